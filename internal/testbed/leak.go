@@ -1,0 +1,26 @@
+package testbed
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// LeakCheck runs the tests of a package and ends the process; it fails when a goroutine outlives the tests.
+// It is the whole of a TestMain. The shared container engine is stopped before the check.
+func LeakCheck(m *testing.M, options ...goleak.Option) {
+	code := m.Run()
+	if err := stopSharedDocker(); err != nil {
+		fmt.Fprintln(os.Stderr, "testbed:", err)
+		code = max(code, 1)
+	}
+	if code == 0 {
+		if err := goleak.Find(options...); err != nil {
+			fmt.Fprintln(os.Stderr, "a goroutine outlives the tests:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}

@@ -1,0 +1,135 @@
+// Package testbed gives tests the real parts they need: loop file systems, an object store, a container
+// engine. Only tests import it.
+//
+// All that it makes lies in one folder per test process (the area), named after the process, and goes when
+// the test that asked for it ends. A second process, started with the first area, waits for the test process
+// to end and then removes what is left: a panic on another goroutine, a time-out of "go test" and SIGKILL
+// leave no mount, loop device, container or process either. Should that process be killed too, the next
+// test run sweeps the areas whose owner is dead.
+//
+// Goroutines: one per running program, ended by its Stop or Cleanup.
+package testbed
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// debianPackage names the package that brings a program, for the message of a failed Need.
+var debianPackage = map[string]string{
+	"attr":           "attr",
+	"borg":           "borgbackup",
+	"busybox":        "busybox-static",
+	"containerd":     "containerd",
+	"debootstrap":    "debootstrap",
+	"dockerd":        "docker.io",
+	"getfacl":        "acl",
+	"getfattr":       "attr",
+	"mkfs.btrfs":     "btrfs-progs",
+	"mkfs.ext4":      "e2fsprogs",
+	"mkfs.xfs":       "xfsprogs",
+	"restic":         "restic",
+	"rsync":          "rsync",
+	"runc":           "runc",
+	"setfacl":        "acl",
+	"setfattr":       "attr",
+	"systemd-nspawn": "systemd-container",
+}
+
+// programPath is where programs are looked for beside PATH: an ordinary user's PATH lacks the sbin folders.
+const programPath = "/usr/sbin:/sbin:/usr/bin:/bin"
+
+// MustRun reports whether a test that lacks something has to fail instead of being skipped: in CI (CI=true)
+// and where HOLDFAST_MUST_RUN=1.
+func MustRun() bool {
+	return os.Getenv("CI") == "true" || os.Getenv("HOLDFAST_MUST_RUN") == "1"
+}
+
+// Need skips the test unless everything named is there; where MustRun, it fails instead. Names are programs
+// ("rsync", "mkfs.btrfs") and the words root, btrfs, ext4, xfs, minio and docker, which stand for all that the
+// function of that name needs.
+func Need(t testing.TB, what ...string) {
+	t.Helper()
+	var lacking []string
+	for _, w := range what {
+		lacking = append(lacking, lack(w)...)
+	}
+	if len(lacking) == 0 {
+		return
+	}
+	msg := "this test needs " + strings.Join(lacking, ", ")
+	if MustRun() {
+		t.Fatal(msg + " (\"make test\" as root installs what it needs)")
+	}
+	t.Skip(msg)
+}
+
+// lack returns what of w is missing, in words.
+func lack(w string) []string {
+	var all []string
+	switch w {
+	case "root":
+		if os.Geteuid() != 0 {
+			return []string{"root"}
+		}
+		return nil
+	case "btrfs", "ext4", "xfs":
+		all = append(lack("root"), lack("mkfs."+w)...)
+		if _, err := os.Stat("/dev/loop-control"); err != nil {
+			all = append(all, "loop devices (/dev/loop-control)")
+		}
+		return all
+	case "docker":
+		all = lack("root")
+		for _, p := range []string{"dockerd", "containerd", "runc", "busybox"} {
+			all = append(all, lack(p)...)
+		}
+		return all
+	case "minio":
+		if _, err := minioProgram(); err != nil {
+			return []string{err.Error()}
+		}
+		return nil
+	}
+	if _, err := Program(w); err != nil {
+		return []string{err.Error()}
+	}
+	return nil
+}
+
+// Program finds a program on PATH or in the usual folders of the system.
+func Program(name string) (string, error) {
+	if p, err := exec.LookPath(name); err == nil {
+		return p, nil
+	}
+	for dir := range strings.SplitSeq(programPath, ":") {
+		if isProgram(dir + "/" + name) {
+			return dir + "/" + name, nil
+		}
+	}
+	if pkg := debianPackage[name]; pkg != "" {
+		return "", fmt.Errorf("%s (Debian package %s)", name, pkg)
+	}
+	return "", fmt.Errorf("the program %s", name)
+}
+
+func isProgram(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0
+}
+
+// run executes a program of the system; the error carries what it printed.
+func run(name string, args ...string) error {
+	path, err := Program(name)
+	if err != nil {
+		return err
+	}
+	out, err := exec.Command(path, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
