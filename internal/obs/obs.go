@@ -1,0 +1,80 @@
+// Package obs is object storage: the Store contract and its implementations (file, s3, memory).
+//
+// Callers are internal/vault, which alone knows what the objects mean, and the programs, which
+// open a store by its URL. The package starts no goroutine that outlives the call that started it.
+// A crash leaves at most an object that was never confirmed and that nobody names (for the file
+// store: a temporary file, removed by the next Open that finds it old enough).
+package obs
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+)
+
+// Errors by class. Implementations wrap them with the operation, the object and the server's words.
+var (
+	// ErrNotFound says that the object is not there. Never retried.
+	ErrNotFound = errors.New("object not found")
+	// ErrExists says that the name is taken by other bytes. Names are written once. Never retried.
+	ErrExists = errors.New("object exists with other content")
+	// ErrNoBucket says that the bucket (or the folder of a file store) is not there. Never retried.
+	ErrNoBucket = errors.New("no such bucket")
+	// ErrAccess says that the store refused the credentials. Never retried.
+	ErrAccess = errors.New("access denied by the store")
+	// ErrNoSpace says that the store has no room or no money left. Never retried.
+	ErrNoSpace = errors.New("the store has no space left")
+	// ErrUnavailable says that the store did not answer, or answered that it can't now; a later try
+	// may do. After a failed Put with this error the outcome is unknown.
+	ErrUnavailable = errors.New("store unavailable")
+	// ErrUsage says that a URL, a key or a range is not of the form that the store takes.
+	ErrUsage = errors.New("not usable")
+)
+
+// Info is what the store says about one object.
+type Info struct {
+	Key      string    // without the store's own prefix
+	Size     int64     // bytes
+	Modified time.Time // UTC, by the store's clock; only for display
+}
+
+// Capabilities is what a store can do beyond the contract.
+type Capabilities struct {
+	// ConditionalPut is true when PutNew is atomic: of two writers of one name exactly one wins.
+	ConditionalPut bool
+	// Integrity names what the server verified before Put returned: "sha256", "md5", "crc32c" or
+	// "fsync" (a file store, which reads nothing back).
+	Integrity string
+}
+
+// Store keeps objects under names that are written once. All methods may be called at the same
+// time from any number of goroutines. Keys are UTF-8, 1 to 512 bytes, of slash-separated elements
+// of [A-Za-z0-9._-] that are neither "." nor ".."; anything else is ErrUsage.
+type Store interface {
+	// Put stores body under key and returns nil only after the store confirmed that these very
+	// bytes are durable. It reads body and keeps no reference after it returns. Writing the same bytes
+	// to the same name again is harmless; other bytes to a taken name are a fault of the caller, and
+	// ErrExists where the store can tell. A failed Put may have stored the object whole, never in part.
+	Put(ctx context.Context, key string, body []byte) error
+	// PutNew is Put, but ErrExists when the name is taken, whatever it holds. Only where
+	// Capabilities.ConditionalPut says so; elsewhere an error that wraps errors.ErrUnsupported.
+	PutNew(ctx context.Context, key string, body []byte) error
+	// ReadAt fills p from the object's bytes that begin at off, and returns how many it read.
+	// As in io.ReaderAt, n < len(p) comes with an error: io.EOF when the object ends before.
+	// The bytes are as the store sent them: the caller verifies.
+	ReadAt(ctx context.Context, key string, p []byte, off int64) (n int, err error)
+	// Stat returns the object's size, or ErrNotFound.
+	Stat(ctx context.Context, key string) (Info, error)
+	// List yields the objects whose key begins with prefix, in bytewise order of their keys. Every
+	// object whose Put ended before List began is there. It ends after the first error.
+	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
+	// Delete removes the objects; one that is not there is no error. After an error some are gone.
+	Delete(ctx context.Context, keys ...string) error
+	// Capabilities is constant for the life of the Store.
+	Capabilities() Capabilities
+	// String is the store's URL without anything secret, for messages.
+	String() string
+	// Close frees connections. It is idempotent; calls under way fail.
+	Close() error
+}

@@ -1,0 +1,278 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/obs"
+	"holdfast/internal/tree"
+)
+
+// VerifyOptions say what is verified and how deep.
+type VerifyOptions struct {
+	Instance string // "" is all
+	Backup   string // "" is all of the instance
+	// ReadDataPercent of the packs, chosen at random, are read whole, and every chunk in them is opened
+	// and compared with its name; 0 to 100. The tables of all packs are opened in any case.
+	ReadDataPercent float64
+	// Progress is called after each step, one call at a time. Nil is allowed.
+	Progress func(VerifyProgress)
+}
+
+// VerifyProgress says how far a verification is.
+type VerifyProgress struct {
+	Backups, BackupsDone int
+	Packs, PacksDone     int
+	BytesRead            uint64
+}
+
+// VerifyReport is what a verification found.
+type VerifyReport struct {
+	Backups   int      `json:"backups"`
+	Items     uint64   `json:"items"`
+	Packs     int      `json:"packs"`
+	Chunks    uint64   `json:"chunks"` // read and compared with their names
+	BytesRead uint64   `json:"bytes_read"`
+	Damaged   []Damage `json:"damaged"` // empty when all is well
+}
+
+// Damage is one thing that is not as it was stored.
+type Damage struct {
+	Object string `json:"object"`
+	Reason string `json:"reason"`
+	// Backups that can't be restored whole because of it.
+	Backups []string `json:"backups"`
+}
+
+// Verify reads manifests, recipes and pack tables, and as much content as asked, and reports
+// what is damaged. Its error is for what kept it from looking, never for damage.
+func (v *Vault) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, error) {
+	refs, err := v.Backups(ctx, o.Instance)
+	if err != nil {
+		return VerifyReport{}, err
+	}
+	if o.Backup != "" {
+		refs = slices.DeleteFunc(refs, func(r BackupRef) bool { return r.ID != o.Backup })
+	}
+	if len(refs) == 0 && (o.Instance != "" || o.Backup != "") {
+		return VerifyReport{}, fmt.Errorf("%w: %s %s in vault %s (%s)", ErrNoBackup, o.Instance, o.Backup, v.info.Name, v.st)
+	}
+	c := &check{v: v, o: o, users: map[PackID]*packUse{}, damage: map[string]*Damage{}}
+	c.progress.Backups = len(refs)
+	for _, ref := range refs {
+		if err := c.backup(ctx, ref); err != nil {
+			return c.report, err
+		}
+	}
+	if err := c.packs(ctx); err != nil {
+		return c.report, err
+	}
+	for _, d := range c.damage {
+		slices.Sort(d.Backups)
+		d.Backups = slices.Compact(d.Backups)
+		c.report.Damaged = append(c.report.Damaged, *d)
+	}
+	slices.SortFunc(c.report.Damaged, func(a, b Damage) int { return strings.Compare(a.Object, b.Object) })
+	return c.report, nil
+}
+
+// packUse is what the recipes say of one pack.
+type packUse struct {
+	size    int64
+	backups []string
+	locs    map[Loc]struct{} // content that files name
+}
+
+type check struct {
+	v        *Vault
+	o        VerifyOptions
+	users    map[PackID]*packUse
+	mu       sync.Mutex
+	damage   map[string]*Damage
+	report   VerifyReport
+	progress VerifyProgress
+}
+
+// found files err as damage, or returns it when it is none.
+func (c *check) found(err error, backups ...string) error {
+	ce, ok := errors.AsType[*CorruptError](err)
+	if !ok {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := c.damage[ce.Object]
+	if d == nil {
+		d = &Damage{Object: ce.Object, Reason: ce.Reason}
+		c.damage[ce.Object] = d
+	}
+	d.Backups = append(d.Backups, backups...)
+	return nil
+}
+
+func (c *check) tell(change func(*VerifyProgress)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.progress)
+	if c.o.Progress != nil {
+		c.o.Progress(c.progress)
+	}
+}
+
+// backup opens a manifest and its recipes and notes what they name.
+func (c *check) backup(ctx context.Context, ref BackupRef) error {
+	defer c.tell(func(p *VerifyProgress) { p.BackupsDone++ })
+	name := ref.Instance + "/" + ref.ID
+	m, err := c.v.Manifest(ctx, ref)
+	if err != nil {
+		return c.found(err, name)
+	}
+	c.report.Backups++
+	listed := map[PackID]bool{}
+	for _, p := range m.Packs {
+		listed[p.ID] = true
+		u := c.users[p.ID]
+		if u == nil {
+			u = &packUse{size: p.Size, locs: map[Loc]struct{}{}}
+			c.users[p.ID] = u
+		}
+		u.backups = append(u.backups, name)
+	}
+	for i := range m.Volumes {
+		vol := &m.Volumes[i]
+		err := c.v.Items(ctx, vol, func(items []Item) error {
+			c.report.Items += uint64(len(items))
+			for _, it := range items {
+				for _, x := range it.Extents {
+					if !listed[x.Chunk.Pack] {
+						return &CorruptError{Object: m.Object, Reason: fmt.Sprintf("does not list pack %s, which its recipe names", x.Chunk.Pack)}
+					}
+					c.users[x.Chunk.Pack].locs[x.Chunk] = struct{}{}
+				}
+				if !it.Continued && it.Kind == 0 || it.Kind > tree.BlockDevice {
+					return &CorruptError{Object: m.Object, Reason: fmt.Sprintf("recipe has an entry of kind %d", it.Kind)}
+				}
+			}
+			return nil
+		})
+		if err := c.found(err, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// packs looks at every pack that was named.
+func (c *check) packs(ctx context.Context) error {
+	c.progress.Packs = len(c.users)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	for id, use := range c.users {
+		g.Go(func() error {
+			n, chunks, err := c.pack(ctx, id, use)
+			c.tell(func(p *VerifyProgress) {
+				p.PacksDone++
+				p.BytesRead += uint64(n)
+				c.report.Packs++
+				c.report.Chunks += chunks
+				c.report.BytesRead += uint64(n)
+			})
+			return c.found(err, use.backups...)
+		})
+	}
+	return g.Wait()
+}
+
+func (c *check) pack(ctx context.Context, id PackID, use *packUse) (read int64, chunks uint64, err error) {
+	key := c.v.packKey(id)
+	rows, size, err := c.v.PackTable(ctx, id)
+	if errors.Is(err, obs.ErrNotFound) {
+		return 0, 0, &CorruptError{Object: key, Reason: "is missing from the store"}
+	} else if err != nil {
+		return 0, 0, err
+	}
+	if size != use.size {
+		return 0, 0, &CorruptError{Object: key, Reason: fmt.Sprintf("has %d bytes, the manifest says %d", size, use.size)}
+	}
+	have := make(map[Loc]struct{}, len(rows))
+	for _, r := range rows {
+		have[Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw}] = struct{}{}
+	}
+	for l := range use.locs {
+		if _, ok := have[l]; !ok {
+			return 0, 0, &CorruptError{Object: key, Reason: fmt.Sprintf("has no chunk at byte %d, which a recipe names", l.Off)}
+		}
+	}
+	if rand.Float64()*100 >= c.o.ReadDataPercent {
+		return 0, 0, nil
+	}
+	chunks, err = c.v.verifyRows(ctx, id, rows)
+	return size, chunks, err
+}
+
+// verifyRows reads the chunks of a pack and compares each with its name.
+func (v *Vault) verifyRows(ctx context.Context, id PackID, rows []Row) (chunks uint64, err error) {
+	namer, aead, key := v.Namer(), v.packAEAD(id), v.packKey(id)
+	var run, plain []byte
+	for len(rows) > 0 {
+		n, size := 0, 0
+		for n < len(rows) && (n == 0 || size+int(rows[n].Len) <= 4<<20) {
+			if err := v.checkLoc(rows[n].Kind, Loc{Pack: id, Off: rows[n].Off, Len: rows[n].Len, Raw: rows[n].Raw}); err != nil {
+				return chunks, err
+			}
+			size += int(rows[n].Len)
+			n++
+		}
+		run = slices.Grow(run[:0], size)[:size]
+		if err := v.ReadRun(ctx, id, run, rows[0].Off); err != nil {
+			return chunks, err
+		}
+		at := run
+		for _, r := range rows[:n] {
+			plain, err = openChunk(aead, key, r.Kind, Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw}, at[:r.Len], plain)
+			if err != nil {
+				return chunks, err
+			}
+			if namer.Name(plain) != r.Name {
+				return chunks, &CorruptError{Object: key, Reason: fmt.Sprintf("chunk at byte %d has content of another name", r.Off)}
+			}
+			at = at[r.Len:]
+			chunks++
+		}
+		rows = rows[n:]
+	}
+	return chunks, nil
+}
+
+// Sample reads n chunks of the packs, chosen at random, and compares each with its name: a look whether
+// the store gives back what it confirmed. It returns how many it read.
+func (v *Vault) Sample(ctx context.Context, packs []PackRef, n int) (int, error) {
+	read := 0
+	for _, i := range rand.Perm(len(packs)) {
+		if read >= n {
+			break
+		}
+		rows, size, err := v.PackTable(ctx, packs[i].ID)
+		if err != nil {
+			return read, fmt.Errorf("sample pack %s: %w", packs[i].ID, err)
+		}
+		if size != packs[i].Size {
+			return read, &CorruptError{Object: v.packKey(packs[i].ID), Reason: fmt.Sprintf("has %d bytes, %d were written", size, packs[i].Size)}
+		}
+		want := max(1, n/len(packs))
+		for _, j := range rand.Perm(len(rows))[:min(want, len(rows), n-read)] {
+			if _, err := v.verifyRows(ctx, packs[i].ID, rows[j:j+1]); err != nil {
+				return read, fmt.Errorf("sample: %w", err)
+			}
+			read++
+		}
+	}
+	return read, nil
+}

@@ -1,0 +1,330 @@
+package vault
+
+import (
+	"context"
+	"crypto/cipher"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/chunk"
+	"holdfast/internal/obs"
+	"holdfast/internal/seal"
+)
+
+// WriterOptions say how a Writer works.
+type WriterOptions struct {
+	// Buffers is how many packs are held in memory at once, filling and on their way together; 2 at
+	// the least. Memory is Buffers times the vault's pack size.
+	Buffers int
+	// Intent is called before a pack is sent, with its id, and must make that durable, so that a later
+	// try finds what this one stored (see Resume). Nil when nobody resumes. Called from any goroutine.
+	Intent func(id string) error
+	// Resume names packs that an earlier try meant to send. Those that are there are used.
+	Resume []string
+	// Sent is told of every pack that the store confirmed, with its size. Nil is allowed.
+	Sent func(id PackID, bytes int64)
+}
+
+// PackRef is a pack that a backup rests on.
+type PackRef struct {
+	_    struct{} `cbor:",toarray"`
+	ID   PackID
+	Size int64 // bytes of the stored object
+}
+
+// Stored is the result of adding a chunk.
+type Stored struct {
+	Loc Loc
+	New bool // false when the vault had it already
+}
+
+// Writer adds chunks to the vault: it fills packs and uploads them while others are filled. Add and
+// Known may be called from any number of goroutines. It ends with Finish or with Abort, one of which must
+// be called. Before Finish returned nil, a crash leaves packs that no backup names.
+type Writer struct {
+	v    *Vault
+	opts WriterOptions
+	idx  *index
+
+	buffers chan []byte // free pack buffers, mapped memory outside the Go heap
+	all     [][]byte
+
+	uploads *errgroup.Group
+	ctx     context.Context // ends when an upload failed; the group's, for the life of the Writer
+	cancel  context.CancelCauseFunc
+
+	sentMu sync.Mutex // not mu, which may be held by somebody who waits for a buffer
+	packs  []PackRef  // sent by this writer
+
+	mu     sync.Mutex
+	cur    *openPack
+	reused []PackRef // found by Resume
+	rows   []indexRow
+	pend   []pendingMeta
+	pendN  int
+	ended  bool
+}
+
+// openPack is a pack being filled. Space is given out under the Writer's lock; sealing into it
+// happens outside, and the last to finish after the pack was closed sends it.
+type openPack struct {
+	id      PackID
+	aead    cipher.AEAD
+	buf     []byte
+	n       int
+	rows    []Row
+	pending atomic.Int32 // seals under way, plus one while the pack is the current one
+}
+
+type pendingMeta struct {
+	name   chunk.Name
+	method seal.Method
+	data   []byte
+	raw    int
+	out    *Stored
+}
+
+// metaRun is how many compressed bytes of Meta chunks are collected before they are placed, so that
+// the pages of one recipe lie side by side and are read with few requests.
+const metaRun = 2 << 20
+
+// NewWriter returns a Writer that knows what the vault's index lists and what opts.Resume adds.
+func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, error) {
+	idx, err := v.loadIndex(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w := &Writer{v: v, opts: opts, idx: idx}
+	for _, s := range opts.Resume {
+		id, err := ParsePackID(s)
+		if err != nil {
+			return nil, err
+		}
+		rows, size, err := v.PackTable(ctx, id)
+		if errors.Is(err, obs.ErrNotFound) {
+			continue // it never arrived
+		} else if err != nil {
+			return nil, fmt.Errorf("resume with pack %s: %w", id, err)
+		}
+		w.reused = append(w.reused, PackRef{ID: id, Size: size})
+		for _, r := range rows {
+			w.note(r.Name, Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw})
+		}
+	}
+	n := max(opts.Buffers, 2)
+	w.buffers = make(chan []byte, n)
+	for range n {
+		// Outside the Go heap: the collector would otherwise let the heap grow to twice these buffers.
+		b, err := unix.Mmap(-1, 0, v.bufferSize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		if err != nil {
+			w.unmap()
+			return nil, fmt.Errorf("take %d bytes for a pack: %w", v.bufferSize(), err)
+		}
+		w.all = append(w.all, b)
+		w.buffers <- b
+	}
+	cctx, cancel := context.WithCancelCause(ctx)
+	w.cancel = cancel
+	w.uploads, w.ctx = errgroup.WithContext(cctx)
+	return w, nil
+}
+
+// bufferSize has room for a full pack, or for one that holds nothing but the largest Meta chunk.
+// Memory that is never touched costs nothing.
+func (v *Vault) bufferSize() int {
+	return v.params.Pack + maxMeta + 4096
+}
+
+// note records where a chunk is, for the lookups of this writer and for its index segment.
+func (w *Writer) note(name chunk.Name, loc Loc) {
+	if w.idx.add(name, loc) {
+		w.rows = append(w.rows, indexRow{name: name, loc: loc})
+	}
+}
+
+// Known returns where the vault, or this writer's unfinished part of it, holds the chunk of that name.
+func (w *Writer) Known(name chunk.Name) (Loc, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.idx.find(name)
+}
+
+// Add stores the payload, compressed by that method from raw bytes, as the chunk of that name, or
+// finds that it is known by now. The bytes are copied before it returns. It blocks while all buffers
+// are on their way, and fails with the cause when an upload failed.
+func (w *Writer) Add(name chunk.Name, m seal.Method, payload []byte, raw int) (Stored, error) {
+	return w.add(Content, name, m, payload, raw)
+}
+
+func (w *Writer) add(kind ChunkKind, name chunk.Name, m seal.Method, payload []byte, raw int) (Stored, error) {
+	need := len(payload) + seal.Overhead
+	w.mu.Lock()
+	if loc, ok := w.idx.find(name); ok {
+		w.mu.Unlock()
+		return Stored{Loc: loc}, nil
+	}
+	if w.ended {
+		w.mu.Unlock()
+		return Stored{}, errors.New("add to a writer that ended")
+	}
+	if w.cur != nil && w.cur.n+need+tableRoom(len(w.cur.rows)+1) > w.v.params.Pack && len(w.cur.rows) > 0 {
+		w.closePack()
+	}
+	if w.cur == nil {
+		if err := w.openPack(); err != nil {
+			w.mu.Unlock()
+			return Stored{}, err
+		}
+	}
+	p := w.cur
+	loc := Loc{Pack: p.id, Off: uint32(p.n), Len: uint32(need), Raw: uint32(raw)}
+	dst := p.buf[p.n : p.n+need]
+	p.n += need
+	p.rows = append(p.rows, Row{Name: name, Kind: kind, Off: loc.Off, Len: loc.Len, Raw: loc.Raw})
+	p.pending.Add(1)
+	w.note(name, loc)
+	w.mu.Unlock()
+
+	seal.Seal(p.aead, packNonce(loc.Off), chunkAAD(kind), m, payload, dst)
+	w.release(p)
+	return Stored{Loc: loc, New: true}, nil
+}
+
+// AddMeta stores a Meta chunk. Where it lies is written to *out when Finish, or a FlushMeta before it,
+// returned nil: these chunks are placed in runs.
+func (w *Writer) AddMeta(name chunk.Name, m seal.Method, payload []byte, raw int, out *Stored) error {
+	if raw > maxMeta {
+		return fmt.Errorf("recipe page of %d bytes: more than the %d that the format allows", raw, maxMeta)
+	}
+	w.mu.Lock()
+	w.pend = append(w.pend, pendingMeta{name: name, method: m, data: slices.Clone(payload), raw: raw, out: out})
+	w.pendN += len(payload)
+	full := w.pendN >= metaRun
+	w.mu.Unlock()
+	if full {
+		return w.FlushMeta()
+	}
+	return nil
+}
+
+// FlushMeta places all Meta chunks that were added so far. One goroutine at a time may add or flush.
+func (w *Writer) FlushMeta() error {
+	w.mu.Lock()
+	pend := w.pend
+	w.pend, w.pendN = nil, 0
+	w.mu.Unlock()
+	for _, p := range pend {
+		s, err := w.add(Meta, p.name, p.method, p.data, p.raw)
+		if err != nil {
+			return err
+		}
+		*p.out = s
+	}
+	return nil
+}
+
+// openPack makes a new current pack. The lock is held: nobody could add meanwhile anyway.
+func (w *Writer) openPack() error {
+	var buf []byte
+	select {
+	case buf = <-w.buffers:
+	case <-w.ctx.Done():
+		return context.Cause(w.ctx)
+	}
+	p := &openPack{buf: buf}
+	_, _ = rand.Read(p.id[:]) // crypto/rand.Read never fails
+	p.aead = w.v.packAEAD(p.id)
+	p.n = copy(buf, packMagic)
+	p.pending.Store(1)
+	w.cur = p
+	return nil
+}
+
+// closePack gives up the current pack; the lock is held.
+func (w *Writer) closePack() {
+	p := w.cur
+	w.cur = nil
+	w.release(p)
+}
+
+// release ends one claim on p, and starts its upload when it was the last.
+func (w *Writer) release(p *openPack) {
+	if p.pending.Add(-1) > 0 {
+		return
+	}
+	w.uploads.Go(func() error { return w.send(p) })
+}
+
+func (w *Writer) send(p *openPack) error {
+	body := appendTable(p.aead, p.buf[:p.n], p.rows)
+	if w.opts.Intent != nil {
+		if err := w.opts.Intent(p.id.String()); err != nil {
+			return fmt.Errorf("note pack %s before it is sent: %w", p.id, err)
+		}
+	}
+	if err := w.v.st.Put(w.ctx, w.v.packKey(p.id), body); err != nil {
+		return fmt.Errorf("store pack %s: %w", p.id, err)
+	}
+	w.sentMu.Lock()
+	w.packs = append(w.packs, PackRef{ID: p.id, Size: int64(len(body))})
+	w.sentMu.Unlock()
+	if w.opts.Sent != nil {
+		w.opts.Sent(p.id, int64(len(body)))
+	}
+	w.buffers <- p.buf
+	return nil
+}
+
+// Finish sends what is left, waits until the store confirmed every pack, and writes the index
+// segment of what is new. It returns the packs that this writer added, those of Resume among them.
+// All calls of Add must have returned.
+func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
+	if err := w.FlushMeta(); err != nil {
+		return nil, errors.Join(err, w.end(err))
+	}
+	w.mu.Lock()
+	w.ended = true
+	if w.cur != nil {
+		w.closePack()
+	}
+	w.mu.Unlock()
+	err := w.uploads.Wait()
+	if err == nil {
+		err = w.v.writeIndex(ctx, w.rows)
+	}
+	w.cancel(nil)
+	w.unmap()
+	if err != nil {
+		return nil, err
+	}
+	return append(w.reused, w.packs...), nil
+}
+
+// Abort stops the uploads, because of cause, and waits for them. All calls of Add must have returned.
+// After Finish it does nothing.
+func (w *Writer) Abort(cause error) { _ = w.end(cause) }
+
+func (w *Writer) end(cause error) error {
+	w.cancel(cause)
+	w.mu.Lock()
+	w.ended = true
+	w.mu.Unlock()
+	err := w.uploads.Wait()
+	w.unmap()
+	return err
+}
+
+// unmap gives the buffers back. Nobody may touch one any more. It is idempotent.
+func (w *Writer) unmap() {
+	for _, b := range w.all {
+		_ = unix.Munmap(b) // fails only for what is not mapped
+	}
+	w.all = nil
+}
