@@ -1,0 +1,240 @@
+// Package api is the way in: the control plane's contract over HTTPS, the operator's calls over a
+// unix socket, and the client of the latter that the command line uses.
+//
+// It knows HTTP, the contract's codes and limits, and nothing of jobs: every accepted call goes to a
+// Service, which package agent implements over the journal. Who calls is decided by an
+// Authenticator; package agent adapts the one of agent/auth to it (same level, so neither package
+// imports the other; AuthFunc makes that a few lines).
+//
+// The package starts no goroutine: handlers run on those of net/http and return when the request's
+// context ends. A crash leaves nothing, as nothing is kept here.
+package api
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Role says what a caller may do. What it may see is said by Caller.Tenant.
+type Role string
+
+// The roles. Anything else may do nothing.
+const (
+	// RoleControlPlane commands backups, releases and resumes, and sees tasks.
+	RoleControlPlane Role = "control-plane"
+	// RoleOperator may do everything, and sees every tenant.
+	RoleOperator Role = "operator"
+	// RoleReadOnly sees, and changes nothing.
+	RoleReadOnly Role = "read-only"
+	// RoleTenant commands and sees what is its own tenant's.
+	RoleTenant Role = "tenant"
+)
+
+// Caller is who sent a request, as the Authenticator found it.
+type Caller struct {
+	Tenant string // "" is every tenant
+	User   string // "" where the token names no user
+	Role   Role
+}
+
+// Sees tells whether the caller may learn anything about what belongs to tenant.
+func (c Caller) Sees(tenant string) bool {
+	return c.SeesAll() || c.Tenant == tenant && tenant != ""
+}
+
+// SeesAll tells whether the caller sees every tenant: an operator, or a control plane or reader whose
+// token is bound to no tenant. A tenant's token without a tenant sees nothing.
+func (c Caller) SeesAll() bool {
+	return c.Role == RoleOperator || c.Tenant == "" && (c.Role == RoleControlPlane || c.Role == RoleReadOnly)
+}
+
+// Commands tells whether the caller may change anything.
+func (c Caller) Commands() bool {
+	return c.Role == RoleOperator || c.Role == RoleControlPlane || c.Role == RoleTenant
+}
+
+// Authentication failures; an Authenticator wraps or returns them.
+var (
+	// ErrUnknownToken says that nobody known has this token, or that it has expired. Answered .0000.
+	ErrUnknownToken = errors.New("unknown token")
+	// ErrAuthUnavailable says that the token can't be checked now. The call is refused (.9999), and may
+	// be tried again later.
+	ErrAuthUnavailable = errors.New("tokens cannot be checked now")
+)
+
+// Authenticator tells who holds a token. It is called from many goroutines at the same time, before
+// the request's body is read. The token is never empty and never longer than MaxTokenBytes.
+type Authenticator interface {
+	Authenticate(ctx context.Context, token string) (Caller, error)
+}
+
+// AuthFunc is a function as an Authenticator.
+type AuthFunc func(ctx context.Context, token string) (Caller, error)
+
+// Authenticate calls f.
+func (f AuthFunc) Authenticate(ctx context.Context, token string) (Caller, error) {
+	return f(ctx, token)
+}
+
+// Service does what callers ask. All methods may be called from many goroutines at the same time.
+// An error that is an *Error is answered as it is; any other becomes .9999 with a reference, and its
+// text goes to the log only. Methods check whose the things are (Caller.Sees); what a role may do at all
+// the handlers have checked already.
+type Service interface {
+	// Backup accepts one command for all of instanceIDs or for none, and returns once the task is in the
+	// journal. The ids have the right form and no duplicates. The same requestID of the same tenant
+	// with the same digest gives the first answer again, with another digest an Error with CodeParameter. Request
+	// ids of different tenants (Caller.Tenant) are different commands.
+	Backup(ctx context.Context, c Caller, requestID string, digest [32]byte, instanceIDs []string) (TaskAnswer, error)
+	// Task tells how a task stands. A task that is not there and one that the caller may not see are the
+	// same UnknownTask error.
+	Task(ctx context.Context, c Caller, taskID string) (TaskStatus, error)
+	// Watch calls send for what happened to the task's jobs so far in short (at least their present
+	// stage), then for each event as it comes, and returns nil when all jobs have ended, the context's error, or the error of
+	// send. send is called on the goroutine of Watch. Unknown tasks as in Task, before any event.
+	Watch(ctx context.Context, c Caller, taskID string, send func(Event) error) error
+	// Info is about the agent as a whole.
+	Info(ctx context.Context, c Caller) (Info, error)
+	// Instances lists what the caller may see, sorted by id.
+	Instances(ctx context.Context, c Caller) ([]InstanceInfo, error)
+	// Jobs lists what the caller may see and the filter lets through, newest first.
+	Jobs(ctx context.Context, c Caller, f JobFilter) ([]JobInfo, error)
+	// Cancel undoes those jobs of a task that are not past their commit point; each instance is left running.
+	// Cancelling what has ended is no error.
+	Cancel(ctx context.Context, c Caller, taskID string) error
+	// Release powers down an instance that is held with a backup reported and acknowledged. Done twice is no error.
+	Release(ctx context.Context, c Caller, instanceID string) error
+	// Resume lets an instance that is held run again; its backup stays. Done twice is no error.
+	Resume(ctx context.Context, c Caller, instanceID string) error
+	// Drain stops taking commands; what runs is finished. It returns at once; Info tells when it is done.
+	Drain(ctx context.Context, c Caller) error
+}
+
+// TaskAnswer is what an accepted command is answered with.
+type TaskAnswer struct {
+	TaskID string   `json:"task_id"`
+	Jobs   []JobRef `json:"cmd_jobs"`
+}
+
+// JobRef names the job of one instance of a task.
+type JobRef struct {
+	InstanceID string `json:"instance_id"`
+	JobID      string `json:"job_id"`
+}
+
+// The contract's job states.
+const (
+	StatusRunning = 1
+	StatusSuccess = 2
+	StatusFailed  = -1
+)
+
+// TaskStatus is how a task's jobs stand, in the contract's words.
+type TaskStatus struct {
+	Jobs []JobStatus `json:"jobs"`
+}
+
+// JobStatus is one job in the contract's words. Code and message are "0" and "OK" unless it failed.
+type JobStatus struct {
+	JobID      string `json:"job_id"`
+	Status     int    `json:"status"` // StatusRunning, StatusSuccess or StatusFailed
+	ErrorCode  string `json:"error_code"`
+	ErrorMsg   string `json:"error_msg"`
+	ExecuteMsg string `json:"execute_msg"` // for people; cut to MaxExecuteMsgBytes when sent
+}
+
+// Info is about the agent as a whole. Times are UTC.
+type Info struct {
+	Version        string    `json:"version"`
+	HostID         string    `json:"host_id"`
+	Started        time.Time `json:"started"`
+	Draining       bool      `json:"draining"`
+	Store          string    `json:"store"` // its URL, nothing secret
+	Instances      int       `json:"instances"`
+	JobsActive     int       `json:"jobs_active"`
+	JobsQueued     int       `json:"jobs_queued"`
+	ReportsPending int       `json:"reports_pending"` // in the outbox, not acknowledged yet
+}
+
+// InstanceInfo is one configured instance.
+type InstanceInfo struct {
+	ID          string    `json:"id"`
+	Tenant      string    `json:"tenant"`
+	Runtime     string    `json:"runtime"` // docker, exec or none
+	State       string    `json:"state"`   // of the instance, by its runtime
+	Release     string    `json:"release"` // agent or control-plane
+	JobID       string    `json:"job_id,omitempty"`
+	Stage       string    `json:"stage,omitempty"` // of that job
+	Volumes     []Volume  `json:"volumes"`
+	LastBackup  string    `json:"last_backup,omitempty"`
+	LastSuccess time.Time `json:"last_success,omitzero"`
+}
+
+// Volume is one volume of an instance.
+type Volume struct {
+	Name     string `json:"name"`
+	Path     string `json:"path"`
+	Snapshot string `json:"snapshot"` // provider: auto, btrfs or freeze
+}
+
+// JobFilter picks jobs; the zero value lets all through.
+type JobFilter struct {
+	TaskID     string
+	InstanceID string
+	Active     bool // only those that have not ended
+}
+
+// JobInfo is one job, with all that operators want to see of it. Times are UTC, zero where not reached.
+type JobInfo struct {
+	JobID        string    `json:"job_id"`
+	TaskID       string    `json:"task_id"`
+	InstanceID   string    `json:"instance_id"`
+	Tenant       string    `json:"tenant"`
+	Kind         string    `json:"kind"`  // backup, restore
+	Stage        string    `json:"stage"` // of the state machine
+	Status       int       `json:"status"`
+	ErrorCode    string    `json:"error_code,omitempty"`
+	ErrorMsg     string    `json:"error_msg,omitempty"`
+	Message      string    `json:"message,omitempty"`
+	BackupID     string    `json:"backup_id,omitempty"`
+	Created      time.Time `json:"created"`
+	Updated      time.Time `json:"updated"`
+	Ended        time.Time `json:"ended,omitzero"`
+	FrozenSince  time.Time `json:"frozen_since,omitzero"`
+	Acknowledged bool      `json:"acknowledged"` // its report
+	Progress     Progress  `json:"progress"`
+}
+
+// Progress is how far a job is.
+type Progress struct {
+	Files     uint64 `json:"files"`
+	BytesRead uint64 `json:"bytes_read"`
+	BytesNew  uint64 `json:"bytes_new"`  // not found in the vault
+	BytesSent uint64 `json:"bytes_sent"` // compressed and sealed
+}
+
+// Types of Event.
+const (
+	EventStage    = "stage"    // the job entered Stage
+	EventProgress = "progress" // Progress is set
+	EventWarning  = "warning"  // Message is set; the job goes on
+	EventEnded    = "ended"    // the job ended; Status, and on failure ErrorCode and ErrorMsg, are set
+	EventError    = "error"    // the stream itself ends before the task did; ErrorCode and ErrorMsg say why
+)
+
+// Event is one line of a task's stream.
+type Event struct {
+	Time       time.Time `json:"time"` // UTC
+	Type       string    `json:"type"`
+	TaskID     string    `json:"task_id"`
+	JobID      string    `json:"job_id,omitempty"`
+	InstanceID string    `json:"instance_id,omitempty"`
+	Stage      string    `json:"stage,omitempty"`
+	Status     int       `json:"status,omitempty"`
+	ErrorCode  string    `json:"error_code,omitempty"`
+	ErrorMsg   string    `json:"error_msg,omitempty"`
+	Message    string    `json:"message,omitempty"`
+	BackupID   string    `json:"backup_id,omitempty"`
+	Progress   *Progress `json:"progress,omitempty"`
+}

@@ -1,0 +1,331 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Forms of names. Ids go into object names, snapshot names and paths, and so begin with a letter or digit.
+var (
+	instancePattern  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
+	hostPattern      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+	tenantPattern    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$`)
+	recipientPattern = regexp.MustCompile(`^age1[a-z0-9]{20,}$`)
+	containerPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+)
+
+// Bounds of the limits.
+const (
+	// minMemory holds one pack of 16 MiB being filled, one being sent, and the buffers around them.
+	minMemory Size = 64 << 20
+	maxJobs        = 256
+	maxQueue       = 100_000
+	// maxSocketPath is the size of sun_path in Linux less the final zero byte.
+	maxSocketPath = 107
+)
+
+// check adds everything that is wrong with values and between them.
+func (c *Config) check(f *faults) {
+	if !hostPattern.MatchString(c.HostID) {
+		f.add("host_id", "must be 1 to 64 of A-Z a-z 0-9 . _ - and begin with a letter or digit, got %s", quote(c.HostID))
+	}
+	absolute(f, "state_dir", &c.StateDir, true)
+	absolute(f, "socket", &c.Socket, true)
+	if len(c.Socket) > maxSocketPath {
+		f.add("socket", "is longer than the %d bytes that a socket's path may have", maxSocketPath)
+	}
+	if c.Listen != "" {
+		checkListen(f, "listen", c.Listen, false)
+	}
+	if c.MetricsListen != "" {
+		checkListen(f, "metrics_listen", c.MetricsListen, true)
+	}
+	absolute(f, "tls.cert_file", &c.TLS.CertFile, c.Listen != "")
+	absolute(f, "tls.key_file", &c.TLS.KeyFile, c.Listen != "")
+	absolute(f, "tls.client_ca_file", &c.TLS.ClientCAFile, false)
+	absolute(f, "tokens_file", &c.TokensFile, c.Listen != "")
+
+	checkStore(f, "store.url", c.Store.URL)
+	absolute(f, "store.name_key_file", &c.Store.NameKeyFile, true)
+	absolute(f, "key_file", &c.KeyFile, true)
+	absolute(f, "signing_key_file", &c.SigningKeyFile, true)
+	for i, r := range c.Recipients {
+		path := fmt.Sprintf("recipients[%d]", i)
+		if !recipientPattern.MatchString(r) {
+			f.add(path, "must be an age recipient (age1...), got %s", quote(r))
+		} else if first := slices.Index(c.Recipients, r); first < i {
+			f.add(path, "is recipients[%d] again", first)
+		}
+	}
+	if c.Vault.AutoCreate && len(c.Recipients) == 0 {
+		f.add("recipients", "must name a recovery key where vault.auto_create is true: "+
+			"with the host's key alone, losing the host loses its backups")
+	}
+	checkReport(f, "report.url", c.Report.URL)
+	absolute(f, "report.ca_file", &c.Report.CAFile, false)
+	absolute(f, "report.token_file", &c.Report.TokenFile, false)
+
+	oneOf(f, "release", c.Release, ReleaseAgent, ReleaseControlPlane)
+	oneOf(f, "log.level", c.Log.Level, "debug", "info", "warn", "error")
+	oneOf(f, "log.format", c.Log.Format, "text", "json")
+	c.checkLimits(f)
+	c.checkInstances(f)
+	c.checkOverlaps(f)
+}
+
+func (c *Config) checkLimits(f *faults) {
+	l := c.Limits
+	if l.Memory < minMemory {
+		f.add("limits.memory", "must be %v or more, got %v", minMemory, l.Memory)
+	}
+	if l.Jobs < 1 || l.Jobs > maxJobs {
+		f.add("limits.jobs", "must be 1 to %d, got %d", maxJobs, l.Jobs)
+	}
+	if l.Queue < 1 || l.Queue > maxQueue {
+		f.add("limits.queue", "must be 1 to %d, got %d", maxQueue, l.Queue)
+	}
+	positive(f, "limits.frozen_deadline", l.FrozenDeadline)
+	positive(f, "limits.job_deadline", l.JobDeadline)
+	positive(f, "limits.drain_timeout", l.DrainTimeout)
+	if l.FrozenDeadline > l.JobDeadline && l.JobDeadline > 0 {
+		f.add("limits.frozen_deadline", "must not be longer than limits.job_deadline (%v), got %v", l.JobDeadline, l.FrozenDeadline)
+	}
+}
+
+func (c *Config) checkInstances(f *faults) {
+	ids := map[string]int{}
+	containers := map[[2]string]int{}
+	for i := range c.Instances {
+		in := &c.Instances[i]
+		path := fmt.Sprintf("instances[%d]", i)
+		checkID(f, path+".id", in.ID)
+		if first, taken := ids[in.ID]; taken && in.ID != "" {
+			f.add(path+".id", "%s is the id of instances[%d] already", quote(in.ID), first)
+		} else {
+			ids[in.ID] = i
+		}
+		if !tenantPattern.MatchString(in.Tenant) {
+			f.add(path+".tenant", "must be 1 to 128 of A-Z a-z 0-9 . _ : @ - and begin with a letter or digit, got %s", quote(in.Tenant))
+		}
+		if _, own := f.src.at[path+".release"]; own { // what is inherited has been reported above
+			oneOf(f, path+".release", in.Release, ReleaseAgent, ReleaseControlPlane)
+		}
+		in.Runtime.check(f, path+".runtime")
+		if d := in.Runtime.Docker; d != nil {
+			key := [2]string{d.Host, d.Container}
+			if first, taken := containers[key]; taken {
+				f.add(path+".runtime.docker.container", "%s is the container of instances[%d] already", quote(d.Container), first)
+			} else {
+				containers[key] = i
+			}
+		}
+		if len(in.Volumes) == 0 {
+			f.add(path+".volumes", "must list at least one volume")
+		}
+		names := map[string]int{}
+		for j := range in.Volumes {
+			v := &in.Volumes[j]
+			path := fmt.Sprintf("%s.volumes[%d]", path, j)
+			checkID(f, path+".name", v.Name)
+			if first, taken := names[v.Name]; taken && v.Name != "" {
+				f.add(path+".name", "%s is the name of volumes[%d] already", quote(v.Name), first)
+			} else {
+				names[v.Name] = j
+			}
+			absolute(f, path+".path", &v.Path, true)
+			absolute(f, path+".snapshot_dir", &v.SnapshotDir, false)
+			oneOf(f, path+".snapshot", v.Snapshot, SnapshotAuto, SnapshotBtrfs, SnapshotFreeze)
+		}
+	}
+}
+
+func (r *Runtime) check(f *faults, path string) {
+	set := 0
+	for _, is := range []bool{r.Docker != nil, r.Exec != nil, r.None != nil} {
+		if is {
+			set++
+		}
+	}
+	if set != 1 {
+		f.add(path, "must have exactly one of docker, exec, none; got %d", set)
+	}
+	if d := r.Docker; d != nil {
+		path := path + ".docker"
+		if !containerPattern.MatchString(d.Container) {
+			f.add(path+".container", "must be a container's name or id, got %s", quote(d.Container))
+		}
+		if u, err := url.Parse(d.Host); err != nil || !(u.Scheme == "unix" && filepath.IsAbs(u.Path) || u.Scheme == "tcp" && u.Host != "") {
+			f.add(path+".host", "must be unix:///path or tcp://host:port, got %s", quote(d.Host))
+		}
+		positive(f, path+".timeout", d.Timeout)
+		positive(f, path+".stop_timeout", d.StopTimeout)
+	}
+	if e := r.Exec; e != nil {
+		path := path + ".exec"
+		command(f, path+".state", e.State, false)
+		command(f, path+".freeze", e.Freeze, true)
+		command(f, path+".thaw", e.Thaw, true)
+		command(f, path+".power_down", e.PowerDown, true)
+		command(f, path+".start", e.Start, false)
+		positive(f, path+".timeout", e.Timeout)
+	}
+}
+
+// checkOverlaps finds trees that lie in one another: a restore of one would replace part of the
+// other, and a backup of a folder that holds the agent's own files never comes to an end.
+func (c *Config) checkOverlaps(f *faults) {
+	type owned struct{ dir, path, what string }
+	var all []owned
+	add := func(dir, path, what string) {
+		if filepath.IsAbs(dir) {
+			all = append(all, owned{strings.TrimSuffix(dir, "/") + "/", path, what})
+		}
+	}
+	add(c.StateDir, "", "state_dir")
+	if u, err := url.Parse(c.Store.URL); err == nil && u.Scheme == "file" {
+		add(filepath.Clean(u.Path), "", "the store")
+	}
+	for i, in := range c.Instances {
+		for j, v := range in.Volumes {
+			path := fmt.Sprintf("instances[%d].volumes[%d].path", i, j)
+			add(v.Path, path, path)
+		}
+	}
+	// Sorted, everything inside a folder follows it at once.
+	slices.SortStableFunc(all, func(a, b owned) int { return strings.Compare(a.dir, b.dir) })
+	var outer owned
+	for _, o := range all {
+		if outer.dir == "" || !strings.HasPrefix(o.dir, outer.dir) {
+			outer = o
+			continue
+		}
+		in, other := o, outer
+		if in.path == "" { // report at the volume, not at what is the agent's own
+			in, other = outer, o
+		}
+		if in.path != "" {
+			f.add(in.path, "%s overlaps %s (%s)", quote(filepath.Clean(in.dir)), other.what, filepath.Clean(other.dir))
+		}
+	}
+}
+
+func checkID(f *faults, path, id string) {
+	if !instancePattern.MatchString(id) {
+		f.add(path, "must be 1 to 32 of A-Z a-z 0-9 . _ - and begin with a letter or digit, got %s", quote(id))
+	}
+}
+
+// absolute checks a path and cleans it.
+func absolute(f *faults, path string, p *string, required bool) {
+	switch {
+	case *p == "" && required:
+		f.add(path, "is required")
+	case *p == "":
+	case !filepath.IsAbs(*p):
+		f.add(path, "must be absolute, got %s", quote(*p))
+	case strings.ContainsRune(*p, 0):
+		f.add(path, "must not hold a zero byte, got %s", quote(*p))
+	default:
+		*p = filepath.Clean(*p)
+	}
+}
+
+func command(f *faults, path string, argv []string, required bool) {
+	switch {
+	case len(argv) == 0 && required:
+		f.add(path, "is required: a program and its arguments as a list")
+	case len(argv) == 0:
+	case !filepath.IsAbs(argv[0]):
+		f.add(path+"[0]", "must be the absolute path of a program, got %s", quote(argv[0]))
+	}
+}
+
+func oneOf(f *faults, path, got string, allowed ...string) {
+	if !slices.Contains(allowed, got) {
+		f.add(path, "must be one of %s; got %s", strings.Join(allowed, ", "), quote(got))
+	}
+}
+
+func positive(f *faults, path string, d time.Duration) {
+	if d <= 0 {
+		f.add(path, "must be longer than 0s, got %v", d)
+	}
+}
+
+func checkListen(f *faults, path, addr string, loopback bool) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		f.add(path, "must be host:port, got %s", quote(addr))
+		return
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+		f.add(path, "the port must be a number up to 65535, got %s", quote(port))
+	} else if ip, err := netip.ParseAddr(host); host != "" && host != "localhost" && err != nil {
+		// A name would be looked up at start, when there may be no network yet.
+		f.add(path, "the host must be an address, localhost or empty, got %s", quote(host))
+	} else if loopback && host != "localhost" && !ip.IsLoopback() {
+		f.add(path, "must be a loopback address such as 127.0.0.1:%d, as it asks for no password; got %s", n, quote(addr))
+	}
+}
+
+func checkStore(f *faults, path, raw string) {
+	u, err := url.Parse(raw)
+	switch {
+	case raw == "":
+		f.add(path, "is required")
+	case err != nil || u.Opaque != "":
+		f.add(path, "must be a URL such as s3://bucket/prefix?region=r, got %s", quote(redact(raw)))
+	case u.User != nil:
+		f.add(path, "must not hold credentials: they come from the environment, files or instance metadata")
+	case u.Scheme == "file":
+		if u.Host != "" || !filepath.IsAbs(u.Path) {
+			f.add(path, "must be file:///absolute/path, got %s", quote(raw))
+		}
+	case u.Scheme == "s3" || u.Scheme == "obs":
+		if u.Host == "" {
+			f.add(path, "must name a bucket (%s://bucket/prefix), got %s", u.Scheme, quote(raw))
+		} else if e := u.Query().Get("endpoint"); e != "" {
+			if eu, err := url.Parse(e); err != nil || eu.Host == "" || eu.Scheme != "https" && eu.Scheme != "http" {
+				f.add(path, "the endpoint must be http:// or https://host[:port], got %s", quote(e))
+			}
+		}
+	default:
+		f.add(path, "the scheme must be one of file, s3, obs; got %s", quote(redact(raw)))
+	}
+}
+
+func checkReport(f *faults, path, raw string) {
+	u, err := url.Parse(raw)
+	switch {
+	case raw == "":
+		f.add(path, "is required: a job ends when its report is acknowledged")
+	case err != nil || u.Host == "":
+		f.add(path, "must be a URL such as https://control.example.com/v1/reports, got %s", quote(redact(raw)))
+	case u.User != nil:
+		f.add(path, "must not hold credentials; use report.token_file")
+	case u.Scheme == "https" || u.Scheme == "http" && isLoopback(u.Hostname()):
+	default:
+		f.add(path, "must be https (http to a loopback address only), got %s", quote(raw))
+	}
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// redact cuts what stands before an @: a faulty URL may hold a password, and messages end up in logs.
+func redact(raw string) string {
+	if i := strings.LastIndexByte(raw, '@'); i >= 0 {
+		return "..." + raw[i:]
+	}
+	return raw
+}

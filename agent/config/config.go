@@ -1,0 +1,247 @@
+// Package config turns one YAML file into a Config, or into the list of everything that is wrong
+// with it, each fault with its line, its column and its path.
+//
+// Callers are the programs and package agent. Parse looks at nothing but the bytes it is given;
+// Config.CheckFiles looks at the files that a Config names (`holdfastd check-config`). The package
+// starts no goroutine and writes nothing.
+package config
+
+import (
+	_ "embed"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Example is a commented configuration file, installed as /etc/holdfast/holdfast.yaml.example.
+// It parses; the paths and names in it are to be replaced.
+//
+//go:embed example.yaml
+var Example []byte
+
+// DefaultPath is where the daemon looks for its file.
+const DefaultPath = "/etc/holdfast/holdfast.yaml"
+
+// Defaults of what the file may leave out, each with its reason.
+const (
+	// DefaultStateDir is where systemd's StateDirectory=holdfast points.
+	DefaultStateDir = "/var/lib/holdfast"
+	// DefaultListen takes all addresses: the control plane is on another host. 8443 needs no privilege.
+	DefaultListen = ":8443"
+	// DefaultSocket is below systemd's RuntimeDirectory=holdfast, which goes when the daemon goes.
+	DefaultSocket = "/run/holdfast/holdfast.sock"
+	// DefaultMetricsListen is loopback, as metrics are served without a password.
+	DefaultMetricsListen = "127.0.0.1:9477"
+	// DefaultRelease powers down as soon as the report is acknowledged: it is what the contract's
+	// backup call promises ("then release the physical instances").
+	DefaultRelease = ReleaseAgent
+	// DefaultMemory holds some packs of 16 MiB in flight per job beside the read buffers; more gains
+	// nothing below 10 Gbit/s and is taken from the instances.
+	DefaultMemory Size = 256 << 20
+	// DefaultJobs is two: one job reads while another waits for the store; more compete for the disk
+	// that the running instances use.
+	DefaultJobs = 2
+	// DefaultQueue lets ten full batches of 100 instances wait.
+	DefaultQueue = 1000
+	// DefaultFrozenDeadline is how long users of an instance bear that it stands still before a failed
+	// backup is the lesser evil. It covers 100 GiB at 30 MB/s.
+	DefaultFrozenDeadline = time.Hour
+	// DefaultJobDeadline ends a job whose store or disk makes no progress over a night.
+	DefaultJobDeadline = 12 * time.Hour
+	// DefaultDrainTimeout stays below the 90 s that systemd waits by default before it kills; what is
+	// not finished by then resumes from the journal.
+	DefaultDrainTimeout = time.Minute
+	// DefaultCommandTimeout is for freeze, thaw and the like of a runtime: they take milliseconds, or hang.
+	DefaultCommandTimeout = 30 * time.Second
+	// DefaultStopTimeout is what `docker stop` waits by default before it kills.
+	DefaultStopTimeout = 10 * time.Second
+	// DefaultDockerHost is where Debian's and Docker's own packages listen.
+	DefaultDockerHost = "unix:///var/run/docker.sock"
+	// DefaultLogLevel shows what an operator acts on.
+	DefaultLogLevel = "info"
+	// DefaultLogFormat is text: the journal adds time and unit itself, and people read it there.
+	DefaultLogFormat = "text"
+)
+
+// Release policies: who decides that an instance is powered down after its report was acknowledged.
+const (
+	ReleaseAgent        = "agent"         // the agent does it at once
+	ReleaseControlPlane = "control-plane" // it stays frozen until it is told to release or to resume
+)
+
+// Ways to snapshot a volume.
+const (
+	SnapshotAuto   = "auto" // the best that the volume's file system can do
+	SnapshotBtrfs  = "btrfs"
+	SnapshotFreeze = "freeze" // read in place while the instance is held
+)
+
+// Config is the whole configuration, checked and with defaults filled in. It is not changed after
+// Parse returned it. All paths are absolute and clean.
+type Config struct {
+	HostID         string     `yaml:"host_id"` // default: the host's name; same form as an instance id
+	StateDir       string     `yaml:"state_dir"`
+	Listen         string     `yaml:"listen"` // control-plane API, host:port; "" is off
+	TLS            TLS        `yaml:"tls"`
+	Socket         string     `yaml:"socket"`         // operator API
+	MetricsListen  string     `yaml:"metrics_listen"` // loopback host:port; "" is off
+	Store          Store      `yaml:"store"`
+	KeyFile        string     `yaml:"key_file"`   // the host's age identity
+	Recipients     []string   `yaml:"recipients"` // age recipients that can open new vaults, beside the host
+	Vault          Vault      `yaml:"vault"`
+	SigningKeyFile string     `yaml:"signing_key_file"` // Ed25519 key that signs receipts
+	TokensFile     string     `yaml:"tokens_file"`      // hashed tokens of callers; required where Listen is on
+	Report         Report     `yaml:"report"`
+	Release        string     `yaml:"release"` // ReleaseAgent or ReleaseControlPlane; of instances that say nothing
+	Limits         Limits     `yaml:"limits"`
+	Log            Log        `yaml:"log"`
+	Instances      []Instance `yaml:"instances"`
+
+	src *source // where each value stood; nil for a Config that was not parsed
+}
+
+// TLS is for the control-plane listener.
+type TLS struct {
+	CertFile     string `yaml:"cert_file"`
+	KeyFile      string `yaml:"key_file"`
+	ClientCAFile string `yaml:"client_ca_file"` // "" asks for no client certificate
+}
+
+// Store is where backups go.
+type Store struct {
+	URL         string `yaml:"url"`           // file:///path, s3://bucket/prefix?…, obs://bucket/prefix?…
+	NameKeyFile string `yaml:"name_key_file"` // key that turns tenants into vault ids
+}
+
+// Vault says how vaults come to be.
+type Vault struct {
+	AutoCreate bool `yaml:"auto_create"` // make a tenant's vault on its first backup
+}
+
+// Report is where reports go.
+type Report struct {
+	URL       string `yaml:"url"`        // https, or http to a loopback address
+	CAFile    string `yaml:"ca_file"`    // "" trusts the system's
+	TokenFile string `yaml:"token_file"` // sent as a bearer token; "" sends none
+}
+
+// Limits are the budgets.
+type Limits struct {
+	Memory         Size          `yaml:"memory"`          // bytes of buffers of all jobs together
+	Jobs           int           `yaml:"jobs"`            // at the same time
+	Queue          int           `yaml:"queue"`           // jobs that wait; more are refused
+	FrozenDeadline time.Duration `yaml:"frozen_deadline"` // longest freeze before a job fails and thaws
+	JobDeadline    time.Duration `yaml:"job_deadline"`    // longest job up to its manifest
+	DrainTimeout   time.Duration `yaml:"drain_timeout"`   // how long a stopping daemon waits for its jobs
+}
+
+// Log says what is logged, and how.
+type Log struct {
+	Level  string `yaml:"level"`  // debug, info, warn or error
+	Format string `yaml:"format"` // text or json
+}
+
+// Instance is one tenant workload on this host.
+type Instance struct {
+	ID      string   `yaml:"id"`
+	Tenant  string   `yaml:"tenant"`
+	Release string   `yaml:"release"` // filled in from Config.Release
+	Runtime Runtime  `yaml:"runtime"`
+	Volumes []Volume `yaml:"volumes"` // at least one
+}
+
+// Runtime says how an instance is held and powered down. Exactly one field is set.
+type Runtime struct {
+	Docker *Docker `yaml:"docker"`
+	Exec   *Exec   `yaml:"exec"`
+	None   *None   `yaml:"none"`
+}
+
+// Kind is "docker", "exec" or "none".
+func (r Runtime) Kind() string {
+	switch {
+	case r.Docker != nil:
+		return "docker"
+	case r.Exec != nil:
+		return "exec"
+	default:
+		return "none"
+	}
+}
+
+// Docker is a container.
+type Docker struct {
+	Container   string        `yaml:"container"` // name or id; default: the instance's id
+	Host        string        `yaml:"host"`      // of the engine: unix:///path or tcp://host:port
+	Timeout     time.Duration `yaml:"timeout"`   // of each call but stop
+	StopTimeout time.Duration `yaml:"stop_timeout"`
+}
+
+// Exec is an instance that commands act on. Each command is a program (absolute path) and its
+// arguments, run without a shell.
+type Exec struct {
+	State     []string      `yaml:"state"` // prints running, frozen, stopped or missing
+	Freeze    []string      `yaml:"freeze"`
+	Thaw      []string      `yaml:"thaw"`
+	PowerDown []string      `yaml:"power_down"`
+	Start     []string      `yaml:"start"`
+	Timeout   time.Duration `yaml:"timeout"` // of each command
+}
+
+// None is an instance that nobody runs: a plain folder. Freeze and power-down do nothing.
+type None struct{}
+
+// Volume is one directory tree of an instance.
+type Volume struct {
+	Name        string `yaml:"name"`
+	Path        string `yaml:"path"`
+	Snapshot    string `yaml:"snapshot"`     // SnapshotAuto, SnapshotBtrfs or SnapshotFreeze
+	SnapshotDir string `yaml:"snapshot_dir"` // where snapshots are made; "" leaves it to the provider
+}
+
+// Size is a number of bytes, written as 512B, 64KiB, 256MiB, 2GiB or 1TiB.
+type Size int64
+
+// sizeUnits from the largest.
+var sizeUnits = []struct {
+	name  string
+	bytes Size
+}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
+
+// String writes s with the largest unit that divides it.
+func (s Size) String() string {
+	for _, u := range sizeUnits {
+		if s != 0 && s%u.bytes == 0 {
+			return strconv.FormatInt(int64(s/u.bytes), 10) + u.name
+		}
+	}
+	return "0B"
+}
+
+// ParseSize reads what Size.String writes. Units are required, and binary: a bare number or "MB" leaves
+// open what is meant.
+func ParseSize(text string) (Size, error) {
+	for _, u := range sizeUnits {
+		digits, ok := strings.CutSuffix(text, u.name)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 63)
+		if err != nil || Size(n) > (1<<63-1)/u.bytes {
+			break
+		}
+		return Size(n) * u.bytes, nil
+	}
+	return 0, fmt.Errorf("%q is not a size such as 256MiB", text)
+}
+
+// Load reads and parses the file at path. The error is *Faults where the file could be read.
+func Load(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	return Parse(data, path)
+}

@@ -1,0 +1,271 @@
+package config_test
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"holdfast/agent/config"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// minimal is the least that parses.
+const minimal = `
+host_id: h1
+listen: ""
+store: {url: file:///backups, name_key_file: /k/name}
+key_file: /k/host
+signing_key_file: /k/sign
+report: {url: "https://control.example.com/r"}
+`
+
+func TestExampleParses(t *testing.T) {
+	c, err := config.Parse(config.Example, "example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Instances) != 3 || c.Instances[1].Release != config.ReleaseControlPlane || c.Instances[0].Tenant != "1008600000104285462" {
+		t.Errorf("instances: %+v", c.Instances)
+	}
+}
+
+// What the example shows commented out is the default, word for word: with the comment signs gone it
+// parses to the same limits, log and addresses.
+func TestExampleShowsDefaults(t *testing.T) {
+	var lines []string
+	for line := range strings.Lines(string(config.Example)) {
+		key := strings.TrimLeft(line, " ")
+		for _, shown := range []string{
+			"#state_dir", "#listen", "#socket", "#metrics_listen", "#release", "#memory", "#jobs", "#queue",
+			"#frozen_deadline", "#job_deadline", "#drain_timeout", "#level", "#format", "#host", "#timeout", "#stop_timeout", "#snapshot:",
+		} {
+			if strings.HasPrefix(key, shown) {
+				line = strings.Replace(line, "#", "", 1)
+			}
+		}
+		lines = append(lines, line)
+	}
+	with, err := config.Parse([]byte(strings.Join(lines, "")), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	without, err := config.Parse(config.Example, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(without, with, cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".src" }, cmp.Ignore())); diff != "" {
+		t.Errorf("defaults differ from those shown (-default +shown):\n%s", diff)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := config.Parse([]byte(minimal+`
+instances:
+- id: a
+  tenant: 42
+  runtime:
+    docker:
+  volumes:
+  - {name: data, path: /srv/a/../a/data/}
+`), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Instance{
+		ID: "a", Tenant: "42", Release: "agent",
+		Runtime: config.Runtime{Docker: &config.Docker{
+			Container: "a", Host: "unix:///var/run/docker.sock", Timeout: 30 * time.Second, StopTimeout: 10 * time.Second,
+		}},
+		Volumes: []config.Volume{{Name: "data", Path: "/srv/a/data", Snapshot: "auto"}},
+	}
+	if diff := cmp.Diff(want, c.Instances[0]); diff != "" {
+		t.Error(diff)
+	}
+	if c.Limits.Memory != 256<<20 || c.Limits.JobDeadline != 12*time.Hour || c.Log.Level != "info" || c.StateDir != "/var/lib/holdfast" {
+		t.Errorf("defaults: %+v", c)
+	}
+}
+
+// A config with five faults lists five.
+func TestFiveFaults(t *testing.T) {
+	const text = `host_id: h1
+listen: ""
+store:
+  url: ftp://backups
+  name_key_file: /k/name
+key_file: /k/host
+signing_key_file: /k/sign
+report: {url: "https://control.example.com/r"}
+limits:
+  memory: lots
+  job: 3
+instances:
+  - id: a
+    tenant: t
+    runtime: {none: {}}
+    volumes:
+      - name: data
+        path: data
+  - id: a
+    tenant: t
+    runtime: {none: {}}
+    volumes: [{name: data, path: /srv/b}]
+`
+	_, err := config.Parse([]byte(text), "holdfast.yaml")
+	want := `holdfast.yaml:4:8: store.url: the scheme must be one of file, s3, obs; got "ftp://backups"
+holdfast.yaml:10:11: limits.memory: must be a size such as 256MiB, got "lots"
+holdfast.yaml:11:3: limits.job: unknown key; known here: memory, jobs, queue, frozen_deadline, job_deadline, drain_timeout
+holdfast.yaml:18:15: instances[0].volumes[0].path: must be absolute, got "data"
+holdfast.yaml:19:9: instances[1].id: "a" is the id of instances[0] already`
+	if err == nil || err.Error() != want {
+		t.Fatalf("got\n%v\nwant\n%s", err, want)
+	}
+	var faults *config.Faults
+	if !errors.As(err, &faults) || len(faults.List) != 5 {
+		t.Fatalf("not five faults: %#v", err)
+	}
+}
+
+// Each text is added to the minimal file, or replaces it where it begins with "=".
+func TestFaults(t *testing.T) {
+	const inst = "instances:\n- id: a\n  tenant: t\n  runtime: {none: {}}\n  volumes:\n"
+	for _, tt := range []struct{ name, text, want string }{
+		{"empty file", "=", "x: store.url: is required"},
+		{"syntax", "=a: [1, 2\nb: }", "syntax:"},
+		{"scalar file", "=hello", `x:1:1: must be a mapping (key: value), got "hello"`},
+		{"list file", "=- a", "x:1:1: must be a mapping (key: value), got a list"},
+		{"two documents", "=host_id: a\n---\nhost_id: b\n", "a second document begins here"},
+		{"not text", "=host_id: h\nlisten: \xff", "x:2:9: is not UTF-8 text"},
+		{"too large", "=" + strings.Repeat("#", config.MaxFileBytes+1), "is larger than 1MiB"},
+		{"deep", "=" + strings.Repeat("[", 100_000), "nests brackets deeper than 64"},
+		{"key twice", "host_id: h2", "x:9:1: host_id: is given twice"},
+		{"alias", "state_dir: &a /x\nsocket: *a", "x:10:9: socket: anchors, aliases and tags are not taken"},
+		{"tag", "state_dir: !!str /x", "state_dir: anchors, aliases and tags are not taken"},
+		{"merge key", "<<: {}", "x:9:1: <<: unknown key"},
+		{"wrong type", "limits: 3", `limits: must be a mapping (key: value), got "3"`},
+		{"list for text", "state_dir: [/a]", "state_dir: must be a single value, got a list"},
+		{"text for list", "recipients: age1", `recipients: must be a list (- item), got "age1"`},
+		{"truth for text", "state_dir: true", "state_dir: must be text, got the truth value true; put it in quotes"},
+		{"text for truth", "vault: {auto_create: yes}", `vault.auto_create: must be true or false, got "yes"`},
+		{"number", "limits: {jobs: 1.5}", `limits.jobs: must be a whole number, got "1.5"`},
+		{"number range", "limits: {jobs: 0}", "limits.jobs: must be 1 to 256, got 0"},
+		{"number huge", "limits: {queue: 99999999999999999999}", "limits.queue: must be a whole number"},
+		{"duration without unit", "limits: {job_deadline: 30}", `limits.job_deadline: must be a time such as 30s or 1h30m, got "30"`},
+		{"duration negative", "limits: {drain_timeout: -3s}", "limits.drain_timeout: must be longer than 0s, got -3s"},
+		{"deadlines crossed", "limits: {frozen_deadline: 3h, job_deadline: 2h}", "limits.frozen_deadline: must not be longer than limits.job_deadline (2h0m0s), got 3h0m0s"},
+		{"size decimal", "limits: {memory: 256MB}", `limits.memory: must be a size such as 256MiB, got "256MB"`},
+		{"size small", "limits: {memory: 1MiB}", "limits.memory: must be 64MiB or more, got 1MiB"},
+		{"size overflow", "limits: {memory: 9999999TiB}", "limits.memory: must be a size such as 256MiB"},
+		{"relative", "state_dir: var/lib", `x:9:12: state_dir: must be absolute, got "var/lib"`},
+		{"long socket", "socket: /" + strings.Repeat("s", 120), "socket: is longer than the 107 bytes"},
+		{"metrics to all", "metrics_listen: ':9477'", "metrics_listen: must be a loopback address such as 127.0.0.1:9477"},
+		{"port name", "metrics_listen: '127.0.0.1:http'", `metrics_listen: the port must be a number up to 65535, got "http"`},
+		{"no port", "metrics_listen: 127.0.0.1", `metrics_listen: must be host:port, got "127.0.0.1"`},
+		{"host name", "metrics_listen: example.com:9477", `metrics_listen: the host must be an address, localhost or empty, got "example.com"`},
+		{"release", "release: never", `release: must be one of agent, control-plane; got "never"`},
+		{"log level", "log: {level: loud}", `log.level: must be one of debug, info, warn, error; got "loud"`},
+		{"recipient", "recipients: [bob]", `recipients[0]: must be an age recipient (age1...), got "bob"`},
+		{"no recovery key", "vault: {auto_create: true}", "recipients: must name a recovery key where vault.auto_create is true"},
+		{"instance id", strings.Replace(inst, "id: a", "id: ../a", 1) + "  - {name: d, path: /a}", `x:10:7: instances[0].id: must be 1 to 32`},
+		{"instance id long", strings.Replace(inst, "id: a", "id: "+strings.Repeat("a", 33), 1) + "  - {name: d, path: /a}", `instances[0].id: must be 1 to 32`},
+		{"no volume", inst + "  []", "instances[0].volumes: must list at least one volume"},
+		{"empty item", "instances: [null]", "instances[0]: is empty"},
+		{"volume name twice", inst + "  - {name: d, path: /a}\n  - {name: d, path: /b}", `x:15:12: instances[0].volumes[1].name: "d" is the name of volumes[0] already`},
+		{"overlap", inst + "  - {name: d, path: /a/b}\n  - {name: e, path: /a}", `instances[0].volumes[0].path: "/a/b" overlaps instances[0].volumes[1].path (/a)`},
+		{"overlap equal", inst + "  - {name: d, path: /a}\n  - {name: e, path: /a/}", `instances[0].volumes[1].path: "/a" overlaps instances[0].volumes[0].path (/a)`},
+		{"overlap state", inst + "  - {name: d, path: /var/lib}", `instances[0].volumes[0].path: "/var/lib" overlaps state_dir (/var/lib/holdfast)`},
+		{"overlap store", inst + "  - {name: d, path: /backups/a}", `instances[0].volumes[0].path: "/backups/a" overlaps the store (/backups)`},
+		{"no runtime", strings.Replace(inst, "{none: {}}", "{}", 1) + "  - {name: d, path: /a}", "instances[0].runtime: must have exactly one of docker, exec, none; got 0"},
+		{"two runtimes", strings.Replace(inst, "{none: {}}", "{none: {}, docker: {}}", 1) + "  - {name: d, path: /a}", "instances[0].runtime: must have exactly one of docker, exec, none; got 2"},
+		{"none has no keys", strings.Replace(inst, "{none: {}}", "{none: {a: 1}}", 1) + "  - {name: d, path: /a}", "instances[0].runtime.none.a: unknown key; nothing is known here"},
+		{"exec", strings.Replace(inst, "{none: {}}", "{exec: {freeze: [stop]}}", 1) + "  - {name: d, path: /a}", `instances[0].runtime.exec.freeze[0]: must be the absolute path of a program, got "stop"`},
+		{"exec missing", strings.Replace(inst, "{none: {}}", "{exec: {}}", 1) + "  - {name: d, path: /a}", "instances[0].runtime.exec.power_down: is required"},
+		{"docker host", strings.Replace(inst, "{none: {}}", "{docker: {host: here}}", 1) + "  - {name: d, path: /a}", `instances[0].runtime.docker.host: must be unix:///path or tcp://host:port, got "here"`},
+		{"snapshot", inst + "  - {name: d, path: /a, snapshot: zfs}", `instances[0].volumes[0].snapshot: must be one of auto, btrfs, freeze; got "zfs"`},
+		{"listener without certificate", "=" + strings.Replace(minimal, `listen: ""`, "", 1), "tls.cert_file: is required"},
+		{"listener without tokens", "=" + strings.Replace(minimal, `listen: ""`, "", 1), "tokens_file: is required"},
+		{"report in the clear", "=" + strings.Replace(minimal, "https://control", "http://control", 1), "report.url: must be https (http to a loopback address only)"},
+		{"store bucket", "=" + strings.Replace(minimal, "file:///backups", "s3:///prefix", 1), "store.url: must name a bucket"},
+		{"store relative", "=" + strings.Replace(minimal, "file:///backups", "file://backups/x", 1), "store.url: must be file:///absolute/path"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			text, whole := strings.CutPrefix(tt.text, "=")
+			if !whole {
+				text = minimal[1:] + "\n" + text // the addition begins in line 8
+				text = strings.Replace(text, "\n\n", "\n#\n", 1)
+			}
+			_, err := config.Parse([]byte(text), "x")
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got\n%v\nwant\n%s", err, tt.want)
+			}
+		})
+	}
+}
+
+// A password in a URL is named, not repeated.
+func TestNoSecretInFaults(t *testing.T) {
+	for _, u := range []string{"s3://key:hunter2@bucket/p", "ftp://key:hunter2@bucket/p", "s3://key:hunter2@bucket:x/%zz"} {
+		_, err := config.Parse([]byte(strings.Replace(minimal, "file:///backups", u, 1)), "x")
+		if err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", u, err)
+		}
+	}
+}
+
+func TestSize(t *testing.T) {
+	for text, want := range map[string]config.Size{"0B": 0, "512B": 512, "64KiB": 64 << 10, "3MiB": 3 << 20, "2GiB": 2 << 30, "1TiB": 1 << 40} {
+		got, err := config.ParseSize(text)
+		if err != nil || got != want || got.String() != text {
+			t.Errorf("%s: %d (%v), %v", text, got, got, err)
+		}
+	}
+	for _, text := range []string{"", "12", "MiB", "-1MiB", "1.5GiB", "1GB", "1 gib", "9223372036854775807KiB"} {
+		if got, err := config.ParseSize(text); err == nil {
+			t.Errorf("%q: taken as %d", text, got)
+		}
+	}
+}
+
+func TestLoad(t *testing.T) {
+	path := t.TempDir() + "/holdfast.yaml"
+	if _, err := config.Load(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("absent file: %v", err)
+	}
+	if err := os.WriteFile(path, []byte(minimal), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(path); err != nil {
+		t.Error(err)
+	}
+}
+
+// Any bytes give a Config or a list of faults with places inside the file, and never a panic.
+func FuzzParse(f *testing.F) {
+	f.Add(config.Example)
+	f.Add([]byte(minimal))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := config.Parse(data, "x")
+		if err == nil {
+			if c.StateDir == "" || c.Store.URL == "" {
+				t.Errorf("accepted an incomplete file: %+v", c)
+			}
+			return
+		}
+		var faults *config.Faults
+		if !errors.As(err, &faults) || len(faults.List) == 0 {
+			t.Fatalf("not Faults: %v", err)
+		}
+		lines := strings.Count(string(data), "\n") + strings.Count(string(data), "\r") + 1
+		for _, fault := range faults.List {
+			if fault.Line > lines || fault.Line < 0 || fault.Msg == "" {
+				t.Errorf("fault at line %d of %d: %+v", fault.Line, lines, fault)
+			}
+		}
+	})
+}

@@ -1,0 +1,447 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// MaxFileBytes bounds the file: a thousand instances take a third of it, and a parser given the wrong
+// file (a disk image) would take all memory.
+const MaxFileBytes = 1 << 20
+
+// maxNesting bounds how deep flow collections nest. The format needs four levels; the parser recurses,
+// and Go ends the whole program when a stack overflows.
+const maxNesting = 64
+
+// Fault is one thing that is wrong with a configuration.
+type Fault struct {
+	Line, Column int    // from 1; 0 where the fault has no place in the file
+	Path         string // such as instances[2].volumes[0].path; "" for the file as a whole
+	Msg          string
+}
+
+// Faults is everything that is wrong with a configuration, in the order of the file. It is the error
+// of Parse and CheckFiles, and is never empty.
+type Faults struct {
+	File string // as given to Parse
+	List []Fault
+}
+
+// Error gives one line for each fault: file:line:column: path: message.
+func (f *Faults) Error() string {
+	lines := make([]string, len(f.List))
+	for i, fault := range f.List {
+		var b strings.Builder
+		b.WriteString(f.File)
+		if fault.Line > 0 {
+			fmt.Fprintf(&b, ":%d:%d", fault.Line, fault.Column)
+		}
+		b.WriteString(": ")
+		if fault.Path != "" {
+			b.WriteString(fault.Path + ": ")
+		}
+		b.WriteString(fault.Msg)
+		lines[i] = b.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// source remembers where values stood, so that checks made later can name the place.
+type source struct {
+	file string
+	at   map[string]place
+}
+
+type place struct{ line, column int }
+
+// find gives the place of path or, where it is not in the file, of the nearest thing around it.
+func (s *source) find(path string) place {
+	for s != nil && path != "" {
+		if p, ok := s.at[path]; ok {
+			return p
+		}
+		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
+	}
+	return place{}
+}
+
+// faults collects, one for each path: a value of the wrong type is not also reported as missing.
+type faults struct {
+	src  *source
+	list []Fault
+	seen map[string]bool
+}
+
+func (f *faults) add(path, format string, args ...any) {
+	f.addAt(f.src.find(path), path, format, args...)
+}
+
+func (f *faults) addAt(at place, path, format string, args ...any) {
+	if f.seen[path] {
+		return
+	}
+	f.seen[path] = true
+	f.list = append(f.list, Fault{Line: at.line, Column: at.column, Path: path, Msg: fmt.Sprintf(format, args...)})
+}
+
+// err is nil, or *Faults in the order of the file.
+func (f *faults) err() error {
+	if len(f.list) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(f.list, func(a, b Fault) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	file := ""
+	if f.src != nil {
+		file = f.src.file
+	}
+	return &Faults{File: file, List: f.list}
+}
+
+// Parse turns the bytes of a file into a Config. Name is for messages only. An error is *Faults.
+// Of the host it looks at the name only, for the default of host_id.
+func Parse(data []byte, name string) (*Config, error) {
+	src := &source{file: name, at: map[string]place{}}
+	f := &faults{src: src, seen: map[string]bool{}}
+	c := defaults()
+	c.src = src
+	if root, ok := parseYAML(f, data); ok {
+		d := decoder{faults: f}
+		d.value(root, reflect.ValueOf(c).Elem(), "")
+		c.inherit()
+		c.check(f)
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// defaults is what an empty file means.
+func defaults() *Config {
+	host, _ := os.Hostname() // an unreadable name is reported as a missing host_id
+	return &Config{
+		HostID:        host,
+		StateDir:      DefaultStateDir,
+		Listen:        DefaultListen,
+		Socket:        DefaultSocket,
+		MetricsListen: DefaultMetricsListen,
+		Release:       DefaultRelease,
+		Limits: Limits{
+			Memory: DefaultMemory, Jobs: DefaultJobs, Queue: DefaultQueue,
+			FrozenDeadline: DefaultFrozenDeadline, JobDeadline: DefaultJobDeadline, DrainTimeout: DefaultDrainTimeout,
+		},
+		Log: Log{Level: DefaultLogLevel, Format: DefaultLogFormat},
+	}
+}
+
+// defaulter is an item of a list, or an optional part, that has defaults of its own.
+type defaulter interface{ setDefaults() }
+
+func (v *Volume) setDefaults() { v.Snapshot = SnapshotAuto }
+func (e *Exec) setDefaults()   { e.Timeout = DefaultCommandTimeout }
+func (d *Docker) setDefaults() {
+	d.Host, d.Timeout, d.StopTimeout = DefaultDockerHost, DefaultCommandTimeout, DefaultStopTimeout
+}
+
+// inherit fills in what an instance takes from elsewhere in the file.
+func (c *Config) inherit() {
+	for i := range c.Instances {
+		in := &c.Instances[i]
+		if in.Release == "" {
+			in.Release = c.Release
+		}
+		if d := in.Runtime.Docker; d != nil && d.Container == "" {
+			d.Container = in.ID
+		}
+	}
+}
+
+// parseYAML gives the root of the only document, nil for an empty file. False: there are faults.
+func parseYAML(f *faults, data []byte) (root ast.Node, ok bool) {
+	switch {
+	case len(data) > MaxFileBytes:
+		f.add("", "is larger than %v", Size(MaxFileBytes))
+		return nil, false
+	case !utf8.Valid(data):
+		f.addAt(placeOfInvalid(data), "", "is not UTF-8 text")
+		return nil, false
+	case tooDeep(data):
+		f.add("", "nests brackets deeper than %d", maxNesting)
+		return nil, false
+	}
+	// The scanner of go-yaml has panicked on broken input in the past (and does, see the fuzz corpus);
+	// to an operator that is a syntax error as any other.
+	defer func() {
+		if p := recover(); p != nil {
+			f.add("", "is not YAML")
+			root, ok = nil, false
+		}
+	}()
+	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		at, msg := place{1, 1}, err.Error()
+		var syntax yaml.Error
+		if errors.As(err, &syntax) {
+			msg = syntax.GetMessage()
+			if t := syntax.GetToken(); t != nil && t.Position != nil {
+				at = place{t.Position.Line, t.Position.Column}
+			}
+		}
+		f.addAt(at, "", "syntax: %s", msg)
+		return nil, false
+	}
+	for _, doc := range file.Docs {
+		if doc.Body == nil {
+			continue
+		}
+		if root != nil {
+			f.addAt(placeOf(doc.Body), "", "a second document begins here; one file holds one")
+			return nil, false
+		}
+		root = doc.Body
+	}
+	return root, true
+}
+
+// tooDeep counts brackets wherever they are, also in quotes and comments: nobody nests 64 of them.
+func tooDeep(data []byte) bool {
+	depth := 0
+	for _, b := range data {
+		switch b {
+		case '[', '{':
+			if depth++; depth > maxNesting {
+				return true
+			}
+		case ']', '}':
+			depth = max(depth-1, 0)
+		}
+	}
+	return false
+}
+
+func placeOfInvalid(data []byte) place {
+	at := place{1, 1}
+	for len(data) > 0 {
+		r, n := utf8.DecodeRune(data)
+		if r == utf8.RuneError && n == 1 {
+			break
+		}
+		if at.column++; r == '\n' {
+			at = place{at.line + 1, 1}
+		}
+		data = data[n:]
+	}
+	return at
+}
+
+func placeOf(n ast.Node) place {
+	if n == nil || n.GetToken() == nil || n.GetToken().Position == nil {
+		return place{}
+	}
+	p := n.GetToken().Position
+	return place{p.Line, p.Column}
+}
+
+// decoder fills Go values from nodes and goes on after a fault, so that all are found in one run.
+type decoder struct{ *faults }
+
+var (
+	durationType = reflect.TypeFor[time.Duration]()
+	sizeType     = reflect.TypeFor[Size]()
+)
+
+// value decodes node into v, which keeps what it holds (a default) where node is null or faulty.
+func (d *decoder) value(node ast.Node, v reflect.Value, path string) {
+	switch node.(type) {
+	case nil, *ast.NullNode:
+		if v.Kind() == reflect.Pointer { // "docker:" with nothing behind it is there, all defaults
+			d.pointer(nil, v, path)
+		}
+		return
+	case *ast.AnchorNode, *ast.AliasNode, *ast.TagNode:
+		d.addAt(placeOf(node), path, "anchors, aliases and tags are not taken")
+		return
+	}
+	switch {
+	case v.Kind() == reflect.Struct:
+		d.mapping(node, v, path)
+	case v.Kind() == reflect.Pointer:
+		d.pointer(node, v, path)
+	case v.Kind() == reflect.Slice:
+		d.sequence(node, v, path)
+	default:
+		d.scalar(node, v, path)
+	}
+}
+
+func (d *decoder) pointer(node ast.Node, v reflect.Value, path string) {
+	v.Set(reflect.New(v.Type().Elem()))
+	if def, ok := v.Interface().(defaulter); ok {
+		def.setDefaults()
+	}
+	d.value(node, v.Elem(), path)
+}
+
+func (d *decoder) mapping(node ast.Node, v reflect.Value, path string) {
+	m, ok := node.(ast.MapNode)
+	if !ok {
+		d.addAt(placeOf(node), path, "must be a mapping (key: value), got %s", what(node))
+		return
+	}
+	fields := map[string]int{}
+	var names []string
+	for i := range v.NumField() {
+		if tag := v.Type().Field(i).Tag.Get("yaml"); tag != "" {
+			fields[tag] = i
+			names = append(names, tag)
+		}
+	}
+	given := map[string]bool{}
+	for it := m.MapRange(); it.Next(); {
+		key := it.Key().GetToken().Value
+		at := placeOf(it.Key())
+		sub := key
+		if path != "" {
+			sub = path + "." + key
+		}
+		i, known := fields[key]
+		switch {
+		case !known && len(names) == 0:
+			d.addAt(at, sub, "unknown key; nothing is known here")
+		case !known:
+			d.addAt(at, sub, "unknown key; known here: %s", strings.Join(names, ", "))
+		case given[key]:
+			d.addAt(at, sub, "is given twice")
+		default:
+			given[key] = true
+			d.src.at[sub] = at
+			if p := placeOf(it.Value()); p != (place{}) && it.Value().Type() != ast.NullType {
+				d.src.at[sub] = p
+			}
+			if mv, ok := it.Value().(ast.MapNode); ok && mv != nil { // the token of a mapping is its first colon
+				d.src.at[sub] = at
+			}
+			d.value(it.Value(), v.Field(i), sub)
+		}
+	}
+}
+
+func (d *decoder) sequence(node ast.Node, v reflect.Value, path string) {
+	s, ok := node.(*ast.SequenceNode)
+	if !ok {
+		d.addAt(placeOf(node), path, "must be a list (- item), got %s", what(node))
+		return
+	}
+	for i, item := range s.Values {
+		sub := path + "[" + strconv.Itoa(i) + "]"
+		at := placeOf(item)
+		if m, ok := item.(ast.MapNode); ok {
+			if it := m.MapRange(); it.Next() {
+				at = placeOf(it.Key())
+			}
+		}
+		d.src.at[sub] = at
+		el := reflect.New(v.Type().Elem())
+		if def, ok := el.Interface().(defaulter); ok {
+			def.setDefaults()
+		}
+		if _, null := item.(*ast.NullNode); null || item == nil {
+			d.add(sub, "is empty")
+		}
+		d.value(item, el.Elem(), sub)
+		v.Set(reflect.Append(v, el.Elem()))
+	}
+}
+
+func (d *decoder) scalar(node ast.Node, v reflect.Value, path string) {
+	text, ok := scalarText(node)
+	if !ok {
+		d.addAt(placeOf(node), path, "must be a single value, got %s", what(node))
+		return
+	}
+	_, isBool := node.(*ast.BoolNode)
+	var err error
+	switch {
+	case v.Type() == durationType:
+		var t time.Duration
+		if t, err = time.ParseDuration(text); err != nil {
+			err = fmt.Errorf("must be a time such as 30s or 1h30m, got %s", quote(text))
+		}
+		v.SetInt(int64(t))
+	case v.Type() == sizeType:
+		var s Size
+		if s, err = ParseSize(text); err != nil {
+			err = fmt.Errorf("must be a size such as 256MiB, got %s", quote(text))
+		}
+		v.SetInt(int64(s))
+	case v.Kind() == reflect.Bool:
+		if !isBool {
+			err = fmt.Errorf("must be true or false, got %s", quote(text))
+			break
+		}
+		v.SetBool(text == "true" || text == "True" || text == "TRUE")
+	case v.Kind() == reflect.Int:
+		var n int64
+		if n, err = strconv.ParseInt(text, 10, 32); err != nil {
+			err = fmt.Errorf("must be a whole number, got %s", quote(text))
+		}
+		v.SetInt(n)
+	case isBool: // a name that YAML reads as something else: say how it is written
+		err = fmt.Errorf("must be text, got the truth value %s; put it in quotes", text)
+	default:
+		v.SetString(text)
+	}
+	if err != nil {
+		d.addAt(placeOf(node), path, "%s", err)
+	}
+}
+
+// scalarText gives the text of a single value as it was written. Numbers are taken for text: ids of
+// tenants are numbers at some services, and what is written is what is meant.
+func scalarText(node ast.Node) (string, bool) {
+	switch n := node.(type) {
+	case *ast.StringNode:
+		return n.Value, true
+	case *ast.LiteralNode:
+		return n.Value.Value, true
+	case *ast.BoolNode, *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+		return n.GetToken().Value, true
+	}
+	return "", false
+}
+
+func what(node ast.Node) string {
+	switch node.(type) {
+	case ast.MapNode:
+		return "a mapping"
+	case *ast.SequenceNode:
+		return "a list"
+	}
+	if text, ok := scalarText(node); ok {
+		return quote(text)
+	}
+	return "something else"
+}
+
+// quote gives a value for a message, cut where it is long (a key pasted at the wrong place).
+func quote(s string) string {
+	const most = 80
+	if len(s) <= most {
+		return strconv.Quote(s)
+	}
+	return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "..."
+}
