@@ -1,0 +1,294 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// btrfs makes read-only snapshots of the subvolume that contains a volume.
+//
+// What the kernel's call guarantees (fs/btrfs/ioctl.c, btrfs_mksnapshot): before it cuts, it writes
+// out all delayed data of the subvolume and waits for it, and when it returns, the transaction that
+// holds the snapshot is committed. So everything that was written before the call is in it, also
+// what nobody synced, and the snapshot outlives a power loss; no sync before or after is needed.
+// What an instance writes while the call runs may be in it or not, and of two such writes to two
+// files the later one alone: only fsynced writes keep their order. An instance that is held during
+// the call makes no such writes.
+type btrfs struct{}
+
+func (btrfs) Name() string { return NameBtrfs }
+
+func (btrfs) Plan(req Request) (Ref, error) {
+	_, ref, err := plan(req)
+	return ref, err
+}
+
+func plan(req Request) (*place, Ref, error) {
+	name, err := snapshotName(req)
+	if err != nil {
+		return nil, Ref{}, err
+	}
+	if err := checkVolume(req.Volume); err != nil {
+		return nil, Ref{}, err
+	}
+	at, err := locate(req.Volume, req.Dir)
+	if err != nil {
+		return nil, Ref{}, err
+	}
+	return at, Ref{Provider: NameBtrfs, Path: filepath.Join(at.folder, name), Volume: req.Volume}, nil
+}
+
+func (btrfs) Create(ctx context.Context, req Request) (*Snapshot, error) {
+	at, ref, err := plan(req)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(err error) (*Snapshot, error) {
+		return nil, fmt.Errorf("snapshot %s of %s: %w", ref.Path, req.Volume, err)
+	}
+	if ctx.Err() != nil {
+		return fail(context.Cause(ctx))
+	}
+	// Looked at again, since a subvolume may have been made in the volume after Detect.
+	if err := at.usable(); err != nil {
+		return nil, err
+	}
+	source, err := os.Open(at.root)
+	if err != nil {
+		return fail(err)
+	}
+	defer source.Close()
+	if err := at.makeIn(source, filepath.Base(ref.Path)); err != nil {
+		return fail(err)
+	}
+	snap := &Snapshot{Ref: ref, Root: filepath.Join(ref.Path, at.rel)}
+	// Inode numbers are the same in a snapshot: another number means another folder than the volume.
+	if err := at.same(snap.Root); err != nil {
+		return fail(errors.Join(err, removeBtrfs(ref)))
+	}
+	return snap, nil
+}
+
+// makeIn makes the snapshot folder and the snapshot. Another job may remove the empty folder between
+// the two steps, so it begins again then; only losing that race many times in a row is an error.
+func (at *place) makeIn(source *os.File, name string) error {
+	var err error
+	for range 100 {
+		var dir *os.File
+		if dir, err = at.openFolder(true); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		err = snapCreate(dir, source, name)
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EEXIST) {
+			// After a failure nothing is left, not even the folder; it stays if others use it.
+			_ = unix.Rmdir(at.folder)
+		}
+		dir.Close()
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EEXIST):
+			return ErrExists
+		case !errors.Is(err, unix.ENOENT):
+			return explain(err)
+		}
+	}
+	return err
+}
+
+// explain adds what a person can do about the kernel's answer.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.ETXTBSY):
+		return fmt.Errorf("%w (the subvolume holds an active swap file)", err)
+	case errors.Is(err, unix.EDQUOT), errors.Is(err, unix.ENOSPC):
+		return fmt.Errorf("%w (no room for metadata, or a quota)", err)
+	}
+	return err
+}
+
+// same compares the folder at path with the volume by inode number.
+func (at *place) same(path string) error {
+	var want, got unix.Stat_t
+	if err := unix.Stat(at.real, &want); err != nil {
+		return fmt.Errorf("stat %s: %w", at.real, err)
+	}
+	if err := unix.Lstat(path, &got); err != nil {
+		return fmt.Errorf("stat %s: %w", path, err)
+	}
+	if want.Ino != got.Ino {
+		return fmt.Errorf("volume %s was replaced while its snapshot was made", at.volume)
+	}
+	return nil
+}
+
+// openFolder opens the snapshot folder, and makes it if asked to. It must be ours and closed to
+// others: a tenant who may write beside the volume could else put a folder or link of theirs there.
+func (at *place) openFolder(create bool) (*os.File, error) {
+	if create {
+		if err := unix.Mkdir(at.folder, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, fmt.Errorf("make %s: %w", at.folder, err)
+		}
+	}
+	return openOwned(at.folder)
+}
+
+func openOwned(folder string) (*os.File, error) {
+	f, err := os.OpenFile(folder, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("stat %s: %w", folder, err)
+	}
+	if int(st.Uid) != os.Geteuid() {
+		f.Close()
+		return nil, fmt.Errorf("folder %s: %w: it belongs to user %d", folder, ErrForeign, st.Uid)
+	}
+	if st.Mode&0o077 != 0 {
+		if err := f.Chmod(0o700); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("close %s to others: %w", folder, err)
+		}
+	}
+	return f, nil
+}
+
+// Remove is not flushed: after a power loss within the commit interval (30 seconds) the snapshot may
+// be there again, and Leftovers finds it.
+func (btrfs) Remove(ctx context.Context, ref Ref) error {
+	if ref.Provider != NameBtrfs || !filepath.IsAbs(ref.Path) || filepath.Clean(ref.Path) != ref.Path {
+		return fmt.Errorf("remove %q: %w: not a reference of provider %s", ref.Path, ErrUsage, NameBtrfs)
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("remove %s: %w", ref.Path, context.Cause(ctx))
+	}
+	return removeBtrfs(ref)
+}
+
+func removeBtrfs(ref Ref) error {
+	folder, name := filepath.Split(ref.Path)
+	folder = filepath.Clean(folder)
+	if _, _, _, ok := parseName(name); !ok || filepath.Base(folder) != SnapshotFolder {
+		return fmt.Errorf("remove %s: %w: its name is not one that is given here", ref.Path, ErrForeign)
+	}
+	dir, err := openOwned(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", ref.Path, err)
+	}
+	defer dir.Close()
+	err = isSnapshot(dir, name)
+	if err == nil {
+		err = snapDestroy(dir, name)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", ref.Path, err)
+	}
+	// Not empty or just removed by another job: both are fine.
+	if err := unix.Rmdir(folder); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("remove the empty folder %s: %w", folder, err)
+	}
+	return nil
+}
+
+// isSnapshot is nil when name in dir is the root of a read-only snapshot; else fs.ErrNotExist or
+// ErrForeign with what it is.
+func isSnapshot(dir *os.File, name string) error {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return fmt.Errorf("%w: not a folder", ErrForeign)
+	case err != nil:
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Ino != subvolIno {
+		return fmt.Errorf("%w: a plain folder", ErrForeign)
+	}
+	if ro, err := isReadOnly(f); err != nil {
+		return fmt.Errorf("%w: flags of the subvolume: %w", ErrForeign, err)
+	} else if !ro {
+		return fmt.Errorf("%w: a subvolume that can be written", ErrForeign)
+	}
+	info, err := getSubvolInfo(f)
+	if err != nil {
+		return fmt.Errorf("%w: facts of the subvolume: %w", ErrForeign, err)
+	}
+	if info.parentUUID == [16]byte{} {
+		return fmt.Errorf("%w: a subvolume that is no snapshot", ErrForeign)
+	}
+	return nil
+}
+
+// Leftovers works also when the volume itself is gone: the folder beside it is known by the path.
+func (btrfs) Leftovers(ctx context.Context, req Request) ([]Ref, error) {
+	if !validPart(req.Host) {
+		return nil, fmt.Errorf("host id %q: %w: 1 to %d characters of [A-Za-z0-9._-]", req.Host, ErrUsage, maxPart)
+	}
+	if !filepath.IsAbs(req.Volume) {
+		return nil, fmt.Errorf("volume %q: %w: not an absolute path", req.Volume, ErrUsage)
+	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("snapshots of %s: %w", req.Volume, context.Cause(ctx))
+	}
+	real, err := filepath.EvalSymlinks(req.Volume)
+	if errors.Is(err, fs.ErrNotExist) {
+		var parent string
+		if parent, err = filepath.EvalSymlinks(filepath.Dir(req.Volume)); err == nil {
+			real = filepath.Join(parent, filepath.Base(req.Volume))
+		}
+	}
+	var home string
+	if err == nil {
+		home, err = snapshotHome(real, req.Dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("snapshots of %s: %w", req.Volume, err)
+	}
+	dir, err := openOwned(filepath.Join(home, SnapshotFolder))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("snapshots of %s: %w", req.Volume, err)
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("snapshots of %s: %w", req.Volume, err)
+	}
+	var refs []Ref
+	for _, name := range names {
+		host, _, _, ok := parseName(name)
+		if !ok || host != req.Host {
+			continue
+		}
+		// What can't be told to be a snapshot of ours stays: a leak is found by its name, a wrong
+		// removal can't be undone.
+		if isSnapshot(dir, name) == nil {
+			refs = append(refs, Ref{Provider: NameBtrfs, Path: filepath.Join(home, SnapshotFolder, name), Volume: req.Volume})
+		}
+	}
+	return refs, nil
+}

@@ -1,0 +1,234 @@
+package snapshot
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// place is where a volume lies on a btrfs, and where its snapshots go.
+type place struct {
+	volume string // the volume as asked for
+	real   string // the same without symbolic links
+	root   string // root of the subvolume that contains it
+	rel    string // the volume below root; "." for the subvolume itself
+	folder string // the snapshot folder; need not exist
+	home   string // the folder that holds folder
+}
+
+// locate finds the subvolume that contains the volume. ErrUnsupported says why there are no
+// snapshots here; it carries a sentence for a person.
+func locate(volume, dir string) (*place, error) {
+	no := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
+	}
+	real, err := filepath.EvalSymlinks(volume)
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: %w", volume, err)
+	}
+	kind, err := fsKind(real)
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: %w", volume, err)
+	}
+	if kind != "btrfs" {
+		return nil, no("%s lies on %s", volume, kind)
+	}
+	at := &place{volume: volume, real: real, root: real}
+	for {
+		var stx unix.Statx_t
+		err := unix.Statx(unix.AT_FDCWD, at.root, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO, &stx)
+		if err != nil {
+			return nil, fmt.Errorf("volume %s: stat %s: %w", volume, at.root, err)
+		}
+		if stx.Ino == subvolIno {
+			break
+		}
+		// A mount point that is no subvolume's root is a bind mount of a folder: the way up by name
+		// leads out of the subvolume, to a place where the volume is not.
+		if stx.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+			return nil, no("the kernel does not tell mount points from folders (before Linux 5.8)")
+		}
+		if stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+			return nil, no("%s is a bind mount of a folder, the subvolume around %s can't be reached by path", at.root, volume)
+		}
+		at.root = filepath.Dir(at.root)
+	}
+	if at.rel, err = filepath.Rel(at.root, at.real); err != nil {
+		return nil, fmt.Errorf("volume %s: %w", volume, err)
+	}
+	if at.home, err = snapshotHome(at.real, dir); err != nil {
+		return nil, err
+	}
+	at.folder = filepath.Join(at.home, SnapshotFolder)
+	return at, nil
+}
+
+// snapshotHome is the folder that holds the snapshot folder: dir, or the one that holds the volume.
+func snapshotHome(realVolume, dir string) (string, error) {
+	if dir == "" {
+		return filepath.Dir(realVolume), nil
+	}
+	if !filepath.IsAbs(dir) {
+		return "", fmt.Errorf("snapshot folder %q: %w: not an absolute path", dir, ErrUsage)
+	}
+	home, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", fmt.Errorf("snapshot folder %s: %w", dir, err)
+	}
+	if within(realVolume, home) {
+		return "", fmt.Errorf("snapshot folder %s: %w: it lies inside the volume %s and would change its content", dir, ErrUsage, realVolume)
+	}
+	return home, nil
+}
+
+// usable tells whether a snapshot can be made and removed here, and would hold the whole volume.
+func (at *place) usable() error {
+	no := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
+	}
+	if at.real == at.home {
+		return no("%s is the root of all folders, there is no place beside it", at.volume)
+	}
+	root, err := os.Open(at.root)
+	if err != nil {
+		return fmt.Errorf("volume %s: %w", at.volume, err)
+	}
+	defer root.Close()
+	home, err := os.Open(at.home)
+	if err != nil {
+		return fmt.Errorf("folder for snapshots of %s: %w", at.volume, err)
+	}
+	defer home.Close()
+	want, err := fsid(root)
+	if err != nil {
+		return fmt.Errorf("volume %s: id of its file system: %w", at.volume, err)
+	}
+	if got, err := fsid(home); err != nil || got != want {
+		return no("%s, where the snapshots of %s would go, is not on the same btrfs", at.home, at.volume)
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, at.home, unix.W_OK, unix.AT_EACCESS); err != nil {
+		return no("%s, where the snapshots of %s would go, can't be written: %v", at.home, at.volume, err)
+	}
+	// Any owner may make a snapshot, but only CAP_SYS_ADMIN may remove one on a usual mount.
+	if !hasSysAdmin() {
+		return no("CAP_SYS_ADMIN is missing, and snapshots of %s could not be removed", at.volume)
+	}
+	return at.nested(root)
+}
+
+// nested fails with ErrNested when the volume holds a subvolume or a mount point. root is the open
+// root of the subvolume that contains the volume.
+func (at *place) nested(root *os.File) error {
+	const most = 5 // more names make no better message
+	var found []string
+	dirs, err := childFolders(root)
+	if err != nil {
+		return fmt.Errorf("volume %s: list the subvolumes inside: %w", at.volume, err)
+	}
+	for _, d := range dirs {
+		dir := filepath.Join(at.root, d)
+		if !within(at.real, dir) {
+			continue
+		}
+		entries, err := os.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return fmt.Errorf("volume %s: list the subvolumes inside: %w", at.volume, err)
+		}
+		for _, e := range entries {
+			var st unix.Stat_t
+			path := filepath.Join(dir, e.Name())
+			if e.IsDir() && unix.Lstat(path, &st) == nil && st.Ino == subvolIno {
+				found = append(found, path)
+			}
+		}
+	}
+	mounts, err := mountsBelow(at.real)
+	if err != nil {
+		return fmt.Errorf("volume %s: list the mount points inside: %w", at.volume, err)
+	}
+	found = append(found, mounts...)
+	if len(found) == 0 {
+		return nil
+	}
+	more := ""
+	if len(found) > most {
+		more = fmt.Sprintf(" and %d more", len(found)-most)
+		found = found[:most]
+	}
+	return fmt.Errorf("volume %s: %w: %s%s would be empty in a snapshot", at.volume, ErrNested, strings.Join(found, ", "), more)
+}
+
+func (at *place) describe() string {
+	if at.rel == "." {
+		return fmt.Sprintf("%s is a btrfs subvolume; snapshots go to %s", at.volume, at.folder)
+	}
+	return fmt.Sprintf("%s lies in the btrfs subvolume %s; snapshots go to %s", at.volume, at.root, at.folder)
+}
+
+// within tells whether path is dir or lies below it; both are clean and absolute.
+func within(dir, path string) bool {
+	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
+}
+
+// mountsBelow lists the mount points below dir that this process sees.
+func mountsBelow(dir string) ([]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// Space, tab, newline and backslash are written as octal escapes there.
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	var found []string
+	sc := bufio.NewScanner(f)
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		fields := strings.Fields(sc.Text())
+		if len(fields) < 5 {
+			continue
+		}
+		if p := unescape.Replace(fields[4]); p != dir && within(dir, p) {
+			found = append(found, p)
+		}
+	}
+	return found, sc.Err()
+}
+
+// hasSysAdmin reads the effective capabilities: root in a sandbox may lack this one.
+func hasSysAdmin() bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&hdr, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
+// fsKind names the file system that path lies on, for messages and for the choice.
+func fsKind(path string) (string, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return "", fmt.Errorf("statfs: %w", err)
+	}
+	names := map[uint32]string{
+		unix.BTRFS_SUPER_MAGIC:     "btrfs",
+		unix.EXT4_SUPER_MAGIC:      "ext4",
+		unix.XFS_SUPER_MAGIC:       "xfs",
+		unix.TMPFS_MAGIC:           "tmpfs",
+		unix.OVERLAYFS_SUPER_MAGIC: "overlay",
+		unix.F2FS_SUPER_MAGIC:      "f2fs",
+		unix.NFS_SUPER_MAGIC:       "nfs",
+		unix.FUSE_SUPER_MAGIC:      "fuse",
+		0x2fc12fc1:                 "zfs",
+	}
+	if n, ok := names[uint32(st.Type)]; ok {
+		return n, nil
+	}
+	return fmt.Sprintf("a file system of type %#x", uint32(st.Type)), nil
+}

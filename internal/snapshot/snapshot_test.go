@@ -1,0 +1,283 @@
+package snapshot_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/snapshot"
+	"holdfast/internal/snapshot/snapshottest"
+	"holdfast/internal/testbed"
+)
+
+func provider(t *testing.T, name string) snapshot.Provider {
+	t.Helper()
+	p, err := snapshot.ByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func folder(t *testing.T, path string) string {
+	t.Helper()
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func command(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%q: %v: %s", args, err, out)
+	}
+	return string(out)
+}
+
+func subvolume(t *testing.T, path string) string {
+	t.Helper()
+	command(t, "btrfs", "subvolume", "create", path)
+	return path
+}
+
+func TestConformance(t *testing.T) {
+	testbed.Need(t, "btrfs", "ext4")
+	btrfs, ext4 := testbed.Btrfs(t), testbed.Ext4(t)
+	sub := func(t *testing.T) string {
+		return folder(t, filepath.Join(btrfs, strings.ReplaceAll(t.Name(), "/", "-")))
+	}
+	t.Run("btrfs subvolume", func(t *testing.T) {
+		snapshottest.Run(t, func(t *testing.T) snapshottest.Subject {
+			return snapshottest.Subject{Provider: provider(t, "btrfs"), Volume: subvolume(t, filepath.Join(sub(t), "vol"))}
+		})
+	})
+	t.Run("btrfs folder in a subvolume", func(t *testing.T) {
+		snapshottest.Run(t, func(t *testing.T) snapshottest.Subject {
+			return snapshottest.Subject{Provider: provider(t, "btrfs"), Volume: folder(t, filepath.Join(sub(t), "a", "vol"))}
+		})
+	})
+	t.Run("btrfs with a folder for snapshots", func(t *testing.T) {
+		snapshottest.Run(t, func(t *testing.T) snapshottest.Subject {
+			return snapshottest.Subject{Provider: provider(t, "btrfs"), Volume: subvolume(t, filepath.Join(sub(t), "vol")), Dir: folder(t, filepath.Join(sub(t), "snaps"))}
+		})
+	})
+	t.Run("freeze on btrfs", func(t *testing.T) {
+		snapshottest.Run(t, func(t *testing.T) snapshottest.Subject {
+			return snapshottest.Subject{Provider: provider(t, "freeze"), Volume: subvolume(t, filepath.Join(sub(t), "vol"))}
+		})
+	})
+	t.Run("freeze on ext4", func(t *testing.T) {
+		snapshottest.Run(t, func(t *testing.T) snapshottest.Subject {
+			return snapshottest.Subject{Provider: provider(t, "freeze"), Volume: folder(t, filepath.Join(ext4, strings.ReplaceAll(t.Name(), "/", "-"), "vol"))}
+		})
+	})
+}
+
+func TestDetect(t *testing.T) {
+	testbed.Need(t, "btrfs", "ext4")
+	btrfs, ext4 := testbed.Btrfs(t), testbed.Ext4(t)
+	sub := subvolume(t, filepath.Join(btrfs, "sub"))
+	plain := folder(t, filepath.Join(sub, "a", "plain"))
+	nested := subvolume(t, filepath.Join(btrfs, "nested"))
+	inner := subvolume(t, filepath.Join(folder(t, filepath.Join(nested, "deep", "er")), "inner"))
+	sibling := folder(t, filepath.Join(nested, "sibling"))
+	mounted := subvolume(t, filepath.Join(btrfs, "mounted"))
+	mount := folder(t, filepath.Join(mounted, "with space"))
+	bind := folder(t, filepath.Join(btrfs, "bind"))
+	for _, m := range [][]string{{"-t", "tmpfs", "none", mount}, {"--bind", plain, bind}} {
+		command(t, append([]string{"mount"}, m...)...)
+		t.Cleanup(func() { command(t, "umount", m[len(m)-1]) })
+	}
+	link := filepath.Join(ext4, "link")
+	if err := os.Symlink(sub, link); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(ext4, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	snaps := folder(t, filepath.Join(btrfs, "snaps"))
+
+	for _, c := range []struct {
+		what, volume, dir, want string
+		provider                string
+		reason                  string // part of it, or of the error
+		err                     error
+	}{
+		{what: "subvolume", volume: sub, provider: "btrfs", reason: "is a btrfs subvolume; snapshots go to " + btrfs},
+		{what: "plain folder", volume: plain, want: "auto", provider: "btrfs", reason: "lies in the btrfs subvolume " + sub},
+		{what: "link to it", volume: link, want: "btrfs", provider: "btrfs", reason: btrfs},
+		{what: "asked for freeze", volume: sub, want: "freeze", provider: "freeze", reason: "asked for"},
+		{what: "ext4", volume: ext4, provider: "freeze", reason: "lies on ext4"},
+		{what: "btrfs on ext4", volume: ext4, want: "btrfs", err: snapshot.ErrUnsupported, reason: "lies on ext4"},
+		{what: "nested", volume: nested, provider: "freeze", reason: inner},
+		{what: "nested, btrfs", volume: nested, want: "btrfs", err: snapshot.ErrNested, reason: inner},
+		{what: "nested elsewhere", volume: sibling, provider: "btrfs", reason: "lies in"},
+		{what: "mount point inside", volume: mounted, provider: "freeze", reason: "with space"},
+		{what: "mount point inside, btrfs", volume: mounted, want: "btrfs", err: snapshot.ErrNested, reason: "with space"},
+		{what: "bind mount of a folder", volume: bind, provider: "freeze", reason: "bind mount"},
+		{what: "root of the mount", volume: btrfs, provider: "freeze", reason: "not on the same btrfs"},
+		{what: "folder for snapshots", volume: sub, dir: snaps, provider: "btrfs", reason: snaps},
+		{what: "folder on another disk", volume: sub, dir: ext4, want: "btrfs", err: snapshot.ErrUnsupported, reason: "not on the same btrfs"},
+		{what: "folder inside the volume", volume: sub, dir: plain, err: snapshot.ErrUsage, reason: "inside the volume"},
+		{what: "no such volume", volume: sub + "x", err: os.ErrNotExist, reason: sub + "x"},
+		{what: "a file", volume: file, err: snapshot.ErrUsage, reason: "not a folder"},
+		{what: "relative", volume: "x", err: snapshot.ErrUsage, reason: "absolute"},
+		{what: "unknown provider", volume: sub, want: "zfs", err: snapshot.ErrUsage, reason: `"zfs"`},
+	} {
+		p, reason, err := snapshot.DetectIn(c.volume, c.dir, c.want)
+		if !errors.Is(err, c.err) {
+			t.Errorf("%s: %v, want %v", c.what, err, c.err)
+			continue
+		}
+		if err != nil {
+			reason = err.Error()
+		} else if p.Name() != c.provider {
+			t.Errorf("%s: chose %s (%s)", c.what, p.Name(), reason)
+		}
+		if !strings.Contains(reason, c.reason) || strings.Contains(reason, "\n") {
+			t.Errorf("%s: reason %q lacks %q", c.what, reason, c.reason)
+		}
+	}
+}
+
+// A subvolume that appears after Detect must not be lost in silence.
+func TestCreateRefusesNested(t *testing.T) {
+	testbed.Need(t, "btrfs")
+	vol := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))
+	p, _, err := snapshot.Detect(vol, "auto")
+	if err != nil || p.Name() != "btrfs" {
+		t.Fatal(p, err)
+	}
+	// More than one answer of the kernel (255) holds, so that the second is asked for too.
+	many := folder(t, filepath.Join(vol, "many"))
+	for i := range 300 {
+		name := filepath.Join(many, string(rune('a'+i%26))+strings.Repeat("x", i/26))
+		command(t, "btrfs", "subvolume", "create", name)
+	}
+	_, err = p.Create(t.Context(), snapshot.Request{Volume: vol, Host: "h", Job: "j", Name: "v"})
+	if !errors.Is(err, snapshot.ErrNested) || !strings.Contains(err.Error(), "and 295 more") {
+		t.Errorf("create: %v", err)
+	}
+}
+
+func TestRemoveTouchesOnlyOurs(t *testing.T) {
+	testbed.Need(t, "btrfs")
+	root := testbed.Btrfs(t)
+	vol := subvolume(t, filepath.Join(root, "vol"))
+	p := provider(t, "btrfs")
+	snap, err := p.Create(t.Context(), snapshot.Request{Volume: vol, Host: "h", Job: "j", Name: "v"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(snap.Ref.Path)
+	if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("snapshot folder: %v, %v", st.Mode(), err)
+	}
+	foreign := map[string]func(path string){
+		"hf.h.plain.v":    func(path string) { folder(t, path) },
+		"hf.h.file.v":     func(path string) { command(t, "touch", path) },
+		"hf.h.link.v":     func(path string) { command(t, "ln", "-s", snap.Ref.Path, path) },
+		"hf.h.writable.v": func(path string) { command(t, "btrfs", "subvolume", "snapshot", vol, path) },
+		"hf.h.nosnap.v":   func(path string) { subvolume(t, path); command(t, "btrfs", "property", "set", path, "ro", "true") },
+		"hf.h.a.b.v":      func(path string) { command(t, "btrfs", "subvolume", "snapshot", "-r", vol, path) },
+		"hf.h.odd job.v":  func(path string) { command(t, "btrfs", "subvolume", "snapshot", "-r", vol, path) },
+		"hf.h.j":          func(path string) { command(t, "btrfs", "subvolume", "snapshot", "-r", vol, path) },
+		"other":           func(path string) { command(t, "btrfs", "subvolume", "snapshot", "-r", vol, path) },
+	}
+	for name, make := range foreign {
+		make(filepath.Join(dir, name))
+	}
+	// Our name, but outside of a snapshot folder.
+	outside := filepath.Join(root, "hf.h.j.v")
+	command(t, "btrfs", "subvolume", "snapshot", "-r", vol, outside)
+
+	refs, err := p.Leftovers(t.Context(), snapshot.Request{Volume: vol, Host: "h"})
+	if err != nil || !slices.Equal(refs, []snapshot.Ref{snap.Ref}) {
+		t.Errorf("leftovers: %v, %v", refs, err)
+	}
+	paths := []string{outside, vol, dir}
+	for name := range foreign {
+		paths = append(paths, filepath.Join(dir, name))
+	}
+	for _, path := range paths {
+		if err := p.Remove(t.Context(), snapshot.Ref{Provider: "btrfs", Path: path, Volume: vol}); !errors.Is(err, snapshot.ErrForeign) || !strings.Contains(err.Error(), path) {
+			t.Errorf("remove %s: %v", path, err)
+		}
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("%s is gone: %v", path, err)
+		}
+	}
+	for _, path := range []string{"", "x", dir + "/../hf.h.j.v"} {
+		if err := p.Remove(t.Context(), snapshot.Ref{Provider: "btrfs", Path: path}); !errors.Is(err, snapshot.ErrUsage) {
+			t.Errorf("remove %q: %v", path, err)
+		}
+	}
+	if err := p.Remove(t.Context(), snap.Ref); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); err != nil {
+		t.Errorf("the folder holds foreign things and must stay: %v", err)
+	}
+}
+
+// A snapshot folder that someone else put there is not used: its owner could swap what lies in it.
+func TestForeignSnapshotFolder(t *testing.T) {
+	testbed.Need(t, "btrfs")
+	root := testbed.Btrfs(t)
+	vol := subvolume(t, filepath.Join(root, "vol"))
+	elsewhere := folder(t, filepath.Join(root, "elsewhere"))
+	dir := filepath.Join(root, snapshot.SnapshotFolder)
+	p := provider(t, "btrfs")
+	req := snapshot.Request{Volume: vol, Host: "h", Job: "j", Name: "v"}
+
+	folder(t, dir)
+	if err := unix.Chown(dir, 1000, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Create(t.Context(), req); !errors.Is(err, snapshot.ErrForeign) {
+		t.Errorf("folder of another user: %v", err)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(elsewhere, dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Create(t.Context(), req); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("link: %v", err)
+	}
+	if left, _ := os.ReadDir(elsewhere); len(left) != 0 {
+		t.Errorf("made through the link: %v", left)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	folder(t, dir) // 0755, ours: closed to others before use
+	if _, err := p.Create(t.Context(), req); err != nil {
+		t.Errorf("create: %v", err)
+	}
+	if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+	if _, err := p.Create(t.Context(), req); !errors.Is(err, snapshot.ErrExists) {
+		t.Errorf("second create: %v", err)
+	}
+	// The volume goes away, its snapshot is still found.
+	command(t, "btrfs", "subvolume", "delete", vol)
+	refs, err := p.Leftovers(t.Context(), snapshot.Request{Volume: vol, Host: "h"})
+	if err != nil || len(refs) != 1 {
+		t.Fatalf("leftovers of a volume that is gone: %v, %v", refs, err)
+	}
+	if err := p.Remove(t.Context(), refs[0]); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,364 @@
+// Package snapshottest is the contract of snapshot.Provider as tests: every provider passes Run.
+package snapshottest
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"holdfast/internal/snapshot"
+)
+
+// Subject is a provider and an empty volume that it can serve.
+type Subject struct {
+	Provider snapshot.Provider
+	Volume   string
+	Dir      string // for Request.Dir
+}
+
+func (s Subject) request(job string) snapshot.Request {
+	return snapshot.Request{Volume: s.Volume, Host: "host-1", Job: job, Name: "data", Dir: s.Dir}
+}
+
+// Run checks one provider. fresh makes a subject that the test it is given owns.
+func Run(t *testing.T, fresh func(t *testing.T) Subject) {
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, Subject)
+	}{
+		{"plan makes nothing and names what create makes", planFirst},
+		{"holds what was written before, synced or not", holdsWritten},
+		{"does not change while the volume does", pointInTime},
+		{"volume is as it was after create and remove", volumeUntouched},
+		{"remove is idempotent", removeIdempotent},
+		{"leftovers are found by host and removed", leftovers},
+		{"bad requests are refused", badRequests},
+		{"ended context makes nothing", endedContext},
+		{"many at once", manyAtOnce},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, fresh(t)) })
+	}
+}
+
+func create(t *testing.T, s Subject, job string) *snapshot.Snapshot {
+	t.Helper()
+	snap, err := s.Provider.Create(t.Context(), s.request(job))
+	if err != nil {
+		t.Fatalf("create: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := s.Provider.Remove(context.Background(), snap.Ref); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+	})
+	return snap
+}
+
+func planFirst(t *testing.T, s Subject) {
+	before := names(t, filepath.Dir(s.Volume))
+	ref, err := s.Provider.Plan(s.request("job-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after := names(t, filepath.Dir(s.Volume)); !slices.Equal(before, after) {
+		t.Errorf("plan changed the disk: %q, then %q", before, after)
+	}
+	if ref.Provider != s.Provider.Name() || ref.Volume != s.Volume {
+		t.Errorf("plan gave %+v", ref)
+	}
+	if got := create(t, s, "job-1"); got.Ref != ref {
+		t.Errorf("created %+v, planned %+v", got.Ref, ref)
+	}
+}
+
+func holdsWritten(t *testing.T, s Subject) {
+	write(t, filepath.Join(s.Volume, "dir", "file"), "not synced")
+	snap := create(t, s, "job-1")
+	if got := read(t, filepath.Join(snap.Root, "dir", "file")); got != "not synced" {
+		t.Errorf("snapshot holds %q", got)
+	}
+}
+
+// pointInTime writes numbered records while snapshots are made. A view that is not read in place
+// holds a run of records without gap, at least those that were synced before, and stays as it is.
+func pointInTime(t *testing.T, s Subject) {
+	if create(t, s, "probe").NeedsHold {
+		t.Log("read in place: a point in time only while the instance is held, which is not this package's work")
+		return
+	}
+	w := startWriter(t, filepath.Join(s.Volume, "log"))
+	for i := range 10 {
+		synced := w.synced()
+		snap := create(t, s, "job-"+string(rune('a'+i)))
+		first := read(t, filepath.Join(snap.Root, "log"))
+		n := checkRecords(t, first)
+		if n < synced {
+			t.Errorf("round %d: %d records in the snapshot, %d were synced before", i, n, synced)
+		}
+		w.waitBeyond(t, uint64(n))
+		if later := read(t, filepath.Join(snap.Root, "log")); later != first {
+			t.Errorf("round %d: the snapshot changed while the volume did", i)
+		}
+		if err := os.WriteFile(filepath.Join(snap.Root, "new"), nil, 0o600); err == nil {
+			t.Errorf("round %d: the snapshot can be written", i)
+		}
+	}
+}
+
+func volumeUntouched(t *testing.T, s Subject) {
+	write(t, filepath.Join(s.Volume, "file"), "x")
+	before := names(t, s.Volume)
+	snap, err := s.Provider.Create(t.Context(), s.request("job-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if during := names(t, s.Volume); !slices.Equal(before, during) {
+		t.Errorf("volume held %q, and %q after create", before, during)
+	}
+	if !slices.Equal(before, names(t, snap.Root)) {
+		t.Errorf("volume holds %q, snapshot %q", before, names(t, snap.Root))
+	}
+	if err := s.Provider.Remove(t.Context(), snap.Ref); err != nil {
+		t.Fatal(err)
+	}
+	if after := names(t, s.Volume); !slices.Equal(before, after) {
+		t.Errorf("volume held %q, and %q after remove", before, after)
+	}
+	if beside := names(t, filepath.Dir(s.Volume)); slices.Contains(beside, snapshot.SnapshotFolder) {
+		t.Errorf("the empty snapshot folder was left: %q", beside)
+	}
+}
+
+func removeIdempotent(t *testing.T, s Subject) {
+	ref, err := s.Provider.Plan(s.request("job-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Provider.Remove(t.Context(), ref); err != nil {
+		t.Errorf("planned, never made: %v", err)
+	}
+	create(t, s, "job-1")
+	for i := range 2 {
+		if err := s.Provider.Remove(t.Context(), ref); err != nil {
+			t.Errorf("time %d: %v", i+1, err)
+		}
+	}
+	if err := s.Provider.Remove(t.Context(), snapshot.Ref{Provider: "other", Path: ref.Path, Volume: ref.Volume}); !errors.Is(err, snapshot.ErrUsage) {
+		t.Errorf("reference of another provider: %v", err)
+	}
+}
+
+func leftovers(t *testing.T, s Subject) {
+	if create(t, s, "job-0").NeedsHold {
+		if refs, err := s.Provider.Leftovers(t.Context(), s.request("x")); err != nil || len(refs) != 0 {
+			t.Errorf("nothing is made, leftovers gave %v, %v", refs, err)
+		}
+		return
+	}
+	create(t, s, "job.1")
+	other := s.request("job-1")
+	other.Host = "host-1.b"
+	snap, err := s.Provider.Create(t.Context(), other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refs, err := s.Provider.Leftovers(t.Context(), snapshot.Request{Volume: s.Volume, Host: "host-1", Dir: s.Dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var jobs []string
+	for _, r := range refs {
+		host, job, volume, ok := r.Owner()
+		if !ok || host != "host-1" || volume != "data" {
+			t.Errorf("%s: owner %q %q %v", r.Path, host, volume, ok)
+		}
+		jobs = append(jobs, job)
+		if err := s.Provider.Remove(t.Context(), r); err != nil {
+			t.Error(err)
+		}
+	}
+	slices.Sort(jobs)
+	if want := []string{"job-0", "job.1"}; !slices.Equal(jobs, want) {
+		t.Errorf("leftovers of %q, want %q", jobs, want)
+	}
+	if refs, err := s.Provider.Leftovers(t.Context(), s.request("x")); err != nil || len(refs) != 0 {
+		t.Errorf("after removal: %v, %v", refs, err)
+	}
+	if _, err := os.Lstat(snap.Ref.Path); err != nil {
+		t.Errorf("the other host's snapshot: %v", err)
+	}
+	if err := s.Provider.Remove(t.Context(), snap.Ref); err != nil {
+		t.Error(err)
+	}
+}
+
+func badRequests(t *testing.T, s Subject) {
+	good := s.request("job-1")
+	for name, change := range map[string]func(*snapshot.Request){
+		"empty job":       func(r *snapshot.Request) { r.Job = "" },
+		"slash":           func(r *snapshot.Request) { r.Job = "../x" },
+		"plus":            func(r *snapshot.Request) { r.Host = "a+b" },
+		"newline":         func(r *snapshot.Request) { r.Name = "a\nb" },
+		"nul":             func(r *snapshot.Request) { r.Name = "a\x00b" },
+		"not ascii":       func(r *snapshot.Request) { r.Name = "dätä" },
+		"long":            func(r *snapshot.Request) { r.Job = strings.Repeat("x", 65) },
+		"relative volume": func(r *snapshot.Request) { r.Volume = "volume" },
+	} {
+		req := good
+		change(&req)
+		if _, err := s.Provider.Plan(req); !errors.Is(err, snapshot.ErrUsage) {
+			t.Errorf("%s: plan: %v", name, err)
+		}
+		if _, err := s.Provider.Create(t.Context(), req); !errors.Is(err, snapshot.ErrUsage) {
+			t.Errorf("%s: create: %v", name, err)
+		}
+	}
+	missing := good
+	missing.Volume += "-missing"
+	if _, err := s.Provider.Create(t.Context(), missing); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), missing.Volume) {
+		t.Errorf("missing volume: %v", err)
+	}
+}
+
+func endedContext(t *testing.T, s Subject) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("deadline of the job")
+	cancel(cause)
+	if _, err := s.Provider.Create(ctx, s.request("job-1")); !errors.Is(err, cause) {
+		t.Errorf("create: %v", err)
+	}
+	if beside := names(t, filepath.Dir(s.Volume)); slices.Contains(beside, snapshot.SnapshotFolder) {
+		t.Errorf("create left %q", beside)
+	}
+}
+
+// manyAtOnce has jobs come and go that share one snapshot folder, which is made and removed by turns.
+func manyAtOnce(t *testing.T, s Subject) {
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			req := s.request("job-" + string(rune('a'+i)))
+			for range 10 {
+				snap, err := s.Provider.Create(t.Context(), req)
+				if err != nil {
+					t.Errorf("create: %v", err)
+					return
+				}
+				if err := s.Provider.Remove(t.Context(), snap.Ref); err != nil {
+					t.Errorf("remove: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if beside := names(t, filepath.Dir(s.Volume)); slices.Contains(beside, snapshot.SnapshotFolder) {
+		t.Errorf("left behind: %q", beside)
+	}
+}
+
+// writer appends 8-byte numbers to a file, synced every 16, until the test ends.
+type writer struct {
+	mu            sync.Mutex
+	written, safe uint64
+}
+
+func startWriter(t *testing.T, path string) *writer {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &writer{}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer f.Close()
+		for n := uint64(0); ctx.Err() == nil; n++ {
+			if _, err := f.Write(binary.BigEndian.AppendUint64(nil, n)); err != nil {
+				t.Errorf("writer: %v", err)
+				return
+			}
+			sync := n%16 == 15
+			if sync {
+				if err := f.Sync(); err != nil {
+					t.Errorf("writer: %v", err)
+					return
+				}
+			}
+			w.mu.Lock()
+			if w.written = n + 1; sync {
+				w.safe = n + 1
+			}
+			w.mu.Unlock()
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return w
+}
+
+func (w *writer) synced() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return int(w.safe)
+}
+
+// waitBeyond returns when the writer has synced a record after the first n.
+func (w *writer) waitBeyond(t *testing.T, n uint64) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); uint64(w.synced()) <= n; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the writer does not get on")
+		}
+	}
+}
+
+// checkRecords counts whole records and fails on the first that is not the next number.
+func checkRecords(t *testing.T, log string) int {
+	t.Helper()
+	n := len(log) / 8
+	for i := range n {
+		if got := binary.BigEndian.Uint64([]byte(log[8*i:])); got != uint64(i) {
+			t.Fatalf("record %d of %d holds %d", i, n, got)
+		}
+	}
+	return n
+}
+
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
