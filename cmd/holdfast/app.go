@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// app is one run of the tool: its surroundings and the flags that every command has. It is for one
+// goroutine, except where a method says otherwise.
+type app struct {
+	world
+	json  bool // --json
+	quiet bool // --quiet
+}
+
+// command builds the tree of commands. Each verb has a file of its own.
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "holdfast",
+		Short: "Back up instances to object storage, and bring them back exactly",
+		Long: "holdfast works on a vault (one tenant's backups in object storage) without an agent, and asks\n" +
+			"a running agent (holdfastd) through its socket.\n\n" + exitCodeHelp,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          a.noSuchCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return usagef("no command given")
+		},
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &usageError{msg: err.Error(), command: cmd.CommandPath()}
+	})
+	root.PersistentFlags().BoolVar(&a.json, "json", false,
+		"print one JSON document, or JSON lines while working")
+	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false,
+		"print results, warnings and errors only")
+	root.AddCommand(
+		a.demoCommand(), a.sampleCommand(),
+		a.keyCommand(), a.vaultCommand(),
+		a.backupCommand(), a.restoreCommand(), a.listCommand(), a.verifyCommand(),
+		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(),
+		a.versionCommand(),
+	)
+	return root
+}
+
+// noSuchCommand refuses arguments that name no command, with the names that are near.
+func (a *app) noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return unknownCommand(cmd, args[0])
+}
+
+// group is a command that only holds others (key, vault).
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	g := &cobra.Command{
+		Use: use, Short: short,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return &usageError{msg: "no command given after " + use, command: cmd.CommandPath()}
+		},
+	}
+	g.AddCommand(commands...)
+	return g
+}
+
+func unknownCommand(cmd *cobra.Command, word string) error {
+	msg := fmt.Sprintf("no command %q", word)
+	if near := cmd.SuggestionsFor(word); len(near) > 0 {
+		msg += fmt.Sprintf(" (nearest: %s)", strings.Join(near, ", "))
+	}
+	return &usageError{msg: msg, command: cmd.CommandPath()}
+}
+
+// arguments checks the number of arguments of a command and names those that are missing.
+func arguments(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < len(names):
+			return &usageError{
+				msg:     "missing " + strings.Join(names[len(args):], " "),
+				command: cmd.CommandPath(),
+			}
+		case len(args) > len(names):
+			return &usageError{
+				msg:     fmt.Sprintf("unexpected argument %s", name(args[len(names)])),
+				command: cmd.CommandPath(),
+			}
+		}
+		return nil
+	}
+}
+
+// say prints a line for a person on stderr, unless --quiet or --json asks for none.
+func (a *app) say(format string, args ...any) {
+	if a.quiet || a.json {
+		return
+	}
+	fmt.Fprintf(a.stderr, format+"\n", args...)
+}
+
+// interrupted reports whether a signal ended ctx.
+func interrupted(ctx context.Context) bool {
+	return context.Cause(ctx) == errInterrupted
+}

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/backup"
+	"holdfast/internal/vault"
+)
+
+// volumeName is the volume's name in a backup made without an agent, which has one volume.
+const volumeName = "data"
+
+// backupJSON is the result of a backup. Sizes are bytes.
+type backupJSON struct {
+	Type         string  `json:"type"` // "backup"
+	Instance     string  `json:"instance"`
+	Backup       string  `json:"backup"`
+	Object       string  `json:"object"`
+	Digest       string  `json:"manifest_sha256"`
+	Source       string  `json:"source"` // "in place" or the provider of the snapshot
+	Files        uint64  `json:"files"`
+	Dirs         uint64  `json:"dirs"`
+	Read         uint64  `json:"read_bytes"`
+	New          uint64  `json:"new_bytes"`
+	Sent         uint64  `json:"sent_bytes"`
+	Deduplicated uint64  `json:"deduplicated_bytes"`
+	Packs        int     `json:"packs"`
+	Seconds      float64 `json:"seconds"`
+	Warnings     int     `json:"warnings"` // each was a line of its own
+}
+
+func (a *app) backupCommand() *cobra.Command {
+	var v access
+	var instance, snap string
+	cmd := &cobra.Command{
+		Use:   "backup --instance ID PATH",
+		Short: "Back up a folder without an agent, and print the backup's id",
+		Long: "backup reads the tree at PATH into a new backup of the instance, confirms it and prints its id.\n\n" +
+			"Run as root on btrfs, it reads a snapshot that it makes and removes (--snapshot auto). Elsewhere, and\n" +
+			"with --snapshot off, it reads PATH in place: what changes while it reads is in the backup as it was\n" +
+			"at the moment of reading. Stop what writes there first, or give the instance to an agent.",
+		Example: "  holdfast backup --store file:///srv/backups --key host.key --instance cp-7 /data/cp-7",
+		Args:    arguments("PATH"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := needInstance(cmd, instance); err != nil {
+				return err
+			}
+			if snap != "auto" && snap != "off" {
+				return &usageError{
+					msg:     fmt.Sprintf("--snapshot: must be auto or off, got %q", snap),
+					command: cmd.CommandPath(),
+				}
+			}
+			doing := "backup " + instance
+			path, err := folder(args[0])
+			if err != nil {
+				return &failure{doing: doing, err: err}
+			}
+			return a.withVault(cmd, v, doing, func(ctx context.Context, at *vaultAt) error {
+				return a.backup(ctx, at, instance, path, snap == "auto")
+			})
+		},
+	}
+	v.flags(cmd)
+	cmd.Flags().StringVar(&instance, "instance", "", "`ID` of the instance")
+	cmd.Flags().StringVar(&snap, "snapshot", "auto", "auto or off: whether to read a snapshot where one can be made")
+	return cmd
+}
+
+// needInstance checks the id that --instance gave.
+func needInstance(cmd *cobra.Command, id string) error {
+	if id == "" {
+		return &usageError{msg: "missing --instance ID", command: cmd.CommandPath()}
+	}
+	return checkInstance(cmd, id)
+}
+
+// checkInstance checks the form of an instance's id; "" is fine where any instance is meant.
+func checkInstance(cmd *cobra.Command, id string) error {
+	if id == "" {
+		return nil
+	}
+	if err := vault.CheckInstance(id); err != nil {
+		return &usageError{msg: "--instance: " + err.Error(), command: cmd.CommandPath()}
+	}
+	return nil
+}
+
+// folder returns the absolute path of an existing folder.
+func folder(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(abs)
+	if err != nil {
+		return "", err
+	}
+	if !info.IsDir() {
+		return "", fmt.Errorf("%s is not a folder", name(path))
+	}
+	return abs, nil
+}
+
+func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wantSnapshot bool) (err error) {
+	start := time.Now()
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	root, source := path, "in place"
+	if wantSnapshot {
+		view, remove, serr := takeSnapshot(ctx, path)
+		if serr != nil {
+			return serr
+		}
+		if view != nil {
+			defer func() { err = errors.Join(err, remove()) }()
+			root, source = view.Root, view.Ref.Provider
+			a.say("reading a %s snapshot of %s", source, name(path))
+		}
+	}
+	p := a.newProgress("backup")
+	defer p.finish()
+	stopScan := p.scan(ctx, root)
+	result, err := backup.Run(ctx, backup.Options{
+		Vault:    at.Vault,
+		Instance: instance,
+		Host:     host,
+		Agent:    "holdfast " + build().Version,
+		Sources:  []backup.Source{{Volume: volumeName, Root: root}},
+		Warn:     p.warn,
+		Progress: func(b backup.Progress) {
+			p.set(progressLine{Bytes: b.BytesRead, Files: b.Files, New: b.BytesNew, Sent: b.BytesSent})
+		},
+	})
+	stopScan()
+	p.finish()
+	if err != nil {
+		return err
+	}
+	if a.json {
+		err = a.line(backupJSON{
+			Type: "backup", Instance: instance, Backup: result.BackupID, Object: result.Object,
+			Digest: result.ManifestSHA256, Source: source, Files: result.Files, Dirs: result.Dirs,
+			Read: result.BytesRead, New: result.BytesNew, Sent: result.BytesSent,
+			Deduplicated: result.BytesDeduplicated, Packs: result.Packs,
+			Seconds: time.Since(start).Seconds(), Warnings: result.WarningCount,
+		})
+	} else {
+		a.say("read %s in %s, %s new, sent %s in %s; %s", size(result.BytesRead),
+			count(result.Files, "file", "files"), size(result.BytesNew), size(result.BytesSent),
+			count(result.Packs, "pack", "packs"), seconds(time.Since(start)))
+		_, err = fmt.Fprintln(a.stdout, result.BackupID)
+	}
+	if err == nil && result.WarningCount > 0 {
+		err = &partError{fmt.Sprintf("backup %s is stored, but not exact: %s, listed above",
+			result.BackupID, count(result.WarningCount, "warning", "warnings"))}
+	}
+	return err
+}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"holdfast/internal/obs"
+	"holdfast/internal/restore"
+	"holdfast/internal/vault"
+)
+
+// Exit codes: an interface that scripts rely on.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitPart        = 3   // done, but not all of it; what is missing is listed
+	exitNone        = 10  // no such vault or backup
+	exitWrongKey    = 12  // the key does not open the vault
+	exitUsage       = 64  // EX_USAGE of sysexits.h
+	exitConfig      = 78  // EX_CONFIG
+	exitInterrupted = 130 // 128 + SIGINT, as a shell has it
+)
+
+const exitCodeHelp = `Exit codes: 0 done, 1 failed, 3 done in part (what is missing is listed),
+10 no such vault or backup, 12 wrong key, 64 usage, 78 configuration, 130 interrupted.`
+
+// failure is what a command returns: what it was doing, to what, where, and why it failed.
+type failure struct {
+	doing string // verb and thing: "restore cp-7"
+	place string // "vault default (file:///srv/store)"; "" where no vault is meant
+	err   error
+}
+
+func (f *failure) Error() string { return f.doing + ": " + f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// usageError is a command line that says nothing that can be done.
+type usageError struct {
+	msg     string
+	command string // whose help tells more
+	advice  string // a hint in place of the pointer to the help
+}
+
+func (e *usageError) Error() string { return e.msg }
+
+func usagef(format string, args ...any) error {
+	return &usageError{msg: fmt.Sprintf(format, args...), command: "holdfast"}
+}
+
+// configError is a fault outside the command line that the operator mends: a key file, a variable.
+type configError struct {
+	err    error
+	advice string
+}
+
+func (e *configError) Error() string { return e.err.Error() }
+func (e *configError) Unwrap() error { return e.err }
+
+// partError says that the work is done except for what was listed.
+type partError struct{ msg string }
+
+func (e *partError) Error() string { return e.msg }
+
+// verdict is what the process tells about an error.
+type verdict struct {
+	code int
+	why  string // replaces the error's own text; %s is the place. "": the text stays
+	hint string
+}
+
+// verdicts maps the sentinels of the packages below. The first that matches counts.
+var verdicts = []struct {
+	is error
+	verdict
+}{
+	{vault.ErrNoBackup, verdict{
+		exitNone, "no backup of this instance in %s",
+		"holdfast list shows what the vault holds",
+	}},
+	{vault.ErrNoVault, verdict{
+		exitNone, "there is no %s",
+		"check --store and --vault (and --name-key, if the vault was made with one), or make it: holdfast vault create",
+	}},
+	{vault.ErrWrongKey, verdict{
+		exitWrongKey, "the key does not open %s",
+		"give the file with an identity of one of the vault's recipients as --key or HOLDFAST_KEY",
+	}},
+	{vault.ErrVaultExists, verdict{
+		exitFailed, "there is already a %s",
+		"use it, or choose another name with --vault",
+	}},
+	{vault.ErrCorrupt, verdict{
+		exitFailed, "",
+		"holdfast verify --read-data 100 lists everything in the vault that is damaged",
+	}},
+	{restore.ErrTargetExists, verdict{
+		exitFailed, "",
+		"name a folder that does not exist yet or is empty",
+	}},
+	{obs.ErrNoBucket, verdict{
+		exitNone, "",
+		"make the bucket or folder first, or check --store",
+	}},
+	{obs.ErrAccess, verdict{
+		exitFailed, "",
+		"check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or OBS_ACCESS_KEY_ID and OBS_SECRET_ACCESS_KEY) and what they may do",
+	}},
+	{obs.ErrNoSpace, verdict{exitFailed, "", "make room in the store, or raise its quota"}},
+	{obs.ErrUnavailable, verdict{exitFailed, "", "try again when the store answers; what is stored is not sent twice"}},
+}
+
+// judge finds the exit code, the message and the hint for an error. stopped tells that a signal came.
+func judge(err error, stopped bool) (code int, msg, hint string) {
+	var doing, place string
+	var f *failure
+	if errors.As(err, &f) {
+		doing, place = f.doing+": ", f.place
+	}
+	if place == "" {
+		place = "vault"
+	}
+	var (
+		usage  *usageError
+		config *configError
+		part   *partError
+	)
+	switch {
+	case stopped && (errors.Is(err, context.Canceled) || errors.Is(err, errInterrupted)):
+		return exitInterrupted, doing + errInterrupted.Error(), ""
+	case stopped:
+		return exitInterrupted, err.Error(), ""
+	case errors.As(err, &usage):
+		if usage.advice != "" {
+			return exitUsage, err.Error(), usage.advice
+		}
+		return exitUsage, err.Error(), usage.command + " --help"
+	case errors.As(err, &config):
+		return exitConfig, err.Error(), config.advice
+	case errors.As(err, &part):
+		return exitPart, err.Error(), ""
+	}
+	for _, v := range verdicts {
+		if !errors.Is(err, v.is) {
+			continue
+		}
+		msg = err.Error()
+		if v.why != "" && f != nil {
+			msg = doing + fmt.Sprintf(v.why, place)
+		}
+		return v.code, msg, v.hint
+	}
+	return exitFailed, err.Error(), ""
+}
+
+// errorJSON is how --json tells an error, as one line on stderr.
+type errorJSON struct {
+	Type     string `json:"type"` // "error"
+	ExitCode int    `json:"exit_code"`
+	Message  string `json:"message"`
+	Hint     string `json:"hint,omitempty"`
+}
+
+// report prints an error on stderr and returns the exit code for it.
+func (a *app) report(ctx context.Context, err error) int {
+	code, msg, hint := judge(err, interrupted(ctx))
+	if a.json {
+		if encode(a.stderr, errorJSON{"error", code, msg, hint}, "") == nil {
+			return code
+		}
+	}
+	fmt.Fprintf(a.stderr, "holdfast: %s\n", oneLine(msg))
+	if hint != "" {
+		fmt.Fprintf(a.stderr, "hint: %s\n", oneLine(hint))
+	}
+	return code
+}

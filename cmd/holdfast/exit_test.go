@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"holdfast/internal/obs"
+	"holdfast/internal/restore"
+	"holdfast/internal/vault"
+)
+
+func TestJudge(t *testing.T) {
+	wrap := func(err error) error {
+		return &failure{doing: "restore cp-7", place: "vault default (file:///s)", err: fmt.Errorf("below: %w", err)}
+	}
+	for _, c := range []struct {
+		err     error
+		stopped bool
+		code    int
+		msg     string
+		hint    string // part of it
+	}{
+		{wrap(vault.ErrNoBackup), false, 10, "restore cp-7: no backup of this instance in vault default (file:///s)", "holdfast list"},
+		{wrap(vault.ErrNoVault), false, 10, "restore cp-7: there is no vault default (file:///s)", "vault create"},
+		{wrap(vault.ErrWrongKey), false, 12, "restore cp-7: the key does not open vault default (file:///s)", "--key"},
+		{wrap(vault.ErrVaultExists), false, 1, "restore cp-7: there is already a vault default (file:///s)", "--vault"},
+		{wrap(&vault.CorruptError{Object: "x", Reason: "is cut off"}), false, 1, "restore cp-7: below: object x: is cut off", "verify"},
+		{wrap(restore.ErrTargetExists), false, 1, "restore cp-7: below: " + restore.ErrTargetExists.Error(), "empty"},
+		{wrap(obs.ErrNoBucket), false, 10, "restore cp-7: below: no such bucket", "--store"},
+		{wrap(obs.ErrAccess), false, 1, "restore cp-7: below: access denied by the store", "credentials"},
+		{wrap(obs.ErrNoSpace), false, 1, "restore cp-7: below: the store has no space left", "room"},
+		{wrap(obs.ErrUnavailable), false, 1, "restore cp-7: below: store unavailable", "try again"},
+		{wrap(&configError{err: errors.New("bad key")}), false, 78, "restore cp-7: below: bad key", ""},
+		{wrap(&partError{"2 entries differ"}), false, 3, "restore cp-7: below: 2 entries differ", ""},
+		{usagef("missing X"), false, 64, "missing X", "holdfast --help"},
+		{errors.New("odd"), false, 1, "odd", ""},
+		{wrap(context.Canceled), true, 130, "restore cp-7: interrupted", ""},
+		{wrap(errInterrupted), true, 130, "restore cp-7: interrupted", ""},
+		// What could not be put back after Ctrl-C is told.
+		{wrap(errors.New("remove snapshot: busy")), true, 130, "restore cp-7: below: remove snapshot: busy", ""},
+		{wrap(context.Canceled), false, 1, "restore cp-7: below: context canceled", ""},
+	} {
+		code, msg, hint := judge(c.err, c.stopped)
+		if code != c.code || msg != c.msg || !strings.Contains(hint, c.hint) || (c.hint == "") != (hint == "") {
+			t.Errorf("judge(%v, %v) = %d, %q, %q; want %d, %q, …%s…", c.err, c.stopped, code, msg, hint, c.code, c.msg, c.hint)
+		}
+	}
+}

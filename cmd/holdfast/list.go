@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// listJSON is the backups of a vault, by instance and time.
+type listJSON struct {
+	Vault   string           `json:"vault"`
+	Store   string           `json:"store"`
+	Backups []listBackupJSON `json:"backups"`
+}
+
+type listBackupJSON struct {
+	Instance string    `json:"instance"`
+	Backup   string    `json:"backup"`
+	Time     time.Time `json:"time"`
+}
+
+func (a *app) listCommand() *cobra.Command {
+	var v access
+	var instance string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the backups in a vault, oldest first",
+		Args:  arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkInstance(cmd, instance); err != nil {
+				return err
+			}
+			return a.withVault(cmd, v, "list", func(ctx context.Context, at *vaultAt) error {
+				return a.list(ctx, at, instance)
+			})
+		},
+	}
+	v.flags(cmd)
+	cmd.Flags().StringVar(&instance, "instance", "", "`ID` of the one instance to list")
+	return cmd
+}
+
+func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
+	refs, err := at.Backups(ctx, instance)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		info := at.Info()
+		out := listJSON{Vault: info.Name, Store: info.Store, Backups: make([]listBackupJSON, 0, len(refs))}
+		for _, r := range refs {
+			out.Backups = append(out.Backups, listBackupJSON{r.Instance, r.ID, r.Time.UTC()})
+		}
+		return a.document(out)
+	}
+	if len(refs) == 0 {
+		a.say("no backups in %s", at.place)
+		return nil
+	}
+	rows := [][]string{{"INSTANCE", "BACKUP", "TIME"}}
+	for _, r := range refs {
+		rows = append(rows, []string{r.Instance, r.ID, stamp(r.Time)})
+	}
+	return a.table(rows)
+}

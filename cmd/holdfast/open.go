@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/obs"
+	"holdfast/internal/vault"
+)
+
+// Names of environment variables; a flag goes before its variable.
+const (
+	envStore   = "HOLDFAST_STORE"
+	envVault   = "HOLDFAST_VAULT"
+	envKey     = "HOLDFAST_KEY"
+	envNameKey = "HOLDFAST_NAME_KEY"
+	envSocket  = "HOLDFAST_SOCKET"
+)
+
+// defaultVault is the vault's name where neither flag nor variable gives one: most operators who work
+// without an agent have one.
+const defaultVault = "default"
+
+// access is the flags that say which vault, and with which key.
+type access struct {
+	store, vault, key, nameKey string
+}
+
+// flags adds the flags to a command.
+func (v *access) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&v.store, "store", "",
+		"`URL` of the object storage: file:///path, s3://bucket/prefix?endpoint=https://host&region=r, obs://bucket/prefix?region=r ("+envStore+")")
+	f.StringVar(&v.vault, "vault", "", "`name` of the vault ("+envVault+"; \""+defaultVault+"\" if not given)")
+	f.StringVar(&v.key, "key", "", "`file` with the age identity that opens the vault ("+envKey+")")
+	f.StringVar(&v.nameKey, "name-key", "",
+		"`file` with the secret that object names are derived from, where the vault was made with one ("+envNameKey+")")
+}
+
+// vaultAt is an open vault and what messages say about it.
+type vaultAt struct {
+	*vault.Vault
+	store obs.Store
+	place string
+}
+
+// Close closes the vault and its store.
+func (v *vaultAt) Close() error {
+	v.Vault.Close()
+	return v.store.Close()
+}
+
+// opened is what opening and creating have in common: everything but the vault itself.
+type opened struct {
+	store   obs.Store
+	id      *vault.Identity
+	nameKey []byte
+	name    string
+	place   string
+}
+
+// prepare reads the key files and opens the store. Errors are *usageError, *configError or the store's.
+func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access) (*opened, error) {
+	url := a.value(v.store, envStore, "")
+	if url == "" {
+		return nil, &usageError{
+			msg:     "no store given",
+			command: cmd.CommandPath(),
+			advice:  "give --store URL or set " + envStore,
+		}
+	}
+	keyFile := a.value(v.key, envKey, "")
+	if keyFile == "" {
+		return nil, &usageError{
+			msg:     "no key given",
+			command: cmd.CommandPath(),
+			advice:  "give --key FILE or set " + envKey + "; holdfast key new --out FILE makes one",
+		}
+	}
+	o := &opened{name: a.value(v.vault, envVault, defaultVault)}
+	var err error
+	if o.id, err = vault.LoadIdentity(keyFile); err != nil {
+		advice := "the file must hold an age identity (AGE-SECRET-KEY-1…)"
+		if errors.Is(err, fs.ErrNotExist) {
+			advice = "holdfast key new --out FILE makes one"
+		}
+		return nil, &configError{err: err, advice: advice}
+	}
+	if file := a.value(v.nameKey, envNameKey, ""); file != "" {
+		if o.nameKey, err = readNameKey(file); err != nil {
+			return nil, &configError{err: err}
+		}
+	}
+	o.store, err = obs.Open(ctx, url, obs.Options{Getenv: a.getenv})
+	if errors.Is(err, obs.ErrUsage) {
+		return nil, &usageError{
+			msg:     err.Error(),
+			command: cmd.CommandPath(),
+			advice:  "stores are file:///path, s3://bucket/prefix?endpoint=https://host&region=r, obs://bucket/prefix?region=r",
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	o.place = fmt.Sprintf("vault %s (%s)", name(o.name), o.store)
+	return o, nil
+}
+
+// withVault opens the vault, runs do on it and closes it. doing is the verb and the thing, for messages.
+func (a *app) withVault(cmd *cobra.Command, v access, doing string, do func(context.Context, *vaultAt) error) error {
+	ctx := cmd.Context()
+	o, err := a.prepare(ctx, cmd, v)
+	if err != nil {
+		return &failure{doing: doing, err: err}
+	}
+	opened, err := vault.Open(ctx, o.store, o.name, o.nameKey, o.id)
+	if err != nil {
+		return &failure{doing: doing, place: o.place, err: errors.Join(err, o.store.Close())}
+	}
+	at := &vaultAt{Vault: opened, store: o.store, place: o.place}
+	err = do(ctx, at)
+	if cerr := at.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return &failure{doing: doing, place: o.place, err: err}
+	}
+	return nil
+}
+
+// value is a flag's value, else its variable's, else the default.
+func (a *app) value(flag, variable, otherwise string) string {
+	if flag != "" {
+		return flag
+	}
+	if v := a.getenv(variable); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// readNameKey reads the secret of object names: the file's bytes without white space at the ends.
+func readNameKey(file string) ([]byte, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("name key: %w", err)
+	}
+	if data = bytes.TrimSpace(data); len(data) == 0 {
+		return nil, fmt.Errorf("name key: %s is empty", name(file))
+	}
+	return data, nil
+}

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+)
+
+// document prints v as the one JSON document of a command, indented for reading.
+func (a *app) document(v any) error {
+	return encode(a.stdout, v, "  ")
+}
+
+// line prints v as one JSON line. Callers that print from several goroutines serialize themselves.
+func (a *app) line(v any) error {
+	return encode(a.stdout, v, "")
+}
+
+func encode(w io.Writer, v any, indent string) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", indent)
+	if err := e.Encode(v); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+// table prints rows in aligned columns; the first row is the heading. Every cell is made safe for a
+// terminal.
+func (a *app) table(rows [][]string) error {
+	t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		for i, cell := range row {
+			end := "\t"
+			if i == len(row)-1 {
+				end = "\n"
+			}
+			fmt.Fprint(t, oneLine(cell), end)
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+// stamp writes a time for a person: UTC, to the second.
+func stamp(t time.Time) string {
+	return t.UTC().Format("2006-01-02 15:04:05Z")
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/restore"
+)
+
+// restoreJSON is the result of a restore. Sizes are bytes.
+type restoreJSON struct {
+	Type     string  `json:"type"` // "restore"
+	Instance string  `json:"instance"`
+	Backup   string  `json:"backup"`
+	Target   string  `json:"target"`
+	Files    uint64  `json:"files"`
+	Dirs     uint64  `json:"dirs"`
+	Bytes    uint64  `json:"bytes"`
+	Seconds  float64 `json:"seconds"`
+	Warnings int     `json:"warnings"` // each was a line of its own
+}
+
+func (a *app) restoreCommand() *cobra.Command {
+	var v access
+	var instance, id string
+	var include []string
+	cmd := &cobra.Command{
+		Use:   "restore --instance ID DEST",
+		Short: "Bring a backup back into a new or empty folder",
+		Long: "restore builds the tree beside DEST and puts it in place with one rename, so that a restore that\n" +
+			"fails leaves DEST as it was. Without --backup it takes the newest. It needs root to give files\n" +
+			"back to their owners; what can't be exact is listed, and the exit code is 3.",
+		Example: "  holdfast restore --store file:///srv/backups --key host.key --instance cp-7 /data/cp-7",
+		Args:    arguments("DEST"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := needInstance(cmd, instance); err != nil {
+				return err
+			}
+			return a.withVault(cmd, v, "restore "+instance, func(ctx context.Context, at *vaultAt) error {
+				return a.restore(ctx, at, instance, id, args[0], include)
+			})
+		},
+	}
+	v.flags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&instance, "instance", "", "`ID` of the instance")
+	f.StringVar(&id, "backup", "", "`ID` of the backup; the newest if not given")
+	f.StringArrayVar(&include, "include", nil,
+		"restore only what matches `GLOB`, and the folders on the way there; repeat for several")
+	return cmd
+}
+
+func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest string, include []string) error {
+	start := time.Now()
+	ref, err := at.Find(ctx, instance, id)
+	if err != nil {
+		return err
+	}
+	p := a.newProgress("restore")
+	defer p.finish()
+	if len(include) == 0 && (p.bar != nil || p.emit != nil) {
+		manifest, err := at.Manifest(ctx, ref)
+		if err != nil {
+			return err
+		}
+		var total uint64
+		for _, volume := range manifest.Volumes {
+			total += volume.Bytes
+		}
+		p.expect(total)
+	}
+	result, err := restore.Run(ctx, restore.Options{
+		Vault: at.Vault, Ref: ref, Dest: dest, Include: include,
+		Warn: p.warn,
+		Progress: func(r restore.Progress) {
+			p.set(progressLine{Bytes: r.Bytes, Files: r.Files})
+		},
+	})
+	p.finish()
+	if err != nil {
+		return err
+	}
+	if a.json {
+		err = a.line(restoreJSON{
+			Type: "restore", Instance: instance, Backup: ref.ID, Target: dest,
+			Files: result.Files, Dirs: result.Dirs, Bytes: result.Bytes,
+			Seconds: time.Since(start).Seconds(), Warnings: p.warned(),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	a.say("restored backup %s of %s: %s in %s; %s", ref.ID, stamp(ref.Time), size(result.Bytes),
+		count(result.Files, "file", "files"), seconds(time.Since(start)))
+	if n := p.warned(); n > 0 {
+		return &partError{fmt.Sprintf("%s is restored, but not exact: %s, listed above",
+			name(dest), count(n, "warning", "warnings"))}
+	}
+	return nil
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+)
+
+// treeSize adds up what a backup of the tree at root will read: allocated bytes of regular files, each
+// inode once, without crossing into other file systems. It is an estimate: what vanishes or can't be
+// read counts nothing.
+func treeSize(ctx context.Context, root string) (uint64, error) {
+	type inode struct{ dev, ino uint64 }
+	var total uint64
+	var device uint64
+	linked := make(map[inode]bool) // only of files with several names
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			return nil //nolint:nilerr // the backup itself tells what it can't read
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil //nolint:nilerr // vanished
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return nil
+		}
+		if path == root {
+			device = st.Dev
+		}
+		if d.IsDir() && st.Dev != device {
+			return fs.SkipDir
+		}
+		if !d.Type().IsRegular() {
+			return nil
+		}
+		if st.Nlink > 1 {
+			id := inode{st.Dev, st.Ino}
+			if linked[id] {
+				return nil
+			}
+			linked[id] = true
+		}
+		bytes := st.Size
+		// Holes are not read. A size without blocks can be data that is not allocated yet.
+		if onDisk := st.Blocks * 512; onDisk > 0 {
+			bytes = min(bytes, onDisk)
+		}
+		total += uint64(bytes)
+		return nil
+	})
+	return total, err
+}

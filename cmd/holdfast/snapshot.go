@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"holdfast/internal/snapshot"
+)
+
+// removeTimeout bounds the removal of a snapshot after the work was interrupted.
+const removeTimeout = 30 * time.Second
+
+// takeSnapshot makes a snapshot of path where the file system has them and the process may, and
+// removes those that killed processes of this tool left beside it; else it returns nil. remove takes
+// the snapshot away, also after ctx ended; it is called exactly once.
+func takeSnapshot(ctx context.Context, path string) (view *snapshot.Snapshot, remove func() error, err error) {
+	if os.Geteuid() != 0 {
+		return nil, nil, nil
+	}
+	// The volume itself, not a link to it, has a folder beside it.
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return nil, nil, err
+	}
+	provider, _, err := snapshot.Detect(path, snapshot.NameAuto)
+	if err != nil || provider.Name() == snapshot.NameFreeze {
+		// In place is what the operator gets wherever there is no better way.
+		return nil, nil, nil //nolint:nilerr // see above
+	}
+	request := snapshot.Request{
+		Volume: path, Host: snapshotHost(), Job: "pid-" + strconv.Itoa(os.Getpid()), Name: volumeName,
+	}
+	if err := removeLeftovers(ctx, provider, request); err != nil {
+		return nil, nil, err
+	}
+	if view, err = provider.Create(ctx, request); err != nil {
+		return nil, nil, err
+	}
+	return view, func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+		defer cancel()
+		return provider.Remove(ctx, view.Ref)
+	}, nil
+}
+
+// snapshotHost is the host in the names of this tool's snapshots. It is not the agent's, which takes
+// every snapshot of its own host that its journal does not know for a leftover.
+func snapshotHost() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "localhost"
+	}
+	host = "cli-" + regexp.MustCompile(`[^A-Za-z0-9._-]`).ReplaceAllString(host, "-")
+	return host[:min(len(host), 64)]
+}
+
+// removeLeftovers removes the snapshots of this tool whose process is gone.
+func removeLeftovers(ctx context.Context, provider snapshot.Provider, request snapshot.Request) error {
+	refs, err := provider.Leftovers(ctx, request)
+	if err != nil {
+		return fmt.Errorf("look for old snapshots: %w", err)
+	}
+	for _, ref := range refs {
+		_, job, _, _ := ref.Owner()
+		pid, err := strconv.Atoi(strings.TrimPrefix(job, "pid-"))
+		if err != nil || pid <= 0 || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			continue
+		}
+		if err := provider.Remove(ctx, ref); err != nil {
+			return fmt.Errorf("old snapshot: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/vault"
+)
+
+// vaultJSON tells about a vault.
+type vaultJSON struct {
+	ID         string    `json:"id"`
+	Name       string    `json:"name"`
+	Store      string    `json:"store"`
+	Created    time.Time `json:"created"`
+	Format     int       `json:"format"`
+	Recipients []string  `json:"recipients"`
+}
+
+func (a *app) vaultCommand() *cobra.Command {
+	return group("vault", "Make a vault, or tell about one", a.vaultCreateCommand(), a.vaultInfoCommand())
+}
+
+func (a *app) vaultCreateCommand() *cobra.Command {
+	var v access
+	var recipients []string
+	cmd := &cobra.Command{
+		Use:   "create",
+		Short: "Make a vault for the key's recipient and others",
+		Long: "create makes an empty vault: a random key, wrapped for the recipient of --key and for every\n" +
+			"--recipient. Give the recipient of an offline recovery key too.",
+		Example: "  holdfast vault create --store file:///srv/backups --key host.key --recipient age1…",
+		Args:    arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			const doing = "vault create"
+			for _, r := range recipients {
+				if err := vault.ParseRecipient(r); err != nil {
+					return &usageError{msg: "--" + err.Error(), command: cmd.CommandPath()}
+				}
+			}
+			ctx := cmd.Context()
+			o, err := a.prepare(ctx, cmd, v)
+			if err != nil {
+				return &failure{doing: doing, err: err}
+			}
+			made, err := vault.Create(ctx, o.store, o.name, o.nameKey, recipients, o.id)
+			if err != nil {
+				return &failure{doing: doing, place: o.place, err: errors.Join(err, o.store.Close())}
+			}
+			at := &vaultAt{Vault: made, store: o.store, place: o.place}
+			if err := a.vaultInfo(at); err != nil {
+				return errors.Join(err, at.Close())
+			}
+			a.say("made %s", at.place)
+			return at.Close()
+		},
+	}
+	v.flags(cmd)
+	cmd.Flags().StringArrayVar(&recipients, "recipient", nil,
+		"age `recipient` (age1…) that may open the vault too; repeat for several")
+	return cmd
+}
+
+func (a *app) vaultInfoCommand() *cobra.Command {
+	var v access
+	cmd := &cobra.Command{
+		Use:   "info",
+		Short: "Tell a vault's id, age and recipients",
+		Args:  arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withVault(cmd, v, "vault info", func(_ context.Context, at *vaultAt) error {
+				return a.vaultInfo(at)
+			})
+		},
+	}
+	v.flags(cmd)
+	return cmd
+}
+
+func (a *app) vaultInfo(at *vaultAt) error {
+	info := at.Info()
+	if a.json {
+		return a.document(vaultJSON{
+			info.ID, info.Name, info.Store, info.Created.UTC(), info.Format, info.Recipients,
+		})
+	}
+	_, err := fmt.Fprintf(a.stdout, "vault       %s\nid          %s\nstore       %s\ncreated     %s\nformat      %d\nrecipients  %s\n",
+		name(info.Name), info.ID, oneLine(info.Store), stamp(info.Created), info.Format,
+		oneLine(strings.Join(info.Recipients, "  ")))
+	return err
+}
