@@ -187,10 +187,19 @@ func (v *Vault) PackTable(ctx context.Context, id PackID) ([]Row, int64, error) 
 	return rows, info.Size, nil
 }
 
-// OpenChunk opens the sealed bytes of the chunk at loc, destroying them, into dst's array where it has
-// room. An error is a *CorruptError.
-func (v *Vault) OpenChunk(kind ChunkKind, loc Loc, sealed, dst []byte) ([]byte, error) {
-	return openChunk(v.packAEAD(loc.Pack), v.packKey(loc.Pack), kind, loc, sealed, dst)
+// Opener opens chunks of one pack. It is constant and may be shared.
+type Opener struct {
+	aead   cipher.AEAD
+	object string
+}
+
+// Opener returns the Opener of a pack.
+func (v *Vault) Opener(id PackID) Opener { return Opener{aead: v.packAEAD(id), object: v.packKey(id)} }
+
+// Open opens the sealed bytes of the chunk at loc, destroying them, into dst's array where it has room.
+// An error is a *CorruptError.
+func (o Opener) Open(kind ChunkKind, loc Loc, sealed, dst []byte) ([]byte, error) {
+	return openChunk(o.aead, o.object, kind, loc, sealed, dst)
 }
 
 func openChunk(aead cipher.AEAD, object string, kind ChunkKind, loc Loc, sealed, dst []byte) ([]byte, error) {
@@ -222,7 +231,7 @@ func (v *Vault) ReadChunk(ctx context.Context, kind ChunkKind, loc Loc) ([]byte,
 	if err := readFull(ctx, v.st, v.packKey(loc.Pack), sealed, int64(loc.Off)); err != nil {
 		return nil, err
 	}
-	return v.OpenChunk(kind, loc, sealed, nil)
+	return v.Opener(loc.Pack).Open(kind, loc, sealed, nil)
 }
 
 // ReadRun fills p with the bytes of a pack that begin at off: neighbouring chunks in one request.

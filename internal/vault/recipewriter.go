@@ -188,7 +188,7 @@ func (v *Vault) pagesOf(ctx context.Context, vol *Volume, pages []PageRef, each 
 			return fmt.Errorf("read recipe of volume %s: %w", vol.Name, err)
 		}
 		for _, p := range pages[:n] {
-			plain, err := v.OpenChunk(Meta, p.Loc(), run[p.Off-first.Off:][:p.Len], nil)
+			plain, err := v.Opener(p.Pack).Open(Meta, p.Loc(), run[p.Off-first.Off:][:p.Len], nil)
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"crypto/cipher"
 	"crypto/rand"
@@ -327,4 +328,37 @@ func (w *Writer) unmap() {
 		_ = unix.Munmap(b) // fails only for what is not mapped
 	}
 	w.all = nil
+}
+
+// PackRefs returns the packs of those ids with their sizes: from added where they are in it, else
+// from the store. One that the store does not have is a *CorruptError, so no manifest can name it.
+func (v *Vault) PackRefs(ctx context.Context, ids []PackID, added []PackRef) ([]PackRef, error) {
+	sizes := make(map[PackID]int64, len(added))
+	for _, p := range added {
+		sizes[p.ID] = p.Size
+	}
+	slices.SortFunc(ids, func(a, b PackID) int { return bytes.Compare(a[:], b[:]) })
+	refs := make([]PackRef, len(ids))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i, id := range ids {
+		refs[i] = PackRef{ID: id, Size: sizes[id]}
+		if refs[i].Size > 0 {
+			continue
+		}
+		g.Go(func() error {
+			info, err := v.st.Stat(ctx, v.packKey(id))
+			if errors.Is(err, obs.ErrNotFound) {
+				return &CorruptError{Object: v.packKey(id), Reason: "is missing from the store, but the index lists it"}
+			} else if err != nil {
+				return fmt.Errorf("look at pack %s: %w", id, err)
+			}
+			refs[i].Size = info.Size
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return refs, nil
 }

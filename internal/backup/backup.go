@@ -1,0 +1,262 @@
+// Package backup is the way from volumes to a backup in a vault: walk, read, cut, name, skip what is
+// known, compress, seal, upload, and at the end the manifest that makes it exist.
+//
+// The agent's jobs and the CLI call Run, which starts goroutines and waits for all of them. Memory is
+// bounded by Options.Budget, however large a volume is. A crash leaves packs that no manifest names,
+// which a later Run with Options.Resume uses.
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"holdfast/internal/seal"
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// Source is one volume to back up.
+type Source struct {
+	Volume string // name
+	Root   string // path of the tree to read: a snapshot's, or the volume's own
+}
+
+// Options say what is backed up, and with what means.
+type Options struct {
+	Vault    *vault.Vault
+	Instance string
+	Host     string // of the agent; goes into the manifest
+	Agent    string // version; goes into the manifest
+	Sources  []Source
+	Now      func() time.Time // nil: time.Now
+
+	// Resume names packs that earlier tries of this job meant to send, as PackIntent was told.
+	Resume []string
+	// PackIntent is called before a pack is sent, from any goroutine, and must make its id durable. Nil
+	// when nobody resumes.
+	PackIntent func(packID string) error
+	// Progress is called at most five times a second and once at the end, one call at a time. Nil is allowed.
+	Progress func(Progress)
+	// Warn is told of each thing that could not be kept exact, one call at a time; Result lists the
+	// first thousand too. Nil is allowed.
+	Warn func(tree.Warning)
+
+	// Sample is how many of the chunks that were stored are read back at the end; 0 is 16, negative none.
+	Sample int
+	// Budget bounds the memory for content on its way, bytes; 0 is 96 MiB. Less than the least that
+	// works is taken as that.
+	Budget int64
+	// Workers is how many goroutines read, hash and compress; 0 is one more than there are processors.
+	Workers int
+	// Level is the compression; 0 is seal.Fastest.
+	Level seal.Level
+}
+
+// Progress says how far a backup is. All counts only grow.
+type Progress struct {
+	Entries      uint64 `json:"entries"`
+	Files        uint64 `json:"files"`
+	BytesRead    uint64 `json:"bytes_read"`    // content of files
+	BytesNew     uint64 `json:"bytes_new"`     // of those, not known to the vault before
+	BytesSent    uint64 `json:"bytes_sent"`    // packs that the store confirmed
+	WalkFinished bool   `json:"walk_finished"` // what is left is to send and to confirm
+}
+
+// Result is what a finished backup is.
+type Result struct {
+	BackupID          string         `json:"backup_id"`
+	Object            string         `json:"object"` // the manifest's key in the store
+	ManifestSHA256    string         `json:"manifest_sha256"`
+	Entries           uint64         `json:"entries"`
+	Files             uint64         `json:"files"`
+	Dirs              uint64         `json:"dirs"`
+	BytesRead         uint64         `json:"bytes_read"`
+	BytesNew          uint64         `json:"bytes_new"`
+	BytesDeduplicated uint64         `json:"bytes_deduplicated"`
+	BytesSent         uint64         `json:"bytes_sent"`
+	Packs             int            `json:"packs"`
+	Sampled           int            `json:"sampled"` // chunks that were read back and compared
+	Created           time.Time      `json:"created"`
+	Verified          time.Time      `json:"verified"` // when the manifest had been read back and the sample compared
+	Warnings          []tree.Warning `json:"warnings"`
+	WarningCount      int            `json:"warning_count"`
+	// Stages is the wall time of the parts that follow each other: "pipeline", "finish", "verify".
+	Stages map[string]time.Duration `json:"stages"`
+}
+
+const (
+	defaultSample = 16
+	defaultBudget = 96 << 20
+	maxWarnings   = 1000
+)
+
+// run is one call of Run.
+type run struct {
+	o      Options
+	w      *vault.Writer
+	packs  map[vault.PackID]bool
+	counts struct{ entries, files, dirs, read, fresh, sent atomic.Uint64 }
+	walked atomic.Bool
+
+	warnMu sync.Mutex
+	res    Result
+}
+
+// Run makes a backup. When it returns nil, every pack and recipe was confirmed by the store, then the
+// manifest was written and read back, and a sample of the new chunks was opened (Invariant
+// manifest-last). After an error no backup of this run exists.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	if err := vault.CheckInstance(o.Instance); err != nil {
+		return nil, err
+	}
+	if len(o.Sources) == 0 {
+		return nil, fmt.Errorf("back up %s: it has no volume", o.Instance)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Level == 0 {
+		o.Level = seal.Fastest
+	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0) + 1
+	}
+	if o.Budget <= 0 {
+		o.Budget = defaultBudget
+	}
+	if o.Sample == 0 {
+		o.Sample = defaultSample
+	}
+	r := &run{o: o, packs: map[vault.PackID]bool{}}
+	r.res.Stages = map[string]time.Duration{}
+	r.res.Created = o.Now().UTC()
+	stop := r.tellProgress()
+	res, err := r.all(ctx)
+	stop()
+	if err != nil {
+		return nil, fmt.Errorf("back up %s: %w", o.Instance, err)
+	}
+	return res, nil
+}
+
+func (r *run) all(ctx context.Context) (*Result, error) {
+	buffers := (r.o.Budget - int64(r.o.Workers)*workerMemory) / int64(r.o.Vault.Params().Pack)
+	start := r.o.Now()
+	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
+		Buffers: int(min(max(buffers, 2), 16)), Intent: r.o.PackIntent, Resume: r.o.Resume,
+		Sent: func(_ vault.PackID, n int64) { r.counts.sent.Add(uint64(n)) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.w = w
+	var volumes []vault.Volume
+	for _, s := range r.o.Sources {
+		vol, err := r.volume(ctx, s)
+		if err != nil {
+			err = fmt.Errorf("volume %s: %w", s.Volume, err)
+			w.Abort(err)
+			return nil, err
+		}
+		volumes = append(volumes, vol)
+	}
+	r.walked.Store(true)
+	r.stage("pipeline", &start)
+
+	added, err := w.Finish(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.stage("finish", &start)
+	return r.commit(ctx, volumes, added, start)
+}
+
+// commit writes the manifest, after every pack was confirmed, and looks at what the store has.
+func (r *run) commit(ctx context.Context, volumes []vault.Volume, added []vault.PackRef, start time.Time) (*Result, error) {
+	refs, err := r.o.Vault.PackRefs(ctx, slices.Collect(maps.Keys(r.packs)), added)
+	if err != nil {
+		return nil, err
+	}
+	m := &vault.Manifest{
+		Instance: r.o.Instance, ID: vault.NewBackupID(r.res.Created), Host: r.o.Host, Agent: r.o.Agent,
+		Created: r.res.Created, Finished: r.o.Now().UTC(), Volumes: volumes, Packs: refs,
+		Bytes: r.counts.read.Load(), NewBytes: r.counts.sent.Load(),
+	}
+	if err := r.o.Vault.WriteManifest(ctx, m); err != nil {
+		return nil, err
+	}
+	if r.o.Sample > 0 {
+		if r.res.Sampled, err = r.o.Vault.Sample(ctx, added, r.o.Sample); err != nil {
+			return nil, err
+		}
+	}
+	r.stage("verify", &start)
+	res := &r.res
+	res.BackupID, res.Object, res.ManifestSHA256 = m.ID, m.Object, m.Digest
+	res.Entries, res.Files, res.Dirs = r.counts.entries.Load(), r.counts.files.Load(), r.counts.dirs.Load()
+	res.BytesRead, res.BytesNew, res.BytesSent = r.counts.read.Load(), r.counts.fresh.Load(), r.counts.sent.Load()
+	res.BytesDeduplicated = res.BytesRead - res.BytesNew
+	res.Packs = len(refs)
+	res.Verified = r.o.Now().UTC()
+	return res, nil
+}
+
+func (r *run) stage(name string, since *time.Time) {
+	now := r.o.Now()
+	r.res.Stages[name] += now.Sub(*since)
+	*since = now
+}
+
+func (r *run) warn(w tree.Warning) {
+	r.warnMu.Lock()
+	defer r.warnMu.Unlock()
+	r.res.WarningCount++
+	if len(r.res.Warnings) < maxWarnings {
+		r.res.Warnings = append(r.res.Warnings, w)
+	}
+	if r.o.Warn != nil {
+		r.o.Warn(w)
+	}
+}
+
+// tellProgress calls Progress until the returned function is called, which makes the last call.
+func (r *run) tellProgress() (stop func()) {
+	if r.o.Progress == nil {
+		return func() {}
+	}
+	tell := func() {
+		r.o.Progress(Progress{
+			Entries: r.counts.entries.Load(), Files: r.counts.files.Load(), BytesRead: r.counts.read.Load(),
+			BytesNew: r.counts.fresh.Load(), BytesSent: r.counts.sent.Load(), WalkFinished: r.walked.Load(),
+		})
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		t := time.NewTicker(200 * time.Millisecond)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				tell()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+		tell()
+	}
+}
+
+// errEnded is the cause that ends the workers of a volume that is done.
+var errEnded = errors.New("volume is done")

@@ -1,0 +1,265 @@
+package backup
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/chunk"
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// How a volume becomes a recipe: one goroutine walks and makes units, in the order of the walk; the
+// workers take units, read their content, cut it and store the chunks; the caller's goroutine takes the
+// finished units in the order of the walk and writes the recipe. A unit is a run of entries whose files
+// are small, which share chunks, or one large file.
+
+const (
+	// bundleMax is the content of a bundle, bytes, and what a larger file has is a unit of its own.
+	bundleMax = 512 << 10
+	// bundleMin is from where on a bundle may end at a place that its names choose, so that a file more or
+	// less moves the ends of one bundle and not of all that follow.
+	bundleMin     = 128 << 10
+	bundleEntries = 512
+	// block is how much of a large file is read at once. Its chunks are worked on by whoever is idle.
+	block = 2 << 20
+	// workerMemory is about what one worker holds: a block, and zstd's tables.
+	workerMemory = block + (3 << 20)
+	// ahead is how many units may be on their way between walk and recipe.
+	ahead = 128
+	// A large file's extents reach the recipe in parts. Up to wholeExtents (4 GiB of average chunks) the
+	// first is sent when the file was read to its end and had not changed; a larger file is not held back.
+	partExtents  = vault.MaxExtents / 4
+	partsAhead   = wholeExtents / partExtents
+	wholeExtents = 64 << 10
+)
+
+type unit struct {
+	entries []*tree.Entry
+	large   bool // entries has one file, whose extents come through parts
+	size    int64
+	extents [][]vault.Extent // of each entry, once done is closed
+	parts   chan []vault.Extent
+	done    chan struct{}
+}
+
+type pipeline struct {
+	*run
+	root   *tree.Root
+	cutter *chunk.Cutter
+	units  chan *unit         // to the workers
+	order  chan *unit         // the same, to the recipe
+	help   chan func(*worker) // a chunk that somebody who is idle may take
+}
+
+// volume backs up one source.
+func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
+	root, err := tree.OpenRoot(s.Root)
+	if err != nil {
+		return vault.Volume{}, err
+	}
+	defer root.Close()
+	p := &pipeline{
+		run: r, root: root, cutter: r.o.Vault.Cutter(),
+		units: make(chan *unit, ahead), order: make(chan *unit, ahead), help: make(chan func(*worker)),
+	}
+	rec, err := r.w.NewRecipe(r.packs)
+	if err != nil {
+		return vault.Volume{}, err
+	}
+	vol := vault.Volume{Name: s.Volume, Kind: "tree"}
+	g, gctx := errgroup.WithContext(ctx)
+	wctx, end := context.WithCancelCause(gctx)
+	defer end(errEnded)
+	g.Go(func() error {
+		defer close(p.order)
+		defer close(p.units)
+		return p.walk(gctx)
+	})
+	for range r.o.Workers {
+		g.Go(func() error { return p.work(wctx) })
+	}
+	g.Go(func() error {
+		defer end(errEnded) // nobody needs help any more
+		return p.record(gctx, rec, &vol)
+	})
+	if err := g.Wait(); err != nil {
+		return vault.Volume{}, err
+	}
+	vol.Lists, err = rec.Finish()
+	return vol, err
+}
+
+// walk makes units.
+func (p *pipeline) walk(ctx context.Context) error {
+	b := newBundle()
+	send := func(u *unit) error {
+		// order first: what the recipe waits for is then on its way to a worker, or the context ends.
+		for _, c := range []chan *unit{p.order, p.units} {
+			select {
+			case c <- u:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return nil
+	}
+	err := p.root.Walk(ctx, tree.WalkOptions{Warn: p.warn}, func(e *tree.Entry) error {
+		p.counts.entries.Add(1)
+		content := e.Kind == tree.File && !e.HasLinkTo && e.Size > 0
+		switch {
+		case e.Kind == tree.File:
+			p.counts.files.Add(1)
+		case e.Kind == tree.Dir:
+			p.counts.dirs.Add(1)
+		}
+		if content && e.Size > bundleMax {
+			if len(b.entries) > 0 {
+				if err := send(b); err != nil {
+					return err
+				}
+				b = newBundle()
+			}
+			return send(&unit{entries: []*tree.Entry{e}, large: true, parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{})})
+		}
+		b.entries = append(b.entries, e)
+		if content {
+			b.size += e.Size
+		}
+		if b.size >= bundleMax || len(b.entries) >= bundleEntries || b.size >= bundleMin && endsBundle(e.Path) {
+			full := b
+			b = newBundle()
+			return send(full)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(b.entries) > 0 {
+		return send(b)
+	}
+	return nil
+}
+
+func newBundle() *unit { return &unit{done: make(chan struct{})} }
+
+// endsBundle is true for one path in eight, and depends on nothing but the path.
+func endsBundle(path string) bool {
+	h := uint32(2166136261) // FNV-1a
+	for i := range len(path) {
+		h = (h ^ uint32(path[i])) * 16777619
+	}
+	return (h^h>>16)&7 == 0
+}
+
+// record writes the recipe.
+func (p *pipeline) record(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume) error {
+	wait := func(u *unit) error {
+		select {
+		case <-u.done:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	for u := range p.order {
+		if u.large {
+			if err := p.recordLarge(ctx, rec, vol, u); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := wait(u); err != nil {
+			return err
+		}
+		for i, e := range u.entries {
+			it := vault.Item{Entry: *e}
+			if u.extents != nil {
+				it.Extents = u.extents[i]
+			}
+			if err := add(rec, vol, it); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// recordLarge writes the item of one file and its continuations, as the parts come.
+func (p *pipeline) recordLarge(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume, u *unit) error {
+	e := u.entries[0]
+	first := true
+	for {
+		select {
+		case part, more := <-u.parts:
+			if !more && !first {
+				return nil
+			}
+			it := vault.Item{Entry: *e, Extents: part}
+			if !first {
+				it = vault.Item{Entry: tree.Entry{Path: e.Path}, Continued: true, Extents: part}
+			}
+			if err := add(rec, vol, it); err != nil {
+				return err
+			}
+			if !more {
+				return nil
+			}
+			first = false
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func add(rec *vault.RecipeWriter, vol *vault.Volume, it vault.Item) error {
+	if !it.Continued {
+		vol.Entries++
+		switch it.Kind {
+		case tree.File:
+			vol.Files++
+		case tree.Dir:
+			vol.Dirs++
+		}
+	}
+	for _, x := range it.Extents {
+		vol.Bytes += uint64(x.Len)
+	}
+	return rec.Add(it)
+}
+
+// work is one worker.
+func (p *pipeline) work(ctx context.Context) error {
+	w, err := newWorker(p)
+	if err != nil {
+		return err
+	}
+	units := p.units
+	for {
+		select {
+		case u, ok := <-units:
+			if !ok {
+				units = nil // no more of those, but others may need help
+				continue
+			}
+			if u.large {
+				err = w.largeFile(ctx, u)
+			} else {
+				err = w.bundle(u)
+			}
+			if err != nil {
+				return err
+			}
+			close(u.done)
+		case f := <-p.help:
+			f(w)
+		case <-ctx.Done():
+			if context.Cause(ctx) == errEnded {
+				return nil
+			}
+			return context.Cause(ctx)
+		}
+	}
+}

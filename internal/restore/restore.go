@@ -1,0 +1,243 @@
+// Package restore is the way from a backup to volumes: manifest, recipe, packs, and a tree built beside
+// its place and renamed into it.
+//
+// The agent's jobs and the CLI call Run, which starts goroutines and waits for all of them. A crash
+// leaves a folder named .NAME.holdfast-restore-… beside the destination, and the destination as it was.
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"holdfast/internal/durable"
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// Options say what is restored, and to where.
+type Options struct {
+	Vault *vault.Vault
+	Ref   vault.BackupRef
+	// Dest is the folder that will hold the volume; with several volumes it holds a folder for each. It must
+	// be absent or an empty folder, and its parent must exist.
+	Dest string
+	// Volume is the one to restore; "" is all.
+	Volume string
+	// Include keeps only entries whose path, or that of a folder above them, matches one of these patterns
+	// (path.Match); empty keeps all.
+	Include []string
+	// Progress is called at most five times a second and once at the end, one call at a time. Nil is allowed.
+	Progress func(Progress)
+	// Warn is told of each thing that is not exact, one call at a time; Result lists the first thousand. Nil is allowed.
+	Warn func(tree.Warning)
+	// Workers is how many requests are in flight; 0 is 8.
+	Workers int
+}
+
+// Progress says how far a restore is.
+type Progress struct {
+	Entries, TotalEntries uint64
+	Bytes, TotalBytes     uint64 // of content; with Include the totals are those of the whole backup
+}
+
+// Result is what was restored.
+type Result struct {
+	Backup       string         `json:"backup_id"`
+	Instance     string         `json:"instance"`
+	Entries      uint64         `json:"entries"`
+	Files        uint64         `json:"files"`
+	Dirs         uint64         `json:"dirs"`
+	Bytes        uint64         `json:"bytes"`         // of content written
+	BytesFetched uint64         `json:"bytes_fetched"` // of packs
+	Warnings     []tree.Warning `json:"warnings"`      // what is not as it was backed up
+	WarningCount int            `json:"warning_count"`
+}
+
+// ErrTargetExists says that the destination holds something already.
+var ErrTargetExists = errors.New("destination exists and is not an empty folder")
+
+// ErrNothingIncluded says that no entry matched Include.
+var ErrNothingIncluded = errors.New("nothing in the backup matches")
+
+const (
+	defaultWorkers = 8
+	maxWarnings    = 1000
+)
+
+type run struct {
+	o      Options
+	total  Progress
+	counts struct{ entries, files, dirs, bytes, fetched atomic.Uint64 }
+	warnMu sync.Mutex
+	res    Result
+}
+
+// Run restores a backup. When it returns nil, Dest holds it, durable; what could not be kept exact is in
+// Result.Warnings. After an error Dest is as it was (Invariant restore-exact).
+func Run(ctx context.Context, o Options) (*Result, error) {
+	if o.Workers <= 0 {
+		o.Workers = defaultWorkers
+	}
+	r := &run{o: o, res: Result{Backup: o.Ref.ID, Instance: o.Ref.Instance}}
+	if err := r.all(ctx); err != nil {
+		return nil, fmt.Errorf("restore %s to %s: %w", o.Ref.Instance, o.Dest, err)
+	}
+	res := &r.res
+	res.Entries, res.Files, res.Dirs = r.counts.entries.Load(), r.counts.files.Load(), r.counts.dirs.Load()
+	res.Bytes, res.BytesFetched = r.counts.bytes.Load(), r.counts.fetched.Load()
+	return res, nil
+}
+
+func (r *run) all(ctx context.Context) (err error) {
+	dest, err := filepath.Abs(r.o.Dest)
+	if err != nil {
+		return err
+	}
+	if err := checkDest(dest); err != nil {
+		return err
+	}
+	m, err := r.o.Vault.Manifest(ctx, r.o.Ref)
+	if err != nil {
+		return err
+	}
+	volumes := m.Volumes
+	if r.o.Volume != "" {
+		vol, err := m.Volume(r.o.Volume)
+		if err != nil {
+			return err
+		}
+		volumes = []vault.Volume{*vol}
+	}
+	for _, v := range volumes {
+		if v.Kind != "tree" {
+			return fmt.Errorf("volume %s is of kind %q: %w", v.Name, v.Kind, vault.ErrNewer)
+		}
+		if err := vault.CheckInstance(v.Name); err != nil { // it becomes the name of a folder
+			return fmt.Errorf("volume name %q in the manifest is not allowed", v.Name)
+		}
+		r.total.TotalEntries += v.Entries
+		r.total.TotalBytes += v.Bytes
+	}
+	stop := r.tellProgress()
+	defer stop()
+
+	work, err := os.MkdirTemp(filepath.Dir(dest), "."+filepath.Base(dest)+".holdfast-restore-")
+	if err != nil {
+		return fmt.Errorf("make a folder beside the destination: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(work))
+		}
+	}()
+	for i := range volumes {
+		dir := filepath.Join(work, "volume")
+		if len(volumes) > 1 {
+			dir = filepath.Join(dir, volumes[i].Name)
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		if err := r.volume(ctx, &volumes[i], dir); err != nil {
+			return fmt.Errorf("volume %s: %w", volumes[i].Name, err)
+		}
+	}
+	if len(r.o.Include) > 0 && r.counts.entries.Load() == 0 {
+		return fmt.Errorf("%w %q", ErrNothingIncluded, r.o.Include)
+	}
+	// rename(2) puts a folder in the place of an empty one, in one step.
+	if err := os.Rename(filepath.Join(work, "volume"), dest); err != nil {
+		return fmt.Errorf("put the restored tree into place: %w", err)
+	}
+	// From here on the destination is the backup: what fails now must not undo it.
+	if rerr := os.Remove(work); rerr != nil {
+		r.warn(tree.Warning{Path: work, What: "could not be removed: " + rerr.Error()})
+	}
+	if serr := syncFolder(filepath.Dir(dest)); serr != nil {
+		r.warn(tree.Warning{Path: dest, What: "is in place, but may not be after a power cut now: " + serr.Error()})
+	}
+	return nil
+}
+
+func syncFolder(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(durable.SyncFolder(root, "."), root.Close())
+}
+
+// checkDest refuses a destination that holds something.
+func checkDest(dest string) error {
+	info, err := os.Lstat(dest)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Dir(dest)); err != nil {
+			return fmt.Errorf("folder of the destination: %w", err)
+		}
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return ErrTargetExists
+	}
+	d, err := os.Open(dest)
+	if err != nil {
+		return err
+	}
+	defer d.Close() // only read
+	if names, _ := d.Readdirnames(1); len(names) > 0 {
+		return ErrTargetExists
+	}
+	return nil
+}
+
+func (r *run) warn(w tree.Warning) {
+	r.warnMu.Lock()
+	defer r.warnMu.Unlock()
+	r.res.WarningCount++
+	if len(r.res.Warnings) < maxWarnings {
+		r.res.Warnings = append(r.res.Warnings, w)
+	}
+	if r.o.Warn != nil {
+		r.o.Warn(w)
+	}
+}
+
+// tellProgress calls Progress until the returned function is called, which makes the last call.
+func (r *run) tellProgress() (stop func()) {
+	if r.o.Progress == nil {
+		return func() {}
+	}
+	tell := func() {
+		p := r.total
+		p.Entries, p.Bytes = r.counts.entries.Load(), r.counts.bytes.Load()
+		r.o.Progress(p)
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		t := time.NewTicker(200 * time.Millisecond)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				tell()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+		tell()
+	}
+}

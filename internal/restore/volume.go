@@ -1,0 +1,291 @@
+package restore
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// A volume is restored in windows: the entries of a window are made, then the chunks that their
+// content needs are fetched in the order of packs, each once for all its places, while the next window's
+// entries are made. That bounds memory and open files, however large the volume is.
+const (
+	windowFiles   = 512
+	windowBytes   = 256 << 20
+	windowExtents = 64 << 10
+	runBytes      = 4 << 20  // of one request
+	runGap        = 32 << 10 // unneeded bytes that are read rather than ask twice
+)
+
+// file is one that is being written.
+type file struct {
+	entry *tree.Entry
+	f     *os.File
+	left  atomic.Int64 // places to write, plus one until all its items were seen
+}
+
+type place struct {
+	to  *file
+	off int64
+	in  uint32
+	n   uint32
+}
+
+type window struct {
+	places map[vault.Loc][]place
+	files  int
+	bytes  int64
+	ends   []*file // whose last item was seen in this window
+}
+
+func newWindow() *window { return &window{places: map[vault.Loc][]place{}} }
+
+// builder makes the entries of one volume.
+type builder struct {
+	*run
+	target *tree.Target
+	pick   *picker
+	win    *window
+	cur    *file // the last file, which may be continued
+	skip   bool  // the last file was not included
+	end    int64 // how far the extents of cur reach
+
+	fetching *errgroup.Group // of the window before, or nil
+	before   *window         // that it fetches
+}
+
+func (r *run) volume(ctx context.Context, vol *vault.Volume, dir string) (err error) {
+	t, err := tree.NewTarget(dir, r.warn)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.Close()) }()
+	b := &builder{run: r, target: t, pick: newPicker(r.o.Include), win: newWindow()}
+	defer b.closeAll()
+	ferr := r.o.Vault.Items(ctx, vol, func(items []vault.Item) error {
+		for i := range items {
+			if err := b.item(ctx, &items[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if ferr == nil {
+		b.endFile()
+		ferr = b.fetchWindow(ctx)
+	}
+	if err := errors.Join(ferr, b.wait()); err != nil {
+		return err
+	}
+	return t.Finish()
+}
+
+func (b *builder) item(ctx context.Context, it *vault.Item) error {
+	if it.Continued {
+		if b.skip {
+			return nil
+		}
+		if b.cur == nil || b.cur.entry.Path != it.Path {
+			return fmt.Errorf("recipe continues %q, which is not the file before", it.Path)
+		}
+		return b.extents(ctx, it)
+	}
+	b.endFile()
+	b.skip = false
+	parents, ok := b.pick.want(&it.Entry)
+	if !ok {
+		b.skip = it.Kind == tree.File
+		return nil
+	}
+	for _, p := range parents {
+		if _, err := b.target.Create(p); err != nil {
+			return err
+		}
+	}
+	if it.HasLinkTo && b.pick.left(it.LinkTo) {
+		b.warn(tree.Warning{Path: it.Path, What: fmt.Sprintf("is a hard link to %q, which was not included; not restored", it.LinkTo)})
+		return nil
+	}
+	f, err := b.target.Create(&it.Entry)
+	if err != nil {
+		return err
+	}
+	if it.Path != "" || len(b.o.Include) == 0 {
+		b.counts.entries.Add(1)
+	}
+	switch it.Kind {
+	case tree.Dir:
+		b.counts.dirs.Add(1)
+	case tree.File:
+		b.counts.files.Add(1)
+	}
+	if f == nil {
+		return nil
+	}
+	b.cur, b.end = &file{entry: &it.Entry, f: f}, 0
+	b.cur.left.Store(1)
+	b.win.files++
+	return b.extents(ctx, it)
+}
+
+func (b *builder) extents(ctx context.Context, it *vault.Item) error {
+	for _, x := range it.Extents {
+		if x.Off < b.end || x.Off+int64(x.Len) > b.cur.entry.Size {
+			return fmt.Errorf("recipe of %q has an extent at %d that overlaps or passes its end", it.Path, x.Off)
+		}
+		b.end = x.Off + int64(x.Len)
+		b.cur.left.Add(1)
+		b.win.places[x.Chunk] = append(b.win.places[x.Chunk], place{to: b.cur, off: x.Off, in: x.In, n: x.Len})
+		b.win.bytes += int64(x.Len)
+	}
+	if b.win.files >= windowFiles || b.win.bytes >= windowBytes || len(b.win.places) >= windowExtents {
+		return b.fetchWindow(ctx)
+	}
+	return nil
+}
+
+// endFile notes that no further item of the current file comes.
+func (b *builder) endFile() {
+	if b.cur != nil {
+		b.win.ends = append(b.win.ends, b.cur)
+		b.cur = nil
+	}
+}
+
+// fetchWindow begins to fetch the window's content, after the window before is done.
+func (b *builder) fetchWindow(ctx context.Context) error {
+	if err := b.wait(); err != nil {
+		return err
+	}
+	win := b.win
+	b.win, b.before = newWindow(), win
+	g, gctx := errgroup.WithContext(ctx)
+	b.fetching = g
+	g.Go(func() error { return b.fetch(gctx, win) })
+	return nil
+}
+
+func (b *builder) wait() error {
+	if b.fetching == nil {
+		return nil
+	}
+	err := b.fetching.Wait()
+	b.fetching = nil
+	return err
+}
+
+// closeAll closes what a failed restore left open. Nothing is fetched any more.
+func (b *builder) closeAll() {
+	b.endFile()
+	for _, w := range []*window{b.before, b.win} {
+		if w == nil {
+			continue
+		}
+		for _, f := range w.ends {
+			_ = f.f.Close() // is closed already, or the tree is thrown away
+		}
+		for _, ps := range w.places {
+			for _, p := range ps {
+				_ = p.to.f.Close()
+			}
+		}
+	}
+}
+
+// request is a run of neighbouring chunks of one pack.
+type request struct {
+	locs []vault.Loc
+	size uint32
+}
+
+func (b *builder) fetch(ctx context.Context, win *window) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(b.o.Workers)
+	for _, q := range requests(win) {
+		g.Go(func() error { return b.get(ctx, win, q) })
+	}
+	for _, f := range win.ends {
+		g.Go(func() error { return b.done(f) })
+	}
+	return g.Wait()
+}
+
+// requests groups the window's chunks into requests, in the order of packs and offsets.
+func requests(win *window) []request {
+	locs := make([]vault.Loc, 0, len(win.places))
+	for l := range win.places {
+		locs = append(locs, l)
+	}
+	slices.SortFunc(locs, func(a, b vault.Loc) int {
+		return cmp.Or(bytes.Compare(a.Pack[:], b.Pack[:]), cmp.Compare(a.Off, b.Off))
+	})
+	var out []request
+	for len(locs) > 0 {
+		first := locs[0]
+		n, end := 1, first.Off+first.Len
+		for n < len(locs) && locs[n].Pack == first.Pack && locs[n].Off >= end && locs[n].Off-end <= runGap &&
+			locs[n].Off+locs[n].Len-first.Off <= runBytes {
+			end = locs[n].Off + locs[n].Len
+			n++
+		}
+		out = append(out, request{locs: locs[:n], size: end - first.Off})
+		locs = locs[n:]
+	}
+	return out
+}
+
+var runs = sync.Pool{New: func() any { return new([]byte) }}
+
+// get fetches a request, opens each chunk and writes it to every place it belongs.
+func (b *builder) get(ctx context.Context, win *window, q request) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	buf := runs.Get().(*[]byte)
+	defer runs.Put(buf)
+	plain := runs.Get().(*[]byte)
+	defer runs.Put(plain)
+	*buf = slices.Grow((*buf)[:0], int(q.size))[:q.size]
+	first := q.locs[0]
+	if err := b.o.Vault.ReadRun(ctx, first.Pack, *buf, first.Off); err != nil {
+		return err
+	}
+	b.counts.fetched.Add(uint64(q.size))
+	opener := b.o.Vault.Opener(first.Pack)
+	for _, l := range q.locs {
+		var err error
+		*plain, err = opener.Open(vault.Content, l, (*buf)[l.Off-first.Off:][:l.Len], *plain)
+		if err != nil {
+			return err
+		}
+		for _, p := range win.places[l] {
+			if _, err := p.to.f.WriteAt((*plain)[p.in:p.in+p.n], p.off); err != nil {
+				return fmt.Errorf("write %q: %w", p.to.entry.Path, err)
+			}
+			b.counts.bytes.Add(uint64(p.n))
+			if err := b.done(p.to); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// done ends one claim on f; the last sets its metadata and closes it.
+func (b *builder) done(f *file) error {
+	if f.left.Add(-1) > 0 {
+		return nil
+	}
+	return b.target.FinishFile(f.entry, f.f)
+}
