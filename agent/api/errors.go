@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -9,23 +10,22 @@ import (
 
 // The contract's codes.
 const (
-	CodeOK            = "0"
-	CodeNoTenant      = "KOOPHONE.API.0000" // the token's tenant is not known, or the token is not
-	CodeNoRequestID   = "KOOPHONE.API.0002" // x-request-id missing
-	CodeNoHeader      = "KOOPHONE.API.0005" // another request header missing
-	CodeParameter     = "KOOPHONE.API.1000" // a request parameter is incorrect
-	CodeNoPermission  = "KOOPHONE.API.1001" // insufficient permission for an instance
-	CodeManyTenants   = "KOOPHONE.API.1012" // the instances do not belong to one tenant
-	CodeInRecovery    = "KOOPHONE.API.2005" // the instance is being restored
-	CodeInBackup      = "KOOPHONE.API.2006" // the instance is being backed up
-	CodeNoInstance    = "KOOPHONE.API.4001" // the instance does not exist
-	CodeNotRunning    = "KOOPHONE.API.5005" // not all instances are running, or not restored to this host
-	CodeInternal      = "KOOPHONE.API.9999" // anything else
-
-	messageOK         = "OK"
-	statusBadRequest  = 400
-	statusServerFault = 500
+	CodeOK           = "0"
+	CodeNoTenant     = "KOOPHONE.API.0000" // the token's tenant is not known, or the token is not
+	CodeNoRequestID  = "KOOPHONE.API.0002" // x-request-id missing
+	CodeNoHeader     = "KOOPHONE.API.0005" // another request header missing
+	CodeParameter    = "KOOPHONE.API.1000" // a request parameter is incorrect
+	CodeNoPermission = "KOOPHONE.API.1001" // insufficient permission for an instance
+	CodeManyTenants  = "KOOPHONE.API.1012" // the instances do not belong to one tenant
+	CodeInRecovery   = "KOOPHONE.API.2005" // the instance is being restored
+	CodeInBackup     = "KOOPHONE.API.2006" // the instance is being backed up
+	CodeNoInstance   = "KOOPHONE.API.4001" // the instance does not exist
+	CodeNotRunning   = "KOOPHONE.API.5005" // not all instances are running, or not restored to this host
+	CodeInternal     = "KOOPHONE.API.9999" // anything else
 )
+
+// messageOK is the message of every success.
+const messageOK = "OK"
 
 // Error is a refusal in the contract's form.
 type Error struct {
@@ -41,11 +41,15 @@ func (e *Error) Error() string { return e.Code + ": " + e.Msg }
 // Refuse is the refusal with the given code: status 500 for CodeInternal, 400 for all others.
 // Values from outside are to be given through Quote.
 func Refuse(code, format string, args ...any) *Error {
-	status := statusBadRequest
+	return &Error{Status: statusOf(code), Code: code, Msg: fmt.Sprintf(format, args...)}
+}
+
+// statusOf gives the status that the contract pairs with a code.
+func statusOf(code string) int {
 	if code == CodeInternal {
-		status = statusServerFault
+		return http.StatusInternalServerError
 	}
-	return &Error{Status: status, Code: code, Msg: fmt.Sprintf(format, args...)}
+	return http.StatusBadRequest
 }
 
 // Busy is the refusal of a command that may be sent again later: the queue is full, or the agent drains.

@@ -183,8 +183,8 @@ func parseYAML(f *faults, data []byte) (root ast.Node, ok bool) {
 		f.add("", "nests brackets deeper than %d", maxNesting)
 		return nil, false
 	}
-	// The scanner of go-yaml has panicked on broken input in the past (and does, see the fuzz corpus);
-	// to an operator that is a syntax error as any other.
+	// Earlier versions of go-yaml panicked on some broken input; should this one too, then that is a
+	// syntax error as any other to an operator.
 	defer func() {
 		if p := recover(); p != nil {
 			f.add("", "is not YAML")

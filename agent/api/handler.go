@@ -1,0 +1,413 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"path"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Limits on what a caller may send.
+const (
+	// MaxBodyBytes is some hundred times what 100 ids take.
+	MaxBodyBytes = 64 << 10
+	// MaxInstances is the contract's limit on a batch.
+	MaxInstances = 100
+	// MaxRequestIDBytes holds any UUID or trace id; the id is kept in the journal.
+	MaxRequestIDBytes = 128
+	// MaxTokenBytes holds IAM's longest tokens (PKI form, about 8 KiB with many roles).
+	MaxTokenBytes = 16 << 10
+	// MaxExecuteMsgBytes is the contract's limit on execute_msg.
+	MaxExecuteMsgBytes = 1024
+	// maxTaskIDBytes is above the length of any id that the agent gives out.
+	maxTaskIDBytes = 128
+)
+
+// retryAuth is when a caller may try again whose token could not be checked.
+const retryAuth = 5 * time.Second
+
+// The contract's headers.
+const (
+	headerToken     = "X-Auth-Token"
+	headerRequestID = "X-Request-Id"
+)
+
+// Exchange is one call that was answered, for metrics and audit. It holds no token and no body.
+type Exchange struct {
+	Start     time.Time
+	Duration  time.Duration
+	Method    string
+	Route     string // the pattern, such as /v1/instances/tasks/{task_id}; "" where none matched
+	Remote    string // address of the peer
+	RequestID string // "" where it was missing or had the wrong form
+	Caller    Caller // zero where nobody was found
+	Instances []string
+	Status    int // of HTTP
+	Code      string
+	Reference string // what the answer and the log line share after an internal failure
+}
+
+// Options of a handler. The zero value is usable.
+type Options struct {
+	// Log gets one line for each internal failure, with the reference that the answer has. nil: none.
+	Log *slog.Logger
+	// Observe is called after each call, on its goroutine. nil: nobody looks.
+	Observe func(Exchange)
+}
+
+// handler serves a set of routes.
+type handler struct {
+	service Service
+	auth    Authenticator // nil: whoever reaches the handler is an operator (unix socket)
+	log     *slog.Logger
+	observe func(Exchange)
+	mux     *http.ServeMux
+}
+
+// NewHandler serves the control plane's contract, and the agent's own calls under /v1/agent/, to callers
+// with tokens. It is safe for concurrent use, as Service and Authenticator must be.
+func NewHandler(s Service, a Authenticator, o Options) http.Handler {
+	if a == nil {
+		panic("api: NewHandler without an Authenticator")
+	}
+	return newHandler(s, a, o, slices.Concat(contractRoutes, agentRoutes))
+}
+
+// NewOperatorHandler serves the agent's own calls to whoever can open the socket that it is served on:
+// its callers are operators, without tokens. Never serve it on a network.
+func NewOperatorHandler(s Service, o Options) http.Handler {
+	return newHandler(s, nil, o, agentRoutes)
+}
+
+// access is what a route asks of the caller's role.
+type access int
+
+const (
+	toSee     access = iota // any role
+	toCommand               // all but read-only
+	toOperate               // operators only
+)
+
+// route is one call. do returns the data of the answer, nil for none.
+type route struct {
+	method, path string
+	access       access
+	do           func(h *handler, q *request) (any, error)
+}
+
+var contractRoutes = []route{
+	{http.MethodPost, "/v1/instances/backup", toCommand, (*handler).backup},
+	{http.MethodGet, "/v1/instances/tasks/{task_id}", toSee, (*handler).task},
+}
+
+// request is one call under way.
+type request struct {
+	w        *response
+	r        *http.Request
+	caller   Caller
+	id       string // x-request-id
+	streamed bool   // do has written the answer itself
+	seen     *Exchange
+}
+
+// response notes whether an answer has begun.
+type response struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (w *response) WriteHeader(status int) {
+	w.begun = true
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *response) Write(p []byte) (int, error) {
+	w.begun = true
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func newHandler(s Service, a Authenticator, o Options, routes []route) http.Handler {
+	h := &handler{service: s, auth: a, log: o.Log, observe: o.Observe, mux: http.NewServeMux()}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	allowed := map[string][]string{}
+	for _, rt := range routes {
+		allowed[rt.path] = append(allowed[rt.path], rt.method)
+		h.mux.HandleFunc(rt.method+" "+rt.path, func(w http.ResponseWriter, r *http.Request) {
+			h.serve(w, r, rt.path, func(q *request) (any, error) {
+				if err := h.admit(q, rt.access); err != nil {
+					return nil, err
+				}
+				return rt.do(h, q)
+			})
+		})
+	}
+	for p, methods := range allowed {
+		h.mux.HandleFunc(p, func(w http.ResponseWriter, r *http.Request) {
+			h.serve(w, r, p, func(*request) (any, error) {
+				w.Header().Set("Allow", strings.Join(methods, ", "))
+				return nil, &Error{
+					Status: http.StatusMethodNotAllowed, Code: CodeParameter,
+					Msg: "method: " + Quote(r.Method) + " is not one of " + strings.Join(methods, ", "),
+				}
+			})
+		})
+	}
+	h.mux.HandleFunc("/", h.noRoute)
+	return h
+}
+
+// ServeHTTP sends unclean paths to noRoute before the mux answers them with a redirect in HTML.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if p := r.URL.Path; !strings.HasPrefix(p, "/") || path.Clean(p) != p {
+		h.noRoute(w, r)
+		return
+	}
+	h.mux.ServeHTTP(w, r)
+}
+
+func (h *handler) noRoute(w http.ResponseWriter, r *http.Request) {
+	h.serve(w, r, "", func(*request) (any, error) {
+		return nil, &Error{Status: http.StatusNotFound, Code: CodeParameter, Msg: "path: no such call " + Quote(r.URL.Path)}
+	})
+}
+
+// serve runs one call and answers it, whatever happens in it.
+func (h *handler) serve(w http.ResponseWriter, r *http.Request, route string, do func(*request) (any, error)) {
+	seen := &Exchange{Start: time.Now(), Method: r.Method, Route: route, Remote: r.RemoteAddr, Status: http.StatusOK, Code: CodeOK}
+	q := &request{w: &response{ResponseWriter: w}, r: r, seen: seen}
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler { //nolint:errorlint // net/http compares the very value too
+				panic(p)
+			}
+			h.fail(q, errors.New("panic"), "panic", p, "stack", string(debug.Stack()))
+			h.done(q)
+			if q.w.begun && q.streamed {
+				panic(http.ErrAbortHandler) // a stream cut short must not look complete
+			}
+			return
+		}
+		h.done(q)
+	}()
+	data, err := do(q)
+	switch {
+	case err != nil:
+		h.refuse(q, err)
+	case !q.streamed:
+		h.answer(q, http.StatusOK, CodeOK, messageOK, data)
+	}
+}
+
+func (h *handler) done(q *request) {
+	q.seen.Duration = time.Since(q.seen.Start)
+	q.seen.RequestID, q.seen.Caller = q.id, q.caller
+	if h.observe != nil {
+		h.observe(*q.seen)
+	}
+}
+
+// refuse answers with an error of the contract, or hides one of ours behind a reference.
+func (h *handler) refuse(q *request, err error) {
+	var e *Error
+	if !errors.As(err, &e) {
+		h.fail(q, err)
+		return
+	}
+	if e.RetryAfter > 0 {
+		seconds := int64((e.RetryAfter + time.Second - 1) / time.Second)
+		q.w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
+	}
+	status := e.Status
+	if status == 0 { // an Error made by hand
+		status = statusOf(e.Code)
+	}
+	h.answer(q, status, e.Code, e.Msg, nil)
+}
+
+// fail answers .9999 with a reference and logs what happened under the same reference.
+func (h *handler) fail(q *request, err error, attrs ...any) {
+	ref := newID()
+	q.seen.Reference = ref
+	level := slog.LevelError
+	if q.r.Context().Err() != nil && errors.Is(err, context.Canceled) {
+		level = slog.LevelDebug // the caller hung up; nobody reads the answer
+	}
+	h.log.Log(context.WithoutCancel(q.r.Context()), level, "call failed", append([]any{
+		"reference", ref, "method", q.r.Method, "route", q.seen.Route, "request_id", q.id, "error", err.Error(),
+	}, attrs...)...)
+	h.answer(q, http.StatusInternalServerError, CodeInternal, "internal service error, reference "+ref, nil)
+}
+
+// answer is the form of every answer.
+type answer struct {
+	Code string `json:"error_code"`
+	Msg  string `json:"error_msg"`
+	Data any    `json:"data,omitempty"`
+}
+
+// answer writes an answer unless one has begun.
+func (h *handler) answer(q *request, status int, code, msg string, data any) {
+	q.seen.Status, q.seen.Code = status, code
+	if q.w.begun {
+		return
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(answer{code, msg, data}); err != nil {
+		// Only a time beyond year 9999 or a broken Service gets here; it is a panic of ours, caught by serve.
+		panic(err)
+	}
+	hd := q.w.Header()
+	hd.Set("Content-Type", "application/json")
+	hd.Set("Content-Length", strconv.Itoa(b.Len()))
+	hd.Set("Cache-Control", "no-store")
+	hd.Set("X-Content-Type-Options", "nosniff")
+	q.w.WriteHeader(status)
+	_, _ = q.w.Write(b.Bytes()) // the caller is gone; there is nobody to tell
+}
+
+// admit checks the headers in the contract's order, finds the caller, and asks whether its role will do.
+func (h *handler) admit(q *request, need access) error {
+	var err error
+	if q.id, err = requestID(q.r.Header, h.auth != nil); err != nil {
+		return err
+	}
+	q.w.Header().Set(headerRequestID, q.id)
+	if h.auth == nil {
+		q.caller = Caller{Role: RoleOperator}
+		return nil
+	}
+	token, err := oneHeader(q.r.Header, headerToken, CodeNoHeader)
+	if err != nil {
+		return err
+	}
+	refused := Refuse(CodeNoTenant, "x-auth-token: not valid, or its tenant does not exist")
+	if len(token) > MaxTokenBytes {
+		return refused
+	}
+	c, err := h.auth.Authenticate(q.r.Context(), token)
+	switch {
+	case errors.Is(err, ErrUnknownToken):
+		return refused
+	case errors.Is(err, ErrAuthUnavailable):
+		h.log.Warn("caller not checked", "request_id", q.id, "route", q.seen.Route, "error", err.Error())
+		return Busy(retryAuth, "the token cannot be checked now, try again later")
+	case err != nil:
+		return err
+	}
+	q.caller = c
+	if !c.may(need) {
+		return Refuse(CodeNoPermission, "the role %s may not make this call", Quote(string(c.Role)))
+	}
+	return nil
+}
+
+func (c Caller) may(need access) bool {
+	switch need {
+	case toOperate:
+		return c.Role == RoleOperator
+	case toCommand:
+		return c.Commands()
+	default:
+		return c.Commands() || c.Role == RoleReadOnly
+	}
+}
+
+// oneHeader gives the only value of a header. Two values are a fault: which one would count depends on
+// who reads, and proxies differ.
+func oneHeader(h http.Header, name, codeMissing string) (string, error) {
+	values := h.Values(name)
+	lower := strings.ToLower(name)
+	switch {
+	case len(values) == 0 || len(values) == 1 && strings.TrimSpace(values[0]) == "":
+		return "", Refuse(codeMissing, "%s: missing", lower)
+	case len(values) > 1:
+		return "", Refuse(CodeParameter, "%s: given %d times", lower, len(values))
+	}
+	return values[0], nil
+}
+
+// requestID gives x-request-id; where it is not required and missing, a new one.
+func requestID(h http.Header, required bool) (string, error) {
+	id, err := oneHeader(h, headerRequestID, CodeNoRequestID)
+	if err != nil {
+		if !required && len(h.Values(headerRequestID)) == 0 {
+			return newID(), nil
+		}
+		return "", err
+	}
+	bad := func(r rune) bool { return r <= ' ' || r > '~' }
+	if len(id) > MaxRequestIDBytes || strings.ContainsFunc(id, bad) {
+		return "", Refuse(CodeParameter, "x-request-id: must be 1 to %d visible ASCII characters, got %s", MaxRequestIDBytes, Quote(id))
+	}
+	return id, nil
+}
+
+// newID gives 64 random bits in hex: enough to tell the calls of a log's lifetime apart.
+func newID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
+
+// backup is POST /v1/instances/backup.
+func (h *handler) backup(q *request) (any, error) {
+	body, err := readBody(q.w, q.r)
+	if err != nil {
+		return nil, err
+	}
+	cmd, err := decodeBackup(body)
+	if err != nil {
+		return nil, err
+	}
+	if cmd.userID != nil && q.caller.User != "" && *cmd.userID != q.caller.User {
+		return nil, Refuse(CodeParameter, "user_id: %s is not the user of the token", Quote(*cmd.userID))
+	}
+	q.seen.Instances = cmd.ids
+	a, err := h.service.Backup(q.r.Context(), q.caller, q.id, cmd.digest(), cmd.ids)
+	a.Jobs = notNil(a.Jobs)
+	return a, err
+}
+
+// task is GET /v1/instances/tasks/{task_id}.
+func (h *handler) task(q *request) (any, error) {
+	id, err := q.taskID()
+	if err != nil {
+		return nil, err
+	}
+	st, err := h.service.Task(q.r.Context(), q.caller, id)
+	if err != nil {
+		return nil, err
+	}
+	jobs := make([]JobStatus, len(st.Jobs)) // never null in JSON, and not the Service's own slice
+	for i, j := range st.Jobs {
+		j.ExecuteMsg = cut(strings.ToValidUTF8(j.ExecuteMsg, "?"), MaxExecuteMsgBytes)
+		jobs[i] = j
+	}
+	return TaskStatus{Jobs: jobs}, nil
+}
+
+// taskID gives the task of the path. One that can't be is one that is not there.
+func (q *request) taskID() (string, error) {
+	id := q.r.PathValue("task_id")
+	if len(id) > maxTaskIDBytes {
+		return "", UnknownTask(id)
+	}
+	return id, nil
+}

@@ -1,0 +1,211 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// eventWriteTimeout bounds how long one event may take to leave: a reader that stands still for
+// longer loses its stream and may ask again.
+const eventWriteTimeout = 30 * time.Second
+
+// agentRoutes are the agent's own calls. Operators reach them by the socket; holders of tokens by the
+// network too, as far as their role goes (a control plane must release and resume what it holds).
+var agentRoutes = []route{
+	{http.MethodGet, "/v1/agent/info", toSee, (*handler).info},
+	{http.MethodGet, "/v1/agent/instances", toSee, (*handler).instances},
+	{http.MethodGet, "/v1/agent/jobs", toSee, (*handler).jobs},
+	{http.MethodGet, "/v1/agent/tasks/{task_id}", toSee, (*handler).taskJobs},
+	{http.MethodGet, "/v1/agent/tasks/{task_id}/events", toSee, (*handler).events},
+	{http.MethodPost, "/v1/agent/tasks/{task_id}/cancel", toCommand, (*handler).cancel},
+	{http.MethodPost, "/v1/agent/instances/{instance_id}/release", toCommand, (*handler).release},
+	{http.MethodPost, "/v1/agent/instances/{instance_id}/resume", toCommand, (*handler).resume},
+	{http.MethodPost, "/v1/agent/backup", toOperate, (*handler).backup},
+	{http.MethodPost, "/v1/agent/drain", toOperate, (*handler).drain},
+}
+
+// Lists as they are sent: an object, so that fields can be added beside the list.
+type (
+	instanceList struct {
+		Instances []InstanceInfo `json:"instances"`
+	}
+	jobList struct {
+		Jobs []JobInfo `json:"jobs"`
+	}
+)
+
+func (h *handler) info(q *request) (any, error) {
+	return h.service.Info(q.r.Context(), q.caller)
+}
+
+func (h *handler) instances(q *request) (any, error) {
+	list, err := h.service.Instances(q.r.Context(), q.caller)
+	return instanceList{notNil(list)}, err
+}
+
+// jobs takes ?instance=ID and ?active=true.
+func (h *handler) jobs(q *request) (any, error) {
+	var f JobFilter
+	for key, values := range q.r.URL.Query() {
+		switch {
+		case key != "instance" && key != "active":
+			return nil, Refuse(CodeParameter, "%s: unknown query parameter", Quote(key))
+		case len(values) != 1:
+			return nil, Refuse(CodeParameter, "%s: given %d times", key, len(values))
+		case key == "instance":
+			f.InstanceID = values[0]
+		case values[0] != "true" && values[0] != "false":
+			return nil, Refuse(CodeParameter, "active: must be true or false, got %s", Quote(values[0]))
+		default:
+			f.Active = values[0] == "true"
+		}
+	}
+	list, err := h.service.Jobs(q.r.Context(), q.caller, f)
+	return jobList{notNil(list)}, err
+}
+
+// taskJobs lists the jobs of one task in full.
+func (h *handler) taskJobs(q *request) (any, error) {
+	id, err := q.taskID()
+	if err != nil {
+		return nil, err
+	}
+	list, err := h.service.Jobs(q.r.Context(), q.caller, JobFilter{TaskID: id})
+	if err == nil && len(list) == 0 {
+		err = UnknownTask(id)
+	}
+	return jobList{list}, err
+}
+
+func (h *handler) cancel(q *request) (any, error) {
+	id, err := q.taskID()
+	if err == nil {
+		err = noBody(q.w, q.r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return nil, h.service.Cancel(q.r.Context(), q.caller, id)
+}
+
+func (h *handler) release(q *request) (any, error) { return h.onInstance(q, h.service.Release) }
+func (h *handler) resume(q *request) (any, error)  { return h.onInstance(q, h.service.Resume) }
+
+func (h *handler) onInstance(q *request, do func(context.Context, Caller, string) error) (any, error) {
+	id := q.r.PathValue("instance_id")
+	if !instancePattern.MatchString(id) {
+		return nil, badID("instance_id", id)
+	}
+	if err := noBody(q.w, q.r); err != nil {
+		return nil, err
+	}
+	q.seen.Instances = []string{id}
+	return nil, do(q.r.Context(), q.caller, id)
+}
+
+func (h *handler) drain(q *request) (any, error) {
+	if err := noBody(q.w, q.r); err != nil {
+		return nil, err
+	}
+	return nil, h.service.Drain(q.r.Context(), q.caller)
+}
+
+// events streams what happens to a task until it ends: one JSON object a line, or server-sent events
+// where the caller accepts text/event-stream. An error before the first event is a common answer; one
+// after it is an event of type EventError, as the status is sent by then.
+func (h *handler) events(q *request) (any, error) {
+	id, err := q.taskID()
+	if err != nil {
+		return nil, err
+	}
+	s := newStream(q)
+	err = h.service.Watch(q.r.Context(), q.caller, id, s.send)
+	switch {
+	case err == nil:
+		s.begin()
+		return nil, nil
+	case !q.streamed:
+		return nil, err
+	case q.r.Context().Err() != nil || s.broken != nil:
+		return nil, nil // the reader has gone
+	}
+	var e *Error
+	if !errors.As(err, &e) {
+		ref := newID()
+		q.seen.Reference = ref
+		h.log.Error("event stream failed", "reference", ref, "request_id", q.id, "task", id, "error", err.Error())
+		e = Refuse(CodeInternal, "internal service error, reference %s", ref)
+	}
+	q.seen.Code = e.Code
+	_ = s.send(Event{Time: time.Now().UTC(), Type: EventError, TaskID: id, ErrorCode: e.Code, ErrorMsg: e.Msg})
+	return nil, nil
+}
+
+// stream writes events. It is for one goroutine.
+type stream struct {
+	q      *request
+	ctl    *http.ResponseController
+	sse    bool
+	broken error // of the connection; nothing is written after it
+}
+
+func newStream(q *request) *stream {
+	s := &stream{q: q, ctl: http.NewResponseController(q.w)}
+	for _, accept := range q.r.Header.Values("Accept") {
+		s.sse = s.sse || strings.Contains(accept, "text/event-stream")
+	}
+	return s
+}
+
+// begin sends the status, and lifts the server's time-outs, which are for calls that end soon.
+func (s *stream) begin() {
+	if s.q.streamed {
+		return
+	}
+	s.q.streamed = true
+	// Where the connection has no deadlines (a test's recorder) there is nothing to lift.
+	_ = s.ctl.SetReadDeadline(time.Time{})
+	_ = s.ctl.SetWriteDeadline(time.Time{})
+	hd := s.q.w.Header()
+	hd.Set("Content-Type", "application/x-ndjson")
+	if s.sse {
+		hd.Set("Content-Type", "text/event-stream")
+	}
+	hd.Set("Cache-Control", "no-store")
+	hd.Set("X-Content-Type-Options", "nosniff")
+	s.q.w.WriteHeader(http.StatusOK)
+}
+
+func (s *stream) send(e Event) error {
+	if s.broken != nil {
+		return s.broken
+	}
+	s.begin()
+	line, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	if s.sse {
+		line = append([]byte("event: "+e.Type+"\ndata: "), append(line, '\n')...)
+	}
+	_ = s.ctl.SetWriteDeadline(time.Now().Add(eventWriteTimeout))
+	if _, s.broken = s.q.w.Write(append(line, '\n')); s.broken == nil {
+		if err := s.ctl.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			s.broken = err
+		}
+	}
+	_ = s.ctl.SetWriteDeadline(time.Time{})
+	return s.broken
+}
+
+// notNil makes an empty list [] in JSON, where nil would be null.
+func notNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
