@@ -1,0 +1,120 @@
+package tree
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// maxOpen bounds the folders of the current path that are kept open; deeper trees close those
+// nearest to the root and open them again on the way back.
+const maxOpen = 64
+
+// chain is the current path of a walk or a restore: the folders from the root down, the lowest of
+// them open. Only its last maxOpen folders hold descriptors, always a run that ends at the last one.
+// It is for one goroutine.
+type chain struct {
+	base   int // the root, owned by the caller
+	path   []byte
+	levels []level
+	lowest int // the first level with a descriptor
+	flags  int
+}
+
+type level struct {
+	fd  int // -1 when closed
+	id  fileID
+	end int // length of the path of this folder
+}
+
+// push makes fd, the folder name below the last one, the last one. The chain owns fd from here on.
+func (c *chain) push(name string, fd int, id fileID) {
+	if len(c.levels) > 0 {
+		if len(c.path) > 0 {
+			c.path = append(c.path, '/')
+		}
+		c.path = append(c.path, name...)
+	}
+	c.levels = append(c.levels, level{fd: fd, id: id, end: len(c.path)})
+	for len(c.levels)-c.lowest > maxOpen {
+		c.closeLevel(&c.levels[c.lowest])
+		c.lowest++
+	}
+}
+
+// pop leaves the last folder. The one above is opened again if it was closed; if that fails, fd
+// tries once more and reports why.
+func (c *chain) pop() {
+	last := len(c.levels) - 1
+	if last > 0 && c.levels[last-1].fd < 0 {
+		c.levels[last-1].fd = c.up(last)
+	}
+	c.closeLevel(&c.levels[last])
+	c.levels = c.levels[:last]
+	c.lowest = max(0, min(c.lowest, last-1))
+	if last > 0 {
+		c.path = c.path[:c.levels[last-1].end]
+	}
+}
+
+// up opens the folder above level i through "..", and gives -1 unless it is the one it was: the
+// folder may have been moved meanwhile, to anywhere.
+func (c *chain) up(i int) int {
+	if c.levels[i].fd < 0 {
+		return -1
+	}
+	fd, err := openAt(c.levels[i].fd, "..", c.flags, 0)
+	if err != nil {
+		return -1
+	}
+	if !isFile(fd, c.levels[i-1].id) {
+		closeFD(fd)
+		return -1
+	}
+	return fd
+}
+
+// fd gives the descriptor of the last folder. The chain keeps owning it.
+func (c *chain) fd() (int, error) {
+	l := &c.levels[len(c.levels)-1]
+	if l.fd >= 0 {
+		return l.fd, nil
+	}
+	fd, err := openBeneath(c.base, string(c.path[:l.end]), c.flags)
+	if err != nil {
+		return -1, err
+	}
+	if !isFile(fd, l.id) {
+		closeFD(fd)
+		return -1, ErrChanged
+	}
+	l.fd = fd
+	return fd, nil
+}
+
+// join gives the path of name in the last folder.
+func (c *chain) join(name string) string {
+	if len(c.path) == 0 {
+		return name
+	}
+	b := make([]byte, 0, len(c.path)+1+len(name))
+	b = append(append(append(b, c.path...), '/'), name...)
+	return string(b)
+}
+
+func (c *chain) close() {
+	for i := range c.levels {
+		c.closeLevel(&c.levels[i])
+	}
+	c.levels = nil
+}
+
+func (c *chain) closeLevel(l *level) {
+	if l.fd >= 0 {
+		closeFD(l.fd)
+		l.fd = -1
+	}
+}
+
+func isFile(fd int, id fileID) bool {
+	var st unix.Statx_t
+	return statAt(fd, "", &st) == nil && idOf(&st) == id
+}

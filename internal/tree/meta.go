@@ -1,0 +1,194 @@
+package tree
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// String gives the kind as messages name it.
+func (k Kind) String() string {
+	switch k {
+	case File:
+		return "file"
+	case Dir:
+		return "folder"
+	case Symlink:
+		return "symlink"
+	case Fifo:
+		return "fifo"
+	case Socket:
+		return "socket"
+	case CharDevice:
+		return "character device"
+	case BlockDevice:
+		return "block device"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// told is how many losses of one sort are listed one by one before the rest is only counted.
+const told = 20
+
+// count counts losses of one sort, for instance an attribute that the target does not take.
+type count struct {
+	what  string
+	limit int // how many are listed one by one
+	n     int
+	first string
+}
+
+// lose tells or counts that what was lost on path.
+func (s *setter) lose(path, what string, limit int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var c *count
+	for _, have := range s.counts {
+		if have.what == what {
+			c = have
+		}
+	}
+	if c == nil {
+		c = &count{what: what, limit: limit, first: path}
+		s.counts = append(s.counts, c)
+	}
+	c.n++
+	if c.n <= c.limit {
+		s.warn(Warning{path, what})
+	}
+}
+
+// warning tells w, one caller at a time.
+func (s *setter) warning(w Warning) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.warn(w)
+}
+
+// summarise tells how often the losses came that were not listed one by one.
+func (s *setter) summarise() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.counts {
+		switch more := c.n - c.limit; {
+		case more <= 0:
+		case c.limit == 0:
+			s.warn(Warning{c.first, fmt.Sprintf("%s, and so for %d entries", c.what, c.n)})
+		default:
+			s.warn(Warning{c.first, fmt.Sprintf("%s, and so for %d further entries", c.what, more)})
+		}
+	}
+	s.counts = nil
+}
+
+// apply gives fd, the open entry e, its metadata. fd is O_PATH for all but files and folders. The order
+// matters: a change of owner takes setuid and security.capability away, an ACL writes into the mode,
+// and everything but the time changes nothing of the time.
+func (s *setter) apply(fd int, e *Entry, mode uint32) error {
+	mode, err := s.owner(fd, e, mode)
+	if err != nil {
+		return err
+	}
+	for i := range e.Xattrs {
+		if err := s.xattr(fd, e, &e.Xattrs[i]); err != nil {
+			return err
+		}
+	}
+	switch e.Kind {
+	case File, Dir:
+		err = unix.Fchmod(fd, mode&0o7777)
+	case Symlink: // has no mode of its own
+	default:
+		err = unix.Chmod(procFD(fd, ""), mode&0o7777)
+	}
+	if err != nil {
+		return pathError("set mode of", e.Path, err)
+	}
+	if err := setTime(fd, "", e.Mtime); err != nil {
+		return pathError("set time of", e.Path, err)
+	}
+	return s.checkTime(fd, e)
+}
+
+// owner sets user and group, and returns the mode to set: never setuid for another owner.
+func (s *setter) owner(fd int, e *Entry, mode uint32) (uint32, error) {
+	err := unix.Fchownat(fd, "", int(e.UID), int(e.GID), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
+	if err == nil {
+		return mode, nil
+	}
+	if err != unix.EPERM && err != unix.EINVAL && err != unix.EOVERFLOW {
+		return mode, pathError("set owner of", e.Path, err)
+	}
+	if int(e.UID) != os.Geteuid() || err == unix.EINVAL {
+		s.lose(e.Path, "its owner could not be set: "+err.Error(), 0)
+		if mode&unix.S_ISUID != 0 {
+			s.lose(e.Path, "setuid was left out, because its owner could not be set", told)
+			mode &^= unix.S_ISUID
+		}
+	}
+	// A user may still give a file to a group of their own.
+	err = unix.Fchownat(fd, "", -1, int(e.GID), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		s.lose(e.Path, "its group could not be set: "+err.Error(), 0)
+		if mode&unix.S_ISGID != 0 {
+			s.lose(e.Path, "setgid was left out, because its group could not be set", told)
+			mode &^= unix.S_ISGID
+		}
+	}
+	return mode, nil
+}
+
+func (s *setter) xattr(fd int, e *Entry, x *Xattr) error {
+	if x.Name == "" || strings.IndexByte(x.Name, 0) >= 0 {
+		return pathError("set attribute of", e.Path, fmt.Errorf("%w: %s is no name of an attribute", ErrUnsafePath, quote(x.Name)))
+	}
+	var err error
+	switch e.Kind {
+	case File, Dir:
+		err = unix.Fsetxattr(fd, x.Name, x.Value, 0)
+	default: // an O_PATH descriptor; the path stands for what it is open on, even if that is a link
+		err = unix.Setxattr(procFD(fd, ""), x.Name, x.Value, 0)
+	}
+	switch err {
+	case nil:
+	case unix.EPERM, unix.EACCES:
+		limit := told
+		if !s.root && strings.HasPrefix(x.Name, "trusted.") {
+			limit = 0
+		}
+		s.lose(e.Path, fmt.Sprintf("attribute %s could not be set: %v", quote(x.Name), err), limit)
+	case unix.EOPNOTSUPP, unix.EINVAL, unix.E2BIG, unix.ERANGE, unix.ENOSPC, unix.EDQUOT:
+		// ENOSPC: ext4 has one block for the attributes of a file; a disk that is full shows elsewhere.
+		s.lose(e.Path, fmt.Sprintf("attribute %s could not be set: %v", quote(x.Name), err), told)
+	default:
+		return pathError("set attribute "+quote(x.Name)+" of", e.Path, err)
+	}
+	return nil
+}
+
+// setTime sets when the content of name in dirfd changed, or of dirfd itself, and leaves the access time.
+func setTime(dirfd int, name string, t Time) error {
+	flags := unix.AT_SYMLINK_NOFOLLOW
+	if name == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: t.Sec, Nsec: int64(t.Nsec)}}
+	return unix.UtimesNanoAt(dirfd, name, ts, flags)
+}
+
+// checkTime looks whether a time outside what every file system holds was kept.
+func (s *setter) checkTime(fd int, e *Entry) error {
+	if e.Mtime.Sec >= 0 && e.Mtime.Sec < 1<<31 {
+		return nil
+	}
+	var st unix.Statx_t
+	if err := statAt(fd, "", &st); err != nil {
+		return pathError("stat", e.Path, err)
+	}
+	if st.Mtime.Sec != e.Mtime.Sec {
+		s.lose(e.Path, "its time is outside what the target's file system holds", told)
+	}
+	return nil
+}

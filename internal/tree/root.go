@@ -1,0 +1,143 @@
+package tree
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrChanged says that a path no longer leads to the file that the walk saw there.
+var ErrChanged = errors.New("it is another file now than when the tree was walked")
+
+// ErrClosed says that a Root or a Target was used after Close.
+var ErrClosed = errors.New("tree is closed")
+
+// Root is a tree that is read. Its methods may be called from several goroutines at once.
+// Close is due when the last file opened through it is open; files outlive it.
+type Root struct {
+	fd     int
+	name   string
+	id     fileID
+	btrfs  bool
+	closed atomic.Bool
+	// noXattrs: the file system keeps no attributes at all, so nobody asks again.
+	noXattrs bool
+}
+
+// OpenRoot opens the tree at path. Links in path itself are followed: it comes from the operator.
+func OpenRoot(path string) (*Root, error) {
+	fd, err := openAt(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open tree", Path: path, Err: err}
+	}
+	r := &Root{fd: fd, name: path}
+	var st unix.Statx_t
+	if err := statAt(fd, "", &st); err != nil {
+		closeFD(fd)
+		return nil, &os.PathError{Op: "stat tree", Path: path, Err: err}
+	}
+	r.id = idOf(&st)
+	var sfs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &sfs); err == nil {
+		r.btrfs = sfs.Type == unix.BTRFS_SUPER_MAGIC
+	}
+	_, err = unix.Flistxattr(fd, nil)
+	r.noXattrs = err == unix.EOPNOTSUPP
+	return r, nil
+}
+
+// Close releases the descriptor of the tree. It is idempotent; no walk may be running.
+func (r *Root) Close() error {
+	if r.closed.Swap(true) {
+		return nil
+	}
+	return unix.Close(r.fd)
+}
+
+// Open opens the content of e, a File of a walk of this tree, for reading. No link and no mount point
+// on the way is followed, the access time is left alone where the kernel allows, and nothing but a
+// regular file is ever opened: the path is first resolved without opening it, and compared.
+// A path that is gone or leads to another file gives an error that is ErrChanged.
+func (r *Root) Open(e *Entry) (*os.File, error) {
+	if r.closed.Load() {
+		return nil, pathError("open", e.Path, ErrClosed)
+	}
+	if e.Kind != File || e.Path == "" {
+		return nil, pathError("open", e.Path, errors.New("it is not a regular file"))
+	}
+	at, err := openBeneath(r.fd, e.Path, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return nil, openError(e.Path, err)
+	}
+	defer closeFD(at)
+	var st unix.Stat_t
+	if err := unix.Fstat(at, &st); err != nil {
+		return nil, pathError("stat", e.Path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Ino != e.Ino {
+		return nil, pathError("open", e.Path, ErrChanged)
+	}
+	fd, err := openAt(unix.AT_FDCWD, procFD(at, ""), unix.O_RDONLY|unix.O_NOATIME, 0)
+	if err != nil {
+		return nil, openError(e.Path, err)
+	}
+	return os.NewFile(uintptr(fd), e.Path), nil
+}
+
+// openError makes ErrChanged of what the kernel answers when a name went away or became a link.
+func openError(path string, err error) error {
+	if vanished(err) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EXDEV) {
+		err = fmt.Errorf("%w (%w)", ErrChanged, err)
+	}
+	return pathError("open", path, err)
+}
+
+// Stat is the part of a file's metadata that changes with its content.
+type Stat struct {
+	Ino   uint64
+	Size  int64
+	Mtime Time
+	Ctime Time
+}
+
+// Restat reads from an open file what Unchanged compares, for instance to read a file again that
+// changed meanwhile.
+func Restat(f *os.File) (Stat, error) {
+	var st unix.Stat_t
+	err := control(f, func(fd int) error { return unix.Fstat(fd, &st) })
+	if err != nil {
+		return Stat{}, pathError("stat", f.Name(), err)
+	}
+	return Stat{
+		Ino: st.Ino, Size: st.Size,
+		Mtime: Time{Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec)},
+		Ctime: Time{Sec: st.Ctim.Sec, Nsec: uint32(st.Ctim.Nsec)},
+	}, nil
+}
+
+// Unchanged says whether the open file f is still what e says: the same inode, size, time of
+// change of its content and of its metadata. Asked after reading, it tells whether what was read is
+// of one piece.
+func (r *Root) Unchanged(e *Entry, f *os.File) (bool, error) {
+	st, err := Restat(f)
+	if err != nil {
+		return false, err
+	}
+	return st == Stat{Ino: e.Ino, Size: e.Size, Mtime: e.Mtime, Ctime: e.Ctime}, nil
+}
+
+// control runs do with the descriptor of f, which keeps its mode and stays open meanwhile.
+func control(f *os.File, do func(fd int) error) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := raw.Control(func(fd uintptr) { inner = do(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
+}

@@ -1,0 +1,348 @@
+package tree
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrOrder says that an entry came out of the order of a walk, or without its folder.
+var ErrOrder = errors.New("entry out of order")
+
+// Target builds a tree in a new folder. Create and Finish are for one goroutine, FinishFile for any
+// number of them. Entries are not trusted: whatever they say, nothing outside the folder is touched
+// and no link is followed, because every name is made in a folder that the Target made itself and
+// holds open. Close is due in any case; what was made stays.
+//
+// A folder gets its metadata when the first entry after its content comes, so that memory is
+// bounded by depth, not by the number of folders.
+type Target struct {
+	root   int
+	chain  chain
+	dirs   []*Entry // of each level of the chain; nil for a root that no entry came for
+	last   string
+	any    bool
+	setter setter
+	// late are the folders that a user who is not root could not pass through with their own mode;
+	// hard links to what they hold may still come.
+	late []lateMode
+	// skipped are the paths that could not be made, so that links to them are not mistaken for forged ones.
+	skipped map[string]struct{}
+	closed  bool
+}
+
+type lateMode struct {
+	path string
+	mode uint32
+}
+
+// NewTarget makes a Target of dir, an empty folder that the caller made and nobody else writes to.
+// warn is told what can't be kept exact, one call at a time but on any goroutine; nil drops it.
+func NewTarget(dir string, warn func(Warning)) (*Target, error) {
+	if warn == nil {
+		warn = func(Warning) {}
+	}
+	fd, err := openAt(unix.AT_FDCWD, dir, openDir, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open target", Path: dir, Err: err}
+	}
+	t := &Target{root: fd, skipped: make(map[string]struct{})}
+	t.chain = chain{base: fd, flags: openDir}
+	t.setter.warn = warn
+	t.setter.root = os.Geteuid() == 0
+	if err := t.prepare(dir); err != nil {
+		t.Close() //nolint:errcheck // nothing was written
+		return nil, err
+	}
+	return t, nil
+}
+
+// prepare checks that the folder is empty and takes from it what its children would inherit.
+func (t *Target) prepare(dir string) error {
+	var l listing
+	fd, err := openAt(t.root, ".", openDir, 0)
+	if err == nil {
+		t.chain.push("", fd, fileID{})
+		t.dirs = append(t.dirs, nil)
+		err = l.read(fd, make([]byte, 4<<10))
+	}
+	if err == nil && len(l.spans) > 0 {
+		err = unix.ENOTEMPTY
+	}
+	if err == nil {
+		err = unix.Fchmod(fd, 0o700)
+	}
+	if err != nil {
+		return &os.PathError{Op: "prepare target", Path: dir, Err: err}
+	}
+	var st unix.Statx_t
+	if err := statAt(fd, "", &st); err != nil {
+		return &os.PathError{Op: "stat target", Path: dir, Err: err}
+	}
+	t.chain.levels[0].id = idOf(&st)
+	for _, acl := range []string{"system.posix_acl_default", "system.posix_acl_access"} {
+		if err := unix.Fremovexattr(fd, acl); err != nil && err != unix.ENODATA && err != unix.EOPNOTSUPP {
+			return &os.PathError{Op: "remove " + acl + " from target", Path: dir, Err: err}
+		}
+	}
+	// What a file system with coarse times makes of this tells it from the others.
+	probe := Time{Sec: 1, Nsec: 123_456_789}
+	if err := setTime(fd, "", probe); err == nil && statAt(fd, "", &st) == nil && st.Mtime.Nsec != probe.Nsec {
+		t.setter.warn(Warning{"", "the target's file system rounds times"})
+	}
+	return nil
+}
+
+// Create makes e, without content and for files and folders without metadata yet. For a File it
+// returns the file, open for reading and writing and of its full size, all of it a hole; the caller
+// writes what is data, in any order, and hands it to FinishFile. For all else it returns nil.
+//
+// Entries come in the order of a walk, each after its folder, else the error is ErrOrder; one whose
+// Path or LinkTo is not of the form of a path is ErrUnsafePath. What the file system or the lack of
+// privilege does not let be made, but for files and folders, is a warning and not an error.
+func (t *Target) Create(e *Entry) (*os.File, error) {
+	if t.closed {
+		return nil, pathError("create", e.Path, ErrClosed)
+	}
+	if err := CheckPath(e.Path); err != nil {
+		return nil, err
+	}
+	if t.any && ComparePaths(t.last, e.Path) >= 0 {
+		return nil, pathError("create", e.Path, fmt.Errorf("%w: it comes after %s", ErrOrder, quote(t.last)))
+	}
+	t.any, t.last = true, e.Path
+	if e.Path == "" {
+		if e.Kind != Dir || e.HasLinkTo {
+			return nil, pathError("create", e.Path, fmt.Errorf("%w: the root is no folder", ErrUnsafePath))
+		}
+		t.dirs[0] = e
+		return nil, nil
+	}
+	parent, name := splitPath(e.Path)
+	if err := t.leaveTo(parent); err != nil {
+		return nil, err
+	}
+	dirfd, err := t.chain.fd()
+	if err != nil {
+		return nil, pathError("open", parent, err)
+	}
+	if e.HasLinkTo {
+		return nil, t.link(dirfd, name, e)
+	}
+	switch e.Kind {
+	case File:
+		return t.file(dirfd, name, e)
+	case Dir:
+		return nil, t.folder(dirfd, name, e)
+	default:
+		return nil, t.node(dirfd, name, e)
+	}
+}
+
+// leaveTo finishes the folders that are left on the way to the folder parent, which must be open.
+func (t *Target) leaveTo(parent string) error {
+	for {
+		at := t.chain.path
+		if string(at) == parent {
+			return nil
+		}
+		if len(at) <= len(parent) && (len(at) == 0 || len(at) < len(parent) && parent[len(at)] == '/' && string(at) == parent[:len(at)]) {
+			return pathError("create", t.last, fmt.Errorf("%w: its folder did not come", ErrOrder))
+		}
+		if len(t.chain.levels) == 1 {
+			return pathError("create", t.last, fmt.Errorf("%w: its folder did not come", ErrOrder))
+		}
+		if err := t.leave(); err != nil {
+			return err
+		}
+	}
+}
+
+// leave finishes the last folder of the chain.
+func (t *Target) leave() error {
+	if e := t.dirs[len(t.dirs)-1]; e != nil {
+		fd, err := t.chain.fd()
+		if err != nil {
+			return pathError("open", e.Path, err)
+		}
+		mode := e.Mode
+		if !t.setter.root && mode&0o700 != 0o700 {
+			t.late = append(t.late, lateMode{e.Path, mode})
+			mode |= 0o700
+		}
+		if err := t.setter.apply(fd, e, mode); err != nil {
+			return err
+		}
+	}
+	t.dirs = t.dirs[:len(t.dirs)-1]
+	t.chain.pop()
+	return nil
+}
+
+func (t *Target) file(dirfd int, name string, e *Entry) (*os.File, error) {
+	if e.Size < 0 {
+		return nil, pathError("create", e.Path, fmt.Errorf("%w: its size is negative", ErrUnsafePath))
+	}
+	fd, err := openAt(dirfd, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, pathError("create", e.Path, err)
+	}
+	f := os.NewFile(uintptr(fd), e.Path)
+	if e.Size > 0 {
+		if err := unix.Ftruncate(fd, e.Size); err != nil {
+			return nil, errors.Join(pathError("set size of", e.Path, err), f.Close())
+		}
+	}
+	return f, nil
+}
+
+func (t *Target) folder(dirfd int, name string, e *Entry) error {
+	if err := unix.Mkdirat(dirfd, name, 0o700); err != nil {
+		return pathError("create folder", e.Path, err)
+	}
+	fd, err := openAt(dirfd, name, openDir, 0)
+	if err != nil {
+		return pathError("open", e.Path, err)
+	}
+	var st unix.Statx_t
+	if err := statAt(fd, "", &st); err != nil {
+		closeFD(fd)
+		return pathError("stat", e.Path, err)
+	}
+	t.chain.push(name, fd, idOf(&st))
+	t.dirs = append(t.dirs, e)
+	return nil
+}
+
+// node makes a symlink, fifo, socket or device, with its metadata.
+func (t *Target) node(dirfd int, name string, e *Entry) error {
+	var err error
+	mode, ok := map[Kind]uint32{
+		Fifo: unix.S_IFIFO, Socket: unix.S_IFSOCK, CharDevice: unix.S_IFCHR, BlockDevice: unix.S_IFBLK,
+	}[e.Kind]
+	switch {
+	case e.Kind == Symlink:
+		err = unix.Symlinkat(e.Target, dirfd, name)
+	case ok:
+		err = unix.Mknodat(dirfd, name, mode|0o600, int(unix.Mkdev(e.Major, e.Minor)))
+	default:
+		return pathError("create", e.Path, fmt.Errorf("%w: kind %d does not exist", ErrUnsafePath, e.Kind))
+	}
+	if err != nil {
+		return t.skip(e, "create", err)
+	}
+	fd, err := openAt(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return pathError("open", e.Path, err)
+	}
+	defer closeFD(fd)
+	return t.setter.apply(fd, e, e.Mode)
+}
+
+// link makes a further name of an entry made before, which is found without following links.
+func (t *Target) link(dirfd int, name string, e *Entry) error {
+	if err := CheckPath(e.LinkTo); err != nil {
+		return err
+	}
+	if e.LinkTo == "" || ComparePaths(e.LinkTo, e.Path) >= 0 {
+		return pathError("link", e.Path, fmt.Errorf("%w: %s did not come before", ErrUnsafePath, quote(e.LinkTo)))
+	}
+	if _, ok := t.skipped[e.LinkTo]; ok {
+		t.skipped[e.Path] = struct{}{}
+		t.setter.warning(Warning{e.Path, "left out, it is a further name of one that is left out"})
+		return nil
+	}
+	parent, base := splitPath(e.LinkTo)
+	from, err := openBeneath(t.root, parent, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err != nil {
+		return pathError("link", e.Path, fmt.Errorf("%w: %s: %w", ErrUnsafePath, quote(e.LinkTo), err))
+	}
+	defer closeFD(from)
+	switch err := unix.Linkat(from, base, dirfd, name, 0); {
+	case err == nil:
+		return nil
+	case err == unix.ENOENT:
+		return pathError("link", e.Path, fmt.Errorf("%w: %s: %w", ErrUnsafePath, quote(e.LinkTo), err))
+	default:
+		return t.skip(e, "link", err)
+	}
+}
+
+// skip makes a warning of err if it says that this file system or this user can't make such a thing.
+func (t *Target) skip(e *Entry, op string, err error) error {
+	switch err {
+	case unix.EPERM, unix.EOPNOTSUPP, unix.ENOSYS, unix.EMLINK, unix.ENAMETOOLONG, unix.EINVAL:
+		t.skipped[e.Path] = struct{}{}
+		t.setter.warning(Warning{e.Path, fmt.Sprintf("left out: the target can't hold a %s: %v", e.Kind, err)})
+		return nil
+	}
+	return pathError(op, e.Path, err)
+}
+
+// FinishFile gives f, made by Create for e, its owner, attributes, mode and time, and closes it in any
+// case. It may run on any goroutine, for each file once.
+func (t *Target) FinishFile(e *Entry, f *os.File) error {
+	err := control(f, func(fd int) error { return t.setter.apply(fd, e, e.Mode) })
+	if closeErr := f.Close(); closeErr != nil && err == nil {
+		err = pathError("close", e.Path, closeErr)
+	}
+	return err
+}
+
+// Finish gives the folders that are still open their metadata, from the leaves up, tells the warnings
+// that are counted, and syncs the file system. Every FinishFile has returned before.
+func (t *Target) Finish() error {
+	if t.closed {
+		return pathError("finish", "", ErrClosed)
+	}
+	for len(t.chain.levels) > 0 {
+		if err := t.leave(); err != nil {
+			return err
+		}
+	}
+	for i := len(t.late) - 1; i >= 0; i-- {
+		if err := t.setLate(t.late[i]); err != nil {
+			return err
+		}
+	}
+	t.late = nil
+	t.setter.summarise()
+	if err := unix.Syncfs(t.root); err != nil {
+		return pathError("sync", "", err)
+	}
+	return nil
+}
+
+func (t *Target) setLate(l lateMode) error {
+	fd, err := openBeneath(t.root, l.path, openDir)
+	if err == nil {
+		err = unix.Fchmod(fd, l.mode)
+		closeFD(fd)
+	}
+	if err != nil {
+		return pathError("set mode of", l.path, err)
+	}
+	return nil
+}
+
+// Close releases the descriptors. It is idempotent.
+func (t *Target) Close() error {
+	if t.closed {
+		return nil
+	}
+	t.closed = true
+	t.chain.close()
+	return unix.Close(t.root)
+}
+
+// setter applies metadata and counts what can't be. Safe for several goroutines.
+type setter struct {
+	warn func(Warning)
+	root bool
+
+	mu     sync.Mutex
+	counts []*count
+}

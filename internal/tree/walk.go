@@ -1,0 +1,391 @@
+package tree
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// WalkOptions tune a walk. The zero value is fine.
+type WalkOptions struct {
+	// Warn is told what could not be kept exact; nil drops it. It runs on the goroutine of the walk.
+	Warn func(Warning)
+}
+
+// Walk calls fn for the root of the tree and every entry below it: depth first, a folder before its
+// content, names of a folder in the order of their bytes. fn runs on the caller's goroutine and may
+// keep the entries. If fn returns fs.SkipDir for a folder, what it holds is left out; any other error
+// ends the walk and is returned as it is.
+//
+// Nothing outside the tree is read, whoever changes it meanwhile: folders are opened by name from the
+// folder above, never through a link, and compared with what was there before. Mount points and
+// nested btrfs subvolumes are given as the folders that they are, with a warning, and not entered. A
+// name that vanishes is a warning; a folder, link or attribute that can't be read is an error.
+// At most maxOpen folders are open at once; the names of the folders on the way are in memory.
+func (r *Root) Walk(ctx context.Context, o WalkOptions, fn func(*Entry) error) error {
+	if r.closed.Load() {
+		return pathError("walk", "", ErrClosed)
+	}
+	w := &walker{
+		root: r, fn: fn, warn: o.Warn,
+		chain: chain{base: r.fd, flags: openDir | unix.O_NOATIME},
+		links: make(map[fileID]*linked),
+		dents: make([]byte, 128<<10),
+		xattr: newXattrReader(r.noXattrs),
+	}
+	if w.warn == nil {
+		w.warn = func(Warning) {}
+	}
+	defer w.chain.close()
+	return w.run(ctx)
+}
+
+type walker struct {
+	root  *Root
+	fn    func(*Entry) error
+	warn  func(Warning)
+	chain chain
+	lists []*listing // names left in each folder of the chain
+	free  []*listing
+	links map[fileID]*linked
+	dents []byte
+	xattr *xattrReader
+}
+
+// linked is a file of several names: where it was seen first, and how many names are still to come.
+type linked struct {
+	path string
+	left uint32
+}
+
+func (w *walker) run(ctx context.Context) error {
+	fd, err := openAt(w.root.fd, ".", openDir|unix.O_NOATIME, 0)
+	if err != nil {
+		return pathError("open", "", err)
+	}
+	if err := w.enter("", fd); err != nil {
+		return err
+	}
+	for len(w.lists) > 0 {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		l := w.lists[len(w.lists)-1]
+		if l.next == len(l.spans) {
+			w.leave()
+			continue
+		}
+		name := l.name(l.next)
+		l.next++
+		if err := w.visit(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// visit gives one name of the last folder of the chain.
+func (w *walker) visit(name string) error {
+	dirfd, err := w.chain.fd()
+	if err != nil {
+		return w.lost(err)
+	}
+	// A name may become something else between two calls; a second look sees one state of it.
+	for try := 0; ; try++ {
+		var st unix.Statx_t
+		if err := statAt(dirfd, name, &st); err != nil {
+			return w.gone("stat", name, err)
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			err = w.visitDir(dirfd, name, &st)
+		} else {
+			err = w.visitOther(dirfd, name, &st)
+		}
+		if err != errAgain {
+			return err
+		}
+		if try == 4 {
+			w.warn(Warning{w.chain.join(name), "it kept changing into other kinds of file, left out"})
+			return nil
+		}
+	}
+}
+
+// lost tells that the last folder of the chain can't be opened again, and gives up what is left in it.
+func (w *walker) lost(err error) error {
+	path := string(w.chain.path)
+	if !vanished(err) && !changed(err) {
+		return pathError("open", path, err)
+	}
+	w.warn(Warning{path, "it was moved or removed while it was read, the rest of it is left out"})
+	l := w.lists[len(w.lists)-1]
+	l.next = len(l.spans)
+	return nil
+}
+
+// gone makes a warning of an error that means that name vanished.
+func (w *walker) gone(op, name string, err error) error {
+	path := w.chain.join(name)
+	if !vanished(err) {
+		return pathError(op, path, err)
+	}
+	w.warn(Warning{path, "it vanished while the tree was read"})
+	return nil
+}
+
+// errAgain says that a name became something else between two calls. Callbacks can't return it.
+var errAgain = errors.New("changed between two looks")
+
+// changed says whether an open failed because the name is no folder, or not that folder, any more.
+func changed(err error) bool {
+	return errors.Is(err, ErrChanged) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV)
+}
+
+// visitDir gives the folder name and enters it, unless another file system begins there.
+func (w *walker) visitDir(dirfd int, name string, st *unix.Statx_t) error {
+	id := idOf(st)
+	if what := w.boundary(id); what != "" {
+		path := w.chain.join(name)
+		w.warn(Warning{path, what})
+		e := entryOf(path, st)
+		return skipped(w.fn(e))
+	}
+	fd, err := openAt(dirfd, name, w.chain.flags, 0)
+	if err != nil {
+		if changed(err) {
+			return errAgain
+		}
+		return w.gone("open", name, err)
+	}
+	if !isFile(fd, id) {
+		closeFD(fd)
+		return errAgain
+	}
+	return w.enter(name, fd)
+}
+
+// boundary says why the folder id is not entered, or nothing.
+func (w *walker) boundary(id fileID) string {
+	const (
+		firstFree = 256 // BTRFS_FIRST_FREE_OBJECTID: the root folder of every subvolume
+		stub      = 2   // BTRFS_EMPTY_SUBVOL_DIR_OBJECTID: what a snapshot holds in its place
+	)
+	root := w.root.id
+	switch {
+	case w.root.btrfs && id.mnt == root.mnt && id.dev != root.dev && id.ino == firstFree:
+		return "a btrfs subvolume of its own begins here, its content is left out"
+	case w.root.btrfs && id.mnt == root.mnt && id.ino == stub:
+		return "a btrfs subvolume was nested here, the snapshot has nothing of it"
+	case id.mnt != root.mnt || id.dev != root.dev:
+		return "another file system is mounted here, its content is left out"
+	}
+	return ""
+}
+
+// enter gives the folder fd and makes it the last one of the chain.
+func (w *walker) enter(name string, fd int) error {
+	var st unix.Statx_t
+	path := ""
+	if len(w.lists) > 0 {
+		path = w.chain.join(name)
+	}
+	if err := statAt(fd, "", &st); err != nil {
+		closeFD(fd)
+		return pathError("stat", path, err)
+	}
+	e := entryOf(path, &st)
+	var err error
+	if e.Xattrs, err = w.xattr.read(fd, ""); err != nil {
+		closeFD(fd)
+		return pathError("read attributes of", path, err)
+	}
+	l := w.listing()
+	if err := l.read(fd, w.dents); err != nil && !vanished(err) {
+		closeFD(fd)
+		return pathError("list", path, err)
+	}
+	err = w.fn(e)
+	if err != nil {
+		closeFD(fd)
+		w.free = append(w.free, l)
+		return skipped(err)
+	}
+	w.chain.push(name, fd, idOf(&st))
+	w.lists = append(w.lists, l)
+	return nil
+}
+
+// skipped makes fs.SkipDir no error.
+func skipped(err error) error {
+	if errors.Is(err, fs.SkipDir) {
+		return nil
+	}
+	return err
+}
+
+func (w *walker) leave() {
+	w.chain.pop()
+	last := len(w.lists) - 1
+	// The room of a huge folder is not kept for the small ones that follow.
+	if l := w.lists[last]; cap(l.names) <= 1<<20 {
+		w.free = append(w.free, l)
+	}
+	w.lists = w.lists[:last]
+}
+
+// visitOther gives what is no folder.
+func (w *walker) visitOther(dirfd int, name string, st *unix.Statx_t) error {
+	path := w.chain.join(name)
+	id := idOf(st)
+	if id.mnt != w.root.id.mnt {
+		w.warn(Warning{path, "another file is mounted here, it is left out"})
+		return nil
+	}
+	e := entryOf(path, st)
+	if e == nil {
+		w.warn(Warning{path, "it is of a kind that Holdfast does not know, left out"})
+		return nil
+	}
+	if st.Nlink > 1 {
+		if first, ok := w.links[id]; ok {
+			if first.left--; first.left == 0 {
+				delete(w.links, id)
+			}
+			return w.fn(&Entry{Path: path, Kind: e.Kind, LinkTo: first.path, HasLinkTo: true, Ino: e.Ino, Ctime: e.Ctime})
+		}
+	}
+	var err error
+	if e.Kind == Symlink {
+		if e.Target, err = readLink(dirfd, name, int(st.Size)); err != nil {
+			if err == unix.EINVAL {
+				return errAgain
+			}
+			return w.gone("read link", name, err)
+		}
+	}
+	if e.Xattrs, err = w.xattr.read(dirfd, name); err != nil {
+		return w.gone("read attributes of", name, err)
+	}
+	if st.Nlink > 1 {
+		w.links[id] = &linked{path: path, left: st.Nlink - 1}
+	}
+	return w.fn(e)
+}
+
+func readLink(dirfd int, name string, size int) (string, error) {
+	for buf := make([]byte, max(size+1, 64)); ; buf = make([]byte, 2*len(buf)) {
+		n, err := unix.Readlinkat(dirfd, name, buf)
+		if err != nil {
+			return "", err
+		}
+		if n < len(buf) {
+			return string(buf[:n]), nil
+		}
+	}
+}
+
+// entryOf makes an entry of what statx said; nil for a kind that does not exist.
+func entryOf(path string, st *unix.Statx_t) *Entry {
+	e := &Entry{
+		Path: path, Mode: uint32(st.Mode) & 0o7777, UID: st.Uid, GID: st.Gid, Ino: st.Ino,
+		Mtime: Time{Sec: st.Mtime.Sec, Nsec: st.Mtime.Nsec},
+		Ctime: Time{Sec: st.Ctime.Sec, Nsec: st.Ctime.Nsec},
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		e.Kind, e.Size = File, int64(st.Size)
+	case unix.S_IFDIR:
+		e.Kind = Dir
+	case unix.S_IFLNK:
+		e.Kind = Symlink
+	case unix.S_IFIFO:
+		e.Kind = Fifo
+	case unix.S_IFSOCK:
+		e.Kind = Socket
+	case unix.S_IFCHR:
+		e.Kind, e.Major, e.Minor = CharDevice, st.Rdev_major, st.Rdev_minor
+	case unix.S_IFBLK:
+		e.Kind, e.Major, e.Minor = BlockDevice, st.Rdev_major, st.Rdev_minor
+	default:
+		return nil
+	}
+	return e
+}
+
+// listing holds the names of one folder, sorted, in two allocations however many there are.
+type listing struct {
+	names []byte
+	spans []span
+	next  int
+}
+
+type span struct {
+	off uint32
+	len uint16
+}
+
+func (w *walker) listing() *listing {
+	if n := len(w.free); n > 0 {
+		l := w.free[n-1]
+		w.free = w.free[:n-1]
+		l.names, l.spans, l.next = l.names[:0], l.spans[:0], 0
+		return l
+	}
+	return &listing{}
+}
+
+func (l *listing) bytes(s span) []byte { return l.names[s.off : s.off+uint32(s.len)] }
+
+func (l *listing) name(i int) string { return string(l.bytes(l.spans[i])) }
+
+var errHugeFolder = errors.New("the names in it take more than 4 GiB")
+
+// read lists the folder fd, whose offset is at its start, through buf.
+func (l *listing) read(fd int, buf []byte) error {
+	for {
+		n, err := unix.Getdents(fd, buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+		if len(l.names)+n > 1<<32-1 {
+			return errHugeFolder
+		}
+		l.add(buf[:n])
+	}
+	slices.SortFunc(l.spans, func(a, b span) int { return bytes.Compare(l.bytes(a), l.bytes(b)) })
+	// A folder that changes while it is listed may give a name twice.
+	l.spans = slices.CompactFunc(l.spans, func(a, b span) bool { return bytes.Equal(l.bytes(a), l.bytes(b)) })
+	return nil
+}
+
+// add takes the names of a run of struct linux_dirent64: inode, offset, length (at 16), type, name (at 19).
+func (l *listing) add(d []byte) {
+	const lenAt, nameAt = 16, 19
+	for len(d) > nameAt {
+		n := int(binary.NativeEndian.Uint16(d[lenAt:]))
+		if n <= nameAt || n > len(d) {
+			return
+		}
+		name := d[nameAt:n]
+		if end := bytes.IndexByte(name, 0); end >= 0 {
+			name = name[:end]
+		}
+		d = d[n:]
+		if string(name) == "." || string(name) == ".." || len(name) == 0 {
+			continue
+		}
+		l.spans = append(l.spans, span{off: uint32(len(l.names)), len: uint16(len(name))})
+		l.names = append(l.names, name...)
+	}
+}
