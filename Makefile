@@ -1,0 +1,45 @@
+# The commands of this repository. "make help" lists them.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# What a build says of itself; a release sets it.
+VERSION ?= 0.1.0
+# Packages are built twice byte for byte the same, so time comes from the commit and not from the clock.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1577836800)
+
+export HOLDFAST_TOOLS := $(CURDIR)/build/bin
+TOOL := go tool -modfile=$(CURDIR)/packaging/tools/go.mod
+
+.PHONY: help demo build tools test lint bench fuzz package clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## run the whole job in a temporary folder: no root, no server
+	@go run ./cmd/holdfast demo
+
+build: ## build holdfast and holdfastd into build/bin
+	@packaging/ci/build.sh build/bin "$(VERSION)"
+
+tools: ## install what the tests need: Debian packages (as root), MinIO
+	@packaging/ci/setup.sh
+
+test: tools ## run all tests, with all real parts
+	@packaging/ci/test.sh
+
+lint: ## vet, linters, unreachable code, go.mod
+	@packaging/ci/lint.sh
+
+bench: ## measure, side by side with restic, borg and kopia where they are on PATH
+	@packaging/ci/bench.sh
+
+fuzz: ## fuzz every decoder for a while (FUZZTIME=30s each)
+	@packaging/ci/fuzz.sh
+
+package: ## build dist/holdfast_VERSION_ARCH.deb
+	@packaging/ci/package.sh dist "$(VERSION)"
+
+clean: ## remove what was built
+	@rm -rf build dist

@@ -1,0 +1,35 @@
+#!/bin/bash
+# Runs every test with the real parts (setup.sh has installed them) and checks that nothing is left behind.
+# HOLDFAST_TEST_FLAGS adds flags for "go test", such as -race or -run.
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+PATH=$PATH:/usr/sbin:/sbin
+mark=holdfast-testbed- # begins the name of the folder in which tests keep all that they make
+
+# left lists the mounts, loop devices and processes of tests.
+left() {
+	grep -F "/$mark" /proc/mounts | sed 's/^/mount: /'
+	grep -sHF "/$mark" /sys/block/loop*/loop/backing_file | sed 's/^/loop device: /'
+	local p line
+	for p in /proc/[0-9]*/cmdline; do
+		line=$(tr '\0' ' ' <"$p" 2>/dev/null) || continue
+		case $line in *"/$mark"*) echo "process: $line" ;; esac
+	done
+}
+
+# The set-up of a file system or a container takes long on a busy machine, but no test needs half of this.
+go tool -modfile=packaging/tools/go.mod gotestsum \
+	--format pkgname --format-hide-empty-pkg -- \
+	-timeout 20m -p 2 ${HOLDFAST_TEST_FLAGS:-} ./...
+code=$?
+
+for _ in $(seq 20); do # the processes that clean up after killed tests need a moment
+	[ -z "$(left)" ] && break
+	sleep 0.5
+done
+if [ -n "$(left)" ]; then
+	echo "the tests have left behind:" >&2
+	left >&2
+	code=1
+fi
+exit $code
