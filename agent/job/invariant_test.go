@@ -1,0 +1,242 @@
+package job_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/agent/job"
+	"holdfast/internal/crashpoint"
+)
+
+// way is one course that a job can take, told by what the world does and by how it ends.
+type way struct {
+	name    string
+	opts    job.Options
+	prepare func(w *world)
+	drive   func(l *life, id string) // after the command was accepted; nil: wait for the end
+	again   func(w *world)           // before the next life
+	end     job.State
+	down    bool // the instance is powered down at the end
+}
+
+var ways = []way{
+	{name: "goes well", end: job.Done, down: true},
+	{
+		name: "the store refuses", end: job.Failed,
+		prepare: func(w *world) {
+			w.backup = func(context.Context, job.BackupRequest) error { return errors.New("the store has no space left") }
+		},
+	},
+	{
+		name: "put off by a shutdown", end: job.Done, down: true,
+		prepare: func(w *world) {
+			w.backup = func(ctx context.Context, _ job.BackupRequest) error { <-ctx.Done(); return context.Cause(ctx) }
+		},
+		drive: func(l *life, id string) { l.until(id, job.Uploading); l.cancel(); <-l.ended },
+		again: func(w *world) { w.backup = nil },
+	},
+	{
+		name: "refused, then resumed", end: job.Done,
+		prepare: func(w *world) {
+			w.answer = func(e job.Event) (string, error) {
+				if e.Type == job.EventCompleted {
+					return "410 Gone", nil
+				}
+				return "", nil
+			}
+		},
+		drive: func(l *life, id string) {
+			l.until(id, job.Held)
+			if !l.isDead() {
+				if err := l.m.Resume("phone"); err != nil {
+					l.w.t.Error(err)
+				}
+				l.final(id)
+			}
+		},
+	},
+}
+
+// world after a crash: what happens to the host before the agent comes back.
+var aftermaths = map[string]func(w *world){
+	"same host": func(*world) {},
+	"host restarted": func(w *world) {
+		w.bootID = "boot-2"
+		for _, p := range w.instances {
+			p.state = job.IsRunning // by the runtime's restart policy
+			p.count++
+		}
+	},
+	"someone else resumed it": func(w *world) {
+		for _, p := range w.instances {
+			if p.state == job.IsFrozen {
+				p.state = job.IsRunning
+				p.count++
+			}
+		}
+	},
+}
+
+// runWay runs one course with a death at the chosen hit of a crash point (-1: none) and returns the points hit.
+func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
+	var points []string
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "phone")
+		if way.prepare != nil {
+			way.prepare(w)
+		}
+		opts := way.opts
+		l := w.start(crashAt, opts)
+		task, err := l.accept("request-1", "phone")
+		var id string
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case task != nil:
+			id = task.Jobs[0].Job
+			if way.drive != nil {
+				way.drive(l, id)
+			} else {
+				l.final(id)
+			}
+		}
+		died := l.isDead()
+		l.stop()
+		points = slices.Clone(l.points)
+		if died {
+			aftermaths[aftermath](w)
+		}
+		if way.again != nil {
+			way.again(w)
+		}
+
+		l = w.start(-1, opts)
+		// Invariant same-command-once: the command, sent again because its answer was lost, makes nothing new.
+		again, err := l.accept("request-1", "phone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if task != nil && again.ID != task.ID {
+			t.Errorf("same-command-once: task %s, then %s", task.ID, again.ID)
+		}
+		id = again.Jobs[0].Job
+		for held := false; ; time.Sleep(100 * time.Millisecond) {
+			j, err := l.j.Job(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if j.State == job.Held && !held {
+				held = true
+				if err := l.m.Resume("phone"); err != nil {
+					t.Error(err)
+				}
+			}
+			if j.State.Final() {
+				break
+			}
+		}
+		j := l.final(id)
+		time.Sleep(5 * time.Second) // the last events go out
+		l.stop()
+
+		p := w.instances["phone"]
+		for _, f := range w.faults {
+			t.Error(f)
+		}
+		if len(w.snaps) > 0 {
+			t.Errorf("leaked snapshots: %v", w.snaps)
+		}
+		if p.state == job.IsFrozen {
+			t.Errorf("the instance is left frozen, the job is %s", j.State)
+		}
+		if p.downs > 1 {
+			t.Errorf("powered down %d times", p.downs)
+		}
+		if p.state == job.IsStopped && !slices.Contains(w.backups["phone"], p.count) {
+			t.Errorf("nothing-lost: it stopped at %d, backups have %v", p.count, w.backups["phone"])
+		}
+		for pack, n := range w.packs {
+			if n > 1 {
+				t.Errorf("pack %s was sent %d times", pack, n)
+			}
+		}
+		undisturbed := !died || aftermath == "same host"
+		if undisturbed && (j.State != way.end || (p.state == job.IsStopped) != way.down) {
+			t.Errorf("ended %s (%s) with the instance %s", j.State, j.Cause, p.state)
+		}
+		if j.State == job.Failed && j.Cause == "" {
+			t.Error("failed without a cause")
+		}
+		checkEvents(t, w, j)
+	})
+	return points
+}
+
+// checkEvents holds the order of the reports, and that the last one says how the job ended.
+func checkEvents(t *testing.T, w *world, j *job.Job) {
+	t.Helper()
+	var seq uint64
+	types := []string{}
+	for _, e := range w.events {
+		if e.Seq == 0 || e.Seq == seq {
+			continue // progress, or sent again after its answer was lost
+		}
+		if e.Seq < seq {
+			t.Errorf("event %d (%s) after %d", e.Seq, e.Type, seq)
+		}
+		seq = e.Seq
+		types = append(types, e.Type)
+	}
+	got := strings.Join(types, " ")
+	want := job.EventFailed
+	if j.State == job.Done && !j.ResumeAsked {
+		want = job.EventReleased
+	} else if j.State == job.Done {
+		want = job.EventResumed
+	}
+	if !strings.HasSuffix(got, want) {
+		t.Errorf("%s, but the events are %s", j.State, got)
+	}
+	if strings.Count(got, job.EventStarted) > 1 {
+		t.Errorf("started twice: %s", got)
+	}
+}
+
+// Invariant journal-first: every course, a death at every hit of a crash point on it, and each thing that
+// can happen to the host before the agent comes back. It holds all the invariants of this package.
+func TestInvariantJournalFirst(t *testing.T) {
+	seen := map[string]bool{}
+	runs := 0
+	for _, way := range ways {
+		t.Run(way.name, func(t *testing.T) {
+			points := runWay(t, way, -1, "same host")
+			for i, point := range points {
+				seen[point] = true
+				for aftermath := range aftermaths {
+					runs++
+					t.Run(fmt.Sprintf("%d %s %s", i, point, aftermath), func(t *testing.T) {
+						for _, p := range runWay(t, way, i, aftermath) {
+							seen[p] = true
+						}
+					})
+				}
+			}
+		})
+	}
+	for _, point := range crashpoint.List() {
+		if strings.HasPrefix(point, "job.") && !seen[point] {
+			t.Errorf("%s is listed and was never reached", point)
+		}
+		delete(seen, point)
+	}
+	for point := range seen {
+		t.Errorf("%s is not in crashpoint.List", point)
+	}
+	t.Logf("%d deaths", runs)
+}

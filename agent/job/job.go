@@ -1,0 +1,222 @@
+package job
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+)
+
+// State is where a job is. The state that names an act ("freezing") is journalled before the act,
+// the one that names its outcome ("frozen") after it.
+type State string
+
+// The states. See DESIGN.md of package agent for the picture.
+const (
+	Accepted     State = "accepted"     // in the queue; the host is untouched
+	Freezing     State = "freezing"     // about to freeze, or freezing
+	Frozen       State = "frozen"       // the instance does not run
+	Snapshotting State = "snapshotting" // snapshots are named, some may stand
+	Snapshotted  State = "snapshotted"  // all snapshots stand
+	Uploading    State = "uploading"    // the engine may have sent packs
+	Stored       State = "stored"       // packs confirmed, manifest durable, read back, and it matches
+	Reported     State = "reported"     // the completed report is in the outbox
+	Acknowledged State = "acknowledged" // the control plane answered it with 2xx
+	Held         State = "held"         // the control plane refused it for good; the instance stays frozen
+	Releasing    State = "releasing"    // about to power down, or powering down
+	Released     State = "released"     // seen to be down; snapshots may stand
+	Resuming     State = "resuming"     // asked to let it run again after the backup was stored
+	Suspending   State = "suspending"   // being put off: thaw, drop the snapshots, wait again
+	Failing      State = "failing"      // being undone: thaw, drop the snapshots
+	Done         State = "done"         // final: backed up, and released or resumed
+	Failed       State = "failed"       // final: the instance is as it was found
+)
+
+// nextStates is the whole machine. A write that is not in it is a fault of the program.
+var nextStates = map[State][]State{
+	Accepted:     {Freezing, Failing},
+	Freezing:     {Frozen, Suspending, Failing},
+	Frozen:       {Snapshotting, Suspending, Failing},
+	Snapshotting: {Snapshotted, Suspending, Failing},
+	Snapshotted:  {Uploading, Suspending, Failing},
+	Uploading:    {Stored, Suspending, Failing},
+	Suspending:   {Accepted, Failing},
+	Stored:       {Reported, Resuming, Failing},
+	Reported:     {Acknowledged, Held, Resuming, Failing},
+	Held:         {Reported, Resuming, Failing},
+	Acknowledged: {Releasing, Resuming, Failing},
+	Releasing:    {Released, Failing},
+	Released:     {Done},
+	Resuming:     {Done},
+	Failing:      {Failed},
+}
+
+// Final tells whether a job in this state is over.
+func (s State) Final() bool { return s == Done || s == Failed }
+
+// unstored tells whether the state lies between the queue and a stored backup: the time in which
+// the instance is frozen for the sake of work that can still fail.
+func (s State) unstored() bool {
+	return slices.Contains([]State{Freezing, Frozen, Snapshotting, Snapshotted, Uploading}, s)
+}
+
+// Policy says who decides that a backed-up instance is powered down.
+type Policy string
+
+// The policies.
+const (
+	ReleaseByAgent        Policy = "agent"         // as soon as the report is acknowledged
+	ReleaseByControlPlane Policy = "control-plane" // when Release is called
+)
+
+// Task is one command. It never changes after it was accepted.
+type Task struct {
+	ID        string    `json:"id"`
+	RequestID string    `json:"request_id"`
+	Digest    [32]byte  `json:"digest"` // of the command's body
+	Tenant    string    `json:"tenant"`
+	Jobs      []JobRef  `json:"jobs"` // in the order of the command
+	Accepted  time.Time `json:"accepted"`
+}
+
+// JobRef names a job of a task.
+type JobRef struct {
+	Instance string `json:"instance"`
+	Job      string `json:"job"`
+}
+
+// Ref names a snapshot on this host, also one that is only planned. It is opaque to this package.
+type Ref struct {
+	Provider string `json:"provider"`
+	Path     string `json:"path"`
+	Volume   string `json:"volume"` // absolute path of the volume
+}
+
+// Snapshot is a planned or standing snapshot of one volume.
+type Snapshot struct {
+	Name string `json:"name"` // of the volume
+	Ref  Ref    `json:"ref"`
+	Root string `json:"root,omitempty"` // where to read it; empty until it stands
+}
+
+// Result is what the engine says about a stored backup.
+type Result struct {
+	BackupID          string             `json:"backup_id"`
+	VaultID           string             `json:"vault_id"`
+	Object            string             `json:"object"` // the manifest's key in the store
+	ManifestSHA256    string             `json:"manifest_sha256"`
+	Files             uint64             `json:"files"`
+	Dirs              uint64             `json:"dirs"`
+	BytesRead         uint64             `json:"bytes_read"`
+	BytesNew          uint64             `json:"bytes_new"`  // not in the vault before, before compression
+	BytesSent         uint64             `json:"bytes_sent"` // to the store
+	BytesDeduplicated uint64             `json:"bytes_deduplicated"`
+	Packs             int                `json:"packs"`
+	Sampled           int                `json:"sampled"` // packs read back
+	Depth             string             `json:"depth"`   // what the verification covered, in words
+	Warnings          int                `json:"warnings"`
+	Created           time.Time          `json:"created"`
+	Verified          time.Time          `json:"verified"` // when the manifest was read back and matched
+	StageSeconds      map[string]float64 `json:"stage_seconds,omitempty"`
+}
+
+// Job is the journal's record of the work on one instance. Values of it are copies.
+type Job struct {
+	ID       string `json:"id"`
+	Task     string `json:"task"`
+	Seq      uint64 `json:"seq"` // order of acceptance
+	Instance string `json:"instance"`
+	Tenant   string `json:"tenant"`
+	Policy   Policy `json:"policy"`
+	State    State  `json:"state"`
+	// AcceptedAt is when the command was accepted, UTC.
+	AcceptedAt time.Time `json:"accepted_at"`
+	// Entered has the last time of entering each state, UTC.
+	Entered map[State]time.Time `json:"entered"`
+
+	// Found is how the instance was before the job touched it.
+	Found RuntimeState `json:"found,omitempty"`
+	// Hold says that the job may have frozen the instance and has not let go of it since.
+	Hold bool `json:"hold,omitempty"`
+	// HeldSince is when freezing began, HeldUntil when the instance ran again or was down. UTC.
+	HeldSince time.Time  `json:"held_since,omitzero"`
+	HeldUntil time.Time  `json:"held_until,omitzero"`
+	BootID    string     `json:"boot_id,omitempty"` // of the host when it froze
+	Snapshots []Snapshot `json:"snapshots,omitempty"`
+	Attempts  int        `json:"attempts,omitempty"` // how often it was put off
+	Result    *Result    `json:"result,omitempty"`
+
+	ReportSeq       uint64          `json:"report_seq,omitempty"` // of the completed event
+	AcknowledgedAt  time.Time       `json:"acknowledged_at,omitzero"`
+	ReleaseAsked    bool            `json:"release_asked,omitempty"`
+	ResumeAsked     bool            `json:"resume_asked,omitempty"`
+	CancelAsked     bool            `json:"cancel_asked,omitempty"`
+	CompletedReport json.RawMessage `json:"completed_report,omitempty"` // data of the completed event, to send again
+	Cause           string          `json:"cause,omitempty"`            // why it failed or is held, in plain words
+}
+
+// FreezeSeconds is how long the instance has not run for this job so far, in seconds.
+func (j *Job) FreezeSeconds(now time.Time) float64 {
+	if j.HeldSince.IsZero() {
+		return 0
+	}
+	if !j.HeldUntil.IsZero() {
+		now = j.HeldUntil
+	}
+	return max(0, now.Sub(j.HeldSince).Seconds())
+}
+
+// Event is one report to the control plane. Those of one instance are delivered in the order of Seq.
+type Event struct {
+	Seq      uint64          `json:"seq"` // 0: not in the journal, may be lost
+	ID       string          `json:"id"`  // the same each time it is sent
+	Type     string          `json:"type"`
+	Instance string          `json:"instance"`
+	Task     string          `json:"task"`
+	Job      string          `json:"job"`
+	Time     time.Time       `json:"time"` // UTC
+	Data     json.RawMessage `json:"data"`
+}
+
+// Types of events.
+const (
+	EventStarted   = "holdfast.backup.started"
+	EventProgress  = "holdfast.backup.progress"
+	EventCompleted = "holdfast.backup.completed"
+	EventFailed    = "holdfast.backup.failed"
+	EventReleased  = "holdfast.instance.released"
+	EventResumed   = "holdfast.instance.resumed"
+)
+
+// Errors by which a caller decides.
+var (
+	// ErrRequestReused says that the request id was used before with another body.
+	ErrRequestReused = errors.New("request id was used before with another body")
+	// ErrDraining says that the agent takes no new commands.
+	ErrDraining = errors.New("the agent is shutting down")
+	// ErrQueueFull says that as many jobs wait as the configuration allows.
+	ErrQueueFull = errors.New("the queue is full")
+	// ErrNotFound says that no such task, job or instance is known.
+	ErrNotFound = errors.New("not found")
+	// ErrState says that the job is not in a state in which that can be asked.
+	ErrState = errors.New("not possible in this state")
+	// ErrLocked says that another process has the journal open.
+	ErrLocked = errors.New("journal is in use by another process")
+	// ErrNewer says that a later version of the program wrote the journal.
+	ErrNewer = errors.New("journal was written by a newer version")
+)
+
+// BusyError says which instances have an unfinished job.
+type BusyError struct{ Instances []string }
+
+func (e *BusyError) Error() string {
+	return "instances in backup: " + quoteAll(e.Instances)
+}
+
+func quoteAll(names []string) string {
+	b, err := json.Marshal(names)
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}

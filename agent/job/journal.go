@@ -1,0 +1,477 @@
+package job
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// journalVersion is the version of what the buckets hold. A program refuses a journal with a higher one.
+const journalVersion = 1
+
+// lockTimeout is how long OpenJournal waits for another process to let go: the old process of a
+// restart may still be closing.
+const lockTimeout = 2 * time.Second
+
+// The buckets.
+var (
+	bucketMeta     = []byte("meta")     // "version" -> decimal
+	bucketTasks    = []byte("tasks")    // task id -> Task
+	bucketRequests = []byte("requests") // tenant 0x00 request id -> task id
+	bucketJobs     = []byte("jobs")     // job id -> Job
+	bucketActive   = []byte("active")   // instance -> id of its unfinished job
+	bucketLatest   = []byte("latest")   // instance -> id of its last job that was done
+	bucketOutbox   = []byte("outbox")   // big-endian seq -> Event
+	bucketPacks    = []byte("packs")    // job id 0x00 pack id -> nothing
+	bucketFinished = []byte("finished") // big-endian unix nanoseconds, task id -> nothing
+	keyVersion     = []byte("version")
+	allBuckets     = [][]byte{
+		bucketMeta, bucketTasks, bucketRequests, bucketJobs, bucketActive, bucketLatest, bucketOutbox, bucketPacks, bucketFinished,
+	}
+)
+
+// Journal is the file in which tasks, jobs and undelivered reports live. One process has it open at
+// a time. Every method is one transaction, durable when it returns nil, and may be called from any
+// goroutine. Close it last.
+type Journal struct {
+	db   *bbolt.DB
+	path string
+}
+
+// OpenJournal opens the journal at path, or makes an empty one (mode 0600). The error is ErrLocked when another
+// process has it, ErrNewer when a later version wrote it.
+func OpenJournal(path string) (*Journal, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("open %s: %w", path, ErrLocked)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open journal %s: %w", path, err)
+	}
+	j := &Journal{db: db, path: path}
+	if err := j.init(); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return j, nil
+}
+
+func (jr *Journal) init() error {
+	// The version is looked at before anything is written: a newer journal stays as it is.
+	err := jr.db.View(func(tx *bbolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		if meta == nil {
+			return nil
+		}
+		v, err := strconv.Atoi(string(meta.Get(keyVersion)))
+		if err != nil {
+			return fmt.Errorf("journal %s: version %q is no number", jr.path, meta.Get(keyVersion))
+		}
+		if v > journalVersion {
+			return fmt.Errorf("journal %s has version %d, this program knows %d: %w", jr.path, v, journalVersion, ErrNewer)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return jr.db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range allBuckets {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return fmt.Errorf("journal %s: %w", jr.path, err)
+			}
+		}
+		return tx.Bucket(bucketMeta).Put(keyVersion, []byte(strconv.Itoa(journalVersion)))
+	})
+}
+
+// Close closes the file. It is idempotent.
+func (jr *Journal) Close() error { return jr.db.Close() }
+
+// Path is where the journal lies.
+func (jr *Journal) Path() string { return jr.path }
+
+func put(tx *bbolt.Tx, bucket, key []byte, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("journal: encode %s %q: %w", bucket, key, err)
+	}
+	return tx.Bucket(bucket).Put(key, b)
+}
+
+// get fills v, and reports false when the key is not there.
+func get(tx *bbolt.Tx, bucket, key []byte, v any) (bool, error) {
+	b := tx.Bucket(bucket).Get(key)
+	if b == nil {
+		return false, nil
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return false, fmt.Errorf("journal: decode %s %q: %w", bucket, key, err)
+	}
+	return true, nil
+}
+
+func getJob(tx *bbolt.Tx, id string) (*Job, error) {
+	var j Job
+	found, err := get(tx, bucketJobs, []byte(id), &j)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, fmt.Errorf("job %s: %w", id, ErrNotFound)
+	}
+	return &j, nil
+}
+
+func requestKey(tenant, requestID string) []byte {
+	return []byte(tenant + "\x00" + requestID)
+}
+
+func findRequest(tx *bbolt.Tx, tenant, requestID string, digest [32]byte) (*Task, error) {
+	id := tx.Bucket(bucketRequests).Get(requestKey(tenant, requestID))
+	if id == nil {
+		return nil, nil
+	}
+	var t Task
+	found, err := get(tx, bucketTasks, id, &t)
+	if err != nil || !found {
+		return nil, err
+	}
+	if t.Digest != digest {
+		return nil, fmt.Errorf("request id %q: %w", requestID, ErrRequestReused)
+	}
+	return &t, nil
+}
+
+// Request returns the task that the tenant's request made, nil when it is new, or ErrRequestReused.
+func (jr *Journal) Request(tenant, requestID string, digest [32]byte) (t *Task, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		t, err = findRequest(tx, tenant, requestID, digest)
+		return err
+	})
+	return t, err
+}
+
+// accept writes the task and its jobs, unless the request is known: then it returns the first task
+// and made is false. busy instances are a *BusyError.
+func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) {
+	err = jr.db.Update(func(tx *bbolt.Tx) error {
+		got, err = findRequest(tx, t.Tenant, t.RequestID, t.Digest)
+		if err != nil || got != nil {
+			return err
+		}
+		active := tx.Bucket(bucketActive)
+		var busy []string
+		for i := range jobs {
+			if active.Get([]byte(jobs[i].Instance)) != nil {
+				busy = append(busy, jobs[i].Instance)
+			}
+		}
+		if len(busy) > 0 {
+			return &BusyError{Instances: busy}
+		}
+		for i := range jobs {
+			job := &jobs[i]
+			if job.Seq, err = tx.Bucket(bucketJobs).NextSequence(); err != nil {
+				return err
+			}
+			if err := put(tx, bucketJobs, []byte(job.ID), job); err != nil {
+				return err
+			}
+			if err := active.Put([]byte(job.Instance), []byte(job.ID)); err != nil {
+				return err
+			}
+		}
+		if err := tx.Bucket(bucketRequests).Put(requestKey(t.Tenant, t.RequestID), []byte(t.ID)); err != nil {
+			return err
+		}
+		got, made = &t, true
+		return put(tx, bucketTasks, []byte(t.ID), t)
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return got, made, nil
+}
+
+// change is what a step writes beside the state.
+type change struct {
+	edit func(job *Job)                // may be nil
+	emit func(job *Job) (Event, error) // may be nil; the event joins the outbox in the same transaction
+}
+
+// step moves the job to another state, or rewrites it in its state when to is empty. check sees the
+// record and the transaction first; its error stops everything.
+func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt.Tx, job *Job) error, c change) (job *Job, from State, err error) {
+	err = jr.db.Update(func(tx *bbolt.Tx) error {
+		job, err = getJob(tx, id)
+		if err != nil {
+			return err
+		}
+		from = job.State
+		if check != nil {
+			if err := check(tx, job); err != nil {
+				return err
+			}
+		}
+		if to != "" {
+			if !slices.Contains(nextStates[from], to) {
+				return fmt.Errorf("job %s: from %s to %s: %w", id, from, to, ErrState)
+			}
+			job.State = to
+			job.Entered[to] = now.UTC()
+		}
+		if c.edit != nil {
+			c.edit(job)
+		}
+		if c.emit != nil {
+			if err := emit(tx, job, now, c.emit); err != nil {
+				return err
+			}
+		}
+		if job.State.Final() {
+			if err := finish(tx, job, now); err != nil {
+				return err
+			}
+		}
+		return put(tx, bucketJobs, []byte(id), job)
+	})
+	if err != nil {
+		return nil, from, err
+	}
+	return job, from, nil
+}
+
+// finish ends a job: its instance is free, its pack ids are gone, and when it was the last of its
+// task, the task begins to age.
+func finish(tx *bbolt.Tx, job *Job, now time.Time) error {
+	if err := tx.Bucket(bucketActive).Delete([]byte(job.Instance)); err != nil {
+		return err
+	}
+	if job.State == Done {
+		if err := tx.Bucket(bucketLatest).Put([]byte(job.Instance), []byte(job.ID)); err != nil {
+			return err
+		}
+	}
+	cursor, prefix := tx.Bucket(bucketPacks).Cursor(), []byte(job.ID+"\x00")
+	for k, _ := cursor.Seek(prefix); k != nil && hasPrefix(k, prefix); k, _ = cursor.Seek(prefix) {
+		if err := cursor.Delete(); err != nil {
+			return err
+		}
+	}
+	var t Task
+	found, err := get(tx, bucketTasks, []byte(job.Task), &t)
+	if err != nil || !found {
+		return err
+	}
+	for _, ref := range t.Jobs {
+		if ref.Job == job.ID {
+			continue
+		}
+		other, err := getJob(tx, ref.Job)
+		if err != nil {
+			return err
+		}
+		if !other.State.Final() {
+			return nil
+		}
+	}
+	key := binary.BigEndian.AppendUint64(nil, uint64(max(0, now.UnixNano())))
+	return tx.Bucket(bucketFinished).Put(append(key, t.ID...), nil)
+}
+
+func hasPrefix(k, prefix []byte) bool {
+	return len(k) >= len(prefix) && string(k[:len(prefix)]) == string(prefix)
+}
+
+// prune forgets finished tasks that ended before the time, and the oldest ones beyond keep. A task
+// with a report that was not delivered stays.
+func (jr *Journal) prune(before time.Time, keep int) (n int, err error) {
+	err = jr.db.Update(func(tx *bbolt.Tx) error {
+		waiting := map[string]bool{}
+		if err := eachEvent(tx, func(e *Event) error { waiting[e.Task] = true; return nil }); err != nil {
+			return err
+		}
+		finished := tx.Bucket(bucketFinished)
+		var keys [][]byte
+		for k := range keysOf(finished) {
+			keys = append(keys, slices.Clone(k))
+		}
+		limit := binary.BigEndian.AppendUint64(nil, uint64(max(0, before.UnixNano())))
+		for i, k := range keys {
+			if len(keys)-i <= keep && string(k[:8]) >= string(limit) {
+				break
+			}
+			task := string(k[8:])
+			if waiting[task] {
+				continue
+			}
+			if err := forget(tx, task); err != nil {
+				return err
+			}
+			if err := finished.Delete(k); err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
+func forget(tx *bbolt.Tx, id string) error {
+	var t Task
+	if found, err := get(tx, bucketTasks, []byte(id), &t); err != nil || !found {
+		return err
+	}
+	for _, ref := range t.Jobs {
+		if err := tx.Bucket(bucketJobs).Delete([]byte(ref.Job)); err != nil {
+			return err
+		}
+		latest := tx.Bucket(bucketLatest)
+		if string(latest.Get([]byte(ref.Instance))) == ref.Job {
+			if err := latest.Delete([]byte(ref.Instance)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := tx.Bucket(bucketRequests).Delete(requestKey(t.Tenant, t.RequestID)); err != nil {
+		return err
+	}
+	return tx.Bucket(bucketTasks).Delete([]byte(id))
+}
+
+func keysOf(b *bbolt.Bucket) func(yield func(k []byte) bool) {
+	return func(yield func(k []byte) bool) {
+		c := b.Cursor()
+		for k, _ := c.First(); k != nil; k, _ = c.Next() {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// addPack writes that the job is about to send the pack.
+func (jr *Journal) addPack(job, pack string) error {
+	return jr.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketPacks).Put([]byte(job+"\x00"+pack), nil)
+	})
+}
+
+// packs returns the ids of the packs that the job may have sent.
+func (jr *Journal) packs(job string) (ids []string, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		c, prefix := tx.Bucket(bucketPacks).Cursor(), []byte(job+"\x00")
+		for k, _ := c.Seek(prefix); k != nil && hasPrefix(k, prefix); k, _ = c.Next() {
+			ids = append(ids, string(k[len(prefix):]))
+		}
+		return nil
+	})
+	return ids, err
+}
+
+// Job returns one job, or ErrNotFound.
+func (jr *Journal) Job(id string) (job *Job, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		job, err = getJob(tx, id)
+		return err
+	})
+	return job, err
+}
+
+// Task returns one task with its jobs in the order of the command, or ErrNotFound.
+func (jr *Journal) Task(id string) (t *Task, jobs []*Job, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		t = &Task{}
+		found, err := get(tx, bucketTasks, []byte(id), t)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return fmt.Errorf("task %s: %w", id, ErrNotFound)
+		}
+		for _, ref := range t.Jobs {
+			job, err := getJob(tx, ref.Job)
+			if err != nil {
+				return err
+			}
+			jobs = append(jobs, job)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return t, jobs, nil
+}
+
+// Jobs returns all jobs that keep lets through, in the order of acceptance.
+func (jr *Journal) Jobs(keep func(*Job) bool) (jobs []*Job, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketJobs).ForEach(func(k, v []byte) error {
+			var job Job
+			if err := json.Unmarshal(v, &job); err != nil {
+				return fmt.Errorf("journal: decode job %q: %w", k, err)
+			}
+			if keep(&job) {
+				jobs = append(jobs, &job)
+			}
+			return nil
+		})
+	})
+	sortJobs(jobs)
+	return jobs, err
+}
+
+// Active returns the unfinished jobs in the order of acceptance.
+func (jr *Journal) Active() (jobs []*Job, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketActive).ForEach(func(_, id []byte) error {
+			job, err := getJob(tx, string(id))
+			if err != nil {
+				return err
+			}
+			jobs = append(jobs, job)
+			return nil
+		})
+	})
+	sortJobs(jobs)
+	return jobs, err
+}
+
+// ByInstance returns the unfinished job of the instance and the last one that was done; nil where there is none.
+func (jr *Journal) ByInstance(instance string) (active, latest *Job, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		if id := tx.Bucket(bucketActive).Get([]byte(instance)); id != nil {
+			if active, err = getJob(tx, string(id)); err != nil {
+				return err
+			}
+		}
+		if id := tx.Bucket(bucketLatest).Get([]byte(instance)); id != nil {
+			if latest, err = getJob(tx, string(id)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return active, latest, err
+}
+
+func sortJobs(jobs []*Job) {
+	slices.SortFunc(jobs, func(a, b *Job) int {
+		switch {
+		case a.Seq < b.Seq:
+			return -1
+		case a.Seq > b.Seq:
+			return 1
+		}
+		return 0
+	})
+}

@@ -1,0 +1,104 @@
+package job_test
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"holdfast/agent/job"
+)
+
+func TestJournalOfANewerVersionIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j, err := job.OpenJournal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(j.Close(), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("version"), []byte("2")) })
+	if err = errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := job.OpenJournal(path); !errors.Is(err, job.ErrNewer) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestJournalIsForOneProcess(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j, err := job.OpenJournal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if _, err := job.OpenJournal(path); !errors.Is(err, job.ErrLocked) {
+		t.Errorf("%v", err)
+	}
+}
+
+// Finished tasks are forgotten by age and by count, unfinished ones and those with undelivered reports never.
+func TestRetention(t *testing.T) {
+	opts := job.Options{KeepFor: 24 * time.Hour, KeepTasks: 2}
+	in := func(f func(w *world, l *life)) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, "a", "b")
+			l := w.start(-1, opts)
+			f(w, l)
+			l.stop()
+		})
+	}
+	known := func(l *life, id string) bool {
+		_, _, err := l.j.Task(id)
+		return err == nil
+	}
+	in(func(_ *world, l *life) {
+		var ids []string
+		for _, r := range []string{"r1", "r2", "r3"} {
+			task := mustAccept(t, l, r, "a")
+			l.final(task.Jobs[0].Job)
+			time.Sleep(time.Minute)
+			ids = append(ids, task.ID)
+			l.w.instances["a"].state = job.IsRunning
+		}
+		// The count is looked at when a task ends, when its last report is still on its way.
+		task := mustAccept(t, l, "r4", "a")
+		l.final(task.Jobs[0].Job)
+		if known(l, ids[0]) || !known(l, ids[2]) || !known(l, task.ID) {
+			t.Errorf("by count: first %v, third %v, last %v", known(l, ids[0]), known(l, ids[2]), known(l, task.ID))
+		}
+		time.Sleep(25 * time.Hour)
+		last := mustAccept(t, l, "r5", "b")
+		l.final(last.Jobs[0].Job)
+		if known(l, task.ID) || !known(l, last.ID) {
+			t.Errorf("by age: old %v, new %v", known(l, task.ID), known(l, last.ID))
+		}
+		if latest := mustAccept(t, l, "r1", "a"); latest.ID == ids[0] {
+			t.Error("a forgotten request still has its task")
+		}
+	})
+	in(func(w *world, l *life) {
+		w.answer = func(e job.Event) (string, error) {
+			if e.Instance == "a" && e.Type == job.EventReleased {
+				return "", errors.New("no answer")
+			}
+			return "", nil
+		}
+		old := mustAccept(t, l, "r1", "a")
+		l.final(old.Jobs[0].Job)
+		time.Sleep(48 * time.Hour)
+		l.final(mustAccept(t, l, "r2", "b").Jobs[0].Job)
+		if !known(l, old.ID) {
+			t.Error("a task with a report to deliver was forgotten")
+		}
+	})
+}

@@ -1,0 +1,303 @@
+package job
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"holdfast/internal/crashpoint"
+)
+
+// Bounds that the configuration does not set, each with its reason.
+const (
+	// DefaultKeepFor is how long a finished task can be asked for: long enough for a control plane
+	// that repeats a request after a long outage.
+	DefaultKeepFor = 30 * 24 * time.Hour
+	// DefaultKeepTasks bounds the journal on a busy host: about 20 MB of records.
+	DefaultKeepTasks = 10_000
+	// maxAttempts is how often a job is put off before it fails: a host that goes down this often in
+	// the middle of one backup needs a person.
+	maxAttempts = 5
+	// actTimeout bounds one act on the way back. Drivers have their own, shorter ones.
+	actTimeout = 2 * time.Minute
+	// firstPause and lastPause are the back-off between tries of an act that must succeed (thaw,
+	// removal of a snapshot, power-down): soon at first, never rare enough to be forgotten.
+	firstPause = time.Second
+	lastPause  = time.Minute
+	// progressEvery spaces progress reports of one job.
+	progressEvery = time.Second
+)
+
+// Options are the settings of a Manager. Zero durations mean no limit, except where said.
+type Options struct {
+	Jobs           int           // at once; at least 1
+	Queue          int           // jobs that may wait; 0: no limit
+	FrozenDeadline time.Duration // from freezing to stored
+	JobDeadline    time.Duration // from acceptance to stored, the queue included
+	DrainTimeout   time.Duration // that Run gives running jobs after its context ended; 0: none
+	KeepFor        time.Duration // finished tasks; 0: DefaultKeepFor
+	KeepTasks      int           // finished tasks; 0: DefaultKeepTasks
+	Now            func() time.Time
+	Rand           io.Reader // for ids
+	BootID         string    // of the host; differs after a reboot
+	// Hook is called at each crash point beside crashpoint.Hit. Tests use it; nil elsewhere.
+	Hook func(point string)
+}
+
+// Why a running step is interrupted.
+var (
+	errCancelled      = errors.New("cancelled on request")
+	errDrained        = errors.New("the agent is shutting down")
+	errFrozenDeadline = errors.New("the instance was frozen for as long as the configuration allows")
+	errJobDeadline    = errors.New("the job took as long as the configuration allows")
+)
+
+// Manager runs the jobs of a journal. Its methods may be called from any goroutine, before, during
+// and after Run; jobs advance only during Run.
+type Manager struct {
+	journal *Journal
+	parts   Parts
+	opts    Options
+	slots   *slots
+
+	mu       sync.Mutex
+	draining bool
+	waiting  []string           // ids accepted, not yet given a goroutine
+	running  map[string]*worker // by job id
+	watchers map[chan Update]string
+
+	spawn  chan struct{} // 1 token: waiting has grown
+	outbox chan struct{} // 1 token: the outbox or the progress of a job has changed
+}
+
+// New returns a Manager over an open journal, which stays the caller's.
+func New(journal *Journal, parts Parts, opts Options) *Manager {
+	if opts.KeepFor == 0 {
+		opts.KeepFor = DefaultKeepFor
+	}
+	if opts.KeepTasks == 0 {
+		opts.KeepTasks = DefaultKeepTasks
+	}
+	if opts.Hook == nil {
+		opts.Hook = func(string) {}
+	}
+	return &Manager{
+		journal: journal, parts: parts, opts: opts, slots: newSlots(opts.Jobs),
+		running: map[string]*worker{}, watchers: map[chan Update]string{},
+		spawn: make(chan struct{}, 1), outbox: make(chan struct{}, 1),
+	}
+}
+
+func (m *Manager) hit(point string) {
+	crashpoint.Hit(point)
+	m.opts.Hook(point)
+}
+
+// Request is one command.
+type Request struct {
+	ID        string
+	Digest    [32]byte // of the body
+	Tenant    string   // whose the command is
+	Instances []string // known, without duplicates
+}
+
+// Known returns the task of a request seen before, nil when it is new, or ErrRequestReused.
+func (m *Manager) Known(r Request) (*Task, error) {
+	return m.journal.Request(r.Tenant, r.ID, r.Digest)
+}
+
+// Accept journals the command and queues its jobs; it returns when that is durable. A request seen
+// before gets its first task. Else the error is ErrRequestReused, ErrDraining, ErrQueueFull, a
+// *BusyError, ErrNotFound for an unknown instance, or a failure of the journal.
+func (m *Manager) Accept(r Request) (*Task, error) {
+	if t, err := m.Known(r); t != nil || err != nil {
+		return t, err
+	}
+	now := m.opts.Now().UTC()
+	task := Task{RequestID: r.ID, Digest: r.Digest, Tenant: r.Tenant, Accepted: now}
+	var err error
+	if task.ID, err = m.newID(); err != nil {
+		return nil, err
+	}
+	jobs := make([]Job, len(r.Instances))
+	for i, name := range r.Instances {
+		instance, err := m.parts.Instance(name)
+		if err != nil {
+			return nil, fmt.Errorf("instance %q: %w", name, err)
+		}
+		jobs[i] = Job{
+			Task: task.ID, Instance: name, Tenant: instance.Tenant, Policy: instance.Policy,
+			State: Accepted, AcceptedAt: now, Entered: map[State]time.Time{Accepted: now},
+		}
+		if jobs[i].ID, err = m.newID(); err != nil {
+			return nil, err
+		}
+		task.Jobs = append(task.Jobs, JobRef{Instance: name, Job: jobs[i].ID})
+	}
+
+	// One lock from the check to the queue, so that the limit holds and the order in the queue is
+	// that of the journal.
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.draining {
+		return nil, ErrDraining
+	}
+	if m.opts.Queue > 0 && len(m.waiting)+m.slots.waiting()+len(jobs)-m.slots.idle() > m.opts.Queue {
+		return nil, ErrQueueFull
+	}
+	m.hit(crashpoint.WriteTask + crashpoint.Before)
+	got, made, err := m.journal.accept(task, jobs)
+	if err != nil {
+		return nil, err
+	}
+	m.hit(crashpoint.WriteTask + crashpoint.After)
+	if !made {
+		return got, nil
+	}
+	for i := range jobs {
+		m.waiting = append(m.waiting, jobs[i].ID)
+		m.parts.Observer.Changed(&jobs[i], "")
+	}
+	wake(m.spawn)
+	return got, nil
+}
+
+func (m *Manager) newID() (string, error) {
+	var b [10]byte
+	if _, err := io.ReadFull(m.opts.Rand, b[:]); err != nil {
+		return "", fmt.Errorf("make an id: %w", err)
+	}
+	return hex.EncodeToString(b[:]), nil
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Drain stops taking commands. Jobs that were accepted go on.
+func (m *Manager) Drain() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.draining = true
+}
+
+// Draining tells whether commands are refused.
+func (m *Manager) Draining() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.draining
+}
+
+// Run takes up what the journal holds, calls ready once the state of every unfinished job was
+// compared with the host, and advances jobs until ctx ends. Then it takes no more commands; jobs that
+// wait stay in the journal, those at work have DrainTimeout to reach a stored backup and are put off
+// after it (thawed, snapshots dropped, first in the queue of the next Run), and instances whose
+// backup is stored stay frozen for the next Run to go on with. It returns when no goroutine of it is left.
+func (m *Manager) Run(ctx context.Context, ready func()) error {
+	hard, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+	if err := m.prune(); err != nil {
+		return err
+	}
+	m.mu.Lock() // so that no command is accepted between the two
+	jobs, err := m.journal.Active()
+	m.waiting = nil // all of them are in the journal
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	m.removeLeftovers(ctx, jobs)
+
+	var workers, checked sync.WaitGroup
+	begin := func(id string, resumed bool) {
+		w := &worker{m: m, id: id, signal: make(chan struct{}, 1), ticket: m.slots.join(), resumed: resumed, checked: func() {}}
+		if resumed {
+			checked.Add(1)
+			w.checked = sync.OnceFunc(checked.Done)
+		}
+		m.mu.Lock()
+		m.running[id] = w
+		m.mu.Unlock()
+		workers.Go(func() {
+			defer func() {
+				w.checked()
+				w.ticket.leave()
+				m.mu.Lock()
+				delete(m.running, id)
+				m.mu.Unlock()
+			}()
+			w.run(ctx, hard)
+		})
+	}
+	// Those that hold an instance go before those that wait for their turn.
+	for _, holding := range []bool{true, false} {
+		for _, j := range jobs {
+			if (j.State != Accepted) == holding {
+				begin(j.ID, true)
+			}
+		}
+	}
+	checked.Wait()
+	ready()
+	for ctx.Err() == nil {
+		m.mu.Lock()
+		ids := m.waiting
+		m.waiting = nil
+		m.mu.Unlock()
+		for _, id := range ids {
+			begin(id, false)
+		}
+		select {
+		case <-m.spawn:
+		case <-ctx.Done():
+		}
+	}
+
+	m.Drain()
+	timer := time.AfterFunc(m.opts.DrainTimeout, func() { stop(errDrained) })
+	defer timer.Stop()
+	workers.Wait()
+	return nil
+}
+
+// removeLeftovers drops the snapshots of ours that no unfinished job names.
+func (m *Manager) removeLeftovers(ctx context.Context, jobs []*Job) {
+	left, err := m.parts.Leftovers(ctx)
+	if err != nil {
+		m.parts.Observer.Trouble("", "", "look for leftover snapshots", err)
+	}
+	named := map[Ref]bool{}
+	for _, j := range jobs {
+		for _, s := range j.Snapshots {
+			named[s.Ref] = true
+		}
+	}
+	for _, ref := range left {
+		if named[ref] {
+			continue
+		}
+		if err := m.parts.RemoveLeftover(ctx, ref); err != nil {
+			m.parts.Observer.Trouble("", "", "remove leftover snapshot "+ref.Path, err)
+		}
+	}
+}
+
+func (m *Manager) prune() error {
+	_, err := m.journal.prune(m.opts.Now().Add(-m.opts.KeepFor), m.opts.KeepTasks)
+	return err
+}
+
+// Counts tells how many jobs work or wait for the control plane, and how many wait for their turn.
+func (m *Manager) Counts() (active, queued int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	queued = m.slots.waiting() + len(m.waiting)
+	return max(0, len(m.running)-m.slots.waiting()), queued
+}

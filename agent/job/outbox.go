@@ -1,0 +1,106 @@
+package job
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+func outboxKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
+
+// emit adds an event to the outbox in the transaction of the state that it reports.
+func emit(tx *bbolt.Tx, job *Job, now time.Time, make func(*Job) (Event, error)) error {
+	seq, err := tx.Bucket(bucketOutbox).NextSequence()
+	if err != nil {
+		return err
+	}
+	e, err := make(job)
+	if err != nil {
+		return err
+	}
+	e.Seq = seq
+	e.ID = fmt.Sprintf("%s-%d", job.ID, seq)
+	e.Instance, e.Task, e.Job = job.Instance, job.Task, job.ID
+	e.Time = now.UTC()
+	if e.Type == EventCompleted {
+		job.ReportSeq = seq
+	}
+	return put(tx, bucketOutbox, outboxKey(seq), e)
+}
+
+func eachEvent(tx *bbolt.Tx, fn func(*Event) error) error {
+	return tx.Bucket(bucketOutbox).ForEach(func(k, v []byte) error {
+		var e Event
+		if err := json.Unmarshal(v, &e); err != nil {
+			return fmt.Errorf("journal: decode event %x: %w", k, err)
+		}
+		return fn(&e)
+	})
+}
+
+// Heads returns the oldest undelivered event of each instance, oldest first.
+func (jr *Journal) Heads() (heads []Event, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		seen := map[string]bool{}
+		return eachEvent(tx, func(e *Event) error {
+			if !seen[e.Instance] {
+				seen[e.Instance] = true
+				heads = append(heads, *e)
+			}
+			return nil
+		})
+	})
+	return heads, err
+}
+
+// PendingReports counts the undelivered events.
+func (jr *Journal) PendingReports() (n int, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		for range keysOf(tx.Bucket(bucketOutbox)) {
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
+// settle takes an event out of the outbox because the control plane took it (refusal is empty) or
+// refused it for good. The job that waits for it goes on in the same transaction: job is nil when
+// none does.
+func (jr *Journal) settle(seq uint64, refusal string, now time.Time) (job *Job, from State, err error) {
+	err = jr.db.Update(func(tx *bbolt.Tx) error {
+		var e Event
+		found, err := get(tx, bucketOutbox, outboxKey(seq), &e)
+		if err != nil || !found {
+			return err // settled before: a repeated answer is no fault
+		}
+		if err := tx.Bucket(bucketOutbox).Delete(outboxKey(seq)); err != nil {
+			return err
+		}
+		if e.Type != EventCompleted {
+			return nil
+		}
+		waiting, err := getJob(tx, e.Job)
+		if err != nil {
+			return err
+		}
+		from = waiting.State
+		if refusal == "" {
+			waiting.AcknowledgedAt = now.UTC()
+		}
+		if waiting.State == Reported && waiting.ReportSeq == seq {
+			waiting.State = Acknowledged
+			if refusal != "" {
+				// A release that was asked for before has to be asked for again: it sends the report again.
+				waiting.State, waiting.Cause, waiting.ReleaseAsked = Held, refusal, false
+			}
+			waiting.Entered[waiting.State] = now.UTC()
+			job = waiting
+		}
+		return put(tx, bucketJobs, []byte(waiting.ID), waiting)
+	})
+	return job, from, err
+}

@@ -1,0 +1,109 @@
+package job
+
+import (
+	"context"
+	"encoding/json"
+)
+
+// RuntimeState is what a runtime driver sees of an instance.
+type RuntimeState string
+
+// The states of an instance.
+const (
+	IsRunning RuntimeState = "running"
+	IsFrozen  RuntimeState = "frozen"  // exists, executes nothing
+	IsStopped RuntimeState = "stopped" // powered down
+	IsMissing RuntimeState = "missing" // the runtime does not know it
+	IsUnknown RuntimeState = "unknown" // the driver can't tell; what the journal says is believed within one boot
+)
+
+// Runtime acts on one instance. Every method is idempotent, has a time-out of its own, and returns
+// nil only when the outcome was seen.
+type Runtime interface {
+	State(ctx context.Context) (RuntimeState, error)
+	Freeze(ctx context.Context) error
+	Thaw(ctx context.Context) error
+	// PowerDown stops the instance. One that is frozen goes down without executing another instruction.
+	PowerDown(ctx context.Context) error
+}
+
+// Snapshotter makes and removes snapshots of an instance's volumes.
+type Snapshotter interface {
+	// Plan names the snapshots that Create will make, one per volume. It changes nothing on the host.
+	Plan(ctx context.Context, job string) ([]Snapshot, error)
+	// Create makes the planned snapshot and returns it with Root set.
+	Create(ctx context.Context, job string, planned Snapshot) (Snapshot, error)
+	// Stands tells whether the snapshot is there, whole.
+	Stands(ctx context.Context, s Snapshot) (bool, error)
+	// Remove drops the snapshot; one that is not there is no error.
+	Remove(ctx context.Context, ref Ref) error
+}
+
+// Source is one volume to back up.
+type Source struct {
+	Volume string // its name
+	Root   string // path to read
+}
+
+// BackupRequest is the work of the engine for one job.
+type BackupRequest struct {
+	Job, Task, Instance, Tenant string
+	Sources                     []Source
+	// Resume has the ids of packs that earlier tries of this job may have stored.
+	Resume []string
+	// PackIntent journals the id of a pack; it is called before the pack is sent, from any goroutine.
+	PackIntent func(packID string) error
+	// Progress takes figures as they grow; it may be called from any goroutine.
+	Progress func(Progress)
+}
+
+// Backuper runs the engine. A nil error means that every pack is confirmed, and the manifest is
+// stored, was read back and matches. When ctx ends it returns soon, with nothing running.
+type Backuper interface {
+	Backup(ctx context.Context, r BackupRequest) (*Result, error)
+}
+
+// Progress is how far an upload is.
+type Progress struct {
+	Files     uint64 `json:"files"`
+	BytesRead uint64 `json:"bytes_read"`
+	BytesNew  uint64 `json:"bytes_new"`
+	BytesSent uint64 `json:"bytes_sent"`
+}
+
+// Signer makes the receipt of a stored backup: a signed statement as JSON.
+type Signer interface {
+	Receipt(ctx context.Context, j *Job) (json.RawMessage, error)
+}
+
+// Instance is one instance of this host with the parts that act on it.
+type Instance struct {
+	ID, Tenant string
+	Policy     Policy
+	Runtime    Runtime
+	Snapshots  Snapshotter
+}
+
+// Parts is the host as the Manager sees it. Its methods may be called from any goroutine.
+type Parts struct {
+	// Instance finds an instance by its id; ErrNotFound when the configuration does not have it.
+	Instance func(id string) (Instance, error)
+	// Leftovers lists the snapshots of this agent that lie on the host, also those of earlier lives.
+	Leftovers func(ctx context.Context) ([]Ref, error)
+	// RemoveLeftover removes one of those.
+	RemoveLeftover func(ctx context.Context, ref Ref) error
+	Backuper       Backuper
+	Signer         Signer
+	Observer       Observer
+}
+
+// Observer is told what happens. Its methods are called from the goroutines of jobs, must not
+// block, and may be called at the same time.
+type Observer interface {
+	// Changed is called after a state was journalled; from is empty for a job just accepted.
+	Changed(j *Job, from State)
+	// Progressed is called while uploading.
+	Progressed(j *Job, p Progress)
+	// Trouble is called when an act failed that will be tried again, or that needs a person.
+	Trouble(instance, job, doing string, err error)
+}

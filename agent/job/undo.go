@@ -1,0 +1,198 @@
+package job
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"holdfast/internal/crashpoint"
+)
+
+// resume compares a job of an earlier life with the host and decides how it goes on.
+//
+// Invariant journal-first: whatever that life has done is named in the journal, so nothing else has
+// to be looked for.
+func (w *worker) resume(work, hard context.Context, j *Job) error {
+	ctx, cancel := w.deadlines(work, j)
+	defer cancel()
+	goesOn, err := false, context.Cause(ctx)
+	for pause := firstPause; err == nil; pause = min(2*pause, lastPause) {
+		var lookErr error
+		if goesOn, lookErr = w.inspect(ctx, j); lookErr == nil {
+			break
+		}
+		// The runtime may come up later than the agent. The instance stays as it is until it can be seen.
+		w.m.parts.Observer.Trouble(j.Instance, j.ID, "look at the instance after a restart", lookErr)
+		w.checked()
+		err = sleep(ctx, pause)
+	}
+	w.checked()
+	w.resumed = false
+	switch {
+	case err != nil && hard.Err() != nil:
+		return errLeave
+	case err != nil:
+		return w.fail(j, fmt.Sprintf("%v, during: look at the instance after a restart of the agent", err))
+	case goesOn:
+		return nil
+	}
+	return w.write(j, Suspending, change{})
+}
+
+// inspect tells whether the job can go on where it was: the instance has not run since, and the
+// snapshots that the journal says were made stand.
+func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return false, err
+	}
+	state, err := instance.Runtime.State(ctx)
+	if err != nil {
+		return false, err
+	}
+	if j.State == Freezing {
+		// The intent alone: freezing it again is the same, whatever became of it. An instance that
+		// is gone can't be, and the thaw on the way back copes with that.
+		return state != IsMissing, nil
+	}
+	if w.heldBy(j, state) != "" {
+		return false, nil
+	}
+	if j.State != Snapshotted && j.State != Uploading {
+		return true, nil
+	}
+	for _, s := range j.Snapshots {
+		stands, err := instance.Snapshots.Stands(ctx, s)
+		if err != nil || !stands {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// letGo is the end of every way: the instance runs again where it should, the snapshots go, and then
+// the journal says so. All of it can be done again after a crash.
+func (w *worker) letGo(hard context.Context, j *Job) error {
+	err := w.persist(hard, j, "clean up after the job", func(ctx context.Context) error {
+		if !j.Hold && len(j.Snapshots) == 0 {
+			return nil
+		}
+		instance, err := w.m.parts.Instance(j.Instance)
+		if err != nil {
+			return err
+		}
+		if j.Hold && j.State != Released {
+			if err := w.thaw(ctx, j, instance); err != nil {
+				return err
+			}
+		}
+		var errs []error
+		for _, s := range j.Snapshots {
+			errs = append(errs, w.act(crashpoint.RemoveSnapshot, func() error {
+				if err := instance.Snapshots.Remove(ctx, s.Ref); err != nil {
+					return fmt.Errorf("remove snapshot %s: %w", s.Ref.Path, err)
+				}
+				return nil
+			}))
+		}
+		return errors.Join(errs...)
+	})
+	if err != nil {
+		return err
+	}
+	over := func(j *Job) {
+		if j.Hold {
+			j.Hold, j.HeldUntil = false, w.m.opts.Now().UTC()
+		}
+		j.Snapshots = nil
+	}
+	switch j.State {
+	case Released:
+		return w.write(j, Done, change{edit: over})
+	case Resuming:
+		return w.write(j, Done, change{edit: over, emit: w.m.event(EventResumed)})
+	case Suspending:
+		if j.Attempts+1 >= maxAttempts {
+			return w.fail(j, fmt.Sprintf("it was interrupted %d times before the backup was stored", maxAttempts))
+		}
+		return w.write(j, Accepted, change{edit: func(j *Job) {
+			over(j)
+			j.Attempts++
+		}})
+	}
+	return w.write(j, Failed, change{edit: over, emit: w.m.event(EventFailed)})
+}
+
+// thaw lets an instance that this job froze run again, and looks that it does. One that someone
+// else has stopped or removed is left as it is.
+func (w *worker) thaw(ctx context.Context, j *Job, instance Instance) error {
+	state, err := instance.Runtime.State(ctx)
+	if err != nil {
+		return fmt.Errorf("look at the instance: %w", err)
+	}
+	if state != IsFrozen && state != IsUnknown {
+		return nil
+	}
+	err = w.act(crashpoint.Thaw, func() error { return instance.Runtime.Thaw(ctx) })
+	if err != nil {
+		return fmt.Errorf("thaw the instance: %w", err)
+	}
+	if state, err = instance.Runtime.State(ctx); err != nil {
+		return fmt.Errorf("look at the instance after the thaw: %w", err)
+	}
+	if state == IsFrozen {
+		return errors.New("the instance is still frozen after the thaw")
+	}
+	return nil
+}
+
+// progressReport makes at most one progress event per progressEvery of what the engine says.
+type progressReport struct {
+	mu    sync.Mutex
+	job   *Job
+	dirty bool
+	woken time.Time
+	sent  time.Time
+}
+
+func (w *worker) progressed(j *Job, p Progress) {
+	w.progress.Store(&p)
+	now := w.m.opts.Now()
+	w.report.mu.Lock()
+	w.report.job, w.report.dirty = j, true
+	due := now.Sub(w.report.woken) >= progressEvery
+	if due {
+		w.report.woken = now
+	}
+	w.report.mu.Unlock()
+	w.m.parts.Observer.Progressed(j, p)
+	if due {
+		w.m.publish(Update{Job: *j, Progress: &p})
+		wake(w.m.outbox)
+	}
+}
+
+// progressEvent returns the event that is due, nil when none is. It counts as sent.
+func (w *worker) progressEvent(now time.Time) *Event {
+	w.report.mu.Lock()
+	defer w.report.mu.Unlock()
+	p := w.progress.Load()
+	if p == nil || !w.report.dirty || now.Sub(w.report.sent) < progressEvery {
+		return nil
+	}
+	j := w.report.job
+	d := w.m.eventData(j)
+	d.Files, d.BytesRead, d.BytesNew, d.BytesSent = p.Files, p.BytesRead, p.BytesNew, p.BytesSent
+	data, err := json.Marshal(d)
+	if err != nil {
+		return nil // plain numbers and strings: can't happen, and progress may be lost
+	}
+	w.report.dirty, w.report.sent = false, now
+	return &Event{
+		ID:   fmt.Sprintf("%s-p%d", j.ID, now.UnixNano()),
+		Type: EventProgress, Instance: j.Instance, Task: j.Task, Job: j.ID, Time: now.UTC(), Data: data,
+	}
+}

@@ -1,0 +1,453 @@
+package job_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"holdfast/agent/job"
+)
+
+// world is a host, a store and a control plane in memory. It outlives the agents that act on it.
+type world struct {
+	t       *testing.T
+	journal string
+
+	mu        sync.Mutex
+	instances map[string]*phone
+	snaps     map[string]int   // path -> the count that it holds
+	backups   map[string][]int // instance -> the counts that its manifests hold
+	packs     map[string]int   // pack id -> how often it was sent
+	events    []job.Event      // as the control plane took them
+	bootID    string
+	backup    func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
+	answer    func(e job.Event) (refusal string, err error)        // what the control plane says; nil: 2xx
+	faults    []string
+	current   *job.Journal
+}
+
+// phone is an instance that counts while it runs; its storage is the count.
+type phone struct {
+	state  job.RuntimeState
+	count  int
+	policy job.Policy
+	downs  int
+}
+
+func newWorld(t *testing.T, names ...string) *world {
+	w := &world{
+		t: t, journal: filepath.Join(t.TempDir(), "journal"), instances: map[string]*phone{}, snaps: map[string]int{},
+		backups: map[string][]int{}, packs: map[string]int{}, bootID: "boot-1",
+	}
+	for _, n := range names {
+		w.instances[n] = &phone{state: job.IsRunning, policy: job.ReleaseByAgent}
+	}
+	return w
+}
+
+func (w *world) fault(format string, args ...any) {
+	w.faults = append(w.faults, fmt.Sprintf(format, args...))
+}
+
+// life is one process: an agent from its start to its end or its death.
+type life struct {
+	w       *world
+	m       *job.Manager
+	j       *job.Journal
+	cancel  context.CancelFunc
+	ended   chan struct{}
+	dead    chan struct{}
+	die     sync.Once
+	points  []string // hit so far
+	crashAt int      // index into points, -1: never
+	pmu     sync.Mutex
+}
+
+func (w *world) start(crashAt int, opts job.Options) *life {
+	w.t.Helper()
+	j, err := job.OpenJournal(w.journal)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	l := &life{w: w, j: j, ended: make(chan struct{}), dead: make(chan struct{}), crashAt: crashAt}
+	opts.Jobs = max(opts.Jobs, 1)
+	opts.Now, opts.Rand, opts.BootID, opts.Hook = time.Now, randReader{}, w.bootID, l.hook
+	l.m = job.New(j, l.parts(), opts)
+	w.mu.Lock()
+	w.current = j
+	w.mu.Unlock()
+	ctx, cancel := context.WithCancel(w.t.Context())
+	l.cancel = cancel
+	ready := make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		if err := l.m.Run(ctx, func() { close(ready) }); err != nil {
+			w.t.Errorf("run: %v", err)
+		}
+	})
+	all.Go(func() { l.deliver(ctx) })
+	go func() { all.Wait(); close(l.ended) }()
+	select {
+	case <-ready:
+	case <-l.dead:
+	}
+	return l
+}
+
+// hook counts the crash points and kills the process at the chosen one. A dead process does nothing more.
+func (l *life) hook(point string) {
+	l.pmu.Lock()
+	l.points = append(l.points, point)
+	at := len(l.points) - 1
+	l.pmu.Unlock()
+	if at == l.crashAt {
+		l.kill()
+	}
+	l.alive()
+}
+
+func (l *life) kill() { l.die.Do(func() { close(l.dead) }) }
+
+// alive ends the calling goroutine if the process is dead.
+func (l *life) alive() {
+	select {
+	case <-l.dead:
+		runtime.Goexit()
+	default:
+	}
+}
+
+// stop ends the process, in order unless it is dead.
+func (l *life) stop() {
+	l.cancel()
+	<-l.ended
+	if err := l.j.Close(); err != nil {
+		l.w.t.Error(err)
+	}
+}
+
+func (l *life) isDead() bool {
+	select {
+	case <-l.dead:
+		return true
+	default:
+		return false
+	}
+}
+
+// accept sends a command; it may be the end of the process.
+func (l *life) accept(id string, instances ...string) (t *job.Task, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t, err = l.m.Accept(job.Request{ID: id, Digest: [32]byte{byte(len(instances))}, Tenant: "acme", Instances: instances})
+	}()
+	<-done
+	return t, err
+}
+
+// deliver is the outbox's other side.
+func (l *life) deliver(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		heads, err := l.m.Heads()
+		if err != nil {
+			return
+		}
+		settled := false
+		for _, e := range heads {
+			l.alive()
+			l.w.mu.Lock()
+			answer := l.w.answer
+			l.w.mu.Unlock()
+			refusal := ""
+			if answer != nil {
+				if refusal, err = answer(e); err != nil {
+					continue
+				}
+			}
+			if refusal == "" {
+				l.w.mu.Lock()
+				l.w.events = append(l.w.events, e)
+				l.w.mu.Unlock()
+				err = l.m.Acknowledge(e.Seq)
+			} else {
+				err = l.m.Refuse(e.Seq, refusal)
+			}
+			if err != nil {
+				return
+			}
+			settled = settled || e.Seq != 0
+		}
+		if settled {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.dead:
+			return
+		case <-l.m.OutboxChanged():
+		case <-tick.C:
+		}
+	}
+}
+
+// final waits until the job of the instance is over or the process is dead.
+func (l *life) final(id string) *job.Job {
+	for range 100_000 {
+		if l.isDead() {
+			return nil
+		}
+		j, err := l.j.Job(id)
+		if err == nil && j.State.Final() {
+			return j
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	j, _ := l.j.Job(id)
+	l.w.t.Fatalf("job does not end: %+v", j)
+	return nil
+}
+
+func (l *life) until(id string, s job.State) {
+	for range 100_000 {
+		if j, err := l.j.Job(id); err == nil && j.State == s {
+			return
+		}
+		if l.isDead() {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	j, _ := l.j.Job(id)
+	l.w.t.Fatalf("job does not become %s: %+v", s, j)
+}
+
+func (l *life) parts() job.Parts {
+	w := l.w
+	return job.Parts{
+		Instance: func(id string) (job.Instance, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			p := w.instances[id]
+			if p == nil {
+				return job.Instance{}, job.ErrNotFound
+			}
+			return job.Instance{
+				ID: id, Tenant: "acme", Policy: p.policy, Runtime: &fakeRuntime{l, id, p}, Snapshots: &fakeSnaps{l, id, p},
+			}, nil
+		},
+		Leftovers: func(context.Context) (refs []job.Ref, err error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			for path := range w.snaps {
+				refs = append(refs, job.Ref{Provider: "fake", Path: path})
+			}
+			return refs, nil
+		},
+		RemoveLeftover: func(_ context.Context, ref job.Ref) error {
+			l.alive()
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			delete(w.snaps, ref.Path)
+			return nil
+		},
+		Backuper: fakeEngine{l}, Signer: fakeSigner{l}, Observer: quiet{},
+	}
+}
+
+// record is what the journal says about the instance's job right now. The world's lock is held.
+func (l *life) record(instance string) *job.Job {
+	active, _, err := l.j.ByInstance(instance)
+	if err != nil || active == nil {
+		return &job.Job{}
+	}
+	return active
+}
+
+type fakeRuntime struct {
+	l  *life
+	id string
+	p  *phone
+}
+
+func (r *fakeRuntime) State(context.Context) (job.RuntimeState, error) {
+	r.l.alive()
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	if r.p.state == job.IsRunning {
+		r.p.count++ // time passes, and it writes
+	}
+	return r.p.state, nil
+}
+
+func (r *fakeRuntime) Freeze(context.Context) error {
+	r.l.alive()
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	if j := r.l.record(r.id); j.State != job.Freezing || !j.Hold {
+		r.l.w.fault("journal-first: freeze while the journal says %s, hold %v", j.State, j.Hold)
+	}
+	if r.p.state != job.IsRunning && r.p.state != job.IsFrozen {
+		return errors.New("not running")
+	}
+	r.p.state = job.IsFrozen
+	return nil
+}
+
+func (r *fakeRuntime) Thaw(context.Context) error {
+	r.l.alive()
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	if j := r.l.record(r.id); !j.Hold || !slices.Contains([]job.State{job.Failing, job.Suspending, job.Resuming}, j.State) {
+		r.l.w.fault("journal-first: thaw while the journal says %s, hold %v", j.State, j.Hold)
+	}
+	if r.p.state == job.IsFrozen {
+		r.p.state = job.IsRunning
+	}
+	return nil
+}
+
+func (r *fakeRuntime) PowerDown(context.Context) error {
+	r.l.alive()
+	w := r.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	j := r.l.record(r.id)
+	if j.State != job.Releasing || j.Result == nil || j.Result.ManifestSHA256 == "" || j.AcknowledgedAt.IsZero() {
+		w.fault("release-last: power-down while the journal says %+v", j)
+	}
+	if !slices.ContainsFunc(w.events, func(e job.Event) bool { return e.Type == job.EventCompleted && e.Job == j.ID }) {
+		w.fault("release-last: power-down before the control plane took the report")
+	}
+	if !slices.Contains(w.backups[r.id], r.p.count) {
+		w.fault("nothing-lost: power-down at count %d, backups have %v", r.p.count, w.backups[r.id])
+	}
+	r.p.state = job.IsStopped
+	r.p.downs++
+	return nil
+}
+
+type fakeSnaps struct {
+	l  *life
+	id string
+	p  *phone
+}
+
+func (s *fakeSnaps) Plan(_ context.Context, id string) ([]job.Snapshot, error) {
+	var planned []job.Snapshot
+	for _, v := range []string{"data", "media"} {
+		planned = append(planned, job.Snapshot{Name: v, Ref: job.Ref{Provider: "fake", Path: id + "-" + v}})
+	}
+	return planned, nil
+}
+
+func (s *fakeSnaps) Create(_ context.Context, _ string, planned job.Snapshot) (job.Snapshot, error) {
+	s.l.alive()
+	s.l.w.mu.Lock()
+	defer s.l.w.mu.Unlock()
+	j := s.l.record(s.id)
+	if !slices.ContainsFunc(j.Snapshots, func(p job.Snapshot) bool { return p.Ref == planned.Ref }) {
+		s.l.w.fault("journal-first: snapshot %s is not in the journal", planned.Ref.Path)
+	}
+	if _, there := s.l.w.snaps[planned.Ref.Path]; there {
+		return job.Snapshot{}, errors.New("exists")
+	}
+	s.l.w.snaps[planned.Ref.Path] = s.p.count
+	planned.Root = "/" + planned.Ref.Path
+	return planned, nil
+}
+
+func (s *fakeSnaps) Stands(_ context.Context, snap job.Snapshot) (bool, error) {
+	s.l.w.mu.Lock()
+	defer s.l.w.mu.Unlock()
+	_, there := s.l.w.snaps[snap.Ref.Path]
+	return there, nil
+}
+
+func (s *fakeSnaps) Remove(_ context.Context, ref job.Ref) error {
+	s.l.alive()
+	s.l.w.mu.Lock()
+	defer s.l.w.mu.Unlock()
+	delete(s.l.w.snaps, ref.Path)
+	return nil
+}
+
+// fakeEngine sends three packs, each once unless Resume names it.
+type fakeEngine struct{ l *life }
+
+func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
+	w := b.l.w
+	held := -1
+	for i, s := range r.Sources {
+		w.mu.Lock()
+		count, there := w.snaps[s.Root[1:]]
+		w.mu.Unlock()
+		if !there || i > 0 && count != held {
+			return nil, fmt.Errorf("snapshot %s: there %v, count %d, others %d", s.Root, there, count, held)
+		}
+		held = count
+	}
+	for i := range 3 {
+		pack := fmt.Sprintf("%s-pack-%d-of-%d", r.Job, i, held)
+		w.mu.Lock()
+		stored := w.packs[pack] > 0
+		w.mu.Unlock()
+		if stored && slices.Contains(r.Resume, pack) {
+			continue
+		}
+		if err := r.PackIntent(pack); err != nil {
+			return nil, err
+		}
+		b.l.alive()
+		if w.backup != nil {
+			if err := w.backup(ctx, r); err != nil {
+				return nil, err
+			}
+		}
+		w.mu.Lock()
+		w.packs[pack]++
+		w.mu.Unlock()
+		r.Progress(job.Progress{BytesSent: uint64(i)})
+	}
+	b.l.alive()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.backups[r.Instance] = append(w.backups[r.Instance], held)
+	return &job.Result{BackupID: "b1", Object: "v/backups/b1", ManifestSHA256: "00ff", Verified: time.Now()}, nil
+}
+
+type fakeSigner struct{ l *life }
+
+func (s fakeSigner) Receipt(context.Context, *job.Job) (json.RawMessage, error) {
+	return json.RawMessage(`{"signed":true}`), nil
+}
+
+type quiet struct{}
+
+func (quiet) Changed(*job.Job, job.State)           {}
+func (quiet) Progressed(*job.Job, job.Progress)     {}
+func (quiet) Trouble(string, string, string, error) {}
+
+// randReader gives ids; they need not be secret here.
+type randReader struct{}
+
+func (randReader) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = byte(rand.Uint32())
+	}
+	return len(p), nil
+}
+
+var _ io.Reader = randReader{}
