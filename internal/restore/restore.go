@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/internal/durable"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -152,8 +154,8 @@ func (r *run) all(ctx context.Context) (err error) {
 	if len(r.o.Include) > 0 && r.counts.entries.Load() == 0 {
 		return fmt.Errorf("%w %q", ErrNothingIncluded, r.o.Include)
 	}
-	// rename(2) puts a folder in the place of an empty one, in one step.
-	if err := os.Rename(filepath.Join(work, "volume"), dest); err != nil {
+	// rename(2) puts a folder in the place of an empty one, in one step; os.Rename would refuse.
+	if err := unix.Rename(filepath.Join(work, "volume"), dest); err != nil {
 		return fmt.Errorf("put the restored tree into place: %w", err)
 	}
 	// From here on the destination is the backup: what fails now must not undo it.
