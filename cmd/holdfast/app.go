@@ -72,6 +72,7 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 
 func unknownCommand(cmd *cobra.Command, word string) error {
 	msg := fmt.Sprintf("no command %q", word)
+	cmd.SuggestionsMinimumDistance = 2 // typing errors; cobra's own default only sets in on its own path
 	if near := cmd.SuggestionsFor(word); len(near) > 0 {
 		msg += fmt.Sprintf(" (nearest: %s)", strings.Join(near, ", "))
 	}

@@ -58,7 +58,7 @@ func (a *app) backupCommand() *cobra.Command {
 					command: cmd.CommandPath(),
 				}
 			}
-			doing := "backup " + instance
+			doing := "back up " + instance
 			path, err := folder(args[0])
 			if err != nil {
 				return &failure{doing: doing, err: err}
@@ -138,7 +138,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		Sources:  []backup.Source{{Volume: volumeName, Root: root}},
 		Warn:     p.warn,
 		Progress: func(b backup.Progress) {
-			p.set(progressLine{Bytes: b.BytesRead, Files: b.Files, New: b.BytesNew, Sent: b.BytesSent})
+			p.set(progressLine{Bytes: b.BytesRead, Entries: b.Entries, Files: b.Files, New: b.BytesNew, Sent: b.BytesSent})
 		},
 	})
 	stopScan()

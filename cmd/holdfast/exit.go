@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"holdfast/internal/obs"
 	"holdfast/internal/restore"
@@ -32,7 +33,14 @@ type failure struct {
 	err   error
 }
 
-func (f *failure) Error() string { return f.doing + ": " + f.err.Error() }
+func (f *failure) Error() string {
+	why := f.err.Error()
+	if strings.HasPrefix(why, f.doing) { // restore and backup say themselves what they were doing
+		return why
+	}
+	return f.doing + ": " + why
+}
+
 func (f *failure) Unwrap() error { return f.err }
 
 // usageError is a command line that says nothing that can be done.
@@ -57,6 +65,24 @@ type configError struct {
 func (e *configError) Error() string { return e.err.Error() }
 func (e *configError) Unwrap() error { return e.err }
 
+// noBackupError names the backup that was asked for and is not there.
+type noBackupError struct {
+	id  string
+	err error // wraps vault.ErrNoBackup
+}
+
+func (e *noBackupError) Error() string { return e.err.Error() }
+func (e *noBackupError) Unwrap() error { return e.err }
+
+// hintedError is an error for which the command itself knows what to do.
+type hintedError struct {
+	err  error
+	hint string
+}
+
+func (e *hintedError) Error() string { return e.err.Error() }
+func (e *hintedError) Unwrap() error { return e.err }
+
 // partError says that the work is done except for what was listed.
 type partError struct{ msg string }
 
@@ -65,7 +91,7 @@ func (e *partError) Error() string { return e.msg }
 // verdict is what the process tells about an error.
 type verdict struct {
 	code int
-	why  string // replaces the error's own text; %s is the place. "": the text stays
+	why  string // replaces the error's own text; "" keeps it. {vault} and {backup} are filled in
 	hint string
 }
 
@@ -75,19 +101,19 @@ var verdicts = []struct {
 	verdict
 }{
 	{vault.ErrNoBackup, verdict{
-		exitNone, "no backup of this instance in %s",
+		exitNone, "no {backup} of this instance in {vault}",
 		"holdfast list shows what the vault holds",
 	}},
 	{vault.ErrNoVault, verdict{
-		exitNone, "there is no %s",
+		exitNone, "there is no {vault}",
 		"check --store and --vault (and --name-key, if the vault was made with one), or make it: holdfast vault create",
 	}},
 	{vault.ErrWrongKey, verdict{
-		exitWrongKey, "the key does not open %s",
+		exitWrongKey, "the key does not open {vault}",
 		"give the file with an identity of one of the vault's recipients as --key or HOLDFAST_KEY",
 	}},
 	{vault.ErrVaultExists, verdict{
-		exitFailed, "there is already a %s",
+		exitFailed, "there is already a {vault}",
 		"use it, or choose another name with --vault",
 	}},
 	{vault.ErrCorrupt, verdict{
@@ -97,6 +123,10 @@ var verdicts = []struct {
 	{restore.ErrTargetExists, verdict{
 		exitFailed, "",
 		"name a folder that does not exist yet or is empty",
+	}},
+	{restore.ErrNothingIncluded, verdict{
+		exitFailed, "",
+		"a pattern is compared with whole paths in the backup (media/*.jpg); one that names a folder takes all of it",
 	}},
 	{obs.ErrNoBucket, verdict{
 		exitNone, "",
@@ -120,10 +150,16 @@ func judge(err error, stopped bool) (code int, msg, hint string) {
 	if place == "" {
 		place = "vault"
 	}
+	backup := "backup"
+	var missing *noBackupError
+	if errors.As(err, &missing) {
+		backup += " " + name(missing.id)
+	}
 	var (
 		usage  *usageError
 		config *configError
 		part   *partError
+		hinted *hintedError
 	)
 	switch {
 	case stopped && (errors.Is(err, context.Canceled) || errors.Is(err, errInterrupted)):
@@ -139,6 +175,8 @@ func judge(err error, stopped bool) (code int, msg, hint string) {
 		return exitConfig, err.Error(), config.advice
 	case errors.As(err, &part):
 		return exitPart, err.Error(), ""
+	case errors.As(err, &hinted):
+		return exitFailed, err.Error(), hinted.hint
 	}
 	for _, v := range verdicts {
 		if !errors.Is(err, v.is) {
@@ -146,7 +184,7 @@ func judge(err error, stopped bool) (code int, msg, hint string) {
 		}
 		msg = err.Error()
 		if v.why != "" && f != nil {
-			msg = doing + fmt.Sprintf(v.why, place)
+			msg = doing + strings.NewReplacer("{vault}", place, "{backup}", backup).Replace(v.why)
 		}
 		return v.code, msg, v.hint
 	}

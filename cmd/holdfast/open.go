@@ -65,8 +65,8 @@ type opened struct {
 	place   string
 }
 
-// prepare reads the key files and opens the store. Errors are *usageError, *configError or the store's.
-func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access) (*opened, error) {
+// prepare reads the key files and opens the store; create makes the folder of a file store. Errors are *usageError, *configError or the store's.
+func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create bool) (*opened, error) {
 	url := a.value(v.store, envStore, "")
 	if url == "" {
 		return nil, &usageError{
@@ -97,7 +97,7 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access) (*opene
 			return nil, &configError{err: err}
 		}
 	}
-	o.store, err = obs.Open(ctx, url, obs.Options{Getenv: a.getenv})
+	o.store, err = obs.Open(ctx, url, obs.Options{Getenv: a.getenv, Create: create})
 	if errors.Is(err, obs.ErrUsage) {
 		return nil, &usageError{
 			msg:     err.Error(),
@@ -115,7 +115,7 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access) (*opene
 // withVault opens the vault, runs do on it and closes it. doing is the verb and the thing, for messages.
 func (a *app) withVault(cmd *cobra.Command, v access, doing string, do func(context.Context, *vaultAt) error) error {
 	ctx := cmd.Context()
-	o, err := a.prepare(ctx, cmd, v)
+	o, err := a.prepare(ctx, cmd, v, false)
 	if err != nil {
 		return &failure{doing: doing, err: err}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,30 +28,22 @@ func (a *app) askAgent(cmd *cobra.Command, doing string, do func(ctx context.Con
 	cmd.Flags().StringVar(&socket, "socket", "",
 		"`path` of the agent's socket ("+envSocket+"; \""+defaultSocket+"\" if not given)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		path := a.value(socket, envSocket, defaultSocket)
-		c := api.NewClient(path)
-		defer c.Close()
+		c := api.NewClient(a.value(socket, envSocket, defaultSocket))
 		if err := do(cmd.Context(), c, args); err != nil {
-			return &failure{doing: doing, err: reach(path, err)}
+			return &failure{doing: doing, err: reach(err)}
 		}
 		return nil
 	}
 	return cmd
 }
 
-// reach turns what the socket itself says into words and a hint.
-func reach(path string, err error) error {
+// reach adds what can be done to an error of the socket itself.
+func reach(err error) error {
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return &configError{
-			err:    fmt.Errorf("no agent answers at %s: %w", name(path), err),
-			advice: "is holdfastd running? Its configuration says where its socket is; give that as --socket or " + envSocket,
-		}
 	case errors.Is(err, fs.ErrPermission):
-		return &configError{
-			err:    fmt.Errorf("not allowed to ask the agent at %s: %w", name(path), err),
-			advice: "run as root, or as a member of the group that the socket belongs to",
-		}
+		return &hintedError{err, "run as root, or as a member of the group that the socket belongs to"}
+	case errors.Is(err, api.ErrNoAgent):
+		return &hintedError{err, "is holdfastd running? Its configuration says where its socket is; give that as --socket or " + envSocket}
 	}
 	return err
 }

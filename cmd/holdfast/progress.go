@@ -23,7 +23,6 @@ type progress struct {
 
 	app      *app
 	mu       sync.Mutex // also held while a line is printed
-	warnings int
 	last     progressLine
 	emitted  time.Time
 	finished bool
@@ -31,12 +30,13 @@ type progress struct {
 
 // progressLine is one JSON line while a command works. Sizes are bytes.
 type progressLine struct {
-	Type  string `json:"type"` // "progress"
-	Bytes uint64 `json:"bytes"`
-	Total uint64 `json:"total_bytes,omitempty"` // 0: not known (yet)
-	Files uint64 `json:"files,omitempty"`
-	New   uint64 `json:"new_bytes,omitempty"`  // not in the vault before
-	Sent  uint64 `json:"sent_bytes,omitempty"` // after compression
+	Type    string `json:"type"` // "progress"
+	Bytes   uint64 `json:"bytes"`
+	Total   uint64 `json:"total_bytes,omitempty"` // 0: not known (yet)
+	Files   uint64 `json:"files,omitempty"`
+	Entries uint64 `json:"entries,omitempty"`
+	New     uint64 `json:"new_bytes,omitempty"`  // not in the vault before
+	Sent    uint64 `json:"sent_bytes,omitempty"` // after compression
 }
 
 // warningLine is a tree.Warning as a JSON line. Path has U+FFFD where the name is not UTF-8; then
@@ -134,7 +134,6 @@ func (p *progress) print(line string) error {
 func (p *progress) warn(w tree.Warning) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.warnings++
 	if p.app.json {
 		j := warningLine{Type: "warning", Path: w.Path, What: w.What}
 		if !utf8.ValidString(w.Path) {
@@ -154,20 +153,13 @@ func (p *progress) warn(w tree.Warning) {
 	fmt.Fprintf(to, "warning: %s: %s\n", name(path), oneLine(w.What))
 }
 
-// warned returns how many warnings there were.
-func (p *progress) warned() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.warnings
-}
-
 // meter turns byte counts into the words beside a bar: what is done, the rate of the last seconds, the
 // time left. It is for one goroutine (the one that draws).
 type meter struct {
-	samples []sample // oldest first, at most meterWindow old
+	samples []point // oldest first, at most meterWindow old
 }
 
-type sample struct {
+type point struct {
 	at    time.Time
 	bytes int64
 }
@@ -177,12 +169,12 @@ type sample struct {
 const meterWindow = 10 * time.Second
 
 func newMeter(now time.Time) *meter {
-	return &meter{samples: []sample{{at: now}}}
+	return &meter{samples: []point{{at: now}}}
 }
 
 // text describes done of total bytes at the time now; a total of 0 is unknown.
 func (m *meter) text(now time.Time, done, total int64) string {
-	m.samples = append(m.samples, sample{now, done})
+	m.samples = append(m.samples, point{now, done})
 	for len(m.samples) > 2 && now.Sub(m.samples[1].at) >= meterWindow {
 		m.samples = m.samples[1:]
 	}

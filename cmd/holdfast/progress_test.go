@@ -22,7 +22,8 @@ func TestMeter(t *testing.T) {
 		{2 * time.Second, 2 << 20, 10 << 20, "2.0 MiB of 10.0 MiB  1.0 MiB/s  0:08 left"},
 		// A stall longer than the window shows as one, and no time left is made up.
 		{20 * time.Second, 2 << 20, 10 << 20, "2.0 MiB of 10.0 MiB  0 B/s"},
-		{21 * time.Second, 10 << 20, 10 << 20, "10.0 MiB  8.0 MiB/s"},
+		// The rate goes back to the last look before the window.
+		{21 * time.Second, 10 << 20, 10 << 20, "10.0 MiB  431.2 KiB/s"},
 	} {
 		if got := m.text(start.Add(c.after), c.done, c.total); got != c.want {
 			t.Errorf("after %v: %q, want %q", c.after, got, c.want)

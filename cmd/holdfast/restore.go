@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/restore"
+	"holdfast/internal/vault"
 )
 
 // restoreJSON is the result of a restore. Sizes are bytes.
@@ -39,6 +42,11 @@ func (a *app) restoreCommand() *cobra.Command {
 			if err := needInstance(cmd, instance); err != nil {
 				return err
 			}
+			for _, glob := range include {
+				if _, err := path.Match(glob, ""); err != nil {
+					return &usageError{msg: fmt.Sprintf("--include: %q is no pattern", glob), command: cmd.CommandPath()}
+				}
+			}
 			return a.withVault(cmd, v, "restore "+instance, func(ctx context.Context, at *vaultAt) error {
 				return a.restore(ctx, at, instance, id, args[0], include)
 			})
@@ -49,34 +57,29 @@ func (a *app) restoreCommand() *cobra.Command {
 	f.StringVar(&instance, "instance", "", "`ID` of the instance")
 	f.StringVar(&id, "backup", "", "`ID` of the backup; the newest if not given")
 	f.StringArrayVar(&include, "include", nil,
-		"restore only what matches `GLOB`, and the folders on the way there; repeat for several")
+		"restore only what matches `GLOB`, all of the folders that do, and the folders on the way; repeat for several")
 	return cmd
 }
 
 func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest string, include []string) error {
 	start := time.Now()
 	ref, err := at.Find(ctx, instance, id)
+	if id != "" && errors.Is(err, vault.ErrNoBackup) {
+		return &noBackupError{id, err}
+	}
 	if err != nil {
 		return err
 	}
 	p := a.newProgress("restore")
 	defer p.finish()
-	if len(include) == 0 && (p.bar != nil || p.emit != nil) {
-		manifest, err := at.Manifest(ctx, ref)
-		if err != nil {
-			return err
-		}
-		var total uint64
-		for _, volume := range manifest.Volumes {
-			total += volume.Bytes
-		}
-		p.expect(total)
-	}
 	result, err := restore.Run(ctx, restore.Options{
 		Vault: at.Vault, Ref: ref, Dest: dest, Include: include,
 		Warn: p.warn,
 		Progress: func(r restore.Progress) {
-			p.set(progressLine{Bytes: r.Bytes, Files: r.Files})
+			if len(include) == 0 {
+				p.expect(r.TotalBytes)
+			}
+			p.set(progressLine{Bytes: r.Bytes, Entries: r.Entries})
 		},
 	})
 	p.finish()
@@ -87,7 +90,7 @@ func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest strin
 		err = a.line(restoreJSON{
 			Type: "restore", Instance: instance, Backup: ref.ID, Target: dest,
 			Files: result.Files, Dirs: result.Dirs, Bytes: result.Bytes,
-			Seconds: time.Since(start).Seconds(), Warnings: p.warned(),
+			Seconds: time.Since(start).Seconds(), Warnings: result.WarningCount,
 		})
 		if err != nil {
 			return err
@@ -95,7 +98,7 @@ func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest strin
 	}
 	a.say("restored backup %s of %s: %s in %s; %s", ref.ID, stamp(ref.Time), size(result.Bytes),
 		count(result.Files, "file", "files"), seconds(time.Since(start)))
-	if n := p.warned(); n > 0 {
+	if n := result.WarningCount; n > 0 {
 		return &partError{fmt.Sprintf("%s is restored, but not exact: %s, listed above",
 			name(dest), count(n, "warning", "warnings"))}
 	}

@@ -44,7 +44,7 @@ func (a *app) vaultCreateCommand() *cobra.Command {
 				}
 			}
 			ctx := cmd.Context()
-			o, err := a.prepare(ctx, cmd, v)
+			o, err := a.prepare(ctx, cmd, v, true)
 			if err != nil {
 				return &failure{doing: doing, err: err}
 			}
