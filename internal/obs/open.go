@@ -3,11 +3,13 @@ package obs
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Options are what Open needs beside the URL. The zero value is usable.
@@ -20,6 +22,11 @@ type Options struct {
 	Retry *RetryPolicy
 	// Create makes the folder of a file store that is not there. Buckets are never made.
 	Create bool
+	// Stall is how long a connection may move no byte before it is given up; 0 means a minute.
+	Stall time.Duration
+
+	// dial makes connections, in tests of this package.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Open opens the store at a URL:
@@ -47,6 +54,10 @@ func Open(ctx context.Context, rawURL string, opts Options) (Store, error) {
 	switch u.Scheme {
 	case "file":
 		s, err = openFileURL(u, opts)
+	case dialectS3.scheme:
+		s, err = openBucket(ctx, u, dialectS3, opts)
+	case dialectOBS.scheme:
+		s, err = openBucket(ctx, u, dialectOBS, opts)
 	default:
 		return nil, fmt.Errorf("%w: store URL: scheme %q, want file, s3 or obs", ErrUsage, u.Scheme)
 	}

@@ -1,0 +1,182 @@
+package obs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
+
+const (
+	// metadataPatience is how long all questions to the metadata service may take: it answers in
+	// milliseconds where there is one, and elsewhere nobody should wait for it.
+	metadataPatience = 2 * time.Second
+	metadataDial     = 500 * time.Millisecond
+	metadataAddress  = "http://169.254.169.254"
+	// securityKeyPath is where a host in the cloud of OBS gets its temporary keys.
+	securityKeyPath = "/openstack/latest/securitykey"
+	// securityKeyLimit is more than the document has, in bytes.
+	securityKeyLimit = 64 << 10
+)
+
+// credentialsError says that nobody has credentials; had tells that somebody had before.
+type credentialsError struct {
+	err error
+	had bool
+}
+
+func (e *credentialsError) Error() string {
+	return "no credentials: neither in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or " +
+		"OBS_ACCESS_KEY_ID and OBS_SECRET_ACCESS_KEY), nor in the shared file, nor from the instance: " + e.err.Error()
+}
+
+func (e *credentialsError) Unwrap() error { return e.err }
+
+// provider asks several sources in turn. Unlike the client's own chain it fails when all do: that one
+// goes on without a signature, and the operator reads "access denied" instead of "no credentials".
+// The client calls it under a lock.
+type provider struct {
+	sources []credentials.Provider
+	current credentials.Provider
+}
+
+func (p *provider) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
+	ctx := context.Background()
+	if cc != nil && cc.Context != nil {
+		ctx = cc.Context
+	}
+	ctx, cancel := context.WithTimeout(ctx, metadataPatience)
+	defer cancel()
+	var errs []error
+	for _, s := range p.sources {
+		v, err := s.RetrieveWithCredContext(&credentials.CredContext{Client: metadataClient(), Context: ctx})
+		if err == nil && v.AccessKeyID != "" && v.SecretAccessKey != "" {
+			p.current = s
+			return v, nil
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return credentials.Value{}, &credentialsError{errors.Join(errs...), p.current != nil}
+}
+
+func (p *provider) Retrieve() (credentials.Value, error) { return p.RetrieveWithCredContext(nil) }
+
+func (p *provider) IsExpired() bool { return p.current == nil || p.current.IsExpired() }
+
+// findCredentials names the sources in their order and asks them once, so that Open can tell that there are none.
+func findCredentials(ctx context.Context, d dialect, getenv func(string) string) (*credentials.Credentials, error) {
+	p := &provider{}
+	names := [][3]string{
+		{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"},
+		{"OBS_ACCESS_KEY_ID", "OBS_SECRET_ACCESS_KEY", "OBS_SECURITY_TOKEN"},
+	}
+	if d.scheme == dialectOBS.scheme {
+		names[0], names[1] = names[1], names[0]
+	}
+	for _, n := range names {
+		id, secret := getenv(n[0]), getenv(n[1])
+		if (id == "") != (secret == "") {
+			return nil, fmt.Errorf("%w: of %s and %s only one is set", ErrAccess, n[0], n[1])
+		}
+		if id != "" {
+			p.sources = append(p.sources, &credentials.Static{Value: credentials.Value{
+				AccessKeyID: id, SecretAccessKey: secret, SessionToken: getenv(n[2]), SignerType: credentials.SignatureV4,
+			}})
+		}
+	}
+	file := getenv("AWS_SHARED_CREDENTIALS_FILE")
+	if home := getenv("HOME"); file == "" && home != "" {
+		file = filepath.Join(home, ".aws", "credentials")
+	}
+	if file != "" {
+		profile := getenv("AWS_PROFILE")
+		if profile == "" {
+			profile = "default"
+		}
+		p.sources = append(p.sources, &credentials.FileAWSCredentials{Filename: file, Profile: profile})
+	}
+	if getenv("AWS_EC2_METADATA_DISABLED") != "true" {
+		address := getenv("AWS_EC2_METADATA_SERVICE_ENDPOINT")
+		if d.scheme == dialectOBS.scheme {
+			p.sources = append(p.sources, &securityKey{address: address})
+		}
+		p.sources = append(p.sources, &credentials.IAM{Endpoint: address, Region: getenv("AWS_REGION")})
+	}
+	c := credentials.New(p)
+	if _, err := c.GetWithContext(&credentials.CredContext{Context: ctx}); err != nil {
+		if ctx.Err() != nil {
+			return nil, ended(ctx, "ask for", "credentials")
+		}
+		return nil, fmt.Errorf("%w: %w", ErrAccess, err)
+	}
+	return c, nil
+}
+
+// metadataClient asks the metadata service: directly, briefly, and without a connection that stays.
+func metadataClient() *http.Client {
+	return &http.Client{
+		Timeout: metadataPatience,
+		Transport: &http.Transport{
+			DialContext:       (&net.Dialer{Timeout: metadataDial}).DialContext,
+			DisableKeepAlives: true,
+		},
+	}
+}
+
+// securityKey gets temporary keys from the metadata service of the cloud of OBS.
+type securityKey struct {
+	credentials.Expiry
+	address string
+}
+
+func (s *securityKey) Retrieve() (credentials.Value, error) { return s.RetrieveWithCredContext(nil) }
+
+func (s *securityKey) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
+	ctx, client := context.Background(), metadataClient()
+	if cc != nil && cc.Context != nil {
+		ctx = cc.Context
+	}
+	address := s.address
+	if address == "" {
+		address = metadataAddress
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address+securityKeyPath, nil)
+	if err != nil {
+		return credentials.Value{}, err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return credentials.Value{}, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	if res.StatusCode != http.StatusOK {
+		return credentials.Value{}, fmt.Errorf("%s: %s", req.URL, res.Status)
+	}
+	var doc struct {
+		Credential struct {
+			Access        string    `json:"access"`
+			Secret        string    `json:"secret"`
+			SecurityToken string    `json:"securitytoken"`
+			ExpiresAt     time.Time `json:"expires_at"`
+		} `json:"credential"`
+	}
+	if err := json.NewDecoder(io.LimitReader(res.Body, securityKeyLimit)).Decode(&doc); err != nil {
+		// Not the decoder's words: they may quote a secret.
+		return credentials.Value{}, fmt.Errorf("%s: the answer is not what it should be", req.URL)
+	}
+	c := doc.Credential
+	s.SetExpiration(c.ExpiresAt, credentials.DefaultExpiryWindow)
+	return credentials.Value{
+		AccessKeyID: c.Access, SecretAccessKey: c.Secret, SessionToken: c.SecurityToken,
+		Expiration: c.ExpiresAt, SignerType: credentials.SignatureV4,
+	}, nil
+}

@@ -1,0 +1,356 @@
+package obs
+
+import (
+	"bytes"
+	"context"
+	"crypto/md5" //nolint:gosec // OBS verifies nothing better under this signature; not for secrecy
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/minio/minio-go/v7"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// deleteBatch is what one request of S3 deletes at most.
+	deleteBatch = 1000
+	// deleteWorkers is how many single deletions run at once where there is no batch.
+	deleteWorkers = 8
+)
+
+// dialect is in what OBS and S3 differ.
+type dialect struct {
+	scheme string
+	// md5 has Content-MD5 verified, and the payload left out of the signature; otherwise the signature
+	// covers the SHA-256 of the payload, which every S3 verifies.
+	md5 bool
+	// conditional sends If-None-Match with each put, so that a name is taken once.
+	conditional bool
+	// listV1 lists by marker: the newer way came late to OBS and not to all of its regions.
+	listV1 bool
+	// batchDelete: the request that deletes many has a signed payload, which OBS refuses.
+	batchDelete bool
+}
+
+var (
+	dialectS3  = dialect{scheme: "s3", conditional: true, batchDelete: true}
+	dialectOBS = dialect{scheme: "obs", md5: true, listV1: true}
+)
+
+// s3Store is a bucket, or what lies below a prefix in it.
+type s3Store struct {
+	dialect
+	client *minio.Core
+	bucket string
+	prefix string // "" or ends in "/"
+	name   string // the URL
+	// plainPut is set when the server turns out not to know conditional puts.
+	plainPut atomic.Bool
+	// bucketSeen: the bucket answered for itself, so a 404 is the object's.
+	bucketSeen atomic.Bool
+
+	life  context.Context //nolint:containedctx // ends with Close, and with it the calls under way
+	close context.CancelCauseFunc
+	idle  func() // closes idle connections
+}
+
+// call is one call under way. Its context ends with the caller's and with the store.
+type call struct {
+	s       *s3Store
+	op, key string
+	caller  context.Context //nolint:containedctx // lives for one call
+	ctx     context.Context //nolint:containedctx // lives for one call
+	hint    *retryHint
+	end     func()
+}
+
+func (s *s3Store) begin(ctx context.Context, op, key string) *call {
+	c := &call{s: s, op: op, key: key, caller: ctx, hint: &retryHint{}}
+	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, retryHintKey{}, c.hint))
+	stop := context.AfterFunc(s.life, func() { cancel(os.ErrClosed) })
+	c.ctx = ctx
+	c.end = func() {
+		stop()
+		cancel(nil)
+	}
+	return c
+}
+
+// fail gives a client's error its class. nil stays nil.
+func (c *call) fail(err error) error {
+	if err == nil {
+		return nil
+	}
+	if cerr := ended(c.caller, c.op, c.key); cerr != nil {
+		return cerr
+	}
+	if c.s.life.Err() != nil {
+		return fmt.Errorf("%s %s: store is closed: %w", c.op, c.key, os.ErrClosed)
+	}
+	return fmt.Errorf("%s %s: %w", c.op, c.key, classify(err, c.s.dialect, c.hint.get()))
+}
+
+func (s *s3Store) Put(ctx context.Context, key string, body []byte) error {
+	if err := enter(ctx, opPut, key); err != nil {
+		return err
+	}
+	c := s.begin(ctx, opPut, key)
+	defer c.end()
+	if s.conditional && !s.plainPut.Load() {
+		err := c.fail(s.send(c.ctx, key, body, true))
+		switch {
+		case errors.Is(err, ErrExists):
+			// Our own bytes of a try whose answer was lost, or other bytes: ask.
+			same, serr := holdsSame(ctx, s, key, body)
+			switch {
+			case errors.Is(serr, ErrNotFound):
+				// Deleted in between, so the name is free.
+				return &unavailableError{err: fmt.Errorf("%s %s: %w", opPut, key, serr)}
+			case serr != nil:
+				return serr
+			case same:
+				return nil
+			}
+			return err
+		case !errors.Is(err, errors.ErrUnsupported):
+			return err
+		}
+		s.plainPut.Store(true)
+	}
+	return c.fail(s.send(c.ctx, key, body, false))
+}
+
+func (s *s3Store) PutNew(ctx context.Context, key string, body []byte) error {
+	if err := enter(ctx, opPutNew, key); err != nil {
+		return err
+	}
+	if !s.conditional {
+		return fmt.Errorf("%s %s: conditional put on %s: %w", opPutNew, key, s.scheme, errors.ErrUnsupported)
+	}
+	c := s.begin(ctx, opPutNew, key)
+	defer c.end()
+	return c.fail(s.send(c.ctx, key, body, true))
+}
+
+// send makes one PUT of known size, whose content the server verifies before it answers.
+func (s *s3Store) send(ctx context.Context, key string, body []byte, fresh bool) error {
+	opts := minio.PutObjectOptions{DisableContentSha256: !s.md5}
+	if fresh {
+		opts.SetMatchETagExcept("*")
+	}
+	var md5Base64, sha256Hex, md5Hex string
+	if s.md5 {
+		sum := md5.Sum(body) //nolint:gosec // see the import
+		md5Base64, md5Hex = base64.StdEncoding.EncodeToString(sum[:]), hex.EncodeToString(sum[:])
+	} else {
+		sum := sha256.Sum256(body)
+		sha256Hex = hex.EncodeToString(sum[:])
+	}
+	info, err := s.client.PutObject(ctx, s.bucket, s.prefix+key, bytes.NewReader(body), int64(len(body)),
+		md5Base64, sha256Hex, opts)
+	if err != nil {
+		return err
+	}
+	s.bucketSeen.Store(true)
+	// Without server-side encryption the ETag is the MD5: a second witness, where it has that form.
+	if s.md5 && len(info.ETag) == len(md5Hex) && !strings.EqualFold(info.ETag, md5Hex) {
+		return &unavailableError{err: fmt.Errorf("the server has ETag %s, sent was %s", info.ETag, md5Hex)}
+	}
+	return nil
+}
+
+func (s *s3Store) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
+	if err := enter(ctx, opRead, key); err != nil {
+		return 0, err
+	}
+	if err := offsetValid(key, off); err != nil {
+		return 0, err
+	}
+	if len(p) == 0 { // no range says "nothing"
+		_, err := s.Stat(ctx, key)
+		return 0, err
+	}
+	c := s.begin(ctx, opRead, key)
+	defer c.end()
+	var opts minio.GetObjectOptions
+	if err := opts.SetRange(off, off+int64(len(p))-1); err != nil {
+		return 0, fmt.Errorf("%s %s: %w: %w", opRead, key, ErrUsage, err)
+	}
+	body, _, header, err := s.client.GetObject(c.ctx, s.bucket, s.prefix+key, opts)
+	if minio.ToErrorResponse(err).Code == minio.InvalidRange {
+		return 0, io.EOF
+	}
+	if err != nil {
+		return 0, c.fail(err)
+	}
+	defer func() { _ = body.Close() }()
+	s.bucketSeen.Store(true)
+	want, end, err := rangeOf(header, off, len(p))
+	if err != nil {
+		return 0, c.fail(&unavailableError{err: err})
+	}
+	n, err := io.ReadFull(body, p[:want])
+	switch {
+	case err != nil:
+		return n, c.fail(err)
+	case n == len(p):
+		return n, nil
+	case end:
+		return n, io.EOF
+	}
+	return n, c.fail(&unavailableError{err: fmt.Errorf("the server sent %d bytes of %d", n, len(p))})
+}
+
+// rangeOf reads from the answer how many bytes it has, and whether the object ends behind them.
+func rangeOf(h http.Header, off int64, length int) (n int, end bool, err error) {
+	text := h.Get("Content-Range")
+	var first, last, size int64
+	if _, err := fmt.Sscanf(text, "bytes %d-%d/%d", &first, &last, &size); err != nil {
+		// A server that ignores ranges sends the whole object: usable from the beginning only.
+		whole, perr := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
+		if text != "" || off != 0 || perr != nil || whole > int64(length) {
+			return 0, false, fmt.Errorf("the server answered a ranged read with range %q", text)
+		}
+		return int(whole), true, nil
+	}
+	if first != off || last < first || last-first >= int64(length) {
+		return 0, false, fmt.Errorf("asked for %d bytes from %d, the server sent range %q", length, off, text)
+	}
+	return int(last - first + 1), last+1 == size, nil
+}
+
+func (s *s3Store) Stat(ctx context.Context, key string) (Info, error) {
+	if err := enter(ctx, opStat, key); err != nil {
+		return Info{}, err
+	}
+	c := s.begin(ctx, opStat, key)
+	defer c.end()
+	o, err := s.client.StatObject(c.ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{})
+	if err != nil {
+		err = c.fail(err)
+		if errors.Is(err, ErrNotFound) && !s.bucketSeen.Load() {
+			// An answer to HEAD has no body to tell whether bucket or object is missing.
+			switch there, berr := s.client.BucketExists(c.ctx, s.bucket); {
+			case berr == nil && there:
+				s.bucketSeen.Store(true)
+			case berr == nil:
+				return Info{}, fmt.Errorf("%s %s: %w: %s", opStat, key, ErrNoBucket, s.bucket)
+			}
+		}
+		return Info{}, err
+	}
+	s.bucketSeen.Store(true)
+	return Info{key, o.Size, o.LastModified.UTC()}, nil
+}
+
+func (s *s3Store) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return s.listAfter(ctx, prefix, "")
+}
+
+func (s *s3Store) listAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		if err := enterList(ctx, prefix); err != nil {
+			yield(Info{}, err)
+			return
+		}
+		c := s.begin(ctx, opList, prefix)
+		defer c.end()
+		noOwner := false
+		opts := minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true, UseV1: s.listV1, FetchOwner: &noOwner}
+		if after != "" {
+			opts.StartAfter = s.prefix + after
+		}
+		for o := range s.client.ListObjectsIter(c.ctx, s.bucket, opts) {
+			if o.Err != nil {
+				yield(Info{}, c.fail(o.Err))
+				return
+			}
+			key := strings.TrimPrefix(o.Key, s.prefix)
+			if KeyValid(key) != nil {
+				continue // not ours: consoles make objects that end in "/"
+			}
+			if !yield(Info{key, o.Size, o.LastModified.UTC()}, nil) {
+				return
+			}
+		}
+		// The client ends a list quietly when its context ends.
+		if c.ctx.Err() != nil {
+			yield(Info{}, c.fail(c.ctx.Err()))
+		}
+	}
+}
+
+func (s *s3Store) Delete(ctx context.Context, keys ...string) error {
+	for _, key := range keys {
+		if err := KeyValid(key); err != nil {
+			return fmt.Errorf("%s: %w", opDelete, err)
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	c := s.begin(ctx, opDelete, keys[0])
+	defer c.end()
+	if len(keys) == 1 || !s.batchDelete {
+		g, gctx := errgroup.WithContext(c.ctx)
+		g.SetLimit(deleteWorkers)
+		for _, key := range keys {
+			g.Go(func() error {
+				return s.client.RemoveObject(gctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{})
+			})
+		}
+		return c.fail(g.Wait())
+	}
+	for batch := range slices.Chunk(keys, deleteBatch) {
+		results, err := s.client.RemoveObjectsWithIter(c.ctx, s.bucket, s.names(batch), minio.RemoveObjectsOptions{})
+		if err != nil {
+			return c.fail(err)
+		}
+		for r := range results {
+			if r.Err != nil {
+				return c.fail(r.Err)
+			}
+		}
+		if c.ctx.Err() != nil {
+			return c.fail(c.ctx.Err())
+		}
+	}
+	return nil
+}
+
+func (s *s3Store) names(keys []string) iter.Seq[minio.ObjectInfo] {
+	return func(yield func(minio.ObjectInfo) bool) {
+		for _, key := range keys {
+			if !yield(minio.ObjectInfo{Key: s.prefix + key}) {
+				return
+			}
+		}
+	}
+}
+
+func (s *s3Store) Capabilities() Capabilities {
+	c := Capabilities{ConditionalPut: s.conditional, Integrity: "sha256"}
+	if s.md5 {
+		c.Integrity = "md5"
+	}
+	return c
+}
+
+func (s *s3Store) String() string { return s.name }
+
+func (s *s3Store) Close() error {
+	s.close(os.ErrClosed)
+	s.idle()
+	return nil
+}

@@ -1,0 +1,153 @@
+package obs
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
+)
+
+// regionForm keeps a region from becoming another host.
+var regionForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
+const (
+	amazonEndpoint = "https://s3.amazonaws.com"
+	// customRegion is what servers of one's own sign for, unless told otherwise.
+	customRegion = "us-east-1"
+)
+
+// bucketURL is what an s3 or obs URL says.
+type bucketURL struct {
+	bucket, prefix string
+	endpoint       *url.URL
+	region         string
+	lookup         minio.BucketLookupType
+	canonical      string
+}
+
+func parseBucketURL(u *url.URL, d dialect, getenv func(string) string) (bucketURL, error) {
+	known := []string{"endpoint", "region", "addressing"}
+	if d.scheme == dialectOBS.scheme {
+		known = known[:2] // OBS knows virtual-hosted addresses only
+	}
+	var b bucketURL
+	q, err := parameters(u, known...)
+	if err != nil {
+		return b, err
+	}
+	b.bucket = u.Host
+	if err := s3utils.CheckValidBucketNameStrict(b.bucket); err != nil {
+		return b, fmt.Errorf("%w: store URL: bucket %q: %w", ErrUsage, b.bucket, err)
+	}
+	if b.prefix = strings.Trim(u.Path, "/"); b.prefix != "" {
+		if err := KeyValid(b.prefix); err != nil {
+			return b, fmt.Errorf("store URL: prefix: %w", err)
+		}
+		b.prefix += "/"
+	}
+	b.region = q["region"]
+	endpoint := q["endpoint"]
+	switch {
+	case d.scheme == dialectOBS.scheme && b.region == "":
+		return b, fmt.Errorf("%w: store URL: obs needs the parameter region", ErrUsage)
+	case d.scheme == dialectOBS.scheme && endpoint == "":
+		endpoint = "https://obs." + b.region + ".myhuaweicloud.com"
+	case endpoint == "":
+		endpoint = amazonEndpoint
+		for _, name := range []string{"AWS_REGION", "AWS_DEFAULT_REGION"} {
+			if b.region == "" {
+				b.region = getenv(name)
+			}
+		}
+	case b.region == "":
+		b.region = customRegion
+	}
+	if b.region != "" && !regionForm.MatchString(b.region) {
+		return b, fmt.Errorf("%w: store URL: region %q", ErrUsage, b.region)
+	}
+	if b.endpoint, err = parseEndpoint(endpoint); err != nil {
+		return b, err
+	}
+	switch q["addressing"] {
+	case "", "auto":
+		b.lookup = minio.BucketLookupAuto
+		if d.scheme == dialectOBS.scheme {
+			b.lookup = minio.BucketLookupDNS
+		}
+	case "path":
+		b.lookup = minio.BucketLookupPath
+	case "virtual":
+		if net.ParseIP(b.endpoint.Hostname()) != nil {
+			return b, fmt.Errorf("%w: store URL: addressing=virtual needs an endpoint with a name, not %s", ErrUsage, b.endpoint.Host)
+		}
+		b.lookup = minio.BucketLookupDNS
+	default:
+		return b, fmt.Errorf("%w: store URL: addressing %q, want auto, path or virtual", ErrUsage, q["addressing"])
+	}
+	values := url.Values{}
+	for name, v := range q {
+		values.Set(name, v)
+	}
+	b.canonical = (&url.URL{
+		Scheme: d.scheme, Host: b.bucket, Path: "/" + strings.TrimSuffix(b.prefix, "/"), RawQuery: values.Encode(),
+	}).String()
+	return b, nil
+}
+
+func parseEndpoint(text string) (*url.URL, error) {
+	e, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: store URL: the endpoint can't be parsed", ErrUsage)
+	case e.User != nil:
+		return nil, fmt.Errorf("%w: store URL: the endpoint has a user or password", ErrUsage)
+	case e.Scheme != "https" && e.Scheme != "http" || e.Host == "" || e.Path != "" && e.Path != "/" || e.RawQuery != "":
+		return nil, fmt.Errorf("%w: store URL: endpoint %q, want https://host[:port]", ErrUsage, text)
+	}
+	return e, nil
+}
+
+func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store, error) {
+	b, err := parseBucketURL(u, d, opts.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	creds, err := findCredentials(ctx, d, opts.Getenv)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", b.canonical, err)
+	}
+	stall := opts.Stall
+	if stall <= 0 {
+		stall = stallTimeout
+	}
+	transport := newTransport(stall)
+	if opts.dial != nil {
+		transport.DialContext = opts.dial
+	}
+	client, err := minio.NewCore(b.endpoint.Host, &minio.Options{
+		Creds:        creds,
+		Secure:       b.endpoint.Scheme == "https",
+		Transport:    http.RoundTripper(hintTransport{transport}),
+		Region:       b.region,
+		BucketLookup: b.lookup,
+		// Retry decides, and reports. The client would repeat without telling.
+		MaxRetries: 1,
+		// OBS refuses requests with trailers.
+		TrailingHeaders: false,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: store URL: %w", ErrUsage, err)
+	}
+	s := &s3Store{
+		dialect: d, client: client, bucket: b.bucket, prefix: b.prefix, name: b.canonical,
+		idle: transport.CloseIdleConnections,
+	}
+	s.life, s.close = context.WithCancelCause(context.WithoutCancel(ctx))
+	return s, nil
+}
