@@ -1,0 +1,130 @@
+// Command holdfastd is the backup agent of one host. Run without a command it serves until it is told to
+// stop, in the foreground or under a service manager; the other commands check its configuration and manage
+// it as a service.
+//
+// It starts one goroutine beside those of package agent: the one that runs the agent, so that the service
+// manager's library can wait for a signal or for the agent's end. After a crash the next start finishes or
+// undoes what was going on.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"holdfast/agent/config"
+)
+
+// Exit codes: an interface that scripts rely on.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 64  // EX_USAGE of sysexits.h
+	exitConfig      = 78  // EX_CONFIG
+	exitInterrupted = 130 // 128 + SIGINT, as a shell has it
+)
+
+const usage = `holdfastd is the backup agent of one host.
+
+Usage:
+  holdfastd [--config FILE] [COMMAND]
+
+Without a command it serves in the foreground, or under the service manager that started it.
+
+Commands:
+  check-config   check the configuration and the files that it names; list every fault
+  install        install and enable holdfast.service (not where a package has installed it)
+  uninstall      stop and remove what install has installed
+  start          start the service
+  stop           stop the service
+  restart        restart the service
+  status         tell whether the service runs; exit code 0 when it does
+  version        print the version
+
+Flags:
+  --config FILE  the configuration (default ` + config.DefaultPath + `)
+  --help         print this
+
+Exit codes: 0 done, 1 failed, 64 usage, 78 configuration, 130 interrupted.
+`
+
+// usageError is a command line that says nothing that can be done.
+type usageError struct{ msg string }
+
+func (e *usageError) Error() string { return e.msg }
+
+// errInterrupted ends a run that SIGINT stopped in good order.
+var errInterrupted = errors.New("interrupted")
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run executes one command line and returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	err := execute(args, stdout, stderr)
+	var (
+		misused *usageError
+		faults  *config.Faults
+	)
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &misused):
+		fmt.Fprintf(stderr, "holdfastd: %v\nhint: holdfastd --help\n", err)
+		return exitUsage
+	case errors.As(err, &faults):
+		fmt.Fprintf(stderr, "holdfastd: %v\n", err)
+		return exitConfig
+	case errors.Is(err, errNoConfig):
+		fmt.Fprintf(stderr, "holdfastd: %v\nhint: begin with a copy of /usr/share/doc/holdfast/examples/holdfast.yaml\n", err)
+		return exitConfig
+	case errors.Is(err, errInterrupted):
+		return exitInterrupted
+	default:
+		fmt.Fprintf(stderr, "holdfastd: %v\n", err)
+		return exitFailed
+	}
+}
+
+func execute(args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("holdfastd", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.Usage = func() {}
+	path := flags.String("config", config.DefaultPath, "")
+	var words []string
+	for rest := args; ; { // flags may stand before and after the command
+		if err := flags.Parse(rest); errors.Is(err, flag.ErrHelp) {
+			_, err := io.WriteString(stdout, usage)
+			return err
+		} else if err != nil {
+			return &usageError{err.Error()}
+		}
+		if flags.NArg() == 0 {
+			break
+		}
+		words, rest = append(words, flags.Arg(0)), flags.Args()[1:]
+	}
+	if *path == "" {
+		return &usageError{"--config names no file"}
+	}
+	if len(words) > 1 {
+		return &usageError{"one command at a time, got " + strings.Join(words, ", ")}
+	}
+	if len(words) == 0 {
+		return serve(context.Background(), *path, stderr)
+	}
+	switch words[0] {
+	case "check-config":
+		return checkConfig(*path, stdout)
+	case "install", "uninstall", "start", "stop", "restart", "status":
+		return manage(words[0], *path, stdout)
+	case "version":
+		_, err := fmt.Fprintln(stdout, "holdfastd", buildVersion())
+		return err
+	default:
+		return &usageError{fmt.Sprintf("no command %q", words[0])}
+	}
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/kardianos/service"
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/agent"
+	"holdfast/agent/config"
+)
+
+// serve runs the agent until a signal, the end of ctx or a failure of its own stops it. After SIGTERM and
+// the end of ctx it returns nil, after SIGINT errInterrupted.
+func serve(ctx context.Context, path string, stderr io.Writer) error {
+	cfg, err := load(path)
+	if err != nil {
+		return err
+	}
+	log, err := newLogger(cfg, stderr)
+	if err != nil {
+		return err
+	}
+	d, err := newDaemon(ctx, path, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer d.release()
+	svc, err := service.New(d, &service.Config{
+		Name:   serviceName,
+		Option: service.KeyValue{"RunWait": d.wait},
+	})
+	if errors.Is(err, service.ErrNoServiceSystemDetected) {
+		// A container, or a rescue shell: there is nobody to be a service of.
+		_ = d.Start(nil)
+		d.wait()
+		return d.Stop(nil)
+	}
+	if err != nil {
+		return err
+	}
+	return svc.Run()
+}
+
+// program is one run of the agent, in the form that the service library wants: Start returns at once,
+// wait returns when the agent is to stop or has ended, Stop ends it and returns its error.
+type program struct {
+	path    string
+	cfg     *config.Config
+	log     *slog.Logger
+	notify  *notifier
+	signals chan os.Signal
+
+	ctx         context.Context
+	cancel      context.CancelCauseFunc
+	ended       chan struct{}
+	err         error // of the agent; valid once ended is closed
+	interrupted bool
+}
+
+func newDaemon(ctx context.Context, path string, cfg *config.Config, log *slog.Logger) (*program, error) {
+	notify, err := newNotifier(log)
+	if err != nil {
+		return nil, err
+	}
+	p := &program{
+		path: path, cfg: cfg, log: log, notify: notify,
+		signals: make(chan os.Signal, 8), ended: make(chan struct{}),
+	}
+	p.ctx, p.cancel = context.WithCancelCause(ctx)
+	signal.Notify(p.signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	return p, nil
+}
+
+// release gives the signals back.
+func (p *program) release() {
+	signal.Stop(p.signals)
+	p.cancel(nil)
+}
+
+// Start begins the run.
+func (p *program) Start(service.Service) error {
+	go func() {
+		defer close(p.ended)
+		p.err = p.run()
+	}()
+	return nil
+}
+
+func (p *program) run() (err error) {
+	a, err := agent.Open(p.ctx, agent.Options{
+		Config:  p.cfg,
+		Log:     p.log,
+		Version: buildVersion(),
+		Ready:   func() { p.notify.ready(fmt.Sprintf("serving %d instances", len(p.cfg.Instances))) },
+	})
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(context.Background())
+	watching, stopWatching := context.WithCancel(ctx)
+	group.Go(func() error {
+		p.notify.watch(watching, a.Alive)
+		return nil
+	})
+	group.Go(func() error {
+		defer stopWatching()
+		return a.Run(p.ctx)
+	})
+	return group.Wait()
+}
+
+// wait returns when the agent is to stop, or has ended by itself.
+func (p *program) wait() {
+	for {
+		select {
+		case <-p.ended:
+			return
+		case <-p.ctx.Done():
+			return
+		case s := <-p.signals:
+			if s == syscall.SIGHUP {
+				p.reload()
+				continue
+			}
+			p.interrupted = s == os.Interrupt
+			p.log.Info("stopping", "signal", s.String())
+			return
+		}
+	}
+}
+
+// Stop drains the agent, waits for its end and returns its error. A second signal meanwhile ends the
+// process at once; the next start recovers.
+func (p *program) Stop(service.Service) error {
+	p.notify.stopping()
+	signal.Reset(os.Interrupt, syscall.SIGTERM)
+	p.cancel(errStopped)
+	<-p.ended
+	switch {
+	case p.err != nil && !errors.Is(p.err, context.Canceled) && !errors.Is(p.err, errStopped):
+		return p.err
+	case p.interrupted:
+		return errInterrupted
+	default:
+		return nil
+	}
+}
+
+// errStopped is the cause of the end of a run that was told to stop.
+var errStopped = errors.New("the daemon was told to stop")
+
+// reload checks the configuration file again and says what it found. The running agent keeps what it
+// started with: instances, limits and listeners change together, at a restart, which loses no work.
+func (p *program) reload() {
+	cfg, err := load(p.path)
+	if err != nil {
+		p.log.Error("the configuration file has faults, the running configuration stays", "error", err)
+		return
+	}
+	p.log.Info("the configuration file is valid, a restart applies it", "instances", len(cfg.Instances))
+}
