@@ -34,7 +34,8 @@ func KeyValid(key string) error {
 	}
 }
 
-// prefixValid returns nil when a key could begin with prefix, whose last element may be partial.
+// prefixValid returns nil when a key could begin with prefix, whose last element may be partial. It
+// may not be "." or "..", though, which MinIO does not take.
 func prefixValid(prefix string) error {
 	i := strings.LastIndexByte(prefix, '/')
 	if i >= 0 {
@@ -42,7 +43,11 @@ func prefixValid(prefix string) error {
 			return err
 		}
 	}
-	if err := elementChars(prefix[i+1:]); err != nil {
+	last := prefix[i+1:]
+	if last == "." || last == ".." {
+		return fmt.Errorf("%w: prefix %q: it ends in the element %q", ErrUsage, prefix, last)
+	}
+	if err := elementChars(last); err != nil {
 		return fmt.Errorf("%w: prefix %q: %w", ErrUsage, prefix, err)
 	}
 	return nil

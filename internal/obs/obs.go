@@ -44,13 +44,14 @@ type Capabilities struct {
 	// ConditionalPut is true when PutNew is atomic: of two writers of one name exactly one wins.
 	ConditionalPut bool
 	// Integrity names what the server verified before Put returned: "sha256", "md5", "crc32c" or
-	// "fsync" (a file store, which reads nothing back).
+	// "fsync" (a file store, which reads nothing back) or "memory".
 	Integrity string
 }
 
 // Store keeps objects under names that are written once. All methods may be called at the same
 // time from any number of goroutines. Keys are UTF-8, 1 to 512 bytes, of slash-separated elements
-// of [A-Za-z0-9._-] that are neither "." nor ".."; anything else is ErrUsage.
+// of [A-Za-z0-9._-], each at most 255 bytes and neither "." nor ".."; the first is not ".tmp". Anything
+// else is ErrUsage. A key may not go on where another ends ("a" and "a/b"): file stores can't keep both.
 type Store interface {
 	// Put stores body under key and returns nil only after the store confirmed that these very
 	// bytes are durable. It reads body and keeps no reference after it returns. Writing the same bytes
@@ -67,7 +68,8 @@ type Store interface {
 	// Stat returns the object's size, or ErrNotFound.
 	Stat(ctx context.Context, key string) (Info, error)
 	// List yields the objects whose key begins with prefix, in bytewise order of their keys. Every
-	// object whose Put ended before List began is there. It ends after the first error.
+	// object whose Put ended before List began is there. It ends after the first error. A prefix with
+	// which no key can begin is ErrUsage.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 	// Delete removes the objects; one that is not there is no error. After an error some are gone.
 	Delete(ctx context.Context, keys ...string) error
@@ -75,6 +77,7 @@ type Store interface {
 	Capabilities() Capabilities
 	// String is the store's URL without anything secret, for messages.
 	String() string
-	// Close frees connections. It is idempotent; calls under way fail.
+	// Close frees connections. It is idempotent; calls under way may fail, and later ones do, with
+	// os.ErrClosed.
 	Close() error
 }

@@ -3,7 +3,7 @@ package obs
 import (
 	"context"
 	"fmt"
-	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -25,8 +25,8 @@ type Options struct {
 	// Stall is how long a connection may move no byte before it is given up; 0 means a minute.
 	Stall time.Duration
 
-	// dial makes connections, in tests of this package.
-	dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// transport changes how connections are made, in tests of this package.
+	transport func(*http.Transport)
 }
 
 // Open opens the store at a URL:

@@ -127,8 +127,8 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 		stall = stallTimeout
 	}
 	transport := newTransport(stall)
-	if opts.dial != nil {
-		transport.DialContext = opts.dial
+	if opts.transport != nil {
+		opts.transport(transport)
 	}
 	client, err := minio.NewCore(b.endpoint.Host, &minio.Options{
 		Creds:        creds,
