@@ -1,0 +1,320 @@
+// Package metrics counts what the agent does, and serves the counts with the two health checks.
+//
+// One Metrics owns one registry; nothing is registered globally, so that tests and several agents in one
+// process do not meet. Package agent calls the methods from the observers of lower layers. The package
+// starts no goroutine; counts are lost with the process, as Prometheus expects.
+//
+// Names, labels and units are an interface: the dashboard and the alert rules are written to them. Labels take
+// few values: nothing is labelled with an instance, a tenant or a path, which would also tell whoever
+// reads the page about tenants.
+package metrics
+
+import (
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Results of a job, as label values. Others are counted under "other".
+const (
+	ResultSuccess  = "success"
+	ResultFailed   = "failed"
+	ResultCanceled = "canceled"
+)
+
+// Results of a request to the object store. That an object is not there is often just what was asked.
+const (
+	StoreOK       = "ok"
+	StoreNotFound = "not_found"
+	StoreError    = "error"
+)
+
+// apiCode begins the contract's error codes.
+const apiCode = "KOOPHONE.API."
+
+// labelOther stands for a value that is not of the known ones: a caller's mistake must not make a series
+// for each id that it passes.
+const labelOther = "other"
+
+// The values that labels take; anything else becomes labelOther.
+var (
+	kinds   = set("backup", "restore")
+	results = set(ResultSuccess, ResultFailed, ResultCanceled)
+	ops     = set("put", "put_new", "read", "stat", "list", "delete")
+	answers = set(StoreOK, StoreNotFound, StoreError)
+	codes   = set("0", apiCode+"0000", apiCode+"0002", apiCode+"0005", apiCode+"1000", apiCode+"1001", apiCode+"1012",
+		apiCode+"2005", apiCode+"2006", apiCode+"4001", apiCode+"5005", apiCode+"9999")
+)
+
+// Buckets in seconds. Freezes are felt by users from tenths of a second and end with the deadline of an
+// hour; stages reach from a snapshot's milliseconds to an upload's hours.
+var (
+	freezeBuckets = []float64{0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600}
+	stageBuckets  = []float64{0.01, 0.1, 1, 5, 15, 60, 300, 900, 3600, 14400}
+	storeBuckets  = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
+)
+
+// Metrics holds every metric of an agent. All methods may be called from any number of goroutines, and on
+// a nil *Metrics, which counts nothing.
+type Metrics struct {
+	registry *prometheus.Registry
+	stages   map[string]bool
+
+	jobs         *prometheus.CounterVec
+	jobsActive   prometheus.Gauge
+	queue        prometheus.Gauge
+	read         prometheus.Counter
+	uploaded     prometheus.Counter
+	deduplicated prometheus.Counter
+	stage        *prometheus.HistogramVec
+	freeze       prometheus.Histogram
+	frozen       prometheus.Gauge
+	lastSuccess  *prometheus.GaugeVec
+	reports      prometheus.Counter
+	retries      prometheus.Counter
+	pending      prometheus.Gauge
+	storeReqs    *prometheus.CounterVec
+	storeBytes   *prometheus.CounterVec
+	storeRetries *prometheus.CounterVec
+	storeSeconds *prometheus.HistogramVec
+	apiRequests  *prometheus.CounterVec
+	warnings     prometheus.Counter
+	info         *prometheus.GaugeVec
+	start        prometheus.Gauge
+}
+
+// Options of New.
+type Options struct {
+	Version string    // of the build
+	Started time.Time // of the agent
+	Stages  []string  // what StageTook takes; another stage is counted under "other"
+	Process bool      // also show what the operating system and the Go runtime tell about the process
+}
+
+// New makes the metrics of an agent, all at zero.
+func New(o Options) *Metrics {
+	m := &Metrics{
+		registry:     prometheus.NewRegistry(),
+		stages:       set(o.Stages...),
+		jobs:         counterVec("jobs_total", "Jobs that ended.", "kind", "result"),
+		jobsActive:   gauge("jobs_active", "Jobs at work now."),
+		queue:        gauge("queue_jobs", "Jobs accepted and waiting for their turn."),
+		read:         counter("read_bytes_total", "Bytes read from volumes."),
+		uploaded:     counter("uploaded_bytes_total", "Bytes sent to the object store by backups, compressed and sealed."),
+		deduplicated: counter("deduplicated_bytes_total", "Bytes read that the vault held already."),
+		stage:        histogramVec("stage_duration_seconds", "Time that jobs spent in each stage.", stageBuckets, "stage"),
+		freeze: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "freeze_duration_seconds", Buckets: freezeBuckets,
+			Help: "Time that instances stood still, from freeze to thaw or power-down.",
+		}),
+		frozen:       gauge("frozen_instances", "Instances that stand still now."),
+		lastSuccess:  gaugeVec("last_success_timestamp_seconds", "When a job last succeeded, Unix time.", "kind"),
+		reports:      counter("reports_acknowledged_total", "Reports that the control plane acknowledged."),
+		retries:      counter("report_retries_total", "Deliveries of a report that failed and were tried again."),
+		pending:      gauge("reports_pending", "Reports not acknowledged yet."),
+		storeReqs:    counterVec("store_requests_total", "Requests to the object store.", "op", "result"),
+		storeBytes:   counterVec("store_bytes_total", "Bytes of objects sent (put) and received (read).", "op"),
+		storeRetries: counterVec("store_retries_total", "Requests to the object store that were tried again.", "op"),
+		storeSeconds: histogramVec("store_request_duration_seconds", "Time that requests to the object store took.", storeBuckets, "op"),
+		apiRequests:  counterVec("api_requests_total", "Calls answered, by error code of the contract.", "code"),
+		warnings:     counter("warnings_total", "Things that a backup or restore could not do exactly."),
+		info:         gaugeVec("build_info", "1, labelled with what was built.", "version", "goversion"),
+		start:        gauge("start_timestamp_seconds", "When the agent started, Unix time."),
+	}
+	m.registry.MustRegister(
+		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.stage, m.freeze, m.frozen, m.lastSuccess,
+		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeSeconds,
+		m.apiRequests, m.warnings, m.info, m.start,
+	)
+	if o.Process {
+		m.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
+	}
+	m.info.WithLabelValues(o.Version, runtime.Version()).Set(1)
+	m.start.Set(seconds(o.Started))
+	// A series that is there from the start lets an alert see its first increase.
+	for kind := range kinds {
+		for result := range results {
+			m.jobs.WithLabelValues(kind, result)
+		}
+	}
+	return m
+}
+
+const namespace = "holdfast"
+
+func counter(name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help})
+}
+
+func counterVec(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
+}
+
+func gauge(name, help string) prometheus.Gauge {
+	return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
+}
+
+func gaugeVec(name, help string, labels ...string) *prometheus.GaugeVec {
+	return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, labels)
+}
+
+func histogramVec(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: buckets}, labels)
+}
+
+func set(values ...string) map[string]bool {
+	s := make(map[string]bool, len(values))
+	for _, v := range values {
+		s[v] = true
+	}
+	return s
+}
+
+// known gives value if it is of those that a label takes.
+func known(values map[string]bool, value string) string {
+	if values[value] {
+		return value
+	}
+	return labelOther
+}
+
+// seconds gives t as Unix time; a zero time as 0.
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixNano()) / 1e9
+}
+
+// JobStarted counts a job that left the queue.
+func (m *Metrics) JobStarted() {
+	if m != nil {
+		m.jobsActive.Inc()
+	}
+}
+
+// JobStopped counts a job that no longer is at work: it ended, or waits for something.
+func (m *Metrics) JobStopped() {
+	if m != nil {
+		m.jobsActive.Dec()
+	}
+}
+
+// JobFinished counts a job by its kind ("backup", "restore") and result (Result constants). A success at
+// the given time also moves the time of the last one.
+func (m *Metrics) JobFinished(kind, result string, at time.Time) {
+	if m == nil {
+		return
+	}
+	kind = known(kinds, kind)
+	m.jobs.WithLabelValues(kind, known(results, result)).Inc()
+	if result == ResultSuccess {
+		m.lastSuccess.WithLabelValues(kind).Set(seconds(at))
+	}
+}
+
+// QueueLength says how many jobs wait.
+func (m *Metrics) QueueLength(n int) {
+	if m != nil {
+		m.queue.Set(float64(n))
+	}
+}
+
+// BytesRead counts bytes read from volumes since the last call.
+func (m *Metrics) BytesRead(n uint64) {
+	if m != nil {
+		m.read.Add(float64(n))
+	}
+}
+
+// BytesUploaded counts bytes sent to the store by backups since the last call.
+func (m *Metrics) BytesUploaded(n uint64) {
+	if m != nil {
+		m.uploaded.Add(float64(n))
+	}
+}
+
+// BytesDeduplicated counts bytes that were read and found in the vault since the last call.
+func (m *Metrics) BytesDeduplicated(n uint64) {
+	if m != nil {
+		m.deduplicated.Add(float64(n))
+	}
+}
+
+// StageTook counts the time that a job spent in a stage.
+func (m *Metrics) StageTook(stage string, d time.Duration) {
+	if m != nil {
+		m.stage.WithLabelValues(known(m.stages, stage)).Observe(d.Seconds())
+	}
+}
+
+// InstanceFrozen counts an instance that stands still from now on.
+func (m *Metrics) InstanceFrozen() {
+	if m != nil {
+		m.frozen.Inc()
+	}
+}
+
+// InstanceThawed counts an instance that runs again or is powered down, and how long it stood still.
+func (m *Metrics) InstanceThawed(d time.Duration) {
+	if m != nil {
+		m.frozen.Dec()
+		m.freeze.Observe(d.Seconds())
+	}
+}
+
+// ReportAcknowledged counts a report that the control plane took.
+func (m *Metrics) ReportAcknowledged() {
+	if m != nil {
+		m.reports.Inc()
+	}
+}
+
+// ReportRetried counts a delivery that failed and will be tried again.
+func (m *Metrics) ReportRetried() {
+	if m != nil {
+		m.retries.Inc()
+	}
+}
+
+// ReportsPending says how many reports the outbox holds.
+func (m *Metrics) ReportsPending(n int) {
+	if m != nil {
+		m.pending.Set(float64(n))
+	}
+}
+
+// StoreRequest counts one request to the object store, each try of it for itself: its operation ("put",
+// "put new", "read", "stat", "list", "delete"), the bytes of objects moved, the time it took, its result
+// (Store constants), and whether it repeats one that failed.
+func (m *Metrics) StoreRequest(op string, bytes int64, d time.Duration, result string, retry bool) {
+	if m == nil {
+		return
+	}
+	op = known(ops, strings.ReplaceAll(op, " ", "_"))
+	m.storeReqs.WithLabelValues(op, known(answers, result)).Inc()
+	m.storeSeconds.WithLabelValues(op).Observe(d.Seconds())
+	if bytes > 0 {
+		m.storeBytes.WithLabelValues(op).Add(float64(bytes))
+	}
+	if retry {
+		m.storeRetries.WithLabelValues(op).Inc()
+	}
+}
+
+// APIRequest counts a call that was answered with the given error code of the contract.
+func (m *Metrics) APIRequest(code string) {
+	if m != nil {
+		m.apiRequests.WithLabelValues(known(codes, code)).Inc()
+	}
+}
+
+// Warnings counts what backups and restores could not do exactly since the last call.
+func (m *Metrics) Warnings(n int) {
+	if m != nil && n > 0 {
+		m.warnings.Add(float64(n))
+	}
+}
