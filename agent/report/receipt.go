@@ -1,0 +1,253 @@
+// Package report tells the control plane what became of a job: receipts that this host signs, and
+// the delivery of events until each is acknowledged.
+//
+// Package agent gives a Deliverer the outbox of the journal and runs it; Run starts one goroutine
+// per event on its way and waits for them. A control plane uses Verify. Nothing is kept here: a
+// crash leaves every event that was not settled in the outbox, and it is sent again with the same id.
+package report
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+
+	"holdfast/internal/durable"
+)
+
+// PayloadType is the DSSE payload type of a receipt.
+const PayloadType = "application/vnd.holdfast.receipt+json"
+
+// StatementVersion is the version of Statement that this package writes.
+const StatementVersion = 1
+
+// Statement is what a receipt states: this backup of this instance was stored, read back and
+// matched. Times are UTC.
+type Statement struct {
+	Version        int       `json:"version"`
+	Instance       string    `json:"instance"`
+	Tenant         string    `json:"tenant"`
+	Task           string    `json:"task"`
+	Job            string    `json:"job"`
+	Vault          string    `json:"vault"` // its id in the store
+	Backup         string    `json:"backup"`
+	Object         string    `json:"object"`          // the manifest's key in the store
+	ManifestSHA256 string    `json:"manifest_sha256"` // of the stored object, hex
+	Store          string    `json:"store"`           // URL without secrets
+	Files          uint64    `json:"files"`
+	Dirs           uint64    `json:"dirs"`
+	Bytes          uint64    `json:"bytes"`      // of content, as the instance sees it
+	BytesSent      uint64    `json:"bytes_sent"` // to the store for this backup
+	Frozen         time.Time `json:"frozen"`     // the backup holds the instance as it was from then on
+	FreezeSeconds  float64   `json:"freeze_seconds"`
+	Stored         time.Time `json:"stored"`
+	Verified       time.Time `json:"verified"`     // when the manifest was read back
+	Verification   string    `json:"verification"` // how deep, in words
+	Warnings       int       `json:"warnings"`     // what could not be kept exact; the manifest lists it
+	Host           string    `json:"host"`
+	Agent          string    `json:"agent"` // version
+}
+
+// Errors of receipts.
+var (
+	// ErrNotReceipt says that the bytes are no receipt, whoever signed them.
+	ErrNotReceipt = errors.New("not a receipt")
+	// ErrSignature says that none of the given keys signed the receipt.
+	ErrSignature = errors.New("not signed by a known host")
+)
+
+// Signer signs receipts with the key of this host. It may be used by any number of goroutines.
+type Signer struct {
+	key      ed25519.PrivateKey
+	envelope *dsse.EnvelopeSigner
+}
+
+// LoadSigner reads the key (PKCS #8, PEM, Ed25519) from the file. If the file is not there it makes
+// a key from rand, writes it with mode 0600 and its public half beside it (".pub", 0644), so that a
+// host needs no step before its first start. A file that others than its owner can read is refused.
+func LoadSigner(path string, rand io.Reader) (*Signer, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeKey(path, rand); err != nil {
+			return nil, fmt.Errorf("make signing key %s: %w", path, err)
+		}
+		info, err = os.Stat(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("signing key: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("signing key %s: others can read it (mode %04o), set it to 0600", path, info.Mode().Perm())
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("signing key: %w", err)
+	}
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return nil, fmt.Errorf("signing key %s: no PEM block of type PRIVATE KEY", path)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("signing key %s: %w", path, err)
+	}
+	key, ok := parsed.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("signing key %s: it is a %T, not an Ed25519 key", path, parsed)
+	}
+	return NewSigner(key)
+}
+
+func makeKey(path string, rand io.Reader) error {
+	// The seed is read here: key generation from a given reader is not repeatable otherwise.
+	seed := make([]byte, ed25519.SeedSize)
+	if _, err := io.ReadFull(rand, seed); err != nil {
+		return err
+	}
+	key := ed25519.NewKeyFromSeed(seed)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	public, err := marshalPublic(key.Public())
+	if err != nil {
+		return err
+	}
+	err = durable.Publish(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(path+".pub", public, 0o644)
+}
+
+// NewSigner returns a Signer with the key.
+func NewSigner(key ed25519.PrivateKey) (*Signer, error) {
+	s := &Signer{key: key}
+	var err error
+	s.envelope, err = dsse.NewEnvelopeSigner(ed25519Key{public: key.Public().(ed25519.PublicKey), private: key})
+	if err != nil {
+		return nil, fmt.Errorf("signing key: %w", err)
+	}
+	return s, nil
+}
+
+// PublicKey is what a control plane verifies with.
+func (s *Signer) PublicKey() ed25519.PublicKey { return s.key.Public().(ed25519.PublicKey) }
+
+// PublicPEM is PublicKey as a file: PKIX in PEM.
+func (s *Signer) PublicPEM() ([]byte, error) { return marshalPublic(s.key.Public()) }
+
+func marshalPublic(key crypto.PublicKey) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
+}
+
+// ParsePublic reads what PublicPEM wrote.
+func ParsePublic(data []byte) (ed25519.PublicKey, error) {
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "PUBLIC KEY" {
+		return nil, errors.New("public key: no PEM block of type PUBLIC KEY")
+	}
+	parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("public key: %w", err)
+	}
+	key, ok := parsed.(ed25519.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("public key: it is a %T, not an Ed25519 key", parsed)
+	}
+	return key, nil
+}
+
+// Sign returns the receipt: a DSSE envelope as JSON.
+func (s *Signer) Sign(ctx context.Context, statement Statement) (json.RawMessage, error) {
+	statement.Version = StatementVersion
+	body, err := json.Marshal(statement)
+	if err != nil {
+		return nil, fmt.Errorf("encode receipt: %w", err)
+	}
+	envelope, err := s.envelope.SignPayload(ctx, PayloadType, body)
+	if err != nil {
+		return nil, fmt.Errorf("sign receipt: %w", err)
+	}
+	b, err := json.Marshal(envelope)
+	if err != nil {
+		return nil, fmt.Errorf("encode receipt: %w", err)
+	}
+	return b, nil
+}
+
+// Verify returns what the receipt states, if one of the keys signed it: else ErrSignature, or
+// ErrNotReceipt where it can't be read or is of a version that this package does not know.
+func Verify(ctx context.Context, receipt []byte, keys ...ed25519.PublicKey) (Statement, error) {
+	var envelope dsse.Envelope
+	if err := json.Unmarshal(receipt, &envelope); err != nil {
+		return Statement{}, fmt.Errorf("%w: %w", ErrNotReceipt, err)
+	}
+	if envelope.PayloadType != PayloadType {
+		return Statement{}, fmt.Errorf("%w: payload type %q", ErrNotReceipt, envelope.PayloadType)
+	}
+	verifiers := make([]dsse.Verifier, len(keys))
+	for i, key := range keys {
+		if len(key) != ed25519.PublicKeySize {
+			return Statement{}, fmt.Errorf("key %d has %d bytes", i, len(key))
+		}
+		verifiers[i] = ed25519Key{public: key}
+	}
+	verifier, err := dsse.NewEnvelopeVerifier(verifiers...)
+	if err != nil {
+		return Statement{}, fmt.Errorf("%w: no key given", ErrSignature)
+	}
+	_, body, err := verifier.VerifyAndDecode(ctx, &envelope)
+	if err != nil {
+		return Statement{}, fmt.Errorf("%w: %w", ErrSignature, err)
+	}
+	var s Statement
+	if err := json.Unmarshal(body, &s); err != nil {
+		return Statement{}, fmt.Errorf("%w: %w", ErrNotReceipt, err)
+	}
+	if s.Version != StatementVersion {
+		return Statement{}, fmt.Errorf("%w: version %d", ErrNotReceipt, s.Version)
+	}
+	return s, nil
+}
+
+// ed25519Key is a key as package dsse wants it; private is nil for verifying.
+type ed25519Key struct {
+	public  ed25519.PublicKey
+	private ed25519.PrivateKey
+}
+
+func (k ed25519Key) Sign(_ context.Context, data []byte) ([]byte, error) {
+	return ed25519.Sign(k.private, data), nil
+}
+
+func (k ed25519Key) Verify(_ context.Context, data, sig []byte) error {
+	if !ed25519.Verify(k.public, data, sig) {
+		return ErrSignature
+	}
+	return nil
+}
+
+// KeyID is the SHA-256 of the public key's 32 bytes, hex.
+func (k ed25519Key) KeyID() (string, error) {
+	sum := sha256.Sum256(k.public)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+func (k ed25519Key) Public() crypto.PublicKey { return k.public }
