@@ -32,16 +32,18 @@ func TestScript(t *testing.T) {
 			return os.Mkdir(filepath.Join(e.WorkDir, "store"), 0o755)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":     exits,
-			"json":      jsonDocuments,
-			"same-tree": sameTree,
-			"halve":     halve,
-			"swap":      swap,
-			"delete":    deleteFiles,
-			"flip":      flip,
-			"sample":    writeSample,
-			"setout":    setOut,
-			"listing":   listing,
+			"exits":       exits,
+			"interrupted": interruptedAt,
+			"agent":       serveAgent,
+			"json":        jsonDocuments,
+			"same-tree":   sameTree,
+			"halve":       halve,
+			"swap":        swap,
+			"delete":      deleteFiles,
+			"flip":        flip,
+			"sample":      writeSample,
+			"setout":      setOut,
+			"listing":     listing,
 		},
 	})
 }
@@ -62,6 +64,36 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// interrupted PROGRAM ARG… runs the program, sends it SIGINT once it has printed a line on stdout, and
+// checks that it ends with 130.
+func interruptedAt(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: interrupted PROGRAM ARG…")
+	}
+	program, err := exec.LookPath(args[0])
+	ts.Check(err)
+	cmd := exec.Command(program, args[1:]...)
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = append(os.Environ(), "HOLDFAST_SOCKET="+ts.Getenv("HOLDFAST_SOCKET"))
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	cmd.Stderr = ts.Stderr()
+	ts.Check(cmd.Start())
+	defer func() { _ = cmd.Process.Kill() }() // for what goes wrong below
+	lines := bufio.NewReader(out)
+	line, err := lines.ReadString('\n')
+	ts.Check(err)
+	_, err = io.WriteString(ts.Stdout(), line)
+	ts.Check(err)
+	ts.Check(cmd.Process.Signal(os.Interrupt))
+	_, err = io.Copy(ts.Stdout(), lines)
+	ts.Check(err)
+	err = cmd.Wait()
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != exitInterrupted {
+		ts.Fatalf("ended with %v, want exit code %d", err, exitInterrupted)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -95,6 +96,8 @@ func (w *watcher) outcome() error {
 		}
 	}
 	switch {
+	case len(w.ended) == 0:
+		return errors.New("the agent ended the stream before any job ended")
 	case failed == 0:
 		return nil
 	case failed < len(w.ended):

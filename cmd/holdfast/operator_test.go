@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"holdfast/agent/api"
+)
+
+// serveAgent serves a fakeAgent at agent.sock in the script's folder, until the script ends, and sets
+// HOLDFAST_SOCKET to it.
+func serveAgent(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: agent")
+	}
+	path := filepath.Join(ts.MkAbs("."), "agent.sock")
+	listener, err := net.Listen("unix", path)
+	ts.Check(err)
+	server := api.NewServer(api.NewOperatorHandler(fakeAgent{}, api.Options{}), nil, nil)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = server.Serve(listener) // ends with ErrServerClosed
+	}()
+	ts.Defer(func() {
+		_ = server.Close()
+		<-ended
+	})
+	ts.Setenv("HOLDFAST_SOCKET", path)
+}
+
+// fakeAgent answers with what the scripts look for. Methods that no verb calls are those of a nil Service.
+type fakeAgent struct{ api.Service }
+
+var fakeTime = time.Date(2026, 11, 23, 13, 0, 0, 0, time.UTC)
+
+func (fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
+	return api.Info{
+		Version: "1.2.3", HostID: "host-07", Started: fakeTime, Store: "obs://bucket/prefix",
+		Instances: 2, JobsActive: 1, JobsQueued: 3, ReportsPending: 4,
+	}, nil
+}
+
+func (fakeAgent) Instances(context.Context, api.Caller) ([]api.InstanceInfo, error) {
+	return []api.InstanceInfo{
+		{ID: "cp-1", Tenant: "t1", Runtime: "docker", State: "frozen", Release: "agent", Stage: "uploading"},
+		{ID: "cp-2", Tenant: "t\x1b[31m", Runtime: "none", State: "unknown", Release: "agent", LastBackup: "b-1", LastSuccess: fakeTime},
+	}, nil
+}
+
+func (fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.JobInfo, error) {
+	jobs := []api.JobInfo{{
+		JobID: "j-1", TaskID: "t-1", InstanceID: "cp-1", Kind: "backup", Stage: "uploading", Status: api.StatusRunning,
+		Created: fakeTime, Progress: api.Progress{BytesRead: 3 << 20, BytesSent: 1 << 20},
+	}}
+	if !f.Active {
+		jobs = append(jobs, api.JobInfo{
+			JobID: "j-0", TaskID: "t-0", InstanceID: "cp-2", Kind: "backup", Stage: "failed", Status: api.StatusFailed,
+			ErrorMsg: "store unavailable", Created: fakeTime,
+		})
+	}
+	return jobs, nil
+}
+
+func (fakeAgent) Watch(ctx context.Context, _ api.Caller, task string, send func(api.Event) error) error {
+	event := func(e api.Event) error {
+		e.Time, e.TaskID = fakeTime, task
+		return send(e)
+	}
+	ended := func(instance string, status int, why string) error {
+		return event(api.Event{Type: api.EventEnded, JobID: "j-" + instance, InstanceID: instance, Status: status, ErrorMsg: why})
+	}
+	good := func() error { return ended("cp-1", api.StatusSuccess, "") }
+	bad := func() error { return ended("cp-2", api.StatusFailed, "two\nlines") }
+	var events []func() error
+	switch task {
+	case "good":
+		events = []func() error{
+			func() error {
+				return event(api.Event{Type: api.EventStage, JobID: "j-cp-1", InstanceID: "cp-1", Stage: "uploading"})
+			},
+			func() error {
+				return event(api.Event{Type: api.EventProgress, JobID: "j-cp-1", InstanceID: "cp-1", Progress: &api.Progress{BytesRead: 5}})
+			},
+			good,
+		}
+	case "half":
+		events = []func() error{good, bad}
+	case "bad":
+		events = []func() error{bad}
+	case "hangs":
+		events = []func() error{
+			func() error {
+				return event(api.Event{Type: api.EventStage, JobID: "j-cp-1", InstanceID: "cp-1", Stage: "frozen"})
+			},
+			func() error { <-ctx.Done(); return ctx.Err() },
+		}
+	default:
+		return api.UnknownTask(task)
+	}
+	for _, e := range events {
+		if err := e(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
