@@ -117,6 +117,11 @@ func (v *Vault) openIndex(id, object []byte, each func(chunk.Name, Loc)) error {
 	if err != nil {
 		return seal.ErrOpen
 	}
+	return parseIndex(plain, each)
+}
+
+// parseIndex decodes an opened segment.
+func parseIndex(plain []byte, each func(chunk.Name, Loc)) error {
 	if len(plain) < 4 {
 		return errors.New("index segment is empty")
 	}
