@@ -3,16 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/agent/auth"
 	"holdfast/internal/obs"
-	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
 
@@ -45,7 +37,6 @@ type demo struct {
 	steps       int
 	token       string // of the command
 	reportToken string
-	signing     ed25519.PublicKey
 	identity    *vault.Identity
 	nameKey     []byte
 	store       obs.Store
@@ -93,7 +84,10 @@ func (a *app) demo(ctx context.Context, keep bool) (err error) {
 	if err != nil {
 		return err
 	}
-	d := &demo{app: a, dir: dir, token: rand.Text(), reportToken: rand.Text(), sample: sample{filepath.Join(dir, "instance")}}
+	d := &demo{
+		app: a, dir: dir, token: auth.NewToken(), reportToken: auth.NewToken(),
+		sample: sample{filepath.Join(dir, "instance")},
+	}
 	if !a.json && !a.quiet {
 		fmt.Fprintf(a.stdout, "The whole job in %s\n\n", dir)
 	}
@@ -165,21 +159,10 @@ func (d *demo) keys(context.Context) error {
 	if d.identity, err = vault.LoadIdentity(d.in("host.key")); err != nil {
 		return err
 	}
-	d.nameKey = []byte(rand.Text() + rand.Text())
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return err
-	}
-	d.signing = public
-	signing, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return err
-	}
-	hash := sha256.Sum256([]byte(d.token))
-	token := fmt.Sprintf("sha256:%s tenant=%s user=demo role=control-plane\n", hex.EncodeToString(hash[:]), demoTenant)
+	d.nameKey = []byte(auth.NewToken())
+	token := fmt.Sprintf("%s tenant=%s user=demo role=control-plane\n", auth.HashToken(d.token), demoTenant)
 	d.certificate, err = newCertificate(d.in("cert.pem"), d.in("cert.key"))
 	err = errors.Join(err,
-		writePEM(d.in("signing.pem"), "PRIVATE KEY", signing),
 		os.WriteFile(d.in("name.key"), append(d.nameKey, '\n'), 0o600),
 		os.WriteFile(d.in("tokens"), []byte(token), 0o600),
 		os.WriteFile(d.in("report.token"), []byte(d.reportToken+"\n"), 0o600),
@@ -187,7 +170,7 @@ func (d *demo) keys(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return d.step("keys", "host %s…, a recovery key, a signing key", recipient[:16])
+	return d.step("keys", "host %s…, and a recovery key", recipient[:16])
 }
 
 // vault makes the tenant's vault in a file store.
@@ -307,171 +290,4 @@ func (d *demo) second(ctx context.Context) error {
 		return err
 	}
 	return d.bringBack(ctx, "restored-2")
-}
-
-// answer is what the agent answers to a command.
-type answer struct {
-	Code string `json:"error_code"`
-	Msg  string `json:"error_msg"`
-	Data struct {
-		Task string `json:"task_id"`
-	} `json:"data"`
-}
-
-// command sends the backup command as the control plane does, and returns the task.
-func (d *demo) command(ctx context.Context, request string) (string, error) {
-	body, err := json.Marshal(map[string][]string{"instance_ids": {demoInstance}})
-	if err != nil {
-		return "", err
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, d.agent.url+"/v1/instances/backup", bytes.NewReader(body))
-	if err != nil {
-		return "", err
-	}
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("X-Auth-Token", d.token)
-	r.Header.Set("X-Request-Id", request)
-	client := d.certificate.client()
-	defer client.CloseIdleConnections()
-	response, err := client.Do(r)
-	if err != nil {
-		return "", err
-	}
-	defer response.Body.Close()
-	var a answer
-	if err := json.NewDecoder(io.LimitReader(response.Body, maxReport)).Decode(&a); err != nil {
-		return "", fmt.Errorf("answer of the agent: %w", err)
-	}
-	if response.StatusCode != http.StatusOK || a.Code != "0" {
-		return "", fmt.Errorf("the agent refused the command: %d %s %s", response.StatusCode, a.Code, a.Msg)
-	}
-	return a.Data.Task, nil
-}
-
-// completed is what the demo reads of a report that a backup is complete.
-type completed struct {
-	Task          string          `json:"task_id"`
-	Backup        string          `json:"backup_id"`
-	Files         uint64          `json:"files"`
-	Read          uint64          `json:"bytes_read"`
-	New           uint64          `json:"bytes_new"`
-	Sent          uint64          `json:"bytes_sent"`
-	FreezeSeconds float64         `json:"freeze_seconds"`
-	Receipt       json.RawMessage `json:"receipt"`
-}
-
-// backup sends a command and goes with the job to its end, as a control plane does.
-func (d *demo) backup(ctx context.Context, request string) error {
-	start := time.Now()
-	task, err := d.command(ctx, request)
-	if err != nil {
-		return err
-	}
-	if again, err := d.command(ctx, request); err != nil || again != task {
-		return errors.Join(err, fmt.Errorf("the same command sent twice gave task %s and task %s", task, again))
-	}
-	if err := d.step("command", "POST /v1/instances/backup → task %s (sent twice, still one task)", task); err != nil {
-		return err
-	}
-	report, err := d.plane.next(ctx, "holdfast.backup.completed")
-	if err != nil {
-		return err
-	}
-	var c completed
-	if err := json.Unmarshal(report.Data, &c); err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	if c.Task != task {
-		return fmt.Errorf("report is about task %s, not %s", c.Task, task)
-	}
-	ratio := ""
-	if c.New < c.Read {
-		ratio = fmt.Sprintf(" (%.1f%% was known already)", 100*float64(c.Read-c.New)/float64(c.Read))
-	}
-	if err := d.step("backup", "%s: read %s in %s, %s new%s, sent %s; %s after the command", c.Backup,
-		size(c.Read), count(c.Files, "file", "files"), size(c.New), ratio, size(c.Sent), seconds(time.Since(start))); err != nil {
-		return err
-	}
-	facts, err := d.checkReceipt(c)
-	if err != nil {
-		return err
-	}
-	if err := d.step("receipt", "%s", facts); err != nil {
-		return err
-	}
-	// The report has not been acknowledged, so the instance must be held, and must not be down.
-	if err := d.stays("frozen", demoHold); err != nil {
-		return err
-	}
-	if err := d.step("held", "instance still frozen after %v without acknowledgement", demoHold); err != nil {
-		return err
-	}
-	report.answer <- http.StatusNoContent
-	acknowledged := time.Now()
-	released, err := d.plane.next(ctx, "holdfast.instance.released")
-	if err != nil {
-		return err
-	}
-	released.answer <- http.StatusNoContent
-	if err := d.stays("stopped", 0); err != nil {
-		return err
-	}
-	if err := d.stopInstance(); err != nil { // takes the status of the process that the agent killed
-		return err
-	}
-	return d.step("release", "acknowledged, then powered down %s later; frozen for %.2f s until the report",
-		seconds(time.Since(acknowledged)), c.FreezeSeconds)
-}
-
-// stays checks that the instance is in that state now and for the given time.
-func (d *demo) stays(want string, hold time.Duration) error {
-	for end := time.Now().Add(hold); ; time.Sleep(5 * time.Millisecond) {
-		if got := d.sample.state(); got != want {
-			return fmt.Errorf("the instance is %s, not %s", got, want)
-		}
-		if !time.Now().Before(end) {
-			return nil
-		}
-	}
-}
-
-// bringBack restores the newest backup beside the volume and compares the two.
-func (d *demo) bringBack(ctx context.Context, to string) error {
-	start := time.Now()
-	v, err := vault.Open(ctx, d.store, demoTenant, d.nameKey, d.identity)
-	if err != nil {
-		return err
-	}
-	defer v.Close()
-	ref, err := v.Find(ctx, demoInstance, "")
-	if err != nil {
-		return err
-	}
-	result, err := restore.Run(ctx, restore.Options{Vault: v, Ref: ref, Dest: d.in(to)})
-	if err != nil {
-		return err
-	}
-	if n := len(result.Warnings); n > 0 {
-		return fmt.Errorf("the restore is not exact: %s", oneLine(result.Warnings[0].String()))
-	}
-	if err := d.step("restore", "%s in %s; %s", size(result.Bytes), count(result.Files, "file", "files"),
-		seconds(time.Since(start))); err != nil {
-		return err
-	}
-	entries, err := difference(ctx, d.sample.volume(), d.in(to))
-	if err != nil {
-		return err
-	}
-	durable, err := d.sample.durable()
-	if err != nil {
-		return err
-	}
-	records, err := readRecords(d.in(to, sampleRecords))
-	if err != nil {
-		return err
-	}
-	if records < durable {
-		return fmt.Errorf("the instance made %d records durable, the backup has %d", durable, records)
-	}
-	return d.step("compare", "all %d records are there; %d entries equal in content and metadata", records, entries)
 }
