@@ -78,6 +78,9 @@ type call struct {
 func (s *s3Store) begin(ctx context.Context, op, key string) *call {
 	c := &call{s: s, op: op, key: key, caller: ctx, hint: &retryHint{}}
 	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, retryHintKey{}, c.hint))
+	if s.life.Err() != nil {
+		cancel(os.ErrClosed) // at once: AfterFunc would do it while the request is on its way
+	}
 	stop := context.AfterFunc(s.life, func() { cancel(os.ErrClosed) })
 	c.ctx = ctx
 	c.end = func() {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -563,8 +564,8 @@ func closes(t *testing.T, s obs.Store) {
 	}
 	check := func(what string, err error) {
 		t.Helper()
-		if err == nil || errors.Is(err, obs.ErrUnavailable) || errors.Is(err, obs.ErrNotFound) {
-			t.Errorf("%s after Close: error %v, want one that is not tried again", what, err)
+		if !errors.Is(err, os.ErrClosed) || errors.Is(err, obs.ErrUnavailable) || errors.Is(err, obs.ErrNotFound) {
+			t.Errorf("%s after Close: error %v, want os.ErrClosed and nothing else", what, err)
 		}
 	}
 	check("Put", s.Put(t.Context(), "l", []byte("x")))
