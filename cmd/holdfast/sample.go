@@ -69,7 +69,7 @@ type sample struct{ dir string }
 
 func (s sample) volume() string { return filepath.Join(s.dir, sampleVolume) }
 
-// run appends records until stop closes. It goes on with the number after the last one in the file.
+// run appends records until stop closes or the process that started it ends. It goes on with the number after the last one in the file.
 func (s sample) run(stop <-chan struct{}) (err error) {
 	if err := s.writePID(); err != nil {
 		return err
@@ -89,6 +89,7 @@ func (s sample) run(stop <-chan struct{}) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, durable.Close()) }()
+	parent := os.Getppid()
 	tick := time.NewTicker(samplePause)
 	defer tick.Stop()
 	for n := records + 1; ; n++ {
@@ -105,6 +106,9 @@ func (s sample) run(stop <-chan struct{}) (err error) {
 		case <-stop:
 			return nil
 		case <-tick.C:
+		}
+		if os.Getppid() != parent {
+			return nil // the demo was killed
 		}
 	}
 }
