@@ -1,0 +1,71 @@
+// Package auth tells who holds a token, and what they are.
+//
+// Authenticator is what the API asks on every call. Static answers from a file of hashed tokens. The
+// validation against IAM (Keystone v3) implements the same interface: the tenant is the token's
+// project (domain where there is none), the user its user, the role RoleTenant unless the configuration maps
+// a role of the token to another; a refusal is ErrUnknownToken, an IAM that does not answer is
+// ErrUnavailable, and never a pass.
+//
+// Package agent adapts an Authenticator to the one that agent/api consumes; the two packages are of one
+// level and do not know each other. The package starts no goroutine and writes nothing.
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+)
+
+// Role says what a caller may do.
+type Role string
+
+// The roles, as they stand in files.
+const (
+	RoleControlPlane Role = "control-plane" // commands and sees; its own tenant, or all where it has none
+	RoleOperator     Role = "operator"      // everything, for every tenant
+	RoleReadOnly     Role = "read-only"     // sees; its own tenant, or all where it has none
+	RoleTenant       Role = "tenant"        // commands and sees what is its own tenant's
+)
+
+// Caller is who holds a token.
+type Caller struct {
+	Tenant string // "" is every tenant; never "" for RoleTenant
+	User   string // "" where the token names no user
+	Role   Role
+}
+
+// Failures of Authenticate.
+var (
+	// ErrUnknownToken says that nobody has this token, or that it has expired or was revoked.
+	ErrUnknownToken = errors.New("unknown token")
+	// ErrUnavailable says that tokens can't be checked now. It is never a pass: who can't be checked is
+	// refused, and may try again.
+	ErrUnavailable = errors.New("tokens cannot be checked")
+)
+
+// Authenticator tells who holds a token, or ErrUnknownToken or ErrUnavailable (wrapped, with the
+// reason; never with the token). It may be called from many goroutines at the same time, and returns
+// early when ctx ends.
+type Authenticator interface {
+	Authenticate(ctx context.Context, token string) (Caller, error)
+}
+
+// hashPrefix names the hash in files, so that another can come beside it.
+const hashPrefix = "sha256:"
+
+// HashToken gives a token as it stands in a file: sha256: and 64 hex digits. A plain hash will do, as
+// tokens are random (NewToken), not chosen by people.
+func HashToken(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hashPrefix + hex.EncodeToString(sum[:])
+}
+
+// NewToken makes a token of 256 random bits, as 43 characters that need no quoting.
+func NewToken() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
