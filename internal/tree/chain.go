@@ -100,6 +100,12 @@ func (c *chain) join(name string) string {
 	return string(b)
 }
 
+// holds says whether path lies below the last folder.
+func (c *chain) holds(path string) bool {
+	n := len(c.path)
+	return n == 0 || len(path) > n && path[n] == '/' && string(c.path) == path[:n]
+}
+
 func (c *chain) close() {
 	for i := range c.levels {
 		c.closeLevel(&c.levels[i])

@@ -75,24 +75,24 @@ func (s *setter) summarise() {
 		switch more := c.n - c.limit; {
 		case more <= 0:
 		case c.limit == 0:
-			s.warn(Warning{c.first, fmt.Sprintf("%s, and so for %d entries", c.what, c.n)})
+			s.warn(Warning{c.first, fmt.Sprintf("%s; %d entries in all", c.what, c.n)})
 		default:
-			s.warn(Warning{c.first, fmt.Sprintf("%s, and so for %d further entries", c.what, more)})
+			s.warn(Warning{c.first, fmt.Sprintf("%s; %d further entries", c.what, more)})
 		}
 	}
 	s.counts = nil
 }
 
-// apply gives fd, the open entry e, its metadata. fd is O_PATH for all but files and folders. The order
+// apply gives fd, the open entry e at path, its metadata. fd is O_PATH for all but files and folders. The order
 // matters: a change of owner takes setuid and security.capability away, an ACL writes into the mode,
 // and everything but the time changes nothing of the time.
-func (s *setter) apply(fd int, e *Entry, mode uint32) error {
-	mode, err := s.owner(fd, e, mode)
+func (s *setter) apply(fd int, path string, e *Entry, mode uint32) error {
+	mode, err := s.owner(fd, path, e, mode)
 	if err != nil {
 		return err
 	}
 	for i := range e.Xattrs {
-		if err := s.xattr(fd, e, &e.Xattrs[i]); err != nil {
+		if err := s.xattr(fd, path, e, &e.Xattrs[i]); err != nil {
 			return err
 		}
 	}
@@ -104,45 +104,48 @@ func (s *setter) apply(fd int, e *Entry, mode uint32) error {
 		err = unix.Chmod(procFD(fd, ""), mode&0o7777)
 	}
 	if err != nil {
-		return pathError("set mode of", e.Path, err)
+		return pathError("set mode of", path, err)
+	}
+	if e.Mtime.Nsec > 999_999_999 { // would be taken for UTIME_NOW or UTIME_OMIT
+		return pathError("set time of", path, unix.EINVAL)
 	}
 	if err := setTime(fd, "", e.Mtime); err != nil {
-		return pathError("set time of", e.Path, err)
+		return pathError("set time of", path, err)
 	}
-	return s.checkTime(fd, e)
+	return s.checkTime(fd, path, e)
 }
 
 // owner sets user and group, and returns the mode to set: never setuid for another owner.
-func (s *setter) owner(fd int, e *Entry, mode uint32) (uint32, error) {
+func (s *setter) owner(fd int, path string, e *Entry, mode uint32) (uint32, error) {
 	err := unix.Fchownat(fd, "", int(e.UID), int(e.GID), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
 	if err == nil {
 		return mode, nil
 	}
 	if err != unix.EPERM && err != unix.EINVAL && err != unix.EOVERFLOW {
-		return mode, pathError("set owner of", e.Path, err)
+		return mode, pathError("set owner of", path, err)
 	}
 	if int(e.UID) != os.Geteuid() || err == unix.EINVAL {
-		s.lose(e.Path, "its owner could not be set: "+err.Error(), 0)
+		s.lose(path, "its owner could not be set: "+err.Error(), 0)
 		if mode&unix.S_ISUID != 0 {
-			s.lose(e.Path, "setuid was left out, because its owner could not be set", told)
+			s.lose(path, "setuid was left out, because its owner could not be set", told)
 			mode &^= unix.S_ISUID
 		}
 	}
 	// A user may still give a file to a group of their own.
 	err = unix.Fchownat(fd, "", -1, int(e.GID), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
-		s.lose(e.Path, "its group could not be set: "+err.Error(), 0)
+		s.lose(path, "its group could not be set: "+err.Error(), 0)
 		if mode&unix.S_ISGID != 0 {
-			s.lose(e.Path, "setgid was left out, because its group could not be set", told)
+			s.lose(path, "setgid was left out, because its group could not be set", told)
 			mode &^= unix.S_ISGID
 		}
 	}
 	return mode, nil
 }
 
-func (s *setter) xattr(fd int, e *Entry, x *Xattr) error {
+func (s *setter) xattr(fd int, path string, e *Entry, x *Xattr) error {
 	if x.Name == "" || strings.IndexByte(x.Name, 0) >= 0 {
-		return pathError("set attribute of", e.Path, fmt.Errorf("%w: %s is no name of an attribute", ErrUnsafePath, quote(x.Name)))
+		return pathError("set attribute of", path, fmt.Errorf("%w: %s is no name of an attribute", ErrUnsafePath, quote(x.Name)))
 	}
 	var err error
 	switch e.Kind {
@@ -158,12 +161,12 @@ func (s *setter) xattr(fd int, e *Entry, x *Xattr) error {
 		if !s.root && strings.HasPrefix(x.Name, "trusted.") {
 			limit = 0
 		}
-		s.lose(e.Path, fmt.Sprintf("attribute %s could not be set: %v", quote(x.Name), err), limit)
+		s.lose(path, fmt.Sprintf("attribute %s could not be set: %v", quote(x.Name), err), limit)
 	case unix.EOPNOTSUPP, unix.EINVAL, unix.E2BIG, unix.ERANGE, unix.ENOSPC, unix.EDQUOT:
 		// ENOSPC: ext4 has one block for the attributes of a file; a disk that is full shows elsewhere.
-		s.lose(e.Path, fmt.Sprintf("attribute %s could not be set: %v", quote(x.Name), err), told)
+		s.lose(path, fmt.Sprintf("attribute %s could not be set: %v", quote(x.Name), err), told)
 	default:
-		return pathError("set attribute "+quote(x.Name)+" of", e.Path, err)
+		return pathError("set attribute "+quote(x.Name)+" of", path, err)
 	}
 	return nil
 }
@@ -179,16 +182,16 @@ func setTime(dirfd int, name string, t Time) error {
 }
 
 // checkTime looks whether a time outside what every file system holds was kept.
-func (s *setter) checkTime(fd int, e *Entry) error {
+func (s *setter) checkTime(fd int, path string, e *Entry) error {
 	if e.Mtime.Sec >= 0 && e.Mtime.Sec < 1<<31 {
 		return nil
 	}
 	var st unix.Statx_t
 	if err := statAt(fd, "", &st); err != nil {
-		return pathError("stat", e.Path, err)
+		return pathError("stat", path, err)
 	}
 	if st.Mtime.Sec != e.Mtime.Sec {
-		s.lose(e.Path, "its time is outside what the target's file system holds", told)
+		s.lose(path, "its time is outside what the target's file system holds", told)
 	}
 	return nil
 }

@@ -20,9 +20,11 @@ var ErrOrder = errors.New("entry out of order")
 // A folder gets its metadata when the first entry after its content comes, so that memory is
 // bounded by depth, not by the number of folders.
 type Target struct {
-	root   int
-	chain  chain
-	dirs   []*Entry // of each level of the chain; nil for a root that no entry came for
+	root  int
+	chain chain
+	// dirs is what each level of the chain is to become; nil for a root that no entry came for. Without
+	// paths, which the chain has: those of a deep tree would add up to the square of its depth.
+	dirs   []*Entry
 	last   string
 	any    bool
 	setter setter
@@ -118,7 +120,7 @@ func (t *Target) Create(e *Entry) (*os.File, error) {
 		if e.Kind != Dir || e.HasLinkTo {
 			return nil, pathError("create", e.Path, fmt.Errorf("%w: the root is no folder", ErrUnsafePath))
 		}
-		t.dirs[0] = e
+		t.dirs[0] = pathless(e)
 		return nil, nil
 	}
 	parent, name := splitPath(e.Path)
@@ -145,14 +147,10 @@ func (t *Target) Create(e *Entry) (*os.File, error) {
 // leaveTo finishes the folders that are left on the way to the folder parent, which must be open.
 func (t *Target) leaveTo(parent string) error {
 	for {
-		at := t.chain.path
-		if string(at) == parent {
+		if string(t.chain.path) == parent {
 			return nil
 		}
-		if len(at) <= len(parent) && (len(at) == 0 || len(at) < len(parent) && parent[len(at)] == '/' && string(at) == parent[:len(at)]) {
-			return pathError("create", t.last, fmt.Errorf("%w: its folder did not come", ErrOrder))
-		}
-		if len(t.chain.levels) == 1 {
+		if t.chain.holds(parent) {
 			return pathError("create", t.last, fmt.Errorf("%w: its folder did not come", ErrOrder))
 		}
 		if err := t.leave(); err != nil {
@@ -164,16 +162,17 @@ func (t *Target) leaveTo(parent string) error {
 // leave finishes the last folder of the chain.
 func (t *Target) leave() error {
 	if e := t.dirs[len(t.dirs)-1]; e != nil {
+		path := string(t.chain.path)
 		fd, err := t.chain.fd()
 		if err != nil {
-			return pathError("open", e.Path, err)
+			return pathError("open", path, err)
 		}
 		mode := e.Mode
 		if !t.setter.root && mode&0o700 != 0o700 {
-			t.late = append(t.late, lateMode{e.Path, mode})
+			t.late = append(t.late, lateMode{path, mode})
 			mode |= 0o700
 		}
-		if err := t.setter.apply(fd, e, mode); err != nil {
+		if err := t.setter.apply(fd, path, e, mode); err != nil {
 			return err
 		}
 	}
@@ -213,8 +212,14 @@ func (t *Target) folder(dirfd int, name string, e *Entry) error {
 		return pathError("stat", e.Path, err)
 	}
 	t.chain.push(name, fd, idOf(&st))
-	t.dirs = append(t.dirs, e)
+	t.dirs = append(t.dirs, pathless(e))
 	return nil
+}
+
+func pathless(e *Entry) *Entry {
+	c := *e
+	c.Path = ""
+	return &c
 }
 
 // node makes a symlink, fifo, socket or device, with its metadata.
@@ -239,7 +244,7 @@ func (t *Target) node(dirfd int, name string, e *Entry) error {
 		return pathError("open", e.Path, err)
 	}
 	defer closeFD(fd)
-	return t.setter.apply(fd, e, e.Mode)
+	return t.setter.apply(fd, e.Path, e, e.Mode)
 }
 
 // link makes a further name of an entry made before, which is found without following links.
@@ -285,7 +290,7 @@ func (t *Target) skip(e *Entry, op string, err error) error {
 // FinishFile gives f, made by Create for e, its owner, attributes, mode and time, and closes it in any
 // case. It may run on any goroutine, for each file once.
 func (t *Target) FinishFile(e *Entry, f *os.File) error {
-	err := control(f, func(fd int) error { return t.setter.apply(fd, e, e.Mode) })
+	err := control(f, func(fd int) error { return t.setter.apply(fd, e.Path, e, e.Mode) })
 	if closeErr := f.Close(); closeErr != nil && err == nil {
 		err = pathError("close", e.Path, closeErr)
 	}
