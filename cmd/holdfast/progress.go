@@ -63,7 +63,7 @@ func (a *app) newProgress(what string) *progress {
 	case a.terminal && !a.json && !a.quiet:
 		m := newMeter(time.Now())
 		p.bars = mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(40), mpb.WithAutoRefresh())
-		p.bar = p.bars.AddBar(0,
+		p.bar = p.bars.New(0, barStyle{},
 			mpb.BarRemoveOnComplete(),
 			mpb.PrependDecorators(decor.Name(what+" ")),
 			mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string {
@@ -72,6 +72,19 @@ func (a *app) newProgress(what string) *progress {
 		)
 	}
 	return p
+}
+
+// barStyle is a bar that is not drawn while nobody knows how long it is.
+type barStyle struct{}
+
+func (barStyle) Build() mpb.BarFiller {
+	bar := mpb.BarStyle().Padding(" ").Build()
+	return mpb.BarFillerFunc(func(w io.Writer, s decor.Statistics) error {
+		if s.Total <= 0 {
+			return nil
+		}
+		return bar.Fill(w, s)
+	})
 }
 
 // expect tells the total, once it is known; 0 means that it stays unknown.

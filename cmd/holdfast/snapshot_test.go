@@ -1,0 +1,111 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"holdfast/internal/snapshot"
+	"holdfast/internal/testbed"
+)
+
+// On btrfs, root backs up a snapshot, which is gone afterwards, and so is one that a killed process left.
+func TestBackupReadsSnapshot(t *testing.T) {
+	testbed.Need(t, "root", "mkfs.btrfs")
+	mount := testbed.Btrfs(t)
+	volume := filepath.Join(mount, "volume")
+	if out, err := exec.Command("btrfs", "subvolume", "create", volume).CombinedOutput(); err != nil {
+		t.Fatalf("make subvolume: %v: %s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(volume, "file"), []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	left := takeAs(t, volume, "pid-"+strconv.Itoa(dead.Process.Pid))
+	live := takeAs(t, volume, "pid-"+strconv.Itoa(os.Getppid()))
+
+	dir := t.TempDir()
+	env := map[string]string{envStore: "file://" + filepath.Join(dir, "store"), envKey: filepath.Join(dir, "key")}
+	if code, _, stderr := runWith(t, env, "key", "new", "--out", env[envKey]); code != exitDone {
+		t.Fatal(stderr)
+	}
+	if code, _, stderr := runWith(t, env, "vault", "create"); code != exitDone {
+		t.Fatal(stderr)
+	}
+	code, stdout, stderr := runWith(t, env, "backup", "--json", "--instance", "a", volume)
+	if code != exitDone {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	var got backupJSON
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Source != snapshot.NameBtrfs || got.Files != 1 {
+		t.Errorf("read %s, %d files; want btrfs, 1 file", got.Source, got.Files)
+	}
+	if _, err := os.Stat(left.Ref.Path); !os.IsNotExist(err) {
+		t.Errorf("the snapshot of a process that is gone is still there: %v", err)
+	}
+	if _, err := os.Stat(live.Ref.Path); err != nil {
+		t.Errorf("the snapshot of a process that runs is gone: %v", err)
+	}
+	if names, err := os.ReadDir(filepath.Dir(live.Ref.Path)); err != nil || len(names) != 1 {
+		t.Errorf("snapshots left: %v, %v; want the one of the process that runs", names, err)
+	}
+}
+
+// takeAs makes a snapshot as another process of this tool would.
+func takeAs(t *testing.T, volume, job string) *snapshot.Snapshot {
+	t.Helper()
+	provider, _, err := snapshot.Detect(volume, snapshot.NameBtrfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := provider.Create(t.Context(), snapshot.Request{Volume: volume, Host: snapshotHost(), Job: job, Name: volumeName})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := provider.Remove(context.Background(), s.Ref); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// An interrupted backup removes its snapshot all the same.
+func TestSnapshotIsRemovedAfterInterrupt(t *testing.T) {
+	testbed.Need(t, "root", "mkfs.btrfs")
+	volume := filepath.Join(testbed.Btrfs(t), "volume")
+	if out, err := exec.Command("btrfs", "subvolume", "create", volume).CombinedOutput(); err != nil {
+		t.Fatalf("make subvolume: %v: %s", err, out)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	view, remove, err := takeSnapshot(ctx, volume)
+	if err != nil || view == nil {
+		t.Fatalf("takeSnapshot = %v, %v; want a snapshot", view, err)
+	}
+	cancel(errInterrupted)
+	if err := remove(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(view.Ref.Path); !os.IsNotExist(err) {
+		t.Errorf("the snapshot is still there: %v", err)
+	}
+}
+
+// runWith runs one command line inside this process.
+func runWith(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	code = run(args, world{stdout: &out, stderr: &err, getenv: func(k string) string { return env[k] }})
+	return code, out.String(), err.String()
+}
