@@ -1,0 +1,396 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"holdfast/agent/auth"
+	"holdfast/agent/report"
+	"holdfast/internal/testbed"
+)
+
+func TestMain(m *testing.M) { testbed.LeakCheck(m) }
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// patience bounds every wait; the machine may be slow and shared.
+const patience = 2 * time.Minute
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited %s in vain: %s", patience, what)
+		}
+	}
+}
+
+// programs are the two binaries, built once, with the crash points in the daemon.
+var programs struct {
+	sync.Once
+	dir string
+	err error
+}
+
+func program(t testing.TB, name string) string {
+	t.Helper()
+	programs.Do(func() {
+		// Not the test's folder: the next test needs them too.
+		programs.dir, programs.err = os.MkdirTemp("", "holdfast-e2e-")
+		if programs.err != nil {
+			return
+		}
+		build := func(out, pkg string, env ...string) {
+			c := exec.Command("go", "build", "-tags", "crashpoints", "-o", filepath.Join(programs.dir, out), pkg)
+			c.Env = append(os.Environ(), env...)
+			if b, err := c.CombinedOutput(); err != nil {
+				programs.err = errors.Join(programs.err, fmt.Errorf("build %s: %w\n%s", pkg, err, b))
+			}
+		}
+		build("holdfast", "holdfast/cmd/holdfast")
+		build("holdfastd", "holdfast/cmd/holdfastd")
+		build("writer", "./testdata/writer", "CGO_ENABLED=0")
+	})
+	must(t, programs.err)
+	return filepath.Join(programs.dir, name)
+}
+
+const tenant, token = "1008600000104285462", "token-of-the-control-plane"
+
+// host is one server with an agent.
+type host struct {
+	t       *testing.T
+	dir     string
+	plane   *plane
+	env     []string
+	store   string
+	api     string // address
+	metrics string // address
+	client  *http.Client
+	key     string // age identity
+
+	instances strings.Builder // YAML
+	extra     string          // YAML of the top level
+
+	proc *exec.Cmd
+	done chan struct{} // closed when proc ended
+	log  *os.File
+}
+
+// newHost prepares a host whose agent reports to plane and stores to the URL.
+func newHost(t *testing.T, p *plane, store string, env ...string) *host {
+	t.Helper()
+	h := &host{t: t, dir: t.TempDir(), plane: p, store: store, env: env, api: freeAddress(t), metrics: freeAddress(t)}
+	h.key = filepath.Join(h.dir, "host.key")
+	pool := x509.NewCertPool()
+	pool.AddCert(makeCertificate(t, h.dir))
+	h.client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true,
+	}}
+	must(t, os.WriteFile(filepath.Join(h.dir, "tokens"), []byte(auth.HashToken(token)+" tenant="+tenant+" role=tenant\n"), 0o600))
+	h.cli("key", "new", "--out", h.key)
+	h.cli("vault", "create", "--vault", tenant)
+	log, err := os.Create(filepath.Join(h.dir, "log"))
+	must(t, err)
+	h.log = log
+	t.Cleanup(func() {
+		h.kill()
+		_ = log.Close()
+		if t.Failed() {
+			b, _ := os.ReadFile(log.Name())
+			t.Logf("log of the agent:\n%s", b[max(0, len(b)-8000):])
+		}
+	})
+	return h
+}
+
+// freeAddress picks a port below those that the kernel hands out, so that nobody takes it meanwhile.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	for range 100 {
+		n, err := rand.Int(rand.Reader, big.NewInt(10000))
+		must(t, err)
+		a := fmt.Sprintf("127.0.0.1:%d", 10000+n.Int64())
+		if l, err := net.Listen("tcp", a); err == nil {
+			must(t, l.Close())
+			return a
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+func makeCertificate(t *testing.T, dir string) *x509.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	must(t, err)
+	cert, err := x509.ParseCertificate(der)
+	must(t, err)
+	kder, err := x509.MarshalPKCS8PrivateKey(key)
+	must(t, err)
+	writePEM(t, filepath.Join(dir, "cert.pem"), "CERTIFICATE", der, 0o644)
+	writePEM(t, filepath.Join(dir, "key.pem"), "PRIVATE KEY", kder, 0o600)
+	return cert
+}
+
+// addDocker adds an instance that is a container.
+func (h *host) addDocker(id, dockerHost, container, volume string) {
+	fmt.Fprintf(&h.instances, `
+  - id: %s
+    tenant: "%s"
+    runtime: {docker: {container: %s, host: "%s"}}
+    volumes: [{name: data, path: %s}]
+`, id, tenant, container, dockerHost, volume)
+}
+
+func (h *host) writeConfig() string {
+	path := filepath.Join(h.dir, "holdfast.yaml")
+	must(h.t, os.WriteFile(path, []byte(fmt.Sprintf(`
+host_id: test-host
+state_dir: %[1]s/state
+listen: %[2]s
+tls: {cert_file: %[1]s/cert.pem, key_file: %[1]s/key.pem}
+tokens_file: %[1]s/tokens
+socket: %[1]s/socket
+metrics_listen: %[3]s
+store: {url: "%[4]s"}
+key_file: %[5]s
+signing_key_file: %[1]s/signing.pem
+report: {url: "%[6]s/reports", ca_file: %[7]s}
+%[8]s
+instances:%[9]s`, h.dir, h.api, h.metrics, h.store, h.key, h.plane.server.URL, h.plane.caFile, h.extra, h.instances.String())), 0o600))
+	return path
+}
+
+// start runs the agent and waits until it says that it serves. With a crash point it may die before.
+func (h *host) start(crashAt string) {
+	h.t.Helper()
+	h.launch(crashAt)
+	eventually(h.t, "agent serves", func() bool {
+		select {
+		case <-h.done:
+			if crashAt == "" {
+				h.t.Fatalf("agent ended: %v", h.proc.ProcessState)
+			}
+			return true
+		default:
+		}
+		res, err := http.Get("http://" + h.metrics + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	})
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func (h *host) launch(crashAt string) {
+	h.t.Helper()
+	h.proc = exec.Command(program(h.t, "holdfastd"), "--config", h.writeConfig())
+	h.proc.Env = append(os.Environ(), h.env...)
+	if crashAt != "" {
+		h.proc.Env = append(h.proc.Env, "HOLDFAST_CRASH_AT="+crashAt)
+	}
+	h.proc.Stderr, h.proc.Stdout = h.log, h.log
+	must(h.t, h.proc.Start())
+	done := make(chan struct{})
+	h.done = done
+	go func(p *exec.Cmd) {
+		_ = p.Wait() // its state says how it ended
+		close(done)
+	}(h.proc)
+}
+
+// kill ends the agent with SIGKILL, if it runs.
+func (h *host) kill() {
+	if h.proc == nil {
+		return
+	}
+	_ = h.proc.Process.Kill() // it may have ended
+	<-h.done
+	h.proc = nil
+}
+
+// stop ends the agent in good order and returns its exit code.
+func (h *host) stop() int {
+	h.t.Helper()
+	must(h.t, h.proc.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-h.done:
+	case <-time.After(patience):
+		h.t.Fatal("agent does not stop")
+	}
+	code := h.proc.ProcessState.ExitCode()
+	h.proc = nil
+	return code
+}
+
+// killed waits until the agent died by SIGKILL and says whether it did; false when ok became true first.
+func (h *host) killed(ok func() bool) bool {
+	h.t.Helper()
+	dead := false
+	eventually(h.t, "agent dies at its crash point, or the job ends", func() bool {
+		select {
+		case <-h.done:
+			dead = true
+			return true
+		default:
+			return ok()
+		}
+	})
+	if !dead {
+		return false
+	}
+	if ws, isWait := h.proc.ProcessState.Sys().(syscall.WaitStatus); !isWait || ws.Signal() != syscall.SIGKILL {
+		h.t.Fatalf("agent ended by itself: %v", h.proc.ProcessState)
+	}
+	h.proc = nil
+	return true
+}
+
+// answer is the control plane contract's form of every answer.
+type answer struct {
+	Status int    `json:"-"`
+	Code   string `json:"error_code"`
+	Msg    string `json:"error_msg"`
+	Data   struct {
+		TaskID  string `json:"task_id"`
+		CmdJobs []struct {
+			InstanceID string `json:"instance_id"`
+			JobID      string `json:"job_id"`
+		} `json:"cmd_jobs"`
+		Jobs []struct {
+			JobID      string `json:"job_id"`
+			Status     int    `json:"status"`
+			ErrorCode  string `json:"error_code"`
+			ErrorMsg   string `json:"error_msg"`
+			ExecuteMsg string `json:"execute_msg"`
+		} `json:"jobs"`
+	} `json:"data"`
+}
+
+func (h *host) call(method, path, requestID string, body any) (answer, error) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return answer{}, err
+	}
+	if body == nil {
+		b = nil
+	}
+	req, err := http.NewRequestWithContext(context.Background(), method, "https://"+h.api+path, bytes.NewReader(b))
+	if err != nil {
+		return answer{}, err
+	}
+	req.Header.Set("X-Auth-Token", token)
+	req.Header.Set("X-Request-Id", requestID)
+	res, err := h.client.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	raw, err := io.ReadAll(res.Body)
+	if err != nil {
+		return answer{}, err
+	}
+	a := answer{Status: res.StatusCode}
+	if err := json.Unmarshal(raw, &a); err != nil {
+		return answer{}, fmt.Errorf("%w: %s", err, raw)
+	}
+	return a, nil
+}
+
+// backup commands a backup and returns the task's id.
+func (h *host) backup(requestID string, ids ...string) string {
+	h.t.Helper()
+	a, err := h.call(http.MethodPost, "/v1/instances/backup", requestID, map[string]any{"instance_ids": ids})
+	must(h.t, err)
+	if a.Status != http.StatusOK || a.Code != "0" || a.Data.TaskID == "" || len(a.Data.CmdJobs) != len(ids) {
+		h.t.Fatalf("backup answers %+v", a)
+	}
+	return a.Data.TaskID
+}
+
+// vaultFlags are those with which the CLI finds this host's vault.
+func (h *host) vaultEnv() []string {
+	return append(append(os.Environ(), h.env...), "HOLDFAST_STORE="+h.store, "HOLDFAST_KEY="+h.key, "HOLDFAST_VAULT="+tenant)
+}
+
+// cli runs holdfast and returns what it prints.
+func (h *host) cli(args ...string) string {
+	h.t.Helper()
+	c := exec.Command(program(h.t, "holdfast"), args...)
+	c.Env = h.vaultEnv()
+	var out, errs bytes.Buffer
+	c.Stdout, c.Stderr = &out, &errs
+	if err := c.Run(); err != nil {
+		h.t.Fatalf("holdfast %q: %v\n%s%s", args, err, out.String(), errs.String())
+	}
+	return out.String()
+}
+
+// restore restores the newest backup of an instance to a new folder.
+func (h *host) restore(instance string) string {
+	h.t.Helper()
+	dest := filepath.Join(h.t.TempDir(), "restored")
+	h.cli("restore", "--instance", instance, dest)
+	return dest
+}
+
+// receipt returns the statement of the one completed report of an instance, verified.
+func (h *host) receipt(e report.Event) report.Statement {
+	h.t.Helper()
+	pem, err := os.ReadFile(filepath.Join(h.dir, "signing.pem.pub"))
+	must(h.t, err)
+	pub, err := report.ParsePublic(pem)
+	must(h.t, err)
+	raw, err := json.Marshal(data(h.t, e)["receipt"])
+	must(h.t, err)
+	s, err := report.Verify(h.t.Context(), raw, pub)
+	must(h.t, err)
+	return s
+}
+
+// differences compares two trees with rsync, which is not ours.
+func differences(t testing.TB, a, b string) string {
+	t.Helper()
+	out, err := exec.Command("rsync", "-aHAXn", "--checksum", "--delete", "--itemize-changes", a+"/", b+"/").CombinedOutput()
+	if err != nil {
+		t.Fatalf("rsync: %v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// lines returns the numbers that a program printed.
+func lines(b []byte) []string { return strings.Fields(string(b)) }

@@ -1,0 +1,101 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"encoding/pem"
+
+	"holdfast/agent/report"
+)
+
+// received is one event that the control plane got, and what it answered.
+type received struct {
+	report.Event
+	At     time.Time
+	Status int
+}
+
+// plane is a control plane that takes reports over TLS.
+type plane struct {
+	t      *testing.T
+	server *httptest.Server
+	caFile string
+
+	mu     sync.Mutex
+	events []received
+	// answer decides the status of an answer, and may wait before it gives it.
+	answer func(report.Event) int
+}
+
+func startPlane(t *testing.T) *plane {
+	t.Helper()
+	p := &plane{t: t, answer: func(report.Event) int { return http.StatusNoContent }}
+	p.server = httptest.NewTLSServer(http.HandlerFunc(p.serve))
+	t.Cleanup(func() {
+		p.server.CloseClientConnections()
+		p.server.Close()
+	})
+	p.caFile = filepath.Join(t.TempDir(), "plane.pem")
+	writePEM(t, p.caFile, "CERTIFICATE", p.server.Certificate().Raw, 0o644)
+	return p
+}
+
+func (p *plane) serve(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // the agent was killed while it sent
+	}
+	e, _, err := report.Decode(body)
+	if err != nil {
+		p.t.Errorf("control plane: %v: %s", err, body)
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	p.mu.Lock()
+	answer := p.answer
+	p.mu.Unlock()
+	status := answer(e)
+	p.mu.Lock()
+	p.events = append(p.events, received{Event: e, At: time.Now(), Status: status})
+	p.mu.Unlock()
+	w.WriteHeader(status)
+}
+
+func (p *plane) setAnswer(f func(report.Event) int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answer = f
+}
+
+// got returns the events of that type that were acknowledged, in order.
+func (p *plane) got(kind string) (out []received) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.events {
+		if (kind == "" || e.Type == kind) && e.Status < 300 {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// data decodes an event's data into a map.
+func data(t *testing.T, e report.Event) map[string]any {
+	t.Helper()
+	m := map[string]any{}
+	must(t, json.Unmarshal(e.Data, &m))
+	return m
+}
+
+func writePEM(t *testing.T, path, kind string, der []byte, mode os.FileMode) {
+	t.Helper()
+	must(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode))
+}
