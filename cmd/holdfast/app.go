@@ -3,9 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8"
+
+	"holdfast/internal/obs"
 )
 
 // app is one run of the tool: its surroundings and the flags that every command has. It is for one
@@ -14,6 +20,10 @@ type app struct {
 	world
 	json  bool // --json
 	quiet bool // --quiet
+
+	printing sync.Mutex // held while something is printed beside the work
+	bars     *mpb.Progress
+	retried  time.Time // when a retry was last told
 }
 
 // command builds the tree of commands. Each verb has a file of its own.
@@ -104,6 +114,55 @@ func (a *app) say(format string, args ...any) {
 		return
 	}
 	fmt.Fprintf(a.stderr, format+"\n", args...)
+}
+
+// beside prints a line on stderr from any goroutine while a command works: above the bar, if there is one.
+func (a *app) beside(format string, args ...any) {
+	a.printing.Lock()
+	defer a.printing.Unlock()
+	line := fmt.Sprintf(format+"\n", args...)
+	if a.bars != nil {
+		if _, err := io.WriteString(a.bars, line); err == nil {
+			return
+		}
+	}
+	_, _ = io.WriteString(a.stderr, line) // there is nobody left to tell
+}
+
+// Bounds of what is told of a store that does not answer: a short fault is no news, a long one is told
+// now and then.
+const (
+	retryWorthTelling = time.Second
+	retryTellEvery    = 10 * time.Second
+)
+
+// retryLine is a wait for the store as a JSON line on stderr.
+type retryLine struct {
+	Type    string  `json:"type"` // "retry"
+	Wait    float64 `json:"wait_seconds"`
+	Message string  `json:"message"`
+}
+
+// retrying tells that the store does not answer. It is called from any goroutine.
+func (a *app) retrying(e obs.RetryEvent) {
+	if a.quiet || e.Wait < retryWorthTelling {
+		return
+	}
+	a.printing.Lock()
+	tell := a.retried.IsZero() || time.Since(a.retried) >= retryTellEvery
+	if tell {
+		a.retried = time.Now()
+	}
+	a.printing.Unlock()
+	switch {
+	case !tell:
+	case a.json:
+		a.printing.Lock()
+		defer a.printing.Unlock()
+		_ = encode(a.stderr, retryLine{"retry", e.Wait.Seconds(), e.Err.Error()}, "") // as above
+	default:
+		a.beside("waiting for the store, next try in %s: %s", seconds(e.Wait), oneLine(e.Err.Error()))
+	}
 }
 
 // interrupted reports whether a signal ended ctx.

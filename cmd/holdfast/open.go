@@ -97,7 +97,9 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create 
 			return nil, &configError{err: err}
 		}
 	}
-	o.store, err = obs.Open(ctx, url, obs.Options{Getenv: a.getenv, Create: create})
+	retry := obs.DefaultRetry
+	retry.OnRetry = a.retrying
+	o.store, err = obs.Open(ctx, url, obs.Options{Getenv: a.getenv, Retry: &retry, Create: create})
 	if errors.Is(err, obs.ErrUsage) {
 		return nil, &usageError{
 			msg:     err.Error(),

@@ -13,8 +13,10 @@ func (a *app) document(v any) error {
 	return encode(a.stdout, v, "  ")
 }
 
-// line prints v as one JSON line. Callers that print from several goroutines serialize themselves.
+// line prints v as one JSON line. It may be called from any goroutine.
 func (a *app) line(v any) error {
+	a.printing.Lock()
+	defer a.printing.Unlock()
 	return encode(a.stdout, v, "")
 }
 

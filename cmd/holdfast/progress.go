@@ -70,6 +70,9 @@ func (a *app) newProgress(what string) *progress {
 				return " " + m.text(time.Now(), s.Current, s.Total)
 			})),
 		)
+		a.printing.Lock()
+		a.bars = p.bars
+		a.printing.Unlock()
 	}
 	return p
 }
@@ -130,6 +133,9 @@ func (p *progress) finish() {
 	}
 	p.bar.SetTotal(-1, true)
 	p.bars.Wait()
+	p.app.printing.Lock()
+	p.app.bars = nil
+	p.app.printing.Unlock()
 }
 
 // print writes a line to stdout, above the bar where both are on the terminal.
@@ -145,8 +151,6 @@ func (p *progress) print(line string) error {
 // warn lists something that could not be kept exact: with --json as a line on stdout, else on stderr,
 // above the bar.
 func (p *progress) warn(w tree.Warning) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.app.json {
 		j := warningLine{Type: "warning", Path: w.Path, What: w.What}
 		if !utf8.ValidString(w.Path) {
@@ -159,11 +163,7 @@ func (p *progress) warn(w tree.Warning) {
 	if path == "" {
 		path = "."
 	}
-	var to io.Writer = p.app.stderr
-	if p.bars != nil && !p.finished {
-		to = p.bars
-	}
-	fmt.Fprintf(to, "warning: %s: %s\n", name(path), oneLine(w.What))
+	p.app.beside("warning: %s: %s", name(path), oneLine(w.What))
 }
 
 // meter turns byte counts into the words beside a bar: what is done, the rate of the last seconds, the

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"os"
@@ -100,12 +99,4 @@ func TestSnapshotIsRemovedAfterInterrupt(t *testing.T) {
 	if _, err := os.Stat(view.Ref.Path); !os.IsNotExist(err) {
 		t.Errorf("the snapshot is still there: %v", err)
 	}
-}
-
-// runWith runs one command line inside this process.
-func runWith(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
-	t.Helper()
-	var out, err bytes.Buffer
-	code = run(args, world{stdout: &out, stderr: &err, getenv: func(k string) string { return env[k] }})
-	return code, out.String(), err.String()
 }
