@@ -69,7 +69,9 @@ type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (Caller, error)
 }
 
-// AuthFunc is a function as an Authenticator.
+// AuthFunc is a function as an Authenticator, for the adapter in package agent: it calls the one of
+// agent/auth, turns auth.ErrUnknownToken and auth.ErrUnavailable into the two errors above, and copies the
+// three fields of the caller, which mean the same.
 type AuthFunc func(ctx context.Context, token string) (Caller, error)
 
 // Authenticate calls f.

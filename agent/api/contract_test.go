@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -231,6 +232,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		{"HACK", "/v1/agent/drain", 405, "POST"},
 		{http.MethodOptions, "/v1/instances/backup", 405, "POST"},
 		{http.MethodHead, "/nothing", 404, ""},
+		{http.MethodHead, "/v1/agent/tasks/task-t1/events", 405, "GET"},
 	} {
 		r := b.send(tt.method, tt.path, hdr(), nil)
 		if r.status != tt.status || r.header.Get("Allow") != tt.allow || tt.method != http.MethodHead && r.Code != api.CodeParameter {
@@ -271,6 +273,21 @@ func TestInternalFailures(t *testing.T) {
 				t.Errorf("afterwards: %s", r.raw)
 			}
 		})
+	}
+}
+
+// Old versions of TLS are refused before a byte of HTTP.
+func TestTLSVersion(t *testing.T) {
+	b := newBed(t)
+	tr := b.http.Transport.(*http.Transport)
+	tr.TLSClientConfig.MaxVersion = tls.VersionTLS12
+	resp, err := b.http.Get(b.url)
+	if err == nil {
+		resp.Body.Close()
+		t.Fatalf("TLS %x was taken", resp.TLS.Version)
+	}
+	if !strings.Contains(err.Error(), "protocol version") {
+		t.Error(err)
 	}
 }
 

@@ -149,6 +149,9 @@ func newHandler(s Service, a Authenticator, o Options, routes []route) http.Hand
 		allowed[rt.path] = append(allowed[rt.path], rt.method)
 		h.mux.HandleFunc(rt.method+" "+rt.path, func(w http.ResponseWriter, r *http.Request) {
 			h.serve(w, r, rt.path, func(q *request) (any, error) {
+				if r.Method != rt.method { // the mux sends HEAD to GET, and a stream without a body helps nobody
+					return nil, notAllowed(w, r, []string{rt.method})
+				}
 				if err := h.admit(q, rt.access); err != nil {
 					return nil, err
 				}
@@ -159,11 +162,7 @@ func newHandler(s Service, a Authenticator, o Options, routes []route) http.Hand
 	for p, methods := range allowed {
 		h.mux.HandleFunc(p, func(w http.ResponseWriter, r *http.Request) {
 			h.serve(w, r, p, func(*request) (any, error) {
-				w.Header().Set("Allow", strings.Join(methods, ", "))
-				return nil, &Error{
-					Status: http.StatusMethodNotAllowed, Code: CodeParameter,
-					Msg: "method: " + Quote(r.Method) + " is not one of " + strings.Join(methods, ", "),
-				}
+				return nil, notAllowed(w, r, methods)
 			})
 		})
 	}
@@ -178,6 +177,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.mux.ServeHTTP(w, r)
+}
+
+func notAllowed(w http.ResponseWriter, r *http.Request, methods []string) *Error {
+	allow := strings.Join(methods, ", ")
+	w.Header().Set("Allow", allow)
+	return &Error{
+		Status: http.StatusMethodNotAllowed, Code: CodeParameter,
+		Msg: "method: " + Quote(r.Method) + " is not one of " + allow,
+	}
 }
 
 func (h *handler) noRoute(w http.ResponseWriter, r *http.Request) {
@@ -306,8 +314,10 @@ func (h *handler) admit(q *request, need access) error {
 	case errors.Is(err, ErrUnknownToken):
 		return refused
 	case errors.Is(err, ErrAuthUnavailable):
-		h.log.Warn("caller not checked", "request_id", q.id, "route", q.seen.Route, "error", err.Error())
-		return Busy(retryAuth, "the token cannot be checked now, try again later")
+		ref := newID()
+		q.seen.Reference = ref
+		h.log.Warn("caller not checked", "reference", ref, "request_id", q.id, "route", q.seen.Route, "error", err.Error())
+		return Busy(retryAuth, "the token cannot be checked now, try again later; reference %s", ref)
 	case err != nil:
 		return err
 	}

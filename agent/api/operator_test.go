@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,14 +29,10 @@ func newSocket(t *testing.T) (*fake, *api.Client, string, func()) {
 	srv := api.NewServer(api.NewOperatorHandler(f, api.Options{}), nil, nil)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
-	closed := false
-	stop := func() {
-		if !closed {
-			closed = true
-			_ = srv.Close()
-			<-done
-		}
-	}
+	stop := sync.OnceFunc(func() {
+		_ = srv.Close()
+		<-done
+	})
 	t.Cleanup(stop)
 	return f, api.NewClient(path), path, stop
 }
