@@ -3,12 +3,12 @@ package obs
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -26,18 +26,17 @@ const (
 	securityKeyLimit = 64 << 10
 )
 
-// credentialsError says that nobody has credentials; had tells that somebody had before.
+// credentialsError says that nobody has credentials, and keeps what each source said as words: their
+// time-outs are not the caller's.
 type credentialsError struct {
-	err error
-	had bool
+	said []string
+	had  bool // somebody had some before
 }
 
 func (e *credentialsError) Error() string {
-	return "no credentials: neither in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or " +
-		"OBS_ACCESS_KEY_ID and OBS_SECRET_ACCESS_KEY), nor in the shared file, nor from the instance: " + e.err.Error()
+	return "no credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or OBS_ACCESS_KEY_ID " +
+		"and OBS_SECRET_ACCESS_KEY), nor elsewhere (" + strings.Join(e.said, "; ") + ")"
 }
-
-func (e *credentialsError) Unwrap() error { return e.err }
 
 // provider asks several sources in turn. Unlike the client's own chain it fails when all do: that one
 // goes on without a signature, and the operator reads "access denied" instead of "no credentials".
@@ -54,7 +53,7 @@ func (p *provider) RetrieveWithCredContext(cc *credentials.CredContext) (credent
 	}
 	ctx, cancel := context.WithTimeout(ctx, metadataPatience)
 	defer cancel()
-	var errs []error
+	var said []string
 	for _, s := range p.sources {
 		v, err := s.RetrieveWithCredContext(&credentials.CredContext{Client: metadataClient(), Context: ctx})
 		if err == nil && v.AccessKeyID != "" && v.SecretAccessKey != "" {
@@ -62,10 +61,10 @@ func (p *provider) RetrieveWithCredContext(cc *credentials.CredContext) (credent
 			return v, nil
 		}
 		if err != nil {
-			errs = append(errs, err)
+			said = append(said, err.Error())
 		}
 	}
-	return credentials.Value{}, &credentialsError{errors.Join(errs...), p.current != nil}
+	return credentials.Value{}, &credentialsError{said, p.current != nil}
 }
 
 func (p *provider) Retrieve() (credentials.Value, error) { return p.RetrieveWithCredContext(nil) }
