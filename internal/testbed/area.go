@@ -128,6 +128,7 @@ func sweepDead() {
 		}
 		_ = lock.Close()
 	}
+	sweepControlGroups()
 }
 
 // clearArea ends the processes of an area, unmounts and detaches what lies in it, and removes it.

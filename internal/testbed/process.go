@@ -148,16 +148,32 @@ func thaw(pid int) {
 // controlGroup is the name of the control group under which the containers of an area run.
 func controlGroup(dir string) string { return filepath.Base(dir) }
 
-// removeControlGroups removes the (empty) control groups of that name, in whichever hierarchy.
+// removeControlGroups removes the control groups of that name, in whichever hierarchy, and those below. A process
+// that was killed leaves its group when its parent has heard of it. The first process of a container hears of
+// it seconds later, so what can't be removed yet is left to the next sweep: an empty group harms nobody.
 func removeControlGroups(name string) {
-	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
-		groups, _ := filepath.Glob(pattern)
-		for _, g := range groups {
-			below, _ := filepath.Glob(g + "/*/")
-			for _, b := range below {
-				_ = os.Remove(strings.TrimSuffix(b, "/"))
-			}
-			_ = os.Remove(g)
+	for _, g := range controlGroups(name) {
+		below, _ := filepath.Glob(g + "/*/")
+		for _, b := range below {
+			_ = os.Remove(strings.TrimSuffix(b, "/"))
+		}
+		_ = os.Remove(g)
+	}
+}
+
+// sweepControlGroups removes the groups of areas that are gone.
+func sweepControlGroups() {
+	for _, g := range controlGroups(areaPrefix + "*") {
+		name := filepath.Base(g)
+		pid, _, _ := strings.Cut(strings.TrimPrefix(name, areaPrefix), "-")
+		if _, err := os.Stat("/proc/" + pid); os.IsNotExist(err) {
+			removeControlGroups(name)
 		}
 	}
+}
+
+func controlGroups(name string) []string {
+	groups, _ := filepath.Glob("/sys/fs/cgroup/" + name)
+	more, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
+	return append(groups, more...)
 }

@@ -67,12 +67,15 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 	if os.Getenv(childVariable) != "" {
 		point := testbed.Btrfs(t)
 		m := testbed.StartMinIO(t)
+		d := testbed.StartDocker(t)
+		id := d.Run(t, testbed.Container{Command: []string{"/bin/busybox", "sh", "-c", "/bin/busybox sleep 1000; echo " + point}})
+		post(t, d, "/containers/"+id+"/pause")
 		if err := os.WriteFile(os.Getenv(childVariable), []byte(point+"\n"+m.DataDir()), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		select {}
 	}
-	testbed.Need(t, "btrfs", "minio")
+	testbed.Need(t, "btrfs", "minio", "docker")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -80,9 +83,18 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 	told := filepath.Join(t.TempDir(), "told")
 	victim := exec.Command(self, "-test.run=^TestKilledProcessLeavesNothing$")
 	victim.Env = append(os.Environ(), childVariable+"="+told)
+	var said bytes.Buffer
+	victim.Stdout, victim.Stderr = &said, &said
 	if err := victim.Start(); err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		_ = victim.Process.Kill()
+		_ = victim.Wait()
+		if t.Failed() {
+			t.Logf("the victim said: %s", said.Bytes())
+		}
+	}()
 	var point, data string
 	waitFor(t, "the victim to be ready", func() bool {
 		text, err := os.ReadFile(told)
@@ -97,9 +109,10 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = victim.Wait()
+	area := filepath.Dir(filepath.Dir(point))
 	waitFor(t, "mounts, processes and folders to go", func() bool {
-		_, err := os.Stat(filepath.Dir(filepath.Dir(point)))
-		return os.IsNotExist(err) && !mounted(t, point+" ") && !running(data)
+		_, err := os.Stat(area)
+		return os.IsNotExist(err) && !mounted(t, area) && !running(area) && !running(data)
 	})
 }
 
