@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -290,15 +291,38 @@ func checkStore(f *faults, path, raw string) {
 			f.add(path, "must be file:///absolute/path, got %s", quote(raw))
 		}
 	case u.Scheme == "s3" || u.Scheme == "obs":
-		if u.Host == "" {
-			f.add(path, "must name a bucket (%s://bucket/prefix), got %s", u.Scheme, quote(raw))
-		} else if e := u.Query().Get("endpoint"); e != "" {
-			if eu, err := url.Parse(e); err != nil || eu.Host == "" || eu.Scheme != "https" && eu.Scheme != "http" {
-				f.add(path, "the endpoint must be http:// or https://host[:port], got %s", quote(e))
-			}
-		}
+		checkBucket(f, path, u)
 	default:
 		f.add(path, "the scheme must be one of file, s3, obs; got %s", quote(redact(raw)))
+	}
+}
+
+// storeParameters are those that internal/obs takes for a bucket; it has the last word on their values.
+var storeParameters = []string{"endpoint", "region", "addressing"}
+
+func checkBucket(f *faults, path string, u *url.URL) {
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		f.add(path, "what stands after the ? is not key=value&key=value")
+		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(query)) {
+		if !slices.Contains(storeParameters, key) { // its value may be a secret
+			f.add(path, "unknown parameter %s; known: %s", quote(key), strings.Join(storeParameters, ", "))
+			return
+		}
+	}
+	endpoint := query.Get("endpoint")
+	e, err := url.Parse(endpoint)
+	switch {
+	case u.Host == "":
+		f.add(path, "must name a bucket (%s://bucket/prefix)", u.Scheme)
+	case endpoint != "" && (err != nil || e.Host == "" || e.Scheme != "https" && e.Scheme != "http"):
+		f.add(path, "the endpoint must be http:// or https://host[:port], got %s", quote(redact(endpoint)))
+	case endpoint != "" && e.User != nil:
+		f.add(path, "the endpoint must not hold credentials")
+	case u.Scheme == "obs" && query.Get("region") == "":
+		f.add(path, "needs ?region=, such as ap-southeast-3")
 	}
 }
 

@@ -192,6 +192,9 @@ func TestFaults(t *testing.T) {
 		{"listener without tokens", "=" + strings.Replace(minimal, `listen: ""`, "", 1), "tokens_file: is required"},
 		{"report in the clear", "=" + strings.Replace(minimal, "https://control", "http://control", 1), "report.url: must be https (http to a loopback address only)"},
 		{"store bucket", "=" + strings.Replace(minimal, "file:///backups", "s3:///prefix", 1), "store.url: must name a bucket"},
+		{"store parameter", "=" + strings.Replace(minimal, "file:///backups", "s3://b?secret_key=hunter2", 1), `store.url: unknown parameter "secret_key"; known: endpoint, region, addressing`},
+		{"store endpoint", "=" + strings.Replace(minimal, "file:///backups", "s3://b?endpoint=minio:9000", 1), `store.url: the endpoint must be http:// or https://host[:port], got "minio:9000"`},
+		{"store region", "=" + strings.Replace(minimal, "file:///backups", "obs://b/p", 1), "store.url: needs ?region="},
 		{"store relative", "=" + strings.Replace(minimal, "file:///backups", "file://backups/x", 1), "store.url: must be file:///absolute/path"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -209,7 +212,7 @@ func TestFaults(t *testing.T) {
 
 // A password in a URL is named, not repeated.
 func TestNoSecretInFaults(t *testing.T) {
-	for _, u := range []string{"s3://key:hunter2@bucket/p", "ftp://key:hunter2@bucket/p", "s3://key:hunter2@bucket:x/%zz"} {
+	for _, u := range []string{"s3://key:hunter2@bucket/p", "ftp://key:hunter2@bucket/p", "s3://key:hunter2@bucket:x/%zz", "s3://b?password=hunter2", "s3://b?endpoint=https://k:hunter2@h"} {
 		_, err := config.Parse([]byte(strings.Replace(minimal, "file:///backups", u, 1)), "x")
 		if err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", u, err)
