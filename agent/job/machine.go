@@ -210,7 +210,10 @@ func (w *worker) begin(soft, work context.Context, j *Job) error {
 	}
 	c := change{edit: func(j *Job) {
 		j.Found, j.Hold, j.BootID = found, true, w.m.opts.BootID
-		j.HeldSince, j.HeldUntil = w.m.opts.Now().UTC(), time.Time{}
+		j.HeldSince, j.HeldUntil = time.Time{}, time.Time{}
+		if instance.Holds {
+			j.HeldSince = w.m.opts.Now().UTC()
+		}
 	}}
 	if j.Attempts == 0 {
 		c.emit = w.m.event(EventStarted)

@@ -273,14 +273,14 @@ func (m *Manager) removeLeftovers(ctx context.Context, jobs []*Job) {
 	if err != nil {
 		m.parts.Observer.Trouble("", "", "look for leftover snapshots", err)
 	}
-	named := map[Ref]bool{}
+	named := map[string]bool{} // by path: the volume that a snapshot is of is not always told by the snapshot
 	for _, j := range jobs {
 		for _, s := range j.Snapshots {
-			named[s.Ref] = true
+			named[s.Ref.Path] = true
 		}
 	}
 	for _, ref := range left {
-		if named[ref] {
+		if named[ref.Path] {
 			continue
 		}
 		if err := m.parts.RemoveLeftover(ctx, ref); err != nil {

@@ -80,8 +80,11 @@ type Signer interface {
 type Instance struct {
 	ID, Tenant string
 	Policy     Policy
-	Runtime    Runtime
-	Snapshots  Snapshotter
+	// Holds tells whether Runtime does anything. Without, the instance is never said to have been
+	// frozen, and the frozen deadline does not count.
+	Holds     bool
+	Runtime   Runtime
+	Snapshots Snapshotter
 }
 
 // Parts is the host as the Manager sees it. Its methods may be called from any goroutine.

@@ -245,7 +245,7 @@ func (l *life) parts() job.Parts {
 				return job.Instance{}, job.ErrNotFound
 			}
 			return job.Instance{
-				ID: id, Tenant: "acme", Policy: p.policy, Runtime: &fakeRuntime{l, id, p}, Snapshots: &fakeSnaps{l, id, p},
+				ID: id, Tenant: "acme", Policy: p.policy, Holds: true, Runtime: &fakeRuntime{l, id, p}, Snapshots: &fakeSnaps{l, id, p},
 			}, nil
 		},
 		Leftovers: func(context.Context) (refs []job.Ref, err error) {

@@ -36,28 +36,30 @@ const StatementVersion = 1
 // Statement is what a receipt states: this backup of this instance was stored, read back and
 // matched. Times are UTC.
 type Statement struct {
-	Version        int       `json:"version"`
-	Instance       string    `json:"instance"`
-	Tenant         string    `json:"tenant"`
-	Task           string    `json:"task"`
-	Job            string    `json:"job"`
-	Vault          string    `json:"vault"` // its id in the store
-	Backup         string    `json:"backup"`
-	Object         string    `json:"object"`          // the manifest's key in the store
-	ManifestSHA256 string    `json:"manifest_sha256"` // of the stored object, hex
-	Store          string    `json:"store"`           // URL without secrets
-	Files          uint64    `json:"files"`
-	Dirs           uint64    `json:"dirs"`
-	Bytes          uint64    `json:"bytes"`      // of content, as the instance sees it
-	BytesSent      uint64    `json:"bytes_sent"` // to the store for this backup
-	Frozen         time.Time `json:"frozen"`     // the backup holds the instance as it was from then on
-	FreezeSeconds  float64   `json:"freeze_seconds"`
-	Stored         time.Time `json:"stored"`
-	Verified       time.Time `json:"verified"`     // when the manifest was read back
-	Verification   string    `json:"verification"` // how deep, in words
-	Warnings       int       `json:"warnings"`     // what could not be kept exact; the manifest lists it
-	Host           string    `json:"host"`
-	Agent          string    `json:"agent"` // version
+	Version        int    `json:"version"`
+	Instance       string `json:"instance"`
+	Tenant         string `json:"tenant"`
+	Task           string `json:"task"`
+	Job            string `json:"job"`
+	Vault          string `json:"vault"` // its id in the store
+	Backup         string `json:"backup"`
+	Object         string `json:"object"`          // the manifest's key in the store
+	ManifestSHA256 string `json:"manifest_sha256"` // of the stored object, hex
+	Store          string `json:"store"`           // URL without secrets
+	Files          uint64 `json:"files"`
+	Dirs           uint64 `json:"dirs"`
+	Bytes          uint64 `json:"bytes"`      // of content, as the instance sees it
+	BytesSent      uint64 `json:"bytes_sent"` // to the store for this backup
+	// Frozen is when the freeze began: the backup holds the instance as it was from then on. Zero where
+	// nobody runs the instance, and nothing was frozen.
+	Frozen        time.Time `json:"frozen,omitzero"`
+	FreezeSeconds float64   `json:"freeze_seconds"`
+	Stored        time.Time `json:"stored"`
+	Verified      time.Time `json:"verified"`     // when the manifest was read back
+	Verification  string    `json:"verification"` // how deep, in words
+	Warnings      int       `json:"warnings"`     // what could not be kept exact; the manifest lists it
+	Host          string    `json:"host"`
+	Agent         string    `json:"agent"` // version
 }
 
 // Errors of receipts.

@@ -1,0 +1,358 @@
+// Package agent is the daemon: it owns every goroutine and every resource, opens them in order, runs
+// until its context ends, drains, and closes in reverse order.
+//
+// The programs call Open and Run. Run starts the jobs (agent/job), the delivery of reports
+// (agent/report), and the three listeners, and returns when none of their goroutines is left. A
+// crash leaves the journal, a socket file, and on the host what the journal names; the next Run
+// finishes or undoes that before it is ready. DESIGN.md has the life of a job and the decisions.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/agent/api"
+	"holdfast/agent/auth"
+	"holdfast/agent/config"
+	"holdfast/agent/job"
+	"holdfast/agent/metrics"
+	"holdfast/agent/report"
+	"holdfast/internal/obs"
+	"holdfast/internal/vault"
+)
+
+// Times that the configuration does not set, each with its reason.
+const (
+	// flushTime is what the last reports get to leave after the jobs have stopped: what stays goes
+	// out at the next start.
+	flushTime = 2 * time.Second
+	// shutdownTime is what calls under way get to be answered.
+	shutdownTime = 5 * time.Second
+)
+
+// Options are what an Agent is made of.
+type Options struct {
+	Config  *config.Config
+	Log     *slog.Logger // nil: nothing is logged
+	Version string       // of the build; goes into manifests, receipts and metrics
+	// Ready is called once, when commands are taken: after recovery, with all listeners serving. May be nil.
+	Ready func()
+}
+
+// Agent is one daemon. Run may be called once.
+type Agent struct {
+	cfg     *config.Config
+	log     *slog.Logger
+	version string
+	ready   func()
+	started time.Time
+
+	store     obs.Store
+	vaults    *vaults
+	journal   *job.Journal
+	manager   *job.Manager
+	watcher   *watcher
+	metrics   *metrics.Metrics
+	signer    *report.Signer
+	client    *http.Client
+	deliverer *report.Deliverer
+	instances map[string]*instance
+	auth      api.Authenticator
+	listeners listeners
+
+	serving atomic.Bool
+	close   func() error
+}
+
+// Open opens everything that the configuration names and binds the listeners, but serves nothing and
+// touches no instance. It contacts no object store: one that is away shows in the jobs. Close
+// undoes it; Run does so by itself.
+func Open(ctx context.Context, o Options) (_ *Agent, err error) {
+	a := &Agent{cfg: o.Config, log: o.Log, version: o.Version, ready: o.Ready, started: time.Now(), instances: map[string]*instance{}}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	if a.ready == nil {
+		a.ready = func() {}
+	}
+	var closers []func() error
+	a.close = sync.OnceValue(func() error {
+		var errs []error
+		for i := len(closers) - 1; i >= 0; i-- {
+			errs = append(errs, closers[i]())
+		}
+		return errors.Join(errs...)
+	})
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.close())
+		}
+	}()
+	opened := func(f func() error) { closers = append(closers, f) }
+
+	cfg := a.cfg
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("state_dir: %w", err)
+	}
+	if a.journal, err = job.OpenJournal(filepath.Join(cfg.StateDir, "journal.db")); err != nil {
+		return nil, err
+	}
+	opened(a.journal.Close)
+	a.metrics = metrics.New(metrics.Options{Version: a.version, Started: a.started, Stages: stages, Process: true})
+	if err := a.openStore(ctx, opened); err != nil {
+		return nil, err
+	}
+	if a.signer, err = report.LoadSigner(cfg.SigningKeyFile, rand.Reader); err != nil {
+		return nil, err
+	}
+	for i := range cfg.Instances {
+		in, err := newInstance(&cfg.Instances[i], cfg.HostID)
+		if err != nil {
+			return nil, fmt.Errorf("instance %q: %w", cfg.Instances[i].ID, err)
+		}
+		opened(in.runtime.Close)
+		a.instances[in.cfg.ID] = in
+	}
+	bootID, err := readBootID()
+	if err != nil {
+		return nil, err
+	}
+	a.watcher = newWatcher(a.log, a.metrics)
+	a.manager = job.New(a.journal, job.Parts{
+		Instance: a.jobInstance, Leftovers: a.leftovers, RemoveLeftover: removeSnapshot,
+		Backuper: a.vaults, Signer: receipts{a}, Observer: a.watcher,
+	}, job.Options{
+		Jobs: cfg.Limits.Jobs, Queue: cfg.Limits.Queue, FrozenDeadline: cfg.Limits.FrozenDeadline,
+		JobDeadline: cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout,
+		Now: time.Now, Rand: rand.Reader, BootID: bootID,
+	})
+	if err := a.openReports(opened); err != nil {
+		return nil, err
+	}
+	if cfg.Listen != "" {
+		static, err := auth.NewStatic(cfg.TokensFile, time.Now)
+		if err != nil {
+			return nil, fmt.Errorf("tokens_file: %w", err)
+		}
+		a.auth = authenticator(static)
+	}
+	if err := a.listeners.open(cfg); err != nil {
+		return nil, err
+	}
+	opened(a.listeners.close)
+	return a, nil
+}
+
+func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
+	cfg := a.cfg
+	identity, err := vault.LoadIdentity(cfg.KeyFile)
+	if err != nil {
+		return fmt.Errorf("key_file: %w", err)
+	}
+	nameKey, err := os.ReadFile(cfg.Store.NameKeyFile)
+	if err != nil {
+		return fmt.Errorf("store.name_key_file: %w", err)
+	}
+	// A job tries for as long as its deadlines allow, so that an outage of the store costs time only.
+	policy := obs.RetryPolicy{OnRetry: func(e obs.RetryEvent) {
+		a.log.Warn("store request failed, trying again", "op", e.Op, "key", e.Key, "attempt", e.Attempt,
+			"wait_seconds", e.Wait.Seconds(), "error", e.Err.Error())
+	}}
+	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{Observe: a.storeRequest, Retry: &policy})
+	if err != nil {
+		return fmt.Errorf("store.url: %w", err)
+	}
+	opened(a.store.Close)
+	a.vaults = &vaults{a: a, identity: identity, nameKey: []byte(strings.TrimSpace(string(nameKey))), open: map[string]*openVault{}}
+	opened(a.vaults.close)
+	return nil
+}
+
+func (a *Agent) storeRequest(e obs.Event) {
+	result := metrics.StoreOK
+	switch {
+	case errors.Is(e.Err, obs.ErrNotFound):
+		result = metrics.StoreNotFound
+	case e.Err != nil:
+		result = metrics.StoreError
+	}
+	a.metrics.StoreRequest(e.Op, e.Bytes, e.Duration, result, e.Retry > 0)
+}
+
+func (a *Agent) openReports(opened func(func() error)) error {
+	r := a.cfg.Report
+	var err error
+	if a.client, err = report.NewClient(report.ClientOptions{CAFile: r.CAFile}); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	opened(func() error { a.client.CloseIdleConnections(); return nil })
+	a.deliverer, err = report.New(outbox{a.manager}, report.Options{
+		URL: r.URL, Source: "urn:holdfast:host:" + a.cfg.HostID, Client: a.client, TokenFile: r.TokenFile,
+		UserAgent: "holdfast/" + a.version, Attempted: a.watcher.attempted,
+	})
+	if err != nil {
+		return fmt.Errorf("report.url: %w", err)
+	}
+	return nil
+}
+
+// readBootID names the boot of this host: an instance that was frozen in an earlier one is not now.
+func readBootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("boot id: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// Close releases what Open opened, in reverse order. It is idempotent; during Run it must not be called.
+func (a *Agent) Close() error { return a.close() }
+
+// Addr is the address of the control-plane listener, "" when it is off. The port is the real one
+// where the configuration says 0.
+func (a *Agent) Addr() string { return address(a.listeners.control) }
+
+// MetricsAddr is Addr for the metrics listener.
+func (a *Agent) MetricsAddr() string { return address(a.listeners.metrics) }
+
+func address(l net.Listener) string {
+	if l == nil {
+		return ""
+	}
+	return l.Addr().String()
+}
+
+// PublicKey is the PEM file with which a control plane verifies this host's receipts.
+func (a *Agent) PublicKey() ([]byte, error) { return a.signer.PublicPEM() }
+
+// Run recovers what an earlier life left, serves until ctx ends, drains and closes. After the end of
+// ctx it returns nil, else what kept it from serving. No goroutine of it is left then.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, a.Close()) }()
+	active, err := a.journal.Active()
+	if err != nil {
+		return err
+	}
+	a.watcher.begin(active)
+	for _, j := range active {
+		a.log.Info("job resumes", keyInstance, j.Instance, keyJob, j.ID, keyState, string(j.State))
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	// Reports leave, and callers are answered, until the jobs have come to rest.
+	late, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	serve := make(chan struct{}) // closed once recovery is done, or will never be
+	group.Go(func() error {
+		defer end()
+		began := sync.OnceFunc(func() { close(serve) })
+		defer began()
+		err := a.manager.Run(ctx, func() {
+			a.serving.Store(true)
+			began()
+			a.log.Info("ready", "instances", len(a.instances), "listen", a.Addr(), "version", a.version)
+			a.ready()
+		})
+		a.serving.Store(false)
+		a.flush(late)
+		return err
+	})
+	group.Go(func() error { return a.deliverer.Run(late) })
+	for _, s := range a.servers(late) {
+		group.Go(func() error {
+			if s.afterRecovery {
+				<-serve
+			}
+			return s.run(late)
+		})
+	}
+	err = group.Wait()
+	a.log.Info("stopped")
+	return err
+}
+
+// flush gives the last reports a moment to leave.
+func (a *Agent) flush(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, flushTime)
+	defer cancel()
+	tick := time.NewTicker(flushTime / 40)
+	defer tick.Stop()
+	for {
+		if n, err := a.journal.PendingReports(); err != nil || n == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Alive returns nil when the agent's loops advance: the journal answers, and no lock is stuck. It is what a
+// watchdog is fed with.
+func (a *Agent) Alive(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	if _, err := a.journal.PendingReports(); err != nil {
+		return err
+	}
+	a.manager.Counts()
+	return context.Cause(ctx)
+}
+
+var errNotReady = errors.New("the agent recovers or shuts down")
+
+// takesCommands is what readiness means.
+func (a *Agent) takesCommands() error {
+	if !a.serving.Load() || a.manager.Draining() {
+		return errNotReady
+	}
+	return nil
+}
+
+// authenticator adapts the callers of agent/auth to those of agent/api.
+func authenticator(s auth.Authenticator) api.Authenticator {
+	return api.AuthFunc(func(ctx context.Context, token string) (api.Caller, error) {
+		c, err := s.Authenticate(ctx, token)
+		switch {
+		case errors.Is(err, auth.ErrUnknownToken):
+			return api.Caller{}, fmt.Errorf("%w: %w", api.ErrUnknownToken, err)
+		case err != nil:
+			return api.Caller{}, fmt.Errorf("%w: %w", api.ErrAuthUnavailable, err)
+		}
+		return api.Caller{Tenant: c.Tenant, User: c.User, Role: api.Role(c.Role)}, nil
+	})
+}
+
+// outbox is the manager's outbox as agent/report wants it.
+type outbox struct{ m *job.Manager }
+
+func (o outbox) Heads() ([]report.Event, error) {
+	heads, err := o.m.Heads()
+	if err != nil {
+		return nil, err
+	}
+	events := make([]report.Event, len(heads))
+	for i, e := range heads {
+		events[i] = report.Event{Seq: e.Seq, ID: e.ID, Type: e.Type, Instance: e.Instance, Time: e.Time, Data: e.Data}
+	}
+	return events, nil
+}
+
+func (o outbox) Acknowledge(seq uint64) error           { return o.m.Acknowledge(seq) }
+func (o outbox) Refuse(seq uint64, reason string) error { return o.m.Refuse(seq, reason) }
+func (o outbox) Changed() <-chan struct{}               { return o.m.OutboxChanged() }

@@ -1,0 +1,169 @@
+package agent
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+
+	"holdfast/agent/job"
+	"holdfast/agent/metrics"
+	"holdfast/agent/report"
+)
+
+// Keys of log lines.
+const (
+	keyInstance = "instance"
+	keyJob      = "job"
+	keyTask     = "task"
+	keyState    = "state"
+	keyError    = "error"
+	keyReason   = "reason"
+	keyDuration = "duration_seconds"
+	keyBytes    = "bytes"
+)
+
+// stages are the states whose time is measured.
+var stages = []string{
+	string(job.Accepted), string(job.Freezing), string(job.Frozen), string(job.Snapshotting), string(job.Snapshotted),
+	string(job.Uploading), string(job.Stored), string(job.Reported), string(job.Held), string(job.Acknowledged),
+	string(job.Releasing), string(job.Released), string(job.Resuming), string(job.Suspending), string(job.Failing),
+}
+
+// working has the states in which a job does something; in the others it waits.
+var working = map[job.State]bool{
+	job.Freezing: true, job.Frozen: true, job.Snapshotting: true, job.Snapshotted: true, job.Uploading: true, job.Stored: true,
+	job.Releasing: true, job.Released: true, job.Resuming: true, job.Suspending: true, job.Failing: true,
+}
+
+// watcher turns what happens to jobs into log lines and metrics. It calls nothing of the manager's.
+type watcher struct {
+	log     *slog.Logger
+	metrics *metrics.Metrics
+
+	mu      sync.Mutex
+	active  map[string]bool         // jobs counted as working
+	frozen  map[string]bool         // jobs counted as holding their instance
+	counted map[string]job.Progress // bytes of a job that are in the counters
+}
+
+func newWatcher(log *slog.Logger, m *metrics.Metrics) *watcher {
+	return &watcher{log: log, metrics: m, active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]job.Progress{}}
+}
+
+// begin counts what the journal held at the start.
+func (w *watcher) begin(jobs []*job.Job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, j := range jobs {
+		w.count(j)
+	}
+}
+
+// count brings the gauges to the job's state. The lock is held.
+func (w *watcher) count(j *job.Job) {
+	if now := working[j.State]; now != w.active[j.ID] {
+		if now {
+			w.active[j.ID] = true
+			w.metrics.JobStarted()
+		} else {
+			delete(w.active, j.ID)
+			w.metrics.JobStopped()
+		}
+	}
+	if now := j.Hold && !j.HeldSince.IsZero(); now != w.frozen[j.ID] {
+		if now {
+			w.frozen[j.ID] = true
+			w.metrics.InstanceFrozen()
+		} else {
+			delete(w.frozen, j.ID)
+			w.metrics.InstanceThawed(time.Duration(j.FreezeSeconds(j.HeldUntil) * float64(time.Second)))
+		}
+	}
+}
+
+// Changed implements job.Observer.
+func (w *watcher) Changed(j *job.Job, from job.State) {
+	w.mu.Lock()
+	w.count(j)
+	if j.State == job.Stored {
+		res, done := j.Result, w.counted[j.ID]
+		w.add(job.Progress{BytesRead: res.BytesRead, BytesSent: res.BytesSent}, done)
+		w.metrics.BytesDeduplicated(res.BytesDeduplicated)
+		w.metrics.Warnings(res.Warnings)
+	}
+	if j.State != job.Uploading {
+		delete(w.counted, j.ID)
+	}
+	w.mu.Unlock()
+
+	if began, ended := j.Entered[from], j.Entered[j.State]; !began.IsZero() && ended.After(began) {
+		w.metrics.StageTook(string(from), ended.Sub(began))
+	}
+	log := w.log.With(keyInstance, j.Instance, keyJob, j.ID, keyTask, j.Task)
+	switch j.State {
+	case job.Accepted:
+		log.Info("job accepted", "attempt", j.Attempts+1)
+	case job.Reported:
+		log.Info("backup stored, report waits for its acknowledgement", "backup", j.Result.BackupID, keyBytes, j.Result.BytesRead,
+			"bytes_sent", j.Result.BytesSent, "warnings", j.Result.Warnings, keyDuration, j.Entered[job.Stored].Sub(j.AcceptedAt).Seconds())
+	case job.Held:
+		log.Error("instance is held frozen: the report was refused; release sends it again, resume lets the instance run", keyReason, j.Cause)
+	case job.Released:
+		log.Info("instance released", "freeze_seconds", j.FreezeSeconds(j.HeldUntil))
+	case job.Done:
+		w.metrics.JobFinished("backup", metrics.ResultSuccess, j.Entered[job.Done])
+		log.Info("job done", "resumed", j.ResumeAsked, keyDuration, j.Entered[job.Done].Sub(j.AcceptedAt).Seconds())
+	case job.Failed:
+		result := metrics.ResultFailed
+		if j.CancelAsked {
+			result = metrics.ResultCanceled
+		}
+		w.metrics.JobFinished("backup", result, j.Entered[job.Failed])
+		log.Error("job failed", keyReason, j.Cause)
+	case job.Suspending:
+		log.Warn("job is put off, its instance runs meanwhile")
+	default:
+		log.Debug("job advanced", keyState, string(j.State))
+	}
+}
+
+// add counts the bytes by which a job has grown. The lock is held. A later try of a job starts again
+// from zero; what it does again is counted again.
+func (w *watcher) add(now, before job.Progress) {
+	if now.BytesRead > before.BytesRead {
+		w.metrics.BytesRead(now.BytesRead - before.BytesRead)
+	}
+	if now.BytesSent > before.BytesSent {
+		w.metrics.BytesUploaded(now.BytesSent - before.BytesSent)
+	}
+}
+
+// Progressed implements job.Observer.
+func (w *watcher) Progressed(j *job.Job, p job.Progress) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.add(p, w.counted[j.ID])
+	w.counted[j.ID] = p
+}
+
+// Trouble implements job.Observer.
+func (w *watcher) Trouble(instance, id, doing string, err error) {
+	w.log.Warn("an act failed and will be tried again", keyInstance, instance, keyJob, id, "doing", doing, keyError, err.Error())
+}
+
+// attempted is told of each try to deliver a report.
+func (w *watcher) attempted(e report.Event, took time.Duration, err error, refused bool) {
+	log := w.log.With(keyInstance, e.Instance, "event", e.ID, "type", e.Type, keyDuration, took.Seconds())
+	switch {
+	case err == nil:
+		w.metrics.ReportAcknowledged()
+		log.Debug("report acknowledged")
+	case e.Seq == 0:
+		log.Debug("progress report was lost", keyError, err.Error())
+	case refused:
+		log.Error("report refused for good", keyError, err.Error())
+	default:
+		w.metrics.ReportRetried()
+		log.Warn("report not delivered, trying again", keyError, err.Error())
+	}
+}

@@ -1,0 +1,205 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"holdfast/agent/config"
+	"holdfast/agent/job"
+	"holdfast/agent/report"
+	"holdfast/agent/runtime"
+	"holdfast/internal/snapshot"
+)
+
+// instance is one configured instance with its driver.
+type instance struct {
+	cfg     *config.Instance
+	host    string
+	runtime runtime.Instance
+}
+
+func newInstance(cfg *config.Instance, host string) (*instance, error) {
+	c := runtime.Config{Kind: cfg.Runtime.Kind()}
+	if d := cfg.Runtime.Docker; d != nil {
+		c.Docker = runtime.DockerConfig{Host: d.Host, Container: d.Container, Timeout: d.Timeout, StopTimeout: d.StopTimeout}
+	}
+	if e := cfg.Runtime.Exec; e != nil {
+		c.Exec = runtime.ExecConfig{
+			Instance: cfg.ID, Freeze: e.Freeze, Thaw: e.Thaw, PowerDown: e.PowerDown, Start: e.Start, State: e.State, Timeout: e.Timeout,
+		}
+	}
+	driver, err := runtime.New(c)
+	if err != nil {
+		return nil, err
+	}
+	return &instance{cfg: cfg, host: host, runtime: driver}, nil
+}
+
+// restored tells whether every volume is on this host; else why not.
+func (in *instance) restored() error {
+	for _, v := range in.cfg.Volumes {
+		info, err := os.Stat(v.Path)
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", v.Name, err)
+		}
+		if !info.IsDir() {
+			return fmt.Errorf("volume %s: %s is no folder", v.Name, v.Path)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) jobInstance(id string) (job.Instance, error) {
+	in := a.instances[id]
+	if in == nil {
+		return job.Instance{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+	}
+	return job.Instance{
+		ID: id, Tenant: in.cfg.Tenant, Policy: job.Policy(in.cfg.Release), Holds: in.runtime.Holds(),
+		Runtime: driver{in.runtime}, Snapshots: snapshots{in},
+	}, nil
+}
+
+// driver is a runtime.Instance as agent/job wants it.
+type driver struct{ runtime.Instance }
+
+// State gives the driver's word; the two packages use the same names.
+func (d driver) State(ctx context.Context) (job.RuntimeState, error) {
+	s, err := d.Instance.State(ctx)
+	return job.RuntimeState(s), err
+}
+
+// snapshots makes the snapshots of an instance's volumes.
+type snapshots struct{ in *instance }
+
+func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
+	i := slices.IndexFunc(s.in.cfg.Volumes, func(v config.Volume) bool { return v.Name == volume })
+	if i < 0 {
+		return snapshot.Request{}, fmt.Errorf("volume %q is not in the configuration", volume)
+	}
+	v := s.in.cfg.Volumes[i]
+	return snapshot.Request{Volume: v.Path, Host: s.in.host, Job: jobID, Name: v.Name, Dir: v.SnapshotDir}, nil
+}
+
+// Plan chooses the provider of each volume by what it lies on now.
+func (s snapshots) Plan(_ context.Context, jobID string) ([]job.Snapshot, error) {
+	planned := make([]job.Snapshot, 0, len(s.in.cfg.Volumes))
+	for _, v := range s.in.cfg.Volumes {
+		r, err := s.request(jobID, v.Name)
+		if err != nil {
+			return nil, err
+		}
+		provider, _, err := snapshot.DetectIn(v.Path, v.SnapshotDir, v.Snapshot)
+		if err != nil {
+			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
+		}
+		ref, err := provider.Plan(r)
+		if err != nil {
+			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
+		}
+		planned = append(planned, job.Snapshot{Name: v.Name, Ref: job.Ref(ref)})
+	}
+	return planned, nil
+}
+
+func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapshot) (job.Snapshot, error) {
+	r, err := s.request(jobID, planned.Name)
+	if err != nil {
+		return job.Snapshot{}, err
+	}
+	provider, err := snapshot.ByName(planned.Ref.Provider)
+	if err != nil {
+		return job.Snapshot{}, err
+	}
+	made, err := provider.Create(ctx, r)
+	if err != nil {
+		return job.Snapshot{}, err
+	}
+	if job.Ref(made.Ref) != planned.Ref {
+		return job.Snapshot{}, fmt.Errorf("snapshot %s was planned as %s", made.Ref.Path, planned.Ref.Path)
+	}
+	planned.Root = made.Root
+	return planned, nil
+}
+
+// Stands looks for the snapshot among those on the host. One that is read in place has no path: it
+// stands for as long as the instance is held.
+func (s snapshots) Stands(ctx context.Context, snap job.Snapshot) (bool, error) {
+	if snap.Ref.Path == "" {
+		return true, nil
+	}
+	provider, err := snapshot.ByName(snap.Ref.Provider)
+	if err != nil {
+		return false, err
+	}
+	r, err := s.request("", snap.Name)
+	if err != nil {
+		return false, err
+	}
+	refs, err := provider.Leftovers(ctx, r)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(refs, func(ref snapshot.Ref) bool { return ref.Path == snap.Ref.Path }), nil
+}
+
+func (s snapshots) Remove(ctx context.Context, ref job.Ref) error { return removeSnapshot(ctx, ref) }
+
+func removeSnapshot(ctx context.Context, ref job.Ref) error {
+	provider, err := snapshot.ByName(ref.Provider)
+	if err != nil {
+		return err
+	}
+	return provider.Remove(ctx, snapshot.Ref(ref))
+}
+
+// leftovers lists the snapshots of this host beside all configured volumes. Where one can't be looked
+// at, the others are listed all the same.
+func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
+	var refs []job.Ref
+	var errs []error
+	seen := map[string]bool{}
+	for _, in := range a.instances {
+		for _, v := range in.cfg.Volumes {
+			if _, err := os.Stat(v.Path); errors.Is(err, os.ErrNotExist) {
+				continue // not restored to this host
+			}
+			provider, _, err := snapshot.DetectIn(v.Path, v.SnapshotDir, v.Snapshot)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("volume %q of %q: %w", v.Name, in.cfg.ID, err))
+				continue
+			}
+			found, err := provider.Leftovers(ctx, snapshot.Request{Volume: v.Path, Host: in.host, Name: v.Name, Dir: v.SnapshotDir})
+			if err != nil {
+				errs = append(errs, fmt.Errorf("volume %q of %q: %w", v.Name, in.cfg.ID, err))
+			}
+			for _, ref := range found {
+				if !seen[ref.Path] {
+					seen[ref.Path] = true
+					refs = append(refs, job.Ref(ref))
+				}
+			}
+		}
+	}
+	return refs, errors.Join(errs...)
+}
+
+// receipts signs what this host states about a backup.
+type receipts struct{ a *Agent }
+
+// Receipt is called while the instance is still held, so its freeze counts up to now.
+func (r receipts) Receipt(ctx context.Context, j *job.Job) (json.RawMessage, error) {
+	res := j.Result
+	return r.a.signer.Sign(ctx, report.Statement{
+		Instance: j.Instance, Tenant: j.Tenant, Task: j.Task, Job: j.ID,
+		Vault: res.VaultID, Backup: res.BackupID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
+		Store: r.a.store.String(), Files: res.Files, Dirs: res.Dirs, Bytes: res.BytesRead, BytesSent: res.BytesSent,
+		Frozen: j.HeldSince, FreezeSeconds: j.FreezeSeconds(time.Now()), Stored: j.Entered[job.Stored], Verified: res.Verified,
+		Verification: res.Depth, Warnings: res.Warnings, Host: r.a.cfg.HostID, Agent: r.a.version,
+	})
+}

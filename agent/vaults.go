@@ -1,0 +1,129 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"holdfast/agent/job"
+	"holdfast/internal/backup"
+	"holdfast/internal/vault"
+)
+
+// vaults opens each tenant's vault when it is first needed and keeps it open. It is the job.Backuper.
+type vaults struct {
+	a        *Agent
+	identity *vault.Identity
+	nameKey  []byte
+
+	mu   sync.Mutex
+	open map[string]*openVault // by tenant
+}
+
+// openVault is one tenant's vault; the turn lets one job open it while others of the tenant wait, and
+// those of other tenants do not.
+type openVault struct {
+	turn  chan struct{} // 1 token
+	vault *vault.Vault  // nil: not open yet; guarded by turn
+}
+
+func (v *vaults) of(ctx context.Context, tenant string) (*vault.Vault, error) {
+	v.mu.Lock()
+	o := v.open[tenant]
+	if o == nil {
+		o = &openVault{turn: make(chan struct{}, 1)}
+		o.turn <- struct{}{}
+		v.open[tenant] = o
+	}
+	v.mu.Unlock()
+	select {
+	case <-o.turn:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { o.turn <- struct{}{} }()
+	if o.vault == nil {
+		opened, err := v.openOrCreate(ctx, tenant)
+		if err != nil {
+			return nil, err
+		}
+		o.vault = opened
+	}
+	return o.vault, nil
+}
+
+// openOrCreate makes a missing vault only where the configuration says so and the store can put
+// conditionally: elsewhere two hosts could each make one for the same tenant, and what the loser
+// stored could not be read.
+func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault, error) {
+	store := v.a.store
+	opened, err := vault.Open(ctx, store, tenant, v.nameKey, v.identity)
+	if !errors.Is(err, vault.ErrNoVault) {
+		return opened, err
+	}
+	hint := fmt.Sprintf("make it with `holdfast vault create --store %s --vault %s --key %s --name-key %s --recipient age1…`",
+		store, tenant, v.a.cfg.KeyFile, v.a.cfg.Store.NameKeyFile)
+	if !v.a.cfg.Vault.AutoCreate {
+		return nil, fmt.Errorf("the tenant has no vault, and vault.auto_create is off; %s: %w", hint, err)
+	}
+	if !store.Capabilities().ConditionalPut {
+		return nil, fmt.Errorf("the tenant has no vault, and on this store two hosts could make it at the same time; %s: %w", hint, err)
+	}
+	opened, err = vault.Create(ctx, store, tenant, v.nameKey, v.a.cfg.Recipients, v.identity)
+	if errors.Is(err, vault.ErrVaultExists) { // another host was faster
+		return vault.Open(ctx, store, tenant, v.nameKey, v.identity)
+	}
+	if err == nil {
+		v.a.log.Info("vault created", "vault", opened.Info().ID)
+	}
+	return opened, err
+}
+
+// Backup runs the engine for a job.
+func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
+	opened, err := v.of(ctx, r.Tenant)
+	if err != nil {
+		return nil, fmt.Errorf("open vault: %w", err)
+	}
+	limits := v.a.cfg.Limits
+	o := backup.Options{
+		Vault: opened, Instance: r.Instance, Host: v.a.cfg.HostID, Agent: v.a.version,
+		Resume: r.Resume, PackIntent: r.PackIntent,
+		Progress: func(p backup.Progress) {
+			r.Progress(job.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent})
+		},
+		Budget: int64(limits.Memory) / int64(max(1, limits.Jobs)),
+	}
+	for _, s := range r.Sources {
+		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root})
+	}
+	res, err := backup.Run(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	out := &job.Result{
+		BackupID: res.BackupID, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
+		Files: res.Files, Dirs: res.Dirs, BytesRead: res.BytesRead, BytesNew: res.BytesNew, BytesSent: res.BytesSent,
+		BytesDeduplicated: res.BytesDeduplicated, Packs: res.Packs, Sampled: res.Sampled, Warnings: res.WarningCount,
+		Depth:   fmt.Sprintf("every pack confirmed by the store, manifest read back, %d chunks read back", res.Sampled),
+		Created: res.Created.UTC(), Verified: res.Verified.UTC(), StageSeconds: map[string]float64{},
+	}
+	for stage, d := range res.Stages {
+		out.StageSeconds[stage] = d.Seconds()
+	}
+	return out, nil
+}
+
+// close closes the vaults. No backup runs any more.
+func (v *vaults) close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, o := range v.open {
+		if o.vault != nil {
+			o.vault.Close()
+		}
+	}
+	v.open = map[string]*openVault{}
+	return nil
+}
