@@ -1,11 +1,75 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+
+	"holdfast/agent"
+	"holdfast/agent/config"
 )
+
+// demoAgent is an agent that runs inside this process.
+type demoAgent struct {
+	*agent.Agent
+	url   string
+	log   *bytes.Buffer // what it logged; only read once it has ended
+	end   context.CancelFunc
+	ended chan error
+}
+
+// errAgentEnded is the cause of the end of an agent that the demo no longer needs.
+var errAgentEnded = errors.New("the demo is over")
+
+// startAgent starts the agent and returns once it takes commands.
+func (d *demo) startAgent(ctx context.Context) (*demoAgent, error) {
+	file, err := d.config()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := config.Load(file)
+	if err != nil {
+		return nil, err
+	}
+	log := new(bytes.Buffer)
+	ready := make(chan struct{})
+	opened, err := agent.Open(ctx, agent.Options{
+		Config: cfg, Log: slog.New(slog.NewTextHandler(log, nil)), Version: build().Version,
+		Ready: func() { close(ready) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	// Not ctx: Ctrl-C first ends the demo, which then ends the agent in order.
+	running, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	a := &demoAgent{
+		Agent: opened, url: "https://" + opened.Addr(), log: log,
+		end: func() { end(errAgentEnded) }, ended: make(chan error, 1),
+	}
+	go func() { a.ended <- opened.Run(running) }()
+	select {
+	case <-ready:
+		return a, nil
+	case err := <-a.ended:
+		a.ended <- nil
+		return nil, errors.Join(err, errors.New("the agent ended at its start"))
+	case <-ctx.Done():
+		return nil, errors.Join(context.Cause(ctx), a.Close())
+	}
+}
+
+// Close ends the agent and waits for it. An error comes with what it logged.
+func (a *demoAgent) Close() error {
+	a.end()
+	if err := <-a.ended; err != nil {
+		return fmt.Errorf("the agent ended with: %w; it logged:\n%s", err, a.log)
+	}
+	return nil
+}
 
 // config is the agent's configuration, as an operator would write it.
 func (d *demo) config() (string, error) {

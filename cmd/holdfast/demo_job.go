@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"time"
 
 	"holdfast/agent/report"
@@ -93,7 +92,7 @@ func (d *demo) backup(ctx context.Context, request string) error {
 	}
 	ratio := ""
 	if c.New < c.Read {
-		ratio = fmt.Sprintf(" (%.1f%% was known already)", 100*float64(c.Read-c.New)/float64(c.Read))
+		ratio = fmt.Sprintf(" (%.1f%% deduplicated)", 100*float64(c.Read-c.New)/float64(c.Read))
 	}
 	if err := d.step("backup", "%s: read %s in %s, %s new%s, sent %s; %s after the command", c.Backup,
 		size(c.Read), count(c.Files, "file", "files"), size(c.New), ratio, size(c.Sent), seconds(time.Since(start))); err != nil {
@@ -128,7 +127,7 @@ func (d *demo) backup(ctx context.Context, request string) error {
 
 // checkReceipt verifies the signature of a report's receipt, and what it states against the store.
 func (d *demo) checkReceipt(ctx context.Context, c completed) error {
-	file, err := os.ReadFile(d.in("signing.pem.pub")) // the agent made the key at its first start
+	file, err := d.agent.PublicKey()
 	if err != nil {
 		return err
 	}

@@ -58,6 +58,7 @@ func TestScript(t *testing.T) {
 			"sample":      writeSample,
 			"setout":      setOut,
 			"listing":     listing,
+			"kept":        kept,
 		},
 	})
 }
@@ -91,7 +92,10 @@ func interruptedAt(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	cmd := exec.Command(program, args[1:]...)
 	cmd.Dir = ts.MkAbs(".")
-	cmd.Env = append(os.Environ(), "HOLDFAST_SOCKET="+ts.Getenv("HOLDFAST_SOCKET"))
+	cmd.Env = os.Environ()
+	for _, k := range []string{"HOLDFAST_SOCKET", "TMPDIR"} {
+		cmd.Env = append(cmd.Env, k+"="+ts.Getenv(k))
+	}
 	out, err := cmd.StdoutPipe()
 	ts.Check(err)
 	cmd.Stderr = ts.Stderr()
@@ -235,6 +239,18 @@ func setOut(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("nothing on stdout")
 	}
 	ts.Setenv(args[0], last)
+}
+
+// kept NAME sets a variable to the only folder that a demo left.
+func kept(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: kept NAME")
+	}
+	folders := matches(ts, ".tmp/holdfast-demo-*", 1)
+	if len(folders) != 1 {
+		ts.Fatalf("several demos were kept: %q", folders)
+	}
+	ts.Setenv(args[0], folders[0])
 }
 
 // listing DIR NAME… checks that the folder holds exactly these names.
