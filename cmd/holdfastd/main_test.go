@@ -8,11 +8,8 @@ import (
 	"testing"
 
 	"holdfast/agent/config"
-	"holdfast/internal/testbed"
 	"holdfast/systemd"
 )
-
-func TestMain(m *testing.M) { testbed.LeakCheck(m) }
 
 func TestCommandLine(t *testing.T) {
 	dir := t.TempDir()
