@@ -1,6 +1,8 @@
 package tree
 
 import (
+	"strings"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -26,12 +28,12 @@ type level struct {
 }
 
 // push makes fd, the folder name below the last one, the last one. The chain owns fd from here on.
-func (c *chain) push(name string, fd int, id fileID) {
+func (c *chain) push(name cname, fd int, id fileID) {
 	if len(c.levels) > 0 {
 		if len(c.path) > 0 {
 			c.path = append(c.path, '/')
 		}
-		c.path = append(c.path, name...)
+		c.path = append(c.path, name.bytes()...)
 	}
 	c.levels = append(c.levels, level{fd: fd, id: id, end: len(c.path)})
 	for len(c.levels)-c.lowest > maxOpen {
@@ -91,13 +93,16 @@ func (c *chain) fd() (int, error) {
 }
 
 // join gives the path of name in the last folder.
-func (c *chain) join(name string) string {
+func (c *chain) join(name cname) string {
 	if len(c.path) == 0 {
-		return name
+		return name.String()
 	}
-	b := make([]byte, 0, len(c.path)+1+len(name))
-	b = append(append(append(b, c.path...), '/'), name...)
-	return string(b)
+	var b strings.Builder
+	b.Grow(len(c.path) + len(name))
+	b.Write(c.path)
+	b.WriteByte('/')
+	b.Write(name.bytes())
+	return b.String()
 }
 
 // holds says whether path lies below the last folder.

@@ -55,6 +55,17 @@ func statAt(dirfd int, name string, st *unix.Statx_t) error {
 	}
 }
 
+// statName is statAt for a name of a listing, which needs no copy.
+func statName(dirfd int, name cname, st *unix.Statx_t) error {
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_STATX, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])),
+			unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, statMask, uintptr(unsafe.Pointer(st)), 0)
+		if e != unix.EINTR {
+			return errnoErr(e)
+		}
+	}
+}
+
 // openAt opens name in dirfd; O_NOATIME among the flags is dropped where only the owner may use it.
 func openAt(dirfd int, name string, flags int, mode uint32) (int, error) {
 	for {
@@ -140,24 +151,20 @@ type xattrArgs struct {
 	flags uint32
 }
 
-// listXattrs puts the NUL-ended names of the attributes of name in dirfd into buf; with an empty
+// listXattrs puts the NUL-ended names of the attributes of name in dirfd into buf; without a
 // name those of the open descriptor dirfd. A link is not followed.
-func listXattrs(dirfd int, name string, buf []byte) (int, error) {
-	if name == "" {
+func listXattrs(dirfd int, name cname, buf []byte) (int, error) {
+	if name == nil {
 		return unix.Flistxattr(dirfd, buf)
 	}
 	if !noXattrAt.Load() {
-		p, err := unix.BytePtrFromString(name)
-		if err != nil {
-			return 0, err
-		}
-		n, _, e := unix.Syscall6(unix.SYS_LISTXATTRAT, uintptr(dirfd), uintptr(unsafe.Pointer(p)),
+		n, _, e := unix.Syscall6(unix.SYS_LISTXATTRAT, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])),
 			unix.AT_SYMLINK_NOFOLLOW, uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)), 0)
 		if !missingCall(e) {
 			return int(n), errnoErr(e)
 		}
 	}
-	n, err := unix.Llistxattr(procFD(dirfd, name), buf)
+	n, err := unix.Llistxattr(procFD(dirfd, name.String()), buf)
 	if err == nil {
 		// Only now is it known that the call above failed for being missing, not for the file.
 		noXattrAt.Store(true)
@@ -166,27 +173,23 @@ func listXattrs(dirfd int, name string, buf []byte) (int, error) {
 }
 
 // getXattr is listXattrs for the value of one attribute. buf must be on the heap.
-func getXattr(dirfd int, name, attr string, buf []byte) (int, error) {
-	if name == "" {
+func getXattr(dirfd int, name cname, attr string, buf []byte) (int, error) {
+	if name == nil {
 		return unix.Fgetxattr(dirfd, attr, buf)
 	}
 	if noXattrAt.Load() {
-		return unix.Lgetxattr(procFD(dirfd, name), attr, buf)
-	}
-	p, err := unix.BytePtrFromString(name)
-	if err != nil {
-		return 0, err
+		return unix.Lgetxattr(procFD(dirfd, name.String()), attr, buf)
 	}
 	a, err := unix.BytePtrFromString(attr)
 	if err != nil {
 		return 0, err
 	}
 	args := &xattrArgs{value: uint64(uintptr(unsafe.Pointer(&buf[0]))), size: uint32(len(buf))}
-	n, _, e := unix.Syscall6(unix.SYS_GETXATTRAT, uintptr(dirfd), uintptr(unsafe.Pointer(p)),
+	n, _, e := unix.Syscall6(unix.SYS_GETXATTRAT, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])),
 		unix.AT_SYMLINK_NOFOLLOW, uintptr(unsafe.Pointer(a)), uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args))
 	runtime.KeepAlive(buf)
 	if missingCall(e) {
-		return unix.Lgetxattr(procFD(dirfd, name), attr, buf)
+		return unix.Lgetxattr(procFD(dirfd, name.String()), attr, buf)
 	}
 	return int(n), errnoErr(e)
 }

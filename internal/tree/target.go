@@ -67,7 +67,7 @@ func (t *Target) prepare(dir string) error {
 	var l listing
 	fd, err := openAt(t.root, ".", openDir, 0)
 	if err == nil {
-		t.chain.push("", fd, fileID{})
+		t.chain.push(cname{0}, fd, fileID{})
 		t.dirs = append(t.dirs, nil)
 		err = l.read(fd, make([]byte, 4<<10))
 	}
@@ -211,7 +211,7 @@ func (t *Target) folder(dirfd int, name string, e *Entry) error {
 		closeFD(fd)
 		return pathError("stat", e.Path, err)
 	}
-	t.chain.push(name, fd, idOf(&st))
+	t.chain.push(cname(name+"\x00"), fd, idOf(&st))
 	t.dirs = append(t.dirs, pathless(e))
 	return nil
 }

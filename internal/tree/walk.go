@@ -55,6 +55,7 @@ type walker struct {
 	links map[fileID]*linked
 	dents []byte
 	xattr *xattrReader
+	st    unix.Statx_t
 }
 
 // linked is a file of several names: where it was seen first, and how many names are still to come.
@@ -68,7 +69,7 @@ func (w *walker) run(ctx context.Context) error {
 	if err != nil {
 		return pathError("open", "", err)
 	}
-	if err := w.enter("", fd); err != nil {
+	if err := w.enter(cname{0}, fd); err != nil {
 		return err
 	}
 	for len(w.lists) > 0 {
@@ -80,9 +81,8 @@ func (w *walker) run(ctx context.Context) error {
 			w.leave()
 			continue
 		}
-		name := l.name(l.next)
 		l.next++
-		if err := w.visit(name); err != nil {
+		if err := w.visit(l.name(l.next - 1)); err != nil {
 			return err
 		}
 	}
@@ -90,21 +90,20 @@ func (w *walker) run(ctx context.Context) error {
 }
 
 // visit gives one name of the last folder of the chain.
-func (w *walker) visit(name string) error {
+func (w *walker) visit(name cname) error {
 	dirfd, err := w.chain.fd()
 	if err != nil {
 		return w.lost(err)
 	}
 	// A name may become something else between two calls; a second look sees one state of it.
 	for try := 0; ; try++ {
-		var st unix.Statx_t
-		if err := statAt(dirfd, name, &st); err != nil {
+		if err := statName(dirfd, name, &w.st); err != nil {
 			return w.gone("stat", name, err)
 		}
-		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			err = w.visitDir(dirfd, name, &st)
+		if w.st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			err = w.visitDir(dirfd, name, &w.st)
 		} else {
-			err = w.visitOther(dirfd, name, &st)
+			err = w.visitOther(dirfd, name, &w.st)
 		}
 		if err != errAgain {
 			return err
@@ -129,7 +128,7 @@ func (w *walker) lost(err error) error {
 }
 
 // gone makes a warning of an error that means that name vanished.
-func (w *walker) gone(op, name string, err error) error {
+func (w *walker) gone(op string, name cname, err error) error {
 	path := w.chain.join(name)
 	if !vanished(err) {
 		return pathError(op, path, err)
@@ -147,7 +146,7 @@ func changed(err error) bool {
 }
 
 // visitDir gives the folder name and enters it, unless another file system begins there.
-func (w *walker) visitDir(dirfd int, name string, st *unix.Statx_t) error {
+func (w *walker) visitDir(dirfd int, name cname, st *unix.Statx_t) error {
 	id := idOf(st)
 	if what := w.boundary(id); what != "" {
 		path := w.chain.join(name)
@@ -155,7 +154,7 @@ func (w *walker) visitDir(dirfd int, name string, st *unix.Statx_t) error {
 		e := entryOf(path, st)
 		return skipped(w.fn(e))
 	}
-	fd, err := openAt(dirfd, name, w.chain.flags, 0)
+	fd, err := openAt(dirfd, name.String(), w.chain.flags, 0)
 	if err != nil {
 		if changed(err) {
 			return errAgain
@@ -188,19 +187,18 @@ func (w *walker) boundary(id fileID) string {
 }
 
 // enter gives the folder fd and makes it the last one of the chain.
-func (w *walker) enter(name string, fd int) error {
-	var st unix.Statx_t
-	path := ""
+func (w *walker) enter(name cname, fd int) error {
+	path, st := "", &w.st
 	if len(w.lists) > 0 {
 		path = w.chain.join(name)
 	}
-	if err := statAt(fd, "", &st); err != nil {
+	if err := statAt(fd, "", st); err != nil {
 		closeFD(fd)
 		return pathError("stat", path, err)
 	}
-	e := entryOf(path, &st)
+	id, e := idOf(st), entryOf(path, st)
 	var err error
-	if e.Xattrs, err = w.xattr.read(fd, ""); err != nil {
+	if e.Xattrs, err = w.xattr.read(fd, nil); err != nil {
 		closeFD(fd)
 		return pathError("read attributes of", path, err)
 	}
@@ -215,7 +213,7 @@ func (w *walker) enter(name string, fd int) error {
 		w.free = append(w.free, l)
 		return skipped(err)
 	}
-	w.chain.push(name, fd, idOf(&st))
+	w.chain.push(name, fd, id)
 	w.lists = append(w.lists, l)
 	return nil
 }
@@ -239,7 +237,7 @@ func (w *walker) leave() {
 }
 
 // visitOther gives what is no folder.
-func (w *walker) visitOther(dirfd int, name string, st *unix.Statx_t) error {
+func (w *walker) visitOther(dirfd int, name cname, st *unix.Statx_t) error {
 	path := w.chain.join(name)
 	id := idOf(st)
 	if id.mnt != w.root.id.mnt {
@@ -261,7 +259,7 @@ func (w *walker) visitOther(dirfd int, name string, st *unix.Statx_t) error {
 	}
 	var err error
 	if e.Kind == Symlink {
-		if e.Target, err = readLink(dirfd, name, int(st.Size)); err != nil {
+		if e.Target, err = readLink(dirfd, name.String(), int(st.Size)); err != nil {
 			if err == unix.EINVAL {
 				return errAgain
 			}
@@ -271,8 +269,8 @@ func (w *walker) visitOther(dirfd int, name string, st *unix.Statx_t) error {
 	if e.Xattrs, err = w.xattr.read(dirfd, name); err != nil {
 		return w.gone("read attributes of", name, err)
 	}
-	if st.Nlink > 1 {
-		w.links[id] = &linked{path: path, left: st.Nlink - 1}
+	if links := st.Nlink; links > 1 {
+		w.links[id] = &linked{path: path, left: links - 1}
 	}
 	return w.fn(e)
 }
@@ -317,6 +315,14 @@ func entryOf(path string, st *unix.Statx_t) *Entry {
 	return e
 }
 
+// cname is a name of a folder with the NUL that ends it for the kernel.
+type cname []byte
+
+// bytes gives the name without its end.
+func (n cname) bytes() []byte { return n[:len(n)-1] }
+
+func (n cname) String() string { return string(n.bytes()) }
+
 // listing holds the names of one folder, sorted, in two allocations however many there are.
 type listing struct {
 	names []byte
@@ -341,7 +347,10 @@ func (w *walker) listing() *listing {
 
 func (l *listing) bytes(s span) []byte { return l.names[s.off : s.off+uint32(s.len)] }
 
-func (l *listing) name(i int) string { return string(l.bytes(l.spans[i])) }
+func (l *listing) name(i int) cname {
+	s := l.spans[i]
+	return cname(l.names[s.off : s.off+uint32(s.len)+1])
+}
 
 var errHugeFolder = errors.New("the names in it take more than 4 GiB")
 
@@ -386,6 +395,6 @@ func (l *listing) add(d []byte) {
 			continue
 		}
 		l.spans = append(l.spans, span{off: uint32(len(l.names)), len: uint16(len(name))})
-		l.names = append(l.names, name...)
+		l.names = append(append(l.names, name...), 0)
 	}
 }

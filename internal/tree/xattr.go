@@ -28,8 +28,8 @@ func newXattrReader(off bool) *xattrReader {
 // maxInterned bounds how many different names or values are remembered.
 const maxInterned = 1024
 
-// read gives the attributes of name in dirfd, or with an empty name of dirfd itself, sorted.
-func (r *xattrReader) read(dirfd int, name string) ([]Xattr, error) {
+// read gives the attributes of name in dirfd, or without a name of dirfd itself, sorted.
+func (r *xattrReader) read(dirfd int, name cname) ([]Xattr, error) {
 	if r.off {
 		return nil, nil
 	}
