@@ -1,0 +1,164 @@
+package runtime_test
+
+import (
+	"errors"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"holdfast/agent/runtime"
+	"holdfast/internal/testbed"
+)
+
+func engine(t *testing.T, d *testbed.Docker) *client.Client {
+	t.Helper()
+	c, err := client.New(client.WithHost(d.Host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// twoWriters are two processes that append to their file as fast as they can, beside a third in a
+// session of its own.
+var twoWriters = []string{"/bin/sh", "-c", `
+	busybox setsid sh -c 'while :; do echo s >>/data/c; done' &
+	while :; do echo x >>/data/a; done &
+	while :; do echo y >>/data/b; done`}
+
+func dockerSubject(t *testing.T, d *testbed.Docker, policy string) (subject, string) {
+	t.Helper()
+	volume := t.TempDir()
+	id := d.Run(t, testbed.Container{Command: twoWriters, Binds: []string{volume + ":/data"}})
+	if policy != "" {
+		_, err := engine(t, d).ContainerUpdate(t.Context(), id, client.ContainerUpdateOptions{
+			RestartPolicy: &container.RestartPolicy{Name: container.RestartPolicyMode(policy)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	i, err := runtime.New(runtime.Config{Kind: runtime.KindDocker, Docker: runtime.DockerConfig{Host: d.Host, Container: id, StopTimeout: time.Second}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { i.Close() })
+	return subject{Instance: i, volume: volume, remove: func() {
+		if _, err := engine(t, d).ContainerRemove(t.Context(), id, client.ContainerRemoveOptions{Force: true}); err != nil {
+			t.Fatal(err)
+		}
+	}}, id
+}
+
+func TestDockerConforms(t *testing.T) {
+	d := testbed.StartDocker(t)
+	for _, policy := range []string{"", "always", "on-failure"} {
+		t.Run("policy "+policy, func(t *testing.T) {
+			conform(t, func(t *testing.T) subject {
+				s, _ := dockerSubject(t, d, policy)
+				return s
+			})
+		})
+	}
+}
+
+// The test of the test: what downFrozen looks for is there when the container is only killed.
+func TestPlainKillLetsAHeldContainerWrite(t *testing.T) {
+	d := testbed.StartDocker(t)
+	s, id := dockerSubject(t, d, "")
+	for range 50 {
+		s.writes(t)
+		do(t, "freeze", s.Freeze)
+		held := s.size(t)
+		if _, err := engine(t, d).ContainerKill(t.Context(), id, client.ContainerKillOptions{Signal: "KILL"}); err != nil {
+			t.Fatal(err)
+		}
+		if s.size(t) != held {
+			return
+		}
+		do(t, "start", s.Start)
+	}
+	t.Error("a plain kill let no byte through in 50 rounds: the writers are too slow to show anything")
+}
+
+func TestDockerStaysDown(t *testing.T) {
+	d := testbed.StartDocker(t)
+	for _, policy := range []string{"no", "always", "unless-stopped", "on-failure"} {
+		for _, frozen := range []bool{true, false} {
+			s, id := dockerSubject(t, d, policy)
+			if frozen {
+				do(t, "freeze", s.Freeze)
+			}
+			do(t, "power down", s.PowerDown)
+			time.Sleep(300 * time.Millisecond) // the engine's first pause before a restart is 100 ms
+			s.expect(t, runtime.Stopped)
+			res, err := engine(t, d).ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, want := string(res.Container.HostConfig.RestartPolicy.Name), policy
+			if policy == "always" || policy == "on-failure" {
+				want = "unless-stopped" // the others come up when the engine restarts
+			}
+			if got != want {
+				t.Errorf("policy %s became %s", policy, got)
+			}
+		}
+	}
+}
+
+func TestDockerCrashLoop(t *testing.T) {
+	d := testbed.StartDocker(t)
+	id := d.Run(t, testbed.Container{Command: []string{"/bin/sh", "-c", "exit 7"}})
+	_, err := engine(t, d).ContainerUpdate(t.Context(), id, client.ContainerUpdateOptions{RestartPolicy: &container.RestartPolicy{Name: "always"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := runtime.New(runtime.Config{Kind: "docker", Docker: runtime.DockerConfig{Host: d.Host, Container: id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	s := subject{Instance: i}
+	do(t, "power down", s.PowerDown)
+	time.Sleep(300 * time.Millisecond)
+	s.expect(t, runtime.Stopped)
+	_, err = engine(t, d).ContainerUpdate(t.Context(), id, client.ContainerUpdateOptions{RestartPolicy: &container.RestartPolicy{Name: "no"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil && !strings.Contains(err.Error(), "exit code 7") {
+		t.Errorf("start of one that ends at once: %v", err)
+	}
+}
+
+func TestDockerEngineAway(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	i, err := runtime.New(runtime.Config{Kind: "docker", Docker: runtime.DockerConfig{Host: "unix://" + socket, Container: "phone-1", Timeout: 300 * time.Millisecond}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	state, err := i.State(t.Context())
+	if state != runtime.Unknown || !errors.Is(err, runtime.ErrUnavailable) || !strings.Contains(err.Error(), "phone-1") {
+		t.Errorf("no socket: %s, %v", state, err)
+	}
+	if err := i.PowerDown(t.Context()); !errors.Is(err, runtime.ErrUnavailable) {
+		t.Errorf("power down: %v", err)
+	}
+	// An engine that takes the call and never answers.
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := i.Freeze(t.Context()); !errors.Is(err, runtime.ErrTimeout) {
+		t.Errorf("no answer: %v", err)
+	}
+}
