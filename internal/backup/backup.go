@@ -48,6 +48,10 @@ type Options struct {
 	// first thousand too. Nil is allowed.
 	Warn func(tree.Warning)
 
+	// CatalogueDir is a folder of this host's where a catalogue of each volume is kept, by which the next
+	// backup knows the files that did not change and need not be read. "" keeps none and reads all. What is
+	// in it may be deleted at any time.
+	CatalogueDir string
 	// Sample is how many of the chunks that were stored are read back at the end; 0 is 16, negative none.
 	Sample int
 	// Budget bounds the memory for content on its way, bytes; 0 is 96 MiB. Less than the least that
@@ -77,9 +81,11 @@ type Result struct {
 	Entries           uint64         `json:"entries"`
 	Files             uint64         `json:"files"`
 	Dirs              uint64         `json:"dirs"`
-	BytesRead         uint64         `json:"bytes_read"`
+	Unchanged         uint64         `json:"unchanged"`  // files that were not read, since they are as they were
+	Bytes             uint64         `json:"bytes"`      // content of the backup, holes not counted
+	BytesRead         uint64         `json:"bytes_read"` // of it
 	BytesNew          uint64         `json:"bytes_new"`
-	BytesDeduplicated uint64         `json:"bytes_deduplicated"`
+	BytesDeduplicated uint64         `json:"bytes_deduplicated"` // read, but known to the vault
 	BytesSent         uint64         `json:"bytes_sent"`
 	Packs             int            `json:"packs"`
 	Sampled           int            `json:"sampled"` // chunks that were read back and compared
@@ -99,11 +105,13 @@ const (
 
 // run is one call of Run.
 type run struct {
-	o      Options
-	w      *vault.Writer
-	packs  map[vault.PackID]bool
-	counts struct{ entries, files, dirs, read, fresh, sent atomic.Uint64 }
-	walked atomic.Bool
+	o       Options
+	w       *vault.Writer
+	packs   map[vault.PackID]bool
+	without []vault.PackID // that are missing from the store
+	cats    []*catalogue
+	counts  struct{ entries, files, dirs, unchanged, read, fresh, sent atomic.Uint64 }
+	walked  atomic.Bool
 
 	warnMu sync.Mutex
 	res    Result
@@ -134,23 +142,45 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Sample == 0 {
 		o.Sample = defaultSample
 	}
-	r := &run{o: o, packs: map[vault.PackID]bool{}}
-	r.res.Stages = map[string]time.Duration{}
-	r.res.Created = o.Now().UTC()
-	stop := r.tellProgress()
-	res, err := r.all(ctx)
-	stop()
+	res, err := once(ctx, o, nil)
+	if missing, ok := errors.AsType[*vault.MissingPacksError](err); ok {
+		// Somebody removed packs from the bucket. What they held has to be read and stored again; the
+		// old backups that rest on them are lost, which verify tells.
+		o.CatalogueDir = ""
+		res, err = once(ctx, o, missing.Packs)
+		if err == nil {
+			w := tree.Warning{What: missing.Error() + "; what this backup needed of them was stored anew"}
+			res.Warnings, res.WarningCount = append(res.Warnings, w), res.WarningCount+1
+			if o.Warn != nil {
+				o.Warn(w)
+			}
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("back up %s: %w", o.Instance, err)
 	}
 	return res, nil
 }
 
+// once makes a backup that does not use the packs without.
+func once(ctx context.Context, o Options, without []vault.PackID) (*Result, error) {
+	r := &run{o: o, without: without, packs: map[vault.PackID]bool{}}
+	r.res.Stages = map[string]time.Duration{}
+	r.res.Created = o.Now().UTC()
+	stop := r.tellProgress()
+	res, err := r.all(ctx)
+	stop()
+	for _, c := range r.cats {
+		c.close()
+	}
+	return res, err
+}
+
 func (r *run) all(ctx context.Context) (*Result, error) {
 	buffers := (r.o.Budget - int64(r.o.Workers)*workerMemory) / int64(r.o.Vault.Params().Pack)
 	start := r.o.Now()
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
-		Buffers: int(min(max(buffers, 2), 16)), Intent: r.o.PackIntent, Resume: r.o.Resume,
+		Buffers: int(min(max(buffers, 2), 16)), Intent: r.o.PackIntent, Resume: r.o.Resume, Without: r.without,
 		Sent: func(_ vault.PackID, n int64) { r.counts.sent.Add(uint64(n)) },
 	})
 	if err != nil {
@@ -184,10 +214,13 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, added []vault.
 	if err != nil {
 		return nil, err
 	}
+	for _, v := range volumes {
+		r.res.Bytes += v.Bytes
+	}
 	m := &vault.Manifest{
 		Instance: r.o.Instance, ID: vault.NewBackupID(r.res.Created), Host: r.o.Host, Agent: r.o.Agent,
 		Created: r.res.Created, Finished: r.o.Now().UTC(), Volumes: volumes, Packs: refs,
-		Bytes: r.counts.read.Load(), NewBytes: r.counts.sent.Load(),
+		Bytes: r.res.Bytes, NewBytes: r.counts.sent.Load(),
 	}
 	if err := r.o.Vault.WriteManifest(ctx, m); err != nil {
 		return nil, err
@@ -197,11 +230,15 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, added []vault.
 			return nil, err
 		}
 	}
+	for _, c := range r.cats {
+		c.keep()
+	}
 	r.stage("verify", &start)
 	res := &r.res
 	res.BackupID, res.Object, res.ManifestSHA256 = m.ID, m.Object, m.Digest
 	res.Entries, res.Files, res.Dirs = r.counts.entries.Load(), r.counts.files.Load(), r.counts.dirs.Load()
 	res.BytesRead, res.BytesNew, res.BytesSent = r.counts.read.Load(), r.counts.fresh.Load(), r.counts.sent.Load()
+	res.Unchanged = r.counts.unchanged.Load()
 	res.BytesDeduplicated = res.BytesRead - res.BytesNew
 	res.Packs = len(refs)
 	res.Verified = r.o.Now().UTC()

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"holdfast/internal/backup"
 	"holdfast/internal/obs"
@@ -270,6 +271,124 @@ func TestHolesAreNotRead(t *testing.T) {
 	if res.BytesRead > 64<<10 {
 		t.Errorf("read %d bytes of a file with 8", res.BytesRead)
 	}
+}
+
+// TestUnchangedFilesAreNotRead: with a catalogue, what did not change is not read, and the backup is the
+// same in every byte; what did change is found however it hides.
+func TestUnchangedFilesAreNotRead(t *testing.T) {
+	st := obs.NewMemory()
+	v := newVault(t, st)
+	dir, cache := t.TempDir(), t.TempDir()
+	want := makeTree(t, dir, 5, 600, 5)
+	o := backup.Options{
+		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: cache,
+		Now: func() time.Time { return time.Now().Add(time.Hour) }, // no time of change is too young
+	}
+	run := func() *backup.Result {
+		t.Helper()
+		res, err := backup.Run(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ref, err := v.Find(t.Context(), "i", res.BackupID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compare(t, contents(t, v, ref), want)
+		return res
+	}
+	first := run()
+	again := run()
+	if again.BytesRead != 0 || again.BytesSent != 0 || again.Bytes != first.Bytes || again.Unchanged == 0 || again.WarningCount != 0 {
+		t.Errorf("again: %+v", again)
+	}
+	// Size and mtime are put back; the time of change tells.
+	name := filepath.Join(dir, "large/1")
+	info, err := os.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want["large/1"][77] ^= 1
+	if err := os.WriteFile(name, want["large/1"], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(name, info.ModTime(), info.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	// A file takes another's place, one goes, one comes.
+	if err := os.Rename(filepath.Join(dir, "small/1/file 1"), filepath.Join(dir, "small/2/file 2")); err != nil {
+		t.Fatal(err)
+	}
+	want["small/2/file 2"] = want["small/1/file 1"]
+	delete(want, "small/1/file 1")
+	changed := run()
+	if changed.BytesRead == 0 || changed.BytesRead > uint64(len(want["large/1"]))+1<<20 {
+		t.Errorf("changed: read %d bytes", changed.BytesRead)
+	}
+	// By a clock that is an hour late everything changed just now, and may change again in the same tick.
+	o.Now = func() time.Time { return time.Now().Add(-time.Hour) }
+	run()
+	if r := run(); r.Unchanged != 0 {
+		t.Errorf("%d files whose time of change is now were not read", r.Unchanged)
+	}
+	// A catalogue that was damaged, or of another vault, costs a read and no more.
+	o.Now = func() time.Time { return time.Now().Add(time.Hour) }
+	run()
+	files, err := filepath.Glob(filepath.Join(cache, "*", "i+data"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("catalogues: %v, %v", files, err)
+	}
+	good, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range [][]byte{nil, good[:len(good)/2], append(bytes.Clone(good[:len(good)-40]), good[len(good)-39:]...), bytes.Repeat([]byte("x"), 100)} {
+		if err := os.WriteFile(files[0], bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if r := run(); r.WarningCount != 1 {
+			t.Errorf("catalogue of %d bytes: %d warnings", len(bad), r.WarningCount)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(cache, "*", ".*")); err != nil || len(left) != 0 {
+		t.Errorf("left in the folder of catalogues: %v, %v", left, err)
+	}
+}
+
+// TestPackThatWentAway: somebody deletes packs from the bucket; the next backup is whole all the same.
+func TestPackThatWentAway(t *testing.T) {
+	st := obs.NewMemory()
+	v := newVault(t, st)
+	dir := t.TempDir()
+	want := makeTree(t, dir, 6, 100, 5)
+	o := backup.Options{
+		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: t.TempDir(),
+		Now: func() time.Time { return time.Now().Add(time.Hour) },
+	}
+	if _, err := backup.Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	for i, err := range st.List(t.Context(), v.Info().ID+"/packs/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := st.Delete(t.Context(), i.Key); err != nil {
+			t.Fatal(err)
+		}
+		break
+	}
+	res, err := backup.Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.WarningCount != 1 {
+		t.Errorf("warnings: %v", res.Warnings)
+	}
+	ref, err := v.Find(t.Context(), "i", res.BackupID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, contents(t, v, ref), want)
 }
 
 func BenchmarkBackup(b *testing.B) {

@@ -39,6 +39,7 @@ type unit struct {
 	entries []*tree.Entry
 	large   bool // entries has one file, whose extents come through parts
 	size    int64
+	known   [][]vault.Extent // of each entry, nil where its content has to be read; nil when all have to
 	extents [][]vault.Extent // of each entry, once done is closed
 	parts   chan []vault.Extent
 	done    chan struct{}
@@ -48,6 +49,7 @@ type pipeline struct {
 	*run
 	root   *tree.Root
 	cutter *chunk.Cutter
+	before *previous          // what the last backup knew; nil when nothing
 	units  chan *unit         // to the workers
 	order  chan *unit         // the same, to the recipe
 	help   chan func(*worker) // a chunk that somebody who is idle may take
@@ -67,6 +69,14 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	rec, err := r.w.NewRecipe(r.packs)
 	if err != nil {
 		return vault.Volume{}, err
+	}
+	cat, err := r.catalogue(s.Volume)
+	if err != nil {
+		return vault.Volume{}, err
+	}
+	if cat != nil {
+		p.before = cat.before
+		rec.Tap = cat.page
 	}
 	vol := vault.Volume{Name: s.Volume, Kind: "tree"}
 	g, gctx := errgroup.WithContext(ctx)
@@ -105,6 +115,14 @@ func (p *pipeline) walk(ctx context.Context) error {
 		}
 		return nil
 	}
+	sendFull := func() error {
+		if b.size < bundleMax && len(b.entries) < bundleEntries {
+			return nil
+		}
+		full := b
+		b = newBundle()
+		return send(full)
+	}
 	err := p.root.Walk(ctx, tree.WalkOptions{Warn: p.warn}, func(e *tree.Entry) error {
 		p.counts.entries.Add(1)
 		content := e.Kind == tree.File && !e.HasLinkTo && e.Size > 0
@@ -113,6 +131,14 @@ func (p *pipeline) walk(ctx context.Context) error {
 			p.counts.files.Add(1)
 		case e.Kind == tree.Dir:
 			p.counts.dirs.Add(1)
+		}
+		if content && p.before != nil {
+			if known, ok := p.before.find(e); ok {
+				b.setKnown(known)
+				b.entries = append(b.entries, e)
+				p.counts.unchanged.Add(1)
+				return sendFull()
+			}
 		}
 		if content && e.Size > bundleMax {
 			if len(b.entries) > 0 {
@@ -127,12 +153,12 @@ func (p *pipeline) walk(ctx context.Context) error {
 		if content {
 			b.size += e.Size
 		}
-		if b.size >= bundleMax || len(b.entries) >= bundleEntries || b.size >= bundleMin && endsBundle(e.Path) {
+		if b.size >= bundleMin && endsBundle(e.Path) {
 			full := b
 			b = newBundle()
 			return send(full)
 		}
-		return nil
+		return sendFull()
 	})
 	if err != nil {
 		return err
@@ -144,6 +170,14 @@ func (p *pipeline) walk(ctx context.Context) error {
 }
 
 func newBundle() *unit { return &unit{done: make(chan struct{})} }
+
+// setKnown notes the extents of the entry that is added next.
+func (u *unit) setKnown(x []vault.Extent) {
+	for len(u.known) < len(u.entries) {
+		u.known = append(u.known, nil)
+	}
+	u.known = append(u.known, x)
+}
 
 // endsBundle is true for one path in eight, and depends on nothing but the path.
 func endsBundle(path string) bool {
@@ -175,12 +209,20 @@ func (p *pipeline) record(ctx context.Context, rec *vault.RecipeWriter, vol *vau
 			return err
 		}
 		for i, e := range u.entries {
-			it := vault.Item{Entry: *e}
+			var x []vault.Extent
 			if u.extents != nil {
-				it.Extents = u.extents[i]
+				x = u.extents[i]
 			}
-			if err := add(rec, vol, it); err != nil {
-				return err
+			// In the same parts as when the file was read, so that its page is the same bytes.
+			it := vault.Item{Entry: *e, Extents: x[:min(len(x), partExtents)]}
+			for {
+				if err := add(rec, vol, it); err != nil {
+					return err
+				}
+				if x = x[len(it.Extents):]; len(x) == 0 {
+					break
+				}
+				it = vault.Item{Entry: tree.Entry{Path: e.Path}, Continued: true, Extents: x[:min(len(x), partExtents)]}
 			}
 		}
 	}

@@ -45,13 +45,14 @@ const rereads = 3
 
 // bundle reads the small files of u, cuts their content as one, and sets u.extents.
 func (w *worker) bundle(u *unit) error {
-	if u.size == 0 {
+	if u.size == 0 && u.known == nil {
 		return nil
 	}
 	w.buf, w.spans = w.buf[:0], w.spans[:0]
 	u.extents = make([][]vault.Extent, len(u.entries))
+	copy(u.extents, u.known)
 	for i, e := range u.entries {
-		if e.Kind != tree.File || e.HasLinkTo || e.Size == 0 {
+		if i < len(u.known) && u.known[i] != nil || e.Kind != tree.File || e.HasLinkTo || e.Size == 0 {
 			continue
 		}
 		if err := w.smallFile(i, e); err != nil {

@@ -312,7 +312,6 @@ func rewrite(t testing.TB, st obs.Store, key string, change func([]byte) []byte)
 	must(t, st.Put(t.Context(), key, b))
 }
 
-
 func BenchmarkRestore(b *testing.B) {
 	src := b.TempDir()
 	makeTree(b, src, 4, 3000)

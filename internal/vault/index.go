@@ -141,9 +141,9 @@ func parseIndex(plain []byte, each func(chunk.Name, Loc)) error {
 	return nil
 }
 
-// loadIndex reads all segments. One that is damaged is an error: backing up without it would be
+// loadIndex reads all segments, and leaves out the rows of the packs without. One that is damaged is an error: backing up without it would be
 // possible, but the operator should hear of it.
-func (v *Vault) loadIndex(ctx context.Context) (*index, error) {
+func (v *Vault) loadIndex(ctx context.Context, without []PackID) (*index, error) {
 	var keys []obs.Info
 	for info, err := range v.st.List(ctx, v.indexPrefix()) {
 		if err != nil {
@@ -170,7 +170,11 @@ func (v *Vault) loadIndex(ctx context.Context) (*index, error) {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if err := v.openIndex(id, object, func(n chunk.Name, l Loc) { x.add(n, l) }); err != nil {
+			if err := v.openIndex(id, object, func(n chunk.Name, l Loc) {
+				if !slices.Contains(without, l.Pack) {
+					x.add(n, l)
+				}
+			}); err != nil {
 				return &CorruptError{Object: info.Key, Reason: err.Error()}
 			}
 			return nil

@@ -23,6 +23,9 @@ const (
 // RecipeWriter turns the items of one volume, in the order of the walk, into pages. It is for one
 // goroutine. What it adds belongs to its Writer.
 type RecipeWriter struct {
+	// Tap, when set before the first Add, gets every page and its items, which it must not keep.
+	Tap func(page []byte, items []Item) error
+
 	w     *Writer
 	namer *chunk.Namer
 	comp  *seal.Compressor
@@ -84,6 +87,11 @@ func (r *RecipeWriter) flush() error {
 	b, err := encodePage(r.items)
 	if err != nil {
 		return err
+	}
+	if r.Tap != nil {
+		if err := r.Tap(b, r.items); err != nil {
+			return err
+		}
 	}
 	ref, err := r.add(b)
 	if err != nil {

@@ -29,6 +29,8 @@ type WriterOptions struct {
 	Intent func(id string) error
 	// Resume names packs that an earlier try meant to send. Those that are there are used.
 	Resume []string
+	// Without names packs that are known to be missing: what they hold is stored anew.
+	Without []PackID
 	// Sent is told of every pack that the store confirmed, with its size. Nil is allowed.
 	Sent func(id PackID, bytes int64)
 }
@@ -98,7 +100,7 @@ const metaRun = 2 << 20
 
 // NewWriter returns a Writer that knows what the vault's index lists and what opts.Resume adds.
 func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, error) {
-	idx, err := v.loadIndex(ctx)
+	idx, err := v.loadIndex(ctx, opts.Without)
 	if err != nil {
 		return nil, err
 	}
@@ -330,8 +332,21 @@ func (w *Writer) unmap() {
 	w.all = nil
 }
 
+// MissingPacksError says that the index, or a catalogue, names packs that the store does not have.
+type MissingPacksError struct {
+	Vault string // id
+	Packs []PackID
+}
+
+func (e *MissingPacksError) Error() string {
+	return fmt.Sprintf("%d packs of vault %s are missing from the store, the first is %s", len(e.Packs), e.Vault, e.Packs[0])
+}
+
+// Is makes errors.Is(err, ErrCorrupt) true.
+func (e *MissingPacksError) Is(target error) bool { return target == ErrCorrupt }
+
 // PackRefs returns the packs of those ids with their sizes: from added where they are in it, else
-// from the store. One that the store does not have is a *CorruptError, so no manifest can name it.
+// from the store. When the store lacks some it returns a *MissingPacksError, so no manifest names them.
 func (v *Vault) PackRefs(ctx context.Context, ids []PackID, added []PackRef) ([]PackRef, error) {
 	sizes := make(map[PackID]int64, len(added))
 	for _, p := range added {
@@ -339,6 +354,8 @@ func (v *Vault) PackRefs(ctx context.Context, ids []PackID, added []PackRef) ([]
 	}
 	slices.SortFunc(ids, func(a, b PackID) int { return bytes.Compare(a[:], b[:]) })
 	refs := make([]PackRef, len(ids))
+	var mu sync.Mutex
+	var missing []PackID
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	for i, id := range ids {
@@ -349,7 +366,10 @@ func (v *Vault) PackRefs(ctx context.Context, ids []PackID, added []PackRef) ([]
 		g.Go(func() error {
 			info, err := v.st.Stat(ctx, v.packKey(id))
 			if errors.Is(err, obs.ErrNotFound) {
-				return &CorruptError{Object: v.packKey(id), Reason: "is missing from the store, but the index lists it"}
+				mu.Lock()
+				defer mu.Unlock()
+				missing = append(missing, id)
+				return nil
 			} else if err != nil {
 				return fmt.Errorf("look at pack %s: %w", id, err)
 			}
@@ -359,6 +379,9 @@ func (v *Vault) PackRefs(ctx context.Context, ids []PackID, added []PackRef) ([]
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
+	}
+	if len(missing) > 0 {
+		return nil, &MissingPacksError{Vault: v.info.ID, Packs: missing}
 	}
 	return refs, nil
 }

@@ -1,0 +1,167 @@
+package vault
+
+import (
+	"bufio"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"holdfast/internal/seal"
+	"holdfast/internal/tree"
+)
+
+// A catalogue is kept on the host's disk and never in the store: the pages of a recipe, and for each
+// item the inode and the time of its last change, which tell a later backup which files it need not read.
+// It is sealed, since it has the tenant's names, and so that nobody who can write to the disk makes a
+// backup name other content. A catalogue that is missing, torn or of another vault costs a full read.
+//
+//	"HFCATA" 0x00 0x01 | 16 random bytes | blocks: plain length u32 | sealed length u32 | sealed
+//
+// The key is derived from the random bytes, the nonce is the number of the block, so that blocks can't be
+// swapped, and the last block is empty, so that a cut off end is found.
+const (
+	catalogueMagic = "HFCATA\x00\x01"
+	maxBlock       = 2 * maxMeta
+)
+
+// CatalogueWriter writes one catalogue. It is for one goroutine.
+type CatalogueWriter struct {
+	w    *bufio.Writer
+	aead cipher.AEAD
+	comp *seal.Compressor
+	n    uint32
+	buf  []byte
+	out  []byte
+	box  []byte
+}
+
+// NewCatalogue begins a catalogue in w.
+func (v *Vault) NewCatalogue(w io.Writer) (*CatalogueWriter, error) {
+	comp, err := seal.NewCompressor(seal.Fastest, maxMeta)
+	if err != nil {
+		return nil, err
+	}
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // crypto/rand.Read never fails
+	c := &CatalogueWriter{w: bufio.NewWriterSize(w, 256<<10), comp: comp, aead: seal.NewAEAD(subkey(v.meta, "catalogue", id[:]))}
+	_, err = c.w.WriteString(catalogueMagic + string(id[:]))
+	return c, err
+}
+
+// Page adds a page as the recipe has it, with its items. A RecipeWriter's Tap calls it.
+func (c *CatalogueWriter) Page(page []byte, items []Item) error {
+	c.buf = binary.AppendUvarint(c.buf[:0], uint64(len(page)))
+	c.buf = append(c.buf, page...)
+	for i := range items {
+		c.buf = binary.AppendUvarint(c.buf, items[i].Ino)
+		c.buf = binary.AppendVarint(c.buf, items[i].Ctime.Sec)
+		c.buf = binary.AppendUvarint(c.buf, uint64(items[i].Ctime.Nsec))
+	}
+	return c.block(c.buf)
+}
+
+func (c *CatalogueWriter) block(plain []byte) error {
+	m, payload := c.comp.Compress(c.out, plain)
+	if m == seal.Zstd {
+		c.out = payload
+	}
+	need := len(payload) + seal.Overhead
+	if cap(c.box) < need {
+		c.box = make([]byte, need, 2*need)
+	}
+	c.box = c.box[:need]
+	seal.Seal(c.aead, packNonce(c.n), nil, m, payload, c.box)
+	c.n++
+	var head [8]byte
+	binary.LittleEndian.PutUint32(head[:], uint32(len(plain)))
+	binary.LittleEndian.PutUint32(head[4:], uint32(need))
+	if _, err := c.w.Write(head[:]); err != nil {
+		return err
+	}
+	_, err := c.w.Write(c.box)
+	return err
+}
+
+// Close ends the catalogue.
+func (c *CatalogueWriter) Close() error {
+	if err := c.block(nil); err != nil {
+		return err
+	}
+	return c.w.Flush()
+}
+
+// CatalogueReader reads what a CatalogueWriter wrote. It is for one goroutine.
+type CatalogueReader struct {
+	v    *Vault
+	r    *bufio.Reader
+	aead cipher.AEAD
+	n    uint32
+	box  []byte
+	buf  []byte
+}
+
+// errCatalogue is wrapped by every fault of a catalogue.
+var errCatalogue = errors.New("catalogue is not usable")
+
+// OpenCatalogue begins to read a catalogue of this vault.
+func (v *Vault) OpenCatalogue(r io.Reader) (*CatalogueReader, error) {
+	c := &CatalogueReader{v: v, r: bufio.NewReaderSize(r, 256<<10)}
+	var head [len(catalogueMagic) + 16]byte
+	if _, err := io.ReadFull(c.r, head[:]); err != nil || string(head[:len(catalogueMagic)]) != catalogueMagic {
+		return nil, fmt.Errorf("%w: it does not begin as one", errCatalogue)
+	}
+	c.aead = seal.NewAEAD(subkey(v.meta, "catalogue", head[len(catalogueMagic):]))
+	return c, nil
+}
+
+// Next returns the items of the next page with Ino and Ctime set, or io.EOF at the catalogue's proper
+// end. The slice is the caller's.
+func (c *CatalogueReader) Next() ([]Item, error) {
+	var head [8]byte
+	if _, err := io.ReadFull(c.r, head[:]); err != nil {
+		return nil, fmt.Errorf("%w: it is cut off", errCatalogue)
+	}
+	raw, sealed := binary.LittleEndian.Uint32(head[:]), binary.LittleEndian.Uint32(head[4:])
+	if raw > maxBlock || sealed > maxBlock {
+		return nil, fmt.Errorf("%w: a block is too long", errCatalogue)
+	}
+	if cap(c.box) < int(sealed) {
+		c.box = make([]byte, sealed)
+	}
+	c.box = c.box[:sealed]
+	if _, err := io.ReadFull(c.r, c.box); err != nil {
+		return nil, fmt.Errorf("%w: it is cut off", errCatalogue)
+	}
+	plain, err := seal.Open(c.aead, packNonce(c.n), nil, c.box, c.buf, int(raw))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errCatalogue, err)
+	}
+	c.n++
+	c.buf = plain
+	if raw == 0 {
+		return nil, io.EOF
+	}
+	n, k := binary.Uvarint(plain)
+	if k <= 0 || n > uint64(len(plain)-k) {
+		return nil, fmt.Errorf("%w: a block has no page", errCatalogue)
+	}
+	items, err := c.v.decodePage(plain[k : k+int(n)])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errCatalogue, err)
+	}
+	rest := plain[k+int(n):]
+	for i := range items {
+		ino, a := binary.Uvarint(rest)
+		sec, b := binary.Varint(rest[max(a, 0):])
+		nsec, d := binary.Uvarint(rest[max(a, 0)+max(b, 0):])
+		if a <= 0 || b <= 0 || d <= 0 {
+			return nil, fmt.Errorf("%w: a block has too few inodes", errCatalogue)
+		}
+		rest = rest[a+b+d:]
+		items[i].Ino, items[i].Ctime = ino, tree.Time{Sec: sec, Nsec: uint32(nsec)}
+	}
+	return items, nil
+}
