@@ -41,8 +41,13 @@ func TestSize(t *testing.T) {
 		in   uint64
 		want string
 	}{
-		{0, "0 B"}, {1023, "1023 B"}, {1024, "1.0 KiB"}, {1536, "1.5 KiB"},
-		{1<<20 - 1, "1.0 MiB"}, {5 << 30, "5.0 GiB"}, {1<<64 - 1, "16.0 EiB"},
+		{0, "0 B"},
+		{1023, "1023 B"},
+		{1024, "1.0 KiB"},
+		{1536, "1.5 KiB"},
+		{1<<20 - 1, "1.0 MiB"},
+		{5 << 30, "5.0 GiB"},
+		{1<<64 - 1, "16.0 EiB"},
 	} {
 		if got := size(c.in); got != c.want {
 			t.Errorf("size(%d) = %s, want %s", c.in, got, c.want)
@@ -55,7 +60,9 @@ func TestClock(t *testing.T) {
 		in   time.Duration
 		want string
 	}{
-		{0, "0:00"}, {1400 * time.Millisecond, "0:01"}, {75 * time.Second, "1:15"},
+		{0, "0:00"},
+		{1400 * time.Millisecond, "0:01"},
+		{75 * time.Second, "1:15"},
 		{time.Hour + 2*time.Minute + 3*time.Second, "1:02:03"},
 	} {
 		if got := clock(c.in); got != c.want {
