@@ -246,6 +246,32 @@ func TestMountsAreNotCrossed(t *testing.T) {
 	}
 	check(src, " a mnt sub z", "file mnt sub")
 	check(snap, " a file mnt mnt/hidden sub z", "sub")
+
+	// A read-only snapshot takes a shorter way to a file's content.
+	write(t, src, "a", "changed after the snapshot")
+	entries, _ := walk(t, snap)
+	r := openRoot(t, snap)
+	for _, e := range entries {
+		if e.Kind != tree.File {
+			continue
+		}
+		f, err := r.Open(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if same, err := r.Unchanged(e, f); !same || err != nil {
+			t.Errorf("%q: %v %v", e.Path, same, err)
+		}
+		other := *e
+		other.Ino++
+		if _, err := r.Open(&other); !errors.Is(err, tree.ErrChanged) {
+			t.Errorf("%q with another inode: %v", e.Path, err)
+		}
+		if _, err := f.Write([]byte("x")); err == nil {
+			t.Errorf("%q can be written", e.Path)
+		}
+		f.Close()
+	}
 }
 
 // TestVanishedIsAWarning removes names between the listing of their folder and their turn.
