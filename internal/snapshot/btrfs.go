@@ -69,7 +69,8 @@ func (btrfs) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	}
 	snap := &Snapshot{Ref: ref, Root: filepath.Join(ref.Path, at.rel)}
 	// Inode numbers are the same in a snapshot: another number means another folder than the volume.
-	if err := at.same(snap.Root); err != nil {
+	// And a subvolume made in the volume between the look and the call is found by looking again.
+	if err := errors.Join(at.same(snap.Root), at.nested(source)); err != nil {
 		return fail(errors.Join(err, removeBtrfs(ref)))
 	}
 	return snap, nil
@@ -164,30 +165,63 @@ func openOwned(folder string) (*os.File, error) {
 	return f, nil
 }
 
+func (btrfs) Stands(ctx context.Context, ref Ref) (bool, error) {
+	if err := checkRef(ctx, "look at", ref); err != nil {
+		return false, err
+	}
+	dir, name, err := openHolder("look at", ref)
+	if err == nil {
+		defer dir.Close()
+		if err = isSnapshot(dir, name); err == nil {
+			return true, nil
+		}
+		err = fmt.Errorf("look at %s: %w", ref.Path, err)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return false, err
+}
+
 // Remove is not flushed: after a power loss within the commit interval (30 seconds) the snapshot may
 // be there again, and Leftovers finds it.
 func (btrfs) Remove(ctx context.Context, ref Ref) error {
-	if ref.Provider != NameBtrfs || !filepath.IsAbs(ref.Path) || filepath.Clean(ref.Path) != ref.Path {
-		return fmt.Errorf("remove %q: %w: not a reference of provider %s", ref.Path, ErrUsage, NameBtrfs)
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("remove %s: %w", ref.Path, context.Cause(ctx))
+	if err := checkRef(ctx, "remove", ref); err != nil {
+		return err
 	}
 	return removeBtrfs(ref)
 }
 
-func removeBtrfs(ref Ref) error {
-	folder, name := filepath.Split(ref.Path)
-	folder = filepath.Clean(folder)
+func checkRef(ctx context.Context, verb string, ref Ref) error {
+	if ref.Provider != NameBtrfs || !filepath.IsAbs(ref.Path) || filepath.Clean(ref.Path) != ref.Path {
+		return fmt.Errorf("%s %q: %w: not a reference of provider %s", verb, ref.Path, ErrUsage, NameBtrfs)
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s %s: %w", verb, ref.Path, context.Cause(ctx))
+	}
+	return nil
+}
+
+// openHolder opens the snapshot folder that ref lies in and gives ref's name there.
+func openHolder(verb string, ref Ref) (*os.File, string, error) {
+	folder, name := filepath.Dir(ref.Path), filepath.Base(ref.Path)
 	if _, _, _, ok := parseName(name); !ok || filepath.Base(folder) != SnapshotFolder {
-		return fmt.Errorf("remove %s: %w: its name is not one that is given here", ref.Path, ErrForeign)
+		return nil, "", fmt.Errorf("%s %s: %w: its name is not one that is given here", verb, ref.Path, ErrForeign)
 	}
 	dir, err := openOwned(folder)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s %s: %w", verb, ref.Path, err)
+	}
+	return dir, name, nil
+}
+
+func removeBtrfs(ref Ref) error {
+	dir, name, err := openHolder("remove", ref)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("remove %s: %w", ref.Path, err)
+		return err
 	}
 	defer dir.Close()
 	err = isSnapshot(dir, name)
@@ -197,6 +231,7 @@ func removeBtrfs(ref Ref) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove %s: %w", ref.Path, err)
 	}
+	folder := filepath.Dir(ref.Path)
 	// Not empty or just removed by another job: both are fine.
 	if err := unix.Rmdir(folder); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("remove the empty folder %s: %w", folder, err)

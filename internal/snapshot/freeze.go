@@ -2,7 +2,9 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +47,17 @@ func (p freeze) Create(ctx context.Context, req Request) (*Snapshot, error) {
 		return nil, fmt.Errorf("volume %s: flush its file system: %w", req.Volume, err)
 	}
 	return &Snapshot{Ref: ref, Root: req.Volume, NeedsHold: true}, nil
+}
+
+func (freeze) Stands(_ context.Context, ref Ref) (bool, error) {
+	if ref.Provider != NameFreeze || ref.Path != "" {
+		return false, fmt.Errorf("look at %s: %w: not a reference of provider %s", ref.Path, ErrUsage, NameFreeze)
+	}
+	ok, err := statFolder(ref.Volume)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return ok, err
 }
 
 func (freeze) Remove(_ context.Context, ref Ref) error {

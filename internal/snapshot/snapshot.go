@@ -75,6 +75,12 @@ type Provider interface {
 	// at most what Plan named. An existing name is ErrExists.
 	Create(context.Context, Request) (*Snapshot, error)
 
+	// Stands tells whether what Ref names can still be read: a job that goes on after a restart asks
+	// before it trusts its journal. A snapshot is made in one step, so one that is there is whole. Where the
+	// volume is read in place, it is true when the volume is there; whether it was held all the time is
+	// not known here.
+	Stands(context.Context, Ref) (bool, error)
+
 	// Remove takes away what Ref names, and the folder that held it once that is empty. Nil when it
 	// is gone already. A path that is anything but a snapshot made here is left, with ErrForeign.
 	Remove(context.Context, Ref) error

@@ -144,14 +144,23 @@ func removeIdempotent(t *testing.T, s Subject) {
 	if err := s.Provider.Remove(t.Context(), ref); err != nil {
 		t.Errorf("planned, never made: %v", err)
 	}
-	create(t, s, "job-1")
+	made := create(t, s, "job-1")
+	stands(t, s, ref, true)
 	for i := range 2 {
 		if err := s.Provider.Remove(t.Context(), ref); err != nil {
 			t.Errorf("time %d: %v", i+1, err)
 		}
 	}
+	stands(t, s, ref, made.NeedsHold)
 	if err := s.Provider.Remove(t.Context(), snapshot.Ref{Provider: "other", Path: ref.Path, Volume: ref.Volume}); !errors.Is(err, snapshot.ErrUsage) {
 		t.Errorf("reference of another provider: %v", err)
+	}
+}
+
+func stands(t *testing.T, s Subject, ref snapshot.Ref, want bool) {
+	t.Helper()
+	if ok, err := s.Provider.Stands(t.Context(), ref); ok != want || err != nil {
+		t.Errorf("stands: %v, %v; want %v", ok, err, want)
 	}
 }
 
