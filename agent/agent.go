@@ -162,9 +162,11 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	if err != nil {
 		return fmt.Errorf("key_file: %w", err)
 	}
-	nameKey, err := os.ReadFile(cfg.Store.NameKeyFile)
-	if err != nil {
-		return fmt.Errorf("store.name_key_file: %w", err)
+	var nameKey []byte
+	if cfg.Store.NameKeyFile != "" {
+		if nameKey, err = os.ReadFile(cfg.Store.NameKeyFile); err != nil {
+			return fmt.Errorf("store.name_key_file: %w", err)
+		}
 	}
 	// A job tries for as long as its deadlines allow, so that an outage of the store costs time only.
 	policy := obs.RetryPolicy{OnRetry: func(e obs.RetryEvent) {
@@ -260,6 +262,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		began := sync.OnceFunc(func() { close(serve) })
 		defer began()
 		err := a.manager.Run(ctx, func() {
+			if ctx.Err() != nil {
+				return // told to stop before it could begin
+			}
 			a.serving.Store(true)
 			began()
 			a.log.Info("ready", "instances", len(a.instances), "listen", a.Addr(), "version", a.version)

@@ -55,7 +55,7 @@ func (c *Config) check(f *faults) {
 	absolute(f, "tokens_file", &c.TokensFile, c.Listen != "")
 
 	checkStore(f, "store.url", c.Store.URL)
-	absolute(f, "store.name_key_file", &c.Store.NameKeyFile, true)
+	absolute(f, "store.name_key_file", &c.Store.NameKeyFile, false)
 	absolute(f, "key_file", &c.KeyFile, true)
 	absolute(f, "signing_key_file", &c.SigningKeyFile, true)
 	for i, r := range c.Recipients {

@@ -112,7 +112,7 @@ type TLS struct {
 // Store is where backups go.
 type Store struct {
 	URL         string `yaml:"url"`           // file:///path, s3://bucket/prefix?…, obs://bucket/prefix?…
-	NameKeyFile string `yaml:"name_key_file"` // key that turns tenants into vault ids
+	NameKeyFile string `yaml:"name_key_file"` // secret that goes into vault ids; "" lets who knows a tenant's id find its vault
 }
 
 // Vault says how vaults come to be.

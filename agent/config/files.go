@@ -18,7 +18,9 @@ func (c *Config) CheckFiles() error {
 	f := &faults{src: c.src, seen: map[string]bool{}}
 	secretFile(f, "store.name_key_file", c.Store.NameKeyFile)
 	secretFile(f, "key_file", c.KeyFile)
-	secretFile(f, "signing_key_file", c.SigningKeyFile)
+	if _, err := os.Lstat(c.SigningKeyFile); !errors.Is(err, fs.ErrNotExist) { // the agent makes one at its first start
+		secretFile(f, "signing_key_file", c.SigningKeyFile)
+	}
 	secretFile(f, "tokens_file", c.TokensFile)
 	secretFile(f, "report.token_file", c.Report.TokenFile)
 	certificates(f, "report.ca_file", c.Report.CAFile)

@@ -67,7 +67,8 @@ type Options struct {
 type Progress struct {
 	Entries      uint64 `json:"entries"`
 	Files        uint64 `json:"files"`
-	BytesRead    uint64 `json:"bytes_read"`    // content of files
+	Bytes        uint64 `json:"bytes"`         // content of files that is dealt with: read, or known not to have changed
+	BytesRead    uint64 `json:"bytes_read"`    // of it
 	BytesNew     uint64 `json:"bytes_new"`     // of those, not known to the vault before
 	BytesSent    uint64 `json:"bytes_sent"`    // packs that the store confirmed
 	WalkFinished bool   `json:"walk_finished"` // what is left is to send and to confirm
@@ -271,7 +272,7 @@ func (r *run) tellProgress() (stop func()) {
 	tell := func() {
 		r.o.Progress(Progress{
 			Entries: r.counts.entries.Load(), Files: r.counts.files.Load(), BytesRead: r.counts.read.Load(),
-			BytesNew: r.counts.fresh.Load(), BytesSent: r.counts.sent.Load(), WalkFinished: r.walked.Load(),
+			Bytes: r.counts.read.Load() + r.counts.known.Load(), BytesNew: r.counts.fresh.Load(), BytesSent: r.counts.sent.Load(), WalkFinished: r.walked.Load(),
 		})
 	}
 	done, ended := make(chan struct{}), make(chan struct{})

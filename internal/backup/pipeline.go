@@ -137,6 +137,7 @@ func (p *pipeline) walk(ctx context.Context) error {
 				b.setKnown(known)
 				b.entries = append(b.entries, e)
 				p.counts.unchanged.Add(1)
+				p.counts.known.Add(uint64(e.Size))
 				return sendFull()
 			}
 		}
