@@ -228,7 +228,7 @@ func TestMountsAreNotCrossed(t *testing.T) {
 	for _, m := range [][2]string{{"other", "mnt"}, {"other/in", "file"}} {
 		at := filepath.Join(src, m[1])
 		tool(t, "/", "mount", "--bind", filepath.Join(mount, m[0]), at)
-		t.Cleanup(func() { unix.Unmount(at, unix.UMOUNT_NOFOLLOW) })
+		t.Cleanup(func() { _ = unix.Unmount(at, unix.UMOUNT_NOFOLLOW) })
 	}
 	check := func(dir, paths, warned string) {
 		t.Helper()

@@ -56,8 +56,7 @@ func NewTarget(dir string, warn func(Warning)) (*Target, error) {
 	t.setter.warn = warn
 	t.setter.root = os.Geteuid() == 0
 	if err := t.prepare(dir); err != nil {
-		t.Close() //nolint:errcheck // nothing was written
-		return nil, err
+		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
 }
@@ -266,10 +265,10 @@ func (t *Target) link(dirfd int, name string, e *Entry) error {
 		return pathError("link", e.Path, fmt.Errorf("%w: %s: %w", ErrUnsafePath, quote(e.LinkTo), err))
 	}
 	defer closeFD(from)
-	switch err := unix.Linkat(from, base, dirfd, name, 0); {
-	case err == nil:
+	switch err := unix.Linkat(from, base, dirfd, name, 0); err {
+	case nil:
 		return nil
-	case err == unix.ENOENT:
+	case unix.ENOENT:
 		return pathError("link", e.Path, fmt.Errorf("%w: %s: %w", ErrUnsafePath, quote(e.LinkTo), err))
 	default:
 		return t.skip(e, "link", err)
