@@ -623,3 +623,60 @@ func TestOpenFaults(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Invariant tenant-walls: what one tenant asks tells it nothing of another, and changes nothing of its.
+func TestInvariantTenantWalls(t *testing.T) {
+	h := newHost(t)
+	h.cfg += "\nrelease: control-plane\n"
+	h.start()
+	task := h.backup("acme", "same-id", "phone-1")
+	h.eventually("acknowledged", func() bool { return h.plane.took("holdfast.backup.completed", "phone-1") != nil })
+	// The request id of one tenant is free for another.
+	if other := h.backup("other", "same-id", "phone-3"); other == task {
+		t.Error("one task for two tenants")
+	}
+	for _, c := range []struct{ method, path, code string }{
+		{http.MethodGet, "/v1/instances/tasks/" + task, api.CodeParameter},
+		{http.MethodGet, "/v1/agent/tasks/" + task, api.CodeParameter},
+		{http.MethodGet, "/v1/agent/tasks/" + task + "/events", api.CodeParameter},
+		{http.MethodPost, "/v1/agent/tasks/" + task + "/cancel", api.CodeParameter},
+		{http.MethodPost, "/v1/agent/instances/phone-1/release", api.CodeNoPermission},
+		{http.MethodPost, "/v1/agent/instances/phone-1/resume", api.CodeNoPermission},
+	} {
+		a := h.call(c.method, c.path, "other", "r", "")
+		unknown := h.call(c.method, strings.NewReplacer(task, "0000", "phone-1", "nowhere").Replace(c.path), "other", "r", "")
+		if a.Code != c.code {
+			t.Errorf("%s %s: %s %s, want %s", c.method, c.path, a.Code, a.Msg, c.code)
+		}
+		if got, want := strings.NewReplacer(task, "0000", "phone-1", "nowhere").Replace(a.Msg), unknown.Msg; got != want {
+			t.Errorf("%s: %q, of one that is not there %q", c.path, a.Msg, want)
+		}
+	}
+	for _, path := range []string{"/v1/agent/instances", "/v1/agent/jobs", "/v1/agent/info"} {
+		a := h.call(http.MethodGet, path, "other", "r", "")
+		if a.Code != api.CodeOK || strings.Contains(string(a.Data), "phone-1") || strings.Contains(string(a.Data), "acme") {
+			t.Errorf("%s: %+v %s", path, a, a.Data)
+		}
+	}
+	if s := h.state("phone-1"); s != "frozen" {
+		t.Errorf("another tenant's call changed the instance: it is %s", s)
+	}
+	// Each tenant has a vault of its own: no object is named by both.
+	h.eventually("the other's backup", func() bool { return h.plane.took("holdfast.backup.completed", "phone-3") != nil })
+	folders, err := os.ReadDir(h.in("store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	vaults := 0
+	for _, f := range folders {
+		if len(f.Name()) == 32 {
+			vaults++
+		}
+		if strings.Contains(f.Name(), "acme") || strings.Contains(f.Name(), "other") {
+			t.Errorf("object name %s tells the tenant", f.Name())
+		}
+	}
+	if vaults != 2 {
+		t.Errorf("%d vaults: %v", vaults, folders)
+	}
+}

@@ -108,7 +108,7 @@ func tlsConfig(cfg config.TLS) (*tls.Config, error) {
 		return nil, err
 	}
 	c := &tls.Config{
-		MinVersion: tls.VersionTLS12,
+		MinVersion: tls.VersionTLS13,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			_ = load() // the last pair serves
 			return last.Load(), nil

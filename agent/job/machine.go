@@ -50,7 +50,7 @@ func (w *worker) run(soft, hard context.Context) {
 	w.mu.Lock()
 	w.cancel = cancel
 	w.mu.Unlock()
-	for {
+	for pause := firstPause; ; {
 		// What others ask for is in the journal before they signal, so each step begins by reading it.
 		j, err := w.m.journal.Job(w.id)
 		if err == nil {
@@ -59,18 +59,25 @@ func (w *worker) run(soft, hard context.Context) {
 			}
 			err = w.advance(soft, hard, work, j)
 		}
-		if errors.Is(err, errLeave) {
+		switch {
+		case err == nil:
+			pause = firstPause
+			continue
+		case errors.Is(err, errLeave), errors.Is(err, ErrNotFound):
 			return
 		}
-		if err != nil {
-			// Only the journal fails here. Without it nothing may be done, not even undone.
-			instance := ""
-			if j != nil {
-				instance = j.Instance
-			}
-			w.m.parts.Observer.Trouble(instance, w.id, "write the journal; the job rests until the next start", err)
+		// Only the journal fails here (a full disk, mostly). Without it nothing may be done, not even
+		// undone, so the step is tried again: every act can be done twice.
+		instance := ""
+		if j != nil {
+			instance = j.Instance
+		}
+		w.m.parts.Observer.Trouble(instance, w.id, "write the journal", err)
+		w.checked()
+		if sleep(soft, pause) != nil {
 			return
 		}
+		pause = min(2*pause, lastPause)
 	}
 }
 

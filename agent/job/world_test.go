@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -45,13 +46,28 @@ type phone struct {
 
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
-		t: t, journal: filepath.Join(t.TempDir(), "journal"), instances: map[string]*phone{}, snaps: map[string]int{},
+		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{},
 		backups: map[string][]int{}, packs: map[string]int{}, bootID: "boot-1",
 	}
 	for _, n := range names {
 		w.instances[n] = &phone{state: job.IsRunning, policy: job.ReleaseByAgent}
 	}
 	return w
+}
+
+// memoryDir is a folder that needs no disk where there is one: the matrix syncs thousands of times, and what
+// it tests is what was written, not what a disk keeps.
+func memoryDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "holdfast-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 func (w *world) fault(format string, args ...any) {

@@ -154,10 +154,7 @@ func (d *Deliverer) Run(ctx context.Context) error {
 			return nil
 		case o := <-done:
 			flying--
-			if err := d.settle(ctx, lines[o.e.Instance], o); err != nil {
-				timer.Stop()
-				return err
-			}
+			d.settle(ctx, lines[o.e.Instance], o)
 		case <-d.outbox.Changed():
 		case <-timer.C:
 		}
@@ -165,39 +162,35 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	}
 }
 
-func (d *Deliverer) settle(ctx context.Context, l *line, o outcome) error {
+// settle takes the outcome of a try. An outbox that can't be written (a full disk) is a failure as any
+// other: the event is sent again, with the same id.
+func (d *Deliverer) settle(ctx context.Context, l *line, o outcome) {
 	l.busy = false
 	if o.err != nil && ctx.Err() != nil {
-		return nil // interrupted, not failed
+		return // interrupted, not failed
+	}
+	var err error
+	switch {
+	case o.e.Seq == 0:
+	case o.err == nil:
+		err = d.outbox.Acknowledge(o.e.Seq)
+	case o.refused:
+		err = d.outbox.Refuse(o.e.Seq, o.err.Error())
+	}
+	if err != nil {
+		o.err, o.refused = fmt.Errorf("journal the answer to report %s: %w", o.e.ID, err), false
 	}
 	d.opts.Attempted(o.e, o.took, o.err, o.refused)
-	switch {
-	case o.err == nil || o.refused:
+	if o.err == nil || o.refused || o.e.Seq == 0 {
 		*l = line{}
-	case o.e.Seq == 0:
-		return nil
-	default:
-		l.failures++
-		pause := backOff(l.failures)
-		if o.after > 0 {
-			pause = o.after
-		}
-		l.next = time.Now().Add(pause)
-		return nil
+		return
 	}
-	if o.e.Seq == 0 {
-		return nil
+	l.failures++
+	pause := backOff(l.failures)
+	if o.after > 0 {
+		pause = o.after
 	}
-	if o.refused {
-		if err := d.outbox.Refuse(o.e.Seq, o.err.Error()); err != nil {
-			return fmt.Errorf("journal a refusal: %w", err)
-		}
-		return nil
-	}
-	if err := d.outbox.Acknowledge(o.e.Seq); err != nil {
-		return fmt.Errorf("journal an acknowledgement: %w", err)
-	}
-	return nil
+	l.next = time.Now().Add(pause)
 }
 
 // backOff is the pause after so many failures in a row: doubling, up to lastBackOff, of which a random

@@ -32,6 +32,7 @@ type box struct {
 	taken   []string
 	refused map[string]string
 	changed chan struct{}
+	fails   int // settlements that fail, as on a full disk
 }
 
 func newBox(events ...report.Event) *box {
@@ -68,6 +69,10 @@ func (b *box) settle(seq uint64) string {
 func (b *box) Acknowledge(seq uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.fails > 0 {
+		b.fails--
+		return errors.New("no space left on device")
+	}
 	b.taken = append(b.taken, b.settle(seq))
 	return nil
 }
@@ -218,6 +223,18 @@ func TestAnswers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An acknowledgement that can't be journalled is asked for again.
+func TestOutboxThatCantBeWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(ev(1, "a"))
+		b.fails = 3
+		got, _ := deliver(t, b, func(int, report.Event) (int, http.Header, error) { return 200, nil, nil }, time.Hour)
+		if len(got) != 4 || len(b.taken) != 1 {
+			t.Errorf("sent %v, taken %v", got, b.taken)
+		}
+	})
 }
 
 // What is not kept is sent once, and its failure holds nothing up.
