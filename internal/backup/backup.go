@@ -111,7 +111,7 @@ type run struct {
 	packs   map[vault.PackID]bool
 	without []vault.PackID // that are missing from the store
 	cats    []*catalogue
-	counts  struct{ entries, files, dirs, unchanged, read, fresh, sent atomic.Uint64 }
+	counts  struct{ entries, files, dirs, unchanged, known, read, fresh, sent atomic.Uint64 }
 	walked  atomic.Bool
 
 	warnMu sync.Mutex
