@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -94,6 +95,26 @@ func (t *Tree) mkdirs(folder string) error {
 	return nil
 }
 
+// MkdirAll makes the folder path and what lacks above it, durably. One that is there is no error.
+func MkdirAll(path string, perm fs.FileMode) error {
+	if fi, err := os.Stat(path); err == nil {
+		if !fi.IsDir() {
+			return &fs.PathError{Op: "mkdir", Path: path, Err: syscall.ENOTDIR}
+		}
+		return nil
+	}
+	above := filepath.Dir(path)
+	if above != path {
+		if err := MkdirAll(above, perm); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, perm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return inFolder(path, func(o ops, _ string) error { return o.syncFolder(".") })
+}
+
 // SyncFolder makes durable which names the folder inside root holds.
 func SyncFolder(root *os.Root, folder string) error {
 	return rootOps{root}.syncFolder(folder)
@@ -139,7 +160,7 @@ func inFolder(path string, do func(o ops, name string) error) error {
 	}
 	defer func() { _ = root.Close() }()
 	if err := do(rootOps{root}, filepath.Base(path)); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }

@@ -106,6 +106,27 @@ func TestMissingFolder(t *testing.T) {
 	}
 }
 
+func TestMkdirAll(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a", "b", "c")
+	for range 2 {
+		if err := durable.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if fi, err := os.Stat(path); err != nil || !fi.IsDir() {
+		t.Errorf("%v, %v", fi, err)
+	}
+	if err := durable.WriteFile(filepath.Join(dir, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"f", "f/below"} {
+		if err := durable.MkdirAll(filepath.Join(dir, p), 0o700); !errors.Is(err, syscall.ENOTDIR) {
+			t.Errorf("%s: error %v", p, err)
+		}
+	}
+}
+
 func TestRemoveTemporary(t *testing.T) {
 	dir := t.TempDir()
 	root, err := os.OpenRoot(dir)

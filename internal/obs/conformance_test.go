@@ -5,8 +5,6 @@ import (
 	"os"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"holdfast/internal/obs"
 	"holdfast/internal/obs/obstest"
 	"holdfast/internal/testbed"
@@ -20,7 +18,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	testbed.LeakCheck(m)
 }
 
 func open(t *testing.T, url string, opts obs.Options) obs.Store {

@@ -43,7 +43,7 @@ type fileStore struct {
 // is not there is ErrNoBucket: a disk that was not mounted must not be taken for an empty store.
 func openFile(dir string, create bool) (Store, error) {
 	if create {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := durable.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("open store %s: %w", dir, fileError(err))
 		}
 	}
@@ -101,7 +101,10 @@ func (s *fileStore) PutNew(ctx context.Context, key string, body []byte) error {
 
 func (s *fileStore) write(key string, body []byte) error {
 	// Before the bytes are written: a repeated Put of a large object costs a read, not a write.
-	if _, err := s.root.Lstat(key); err == nil {
+	if fi, err := s.root.Lstat(key); err == nil {
+		if !fi.Mode().IsRegular() {
+			return fmt.Errorf("%w: the name is taken by a folder or another thing that is no object", ErrUsage)
+		}
 		return fs.ErrExist
 	}
 	if err := s.root.Mkdir(tempFolder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {

@@ -134,6 +134,16 @@ func TestFileBelowAnObject(t *testing.T) {
 	if err := s.Put(t.Context(), "a/b", []byte("x")); !errors.Is(err, obs.ErrUsage) {
 		t.Errorf("Put below an object: %v, want ErrUsage", err)
 	}
+	if err := s.Put(t.Context(), "folder/k", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{
+		"Put": s.Put(t.Context(), "folder", []byte("x")), "PutNew": s.PutNew(t.Context(), "folder", []byte("x")),
+	} {
+		if !errors.Is(err, obs.ErrUsage) {
+			t.Errorf("%s above an object: %v, want ErrUsage", what, err)
+		}
+	}
 }
 
 // TestFileNoSpace fills a small file system: the error says so, nothing of the object is seen, and

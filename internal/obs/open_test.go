@@ -57,6 +57,8 @@ func TestOpenRefuses(t *testing.T) {
 		{"obs://bucket/x?region=r&addressing=path", `unknown parameter "addressing"`},
 		{"obs://bucket/x?region=evil.example%2f", "region"},
 		{"s3://THEID:verysecret@bucket/x", "user or password"},
+		{"s3://bucket/x?key=verysecret", `unknown parameter "key"`},
+		{"s3://bucket/x?endpoint=https://host/?key=verysecret", "endpoint"},
 		{"s3://THEID:very%zzsecret@bucket/x", "parsed"},
 		{"s3://bucket/x?endpoint=https://THEID:verysecret@host", "user or password"},
 		{"s3://bucket/x?endpoint=https://THEID:verysecret%zz@host", "parse"},

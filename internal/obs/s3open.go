@@ -108,7 +108,7 @@ func parseEndpoint(text string) (*url.URL, error) {
 	case e.User != nil:
 		return nil, fmt.Errorf("%w: store URL: the endpoint has a user or password", ErrUsage)
 	case e.Scheme != "https" && e.Scheme != "http" || e.Host == "" || e.Path != "" && e.Path != "/" || e.RawQuery != "":
-		return nil, fmt.Errorf("%w: store URL: endpoint %q, want https://host[:port]", ErrUsage, text)
+		return nil, fmt.Errorf("%w: store URL: endpoint of scheme %q and host %q, want https://host[:port] and no more", ErrUsage, e.Scheme, e.Host)
 	}
 	return e, nil
 }

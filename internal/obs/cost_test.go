@@ -1,0 +1,42 @@
+package obs_test
+
+import (
+	"crypto/md5" //nolint:gosec // measured
+	"crypto/sha256"
+	"hash/crc32"
+	"syscall"
+	"testing"
+	"time"
+
+	"holdfast/internal/obs/obstest"
+)
+
+// BenchmarkDigest is what each check that a server can make costs its client, for one pack of 16 MiB.
+func BenchmarkDigest(b *testing.B) {
+	body := obstest.Body("pack", 16<<20)
+	table := crc32.MakeTable(crc32.Castagnoli)
+	for name, digest := range map[string]func(){
+		"md5":    func() { md5.Sum(body) }, //nolint:gosec // measured
+		"sha256": func() { sha256.Sum256(body) },
+		"crc32c": func() { crc32.Checksum(body, table) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(body)))
+			start := processorTime(b)
+			for b.Loop() {
+				digest()
+			}
+			// Unlike the rate it does not depend on who else uses the machine.
+			b.ReportMetric(float64(processorTime(b)-start)/float64(b.N)/float64(len(body)), "cpu-ns/B")
+		})
+	}
+}
+
+// processorTime is what this process used so far.
+func processorTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
