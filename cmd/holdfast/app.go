@@ -50,7 +50,8 @@ func (a *app) command() *cobra.Command {
 	root.AddCommand(
 		a.demoCommand(), a.sampleCommand(),
 		a.keyCommand(), a.vaultCommand(),
-		a.backupCommand(), a.restoreCommand(), a.listCommand(), a.verifyCommand(),
+		a.backupCommand(), a.restoreCommand(), a.listCommand(), a.lsCommand(), a.catCommand(),
+		a.verifyCommand(),
 		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(),
 		a.versionCommand(),
 	)

@@ -67,8 +67,9 @@ func (e *configError) Unwrap() error { return e.err }
 
 // noBackupError names the backup that was asked for and is not there.
 type noBackupError struct {
-	id  string
-	err error // wraps vault.ErrNoBackup
+	id       string
+	instance bool  // it was asked for as one of an instance
+	err      error // wraps vault.ErrNoBackup
 }
 
 func (e *noBackupError) Error() string { return e.err.Error() }
@@ -101,7 +102,7 @@ var verdicts = []struct {
 	verdict
 }{
 	{vault.ErrNoBackup, verdict{
-		exitNone, "no {backup} of this instance in {vault}",
+		exitNone, "no {backup} in {vault}",
 		"holdfast list shows what the vault holds",
 	}},
 	{vault.ErrNoVault, verdict{
@@ -150,10 +151,13 @@ func judge(err error, stopped bool) (code int, msg, hint string) {
 	if place == "" {
 		place = "vault"
 	}
-	backup := "backup"
+	backup := "backup of this instance"
 	var missing *noBackupError
 	if errors.As(err, &missing) {
-		backup += " " + name(missing.id)
+		backup = "backup " + name(missing.id)
+		if missing.instance {
+			backup += " of this instance"
+		}
 	}
 	var (
 		usage  *usageError

@@ -24,7 +24,7 @@ func TestJudge(t *testing.T) {
 		hint    string // part of it
 	}{
 		{wrap(vault.ErrNoBackup), false, 10, "restore cp-7: no backup of this instance in vault default (file:///s)", "holdfast list"},
-		{wrap(&noBackupError{"b-1", vault.ErrNoBackup}), false, 10, "restore cp-7: no backup b-1 of this instance in vault default (file:///s)", "holdfast list"},
+		{wrap(&noBackupError{"b-1", true, vault.ErrNoBackup}), false, 10, "restore cp-7: no backup b-1 of this instance in vault default (file:///s)", "holdfast list"},
 		{wrap(vault.ErrNoVault), false, 10, "restore cp-7: there is no vault default (file:///s)", "vault create"},
 		{wrap(vault.ErrWrongKey), false, 12, "restore cp-7: the key does not open vault default (file:///s)", "--key"},
 		{wrap(vault.ErrVaultExists), false, 1, "restore cp-7: there is already a vault default (file:///s)", "--vault"},

@@ -65,7 +65,7 @@ func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest strin
 	start := time.Now()
 	ref, err := at.Find(ctx, instance, id)
 	if id != "" && errors.Is(err, vault.ErrNoBackup) {
-		return &noBackupError{id, err}
+		return &noBackupError{id: id, instance: true, err: err}
 	}
 	if err != nil {
 		return err

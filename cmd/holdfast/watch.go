@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/agent/api"
+	"holdfast/agent/job"
 )
 
 func (a *app) watchCommand() *cobra.Command {
@@ -70,6 +71,9 @@ func eventLine(e api.Event) string {
 	case api.EventProgress:
 		return ""
 	case api.EventStage:
+		if job.State(e.Stage).Final() {
+			return "" // the event of the job's end follows
+		}
 		what = e.Stage
 	case api.EventWarning:
 		what = "warning: " + e.Message
