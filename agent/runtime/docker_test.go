@@ -58,7 +58,7 @@ func dockerSubject(t *testing.T, d *testbed.Docker, policy string) (subject, str
 
 func TestDockerConforms(t *testing.T) {
 	d := testbed.StartDocker(t)
-	for _, policy := range []string{"", "always", "on-failure"} {
+	for _, policy := range []string{"", "always"} {
 		t.Run("policy "+policy, func(t *testing.T) {
 			conform(t, func(t *testing.T) subject {
 				s, _ := dockerSubject(t, d, policy)

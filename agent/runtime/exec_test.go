@@ -35,7 +35,7 @@ power_down) kill -KILL "$pid"; while [ "$(state)" != stopped ]; do sleep 0.01; d
 start)
 	[ "$(state)" = frozen ] && kill -CONT "$pid"
 	[ "$(state)" = stopped ] || exit 0
-	setsid sh -c 'echo $$ >pid; while :; do echo x >>volume/log; done' >/dev/null 2>&1 & while [ "$(cat pid 2>/dev/null || echo 0)" = "$pid" ]; do sleep 0.01; done
+	setsid sh -c 'echo $$ >new; mv new pid; while :; do echo x >>volume/log; done' >/dev/null 2>&1 & while [ "$(cat pid 2>/dev/null || echo 0)" = "$pid" ]; do sleep 0.01; done
 	;;
 esac
 [ "$HOLDFAST_INSTANCE" = phone-1 ]
