@@ -32,8 +32,8 @@ test: tools ## run all tests, with all real parts
 lint: ## vet, linters, unreachable code, go.mod
 	@packaging/ci/lint.sh
 
-bench: ## measure, side by side with restic, borg and kopia where they are on PATH
-	@packaging/ci/bench.sh
+bench: ## measure beside restic, borg and kopia where on PATH (SIZE=MiB ROUNDS=n OUT=file)
+	@go run ./internal/bench
 
 fuzz: ## fuzz every decoder for a while (FUZZTIME=30s each)
 	@packaging/ci/fuzz.sh

@@ -14,6 +14,7 @@ var levels = map[string]int{
 	"packaging":         7, // tests of the whole, installed
 	"cmd/holdfast":      6,
 	"cmd/holdfastd":     6,
+	"internal/bench":    6, // a program; "make bench"
 	"agent":             5,
 
 	"agent/api":     4,
@@ -56,6 +57,7 @@ var walls = []struct{ from, to, reason string }{
 // wallDoors are the imports that go through a wall, each with its reason.
 var wallDoors = map[[2]string]string{
 	{"agent/job", "internal/crashpoint"}:  "the instants at which a crash is interesting are those of the state machine",
+	{"internal/bench", "os/exec"}:         "it runs the programs that it measures",
 	{"internal/testbed", "os/exec"}:       "it starts the real parts that tests use",
 	{"internal/testbed", "internal/"}:     "only tests import it",
 	{"internal/repotest", "os/exec"}:      "only tests",

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The steps, in their order. Each is one process of each tool.
+const (
+	stepFirst        = "first"         // phone a into an empty repository
+	stepAgain        = "again"         // nothing has changed
+	stepSibling      = "sibling"       // phone b, with three of five apps of a
+	stepChanged      = "changed"       // a day later, phone a again
+	stepRestore      = "restore"       // phone a, to a new place
+	stepVerify       = "verify"        // read and check all that is stored
+	stepAfterRestore = "after-restore" // what was restored takes the place of phone a, and is backed up
+	stepFloor        = "floor"         // no tool: read phone a and compress it, in one process
+)
+
+var steps = []string{stepFirst, stepAgain, stepSibling, stepChanged, stepRestore, stepVerify, stepAfterRestore}
+
+// found is a tool that is there.
+type found struct{ name, bin, version string }
+
+// results has the costs of all rounds, by tool and step. The floor's tool is "floor".
+type results map[string]map[string][]cost
+
+func (r results) add(tool, step string, c cost) {
+	if r[tool] == nil {
+		r[tool] = map[string][]cost{}
+	}
+	r[tool][step] = append(r[tool][step], c)
+}
+
+// runner runs the rounds.
+type runner struct {
+	settings
+	dir      string // all that is made is below it
+	path     string // PATH
+	progress io.Writer
+	found    []found
+	data     string // what the tree has
+	results  results
+}
+
+// find looks for the tools and asks for their versions.
+func (r *runner) find(ctx context.Context) error {
+	for _, name := range r.tools {
+		t := tools[name]
+		look, what := exec.LookPath, t.program
+		if what == "" {
+			look, what = filepath.Abs, r.holdfast
+		}
+		bin, err := look(what)
+		if err != nil {
+			if r.chosen || !errors.Is(err, exec.ErrNotFound) {
+				return err
+			}
+			continue
+		}
+		c := command{args: append([]string{bin}, t.version...), dir: r.dir, env: []string{"HOME=" + r.dir}}
+		_, said, err := c.run(ctx)
+		if err != nil {
+			return err
+		}
+		first, _, _ := strings.Cut(strings.TrimSpace(said), "\n")
+		r.found = append(r.found, found{name, bin, first})
+	}
+	return nil
+}
+
+// run runs all rounds. The tools take turns in a round, and which is first changes with the round, so that a
+// machine that gets slower is no tool's loss.
+func (r *runner) run(ctx context.Context) error {
+	r.results = results{}
+	if _, err := r.self(ctx, "phone", r.tree("b"), r.number(r.seed), strconv.FormatInt(r.bytes, 10), "1"); err != nil {
+		return err
+	}
+	for round := range r.rounds {
+		for i := range r.found {
+			f := r.found[(i+round)%len(r.found)]
+			start := time.Now()
+			if err := r.turn(ctx, f, i == 0); err != nil {
+				return fmt.Errorf("round %d, %s: %w", round+1, f.name, err)
+			}
+			fmt.Fprintf(r.progress, "round %d of %d: %s took %.0f s\n", round+1, r.rounds, f.name, time.Since(start).Seconds())
+		}
+	}
+	return nil
+}
+
+func (r *runner) tree(name string) string { return filepath.Join(r.dir, name) }
+func (r *runner) number(n int) string     { return strconv.Itoa(n) }
+
+// self runs a part of this program in a process of its own and returns what it wrote.
+func (r *runner) self(ctx context.Context, args ...string) (string, error) {
+	_, said, err := r.selfCost(ctx, args...)
+	return said, err
+}
+
+func (r *runner) selfCost(ctx context.Context, args ...string) (cost, string, error) {
+	bin, err := os.Executable()
+	if err != nil {
+		return cost{}, "", err
+	}
+	return command{args: append([]string{bin}, args...), dir: r.dir, env: []string{"HOME=" + r.dir}}.run(ctx)
+}
+
+// turn runs the steps of one tool, with phone a as it is on the first day, and removes all but phone b.
+func (r *runner) turn(ctx context.Context, f found, measureFloor bool) (err error) {
+	a := r.tree("a")
+	if r.data, err = r.self(ctx, "phone", a, r.number(r.seed), strconv.FormatInt(r.bytes, 10), "0"); err != nil {
+		return err
+	}
+	if measureFloor {
+		c, left, err := r.selfCost(ctx, "floor", a)
+		if err != nil {
+			return err
+		}
+		if c.stored, err = strconv.ParseInt(left, 10, 64); err != nil {
+			return err
+		}
+		c.added = c.stored
+		r.results.add(stepFloor, stepFirst, c)
+	}
+	t := &turn{runner: r, tool: tools[f.name], name: f.name, place: place{f.bin, r.tree("home"), r.tree("repo")}}
+	defer func() {
+		for _, dir := range []string{a, t.place.home, t.place.repo, r.tree("restored")} {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
+	return t.run(ctx, a)
+}
+
+// turn is one tool's part of a round.
+type turn struct {
+	*runner
+	*tool
+	name   string
+	place  place
+	stored int64 // before the next step
+}
+
+func (t *turn) run(ctx context.Context, a string) error {
+	for _, dir := range []string{t.place.home, t.place.repo, t.place.in("tmp")} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	for _, args := range t.initial(t.place) {
+		if _, _, err := t.command(args).run(ctx); err != nil {
+			return err
+		}
+	}
+	var err error
+	if t.stored, err = sizeOf(t.place.repo); err != nil {
+		return err
+	}
+	for _, step := range []struct{ name, tree string }{{stepFirst, "a"}, {stepAgain, "a"}, {stepSibling, "b"}} {
+		if err := t.step(ctx, step.name, t.command(t.backup(t.place, t.tree(step.tree), step.name))); err != nil {
+			return err
+		}
+	}
+	if _, err := t.self(ctx, "day", a, t.number(t.seed)); err != nil {
+		return err
+	}
+	if err := t.step(ctx, stepChanged, t.command(t.backup(t.place, a, stepChanged))); err != nil {
+		return err
+	}
+	restored, err := t.getBack(ctx, a)
+	if err != nil {
+		return err
+	}
+	if err := t.step(ctx, stepVerify, t.command(t.verify(t.place))); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(a); err != nil {
+		return err
+	}
+	if err := os.Rename(restored, a); err != nil {
+		return err
+	}
+	return t.step(ctx, stepAfterRestore, t.command(t.backup(t.place, a, stepAfterRestore)))
+}
+
+// getBack restores tree elsewhere, compares the two, and returns where it is.
+func (t *turn) getBack(ctx context.Context, tree string) (string, error) {
+	to := t.tree("restored")
+	if t.made {
+		if err := os.Mkdir(to, 0o700); err != nil {
+			return "", err
+		}
+	}
+	c := t.command(t.restore(t.place, tree, stepChanged, to))
+	if t.made {
+		c.dir = to
+	}
+	if err := t.step(ctx, stepRestore, c); err != nil {
+		return "", err
+	}
+	restored := t.restored(tree, to)
+	_, err := t.self(ctx, "same", tree, restored)
+	return restored, err
+}
+
+// step runs a command, and adds what it cost.
+func (t *turn) step(ctx context.Context, name string, c command) error {
+	spent, _, err := c.run(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if spent.stored, err = sizeOf(t.place.repo); err != nil {
+		return err
+	}
+	spent.added, t.stored = spent.stored-t.stored, spent.stored
+	t.results.add(t.name, name, spent)
+	return nil
+}
+
+// command gives a tool a home of its own, in memory as well: some keep caches and temporary files.
+func (t *turn) command(args []string) command {
+	env := []string{
+		"PATH=" + t.path, "HOME=" + t.place.home, "TMPDIR=" + t.place.in("tmp"),
+		"XDG_CACHE_HOME=" + t.place.in("cache"), "XDG_CONFIG_HOME=" + t.place.in("config"), "LC_ALL=C.UTF-8",
+	}
+	return command{args: args, dir: t.place.home, env: append(env, t.env(t.place)...)}
+}
