@@ -178,7 +178,7 @@ func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) er
 		return w.fail(j, fmt.Sprintf("%s: %v", doing, err))
 	case errors.Is(cause, errDrained):
 		return w.write(j, Suspending, change{})
-	case errors.Is(err, cause):
+	case err == cause: //nolint:errorlint // one that wraps the cause has more to say
 		return w.fail(j, fmt.Sprintf("%v, during: %s", cause, doing))
 	}
 	return w.fail(j, fmt.Sprintf("%v, during: %s: %v", cause, doing, err))

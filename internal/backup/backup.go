@@ -193,7 +193,10 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 		vol, err := r.volume(ctx, s)
 		if err != nil {
 			err = fmt.Errorf("volume %s: %w", s.Volume, err)
-			w.Abort(err)
+			// When ctx ended while uploads waited for the store, they say what they waited for.
+			if serr := w.Abort(err); serr != nil && ctx.Err() != nil {
+				err = serr
+			}
 			return nil, err
 		}
 		volumes = append(volumes, vol)

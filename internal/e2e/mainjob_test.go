@@ -186,7 +186,7 @@ func TestMainJob(t *testing.T) {
 	must(t, err)
 	_ = res.Body.Close()
 	http.DefaultClient.CloseIdleConnections()
-	for _, line := range []string{`holdfast_jobs_total{kind="backup",result="succeeded"} 1`, "holdfast_build_info{"} {
+	for _, line := range []string{`holdfast_jobs_total{kind="backup",result="success"} 1`, "holdfast_build_info{"} {
 		if !strings.Contains(string(page), line) {
 			t.Errorf("metrics do not have %s", line)
 		}

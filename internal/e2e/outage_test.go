@@ -102,9 +102,9 @@ func TestStoreStaysAway(t *testing.T) {
 	if st := d.State(t, container); !st.Running || st.Paused {
 		t.Errorf("the container is %+v", st)
 	}
-	why, _ := data(t, p.got(failed)[0].Event)["error"].(string)
+	why, _ := data(t, p.got(failed)[0].Event)["reason"].(string)
 	t.Logf("the report says: %s", why)
-	if !strings.Contains(why, "6s") || !strings.Contains(why, "store") {
+	if !strings.Contains(why, "6s") || !strings.Contains(why, "store unavailable") {
 		t.Errorf("the report does not say why: %s", p.got(failed)[0].Data)
 	}
 	n := len(lines(d.Output(t, container)))

@@ -207,7 +207,7 @@ func TestWriterFromManyGoroutines(t *testing.T) {
 	// Another writer knows them all, from the index alone.
 	w2, err := v.NewWriter(t.Context(), vault.WriterOptions{})
 	must(t, err)
-	defer w2.Abort(errors.New("test ends"))
+	defer func() { _ = w2.Abort(errors.New("test ends")) }()
 	for i := range chunks {
 		if loc, ok := w2.Known(v.Namer().Name(content(i))); !ok || loc != locs[0][i] {
 			t.Errorf("chunk %d: index says %v, %v", i, loc, ok)

@@ -290,7 +290,8 @@ func (w *Writer) send(p *openPack) error {
 // All calls of Add must have returned.
 func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	if err := w.FlushMeta(); err != nil {
-		return nil, errors.Join(err, w.end(err))
+		_ = w.Abort(err) // err is the cause of its error, or the same
+		return nil, err
 	}
 	w.mu.Lock()
 	w.ended = true
@@ -310,11 +311,9 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	return append(w.reused, w.packs...), nil
 }
 
-// Abort stops the uploads, because of cause, and waits for them. All calls of Add must have returned.
-// After Finish it does nothing.
-func (w *Writer) Abort(cause error) { _ = w.end(cause) }
-
-func (w *Writer) end(cause error) error {
+// Abort stops the uploads, because of cause, waits for them, and returns the first error of one that
+// failed before or because of it. All calls of Add must have returned. After Finish it does nothing.
+func (w *Writer) Abort(cause error) error {
 	w.cancel(cause)
 	w.mu.Lock()
 	w.ended = true
