@@ -138,7 +138,7 @@ var verdicts = []struct {
 		"check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or OBS_ACCESS_KEY_ID and OBS_SECRET_ACCESS_KEY) and what they may do",
 	}},
 	{obs.ErrNoSpace, verdict{exitFailed, "", "make room in the store, or raise its quota"}},
-	{obs.ErrUnavailable, verdict{exitFailed, "", "try again when the store answers; what is stored is not sent twice"}},
+	{obs.ErrUnavailable, verdict{exitFailed, "", "try again when the store answers"}},
 }
 
 // judge finds the exit code, the message and the hint for an error. stopped tells that a signal came.

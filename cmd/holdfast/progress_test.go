@@ -102,17 +102,23 @@ func TestProgressOnTerminal(t *testing.T) {
 	p := a.newProgress("backup")
 	p.expect(100 << 20)
 	p.set(progressLine{Bytes: 50 << 20})
-	time.Sleep(400 * time.Millisecond) // the bar refreshes every 150 ms
+	shows := func(words string) bool {
+		err.mu.Lock()
+		defer err.mu.Unlock()
+		return bytes.Contains(err.b.Bytes(), []byte(words))
+	}
+	for end := time.Now().Add(10 * time.Second); !shows("50.0 MiB of 100.0 MiB"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("stderr %q shows no bar", err.b.String())
+		}
+	}
 	if err := p.print("a line"); err != nil {
 		t.Fatal(err)
 	}
 	p.set(progressLine{Bytes: 200 << 20}) // more than expected must not end the bar
 	p.finish()
-	err.mu.Lock()
-	defer err.mu.Unlock()
-	if !bytes.Contains(err.b.Bytes(), []byte("backup")) || !bytes.Contains(err.b.Bytes(), []byte("50.0 MiB of 100.0 MiB")) ||
-		!bytes.Contains(err.b.Bytes(), []byte("a line\n")) {
-		t.Errorf("stderr %q shows no bar", err.b.String())
+	if !shows("backup") || !shows("a line\n") {
+		t.Errorf("stderr %q lacks the bar's name or the line", err.b.String())
 	}
 	if out.b.Len() > 0 {
 		t.Errorf("stdout %q, want nothing", out.b.String())
