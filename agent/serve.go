@@ -190,6 +190,8 @@ func (s server) run(ctx context.Context) error {
 	if err != nil {
 		err = s.http.Close() // who has not finished by now is cut off
 	}
-	<-served
+	if ended := <-served; !errors.Is(ended, http.ErrServerClosed) {
+		err = errors.Join(err, ended)
+	}
 	return err
 }

@@ -189,9 +189,20 @@ func TestAnswers(t *testing.T) {
 		refused bool
 		pause   time.Duration // asked for by the server, 0: none
 	}{
-		{status: 200}, {status: 204},
-		{status: 400, refused: true}, {status: 403, refused: true}, {status: 404, refused: true}, {status: 410, refused: true}, {status: 422, refused: true},
-		{status: 301}, {status: 401}, {status: 408}, {status: 425}, {status: 429}, {status: 500}, {status: 502},
+		{status: 200},
+		{status: 204},
+		{status: 400, refused: true},
+		{status: 403, refused: true},
+		{status: 404, refused: true},
+		{status: 410, refused: true},
+		{status: 422, refused: true},
+		{status: 301},
+		{status: 401},
+		{status: 408},
+		{status: 425},
+		{status: 429},
+		{status: 500},
+		{status: 502},
 		{status: 503, header: http.Header{"Retry-After": {"90"}}, pause: 90 * time.Second},
 		{status: 429, header: http.Header{"Retry-After": {"999999999999"}}},
 		{status: 503, header: http.Header{"Retry-After": {"86400"}}, pause: 15 * time.Minute},
