@@ -230,7 +230,7 @@ type eventData struct {
 	BytesNew      uint64          `json:"bytes_new,omitempty"`
 	BytesSent     uint64          `json:"bytes_sent,omitempty"`
 	FreezeSeconds float64         `json:"freeze_seconds,omitempty"`
-	Reason        string          `json:"error,omitempty"` // why a job failed, in plain words
+	Reason        string          `json:"reason,omitempty"` // why a job failed, in plain words
 	Receipt       json.RawMessage `json:"receipt,omitempty"`
 }
 
