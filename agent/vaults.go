@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 
 	"holdfast/agent/job"
@@ -97,7 +98,8 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		Progress: func(p backup.Progress) {
 			r.Progress(job.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent})
 		},
-		Budget: int64(limits.Memory) / int64(max(1, limits.Jobs)),
+		CatalogueDir: filepath.Join(v.a.cfg.StateDir, "catalogues"),
+		Budget:       int64(limits.Memory) / int64(max(1, limits.Jobs)),
 	}
 	for _, s := range r.Sources {
 		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root})
@@ -106,9 +108,16 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	if err != nil {
 		return nil, err
 	}
+	if res.Lost > 0 { // Invariant nothing-lost: no release on this backup
+		for _, w := range res.Warnings {
+			if w.Lost {
+				return nil, fmt.Errorf("backup %s does not hold all of the storage: %d places, the first is %s", res.BackupID, res.Lost, w)
+			}
+		}
+	}
 	out := &job.Result{
 		BackupID: res.BackupID, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
-		Files: res.Files, Dirs: res.Dirs, BytesRead: res.BytesRead, BytesNew: res.BytesNew, BytesSent: res.BytesSent,
+		Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesRead: res.BytesRead, BytesNew: res.BytesNew, BytesSent: res.BytesSent,
 		BytesDeduplicated: res.BytesDeduplicated, Packs: res.Packs, Sampled: res.Sampled, Warnings: res.WarningCount,
 		Depth:   fmt.Sprintf("every pack confirmed by the store, manifest read back, %d chunks read back", res.Sampled),
 		Created: res.Created.UTC(), Verified: res.Verified.UTC(), StageSeconds: map[string]float64{},

@@ -107,7 +107,8 @@ type Result struct {
 	ManifestSHA256    string             `json:"manifest_sha256"`
 	Files             uint64             `json:"files"`
 	Dirs              uint64             `json:"dirs"`
-	BytesRead         uint64             `json:"bytes_read"`
+	Bytes             uint64             `json:"bytes"`      // content of the backup, holes not counted
+	BytesRead         uint64             `json:"bytes_read"` // of it; the rest was known not to have changed
 	BytesNew          uint64             `json:"bytes_new"`  // not in the vault before, before compression
 	BytesSent         uint64             `json:"bytes_sent"` // to the store
 	BytesDeduplicated uint64             `json:"bytes_deduplicated"`

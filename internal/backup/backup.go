@@ -94,6 +94,9 @@ type Result struct {
 	Verified          time.Time      `json:"verified"` // when the manifest had been read back and the sample compared
 	Warnings          []tree.Warning `json:"warnings"`
 	WarningCount      int            `json:"warning_count"`
+	// Lost is how many warnings are of content that the backup does not hold as it was. An instance must
+	// not be powered down on a backup with any.
+	Lost int `json:"lost"`
 	// Stages is the wall time of the parts that follow each other: "pipeline", "finish", "verify".
 	Stages map[string]time.Duration `json:"stages"`
 }
@@ -259,6 +262,12 @@ func (r *run) warn(w tree.Warning) {
 	r.warnMu.Lock()
 	defer r.warnMu.Unlock()
 	r.res.WarningCount++
+	if w.Lost {
+		r.res.Lost++
+		if r.res.Lost == 1 && len(r.res.Warnings) == maxWarnings {
+			r.res.Warnings[maxWarnings-1] = w // the first of those is always listed
+		}
+	}
 	if len(r.res.Warnings) < maxWarnings {
 		r.res.Warnings = append(r.res.Warnings, w)
 	}

@@ -119,7 +119,7 @@ func (w *worker) smallFile(i int, e *tree.Entry) error {
 			return nil
 		}
 		if try == rereads {
-			w.p.warn(tree.Warning{Path: e.Path, What: "changed each time while it was read; its content is of no single moment"})
+			w.p.warn(tree.Warning{Path: e.Path, What: "changed each time while it was read; its content is of no single moment", Lost: true})
 			return nil
 		}
 	}
@@ -142,7 +142,7 @@ func (p *pipeline) refresh(e *tree.Entry, f *os.File) (same bool, err error) {
 // walk is a warning, since nothing of that moment is left to read; all else fails the backup.
 func (p *pipeline) unreadable(e *tree.Entry, err error) error {
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, tree.ErrChanged) {
-		p.warn(tree.Warning{Path: e.Path, What: "was removed or replaced while the backup ran; stored without content"})
+		p.warn(tree.Warning{Path: e.Path, What: "was removed or replaced while the backup ran; stored without content", Lost: true})
 		e.Size = 0
 		return nil
 	}
@@ -194,7 +194,7 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 			break
 		}
 		if s.streaming || try == rereads {
-			w.p.warn(tree.Warning{Path: e.Path, What: "changed while it was read; its content is of no single moment"})
+			w.p.warn(tree.Warning{Path: e.Path, What: "changed while it was read; its content is of no single moment", Lost: true})
 			break
 		}
 	}

@@ -56,7 +56,7 @@ func (s *setter) lose(path, what string, limit int) {
 	}
 	c.n++
 	if c.n <= c.limit {
-		s.warn(Warning{path, what})
+		s.warn(Warning{Path: path, What: what})
 	}
 }
 
@@ -75,9 +75,9 @@ func (s *setter) summarise() {
 		switch more := c.n - c.limit; {
 		case more <= 0:
 		case c.limit == 0:
-			s.warn(Warning{c.first, fmt.Sprintf("%s; %d entries in all", c.what, c.n)})
+			s.warn(Warning{Path: c.first, What: fmt.Sprintf("%s; %d entries in all", c.what, c.n)})
 		default:
-			s.warn(Warning{c.first, fmt.Sprintf("%s; %d further entries", c.what, more)})
+			s.warn(Warning{Path: c.first, What: fmt.Sprintf("%s; %d further entries", c.what, more)})
 		}
 	}
 	s.counts = nil

@@ -92,7 +92,7 @@ func (t *Target) prepare(dir string) error {
 	// What a file system with coarse times makes of this tells it from the others.
 	probe := Time{Sec: 1, Nsec: 123_456_789}
 	if err := setTime(fd, "", probe); err == nil && statAt(fd, "", &st) == nil && st.Mtime.Nsec != probe.Nsec {
-		t.setter.warn(Warning{"", "the target's file system rounds times"})
+		t.setter.warn(Warning{Path: "", What: "the target's file system rounds times"})
 	}
 	return nil
 }
@@ -256,7 +256,7 @@ func (t *Target) link(dirfd int, name string, e *Entry) error {
 	}
 	if _, ok := t.skipped[e.LinkTo]; ok {
 		t.skipped[e.Path] = struct{}{}
-		t.setter.warning(Warning{e.Path, "left out, it is a further name of one that is left out"})
+		t.setter.warning(Warning{Path: e.Path, What: "left out, it is a further name of one that is left out"})
 		return nil
 	}
 	parent, base := splitPath(e.LinkTo)
@@ -280,7 +280,7 @@ func (t *Target) skip(e *Entry, op string, err error) error {
 	switch err {
 	case unix.EPERM, unix.EOPNOTSUPP, unix.ENOSYS, unix.EMLINK, unix.ENAMETOOLONG, unix.EINVAL:
 		t.skipped[e.Path] = struct{}{}
-		t.setter.warning(Warning{e.Path, fmt.Sprintf("left out: the target can't hold a %s: %v", e.Kind, err)})
+		t.setter.warning(Warning{Path: e.Path, What: fmt.Sprintf("left out: the target can't hold a %s: %v", e.Kind, err)})
 		return nil
 	}
 	return pathError(op, e.Path, err)

@@ -68,6 +68,9 @@ type Entry struct {
 type Warning struct {
 	Path string
 	What string // one sentence without path
+	// Lost says that content of the tree is not in the backup, or not as it was at one moment. An
+	// instance must not be powered down on such a backup.
+	Lost bool
 }
 
 func (w Warning) String() string { return fmt.Sprintf("%q: %s", w.Path, w.What) }

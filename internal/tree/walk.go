@@ -109,7 +109,7 @@ func (w *walker) visit(name cname) error {
 			return err
 		}
 		if try == 4 {
-			w.warn(Warning{w.chain.join(name), "it kept changing into other kinds of file, left out"})
+			w.warn(Warning{Path: w.chain.join(name), What: "it kept changing into other kinds of file, left out", Lost: true})
 			return nil
 		}
 	}
@@ -121,7 +121,7 @@ func (w *walker) lost(err error) error {
 	if !vanished(err) && !changed(err) {
 		return pathError("open", path, err)
 	}
-	w.warn(Warning{path, "it was moved or removed while it was read, the rest of it is left out"})
+	w.warn(Warning{Path: path, What: "it was moved or removed while it was read, the rest of it is left out", Lost: true})
 	l := w.lists[len(w.lists)-1]
 	l.next = len(l.spans)
 	return nil
@@ -133,7 +133,7 @@ func (w *walker) gone(op string, name cname, err error) error {
 	if !vanished(err) {
 		return pathError(op, path, err)
 	}
-	w.warn(Warning{path, "it vanished while the tree was read"})
+	w.warn(Warning{Path: path, What: "it vanished while the tree was read", Lost: true})
 	return nil
 }
 
@@ -150,7 +150,7 @@ func (w *walker) visitDir(dirfd int, name cname, st *unix.Statx_t) error {
 	id := idOf(st)
 	if what := w.boundary(id); what != "" {
 		path := w.chain.join(name)
-		w.warn(Warning{path, what})
+		w.warn(Warning{Path: path, What: what, Lost: true})
 		e := entryOf(path, st)
 		return skipped(w.fn(e))
 	}
@@ -241,12 +241,12 @@ func (w *walker) visitOther(dirfd int, name cname, st *unix.Statx_t) error {
 	path := w.chain.join(name)
 	id := idOf(st)
 	if id.mnt != w.root.id.mnt {
-		w.warn(Warning{path, "another file is mounted here, it is left out"})
+		w.warn(Warning{Path: path, What: "another file is mounted here, it is left out", Lost: true})
 		return nil
 	}
 	e := entryOf(path, st)
 	if e == nil {
-		w.warn(Warning{path, "it is of a kind that Holdfast does not know, left out"})
+		w.warn(Warning{Path: path, What: "it is of a kind that Holdfast does not know, left out", Lost: true})
 		return nil
 	}
 	if st.Nlink > 1 {
