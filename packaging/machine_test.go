@@ -78,9 +78,10 @@ func bootMachine(t *testing.T) *machine {
 		}
 	})
 	up := waitFor(bootPatience, func() bool {
+		// At first its child is one that makes the namespaces; the machine's first process comes after that.
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", nspawn.Process.Pid, nspawn.Process.Pid))
+		m.init, _ = strconv.Atoi(strings.TrimSpace(string(children)))
 		if m.init == 0 {
-			children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", nspawn.Process.Pid, nspawn.Process.Pid))
-			m.init, _ = strconv.Atoi(strings.TrimSpace(string(children)))
 			return false
 		}
 		state, _ := m.try("systemctl", "is-system-running")
