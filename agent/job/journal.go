@@ -166,6 +166,9 @@ func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) 
 		if err != nil || got != nil {
 			return err
 		}
+		if outboxFull(tx) {
+			return fmt.Errorf("the control plane takes no reports, %d wait: %w", maxOutbox, ErrQueueFull)
+		}
 		active := tx.Bucket(bucketActive)
 		var busy []string
 		for i := range jobs {

@@ -9,6 +9,24 @@ import (
 	"go.etcd.io/bbolt"
 )
 
+// maxOutbox bounds the undelivered events: above it no command is accepted. It is far above what an
+// outage of days makes, and below what would make reading the outbox slow.
+const maxOutbox = 20_000
+
+// outboxFull counts only when the range of the keys says that it may be.
+func outboxFull(tx *bbolt.Tx) bool {
+	b := tx.Bucket(bucketOutbox)
+	first, _ := b.Cursor().First()
+	if first == nil || b.Sequence()-binary.BigEndian.Uint64(first) < maxOutbox {
+		return false
+	}
+	n := 0
+	for range keysOf(b) {
+		n++
+	}
+	return n >= maxOutbox
+}
+
 func outboxKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
 
 // emit adds an event to the outbox in the transaction of the state that it reports.
