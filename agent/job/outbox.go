@@ -17,7 +17,7 @@ const maxOutbox = 20_000
 func outboxFull(tx *bbolt.Tx) bool {
 	b := tx.Bucket(bucketOutbox)
 	first, _ := b.Cursor().First()
-	if first == nil || b.Sequence()-binary.BigEndian.Uint64(first) < maxOutbox {
+	if first == nil || b.Sequence()-binary.BigEndian.Uint64(first)+1 < maxOutbox {
 		return false
 	}
 	n := 0

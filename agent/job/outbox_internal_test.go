@@ -41,7 +41,7 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 	if _, _, err := jr.accept(Task{ID: "2", RequestID: "2"}, nil); !errors.Is(err, ErrQueueFull) {
 		t.Errorf("full: %v", err)
 	}
-	if again, _, err := jr.accept(Task{RequestID: "1"}, nil); err != nil || again.ID != "1" {
+	if again, _, err := jr.accept(Task{ID: "4", RequestID: "1"}, nil); err != nil || again.ID != "1" {
 		t.Errorf("a command that was accepted: %v, %v", again, err)
 	}
 	// Many were delivered and one old is left: the range of the keys is wide, the outbox nearly empty.
