@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -110,6 +112,12 @@ func folder(path string) (string, error) {
 }
 
 func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wantSnapshot bool) (err error) {
+	if storeBelow(at.store.String(), path) {
+		return &hintedError{
+			fmt.Errorf("the store lies inside %s, which is to be backed up", name(path)),
+			"a backup must not read what it writes; keep the store elsewhere",
+		}
+	}
 	start := time.Now()
 	host, err := os.Hostname()
 	if err != nil {
@@ -165,4 +173,19 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 			result.BackupID, count(result.WarningCount, "warning", "warnings"))}
 	}
 	return err
+}
+
+// storeBelow tells whether the store is a folder at path or below it.
+func storeBelow(storeURL, path string) bool {
+	u, err := url.Parse(storeURL)
+	if err != nil || u.Scheme != "file" {
+		return false
+	}
+	store, err1 := filepath.EvalSymlinks(u.Path)
+	path, err2 := filepath.EvalSymlinks(path)
+	if err1 != nil || err2 != nil {
+		return false // the store or the backup itself says what is wrong
+	}
+	below, err := filepath.Rel(path, store)
+	return err == nil && below != ".." && !strings.HasPrefix(below, "../")
 }
