@@ -82,18 +82,23 @@ func (m *Manager) OutboxChanged() <-chan struct{} { return m.outbox }
 // Heads returns the oldest undelivered event of each instance; for an instance with none, the
 // progress of its job if that has changed, with Seq 0: it is sent once, or not at all.
 func (m *Manager) Heads() ([]Event, error) {
+	// Progress first: an event that is journalled in between takes its place, never the other way round.
+	var progress []Event
+	m.mu.Lock()
+	for _, w := range m.running {
+		if e := w.progressEvent(m.opts.Now()); e != nil {
+			progress = append(progress, *e)
+		}
+	}
+	m.mu.Unlock()
 	heads, err := m.journal.Heads()
 	if err != nil {
 		return nil, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, w := range m.running {
-		e := w.progressEvent(m.opts.Now())
-		if e == nil || slices.ContainsFunc(heads, func(h Event) bool { return h.Instance == e.Instance }) {
-			continue
+	for _, e := range progress {
+		if !slices.ContainsFunc(heads, func(h Event) bool { return h.Instance == e.Instance }) {
+			heads = append(heads, e)
 		}
-		heads = append(heads, *e)
 	}
 	return heads, nil
 }
