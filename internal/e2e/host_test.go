@@ -257,27 +257,18 @@ func (h *host) stop() int {
 	return code
 }
 
-// killed waits until the agent died by SIGKILL and says whether it did; false when ok became true first.
-func (h *host) killed(ok func() bool) bool {
+// killed waits until the agent died by SIGKILL at its crash point.
+func (h *host) killed() {
 	h.t.Helper()
-	dead := false
-	eventually(h.t, "agent dies at its crash point, or the job ends", func() bool {
-		select {
-		case <-h.done:
-			dead = true
-			return true
-		default:
-			return ok()
-		}
-	})
-	if !dead {
-		return false
+	select {
+	case <-h.done:
+	case <-time.After(patience):
+		h.t.Fatal("the agent does not come past its crash point")
 	}
-	if ws, isWait := h.proc.ProcessState.Sys().(syscall.WaitStatus); !isWait || ws.Signal() != syscall.SIGKILL {
+	if ws, ok := h.proc.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signal() != syscall.SIGKILL {
 		h.t.Fatalf("agent ended by itself: %v", h.proc.ProcessState)
 	}
 	h.proc = nil
-	return true
 }
 
 // answer is the control plane contract's form of every answer.
