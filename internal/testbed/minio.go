@@ -161,23 +161,8 @@ func (m *MinIO) Getenv(name string) string {
 	return ""
 }
 
-// Setenv sets Env for the rest of the test.
-func (m *MinIO) Setenv(t *testing.T) {
-	t.Helper()
-	for _, e := range m.Env() {
-		k, v, _ := strings.Cut(e, "=")
-		t.Setenv(k, v)
-	}
-}
-
 // DataDir is the folder in which MinIO keeps its objects, for tests that damage them.
 func (m *MinIO) DataDir() string { return filepath.Join(m.dir, "data") }
-
-// Log is the end of what MinIO wrote.
-func (m *MinIO) Log() string {
-	out, _ := os.ReadFile(filepath.Join(m.dir, "log"))
-	return string(out[max(0, len(out)-16384):])
-}
 
 // makeBucket sends one PUT, signed by hand with AWS signature version 4: the client library has its home in
 // internal/obs, whose tests use this package.
