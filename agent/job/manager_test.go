@@ -334,6 +334,7 @@ func TestDrain(t *testing.T) {
 		w.answer = func(e job.Event) (string, error) { return "", errors.New("no answer") }
 		l := w.start(-1, job.Options{Jobs: 2, DrainTimeout: 5 * time.Minute})
 		task := mustAccept(t, l, "r", "quick", "slow", "queued")
+		l.until(task.Jobs[0].Job, job.Uploading)
 		l.until(task.Jobs[1].Job, job.Uploading)
 		began := time.Now()
 		l.stop()
