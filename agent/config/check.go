@@ -57,7 +57,11 @@ func (c *Config) check(f *faults) {
 	checkStore(f, "store.url", c.Store.URL)
 	absolute(f, "store.name_key_file", &c.Store.NameKeyFile, false)
 	absolute(f, "key_file", &c.KeyFile, true)
-	absolute(f, "signing_key_file", &c.SigningKeyFile, true)
+	if c.SigningKeyFile == "" {
+		// Beside the journal: the agent makes it at its first start, and a sandboxed one can't write to /etc.
+		c.SigningKeyFile = filepath.Join(c.StateDir, DefaultSigningKey)
+	}
+	absolute(f, "signing_key_file", &c.SigningKeyFile, false)
 	for i, r := range c.Recipients {
 		path := fmt.Sprintf("recipients[%d]", i)
 		if !recipientPattern.MatchString(r) {

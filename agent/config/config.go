@@ -28,6 +28,8 @@ const DefaultPath = "/etc/holdfast/holdfast.yaml"
 const (
 	// DefaultStateDir is where systemd's StateDirectory=holdfast points.
 	DefaultStateDir = "/var/lib/holdfast"
+	// DefaultSigningKey is in the state folder: an identity of the host that goes with its journal.
+	DefaultSigningKey = "signing.pem"
 	// DefaultListen takes all addresses: the control plane is on another host. 8443 needs no privilege.
 	DefaultListen = ":8443"
 	// DefaultSocket is below systemd's RuntimeDirectory=holdfast, which goes when the daemon goes.

@@ -29,6 +29,8 @@ type backupJSON struct {
 	Source       string  `json:"source"` // "in place" or the provider of the snapshot
 	Files        uint64  `json:"files"`
 	Dirs         uint64  `json:"dirs"`
+	Bytes        uint64  `json:"bytes"`     // content of the backup
+	Unchanged    uint64  `json:"unchanged"` // files that were not read: they are as at the last backup
 	Read         uint64  `json:"read_bytes"`
 	New          uint64  `json:"new_bytes"`
 	Sent         uint64  `json:"sent_bytes"`
@@ -145,8 +147,10 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		Agent:    "holdfast " + build().Version,
 		Sources:  []backup.Source{{Volume: volumeName, Root: root}},
 		Warn:     p.warn,
+		// What the last backup from here found, so that files that did not change are not read again.
+		CatalogueDir: a.catalogueDir(),
 		Progress: func(b backup.Progress) {
-			p.set(progressLine{Bytes: b.BytesRead, Entries: b.Entries, Files: b.Files, New: b.BytesNew, Sent: b.BytesSent})
+			p.set(progressLine{Bytes: b.Bytes, Entries: b.Entries, Files: b.Files, New: b.BytesNew, Sent: b.BytesSent})
 		},
 	})
 	stopScan()
@@ -158,21 +162,32 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		err = a.line(backupJSON{
 			Type: "backup", Instance: instance, Backup: result.BackupID, Object: result.Object,
 			Digest: result.ManifestSHA256, Source: source, Files: result.Files, Dirs: result.Dirs,
-			Read: result.BytesRead, New: result.BytesNew, Sent: result.BytesSent,
+			Bytes: result.Bytes, Unchanged: result.Unchanged, Read: result.BytesRead, New: result.BytesNew, Sent: result.BytesSent,
 			Deduplicated: result.BytesDeduplicated, Packs: result.Packs,
 			Seconds: time.Since(start).Seconds(), Warnings: result.WarningCount,
 		})
 	} else {
-		a.say("read %s in %s, %s new, sent %s in %s; %s", size(result.BytesRead),
-			count(result.Files, "file", "files"), size(result.BytesNew), size(result.BytesSent),
-			count(result.Packs, "pack", "packs"), seconds(time.Since(start)))
+		a.say("%s in %s; read %s, %s new, sent %s; %s", size(result.Bytes), count(result.Files, "file", "files"),
+			size(result.BytesRead), size(result.BytesNew), size(result.BytesSent), seconds(time.Since(start)))
 		_, err = fmt.Fprintln(a.stdout, result.BackupID)
 	}
-	if err == nil && result.WarningCount > 0 {
-		err = &partError{fmt.Sprintf("backup %s is stored, but not exact: %s, listed above",
-			result.BackupID, count(result.WarningCount, "warning", "warnings"))}
+	if err == nil && result.Lost > 0 {
+		err = &partError{fmt.Sprintf("backup %s is stored, but lacks content: %s, listed above",
+			result.BackupID, count(result.Lost, "place", "places"))}
 	}
 	return err
+}
+
+// catalogueDir is where this user's catalogues are kept (XDG Base Directory Specification); "" where the
+// environment names no cache folder, and then every file is read.
+func (a *app) catalogueDir() string {
+	if dir := a.getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "holdfast")
+	}
+	if home := a.getenv("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".cache", "holdfast")
+	}
+	return ""
 }
 
 // storeBelow tells whether the store is a folder at path or below it.

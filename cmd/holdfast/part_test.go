@@ -38,7 +38,7 @@ func TestBackupInPart(t *testing.T) {
 	if code != exitPart || len(strings.TrimSpace(id)) == 0 {
 		t.Errorf("exit code %d, stdout %q; want %d and an id", code, id, exitPart)
 	}
-	if !strings.Contains(stderr, `warning: "mounted\x1b[31m": `) || !strings.Contains(stderr, "not exact: 1 warning, listed above") {
+	if !strings.Contains(stderr, `warning: "mounted\x1b[31m": `) || !strings.Contains(stderr, "lacks content: 1 place, listed above") {
 		t.Errorf("stderr does not list the mount point, or not safely: %q", stderr)
 	}
 	code, stdout, _ := runWith(t, env, "backup", "--json", "--instance", "a", filepath.Join(dir, "tree"))

@@ -42,6 +42,7 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOLDFAST_STORE", "file://"+filepath.Join(e.WorkDir, "store"))
+			e.Setenv("XDG_CACHE_HOME", e.WorkDir+".cache") // beside the folder that scripts list
 			e.Setenv("HOLDFAST_KEY", filepath.Join(e.WorkDir, "host.key"))
 			return os.Mkdir(filepath.Join(e.WorkDir, "store"), 0o755)
 		},

@@ -34,7 +34,7 @@ func (r *run) catalogue(volume string) (*catalogue, error) {
 	if r.o.CatalogueDir == "" {
 		return nil, nil
 	}
-	dir := filepath.Join(r.o.CatalogueDir, r.o.Vault.Info().ID)
+	dir := filepath.Join(r.o.CatalogueDir, r.o.Vault.Fingerprint())
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		r.warn(tree.Warning{Path: dir, What: "catalogue can't be kept here: " + err.Error()})
 		return nil, nil

@@ -137,7 +137,9 @@ func (p *pipeline) walk(ctx context.Context) error {
 				b.setKnown(known)
 				b.entries = append(b.entries, e)
 				p.counts.unchanged.Add(1)
-				p.counts.known.Add(uint64(e.Size))
+				for _, x := range known {
+					p.counts.known.Add(uint64(x.Len))
+				}
 				return sendFull()
 			}
 		}

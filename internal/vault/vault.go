@@ -252,6 +252,13 @@ func Open(ctx context.Context, st obs.Store, name string, nameKey []byte, id *Id
 // Info returns what the vault is.
 func (v *Vault) Info() Info { return v.info }
 
+// Fingerprint returns 16 hex digits that differ for two vaults with different keys, whatever their names
+// and stores, and tell nothing about the key.
+func (v *Vault) Fingerprint() string {
+	sub := subkey(v.meta, "fingerprint", nil)
+	return hex.EncodeToString(sub[:8])
+}
+
 // Params returns the vault's parameters.
 func (v *Vault) Params() Params { return v.params }
 
