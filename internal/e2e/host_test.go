@@ -60,8 +60,7 @@ var programs struct {
 func program(t testing.TB, name string) string {
 	t.Helper()
 	programs.Do(func() {
-		// Not the test's folder: the next test needs them too.
-		programs.dir, programs.err = os.MkdirTemp("", "holdfast-e2e-")
+		programs.dir, programs.err = testbed.SharedDir()
 		if programs.err != nil {
 			return
 		}

@@ -68,6 +68,15 @@ func Dir(t testing.TB) string {
 	return dir
 }
 
+// SharedDir makes a new folder for what several tests of this process use; it goes with the process.
+func SharedDir() (string, error) {
+	root, err := areaDir()
+	if err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(root, "s")
+}
+
 func areaDir() (string, error) {
 	area.once.Do(func() { area.err = openArea() })
 	return area.dir, area.err
