@@ -54,7 +54,7 @@ type Options struct {
 	CatalogueDir string
 	// Sample is how many of the chunks that were stored are read back at the end; 0 is 16, negative none.
 	Sample int
-	// Budget bounds the memory for content on its way, bytes; 0 is 96 MiB. Less than the least that
+	// Budget bounds the memory for content on its way, bytes; 0 is 64 MiB. Less than the least that
 	// works is taken as that.
 	Budget int64
 	// Workers is how many goroutines read, hash and compress; 0 is one more than there are processors.
@@ -103,7 +103,7 @@ type Result struct {
 
 const (
 	defaultSample = 16
-	defaultBudget = 96 << 20
+	defaultBudget = 64 << 20
 	maxWarnings   = 1000
 )
 

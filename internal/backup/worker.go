@@ -19,7 +19,6 @@ type worker struct {
 	p     *pipeline
 	namer *chunk.Namer
 	comp  *seal.Compressor
-	out   []byte // compressed form of the chunk at hand
 	buf   []byte // content of a bundle, or a block of a large file
 	spans []span
 }
@@ -155,10 +154,7 @@ func (w *worker) store(p []byte) (vault.Stored, error) {
 	if loc, ok := w.p.w.Known(name); ok {
 		return vault.Stored{Loc: loc}, nil
 	}
-	m, payload := w.comp.Compress(w.out, p)
-	if m == seal.Zstd {
-		w.out = payload
-	}
+	m, payload := w.comp.Compress(p)
 	st, err := w.p.w.Add(name, m, payload, len(p))
 	if err == nil && st.New {
 		w.p.counts.fresh.Add(uint64(len(p)))

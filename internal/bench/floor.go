@@ -52,9 +52,9 @@ func squeeze(next func() string, stored *atomic.Int64) error {
 	if err != nil {
 		return err
 	}
-	block, out := make([]byte, 0, floorBlock), make([]byte, 0, floorBlock+floorBlock/8)
+	block := make([]byte, 0, floorBlock)
 	flush := func() {
-		_, payload := c.Compress(out, block)
+		_, payload := c.Compress(block)
 		stored.Add(int64(len(payload)))
 		block = block[:0]
 	}

@@ -41,7 +41,10 @@ const (
 )
 
 // Compressor compresses chunks. It is for one goroutine.
-type Compressor struct{ enc *zstd.Encoder }
+type Compressor struct {
+	enc *zstd.Encoder
+	buf []byte // for what comes out; grows to the largest chunk and stays
+}
 
 // NewCompressor returns a Compressor of that level for chunks of at most maxChunk bytes.
 func NewCompressor(level Level, maxChunk int) (*Compressor, error) {
@@ -63,19 +66,19 @@ func NewCompressor(level Level, maxChunk int) (*Compressor, error) {
 	return &Compressor{enc: enc}, nil
 }
 
-// Compress returns what to store for src: its compressed form, in dst's array where that has
-// room, or src itself where compressing saves less than one part in 32 (decoding costs time on the
-// way back, and it is the restore that somebody waits for). zstd gives up early on content that does
-// not compress, so it is its own cheap look: measured, it passes such content at several GB/s.
-func (c *Compressor) Compress(dst, src []byte) (Method, []byte) {
+// Compress returns what to store for src: its compressed form, which is valid until the next call, or
+// src itself where compressing saves less than one part in 32 (decoding costs time on the way back, and it
+// is the restore that somebody waits for). zstd gives up early on content that does not compress, so it
+// is its own cheap look: measured, it passes such content at several GB/s.
+func (c *Compressor) Compress(src []byte) (Method, []byte) {
 	if len(src) < 32 {
 		return Raw, src
 	}
-	out := c.enc.EncodeAll(src, dst[:0])
-	if len(out) >= len(src)-len(src)/32 {
+	c.buf = c.enc.EncodeAll(src, c.buf[:0])
+	if len(c.buf) >= len(src)-len(src)/32 {
 		return Raw, src
 	}
-	return Zstd, out
+	return Zstd, c.buf
 }
 
 // NewAEAD returns AES-256-GCM under key.

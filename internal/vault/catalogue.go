@@ -34,7 +34,6 @@ type CatalogueWriter struct {
 	comp *seal.Compressor
 	n    uint32
 	buf  []byte
-	out  []byte
 	box  []byte
 }
 
@@ -64,10 +63,7 @@ func (c *CatalogueWriter) Page(page []byte, items []Item) error {
 }
 
 func (c *CatalogueWriter) block(plain []byte) error {
-	m, payload := c.comp.Compress(c.out, plain)
-	if m == seal.Zstd {
-		c.out = payload
-	}
+	m, payload := c.comp.Compress(plain)
 	need := len(payload) + seal.Overhead
 	if cap(c.box) < need {
 		c.box = make([]byte, need, 2*need)

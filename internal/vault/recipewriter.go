@@ -29,7 +29,6 @@ type RecipeWriter struct {
 	w     *Writer
 	namer *chunk.Namer
 	comp  *seal.Compressor
-	buf   []byte
 
 	items   []Item
 	extents int
@@ -109,10 +108,7 @@ func (r *RecipeWriter) add(plain []byte) (*metaRef, error) {
 		ref.stored = Stored{Loc: loc}
 		return ref, nil
 	}
-	m, payload := r.comp.Compress(r.buf, plain)
-	if m == seal.Zstd {
-		r.buf = payload
-	}
+	m, payload := r.comp.Compress(plain)
 	return ref, r.w.AddMeta(ref.name, m, payload, len(plain), &ref.stored)
 }
 

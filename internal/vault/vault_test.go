@@ -174,7 +174,7 @@ func TestWriterFromManyGoroutines(t *testing.T) {
 			}
 			for i := range chunks {
 				b := content(i)
-				m, payload := comp.Compress(nil, b)
+				m, payload := comp.Compress(b)
 				s, err := w.Add(namer.Name(b), m, payload, len(b))
 				if err != nil {
 					t.Error(err)
