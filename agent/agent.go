@@ -30,6 +30,7 @@ import (
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
 	"holdfast/agent/report"
+	"holdfast/internal/backup"
 	"holdfast/internal/obs"
 	"holdfast/internal/vault"
 )
@@ -111,6 +112,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	opened(a.journal.Close)
+	backup.SweepCatalogues(a.catalogues()) // the journal's lock says that no other agent uses them
 	a.metrics = metrics.New(metrics.Options{Version: a.version, Started: a.started, Stages: stages, Process: true})
 	if err := a.openStore(ctx, opened); err != nil {
 		return nil, err
@@ -155,6 +157,9 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	opened(a.listeners.close)
 	return a, nil
 }
+
+// catalogues is the folder by which backups know what did not change; it may be deleted at any time.
+func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, "catalogues") }
 
 func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
 	cfg := a.cfg

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 
 	"holdfast/agent/job"
@@ -98,7 +97,7 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		Progress: func(p backup.Progress) {
 			r.Progress(job.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent})
 		},
-		CatalogueDir: filepath.Join(v.a.cfg.StateDir, "catalogues"),
+		CatalogueDir: v.a.catalogues(),
 		Budget:       int64(limits.Memory) / int64(max(1, limits.Jobs)),
 	}
 	for _, s := range r.Sources {

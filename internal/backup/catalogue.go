@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"holdfast/internal/tree"
@@ -40,7 +41,11 @@ func (r *run) catalogue(volume string) (*catalogue, error) {
 		return nil, nil
 	}
 	c := &catalogue{path: filepath.Join(dir, r.o.Instance+"+"+volume)}
-	tmp, err := os.CreateTemp(dir, ".new-")
+	// An earlier run that was killed left its own behind, if any. Should another backup of this volume be
+	// running, it keeps no catalogue, and no more happens.
+	beginning := unfinished + r.o.Instance + "+" + volume + "-"
+	removeUnfinished(dir, beginning)
+	tmp, err := os.CreateTemp(dir, beginning)
 	if err != nil {
 		r.warn(tree.Warning{Path: dir, What: "catalogue can't be kept here: " + err.Error()})
 		return nil, nil
@@ -63,6 +68,33 @@ func (r *run) catalogue(volume string) (*catalogue, error) {
 		}}
 	}
 	return c, nil
+}
+
+// unfinished begins the name of a catalogue that is being written.
+const unfinished = ".new-"
+
+// SweepCatalogues removes what killed backups left in a folder of catalogues. No backup may be running
+// that uses the folder. It is best effort: what stays costs room and nothing else.
+func SweepCatalogues(dir string) {
+	vaults, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, v := range vaults {
+		removeUnfinished(filepath.Join(dir, v.Name()), unfinished)
+	}
+}
+
+func removeUnfinished(dir, beginning string) {
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n.Name(), beginning) {
+			_ = os.Remove(filepath.Join(dir, n.Name()))
+		}
+	}
 }
 
 // page takes a page of the new recipe.
