@@ -93,6 +93,9 @@ func killedAt(t *testing.T, docker *testbed.Docker, mount, point string, undo bo
 	if left, err := filepath.Glob(filepath.Join(base, ".*")); err != nil || len(left) != 0 {
 		t.Errorf("left beside the volume: %v, %v", left, err)
 	}
+	if left, err := filepath.Glob(filepath.Join(h.dir, "state", "catalogues", "*", ".*")); err != nil || len(left) != 0 {
+		t.Errorf("unfinished catalogues left: %v, %v", left, err)
+	}
 	must(t, filepath.WalkDir(store, func(path string, d os.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() && strings.Contains(path, "/.tmp/") {
 			t.Errorf("temporary file left: %s", path)
