@@ -29,9 +29,15 @@ const (
 	watchPoll = 2 * time.Second
 )
 
-// unknownInstance is what callers are told of an instance that is not here, and of one that is not
-// theirs: the same words, so that they do not tell one tenant of another's (tenant-walls).
-const unknownInstance = "does not exist on this host"
+// noInstance is the refusal for instances that are not here or not the caller's. One who does not see all
+// tenants gets the same words and the same code for both: a difference would tell one tenant what
+// another has (tenant-walls).
+func noInstance(c api.Caller, ids ...string) *api.Error {
+	if c.SeesAll() {
+		return api.RefuseInstances(api.CodeNoInstance, ids, "does not exist on this host")
+	}
+	return api.RefuseInstances(api.CodeNoPermission, ids, "does not exist on this host, or is not yours")
+}
 
 // service is the agent as agent/api sees it.
 type service struct{ a *Agent }
@@ -71,16 +77,12 @@ func (s *service) Backup(_ context.Context, c api.Caller, requestID string, dige
 }
 
 func (s *service) check(c api.Caller, ids []string) error {
-	var unknown, foreign, absent []string
+	var unknown, absent []string
 	tenants := map[string]bool{}
 	for _, id := range ids {
 		in := s.a.instances[id]
-		switch {
-		case in == nil:
+		if in == nil || !c.Sees(in.cfg.Tenant) {
 			unknown = append(unknown, id)
-			continue
-		case !c.Sees(in.cfg.Tenant):
-			foreign = append(foreign, id)
 			continue
 		}
 		tenants[in.cfg.Tenant] = true
@@ -91,9 +93,7 @@ func (s *service) check(c api.Caller, ids []string) error {
 	}
 	switch {
 	case len(unknown) > 0:
-		return api.RefuseInstances(api.CodeNoInstance, unknown, unknownInstance)
-	case len(foreign) > 0:
-		return api.RefuseInstances(api.CodeNoPermission, foreign, unknownInstance)
+		return noInstance(c, unknown...)
 	case len(tenants) > 1:
 		return api.RefuseInstances(api.CodeManyTenants, ids, "do not belong to one tenant")
 	case len(absent) > 0:
@@ -105,11 +105,8 @@ func (s *service) check(c api.Caller, ids []string) error {
 // visible finds the instance for a caller.
 func (s *service) visible(c api.Caller, id string) (*instance, error) {
 	in := s.a.instances[id]
-	if in == nil {
-		return nil, api.RefuseInstances(api.CodeNoInstance, []string{id}, unknownInstance)
-	}
-	if !c.Sees(in.cfg.Tenant) {
-		return nil, api.RefuseInstances(api.CodeNoPermission, []string{id}, unknownInstance)
+	if in == nil || !c.Sees(in.cfg.Tenant) {
+		return nil, noInstance(c, id)
 	}
 	return in, nil
 }
