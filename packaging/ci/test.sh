@@ -12,7 +12,7 @@ left() {
 	grep -sHF "/$mark" /sys/block/loop*/loop/backing_file | sed 's/^/loop device: /'
 	local p line
 	for p in /proc/[0-9]*/cmdline; do
-		line=$(tr '\0' ' ' <"$p" 2>/dev/null) || continue
+		{ line=$(tr '\0' ' ' <"$p"); } 2>/dev/null || continue
 		case $line in *"/$mark"*) echo "process: $line" ;; esac
 	done
 }
