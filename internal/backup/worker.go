@@ -93,21 +93,18 @@ func (w *worker) smallFile(i int, e *tree.Entry) error {
 	at, spans := len(w.buf), len(w.spans)
 	for try := 0; ; try++ {
 		w.buf, w.spans = w.buf[:at], w.spans[:spans]
-		// A file that grew past what a bundle may hold is kept as long as the walk saw it.
-		size := min(e.Size, 2*bundleMax)
+		size := e.Size
+		if size > 2*bundleMax {
+			// It grew past what a bundle may hold: the rest is left out, and told below.
+			size, try = 2*bundleMax, rereads
+			e.Size = size
+		}
 		for r, err := range tree.DataRanges(f, size) {
 			if err != nil {
 				return err
 			}
-			from := len(w.buf)
-			w.buf = append(w.buf, make([]byte, r.Len)...)
-			n, err := f.ReadAt(w.buf[from:], r.Off)
-			if err != nil && !errors.Is(err, io.EOF) {
-				return fmt.Errorf("read %q: %w", e.Path, err)
-			}
-			w.buf = w.buf[:from+n]
-			if n > 0 {
-				w.spans = append(w.spans, span{entry: i, off: r.Off, at: from, n: n})
+			if err := w.smallRange(i, e, f, r); err != nil {
+				return err
 			}
 		}
 		same, err := w.p.refresh(e, f)
@@ -118,10 +115,27 @@ func (w *worker) smallFile(i int, e *tree.Entry) error {
 			return nil
 		}
 		if try == rereads {
-			w.p.warn(tree.Warning{Path: e.Path, What: "changed each time while it was read; its content is of no single moment", Lost: true})
+			// What was read may reach beyond the end that the file has now, and the item must hold it.
+			e.Size = size
+			w.p.warn(tree.Warning{Path: e.Path, What: "changed each time while it was read; its content is of no single moment, or cut off", Lost: true})
 			return nil
 		}
 	}
+}
+
+// smallRange appends one data range of f to buf and its span to spans.
+func (w *worker) smallRange(i int, e *tree.Entry, f *os.File, r tree.Range) error {
+	from := len(w.buf)
+	w.buf = append(w.buf, make([]byte, r.Len)...)
+	n, err := f.ReadAt(w.buf[from:], r.Off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read %q: %w", e.Path, err)
+	}
+	w.buf = w.buf[:from+n]
+	if n > 0 {
+		w.spans = append(w.spans, span{entry: i, off: r.Off, at: from, n: n})
+	}
+	return nil
 }
 
 // refresh says whether f, now that it was read, is still what e says, and else brings e up to date.
@@ -174,13 +188,25 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 	s := &sender{ctx: ctx, u: u}
 	for try := 0; ; try++ {
 		s.extents = s.extents[:0]
-		for r, err := range tree.DataRanges(f, e.Size) {
+		size := e.Size
+		for r, err := range tree.DataRanges(f, size) {
 			if err != nil {
 				return err
 			}
 			if err := w.largeRange(ctx, f, e, r, s); err != nil {
 				return err
 			}
+		}
+		if s.streaming {
+			// The recipe has the item by now, with the size that the walk saw: e is no longer ours.
+			same, err := w.p.root.Unchanged(e, f)
+			if err != nil {
+				return err
+			}
+			if !same {
+				w.p.warn(tree.Warning{Path: e.Path, What: "changed while it was read; its content is of no single moment", Lost: true})
+			}
+			break
 		}
 		same, err := w.p.refresh(e, f)
 		if err != nil {
@@ -189,7 +215,8 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 		if same {
 			break
 		}
-		if s.streaming || try == rereads {
+		if try == rereads {
+			e.Size = size // what was read may reach beyond the end that the file has now
 			w.p.warn(tree.Warning{Path: e.Path, What: "changed while it was read; its content is of no single moment", Lost: true})
 			break
 		}
