@@ -60,14 +60,12 @@ type pageItem struct {
 // pageMore holds what few items have. A reader refuses keys that it does not know: what they say
 // would be missing from the restored tree.
 type pageMore struct {
-	Target  []byte      `cbor:"1,keyasint,omitempty"`
-	Major   uint32      `cbor:"2,keyasint,omitempty"`
-	Minor   uint32      `cbor:"3,keyasint,omitempty"`
-	Xattrs  []pageXattr `cbor:"4,keyasint,omitempty"`
-	LinkTo  []byte      `cbor:"5,keyasint,omitempty"`
-	IsLink  bool        `cbor:"6,keyasint,omitempty"`
-	Flags   uint32      `cbor:"7,keyasint,omitempty"`
-	Project uint32      `cbor:"8,keyasint,omitempty"`
+	Target []byte      `cbor:"1,keyasint,omitempty"`
+	Major  uint32      `cbor:"2,keyasint,omitempty"`
+	Minor  uint32      `cbor:"3,keyasint,omitempty"`
+	Xattrs []pageXattr `cbor:"4,keyasint,omitempty"`
+	LinkTo []byte      `cbor:"5,keyasint,omitempty"`
+	IsLink bool        `cbor:"6,keyasint,omitempty"`
 }
 
 type pageXattr struct {
@@ -116,6 +114,11 @@ var decMode = func() cbor.DecMode {
 const (
 	pageItems   = 1024
 	pageExtents = 8192 // of a page; more of one file go on in the next
+	// pageWeight is from how many bytes of paths, link targets and attributes on a page ends: few names
+	// are long, but a tenant can make all of them so.
+	pageWeight = 1 << 20
+	// maxPaths bounds the paths of a page, which share beginnings and are much longer decoded.
+	maxPaths = 64 << 20
 )
 
 // encodePage returns the bytes of a page of those items.
@@ -184,13 +187,26 @@ func sharedPrefix(a, b string) int {
 	return n
 }
 
+// maxPath bounds one path. A longer one would take more than 4000 levels of the longest names.
 const maxPath = 1 << 20
+
+// weight is about how many bytes an item adds to a page, besides its extents.
+func weight(it *Item) int {
+	n := len(it.Path) + len(it.Target) + len(it.LinkTo)
+	for _, x := range it.Xattrs {
+		n += len(x.Name) + len(x.Value)
+	}
+	return n
+}
 
 // decodePage decodes what encodePage made, and refuses what it could not have made.
 func (v *Vault) decodePage(b []byte) ([]Item, error) {
 	var p page
 	if err := decMode.Unmarshal(b, &p); err != nil {
 		return nil, pageError(err)
+	}
+	if len(p.Items) > pageItems {
+		return nil, fmt.Errorf("page has %d items, the format allows %d", len(p.Items), pageItems)
 	}
 	locs := make([]Loc, len(p.Chunks))
 	for i, c := range p.Chunks {
@@ -203,11 +219,14 @@ func (v *Vault) decodePage(b []byte) ([]Item, error) {
 		}
 	}
 	items := make([]Item, len(p.Items))
-	prev := ""
+	prev, paths := "", 0
 	for i := range p.Items {
 		e, it := &p.Items[i], &items[i]
 		if int64(e.Shared) > int64(len(prev)) || int(e.Shared)+len(e.Path) > maxPath {
 			return nil, fmt.Errorf("page item %d has a path of no sense", i)
+		}
+		if paths += int(e.Shared) + len(e.Path); paths > maxPaths {
+			return nil, errors.New("page has longer paths than the format allows")
 		}
 		path := prev[:e.Shared] + string(e.Path)
 		prev = path
@@ -224,7 +243,7 @@ func (v *Vault) decodePage(b []byte) ([]Item, error) {
 		it.Extents = make([]Extent, 0, len(e.Extents)/4)
 		for x := e.Extents; len(x) > 0; x = x[4:] {
 			gap, c, in, n := x[0], x[1], x[2], x[3]
-			if c >= uint64(len(locs)) || gap > 1<<62 || end > 1<<62 || n == 0 || in > uint64(locs[c].Raw) || n > uint64(locs[c].Raw)-in {
+			if c >= uint64(len(locs)) || gap > 1<<62 || end > 1<<62-gap || n == 0 || in > uint64(locs[c].Raw) || n > uint64(locs[c].Raw)-in {
 				return nil, fmt.Errorf("page item %d has an extent of no sense", i)
 			}
 			it.Extents = append(it.Extents, Extent{Off: int64(end + gap), Chunk: locs[c], In: uint32(in), Len: uint32(n)})
@@ -251,7 +270,8 @@ func entryOf(e *pageItem, t *tree.Entry) {
 
 // pageError tells content that a newer version wrote from content that nobody wrote.
 func pageError(err error) error {
-	if _, ok := errors.AsType[*cbor.UnknownFieldError](err); ok || strings.Contains(err.Error(), "unknown field") {
+	if _, ok := errors.AsType[*cbor.UnknownFieldError](err); ok || strings.Contains(err.Error(), "unknown field") ||
+		strings.Contains(err.Error(), "different number of elements") {
 		return fmt.Errorf("%w: %w", ErrNewer, err)
 	}
 	return fmt.Errorf("does not decode: %w", err)

@@ -6,6 +6,7 @@ import (
 
 	"holdfast/internal/chunk"
 	"holdfast/internal/seal"
+	"holdfast/internal/tree"
 )
 
 // pageList is a run of a recipe's pages. Lists are cut where the content says, like pages, so that a
@@ -32,6 +33,8 @@ type RecipeWriter struct {
 
 	items   []Item
 	extents int
+	weight  int
+	last    follower
 	pages   []*metaRef
 	packs   map[PackID]bool // that the items name
 }
@@ -55,6 +58,12 @@ const MaxExtents = pageExtents
 
 // Add appends an item.
 func (r *RecipeWriter) Add(it Item) error {
+	if len(it.Path) > maxPath || len(it.LinkTo) > maxPath {
+		return fmt.Errorf("entry %.80q…: its path has %d bytes, the format allows %d", it.Path, max(len(it.Path), len(it.LinkTo)), maxPath)
+	}
+	if err := r.last.follow(&it); err != nil {
+		return err
+	}
 	for i := range it.Extents {
 		if id := it.Extents[i].Chunk.Pack; i == 0 || id != it.Extents[i-1].Chunk.Pack {
 			r.packs[id] = true
@@ -62,10 +71,44 @@ func (r *RecipeWriter) Add(it Item) error {
 	}
 	r.items = append(r.items, it)
 	r.extents += len(it.Extents)
+	r.weight += weight(&it)
 	// Where a page ends depends on the path alone, so that a tree with one more file has one other page.
-	if len(r.items) >= pageItems || r.extents >= pageExtents ||
+	if len(r.items) >= pageItems || r.extents >= pageExtents || r.weight >= pageWeight ||
 		len(r.items) >= pageItems/8 && pathHash(it.Path)&(pageItems/4-1) == 0 {
 		return r.flush()
+	}
+	return nil
+}
+
+// follower sees whether each item can follow the one before: what a restore refuses is neither
+// written nor passed by a verification.
+type follower struct {
+	any  bool
+	path string
+	file bool
+	size int64
+	end  int64 // of the file's extents
+}
+
+func (f *follower) follow(it *Item) error {
+	if it.Continued {
+		if !f.any || it.Path != f.path || !f.file {
+			return fmt.Errorf("recipe continues %q, which is not the file before", it.Path)
+		}
+	} else {
+		if f.any && tree.ComparePaths(f.path, it.Path) >= 0 {
+			return fmt.Errorf("recipe has %q after %q", it.Path, f.path)
+		}
+		if it.Kind < tree.File || it.Kind > tree.BlockDevice {
+			return fmt.Errorf("recipe has an entry of kind %d: %q", it.Kind, it.Path)
+		}
+		*f = follower{any: true, path: it.Path, file: it.Kind == tree.File && !it.HasLinkTo, size: it.Size}
+	}
+	for _, x := range it.Extents {
+		if !f.file || x.Off < f.end || x.Off > f.size || int64(x.Len) > f.size-x.Off {
+			return fmt.Errorf("recipe of %q has an extent at %d that overlaps or passes its end", it.Path, x.Off)
+		}
+		f.end = x.Off + int64(x.Len)
 	}
 	return nil
 }
@@ -98,7 +141,7 @@ func (r *RecipeWriter) flush() error {
 	}
 	r.pages = append(r.pages, ref)
 	clear(r.items)
-	r.items, r.extents = r.items[:0], 0
+	r.items, r.extents, r.weight = r.items[:0], 0, 0
 	return nil
 }
 

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/internal/obs"
-	"holdfast/internal/tree"
 )
 
 // VerifyOptions say what is verified and how deep.
@@ -147,6 +146,8 @@ func (c *check) backup(ctx context.Context, ref BackupRef) error {
 	}
 	for i := range m.Volumes {
 		vol := &m.Volumes[i]
+		var last follower
+		var entries uint64
 		err := c.v.Items(ctx, vol, func(items []Item) error {
 			c.report.Items += uint64(len(items))
 			for _, it := range items {
@@ -156,12 +157,18 @@ func (c *check) backup(ctx context.Context, ref BackupRef) error {
 					}
 					c.users[x.Chunk.Pack].locs[x.Chunk] = struct{}{}
 				}
-				if !it.Continued && it.Kind == 0 || it.Kind > tree.BlockDevice {
-					return &CorruptError{Object: m.Object, Reason: fmt.Sprintf("recipe has an entry of kind %d", it.Kind)}
+				if err := last.follow(&it); err != nil {
+					return &CorruptError{Object: m.Object, Reason: err.Error()}
+				}
+				if !it.Continued {
+					entries++
 				}
 			}
 			return nil
 		})
+		if err == nil && entries != vol.Entries {
+			err = &CorruptError{Object: m.Object, Reason: fmt.Sprintf("names %d entries of volume %s, its recipe has %d", vol.Entries, vol.Name, entries)}
+		}
 		if err := c.found(err, name); err != nil {
 			return err
 		}

@@ -1,0 +1,80 @@
+package vault_test
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"holdfast/internal/seal"
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// TestPagesOfHeavyItems: names and attributes that add up to more than a page may have end it early.
+func TestPagesOfHeavyItems(t *testing.T) {
+	v, _ := newVault(t)
+	w, err := v.NewWriter(t.Context(), vault.WriterOptions{})
+	must(t, err)
+	rec, err := w.NewRecipe(map[vault.PackID]bool{})
+	must(t, err)
+	value := make([]byte, 64<<10)
+	deep := strings.Repeat(strings.Repeat("d", 200)+"/", 300)
+	for i := range 300 {
+		must(t, rec.Add(vault.Item{Entry: tree.Entry{
+			Path: fmt.Sprintf("%s%03d", deep, i), Kind: tree.File, Xattrs: []tree.Xattr{{Name: "user.a", Value: value}},
+		}}))
+	}
+	lists, err := rec.Finish()
+	must(t, err)
+	_, err = w.Finish(t.Context())
+	must(t, err)
+	n := 0
+	must(t, v.Items(t.Context(), &vault.Volume{Name: "v", Lists: lists}, func(items []vault.Item) error {
+		n += len(items)
+		return nil
+	}))
+	if n != 300 {
+		t.Errorf("%d items came back, want 300", n)
+	}
+}
+
+// TestRecipeRefusesWhatNobodyCanRestore: better no backup than one that does not come back.
+func TestRecipeRefusesWhatNobodyCanRestore(t *testing.T) {
+	v, _ := newVault(t)
+	w, err := v.NewWriter(t.Context(), vault.WriterOptions{})
+	must(t, err)
+	defer func() { _ = w.Abort(nil) }()
+	data := bytes.Repeat([]byte("z"), 1000)
+	s, err := w.Add(v.Namer().Name(data), seal.Raw, data, len(data))
+	must(t, err)
+	x := func(off int64) []vault.Extent { return []vault.Extent{{Off: off, Chunk: s.Loc, Len: 1000}} }
+	file := func(path string, size int64, x []vault.Extent) vault.Item {
+		return vault.Item{Entry: tree.Entry{Path: path, Kind: tree.File, Size: size}, Extents: x}
+	}
+	more := func(path string, x []vault.Extent) vault.Item {
+		return vault.Item{Entry: tree.Entry{Path: path}, Continued: true, Extents: x}
+	}
+	for name, items := range map[string][]vault.Item{
+		"beyond the end":       {file("a", 999, x(0))},
+		"continued beyond":     {file("a", 1999, x(0)), more("a", x(1000))},
+		"overlap":              {file("a", 3000, x(0)), more("a", x(999))},
+		"continues another":    {file("a", 3000, x(0)), more("b", x(1000))},
+		"continues nothing":    {more("a", nil)},
+		"order":                {file("b", 0, nil), file("a", 0, nil)},
+		"twice":                {file("a", 0, nil), file("a", 0, nil)},
+		"no kind":              {{Entry: tree.Entry{Path: "a"}}},
+		"path without measure": {file(strings.Repeat("d/", 600<<10)+"f", 0, nil)},
+	} {
+		rec, err := w.NewRecipe(map[vault.PackID]bool{})
+		must(t, err)
+		for _, it := range items {
+			if err = rec.Add(it); err != nil {
+				break
+			}
+		}
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
