@@ -151,9 +151,11 @@ func (f *fake) Cancel(_ context.Context, c api.Caller, id string) error {
 	}
 	return f.note("cancel", id)
 }
+
 func (f *fake) Release(_ context.Context, _ api.Caller, id string) error {
 	return f.note("release", id)
 }
+
 func (f *fake) Resume(_ context.Context, _ api.Caller, id string) error { return f.note("resume", id) }
 func (f *fake) Drain(context.Context, api.Caller) error                 { return f.note("drain") }
 
