@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"holdfast/internal/chunk"
 	"holdfast/internal/tree"
@@ -28,6 +29,14 @@ const (
 	workerMemory = block + (3 << 20)
 	// ahead is how many units may be on their way between walk and recipe.
 	ahead = 128
+	// unitWeight is from where on what a unit keeps in memory besides content ends it, and aheadWeight is
+	// how much of that may be on its way, bytes. Few trees reach it: long paths, large attributes, or the
+	// extents of large files that did not change.
+	unitWeight  = 1 << 20
+	aheadWeight = 32 << 20
+	// What a tree.Entry and a vault.Extent take, bytes.
+	entryMemory  = 256
+	extentMemory = 48
 	// A large file's extents reach the recipe in parts. Up to wholeExtents (4 GiB of average chunks) the
 	// first is sent when the file was read to its end and had not changed; a larger file is not held back.
 	partExtents  = vault.MaxExtents / 4
@@ -39,6 +48,7 @@ type unit struct {
 	entries []*tree.Entry
 	large   bool // entries has one file, whose extents come through parts
 	size    int64
+	weight  int64            // bytes of entries and known extents, about
 	known   [][]vault.Extent // of each entry, nil where its content has to be read; nil when all have to
 	extents [][]vault.Extent // of each entry, once done is closed
 	parts   chan []vault.Extent
@@ -53,6 +63,7 @@ type pipeline struct {
 	units  chan *unit         // to the workers
 	order  chan *unit         // the same, to the recipe
 	help   chan func(*worker) // a chunk that somebody who is idle may take
+	weight *semaphore.Weighted
 }
 
 // volume backs up one source.
@@ -65,6 +76,7 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	p := &pipeline{
 		run: r, root: root, cutter: r.o.Vault.Cutter(),
 		units: make(chan *unit, ahead), order: make(chan *unit, ahead), help: make(chan func(*worker)),
+		weight: semaphore.NewWeighted(aheadWeight),
 	}
 	rec, err := r.w.NewRecipe(r.packs)
 	if err != nil {
@@ -105,6 +117,10 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 func (p *pipeline) walk(ctx context.Context) error {
 	b := newBundle()
 	send := func(u *unit) error {
+		u.weight = min(u.weight, aheadWeight) // one alone passes in any case
+		if err := p.weight.Acquire(ctx, u.weight); err != nil {
+			return context.Cause(ctx)
+		}
 		// order first: what the recipe waits for is then on its way to a worker, or the context ends.
 		for _, c := range []chan *unit{p.order, p.units} {
 			select {
@@ -116,7 +132,7 @@ func (p *pipeline) walk(ctx context.Context) error {
 		return nil
 	}
 	sendFull := func() error {
-		if b.size < bundleMax && len(b.entries) < bundleEntries {
+		if b.size < bundleMax && len(b.entries) < bundleEntries && b.weight < unitWeight {
 			return nil
 		}
 		full := b
@@ -136,6 +152,7 @@ func (p *pipeline) walk(ctx context.Context) error {
 			if known, ok := p.before.find(e); ok {
 				b.setKnown(known)
 				b.entries = append(b.entries, e)
+				b.weight += weightOf(e) + int64(len(known))*extentMemory
 				p.counts.unchanged.Add(1)
 				for _, x := range known {
 					p.counts.known.Add(uint64(x.Len))
@@ -150,9 +167,10 @@ func (p *pipeline) walk(ctx context.Context) error {
 				}
 				b = newBundle()
 			}
-			return send(&unit{entries: []*tree.Entry{e}, large: true, parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{})})
+			return send(&unit{entries: []*tree.Entry{e}, large: true, weight: weightOf(e), parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{})})
 		}
 		b.entries = append(b.entries, e)
+		b.weight += weightOf(e)
 		if content {
 			b.size += e.Size
 		}
@@ -170,6 +188,15 @@ func (p *pipeline) walk(ctx context.Context) error {
 		return send(b)
 	}
 	return nil
+}
+
+// weightOf is about how much memory an entry takes, bytes.
+func weightOf(e *tree.Entry) int64 {
+	n := entryMemory + len(e.Path) + len(e.Target) + len(e.LinkTo)
+	for i := range e.Xattrs {
+		n += len(e.Xattrs[i].Name) + len(e.Xattrs[i].Value)
+	}
+	return int64(n)
 }
 
 func newBundle() *unit { return &unit{done: make(chan struct{})} }
@@ -206,6 +233,7 @@ func (p *pipeline) record(ctx context.Context, rec *vault.RecipeWriter, vol *vau
 			if err := p.recordLarge(ctx, rec, vol, u); err != nil {
 				return err
 			}
+			p.weight.Release(u.weight)
 			continue
 		}
 		if err := wait(u); err != nil {
@@ -228,6 +256,7 @@ func (p *pipeline) record(ctx context.Context, rec *vault.RecipeWriter, vol *vau
 				it = vault.Item{Entry: tree.Entry{Path: e.Path}, Continued: true, Extents: x[:min(len(x), partExtents)]}
 			}
 		}
+		p.weight.Release(u.weight)
 	}
 	return nil
 }
