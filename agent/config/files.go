@@ -8,13 +8,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
+
+// Content checks one value, or what the file that it names must hold, in a form that this package does not
+// know: that of keys and tokens.
+type Content struct {
+	Path  string // of the value, such as key_file
+	Check func() error
+}
 
 // CheckFiles looks at the files and programs that c names: that they are there and can be read, that nobody
 // but owner and group can read a secret, that certificate and key belong together, and that authorities
-// are certificates. It does not look at volumes, which may be mounted later, and it contacts nobody.
+// are certificates; then it asks contents, but those whose value has a fault already. It does not look at volumes, which may be mounted later, and it contacts nobody.
 // The error is *Faults. A file may change afterwards; whoever opens it checks again.
-func (c *Config) CheckFiles() error {
+func (c *Config) CheckFiles(contents ...Content) error {
 	f := &faults{src: c.src, seen: map[string]bool{}}
 	secretFile(f, "store.name_key_file", c.Store.NameKeyFile)
 	secretFile(f, "key_file", c.KeyFile)
@@ -45,6 +53,14 @@ func (c *Config) CheckFiles() error {
 		program(f, path+"thaw[0]", e.Thaw)
 		program(f, path+"power_down[0]", e.PowerDown)
 		program(f, path+"start[0]", e.Start)
+	}
+	for _, content := range contents {
+		if f.seen[content.Path] {
+			continue
+		}
+		if err := content.Check(); err != nil {
+			f.add(content.Path, "%s", strings.ReplaceAll(err.Error(), "\n", "; ")) // one line a fault
+		}
 	}
 	return f.err()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -10,15 +11,18 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"time"
 
+	"holdfast/agent/auth"
 	"holdfast/agent/config"
+	"holdfast/internal/vault"
 )
 
 // errNoConfig is a configuration file that is not there or can't be read.
 var errNoConfig = errors.New("no configuration")
 
-// load reads the configuration and checks the files that it names.
-func load(path string) (*config.Config, error) {
+// load reads the configuration and checks the files that it names, and what they hold.
+func load(path string, more ...func(*config.Config) config.Content) (*config.Config, error) {
 	cfg, err := config.Load(path)
 	var pathError *fs.PathError
 	if errors.As(err, &pathError) {
@@ -27,11 +31,57 @@ func load(path string) (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cfg, cfg.CheckFiles()
+	contents := contentsOf(cfg)
+	for _, content := range more {
+		contents = append(contents, content(cfg))
+	}
+	return cfg, cfg.CheckFiles(contents...)
+}
+
+// contentsOf are the checks of what only the packages that use it can read. What they find would end the
+// agent at its start, or fail its first job.
+func contentsOf(cfg *config.Config) []config.Content {
+	contents := []config.Content{{Path: "key_file", Check: func() error {
+		_, err := vault.LoadIdentity(cfg.KeyFile)
+		return err
+	}}}
+	for i, r := range cfg.Recipients {
+		contents = append(contents, config.Content{
+			Path: fmt.Sprintf("recipients[%d]", i), Check: func() error { return vault.ParseRecipient(r) },
+		})
+	}
+	if cfg.TokensFile != "" {
+		contents = append(contents, config.Content{Path: "tokens_file", Check: func() error {
+			_, err := auth.NewStatic(cfg.TokensFile, time.Now)
+			return err
+		}})
+	}
+	return contents
+}
+
+// certificateInTime checks that callers take the certificate now. It keeps no agent from starting: there
+// are jobs to finish, and a renewed certificate is served without a restart.
+func certificateInTime(cfg *config.Config) config.Content {
+	return config.Content{Path: "tls.cert_file", Check: func() error {
+		if cfg.Listen == "" {
+			return nil
+		}
+		pair, err := tls.LoadX509KeyPair(cfg.TLS.CertFile, cfg.TLS.KeyFile)
+		if err != nil {
+			return nil //nolint:nilerror // said of tls.key_file, with its place
+		}
+		switch now := time.Now(); {
+		case now.After(pair.Leaf.NotAfter):
+			return fmt.Errorf("the certificate %s has expired, %s", cfg.TLS.CertFile, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
+		case now.Before(pair.Leaf.NotBefore):
+			return fmt.Errorf("the certificate %s is not valid before %s", cfg.TLS.CertFile, pair.Leaf.NotBefore.UTC().Format(time.RFC3339))
+		}
+		return nil
+	}}
 }
 
 func checkConfig(path string, stdout io.Writer) error {
-	cfg, err := load(path)
+	cfg, err := load(path, certificateInTime)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -79,7 +80,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "holdfastd: %v\n", err)
 		return exitConfig
 	case errors.Is(err, errNoConfig):
-		fmt.Fprintf(stderr, "holdfastd: %v\nhint: begin with a copy of /usr/share/doc/holdfast/examples/holdfast.yaml\n", err)
+		fmt.Fprintf(stderr, "holdfastd: %v\n", err)
+		if errors.Is(err, fs.ErrNotExist) {
+			fmt.Fprintln(stderr, "hint: begin with a copy of /usr/share/doc/holdfast/examples/holdfast.yaml")
+		}
 		return exitConfig
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
