@@ -66,7 +66,7 @@ func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault,
 	if f := v.a.cfg.Store.NameKeyFile; f != "" {
 		nameKeyFlag = " --name-key " + f
 	}
-	hint := fmt.Sprintf("make it with `holdfast vault create --store %s --vault %s --key %s%s --recipient age1…`",
+	hint := fmt.Sprintf("make it with `holdfast vault create --store '%s' --vault %s --key %s%s --recipient age1…`",
 		store, tenant, v.a.cfg.KeyFile, nameKeyFlag)
 	if !v.a.cfg.Vault.AutoCreate {
 		return nil, fmt.Errorf("the tenant has no vault, and vault.auto_create is off; %s: %w", hint, err)
