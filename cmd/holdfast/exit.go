@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"holdfast/internal/obs"
 	"holdfast/internal/restore"
@@ -138,6 +139,7 @@ var verdicts = []struct {
 		"check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or OBS_ACCESS_KEY_ID and OBS_SECRET_ACCESS_KEY) and what they may do",
 	}},
 	{obs.ErrNoSpace, verdict{exitFailed, "", "make room in the store, or raise its quota"}},
+	{syscall.ENOSPC, verdict{exitFailed, "", "make room on that disk, or name a place on another"}},
 	{obs.ErrUnavailable, verdict{exitFailed, "", "try again when the store answers"}},
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 
 	"holdfast/internal/obs"
@@ -33,6 +34,7 @@ func TestJudge(t *testing.T) {
 		{wrap(obs.ErrNoBucket), false, 10, "restore cp-7: below: no such bucket", "--store"},
 		{wrap(obs.ErrAccess), false, 1, "restore cp-7: below: access denied by the store", "credentials"},
 		{wrap(obs.ErrNoSpace), false, 1, "restore cp-7: below: the store has no space left", "room"},
+		{wrap(syscall.ENOSPC), false, 1, "restore cp-7: below: no space left on device", "make room on that disk"},
 		{wrap(obs.ErrUnavailable), false, 1, "restore cp-7: below: store unavailable", "try again"},
 		{wrap(&configError{err: errors.New("bad key")}), false, 78, "restore cp-7: below: bad key", ""},
 		{wrap(&partError{"2 entries differ"}), false, 3, "restore cp-7: below: 2 entries differ", ""},
