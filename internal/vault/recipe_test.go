@@ -78,3 +78,47 @@ func TestRecipeRefusesWhatNobodyCanRestore(t *testing.T) {
 		}
 	}
 }
+
+// TestFileWithTheBytesOfAPage: a page of a tree without content is easy to guess, so a tenant can make a
+// file of it. Neither may be taken for the other.
+func TestFileWithTheBytesOfAPage(t *testing.T) {
+	v, _ := newVault(t)
+	root := vault.Item{Entry: tree.Entry{Kind: tree.Dir, Mode: 0o755}}
+	write := func(page []byte) (got []byte) {
+		w, err := v.NewWriter(t.Context(), vault.WriterOptions{})
+		must(t, err)
+		rec, err := w.NewRecipe(map[vault.PackID]bool{})
+		must(t, err)
+		rec.Tap = func(p []byte, _ []vault.Item) error { got = bytes.Clone(p); return nil }
+		var s vault.Stored
+		if page != nil {
+			s, err = w.Add(v.Namer().Name(page), seal.Raw, page, len(page))
+			must(t, err)
+		}
+		must(t, rec.Add(root))
+		lists, err := rec.Finish()
+		must(t, err)
+		_, err = w.Finish(t.Context())
+		must(t, err)
+		must(t, v.Items(t.Context(), &vault.Volume{Name: "v", Lists: lists}, func([]vault.Item) error { return nil }))
+		if page != nil {
+			_, err = v.ReadChunk(t.Context(), vault.Content, s.Loc)
+			must(t, err)
+		}
+		return got
+	}
+	w, err := v.NewWriter(t.Context(), vault.WriterOptions{})
+	must(t, err)
+	rec, err := w.NewRecipe(map[vault.PackID]bool{})
+	must(t, err)
+	var page []byte
+	rec.Tap = func(p []byte, _ []vault.Item) error { page = bytes.Clone(p); return nil }
+	must(t, rec.Add(root))
+	_, err = rec.Finish()
+	must(t, err)
+	_ = w.Abort(nil) // nothing of it is stored: the file comes first
+	if got := write(page); !bytes.Equal(got, page) {
+		t.Fatal("the same tree gave another page")
+	}
+	write(page)
+}

@@ -50,7 +50,7 @@ func (w *Writer) NewRecipe(packs map[PackID]bool) (*RecipeWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &RecipeWriter{w: w, namer: w.v.Namer(), comp: comp, packs: packs}, nil
+	return &RecipeWriter{w: w, namer: w.v.pageNamer(), comp: comp, packs: packs}, nil
 }
 
 // MaxExtents is how many extents an item may have; the rest of a file goes into Continued items.

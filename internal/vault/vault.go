@@ -81,7 +81,8 @@ type Vault struct {
 	params  Params
 	content [32]byte // master of the packs' keys
 	meta    [32]byte // master of the index's and the manifests' keys
-	name    [32]byte
+	name    [32]byte // of content chunks
+	page    [32]byte // of recipe pages
 	cut     [32]byte
 }
 
@@ -238,7 +239,7 @@ func Open(ctx context.Context, st obs.Store, name string, nameKey []byte, id *Id
 	v := &Vault{
 		st: st, params: h.Params,
 		content: derive(s.Key, "content"), meta: derive(s.Key, "meta"),
-		name: derive(s.Key, "chunk names"), cut: derive(s.Key, "cut points"),
+		name: derive(s.Key, "chunk names"), page: derive(s.Key, "page names"), cut: derive(s.Key, "cut points"),
 		info: Info{
 			ID: vid, Name: name, Created: h.Created, Format: h.Format,
 			Recipients: h.Recipients, Params: h.Params, Store: st.String(),
@@ -262,8 +263,12 @@ func (v *Vault) Fingerprint() string {
 // Params returns the vault's parameters.
 func (v *Vault) Params() Params { return v.params }
 
-// Namer returns a Namer under the vault's key, for one goroutine.
+// Namer returns a Namer of content under the vault's key, for one goroutine.
 func (v *Vault) Namer() *chunk.Namer { return chunk.NewNamer(v.name) }
+
+// pageNamer returns a Namer of Meta chunks. Their names are under a key of their own: a file with the
+// very bytes of a recipe page would otherwise be found as that page, which does not open as content.
+func (v *Vault) pageNamer() *chunk.Namer { return chunk.NewNamer(v.page) }
 
 // Cutter returns the vault's cutter, which goroutines may share.
 func (v *Vault) Cutter() *chunk.Cutter { return chunk.NewCutter(v.cut, v.params.Chunk) }
@@ -273,7 +278,7 @@ func (v *Vault) Store() obs.Store { return v.st }
 
 // Close forgets the keys. The store stays open: it is the caller's.
 func (v *Vault) Close() {
-	v.content, v.meta, v.name, v.cut = [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}
+	v.content, v.meta, v.name, v.page, v.cut = [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}
 }
 
 // derive returns the subkey of master for that purpose (HKDF-Expand with SHA-256, RFC 5869).

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"holdfast/internal/chunk"
 	"holdfast/internal/obs"
 )
 
@@ -226,7 +227,8 @@ func (c *check) pack(ctx context.Context, id PackID, use *packUse) (read int64, 
 
 // verifyRows reads the chunks of a pack and compares each with its name.
 func (v *Vault) verifyRows(ctx context.Context, id PackID, rows []Row) (chunks uint64, err error) {
-	namer, aead, key := v.Namer(), v.packAEAD(id), v.packKey(id)
+	aead, key := v.packAEAD(id), v.packKey(id)
+	namers := map[ChunkKind]*chunk.Namer{Content: v.Namer(), Meta: v.pageNamer()}
 	var run, plain []byte
 	for len(rows) > 0 {
 		n, size := 0, 0
@@ -247,7 +249,7 @@ func (v *Vault) verifyRows(ctx context.Context, id PackID, rows []Row) (chunks u
 			if err != nil {
 				return chunks, err
 			}
-			if namer.Name(plain) != r.Name {
+			if namer := namers[r.Kind]; namer == nil || namer.Name(plain) != r.Name {
 				return chunks, &CorruptError{Object: key, Reason: fmt.Sprintf("chunk at byte %d has content of another name", r.Off)}
 			}
 			at = at[r.Len:]
