@@ -121,15 +121,24 @@ type run struct {
 	res    Result
 }
 
-// Run makes a backup. When it returns nil, every pack and recipe was confirmed by the store, then the
-// manifest was written and read back, and a sample of the new chunks was opened (Invariant
-// manifest-last). After an error no backup of this run exists.
+// Run makes a backup. When it returns nil, every pack and recipe was confirmed by the store, a sample
+// of the new chunks was opened, and then the manifest was written and read back (Invariant
+// manifest-last). After an error no backup of this run exists, unless the outcome of writing or reading
+// back the manifest is what is not known.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if err := vault.CheckInstance(o.Instance); err != nil {
 		return nil, err
 	}
 	if len(o.Sources) == 0 {
 		return nil, fmt.Errorf("back up %s: it has no volume", o.Instance)
+	}
+	seen := map[string]bool{}
+	for _, s := range o.Sources {
+		// A restore makes a folder of each name.
+		if vault.CheckInstance(s.Volume) != nil || seen[s.Volume] {
+			return nil, fmt.Errorf("back up %s: volume name %q is not allowed, or comes twice", o.Instance, s.Volume)
+		}
+		seen[s.Volume] = true
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -229,13 +238,14 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, added []vault.
 		Created: r.res.Created, Finished: r.o.Now().UTC(), Volumes: volumes, Packs: refs,
 		Bytes: r.res.Bytes, NewBytes: r.counts.sent.Load(),
 	}
-	if err := r.o.Vault.WriteManifest(ctx, m); err != nil {
-		return nil, err
-	}
+	// Before the manifest: no backup comes to be whose packs do not open.
 	if r.o.Sample > 0 {
 		if r.res.Sampled, err = r.o.Vault.Sample(ctx, added, r.o.Sample); err != nil {
 			return nil, err
 		}
+	}
+	if err := r.o.Vault.WriteManifest(ctx, m); err != nil {
+		return nil, err
 	}
 	for _, c := range r.cats {
 		c.keep()

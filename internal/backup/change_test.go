@@ -2,8 +2,11 @@ package backup_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -57,5 +60,44 @@ func TestFilesThatChangeMeanwhile(t *testing.T) {
 				t.Fatalf("%s of %d bytes has a hole that it never had, and nothing was told", name, len(b))
 			}
 		}
+	}
+}
+
+// TestVolumeNames: a name that no restore can make a folder of, or two of one name, end before work begins.
+func TestVolumeNames(t *testing.T) {
+	v := newVault(t, obs.NewMemory())
+	dir := t.TempDir()
+	for _, names := range [][]string{{""}, {"a/b"}, {".."}, {"a", "a"}} {
+		o := backup.Options{Vault: v, Instance: "i"}
+		for _, n := range names {
+			o.Sources = append(o.Sources, backup.Source{Volume: n, Root: dir})
+		}
+		if _, err := backup.Run(t.Context(), o); err == nil {
+			t.Errorf("volumes %q: no error", names)
+		}
+	}
+}
+
+// unreadable gives back other bytes of packs than it took.
+type unreadable struct{ obs.Store }
+
+func (u unreadable) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
+	n, err := u.Store.ReadAt(ctx, key, p, off)
+	if strings.Contains(key, "/packs/") {
+		clear(p)
+	}
+	return n, err
+}
+
+// TestNoBackupOfPacksThatDoNotOpen: the sample comes before the manifest.
+func TestNoBackupOfPacksThatDoNotOpen(t *testing.T) {
+	v := newVault(t, unreadable{obs.NewMemory()})
+	dir := t.TempDir()
+	makeTree(t, dir, 8, 10, 0)
+	if _, err := backup.Run(t.Context(), backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}}); !errors.Is(err, vault.ErrCorrupt) {
+		t.Fatalf("error is %v", err)
+	}
+	if refs, err := v.Backups(t.Context(), "i"); err != nil || len(refs) != 0 {
+		t.Errorf("backups %v, %v", refs, err)
 	}
 }
