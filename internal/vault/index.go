@@ -111,6 +111,9 @@ func (v *Vault) sealIndex(id []byte, rows []indexRow) []byte {
 // openIndex opens the segment of that id and yields its rows to each.
 func (v *Vault) openIndex(id, object []byte, each func(chunk.Name, Loc)) error {
 	if !bytes.HasPrefix(object, []byte(indexMagic)) {
+		if bytes.HasPrefix(object, []byte(indexMagic[:6])) {
+			return ErrNewer
+		}
 		return errors.New("is no index segment of a known version")
 	}
 	plain, err := seal.NewAEAD(subkey(v.meta, "index", id)).Open(nil, packNonce(0), object[len(indexMagic):], object[:len(indexMagic)])
@@ -174,7 +177,9 @@ func (v *Vault) loadIndex(ctx context.Context, without []PackID) (*index, error)
 				if !slices.Contains(without, l.Pack) {
 					x.add(n, l)
 				}
-			}); err != nil {
+			}); isNewer(err) {
+				return fmt.Errorf("index segment %s: %w", info.Key, err)
+			} else if err != nil {
 				return &CorruptError{Object: info.Key, Reason: err.Error()}
 			}
 			return nil

@@ -102,6 +102,9 @@ func (v *Vault) WriteManifest(ctx context.Context, m *Manifest) error {
 	if len(plain) > maxManifest/2 {
 		return fmt.Errorf("manifest of %d bytes: more than the %d that the format allows", len(plain), maxManifest/2)
 	}
+	if err := decMode.Unmarshal(plain, new(Manifest)); err != nil {
+		return fmt.Errorf("manifest is more than the format allows: %w", err)
+	}
 	object := []byte(manifestMagic)
 	object = seal.NewAEAD(v.manifestSubkey(m.Instance, m.ID)).Seal(object, packNonce(0), plain, object)
 	m.Object = v.manifestKey(m.Instance, m.ID)
@@ -159,6 +162,9 @@ func (v *Vault) Manifest(ctx context.Context, ref BackupRef) (*Manifest, error) 
 			return nil, err
 		}
 		return nil, bad("does not decode: " + err.Error())
+	}
+	if m.Format > Format {
+		return nil, fmt.Errorf("manifest %s: %w: format %d", key, ErrNewer, m.Format)
 	}
 	if m.Instance != ref.Instance || m.ID != ref.ID {
 		return nil, bad("is the manifest of another backup")

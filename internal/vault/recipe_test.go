@@ -2,10 +2,12 @@ package vault_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
+	"holdfast/internal/obs"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -121,4 +123,29 @@ func TestFileWithTheBytesOfAPage(t *testing.T) {
 		t.Fatal("the same tree gave another page")
 	}
 	write(page)
+}
+
+// TestNewerHeader: a key that this version does not know may say what it must not ignore.
+func TestNewerHeader(t *testing.T) {
+	st, id := obs.NewMemory(), identity(t)
+	_, err := vault.Create(t.Context(), st, "a", nil, nil, id)
+	must(t, err)
+	key := vault.ID("a", nil) + "/vault.json"
+	replace(t, st, key, bytes.Replace(read(t, st, key), []byte(`"format":1`), []byte(`"format":1,"new":1`), 1))
+	if _, err := vault.Open(t.Context(), st, "a", nil, id); !errors.Is(err, vault.ErrNewer) {
+		t.Errorf("unknown key: %v", err)
+	}
+}
+
+// TestResumeWithADamagedPack: what an earlier try left must not keep every later one from working.
+func TestResumeWithADamagedPack(t *testing.T) {
+	v, st := newVault(t)
+	id := vault.PackID{7}
+	must(t, st.Put(t.Context(), v.Info().ID+"/packs/07/"+id.String(), bytes.Repeat([]byte("x"), 5000)))
+	w, err := v.NewWriter(t.Context(), vault.WriterOptions{Resume: []string{id.String()}})
+	must(t, err)
+	packs, err := w.Finish(t.Context())
+	if err != nil || len(packs) != 0 {
+		t.Errorf("packs %v, %v", packs, err)
+	}
 }

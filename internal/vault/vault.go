@@ -213,6 +213,11 @@ func Open(ctx context.Context, st obs.Store, name string, nameKey []byte, id *Id
 	if h.Format > Format {
 		return nil, fmt.Errorf("open vault %s: %w: format %d", name, ErrNewer, h.Format)
 	}
+	strict := json.NewDecoder(bytes.NewReader(doc.Vault))
+	strict.DisallowUnknownFields()
+	if err := strict.Decode(new(header)); err != nil { // it decoded before, so a key is not known
+		return nil, fmt.Errorf("open vault %s: %w: %w", name, ErrNewer, err)
+	}
 	plain, err := id.unwrap(h.Key)
 	if errors.Is(err, ErrWrongKey) {
 		return nil, fmt.Errorf("open vault %s: %w", name, err)

@@ -113,6 +113,8 @@ func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, err
 		rows, size, err := v.PackTable(ctx, id)
 		if errors.Is(err, obs.ErrNotFound) {
 			continue // it never arrived
+		} else if errors.Is(err, ErrCorrupt) {
+			continue // what it held is stored anew
 		} else if err != nil {
 			return nil, fmt.Errorf("resume with pack %s: %w", id, err)
 		}
