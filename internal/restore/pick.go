@@ -13,11 +13,10 @@ type picker struct {
 	above    []*tree.Entry // folders above the entry at hand that were not restored
 	taken    string        // folder whose whole content is wanted, or "" (with inTaken)
 	inTaken  bool
-	skipped  map[string]bool // files that were left out, since a hard link may name them
 }
 
 func newPicker(patterns []string) *picker {
-	return &picker{patterns: patterns, skipped: map[string]bool{}}
+	return &picker{patterns: patterns}
 }
 
 // want says whether e is restored, and which folders above it must be made before.
@@ -33,12 +32,9 @@ func (p *picker) want(e *tree.Entry) (parents []*tree.Entry, ok bool) {
 		p.above = p.above[:len(p.above)-1]
 	}
 	if !p.matches(e.Path) {
-		switch e.Kind {
-		case tree.Dir:
+		if e.Kind == tree.Dir {
 			c := *e
 			p.above = append(p.above, &c)
-		case tree.File:
-			p.skipped[e.Path] = true
 		}
 		return nil, false
 	}
@@ -63,5 +59,16 @@ func (p *picker) matches(name string) bool {
 	return false
 }
 
-// left says whether the file of that path was left out.
-func (p *picker) left(name string) bool { return p.skipped[name] }
+// left says whether an entry of that path that is no folder is left out: neither it nor a folder above it
+// matches. It is worked out and not remembered, since millions may be.
+func (p *picker) left(name string) bool {
+	if len(p.patterns) == 0 {
+		return false
+	}
+	for i := range len(name) {
+		if name[i] == '/' && p.matches(name[:i]) {
+			return false
+		}
+	}
+	return !p.matches(name)
+}

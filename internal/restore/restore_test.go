@@ -324,3 +324,19 @@ func BenchmarkRestore(b *testing.B) {
 		b.SetBytes(int64(res.Bytes))
 	}
 }
+
+// TestIncludeOfHardLinks: a further name of what was left out, of whatever kind, is left out with a warning.
+func TestIncludeOfHardLinks(t *testing.T) {
+	v := newVault(t, obs.NewMemory())
+	src := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(src, "f"), 0o755))
+	must(t, os.Symlink("x", filepath.Join(src, "a")))
+	must(t, os.Link(filepath.Join(src, "a"), filepath.Join(src, "f/b")))
+	ref := backUp(t, v, src)
+	for include, warnings := range map[string]int{"f": 1, "*": 0} {
+		res, err := restore.Run(t.Context(), restore.Options{Vault: v, Ref: ref, Dest: filepath.Join(t.TempDir(), "dest"), Include: []string{include}})
+		if err != nil || res.WarningCount != warnings {
+			t.Errorf("include %q: %+v, %v", include, res, err)
+		}
+	}
+}
