@@ -197,6 +197,7 @@ func (a *Agent) storeRequest(e obs.Event) {
 		result = metrics.StoreError
 	}
 	a.metrics.StoreRequest(e.Op, e.Bytes, e.Duration, result, e.Retry > 0)
+	a.watcher.stored(e.Err)
 }
 
 func (a *Agent) openReports(opened func(func() error)) error {

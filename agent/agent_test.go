@@ -507,8 +507,9 @@ func TestRestart(t *testing.T) {
 	task := h.backup("acme", "r1", "phone-1")
 	h.eventually("stored", func() bool {
 		a := h.call(http.MethodGet, "/v1/instances/tasks/"+task, "acme", "r2", "")
-		return strings.Contains(string(a.Data), "reported")
+		return strings.Contains(string(a.Data), "reported, not acknowledged yet")
 	})
+	h.trouble(func(i api.Info) *api.Trouble { return i.ReportTrouble }, "502")
 	h.stop()
 	if s := h.state("phone-1"); s != "frozen" {
 		t.Errorf("between two lives it is %s", s)
@@ -587,6 +588,39 @@ func TestReleaseByControlPlane(t *testing.T) {
 	if err != nil || info.HostID != "host-1" || info.Instances != 4 {
 		t.Errorf("%+v, %v", info, err)
 	}
+}
+
+// trouble waits until the agent tells of what fails, with want in it; "" until all is well.
+func (h *host) trouble(of func(api.Info) *api.Trouble, want string) {
+	h.t.Helper()
+	client := api.NewClient(h.in("s"))
+	h.eventually("trouble "+want, func() bool {
+		info, err := client.Info(h.t.Context())
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		t := of(info)
+		return t == nil && want == "" || t != nil && want != "" && strings.Contains(t.Error, want) && !t.Since.IsZero()
+	})
+}
+
+// A store that fails is told of until it answers again, by the failed job and by what operators ask.
+func TestStoreTrouble(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	of := func(i api.Info) *api.Trouble { return i.StoreTrouble }
+	h.trouble(of, "")
+	if err := os.Rename(h.in("store"), h.in("away")); err != nil {
+		t.Fatal(err)
+	}
+	h.backup("acme", "r1", "phone-1")
+	h.trouble(of, "no such bucket")
+	if err := os.Rename(h.in("away"), h.in("store")); err != nil {
+		t.Fatal(err)
+	}
+	h.eventually("failed", func() bool { return h.plane.took("holdfast.backup.failed", "phone-1") != nil })
+	h.backup("acme", "r2", "phone-1")
+	h.trouble(of, "")
 }
 
 // A tenant without a vault: the job fails with the command to type, and the instance runs again.

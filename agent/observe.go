@@ -1,13 +1,16 @@
 package agent
 
 import (
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
+	"holdfast/agent/api"
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
 	"holdfast/agent/report"
+	"holdfast/internal/obs"
 )
 
 // Keys of log lines.
@@ -44,6 +47,52 @@ type watcher struct {
 	active  map[string]bool         // jobs counted as working
 	frozen  map[string]bool         // jobs counted as holding their instance
 	counted map[string]job.Progress // bytes of a job that are in the counters
+
+	store, reports trouble
+}
+
+// trouble is why something fails, since it last worked. The zero value is none.
+type trouble struct {
+	since time.Time
+	err   error
+}
+
+// now is what to tell of it; nil for none.
+func (t trouble) now() *api.Trouble {
+	if t.err == nil {
+		return nil
+	}
+	return &api.Trouble{Since: t.since, Error: t.err.Error()}
+}
+
+func (t *trouble) set(err error) {
+	if err == nil {
+		*t = trouble{}
+		return
+	}
+	if t.err == nil {
+		t.since = time.Now().UTC()
+	}
+	t.err = err
+}
+
+// troubles tells what fails now.
+func (w *watcher) troubles() (store, reports *api.Trouble) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.store.now(), w.reports.now()
+}
+
+// stored is told of each request to the store. One that was cancelled tells nothing of the store.
+func (w *watcher) stored(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case err == nil, errors.Is(err, obs.ErrNotFound), errors.Is(err, obs.ErrExists):
+		w.store.set(nil)
+	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrNoBucket), errors.Is(err, obs.ErrAccess), errors.Is(err, obs.ErrNoSpace):
+		w.store.set(err)
+	}
 }
 
 func newWatcher(log *slog.Logger, m *metrics.Metrics) *watcher {
@@ -153,6 +202,9 @@ func (w *watcher) Trouble(instance, id, doing string, err error) {
 
 // attempted is told of each try to deliver a report.
 func (w *watcher) attempted(e report.Event, took time.Duration, err error, refused bool) {
+	w.mu.Lock()
+	w.reports.set(err)
+	w.mu.Unlock()
 	log := w.log.With(keyInstance, e.Instance, "event", e.ID, "type", e.Type, keyDuration, took.Seconds())
 	switch {
 	case err == nil:

@@ -169,6 +169,8 @@ func message(j *job.Job) string {
 		return "backed up; the instance is powered down"
 	case job.Failed, job.Failing, job.Held:
 		return string(j.State) + ": " + j.Cause
+	case job.Reported:
+		return "reported, not acknowledged yet"
 	case job.Acknowledged:
 		if j.Policy == job.ReleaseByControlPlane && !j.ReleaseAsked {
 			return "backed up; the instance is frozen until it is released or resumed"
@@ -287,6 +289,7 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 		return info, nil
 	}
 	info.JobsActive, info.JobsQueued = a.manager.Counts()
+	info.StoreTrouble, info.ReportTrouble = a.watcher.troubles()
 	var err error
 	info.ReportsPending, err = a.journal.PendingReports()
 	return info, err

@@ -157,6 +157,16 @@ type Info struct {
 	JobsActive     int       `json:"jobs_active"`
 	JobsQueued     int       `json:"jobs_queued"`
 	ReportsPending int       `json:"reports_pending"` // in the outbox, not acknowledged yet
+	// What does not answer as it should since the last time that it did; nil when all is well, and for
+	// callers that do not see every tenant.
+	StoreTrouble  *Trouble `json:"store_trouble,omitempty"`
+	ReportTrouble *Trouble `json:"report_trouble,omitempty"`
+}
+
+// Trouble is something that fails, and is tried again.
+type Trouble struct {
+	Since time.Time `json:"since"` // UTC
+	Error string    `json:"error"` // the latest
 }
 
 // InstanceInfo is one configured instance.

@@ -72,6 +72,14 @@ func (a *app) statusCommand() *cobra.Command {
 		_, err = fmt.Fprintf(a.stdout, "agent      %s, version %s, up %s\nhost       %s\nstore      %s\ninstances  %d\njobs       %d active, %d waiting\nreports    %d not acknowledged yet\n",
 			state, oneLine(info.Version), clock(time.Since(info.Started)), name(info.HostID), oneLine(info.Store),
 			info.Instances, info.JobsActive, info.JobsQueued, info.ReportsPending)
+		for _, t := range []struct {
+			what string
+			*api.Trouble
+		}{{"store", info.StoreTrouble}, {"reports", info.ReportTrouble}} {
+			if t.Trouble != nil && err == nil {
+				_, err = fmt.Fprintf(a.stdout, "trouble    %s, since %s: %s\n", t.what, stamp(t.Since), oneLine(t.Error))
+			}
+		}
 		if err != nil || len(jobs) == 0 {
 			return err
 		}
