@@ -28,7 +28,7 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 			return
 		case <-signals:
 		}
-		fmt.Fprintln(stderr, "holdfast: interrupted, putting things back; once more ends at once")
+		fmt.Fprintln(stderr, "holdfast: interrupted, stopping; once more ends at once")
 		cancel(errInterrupted)
 		select {
 		case <-quit:
