@@ -231,6 +231,7 @@ type eventData struct {
 	Tenant        string          `json:"tenant"`
 	BackupID      string          `json:"backup_id,omitempty"`
 	Files         uint64          `json:"files,omitempty"`
+	Bytes         uint64          `json:"bytes,omitempty"` // content of the backup
 	BytesRead     uint64          `json:"bytes_read,omitempty"`
 	BytesNew      uint64          `json:"bytes_new,omitempty"`
 	BytesSent     uint64          `json:"bytes_sent,omitempty"`
@@ -246,6 +247,7 @@ func (m *Manager) eventData(j *Job) eventData {
 	}
 	if j.Result != nil {
 		d.BackupID, d.Files = j.Result.BackupID, j.Result.Files
+		d.Bytes = j.Result.Bytes
 		d.BytesRead, d.BytesNew, d.BytesSent = j.Result.BytesRead, j.Result.BytesNew, j.Result.BytesSent
 	}
 	return d

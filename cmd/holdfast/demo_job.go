@@ -59,6 +59,7 @@ type completed struct {
 	Task          string          `json:"task_id"`
 	Backup        string          `json:"backup_id"`
 	Files         uint64          `json:"files"`
+	Bytes         uint64          `json:"bytes"`
 	Read          uint64          `json:"bytes_read"`
 	New           uint64          `json:"bytes_new"`
 	Sent          uint64          `json:"bytes_sent"`
@@ -91,11 +92,11 @@ func (d *demo) backup(ctx context.Context, request string) error {
 		return fmt.Errorf("report is about task %s, not %s", c.Task, task)
 	}
 	ratio := ""
-	if c.New < c.Read {
-		ratio = fmt.Sprintf(" (%.1f%% deduplicated)", 100*float64(c.Read-c.New)/float64(c.Read))
+	if c.New < c.Bytes {
+		ratio = fmt.Sprintf(" (%.1f%% known already)", 100*float64(c.Bytes-c.New)/float64(c.Bytes))
 	}
-	if err := d.step("backup", "%s: read %s in %s, %s new%s, sent %s; %s after the command", c.Backup,
-		size(c.Read), count(c.Files, "file", "files"), size(c.New), ratio, size(c.Sent), seconds(time.Since(start))); err != nil {
+	if err := d.step("backup", "%s: %s in %s, read %s, %s new%s, sent %s; %s after the command", c.Backup,
+		size(c.Bytes), count(c.Files, "file", "files"), size(c.Read), size(c.New), ratio, size(c.Sent), seconds(time.Since(start))); err != nil {
 		return err
 	}
 	if err := d.checkReceipt(ctx, c); err != nil {
