@@ -29,9 +29,13 @@ type catalogue struct {
 // tick is longer than any file system's clock stands still (ext3 and HFS: a second).
 const tick = 2 * time.Second
 
+// making is longer than it takes to make a snapshot: a file written meanwhile may be in it with its new
+// time of change and its old content.
+const making = time.Minute
+
 // catalogue opens the old catalogue of a volume and begins the new one. A fault of the old one, or of
 // the folder, costs a full read and is a warning: the backup itself does not depend on it.
-func (r *run) catalogue(volume string) (*catalogue, error) {
+func (r *run) catalogue(root *tree.Root, volume string) (*catalogue, error) {
 	if r.o.CatalogueDir == "" {
 		return nil, nil
 	}
@@ -55,7 +59,16 @@ func (r *run) catalogue(volume string) (*catalogue, error) {
 	if c.w, err = r.o.Vault.NewCatalogue(tmp); err != nil {
 		return nil, err
 	}
+	moment, err := root.Settle()
+	if err != nil {
+		r.warn(tree.Warning{Path: c.path, What: err.Error() + "; all files are read"})
+		c.w = nil // nor can a later backup rely on times of change
+		return c, nil
+	}
 	young := r.res.Created.Add(-tick)
+	if s := moment.Add(-making); s.Before(young) && root.Still() {
+		young = s
+	}
 	c.young = tree.Time{Sec: young.Unix(), Nsec: uint32(young.Nanosecond())}
 	if c.old, err = os.Open(c.path); err == nil {
 		rd, err := r.o.Vault.OpenCatalogue(c.old)

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"holdfast/internal/backup"
 	"holdfast/internal/obs"
@@ -99,5 +102,41 @@ func TestNoBackupOfPacksThatDoNotOpen(t *testing.T) {
 	}
 	if refs, err := v.Backups(t.Context(), "i"); err != nil || len(refs) != 0 {
 		t.Errorf("backups %v, %v", refs, err)
+	}
+}
+
+// TestChangeThroughAMap: a page that a program changed through a shared map shows no further change in
+// the times of its file until it was written back.
+func TestChangeThroughAMap(t *testing.T) {
+	v := newVault(t, obs.NewMemory())
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "db"), make([]byte, 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "db"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	m, err := unix.Mmap(int(f.Fd()), 0, 64<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(m) }()
+	o := backup.Options{
+		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: t.TempDir(),
+		Now: func() time.Time { return time.Now().Add(time.Hour) }, // as if the page was changed long ago
+	}
+	for i := range byte(3) {
+		m[100] = i + 1
+		time.Sleep(10 * time.Millisecond) // another tick than the backup's
+		res, err := backup.Run(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := contents(t, v, vault.BackupRef{Instance: "i", ID: res.BackupID})
+		if got["db"][100] != i+1 {
+			t.Errorf("backup %d holds %d, want %d", i, got["db"][100], i+1)
+		}
 	}
 }

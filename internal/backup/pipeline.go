@@ -82,7 +82,7 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	if err != nil {
 		return vault.Volume{}, err
 	}
-	cat, err := r.catalogue(s.Volume)
+	cat, err := r.catalogue(root, s.Volume)
 	if err != nil {
 		return vault.Volume{}, err
 	}

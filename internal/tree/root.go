@@ -1,10 +1,12 @@
 package tree
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -162,6 +164,37 @@ func (r *Root) Unchanged(e *Entry, f *os.File) (bool, error) {
 		return false, err
 	}
 	return st == Stat{Ino: e.Ino, Size: e.Size, Mtime: e.Mtime, Ctime: e.Ctime}, nil
+}
+
+// Still says whether the tree is a read-only snapshot, in which nothing changes.
+func (r *Root) Still() bool { return r.still }
+
+// Settle sees to it that whatever changes in the tree from now on shows in Ctime: it writes back what
+// programs changed through shared maps, whose further writes to the same page show in no time otherwise.
+// It returns the moment that the tree shows: when a read-only snapshot was made, else now.
+func (r *Root) Settle() (time.Time, error) {
+	if r.still {
+		return snapshotTime(r.fd)
+	}
+	now := time.Now()
+	if err := unix.Syncfs(r.fd); err != nil {
+		return now, pathError("write back", "", err)
+	}
+	return now, nil
+}
+
+// snapshotTime returns when the subvolume fd was made (linux/btrfs.h, struct btrfs_ioctl_get_subvol_info_args).
+func snapshotTime(fd int) (time.Time, error) {
+	const (
+		getInfo = 0x81f8943c // BTRFS_IOC_GET_SUBVOL_INFO
+		size    = 504
+		otime   = 392
+	)
+	var info [size]byte
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), getInfo, uintptr(unsafe.Pointer(&info))); e != 0 {
+		return time.Time{}, pathError("ask when it was made", "", e)
+	}
+	return time.Unix(int64(binary.NativeEndian.Uint64(info[otime:])), int64(binary.NativeEndian.Uint32(info[otime+8:]))), nil
 }
 
 // control runs do with the descriptor of f, which keeps its mode and stays open meanwhile.
