@@ -281,6 +281,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return err
 	})
 	group.Go(func() error { return a.deliverer.Run(late) })
+	group.Go(func() error {
+		a.probeStore(ctx)
+		return nil
+	})
 	for _, s := range a.servers(late) {
 		group.Go(func() error {
 			if s.afterRecovery {
@@ -292,6 +296,16 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	err = group.Wait()
 	a.log.Info("stopped")
 	return err
+}
+
+// probeStore asks the store for an object that is not there, so that a wrong bucket or credential is told of
+// at the start and not by the first job. It waits for as long as the store is away. It is no condition for
+// serving: the store may come to be right while instances of an earlier life wait for what needs no store.
+func (a *Agent) probeStore(ctx context.Context) {
+	_, err := a.store.Stat(ctx, "probe")
+	if err != nil && !errors.Is(err, obs.ErrNotFound) && ctx.Err() == nil {
+		a.log.Error("the store does not take this host's requests; every backup will fail", "store", a.store.String(), keyError, err.Error())
+	}
 }
 
 // flush gives the last reports a moment to leave.

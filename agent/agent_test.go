@@ -469,8 +469,9 @@ func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name, tenant, request, ids, code string
 	}{
-		{"unknown", "acme", "a", `"nowhere"`, api.CodeNoInstance},
+		{"unknown", "acme", "a", `"nowhere"`, api.CodeNoPermission},
 		{"foreign", "other", "b", `"phone-1"`, api.CodeNoPermission},
+		{"unknown, to one who sees all", "", "n", `"nowhere"`, api.CodeNoInstance},
 		{"two tenants", "", "c", `"phone-1","phone-3"`, api.CodeManyTenants},
 		{"storage is not here", "acme", "d", `"absent"`, api.CodeNotRunning},
 		{"in backup", "acme", "e", `"phone-1","phone-2"`, api.CodeInBackup},
@@ -621,6 +622,21 @@ func TestStoreTrouble(t *testing.T) {
 	h.eventually("failed", func() bool { return h.plane.took("holdfast.backup.failed", "phone-1") != nil })
 	h.backup("acme", "r2", "phone-1")
 	h.trouble(of, "")
+}
+
+// A bucket that is not there is told of at the start, before a job fails.
+func TestStoreProbe(t *testing.T) {
+	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(w, "<Error><Code>NoSuchBucket</Code></Error>")
+	}))
+	defer store.Close()
+	t.Setenv("AWS_ACCESS_KEY_ID", "x")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "y")
+	h := newHost(t)
+	h.cfg = strings.Replace(h.cfg, "file://"+h.in("store"), "s3://a-bucket/p?region=r&endpoint="+store.URL, 1)
+	h.start()
+	h.trouble(func(i api.Info) *api.Trouble { return i.StoreTrouble }, "no such bucket")
 }
 
 // A tenant without a vault: the job fails with the command to type, and the instance runs again.
