@@ -104,3 +104,11 @@ func FuzzManifest(f *testing.F) {
 		_ = decMode.Unmarshal(b, &l)
 	})
 }
+
+// TestHeaderNeedsTheNameKey: who does not have the fleet's secret can't make a header that opens.
+func TestHeaderNeedsTheNameKey(t *testing.T) {
+	key, h := make([]byte, 32), []byte(`{}`)
+	if headerMAC(key, nil, h) == headerMAC(key, []byte("secret"), h) {
+		t.Error("the MAC is the same without the name key")
+	}
+}

@@ -156,6 +156,10 @@ func (v *Vault) loadIndex(ctx context.Context, without []PackID) (*index, error)
 	}
 	slices.SortFunc(keys, func(a, b obs.Info) int { return cmp.Compare(a.Key, b.Key) })
 	x := newIndex()
+	gone := make(map[PackID]bool, len(without))
+	for _, id := range without {
+		gone[id] = true
+	}
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
@@ -174,7 +178,7 @@ func (v *Vault) loadIndex(ctx context.Context, without []PackID) (*index, error)
 			mu.Lock()
 			defer mu.Unlock()
 			if err := v.openIndex(id, object, func(n chunk.Name, l Loc) {
-				if !slices.Contains(without, l.Pack) {
+				if !gone[l.Pack] {
 					x.add(n, l)
 				}
 			}); isNewer(err) {

@@ -172,7 +172,7 @@ func CreateWith(ctx context.Context, st obs.Store, name string, nameKey []byte, 
 	if err != nil {
 		return nil, fmt.Errorf("encode vault header: %w", err)
 	}
-	doc, err := json.Marshal(document{Vault: h, MAC: headerMAC(key, h)})
+	doc, err := json.Marshal(document{Vault: h, MAC: headerMAC(key, nameKey, h)})
 	if err != nil {
 		return nil, fmt.Errorf("encode vault header: %w", err)
 	}
@@ -232,7 +232,7 @@ func Open(ctx context.Context, st obs.Store, name string, nameKey []byte, id *Id
 	if err := json.Compact(&compact, doc.Vault); err != nil {
 		return nil, bad("is no vault header: " + err.Error())
 	}
-	if !hmac.Equal([]byte(headerMAC(s.Key, compact.Bytes())), []byte(doc.MAC)) {
+	if !hmac.Equal([]byte(headerMAC(s.Key, nameKey, compact.Bytes())), []byte(doc.MAC)) {
 		return nil, bad("header was changed: its MAC does not match")
 	}
 	if s.Name != name || h.ID != vid || h.Format != Format {
@@ -296,8 +296,10 @@ func derive(master []byte, purpose string) (sub [32]byte) {
 	return sub
 }
 
-func headerMAC(key, header []byte) string {
-	k := derive(key, "header")
+// headerMAC needs the name key too: anybody can wrap a vault key of their own for the recipients, and
+// would read what is stored under it.
+func headerMAC(key, nameKey, header []byte) string {
+	k := derive(key, "header"+string(nameKey))
 	m := hmac.New(sha256.New, k[:])
 	m.Write(header)
 	return hex.EncodeToString(m.Sum(nil))
