@@ -97,7 +97,7 @@ func (c *Cutter) Cut(p []byte) int {
 		return len(p)
 	}
 	end := min(len(p), c.p.Max)
-	mid := min(end, c.p.Avg)
+	mid := min(end, c.p.Avg) // the minimum is not above the average
 	var h uint64
 	i := c.p.Min
 	// The hash of a position depends on the 64 bytes before it only, so start that much before
@@ -105,17 +105,12 @@ func (c *Cutter) Cut(p []byte) int {
 	for _, b := range p[max(0, i-64):i] {
 		h = h<<1 + c.gear[b]
 	}
-	for ; i < mid; i++ {
-		h = h<<1 + c.gear[p[i]]
-		if h&c.strict == 0 {
-			return i + 1
-		}
+	n, h := scan(&c.gear, p[i:mid], h, c.strict)
+	if n > 0 {
+		return i + n
 	}
-	for ; i < end; i++ {
-		h = h<<1 + c.gear[p[i]]
-		if h&c.lax == 0 {
-			return i + 1
-		}
+	if n, _ = scan(&c.gear, p[mid:end], h, c.lax); n > 0 {
+		return mid + n
 	}
 	return end
 }
