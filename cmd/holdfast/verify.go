@@ -70,8 +70,11 @@ func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent 
 		}
 	} else {
 		for _, d := range report.Damaged {
-			fmt.Fprintf(a.stdout, "damaged: %s: %s; touches %s\n",
-				oneLine(d.Object), oneLine(d.Reason), oneLine(strings.Join(d.Backups, ", ")))
+			touches := strings.Join(d.Backups, ", ")
+			if touches == "" { // the index
+				touches = "no backup, but keeps new ones from being made"
+			}
+			fmt.Fprintf(a.stdout, "damaged: %s: %s; touches %s\n", oneLine(d.Object), oneLine(d.Reason), oneLine(touches))
 		}
 	}
 	a.say("checked %s with %s in %s; read %s in %s",

@@ -140,3 +140,48 @@ func TestChangeThroughAMap(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyNoticesEveryByte flips bits all over every object of a vault.
+func TestVerifyNoticesEveryByte(t *testing.T) {
+	st := obs.NewMemory()
+	v := newVault(t, st)
+	dir := t.TempDir()
+	makeTree(t, dir, 7, 30, 1)
+	if _, err := backup.Run(t.Context(), backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}}); err != nil {
+		t.Fatal(err)
+	}
+	var objects []obs.Info
+	for info, err := range st.List(t.Context(), v.Info().ID+"/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects = append(objects, info)
+	}
+	put := func(key string, b []byte) {
+		if err := errors.Join(st.Delete(t.Context(), key), st.Put(t.Context(), key, b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, o := range objects {
+		if strings.HasSuffix(o.Key, "/vault.json") {
+			continue // Open looks at it
+		}
+		good := make([]byte, o.Size)
+		if _, err := st.ReadAt(t.Context(), o.Key, good, 0); err != nil {
+			t.Fatal(err)
+		}
+		for at := int64(0); at < o.Size; at += max(1, o.Size/7) {
+			bad := bytes.Clone(good)
+			bad[at] ^= 0x40
+			put(o.Key, bad)
+			report, err := v.Verify(t.Context(), vault.VerifyOptions{ReadDataPercent: 100})
+			if err == nil && (len(report.Damaged) == 0 || report.Damaged[0].Object != o.Key) {
+				t.Errorf("%s, byte %d of %d: %v", o.Key, at, o.Size, report.Damaged)
+			}
+		}
+		put(o.Key, good)
+	}
+	if report, err := v.Verify(t.Context(), vault.VerifyOptions{ReadDataPercent: 100}); err != nil || len(report.Damaged) != 0 {
+		t.Errorf("in the end: %+v, %v", report, err)
+	}
+}

@@ -48,10 +48,11 @@ type Damage struct {
 	Object string `json:"object"`
 	Reason string `json:"reason"`
 	// Backups that can't be restored whole because of it.
-	Backups []string `json:"backups"`
+	Backups []string `json:"backups"` // none for the index, which only new backups need
 }
 
-// Verify reads manifests, recipes and pack tables, and as much content as asked, and reports
+// Verify reads manifests, recipes, pack tables and, when all backups are verified, the index, and as much
+// content as asked, and reports
 // what is damaged. Its error is for what kept it from looking, never for damage.
 func (v *Vault) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, error) {
 	refs, err := v.Backups(ctx, o.Instance)
@@ -73,6 +74,14 @@ func (v *Vault) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, erro
 	}
 	if err := c.packs(ctx); err != nil {
 		return c.report, err
+	}
+	if o.Instance == "" && o.Backup == "" {
+		// No restore needs the index, but every backup does. The first damaged segment is told.
+		if _, err := v.loadIndex(ctx, nil); err != nil {
+			if err := c.found(err); err != nil {
+				return c.report, err
+			}
+		}
 	}
 	for _, d := range c.damage {
 		slices.Sort(d.Backups)
@@ -220,6 +229,13 @@ func (c *check) pack(ctx context.Context, id PackID, use *packUse) (read int64, 
 	}
 	if rand.Float64()*100 >= c.o.ReadDataPercent {
 		return 0, 0, nil
+	}
+	magic := make([]byte, packHeader)
+	if err := c.v.ReadRun(ctx, id, magic, 0); err != nil {
+		return 0, 0, err
+	}
+	if string(magic) != packMagic {
+		return 0, 0, &CorruptError{Object: key, Reason: "does not begin as a pack does"}
 	}
 	chunks, err = c.v.verifyRows(ctx, id, rows)
 	return size, chunks, err
