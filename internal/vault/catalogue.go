@@ -39,7 +39,7 @@ type CatalogueWriter struct {
 
 // NewCatalogue begins a catalogue in w.
 func (v *Vault) NewCatalogue(w io.Writer) (*CatalogueWriter, error) {
-	comp, err := seal.NewCompressor(seal.Fastest, maxMeta)
+	comp, err := seal.NewCompressor(seal.Fastest, 1<<20)
 	if err != nil {
 		return nil, err
 	}

@@ -46,7 +46,7 @@ type metaRef struct {
 
 // NewRecipe returns a RecipeWriter whose pages go through w. The packs that its items name are added to packs.
 func (w *Writer) NewRecipe(packs map[PackID]bool) (*RecipeWriter, error) {
-	comp, err := seal.NewCompressor(seal.Default, maxMeta)
+	comp, err := seal.NewCompressor(seal.Default, 1<<20)
 	if err != nil {
 		return nil, err
 	}
