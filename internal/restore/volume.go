@@ -24,7 +24,7 @@ const (
 	windowFiles   = 512
 	windowBytes   = 256 << 20
 	windowExtents = 64 << 10
-	runBytes      = 4 << 20  // of one request
+	runBytes      = 2 << 20  // of one request
 	runGap        = 32 << 10 // unneeded bytes that are read rather than ask twice
 )
 
@@ -245,7 +245,11 @@ func requests(win *window) []request {
 	return out
 }
 
-var runs = sync.Pool{New: func() any { return new([]byte) }}
+// Two pools, since what a request holds is ten times what a chunk opens to.
+var (
+	runs   = sync.Pool{New: func() any { return new([]byte) }}
+	plains = sync.Pool{New: func() any { return new([]byte) }}
+)
 
 // get fetches a request, opens each chunk and writes it to every place it belongs.
 func (b *builder) get(ctx context.Context, win *window, q request) error {
@@ -254,8 +258,8 @@ func (b *builder) get(ctx context.Context, win *window, q request) error {
 	}
 	buf := runs.Get().(*[]byte)
 	defer runs.Put(buf)
-	plain := runs.Get().(*[]byte)
-	defer runs.Put(plain)
+	plain := plains.Get().(*[]byte)
+	defer plains.Put(plain)
 	*buf = slices.Grow((*buf)[:0], int(q.size))[:q.size]
 	first := q.locs[0]
 	if err := b.o.Vault.ReadRun(ctx, first.Pack, *buf, first.Off); err != nil {
