@@ -207,6 +207,9 @@ type errorJSON struct {
 
 // report prints an error on stderr and returns the exit code for it.
 func (a *app) report(ctx context.Context, err error) int {
+	if context.Cause(ctx) == errReaderGone { //nolint:errorlint // the very value, as for interrupted
+		return exitInterrupted // whoever closed the pipe has seen enough (holdfast ls … | head)
+	}
 	code, msg, hint := judge(err, interrupted(ctx))
 	if a.json {
 		if encode(a.stderr, errorJSON{"error", code, msg, hint}, "") == nil {

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"os"
 
@@ -36,9 +37,12 @@ type world struct {
 
 // run executes one command line and returns the exit code of the process.
 func run(args []string, w world) int {
-	a := &app{world: w}
 	ctx, stop := interruptible(w.stderr)
 	defer stop()
+	ctx, gone := context.WithCancelCause(ctx)
+	defer gone(nil)
+	w.stdout = watched{w.stdout, gone}
+	a := &app{world: w}
 	root := a.command()
 	root.SetArgs(args)
 	root.SetOut(w.stdout)
