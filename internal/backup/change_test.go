@@ -15,8 +15,33 @@ import (
 
 	"holdfast/internal/backup"
 	"holdfast/internal/obs"
+	"holdfast/internal/testbed"
 	"holdfast/internal/vault"
 )
+
+func TestMain(m *testing.M) { testbed.LeakCheck(m) }
+
+// TestEndsAnywhere cancels backups at many moments: each returns, leaves no goroutine and no backup.
+func TestEndsAnywhere(t *testing.T) {
+	dir := t.TempDir()
+	makeTree(t, dir, 10, 200, 4)
+	for i := range 25 {
+		v := newVault(t, obs.NewMemory())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*4*time.Millisecond)
+		_, err := backup.Run(ctx, backup.Options{
+			Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}},
+			CatalogueDir: t.TempDir(), Budget: 1, Progress: func(backup.Progress) {},
+		})
+		cancel()
+		refs, lerr := v.Backups(t.Context(), "i")
+		if lerr != nil || err == nil && len(refs) != 1 {
+			t.Fatalf("after %d ms: %v, backups %v, %v", i*4, err, refs, lerr)
+		}
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("after %d ms: %v", i*4, err)
+		}
+	}
+}
 
 // TestFilesThatChangeMeanwhile: whatever a file does while it is read, the backup can be read, and what
 // it does not hold is told.
@@ -64,6 +89,29 @@ func TestFilesThatChangeMeanwhile(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestPackThatWasEmptied: an object that is there but holds nothing is as good as none.
+func TestPackThatWasEmptied(t *testing.T) {
+	st := obs.NewMemory()
+	v := newVault(t, st)
+	dir := t.TempDir()
+	want := makeTree(t, dir, 11, 50, 1)
+	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}}
+	if _, err := backup.Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	for i, err := range st.List(t.Context(), v.Info().ID+"/packs/") {
+		if err := errors.Join(err, st.Delete(t.Context(), i.Key), st.Put(t.Context(), i.Key, nil)); err != nil {
+			t.Fatal(err)
+		}
+		break
+	}
+	res, err := backup.Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, contents(t, v, vault.BackupRef{Instance: "i", ID: res.BackupID}), want)
 }
 
 // TestVolumeNames: a name that no restore can make a folder of, or two of one name, end before work begins.

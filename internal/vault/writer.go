@@ -366,7 +366,7 @@ func (v *Vault) PackRefs(ctx context.Context, ids []PackID, added []PackRef) ([]
 		}
 		g.Go(func() error {
 			info, err := v.st.Stat(ctx, v.packKey(id))
-			if errors.Is(err, obs.ErrNotFound) {
+			if errors.Is(err, obs.ErrNotFound) || err == nil && info.Size < int64(packHeader+tableRoom(1)) { // not there, or emptied
 				mu.Lock()
 				defer mu.Unlock()
 				missing = append(missing, id)
