@@ -92,6 +92,10 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create 
 		}
 		return nil, &configError{err: err, advice: advice}
 	}
+	if info, err := os.Stat(keyFile); err == nil && info.Mode().Perm()&0o007 != 0 && !a.json {
+		fmt.Fprintf(a.stderr, "warning: the key %s is a secret, but its mode %04o gives it to everybody; chmod o= %[1]s\n",
+			name(keyFile), info.Mode().Perm())
+	}
 	if file := a.value(v.nameKey, envNameKey, ""); file != "" {
 		if o.nameKey, err = readNameKey(file); err != nil {
 			return nil, &configError{err: err}
