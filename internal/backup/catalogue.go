@@ -104,7 +104,8 @@ func removeUnfinished(dir, beginning string) {
 		return
 	}
 	for _, n := range names {
-		if strings.HasPrefix(n.Name(), beginning) {
+		// What CreateTemp adds has no "-": volume "data" leaves alone what volume "data-2" has.
+		if rest, ok := strings.CutPrefix(n.Name(), beginning); ok && (beginning == unfinished || !strings.Contains(rest, "-")) {
 			_ = os.Remove(filepath.Join(dir, n.Name()))
 		}
 	}
