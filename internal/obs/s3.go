@@ -1,7 +1,6 @@
 package obs
 
 import (
-	"bytes"
 	"context"
 	"crypto/md5" //nolint:gosec // OBS verifies nothing better under this signature; not for secrecy
 	"crypto/sha256"
@@ -160,7 +159,9 @@ func (s *s3Store) send(ctx context.Context, key string, body []byte, fresh bool)
 		sum := sha256.Sum256(body)
 		sha256Hex = hex.EncodeToString(sum[:])
 	}
-	info, err := s.client.PutObject(ctx, s.bucket, s.prefix+key, bytes.NewReader(body), int64(len(body)),
+	b := newPutBody(body)
+	defer b.detach()
+	info, err := s.client.PutObject(ctx, s.bucket, s.prefix+key, b, int64(len(body)),
 		md5Base64, sha256Hex, opts)
 	if err != nil {
 		return err
