@@ -224,6 +224,10 @@ func (r *retrying) do(ctx context.Context, op, key string, f func(context.Contex
 	}
 }
 
+// longestRetryAfter bounds what a server may ask for. MinIO asks for two minutes while it starts, which takes it
+// a second, and an instance may be frozen meanwhile.
+const longestRetryAfter = 15 * time.Second
+
 // wait is how long to wait after that many tries: anything between a tenth and the whole of a time
 // that doubles, so that the agents of many hosts do not come back together.
 func (r *retrying) wait(attempt int, err error) time.Duration {
@@ -234,7 +238,7 @@ func (r *retrying) wait(attempt int, err error) time.Duration {
 	d = d/10 + time.Duration(r.policy.Rand()*0.9*float64(d))
 	var asked interface{ RetryAfter() time.Duration }
 	if errors.As(err, &asked) {
-		d = max(d, asked.RetryAfter())
+		d = max(d, min(asked.RetryAfter(), longestRetryAfter))
 	}
 	return d
 }
