@@ -13,10 +13,10 @@ import (
 	"maps"
 	"runtime"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"holdfast/internal/pulse"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -103,8 +103,8 @@ type Result struct {
 
 const (
 	defaultSample = 16
+	pulseEvery    = 200 * time.Millisecond // of Progress
 	defaultBudget = 64 << 20
-	maxWarnings   = 1000
 )
 
 // run is one call of Run.
@@ -117,8 +117,8 @@ type run struct {
 	counts  struct{ entries, files, dirs, unchanged, known, read, fresh, sent atomic.Uint64 }
 	walked  atomic.Bool
 
-	warnMu sync.Mutex
-	res    Result
+	warnings tree.Collector
+	res      Result
 }
 
 // Run makes a backup. When it returns nil, every pack and recipe was confirmed by the store, a sample
@@ -178,6 +178,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 // once makes a backup that does not use the packs without.
 func once(ctx context.Context, o Options, without []vault.PackID) (*Result, error) {
 	r := &run{o: o, without: without, packs: map[vault.PackID]bool{}}
+	r.warnings.Tell = o.Warn
 	r.res.Stages = map[string]time.Duration{}
 	r.res.Created = o.Now().UTC()
 	stop := r.tellProgress()
@@ -252,6 +253,7 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, added []vault.
 	}
 	r.stage("verify", &start)
 	res := &r.res
+	res.Warnings, res.WarningCount, res.Lost = r.warnings.Sum()
 	res.BackupID, res.Object, res.ManifestSHA256 = m.ID, m.Object, m.Digest
 	res.Entries, res.Files, res.Dirs = r.counts.entries.Load(), r.counts.files.Load(), r.counts.dirs.Load()
 	res.BytesRead, res.BytesNew, res.BytesSent = r.counts.read.Load(), r.counts.fresh.Load(), r.counts.sent.Load()
@@ -268,24 +270,6 @@ func (r *run) stage(name string, since *time.Time) {
 	*since = now
 }
 
-func (r *run) warn(w tree.Warning) {
-	r.warnMu.Lock()
-	defer r.warnMu.Unlock()
-	r.res.WarningCount++
-	if w.Lost {
-		r.res.Lost++
-		if r.res.Lost == 1 && len(r.res.Warnings) == maxWarnings {
-			r.res.Warnings[maxWarnings-1] = w // the first of those is always listed
-		}
-	}
-	if len(r.res.Warnings) < maxWarnings {
-		r.res.Warnings = append(r.res.Warnings, w)
-	}
-	if r.o.Warn != nil {
-		r.o.Warn(w)
-	}
-}
-
 // tellProgress calls Progress until the returned function is called, which makes the last call.
 func (r *run) tellProgress() (stop func()) {
 	if r.o.Progress == nil {
@@ -297,25 +281,7 @@ func (r *run) tellProgress() (stop func()) {
 			Bytes: r.counts.read.Load() + r.counts.known.Load(), BytesNew: r.counts.fresh.Load(), BytesSent: r.counts.sent.Load(), WalkFinished: r.walked.Load(),
 		})
 	}
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		t := time.NewTicker(200 * time.Millisecond)
-		defer t.Stop()
-		for {
-			select {
-			case <-t.C:
-				tell()
-			case <-done:
-				return
-			}
-		}
-	}()
-	return func() {
-		close(done)
-		<-ended
-		tell()
-	}
+	return pulse.Every(pulseEvery, tell)
 }
 
 // errEnded is the cause that ends the workers of a volume that is done.

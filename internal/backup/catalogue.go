@@ -41,7 +41,7 @@ func (r *run) catalogue(root *tree.Root, volume string) (*catalogue, error) {
 	}
 	dir := filepath.Join(r.o.CatalogueDir, r.o.Vault.Fingerprint())
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		r.warn(tree.Warning{Path: dir, What: "catalogue can't be kept here: " + err.Error()})
+		r.warnings.Warn(tree.Warning{Path: dir, What: "catalogue can't be kept here: " + err.Error()})
 		return nil, nil
 	}
 	c := &catalogue{path: filepath.Join(dir, r.o.Instance+"+"+volume)}
@@ -51,7 +51,7 @@ func (r *run) catalogue(root *tree.Root, volume string) (*catalogue, error) {
 	removeUnfinished(dir, beginning)
 	tmp, err := os.CreateTemp(dir, beginning)
 	if err != nil {
-		r.warn(tree.Warning{Path: dir, What: "catalogue can't be kept here: " + err.Error()})
+		r.warnings.Warn(tree.Warning{Path: dir, What: "catalogue can't be kept here: " + err.Error()})
 		return nil, nil
 	}
 	c.tmp = tmp
@@ -61,7 +61,7 @@ func (r *run) catalogue(root *tree.Root, volume string) (*catalogue, error) {
 	}
 	moment, err := root.Settle()
 	if err != nil {
-		r.warn(tree.Warning{Path: c.path, What: err.Error() + "; all files are read"})
+		r.warnings.Warn(tree.Warning{Path: c.path, What: err.Error() + "; all files are read"})
 		c.w = nil // nor can a later backup rely on times of change
 		return c, nil
 	}
@@ -73,11 +73,11 @@ func (r *run) catalogue(root *tree.Root, volume string) (*catalogue, error) {
 	if c.old, err = os.Open(c.path); err == nil {
 		rd, err := r.o.Vault.OpenCatalogue(c.old)
 		if err != nil {
-			r.warn(tree.Warning{Path: c.path, What: err.Error() + "; all files are read"})
+			r.warnings.Warn(tree.Warning{Path: c.path, What: err.Error() + "; all files are read"})
 			return c, nil
 		}
 		c.before = &previous{next: rd.Next, warn: func(err error) {
-			r.warn(tree.Warning{Path: c.path, What: err.Error() + "; the remaining files are read"})
+			r.warnings.Warn(tree.Warning{Path: c.path, What: err.Error() + "; the remaining files are read"})
 		}}
 	}
 	return c, nil

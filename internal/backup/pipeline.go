@@ -139,7 +139,7 @@ func (p *pipeline) walk(ctx context.Context) error {
 		b = newBundle()
 		return send(full)
 	}
-	err := p.root.Walk(ctx, tree.WalkOptions{Warn: p.warn}, func(e *tree.Entry) error {
+	err := p.root.Walk(ctx, tree.WalkOptions{Warn: p.warnings.Warn}, func(e *tree.Entry) error {
 		p.counts.entries.Add(1)
 		content := e.Kind == tree.File && !e.HasLinkTo && e.Size > 0
 		switch {

@@ -117,7 +117,7 @@ func (w *worker) smallFile(i int, e *tree.Entry) error {
 		if try == rereads {
 			// What was read may reach beyond the end that the file has now, and the item must hold it.
 			e.Size = size
-			w.p.warn(tree.Warning{Path: e.Path, What: "changed each time while it was read; its content is of no single moment, or cut off", Lost: true})
+			w.p.warnings.Warn(tree.Warning{Path: e.Path, What: "changed each time while it was read; its content is of no single moment, or cut off", Lost: true})
 			return nil
 		}
 	}
@@ -155,7 +155,7 @@ func (p *pipeline) refresh(e *tree.Entry, f *os.File) (same bool, err error) {
 // walk is a warning, since nothing of that moment is left to read; all else fails the backup.
 func (p *pipeline) unreadable(e *tree.Entry, err error) error {
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, tree.ErrChanged) {
-		p.warn(tree.Warning{Path: e.Path, What: "was removed or replaced while the backup ran; stored without content", Lost: true})
+		p.warnings.Warn(tree.Warning{Path: e.Path, What: "was removed or replaced while the backup ran; stored without content", Lost: true})
 		e.Size = 0
 		return nil
 	}
@@ -204,7 +204,7 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 				return err
 			}
 			if !same {
-				w.p.warn(tree.Warning{Path: e.Path, What: "changed while it was read; its content is of no single moment", Lost: true})
+				w.p.warnings.Warn(tree.Warning{Path: e.Path, What: "changed while it was read; its content is of no single moment", Lost: true})
 			}
 			break
 		}
@@ -217,7 +217,7 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 		}
 		if try == rereads {
 			e.Size = size // what was read may reach beyond the end that the file has now
-			w.p.warn(tree.Warning{Path: e.Path, What: "changed while it was read; its content is of no single moment", Lost: true})
+			w.p.warnings.Warn(tree.Warning{Path: e.Path, What: "changed while it was read; its content is of no single moment", Lost: true})
 			break
 		}
 	}

@@ -12,13 +12,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/durable"
+	"holdfast/internal/pulse"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -70,15 +70,15 @@ var ErrNothingIncluded = errors.New("nothing in the backup matches")
 
 const (
 	defaultWorkers = 8
-	maxWarnings    = 1000
+	pulseEvery     = 200 * time.Millisecond // of Progress
 )
 
 type run struct {
-	o      Options
-	total  Progress
-	counts struct{ entries, files, dirs, bytes, fetched atomic.Uint64 }
-	warnMu sync.Mutex
-	res    Result
+	o        Options
+	total    Progress
+	counts   struct{ entries, files, dirs, bytes, fetched atomic.Uint64 }
+	warnings tree.Collector
+	res      Result
 }
 
 // Run restores a backup. When it returns nil, Dest holds it, durable; what could not be kept exact is in
@@ -88,10 +88,12 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		o.Workers = defaultWorkers
 	}
 	r := &run{o: o, res: Result{Backup: o.Ref.ID, Instance: o.Ref.Instance}}
+	r.warnings.Tell = o.Warn
 	if err := r.all(ctx); err != nil {
 		return nil, fmt.Errorf("restore %s to %s: %w", o.Ref.Instance, o.Dest, err)
 	}
 	res := &r.res
+	res.Warnings, res.WarningCount, _ = r.warnings.Sum()
 	res.Entries, res.Files, res.Dirs = r.counts.entries.Load(), r.counts.files.Load(), r.counts.dirs.Load()
 	res.Bytes, res.BytesFetched = r.counts.bytes.Load(), r.counts.fetched.Load()
 	return res, nil
@@ -160,10 +162,10 @@ func (r *run) all(ctx context.Context) (err error) {
 	}
 	// From here on the destination is the backup: what fails now must not undo it.
 	if rerr := os.Remove(work); rerr != nil {
-		r.warn(tree.Warning{Path: work, What: "could not be removed: " + rerr.Error()})
+		r.warnings.Warn(tree.Warning{Path: work, What: "could not be removed: " + rerr.Error()})
 	}
 	if serr := syncFolder(filepath.Dir(dest)); serr != nil {
-		r.warn(tree.Warning{Path: dest, What: "is in place, but may not be after a power cut now: " + serr.Error()})
+		r.warnings.Warn(tree.Warning{Path: dest, What: "is in place, but may not be after a power cut now: " + serr.Error()})
 	}
 	return nil
 }
@@ -201,18 +203,6 @@ func checkDest(dest string) error {
 	return nil
 }
 
-func (r *run) warn(w tree.Warning) {
-	r.warnMu.Lock()
-	defer r.warnMu.Unlock()
-	r.res.WarningCount++
-	if len(r.res.Warnings) < maxWarnings {
-		r.res.Warnings = append(r.res.Warnings, w)
-	}
-	if r.o.Warn != nil {
-		r.o.Warn(w)
-	}
-}
-
 // tellProgress calls Progress until the returned function is called, which makes the last call.
 func (r *run) tellProgress() (stop func()) {
 	if r.o.Progress == nil {
@@ -223,23 +213,5 @@ func (r *run) tellProgress() (stop func()) {
 		p.Entries, p.Bytes = r.counts.entries.Load(), r.counts.bytes.Load()
 		r.o.Progress(p)
 	}
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		t := time.NewTicker(200 * time.Millisecond)
-		defer t.Stop()
-		for {
-			select {
-			case <-t.C:
-				tell()
-			case <-done:
-				return
-			}
-		}
-	}()
-	return func() {
-		close(done)
-		<-ended
-		tell()
-	}
+	return pulse.Every(pulseEvery, tell)
 }

@@ -66,7 +66,7 @@ type builder struct {
 }
 
 func (r *run) volume(ctx context.Context, vol *vault.Volume, dir string) (err error) {
-	t, err := tree.NewTarget(dir, r.warn)
+	t, err := tree.NewTarget(dir, r.warnings.Warn)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (b *builder) item(ctx context.Context, it *vault.Item) error {
 		}
 	}
 	if it.HasLinkTo && b.pick.left(it.LinkTo) {
-		b.warn(tree.Warning{Path: it.Path, What: fmt.Sprintf("is a hard link to %q, which was not included; not restored", it.LinkTo)})
+		b.warnings.Warn(tree.Warning{Path: it.Path, What: fmt.Sprintf("is a hard link to %q, which was not included; not restored", it.LinkTo)})
 		return nil
 	}
 	f, err := b.target.Create(&it.Entry)
