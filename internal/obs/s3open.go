@@ -95,7 +95,9 @@ func parseBucketURL(u *url.URL, d dialect, getenv func(string) string) (bucketUR
 		values.Set(name, v)
 	}
 	b.canonical = (&url.URL{
-		Scheme: d.scheme, Host: b.bucket, Path: "/" + strings.TrimSuffix(b.prefix, "/"), RawQuery: values.Encode(),
+		Scheme: d.scheme, Host: b.bucket, Path: "/" + strings.TrimSuffix(b.prefix, "/"),
+		// A query may have ':' and '/' as they are (RFC 3986, section 3.4), and people read this.
+		RawQuery: strings.NewReplacer("%3A", ":", "%2F", "/").Replace(values.Encode()),
 	}).String()
 	return b, nil
 }

@@ -275,6 +275,9 @@ func (b *builder) get(ctx context.Context, win *window, q request) error {
 		}
 		for _, p := range win.places[l] {
 			if _, err := p.to.f.WriteAt((*plain)[p.in:p.in+p.n], p.off); err != nil {
+				if pe, ok := errors.AsType[*os.PathError](err); ok {
+					err = pe.Err // its name is not quoted
+				}
 				return fmt.Errorf("write %q: %w", p.to.entry.Path, err)
 			}
 			b.counts.bytes.Add(uint64(p.n))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -19,7 +21,7 @@ import (
 type VerifyOptions struct {
 	Instance string // "" is all
 	Backup   string // "" is all of the instance
-	// ReadDataPercent of the packs, chosen at random, are read whole, and every chunk in them is opened
+	// ReadDataPercent of the packs, chosen at random and rounded up, are read whole, and every chunk in them is opened
 	// and compared with its name; 0 to 100. The tables of all packs are opened in any case.
 	ReadDataPercent float64
 	// Progress is called after each step, one call at a time. Nil is allowed.
@@ -191,9 +193,13 @@ func (c *check) packs(ctx context.Context) error {
 	c.progress.Packs = len(c.users)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
-	for id, use := range c.users {
+	ids := slices.Collect(maps.Keys(c.users))
+	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+	whole := int(math.Ceil(float64(len(ids)) * c.o.ReadDataPercent / 100))
+	for i, id := range ids {
+		use := c.users[id]
 		g.Go(func() error {
-			n, chunks, err := c.pack(ctx, id, use)
+			n, chunks, err := c.pack(ctx, id, use, i < whole)
 			c.tell(func(p *VerifyProgress) {
 				p.PacksDone++
 				p.BytesRead += uint64(n)
@@ -207,7 +213,7 @@ func (c *check) packs(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (c *check) pack(ctx context.Context, id PackID, use *packUse) (read int64, chunks uint64, err error) {
+func (c *check) pack(ctx context.Context, id PackID, use *packUse, whole bool) (read int64, chunks uint64, err error) {
 	key := c.v.packKey(id)
 	rows, size, err := c.v.PackTable(ctx, id)
 	if errors.Is(err, obs.ErrNotFound) {
@@ -227,7 +233,7 @@ func (c *check) pack(ctx context.Context, id PackID, use *packUse) (read int64, 
 			return 0, 0, &CorruptError{Object: key, Reason: fmt.Sprintf("has no chunk at byte %d, which a recipe names", l.Off)}
 		}
 	}
-	if rand.Float64()*100 >= c.o.ReadDataPercent {
+	if !whole {
 		return 0, 0, nil
 	}
 	magic := make([]byte, packHeader)
