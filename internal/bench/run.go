@@ -114,6 +114,9 @@ func (r *runner) selfCost(ctx context.Context, args ...string) (cost, string, er
 	return command{args: append([]string{bin}, args...), dir: r.dir, env: []string{"HOME=" + r.dir}}.run(ctx)
 }
 
+// settled is how old the youngest file is when a tool sees it first.
+const settled = 3 * time.Second
+
 // turn runs the steps of one tool, with phone a as it is on the first day, and removes all but phone b.
 func (r *runner) turn(ctx context.Context, f found, measureFloor bool) (err error) {
 	a := r.tree("a")
@@ -130,6 +133,13 @@ func (r *runner) turn(ctx context.Context, f found, measureFloor bool) (err erro
 		}
 		c.added = c.stored
 		r.results.add(stepFloor, stepFirst, c)
+	}
+	// A phone's files were not written a moment ago. Tools do not trust the times of those that were, and read
+	// them again at the next step: holdfast within two seconds of its begin, borg the newest of all.
+	select {
+	case <-time.After(settled):
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	t := &turn{runner: r, tool: tools[f.name], name: f.name, place: place{f.bin, r.tree("home"), r.tree("repo")}}
 	defer func() {
