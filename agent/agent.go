@@ -30,7 +30,6 @@ import (
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
 	"holdfast/agent/report"
-	"holdfast/internal/backup"
 	"holdfast/internal/obs"
 	"holdfast/internal/vault"
 )
@@ -112,7 +111,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	opened(a.journal.Close)
-	backup.SweepCatalogues(a.catalogues()) // the journal's lock says that no other agent uses them
+	vault.SweepCatalogues(a.catalogues()) // the journal's lock says that no other agent uses them
 	a.metrics = metrics.New(metrics.Options{Version: a.version, Started: a.started, Stages: stages, Process: true})
 	if err := a.openStore(ctx, opened); err != nil {
 		return nil, err

@@ -75,6 +75,9 @@ func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest strin
 	result, err := restore.Run(ctx, restore.Options{
 		Vault: at.Vault, Ref: ref, Dest: dest, Include: include,
 		Warn: p.warn,
+		// The next backup from here then reads only what changed since.
+		CatalogueDir: a.catalogueDir(),
+		Trouble:      func(err error) { a.say("note: %v", err) },
 		Progress: func(r restore.Progress) {
 			if len(include) == 0 {
 				p.expect(r.TotalBytes)

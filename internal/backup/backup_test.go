@@ -368,7 +368,7 @@ func TestUnchangedFilesAreNotRead(t *testing.T) {
 	if left := unfinished(); len(left) != 1 || filepath.Base(left[0]) != ".new-other+data-2" {
 		t.Errorf("left in the folder of catalogues: %v", left)
 	}
-	backup.SweepCatalogues(cache)
+	vault.SweepCatalogues(cache)
 	if left := unfinished(); len(left) != 0 {
 		t.Errorf("left after the sweep: %v", left)
 	}

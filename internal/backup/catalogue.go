@@ -4,21 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
 
-// catalogue is the old and the new catalogue of one volume. It becomes the volume's catalogue when the
-// backup exists (keep); else nothing changes on disk (close).
+// catalogue is the old and the new catalogue of one volume. The new one becomes the volume's catalogue when
+// the backup exists (keep); else nothing changes on disk (close).
 type catalogue struct {
-	path   string
-	tmp    *os.File
-	w      *vault.CatalogueWriter
+	new    *vault.CatalogueFile
+	broken bool // the new one can't be kept
 	before *previous
 	old    *os.File // what before reads; nil when there is none
 	// young is from where on a time of change is too near to the walk: a later write in the same tick of
@@ -35,80 +33,40 @@ const making = time.Minute
 
 // catalogue opens the old catalogue of a volume and begins the new one. A fault of the old one, or of
 // the folder, costs a full read and is a warning: the backup itself does not depend on it.
-func (r *run) catalogue(root *tree.Root, volume string) (*catalogue, error) {
+func (r *run) catalogue(root *tree.Root, volume string) *catalogue {
 	if r.o.CatalogueDir == "" {
-		return nil, nil
+		return nil
 	}
-	dir := filepath.Join(r.o.CatalogueDir, r.o.Vault.Fingerprint())
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		r.warnings.Warn(tree.Warning{Path: dir, What: "catalogue can't be kept here: " + err.Error()})
-		return nil, nil
+	warn := func(err error, so string) {
+		r.warnings.Warn(tree.Warning{Path: r.o.CatalogueDir, What: fmt.Sprintf("catalogue of %s, volume %s: %v; %s", r.o.Instance, volume, err, so)})
 	}
-	c := &catalogue{path: filepath.Join(dir, r.o.Instance+"+"+volume)}
-	// An earlier run that was killed left its own behind, if any. Should another backup of this volume be
-	// running, it keeps no catalogue, and no more happens.
-	beginning := unfinished + r.o.Instance + "+" + volume + "-"
-	removeUnfinished(dir, beginning)
-	tmp, err := os.CreateTemp(dir, beginning)
+	begun, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, volume)
 	if err != nil {
-		r.warnings.Warn(tree.Warning{Path: dir, What: "catalogue can't be kept here: " + err.Error()})
-		return nil, nil
+		warn(err, "none is kept, and all files are read")
+		return nil
 	}
-	c.tmp = tmp
+	c := &catalogue{new: begun}
 	r.cats = append(r.cats, c)
-	if c.w, err = r.o.Vault.NewCatalogue(tmp); err != nil {
-		return nil, err
-	}
 	moment, err := root.Settle()
 	if err != nil {
-		r.warnings.Warn(tree.Warning{Path: c.path, What: err.Error() + "; all files are read"})
-		c.w = nil // nor can a later backup rely on times of change
-		return c, nil
+		warn(err, "all files are read")
+		c.broken = true // nor can a later backup rely on times of change
+		return c
 	}
 	young := r.res.Created.Add(-tick)
 	if s := moment.Add(-making); s.Before(young) && root.Still() {
 		young = s
 	}
 	c.young = tree.Time{Sec: young.Unix(), Nsec: uint32(young.Nanosecond())}
-	if c.old, err = os.Open(c.path); err == nil {
-		rd, err := r.o.Vault.OpenCatalogue(c.old)
-		if err != nil {
-			r.warnings.Warn(tree.Warning{Path: c.path, What: err.Error() + "; all files are read"})
-			return c, nil
-		}
-		c.before = &previous{next: rd.Next, warn: func(err error) {
-			r.warnings.Warn(tree.Warning{Path: c.path, What: err.Error() + "; the remaining files are read"})
-		}}
+	last, f, err := r.o.Vault.LastCatalogue(r.o.CatalogueDir, r.o.Instance, volume)
+	switch {
+	case err == nil:
+		c.old = f
+		c.before = &previous{next: last.Next, warn: func(err error) { warn(err, "the remaining files are read") }}
+	case !errors.Is(err, fs.ErrNotExist):
+		warn(err, "all files are read")
 	}
-	return c, nil
-}
-
-// unfinished begins the name of a catalogue that is being written.
-const unfinished = ".new-"
-
-// SweepCatalogues removes what killed backups left in a folder of catalogues. No backup may be running
-// that uses the folder. It is best effort: what stays costs room and nothing else.
-func SweepCatalogues(dir string) {
-	vaults, err := os.ReadDir(dir)
-	if err != nil {
-		return
-	}
-	for _, v := range vaults {
-		removeUnfinished(filepath.Join(dir, v.Name()), unfinished)
-	}
-}
-
-func removeUnfinished(dir, beginning string) {
-	names, err := os.ReadDir(dir)
-	if err != nil {
-		return
-	}
-	for _, n := range names {
-		// What CreateTemp adds has no "-": volume "data" leaves alone what volume "data-2" has.
-		if rest, ok := strings.CutPrefix(n.Name(), beginning); ok && (beginning == unfinished || !strings.Contains(rest, "-")) {
-			_ = os.Remove(filepath.Join(dir, n.Name()))
-		}
-	}
+	return c
 }
 
 // page takes a page of the new recipe.
@@ -118,31 +76,24 @@ func (c *catalogue) page(page []byte, items []vault.Item) error {
 			items[i].Ino = 0 // no inode has this number: the next backup reads the file
 		}
 	}
-	if c.w == nil {
-		return nil
-	}
-	if err := c.w.Page(page, items); err != nil {
-		// The disk is full, perhaps. The backup goes on, the catalogue does not.
-		c.w = nil
+	if !c.broken && c.new.Page(page, items) != nil {
+		c.broken = true // the disk is full, perhaps: the backup goes on, the catalogue does not
 	}
 	return nil
 }
 
 func earlier(a, b tree.Time) bool { return a.Sec < b.Sec || a.Sec == b.Sec && a.Nsec < b.Nsec }
 
-// keep puts the new catalogue into the place of the old one. When that fails, the old one stays, which
-// says of no file that it is unchanged unless it is.
+// keep puts the new catalogue into the place of the old one. When that fails the next backup reads more.
 func (c *catalogue) keep() {
-	if c.w == nil || c.w.Close() != nil {
-		return
+	if !c.broken {
+		_ = c.new.Keep()
 	}
-	_ = os.Rename(c.tmp.Name(), c.path)
 }
 
 // close frees what is left. It is idempotent.
 func (c *catalogue) close() {
-	_ = c.tmp.Close()
-	_ = os.Remove(c.tmp.Name()) // gone when it was kept
+	c.new.Close()
 	if c.old != nil {
 		_ = c.old.Close()
 	}
@@ -204,7 +155,7 @@ func (p *previous) peek() *vault.Item {
 		if err != nil {
 			p.ended = true
 			if !errors.Is(err, io.EOF) {
-				p.warn(fmt.Errorf("last backup's catalogue: %w", err))
+				p.warn(err)
 			}
 		}
 		p.items = items

@@ -82,11 +82,7 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	if err != nil {
 		return vault.Volume{}, err
 	}
-	cat, err := r.catalogue(root, s.Volume)
-	if err != nil {
-		return vault.Volume{}, err
-	}
-	if cat != nil {
+	if cat := r.catalogue(root, s.Volume); cat != nil {
 		p.before = cat.before
 		rec.Tap = cat.page
 	}

@@ -39,6 +39,11 @@ type Options struct {
 	Progress func(Progress)
 	// Warn is told of each thing that is not exact, one call at a time; Result lists the first thousand. Nil is allowed.
 	Warn func(tree.Warning)
+	// CatalogueDir is the folder of this host's catalogues (see backup.Options), in which a restore leaves one, so
+	// that the next backup of the restored tree reads only what changed since. "" leaves none.
+	CatalogueDir string
+	// Trouble is told why no catalogue could be left. Nil is allowed.
+	Trouble func(error)
 	// Workers is how many requests are in flight; 0 is 8.
 	Workers int
 }
@@ -151,6 +156,9 @@ func (r *run) all(ctx context.Context) (err error) {
 		}
 		if err := r.volume(ctx, &volumes[i], dir); err != nil {
 			return fmt.Errorf("volume %s: %w", volumes[i].Name, err)
+		}
+		if err := r.leaveBaseline(ctx, &volumes[i], dir); err != nil {
+			return err
 		}
 	}
 	if len(r.o.Include) > 0 && r.counts.entries.Load() == 0 {

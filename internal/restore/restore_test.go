@@ -312,6 +312,44 @@ func rewrite(t testing.TB, st obs.Store, key string, change func([]byte) []byte)
 	must(t, st.Put(t.Context(), key, b))
 }
 
+// TestBackupAfterRestore: a restore leaves what the next backup needs to read nothing but what changed since.
+func TestBackupAfterRestore(t *testing.T) {
+	testbed.Need(t, "rsync")
+	v := newVault(t, obs.NewMemory())
+	src, cache := t.TempDir(), t.TempDir()
+	makeTree(t, src, 5, 2500)
+	ref := backUp(t, v, src)
+	dest := filepath.Join(t.TempDir(), "dest")
+	_, err := restore.Run(t.Context(), restore.Options{
+		Vault: v, Ref: ref, Dest: dest, CatalogueDir: cache, Trouble: func(err error) { t.Error(err) },
+	})
+	must(t, err)
+	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "v0", Root: dest}}, CatalogueDir: cache}
+	// At once: a change right after the restore must be seen.
+	must(t, os.WriteFile(filepath.Join(dest, "d1/e1/f1"), []byte("changed at once"), 0o640))
+	b, err := os.ReadFile(filepath.Join(dest, "big copy"))
+	must(t, err)
+	info, err := os.Stat(filepath.Join(dest, "big copy"))
+	must(t, err)
+	b[5<<20] ^= 1
+	must(t, os.WriteFile(filepath.Join(dest, "big copy"), b, 0o600))
+	must(t, os.Chtimes(filepath.Join(dest, "big copy"), info.ModTime(), info.ModTime()))
+	res, err := backup.Run(t.Context(), o)
+	must(t, err)
+	// Files with several names get a later time of change by the second name, and are read.
+	if limit := uint64(2*len(b) + 1<<20); res.BytesRead > limit || res.Unchanged < 2400 || res.WarningCount != 0 {
+		t.Errorf("read %d bytes, want at most %d; %+v", res.BytesRead, limit, res)
+	}
+	again := filepath.Join(t.TempDir(), "again")
+	newest, err := v.Find(t.Context(), "i", res.BackupID)
+	must(t, err)
+	_, err = restore.Run(t.Context(), restore.Options{Vault: v, Ref: newest, Dest: again})
+	must(t, err)
+	if d := differences(t, dest, again); d != "" {
+		t.Errorf("the backup after the restore differs:\n%s", d)
+	}
+}
+
 func BenchmarkRestore(b *testing.B) {
 	src := b.TempDir()
 	makeTree(b, src, 4, 3000)

@@ -15,6 +15,8 @@ import (
 type WalkOptions struct {
 	// Warn is told what could not be kept exact; nil drops it. It runs on the goroutine of the walk.
 	Warn func(Warning)
+	// NoXattrs leaves Xattrs of all entries nil: asking for them is half of a walk.
+	NoXattrs bool
 }
 
 // Walk calls fn for the root of the tree and every entry below it: depth first, a folder before its
@@ -36,7 +38,7 @@ func (r *Root) Walk(ctx context.Context, o WalkOptions, fn func(*Entry) error) e
 		chain: chain{base: r.fd, flags: openDir | unix.O_NOATIME},
 		links: make(map[fileID]*linked),
 		dents: make([]byte, 128<<10),
-		xattr: newXattrReader(r.noXattrs),
+		xattr: newXattrReader(r.noXattrs), noXattrs: o.NoXattrs,
 	}
 	if w.warn == nil {
 		w.warn = func(Warning) {}
@@ -55,7 +57,9 @@ type walker struct {
 	links map[fileID]*linked
 	dents []byte
 	xattr *xattrReader
-	st    unix.Statx_t
+
+	noXattrs bool
+	st       unix.Statx_t
 }
 
 // linked is a file of several names: where it was seen first, and how many names are still to come.
@@ -198,7 +202,7 @@ func (w *walker) enter(name cname, fd int) error {
 	}
 	id, e := idOf(st), entryOf(path, st)
 	var err error
-	if e.Xattrs, err = w.xattr.read(fd, nil); err != nil {
+	if e.Xattrs, err = w.xattrs(fd, nil); err != nil {
 		closeFD(fd)
 		return pathError("read attributes of", path, err)
 	}
@@ -216,6 +220,13 @@ func (w *walker) enter(name cname, fd int) error {
 	w.chain.push(name, fd, id)
 	w.lists = append(w.lists, l)
 	return nil
+}
+
+func (w *walker) xattrs(dirfd int, name cname) ([]Xattr, error) {
+	if w.noXattrs {
+		return nil, nil
+	}
+	return w.xattr.read(dirfd, name)
 }
 
 // skipped makes fs.SkipDir no error.
@@ -266,7 +277,7 @@ func (w *walker) visitOther(dirfd int, name cname, st *unix.Statx_t) error {
 			return w.gone("read link", name, err)
 		}
 	}
-	if e.Xattrs, err = w.xattr.read(dirfd, name); err != nil {
+	if e.Xattrs, err = w.xattrs(dirfd, name); err != nil {
 		return w.gone("read attributes of", name, err)
 	}
 	if links := st.Nlink; links > 1 {

@@ -62,6 +62,15 @@ func (c *CatalogueWriter) Page(page []byte, items []Item) error {
 	return c.block(c.buf)
 }
 
+// Items adds a run of items that no recipe has as one page.
+func (c *CatalogueWriter) Items(items []Item) error {
+	page, err := encodePage(items)
+	if err != nil {
+		return err
+	}
+	return c.Page(page, items)
+}
+
 func (c *CatalogueWriter) block(plain []byte) error {
 	m, payload := c.comp.Compress(plain)
 	need := len(payload) + seal.Overhead
