@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -230,6 +231,23 @@ type sender struct {
 	u         *unit
 	extents   []vault.Extent
 	streaming bool // some are on their way: the file can't be read again
+	grid      int  // size of chunks at fixed places, bytes; 0 cuts where the content says
+}
+
+// databaseGrid is the size of a database's chunks, or 0 for any other content. A SQLite database is rewritten
+// in place, page by page: what content moves is of no use there, and a changed page costs the chunk around it. Two
+// pages of the usual 4 KiB to a chunk, more where the file would have too many. (The header of the format:
+// https://www.sqlite.org/fileformat.html, section 1.3.)
+func databaseGrid(begin []byte, size int64, most int) int {
+	const header, chunks = "SQLite format 3\x00", wholeExtents / 2
+	if !bytes.HasPrefix(begin, []byte(header)) {
+		return 0
+	}
+	grid := 8 << 10
+	for grid < most && size/int64(grid) > chunks {
+		grid *= 2
+	}
+	return min(grid, most)
 }
 
 func (s *sender) add(x vault.Extent) error {
@@ -280,10 +298,17 @@ func (w *worker) largeRange(ctx context.Context, f *os.File, e *tree.Entry, r tr
 		if have == 0 {
 			return nil
 		}
+		if at == 0 {
+			s.grid = databaseGrid(buf[:have], e.Size, params.Max)
+		}
 		var cuts []int
 		end := 0
 		for end < have && (eof || have-end >= params.Max) {
-			end += w.p.cutter.Cut(buf[end:have])
+			if s.grid > 0 {
+				end = min(have, end+s.grid-int((at+int64(end))%int64(s.grid)))
+			} else {
+				end += w.p.cutter.Cut(buf[end:have])
+			}
 			cuts = append(cuts, end)
 		}
 		stored, err := w.storeAll(buf, cuts)
