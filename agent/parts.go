@@ -127,25 +127,12 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	return planned, nil
 }
 
-// Stands looks for the snapshot among those on the host. One that is read in place has no path: it
-// stands for as long as the instance is held.
 func (s snapshots) Stands(ctx context.Context, snap job.Snapshot) (bool, error) {
-	if snap.Ref.Path == "" {
-		return true, nil
-	}
 	provider, err := snapshot.ByName(snap.Ref.Provider)
 	if err != nil {
 		return false, err
 	}
-	r, err := s.request("", snap.Name)
-	if err != nil {
-		return false, err
-	}
-	refs, err := provider.Leftovers(ctx, r)
-	if err != nil {
-		return false, err
-	}
-	return slices.ContainsFunc(refs, func(ref snapshot.Ref) bool { return ref.Path == snap.Ref.Path }), nil
+	return provider.Stands(ctx, snapshot.Ref(snap.Ref))
 }
 
 func (s snapshots) Remove(ctx context.Context, ref job.Ref) error { return removeSnapshot(ctx, ref) }
