@@ -127,13 +127,19 @@ func (p *pipeline) walk(ctx context.Context) error {
 		}
 		return nil
 	}
-	sendFull := func() error {
-		if b.size < bundleMax && len(b.entries) < bundleEntries && b.weight < unitWeight {
+	sendBundle := func() error {
+		if len(b.entries) == 0 {
 			return nil
 		}
 		full := b
 		b = newBundle()
 		return send(full)
+	}
+	sendFull := func() error {
+		if b.size < bundleMax && len(b.entries) < bundleEntries && b.weight < unitWeight {
+			return nil
+		}
+		return sendBundle()
 	}
 	err := p.root.Walk(ctx, tree.WalkOptions{Warn: p.warnings.Warn}, func(e *tree.Entry) error {
 		p.counts.entries.Add(1)
@@ -157,11 +163,8 @@ func (p *pipeline) walk(ctx context.Context) error {
 			}
 		}
 		if content && e.Size > bundleMax {
-			if len(b.entries) > 0 {
-				if err := send(b); err != nil {
-					return err
-				}
-				b = newBundle()
+			if err := sendBundle(); err != nil {
+				return err
 			}
 			return send(&unit{entries: []*tree.Entry{e}, large: true, weight: weightOf(e), parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{})})
 		}
@@ -171,19 +174,14 @@ func (p *pipeline) walk(ctx context.Context) error {
 			b.size += e.Size
 		}
 		if b.size >= bundleMin && endsBundle(e.Path) {
-			full := b
-			b = newBundle()
-			return send(full)
+			return sendBundle()
 		}
 		return sendFull()
 	})
 	if err != nil {
 		return err
 	}
-	if len(b.entries) > 0 {
-		return send(b)
-	}
-	return nil
+	return sendBundle()
 }
 
 // weightOf is about how much memory an entry takes, bytes.
@@ -216,72 +214,70 @@ func endsBundle(path string) bool {
 
 // record writes the recipe.
 func (p *pipeline) record(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume) error {
-	wait := func(u *unit) error {
-		select {
-		case <-u.done:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
 	for u := range p.order {
+		var err error
 		if u.large {
-			if err := p.recordLarge(ctx, rec, vol, u); err != nil {
-				return err
-			}
-			p.weight.Release(u.weight)
-			continue
+			err = p.recordLarge(ctx, rec, vol, u)
+		} else {
+			err = p.recordBundle(ctx, rec, vol, u)
 		}
-		if err := wait(u); err != nil {
+		if err != nil {
 			return err
-		}
-		for i, e := range u.entries {
-			var x []vault.Extent
-			if u.extents != nil {
-				x = u.extents[i]
-			}
-			// In the same parts as when the file was read, so that its page is the same bytes.
-			it := vault.Item{Entry: *e, Extents: x[:min(len(x), partExtents)]}
-			for {
-				if err := add(rec, vol, it); err != nil {
-					return err
-				}
-				if x = x[len(it.Extents):]; len(x) == 0 {
-					break
-				}
-				it = vault.Item{Entry: tree.Entry{Path: e.Path}, Continued: true, Extents: x[:min(len(x), partExtents)]}
-			}
 		}
 		p.weight.Release(u.weight)
 	}
 	return nil
 }
 
+// recordBundle writes the items of a bundle, once it was read.
+func (p *pipeline) recordBundle(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume, u *unit) error {
+	select {
+	case <-u.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	for i, e := range u.entries {
+		var x []vault.Extent
+		if u.extents != nil {
+			x = u.extents[i]
+		}
+		// In the same parts as when the file was read, so that its page is the same bytes.
+		for first := true; first || len(x) > 0; first = false {
+			part := x[:min(len(x), partExtents)]
+			if err := add(rec, vol, itemOf(e, part, first)); err != nil {
+				return err
+			}
+			x = x[len(part):]
+		}
+	}
+	return nil
+}
+
 // recordLarge writes the item of one file and its continuations, as the parts come.
 func (p *pipeline) recordLarge(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume, u *unit) error {
-	e := u.entries[0]
-	first := true
-	for {
+	for first := true; ; first = false {
 		select {
 		case part, more := <-u.parts:
-			if !more && !first {
-				return nil
-			}
-			it := vault.Item{Entry: *e, Extents: part}
-			if !first {
-				it = vault.Item{Entry: tree.Entry{Path: e.Path}, Continued: true, Extents: part}
-			}
-			if err := add(rec, vol, it); err != nil {
-				return err
+			if more || first { // a file without any part has an item all the same
+				if err := add(rec, vol, itemOf(u.entries[0], part, first)); err != nil {
+					return err
+				}
 			}
 			if !more {
 				return nil
 			}
-			first = false
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// itemOf is the item of an entry with the first part of its extents, or the continuation that has a later one.
+func itemOf(e *tree.Entry, part []vault.Extent, first bool) vault.Item {
+	if first {
+		return vault.Item{Entry: *e, Extents: part}
+	}
+	return vault.Item{Entry: tree.Entry{Path: e.Path}, Continued: true, Extents: part}
 }
 
 func add(rec *vault.RecipeWriter, vol *vault.Volume, it vault.Item) error {
