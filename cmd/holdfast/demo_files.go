@@ -66,7 +66,7 @@ func fillVolume(dir string) error {
 	)
 }
 
-// table is n bytes shaped like a database: pages that differ in a number and compress well.
+// table is n bytes shaped like a SQLite database: its header, and pages that differ in a number and compress well.
 func table(n, page int) []byte {
 	var b bytes.Buffer
 	for i := 0; b.Len() < n; i++ {
@@ -74,7 +74,9 @@ func table(n, page int) []byte {
 		b.WriteString(row + strings.Repeat("a message of some length to somebody|", (page-len(row))/37))
 		b.Write(make([]byte, page-b.Len()%page))
 	}
-	return b.Bytes()[:n]
+	out := b.Bytes()[:n]
+	copy(out, "SQLite format 3\x00")
+	return out
 }
 
 // sparse makes a file of that size with two pieces of data and holes around them.
@@ -104,7 +106,7 @@ func changeVolume(dir string) error {
 		return err
 	}
 	for i := range int64(8) {
-		_, err = db.WriteAt([]byte("changed "), (1<<20)*i)
+		_, err = db.WriteAt([]byte("changed "), (1<<20)*i+4096) // not the header
 		if err != nil {
 			break
 		}
