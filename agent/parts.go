@@ -74,6 +74,9 @@ func (d driver) State(ctx context.Context) (job.RuntimeState, error) {
 	return job.RuntimeState(s), err
 }
 
+// Stop ends the instance in its own way: what a driver does to power down one that runs.
+func (d driver) Stop(ctx context.Context) error { return d.PowerDown(ctx) }
+
 // snapshots makes the snapshots of an instance's volumes.
 type snapshots struct{ in *instance }
 

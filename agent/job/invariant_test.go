@@ -42,6 +42,30 @@ var ways = []way{
 		again: func(w *world) { w.backup = nil },
 	},
 	{
+		name: "with pre-copy", end: job.Done, down: true, opts: job.Options{Held: 1, Precopy: job.Precopy{Rounds: 2}},
+		prepare: func(w *world) { w.instances["phone"].mode = job.ModePrecopy },
+	},
+	{
+		name: "stopped, and the store refuses", end: job.Failed, opts: job.Options{Precopy: job.Precopy{Rounds: 1}},
+		prepare: func(w *world) {
+			w.instances["phone"].mode = job.ModeStop
+			w.backup = func(_ context.Context, r job.BackupRequest) error {
+				if r.Precopy {
+					return nil
+				}
+				return errors.New("the store has no space left")
+			}
+		},
+	},
+	{
+		name: "stopped", end: job.Done, down: true,
+		prepare: func(w *world) { w.instances["phone"].mode = job.ModeStop },
+	},
+	{
+		name: "live", end: job.Done,
+		prepare: func(w *world) { w.instances["phone"].mode = job.ModeLive },
+	},
+	{
 		name: "refused, then resumed", end: job.Done,
 		prepare: func(w *world) {
 			w.answer = func(e job.Event) (string, error) {
@@ -155,6 +179,9 @@ func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
 		if p.state == job.IsFrozen {
 			t.Errorf("the instance is left frozen, the job is %s", j.State)
 		}
+		if p.state == job.IsStopped && j.State != job.Done {
+			t.Errorf("the instance is left stopped, the job is %s", j.State)
+		}
 		if p.downs > 1 {
 			t.Errorf("powered down %d times", p.downs)
 		}
@@ -195,7 +222,9 @@ func checkEvents(t *testing.T, w *world, j *job.Job) {
 	}
 	got := strings.Join(types, " ")
 	want := job.EventFailed
-	if j.State == job.Done && !j.ResumeAsked {
+	if j.State == job.Done && j.Mode == job.ModeLive {
+		want = job.EventCompleted
+	} else if j.State == job.Done && !j.ResumeAsked {
 		want = job.EventReleased
 	} else if j.State == job.Done {
 		want = job.EventResumed

@@ -14,7 +14,8 @@ type State string
 // The states. See DESIGN.md of package agent for the picture.
 const (
 	Accepted     State = "accepted"     // in the queue; the host is untouched
-	Freezing     State = "freezing"     // about to freeze, or freezing
+	Precopying   State = "precopying"   // the instance runs; a round's snapshots are named, some may stand, the engine may send packs
+	Freezing     State = "freezing"     // about to freeze (or stop), or doing it
 	Frozen       State = "frozen"       // the instance does not run
 	Snapshotting State = "snapshotting" // snapshots are named, some may stand
 	Snapshotted  State = "snapshotted"  // all snapshots stand
@@ -26,6 +27,7 @@ const (
 	Releasing    State = "releasing"    // about to power down, or powering down
 	Released     State = "released"     // seen to be down; snapshots may stand
 	Resuming     State = "resuming"     // asked to let it run again after the backup was stored
+	Ending       State = "ending"       // backed up while it ran, and acknowledged; snapshots may stand
 	Suspending   State = "suspending"   // being put off: thaw, drop the snapshots, wait again
 	Failing      State = "failing"      // being undone: thaw, drop the snapshots
 	Done         State = "done"         // final: backed up, and released or resumed
@@ -34,7 +36,8 @@ const (
 
 // nextStates is the whole machine. A write that is not in it is a fault of the program.
 var nextStates = map[State][]State{
-	Accepted:     {Freezing, Failing},
+	Accepted:     {Precopying, Freezing, Snapshotting, Failing},
+	Precopying:   {Precopying, Freezing, Suspending, Failing},
 	Freezing:     {Frozen, Suspending, Failing},
 	Frozen:       {Snapshotting, Suspending, Failing},
 	Snapshotting: {Snapshotted, Suspending, Failing},
@@ -44,19 +47,23 @@ var nextStates = map[State][]State{
 	Stored:       {Reported, Resuming, Failing},
 	Reported:     {Acknowledged, Held, Resuming, Failing},
 	Held:         {Reported, Resuming, Failing},
-	Acknowledged: {Releasing, Resuming, Failing},
+	Acknowledged: {Releasing, Resuming, Ending, Failing},
 	Releasing:    {Released, Failing},
 	Released:     {Done},
 	Resuming:     {Done},
+	Ending:       {Done},
 	Failing:      {Failed},
 }
 
 // Final tells whether a job in this state is over.
 func (s State) Final() bool { return s == Done || s == Failed }
 
-// unstored tells whether the state lies between the queue and a stored backup: the time in which
-// the instance is frozen for the sake of work that can still fail.
-func (s State) unstored() bool {
+// unstored tells whether the state lies between the queue and a stored backup: the time of work that can still fail.
+func (s State) unstored() bool { return s == Precopying || s.holding() }
+
+// holding tells whether the instance does not run for the sake of work that can still fail (unless it is
+// backed up live).
+func (s State) holding() bool {
 	return slices.Contains([]State{Freezing, Frozen, Snapshotting, Snapshotted, Uploading}, s)
 }
 
@@ -68,6 +75,32 @@ const (
 	ReleaseByAgent        Policy = "agent"         // as soon as the report is acknowledged
 	ReleaseByControlPlane Policy = "control-plane" // when Release is called
 )
+
+// Mode says how an instance is held for its last snapshot, and what comes before.
+type Mode string
+
+// The modes. The state in which the instance is held for the last snapshot is the one it is powered down in.
+const (
+	// ModePrecopy stores most of it while it runs, where the storage can make snapshots of a running instance,
+	// and freezes it for what is left.
+	ModePrecopy Mode = "precopy"
+	// ModeFrozen freezes it before the first byte is read.
+	ModeFrozen Mode = "frozen"
+	// ModeStop is ModePrecopy, but the instance is stopped in its own way and not frozen.
+	ModeStop Mode = "stop"
+	// ModeLive never holds it. Such a backup is as a power cut would leave the storage, and no release follows.
+	ModeLive Mode = "live"
+)
+
+// precopies tells whether rounds before the hold are wanted.
+func (m Mode) precopies() bool { return m == ModePrecopy || m == ModeStop }
+
+// Round is one round of pre-copy that was finished.
+type Round struct {
+	Read    uint64  `json:"bytes_read"` // of content that had changed since the round before
+	Sent    uint64  `json:"bytes_sent"`
+	Seconds float64 `json:"seconds"`
+}
 
 // Task is one command. It never changes after it was accepted.
 type Task struct {
@@ -97,6 +130,8 @@ type Snapshot struct {
 	Name string `json:"name"` // of the volume
 	Ref  Ref    `json:"ref"`
 	Root string `json:"root,omitempty"` // where to read it; empty until it stands
+	// Live says that the snapshot can be made and read while the instance runs.
+	Live bool `json:"live,omitempty"`
 }
 
 // Result is what the engine says about a stored backup.
@@ -129,11 +164,15 @@ type Job struct {
 	Instance string `json:"instance"`
 	Tenant   string `json:"tenant"`
 	Policy   Policy `json:"policy"`
+	Mode     Mode   `json:"mode,omitempty"`
 	State    State  `json:"state"`
 	// AcceptedAt is when the command was accepted, UTC.
 	AcceptedAt time.Time `json:"accepted_at"`
 	// Entered has the last time of entering each state, UTC.
 	Entered map[State]time.Time `json:"entered"`
+
+	// Rounds are those of pre-copy that were finished since the job last began.
+	Rounds []Round `json:"rounds,omitempty"`
 
 	// Found is how the instance was before the job touched it.
 	Found RuntimeState `json:"found,omitempty"`

@@ -5,11 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"go.etcd.io/bbolt"
 
 	"holdfast/internal/crashpoint"
 )
@@ -23,8 +22,9 @@ type worker struct {
 	id      string
 	signal  chan struct{} // 1 token: the journal's record was changed by someone else
 	ticket  *ticket
-	resumed bool   // the job comes from an earlier life; its true state is not known yet
-	checked func() // call once the true state is known, or can't be
+	hold    *ticket // the turn to hold the instance; nil before it is waited for
+	resumed bool    // the job comes from an earlier life; its true state is not known yet
+	checked func()  // call once the true state is known, or can't be
 
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // of the work; nil before run
@@ -83,6 +83,9 @@ func (w *worker) run(soft, hard context.Context) {
 
 func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
 	if w.resumed && j.State.unstored() {
+		if j.State.holding() && w.hold == nil {
+			w.hold = w.m.holds.take() // it holds the instance as it is
+		}
 		return w.resume(work, hard, j)
 	}
 	w.checked()
@@ -92,11 +95,14 @@ func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
 	}
 	if !j.State.unstored() && j.State != Accepted && j.State != Suspending {
 		w.ticket.leave() // from here on the job only waits, or is quick
+		if j.State != Failing {
+			w.hold.leave()
+		}
 	}
 	switch j.State {
 	case Accepted:
 		return w.begin(soft, work, j)
-	case Freezing, Frozen, Snapshotting, Snapshotted, Uploading:
+	case Precopying, Freezing, Frozen, Snapshotting, Snapshotted, Uploading:
 		ctx, cancel := w.deadlines(work, j)
 		defer cancel()
 		return w.secure(ctx, j)
@@ -106,7 +112,7 @@ func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
 		return w.await(soft, hard, j)
 	case Releasing:
 		return w.release(hard, j)
-	case Released, Resuming, Suspending, Failing:
+	case Released, Resuming, Ending, Suspending, Failing:
 		return w.letGo(hard, j)
 	case Done, Failed:
 	}
@@ -184,7 +190,7 @@ func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) er
 	return w.fail(j, fmt.Sprintf("%v, during: %s: %v", cause, doing, err))
 }
 
-// begin waits for the job's turn and journals the intent to freeze.
+// begin waits for the job's turn and journals the intent of the first thing that is done to the host.
 func (w *worker) begin(soft, work context.Context, j *Job) error {
 	ctx, cancel := w.deadlines(work, j)
 	defer cancel()
@@ -197,169 +203,87 @@ func (w *worker) begin(soft, work context.Context, j *Job) error {
 		}
 		return w.fail(j, fmt.Sprintf("%v, while waiting for its turn", err))
 	}
-	instance, err := w.m.parts.Instance(j.Instance)
-	if err != nil {
-		return w.fail(j, fmt.Sprintf("look for the instance: %v", err))
-	}
-	found, err := instance.Runtime.State(ctx)
+	next, c, err := w.first(ctx, j)
 	if err != nil {
 		if errors.Is(context.Cause(ctx), errDrained) {
 			return errLeave
 		}
-		return w.fail(j, fmt.Sprintf("look at the instance: %v", err))
+		return w.fail(j, err.Error())
 	}
-	switch found {
-	case IsRunning, IsStopped, IsUnknown:
-	case IsFrozen:
-		return w.fail(j, "the instance is frozen already, and not by this agent")
-	default:
-		return w.fail(j, fmt.Sprintf("the runtime says that the instance is %s", found))
+	if j.Attempts == 0 {
+		c.emit = w.m.event(EventStarted)
 	}
-	c := change{edit: func(j *Job) {
-		j.Found, j.Hold, j.BootID = found, true, w.m.opts.BootID
+	return w.write(j, next, c)
+}
+
+// first decides what is done to the host first: a round of pre-copy, the hold, or the snapshots of a live backup.
+func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return "", change{}, fmt.Errorf("look for the instance: %w", err)
+	}
+	found, err := w.look(ctx, instance)
+	if err != nil {
+		return "", change{}, err
+	}
+	rounds := j.Mode.precopies() && w.m.opts.Precopy.Rounds > 0 && found != IsStopped
+	if j.Mode != ModeLive && !rounds {
+		return w.toHold(ctx, j)
+	}
+	planned, err := instance.Snapshots.Plan(ctx, j.ID)
+	if err != nil {
+		return "", change{}, fmt.Errorf("plan the snapshots: %w", err)
+	}
+	live := slices.DeleteFunc(slices.Clone(planned), func(s Snapshot) bool { return !s.Live })
+	switch {
+	case j.Mode == ModeLive && len(live) < len(planned):
+		return "", change{}, errors.New("a backup of a running instance needs snapshots, and the storage of one of its volumes can't make any")
+	case j.Mode == ModeLive:
+		return Snapshotting, change{edit: func(j *Job) { j.Found, j.Snapshots = found, planned }}, nil
+	case len(live) == 0:
+		return w.toHold(ctx, j)
+	}
+	return Precopying, change{edit: func(j *Job) { j.Snapshots, j.Rounds = live, nil }}, nil
+}
+
+// look tells how an instance is that is about to be backed up; an error when it can't be.
+func (w *worker) look(ctx context.Context, instance Instance) (RuntimeState, error) {
+	found, err := instance.Runtime.State(ctx)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("look at the instance: %w", err)
+	case found == IsFrozen:
+		return "", errors.New("the instance is frozen already, and not by this agent")
+	case found != IsRunning && found != IsStopped && found != IsUnknown:
+		return "", fmt.Errorf("the runtime says that the instance is %s", found)
+	}
+	return found, nil
+}
+
+// toHold waits for the turn to hold the instance, so that few are held at a time, and makes the change that
+// journals the intent.
+func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
+	if w.hold == nil {
+		w.hold = w.m.holds.join()
+	}
+	if err := w.hold.wait(ctx); err != nil {
+		return "", change{}, fmt.Errorf("wait for the turn to hold the instance: %w", err)
+	}
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return "", change{}, fmt.Errorf("look for the instance: %w", err)
+	}
+	found, err := w.look(ctx, instance)
+	if err != nil {
+		return "", change{}, err
+	}
+	return Freezing, change{edit: func(j *Job) {
+		j.Found, j.Hold, j.BootID, j.Snapshots = found, true, w.m.opts.BootID, nil
 		j.HeldSince, j.HeldUntil = time.Time{}, time.Time{}
 		if instance.Holds {
 			j.HeldSince = w.m.opts.Now().UTC()
 		}
-	}}
-	if j.Attempts == 0 {
-		c.emit = w.m.event(EventStarted)
-	}
-	return w.write(j, Freezing, c)
-}
-
-// secure does the next step from freezing to a stored backup. An error of an act ends the job or puts
-// it off; what is returned is of the journal.
-func (w *worker) secure(ctx context.Context, j *Job) error {
-	doing, err := "begin", context.Cause(ctx)
-	var next State
-	var c change
-	if err == nil {
-		switch j.State {
-		case Freezing:
-			doing = "freeze the instance"
-			next, c, err = w.freeze(ctx, j)
-		case Frozen:
-			doing = "plan the snapshots"
-			next, c, err = w.plan(ctx, j)
-		case Snapshotting:
-			doing = "make a snapshot"
-			next, c, err = w.snapshot(ctx, j)
-		case Snapshotted:
-			next = Uploading
-		default:
-			doing = "back up"
-			next, c, err = w.upload(ctx, j)
-		}
-	}
-	if err != nil {
-		return w.giveUp(ctx, j, doing, err)
-	}
-	err = w.writeChecked(j, next, notCancelled, c)
-	if errors.Is(err, errCancelled) {
-		return w.fail(j, errCancelled.Error())
-	}
-	return err
-}
-
-// notCancelled keeps a job that was cancelled from being stored: once it is, it can't be undone.
-func notCancelled(_ *bbolt.Tx, j *Job) error {
-	if j.CancelAsked {
-		return errCancelled
-	}
-	return nil
-}
-
-func (w *worker) freeze(ctx context.Context, j *Job) (State, change, error) {
-	instance, err := w.m.parts.Instance(j.Instance)
-	if err != nil {
-		return "", change{}, err
-	}
-	state, err := instance.Runtime.State(ctx)
-	if err != nil {
-		return "", change{}, err
-	}
-	if state != IsStopped || j.Found != IsStopped {
-		err := w.act(crashpoint.Freeze, func() error { return instance.Runtime.Freeze(ctx) })
-		if err != nil {
-			return "", change{}, err
-		}
-	}
-	if err := w.stillHeld(ctx, j, instance); err != nil {
-		return "", change{}, err
-	}
-	return Frozen, change{}, nil
-}
-
-func (w *worker) plan(ctx context.Context, j *Job) (State, change, error) {
-	instance, err := w.m.parts.Instance(j.Instance)
-	if err != nil {
-		return "", change{}, err
-	}
-	planned, err := instance.Snapshots.Plan(ctx, j.ID)
-	if err != nil {
-		return "", change{}, err
-	}
-	return Snapshotting, change{edit: func(j *Job) { j.Snapshots = planned }}, nil
-}
-
-func (w *worker) snapshot(ctx context.Context, j *Job) (State, change, error) {
-	instance, err := w.m.parts.Instance(j.Instance)
-	if err != nil {
-		return "", change{}, err
-	}
-	made := make([]Snapshot, len(j.Snapshots))
-	for i, planned := range j.Snapshots {
-		// An earlier life may have made it, in whole or in part; when it did is not known, so it goes.
-		if err := instance.Snapshots.Remove(ctx, planned.Ref); err != nil {
-			return "", change{}, err
-		}
-		err := w.act(crashpoint.Snapshot, func() error {
-			made[i], err = instance.Snapshots.Create(ctx, j.ID, planned)
-			return err
-		})
-		if err != nil {
-			return "", change{}, fmt.Errorf("volume %q: %w", planned.Name, err)
-		}
-	}
-	return Snapshotted, change{edit: func(j *Job) { j.Snapshots = made }}, nil
-}
-
-func (w *worker) upload(ctx context.Context, j *Job) (State, change, error) {
-	packs, err := w.m.journal.packs(j.ID)
-	if err != nil {
-		return "", change{}, err
-	}
-	r := BackupRequest{
-		Job: j.ID, Task: j.Task, Instance: j.Instance, Tenant: j.Tenant, Resume: packs,
-		PackIntent: func(pack string) error {
-			return w.act(crashpoint.WritePack, func() error { return w.m.journal.addPack(j.ID, pack) })
-		},
-		Progress: func(p Progress) { w.progressed(j, p) },
-	}
-	for _, s := range j.Snapshots {
-		r.Sources = append(r.Sources, Source{Volume: s.Name, Root: s.Root})
-	}
-	var result *Result
-	err = w.act(crashpoint.Upload, func() error {
-		result, err = w.m.parts.Backuper.Backup(ctx, r)
-		return err
-	})
-	if err != nil {
-		return "", change{}, err
-	}
-	if err := result.complete(); err != nil {
-		return "", change{}, err
-	}
-	return Stored, change{edit: func(j *Job) { j.Result = result }}, nil
-}
-
-// complete tells whether the result says all that a release rests on.
-func (r *Result) complete() error {
-	if r == nil || r.BackupID == "" || r.Object == "" || r.ManifestSHA256 == "" || r.Verified.IsZero() {
-		return errors.New("the backup engine did not say that the manifest was stored and verified")
-	}
-	return nil
+	}}, nil
 }
 
 // completed signs the receipt of a stored backup and puts the report into the outbox.
@@ -406,6 +330,8 @@ func (w *worker) await(soft, hard context.Context, j *Job) error {
 		return w.write(j, Resuming, change{})
 	case j.State == Held && j.ReleaseAsked:
 		return w.write(j, Reported, change{edit: func(j *Job) { j.Cause = "" }, emit: completedEvent})
+	case j.State == Acknowledged && j.Mode == ModeLive:
+		return w.write(j, Ending, change{})
 	case j.State == Acknowledged && (j.Policy == ReleaseByAgent || j.ReleaseAsked):
 		if soft.Err() != nil {
 			return errLeave

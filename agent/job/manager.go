@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -36,6 +37,8 @@ const (
 type Options struct {
 	Jobs           int           // at once; at least 1
 	Queue          int           // jobs that may wait; 0: no limit
+	Held           int           // instances that are held at once for work that can still fail; 0: no limit
+	Precopy        Precopy       // bounds of the rounds before an instance is held
 	FrozenDeadline time.Duration // from freezing to stored
 	JobDeadline    time.Duration // from acceptance to stored, the queue included
 	DrainTimeout   time.Duration // that Run gives running jobs after its context ended; 0: none
@@ -46,6 +49,15 @@ type Options struct {
 	BootID         string    // of the host; differs after a reboot
 	// Hook is called at each crash point beside crashpoint.Hit. Tests use it; nil elsewhere.
 	Hook func(point string)
+}
+
+// Precopy bounds the rounds that store an instance while it runs. Another round follows while the last one had
+// more than Enough to read, and clearly less than the one before.
+type Precopy struct {
+	Rounds int           // at most; 0: none
+	Enough uint64        // bytes; what may be left for the hold
+	Time   time.Duration // of all rounds together; 0: no limit. A round that has begun is finished
+	Bytes  uint64        // read by all rounds together; 0: no limit
 }
 
 // Why a running step is interrupted.
@@ -63,6 +75,7 @@ type Manager struct {
 	parts   Parts
 	opts    Options
 	slots   *slots
+	holds   *slots // turns to hold an instance
 
 	mu       sync.Mutex
 	draining bool
@@ -85,8 +98,11 @@ func New(journal *Journal, parts Parts, opts Options) *Manager {
 	if opts.Hook == nil {
 		opts.Hook = func(string) {}
 	}
+	if opts.Held <= 0 {
+		opts.Held = math.MaxInt
+	}
 	return &Manager{
-		journal: journal, parts: parts, opts: opts, slots: newSlots(opts.Jobs),
+		journal: journal, parts: parts, opts: opts, slots: newSlots(opts.Jobs), holds: newSlots(opts.Held),
 		running: map[string]*worker{}, watchers: map[chan Update]string{},
 		spawn: make(chan struct{}, 1), outbox: make(chan struct{}, 1),
 	}
@@ -130,7 +146,7 @@ func (m *Manager) Accept(r Request) (*Task, error) {
 			return nil, fmt.Errorf("instance %q: %w", name, err)
 		}
 		jobs[i] = Job{
-			Task: task.ID, Instance: name, Tenant: instance.Tenant, Policy: instance.Policy,
+			Task: task.ID, Instance: name, Tenant: instance.Tenant, Policy: instance.Policy, Mode: instance.Mode,
 			State: Accepted, AcceptedAt: now, Entered: map[State]time.Time{Accepted: now},
 		}
 		if jobs[i].ID, err = m.newID(); err != nil {
@@ -229,6 +245,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 			defer func() {
 				w.checked()
 				w.ticket.leave()
+				w.hold.leave()
 				m.mu.Lock()
 				delete(m.running, id)
 				m.mu.Unlock()

@@ -23,6 +23,9 @@ type Runtime interface {
 	State(ctx context.Context) (RuntimeState, error)
 	Freeze(ctx context.Context) error
 	Thaw(ctx context.Context) error
+	// Stop lets the instance end in its own way, within a time-out, and Start brings it back.
+	Stop(ctx context.Context) error
+	Start(ctx context.Context) error
 	// PowerDown stops the instance. One that is frozen goes down without executing another instruction.
 	PowerDown(ctx context.Context) error
 }
@@ -49,6 +52,9 @@ type Source struct {
 type BackupRequest struct {
 	Job, Task, Instance, Tenant string
 	Sources                     []Source
+	// Precopy asks for the content to be stored and remembered, but for no backup: a later request finds what
+	// did not change since.
+	Precopy bool
 	// Resume has the ids of packs that earlier tries of this job may have stored.
 	Resume []string
 	// PackIntent journals the id of a pack; it is called before the pack is sent, from any goroutine.
@@ -57,8 +63,8 @@ type BackupRequest struct {
 	Progress func(Progress)
 }
 
-// Backuper runs the engine. A nil error means that every pack is confirmed, and the manifest is
-// stored, was read back and matches. When ctx ends it returns soon, with nothing running.
+// Backuper runs the engine. A nil error means that every pack is confirmed, and, unless Precopy was asked
+// for, that the manifest is stored, was read back and matches. When ctx ends it returns soon, with nothing running.
 type Backuper interface {
 	Backup(ctx context.Context, r BackupRequest) (*Result, error)
 }
@@ -80,6 +86,7 @@ type Signer interface {
 type Instance struct {
 	ID, Tenant string
 	Policy     Policy
+	Mode       Mode // "" is ModeFrozen
 	// Holds tells whether Runtime does anything. Without, the instance is never said to have been
 	// frozen, and the frozen deadline does not count.
 	Holds     bool

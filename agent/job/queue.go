@@ -31,6 +31,16 @@ func (s *slots) join() *ticket {
 	return t
 }
 
+// take gives a slot at once, beyond the number if need be: to a job that has what the slot stands for already.
+func (s *slots) take() *ticket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free--
+	t := &ticket{s: s, ready: make(chan struct{})}
+	close(t.ready)
+	return t
+}
+
 // serve gives free slots to the head of the line. The lock is held.
 func (s *slots) serve() {
 	for s.free > 0 && len(s.line) > 0 {
@@ -51,7 +61,7 @@ func (s *slots) waiting() int {
 func (s *slots) idle() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.free
+	return max(0, s.free)
 }
 
 // wait returns nil when the slot is there, or the context's cause.
@@ -64,8 +74,11 @@ func (t *ticket) wait(ctx context.Context) error {
 	}
 }
 
-// leave gives the slot back, or leaves the line. It is idempotent.
+// leave gives the slot back, or leaves the line. It is idempotent, and nothing for a nil ticket.
 func (t *ticket) leave() {
+	if t == nil {
+		return
+	}
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
 	if t.gone {

@@ -126,16 +126,18 @@ func (w *worker) release(hard context.Context, j *Job) error {
 // heldBy tells why the instance is not held by the job any more; empty when it is.
 func (w *worker) heldBy(j *Job, state RuntimeState) string {
 	switch {
-	case state == IsFrozen:
+	case j.Mode == ModeLive:
+		return "" // it never was, and is not released
+	case state == IsFrozen && j.Mode != ModeStop:
 		return ""
 	case state == IsUnknown && j.BootID == w.m.opts.BootID:
 		return ""
 	case state == IsUnknown:
 		return "the host was restarted since the instance was frozen"
-	case state == IsStopped && j.Found == IsStopped:
+	case state == IsStopped && (j.Found == IsStopped || j.Mode == ModeStop):
 		return ""
 	}
-	return fmt.Sprintf("the instance is %s although this job holds it frozen: someone else changed that, or the host was restarted; "+
+	return fmt.Sprintf("the instance is %s although this job holds it: someone else changed that, or the host was restarted; "+
 		"it was not powered down by this agent", state)
 }
 

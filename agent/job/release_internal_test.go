@@ -15,6 +15,8 @@ type countingRuntime struct{ downs int }
 func (r *countingRuntime) State(context.Context) (RuntimeState, error) { return IsFrozen, nil }
 func (r *countingRuntime) Freeze(context.Context) error                { return nil }
 func (r *countingRuntime) Thaw(context.Context) error                  { return nil }
+func (r *countingRuntime) Stop(context.Context) error                  { return nil }
+func (r *countingRuntime) Start(context.Context) error                 { return nil }
 func (r *countingRuntime) PowerDown(context.Context) error             { r.downs++; return nil }
 
 // Invariant release-last: each condition of the gate on its own keeps the instance from being powered down.

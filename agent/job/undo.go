@@ -3,7 +3,6 @@ package job
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -53,9 +52,9 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if j.State == Freezing {
-		// The intent alone: freezing it again is the same, whatever became of it. An instance that
-		// is gone can't be, and the thaw on the way back copes with that.
+	if j.State == Freezing || j.State == Precopying {
+		// The intent alone: freezing it again is the same, whatever became of it, and so is a round of snapshots
+		// of a running instance. One that is gone can't be, and the thaw on the way back copes with that.
 		return state != IsMissing, nil
 	}
 	if w.heldBy(j, state) != "" {
@@ -89,16 +88,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 				return err
 			}
 		}
-		var errs []error
-		for _, s := range j.Snapshots {
-			errs = append(errs, w.act(crashpoint.RemoveSnapshot, func() error {
-				if err := instance.Snapshots.Remove(ctx, s.Ref); err != nil {
-					return fmt.Errorf("remove snapshot %s: %w", s.Ref.Path, err)
-				}
-				return nil
-			}))
-		}
-		return errors.Join(errs...)
+		return w.removeSnapshots(ctx, j, instance)
 	})
 	if err != nil {
 		return err
@@ -109,8 +99,9 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		}
 		j.Snapshots = nil
 	}
+	w.hold.leave()
 	switch j.State {
-	case Released:
+	case Released, Ending:
 		return w.write(j, Done, change{edit: over})
 	case Resuming:
 		return w.write(j, Done, change{edit: over, emit: w.m.event(EventResumed)})
@@ -126,25 +117,29 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	return w.write(j, Failed, change{edit: over, emit: w.m.event(EventFailed)})
 }
 
-// thaw lets an instance that this job froze run again, and looks that it does. One that someone
+// thaw lets an instance that this job froze or stopped run again, and looks that it does. One that someone
 // else has stopped or removed is left as it is.
 func (w *worker) thaw(ctx context.Context, j *Job, instance Instance) error {
 	state, err := instance.Runtime.State(ctx)
 	if err != nil {
 		return fmt.Errorf("look at the instance: %w", err)
 	}
-	if state != IsFrozen && state != IsUnknown {
+	verb, again := "thaw", instance.Runtime.Thaw
+	if j.Mode == ModeStop {
+		verb, again = "start", instance.Runtime.Start
+	}
+	stopped := j.Mode == ModeStop && state == IsStopped && j.Found != IsStopped
+	if state != IsFrozen && state != IsUnknown && !stopped {
 		return nil
 	}
-	err = w.act(crashpoint.Thaw, func() error { return instance.Runtime.Thaw(ctx) })
-	if err != nil {
-		return fmt.Errorf("thaw the instance: %w", err)
+	if err := w.act(crashpoint.Thaw, func() error { return again(ctx) }); err != nil {
+		return fmt.Errorf("%s the instance: %w", verb, err)
 	}
 	if state, err = instance.Runtime.State(ctx); err != nil {
-		return fmt.Errorf("look at the instance after the thaw: %w", err)
+		return fmt.Errorf("look at the instance after the %s: %w", verb, err)
 	}
-	if state == IsFrozen {
-		return errors.New("the instance is still frozen after the thaw")
+	if state == IsFrozen || stopped && state == IsStopped {
+		return fmt.Errorf("the instance is still %s after the %s", state, verb)
 	}
 	return nil
 }

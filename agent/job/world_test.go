@@ -28,6 +28,7 @@ type world struct {
 	snaps     map[string]int   // path -> the count that it holds
 	backups   map[string][]int // instance -> the counts that its manifests hold
 	packs     map[string]int   // pack id -> how often it was sent
+	rounds    map[string]int   // job -> rounds of pre-copy
 	events    []job.Event      // as the control plane took them
 	bootID    string
 	backup    func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
@@ -41,13 +42,15 @@ type phone struct {
 	state  job.RuntimeState
 	count  int
 	policy job.Policy
+	mode   job.Mode
+	pinned bool // its storage makes no snapshots while it runs
 	downs  int
 }
 
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
 		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{},
-		backups: map[string][]int{}, packs: map[string]int{}, bootID: "boot-1",
+		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, bootID: "boot-1",
 	}
 	for _, n := range names {
 		w.instances[n] = &phone{state: job.IsRunning, policy: job.ReleaseByAgent}
@@ -261,7 +264,7 @@ func (l *life) parts() job.Parts {
 				return job.Instance{}, job.ErrNotFound
 			}
 			return job.Instance{
-				ID: id, Tenant: "acme", Policy: p.policy, Holds: true, Runtime: &fakeRuntime{l, id, p}, Snapshots: &fakeSnaps{l, id, p},
+				ID: id, Tenant: "acme", Policy: p.policy, Mode: p.mode, Holds: true, Runtime: &fakeRuntime{l, id, p}, Snapshots: &fakeSnaps{l, id, p},
 			}, nil
 		},
 		Leftovers: func(context.Context) (refs []job.Ref, err error) {
@@ -322,6 +325,32 @@ func (r *fakeRuntime) Freeze(context.Context) error {
 	return nil
 }
 
+// Stop lets the instance write its last record.
+func (r *fakeRuntime) Stop(context.Context) error {
+	r.l.alive()
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	if j := r.l.record(r.id); j.State != job.Freezing || !j.Hold || j.Mode != job.ModeStop {
+		r.l.w.fault("journal-first: stop while the journal says %s, hold %v", j.State, j.Hold)
+	}
+	if r.p.state != job.IsStopped {
+		r.p.count++
+	}
+	r.p.state = job.IsStopped
+	return nil
+}
+
+func (r *fakeRuntime) Start(context.Context) error {
+	r.l.alive()
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	if j := r.l.record(r.id); !j.Hold || !slices.Contains([]job.State{job.Failing, job.Suspending, job.Resuming}, j.State) {
+		r.l.w.fault("journal-first: start while the journal says %s, hold %v", j.State, j.Hold)
+	}
+	r.p.state = job.IsRunning
+	return nil
+}
+
 func (r *fakeRuntime) Thaw(context.Context) error {
 	r.l.alive()
 	r.l.w.mu.Lock()
@@ -364,7 +393,7 @@ type fakeSnaps struct {
 func (s *fakeSnaps) Plan(_ context.Context, id string) ([]job.Snapshot, error) {
 	var planned []job.Snapshot
 	for _, v := range []string{"data", "media"} {
-		planned = append(planned, job.Snapshot{Name: v, Ref: job.Ref{Provider: "fake", Path: id + "-" + v}})
+		planned = append(planned, job.Snapshot{Name: v, Ref: job.Ref{Provider: "fake", Path: id + "-" + v}, Live: !s.p.pinned})
 	}
 	return planned, nil
 }
@@ -410,11 +439,16 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 		w.mu.Lock()
 		count, there := w.snaps[s.Root[1:]]
 		w.mu.Unlock()
-		if !there || i > 0 && count != held {
+		if !there || i > 0 && count != held && !r.Precopy {
 			return nil, fmt.Errorf("snapshot %s: there %v, count %d, others %d", s.Root, there, count, held)
 		}
 		held = count
 	}
+	w.mu.Lock()
+	if p := w.instances[r.Instance]; r.Precopy && p.state != job.IsRunning {
+		w.fault("a round of pre-copy while the instance is %s", p.state)
+	}
+	w.mu.Unlock()
 	for i := range 3 {
 		pack := fmt.Sprintf("%s-pack-%d-of-%d", r.Job, i, held)
 		w.mu.Lock()
@@ -440,6 +474,10 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	b.l.alive()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if r.Precopy {
+		w.rounds[r.Job]++
+		return &job.Result{BytesRead: 1 << (30 - w.rounds[r.Job])}, nil
+	}
 	w.backups[r.Instance] = append(w.backups[r.Instance], held)
 	return &job.Result{BackupID: "b1", Object: "v/backups/b1", ManifestSHA256: "00ff", Verified: time.Now()}, nil
 }

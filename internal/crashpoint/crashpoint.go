@@ -18,8 +18,9 @@ const (
 // Acts of a job, in the order in which one that succeeds does them.
 const (
 	WriteTask         = "job.write-task"         // the command enters the journal
+	WritePrecopying   = "job.write-precopying"   // the names of the snapshots of a round enter the journal
 	WriteFreezing     = "job.write-freezing"     // the intent to freeze enters the journal
-	Freeze            = "job.freeze"             // the runtime freezes the instance
+	Freeze            = "job.freeze"             // the runtime freezes or stops the instance
 	WriteFrozen       = "job.write-frozen"       // that it is frozen enters the journal
 	WriteSnapshotting = "job.write-snapshotting" // the names of the snapshots enter the journal
 	Snapshot          = "job.snapshot"           // one snapshot is made
@@ -42,19 +43,21 @@ const (
 // Acts of a job that is undone, put off or resumed.
 const (
 	WriteFailing    = "job.write-failing"    // the cause of a failure enters the journal
-	Thaw            = "job.thaw"             // the runtime lets the instance run again
+	Thaw            = "job.thaw"             // the runtime lets the instance run again, or starts it
 	WriteFailed     = "job.write-failed"     // the failure and its report enter the journal
 	WriteSuspending = "job.write-suspending" // the intent to put the job off enters the journal
 	WriteAccepted   = "job.write-accepted"   // the job that was put off waits again
 	WriteHeld       = "job.write-held"       // the control plane refused the report for good
 	WriteResuming   = "job.write-resuming"   // the intent to let a held instance run enters the journal
+	WriteEnding     = "job.write-ending"     // that a backup of a running instance is over enters the journal
 )
 
 var acts = []string{
-	WriteTask, WriteFreezing, Freeze, WriteFrozen, WriteSnapshotting, Snapshot, WriteSnapshotted,
+	WriteTask, WritePrecopying, WriteFreezing, Freeze, WriteFrozen, WriteSnapshotting, Snapshot, WriteSnapshotted,
 	WriteUploading, WritePack, Upload, WriteStored, Sign, WriteReported, Deliver, WriteAcknowledged,
 	WriteReleasing, PowerDown, WriteReleased, RemoveSnapshot, WriteDone,
 	WriteFailing, Thaw, WriteFailed, WriteSuspending, WriteAccepted, WriteHeld, WriteResuming,
+	WriteEnding,
 }
 
 // List returns the names of all points, in the order in which a job that goes well reaches them,

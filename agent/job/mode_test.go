@@ -1,0 +1,142 @@
+package job_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/agent/job"
+)
+
+// modes runs one command for all phones and returns their jobs.
+func modes(t *testing.T, w *world, opts job.Options, names ...string) map[string]*job.Job {
+	l := w.start(-1, opts)
+	task, err := l.accept("request-1", names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs := map[string]*job.Job{}
+	for _, ref := range task.Jobs {
+		jobs[ref.Instance] = l.final(ref.Job)
+	}
+	l.stop()
+	for _, f := range w.faults {
+		t.Error(f)
+	}
+	if len(w.snaps) > 0 {
+		t.Errorf("leaked snapshots: %v", w.snaps)
+	}
+	return jobs
+}
+
+func TestModeDecidesHowAnInstanceIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "precopy", "pinned", "frozen", "stop", "live", "pinned-live", "off")
+		for name, p := range w.instances {
+			p.mode = job.Mode(strings.TrimPrefix(name, "pinned-"))
+			p.pinned = strings.HasPrefix(name, "pinned")
+		}
+		w.instances["pinned"].mode, w.instances["off"].mode = job.ModePrecopy, job.ModePrecopy
+		w.instances["off"].state = job.IsStopped
+		jobs := modes(t, w, job.Options{Precopy: job.Precopy{Rounds: 3}}, "precopy", "pinned", "frozen", "stop", "live", "pinned-live", "off")
+		for name, want := range map[string]struct {
+			state  job.State
+			rounds int
+			at     job.RuntimeState
+			held   bool
+		}{
+			"precopy":     {job.Done, 3, job.IsStopped, true},
+			"pinned":      {job.Done, 0, job.IsStopped, true},
+			"frozen":      {job.Done, 0, job.IsStopped, true},
+			"stop":        {job.Done, 3, job.IsStopped, true},
+			"live":        {job.Done, 0, job.IsRunning, false},
+			"pinned-live": {job.Failed, 0, job.IsRunning, false},
+			"off":         {job.Done, 0, job.IsStopped, true},
+		} {
+			j, p := jobs[name], w.instances[name]
+			if j.State != want.state || len(j.Rounds) != want.rounds || p.state != want.at || j.HeldSince.IsZero() == want.held {
+				t.Errorf("%s: %s (%s), %d rounds, the instance is %s, held since %v", name, j.State, j.Cause, len(j.Rounds), p.state, j.HeldSince)
+			}
+		}
+		if len(w.backups["live"]) != 1 || w.instances["live"].downs != 0 {
+			t.Errorf("live: %d backups, powered down %d times", len(w.backups["live"]), w.instances["live"].downs)
+		}
+		if why := jobs["pinned-live"].Cause; !strings.Contains(why, "needs snapshots") {
+			t.Errorf("pinned-live failed: %s", why)
+		}
+	})
+}
+
+func TestFewInstancesAreHeldAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := []string{"a", "b", "c", "d", "e", "f"}
+		w := newWorld(t, names...)
+		most := 0
+		w.backup = func(ctx context.Context, r job.BackupRequest) error {
+			time.Sleep(time.Second)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			held := 0
+			for _, n := range names {
+				if active, _, err := w.current.ByInstance(n); err == nil && active != nil && active.Hold && active.Result == nil {
+					held++
+				}
+			}
+			most = max(most, held)
+			return ctx.Err()
+		}
+		jobs := modes(t, w, job.Options{Jobs: 6, Held: 2}, names...)
+		for n, j := range jobs {
+			if j.State != job.Done {
+				t.Errorf("%s: %s, %s", n, j.State, j.Cause)
+			}
+		}
+		if most != 2 {
+			t.Errorf("%d instances were held at once", most)
+		}
+	})
+}
+
+// A job that failed while it waited for its turn to hold has touched nothing but its snapshots.
+func TestCancelWhileItWaitsToHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "first", "second")
+		w.instances["second"].mode = job.ModePrecopy
+		w.backup = func(ctx context.Context, r job.BackupRequest) error {
+			if r.Instance == "first" {
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}
+			return nil
+		}
+		l := w.start(-1, job.Options{Jobs: 2, Held: 1, Precopy: job.Precopy{Rounds: 1}})
+		task, err := l.accept("request-1", "first", "second")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.until(task.Jobs[0].Job, job.Uploading)
+		time.Sleep(time.Minute)
+		if j, err := l.j.Job(task.Jobs[1].Job); err != nil || j.State != job.Precopying {
+			t.Fatalf("second: %+v, %v", j, err)
+		}
+		for _, ref := range []int{1, 0} {
+			if err := l.m.Cancel(task.Jobs[ref].Job); err != nil {
+				t.Fatal(err)
+			}
+			if j := l.final(task.Jobs[ref].Job); j.State != job.Failed {
+				t.Errorf("%s: %s", j.Instance, j.State)
+			}
+		}
+		l.stop()
+		for n, p := range w.instances {
+			if p.state != job.IsRunning {
+				t.Errorf("%s is %s", n, p.state)
+			}
+		}
+		if len(w.snaps) > 0 || len(w.faults) > 0 {
+			t.Error(w.snaps, w.faults)
+		}
+	})
+}

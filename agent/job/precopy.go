@@ -1,0 +1,68 @@
+package job
+
+import (
+	"context"
+	"slices"
+)
+
+// precopy does one round: snapshots of the running instance, what they have that the vault lacks goes to the store,
+// and the snapshots go away. Then another round follows, or the hold.
+//
+// A crash leaves snapshots that the journal names. The next life removes them and does the round again; the engine
+// knows from its catalogues what the rounds before have stored.
+func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return "", change{}, err
+	}
+	began := w.m.opts.Now()
+	made, err := w.makeSnapshots(ctx, j)
+	if err != nil {
+		return "", change{}, err
+	}
+	result, err := w.engine(ctx, j, made, true)
+	if err != nil {
+		return "", change{}, err
+	}
+	if err := w.removeSnapshots(ctx, j, instance); err != nil {
+		return "", change{}, err
+	}
+	round := Round{Read: result.BytesRead, Sent: result.BytesSent, Seconds: w.m.opts.Now().Sub(began).Seconds()}
+	rounds := append(slices.Clone(j.Rounds), round)
+	if w.m.opts.Precopy.more(rounds) {
+		return Precopying, change{edit: func(j *Job) { j.Rounds = rounds }}, nil
+	}
+	next, c, err := w.toHold(ctx, j)
+	if err != nil {
+		return "", change{}, err
+	}
+	hold := c.edit
+	c.edit = func(j *Job) {
+		hold(j)
+		j.Rounds = rounds
+	}
+	return next, c, nil
+}
+
+// shrinking is by how much a round has to be smaller than the one before for another to be worth its while:
+// below it the instance changes about as fast as its changes can be stored.
+const shrinking = 0.7
+
+// more tells whether another round makes the hold shorter.
+func (p Precopy) more(rounds []Round) bool {
+	n := len(rounds)
+	last := rounds[n-1]
+	var seconds float64
+	var read uint64
+	for _, r := range rounds {
+		seconds += r.Seconds
+		read += r.Read
+	}
+	switch {
+	case n >= p.Rounds, last.Read <= p.Enough:
+		return false
+	case p.Time > 0 && seconds >= p.Time.Seconds(), p.Bytes > 0 && read >= p.Bytes:
+		return false
+	}
+	return n == 1 || float64(last.Read) < shrinking*float64(rounds[n-2].Read)
+}

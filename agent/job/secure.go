@@ -1,0 +1,180 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+
+	"holdfast/internal/crashpoint"
+)
+
+// secure does the next step from freezing to a stored backup. An error of an act ends the job or puts
+// it off; what is returned is of the journal.
+func (w *worker) secure(ctx context.Context, j *Job) error {
+	doing, err := "begin", context.Cause(ctx)
+	var next State
+	var c change
+	if err == nil {
+		switch j.State {
+		case Precopying:
+			doing = "pre-copy"
+			next, c, err = w.precopy(ctx, j)
+		case Freezing:
+			doing = "hold the instance"
+			next, c, err = w.freeze(ctx, j)
+		case Frozen:
+			doing = "plan the snapshots"
+			next, c, err = w.plan(ctx, j)
+		case Snapshotting:
+			doing = "make a snapshot"
+			next, c, err = w.snapshot(ctx, j)
+		case Snapshotted:
+			next = Uploading
+		default:
+			doing = "back up"
+			next, c, err = w.upload(ctx, j)
+		}
+	}
+	if err != nil {
+		return w.giveUp(ctx, j, doing, err)
+	}
+	err = w.writeChecked(j, next, notCancelled, c)
+	if errors.Is(err, errCancelled) {
+		return w.fail(j, errCancelled.Error())
+	}
+	return err
+}
+
+// notCancelled keeps a job that was cancelled from being stored: once it is, it can't be undone.
+func notCancelled(_ *bbolt.Tx, j *Job) error {
+	if j.CancelAsked {
+		return errCancelled
+	}
+	return nil
+}
+
+func (w *worker) freeze(ctx context.Context, j *Job) (State, change, error) {
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return "", change{}, err
+	}
+	state, err := instance.Runtime.State(ctx)
+	if err != nil {
+		return "", change{}, err
+	}
+	if state != IsStopped || j.Found != IsStopped {
+		hold := instance.Runtime.Freeze
+		if j.Mode == ModeStop {
+			hold = instance.Runtime.Stop
+		}
+		err := w.act(crashpoint.Freeze, func() error { return hold(ctx) })
+		if err != nil {
+			return "", change{}, err
+		}
+	}
+	if err := w.stillHeld(ctx, j, instance); err != nil {
+		return "", change{}, err
+	}
+	return Frozen, change{}, nil
+}
+
+func (w *worker) plan(ctx context.Context, j *Job) (State, change, error) {
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return "", change{}, err
+	}
+	planned, err := instance.Snapshots.Plan(ctx, j.ID)
+	if err != nil {
+		return "", change{}, err
+	}
+	return Snapshotting, change{edit: func(j *Job) { j.Snapshots = planned }}, nil
+}
+
+func (w *worker) snapshot(ctx context.Context, j *Job) (State, change, error) {
+	made, err := w.makeSnapshots(ctx, j)
+	if err != nil {
+		return "", change{}, err
+	}
+	return Snapshotted, change{edit: func(j *Job) { j.Snapshots = made }}, nil
+}
+
+// makeSnapshots makes the snapshots that the journal names.
+func (w *worker) makeSnapshots(ctx context.Context, j *Job) ([]Snapshot, error) {
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return nil, err
+	}
+	made := make([]Snapshot, len(j.Snapshots))
+	for i, planned := range j.Snapshots {
+		// An earlier life may have made it, in whole or in part; when it did is not known, so it goes.
+		if err := instance.Snapshots.Remove(ctx, planned.Ref); err != nil {
+			return nil, err
+		}
+		err := w.act(crashpoint.Snapshot, func() error {
+			made[i], err = instance.Snapshots.Create(ctx, j.ID, planned)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("volume %q: %w", planned.Name, err)
+		}
+	}
+	return made, nil
+}
+
+// removeSnapshots drops the job's snapshots, all that can be.
+func (w *worker) removeSnapshots(ctx context.Context, j *Job, instance Instance) error {
+	var errs []error
+	for _, s := range j.Snapshots {
+		errs = append(errs, w.act(crashpoint.RemoveSnapshot, func() error {
+			if err := instance.Snapshots.Remove(ctx, s.Ref); err != nil {
+				return fmt.Errorf("remove snapshot %s: %w", s.Ref.Path, err)
+			}
+			return nil
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+func (w *worker) upload(ctx context.Context, j *Job) (State, change, error) {
+	result, err := w.engine(ctx, j, j.Snapshots, false)
+	if err != nil {
+		return "", change{}, err
+	}
+	if err := result.complete(); err != nil {
+		return "", change{}, err
+	}
+	return Stored, change{edit: func(j *Job) { j.Result = result }}, nil
+}
+
+// engine runs the backup engine over snapshots that stand.
+func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, precopy bool) (result *Result, err error) {
+	packs, err := w.m.journal.packs(j.ID)
+	if err != nil {
+		return nil, err
+	}
+	r := BackupRequest{
+		Job: j.ID, Task: j.Task, Instance: j.Instance, Tenant: j.Tenant, Precopy: precopy, Resume: packs,
+		PackIntent: func(pack string) error {
+			return w.act(crashpoint.WritePack, func() error { return w.m.journal.addPack(j.ID, pack) })
+		},
+		Progress: func(p Progress) { w.progressed(j, p) },
+	}
+	for _, s := range snapshots {
+		r.Sources = append(r.Sources, Source{Volume: s.Name, Root: s.Root})
+	}
+	err = w.act(crashpoint.Upload, func() error {
+		result, err = w.m.parts.Backuper.Backup(ctx, r)
+		return err
+	})
+	return result, err
+}
+
+// complete tells whether the result says all that a release rests on.
+func (r *Result) complete() error {
+	if r == nil || r.BackupID == "" || r.Object == "" || r.ManifestSHA256 == "" || r.Verified.IsZero() {
+		return errors.New("the backup engine did not say that the manifest was stored and verified")
+	}
+	return nil
+}
