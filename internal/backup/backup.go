@@ -49,8 +49,8 @@ type Options struct {
 	Warn func(tree.Warning)
 
 	// CatalogueDir is a folder of this host's where a catalogue of each volume is kept, by which the next
-	// backup knows the files that did not change and need not be read. "" keeps none and reads all. What is
-	// in it may be deleted at any time.
+	// backup knows the files that did not change and need not be read. What is in it may be deleted at any
+	// time: the store has the same in the instance's last backup. "" keeps none, here or there, and reads all.
 	CatalogueDir string
 	// Sample is how many of the chunks that were stored are read back at the end; 0 is 16, negative none.
 	Sample int
@@ -159,7 +159,6 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if missing, ok := errors.AsType[*vault.MissingPacksError](err); ok {
 		// Somebody removed packs from the bucket. What they held has to be read and stored again; the
 		// old backups that rest on them are lost, which verify tells.
-		o.CatalogueDir = ""
 		res, err = once(ctx, o, missing.Packs)
 		if err == nil {
 			w := tree.Warning{What: missing.Error() + "; what this backup needed of them was stored anew"}

@@ -1,11 +1,12 @@
 package backup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
+	"iter"
 	"time"
 
 	"holdfast/internal/tree"
@@ -13,12 +14,12 @@ import (
 )
 
 // catalogue is the old and the new catalogue of one volume. The new one becomes the volume's catalogue when
-// the backup exists (keep); else nothing changes on disk (close).
+// the backup exists (keep); else nothing changes on disk (close). What it says of the files is stored with the
+// recipe too, as stat pages.
 type catalogue struct {
-	new    *vault.CatalogueFile
-	broken bool // the new one can't be kept
-	before *previous
-	old    *os.File // what before reads; nil when there is none
+	new    *vault.CatalogueFile // nil when it can't be kept
+	before *previous            // nil when nothing is known
+	done   func()               // frees what before reads
 	// young is from where on a time of change is too near to the walk: a later write in the same tick of
 	// the file system's clock would show the same time.
 	young tree.Time
@@ -31,42 +32,89 @@ const tick = 2 * time.Second
 // time of change and its old content.
 const making = time.Minute
 
-// catalogue opens the old catalogue of a volume and begins the new one. A fault of the old one, or of
-// the folder, costs a full read and is a warning: the backup itself does not depend on it.
-func (r *run) catalogue(root *tree.Root, volume string) *catalogue {
+// catalogue finds what is known of a volume and begins its new catalogue. A fault of either costs a full
+// read, now or next time, and is a warning: the backup itself does not depend on it. Nil when no times
+// of change can be relied upon.
+func (r *run) catalogue(ctx context.Context, root *tree.Root, volume string) *catalogue {
 	if r.o.CatalogueDir == "" {
 		return nil
 	}
 	warn := func(err error, so string) {
 		r.warnings.Warn(tree.Warning{Path: r.o.CatalogueDir, What: fmt.Sprintf("catalogue of %s, volume %s: %v; %s", r.o.Instance, volume, err, so)})
 	}
-	begun, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, volume)
-	if err != nil {
-		warn(err, "none is kept, and all files are read")
-		return nil
-	}
-	c := &catalogue{new: begun}
-	r.cats = append(r.cats, c)
 	moment, err := root.Settle()
 	if err != nil {
-		warn(err, "all files are read")
-		c.broken = true // nor can a later backup rely on times of change
-		return c
+		warn(err, "all files are read, and none is kept")
+		return nil
 	}
+	c := &catalogue{done: func() {}}
+	r.cats = append(r.cats, c)
 	young := r.res.Created.Add(-tick)
 	if s := moment.Add(-making); s.Before(young) && root.Still() {
 		young = s
 	}
 	c.young = tree.Time{Sec: young.Unix(), Nsec: uint32(young.Nanosecond())}
+	if c.new, err = r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, volume); err != nil {
+		warn(err, "none is kept on this host")
+	}
+	if len(r.without) > 0 {
+		return c // what is known names packs that are gone
+	}
 	last, f, err := r.o.Vault.LastCatalogue(r.o.CatalogueDir, r.o.Instance, volume)
-	switch {
-	case err == nil:
-		c.old = f
+	if err == nil {
+		c.done = func() { _ = f.Close() } // only read
 		c.before = &previous{next: last.Next, warn: func(err error) { warn(err, "the remaining files are read") }}
-	case !errors.Is(err, fs.ErrNotExist):
+		return c
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		warn(err, "the last backup's is taken from the store")
+	}
+	if err := r.stored(ctx, c, volume, warn); err != nil && ctx.Err() == nil {
 		warn(err, "all files are read")
 	}
 	return c
+}
+
+// stored takes what the instance's last backup says of the volume, whichever host made it.
+func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func(error, string)) error {
+	ref, err := r.o.Vault.Find(ctx, r.o.Instance, "")
+	if errors.Is(err, vault.ErrNoBackup) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	m, err := r.o.Vault.Manifest(ctx, ref)
+	if err != nil {
+		return err
+	}
+	vol, err := m.Volume(volume)
+	if err != nil || vol.Kind != "tree" || len(vol.Stats) == 0 {
+		return nil // the volume is new, or nothing was known of its files
+	}
+	next, stop := iter.Pull2(r.o.Vault.StoredCatalogue(ctx, vol))
+	c.done = stop
+	c.before = &previous{
+		next: func() ([]vault.Item, error) {
+			items, err, ok := next()
+			if !ok {
+				err = io.EOF
+			}
+			for i := range items {
+				// A time of whole seconds is of a file system that counts no finer. Elsewhere, with a clock of its own,
+				// another change may show the same; on the host that saw it, the local catalogue would have been there.
+				if items[i].Ctime.Nsec == 0 {
+					items[i].Ino = 0
+				}
+			}
+			return items, err
+		},
+		warn: func(err error) {
+			if ctx.Err() == nil {
+				warn(err, "the remaining files are read")
+			}
+		},
+	}
+	return nil
 }
 
 // page takes a page of the new recipe.
@@ -76,8 +124,10 @@ func (c *catalogue) page(page []byte, items []vault.Item) error {
 			items[i].Ino = 0 // no inode has this number: the next backup reads the file
 		}
 	}
-	if !c.broken && c.new.Page(page, items) != nil {
-		c.broken = true // the disk is full, perhaps: the backup goes on, the catalogue does not
+	if c.new != nil && c.new.Page(page, items) != nil {
+		// The disk is full, perhaps: the backup goes on, the catalogue does not.
+		c.new.Close()
+		c.new = nil
 	}
 	return nil
 }
@@ -86,20 +136,20 @@ func earlier(a, b tree.Time) bool { return a.Sec < b.Sec || a.Sec == b.Sec && a.
 
 // keep puts the new catalogue into the place of the old one. When that fails the next backup reads more.
 func (c *catalogue) keep() {
-	if !c.broken {
+	if c.new != nil {
 		_ = c.new.Keep()
 	}
 }
 
 // close frees what is left. It is idempotent.
 func (c *catalogue) close() {
-	c.new.Close()
-	if c.old != nil {
-		_ = c.old.Close()
+	if c.new != nil {
+		c.new.Close()
 	}
+	c.done()
 }
 
-// previous finds the entries of the last backup in the order of the walk. It is for the walk's goroutine.
+// previous finds the entries of an earlier backup in the order of the walk. It is for the walk's goroutine.
 type previous struct {
 	next  func() ([]vault.Item, error)
 	warn  func(error)

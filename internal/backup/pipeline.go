@@ -82,9 +82,9 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	if err != nil {
 		return vault.Volume{}, err
 	}
-	if cat := r.catalogue(root, s.Volume); cat != nil {
+	if cat := r.catalogue(ctx, root, s.Volume); cat != nil {
 		p.before = cat.before
-		rec.Tap = cat.page
+		rec.Tap, rec.KeepStats = cat.page, true
 	}
 	vol := vault.Volume{Name: s.Volume, Kind: "tree"}
 	g, gctx := errgroup.WithContext(ctx)
@@ -106,6 +106,7 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 		return vault.Volume{}, err
 	}
 	vol.Lists, err = rec.Finish()
+	vol.Stats = rec.Stats()
 	return vol, err
 }
 

@@ -10,20 +10,19 @@ import (
 	"io"
 
 	"holdfast/internal/seal"
-	"holdfast/internal/tree"
 )
 
-// A catalogue is kept on the host's disk and never in the store: the pages of a recipe, and for each
-// item the inode and the time of its last change, which tell a later backup which files it need not read.
+// A catalogue is kept on the host's disk: the pages of a recipe, each with its stat page, which tell a later backup
+// which files it need not read. The store has the same in other order (StoredCatalogue); this one costs no request.
 // It is sealed, since it has the tenant's names, and so that nobody who can write to the disk makes a
 // backup name other content. A catalogue that is missing, torn or of another vault costs a full read.
 //
-//	"HFCATA" 0x00 0x01 | 16 random bytes | blocks: plain length u32 | sealed length u32 | sealed
+//	"HFCATA" 0x00 0x02 | 16 random bytes | blocks: plain length u32 | sealed length u32 | sealed
 //
 // The key is derived from the random bytes, the nonce is the number of the block, so that blocks can't be
 // swapped, and the last block is empty, so that a cut off end is found.
 const (
-	catalogueMagic = "HFCATA\x00\x01"
+	catalogueMagic = "HFCATA\x00\x02"
 	maxBlock       = 2 * maxMeta
 )
 
@@ -54,11 +53,7 @@ func (v *Vault) NewCatalogue(w io.Writer) (*CatalogueWriter, error) {
 func (c *CatalogueWriter) Page(page []byte, items []Item) error {
 	c.buf = binary.AppendUvarint(c.buf[:0], uint64(len(page)))
 	c.buf = append(c.buf, page...)
-	for i := range items {
-		c.buf = binary.AppendUvarint(c.buf, items[i].Ino)
-		c.buf = binary.AppendVarint(c.buf, items[i].Ctime.Sec)
-		c.buf = binary.AppendUvarint(c.buf, uint64(items[i].Ctime.Nsec))
-	}
+	c.buf = appendStats(c.buf, items)
 	return c.block(c.buf)
 }
 
@@ -157,16 +152,8 @@ func (c *CatalogueReader) Next() ([]Item, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errCatalogue, err)
 	}
-	rest := plain[k+int(n):]
-	for i := range items {
-		ino, a := binary.Uvarint(rest)
-		sec, b := binary.Varint(rest[max(a, 0):])
-		nsec, d := binary.Uvarint(rest[max(a, 0)+max(b, 0):])
-		if a <= 0 || b <= 0 || d <= 0 {
-			return nil, fmt.Errorf("%w: a block has too few inodes", errCatalogue)
-		}
-		rest = rest[a+b+d:]
-		items[i].Ino, items[i].Ctime = ino, tree.Time{Sec: sec, Nsec: uint32(nsec)}
+	if err := setStats(plain[k+int(n):], items); err != nil {
+		return nil, fmt.Errorf("%w: %w", errCatalogue, err)
 	}
 	return items, nil
 }

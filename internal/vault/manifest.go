@@ -27,6 +27,8 @@ type Volume struct {
 	Files   uint64    `cbor:"5,keyasint" json:"files"`
 	Dirs    uint64    `cbor:"6,keyasint" json:"dirs"`
 	Bytes   uint64    `cbor:"7,keyasint" json:"bytes"` // of the files' content, holes not counted
+	// Stats are the lists of stat pages, beside Lists. Empty when none were stored; a restore does not need them.
+	Stats []PageRef `cbor:"8,keyasint,omitempty" json:"-"`
 }
 
 // Manifest is what makes a backup exist.

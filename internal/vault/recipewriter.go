@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"context"
 	"fmt"
 
 	"holdfast/internal/chunk"
@@ -24,8 +23,11 @@ const (
 // RecipeWriter turns the items of one volume, in the order of the walk, into pages. It is for one
 // goroutine. What it adds belongs to its Writer.
 type RecipeWriter struct {
-	// Tap, when set before the first Add, gets every page and its items, which it must not keep.
+	// Tap, when set before the first Add, gets every page and its items, which it must not keep. It sets
+	// Ino to 0 where a later change may not show in Ctime: a stat page is made after it.
 	Tap func(page []byte, items []Item) error
+	// KeepStats, when set before the first Add, stores a stat page beside every page. Its items then need Ino and Ctime.
+	KeepStats bool
 
 	w     *Writer
 	namer *chunk.Namer
@@ -36,6 +38,9 @@ type RecipeWriter struct {
 	weight  int
 	last    follower
 	pages   []*metaRef
+	stats   []*metaRef      // beside pages
+	plain   []byte          // of the last stat page
+	lists   []PageRef       // of stats, in the end
 	packs   map[PackID]bool // that the items name
 }
 
@@ -140,6 +145,13 @@ func (r *RecipeWriter) flush() error {
 		return err
 	}
 	r.pages = append(r.pages, ref)
+	if r.KeepStats {
+		r.plain = appendStats(r.plain[:0], r.items)
+		if ref, err = r.add(r.plain); err != nil {
+			return err
+		}
+		r.stats = append(r.stats, ref)
+	}
 	clear(r.items)
 	r.items, r.extents, r.weight = r.items[:0], 0, 0
 	return nil
@@ -163,24 +175,24 @@ func (r *RecipeWriter) Finish() ([]PageRef, error) {
 	if err := r.w.FlushMeta(); err != nil { // the lists say where the pages are
 		return nil, err
 	}
-	var lists []*metaRef
-	var list pageList
+	var lists, stats []*metaRef
+	begin := 0
 	for i, p := range r.pages {
-		list.Pages = append(list.Pages, refOf(p.stored.Loc))
-		r.packs[p.stored.Loc.Pack] = true
-		if i < len(r.pages)-1 && len(list.Pages) < listPages && p.name[0]&63 != 0 {
+		if i < len(r.pages)-1 && i+1-begin < listPages && p.name[0]&63 != 0 {
 			continue
 		}
-		b, err := encMode.Marshal(&list)
-		if err != nil {
-			return nil, fmt.Errorf("encode page list: %w", err)
-		}
-		ref, err := r.add(b)
+		l, err := r.list(r.pages[begin : i+1])
 		if err != nil {
 			return nil, err
 		}
-		lists = append(lists, ref)
-		list.Pages = list.Pages[:0]
+		lists = append(lists, l)
+		if r.KeepStats {
+			if l, err = r.list(r.stats[begin : i+1]); err != nil {
+				return nil, err
+			}
+			stats = append(stats, l)
+		}
+		begin = i + 1
 	}
 	if len(lists) > maxPageLists {
 		return nil, fmt.Errorf("recipe of %d page lists: more than the %d that the format allows", len(lists), maxPageLists)
@@ -188,73 +200,28 @@ func (r *RecipeWriter) Finish() ([]PageRef, error) {
 	if err := r.w.FlushMeta(); err != nil {
 		return nil, err
 	}
-	refs := make([]PageRef, 0, len(lists))
-	for _, l := range lists {
-		refs = append(refs, refOf(l.stored.Loc))
-		r.packs[l.stored.Loc.Pack] = true
-	}
-	return refs, nil
+	r.lists = r.refs(stats)
+	return r.refs(lists), nil
 }
 
-// Items reads the recipe of a volume, in order, a page at a time. The slice is each's to keep.
-func (v *Vault) Items(ctx context.Context, vol *Volume, each func([]Item) error) error {
-	for _, l := range vol.Lists {
-		b, err := v.ReadChunk(ctx, Meta, l.Loc())
-		if err != nil {
-			return fmt.Errorf("read recipe of volume %s: %w", vol.Name, err)
-		}
-		var list pageList
-		if err := decMode.Unmarshal(b, &list); err != nil {
-			return v.badMeta(l, pageError(err))
-		}
-		if err := v.pagesOf(ctx, vol, list.Pages, each); err != nil {
-			return err
-		}
+// Stats returns where the lists of the stat pages are, one for each list that Finish returned, or nil without KeepStats.
+func (r *RecipeWriter) Stats() []PageRef { return r.lists }
+
+// list stores a list of pages, whose places are known.
+func (r *RecipeWriter) list(pages []*metaRef) (*metaRef, error) {
+	b, err := encMode.Marshal(&pageList{Pages: r.refs(pages)})
+	if err != nil {
+		return nil, fmt.Errorf("encode page list: %w", err)
 	}
-	return nil
+	return r.add(b)
 }
 
-// runGap is how many unneeded bytes between two pages are read rather than ask twice.
-const runGap = 64 << 10
-
-// pagesOf reads pages, those that lie side by side with one request.
-func (v *Vault) pagesOf(ctx context.Context, vol *Volume, pages []PageRef, each func([]Item) error) error {
-	for len(pages) > 0 {
-		first := pages[0]
-		if err := v.checkLoc(Meta, first.Loc()); err != nil {
-			return err
-		}
-		n, end := 1, first.Off+first.Len
-		for n < len(pages) && pages[n].Pack == first.Pack && v.checkLoc(Meta, pages[n].Loc()) == nil &&
-			pages[n].Off >= end && pages[n].Off-end <= runGap && pages[n].Off+pages[n].Len-first.Off <= 2*metaRun {
-			end = pages[n].Off + pages[n].Len
-			n++
-		}
-		run := make([]byte, end-first.Off)
-		if err := v.ReadRun(ctx, first.Pack, run, first.Off); err != nil {
-			return fmt.Errorf("read recipe of volume %s: %w", vol.Name, err)
-		}
-		for _, p := range pages[:n] {
-			plain, err := v.Opener(p.Pack).Open(Meta, p.Loc(), run[p.Off-first.Off:][:p.Len], nil)
-			if err != nil {
-				return err
-			}
-			items, err := v.decodePage(plain)
-			if err != nil {
-				return v.badMeta(p, err)
-			}
-			if err := each(items); err != nil {
-				return err
-			}
-		}
-		pages = pages[n:]
+// refs returns where metas are, and notes their packs.
+func (r *RecipeWriter) refs(metas []*metaRef) []PageRef {
+	refs := make([]PageRef, 0, len(metas))
+	for _, m := range metas {
+		refs = append(refs, refOf(m.stored.Loc))
+		r.packs[m.stored.Loc.Pack] = true
 	}
-	return nil
-}
-
-func (v *Vault) badMeta(r PageRef, err error) error {
-	if isNewer(err) {
-		return err
-	}
-	return &CorruptError{Object: v.packKey(r.Pack), Reason: fmt.Sprintf("recipe page at byte %d: %s", r.Off, err)}
+	return refs
 }
