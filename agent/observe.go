@@ -90,7 +90,8 @@ func (w *watcher) stored(err error) {
 	switch {
 	case err == nil, errors.Is(err, obs.ErrNotFound), errors.Is(err, obs.ErrExists):
 		w.store.set(nil)
-	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrNoBucket), errors.Is(err, obs.ErrAccess), errors.Is(err, obs.ErrNoSpace):
+	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrNoBucket), errors.Is(err, obs.ErrAccess), errors.Is(err, obs.ErrNoSpace),
+		errors.Is(err, obs.ErrWrongRegion):
 		w.store.set(err)
 	}
 }

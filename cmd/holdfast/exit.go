@@ -94,7 +94,7 @@ func (e *partError) Error() string { return e.msg }
 type verdict struct {
 	code int
 	why  string // replaces the error's own text; "" keeps it. {vault} and {backup} are filled in
-	hint string
+	hint string // "" takes that of internal/obs, where it has one
 }
 
 // verdicts maps the sentinels of the packages below. The first that matches counts.
@@ -130,17 +130,13 @@ var verdicts = []struct {
 		exitFailed, "",
 		"a pattern is compared with whole paths in the backup (media/*.jpg); one that names a folder takes all of it",
 	}},
-	{obs.ErrNoBucket, verdict{
-		exitNone, "",
-		"make the bucket or folder first, or check --store",
-	}},
-	{obs.ErrAccess, verdict{
-		exitFailed, "",
-		"check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or OBS_ACCESS_KEY_ID and OBS_SECRET_ACCESS_KEY) and what they may do",
-	}},
-	{obs.ErrNoSpace, verdict{exitFailed, "", "make room in the store, or raise its quota"}},
+	// What the store says; obs.Hint knows what to do.
+	{obs.ErrNoBucket, verdict{exitNone, "", ""}},
+	{obs.ErrAccess, verdict{exitFailed, "", ""}},
+	{obs.ErrWrongRegion, verdict{exitFailed, "", ""}},
+	{obs.ErrNoSpace, verdict{exitFailed, "", ""}},
 	{syscall.ENOSPC, verdict{exitFailed, "", "make room on that disk, or name a place on another"}},
-	{obs.ErrUnavailable, verdict{exitFailed, "", "try again when the store answers"}},
+	{obs.ErrUnavailable, verdict{exitFailed, "", ""}},
 }
 
 // judge finds the exit code, the message and the hint for an error. stopped tells that a signal came.
@@ -191,6 +187,9 @@ func judge(err error, stopped bool) (code int, msg, hint string) {
 		msg = err.Error()
 		if v.why != "" && f != nil {
 			msg = doing + strings.NewReplacer("{vault}", place, "{backup}", backup).Replace(v.why)
+		}
+		if v.hint == "" {
+			return v.code, msg, obs.Hint(err)
 		}
 		return v.code, msg, v.hint
 	}

@@ -34,7 +34,7 @@ type credentialsError struct {
 }
 
 func (e *credentialsError) Error() string {
-	return "no credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or OBS_ACCESS_KEY_ID " +
+	return "none in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or OBS_ACCESS_KEY_ID " +
 		"and OBS_SECRET_ACCESS_KEY), nor elsewhere (" + strings.Join(e.said, "; ") + ")"
 }
 
@@ -84,7 +84,7 @@ func findCredentials(ctx context.Context, d dialect, getenv func(string) string)
 	for _, n := range names {
 		id, secret := getenv(n[0]), getenv(n[1])
 		if (id == "") != (secret == "") {
-			return nil, fmt.Errorf("%w: of %s and %s only one is set", ErrAccess, n[0], n[1])
+			return nil, fmt.Errorf("%w: of %s and %s only one is set", ErrNoKeys, n[0], n[1])
 		}
 		if id != "" {
 			p.sources = append(p.sources, &credentials.Static{Value: credentials.Value{
@@ -115,7 +115,7 @@ func findCredentials(ctx context.Context, d dialect, getenv func(string) string)
 		if ctx.Err() != nil {
 			return nil, ended(ctx, "ask for", "credentials")
 		}
-		return nil, fmt.Errorf("%w: %w", ErrAccess, err)
+		return nil, fmt.Errorf("%w: %w", ErrNoKeys, err)
 	}
 	return c, nil
 }

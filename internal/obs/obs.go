@@ -8,28 +8,8 @@ package obs
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"time"
-)
-
-// Errors by class. Implementations wrap them with the operation, the object and the server's words.
-var (
-	// ErrNotFound says that the object is not there. Never retried.
-	ErrNotFound = errors.New("object not found")
-	// ErrExists says that the name is taken by other bytes. Names are written once. Never retried.
-	ErrExists = errors.New("object exists with other content")
-	// ErrNoBucket says that the bucket (or the folder of a file store) is not there. Never retried.
-	ErrNoBucket = errors.New("no such bucket")
-	// ErrAccess says that the store refused the credentials. Never retried.
-	ErrAccess = errors.New("access denied by the store")
-	// ErrNoSpace says that the store has no room or no money left. Never retried.
-	ErrNoSpace = errors.New("the store has no space left")
-	// ErrUnavailable says that the store did not answer, or answered that it can't now; a later try
-	// may do. After a failed Put with this error the outcome is unknown.
-	ErrUnavailable = errors.New("store unavailable")
-	// ErrUsage says that a URL, a key or a range is not of the form that the store takes.
-	ErrUsage = errors.New("not usable")
 )
 
 // Info is what the store says about one object.

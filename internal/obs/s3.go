@@ -54,6 +54,8 @@ type s3Store struct {
 	bucket string
 	prefix string // "" or ends in "/"
 	name   string // the URL
+	// endpoint is whom to ask for the bucket, for messages.
+	endpoint string
 	// plainPut is set when the server turns out not to know conditional puts.
 	plainPut atomic.Bool
 	// bucketSeen: the bucket answered for itself, so a 404 is the object's.
@@ -70,13 +72,13 @@ type call struct {
 	op, key string
 	caller  context.Context //nolint:containedctx // lives for one call
 	ctx     context.Context //nolint:containedctx // lives for one call
-	hint    *retryHint
+	said    *answer
 	end     func()
 }
 
 func (s *s3Store) begin(ctx context.Context, op, key string) *call {
-	c := &call{s: s, op: op, key: key, caller: ctx, hint: &retryHint{}}
-	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, retryHintKey{}, c.hint))
+	c := &call{s: s, op: op, key: key, caller: ctx, said: &answer{}}
+	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, answerKey{}, c.said))
 	if s.life.Err() != nil {
 		cancel(os.ErrClosed) // at once: AfterFunc would do it while the request is on its way
 	}
@@ -100,7 +102,7 @@ func (c *call) fail(err error) error {
 	if c.s.life.Err() != nil {
 		return fmt.Errorf("%s %s: store is closed: %w", c.op, c.key, os.ErrClosed)
 	}
-	return fmt.Errorf("%s %s: %w", c.op, c.key, classify(err, c.s.dialect, c.hint.get()))
+	return fmt.Errorf("%s %s: %w", c.op, c.key, c.s.classify(err, c.said))
 }
 
 func (s *s3Store) Put(ctx context.Context, key string, body []byte) error {
@@ -249,7 +251,7 @@ func (s *s3Store) Stat(ctx context.Context, key string) (Info, error) {
 			case berr == nil && there:
 				s.bucketSeen.Store(true)
 			case berr == nil:
-				return Info{}, fmt.Errorf("%s %s: %w: %s", opStat, key, ErrNoBucket, s.bucket)
+				return Info{}, fmt.Errorf("%s %s: %w: %s at %s", opStat, key, ErrNoBucket, s.bucket, s.endpoint)
 			}
 		}
 		return Info{}, err

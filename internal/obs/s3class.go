@@ -16,6 +16,7 @@ import (
 type unavailableError struct {
 	err   error
 	after time.Duration
+	slow  bool // it asked for fewer requests
 }
 
 func (e *unavailableError) Error() string {
@@ -34,44 +35,66 @@ func (e *unavailableError) Unwrap() []error {
 // RetryAfter is how long the server asked to wait; 0 where it said nothing.
 func (e *unavailableError) RetryAfter() time.Duration { return e.after }
 
-// classByCode is for the error codes whose status tells less, or lies.
+// SlowDown tells whether the server asked for fewer requests.
+func (e *unavailableError) SlowDown() bool { return e.slow }
+
+// classByCode is for the error codes whose status tells less, or lies. They come from the documents of S3 and OBS
+// and from MinIO.
 var classByCode = map[string]error{
-	"NoSuchKey":                      ErrNotFound,
-	"NoSuchBucket":                   ErrNoBucket,
-	"PreconditionFailed":             ErrExists,
-	"InArrearOrInsufficientBalance":  ErrNoSpace,
+	"NoSuchKey":          ErrNotFound,
+	"NoSuchBucket":       ErrNoBucket,
+	"PreconditionFailed": ErrExists,
+
+	"InArrearOrInsufficientBalance":  ErrNoMoney,
+	"AccountProblem":                 ErrNoMoney, // "abnormal, for example expired or frozen"
+	"FrozenUserId":                   ErrNoMoney,
 	"InsufficientStorageSpace":       ErrNoSpace,
 	"InsufficientStorage":            ErrNoSpace,
+	"ServiceQuotaExceededException":  ErrNoSpace,
 	"QuotaExceeded":                  ErrNoSpace,
 	"XMinioStorageFull":              ErrNoSpace,
 	"XMinioAdminBucketQuotaExceeded": ErrNoSpace,
-	"AccessDenied":                   ErrAccess,
-	"InvalidAccessKeyId":             ErrAccess,
-	"SignatureDoesNotMatch":          ErrAccess,
-	"ExpiredToken":                   ErrAccess,
-	"InvalidToken":                   ErrAccess,
-	"TokenRefreshRequired":           ErrAccess,
-	"RequestTimeTooSkewed":           ErrAccess,
-	"InvalidBucketName":              ErrUsage,
-	"KeyTooLongError":                ErrUsage,
-	"EntityTooLarge":                 ErrUsage,
-	"AuthorizationHeaderMalformed":   ErrUsage, // most often another region than the bucket's
-	"VirtualHostDomainRequired":      ErrUsage,
-	"NotImplemented":                 errors.ErrUnsupported,
-	"OperationAborted":               ErrUnavailable,
-	"ConditionalRequestConflict":     ErrUnavailable,
-	"SlowDown":                       ErrUnavailable,
-	"ServiceUnavailable":             ErrUnavailable,
-	"InternalError":                  ErrUnavailable,
-	"RequestTimeout":                 ErrUnavailable,
+
+	"AccessDenied":               ErrAccess,
+	"AccessForbidden":            ErrAccess,
+	"AllAccessDisabled":          ErrAccess,
+	"InvalidAccessKeyId":         ErrWrongKeys,
+	"SignatureDoesNotMatch":      ErrWrongKeys,
+	"InvalidSecurity":            ErrWrongKeys,
+	"DeregisterUserId":           ErrWrongKeys,
+	"ExpiredToken":               ErrExpiredKeys,
+	"ExpiredTokenException":      ErrExpiredKeys,
+	"InvalidToken":               ErrExpiredKeys,
+	"TokenRefreshRequired":       ErrExpiredKeys,
+	"RequestTimeTooSkewed":       ErrClockSkew,
+	"RequestExpired":             ErrClockSkew,
+	"PermanentRedirect":          ErrWrongRegion,
+	"TemporaryRedirect":          ErrWrongRegion,
+	"Redirect":                   ErrWrongRegion,
+	"InvalidRegion":              ErrWrongRegion,
+	"IllegalLocationConstraint":  ErrWrongRegion,
+	"InvalidLocationConstraint":  ErrWrongRegion,
+	"XAmzContentSHA256Mismatch":  ErrUnavailable, // damaged on its way; but see classify
+	"InvalidBucketName":          ErrUsage,
+	"KeyTooLongError":            ErrUsage,
+	"KeyTooLong":                 ErrUsage,
+	"EntityTooLarge":             ErrUsage,
+	"VirtualHostDomainRequired":  ErrUsage,
+	"NotImplemented":             errors.ErrUnsupported,
+	"OperationAborted":           ErrUnavailable,
+	"ConditionalRequestConflict": ErrUnavailable,
+	"SlowDown":                   ErrUnavailable,
+	"ServiceUnavailable":         ErrUnavailable,
+	"InternalError":              ErrUnavailable,
+	"RequestTimeout":             ErrUnavailable,
+	"BucketExpanding":            ErrUnavailable,
 	// The bytes were damaged or cut on their way: the same bytes may arrive whole.
 	"BadDigest":      ErrUnavailable,
 	"IncompleteBody": ErrUnavailable,
 }
 
 // classify wraps an error of the client with the class that fits it and with the server's own words.
-// after is what the server's Retry-After said.
-func classify(err error, d dialect, after time.Duration) error {
+func (s *s3Store) classify(err error, said *answer) error {
 	var u *unavailableError
 	if errors.As(err, &u) {
 		return err
@@ -81,7 +104,7 @@ func classify(err error, d dialect, after time.Duration) error {
 		if none.had { // they were there before: the service that renews them is away
 			return &unavailableError{err: err}
 		}
-		return fmt.Errorf("%w: %w", ErrAccess, err)
+		return fmt.Errorf("%w: %w", ErrNoKeys, err)
 	}
 	var res minio.ErrorResponse
 	if !errors.As(err, &res) {
@@ -92,19 +115,44 @@ func classify(err error, d dialect, after time.Duration) error {
 	}
 	words := fmt.Errorf("%w%s", err, codeOf(res))
 	class := classByCode[res.Code]
-	if res.Code == "XAmzContentSHA256Mismatch" && !d.md5 {
-		class = ErrUnavailable // damaged on its way; OBS means by this that it refuses the signature
-	}
-	if class == nil {
+	switch {
+	case class == nil:
 		class = classOfStatus(res.StatusCode)
+	case res.Code == "XAmzContentSHA256Mismatch" && s.scheme == dialectOBS.scheme:
+		class = nil // OBS means by this that it does not take such signatures
+	}
+	if res.Code == "AuthorizationHeaderMalformed" { // most often a signature for another region than the bucket's
+		class = ErrWrongRegion
+	}
+	skew := said.skew()
+	if errors.Is(class, ErrAccess) && skew.Abs() > clockSkew { // the answer to HEAD has no code
+		class = ErrClockSkew
 	}
 	switch class {
 	case ErrUnavailable:
-		return &unavailableError{err: words, after: after}
+		return &unavailableError{err: words, after: said.retryAfter(), slow: res.Code == "SlowDown" || slowStatus(res.StatusCode)}
 	case nil:
 		return words
+	case ErrNoBucket:
+		return fmt.Errorf("%w: %s at %s: %w", class, s.bucket, s.endpoint, words)
+	case ErrWrongRegion:
+		if res.Region != "" {
+			return fmt.Errorf("%w: it is in %s: %w", class, res.Region, words)
+		}
+	case ErrClockSkew:
+		if skew != 0 {
+			return fmt.Errorf("%w: the store's is ahead by %v: %w", class, skew.Round(time.Second), words)
+		}
 	}
 	return fmt.Errorf("%w: %w", class, words)
+}
+
+// clockSkew is what stores allow a request's time to differ from their own.
+const clockSkew = 15 * time.Minute
+
+// slowStatus tells the answers by which a store asks for fewer requests.
+func slowStatus(status int) bool {
+	return status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests
 }
 
 // codeOf is the part of the message by which an operator finds the case in the vendor's documents.
@@ -124,14 +172,16 @@ func classOfStatus(status int) error {
 		return ErrNotFound
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return ErrAccess
-	case http.StatusPaymentRequired, http.StatusInsufficientStorage:
+	case http.StatusPaymentRequired:
+		return ErrNoMoney
+	case http.StatusInsufficientStorage:
 		return ErrNoSpace
 	case http.StatusPreconditionFailed:
 		return ErrExists
 	case http.StatusNotImplemented:
 		return errors.ErrUnsupported
 	case http.StatusMovedPermanently, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-		return ErrUsage // the bucket is in another region
+		return ErrWrongRegion
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, 499:
 		return ErrUnavailable
 	}

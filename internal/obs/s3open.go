@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
@@ -135,7 +134,7 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 	client, err := minio.NewCore(b.endpoint.Host, &minio.Options{
 		Creds:        creds,
 		Secure:       b.endpoint.Scheme == "https",
-		Transport:    http.RoundTripper(hintTransport{transport}),
+		Transport:    answerTransport{transport},
 		Region:       b.region,
 		BucketLookup: b.lookup,
 		// Retry decides, and reports. The client would repeat without telling.
@@ -148,7 +147,8 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 	}
 	s := &s3Store{
 		dialect: d, client: client, bucket: b.bucket, prefix: b.prefix, name: b.canonical,
-		idle: transport.CloseIdleConnections,
+		endpoint: b.endpoint.Host,
+		idle:     transport.CloseIdleConnections,
 	}
 	s.life, s.close = context.WithCancelCause(context.WithoutCancel(ctx))
 	return s, nil

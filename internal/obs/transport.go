@@ -6,7 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -70,21 +70,55 @@ func (c *stallConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// retryHint carries the server's Retry-After past the client, which drops it.
-type retryHint struct{ after atomic.Int64 }
+// answer keeps what the client library drops of the last answer to a call: its status, its headers and when it came.
+type answer struct {
+	mu     sync.Mutex
+	status int
+	header http.Header
+	at     time.Time
+}
 
-type retryHintKey struct{}
+type answerKey struct{}
 
-func (h *retryHint) get() time.Duration { return time.Duration(h.after.Load()) }
+func (a *answer) set(res *http.Response) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.status, a.header, a.at = res.StatusCode, res.Header, time.Now()
+}
 
-// hintTransport notes Retry-After in the context's retryHint.
-type hintTransport struct{ next http.RoundTripper }
+// get is a header of the answer.
+func (a *answer) get(name string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.header.Get(name)
+}
 
-func (t hintTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+// retryAfter is how long the server asked to wait; 0 where it said nothing.
+func (a *answer) retryAfter() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return retryAfter(a.header.Get("Retry-After"), a.at)
+}
+
+// skew is by how much the server's clock is ahead of this host's; 0 where it did not tell its time.
+func (a *answer) skew() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	date, err := http.ParseTime(a.header.Get("Date"))
+	if err != nil {
+		return 0
+	}
+	return date.Sub(a.at)
+}
+
+// answerTransport notes the answers to a call in its context's answer.
+type answerTransport struct{ next http.RoundTripper }
+
+func (t answerTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := t.next.RoundTrip(req)
 	if err == nil {
-		if h, ok := req.Context().Value(retryHintKey{}).(*retryHint); ok {
-			h.after.Store(int64(retryAfter(res.Header.Get("Retry-After"), time.Now())))
+		if a, ok := req.Context().Value(answerKey{}).(*answer); ok {
+			a.set(res)
 		}
 	}
 	return res, err

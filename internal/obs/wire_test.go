@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"net"
@@ -114,75 +113,6 @@ func TestWrongETag(t *testing.T) {
 	s := open(t, "obs://bucket?region=r&endpoint=http://obs.test", toServer(server, obs.Options{Getenv: keys, Retry: &once}))
 	if err := s.Put(t.Context(), "k", []byte("x")); !errors.Is(err, obs.ErrUnavailable) {
 		t.Errorf("error %v", err)
-	}
-}
-
-func TestErrorClasses(t *testing.T) {
-	var status int
-	var code string
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		w.Header().Set("X-Amz-Request-Id", "REQ1")
-		w.WriteHeader(status)
-		if code != "" {
-			_, _ = fmt.Fprintf(w, "<Error><Code>%s</Code><Message>in words</Message></Error>", code)
-		}
-	}))
-	defer server.Close()
-	for _, c := range []struct {
-		status int
-		code   string
-		want   error
-	}{
-		{400, "InvalidArgument", nil},
-		{400, "BadDigest", obs.ErrUnavailable},
-		{400, "IncompleteBody", obs.ErrUnavailable},
-		{400, "RequestTimeout", obs.ErrUnavailable},
-		{400, "AuthorizationHeaderMalformed", obs.ErrUsage},
-		{400, "ExpiredToken", obs.ErrAccess},
-		{301, "PermanentRedirect", obs.ErrUsage},
-		{401, "", obs.ErrAccess},
-		{402, "", obs.ErrNoSpace},
-		{403, "", obs.ErrAccess},
-		{403, "AccessDenied", obs.ErrAccess},
-		{403, "RequestTimeTooSkewed", obs.ErrAccess},
-		{403, "VirtualHostDomainRequired", obs.ErrUsage},
-		{403, "InArrearOrInsufficientBalance", obs.ErrNoSpace},
-		{403, "InsufficientStorageSpace", obs.ErrNoSpace},
-		{404, "NoSuchBucket", obs.ErrNoBucket},
-		{404, "NoSuchKey", obs.ErrNotFound},
-		{405, "MethodNotAllowed", nil},
-		{408, "", obs.ErrUnavailable},
-		{409, "OperationAborted", obs.ErrUnavailable},
-		{409, "ConditionalRequestConflict", obs.ErrUnavailable},
-		{409, "BucketNotEmpty", nil},
-		{429, "", obs.ErrUnavailable},
-		{500, "InternalError", obs.ErrUnavailable},
-		{502, "", obs.ErrUnavailable},
-		{503, "SlowDown", obs.ErrUnavailable},
-		{503, "ServiceUnavailable", obs.ErrUnavailable},
-		{504, "", obs.ErrUnavailable},
-		{507, "", obs.ErrNoSpace},
-	} {
-		status, code = c.status, c.code
-		s := open(t, "s3://bucket?endpoint="+server.URL, obs.Options{Getenv: keys, Retry: &once})
-		put := s.Put(t.Context(), "k", []byte("x"))
-		_, read := s.ReadAt(t.Context(), "k", make([]byte, 1), 0)
-		for what, err := range map[string]error{"put": put, "read": read} {
-			for _, class := range []error{
-				obs.ErrNotFound, obs.ErrExists, obs.ErrNoBucket, obs.ErrAccess, obs.ErrNoSpace, obs.ErrUnavailable, obs.ErrUsage,
-			} {
-				if errors.Is(err, class) != (class == c.want) { //nolint:errorlint // sentinels
-					t.Errorf("%d %s, %s: %v, want class %v", c.status, c.code, what, err, c.want)
-				}
-			}
-			if err == nil || c.code != "" && !(strings.Contains(err.Error(), "in words") && strings.Contains(err.Error(), c.code)) {
-				t.Errorf("%d %s, %s: %v lacks the server's words", c.status, c.code, what, err)
-			}
-			if err != nil && strings.Contains(err.Error(), "secret") {
-				t.Errorf("%v shows a secret", err)
-			}
-		}
 	}
 }
 
