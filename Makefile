@@ -23,7 +23,7 @@ demo: ## run the whole job in a temporary folder: no root, no server
 build: ## build holdfast and holdfastd into build/bin
 	@packaging/ci/build.sh build/bin "$(VERSION)"
 
-tools: ## install what the tests need: Debian packages (as root), MinIO
+tools: ## install what the tests need: Debian packages (as root), MinIO, a kernel for virtual machines
 	@packaging/ci/setup.sh
 
 test: tools ## run all tests, with all real parts

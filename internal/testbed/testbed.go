@@ -1,5 +1,5 @@
 // Package testbed gives tests the real parts they need: loop file systems, an object store, a container
-// engine. Only tests import it.
+// engine, a virtual machine. Only tests import it.
 //
 // All that it makes lies in one folder per test process (the area), named after the process, and goes when
 // the test that asked for it ends. A second process, started with the first area, waits for the test process
@@ -20,23 +20,27 @@ import (
 
 // debianPackage names the package that brings a program, for the message of a failed Need.
 var debianPackage = map[string]string{
-	"attr":           "attr",
-	"borg":           "borgbackup",
-	"busybox":        "busybox-static",
-	"containerd":     "containerd",
-	"debootstrap":    "debootstrap",
-	"dockerd":        "docker.io",
-	"getfacl":        "acl",
-	"getfattr":       "attr",
-	"mkfs.btrfs":     "btrfs-progs",
-	"mkfs.ext4":      "e2fsprogs",
-	"mkfs.xfs":       "xfsprogs",
-	"restic":         "restic",
-	"rsync":          "rsync",
-	"runc":           "runc",
-	"setfacl":        "acl",
-	"setfattr":       "attr",
-	"systemd-nspawn": "systemd-container",
+	"attr":               "attr",
+	"borg":               "borgbackup",
+	"busybox":            "busybox-static",
+	"containerd":         "containerd",
+	"debootstrap":        "debootstrap",
+	"dockerd":            "docker.io",
+	"getfacl":            "acl",
+	"getfattr":           "attr",
+	"lvm":                "lvm2",
+	"mkfs.btrfs":         "btrfs-progs",
+	"mkfs.ext4":          "e2fsprogs",
+	"mkfs.xfs":           "xfsprogs",
+	"restic":             "restic",
+	"qemu-system-x86_64": "qemu-system-x86",
+	"rsync":              "rsync",
+	"runc":               "runc",
+	"setfacl":            "acl",
+	"setfattr":           "attr",
+	"systemd-nspawn":     "systemd-container",
+	"thin_check":         "thin-provisioning-tools",
+	"thin_delta":         "thin-provisioning-tools",
 }
 
 // programPath is where programs are looked for beside PATH: an ordinary user's PATH lacks the sbin folders.
@@ -49,8 +53,8 @@ func MustRun() bool {
 }
 
 // Need skips the test unless everything named is there; where MustRun, it fails instead. Names are programs
-// ("rsync", "mkfs.btrfs") and the words root, btrfs, ext4, xfs, minio and docker, which stand for all that the
-// function of that name needs.
+// ("rsync", "mkfs.btrfs") and the words root, btrfs, ext4, xfs, minio, docker and machine, which stand for all
+// that the function of that name needs.
 func Need(t testing.TB, what ...string) {
 	t.Helper()
 	var lacking []string
@@ -88,8 +92,17 @@ func lack(w string) []string {
 			all = append(all, lack(p)...)
 		}
 		return all
+	case "machine":
+		if InMachine() {
+			return []string{"a host that is no machine of a test itself"}
+		}
+		all = append(lack("qemu-system-x86_64"), lack("busybox")...)
+		if _, err := findKernel(); err != nil {
+			all = append(all, err.Error())
+		}
+		return all
 	case "minio":
-		if _, err := minioProgram(); err != nil {
+		if _, err := goProgram("minio"); err != nil {
 			return []string{err.Error()}
 		}
 		return nil

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what the tests need and lacks here: Debian packages through apt when root, and MinIO, built from
-# its pinned source into build/bin. Without root it says which packages lack, and the tests that need them
+# Installs what the tests need and lacks here: Debian packages through apt when root, MinIO, built from its
+# pinned source into build/bin, and a kernel for virtual machines, unpacked into build/vm. Without root it says which packages lack, and the tests that need them
 # are skipped; in CI that is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -10,12 +10,15 @@ needed=(
 	mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mount:mount
 	rsync:rsync setfattr:attr setfacl:acl
 	dockerd:docker.io busybox:busybox-static
+	qemu-system-x86_64:qemu-system-x86 depmod:kmod lvm:lvm2 thin_delta:thin-provisioning-tools
 	debootstrap:debootstrap systemd-nspawn:systemd-container systemd-analyze:systemd
 )
 # The commit that MinIO's latest release was made of; newer ones are not offered as a program.
 minio=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 
 PATH=$PATH:/usr/sbin:/sbin
+temporary=()
+trap 'rm -rf "${temporary[@]}"' EXIT
 lacking=()
 for pair in "${needed[@]}"; do
 	command -v "${pair%%:*}" >/dev/null || lacking+=("${pair#*:}")
@@ -32,7 +35,7 @@ if [ ${#lacking[@]} -gt 0 ]; then
 		if [ ! -e $policy ]; then
 			printf '#!/bin/sh\nexit 101\n' >$policy
 			chmod 755 $policy
-			trap 'rm -f $policy' EXIT
+			temporary+=($policy)
 		fi
 		log=$(mktemp)
 		if ! { apt-get update && apt-get install -y --no-install-recommends "${lacking[@]}"; } >"$log" 2>&1; then
@@ -51,4 +54,29 @@ if [ ! -x build/bin/minio ] || [ "$(cat build/bin/minio.version 2>/dev/null)" !=
 	echo "building $minio"
 	GOBIN=$PWD/build/bin GOFLAGS=-trimpath go install "$minio"
 	echo "$minio" >build/bin/minio.version
+fi
+
+# Virtual machines boot Debian's kernel for clouds: it is small and has device mapper. Its package is unpacked
+# and not installed. Any version will do, so one that is there stays.
+kernels=(build/vm/lib/modules/*/modules.dep)
+if [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] && [ ! -e "${kernels[0]}" ]; then
+	work=$(mktemp -d)
+	temporary+=("$work" build/vm.new)
+	newest() { apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-.*\)/\1/p' | head -n 1; }
+	if [ -z "$(newest)" ] && [ "$(id -u)" = 0 ]; then
+		apt-get update >"$work/log" 2>&1 || cat "$work/log" >&2
+	fi
+	kernel=$(newest)
+	echo "fetching ${kernel:-a kernel}"
+	if [ -z "$kernel" ] || ! (cd "$work" && apt-get download "$kernel") >"$work/log" 2>&1; then
+		tail -n 30 "$work/log" >&2
+		echo "setup: apt-get could not download the kernel for virtual machines (linux-image-cloud-amd64)" >&2
+		[ "${CI:-}" = true ] && exit 1
+	else
+		rm -rf build/vm build/vm.new
+		mkdir -p build/vm.new
+		dpkg-deb --fsys-tarfile "$work"/linux-image-*.deb | tar -x -C build/vm.new ./boot ./lib
+		depmod -b build/vm.new "${kernel#linux-image-}"
+		mv build/vm.new build/vm
+	fi
 fi
