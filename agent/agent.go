@@ -136,8 +136,12 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		Instance: a.jobInstance, Leftovers: a.leftovers, RemoveLeftover: removeSnapshot,
 		Backuper: a.vaults, Signer: receipts{a}, Observer: a.watcher,
 	}, job.Options{
-		Jobs: cfg.Limits.Jobs, Queue: cfg.Limits.Queue, FrozenDeadline: cfg.Limits.FrozenDeadline,
-		JobDeadline: cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout,
+		Jobs: cfg.Limits.Jobs, Queue: cfg.Limits.Queue, Held: cfg.Limits.Held,
+		Precopy: job.Precopy{
+			Rounds: cfg.Precopy.Rounds, Enough: uint64(cfg.Precopy.Enough), Time: cfg.Precopy.Time, Bytes: uint64(cfg.Precopy.Bytes),
+		},
+		FrozenDeadline: cfg.Limits.FrozenDeadline,
+		JobDeadline:    cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout,
 		Now: time.Now, Rand: rand.Reader, BootID: bootID,
 	})
 	if err := a.openReports(opened); err != nil {

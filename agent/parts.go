@@ -60,7 +60,7 @@ func (a *Agent) jobInstance(id string) (job.Instance, error) {
 		return job.Instance{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
 	}
 	return job.Instance{
-		ID: id, Tenant: in.cfg.Tenant, Policy: job.Policy(in.cfg.Release), Holds: in.runtime.Holds(),
+		ID: id, Tenant: in.cfg.Tenant, Policy: job.Policy(in.cfg.Release), Mode: job.Mode(in.cfg.Hold), Holds: in.runtime.Holds(),
 		Runtime: driver{in.runtime}, Snapshots: snapshots{in},
 	}, nil
 }
@@ -105,7 +105,7 @@ func (s snapshots) Plan(_ context.Context, jobID string) ([]job.Snapshot, error)
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		planned = append(planned, job.Snapshot{Name: v.Name, Ref: job.Ref(ref)})
+		planned = append(planned, job.Snapshot{Name: v.Name, Ref: job.Ref(ref), Live: provider.Name() != snapshot.NameFreeze})
 	}
 	return planned, nil
 }
@@ -119,6 +119,7 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	if err != nil {
 		return job.Snapshot{}, err
 	}
+	taken := time.Now()
 	made, err := provider.Create(ctx, r)
 	if err != nil {
 		return job.Snapshot{}, err
@@ -126,7 +127,7 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	if job.Ref(made.Ref) != planned.Ref {
 		return job.Snapshot{}, fmt.Errorf("snapshot %s was planned as %s", made.Ref.Path, planned.Ref.Path)
 	}
-	planned.Root = made.Root
+	planned.Root, planned.Taken = made.Root, taken.UTC()
 	return planned, nil
 }
 

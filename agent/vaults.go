@@ -93,7 +93,7 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	limits := v.a.cfg.Limits
 	o := backup.Options{
 		Vault: opened, Instance: r.Instance, Host: v.a.cfg.HostID, Agent: v.a.version,
-		Resume: r.Resume, PackIntent: r.PackIntent,
+		Precopy: r.Precopy, Resume: r.Resume, PackIntent: r.PackIntent,
 		Progress: func(p backup.Progress) {
 			r.Progress(job.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent})
 		},
@@ -101,13 +101,13 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		Budget:       int64(limits.Memory) / int64(max(1, limits.Jobs)),
 	}
 	for _, s := range r.Sources {
-		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root})
+		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root, Taken: s.Taken})
 	}
 	res, err := backup.Run(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	if res.Lost > 0 { // Invariant nothing-lost: no release on this backup
+	if res.Lost > 0 && !r.Precopy { // Invariant nothing-lost: no release on this backup
 		for _, w := range res.Warnings {
 			if w.Lost {
 				return nil, fmt.Errorf("backup %s does not hold all of the storage: %d places, the first is %s", res.BackupID, res.Lost, w)

@@ -29,6 +29,7 @@ const (
 	minMemory Size = 64 << 20
 	maxJobs        = 256
 	maxQueue       = 100_000
+	maxRounds      = 100
 	// maxSocketPath is the size of sun_path in Linux less the final zero byte.
 	maxSocketPath = 107
 )
@@ -79,12 +80,19 @@ func (c *Config) check(f *faults) {
 	absolute(f, "report.token_file", &c.Report.TokenFile, false)
 
 	oneOf(f, "release", c.Release, ReleaseAgent, ReleaseControlPlane)
+	oneOf(f, "hold", c.Hold, holds...)
+	if r := c.Precopy.Rounds; r < 0 || r > maxRounds {
+		f.add("precopy.rounds", "must be 0 to %d, got %d", maxRounds, r)
+	}
+	positive(f, "precopy.time", c.Precopy.Time)
 	oneOf(f, "log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf(f, "log.format", c.Log.Format, "text", "json")
 	c.checkLimits(f)
 	c.checkInstances(f)
 	c.checkOverlaps(f)
 }
+
+var holds = []string{HoldPrecopy, HoldFrozen, HoldStop, HoldLive}
 
 func (c *Config) checkLimits(f *faults) {
 	l := c.Limits
@@ -96,6 +104,9 @@ func (c *Config) checkLimits(f *faults) {
 	}
 	if l.Queue < 1 || l.Queue > maxQueue {
 		f.add("limits.queue", "must be 1 to %d, got %d", maxQueue, l.Queue)
+	}
+	if l.Held < 1 || l.Held > maxJobs {
+		f.add("limits.held", "must be 1 to %d, got %d", maxJobs, l.Held)
 	}
 	positive(f, "limits.frozen_deadline", l.FrozenDeadline)
 	positive(f, "limits.job_deadline", l.JobDeadline)
@@ -122,6 +133,12 @@ func (c *Config) checkInstances(f *faults) {
 		}
 		if _, own := f.src.at[path+".release"]; own { // what is inherited has been reported above
 			oneOf(f, path+".release", in.Release, ReleaseAgent, ReleaseControlPlane)
+		}
+		if _, own := f.src.at[path+".hold"]; own {
+			oneOf(f, path+".hold", in.Hold, holds...)
+		}
+		if e := in.Runtime.Exec; e != nil && in.Hold == HoldStop && len(e.Start) == 0 {
+			f.add(path+".runtime.exec.start", "is required with hold: stop, so that a backup that fails leaves the instance running")
 		}
 		in.Runtime.check(f, path+".runtime")
 		if d := in.Runtime.Docker; d != nil {

@@ -39,6 +39,19 @@ const (
 	// DefaultRelease powers down as soon as the report is acknowledged: it is what the contract's
 	// backup call promises ("then release the physical instances").
 	DefaultRelease = ReleaseAgent
+	// DefaultHold keeps an instance still for seconds where its storage makes snapshots, and else as long as
+	// reading it takes.
+	DefaultHold = HoldPrecopy
+	// DefaultPrecopyRounds is enough for a phone: the second round has what it wrote in minutes, the third what it
+	// wrote in seconds.
+	DefaultPrecopyRounds = 4
+	// DefaultPrecopyEnough is one pack: what is stored in less than a second on most links.
+	DefaultPrecopyEnough Size = 16 << 20
+	// DefaultPrecopyTime ends the rounds of an instance that writes as fast as it is stored.
+	DefaultPrecopyTime = time.Hour
+	// DefaultHeld lets a few instances stand still at a time: more would share the store's bandwidth, and each
+	// stand still for longer.
+	DefaultHeld = 4
 	// DefaultMemory holds some packs of 16 MiB in flight per job beside the read buffers; more gains
 	// nothing below 10 Gbit/s and is taken from the instances.
 	DefaultMemory Size = 256 << 20
@@ -73,6 +86,14 @@ const (
 	ReleaseControlPlane = "control-plane" // it stays frozen until it is told to release or to resume
 )
 
+// Ways to hold an instance for its last snapshot.
+const (
+	HoldPrecopy = "precopy" // most is stored while it runs; it is frozen for what is left
+	HoldFrozen  = "frozen"  // frozen before the first byte is read
+	HoldStop    = "stop"    // as precopy, but stopped in its own way and not frozen
+	HoldLive    = "live"    // not held at all, and never released
+)
+
 // Ways to snapshot a volume.
 const (
 	SnapshotAuto   = "auto" // the best that the volume's file system can do
@@ -97,6 +118,8 @@ type Config struct {
 	TokensFile     string     `yaml:"tokens_file"`      // hashed tokens of callers; required where Listen is on
 	Report         Report     `yaml:"report"`
 	Release        string     `yaml:"release"` // ReleaseAgent or ReleaseControlPlane; of instances that say nothing
+	Hold           string     `yaml:"hold"`    // one of the Hold constants; of instances that say nothing
+	Precopy        Precopy    `yaml:"precopy"`
 	Limits         Limits     `yaml:"limits"`
 	Log            Log        `yaml:"log"`
 	Instances      []Instance `yaml:"instances"`
@@ -129,11 +152,20 @@ type Report struct {
 	TokenFile string `yaml:"token_file"` // sent as a bearer token; "" sends none
 }
 
+// Precopy bounds the rounds that store an instance while it runs.
+type Precopy struct {
+	Rounds int           `yaml:"rounds"` // at most; 0: none
+	Enough Size          `yaml:"enough"` // a round that read no more is the last
+	Time   time.Duration `yaml:"time"`   // of all rounds; one that has begun is finished
+	Bytes  Size          `yaml:"bytes"`  // read by all rounds; 0 is no limit
+}
+
 // Limits are the budgets.
 type Limits struct {
 	Memory         Size          `yaml:"memory"`          // bytes of buffers of all jobs together
 	Jobs           int           `yaml:"jobs"`            // at the same time
 	Queue          int           `yaml:"queue"`           // jobs that wait; more are refused
+	Held           int           `yaml:"held"`            // instances that stand still at the same time for work under way
 	FrozenDeadline time.Duration `yaml:"frozen_deadline"` // longest freeze before a job fails and thaws
 	JobDeadline    time.Duration `yaml:"job_deadline"`    // longest job up to its manifest
 	DrainTimeout   time.Duration `yaml:"drain_timeout"`   // how long a stopping daemon waits for its jobs
@@ -150,6 +182,7 @@ type Instance struct {
 	ID      string   `yaml:"id"`
 	Tenant  string   `yaml:"tenant"`
 	Release string   `yaml:"release"` // filled in from Config.Release
+	Hold    string   `yaml:"hold"`    // filled in from Config.Hold
 	Runtime Runtime  `yaml:"runtime"`
 	Volumes []Volume `yaml:"volumes"` // at least one
 }

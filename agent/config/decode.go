@@ -140,8 +140,10 @@ func defaults() *Config {
 		Socket:        DefaultSocket,
 		MetricsListen: DefaultMetricsListen,
 		Release:       DefaultRelease,
+		Hold:          DefaultHold,
+		Precopy:       Precopy{Rounds: DefaultPrecopyRounds, Enough: DefaultPrecopyEnough, Time: DefaultPrecopyTime},
 		Limits: Limits{
-			Memory: DefaultMemory, Jobs: DefaultJobs, Queue: DefaultQueue,
+			Memory: DefaultMemory, Jobs: DefaultJobs, Queue: DefaultQueue, Held: DefaultHeld,
 			FrozenDeadline: DefaultFrozenDeadline, JobDeadline: DefaultJobDeadline, DrainTimeout: DefaultDrainTimeout,
 		},
 		Log: Log{Level: DefaultLogLevel, Format: DefaultLogFormat},
@@ -163,6 +165,9 @@ func (c *Config) inherit() {
 		in := &c.Instances[i]
 		if in.Release == "" {
 			in.Release = c.Release
+		}
+		if in.Hold == "" {
+			in.Hold = c.Hold
 		}
 		if d := in.Runtime.Docker; d != nil && d.Container == "" {
 			d.Container = in.ID

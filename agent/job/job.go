@@ -127,9 +127,10 @@ type Ref struct {
 
 // Snapshot is a planned or standing snapshot of one volume.
 type Snapshot struct {
-	Name string `json:"name"` // of the volume
-	Ref  Ref    `json:"ref"`
-	Root string `json:"root,omitempty"` // where to read it; empty until it stands
+	Name  string    `json:"name"` // of the volume
+	Ref   Ref       `json:"ref"`
+	Root  string    `json:"root,omitempty"` // where to read it; empty until it stands
+	Taken time.Time `json:"taken,omitzero"` // when its making began; zero until it stands
 	// Live says that the snapshot can be made and read while the instance runs.
 	Live bool `json:"live,omitempty"`
 }

@@ -226,7 +226,8 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
-	rounds := j.Mode.precopies() && w.m.opts.Precopy.Rounds > 0 && found != IsStopped
+	// Rounds are of no use to an instance that does not write, or that nothing holds.
+	rounds := j.Mode.precopies() && w.m.opts.Precopy.Rounds > 0 && found != IsStopped && instance.Holds
 	if j.Mode != ModeLive && !rounds {
 		return w.toHold(ctx, j)
 	}

@@ -112,20 +112,24 @@ func TestCancelWhileItWaitsToHold(t *testing.T) {
 			return nil
 		}
 		l := w.start(-1, job.Options{Jobs: 2, Held: 1, Precopy: job.Precopy{Rounds: 1}})
-		task, err := l.accept("request-1", "first", "second")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.until(task.Jobs[0].Job, job.Uploading)
-		time.Sleep(time.Minute)
-		if j, err := l.j.Job(task.Jobs[1].Job); err != nil || j.State != job.Precopying {
-			t.Fatalf("second: %+v, %v", j, err)
-		}
-		for _, ref := range []int{1, 0} {
-			if err := l.m.Cancel(task.Jobs[ref].Job); err != nil {
+		var ids []string
+		for _, n := range []string{"first", "second"} {
+			task, err := l.accept("request-"+n, n)
+			if err != nil {
 				t.Fatal(err)
 			}
-			if j := l.final(task.Jobs[ref].Job); j.State != job.Failed {
+			ids = append(ids, task.Jobs[0].Job)
+			l.until(ids[0], job.Uploading)
+		}
+		time.Sleep(time.Minute)
+		if j, err := l.j.Job(ids[1]); err != nil || j.State != job.Precopying {
+			t.Fatalf("second: %+v, %v", j, err)
+		}
+		for _, i := range []int{1, 0} {
+			if err := l.m.Cancel(ids[i]); err != nil {
+				t.Fatal(err)
+			}
+			if j := l.final(ids[i]); j.State != job.Failed {
 				t.Errorf("%s: %s", j.Instance, j.State)
 			}
 		}

@@ -3,6 +3,7 @@ package job
 import (
 	"context"
 	"encoding/json"
+	"time"
 )
 
 // RuntimeState is what a runtime driver sees of an instance.
@@ -44,8 +45,9 @@ type Snapshotter interface {
 
 // Source is one volume to back up.
 type Source struct {
-	Volume string // its name
-	Root   string // path to read
+	Volume string    // its name
+	Root   string    // path to read
+	Taken  time.Time // as in Snapshot
 }
 
 // BackupRequest is the work of the engine for one job.

@@ -162,7 +162,7 @@ func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, preco
 		Progress: func(p Progress) { w.progressed(j, p) },
 	}
 	for _, s := range snapshots {
-		r.Sources = append(r.Sources, Source{Volume: s.Name, Root: s.Root})
+		r.Sources = append(r.Sources, Source{Volume: s.Name, Root: s.Root, Taken: s.Taken})
 	}
 	err = w.act(crashpoint.Upload, func() error {
 		result, err = w.m.parts.Backuper.Backup(ctx, r)

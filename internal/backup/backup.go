@@ -26,6 +26,9 @@ import (
 type Source struct {
 	Volume string // name
 	Root   string // path of the tree to read: a snapshot's, or the volume's own
+	// Taken is a time not after the making of the snapshot began; zero when not known. The nearer it is, the fewer
+	// files that changed around it does the next backup read again.
+	Taken time.Time
 }
 
 // Options say what is backed up, and with what means.
@@ -37,6 +40,9 @@ type Options struct {
 	Sources  []Source
 	Now      func() time.Time // nil: time.Now
 
+	// Precopy stores what the sources have and remembers it in the catalogues, but makes no backup: a later Run
+	// reads only what changed since. Without CatalogueDir that is still the content that is not sent again.
+	Precopy bool
 	// Resume names packs that earlier tries of this job meant to send, as PackIntent was told.
 	Resume []string
 	// PackIntent is called before a pack is sent, from any goroutine, and must make its id durable. Nil
@@ -221,14 +227,23 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	r.stage("finish", &start)
-	return r.commit(ctx, volumes, added, start)
+	if !r.o.Precopy {
+		if err := r.commit(ctx, volumes, added); err != nil {
+			return nil, err
+		}
+	}
+	for _, c := range r.cats {
+		c.keep()
+	}
+	r.stage("verify", &start)
+	return r.result(), nil
 }
 
 // commit writes the manifest, after every pack was confirmed, and looks at what the store has.
-func (r *run) commit(ctx context.Context, volumes []vault.Volume, added []vault.PackRef, start time.Time) (*Result, error) {
+func (r *run) commit(ctx context.Context, volumes []vault.Volume, added []vault.PackRef) error {
 	refs, err := r.o.Vault.PackRefs(ctx, slices.Collect(maps.Keys(r.packs)), added)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, v := range volumes {
 		r.res.Bytes += v.Bytes
@@ -241,26 +256,27 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, added []vault.
 	// Before the manifest: no backup comes to be whose packs do not open.
 	if r.o.Sample > 0 {
 		if r.res.Sampled, err = r.o.Vault.Sample(ctx, added, r.o.Sample); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := r.o.Vault.WriteManifest(ctx, m); err != nil {
-		return nil, err
+		return err
 	}
-	for _, c := range r.cats {
-		c.keep()
-	}
-	r.stage("verify", &start)
+	r.res.BackupID, r.res.Object, r.res.ManifestSHA256 = m.ID, m.Object, m.Digest
+	r.res.Packs = len(refs)
+	r.res.Verified = r.o.Now().UTC()
+	return nil
+}
+
+// result sums up what was counted.
+func (r *run) result() *Result {
 	res := &r.res
 	res.Warnings, res.WarningCount, res.Lost = r.warnings.Sum()
-	res.BackupID, res.Object, res.ManifestSHA256 = m.ID, m.Object, m.Digest
 	res.Entries, res.Files, res.Dirs = r.counts.entries.Load(), r.counts.files.Load(), r.counts.dirs.Load()
 	res.BytesRead, res.BytesNew, res.BytesSent = r.counts.read.Load(), r.counts.fresh.Load(), r.counts.sent.Load()
 	res.Unchanged = r.counts.unchanged.Load()
 	res.BytesDeduplicated = res.BytesRead - res.BytesNew
-	res.Packs = len(refs)
-	res.Verified = r.o.Now().UTC()
-	return res, nil
+	return res
 }
 
 func (r *run) stage(name string, since *time.Time) {

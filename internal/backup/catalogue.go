@@ -29,13 +29,14 @@ type catalogue struct {
 const tick = 2 * time.Second
 
 // making is longer than it takes to make a snapshot: a file written meanwhile may be in it with its new
-// time of change and its old content.
+// time of change and its old content. It stands for Source.Taken where nobody knows that.
 const making = time.Minute
 
 // catalogue finds what is known of a volume and begins its new catalogue. A fault of either costs a full
 // read, now or next time, and is a warning: the backup itself does not depend on it. Nil when no times
 // of change can be relied upon.
-func (r *run) catalogue(ctx context.Context, root *tree.Root, volume string) *catalogue {
+func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalogue {
+	volume := s.Volume
 	if r.o.CatalogueDir == "" {
 		return nil
 	}
@@ -50,8 +51,10 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, volume string) *ca
 	c := &catalogue{done: func() {}}
 	r.cats = append(r.cats, c)
 	young := r.res.Created.Add(-tick)
-	if s := moment.Add(-making); s.Before(young) && root.Still() {
-		young = s
+	if taken := s.Taken.Add(-tick); !s.Taken.IsZero() && taken.Before(young) {
+		young = taken
+	} else if made := moment.Add(-making); s.Taken.IsZero() && root.Still() && made.Before(young) {
+		young = made
 	}
 	c.young = tree.Time{Sec: young.Unix(), Nsec: uint32(young.Nanosecond())}
 	if c.new, err = r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, volume); err != nil {

@@ -82,7 +82,7 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	if err != nil {
 		return vault.Volume{}, err
 	}
-	if cat := r.catalogue(ctx, root, s.Volume); cat != nil {
+	if cat := r.catalogue(ctx, root, s); cat != nil {
 		p.before = cat.before
 		rec.Tap, rec.KeepStats = cat.page, true
 	}

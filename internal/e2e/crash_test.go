@@ -26,6 +26,10 @@ func TestKilledAtEachState(t *testing.T) {
 	docker := testbed.StartDocker(t)
 	mount := testbed.Btrfs(t)
 	points := forward()
+	// These are come past in the round of pre-copy first.
+	for _, act := range []string{crashpoint.Snapshot, crashpoint.Upload, crashpoint.RemoveSnapshot} {
+		points = append(points, act+crashpoint.Before+":2", act+crashpoint.After+":2")
+	}
 	t.Logf("%d points", len(points))
 	for _, point := range points {
 		t.Run(point, func(t *testing.T) { killedAt(t, docker, mount, point, false) })
@@ -39,7 +43,7 @@ func TestKilledAtEachState(t *testing.T) {
 }
 
 func killedAt(t *testing.T, docker *testbed.Docker, mount, point string, undo bool) {
-	base := filepath.Join(mount, strings.ReplaceAll(point, "/", "_"))
+	base := filepath.Join(mount, strings.NewReplacer("/", "_", ":", "_").Replace(point))
 	volume, store := filepath.Join(base, "data"), filepath.Join(t.TempDir(), "store")
 	must(t, os.MkdirAll(volume, 0o755))
 	must(t, os.Mkdir(store, 0o700))
