@@ -12,10 +12,10 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 
 export HOLDFAST_TOOLS := $(CURDIR)/build/bin
 TOOL := go tool -modfile=$(CURDIR)/packaging/tools/go.mod
 
-.PHONY: help demo build tools test lint bench fuzz package clean
+.PHONY: help demo build tools test test-long lint bench fuzz package clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## run the whole job in a temporary folder: no root, no server
 	@go run ./cmd/holdfast demo
@@ -23,7 +23,7 @@ demo: ## run the whole job in a temporary folder: no root, no server
 build: ## build holdfast and holdfastd into build/bin
 	@packaging/ci/build.sh build/bin "$(VERSION)"
 
-tools: ## install what the tests need: Debian packages (as root), MinIO, a kernel for virtual machines
+tools: ## install what the tests need: Debian packages (as root), object stores, a kernel for virtual machines
 	@packaging/ci/setup.sh
 
 test: tools ## run all tests, with all real parts
@@ -31,6 +31,10 @@ test: tools ## run all tests, with all real parts
 
 lint: ## vet, linters, unreachable code, go.mod
 	@packaging/ci/lint.sh
+
+test-long: ## run the tests of the stores against one more server (rclone), which takes minutes to build
+	@packaging/ci/setup.sh long
+	@HOLDFAST_LONG=1 go test -timeout 20m ./internal/obs/...
 
 bench: ## measure beside restic, borg and kopia where on PATH (SIZE=MiB ROUNDS=n OUT=file)
 	@go run ./internal/bench

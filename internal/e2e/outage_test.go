@@ -13,7 +13,7 @@ import (
 )
 
 // packsIn counts the packs that MinIO keeps below its data folder, and their bytes.
-func packsIn(t testing.TB, m *testbed.MinIO) (n int, bytes int64) {
+func packsIn(t testing.TB, m *testbed.S3) (n int, bytes int64) {
 	t.Helper()
 	// A folder that goes away while it is walked is no fault: MinIO moves what it writes.
 	_ = filepath.WalkDir(m.DataDir(), func(path string, d fs.DirEntry, err error) error {
@@ -34,7 +34,7 @@ func packsIn(t testing.TB, m *testbed.MinIO) (n int, bytes int64) {
 const bulk = 200 << 20
 
 // outage starts a job with much to upload and takes the store away in the middle.
-func outage(t *testing.T, extra string) (h *host, p *plane, m *testbed.MinIO, d *testbed.Docker, container, volume string) {
+func outage(t *testing.T, extra string) (h *host, p *plane, m *testbed.S3, d *testbed.Docker, container, volume string) {
 	t.Helper()
 	needs(t)
 	m, d = testbed.StartMinIO(t), testbed.StartDocker(t)

@@ -45,24 +45,33 @@ func TestFile(t *testing.T) {
 	obstest.Run(t, func(t *testing.T) obs.Store { return open(t, "file://"+t.TempDir(), obs.Options{}) })
 }
 
-func TestMinIO(t *testing.T) {
-	m := testbed.StartMinIO(t)
-	t.Run("Root", func(t *testing.T) {
-		obstest.Run(t, func(t *testing.T) obs.Store {
-			return open(t, m.URL(m.Bucket(t), ""), obs.Options{Getenv: m.Getenv})
+// TestServers runs the suite against servers of others. HOLDFAST_LONG=1 adds those that take long to build.
+func TestServers(t *testing.T) {
+	servers := map[string]func(testing.TB) *testbed.S3{"MinIO": testbed.StartMinIO, "Versity": testbed.StartVersity}
+	if os.Getenv("HOLDFAST_LONG") == "1" {
+		servers["Rclone"] = testbed.StartRclone
+	}
+	for name, start := range servers {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			t.Run("Root", func(t *testing.T) {
+				obstest.Run(t, func(t *testing.T) obs.Store {
+					return open(t, s.URL(s.Bucket(t), ""), obs.Options{Getenv: s.Getenv})
+				})
+			})
+			t.Run("Prefix", func(t *testing.T) {
+				obstest.Run(t, func(t *testing.T) obs.Store {
+					bucket := s.Bucket(t)
+					// What lies beside the prefix stays out of sight.
+					beside := open(t, s.URL(bucket, ""), obs.Options{Getenv: s.Getenv})
+					for _, key := range []string{"a/pre", "a/prefix.x", "a/prefix0/k"} {
+						if err := beside.Put(t.Context(), key, []byte("x")); err != nil {
+							t.Fatal(err)
+						}
+					}
+					return open(t, s.URL(bucket, "a/prefix"), obs.Options{Getenv: s.Getenv})
+				})
+			})
 		})
-	})
-	t.Run("Prefix", func(t *testing.T) {
-		obstest.Run(t, func(t *testing.T) obs.Store {
-			bucket := m.Bucket(t)
-			// What lies beside the prefix stays out of sight.
-			beside := open(t, m.URL(bucket, ""), obs.Options{Getenv: m.Getenv})
-			for _, key := range []string{"a/pre", "a/prefix.x", "a/prefix0/k"} {
-				if err := beside.Put(t.Context(), key, []byte("x")); err != nil {
-					t.Fatal(err)
-				}
-			}
-			return open(t, m.URL(bucket, "a/prefix"), obs.Options{Getenv: m.Getenv})
-		})
-	})
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -182,11 +183,22 @@ func (s *S3) end(sig os.Signal) {
 // Bucket makes a new bucket and returns its name. The server must be running.
 func (s *S3) Bucket(t testing.TB) string {
 	t.Helper()
+	return s.newBucket(t, false)
+}
+
+// LockedBucket is Bucket with object lock, which objects may ask for.
+func (s *S3) LockedBucket(t testing.TB) string {
+	t.Helper()
+	return s.newBucket(t, true)
+}
+
+func (s *S3) newBucket(t testing.TB, lock bool) string {
+	t.Helper()
 	s.buckets++
 	name := fmt.Sprintf("bucket-%d", s.buckets)
 	deadline := time.Now().Add(s3Patience)
 	for {
-		err := s.makeBucket(name)
+		err := s.makeBucket(name, lock)
 		if err == nil {
 			return name
 		}
@@ -223,7 +235,7 @@ func (s *S3) DataDir() string { return filepath.Join(s.dir, "data") }
 
 // makeBucket sends one PUT, signed by hand with AWS signature version 4: the client library has its home in
 // internal/obs, whose tests use this package.
-func (s *S3) makeBucket(name string) error {
+func (s *S3) makeBucket(name string, lock bool) error {
 	req, err := http.NewRequest(http.MethodPut, s.Endpoint+"/"+name, http.NoBody)
 	if err != nil {
 		return err
@@ -234,10 +246,12 @@ func (s *S3) makeBucket(name string) error {
 	payload := hex.EncodeToString(empty[:])
 	req.Header.Set("X-Amz-Date", stamp)
 	req.Header.Set("X-Amz-Content-Sha256", payload)
-	const signed = "host;x-amz-content-sha256;x-amz-date"
+	req.Header.Set("X-Amz-Bucket-Object-Lock-Enabled", strconv.FormatBool(lock))
+	const signed = "host;x-amz-bucket-object-lock-enabled;x-amz-content-sha256;x-amz-date"
 	canonical := strings.Join([]string{
 		http.MethodPut, "/" + name, "",
-		"host:" + s.address, "x-amz-content-sha256:" + payload, "x-amz-date:" + stamp, "",
+		"host:" + s.address, "x-amz-bucket-object-lock-enabled:" + strconv.FormatBool(lock),
+		"x-amz-content-sha256:" + payload, "x-amz-date:" + stamp, "",
 		signed, payload,
 	}, "\n")
 	digest := sha256.Sum256([]byte(canonical))

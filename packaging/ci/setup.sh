@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what the tests need and lacks here: Debian packages through apt when root, MinIO, built from its
-# pinned source into build/bin, and a kernel for virtual machines, unpacked into build/vm. Without root it says which packages lack, and the tests that need them
+# Installs what the tests need and lacks here: Debian packages through apt when root, object stores, built from their
+# pinned sources into build/bin, and a kernel for virtual machines, unpacked into build/vm. Without root it says which packages lack, and the tests that need them
 # are skipped; in CI that is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -15,6 +15,8 @@ needed=(
 )
 # The commit that MinIO's latest release was made of; newer ones are not offered as a program.
 minio=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
+versitygw=github.com/versity/versitygw/cmd/versitygw@v1.8.0
+rclone=github.com/rclone/rclone@v1.76.0 # for "setup.sh long"
 
 PATH=$PATH:/usr/sbin:/sbin
 temporary=()
@@ -50,11 +52,19 @@ if [ ${#lacking[@]} -gt 0 ]; then
 	fi
 fi
 
-if [ ! -x build/bin/minio ] || [ "$(cat build/bin/minio.version 2>/dev/null)" != "$minio" ]; then
-	echo "building $minio"
-	GOBIN=$PWD/build/bin GOFLAGS=-trimpath go install "$minio"
-	echo "$minio" >build/bin/minio.version
-fi
+# build MODULE@VERSION builds a program into build/bin, unless that very version is there.
+build() {
+	local module=${1%@*}
+	local name=${module##*/}
+	if [ ! -x "build/bin/$name" ] || [ "$(cat "build/bin/$name.version" 2>/dev/null)" != "$1" ]; then
+		echo "building $1"
+		GOBIN=$PWD/build/bin GOFLAGS=-trimpath go install "$1"
+		echo "$1" >"build/bin/$name.version"
+	fi
+}
+build "$minio"
+build "$versitygw"
+[ "${1:-}" != long ] || build "$rclone"
 
 # Virtual machines boot Debian's kernel for clouds: it is small and has device mapper. Its package is unpacked
 # and not installed. Any version will do, so one that is there stays.
