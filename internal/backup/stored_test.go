@@ -1,0 +1,163 @@
+package backup_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"holdfast/internal/backup"
+	"holdfast/internal/obs"
+	"holdfast/internal/testbed"
+	"holdfast/internal/vault"
+)
+
+func inAnHour() time.Time { return time.Now().Add(time.Hour) } // no time of change is too young
+
+// TestCatalogueFromTheStore: a host without a catalogue reads what changed and no more, since the last backup has
+// what the catalogue had.
+func TestCatalogueFromTheStore(t *testing.T) {
+	v := newVault(t, obs.NewMemory())
+	dir := t.TempDir()
+	want := makeTree(t, dir, 12, 1500, 3)
+	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, Now: inAnHour}
+	run := func() *backup.Result {
+		t.Helper()
+		o.CatalogueDir = t.TempDir()
+		res, err := backup.Run(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compare(t, contents(t, v, vault.BackupRef{Instance: o.Instance, ID: res.BackupID}), want)
+		if res.WarningCount != 0 {
+			t.Errorf("warnings: %v", res.Warnings)
+		}
+		return res
+	}
+	first := run()
+	if again := run(); again.BytesRead != 0 || again.BytesSent != 0 || again.Unchanged == 0 || again.Bytes != first.Bytes {
+		t.Errorf("again: %+v", again)
+	}
+	// Size and time of content are put back: only the time of change tells.
+	change := func(name string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[name][len(want[name])/2] ^= 1
+		if err := errors.Join(os.WriteFile(path, want[name], 0o644), os.Chtimes(path, info.ModTime(), info.ModTime())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change("large/1")
+	if r := run(); r.BytesRead == 0 || r.BytesRead > uint64(len(want["large/1"])) {
+		t.Errorf("one file of %d bytes changed: read %d", len(want["large/1"]), r.BytesRead)
+	}
+	// By a clock that is late everything changed just now, and may change again in the same tick.
+	o.Instance, o.Now = "late", func() time.Time { return time.Now().Add(-time.Hour) }
+	run()
+	change("large/0")
+	o.Now = inAnHour
+	if r := run(); r.Unchanged != 0 || r.BytesRead < first.BytesRead {
+		t.Errorf("%d files were not read whose time of change was too young", r.Unchanged)
+	}
+}
+
+// faulty fails or falsifies one read of a pack.
+type faulty struct {
+	obs.Store
+	left atomic.Int64 // reads of packs before it
+	lie  bool
+}
+
+var errTorn = errors.New("the test's store tears the line")
+
+func (f *faulty) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
+	n, err := f.Store.ReadAt(ctx, key, p, off)
+	if !strings.Contains(key, "/packs/") || f.left.Add(-1) != 0 {
+		return n, err
+	}
+	if !f.lie {
+		return 0, errTorn
+	}
+	p[len(p)/2] ^= 1
+	return n, err
+}
+
+// TestStoredCatalogueThatIsDamaged: whatever is wrong with it costs a read, and is a warning.
+func TestStoredCatalogueThatIsDamaged(t *testing.T) {
+	st := &faulty{Store: obs.NewMemory()}
+	v := newVault(t, st)
+	dir := t.TempDir()
+	want := makeTree(t, dir, 13, 1500, 1)
+	o := backup.Options{
+		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, Now: inAnHour,
+		CatalogueDir: t.TempDir(), Sample: -1, // the sample reads packs too
+	}
+	for i := range 3 { // stat pages in more packs than one
+		name := fmt.Sprintf("small/%d/file %d", i, i)
+		want[name] = bytes.Repeat([]byte{byte(i)}, 100)
+		if err := os.WriteFile(filepath.Join(dir, name), want[name], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := backup.Run(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, lie := range []bool{false, true} {
+		faults := 0
+		for reads := int64(1); ; reads++ {
+			o.CatalogueDir, st.lie = t.TempDir(), lie
+			st.left.Store(reads)
+			res, err := backup.Run(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if st.left.Swap(0) > 0 {
+				break // so many reads are not needed
+			}
+			faults++
+			// A byte that is between the pages that are needed does no harm.
+			if res.WarningCount != 1 && (!lie || res.BytesRead > 0) || res.Lost != 0 {
+				t.Errorf("fault in read %d: warnings %v", reads, res.Warnings)
+			}
+			compare(t, contents(t, v, vault.BackupRef{Instance: "i", ID: res.BackupID}), want)
+		}
+		if faults < 3 {
+			t.Errorf("only %d reads: the test shows little", faults)
+		}
+	}
+}
+
+// TestStoredCatalogueOfCoarseTimes: a file system that counts whole seconds may be another one with the same times.
+func TestStoredCatalogueOfCoarseTimes(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "mke2fs.conf")
+	if err := os.WriteFile(config, []byte("[defaults]\ninode_size = 128\nblocksize = 4096\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("MKE2FS_CONFIG", config) // inodes without room for fractions
+	dir := testbed.Ext4(t)
+	v := newVault(t, obs.NewMemory())
+	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, Now: inAnHour}
+	cache := t.TempDir()
+	for _, c := range []struct {
+		dir       string
+		unchanged uint64
+	}{{cache, 0}, {cache, 1}, {t.TempDir(), 0}} {
+		o.CatalogueDir = c.dir
+		if res, err := backup.Run(t.Context(), o); err != nil || res.Unchanged != c.unchanged {
+			t.Errorf("%d files unchanged, want %d: %v", res.Unchanged, c.unchanged, err)
+		}
+	}
+}
