@@ -161,8 +161,8 @@ type previous struct {
 }
 
 // find returns where the content of e is stored, when e is the file that the last backup stored and did
-// not change since: the same inode, size, time of change of content and of metadata. Calls must come in
-// the order of the walk.
+// not change since: the same inode, size, time of change of content and of metadata. It then puts what the walk did not
+// read, flags and project id, into e. Calls must come in the order of the walk.
 func (p *previous) find(e *tree.Entry) ([]vault.Extent, bool) {
 	for {
 		it := p.peek()
@@ -195,6 +195,7 @@ func (p *previous) find(e *tree.Entry) ([]vault.Extent, bool) {
 	if !same {
 		return nil, false
 	}
+	e.Flags, e.Project = it.Flags, it.Project // a change of those shows in the time of change too
 	if extents == nil {
 		extents = []vault.Extent{} // a file of holes only is known too
 	}

@@ -144,14 +144,15 @@ func (p *pipeline) walk(ctx context.Context) error {
 	}
 	err := p.root.Walk(ctx, tree.WalkOptions{Warn: p.warnings.Warn}, func(e *tree.Entry) error {
 		p.counts.entries.Add(1)
-		content := e.Kind == tree.File && !e.HasLinkTo && e.Size > 0
+		file := e.Kind == tree.File && !e.HasLinkTo
+		content := file && e.Size > 0
 		switch {
 		case e.Kind == tree.File:
 			p.counts.files.Add(1)
 		case e.Kind == tree.Dir:
 			p.counts.dirs.Add(1)
 		}
-		if content && p.before != nil {
+		if file && p.before != nil {
 			if known, ok := p.before.find(e); ok {
 				b.setKnown(known)
 				b.entries = append(b.entries, e)

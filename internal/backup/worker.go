@@ -45,14 +45,15 @@ const rereads = 3
 
 // bundle reads the small files of u, cuts their content as one, and sets u.extents.
 func (w *worker) bundle(u *unit) error {
-	if u.size == 0 && u.known == nil {
+	flags := w.p.root.HasFlags()
+	if u.size == 0 && u.known == nil && !flags {
 		return nil
 	}
 	w.buf, w.spans = w.buf[:0], w.spans[:0]
 	u.extents = make([][]vault.Extent, len(u.entries))
 	copy(u.extents, u.known)
 	for i, e := range u.entries {
-		if i < len(u.known) && u.known[i] != nil || e.Kind != tree.File || e.HasLinkTo || e.Size == 0 {
+		if i < len(u.known) && u.known[i] != nil || e.Kind != tree.File || e.HasLinkTo || e.Size == 0 && !flags {
 			continue
 		}
 		if err := w.smallFile(i, e); err != nil {
@@ -91,6 +92,9 @@ func (w *worker) smallFile(i int, e *tree.Entry) error {
 		return w.p.unreadable(e, err)
 	}
 	defer f.Close() // nothing was written
+	if err := w.p.root.ReadFlags(e, f); err != nil {
+		return err
+	}
 	at, spans := len(w.buf), len(w.spans)
 	for try := 0; ; try++ {
 		w.buf, w.spans = w.buf[:at], w.spans[:spans]
@@ -149,7 +153,7 @@ func (p *pipeline) refresh(e *tree.Entry, f *os.File) (same bool, err error) {
 		return false, err
 	}
 	e.Size, e.Mtime, e.Ctime = st.Size, st.Mtime, st.Ctime
-	return false, nil
+	return false, p.root.ReadFlags(e, f)
 }
 
 // unreadable decides what a file that can't be opened means: one that is gone or was replaced since the
@@ -186,6 +190,9 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 		return w.p.unreadable(e, err)
 	}
 	defer f.Close() // nothing was written
+	if err := w.p.root.ReadFlags(e, f); err != nil {
+		return err
+	}
 	s := &sender{ctx: ctx, u: u}
 	for try := 0; ; try++ {
 		s.extents = s.extents[:0]

@@ -37,7 +37,7 @@ func (r *run) baseline(ctx context.Context, vol *vault.Volume, dir string) error
 	defer root.Close()
 	next, stop := iter.Pull2(r.pages(ctx, vol))
 	defer stop()
-	m := &merger{next: next, cat: cat}
+	m := &merger{next: next, cat: cat, flagsLost: r.targets[len(r.targets)-1].FlagsLost()}
 	// Warnings are those of the restore again.
 	if err := root.Walk(ctx, tree.WalkOptions{NoXattrs: true}, m.entry); err != nil {
 		return err
@@ -81,6 +81,8 @@ type merger struct {
 	at    int
 	files int
 	fine  bool // some time of change has a fraction of a second
+	// flagsLost: the tree has not all flags of the recipe, so that the next backup has to look.
+	flagsLost bool
 
 	newest tree.Time // of the files' times of change
 }
@@ -119,6 +121,9 @@ func (m *merger) entry(e *tree.Entry) error {
 		m.at++
 		if order == 0 && !it.Continued {
 			it.Ino, it.Ctime = e.Ino, e.Ctime
+			if m.flagsLost && (it.Flags != 0 || it.Project != 0) {
+				it.Ino = 0 // of no file
+			}
 			if e.Kind == tree.File {
 				m.files++
 				m.fine = m.fine || e.Ctime.Nsec != 0

@@ -82,6 +82,7 @@ type run struct {
 	o        Options
 	total    Progress
 	counts   struct{ entries, files, dirs, bytes, fetched atomic.Uint64 }
+	targets  []*tree.Target // of the volumes, open until the tree is in its place
 	warnings tree.Collector
 	res      Result
 }
@@ -143,7 +144,12 @@ func (r *run) all(ctx context.Context) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(work))
+			err = errors.Join(err, tree.Remove(work))
+		}
+	}()
+	defer func() {
+		for _, t := range r.targets {
+			_ = t.Close() // nothing is written through it any more
 		}
 	}()
 	for i := range volumes {
@@ -169,6 +175,11 @@ func (r *run) all(ctx context.Context) (err error) {
 		return fmt.Errorf("put the restored tree into place: %w", err)
 	}
 	// From here on the destination is the backup: what fails now must not undo it.
+	for _, t := range r.targets {
+		if serr := t.Seal(); serr != nil {
+			r.warnings.Warn(tree.Warning{Path: "", What: "lacks flags or its project id: " + serr.Error()})
+		}
+	}
 	if rerr := os.Remove(work); rerr != nil {
 		r.warnings.Warn(tree.Warning{Path: work, What: "could not be removed: " + rerr.Error()})
 	}

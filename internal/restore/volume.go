@@ -65,12 +65,12 @@ type builder struct {
 	before   *window         // that it fetches
 }
 
-func (r *run) volume(ctx context.Context, vol *vault.Volume, dir string) (err error) {
+func (r *run) volume(ctx context.Context, vol *vault.Volume, dir string) error {
 	t, err := tree.NewTarget(dir, r.warnings.Warn)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.Close()) }()
+	r.targets = append(r.targets, t)
 	b := &builder{run: r, target: t, pick: newPicker(r.o.Include), win: newWindow()}
 	defer b.closeAll()
 	ferr := r.o.Vault.Items(ctx, vol, func(items []vault.Item) error {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,8 +42,16 @@ type count struct {
 	first string
 }
 
+// losses tells and counts what can't be kept exact. Safe for several goroutines.
+type losses struct {
+	warn func(Warning)
+
+	mu     sync.Mutex
+	counts []*count
+}
+
 // lose tells or counts that what was lost on path.
-func (s *setter) lose(path, what string, limit int) {
+func (s *losses) lose(path, what string, limit int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var c *count
@@ -61,14 +71,14 @@ func (s *setter) lose(path, what string, limit int) {
 }
 
 // warning tells w, one caller at a time.
-func (s *setter) warning(w Warning) {
+func (s *losses) warning(w Warning) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.warn(w)
 }
 
 // summarise tells how often the losses came that were not listed one by one.
-func (s *setter) summarise() {
+func (s *losses) summarise() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.counts {
@@ -83,9 +93,16 @@ func (s *setter) summarise() {
 	s.counts = nil
 }
 
+// setter applies metadata and counts what can't be. Safe for several goroutines.
+type setter struct {
+	losses
+	root      bool
+	flagsLost atomic.Bool // some flag or project id could not be set
+}
+
 // apply gives fd, the open entry e at path, its metadata. fd is O_PATH for all but files and folders. The order
 // matters: a change of owner takes setuid and security.capability away, an ACL writes into the mode,
-// and everything but the time changes nothing of the time.
+// everything but the time changes nothing of the time, and what is immutable takes nothing more.
 func (s *setter) apply(fd int, path string, e *Entry, mode uint32) error {
 	mode, err := s.owner(fd, path, e, mode)
 	if err != nil {
@@ -112,7 +129,10 @@ func (s *setter) apply(fd int, path string, e *Entry, mode uint32) error {
 	if err := setTime(fd, "", e.Mtime); err != nil {
 		return pathError("set time of", path, err)
 	}
-	return s.checkTime(fd, path, e)
+	if err := s.checkTime(fd, path, e); err != nil {
+		return err
+	}
+	return s.extended(fd, path, e)
 }
 
 // owner sets user and group, and returns the mode to set: never setuid for another owner.

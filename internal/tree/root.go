@@ -30,6 +30,7 @@ type Root struct {
 	still bool
 	// noXattrs: the file system keeps no attributes at all, so nobody asks again.
 	noXattrs bool
+	kept     flagsKept
 }
 
 // OpenRoot opens the tree at path. Links in path itself are followed: it comes from the operator.
@@ -50,6 +51,7 @@ func OpenRoot(path string) (*Root, error) {
 		r.btrfs = sfs.Type == unix.BTRFS_SUPER_MAGIC
 		r.still = r.btrfs && readOnlySubvolume(fd)
 	}
+	r.kept = keptBy(fd, sfs.Type)
 	_, err = unix.Flistxattr(fd, nil)
 	r.noXattrs = err == unix.EOPNOTSUPP
 	return r, nil

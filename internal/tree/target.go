@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,7 +32,9 @@ type Target struct {
 	late []lateMode
 	// skipped are the paths that could not be made, so that links to them are not mistaken for forged ones.
 	skipped map[string]struct{}
-	closed  bool
+	// seal is what Seal gives the root; nil for a root that no entry came for.
+	seal   *Entry
+	closed bool
 }
 
 type lateMode struct {
@@ -61,7 +62,9 @@ func NewTarget(dir string, warn func(Warning)) (*Target, error) {
 	return t, nil
 }
 
-// prepare checks that the folder is empty and takes from it what its children would inherit.
+// prepare checks that the folder is empty and takes from it what its children would inherit: ACLs, and flags, which
+// folders get only after what they hold. (Its project id stays until Seal, without which it can't be renamed
+// into a folder whose children inherit theirs.)
 func (t *Target) prepare(dir string) error {
 	var l listing
 	fd, err := openAt(t.root, ".", openDir, 0)
@@ -88,6 +91,9 @@ func (t *Target) prepare(dir string) error {
 		if err := unix.Fremovexattr(fd, acl); err != nil && err != unix.ENODATA && err != unix.EOPNOTSUPP {
 			return &os.PathError{Op: "remove " + acl + " from target", Path: dir, Err: err}
 		}
+	}
+	if err := clearFlags(fd); err != nil {
+		t.setter.warn(Warning{Path: "", What: "what is restored inherits flags of the target's folder, which could not be taken from it: " + err.Error()})
 	}
 	// What a file system with coarse times makes of this tells it from the others.
 	probe := Time{Sec: 1, Nsec: 123_456_789}
@@ -120,7 +126,7 @@ func (t *Target) Create(e *Entry) (*os.File, error) {
 			return nil, pathError("create", e.Path, fmt.Errorf("%w: the root is no folder", ErrUnsafePath))
 		}
 		t.dirs[0] = pathless(e)
-		return nil, nil
+		return nil, t.rootCase(e)
 	}
 	parent, name := splitPath(e.Path)
 	if err := t.leaveTo(parent); err != nil {
@@ -166,6 +172,14 @@ func (t *Target) leave() error {
 		if err != nil {
 			return pathError("open", path, err)
 		}
+		if len(t.dirs) == 1 {
+			t.holdBack(e)
+		}
+		if e.Flags&storage != 0 {
+			if err := t.setter.plain(fd, path, e.Flags, storage); err != nil {
+				return err
+			}
+		}
 		mode := e.Mode
 		if !t.setter.root && mode&0o700 != 0o700 {
 			t.late = append(t.late, lateMode{path, mode})
@@ -189,6 +203,11 @@ func (t *Target) file(dirfd int, name string, e *Entry) (*os.File, error) {
 		return nil, pathError("create", e.Path, err)
 	}
 	f := os.NewFile(uintptr(fd), e.Path)
+	if e.Flags&storage != 0 { // only an empty file takes all of them
+		if err := t.setter.plain(fd, e.Path, e.Flags, storage); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
 	if e.Size > 0 {
 		if err := unix.Ftruncate(fd, e.Size); err != nil {
 			return nil, errors.Join(pathError("set size of", e.Path, err), f.Close())
@@ -210,9 +229,23 @@ func (t *Target) folder(dirfd int, name string, e *Entry) error {
 		closeFD(fd)
 		return pathError("stat", e.Path, err)
 	}
+	// Only an empty folder takes this flag, and loses the one that it has from the folder above.
+	if above := t.dirs[len(t.dirs)-1]; (e.Flags|flagsOf(above))&Casefold != 0 {
+		if err := t.setter.plain(fd, e.Path, e.Flags, Casefold); err != nil {
+			closeFD(fd)
+			return err
+		}
+	}
 	t.chain.push(cname(name+"\x00"), fd, idOf(&st))
 	t.dirs = append(t.dirs, pathless(e))
 	return nil
+}
+
+func flagsOf(e *Entry) Flags {
+	if e == nil {
+		return 0
+	}
+	return e.Flags
 }
 
 func pathless(e *Entry) *Entry {
@@ -265,7 +298,11 @@ func (t *Target) link(dirfd int, name string, e *Entry) error {
 		return pathError("link", e.Path, fmt.Errorf("%w: %s: %w", ErrUnsafePath, quote(e.LinkTo), err))
 	}
 	defer closeFD(from)
-	switch err := unix.Linkat(from, base, dirfd, name, 0); err {
+	err = unix.Linkat(from, base, dirfd, name, 0)
+	if err == unix.EPERM {
+		err = linkSealed(from, base, dirfd, name)
+	}
+	switch err {
 	case nil:
 		return nil
 	case unix.ENOENT:
@@ -297,7 +334,8 @@ func (t *Target) FinishFile(e *Entry, f *os.File) error {
 }
 
 // Finish gives the folders that are still open their metadata, from the leaves up, tells the warnings
-// that are counted, and syncs the file system. Every FinishFile has returned before.
+// that are counted, and syncs the file system. Every FinishFile has returned before. What would keep the root
+// from being renamed is left to Seal.
 func (t *Target) Finish() error {
 	if t.closed {
 		return pathError("finish", "", ErrClosed)
@@ -340,13 +378,4 @@ func (t *Target) Close() error {
 	t.closed = true
 	t.chain.close()
 	return unix.Close(t.root)
-}
-
-// setter applies metadata and counts what can't be. Safe for several goroutines.
-type setter struct {
-	warn func(Warning)
-	root bool
-
-	mu     sync.Mutex
-	counts []*count
 }

@@ -54,6 +54,10 @@ type Entry struct {
 	Major  uint32  // devices
 	Minor  uint32  // devices
 	Xattrs []Xattr // sorted by name; nil when there are none
+	// Flags and Project are what chattr(1) sets; a file's are read by Root.ReadFlags. Project is 0 where the file
+	// system counts no projects.
+	Flags   Flags
+	Project uint32
 	// LinkTo is the path of the first entry, in the order of the walk, of the same inode. Set for
 	// every further name of a file that has several; such an entry has no content and no metadata.
 	LinkTo    string

@@ -15,14 +15,15 @@ import (
 type WalkOptions struct {
 	// Warn is told what could not be kept exact; nil drops it. It runs on the goroutine of the walk.
 	Warn func(Warning)
-	// NoXattrs leaves Xattrs of all entries nil: asking for them is half of a walk.
+	// NoXattrs leaves Xattrs of all entries nil, and Flags and Project 0: asking for them is half of a walk.
 	NoXattrs bool
 }
 
 // Walk calls fn for the root of the tree and every entry below it: depth first, a folder before its
 // content, names of a folder in the order of their bytes. fn runs on the caller's goroutine and may
-// keep the entries. If fn returns fs.SkipDir for a folder, what it holds is left out; any other error
-// ends the walk and is returned as it is.
+// keep the entries. Flags and Project of files are left to Root.ReadFlags, as a walk opens none. If fn
+// returns fs.SkipDir for a folder, what it holds is left out; any other error ends the walk and is
+// returned as it is.
 //
 // Nothing outside the tree is read, whoever changes it meanwhile: folders are opened by name from the
 // folder above, never through a link, and compared with what was there before. Mount points and
@@ -30,20 +31,23 @@ type WalkOptions struct {
 // name that vanishes is a warning; a folder, link or attribute that can't be read is an error.
 // At most maxOpen folders are open at once; the names of the folders on the way are in memory.
 func (r *Root) Walk(ctx context.Context, o WalkOptions, fn func(*Entry) error) error {
+	return r.walk(ctx, &walker{warn: o.Warn, noXattrs: o.NoXattrs, fn: fn})
+}
+
+// walk runs w, of which options and fn are set.
+func (r *Root) walk(ctx context.Context, w *walker) error {
 	if r.closed.Load() {
 		return pathError("walk", "", ErrClosed)
 	}
-	w := &walker{
-		root: r, fn: fn, warn: o.Warn,
-		chain: chain{base: r.fd, flags: openDir | unix.O_NOATIME},
-		links: make(map[fileID]*linked),
-		dents: make([]byte, 128<<10),
-		xattr: newXattrReader(r.noXattrs), noXattrs: o.NoXattrs,
-	}
+	w.root, w.chain = r, chain{base: r.fd, flags: openDir | unix.O_NOATIME}
+	w.links, w.dents = make(map[fileID]*linked), make([]byte, 128<<10)
+	w.xattr, w.special = newXattrReader(r.noXattrs), r.kept.projects && !w.noXattrs
 	if w.warn == nil {
 		w.warn = func(Warning) {}
 	}
+	w.states.warn = w.warn
 	defer w.chain.close()
+	defer w.states.summarise()
 	return w.run(ctx)
 }
 
@@ -59,6 +63,9 @@ type walker struct {
 	xattr *xattrReader
 
 	noXattrs bool
+	unseal   bool // take from all what keeps it from being removed, see Remove
+	special  bool // flags of what is neither file nor folder can be read
+	states   losses
 	st       unix.Statx_t
 }
 
@@ -103,6 +110,11 @@ func (w *walker) visit(name cname) error {
 	for try := 0; ; try++ {
 		if err := statName(dirfd, name, &w.st); err != nil {
 			return w.gone("stat", name, err)
+		}
+		if w.unseal && w.st.Attributes&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0 {
+			if err := unsealed(dirfd, name.String(), nil); err != nil {
+				return pathError("make removable", w.chain.join(name), err)
+			}
 		}
 		if w.st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			err = w.visitDir(dirfd, name, &w.st)
@@ -201,7 +213,14 @@ func (w *walker) enter(name cname, fd int) error {
 		return pathError("stat", path, err)
 	}
 	id, e := idOf(st), entryOf(path, st)
+	w.tellStates(path, st)
 	var err error
+	if !w.noXattrs {
+		if err := w.root.kept.read(fd, e); err != nil {
+			closeFD(fd)
+			return pathError("read flags of", path, err)
+		}
+	}
 	if e.Xattrs, err = w.xattrs(fd, nil); err != nil {
 		closeFD(fd)
 		return pathError("read attributes of", path, err)
@@ -280,10 +299,43 @@ func (w *walker) visitOther(dirfd int, name cname, st *unix.Statx_t) error {
 	if e.Xattrs, err = w.xattrs(dirfd, name); err != nil {
 		return w.gone("read attributes of", name, err)
 	}
+	if w.special && e.Kind != File {
+		if err := w.specialFlags(dirfd, name, e); err != nil {
+			return w.gone("read flags of", name, err)
+		}
+	}
+	w.tellStates(path, st)
 	if links := st.Nlink; links > 1 {
 		w.links[id] = &linked{path: path, left: links - 1}
 	}
 	return w.fn(e)
+}
+
+// specialFlags reads the flags and the project id of what can't be opened, where the kernel and the file system have a
+// way (XFS on Linux 6.17).
+func (w *walker) specialFlags(dirfd int, name cname, e *Entry) error {
+	x, err := getAttrAt(dirfd, name)
+	if err != nil {
+		if noFlags(err) {
+			w.special = false // for all others too
+			return nil
+		}
+		return err
+	}
+	e.Flags, e.Project = x.flags(), x.projid
+	return nil
+}
+
+// tellStates counts what the file is in and no restore puts back.
+func (w *walker) tellStates(path string, st *unix.Statx_t) {
+	if st.Attributes&(unix.STATX_ATTR_ENCRYPTED|unix.STATX_ATTR_VERITY) == 0 {
+		return
+	}
+	for _, s := range states {
+		if st.Attributes&s.attribute != 0 {
+			w.states.lose(path, s.what, 0)
+		}
+	}
 }
 
 func readLink(dirfd int, name string, size int) (string, error) {

@@ -66,6 +66,8 @@ type pageMore struct {
 	Xattrs []pageXattr `cbor:"4,keyasint,omitempty"`
 	LinkTo []byte      `cbor:"5,keyasint,omitempty"`
 	IsLink bool        `cbor:"6,keyasint,omitempty"`
+	Flags  uint32      `cbor:"7,keyasint,omitempty"` // inode flags, of tree.AllFlags
+	Projid uint32      `cbor:"8,keyasint,omitempty"`
 }
 
 type pageXattr struct {
@@ -167,10 +169,13 @@ func encodePage(items []Item) ([]byte, error) {
 }
 
 func moreOf(e *tree.Entry) *pageMore {
-	if e.Target == "" && e.Major == 0 && e.Minor == 0 && len(e.Xattrs) == 0 && !e.HasLinkTo {
+	if e.Target == "" && e.Major == 0 && e.Minor == 0 && len(e.Xattrs) == 0 && !e.HasLinkTo && e.Flags == 0 && e.Project == 0 {
 		return nil
 	}
-	m := &pageMore{Target: []byte(e.Target), Major: e.Major, Minor: e.Minor, IsLink: e.HasLinkTo, LinkTo: []byte(e.LinkTo)}
+	m := &pageMore{
+		Target: []byte(e.Target), Major: e.Major, Minor: e.Minor, IsLink: e.HasLinkTo, LinkTo: []byte(e.LinkTo),
+		Flags: uint32(e.Flags), Projid: e.Project,
+	}
 	for _, x := range e.Xattrs {
 		m.Xattrs = append(m.Xattrs, pageXattr{Name: []byte(x.Name), Value: x.Value})
 	}
@@ -235,6 +240,9 @@ func (v *Vault) decodePage(b []byte) ([]Item, error) {
 			it.Continued = true
 		} else {
 			entryOf(e, &it.Entry)
+			if more := it.Flags &^ tree.AllFlags; more != 0 {
+				return nil, fmt.Errorf("%w: page item %d has inode flags %#x", ErrNewer, i, uint32(more))
+			}
 		}
 		if len(e.Extents)%4 != 0 {
 			return nil, fmt.Errorf("page item %d has broken extents", i)
@@ -262,6 +270,7 @@ func entryOf(e *pageItem, t *tree.Entry) {
 	if m := e.More; m != nil {
 		t.Target, t.Major, t.Minor = string(m.Target), m.Major, m.Minor
 		t.LinkTo, t.HasLinkTo = string(m.LinkTo), m.IsLink
+		t.Flags, t.Project = tree.Flags(m.Flags), m.Projid
 		for _, x := range m.Xattrs {
 			t.Xattrs = append(t.Xattrs, tree.Xattr{Name: string(x.Name), Value: x.Value})
 		}
