@@ -167,6 +167,8 @@ type Job struct {
 	Policy   Policy `json:"policy"`
 	Mode     Mode   `json:"mode,omitempty"`
 	State    State  `json:"state"`
+	// Deadline is when the host is needed, UTC; zero when there is no haste.
+	Deadline time.Time `json:"deadline,omitzero"`
 	// AcceptedAt is when the command was accepted, UTC.
 	AcceptedAt time.Time `json:"accepted_at"`
 	// Entered has the last time of entering each state, UTC.

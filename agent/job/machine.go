@@ -21,6 +21,7 @@ type worker struct {
 	m       *Manager
 	id      string
 	signal  chan struct{} // 1 token: the journal's record was changed by someone else
+	place   place
 	ticket  *ticket
 	hold    *ticket // the turn to hold the instance; nil before it is waited for
 	resumed bool    // the job comes from an earlier life; its true state is not known yet
@@ -84,7 +85,7 @@ func (w *worker) run(soft, hard context.Context) {
 func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
 	if w.resumed && j.State.unstored() {
 		if j.State.holding() && w.hold == nil {
-			w.hold = w.m.holds.take() // it holds the instance as it is
+			w.hold = w.m.holds.take(w.place) // it holds the instance as it is
 		}
 		return w.resume(work, hard, j)
 	}
@@ -265,7 +266,7 @@ func (w *worker) look(ctx context.Context, instance Instance) (RuntimeState, err
 // journals the intent.
 func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
 	if w.hold == nil {
-		w.hold = w.m.holds.join()
+		w.hold = w.m.holds.join(w.place)
 	}
 	if err := w.hold.wait(ctx); err != nil {
 		return "", change{}, fmt.Errorf("wait for the turn to hold the instance: %w", err)

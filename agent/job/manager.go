@@ -79,7 +79,7 @@ type Manager struct {
 
 	mu       sync.Mutex
 	draining bool
-	waiting  []string           // ids accepted, not yet given a goroutine
+	waiting  []*Job             // accepted, not yet given a goroutine
 	running  map[string]*worker // by job id
 	watchers map[chan Update]string
 
@@ -119,6 +119,9 @@ type Request struct {
 	Digest    [32]byte // of the body
 	Tenant    string   // whose the command is
 	Instances []string // known, without duplicates
+	// Deadline is when the host is needed; zero when there is no haste. Jobs with one go first, and give up compression
+	// and then depth of verification for speed. A job that is late goes on: what ends it is Options.JobDeadline.
+	Deadline time.Time
 }
 
 // Known returns the task of a request seen before, nil when it is new, or ErrRequestReused.
@@ -147,7 +150,7 @@ func (m *Manager) Accept(r Request) (*Task, error) {
 		}
 		jobs[i] = Job{
 			Task: task.ID, Instance: name, Tenant: instance.Tenant, Policy: instance.Policy, Mode: instance.Mode,
-			State: Accepted, AcceptedAt: now, Entered: map[State]time.Time{Accepted: now},
+			Deadline: r.Deadline.UTC(), State: Accepted, AcceptedAt: now, Entered: map[State]time.Time{Accepted: now},
 		}
 		if jobs[i].ID, err = m.newID(); err != nil {
 			return nil, err
@@ -175,7 +178,7 @@ func (m *Manager) Accept(r Request) (*Task, error) {
 		return got, nil
 	}
 	for i := range jobs {
-		m.waiting = append(m.waiting, jobs[i].ID)
+		m.waiting = append(m.waiting, &jobs[i])
 		m.parts.Observer.Changed(&jobs[i], "")
 	}
 	wake(m.spawn)
@@ -232,8 +235,11 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	m.removeLeftovers(ctx, jobs)
 
 	var workers, checked sync.WaitGroup
-	begin := func(id string, resumed bool) {
-		w := &worker{m: m, id: id, signal: make(chan struct{}, 1), ticket: m.slots.join(), resumed: resumed, checked: func() {}}
+	begin := func(j *Job, resumed bool) {
+		id, place := j.ID, m.place(j)
+		w := &worker{
+			m: m, id: id, place: place, signal: make(chan struct{}, 1), ticket: m.slots.join(place), resumed: resumed, checked: func() {},
+		}
 		if resumed {
 			checked.Add(1)
 			w.checked = sync.OnceFunc(checked.Done)
@@ -257,7 +263,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	for _, holding := range []bool{true, false} {
 		for _, j := range jobs {
 			if (j.State != Accepted) == holding {
-				begin(j.ID, true)
+				begin(j, true)
 			}
 		}
 	}
@@ -265,11 +271,11 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	ready()
 	for ctx.Err() == nil {
 		m.mu.Lock()
-		ids := m.waiting
+		accepted := m.waiting
 		m.waiting = nil
 		m.mu.Unlock()
-		for _, id := range ids {
-			begin(id, false)
+		for _, j := range accepted {
+			begin(j, false)
 		}
 		select {
 		case <-m.spawn:
@@ -282,6 +288,16 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	defer timer.Stop()
 	workers.Wait()
 	return nil
+}
+
+// place says where a job stands in the line. How large its instance is, its last backup tells; one that has none
+// counts as large.
+func (m *Manager) place(j *Job) place {
+	p := place{command: j.Task, deadline: j.Deadline, bytes: math.MaxUint64, seq: j.Seq}
+	if _, latest, err := m.journal.ByInstance(j.Instance); err == nil && latest != nil && latest.Result != nil {
+		p.bytes = latest.Result.Bytes
+	}
+	return p
 }
 
 // removeLeftovers drops the snapshots of ours that no unfinished job names.

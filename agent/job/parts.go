@@ -57,6 +57,8 @@ type BackupRequest struct {
 	// Precopy asks for the content to be stored and remembered, but for no backup: a later request finds what
 	// did not change since.
 	Precopy bool
+	// Deadline is when the host is needed; zero when there is no haste.
+	Deadline time.Time
 	// Resume has the ids of packs that earlier tries of this job may have stored.
 	Resume []string
 	// PackIntent journals the id of a pack; it is called before the pack is sent, from any goroutine.

@@ -1,53 +1,110 @@
 package job
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
+	"time"
 )
 
-// slots lets a fixed number of jobs work at once, first come first served. A place in the line is
-// taken at once by join, so the order is that of the calls, not that of goroutines waking up.
+// slots lets a number of jobs work at once. A place in the line is taken at once by join, so the order does not
+// depend on which goroutine wakes up first.
+//
+// Who is next: jobs with a deadline before those without, the earliest deadline first and of one deadline the smallest
+// instance, so that some are free early. Among the others the commands take turns, and of a command the jobs come in
+// its order: a command of one instance does not wait for a hundred of another.
 type slots struct {
-	mu   sync.Mutex
-	free int
-	line []*ticket
+	mu       sync.Mutex
+	free     int
+	line     []*ticket
+	commands map[string]*command // that have a ticket
+	turn     uint64              // of the command that was served last
+}
+
+// command counts the turns of one. A new one begins with the turn that is on, and not with all those it has missed
+// (start-time fair queueing, Goyal, Vin and Cheng 1996, with jobs of one length).
+type command struct {
+	tickets int
+	turn    uint64
+}
+
+// place is what the order in the line depends on.
+type place struct {
+	command  string    // id of the task
+	deadline time.Time // zero: none
+	bytes    uint64    // of the instance, as far as known
+	seq      uint64    // order of acceptance
 }
 
 // ticket is one place in the line. It is for one goroutine.
 type ticket struct {
 	s     *slots
+	place place
 	ready chan struct{} // closed when the slot is the ticket's
 	gone  bool          // released, or left the line
 }
 
-func newSlots(n int) *slots { return &slots{free: max(1, n)} }
+func newSlots(n int) *slots { return &slots{free: max(1, n), commands: map[string]*command{}} }
 
-func (s *slots) join() *ticket {
+func (s *slots) join(p place) *ticket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := &ticket{s: s, ready: make(chan struct{})}
+	t := s.ticket(p)
 	s.line = append(s.line, t)
 	s.serve()
 	return t
 }
 
+func (s *slots) ticket(p place) *ticket {
+	c := s.commands[p.command]
+	if c == nil {
+		c = &command{turn: s.turn}
+		s.commands[p.command] = c
+	}
+	c.tickets++
+	return &ticket{s: s, place: p, ready: make(chan struct{})}
+}
+
 // take gives a slot at once, beyond the number if need be: to a job that has what the slot stands for already.
-func (s *slots) take() *ticket {
+func (s *slots) take(p place) *ticket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.free--
-	t := &ticket{s: s, ready: make(chan struct{})}
-	close(t.ready)
+	t := s.ticket(p)
+	s.give(t)
 	return t
 }
 
-// serve gives free slots to the head of the line. The lock is held.
+func (s *slots) give(t *ticket) {
+	s.free--
+	c := s.commands[t.place.command]
+	s.turn = c.turn
+	c.turn++
+	close(t.ready)
+}
+
+// serve gives free slots to those who are next. The lock is held.
 func (s *slots) serve() {
 	for s.free > 0 && len(s.line) > 0 {
-		s.free--
-		close(s.line[0].ready)
-		s.line = s.line[1:]
+		next := slices.MinFunc(s.line, s.compare)
+		s.line = slices.DeleteFunc(s.line, func(t *ticket) bool { return t == next })
+		s.give(next)
 	}
+}
+
+// compare is negative when a is before b. The lock is held.
+func (s *slots) compare(a, b *ticket) int {
+	p, q := a.place, b.place
+	switch {
+	case p.deadline.IsZero() != q.deadline.IsZero():
+		if q.deadline.IsZero() {
+			return -1
+		}
+		return 1
+	case !p.deadline.IsZero():
+		return cmp.Or(p.deadline.Compare(q.deadline), cmp.Compare(p.bytes, q.bytes), cmp.Compare(p.seq, q.seq))
+	}
+	return cmp.Or(cmp.Compare(s.commands[p.command].turn, s.commands[q.command].turn), cmp.Compare(p.seq, q.seq))
 }
 
 // waiting counts the places in the line.
@@ -85,11 +142,13 @@ func (t *ticket) leave() {
 		return
 	}
 	t.gone = true
-	for i, other := range t.s.line {
-		if other == t {
-			t.s.line = append(t.s.line[:i:i], t.s.line[i+1:]...)
-			return
-		}
+	c := t.s.commands[t.place.command]
+	if c.tickets--; c.tickets == 0 {
+		delete(t.s.commands, t.place.command)
+	}
+	if i := slices.Index(t.s.line, t); i >= 0 {
+		t.s.line = slices.Delete(t.s.line, i, i+1)
+		return
 	}
 	t.s.free++
 	t.s.serve()

@@ -1,0 +1,62 @@
+package job
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestOrderOfTheLine(t *testing.T) {
+	soon := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	s := newSlots(1)
+	first := s.join(place{command: "first"})
+	var line []*ticket
+	for i, p := range []place{
+		{command: "big"}, {command: "big"}, {command: "big"}, {command: "small"},
+		{command: "late", deadline: soon.Add(time.Hour), bytes: 1},
+		{command: "urgent3", deadline: soon, bytes: 300}, {command: "urgent1", deadline: soon, bytes: 100}, {command: "urgent2", deadline: soon, bytes: 200},
+	} {
+		p.seq = uint64(i + 1)
+		line = append(line, s.join(p))
+	}
+	gone := s.join(place{command: "gone", deadline: soon.Add(-time.Hour)})
+	if got := s.waiting(); got != len(line)+1 {
+		t.Errorf("%d wait", got)
+	}
+	gone.leave()
+	first.leave()
+	var order []string
+	for s.waiting() > 0 || len(order) < len(line) {
+		i := slices.IndexFunc(line, func(l *ticket) bool {
+			select {
+			case <-l.ready:
+				return !l.gone
+			default:
+				return false
+			}
+		})
+		order = append(order, line[i].place.command)
+		if len(order) == 6 {
+			// It comes when "big" has had a turn, and does not get all those that it has missed.
+			line = append(line, s.join(place{command: "new", seq: 20}), s.join(place{command: "new", seq: 21}))
+		}
+		line[i].leave()
+		line[i].leave() // once
+	}
+	got := strings.Join(order, " ")
+	if want := "urgent1 urgent2 urgent3 late big small new big new big"; got != want {
+		t.Errorf("order is %s, want %s", got, want)
+	}
+	forced, second := s.take(place{command: "held"}), s.take(place{command: "held"})
+	if s.idle() != 0 {
+		t.Errorf("%d idle", s.idle())
+	}
+	forced.leave()
+	second.leave()
+	if s.idle() != 1 || len(s.commands) != 0 {
+		t.Errorf("at the end %d idle, %v", s.idle(), s.commands)
+	}
+	var none *ticket
+	none.leave()
+}
