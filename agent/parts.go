@@ -90,22 +90,22 @@ func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
 }
 
 // Plan chooses the provider of each volume by what it lies on now.
-func (s snapshots) Plan(_ context.Context, jobID string) ([]job.Snapshot, error) {
+func (s snapshots) Plan(ctx context.Context, jobID string) ([]job.Snapshot, error) {
 	planned := make([]job.Snapshot, 0, len(s.in.cfg.Volumes))
 	for _, v := range s.in.cfg.Volumes {
 		r, err := s.request(jobID, v.Name)
 		if err != nil {
 			return nil, err
 		}
-		provider, _, err := snapshot.DetectIn(v.Path, v.SnapshotDir, v.Snapshot)
+		provider, _, err := snapshot.Detect(ctx, r, v.Snapshot)
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		ref, err := provider.Plan(r)
+		ref, err := provider.Plan(ctx, r)
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		planned = append(planned, job.Snapshot{Name: v.Name, Ref: job.Ref(ref), Live: provider.Name() != snapshot.NameFreeze})
+		planned = append(planned, job.Snapshot{Name: v.Name, Ref: job.Ref(ref), Live: !provider.InPlace()})
 	}
 	return planned, nil
 }
@@ -160,12 +160,7 @@ func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
 			if _, err := os.Stat(v.Path); errors.Is(err, os.ErrNotExist) {
 				continue // not restored to this host
 			}
-			provider, _, err := snapshot.DetectIn(v.Path, v.SnapshotDir, v.Snapshot)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("volume %q of %q: %w", v.Name, in.cfg.ID, err))
-				continue
-			}
-			found, err := provider.Leftovers(ctx, snapshot.Request{Volume: v.Path, Host: in.host, Name: v.Name, Dir: v.SnapshotDir})
+			found, err := snapshot.Leftovers(ctx, snapshot.Request{Volume: v.Path, Host: in.host, Name: v.Name, Dir: v.SnapshotDir})
 			if err != nil {
 				errs = append(errs, fmt.Errorf("volume %q of %q: %w", v.Name, in.cfg.ID, err))
 			}

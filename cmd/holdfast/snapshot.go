@@ -29,7 +29,7 @@ func takeSnapshot(ctx context.Context, path string) (view *snapshot.Snapshot, re
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return nil, nil, err
 	}
-	provider, _, err := snapshot.Detect(path, snapshot.NameAuto)
+	provider, _, err := snapshot.Detect(ctx, snapshot.Request{Volume: path}, snapshot.NameAuto)
 	if err != nil || provider.Name() == snapshot.NameFreeze {
 		// In place is what the operator gets wherever there is no better way.
 		return nil, nil, nil //nolint:nilerr // see above

@@ -64,7 +64,7 @@ func TestBackupReadsSnapshot(t *testing.T) {
 // takeAs makes a snapshot as another process of this tool would.
 func takeAs(t *testing.T, volume, job string) *snapshot.Snapshot {
 	t.Helper()
-	provider, _, err := snapshot.Detect(volume, snapshot.NameBtrfs)
+	provider, _, err := snapshot.Detect(t.Context(), snapshot.Request{Volume: volume}, snapshot.NameBtrfs)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,17 +24,39 @@ type btrfs struct{}
 
 func (btrfs) Name() string { return NameBtrfs }
 
-func (btrfs) Plan(req Request) (Ref, error) {
+func (btrfs) InPlace() bool { return false }
+
+func (btrfs) Fits(_ context.Context, req Request) (string, error) {
+	if _, err := checkVolume(req.Volume); err != nil {
+		return "", err
+	}
+	at, err := locate(req.Volume, req.Dir)
+	if err == nil {
+		err = at.usable()
+	}
+	if err != nil {
+		return "", err
+	}
+	return at.describe(), nil
+}
+
+func (btrfs) Costs(Kind) Costs {
+	return Costs{
+		Hold:    "while the snapshot is made: some milliseconds, and the time to write out what is not yet on the disk",
+		Space:   "what is overwritten or deleted in the volume while the snapshot stands",
+		Changes: "changed files by the generation of the file system's trees, changed ranges of files by their extents",
+		Limits:  []string{"subvolumes and mount points inside the volume would be empty: with one of them, no snapshot is made"},
+	}
+}
+
+func (btrfs) Plan(_ context.Context, req Request) (Ref, error) {
 	_, ref, err := plan(req)
 	return ref, err
 }
 
 func plan(req Request) (*place, Ref, error) {
-	name, err := snapshotName(req)
+	name, _, err := checkRequest(req)
 	if err != nil {
-		return nil, Ref{}, err
-	}
-	if err := checkVolume(req.Volume); err != nil {
 		return nil, Ref{}, err
 	}
 	at, err := locate(req.Volume, req.Dir)
@@ -67,7 +89,7 @@ func (btrfs) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	if err := at.makeIn(source, filepath.Base(ref.Path)); err != nil {
 		return fail(err)
 	}
-	snap := &Snapshot{Ref: ref, Root: filepath.Join(ref.Path, at.rel)}
+	snap := &Snapshot{Ref: ref, Kind: Tree, Root: filepath.Join(ref.Path, at.rel)}
 	// Inode numbers are the same in a snapshot: another number means another folder than the volume.
 	// And a subvolume made in the volume between the look and the call is found by looking again.
 	if err := errors.Join(at.same(snap.Root), at.nested(source)); err != nil {
@@ -190,6 +212,14 @@ func (btrfs) Remove(ctx context.Context, ref Ref) error {
 		return err
 	}
 	return removeBtrfs(ref)
+}
+
+func (btrfs) Room(ctx context.Context, req Request) (free, total int64, err error) {
+	return folderRoom(ctx, req)
+}
+
+func (btrfs) Changed(_ context.Context, base Ref, now *Snapshot) (*Changes, error) {
+	return nil, fmt.Errorf("compare %s with %s: %w: the generations of btrfs are not read", now.Ref.Path, base.Path, ErrBase)
 }
 
 func checkRef(ctx context.Context, verb string, ref Ref) error {

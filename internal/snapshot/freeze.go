@@ -17,47 +17,97 @@ type freeze struct{}
 
 func (freeze) Name() string { return NameFreeze }
 
-func (freeze) Plan(req Request) (Ref, error) {
-	if err := checkVolume(req.Volume); err != nil {
-		return Ref{}, err
+func (freeze) InPlace() bool { return true }
+
+func (freeze) Fits(_ context.Context, req Request) (string, error) {
+	if _, err := checkVolume(req.Volume); err != nil {
+		return "", err
 	}
-	if _, err := snapshotName(req); err != nil {
+	return "the instance stays held while its volume is read in place", nil
+}
+
+func (freeze) Costs(Kind) Costs {
+	return Costs{
+		Hold:   "while the volume is read, from the first byte to the last",
+		Space:  "none",
+		Limits: []string{"no base can be kept: the next backup finds changed files by their size and times alone, and reads images in full"},
+	}
+}
+
+func (freeze) Plan(_ context.Context, req Request) (Ref, error) {
+	if _, _, err := checkRequest(req); err != nil {
 		return Ref{}, err
 	}
 	return Ref{Provider: NameFreeze, Volume: req.Volume}, nil
 }
 
-// Create flushes the file system. Reading goes through the page cache and would see unflushed data
-// as well; the flush is there because delayed allocation can still fail: a full or broken disk shows
+// Create flushes the file system, or the device. Reading goes through the page cache and would see unflushed
+// data as well; the flush is there because delayed allocation can still fail: a full or broken disk shows
 // here as an error, and not as a volume that looks sound and is lost with the page cache.
 func (p freeze) Create(ctx context.Context, req Request) (*Snapshot, error) {
-	ref, err := p.Plan(req)
+	ref, err := p.Plan(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
 		return nil, fmt.Errorf("volume %s: %w", req.Volume, context.Cause(ctx))
 	}
-	f, err := os.OpenFile(req.Volume, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	snap, err := inPlace(ref)
+	if err != nil {
+		return nil, err
+	}
+	return snap, nil
+}
+
+// inPlace flushes the volume and gives it as its own view.
+func inPlace(ref Ref) (*Snapshot, error) {
+	f, err := os.OpenFile(ref.Volume, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("volume: %w", err)
 	}
 	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return nil, fmt.Errorf("volume %s: flush its file system: %w", req.Volume, err)
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("volume: %w", err)
 	}
-	return &Snapshot{Ref: ref, Root: req.Volume, NeedsHold: true}, nil
+	switch kind, _ := kindOf(st.Mode()); {
+	case kind == Tree:
+		if err := unix.Syncfs(int(f.Fd())); err != nil {
+			return nil, fmt.Errorf("volume %s: flush its file system: %w", ref.Volume, err)
+		}
+		return &Snapshot{Ref: ref, Kind: Tree, Root: ref.Volume, NeedsHold: true}, nil
+	case kind == Image:
+		if err := f.Sync(); err != nil {
+			return nil, fmt.Errorf("volume %s: flush it: %w", ref.Volume, err)
+		}
+		return &Snapshot{Ref: ref, Kind: Image, Image: ref.Volume, NeedsHold: true}, nil
+	}
+	return nil, fmt.Errorf("volume %s: %w: neither a folder nor a file nor a block device", ref.Volume, ErrUsage)
 }
 
 func (freeze) Stands(_ context.Context, ref Ref) (bool, error) {
 	if ref.Provider != NameFreeze || ref.Path != "" {
 		return false, fmt.Errorf("look at %s: %w: not a reference of provider %s", ref.Path, ErrUsage, NameFreeze)
 	}
-	ok, err := statFolder(ref.Volume)
+	return volumeStands(ref)
+}
+
+// volumeStands tells whether the volume itself is there.
+func volumeStands(ref Ref) (bool, error) {
+	_, err := checkVolume(ref.Volume)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	return ok, err
+	return err == nil, err
+}
+
+func (freeze) Changed(_ context.Context, base Ref, now *Snapshot) (*Changes, error) {
+	return nil, fmt.Errorf("compare %s with an earlier view: %w: provider %s keeps none", now.Ref.Volume, ErrBase, NameFreeze)
+}
+
+// Room is that of the volume's file system; of a block device, which has none, it is zero.
+func (freeze) Room(ctx context.Context, req Request) (free, total int64, err error) {
+	return volumeRoom(ctx, req)
 }
 
 func (freeze) Remove(_ context.Context, ref Ref) error {
@@ -68,12 +118,3 @@ func (freeze) Remove(_ context.Context, ref Ref) error {
 }
 
 func (freeze) Leftovers(context.Context, Request) ([]Ref, error) { return nil, nil }
-
-// statFolder tells whether path, links followed, is a folder.
-func statFolder(path string) (bool, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return false, err
-	}
-	return st.IsDir(), nil
-}

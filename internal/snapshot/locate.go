@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,9 +26,6 @@ type place struct {
 // locate finds the subvolume that contains the volume. ErrUnsupported says why there are no
 // snapshots here; it carries a sentence for a person.
 func locate(volume, dir string) (*place, error) {
-	no := func(format string, args ...any) error {
-		return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
-	}
 	real, err := filepath.EvalSymlinks(volume)
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", volume, err)
@@ -37,7 +35,12 @@ func locate(volume, dir string) (*place, error) {
 		return nil, fmt.Errorf("volume %s: %w", volume, err)
 	}
 	if kind != "btrfs" {
-		return nil, no("%s lies on %s", volume, kind)
+		return nil, unsupported("%s lies on %s", volume, kind)
+	}
+	if st, err := os.Stat(real); err != nil {
+		return nil, fmt.Errorf("volume %s: %w", volume, err)
+	} else if !st.IsDir() {
+		return nil, unsupported("%s is an image, no folder", volume)
 	}
 	at := &place{volume: volume, real: real, root: real}
 	for {
@@ -52,10 +55,10 @@ func locate(volume, dir string) (*place, error) {
 		// A mount point that is no subvolume's root is a bind mount of a folder: the way up by name
 		// leads out of the subvolume, to a place where the volume is not.
 		if stx.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-			return nil, no("the kernel does not tell mount points from folders (before Linux 5.8)")
+			return nil, unsupported("the kernel does not tell mount points from folders (before Linux 5.8)")
 		}
 		if stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
-			return nil, no("%s is a bind mount of a folder, the subvolume around %s can't be reached by path", at.root, volume)
+			return nil, unsupported("%s is a bind mount of a folder, the subvolume around %s can't be reached by path", at.root, volume)
 		}
 		at.root = filepath.Dir(at.root)
 	}
@@ -89,11 +92,8 @@ func snapshotHome(realVolume, dir string) (string, error) {
 
 // usable tells whether a snapshot can be made and removed here, and would hold the whole volume.
 func (at *place) usable() error {
-	no := func(format string, args ...any) error {
-		return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
-	}
 	if at.real == at.home {
-		return no("%s is the root of all folders, there is no place beside it", at.volume)
+		return unsupported("%s is the root of all folders, there is no place beside it", at.volume)
 	}
 	root, err := os.Open(at.root)
 	if err != nil {
@@ -110,14 +110,14 @@ func (at *place) usable() error {
 		return fmt.Errorf("volume %s: id of its file system: %w", at.volume, err)
 	}
 	if got, err := fsid(home); err != nil || got != want {
-		return no("%s, where the snapshots of %s would go, is not on the same btrfs", at.home, at.volume)
+		return unsupported("%s, where the snapshots of %s would go, is not on the same btrfs", at.home, at.volume)
 	}
 	if err := unix.Faccessat(unix.AT_FDCWD, at.home, unix.W_OK, unix.AT_EACCESS); err != nil {
-		return no("%s, where the snapshots of %s would go, can't be written: %v", at.home, at.volume, err)
+		return unsupported("%s, where the snapshots of %s would go, can't be written: %v", at.home, at.volume, err)
 	}
 	// Any owner may make a snapshot, but only CAP_SYS_ADMIN may remove one on a usual mount.
 	if !hasSysAdmin() {
-		return no("CAP_SYS_ADMIN is missing, and snapshots of %s could not be removed", at.volume)
+		return unsupported("CAP_SYS_ADMIN is missing, and snapshots of %s could not be removed", at.volume)
 	}
 	return at.nested(root)
 }
@@ -231,4 +231,42 @@ func fsKind(path string) (string, error) {
 		return n, nil
 	}
 	return fmt.Sprintf("a file system of type %#x", uint32(st.Type)), nil
+}
+
+// folderRoom is the room of the file system in which the snapshot folder of req lies.
+func folderRoom(ctx context.Context, req Request) (free, total int64, err error) {
+	real, err := filepath.EvalSymlinks(req.Volume)
+	if err != nil {
+		return 0, 0, fmt.Errorf("volume %s: %w", req.Volume, err)
+	}
+	home, err := snapshotHome(real, req.Dir)
+	if err != nil {
+		return 0, 0, err
+	}
+	return room(ctx, home)
+}
+
+// volumeRoom is the room of the file system that holds the volume; zero for a block device.
+func volumeRoom(ctx context.Context, req Request) (free, total int64, err error) {
+	st, err := os.Stat(req.Volume)
+	if err != nil {
+		return 0, 0, fmt.Errorf("volume: %w", err)
+	}
+	if !st.IsDir() && !st.Mode().IsRegular() {
+		return 0, 0, nil
+	}
+	return room(ctx, req.Volume)
+}
+
+// room asks the file system at path. On btrfs its answer is an estimate: data and metadata have
+// separate room, and either may end first.
+func room(ctx context.Context, path string) (free, total int64, err error) {
+	if ctx.Err() != nil {
+		return 0, 0, fmt.Errorf("room at %s: %w", path, context.Cause(ctx))
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, 0, fmt.Errorf("room at %s: %w", path, err)
+	}
+	return int64(st.Bavail) * st.Frsize, int64(st.Blocks) * st.Frsize, nil
 }

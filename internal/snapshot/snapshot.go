@@ -1,19 +1,38 @@
-// Package snapshot makes local, read-only, point-in-time views of volumes and takes them away again.
+// Package snapshot makes local, read-only, point-in-time views of volumes, says what changed since an
+// earlier view, and takes the views away again.
 //
-// The state machine of a job (agent/job) calls it through package agent, and so does the CLI. It
-// starts no goroutine, keeps no state between calls and never logs. A crash can leave a snapshot in
-// a folder named SnapshotFolder: it carries the host's and the job's id in its name, is found by
-// Leftovers and removed by Remove. What is not ours is never touched.
+// A volume is a tree (a folder) or an image (a regular file that is a raw disk, or a block device). What
+// it lies on decides the provider:
 //
-// Two providers exist: btrfs, which makes a snapshot in milliseconds, and freeze, which makes
-// nothing and lets the volume be read in place while the instance is held.
+//   - btrfs: a snapshot of the subvolume that contains a tree. Milliseconds; changed files and ranges
+//     from the file system's own trees.
+//   - reflink: a clone of an image file that shares its blocks, on any file system with FICLONE (btrfs,
+//     xfs, …). Milliseconds for a few thousand extents; changed ranges from the extents of both clones.
+//   - freeze: nothing is made. The file system is flushed and the volume read in place, while the
+//     instance is held by its runtime driver.
+//   - fsfreeze: as freeze, and the file system of the volume, which must be the volume's own, is frozen
+//     (FIFREEZE) until the view is removed. Only on request.
+//
+// The state machine of a job (agent/job) calls the package through package agent, and so does the CLI.
+// It starts no goroutine and never logs. It keeps no state between calls, except that fsfreeze has one
+// child process per frozen file system, which thaws it when this process ends in whatever way.
+//
+// What a crash leaves: a snapshot in a folder named SnapshotFolder, or the mark of a freeze. Each carries
+// the host's and the job's id in its name, is found by Leftovers and removed by Remove. What is not ours is
+// never touched.
+//
+// # Base snapshots
+//
+// A base is a snapshot that is kept after its job: the state that a backup (or a restore) left, with which
+// the next backup compares. Nothing on the disk tells a base from another snapshot: it keeps the name of the job that made
+// it, and Leftovers lists it. Which Ref is a base, and of which backup, is known to the caller's journal alone; what
+// the journal does not name is a leftover, so a lost journal costs bases and never leaks them. Changed takes
+// a base and answers ErrBase whenever it can't vouch for the comparison: the caller then reads everything.
 package snapshot
 
 import (
 	"context"
 	"errors"
-	"fmt"
-	"path/filepath"
 )
 
 // Errors that a caller decides on. They come wrapped, with the path and the cause.
@@ -30,31 +49,50 @@ var (
 	ErrForeign = errors.New("not a snapshot of this program")
 	// ErrExists says that the name of the planned snapshot is taken.
 	ErrExists = errors.New("snapshot exists")
+	// ErrBase says that a view can't be compared with that base: it is gone, is not ours, is of another
+	// volume, or there is a doubt. The caller reads the volume in full.
+	ErrBase = errors.New("base snapshot can't be used")
+)
+
+// Kind is the form of a volume.
+type Kind string
+
+// The forms of volumes.
+const (
+	Tree  Kind = "tree"  // a folder with all that is in it
+	Image Kind = "image" // the content of one regular file or block device
 )
 
 // Request says of what to make a snapshot, and for whom.
 type Request struct {
-	Volume string // absolute path of the tree
+	Volume string // absolute path of the folder, file or block device; links are followed
 	Host   string // id of this host
 	Job    string // id of the job
 	Name   string // name of the volume inside its instance
 	// Dir is the folder in which SnapshotFolder is made; empty: the folder that holds the volume. It
-	// must lie on the volume's file system and outside of the volume.
+	// must lie on the volume's file system and outside of the volume. Providers that make nothing in a folder
+	// do not look at it.
 	Dir string
+	// Spare lists paths whose file systems fsfreeze refuses to freeze: those of the caller's journal,
+	// state and logs. A program that writes to what it froze waits for itself.
+	Spare []string
 }
 
 // Ref names one snapshot, also one that is not made yet. It is plain data for a journal.
 type Ref struct {
 	Provider string `json:"provider"`
-	Path     string `json:"path,omitempty"` // of the snapshot; empty where the provider makes none
+	Path     string `json:"path,omitempty"` // of the snapshot, or of what marks it; empty where the provider makes none
 	Volume   string `json:"volume"`         // as in the Request
 }
 
 // Snapshot is a view that can be read until it is removed.
 type Snapshot struct {
 	Ref  Ref
-	Root string // the tree to read: the volume as it was, or the volume itself
-	// NeedsHold is true when Root is the volume itself: the instance must stay held from before
+	Kind Kind
+	// Root is the tree to read, Image the file or block device; the other one is empty. Where nothing is
+	// made, it is the volume itself.
+	Root, Image string
+	// NeedsHold is true when the volume itself is read: the instance must stay held from before
 	// Create until the last byte is read, else the view is of no point in time.
 	NeedsHold bool
 }
@@ -65,9 +103,21 @@ type Provider interface {
 	// Name is what a Ref says in Provider.
 	Name() string
 
+	// InPlace tells whether the views are the volumes themselves, so that the instance must stay held while one is
+	// read (see Snapshot.NeedsHold).
+	InPlace() bool
+
+	// Fits says in one line, for a person, why this provider can serve Request.Volume and Request.Dir, and
+	// where its snapshots go. An error that wraps ErrUnsupported or ErrNested says why it can't; another
+	// one says that this could not be found out. It changes nothing. Host, Job and Name are not looked at.
+	Fits(context.Context, Request) (string, error)
+
+	// Costs says what a view costs and what it can't do, for volumes that Fits.
+	Costs(Kind) Costs
+
 	// Plan says what Create would make, and makes nothing: the caller writes the Ref to its journal
 	// first, so that a crash during Create leaves nothing unknown.
-	Plan(Request) (Ref, error)
+	Plan(context.Context, Request) (Ref, error)
 
 	// Create makes the view. When it returns nil, everything is in it that was written to the volume
 	// before the call, synced or not, and nothing written to the volume later shows in it
@@ -81,87 +131,29 @@ type Provider interface {
 	// not known here.
 	Stands(context.Context, Ref) (bool, error)
 
+	// Changed tells what may differ between base, an earlier view of the same volume, and now. Both must
+	// stand until Close of the Changes. The answer is a superset: what it does not name is equal. ErrBase
+	// says that there is no answer, and why; Changed never guesses.
+	Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, error)
+
+	// Room tells how much space, in bytes, is free and in all where the snapshots of Request.Volume and
+	// Request.Dir take theirs: a snapshot that is kept costs what is written to the volume meanwhile.
+	Room(context.Context, Request) (free, total int64, err error)
+
 	// Remove takes away what Ref names, and the folder that held it once that is empty. Nil when it
 	// is gone already. A path that is anything but a snapshot made here is left, with ErrForeign.
 	Remove(context.Context, Ref) error
 
-	// Leftovers lists the snapshots of Request.Host in the folder used for Request.Volume and
-	// Request.Dir; Job and Name are not looked at. Volumes that lie side by side share that folder, so
-	// the list can hold snapshots that a live job of a neighbour uses: the caller asks its journal.
+	// Leftovers lists the snapshots of Request.Host in the place used for Request.Volume and
+	// Request.Dir; Job and Name are not looked at. Volumes that lie side by side share that place, so
+	// the list can hold snapshots that a live job of a neighbour uses, and bases: the caller asks its journal.
 	Leftovers(context.Context, Request) ([]Ref, error)
 }
 
-// Names of the providers, and of the choice by what the volume lies on.
-const (
-	NameAuto   = "auto"
-	NameBtrfs  = "btrfs"
-	NameFreeze = "freeze"
-)
-
-// ByName gives a provider by the name that a Ref or a config carries.
-func ByName(name string) (Provider, error) {
-	switch name {
-	case NameBtrfs:
-		return btrfs{}, nil
-	case NameFreeze:
-		return freeze{}, nil
-	}
-	return nil, fmt.Errorf("snapshot provider %q: %w: known are %s and %s", name, ErrUsage, NameBtrfs, NameFreeze)
-}
-
-// Detect is DetectIn with snapshots beside the volume.
-func Detect(volume, want string) (Provider, string, error) {
-	return DetectIn(volume, "", want)
-}
-
-// DetectIn picks the provider for a volume whose snapshots go to dir (see Request.Dir). want is
-// NameAuto (or empty) or the name of a provider. The string says in one line for a person why this
-// one. A wanted provider that can't serve is an error; NameAuto falls back to freeze, which always can.
-//
-// A volume that holds a subvolume or a mount point is never given to btrfs: its snapshot would show
-// an empty folder there, and the loss would be noticed at the restore. Read in place, the walk sees
-// the border and reports it.
-func DetectIn(volume, dir, want string) (Provider, string, error) {
-	if err := checkVolume(volume); err != nil {
-		return nil, "", err
-	}
-	if want == "" {
-		want = NameAuto
-	}
-	switch want {
-	case NameFreeze:
-		return freeze{}, "asked for; the instance stays held while its volume is read", nil
-	case NameAuto, NameBtrfs:
-	default:
-		_, err := ByName(want)
-		return nil, "", fmt.Errorf("volume %s: %w", volume, err)
-	}
-	at, err := locate(volume, dir)
-	if err == nil {
-		err = at.usable()
-	}
-	switch {
-	case err == nil:
-		return btrfs{}, at.describe(), nil
-	case want == NameBtrfs:
-		return nil, "", err
-	case errors.Is(err, ErrUnsupported), errors.Is(err, ErrNested):
-		return freeze{}, fmt.Sprintf("%v; the instance stays held while its volume is read", err), nil
-	}
-	return nil, "", err
-}
-
-// checkVolume refuses what no provider takes. It looks at the path's form and at what is there.
-func checkVolume(volume string) error {
-	if !filepath.IsAbs(volume) {
-		return fmt.Errorf("volume %q: %w: not an absolute path", volume, ErrUsage)
-	}
-	st, err := statFolder(volume)
-	if err != nil {
-		return fmt.Errorf("volume %s: %w", volume, err)
-	}
-	if !st {
-		return fmt.Errorf("volume %s: %w: not a folder", volume, ErrUsage)
-	}
-	return nil
+// Costs tells a person what views of one provider cost. Each text is one line.
+type Costs struct {
+	Hold    string   `json:"hold"`             // for how long the instance is held
+	Space   string   `json:"space"`            // what a view takes on the disk while it stands
+	Changes string   `json:"changes"`          // how the next backup finds what changed since a base; empty: it can't
+	Limits  []string `json:"limits,omitempty"` // what a view does not hold or can't do
 }

@@ -129,11 +129,12 @@ func TestDetect(t *testing.T) {
 		{what: "folder on another disk", volume: sub, dir: ext4, want: "btrfs", err: snapshot.ErrUnsupported, reason: "not on the same btrfs"},
 		{what: "folder inside the volume", volume: sub, dir: plain, err: snapshot.ErrUsage, reason: "inside the volume"},
 		{what: "no such volume", volume: sub + "x", err: os.ErrNotExist, reason: sub + "x"},
-		{what: "a file", volume: file, err: snapshot.ErrUsage, reason: "not a folder"},
+		{what: "an image on ext4", volume: file, provider: "freeze", reason: "lies on ext4"},
+		{what: "a character device", volume: "/dev/null", err: snapshot.ErrUsage, reason: "neither a folder nor a file nor a block device"},
 		{what: "relative", volume: "x", err: snapshot.ErrUsage, reason: "absolute"},
 		{what: "unknown provider", volume: sub, want: "zfs", err: snapshot.ErrUsage, reason: `"zfs"`},
 	} {
-		p, reason, err := snapshot.DetectIn(c.volume, c.dir, c.want)
+		p, reason, err := snapshot.Detect(t.Context(), snapshot.Request{Volume: c.volume, Dir: c.dir}, c.want)
 		if !errors.Is(err, c.err) {
 			t.Errorf("%s: %v, want %v", c.what, err, c.err)
 			continue
@@ -153,7 +154,7 @@ func TestDetect(t *testing.T) {
 func TestCreateRefusesNested(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	vol := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))
-	p, _, err := snapshot.Detect(vol, "auto")
+	p, _, err := snapshot.Detect(t.Context(), snapshot.Request{Volume: vol}, "auto")
 	if err != nil || p.Name() != "btrfs" {
 		t.Fatal(p, err)
 	}

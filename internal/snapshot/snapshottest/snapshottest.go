@@ -63,7 +63,7 @@ func create(t *testing.T, s Subject, job string) *snapshot.Snapshot {
 
 func planFirst(t *testing.T, s Subject) {
 	before := names(t, filepath.Dir(s.Volume))
-	ref, err := s.Provider.Plan(s.request("job-1"))
+	ref, err := s.Provider.Plan(t.Context(), s.request("job-1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func volumeUntouched(t *testing.T, s Subject) {
 }
 
 func removeIdempotent(t *testing.T, s Subject) {
-	ref, err := s.Provider.Plan(s.request("job-1"))
+	ref, err := s.Provider.Plan(t.Context(), s.request("job-1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func badRequests(t *testing.T, s Subject) {
 	} {
 		req := good
 		change(&req)
-		if _, err := s.Provider.Plan(req); !errors.Is(err, snapshot.ErrUsage) {
+		if _, err := s.Provider.Plan(t.Context(), req); !errors.Is(err, snapshot.ErrUsage) {
 			t.Errorf("%s: plan: %v", name, err)
 		}
 		if _, err := s.Provider.Create(t.Context(), req); !errors.Is(err, snapshot.ErrUsage) {

@@ -1,0 +1,131 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Names of the providers, and of the choice by what the volume lies on.
+const (
+	NameAuto     = "auto"
+	NameBtrfs    = "btrfs"
+	NameReflink  = "reflink"
+	NameFreeze   = "freeze"
+	NameFsFreeze = "fsfreeze"
+)
+
+// providers has all providers. NameAuto takes the first that fits; those behind freeze, which always
+// fits, are taken by name only.
+var providers = []Provider{btrfs{}, freeze{}}
+
+// Names lists the providers in the order in which NameAuto tries them.
+func Names() []string {
+	names := make([]string, 0, len(providers))
+	for _, p := range providers {
+		names = append(names, p.Name())
+	}
+	return names
+}
+
+// ByName gives a provider by the name that a Ref or a config carries.
+func ByName(name string) (Provider, error) {
+	for _, p := range providers {
+		if p.Name() == name {
+			return p, nil
+		}
+	}
+	return nil, fmt.Errorf("snapshot provider %q: %w: known are %s", name, ErrUsage, strings.Join(Names(), ", "))
+}
+
+// Detect picks the provider for Request.Volume with its snapshots in Request.Dir; the other fields are not
+// looked at. want is NameAuto (or empty) or the name of a provider. The string says in one line for a person
+// why this one. A wanted provider that can't serve is an error; NameAuto falls back to freeze, which always can.
+//
+// A volume that holds a subvolume or a mount point is never given to a provider whose snapshots would show
+// an empty folder there: the loss would be noticed at the restore. Read in place, the walk sees
+// the border and reports it.
+func Detect(ctx context.Context, req Request, want string) (Provider, string, error) {
+	if _, err := checkVolume(req.Volume); err != nil {
+		return nil, "", err
+	}
+	if want != "" && want != NameAuto {
+		p, err := ByName(want)
+		if err != nil {
+			return nil, "", fmt.Errorf("volume %s: %w", req.Volume, err)
+		}
+		reason, err := p.Fits(ctx, req)
+		if err != nil {
+			return nil, "", err
+		}
+		return p, "asked for; " + reason, nil
+	}
+	var why []string // the providers before could not serve
+	for _, p := range providers {
+		reason, err := p.Fits(ctx, req)
+		if err == nil {
+			return p, strings.Join(append(why, reason), "; "), nil
+		}
+		if !errors.Is(err, ErrUnsupported) && !errors.Is(err, ErrNested) {
+			return nil, "", err
+		}
+		why = append(why, fmt.Sprintf("no %s: %v", p.Name(), err))
+	}
+	return nil, "", fmt.Errorf("volume %s: %w", req.Volume, ErrUnsupported)
+}
+
+// Leftovers lists what Provider.Leftovers lists, of all providers: a volume may have been served by another
+// one before. Where one fails, the others are asked all the same.
+func Leftovers(ctx context.Context, req Request) ([]Ref, error) {
+	var refs []Ref
+	var errs []error
+	for _, p := range providers {
+		found, err := p.Leftovers(ctx, req)
+		refs, errs = append(refs, found...), append(errs, err)
+	}
+	return refs, errors.Join(errs...)
+}
+
+// unsupported says why a provider can't serve.
+func unsupported(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
+}
+
+// checkVolume refuses what no provider takes. It looks at the path's form and at what is there.
+func checkVolume(volume string) (Kind, error) {
+	if !filepath.IsAbs(volume) {
+		return "", fmt.Errorf("volume %q: %w: not an absolute path", volume, ErrUsage)
+	}
+	st, err := os.Stat(volume)
+	if err != nil {
+		return "", fmt.Errorf("volume %s: %w", volume, err)
+	}
+	kind, ok := kindOf(st.Mode())
+	if !ok {
+		return "", fmt.Errorf("volume %s: %w: neither a folder nor a file nor a block device", volume, ErrUsage)
+	}
+	return kind, nil
+}
+
+func kindOf(m fs.FileMode) (Kind, bool) {
+	switch {
+	case m.IsDir():
+		return Tree, true
+	case m.IsRegular(), m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0:
+		return Image, true
+	}
+	return "", false
+}
+
+// checkRequest refuses a request that names no snapshot, or one of something that no provider takes.
+func checkRequest(req Request) (name string, kind Kind, err error) {
+	if name, err = snapshotName(req); err != nil {
+		return "", "", err
+	}
+	kind, err = checkVolume(req.Volume)
+	return name, kind, err
+}
