@@ -24,8 +24,11 @@ const (
 	windowFiles   = 512
 	windowBytes   = 256 << 20
 	windowExtents = 64 << 10
-	runBytes      = 2 << 20  // of one request
-	runGap        = 32 << 10 // unneeded bytes that are read rather than ask twice
+	runBytes      = 2 << 20 // of one request
+	// runGap is how many unneeded bytes are read rather than ask twice: about what a connection brings while
+	// another request is on its way. In a chain of backups it halves the requests, against 32 KiB, for a sixth more bytes
+	// (vault/FORMAT.md, "Locality").
+	runGap = 128 << 10
 )
 
 // file is one that is being written.
