@@ -3,6 +3,7 @@ package snapshot
 import (
 	"errors"
 	"os"
+	"sort"
 )
 
 // Range is a run of bytes of a file or block device.
@@ -22,6 +23,8 @@ type Changes struct {
 	kind   Kind
 	image  []Range
 	exact  bool
+	inodes runs
+	tree   *treePair // nil for images
 	closes []*os.File
 }
 
@@ -36,6 +39,23 @@ func ImageChanges(ranges []Range, exact bool) *Changes {
 // the file system did not tell enough of them (compressed or inline extents, preallocated space).
 func (c *Changes) Image() (ranges []Range, exact bool) { return c.image, c.exact }
 
+// Inode tells whether anything of the file, folder or link with that number may differ: content, size, any
+// metadata, any of its names. Of a folder it is true as well when an entry was added, removed or renamed. For
+// a number that the base did not have it is true. An image has no inodes: always true.
+func (c *Changes) Inode(ino uint64) bool { return c.tree == nil || c.inodes.has(ino) }
+
+// Inodes is the count of inodes that may differ, also of those that are gone.
+func (c *Changes) Inodes() int64 { return c.inodes.count() }
+
+// File lists the ranges of the regular file with that inode number, in a tree, that may differ, as Image does.
+// size is the file's size in the view. A file that the base did not have differs in whole.
+func (c *Changes) File(ino uint64, size int64) (ranges []Range, exact bool, err error) {
+	if c.tree == nil {
+		return []Range{{0, size}}, false, nil
+	}
+	return c.tree.file(ino, size)
+}
+
 // Close frees what the Changes holds open. It may be called twice.
 func (c *Changes) Close() error {
 	var errs []error
@@ -44,4 +64,35 @@ func (c *Changes) Close() error {
 	}
 	c.closes = nil
 	return errors.Join(errs...)
+}
+
+// runs is a set of numbers as runs in ascending order: files made one after the other have numbers side by
+// side, so that a million changed ones take little memory.
+type runs []struct{ first, last uint64 }
+
+// add puts n into the set; it must not be less than any number before.
+func (r *runs) add(n uint64) {
+	if k := len(*r); k > 0 {
+		switch last := &(*r)[k-1].last; {
+		case n <= *last:
+			return
+		case n == *last+1:
+			*last = n
+			return
+		}
+	}
+	*r = append(*r, struct{ first, last uint64 }{n, n})
+}
+
+func (r runs) has(n uint64) bool {
+	i := sort.Search(len(r), func(i int) bool { return r[i].last >= n })
+	return i < len(r) && r[i].first <= n
+}
+
+func (r runs) count() int64 {
+	var n int64
+	for _, x := range r {
+		n += int64(x.last - x.first + 1)
+	}
+	return n
 }

@@ -15,11 +15,15 @@ import (
 const (
 	iocSnapDestroy    = 0x5000940f // _IOW(0x94, 15, vol_args)
 	iocInoLookup      = 0xd0009412 // _IOWR(0x94, 18, ino_lookup_args)
+	iocTreeSearchV2   = 0xc0709411 // _IOWR(0x94, 17, search_args_v2)
 	iocSnapCreateV2   = 0x50009417 // _IOW(0x94, 23, vol_args_v2)
 	iocSubvolGetFlags = 0x80089419 // _IOR(0x94, 25, __u64)
 	iocFsInfo         = 0x8400941f // _IOR(0x94, 31, fs_info_args)
 	iocGetSubvolInfo  = 0x81f8943c // _IOR(0x94, 60, get_subvol_info_args)
 	iocGetRootRef     = 0xd000943d // _IOWR(0x94, 61, get_subvol_rootref_args)
+
+	iocFsGetXattr = 0x801c581f // _IOR('X', 31, struct fsxattr), for all file systems
+	xflagRealtime = 1
 
 	subvolReadOnly = 1 << 1
 	// subvolIno is the inode number of every subvolume's root (BTRFS_FIRST_FREE_OBJECTID).
@@ -68,7 +72,10 @@ type subvolInfo struct {
 	uuid         [16]byte
 	parentUUID   [16]byte
 	receivedUUID [16]byte
-	transids     [4]uint64
+	ctransid     uint64 // of the last change; in a snapshot, that of its source
+	otransid     uint64 // of the transaction that made it
+	stransid     uint64
+	rtransid     uint64
 	times        [4]timespec
 	reserved     [8]uint64
 }
@@ -78,6 +85,11 @@ type rootRefArgs struct {
 	ref       [255]struct{ treeid, dirid uint64 }
 	numItems  uint8
 	_         [7]byte
+}
+
+type fsxattr struct {
+	xflags uint32
+	_      [6]uint32
 }
 
 // The kernel takes sizes from the call's number: a struct of another size is memory corruption.
@@ -94,6 +106,12 @@ var (
 	_ [unsafe.Sizeof(subvolInfo{}) - 504]struct{}
 	_ [4096 - unsafe.Sizeof(rootRefArgs{})]struct{}
 	_ [unsafe.Sizeof(rootRefArgs{}) - 4096]struct{}
+	_ [112 + searchBuffer - unsafe.Sizeof(searchArgs{})]struct{}
+	_ [unsafe.Sizeof(searchArgs{}) - 112 - searchBuffer]struct{}
+	_ [28 - unsafe.Sizeof(fsxattr{})]struct{}
+	_ [unsafe.Sizeof(fsxattr{}) - 28]struct{}
+	_ [32 + 56*fiemapBatch - unsafe.Sizeof(fiemapArgs{})]struct{}
+	_ [unsafe.Sizeof(fiemapArgs{}) - 32 - 56*fiemapBatch]struct{}
 )
 
 func ioctl(f *os.File, req uint, arg unsafe.Pointer) error {
