@@ -13,6 +13,17 @@ import (
 	"holdfast/internal/vault"
 )
 
+// memoryDir is a new folder in memory where there is one: each backup writes its file system back, and a disk has more
+// to write than the test's.
+func memoryDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "holdfast-testbed-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
 // TestFewChangesAddKilobytes: a backup of very many files of which ten changed stores neither the other files nor
 // what the last backup had of them once more. HOLDFAST_FILES has another number of files than 100,000.
 func TestFewChangesAddKilobytes(t *testing.T) {
@@ -23,11 +34,7 @@ func TestFewChangesAddKilobytes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	dir, err := os.MkdirTemp("/dev/shm", "holdfast-testbed-") // faster
-	if err != nil {
-		dir = t.TempDir()
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := memoryDir(t)
 	name := func(i int) string { return filepath.Join(dir, fmt.Sprintf("d%d/e%d/file-%d", i/10_000, i/100%100, i)) }
 	for i := range files {
 		if i%100 == 0 {

@@ -96,7 +96,7 @@ func (f *faulty) ReadAt(ctx context.Context, key string, p []byte, off int64) (i
 func TestStoredCatalogueThatIsDamaged(t *testing.T) {
 	st := &faulty{Store: obs.NewMemory()}
 	v := newVault(t, st)
-	dir := t.TempDir()
+	dir := memoryDir(t)
 	want := makeTree(t, dir, 13, 1500, 1)
 	o := backup.Options{
 		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, Now: inAnHour,
@@ -134,6 +134,49 @@ func TestStoredCatalogueThatIsDamaged(t *testing.T) {
 		if faults < 3 {
 			t.Errorf("only %d reads: the test shows little", faults)
 		}
+	}
+}
+
+// TestStoredCatalogueOfAChain: pages that lie in the packs of many backups are read with few requests.
+func TestStoredCatalogueOfAChain(t *testing.T) {
+	st := &faulty{Store: obs.NewMemory()}
+	v := newVault(t, st)
+	dir := memoryDir(t)
+	name := func(i int) string { return filepath.Join(dir, fmt.Sprintf("folder %d", i/100), fmt.Sprintf("file %d", i)) }
+	const files, days = 8000, 15
+	for i := range files {
+		if i%100 == 0 {
+			if err := os.Mkdir(filepath.Dir(name(i)), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(name(i), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := backup.Options{
+		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, Now: inAnHour,
+		CatalogueDir: t.TempDir(), Sample: -1, // the sample reads packs too
+	}
+	for day := range days {
+		for i := range 3 {
+			if err := os.WriteFile(name((day*997+i*2671)%files), []byte("y"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := backup.Run(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const many = 1 << 40
+	o.CatalogueDir = t.TempDir()
+	st.left.Store(many)
+	res, err := backup.Run(t.Context(), o)
+	if err != nil || res.BytesRead != 0 || res.Packs < days/2 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if reads := many - st.left.Load(); reads > int64(res.Packs)+4 { // lists; then each pack once
+		t.Errorf("%d requests to read what lies in %d packs", reads, res.Packs)
 	}
 }
 
