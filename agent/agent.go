@@ -111,6 +111,13 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	opened(a.journal.Close)
+	if aside := a.journal.Aside(); aside != "" {
+		a.log.Error("the journal was damaged; a new one begins. Instances that were held for a job are let go, and none is released for it", keyError, aside)
+	}
+	held, err := openMarks(filepath.Join(cfg.StateDir, "held"))
+	if err != nil {
+		return nil, err
+	}
 	vault.SweepCatalogues(a.catalogues()) // the journal's lock says that no other agent uses them
 	a.metrics = metrics.New(metrics.Options{Version: a.version, Started: a.started, Stages: stages, Process: true})
 	if err := a.openStore(ctx, opened); err != nil {
@@ -134,7 +141,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	a.watcher = newWatcher(a.log, a.metrics)
 	a.manager = job.New(a.journal, job.Parts{
 		Instance: a.jobInstance, Leftovers: a.leftovers, RemoveLeftover: removeSnapshot,
-		Backuper: a.vaults, Signer: receipts{a}, Observer: a.watcher,
+		Marks: held, Backuper: a.vaults, Signer: receipts{a}, Observer: a.watcher,
 	}, job.Options{
 		Jobs: cfg.Limits.Jobs, Queue: cfg.Limits.Queue, Held: cfg.Limits.Held,
 		Precopy: job.Precopy{
@@ -164,6 +171,9 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 // catalogues is the folder by which backups know what did not change; it may be deleted at any time.
 func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, "catalogues") }
 
+// indexes is the folder of what the vaults' indexes list; it may be deleted at any time.
+func (a *Agent) indexes() string { return filepath.Join(a.cfg.StateDir, "index") }
+
 func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
 	cfg := a.cfg
 	identity, err := vault.LoadIdentity(cfg.KeyFile)
@@ -181,7 +191,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 		a.log.Warn("store request failed, trying again", "op", e.Op, "key", e.Key, "attempt", e.Attempt,
 			"wait_seconds", e.Wait.Seconds(), "error", e.Err.Error())
 	}}
-	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{Observe: a.storeRequest, Retry: &policy})
+	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{Observe: a.storeRequest, Retry: &policy, Retained: vault.Retained})
 	if err != nil {
 		return fmt.Errorf("store.url: %w", err)
 	}

@@ -103,7 +103,7 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create 
 	}
 	retry := obs.DefaultRetry
 	retry.OnRetry = a.retrying
-	o.store, err = obs.Open(ctx, url, obs.Options{Getenv: a.getenv, Retry: &retry, Create: create})
+	o.store, err = obs.Open(ctx, url, obs.Options{Getenv: a.getenv, Retry: &retry, Create: create, Retained: vault.Retained})
 	if errors.Is(err, obs.ErrUsage) {
 		return nil, &usageError{
 			msg:     err.Error(),

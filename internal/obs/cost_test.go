@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minio/minio-go/v7"
+
 	"holdfast/internal/obs/obstest"
 )
 
@@ -16,9 +18,10 @@ func BenchmarkDigest(b *testing.B) {
 	body := obstest.Body("pack", 16<<20)
 	table := crc32.MakeTable(crc32.Castagnoli)
 	for name, digest := range map[string]func(){
-		"md5":    func() { md5.Sum(body) }, //nolint:gosec // measured
-		"sha256": func() { sha256.Sum256(body) },
-		"crc32c": func() { crc32.Checksum(body, table) },
+		"md5":       func() { md5.Sum(body) }, //nolint:gosec // measured
+		"sha256":    func() { sha256.Sum256(body) },
+		"crc32c":    func() { crc32.Checksum(body, table) },
+		"crc64nvme": func() { minio.ChecksumCRC64NVME.EncodeToString(body) },
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(body)))

@@ -23,8 +23,8 @@ type Info struct {
 type Capabilities struct {
 	// ConditionalPut is true when PutNew is atomic: of two writers of one name exactly one wins.
 	ConditionalPut bool
-	// Integrity names what the server verified before Put returned: "sha256", "md5", "crc32c" or
-	// "fsync" (a file store, which reads nothing back) or "memory".
+	// Integrity names what the server verified before Put returned: "crc64nvme or sha256" (whichever it
+	// verifies), "sha256", "md5", "crc64nvme", "crc32c", "fsync" (a file store, which reads nothing back) or "memory".
 	Integrity string
 }
 

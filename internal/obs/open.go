@@ -22,6 +22,8 @@ type Options struct {
 	Retry *RetryPolicy
 	// Create makes the folder of a file store that is not there. Buckets are never made.
 	Create bool
+	// Retained tells of which objects a URL's retention is; nil means of all.
+	Retained func(key string) bool
 	// Stall is how long a connection may move no byte before it is given up; 0 means a minute.
 	Stall time.Duration
 
@@ -35,7 +37,7 @@ type Options struct {
 //	s3://bucket/prefix?endpoint=https://host[:port]&region=r&addressing=auto|path|virtual
 //	obs://bucket/prefix?region=r
 //
-// It sends nothing to the store, but may ask for credentials (never from the URL): the environment
+// README.md has the parameters of s3 and obs. It sends nothing to the store, but may ask for credentials (never from the URL): the environment
 // first (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or the same with OBS_ and
 // OBS_SECURITY_TOKEN), then the shared credentials file, then the metadata service of the instance,
 // within metadataPatience. The store retries (see Options.Retry).

@@ -2,10 +2,6 @@ package obs
 
 import (
 	"context"
-	"crypto/md5" //nolint:gosec // OBS verifies nothing better under this signature; not for secrecy
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -31,9 +27,8 @@ const (
 // dialect is in what OBS and S3 differ.
 type dialect struct {
 	scheme string
-	// md5 has Content-MD5 verified, and the payload left out of the signature; otherwise the signature
-	// covers the SHA-256 of the payload, which every S3 verifies.
-	md5 bool
+	// integrity is what the server verifies where the URL does not say.
+	integrity string
 	// conditional sends If-None-Match with each put, so that a name is taken once.
 	conditional bool
 	// listV1 lists by marker: the newer way came late to OBS and not to all of its regions.
@@ -43,8 +38,8 @@ type dialect struct {
 }
 
 var (
-	dialectS3  = dialect{scheme: "s3", conditional: true, batchDelete: true}
-	dialectOBS = dialect{scheme: "obs", md5: true, listV1: true}
+	dialectS3  = dialect{scheme: "s3", integrity: integrityAuto, conditional: true, batchDelete: true}
+	dialectOBS = dialect{scheme: "obs", integrity: integrityMD5, listV1: true}
 )
 
 // s3Store is a bucket, or what lies below a prefix in it.
@@ -56,6 +51,7 @@ type s3Store struct {
 	name   string // the URL
 	// endpoint is whom to ask for the bucket, for messages.
 	endpoint string
+	put      putter
 	// plainPut is set when the server turns out not to know conditional puts.
 	plainPut atomic.Bool
 	// bucketSeen: the bucket answered for itself, so a 404 is the object's.
@@ -73,6 +69,7 @@ type call struct {
 	caller  context.Context //nolint:containedctx // lives for one call
 	ctx     context.Context //nolint:containedctx // lives for one call
 	said    *answer
+	extra   http.Header // of OBS, which the client library does not know
 	end     func()
 }
 
@@ -112,7 +109,7 @@ func (s *s3Store) Put(ctx context.Context, key string, body []byte) error {
 	c := s.begin(ctx, opPut, key)
 	defer c.end()
 	if s.conditional && !s.plainPut.Load() {
-		err := c.fail(s.send(c.ctx, key, body, true))
+		err := c.fail(s.send(c, body, true))
 		switch {
 		case errors.Is(err, ErrExists):
 			// Our own bytes of a try whose answer was lost, or other bytes: ask.
@@ -132,7 +129,7 @@ func (s *s3Store) Put(ctx context.Context, key string, body []byte) error {
 		}
 		s.plainPut.Store(true)
 	}
-	return c.fail(s.send(c.ctx, key, body, false))
+	return c.fail(s.send(c, body, false))
 }
 
 func (s *s3Store) PutNew(ctx context.Context, key string, body []byte) error {
@@ -144,36 +141,7 @@ func (s *s3Store) PutNew(ctx context.Context, key string, body []byte) error {
 	}
 	c := s.begin(ctx, opPutNew, key)
 	defer c.end()
-	return c.fail(s.send(c.ctx, key, body, true))
-}
-
-// send makes one PUT of known size, whose content the server verifies before it answers.
-func (s *s3Store) send(ctx context.Context, key string, body []byte, fresh bool) error {
-	opts := minio.PutObjectOptions{DisableContentSha256: !s.md5}
-	if fresh {
-		opts.SetMatchETagExcept("*")
-	}
-	var md5Base64, sha256Hex, md5Hex string
-	if s.md5 {
-		sum := md5.Sum(body) //nolint:gosec // see the import
-		md5Base64, md5Hex = base64.StdEncoding.EncodeToString(sum[:]), hex.EncodeToString(sum[:])
-	} else {
-		sum := sha256.Sum256(body)
-		sha256Hex = hex.EncodeToString(sum[:])
-	}
-	b := newPutBody(body)
-	defer b.detach()
-	info, err := s.client.PutObject(ctx, s.bucket, s.prefix+key, b, int64(len(body)),
-		md5Base64, sha256Hex, opts)
-	if err != nil {
-		return err
-	}
-	s.bucketSeen.Store(true)
-	// Without server-side encryption the ETag is the MD5: a second witness, where it has that form.
-	if s.md5 && len(info.ETag) == len(md5Hex) && !strings.EqualFold(info.ETag, md5Hex) {
-		return &unavailableError{err: fmt.Errorf("the server has ETag %s, sent was %s", info.ETag, md5Hex)}
-	}
-	return nil
+	return c.fail(s.send(c, body, true))
 }
 
 func (s *s3Store) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
@@ -346,11 +314,7 @@ func (s *s3Store) names(keys []string) iter.Seq[minio.ObjectInfo] {
 }
 
 func (s *s3Store) Capabilities() Capabilities {
-	c := Capabilities{ConditionalPut: s.conditional, Integrity: "sha256"}
-	if s.md5 {
-		c.Integrity = "md5"
-	}
-	return c
+	return Capabilities{ConditionalPut: s.conditional, Integrity: s.put.describe()}
 }
 
 func (s *s3Store) String() string { return s.name }

@@ -89,8 +89,9 @@ var classByCode = map[string]error{
 	"RequestTimeout":             ErrUnavailable,
 	"BucketExpanding":            ErrUnavailable,
 	// The bytes were damaged or cut on their way: the same bytes may arrive whole.
-	"BadDigest":      ErrUnavailable,
-	"IncompleteBody": ErrUnavailable,
+	"BadDigest":                   ErrUnavailable,
+	"XAmzContentChecksumMismatch": ErrUnavailable,
+	"IncompleteBody":              ErrUnavailable,
 }
 
 // classify wraps an error of the client with the class that fits it and with the server's own words.
@@ -111,7 +112,14 @@ func (s *s3Store) classify(err error, said *answer) error {
 		if permanent(err) {
 			return fmt.Errorf("%w: %w", ErrUsage, err)
 		}
+		var of *errorClass
+		if errors.As(err, &of) { // ours, from within the request
+			return err
+		}
 		return &unavailableError{err: err} // the network: every cut, refusal and time-out
+	}
+	if res.RequestID == "" {
+		res.RequestID = said.get("X-Obs-Request-Id")
 	}
 	words := fmt.Errorf("%w%s", err, codeOf(res))
 	class := classByCode[res.Code]

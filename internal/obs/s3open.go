@@ -6,7 +6,10 @@ import (
 	"net"
 	"net/url"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/s3utils"
@@ -27,13 +30,16 @@ type bucketURL struct {
 	endpoint       *url.URL
 	region         string
 	lookup         minio.BucketLookupType
+	put            putOptions
 	canonical      string
 }
 
 func parseBucketURL(u *url.URL, d dialect, getenv func(string) string) (bucketURL, error) {
-	known := []string{"endpoint", "region", "addressing"}
+	known := []string{"endpoint", "region", "integrity", "encryption", "kms-key", "class", "retain"}
 	if d.scheme == dialectOBS.scheme {
-		known = known[:2] // OBS knows virtual-hosted addresses only
+		known = append(known, "traffic-limit")
+	} else {
+		known = append(known, "addressing") // OBS knows virtual-hosted addresses only
 	}
 	var b bucketURL
 	q, err := parameters(u, known...)
@@ -89,6 +95,9 @@ func parseBucketURL(u *url.URL, d dialect, getenv func(string) string) (bucketUR
 	default:
 		return b, fmt.Errorf("%w: store URL: addressing %q, want auto, path or virtual", ErrUsage, q["addressing"])
 	}
+	if b.put, err = parsePutOptions(q, d); err != nil {
+		return b, err
+	}
 	values := url.Values{}
 	for name, v := range q {
 		values.Set(name, v)
@@ -134,7 +143,7 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 	client, err := minio.NewCore(b.endpoint.Host, &minio.Options{
 		Creds:        creds,
 		Secure:       b.endpoint.Scheme == "https",
-		Transport:    answerTransport{transport},
+		Transport:    extraTransport{answerTransport{transport}, creds, b.region},
 		Region:       b.region,
 		BucketLookup: b.lookup,
 		// Retry decides, and reports. The client would repeat without telling.
@@ -150,6 +159,66 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 		endpoint: b.endpoint.Host,
 		idle:     transport.CloseIdleConnections,
 	}
+	s.put.putOptions, s.put.retained = b.put, opts.Retained
 	s.life, s.close = context.WithCancelCause(context.WithoutCancel(ctx))
 	return s, nil
+}
+
+// The range of a traffic limit of OBS in bit/s, and of a retention that is worth its cost.
+const (
+	minTraffic, maxTraffic = 819_200, 838_860_800
+	minRetain, maxRetain   = time.Minute, 100 * 365 * 24 * time.Hour
+)
+
+// classForm keeps the name of a storage class from becoming another header.
+var classForm = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,31}$`)
+
+// keyForm is what ids, aliases and ARNs of KMS keys look like.
+var keyForm = regexp.MustCompile(`^[A-Za-z0-9:/_.-]{1,256}$`)
+
+// parsePutOptions reads what a URL asks of each put.
+func parsePutOptions(q map[string]string, d dialect) (p putOptions, err error) {
+	bad := func(name, want string) error {
+		return fmt.Errorf("%w: store URL: %s %q, want %s", ErrUsage, name, q[name], want)
+	}
+	known := []string{integrityAuto, integrityCRC64, integrityCRC32C, integritySHA256, integrityMD5}
+	if d.scheme == dialectOBS.scheme {
+		known = []string{integrityMD5, integritySHA256}
+	}
+	if p.integrity = q["integrity"]; p.integrity == "" {
+		p.integrity = d.integrity
+	}
+	p.encryption, p.kmsKey, p.storageClass = q["encryption"], q["kms-key"], q["class"]
+	switch {
+	case !slices.Contains(known, p.integrity):
+		return p, bad("integrity", strings.Join(known, ", "))
+	case p.encryption != "" && p.encryption != "kms" && p.encryption != "AES256":
+		return p, bad("encryption", "kms or AES256")
+	case p.kmsKey != "" && (p.encryption != "kms" || !keyForm.MatchString(p.kmsKey)):
+		return p, bad("kms-key", "the id of a key, beside encryption=kms")
+	case p.storageClass != "" && !classForm.MatchString(p.storageClass):
+		return p, bad("class", "the name of a storage class, in capitals")
+	case slices.Contains([]string{"COLD", "GLACIER", "DEEP_ARCHIVE"}, p.storageClass):
+		return p, bad("class", "one whose objects can be read at any time: a backup is read back before it counts")
+	}
+	if text := q["retain"]; text != "" {
+		if p.retain, err = parseDays(text); err != nil || p.retain < minRetain || p.retain > maxRetain {
+			return p, bad("retain", "a time such as 30d or 12h, from a minute to 100 years")
+		}
+	}
+	if text := q["traffic-limit"]; text != "" {
+		if p.trafficLimit, err = strconv.ParseInt(text, 10, 64); err != nil || p.trafficLimit < minTraffic || p.trafficLimit > maxTraffic {
+			return p, bad("traffic-limit", fmt.Sprintf("bit/s of one connection, from %d to %d", minTraffic, maxTraffic))
+		}
+	}
+	return p, nil
+}
+
+// parseDays reads a duration that may be in days ("30d").
+func parseDays(text string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(text)
 }

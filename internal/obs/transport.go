@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/signer"
 )
 
 const (
@@ -122,6 +125,34 @@ func (t answerTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	return res, err
+}
+
+// extraKey is where a context holds the headers of a request that the client library can't set.
+type extraKey struct{}
+
+// extraTransport adds those headers and signs the request again, since a store takes them only when they are signed.
+// The payload is not part of the signature (UNSIGNED-PAYLOAD).
+type extraTransport struct {
+	next   http.RoundTripper
+	creds  *credentials.Credentials
+	region string
+}
+
+func (t extraTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	extra, ok := req.Context().Value(extraKey{}).(http.Header)
+	if !ok {
+		return t.next.RoundTrip(req)
+	}
+	keys, err := t.creds.GetWithContext(&credentials.CredContext{Context: req.Context()})
+	if err != nil {
+		return nil, err
+	}
+	again := req.Clone(req.Context())
+	for name, values := range extra {
+		again.Header[name] = values
+	}
+	again.Header.Del("Authorization")
+	return t.next.RoundTrip(signer.SignV4(*again, keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken, t.region))
 }
 
 // retryAfter reads the header in both its forms: seconds, and an instant.
