@@ -171,9 +171,6 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 // catalogues is the folder by which backups know what did not change; it may be deleted at any time.
 func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, "catalogues") }
 
-// indexes is the folder of what the vaults' indexes list; it may be deleted at any time.
-func (a *Agent) indexes() string { return filepath.Join(a.cfg.StateDir, "index") }
-
 func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
 	cfg := a.cfg
 	identity, err := vault.LoadIdentity(cfg.KeyFile)

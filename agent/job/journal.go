@@ -41,25 +41,9 @@ var (
 // a time. Every method is one transaction, durable when it returns nil, and may be called from any
 // goroutine. Close it last.
 type Journal struct {
-	db   *bbolt.DB
-	path string
-}
-
-// OpenJournal opens the journal at path, or makes an empty one (mode 0600). The error is ErrLocked when another
-// process has it, ErrNewer when a later version wrote it.
-func OpenJournal(path string) (*Journal, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("open %s: %w", path, ErrLocked)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open journal %s: %w", path, err)
-	}
-	j := &Journal{db: db, path: path}
-	if err := j.init(); err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	return j, nil
+	db    *bbolt.DB
+	path  string
+	aside string
 }
 
 func (jr *Journal) init() error {
@@ -71,7 +55,7 @@ func (jr *Journal) init() error {
 		}
 		v, err := strconv.Atoi(string(meta.Get(keyVersion)))
 		if err != nil {
-			return fmt.Errorf("journal %s: version %q is no number", jr.path, meta.Get(keyVersion))
+			return fmt.Errorf("journal %s: version %q is no number: it %w", jr.path, meta.Get(keyVersion), errDamaged)
 		}
 		if v > journalVersion {
 			return fmt.Errorf("journal %s has version %d, this program knows %d: %w", jr.path, v, journalVersion, ErrNewer)
@@ -83,7 +67,9 @@ func (jr *Journal) init() error {
 	}
 	return jr.db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range allBuckets {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			if _, err := tx.CreateBucketIfNotExists(name); errors.Is(err, bolterrors.ErrIncompatibleValue) {
+				return fmt.Errorf("journal %s: it %w: %w", jr.path, errDamaged, err)
+			} else if err != nil {
 				return fmt.Errorf("journal %s: %w", jr.path, err)
 			}
 		}

@@ -1,7 +1,11 @@
 package job_test
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -101,4 +105,74 @@ func TestRetention(t *testing.T) {
 			t.Error("a task with a report to deliver was forgotten")
 		}
 	})
+}
+
+// TestDamagedJournalIsSetAside damages a journal in many ways: it opens, as it was or as a new one, and what was
+// there is kept for people to look at.
+func TestDamagedJournalIsSetAside(t *testing.T) {
+	dir := memoryDir(t)
+	var whole []byte
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b", "c", "d", "e", "f", "g", "h")
+		modes(t, w, job.Options{Jobs: 8}, "a", "b", "c", "d", "e", "f", "g", "h")
+		var err error
+		if whole, err = os.ReadFile(w.journal); err != nil {
+			t.Fatal(err)
+		}
+	})
+	page := os.Getpagesize()
+	pages := len(whole) / page
+	damages := map[string]func(b []byte) []byte{
+		"cut to nothing but a byte": func(b []byte) []byte { return b[:1] },
+		"cut in its first page":     func(b []byte) []byte { return b[:page/2] },
+		"no journal at all":         func(b []byte) []byte { return bytes.Repeat([]byte("not a journal\n"), 2000) },
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := 2; i <= pages; i++ {
+		damages[fmt.Sprintf("cut after page %d", i)] = func(b []byte) []byte { return b[:i*page] }
+		damages[fmt.Sprintf("page %d is zero", i-1)] = func(b []byte) []byte { clear(b[(i-1)*page:][:page]); return b }
+		damages[fmt.Sprintf("page %d is another", i-1)] = func(b []byte) []byte { copy(b[(i-1)*page:], b[rng.IntN(pages)*page:][:page]); return b }
+	}
+	for i := range 300 {
+		damages[fmt.Sprintf("bytes %d", i)] = func(b []byte) []byte {
+			for range 1 + rng.IntN(20) {
+				b[2*page+rng.IntN(len(b)-2*page)] ^= byte(1 + rng.IntN(255))
+			}
+			return b
+		}
+	}
+	set := 0
+	for name, damage := range damages {
+		path := filepath.Join(dir, "journal")
+		if err := os.WriteFile(path, damage(bytes.Clone(whole)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j, err := job.OpenJournal(path)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if _, err := j.Active(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		left, err := filepath.Glob(path + ".damaged-*")
+		if err != nil || (len(left) == 1) != (j.Aside() != "") {
+			t.Errorf("%s: %v beside the journal (%v), it says %q", name, left, err, j.Aside())
+		}
+		if j.Aside() != "" {
+			set++
+		}
+		if err := j.Close(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, f := range append(left, path) {
+			if err := os.Remove(f); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if set < len(damages)/8 { // most of the file is free pages
+		t.Errorf("%d of %d were set aside", set, len(damages))
+	}
+	t.Logf("%d of %d were set aside, %d pages", set, len(damages), pages)
 }

@@ -225,6 +225,9 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	if err := m.prune(); err != nil {
 		return err
 	}
+	if err := m.adopt(); err != nil {
+		return err
+	}
 	m.mu.Lock() // so that no command is accepted between the two
 	jobs, err := m.journal.Active()
 	m.waiting = nil // all of them are in the journal

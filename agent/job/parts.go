@@ -106,9 +106,11 @@ type Parts struct {
 	Leftovers func(ctx context.Context) ([]Ref, error)
 	// RemoveLeftover removes one of those.
 	RemoveLeftover func(ctx context.Context, ref Ref) error
-	Backuper       Backuper
-	Signer         Signer
-	Observer       Observer
+	// Marks keeps notes of the held instances beside the journal; nil keeps none.
+	Marks    Marks
+	Backuper Backuper
+	Signer   Signer
+	Observer Observer
 }
 
 // Observer is told what happens. Its methods are called from the goroutines of jobs, must not

@@ -13,9 +13,14 @@ func TestOrderOfTheLine(t *testing.T) {
 	first := s.join(place{command: "first"})
 	var line []*ticket
 	for i, p := range []place{
-		{command: "big"}, {command: "big"}, {command: "big"}, {command: "small"},
+		{command: "big"},
+		{command: "big"},
+		{command: "big"},
+		{command: "small"},
 		{command: "late", deadline: soon.Add(time.Hour), bytes: 1},
-		{command: "urgent3", deadline: soon, bytes: 300}, {command: "urgent1", deadline: soon, bytes: 100}, {command: "urgent2", deadline: soon, bytes: 200},
+		{command: "urgent3", deadline: soon, bytes: 300},
+		{command: "urgent1", deadline: soon, bytes: 100},
+		{command: "urgent2", deadline: soon, bytes: 200},
 	} {
 		p.seq = uint64(i + 1)
 		line = append(line, s.join(p))

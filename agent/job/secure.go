@@ -65,6 +65,9 @@ func (w *worker) freeze(ctx context.Context, j *Job) (State, change, error) {
 		return "", change{}, err
 	}
 	if state != IsStopped || j.Found != IsStopped {
+		if err := w.mark(j); err != nil {
+			return "", change{}, err
+		}
 		hold := instance.Runtime.Freeze
 		if j.Mode == ModeStop {
 			hold = instance.Runtime.Stop

@@ -3,6 +3,7 @@ package job
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -88,7 +89,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 				return err
 			}
 		}
-		return w.removeSnapshots(ctx, j, instance)
+		return errors.Join(w.removeSnapshots(ctx, j, instance), w.unmark(j))
 	})
 	if err != nil {
 		return err

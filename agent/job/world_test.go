@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -29,7 +30,8 @@ type world struct {
 	backups   map[string][]int // instance -> the counts that its manifests hold
 	packs     map[string]int   // pack id -> how often it was sent
 	rounds    map[string]int   // job -> rounds of pre-copy
-	events    []job.Event      // as the control plane took them
+	marks     map[string][]byte
+	events    []job.Event // as the control plane took them
 	bootID    string
 	backup    func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
 	answer    func(e job.Event) (refusal string, err error)        // what the control plane says; nil: 2xx
@@ -50,7 +52,7 @@ type phone struct {
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
 		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{},
-		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, bootID: "boot-1",
+		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, marks: map[string][]byte{}, bootID: "boot-1",
 	}
 	for _, n := range names {
 		w.instances[n] = &phone{state: job.IsRunning, policy: job.ReleaseByAgent}
@@ -282,7 +284,7 @@ func (l *life) parts() job.Parts {
 			delete(w.snaps, ref.Path)
 			return nil
 		},
-		Backuper: fakeEngine{l}, Signer: fakeSigner{l}, Observer: quiet{},
+		Marks: fakeMarks{l}, Backuper: fakeEngine{l}, Signer: fakeSigner{l}, Observer: quiet{},
 	}
 }
 
@@ -480,6 +482,33 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	}
 	w.backups[r.Instance] = append(w.backups[r.Instance], held)
 	return &job.Result{BackupID: "b1", Object: "v/backups/b1", ManifestSHA256: "00ff", Verified: time.Now()}, nil
+}
+
+type fakeMarks struct{ l *life }
+
+func (f fakeMarks) Set(instance string, note []byte) error {
+	f.l.alive()
+	f.l.w.mu.Lock()
+	defer f.l.w.mu.Unlock()
+	f.l.w.marks[instance] = note
+	return nil
+}
+
+func (f fakeMarks) Clear(instance string) error {
+	f.l.alive()
+	f.l.w.mu.Lock()
+	defer f.l.w.mu.Unlock()
+	if f.l.w.instances[instance].state == job.IsFrozen {
+		f.l.w.fault("the note of %s is removed while it is frozen", instance)
+	}
+	delete(f.l.w.marks, instance)
+	return nil
+}
+
+func (f fakeMarks) List() (map[string][]byte, error) {
+	f.l.w.mu.Lock()
+	defer f.l.w.mu.Unlock()
+	return maps.Clone(f.l.w.marks), nil
 }
 
 type fakeSigner struct{ l *life }

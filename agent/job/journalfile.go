@@ -1,0 +1,116 @@
+package job
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// errDamaged says that the journal's file is not what was written.
+var errDamaged = errors.New("is damaged")
+
+// OpenJournal opens the journal at path, or makes an empty one (mode 0600). One that is damaged is set aside, see
+// Aside. The error is ErrLocked when another process has it, ErrNewer when a later version wrote it.
+func OpenJournal(path string) (*Journal, error) {
+	j, err := openJournal(path)
+	if !errors.Is(err, errDamaged) {
+		return j, err
+	}
+	why := err
+	aside := fmt.Sprintf("%s.damaged-%d", path, time.Now().UnixNano())
+	if err := os.Rename(path, aside); err != nil {
+		return nil, fmt.Errorf("set the damaged journal aside: %w", err)
+	}
+	if j, err = openJournal(path); err != nil {
+		return nil, errors.Join(why, err)
+	}
+	j.aside = fmt.Sprintf("%v; it was set aside as %s", why, aside)
+	return j, nil
+}
+
+// Aside says what was wrong with the journal that was found, and where it is now; empty when nothing was. The
+// journal is a new one then: what it knew of commands is lost, and what Marks says is held is let go.
+func (jr *Journal) Aside() string { return jr.aside }
+
+// openJournal opens the file and reads all of it: damage shows now, when nothing depends on it yet, and not in the
+// middle of a job. Tens of megabytes at most, in memory afterwards.
+func openJournal(path string) (j *Journal, err error) {
+	// Pages that point out of the file fault, in memory that is mapped, and others panic.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	var db *bbolt.DB
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("open journal %s: it %w: %v", path, errDamaged, p)
+		}
+		if err != nil && db != nil {
+			err = errors.Join(err, db.Close())
+		}
+	}()
+	db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("open %s: %w", path, ErrLocked)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch), err != nil && short(path):
+		return nil, fmt.Errorf("open journal %s: it %w: %w", path, errDamaged, err)
+	case err != nil:
+		return nil, fmt.Errorf("open journal %s: %w", path, err)
+	}
+	file, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read journal: %w", err)
+	}
+	if err := checkPages(file, db.Info().PageSize); err != nil {
+		return nil, fmt.Errorf("open journal %s: it %w: %w", path, errDamaged, err)
+	}
+	j = &Journal{db: db, path: path}
+	if err := j.init(); err != nil {
+		return nil, err
+	}
+	if err := j.sound(); err != nil {
+		return nil, fmt.Errorf("open journal %s: it %w: %w", path, errDamaged, err)
+	}
+	return j, nil
+}
+
+// short tells whether the file ends before its second page does, as after a crash while it was made.
+func short(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Size() < 2*int64(os.Getpagesize())
+}
+
+// sound reads every record, and then has bbolt look at its pages.
+func (jr *Journal) sound() error {
+	return jr.db.View(func(tx *bbolt.Tx) error {
+		records := map[string]func() any{
+			string(bucketTasks): func() any { return new(Task) }, string(bucketJobs): func() any { return new(Job) }, string(bucketOutbox): func() any { return new(Event) },
+		}
+		for _, name := range allBuckets {
+			err := tx.Bucket(name).ForEach(func(k, v []byte) error {
+				record := records[string(name)]
+				if record == nil {
+					return nil
+				}
+				if err := json.Unmarshal(v, record()); err != nil {
+					return fmt.Errorf("decode %s %q: %w", name, k, err)
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		var first error
+		for err := range tx.Check() {
+			if first == nil {
+				first = err
+			}
+		}
+		return first
+	})
+}

@@ -1,0 +1,104 @@
+package job
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+)
+
+// Marks keeps a note of each instance that may be held, outside of the journal. It is what is left to let
+// instances go by when the journal is lost. All methods may be called from any goroutine.
+type Marks interface {
+	// Set makes the note durable.
+	Set(instance string, note []byte) error
+	// Clear removes it; one that is not there is no error.
+	Clear(instance string) error
+	// List returns all notes by instance.
+	List() (map[string][]byte, error)
+}
+
+// mark notes that the job is about to hold its instance.
+func (w *worker) mark(j *Job) error {
+	if w.m.parts.Marks == nil {
+		return nil
+	}
+	note, err := json.Marshal(j)
+	if err != nil {
+		return fmt.Errorf("encode job: %w", err)
+	}
+	if err := w.m.parts.Marks.Set(j.Instance, note); err != nil {
+		return fmt.Errorf("note that the instance is held: %w", err)
+	}
+	return nil
+}
+
+// unmark removes the note of an instance that nothing holds any more.
+func (w *worker) unmark(j *Job) error {
+	if w.m.parts.Marks == nil {
+		return nil
+	}
+	if err := w.m.parts.Marks.Clear(j.Instance); err != nil {
+		return fmt.Errorf("remove the note that the instance is held: %w", err)
+	}
+	return nil
+}
+
+// errJournalLost is why the job of an instance fails that only its note remembers.
+var errJournalLost = errors.New("the journal of this host was lost while the job was under way; whatever it had stored was not reported, and the instance is not released")
+
+// adopt takes up, as jobs that failed, the instances that notes say are held and of which the journal knows
+// nothing: it was damaged, or removed. They are let go of, and none is released.
+func (m *Manager) adopt() error {
+	if m.parts.Marks == nil {
+		return nil
+	}
+	notes, err := m.parts.Marks.List()
+	if err != nil {
+		return fmt.Errorf("look for notes of held instances: %w", err)
+	}
+	for instance, note := range notes {
+		var j Job
+		if err := json.Unmarshal(note, &j); err != nil || j.Instance != instance || j.ID == "" {
+			m.parts.Observer.Trouble(instance, "", "read the note that the instance is held", errors.Join(errors.New("it is damaged; look whether the instance is frozen, and let it go"), err))
+			continue
+		}
+		adopted, err := m.journal.adopt(j)
+		if err != nil {
+			return err
+		}
+		if adopted {
+			m.parts.Observer.Trouble(instance, j.ID, "go on with a job that the journal has lost", errJournalLost)
+		}
+	}
+	return nil
+}
+
+// adopt writes the job as one that is being undone, unless the journal knows it or another of its instance.
+func (jr *Journal) adopt(j Job) (adopted bool, err error) {
+	err = jr.db.Update(func(tx *bbolt.Tx) error {
+		if tx.Bucket(bucketJobs).Get([]byte(j.ID)) != nil || tx.Bucket(bucketActive).Get([]byte(j.Instance)) != nil {
+			return nil
+		}
+		if j.Seq, err = tx.Bucket(bucketJobs).NextSequence(); err != nil {
+			return err
+		}
+		j.State, j.Hold, j.Cause, j.Result = Failing, true, errJournalLost.Error(), nil
+		// Of the command nothing is known but those of its jobs that held an instance.
+		t := Task{ID: j.Task, Tenant: j.Tenant, Accepted: j.AcceptedAt}
+		if _, err := get(tx, bucketTasks, []byte(j.Task), &t); err != nil {
+			return err
+		}
+		t.Jobs = append(t.Jobs, JobRef{Instance: j.Instance, Job: j.ID})
+		if err := put(tx, bucketTasks, []byte(t.ID), t); err != nil {
+			return err
+		}
+		if err := tx.Bucket(bucketActive).Put([]byte(j.Instance), []byte(j.ID)); err != nil {
+			return err
+		}
+		adopted = true
+		return put(tx, bucketJobs, []byte(j.ID), j)
+	})
+	return adopted, err
+}

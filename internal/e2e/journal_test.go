@@ -1,0 +1,59 @@
+package e2e_test
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"holdfast/internal/crashpoint"
+	"holdfast/internal/testbed"
+)
+
+// TestJournalIsLost: the disk eats the journal while an instance is frozen for a job. The next start lets the
+// instance go, keeps what is left of the journal, leaves no snapshot, and takes the command again.
+func TestJournalIsLost(t *testing.T) {
+	needs(t)
+	docker := testbed.StartDocker(t)
+	base := filepath.Join(testbed.Btrfs(t), "phone-1")
+	volume, store := filepath.Join(base, "data"), filepath.Join(t.TempDir(), "store")
+	must(t, os.MkdirAll(volume, 0o755))
+	must(t, os.Mkdir(store, 0o700))
+	container := startWriter(t, docker, volume)
+	p := startPlane(t)
+	h := newHost(t, p, "file://"+store)
+	h.addDocker("phone-1", docker.Host, container, volume)
+	h.start(crashpoint.WriteStored + crashpoint.Before)
+	_, _ = h.call(http.MethodPost, "/v1/instances/backup", "request-1", map[string]any{"instance_ids": []string{"phone-1"}})
+	h.killed()
+	if st := docker.State(t, container); !st.Paused {
+		t.Fatalf("container %+v", st)
+	}
+	journal := filepath.Join(h.dir, "state", "journal.db")
+	must(t, os.Truncate(journal, int64(3*os.Getpagesize())))
+
+	h.start("")
+	eventually(t, "the instance runs", func() bool { st := docker.State(t, container); return st.Running && !st.Paused })
+	eventually(t, "the failure is told", func() bool { return len(p.got(failed)) == 1 })
+	if left, err := filepath.Glob(journal + ".damaged-*"); err != nil || len(left) != 1 {
+		t.Errorf("set aside: %v, %v", left, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(base, ".*")); err != nil || len(left) != 0 {
+		t.Errorf("left beside the volume: %v, %v", left, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(h.dir, "state", "held", "*")); err != nil || len(left) != 0 {
+		t.Errorf("notes of held instances: %v, %v", left, err)
+	}
+	before := docker.State(t, container)
+	if !before.Running {
+		t.Errorf("container %+v", before)
+	}
+	h.backup("request-1", "phone-1") // the journal knows nothing of the first one
+	eventually(t, "the instance is released", func() bool { return len(p.got(released)) == 1 })
+	if d := differences(t, volume, h.restore("phone-1")); d != "" {
+		t.Errorf("the backup differs from what the instance held:\n%s", d)
+	}
+	if code := h.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
