@@ -164,14 +164,13 @@ func getExtended(fd int, opened bool) (fsxattr, error) {
 		_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsGetXattr, uintptr(unsafe.Pointer(&x)))
 		return x, errnoErr(e)
 	}
-	return getAttrAt(fd, cname{0})
+	return getAttrAt(unix.AT_FDCWD, cname(procFD(fd, "")+"\x00"), 0)
 }
 
-// getAttrAt reads the extended flags and the project id of name in dirfd, a link not followed, nothing opened.
-// An empty name means dirfd itself.
-func getAttrAt(dirfd int, name cname) (fsxattr, error) {
+// getAttrAt reads the extended flags and the project id of name in dirfd; nothing is opened.
+func getAttrAt(dirfd int, name cname, flags int) (fsxattr, error) {
 	var a fileAttr
-	e := attrCall(fileGetAttr, dirfd, name, &a)
+	e := attrCall(fileGetAttr, dirfd, name, flags, &a)
 	return fsxattr{xflags: uint32(a.xflags), extsize: a.extsize, nextents: a.nextents, projid: a.projid, cowextsize: a.cowextsize}, errnoErr(e)
 }
 
@@ -182,21 +181,18 @@ func setExtended(fd int, opened bool, x fsxattr) error {
 		return errnoErr(e)
 	}
 	a := fileAttr{xflags: uint64(x.xflags), extsize: x.extsize, nextents: x.nextents, projid: x.projid, cowextsize: x.cowextsize}
-	return errnoErr(attrCall(fileSetAttr, fd, cname{0}, &a))
+	return errnoErr(attrCall(fileSetAttr, unix.AT_FDCWD, cname(procFD(fd, "")+"\x00"), 0, &a))
 }
 
 // noAttrAt remembers that the kernel (before 6.17) or a filter has no file_getattr.
 var noAttrAt atomic.Bool
 
-func attrCall(call uintptr, dirfd int, name cname, a *fileAttr) syscall.Errno {
+// attrCall asks with a path also for what is open: both calls refuse O_PATH descriptors.
+func attrCall(call uintptr, dirfd int, name cname, flags int, a *fileAttr) syscall.Errno {
 	if noAttrAt.Load() {
 		return unix.ENOSYS
 	}
-	flags := uintptr(unix.AT_SYMLINK_NOFOLLOW)
-	if len(name) == 1 {
-		flags |= unix.AT_EMPTY_PATH
-	}
-	_, _, e := unix.Syscall6(call, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])), uintptr(unsafe.Pointer(a)), unsafe.Sizeof(*a), flags, 0)
+	_, _, e := unix.Syscall6(call, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])), uintptr(unsafe.Pointer(a)), unsafe.Sizeof(*a), uintptr(flags), 0)
 	if e == unix.ENOSYS {
 		noAttrAt.Store(true)
 	}

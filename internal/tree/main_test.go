@@ -2,13 +2,17 @@ package tree_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"holdfast/internal/testbed"
 	"holdfast/internal/tree"
@@ -81,6 +85,15 @@ func transfer(ctx context.Context, src, dst string, warn func(tree.Warning)) err
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	err = r.Walk(ctx, tree.WalkOptions{Warn: warn}, func(e *tree.Entry) error {
+		if e.Kind == tree.File && !e.HasLinkTo {
+			in, err := r.Open(e)
+			if err == nil {
+				err = errors.Join(r.ReadFlags(e, in), in.Close())
+			}
+			if err != nil {
+				return err
+			}
+		}
 		out, err := target.Create(e)
 		if err != nil || out == nil {
 			return err
@@ -99,7 +112,7 @@ func transfer(ctx context.Context, src, dst string, warn func(tree.Warning)) err
 	if err != nil {
 		return err
 	}
-	return target.Finish()
+	return errors.Join(target.Finish(), target.Seal())
 }
 
 func fill(r *tree.Root, e *tree.Entry, out *os.File) error {
@@ -138,4 +151,55 @@ func write(t testing.TB, dir string, files ...string) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func tool(t *testing.T, dir string, cmd ...string) string {
+	t.Helper()
+	path, err := testbed.Program(cmd[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(path, cmd[1:]...)
+	c.Dir = dir
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(cmd, " "), err, out)
+	}
+	return string(out)
+}
+
+// makeDeep makes levels folders inside each other, whose path is far beyond PATH_MAX, each with a
+// file that comes before the next folder and one that comes after it.
+func makeDeep(t *testing.T, dir string, levels int) {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := "m" + strings.Repeat("d", 100)
+	for i := range levels {
+		for _, n := range []string{"a", "z"} {
+			f, err := unix.Openat(fd, n, unix.O_WRONLY|unix.O_CREAT, 0o600)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := unix.Write(f, fmt.Appendf(nil, "%s at %d", n, i)); err != nil {
+				t.Fatal(err)
+			}
+			unix.Close(f)
+		}
+		if err := unix.Mkdirat(fd, name, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		next, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(fd)
+		fd = next
+	}
+	unix.Close(fd)
 }

@@ -314,7 +314,7 @@ func (w *walker) visitOther(dirfd int, name cname, st *unix.Statx_t) error {
 // specialFlags reads the flags and the project id of what can't be opened, where the kernel and the file system have a
 // way (XFS on Linux 6.17).
 func (w *walker) specialFlags(dirfd int, name cname, e *Entry) error {
-	x, err := getAttrAt(dirfd, name)
+	x, err := getAttrAt(dirfd, name, unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
 		if noFlags(err) {
 			w.special = false // for all others too

@@ -10,7 +10,7 @@ import (
 	"holdfast/internal/tree"
 )
 
-// A stat page stands beside a page of a recipe and has, for each of its files with content, the inode and
+// A stat page stands beside a page of a recipe and has, for each of its files, the inode and
 // the time of the last change as the backup saw them. A restore has no use for it. The next backup takes it,
 // with the page, for the catalogue that its host does not have. See FORMAT.md for the bytes and the reasons.
 
@@ -19,9 +19,10 @@ var ErrNoStats = errors.New("backup has no stat pages")
 
 var errStatPage = errors.New("stat page does not fit its page")
 
-// statted says whether a stat page has a row for the item: only of these does a backup ask whether they changed.
+// statted says whether a stat page has a row for the item: only of these does a backup ask whether they changed. Empty
+// files are among them, for their flags, which it would have to open them for.
 func statted(it *Item) bool {
-	return it.Kind == tree.File && !it.Continued && !it.HasLinkTo && it.Size > 0
+	return it.Kind == tree.File && !it.Continued && !it.HasLinkTo
 }
 
 // appendStats appends the stat page of those items: how many rows there are, then three columns, each number as

@@ -21,7 +21,7 @@ func statOf(ino uint64, sec int64, nsec uint32) Item {
 	return Item{Entry: tree.Entry{Ino: ino, Ctime: tree.Time{Sec: sec, Nsec: nsec}}}
 }
 
-// TestStatPage: inodes and times of files with content come back, and those without an inode have no time.
+// TestStatPage: inodes and times of files come back, and those without an inode have no time.
 func TestStatPage(t *testing.T) {
 	want := statItems(
 		statOf(12, 1700000000, 5), statOf(13, 1700000000, 999999999), statOf(0, 1700000001, 4), statOf(11, -1, 0),
