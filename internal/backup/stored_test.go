@@ -137,12 +137,34 @@ func TestStoredCatalogueThatIsDamaged(t *testing.T) {
 	}
 }
 
+// TestStoredCatalogueEndsAnywhere: a backup that is cancelled while it reads the store's catalogue ends, with all that it started.
+func TestStoredCatalogueEndsAnywhere(t *testing.T) {
+	v := newVault(t, obs.NewMemory())
+	dir := memoryDir(t)
+	makeTree(t, dir, 14, 3000, 0)
+	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, Now: inAnHour, CatalogueDir: t.TempDir()}
+	if _, err := backup.Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*3*time.Millisecond)
+		o.CatalogueDir = t.TempDir()
+		_, err := backup.Run(ctx, o)
+		cancel()
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after %d ms: %v", i*3, err)
+		}
+	}
+}
+
 // TestStoredCatalogueOfAChain: pages that lie in the packs of many backups are read with few requests.
 func TestStoredCatalogueOfAChain(t *testing.T) {
 	st := &faulty{Store: obs.NewMemory()}
 	v := newVault(t, st)
 	dir := memoryDir(t)
-	name := func(i int) string { return filepath.Join(dir, fmt.Sprintf("folder %d", i/100), fmt.Sprintf("file %d", i)) }
+	name := func(i int) string {
+		return filepath.Join(dir, fmt.Sprintf("folder %d", i/100), fmt.Sprintf("file %d", i))
+	}
 	const files, days = 8000, 15
 	for i := range files {
 		if i%100 == 0 {

@@ -16,11 +16,11 @@ const (
 	// batchRefs and batchBytes (sealed) are what is looked at together. Two batches are in memory: one is
 	// fetched while the one before is worked on.
 	batchRefs  = 1024
-	batchBytes = 4 << 20
+	batchBytes = 2 << 20
 	// runGap is how many unneeded bytes between two pages are read rather than ask twice, and batchGaps how
 	// many in a batch.
 	runGap    = 64 << 10
-	batchGaps = 4 << 20
+	batchGaps = 2 << 20
 	// batchRequests of a batch are in flight.
 	batchRequests = 8
 	// listsAtOnce is how many page lists are in memory: with all their references at most 4 MiB.
