@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"testing"
 
-	"holdfast/internal/chunk"
 	"holdfast/internal/obs"
 	"holdfast/internal/tree"
 )
@@ -77,19 +76,6 @@ func FuzzTable(f *testing.F) {
 	})
 }
 
-// FuzzIndex decodes segments that opened, as if the key had leaked.
-func FuzzIndex(f *testing.F) {
-	plain := append([]byte{1, 0, 0, 0}, make([]byte, 16+indexRowSize)...)
-	f.Add(plain)
-	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		n := 0
-		if err := parseIndex(b, func(chunk.Name, Loc) { n++ }); err == nil && n*indexRowSize > len(b) {
-			t.Fatalf("%d rows of %d bytes", n, len(b))
-		}
-	})
-}
-
 // FuzzManifest decodes manifests and page lists, which share the decoder.
 func FuzzManifest(f *testing.F) {
 	b, err := encMode.Marshal(&Manifest{Instance: "i", ID: "x", Volumes: []Volume{{Name: "v", Lists: []PageRef{{Off: 1}}}}})
@@ -103,12 +89,4 @@ func FuzzManifest(f *testing.F) {
 		var l pageList
 		_ = decMode.Unmarshal(b, &l)
 	})
-}
-
-// TestHeaderNeedsTheNameKey: who does not have the fleet's secret can't make a header that opens.
-func TestHeaderNeedsTheNameKey(t *testing.T) {
-	key, h := make([]byte, 32), []byte(`{}`)
-	if headerMAC(key, nil, h) == headerMAC(key, []byte("secret"), h) {
-		t.Error("the MAC is the same without the name key")
-	}
 }

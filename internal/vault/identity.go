@@ -16,9 +16,8 @@ import (
 // Identity is the secret half of an age key pair: what opens a vault. Its zero value opens nothing.
 // It is constant and may be shared.
 type Identity struct {
-	ids       []age.Identity
-	recipient string
-	text      string
+	ids  []age.Identity
+	pubs []string // of each, its recipient
 }
 
 // GenerateIdentity makes a new X25519 identity.
@@ -27,10 +26,7 @@ func GenerateIdentity() (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make age identity: %w", err)
 	}
-	return &Identity{
-		ids: []age.Identity{id}, recipient: id.Recipient().String(),
-		text: "# public key: " + id.Recipient().String() + "\n" + id.String() + "\n",
-	}, nil
+	return &Identity{ids: []age.Identity{id}, pubs: []string{id.Recipient().String()}}, nil
 }
 
 // ParseIdentity reads an age identity file: lines of AGE-SECRET-KEY-1…, comments with #. The recipient
@@ -40,14 +36,16 @@ func ParseIdentity(file []byte) (*Identity, error) {
 	if err != nil || len(ids) == 0 {
 		return nil, errors.New("is no age identity file (a line that begins with AGE-SECRET-KEY-1)")
 	}
-	out := &Identity{ids: ids, text: string(file)}
-	switch id := ids[0].(type) {
-	case *age.X25519Identity:
-		out.recipient = id.Recipient().String()
-	case *age.HybridIdentity:
-		out.recipient = id.Recipient().String()
-	default:
-		return nil, errors.New("holds an age identity of a kind that has no recipient of its own")
+	out := &Identity{ids: ids}
+	for _, id := range ids {
+		switch id := id.(type) {
+		case *age.X25519Identity:
+			out.pubs = append(out.pubs, id.Recipient().String())
+		case *age.HybridIdentity:
+			out.pubs = append(out.pubs, id.Recipient().String())
+		default:
+			return nil, errors.New("holds an age identity of a kind that has no recipient of its own")
+		}
 	}
 	return out, nil
 }
@@ -58,6 +56,7 @@ func LoadIdentity(path string) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
 	}
+	defer clear(b)
 	id, err := ParseIdentity(b)
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", path, err)
@@ -65,14 +64,23 @@ func LoadIdentity(path string) (*Identity, error) {
 	return id, nil
 }
 
-// Recipient returns the public half, age1….
-func (id *Identity) Recipient() string { return id.recipient }
+// Recipient returns the public half, age1…, of the first key.
+func (id *Identity) Recipient() string { return id.pubs[0] }
 
-// MarshalText returns the identity file's content. It is secret.
-func (id *Identity) MarshalText() ([]byte, error) { return []byte(id.text), nil }
+// recipients returns the public halves of all keys.
+func (id *Identity) recipients() []string { return slices.Clone(id.pubs) }
+
+// MarshalText returns an identity file with these keys. It is secret.
+func (id *Identity) MarshalText() ([]byte, error) {
+	var text []byte
+	for i, key := range id.ids {
+		text = fmt.Appendf(text, "# public key: %s\n%s\n", id.pubs[i], key)
+	}
+	return text, nil
+}
 
 // String returns the recipient, so that no message shows the secret by mistake.
-func (id *Identity) String() string { return id.recipient }
+func (id *Identity) String() string { return id.Recipient() }
 
 // ParseRecipient says whether s is an age recipient that a vault can be wrapped for.
 func ParseRecipient(s string) error {

@@ -9,14 +9,12 @@
 package vault
 
 import (
-	"bytes"
 	"context"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -64,6 +62,8 @@ func DefaultParams() Params {
 	return Params{Chunk: chunk.Params{Min: 16 << 10, Avg: 64 << 10, Max: 256 << 10}, Pack: 16 << 20}
 }
 
+const maxPack = 1 << 30 // bytes
+
 func (p Params) check() error {
 	if err := p.Chunk.Check(); err != nil {
 		return err
@@ -92,6 +92,7 @@ type Info struct {
 	Name       string    `json:"name"`
 	Created    time.Time `json:"created"`
 	Format     int       `json:"format"`
+	Generation uint32    `json:"generation"` // of the header: how often it was written; 1 is a new vault's
 	Recipients []string  `json:"recipients"` // whose identities open it
 	Params     Params    `json:"params"`
 	Store      string    `json:"store"`
@@ -100,37 +101,15 @@ type Info struct {
 // ID returns the 32 hex digits under which the vault of that name stands in a store. With a
 // nameKey, a secret of the fleet, nobody without it can tell whether a name has a vault.
 func ID(name string, nameKey []byte) string {
-	m := hmac.New(sha256.New, append([]byte("holdfast vault id v1\x00"), nameKey...))
-	m.Write([]byte(name))
-	return hex.EncodeToString(m.Sum(nil)[:16])
+	return hex.EncodeToString(keyedByName("holdfast vault id v1\x00", nameKey, name)[:16])
 }
 
-// header is the part of vault.json that the MAC covers.
-type header struct {
-	Format     int       `json:"format"`
-	ID         string    `json:"id"`
-	Created    time.Time `json:"created"`
-	Params     Params    `json:"params"`
-	Recipients []string  `json:"recipients"`
-	Key        string    `json:"key"` // age, armored; opens to a secret
+// keyedByName is HMAC-SHA256 of text under the name key, for that purpose.
+func keyedByName(purpose string, nameKey []byte, text string) []byte {
+	m := hmac.New(sha256.New, append([]byte(purpose), nameKey...))
+	m.Write([]byte(text))
+	return m.Sum(nil)
 }
-
-type document struct {
-	Vault json.RawMessage `json:"vault"`
-	MAC   string          `json:"mac"` // hex HMAC-SHA256 of the compact form of Vault
-}
-
-// secret is what the wrapped key opens to. The name is in here so that a bucket's owner can't read it.
-type secret struct {
-	Key  []byte `json:"key"`
-	Name string `json:"name"`
-}
-
-const maxHeader = 1 << 20
-
-const maxPack = 1 << 30
-
-func headerKey(id string) string { return id + "/vault.json" }
 
 // Create makes the vault of that name, whose key the recipients and id can open. Where the store can
 // put conditionally, of two that create at the same moment one gets ErrVaultExists; elsewhere two
@@ -149,37 +128,30 @@ func CreateWith(ctx context.Context, st obs.Store, name string, nameKey []byte, 
 		return nil, err
 	}
 	vid := ID(name, nameKey)
-	if _, err := st.Stat(ctx, headerKey(vid)); err == nil {
-		return nil, fmt.Errorf("%w: %s in %s", ErrVaultExists, name, st)
-	} else if !errors.Is(err, obs.ErrNotFound) {
-		return nil, fmt.Errorf("look for vault %s: %w", name, err)
-	}
-	all := append([]string{id.Recipient()}, recipients...)
-	key := make([]byte, 32)
-	_, _ = rand.Read(key) // crypto/rand.Read never fails
-	plain, err := json.Marshal(secret{Key: key, Name: name})
+	there, err := headersOf(ctx, st, vid)
 	if err != nil {
-		return nil, fmt.Errorf("encode vault key: %w", err)
+		return nil, fmt.Errorf("look for vault %s: %w", name, err)
+	} else if len(there) > 0 {
+		return nil, fmt.Errorf("%w: %s in %s", ErrVaultExists, name, st)
 	}
-	wrapped, all, err := wrap(plain, all)
+	s := secret{Key: make([]byte, 32), Name: name, Proof: proofOf(nameKey, vid)}
+	defer s.clear()
+	_, _ = rand.Read(s.Key) // crypto/rand.Read never fails
+	doc, err := sealHeader(header{
+		Format: Format, ID: vid, Generation: 1, Created: time.Now().UTC().Truncate(time.Second), Params: p,
+		Recipients: append(id.recipients(), recipients...),
+	}, s)
 	if err != nil {
 		return nil, err
 	}
-	h, err := json.Marshal(header{
-		Format: Format, ID: vid, Created: time.Now().UTC().Truncate(time.Second),
-		Params: p, Recipients: all, Key: wrapped,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("encode vault header: %w", err)
-	}
-	doc, err := json.Marshal(document{Vault: h, MAC: headerMAC(key, nameKey, h)})
-	if err != nil {
-		return nil, fmt.Errorf("encode vault header: %w", err)
+	// The signpost first: one to nothing is passed over, but a vault without one is hard to find.
+	if err := st.Put(ctx, signpostKey(vid), []byte(signpost)); err != nil {
+		return nil, fmt.Errorf("write vault %s: %w", name, err)
 	}
 	if st.Capabilities().ConditionalPut {
-		err = st.PutNew(ctx, headerKey(vid), doc)
+		err = st.PutNew(ctx, firstHeaderKey(vid), doc)
 	} else {
-		err = st.Put(ctx, headerKey(vid), doc)
+		err = st.Put(ctx, firstHeaderKey(vid), doc)
 	}
 	if errors.Is(err, obs.ErrExists) {
 		return nil, fmt.Errorf("%w: %s in %s", ErrVaultExists, name, st)
@@ -194,65 +166,38 @@ func CreateWith(ctx context.Context, st obs.Store, name string, nameKey []byte, 
 // among its recipients, ErrCorrupt, ErrNewer.
 func Open(ctx context.Context, st obs.Store, name string, nameKey []byte, id *Identity) (*Vault, error) {
 	vid := ID(name, nameKey)
-	key := headerKey(vid)
-	raw, err := readAll(ctx, st, key, maxHeader)
-	if errors.Is(err, obs.ErrNotFound) {
+	at, h, s, err := newestHeader(ctx, st, vid, id)
+	if errors.Is(err, ErrNoVault) {
 		return nil, fmt.Errorf("%w: %s in %s", ErrNoVault, name, st)
 	} else if err != nil {
 		return nil, fmt.Errorf("open vault %s: %w", name, err)
 	}
-	bad := func(reason string) error { return &CorruptError{Object: key, Reason: reason} }
-	var doc document
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, bad("is no vault header: " + err.Error())
+	defer s.clear()
+	if s.Name != name {
+		return nil, &CorruptError{Object: at.key, Reason: fmt.Sprintf("is the header of another vault (%q)", s.Name)}
 	}
-	var h header
-	if err := json.Unmarshal(doc.Vault, &h); err != nil {
-		return nil, bad("is no vault header: " + err.Error())
+	// Anybody can wrap a vault key of their own for recipients that they know, and would read what is stored under it.
+	if !hmac.Equal(s.Proof, proofOf(nameKey, vid)) {
+		return nil, &CorruptError{Object: at.key, Reason: "was not made with this name key: somebody put another vault in the place of this one"}
 	}
-	if h.Format > Format {
-		return nil, fmt.Errorf("open vault %s: %w: format %d", name, ErrNewer, h.Format)
-	}
-	strict := json.NewDecoder(bytes.NewReader(doc.Vault))
-	strict.DisallowUnknownFields()
-	if err := strict.Decode(new(header)); err != nil { // it decoded before, so a key is not known
-		return nil, fmt.Errorf("open vault %s: %w: %w", name, ErrNewer, err)
-	}
-	plain, err := id.unwrap(h.Key)
-	if errors.Is(err, ErrWrongKey) {
-		return nil, fmt.Errorf("open vault %s: %w", name, err)
-	} else if err != nil {
-		return nil, bad("key does not unwrap: " + err.Error())
-	}
-	var s secret
-	if err := json.Unmarshal(plain, &s); err != nil || len(s.Key) != 32 {
-		return nil, bad("wrapped key is not of the form of a vault key")
-	}
-	var compact bytes.Buffer
-	if err := json.Compact(&compact, doc.Vault); err != nil {
-		return nil, bad("is no vault header: " + err.Error())
-	}
-	if !hmac.Equal([]byte(headerMAC(s.Key, nameKey, compact.Bytes())), []byte(doc.MAC)) {
-		return nil, bad("header was changed: its MAC does not match")
-	}
-	if s.Name != name || h.ID != vid || h.Format != Format {
-		return nil, bad(fmt.Sprintf("is the header of another vault (%q)", s.Name))
-	}
-	if err := h.Params.check(); err != nil {
-		return nil, bad(err.Error())
-	}
-	v := &Vault{
+	return newVault(st, h, s), nil
+}
+
+// newVault derives the keys of a vault from its secret.
+func newVault(st obs.Store, h header, s secret) *Vault {
+	return &Vault{
 		st: st, params: h.Params,
 		content: derive(s.Key, "content"), meta: derive(s.Key, "meta"),
 		name: derive(s.Key, "chunk names"), page: derive(s.Key, "page names"), cut: derive(s.Key, "cut points"),
-		info: Info{
-			ID: vid, Name: name, Created: h.Created, Format: h.Format,
-			Recipients: h.Recipients, Params: h.Params, Store: st.String(),
-		},
+		info: infoOf(st, h, s),
 	}
-	clear(s.Key)
-	clear(plain)
-	return v, nil
+}
+
+func infoOf(st obs.Store, h header, s secret) Info {
+	return Info{
+		ID: h.ID, Name: s.Name, Created: h.Created, Format: h.Format, Generation: h.Generation,
+		Recipients: h.Recipients, Params: h.Params, Store: st.String(),
+	}
 }
 
 // Info returns what the vault is.
@@ -296,15 +241,6 @@ func derive(master []byte, purpose string) (sub [32]byte) {
 	return sub
 }
 
-// headerMAC needs the name key too: anybody can wrap a vault key of their own for the recipients, and
-// would read what is stored under it.
-func headerMAC(key, nameKey, header []byte) string {
-	k := derive(key, "header"+string(nameKey))
-	m := hmac.New(sha256.New, k[:])
-	m.Write(header)
-	return hex.EncodeToString(m.Sum(nil))
-}
-
 // readAll reads an object whole, but refuses one of more than limit bytes before taking memory.
 func readAll(ctx context.Context, st obs.Store, key string, limit int64) ([]byte, error) {
 	info, err := st.Stat(ctx, key)
@@ -324,15 +260,21 @@ func readAll(ctx context.Context, st obs.Store, key string, limit int64) ([]byte
 // readFull fills p from off; an object that ends before is a *CorruptError.
 func readFull(ctx context.Context, st obs.Store, key string, p []byte, off int64) error {
 	n, err := st.ReadAt(ctx, key, p, off)
-	switch {
-	case n == len(p):
+	if n == len(p) {
 		return nil
+	}
+	return readError(key, n, len(p), off, err)
+}
+
+// readError says why only n of want bytes from off came.
+func readError(key string, n, want int, off int64, err error) error {
+	switch {
 	case errors.Is(err, io.EOF):
-		return &CorruptError{Object: key, Reason: fmt.Sprintf("is cut off: ends at byte %d, before byte %d", off+int64(n), off+int64(len(p)))}
+		return &CorruptError{Object: key, Reason: fmt.Sprintf("is cut off: ends at byte %d, before byte %d", off+int64(n), off+int64(want))}
 	case errors.Is(err, obs.ErrNotFound):
 		return &CorruptError{Object: key, Reason: "is missing from the store"}
 	case err == nil:
-		return fmt.Errorf("read %s: store returned %d of %d bytes and no error", key, n, len(p))
+		return fmt.Errorf("read %s: store returned %d of %d bytes and no error", key, n, want)
 	}
 	return fmt.Errorf("read %s: %w", key, err)
 }
