@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 
 	"holdfast/agent/job"
@@ -98,6 +99,7 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 			r.Progress(job.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent})
 		},
 		CatalogueDir: v.a.catalogues(),
+		IndexDir:     filepath.Join(v.a.cfg.StateDir, "index"), // as with the catalogues, it may be deleted at any time
 		Budget:       int64(limits.Memory) / int64(max(1, limits.Jobs)),
 	}
 	for _, s := range r.Sources {

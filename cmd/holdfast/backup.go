@@ -149,6 +149,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		Warn:     p.warn,
 		// What the last backup from here found, so that files that did not change are not read again.
 		CatalogueDir: a.catalogueDir(),
+		IndexDir:     a.indexDir(),
 		Progress: func(b backup.Progress) {
 			p.set(progressLine{Bytes: b.Bytes, Entries: b.Entries, Files: b.Files, New: b.BytesNew, Sent: b.BytesSent})
 		},
@@ -186,6 +187,15 @@ func (a *app) catalogueDir() string {
 	}
 	if home := a.getenv("HOME"); filepath.IsAbs(home) {
 		return filepath.Join(home, ".cache", "holdfast")
+	}
+	return ""
+}
+
+// indexDir is where this user's copies of the vaults' indexes are kept; "" where the environment names no cache folder,
+// and then each backup fetches the index.
+func (a *app) indexDir() string {
+	if dir := a.catalogueDir(); dir != "" {
+		return filepath.Join(dir, "index")
 	}
 	return ""
 }

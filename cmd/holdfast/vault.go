@@ -23,7 +23,8 @@ type vaultJSON struct {
 }
 
 func (a *app) vaultCommand() *cobra.Command {
-	return group("vault", "Make a vault, or tell about one", a.vaultCreateCommand(), a.vaultInfoCommand())
+	return group("vault", "Make a vault, tell about one, or mend its index",
+		a.vaultCreateCommand(), a.vaultInfoCommand(), a.vaultRebuildIndexCommand())
 }
 
 func (a *app) vaultCreateCommand() *cobra.Command {

@@ -72,7 +72,7 @@ func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent 
 		for _, d := range report.Damaged {
 			touches := strings.Join(d.Backups, ", ")
 			if touches == "" { // the index
-				touches = "no backup, but keeps new ones from being made"
+				touches = "no backup; holdfast vault rebuild-index makes it anew"
 			}
 			fmt.Fprintf(a.stdout, "damaged: %s: %s; touches %s\n", oneLine(d.Object), oneLine(d.Reason), oneLine(touches))
 		}

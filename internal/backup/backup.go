@@ -58,6 +58,9 @@ type Options struct {
 	// backup knows the files that did not change and need not be read. What is in it may be deleted at any
 	// time: the store has the same in the instance's last backup. "" keeps none, here or there, and reads all.
 	CatalogueDir string
+	// IndexDir is a folder of this host's where the vault's index is kept, so that the next backup fetches what is new
+	// only. "" fetches all of it each time. What is in it may be deleted at any time.
+	IndexDir string
 	// Sample is how many of the chunks that were stored are read back at the end; 0 is 16, negative none.
 	Sample int
 	// Budget bounds the memory for content on its way, bytes; 0 is 64 MiB. Less than the least that
@@ -200,6 +203,10 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 	start := r.o.Now()
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
 		Buffers: int(min(max(buffers, 2), 16)), Intent: r.o.PackIntent, Resume: r.o.Resume, Without: r.without,
+		IndexDir: r.o.IndexDir,
+		Warn: func(err error) {
+			r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})
+		},
 		Sent: func(_ vault.PackID, n int64) { r.counts.sent.Add(uint64(n)) },
 	})
 	if err != nil {
@@ -234,6 +241,9 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 	}
 	for _, c := range r.cats {
 		c.keep()
+	}
+	if err := r.w.Tidy(ctx); err != nil { // the backup is made, and the next one tries again
+		r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault is not tidied: %v", err)})
 	}
 	r.stage("verify", &start)
 	return r.result(), nil

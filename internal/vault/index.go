@@ -2,195 +2,246 @@ package vault
 
 import (
 	"bytes"
-	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/binary"
-	"encoding/hex"
-	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"holdfast/internal/chunk"
-	"holdfast/internal/obs"
-	"holdfast/internal/seal"
 )
 
-// The bytes of an index segment, see FORMAT.md.
-const (
-	indexMagic     = "HFINDX\x00\x01"
-	indexRowSize   = 32 + 4 + 4 + 4 + 4
-	maxIndexRows   = 1 << 20 // of one segment
-	maxIndexObject = maxIndexRows*(indexRowSize+16) + 64
-)
-
-type indexRow struct {
-	name chunk.Name
-	loc  Loc
-}
-
-// index is the vault's chunks by name, in memory. It is not safe for concurrent use.
+// index finds the vault's chunks by name: in the segments that are stored, and in the rows that one writer adds.
+// find may be called from any number of goroutines, beside one that calls add and freeze. In memory are
+// about two bytes for each chunk of a segment, and at most some ten megabytes of rows that are not written
+// as a segment yet; see FORMAT.md.
 type index struct {
-	packs []PackID
-	nums  map[PackID]uint32
-	rows  map[chunk.Name]shortLoc
+	v       *Vault
+	dir     segmentDir
+	without map[PackID]bool // packs that are not to be used
+	tell    func(error)     // of what is damaged and left out; from any goroutine
+
+	view atomic.Pointer[indexView]
+
+	mu      sync.Mutex   // over who changes view, and what is below
+	own     []*segment   // of this writer: in view too, but not stored yet
+	classes segmentTally // of what is stored
 }
 
-// shortLoc is a Loc with a number for the pack's id.
-type shortLoc struct{ pack, off, len, raw uint32 }
-
-func newIndex() *index {
-	return &index{nums: map[PackID]uint32{}, rows: map[chunk.Name]shortLoc{}}
+// indexView is what a lookup sees. It is constant but for the active table.
+type indexView struct {
+	active *rowTable
+	frozen []*rowTable // full; being written as segments, unless the disk had no room
+	segs   []*segment
 }
 
-func (x *index) find(name chunk.Name) (Loc, bool) {
-	s, ok := x.rows[name]
-	if !ok {
-		return Loc{}, false
+// openIndex opens the index with the segments that the store has. What is damaged is left out and told: what it lists is
+// stored anew, and is not lost, since no restore needs the index.
+func (v *Vault) openIndex(ctx context.Context, dir string, without []PackID, tell func(error)) (*index, error) {
+	if tell == nil {
+		tell = func(error) {}
 	}
-	return Loc{Pack: x.packs[s.pack], Off: s.off, Len: s.len, Raw: s.raw}, true
-}
-
-// add records loc, unless the name is known; the first stays, so that recipes stay the same bytes.
-func (x *index) add(name chunk.Name, loc Loc) bool {
-	if _, ok := x.rows[name]; ok {
-		return false
-	}
-	n, ok := x.nums[loc.Pack]
-	if !ok {
-		n = uint32(len(x.packs))
-		x.packs = append(x.packs, loc.Pack)
-		x.nums[loc.Pack] = n
-	}
-	x.rows[name] = shortLoc{pack: n, off: loc.Off, len: loc.Len, raw: loc.Raw}
-	return true
-}
-
-func (v *Vault) indexPrefix() string { return v.info.ID + "/index/" }
-
-// writeIndex stores rows as segments.
-func (v *Vault) writeIndex(ctx context.Context, rows []indexRow) error {
-	slices.SortFunc(rows, func(a, b indexRow) int { return bytes.Compare(a.name[:], b.name[:]) })
-	for part := range slices.Chunk(rows, maxIndexRows) {
-		var id [16]byte
-		_, _ = rand.Read(id[:]) // crypto/rand.Read never fails
-		if err := v.st.Put(ctx, v.indexPrefix()+hex.EncodeToString(id[:]), v.sealIndex(id[:], part)); err != nil {
-			return fmt.Errorf("store index segment: %w", err)
-		}
-	}
-	return nil
-}
-
-func (v *Vault) sealIndex(id []byte, rows []indexRow) []byte {
-	x := newIndex()
-	body := make([]byte, 0, len(rows)*indexRowSize)
-	for _, r := range rows {
-		n, ok := x.nums[r.loc.Pack]
-		if !ok {
-			n = uint32(len(x.packs))
-			x.packs = append(x.packs, r.loc.Pack)
-			x.nums[r.loc.Pack] = n
-		}
-		body = append(body, r.name[:]...)
-		for _, u := range []uint32{n, r.loc.Off, r.loc.Len, r.loc.Raw} {
-			body = binary.LittleEndian.AppendUint32(body, u)
-		}
-	}
-	plain := binary.LittleEndian.AppendUint32(nil, uint32(len(x.packs)))
-	for _, p := range x.packs {
-		plain = append(plain, p[:]...)
-	}
-	plain = append(plain, body...)
-	out := []byte(indexMagic)
-	return seal.NewAEAD(subkey(v.meta, "index", id)).Seal(out, packNonce(0), plain, out)
-}
-
-// openIndex opens the segment of that id and yields its rows to each.
-func (v *Vault) openIndex(id, object []byte, each func(chunk.Name, Loc)) error {
-	if !bytes.HasPrefix(object, []byte(indexMagic)) {
-		if bytes.HasPrefix(object, []byte(indexMagic[:6])) {
-			return ErrNewer
-		}
-		return errors.New("is no index segment of a known version")
-	}
-	plain, err := seal.NewAEAD(subkey(v.meta, "index", id)).Open(nil, packNonce(0), object[len(indexMagic):], object[:len(indexMagic)])
-	if err != nil {
-		return seal.ErrOpen
-	}
-	return parseIndex(plain, each)
-}
-
-// parseIndex decodes an opened segment.
-func parseIndex(plain []byte, each func(chunk.Name, Loc)) error {
-	if len(plain) < 4 {
-		return errors.New("index segment is empty")
-	}
-	n := int(binary.LittleEndian.Uint32(plain))
-	plain = plain[4:]
-	if n > len(plain)/16 || (len(plain)-16*n)%indexRowSize != 0 {
-		return errors.New("index segment has no whole number of rows")
-	}
-	ids, rows := plain[:16*n], plain[16*n:]
-	for ; len(rows) > 0; rows = rows[indexRowSize:] {
-		u := func(i int) uint32 { return binary.LittleEndian.Uint32(rows[32+4*i:]) }
-		if int64(u(0)) >= int64(n) {
-			return errors.New("index segment names a pack that it does not list")
-		}
-		each(chunk.Name(rows[:32]), Loc{Pack: PackID(ids[16*u(0):][:16]), Off: u(1), Len: u(2), Raw: u(3)})
-	}
-	return nil
-}
-
-// loadIndex reads all segments, and leaves out the rows of the packs without. One that is damaged is an error: backing up without it would be
-// possible, but the operator should hear of it.
-func (v *Vault) loadIndex(ctx context.Context, without []PackID) (*index, error) {
-	var keys []obs.Info
-	for info, err := range v.st.List(ctx, v.indexPrefix()) {
-		if err != nil {
-			return nil, fmt.Errorf("list the index: %w", err)
-		}
-		keys = append(keys, info)
-	}
-	slices.SortFunc(keys, func(a, b obs.Info) int { return cmp.Compare(a.Key, b.Key) })
-	x := newIndex()
-	gone := make(map[PackID]bool, len(without))
+	x := &index{v: v, without: make(map[PackID]bool, len(without)), tell: tell}
 	for _, id := range without {
-		gone[id] = true
+		x.without[id] = true
 	}
-	var mu sync.Mutex
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for _, info := range keys {
-		g.Go(func() error {
-			id, err := hex.DecodeString(info.Key[len(v.indexPrefix()):])
-			if err != nil || len(id) != 16 {
-				return nil // not ours
-			}
-			object, err := readAll(gctx, v.st, info.Key, maxIndexObject)
-			if errors.Is(err, obs.ErrNotFound) {
-				return nil // replaced since the list was made
-			} else if err != nil {
-				return fmt.Errorf("read the index: %w", err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if err := v.openIndex(id, object, func(n chunk.Name, l Loc) {
-				if !gone[l.Pack] {
-					x.add(n, l)
-				}
-			}); isNewer(err) {
-				return fmt.Errorf("index segment %s: %w", info.Key, err)
-			} else if err != nil {
-				return &CorruptError{Object: info.Key, Reason: err.Error()}
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
+	set, err := v.openSegments(ctx, dir, tell)
+	if err != nil {
 		return nil, err
 	}
+	x.dir = set.dir
+	view := &indexView{active: newRowTable()}
+	for _, s := range set.open {
+		view.segs = append(view.segs, s)
+		x.classes.count(s.rows)
+	}
+	slices.SortFunc(view.segs, func(a, b *segment) int { return bytes.Compare(a.id[:], b.id[:]) })
+	x.view.Store(view)
 	return x, nil
+}
+
+// find returns where the chunk of that name is.
+func (x *index) find(name chunk.Name) (Loc, bool) {
+	view := x.view.Load()
+	if loc, ok := view.active.find(&name); ok {
+		return loc, true
+	}
+	for _, t := range view.frozen {
+		if loc, ok := t.find(&name); ok {
+			return loc, true
+		}
+	}
+	var best Loc
+	found := false
+	for _, s := range view.segs {
+		loc, ok, err := s.find(&name)
+		if err != nil {
+			x.fault(s, err)
+		} else if ok && !x.without[loc.Pack] && (!found || compareLoc(loc, best) < 0) {
+			best, found = loc, true
+		}
+	}
+	return best, found
+}
+
+// fault tells, once, that a block of a segment did not open on the local disk. The next writer fetches it again.
+func (x *index) fault(s *segment, err error) {
+	if s.faulty.Swap(true) {
+		return
+	}
+	if s.path != "" {
+		_ = os.Remove(s.path) // when it stays it fails again, and is told again
+	}
+	x.tell(fmt.Errorf("index segment %s, as it was cached: %w", s.id, err))
+}
+
+// add records where a chunk is whose name find does not know.
+func (x *index) add(name chunk.Name, loc Loc) { x.view.Load().active.add(name, loc) }
+
+// freeze is called between two packs. When many rows were added it puts them aside and returns the function that
+// writes them as a segment to the local disk, which may run beside all else; nil when there is nothing to do. So
+// all rows of a pack that a writer adds are in one segment, on which RebuildIndex relies.
+func (x *index) freeze() (spill func()) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	view := x.view.Load()
+	full := view.active
+	if full.n < tableRows {
+		return nil
+	}
+	x.view.Store(&indexView{active: newRowTable(), frozen: append(slices.Clone(view.frozen), full), segs: view.segs})
+	return func() { x.spill(full) }
+}
+
+// spill replaces a frozen table by a segment on the local disk.
+func (x *index) spill(t *rowTable) {
+	s, err := x.writeLocal(t)
+	if err != nil { // the rows stay in memory, which is dear, but no reason to fail
+		x.tell(fmt.Errorf("the disk takes no part of the index, which stays in memory: %w", err))
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.own = append(x.own, s)
+	view := x.view.Load()
+	x.view.Store(&indexView{
+		active: view.active, segs: append(slices.Clone(view.segs), s),
+		frozen: slices.DeleteFunc(slices.Clone(view.frozen), func(f *rowTable) bool { return f == t }),
+	})
+}
+
+// writeLocal writes a table as a segment that has its name only when it is stored.
+func (x *index) writeLocal(t *rowTable) (*segment, error) {
+	f, err := x.dir.create()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // the mapping stays
+	var s *segment
+	w := fileWriter(f)
+	id, _, err := t.write(x.v, w)
+	if err == nil {
+		err = w.Flush()
+	}
+	if err == nil {
+		s, err = mapSegment(id, x.v.segmentAEAD(id), f)
+	}
+	if err != nil {
+		x.dir.discard(f.Name())
+		return nil, err
+	}
+	s.path = f.Name()
+	return s, nil
+}
+
+// store writes what was added into the store, as segments. No call of add, freeze or spill may come any more.
+func (x *index) store(ctx context.Context) error {
+	view := x.view.Load()
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(4) // which bounds the memory: the store takes an object whole
+	for _, s := range x.own {
+		g.Go(func() error {
+			if err := x.v.storeSegment(ctx, s); err != nil {
+				return err
+			}
+			tmp := s.path
+			s.path = x.dir.keep(tmp, s.id)
+			return nil
+		})
+		x.classes.count(s.rows)
+	}
+	for _, t := range append(slices.Clone(view.frozen), view.active) {
+		if t.n == 0 {
+			continue
+		}
+		g.Go(func() error { return x.storeTable(ctx, t) })
+		x.classes.count(t.n)
+	}
+	err := g.Wait()
+	if err == nil {
+		x.own = nil
+	}
+	return err
+}
+
+// storeTable stores a table as a segment, and keeps a copy on the local disk.
+func (x *index) storeTable(ctx context.Context, t *rowTable) error {
+	var buf bytes.Buffer
+	buf.Grow(t.n*(indexRowSize+4) + 4096)
+	id, _, err := t.write(x.v, &buf)
+	if err != nil {
+		return err
+	}
+	if err := x.v.st.Put(ctx, x.v.segmentKey(id), buf.Bytes()); err != nil {
+		return fmt.Errorf("store index segment: %w", err)
+	}
+	if x.dir.path == "" {
+		return nil
+	}
+	f, err := x.dir.create()
+	if err != nil {
+		return nil //nolint:nilerr // the next writer fetches it
+	}
+	defer f.Close()
+	if _, err := f.Write(buf.Bytes()); err != nil {
+		x.dir.discard(f.Name())
+		return nil //nolint:nilerr // the next writer fetches it
+	}
+	x.dir.keep(f.Name(), id)
+	return nil
+}
+
+// storeSegment stores a segment of the local disk. It copies it first: a disk that fails under a mapping would
+// end the process while the store reads it.
+func (v *Vault) storeSegment(ctx context.Context, s *segment) error {
+	body, err := takeMemory(len(s.data))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Munmap(body) }() // fails only for what is not mapped
+	if err := guardFaults(func() { copy(body, s.data) }); err != nil {
+		return err
+	}
+	if err := v.st.Put(ctx, v.segmentKey(s.id), body); err != nil {
+		return fmt.Errorf("store index segment: %w", err)
+	}
+	return nil
+}
+
+// close frees the index. Nobody may look up any more. It is idempotent.
+func (x *index) close() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	view := x.view.Swap(&indexView{active: newRowTable()})
+	for _, s := range x.own {
+		x.dir.discard(s.path)
+	}
+	x.own = nil
+	for _, s := range view.segs {
+		s.close()
+	}
 }

@@ -50,7 +50,7 @@ type Damage struct {
 	Object string `json:"object"`
 	Reason string `json:"reason"`
 	// Backups that can't be restored whole because of it.
-	Backups []string `json:"backups"` // none for the index, which only new backups need
+	Backups []string `json:"backups"` // none for the index, which spares new backups what is stored
 }
 
 // Verify reads manifests, recipes, pack tables and, when all backups are verified, the index, and as much
@@ -78,11 +78,14 @@ func (v *Vault) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, erro
 		return c.report, err
 	}
 	if o.Instance == "" && o.Backup == "" {
-		// No restore needs the index, but every backup does. The first damaged segment is told.
-		if _, err := v.loadIndex(ctx, nil); err != nil {
-			if err := c.found(err); err != nil {
-				return c.report, err
-			}
+		// No restore needs the index, but it spares new backups what is stored.
+		set, err := v.checkIndex(ctx)
+		if err != nil {
+			return c.report, err
+		}
+		set.close()
+		for _, err := range set.damaged {
+			_ = c.found(err) // which is a *CorruptError
 		}
 	}
 	for _, d := range c.damage {

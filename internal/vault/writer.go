@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"holdfast/internal/chunk"
 	"holdfast/internal/obs"
@@ -22,7 +21,7 @@ import (
 // WriterOptions say how a Writer works.
 type WriterOptions struct {
 	// Buffers is how many packs are held in memory at once, filling and on their way together; 2 at
-	// the least. Memory is Buffers times the vault's pack size.
+	// the least. Memory is Buffers times the vault's pack size, less while the store is fast.
 	Buffers int
 	// Intent is called before a pack is sent, with its id, and must make that durable, so that a later
 	// try finds what this one stored (see Resume). Nil when nobody resumes. Called from any goroutine.
@@ -31,6 +30,12 @@ type WriterOptions struct {
 	Resume []string
 	// Without names packs that are known to be missing: what they hold is stored anew.
 	Without []PackID
+	// IndexDir is a folder of this host's where the index is kept, of all vaults; any number of processes may use it.
+	// "" fetches the index for this Writer alone. What is in it may be deleted at any time.
+	IndexDir string
+	// Warn is told of what is wrong with the index, from any goroutine: chunks that it would have found are stored
+	// anew. Nil is allowed.
+	Warn func(error)
 	// Sent is told of every pack that the store confirmed, with its size. Nil is allowed.
 	Sent func(id PackID, bytes int64)
 }
@@ -56,8 +61,7 @@ type Writer struct {
 	opts WriterOptions
 	idx  *index
 
-	buffers chan []byte // free pack buffers, mapped memory outside the Go heap
-	all     [][]byte
+	buffers *buffers
 
 	uploads *errgroup.Group
 	ctx     context.Context // ends when an upload failed; the group's, for the life of the Writer
@@ -69,7 +73,6 @@ type Writer struct {
 	mu     sync.Mutex
 	cur    *openPack
 	reused []PackRef // found by Resume
-	rows   []indexRow
 	pend   []pendingMeta
 	pendN  int
 	ended  bool
@@ -94,51 +97,57 @@ type pendingMeta struct {
 	out    *Stored
 }
 
+// maxPackRows bounds the chunks of one pack, so that the rows between two segments are bounded; full packs have some
+// hundreds.
+const maxPackRows = 1 << 18
+
 // metaRun is how many compressed bytes of Meta chunks are collected before they are placed, so that
 // the pages of one recipe lie side by side and are read with few requests.
 const metaRun = 2 << 20
 
 // NewWriter returns a Writer that knows what the vault's index lists and what opts.Resume adds.
 func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, error) {
-	idx, err := v.loadIndex(ctx, opts.Without)
+	idx, err := v.openIndex(ctx, opts.IndexDir, opts.Without, opts.Warn)
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{v: v, opts: opts, idx: idx}
-	for _, s := range opts.Resume {
-		id, err := ParsePackID(s)
-		if err != nil {
-			return nil, err
-		}
-		rows, size, err := v.PackTable(ctx, id)
-		if errors.Is(err, obs.ErrNotFound) {
-			continue // it never arrived
-		} else if errors.Is(err, ErrCorrupt) {
-			continue // what it held is stored anew
-		} else if err != nil {
-			return nil, fmt.Errorf("resume with pack %s: %w", id, err)
-		}
-		w.reused = append(w.reused, PackRef{ID: id, Size: size})
-		for _, r := range rows {
-			w.note(r.Name, Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw})
-		}
-	}
-	n := max(opts.Buffers, 2)
-	w.buffers = make(chan []byte, n)
-	for range n {
-		// Outside the Go heap: the collector would otherwise let the heap grow to twice these buffers.
-		b, err := unix.Mmap(-1, 0, v.bufferSize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-		if err != nil {
-			w.unmap()
-			return nil, fmt.Errorf("take %d bytes for a pack: %w", v.bufferSize(), err)
-		}
-		w.all = append(w.all, b)
-		w.buffers <- b
+	w := &Writer{v: v, opts: opts, idx: idx, buffers: newBuffers(max(opts.Buffers, 2), v.bufferSize())}
+	if err := w.resume(ctx); err != nil {
+		idx.close()
+		return nil, err
 	}
 	cctx, cancel := context.WithCancelCause(ctx)
 	w.cancel = cancel
 	w.uploads, w.ctx = errgroup.WithContext(cctx)
 	return w, nil
+}
+
+// resume adds what the packs of earlier tries hold.
+func (w *Writer) resume(ctx context.Context) error {
+	for _, s := range w.opts.Resume {
+		id, err := ParsePackID(s)
+		if err != nil {
+			return err
+		}
+		rows, size, err := w.v.PackTable(ctx, id)
+		if errors.Is(err, obs.ErrNotFound) {
+			continue // it never arrived
+		} else if errors.Is(err, ErrCorrupt) {
+			continue // what it held is stored anew
+		} else if err != nil {
+			return fmt.Errorf("resume with pack %s: %w", id, err)
+		}
+		w.reused = append(w.reused, PackRef{ID: id, Size: size})
+		for _, r := range rows {
+			if _, ok := w.idx.find(r.Name); !ok {
+				w.idx.add(r.Name, Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw})
+			}
+		}
+		if spill := w.idx.freeze(); spill != nil {
+			spill()
+		}
+	}
+	return nil
 }
 
 // bufferSize has room for a full pack, or for one that holds nothing but the largest Meta chunk.
@@ -147,19 +156,9 @@ func (v *Vault) bufferSize() int {
 	return v.params.Pack + maxMeta + 4096
 }
 
-// note records where a chunk is, for the lookups of this writer and for its index segment.
-func (w *Writer) note(name chunk.Name, loc Loc) {
-	if w.idx.add(name, loc) {
-		w.rows = append(w.rows, indexRow{name: name, loc: loc})
-	}
-}
-
-// Known returns where the vault, or this writer's unfinished part of it, holds the chunk of that name.
-func (w *Writer) Known(name chunk.Name) (Loc, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.idx.find(name)
-}
+// Known returns where the vault, or this writer's unfinished part of it, holds the chunk of that name. It waits for
+// nobody. All calls must have returned before Finish or Abort.
+func (w *Writer) Known(name chunk.Name) (Loc, bool) { return w.idx.find(name) }
 
 // Add stores the payload, compressed by that method from raw bytes, as the chunk of that name, or
 // finds that it is known by now. The bytes are copied before it returns. It blocks while all buffers
@@ -179,7 +178,8 @@ func (w *Writer) add(kind ChunkKind, name chunk.Name, m seal.Method, payload []b
 		w.mu.Unlock()
 		return Stored{}, errors.New("add to a writer that ended")
 	}
-	if w.cur != nil && w.cur.n+need+tableRoom(len(w.cur.rows)+1) > w.v.params.Pack && len(w.cur.rows) > 0 {
+	if w.cur != nil && w.cur.n+need+tableRoom(len(w.cur.rows)+1) > w.v.params.Pack && len(w.cur.rows) > 0 ||
+		w.cur != nil && len(w.cur.rows) == maxPackRows {
 		w.closePack()
 	}
 	if w.cur == nil {
@@ -194,7 +194,7 @@ func (w *Writer) add(kind ChunkKind, name chunk.Name, m seal.Method, payload []b
 	p.n += need
 	p.rows = append(p.rows, Row{Name: name, Kind: kind, Off: loc.Off, Len: loc.Len, Raw: loc.Raw})
 	p.pending.Add(1)
-	w.note(name, loc)
+	w.idx.add(name, loc)
 	w.mu.Unlock()
 
 	seal.Seal(p.aead, packNonce(loc.Off), chunkAAD(kind), m, payload, dst)
@@ -237,11 +237,9 @@ func (w *Writer) FlushMeta() error {
 
 // openPack makes a new current pack. The lock is held: nobody could add meanwhile anyway.
 func (w *Writer) openPack() error {
-	var buf []byte
-	select {
-	case buf = <-w.buffers:
-	case <-w.ctx.Done():
-		return context.Cause(w.ctx)
+	buf, err := w.buffers.take(w.ctx)
+	if err != nil {
+		return err
 	}
 	p := &openPack{buf: buf}
 	_, _ = rand.Read(p.id[:]) // crypto/rand.Read never fails
@@ -257,6 +255,9 @@ func (w *Writer) closePack() {
 	p := w.cur
 	w.cur = nil
 	w.release(p)
+	if spill := w.idx.freeze(); spill != nil {
+		w.uploads.Go(func() error { spill(); return nil })
+	}
 }
 
 // release ends one claim on p, and starts its upload when it was the last.
@@ -283,7 +284,7 @@ func (w *Writer) send(p *openPack) error {
 	if w.opts.Sent != nil {
 		w.opts.Sent(p.id, int64(len(body)))
 	}
-	w.buffers <- p.buf
+	w.buffers.give(p.buf)
 	return nil
 }
 
@@ -302,11 +303,12 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	}
 	w.mu.Unlock()
 	err := w.uploads.Wait()
+	w.buffers.free() // before the index takes memory
 	if err == nil {
-		err = w.v.writeIndex(ctx, w.rows)
+		err = w.idx.store(ctx)
 	}
 	w.cancel(nil)
-	w.unmap()
+	w.idx.close()
 	if err != nil {
 		return nil, err
 	}
@@ -321,16 +323,18 @@ func (w *Writer) Abort(cause error) error {
 	w.ended = true
 	w.mu.Unlock()
 	err := w.uploads.Wait()
-	w.unmap()
+	w.buffers.free()
+	w.idx.close()
 	return err
 }
 
-// unmap gives the buffers back. Nobody may touch one any more. It is idempotent.
-func (w *Writer) unmap() {
-	for _, b := range w.all {
-		_ = unix.Munmap(b) // fails only for what is not mapped
+// Tidy merges index segments where the vault has many small ones. It comes after Finish; whatever it returns, the vault is as good as
+// before.
+func (w *Writer) Tidy(ctx context.Context) error {
+	if !w.idx.classes.due() {
+		return nil
 	}
-	w.all = nil
+	return w.v.mergeIndex(ctx, w.opts.IndexDir, w.idx.without, w.idx.tell)
 }
 
 // MissingPacksError says that the index, or a catalogue, names packs that the store does not have.

@@ -1,0 +1,746 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"holdfast/internal/chunk"
+	"holdfast/internal/obs"
+)
+
+// nameOf returns the i-th of a sequence of names that look like hashes.
+func nameOf(i int) chunk.Name {
+	return sha256.Sum256(binary.LittleEndian.AppendUint64(nil, uint64(i)))
+}
+
+// locOf returns a place that belongs to the i-th name: packs of 250 chunks.
+func locOf(i int) Loc {
+	p := nameOf(-1 - i/250)
+	return Loc{Pack: PackID(p[:16]), Off: uint32(8 + i%250*1000), Len: 900 + uint32(i%100), Raw: 4096}
+}
+
+// put stores a segment of the names from first to before end.
+func put(t testing.TB, v *Vault, first, end int) {
+	t.Helper()
+	x := &index{v: v}
+	table := newRowTable()
+	for i := first; i < end; i++ {
+		table.add(nameOf(i), locOf(i))
+	}
+	if err := x.storeTable(t.Context(), table); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func openIndex(t testing.TB, v *Vault, dir string) *index {
+	t.Helper()
+	x, err := v.openIndex(t.Context(), dir, nil, func(err error) { t.Errorf("told: %v", err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(x.close)
+	return x
+}
+
+// holds fails unless the index finds the names from first to before end, where they are, and none of as many others.
+func holds(t testing.TB, x *index, first, end int) {
+	t.Helper()
+	for i := first; i < end; i++ {
+		if loc, ok := x.find(nameOf(i)); !ok || loc != locOf(i) {
+			t.Fatalf("name %d: %v, %v", i, loc, ok)
+		}
+		if _, ok := x.find(nameOf(1<<40 + i)); ok {
+			t.Fatalf("finds name %d, which nobody added", 1<<40+i)
+		}
+	}
+}
+
+func segmentFiles(t testing.TB, v *Vault, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, v.Fingerprint(), "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func TestSegmentsOfEverySize(t *testing.T) {
+	v := fuzzVault(t)
+	at := 0
+	for _, n := range []int{1, 2, blockRows - 1, blockRows, blockRows + 1, 2 * blockRows, 1000, 30000} {
+		put(t, v, at, at+n)
+		at += n
+	}
+	x := openIndex(t, v, t.TempDir())
+	holds(t, x, 0, at)
+	for _, s := range x.view.Load().segs {
+		if err := s.check(); err != nil {
+			t.Errorf("segment of %d rows: %v", s.rows, err)
+		}
+	}
+}
+
+// TestFilterPassesFew: a lookup of an absent name hardly ever opens a block.
+func TestFilterPassesFew(t *testing.T) {
+	const n = 100000
+	f := make(filter, filterLine*filterLines(n))
+	for i := range n {
+		name := nameOf(i)
+		f.add(&name)
+	}
+	passed := 0
+	for i := range n {
+		name := nameOf(i)
+		if !f.mayHold(&name) {
+			t.Fatalf("name %d does not pass", i)
+		}
+		name = nameOf(n + i)
+		if f.mayHold(&name) {
+			passed++
+		}
+	}
+	if passed > n/100 {
+		t.Errorf("%d of %d absent names pass", passed, n)
+	}
+}
+
+// TestRowTable compares with a map while it grows.
+func TestRowTable(t *testing.T) {
+	table := newRowTable()
+	const n = 20000
+	for i := range n {
+		name := nameOf(i)
+		if _, ok := table.find(&name); ok {
+			t.Fatalf("name %d is there before it was added", i)
+		}
+		table.add(name, locOf(i))
+	}
+	for i := range n {
+		name := nameOf(i)
+		if loc, ok := table.find(&name); !ok || loc != locOf(i) {
+			t.Fatalf("name %d: %v, %v", i, loc, ok)
+		}
+	}
+}
+
+// TestMergeAgainstMap merges random segments with names in common, and compares with the rule that says which place counts.
+func TestMergeAgainstMap(t *testing.T) {
+	v := fuzzVault(t)
+	rng := rand.New(rand.NewPCG(1, 2))
+	want := map[chunk.Name]Loc{}
+	gone := PackID{3}
+	for range 20 {
+		table := newRowTable()
+		seen := map[int]bool{}
+		for pack := range byte(5) {
+			for range 1 + rng.IntN(40) {
+				i := rng.IntN(2000)
+				if seen[i] {
+					continue
+				}
+				seen[i] = true
+				loc := Loc{Pack: PackID{pack}, Off: rng.Uint32N(100), Len: 20, Raw: 3}
+				table.add(nameOf(i), loc)
+				if old, ok := want[nameOf(i)]; pack != gone[0] && (!ok || compareLoc(loc, old) < 0) {
+					want[nameOf(i)] = loc
+				}
+			}
+		}
+		if err := (&index{v: v}).storeTable(t.Context(), table); err != nil {
+			t.Fatal(err)
+		}
+	}
+	compare := func(when string) {
+		x, err := v.openIndex(t.Context(), "", []PackID{gone}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer x.close()
+		for i := range 2000 {
+			loc, ok := x.find(nameOf(i))
+			if w, wok := want[nameOf(i)]; ok != wok || loc != w {
+				t.Fatalf("%s, name %d: %v %v, want %v %v", when, i, loc, ok, w, wok)
+			}
+		}
+	}
+	compare("before")
+	if err := v.mergeIndex(t.Context(), "", map[PackID]bool{gone: true}, func(err error) { t.Error(err) }); err != nil {
+		t.Fatal(err)
+	}
+	compare("merged")
+	listed, err := v.listSegments(t.Context())
+	if err != nil || len(listed) != 1 {
+		t.Errorf("%d segments after the merge: %v", len(listed), err)
+	}
+	set, err := v.checkIndex(t.Context())
+	if err != nil || len(set.damaged) != 0 {
+		t.Errorf("damaged after the merge: %v, %v", set.damaged, err)
+	}
+	set.close()
+}
+
+// TestMergesStayFew: however many backups add however little, the segments stay few, and none is lost.
+func TestMergesStayFew(t *testing.T) {
+	v := fuzzVault(t)
+	dir := t.TempDir()
+	const backups, each = 200, 40
+	for i := range backups {
+		put(t, v, i*each, (i+1)*each)
+		if err := v.mergeIndex(t.Context(), dir, nil, func(err error) { t.Error(err) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	listed, err := v.listSegments(t.Context())
+	if err != nil || len(listed) > 2*mergeAt {
+		t.Errorf("%d segments: %v", len(listed), err)
+	}
+	holds(t, openIndex(t, v, dir), 0, backups*each)
+	if files := segmentFiles(t, v, dir); len(files) != len(listed) {
+		t.Errorf("%d files for %d segments", len(files), len(listed))
+	}
+}
+
+// TestMergeLeavesDamagedOnesAlone: a segment with a damaged block is told, and keeps nobody from merging the others.
+func TestMergeLeavesDamagedOnesAlone(t *testing.T) {
+	v := fuzzVault(t)
+	const each = 100
+	for i := range mergeAt {
+		put(t, v, i*each, (i+1)*each)
+	}
+	listed, err := v.listSegments(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bad segmentID
+	for bad = range listed {
+		break
+	}
+	object, err := readAll(t.Context(), v.st, v.segmentKey(bad), maxIndexObject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	object[1500] ^= 1
+	if err := errors.Join(v.st.Delete(t.Context(), v.segmentKey(bad)), v.st.Put(t.Context(), v.segmentKey(bad), object)); err != nil {
+		t.Fatal(err)
+	}
+	var told []error
+	if err := v.mergeIndex(t.Context(), "", nil, func(err error) { told = append(told, err) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) != 1 || !errors.Is(told[0], ErrCorrupt) || !strings.Contains(told[0].Error(), bad.String()) {
+		t.Errorf("told %v", told)
+	}
+	if listed, err = v.listSegments(t.Context()); err != nil || len(listed) != 2 {
+		t.Errorf("%d segments after the merge: %v", len(listed), err)
+	}
+	x, err := v.openIndex(t.Context(), "", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.close()
+	found := 0
+	for i := range mergeAt * each {
+		if loc, ok := x.find(nameOf(i)); ok && loc == locOf(i) {
+			found++
+		}
+	}
+	if found < (mergeAt-1)*each || found == mergeAt*each {
+		t.Errorf("%d of %d names are found", found, mergeAt*each)
+	}
+}
+
+// TestReplacedSegmentsThatStay: a store that deletes nothing does not make readers use, or merge, replaced segments again.
+func TestReplacedSegmentsThatStay(t *testing.T) {
+	v := fuzzVault(t)
+	st := &noDelete{Store: v.st}
+	v.st = st
+	for i := range mergeAt {
+		put(t, v, i*10, i*10+10)
+	}
+	if err := v.mergeIndex(t.Context(), "", nil, func(err error) { t.Error(err) }); !errors.Is(err, errNoDelete) {
+		t.Fatalf("error is %v", err)
+	}
+	dir := t.TempDir()
+	x := openIndex(t, v, dir)
+	if n := len(x.view.Load().segs); n != 1 || x.classes.due() {
+		t.Errorf("%d segments in use, merge due: %v", n, x.classes.due())
+	}
+	holds(t, x, 0, mergeAt*10)
+	if n := len(segmentFiles(t, v, dir)); n != 1 {
+		t.Errorf("%d files are kept", n)
+	}
+	v.st = st.Store // deletes again: the next merge takes those away that were left
+	for i := range mergeAt {
+		put(t, v, 1000+i*10, 1010+i*10)
+	}
+	if err := v.mergeIndex(t.Context(), dir, nil, func(err error) { t.Error(err) }); err != nil {
+		t.Fatal(err)
+	}
+	listed, err := v.listSegments(t.Context())
+	if err != nil || len(listed) != 1 {
+		t.Errorf("%d segments are left: %v", len(listed), err)
+	}
+}
+
+// TestLocalFiles: the cached files are used, swept, made anew when they are not sound, and never missed.
+func TestLocalFiles(t *testing.T) {
+	v := fuzzVault(t)
+	dir := t.TempDir()
+	const n = 500
+	put(t, v, 0, n)
+	counting := &countReads{Store: v.st}
+	v.st = counting
+	for _, c := range []struct {
+		name  string
+		do    func(file string) error
+		fetch bool
+	}{
+		{"first", func(string) error { return nil }, true},
+		{"again", func(string) error { return nil }, false},
+		{"removed", os.Remove, true},
+		{"cut off", func(f string) error { return os.Truncate(f, 5000) }, true},
+		{"emptied", func(f string) error { return os.Truncate(f, 0) }, true},
+		{"grown", func(f string) error { return os.Truncate(f, 50000) }, true},
+		{"head of zeros", func(f string) error { return zero(f, n*indexRowSize+1000) }, true},
+		{"folder removed", func(f string) error { return os.RemoveAll(filepath.Dir(f)) }, true},
+		{"foreign files", func(f string) error {
+			old := time.Now().Add(-2 * staleFile)
+			stale := filepath.Join(filepath.Dir(f), unfinished+"1")
+			return errors.Join(os.WriteFile(filepath.Join(filepath.Dir(f), strings.Repeat("0", 32)), []byte("x"), 0o600),
+				os.WriteFile(stale, []byte("x"), 0o600), os.Chtimes(stale, old, old))
+		}, false},
+	} {
+		if files := segmentFiles(t, v, dir); len(files) == 1 {
+			if err := c.do(files[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		counting.reads.Store(0)
+		x, err := v.openIndex(t.Context(), dir, nil, func(err error) { t.Errorf("%s: told %v", c.name, err) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		holds(t, x, 0, n)
+		x.close()
+		if fetched := counting.reads.Load() > 0; fetched != c.fetch {
+			t.Errorf("%s: fetched: %v", c.name, fetched)
+		}
+		if files := segmentFiles(t, v, dir); len(files) != 1 {
+			t.Errorf("%s: files %v", c.name, files)
+		}
+	}
+}
+
+func zero(file string, at int) error {
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(make([]byte, 64), int64(at))
+	return errors.Join(err, f.Close())
+}
+
+// TestFolderThatCanNotBeUsed: the index works without it, and says so.
+func TestFolderThatCanNotBeUsed(t *testing.T) {
+	v := fuzzVault(t)
+	put(t, v, 0, 100)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	x, err := v.openIndex(t.Context(), file, nil, func(error) { told++ })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.close()
+	holds(t, x, 0, 100)
+	if told != 1 {
+		t.Errorf("told %d times", told)
+	}
+}
+
+// TestFileThatFailsWhileItIsMapped: a cached file that loses its end, or a block, under a running writer makes names
+// unknown, is told once and fetched again by the next; nothing crashes.
+func TestFileThatFailsWhileItIsMapped(t *testing.T) {
+	for name, harm := range map[string]func(file string) error{
+		"cut off": func(f string) error { return os.Truncate(f, 0) },
+		"zeros":   func(f string) error { return zero(f, 2000) },
+	} {
+		v := fuzzVault(t)
+		dir := t.TempDir()
+		const n = 5000
+		put(t, v, 0, n)
+		var mu sync.Mutex
+		told := 0
+		x, err := v.openIndex(t.Context(), dir, nil, func(error) { mu.Lock(); told++; mu.Unlock() })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := harm(segmentFiles(t, v, dir)[0]); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		missing := 0
+		for g := range 4 {
+			wg.Go(func() {
+				for i := g; i < n; i += 4 {
+					if loc, ok := x.find(nameOf(i)); !ok {
+						mu.Lock()
+						missing++
+						mu.Unlock()
+					} else if loc != locOf(i) {
+						t.Errorf("%s: name %d is at %v", name, i, loc)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		x.close()
+		if told != 1 || missing == 0 {
+			t.Errorf("%s: told %d times, %d names unknown", name, told, missing)
+		}
+		holds(t, openIndex(t, v, dir), 0, n)
+	}
+}
+
+// TestSpill: the rows of a long backup move to the local disk, are found all the while by others, and end in the store.
+func TestSpill(t *testing.T) {
+	v := fuzzVault(t)
+	dir := t.TempDir()
+	x := openIndex(t, v, dir)
+	const n = 3*tableRows + 1000
+	var spills, lookups sync.WaitGroup
+	var added sync.Map
+	stop := make(chan struct{})
+	for range 2 {
+		lookups.Go(func() {
+			for i := 0; ; i = (i + 7919) % n {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, known := added.Load(i / 250); known {
+					if loc, ok := x.find(nameOf(i)); !ok || loc != locOf(i) {
+						t.Errorf("name %d: %v, %v", i, loc, ok)
+						return
+					}
+				}
+			}
+		})
+	}
+	for i := range n {
+		x.add(nameOf(i), locOf(i))
+		if i%250 == 249 {
+			added.Store(i/250, true)
+			if spill := x.freeze(); spill != nil {
+				spills.Go(spill)
+			}
+		}
+	}
+	spills.Wait()
+	close(stop)
+	lookups.Wait()
+	view := x.view.Load()
+	if len(view.segs) != 3 || len(view.frozen) != 0 {
+		t.Errorf("%d segments, %d frozen tables", len(view.segs), len(view.frozen))
+	}
+	if err := x.store(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	x.close()
+	// No pack is in two segments.
+	set, err := v.checkIndex(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.close()
+	seen := map[PackID]bool{}
+	for _, s := range set.open {
+		for i := range s.packs {
+			if seen[s.pack(i)] {
+				t.Fatalf("pack %s is in two segments", s.pack(i))
+			}
+			seen[s.pack(i)] = true
+		}
+	}
+	if len(set.open) != 4 || len(set.damaged) != 0 {
+		t.Errorf("%d segments, damaged: %v", len(set.open), set.damaged)
+	}
+	if files := segmentFiles(t, v, dir); len(files) != 4 || slices.ContainsFunc(files, func(f string) bool { return strings.Contains(f, unfinished) }) {
+		t.Errorf("files %v", files)
+	}
+	holds(t, openIndex(t, v, dir), 0, n)
+}
+
+// TestSpillWithoutRoom: when the local disk takes nothing, the rows stay in memory and reach the store all the same.
+func TestSpillWithoutRoom(t *testing.T) {
+	v := fuzzVault(t)
+	told := 0
+	x, err := v.openIndex(t.Context(), t.TempDir(), nil, func(error) { told++ })
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.dir.path = filepath.Join(x.dir.path, "gone")
+	const n = tableRows + 10
+	for i := range n {
+		x.add(nameOf(i), locOf(i))
+		if spill := x.freeze(); spill != nil {
+			spill()
+		}
+	}
+	if err := x.store(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	x.close()
+	if told != 1 {
+		t.Errorf("told %d times", told)
+	}
+	holds(t, openIndex(t, v, ""), 0, n)
+}
+
+// TestReadersBesideMergers: hosts that merge, write and read at once see every name that was stored before they opened.
+func TestReadersBesideMergers(t *testing.T) {
+	v := fuzzVault(t)
+	const hosts, rounds, each = 4, 12, 50
+	var wg sync.WaitGroup
+	var next struct {
+		sync.Mutex
+		n int
+	}
+	stored := func() int { next.Lock(); defer next.Unlock(); return next.n }
+	for range hosts {
+		dir := t.TempDir()
+		wg.Go(func() {
+			for range rounds {
+				next.Lock() // so that what is stored is always the names before n
+				put(t, v, next.n, next.n+each)
+				next.n += each
+				next.Unlock()
+				if err := v.mergeIndex(t.Context(), dir, nil, func(err error) { t.Errorf("merge: told %v", err) }); err != nil {
+					t.Errorf("merge: %v", err)
+				}
+				n := stored()
+				x, err := v.openIndex(t.Context(), dir, nil, func(err error) { t.Errorf("told %v", err) })
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for i := range n {
+					if loc, ok := x.find(nameOf(i)); !ok || loc != locOf(i) {
+						t.Errorf("name %d of %d: %v, %v", i, n, loc, ok)
+						break
+					}
+				}
+				x.close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestReplacedWhileReading: what is listed and gone when it is fetched is found in what replaced it.
+func TestReplacedWhileReading(t *testing.T) {
+	v := fuzzVault(t)
+	for i := range mergeAt {
+		put(t, v, i*10, i*10+10)
+	}
+	st := &onFirstRead{Store: v.st}
+	other := *v
+	st.do = func() {
+		if err := other.mergeIndex(t.Context(), "", nil, func(err error) { t.Error(err) }); err != nil {
+			t.Error(err)
+		}
+	}
+	v.st = st
+	holds(t, openIndex(t, v, ""), 0, mergeAt*10)
+}
+
+func TestTrailerLimits(t *testing.T) {
+	good := shape{rows: 5, packs: 2, replaced: 1, lines: 1}
+	if s, err := parseTrailer(good.trailer(), int64(good.size())); err != nil || s != good {
+		t.Errorf("%+v, %v", s, err)
+	}
+	for _, s := range []shape{
+		{},
+		{rows: 1, packs: 1},
+		{rows: 1, lines: 1},
+		{packs: 1, lines: 1},
+		{rows: maxIndexRows + 1, packs: 1, lines: 1},
+		{rows: 1, packs: maxIndexRows + 1, lines: 1},
+		{rows: 1, packs: 1, replaced: maxReplaced + 1, lines: 1},
+		{rows: 1, packs: 1, lines: filterLines(maxIndexRows) + 1},
+		{rows: 1<<32 - 1, packs: 1<<32 - 1, replaced: 1<<32 - 1, lines: 1<<32 - 1},
+	} {
+		if _, err := parseTrailer(s.trailer(), int64(s.size())); err == nil {
+			t.Errorf("%+v passes", s)
+		}
+	}
+	newer := bytes.Replace(good.trailer(), []byte("HFINDX\x00\x01"), []byte("HFINDX\x00\x02"), 1)
+	if _, err := parseTrailer(newer, int64(good.size())); !errors.Is(err, ErrNewer) {
+		t.Errorf("newer: %v", err)
+	}
+	if biggest := (shape{rows: maxIndexRows, packs: maxIndexRows, replaced: maxReplaced, lines: filterLines(maxIndexRows)}); int64(biggest.size()) > maxIndexObject {
+		t.Errorf("the largest segment has %d bytes, more than %d", biggest.size(), maxIndexObject)
+	}
+}
+
+// noDelete is a store that deletes nothing.
+type noDelete struct{ obs.Store }
+
+var errNoDelete = errors.New("nothing may be deleted")
+
+func (noDelete) Delete(context.Context, ...string) error { return errNoDelete }
+
+// countReads counts what is read.
+type countReads struct {
+	obs.Store
+	reads atomic.Int32
+}
+
+func (c *countReads) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
+	c.reads.Add(1)
+	return c.Store.ReadAt(ctx, key, p, off)
+}
+
+// onFirstRead does something before the first read.
+type onFirstRead struct {
+	obs.Store
+	once sync.Once
+	do   func()
+}
+
+func (o *onFirstRead) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
+	o.once.Do(o.do)
+	return o.Store.ReadAt(ctx, key, p, off)
+}
+
+var indexRows = flag.Int("index.rows", 500_000, "chunks of TestMemoryOfIndex")
+
+// TestMemoryOfIndex builds an index of very many chunks as backups and merges do, and holds it to what each may cost: 12
+// bytes of resident memory, 64 on disk. It prints times, which depend on the machine, and does not judge them.
+func TestMemoryOfIndex(t *testing.T) {
+	v, dir, n := fuzzVault(t), t.TempDir(), *indexRows
+	st, err := obs.Open(t.Context(), "file://"+t.TempDir(), obs.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	v.st = st
+	begin := time.Now()
+	x := openIndex(t, v, dir)
+	for i := range n {
+		x.add(nameOf(i), locOf(i))
+		if i%250 == 249 {
+			if spill := x.freeze(); spill != nil {
+				spill()
+			}
+		}
+	}
+	building := memory(t)
+	if err := x.store(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	x.close()
+	t.Logf("added %d chunks in %v; memory at the end: %s", n, time.Since(begin), building)
+	begin = time.Now()
+	for {
+		before, err := v.listSegments(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := v.mergeIndex(t.Context(), dir, nil, func(err error) { t.Error(err) }); err != nil {
+			t.Fatal(err)
+		}
+		after, err := v.listSegments(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(after) == len(before) {
+			break
+		}
+	}
+	t.Logf("merged in %v", time.Since(begin))
+
+	before := memory(t)
+	begin = time.Now()
+	x = openIndex(t, v, dir)
+	opening := time.Since(begin)
+	opened := memory(t)
+	var disk int64
+	for _, f := range segmentFiles(t, v, dir) {
+		info, err := os.Stat(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		disk += info.Size()
+	}
+	lookups := min(n, 500_000)
+	names := make([]chunk.Name, lookups)
+	times := map[bool]time.Duration{}
+	for _, hit := range []bool{true, false} {
+		for i := range names {
+			if hit {
+				names[i] = nameOf(rand.IntN(n))
+			} else {
+				names[i] = nameOf(1<<40 + rand.IntN(n))
+			}
+		}
+		begin = time.Now()
+		for _, name := range names {
+			if _, ok := x.find(name); ok != hit {
+				t.Fatalf("name is found: %v, want %v", ok, hit)
+			}
+		}
+		times[hit] = time.Since(begin) / time.Duration(lookups)
+	}
+	perChunk := float64(opened.anon-before.anon) / float64(n)
+	onDisk := float64(disk) / float64(n)
+	var heads int
+	for _, s := range x.view.Load().segs {
+		heads += len(s.open)
+	}
+	t.Logf("%d chunks in %d segments: opened in %v; resident %.2f bytes a chunk (heads %.2f), on disk %.2f; hit %v, miss %v; memory before %s, opened %s, after lookups %s",
+		n, len(x.view.Load().segs), opening, perChunk, float64(heads)/float64(n), onDisk, times[true], times[false], before, opened, memory(t))
+	if perChunk > 12 || float64(heads)/float64(n) > 12 {
+		t.Errorf("%.2f bytes of resident memory a chunk: more than 12", perChunk)
+	}
+	if onDisk > 64 {
+		t.Errorf("%.2f bytes on disk a chunk: more than 64", onDisk)
+	}
+}
+
+// resident is a process's memory in bytes: its own, and mapped files.
+type resident struct{ anon, file int64 }
+
+func (r resident) String() string {
+	return fmt.Sprintf("%.1f MiB and %.1f MiB of files", float64(r.anon)/(1<<20), float64(r.file)/(1<<20))
+}
+
+func memory(t testing.TB) (r resident) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		_, _ = fmt.Sscanf(line, "RssAnon: %d kB", &r.anon)
+		_, _ = fmt.Sscanf(line, "RssFile: %d kB", &r.file)
+	}
+	return resident{r.anon << 10, r.file << 10}
+}

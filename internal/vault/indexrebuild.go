@@ -1,0 +1,173 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/obs"
+)
+
+// checkIndex reads all segments that the store has, and opens every block. It returns the damaged ones; its error is for
+// what kept it from looking.
+func (v *Vault) checkIndex(ctx context.Context) (*segmentSet, error) {
+	// Without a folder: what is looked at is what the store has.
+	set, err := v.openSegments(ctx, "", func(error) {})
+	if err != nil {
+		return nil, err
+	}
+	for id, s := range set.open {
+		if err := s.check(); err != nil {
+			set.damaged[id] = &CorruptError{Object: v.segmentKey(id), Reason: err.Error()}
+			s.close()
+			delete(set.open, id)
+		}
+	}
+	return set, nil
+}
+
+// IndexReport is what RebuildIndex found and did.
+type IndexReport struct {
+	Packs    int      `json:"packs"`    // that the store has
+	Read     int      `json:"read"`     // of them: those that no sound segment listed
+	Chunks   int      `json:"chunks"`   // of those, that the index did not have
+	Gone     int      `json:"gone"`     // packs that a segment listed and the store does not have
+	Replaced int      `json:"replaced"` // segments that were damaged, or listed packs that are gone
+	Damaged  []string `json:"damaged"`  // packs that do not open; their chunks are not in the index
+}
+
+// RebuildIndex makes the index list what the packs in the store hold. It reads the tables of those packs that no sound
+// segment lists, stores new segments, and only then deletes damaged ones; segments that list packs that are
+// gone are written without those. Backups may run meanwhile. A pack that no manifest names comes into the index
+// too: it is as good as any.
+func (v *Vault) RebuildIndex(ctx context.Context) (IndexReport, error) {
+	var report IndexReport
+	set, err := v.checkIndex(ctx)
+	if err != nil {
+		return report, err
+	}
+	defer set.close()
+	// After the segments: what a segment lists was stored before it.
+	stored, err := v.packIDs(ctx)
+	if err != nil {
+		return report, err
+	}
+	report.Packs = len(stored)
+	listed, gone := map[PackID]bool{}, map[PackID]bool{}
+	for _, s := range set.open {
+		for i := range s.packs {
+			if p := s.pack(i); stored[p] {
+				listed[p] = true
+			} else {
+				gone[p] = true
+			}
+		}
+	}
+	report.Gone = len(gone)
+
+	x := &index{v: v, dir: set.dir, without: gone, tell: func(error) {}}
+	defer x.close()
+	view := &indexView{active: newRowTable()}
+	for _, s := range set.open {
+		view.segs = append(view.segs, s)
+	}
+	x.view.Store(view)
+	if err := v.readTables(ctx, x, stored, listed, &report); err != nil {
+		return report, err
+	}
+	if err := x.store(ctx); err != nil {
+		return report, err
+	}
+	return report, v.replaceUnsound(ctx, set, gone, &report)
+}
+
+// packIDs returns the packs that the store has.
+func (v *Vault) packIDs(ctx context.Context) (map[PackID]bool, error) {
+	prefix := v.info.ID + "/packs/"
+	ids := map[PackID]bool{}
+	for info, err := range v.st.List(ctx, prefix) {
+		if err != nil {
+			return nil, fmt.Errorf("list the packs: %w", err)
+		}
+		id, err := ParsePackID(info.Key[strings.LastIndexByte(info.Key, '/')+1:])
+		if err == nil && v.packKey(id) == info.Key {
+			ids[id] = true
+		}
+	}
+	return ids, nil
+}
+
+// readTables adds the rows of the stored packs that are not listed.
+func (v *Vault) readTables(ctx context.Context, x *index, stored, listed map[PackID]bool, report *IndexReport) error {
+	todo := slices.Collect(maps.Keys(stored))
+	todo = slices.DeleteFunc(todo, func(p PackID) bool { return listed[p] })
+	var mu sync.Mutex // over x.add and the report
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for _, id := range todo {
+		g.Go(func() error {
+			rows, _, err := v.PackTable(ctx, id)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case errors.Is(err, obs.ErrNotFound):
+				return nil // deleted since it was listed
+			case errors.Is(err, ErrCorrupt):
+				report.Damaged = append(report.Damaged, v.packKey(id))
+				return nil
+			case err != nil:
+				return fmt.Errorf("read table of pack %s: %w", id, err)
+			}
+			report.Read++
+			for _, r := range rows {
+				if _, ok := x.find(r.Name); !ok {
+					x.add(r.Name, Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw})
+					report.Chunks++
+				}
+			}
+			if spill := x.freeze(); spill != nil {
+				spill()
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	slices.Sort(report.Damaged)
+	return err
+}
+
+// replaceUnsound deletes the damaged segments and those that others replace, and writes those that list packs that are gone
+// without them.
+func (v *Vault) replaceUnsound(ctx context.Context, set *segmentSet, gone map[PackID]bool, report *IndexReport) error {
+	unsound := slices.Collect(maps.Keys(set.damaged))
+	report.Replaced = len(unsound)
+	for id := range set.replaced {
+		if _, ok := set.listed[id]; ok {
+			unsound = append(unsound, id)
+		}
+	}
+	for _, s := range set.open {
+		lists := func() bool {
+			for i := range s.packs {
+				if gone[s.pack(i)] {
+					return true
+				}
+			}
+			return false
+		}
+		if !lists() {
+			continue
+		}
+		if err := v.mergeGroup(ctx, set, []*segment{s}, nil, gone); err != nil {
+			return err
+		}
+		report.Replaced++
+	}
+	return v.deleteSegments(ctx, unsound)
+}
