@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -86,8 +85,9 @@ func (btrfs) Create(ctx context.Context, req Request) (*Snapshot, error) {
 		return fail(err)
 	}
 	defer source.Close()
-	if err := at.makeIn(source, filepath.Base(ref.Path)); err != nil {
-		return fail(err)
+	err = makeIn(at.folder, func(dir *os.File) error { return snapCreate(dir, source, filepath.Base(ref.Path)) })
+	if err != nil {
+		return fail(explain(err))
 	}
 	snap := &Snapshot{Ref: ref, Kind: Tree, Root: filepath.Join(ref.Path, at.rel)}
 	// Inode numbers are the same in a snapshot: another number means another folder than the volume.
@@ -98,40 +98,11 @@ func (btrfs) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	return snap, nil
 }
 
-// makeIn makes the snapshot folder and the snapshot. Another job may remove the empty folder between
-// the two steps, so it begins again then; only losing that race many times in a row is an error.
-func (at *place) makeIn(source *os.File, name string) error {
-	var err error
-	for range 100 {
-		var dir *os.File
-		if dir, err = at.openFolder(true); errors.Is(err, fs.ErrNotExist) {
-			continue
-		} else if err != nil {
-			return err
-		}
-		err = snapCreate(dir, source, name)
-		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EEXIST) {
-			// After a failure nothing is left, not even the folder; it stays if others use it.
-			_ = unix.Rmdir(at.folder)
-		}
-		dir.Close()
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, unix.EEXIST):
-			return ErrExists
-		case !errors.Is(err, unix.ENOENT):
-			return explain(err)
-		}
-	}
-	return err
-}
-
 // explain adds what a person can do about the kernel's answer.
 func explain(err error) error {
 	switch {
 	case errors.Is(err, unix.ETXTBSY):
-		return fmt.Errorf("%w (the subvolume holds an active swap file)", err)
+		return fmt.Errorf("%w (it is, or holds, an active swap file)", err)
 	case errors.Is(err, unix.EDQUOT), errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("%w (no room for metadata, or a quota)", err)
 	}
@@ -153,62 +124,17 @@ func (at *place) same(path string) error {
 	return nil
 }
 
-// openFolder opens the snapshot folder, and makes it if asked to. It must be ours and closed to
-// others: a tenant who may write beside the volume could else put a folder or link of theirs there.
-func (at *place) openFolder(create bool) (*os.File, error) {
-	if create {
-		if err := unix.Mkdir(at.folder, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
-			return nil, fmt.Errorf("make %s: %w", at.folder, err)
-		}
-	}
-	return openOwned(at.folder)
-}
-
-func openOwned(folder string) (*os.File, error) {
-	f, err := os.OpenFile(folder, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("stat %s: %w", folder, err)
-	}
-	if int(st.Uid) != os.Geteuid() {
-		f.Close()
-		return nil, fmt.Errorf("folder %s: %w: it belongs to user %d", folder, ErrForeign, st.Uid)
-	}
-	if st.Mode&0o077 != 0 {
-		if err := f.Chmod(0o700); err != nil {
-			f.Close()
-			return nil, fmt.Errorf("close %s to others: %w", folder, err)
-		}
-	}
-	return f, nil
-}
-
 func (btrfs) Stands(ctx context.Context, ref Ref) (bool, error) {
-	if err := checkRef(ctx, "look at", ref); err != nil {
+	if err := checkRef(ctx, "look at", NameBtrfs, ref); err != nil {
 		return false, err
 	}
-	dir, name, err := openHolder("look at", ref)
-	if err == nil {
-		defer dir.Close()
-		if err = isSnapshot(dir, name); err == nil {
-			return true, nil
-		}
-		err = fmt.Errorf("look at %s: %w", ref.Path, err)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return false, err
+	return standsIn("look at", ref, isSnapshot)
 }
 
 // Remove is not flushed: after a power loss within the commit interval (30 seconds) the snapshot may
 // be there again, and Leftovers finds it.
 func (btrfs) Remove(ctx context.Context, ref Ref) error {
-	if err := checkRef(ctx, "remove", ref); err != nil {
+	if err := checkRef(ctx, "remove", NameBtrfs, ref); err != nil {
 		return err
 	}
 	return removeBtrfs(ref)
@@ -222,7 +148,7 @@ func (btrfs) Room(ctx context.Context, req Request) (free, total int64, err erro
 // for what makes a base doubtful. It costs some milliseconds and the reading of the leaves that changed.
 func (btrfs) Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, error) {
 	for _, ref := range []Ref{base, now.Ref} {
-		if err := checkRef(ctx, "compare", ref); err != nil {
+		if err := checkRef(ctx, "compare", NameBtrfs, ref); err != nil {
 			return nil, err
 		}
 	}
@@ -232,52 +158,7 @@ func (btrfs) Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, er
 	return compareTrees(base, now.Ref)
 }
 
-func checkRef(ctx context.Context, verb string, ref Ref) error {
-	if ref.Provider != NameBtrfs || !filepath.IsAbs(ref.Path) || filepath.Clean(ref.Path) != ref.Path {
-		return fmt.Errorf("%s %q: %w: not a reference of provider %s", verb, ref.Path, ErrUsage, NameBtrfs)
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("%s %s: %w", verb, ref.Path, context.Cause(ctx))
-	}
-	return nil
-}
-
-// openHolder opens the snapshot folder that ref lies in and gives ref's name there.
-func openHolder(verb string, ref Ref) (*os.File, string, error) {
-	folder, name := filepath.Dir(ref.Path), filepath.Base(ref.Path)
-	if _, _, _, ok := parseName(name); !ok || filepath.Base(folder) != SnapshotFolder {
-		return nil, "", fmt.Errorf("%s %s: %w: its name is not one that is given here", verb, ref.Path, ErrForeign)
-	}
-	dir, err := openOwned(folder)
-	if err != nil {
-		return nil, "", fmt.Errorf("%s %s: %w", verb, ref.Path, err)
-	}
-	return dir, name, nil
-}
-
-func removeBtrfs(ref Ref) error {
-	dir, name, err := openHolder("remove", ref)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	err = isSnapshot(dir, name)
-	if err == nil {
-		err = snapDestroy(dir, name)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove %s: %w", ref.Path, err)
-	}
-	folder := filepath.Dir(ref.Path)
-	// Not empty or just removed by another job: both are fine.
-	if err := unix.Rmdir(folder); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("remove the empty folder %s: %w", folder, err)
-	}
-	return nil
-}
+func removeBtrfs(ref Ref) error { return removeIn(ref, isSnapshot, snapDestroy) }
 
 // openSnapshot opens the root of the read-only snapshot that ref names.
 func openSnapshot(verb string, ref Ref) (*os.File, error) {
@@ -343,57 +224,6 @@ func checkSnapshot(f *os.File) error {
 	return nil
 }
 
-// Leftovers works also when the volume itself is gone: the folder beside it is known by the path.
 func (btrfs) Leftovers(ctx context.Context, req Request) ([]Ref, error) {
-	if !validPart(req.Host) {
-		return nil, fmt.Errorf("host id %q: %w: 1 to %d characters of [A-Za-z0-9._-]", req.Host, ErrUsage, maxPart)
-	}
-	if !filepath.IsAbs(req.Volume) {
-		return nil, fmt.Errorf("volume %q: %w: not an absolute path", req.Volume, ErrUsage)
-	}
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("snapshots of %s: %w", req.Volume, context.Cause(ctx))
-	}
-	real, err := filepath.EvalSymlinks(req.Volume)
-	if errors.Is(err, fs.ErrNotExist) {
-		var parent string
-		if parent, err = filepath.EvalSymlinks(filepath.Dir(req.Volume)); err == nil {
-			real = filepath.Join(parent, filepath.Base(req.Volume))
-		}
-	}
-	var home string
-	if err == nil {
-		home, err = snapshotHome(real, req.Dir)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("snapshots of %s: %w", req.Volume, err)
-	}
-	dir, err := openOwned(filepath.Join(home, SnapshotFolder))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("snapshots of %s: %w", req.Volume, err)
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("snapshots of %s: %w", req.Volume, err)
-	}
-	var refs []Ref
-	for _, name := range names {
-		host, _, _, ok := parseName(name)
-		if !ok || host != req.Host {
-			continue
-		}
-		// What can't be told to be a snapshot of ours stays: a leak is found by its name, a wrong
-		// removal can't be undone.
-		if isSnapshot(dir, name) == nil {
-			refs = append(refs, Ref{Provider: NameBtrfs, Path: filepath.Join(home, SnapshotFolder, name), Volume: req.Volume})
-		}
-	}
-	return refs, nil
+	return leftoversIn(ctx, req, NameBtrfs, isSnapshot)
 }

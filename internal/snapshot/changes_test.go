@@ -16,8 +16,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// take makes a snapshot of volume under that job's name.
-func take(t *testing.T, name, volume, job string) *snapshot.Snapshot {
+// viewOf makes a snapshot of volume under that job's name.
+func viewOf(t *testing.T, name, volume, job string) *snapshot.Snapshot {
 	t.Helper()
 	snap, err := provider(t, name).Create(t.Context(), snapshot.Request{Volume: volume, Host: "h", Job: job, Name: "v"})
 	if err != nil {
@@ -134,14 +134,14 @@ func TestChangedInodes(t *testing.T) {
 	command(t, "chattr", "+C", nocow)
 	must(t, os.WriteFile(nocow, big, 0o644))
 
-	base := take(t, "btrfs", vol, "base")
-	same := take(t, "btrfs", vol, "same")
+	base := viewOf(t, "btrfs", vol, "base")
+	same := viewOf(t, "btrfs", vol, "same")
 	if n := changed(t, base, same).Inodes(); n != 0 {
 		t.Errorf("%d inodes changed while nothing happened", n)
 	}
 	for round := range 3 { // the second write to nocow goes to the same place as the first
 		overwrite(t, nocow, int64(round), []byte("zz"))
-		snap := take(t, "btrfs", vol, fmt.Sprint("nocow-", round))
+		snap := viewOf(t, "btrfs", vol, fmt.Sprint("nocow-", round))
 		if c := changed(t, base, snap); !c.Inode(inode(t, nocow)) || c.Inodes() != 1 {
 			t.Errorf("nocow, write %d: %v, %d inodes", round, c.Inode(inode(t, nocow)), c.Inodes())
 		}
@@ -153,7 +153,7 @@ func TestChangedInodes(t *testing.T) {
 		moved[i] = inode(t, dir+"/file")
 		c.change(t, dir+"/file", dir)
 	}
-	now := take(t, "btrfs", vol, "now")
+	now := viewOf(t, "btrfs", vol, "now")
 	got := changed(t, base, now)
 	for i, c := range cases {
 		dir := filepath.Join(now.Root, fmt.Sprint(i))
@@ -202,26 +202,26 @@ func TestDoubtfulBase(t *testing.T) {
 	vol := subvolume(t, filepath.Join(folder(t, filepath.Join(root, "a")), "vol"))
 	must(t, os.WriteFile(vol+"/file", []byte("x"), 0o644))
 	p := provider(t, "btrfs")
-	base := take(t, "btrfs", vol, "base")
-	now := take(t, "btrfs", vol, "now")
+	base := viewOf(t, "btrfs", vol, "base")
+	now := viewOf(t, "btrfs", vol, "now")
 	with := func(change func(*snapshot.Ref)) snapshot.Ref { r := base.Ref; change(&r); return r }
 
 	elsewhere := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))
 	other := subvolume(t, filepath.Join(folder(t, filepath.Join(root, "b")), "vol"))
-	rewritten := take(t, "btrfs", vol, "rewritten")
+	rewritten := viewOf(t, "btrfs", vol, "rewritten")
 	command(t, "btrfs", "property", "set", rewritten.Ref.Path, "ro", "false")
 	must(t, os.WriteFile(rewritten.Ref.Path+"/file", []byte("y"), 0o644))
 	command(t, "btrfs", "property", "set", rewritten.Ref.Path, "ro", "true")
 	replaced := subvolume(t, filepath.Join(folder(t, filepath.Join(root, "c")), "vol"))
-	old := take(t, "btrfs", replaced, "old")
+	old := viewOf(t, "btrfs", replaced, "old")
 	// A roll-back: the volume is now a writable snapshot of what it was.
 	command(t, "btrfs", "subvolume", "snapshot", old.Ref.Path, replaced+".new")
 	must(t, os.Rename(replaced, replaced+".old"))
 	must(t, os.Rename(replaced+".new", replaced))
-	rolled := take(t, "btrfs", replaced, "new")
-	gone := take(t, "btrfs", vol, "gone")
+	rolled := viewOf(t, "btrfs", replaced, "new")
+	gone := viewOf(t, "btrfs", vol, "gone")
 	must(t, p.Remove(t.Context(), gone.Ref))
-	later := take(t, "btrfs", vol, "later")
+	later := viewOf(t, "btrfs", vol, "later")
 	writable := filepath.Join(filepath.Dir(base.Ref.Path), "hf.h.writable.v")
 	command(t, "btrfs", "subvolume", "snapshot", vol, writable)
 
@@ -233,9 +233,9 @@ func TestDoubtfulBase(t *testing.T) {
 	}{
 		{"good", base.Ref, now, nil},
 		{"missing", gone.Ref, now, snapshot.ErrBase},
-		{"of another file system", with(func(r *snapshot.Ref) { r.Path = take(t, "btrfs", elsewhere, "j").Ref.Path }), now, snapshot.ErrBase},
-		{"of another volume", take(t, "btrfs", other, "j").Ref, now, snapshot.ErrBase},
-		{"of another subvolume", with(func(r *snapshot.Ref) { r.Path = take(t, "btrfs", other, "k").Ref.Path }), now, snapshot.ErrBase},
+		{"of another file system", with(func(r *snapshot.Ref) { r.Path = viewOf(t, "btrfs", elsewhere, "j").Ref.Path }), now, snapshot.ErrBase},
+		{"of another volume", viewOf(t, "btrfs", other, "j").Ref, now, snapshot.ErrBase},
+		{"of another subvolume", with(func(r *snapshot.Ref) { r.Path = viewOf(t, "btrfs", other, "k").Ref.Path }), now, snapshot.ErrBase},
 		{"written to", rewritten.Ref, now, snapshot.ErrBase},
 		{"before a roll-back", old.Ref, rolled, snapshot.ErrBase},
 		{"younger", later.Ref, now, snapshot.ErrBase},
@@ -262,10 +262,10 @@ func TestChangedAfterBalance(t *testing.T) {
 	for i := range 20 {
 		must(t, os.WriteFile(fmt.Sprint(vol, "/", i), bytes.Repeat([]byte{byte(i)}, 300<<10), 0o644))
 	}
-	base := take(t, "btrfs", vol, "base")
+	base := viewOf(t, "btrfs", vol, "base")
 	overwrite(t, vol+"/7", 5000, []byte("x"))
 	command(t, "btrfs", "balance", "start", "--full-balance", root)
-	now := take(t, "btrfs", vol, "now")
+	now := viewOf(t, "btrfs", vol, "now")
 	c, err := provider(t, "btrfs").Changed(t.Context(), base.Ref, now)
 	if errors.Is(err, snapshot.ErrBase) {
 		t.Log("doubted:", err)

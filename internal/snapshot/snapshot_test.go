@@ -33,6 +33,15 @@ func folder(t *testing.T, path string) string {
 	return path
 }
 
+// image makes a sparse file of that size in bytes.
+func image(t *testing.T, path string, size int64) string {
+	t.Helper()
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func command(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
@@ -49,8 +58,8 @@ func subvolume(t *testing.T, path string) string {
 }
 
 func TestConformance(t *testing.T) {
-	testbed.Need(t, "btrfs", "ext4")
-	btrfs, ext4 := testbed.Btrfs(t), testbed.Ext4(t)
+	testbed.Need(t, "btrfs", "ext4", "xfs")
+	btrfs, ext4, xfs := testbed.Btrfs(t), testbed.Ext4(t), testbed.Xfs(t)
 	sub := func(t *testing.T) string {
 		return folder(t, filepath.Join(btrfs, strings.ReplaceAll(t.Name(), "/", "-")))
 	}
@@ -67,6 +76,27 @@ func TestConformance(t *testing.T) {
 	t.Run("btrfs with a folder for snapshots", func(t *testing.T) {
 		snapshottest.Run(t, func(t *testing.T) snapshottest.Subject {
 			return snapshottest.Subject{Provider: provider(t, "btrfs"), Volume: subvolume(t, filepath.Join(sub(t), "vol")), Dir: folder(t, filepath.Join(sub(t), "snaps"))}
+		})
+	})
+	for name, c := range map[string]struct{ provider, on string }{
+		"reflink on btrfs":          {"reflink", btrfs},
+		"reflink on xfs":            {"reflink", xfs},
+		"freeze of an image on xfs": {"freeze", xfs},
+	} {
+		t.Run(name, func(t *testing.T) {
+			snapshottest.Run(t, func(t *testing.T) snapshottest.Subject {
+				dir := folder(t, filepath.Join(c.on, strings.ReplaceAll(t.Name(), "/", "-")))
+				return snapshottest.Subject{Provider: provider(t, c.provider), Volume: image(t, filepath.Join(dir, "disk.img"), 4<<20), Image: true}
+			})
+		})
+	}
+	t.Run("reflink with a folder for clones", func(t *testing.T) {
+		snapshottest.Run(t, func(t *testing.T) snapshottest.Subject {
+			dir := folder(t, filepath.Join(xfs, strings.ReplaceAll(t.Name(), "/", "-")))
+			return snapshottest.Subject{
+				Provider: provider(t, "reflink"), Volume: image(t, filepath.Join(dir, "disk.img"), 4<<20),
+				Dir: folder(t, filepath.Join(dir, "snaps")), Image: true,
+			}
 		})
 	})
 	t.Run("freeze on btrfs", func(t *testing.T) {
@@ -129,6 +159,11 @@ func TestDetect(t *testing.T) {
 		{what: "folder on another disk", volume: sub, dir: ext4, want: "btrfs", err: snapshot.ErrUnsupported, reason: "not on the same btrfs"},
 		{what: "folder inside the volume", volume: sub, dir: plain, err: snapshot.ErrUsage, reason: "inside the volume"},
 		{what: "no such volume", volume: sub + "x", err: os.ErrNotExist, reason: sub + "x"},
+		{what: "an image on xfs", volume: image(t, filepath.Join(testbed.Xfs(t), "disk"), 1<<20), provider: "reflink", reason: "is an image on xfs"},
+		{what: "an image on btrfs", volume: image(t, filepath.Join(sub, "disk"), 0), provider: "reflink", reason: "is an image on btrfs"},
+		{what: "an image, btrfs asked for", volume: filepath.Join(sub, "disk"), want: "btrfs", err: snapshot.ErrUnsupported, reason: "is an image"},
+		{what: "a folder, reflink asked for", volume: sub, want: "reflink", err: snapshot.ErrUnsupported, reason: "is a folder"},
+		{what: "an image, folder on another disk", volume: filepath.Join(sub, "disk"), dir: ext4, provider: "freeze", reason: "on another file system"},
 		{what: "an image on ext4", volume: file, provider: "freeze", reason: "lies on ext4"},
 		{what: "a character device", volume: "/dev/null", err: snapshot.ErrUsage, reason: "neither a folder nor a file nor a block device"},
 		{what: "relative", volume: "x", err: snapshot.ErrUsage, reason: "absolute"},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,18 +14,91 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/internal/snapshot"
 )
 
-// Subject is a provider and an empty volume that it can serve.
+// Subject is a provider and a volume that it can serve: an empty folder, or an image of zeros of at least 4 MiB.
 type Subject struct {
 	Provider snapshot.Provider
 	Volume   string
 	Dir      string // for Request.Dir
+	Image    bool   // Volume is a file or block device
+	Slow     bool   // a snapshot takes so long that fewer rounds have to do
+}
+
+func (s Subject) rounds(n int) int {
+	if s.Slow {
+		return max(n/4, 2)
+	}
+	return n
 }
 
 func (s Subject) request(job string) snapshot.Request {
 	return snapshot.Request{Volume: s.Volume, Host: "host-1", Job: job, Name: "data", Dir: s.Dir}
+}
+
+func (s Subject) kind() snapshot.Kind {
+	if s.Image {
+		return snapshot.Image
+	}
+	return snapshot.Tree
+}
+
+// put writes content to the volume, without a flush: to a file of it, or to the begin of the image.
+func (s Subject) put(t *testing.T, content string) {
+	t.Helper()
+	if !s.Image {
+		write(t, filepath.Join(s.Volume, "dir", "file"), content)
+		return
+	}
+	f, err := os.OpenFile(s.Volume, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte(content), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// get reads from a view as many bytes of what put has written.
+func (s Subject) get(t *testing.T, snap *snapshot.Snapshot, n int) string {
+	t.Helper()
+	path := snap.Image
+	if !s.Image {
+		path = filepath.Join(snap.Root, "dir", "file")
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, n)
+	if _, err := io.ReadFull(f, b); err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// log is the file of the volume that the writer of records uses, and of a view of it.
+func (s Subject) log(root string) string {
+	if s.Image {
+		return root
+	}
+	return filepath.Join(root, "log")
+}
+
+// of gives the path of a view, or of the volume for nil.
+func (s Subject) of(snap *snapshot.Snapshot) string {
+	switch {
+	case snap == nil:
+		return s.Volume
+	case s.Image:
+		return snap.Image
+	}
+	return snap.Root
 }
 
 // Run checks one provider. fresh makes a subject that the test it is given owns.
@@ -42,6 +116,8 @@ func Run(t *testing.T, fresh func(t *testing.T) Subject) {
 		{"bad requests are refused", badRequests},
 		{"ended context makes nothing", endedContext},
 		{"many at once", manyAtOnce},
+		{"says what changed, or that it can't", saysChanged},
+		{"says what it costs and what room there is", saysCosts},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, fresh(t)) })
 	}
@@ -79,10 +155,16 @@ func planFirst(t *testing.T, s Subject) {
 }
 
 func holdsWritten(t *testing.T, s Subject) {
-	write(t, filepath.Join(s.Volume, "dir", "file"), "not synced")
+	s.put(t, "not synced")
 	snap := create(t, s, "job-1")
-	if got := read(t, filepath.Join(snap.Root, "dir", "file")); got != "not synced" {
+	if got := s.get(t, snap, len("not synced")); got != "not synced" {
 		t.Errorf("snapshot holds %q", got)
+	}
+	if snap.Kind != s.kind() || (snap.Root == "") != s.Image || (snap.Image == "") == s.Image {
+		t.Errorf("a view of kind %s with root %q and image %q", snap.Kind, snap.Root, snap.Image)
+	}
+	if snap.NeedsHold != s.Provider.InPlace() {
+		t.Errorf("needs hold: %v, in place: %v", snap.NeedsHold, s.Provider.InPlace())
 	}
 }
 
@@ -93,18 +175,21 @@ func pointInTime(t *testing.T, s Subject) {
 		t.Log("read in place: a point in time only while the instance is held, which is not this package's work")
 		return
 	}
-	w := startWriter(t, filepath.Join(s.Volume, "log"))
-	for i := range 10 {
+	w := startWriter(t, s.log(s.Volume), s.Image)
+	for i := range s.rounds(10) {
 		synced := w.synced()
 		snap := create(t, s, "job-"+string(rune('a'+i)))
-		first := read(t, filepath.Join(snap.Root, "log"))
+		first := readLog(t, s.log(s.of(snap)))
 		n := checkRecords(t, first)
 		if n < synced {
 			t.Errorf("round %d: %d records in the snapshot, %d were synced before", i, n, synced)
 		}
 		w.waitBeyond(t, uint64(n))
-		if later := read(t, filepath.Join(snap.Root, "log")); later != first {
+		if later := readLog(t, s.log(s.of(snap))); later != first {
 			t.Errorf("round %d: the snapshot changed while the volume did", i)
+		}
+		if s.Image {
+			continue // the super user may write to any file
 		}
 		if err := os.WriteFile(filepath.Join(snap.Root, "new"), nil, 0o600); err == nil {
 			t.Errorf("round %d: the snapshot can be written", i)
@@ -113,22 +198,22 @@ func pointInTime(t *testing.T, s Subject) {
 }
 
 func volumeUntouched(t *testing.T, s Subject) {
-	write(t, filepath.Join(s.Volume, "file"), "x")
-	before := names(t, s.Volume)
+	s.put(t, "x")
+	before := s.names(t, nil)
 	snap, err := s.Provider.Create(t.Context(), s.request("job-1"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if during := names(t, s.Volume); !slices.Equal(before, during) {
+	if during := s.names(t, nil); !slices.Equal(before, during) {
 		t.Errorf("volume held %q, and %q after create", before, during)
 	}
-	if !slices.Equal(before, names(t, snap.Root)) {
-		t.Errorf("volume holds %q, snapshot %q", before, names(t, snap.Root))
+	if in := s.names(t, snap); !slices.Equal(before, in) {
+		t.Errorf("volume holds %q, snapshot %q", before, in)
 	}
 	if err := s.Provider.Remove(t.Context(), snap.Ref); err != nil {
 		t.Fatal(err)
 	}
-	if after := names(t, s.Volume); !slices.Equal(before, after) {
+	if after := s.names(t, nil); !slices.Equal(before, after) {
 		t.Errorf("volume held %q, and %q after remove", before, after)
 	}
 	if beside := names(t, filepath.Dir(s.Volume)); slices.Contains(beside, snapshot.SnapshotFolder) {
@@ -254,7 +339,7 @@ func manyAtOnce(t *testing.T, s Subject) {
 	for i := range 4 {
 		wg.Go(func() {
 			req := s.request("job-" + string(rune('a'+i)))
-			for range 10 {
+			for range s.rounds(10) {
 				snap, err := s.Provider.Create(t.Context(), req)
 				if err != nil {
 					t.Errorf("create: %v", err)
@@ -272,15 +357,90 @@ func manyAtOnce(t *testing.T, s Subject) {
 	}
 }
 
-// writer appends 8-byte numbers to a file, synced every 16, until the test ends.
+// saysChanged checks that a provider that compares finds a change, and that one that does not says so. What Changes
+// finds in each case is tested beside the provider.
+func saysChanged(t *testing.T, s Subject) {
+	s.put(t, "before")
+	base := create(t, s, "base")
+	s.put(t, "after!")
+	now := create(t, s, "now")
+	changes, err := s.Provider.Changed(t.Context(), base.Ref, now)
+	if s.Provider.Costs(s.kind()).Changes == "" {
+		if !errors.Is(err, snapshot.ErrBase) {
+			t.Errorf("a provider that says it can't compare: %v", err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ranges []snapshot.Range
+	if s.Image {
+		ranges, _ = changes.Image()
+	} else {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(now.Root, "dir", "file"), &st); err != nil {
+			t.Fatal(err)
+		}
+		if !changes.Inode(st.Ino) {
+			t.Error("the file that was written is said to be as before")
+		}
+		if ranges, _, err = changes.File(st.Ino, st.Size); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(ranges) != 1 || ranges[0].Offset != 0 || ranges[0].Length < int64(len("after!")) || ranges[0].Length > 1<<20 {
+		t.Errorf("changed ranges: %v", ranges)
+	}
+	for range 2 {
+		if err := changes.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.Provider.Remove(t.Context(), base.Ref); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Provider.Changed(t.Context(), base.Ref, now); !errors.Is(err, snapshot.ErrBase) {
+		t.Errorf("a base that is gone: %v", err)
+	}
+	foreign := base.Ref
+	foreign.Provider = "other"
+	if _, err := s.Provider.Changed(t.Context(), foreign, now); !errors.Is(err, snapshot.ErrUsage) {
+		t.Errorf("reference of another provider: %v", err)
+	}
+}
+
+func saysCosts(t *testing.T, s Subject) {
+	reason, err := s.Provider.Fits(t.Context(), s.request("job-1"))
+	if err != nil || reason == "" || strings.Contains(reason, "\n") {
+		t.Errorf("fits: %q, %v", reason, err)
+	}
+	if c := s.Provider.Costs(s.kind()); c.Hold == "" || c.Space == "" {
+		t.Errorf("costs: %+v", c)
+	}
+	free, total, err := s.Provider.Room(t.Context(), s.request("job-1"))
+	if err != nil || free < 0 || free > total {
+		t.Errorf("room: %d of %d, %v", free, total, err)
+	}
+	if p, _, err := snapshot.Detect(t.Context(), s.request("job-1"), s.Provider.Name()); err != nil || p.Name() != s.Provider.Name() {
+		t.Errorf("detect by name: %v, %v", p, err)
+	}
+}
+
+// writer writes 8-byte numbers from 1 one after the other to a file, synced every 16, until the test ends.
 type writer struct {
 	mu            sync.Mutex
 	written, safe uint64
 }
 
-func startWriter(t *testing.T, path string) *writer {
+// startWriter begins a new file, or the first records of an image that is there.
+func startWriter(t *testing.T, path string, image bool) *writer {
 	t.Helper()
-	f, err := os.Create(path)
+	flags := os.O_WRONLY
+	if !image {
+		flags |= os.O_CREATE | os.O_EXCL
+	}
+	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +450,7 @@ func startWriter(t *testing.T, path string) *writer {
 	wg.Go(func() {
 		defer f.Close()
 		for n := uint64(0); ctx.Err() == nil; n++ {
-			if _, err := f.Write(binary.BigEndian.AppendUint64(nil, n)); err != nil {
+			if _, err := f.Write(binary.BigEndian.AppendUint64(nil, n+1)); err != nil {
 				t.Errorf("writer: %v", err)
 				return
 			}
@@ -328,16 +488,46 @@ func (w *writer) waitBeyond(t *testing.T, n uint64) {
 	}
 }
 
-// checkRecords counts whole records and fails on the first that is not the next number.
+// checkRecords counts whole records up to the first zero and fails on the first that is not the next number.
 func checkRecords(t *testing.T, log string) int {
 	t.Helper()
 	n := len(log) / 8
 	for i := range n {
-		if got := binary.BigEndian.Uint64([]byte(log[8*i:])); got != uint64(i) {
+		switch got := binary.BigEndian.Uint64([]byte(log[8*i:])); {
+		case got == 0:
+			if strings.Trim(log[8*i:], "\x00") != "" {
+				t.Fatalf("something follows after the last record, %d", i)
+			}
+			return i
+		case got != uint64(i+1):
 			t.Fatalf("record %d of %d holds %d", i, n, got)
 		}
 	}
 	return n
+}
+
+// readLog reads as much as a writer may have written in a test.
+func readLog(t *testing.T, path string) string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 4<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// names lists what a tree holds; for an image it is its first bytes.
+func (s Subject) names(t *testing.T, snap *snapshot.Snapshot) []string {
+	t.Helper()
+	if s.Image {
+		return []string{readLog(t, s.of(snap))}
+	}
+	return names(t, s.of(snap))
 }
 
 func names(t *testing.T, dir string) []string {
@@ -361,13 +551,4 @@ func write(t *testing.T, path, content string) {
 	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func read(t *testing.T, path string) string {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
 }
