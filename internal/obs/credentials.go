@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -22,6 +23,9 @@ const (
 	metadataAddress  = "http://169.254.169.254"
 	// securityKeyPath is where a host in the cloud of OBS gets its temporary keys.
 	securityKeyPath = "/openstack/latest/securitykey"
+	// systemdCredential is the credential of the service (LoadCredential= of its unit) that has the keys, in the form
+	// of a shared credentials file.
+	systemdCredential = "store-credentials"
 	// securityKeyLimit is more than the document has, in bytes.
 	securityKeyLimit = 64 << 10
 )
@@ -38,13 +42,33 @@ func (e *credentialsError) Error() string {
 		"and OBS_SECRET_ACCESS_KEY), nor elsewhere (" + strings.Join(e.said, "; ") + ")"
 }
 
+// source is one place where credentials may be.
+type source interface {
+	credentials.Provider
+	// changed tells, without asking anybody, that what the source gave last may not be all that it has now.
+	changed() bool
+}
+
+// constant is a source that does not change while it is used.
+type constant struct{ credentials.Provider }
+
+func (constant) changed() bool { return false }
+
 // provider asks several sources in turn. Unlike the client's own chain it fails when all do: that one
 // goes on without a signature, and the operator reads "access denied" instead of "no credentials".
-// The client calls it under a lock.
+// Temporary keys are renewed when a fifth of their life is left, and stay in use until their end while the
+// service that renews them is away. The client calls it under a lock.
 type provider struct {
-	sources []credentials.Provider
-	current credentials.Provider
+	sources []source
+	now     func() time.Time
+
+	current source // of value; nil before the first
+	value   credentials.Value
+	renewAt time.Time // zero for keys without an end
 }
+
+// renewPause is how long to wait at most after a renewal that failed.
+const renewPause = 30 * time.Second
 
 func (p *provider) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
 	ctx := context.Background()
@@ -57,23 +81,56 @@ func (p *provider) RetrieveWithCredContext(cc *credentials.CredContext) (credent
 	for _, s := range p.sources {
 		v, err := s.RetrieveWithCredContext(&credentials.CredContext{Client: metadataClient(), Context: ctx})
 		if err == nil && v.AccessKeyID != "" && v.SecretAccessKey != "" {
-			p.current = s
+			p.current, p.value, p.renewAt = s, v, time.Time{}
+			if !v.Expiration.IsZero() {
+				p.renewAt = v.Expiration.Add(-v.Expiration.Sub(p.now()) / 5)
+			}
 			return v, nil
 		}
 		if err != nil {
 			said = append(said, err.Error())
 		}
 	}
+	if left := p.value.Expiration.Sub(p.now()); p.current != nil && left > 0 {
+		p.renewAt = p.now().Add(min(left/4, renewPause))
+		return p.value, nil
+	}
 	return credentials.Value{}, &credentialsError{said, p.current != nil}
 }
 
 func (p *provider) Retrieve() (credentials.Value, error) { return p.RetrieveWithCredContext(nil) }
 
-func (p *provider) IsExpired() bool { return p.current == nil || p.current.IsExpired() }
+func (p *provider) IsExpired() bool {
+	return p.current == nil || p.current.changed() || !p.renewAt.IsZero() && !p.now().Before(p.renewAt)
+}
+
+// fileSource is a shared credentials file, which is read again when somebody writes it anew.
+type fileSource struct {
+	credentials.FileAWSCredentials
+	at   time.Time // of the file that was read
+	size int64
+}
+
+func newFileSource(name, profile string) *fileSource {
+	return &fileSource{FileAWSCredentials: credentials.FileAWSCredentials{Filename: name, Profile: profile}}
+}
+
+func (f *fileSource) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
+	if fi, err := os.Stat(f.Filename); err == nil { // before it is read: a change in between is seen later
+		f.at, f.size = fi.ModTime(), fi.Size()
+	}
+	return f.FileAWSCredentials.RetrieveWithCredContext(cc)
+}
+
+// changed is false while the file is away: whoever writes it anew may have removed it first.
+func (f *fileSource) changed() bool {
+	fi, err := os.Stat(f.Filename)
+	return err == nil && (!fi.ModTime().Equal(f.at) || fi.Size() != f.size)
+}
 
 // findCredentials names the sources in their order and asks them once, so that Open can tell that there are none.
 func findCredentials(ctx context.Context, d dialect, getenv func(string) string) (*credentials.Credentials, error) {
-	p := &provider{}
+	p := &provider{now: time.Now}
 	names := [][3]string{
 		{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"},
 		{"OBS_ACCESS_KEY_ID", "OBS_SECRET_ACCESS_KEY", "OBS_SECURITY_TOKEN"},
@@ -87,28 +144,35 @@ func findCredentials(ctx context.Context, d dialect, getenv func(string) string)
 			return nil, fmt.Errorf("%w: of %s and %s only one is set", ErrNoKeys, n[0], n[1])
 		}
 		if id != "" {
-			p.sources = append(p.sources, &credentials.Static{Value: credentials.Value{
+			p.sources = append(p.sources, constant{&credentials.Static{Value: credentials.Value{
 				AccessKeyID: id, SecretAccessKey: secret, SessionToken: getenv(n[2]), SignerType: credentials.SignatureV4,
-			}})
+			}}})
 		}
+	}
+	profile := getenv("AWS_PROFILE")
+	if profile == "" {
+		profile = "default"
+	}
+	if dir := getenv("CREDENTIALS_DIRECTORY"); dir != "" {
+		p.sources = append(p.sources, newFileSource(filepath.Join(dir, systemdCredential), profile))
 	}
 	file := getenv("AWS_SHARED_CREDENTIALS_FILE")
 	if home := getenv("HOME"); file == "" && home != "" {
 		file = filepath.Join(home, ".aws", "credentials")
 	}
 	if file != "" {
-		profile := getenv("AWS_PROFILE")
-		if profile == "" {
-			profile = "default"
-		}
-		p.sources = append(p.sources, &credentials.FileAWSCredentials{Filename: file, Profile: profile})
+		p.sources = append(p.sources, newFileSource(file, profile))
 	}
 	if getenv("AWS_EC2_METADATA_DISABLED") != "true" {
 		address := getenv("AWS_EC2_METADATA_SERVICE_ENDPOINT")
 		if d.scheme == dialectOBS.scheme {
-			p.sources = append(p.sources, &securityKey{address: address})
+			own := getenv("OBS_METADATA_SERVICE_ENDPOINT")
+			if own == "" {
+				own = address
+			}
+			p.sources = append(p.sources, constant{&securityKey{address: own}})
 		}
-		p.sources = append(p.sources, &credentials.IAM{Endpoint: address, Region: getenv("AWS_REGION")})
+		p.sources = append(p.sources, constant{&credentials.IAM{Endpoint: address, Region: getenv("AWS_REGION")}})
 	}
 	c := credentials.New(p)
 	if _, err := c.GetWithContext(&credentials.CredContext{Context: ctx}); err != nil {
@@ -132,10 +196,9 @@ func metadataClient() *http.Client {
 }
 
 // securityKey gets temporary keys from the metadata service of the cloud of OBS.
-type securityKey struct {
-	credentials.Expiry
-	address string
-}
+type securityKey struct{ address string }
+
+func (s *securityKey) IsExpired() bool { return true } // provider knows when
 
 func (s *securityKey) Retrieve() (credentials.Value, error) { return s.RetrieveWithCredContext(nil) }
 
@@ -173,7 +236,6 @@ func (s *securityKey) RetrieveWithCredContext(cc *credentials.CredContext) (cred
 		return credentials.Value{}, fmt.Errorf("%s: the answer is not what it should be", req.URL)
 	}
 	c := doc.Credential
-	s.SetExpiration(c.ExpiresAt, credentials.DefaultExpiryWindow)
 	return credentials.Value{
 		AccessKeyID: c.Access, SecretAccessKey: c.Secret, SessionToken: c.SecurityToken,
 		Expiration: c.ExpiresAt, SignerType: credentials.SignatureV4,

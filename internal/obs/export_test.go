@@ -1,6 +1,11 @@
 package obs
 
-import "net/http"
+import (
+	"net/http"
+	"time"
+
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
 
 // WithTransport lets a test change how connections are made.
 func WithTransport(o Options, f func(*http.Transport)) Options {
@@ -17,4 +22,18 @@ func AlsoTransport(o Options, f func(*http.Transport)) Options {
 		}
 		f(tr)
 	})
+}
+
+// askSource is a source of credentials that a test answers for.
+type askSource func() (credentials.Value, error)
+
+func (a askSource) Retrieve() (credentials.Value, error) { return a() }
+func (a askSource) RetrieveWithCredContext(*credentials.CredContext) (credentials.Value, error) {
+	return a()
+}
+func (a askSource) IsExpired() bool { return true }
+
+// NewCredentials makes credentials as Open does, by a clock and a source of a test.
+func NewCredentials(now func() time.Time, ask func() (credentials.Value, error)) *credentials.Credentials {
+	return credentials.New(&provider{now: now, sources: []source{constant{askSource(ask)}}})
 }

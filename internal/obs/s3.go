@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -52,6 +53,7 @@ type s3Store struct {
 	// endpoint is whom to ask for the bucket, for messages.
 	endpoint string
 	put      putter
+	creds    *credentials.Credentials
 	// plainPut is set when the server turns out not to know conditional puts.
 	plainPut atomic.Bool
 	// bucketSeen: the bucket answered for itself, so a 404 is the object's.
@@ -99,7 +101,20 @@ func (c *call) fail(err error) error {
 	if c.s.life.Err() != nil {
 		return fmt.Errorf("%s %s: store is closed: %w", c.op, c.key, os.ErrClosed)
 	}
-	return fmt.Errorf("%s %s: %w", c.op, c.key, c.s.classify(err, c.said))
+	err = c.s.classify(err, c.said)
+	if (errors.Is(err, ErrExpiredKeys) || errors.Is(err, ErrWrongKeys)) && c.s.renewed(c.said) {
+		err = &unavailableError{err: err}
+	}
+	return fmt.Errorf("%s %s: %w", c.op, c.key, err)
+}
+
+// renewed asks for credentials anew after the store refused a request for its keys, and tells whether there are
+// others now: somebody rotated them, or the store's clock ended them before ours did.
+func (s *s3Store) renewed(said *answer) bool {
+	s.creds.Expire()
+	v, err := s.creds.GetWithContext(&credentials.CredContext{Context: s.life})
+	used := said.signedWith()
+	return err == nil && used != "" && used != v.AccessKeyID
 }
 
 func (s *s3Store) Put(ctx context.Context, key string, body []byte) error {

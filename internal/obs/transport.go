@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -73,12 +74,12 @@ func (c *stallConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// answer keeps what the client library drops of the last answer to a call: its status, its headers and when it came.
+// answer keeps what the client library drops of the last answer to a call: its headers and when it came.
 type answer struct {
 	mu     sync.Mutex
-	status int
 	header http.Header
 	at     time.Time
+	key    string // the access key that signed the request
 }
 
 type answerKey struct{}
@@ -86,7 +87,16 @@ type answerKey struct{}
 func (a *answer) set(res *http.Response) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.status, a.header, a.at = res.StatusCode, res.Header, time.Now()
+	a.header, a.at = res.Header, time.Now()
+	_, rest, _ := strings.Cut(res.Request.Header.Get("Authorization"), "Credential=")
+	a.key, _, _ = strings.Cut(rest, "/")
+}
+
+// signedWith is the access key of the request.
+func (a *answer) signedWith() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.key
 }
 
 // get is a header of the answer.
