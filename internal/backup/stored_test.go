@@ -157,6 +157,34 @@ func TestStoredCatalogueEndsAnywhere(t *testing.T) {
 	}
 }
 
+// TestPackThatWentAwayIsForgotten: the backup after the one that stored anew what a lost pack held reads nothing, and
+// neither catalogue names the pack.
+func TestPackThatWentAwayIsForgotten(t *testing.T) {
+	st := obs.NewMemory()
+	v := newVault(t, st)
+	dir := memoryDir(t)
+	makeTree(t, dir, 16, 100, 5)
+	cache := t.TempDir()
+	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, Now: inAnHour, CatalogueDir: cache}
+	if _, err := backup.Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	for i, err := range st.List(t.Context(), v.Info().ID+"/packs/") {
+		if err := errors.Join(err, st.Delete(t.Context(), i.Key)); err != nil {
+			t.Fatal(err)
+		}
+		break
+	}
+	if res, err := backup.Run(t.Context(), o); err != nil || res.BytesRead == 0 || res.WarningCount != 1 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	for _, o.CatalogueDir = range []string{cache, t.TempDir()} {
+		if res, err := backup.Run(t.Context(), o); err != nil || res.BytesRead != 0 || res.WarningCount != 0 {
+			t.Errorf("%+v, %v", res, err)
+		}
+	}
+}
+
 // TestStoredCatalogueOfAChain: pages that lie in the packs of many backups are read with few requests.
 func TestStoredCatalogueOfAChain(t *testing.T) {
 	st := &faulty{Store: obs.NewMemory()}
