@@ -32,6 +32,7 @@ var levels = map[string]int{
 
 	"internal/chunk":    1,
 	"internal/obs":      1,
+	"internal/pressure": 1,
 	"internal/seal":     1,
 	"internal/snapshot": 1,
 	"internal/tree":     1, // below the vault: recipes are made of its entries
@@ -59,6 +60,7 @@ var walls = []struct{ from, to, reason string }{
 var wallDoors = map[[2]string]string{
 	{"agent/job", "internal/crashpoint"}:  "the instants at which a crash is interesting are those of the state machine",
 	{"internal/bench", "os/exec"}:         "it runs the programs that it measures",
+	{"internal/snapshot", "os/exec"}:      "what lies on a logical volume only LVM's own programs may change",
 	{"internal/testbed", "os/exec"}:       "it starts the real parts that tests use",
 	{"internal/testbed", "internal/"}:     "only tests import it",
 	{"internal/repotest", "os/exec"}:      "only tests",
