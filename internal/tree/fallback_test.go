@@ -44,30 +44,3 @@ func TestXattrsWithoutNewCalls(t *testing.T) {
 		}
 	}
 }
-
-// TestListingOfManyNames parses more names than one call gives.
-func TestListingOfManyNames(t *testing.T) {
-	dir := t.TempDir()
-	const n = 5000
-	for i := range n {
-		if err := unix.Mknod(filepath.Join(dir, strings.Repeat("x", 1+i%50)+string(rune('a'+i/50))), unix.S_IFREG|0o600, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	fd, err := openAt(unix.AT_FDCWD, dir, openDir, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeFD(fd)
-	var l listing
-	if err := l.read(fd, make([]byte, 4<<10)); err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for i := range l.spans {
-		names = append(names, l.name(i).String())
-	}
-	if len(names) != n || !slices.IsSorted(names) {
-		t.Errorf("%d names, sorted: %v", len(names), slices.IsSorted(names))
-	}
-}

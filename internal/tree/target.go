@@ -66,14 +66,19 @@ func NewTarget(dir string, warn func(Warning)) (*Target, error) {
 // folders get only after what they hold. (Its project id stays until Seal, without which it can't be renamed
 // into a folder whose children inherit theirs.)
 func (t *Target) prepare(dir string) error {
-	var l listing
+	var in names
+	defer in.close()
+	var some cname
 	fd, err := openAt(t.root, ".", openDir, 0)
 	if err == nil {
 		t.chain.push(cname{0}, fd, fileID{})
 		t.dirs = append(t.dirs, nil)
-		err = l.read(fd, make([]byte, 4<<10))
+		err = in.enter(fd, make([]byte, 4<<10))
 	}
-	if err == nil && len(l.spans) > 0 {
+	if err == nil {
+		some, err = in.next()
+	}
+	if err == nil && some != nil {
 		err = unix.ENOTEMPTY
 	}
 	if err == nil {

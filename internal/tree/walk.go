@@ -1,12 +1,9 @@
 package tree
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"io/fs"
-	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +26,9 @@ type WalkOptions struct {
 // folder above, never through a link, and compared with what was there before. Mount points and
 // nested btrfs subvolumes are given as the folders that they are, with a warning, and not entered. A
 // name that vanishes is a warning; a folder, link or attribute that can't be read is an error.
-// At most maxOpen folders are open at once; the names of the folders on the way are in memory.
+// At most maxOpen folders are open at once. Names of large folders, and first names of many hard links, wait in an
+// unlinked temporary file (os.TempDir), so that memory does not grow with the tree but for some 60 bytes for each file
+// of which some names were seen and others not yet.
 func (r *Root) Walk(ctx context.Context, o WalkOptions, fn func(*Entry) error) error {
 	return r.walk(ctx, &walker{warn: o.Warn, noXattrs: o.NoXattrs, fn: fn})
 }
@@ -40,13 +39,15 @@ func (r *Root) walk(ctx context.Context, w *walker) error {
 		return pathError("walk", "", ErrClosed)
 	}
 	w.root, w.chain = r, chain{base: r.fd, flags: openDir | unix.O_NOATIME}
-	w.links, w.dents = make(map[fileID]*linked), make([]byte, 128<<10)
+	w.dents = make([]byte, 128<<10)
 	w.xattr, w.special = newXattrReader(r.noXattrs), r.kept.projects && !w.noXattrs
 	if w.warn == nil {
 		w.warn = func(Warning) {}
 	}
 	w.states.warn = w.warn
 	defer w.chain.close()
+	defer w.names.close()
+	defer w.links.close()
 	defer w.states.summarise()
 	return w.run(ctx)
 }
@@ -56,9 +57,8 @@ type walker struct {
 	fn    func(*Entry) error
 	warn  func(Warning)
 	chain chain
-	lists []*listing // names left in each folder of the chain
-	free  []*listing
-	links map[fileID]*linked
+	names names // left in each folder of the chain
+	links links
 	dents []byte
 	xattr *xattrReader
 
@@ -69,12 +69,6 @@ type walker struct {
 	st       unix.Statx_t
 }
 
-// linked is a file of several names: where it was seen first, and how many names are still to come.
-type linked struct {
-	path string
-	left uint32
-}
-
 func (w *walker) run(ctx context.Context) error {
 	fd, err := openAt(w.root.fd, ".", openDir|unix.O_NOATIME, 0)
 	if err != nil {
@@ -83,17 +77,20 @@ func (w *walker) run(ctx context.Context) error {
 	if err := w.enter(cname{0}, fd); err != nil {
 		return err
 	}
-	for len(w.lists) > 0 {
+	for w.names.depth() > 0 {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		l := w.lists[len(w.lists)-1]
-		if l.next == len(l.spans) {
-			w.leave()
+		name, err := w.names.next()
+		if err != nil {
+			return pathError("list", string(w.chain.path), err)
+		}
+		if name == nil {
+			w.chain.pop()
+			w.names.leave()
 			continue
 		}
-		l.next++
-		if err := w.visit(l.name(l.next - 1)); err != nil {
+		if err := w.visit(name); err != nil {
 			return err
 		}
 	}
@@ -138,8 +135,7 @@ func (w *walker) lost(err error) error {
 		return pathError("open", path, err)
 	}
 	w.warn(Warning{Path: path, What: "it was moved or removed while it was read, the rest of it is left out", Lost: true})
-	l := w.lists[len(w.lists)-1]
-	l.next = len(l.spans)
+	w.names.drop()
 	return nil
 }
 
@@ -205,7 +201,7 @@ func (w *walker) boundary(id fileID) string {
 // enter gives the folder fd and makes it the last one of the chain.
 func (w *walker) enter(name cname, fd int) error {
 	path, st := "", &w.st
-	if len(w.lists) > 0 {
+	if w.names.depth() > 0 {
 		path = w.chain.join(name)
 	}
 	if err := statAt(fd, "", st); err != nil {
@@ -225,19 +221,16 @@ func (w *walker) enter(name cname, fd int) error {
 		closeFD(fd)
 		return pathError("read attributes of", path, err)
 	}
-	l := w.listing()
-	if err := l.read(fd, w.dents); err != nil && !vanished(err) {
+	if err := w.names.enter(fd, w.dents); err != nil && !vanished(err) {
 		closeFD(fd)
 		return pathError("list", path, err)
 	}
-	err = w.fn(e)
-	if err != nil {
+	if err = w.fn(e); err != nil {
 		closeFD(fd)
-		w.free = append(w.free, l)
+		w.names.leave()
 		return skipped(err)
 	}
 	w.chain.push(name, fd, id)
-	w.lists = append(w.lists, l)
 	return nil
 }
 
@@ -256,16 +249,6 @@ func skipped(err error) error {
 	return err
 }
 
-func (w *walker) leave() {
-	w.chain.pop()
-	last := len(w.lists) - 1
-	// The room of a huge folder is not kept for the small ones that follow.
-	if l := w.lists[last]; cap(l.names) <= 1<<20 {
-		w.free = append(w.free, l)
-	}
-	w.lists = w.lists[:last]
-}
-
 // visitOther gives what is no folder.
 func (w *walker) visitOther(dirfd int, name cname, st *unix.Statx_t) error {
 	path := w.chain.join(name)
@@ -280,11 +263,12 @@ func (w *walker) visitOther(dirfd int, name cname, st *unix.Statx_t) error {
 		return nil
 	}
 	if st.Nlink > 1 {
-		if first, ok := w.links[id]; ok {
-			if first.left--; first.left == 0 {
-				delete(w.links, id)
-			}
-			return w.fn(&Entry{Path: path, Kind: e.Kind, LinkTo: first.path, HasLinkTo: true, Ino: e.Ino, Ctime: e.Ctime})
+		first, ok, err := w.links.further(id)
+		if err != nil {
+			return pathError("remember the first name of", path, err)
+		}
+		if ok {
+			return w.fn(&Entry{Path: path, Kind: e.Kind, LinkTo: first, HasLinkTo: true, Ino: e.Ino, Ctime: e.Ctime})
 		}
 	}
 	var err error
@@ -305,8 +289,10 @@ func (w *walker) visitOther(dirfd int, name cname, st *unix.Statx_t) error {
 		}
 	}
 	w.tellStates(path, st)
-	if links := st.Nlink; links > 1 {
-		w.links[id] = &linked{path: path, left: links - 1}
+	if st.Nlink > 1 {
+		if err := w.links.first(id, path, st.Nlink-1); err != nil {
+			return pathError("remember the first name of", path, err)
+		}
 	}
 	return w.fn(e)
 }
@@ -376,88 +362,4 @@ func entryOf(path string, st *unix.Statx_t) *Entry {
 		return nil
 	}
 	return e
-}
-
-// cname is a name of a folder with the NUL that ends it for the kernel.
-type cname []byte
-
-// bytes gives the name without its end.
-func (n cname) bytes() []byte { return n[:len(n)-1] }
-
-func (n cname) String() string { return string(n.bytes()) }
-
-// listing holds the names of one folder, sorted, in two allocations however many there are.
-type listing struct {
-	names []byte
-	spans []span
-	next  int
-}
-
-type span struct {
-	off uint32
-	len uint16
-}
-
-func (w *walker) listing() *listing {
-	if n := len(w.free); n > 0 {
-		l := w.free[n-1]
-		w.free = w.free[:n-1]
-		l.names, l.spans, l.next = l.names[:0], l.spans[:0], 0
-		return l
-	}
-	return &listing{}
-}
-
-func (l *listing) bytes(s span) []byte { return l.names[s.off : s.off+uint32(s.len)] }
-
-func (l *listing) name(i int) cname {
-	s := l.spans[i]
-	return cname(l.names[s.off : s.off+uint32(s.len)+1])
-}
-
-var errHugeFolder = errors.New("the names in it take more than 4 GiB")
-
-// read lists the folder fd, whose offset is at its start, through buf.
-func (l *listing) read(fd int, buf []byte) error {
-	for {
-		n, err := unix.Getdents(fd, buf)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			break
-		}
-		if len(l.names)+n > 1<<32-1 {
-			return errHugeFolder
-		}
-		l.add(buf[:n])
-	}
-	slices.SortFunc(l.spans, func(a, b span) int { return bytes.Compare(l.bytes(a), l.bytes(b)) })
-	// A folder that changes while it is listed may give a name twice.
-	l.spans = slices.CompactFunc(l.spans, func(a, b span) bool { return bytes.Equal(l.bytes(a), l.bytes(b)) })
-	return nil
-}
-
-// add takes the names of a run of struct linux_dirent64: inode, offset, length (at 16), type, name (at 19).
-func (l *listing) add(d []byte) {
-	const lenAt, nameAt = 16, 19
-	for len(d) > nameAt {
-		n := int(binary.NativeEndian.Uint16(d[lenAt:]))
-		if n <= nameAt || n > len(d) {
-			return
-		}
-		name := d[nameAt:n]
-		if end := bytes.IndexByte(name, 0); end >= 0 {
-			name = name[:end]
-		}
-		d = d[n:]
-		if string(name) == "." || string(name) == ".." || len(name) == 0 {
-			continue
-		}
-		l.spans = append(l.spans, span{off: uint32(len(l.names)), len: uint16(len(name))})
-		l.names = append(append(l.names, name...), 0)
-	}
 }
