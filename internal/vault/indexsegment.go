@@ -140,8 +140,7 @@ type segment struct {
 	fences   []byte
 	filter   filter
 
-	opened atomic.Uint32 // blocks
-	faulty atomic.Bool   // a block did not open, and that was told
+	faulty atomic.Bool // a block did not open, and that was told
 }
 
 // newSegment opens the head of a segment whose bytes are data. It does not look at the blocks.
@@ -236,19 +235,8 @@ func guardFaults(read func()) (err error) {
 // blockBuffers are for one block each.
 var blockBuffers = sync.Pool{New: func() any { return new([blockSize]byte) }}
 
-// A block that is read stays mapped, with what the kernel maps around it (64 KiB), and counts as memory of this process
-// though the page cache has it anyway. So of a segment of 4 MiB or more the mapping is emptied, not its cache, each time one
-// block in 512 was opened: an eighth of it is resident at most.
-const (
-	emptiedFrom = 4 << 20 // bytes
-	emptiedPart = 512
-)
-
 // block opens block i into buf and returns its rows.
 func (s *segment) block(i int, buf *[blockSize]byte) ([]byte, error) {
-	if len(s.data) >= emptiedFrom && s.opened.Add(1)%uint32(s.blocks()/emptiedPart) == 0 {
-		_ = unix.Madvise(s.data, unix.MADV_DONTNEED) // at worst more stays mapped
-	}
 	n := min(blockRows, s.rows-i*blockRows)*indexRowSize + gcmTag
 	if err := guardFaults(func() { copy(buf[:n], s.data[i*blockSize:]) }); err != nil {
 		return nil, err
