@@ -121,7 +121,8 @@ type run struct {
 	o       Options
 	w       *vault.Writer
 	packs   map[vault.PackID]bool
-	without []vault.PackID // that are missing from the store
+	session *vault.Session
+	without []vault.PackID // that are missing from the store, or condemned
 	cats    []*catalogue
 	counts  struct{ entries, files, dirs, unchanged, known, read, fresh, sent atomic.Uint64 }
 	walked  atomic.Bool
@@ -165,6 +166,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		o.Sample = defaultSample
 	}
 	res, err := once(ctx, o, nil)
+	if errors.Is(err, vault.ErrSessionGone) {
+		res, err = once(ctx, o, nil)
+	}
 	if missing, ok := errors.AsType[*vault.MissingPacksError](err); ok {
 		// Somebody removed packs from the bucket. What they held has to be read and stored again; the
 		// old backups that rest on them are lost, which verify tells.
@@ -190,15 +194,38 @@ func once(ctx context.Context, o Options, without []vault.PackID) (*Result, erro
 	r.res.Stages = map[string]time.Duration{}
 	r.res.Created = o.Now().UTC()
 	stop := r.tellProgress()
-	res, err := r.all(ctx)
+	err := r.underSession(ctx)
 	stop()
 	for _, c := range r.cats {
 		c.close()
 	}
-	return res, err
+	if err != nil {
+		return nil, err
+	}
+	return r.result(), nil
 }
 
-func (r *run) all(ctx context.Context) (*Result, error) {
+// underSession does the work between the begin and the end of a session, which keeps what the vault has from being collected.
+func (r *run) underSession(ctx context.Context) error {
+	s, err := r.o.Vault.BeginSession(ctx, vault.SessionOptions{
+		Host: r.o.Host, Instance: r.o.Instance,
+		Warn: func(err error) {
+			r.warnings.Warn(tree.Warning{What: err.Error() + "; garbage stays in the vault meanwhile"})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	r.session = s
+	r.without = append(s.Condemned(), r.without...)
+	err = r.all(ctx)
+	if eerr := s.End(ctx); eerr != nil {
+		r.warnings.Warn(tree.Warning{What: eerr.Error() + "; the next backup of this host tries again"})
+	}
+	return err
+}
+
+func (r *run) all(ctx context.Context) error {
 	buffers := (r.o.Budget - int64(r.o.Workers)*workerMemory) / int64(r.o.Vault.Params().Pack)
 	start := r.o.Now()
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
@@ -210,7 +237,7 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 		Sent: func(_ vault.PackID, n int64) { r.counts.sent.Add(uint64(n)) },
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	r.w = w
 	var volumes []vault.Volume
@@ -222,7 +249,7 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 			if serr := w.Abort(err); serr != nil && ctx.Err() != nil {
 				err = serr
 			}
-			return nil, err
+			return err
 		}
 		volumes = append(volumes, vol)
 	}
@@ -231,12 +258,12 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 
 	added, err := w.Finish(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	r.stage("finish", &start)
 	if !r.o.Precopy {
 		if err := r.commit(ctx, volumes, added); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, c := range r.cats {
@@ -246,7 +273,7 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 		r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault is not tidied: %v", err)})
 	}
 	r.stage("verify", &start)
-	return r.result(), nil
+	return nil
 }
 
 // commit writes the manifest, after every pack was confirmed, and looks at what the store has.
@@ -269,7 +296,7 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, added []vault.
 			return err
 		}
 	}
-	if err := r.o.Vault.WriteManifest(ctx, m); err != nil {
+	if err := r.session.WriteManifest(ctx, m); err != nil {
 		return err
 	}
 	r.res.BackupID, r.res.Object, r.res.ManifestSHA256 = m.ID, m.Object, m.Digest

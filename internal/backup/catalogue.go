@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"slices"
 	"time"
 
 	"holdfast/internal/tree"
@@ -60,13 +61,10 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 	if c.new, err = r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, volume); err != nil {
 		warn(err, "none is kept on this host")
 	}
-	if len(r.without) > 0 {
-		return c // what is known names packs that are gone
-	}
 	last, f, err := r.o.Vault.LastCatalogue(r.o.CatalogueDir, r.o.Instance, volume)
 	if err == nil {
 		c.done = func() { _ = f.Close() } // only read
-		c.before = &previous{next: last.Next, warn: func(err error) { warn(err, "the remaining files are read") }}
+		c.before = &previous{next: last.Next, without: r.withoutSet(), warn: func(err error) { warn(err, "the remaining files are read") }}
 		return c
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -97,6 +95,7 @@ func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func
 	next, stop := iter.Pull2(r.o.Vault.StoredCatalogue(ctx, vol))
 	c.done = stop
 	c.before = &previous{
+		without: r.withoutSet(),
 		next: func() ([]vault.Item, error) {
 			items, err, ok := next()
 			if !ok {
@@ -152,12 +151,21 @@ func (c *catalogue) close() {
 	c.done()
 }
 
+func (r *run) withoutSet() map[vault.PackID]bool {
+	set := make(map[vault.PackID]bool, len(r.without))
+	for _, id := range r.without {
+		set[id] = true
+	}
+	return set
+}
+
 // previous finds the entries of an earlier backup in the order of the walk. It is for the walk's goroutine.
 type previous struct {
-	next  func() ([]vault.Item, error)
-	warn  func(error)
-	items []vault.Item
-	ended bool
+	next    func() ([]vault.Item, error)
+	warn    func(error)
+	without map[vault.PackID]bool // what these hold is not known any more
+	items   []vault.Item
+	ended   bool
 }
 
 // find returns where the content of e is stored, when e is the file that the last backup stored and did
@@ -192,7 +200,7 @@ func (p *previous) find(e *tree.Entry) ([]vault.Extent, bool) {
 		p.items = p.items[1:]
 	}
 	same := it.Kind == tree.File && !it.HasLinkTo && it.Ino == e.Ino && it.Size == e.Size && it.Mtime == e.Mtime && it.Ctime == e.Ctime
-	if !same {
+	if !same || slices.ContainsFunc(extents, func(x vault.Extent) bool { return p.without[x.Chunk.Pack] }) {
 		return nil, false
 	}
 	e.Flags, e.Project = it.Flags, it.Project // a change of those shows in the time of change too

@@ -28,7 +28,7 @@ type WriterOptions struct {
 	Intent func(id string) error
 	// Resume names packs that an earlier try meant to send. Those that are there are used.
 	Resume []string
-	// Without names packs that are known to be missing: what they hold is stored anew.
+	// Without names packs that are known to be missing, or condemned (Session.Condemned): what they hold is stored anew.
 	Without []PackID
 	// IndexDir is a folder of this host's where the index is kept, of all vaults; any number of processes may use it.
 	// "" fetches the index for this Writer alone. What is in it may be deleted at any time.
@@ -128,6 +128,9 @@ func (w *Writer) resume(ctx context.Context) error {
 		id, err := ParsePackID(s)
 		if err != nil {
 			return err
+		}
+		if w.idx.without[id] {
+			continue // condemned: what it held is stored anew
 		}
 		rows, size, err := w.v.PackTable(ctx, id)
 		if errors.Is(err, obs.ErrNotFound) {

@@ -1,0 +1,44 @@
+package vault
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+)
+
+// condemned is what a condemned/ object holds, sealed: packs that a collector found in no manifest and is about to delete.
+type condemned struct {
+	Session string   `cbor:"1,keyasint"` // id of the collector's
+	Packs   []PackID `cbor:"2,keyasint"`
+}
+
+const (
+	condemnedMagic = "HFCOND\x00\x01"
+	// maxCondemned is how many packs one object condemns; a collector writes several.
+	maxCondemned       = 1 << 16
+	maxCondemnedObject = 2 << 20
+)
+
+var condemnedPattern = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+func (v *Vault) condemnedPrefix() string { return v.info.ID + "/condemned/" }
+
+// readCondemned returns all packs that are condemned. An object that does not open is an error: a backup that used what it condemns
+// would lose it.
+func (v *Vault) readCondemned(ctx context.Context) ([]PackID, error) {
+	var packs []PackID
+	err := v.readSmall(ctx, v.condemnedPrefix(), "", maxCondemnedObject, condemnedPattern.MatchString, func(id string, object []byte) error {
+		var c condemned
+		if err := v.openSmall("condemned", condemnedMagic, v.condemnedPrefix(), id, object, &c); err != nil {
+			return err
+		}
+		packs = append(packs, c.Packs...)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read condemned packs: %w", err)
+	}
+	slices.SortFunc(packs, func(a, b PackID) int { return slices.Compare(a[:], b[:]) })
+	return slices.Compact(packs), nil
+}

@@ -1,0 +1,221 @@
+package vault
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+
+	"holdfast/internal/obs"
+)
+
+// ErrSessionGone says that a session's object is no longer in the store, so that packs the backup rests on may have been collected.
+var ErrSessionGone = errors.New("the backup's session was removed from the vault")
+
+// Session tells a collector that somebody is writing to the vault: while its object is in the store, no pack is deleted that
+// was not condemned before it began. A writer begins one before it looks at anything that says what is stored (index, catalogue,
+// manifests, packs of an earlier try), writes its manifest through it, and ends it. It is for one goroutine. A crash leaves the
+// object, which the next BeginSession on the same host removes.
+type Session struct {
+	v         *Vault
+	id        string
+	condemned []PackID
+	doubt     bool // whether the manifest is stored is not known
+}
+
+// SessionOptions say whose session it is.
+type SessionOptions struct {
+	Host     string // name of the host, the same after each boot of it and no other host's
+	Instance string // what is backed up; for people
+	// Warn is told of sessions that could not be looked at or removed. Nil is allowed.
+	Warn func(error)
+}
+
+// sessionBody is what a session's object holds, sealed.
+type sessionBody struct {
+	Kind     int       `cbor:"1,keyasint"`
+	Host     string    `cbor:"2,keyasint"`
+	Instance string    `cbor:"3,keyasint"`
+	Begun    time.Time `cbor:"4,keyasint"` // for people only
+	Process  process   `cbor:"5,keyasint"`
+}
+
+// The kinds of sessions. A collector waits for writers, and not for other collectors.
+const (
+	kindWriter    = 1
+	kindCollector = 2
+)
+
+const (
+	sessionMagic = "HFSESS\x00\x01"
+	maxSession   = 1 << 16
+	// endTime bounds how long the end of a session may hold up a backup that is done or was given up.
+	endTime = 10 * time.Second
+)
+
+var sessionPattern = regexp.MustCompile(`^[0-9a-f]{16}-[0-9a-f]{32}$`)
+
+// running are the ids of the sessions that this process has under way. One that names this process and is not in here has ended,
+// but its object could not be deleted.
+var running sync.Map
+
+func (v *Vault) sessionsPrefix() string { return v.info.ID + "/sessions/" }
+
+// hostTag begins the names of the sessions of one machine, so that it finds its own without reading the others'.
+func (v *Vault) hostTag(machine string) string {
+	k := subkey(v.meta, "host", []byte(machine))
+	return hex.EncodeToString(k[:8])
+}
+
+// BeginSession stores a session, removes those of this host whose process has ended, and reads which packs are condemned. It takes
+// three requests when nothing is to be removed and nothing is condemned; a manifest and the end take one each.
+func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, error) {
+	me := thisProcess()
+	s, err := v.putSession(ctx, kindWriter, o, me)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.removeEnded(ctx, o.Host, me); err != nil && o.Warn != nil {
+		o.Warn(err)
+	}
+	// Invariant session-first: whatever is read from here on, the collector waits for us or we see what it condemned.
+	if s.condemned, err = v.readCondemned(ctx); err != nil {
+		return nil, errors.Join(err, s.End(ctx))
+	}
+	return s, nil
+}
+
+func (v *Vault) putSession(ctx context.Context, kind int, o SessionOptions, me process) (*Session, error) {
+	var r [16]byte
+	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
+	s := &Session{v: v, id: v.hostTag(me.Machine) + "-" + hex.EncodeToString(r[:])}
+	object, err := v.sealSmall("session", sessionMagic, s.id, &sessionBody{
+		Kind: kind, Host: o.Host, Instance: o.Instance, Begun: time.Now().UTC(), Process: me,
+	})
+	if err != nil {
+		return nil, err
+	}
+	running.Store(s.id, true)
+	if err := v.st.Put(ctx, v.sessionsPrefix()+s.id, object); err != nil {
+		running.Delete(s.id) // should it be there all the same, the next session removes it
+		return nil, fmt.Errorf("store session: %w", err)
+	}
+	return s, nil
+}
+
+// removeEnded removes the sessions of this machine whose process has ended.
+func (v *Vault) removeEnded(ctx context.Context, host string, me process) error {
+	all, err := v.readSessions(ctx, v.hostTag(me.Machine)+"-", func(id string) bool {
+		_, mine := running.Load(id)
+		return !mine && sessionPattern.MatchString(id)
+	})
+	var ended []string
+	for _, s := range all {
+		if s.body.Process.is(me) || s.body.Process.ended(s.Host, me, host) {
+			ended = append(ended, v.sessionsPrefix()+s.ID)
+		}
+	}
+	if len(ended) > 0 {
+		err = errors.Join(err, v.st.Delete(ctx, ended...))
+	}
+	if err != nil {
+		return fmt.Errorf("remove sessions that ended: %w", err)
+	}
+	return nil
+}
+
+// Condemned returns the packs that a collector is about to delete: what they hold is to be stored anew.
+func (s *Session) Condemned() []PackID { return slices.Clone(s.condemned) }
+
+// WriteManifest is Vault.WriteManifest under this session. ErrSessionGone when the session is not there any more: then the backup
+// has to be made again, under another.
+func (s *Session) WriteManifest(ctx context.Context, m *Manifest) error {
+	if _, err := s.v.st.Stat(ctx, s.v.sessionsPrefix()+s.id); errors.Is(err, obs.ErrNotFound) {
+		return ErrSessionGone
+	} else if err != nil {
+		return fmt.Errorf("look at session: %w", err)
+	}
+	m.Object = ""
+	err := s.v.WriteManifest(ctx, m)
+	refused := slices.ContainsFunc([]error{obs.ErrAccess, obs.ErrNoSpace, obs.ErrExists, obs.ErrUsage, obs.ErrNoBucket, ErrCorrupt},
+		func(class error) bool { return errors.Is(err, class) })
+	s.doubt = err != nil && m.Object != "" && !refused
+	return err
+}
+
+// End removes the session: its manifest is stored, or never will be. When that is not known, the session stays until this process
+// has ended, since a manifest that comes late must find its packs. A session that could not be removed goes with the host's next one.
+func (s *Session) End(ctx context.Context) error {
+	if s.doubt {
+		return nil
+	}
+	defer running.Delete(s.id)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	defer cancel()
+	if err := s.v.st.Delete(ctx, s.v.sessionsPrefix()+s.id); err != nil {
+		return fmt.Errorf("remove session: %w", err)
+	}
+	return nil
+}
+
+// SessionInfo describes a session that is in the store.
+type SessionInfo struct {
+	ID       string    `json:"id"`
+	Host     string    `json:"host"`
+	Instance string    `json:"instance"`
+	PID      int       `json:"pid"`
+	Begun    time.Time `json:"begun"` // by that host's clock
+	body     sessionBody
+}
+
+// Sessions returns the sessions of the vault, by host and begin.
+func (v *Vault) Sessions(ctx context.Context) ([]SessionInfo, error) {
+	all, err := v.readSessions(ctx, "", sessionPattern.MatchString)
+	slices.SortFunc(all, func(a, b SessionInfo) int {
+		return cmp.Or(cmp.Compare(a.Host, b.Host), a.Begun.Compare(b.Begun), cmp.Compare(a.ID, b.ID))
+	})
+	return all, err
+}
+
+// Forget removes the sessions of a host that is gone for ever, and returns how many. Of this host's own it leaves those whose process
+// may still run. Should the host be alive after all, its backups under way notice and begin anew.
+func (v *Vault) Forget(ctx context.Context, host string) (int, error) {
+	all, err := v.readSessions(ctx, "", sessionPattern.MatchString)
+	if err != nil {
+		return 0, err
+	}
+	me := thisProcess()
+	var gone []string
+	for _, s := range all {
+		p := s.body.Process
+		if s.Host == host && (p.Boot != me.Boot || p.ended(s.Host, me, host)) {
+			gone = append(gone, v.sessionsPrefix()+s.ID)
+		}
+	}
+	if err := v.st.Delete(ctx, gone...); err != nil {
+		return 0, fmt.Errorf("remove sessions: %w", err)
+	}
+	return len(gone), nil
+}
+
+// readSessions reads the sessions whose names begin with prefix and that are wanted, and what it can of them when some are damaged.
+func (v *Vault) readSessions(ctx context.Context, prefix string, wanted func(id string) bool) ([]SessionInfo, error) {
+	var all []SessionInfo
+	var failed error
+	err := v.readSmall(ctx, v.sessionsPrefix(), prefix, maxSession, wanted, func(id string, object []byte) error {
+		var b sessionBody
+		if err := v.openSmall("session", sessionMagic, v.sessionsPrefix(), id, object, &b); err != nil {
+			failed = errors.Join(failed, err)
+			return nil
+		}
+		all = append(all, SessionInfo{ID: id, Host: b.Host, Instance: b.Instance, PID: b.Process.PID, Begun: b.Begun, body: b})
+		return nil
+	})
+	return all, errors.Join(err, failed)
+}
