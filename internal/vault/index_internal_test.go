@@ -354,6 +354,38 @@ func zero(file string, at int) error {
 	return errors.Join(err, f.Close())
 }
 
+// TestFoldersOfOtherVaults: those that nobody opened for long are removed, what is not of the form of one is left.
+func TestFoldersOfOtherVaults(t *testing.T) {
+	v := fuzzVault(t)
+	dir := t.TempDir()
+	long := time.Now().Add(-2 * staleVault)
+	for _, name := range []string{"0123456789abcdef", "0123456789abcdee", "notes"} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "x"), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if name != "0123456789abcdee" {
+			if err := os.Chtimes(path, long, long); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	openIndex(t, v, dir)
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range left {
+		names = append(names, e.Name())
+	}
+	want := []string{"0123456789abcdee", "notes", v.Fingerprint()}
+	slices.Sort(want)
+	if !slices.Equal(names, want) {
+		t.Errorf("left are %v, want %v", names, want)
+	}
+}
+
 // TestFolderThatCanNotBeUsed: the index works without it, and says so.
 func TestFolderThatCanNotBeUsed(t *testing.T) {
 	v := fuzzVault(t)
