@@ -41,7 +41,7 @@ type backupJSON struct {
 }
 
 func (a *app) backupCommand() *cobra.Command {
-	var v access
+	v := access{strict: true}
 	var instance, snap string
 	cmd := &cobra.Command{
 		Use:   "backup --instance ID PATH",

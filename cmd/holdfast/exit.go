@@ -108,7 +108,7 @@ var verdicts = []struct {
 	}},
 	{vault.ErrNoVault, verdict{
 		exitNone, "there is no {vault}",
-		"check --store and --vault (and --name-key, if the vault was made with one), or make it: holdfast vault create",
+		"check --store and --vault (and --name-key, if the vault was made with one), see holdfast vault list, or make it: holdfast vault create",
 	}},
 	{vault.ErrWrongKey, verdict{
 		exitWrongKey, "the key does not open {vault}",

@@ -30,22 +30,31 @@ const defaultVault = "default"
 // access is the flags that say which vault, and with which key.
 type access struct {
 	store, vault, key, nameKey string
+	// strict opens only a vault that the name key proves to be the fleet's, for who stores something in it.
+	strict bool
 }
 
 // flags adds the flags to a command.
 func (v *access) flags(cmd *cobra.Command) {
+	v.storeFlags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&v.vault, "vault", "", "`name` of the vault ("+envVault+"; \""+defaultVault+"\" if not given)")
+	f.StringVar(&v.nameKey, "name-key", "",
+		"`file` with the secret that object names are derived from, where the vault was made with one ("+envNameKey+")")
+}
+
+// storeFlags adds those of a command that works on all vaults of a store.
+func (v *access) storeFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&v.store, "store", "",
 		"`URL` of the object storage: file:///path, s3://bucket/prefix?endpoint=https://host&region=r, obs://bucket/prefix?region=r ("+envStore+")")
-	f.StringVar(&v.vault, "vault", "", "`name` of the vault ("+envVault+"; \""+defaultVault+"\" if not given)")
 	f.StringVar(&v.key, "key", "", "`file` with the age identity that opens the vault ("+envKey+")")
-	f.StringVar(&v.nameKey, "name-key", "",
-		"`file` with the secret that object names are derived from, where the vault was made with one ("+envNameKey+")")
 }
 
 // vaultAt is an open vault and what messages say about it.
 type vaultAt struct {
 	*vault.Vault
+	id    *vault.Identity // that opened it
 	store obs.Store
 	place string
 }
@@ -125,11 +134,11 @@ func (a *app) withVault(cmd *cobra.Command, v access, doing string, do func(cont
 	if err != nil {
 		return &failure{doing: doing, err: err}
 	}
-	opened, err := vault.Open(ctx, o.store, o.name, o.nameKey, o.id)
+	opened, err := a.openVault(ctx, o, v.strict)
 	if err != nil {
 		return &failure{doing: doing, place: o.place, err: errors.Join(err, o.store.Close())}
 	}
-	at := &vaultAt{Vault: opened, store: o.store, place: o.place}
+	at := &vaultAt{Vault: opened, id: o.id, store: o.store, place: o.place}
 	err = do(ctx, at)
 	if cerr := at.Close(); err == nil {
 		err = cerr
@@ -138,6 +147,19 @@ func (a *app) withVault(cmd *cobra.Command, v access, doing string, do func(cont
 		return &failure{doing: doing, place: o.place, err: err}
 	}
 	return nil
+}
+
+// openVault opens the vault, and looks for it in all of the store where the name alone does not lead to it and there is no name key:
+// a recovery key and the bucket may be all that is left.
+func (a *app) openVault(ctx context.Context, o *opened, strict bool) (*vault.Vault, error) {
+	v, err := vault.Open(ctx, o.store, o.name, o.nameKey, o.id)
+	if !errors.Is(err, vault.ErrNoVault) || len(o.nameKey) > 0 || strict {
+		return v, err
+	}
+	if v, err = vault.Search(ctx, o.store, o.name, o.id); err == nil {
+		a.say("found %s as %s; without --name-key nobody can tell whether it is the fleet's own", o.place, v.Info().ID)
+	}
+	return v, err
 }
 
 // value is a flag's value, else its variable's, else the default.

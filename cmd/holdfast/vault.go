@@ -3,28 +3,16 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/vault"
 )
 
-// vaultJSON tells about a vault.
-type vaultJSON struct {
-	ID         string    `json:"id"`
-	Name       string    `json:"name"`
-	Store      string    `json:"store"`
-	Created    time.Time `json:"created"`
-	Format     int       `json:"format"`
-	Recipients []string  `json:"recipients"`
-}
-
 func (a *app) vaultCommand() *cobra.Command {
-	return group("vault", "Make a vault, tell about one, or mend its index",
-		a.vaultCreateCommand(), a.vaultInfoCommand(), a.vaultRebuildIndexCommand())
+	return group("vault", "Make a vault, tell about vaults, change who opens one, or mend its index",
+		a.vaultCreateCommand(), a.vaultInfoCommand(), a.vaultListCommand(), a.vaultRekeyCommand(), a.vaultSessionsCommand(),
+		a.vaultRebuildIndexCommand())
 }
 
 func (a *app) vaultCreateCommand() *cobra.Command {
@@ -53,8 +41,8 @@ func (a *app) vaultCreateCommand() *cobra.Command {
 			if err != nil {
 				return &failure{doing: doing, place: o.place, err: errors.Join(err, o.store.Close())}
 			}
-			at := &vaultAt{Vault: made, store: o.store, place: o.place}
-			if err := a.vaultInfo(at); err != nil {
+			at := &vaultAt{Vault: made, id: o.id, store: o.store, place: o.place}
+			if err := a.showVault(at.Info()); err != nil {
 				return errors.Join(err, at.Close())
 			}
 			a.say("made %s", at.place)
@@ -75,23 +63,10 @@ func (a *app) vaultInfoCommand() *cobra.Command {
 		Args:  arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withVault(cmd, v, "vault info", func(_ context.Context, at *vaultAt) error {
-				return a.vaultInfo(at)
+				return a.showVault(at.Info())
 			})
 		},
 	}
 	v.flags(cmd)
 	return cmd
-}
-
-func (a *app) vaultInfo(at *vaultAt) error {
-	info := at.Info()
-	if a.json {
-		return a.document(vaultJSON{
-			info.ID, info.Name, info.Store, info.Created.UTC(), info.Format, info.Recipients,
-		})
-	}
-	_, err := fmt.Fprintf(a.stdout, "vault       %s\nid          %s\nstore       %s\ncreated     %s\nformat      %d\nrecipients  %s\n",
-		name(info.Name), info.ID, oneLine(info.Store), stamp(info.Created), info.Format,
-		oneLine(strings.Join(info.Recipients, "  ")))
-	return err
 }
