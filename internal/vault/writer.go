@@ -309,6 +309,8 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	w.buffers.free() // before the index takes memory
 	if err == nil {
 		err = w.idx.store(ctx)
+	} else {
+		w.salvage()
 	}
 	w.cancel(nil)
 	w.idx.close()
@@ -319,14 +321,19 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 }
 
 // Abort stops the uploads, because of cause, waits for them, and returns the first error of one that
-// failed before or because of it. All calls of Add must have returned. After Finish it does nothing.
+// failed before or because of it. Without opts.Intent it stores the index of the packs that arrived, which takes ten seconds
+// at the most. All calls of Add must have returned. After Finish it does nothing.
 func (w *Writer) Abort(cause error) error {
 	w.cancel(cause)
 	w.mu.Lock()
+	before := w.ended
 	w.ended = true
 	w.mu.Unlock()
 	err := w.uploads.Wait()
 	w.buffers.free()
+	if !before {
+		w.salvage()
+	}
 	w.idx.close()
 	return err
 }
