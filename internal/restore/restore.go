@@ -2,7 +2,9 @@
 // its place and renamed into it.
 //
 // The agent's jobs and the CLI call Run, which starts goroutines and waits for all of them. A crash
-// leaves a folder named .NAME.holdfast-restore-… beside the destination, and the destination as it was.
+// leaves a folder named .NAME.holdfast-restore-… beside the destination, and the destination as it was; what is immutable in
+// that folder has to be made removable first (chattr -R -ia). A crash right after the rename may leave the root without its
+// project id, or without being immutable.
 package restore
 
 import (

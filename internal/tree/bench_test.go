@@ -58,6 +58,26 @@ func BenchmarkOpen(b *testing.B) {
 	b.ReportMetric(float64(cpuTime(b)-cpu)/float64(b.N), "cpu-ns/op")
 }
 
+// BenchmarkReadFlags is what flags and project ids add to a file that is open anyhow.
+func BenchmarkReadFlags(b *testing.B) {
+	dir := makeFiles(b, 1, 100, false)
+	entries, _ := walk(b, dir)
+	r, e := openRoot(b, dir), entries[len(entries)-1]
+	if !r.HasFlags() {
+		b.Skip("the file system keeps no flags")
+	}
+	f, err := r.Open(e)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	for b.Loop() {
+		if err := r.ReadFlags(e, f); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // cpuTime is the time that the process has used on any core, in nanoseconds: unlike the time on the wall it
 // says something on a machine that has other work.
 func cpuTime(b *testing.B) int64 {

@@ -63,7 +63,7 @@ func TestUserWithoutPrivilege(t *testing.T) {
 		{Kind: tree.Dir, Mode: 0o755, Mtime: mtime},
 		{Path: "closed", Kind: tree.Dir, Mode: 0o400, Mtime: mtime, Xattrs: trusted},
 		{Path: "closed/f", Kind: tree.File, Mode: 0o4755, Mtime: mtime, UID: 7, GID: 8, Xattrs: trusted},
-		{Path: "closed/g", Kind: tree.File, Mode: 0o640, Mtime: mtime, UID: nobody, GID: nobody},
+		{Path: "closed/g", Kind: tree.File, Mode: 0o640, Mtime: mtime, UID: nobody, GID: nobody, Flags: tree.Immutable | tree.NoAtime},
 		{Path: "device", Kind: tree.CharDevice, Major: 1, Minor: 3},
 		{Path: "device2", Kind: tree.CharDevice, LinkTo: "device", HasLinkTo: true},
 		{Path: "link", Kind: tree.File, LinkTo: "closed/f", HasLinkTo: true},
@@ -89,12 +89,15 @@ func TestUserWithoutPrivilege(t *testing.T) {
 		if err := target.Finish(); err != nil {
 			t.Error(err)
 		}
+		if err := target.Seal(); err != nil {
+			t.Error(err)
+		}
 	})
 	var told []string
 	for _, w := range c.list {
 		told = append(told, w.String())
 	}
-	for _, want := range []string{`"device": left out`, `"device2": left out`, "setuid was left out", "its owner could not be set: ", "its group could not be set", `"trusted.a" could not be set`} {
+	for _, want := range []string{`"device": left out`, `"device2": left out`, "setuid was left out", "its owner could not be set: ", "its group could not be set", `"trusted.a" could not be set`, "flag immutable (i) is not as it was"} {
 		if n := len(slices.DeleteFunc(slices.Clone(told), func(s string) bool { return !strings.Contains(s, want) })); n != 1 {
 			t.Errorf("%d warnings say %s: %q", n, want, told)
 		}
