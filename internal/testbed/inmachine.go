@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,7 +33,11 @@ func RunInMachine(t *testing.T, spec MachineSpec, patience time.Duration) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", build, err, out)
 	}
-	spec.Args = []string{"-test.run=^" + t.Name() + "$", "-test.v=test2json", "-test.paniconexit0", "-test.timeout=" + patience.String()}
+	pattern := "^" + t.Name() + "$"
+	if _, sub, ok := strings.Cut(flag.Lookup("test.run").Value.String(), "/"); ok {
+		pattern += "/" + sub // "-run TestX/this" is for the machine too
+	}
+	spec.Args = []string{"-test.run=" + pattern, "-test.v=test2json", "-test.paniconexit0", "-test.timeout=" + patience.String()}
 	spec.Env = append(spec.Env, machineVariable+"=1", "HOLDFAST_MUST_RUN=1")
 	m := StartMachine(t, spec)
 	begin := time.Now()

@@ -30,7 +30,7 @@ type Subject struct {
 
 func (s Subject) rounds(n int) int {
 	if s.Slow {
-		return max(n/4, 2)
+		return max(n/8, 2)
 	}
 	return n
 }
