@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 )
@@ -26,7 +27,11 @@ func (a *app) vaultRebuildIndexCommand() *cobra.Command {
 }
 
 func (a *app) vaultRebuildIndex(ctx context.Context, at *vaultAt) error {
-	report, err := at.RebuildIndex(ctx)
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	report, err := at.RebuildIndex(ctx, host)
 	if err != nil {
 		return err
 	}

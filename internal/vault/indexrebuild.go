@@ -37,7 +37,7 @@ type IndexReport struct {
 	Packs    int      `json:"packs"`    // that the store has
 	Read     int      `json:"read"`     // of them: those that no sound segment listed
 	Chunks   int      `json:"chunks"`   // of those, that the index did not have
-	Gone     int      `json:"gone"`     // packs that a segment listed and the store does not have
+	Gone     int      `json:"gone"`     // packs that a segment listed and that the store does not have, or that are condemned
 	Replaced int      `json:"replaced"` // segments that were damaged, or listed packs that are gone
 	Damaged  []string `json:"damaged"`  // packs that do not open; their chunks are not in the index
 }
@@ -45,8 +45,17 @@ type IndexReport struct {
 // RebuildIndex makes the index list what the packs in the store hold. It reads the tables of those packs that no sound
 // segment lists, stores new segments, and only then deletes damaged ones; segments that list packs that are
 // gone are written without those. Backups may run meanwhile. A pack that no manifest names comes into the index
-// too: it is as good as any.
-func (v *Vault) RebuildIndex(ctx context.Context) (IndexReport, error) {
+// too: it is as good as any, unless it is condemned. host is as in SessionOptions.
+func (v *Vault) RebuildIndex(ctx context.Context, host string) (IndexReport, error) {
+	s, err := v.BeginSession(ctx, SessionOptions{Host: host, Instance: "index"})
+	if err != nil {
+		return IndexReport{}, err
+	}
+	report, err := v.rebuildIndex(ctx, s.Condemned())
+	return report, errors.Join(err, s.End(ctx))
+}
+
+func (v *Vault) rebuildIndex(ctx context.Context, condemned []PackID) (IndexReport, error) {
 	var report IndexReport
 	set, err := v.checkIndex(ctx)
 	if err != nil {
@@ -57,6 +66,9 @@ func (v *Vault) RebuildIndex(ctx context.Context) (IndexReport, error) {
 	stored, err := v.packIDs(ctx)
 	if err != nil {
 		return report, err
+	}
+	for _, p := range condemned {
+		delete(stored, p)
 	}
 	report.Packs = len(stored)
 	listed, gone := map[PackID]bool{}, map[PackID]bool{}
