@@ -37,3 +37,6 @@ func (a askSource) IsExpired() bool { return true }
 func NewCredentials(now func() time.Time, ask func() (credentials.Value, error)) *credentials.Credentials {
 	return credentials.New(&provider{now: now, sources: []source{constant{askSource(ask)}}})
 }
+
+// SlowDownError is an answer by which a store asks for fewer requests.
+func SlowDownError(err error) error { return &unavailableError{err: err, slow: true} }

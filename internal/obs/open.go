@@ -24,7 +24,10 @@ type Options struct {
 	Create bool
 	// Retained tells of which objects a URL's retention is; nil means of all.
 	Retained func(key string) bool
-	// Stall is how long a connection may move no byte before it is given up; 0 means a minute.
+	// Limiter, if set, holds this store and all others that have it within one budget. Waiting for it is no part
+	// of an Event's duration.
+	Limiter *Limiter
+	// Stall is how long a connection may move nothing, or next to nothing, before it is given up; 0 means a minute.
 	Stall time.Duration
 
 	// transport changes how connections are made, in tests of this package.
@@ -68,6 +71,9 @@ func Open(ctx context.Context, rawURL string, opts Options) (Store, error) {
 	}
 	if opts.Observe != nil {
 		s = &observed{s, opts.Observe}
+	}
+	if opts.Limiter != nil {
+		s = opts.Limiter.Store(s)
 	}
 	policy := DefaultRetry
 	if opts.Retry != nil {

@@ -220,7 +220,9 @@ func (s *s3Store) putBody(c *call, body []byte, md5Text, shaHex string, opts min
 	if len(c.extra) > 0 {
 		ctx = context.WithValue(ctx, extraKey{}, c.extra)
 	}
-	b := newPutBody(body)
+	w := newWatch(ctx, s.stall, len(body), c.cancel)
+	defer w.stop()
+	b := newPutBody(ctx, w, body)
 	defer b.detach()
 	info, err := s.client.PutObject(ctx, s.bucket, s.prefix+c.key, b, int64(len(body)), md5Text, shaHex, opts)
 	if err == nil {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -61,7 +62,8 @@ type s3Store struct {
 
 	life  context.Context //nolint:containedctx // ends with Close, and with it the calls under way
 	close context.CancelCauseFunc
-	idle  func() // closes idle connections
+	idle  func()        // closes idle connections
+	stall time.Duration // see Options.Stall
 }
 
 // call is one call under way. Its context ends with the caller's and with the store.
@@ -72,6 +74,7 @@ type call struct {
 	ctx     context.Context //nolint:containedctx // lives for one call
 	said    *answer
 	extra   http.Header // of OBS, which the client library does not know
+	cancel  context.CancelCauseFunc
 	end     func()
 }
 
@@ -82,7 +85,7 @@ func (s *s3Store) begin(ctx context.Context, op, key string) *call {
 		cancel(os.ErrClosed) // at once: AfterFunc would do it while the request is on its way
 	}
 	stop := context.AfterFunc(s.life, func() { cancel(os.ErrClosed) })
-	c.ctx = ctx
+	c.ctx, c.cancel = ctx, cancel
 	c.end = func() {
 		stop()
 		cancel(nil)
@@ -100,6 +103,12 @@ func (c *call) fail(err error) error {
 	}
 	if c.s.life.Err() != nil {
 		return fmt.Errorf("%s %s: store is closed: %w", c.op, c.key, os.ErrClosed)
+	}
+	if cause := context.Cause(c.ctx); errors.Is(cause, errDrips) {
+		err = &unavailableError{err: cause}
+	}
+	if stalled(err) {
+		c.s.idle() // the others that are open may be as dead: the next try makes a new one
 	}
 	err = c.s.classify(err, c.said)
 	if (errors.Is(err, ErrExpiredKeys) || errors.Is(err, ErrWrongKeys)) && c.s.renewed(c.said) {
@@ -189,7 +198,9 @@ func (s *s3Store) ReadAt(ctx context.Context, key string, p []byte, off int64) (
 	if err != nil {
 		return 0, c.fail(&unavailableError{err: err})
 	}
-	n, err := io.ReadFull(body, p[:want])
+	w := newWatch(c.ctx, s.stall, want, c.cancel)
+	defer w.stop()
+	n, err := readPaced(c.ctx, w, body, p[:want])
 	switch {
 	case err != nil:
 		return n, c.fail(err)

@@ -157,7 +157,7 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 	s := &s3Store{
 		dialect: d, client: client, bucket: b.bucket, prefix: b.prefix, name: b.canonical,
 		endpoint: b.endpoint.Host, creds: creds,
-		idle: transport.CloseIdleConnections,
+		idle: transport.CloseIdleConnections, stall: stall,
 	}
 	s.put.putOptions, s.put.retained = b.put, opts.Retained
 	s.life, s.close = context.WithCancelCause(context.WithoutCancel(ctx))

@@ -3,6 +3,7 @@ package obs
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"strconv"
@@ -72,6 +73,12 @@ func (c *stallConn) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return c.Conn.Write(p)
+}
+
+// stalled tells whether err is the end of a connection on which nothing moved.
+func stalled(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, errDrips) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // answer keeps what the client library drops of the last answer to a call: its headers and when it came.

@@ -1,0 +1,320 @@
+package obs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Limits bound what a host does with its stores. The zero value has none but what the store bears.
+type Limits struct {
+	Up, Down int64   // bytes a second; 0 is any number
+	Requests float64 // a second; 0 is any number
+	InFlight int     // requests at once at most; 0 is maxLevel
+}
+
+// LimiterState is what a limiter does now.
+type LimiterState struct {
+	Limits   Limits
+	InFlight int // requests under way
+	Waiting  int // calls that wait for one to end
+	Level    int // requests that may be under way now
+}
+
+// Limiter holds all calls to the stores of a host within one budget, and finds how many requests the store bears: more
+// while that gets more done, fewer when the store asks for it or gets slow. Calls wait their turn in the order
+// in which they came. It is safe for any number of goroutines and starts none.
+type Limiter struct {
+	up, down, requests pacer
+
+	mu       sync.Mutex
+	limits   Limits
+	level    level
+	inFlight int
+	waiting  []chan struct{} // closed when a slot is theirs
+
+	// The current epoch of level.
+	begun    time.Time
+	work     float64       // bytes and requests of calls that began and ended in it
+	busy     time.Duration // their durations
+	finished int           // their number
+	full     int           // of those, how many ended while the limit was reached
+	cut      time.Time     // of the last slowDown
+}
+
+// NewLimiter makes a limiter.
+func NewLimiter(limits Limits) *Limiter {
+	l := &Limiter{level: newLevel()}
+	l.Set(limits)
+	return l
+}
+
+// Set changes the limits, also for calls under way.
+func (l *Limiter) Set(limits Limits) {
+	l.up.set(float64(limits.Up))
+	l.down.set(float64(limits.Down))
+	l.requests.set(limits.Requests)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.limits = limits
+	l.level.most = mostInFlight(limits)
+	l.level.set(l.level.limit)
+	l.grant()
+}
+
+// leastShare is how many bytes a second each request has of a limit. With less, a connection would look dead to the
+// server, and many slow requests get no more done than a few.
+const leastShare = 16 << 10
+
+// mostInFlight is the highest level within limits.
+func mostInFlight(limits Limits) int {
+	most := maxLevel
+	if limits.InFlight > 0 {
+		most = min(most, limits.InFlight)
+	}
+	for _, rate := range []int64{limits.Up, limits.Down} {
+		if rate > 0 {
+			most = int(min(int64(most), max(minLevel, rate/leastShare)))
+		}
+	}
+	return most
+}
+
+// State tells what the limiter does now.
+func (l *Limiter) State() LimiterState {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return LimiterState{l.limits, l.inFlight, len(l.waiting), l.level.limit}
+}
+
+// Store makes a store whose calls this limiter holds back. Bytes of s3 and obs are held back as they move; those
+// of other stores before a put and after a read. A list counts as one request and takes no slot, since its
+// caller may make others meanwhile.
+func (l *Limiter) Store(s Store) Store { return &limited{s, l, pacesItself(s)} }
+
+// pacesItself tells whether a store asks the pace in its context.
+func pacesItself(s Store) bool {
+	switch s := s.(type) {
+	case *observed:
+		return pacesItself(s.Store)
+	case *s3Store:
+		return true
+	}
+	return false
+}
+
+// enter waits for the turn of a call.
+func (l *Limiter) enter(ctx context.Context) error {
+	if err := l.requests.take(ctx, 1); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	if len(l.waiting) == 0 && l.free() {
+		l.inFlight++
+		l.mu.Unlock()
+		return nil
+	}
+	turn := make(chan struct{})
+	l.waiting = append(l.waiting, turn)
+	l.mu.Unlock()
+	select {
+	case <-turn:
+		return nil
+	case <-ctx.Done():
+		l.withdraw(turn)
+		return ctx.Err()
+	}
+}
+
+// free tells whether there is a slot. The lock is held.
+func (l *Limiter) free() bool { return l.inFlight < l.level.limit }
+
+// grant gives free slots to those who wait. The lock is held.
+func (l *Limiter) grant() {
+	for len(l.waiting) > 0 && l.free() {
+		l.inFlight++
+		close(l.waiting[0])
+		l.waiting = l.waiting[1:]
+	}
+}
+
+// withdraw gives up a turn, or the slot that came meanwhile.
+func (l *Limiter) withdraw(turn chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, w := range l.waiting {
+		if w == turn {
+			l.waiting = append(l.waiting[:i:i], l.waiting[i+1:]...)
+			return
+		}
+	}
+	l.inFlight--
+	l.grant()
+}
+
+// leave ends a call that began at start, and learns from it.
+func (l *Limiter) leave(start time.Time, bytes int, err error) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	full := !l.free()
+	l.inFlight--
+	defer l.grant()
+	var asked interface{ SlowDown() bool }
+	if errors.As(err, &asked) && asked.SlowDown() {
+		if start.After(l.cut) { // requests that were under way then tell nothing new
+			l.level.slowDown()
+			l.cut = now
+			l.newEpoch(now)
+		}
+		return
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrExists) {
+		return // it did no work, and how long that took says nothing
+	}
+	if l.begun.IsZero() {
+		l.newEpoch(start)
+	}
+	if start.Before(l.begun) {
+		return // it tells of another level
+	}
+	l.work += float64(bytes) + requestWork
+	l.busy += now.Sub(start)
+	l.finished++
+	if full {
+		l.full++
+	}
+	if l.finished >= max(4, l.level.limit) && l.busy > 0 {
+		if l.full*2 >= l.finished { // else there was too little to do to tell what more or fewer would bring
+			// By Little's law. Counting what ends in a time would depend on where in a batch that time ends.
+			l.level.epoch(float64(l.level.limit) * l.work / l.busy.Seconds())
+		}
+		l.newEpoch(now)
+	}
+}
+
+// newEpoch begins an epoch. The lock is held.
+func (l *Limiter) newEpoch(now time.Time) {
+	l.begun, l.work, l.busy, l.finished, l.full = now, 0, 0, 0, 0
+}
+
+// paceKey is where a context holds the pace of its call.
+type paceKey struct{}
+
+// pace is how fast the bytes of one call may move.
+type pace struct {
+	pacer *pacer
+	held  atomic.Int64 // how many are waiting for it now: a connection that is held back is not a dead one
+}
+
+// take waits until n bytes are due.
+func (p *pace) take(ctx context.Context, n int) error {
+	p.held.Add(1)
+	defer p.held.Add(-1)
+	return p.pacer.take(ctx, n)
+}
+
+// limited is a store within the budget of a limiter.
+type limited struct {
+	Store
+	l      *Limiter
+	inside bool // the store moves its bytes at the pace in the context
+}
+
+// do makes one call within the budget. It moves n bytes, at the pace of p; f returns how many it moved.
+func (s *limited) do(ctx context.Context, op, key string, p *pacer, f func(context.Context) (int, error)) error {
+	if err := s.l.enter(ctx); err != nil {
+		return ended(ctx, op, key)
+	}
+	start := time.Now()
+	n, err := f(context.WithValue(ctx, paceKey{}, &pace{pacer: p}))
+	s.l.leave(start, n, err)
+	return err
+}
+
+// prepay waits until all bytes of a call are due, where the store does not pace them.
+func (s *limited) prepay(ctx context.Context, op, key string, p *pacer, n int) error {
+	if s.inside {
+		return nil
+	}
+	for n > 0 {
+		part := p.chunk(n)
+		if err := p.take(ctx, part); err != nil {
+			return ended(ctx, op, key)
+		}
+		n -= part
+	}
+	return nil
+}
+
+func (s *limited) put(ctx context.Context, op, key string, body []byte, f func(context.Context) error) error {
+	if err := s.prepay(ctx, op, key, &s.l.up, len(body)); err != nil {
+		return err
+	}
+	return s.do(ctx, op, key, &s.l.up, func(ctx context.Context) (int, error) { return len(body), f(ctx) })
+}
+
+func (s *limited) Put(ctx context.Context, key string, body []byte) error {
+	return s.put(ctx, opPut, key, body, func(ctx context.Context) error { return s.Store.Put(ctx, key, body) })
+}
+
+func (s *limited) PutNew(ctx context.Context, key string, body []byte) error {
+	return s.put(ctx, opPutNew, key, body, func(ctx context.Context) error { return s.Store.PutNew(ctx, key, body) })
+}
+
+func (s *limited) ReadAt(ctx context.Context, key string, p []byte, off int64) (n int, err error) {
+	eof := false
+	err = s.do(ctx, opRead, key, &s.l.down, func(ctx context.Context) (int, error) {
+		n, err = s.Store.ReadAt(ctx, key, p, off)
+		if eof = err == io.EOF; eof { //nolint:errorlint // the contract is io.EOF itself
+			return n, nil
+		}
+		return n, err
+	})
+	if perr := s.prepay(ctx, opRead, key, &s.l.down, n); err == nil && perr != nil {
+		return n, perr
+	}
+	if eof && err == nil {
+		return n, io.EOF
+	}
+	return n, err
+}
+
+func (s *limited) Stat(ctx context.Context, key string) (in Info, err error) {
+	err = s.do(ctx, opStat, key, &s.l.down, func(ctx context.Context) (int, error) {
+		in, err = s.Store.Stat(ctx, key)
+		return 0, err
+	})
+	return in, err
+}
+
+func (s *limited) Delete(ctx context.Context, keys ...string) error {
+	if len(keys) == 0 {
+		return s.Store.Delete(ctx)
+	}
+	return s.do(ctx, opDelete, keys[0], &s.l.down, func(ctx context.Context) (int, error) {
+		return 0, s.Store.Delete(ctx, keys...)
+	})
+}
+
+func (s *limited) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return s.listAfter(ctx, prefix, "")
+}
+
+func (s *limited) listAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		if err := s.l.requests.take(ctx, 1); err != nil {
+			yield(Info{}, ended(ctx, opList, prefix))
+			return
+		}
+		for in, err := range listFrom(ctx, s.Store, prefix, after) {
+			if !yield(in, err) {
+				return
+			}
+		}
+	}
+}
