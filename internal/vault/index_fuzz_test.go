@@ -17,7 +17,8 @@ func FuzzIndex(f *testing.F) {
 	v := fuzzVault(f)
 	// One row of one pack, and two blocks of rows that count up.
 	row := append(bytes.Repeat([]byte{7}, 32), make([]byte, 16)...)
-	f.Add(uint16(1), uint16(1), uint16(0), append(make([]byte, 16), append(bytes.Repeat([]byte{7}, 8), bytes.Repeat([]byte{255}, 64)...)...), row, row[:32])
+	fenceAndFilter := append(bytes.Repeat([]byte{7}, 8), bytes.Repeat([]byte{255}, 64)...)
+	f.Add(uint16(1), uint16(1), uint16(0), append(make([]byte, 16), fenceAndFilter...), row, row[:32])
 	var rows []byte
 	for i := range byte(blockRows + 3) {
 		rows = append(rows, append(append([]byte{i}, make([]byte, 31)...), make([]byte, 16)...)...)

@@ -6,17 +6,12 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"flag"
-	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"holdfast/internal/chunk"
 	"holdfast/internal/obs"
@@ -296,160 +291,6 @@ func TestReplacedSegmentsThatStay(t *testing.T) {
 	}
 }
 
-// TestLocalFiles: the cached files are used, swept, made anew when they are not sound, and never missed.
-func TestLocalFiles(t *testing.T) {
-	v := fuzzVault(t)
-	dir := t.TempDir()
-	const n = 500
-	put(t, v, 0, n)
-	counting := &countReads{Store: v.st}
-	v.st = counting
-	for _, c := range []struct {
-		name  string
-		do    func(file string) error
-		fetch bool
-	}{
-		{"first", func(string) error { return nil }, true},
-		{"again", func(string) error { return nil }, false},
-		{"removed", os.Remove, true},
-		{"cut off", func(f string) error { return os.Truncate(f, 5000) }, true},
-		{"emptied", func(f string) error { return os.Truncate(f, 0) }, true},
-		{"grown", func(f string) error { return os.Truncate(f, 50000) }, true},
-		{"head of zeros", func(f string) error { return zero(f, n*indexRowSize+1000) }, true},
-		{"folder removed", func(f string) error { return os.RemoveAll(filepath.Dir(f)) }, true},
-		{"foreign files", func(f string) error {
-			old := time.Now().Add(-2 * staleFile)
-			stale := filepath.Join(filepath.Dir(f), unfinished+"1")
-			return errors.Join(os.WriteFile(filepath.Join(filepath.Dir(f), strings.Repeat("0", 32)), []byte("x"), 0o600),
-				os.WriteFile(stale, []byte("x"), 0o600), os.Chtimes(stale, old, old))
-		}, false},
-	} {
-		if files := segmentFiles(t, v, dir); len(files) == 1 {
-			if err := c.do(files[0]); err != nil {
-				t.Fatal(err)
-			}
-		}
-		counting.reads.Store(0)
-		x, err := v.openIndex(t.Context(), dir, nil, func(err error) { t.Errorf("%s: told %v", c.name, err) })
-		if err != nil {
-			t.Fatal(err)
-		}
-		holds(t, x, 0, n)
-		x.close()
-		if fetched := counting.reads.Load() > 0; fetched != c.fetch {
-			t.Errorf("%s: fetched: %v", c.name, fetched)
-		}
-		if files := segmentFiles(t, v, dir); len(files) != 1 {
-			t.Errorf("%s: files %v", c.name, files)
-		}
-	}
-}
-
-func zero(file string, at int) error {
-	f, err := os.OpenFile(file, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(make([]byte, 64), int64(at))
-	return errors.Join(err, f.Close())
-}
-
-// TestFoldersOfOtherVaults: those that nobody opened for long are removed, what is not of the form of one is left.
-func TestFoldersOfOtherVaults(t *testing.T) {
-	v := fuzzVault(t)
-	dir := t.TempDir()
-	long := time.Now().Add(-2 * staleVault)
-	for _, name := range []string{"0123456789abcdef", "0123456789abcdee", "notes"} {
-		path := filepath.Join(dir, name)
-		if err := errors.Join(os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "x"), nil, 0o600)); err != nil {
-			t.Fatal(err)
-		}
-		if name != "0123456789abcdee" {
-			if err := os.Chtimes(path, long, long); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	openIndex(t, v, dir)
-	left, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range left {
-		names = append(names, e.Name())
-	}
-	want := []string{"0123456789abcdee", "notes", v.Fingerprint()}
-	slices.Sort(want)
-	if !slices.Equal(names, want) {
-		t.Errorf("left are %v, want %v", names, want)
-	}
-}
-
-// TestFolderThatCanNotBeUsed: the index works without it, and says so.
-func TestFolderThatCanNotBeUsed(t *testing.T) {
-	v := fuzzVault(t)
-	put(t, v, 0, 100)
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	told := 0
-	x, err := v.openIndex(t.Context(), file, nil, func(error) { told++ })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer x.close()
-	holds(t, x, 0, 100)
-	if told != 1 {
-		t.Errorf("told %d times", told)
-	}
-}
-
-// TestFileThatFailsWhileItIsMapped: a cached file that loses its end, or a block, under a running writer makes names
-// unknown, is told once and fetched again by the next; nothing crashes.
-func TestFileThatFailsWhileItIsMapped(t *testing.T) {
-	for name, harm := range map[string]func(file string) error{
-		"cut off": func(f string) error { return os.Truncate(f, 0) },
-		"zeros":   func(f string) error { return zero(f, 2000) },
-	} {
-		v := fuzzVault(t)
-		dir := t.TempDir()
-		const n = 5000
-		put(t, v, 0, n)
-		var mu sync.Mutex
-		told := 0
-		x, err := v.openIndex(t.Context(), dir, nil, func(error) { mu.Lock(); told++; mu.Unlock() })
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := harm(segmentFiles(t, v, dir)[0]); err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		missing := 0
-		for g := range 4 {
-			wg.Go(func() {
-				for i := g; i < n; i += 4 {
-					if loc, ok := x.find(nameOf(i)); !ok {
-						mu.Lock()
-						missing++
-						mu.Unlock()
-					} else if loc != locOf(i) {
-						t.Errorf("%s: name %d is at %v", name, i, loc)
-					}
-				}
-			})
-		}
-		wg.Wait()
-		x.close()
-		if told != 1 || missing == 0 {
-			t.Errorf("%s: told %d times, %d names unknown", name, told, missing)
-		}
-		holds(t, openIndex(t, v, dir), 0, n)
-	}
-}
-
 // TestSpill: the rows of a long backup move to the local disk, are found all the while by others, and end in the store.
 func TestSpill(t *testing.T) {
 	v := fuzzVault(t)
@@ -627,7 +468,8 @@ func TestTrailerLimits(t *testing.T) {
 	if _, err := parseTrailer(newer, int64(good.size())); !errors.Is(err, ErrNewer) {
 		t.Errorf("newer: %v", err)
 	}
-	if biggest := (shape{rows: maxIndexRows, packs: maxIndexRows, replaced: maxReplaced, lines: filterLines(maxIndexRows)}); int64(biggest.size()) > maxIndexObject {
+	biggest := shape{rows: maxIndexRows, packs: maxIndexRows, replaced: maxReplaced, lines: filterLines(maxIndexRows)}
+	if int64(biggest.size()) > maxIndexObject {
 		t.Errorf("the largest segment has %d bytes, more than %d", biggest.size(), maxIndexObject)
 	}
 }
@@ -639,17 +481,6 @@ var errNoDelete = errors.New("nothing may be deleted")
 
 func (noDelete) Delete(context.Context, ...string) error { return errNoDelete }
 
-// countReads counts what is read.
-type countReads struct {
-	obs.Store
-	reads atomic.Int32
-}
-
-func (c *countReads) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
-	c.reads.Add(1)
-	return c.Store.ReadAt(ctx, key, p, off)
-}
-
 // onFirstRead does something before the first read.
 type onFirstRead struct {
 	obs.Store
@@ -660,119 +491,4 @@ type onFirstRead struct {
 func (o *onFirstRead) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
 	o.once.Do(o.do)
 	return o.Store.ReadAt(ctx, key, p, off)
-}
-
-var indexRows = flag.Int("index.rows", 500_000, "chunks of TestMemoryOfIndex")
-
-// TestMemoryOfIndex builds an index of very many chunks as backups and merges do, and holds it to what each may cost: 12
-// bytes of resident memory, 64 on disk. It prints times, which depend on the machine, and does not judge them.
-func TestMemoryOfIndex(t *testing.T) {
-	v, dir, n := fuzzVault(t), t.TempDir(), *indexRows
-	st, err := obs.Open(t.Context(), "file://"+t.TempDir(), obs.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	v.st = st
-	begin := time.Now()
-	x := openIndex(t, v, dir)
-	for i := range n {
-		x.add(nameOf(i), locOf(i))
-		if i%250 == 249 {
-			if spill := x.freeze(); spill != nil {
-				spill()
-			}
-		}
-	}
-	building := memory(t)
-	if err := x.store(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	x.close()
-	t.Logf("added %d chunks in %v; memory at the end: %s", n, time.Since(begin), building)
-	begin = time.Now()
-	for {
-		before, err := v.listSegments(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := v.mergeIndex(t.Context(), dir, nil, func(err error) { t.Error(err) }); err != nil {
-			t.Fatal(err)
-		}
-		after, err := v.listSegments(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(after) == len(before) {
-			break
-		}
-	}
-	t.Logf("merged in %v", time.Since(begin))
-
-	before := memory(t)
-	begin = time.Now()
-	x = openIndex(t, v, dir)
-	opening := time.Since(begin)
-	opened := memory(t)
-	var disk int64
-	for _, f := range segmentFiles(t, v, dir) {
-		info, err := os.Stat(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		disk += info.Size()
-	}
-	lookups := min(n, 500_000)
-	names := make([]chunk.Name, lookups)
-	times := map[bool]time.Duration{}
-	for _, hit := range []bool{true, false} {
-		for i := range names {
-			if hit {
-				names[i] = nameOf(rand.IntN(n))
-			} else {
-				names[i] = nameOf(1<<40 + rand.IntN(n))
-			}
-		}
-		begin = time.Now()
-		for _, name := range names {
-			if _, ok := x.find(name); ok != hit {
-				t.Fatalf("name is found: %v, want %v", ok, hit)
-			}
-		}
-		times[hit] = time.Since(begin) / time.Duration(lookups)
-	}
-	perChunk := float64(opened.anon-before.anon) / float64(n)
-	onDisk := float64(disk) / float64(n)
-	var heads int
-	for _, s := range x.view.Load().segs {
-		heads += len(s.open)
-	}
-	t.Logf("%d chunks in %d segments: opened in %v; resident %.2f bytes a chunk (heads %.2f), on disk %.2f; hit %v, miss %v; memory before %s, opened %s, after lookups %s",
-		n, len(x.view.Load().segs), opening, perChunk, float64(heads)/float64(n), onDisk, times[true], times[false], before, opened, memory(t))
-	if perChunk > 12 || float64(heads)/float64(n) > 12 {
-		t.Errorf("%.2f bytes of resident memory a chunk: more than 12", perChunk)
-	}
-	if onDisk > 64 {
-		t.Errorf("%.2f bytes on disk a chunk: more than 64", onDisk)
-	}
-}
-
-// resident is a process's memory in bytes: its own, and mapped files.
-type resident struct{ anon, file int64 }
-
-func (r resident) String() string {
-	return fmt.Sprintf("%.1f MiB and %.1f MiB of files", float64(r.anon)/(1<<20), float64(r.file)/(1<<20))
-}
-
-func memory(t testing.TB) (r resident) {
-	t.Helper()
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(status)) {
-		_, _ = fmt.Sscanf(line, "RssAnon: %d kB", &r.anon)
-		_, _ = fmt.Sscanf(line, "RssFile: %d kB", &r.file)
-	}
-	return resident{r.anon << 10, r.file << 10}
 }
