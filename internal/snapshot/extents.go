@@ -291,22 +291,35 @@ type rangeList struct {
 }
 
 func (l *rangeList) add(r Range) {
-	if k := len(l.ranges); k > 0 && r.Offset <= l.ranges[k-1].End()+l.gap {
-		last := &l.ranges[k-1]
-		last.Length = max(last.End(), r.End()) - last.Offset
-		return
-	}
 	limit := l.limit
 	if limit == 0 {
 		limit = maxRanges
 	}
-	for len(l.ranges) >= limit {
+	for !l.join(r) {
+		if len(l.ranges) < limit {
+			l.ranges = append(l.ranges, r)
+			return
+		}
 		l.gap = max(2*l.gap, 4096)
 		old := l.ranges
-		l.ranges = l.ranges[:0] // add never writes ahead of what is read
-		for _, x := range old {
-			l.add(x)
+		l.ranges = old[:1]
+		for _, x := range old[1:] { // writes never get ahead of reads
+			if !l.join(x) {
+				l.ranges = append(l.ranges, x)
+			}
 		}
 	}
-	l.ranges = append(l.ranges, r)
+}
+
+// join puts r into the last range if it is near.
+func (l *rangeList) join(r Range) bool {
+	if len(l.ranges) == 0 {
+		return false
+	}
+	last := &l.ranges[len(l.ranges)-1]
+	if r.Offset-last.End() > l.gap {
+		return false
+	}
+	last.Length = max(last.End(), r.End()) - last.Offset
+	return true
 }
