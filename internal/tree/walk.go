@@ -27,7 +27,7 @@ type WalkOptions struct {
 // nested btrfs subvolumes are given as the folders that they are, with a warning, and not entered. A
 // name that vanishes is a warning; a folder, link or attribute that can't be read is an error.
 // At most maxOpen folders are open at once. Names of large folders, and first names of many hard links, wait in an
-// unlinked temporary file (os.TempDir), so that memory does not grow with the tree but for some 60 bytes for each file
+// unlinked temporary file (os.TempDir), so that memory does not grow with the tree but for some 85 bytes for each file
 // of which some names were seen and others not yet.
 func (r *Root) Walk(ctx context.Context, o WalkOptions, fn func(*Entry) error) error {
 	return r.walk(ctx, &walker{warn: o.Warn, noXattrs: o.NoXattrs, fn: fn})
