@@ -1,10 +1,7 @@
 // Package auth tells who holds a token, and what they are.
 //
-// Authenticator is what the API asks on every call. Static answers from a file of hashed tokens. The
-// validation against IAM (Keystone v3) implements the same interface: the tenant is the token's
-// project (domain where there is none), the user its user, the role RoleTenant unless the configuration maps
-// a role of the token to another; a refusal is ErrUnknownToken, an IAM that does not answer is
-// ErrUnavailable, and never a pass.
+// Authenticator is what the API asks on every call. Static answers from a file of hashed tokens, IAM from
+// Keystone v3; Chain asks several.
 //
 // Package agent adapts an Authenticator to the one that agent/api consumes; the two packages are of one
 // level and do not know each other. The package starts no goroutine and writes nothing.
@@ -51,6 +48,28 @@ var (
 // early when ctx ends.
 type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (Caller, error)
+}
+
+// Chain asks one after the other until one knows the token. When none does, and one of them can't tell, nobody is let in
+// with ErrUnavailable: the token may be right.
+type Chain []Authenticator
+
+// Authenticate tells who holds the token.
+func (c Chain) Authenticate(ctx context.Context, token string) (Caller, error) {
+	var unavailable error
+	for _, a := range c {
+		caller, err := a.Authenticate(ctx, token)
+		switch {
+		case err == nil:
+			return caller, nil
+		case !errors.Is(err, ErrUnknownToken):
+			unavailable = errors.Join(unavailable, err)
+		}
+	}
+	if unavailable != nil {
+		return Caller{}, unavailable
+	}
+	return Caller{}, ErrUnknownToken
 }
 
 // hashPrefix names the hash in files, so that another can come beside it.

@@ -1,0 +1,266 @@
+package auth
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
+	"github.com/gophercloud/gophercloud/v2/openstack"
+	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	// keepValid is how long an answer of IAM is believed, at most: a token that is revoked, or whose user lost a
+	// role, passes for no longer. IAM itself may let it pass for up to half an hour.
+	keepValid = 5 * time.Minute
+	// keepRefused is how long a refusal is believed: long enough to keep a caller's retries off IAM, short enough
+	// for a token that has only just reached all of IAM's servers.
+	keepRefused = 10 * time.Second
+	// maxTokens bounds what is remembered, and so what callers with made-up tokens can make us hold: about 3 MB.
+	maxTokens = 10_000
+	// maxLookups bounds the requests to IAM at a time.
+	maxLookups = 16
+	// lookupTimeout bounds one.
+	lookupTimeout = 10 * time.Second
+)
+
+// IAMOptions say which IAM is asked, and how.
+type IAMOptions struct {
+	// URL is Keystone's version 3 endpoint, such as https://iam.example.com/v3.
+	URL string
+	// Client is used for all requests; nil is one with the system's authorities.
+	Client *http.Client
+	// Account is the service account that looks tokens up. Nil: each token is asked about itself, which
+	// needs no permission but that of being valid.
+	Account *Account
+	// Roles maps names of IAM's roles to ours. A token with none of them is a tenant's. Of several the first in the
+	// order control-plane, operator, read-only counts.
+	Roles map[string]Role
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// Account is a user of IAM with the permission to validate the tokens of others.
+type Account struct {
+	User, Password, Domain string // names
+	Project                string // name, in Domain
+}
+
+// IAM answers from Keystone v3 (https://docs.openstack.org/api-ref/identity/v3/#validate-and-show-information-for-token).
+// The tenant is the token's project, or its domain where it has none; a token of neither is refused. Answers are
+// remembered by the token's hash for at most five minutes and no longer than the token lives; there is one
+// look-up at a time per token. When IAM does not answer, nobody new gets in. It is safe for concurrent use.
+type IAM struct {
+	o       IAMOptions
+	lookups *semaphore.Weighted
+	group   singleflight.Group
+
+	mu      sync.Mutex
+	known   map[[sha256.Size]byte]verdict
+	service *gophercloud.ProviderClient // logged in as the account; nil before the first look-up
+}
+
+// verdict is what IAM said of a token.
+type verdict struct {
+	caller Caller
+	err    error // ErrUnknownToken, wrapped, or nil
+	until  time.Time
+}
+
+// NewIAM returns an IAM. It asks nothing yet: an IAM that is away at the start may be there when it is needed.
+func NewIAM(o IAMOptions) (*IAM, error) {
+	if !strings.HasPrefix(o.URL, "https://") && !strings.HasPrefix(o.URL, "http://") {
+		return nil, fmt.Errorf("IAM: %q is no URL of the form https://host/v3", o.URL)
+	}
+	for name, r := range o.Roles {
+		if r != RoleControlPlane && r != RoleOperator && r != RoleReadOnly {
+			return nil, fmt.Errorf("IAM: the role %q is mapped to %q, which is none of %s, %s, %s", name, r, RoleControlPlane, RoleOperator, RoleReadOnly)
+		}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Client == nil {
+		o.Client = http.DefaultClient
+	}
+	return &IAM{o: o, lookups: semaphore.NewWeighted(maxLookups), known: map[[sha256.Size]byte]verdict{}}, nil
+}
+
+// Authenticate tells who holds the token.
+func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return Caller{}, fmt.Errorf("%w: it has characters that no token has", ErrUnknownToken)
+	}
+	key := sha256.Sum256([]byte(token))
+	if v, ok := a.remembered(key); ok {
+		return v.caller, v.err
+	}
+	// The look-up is not ended by one of those who wait for it.
+	result := a.group.DoChan(string(key[:]), func() (any, error) {
+		if v, ok := a.remembered(key); ok {
+			return v, nil
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTimeout)
+		defer cancel()
+		v, err := a.look(ctx, token)
+		if err != nil {
+			return nil, err
+		}
+		a.remember(key, v)
+		return v, nil
+	})
+	select {
+	case r := <-result:
+		if r.Err != nil {
+			return Caller{}, fmt.Errorf("%w: IAM at %s: %w", ErrUnavailable, a.o.URL, r.Err)
+		}
+		v := r.Val.(verdict)
+		return v.caller, v.err
+	case <-ctx.Done():
+		return Caller{}, fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+func (a *IAM) remembered(key [sha256.Size]byte) (verdict, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v, ok := a.known[key]
+	if ok && !a.o.Now().Before(v.until) {
+		delete(a.known, key)
+		return verdict{}, false
+	}
+	return v, ok
+}
+
+func (a *IAM) remember(key [sha256.Size]byte, v verdict) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.known) >= maxTokens {
+		now := a.o.Now()
+		for k, old := range a.known {
+			if !now.Before(old.until) {
+				delete(a.known, k)
+			}
+		}
+	}
+	for k := range a.known { // any: an answer that is forgotten is asked for again
+		if len(a.known) < maxTokens {
+			break
+		}
+		delete(a.known, k)
+	}
+	a.known[key] = v
+}
+
+// Forget drops all that is remembered, so that every token is asked about again.
+func (a *IAM) Forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.known)
+}
+
+// look asks IAM. An error says that IAM did not tell; what it refused is a verdict.
+func (a *IAM) look(ctx context.Context, token string) (verdict, error) {
+	if err := a.lookups.Acquire(ctx, 1); err != nil {
+		return verdict{}, errors.New("too many look-ups are under way")
+	}
+	defer a.lookups.Release(1)
+	provider, err := a.provider(ctx, token)
+	if err != nil {
+		return verdict{}, err
+	}
+	client := &gophercloud.ServiceClient{ProviderClient: provider, Endpoint: strings.TrimSuffix(a.o.URL, "/") + "/"}
+	got := tokens.Get(ctx, client, token)
+	now := a.o.Now()
+	refused := func(why string) (verdict, error) {
+		return verdict{err: fmt.Errorf("%w: %s", ErrUnknownToken, why), until: now.Add(keepRefused)}, nil
+	}
+	switch {
+	case gophercloud.ResponseCodeIs(got.Err, http.StatusNotFound), a.o.Account == nil && gophercloud.ResponseCodeIs(got.Err, http.StatusUnauthorized):
+		return refused("IAM does not know it, or it has expired or was revoked")
+	case got.Err != nil:
+		return verdict{}, plain(got.Err)
+	}
+	t, err1 := got.ExtractToken()
+	user, err2 := got.ExtractUser()
+	project, err3 := got.ExtractProject()
+	domain, err4 := got.ExtractDomain()
+	roles, err5 := got.ExtractRoles()
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+		return verdict{}, fmt.Errorf("its answer can't be read: %w", err)
+	}
+	c := Caller{User: user.ID, Role: a.role(roles)}
+	switch {
+	case project != nil && project.ID != "":
+		c.Tenant = project.ID
+	case domain != nil && domain.ID != "":
+		c.Tenant = domain.ID
+	default:
+		return refused("it is of no project and no domain")
+	}
+	if !now.Before(t.ExpiresAt) {
+		return refused("it has expired")
+	}
+	until := now.Add(keepValid)
+	if t.ExpiresAt.Before(until) {
+		until = t.ExpiresAt
+	}
+	return verdict{caller: c, until: until}, nil
+}
+
+func (a *IAM) role(roles []tokens.Role) Role {
+	for _, want := range []Role{RoleControlPlane, RoleOperator, RoleReadOnly} {
+		if slices.ContainsFunc(roles, func(r tokens.Role) bool { return a.o.Roles[r.Name] == want }) {
+			return want
+		}
+	}
+	return RoleTenant
+}
+
+// provider returns whose token the look-up itself is authorised with.
+func (a *IAM) provider(ctx context.Context, token string) (*gophercloud.ProviderClient, error) {
+	if a.o.Account == nil {
+		return &gophercloud.ProviderClient{IdentityEndpoint: a.o.URL, TokenID: token, HTTPClient: *a.o.Client}, nil
+	}
+	a.mu.Lock()
+	service := a.service
+	a.mu.Unlock()
+	if service != nil {
+		return service, nil
+	}
+	// Two at once would both log in; the later stays.
+	service, err := openstack.NewClient(a.o.URL)
+	if err != nil {
+		return nil, err
+	}
+	service.HTTPClient = *a.o.Client
+	acc := a.o.Account
+	err = openstack.AuthenticateV3(ctx, service, &gophercloud.AuthOptions{
+		IdentityEndpoint: a.o.URL, Username: acc.User, Password: acc.Password, DomainName: acc.Domain, AllowReauth: true,
+		Scope: &gophercloud.AuthScope{ProjectName: acc.Project, DomainName: acc.Domain},
+	}, gophercloud.EndpointOpts{})
+	if err != nil {
+		return nil, fmt.Errorf("log in as %s: %w", acc.User, plain(err))
+	}
+	a.mu.Lock()
+	a.service = service
+	a.mu.Unlock()
+	return service, nil
+}
+
+// plain leaves out of an error of gophercloud what the server said and what was sent: it may hold a token.
+func plain(err error) error {
+	if e, ok := errors.AsType[gophercloud.ErrUnexpectedResponseCode](err); ok {
+		return fmt.Errorf("it answered %d %s", e.Actual, http.StatusText(e.Actual))
+	}
+	return err
+}

@@ -1,0 +1,209 @@
+package auth_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"holdfast/agent/auth"
+	"holdfast/internal/testbed"
+)
+
+// front is a proxy before Keystone that counts, and can be away.
+type front struct {
+	*httptest.Server
+	calls atomic.Int64
+	away  atomic.Bool
+	slow  atomic.Int64 // nanoseconds
+}
+
+func newFront(t *testing.T, k *testbed.Keystone) *front {
+	target, err := url.Parse(strings.TrimSuffix(k.URL, "/v3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &front{}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.calls.Add(1)
+		time.Sleep(time.Duration(f.slow.Load()))
+		if f.away.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(f.Close)
+	return f
+}
+
+// TestIAM asks a real Keystone, by itself and with a service account.
+func TestIAM(t *testing.T) {
+	k := testbed.StartKeystone(t)
+	red, blue := k.Project("red"), k.Project("blue")
+	alice, bob := k.User("alice", "a", red, "member"), k.User("bob", "b", blue, "member")
+	k.User("plane", "p", blue, "admin")
+	k.User("validator", "v", red, "admin")
+	f := newFront(t, k)
+	for _, account := range []*auth.Account{nil, {User: "validator", Password: "v", Domain: "Default", Project: "red"}} {
+		t.Run(fmt.Sprintf("account=%v", account != nil), func(t *testing.T) {
+			var ahead atomic.Int64
+			iam, err := auth.NewIAM(auth.IAMOptions{
+				URL: f.URL + "/v3", Account: account, Roles: map[string]auth.Role{"admin": auth.RoleControlPlane},
+				Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ask := func(token string) (auth.Caller, error) { return iam.Authenticate(t.Context(), token) }
+			token := map[string]string{}
+			for user, project := range map[string]string{"alice": "red", "bob": "blue", "plane": "blue"} {
+				token[user] = k.Token(user, user[:1], project)
+			}
+			for user, want := range map[string]auth.Caller{
+				"alice": {Tenant: red, User: alice, Role: auth.RoleTenant}, "bob": {Tenant: blue, User: bob, Role: auth.RoleTenant},
+			} {
+				if got, err := ask(token[user]); err != nil || got != want {
+					t.Errorf("%s: %+v, %v", user, got, err)
+				}
+			}
+			if got, err := ask(token["plane"]); err != nil || got.Role != auth.RoleControlPlane {
+				t.Errorf("plane: %+v, %v", got, err)
+			}
+			for _, made := range []string{"made-up", "", token["alice"] + "x", token["alice"][:20], "a b", "\x00"} {
+				if _, err := ask(made); !errors.Is(err, auth.ErrUnknownToken) || made != "" && strings.Contains(err.Error(), made) {
+					t.Errorf("%q: %v", made, err)
+				}
+			}
+
+			calls := f.calls.Load()
+			if _, err := ask(token["bob"]); err != nil || f.calls.Load() != calls {
+				t.Errorf("a token that is known: %v, %d requests", err, f.calls.Load()-calls)
+			}
+			// What is remembered passes while IAM is away, and nothing else does.
+			f.away.Store(true)
+			fresh := k.Token("alice", "a", "red")
+			if _, err := ask(fresh); !errors.Is(err, auth.ErrUnavailable) || strings.Contains(err.Error(), fresh) {
+				t.Errorf("IAM is away: %v", err)
+			}
+			if _, err := ask(token["bob"]); err != nil {
+				t.Errorf("IAM is away, and the token is known: %v", err)
+			}
+			ahead.Store(int64(6 * time.Minute))
+			if _, err := ask(token["bob"]); !errors.Is(err, auth.ErrUnavailable) {
+				t.Errorf("IAM is away for six minutes: %v", err)
+			}
+			f.away.Store(false)
+			if _, err := ask(token["bob"]); err != nil {
+				t.Errorf("IAM is back: %v", err)
+			}
+
+			k.Revoke(token["bob"])
+			ahead.Store(int64(12 * time.Minute))
+			if _, err := ask(token["bob"]); !errors.Is(err, auth.ErrUnknownToken) {
+				t.Errorf("revoked: %v", err)
+			}
+			calls = f.calls.Load()
+			if _, err := ask(token["bob"]); !errors.Is(err, auth.ErrUnknownToken) || f.calls.Load() != calls {
+				t.Errorf("refused again: %v, %d requests", err, f.calls.Load()-calls)
+			}
+
+			// Many callers with one token make one request.
+			f.slow.Store(int64(100 * time.Millisecond))
+			calls = f.calls.Load()
+			var all sync.WaitGroup
+			for range 50 {
+				all.Go(func() {
+					if _, err := ask(fresh); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			f.slow.Store(0)
+			if n := f.calls.Load() - calls; n != 1 {
+				t.Errorf("50 callers made %d requests", n)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if _, err := iam.Authenticate(ctx, k.Token("alice", "a", "red")); err != nil && !errors.Is(err, auth.ErrUnavailable) {
+				t.Errorf("a caller that has hung up: %v", err)
+			}
+		})
+	}
+
+	t.Run("expired", func(t *testing.T) {
+		k.Lifetime(4 * time.Second)
+		iam, err := auth.NewIAM(auth.IAMOptions{URL: k.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := k.Token("alice", "a", "red")
+		if _, err := iam.Authenticate(t.Context(), token); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+			if _, err := iam.Authenticate(t.Context(), token); errors.Is(err, auth.ErrUnknownToken) {
+				return
+			} else if err != nil || time.Now().After(end) {
+				t.Fatalf("a token of four seconds: %v", err)
+			}
+		}
+	})
+
+	t.Run("stopped", func(t *testing.T) {
+		k.Stop()
+		iam, err := auth.NewIAM(auth.IAMOptions{URL: k.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := iam.Authenticate(t.Context(), "whatever"); !errors.Is(err, auth.ErrUnavailable) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestIAMOptionsAreChecked(t *testing.T) {
+	for _, o := range []auth.IAMOptions{
+		{}, {URL: "iam.example.com"}, {URL: "https://iam", Roles: map[string]auth.Role{"a": "king"}}, {URL: "https://iam", Roles: map[string]auth.Role{"a": auth.RoleTenant}},
+	} {
+		if _, err := auth.NewIAM(o); err == nil {
+			t.Errorf("%+v is taken", o)
+		}
+	}
+}
+
+// fixed is an Authenticator with one answer.
+type fixed struct {
+	caller auth.Caller
+	err    error
+}
+
+func (f fixed) Authenticate(context.Context, string) (auth.Caller, error) { return f.caller, f.err }
+
+func TestChainAsksUntilOneKnows(t *testing.T) {
+	unknown, away, known := fixed{err: auth.ErrUnknownToken}, fixed{err: auth.ErrUnavailable}, fixed{caller: auth.Caller{Role: auth.RoleOperator}}
+	for _, c := range []struct {
+		chain auth.Chain
+		want  error
+	}{
+		{auth.Chain{unknown, known}, nil},
+		{auth.Chain{away, known}, nil},
+		{auth.Chain{away, unknown}, auth.ErrUnavailable},
+		{auth.Chain{unknown, unknown}, auth.ErrUnknownToken},
+		{auth.Chain{}, auth.ErrUnknownToken},
+	} {
+		if _, err := c.chain.Authenticate(t.Context(), "x"); !errors.Is(err, c.want) || (c.want == nil) != (err == nil) {
+			t.Errorf("%v: %v", c.chain, err)
+		}
+	}
+}
