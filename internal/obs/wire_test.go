@@ -171,12 +171,28 @@ func TestStalledConnection(t *testing.T) {
 			<-r.Context().Done()
 		},
 		"in the answer": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat)) // the client drains answers without it
 			w.Header().Set("Content-Range", "bytes 0-99/100")
 			w.Header().Set("Content-Length", "100")
 			w.WriteHeader(http.StatusPartialContent)
 			_, _ = w.Write(make([]byte, 10))
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
+		},
+		"in drips": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat)) // the client drains answers without it
+			w.Header().Set("Content-Range", "bytes 0-99/100")
+			w.Header().Set("Content-Length", "100")
+			w.WriteHeader(http.StatusPartialContent)
+			for range 100 {
+				_, _ = w.Write([]byte{1})
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-time.After(50 * time.Millisecond):
+				case <-r.Context().Done():
+					return
+				}
+			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -71,6 +71,7 @@ var wallDoors = map[[2]string]string{
 // home is the one package that imports a foreign module, so that replacing the module touches one package.
 var home = map[string]string{
 	"filippo.io/age":                                    "internal/vault",
+	"github.com/Shopify/toxiproxy":                      "internal/testbed",
 	"github.com/cloudevents/sdk-go":                     "agent/report",
 	"github.com/containerd/errdefs":                     "agent/runtime",
 	"github.com/coreos/go-systemd":                      "cmd/holdfastd",
@@ -87,6 +88,7 @@ var home = map[string]string{
 	"github.com/secure-systems-lab/go-securesystemslib": "agent/report",
 	"github.com/spf13/cobra":                            "cmd/holdfast",
 	"github.com/spf13/pflag":                            "cmd/holdfast",
+	"github.com/rs/zerolog":                             "internal/testbed", // toxiproxy asks for one
 	"github.com/vbauerster/mpb":                         "cmd/holdfast",
 	"github.com/zeebo/blake3":                           "internal/chunk",
 	"go.etcd.io/bbolt":                                  "agent/job",
