@@ -21,7 +21,7 @@ const (
 
 // providers has all providers. NameAuto takes the first that fits; those behind freeze, which always
 // fits, are taken by name only.
-var providers = []Provider{btrfs{}, reflink{}, lvm{}, lvm{classic: true}, freeze{}}
+var providers = []Provider{btrfs{}, reflink{}, lvm{}, lvm{classic: true}, freeze{}, fsfreeze{}}
 
 // Names lists the providers in the order in which NameAuto tries them.
 func Names() []string {
