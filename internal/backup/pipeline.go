@@ -23,10 +23,11 @@ const (
 	// less moves the ends of one bundle and not of all that follow.
 	bundleMin     = 128 << 10
 	bundleEntries = 512
-	// block is how much of a large file is read at once. Its chunks are worked on by whoever is idle.
-	block = 2 << 20
-	// workerMemory is about what one worker holds: a block, and zstd's tables.
-	workerMemory = block + (3 << 20)
+	// sectionMin is how much of a large file a worker takes at a time, bytes, at the least. Twice as much saves no time that
+	// can be measured, and every worker holds one.
+	sectionMin = 1 << 20
+	// workerMemory is about what one worker holds: a section with the end of its last chunk, and zstd's tables.
+	workerMemory = sectionMin + (3 << 20)
 	// ahead is how many units may be on their way between walk and recipe.
 	ahead = 128
 	// unitWeight is from where on what a unit keeps in memory besides content ends it, and aheadWeight is
@@ -62,7 +63,7 @@ type pipeline struct {
 	before *previous          // what the last backup knew; nil when nothing
 	units  chan *unit         // to the workers
 	order  chan *unit         // the same, to the recipe
-	help   chan func(*worker) // a chunk that somebody who is idle may take
+	help   chan func(*worker) // work that somebody who is idle may take
 	weight *semaphore.Weighted
 }
 
@@ -213,6 +214,10 @@ func endsBundle(path string) bool {
 	}
 	return (h^h>>16)&7 == 0
 }
+
+// sectionSize is how much of a large file a worker takes at a time, bytes: no less than the largest chunk, so that a chunk
+// that begins in a section ends before the next but one.
+func (p *pipeline) sectionSize() int { return max(sectionMin, p.cutter.Params().Max) }
 
 // record writes the recipe.
 func (p *pipeline) record(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume) error {

@@ -1,0 +1,316 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"sync"
+
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// largeFile reads one file and sends its extents.
+func (w *worker) largeFile(ctx context.Context, u *unit) error {
+	defer close(u.parts)
+	e := u.entries[0]
+	f, err := w.p.root.Open(e)
+	if err != nil {
+		return w.p.unreadable(e, err)
+	}
+	defer f.Close() // nothing was written
+	if err := w.p.root.ReadFlags(e, f); err != nil {
+		return err
+	}
+	s := &sender{ctx: ctx, u: u}
+	for try := 0; ; try++ {
+		s.extents = s.extents[:0]
+		size := e.Size
+		if err := w.spread(ctx, f, e, s); err != nil {
+			return err
+		}
+		if s.streaming {
+			// The recipe has the item by now, with the size that the walk saw: e is no longer ours.
+			same, err := w.p.root.Unchanged(e, f)
+			if err != nil {
+				return err
+			}
+			if !same {
+				w.p.warnings.Warn(tree.Warning{Path: e.Path, What: "changed while it was read; its content is of no single moment", Lost: true})
+			}
+			break
+		}
+		same, err := w.p.refresh(e, f)
+		if err != nil {
+			return err
+		}
+		if same {
+			break
+		}
+		if try == rereads {
+			e.Size = size // what was read may reach beyond the end that the file has now
+			w.p.warnings.Warn(tree.Warning{Path: e.Path, What: "changed while it was read; its content is of no single moment", Lost: true})
+			break
+		}
+	}
+	return s.flush()
+}
+
+// sender hands a large file's extents to the recipe.
+type sender struct {
+	ctx       context.Context // of the one call that made it
+	u         *unit
+	extents   []vault.Extent
+	streaming bool // some are on their way: the file can't be read again
+}
+
+func (s *sender) add(x vault.Extent) error {
+	s.extents = append(s.extents, x)
+	if len(s.extents) < wholeExtents && (!s.streaming || len(s.extents) < partExtents) {
+		return nil
+	}
+	s.streaming = true
+	return s.flush()
+}
+
+func (s *sender) flush() error {
+	for len(s.extents) > 0 {
+		n := min(len(s.extents), partExtents)
+		select {
+		case s.u.parts <- s.extents[:n:n]:
+		case <-s.ctx.Done():
+			return context.Cause(s.ctx)
+		}
+		s.extents = s.extents[n:]
+	}
+	return nil
+}
+
+// databaseGrid is the size of a database's chunks, or 0 for any other content. A SQLite database is rewritten
+// in place, page by page: what content moves is of no use there, and a changed page costs the chunk around it. Two
+// pages of the usual 4 KiB to a chunk, more where the file would have too many. (The header of the format:
+// https://www.sqlite.org/fileformat.html, section 1.3.)
+func databaseGrid(f io.ReaderAt, size int64, most int) (int, error) {
+	const header, chunks = "SQLite format 3\x00", wholeExtents / 2
+	begin := make([]byte, len(header))
+	if _, err := f.ReadAt(begin, 0); err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	if !bytes.Equal(begin, []byte(header)) {
+		return 0, nil
+	}
+	grid := 8 << 10
+	for grid < most && size/int64(grid) > chunks {
+		grid *= 2
+	}
+	return min(grid, most), nil
+}
+
+// spread is one reading of a large file by any number of workers side by side, who take its sections in turn.
+type spread struct {
+	p    *pipeline
+	f    *os.File
+	e    *tree.Entry
+	cuts cuts
+	wait sync.WaitGroup // for the workers that joined
+
+	mu     sync.Mutex
+	ranges func() (tree.Range, error, bool) // the next one
+	rest   tree.Range                       // what nobody took of the last one
+	link   chan int64                       // will say where the first chunk in rest begins
+	taken  int                              // sections
+	err    error                            // the first one; ends the reading
+
+	out  sync.Mutex // held while the recipe takes extents
+	s    *sender
+	sent int                    // sections
+	done map[int][]vault.Extent // of sections that were done before one that precedes them
+}
+
+// none is the place of a chunk that there is not.
+const none = -1
+
+// part is a section of a spread, with its turn: where its first chunk begins comes from the section before and
+// goes to the one behind. Every part that was taken passes something on, so nobody waits for ever.
+type part struct {
+	n    int
+	at   int64
+	size int
+	left int64 // up to the end of the range
+	from chan int64
+	next chan int64
+}
+
+// spread reads the file once and gives its extents to s in their order.
+func (w *worker) spread(ctx context.Context, f *os.File, e *tree.Entry, s *sender) error {
+	grid, err := databaseGrid(f, e.Size, w.p.cutter.Params().Max)
+	if err != nil {
+		return fmt.Errorf("read %q: %w", e.Path, err)
+	}
+	next, stop := iter.Pull2(tree.DataRanges(f, e.Size))
+	defer stop()
+	sp := &spread{p: w.p, f: f, e: e, cuts: cuts{w.p.cutter, grid}, s: s, ranges: next, done: map[int][]vault.Extent{}}
+	sp.work(ctx, w)
+	sp.wait.Wait()
+	return sp.err
+}
+
+// work takes sections until there are none, and asks whoever is idle to do the same.
+func (f *spread) work(ctx context.Context, w *worker) {
+	for {
+		p, more := f.take(ctx)
+		if p == nil {
+			return
+		}
+		if more {
+			f.invite(ctx)
+		}
+		extents, err := f.one(w, p)
+		if err == nil {
+			err = f.deliver(p.n, extents)
+		}
+		if err != nil {
+			f.fail(err)
+		}
+	}
+}
+
+// invite asks one worker that is idle, if any is.
+func (f *spread) invite(ctx context.Context) {
+	f.wait.Add(1)
+	select {
+	case f.p.help <- func(w *worker) { defer f.wait.Done(); f.work(ctx, w) }:
+	default:
+		f.wait.Done()
+	}
+}
+
+// take returns a section that nobody took, nil when there is none, and whether more of its range is left.
+func (f *spread) take(ctx context.Context) (p *part, more bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil && ctx.Err() != nil {
+		f.err = context.Cause(ctx)
+	}
+	if f.err != nil {
+		return nil, false
+	}
+	if f.rest.Len == 0 {
+		r, err, ok := f.ranges()
+		if !ok {
+			return nil, false
+		}
+		if err != nil {
+			f.err = err
+			return nil, false
+		}
+		f.rest, f.link = r, make(chan int64, 1)
+		f.link <- r.Off
+	}
+	p = &part{n: f.taken, at: f.rest.Off, left: f.rest.Len, from: f.link, next: make(chan int64, 1)}
+	p.size = int(min(f.rest.Len, int64(f.p.sectionSize())))
+	f.taken++
+	f.rest.Off, f.rest.Len, f.link = f.rest.Off+int64(p.size), f.rest.Len-int64(p.size), p.next
+	return p, f.rest.Len > 0
+}
+
+func (f *spread) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.err = err
+	}
+}
+
+// one reads, cuts and stores a section, and returns its extents.
+func (f *spread) one(w *worker, p *part) ([]vault.Extent, error) {
+	most := f.p.cutter.Params().Max
+	if n := f.p.sectionSize() + most; cap(w.buf) < n {
+		w.buf = make([]byte, 0, n)
+	}
+	s := &section{cuts: f.cuts, src: f.f, at: p.at, size: p.size, left: p.left, buf: w.buf[: 0 : p.size+most]}
+	err := s.cutAhead()
+	from, next := <-p.from, int64(none)
+	if err == nil && from != none {
+		next, err = s.cutFrom(from)
+	}
+	p.next <- next
+	if err != nil {
+		return nil, fmt.Errorf("read %q: %w", f.e.Path, err)
+	}
+	f.p.counts.read.Add(uint64(min(len(s.buf), s.size)))
+	if from == none {
+		return nil, nil
+	}
+	at := int(from - s.at)
+	stored, err := w.storeAll(s.buf, at, s.ends)
+	if err != nil {
+		return nil, err
+	}
+	extents := make([]vault.Extent, len(s.ends))
+	for i, end := range s.ends {
+		extents[i] = vault.Extent{Off: s.at + int64(at), Chunk: stored[i].Loc, Len: uint32(end - at)}
+		at = end
+	}
+	return extents, nil
+}
+
+// deliver gives the extents of section n to the recipe, once it has those of the sections before.
+func (f *spread) deliver(n int, extents []vault.Extent) error {
+	f.out.Lock()
+	defer f.out.Unlock()
+	f.done[n] = extents
+	for {
+		extents, ok := f.done[f.sent]
+		if !ok {
+			return nil
+		}
+		delete(f.done, f.sent)
+		f.sent++
+		for _, x := range extents {
+			if err := f.s.add(x); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// storeAll stores the chunks of buf from from on that end at ends, and returns what came of each. Whoever is idle
+// helps, so that the last section of a file, and a file of one, are not the work of one core. A chunk that is the
+// same as the one before it is stored already.
+func (w *worker) storeAll(buf []byte, from int, ends []int) ([]vault.Stored, error) {
+	stored := make([]vault.Stored, len(ends))
+	errs := make([]error, len(ends))
+	same := make([]bool, len(ends))
+	var wg sync.WaitGroup
+	var last []byte
+	for i, end := range ends {
+		p := buf[from:end]
+		from = end
+		if same[i] = bytes.Equal(p, last); same[i] {
+			continue
+		}
+		last = p
+		wg.Add(1)
+		one := func(w *worker) {
+			defer wg.Done()
+			stored[i], errs[i] = w.store(p)
+		}
+		select {
+		case w.p.help <- one:
+		default: // nobody is idle
+			one(w)
+		}
+	}
+	wg.Wait()
+	for i := range stored {
+		if same[i] {
+			stored[i] = stored[i-1]
+		}
+	}
+	return stored, errors.Join(errs...)
+}
