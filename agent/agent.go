@@ -50,6 +50,8 @@ type Options struct {
 	Version string       // of the build; goes into manifests, receipts and metrics
 	// Ready is called once, when commands are taken: after recovery, with all listeners serving. May be nil.
 	Ready func()
+	// Inhibit keeps the host up while instances are held for work under way. Nil where nothing can.
+	Inhibit Inhibit
 }
 
 // Agent is one daemon. Run may be called once.
@@ -139,6 +141,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.watcher = newWatcher(a.log, a.metrics)
+	a.watcher.inhibitor = newInhibitor(o.Inhibit, a.log)
 	a.manager = job.New(a.journal, job.Parts{
 		Instance: a.jobInstance, Leftovers: a.leftovers, RemoveLeftover: removeSnapshot,
 		Marks: held, Backuper: a.vaults, Signer: receipts{a}, Observer: a.watcher,
@@ -291,6 +294,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return err
 	})
 	group.Go(func() error { return a.deliverer.Run(late) })
+	group.Go(func() error {
+		a.watcher.inhibitor.run(late)
+		return nil
+	})
 	group.Go(func() error {
 		a.probeStore(ctx)
 		return nil

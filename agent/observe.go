@@ -40,8 +40,9 @@ var working = map[job.State]bool{
 
 // watcher turns what happens to jobs into log lines and metrics. It calls nothing of the manager's.
 type watcher struct {
-	log     *slog.Logger
-	metrics *metrics.Metrics
+	log       *slog.Logger
+	metrics   *metrics.Metrics
+	inhibitor *inhibitor
 
 	mu      sync.Mutex
 	active  map[string]bool         // jobs counted as working
@@ -106,6 +107,7 @@ func (w *watcher) begin(jobs []*job.Job) {
 	defer w.mu.Unlock()
 	for _, j := range jobs {
 		w.count(j)
+		w.inhibitor.note(j)
 	}
 }
 
@@ -133,6 +135,7 @@ func (w *watcher) count(j *job.Job) {
 
 // Changed implements job.Observer.
 func (w *watcher) Changed(j *job.Job, from job.State) {
+	w.inhibitor.note(j)
 	w.mu.Lock()
 	w.count(j)
 	if j.State == job.Stored {

@@ -106,9 +106,20 @@ func (p *plane) configure(t *testing.T, m *machine) {
 	m.write(t, "/etc/holdfast/tls/key.pem", p.key, 0o600)
 	m.write(t, "/etc/holdfast/tokens", fmt.Appendf(nil, "sha256:%x tenant=%s user=plane role=tenant\n",
 		sha256.Sum256([]byte(testToken)), testTenant), 0o600)
+	// While it is held, logind must know that the host is not to go down.
+	m.write(t, "/usr/local/bin/phone", []byte(`#!/bin/sh
+[ "$1" = freeze ] || exit 0
+for i in $(seq 200); do
+	systemd-inhibit --list --no-legend --no-pager | grep -q "holdfast.*shutdown.*delay" && exit 0
+	sleep 0.1
+done
+echo "nothing delays a shutdown: $(systemd-inhibit --list --no-legend --no-pager 2>&1)"
+exit 1
+`), 0o755)
 	m.write(t, "/srv/phone/data/file", []byte("what the phone has stored\n"), 0o640)
 	m.run(t, "mkdir", "-p", "/srv/store")
 
+	const phone = "/usr/local/bin/phone"
 	text, err := json.MarshalIndent(map[string]any{ // JSON is YAML
 		"host_id":          "machine",
 		"listen":           p.listen,
@@ -122,7 +133,9 @@ func (p *plane) configure(t *testing.T, m *machine) {
 		"signing_key_file": "/etc/holdfast/signing.pem",
 		"report":           map[string]any{"url": p.reports.URL},
 		"instances": []any{map[string]any{
-			"id": testInstance, "tenant": testTenant, "runtime": map[string]any{"none": map[string]any{}},
+			"id": testInstance, "tenant": testTenant, "runtime": map[string]any{"exec": map[string]any{
+				"freeze": []any{phone, "freeze"}, "thaw": []any{phone, "thaw"}, "power_down": []any{phone, "down"},
+			}},
 			"volumes": []any{map[string]any{"name": "data", "path": "/srv/phone/data"}},
 		}},
 	}, "", "  ")

@@ -59,6 +59,7 @@ type program struct {
 	cfg     *config.Config
 	log     *slog.Logger
 	notify  *notifier
+	logind  logind
 	signals chan os.Signal
 
 	ctx         context.Context
@@ -98,10 +99,12 @@ func (p *program) Start(service.Service) error {
 }
 
 func (p *program) run() (err error) {
+	defer p.logind.close()
 	a, err := agent.Open(p.ctx, agent.Options{
 		Config:  p.cfg,
 		Log:     p.log,
 		Version: buildVersion(),
+		Inhibit: p.logind.inhibit,
 		Ready:   func() { p.notify.ready(fmt.Sprintf("serving %d instances", len(p.cfg.Instances))) },
 	})
 	if err != nil {
@@ -111,6 +114,10 @@ func (p *program) run() (err error) {
 	watching, stopWatching := context.WithCancel(ctx)
 	group.Go(func() error {
 		p.notify.watch(watching, a.Alive)
+		return nil
+	})
+	group.Go(func() error {
+		p.logind.watch(watching, func() { p.signals <- syscall.SIGTERM })
 		return nil
 	})
 	group.Go(func() error {
