@@ -27,13 +27,14 @@ const (
 // Whatever is done to a file: the changed ranges hold every byte that differs, and after plain
 // writes no more than the blocks that were written.
 func TestChangedRangesAtRandom(t *testing.T) {
+	t.Parallel() // it waits for the disk
 	testbed.Need(t, "btrfs", "xfs")
 	btrfs, xfs := testbed.Btrfs(t), testbed.Xfs(t)
 	for _, c := range []struct{ what, dir, set string }{
 		{"btrfs", btrfs, ""}, {"btrfs nocow", btrfs, "chattr +C"}, {"btrfs compressed", btrfs, "btrfs property set DIR compression zstd"}, {"xfs", xfs, ""},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			t.Parallel() // they wait for the disk
+			t.Parallel()
 			dir := folder(t, filepath.Join(c.dir, strings.ReplaceAll(c.what, " ", "-")))
 			switch {
 			case strings.Contains(c.set, "DIR"):

@@ -111,6 +111,18 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+// An instance with a tree on btrfs and images on btrfs and xfs.
+func TestConsistency(t *testing.T) {
+	t.Parallel() // it waits for the disk
+	testbed.Need(t, "btrfs", "xfs")
+	btrfs, xfs := testbed.Btrfs(t), testbed.Xfs(t)
+	snapshottest.Consistency(t, 1, 200,
+		snapshottest.Subject{Provider: provider(t, "btrfs"), Volume: subvolume(t, filepath.Join(btrfs, "vol"))},
+		snapshottest.Subject{Provider: provider(t, "reflink"), Volume: image(t, filepath.Join(folder(t, btrfs+"/i"), "disk"), 1<<20), Image: true, Atomic: true},
+		snapshottest.Subject{Provider: provider(t, "reflink"), Volume: image(t, filepath.Join(xfs, "disk"), 1<<20), Image: true, Atomic: true},
+	)
+}
+
 func TestDetect(t *testing.T) {
 	testbed.Need(t, "btrfs", "ext4")
 	btrfs, ext4 := testbed.Btrfs(t), testbed.Ext4(t)

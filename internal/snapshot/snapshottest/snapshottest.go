@@ -25,6 +25,7 @@ type Subject struct {
 	Volume   string
 	Dir      string // for Request.Dir
 	Image    bool   // Volume is a file or block device
+	Atomic   bool   // a view is of one instant also while its volume is written to
 	Slow     bool   // a snapshot takes so long that fewer rounds have to do
 }
 
