@@ -46,11 +46,7 @@ func TestNetwork(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			x := testbed.StartToxic(t, m.Endpoint)
 			var retries atomic.Int64
-			url := strings.Replace(m.URL(bucket, ""), strings.TrimPrefix(m.Endpoint, "http://"), x.Address, 1)
-			if !strings.Contains(url, x.Address) {
-				url = strings.Replace(m.URL(bucket, ""), "127.0.0.1%3A"+strings.Split(m.Endpoint, ":")[2], x.Address, 1)
-			}
-			s := open(t, url, obs.Options{Getenv: m.Getenv, Stall: time.Second, Retry: &obs.RetryPolicy{
+			s := open(t, m.URLVia(x.Endpoint, bucket, ""), obs.Options{Getenv: m.Getenv, Stall: time.Second, Retry: &obs.RetryPolicy{
 				Base: 10 * time.Millisecond, MaxElapsed: time.Minute,
 				OnRetry: func(obs.RetryEvent) {
 					retries.Add(1)

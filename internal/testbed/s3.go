@@ -210,8 +210,11 @@ func (s *S3) newBucket(t testing.TB, lock bool) string {
 }
 
 // URL is the address of a bucket as Holdfast writes it; prefix may be empty.
-func (s *S3) URL(bucket, prefix string) string {
-	q := url.Values{"endpoint": {s.Endpoint}, "region": {s3Region}}
+func (s *S3) URL(bucket, prefix string) string { return s.URLVia(s.Endpoint, bucket, prefix) }
+
+// URLVia is URL by way of another address of the server, such as that of a Toxic.
+func (s *S3) URLVia(endpoint, bucket, prefix string) string {
+	q := url.Values{"endpoint": {endpoint}, "region": {s3Region}}
 	return (&url.URL{Scheme: "s3", Host: bucket, Path: "/" + prefix, RawQuery: q.Encode()}).String()
 }
 

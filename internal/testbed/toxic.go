@@ -5,17 +5,19 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"sync"
 	"testing"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
 )
 
-// Toxic is a network path to a server, whose faults a test chooses. Its methods are for one goroutine at a time.
+// Toxic is a network path to a server, whose faults a test chooses. Its methods may be called from any goroutine.
 type Toxic struct {
-	Address string // host:port, in place of the server's
+	Endpoint string // http://host:port, in place of the server's
 
 	t     testing.TB
+	mu    sync.Mutex
 	proxy *toxiproxy.Proxy
 }
 
@@ -38,7 +40,7 @@ func StartToxic(t testing.TB, server string) *Toxic {
 	if err := x.proxy.Start(); err != nil {
 		t.Fatal(err)
 	}
-	x.Address = x.proxy.Listen
+	x.Endpoint = "http://" + x.proxy.Listen
 	t.Cleanup(x.proxy.Stop)
 	return x
 }
@@ -48,6 +50,8 @@ func StartToxic(t testing.TB, server string) *Toxic {
 // are open and for new ones.
 func (x *Toxic) Add(kind, direction string, attributes map[string]int) {
 	x.t.Helper()
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	text, err := json.Marshal(map[string]any{"type": kind, "stream": direction, "attributes": attributes})
 	if err != nil {
 		x.t.Fatal(err)
@@ -58,4 +62,8 @@ func (x *Toxic) Add(kind, direction string, attributes map[string]int) {
 }
 
 // Heal removes all faults.
-func (x *Toxic) Heal() { x.proxy.Toxics.ResetToxics(context.Background()) }
+func (x *Toxic) Heal() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.proxy.Toxics.ResetToxics(context.Background())
+}
