@@ -1,6 +1,10 @@
 package obs
 
-import "errors"
+import (
+	"context"
+	"errors"
+	"os"
+)
 
 // Errors by class. Implementations wrap them with the operation, the object and the server's words; Hint tells
 // an operator what to do. Some belong to a wider class, which errors.Is finds too. None but ErrUnavailable is
@@ -63,4 +67,45 @@ func Hint(err error) string {
 		return c.hint
 	}
 	return ""
+}
+
+// Kind is the class of an error in one word, for metrics and logs: "" for nil, "slow_down" where the store asked for fewer
+// requests, "other" for errors that are none of this package's.
+func Kind(err error) string {
+	var asked interface{ SlowDown() bool }
+	if errors.As(err, &asked) && asked.SlowDown() {
+		return "slow_down"
+	}
+	for _, k := range kinds {
+		if errors.Is(err, k.is) {
+			return k.word
+		}
+	}
+	if err == nil {
+		return ""
+	}
+	return "other"
+}
+
+// kinds has the narrower classes first.
+var kinds = []struct {
+	is   error
+	word string
+}{
+	{context.Canceled, "canceled"},
+	{context.DeadlineExceeded, "canceled"},
+	{os.ErrClosed, "canceled"},
+	{ErrUnavailable, "unavailable"},
+	{ErrNotFound, "not_found"},
+	{ErrExists, "exists"},
+	{ErrNoBucket, "no_bucket"},
+	{ErrNoKeys, "no_keys"},
+	{ErrWrongKeys, "wrong_keys"},
+	{ErrExpiredKeys, "expired_keys"},
+	{ErrClockSkew, "clock_skew"},
+	{ErrAccess, "access"},
+	{ErrNoMoney, "no_money"},
+	{ErrNoSpace, "no_space"},
+	{ErrWrongRegion, "wrong_region"},
+	{ErrUsage, "usage"},
 }

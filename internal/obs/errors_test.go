@@ -1,11 +1,13 @@
 package obs_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -139,8 +141,10 @@ func TestClockSkewOfHead(t *testing.T) {
 		ahead time.Duration
 		want  error
 	}{
-		{0, obs.ErrAccess}, {10 * time.Minute, obs.ErrAccess},
-		{time.Hour, obs.ErrClockSkew}, {-time.Hour, obs.ErrClockSkew},
+		{0, obs.ErrAccess},
+		{10 * time.Minute, obs.ErrAccess},
+		{time.Hour, obs.ErrClockSkew},
+		{-time.Hour, obs.ErrClockSkew},
 	} {
 		ahead = c.ahead
 		_, err := s.Stat(t.Context(), "k")
@@ -158,5 +162,24 @@ func TestHint(t *testing.T) {
 	}
 	if hint := obs.Hint(errors.New("other")); hint != "" {
 		t.Errorf("hint %q for an error of others", hint)
+	}
+}
+
+func TestKind(t *testing.T) {
+	seen := map[string]bool{}
+	for _, class := range classes {
+		kind := obs.Kind(fmt.Errorf("put k: %w: %w", class, errors.New("words")))
+		if kind == "" || kind == "other" || seen[kind] {
+			t.Errorf("%v: %q, want a word of its own", class, kind)
+		}
+		seen[kind] = true
+	}
+	for err, want := range map[error]string{
+		nil: "", errors.New("x"): "other", context.Canceled: "canceled", os.ErrClosed: "canceled",
+		obs.SlowDownError(errors.New("x")): "slow_down",
+	} {
+		if got := obs.Kind(err); got != want {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
 	}
 }

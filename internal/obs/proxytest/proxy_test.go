@@ -86,10 +86,13 @@ func (q request) send(t *testing.T, p *proxytest.Proxy) (int, string, http.Heade
 		t.Fatalf("%s %s: %v", q.method, q.path, err)
 	}
 	defer func() { _ = res.Body.Close() }()
-	var doc struct{ Code, Message, RequestId, HostId string }
+	var doc struct {
+		Code, Message string
+		RequestID     string `xml:"RequestId"`
+	}
 	body, _ := io.ReadAll(res.Body)
 	if res.StatusCode >= 300 && q.method != http.MethodHead {
-		if err := xml.Unmarshal(body, &doc); err != nil || doc.RequestId != res.Header.Get("X-Obs-Request-Id") || doc.RequestId == "" || doc.Message == "" {
+		if err := xml.Unmarshal(body, &doc); err != nil || doc.RequestID != res.Header.Get("X-Obs-Request-Id") || doc.RequestID == "" || doc.Message == "" {
 			t.Errorf("%s %s: the error is not in OBS's form: %q, %v", q.method, q.path, body, res.Header)
 		}
 	}
