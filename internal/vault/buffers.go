@@ -2,75 +2,180 @@ package vault
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// buffers is the memory of packs: outside the Go heap, since the collector would otherwise let the heap grow to twice of
-// it. Two are taken at once, one to fill and one on its way; more only when the store keeps them longer than patience,
-// so that a fast store costs the memory of two. One goroutine takes, any number give back.
-type buffers struct {
-	limit, size int
-	ready       chan struct{} // one for each that is free
+// Buffers is the memory of packs, which any number of Writers may share: outside the Go heap, since the collector would
+// otherwise let the heap grow to twice of it. A Writer fills one at a time, so those that share n buffers come on as long
+// as there are no more than n of them. Who waits is served in the order of asking.
+//
+// A Writer gets two at once, one to fill and one on its way, and more only when the store keeps them longer than
+// patience, so that a fast store costs the memory of two. When no Writer uses it, it has no memory.
+type Buffers struct {
+	limit int
 
-	mu   sync.Mutex
-	idle [][]byte // the free ones; the last is taken first
-	all  [][]byte
+	mu    sync.Mutex
+	users int
+	made  int           // those that have memory
+	idle  [][]byte      // the free ones; the last is taken first
+	line  []chan []byte // who waits
 }
 
 // patience is how long a further buffer is not taken while others are on their way: longer than a store on a local disk or
 // network keeps a pack of 16 MiB, and too short to be felt, since it passes once for each buffer.
 const patience = 50 * time.Millisecond
 
-func newBuffers(limit, size int) *buffers {
-	return &buffers{limit: limit, size: size, ready: make(chan struct{}, limit)}
+// NewBuffers returns room for n packs, 2 at the least.
+func NewBuffers(n int) *Buffers { return &Buffers{limit: max(n, 2)} }
+
+// buffers is one Writer's use of Buffers. One goroutine takes, any number give back.
+type buffers struct {
+	b    *Buffers
+	size int
+
+	mu    sync.Mutex
+	held  [][]byte // that it has
+	ended bool
+}
+
+// use begins the use by a Writer whose packs need that many bytes; end ends it.
+func (b *Buffers) use(size int) *buffers {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.users++
+	return &buffers{b: b, size: size}
 }
 
 // take waits for a free buffer, until ctx ends, and then returns its cause.
-func (b *buffers) take(ctx context.Context) ([]byte, error) {
-	more := make(<-chan time.Time) // never
-	if len(b.all) < b.limit {
-		wait := patience
-		if len(b.all) < 2 {
-			wait = 0
-		}
-		timer := time.NewTimer(wait)
-		defer timer.Stop()
-		more = timer.C
+func (u *buffers) take(ctx context.Context) ([]byte, error) {
+	u.mu.Lock()
+	held := len(u.held)
+	u.mu.Unlock()
+	p, err := u.b.take(ctx, u.size, held < 2)
+	if err == nil {
+		u.mu.Lock()
+		u.held = append(u.held, p)
+		u.mu.Unlock()
 	}
-	select {
-	case <-b.ready:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-more:
-		p, err := takeMemory(b.size)
-		if err != nil {
-			return nil, err
-		}
-		b.all = append(b.all, p)
-		return p, nil
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	p := b.idle[len(b.idle)-1]
-	b.idle = b.idle[:len(b.idle)-1]
-	return p, nil
+	return p, err
 }
 
 // give gives a buffer back.
-func (b *buffers) give(p []byte) {
-	b.mu.Lock()
-	b.idle = append(b.idle, p)
-	b.mu.Unlock()
-	b.ready <- struct{}{}
+func (u *buffers) give(p []byte) {
+	u.mu.Lock()
+	u.held = slices.DeleteFunc(u.held, func(h []byte) bool { return &h[0] == &p[0] })
+	u.mu.Unlock()
+	u.b.give(p)
 }
 
-// free gives the memory back. Nobody may touch a buffer any more. It is idempotent.
-func (b *buffers) free() {
-	for _, p := range b.all {
+func (b *Buffers) take(ctx context.Context, size int, atOnce bool) ([]byte, error) {
+	b.mu.Lock()
+	if n := len(b.idle); n > 0 {
+		p := b.idle[n-1]
+		b.idle = b.idle[:n-1]
+		b.mu.Unlock()
+		return b.fit(p, size)
+	}
+	if atOnce && b.made < b.limit {
+		b.made++
+		b.mu.Unlock()
+		return b.fit(nil, size)
+	}
+	mine := make(chan []byte, 1)
+	b.line = append(b.line, mine)
+	b.mu.Unlock()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for {
+		select {
+		case p := <-mine:
+			return b.fit(p, size)
+		case <-timer.C:
+			b.mu.Lock()
+			if b.made < b.limit && b.leave(mine) {
+				b.made++
+				b.mu.Unlock()
+				return b.fit(nil, size)
+			}
+			b.mu.Unlock()
+			timer.Reset(patience) // another Writer may end, and leave room
+		case <-ctx.Done():
+			b.mu.Lock()
+			left := b.leave(mine)
+			b.mu.Unlock()
+			if !left {
+				b.give(<-mine)
+			}
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// leave takes somebody out of the line, and tells whether it was still there. The lock is held.
+func (b *Buffers) leave(mine chan []byte) bool {
+	i := slices.Index(b.line, mine)
+	if i >= 0 {
+		b.line = slices.Delete(b.line, i, i+1)
+	}
+	return i >= 0
+}
+
+// fit returns p if it has that many bytes, else memory in its place. Vaults differ in the size of their packs.
+func (b *Buffers) fit(p []byte, size int) ([]byte, error) {
+	if len(p) == size {
+		return p, nil
+	}
+	unmap(p)
+	p, err := takeMemory(size)
+	if err != nil {
+		b.mu.Lock()
+		b.made--
+		b.mu.Unlock()
+	}
+	return p, err
+}
+
+func (b *Buffers) give(p []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.line) > 0 {
+		b.line[0] <- p
+		b.line = b.line[1:]
+		return
+	}
+	b.idle = append(b.idle, p)
+}
+
+// end ends the use, and gives back what the Writer still has: packs that did not arrive. Nobody may touch them any
+// more. It is idempotent.
+func (u *buffers) end() {
+	u.mu.Lock()
+	held, ended := u.held, u.ended
+	u.held, u.ended = nil, true
+	u.mu.Unlock()
+	if ended {
+		return
+	}
+	for _, p := range held {
+		u.b.give(p)
+	}
+	b := u.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.users--
+	for len(b.idle) > 2*b.users {
+		unmap(b.idle[len(b.idle)-1])
+		b.idle = b.idle[:len(b.idle)-1]
+		b.made--
+	}
+}
+
+func unmap(p []byte) {
+	if p != nil {
 		_ = unix.Munmap(p) // fails only for what is not mapped
 	}
-	b.all, b.idle = nil, nil
 }

@@ -3,38 +3,108 @@ package vault
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
-func TestBuffers(t *testing.T) {
-	b := newBuffers(3, 4096)
-	defer b.free()
-	take := func() *byte {
-		t.Helper()
-		p, err := b.take(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return &p[0]
+func take(t *testing.T, u *buffers) []byte {
+	t.Helper()
+	p, err := u.take(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
-	seen := map[*byte]bool{take(): true, take(): true, take(): true} // the third though nobody gives any back
-	if len(seen) != 3 {
-		t.Fatalf("%d buffers are given to three", len(seen))
+	return p
+}
+
+func TestBuffers(t *testing.T) {
+	b := NewBuffers(3)
+	u := b.use(4096)
+	one, two, three := take(t, u), take(t, u), take(t, u) // the third though nobody gives any back
+	if &one[0] == &two[0] || &two[0] == &three[0] || b.made != 3 {
+		t.Fatalf("%d buffers are given to three", b.made)
 	}
 	cause := errors.New("the test ends it")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
-	if _, err := b.take(ctx); !errors.Is(err, cause) {
+	if _, err := u.take(ctx); !errors.Is(err, cause) {
 		t.Errorf("beyond the limit: %v", err)
 	}
-	for _, p := range b.all {
-		b.give(p)
+	for _, p := range [][]byte{one, three, two} {
+		u.give(p)
 	}
-	last := &b.all[2][0]
-	if got := take(); got != last {
+	if got := take(t, u); &got[0] != &two[0] {
 		t.Error("the one given back last is not taken first")
 	}
-	if take(); len(b.all) != 3 {
-		t.Errorf("%d buffers, of at most 3", len(b.all))
+	if take(t, u); b.made != 3 {
+		t.Errorf("%d buffers, of at most 3", b.made)
+	}
+	u.end() // with two that it has
+	u.end()
+	if b.made != 0 || len(b.idle) != 0 || b.users != 0 {
+		t.Errorf("nobody uses it, and it has %d, %d of them free, %d users", b.made, len(b.idle), b.users)
+	}
+}
+
+func TestBuffersAreShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBuffers(2)
+		first, second := b.use(4096), b.use(8192)
+		one, two := take(t, first), take(t, first)
+		var got []byte
+		var all sync.WaitGroup
+		all.Go(func() { got = take(t, second) })
+		time.Sleep(time.Minute)
+		if got != nil {
+			t.Error("more than the limit")
+		}
+		first.give(two)
+		all.Wait()
+		if len(got) != 8192 || b.made != 2 {
+			t.Errorf("%d bytes, %d buffers", len(got), b.made)
+		}
+		// One that waited and gave up keeps nothing.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := first.take(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		second.give(got)
+		if third := take(t, first); len(third) != 4096 {
+			t.Errorf("%d bytes", len(third))
+		}
+		second.end()
+		first.give(one)
+		if first.end(); b.made != 0 {
+			t.Errorf("%d buffers are left", b.made)
+		}
+	})
+}
+
+// TestBuffersUnderManyWriters: as many writers as there are buffers, each of which fills one at a time, all come on.
+func TestBuffersUnderManyWriters(t *testing.T) {
+	b := NewBuffers(4)
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			u := b.use(4096)
+			defer u.end()
+			var sent sync.WaitGroup
+			for range 200 {
+				p, err := u.take(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				p[0]++
+				sent.Go(func() { u.give(p) })
+			}
+			sent.Wait()
+		})
+	}
+	all.Wait()
+	if b.made != 0 || len(b.line) != 0 {
+		t.Errorf("%d buffers, %d wait", b.made, len(b.line))
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -20,9 +21,8 @@ import (
 
 // WriterOptions say how a Writer works.
 type WriterOptions struct {
-	// Buffers is how many packs are held in memory at once, filling and on their way together; 2 at
-	// the least. Memory is Buffers times the vault's pack size, less while the store is fast.
-	Buffers int
+	// Buffers is the memory for packs, filling and on their way together; nil is room for two of its own.
+	Buffers *Buffers
 	// Intent is called before a pack is sent, with its id, and must make that durable, so that a later
 	// try finds what this one stored (see Resume). Nil when nobody resumes. Called from any goroutine.
 	Intent func(id string) error
@@ -66,6 +66,9 @@ type Writer struct {
 	uploads *errgroup.Group
 	ctx     context.Context // ends when an upload failed; the group's, for the life of the Writer
 	cancel  context.CancelCauseFunc
+
+	begun  atomic.Int64 // packs
+	waited atomic.Int64 // nanoseconds, for their buffers
 
 	sentMu sync.Mutex // not mu, which may be held by somebody who waits for a buffer
 	packs  []PackRef  // sent by this writer
@@ -111,11 +114,15 @@ func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, err
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{v: v, opts: opts, idx: idx, buffers: newBuffers(max(opts.Buffers, 2), v.bufferSize())}
+	w := &Writer{v: v, opts: opts, idx: idx}
 	if err := w.resume(ctx); err != nil {
 		idx.close()
 		return nil, err
 	}
+	if opts.Buffers == nil {
+		opts.Buffers = NewBuffers(2)
+	}
+	w.buffers = opts.Buffers.use(v.bufferSize())
 	cctx, cancel := context.WithCancelCause(ctx)
 	w.cancel = cancel
 	w.uploads, w.ctx = errgroup.WithContext(cctx)
@@ -240,10 +247,13 @@ func (w *Writer) FlushMeta() error {
 
 // openPack makes a new current pack. The lock is held: nobody could add meanwhile anyway.
 func (w *Writer) openPack() error {
+	start := time.Now()
 	buf, err := w.buffers.take(w.ctx)
 	if err != nil {
 		return err
 	}
+	w.waited.Add(int64(time.Since(start)))
+	w.begun.Add(1)
 	p := &openPack{buf: buf}
 	_, _ = rand.Read(p.id[:]) // crypto/rand.Read never fails
 	p.aead = w.v.packAEAD(p.id)
@@ -251,6 +261,12 @@ func (w *Writer) openPack() error {
 	p.pending.Store(1)
 	w.cur = p
 	return nil
+}
+
+// Waits returns how many packs were begun, and how long adding waited for their buffers, all in all: a long time says that
+// the store is slower than those who add. It may be called at any time.
+func (w *Writer) Waits() (packs int64, waited time.Duration) {
+	return w.begun.Load(), time.Duration(w.waited.Load())
 }
 
 // closePack gives up the current pack; the lock is held.
@@ -306,7 +322,7 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	}
 	w.mu.Unlock()
 	err := w.uploads.Wait()
-	w.buffers.free() // before the index takes memory
+	w.buffers.end() // before the index takes memory
 	if err == nil {
 		err = w.idx.store(ctx)
 	} else {
@@ -330,7 +346,7 @@ func (w *Writer) Abort(cause error) error {
 	w.ended = true
 	w.mu.Unlock()
 	err := w.uploads.Wait()
-	w.buffers.free()
+	w.buffers.end()
 	if !before {
 		w.salvage()
 	}
