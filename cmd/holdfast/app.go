@@ -51,7 +51,7 @@ func (a *app) command() *cobra.Command {
 		a.demoCommand(), a.sampleCommand(),
 		a.keyCommand(), a.vaultCommand(),
 		a.backupCommand(), a.restoreCommand(), a.listCommand(), a.lsCommand(), a.catCommand(),
-		a.verifyCommand(),
+		a.verifyCommand(), a.checkVolumeCommand(),
 		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(),
 		a.versionCommand(),
 	)

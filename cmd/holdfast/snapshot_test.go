@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"holdfast/internal/snapshot"
@@ -98,5 +100,50 @@ func TestSnapshotIsRemovedAfterInterrupt(t *testing.T) {
 	}
 	if _, err := os.Stat(view.Ref.Path); !os.IsNotExist(err) {
 		t.Errorf("the snapshot is still there: %v", err)
+	}
+}
+
+// check-volume says what is chosen on each kind of storage, and with --try leaves nothing behind.
+func TestCheckVolume(t *testing.T) {
+	testbed.Need(t, "root", "btrfs", "xfs")
+	btrfs, xfs := testbed.Btrfs(t), testbed.Xfs(t)
+	tree, nested, disk := filepath.Join(btrfs, "tree"), filepath.Join(btrfs, "nested"), filepath.Join(xfs, "disk.img")
+	for _, path := range []string{tree, nested, filepath.Join(nested, "inner")} {
+		if out, err := exec.Command("btrfs", "subvolume", "create", path).CombinedOutput(); err != nil {
+			t.Fatalf("make subvolume: %v: %s", err, out)
+		}
+	}
+	if err := os.WriteFile(disk, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		path, provider, reason string
+		compares               bool
+	}{
+		{tree, snapshot.NameBtrfs, "is a btrfs subvolume", true},
+		{disk, snapshot.NameReflink, "is an image on xfs", true},
+		{nested, snapshot.NameFreeze, filepath.Join(nested, "inner"), false},
+		{xfs, snapshot.NameFreeze, "lies on xfs", false},
+	} {
+		code, stdout, stderr := runWith(t, nil, "check-volume", "--json", "--try", c.path)
+		if code != exitDone {
+			t.Fatalf("%s: exit code %d: %s", c.path, code, stderr)
+		}
+		var got checkVolumeJSON
+		if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+			t.Fatal(err)
+		}
+		if got.Provider != c.provider || !strings.Contains(fmt.Sprint(got.Reason, got.Others), c.reason) || (got.Changes != "") != c.compares {
+			t.Errorf("%s: %+v; want %s, %q", c.path, got, c.provider, c.reason)
+		}
+		if got.TrySeconds == nil || *got.TrySeconds <= 0 || got.TotalBytes < 1<<30 || got.FreeBytes > got.TotalBytes {
+			t.Errorf("%s: tried %v, %d of %d free", c.path, got.TrySeconds, got.FreeBytes, got.TotalBytes)
+		}
+		if len(got.Others) != len(snapshot.Names())-1 {
+			t.Errorf("%s: others %v", c.path, got.Others)
+		}
+		if _, err := os.Lstat(filepath.Join(filepath.Dir(c.path), snapshot.SnapshotFolder)); !os.IsNotExist(err) {
+			t.Errorf("%s: something is left: %v", c.path, err)
+		}
 	}
 }

@@ -73,7 +73,7 @@ func Detect(ctx context.Context, req Request, want string) (Provider, string, er
 		if !errors.Is(err, ErrUnsupported) && !errors.Is(err, ErrNested) {
 			return nil, "", err
 		}
-		why = append(why, fmt.Sprintf("no %s: %v", p.Name(), err))
+		why = append(why, "no "+p.Name()+": "+Reason(err))
 	}
 	return nil, "", fmt.Errorf("volume %s: %w", req.Volume, ErrUnsupported)
 }
@@ -90,10 +90,16 @@ func Leftovers(ctx context.Context, req Request) ([]Ref, error) {
 	return refs, errors.Join(errs...)
 }
 
+// Reason is the text of an error of Provider.Fits without the words that all of them have.
+func Reason(err error) string { return strings.TrimPrefix(err.Error(), ErrUnsupported.Error()+": ") }
+
 // unsupported says why a provider can't serve.
 func unsupported(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
 }
+
+// KindOf tells which form of volume is at path, links followed; ErrUsage for what can be none.
+func KindOf(path string) (Kind, error) { return checkVolume(path) }
 
 // checkVolume refuses what no provider takes. It looks at the path's form and at what is there.
 func checkVolume(volume string) (Kind, error) {
