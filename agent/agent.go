@@ -63,6 +63,7 @@ type Agent struct {
 	started time.Time
 
 	store     obs.Store
+	limiter   *obs.Limiter
 	vaults    *vaults
 	journal   *job.Journal
 	manager   *job.Manager
@@ -186,12 +187,20 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 			return fmt.Errorf("store.name_key_file: %w", err)
 		}
 	}
+	// One for all jobs: the host's link and the store's patience are shared.
+	a.limiter = obs.NewLimiter(obs.Limits{})
+	a.metrics.StoreLoad(func() (inFlight, waiting, level int) {
+		s := a.limiter.State()
+		return s.InFlight, s.Waiting, s.Level
+	})
 	// A job tries for as long as its deadlines allow, so that an outage of the store costs time only.
 	policy := obs.RetryPolicy{OnRetry: func(e obs.RetryEvent) {
 		a.log.Warn("store request failed, trying again", "op", e.Op, "key", e.Key, "attempt", e.Attempt,
 			"wait_seconds", e.Wait.Seconds(), "error", e.Err.Error())
 	}}
-	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{Observe: a.storeRequest, Retry: &policy, Retained: vault.Retained})
+	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{
+		Observe: a.storeRequest, Retry: &policy, Retained: vault.Retained, Limiter: a.limiter,
+	})
 	if err != nil {
 		return fmt.Errorf("store.url: %w", err)
 	}
@@ -208,6 +217,9 @@ func (a *Agent) storeRequest(e obs.Event) {
 		result = metrics.StoreNotFound
 	case e.Err != nil:
 		result = metrics.StoreError
+	}
+	if result == metrics.StoreError {
+		a.metrics.StoreFault(obs.Kind(e.Err))
 	}
 	a.metrics.StoreRequest(e.Op, e.Bytes, e.Duration, result, e.Retry > 0)
 	a.watcher.stored(e.Err)

@@ -45,7 +45,9 @@ var (
 	results = set(ResultSuccess, ResultFailed, ResultCanceled)
 	ops     = set("put", "put_new", "read", "stat", "list", "delete")
 	answers = set(StoreOK, StoreNotFound, StoreError)
-	codes   = set("0", apiCode+"0000", apiCode+"0002", apiCode+"0005", apiCode+"1000", apiCode+"1001", apiCode+"1012",
+	faults  = set("slow_down", "unavailable", "canceled", "exists", "no_bucket", "no_keys", "wrong_keys", "expired_keys", "clock_skew",
+		"access", "no_money", "no_space", "wrong_region", "usage")
+	codes = set("0", apiCode+"0000", apiCode+"0002", apiCode+"0005", apiCode+"1000", apiCode+"1001", apiCode+"1012",
 		apiCode+"2005", apiCode+"2006", apiCode+"4001", apiCode+"5005", apiCode+"9999")
 )
 
@@ -79,6 +81,7 @@ type Metrics struct {
 	storeReqs    *prometheus.CounterVec
 	storeBytes   *prometheus.CounterVec
 	storeRetries *prometheus.CounterVec
+	storeFaults  *prometheus.CounterVec
 	storeSeconds *prometheus.HistogramVec
 	apiRequests  *prometheus.CounterVec
 	warnings     prometheus.Counter
@@ -118,6 +121,7 @@ func New(o Options) *Metrics {
 		storeReqs:    counterVec("store_requests_total", "Requests to the object store.", "op", "result"),
 		storeBytes:   counterVec("store_bytes_total", "Bytes of objects sent (put) and received (read).", "op"),
 		storeRetries: counterVec("store_retries_total", "Requests to the object store that were tried again.", "op"),
+		storeFaults:  counterVec("store_faults_total", "Requests to the object store that failed, each try for itself, by why.", "kind"),
 		storeSeconds: histogramVec("store_request_duration_seconds", "Time that requests to the object store took.", storeBuckets, "op"),
 		apiRequests:  counterVec("api_requests_total", "Calls answered, by error code of the contract.", "code"),
 		warnings:     counter("warnings_total", "Things that a backup or restore could not do exactly."),
@@ -126,7 +130,7 @@ func New(o Options) *Metrics {
 	}
 	m.registry.MustRegister(
 		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.stage, m.freeze, m.frozen, m.lastSuccess,
-		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeSeconds,
+		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
 		m.apiRequests, m.warnings, m.info, m.start,
 	)
 	if o.Process {
@@ -303,6 +307,28 @@ func (m *Metrics) StoreRequest(op string, bytes int64, d time.Duration, result s
 	if retry {
 		m.storeRetries.WithLabelValues(op).Inc()
 	}
+}
+
+// StoreFault counts a request to the object store that failed, by why (obs.Kind).
+func (m *Metrics) StoreFault(kind string) {
+	if m != nil {
+		m.storeFaults.WithLabelValues(known(faults, kind)).Inc()
+	}
+}
+
+// StoreLoad shows, from now on, how many requests to the object store are under way, how many wait for one to end, and how
+// many may be under way. It is called once; load is called from any goroutine.
+func (m *Metrics) StoreLoad(load func() (inFlight, waiting, level int)) {
+	if m == nil {
+		return
+	}
+	show := func(name, help string, of func(inFlight, waiting, level int) int) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help},
+			func() float64 { return float64(of(load())) }))
+	}
+	show("store_requests_in_flight", "Requests to the object store under way.", func(n, _, _ int) int { return n })
+	show("store_requests_waiting", "Requests to the object store that wait for others to end.", func(_, n, _ int) int { return n })
+	show("store_requests_level", "Requests to the object store that may be under way now.", func(_, _, n int) int { return n })
 }
 
 // APIRequest counts a call that was answered with the given error code of the contract.

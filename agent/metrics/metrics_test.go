@@ -56,6 +56,8 @@ func use(m *metrics.Metrics) {
 	m.StoreRequest("put new", 0, 2*time.Second, metrics.StoreError, true)
 	m.StoreRequest("stat", 0, 5*time.Millisecond, metrics.StoreNotFound, false)
 	m.StoreRequest("phone-0001", 1, time.Second, "phone-0001", false)
+	m.StoreFault("slow_down")
+	m.StoreFault("phone-0001")
 	m.APIRequest("0")
 	m.APIRequest("KOOPHONE.API.1000")
 	m.APIRequest("phone-0001")
@@ -77,6 +79,7 @@ func get(t *testing.T, h http.Handler, path string) (int, string) {
 func TestGoldenPage(t *testing.T) {
 	m := newMetrics(false)
 	use(m)
+	m.StoreLoad(func() (inFlight, waiting, level int) { return 7, 3, 8 })
 	status, page := get(t, m.Handler(nil, nil), "/metrics")
 	if status != http.StatusOK {
 		t.Fatalf("status %d: %s", status, page)
@@ -104,6 +107,7 @@ func TestGoldenPage(t *testing.T) {
 func TestLint(t *testing.T) {
 	m := newMetrics(false)
 	use(m)
+	m.StoreLoad(func() (inFlight, waiting, level int) { return 7, 3, 8 })
 	_, page := get(t, m.Handler(nil, nil), "/metrics")
 	problems, err := promlint.New(strings.NewReader(page)).Lint()
 	if err != nil {
