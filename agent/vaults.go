@@ -9,6 +9,7 @@ import (
 
 	"holdfast/agent/job"
 	"holdfast/internal/backup"
+	"holdfast/internal/seal"
 	"holdfast/internal/vault"
 )
 
@@ -91,8 +92,14 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	if err != nil {
 		return nil, fmt.Errorf("open vault: %w", err)
 	}
+	least, lerr := seal.ParseLevel(v.a.cfg.Compression.Min)
+	most, merr := seal.ParseLevel(v.a.cfg.Compression.Max)
+	if err := errors.Join(lerr, merr); err != nil {
+		return nil, fmt.Errorf("configuration, compression: %w", err)
+	}
 	limits := v.a.cfg.Limits
 	o := backup.Options{
+		MinLevel: least, MaxLevel: most,
 		Vault: opened, Instance: r.Instance, Host: v.a.cfg.HostID, Agent: v.a.version,
 		Precopy: r.Precopy, Resume: r.Resume, PackIntent: r.PackIntent,
 		Progress: func(p backup.Progress) {

@@ -85,12 +85,20 @@ func (c *Config) check(f *faults) {
 		f.add("precopy.rounds", "must be 0 to %d, got %d", maxRounds, r)
 	}
 	positive(f, "precopy.time", c.Precopy.Time)
+	oneOf(f, "compression.min", c.Compression.Min, levels...)
+	oneOf(f, "compression.max", c.Compression.Max, levels...)
+	if least, most := slices.Index(levels, c.Compression.Min), slices.Index(levels, c.Compression.Max); most >= 0 && most < least {
+		f.add("compression.max", "must not be below compression.min, %s; got %s", c.Compression.Min, c.Compression.Max)
+	}
 	oneOf(f, "log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf(f, "log.format", c.Log.Format, "text", "json")
 	c.checkLimits(f)
 	c.checkInstances(f)
 	c.checkOverlaps(f)
 }
+
+// levels of compression, from cheap to strong.
+var levels = []string{"fastest", "default", "better"}
 
 var holds = []string{HoldPrecopy, HoldFrozen, HoldStop, HoldLive}
 

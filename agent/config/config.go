@@ -49,6 +49,12 @@ const (
 	DefaultPrecopyEnough Size = 16 << 20
 	// DefaultPrecopyTime ends the rounds of an instance that writes as fast as it is stored.
 	DefaultPrecopyTime = time.Hour
+	// DefaultCompressionMin is the cheapest: most stores are faster than the cores are at any other level, and the instances
+	// need the cores too.
+	DefaultCompressionMin = "fastest"
+	// DefaultCompressionMax stores about 2 % less of a phone for 1.4 times the CPU, which is free while the store is what
+	// a backup waits for. The next level takes twice as much again and gains little there.
+	DefaultCompressionMax = "default"
 	// DefaultHeld lets a few instances stand still at a time: more would share the store's bandwidth, and each
 	// stand still for longer.
 	DefaultHeld = 4
@@ -104,25 +110,26 @@ const (
 // Config is the whole configuration, checked and with defaults filled in. It is not changed after
 // Parse returned it. All paths are absolute and clean.
 type Config struct {
-	HostID         string     `yaml:"host_id"` // default: the host's name; same form as an instance id
-	StateDir       string     `yaml:"state_dir"`
-	Listen         string     `yaml:"listen"` // control-plane API, host:port; "" is off
-	TLS            TLS        `yaml:"tls"`
-	Socket         string     `yaml:"socket"`         // operator API
-	MetricsListen  string     `yaml:"metrics_listen"` // loopback host:port; "" is off
-	Store          Store      `yaml:"store"`
-	KeyFile        string     `yaml:"key_file"`   // the host's age identity
-	Recipients     []string   `yaml:"recipients"` // age recipients that can open new vaults, beside the host
-	Vault          Vault      `yaml:"vault"`
-	SigningKeyFile string     `yaml:"signing_key_file"` // Ed25519 key that signs receipts
-	TokensFile     string     `yaml:"tokens_file"`      // hashed tokens of callers; required where Listen is on
-	Report         Report     `yaml:"report"`
-	Release        string     `yaml:"release"` // ReleaseAgent or ReleaseControlPlane; of instances that say nothing
-	Hold           string     `yaml:"hold"`    // one of the Hold constants; of instances that say nothing
-	Precopy        Precopy    `yaml:"precopy"`
-	Limits         Limits     `yaml:"limits"`
-	Log            Log        `yaml:"log"`
-	Instances      []Instance `yaml:"instances"`
+	HostID         string      `yaml:"host_id"` // default: the host's name; same form as an instance id
+	StateDir       string      `yaml:"state_dir"`
+	Listen         string      `yaml:"listen"` // control-plane API, host:port; "" is off
+	TLS            TLS         `yaml:"tls"`
+	Socket         string      `yaml:"socket"`         // operator API
+	MetricsListen  string      `yaml:"metrics_listen"` // loopback host:port; "" is off
+	Store          Store       `yaml:"store"`
+	KeyFile        string      `yaml:"key_file"`   // the host's age identity
+	Recipients     []string    `yaml:"recipients"` // age recipients that can open new vaults, beside the host
+	Vault          Vault       `yaml:"vault"`
+	SigningKeyFile string      `yaml:"signing_key_file"` // Ed25519 key that signs receipts
+	TokensFile     string      `yaml:"tokens_file"`      // hashed tokens of callers; required where Listen is on
+	Report         Report      `yaml:"report"`
+	Release        string      `yaml:"release"` // ReleaseAgent or ReleaseControlPlane; of instances that say nothing
+	Hold           string      `yaml:"hold"`    // one of the Hold constants; of instances that say nothing
+	Precopy        Precopy     `yaml:"precopy"`
+	Compression    Compression `yaml:"compression"`
+	Limits         Limits      `yaml:"limits"`
+	Log            Log         `yaml:"log"`
+	Instances      []Instance  `yaml:"instances"`
 
 	src *source // where each value stood; nil for a Config that was not parsed
 }
@@ -158,6 +165,13 @@ type Precopy struct {
 	Enough Size          `yaml:"enough"` // a round that read no more is the last
 	Time   time.Duration `yaml:"time"`   // of all rounds; one that has begun is finished
 	Bytes  Size          `yaml:"bytes"`  // read by all rounds; 0 is no limit
+}
+
+// Compression bounds how much CPU goes into storing less: the level rises while a backup waits for the store, and falls while
+// the store waits for it.
+type Compression struct {
+	Min string `yaml:"min"` // fastest, default or better
+	Max string `yaml:"max"` // likewise, and not below Min
 }
 
 // Limits are the budgets.

@@ -87,7 +87,8 @@ instances:
 	if diff := cmp.Diff(want, c.Instances[0]); diff != "" {
 		t.Error(diff)
 	}
-	if c.Limits.Memory != 256<<20 || c.Limits.JobDeadline != 12*time.Hour || c.Log.Level != "info" || c.StateDir != "/var/lib/holdfast" {
+	if c.Limits.Memory != 256<<20 || c.Limits.JobDeadline != 12*time.Hour || c.Log.Level != "info" ||
+		c.Compression != (config.Compression{Min: "fastest", Max: "default"}) || c.StateDir != "/var/lib/holdfast" {
 		t.Errorf("defaults: %+v", c)
 	}
 }
@@ -169,6 +170,8 @@ func TestFaults(t *testing.T) {
 		{"no port", "metrics_listen: 127.0.0.1", `metrics_listen: must be host:port, got "127.0.0.1"`},
 		{"host name", "metrics_listen: example.com:9477", `metrics_listen: the host must be an address, localhost or empty, got "example.com"`},
 		{"release", "release: never", `release: must be one of agent, control-plane; got "never"`},
+		{"compression", "compression: {min: best}", `compression.min: must be one of fastest, default, better; got "best"`},
+		{"compression crossed", "compression: {min: better}", `compression.max: must not be below compression.min, better; got default`},
 		{"log level", "log: {level: loud}", `log.level: must be one of debug, info, warn, error; got "loud"`},
 		{"recipient", "recipients: [bob]", `recipients[0]: must be an age recipient (age1...), got "bob"`},
 		{"no recovery key", "vault: {auto_create: true}", "recipients: must name a recovery key where vault.auto_create is true"},

@@ -141,6 +141,7 @@ func defaults() *Config {
 		MetricsListen: DefaultMetricsListen,
 		Release:       DefaultRelease,
 		Hold:          DefaultHold,
+		Compression:   Compression{Min: DefaultCompressionMin, Max: DefaultCompressionMax},
 		Precopy:       Precopy{Rounds: DefaultPrecopyRounds, Enough: DefaultPrecopyEnough, Time: DefaultPrecopyTime},
 		Limits: Limits{
 			Memory: DefaultMemory, Jobs: DefaultJobs, Queue: DefaultQueue, Held: DefaultHeld,

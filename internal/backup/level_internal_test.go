@@ -1,0 +1,73 @@
+package backup
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/internal/seal"
+)
+
+// TestGovernor feeds it looks, one a second and two packs apart: what a letter stands for is the part of that second in
+// which the workers waited. What comes out is the level after each look.
+func TestGovernor(t *testing.T) {
+	share := map[rune]float64{'w': 0.9, '.': 0, 'm': 0.3}
+	for _, c := range []struct {
+		name     string
+		min, max seal.Level
+		looks    string
+		want     string
+	}{
+		{"a fast store", seal.Fastest, seal.Better, "........", "11111111"},
+		{"a slow store", seal.Fastest, seal.Better, "wwwwwwww", "12233333"},
+		{"a slow store within bounds", seal.Fastest, seal.Default, "wwwwwwww", "12222222"},
+		{"one level", seal.Default, seal.Default, "wwww....", "22222222"},
+		{"one slow moment", seal.Fastest, seal.Better, "w.w.mwmw", "11111111"},
+		{"neither waits much", seal.Fastest, seal.Better, "wwmmmmmm", "12222222"},
+		{"the store gets faster", seal.Fastest, seal.Better, "wwww..mm", "12232111"},
+		{"never below the least", seal.Default, seal.Better, "ww....", "232222"},
+	} {
+		g := newGovernor(c.min, c.max)
+		var got strings.Builder
+		waited := time.Duration(0)
+		for i, l := range c.looks {
+			waited += time.Duration(share[l] * float64(time.Second))
+			g.observe(time.Duration(i+1)*time.Second, int64(i+1)*lookPacks, waited)
+			fmt.Fprint(&got, g.level.Load())
+		}
+		if got.String() != c.want {
+			t.Errorf("%s: looks %s give levels %s, want %s", c.name, c.looks, got.String(), c.want)
+		}
+	}
+}
+
+// TestGovernorHoldsStill: where a level makes the cores busy and the one below leaves them idle, it changes ever more rarely.
+func TestGovernorHoldsStill(t *testing.T) {
+	g := newGovernor(seal.Fastest, seal.Default)
+	waited := time.Duration(0)
+	changes, last := 0, seal.Fastest
+	for i := range 500 {
+		if last == seal.Fastest {
+			waited += time.Second
+		}
+		g.observe(time.Duration(i+1)*time.Second, int64(i+1)*lookPacks, waited)
+		if l := seal.Level(g.level.Load()); l != last {
+			changes, last = changes+1, l
+		}
+	}
+	if changes < 4 || changes > 24 {
+		t.Errorf("it changed %d times", changes)
+	}
+}
+
+// TestGovernorLooksAtWholePacks: what happens while one pack is filled says nothing.
+func TestGovernorLooksAtWholePacks(t *testing.T) {
+	g := newGovernor(seal.Fastest, seal.Better)
+	for i := range time.Duration(100) {
+		g.observe(i*time.Second, lookPacks-1, i*time.Second)
+	}
+	if l := seal.Level(g.level.Load()); l != seal.Fastest {
+		t.Errorf("level %s", l)
+	}
+}
