@@ -242,7 +242,7 @@ func (r *run) all(ctx context.Context) error {
 	buffers := (r.o.Budget - int64(r.o.Workers)*workerMemory(r.o.MinLevel, r.o.MaxLevel)) / int64(r.o.Vault.Params().Pack)
 	start := r.o.Now()
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
-		Buffers: int(min(max(buffers, 2), 16)), Intent: r.o.PackIntent, Resume: r.o.Resume, Without: r.without,
+		Buffers: vault.NewBuffers(int(min(buffers, 16))), Intent: r.o.PackIntent, Resume: r.o.Resume, Without: r.without,
 		IndexDir: r.o.IndexDir,
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})

@@ -21,9 +21,8 @@ import (
 
 // WriterOptions say how a Writer works.
 type WriterOptions struct {
-	// Buffers is how many packs are held in memory at once, filling and on their way together; 2 at
-	// the least. Memory is Buffers times the vault's pack size, less while the store is fast.
-	Buffers int
+	// Buffers is the memory for packs, filling and on their way together; nil is room for two of its own.
+	Buffers *Buffers
 	// Intent is called before a pack is sent, with its id, and must make that durable, so that a later
 	// try finds what this one stored (see Resume). Nil when nobody resumes. Called from any goroutine.
 	Intent func(id string) error
@@ -115,11 +114,15 @@ func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, err
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{v: v, opts: opts, idx: idx, buffers: newBuffers(max(opts.Buffers, 2), v.bufferSize())}
+	w := &Writer{v: v, opts: opts, idx: idx}
 	if err := w.resume(ctx); err != nil {
 		idx.close()
 		return nil, err
 	}
+	if opts.Buffers == nil {
+		opts.Buffers = NewBuffers(2)
+	}
+	w.buffers = opts.Buffers.use(v.bufferSize())
 	cctx, cancel := context.WithCancelCause(ctx)
 	w.cancel = cancel
 	w.uploads, w.ctx = errgroup.WithContext(cctx)
@@ -319,7 +322,7 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	}
 	w.mu.Unlock()
 	err := w.uploads.Wait()
-	w.buffers.free() // before the index takes memory
+	w.buffers.end() // before the index takes memory
 	if err == nil {
 		err = w.idx.store(ctx)
 	} else {
@@ -343,7 +346,7 @@ func (w *Writer) Abort(cause error) error {
 	w.ended = true
 	w.mu.Unlock()
 	err := w.uploads.Wait()
-	w.buffers.free()
+	w.buffers.end()
 	if !before {
 		w.salvage()
 	}
