@@ -1,0 +1,568 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/cryptotest"
+
+	"pgregory.net/rapid"
+
+	"holdfast/internal/obs"
+	"holdfast/internal/seal"
+	"holdfast/internal/tree"
+)
+
+// rules are how the actors of the model behave. The zero value is what FORMAT.md says; each field breaks it in one way, by which
+// the model shows that it would notice.
+type rules struct {
+	collectorDoesNotWait     bool // step 3 of the collector is left out
+	collectorDoesNotReprieve bool // step 4
+	writerIgnoresCondemned   bool // step 2 of the writer
+	writerEndsEarly          bool // the session ends before the manifest is put
+	writerForgetsDoubt       bool // the session ends although the manifest's put was not answered
+}
+
+// TestModel interleaves writers, collectors, deletions, rekeys and faults at random, and looks after each step whether every backup
+// restores to the byte. A failure names its seed.
+func TestModel(t *testing.T) {
+	var sum tally
+	dir := t.TempDir()
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		if err := flag.Set("rapid.checks", "50"); err != nil { // 100 take 10 s
+			t.Fatal(err)
+		}
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		if err := play(t, rt, dir, rules{}, &sum); err != nil {
+			rt.Fatal(err)
+		}
+	})
+	t.Logf("%+v", sum)
+	if sum.Backups == 0 || sum.Deleted == 0 || sum.Crashes == 0 || sum.Lost == 0 || sum.Avoided == 0 || sum.TakenOver == 0 {
+		t.Errorf("some of what the model is for never happened: %+v", sum)
+	}
+}
+
+// TestModelFindsBrokenProtocols: each rule of FORMAT.md is there because without it a backup is lost, and the model sees that.
+func TestModelFindsBrokenProtocols(t *testing.T) {
+	for name, c := range map[string]struct {
+		rules rules
+		first int // a seed that finds it soon; when the model changes, the search goes on from there
+	}{
+		"collector does not wait":     {rules{collectorDoesNotWait: true}, 36},
+		"collector does not reprieve": {rules{collectorDoesNotReprieve: true}, 36},
+		"writer ignores condemned":    {rules{writerIgnoresCondemned: true}, 108},
+		"writer ends early":           {rules{writerEndsEarly: true}, 2},
+		"writer forgets doubt":        {rules{writerForgetsDoubt: true}, 73},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var sum tally
+			dir := t.TempDir()
+			gen := rapid.Custom(func(rt *rapid.T) error { return play(t, rt, dir, c.rules, &sum) })
+			const most = 2000
+			for i := range most {
+				if err := gen.Example(c.first + i); err != nil {
+					t.Logf("found with seed %d: %v", c.first+i, err)
+					return
+				}
+			}
+			t.Errorf("not found in %d games: %+v", most, sum)
+		})
+	}
+}
+
+// tally counts what happened in all games, so that the test knows that it tests something.
+type tally struct{ Backups, Deleted, Reprieved, Crashes, Lost, Avoided, Missing, TakenOver, Rekeys int }
+
+// Numbers of a game.
+const (
+	gameSteps   = 60
+	gameChunks  = 10 // that there are to be stored
+	gameWriters = 3  // at the same time
+)
+
+// game is one run of the model.
+type game struct {
+	ctx   context.Context //nolint:containedctx // lives for one game
+	rt    *rapid.T
+	rules rules
+	sum   *tally
+	st    obs.Store // without faults
+	v     *Vault    // over it
+	id    *Identity
+	dir   string // of the index on disk, which all processes of the host share
+
+	writers    []*writer
+	collectors []*collector
+	lingering  []*view // processes whose writer ended, but that still have something in doubt or on its way
+	nested     bool
+	failed     error
+
+	want      map[string][]int // backup id: numbers of the chunks that its files hold
+	confirmed map[string]bool
+	seen      map[string]bool // backups that were compared since packs were last deleted
+	resume    []string        // packs of writers that crashed
+	known     map[int]Loc     // what a host remembers of old backups, whether or not it is still there
+}
+
+// play plays a game and returns what went wrong.
+func play(t *testing.T, rt *rapid.T, dir string, r rules, sum *tally) error {
+	cryptotest.SetGlobalRandom(t, rapid.Uint64().Draw(rt, "random")) // pack ids decide which of two places of a chunk counts
+	id, err := ParseIdentity([]byte(fuzzIdentity))
+	if err != nil {
+		return err
+	}
+	g := &game{
+		ctx: t.Context(), rt: rt, rules: r, sum: sum, st: obs.NewMemory(), id: id, dir: dir,
+		want: map[string][]int{}, confirmed: map[string]bool{}, seen: map[string]bool{}, known: map[int]Loc{},
+	}
+	p := DefaultParams()
+	p.Pack = 4 * p.Chunk.Max
+	if g.v, err = CreateWith(g.ctx, g.st, "model", nil, nil, id, p); err != nil {
+		return err
+	}
+	defer g.stop()
+	for range gameSteps {
+		g.step()
+		if err := g.check(); err != nil {
+			return err
+		}
+	}
+	return g.settle()
+}
+
+// stop lets go of what the game has under way.
+func (g *game) stop() {
+	for len(g.writers) > 0 {
+		g.kill(g.writers[0])
+	}
+	for len(g.collectors) > 0 {
+		g.killCollector(g.collectors[0])
+	}
+	for len(g.lingering) > 0 {
+		g.exit(g.lingering[0])
+	}
+}
+
+func (g *game) draw(n int, what string) int { return rapid.IntRange(0, n-1).Draw(g.rt, what) }
+
+// step lets somebody do something.
+func (g *game) step() {
+	switch n := g.draw(40, "step"); {
+	case n < 4 && len(g.writers) < gameWriters:
+		g.writers = append(g.writers, &writer{view: &view{g: g}})
+	case n < 22 && len(g.writers) > 0:
+		w := g.writers[g.draw(len(g.writers), "writer")]
+		for range 1 + g.draw(4, "steps") {
+			w.step()
+		}
+	case n < 24 && len(g.collectors) < 2:
+		g.collectors = append(g.collectors, &collector{view: &view{g: g}})
+	case n < 34 && len(g.collectors) > 0:
+		c := g.collectors[g.draw(len(g.collectors), "collector")]
+		for range 1 + g.draw(6, "steps") {
+			c.step()
+		}
+	case n == 34 && len(g.collectors) > 0:
+		g.killCollector(g.collectors[g.draw(len(g.collectors), "collector")])
+	case n < 37:
+		g.deleteBackup()
+	case n == 37 && len(g.lingering) > 0:
+		g.exit(g.lingering[g.draw(len(g.lingering), "process")])
+	case n == 38 && len(g.lingering) > 0:
+		g.lingering[g.draw(len(g.lingering), "process")].deliver()
+	case n == 39 && g.draw(4, "rekey") == 0:
+		g.rekey()
+	}
+}
+
+// interleave lets others go on between two requests of one.
+func (g *game) interleave() {
+	if g.nested || g.failed != nil {
+		return
+	}
+	g.nested = true
+	defer func() { g.nested = false }()
+	for range g.draw(4, "steps between") {
+		g.step()
+	}
+}
+
+func (g *game) list(part string) (found []string) {
+	for info, err := range g.st.List(g.ctx, g.v.info.ID+"/"+part) {
+		if err != nil {
+			panic(err) // the memory has no faults
+		}
+		found = append(found, info.Key)
+	}
+	return found
+}
+
+// deleteBackup deletes one that was reported as made.
+func (g *game) deleteBackup() {
+	all := slices.Sorted(maps.Keys(g.confirmed))
+	if len(all) == 0 {
+		return
+	}
+	id := all[g.draw(len(all), "backup")]
+	delete(g.confirmed, id)
+	g.fail(g.st.Delete(g.ctx, g.v.manifestKey("i", id)))
+}
+
+// rekey adds a recipient and takes it away again.
+func (g *game) rekey() {
+	other, err := GenerateIdentity()
+	g.fail(err)
+	_, err = g.v.Rekey(g.ctx, g.id, Change{Add: other.recipients()})
+	g.fail(err)
+	_, err = Open(g.ctx, g.st, "model", nil, other)
+	g.fail(err)
+	_, err = g.v.Rekey(g.ctx, g.id, Change{Remove: other.recipients()})
+	g.fail(err)
+	g.sum.Rekeys++
+}
+
+// fail notes an error that no actor should meet.
+func (g *game) fail(err error) {
+	if err != nil && g.failed == nil {
+		g.failed = err
+	}
+}
+
+// check compares every backup that exists with what was backed up.
+func (g *game) check() error {
+	if g.failed != nil {
+		return g.failed
+	}
+	there := map[string]bool{}
+	for _, key := range g.list("backups/") {
+		id := key[strings.LastIndexByte(key, '/')+1:]
+		there[id] = true
+		if g.seen[id] {
+			continue
+		}
+		if err := g.compare(id); err != nil {
+			return fmt.Errorf("backup %s: %w", id, err)
+		}
+		g.seen[id] = true
+	}
+	for id := range g.confirmed {
+		if !there[id] {
+			return fmt.Errorf("backup %s was confirmed and is gone", id)
+		}
+	}
+	return nil
+}
+
+func chunkContent(i int) []byte { return fmt.Appendf(nil, "the content of chunk %d", i) }
+
+// compare restores a backup.
+func (g *game) compare(id string) error {
+	m, err := g.v.Manifest(g.ctx, BackupRef{Instance: "i", ID: id})
+	if err != nil {
+		return err
+	}
+	for _, p := range m.Packs {
+		if _, err := g.st.Stat(g.ctx, g.v.packKey(p.ID)); err != nil {
+			return err
+		}
+	}
+	want := g.want[id]
+	err = g.v.Items(g.ctx, &m.Volumes[0], func(items []Item) error {
+		for _, it := range items {
+			if it.Kind != tree.File {
+				continue
+			}
+			if len(want) == 0 || it.Path != chunkPath(want[0]) {
+				return fmt.Errorf("has %s, want %v", it.Path, want)
+			}
+			b, err := g.v.ReadChunk(g.ctx, Content, it.Extents[0].Chunk)
+			if err != nil {
+				return err
+			}
+			if string(b) != string(chunkContent(want[0])) {
+				return fmt.Errorf("%s holds %q", it.Path, b)
+			}
+			want = want[1:]
+		}
+		return nil
+	})
+	if err == nil && len(want) > 0 {
+		err = fmt.Errorf("lacks chunks %v", want)
+	}
+	return err
+}
+
+// settle ends what is under way, collects, and looks whether no garbage is left.
+func (g *game) settle() error {
+	g.stop()
+	if g.rules != (rules{}) {
+		return g.check() // a collector that breaks rules may leave what it likes
+	}
+	w := &writer{view: &view{g: g, sound: true}}
+	for g.writers = append(g.writers, w); len(g.writers) > 0 && g.failed == nil; {
+		w.step()
+	}
+	for range 3 { // take over what is left, collect, and see that it was all
+		c := &collector{view: &view{g: g, sound: true}}
+		for g.collectors = append(g.collectors, c); len(g.collectors) > 0 && g.failed == nil; {
+			c.step()
+		}
+	}
+	if err := g.check(); err != nil {
+		return err
+	}
+	if left := append(g.list("sessions/"), g.list("condemned/")...); len(left) > 0 {
+		return fmt.Errorf("left in the end: %q", left)
+	}
+	named, err := g.v.namedPacks(g.ctx)
+	if err != nil {
+		return err
+	}
+	for _, key := range g.list("packs/") {
+		id, err := ParsePackID(key[strings.LastIndexByte(key, '/')+1:])
+		if err != nil || !named[id] {
+			return fmt.Errorf("garbage in the end: %s", key)
+		}
+	}
+	return nil
+}
+
+// namedPacks returns the packs that some manifest names.
+func (v *Vault) namedPacks(ctx context.Context) (map[PackID]bool, error) {
+	refs, err := v.Backups(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	named := map[PackID]bool{}
+	for _, ref := range refs {
+		m, err := v.Manifest(ctx, ref)
+		if errors.Is(err, ErrNoBackup) {
+			continue // deleted since
+		} else if err != nil {
+			return nil, err
+		}
+		for _, p := range m.Packs {
+			named[p.ID] = true
+		}
+	}
+	return named, nil
+}
+
+// writer makes one backup, as internal/backup does.
+type writer struct {
+	*view
+	state   int
+	tries   int
+	s       *Session
+	w       *Writer
+	rec     *RecipeWriter
+	packs   map[PackID]bool
+	without []PackID
+	chunks  []int
+	added   []PackRef
+	lists   []PageRef
+	sent    []string // by all tries
+}
+
+func (a *writer) step() {
+	if a.busy || a.gone {
+		return
+	}
+	a.busy = true
+	defer func() { a.busy = false }()
+	g := a.g
+	a.plan()
+	v := a.vault()
+	var err error
+	switch a.state {
+	case 0: // begin
+		if a.s, err = v.BeginSession(g.ctx, SessionOptions{Host: "h"}); err == nil && !g.rules.writerIgnoresCondemned {
+			a.without = append(a.without, a.s.Condemned()...)
+		}
+	case 1: // what is stored?
+		resume := a.sent
+		if len(resume) == 0 && !a.sound && g.draw(2, "resume") == 0 {
+			resume, g.resume = g.resume, nil
+		}
+		a.w, err = v.NewWriter(g.ctx, WriterOptions{IndexDir: g.dir, Without: a.without, Resume: resume, Intent: func(id string) error {
+			a.sent = append(a.sent, id)
+			return nil
+		}})
+		if err == nil {
+			a.packs = map[PackID]bool{}
+			a.rec, err = a.w.NewRecipe(a.packs)
+		}
+	case 2: // store
+		err = a.store()
+	case 3:
+		if a.lists, err = a.rec.Finish(); err == nil {
+			a.added, err = a.w.Finish(g.ctx)
+			a.w = nil
+		}
+	case 4:
+		err = a.commit(v)
+	case 5:
+		if err = a.s.End(g.ctx); err == nil {
+			a.leave()
+			return
+		}
+	}
+	var missing *MissingPacksError
+	switch {
+	case err == nil:
+		a.state++
+	case a.dead:
+		g.sum.Crashes++
+		g.resume = append(g.resume, a.sent...)
+		g.kill(a)
+	case errors.As(err, &missing) && a.tries < 3:
+		g.sum.Missing++
+		maps.DeleteFunc(g.known, func(_ int, l Loc) bool { return slices.Contains(missing.Packs, l.Pack) })
+		a.plain()
+		g.fail(a.s.End(g.ctx))
+		a.without, a.state, a.tries = append([]PackID{}, missing.Packs...), 0, a.tries+1
+	case errors.Is(err, obs.ErrUnavailable):
+		a.giveUp()
+	default:
+		g.fail(fmt.Errorf("writer in state %d: %w", a.state, err))
+		g.kill(a)
+	}
+}
+
+func chunkPath(i int) string { return fmt.Sprintf("f%02d", i) }
+
+// store adds files of some chunks: from what the host remembers, from the index, or anew.
+func (a *writer) store() error {
+	if err := a.rec.Add(Item{Entry: tree.Entry{Kind: tree.Dir}}); err != nil {
+		return err
+	}
+	a.chunks = a.chunks[:0]
+	remember := !a.sound && a.g.draw(2, "remember") == 0
+	namer := a.g.v.Namer()
+	for i := range gameChunks {
+		if !a.sound && a.g.draw(2, "file") == 0 {
+			continue
+		}
+		b := chunkContent(i)
+		loc, ok := a.g.known[i]
+		if !remember || !ok || slices.Contains(a.without, loc.Pack) {
+			if ok && slices.Contains(a.without, loc.Pack) {
+				a.g.sum.Avoided++
+			}
+			s, err := a.w.Add(namer.Name(b), seal.Raw, b, len(b))
+			if err != nil {
+				return err
+			}
+			loc = s.Loc
+		}
+		err := a.rec.Add(Item{
+			Entry:   tree.Entry{Kind: tree.File, Path: chunkPath(i), Size: int64(len(b))},
+			Extents: []Extent{{Chunk: loc, Len: uint32(len(b))}},
+		})
+		if err != nil {
+			return err
+		}
+		a.chunks = append(a.chunks, i)
+	}
+	return nil
+}
+
+// commit writes the manifest.
+func (a *writer) commit(v *Vault) error {
+	g := a.g
+	ids := make([]PackID, 0, len(a.packs))
+	for p := range a.packs {
+		ids = append(ids, p)
+	}
+	refs, err := v.PackRefs(g.ctx, ids, a.added)
+	if err != nil {
+		return err
+	}
+	m := &Manifest{
+		Instance: "i", ID: fmt.Sprintf("20260102T150405.000Z-%016x", len(g.want)),
+		Volumes: []Volume{{Name: "v", Kind: "tree", Lists: a.lists}}, Packs: refs,
+	}
+	g.want[m.ID] = slices.Clone(a.chunks)
+	if g.rules.writerEndsEarly {
+		if err := a.s.End(g.ctx); err != nil {
+			return err
+		}
+		g.interleave()
+		err = v.WriteManifest(g.ctx, m)
+	} else {
+		err = a.s.WriteManifest(g.ctx, m)
+	}
+	if err != nil {
+		return err
+	}
+	g.sum.Backups++
+	g.confirmed[m.ID] = true
+	return g.v.Items(g.ctx, &m.Volumes[0], func(items []Item) error {
+		for _, it := range items {
+			if it.Kind == tree.File {
+				var n int
+				if _, err := fmt.Sscanf(it.Path, "f%d", &n); err != nil {
+					return err
+				}
+				if _, ok := g.known[n]; !ok {
+					g.known[n] = it.Extents[0].Chunk
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// giveUp ends a writer whose process goes on.
+func (a *writer) giveUp() {
+	a.abort()
+	if a.s != nil {
+		if a.g.rules.writerForgetsDoubt {
+			a.s.doubt = false
+		}
+		a.plain() // what can't be removed now goes with the next session; both are played
+		if err := a.s.End(a.g.ctx); err != nil {
+			a.g.fail(err)
+		}
+	}
+	a.leave()
+}
+
+func (a *writer) abort() {
+	if a.w != nil {
+		_ = a.w.Abort(errors.New("the writer gives up")) // whatever it says, it is given up
+		a.w = nil
+	}
+}
+
+// leave takes the writer out of the game; its process may go on.
+func (a *writer) leave() {
+	a.gone = true
+	a.g.writers = slices.DeleteFunc(a.g.writers, func(o *writer) bool { return o == a })
+	if a.s != nil {
+		a.session = a.s.id
+	}
+	a.g.lingering = append(a.g.lingering, a.view)
+}
+
+// kill ends a writer's process.
+func (g *game) kill(a *writer) {
+	a.dead = true
+	a.abort()
+	a.leave()
+	g.exit(a.view)
+}
+
+// exit ends a process: no request of it has an effect any more, and its sessions are those of a dead one.
+func (g *game) exit(p *view) {
+	p.late = nil
+	running.Delete(p.session)
+	g.lingering = slices.DeleteFunc(g.lingering, func(o *view) bool { return o == p })
+}
