@@ -32,7 +32,7 @@ func TestAbortedBackupIsNotLost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			st := &third{Store: obs.NewMemory()}
 			v := newVault(t, st)
-			dir := memoryDir(t)
+			dir := volumeDir(t)
 			want := makeTree(t, dir, 15, 20, 20)
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)

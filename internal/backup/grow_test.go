@@ -10,19 +10,13 @@ import (
 
 	"holdfast/internal/backup"
 	"holdfast/internal/obs"
+	"holdfast/internal/testbed"
 	"holdfast/internal/vault"
 )
 
-// memoryDir is a new folder in memory where there is one: each backup writes its file system back, and a disk has more
-// to write than the test's.
-func memoryDir(t *testing.T) string {
-	dir, err := os.MkdirTemp("/dev/shm", "holdfast-testbed-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
-}
+// volumeDir is a new file system: each backup writes the volume's back, and that of the temporary folder has more to write
+// than what the test changed.
+func volumeDir(t *testing.T) string { return testbed.Filesystem(t, "xfs", 64<<30) }
 
 // TestFewChangesAddKilobytes: a backup of very many files of which ten changed stores neither the other files nor
 // what the last backup had of them once more. HOLDFAST_FILES has another number of files than 100,000.
@@ -34,7 +28,7 @@ func TestFewChangesAddKilobytes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	dir := memoryDir(t)
+	dir := volumeDir(t)
 	name := func(i int) string { return filepath.Join(dir, fmt.Sprintf("d%d/e%d/file-%d", i/10_000, i/100%100, i)) }
 	for i := range files {
 		if i%100 == 0 {

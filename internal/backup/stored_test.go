@@ -96,7 +96,7 @@ func (f *faulty) ReadAt(ctx context.Context, key string, p []byte, off int64) (i
 func TestStoredCatalogueThatIsDamaged(t *testing.T) {
 	st := &faulty{Store: obs.NewMemory()}
 	v := newVault(t, st)
-	dir := memoryDir(t)
+	dir := volumeDir(t)
 	want := makeTree(t, dir, 13, 1500, 1)
 	o := backup.Options{
 		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, Now: inAnHour,
@@ -140,7 +140,7 @@ func TestStoredCatalogueThatIsDamaged(t *testing.T) {
 // TestStoredCatalogueEndsAnywhere: a backup that is cancelled while it reads the store's catalogue ends, with all that it started.
 func TestStoredCatalogueEndsAnywhere(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
-	dir := memoryDir(t)
+	dir := volumeDir(t)
 	makeTree(t, dir, 14, 3000, 0)
 	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, Now: inAnHour, CatalogueDir: t.TempDir()}
 	if _, err := backup.Run(t.Context(), o); err != nil {
@@ -162,7 +162,7 @@ func TestStoredCatalogueEndsAnywhere(t *testing.T) {
 func TestPackThatWentAwayIsForgotten(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)
-	dir := memoryDir(t)
+	dir := volumeDir(t)
 	makeTree(t, dir, 16, 100, 5)
 	cache := t.TempDir()
 	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, Now: inAnHour, CatalogueDir: cache}
@@ -189,7 +189,7 @@ func TestPackThatWentAwayIsForgotten(t *testing.T) {
 func TestStoredCatalogueOfAChain(t *testing.T) {
 	st := &faulty{Store: obs.NewMemory()}
 	v := newVault(t, st)
-	dir := memoryDir(t)
+	dir := volumeDir(t)
 	name := func(i int) string {
 		return filepath.Join(dir, fmt.Sprintf("folder %d", i/100), fmt.Sprintf("file %d", i))
 	}

@@ -28,6 +28,7 @@ type Root struct {
 	closed atomic.Bool
 	// still: a read-only btrfs snapshot, in which nobody can put one file in another's place.
 	still bool
+	magic int64 // of the file system (statfs(2))
 	// noXattrs: the file system keeps no attributes at all, so nobody asks again.
 	noXattrs bool
 	kept     flagsKept
@@ -48,6 +49,7 @@ func OpenRoot(path string) (*Root, error) {
 	r.id = idOf(&st)
 	var sfs unix.Statfs_t
 	if err := unix.Fstatfs(fd, &sfs); err == nil {
+		r.magic = sfs.Type
 		r.btrfs = sfs.Type == unix.BTRFS_SUPER_MAGIC
 		r.still = r.btrfs && readOnlySubvolume(fd)
 	}
@@ -173,16 +175,35 @@ func (r *Root) Still() bool { return r.still }
 
 // Settle sees to it that whatever changes in the tree from now on shows in Ctime: it writes back what
 // programs changed through shared maps, whose further writes to the same page show in no time otherwise.
-// It returns the moment that the tree shows: when a read-only snapshot was made, else now.
+// It returns the moment that the tree shows: when a read-only snapshot was made, else now. ErrSilentChanges where
+// the times can't be relied upon.
 func (r *Root) Settle() (time.Time, error) {
 	if r.still {
 		return snapshotTime(r.fd)
+	}
+	if !tellsChanges(r.magic) {
+		return time.Time{}, pathError("settle", "", fmt.Errorf("%w (type %#x)", ErrSilentChanges, uint32(r.magic)))
 	}
 	now := time.Now()
 	if err := unix.Syncfs(r.fd); err != nil {
 		return now, pathError("write back", "", err)
 	}
 	return now, nil
+}
+
+// ErrSilentChanges says that content can change without a new time of change by the host's clock.
+var ErrSilentChanges = errors.New("times of change on this file system do not tell of every change")
+
+// tellsChanges says whether each change of a file, also one through a shared map whose page was written back before, sets
+// its time of change by the clock of this host. On tmpfs the first write to a mapped page does and no later one: nothing is
+// written back there. NFS, FUSE and their like have the clock of somebody else, and an overlay is as its upper layer is.
+// So the ones that do are listed, and a file system that is not known is not relied upon.
+func tellsChanges(magic int64) bool {
+	switch magic {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC: // ext2 and ext3 have the number of ext4
+		return true
+	}
+	return false
 }
 
 // snapshotTime returns when the subvolume fd was made (linux/btrfs.h, struct btrfs_ioctl_get_subvol_info_args).
