@@ -392,11 +392,7 @@ func (p lvm) Remove(ctx context.Context, ref Ref) error {
 		return fmt.Errorf("remove %s: %w", ref.Path, err)
 	}
 	if lv != nil {
-		err := lvmRun(ctx, "lvm", "lvremove", "--autobackup", "n", "--yes", lv.path())
-		if failed := (*commandError)(nil); errors.As(err, &failed) && strings.Contains(failed.words, "Failed to find") {
-			err = nil // another removal of the same
-		}
-		if err != nil {
+		if err := removeVolume(ctx, lv); err != nil {
 			return fmt.Errorf("remove %s: %w", ref.Path, err)
 		}
 	}
@@ -410,6 +406,25 @@ func (p lvm) Remove(ctx context.Context, ref Ref) error {
 		}
 	}
 	return nil
+}
+
+func removeVolume(ctx context.Context, lv *logicalVolume) error {
+	remove := func() error {
+		err := lvmRun(ctx, "lvm", "lvremove", "--autobackup", "n", "--yes", lv.path())
+		if failed := (*commandError)(nil); errors.As(err, &failed) && strings.Contains(failed.words, "Failed to find") {
+			return nil // another removal of the same
+		}
+		return err
+	}
+	err := remove()
+	if err != nil && lv.thin() {
+		// One whose making was cut off, so that the pool does not know it yet, can't be removed: "pool is used by
+		// another device". Activating it finishes the making.
+		if lvmRun(ctx, "lvm", "lvchange", "--autobackup", "n", "--activate", "y", "--ignoreactivationskip", lv.path()) == nil {
+			err = remove()
+		}
+	}
+	return err
 }
 
 // unmountSnapshot unmounts all that is mounted at path.

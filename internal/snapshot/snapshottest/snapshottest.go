@@ -31,7 +31,7 @@ type Subject struct {
 
 func (s Subject) rounds(n int) int {
 	if s.Slow {
-		return max(n/8, 2)
+		return max(n/10, 1)
 	}
 	return n
 }
