@@ -21,6 +21,7 @@ import (
 
 	"holdfast/internal/durable"
 	"holdfast/internal/pulse"
+	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -48,6 +49,9 @@ type Options struct {
 	Trouble func(error)
 	// Workers is how many requests are in flight; 0 is 8.
 	Workers int
+	// Subvolume makes the folder of the volume a subvolume where its file system has them, so that snapshots of it are
+	// cheap. It is for one volume.
+	Subvolume bool
 }
 
 // Progress says how far a restore is.
@@ -74,6 +78,9 @@ var ErrTargetExists = errors.New("destination exists and is not an empty folder"
 
 // ErrNothingIncluded says that no entry matched Include.
 var ErrNothingIncluded = errors.New("nothing in the backup matches")
+
+// workInfix stands in the names of folders in which trees are built, between that of the destination and something random.
+const workInfix = ".holdfast-restore-"
 
 const (
 	defaultWorkers = 8
@@ -140,7 +147,7 @@ func (r *run) all(ctx context.Context) (err error) {
 	stop := r.tellProgress()
 	defer stop()
 
-	work, err := os.MkdirTemp(filepath.Dir(dest), "."+filepath.Base(dest)+".holdfast-restore-")
+	work, err := os.MkdirTemp(filepath.Dir(dest), "."+filepath.Base(dest)+workInfix)
 	if err != nil {
 		return fmt.Errorf("make a folder beside the destination: %w", err)
 	}
@@ -159,7 +166,7 @@ func (r *run) all(ctx context.Context) (err error) {
 		if len(volumes) > 1 {
 			dir = filepath.Join(dir, volumes[i].Name)
 		}
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := r.makeFolder(dir); err != nil {
 			return err
 		}
 		if err := r.volume(ctx, &volumes[i], dir); err != nil {
@@ -189,6 +196,13 @@ func (r *run) all(ctx context.Context) (err error) {
 		r.warnings.Warn(tree.Warning{Path: dest, What: "is in place, but may not be after a power cut now: " + serr.Error()})
 	}
 	return nil
+}
+
+func (r *run) makeFolder(dir string) error {
+	if r.o.Subvolume {
+		return snapshot.MakeFolder(dir)
+	}
+	return os.MkdirAll(dir, 0o700)
 }
 
 func syncFolder(dir string) error {

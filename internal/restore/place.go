@@ -1,0 +1,189 @@
+package restore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/snapshot"
+	"holdfast/internal/tree"
+)
+
+// A Place is where a volume belongs on this host, and where its tree is built before it gets there: beside it, so that one
+// rename puts it into place, also over a volume that is there. It is plain data for a journal.
+type Place struct {
+	Target string // absolute, without links
+	Stage  string // beside Target; not there until a restore to it is done, and after Discard
+	// Tree tells the restored tree from others, also after it was renamed and after a reboot. It is known once the
+	// tree is complete (see Identify); until then it is empty.
+	Tree string
+}
+
+// stagePrefix begins the names of stages. With the job and the volume, which are 53 bytes at most, they fit into any folder.
+const stagePrefix = ".holdfast-prepare-"
+
+// ErrPlace says that a volume can't be put where it belongs, as things are there.
+var ErrPlace = errors.New("volume can't be restored to its place")
+
+// PlaceOf tells where a volume is restored to. It changes nothing. The job and the volume's name tell the stage from those of
+// other restores. The error wraps ErrPlace when the folder that holds target is missing, when target is a mount point or has one below
+// (nothing can be renamed over those), or is something else than a folder.
+func PlaceOf(target, job, volume string) (Place, error) {
+	no := func(format string, args ...any) (Place, error) {
+		return Place{}, fmt.Errorf("%w: %s: %s", ErrPlace, target, fmt.Sprintf(format, args...))
+	}
+	holder, err := filepath.EvalSymlinks(filepath.Dir(target))
+	if errors.Is(err, fs.ErrNotExist) {
+		return no("the folder that holds it does not exist")
+	} else if err != nil {
+		return Place{}, err
+	}
+	real := filepath.Join(holder, filepath.Base(target))
+	info, err := os.Lstat(real)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return Place{}, err
+	case info.Mode()&fs.ModeSymlink != 0:
+		if real, err = filepath.EvalSymlinks(real); err != nil {
+			return no("a link that leads nowhere: %v", err)
+		}
+		return PlaceOf(real, job, volume)
+	case !info.IsDir():
+		return no("it is no folder")
+	}
+	mounts, err := snapshot.Mounts(real)
+	if err != nil {
+		return Place{}, err
+	}
+	if len(mounts) > 0 && mounts[0] == real {
+		return no("it is a mount point, over which no folder can be renamed; make the volume a folder inside of what is mounted")
+	} else if len(mounts) > 0 {
+		return no("%s is mounted inside of it", mounts[0])
+	}
+	return Place{Target: real, Stage: filepath.Join(filepath.Dir(real), stagePrefix+job+"-"+volume)}, nil
+}
+
+// Holds tells whether something is at the path: a folder with content, or anything else than a folder.
+func Holds(path string) (bool, error) {
+	err := checkDest(path)
+	if errors.Is(err, ErrTargetExists) {
+		return true, nil
+	}
+	if _, perr := os.Stat(filepath.Dir(path)); errors.Is(perr, fs.ErrNotExist) {
+		return false, nil
+	}
+	return false, err
+}
+
+// Identify tells what is at the path: the same text for the same folder wherever it is renamed to, also after a reboot;
+// "" for nothing.
+func Identify(path string) (string, error) {
+	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path, 0)
+	switch {
+	case err == nil:
+		return fmt.Sprintf("handle-%d-%x", handle.Type(), handle.Bytes()), nil
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return "", nil
+	case !errors.Is(err, unix.EOPNOTSUPP):
+		return "", &os.PathError{Op: "identify", Path: path, Err: err}
+	}
+	// Without handles (overlayfs): an inode's number is used again, but not with the time at which it was made.
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
+		return "", &os.PathError{Op: "identify", Path: path, Err: err}
+	}
+	return fmt.Sprintf("inode-%d-%d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec), nil
+}
+
+// Placed tells whether the restored tree is at the target.
+func (p Place) Placed() (bool, error) {
+	at, err := Identify(p.Target)
+	return err == nil && p.Tree != "" && at == p.Tree, err
+}
+
+// Put puts the restored tree into its place, in one step, durable when it returns nil. What was there is at Stage afterwards. Done
+// twice it is no error; after an error nothing has moved.
+func (p Place) Put() error {
+	if in, err := p.Placed(); in || err != nil {
+		return err
+	}
+	if at, err := Identify(p.Stage); err != nil {
+		return err
+	} else if p.Tree == "" || at != p.Tree {
+		return fmt.Errorf("%w: %s is not the tree that was restored", ErrPlace, p.Stage)
+	}
+	return p.swap(p.Stage, p.Target)
+}
+
+// Back takes a tree that Put has put into its place out of it again, and brings back what was there. It is for a Place of which
+// Discard was not called since. Done twice it is no error.
+func (p Place) Back() error {
+	if in, err := p.Placed(); !in || err != nil {
+		return err
+	}
+	return p.swap(p.Target, p.Stage)
+}
+
+// swap renames from to to; what is there is at from then.
+func (p Place) swap(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
+		// Nothing is there, or the file system can't exchange two: then this puts it over an empty folder only.
+		err = unix.Rename(from, to)
+	}
+	switch {
+	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("%w: %s: its file system can't exchange two folders in one step; move away what is there", ErrPlace, to)
+	case err != nil:
+		return &os.LinkError{Op: "put into place", Old: from, New: to, Err: err}
+	}
+	return syncFolder(filepath.Dir(to))
+}
+
+// Discard removes what is at Stage, and what a restore to it that was interrupted left beside it: the new tree before Put, the old
+// one after it. What is not there is no error. It must not be called before it is known which of the two is to stay.
+func (p Place) Discard() error {
+	holder, name := filepath.Split(p.Stage)
+	if !strings.HasPrefix(name, stagePrefix) {
+		return fmt.Errorf("%s is no stage of a restore", p.Stage)
+	}
+	entries, err := os.ReadDir(holder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	var errs []error
+	removed := false
+	for _, e := range entries {
+		if e.Name() == name || strings.HasPrefix(e.Name(), "."+name+workInfix) {
+			removed = true
+			errs = append(errs, removeTree(filepath.Join(holder, e.Name())))
+		}
+	}
+	if removed && errors.Join(errs...) == nil {
+		errs = append(errs, syncFolder(holder))
+	}
+	return errors.Join(errs...)
+}
+
+// removeTree removes a folder and all that it holds; a subvolume in one step. Nothing that is mounted in it is touched.
+func removeTree(path string) error {
+	if mounts, err := snapshot.Mounts(path); err != nil {
+		return err
+	} else if len(mounts) > 0 {
+		return fmt.Errorf("%s can't be removed: %s is mounted", path, mounts[0])
+	}
+	for _, p := range []string{filepath.Join(path, "volume"), path} { // the first is where an interrupted restore builds
+		if _, err := snapshot.DestroyFolder(p); err != nil {
+			return err
+		}
+	}
+	return tree.Remove(path)
+}

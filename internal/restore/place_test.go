@@ -1,0 +1,161 @@
+package restore_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/backup"
+	"holdfast/internal/obs"
+	"holdfast/internal/restore"
+	"holdfast/internal/testbed"
+	"holdfast/internal/vault"
+)
+
+// listing names what lies in a folder.
+func listing(t *testing.T, dir string) string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return strings.Join(names, " ")
+}
+
+func content(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	must(t, err)
+	return string(b)
+}
+
+// A volume is restored beside its place, put into it, taken out and put into it again, and what it replaced goes; each step
+// can be done twice. On btrfs it becomes a subvolume, whatever it replaces.
+func TestPlace(t *testing.T) {
+	src := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(src, "file"), []byte("new"), 0o600))
+	v := newVault(t, obs.NewMemory())
+	res, err := backup.Run(t.Context(), backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: src}}})
+	must(t, err)
+	for _, kind := range []string{"folder", "ext4", "xfs", "btrfs"} {
+		for _, before := range []string{"nothing", "empty folder", "folder", "subvolume", "link"} {
+			if before == "subvolume" && kind != "btrfs" {
+				continue
+			}
+			t.Run(kind+"/"+before, func(t *testing.T) {
+				dir := testbed.Dir(t)
+				if kind != "folder" {
+					testbed.Need(t, "root", kind)
+					dir = filepath.Join(testbed.Filesystem(t, kind, 512<<20), "volumes")
+					must(t, os.Mkdir(dir, 0o700))
+				}
+				target := filepath.Join(dir, "data")
+				switch before {
+				case "empty folder", "folder":
+					must(t, os.Mkdir(target, 0o755))
+				case "subvolume":
+					if out, err := exec.Command("btrfs", "subvolume", "create", target).CombinedOutput(); err != nil {
+						t.Fatalf("%v\n%s", err, out)
+					}
+				case "link":
+					must(t, os.Mkdir(filepath.Join(dir, "real"), 0o755))
+					must(t, os.Symlink("real", target))
+				}
+				old := before == "folder" || before == "subvolume" || before == "link"
+				if old {
+					must(t, os.WriteFile(filepath.Join(target, "file"), []byte("old"), 0o600))
+				}
+				if holds, err := restore.Holds(target); err != nil || holds != old {
+					t.Errorf("holds %v, %v", holds, err)
+				}
+				p, err := restore.PlaceOf(target, "job1", "data")
+				must(t, err)
+				must(t, p.Discard())
+				if err := p.Put(); !errors.Is(err, restore.ErrPlace) {
+					t.Errorf("put before the restore: %v", err)
+				}
+				_, err = restore.Run(t.Context(), restore.Options{
+					Vault: v, Ref: vault.BackupRef{Instance: "i", ID: res.BackupID}, Dest: p.Stage, Volume: "data", Subvolume: true,
+				})
+				must(t, err)
+				p.Tree, err = restore.Identify(p.Stage)
+				must(t, err)
+				for range 2 {
+					must(t, p.Put())
+					must(t, p.Put())
+					if in, err := p.Placed(); !in || err != nil || content(t, filepath.Join(target, "file")) != "new" {
+						t.Fatalf("after put: %v, %v", in, err)
+					}
+					must(t, p.Back())
+					must(t, p.Back())
+					if in, err := p.Placed(); in || err != nil {
+						t.Fatalf("after back: %v, %v", in, err)
+					}
+					if old && content(t, filepath.Join(target, "file")) != "old" {
+						t.Error("what was there did not come back")
+					}
+				}
+				must(t, p.Put())
+				must(t, p.Discard())
+				must(t, p.Discard())
+				if got := listing(t, dir); got != "data" && got != "data real" {
+					t.Errorf("left: %s", got)
+				}
+				if content(t, filepath.Join(target, "file")) != "new" {
+					t.Error("the restored file is gone")
+				}
+				var st unix.Stat_t
+				must(t, unix.Stat(target, &st))
+				if kind == "btrfs" && st.Ino != 256 {
+					t.Error("it is no subvolume")
+				}
+			})
+		}
+	}
+}
+
+// What an interrupted restore leaves is found by the name of its stage, and nothing else is touched.
+func TestDiscardFindsUnfinishedRestores(t *testing.T) {
+	dir := testbed.Dir(t)
+	p, err := restore.PlaceOf(filepath.Join(dir, "data"), "job1", "data")
+	must(t, err)
+	other, err := restore.PlaceOf(filepath.Join(dir, "data"), "job2", "data")
+	must(t, err)
+	for _, name := range []string{"." + filepath.Base(p.Stage) + ".holdfast-restore-123", filepath.Base(other.Stage), "data", ".data.holdfast-restore-9"} {
+		must(t, os.MkdirAll(filepath.Join(dir, name, "volume", "sub"), 0o700))
+	}
+	must(t, p.Discard())
+	if got, want := listing(t, dir), ".data.holdfast-restore-9 "+filepath.Base(other.Stage)+" data"; got != want {
+		t.Errorf("left %s, want %s", got, want)
+	}
+	if err := (restore.Place{Target: p.Target, Stage: p.Target}).Discard(); err == nil {
+		t.Error("a path that is no stage was discarded")
+	}
+}
+
+// Places over which nothing can be renamed are refused before anything is fetched.
+func TestPlaceRefusals(t *testing.T) {
+	testbed.Need(t, "root", "ext4")
+	mount := testbed.Ext4(t)
+	dir := testbed.Dir(t)
+	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+	must(t, os.Symlink("nowhere", filepath.Join(dir, "dangling")))
+	for target, want := range map[string]string{
+		mount:                           "it is a mount point",
+		filepath.Dir(mount):             "is mounted inside of it",
+		filepath.Join(dir, "file"):      "it is no folder",
+		filepath.Join(dir, "dangling"):  "a link that leads nowhere",
+		filepath.Join(dir, "no", "way"): "the folder that holds it does not exist",
+	} {
+		if _, err := restore.PlaceOf(target, "job1", "data"); !errors.Is(err, restore.ErrPlace) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", target, err, want)
+		}
+	}
+}
