@@ -66,6 +66,17 @@ func (m *Manager) Progress(job string) (Progress, bool) {
 	return *p, true
 }
 
+// Ahead counts the jobs that are to begin before this one, as things stand; 0 when it does not wait.
+func (m *Manager) Ahead(job string) int {
+	m.mu.Lock()
+	w := m.running[job]
+	m.mu.Unlock()
+	if w == nil {
+		return 0
+	}
+	return m.slots.ahead(w.ticket)
+}
+
 // signal wakes the worker of a job, if it has one.
 func (m *Manager) signal(job string) {
 	m.mu.Lock()
@@ -138,14 +149,16 @@ func (m *Manager) settle(seq uint64, refusal string) error {
 }
 
 // Cancel asks for the job to be undone. A job whose backup is stored can't be: ErrState says to resume
-// the instance instead. A job that is over, or being undone, is left alone.
+// the instance instead; nor can a restore whose volumes get into their places. A job that is over, or being undone, is left alone.
 func (m *Manager) Cancel(id string) error {
 	_, _, err := m.journal.step(id, "", m.opts.Now(), func(_ *bbolt.Tx, j *Job) error {
 		switch {
 		case j.State.Final(), j.State == Failing, j.CancelAsked:
 			return errNothingToDo
-		case j.State == Accepted, j.State == Suspending, j.State.unstored():
+		case j.undoable():
 			return nil
+		case j.IsRestore():
+			return fmt.Errorf("cancel job %s, which is %s: the volumes are restored: %w", id, j.State, ErrState)
 		}
 		return fmt.Errorf("cancel job %s, which is %s: the backup is stored; resume the instance instead: %w", id, j.State, ErrState)
 	}, change{edit: func(j *Job) { j.CancelAsked = true }})
@@ -235,6 +248,11 @@ type eventData struct {
 	BytesRead     uint64          `json:"bytes_read,omitempty"`
 	BytesNew      uint64          `json:"bytes_new,omitempty"`
 	BytesSent     uint64          `json:"bytes_sent,omitempty"`
+	BytesRestored uint64          `json:"bytes_restored,omitempty"`
+	BytesTotal    uint64          `json:"bytes_total,omitempty"` // of a restore
+	BytesFetched  uint64          `json:"bytes_fetched,omitempty"`
+	Warnings      int             `json:"warnings,omitempty"`      // of a restore: what is not exactly as it was backed up
+	AlreadyReady  bool            `json:"already_ready,omitempty"` // nothing had to be restored
 	FreezeSeconds float64         `json:"freeze_seconds,omitempty"`
 	Reason        string          `json:"reason,omitempty"` // why a job failed, in plain words
 	Receipt       json.RawMessage `json:"receipt,omitempty"`
@@ -250,6 +268,13 @@ func (m *Manager) eventData(j *Job) eventData {
 		d.Bytes = j.Result.Bytes
 		d.BytesRead, d.BytesNew, d.BytesSent = j.Result.BytesRead, j.Result.BytesNew, j.Result.BytesSent
 	}
+	if r := j.Restore; r != nil {
+		d.BackupID, d.AlreadyReady = r.Backup, r.Ready
+		if res := r.Result; res != nil {
+			d.Files, d.BytesRestored, d.BytesTotal = res.Files, res.Bytes, res.Bytes
+			d.BytesFetched, d.Warnings = res.BytesFetched, res.Warnings
+		}
+	}
 	return d
 }
 
@@ -257,7 +282,7 @@ func (m *Manager) eventData(j *Job) eventData {
 func (m *Manager) event(kind string) func(*Job) (Event, error) {
 	return func(j *Job) (Event, error) {
 		d := m.eventData(j)
-		if kind == EventFailed {
+		if kind == EventFailed || kind == EventRestoreFailed {
 			d.Reason = j.Cause
 		}
 		b, err := json.Marshal(d)

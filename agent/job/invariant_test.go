@@ -286,6 +286,19 @@ func TestInvariantJournalFirst(t *testing.T) {
 			}
 		})
 	}
+	for _, way := range restoreWays {
+		t.Run("restore "+way.name, func(t *testing.T) {
+			for i, point := range runRestoreWay(t, way, -1) {
+				seen[point] = true
+				runs++
+				t.Run(fmt.Sprintf("%d %s", i, point), func(t *testing.T) {
+					for _, p := range runRestoreWay(t, way, i) {
+						seen[p] = true
+					}
+				})
+			}
+		})
+	}
 	for _, point := range crashpoint.List() {
 		if strings.HasPrefix(point, "job.") && !seen[point] {
 			t.Errorf("%s is listed and was never reached", point)

@@ -30,13 +30,30 @@ const (
 	Ending       State = "ending"       // backed up while it ran, and acknowledged; snapshots may stand
 	Suspending   State = "suspending"   // being put off: thaw, drop the snapshots, wait again
 	Failing      State = "failing"      // being undone: thaw, drop the snapshots
-	Done         State = "done"         // final: backed up, and released or resumed
+	Done         State = "done"         // final: backed up, and released or resumed; or restored
 	Failed       State = "failed"       // final: the instance is as it was found
+)
+
+// The states of a restore, beside accepted, suspending, failing and the final ones.
+const (
+	Restoring State = "restoring" // the folders beside the volumes' places are named, some may stand, in part
+	Placing   State = "placing"   // all trees are complete beside their places; some may be in them
+	Restored  State = "restored"  // all are in place; what they have replaced may stand
+	Starting  State = "starting"  // about to start the instance, or doing it
+)
+
+// Kind is what a job does.
+type Kind string
+
+// The kinds of jobs.
+const (
+	KindBackup  Kind = "backup"
+	KindRestore Kind = "restore"
 )
 
 // nextStates is the whole machine. A write that is not in it is a fault of the program.
 var nextStates = map[State][]State{
-	Accepted:     {Precopying, Freezing, Snapshotting, Failing},
+	Accepted:     {Precopying, Freezing, Snapshotting, Restoring, Starting, Done, Failing},
 	Precopying:   {Precopying, Freezing, Suspending, Failing},
 	Freezing:     {Frozen, Suspending, Failing},
 	Frozen:       {Snapshotting, Suspending, Failing},
@@ -52,6 +69,10 @@ var nextStates = map[State][]State{
 	Released:     {Done},
 	Resuming:     {Done},
 	Ending:       {Done},
+	Restoring:    {Placing, Suspending, Failing},
+	Placing:      {Restored, Failing},
+	Restored:     {Starting, Done, Failing},
+	Starting:     {Done, Failing},
 	Failing:      {Failed},
 }
 
@@ -164,6 +185,7 @@ type Job struct {
 	Seq      uint64 `json:"seq"` // order of acceptance
 	Instance string `json:"instance"`
 	Tenant   string `json:"tenant"`
+	Kind     Kind   `json:"kind,omitempty"` // "" in journals of version 1, which knew backups only; see IsRestore
 	Policy   Policy `json:"policy"`
 	Mode     Mode   `json:"mode,omitempty"`
 	State    State  `json:"state"`
@@ -189,6 +211,9 @@ type Job struct {
 	Attempts  int        `json:"attempts,omitempty"` // how often it was put off
 	Result    *Result    `json:"result,omitempty"`
 
+	// Restore is what a restore does and has done; nil until it is decided, and for backups.
+	Restore *Restore `json:"restore,omitempty"`
+
 	ReportSeq       uint64          `json:"report_seq,omitempty"` // of the completed event
 	AcknowledgedAt  time.Time       `json:"acknowledged_at,omitzero"`
 	ReleaseAsked    bool            `json:"release_asked,omitempty"`
@@ -196,6 +221,15 @@ type Job struct {
 	CancelAsked     bool            `json:"cancel_asked,omitempty"`
 	CompletedReport json.RawMessage `json:"completed_report,omitempty"` // data of the completed event, to send again
 	Cause           string          `json:"cause,omitempty"`            // why it failed or is held, in plain words
+}
+
+// IsRestore tells restores from backups.
+func (j *Job) IsRestore() bool { return j.Kind == KindRestore }
+
+// undoable tells whether the job can still be cancelled: before its backup is stored, or before the volumes that it
+// restores get into their places.
+func (j *Job) undoable() bool {
+	return j.State == Accepted || j.State == Suspending || j.State == Restoring || j.State.unstored()
 }
 
 // FreezeSeconds is how long the instance has not run for this job so far, in seconds.
@@ -229,6 +263,11 @@ const (
 	EventFailed    = "holdfast.backup.failed"
 	EventReleased  = "holdfast.instance.released"
 	EventResumed   = "holdfast.instance.resumed"
+
+	EventRestoreStarted   = "holdfast.restore.started"
+	EventRestoreProgress  = "holdfast.restore.progress"
+	EventRestoreCompleted = "holdfast.restore.completed"
+	EventRestoreFailed    = "holdfast.restore.failed"
 )
 
 // Errors by which a caller decides.
@@ -250,9 +289,15 @@ var (
 )
 
 // BusyError says which instances have an unfinished job.
-type BusyError struct{ Instances []string }
+type BusyError struct {
+	Instances []string // all of them
+	Restoring []string // those whose job is a restore
+}
 
 func (e *BusyError) Error() string {
+	if len(e.Restoring) > 0 {
+		return "instances in recovery: " + quoteAll(e.Restoring)
+	}
 	return "instances in backup: " + quoteAll(e.Instances)
 }
 

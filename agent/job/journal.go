@@ -13,8 +13,8 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// journalVersion is the version of what the buckets hold. A program refuses a journal with a higher one.
-const journalVersion = 1
+// journalVersion is the version of what the buckets hold. A program refuses a journal with a higher one. Version 2 has restores.
+const journalVersion = 2
 
 // lockTimeout is how long OpenJournal waits for another process to let go: the old process of a
 // restart may still be closing.
@@ -27,13 +27,16 @@ var (
 	bucketRequests = []byte("requests") // tenant 0x00 request id -> task id
 	bucketJobs     = []byte("jobs")     // job id -> Job
 	bucketActive   = []byte("active")   // instance -> id of its unfinished job
-	bucketLatest   = []byte("latest")   // instance -> id of its last job that was done
+	bucketLatest   = []byte("latest")   // instance -> id of its last backup that was done
+	bucketEnded    = []byte("ended")    // instance -> id of its last job that is over
+	bucketContent  = []byte("content")  // instance -> Content; is never forgotten
 	bucketOutbox   = []byte("outbox")   // big-endian seq -> Event
 	bucketPacks    = []byte("packs")    // job id 0x00 pack id -> nothing
 	bucketFinished = []byte("finished") // big-endian unix nanoseconds, task id -> nothing
 	keyVersion     = []byte("version")
 	allBuckets     = [][]byte{
 		bucketMeta, bucketTasks, bucketRequests, bucketJobs, bucketActive, bucketLatest, bucketOutbox, bucketPacks, bucketFinished,
+		bucketEnded, bucketContent,
 	}
 )
 
@@ -156,14 +159,23 @@ func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) 
 			return fmt.Errorf("the control plane takes no reports, %d wait: %w", maxOutbox, ErrQueueFull)
 		}
 		active := tx.Bucket(bucketActive)
-		var busy []string
+		var busy BusyError
 		for i := range jobs {
-			if active.Get([]byte(jobs[i].Instance)) != nil {
-				busy = append(busy, jobs[i].Instance)
+			id := active.Get([]byte(jobs[i].Instance))
+			if id == nil {
+				continue
+			}
+			other, err := getJob(tx, string(id))
+			if err != nil {
+				return err
+			}
+			busy.Instances = append(busy.Instances, other.Instance)
+			if other.IsRestore() {
+				busy.Restoring = append(busy.Restoring, other.Instance)
 			}
 		}
-		if len(busy) > 0 {
-			return &BusyError{Instances: busy}
+		if len(busy.Instances) > 0 {
+			return &busy
 		}
 		for i := range jobs {
 			job := &jobs[i]
@@ -224,6 +236,9 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 				return err
 			}
 		}
+		if err := noteContent(tx, job); err != nil {
+			return err
+		}
 		if job.State.Final() {
 			if err := finish(tx, job, now); err != nil {
 				return err
@@ -243,7 +258,10 @@ func finish(tx *bbolt.Tx, job *Job, now time.Time) error {
 	if err := tx.Bucket(bucketActive).Delete([]byte(job.Instance)); err != nil {
 		return err
 	}
-	if job.State == Done {
+	if err := tx.Bucket(bucketEnded).Put([]byte(job.Instance), []byte(job.ID)); err != nil {
+		return err
+	}
+	if job.State == Done && !job.IsRestore() {
 		if err := tx.Bucket(bucketLatest).Put([]byte(job.Instance), []byte(job.ID)); err != nil {
 			return err
 		}
@@ -323,9 +341,12 @@ func forget(tx *bbolt.Tx, id string) error {
 		if err := tx.Bucket(bucketJobs).Delete([]byte(ref.Job)); err != nil {
 			return err
 		}
-		latest := tx.Bucket(bucketLatest)
-		if string(latest.Get([]byte(ref.Instance))) == ref.Job {
-			if err := latest.Delete([]byte(ref.Instance)); err != nil {
+		for _, name := range [][]byte{bucketLatest, bucketEnded} {
+			last := tx.Bucket(name)
+			if string(last.Get([]byte(ref.Instance))) != ref.Job {
+				continue
+			}
+			if err := last.Delete([]byte(ref.Instance)); err != nil {
 				return err
 			}
 		}
@@ -435,7 +456,7 @@ func (jr *Journal) Active() (jobs []*Job, err error) {
 	return jobs, err
 }
 
-// ByInstance returns the unfinished job of the instance and the last one that was done; nil where there is none.
+// ByInstance returns the unfinished job of the instance and its last backup that was done; nil where there is none.
 func (jr *Journal) ByInstance(instance string) (active, latest *Job, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		if id := tx.Bucket(bucketActive).Get([]byte(instance)); id != nil {

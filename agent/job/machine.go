@@ -91,10 +91,10 @@ func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
 	}
 	w.checked()
 	w.resumed = false
-	if j.CancelAsked && (j.State == Accepted || j.State.unstored()) {
+	if j.CancelAsked && j.undoable() && j.State != Suspending {
 		return w.fail(j, errCancelled.Error())
 	}
-	if !j.State.unstored() && j.State != Accepted && j.State != Suspending {
+	if !j.undoable() && j.State != Placing {
 		w.ticket.leave() // from here on the job only waits, or is quick
 		if j.State != Failing {
 			w.hold.leave()
@@ -107,6 +107,16 @@ func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
 		ctx, cancel := w.deadlines(work, j)
 		defer cancel()
 		return w.secure(ctx, j)
+	case Restoring:
+		ctx, cancel := w.deadlines(work, j)
+		defer cancel()
+		return w.restore(ctx, j)
+	case Placing:
+		return w.putInPlace(hard, j)
+	case Restored:
+		return w.settle(hard, j)
+	case Starting:
+		return w.start(hard, j)
 	case Stored:
 		return w.completed(hard, j)
 	case Reported, Held, Acknowledged:
@@ -211,14 +221,22 @@ func (w *worker) begin(soft, work context.Context, j *Job) error {
 		}
 		return w.fail(j, err.Error())
 	}
-	if j.Attempts == 0 {
+	switch {
+	case next == Done:
+		c.emit = w.m.event(EventRestoreCompleted)
+	case j.Attempts == 0 && j.IsRestore():
+		c.emit = w.m.event(EventRestoreStarted)
+	case j.Attempts == 0:
 		c.emit = w.m.event(EventStarted)
 	}
 	return w.write(j, next, c)
 }
 
-// first decides what is done to the host first: a round of pre-copy, the hold, or the snapshots of a live backup.
+// first decides what is done to the host first: a round of pre-copy, the hold, the snapshots of a live backup, or a restore.
 func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
+	if j.IsRestore() {
+		return w.toRestore(ctx, j)
+	}
 	instance, err := w.m.parts.Instance(j.Instance)
 	if err != nil {
 		return "", change{}, fmt.Errorf("look for the instance: %w", err)

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -47,6 +48,8 @@ type Options struct {
 	Now            func() time.Time
 	Rand           io.Reader // for ids
 	BootID         string    // of the host; differs after a reboot
+	// StartRestored starts instances after their volumes were restored.
+	StartRestored bool
 	// Hook is called at each crash point beside crashpoint.Hit. Tests use it; nil elsewhere.
 	Hook func(point string)
 }
@@ -115,6 +118,7 @@ func (m *Manager) hit(point string) {
 
 // Request is one command.
 type Request struct {
+	Kind      Kind // "" is KindBackup
 	ID        string
 	Digest    [32]byte // of the body
 	Tenant    string   // whose the command is
@@ -136,6 +140,7 @@ func (m *Manager) Accept(r Request) (*Task, error) {
 	if t, err := m.Known(r); t != nil || err != nil {
 		return t, err
 	}
+	kind := cmp.Or(r.Kind, KindBackup)
 	now := m.opts.Now().UTC()
 	task := Task{RequestID: r.ID, Digest: r.Digest, Tenant: r.Tenant, Accepted: now}
 	var err error
@@ -149,7 +154,7 @@ func (m *Manager) Accept(r Request) (*Task, error) {
 			return nil, fmt.Errorf("instance %q: %w", name, err)
 		}
 		jobs[i] = Job{
-			Task: task.ID, Instance: name, Tenant: instance.Tenant, Policy: instance.Policy, Mode: instance.Mode,
+			Task: task.ID, Instance: name, Tenant: instance.Tenant, Kind: kind, Policy: instance.Policy, Mode: instance.Mode,
 			Deadline: r.Deadline.UTC(), State: Accepted, AcceptedAt: now, Entered: map[State]time.Time{Accepted: now},
 		}
 		if jobs[i].ID, err = m.newID(); err != nil {
@@ -296,7 +301,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 // place says where a job stands in the line. How large its instance is, its last backup tells; one that has none
 // counts as large.
 func (m *Manager) place(j *Job) place {
-	p := place{command: j.Task, deadline: j.Deadline, bytes: math.MaxUint64, seq: j.Seq}
+	p := place{restore: j.IsRestore(), command: j.Task, deadline: j.Deadline, bytes: math.MaxUint64, seq: j.Seq}
 	if _, latest, err := m.journal.ByInstance(j.Instance); err == nil && latest != nil && latest.Result != nil {
 		p.bytes = latest.Result.Bytes
 	}

@@ -73,12 +73,15 @@ type Backuper interface {
 	Backup(ctx context.Context, r BackupRequest) (*Result, error)
 }
 
-// Progress is how far an upload is.
+// Progress is how far an upload or a restore is.
 type Progress struct {
 	Files     uint64 `json:"files"`
 	BytesRead uint64 `json:"bytes_read"`
 	BytesNew  uint64 `json:"bytes_new"`
 	BytesSent uint64 `json:"bytes_sent"`
+	// Of a restore; the others but Files are 0 then. Files are entries of any sort.
+	BytesRestored uint64 `json:"bytes_restored,omitempty"`
+	BytesTotal    uint64 `json:"bytes_total,omitempty"`
 }
 
 // Signer makes the receipt of a stored backup: a signed statement as JSON.
@@ -109,6 +112,7 @@ type Parts struct {
 	// Marks keeps notes of the held instances beside the journal; nil keeps none.
 	Marks    Marks
 	Backuper Backuper
+	Restorer Restorer // nil: restores are refused by failing
 	Signer   Signer
 	Observer Observer
 }

@@ -11,7 +11,7 @@ import (
 // slots lets a number of jobs work at once. A place in the line is taken at once by join, so the order does not
 // depend on which goroutine wakes up first.
 //
-// Who is next: jobs with a deadline before those without, the earliest deadline first and of one deadline the smallest
+// Who is next: restores before backups, since somebody waits for the instance; among each, jobs with a deadline before those without, the earliest deadline first and of one deadline the smallest
 // instance, so that some are free early. Among the others the commands take turns, and of a command the jobs come in
 // its order: a command of one instance does not wait for a hundred of another.
 type slots struct {
@@ -31,6 +31,7 @@ type command struct {
 
 // place is what the order in the line depends on.
 type place struct {
+	restore  bool
 	command  string    // id of the task
 	deadline time.Time // zero: none
 	bytes    uint64    // of the instance, as far as known
@@ -96,6 +97,11 @@ func (s *slots) serve() {
 func (s *slots) compare(a, b *ticket) int {
 	p, q := a.place, b.place
 	switch {
+	case p.restore != q.restore:
+		if p.restore {
+			return -1
+		}
+		return 1
 	case p.deadline.IsZero() != q.deadline.IsZero():
 		if q.deadline.IsZero() {
 			return -1
@@ -112,6 +118,21 @@ func (s *slots) waiting() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.line)
+}
+
+// ahead counts the places in the line that are before the ticket's as things stand; 0 when it is not in the line.
+func (s *slots) ahead(t *ticket) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.line, t) {
+		return 0
+	}
+	for _, other := range s.line {
+		if other != t && s.compare(other, t) < 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // idle counts the slots that nobody has.

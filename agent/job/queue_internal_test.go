@@ -65,3 +65,30 @@ func TestOrderOfTheLine(t *testing.T) {
 	var none *ticket
 	none.leave()
 }
+
+// Restores go before backups, also before those with a deadline; a place in the line says how many are before it.
+func TestRestoresGoFirst(t *testing.T) {
+	s := newSlots(1)
+	first := s.join(place{command: "first"})
+	urgent := s.join(place{command: "urgent", deadline: time.Unix(1, 0), seq: 1})
+	backup := s.join(place{command: "backup", seq: 2})
+	one := s.join(place{command: "restore", restore: true, seq: 3})
+	two := s.join(place{command: "restore", restore: true, seq: 4})
+	for want, l := range []*ticket{one, two, urgent, backup} {
+		if got := s.ahead(l); got != want {
+			t.Errorf("before %s are %d, want %d", l.place.command, got, want)
+		}
+	}
+	if s.ahead(first) != 0 {
+		t.Error("someone is before the one at work")
+	}
+	first.leave()
+	select {
+	case <-one.ready:
+	default:
+		t.Error("the restore was not the next")
+	}
+	for _, l := range []*ticket{one, two, urgent, backup} {
+		l.leave()
+	}
+}

@@ -30,6 +30,8 @@ const (
 func mayRelease(tx *bbolt.Tx, j *Job) error {
 	no := func(why string) error { return fmt.Errorf("job %s: %s: %w", j.ID, why, errMayNotRelease) }
 	switch {
+	case j.IsRestore():
+		return no("it is a restore")
 	case j.State != Acknowledged && j.State != Releasing:
 		return no("it is " + string(j.State))
 	case j.Result.complete() != nil:

@@ -77,6 +77,9 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 // the journal says so. All of it can be done again after a crash.
 func (w *worker) letGo(hard context.Context, j *Job) error {
 	err := w.persist(hard, j, "clean up after the job", func(ctx context.Context) error {
+		if j.IsRestore() {
+			return w.undoRestore(ctx, j)
+		}
 		if !j.Hold && len(j.Snapshots) == 0 {
 			return nil
 		}
@@ -99,6 +102,9 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 			j.Hold, j.HeldUntil = false, w.m.opts.Now().UTC()
 		}
 		j.Snapshots = nil
+		if j.Restore != nil && j.State != Failed {
+			j.Restore = nil // it begins anew, perhaps with a newer backup
+		}
 	}
 	w.hold.leave()
 	switch j.State {
@@ -108,14 +114,18 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		return w.write(j, Done, change{edit: over, emit: w.m.event(EventResumed)})
 	case Suspending:
 		if j.Attempts+1 >= maxAttempts {
-			return w.fail(j, fmt.Sprintf("it was interrupted %d times before the backup was stored", maxAttempts))
+			return w.fail(j, fmt.Sprintf("it was interrupted %d times before it had done what can't be done in parts", maxAttempts))
 		}
 		return w.write(j, Accepted, change{edit: func(j *Job) {
 			over(j)
 			j.Attempts++
 		}})
 	}
-	return w.write(j, Failed, change{edit: over, emit: w.m.event(EventFailed)})
+	event := EventFailed
+	if j.IsRestore() {
+		event = EventRestoreFailed
+	}
+	return w.write(j, Failed, change{edit: over, emit: w.m.event(event)})
 }
 
 // thaw lets an instance that this job froze or stopped run again, and looks that it does. One that someone
@@ -182,6 +192,11 @@ func (w *worker) progressEvent(now time.Time) *Event {
 	j := w.report.job
 	d := w.m.eventData(j)
 	d.Files, d.BytesRead, d.BytesNew, d.BytesSent = p.Files, p.BytesRead, p.BytesNew, p.BytesSent
+	d.BytesRestored, d.BytesTotal = p.BytesRestored, p.BytesTotal
+	kind := EventProgress
+	if j.IsRestore() {
+		kind = EventRestoreProgress
+	}
 	data, err := json.Marshal(d)
 	if err != nil {
 		return nil // plain numbers and strings: can't happen, and progress may be lost
@@ -189,6 +204,6 @@ func (w *worker) progressEvent(now time.Time) *Event {
 	w.report.dirty, w.report.sent = false, now
 	return &Event{
 		ID:   fmt.Sprintf("%s-p%d", j.ID, now.UnixNano()),
-		Type: EventProgress, Instance: j.Instance, Task: j.Task, Job: j.ID, Time: now.UTC(), Data: data,
+		Type: kind, Instance: j.Instance, Task: j.Task, Job: j.ID, Time: now.UTC(), Data: data,
 	}
 }

@@ -31,7 +31,10 @@ type world struct {
 	packs     map[string]int   // pack id -> how often it was sent
 	rounds    map[string]int   // job -> rounds of pre-copy
 	marks     map[string][]byte
-	events    []job.Event // as the control plane took them
+	disks     map[string]disk                             // path -> what a restore finds or leaves there
+	restore   func(ctx context.Context, volume int) error // what the store does to a restore; nil: well
+	stuck     string                                      // a volume that can't be renamed
+	events    []job.Event                                 // as the control plane took them
 	bootID    string
 	backup    func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
 	answer    func(e job.Event) (refusal string, err error)        // what the control plane says; nil: 2xx
@@ -52,7 +55,8 @@ type phone struct {
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
 		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{},
-		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, marks: map[string][]byte{}, bootID: "boot-1",
+		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, marks: map[string][]byte{}, disks: map[string]disk{},
+		bootID: "boot-1",
 	}
 	for _, n := range names {
 		w.instances[n] = &phone{state: job.IsRunning, policy: job.ReleaseByAgent}
@@ -167,10 +171,14 @@ func (l *life) isDead() bool {
 
 // accept sends a command; it may be the end of the process.
 func (l *life) accept(id string, instances ...string) (t *job.Task, err error) {
+	return l.send(job.Request{ID: id, Digest: [32]byte{byte(len(instances))}, Tenant: "acme", Instances: instances})
+}
+
+func (l *life) send(r job.Request) (t *job.Task, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		t, err = l.m.Accept(job.Request{ID: id, Digest: [32]byte{byte(len(instances))}, Tenant: "acme", Instances: instances})
+		t, err = l.m.Accept(r)
 	}()
 	<-done
 	return t, err
@@ -284,7 +292,7 @@ func (l *life) parts() job.Parts {
 			delete(w.snaps, ref.Path)
 			return nil
 		},
-		Marks: fakeMarks{l}, Backuper: fakeEngine{l}, Signer: fakeSigner{l}, Observer: quiet{},
+		Marks: fakeMarks{l}, Backuper: fakeEngine{l}, Restorer: fakeRestorer{l}, Signer: fakeSigner{l}, Observer: quiet{},
 	}
 }
 
@@ -346,7 +354,7 @@ func (r *fakeRuntime) Start(context.Context) error {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
-	if j := r.l.record(r.id); !j.Hold || !slices.Contains([]job.State{job.Failing, job.Suspending, job.Resuming}, j.State) {
+	if j := r.l.record(r.id); j.State != job.Starting && (!j.Hold || !slices.Contains([]job.State{job.Failing, job.Suspending, job.Resuming}, j.State)) {
 		r.l.w.fault("journal-first: start while the journal says %s, hold %v", j.State, j.Hold)
 	}
 	r.p.state = job.IsRunning

@@ -52,12 +52,26 @@ const (
 	WriteEnding     = "job.write-ending"     // that a backup of a running instance is over enters the journal
 )
 
+// Acts of a restore, beside those that it shares with a backup.
+const (
+	WriteRestoring = "job.write-restoring" // the names of the folders beside the volumes' places enter the journal
+	Restore        = "job.restore"         // the whole run of the restore engine
+	WritePlacing   = "job.write-placing"   // that all trees are complete enters the journal
+	Place          = "job.place"           // one volume is put into its place
+	WriteRestored  = "job.write-restored"  // that all are in their places enters the journal
+	Discard        = "job.discard"         // what one volume has replaced is removed, or what was to replace it
+	WriteStarting  = "job.write-starting"  // the intent to start the instance enters the journal
+	Start          = "job.start"           // the runtime starts the instance
+	PutBack        = "job.put-back"        // one volume is taken out of its place again
+)
+
 var acts = []string{
 	WriteTask, WritePrecopying, WriteFreezing, Freeze, WriteFrozen, WriteSnapshotting, Snapshot, WriteSnapshotted,
 	WriteUploading, WritePack, Upload, WriteStored, Sign, WriteReported, Deliver, WriteAcknowledged,
 	WriteReleasing, PowerDown, WriteReleased, RemoveSnapshot, WriteDone,
 	WriteFailing, Thaw, WriteFailed, WriteSuspending, WriteAccepted, WriteHeld, WriteResuming,
 	WriteEnding,
+	WriteRestoring, Restore, WritePlacing, Place, WriteRestored, Discard, WriteStarting, Start, PutBack,
 }
 
 // List returns the names of all points, in the order in which a job that goes well reaches them,

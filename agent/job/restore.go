@@ -1,0 +1,351 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"holdfast/internal/crashpoint"
+)
+
+// Place is where a volume belongs on this host, and where its tree is built before it gets there, by one rename.
+type Place struct {
+	Volume string `json:"volume"` // its name
+	Target string `json:"target"`
+	Stage  string `json:"stage"`          // beside Target
+	Tree   string `json:"tree,omitempty"` // tells the restored tree from others; empty until it is complete
+}
+
+// Restore is the record of what a restore does.
+type Restore struct {
+	Backup  string         `json:"backup_id,omitempty"`
+	Created time.Time      `json:"created,omitzero"` // of the backup
+	Places  []Place        `json:"places,omitempty"`
+	Placed  bool           `json:"placed,omitempty"` // all are in place, and stay there
+	Ready   bool           `json:"ready,omitempty"`  // nothing had to be restored
+	Result  *RestoreResult `json:"result,omitempty"`
+}
+
+// RestoreResult is what the engine says about a restore.
+type RestoreResult struct {
+	Files        uint64 `json:"files"`
+	Bytes        uint64 `json:"bytes"` // of content written
+	BytesFetched uint64 `json:"bytes_fetched"`
+	Warnings     int    `json:"warnings"` // what is not exactly as it was backed up
+}
+
+// Content says which backup the volumes of an instance on this host hold, or have come from: the last that was made of
+// them or restored to them here.
+type Content struct {
+	Backup  string    `json:"backup_id"`
+	Created time.Time `json:"created"`
+}
+
+// RestoreRequest is the work of the engine for one restore.
+type RestoreRequest struct {
+	Instance, Tenant string
+	Backup           string
+	Places           []Place
+	// Progress takes figures as they grow; it may be called from any goroutine.
+	Progress func(Progress)
+}
+
+// Presence is what is on this host of an instance's volumes.
+type Presence struct {
+	All bool // each volume is there, with content
+	Any bool // some volume has content
+}
+
+// ErrNoBackup says that the vault has no backup of an instance.
+var ErrNoBackup = errors.New("the vault has no backup of this instance")
+
+// Restorer brings the volumes of instances back. Its methods may be called from any goroutine.
+type Restorer interface {
+	// Look tells what is there now.
+	Look(ctx context.Context, instance string) (Presence, error)
+	// Newest names the newest backup; ErrNoBackup.
+	Newest(ctx context.Context, instance, tenant string) (Content, error)
+	// Plan names the places of all volumes and changes nothing. An error says why one can't be restored to its place.
+	Plan(ctx context.Context, instance, job string) ([]Place, error)
+	// Restore builds the tree of each place at its stage. It returns nil when all are complete and durable, and the places
+	// then with Tree. When ctx ends it returns soon, with nothing running. What an error leaves, Discard removes.
+	Restore(ctx context.Context, r RestoreRequest) (*RestoreResult, []Place, error)
+	// Placed tells whether the restored tree is in its place.
+	Placed(p Place) (bool, error)
+	// Put puts it there, in one step; what was there is at the stage then. Done twice it is no error.
+	Put(p Place) error
+	// Back undoes Put, in one step. Done twice it is no error.
+	Back(p Place) error
+	// Discard removes what is at the stage, and what an interrupted Restore left. Nothing there is no error.
+	Discard(p Place) error
+}
+
+// toRestore decides what a restore has to do.
+//
+// Invariant nothing-lost: volumes that may have newer bytes than the newest backup are never replaced. Those of an instance that
+// runs, and those that come from that very backup (it was made of them, or restored to them), are ready as they are.
+func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
+	no := func(doing string, err error) (State, change, error) {
+		return "", change{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	restorer := w.m.parts.Restorer
+	if restorer == nil {
+		return "", change{}, errors.New("this agent does not restore")
+	}
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return no("look for the instance", err)
+	}
+	found, err := instance.Runtime.State(ctx)
+	if err != nil {
+		return no("look at the instance", err)
+	}
+	here, err := restorer.Look(ctx, j.Instance)
+	if err != nil {
+		return no("look at the volumes", err)
+	}
+	switch {
+	case found == IsFrozen:
+		return "", change{}, errors.New("the instance is frozen, and not by this agent")
+	case found == IsRunning && here.All:
+		return Done, change{edit: func(j *Job) { j.Found, j.Restore = found, &Restore{Ready: true} }}, nil
+	case found == IsRunning:
+		return "", change{}, errors.New("the instance runs, but not all of its volumes are there; stop it, so that they can be restored")
+	case found == IsMissing && w.m.opts.StartRestored:
+		return "", change{}, errors.New("the runtime does not know the instance, so it can't be started after a restore; make it first")
+	}
+	newest, err := restorer.Newest(ctx, j.Instance, j.Tenant)
+	if err != nil {
+		return no("look for the newest backup", err)
+	}
+	known, err := w.m.journal.Content(j.Instance)
+	if err != nil {
+		return no("read the journal", err)
+	}
+	r := &Restore{Backup: newest.Backup, Created: newest.Created}
+	switch {
+	case known.Backup == newest.Backup && here.All:
+		r.Ready, r.Placed = true, true
+		next := Done
+		if w.m.opts.StartRestored && instance.Holds {
+			next = Starting
+		}
+		return next, change{edit: func(j *Job) { j.Found, j.Restore = found, r }}, nil
+	case newest.Created.Before(known.Created.Truncate(time.Millisecond)): // ids of backups tell milliseconds
+		return "", change{}, fmt.Errorf("the newest backup in the vault is %s, but this host knows of a newer one, %s: it was deleted, or the store shows an older state",
+			newest.Backup, known.Backup)
+	case found == IsUnknown && instance.Holds && here.Any:
+		return "", change{}, errors.New("its volumes have content, and the runtime can't tell whether it runs; empty them, or configure how its state is told")
+	}
+	if r.Places, err = restorer.Plan(ctx, j.Instance, j.ID); err != nil {
+		return no("find the volumes' places", err)
+	}
+	return Restoring, change{edit: func(j *Job) { j.Found, j.Restore = found, r }}, nil
+}
+
+// restore builds the volumes beside their places. A crash leaves folders that the journal names; the next life begins anew.
+func (w *worker) restore(ctx context.Context, j *Job) error {
+	restorer := w.m.parts.Restorer
+	err := context.Cause(ctx)
+	for _, p := range j.Restore.Places {
+		if err == nil {
+			err = restorer.Discard(p)
+		}
+	}
+	var result *RestoreResult
+	var places []Place
+	if err == nil {
+		err = w.act(crashpoint.Restore, func() error {
+			result, places, err = restorer.Restore(ctx, RestoreRequest{
+				Instance: j.Instance, Tenant: j.Tenant, Backup: j.Restore.Backup, Places: j.Restore.Places,
+				Progress: func(p Progress) { w.progressed(j, p) },
+			})
+			return err
+		})
+	}
+	if err == nil && slices.ContainsFunc(places, func(p Place) bool { return p.Tree == "" }) {
+		err = errors.New("the restore engine did not say which trees it made")
+	}
+	if err != nil {
+		return w.giveUp(ctx, j, "restore", err)
+	}
+	err = w.writeChecked(j, Placing, notCancelled, change{edit: func(j *Job) { j.Restore.Places, j.Restore.Result = places, result }})
+	if errors.Is(err, errCancelled) {
+		return w.fail(j, errCancelled.Error())
+	}
+	return err
+}
+
+// putInPlace puts all volumes into their places. A crash may leave some of them in place; the next life goes on. An error takes those
+// that are out again, so that an instance never has volumes of two times.
+func (w *worker) putInPlace(hard context.Context, j *Job) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), actTimeout)
+	defer cancel()
+	placed, err := w.countPlaced(j)
+	if err == nil && placed < len(j.Restore.Places) {
+		err = w.mayMove(ctx, j)
+	}
+	for _, p := range j.Restore.Places {
+		if err == nil {
+			err = w.act(crashpoint.Place, func() error { return w.m.parts.Restorer.Put(p) })
+		}
+	}
+	if err != nil {
+		return w.fail(j, fmt.Sprintf("put the restored volumes into place: %v", err))
+	}
+	return w.write(j, Restored, change{edit: func(j *Job) { j.Restore.Placed = true }})
+}
+
+// countPlaced tells how many volumes are in their places.
+func (w *worker) countPlaced(j *Job) (n int, err error) {
+	for _, p := range j.Restore.Places {
+		in, err := w.m.parts.Restorer.Placed(p)
+		if err != nil {
+			return 0, err
+		}
+		if in {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// mayMove is nil when the instance does not run, so that its volumes can be exchanged.
+func (w *worker) mayMove(ctx context.Context, j *Job) error {
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return err
+	}
+	state, err := instance.Runtime.State(ctx)
+	if err != nil {
+		return fmt.Errorf("look at the instance: %w", err)
+	}
+	if state == IsRunning || state == IsFrozen {
+		return fmt.Errorf("the instance is %s, although it was %s when the restore began: stop it", state, j.Found)
+	}
+	return nil
+}
+
+// settle removes what the restored volumes have replaced.
+func (w *worker) settle(hard context.Context, j *Job) error {
+	err := w.persist(hard, j, "remove what was replaced by the restore", func(context.Context) error { return w.discard(j) })
+	if err != nil {
+		return err
+	}
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return w.fail(j, fmt.Sprintf("look for the instance: %v", err))
+	}
+	if w.m.opts.StartRestored && instance.Holds {
+		return w.write(j, Starting, change{})
+	}
+	return w.write(j, Done, change{emit: w.m.event(EventRestoreCompleted)})
+}
+
+func (w *worker) discard(j *Job) error {
+	var errs []error
+	for _, p := range j.Restore.Places {
+		errs = append(errs, w.act(crashpoint.Discard, func() error { return w.m.parts.Restorer.Discard(p) }))
+	}
+	return errors.Join(errs...)
+}
+
+// startTries is how often a start is tried: an engine that is just coming up gets some seconds; what keeps failing is for
+// a person to look at, and the volumes are in place.
+const startTries = 3
+
+// start starts a restored instance and looks that it runs.
+func (w *worker) start(hard context.Context, j *Job) error {
+	var err error
+	for try := range startTries {
+		if try > 0 && sleep(hard, firstPause<<try) != nil {
+			return errLeave
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), actTimeout)
+		err = w.startOnce(ctx, j)
+		cancel()
+		if err == nil {
+			return w.write(j, Done, change{emit: w.m.event(EventRestoreCompleted)})
+		}
+		w.m.parts.Observer.Trouble(j.Instance, j.ID, "start the restored instance", err)
+	}
+	return w.fail(j, fmt.Sprintf("the volumes are restored and in place, but the instance could not be started: %v", err))
+}
+
+func (w *worker) startOnce(ctx context.Context, j *Job) error {
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return err
+	}
+	if err := w.act(crashpoint.Start, func() error { return instance.Runtime.Start(ctx) }); err != nil {
+		return err
+	}
+	state, err := instance.Runtime.State(ctx)
+	if err != nil {
+		return fmt.Errorf("look at the instance after the start: %w", err)
+	}
+	if state != IsRunning && state != IsUnknown {
+		return fmt.Errorf("it is %s after the start", state)
+	}
+	return nil
+}
+
+// undoRestore brings back what was there before a restore that failed or is put off, and removes what it made. Volumes that are in
+// place for good stay. All of it can be done again after a crash.
+func (w *worker) undoRestore(ctx context.Context, j *Job) error {
+	if j.Restore == nil || j.Restore.Placed {
+		return nil
+	}
+	placed, err := w.countPlaced(j)
+	if err != nil {
+		return err
+	}
+	if placed > 0 {
+		if err := w.mayMove(ctx, j); err != nil {
+			return err
+		}
+		for _, p := range slices.Backward(j.Restore.Places) {
+			if err := w.act(crashpoint.PutBack, func() error { return w.m.parts.Restorer.Back(p) }); err != nil {
+				return err
+			}
+		}
+	}
+	return w.discard(j)
+}
+
+// noteContent writes, in the transaction of the state, which backup an instance's volumes come from since then.
+func noteContent(tx *bbolt.Tx, j *Job) error {
+	switch {
+	case j.State == Stored && j.Result != nil:
+		return put(tx, bucketContent, []byte(j.Instance), Content{Backup: j.Result.BackupID, Created: j.Result.Created})
+	case j.State == Restored && j.Restore != nil:
+		return put(tx, bucketContent, []byte(j.Instance), Content{Backup: j.Restore.Backup, Created: j.Restore.Created})
+	}
+	return nil
+}
+
+// Content returns which backup the instance's volumes on this host come from; zero when none is known.
+func (jr *Journal) Content(instance string) (c Content, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		_, err := get(tx, bucketContent, []byte(instance), &c)
+		return err
+	})
+	return c, err
+}
+
+// Ended returns the last job of the instance that is over, of either kind and however it ended; nil when there is none.
+func (jr *Journal) Ended(instance string) (last *Job, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		id := tx.Bucket(bucketEnded).Get([]byte(instance))
+		if id == nil {
+			return nil
+		}
+		last, err = getJob(tx, string(id))
+		return err
+	})
+	return last, err
+}

@@ -1,0 +1,445 @@
+package job_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/agent/job"
+)
+
+// fakeRestorer restores the last count of an instance's backups. A volume's content is a count, and its
+// identity is where it came from.
+type fakeRestorer struct{ l *life }
+
+// disk is what lies at a path.
+type disk struct {
+	tree  string
+	count int
+}
+
+func (r fakeRestorer) target(instance, volume string) string { return "/" + instance + "/" + volume }
+
+func (r fakeRestorer) Look(_ context.Context, instance string) (job.Presence, error) {
+	r.l.alive()
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	p := job.Presence{All: true}
+	for _, v := range []string{"data", "media"} {
+		_, there := r.l.w.disks[r.target(instance, v)]
+		p.All, p.Any = p.All && there, p.Any || there
+	}
+	return p, nil
+}
+
+func (r fakeRestorer) Newest(_ context.Context, instance, _ string) (job.Content, error) {
+	r.l.alive()
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	b := r.l.w.backups[instance]
+	if len(b) == 0 {
+		return job.Content{}, job.ErrNoBackup
+	}
+	return job.Content{Backup: fmt.Sprint("b", b[len(b)-1]), Created: time.Unix(int64(b[len(b)-1]), 0).UTC()}, nil
+}
+
+func (r fakeRestorer) Plan(_ context.Context, instance, id string) ([]job.Place, error) {
+	var places []job.Place
+	for _, v := range []string{"data", "media"} {
+		places = append(places, job.Place{Volume: v, Target: r.target(instance, v), Stage: r.target(instance, ".stage-"+v+"-"+id)})
+	}
+	return places, nil
+}
+
+func (r fakeRestorer) Restore(ctx context.Context, q job.RestoreRequest) (*job.RestoreResult, []job.Place, error) {
+	places := slices.Clone(q.Places)
+	for i := range places {
+		p := &places[i]
+		r.l.alive()
+		w := r.l.w
+		w.mu.Lock()
+		if j := r.l.record(q.Instance); j.State != job.Restoring || !slices.Contains(j.Restore.Places, q.Places[i]) {
+			w.fault("journal-first: restore to %s while the journal says %s", p.Stage, j.State)
+		}
+		if _, there := w.disks[p.Stage]; there {
+			w.fault("%s is there before its restore", p.Stage)
+		}
+		w.disks[p.Stage] = disk{tree: "in parts"}
+		w.mu.Unlock()
+		q.Progress(job.Progress{BytesRestored: uint64(i), BytesTotal: 2})
+		if w.restore != nil {
+			if err := w.restore(ctx, i); err != nil {
+				return nil, nil, err
+			}
+		}
+		r.l.alive()
+		w.mu.Lock()
+		var count int
+		if _, err := fmt.Sscanf(q.Backup, "b%d", &count); err != nil {
+			w.fault("restore of %q", q.Backup)
+		}
+		p.Tree = "tree of " + p.Stage
+		w.disks[p.Stage] = disk{p.Tree, count}
+		w.mu.Unlock()
+	}
+	return &job.RestoreResult{Files: 1, Bytes: 2}, places, nil
+}
+
+func (r fakeRestorer) Placed(p job.Place) (bool, error) {
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	return p.Tree != "" && r.l.w.disks[p.Target].tree == p.Tree, nil
+}
+
+// move exchanges what lies at the stage and at the target. The lock is held.
+func (r fakeRestorer) move(p job.Place, allowed ...job.State) {
+	w := r.l.w
+	instance := strings.Split(p.Target, "/")[1]
+	if j := r.l.record(instance); !slices.Contains(allowed, j.State) {
+		w.fault("journal-first: %s is moved while the journal says %s", p.Target, j.State)
+	}
+	if s := w.instances[instance].state; s == job.IsRunning || s == job.IsFrozen {
+		w.fault("%s is moved while the instance is %s", p.Target, s)
+	}
+	at, had := w.disks[p.Stage], w.disks[p.Target]
+	delete(w.disks, p.Stage)
+	delete(w.disks, p.Target)
+	if at.tree != "" {
+		w.disks[p.Target] = at
+	}
+	if had.tree != "" {
+		w.disks[p.Stage] = had
+	}
+}
+
+func (r fakeRestorer) Put(p job.Place) error {
+	r.l.alive()
+	if in, _ := r.Placed(p); in {
+		return nil
+	}
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	if r.l.w.stuck == p.Volume {
+		return errors.New("device or resource busy")
+	}
+	r.move(p, job.Placing)
+	return nil
+}
+
+func (r fakeRestorer) Back(p job.Place) error {
+	r.l.alive()
+	if in, _ := r.Placed(p); !in {
+		return nil
+	}
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	r.move(p, job.Failing)
+	return nil
+}
+
+func (r fakeRestorer) Discard(p job.Place) error {
+	r.l.alive()
+	w := r.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if j := r.l.record(strings.Split(p.Target, "/")[1]); !slices.Contains([]job.State{job.Restoring, job.Restored, job.Failing, job.Suspending}, j.State) {
+		w.fault("journal-first: %s is removed while the journal says %s", p.Stage, j.State)
+	}
+	delete(w.disks, p.Stage)
+	return nil
+}
+
+// restoreWay is one course of a restore: what was there before, what happens, and how it ends.
+type restoreWay struct {
+	name    string
+	opts    job.Options
+	prepare func(w *world)
+	drive   func(l *life, id string)
+	again   func(w *world)
+	end     job.State
+	cause   string // part of it
+	count   int    // that both volumes hold at the end; 0: they are not there
+	runs    bool
+}
+
+// had puts volumes on the host.
+func had(count int) func(w *world) {
+	return func(w *world) {
+		for _, v := range []string{"data", "media"} {
+			w.disks["/phone/"+v] = disk{"old " + v, count}
+		}
+	}
+}
+
+var restoreWays = []restoreWay{
+	{name: "to an empty host", end: job.Done, count: 7},
+	{name: "over what was there, and started", end: job.Done, count: 7, runs: true, prepare: had(3), opts: job.Options{StartRestored: true}},
+	{
+		name: "a volume can't be put into place", end: job.Failed, cause: "device or resource busy", count: 3,
+		prepare: func(w *world) { had(3)(w); w.stuck = "media" },
+	},
+	{
+		name: "the store fails in the middle", end: job.Failed, cause: "no such pack", count: 3,
+		prepare: func(w *world) {
+			had(3)(w)
+			w.restore = func(_ context.Context, volume int) error {
+				if volume == 1 {
+					return errors.New("no such pack")
+				}
+				return nil
+			}
+		},
+	},
+	{
+		name: "put off by a shutdown", end: job.Done, count: 7,
+		prepare: func(w *world) {
+			w.restore = func(ctx context.Context, _ int) error { <-ctx.Done(); return context.Cause(ctx) }
+		},
+		drive: func(l *life, id string) { l.until(id, job.Restoring); l.cancel(); <-l.ended },
+		again: func(w *world) { w.restore = nil },
+	},
+	{name: "no backup", end: job.Failed, cause: "the vault has no backup", count: 3, prepare: func(w *world) { had(3)(w); w.backups = map[string][]int{} }},
+}
+
+// runRestoreWay is runWay for a restore.
+func runRestoreWay(t *testing.T, way restoreWay, crashAt int) []string {
+	var points []string
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "phone")
+		w.instances["phone"].state = job.IsStopped
+		w.backups["phone"] = []int{5, 7}
+		if way.prepare != nil {
+			way.prepare(w)
+		}
+		l := w.start(crashAt, way.opts)
+		task, err := l.prepare("request-1", "phone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if task != nil {
+			if way.drive != nil {
+				way.drive(l, task.Jobs[0].Job)
+			} else {
+				l.final(task.Jobs[0].Job)
+			}
+		}
+		l.stop()
+		points = slices.Clone(l.points)
+		if way.again != nil {
+			way.again(w)
+		}
+		l = w.start(-1, way.opts)
+		again, err := l.prepare("request-1", "phone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if task != nil && again.ID != task.ID {
+			t.Errorf("same-command-once: task %s, then %s", task.ID, again.ID)
+		}
+		j := l.final(again.Jobs[0].Job)
+		time.Sleep(5 * time.Second) // the last events go out
+		l.stop()
+
+		for _, f := range w.faults {
+			t.Error(f)
+		}
+		if j.State != way.end || !strings.Contains(j.Cause, way.cause) {
+			t.Errorf("ended %s (%s)", j.State, j.Cause)
+		}
+		want := map[string]int{}
+		if way.count > 0 {
+			want = map[string]int{"/phone/data": way.count, "/phone/media": way.count}
+		}
+		for path, d := range w.disks {
+			if want[path] != d.count {
+				t.Errorf("%s holds %d (%s)", path, d.count, d.tree)
+			}
+			delete(want, path)
+		}
+		if len(want) > 0 {
+			t.Errorf("missing on the host: %v", want)
+		}
+		if runs := w.instances["phone"].state == job.IsRunning; runs != way.runs {
+			t.Errorf("the instance is %s", w.instances["phone"].state)
+		}
+		checkRestoreEvents(t, w, j)
+	})
+	return points
+}
+
+func checkRestoreEvents(t *testing.T, w *world, j *job.Job) {
+	t.Helper()
+	var kinds []string
+	var seq uint64
+	for _, e := range w.events {
+		if e.Seq == 0 || e.Seq == seq {
+			continue // progress, or sent again after its answer was lost
+		}
+		if e.Seq < seq {
+			t.Errorf("event %d after %d", e.Seq, seq)
+		}
+		seq = e.Seq
+		kinds = append(kinds, strings.TrimPrefix(e.Type, "holdfast.restore."))
+	}
+	want := "started completed"
+	switch {
+	case j.State == job.Failed && j.Restore == nil:
+		want = "failed" // before anything was done
+	case j.State == job.Failed:
+		want = "started failed"
+	}
+	if got := strings.Join(kinds, " "); got != want {
+		t.Errorf("events %q, want %q", got, want)
+	}
+}
+
+func (l *life) prepare(id string, instances ...string) (t *job.Task, err error) {
+	return l.send(job.Request{Kind: job.KindRestore, ID: id, Digest: [32]byte{9}, Tenant: "acme", Instances: instances})
+}
+
+// What prepare finds decides whether anything is restored at all.
+func TestRestoreDecision(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		opts  job.Options
+		set   func(t *testing.T, w *world, l *life)
+		state job.RuntimeState
+		ready bool
+		end   job.State
+		cause string
+		count int // of the volumes at the end
+	}{
+		{name: "it runs with its volumes", state: job.IsRunning, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, ready: true, end: job.Done, count: 9},
+		{name: "it runs without them", state: job.IsRunning, end: job.Failed, cause: "stop it"},
+		{name: "frozen by someone else", state: job.IsFrozen, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, end: job.Failed, cause: "not by this agent", count: 9},
+		{name: "not known to be stopped, with content", state: job.IsUnknown, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, end: job.Failed, cause: "can't tell", count: 9},
+		{name: "not known to be stopped, empty", state: job.IsUnknown, end: job.Done, count: 7},
+		{name: "missing", state: job.IsMissing, end: job.Done, count: 7},
+		{name: "missing, and to be started", opts: job.Options{StartRestored: true}, state: job.IsMissing, end: job.Failed, cause: "does not know the instance"},
+		{
+			name: "stopped since its restore: what it wrote meanwhile stays", state: job.IsStopped, ready: true, end: job.Done, count: 8,
+			set: func(t *testing.T, w *world, l *life) {
+				first, err := l.prepare("first", "phone")
+				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
+					t.Fatal(err)
+				}
+				had(8)(w)
+			},
+		},
+		{
+			name: "a newer backup was made elsewhere", state: job.IsStopped, end: job.Done, count: 12,
+			set: func(t *testing.T, w *world, l *life) {
+				first, err := l.prepare("first", "phone")
+				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
+					t.Fatal(err)
+				}
+				w.backups["phone"] = append(w.backups["phone"], 12)
+			},
+		},
+		{
+			name: "the vault was rolled back", state: job.IsStopped, end: job.Failed, cause: "shows an older state", count: 7,
+			set: func(t *testing.T, w *world, l *life) {
+				first, err := l.prepare("first", "phone")
+				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
+					t.Fatal(err)
+				}
+				w.backups["phone"] = []int{5}
+			},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, "phone")
+				w.instances["phone"].state = job.IsStopped
+				w.backups["phone"] = []int{5, 7}
+				l := w.start(-1, tt.opts)
+				if tt.set != nil {
+					tt.set(t, w, l)
+				}
+				w.instances["phone"].state = tt.state
+				task, err := l.prepare("request", "phone")
+				if err != nil {
+					t.Fatal(err)
+				}
+				j := l.final(task.Jobs[0].Job)
+				l.stop()
+				ready := j.Restore != nil && j.Restore.Ready
+				if j.State != tt.end || !strings.Contains(j.Cause, tt.cause) || ready != tt.ready {
+					t.Errorf("%s (%s), ready %v", j.State, j.Cause, ready)
+				}
+				if c := w.disks["/phone/data"].count; c != tt.count {
+					t.Errorf("the volume holds %d, want %d", c, tt.count)
+				}
+				for _, f := range w.faults {
+					t.Error(f)
+				}
+			})
+		})
+	}
+}
+
+// Of two prepares at once one is refused, and says why; so is a backup meanwhile.
+func TestBusyWithRestore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "phone")
+		w.instances["phone"].state = job.IsStopped
+		w.backups["phone"] = []int{7}
+		on := make(chan struct{})
+		w.restore = func(context.Context, int) error { <-on; return nil }
+		l := w.start(-1, job.Options{})
+		task, err := l.prepare("one", "phone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, send := range []func() error{
+			func() error { _, err := l.prepare("two", "phone"); return err },
+			func() error { _, err := l.accept("three", "phone"); return err },
+		} {
+			var busy *job.BusyError
+			if err := send(); !errors.As(err, &busy) || !slices.Equal(busy.Restoring, []string{"phone"}) {
+				t.Errorf("while it is restored: %v", err)
+			}
+		}
+		if _, err := l.send(job.Request{ID: "one", Digest: [32]byte{1}, Tenant: "acme", Instances: []string{"phone"}}); !errors.Is(err, job.ErrRequestReused) {
+			t.Errorf("a backup with the request id of the restore: %v", err)
+		}
+		close(on)
+		if j := l.final(task.Jobs[0].Job); j.State != job.Done {
+			t.Errorf("%s: %s", j.State, j.Cause)
+		}
+		l.stop()
+	})
+}
+
+// A restore is cancelled until its volumes get into their places, and leaves what was there.
+func TestCancelRestore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "phone")
+		w.instances["phone"].state = job.IsStopped
+		w.backups["phone"] = []int{7}
+		had(3)(w)
+		w.restore = func(ctx context.Context, _ int) error { <-ctx.Done(); return context.Cause(ctx) }
+		l := w.start(-1, job.Options{})
+		task, err := l.prepare("one", "phone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := task.Jobs[0].Job
+		l.until(id, job.Restoring)
+		if err := l.m.Cancel(id); err != nil {
+			t.Fatal(err)
+		}
+		if j := l.final(id); j.State != job.Failed || !strings.Contains(j.Cause, "cancelled on request") {
+			t.Errorf("%s: %s", j.State, j.Cause)
+		}
+		l.stop()
+		if len(w.disks) != 2 || w.disks["/phone/data"].count != 3 {
+			t.Errorf("on the host: %v", w.disks)
+		}
+	})
+}
