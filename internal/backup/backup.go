@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -63,10 +62,10 @@ type Options struct {
 	IndexDir string
 	// Sample is how many of the chunks that were stored are read back at the end; 0 is 16, negative none.
 	Sample int
-	// Budget bounds the memory for content on its way, bytes; 0 is 64 MiB. Less than the least that
-	// works is taken as that.
-	Budget int64
-	// Workers is how many goroutines read, hash and compress; 0 is one more than there are processors.
+	// On is the host that this backup shares with others; nil is one of its own, with Budget and Workers.
+	On *Host
+	// Budget and Workers are as in HostOptions. They are not looked at where On is set.
+	Budget  int64
 	Workers int
 	// MinLevel and MaxLevel bound the compression, which is stronger while the store is what the backup waits for. 0 is
 	// seal.Fastest and seal.Default; a MaxLevel below MinLevel is MinLevel.
@@ -116,7 +115,6 @@ type Result struct {
 const (
 	defaultSample = 16
 	pulseEvery    = 200 * time.Millisecond // of Progress
-	defaultBudget = 64 << 20
 )
 
 // run is one call of Run.
@@ -125,7 +123,8 @@ type run struct {
 	w       *vault.Writer
 	packs   map[vault.PackID]bool
 	session *vault.Session
-	without []vault.PackID // that are missing from the store, or condemned
+	lost    []vault.PackID // packs that are missing from the store
+	without []vault.PackID // those, and what is condemned
 	cats    []*catalogue
 	counts  struct{ entries, files, dirs, unchanged, known, read, fresh, sent atomic.Uint64 }
 	walked  atomic.Bool
@@ -166,41 +165,52 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		o.MaxLevel = seal.Default
 	}
 	o.MaxLevel = max(o.MinLevel, o.MaxLevel)
-	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0) + 1
-	}
-	if o.Budget <= 0 {
-		o.Budget = defaultBudget
+	if o.On == nil {
+		o.On = NewHost(HostOptions{Budget: o.Budget, Workers: o.Workers, MaxLevel: o.MaxLevel, Pack: o.Vault.Params().Pack})
 	}
 	if o.Sample == 0 {
 		o.Sample = defaultSample
 	}
-	res, err := once(ctx, o, nil)
-	if errors.Is(err, vault.ErrSessionGone) {
-		res, err = once(ctx, o, nil)
-	}
-	if missing, ok := errors.AsType[*vault.MissingPacksError](err); ok {
-		// Somebody removed packs from the bucket. What they held has to be read and stored again; the
-		// old backups that rest on them are lost, which verify tells.
-		res, err = once(ctx, o, missing.Packs)
-		if err == nil {
-			w := tree.Warning{What: missing.Error() + "; what this backup needed of them was stored anew"}
-			res.Warnings, res.WarningCount = append(res.Warnings, w), res.WarningCount+1
-			if o.Warn != nil {
-				o.Warn(w)
-			}
-		}
-	}
+	res, err := untilWhole(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("back up %s: %w", o.Instance, err)
 	}
 	return res, nil
 }
 
-// once makes a backup that does not use the packs without.
-func once(ctx context.Context, o Options, without []vault.PackID) (*Result, error) {
+// untilWhole makes a backup, and makes it again when its session was gone, which is tried once, or when it turned out that
+// somebody had removed packs from the bucket. What they held has to be read and stored again; the old backups that
+// rest on them are lost, which verify tells. Where other packs with the same content are gone too, that shows only then; each try
+// leaves out more packs, and what it stores itself is there.
+func untilWhole(ctx context.Context, o Options) (*Result, error) {
+	var lost []vault.PackID
+	again := false
+	for {
+		res, err := once(ctx, o, lost)
+		if missing, ok := errors.AsType[*vault.MissingPacksError](err); ok {
+			lost = append(lost, missing.Packs...)
+			continue
+		}
+		if errors.Is(err, vault.ErrSessionGone) && !again {
+			again = true
+			continue
+		}
+		if err == nil && len(lost) > 0 {
+			what := &vault.MissingPacksError{Vault: o.Vault.Info().ID, Packs: lost}
+			w := tree.Warning{What: what.Error() + "; what this backup needed of them was stored anew"}
+			res.Warnings, res.WarningCount = append(res.Warnings, w), res.WarningCount+1
+			if o.Warn != nil {
+				o.Warn(w)
+			}
+		}
+		return res, err
+	}
+}
+
+// once makes a backup that does not use the packs lost.
+func once(ctx context.Context, o Options, lost []vault.PackID) (*Result, error) {
 	r := &run{
-		o: o, without: without, packs: map[vault.PackID]bool{},
+		o: o, lost: lost, packs: map[vault.PackID]bool{},
 		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(),
 	}
 	r.warnings.Tell = o.Warn
@@ -230,7 +240,7 @@ func (r *run) underSession(ctx context.Context) error {
 		return err
 	}
 	r.session = s
-	r.without = append(s.Condemned(), r.without...)
+	r.without = slices.Concat(s.Condemned(), r.lost)
 	err = r.all(ctx)
 	if eerr := s.End(ctx); eerr != nil {
 		r.warnings.Warn(tree.Warning{What: eerr.Error() + "; the next backup of this host tries again"})
@@ -239,11 +249,10 @@ func (r *run) underSession(ctx context.Context) error {
 }
 
 func (r *run) all(ctx context.Context) error {
-	buffers := (r.o.Budget - int64(r.o.Workers)*workerMemory(r.o.MinLevel, r.o.MaxLevel)) / int64(r.o.Vault.Params().Pack)
 	start := r.o.Now()
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
-		Buffers: vault.NewBuffers(int(min(buffers, 16))), Intent: r.o.PackIntent, Resume: r.o.Resume, Without: r.without,
-		IndexDir: r.o.IndexDir,
+		Buffers: r.o.On.buffers, Intent: r.o.PackIntent, Resume: r.o.Resume,
+		Without: r.session.Condemned(), Lost: r.lost, IndexDir: r.o.IndexDir,
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})
 		},
@@ -274,8 +283,13 @@ func (r *run) all(ctx context.Context) error {
 		return err
 	}
 	r.stage("finish", &start)
+	// In a round too: a loss that shows at the end lets the instance stand still for two backups.
+	refs, err := r.o.Vault.PackRefs(ctx, slices.Collect(maps.Keys(r.packs)), added)
+	if err != nil {
+		return err
+	}
 	if !r.o.Precopy {
-		if err := r.commit(ctx, volumes, added); err != nil {
+		if err := r.commit(ctx, volumes, refs, added); err != nil {
 			return err
 		}
 	}
@@ -289,12 +303,9 @@ func (r *run) all(ctx context.Context) error {
 	return nil
 }
 
-// commit writes the manifest, after every pack was confirmed, and looks at what the store has.
-func (r *run) commit(ctx context.Context, volumes []vault.Volume, added []vault.PackRef) error {
-	refs, err := r.o.Vault.PackRefs(ctx, slices.Collect(maps.Keys(r.packs)), added)
-	if err != nil {
-		return err
-	}
+// commit writes the manifest, after every pack was confirmed, and looks at what the store has. refs are all packs of the backup,
+// of which it put added.
+func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs, added []vault.PackRef) (err error) {
 	for _, v := range volumes {
 		r.res.Bytes += v.Bytes
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -181,6 +182,101 @@ func TestPackThatWentAwayIsForgotten(t *testing.T) {
 	for _, o.CatalogueDir = range []string{cache, t.TempDir()} {
 		if res, err := backup.Run(t.Context(), o); err != nil || res.BytesRead != 0 || res.WarningCount != 0 {
 			t.Errorf("%+v, %v", res, err)
+		}
+	}
+}
+
+// TestPackThatWentAwayLeavesTheIndex: after the backup that found a pack missing the index has no row of it, so that backups
+// of other instances do not run twice for the same loss.
+func TestPackThatWentAwayLeavesTheIndex(t *testing.T) {
+	st := obs.NewMemory()
+	v := newVault(t, st)
+	dir := t.TempDir()
+	want := makeTree(t, dir, 17, 50, 2)
+	o := backup.Options{Vault: v, Sources: []backup.Source{{Volume: "data", Root: dir}}, IndexDir: t.TempDir()}
+	for i := range 6 { // the old or the new pack has the smaller id, by chance
+		o.Instance = fmt.Sprint("i", i)
+		for again := range 2 {
+			res, err := backup.Run(t.Context(), o)
+			if err != nil {
+				t.Fatalf("loss %d: %v", i, err)
+			}
+			if lost := i > 0 && again == 0; (res.WarningCount != 0) != lost || (res.BytesNew > 0) != (again == 0) {
+				t.Errorf("loss %d, time %d: %d bytes were new, warnings %v", i, again, res.BytesNew, res.Warnings)
+			}
+			compare(t, contents(t, v, vault.BackupRef{Instance: o.Instance, ID: res.BackupID}), want)
+		}
+		forget(t, st, v.Info().ID+"/packs/")
+	}
+}
+
+// TestPacksThatHoldTheSame: when all packs are gone that hold a chunk, the backup finds it out one after the other.
+func TestPacksThatHoldTheSame(t *testing.T) {
+	st := obs.NewMemory()
+	v := newVault(t, st)
+	dir := t.TempDir()
+	want := makeTree(t, dir, 18, 50, 2)
+	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}}
+	var segments [][]byte
+	var names []string
+	for range 3 { // none knows of the one before
+		if _, err := backup.Run(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		for info, err := range st.List(t.Context(), v.Info().ID+"/index/") {
+			segment := make([]byte, info.Size)
+			if _, rerr := st.ReadAt(t.Context(), info.Key, segment, 0); err != nil || rerr != nil && rerr != io.EOF {
+				t.Fatal(err, rerr)
+			}
+			segments, names = append(segments, segment), append(names, info.Key)
+		}
+		forget(t, st, v.Info().ID+"/index/")
+	}
+	for i, name := range names {
+		if err := st.Put(t.Context(), name, segments[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forget(t, st, v.Info().ID+"/packs/")
+	res, err := backup.Run(t.Context(), o)
+	if err != nil || len(segments) != 3 {
+		t.Fatalf("%d segments: %v", len(segments), err)
+	}
+	if res.WarningCount == 0 || res.BytesNew == 0 {
+		t.Errorf("%d bytes were new, warnings %v", res.BytesNew, res.Warnings)
+	}
+	compare(t, contents(t, v, vault.BackupRef{Instance: "i", ID: res.BackupID}), want)
+}
+
+// TestRoundFindsALoss: a round of a precopy finds out that a pack is gone, so that nobody does while the instance stands still.
+func TestRoundFindsALoss(t *testing.T) {
+	st := obs.NewMemory()
+	v := newVault(t, st)
+	dir := volumeDir(t)
+	makeTree(t, dir, 19, 50, 2)
+	o := backup.Options{
+		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, Now: inAnHour, CatalogueDir: t.TempDir(),
+	}
+	if _, err := backup.Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	forget(t, st, v.Info().ID+"/packs/")
+	o.Precopy = true
+	if res, err := backup.Run(t.Context(), o); err != nil || res.BytesNew == 0 || res.WarningCount != 1 {
+		t.Errorf("round: %+v, %v", res, err)
+	}
+	o.Precopy = false
+	if res, err := backup.Run(t.Context(), o); err != nil || res.BytesRead != 0 || res.WarningCount != 0 {
+		t.Errorf("backup: %+v, %v", res, err)
+	}
+}
+
+// forget deletes all objects below prefix.
+func forget(t *testing.T, st obs.Store, prefix string) {
+	t.Helper()
+	for info, err := range st.List(t.Context(), prefix) {
+		if err := errors.Join(err, st.Delete(t.Context(), info.Key)); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -93,10 +92,7 @@ func (x *index) fault(s *segment, err error) {
 	if s.faulty.Swap(true) {
 		return
 	}
-	if s.path != "" {
-		_ = os.Remove(s.path) // when it stays it fails again, and is told again
-	}
-	x.tell(fmt.Errorf("index segment %s, as it was cached: %w", s.id, err))
+	x.tell(x.v.damage(s, err))
 }
 
 // add records where a chunk is whose name find does not know.

@@ -173,7 +173,7 @@ func TestMergeAgainstMap(t *testing.T) {
 		}
 	}
 	compare("before")
-	if err := v.mergeIndex(t.Context(), "", map[PackID]bool{gone: true}, func(err error) { t.Error(err) }); err != nil {
+	if err := v.mergeIndex(t.Context(), "", map[PackID]bool{gone: true}, nil, func(err error) { t.Error(err) }); err != nil {
 		t.Fatal(err)
 	}
 	compare("merged")
@@ -195,7 +195,7 @@ func TestMergesStayFew(t *testing.T) {
 	const backups, each = 200, 40
 	for i := range backups {
 		put(t, v, i*each, (i+1)*each)
-		if err := v.mergeIndex(t.Context(), dir, nil, func(err error) { t.Error(err) }); err != nil {
+		if err := v.mergeIndex(t.Context(), dir, nil, nil, func(err error) { t.Error(err) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -233,7 +233,7 @@ func TestMergeLeavesDamagedOnesAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	var told []error
-	if err := v.mergeIndex(t.Context(), "", nil, func(err error) { told = append(told, err) }); err != nil {
+	if err := v.mergeIndex(t.Context(), "", nil, nil, func(err error) { told = append(told, err) }); err != nil {
 		t.Fatal(err)
 	}
 	if len(told) != 1 || !errors.Is(told[0], ErrCorrupt) || !strings.Contains(told[0].Error(), bad.String()) {
@@ -258,6 +258,31 @@ func TestMergeLeavesDamagedOnesAlone(t *testing.T) {
 	}
 }
 
+// TestMergeFetchesWhatIsDamagedHere: of a cached file that is damaged the merge does not say that the store's is, and the next has it.
+func TestMergeFetchesWhatIsDamagedHere(t *testing.T) {
+	v, dir := fuzzVault(t), t.TempDir()
+	const each = 100
+	for i := range mergeAt {
+		put(t, v, i*each, (i+1)*each)
+	}
+	openIndex(t, v, dir) // fetches all
+	bad := segmentFiles(t, v, dir)[0]
+	if err := zero(bad, 1500); err != nil {
+		t.Fatal(err)
+	}
+	var told []error
+	if err := v.mergeIndex(t.Context(), dir, nil, nil, func(err error) { told = append(told, err) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) != 1 || errors.Is(told[0], ErrCorrupt) || !strings.Contains(told[0].Error(), "cached") {
+		t.Errorf("told %v", told)
+	}
+	holds(t, openIndex(t, v, dir), 0, mergeAt*each)
+	if report, err := v.Verify(t.Context(), VerifyOptions{}); err != nil || len(report.Damaged) > 0 {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
 // TestReplacedSegmentsThatStay: a store that deletes nothing does not make readers use, or merge, replaced segments again.
 func TestReplacedSegmentsThatStay(t *testing.T) {
 	v := fuzzVault(t)
@@ -266,7 +291,7 @@ func TestReplacedSegmentsThatStay(t *testing.T) {
 	for i := range mergeAt {
 		put(t, v, i*10, i*10+10)
 	}
-	if err := v.mergeIndex(t.Context(), "", nil, func(err error) { t.Error(err) }); !errors.Is(err, errNoDelete) {
+	if err := v.mergeIndex(t.Context(), "", nil, nil, func(err error) { t.Error(err) }); !errors.Is(err, errNoDelete) {
 		t.Fatalf("error is %v", err)
 	}
 	dir := t.TempDir()
@@ -282,7 +307,7 @@ func TestReplacedSegmentsThatStay(t *testing.T) {
 	for i := range mergeAt {
 		put(t, v, 1000+i*10, 1010+i*10)
 	}
-	if err := v.mergeIndex(t.Context(), dir, nil, func(err error) { t.Error(err) }); err != nil {
+	if err := v.mergeIndex(t.Context(), dir, nil, nil, func(err error) { t.Error(err) }); err != nil {
 		t.Fatal(err)
 	}
 	listed, err := v.listSegments(t.Context())
@@ -405,7 +430,7 @@ func TestReadersBesideMergers(t *testing.T) {
 				put(t, v, next.n, next.n+each)
 				next.n += each
 				next.Unlock()
-				if err := v.mergeIndex(t.Context(), dir, nil, func(err error) { t.Errorf("merge: told %v", err) }); err != nil {
+				if err := v.mergeIndex(t.Context(), dir, nil, nil, func(err error) { t.Errorf("merge: told %v", err) }); err != nil {
 					t.Errorf("merge: %v", err)
 				}
 				n := stored()
@@ -436,7 +461,7 @@ func TestReplacedWhileReading(t *testing.T) {
 	st := &onFirstRead{Store: v.st}
 	other := *v
 	st.do = func() {
-		if err := other.mergeIndex(t.Context(), "", nil, func(err error) { t.Error(err) }); err != nil {
+		if err := other.mergeIndex(t.Context(), "", nil, nil, func(err error) { t.Error(err) }); err != nil {
 			t.Error(err)
 		}
 	}

@@ -47,7 +47,7 @@ func TestMemoryOfIndex(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := v.mergeIndex(t.Context(), dir, nil, func(err error) { t.Error(err) }); err != nil {
+		if err := v.mergeIndex(t.Context(), dir, nil, nil, func(err error) { t.Error(err) }); err != nil {
 			t.Fatal(err)
 		}
 		after, err := v.listSegments(t.Context())

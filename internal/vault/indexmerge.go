@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 )
@@ -59,8 +60,9 @@ func mergeGroups(open map[segmentID]*segment) (groups [][]*segment) {
 	return groups
 }
 
-// mergeIndex merges what is due, leaves out the rows of the packs without, and deletes what is replaced.
-func (v *Vault) mergeIndex(ctx context.Context, dir string, without map[PackID]bool, tell func(error)) error {
+// mergeIndex merges what is due, leaves out the rows of the packs without, of which lost are gone from the store, and deletes
+// what is replaced.
+func (v *Vault) mergeIndex(ctx context.Context, dir string, without map[PackID]bool, lost []PackID, tell func(error)) error {
 	set, err := v.openSegments(ctx, dir, tell)
 	if err != nil {
 		return err
@@ -72,11 +74,12 @@ func (v *Vault) mergeIndex(ctx context.Context, dir string, without map[PackID]b
 			left = append(left, id)
 		}
 	}
+	single := maps.Clone(set.open) // those that are in no merge
 	for _, group := range mergeGroups(set.open) {
 		group = slices.DeleteFunc(group, func(s *segment) bool {
 			err := s.check()
-			if err != nil { // RebuildIndex takes it away
-				tell(&CorruptError{Object: v.segmentKey(s.id), Reason: err.Error()})
+			if err != nil { // RebuildIndex takes a stored one away
+				tell(v.damage(s, err))
 			}
 			return err != nil
 		})
@@ -85,6 +88,20 @@ func (v *Vault) mergeIndex(ctx context.Context, dir string, without map[PackID]b
 		}
 		if err := v.mergeGroup(ctx, set, group, left, without); err != nil {
 			return err
+		}
+		for _, s := range group {
+			delete(single, s.id)
+		}
+	}
+	gone := make(map[PackID]bool, len(lost))
+	for _, p := range lost {
+		gone[p] = true
+	}
+	for _, s := range single {
+		if s.lists(gone) {
+			if err := v.mergeGroup(ctx, set, []*segment{s}, nil, without); err != nil {
+				return err
+			}
 		}
 	}
 	return v.deleteSegments(ctx, left)

@@ -165,15 +165,7 @@ func (v *Vault) replaceUnsound(ctx context.Context, set *segmentSet, gone map[Pa
 		}
 	}
 	for _, s := range set.open {
-		lists := func() bool {
-			for i := range s.packs {
-				if gone[s.pack(i)] {
-					return true
-				}
-			}
-			return false
-		}
-		if !lists() {
+		if !s.lists(gone) {
 			continue
 		}
 		if err := v.mergeGroup(ctx, set, []*segment{s}, nil, gone); err != nil {

@@ -292,6 +292,26 @@ func (s *segment) pack(i int) PackID { return PackID(s.packIDs[16*i:]) }
 
 func (s *segment) replacedID(i int) segmentID { return segmentID(s.replaces[16*i:]) }
 
+// lists says whether the segment lists any of those packs.
+func (s *segment) lists(packs map[PackID]bool) bool {
+	for i := range s.packs {
+		if packs[s.pack(i)] {
+			return true
+		}
+	}
+	return false
+}
+
+// damage returns what to tell of a segment of which a block did not open because of err. Is it the cached copy, that is
+// removed, so that the next writer fetches the segment; else it is a *CorruptError.
+func (v *Vault) damage(s *segment, err error) error {
+	if s.path == "" {
+		return &CorruptError{Object: v.segmentKey(s.id), Reason: err.Error()}
+	}
+	_ = os.Remove(s.path) // when it stays it fails again, and is told again
+	return fmt.Errorf("index segment %s, as it was cached: %w", s.id, err)
+}
+
 // check opens all blocks and checks all that a lookup relies on.
 func (s *segment) check() error {
 	c := s.cursor()

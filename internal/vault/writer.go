@@ -28,8 +28,10 @@ type WriterOptions struct {
 	Intent func(id string) error
 	// Resume names packs that an earlier try meant to send. Those that are there are used.
 	Resume []string
-	// Without names packs that are known to be missing, or condemned (Session.Condemned): what they hold is stored anew.
+	// Without names packs that are condemned (Session.Condemned): what they hold is stored anew.
 	Without []PackID
+	// Lost names packs that the store does not have any more. What they held is stored anew too, and Tidy takes them out of the index.
+	Lost []PackID
 	// IndexDir is a folder of this host's where the index is kept, of all vaults; any number of processes may use it.
 	// "" fetches the index for this Writer alone. What is in it may be deleted at any time.
 	IndexDir string
@@ -110,7 +112,7 @@ const metaRun = 2 << 20
 
 // NewWriter returns a Writer that knows what the vault's index lists and what opts.Resume adds.
 func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, error) {
-	idx, err := v.openIndex(ctx, opts.IndexDir, opts.Without, opts.Warn)
+	idx, err := v.openIndex(ctx, opts.IndexDir, slices.Concat(opts.Without, opts.Lost), opts.Warn)
 	if err != nil {
 		return nil, err
 	}
@@ -354,13 +356,13 @@ func (w *Writer) Abort(cause error) error {
 	return err
 }
 
-// Tidy merges index segments where the vault has many small ones. It comes after Finish; whatever it returns, the vault is as good as
-// before.
+// Tidy merges index segments where the vault has many small ones, and writes those anew that list a lost pack. It comes after Finish;
+// whatever it returns, the vault is as good as before.
 func (w *Writer) Tidy(ctx context.Context) error {
-	if !w.idx.classes.due() {
+	if !w.idx.classes.due() && len(w.opts.Lost) == 0 {
 		return nil
 	}
-	return w.v.mergeIndex(ctx, w.opts.IndexDir, w.idx.without, w.idx.tell)
+	return w.v.mergeIndex(ctx, w.opts.IndexDir, w.idx.without, w.opts.Lost, w.idx.tell)
 }
 
 // MissingPacksError says that the index, or a catalogue, names packs that the store does not have.
