@@ -16,6 +16,7 @@ import (
 // place is where a volume lies on a btrfs, and where its snapshots go.
 type place struct {
 	volume string // the volume as asked for
+	image  bool   // it is a file
 	real   string // the same without symbolic links
 	root   string // root of the subvolume that contains it
 	rel    string // the volume below root; "." for the subvolume itself
@@ -37,12 +38,14 @@ func locate(volume, dir string) (*place, error) {
 	if kind != "btrfs" {
 		return nil, unsupported("%s lies on %s", volume, kind)
 	}
-	if st, err := os.Stat(real); err != nil {
+	st, err := os.Stat(real)
+	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", volume, err)
-	} else if !st.IsDir() {
-		return nil, unsupported("%s is an image, no folder", volume)
 	}
-	at := &place{volume: volume, real: real, root: real}
+	if !st.IsDir() && !st.Mode().IsRegular() {
+		return nil, unsupported("%s is a device, no file", volume)
+	}
+	at := &place{volume: volume, real: real, root: real, image: !st.IsDir()}
 	for {
 		var stx unix.Statx_t
 		err := unix.Statx(unix.AT_FDCWD, at.root, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO, &stx)
@@ -125,6 +128,9 @@ func (at *place) usable() error {
 // nested fails with ErrNested when the volume holds a subvolume or a mount point. root is the open
 // root of the subvolume that contains the volume.
 func (at *place) nested(root *os.File) error {
+	if at.image {
+		return nil
+	}
 	const most = 5 // more names make no better message
 	var found []string
 	dirs, err := childFolders(root)

@@ -46,7 +46,7 @@ func (reflink) Fits(_ context.Context, req Request) (string, error) {
 
 func (reflink) Costs(Kind) Costs {
 	return Costs{
-		Hold:    "while the image is cloned: some milliseconds per ten thousand extents, and the time to write out what is not yet on the disk",
+		Hold:    "while the image is cloned: 0.1 to 0.3 seconds per ten thousand extents, and the time to write out what is not yet on the disk",
 		Space:   "what is overwritten in the image while the clone stands",
 		Changes: "changed ranges by comparing where the blocks of two clones lie",
 		Limits:  []string{"an image alone, no folder", "the first write to each block after a clone costs a new block: the image gets more fragmented"},

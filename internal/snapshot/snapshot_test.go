@@ -79,6 +79,7 @@ func TestConformance(t *testing.T) {
 		})
 	})
 	for name, c := range map[string]struct{ provider, on string }{
+		"btrfs image":               {"btrfs", btrfs},
 		"reflink on btrfs":          {"reflink", btrfs},
 		"reflink on xfs":            {"reflink", xfs},
 		"freeze of an image on xfs": {"freeze", xfs},
@@ -118,7 +119,8 @@ func TestConsistency(t *testing.T) {
 	btrfs, xfs := testbed.Btrfs(t), testbed.Xfs(t)
 	snapshottest.Consistency(t, 1, 200,
 		snapshottest.Subject{Provider: provider(t, "btrfs"), Volume: subvolume(t, filepath.Join(btrfs, "vol"))},
-		snapshottest.Subject{Provider: provider(t, "reflink"), Volume: image(t, filepath.Join(folder(t, btrfs+"/i"), "disk"), 1<<20), Image: true, Atomic: true},
+		snapshottest.Subject{Provider: provider(t, "btrfs"), Volume: image(t, filepath.Join(folder(t, btrfs+"/a"), "disk"), 1<<20), Image: true},
+		snapshottest.Subject{Provider: provider(t, "reflink"), Volume: image(t, filepath.Join(folder(t, btrfs+"/b"), "disk"), 1<<20), Image: true, Atomic: true},
 		snapshottest.Subject{Provider: provider(t, "reflink"), Volume: image(t, filepath.Join(xfs, "disk"), 1<<20), Image: true, Atomic: true},
 	)
 }
@@ -172,8 +174,8 @@ func TestDetect(t *testing.T) {
 		{what: "folder inside the volume", volume: sub, dir: plain, err: snapshot.ErrUsage, reason: "inside the volume"},
 		{what: "no such volume", volume: sub + "x", err: os.ErrNotExist, reason: sub + "x"},
 		{what: "an image on xfs", volume: image(t, filepath.Join(testbed.Xfs(t), "disk"), 1<<20), provider: "reflink", reason: "is an image on xfs"},
-		{what: "an image on btrfs", volume: image(t, filepath.Join(sub, "disk"), 0), provider: "reflink", reason: "is an image on btrfs"},
-		{what: "an image, btrfs asked for", volume: filepath.Join(sub, "disk"), want: "btrfs", err: snapshot.ErrUnsupported, reason: "is an image"},
+		{what: "an image on btrfs", volume: image(t, filepath.Join(sub, "disk"), 0), provider: "btrfs", reason: "lies in the btrfs subvolume " + sub},
+		{what: "an image on btrfs, reflink asked for", volume: filepath.Join(sub, "disk"), want: "reflink", provider: "reflink", reason: "is an image on btrfs"},
 		{what: "a folder, reflink asked for", volume: sub, want: "reflink", err: snapshot.ErrUnsupported, reason: "is a folder"},
 		{what: "an image, folder on another disk", volume: filepath.Join(sub, "disk"), dir: ext4, provider: "freeze", reason: "on another file system"},
 		{what: "an image on ext4", volume: file, provider: "freeze", reason: "lies on ext4"},
