@@ -30,12 +30,14 @@ var stages = []string{
 	string(job.Accepted), string(job.Freezing), string(job.Frozen), string(job.Snapshotting), string(job.Snapshotted),
 	string(job.Uploading), string(job.Stored), string(job.Reported), string(job.Held), string(job.Acknowledged),
 	string(job.Releasing), string(job.Released), string(job.Resuming), string(job.Suspending), string(job.Failing),
+	string(job.Restoring), string(job.Placing), string(job.Restored), string(job.Starting),
 }
 
 // working has the states in which a job does something; in the others it waits.
 var working = map[job.State]bool{
 	job.Freezing: true, job.Frozen: true, job.Snapshotting: true, job.Snapshotted: true, job.Uploading: true, job.Stored: true,
 	job.Releasing: true, job.Released: true, job.Resuming: true, job.Suspending: true, job.Failing: true,
+	job.Restoring: true, job.Placing: true, job.Restored: true, job.Starting: true,
 }
 
 // watcher turns what happens to jobs into log lines and metrics. It calls nothing of the manager's.
@@ -144,7 +146,12 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 		w.metrics.BytesDeduplicated(res.BytesDeduplicated)
 		w.metrics.Warnings(res.Warnings)
 	}
-	if j.State != job.Uploading {
+	if j.State == job.Placing {
+		res := j.Restore.Result
+		w.add(job.Progress{BytesRestored: res.Bytes}, w.counted[j.ID])
+		w.metrics.Warnings(res.Warnings)
+	}
+	if j.State != job.Uploading && j.State != job.Restoring {
 		delete(w.counted, j.ID)
 	}
 	w.mu.Unlock()
@@ -163,21 +170,32 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 		log.Error("instance is held frozen: the report was refused; release sends it again, resume lets the instance run", keyReason, j.Cause)
 	case job.Released:
 		log.Info("instance released", "freeze_seconds", j.FreezeSeconds(j.HeldUntil))
+	case job.Restored:
+		log.Info("volumes restored and in place", "backup", j.Restore.Backup, keyBytes, j.Restore.Result.Bytes, "bytes_fetched", j.Restore.Result.BytesFetched,
+			"warnings", j.Restore.Result.Warnings)
 	case job.Done:
-		w.metrics.JobFinished("backup", metrics.ResultSuccess, j.Entered[job.Done])
-		log.Info("job done", "resumed", j.ResumeAsked, keyDuration, j.Entered[job.Done].Sub(j.AcceptedAt).Seconds())
+		w.metrics.JobFinished(kind(j), metrics.ResultSuccess, j.Entered[job.Done])
+		log.Info("job done", "kind", kind(j), "resumed", j.ResumeAsked, keyDuration, j.Entered[job.Done].Sub(j.AcceptedAt).Seconds())
 	case job.Failed:
 		result := metrics.ResultFailed
 		if j.CancelAsked {
 			result = metrics.ResultCanceled
 		}
-		w.metrics.JobFinished("backup", result, j.Entered[job.Failed])
+		w.metrics.JobFinished(kind(j), result, j.Entered[job.Failed])
 		log.Error("job failed", keyReason, j.Cause)
 	case job.Suspending:
 		log.Warn("job is put off, its instance runs meanwhile")
 	default:
 		log.Debug("job advanced", keyState, string(j.State))
 	}
+}
+
+// kind is what a job does, as metrics and callers are told.
+func kind(j *job.Job) string {
+	if j.IsRestore() {
+		return string(job.KindRestore)
+	}
+	return string(job.KindBackup)
 }
 
 // add counts the bytes by which a job has grown. The lock is held. A later try of a job starts again
@@ -188,6 +206,9 @@ func (w *watcher) add(now, before job.Progress) {
 	}
 	if now.BytesSent > before.BytesSent {
 		w.metrics.BytesUploaded(now.BytesSent - before.BytesSent)
+	}
+	if now.BytesRestored > before.BytesRestored {
+		w.metrics.BytesRestored(now.BytesRestored - before.BytesRestored)
 	}
 }
 

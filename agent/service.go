@@ -47,21 +47,28 @@ var _ api.Service = (*service)(nil)
 // Backup checks the whole batch before anything starts, in the order: is the command known, do the
 // instances exist, may the caller act on them, are they of one tenant, is their storage here, are they busy.
 func (s *service) Backup(_ context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.TaskAnswer, error) {
+	r := job.Request{Kind: job.KindBackup, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
+	return s.accept(r, func() error { return s.check(c, ids, true) })
+}
+
+// accept puts the command into the journal, unless it is there or check refuses it.
+func (s *service) accept(r job.Request, check func() error) (api.TaskAnswer, error) {
 	m := s.a.manager
-	r := job.Request{ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
 	task, err := m.Known(r)
 	if err == nil && task == nil {
-		if err := s.check(c, ids); err != nil {
+		if err := check(); err != nil {
 			return api.TaskAnswer{}, err
 		}
 		task, err = m.Accept(r)
 	}
 	var busy *job.BusyError
 	switch {
+	case errors.As(err, &busy) && len(busy.Restoring) > 0:
+		return api.TaskAnswer{}, api.RefuseInstances(api.CodeInRecovery, busy.Restoring, "is being restored")
 	case errors.As(err, &busy):
 		return api.TaskAnswer{}, api.RefuseInstances(api.CodeInBackup, busy.Instances, "is being backed up")
 	case errors.Is(err, job.ErrRequestReused):
-		return api.TaskAnswer{}, api.Refuse(api.CodeParameter, "x-request-id: %s was used before with another body", api.Quote(requestID))
+		return api.TaskAnswer{}, api.Refuse(api.CodeParameter, "x-request-id: %s was used before with another body", api.Quote(r.ID))
 	case errors.Is(err, job.ErrQueueFull):
 		return api.TaskAnswer{}, api.Busy(retryFull, "the queue of this host is full")
 	case errors.Is(err, job.ErrDraining):
@@ -76,7 +83,8 @@ func (s *service) Backup(_ context.Context, c api.Caller, requestID string, dige
 	return answer, nil
 }
 
-func (s *service) check(c api.Caller, ids []string) error {
+// check refuses a batch with instances that the caller can't act on together; for a backup their storage must be here.
+func (s *service) check(c api.Caller, ids []string, here bool) error {
 	var unknown, absent []string
 	tenants := map[string]bool{}
 	for _, id := range ids {
@@ -86,7 +94,7 @@ func (s *service) check(c api.Caller, ids []string) error {
 			continue
 		}
 		tenants[in.cfg.Tenant] = true
-		if err := in.restored(); err != nil {
+		if err := in.restored(); here && err != nil {
 			s.a.log.Warn("storage of an instance is not on this host", keyInstance, id, keyError, err.Error())
 			absent = append(absent, id)
 		}
@@ -141,6 +149,9 @@ func (s *service) Task(_ context.Context, c api.Caller, id string) (api.TaskStat
 		one.ExecuteMsg = message(j)
 		if j.State == job.Failed {
 			one.ErrorCode, one.ErrorMsg = api.CodeInternal, "the backup failed, the instance was left as it was"
+			if j.IsRestore() {
+				one.ErrorMsg = "the restore failed"
+			}
 		}
 		t.Jobs = append(t.Jobs, one)
 	}
@@ -163,6 +174,9 @@ func status(j *job.Job) (int, string) {
 func message(j *job.Job) string {
 	switch j.State {
 	case job.Done:
+		if j.IsRestore() {
+			return restoreMessage(j)
+		}
 		if j.ResumeAsked {
 			return "backed up; the instance runs again, as was asked"
 		}
@@ -237,20 +251,25 @@ func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(
 }
 
 func progress(p job.Progress) *api.Progress {
-	return &api.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent}
+	return &api.Progress{
+		Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent,
+		BytesRestored: p.BytesRestored, BytesTotal: p.BytesTotal,
+	}
 }
 
-func event(j *job.Job, kind string) api.Event {
+func event(j *job.Job, what string) api.Event {
 	e := api.Event{
-		Time: time.Now().UTC(), Type: kind, TaskID: j.Task, JobID: j.ID, InstanceID: j.Instance, Stage: string(j.State), Message: message(j),
+		Time: time.Now().UTC(), Type: what, TaskID: j.Task, JobID: j.ID, InstanceID: j.Instance, Stage: string(j.State), Message: message(j),
 	}
-	if kind != api.EventProgress {
+	if what != api.EventProgress {
 		e.Time = j.Entered[j.State]
 	}
 	if j.Result != nil {
 		e.BackupID = j.Result.BackupID
+	} else if j.Restore != nil {
+		e.BackupID = j.Restore.Backup
 	}
-	if kind == api.EventEnded {
+	if what == api.EventEnded {
 		e.Status, e.ErrorCode = status(j)
 		if j.State == job.Failed {
 			e.ErrorMsg = j.Cause
@@ -369,7 +388,7 @@ func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.
 
 func (s *service) jobInfo(j *job.Job) api.JobInfo {
 	info := api.JobInfo{
-		JobID: j.ID, TaskID: j.Task, InstanceID: j.Instance, Tenant: j.Tenant, Kind: "backup", Stage: string(j.State),
+		JobID: j.ID, TaskID: j.Task, InstanceID: j.Instance, Tenant: j.Tenant, Kind: kind(j), Stage: string(j.State),
 		Message: message(j), Created: j.AcceptedAt, Updated: j.Entered[j.State], Acknowledged: !j.AcknowledgedAt.IsZero(),
 	}
 	info.Status, info.ErrorCode = status(j)
@@ -387,6 +406,12 @@ func (s *service) jobInfo(j *job.Job) api.JobInfo {
 		info.Progress = api.Progress{Files: r.Files, BytesRead: r.BytesRead, BytesNew: r.BytesNew, BytesSent: r.BytesSent}
 	} else if p, ok := s.a.manager.Progress(j.ID); ok {
 		info.Progress = *progress(p)
+	}
+	if r := j.Restore; r != nil {
+		info.BackupID = r.Backup
+		if r.Result != nil {
+			info.Progress = api.Progress{Files: r.Result.Files, BytesRestored: r.Result.Bytes, BytesTotal: r.Result.Bytes}
+		}
 	}
 	return info
 }
@@ -430,6 +455,8 @@ func (s *service) let(c api.Caller, id string, do func(string) error, resume boo
 		return lookErr
 	case active == nil && latest != nil && latest.ResumeAsked == resume:
 		return nil
+	case active != nil && active.IsRestore():
+		return api.RefuseInstances(api.CodeInRecovery, []string{id}, "is being restored")
 	case active != nil && active.Result == nil:
 		return api.RefuseInstances(api.CodeInBackup, []string{id}, "is being backed up; its backup is not stored yet")
 	case active != nil:
@@ -443,4 +470,16 @@ func (s *service) Drain(context.Context, api.Caller) error {
 	s.a.log.Info("draining: no new commands are taken")
 	s.a.manager.Drain()
 	return nil
+}
+
+// restoreMessage says for people how a restore ended well.
+func restoreMessage(j *job.Job) string {
+	ended := "restored"
+	if j.Restore != nil && j.Restore.Ready {
+		ended = "was ready already"
+	}
+	if !j.Entered[job.Starting].IsZero() {
+		ended += "; the instance was started"
+	}
+	return ended
 }

@@ -30,7 +30,20 @@ type openVault struct {
 	vault *vault.Vault  // nil: not open yet; guarded by turn
 }
 
+// of gives the tenant's vault, which is made if that may be.
 func (v *vaults) of(ctx context.Context, tenant string) (*vault.Vault, error) {
+	return v.once(ctx, tenant, v.openOrCreate)
+}
+
+// existing gives the tenant's vault; vault.ErrNoVault when there is none.
+func (v *vaults) existing(ctx context.Context, tenant string) (*vault.Vault, error) {
+	return v.once(ctx, tenant, func(ctx context.Context, tenant string) (*vault.Vault, error) {
+		return vault.Open(ctx, v.a.store, tenant, v.nameKey, v.identity)
+	})
+}
+
+// once opens the tenant's vault unless it is open.
+func (v *vaults) once(ctx context.Context, tenant string, open func(context.Context, string) (*vault.Vault, error)) (*vault.Vault, error) {
 	v.mu.Lock()
 	o := v.open[tenant]
 	if o == nil {
@@ -46,7 +59,7 @@ func (v *vaults) of(ctx context.Context, tenant string) (*vault.Vault, error) {
 	}
 	defer func() { o.turn <- struct{}{} }()
 	if o.vault == nil {
-		opened, err := v.openOrCreate(ctx, tenant)
+		opened, err := open(ctx, tenant)
 		if err != nil {
 			return nil, err
 		}

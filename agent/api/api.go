@@ -84,6 +84,7 @@ func (f AuthFunc) Authenticate(ctx context.Context, token string) (Caller, error
 // text goes to the log only. Methods check whose the things are (Caller.Sees); what a role may do at all
 // the handlers have checked already.
 type Service interface {
+	Preparer
 	// Backup accepts one command for all of instanceIDs or for none, and returns once the task is in the
 	// journal. The ids have the right form and no duplicates. The same requestID of the same tenant
 	// with the same digest gives the first answer again, with another digest an Error with CodeParameter. Request
@@ -224,6 +225,9 @@ type Progress struct {
 	BytesRead uint64 `json:"bytes_read"`
 	BytesNew  uint64 `json:"bytes_new"`  // not found in the vault
 	BytesSent uint64 `json:"bytes_sent"` // compressed and sealed
+	// Of a restore, whose other figures but Files are 0; Files are entries of any sort.
+	BytesRestored uint64 `json:"bytes_restored,omitempty"`
+	BytesTotal    uint64 `json:"bytes_total,omitempty"`
 }
 
 // Types of Event.

@@ -48,6 +48,7 @@ func noBody(w http.ResponseWriter, r *http.Request) error {
 type command struct {
 	userID *string // nil where not given
 	ids    []string
+	verb   string // "" for a backup
 }
 
 // digest tells commands apart. It covers what the body says, not how it is written, so that a caller
@@ -56,12 +57,15 @@ func (c command) digest() [32]byte {
 	b, err := json.Marshal(struct {
 		User *string  `json:"user_id"`
 		IDs  []string `json:"instance_ids"`
-	}{c.userID, c.ids})
+		Verb string   `json:"verb,omitempty"` // left out for a backup, so that digests in older journals stay what they are
+	}{c.userID, c.ids, c.verb})
 	if err != nil {
 		panic(err) // strings always marshal
 	}
 	return sha256.Sum256(b)
 }
+
+const missingIDs = "instance_ids: missing"
 
 // decodeBackup reads both forms of the body, {"instance_ids": [...]} and {"instance_id": "..."}, each
 // with or without user_id. An error is *Error with CodeParameter, naming the field and its value.
@@ -109,7 +113,7 @@ func decodeBackup(body []byte) (command, error) {
 	case list && one:
 		return command{}, Refuse(CodeParameter, "instance_id: give it or instance_ids, not both")
 	case !list && !one:
-		return command{}, Refuse(CodeParameter, "instance_ids: missing")
+		return command{}, Refuse(CodeParameter, missingIDs)
 	}
 	return c, nil
 }

@@ -80,7 +80,7 @@ func NewHandler(s Service, a Authenticator, o Options) http.Handler {
 	if a == nil {
 		panic("api: NewHandler without an Authenticator")
 	}
-	return newHandler(s, a, o, slices.Concat(contractRoutes, agentRoutes))
+	return newHandler(s, a, o, slices.Concat(contractRoutes, prepareRoutes, agentRoutes))
 }
 
 // NewOperatorHandler serves the agent's own calls to whoever can open the socket that it is served on:
@@ -266,6 +266,7 @@ type answer struct {
 	Code string `json:"error_code"`
 	Msg  string `json:"error_msg"`
 	Data any    `json:"data,omitempty"`
+	besides
 }
 
 // answer writes an answer unless one has begun.
@@ -277,7 +278,8 @@ func (h *handler) answer(q *request, status int, code, msg string, data any) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(answer{code, msg, data}); err != nil {
+	data, beside := split(data)
+	if err := enc.Encode(answer{code, msg, data, beside}); err != nil {
 		// Only a time beyond year 9999 or a broken Service gets here; it is a panic of ours, caught by serve.
 		panic(err)
 	}
@@ -378,18 +380,10 @@ func newID() string {
 
 // backup is POST /v1/instances/backup.
 func (h *handler) backup(q *request) (any, error) {
-	body, err := readBody(q.w, q.r)
+	cmd, err := h.command(q, decodeBackup)
 	if err != nil {
 		return nil, err
 	}
-	cmd, err := decodeBackup(body)
-	if err != nil {
-		return nil, err
-	}
-	if cmd.userID != nil && q.caller.User != "" && *cmd.userID != q.caller.User {
-		return nil, Refuse(CodeParameter, "user_id: %s is not the user of the token", Quote(*cmd.userID))
-	}
-	q.seen.Instances = cmd.ids
 	a, err := h.service.Backup(q.r.Context(), q.caller, q.id, cmd.digest(), cmd.ids)
 	a.Jobs = notNil(a.Jobs)
 	return a, err

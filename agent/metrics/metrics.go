@@ -72,6 +72,7 @@ type Metrics struct {
 	uploaded     prometheus.Counter
 	deduplicated prometheus.Counter
 	stage        *prometheus.HistogramVec
+	restored     prometheus.Counter
 	freeze       prometheus.Histogram
 	frozen       prometheus.Gauge
 	lastSuccess  *prometheus.GaugeVec
@@ -110,6 +111,7 @@ func New(o Options) *Metrics {
 		deduplicated: counter("deduplicated_bytes_total", "Bytes read that the vault held already."),
 		stage:        histogramVec("stage_duration_seconds", "Time that jobs spent in each stage.", stageBuckets, "stage"),
 		freeze: prometheus.NewHistogram(prometheus.HistogramOpts{
+		restored:     counter("restored_bytes_total", "Bytes of content that restores wrote to volumes."),
 			Namespace: namespace, Name: "freeze_duration_seconds", Buckets: freezeBuckets,
 			Help: "Time that instances stood still, from freeze to thaw or power-down.",
 		}),
@@ -129,7 +131,7 @@ func New(o Options) *Metrics {
 		start:        gauge("start_timestamp_seconds", "When the agent started, Unix time."),
 	}
 	m.registry.MustRegister(
-		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.stage, m.freeze, m.frozen, m.lastSuccess,
+		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
 		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
 		m.apiRequests, m.warnings, m.info, m.start,
 	)
@@ -251,6 +253,13 @@ func (m *Metrics) BytesDeduplicated(n uint64) {
 // StageTook counts the time that a job spent in a stage.
 func (m *Metrics) StageTook(stage string, d time.Duration) {
 	if m != nil {
+// BytesRestored counts bytes of content that restores wrote since the last call.
+func (m *Metrics) BytesRestored(n uint64) {
+	if m != nil {
+		m.restored.Add(float64(n))
+	}
+}
+
 		m.stage.WithLabelValues(known(m.stages, stage)).Observe(d.Seconds())
 	}
 }

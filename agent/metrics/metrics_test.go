@@ -43,6 +43,7 @@ func use(m *metrics.Metrics) {
 	m.QueueLength(7)
 	m.BytesRead(3 << 30)
 	m.BytesUploaded(1 << 20)
+	m.BytesRestored(1 << 20)
 	m.BytesDeduplicated(2 << 30)
 	m.StageTook("upload", 90*time.Second)
 	m.StageTook("phone-0001", time.Second)

@@ -69,8 +69,11 @@ func PlaceOf(target, job, volume string) (Place, error) {
 	return Place{Target: real, Stage: filepath.Join(filepath.Dir(real), stagePrefix+job+"-"+volume)}, nil
 }
 
-// Holds tells whether something is at the path: a folder with content, or anything else than a folder.
+// Holds tells whether something is at the path, of which links are followed: a folder with content, or anything else than a folder.
 func Holds(path string) (bool, error) {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
 	err := checkDest(path)
 	if errors.Is(err, ErrTargetExists) {
 		return true, nil

@@ -1,0 +1,133 @@
+package agent
+
+import (
+	"context"
+
+	"holdfast/agent/api"
+	"holdfast/agent/job"
+)
+
+// Prepare checks as Backup does, but for the storage, which is what it brings.
+func (s *service) Prepare(_ context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.PrepareAnswer, error) {
+	r := job.Request{Kind: job.KindRestore, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
+	accepted, err := s.accept(r, func() error { return s.check(c, ids, false) })
+	if err != nil {
+		return api.PrepareAnswer{}, err
+	}
+	answer := api.PrepareAnswer{TaskAnswer: accepted}
+	for _, ref := range accepted.Jobs {
+		j, err := s.a.journal.Job(ref.JobID)
+		if err != nil {
+			return api.PrepareAnswer{}, err
+		}
+		one := api.InstanceStatus{InstanceID: ref.InstanceID, Status: api.PrepareRestore}
+		switch j.State {
+		case job.Done:
+			one.Status = api.PrepareReady
+		case job.Failed:
+			one.Status = api.PrepareAbnormal
+		}
+		answer.StatusList = append(answer.StatusList, one)
+	}
+	return answer, nil
+}
+
+// PrepareProgress implements api.Service.
+func (s *service) PrepareProgress(_ context.Context, c api.Caller, id string) (api.PrepareProgress, error) {
+	in, err := s.visible(c, id)
+	if err != nil {
+		return api.PrepareProgress{}, err
+	}
+	j, err := s.lastJob(id)
+	if err != nil {
+		return api.PrepareProgress{}, err
+	}
+	switch {
+	case j == nil:
+	case !j.IsRestore() && !j.State.Final():
+		return api.PrepareProgress{Status: api.ProgressBackup}, nil
+	case j.State == job.Accepted:
+		return api.PrepareProgress{Status: api.ProgressQueued, WaitingCount: s.a.manager.Ahead(j.ID)}, nil
+	case !j.State.Final():
+		return api.PrepareProgress{Status: api.ProgressRestoring}, nil
+	case j.IsRestore() && j.State == job.Failed:
+		return api.PrepareProgress{Status: api.ProgressFailed}, nil
+	}
+	here, err := in.loaded(j)
+	if err != nil {
+		return api.PrepareProgress{}, err
+	}
+	if here {
+		return api.PrepareProgress{Status: api.ProgressNormal}, nil
+	}
+	return api.PrepareProgress{Status: api.ProgressRestoring}, nil // offline, in the contract's words
+}
+
+// Status implements api.Service.
+func (s *service) Status(_ context.Context, c api.Caller, ids []string) ([]api.InstanceStatus, error) {
+	var unknown []string
+	for _, id := range ids {
+		if in := s.a.instances[id]; in == nil || !c.Sees(in.cfg.Tenant) {
+			unknown = append(unknown, id)
+		}
+	}
+	if len(unknown) > 0 {
+		return nil, noInstance(c, unknown...)
+	}
+	list := make([]api.InstanceStatus, len(ids))
+	for i, id := range ids {
+		status, err := s.instanceStatus(s.a.instances[id])
+		if err != nil {
+			return nil, err
+		}
+		list[i] = api.InstanceStatus{InstanceID: id, Status: status}
+	}
+	return list, nil
+}
+
+func (s *service) instanceStatus(in *instance) (int, error) {
+	j, err := s.lastJob(in.cfg.ID)
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case j == nil:
+	case j.IsRestore() && j.State == job.Failed:
+		return api.InstanceRestoreAbnormal, nil
+	case j.State == job.Failed, j.State == job.Held:
+		return api.InstanceBackupAbnormal, nil
+	case j.State.Final():
+	case j.IsRestore():
+		return api.InstanceRestoring, nil
+	default:
+		return api.InstanceBackup, nil
+	}
+	if here, err := in.loaded(j); !here || err != nil {
+		return api.InstanceIdle, err
+	}
+	return api.InstanceLoaded, nil
+}
+
+// lastJob gives the unfinished job of an instance, or else the last that ended; nil when none is known.
+func (s *service) lastJob(id string) (*job.Job, error) {
+	active, _, err := s.a.journal.ByInstance(id)
+	if active != nil || err != nil {
+		return active, err
+	}
+	return s.a.journal.Ended(id)
+}
+
+// loaded tells whether the data of an instance whose last job is over belongs to this host now: it is here, and
+// was not released.
+func (in *instance) loaded(last *job.Job) (bool, error) {
+	if last != nil && last.State == job.Done {
+		if last.IsRestore() {
+			return in.restored() == nil, nil // also where the backup had empty volumes
+		}
+		if !last.Entered[job.Released].IsZero() {
+			return false, nil
+		}
+	}
+	p, err := in.presence()
+	return p.All, err
+}

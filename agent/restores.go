@@ -1,0 +1,145 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"holdfast/agent/job"
+	"holdfast/internal/restore"
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// maxShownWarnings bounds what the log says of one volume that could not be restored exactly; the report has their number.
+const maxShownWarnings = 10
+
+// restores brings back the volumes of this host's instances. It is the job.Restorer.
+type restores struct{ a *Agent }
+
+func (r restores) Look(_ context.Context, id string) (job.Presence, error) {
+	in := r.a.instances[id]
+	if in == nil {
+		return job.Presence{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+	}
+	return in.presence()
+}
+
+// presence tells what of the instance's volumes is on this host.
+func (in *instance) presence() (job.Presence, error) {
+	p := job.Presence{All: true}
+	for _, v := range in.cfg.Volumes {
+		holds, err := restore.Holds(v.Path)
+		if err != nil {
+			return job.Presence{}, fmt.Errorf("volume %q: %w", v.Name, err)
+		}
+		p.All, p.Any = p.All && holds, p.Any || holds
+	}
+	return p, nil
+}
+
+// Newest does not make a vault that is not there: a tenant without one has no backups.
+func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, error) {
+	opened, err := r.a.vaults.existing(ctx, tenant)
+	if errors.Is(err, vault.ErrNoVault) {
+		return job.Content{}, fmt.Errorf("%w: its tenant has no vault", job.ErrNoBackup)
+	} else if err != nil {
+		return job.Content{}, fmt.Errorf("open vault: %w", err)
+	}
+	ref, err := opened.Find(ctx, id, "")
+	if errors.Is(err, vault.ErrNoBackup) {
+		return job.Content{}, job.ErrNoBackup
+	}
+	return job.Content{Backup: ref.ID, Created: ref.Time.UTC()}, err
+}
+
+func (r restores) Plan(_ context.Context, id, jobID string) ([]job.Place, error) {
+	in := r.a.instances[id]
+	if in == nil {
+		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+	}
+	var places []job.Place
+	for _, v := range in.cfg.Volumes {
+		p, err := restore.PlaceOf(v.Path, jobID, v.Name)
+		if err != nil {
+			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
+		}
+		places = append(places, job.Place{Volume: v.Name, Target: p.Target, Stage: p.Stage})
+	}
+	return places, nil
+}
+
+// Restore brings back one volume after the other: each keeps the network busy by itself.
+func (r restores) Restore(ctx context.Context, q job.RestoreRequest) (*job.RestoreResult, []job.Place, error) {
+	opened, err := r.a.vaults.existing(ctx, q.Tenant)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open vault: %w", err)
+	}
+	ref := vault.BackupRef{Instance: q.Instance, ID: q.Backup}
+	m, err := opened.Manifest(ctx, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	total, err := matchVolumes(m, q.Places)
+	if err != nil {
+		return nil, nil, err
+	}
+	places, sum := slices.Clone(q.Places), &job.RestoreResult{}
+	for i := range places {
+		p := &places[i]
+		shown := 0
+		done, files := sum.Bytes, sum.Files
+		res, err := restore.Run(ctx, restore.Options{
+			Vault: opened, Ref: ref, Volume: p.Volume, Dest: p.Stage, Subvolume: true, CatalogueDir: r.a.catalogues(),
+			Progress: func(now restore.Progress) {
+				q.Progress(job.Progress{Files: files + now.Entries, BytesRestored: done + now.Bytes, BytesTotal: total})
+			},
+			Warn: func(w tree.Warning) {
+				if shown++; shown <= maxShownWarnings {
+					r.a.log.Warn("not restored exactly", keyInstance, q.Instance, "volume", p.Volume, keyReason, w.String())
+				}
+			},
+			Trouble: func(err error) {
+				r.a.log.Warn("the next backup will read everything", keyInstance, q.Instance, "volume", p.Volume, keyReason, err.Error())
+			},
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		sum.Files += res.Entries
+		sum.Bytes += res.Bytes
+		sum.BytesFetched += res.BytesFetched
+		sum.Warnings += res.WarningCount
+		if p.Tree, err = restore.Identify(p.Stage); err != nil {
+			return nil, nil, err
+		}
+	}
+	return sum, places, nil
+}
+
+// matchVolumes gives the bytes of all volumes, or why the backup is not of the volumes that the configuration has: with one
+// too few the instance would not be what it was, and one too many has no place.
+func matchVolumes(m *vault.Manifest, places []job.Place) (total uint64, err error) {
+	for _, p := range places {
+		if _, err := m.Volume(p.Volume); err != nil {
+			return 0, fmt.Errorf("the configuration has the volume %q: %w", p.Volume, err)
+		}
+	}
+	for _, v := range m.Volumes {
+		if !slices.ContainsFunc(places, func(p job.Place) bool { return p.Volume == v.Name }) {
+			return 0, fmt.Errorf("backup %s has the volume %q, for which the configuration has no place", m.ID, v.Name)
+		}
+		total += v.Bytes
+	}
+	return total, nil
+}
+
+func placeOf(p job.Place) restore.Place {
+	return restore.Place{Target: p.Target, Stage: p.Stage, Tree: p.Tree}
+}
+
+func (r restores) Placed(p job.Place) (bool, error) { return placeOf(p).Placed() }
+func (r restores) Put(p job.Place) error            { return placeOf(p).Put() }
+func (r restores) Back(p job.Place) error           { return placeOf(p).Back() }
+func (r restores) Discard(p job.Place) error        { return placeOf(p).Discard() }
