@@ -261,7 +261,7 @@ func compareTrees(base, now Ref) (*Changes, error) {
 	doubt := func(format string, args ...any) error {
 		return fmt.Errorf("compare %s with %s: %w: %s", now.Path, base.Path, ErrBase, fmt.Sprintf(format, args...))
 	}
-	c := &Changes{kind: Tree, tree: &treePair{}}
+	c := &Changes{tree: &treePair{}}
 	var facts [2]*subvolInfo
 	var ids [2][16]byte
 	for i, ref := range []Ref{base, now} {

@@ -20,7 +20,6 @@ func (r Range) End() int64 { return r.Offset + r.Length }
 // For an image it is the list of ranges. For a tree it is a set of inode numbers, and for each of those
 // files a list of ranges. Inode numbers are those of the view, which are those of the volume.
 type Changes struct {
-	kind   Kind
 	image  []Range
 	exact  bool
 	inodes runs
@@ -31,7 +30,7 @@ type Changes struct {
 // ImageChanges makes the answer for an image. The ranges are in order and do not overlap; exact is as
 // Changes.Image tells it.
 func ImageChanges(ranges []Range, exact bool) *Changes {
-	return &Changes{kind: Image, image: ranges, exact: exact}
+	return &Changes{image: ranges, exact: exact}
 }
 
 // Image lists, in order and without overlap, the ranges of an image that may differ. What lies behind the

@@ -1,7 +1,16 @@
 package snapshot
 
+import "errors"
+
 // Parts that tests look at by themselves.
 var Fiemap = fiemap
+
+// ParseItems reads data as an inode and as an extent.
+func ParseItems(data []byte) error {
+	_, err := parseInode(data)
+	_, _, eerr := parseExtent(0, data)
+	return errors.Join(err, eerr)
+}
 
 // JoinRanges adds ranges to a list that holds at most limit of them.
 func JoinRanges(limit int, ranges []Range) []Range {

@@ -339,3 +339,44 @@ func TestRangesAreJoined(t *testing.T) {
 		}
 	}
 }
+
+// Content that lies inside the trees of btrfs has no address: it is listed when its file changed, and said to be in doubt.
+func TestInlineContent(t *testing.T) {
+	testbed.Need(t, "btrfs")
+	vol := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))
+	path := filepath.Join(vol, "small")
+	must(t, os.WriteFile(path, []byte("small"), 0o600))
+	base := viewOf(t, "btrfs", vol, "base")
+	must(t, os.Chmod(path, 0o644))
+	now := viewOf(t, "btrfs", vol, "now")
+	ranges, exact, err := changed(t, base, now).File(inode(t, path), 5)
+	if err != nil || exact || !slices.Equal(ranges, []snapshot.Range{{Offset: 0, Length: 5}}) {
+		t.Errorf("%v, %v, %v", ranges, exact, err)
+	}
+	// A new file, and one that is longer than the view says, differ in whole.
+	must(t, os.WriteFile(vol+"/new", make([]byte, 9000), 0o600))
+	c := changed(t, base, viewOf(t, "btrfs", vol, "later"))
+	for _, ino := range []uint64{inode(t, vol+"/new"), inode(t, path)} {
+		if ranges, _, err := c.File(ino, 9000); err != nil || !slices.Equal(ranges, []snapshot.Range{{Offset: 0, Length: 9000}}) {
+			t.Errorf("%v, %v", ranges, err)
+		}
+	}
+}
+
+// Items that are cut short are errors, not crashes.
+func TestShortItems(t *testing.T) {
+	full := make([]byte, 160)
+	full[20] = 1 // an extent on the device
+	for n := range full {
+		if snapshot.ParseItems(full[:n]) == nil {
+			t.Errorf("%d bytes pass", n)
+		}
+	}
+	if err := snapshot.ParseItems(full); err != nil {
+		t.Error(err)
+	}
+	full[20] = 7
+	if snapshot.ParseItems(full) == nil {
+		t.Error("an extent of an unknown kind passes")
+	}
+}
