@@ -68,7 +68,8 @@ type run struct {
 
 func (n *names) depth() int { return len(n.lists) }
 
-// enter lists the folder fd, whose offset is at its start, through buf. It becomes the last one, also after an error.
+// enter lists the folder fd, whose offset is at its start, through buf. It becomes the last one, also after an error. A folder
+// that is removed meanwhile has the names that were listed before.
 func (n *names) enter(fd int, buf []byte) error {
 	l := &listing{}
 	if last := len(n.free) - 1; last >= 0 {
@@ -86,10 +87,10 @@ func (n *names) enter(fd int, buf []byte) error {
 		if err == unix.EINTR {
 			continue
 		}
-		if err != nil {
+		if err != nil && !vanished(err) {
 			return err
 		}
-		if got == 0 {
+		if err != nil || got == 0 {
 			break
 		}
 		l.add(buf[:got])

@@ -110,6 +110,23 @@ func TestNamesOfLargeFolder(t *testing.T) {
 	}
 }
 
+// TestNamesWithoutRoom: where names that do not fit in memory can't be put, the walk fails and leaves nothing out in silence.
+func TestNamesWithoutRoom(t *testing.T) {
+	dir := t.TempDir()
+	makeNames(t, dir, 3000)
+	r, err := OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	t.Setenv("TMPDIR", filepath.Join(dir, "missing"))
+	seen := 0
+	err = r.walk(t.Context(), &walker{names: names{memory: 1}, fn: func(*Entry) error { seen++; return nil }})
+	if err == nil || !strings.Contains(err.Error(), "memory") {
+		t.Errorf("%d entries, error %v", seen, err)
+	}
+}
+
 // TestNameGivenTwice: a folder that changes while it is listed may give a name twice, also in two runs.
 func TestNameGivenTwice(t *testing.T) {
 	n := &names{lists: []*listing{{}}}

@@ -221,7 +221,7 @@ func (w *walker) enter(name cname, fd int) error {
 		closeFD(fd)
 		return pathError("read attributes of", path, err)
 	}
-	if err := w.names.enter(fd, w.dents); err != nil && !vanished(err) {
+	if err := w.names.enter(fd, w.dents); err != nil {
 		closeFD(fd)
 		return pathError("list", path, err)
 	}
