@@ -126,8 +126,8 @@ type Config struct {
 	Release        string      `yaml:"release"` // ReleaseAgent or ReleaseControlPlane; of instances that say nothing
 	Hold           string      `yaml:"hold"`    // one of the Hold constants; of instances that say nothing
 	Precopy        Precopy     `yaml:"precopy"`
-	Compression    Compression `yaml:"compression"`
 	Prepare        Prepare     `yaml:"prepare"`
+	Compression    Compression `yaml:"compression"`
 	Limits         Limits      `yaml:"limits"`
 	Log            Log         `yaml:"log"`
 	Instances      []Instance  `yaml:"instances"`
@@ -175,6 +175,12 @@ type Compression struct {
 	Max string `yaml:"max"` // likewise, and not below Min
 }
 
+// Prepare says what follows the restore of an instance's volumes.
+type Prepare struct {
+	// Start brings the instance up. Without, the control plane does; its runtime need not know it yet then.
+	Start bool `yaml:"start"`
+}
+
 // Limits are the budgets.
 type Limits struct {
 	Memory         Size          `yaml:"memory"`          // bytes of buffers of all jobs together
@@ -184,12 +190,6 @@ type Limits struct {
 	FrozenDeadline time.Duration `yaml:"frozen_deadline"` // longest freeze before a job fails and thaws
 	JobDeadline    time.Duration `yaml:"job_deadline"`    // longest job up to its manifest
 	DrainTimeout   time.Duration `yaml:"drain_timeout"`   // how long a stopping daemon waits for its jobs
-// Prepare says what follows the restore of an instance's volumes.
-type Prepare struct {
-	// Start brings the instance up. Without, the control plane does; its runtime need not know it yet then.
-	Start bool `yaml:"start"`
-}
-
 }
 
 // Log says what is logged, and how.

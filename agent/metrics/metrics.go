@@ -71,8 +71,8 @@ type Metrics struct {
 	read         prometheus.Counter
 	uploaded     prometheus.Counter
 	deduplicated prometheus.Counter
-	stage        *prometheus.HistogramVec
 	restored     prometheus.Counter
+	stage        *prometheus.HistogramVec
 	freeze       prometheus.Histogram
 	frozen       prometheus.Gauge
 	lastSuccess  *prometheus.GaugeVec
@@ -109,9 +109,9 @@ func New(o Options) *Metrics {
 		read:         counter("read_bytes_total", "Bytes read from volumes."),
 		uploaded:     counter("uploaded_bytes_total", "Bytes sent to the object store by backups, compressed and sealed."),
 		deduplicated: counter("deduplicated_bytes_total", "Bytes read that the vault held already."),
+		restored:     counter("restored_bytes_total", "Bytes of content that restores wrote to volumes."),
 		stage:        histogramVec("stage_duration_seconds", "Time that jobs spent in each stage.", stageBuckets, "stage"),
 		freeze: prometheus.NewHistogram(prometheus.HistogramOpts{
-		restored:     counter("restored_bytes_total", "Bytes of content that restores wrote to volumes."),
 			Namespace: namespace, Name: "freeze_duration_seconds", Buckets: freezeBuckets,
 			Help: "Time that instances stood still, from freeze to thaw or power-down.",
 		}),
