@@ -53,11 +53,15 @@ func TestServers(t *testing.T) {
 	}
 	for name, start := range servers {
 		t.Run(name, func(t *testing.T) {
+			var except []string
+			if name == "Rclone" {
+				except = []string{"Delete"} // it answers 500 when a name that others begin with is deleted
+			}
 			s := start(t)
 			t.Run("Root", func(t *testing.T) {
 				obstest.Run(t, func(t *testing.T) obs.Store {
 					return open(t, s.URL(s.Bucket(t), ""), obs.Options{Getenv: s.Getenv})
-				})
+				}, except...)
 			})
 			t.Run("Prefix", func(t *testing.T) {
 				obstest.Run(t, func(t *testing.T) obs.Store {
@@ -70,7 +74,7 @@ func TestServers(t *testing.T) {
 						}
 					}
 					return open(t, s.URL(bucket, "a/prefix"), obs.Options{Getenv: s.Getenv})
-				})
+				}, except...)
 			})
 		})
 	}
