@@ -250,9 +250,6 @@ func (m *Metrics) BytesDeduplicated(n uint64) {
 	}
 }
 
-// StageTook counts the time that a job spent in a stage.
-func (m *Metrics) StageTook(stage string, d time.Duration) {
-	if m != nil {
 // BytesRestored counts bytes of content that restores wrote since the last call.
 func (m *Metrics) BytesRestored(n uint64) {
 	if m != nil {
@@ -260,6 +257,9 @@ func (m *Metrics) BytesRestored(n uint64) {
 	}
 }
 
+// StageTook counts the time that a job spent in a stage.
+func (m *Metrics) StageTook(stage string, d time.Duration) {
+	if m != nil {
 		m.stage.WithLabelValues(known(m.stages, stage)).Observe(d.Seconds())
 	}
 }
