@@ -316,14 +316,20 @@ func (p lvm) find(ctx context.Context, verb string, ref Ref) (*logicalVolume, []
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s %s: %w", verb, ref.Path, err)
 	}
+	lv, err := p.pick(verb, ref, name, all)
+	return lv, all, err
+}
+
+// pick is find in a list of the group's logical volumes.
+func (p lvm) pick(verb string, ref Ref, name string, all []logicalVolume) (*logicalVolume, error) {
 	lv := findVolume(all, lvmVolumeName(name))
 	if lv == nil {
-		return nil, all, fmt.Errorf("%s %s: %w", verb, ref.Path, ErrGone)
+		return nil, fmt.Errorf("%s %s: %w", verb, ref.Path, ErrGone)
 	}
 	if got, ok := lv.ours(); !ok || got != name || lv.thin() == p.classic {
-		return nil, all, fmt.Errorf("%s %s: %w: the logical volume %s has other tags or is of another kind", verb, ref.Path, ErrForeign, lv.path())
+		return nil, fmt.Errorf("%s %s: %w: the logical volume %s has other tags or is of another kind", verb, ref.Path, ErrForeign, lv.path())
 	}
-	return lv, all, nil
+	return lv, nil
 }
 
 // Stands makes the snapshot readable again where a restart has taken its mount, or a reboot its mapping.

@@ -32,24 +32,32 @@ func (p lvm) Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, er
 	case base.Volume != now.Ref.Volume:
 		return no(fmt.Errorf("it is of %s", base.Volume))
 	}
-	if at, err := lvmLocate(ctx, now.Ref.Volume); err != nil {
+	at, err := lvmLocate(ctx, now.Ref.Volume)
+	if err != nil {
 		return no(err)
-	} else if !at.device() {
+	}
+	if !at.device() {
 		return no(errors.New("changed blocks of a device are not told for single files"))
 	}
-	older, _, err := p.find(ctx, "look at", base)
-	if err != nil {
-		return no(err)
+	var views [2]*logicalVolume
+	for i, ref := range []Ref{base, now.Ref} {
+		group, name, err := p.checkRef(ctx, "look at", ref)
+		if err == nil && group != at.origin.Group {
+			err = fmt.Errorf("%s is not in the volume group %s", ref.Path, at.origin.Group)
+		}
+		if err == nil {
+			views[i], err = p.pick("look at", ref, name, at.all)
+		}
+		if err != nil {
+			return no(err)
+		}
 	}
-	newer, all, err := p.find(ctx, "look at", now.Ref)
-	if err != nil {
-		return no(err)
-	}
-	if older.Group != newer.Group || older.Pool != newer.Pool || older.Origin != newer.Origin || older.Size != newer.Size {
+	older, newer := views[0], views[1]
+	if older.Pool != newer.Pool || older.Origin != at.origin.Name || newer.Origin != at.origin.Name || older.Size != newer.Size {
 		return no(errors.New("they are of different logical volumes, or its size has changed"))
 	}
 	host, _, _, _ := now.Ref.Owner()
-	ranges, err := thinDelta(ctx, findVolume(all, newer.Pool), older, newer, host)
+	ranges, err := thinDelta(ctx, findVolume(at.all, newer.Pool), older, newer, host)
 	if err != nil {
 		return no(err)
 	}
