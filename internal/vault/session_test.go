@@ -196,8 +196,8 @@ func manifest() *vault.Manifest {
 	return &vault.Manifest{Instance: "i", ID: vault.NewBackupID(time.Unix(1700000000, 0))}
 }
 
-// TestCostOfASession: other hosts' sessions cost nothing, however many there are.
-func TestCostOfASession(t *testing.T) {
+// TestInvariantSessionFirst: the session is stored before anything is read, and other sessions cost nothing, however many there are.
+func TestInvariantSessionFirst(t *testing.T) {
 	v, st := countingVault(t)
 	s, err := v.BeginSession(t.Context(), vault.SessionOptions{Host: "h"})
 	must(t, err)
