@@ -51,7 +51,7 @@ func TestVerbsOnS3(t *testing.T) {
 
 	secret := env["AWS_SECRET_ACCESS_KEY"]
 	env["AWS_SECRET_ACCESS_KEY"] = "wrong"
-	expect(exitFailed, "hint: check the credentials", "list")
+	expect(exitFailed, "hint: check the access key and its secret", "list")
 	env["AWS_SECRET_ACCESS_KEY"] = secret
 
 	minio.Stop()
