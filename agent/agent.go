@@ -25,7 +25,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/agent/api"
-	"holdfast/agent/auth"
 	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
@@ -159,11 +158,9 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	if cfg.Listen != "" {
-		static, err := auth.NewStatic(cfg.TokensFile, time.Now)
-		if err != nil {
-			return nil, fmt.Errorf("tokens_file: %w", err)
+		if a.auth, err = a.authenticator(opened); err != nil {
+			return nil, err
 		}
-		a.auth = authenticator(static)
 	}
 	if err := a.listeners.open(cfg); err != nil {
 		return nil, err
@@ -376,20 +373,6 @@ func (a *Agent) takesCommands() error {
 		return errNotReady
 	}
 	return nil
-}
-
-// authenticator adapts the callers of agent/auth to those of agent/api.
-func authenticator(s auth.Authenticator) api.Authenticator {
-	return api.AuthFunc(func(ctx context.Context, token string) (api.Caller, error) {
-		c, err := s.Authenticate(ctx, token)
-		switch {
-		case errors.Is(err, auth.ErrUnknownToken):
-			return api.Caller{}, fmt.Errorf("%w: %w", api.ErrUnknownToken, err)
-		case err != nil:
-			return api.Caller{}, fmt.Errorf("%w: %w", api.ErrAuthUnavailable, err)
-		}
-		return api.Caller{Tenant: c.Tenant, User: c.User, Role: api.Role(c.Role)}, nil
-	})
 }
 
 // outbox is the manager's outbox as agent/report wants it.

@@ -58,7 +58,7 @@ func (c Caller) Commands() bool {
 var (
 	// ErrUnknownToken says that nobody known has this token, or that it has expired. Answered .0000.
 	ErrUnknownToken = errors.New("unknown token")
-	// ErrAuthUnavailable says that the token can't be checked now. The call is refused (.9999), and may
+	// ErrAuthUnavailable says that the token can't be checked now. The call is refused (CodeAuthAway), and may
 	// be tried again later.
 	ErrAuthUnavailable = errors.New("tokens cannot be checked now")
 )

@@ -24,6 +24,10 @@ const (
 	CodeInternal     = "KOOPHONE.API.9999" // anything else
 )
 
+// CodeAuthAway is one of our own, which the contract has none for: the token can't be checked now, as IAM does not answer. Whoever
+// watches the callers can tell it from a fault of the agent.
+const CodeAuthAway = "HOLDFAST.API.9001"
+
 // messageOK is the message of every success.
 const messageOK = "OK"
 
@@ -38,7 +42,7 @@ type Error struct {
 // Error gives code and message.
 func (e *Error) Error() string { return e.Code + ": " + e.Msg }
 
-// Refuse is the refusal with the given code: status 500 for CodeInternal, 400 for all others.
+// Refuse is the refusal with the given code: status 500 for CodeInternal and CodeAuthAway, 400 for all others.
 // Values from outside are to be given through Quote.
 func Refuse(code, format string, args ...any) *Error {
 	return &Error{Status: statusOf(code), Code: code, Msg: fmt.Sprintf(format, args...)}
@@ -46,7 +50,7 @@ func Refuse(code, format string, args ...any) *Error {
 
 // statusOf gives the status that the contract pairs with a code.
 func statusOf(code string) int {
-	if code == CodeInternal {
+	if code == CodeInternal || code == CodeAuthAway {
 		return http.StatusInternalServerError
 	}
 	return http.StatusBadRequest

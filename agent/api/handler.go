@@ -319,7 +319,9 @@ func (h *handler) admit(q *request, need access) error {
 		ref := newID()
 		q.seen.Reference = ref
 		h.log.Warn("caller not checked", "reference", ref, "request_id", q.id, "route", q.seen.Route, "error", err.Error())
-		return Busy(retryAuth, "the token cannot be checked now, try again later; reference %s", ref)
+		away := Refuse(CodeAuthAway, "the token cannot be checked now, try again later; reference %s", ref)
+		away.RetryAfter = retryAuth
+		return away
 	case err != nil:
 		return err
 	}

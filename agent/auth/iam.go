@@ -29,8 +29,8 @@ const (
 	maxTokens = 10_000
 	// maxLookups bounds the requests to IAM at a time.
 	maxLookups = 16
-	// lookupTimeout bounds one.
-	lookupTimeout = 10 * time.Second
+	// defaultTimeout is well above what IAM takes, and below what a caller waits for.
+	defaultTimeout = 10 * time.Second
 )
 
 // IAMOptions say which IAM is asked, and how.
@@ -45,9 +45,21 @@ type IAMOptions struct {
 	// Roles maps names of IAM's roles to ours. A token with none of them is a tenant's. Of several the first in the
 	// order control-plane, operator, read-only counts.
 	Roles map[string]Role
+	// Timeout bounds one look-up; 0 is ten seconds.
+	Timeout time.Duration
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+	// Observe is told how each look-up at IAM ended, on a goroutine of the look-up's: one of the Lookup constants. What is
+	// remembered is not looked up. May be nil.
+	Observe func(outcome string)
 }
+
+// How a look-up ends.
+const (
+	LookupValid       = "valid"
+	LookupRefused     = "refused"
+	LookupUnavailable = "unavailable" // IAM did not tell, and nobody was let in
+)
 
 // Account is a user of IAM with the permission to validate the tokens of others.
 type Account struct {
@@ -92,6 +104,12 @@ func NewIAM(o IAMOptions) (*IAM, error) {
 	if o.Client == nil {
 		o.Client = http.DefaultClient
 	}
+	if o.Timeout == 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.Observe == nil {
+		o.Observe = func(string) {}
+	}
 	return &IAM{o: o, lookups: semaphore.NewWeighted(maxLookups), known: map[[sha256.Size]byte]verdict{}}, nil
 }
 
@@ -109,11 +127,17 @@ func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
 		if v, ok := a.remembered(key); ok {
 			return v, nil
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.o.Timeout)
 		defer cancel()
 		v, err := a.look(ctx, token)
 		if err != nil {
+			a.o.Observe(LookupUnavailable)
 			return nil, err
+		}
+		if v.err != nil {
+			a.o.Observe(LookupRefused)
+		} else {
+			a.o.Observe(LookupValid)
 		}
 		a.remember(key, v)
 		return v, nil

@@ -130,28 +130,37 @@ func versionOf(info fs.FileInfo) version {
 	return v
 }
 
-// readTokens reads and checks a file. The error lists every fault with its line.
-func readTokens(path string) ([]entry, version, error) {
+// readSecret reads a file that only those can read or change who may.
+func readSecret(path string) ([]byte, version, error) {
 	// Without O_NONBLOCK a fifo at that path would hold the open for ever.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, version{}, fmt.Errorf("tokens file: %w", err)
+		return nil, version{}, err
 	}
 	defer f.Close()
 	info, err := f.Stat() // of what is open, so that it can't be swapped in between
 	if err != nil {
-		return nil, version{}, fmt.Errorf("tokens file: %w", err)
+		return nil, version{}, err
 	}
 	v := versionOf(info)
 	if err := safe(info); err != nil {
-		return nil, v, fmt.Errorf("tokens file %s: %w", path, err)
+		return nil, v, fmt.Errorf("%s: %w", path, err)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 	if err != nil {
-		return nil, v, fmt.Errorf("tokens file: %w", err)
+		return nil, v, err
 	}
 	if len(data) > maxFileBytes {
-		return nil, v, fmt.Errorf("tokens file %s: larger than %d bytes", path, maxFileBytes)
+		return nil, v, fmt.Errorf("%s: larger than %d bytes", path, maxFileBytes)
+	}
+	return data, v, nil
+}
+
+// readTokens reads and checks a file. The error lists every fault with its line.
+func readTokens(path string) ([]entry, version, error) {
+	data, v, err := readSecret(path)
+	if err != nil {
+		return nil, v, fmt.Errorf("tokens file: %w", err)
 	}
 	entries, faults := parse(data)
 	if len(faults) > 0 {

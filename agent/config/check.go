@@ -53,7 +53,8 @@ func (c *Config) check(f *faults) {
 	absolute(f, "tls.cert_file", &c.TLS.CertFile, c.Listen != "")
 	absolute(f, "tls.key_file", &c.TLS.KeyFile, c.Listen != "")
 	absolute(f, "tls.client_ca_file", &c.TLS.ClientCAFile, false)
-	absolute(f, "tokens_file", &c.TokensFile, c.Listen != "")
+	absolute(f, "tokens_file", &c.TokensFile, c.Listen != "" && c.IAM.URL == "")
+	checkIAM(f, &c.IAM)
 
 	checkStore(f, "store.url", c.Store.URL)
 	absolute(f, "store.name_key_file", &c.Store.NameKeyFile, false)
@@ -367,6 +368,31 @@ func checkReport(f *faults, path, raw string) {
 	case u.Scheme == "https" || u.Scheme == "http" && isLoopback(u.Hostname()):
 	default:
 		f.add(path, "must be https (http to a loopback address only), got %s", quote(raw))
+	}
+}
+
+// roles that a configuration may give.
+var roles = []string{"control-plane", "operator", "read-only"}
+
+func checkIAM(f *faults, i *IAM) {
+	absolute(f, "iam.ca_file", &i.CAFile, false)
+	absolute(f, "iam.account_file", &i.AccountFile, false)
+	for _, name := range slices.Sorted(maps.Keys(i.Roles)) {
+		oneOf(f, "iam.roles."+name, i.Roles[name], roles...)
+	}
+	u, err := url.Parse(i.URL)
+	switch {
+	case i.URL == "":
+		if i.CAFile != "" || i.AccountFile != "" || len(i.Roles) > 0 {
+			f.add("iam.url", "is required with the other settings of iam")
+		}
+	case err != nil || u.Host == "":
+		f.add("iam.url", "must be a URL such as https://iam.example.com/v3, got %s", quote(redact(i.URL)))
+	case u.User != nil:
+		f.add("iam.url", "must not hold credentials; use iam.account_file")
+	case u.Scheme == "https" || u.Scheme == "http" && isLoopback(u.Hostname()):
+	default:
+		f.add("iam.url", "must be https (http to a loopback address only), got %s", quote(i.URL))
 	}
 }
 

@@ -121,7 +121,8 @@ type Config struct {
 	Recipients     []string    `yaml:"recipients"` // age recipients that can open new vaults, beside the host
 	Vault          Vault       `yaml:"vault"`
 	SigningKeyFile string      `yaml:"signing_key_file"` // Ed25519 key that signs receipts
-	TokensFile     string      `yaml:"tokens_file"`      // hashed tokens of callers; required where Listen is on
+	TokensFile     string      `yaml:"tokens_file"`      // hashed tokens of callers; "" where IAM or certificates say who calls
+	IAM            IAM         `yaml:"iam"`
 	Report         Report      `yaml:"report"`
 	Release        string      `yaml:"release"` // ReleaseAgent or ReleaseControlPlane; of instances that say nothing
 	Hold           string      `yaml:"hold"`    // one of the Hold constants; of instances that say nothing
@@ -140,6 +141,14 @@ type TLS struct {
 	CertFile     string `yaml:"cert_file"`
 	KeyFile      string `yaml:"key_file"`
 	ClientCAFile string `yaml:"client_ca_file"` // "" asks for no client certificate
+}
+
+// IAM is a Keystone v3 that says whose a token is.
+type IAM struct {
+	URL         string            `yaml:"url"`          // https://host/v3, or http to a loopback address; "" asks none
+	CAFile      string            `yaml:"ca_file"`      // "" trusts the system's
+	AccountFile string            `yaml:"account_file"` // the account that looks tokens up; "" has each token ask about itself
+	Roles       map[string]string `yaml:"roles"`        // role of IAM -> control-plane, operator or read-only; any other is a tenant's
 }
 
 // Store is where backups go.

@@ -289,6 +289,8 @@ func (d *decoder) value(node ast.Node, v reflect.Value, path string) {
 		d.pointer(node, v, path)
 	case v.Kind() == reflect.Slice:
 		d.sequence(node, v, path)
+	case v.Kind() == reflect.Map:
+		d.names(node, v, path)
 	default:
 		d.scalar(node, v, path)
 	}
@@ -343,6 +345,28 @@ func (d *decoder) mapping(node ast.Node, v reflect.Value, path string) {
 			}
 			d.value(it.Value(), v.Field(i), sub)
 		}
+	}
+}
+
+// names decodes a mapping whose keys are free: names of something else.
+func (d *decoder) names(node ast.Node, v reflect.Value, path string) {
+	m, ok := node.(ast.MapNode)
+	if !ok {
+		d.addAt(placeOf(node), path, "must be a mapping (name: value), got %s", what(node))
+		return
+	}
+	v.Set(reflect.MakeMap(v.Type()))
+	for it := m.MapRange(); it.Next(); {
+		key := reflect.ValueOf(it.Key().GetToken().Value)
+		sub := path + "." + key.String()
+		d.src.at[sub] = placeOf(it.Key())
+		if v.MapIndex(key).IsValid() {
+			d.add(sub, "is given twice")
+			continue
+		}
+		el := reflect.New(v.Type().Elem()).Elem()
+		d.value(it.Value(), el, sub)
+		v.SetMapIndex(key, el)
 	}
 }
 

@@ -30,6 +30,8 @@ func (c *Config) CheckFiles(contents ...Content) error {
 		secretFile(f, "signing_key_file", c.SigningKeyFile)
 	}
 	secretFile(f, "tokens_file", c.TokensFile)
+	secretFile(f, "iam.account_file", c.IAM.AccountFile)
+	certificates(f, "iam.ca_file", c.IAM.CAFile)
 	secretFile(f, "report.token_file", c.Report.TokenFile)
 	certificates(f, "report.ca_file", c.Report.CAFile)
 	if c.Listen != "" {

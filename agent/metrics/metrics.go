@@ -47,8 +47,9 @@ var (
 	answers = set(StoreOK, StoreNotFound, StoreError)
 	faults  = set("slow_down", "unavailable", "canceled", "exists", "no_bucket", "no_keys", "wrong_keys", "expired_keys", "clock_skew",
 		"access", "no_money", "no_space", "wrong_region", "usage")
-	codes = set("0", apiCode+"0000", apiCode+"0002", apiCode+"0005", apiCode+"1000", apiCode+"1001", apiCode+"1012",
-		apiCode+"2005", apiCode+"2006", apiCode+"4001", apiCode+"5005", apiCode+"9999")
+	lookups = set("valid", "refused", "unavailable")
+	codes   = set("0", apiCode+"0000", apiCode+"0002", apiCode+"0005", apiCode+"1000", apiCode+"1001", apiCode+"1012",
+		apiCode+"2005", apiCode+"2006", apiCode+"4001", apiCode+"5005", apiCode+"9999", "HOLDFAST.API.9001")
 )
 
 // Buckets in seconds. Freezes are felt by users from tenths of a second and end with the deadline of an
@@ -85,6 +86,7 @@ type Metrics struct {
 	storeFaults  *prometheus.CounterVec
 	storeSeconds *prometheus.HistogramVec
 	apiRequests  *prometheus.CounterVec
+	iamLookups   *prometheus.CounterVec
 	warnings     prometheus.Counter
 	info         *prometheus.GaugeVec
 	start        prometheus.Gauge
@@ -126,6 +128,7 @@ func New(o Options) *Metrics {
 		storeFaults:  counterVec("store_faults_total", "Requests to the object store that failed, each try for itself, by why.", "kind"),
 		storeSeconds: histogramVec("store_request_duration_seconds", "Time that requests to the object store took.", storeBuckets, "op"),
 		apiRequests:  counterVec("api_requests_total", "Calls answered, by error code of the contract.", "code"),
+		iamLookups:   counterVec("iam_lookups_total", "Questions to IAM about a token, by how they ended.", "outcome"),
 		warnings:     counter("warnings_total", "Things that a backup or restore could not do exactly."),
 		info:         gaugeVec("build_info", "1, labelled with what was built.", "version", "goversion"),
 		start:        gauge("start_timestamp_seconds", "When the agent started, Unix time."),
@@ -133,7 +136,7 @@ func New(o Options) *Metrics {
 	m.registry.MustRegister(
 		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
 		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
-		m.apiRequests, m.warnings, m.info, m.start,
+		m.apiRequests, m.iamLookups, m.warnings, m.info, m.start,
 	)
 	if o.Process {
 		m.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
@@ -344,6 +347,13 @@ func (m *Metrics) StoreLoad(load func() (inFlight, waiting, level int)) {
 func (m *Metrics) APIRequest(code string) {
 	if m != nil {
 		m.apiRequests.WithLabelValues(known(codes, code)).Inc()
+	}
+}
+
+// IAMLookup counts a question to IAM about a token by its outcome: "valid", "refused" or "unavailable".
+func (m *Metrics) IAMLookup(outcome string) {
+	if m != nil {
+		m.iamLookups.WithLabelValues(known(lookups, outcome)).Inc()
 	}
 }
 

@@ -62,6 +62,8 @@ func use(m *metrics.Metrics) {
 	m.APIRequest("0")
 	m.APIRequest("KOOPHONE.API.1000")
 	m.APIRequest("phone-0001")
+	m.IAMLookup("unavailable")
+	m.IAMLookup("phone-0001")
 	m.Warnings(3)
 }
 

@@ -56,6 +56,12 @@ func contentsOf(cfg *config.Config) []config.Content {
 			return err
 		}})
 	}
+	if cfg.IAM.AccountFile != "" {
+		contents = append(contents, config.Content{Path: "iam.account_file", Check: func() error {
+			_, err := auth.LoadAccount(cfg.IAM.AccountFile)
+			return err
+		}})
+	}
 	return contents
 }
 

@@ -1,0 +1,56 @@
+package agent_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"holdfast/agent/api"
+	"holdfast/internal/testbed"
+)
+
+// TestIAMSaysWhoCalls serves tenants whose tokens a real Keystone knows, and nobody new while it is away.
+func TestIAMSaysWhoCalls(t *testing.T) {
+	k := testbed.StartKeystone(t)
+	red, blue := k.Project("red"), k.Project("blue")
+	alice := k.User("alice", "a", red, "member")
+	k.User("bob", "b", blue, "member")
+	k.User("plane", "p", blue, "admin")
+	h := newHost(t)
+	h.cfg = strings.NewReplacer("tenant: acme", "tenant: "+red, "tenant: other", "tenant: "+blue).Replace(h.cfg) +
+		"iam: {url: '" + k.URL + "', roles: {admin: read-only}}\n"
+	h.start()
+	h.tokens["alice"], h.tokens["bob"], h.tokens["plane"] = k.Token("alice", "a", "red"), k.Token("bob", "b", "blue"), k.Token("plane", "p", "blue")
+	h.tokens["late"], h.tokens["made-up"] = k.Token("alice", "a", "red"), "gAAAAAB-made-up"
+	backup := func(who, body string) answer {
+		return h.call(http.MethodPost, "/v1/instances/backup", who, "r-"+who, body)
+	}
+	for _, tt := range []struct{ who, body, code string }{
+		{"alice", `{"instance_ids":["phone-3"]}`, api.CodeNoPermission}, // of another project
+		{"alice", `{"user_id":"` + alice + `","instance_ids":["phone-1"]}`, api.CodeOK},
+		{"bob", `{"instance_ids":["phone-1"]}`, api.CodeNoPermission},
+		{"bob", `{"user_id":"` + alice + `","instance_ids":["phone-3"]}`, api.CodeParameter},
+		{"plane", `{"instance_ids":["phone-3"]}`, api.CodeNoPermission}, // may only see
+		{"made-up", `{"instance_ids":["phone-1"]}`, api.CodeNoTenant},
+		{"", `{"instance_ids":["phone-3"]}`, api.CodeOK}, // a static token, beside
+	} {
+		if a := backup(tt.who, tt.body); a.Code != tt.code {
+			t.Errorf("%s %s: %+v, want %s", tt.who, tt.body, a, tt.code)
+		}
+	}
+
+	k.Stop()
+	if a := backup("late", `{"instance_ids":["phone-1"]}`); a.Status != 500 || a.Code != api.CodeAuthAway || a.Header.Get("Retry-After") == "" {
+		t.Errorf("IAM is away, and the token new: %+v", a)
+	}
+	if a := h.call(http.MethodGet, "/v1/agent/info", "alice", "r", ""); a.Code != api.CodeOK {
+		t.Errorf("IAM is away, and the token known: %+v", a)
+	}
+	h.metrics(`holdfast_iam_lookups_total{outcome="refused"} 1`, `holdfast_iam_lookups_total{outcome="valid"} 3`,
+		`holdfast_iam_lookups_total{outcome="unavailable"} 1`, `holdfast_api_requests_total{code="HOLDFAST.API.9001"} 1`)
+	for who, token := range h.tokens {
+		if strings.Contains(h.logs.String(), token) {
+			t.Errorf("the token of %q is in the log", who)
+		}
+	}
+}
