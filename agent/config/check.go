@@ -328,7 +328,9 @@ func checkStore(f *faults, path, raw string) {
 }
 
 // storeParameters are those that internal/obs takes for a bucket; it has the last word on their values.
-var storeParameters = []string{"endpoint", "region", "addressing"}
+var storeParameters = []string{
+	"endpoint", "region", "addressing", "integrity", "encryption", "kms-key", "class", "retain", "traffic-limit",
+}
 
 func checkBucket(f *faults, path string, u *url.URL) {
 	query, err := url.ParseQuery(u.RawQuery)

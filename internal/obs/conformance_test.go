@@ -57,6 +57,10 @@ func TestServers(t *testing.T) {
 			if name == "Rclone" {
 				except = []string{"Delete"} // it answers 500 when a name that others begin with is deleted
 			}
+			inPrefix := except
+			if name == "Versity" {
+				inPrefix = []string{"ListMany"} // it takes seconds, and is in Root
+			}
 			s := start(t)
 			t.Run("Root", func(t *testing.T) {
 				obstest.Run(t, func(t *testing.T) obs.Store {
@@ -74,7 +78,7 @@ func TestServers(t *testing.T) {
 						}
 					}
 					return open(t, s.URL(bucket, "a/prefix"), obs.Options{Getenv: s.Getenv})
-				}, except...)
+				}, inPrefix...)
 			})
 		})
 	}
