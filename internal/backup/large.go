@@ -9,6 +9,7 @@ import (
 	"iter"
 	"os"
 	"sync"
+	"time"
 
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -154,14 +155,18 @@ func (w *worker) spread(ctx context.Context, f *os.File, e *tree.Entry, s *sende
 	next, stop := iter.Pull2(tree.DataRanges(f, e.Size))
 	defer stop()
 	sp := &spread{p: w.p, f: f, e: e, cuts: cuts{w.p.cutter, grid}, s: s, ranges: next, done: map[int][]vault.Extent{}}
-	sp.work(ctx, w)
+	sp.work(ctx, w, false)
 	sp.wait.Wait()
 	return sp.err
 }
 
-// work takes sections until there are none, and asks whoever is idle to do the same.
-func (f *spread) work(ctx context.Context, w *worker) {
+// work takes sections until there are none, and asks whoever is idle to do the same. A helper leaves when another
+// backup of the host waits for a worker.
+func (f *spread) work(ctx context.Context, w *worker, helper bool) {
 	for {
+		if helper && w.handOver() {
+			return
+		}
 		p, more := f.take(ctx)
 		if p == nil {
 			return
@@ -169,9 +174,13 @@ func (f *spread) work(ctx context.Context, w *worker) {
 		if more {
 			f.invite(ctx)
 		}
+		began := time.Now()
 		extents, err := f.one(w, p)
 		if err == nil {
 			err = f.deliver(p.n, extents)
+		}
+		if err == nil {
+			err = f.p.rest(ctx, began)
 		}
 		if err != nil {
 			f.fail(err)
@@ -183,9 +192,13 @@ func (f *spread) work(ctx context.Context, w *worker) {
 func (f *spread) invite(ctx context.Context) {
 	f.wait.Add(1)
 	select {
-	case f.p.help <- func(w *worker) { defer f.wait.Done(); f.work(ctx, w) }:
+	case f.p.help <- func(w *worker) { defer f.wait.Done(); f.work(ctx, w, true) }:
 	default:
 		f.wait.Done()
+		select {
+		case f.p.want <- struct{}{}: // for the next section
+		default:
+		}
 	}
 }
 

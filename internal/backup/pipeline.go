@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
@@ -72,6 +73,7 @@ type pipeline struct {
 	units  chan *unit         // to the workers
 	order  chan *unit         // the same, to the recipe
 	help   chan func(*worker) // work that somebody who is idle may take
+	want   chan struct{}      // 1 token: there is such work, and nobody took it
 	weight *semaphore.Weighted
 }
 
@@ -84,7 +86,7 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	defer root.Close()
 	p := &pipeline{
 		run: r, root: root, cutter: r.o.Vault.Cutter(),
-		units: make(chan *unit, ahead), order: make(chan *unit, ahead), help: make(chan func(*worker)),
+		units: make(chan *unit, ahead), order: make(chan *unit, ahead), help: make(chan func(*worker)), want: make(chan struct{}, 1),
 		weight: semaphore.NewWeighted(aheadWeight),
 	}
 	rec, err := r.w.NewRecipe(r.packs)
@@ -104,8 +106,9 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 		defer close(p.units)
 		return p.walk(gctx)
 	})
-	for range r.o.Workers {
-		g.Go(func() error { return p.work(wctx) })
+	g.Go(func() error { return p.work(wctx, true) })
+	for range r.o.On.lent {
+		g.Go(func() error { return p.work(wctx, false) })
 	}
 	g.Go(func() error {
 		defer end(errEnded) // nobody needs help any more
@@ -311,34 +314,87 @@ func add(rec *vault.RecipeWriter, vol *vault.Volume, it vault.Item) error {
 	return rec.Add(it)
 }
 
-// work is one worker.
-func (p *pipeline) work(ctx context.Context) error {
+// work is one worker: the Run's own, which always has memory, or one who has it while there is work and nobody else
+// waits for it. Who has none takes no part of another's work, who would wait for it.
+func (p *pipeline) work(ctx context.Context, own bool) error {
+	if p.o.Precopy {
+		inBackground()
+	}
 	w := newWorker(p)
-	units := p.units
+	host, units := p.o.On, p.units
+	var hand chan<- *scratch
+	if own {
+		w.own, w.scratch = true, &scratch{}
+	} else {
+		hand = host.hand
+		defer func() {
+			if w.scratch != nil {
+				host.giveBack(w.scratch)
+			}
+		}()
+	}
+	ended := func() error {
+		if context.Cause(ctx) == errEnded {
+			return nil
+		}
+		return context.Cause(ctx)
+	}
 	for {
-		var err error
-		select {
-		case u, ok := <-units:
+		var u *unit
+		if w.scratch == nil {
+			ok := true
+			select {
+			case u, ok = <-units:
+			case <-p.want:
+			case <-ctx.Done():
+				return ended()
+			}
 			if !ok {
 				units = nil // no more of those, but others may need help
 				continue
 			}
-			if u.large {
-				err = w.largeFile(ctx, u)
-			} else {
-				err = w.bundle(u)
+			var err error
+			if w.scratch, err = host.borrow(ctx); err != nil {
+				return ended()
 			}
-			if err != nil {
-				return err
+		} else {
+			ok := true
+			select {
+			case u, ok = <-units:
+			case f := <-p.help:
+				f(w)
+			case hand <- w.scratch:
+				w.scratch = nil
+			case <-ctx.Done():
+				return ended()
 			}
-			close(u.done)
-		case f := <-p.help:
-			f(w)
-		case <-ctx.Done():
-			if context.Cause(ctx) == errEnded {
-				return nil
+			if !ok {
+				units = nil
+				continue
 			}
-			return context.Cause(ctx)
+		}
+		if u == nil {
+			continue
+		}
+		if err := p.do(ctx, w, u); err != nil {
+			return err
 		}
 	}
+}
+
+// do is one unit.
+func (p *pipeline) do(ctx context.Context, w *worker, u *unit) error {
+	began := time.Now()
+	if u.large {
+		if err := w.largeFile(ctx, u); err != nil {
+			return err
+		}
+		close(u.done)
+		return nil // it rested between its sections
+	}
+	if err := w.bundle(u); err != nil {
+		return err
+	}
+	close(u.done)
+	return p.rest(ctx, began)
 }

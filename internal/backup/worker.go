@@ -13,13 +13,12 @@ import (
 	"holdfast/internal/vault"
 )
 
-// worker reads, cuts, names, compresses and stores. It belongs to one goroutine.
+// worker reads, cuts, names, compresses and stores. It belongs to one goroutine. Without memory it can do nothing.
 type worker struct {
+	*scratch
 	p     *pipeline
 	namer *chunk.Namer
-	comps [seal.Levels + 1]*seal.Compressor // by level, those that were used
-	buf   []byte                            // content of a bundle, or a block of a large file
-	spans []span
+	own   bool // of its Run: its memory is never given to another
 }
 
 // span is a run of a file's bytes in the content of its bundle.
@@ -31,6 +30,20 @@ type span struct {
 }
 
 func newWorker(p *pipeline) *worker { return &worker{p: p, namer: p.o.Vault.Namer()} }
+
+// handOver gives the worker's memory to somebody who waits for it, and tells whether there was one.
+func (w *worker) handOver() bool {
+	if w.own {
+		return false
+	}
+	select {
+	case w.p.o.On.hand <- w.scratch:
+		w.scratch = nil
+		return true
+	default:
+		return false
+	}
+}
 
 // rereads is how often a file that changed while it was read is read again.
 const rereads = 3

@@ -1,0 +1,124 @@
+package backup
+
+import (
+	"context"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/pressure"
+	"holdfast/internal/seal"
+	"holdfast/internal/vault"
+)
+
+// Host is what the backups of one host share, so that a hundred of them take no more than one: the memory of packs, and
+// that of the workers, of whom there are not many more than processors. It may be used by any number of Runs at once.
+//
+// Each Run has one worker of its own, so a small instance comes on beside a huge one; the others are lent to whoever
+// has work for them, a unit at a time, first come first served.
+type Host struct {
+	// Brake slows the workers down in rounds of pre-copy; nil does not.
+	Brake *pressure.Brake
+
+	buffers *vault.Buffers
+	lent    int           // workers that are lent
+	free    chan *scratch // those that nobody uses
+	hand    chan *scratch // from one who has nothing to do to one who waits
+}
+
+// scratch is the memory of a worker.
+type scratch struct {
+	comps [seal.Levels + 1]*seal.Compressor // by level, those that were used
+	buf   []byte                            // content of a bundle, or a section of a large file
+	spans []span
+}
+
+// HostOptions are the bounds of a Host.
+type HostOptions struct {
+	// Budget bounds the memory for content on its way, bytes; 0 is 64 MiB. Less than the least that works is taken
+	// as that.
+	Budget int64
+	// Runs is how many backups there may be at once; 0 is one. More of them wait for each other.
+	Runs int
+	// Workers is how many goroutines read, hash and compress for one backup that is alone; 0 is one more than there are
+	// processors.
+	Workers int
+	// MaxLevel is the strongest compression of the backups, on which the memory of a worker depends; 0 is seal.Default.
+	MaxLevel seal.Level
+	// Pack is the size of the vaults' packs, bytes; 0 is that of vault.DefaultParams.
+	Pack int
+}
+
+const (
+	defaultBudget = 64 << 20
+	// mostPacks is where more packs on their way are of no more use, for one backup.
+	mostPacks = 16
+)
+
+// NewHost divides the budget.
+func NewHost(o HostOptions) *Host {
+	if o.Budget <= 0 {
+		o.Budget = defaultBudget
+	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0) + 1
+	}
+	if o.MaxLevel == 0 {
+		o.MaxLevel = seal.Default
+	}
+	if o.Pack == 0 {
+		o.Pack = vault.DefaultParams().Pack
+	}
+	o.Runs = max(o.Runs, 1)
+	h := &Host{lent: o.Workers - 1, hand: make(chan *scratch)}
+	left := o.Budget - int64(o.Runs+h.lent)*workerMemory(seal.Fastest, o.MaxLevel)
+	// Each Run fills one pack, so with fewer than one for each they could wait for each other for ever.
+	packs := max(int(left/int64(o.Pack)), o.Runs+1)
+	h.buffers = vault.NewBuffers(min(packs, max(mostPacks, o.Runs+1)))
+	h.free = make(chan *scratch, h.lent)
+	for range h.lent {
+		h.free <- nil // made when it is first lent
+	}
+	return h
+}
+
+// borrow waits for a worker's memory, until ctx ends.
+func (h *Host) borrow(ctx context.Context) (*scratch, error) {
+	select {
+	case s := <-h.free:
+		if s == nil {
+			s = &scratch{}
+		}
+		return s, nil
+	case s := <-h.hand:
+		return s, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (h *Host) giveBack(s *scratch) { h.free <- s }
+
+// inBackground makes the calling goroutine's thread one that others go before: for CPU by its nice value, for I/O by
+// the idle class (ioprio_set(2)). The thread ends with the goroutine, so nothing has to be put back. A kernel that refuses
+// costs politeness and nothing else.
+func inBackground() {
+	const (
+		whoProcess = 1       // IOPRIO_WHO_PROCESS: a thread, despite its name
+		idleClass  = 3 << 13 // IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)
+		nice       = 10
+	)
+	runtime.LockOSThread()
+	tid := unix.Gettid()
+	_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice)
+	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, uintptr(tid), idleClass)
+}
+
+// rest makes a pause after work that began then, when the host is pressed and the backup is one that can wait.
+func (r *run) rest(ctx context.Context, began time.Time) error {
+	if !r.o.Precopy {
+		return nil
+	}
+	return r.o.On.Brake.Rest(ctx, time.Since(began))
+}
