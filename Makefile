@@ -36,7 +36,7 @@ test-long: ## run the tests of the stores against one more server (rclone), whic
 	@packaging/ci/setup.sh long
 	@HOLDFAST_LONG=1 go test -timeout 20m ./internal/obs/...
 
-bench: ## measure beside restic, borg and kopia where on PATH (SIZE=MiB ROUNDS=n OUT=file)
+bench: ## measure beside restic, borg and kopia where on PATH (SIZE=MiB ROUNDS=n OUT=file), or BIG=1: millions of files
 	@go run ./internal/bench
 
 fuzz: ## fuzz every decoder for a while (FUZZTIME=30s each)

@@ -186,3 +186,34 @@ func TestFloor(t *testing.T) {
 		t.Errorf("3 MiB of zeros become %d bytes, error %v", left, err)
 	}
 }
+
+// manyPeak bounds the memory of a backup of 200,000 small files, bytes: of any number, but for what the catalogue and the index need.
+const manyPeak = 128 << 20
+
+// TestManyFiles runs the first step of BIG=1. How long a file takes is printed, and depends on the machine.
+func TestManyFiles(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "holdfast-testbed-")
+	if err != nil {
+		dir = t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	bin := filepath.Join(dir, "holdfast")
+	if text, err := exec.Command("go", "build", "-o", bin, "holdfast/cmd/holdfast").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	r := &runner{settings: settings{holdfast: bin}, dir: dir, path: os.Getenv("PATH")}
+	var table strings.Builder
+	all, err := r.many(t.Context(), manySteps[:1], &table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("\n%s", table.String())
+	for _, c := range []cost{all[0].first, all[0].again} {
+		if c.peak > manyPeak {
+			t.Errorf("%d files took %d MiB of memory, more than %d", all[0].files, c.peak>>20, manyPeak>>20)
+		}
+	}
+	if all[0].again.added > 1<<20 {
+		t.Errorf("nothing changed, and %d KiB were added", all[0].again.added>>10)
+	}
+}

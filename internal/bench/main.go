@@ -11,6 +11,8 @@
 //	OUT=FILE      writes the report to FILE too, as markdown; what FILE says from "## Notes" on stays
 //	DIR=/dev/shm  where to work; all that is made there is removed at the end
 //	HOLDFAST=FILE the program to measure; built from the source if not given
+//	BIG=1         instead: back up 200 thousand, 1, 2, 5 and 10 million small files, and print what each costs
+//	COUNT=n       with BIG: at most so many; a million take about 5 GiB of memory
 //
 // It starts no goroutine but those of the floor. Killed, it leaves a folder holdfast-bench-* in DIR.
 package main
@@ -67,6 +69,12 @@ func part(name string, args []string, out io.Writer) error {
 		change, err := phone.Day(args[0], uint64(n[0]))
 		fmt.Fprintf(out, "%.1f MiB", float64(change.Bytes)/(1<<20))
 		return err
+	case name == "many" && len(args) == 3: // DIR FIRST LAST
+		n, err := numbers(args[1:])
+		if err != nil {
+			return err
+		}
+		return makeMany(args[0], int(n[0]), int(n[1]))
 	case name == "same" && len(args) == 2: // DIR DIR
 		return same(args[0], args[1])
 	case name == "floor" && len(args) == 1: // DIR
@@ -99,6 +107,8 @@ type settings struct {
 	dir      string
 	holdfast string
 	chosen   bool // the tools were named, so each must be there
+	big      bool
+	count    int
 }
 
 func settingsFrom(getenv func(string) string) (settings, error) {
@@ -121,6 +131,8 @@ func settingsFrom(getenv func(string) string) (settings, error) {
 	s.bytes = int64(number("SIZE", 512, 8)) << 20
 	s.rounds = number("ROUNDS", 3, 1)
 	s.seed = number("SEED", 1, 0)
+	s.big = getenv("BIG") != ""
+	s.count = number("COUNT", manySteps[len(manySteps)-1], manySteps[0])
 	if s.dir == "" {
 		s.dir = "/dev/shm"
 	}
@@ -155,6 +167,14 @@ func bench(ctx context.Context, getenv func(string) string, out, progress io.Wri
 		}
 	}
 	r := &runner{settings: s, dir: dir, path: getenv("PATH"), progress: progress}
+	if s.big {
+		n := 0
+		for n < len(manySteps) && manySteps[n] <= s.count {
+			n++
+		}
+		_, err := r.many(ctx, manySteps[:n], out)
+		return err
+	}
 	if err := r.find(ctx); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package seal_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -11,11 +12,7 @@ import (
 
 func sealed(t testing.TB, level seal.Level, p []byte) ([]byte, seal.Method) {
 	t.Helper()
-	c, err := seal.NewCompressor(level, 256<<10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, payload := c.Compress(p)
+	m, payload := compressor(t, level).Compress(p)
 	out := make([]byte, len(payload)+seal.Overhead)
 	seal.Seal(seal.NewAEAD([32]byte{1}), nonce(1), []byte("aad"), m, payload, out)
 	return out, m
@@ -101,16 +98,62 @@ func FuzzOpen(f *testing.F) {
 }
 
 func BenchmarkCompress(b *testing.B) {
-	for name, p := range map[string][]byte{"text": bytes.Repeat([]byte("some words of a text, "), 3000), "random": random(64 << 10)} {
+	for name, p := range contents() {
+		for l := seal.Fastest; int(l) <= seal.Levels; l++ {
+			b.Run(fmt.Sprintf("%s/%s", name, l), func(b *testing.B) {
+				c := compressor(b, l)
+				b.SetBytes(int64(len(p)))
+				for b.Loop() {
+					c.Compress(p)
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkSeal(b *testing.B) {
+	p := random(64 << 10)
+	aead, out := seal.NewAEAD([32]byte{1}), make([]byte, len(p)+seal.Overhead)
+	b.SetBytes(int64(len(p)))
+	for b.Loop() {
+		seal.Seal(aead, nonce(1), nil, seal.Raw, p, out)
+	}
+}
+
+// BenchmarkOpen opens and, where it was compressed, decompresses. What is opened is destroyed, so it is copied first.
+func BenchmarkOpen(b *testing.B) {
+	aead := seal.NewAEAD([32]byte{1})
+	for name, p := range contents() {
 		b.Run(name, func(b *testing.B) {
-			c, err := seal.NewCompressor(seal.Fastest, 256<<10)
-			if err != nil {
-				b.Fatal(err)
-			}
+			m, payload := compressor(b, seal.Fastest).Compress(p)
+			sealed := make([]byte, len(payload)+seal.Overhead)
+			seal.Seal(aead, nonce(1), nil, m, payload, sealed)
+			in, out := make([]byte, len(sealed)), make([]byte, 0, len(p))
 			b.SetBytes(int64(len(p)))
 			for b.Loop() {
-				c.Compress(p)
+				copy(in, sealed)
+				if _, err := seal.Open(aead, nonce(1), nil, in, out, len(p)); err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
 	}
+}
+
+// contents are 64 KiB that compress to about half, and as much that does not.
+func contents() map[string][]byte {
+	noise, text := random(64<<10), []byte{}
+	for i := 0; len(text) < len(noise); i++ {
+		text = fmt.Appendf(text, "%x ", noise[int(noise[i])*8:][:2+noise[i+1]%6])
+	}
+	return map[string][]byte{"text": text[:len(noise)], "random": noise}
+}
+
+func compressor(t testing.TB, l seal.Level) *seal.Compressor {
+	t.Helper()
+	c, err := seal.NewCompressor(l, 256<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
