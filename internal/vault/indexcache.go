@@ -117,7 +117,7 @@ func (d segmentDir) open(v *Vault, id segmentID, size int64) (*segment, error) {
 	return s, nil
 }
 
-// sweep removes the files of segments for which keep is false, and what killed processes left.
+// sweep removes the files of segments for which keep is false, and what killed processes left. Whatever has another name stays.
 func (d segmentDir) sweep(keep func(segmentID) bool) {
 	if d.path == "" {
 		return
@@ -132,7 +132,7 @@ func (d segmentDir) sweep(keep func(segmentID) bool) {
 			if info, err := f.Info(); err == nil && time.Since(info.ModTime()) > staleFile {
 				_ = os.Remove(name)
 			}
-		} else if id, ok := parseSegmentID(f.Name()); !ok || !keep(id) {
+		} else if id, ok := parseSegmentID(f.Name()); ok && !keep(id) {
 			_ = os.Remove(name)
 		}
 	}

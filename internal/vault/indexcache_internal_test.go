@@ -116,6 +116,20 @@ func TestFoldersOfOtherVaults(t *testing.T) {
 	}
 }
 
+// TestFolderThatIsSomewhereElse: whoever puts a link in the place of the vault's folder makes nobody remove other things there.
+func TestFolderThatIsSomewhereElse(t *testing.T) {
+	v, dir, other := fuzzVault(t), t.TempDir(), t.TempDir()
+	put(t, v, 0, 10)
+	theirs := filepath.Join(other, "shadow")
+	if err := errors.Join(os.WriteFile(theirs, nil, 0o600), os.Symlink(other, filepath.Join(dir, v.Fingerprint()))); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, openIndex(t, v, dir), 0, 10)
+	if _, err := os.Stat(theirs); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFolderThatCanNotBeUsed: the index works without it, and says so.
 func TestFolderThatCanNotBeUsed(t *testing.T) {
 	v := fuzzVault(t)
