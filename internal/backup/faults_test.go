@@ -168,7 +168,11 @@ func TestBackupsThroughABadNetwork(t *testing.T) {
 			x := testbed.StartToxic(t, m.Endpoint)
 			direct := openStore(t, m.URL(bucket, ""), obs.Options{Getenv: m.Getenv})
 			var broken atomic.Int64
-			policy := obs.RetryPolicy{Base: time.Millisecond, Cap: 10 * time.Millisecond, MaxElapsed: 10 * time.Second}
+			policy := obs.RetryPolicy{Base: time.Millisecond, Cap: 10 * time.Millisecond, MaxElapsed: time.Minute}
+			stall := time.Minute
+			if fault.kind == "timeout" {
+				stall = 500 * time.Millisecond // what else ends a request that nobody answers
+			}
 			if round == 2 {
 				policy.MaxElapsed = time.Second
 			} else {
@@ -178,7 +182,7 @@ func TestBackupsThroughABadNetwork(t *testing.T) {
 					}
 				}
 			}
-			faulty := openStore(t, m.URLVia(x.Endpoint, bucket, ""), obs.Options{Getenv: m.Getenv, Stall: 200 * time.Millisecond, Retry: &policy})
+			faulty := openStore(t, m.URLVia(x.Endpoint, bucket, ""), obs.Options{Getenv: m.Getenv, Stall: stall, Retry: &policy})
 			calm, shaken := twoViews(t, direct, faulty)
 			x.Add(fault.kind, fault.direction, fault.attributes)
 			o := backup.Options{Instance: "cp-1", Host: "h", Sources: []backup.Source{{Volume: "data", Root: dir}}}
