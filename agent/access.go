@@ -12,6 +12,15 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/auth"
+	"holdfast/agent/config"
+)
+
+// When the listener's certificate is warned of.
+const (
+	// certificateWarning leaves time to renew it by hand.
+	certificateWarning = 21 * 24 * time.Hour
+	// certificateLook is how often that is looked at, and said again.
+	certificateLook = 12 * time.Hour
 )
 
 // iamTimeout bounds one request to IAM, the connection included. agent/auth bounds a look-up.
@@ -65,12 +74,65 @@ func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, err
 	}
 	return api.AuthFunc(func(ctx context.Context, token string) (api.Caller, error) {
 		c, err := chain.Authenticate(ctx, token)
-		switch {
-		case errors.Is(err, auth.ErrUnknownToken):
-			return api.Caller{}, fmt.Errorf("%w: %w", api.ErrUnknownToken, err)
-		case err != nil:
-			return api.Caller{}, fmt.Errorf("%w: %w", api.ErrAuthUnavailable, err)
+		if err != nil {
+			return api.Caller{}, authError(err)
 		}
 		return api.Caller{Tenant: c.Tenant, User: c.User, Role: api.Role(c.Role)}, nil
 	}), nil
+}
+
+func tlsOptions(cfg *config.Config) auth.TLSOptions {
+	t := cfg.TLS
+	o := auth.TLSOptions{
+		CertFile: t.CertFile, KeyFile: t.KeyFile, ClientCAFile: t.ClientCAFile, CRLFile: t.ClientCRLFile,
+		// Where tokens are another way in, one may come without a certificate; but not where both are asked for.
+		Require: t.ClientCAFile != "" && (len(t.Clients) == 0 || cfg.TokensFile == "" && cfg.IAM.URL == ""),
+	}
+	for _, c := range t.Clients {
+		o.Clients = append(o.Clients, auth.Client{Name: c.Name, Caller: auth.Caller{Tenant: c.Tenant, Role: auth.Role(c.Role)}})
+	}
+	return o
+}
+
+// peer tells who calls by the certificate of the connection.
+func (a *Agent) peer(r *http.Request) (api.Caller, bool, error) {
+	c, name, found, err := a.listeners.tls.Caller(r.TLS)
+	if err != nil {
+		return api.Caller{}, false, authError(err)
+	}
+	return api.Caller{Tenant: c.Tenant, User: c.User, Role: api.Role(c.Role), Via: "certificate " + name}, found, nil
+}
+
+// watchCertificate tells of a certificate that expires, or that can't be replaced, before callers do.
+func (a *Agent) watchCertificate(ctx context.Context) {
+	if a.listeners.tls == nil {
+		return
+	}
+	tick := time.NewTicker(certificateLook)
+	defer tick.Stop()
+	for {
+		expiry, err := a.listeners.tls.Expiry()
+		left := time.Until(expiry)
+		switch {
+		case err != nil:
+			a.log.Error("the files of the listener's certificate are no good; the last good one is served", "expires", expiry.UTC(), keyError, err.Error())
+		case left < 0:
+			a.log.Error("the listener's certificate has expired; callers refuse it", "expired", expiry.UTC())
+		case left < certificateWarning:
+			a.log.Warn("the listener's certificate expires soon", "expires", expiry.UTC())
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// authError turns a failure of agent/auth into that of agent/api.
+func authError(err error) error {
+	if errors.Is(err, auth.ErrUnknownToken) {
+		return fmt.Errorf("%w: %w", api.ErrUnknownToken, err)
+	}
+	return fmt.Errorf("%w: %w", api.ErrAuthUnavailable, err)
 }

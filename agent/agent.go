@@ -311,6 +311,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.probeStore(ctx)
 		return nil
 	})
+	group.Go(func() error {
+		a.watchCertificate(ctx)
+		return nil
+	})
 	for _, s := range a.servers(late) {
 		group.Go(func() error {
 			if s.afterRecovery {

@@ -3,17 +3,16 @@ package agent
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/agent/auth"
 	"holdfast/agent/config"
 )
 
@@ -22,7 +21,7 @@ type listeners struct {
 	control net.Listener // TCP, TLS is added by the server; nil: off
 	socket  net.Listener
 	metrics net.Listener // nil: off
-	tls     *tls.Config
+	tls     *auth.TLS
 }
 
 func (l *listeners) open(cfg *config.Config) (err error) {
@@ -32,8 +31,8 @@ func (l *listeners) open(cfg *config.Config) (err error) {
 		}
 	}()
 	if cfg.Listen != "" {
-		if l.tls, err = tlsConfig(cfg.TLS); err != nil {
-			return err
+		if l.tls, err = auth.NewTLS(tlsOptions(cfg)); err != nil {
+			return fmt.Errorf("tls: %w", err)
 		}
 		if l.control, err = net.Listen("tcp", cfg.Listen); err != nil {
 			return fmt.Errorf("listen: %w", err)
@@ -92,42 +91,6 @@ func listenSocket(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// tlsConfig reads certificate and key for each handshake, so that renewed ones are served without a
-// restart; while they can't be read (they are being replaced), the last good pair is.
-func tlsConfig(cfg config.TLS) (*tls.Config, error) {
-	var last atomic.Pointer[tls.Certificate]
-	load := func() error {
-		pair, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
-		if err != nil {
-			return fmt.Errorf("tls: %w", err)
-		}
-		last.Store(&pair)
-		return nil
-	}
-	if err := load(); err != nil {
-		return nil, err
-	}
-	c := &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			_ = load() // the last pair serves
-			return last.Load(), nil
-		},
-	}
-	if cfg.ClientCAFile != "" {
-		pem, err := os.ReadFile(cfg.ClientCAFile)
-		if err != nil {
-			return nil, fmt.Errorf("tls.client_ca_file: %w", err)
-		}
-		c.ClientCAs = x509.NewCertPool()
-		if !c.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("tls.client_ca_file %s: no certificate in it", cfg.ClientCAFile)
-		}
-		c.ClientAuth = tls.RequireAndVerifyClientCert
-	}
-	return c, nil
-}
-
 // server is one listener with what serves it.
 type server struct {
 	http          *http.Server
@@ -145,7 +108,9 @@ func (a *Agent) servers(ctx context.Context) []server {
 		all = append(all, server{srv, l, afterRecovery})
 	}
 	if a.listeners.control != nil {
-		add(api.NewHandler(s, a.auth, options), a.listeners.tls, a.listeners.control, true)
+		network := options
+		network.Peer = a.peer
+		add(api.NewHandler(s, a.auth, network), a.listeners.tls.Config(), a.listeners.control, true)
 	}
 	add(api.NewOperatorHandler(s, options), nil, a.listeners.socket, true)
 	if a.listeners.metrics != nil {
@@ -164,6 +129,10 @@ func (a *Agent) measure() {
 	a.metrics.QueueLength(queued)
 	if n, err := a.journal.PendingReports(); err == nil {
 		a.metrics.ReportsPending(n)
+	}
+	if a.listeners.tls != nil {
+		expiry, _ := a.listeners.tls.Expiry() // watchCertificate tells of the fault
+		a.metrics.CertificateExpiry(time.Until(expiry))
 	}
 }
 

@@ -36,6 +36,8 @@ type Caller struct {
 	Tenant string // "" is every tenant
 	User   string // "" where the token names no user
 	Role   Role
+	// Via is how the caller is known, for the audit: token, certificate NAME, uid N pid N.
+	Via string
 }
 
 // Sees tells whether the caller may learn anything about what belongs to tenant.

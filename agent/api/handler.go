@@ -63,6 +63,9 @@ type Options struct {
 	Log *slog.Logger
 	// Observe is called after each call, on its goroutine. nil: nobody looks.
 	Observe func(Exchange)
+	// Peer tells who the connection itself says calls, by its certificate: what counts where no token is sent. An error
+	// (that wraps ErrUnknownToken or ErrAuthUnavailable) refuses the call, with or without a token. nil: tokens only.
+	Peer func(*http.Request) (c Caller, found bool, err error)
 }
 
 // handler serves a set of routes.
@@ -71,6 +74,7 @@ type handler struct {
 	auth    Authenticator // nil: whoever reaches the handler is an operator (unix socket)
 	log     *slog.Logger
 	observe func(Exchange)
+	peer    func(*http.Request) (Caller, bool, error)
 	mux     *http.ServeMux
 }
 
@@ -140,7 +144,7 @@ func (w *response) Write(p []byte) (int, error) {
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func newHandler(s Service, a Authenticator, o Options, routes []route) http.Handler {
-	h := &handler{service: s, auth: a, log: o.Log, observe: o.Observe, mux: http.NewServeMux()}
+	h := &handler{service: s, auth: a, log: o.Log, observe: o.Observe, peer: o.Peer, mux: http.NewServeMux()}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
@@ -300,36 +304,58 @@ func (h *handler) admit(q *request, need access) error {
 	}
 	q.w.Header().Set(headerRequestID, q.id)
 	if h.auth == nil {
-		q.caller = Caller{Role: RoleOperator}
+		q.caller = operator(q.r)
 		return nil
+	}
+	if q.caller, err = h.identify(q); err != nil {
+		return err
+	}
+	if !q.caller.may(need) {
+		return Refuse(CodeNoPermission, "the role %s may not make this call", Quote(string(q.caller.Role)))
+	}
+	return nil
+}
+
+// identify tells who calls: whom the token says, or where there is none, whom the connection says.
+func (h *handler) identify(q *request) (Caller, error) {
+	if h.peer != nil {
+		c, found, err := h.peer(q.r)
+		if err != nil {
+			return Caller{}, h.notKnown(q, err)
+		}
+		if found && len(q.r.Header.Values(headerToken)) == 0 {
+			return c, nil
+		}
 	}
 	token, err := oneHeader(q.r.Header, headerToken, CodeNoHeader)
 	if err != nil {
-		return err
+		return Caller{}, err
 	}
-	refused := Refuse(CodeNoTenant, "x-auth-token: not valid, or its tenant does not exist")
 	if len(token) > MaxTokenBytes {
-		return refused
+		return Caller{}, h.notKnown(q, ErrUnknownToken)
 	}
 	c, err := h.auth.Authenticate(q.r.Context(), token)
+	if err != nil {
+		return Caller{}, h.notKnown(q, err)
+	}
+	c.Via = "token"
+	return c, nil
+}
+
+// notKnown is the answer to who is nobody, or can't be checked.
+func (h *handler) notKnown(q *request, err error) error {
 	switch {
 	case errors.Is(err, ErrUnknownToken):
-		return refused
+		return Refuse(CodeNoTenant, "x-auth-token: not valid, or its tenant does not exist")
 	case errors.Is(err, ErrAuthUnavailable):
 		ref := newID()
 		q.seen.Reference = ref
 		h.log.Warn("caller not checked", "reference", ref, "request_id", q.id, "route", q.seen.Route, "error", err.Error())
-		away := Refuse(CodeAuthAway, "the token cannot be checked now, try again later; reference %s", ref)
+		away := Refuse(CodeAuthAway, "the caller cannot be checked now, try again later; reference %s", ref)
 		away.RetryAfter = retryAuth
 		return away
-	case err != nil:
-		return err
 	}
-	q.caller = c
-	if !c.may(need) {
-		return Refuse(CodeNoPermission, "the role %s may not make this call", Quote(string(c.Role)))
-	}
-	return nil
+	return err
 }
 
 func (c Caller) may(need access) bool {

@@ -53,7 +53,9 @@ func (c *Config) check(f *faults) {
 	absolute(f, "tls.cert_file", &c.TLS.CertFile, c.Listen != "")
 	absolute(f, "tls.key_file", &c.TLS.KeyFile, c.Listen != "")
 	absolute(f, "tls.client_ca_file", &c.TLS.ClientCAFile, false)
-	absolute(f, "tokens_file", &c.TokensFile, c.Listen != "" && c.IAM.URL == "")
+	absolute(f, "tls.client_crl_file", &c.TLS.ClientCRLFile, false)
+	checkClients(f, c.TLS)
+	absolute(f, "tokens_file", &c.TokensFile, c.Listen != "" && c.IAM.URL == "" && len(c.TLS.Clients) == 0)
 	checkIAM(f, &c.IAM)
 
 	checkStore(f, "store.url", c.Store.URL)
@@ -375,6 +377,28 @@ func checkReport(f *faults, path, raw string) {
 
 // roles that a configuration may give.
 var roles = []string{"control-plane", "operator", "read-only"}
+
+func checkClients(f *faults, t TLS) {
+	if t.ClientCAFile == "" && (t.ClientCRLFile != "" || len(t.Clients) > 0) {
+		f.add("tls.client_ca_file", "is required with tls.client_crl_file and tls.clients")
+	}
+	for i, c := range t.Clients {
+		path := fmt.Sprintf("tls.clients[%d]", i)
+		if c.Name == "" || strings.ContainsAny(c.Name, "*\n") {
+			f.add(path+".name", "must be a whole name of a certificate, got %s", quote(c.Name))
+		} else if first := slices.IndexFunc(t.Clients, func(o Client) bool { return o.Name == c.Name }); first < i {
+			f.add(path+".name", "%s is the name of clients[%d] already", quote(c.Name), first)
+		}
+		oneOf(f, path+".role", c.Role, roles...)
+		switch {
+		case c.Tenant == "":
+		case c.Role == "operator":
+			f.add(path+".tenant", "an operator sees every tenant, and takes none")
+		case !tenantPattern.MatchString(c.Tenant):
+			f.add(path+".tenant", "must be 1 to 128 of A-Z a-z 0-9 . _ : @ - and begin with a letter or digit, got %s", quote(c.Tenant))
+		}
+	}
+}
 
 func checkIAM(f *faults, i *IAM) {
 	absolute(f, "iam.ca_file", &i.CAFile, false)

@@ -141,6 +141,17 @@ type TLS struct {
 	CertFile     string `yaml:"cert_file"`
 	KeyFile      string `yaml:"key_file"`
 	ClientCAFile string `yaml:"client_ca_file"` // "" asks for no client certificate
+	// ClientCRLFile has the authorities' revocation lists; "" revokes nobody.
+	ClientCRLFile string `yaml:"client_crl_file"`
+	// Clients are the callers that need no token. With none, a certificate of ClientCAFile is needed beside the token.
+	Clients []Client `yaml:"clients"`
+}
+
+// Client is who calls with a certificate of a certain name.
+type Client struct {
+	Name   string `yaml:"name"`   // the common name or an alternative one, exactly
+	Role   string `yaml:"role"`   // control-plane, operator or read-only
+	Tenant string `yaml:"tenant"` // "" is every tenant
 }
 
 // IAM is a Keystone v3 that says whose a token is.

@@ -36,6 +36,9 @@ func (c *Config) CheckFiles(contents ...Content) error {
 	certificates(f, "report.ca_file", c.Report.CAFile)
 	if c.Listen != "" {
 		certificates(f, "tls.client_ca_file", c.TLS.ClientCAFile)
+		if regular(f, "tls.client_crl_file", c.TLS.ClientCRLFile) != nil {
+			readable(f, "tls.client_crl_file", c.TLS.ClientCRLFile)
+		}
 		certificates(f, "tls.cert_file", c.TLS.CertFile)
 		secretFile(f, "tls.key_file", c.TLS.KeyFile)
 		if !f.seen["tls.cert_file"] && !f.seen["tls.key_file"] {

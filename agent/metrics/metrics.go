@@ -87,6 +87,8 @@ type Metrics struct {
 	storeSeconds *prometheus.HistogramVec
 	apiRequests  *prometheus.CounterVec
 	iamLookups   *prometheus.CounterVec
+	certificate  prometheus.Gauge
+	pace         prometheus.Gauge
 	warnings     prometheus.Counter
 	info         *prometheus.GaugeVec
 	start        prometheus.Gauge
@@ -128,6 +130,8 @@ func New(o Options) *Metrics {
 		storeFaults:  counterVec("store_faults_total", "Requests to the object store that failed, each try for itself, by why.", "kind"),
 		storeSeconds: histogramVec("store_request_duration_seconds", "Time that requests to the object store took.", storeBuckets, "op"),
 		apiRequests:  counterVec("api_requests_total", "Calls answered, by error code of the contract.", "code"),
+		certificate:  gauge("tls_certificate_expiry_seconds", "Time until the certificate that is served expires; 0 without TLS, negative afterwards."),
+		pace:         gauge("precopy_pace_ratio", "Share of the time in which rounds of pre-copy work; below 1 the host is pressed."),
 		iamLookups:   counterVec("iam_lookups_total", "Questions to IAM about a token, by how they ended.", "outcome"),
 		warnings:     counter("warnings_total", "Things that a backup or restore could not do exactly."),
 		info:         gaugeVec("build_info", "1, labelled with what was built.", "version", "goversion"),
@@ -136,11 +140,12 @@ func New(o Options) *Metrics {
 	m.registry.MustRegister(
 		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
 		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
-		m.apiRequests, m.iamLookups, m.warnings, m.info, m.start,
+		m.apiRequests, m.iamLookups, m.certificate, m.pace, m.warnings, m.info, m.start,
 	)
 	if o.Process {
 		m.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
 	}
+	m.pace.Set(1)
 	m.info.WithLabelValues(o.Version, runtime.Version()).Set(1)
 	m.start.Set(seconds(o.Started))
 	// A series that is there from the start lets an alert see its first increase.
@@ -296,6 +301,13 @@ func (m *Metrics) ReportRetried() {
 	}
 }
 
+// SetPace says in which share of the time, 0 to 1, rounds of pre-copy work.
+func (m *Metrics) SetPace(share float64) {
+	if m != nil {
+		m.pace.Set(share)
+	}
+}
+
 // ReportsPending says how many reports the outbox holds.
 func (m *Metrics) ReportsPending(n int) {
 	if m != nil {
@@ -354,6 +366,13 @@ func (m *Metrics) APIRequest(code string) {
 func (m *Metrics) IAMLookup(outcome string) {
 	if m != nil {
 		m.iamLookups.WithLabelValues(known(lookups, outcome)).Inc()
+	}
+}
+
+// CertificateExpiry says how long the certificate that is served has left.
+func (m *Metrics) CertificateExpiry(left time.Duration) {
+	if m != nil {
+		m.certificate.Set(left.Seconds())
 	}
 }
 

@@ -53,6 +53,7 @@ func use(m *metrics.Metrics) {
 	m.ReportAcknowledged()
 	m.ReportRetried()
 	m.ReportsPending(2)
+	m.SetPace(0.5)
 	m.StoreRequest("put", 16<<20, 300*time.Millisecond, metrics.StoreOK, false)
 	m.StoreRequest("put new", 0, 2*time.Second, metrics.StoreError, true)
 	m.StoreRequest("stat", 0, 5*time.Millisecond, metrics.StoreNotFound, false)
@@ -64,6 +65,7 @@ func use(m *metrics.Metrics) {
 	m.APIRequest("phone-0001")
 	m.IAMLookup("unavailable")
 	m.IAMLookup("phone-0001")
+	m.CertificateExpiry(24 * time.Hour)
 	m.Warnings(3)
 }
 

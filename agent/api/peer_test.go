@@ -1,0 +1,79 @@
+package api_test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"holdfast/agent/api"
+)
+
+// Whom the connection says calls counts where no token is sent, and one who was shut out stays out with any token.
+func TestPeer(t *testing.T) {
+	var seen api.Exchange
+	var peer api.Caller
+	var found bool
+	var fault error
+	h := api.NewHandler(newFake(), tokens, api.Options{
+		Observe: func(e api.Exchange) { seen = e },
+		Peer:    func(*http.Request) (api.Caller, bool, error) { return peer, found, fault },
+	})
+	call := func(token string) string {
+		r := httptest.NewRequest(http.MethodPost, "/v1/instances/backup", strings.NewReader(`{"instance_id":"phone-9"}`))
+		r.Header = hdr("x-request-id", "r")
+		if token != "" {
+			r.Header.Set("X-Auth-Token", token)
+		}
+		h.ServeHTTP(httptest.NewRecorder(), r)
+		return seen.Code
+	}
+	by := api.Caller{Role: api.RoleControlPlane, Via: "certificate plane"}
+	for _, tt := range []struct {
+		name  string
+		peer  api.Caller
+		found bool
+		err   error
+		token string
+		code  string
+		via   string
+	}{
+		{"certificate", by, true, nil, "", api.CodeOK, "certificate plane"},
+		{"certificate and a tenant's token", by, true, nil, "t1", api.CodeNoPermission, "token"},
+		{"certificate and an empty token", by, true, nil, " ", api.CodeNoHeader, ""},
+		{"certificate of a reader", api.Caller{Role: api.RoleReadOnly, Via: "certificate r"}, true, nil, "", api.CodeNoPermission, "certificate r"},
+		{"nobody's certificate", api.Caller{}, false, nil, "", api.CodeNoHeader, ""},
+		{"nobody's certificate, a token", api.Caller{}, false, nil, "ops", api.CodeOK, "token"},
+		{"revoked", api.Caller{}, false, fmt.Errorf("revoked: %w", api.ErrUnknownToken), "ops", api.CodeNoTenant, ""},
+		{"revocation unknown", api.Caller{}, false, api.ErrAuthUnavailable, "ops", api.CodeAuthAway, ""},
+	} {
+		peer, found, fault = tt.peer, tt.found, tt.err
+		if code := call(tt.token); code != tt.code || seen.Caller.Via != tt.via {
+			t.Errorf("%s: %s by %q, want %s by %q", tt.name, code, seen.Caller.Via, tt.code, tt.via)
+		}
+	}
+}
+
+// The kernel says which process called at the socket.
+func TestPeerOfTheSocket(t *testing.T) {
+	seen := make(chan api.Exchange, 1)
+	srv := api.NewServer(api.NewOperatorHandler(newFake(), api.Options{Observe: func(e api.Exchange) { seen <- e }}), nil, nil)
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	t.Cleanup(func() { _ = srv.Close(); <-done })
+	if err := api.NewClient(path).Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-seen; e.Caller.Via != fmt.Sprintf("uid %d pid %d", os.Getuid(), os.Getpid()) || e.Caller.Role != api.RoleOperator {
+		t.Errorf("%+v", e.Caller)
+	}
+}
