@@ -1,6 +1,8 @@
 package agent_test
 
 import (
+	"crypto/tls"
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
@@ -52,5 +54,43 @@ func TestIAMSaysWhoCalls(t *testing.T) {
 		if strings.Contains(h.logs.String(), token) {
 			t.Errorf("the token of %q is in the log", who)
 		}
+	}
+}
+
+// TestCertificateSaysWhoCalls commands with a certificate and no token.
+func TestCertificateSaysWhoCalls(t *testing.T) {
+	h := newHost(t)
+	h.cfg = strings.Replace(h.cfg, "cert.key}", "cert.key, client_ca_file: "+h.in("cert.pem")+", clients: [{name: host-1, role: control-plane, tenant: acme}]}", 1)
+	h.start()
+	pair, err := tls.LoadX509KeyPair(h.in("cert.pem"), h.in("cert.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := h.call(http.MethodGet, "/v1/agent/info", "acme", "r", ""); a.Code != api.CodeOK {
+		t.Errorf("a token and no certificate: %+v", a)
+	}
+	h.client.Transport.(*http.Transport).CloseIdleConnections()
+	h.client.Transport.(*http.Transport).TLSClientConfig.Certificates = []tls.Certificate{pair}
+	for id, code := range map[string]string{"phone-1": api.CodeOK, "phone-3": api.CodeNoPermission} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+h.agent.Addr()+"/v1/instances/backup", strings.NewReader(`{"instance_id":"`+id+`"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Request-Id", id)
+		resp, err := h.client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var a answer
+		err = json.NewDecoder(resp.Body).Decode(&a)
+		if resp.Body.Close(); err != nil || a.Code != code {
+			t.Errorf("%s: %+v, %v", id, a, err)
+		}
+	}
+	if a := h.call(http.MethodPost, "/v1/instances/backup", "other", "r3", `{"instance_id":"phone-1"}`); a.Code != api.CodeNoPermission {
+		t.Errorf("another tenant's token over the same connection: %+v", a)
+	}
+	if !strings.Contains(h.logs.String(), "certificate expires soon") {
+		t.Error("a certificate of an hour is not warned of")
 	}
 }
