@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"os"
 	"sync"
 	"time"
@@ -116,15 +115,16 @@ type spread struct {
 	p    *pipeline
 	f    *os.File
 	e    *tree.Entry
+	size int64 // of the file as it is read
 	cuts cuts
 	wait sync.WaitGroup // for the workers that joined
 
-	mu     sync.Mutex
-	ranges func() (tree.Range, error, bool) // the next one
-	rest   tree.Range                       // what nobody took of the last one
-	link   chan int64                       // will say where the first chunk in rest begins
-	taken  int                              // sections
-	err    error                            // the first one; ends the reading
+	mu    sync.Mutex
+	end   int64      // of the last range of data
+	rest  tree.Range // what nobody took of it
+	link  chan int64 // will say where the first chunk in rest begins
+	taken int        // sections
+	err   error      // the first one; ends the reading
 
 	out  sync.Mutex // held while the recipe takes extents
 	s    *sender
@@ -152,9 +152,7 @@ func (w *worker) spread(ctx context.Context, f *os.File, e *tree.Entry, s *sende
 	if err != nil {
 		return fmt.Errorf("read %q: %w", e.Path, err)
 	}
-	next, stop := iter.Pull2(tree.DataRanges(f, e.Size))
-	defer stop()
-	sp := &spread{p: w.p, f: f, e: e, cuts: cuts{w.p.cutter, grid}, s: s, ranges: next, done: map[int][]vault.Extent{}}
+	sp := &spread{p: w.p, f: f, e: e, size: e.Size, cuts: cuts{w.p.cutter, grid}, s: s, done: map[int][]vault.Extent{}}
 	sp.work(ctx, w, false)
 	sp.wait.Wait()
 	return sp.err
@@ -213,14 +211,12 @@ func (f *spread) take(ctx context.Context) (p *part, more bool) {
 		return nil, false
 	}
 	if f.rest.Len == 0 {
-		r, err, ok := f.ranges()
-		if !ok {
+		// Not iter.Pull2 of all ranges: workers in the background are bound to their threads, and only one of them could call that.
+		r, err := tree.NextData(f.f, f.end, f.size)
+		if f.err = err; err != nil || r.Len == 0 {
 			return nil, false
 		}
-		if err != nil {
-			f.err = err
-			return nil, false
-		}
+		f.end = r.Off + r.Len
 		f.rest, f.link = r, make(chan int64, 1)
 		f.link <- r.Off
 	}

@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -58,5 +59,28 @@ func TestPrecopyLeavesLittleForTheEnd(t *testing.T) {
 	}
 	if again.BytesRead < first.BytesRead {
 		t.Errorf("%d bytes were read, though all files are younger than the snapshot", again.BytesRead)
+	}
+}
+
+// TestRoundReadsAFileWithHoles: the workers of a round are bound to their threads, and take the ranges of a file in turn.
+func TestRoundReadsAFileWithHoles(t *testing.T) {
+	v := newVault(t, obs.NewMemory())
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	part := make([]byte, 1<<20)
+	const parts = 24
+	for i := range parts {
+		rand.NewChaCha8([32]byte{byte(i)}).Read(part) // never fails
+		if _, err := f.WriteAt(part, int64(i)*4<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, Precopy: true, Workers: 4}
+	if res, err := backup.Run(t.Context(), o); err != nil || res.BytesRead != parts<<20 {
+		t.Errorf("%+v, %v", res, err)
 	}
 }

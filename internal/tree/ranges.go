@@ -17,36 +17,41 @@ type Range struct{ Off, Len int64 }
 // holes gives one range. After an error, which is the last thing yielded, nothing is known of the rest.
 func DataRanges(f *os.File, size int64) iter.Seq2[Range, error] {
 	return func(yield func(Range, error) bool) {
-		for off := int64(0); off < size; {
-			data, err := f.Seek(off, unix.SEEK_DATA)
-			switch {
-			case errors.Is(err, unix.ENXIO): // nothing but a hole up to the end
-				return
-			case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP):
-				yield(Range{off, size - off}, nil)
-				return
-			case err != nil:
-				yield(Range{}, err)
-				return
-			case data >= size:
+		for off := int64(0); ; {
+			r, err := NextData(f, off, size)
+			if err == nil && r.Len == 0 || !yield(r, err) || err != nil {
 				return
 			}
-			hole, err := f.Seek(data, unix.SEEK_HOLE)
-			switch {
-			case errors.Is(err, unix.ENXIO): // it became shorter meanwhile
-				return
-			case err == nil && hole <= data: // never, unless the file system is broken
-				err = io.ErrNoProgress
-				fallthrough
-			case err != nil:
-				yield(Range{}, err)
-				return
-			}
-			hole = min(hole, size)
-			if !yield(Range{data, hole - data}, nil) {
-				return
-			}
-			off = hole
+			off = r.Off + r.Len
 		}
 	}
+}
+
+// NextData returns the first range of DataRanges from off on, which is 0 or the end of the range before; its Len is 0 when
+// there is none.
+func NextData(f *os.File, off, size int64) (Range, error) {
+	if off >= size {
+		return Range{}, nil
+	}
+	data, err := f.Seek(off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO): // nothing but a hole up to the end
+		return Range{}, nil
+	case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP):
+		return Range{off, size - off}, nil
+	case err != nil:
+		return Range{}, err
+	case data >= size:
+		return Range{}, nil
+	}
+	hole, err := f.Seek(data, unix.SEEK_HOLE)
+	switch {
+	case errors.Is(err, unix.ENXIO): // it became shorter meanwhile
+		return Range{}, nil
+	case err != nil:
+		return Range{}, err
+	case hole <= data: // never, unless the file system is broken
+		return Range{}, io.ErrNoProgress
+	}
+	return Range{data, min(hole, size) - data}, nil
 }
