@@ -29,7 +29,10 @@ import (
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
 	"holdfast/agent/report"
+	"holdfast/internal/backup"
 	"holdfast/internal/obs"
+	"holdfast/internal/pressure"
+	"holdfast/internal/seal"
 	"holdfast/internal/vault"
 )
 
@@ -64,6 +67,7 @@ type Agent struct {
 	store     obs.Store
 	limiter   *obs.Limiter
 	vaults    *vaults
+	engine    *backup.Host
 	journal   *job.Journal
 	manager   *job.Manager
 	watcher   *watcher
@@ -202,6 +206,13 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 		return fmt.Errorf("store.url: %w", err)
 	}
 	opened(a.store.Close)
+	strongest, err := seal.ParseLevel(a.cfg.Compression.Max)
+	if err != nil {
+		return fmt.Errorf("configuration, compression: %w", err)
+	}
+	a.engine = backup.NewHost(backup.HostOptions{Budget: int64(a.cfg.Limits.Memory), Runs: a.cfg.Limits.Jobs, MaxLevel: strongest})
+	brake := a.cfg.Brake
+	a.engine.Brake = pressure.NewBrake(pressure.Limits{CPU: float64(brake.CPU) / 100, IO: float64(brake.IO) / 100, Memory: float64(brake.Memory) / 100})
 	a.vaults = &vaults{a: a, identity: identity, nameKey: []byte(strings.TrimSpace(string(nameKey))), open: map[string]*openVault{}}
 	opened(a.vaults.close)
 	return nil
@@ -284,6 +295,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	// Reports leave, and callers are answered, until the jobs have come to rest.
 	late, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
+	group.Go(func() error {
+		a.engine.Brake.Run(late, pressure.Open(), a.watcher.braked)
+		return nil
+	})
 	serve := make(chan struct{}) // closed once recovery is done, or will never be
 	group.Go(func() error {
 		defer end()

@@ -52,6 +52,7 @@ type watcher struct {
 	counted map[string]job.Progress // bytes of a job that are in the counters
 
 	store, reports trouble
+	brake          string // why rounds of pre-copy are slowed down; "" when they are not
 }
 
 // trouble is why something fails, since it last worked. The zero value is none.
@@ -132,6 +133,21 @@ func (w *watcher) count(j *job.Job) {
 			delete(w.frozen, j.ID)
 			w.metrics.InstanceThawed(time.Duration(j.FreezeSeconds(j.HeldUntil) * float64(time.Second)))
 		}
+	}
+}
+
+// braked is told when work that can wait gets slower or faster, and why.
+func (w *watcher) braked(pace float64, why string) {
+	w.metrics.SetPace(pace)
+	w.mu.Lock()
+	before := w.brake
+	w.brake = why
+	w.mu.Unlock()
+	switch {
+	case why != "" && before == "":
+		w.log.Info("the host is pressed, rounds of pre-copy go slower", keyReason, why)
+	case why == "" && before != "":
+		w.log.Info("the host is not pressed any more")
 	}
 }
 

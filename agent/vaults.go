@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"holdfast/agent/job"
 	"holdfast/internal/backup"
@@ -99,6 +100,9 @@ func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault,
 	return opened, err
 }
 
+// hurry is how near a deadline is when the sample is left out: reading it back takes some round trips to the store.
+const hurry = 30 * time.Second
+
 // Backup runs the engine for a job.
 func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
 	opened, err := v.of(ctx, r.Tenant)
@@ -110,8 +114,8 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	if err := errors.Join(lerr, merr); err != nil {
 		return nil, fmt.Errorf("configuration, compression: %w", err)
 	}
-	limits := v.a.cfg.Limits
 	o := backup.Options{
+		On:       v.a.engine,
 		MinLevel: least, MaxLevel: most,
 		Vault: opened, Instance: r.Instance, Host: v.a.cfg.HostID, Agent: v.a.version,
 		Precopy: r.Precopy, Resume: r.Resume, PackIntent: r.PackIntent,
@@ -120,7 +124,16 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		},
 		CatalogueDir: v.a.catalogues(),
 		IndexDir:     filepath.Join(v.a.cfg.StateDir, "index"), // as with the catalogues, it may be deleted at any time
-		Budget:       int64(limits.Memory) / int64(max(1, limits.Jobs)),
+	}
+	depth := "every pack confirmed by the store, manifest read back, "
+	if !r.Deadline.IsZero() {
+		// What gives way to a deadline: first compression, then the reading back of a sample. The manifest is read back
+		// whatever the time (Invariant release-last).
+		o.MinLevel, o.MaxLevel = seal.Fastest, seal.Fastest
+		if time.Until(r.Deadline) < hurry {
+			o.Sample = -1
+			depth += "for lack of time before the deadline "
+		}
 	}
 	for _, s := range r.Sources {
 		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root, Taken: s.Taken})
@@ -140,7 +153,7 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		BackupID: res.BackupID, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
 		Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesRead: res.BytesRead, BytesNew: res.BytesNew, BytesSent: res.BytesSent,
 		BytesDeduplicated: res.BytesDeduplicated, Packs: res.Packs, Sampled: res.Sampled, Warnings: res.WarningCount,
-		Depth:   fmt.Sprintf("every pack confirmed by the store, manifest read back, %d chunks read back", res.Sampled),
+		Depth:   fmt.Sprintf("%s%d chunks read back", depth, res.Sampled),
 		Created: res.Created.UTC(), Verified: res.Verified.UTC(), StageSeconds: map[string]float64{},
 	}
 	for stage, d := range res.Stages {

@@ -88,6 +88,14 @@ func (c *Config) check(f *faults) {
 		f.add("precopy.rounds", "must be 0 to %d, got %d", maxRounds, r)
 	}
 	positive(f, "precopy.time", c.Precopy.Time)
+	for _, b := range []struct {
+		name string
+		got  int
+	}{{"cpu", c.Brake.CPU}, {"io", c.Brake.IO}, {"memory", c.Brake.Memory}} {
+		if b.got < 0 || b.got > 100 {
+			f.add("brake."+b.name, "must be 0 to 100 (percent; 0 never brakes), got %d", b.got)
+		}
+	}
 	oneOf(f, "compression.min", c.Compression.Min, levels...)
 	oneOf(f, "compression.max", c.Compression.Max, levels...)
 	if least, most := slices.Index(levels, c.Compression.Min), slices.Index(levels, c.Compression.Max); most >= 0 && most < least {
@@ -118,6 +126,10 @@ func (c *Config) checkLimits(f *faults) {
 	}
 	if l.Held < 1 || l.Held > maxJobs {
 		f.add("limits.held", "must be 1 to %d, got %d", maxJobs, l.Held)
+	}
+	// Each job fills a pack of 16 MiB, and works in about 8 MiB.
+	if least := Size(l.Jobs) * (24 << 20); l.Jobs >= 1 && l.Jobs <= maxJobs && l.Memory >= minMemory && l.Memory < least {
+		f.add("limits.memory", "must be %v or more for limits.jobs: %d, got %v", least, l.Jobs, l.Memory)
 	}
 	positive(f, "limits.frozen_deadline", l.FrozenDeadline)
 	positive(f, "limits.job_deadline", l.JobDeadline)

@@ -61,9 +61,14 @@ const (
 	// DefaultMemory holds some packs of 16 MiB in flight per job beside the read buffers; more gains
 	// nothing below 10 Gbit/s and is taken from the instances.
 	DefaultMemory Size = 256 << 20
-	// DefaultJobs is two: one job reads while another waits for the store; more compete for the disk
-	// that the running instances use.
-	DefaultJobs = 2
+	// DefaultJobs hides the round trips of small jobs behind each other: all jobs share the workers and the memory, so more
+	// cost little, and each needs the memory of one pack.
+	DefaultJobs = 8
+	// DefaultBrakeCPU, DefaultBrakeIO and DefaultBrakeMemory leave a host alone that is busy, and slow down on one where
+	// tasks wait for most of the time. Memory is the least patient: a host that swaps is nearly standing.
+	DefaultBrakeCPU    = 70
+	DefaultBrakeIO     = 50
+	DefaultBrakeMemory = 20
 	// DefaultQueue lets ten full batches of 100 instances wait.
 	DefaultQueue = 1000
 	// DefaultFrozenDeadline is how long users of an instance bear that it stands still before a failed
@@ -129,6 +134,7 @@ type Config struct {
 	Precopy        Precopy     `yaml:"precopy"`
 	Prepare        Prepare     `yaml:"prepare"`
 	Compression    Compression `yaml:"compression"`
+	Brake          Brake       `yaml:"brake"`
 	Limits         Limits      `yaml:"limits"`
 	Log            Log         `yaml:"log"`
 	Instances      []Instance  `yaml:"instances"`
@@ -199,6 +205,14 @@ type Compression struct {
 type Prepare struct {
 	// Start brings the instance up. Without, the control plane does; its runtime need not know it yet then.
 	Start bool `yaml:"start"`
+}
+
+// Brake says from where on rounds of pre-copy give way to the host's other work: percent of the time in which some task
+// waits for that resource; 0 never.
+type Brake struct {
+	CPU    int `yaml:"cpu"`
+	IO     int `yaml:"io"`
+	Memory int `yaml:"memory"`
 }
 
 // Limits are the budgets.

@@ -71,8 +71,11 @@ func NewHost(o HostOptions) *Host {
 		o.Pack = vault.DefaultParams().Pack
 	}
 	o.Runs = max(o.Runs, 1)
-	h := &Host{lent: o.Workers - 1, hand: make(chan *scratch)}
-	left := o.Budget - int64(o.Runs+h.lent)*workerMemory(seal.Fastest, o.MaxLevel)
+	worker := workerMemory(seal.Fastest, o.MaxLevel)
+	// A host with many processors and a small budget has fewer workers than processors: packs come first.
+	most := max(int(o.Budget/2/worker)-o.Runs, 0)
+	h := &Host{lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch)}
+	left := o.Budget - int64(o.Runs+h.lent)*worker
 	// Each Run fills one pack, so with fewer than one for each they could wait for each other for ever.
 	packs := max(int(left/int64(o.Pack)), o.Runs+1)
 	h.buffers = vault.NewBuffers(min(packs, max(mostPacks, o.Runs+1)))
