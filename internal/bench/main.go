@@ -9,12 +9,12 @@
 //	SEED=1        of the data
 //	TOOLS=...     which to run: holdfast restic borg borg-zstd kopia; all but borg-zstd if not given
 //	OUT=FILE      writes the report to FILE too, as markdown; what FILE says from "## Notes" on stays
-//	DIR=/dev/shm  where to work; all that is made there is removed at the end
+//	DIR=/dev/shm  where to work, as root in an ext4 in memory there; all that is made there is removed at the end
 //	HOLDFAST=FILE the program to measure; built from the source if not given
 //	BIG=1         instead: back up 200 thousand, 1, 2, 5 and 10 million small files, and print what each costs
 //	COUNT=n       with BIG: at most so many; a million take about 5 GiB of memory
 //
-// It starts no goroutine but those of the floor. Killed, it leaves a folder holdfast-bench-* in DIR.
+// It starts no goroutine but those of the floor. Killed, it leaves a folder holdfast-bench-* in DIR, perhaps with a file system mounted in it.
 package main
 
 import (
@@ -153,11 +153,11 @@ func bench(ctx context.Context, getenv func(string) string, out, progress io.Wri
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(s.dir, "holdfast-bench-")
+	dir, undo, err := inMemory(ctx, s.dir, progress)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, undo()) }()
 	if s.holdfast == "" {
 		s.holdfast = filepath.Join(dir, "holdfast")
 		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-X main.version="+revision(ctx), "-o", s.holdfast, "holdfast/cmd/holdfast")

@@ -74,7 +74,7 @@ func report(machine string, now time.Time, s settings, data string, list []found
 	fmt.Fprintf(&b, "# Measured side by side\n\nMade by `make bench SIZE=%d ROUNDS=%d SEED=%d` on %s: %s.\n\n", s.bytes>>20, s.rounds, s.seed,
 		now.Format(time.DateOnly), machine)
 	fmt.Fprintf(&b, "Two trees shaped like a phone's data, of %s each, that share three of five apps; medians of the rounds;\n"+
-		"whole processes; tree, repository and caches in memory. What was restored was compared with the original.\n\n", data)
+		"whole processes; tree, repository and caches on a file system in memory. What was restored was compared with the original.\n\n", data)
 	for _, f := range list {
 		fmt.Fprintf(&b, "- %s: %s; %s\n", f.name, strings.TrimPrefix(f.version, f.name+" "), tools[f.name].noted)
 	}
