@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"holdfast/internal/obs"
 )
@@ -34,7 +35,7 @@ type Change struct {
 // A crash leaves the old recipients or the new ones, and perhaps both headers, of which the newer counts and the next
 // Rekey deletes the other. Of two at the same moment at most one succeeds; the other gets ErrRekeyed.
 func (v *Vault) Rekey(ctx context.Context, id *Identity, c Change) (Info, error) {
-	before, err := headersOf(ctx, v.st, v.info.ID)
+	before, err := v.settledHeaders(ctx)
 	if err != nil {
 		return Info{}, err
 	}
@@ -43,6 +44,9 @@ func (v *Vault) Rekey(ctx context.Context, id *Identity, c Change) (Info, error)
 		return Info{}, fmt.Errorf("rekey vault %s: %w", v.info.Name, err)
 	}
 	defer s.clear()
+	if len(before) == 0 || before[len(before)-1].key != at.key {
+		return Info{}, ErrRekeyed // what comes may be withdrawn again
+	}
 	if derive(s.Key, "meta") != v.meta {
 		return Info{}, &CorruptError{Object: at.key, Reason: "is the header of another vault than the one that is open"}
 	}
@@ -70,6 +74,26 @@ func (v *Vault) Rekey(ctx context.Context, id *Identity, c Change) (Info, error)
 	slices.Sort(h.Recipients)
 	h.Recipients = slices.Compact(h.Recipients) // as wrap did
 	return infoOf(v.st, h, s), nil
+}
+
+// withdrawal is how long it is waited for that one of two headers of one generation is withdrawn.
+const withdrawal = 3 * time.Second
+
+// settledHeaders lists the headers, when no two of them are the newest: one of those lacks the change of the other and is
+// about to be withdrawn, so nothing may be built on it. When they stay, a crash left them.
+func (v *Vault) settledHeaders(ctx context.Context) ([]headerRef, error) {
+	for end := time.Now().Add(withdrawal); ; {
+		refs, err := headersOf(ctx, v.st, v.info.ID)
+		n := len(refs)
+		if err != nil || n < 2 || refs[n-1].generation != refs[n-2].generation || time.Now().After(end) {
+			return refs, err
+		}
+		select {
+		case <-time.After(withdrawal / 20):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // apply returns the recipients after the change.
