@@ -19,21 +19,17 @@ const roomForRounds = 64 << 30
 // times of change do not tell of every change, so a tool that is careful has to read everything again there, which no
 // instance's storage makes it do. undo takes all of it away.
 func inMemory(ctx context.Context, dir string, progress io.Writer) (work string, undo func() error, err error) {
-	work, err = os.MkdirTemp(dir, "holdfast-bench-")
+	made, err := os.MkdirTemp(dir, "holdfast-bench-")
 	if err != nil {
 		return "", nil, err
 	}
-	undo = func() error { return os.RemoveAll(work) }
+	undo = func() error { return os.RemoveAll(made) }
 	var fs unix.Statfs_t
-	if err := unix.Statfs(work, &fs); err != nil || fs.Type != unix.TMPFS_MAGIC || os.Geteuid() != 0 {
-		return work, undo, err
+	if err := unix.Statfs(made, &fs); err != nil || fs.Type != unix.TMPFS_MAGIC || os.Geteuid() != 0 {
+		return made, undo, err
 	}
-	disk, mount := filepath.Join(work, "disk"), filepath.Join(work, "mount")
+	disk, mount := filepath.Join(made, "disk"), filepath.Join(made, "mount")
 	unmounted := undo
-	undo = func() error {
-		err := run(context.WithoutCancel(ctx), "umount", mount)
-		return errors.Join(err, unmounted())
-	}
 	err = errors.Join(os.Mkdir(mount, 0o755), os.WriteFile(disk, nil, 0o600))
 	if err == nil {
 		err = os.Truncate(disk, roomForRounds)
@@ -46,9 +42,11 @@ func inMemory(ctx context.Context, dir string, progress io.Writer) (work string,
 	}
 	if err != nil {
 		fmt.Fprintf(progress, "no ext4 in memory, so on tmpfs: %v\n", err)
-		return work, unmounted, nil
+		return made, unmounted, nil
 	}
-	return mount, undo, nil
+	return mount, func() error {
+		return errors.Join(run(context.WithoutCancel(ctx), "umount", mount), unmounted())
+	}, nil
 }
 
 func run(ctx context.Context, name string, args ...string) error {
