@@ -134,11 +134,12 @@ func (a *app) jobsCommand() *cobra.Command {
 }
 
 func (a *app) jobTable(jobs []api.JobInfo) error {
-	rows := [][]string{{"TASK", "INSTANCE", "KIND", "STAGE", "RESULT", "READ", "SENT", "BACKUP", "CREATED", "WHY"}}
+	// Bytes are what a backup has read, or a restore has written.
+	rows := [][]string{{"TASK", "INSTANCE", "KIND", "STAGE", "RESULT", "BYTES", "SENT", "BACKUP", "CREATED", "WHY"}}
 	for _, j := range jobs {
 		rows = append(rows, []string{
 			j.TaskID, j.InstanceID, j.Kind, j.Stage, result(j.Status),
-			size(j.Progress.BytesRead), size(j.Progress.BytesSent), dash(j.BackupID), when(j.Created), dash(j.ErrorMsg),
+			size(j.Progress.BytesRead + j.Progress.BytesRestored), size(j.Progress.BytesSent), dash(j.BackupID), when(j.Created), dash(j.ErrorMsg),
 		})
 	}
 	return a.table(rows)

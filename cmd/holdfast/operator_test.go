@@ -62,6 +62,9 @@ func (fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.J
 		jobs = append(jobs, api.JobInfo{
 			JobID: "j-0", TaskID: "t-0", InstanceID: "cp-2", Kind: "backup", Stage: "failed", Status: api.StatusFailed,
 			ErrorMsg: "store unavailable", Created: fakeTime,
+		}, api.JobInfo{
+			JobID: "j-2", TaskID: "t-2", InstanceID: "cp-3", Kind: "restore", Stage: "done", Status: api.StatusSuccess,
+			BackupID: "b-3", Created: fakeTime, Progress: api.Progress{BytesRestored: 7 << 20, BytesTotal: 7 << 20},
 		})
 	}
 	return jobs, nil

@@ -48,10 +48,13 @@ func (w *watcher) event(e api.Event) error {
 		if e.Progress != nil {
 			w.bytes[e.JobID] = *e.Progress
 			var sum progressLine
+			var total uint64
 			for _, p := range w.bytes {
-				sum.Bytes += p.BytesRead
+				sum.Bytes += p.BytesRead + p.BytesRestored
 				sum.Files += p.Files
+				total += p.BytesTotal
 			}
+			w.progress.expect(total)
 			w.progress.set(sum)
 		}
 	}
