@@ -229,7 +229,7 @@ func newBed(t *testing.T, adjust ...func(*http.Server)) *bed {
 	cert := httptest.NewUnstartedServer(nil)
 	cert.StartTLS() // for its certificate alone
 	cert.Close()
-	srv := api.NewServer(h, &tls.Config{Certificates: cert.TLS.Certificates}, log)
+	srv := api.NewServer(documented(t, h), &tls.Config{Certificates: cert.TLS.Certificates}, log)
 	for _, f := range adjust {
 		f(srv)
 	}

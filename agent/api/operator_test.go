@@ -26,7 +26,7 @@ func newSocket(t *testing.T) (*fake, *api.Client, string, func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := api.NewServer(api.NewOperatorHandler(f, api.Options{}), nil, nil)
+	srv := api.NewServer(documented(t, api.NewOperatorHandler(f, api.Options{})), nil, nil)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	stop := sync.OnceFunc(func() {
