@@ -190,6 +190,16 @@ func (d *Docker) load(tag string, files map[string][]byte) error {
 // Run starts a container and returns its id; it is removed with the test.
 func (d *Docker) Run(t testing.TB, c Container) string {
 	t.Helper()
+	id := d.Create(t, c)
+	if err := d.call(http.MethodPost, "/containers/"+id+"/start", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// Create makes a container that does not run yet.
+func (d *Docker) Create(t testing.TB, c Container) string {
+	t.Helper()
 	if c.Image == "" {
 		c.Image = BusyboxImage
 	}
@@ -213,9 +223,6 @@ func (d *Docker) Run(t testing.TB, c Container) string {
 			t.Errorf("remove the test's container: %v", err)
 		}
 	})
-	if err := d.call(http.MethodPost, "/containers/"+made.ID+"/start", nil, nil); err != nil {
-		t.Fatal(err)
-	}
 	return made.ID
 }
 
