@@ -91,6 +91,9 @@ func listenSocket(path string) (net.Listener, error) {
 	return l, nil
 }
 
+// addressShare is the part of the connections that one address may hold.
+const addressShare = 4
+
 // server is one listener with what serves it.
 type server struct {
 	http          *http.Server
@@ -109,8 +112,11 @@ func (a *Agent) servers(ctx context.Context) []server {
 	}
 	if a.listeners.control != nil {
 		network := options
-		network.Peer = a.peer
+		network.Peer, network.Requests = a.peer, float64(a.cfg.Limits.Requests)
 		add(api.NewHandler(s, a.auth, network), a.listeners.tls.Config(), a.listeners.control, true)
+		control := &all[len(all)-1]
+		n := a.cfg.Limits.Connections
+		control.listener = api.LimitConnections(control.http, control.listener, n, n/addressShare)
 	}
 	add(api.NewOperatorHandler(s, options), nil, a.listeners.socket, true)
 	if a.listeners.metrics != nil {

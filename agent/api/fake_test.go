@@ -218,6 +218,12 @@ func (s *syncBuffer) String() string {
 // newBed serves the control-plane handler over TLS as the agent does.
 func newBed(t *testing.T, adjust ...func(*http.Server)) *bed {
 	t.Helper()
+	return serveBed(t, func(_ *http.Server, l net.Listener) net.Listener { return l }, adjust...)
+}
+
+// serveBed is newBed with a listener that wrap has changed.
+func serveBed(t *testing.T, wrap func(*http.Server, net.Listener) net.Listener, adjust ...func(*http.Server)) *bed {
+	t.Helper()
 	b := &bed{fake: newFake(), t: t, log: &syncBuffer{}, seen: make(chan api.Exchange, 100)}
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h := api.NewHandler(b.fake, tokens, api.Options{Log: log, Observe: func(e api.Exchange) {
@@ -237,6 +243,8 @@ func newBed(t *testing.T, adjust ...func(*http.Server)) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	url := "https://" + l.Addr().String()
+	l = wrap(srv, l)
 	done := make(chan error, 1)
 	go func() { done <- srv.ServeTLS(l, "", "") }()
 	pool := x509.NewCertPool()
@@ -248,7 +256,7 @@ func newBed(t *testing.T, adjust ...func(*http.Server)) *bed {
 		},
 		Timeout: 20 * time.Second,
 	}
-	b.url = "https://" + l.Addr().String()
+	b.url = url
 	t.Cleanup(func() {
 		b.http.CloseIdleConnections()
 		if err := srv.Close(); err != nil {

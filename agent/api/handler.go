@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Limits on what a caller may send.
@@ -66,6 +68,9 @@ type Options struct {
 	// Peer tells who the connection itself says calls, by its certificate: what counts where no token is sent. An error
 	// (that wraps ErrUnknownToken or ErrAuthUnavailable) refuses the call, with or without a token. nil: tokens only.
 	Peer func(*http.Request) (c Caller, found bool, err error)
+	// Requests is how many requests a second each caller may send over the network, twice that at once, and each address ten
+	// times as many; 0 sets no limit.
+	Requests float64
 }
 
 // handler serves a set of routes.
@@ -76,6 +81,9 @@ type handler struct {
 	observe func(Exchange)
 	peer    func(*http.Request) (Caller, bool, error)
 	mux     *http.ServeMux
+
+	callers, addresses allowances
+	streams            streams
 }
 
 // NewHandler serves the control plane's contract, and the agent's own calls under /v1/agent/, to callers
@@ -145,6 +153,7 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func newHandler(s Service, a Authenticator, o Options, routes []route) http.Handler {
 	h := &handler{service: s, auth: a, log: o.Log, observe: o.Observe, peer: o.Peer, mux: http.NewServeMux()}
+	h.callers.perSecond, h.addresses.perSecond = rate.Limit(o.Requests), rate.Limit(addressFactor*o.Requests)
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
@@ -307,8 +316,14 @@ func (h *handler) admit(q *request, need access) error {
 		q.caller = operator(q.r)
 		return nil
 	}
+	if !h.addresses.take(host(q.r), q.seen.Start) {
+		return tooOften()
+	}
 	if q.caller, err = h.identify(q); err != nil {
 		return err
+	}
+	if !h.callers.take(q.caller.key(), q.seen.Start) {
+		return tooOften()
 	}
 	if !q.caller.may(need) {
 		return Refuse(CodeNoPermission, "the role %s may not make this call", Quote(string(q.caller.Role)))

@@ -123,6 +123,11 @@ func (h *handler) events(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	leave, err := h.streams.enter(q.caller.key())
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	s := newStream(q)
 	err = h.service.Watch(q.r.Context(), q.caller, id, s.send)
 	switch {

@@ -299,8 +299,8 @@ func TestCertificateRequired(t *testing.T) {
 	if _, _, entered := d.enter(nil); entered {
 		t.Error("entered without a certificate")
 	}
-	any := a.client(x509.Certificate{Subject: pkix.Name{CommonName: "any"}})
-	if s, _, entered := d.enter(&any); !entered {
+	someone := a.client(x509.Certificate{Subject: pkix.Name{CommonName: "any"}})
+	if s, _, entered := d.enter(&someone); !entered {
 		t.Error("refused")
 	} else if _, _, found, err := d.tls.Caller(&s.state); found || err != nil {
 		t.Errorf("%v %v", found, err)

@@ -26,10 +26,13 @@ var (
 // Bounds of the limits.
 const (
 	// minMemory holds one pack of 16 MiB being filled, one being sent, and the buffers around them.
-	minMemory Size = 64 << 20
-	maxJobs        = 256
-	maxQueue       = 100_000
-	maxRounds      = 100
+	minMemory      Size = 64 << 20
+	maxJobs             = 256
+	maxQueue            = 100_000
+	maxRounds           = 100
+	maxRequests         = 100_000
+	minConnections      = 16 // some callers, an operator's browser
+	maxConnections      = 16_384
 	// maxSocketPath is the size of sun_path in Linux less the final zero byte.
 	maxSocketPath = 107
 )
@@ -130,6 +133,12 @@ func (c *Config) checkLimits(f *faults) {
 	// Each job fills a pack of 16 MiB, and works in about 8 MiB.
 	if least := Size(l.Jobs) * (24 << 20); l.Jobs >= 1 && l.Jobs <= maxJobs && l.Memory >= minMemory && l.Memory < least {
 		f.add("limits.memory", "must be %v or more for limits.jobs: %d, got %v", least, l.Jobs, l.Memory)
+	}
+	if l.Requests < 1 || l.Requests > maxRequests {
+		f.add("limits.requests", "must be 1 to %d, got %d", maxRequests, l.Requests)
+	}
+	if l.Connections < minConnections || l.Connections > maxConnections {
+		f.add("limits.connections", "must be %d to %d, got %d", minConnections, maxConnections, l.Connections)
 	}
 	positive(f, "limits.frozen_deadline", l.FrozenDeadline)
 	positive(f, "limits.job_deadline", l.JobDeadline)

@@ -79,6 +79,10 @@ const (
 	// DefaultDrainTimeout stays below the 90 s that systemd waits by default before it kills; what is
 	// not finished by then resumes from the journal.
 	DefaultDrainTimeout = time.Minute
+	// DefaultRequests is some hundred times what a control plane sends that polls each task every few seconds.
+	DefaultRequests = 50
+	// DefaultConnections takes 40 MB at most, at some 40 KB each with TLS.
+	DefaultConnections = 1024
 	// DefaultCommandTimeout is for freeze, thaw and the like of a runtime: they take milliseconds, or hang.
 	DefaultCommandTimeout = 30 * time.Second
 	// DefaultStopTimeout is what `docker stop` waits by default before it kills.
@@ -224,6 +228,8 @@ type Limits struct {
 	FrozenDeadline time.Duration `yaml:"frozen_deadline"` // longest freeze before a job fails and thaws
 	JobDeadline    time.Duration `yaml:"job_deadline"`    // longest job up to its manifest
 	DrainTimeout   time.Duration `yaml:"drain_timeout"`   // how long a stopping daemon waits for its jobs
+	Requests       int           `yaml:"requests"`        // a second and caller, over the network
+	Connections    int           `yaml:"connections"`     // over the network, at the same time; a quarter from one address
 }
 
 // Log says what is logged, and how.

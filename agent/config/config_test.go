@@ -121,7 +121,7 @@ instances:
 	_, err := config.Parse([]byte(text), "holdfast.yaml")
 	want := `holdfast.yaml:4:8: store.url: the scheme must be one of file, s3, obs; got "ftp://backups"
 holdfast.yaml:10:11: limits.memory: must be a size such as 256MiB, got "lots"
-holdfast.yaml:11:3: limits.job: unknown key; known here: memory, jobs, queue, held, frozen_deadline, job_deadline, drain_timeout
+holdfast.yaml:11:3: limits.job: unknown key; known here: memory, jobs, queue, held, frozen_deadline, job_deadline, drain_timeout, requests, connections
 holdfast.yaml:18:15: instances[0].volumes[0].path: must be absolute, got "data"
 holdfast.yaml:19:9: instances[1].id: "a" is the id of instances[0] already`
 	if err == nil || err.Error() != want {
@@ -199,6 +199,8 @@ func TestFaults(t *testing.T) {
 		{"IAM, role twice", "iam: {url: https://iam/v3, roles: {admin: operator, admin: read-only}}", "iam.roles.admin: is given twice"},
 		{"IAM, list of roles", "iam: {url: https://iam/v3, roles: [admin]}", "iam.roles: must be a mapping (name: value), got a list"},
 		{"IAM, list as a role", "iam: {url: https://iam/v3, roles: {admin: [operator]}}", "iam.roles.admin: must be a single value, got a list"},
+		{"requests", "limits: {requests: 0}", "limits.requests: must be 1 to 100000, got 0"},
+		{"connections", "limits: {connections: 3}", "limits.connections: must be 16 to 16384, got 3"},
 		{"clients without authority", "tls: {clients: [{name: a, role: operator}]}", "tls.client_ca_file: is required with"},
 		{"client without name", "tls: {client_ca_file: /a, clients: [{role: operator}]}", "tls.clients[0].name: must be a whole name"},
 		{"client twice", "tls: {client_ca_file: /a, clients: [{name: a, role: operator}, {name: a, role: read-only}]}", `tls.clients[1].name: "a" is the name of clients[0]`},
