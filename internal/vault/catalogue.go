@@ -5,6 +5,7 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,8 +20,8 @@ import (
 //
 //	"HFCATA" 0x00 0x02 | 16 random bytes | blocks: plain length u32 | sealed length u32 | sealed
 //
-// The key is derived from the random bytes, the nonce is the number of the block, so that blocks can't be
-// swapped, and the last block is empty, so that a cut off end is found.
+// The random bytes are the catalogue's id. The key is derived from them, the nonce is the number of the block, so that blocks
+// can't be swapped, and the last block is empty, so that a cut off end is found.
 const (
 	catalogueMagic = "HFCATA\x00\x02"
 	maxBlock       = 2 * maxMeta
@@ -34,7 +35,12 @@ type CatalogueWriter struct {
 	n    uint32
 	buf  []byte
 	box  []byte
+	id   string
 }
+
+// ID names the catalogue: no other has the same, not of the same volume either. The key is derived from it, so that it can't be
+// put on another's content.
+func (c *CatalogueWriter) ID() string { return c.id }
 
 // NewCatalogue begins a catalogue in w.
 func (v *Vault) NewCatalogue(w io.Writer) (*CatalogueWriter, error) {
@@ -44,7 +50,7 @@ func (v *Vault) NewCatalogue(w io.Writer) (*CatalogueWriter, error) {
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // crypto/rand.Read never fails
-	c := &CatalogueWriter{w: bufio.NewWriterSize(w, 256<<10), comp: comp, aead: seal.NewAEAD(subkey(v.meta, "catalogue", id[:]))}
+	c := &CatalogueWriter{w: bufio.NewWriterSize(w, 256<<10), comp: comp, id: hex.EncodeToString(id[:]), aead: seal.NewAEAD(subkey(v.meta, "catalogue", id[:]))}
 	_, err = c.w.WriteString(catalogueMagic + string(id[:]))
 	return c, err
 }
@@ -101,7 +107,11 @@ type CatalogueReader struct {
 	n    uint32
 	box  []byte
 	buf  []byte
+	id   string
 }
+
+// ID names the catalogue, as its writer said.
+func (c *CatalogueReader) ID() string { return c.id }
 
 // errCatalogue is wrapped by every fault of a catalogue.
 var errCatalogue = errors.New("catalogue is not usable")
@@ -114,6 +124,7 @@ func (v *Vault) OpenCatalogue(r io.Reader) (*CatalogueReader, error) {
 		return nil, fmt.Errorf("%w: it does not begin as one", errCatalogue)
 	}
 	c.aead = seal.NewAEAD(subkey(v.meta, "catalogue", head[len(catalogueMagic):]))
+	c.id = hex.EncodeToString(head[len(catalogueMagic):])
 	return c, nil
 }
 
