@@ -9,7 +9,7 @@
 //	SEED=1        of the data
 //	TOOLS=...     which to run: holdfast restic borg borg-zstd kopia; all but borg-zstd if not given
 //	OUT=FILE      writes the report to FILE too, as markdown; what FILE says from "## Notes" on stays
-//	DIR=/dev/shm  where to work, as root in an ext4 in memory there; all that is made there is removed at the end
+//	DIR=/dev/shm  where to work, trees as root in an ext4 in memory there; all that is made there is removed at the end
 //	HOLDFAST=FILE the program to measure; built from the source if not given
 //	BIG=1         instead: back up 200 thousand, 1, 2, 5 and 10 million small files, and print what each costs
 //	COUNT=n       with BIG: at most so many; a million take about 5 GiB of memory
@@ -153,7 +153,7 @@ func bench(ctx context.Context, getenv func(string) string, out, progress io.Wri
 	if err != nil {
 		return err
 	}
-	dir, undo, err := inMemory(ctx, s.dir, progress)
+	dir, trees, undo, err := inMemory(ctx, s.dir, progress)
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func bench(ctx context.Context, getenv func(string) string, out, progress io.Wri
 			return fmt.Errorf("build holdfast: %w\n%s", err, text)
 		}
 	}
-	r := &runner{settings: s, dir: dir, path: getenv("PATH"), progress: progress}
+	r := &runner{settings: s, dir: dir, trees: trees, path: getenv("PATH"), progress: progress}
 	if s.big {
 		n := 0
 		for n < len(manySteps) && manySteps[n] <= s.count {

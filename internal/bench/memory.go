@@ -15,18 +15,18 @@ import (
 // roomForRounds is the size of the file system that the tools work in. It is sparse: what is not used takes no memory.
 const roomForRounds = 64 << 30
 
-// inMemory gives a folder to work in below dir. Where dir is on tmpfs and we are root, it is an ext4 in memory: on tmpfs
-// times of change do not tell of every change, so a tool that is careful has to read everything again there, which no
-// instance's storage makes it do. undo takes all of it away.
-func inMemory(ctx context.Context, dir string, progress io.Writer) (work string, undo func() error, err error) {
+// inMemory gives folders to work in below dir: rest, and one for trees. Where dir is on tmpfs and we are root, the one for
+// trees is an ext4 in memory: on tmpfs times of change do not tell of every change, so a tool that is careful has to
+// read everything again there, which no instance's storage makes it do. undo takes all of it away.
+func inMemory(ctx context.Context, dir string, progress io.Writer) (rest, trees string, undo func() error, err error) {
 	made, err := os.MkdirTemp(dir, "holdfast-bench-")
 	if err != nil {
-		return "", nil, err
+		return "", "", nil, err
 	}
 	undo = func() error { return os.RemoveAll(made) }
 	var fs unix.Statfs_t
 	if err := unix.Statfs(made, &fs); err != nil || fs.Type != unix.TMPFS_MAGIC || os.Geteuid() != 0 {
-		return made, undo, err
+		return made, made, undo, err
 	}
 	disk, mount := filepath.Join(made, "disk"), filepath.Join(made, "mount")
 	unmounted := undo
@@ -42,9 +42,9 @@ func inMemory(ctx context.Context, dir string, progress io.Writer) (work string,
 	}
 	if err != nil {
 		fmt.Fprintf(progress, "no ext4 in memory, so on tmpfs: %v\n", err)
-		return made, unmounted, nil
+		return made, made, unmounted, nil
 	}
-	return mount, func() error {
+	return made, mount, func() error {
 		return errors.Join(run(context.WithoutCancel(ctx), "umount", mount), unmounted())
 	}, nil
 }

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The steps, in their order. Each is one process of each tool.
@@ -44,6 +46,7 @@ func (r results) add(tool, step string, c cost) {
 type runner struct {
 	settings
 	dir      string // all that is made is below it
+	trees    string // below dir too, or dir itself: what is backed up and restored
 	path     string // PATH
 	progress io.Writer
 	found    []found
@@ -97,7 +100,8 @@ func (r *runner) run(ctx context.Context) error {
 	return nil
 }
 
-func (r *runner) tree(name string) string { return filepath.Join(r.dir, name) }
+func (r *runner) tree(name string) string { return filepath.Join(r.trees, name) }
+func (r *runner) in(name string) string   { return filepath.Join(r.dir, name) }
 func (r *runner) number(n int) string     { return strconv.Itoa(n) }
 
 // self runs a part of this program in a process of its own and returns what it wrote.
@@ -141,7 +145,7 @@ func (r *runner) turn(ctx context.Context, f found, measureFloor bool) (err erro
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	t := &turn{runner: r, tool: tools[f.name], name: f.name, place: place{f.bin, r.tree("home"), r.tree("repo")}}
+	t := &turn{runner: r, tool: tools[f.name], name: f.name, place: place{f.bin, r.in("home"), r.in("repo")}}
 	defer func() {
 		for _, dir := range []string{a, t.place.home, t.place.repo, r.tree("restored")} {
 			err = errors.Join(err, os.RemoveAll(dir))
@@ -223,6 +227,7 @@ func (t *turn) getBack(ctx context.Context, tree string) (string, error) {
 
 // step runs a command, and adds what it cost.
 func (t *turn) step(ctx context.Context, name string, c command) error {
+	unix.Sync() // what was written before is not this step's to wait for
 	spent, _, err := c.run(ctx)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
