@@ -26,6 +26,8 @@ type worker struct {
 	hold    *ticket // the turn to hold the instance; nil before it is waited for
 	resumed bool    // the job comes from an earlier life; its true state is not known yet
 	checked func()  // call once the true state is known, or can't be
+	// mayBeDown says that this life, or an earlier one as far as is known, has powered the instance down.
+	mayBeDown bool
 
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // of the work; nil before run
@@ -90,7 +92,10 @@ func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
 		return w.resume(work, hard, j)
 	}
 	w.checked()
-	w.resumed = false
+	if w.resumed {
+		w.mayBeDown = j.State == Releasing
+		w.resumed = false
+	}
 	if j.CancelAsked && j.undoable() && j.State != Suspending {
 		return w.fail(j, errCancelled.Error())
 	}

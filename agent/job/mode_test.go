@@ -2,6 +2,7 @@ package job_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -141,6 +142,36 @@ func TestCancelWhileItWaitsToHold(t *testing.T) {
 		}
 		if len(w.snaps) > 0 || len(w.faults) > 0 {
 			t.Error(w.snaps, w.faults)
+		}
+	})
+}
+
+// A frozen instance that a reboot has ended while it was to be powered down may have written until it ended: it is not released.
+func TestStoppedByTheHostWhileReleasing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "phone")
+		w.fail = func(act, _ string) error {
+			if act == "power-down" {
+				return errors.New("the runtime is going down")
+			}
+			return nil
+		}
+		l := w.start(-1, job.Options{})
+		id := mustAccept(t, l, "r", "phone").Jobs[0].Job
+		l.until(id, job.Releasing)
+		time.Sleep(time.Minute)
+		l.kill()
+		l.stop()
+		p := w.instances["phone"]
+		p.state, w.fail, w.bootID = job.IsStopped, nil, "boot-2"
+		p.count++
+		l = w.start(-1, job.Options{})
+		if j := l.final(id); j.State != job.Failed || !strings.Contains(j.Cause, "the host was restarted") {
+			t.Errorf("%s (%s)", j.State, j.Cause)
+		}
+		l.stop()
+		for _, f := range w.faults {
+			t.Error(f)
 		}
 	})
 }

@@ -74,7 +74,8 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 //
 // Invariant nothing-lost: only an instance that has not run since its snapshot is powered down. One
 // that runs (someone else resumed it, or the host rebooted and the runtime restarted it) has newer
-// bytes than the backup, and keeps running; the job fails and says so.
+// bytes than the backup, and keeps running; the job fails and says so. One that was frozen and is down without this agent's
+// doing was ended by a runtime that let it run for that, and may have newer bytes too.
 func (w *worker) release(hard context.Context, j *Job) error {
 	runs := ""
 	err := w.persist(hard, j, "power the instance down", func(ctx context.Context) error {
@@ -87,10 +88,13 @@ func (w *worker) release(hard context.Context, j *Job) error {
 			if err != nil {
 				return err
 			}
-			if state == IsStopped || state == IsMissing {
+			if (state == IsStopped || state == IsMissing) && w.mayBeDown && j.BootID == w.m.opts.BootID {
 				return nil
 			}
 			if runs = w.heldBy(j, state); runs == "" {
+				if state == IsStopped {
+					return nil
+				}
 				break
 			}
 			if look == releaseLooks {
@@ -103,6 +107,7 @@ func (w *worker) release(hard context.Context, j *Job) error {
 		if err := w.powerDown(ctx, instance); err != nil {
 			return err
 		}
+		w.mayBeDown = true
 		// The driver has looked; where it can tell, its word is checked once more.
 		state, err := instance.Runtime.State(ctx)
 		if err != nil {

@@ -36,10 +36,15 @@ type world struct {
 	stuck     string                                      // a volume that can't be renamed
 	events    []job.Event                                 // as the control plane took them
 	bootID    string
-	backup    func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
-	answer    func(e job.Event) (refusal string, err error)        // what the control plane says; nil: 2xx
-	faults    []string
-	current   *job.Journal
+	skew      time.Duration // of the host's clock
+	// fail is what the runtime, the snapshots or the notes answer instead of doing the act; nil: they do it.
+	fail    func(act, instance string) error
+	backup  func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
+	answer  func(e job.Event) (refusal string, err error)        // what the control plane says; nil: 2xx
+	observe func(j *job.Job)                                     // is told of each state; nil: nobody is
+	broken  string                                               // the part that does not do its duty; see TestModelFindsWhatIsBroken
+	faults  []string
+	current *job.Journal
 }
 
 // phone is an instance that counts while it runs; its storage is the count.
@@ -50,6 +55,7 @@ type phone struct {
 	mode   job.Mode
 	pinned bool // its storage makes no snapshots while it runs
 	downs  int
+	by     string // who stopped it: "stop" or "power-down" for the agent, else ""
 }
 
 func newWorld(t *testing.T, names ...string) *world {
@@ -79,6 +85,20 @@ func memoryDir(t *testing.T) string {
 	return dir
 }
 
+func (w *world) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Add(w.skew)
+}
+
+// failing is the error that the world has for the act. The lock is held.
+func (w *world) failing(act, instance string) error {
+	if w.fail == nil {
+		return nil
+	}
+	return w.fail(act, instance)
+}
+
 func (w *world) fault(format string, args ...any) {
 	w.faults = append(w.faults, fmt.Sprintf(format, args...))
 }
@@ -105,7 +125,7 @@ func (w *world) start(crashAt int, opts job.Options) *life {
 	}
 	l := &life{w: w, j: j, ended: make(chan struct{}), dead: make(chan struct{}), crashAt: crashAt}
 	opts.Jobs = max(opts.Jobs, 1)
-	opts.Now, opts.Rand, opts.BootID, opts.Hook = time.Now, randReader{}, w.bootID, l.hook
+	opts.Now, opts.Rand, opts.BootID, opts.Hook = w.now, randReader{}, w.bootID, l.hook
 	l.m = job.New(j, l.parts(), opts)
 	w.mu.Lock()
 	w.current = j
@@ -132,12 +152,19 @@ func (w *world) start(crashAt int, opts job.Options) *life {
 func (l *life) hook(point string) {
 	l.pmu.Lock()
 	l.points = append(l.points, point)
-	at := len(l.points) - 1
+	dies := len(l.points)-1 == l.crashAt
 	l.pmu.Unlock()
-	if at == l.crashAt {
+	if dies {
 		l.kill()
 	}
 	l.alive()
+}
+
+// dieAfter kills the process at the n-th crash point from now; 1 is the next.
+func (l *life) dieAfter(n int) {
+	l.pmu.Lock()
+	defer l.pmu.Unlock()
+	l.crashAt = len(l.points) + n - 1
 }
 
 func (l *life) kill() { l.die.Do(func() { close(l.dead) }) }
@@ -200,6 +227,13 @@ func (l *life) deliver(ctx context.Context) {
 			answer := l.w.answer
 			l.w.mu.Unlock()
 			refusal := ""
+			if l.w.broken == "acknowledgement" {
+				if err := l.m.Acknowledge(e.Seq); err != nil {
+					return
+				}
+				settled = settled || e.Seq != 0
+				continue
+			}
 			if answer != nil {
 				if refusal, err = answer(e); err != nil {
 					continue
@@ -292,7 +326,7 @@ func (l *life) parts() job.Parts {
 			delete(w.snaps, ref.Path)
 			return nil
 		},
-		Marks: fakeMarks{l}, Backuper: fakeEngine{l}, Restorer: fakeRestorer{l}, Signer: fakeSigner{l}, Observer: quiet{},
+		Marks: fakeMarks{l}, Backuper: fakeEngine{l}, Restorer: fakeRestorer{l}, Signer: fakeSigner{l}, Observer: quiet{w},
 	}
 }
 
@@ -305,6 +339,14 @@ func (l *life) record(instance string) *job.Job {
 	return active
 }
 
+// notReleased finds a job that lets an instance run which the control plane was told is released. The lock is held.
+func (l *life) notReleased(instance string) {
+	id := l.record(instance).ID
+	if slices.ContainsFunc(l.w.events, func(e job.Event) bool { return e.Type == job.EventReleased && e.Job == id }) {
+		l.w.fault("%s is started again after the report that it was released", instance)
+	}
+}
+
 type fakeRuntime struct {
 	l  *life
 	id string
@@ -315,8 +357,14 @@ func (r *fakeRuntime) State(context.Context) (job.RuntimeState, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
+	if err := r.l.w.failing("state", r.id); err != nil {
+		return "", err
+	}
 	if r.p.state == job.IsRunning {
 		r.p.count++ // time passes, and it writes
+	}
+	if r.l.w.broken == "state" && r.l.record(r.id).Hold && r.p.state == job.IsRunning && r.l.record(r.id).State != job.Failing {
+		return job.IsFrozen, nil
 	}
 	return r.p.state, nil
 }
@@ -325,6 +373,9 @@ func (r *fakeRuntime) Freeze(context.Context) error {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
+	if err := r.l.w.failing("freeze", r.id); err != nil {
+		return err
+	}
 	if j := r.l.record(r.id); j.State != job.Freezing || !j.Hold {
 		r.l.w.fault("journal-first: freeze while the journal says %s, hold %v", j.State, j.Hold)
 	}
@@ -340,11 +391,15 @@ func (r *fakeRuntime) Stop(context.Context) error {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
+	if err := r.l.w.failing("stop", r.id); err != nil {
+		return err
+	}
 	if j := r.l.record(r.id); j.State != job.Freezing || !j.Hold || j.Mode != job.ModeStop {
 		r.l.w.fault("journal-first: stop while the journal says %s, hold %v", j.State, j.Hold)
 	}
 	if r.p.state != job.IsStopped {
 		r.p.count++
+		r.p.by = "stop"
 	}
 	r.p.state = job.IsStopped
 	return nil
@@ -354,10 +409,14 @@ func (r *fakeRuntime) Start(context.Context) error {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
+	if err := r.l.w.failing("start", r.id); err != nil {
+		return err
+	}
 	if j := r.l.record(r.id); j.State != job.Starting && (!j.Hold || !slices.Contains([]job.State{job.Failing, job.Suspending, job.Resuming}, j.State)) {
 		r.l.w.fault("journal-first: start while the journal says %s, hold %v", j.State, j.Hold)
 	}
-	r.p.state = job.IsRunning
+	r.l.notReleased(r.id)
+	r.p.state, r.p.by = job.IsRunning, ""
 	return nil
 }
 
@@ -365,6 +424,9 @@ func (r *fakeRuntime) Thaw(context.Context) error {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
+	if err := r.l.w.failing("thaw", r.id); err != nil {
+		return err
+	}
 	if j := r.l.record(r.id); !j.Hold || !slices.Contains([]job.State{job.Failing, job.Suspending, job.Resuming}, j.State) {
 		r.l.w.fault("journal-first: thaw while the journal says %s, hold %v", j.State, j.Hold)
 	}
@@ -379,6 +441,9 @@ func (r *fakeRuntime) PowerDown(context.Context) error {
 	w := r.l.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if err := w.failing("power-down", r.id); err != nil {
+		return err
+	}
 	j := r.l.record(r.id)
 	if j.State != job.Releasing || j.Result == nil || j.Result.ManifestSHA256 == "" || j.AcknowledgedAt.IsZero() {
 		w.fault("release-last: power-down while the journal says %+v", j)
@@ -389,7 +454,7 @@ func (r *fakeRuntime) PowerDown(context.Context) error {
 	if !slices.Contains(w.backups[r.id], r.p.count) {
 		w.fault("nothing-lost: power-down at count %d, backups have %v", r.p.count, w.backups[r.id])
 	}
-	r.p.state = job.IsStopped
+	r.p.state, r.p.by = job.IsStopped, "power-down"
 	r.p.downs++
 	return nil
 }
@@ -412,6 +477,9 @@ func (s *fakeSnaps) Create(_ context.Context, _ string, planned job.Snapshot) (j
 	s.l.alive()
 	s.l.w.mu.Lock()
 	defer s.l.w.mu.Unlock()
+	if err := s.l.w.failing("snapshot", s.id); err != nil {
+		return job.Snapshot{}, err
+	}
 	j := s.l.record(s.id)
 	if !slices.ContainsFunc(j.Snapshots, func(p job.Snapshot) bool { return p.Ref == planned.Ref }) {
 		s.l.w.fault("journal-first: snapshot %s is not in the journal", planned.Ref.Path)
@@ -435,6 +503,12 @@ func (s *fakeSnaps) Remove(_ context.Context, ref job.Ref) error {
 	s.l.alive()
 	s.l.w.mu.Lock()
 	defer s.l.w.mu.Unlock()
+	if err := s.l.w.failing("remove-snapshot", s.id); err != nil {
+		return err
+	}
+	if s.l.w.broken == "removal" && s.l.record(s.id).State != job.Snapshotting && s.l.record(s.id).State != job.Precopying {
+		return nil
+	}
 	delete(s.l.w.snaps, ref.Path)
 	return nil
 }
@@ -455,7 +529,7 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 		held = count
 	}
 	w.mu.Lock()
-	if p := w.instances[r.Instance]; r.Precopy && p.state != job.IsRunning {
+	if p := w.instances[r.Instance]; r.Precopy && p.state == job.IsFrozen {
 		w.fault("a round of pre-copy while the instance is %s", p.state)
 	}
 	w.mu.Unlock()
@@ -488,7 +562,9 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 		w.rounds[r.Job]++
 		return &job.Result{BytesRead: 1 << (30 - w.rounds[r.Job])}, nil
 	}
-	w.backups[r.Instance] = append(w.backups[r.Instance], held)
+	if w.broken != "engine" {
+		w.backups[r.Instance] = append(w.backups[r.Instance], held)
+	}
 	return &job.Result{BackupID: "b1", Object: "v/backups/b1", ManifestSHA256: "00ff", Verified: time.Now()}, nil
 }
 
@@ -498,7 +574,12 @@ func (f fakeMarks) Set(instance string, note []byte) error {
 	f.l.alive()
 	f.l.w.mu.Lock()
 	defer f.l.w.mu.Unlock()
-	f.l.w.marks[instance] = note
+	if err := f.l.w.failing("note", instance); err != nil {
+		return err
+	}
+	if f.l.w.broken != "notes" {
+		f.l.w.marks[instance] = note
+	}
 	return nil
 }
 
@@ -525,9 +606,13 @@ func (s fakeSigner) Receipt(context.Context, *job.Job) (json.RawMessage, error) 
 	return json.RawMessage(`{"signed":true}`), nil
 }
 
-type quiet struct{}
+type quiet struct{ w *world }
 
-func (quiet) Changed(*job.Job, job.State)           {}
+func (q quiet) Changed(j *job.Job, _ job.State) {
+	if q.w.observe != nil {
+		q.w.observe(j)
+	}
+}
 func (quiet) Progressed(*job.Job, job.Progress)     {}
 func (quiet) Trouble(string, string, string, error) {}
 

@@ -1,0 +1,187 @@
+package job_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/agent/job"
+)
+
+// What a model does in a step.
+
+func (m *model) command() {
+	names := slices.Clone(m.names)
+	m.r.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	req := job.Request{ID: fmt.Sprint("request-", m.seq), Digest: [32]byte{byte(m.seq)}, Tenant: "acme", Instances: names[:1+m.r.IntN(3)]}
+	if m.r.IntN(3) == 0 {
+		req.Deadline = m.w.now().Add(time.Duration(m.r.IntN(60)) * time.Minute)
+	}
+	m.note("%s for %v", req.ID, req.Instances)
+	m.deliver(req)
+}
+
+func (m *model) deliver(req job.Request) {
+	task, err := m.l.send(req)
+	var busy *job.BusyError
+	switch {
+	case errors.As(err, &busy), errors.Is(err, job.ErrDraining):
+	case err != nil:
+		m.fault("accept %s: %v", req.ID, err)
+	default:
+		m.bodies[req.ID] = req
+		if task == nil {
+			return // it died before it answered
+		}
+		if first := m.known[req.ID]; first != "" && first != task.ID {
+			m.fault("same-command-once: %s made task %s, and then %s", req.ID, first, task.ID)
+		}
+		m.known[req.ID] = task.ID
+		for _, ref := range task.Jobs {
+			m.jobs = append(m.jobs, ref.Job)
+		}
+	}
+}
+
+func (m *model) fault(format string, args ...any) {
+	m.lock(func() { m.w.fault(format, args...) })
+}
+
+func (m *model) repeat() {
+	ids := slices.Sorted(maps.Keys(m.bodies))
+	if len(ids) == 0 {
+		return
+	}
+	req := m.bodies[pick(m.r, ids...)]
+	m.note("%s again", req.ID)
+	m.deliver(req)
+	if m.known[req.ID] == "" {
+		return
+	}
+	req.Digest[1]++
+	if _, err := m.l.send(req); !m.l.isDead() && !errors.Is(err, job.ErrRequestReused) {
+		m.fault("%s with another body: %v", req.ID, err)
+	}
+}
+
+// allowed are the answers to what a person asks for at the wrong time.
+func (m *model) allowed(what string, err error) {
+	m.note("%s: %v", what, err)
+	if err != nil && !errors.Is(err, job.ErrState) && !errors.Is(err, job.ErrNotFound) {
+		m.fault("%s: %v", what, err)
+	}
+}
+
+func (m *model) cancel() {
+	if len(m.jobs) > 0 {
+		id := pick(m.r, m.jobs[max(0, len(m.jobs)-6):]...)
+		m.allowed("cancel "+id, m.l.m.Cancel(id))
+	}
+}
+
+func (m *model) release() { n := pick(m.r, m.names...); m.allowed("release "+n, m.l.m.Release(n)) }
+func (m *model) resume()  { n := pick(m.r, m.names...); m.allowed("resume "+n, m.l.m.Resume(n)) }
+
+// change begins or ends a fault.
+func (m *model) change() {
+	m.lock(func() {
+		switch m.r.IntN(4) {
+		case 0, 1:
+			m.store = pick(m.r, "", "slow", "fails", "hangs")
+			m.note("store %s", m.store)
+		case 2:
+			m.plane = pick(m.r, "", "away", "refuses")
+			m.note("control plane %s", m.plane)
+		default:
+			act := pick(m.r, faultyActs...)
+			m.bad[act] = !m.bad[act]
+			m.note("%s fails: %v", act, m.bad[act])
+		}
+	})
+}
+
+func (m *model) heal() {
+	m.note("all is well")
+	m.lock(func() {
+		clear(m.bad)
+		m.store, m.plane = "", ""
+	})
+}
+
+// reconfigure is an operator who edits the configuration.
+func (m *model) reconfigure() {
+	n := pick(m.r, m.names...)
+	m.lock(func() { m.configure(n) })
+	p := m.w.instances[n]
+	m.note("%s is %s, %s, pinned %v", n, p.mode, p.policy, p.pinned)
+}
+
+// interfere is someone else who resumes, starts or stops an instance.
+func (m *model) interfere() {
+	n := pick(m.r, m.names...)
+	m.lock(func() {
+		p := m.w.instances[n]
+		j := m.l.record(n)
+		// One that was stopped, is started and stopped again between two looks can't be told from one that was left alone.
+		busy := j.State == job.Precopying || j.Hold
+		m.note("someone else touches %s, which is %s", n, p.state)
+		switch {
+		case p.state != job.IsRunning:
+			p.state = job.IsRunning
+			p.count++
+		case !busy:
+			p.state = job.IsStopped
+		}
+		p.by = ""
+	})
+}
+
+// reboot ends the agent and every instance. Those that ran, or were frozen, run again by the runtime's policy, or stay down
+// after they ran to their end.
+func (m *model) reboot() {
+	m.note("reboot")
+	runs := map[string]bool{} // although a job holds it; see interfere
+	m.lock(func() {
+		for _, n := range m.names {
+			runs[n] = m.l.record(n).Hold && m.w.instances[n].state == job.IsRunning
+		}
+	})
+	m.end(false)
+	m.lock(func() {
+		m.w.bootID += "'"
+		for _, n := range m.names {
+			p := m.w.instances[n]
+			if p.state == job.IsStopped {
+				continue
+			}
+			p.count++
+			p.by = ""
+			if p.state = pick(m.r, job.IsRunning, job.IsRunning, job.IsStopped); runs[n] {
+				p.state = job.IsRunning
+			}
+		}
+	})
+	m.begin()
+}
+
+// lose takes the journal away. What was promised for a task is then promised no more, but for nothing-lost.
+func (m *model) lose() {
+	m.note("the journal is lost")
+	m.end(false)
+	err := os.Remove(m.w.journal)
+	if m.r.IntN(2) == 0 {
+		err = os.WriteFile(m.w.journal, []byte(strings.Repeat("no journal", 2000)), 0o600)
+	}
+	if err != nil {
+		m.w.t.Error(err)
+	}
+	m.known, m.bodies, m.jobs = map[string]string{}, map[string]job.Request{}, nil
+	m.lastSeq = map[string]uint64{}
+	m.saved = nil
+	m.lock(func() { clear(m.w.packs) })
+	m.begin()
+}

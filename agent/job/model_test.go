@@ -1,0 +1,384 @@
+package job_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/agent/job"
+)
+
+// model drives agents over one host with random commands, faults, restarts and clocks, and looks after each step whether what is
+// promised holds. Each step begins when every goroutine waits, so what a step does comes between two acts of an agent,
+// as a person or another program would.
+type model struct {
+	w     *world
+	l     *life
+	r     *rand.Rand
+	opts  job.Options
+	names []string
+
+	bad     map[string]bool   // acts that fail
+	store   string            // "", "slow", "fails", "hangs"
+	plane   string            // "", "away", "refuses"
+	known   map[string]string // request -> task; "" when the answer was lost
+	bodies  map[string]job.Request
+	jobs    []string
+	lastSeq map[string]uint64   // instance -> of the events that the control plane took
+	told    map[string][]string // job -> types of events
+	trail   []string
+	seq     int
+	saved   []byte // journal of some steps ago, for one that forgets
+}
+
+var faultyActs = []string{"state", "freeze", "thaw", "stop", "start", "power-down", "snapshot", "remove-snapshot", "note"}
+
+// runModel makes the steps of one seed and returns what was found, and what had been done.
+func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail []string) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &model{
+			names: []string{"a", "b", "c", "d"}, r: rand.New(rand.NewPCG(seed, 0)), bad: map[string]bool{}, known: map[string]string{},
+			bodies: map[string]job.Request{}, lastSeq: map[string]uint64{}, told: map[string][]string{},
+		}
+		m.w = newWorld(t, m.names...)
+		m.w.broken = broken
+		m.w.backup, m.w.answer, m.w.observe, m.w.fail = m.send, m.answer, m.observe, m.fail
+		for _, n := range m.names {
+			m.configure(n)
+		}
+		m.begin()
+		for range steps {
+			m.step()
+			if m.l.isDead() {
+				m.l.stop()
+				m.forget()
+				m.begin()
+			}
+			m.check()
+			if len(m.w.faults) > 0 {
+				break
+			}
+		}
+		if len(m.w.faults) == 0 {
+			m.quiet()
+		} else {
+			m.l.kill()
+			m.l.stop()
+		}
+		found, trail = m.w.faults, m.trail
+	})
+	return found, trail
+}
+
+func (m *model) note(format string, args ...any) {
+	m.trail = append(m.trail, fmt.Sprintf(format, args...))
+}
+
+func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
+
+// lock runs f while no goroutine of an agent touches the world.
+func (m *model) lock(f func()) {
+	synctest.Wait()
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	f()
+}
+
+func (m *model) configure(name string) {
+	p := m.w.instances[name]
+	p.mode = pick(m.r, job.ModePrecopy, job.ModeFrozen, job.ModeStop, job.ModeLive)
+	p.policy = pick(m.r, job.ReleaseByAgent, job.ReleaseByControlPlane)
+	p.pinned = m.r.IntN(4) == 0
+}
+
+func (m *model) begin() {
+	m.opts = job.Options{
+		Jobs: 1 + m.r.IntN(3), Held: m.r.IntN(3), Precopy: job.Precopy{Rounds: m.r.IntN(4)}, DrainTimeout: pick(m.r, 0, time.Minute),
+		FrozenDeadline: pick(m.r, 0, 10*time.Minute), JobDeadline: pick(m.r, 0, time.Hour),
+	}
+	m.l = m.w.start(-1, m.opts)
+}
+
+// end ends the life that is on, in order or not.
+func (m *model) end(orderly bool) {
+	if !orderly {
+		m.l.kill()
+	}
+	m.l.stop()
+	m.forget()
+}
+
+// forget is a journal that has not kept what it promised to.
+func (m *model) forget() {
+	if m.w.broken == "journal" && m.saved != nil {
+		if err := os.WriteFile(m.w.journal, m.saved, 0o600); err != nil {
+			m.w.t.Error(err)
+		}
+	}
+}
+
+func (m *model) step() {
+	m.seq++
+	if m.w.broken == "journal" && m.seq%7 == 0 {
+		m.lock(func() { m.saved, _ = os.ReadFile(m.w.journal) })
+	}
+	type act struct {
+		weight int
+		do     func()
+	}
+	acts := []act{
+		{20, m.command},
+		{8, m.repeat},
+		{6, m.cancel},
+		{8, m.release},
+		{5, m.resume},
+		{10, m.change},
+		{6, m.heal},
+		{4, m.interfere},
+		{3, m.reconfigure},
+		{4, func() { m.note("restart"); m.end(true); m.begin() }},
+		{4, func() { m.note("die"); m.end(false); m.begin() }},
+		{12, func() { n := 1 + m.r.IntN(25); m.note("die after %d points", n); m.l.dieAfter(n) }},
+		{2, m.reboot},
+		{1, m.lose},
+		{3, func() {
+			d := time.Duration(m.r.IntN(7200)-3600) * time.Second
+			m.note("clock %s", d)
+			m.lock(func() { m.w.skew += d })
+		}},
+		{1, func() { m.note("drain"); m.l.m.Drain() }},
+		{8, func() {}},
+	}
+	total := 0
+	for _, a := range acts {
+		total += a.weight
+	}
+	n := m.r.IntN(total)
+	for _, a := range acts {
+		if n -= a.weight; n < 0 {
+			a.do()
+			break
+		}
+	}
+	d := pick(m.r, 0, 100*time.Millisecond, time.Second, 10*time.Second, 2*time.Minute)
+	m.note("  %s", d)
+	time.Sleep(d)
+	m.lock(func() {
+		for _, p := range m.w.instances {
+			if p.state == job.IsRunning {
+				p.count++
+			}
+		}
+	})
+}
+
+// send is what the store does with a pack.
+func (m *model) send(ctx context.Context, _ job.BackupRequest) error {
+	m.w.mu.Lock()
+	store := m.store
+	m.w.mu.Unlock()
+	d := time.Second
+	switch store {
+	case "fails":
+		return errors.New("the store refuses")
+	case "hangs":
+		d = 1000 * time.Hour
+	case "slow":
+		d = time.Minute
+	}
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// fail is called with the world's lock held.
+func (m *model) fail(act, _ string) error {
+	if m.bad[act] {
+		return fmt.Errorf("%s: out of order", act)
+	}
+	return nil
+}
+
+// answer is the control plane. It holds the order of what it is told.
+func (m *model) answer(e job.Event) (string, error) {
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	switch {
+	case m.plane == "away":
+		return "", errors.New("no answer")
+	case m.plane == "refuses" && e.Type == job.EventCompleted:
+		return "410 Gone", nil
+	case e.Seq == 0 || e.Seq == m.lastSeq[e.Instance]:
+		return "", nil // progress, or sent again because the answer was lost
+	case e.Seq < m.lastSeq[e.Instance]:
+		m.w.fault("order: %s of %s has number %d, after %d", e.Type, e.Instance, e.Seq, m.lastSeq[e.Instance])
+	}
+	m.lastSeq[e.Instance] = e.Seq
+	told := m.told[e.Job]
+	if n := len(told); n > 0 && (slices.Contains([]string{job.EventReleased, job.EventResumed, job.EventFailed}, told[n-1]) || e.Type == job.EventStarted) {
+		m.w.fault("order: job %s tells %s after %v", e.Job, e.Type, told)
+	}
+	m.told[e.Job] = append(told, e.Type)
+	return "", nil
+}
+
+// observe looks at the host when the journal has a new state.
+func (m *model) observe(j *job.Job) {
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	p := m.w.instances[j.Instance]
+	switch j.State {
+	case job.Released:
+		if p.state != job.IsStopped || !slices.Contains(m.w.backups[j.Instance], p.count) {
+			m.w.fault("nothing-lost: %s is said to be released, it is %s at %d, backups have %v", j.Instance, p.state, p.count, m.w.backups[j.Instance])
+		}
+	case job.Failed:
+		if p.state == job.IsFrozen || p.state == job.IsStopped && j.Found != job.IsStopped && p.by == "stop" {
+			m.w.fault("job %s failed (%s) and has left %s %s: %+v", j.ID, j.Cause, j.Instance, p.state, j)
+		}
+	case job.Done:
+		if j.Mode == job.ModeLive && !j.Entered[job.Freezing].IsZero() {
+			m.w.fault("job %s froze %s, which is live", j.ID, j.Instance)
+		}
+	}
+}
+
+// check holds what is promised at every instant.
+func (m *model) check() {
+	m.lock(func() {
+		if m.l.isDead() {
+			return // the next step begins a life, which looks
+		}
+		for _, n := range m.names {
+			j := m.l.record(n)
+			if m.w.instances[n].state == job.IsFrozen && !j.Hold {
+				m.w.fault("%s is frozen, and its job (%s) does not hold it", n, j.State)
+			}
+			if j.Hold && m.w.instances[n].state == job.IsFrozen && m.w.marks[n] == nil {
+				m.w.fault("%s is frozen without a note", n)
+			}
+			m.stopped(n, m.w.instances[n])
+			if j.State == job.Held && !strings.Contains(j.Cause, "410 Gone") {
+				m.w.fault("job %s is held, and says: %q", j.ID, j.Cause)
+			}
+		}
+		for pack, n := range m.w.packs {
+			if n > 1 {
+				m.w.fault("pack %s was sent %d times", pack, n)
+			}
+		}
+	})
+}
+
+// stopped looks whether an instance that an agent stopped is held by a job, or was released by its last. The lock is held.
+func (m *model) stopped(name string, p *phone) {
+	if p.by != "stop" {
+		return
+	}
+	active, latest, err := m.l.j.ByInstance(name)
+	switch {
+	case err != nil:
+		m.w.fault("%v", err)
+	case active != nil && active.Hold:
+	case active != nil && active.State == job.Released, latest != nil && !latest.Entered[job.Released].IsZero():
+		p.by = "power-down"
+	default:
+		m.w.fault("%s is left stopped: its job is %+v, the last was %+v", name, active, latest)
+	}
+}
+
+// quiet lets every job end, in a world without faults, and looks at what is left.
+func (m *model) quiet() {
+	m.heal()
+	m.end(true)
+	m.begin()
+	for range 1000 {
+		jobs, err := m.l.j.Active()
+		if err != nil {
+			m.w.t.Fatal(err)
+		}
+		if len(jobs) == 0 {
+			break
+		}
+		for _, j := range jobs {
+			if j.State == job.Held || j.State == job.Acknowledged {
+				_ = m.l.m.Release(j.Instance) // it may have gone on meanwhile
+			}
+		}
+		time.Sleep(10 * time.Second)
+	}
+	time.Sleep(time.Minute) // the last events go out
+	m.lock(func() {
+		jobs, err := m.l.j.Active()
+		if err != nil || len(jobs) > 0 {
+			m.w.fault("jobs that do not end: %+v, %v", jobs, err)
+		}
+		if n, err := m.l.j.PendingReports(); n > 0 || err != nil {
+			m.w.fault("%d reports are not delivered, %v", n, err)
+		}
+		if len(m.w.snaps) > 0 || len(m.w.marks) > 0 {
+			m.w.fault("left behind: snapshots %v, notes %v", m.w.snaps, slices.Collect(maps.Keys(m.w.marks)))
+		}
+		for n, p := range m.w.instances {
+			if p.state == job.IsFrozen {
+				m.w.fault("%s is left frozen", n)
+			}
+		}
+	})
+	m.l.stop()
+}
+
+// number is an environment variable, for runs by hand.
+func number(t *testing.T, name string, otherwise uint64) uint64 {
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+const stepsPerRun = 100
+
+// TestModel makes 10,000 steps. HOLDFAST_SEED and HOLDFAST_RUNS do others; one run of a seed that was found is
+// HOLDFAST_SEED=it HOLDFAST_RUNS=1. The steps follow from the seed; which of two goroutines that wake in one instant goes first does not.
+func TestModel(t *testing.T) {
+	seed, runs := number(t, "HOLDFAST_SEED", 1), number(t, "HOLDFAST_RUNS", 100)
+	t.Logf("HOLDFAST_SEED=%d HOLDFAST_RUNS=%d, %d steps each", seed, runs, stepsPerRun)
+	for s := seed; s < seed+runs; s++ {
+		found, trail := runModel(t, s, stepsPerRun, "")
+		if len(found) > 0 {
+			t.Fatalf("HOLDFAST_SEED=%d HOLDFAST_RUNS=1:\n%s\nafter\n%s", s, strings.Join(found, "\n"), strings.Join(trail, "\n"))
+		}
+	}
+}
+
+// TestModelFindsWhatIsBroken: where one part of the world does not do what the agent rests on, the model sees it.
+func TestModelFindsWhatIsBroken(t *testing.T) {
+	for _, broken := range []string{"journal", "acknowledgement", "state", "removal", "engine", "notes"} {
+		t.Run(broken, func(t *testing.T) {
+			for seed := uint64(1); seed <= 60; seed++ {
+				if found, _ := runModel(t, seed, stepsPerRun, broken); len(found) > 0 {
+					t.Logf("seed %d: %s", seed, found[0])
+					return
+				}
+			}
+			t.Error("not found")
+		})
+	}
+}
