@@ -33,6 +33,9 @@ const (
 	maxRequests         = 100_000
 	minConnections      = 16 // some callers, an operator's browser
 	maxConnections      = 16_384
+	// minAudit keeps an attacker from rotating away what a few hundred commands left.
+	minAudit Size = 1 << 20
+	maxAudit      = 10_000
 	// maxSocketPath is the size of sun_path in Linux less the final zero byte.
 	maxSocketPath = 107
 )
@@ -69,6 +72,16 @@ func (c *Config) check(f *faults) {
 		c.SigningKeyFile = filepath.Join(c.StateDir, DefaultSigningKey)
 	}
 	absolute(f, "signing_key_file", &c.SigningKeyFile, false)
+	if c.Audit.File == "" {
+		c.Audit.File = filepath.Join(c.StateDir, DefaultAudit)
+	}
+	absolute(f, "audit.file", &c.Audit.File, false)
+	if c.Audit.MaxSize < minAudit {
+		f.add("audit.max_size", "must be %v or more, got %v", minAudit, c.Audit.MaxSize)
+	}
+	if c.Audit.Keep < 1 || c.Audit.Keep > maxAudit {
+		f.add("audit.keep", "must be 1 to %d, got %d", maxAudit, c.Audit.Keep)
+	}
 	for i, r := range c.Recipients {
 		path := fmt.Sprintf("recipients[%d]", i)
 		if !recipientPattern.MatchString(r) {
@@ -99,6 +112,7 @@ func (c *Config) check(f *faults) {
 			f.add("brake."+b.name, "must be 0 to 100 (percent; 0 never brakes), got %d", b.got)
 		}
 	}
+	c.Bandwidth.check(f)
 	oneOf(f, "compression.min", c.Compression.Min, levels...)
 	oneOf(f, "compression.max", c.Compression.Max, levels...)
 	if least, most := slices.Index(levels, c.Compression.Min), slices.Index(levels, c.Compression.Max); most >= 0 && most < least {

@@ -83,6 +83,12 @@ const (
 	DefaultRequests = 50
 	// DefaultConnections takes 40 MB at most, at some 40 KB each with TLS.
 	DefaultConnections = 1024
+	// DefaultAudit is in the state folder, beside the journal.
+	DefaultAudit = "audit.log"
+	// DefaultAuditSize holds some 200,000 commands.
+	DefaultAuditSize Size = 64 << 20
+	// DefaultAuditKeep is years of a busy host, in 640 MiB.
+	DefaultAuditKeep = 9
 	// DefaultCommandTimeout is for freeze, thaw and the like of a runtime: they take milliseconds, or hang.
 	DefaultCommandTimeout = 30 * time.Second
 	// DefaultStopTimeout is what `docker stop` waits by default before it kills.
@@ -132,6 +138,7 @@ type Config struct {
 	SigningKeyFile string      `yaml:"signing_key_file"` // Ed25519 key that signs receipts
 	TokensFile     string      `yaml:"tokens_file"`      // hashed tokens of callers; "" where IAM or certificates say who calls
 	IAM            IAM         `yaml:"iam"`
+	Audit          Audit       `yaml:"audit"`
 	Report         Report      `yaml:"report"`
 	Release        string      `yaml:"release"` // ReleaseAgent or ReleaseControlPlane; of instances that say nothing
 	Hold           string      `yaml:"hold"`    // one of the Hold constants; of instances that say nothing
@@ -139,6 +146,7 @@ type Config struct {
 	Prepare        Prepare     `yaml:"prepare"`
 	Compression    Compression `yaml:"compression"`
 	Brake          Brake       `yaml:"brake"`
+	Bandwidth      Bandwidth   `yaml:"bandwidth"`
 	Limits         Limits      `yaml:"limits"`
 	Log            Log         `yaml:"log"`
 	Instances      []Instance  `yaml:"instances"`
@@ -162,6 +170,13 @@ type Client struct {
 	Name   string `yaml:"name"`   // the common name or an alternative one, exactly
 	Role   string `yaml:"role"`   // control-plane, operator or read-only
 	Tenant string `yaml:"tenant"` // "" is every tenant
+}
+
+// Audit is the log of who commanded what.
+type Audit struct {
+	File    string `yaml:"file"`     // default: audit.log in StateDir
+	MaxSize Size   `yaml:"max_size"` // of one file; then a new one begins
+	Keep    int    `yaml:"keep"`     // files beside the current one
 }
 
 // IAM is a Keystone v3 that says whose a token is.
@@ -317,8 +332,11 @@ func (s Size) String() string {
 }
 
 // ParseSize reads what Size.String writes. Units are required, and binary: a bare number or "MB" leaves
-// open what is meant.
+// open what is meant. 0 is the same in all.
 func ParseSize(text string) (Size, error) {
+	if text == "0" {
+		return 0, nil
+	}
 	for _, u := range sizeUnits {
 		digits, ok := strings.CutSuffix(text, u.name)
 		if !ok {

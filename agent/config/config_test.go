@@ -44,6 +44,7 @@ func TestExampleShowsDefaults(t *testing.T) {
 		for _, shown := range []string{
 			"#state_dir", "#listen", "#socket", "#metrics_listen", "#release", "#memory", "#jobs", "#queue",
 			"#frozen_deadline", "#job_deadline", "#drain_timeout", "#level", "#format", "#host", "#timeout", "#stop_timeout", "#snapshot:",
+			"#up", "#down", "#requests",
 		} {
 			if strings.HasPrefix(key, shown) {
 				line = strings.Replace(line, "#", "", 1)
@@ -201,6 +202,9 @@ func TestFaults(t *testing.T) {
 		{"IAM, list as a role", "iam: {url: https://iam/v3, roles: {admin: [operator]}}", "iam.roles.admin: must be a single value, got a list"},
 		{"requests", "limits: {requests: 0}", "limits.requests: must be 1 to 100000, got 0"},
 		{"connections", "limits: {connections: 3}", "limits.connections: must be 16 to 16384, got 3"},
+		{"audit size", "audit: {max_size: 1KiB}", "audit.max_size: must be 1MiB or more, got 1KiB"},
+		{"audit files", "audit: {keep: 0}", "audit.keep: must be 1 to 10000, got 0"},
+		{"audit file", "audit: {file: a.log}", `audit.file: must be absolute, got "a.log"`},
 		{"clients without authority", "tls: {clients: [{name: a, role: operator}]}", "tls.client_ca_file: is required with"},
 		{"client without name", "tls: {client_ca_file: /a, clients: [{role: operator}]}", "tls.clients[0].name: must be a whole name"},
 		{"client twice", "tls: {client_ca_file: /a, clients: [{name: a, role: operator}, {name: a, role: read-only}]}", `tls.clients[1].name: "a" is the name of clients[0]`},

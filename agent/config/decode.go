@@ -149,7 +149,8 @@ func defaults() *Config {
 			FrozenDeadline: DefaultFrozenDeadline, JobDeadline: DefaultJobDeadline, DrainTimeout: DefaultDrainTimeout,
 			Requests: DefaultRequests, Connections: DefaultConnections,
 		},
-		Log: Log{Level: DefaultLogLevel, Format: DefaultLogFormat},
+		Audit: Audit{MaxSize: DefaultAuditSize, Keep: DefaultAuditKeep},
+		Log:   Log{Level: DefaultLogLevel, Format: DefaultLogFormat},
 	}
 }
 
@@ -276,7 +277,7 @@ var (
 func (d *decoder) value(node ast.Node, v reflect.Value, path string) {
 	switch node.(type) {
 	case nil, *ast.NullNode:
-		if v.Kind() == reflect.Pointer { // "docker:" with nothing behind it is there, all defaults
+		if v.Kind() == reflect.Pointer && v.Type().Elem().Kind() == reflect.Struct { // "docker:" with nothing behind it is there, all defaults
 			d.pointer(nil, v, path)
 		}
 		return

@@ -12,7 +12,7 @@ import (
 
 // Limits bound what a host does with its stores. The zero value has none but what the store bears.
 type Limits struct {
-	Up, Down int64   // bytes a second; 0 is any number
+	Up, Down int64   // bytes a second, MinRate or more; 0 is any number
 	Requests float64 // a second; 0 is any number
 	InFlight int     // requests at once at most; 0 is maxLevel
 }
@@ -66,9 +66,9 @@ func (l *Limiter) Set(limits Limits) {
 	l.grant()
 }
 
-// leastShare is how many bytes a second each request has of a limit. With less, a connection would look dead to the
-// server, and many slow requests get no more done than a few.
-const leastShare = 16 << 10
+// MinRate is how many bytes a second each request has of a limit, and so what a limit is at least. With less, a connection
+// would look dead to the server, and many slow requests get no more done than a few.
+const MinRate = 16 << 10
 
 // mostInFlight is the highest level within limits.
 func mostInFlight(limits Limits) int {
@@ -78,7 +78,7 @@ func mostInFlight(limits Limits) int {
 	}
 	for _, rate := range []int64{limits.Up, limits.Down} {
 		if rate > 0 {
-			most = int(min(int64(most), max(minLevel, rate/leastShare)))
+			most = int(min(int64(most), max(minLevel, rate/MinRate)))
 		}
 	}
 	return most

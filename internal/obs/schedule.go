@@ -24,11 +24,8 @@ type Schedule struct {
 // which a window begins or ends, a day later at most.
 func (s Schedule) At(t time.Time) (limits Limits, until time.Time) {
 	limits = s.Otherwise
-	for _, w := range s.Windows {
-		if w.holds(t) {
-			limits = w.Limits
-			break
-		}
+	if w, ok := s.Holding(t); ok {
+		limits = w.Limits
 	}
 	until = t.Add(24 * time.Hour)
 	for _, w := range s.Windows {
@@ -41,6 +38,29 @@ func (s Schedule) At(t time.Time) (limits Limits, until time.Time) {
 		}
 	}
 	return limits, until
+}
+
+// Holding returns the window that counts at a time; false outside of all.
+func (s Schedule) Holding(t time.Time) (Window, bool) {
+	for _, w := range s.Windows {
+		if w.holds(t) {
+			return w, true
+		}
+	}
+	return Window{}, false
+}
+
+// Next returns when the limits are next others than at t; false where they stay what they are.
+func (s Schedule) Next(t time.Time) (time.Time, bool) {
+	now, at := s.At(t)
+	for end := t.AddDate(0, 0, 8); at.Before(end); { // a week has all there is
+		limits, until := s.At(at)
+		if limits != now {
+			return at, true
+		}
+		at = until
+	}
+	return time.Time{}, false
 }
 
 // holds tells whether t is in the window.

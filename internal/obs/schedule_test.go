@@ -56,6 +56,28 @@ func TestSchedule(t *testing.T) {
 			t.Errorf("%s: %d until %s, want %d until %s", c.when, limits.Up, got, c.up, c.until)
 		}
 	}
+	for when, want := range map[string]string{
+		"2026-11-23 07:00:00": "2026-11-23 08:00:00",
+		"2026-11-28 06:30:00": "2026-11-28 12:00:00", // the days of work have ended
+		"2026-11-28 13:00:00": "2026-11-29 12:00:00", // past edges of windows that do not hold on that day
+		"2026-11-29 13:00:00": "2026-11-30 08:00:00",
+	} {
+		at, err := time.ParseInLocation(time.DateTime, when, berlin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if next, ok := s.Next(at); !ok || next.Format(time.DateTime) != want {
+			t.Errorf("after %s the next change is at %s (%v), want %s", when, next.Format(time.DateTime), ok, want)
+		}
+	}
+	weekly := obs.Schedule{Windows: []obs.Window{{To: time.Hour, Days: []time.Weekday{time.Monday}, Limits: obs.Limits{Up: 1}}}}
+	if next, ok := weekly.Next(time.Date(2026, 11, 23, 1, 0, 0, 0, berlin)); !ok || next.Format(time.DateTime) != "2026-11-30 00:00:00" {
+		t.Errorf("a week later: %s, %v", next, ok)
+	}
+	always := obs.Schedule{Otherwise: obs.Limits{Up: 1}, Windows: []obs.Window{{To: time.Hour, Limits: obs.Limits{Up: 1}}}}
+	if next, ok := always.Next(time.Unix(0, 0)); ok {
+		t.Errorf("limits that never change do so at %s", next)
+	}
 	whole := obs.Schedule{Windows: []obs.Window{{Days: []time.Weekday{time.Sunday}, Limits: obs.Limits{Up: 1}}}}
 	for day, up := range map[int]int64{28: 0, 29: 1, 30: 0} {
 		for _, hour := range []int{0, 12, 23} {
