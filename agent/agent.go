@@ -66,6 +66,7 @@ type Agent struct {
 
 	store     obs.Store
 	limiter   *obs.Limiter
+	throttle  *throttle
 	vaults    *vaults
 	engine    *backup.Host
 	journal   *job.Journal
@@ -78,6 +79,7 @@ type Agent struct {
 	instances map[string]*instance
 	auth      api.Authenticator
 	listeners listeners
+	audit     *auditor
 
 	serving atomic.Bool
 	close   func() error
@@ -161,6 +163,10 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.openReports(opened); err != nil {
 		return nil, err
 	}
+	if a.audit, err = openAudit(cfg.Audit, a.log, a.metrics); err != nil {
+		return nil, err
+	}
+	opened(a.audit.close)
 	if cfg.Listen != "" {
 		if a.auth, err = a.authenticator(opened); err != nil {
 			return nil, err
@@ -190,6 +196,11 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	}
 	// One for all jobs: the host's link and the store's patience are shared.
 	a.limiter = obs.NewLimiter(obs.Limits{})
+	a.throttle = newThrottle(a.limiter, cfg.Bandwidth, a.log)
+	a.metrics.StoreLimits(func() (up, down int64, requests float64) {
+		l := a.limiter.State().Limits
+		return l.Up, l.Down, l.Requests
+	})
 	a.metrics.StoreLoad(func() (inFlight, waiting, level int) {
 		s := a.limiter.State()
 		return s.InFlight, s.Waiting, s.Level
@@ -320,6 +331,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return a.deliverer.Run(late) })
 	group.Go(func() error {
 		a.watcher.inhibitor.run(late)
+		return nil
+	})
+	group.Go(func() error {
+		a.throttle.run(late)
 		return nil
 	})
 	group.Go(func() error {

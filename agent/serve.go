@@ -104,7 +104,7 @@ type server struct {
 func (a *Agent) servers(ctx context.Context) []server {
 	var all []server
 	s := &service{a: a}
-	options := api.Options{Log: a.log, Observe: func(e api.Exchange) { a.metrics.APIRequest(e.Code) }}
+	options := api.Options{Log: a.log, Observe: func(e api.Exchange) { a.metrics.APIRequest(e.Code) }, Audit: a.audit.command}
 	add := func(h http.Handler, c *tls.Config, l net.Listener, afterRecovery bool) {
 		srv := api.NewServer(h, c, a.log)
 		srv.BaseContext = func(net.Listener) context.Context { return ctx } // streams end with it

@@ -54,7 +54,9 @@ type Exchange struct {
 	RequestID string // "" where it was missing or had the wrong form
 	Caller    Caller // zero where nobody was found
 	Instances []string
-	Status    int // of HTTP
+	Task      string // that it made, or was about
+	Command   bool   // it changes something, or was to
+	Status    int    // of HTTP
 	Code      string
 	Reference string // what the answer and the log line share after an internal failure
 }
@@ -65,6 +67,9 @@ type Options struct {
 	Log *slog.Logger
 	// Observe is called after each call, on its goroutine. nil: nobody looks.
 	Observe func(Exchange)
+	// Audit is called for each call of a Command route, once what is answered is known and before it is sent: who was
+	// answered is in the audit. nil: nobody keeps one.
+	Audit func(Exchange)
 	// Peer tells who the connection itself says calls, by its certificate: what counts where no token is sent. An error
 	// (that wraps ErrUnknownToken or ErrAuthUnavailable) refuses the call, with or without a token. nil: tokens only.
 	Peer func(*http.Request) (c Caller, found bool, err error)
@@ -79,6 +84,7 @@ type handler struct {
 	auth    Authenticator // nil: whoever reaches the handler is an operator (unix socket)
 	log     *slog.Logger
 	observe func(Exchange)
+	audit   func(Exchange)
 	peer    func(*http.Request) (Caller, bool, error)
 	mux     *http.ServeMux
 
@@ -152,7 +158,7 @@ func (w *response) Write(p []byte) (int, error) {
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func newHandler(s Service, a Authenticator, o Options, routes []route) http.Handler {
-	h := &handler{service: s, auth: a, log: o.Log, observe: o.Observe, peer: o.Peer, mux: http.NewServeMux()}
+	h := &handler{service: s, auth: a, log: o.Log, observe: o.Observe, audit: o.Audit, peer: o.Peer, mux: http.NewServeMux()}
 	h.callers.perSecond, h.addresses.perSecond = rate.Limit(o.Requests), rate.Limit(addressFactor*o.Requests)
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
@@ -165,6 +171,7 @@ func newHandler(s Service, a Authenticator, o Options, routes []route) http.Hand
 				if r.Method != rt.method { // the mux sends HEAD to GET, and a stream without a body helps nobody
 					return nil, notAllowed(w, r, []string{rt.method})
 				}
+				q.seen.Command = rt.access != toSee
 				if err := h.admit(q, rt.access); err != nil {
 					return nil, err
 				}
@@ -235,11 +242,16 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, route string, do
 }
 
 func (h *handler) done(q *request) {
-	q.seen.Duration = time.Since(q.seen.Start)
-	q.seen.RequestID, q.seen.Caller = q.id, q.caller
+	q.note()
 	if h.observe != nil {
 		h.observe(*q.seen)
 	}
+}
+
+// note brings what is known of the call into its Exchange.
+func (q *request) note() {
+	q.seen.Duration = time.Since(q.seen.Start)
+	q.seen.RequestID, q.seen.Caller = q.id, q.caller
 }
 
 // refuse answers with an error of the contract, or hides one of ours behind a reference.
@@ -287,6 +299,10 @@ func (h *handler) answer(q *request, status int, code, msg string, data any) {
 	q.seen.Status, q.seen.Code = status, code
 	if q.w.begun {
 		return
+	}
+	if h.audit != nil && q.seen.Command {
+		q.note()
+		h.audit(*q.seen)
 	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -429,6 +445,7 @@ func (h *handler) backup(q *request) (any, error) {
 	}
 	a, err := h.service.Backup(q.r.Context(), q.caller, q.id, cmd.digest(), cmd.ids)
 	a.Jobs = notNil(a.Jobs)
+	q.seen.Task = a.TaskID
 	return a, err
 }
 
@@ -456,5 +473,6 @@ func (q *request) taskID() (string, error) {
 	if len(id) > maxTaskIDBytes {
 		return "", UnknownTask(id)
 	}
+	q.seen.Task = id
 	return id, nil
 }

@@ -114,6 +114,7 @@ func (h *handler) prepare(q *request) (any, error) {
 		return nil, err
 	}
 	a.Jobs = notNil(a.Jobs)
+	q.seen.Task = a.TaskID
 	return a, nil
 }
 

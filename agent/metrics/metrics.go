@@ -88,6 +88,7 @@ type Metrics struct {
 	apiRequests  *prometheus.CounterVec
 	iamLookups   *prometheus.CounterVec
 	certificate  prometheus.Gauge
+	audit        prometheus.Counter
 	pace         prometheus.Gauge
 	warnings     prometheus.Counter
 	info         *prometheus.GaugeVec
@@ -130,6 +131,7 @@ func New(o Options) *Metrics {
 		storeFaults:  counterVec("store_faults_total", "Requests to the object store that failed, each try for itself, by why.", "kind"),
 		storeSeconds: histogramVec("store_request_duration_seconds", "Time that requests to the object store took.", storeBuckets, "op"),
 		apiRequests:  counterVec("api_requests_total", "Calls answered, by error code of the contract.", "code"),
+		audit:        counter("audit_failures_total", "Commands that could not be written to the audit log."),
 		certificate:  gauge("tls_certificate_expiry_seconds", "Time until the certificate that is served expires; 0 without TLS, negative afterwards."),
 		pace:         gauge("precopy_pace_ratio", "Share of the time in which rounds of pre-copy work; below 1 the host is pressed."),
 		iamLookups:   counterVec("iam_lookups_total", "Questions to IAM about a token, by how they ended.", "outcome"),
@@ -140,7 +142,7 @@ func New(o Options) *Metrics {
 	m.registry.MustRegister(
 		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
 		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
-		m.apiRequests, m.iamLookups, m.certificate, m.pace, m.warnings, m.info, m.start,
+		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.pace, m.warnings, m.info, m.start,
 	)
 	if o.Process {
 		m.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
@@ -355,6 +357,24 @@ func (m *Metrics) StoreLoad(load func() (inFlight, waiting, level int)) {
 	show("store_requests_level", "Requests to the object store that may be under way now.", func(_, _, n int) int { return n })
 }
 
+// StoreLimits shows, from now on, what bounds the requests to the object store: bytes a second up and down, and requests a
+// second; 0 is no limit. It is called once; limits is called from any goroutine.
+func (m *Metrics) StoreLimits(limits func() (up, down int64, requests float64)) {
+	if m == nil {
+		return
+	}
+	show := func(name, help string, of func(up, down int64, requests float64) float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help},
+			func() float64 { return of(limits()) }))
+	}
+	show("store_limit_up_bytes_per_second", "Bytes a second that may go to the object store; 0 is no limit.",
+		func(n, _ int64, _ float64) float64 { return float64(n) })
+	show("store_limit_down_bytes_per_second", "Bytes a second that may come from the object store; 0 is no limit.",
+		func(_, n int64, _ float64) float64 { return float64(n) })
+	show("store_limit_requests_per_second", "Requests a second that the object store may get; 0 is no limit.",
+		func(_, _ int64, n float64) float64 { return n })
+}
+
 // APIRequest counts a call that was answered with the given error code of the contract.
 func (m *Metrics) APIRequest(code string) {
 	if m != nil {
@@ -373,6 +393,13 @@ func (m *Metrics) IAMLookup(outcome string) {
 func (m *Metrics) CertificateExpiry(left time.Duration) {
 	if m != nil {
 		m.certificate.Set(left.Seconds())
+	}
+}
+
+// AuditFailed counts a command that could not be written to the audit log.
+func (m *Metrics) AuditFailed() {
+	if m != nil {
+		m.audit.Inc()
 	}
 }
 

@@ -66,6 +66,7 @@ func use(m *metrics.Metrics) {
 	m.IAMLookup("unavailable")
 	m.IAMLookup("phone-0001")
 	m.CertificateExpiry(24 * time.Hour)
+	m.AuditFailed()
 	m.Warnings(3)
 }
 
@@ -85,6 +86,7 @@ func TestGoldenPage(t *testing.T) {
 	m := newMetrics(false)
 	use(m)
 	m.StoreLoad(func() (inFlight, waiting, level int) { return 7, 3, 8 })
+	m.StoreLimits(func() (up, down int64, requests float64) { return 200 << 20, 0, 50 })
 	status, page := get(t, m.Handler(nil, nil), "/metrics")
 	if status != http.StatusOK {
 		t.Fatalf("status %d: %s", status, page)
@@ -113,6 +115,7 @@ func TestLint(t *testing.T) {
 	m := newMetrics(false)
 	use(m)
 	m.StoreLoad(func() (inFlight, waiting, level int) { return 7, 3, 8 })
+	m.StoreLimits(func() (up, down int64, requests float64) { return 200 << 20, 0, 50 })
 	_, page := get(t, m.Handler(nil, nil), "/metrics")
 	problems, err := promlint.New(strings.NewReader(page)).Lint()
 	if err != nil {

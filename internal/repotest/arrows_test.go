@@ -18,6 +18,7 @@ var levels = map[string]int{
 	"agent":             5,
 
 	"agent/api":     4,
+	"agent/audit":   4,
 	"agent/auth":    4,
 	"agent/config":  4,
 	"agent/job":     4,

@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"holdfast/agent/api"
+	"holdfast/agent/audit"
+	"holdfast/agent/config"
+	"holdfast/agent/metrics"
+)
+
+// unknownEvery is how often a call of a caller that nobody knows gets a line in the audit log: those between are
+// counted, so that who has no token can't fill the log, and with it turn out what it holds.
+const unknownEvery = time.Second
+
+// auditor writes commands to the audit log. Its methods may be called from many goroutines.
+type auditor struct {
+	log     *slog.Logger
+	metrics *metrics.Metrics
+	file    *audit.Log
+
+	mu       sync.Mutex
+	unknown  time.Time // of the last line of a caller that nobody knew
+	unlisted uint64
+}
+
+func openAudit(cfg config.Audit, log *slog.Logger, m *metrics.Metrics) (*auditor, error) {
+	file, err := audit.Open(cfg.File, audit.Options{MaxBytes: int64(cfg.MaxSize), Keep: cfg.Keep})
+	if err != nil {
+		return nil, err
+	}
+	a := &auditor{log: log, metrics: m, file: file}
+	if aside := file.Aside(); aside != "" {
+		log.Error("the audit log was damaged; a new chain begins", keyError, aside)
+	}
+	a.head("audit log opened")
+	return a, nil
+}
+
+// head notes the end of the chain in the agent's own log, which is kept elsewhere: with it, a log that was cut off or written
+// anew shows.
+func (a *auditor) head(message string) { a.log.Info(message, "head", a.file.Head().String()) }
+
+// command writes one line before the command is answered. Where that fails, the command is answered all the same: it is in the
+// journal, and an agent that stops for a full disk would hold instances for it.
+func (a *auditor) command(e api.Exchange) {
+	if a == nil {
+		return
+	}
+	line := audit.Entry{
+		Time: e.Start, From: e.Remote, Via: e.Caller.Via, Role: string(e.Caller.Role), Tenant: e.Caller.Tenant, User: e.Caller.User,
+		Call: e.Method + " " + e.Route, RequestID: e.RequestID, Instances: e.Instances, Task: e.Task,
+		Status: e.Status, Code: e.Code, Reference: e.Reference,
+	}
+	if line.From == "" || strings.HasPrefix(line.From, "@") { // the other end of a unix socket has no name
+		line.From = "socket"
+	}
+	a.mu.Lock()
+	if line.Role == "" {
+		if e.Start.Sub(a.unknown) < unknownEvery {
+			a.unlisted++
+			a.mu.Unlock()
+			return
+		}
+		a.unknown = e.Start
+	}
+	line.Unlisted, a.unlisted = a.unlisted, 0
+	a.mu.Unlock()
+	rotated, err := a.file.Append(line)
+	if err != nil {
+		a.metrics.AuditFailed()
+		a.log.Error("a command is not in the audit log", "request_id", e.RequestID, "call", line.Call, "code", e.Code, keyError, err.Error())
+	}
+	if rotated {
+		a.head("audit log began a new file")
+	}
+}
+
+func (a *auditor) close() error {
+	a.head("audit log closed")
+	return a.file.Close()
+}
