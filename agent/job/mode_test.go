@@ -3,12 +3,14 @@ package job_test
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/internal/crashpoint"
 )
 
 // modes runs one command for all phones and returns their jobs.
@@ -170,6 +172,31 @@ func TestStoppedByTheHostWhileReleasing(t *testing.T) {
 			t.Errorf("%s (%s)", j.State, j.Cause)
 		}
 		l.stop()
+		for _, f := range w.faults {
+			t.Error(f)
+		}
+	})
+}
+
+// An instance that was released stays down when the journal is lost, also one that was stopped and not frozen: elsewhere it may run by now.
+func TestReleasedStaysDownWithoutJournal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "phone")
+		w.instances["phone"].mode = job.ModeStop
+		l := w.start(-1, job.Options{})
+		l.dieAt(crashpoint.WriteReleased + crashpoint.After)
+		mustAccept(t, l, "r", "phone")
+		<-l.dead
+		l.stop()
+		if err := os.Remove(w.journal); err != nil {
+			t.Fatal(err)
+		}
+		l = w.start(-1, job.Options{})
+		time.Sleep(time.Minute)
+		l.stop()
+		if p := w.instances["phone"]; p.state != job.IsStopped {
+			t.Errorf("the instance is %s", p.state)
+		}
 		for _, f := range w.faults {
 			t.Error(f)
 		}

@@ -171,6 +171,15 @@ func (m *model) reboot() {
 // lose takes the journal away. What was promised for a task is then promised no more, but for nothing-lost.
 func (m *model) lose() {
 	m.note("the journal is lost")
+	if m.r.IntN(2) == 0 { // in the middle of something
+		m.l.dieAfter(1 + m.r.IntN(40))
+		time.Sleep(10 * time.Second)
+	}
+	m.lock(func() {
+		for _, n := range m.names {
+			m.stopped(n, m.w.instances[n]) // what was released is not held
+		}
+	})
 	m.end(false)
 	err := os.Remove(m.w.journal)
 	if m.r.IntN(2) == 0 {

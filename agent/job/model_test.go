@@ -149,7 +149,7 @@ func (m *model) step() {
 		{4, func() { m.note("die"); m.end(false); m.begin() }},
 		{12, func() { n := 1 + m.r.IntN(25); m.note("die after %d points", n); m.l.dieAfter(n) }},
 		{2, m.reboot},
-		{1, m.lose},
+		{2, m.lose},
 		{3, func() {
 			d := time.Duration(m.r.IntN(7200)-3600) * time.Second
 			m.note("clock %s", d)
@@ -291,8 +291,8 @@ func (m *model) stopped(name string, p *phone) {
 	switch {
 	case err != nil:
 		m.w.fault("%v", err)
-	case active != nil && active.Hold:
-	case active != nil && active.State == job.Released, latest != nil && !latest.Entered[job.Released].IsZero():
+	case active != nil && active.Hold && active.State != job.Releasing:
+	case active != nil && (active.State == job.Releasing || active.State == job.Released), latest != nil && !latest.Entered[job.Released].IsZero():
 		p.by = "power-down"
 	default:
 		m.w.fault("%s is left stopped: its job is %+v, the last was %+v", name, active, latest)

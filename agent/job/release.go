@@ -124,6 +124,10 @@ func (w *worker) release(hard context.Context, j *Job) error {
 	if runs != "" {
 		return w.fail(j, runs)
 	}
+	// Before anybody is told: should the journal be lost later, its note must not let a released instance run again.
+	if err := w.persist(hard, j, "forget that the instance was held", func(context.Context) error { return w.unmark(j) }); err != nil {
+		return err
+	}
 	return w.write(j, Released, change{
 		edit: func(j *Job) { j.Hold, j.HeldUntil = false, w.m.opts.Now().UTC() },
 		emit: w.m.event(EventReleased),

@@ -114,7 +114,9 @@ type life struct {
 	die     sync.Once
 	points  []string // hit so far
 	crashAt int      // index into points, -1: never
-	pmu     sync.Mutex
+	// crashName is a point at which it dies too, "": none.
+	crashName string
+	pmu       sync.Mutex
 }
 
 func (w *world) start(crashAt int, opts job.Options) *life {
@@ -152,7 +154,7 @@ func (w *world) start(crashAt int, opts job.Options) *life {
 func (l *life) hook(point string) {
 	l.pmu.Lock()
 	l.points = append(l.points, point)
-	dies := len(l.points)-1 == l.crashAt
+	dies := len(l.points)-1 == l.crashAt || point == l.crashName
 	l.pmu.Unlock()
 	if dies {
 		l.kill()
@@ -165,6 +167,13 @@ func (l *life) dieAfter(n int) {
 	l.pmu.Lock()
 	defer l.pmu.Unlock()
 	l.crashAt = len(l.points) + n - 1
+}
+
+// dieAt kills the process at the named crash point.
+func (l *life) dieAt(point string) {
+	l.pmu.Lock()
+	defer l.pmu.Unlock()
+	l.crashName = point
 }
 
 func (l *life) kill() { l.die.Do(func() { close(l.dead) }) }
