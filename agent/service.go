@@ -309,6 +309,9 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 	}
 	info.JobsActive, info.JobsQueued = a.manager.Counts()
 	info.StoreTrouble, info.ReportTrouble = a.watcher.troubles()
+	if t := a.throttle.state(); t.InForce() {
+		info.Throttle = &t
+	}
 	var err error
 	info.ReportsPending, err = a.journal.PendingReports()
 	return info, err

@@ -87,6 +87,7 @@ func (f AuthFunc) Authenticate(ctx context.Context, token string) (Caller, error
 // the handlers have checked already.
 type Service interface {
 	Preparer
+	Throttler
 	// Backup accepts one command for all of instanceIDs or for none, and returns once the task is in the
 	// journal. The ids have the right form and no duplicates. The same requestID of the same tenant
 	// with the same digest gives the first answer again, with another digest an Error with CodeParameter. Request
@@ -164,6 +165,8 @@ type Info struct {
 	// callers that do not see every tenant.
 	StoreTrouble  *Trouble `json:"store_trouble,omitempty"`
 	ReportTrouble *Trouble `json:"report_trouble,omitempty"`
+	// What bounds the calls to the store; nil where nothing does, and for callers that do not see every tenant.
+	Throttle *Throttle `json:"throttle,omitempty"`
 }
 
 // Trouble is something that fails, and is tried again.

@@ -102,6 +102,20 @@ func (c *Client) Drain(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/agent/drain", "", nil, nil)
 }
 
+// Throttle tells which limits the calls to the store have now.
+func (c *Client) Throttle(ctx context.Context) (Throttle, error) {
+	var v Throttle
+	err := c.call(ctx, http.MethodGet, "/v1/agent/throttle", "", nil, &v)
+	return v, err
+}
+
+// SetThrottle sets limits until the agent ends, in the place of those set before, and tells what holds then.
+func (c *Client) SetThrottle(ctx context.Context, s ThrottleSetting) (Throttle, error) {
+	var v Throttle
+	err := c.call(ctx, http.MethodPut, "/v1/agent/throttle", "", s, &v)
+	return v, err
+}
+
 // Watch calls fn for each event of a task until the task ends (nil), fn returns an error (which it
 // returns), the agent goes away (an error that wraps io.ErrUnexpectedEOF or ErrNoAgent) or ctx ends.
 func (c *Client) Watch(ctx context.Context, taskID string, fn func(Event) error) error {

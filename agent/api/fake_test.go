@@ -32,6 +32,7 @@ type fake struct {
 	panics   any
 	watch    func(ctx context.Context, send func(api.Event) error) error
 	msg      string // execute_msg of the task
+	set      api.ThrottleSetting
 }
 
 func newFake() *fake {
@@ -158,6 +159,34 @@ func (f *fake) Release(_ context.Context, _ api.Caller, id string) error {
 
 func (f *fake) Resume(_ context.Context, _ api.Caller, id string) error { return f.note("resume", id) }
 func (f *fake) Drain(context.Context, api.Caller) error                 { return f.note("drain") }
+
+func (f *fake) Throttle(context.Context, api.Caller) (api.Throttle, error) {
+	if err := f.note("throttle"); err != nil {
+		return api.Throttle{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := api.Throttle{
+		Up: api.Limit{Limit: 5 << 20, From: api.FromSchedule}, Down: api.Limit{From: api.FromConfiguration}, Requests: api.Limit{From: api.FromConfiguration},
+		NextChange: time.Unix(2000, 0).UTC(), InFlight: 3, Level: 8,
+	}
+	for _, one := range []struct {
+		set  *int64
+		into *api.Limit
+	}{{f.set.Up, &t.Up}, {f.set.Down, &t.Down}, {f.set.Requests, &t.Requests}} {
+		if one.set != nil {
+			*one.into = api.Limit{Limit: *one.set, From: api.FromOperator}
+		}
+	}
+	return t, nil
+}
+
+func (f *fake) SetThrottle(ctx context.Context, c api.Caller, s api.ThrottleSetting) (api.Throttle, error) {
+	f.mu.Lock()
+	f.set = s
+	f.mu.Unlock()
+	return f.Throttle(ctx, c)
+}
 
 func (f *fake) called() string {
 	f.mu.Lock()

@@ -27,6 +27,8 @@ var agentRoutes = []route{
 	{http.MethodPost, "/v1/agent/instances/{instance_id}/resume", toCommand, (*handler).resume},
 	{http.MethodPost, "/v1/agent/backup", toOperate, (*handler).backup},
 	{http.MethodPost, "/v1/agent/drain", toOperate, (*handler).drain},
+	{http.MethodGet, "/v1/agent/throttle", toOperate, (*handler).throttle},
+	{http.MethodPut, "/v1/agent/throttle", toOperate, (*handler).setThrottle},
 }
 
 // Lists as they are sent: an object, so that fields can be added beside the list.

@@ -256,6 +256,10 @@ func TestRolesOnAgentCalls(t *testing.T) {
 		{http.MethodPost, "/v1/agent/drain", "plane", api.CodeNoPermission},
 		{http.MethodPost, "/v1/agent/drain", "ops", "0"},
 		{http.MethodPost, "/v1/agent/backup", "plane", api.CodeNoPermission},
+		{http.MethodGet, "/v1/agent/throttle", "ops", "0"},
+		{http.MethodGet, "/v1/agent/throttle", "plane", api.CodeNoPermission},
+		{http.MethodGet, "/v1/agent/throttle", "t1", api.CodeNoPermission},
+		{http.MethodPut, "/v1/agent/throttle", "plane", api.CodeNoPermission},
 	} {
 		r := b.send(tt.method, tt.path, hdr("x-request-id", "r", "x-auth-token", tt.token), nil)
 		if r.Code != tt.code {

@@ -68,6 +68,19 @@ func (m maker) text(s *openapi3.Schema, k kind) string {
 	return pick(m, "task-t1", "task-t2", "u1", fmt.Sprintf("x%d", m.Uint64()))
 }
 
+// integer makes a whole number of a schema with both bounds, or a list of values.
+func (m maker) integer(s *openapi3.Schema, k kind) any {
+	switch {
+	case k == broken:
+		return pick[any](m, -1, 1, 0.5, 1e300, "0", nil, true, []any{})
+	case len(s.Enum) > 0:
+		return pick(m, s.Enum...)
+	case k == boundary:
+		return int64(pick(m, *s.Min, *s.Max))
+	}
+	return int64(*s.Min) + m.Int64N(int64(*s.Max-*s.Min))
+}
+
 // value makes a JSON value of a schema.
 func (m maker) value(ref *openapi3.SchemaRef, k kind) any {
 	s := ref.Value
@@ -99,6 +112,8 @@ func (m maker) value(ref *openapi3.SchemaRef, k kind) any {
 			}
 		}
 		return list
+	case s.Type.Is("integer"):
+		return m.integer(s, k)
 	}
 	return m.text(s, k)
 }
