@@ -24,7 +24,10 @@ import (
 // Source is one volume to back up.
 type Source struct {
 	Volume string // name
-	Root   string // path of the tree to read: a snapshot's, or the volume's own
+	Root   string // path of the tree or image to read: a snapshot's, or the volume's own
+	// View names the snapshot that Root is or lies in, to which nobody writes and which stands until the Run has ended. Images in
+	// views share what was read of blocks that they share (see Host.BeginView). "" says that Root is read in place.
+	View string
 	// Taken is a time not after the making of the snapshot began; zero when not known. The nearer it is, the fewer
 	// files that changed around it does the next backup read again.
 	Taken time.Time
@@ -123,9 +126,11 @@ type run struct {
 	w       *vault.Writer
 	packs   map[vault.PackID]bool
 	session *vault.Session
-	lost    []vault.PackID // packs that are missing from the store
-	without []vault.PackID // those, and what is condemned
+	lost    []vault.PackID        // packs that are missing from the store
+	without []vault.PackID        // those, and what is condemned
+	gone    map[vault.PackID]bool // the same
 	cats    []*catalogue
+	sending *sending
 	counts  struct{ entries, files, dirs, unchanged, known, read, fresh, sent atomic.Uint64 }
 	walked  atomic.Bool
 
@@ -184,6 +189,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 // leaves out more packs, and what it stores itself is there.
 func untilWhole(ctx context.Context, o Options) (*Result, error) {
 	var lost []vault.PackID
+	var notes []string // of what made it begin again
 	again := false
 	for {
 		res, err := once(ctx, o, lost)
@@ -195,10 +201,19 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 			again = true
 			continue
 		}
+		if errors.Is(err, errShared) { // happens once: nothing is shared from then on
+			notes = append(notes, err.Error()+"; each image is read whole until this program is started again. Verify this instance's earlier backups")
+			continue
+		}
 		if err == nil && len(lost) > 0 {
 			what := &vault.MissingPacksError{Vault: o.Vault.Info().ID, Packs: lost}
-			w := tree.Warning{What: what.Error() + "; what this backup needed of them was stored anew"}
-			res.Warnings, res.WarningCount = append(res.Warnings, w), res.WarningCount+1
+			notes = append(notes, what.Error()+"; what this backup needed of them was stored anew")
+		}
+		for _, what := range notes {
+			w := tree.Warning{What: what}
+			if err == nil {
+				res.Warnings, res.WarningCount = append(res.Warnings, w), res.WarningCount+1
+			}
 			if o.Warn != nil {
 				o.Warn(w)
 			}
@@ -211,13 +226,14 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 func once(ctx context.Context, o Options, lost []vault.PackID) (*Result, error) {
 	r := &run{
 		o: o, lost: lost, packs: map[vault.PackID]bool{},
-		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(),
+		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(), sending: newSending(),
 	}
 	r.warnings.Tell = o.Warn
 	r.res.Stages = map[string]time.Duration{}
 	r.res.Created = o.Now().UTC()
 	stop := r.tellProgress()
 	err := r.underSession(ctx)
+	r.sending.end()
 	stop()
 	for _, c := range r.cats {
 		c.close()
@@ -241,6 +257,7 @@ func (r *run) underSession(ctx context.Context) error {
 	}
 	r.session = s
 	r.without = slices.Concat(s.Condemned(), r.lost)
+	r.gone = r.withoutSet()
 	err = r.all(ctx)
 	if eerr := s.End(ctx); eerr != nil {
 		r.warnings.Warn(tree.Warning{What: eerr.Error() + "; the next backup of this host tries again"})
@@ -256,7 +273,10 @@ func (r *run) all(ctx context.Context) error {
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})
 		},
-		Sent: func(_ vault.PackID, n int64) { r.counts.sent.Add(uint64(n)) },
+		Sent: func(id vault.PackID, n int64) {
+			r.counts.sent.Add(uint64(n))
+			r.sending.sent(id)
+		},
 	})
 	if err != nil {
 		return err
@@ -280,6 +300,9 @@ func (r *run) all(ctx context.Context) error {
 
 	added, err := w.Finish(ctx)
 	if err != nil {
+		return err
+	}
+	if err := r.sending.wait(ctx); err != nil {
 		return err
 	}
 	r.stage("finish", &start)

@@ -64,7 +64,7 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 	last, f, err := r.o.Vault.LastCatalogue(r.o.CatalogueDir, r.o.Instance, volume)
 	if err == nil {
 		c.done = func() { _ = f.Close() } // only read
-		c.before = &previous{next: last.Next, without: r.withoutSet(), warn: func(err error) { warn(err, "the remaining files are read") }}
+		c.before = &previous{next: last.Next, without: r.gone, warn: func(err error) { warn(err, "the remaining files are read") }}
 		return c
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -89,13 +89,13 @@ func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func
 		return err
 	}
 	vol, err := m.Volume(volume)
-	if err != nil || vol.Kind != "tree" || len(vol.Stats) == 0 {
+	if err != nil || vol.Kind != vault.KindTree || len(vol.Stats) == 0 {
 		return nil // the volume is new, or nothing was known of its files
 	}
 	next, stop := iter.Pull2(r.o.Vault.StoredCatalogue(ctx, vol))
 	c.done = stop
 	c.before = &previous{
-		without: r.withoutSet(),
+		without: r.gone,
 		next: func() ([]vault.Item, error) {
 			items, err, ok := next()
 			if !ok {

@@ -110,21 +110,15 @@ func databaseGrid(f io.ReaderAt, size int64, most int) (int, error) {
 	return min(grid, most), nil
 }
 
-// spread is one reading of a large file by any number of workers side by side, who take its sections in turn.
+// spread is one reading of a large file, or of an image, by any number of workers side by side, who take its sections in turn.
 type spread struct {
 	p    *pipeline
-	f    *os.File
-	e    *tree.Entry
-	size int64 // of the file as it is read
-	cuts cuts
 	wait sync.WaitGroup // for the workers that joined
 
 	mu    sync.Mutex
-	end   int64      // of the last range of data
-	rest  tree.Range // what nobody took of it
-	link  chan int64 // will say where the first chunk in rest begins
-	taken int        // sections
-	err   error      // the first one; ends the reading
+	next  func() (read reader, more bool, err error) // the next section, nil when there is none, and whether another follows at once
+	taken int                                        // sections
+	err   error                                      // the first one; ends the reading
 
 	out  sync.Mutex // held while the recipe takes extents
 	s    *sender
@@ -132,13 +126,27 @@ type spread struct {
 	done map[int][]vault.Extent // of sections that were done before one that precedes them
 }
 
+// reader reads and stores a section and returns its extents. It is called once, by any worker.
+type reader func(*worker) ([]vault.Extent, error)
+
+// fileReading says which sections a large file has.
+type fileReading struct {
+	p    *pipeline
+	f    *os.File
+	e    *tree.Entry
+	size int64 // of the file as it is read
+	cuts cuts
+	end  int64      // of the last range of data
+	rest tree.Range // what nobody took of it
+	link chan int64 // will say where the first chunk in rest begins
+}
+
 // none is the place of a chunk that there is not.
 const none = -1
 
-// part is a section of a spread, with its turn: where its first chunk begins comes from the section before and
+// part is a section of a file, with its turn: where its first chunk begins comes from the section before and
 // goes to the one behind. Every part that was taken passes something on, so nobody waits for ever.
 type part struct {
-	n    int
 	at   int64
 	size int
 	left int64 // up to the end of the range
@@ -152,7 +160,13 @@ func (w *worker) spread(ctx context.Context, f *os.File, e *tree.Entry, s *sende
 	if err != nil {
 		return fmt.Errorf("read %q: %w", e.Path, err)
 	}
-	sp := &spread{p: w.p, f: f, e: e, size: e.Size, cuts: cuts{w.p.cutter, grid}, s: s, done: map[int][]vault.Extent{}}
+	r := &fileReading{p: w.p, f: f, e: e, size: e.Size, cuts: cuts{w.p.cutter, grid}}
+	return w.readAll(ctx, r.next, s)
+}
+
+// readAll reads all sections and gives their extents to s in their order. next is called by one goroutine at a time.
+func (w *worker) readAll(ctx context.Context, next func() (reader, bool, error), s *sender) error {
+	sp := &spread{p: w.p, next: next, s: s, done: map[int][]vault.Extent{}}
 	sp.work(ctx, w, false)
 	sp.wait.Wait()
 	return sp.err
@@ -165,17 +179,17 @@ func (f *spread) work(ctx context.Context, w *worker, helper bool) {
 		if helper && w.handOver() {
 			return
 		}
-		p, more := f.take(ctx)
-		if p == nil {
+		n, read, more := f.take(ctx)
+		if read == nil {
 			return
 		}
 		if more {
 			f.invite(ctx)
 		}
 		began := time.Now()
-		extents, err := f.one(w, p)
+		extents, err := read(w)
 		if err == nil {
-			err = f.deliver(p.n, extents)
+			err = f.deliver(n, extents)
 		}
 		if err == nil {
 			err = f.p.rest(ctx, began)
@@ -200,31 +214,39 @@ func (f *spread) invite(ctx context.Context) {
 	}
 }
 
-// take returns a section that nobody took, nil when there is none, and whether more of its range is left.
-func (f *spread) take(ctx context.Context) (p *part, more bool) {
+// take returns a section that nobody took, nil when there is none, and whether another follows at once.
+func (f *spread) take(ctx context.Context) (n int, read reader, more bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.err == nil && ctx.Err() != nil {
 		f.err = context.Cause(ctx)
 	}
 	if f.err != nil {
-		return nil, false
+		return 0, nil, false
 	}
-	if f.rest.Len == 0 {
-		// Not iter.Pull2 of all ranges: workers in the background are bound to their threads, and only one of them could call that.
-		r, err := tree.NextData(f.f, f.end, f.size)
-		if f.err = err; err != nil || r.Len == 0 {
-			return nil, false
-		}
-		f.end = r.Off + r.Len
-		f.rest, f.link = r, make(chan int64, 1)
-		f.link <- r.Off
+	if read, more, f.err = f.next(); f.err != nil || read == nil {
+		return 0, nil, false
 	}
-	p = &part{n: f.taken, at: f.rest.Off, left: f.rest.Len, from: f.link, next: make(chan int64, 1)}
-	p.size = int(min(f.rest.Len, int64(f.p.sectionSize())))
 	f.taken++
-	f.rest.Off, f.rest.Len, f.link = f.rest.Off+int64(p.size), f.rest.Len-int64(p.size), p.next
-	return p, f.rest.Len > 0
+	return f.taken - 1, read, more
+}
+
+// next is the next section of the file.
+func (r *fileReading) next() (reader, bool, error) {
+	if r.rest.Len == 0 {
+		// Not iter.Pull2 of all ranges: workers in the background are bound to their threads, and only one of them could call that.
+		data, err := tree.NextData(r.f, r.end, r.size)
+		if err != nil || data.Len == 0 {
+			return nil, false, err
+		}
+		r.end = data.Off + data.Len
+		r.rest, r.link = data, make(chan int64, 1)
+		r.link <- data.Off
+	}
+	p := &part{at: r.rest.Off, left: r.rest.Len, from: r.link, next: make(chan int64, 1)}
+	p.size = int(min(r.rest.Len, int64(r.p.sectionSize())))
+	r.rest.Off, r.rest.Len, r.link = r.rest.Off+int64(p.size), r.rest.Len-int64(p.size), p.next
+	return func(w *worker) ([]vault.Extent, error) { return r.one(w, p) }, r.rest.Len > 0, nil
 }
 
 func (f *spread) fail(err error) {
@@ -236,7 +258,7 @@ func (f *spread) fail(err error) {
 }
 
 // one reads, cuts and stores a section, and returns its extents.
-func (f *spread) one(w *worker, p *part) ([]vault.Extent, error) {
+func (f *fileReading) one(w *worker, p *part) ([]vault.Extent, error) {
 	most := f.p.cutter.Params().Max
 	if n := f.p.sectionSize() + most; cap(w.buf) < n {
 		w.buf = make([]byte, 0, n)

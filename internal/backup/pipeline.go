@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -56,7 +57,8 @@ func workerMemory(least, most seal.Level) int64 {
 
 type unit struct {
 	entries []*tree.Entry
-	large   bool // entries has one file, whose extents come through parts
+	large   bool // entries has one file, or image, whose extents come through parts
+	image   *imageReading
 	size    int64
 	weight  int64            // bytes of entries and known extents, about
 	known   [][]vault.Extent // of each entry, nil where its content has to be read; nil when all have to
@@ -67,7 +69,7 @@ type unit struct {
 
 type pipeline struct {
 	*run
-	root   *tree.Root
+	root   *tree.Root // nil for an image
 	cutter *chunk.Cutter
 	before *previous          // what the last backup knew; nil when nothing
 	units  chan *unit         // to the workers
@@ -79,16 +81,19 @@ type pipeline struct {
 
 // volume backs up one source.
 func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
+	info, err := os.Stat(s.Root)
+	if err != nil {
+		return vault.Volume{}, err
+	}
+	if !info.IsDir() {
+		return r.image(ctx, s)
+	}
 	root, err := tree.OpenRoot(s.Root)
 	if err != nil {
 		return vault.Volume{}, err
 	}
 	defer root.Close()
-	p := &pipeline{
-		run: r, root: root, cutter: r.o.Vault.Cutter(),
-		units: make(chan *unit, ahead), order: make(chan *unit, ahead), help: make(chan func(*worker)), want: make(chan struct{}, 1),
-		weight: semaphore.NewWeighted(aheadWeight),
-	}
+	p := r.pipeline(root)
 	rec, err := r.w.NewRecipe(r.packs)
 	if err != nil {
 		return vault.Volume{}, err
@@ -97,17 +102,29 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 		p.before = cat.before
 		rec.Tap, rec.KeepStats = cat.page, true
 	}
-	vol := vault.Volume{Name: s.Volume, Kind: "tree"}
+	return p.flow(ctx, rec, vault.Volume{Name: s.Volume, Kind: vault.KindTree}, p.walk)
+}
+
+func (r *run) pipeline(root *tree.Root) *pipeline {
+	return &pipeline{
+		run: r, root: root, cutter: r.o.Vault.Cutter(),
+		units: make(chan *unit, ahead), order: make(chan *unit, ahead), help: make(chan func(*worker)), want: make(chan struct{}, 1),
+		weight: semaphore.NewWeighted(aheadWeight),
+	}
+}
+
+// flow makes the recipe of a volume whose units feed sends.
+func (p *pipeline) flow(ctx context.Context, rec *vault.RecipeWriter, vol vault.Volume, feed func(context.Context) error) (vault.Volume, error) {
 	g, gctx := errgroup.WithContext(ctx)
 	wctx, end := context.WithCancelCause(gctx)
 	defer end(errEnded)
 	g.Go(func() error {
 		defer close(p.order)
 		defer close(p.units)
-		return p.walk(gctx)
+		return feed(gctx)
 	})
 	g.Go(func() error { return p.work(wctx, true) })
-	for range r.o.On.lent {
+	for range p.o.On.lent {
 		g.Go(func() error { return p.work(wctx, false) })
 	}
 	g.Go(func() error {
@@ -117,36 +134,39 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	if err := g.Wait(); err != nil {
 		return vault.Volume{}, err
 	}
+	var err error
 	vol.Lists, err = rec.Finish()
 	vol.Stats = rec.Stats()
 	return vol, err
 }
 
+// send sends a unit to a worker and to the recipe.
+func (p *pipeline) send(ctx context.Context, u *unit) error {
+	u.weight = min(u.weight, aheadWeight) // one alone passes in any case
+	if err := p.weight.Acquire(ctx, u.weight); err != nil {
+		return context.Cause(ctx)
+	}
+	// order first: what the recipe waits for is then on its way to a worker, or the context ends.
+	for _, c := range []chan *unit{p.order, p.units} {
+		select {
+		case c <- u:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
 // walk makes units.
 func (p *pipeline) walk(ctx context.Context) error {
 	b := newBundle()
-	send := func(u *unit) error {
-		u.weight = min(u.weight, aheadWeight) // one alone passes in any case
-		if err := p.weight.Acquire(ctx, u.weight); err != nil {
-			return context.Cause(ctx)
-		}
-		// order first: what the recipe waits for is then on its way to a worker, or the context ends.
-		for _, c := range []chan *unit{p.order, p.units} {
-			select {
-			case c <- u:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-		}
-		return nil
-	}
 	sendBundle := func() error {
 		if len(b.entries) == 0 {
 			return nil
 		}
 		full := b
 		b = newBundle()
-		return send(full)
+		return p.send(ctx, full)
 	}
 	sendFull := func() error {
 		if b.size < bundleMax && len(b.entries) < bundleEntries && b.weight < unitWeight {
@@ -180,7 +200,7 @@ func (p *pipeline) walk(ctx context.Context) error {
 			if err := sendBundle(); err != nil {
 				return err
 			}
-			return send(&unit{entries: []*tree.Entry{e}, large: true, weight: weightOf(e), parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{})})
+			return p.send(ctx, &unit{entries: []*tree.Entry{e}, large: true, weight: weightOf(e), parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{})})
 		}
 		b.entries = append(b.entries, e)
 		b.weight += weightOf(e)
@@ -386,7 +406,11 @@ func (p *pipeline) work(ctx context.Context, own bool) error {
 func (p *pipeline) do(ctx context.Context, w *worker, u *unit) error {
 	began := time.Now()
 	if u.large {
-		if err := w.largeFile(ctx, u); err != nil {
+		read := w.largeFile
+		if u.image != nil {
+			read = w.image
+		}
+		if err := read(ctx, u); err != nil {
 			return err
 		}
 		close(u.done)

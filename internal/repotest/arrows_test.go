@@ -29,6 +29,7 @@ var levels = map[string]int{
 	"internal/backup":  3,
 	"internal/restore": 3,
 
+	"internal/image": 2,
 	"internal/vault": 2,
 
 	"internal/chunk":    1,

@@ -18,10 +18,16 @@ import (
 	"holdfast/internal/seal"
 )
 
+// What a volume is.
+const (
+	KindTree  = "tree"  // a folder with all that is in it
+	KindImage = "image" // the content of one file or block device; its recipe has one item, a file whose path is empty
+)
+
 // Volume is one volume of a backup.
 type Volume struct {
 	Name    string    `cbor:"1,keyasint" json:"name"`
-	Kind    string    `cbor:"2,keyasint" json:"kind"` // "tree"
+	Kind    string    `cbor:"2,keyasint" json:"kind"` // KindTree or KindImage
 	Lists   []PageRef `cbor:"3,keyasint" json:"-"`    // of the recipe
 	Entries uint64    `cbor:"4,keyasint" json:"entries"`
 	Files   uint64    `cbor:"5,keyasint" json:"files"`

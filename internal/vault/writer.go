@@ -72,8 +72,9 @@ type Writer struct {
 	begun  atomic.Int64 // packs
 	waited atomic.Int64 // nanoseconds, for their buffers
 
-	sentMu sync.Mutex // not mu, which may be held by somebody who waits for a buffer
-	packs  []PackRef  // sent by this writer
+	sentMu sync.Mutex      // not mu, which may be held by somebody who waits for a buffer
+	packs  []PackRef       // sent by this writer
+	mine   map[PackID]bool // begun by this writer
 
 	mu     sync.Mutex
 	cur    *openPack
@@ -116,7 +117,7 @@ func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, err
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{v: v, opts: opts, idx: idx}
+	w := &Writer{v: v, opts: opts, idx: idx, mine: map[PackID]bool{}}
 	if err := w.resume(ctx); err != nil {
 		idx.close()
 		return nil, err
@@ -259,6 +260,9 @@ func (w *Writer) openPack() error {
 	p := &openPack{buf: buf}
 	_, _ = rand.Read(p.id[:]) // crypto/rand.Read never fails
 	p.aead = w.v.packAEAD(p.id)
+	w.sentMu.Lock()
+	w.mine[p.id] = true
+	w.sentMu.Unlock()
 	p.n = copy(buf, packMagic)
 	p.pending.Store(1)
 	w.cur = p
@@ -269,6 +273,13 @@ func (w *Writer) openPack() error {
 // the store is slower than those who add. It may be called at any time.
 func (w *Writer) Waits() (packs int64, waited time.Duration) {
 	return w.begun.Load(), time.Duration(w.waited.Load())
+}
+
+// Began tells whether the pack of a chunk that was added or known is this Writer's own, and so may not have reached the store.
+func (w *Writer) Began(id PackID) bool {
+	w.sentMu.Lock()
+	defer w.sentMu.Unlock()
+	return w.mine[id]
 }
 
 // closePack gives up the current pack; the lock is held.

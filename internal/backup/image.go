@@ -1,0 +1,285 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"holdfast/internal/image"
+	"holdfast/internal/snapshot"
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// imageBase says what of an image need not be read, since an earlier backup has it.
+type imageBase struct {
+	// changed is what may differ from that backup, in order and without overlap.
+	changed []snapshot.Range
+	// next yields the extents of that backup, of its whole image, in order; false at the end. It is called by one goroutine at a
+	// time, and not always the same.
+	next func() (vault.Extent, bool, error)
+}
+
+// imageReading says which sections an image has. All are cut at multiples of grid, so that none depends on another.
+type imageReading struct {
+	p    *pipeline
+	img  *image.Image
+	grid int64
+	same *sharedBlocks // what other images on this host share with it; nil for nothing
+
+	// What follows is for one goroutine at a time.
+	end   int64            // what the sections so far cover
+	todo  []snapshot.Range // what is left to read, in order
+	kept  func() (vault.Extent, bool, error)
+	ahead vault.Extent // of kept, when its Len is not 0
+}
+
+// image backs up one source that is an image.
+func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
+	img, err := image.Open(s.Root)
+	if err != nil {
+		return vault.Volume{}, err
+	}
+	defer func() { err = errors.Join(err, img.Close()) }()
+	p := r.pipeline(nil)
+	rec, err := r.w.NewRecipe(r.packs)
+	if err != nil {
+		return vault.Volume{}, err
+	}
+	u := &unit{
+		entries: []*tree.Entry{{Kind: tree.File, Mode: 0o600, Size: img.Size()}}, large: true, weight: entryMemory,
+		image: p.readingOf(img, nil), parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{}),
+	}
+	u.image.same = r.shareBlocks(img, s, u.image.grid)
+	defer u.image.same.close()
+	return p.flow(ctx, rec, vault.Volume{Name: s.Volume, Kind: vault.KindImage}, func(ctx context.Context) error {
+		r.counts.entries.Add(1)
+		r.counts.files.Add(1)
+		return p.send(ctx, u)
+	})
+}
+
+// readingOf reads the image, with a base only what changed since.
+func (p *pipeline) readingOf(img *image.Image, base *imageBase) *imageReading {
+	r := &imageReading{p: p, img: img, grid: int64(min(image.Chunk, p.cutter.Params().Max))}
+	if base == nil {
+		r.todo = []snapshot.Range{{Length: img.Size()}}
+		return r
+	}
+	r.kept = base.next
+	for _, c := range base.changed {
+		from, to := c.Offset/r.grid*r.grid, min((c.End()+r.grid-1)/r.grid*r.grid, img.Size())
+		if n := len(r.todo); n > 0 && from <= r.todo[n-1].End() {
+			from = r.todo[n-1].Offset
+			r.todo = r.todo[:n-1]
+		}
+		if to > from {
+			r.todo = append(r.todo, snapshot.Range{Offset: from, Length: to - from})
+		}
+	}
+	return r
+}
+
+// image reads an image and sends its extents.
+func (w *worker) image(ctx context.Context, u *unit) error {
+	defer close(u.parts)
+	s := &sender{ctx: ctx, u: u}
+	read := func() (reader, bool, error) { return u.image.next(ctx) }
+	if err := w.readAll(ctx, read, s); err != nil {
+		return err
+	}
+	changed, err := u.image.img.Changed()
+	if err != nil {
+		return err
+	}
+	if changed {
+		w.p.warnings.Warn(tree.Warning{
+			Path: u.image.img.File().Name(), What: "the image changed while it was read; its content is of no single moment", Lost: true,
+		})
+	}
+	return s.flush()
+}
+
+// next is the next section: what is kept up to where reading begins, or what is read.
+func (r *imageReading) next(ctx context.Context) (reader, bool, error) {
+	for len(r.todo) > 0 && r.todo[0].Offset == r.end {
+		t := &r.todo[0]
+		data, err := r.img.NextData(t.Offset, t.End())
+		if err != nil {
+			return nil, false, err
+		}
+		if data.Len == 0 { // nothing but a hole
+			r.end = t.End()
+			r.todo = r.todo[1:]
+			continue
+		}
+		from := data.Off / r.grid * r.grid
+		section := max(int64(r.p.sectionSize())/r.grid, 1) * r.grid
+		to := min(from+section, (data.Off+data.Len+r.grid-1)/r.grid*r.grid, t.End())
+		r.end = to
+		if *t = (snapshot.Range{Offset: to, Length: t.End() - to}); t.Length == 0 {
+			r.todo = r.todo[1:]
+		}
+		return func(w *worker) ([]vault.Extent, error) { return r.section(ctx, w, from, to) }, len(r.todo) > 0, nil
+	}
+	to := r.img.Size()
+	if len(r.todo) > 0 {
+		to = r.todo[0].Offset
+	}
+	if r.end >= to {
+		return nil, false, nil
+	}
+	kept, err := r.keep(to)
+	if err != nil {
+		return nil, false, err
+	}
+	return func(*worker) ([]vault.Extent, error) { return kept, nil }, true, nil
+}
+
+// keep takes extents of the base from r.end on, before to, no more than a part of a recipe has.
+func (r *imageReading) keep(to int64) ([]vault.Extent, error) {
+	kept := []vault.Extent{}
+	for r.kept != nil && len(kept) < partExtents {
+		if r.ahead.Len == 0 {
+			x, ok, err := r.kept()
+			if err != nil {
+				return nil, fmt.Errorf("read the extents of the base: %w", err)
+			}
+			if !ok {
+				r.kept = nil
+				break
+			}
+			r.ahead = x
+		}
+		x := r.ahead
+		if x.Off >= to {
+			break
+		}
+		end := x.Off + int64(x.Len)
+		if end > to { // the rest is for later, or is read
+			r.ahead = clip(x, to, end)
+		} else {
+			r.ahead = vault.Extent{}
+		}
+		if x = clip(x, max(x.Off, r.end), min(end, to)); x.Len > 0 {
+			kept = append(kept, x)
+			r.p.counts.known.Add(uint64(x.Len))
+		}
+	}
+	if len(kept) == partExtents && r.kept != nil {
+		last := kept[len(kept)-1]
+		r.end = last.Off + int64(last.Len)
+	} else {
+		r.end = to
+	}
+	return kept, nil
+}
+
+// clip is the part of x from from to to, which has no length when they are the wrong way round.
+func clip(x vault.Extent, from, to int64) vault.Extent {
+	if to <= from {
+		return vault.Extent{}
+	}
+	return vault.Extent{Off: from, Chunk: x.Chunk, In: x.In + uint32(from-x.Off), Len: uint32(to - from)}
+}
+
+// section reads the chunks from from to to, but for those that the vault has from another image that shares them, and
+// stores them.
+func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) ([]vault.Extent, error) {
+	if n := int(to - from); cap(w.buf) < n {
+		w.buf = make([]byte, 0, r.p.sectionSize()+r.p.cutter.Params().Max)
+	}
+	s := &imageSection{r: r, w: w, at: from, buf: w.buf[:to-from]}
+	s.extents = make([]vault.Extent, (to-from+r.grid-1)/r.grid)
+	mine := r.same.begin(from, len(s.extents))
+	defer mine.release()
+	if err := s.read(mine.claimed()); err != nil {
+		return nil, err
+	}
+	mine.publish(s)
+	mine.release()
+	rest, err := mine.fromOthers(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.read(rest); err != nil {
+		return nil, err
+	}
+	if err := mine.check(s); err != nil {
+		return nil, err
+	}
+	stored := s.extents[:0]
+	for _, x := range s.extents {
+		if x.Len > 0 {
+			stored = append(stored, x)
+		}
+	}
+	return stored, nil
+}
+
+// imageSection is a section while it is read.
+type imageSection struct {
+	r       *imageReading
+	w       *worker
+	at      int64
+	buf     []byte
+	extents []vault.Extent // of each chunk; no length for a hole, and before it was read
+}
+
+// chunk is where chunk i lies in buf.
+func (s *imageSection) chunk(i int) (from, to int) {
+	return i * int(s.r.grid), min((i+1)*int(s.r.grid), len(s.buf))
+}
+
+// read reads and stores the chunks of those numbers, which ascend. Neighbours are read together.
+func (s *imageSection) read(chunks []int) error {
+	for len(chunks) > 0 {
+		n := 1
+		for n < len(chunks) && chunks[n] == chunks[n-1]+1 {
+			n++
+		}
+		from, _ := s.chunk(chunks[0])
+		_, to := s.chunk(chunks[n-1])
+		got, err := s.r.img.ReadAt(s.buf[from:to], s.at+int64(from))
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("read image %s: %w", s.r.img.File().Name(), err)
+		}
+		clear(s.buf[from+got : to]) // it became shorter, of which Changed tells
+		s.r.p.counts.read.Add(uint64(got))
+		if err := s.store(chunks[:n]); err != nil {
+			return err
+		}
+		chunks = chunks[n:]
+	}
+	return nil
+}
+
+// store stores chunks that lie side by side, but for zeros.
+func (s *imageSection) store(chunks []int) error {
+	for len(chunks) > 0 {
+		n, ends := 0, []int(nil)
+		for ; n < len(chunks); n++ {
+			from, to := s.chunk(chunks[n])
+			if image.IsZero(s.buf[from:to]) {
+				break
+			}
+			ends = append(ends, to)
+		}
+		if n == 0 {
+			chunks = chunks[1:]
+			continue
+		}
+		first, _ := s.chunk(chunks[0])
+		stored, err := s.w.storeAll(s.buf, first, ends)
+		if err != nil {
+			return err
+		}
+		for i, st := range stored {
+			from, to := s.chunk(chunks[i])
+			s.extents[chunks[i]] = vault.Extent{Off: s.at + int64(from), Chunk: st.Loc, Len: uint32(to - from)}
+		}
+		chunks = chunks[n:]
+	}
+	return nil
+}

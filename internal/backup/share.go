@@ -1,0 +1,519 @@
+package backup
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"math/rand/v2"
+	"slices"
+	"sort"
+	"sync"
+
+	"holdfast/internal/image"
+	"holdfast/internal/snapshot"
+	"holdfast/internal/vault"
+)
+
+// Images that were cloned from one lie on the same blocks until they are written to. What a backup has read of one, the
+// backups of the others need not read: a chunk is known by the addresses of all its blocks.
+//
+// An address says what is there only for as long as something keeps the blocks from being written to or freed. That is a View, a
+// snapshot, and an entry lives no longer than the views of which it is known that they hold it. So an image that is read in place
+// shares nothing. What moves blocks of files that nobody writes to (btrfs balance, xfs_fsr) is noticed too: before an image is read, the
+// addresses in the other views are looked up again, and what is not there any more is forgotten. Against what is left, and faults
+// of the file system, one hit in crossCheck is read all the same.
+//
+// Entries belong to a vault: where another tenant's vault has the same bytes is of no use, and nothing tells one tenant what
+// another has.
+
+const (
+	// crossCheck is of how many chunks that need not be read one is read.
+	crossCheck = 256
+	// maxShared bounds the entries of a host: 32 GiB of chunks that are shared, in some 50 MiB.
+	maxShared = 1 << 19
+	// maxViews is how many views can hold entries at a time; later ones share nothing.
+	maxViews = 64
+	// maxExtents bounds what is known of where an image lies; what is behind is read.
+	maxExtents = 1 << 18
+)
+
+// errShared says that blocks which should have been the same were not.
+var errShared = errors.New("blocks that images share are not the same in both")
+
+// blockKey is made of the addresses of all blocks of a chunk: half a SHA-256, so that no two are ever the same by chance.
+type blockKey [16]byte
+
+// shares is what a Host knows of blocks that views share.
+type shares struct {
+	seed maphash.Seed
+
+	mu     sync.Mutex
+	off    bool // something was not as it should be: until the process ends
+	views  map[string]*view
+	slots  uint64 // of the views, a bit each
+	vaults map[string]*vaultShares
+	n      int // entries of all
+}
+
+type vaultShares struct {
+	known map[blockKey]entry
+	being map[blockKey]chan struct{} // read by somebody; closed when done
+}
+
+// view is a snapshot that stands.
+type view struct {
+	bit    uint64 // 0: it came when there were too many
+	users  int
+	vault  string
+	images []string // paths, of those with entries
+}
+
+// entry says where the vault has a chunk.
+type entry struct {
+	loc  vault.Loc // Len 0 for zeros
+	sum  uint64    // of the content, by the host's seed
+	held uint64    // bits of the views that hold the blocks
+	by   *sending  // whose pack it is, which may not have arrived; nil when it is an old one
+}
+
+func newShares() *shares {
+	return &shares{seed: maphash.MakeSeed(), views: map[string]*view{}, vaults: map[string]*vaultShares{}}
+}
+
+// BeginView says that a snapshot of that name (Source.View) stands and stays after the Runs that read it, until as many calls
+// of EndView. Without it, a view is known while Runs read it.
+func (h *Host) BeginView(name string) { h.shares.begin(name) }
+
+// EndView must be called before the view is removed, or written to. For a name that is not known it does nothing.
+func (h *Host) EndView(name string) { h.shares.end(name) }
+
+func (s *shares) begin(name string) *view {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.views[name]
+	if v == nil {
+		v = &view{bit: ^s.slots & -^s.slots} // the lowest that is free
+		s.slots |= v.bit
+		s.views[name] = v
+	}
+	v.users++
+	return v
+}
+
+func (s *shares) end(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.views[name]
+	if v == nil {
+		return
+	}
+	if v.users--; v.users > 0 {
+		return
+	}
+	delete(s.views, name)
+	s.slots &^= v.bit
+	s.drop(v, func(blockKey) bool { return true })
+}
+
+// drop takes the view from the entries that gone says.
+func (s *shares) drop(v *view, gone func(blockKey) bool) {
+	of := s.vaults[v.vault]
+	if of == nil || v.bit == 0 {
+		return
+	}
+	for k, e := range of.known {
+		if e.held&v.bit == 0 || !gone(k) {
+			continue
+		}
+		if e.held &^= v.bit; e.held == 0 {
+			delete(of.known, k)
+			s.n--
+		} else {
+			of.known[k] = e
+		}
+	}
+}
+
+// recheck looks where the images of all other views lie now.
+func (s *shares) recheck(vaultID string, own *view, grid int64) {
+	s.mu.Lock()
+	var others []*view
+	for _, v := range s.views {
+		if v != own && v.vault == vaultID && v.bit != 0 {
+			others = append(others, v)
+		}
+	}
+	s.mu.Unlock()
+	for _, v := range others {
+		s.mu.Lock()
+		paths := slices.Clone(v.images)
+		s.mu.Unlock()
+		there := map[blockKey]bool{}
+		for _, path := range paths {
+			if img, err := image.Open(path); err == nil {
+				l := layoutOf(img, grid)
+				for at := int64(0); at < img.Size(); at += grid {
+					if k, ok := l.key(at); ok {
+						there[k] = true
+					}
+				}
+				_ = img.Close() // only read
+			}
+		}
+		s.mu.Lock()
+		if len(v.images) == len(paths) { // else it is being read, and was looked at just now
+			s.drop(v, func(k blockKey) bool { return !there[k] })
+		}
+		s.mu.Unlock()
+	}
+}
+
+// layout is where an image lies.
+type layout struct {
+	space   string
+	size    int64
+	grid    int64
+	extents []snapshot.Extent
+	end     int64 // up to where they are known
+}
+
+// layoutOf is empty for devices, and where the file system does not tell.
+func layoutOf(img *image.Image, grid int64) *layout {
+	l := &layout{size: img.Size(), grid: grid}
+	space, err := snapshot.AddressSpace(img.File())
+	if err != nil || img.Device() {
+		return l
+	}
+	l.space = space
+	for e, err := range snapshot.Extents(img.File()) {
+		if err != nil || len(l.extents) == maxExtents {
+			return l
+		}
+		l.extents = append(l.extents, e)
+		l.end = e.End()
+	}
+	l.end = l.size
+	return l
+}
+
+// key is that of the chunk at that multiple of the grid; false when its addresses don't tell what is in it.
+func (l *layout) key(at int64) (blockKey, bool) {
+	end := min(at+l.grid, l.size)
+	if end > l.end {
+		return blockKey{}, false
+	}
+	b := binary.AppendUvarint([]byte(l.space+"\x00"), uint64(end-at))
+	i := sort.Search(len(l.extents), func(i int) bool { return l.extents[i].End() > at })
+	var last snapshot.Extent // the run so far
+	flush := func() {
+		if last.Length > 0 {
+			for _, n := range []uint64{uint64(last.Logical - at), uint64(last.Length), last.Physical, last.Inside} {
+				b = binary.AppendUvarint(b, n)
+			}
+		}
+	}
+	for ; i < len(l.extents) && l.extents[i].Logical < end; i++ {
+		e := l.extents[i]
+		from, to := max(e.Logical, at), min(e.End(), end)
+		switch {
+		case e.Vague:
+			return blockKey{}, false
+		case e.Zero:
+			continue
+		case e.Encoded:
+			e.Inside += uint64(from-e.Logical) + 1 // so that it is not 0, as of what is not encoded
+		default:
+			e.Physical += uint64(from - e.Logical)
+		}
+		e.Logical, e.Length = from, to-from
+		joins := last.End() == e.Logical && !e.Encoded && !last.Encoded && last.Physical+uint64(last.Length) == e.Physical ||
+			last.End() == e.Logical && e.Encoded && last.Encoded && last.Physical == e.Physical && last.Inside+uint64(last.Length) == e.Inside
+		if joins && last.Length > 0 {
+			last.Length += e.Length
+			continue
+		}
+		flush()
+		last = e
+	}
+	if last.Length == 0 {
+		return blockKey{}, false // a hole; nothing to save
+	}
+	flush()
+	sum := sha256.Sum256(b)
+	return blockKey(sum[:16]), true
+}
+
+// sharedBlocks is what one Run does with the shares of its host for one image. A nil one shares nothing.
+type sharedBlocks struct {
+	*shares
+	run  *run
+	at   *layout
+	name string
+	view *view
+	of   *vaultShares
+	path string
+}
+
+// shareBlocks prepares for an image that is read; nil when it shares nothing.
+func (r *run) shareBlocks(img *image.Image, src Source, grid int64) *sharedBlocks {
+	s := r.o.On.shares
+	if src.View == "" || img.Device() {
+		return nil
+	}
+	b := &sharedBlocks{shares: s, run: r, name: src.View, path: src.Root, view: s.begin(src.View)}
+	id := r.o.Vault.Info().ID
+	s.mu.Lock()
+	use := !s.off && b.view.bit != 0 && (b.view.vault == "" || b.view.vault == id)
+	if use {
+		b.view.vault = id
+		if b.of = s.vaults[id]; b.of == nil {
+			b.of = &vaultShares{known: map[blockKey]entry{}, being: map[blockKey]chan struct{}{}}
+			s.vaults[id] = b.of
+		}
+		if !slices.Contains(b.view.images, b.path) {
+			b.view.images = append(b.view.images, b.path)
+		}
+	}
+	s.mu.Unlock()
+	if !use {
+		b.at = &layout{grid: grid}
+		return b
+	}
+	s.recheck(id, b.view, grid)
+	b.at = layoutOf(img, grid)
+	return b
+}
+
+func (b *sharedBlocks) close() {
+	if b != nil {
+		b.end(b.name)
+	}
+}
+
+// claim is what a section has to do with shared blocks.
+type claim struct {
+	b      *sharedBlocks
+	n      int
+	keys   map[int]blockKey // of the chunks whose addresses tell what is in them
+	held   []int            // that others wait for
+	done   chan struct{}
+	hits   map[int]entry
+	checks []int                 // hits that are read all the same
+	others map[int]chan struct{} // that somebody else reads
+}
+
+// begin finds out which of n chunks from at on are known, being read, or to be read here.
+func (b *sharedBlocks) begin(at int64, n int) *claim {
+	c := &claim{b: b, n: n, keys: map[int]blockKey{}, done: make(chan struct{}), hits: map[int]entry{}, others: map[int]chan struct{}{}}
+	if b == nil || b.of == nil {
+		return c
+	}
+	for i := range n {
+		if k, ok := b.at.key(at + int64(i)*b.at.grid); ok {
+			c.keys[i] = k
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range n {
+		k, ok := c.keys[i]
+		if !ok || b.off || c.hit(i, k) {
+			continue
+		}
+		if busy := b.of.being[k]; busy == c.done {
+			continue // the same blocks twice in one section
+		} else if busy != nil {
+			c.others[i] = busy
+			continue
+		}
+		b.of.being[k] = c.done
+		c.held = append(c.held, i)
+	}
+	return c
+}
+
+// hit notes what is known of a chunk. The lock is held.
+func (c *claim) hit(i int, k blockKey) bool {
+	e, ok := c.b.of.known[k]
+	if !ok || c.b.run.gone[e.loc.Pack] || e.by != nil && e.by.failed(e.loc.Pack) {
+		return false
+	}
+	e.held |= c.b.view.bit
+	c.b.of.known[k] = e
+	c.hits[i] = e
+	return true
+}
+
+// claimed returns the chunks that have to be read here: all that nobody else has or reads.
+func (c *claim) claimed() []int {
+	var list []int
+	for i := range c.n {
+		if _, hit := c.hits[i]; !hit && c.others[i] == nil {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// publish tells others of the chunks that were claimed and read.
+func (c *claim) publish(s *imageSection) {
+	if c.b == nil || c.b.of == nil {
+		return
+	}
+	b := c.b
+	for _, i := range c.held {
+		from, to := s.chunk(i)
+		e := entry{loc: s.extents[i].Chunk, sum: maphash.Bytes(b.seed, s.buf[from:to]), held: b.view.bit}
+		if b.run.w.Began(e.loc.Pack) {
+			e.by = b.run.sending
+		}
+		b.mu.Lock()
+		if _, old := b.of.known[c.keys[i]]; old || b.n < maxShared {
+			if !old {
+				b.n++
+			}
+			b.of.known[c.keys[i]] = e
+		}
+		b.mu.Unlock()
+	}
+}
+
+// release lets those go on who wait for what was claimed. It may be called twice.
+func (c *claim) release() {
+	if len(c.held) == 0 {
+		return
+	}
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	for _, i := range c.held {
+		delete(c.b.of.being, c.keys[i])
+	}
+	c.held = nil
+	close(c.done)
+}
+
+// fromOthers waits for what others read, and returns what has to be read here all the same: of a hit in crossCheck, and
+// what the others could not.
+func (c *claim) fromOthers(ctx context.Context, s *imageSection) ([]int, error) {
+	var read []int
+	for i, busy := range c.others {
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		c.b.mu.Lock()
+		if !c.hit(i, c.keys[i]) {
+			read = append(read, i)
+		}
+		c.b.mu.Unlock()
+	}
+	for i, e := range c.hits {
+		if rand.N(crossCheck) == 0 {
+			c.checks = append(c.checks, i)
+			read = append(read, i)
+			continue
+		}
+		c.b.take(s, i, e)
+	}
+	slices.Sort(read)
+	return read, nil
+}
+
+// take uses what the vault has of a chunk.
+func (b *sharedBlocks) take(s *imageSection, i int, e entry) {
+	from, to := s.chunk(i)
+	b.run.counts.known.Add(uint64(to - from))
+	if e.loc.Len == 0 {
+		return // zeros
+	}
+	s.extents[i] = vault.Extent{Off: s.at + int64(from), Chunk: e.loc, Len: uint32(to - from)}
+	b.run.sending.uses(e)
+}
+
+// check compares the hits that were read with what they should be.
+func (c *claim) check(s *imageSection) error {
+	for _, i := range c.checks {
+		from, to := s.chunk(i)
+		if maphash.Bytes(c.b.seed, s.buf[from:to]) == c.hits[i].sum {
+			continue
+		}
+		c.b.mu.Lock()
+		c.b.off = true
+		c.b.mu.Unlock()
+		return fmt.Errorf("%w: image %s at byte %d", errShared, c.b.path, s.at+int64(from))
+	}
+	return nil
+}
+
+// sending is which packs of a Run have arrived, for the others that use them.
+type sending struct {
+	mu      sync.Mutex
+	packs   map[vault.PackID]bool // confirmed
+	ended   bool                  // nothing more arrives
+	changed chan struct{}
+	used    map[vault.PackID]*sending // of others
+}
+
+func newSending() *sending {
+	return &sending{packs: map[vault.PackID]bool{}, changed: make(chan struct{}), used: map[vault.PackID]*sending{}}
+}
+
+// sent notes that the store has a pack.
+func (s *sending) sent(id vault.PackID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.packs[id] = true
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// end notes that what has not arrived never will.
+func (s *sending) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.ended = true
+		close(s.changed)
+	}
+}
+
+// failed tells whether a pack never arrived.
+func (s *sending) failed(id vault.PackID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended && !s.packs[id]
+}
+
+func (s *sending) uses(e entry) {
+	if e.by == nil || e.by == s {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used[e.loc.Pack] = e.by
+}
+
+// wait waits until the packs of others that are used have arrived, or never will, which the caller finds out by looking for them. The
+// others wait for nobody before that.
+func (s *sending) wait(ctx context.Context) error {
+	for id, by := range s.used { // nobody uses more any more
+		for {
+			by.mu.Lock()
+			over, changed := by.ended || by.packs[id], by.changed
+			by.mu.Unlock()
+			if over {
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	}
+	return nil
+}
