@@ -93,6 +93,10 @@ type Service interface {
 	// with the same digest gives the first answer again, with another digest an Error with CodeParameter. Request
 	// ids of different tenants (Caller.Tenant) are different commands.
 	Backup(ctx context.Context, c Caller, requestID string, digest [32]byte, instanceIDs []string) (TaskAnswer, error)
+	// Reports calls send for each report after the one with the number after, or with nil for those made from now on, until
+	// the context ends (nil), or send fails (its error). The caller gets what it may see. A ReportEvent of ReportGap comes
+	// first where some in between are no longer kept, and one without a type now and then, to find readers that are gone.
+	Reports(ctx context.Context, c Caller, after *uint64, send func(ReportEvent) error) error
 	// Task tells how a task stands. A task that is not there and one that the caller may not see are the
 	// same UnknownTask error.
 	Task(ctx context.Context, c Caller, taskID string) (TaskStatus, error)

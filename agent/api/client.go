@@ -161,6 +161,14 @@ func (c *Client) call(ctx context.Context, method, path, requestID string, body,
 }
 
 func (c *Client) do(ctx context.Context, method, path, requestID string, body any) (*http.Response, error) {
+	header := http.Header{}
+	if requestID != "" {
+		header.Set(headerRequestID, requestID)
+	}
+	return c.doWith(ctx, method, path, header, body)
+}
+
+func (c *Client) doWith(ctx context.Context, method, path string, header http.Header, body any) (*http.Response, error) {
 	var send io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
@@ -173,9 +181,7 @@ func (c *Client) do(ctx context.Context, method, path, requestID string, body an
 	if err != nil {
 		return nil, err
 	}
-	if requestID != "" {
-		req.Header.Set(headerRequestID, requestID)
-	}
+	req.Header = header
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var op *net.OpError

@@ -31,6 +31,7 @@ type fake struct {
 	fail     error               // what every method returns, if set
 	panics   any
 	watch    func(ctx context.Context, send func(api.Event) error) error
+	reports  func(ctx context.Context, c api.Caller, after *uint64, send func(api.ReportEvent) error) error
 	msg      string // execute_msg of the task
 	set      api.ThrottleSetting
 }
@@ -116,6 +117,13 @@ func (f *fake) Watch(ctx context.Context, c api.Caller, id string, send func(api
 		return f.watch(ctx, send)
 	}
 	return f.note("watch", id)
+}
+
+func (f *fake) Reports(ctx context.Context, c api.Caller, after *uint64, send func(api.ReportEvent) error) error {
+	if f.reports != nil {
+		return f.reports(ctx, c, after, send)
+	}
+	return f.note("reports")
 }
 
 func (f *fake) Info(context.Context, api.Caller) (api.Info, error) {

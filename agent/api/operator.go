@@ -20,6 +20,7 @@ var agentRoutes = []route{
 	{http.MethodGet, "/v1/agent/info", toSee, (*handler).info},
 	{http.MethodGet, "/v1/agent/instances", toSee, (*handler).instances},
 	{http.MethodGet, "/v1/agent/jobs", toSee, (*handler).jobs},
+	{http.MethodGet, "/v1/agent/events", toSee, (*handler).reports},
 	{http.MethodGet, "/v1/agent/tasks/{task_id}", toSee, (*handler).taskJobs},
 	{http.MethodGet, "/v1/agent/tasks/{task_id}/events", toSee, (*handler).events},
 	{http.MethodPost, "/v1/agent/tasks/{task_id}/cancel", toCommand, (*handler).cancel},
@@ -200,6 +201,11 @@ func (s *stream) send(e Event) error {
 	if s.sse {
 		line = append([]byte("event: "+e.Type+"\ndata: "), append(line, '\n')...)
 	}
+	return s.write(append(line, '\n'))
+}
+
+// write sends text now. After an error nothing more is sent.
+func (s *stream) write(text []byte) error {
 	_ = s.ctl.SetWriteDeadline(time.Now().Add(eventWriteTimeout))
 	if _, s.broken = s.q.w.Write(append(line, '\n')); s.broken == nil {
 		if err := s.ctl.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {

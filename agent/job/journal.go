@@ -31,12 +31,13 @@ var (
 	bucketEnded    = []byte("ended")    // instance -> id of its last job that is over
 	bucketContent  = []byte("content")  // instance -> Content; is never forgotten
 	bucketOutbox   = []byte("outbox")   // big-endian seq -> Event
+	bucketRecent   = []byte("recent")   // big-endian seq -> Event; the last keepRecent, delivered or not
 	bucketPacks    = []byte("packs")    // job id 0x00 pack id -> nothing
 	bucketFinished = []byte("finished") // big-endian unix nanoseconds, task id -> nothing
 	keyVersion     = []byte("version")
 	allBuckets     = [][]byte{
 		bucketMeta, bucketTasks, bucketRequests, bucketJobs, bucketActive, bucketLatest, bucketOutbox, bucketPacks, bucketFinished,
-		bucketEnded, bucketContent,
+		bucketEnded, bucketContent, bucketRecent,
 	}
 )
 

@@ -89,6 +89,7 @@ func (jr *Journal) sound() error {
 	return jr.db.View(func(tx *bbolt.Tx) error {
 		records := map[string]func() any{
 			string(bucketTasks): func() any { return new(Task) }, string(bucketJobs): func() any { return new(Job) }, string(bucketOutbox): func() any { return new(Event) },
+			string(bucketRecent): func() any { return new(Event) },
 		}
 		for _, name := range allBuckets {
 			err := tx.Bucket(name).ForEach(func(k, v []byte) error {

@@ -3,6 +3,7 @@ package job
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,6 +13,9 @@ import (
 // maxOutbox bounds the undelivered events: above it no command is accepted. It is far above what an
 // outage of days makes, and below what would make reading the outbox slow.
 const maxOutbox = 20_000
+
+// keepRecent is how many events can be looked at again: those of some thousand jobs, in some 10 MB of disk.
+const keepRecent = 4096
 
 // outboxFull counts only when the range of the keys says that it may be.
 func outboxFull(tx *bbolt.Tx) bool {
@@ -46,7 +50,54 @@ func emit(tx *bbolt.Tx, job *Job, now time.Time, make func(*Job) (Event, error))
 	if e.Type == EventCompleted {
 		job.ReportSeq = seq
 	}
+	if err := put(tx, bucketRecent, outboxKey(seq), e); err != nil {
+		return err
+	}
+	if seq > keepRecent {
+		if err := tx.Bucket(bucketRecent).Delete(outboxKey(seq - keepRecent)); err != nil {
+			return err
+		}
+	}
 	return put(tx, bucketOutbox, outboxKey(seq), e)
+}
+
+// Recent is an event of the past with whose it is.
+type Recent struct {
+	Event
+	Tenant string // "" where its job is no longer known
+}
+
+// Recent returns at most limit events that follow the one with the number after, in order, and between which numbers the
+// journal has any: oldest is 0 when it has none. Only the last keepRecent are kept.
+func (jr *Journal) Recent(after uint64, limit int) (events []Recent, oldest, newest uint64, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(bucketRecent).Cursor()
+		first, _ := c.First()
+		if first == nil {
+			return nil
+		}
+		last, _ := c.Last()
+		oldest, newest = binary.BigEndian.Uint64(first), binary.BigEndian.Uint64(last)
+		if after >= newest {
+			return nil
+		}
+		for k, v := c.Seek(outboxKey(after + 1)); k != nil && len(events) < limit; k, v = c.Next() {
+			var e Recent
+			if err := json.Unmarshal(v, &e.Event); err != nil {
+				return fmt.Errorf("journal: decode event %x: %w", k, err)
+			}
+			j, err := getJob(tx, e.Job)
+			switch {
+			case err == nil:
+				e.Tenant = j.Tenant
+			case !errors.Is(err, ErrNotFound):
+				return err
+			}
+			events = append(events, e)
+		}
+		return nil
+	})
+	return events, oldest, newest, err
 }
 
 func eachEvent(tx *bbolt.Tx, fn func(*Event) error) error {

@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"holdfast/agent/api"
+)
+
+const (
+	// reportsPoll is how often the journal is looked at for new events: one look at a page in memory.
+	reportsPoll = 500 * time.Millisecond
+	// reportsAlive is how often a reader gets a sign of life when nothing happens.
+	reportsAlive = 15 * time.Second
+	// reportsBatch bounds the events in memory for one reader.
+	reportsBatch = 100
+)
+
+// Reports implements api.Service. The journal keeps the last events, delivered or not, so that a reader that was away, also while
+// the agent was, misses none of them.
+func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send func(api.ReportEvent) error) error {
+	_, oldest, newest, err := s.a.journal.Recent(0, 0)
+	if err != nil {
+		return err
+	}
+	last := newest
+	if after != nil {
+		last = *after
+		// What it had is older than all that is kept, or of a journal that is gone.
+		if last > newest || last+1 < oldest {
+			last = max(oldest, 1) - 1
+			if err := send(api.ReportEvent{Seq: last, Type: api.ReportGap}); err != nil {
+				return err
+			}
+		}
+	}
+	if err := send(api.ReportEvent{}); err != nil { // the status goes out, before anything happens
+		return err
+	}
+	poll, alive := time.NewTicker(reportsPoll), time.NewTicker(reportsAlive)
+	defer poll.Stop()
+	defer alive.Stop()
+	for {
+		events, _, _, err := s.a.journal.Recent(last, reportsBatch)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if e.Seq > last+1 { // this reader was too slow
+				if err := send(api.ReportEvent{Seq: e.Seq - 1, Type: api.ReportGap}); err != nil {
+					return err
+				}
+			}
+			last = e.Seq
+			if !c.SeesAll() && !c.Sees(e.Tenant) {
+				continue
+			}
+			err := send(api.ReportEvent{
+				Seq: e.Seq, Type: e.Type, ID: e.ID, Time: e.Time, InstanceID: e.Instance, TaskID: e.Task, JobID: e.Job, Data: e.Data,
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if len(events) == reportsBatch {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-alive.C:
+			if err := send(api.ReportEvent{}); err != nil {
+				return err
+			}
+		case <-poll.C:
+		}
+	}
+}
