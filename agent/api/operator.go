@@ -207,7 +207,7 @@ func (s *stream) send(e Event) error {
 // write sends text now. After an error nothing more is sent.
 func (s *stream) write(text []byte) error {
 	_ = s.ctl.SetWriteDeadline(time.Now().Add(eventWriteTimeout))
-	if _, s.broken = s.q.w.Write(append(line, '\n')); s.broken == nil {
+	if _, s.broken = s.q.w.Write(text); s.broken == nil {
 		if err := s.ctl.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			s.broken = err
 		}
