@@ -22,8 +22,14 @@ func TestUnitIsValid(t *testing.T) {
 	if err := os.WriteFile(path, []byte(unit), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("systemd-analyze", "verify", "--man=no", path).CombinedOutput(); err != nil || len(out) > 0 {
+	out, err := exec.Command("systemd-analyze", "verify", "--man=no", path).CombinedOutput()
+	if err != nil {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, "holdfast") { // units of other packages have faults too
+			t.Errorf("systemd-analyze verify: %s", line)
+		}
 	}
 }
 

@@ -97,7 +97,7 @@ func TestKilledInMidUpload(t *testing.T) {
 
 // TestStoreStaysAway: when the deadline passes, the instance runs again and the report says why.
 func TestStoreStaysAway(t *testing.T) {
-	h, p, _, d, container, volume := outage(t, "limits: {frozen_deadline: 6s}")
+	h, p, _, d, container, volume := outage(t, "hold: frozen\nlimits: {frozen_deadline: 6s}")
 	eventually(t, "the failure is reported", func() bool { return len(p.got(failed)) == 1 })
 	if st := d.State(t, container); !st.Running || st.Paused {
 		t.Errorf("the container is %+v", st)

@@ -97,7 +97,7 @@ func TestFsFreezeRefuses(t *testing.T) {
 	for _, c := range []struct {
 		volume, spare, reason string
 	}{
-		{"/", "", "must stay writable"},
+		{"/", "", ""}, // for being needed, or for being mounted elsewhere too, which depends on the host
 		{root, "", "no file system of its own"},
 		{below, "", "no file system of its own"},
 		{twice, "", "mounted at " + bind},
