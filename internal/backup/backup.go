@@ -31,6 +31,10 @@ type Source struct {
 	// Taken is a time not after the making of the snapshot began; zero when not known. The nearer it is, the fewer
 	// files that changed around it does the next backup read again.
 	Taken time.Time
+	// Base is an earlier view of the volume, where one stands: what did not change since is not read. Nil is allowed.
+	Base *Base
+
+	readAll bool // what was known of it turned out to be wrong
 }
 
 // Options say what is backed up, and with what means.
@@ -111,6 +115,13 @@ type Result struct {
 	Lost int `json:"lost"`
 	// Compressed is the content that was new by the level of compression that it met, bytes before.
 	Compressed map[string]uint64 `json:"compressed"`
+	// Catalogues has, by volume, the id of the catalogue that was kept of the view that was backed up, so that the view can
+	// be the Base of the next backup. A volume of which none could be kept is not in it.
+	Catalogues map[string]string `json:"catalogues"`
+	// Checked is how many pieces of content that was known not to have changed were read and compared all the same, and
+	// Drifts says what of it had changed: an alarm, see DriftError. This backup has read all of those volumes.
+	Checked uint64        `json:"checked"`
+	Drifts  []*DriftError `json:"drifts,omitempty"`
 	// Stages is the wall time of the parts that follow each other: "pipeline", "finish", "verify".
 	Stages map[string]time.Duration `json:"stages"`
 }
@@ -131,7 +142,8 @@ type run struct {
 	gone    map[vault.PackID]bool // the same
 	cats    []*catalogue
 	sending *sending
-	counts  struct{ entries, files, dirs, unchanged, known, read, fresh, sent atomic.Uint64 }
+	counts  struct{ entries, files, dirs, unchanged, known, read, fresh, sent, checked atomic.Uint64 }
+	checks  sampler
 	walked  atomic.Bool
 
 	governor *governor
@@ -190,6 +202,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 func untilWhole(ctx context.Context, o Options) (*Result, error) {
 	var lost []vault.PackID
 	var notes []string // of what made it begin again
+	var drifts []*DriftError
 	again := false
 	for {
 		res, err := once(ctx, o, lost)
@@ -201,6 +214,17 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 			again = true
 			continue
 		}
+		if drift, ok := errors.AsType[*DriftError](err); ok {
+			// Happens once a volume: then nothing is known of it.
+			o.On.drifted.add(distrustKey(o.Vault, o.Instance, drift.Volume, drift.By))
+			o.Sources = slices.Clone(o.Sources)
+			for i := range o.Sources {
+				o.Sources[i].readAll = o.Sources[i].readAll || o.Sources[i].Volume == drift.Volume
+			}
+			drifts = append(drifts, drift)
+			notes = append(notes, drift.Error()+"; the volume is read whole. Verify this instance's earlier backups")
+			continue
+		}
 		if errors.Is(err, errShared) { // happens once: nothing is shared from then on
 			notes = append(notes, err.Error()+"; each image is read whole until this program is started again. Verify this instance's earlier backups")
 			continue
@@ -208,6 +232,9 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 		if err == nil && len(lost) > 0 {
 			what := &vault.MissingPacksError{Vault: o.Vault.Info().ID, Packs: lost}
 			notes = append(notes, what.Error()+"; what this backup needed of them was stored anew")
+		}
+		if err == nil {
+			res.Drifts = drifts
 		}
 		for _, what := range notes {
 			w := tree.Warning{What: what}
@@ -229,7 +256,7 @@ func once(ctx context.Context, o Options, lost []vault.PackID) (*Result, error) 
 		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(), sending: newSending(),
 	}
 	r.warnings.Tell = o.Warn
-	r.res.Stages = map[string]time.Duration{}
+	r.res.Stages, r.res.Catalogues = map[string]time.Duration{}, map[string]string{}
 	r.res.Created = o.Now().UTC()
 	stop := r.tellProgress()
 	err := r.underSession(ctx)
@@ -317,7 +344,9 @@ func (r *run) all(ctx context.Context) error {
 		}
 	}
 	for _, c := range r.cats {
-		c.keep()
+		if id, ok := c.keep(); ok {
+			r.res.Catalogues[c.volume] = id
+		}
 	}
 	if err := r.w.Tidy(ctx); err != nil { // the backup is made, and the next one tries again
 		r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault is not tidied: %v", err)})
@@ -358,7 +387,7 @@ func (r *run) result() *Result {
 	res.Warnings, res.WarningCount, res.Lost = r.warnings.Sum()
 	res.Entries, res.Files, res.Dirs = r.counts.entries.Load(), r.counts.files.Load(), r.counts.dirs.Load()
 	res.BytesRead, res.BytesNew, res.BytesSent = r.counts.read.Load(), r.counts.fresh.Load(), r.counts.sent.Load()
-	res.Unchanged = r.counts.unchanged.Load()
+	res.Unchanged, res.Checked = r.counts.unchanged.Load(), r.counts.checked.Load()
 	res.Compressed = r.governor.byLevel()
 	res.BytesDeduplicated = res.BytesRead - res.BytesNew
 	return res

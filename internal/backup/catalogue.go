@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"slices"
 	"time"
 
 	"holdfast/internal/tree"
@@ -18,6 +17,7 @@ import (
 // the backup exists (keep); else nothing changes on disk (close). What it says of the files is stored with the
 // recipe too, as stat pages.
 type catalogue struct {
+	volume string
 	new    *vault.CatalogueFile // nil when it can't be kept
 	before *previous            // nil when nothing is known
 	done   func()               // frees what before reads
@@ -49,7 +49,7 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 		warn(err, "all files are read, and none is kept")
 		return nil
 	}
-	c := &catalogue{done: func() {}}
+	c := &catalogue{volume: volume, done: func() {}}
 	r.cats = append(r.cats, c)
 	young := r.res.Created.Add(-tick)
 	if taken := s.Taken.Add(-tick); !s.Taken.IsZero() && taken.Before(young) {
@@ -61,10 +61,16 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 	if c.new, err = r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, volume); err != nil {
 		warn(err, "none is kept on this host")
 	}
+	if s.readAll || r.o.On.drifted.has(distrustKey(r.o.Vault, r.o.Instance, volume, ByTimes)) {
+		return c
+	}
 	last, f, err := r.o.Vault.LastCatalogue(r.o.CatalogueDir, r.o.Instance, volume)
 	if err == nil {
 		c.done = func() { _ = f.Close() } // only read
 		c.before = &previous{next: last.Next, without: r.gone, warn: func(err error) { warn(err, "the remaining files are read") }}
+		if b := s.Base; b != nil && b.Catalogue == last.ID() && !r.o.On.drifted.has(distrustKey(r.o.Vault, r.o.Instance, volume, ByBase)) {
+			c.before.base = b.Changes
+		}
 		return c
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -123,7 +129,7 @@ func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func
 func (c *catalogue) page(page []byte, items []vault.Item) error {
 	for i := range items {
 		if !earlier(items[i].Ctime, c.young) {
-			items[i].Ino = 0 // no inode has this number: the next backup reads the file
+			items[i].Ctime = tree.Time{} // of no file: without a base, the next backup reads it
 		}
 	}
 	if c.new != nil && c.new.Page(page, items) != nil {
@@ -136,11 +142,13 @@ func (c *catalogue) page(page []byte, items []vault.Item) error {
 
 func earlier(a, b tree.Time) bool { return a.Sec < b.Sec || a.Sec == b.Sec && a.Nsec < b.Nsec }
 
-// keep puts the new catalogue into the place of the old one. When that fails the next backup reads more.
-func (c *catalogue) keep() {
-	if c.new != nil {
-		_ = c.new.Keep()
+// keep puts the new catalogue into the place of the old one and returns its id. When that fails the next backup reads more, and
+// there is none.
+func (c *catalogue) keep() (id string, ok bool) {
+	if c.new == nil || c.new.Keep() != nil {
+		return "", false
 	}
+	return c.new.ID(), true
 }
 
 // close frees what is left. It is idempotent.
@@ -164,28 +172,32 @@ type previous struct {
 	next    func() ([]vault.Item, error)
 	warn    func(error)
 	without map[vault.PackID]bool // what these hold is not known any more
+	base    Changes               // what may differ from the view that the catalogue is of; nil: the times alone tell
 	items   []vault.Item
 	ended   bool
 }
 
-// find returns where the content of e is stored, when e is the file that the last backup stored and did
-// not change since: the same inode, size, time of change of content and of metadata. It then puts what the walk did not
-// read, flags and project id, into e. Calls must come in the order of the walk.
-func (p *previous) find(e *tree.Entry) ([]vault.Extent, bool) {
+// find returns what is known of e, when e is the file that the last backup stored: it did not change since (the same inode,
+// size, time of change of content and of metadata, or a base that tells), or changed in part. Of the first it puts what the
+// walk did not read, flags and project id, into e. Calls must come in the order of the walk.
+func (p *previous) find(e *tree.Entry) (known, bool) {
 	for {
 		it := p.peek()
 		if it == nil {
-			return nil, false
+			return known{}, false
 		}
 		if c := tree.ComparePaths(it.Path, e.Path); c < 0 || it.Continued {
 			p.items = p.items[1:]
 			continue
 		} else if c > 0 {
-			return nil, false
+			return known{}, false
 		}
 		break
 	}
-	it := p.items[0]
+	it, most := p.items[0], wholeExtents
+	if p.base != nil {
+		most = patchExtents
+	}
 	p.items = p.items[1:]
 	extents := it.Extents
 	for {
@@ -193,21 +205,17 @@ func (p *previous) find(e *tree.Entry) ([]vault.Extent, bool) {
 		if more == nil || !more.Continued || more.Path != e.Path {
 			break
 		}
-		if len(extents)+len(more.Extents) > wholeExtents {
-			return nil, false // a file of many GiB is rather read than held in memory as extents
+		if len(extents)+len(more.Extents) > most {
+			return known{}, false // a file of many GiB is rather read than held in memory as extents
 		}
 		extents = append(extents, more.Extents...)
 		p.items = p.items[1:]
 	}
-	same := it.Kind == tree.File && !it.HasLinkTo && it.Ino == e.Ino && it.Size == e.Size && it.Mtime == e.Mtime && it.Ctime == e.Ctime
-	if !same || slices.ContainsFunc(extents, func(x vault.Extent) bool { return p.without[x.Chunk.Pack] }) {
-		return nil, false
+	k, ok := p.judge(&it, e, extents)
+	if ok && k.same {
+		e.Flags, e.Project = it.Flags, it.Project // a change of those shows in the time of change too
 	}
-	e.Flags, e.Project = it.Flags, it.Project // a change of those shows in the time of change too
-	if extents == nil {
-		extents = []vault.Extent{} // a file of holes only is known too
-	}
-	return extents, true
+	return k, ok
 }
 
 // peek returns the next item, or nil at the end or after a fault.

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"time"
 
@@ -22,6 +23,7 @@ type Host struct {
 	Brake *pressure.Brake
 
 	shares  *shares // of images
+	drifted distrusted
 	buffers *vault.Buffers
 	lent    int           // workers that are lent
 	free    chan *scratch // those that nobody uses
@@ -124,5 +126,8 @@ func (r *run) rest(ctx context.Context, began time.Time) error {
 	if !r.o.Precopy {
 		return nil
 	}
-	return r.o.On.Brake.Rest(ctx, time.Since(began))
+	if err := r.o.On.Brake.Rest(ctx, time.Since(began)); err != nil && !errors.Is(err, errEnded) { // whoever rests when all is done has done it
+		return err
+	}
+	return nil
 }

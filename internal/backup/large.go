@@ -30,7 +30,12 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 	for try := 0; ; try++ {
 		s.extents = s.extents[:0]
 		size := e.Size
-		if err := w.spread(ctx, f, e, s); err != nil {
+		if u.patch != nil && try == 0 {
+			err = w.patchFile(ctx, f, e.Path, size, u.patch, s)
+		} else {
+			err = w.spread(ctx, f, e, s)
+		}
+		if err != nil {
 			return err
 		}
 		if s.streaming {

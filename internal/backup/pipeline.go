@@ -62,6 +62,8 @@ type unit struct {
 	size    int64
 	weight  int64            // bytes of entries and known extents, about
 	known   [][]vault.Extent // of each entry, nil where its content has to be read; nil when all have to
+	check   []int            // entries of known that are read all the same
+	patch   *patch           // of a large file that changed in part
 	extents [][]vault.Extent // of each entry, once done is closed
 	parts   chan []vault.Extent
 	done    chan struct{}
@@ -72,6 +74,8 @@ type pipeline struct {
 	root   *tree.Root // nil for an image
 	cutter *chunk.Cutter
 	before *previous          // what the last backup knew; nil when nothing
+	name   string             // of the volume
+	by     string             // how it is known what did not change: ByBase or ByTimes
 	units  chan *unit         // to the workers
 	order  chan *unit         // the same, to the recipe
 	help   chan func(*worker) // work that somebody who is idle may take
@@ -100,6 +104,10 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	}
 	if cat := r.catalogue(ctx, root, s); cat != nil {
 		p.before = cat.before
+		p.name, p.by = s.Volume, ByTimes
+		if cat.before != nil && cat.before.base != nil {
+			p.by = ByBase
+		}
 		rec.Tap, rec.KeepStats = cat.page, true
 	}
 	return p.flow(ctx, rec, vault.Volume{Name: s.Volume, Kind: vault.KindTree}, p.walk)
@@ -184,23 +192,35 @@ func (p *pipeline) walk(ctx context.Context) error {
 		case e.Kind == tree.Dir:
 			p.counts.dirs.Add(1)
 		}
+		var changed *patch
 		if file && p.before != nil {
-			if known, ok := p.before.find(e); ok {
-				b.setKnown(known)
+			k, ok := p.before.find(e)
+			switch {
+			case ok && k.same:
+				b.setKnown(k.extents)
+				if len(k.extents) > 0 && p.picks() {
+					b.check = append(b.check, len(b.entries))
+				}
 				b.entries = append(b.entries, e)
-				b.weight += weightOf(e) + int64(len(known))*extentMemory
+				b.weight += weightOf(e) + int64(len(k.extents))*extentMemory
 				p.counts.unchanged.Add(1)
-				for _, x := range known {
+				for _, x := range k.extents {
 					p.counts.known.Add(uint64(x.Len))
 				}
 				return sendFull()
+			case ok:
+				changed = &patch{extents: k.extents, ranges: k.ranges}
 			}
 		}
 		if content && e.Size > bundleMax {
 			if err := sendBundle(); err != nil {
 				return err
 			}
-			return p.send(ctx, &unit{entries: []*tree.Entry{e}, large: true, weight: weightOf(e), parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{})})
+			u := &unit{entries: []*tree.Entry{e}, large: true, patch: changed, weight: weightOf(e), parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{})}
+			if changed != nil {
+				u.weight += int64(len(changed.extents)) * extentMemory
+			}
+			return p.send(ctx, u)
 		}
 		b.entries = append(b.entries, e)
 		b.weight += weightOf(e)
@@ -416,7 +436,7 @@ func (p *pipeline) do(ctx context.Context, w *worker, u *unit) error {
 		close(u.done)
 		return nil // it rested between its sections
 	}
-	if err := w.bundle(u); err != nil {
+	if err := w.bundle(ctx, u); err != nil {
 		return err
 	}
 	close(u.done)

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 
@@ -18,6 +19,7 @@ type section struct {
 	at   int64 // offset in the file
 	size int   // bytes up to the next section or the end of the range; but for the last, no less than the largest chunk
 	left int64 // bytes up to the end of the range
+	step int   // how much more is read at a time to find the end of a chunk, bytes; 0 is lookahead
 
 	buf   []byte // what was read from at on, which is beyond size where a chunk reaches there; has room for that
 	ended bool   // nothing follows buf
@@ -101,10 +103,10 @@ func (s *section) chain(ends []int, from int, known []int) ([]int, error) {
 func (s *section) end(from int) (int, error) {
 	for {
 		n := s.cut(s.buf[from:], s.at+int64(from))
-		if from+n < len(s.buf) || n == s.cutter.Params().Max || s.ended {
+		if from+n < len(s.buf) || n == s.cutter.Params().Max || s.ended || s.grid > 0 && n > 0 && (s.at+int64(from+n))%int64(s.grid) == 0 {
 			return from + n, nil
 		}
-		if err := s.read(len(s.buf) + lookahead); err != nil {
+		if err := s.read(len(s.buf) + cmp.Or(s.step, lookahead)); err != nil {
 			return 0, err
 		}
 	}

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -49,7 +50,12 @@ func (w *worker) handOver() bool {
 const rereads = 3
 
 // bundle reads the small files of u, cuts their content as one, and sets u.extents.
-func (w *worker) bundle(u *unit) error {
+func (w *worker) bundle(ctx context.Context, u *unit) error {
+	for _, i := range u.check {
+		if err := w.checkFile(ctx, u.entries[i], u.known[i]); err != nil {
+			return err
+		}
+	}
 	flags := w.p.root.HasFlags()
 	if u.size == 0 && u.known == nil && !flags {
 		return nil

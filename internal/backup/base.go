@@ -1,0 +1,153 @@
+package backup
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+
+	"holdfast/internal/snapshot"
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// Base is an earlier view of a volume that still stands, by which a backup knows what changed without reading it.
+type Base struct {
+	// Catalogue is the id of the catalogue that was made of that view, as Result.Catalogues told. While the volume's
+	// catalogue on this host is another one, the base is not looked at: nothing says what it held.
+	Catalogue string
+	Changes   Changes
+}
+
+// Changes is what may differ between a base and the view that is backed up: a superset. *snapshot.Changes is one. It is
+// used by one goroutine at a time.
+type Changes interface {
+	// Inode tells whether anything of the file with that number may differ.
+	Inode(ino uint64) bool
+	// File lists in order the ranges of the file, which now has that size, that may differ. After an error the file is read
+	// in whole.
+	File(ino uint64, size int64) (ranges []snapshot.Range, exact bool, err error)
+}
+
+var _ Changes = (*snapshot.Changes)(nil)
+
+// known is what an earlier backup tells of a file.
+type known struct {
+	extents []vault.Extent // where its content was; never nil
+	same    bool           // and is: it need not be read
+	ranges  []snapshot.Range
+}
+
+// patchExtents bounds what is held in memory of a large file that changed in part (16 GiB of average chunks, 12 MiB); a
+// larger one is read in whole.
+const patchExtents = 256 << 10
+
+// judge compares the entry of the walk with the item of the catalogue that has its path. What it answers with false has to
+// be read in whole.
+func (p *previous) judge(it *vault.Item, e *tree.Entry, extents []vault.Extent) (known, bool) {
+	if it.Kind != tree.File || it.HasLinkTo || it.Ino != e.Ino {
+		return known{}, false
+	}
+	if extents == nil {
+		extents = []vault.Extent{} // a file of holes only is known too
+	}
+	k := known{extents: extents}
+	// Where the time of change was too young to be relied upon, only a base can tell.
+	dated := it.Ctime != tree.Time{}
+	like := it.Size == e.Size && it.Mtime == e.Mtime && (it.Ctime == e.Ctime || !dated)
+	gone := func(x vault.Extent) bool { return p.without[x.Chunk.Pack] }
+	if p.base == nil {
+		k.same = like && dated && len(extents) <= wholeExtents && !slices.ContainsFunc(extents, gone)
+		return k, k.same
+	}
+	if like && !p.base.Inode(e.Ino) {
+		k.same = !slices.ContainsFunc(extents, gone)
+	}
+	if k.same {
+		return k, true
+	}
+	// A file that was only read has another time of access, and nothing else.
+	if !(like && dated) && e.Size <= bundleMax {
+		return known{}, false
+	}
+	ranges, _, err := p.base.File(e.Ino, e.Size)
+	if err != nil {
+		return known{}, false
+	}
+	k.ranges = ranges
+	k.same = like && dated && len(ranges) == 0 && !slices.ContainsFunc(extents, gone)
+	return k, k.same || e.Size > bundleMax
+}
+
+// Ways by which content is known not to have changed.
+const (
+	ByBase  = "base snapshot"
+	ByTimes = "times of change"
+)
+
+// DriftError says that something changed although it was known not to: the means by which that was known can't be relied
+// upon. It is an alarm. The backup starts over and reads the volume in full.
+type DriftError struct {
+	Instance, Volume string
+	Path             string // in the volume
+	By               string // ByBase or ByTimes
+}
+
+func (e *DriftError) Error() string {
+	return fmt.Sprintf("volume %s of %s: %q changed, although the %s says that it did not", e.Volume, e.Instance, e.Path, e.By)
+}
+
+// Of what is known not to have changed, a share is read all the same and compared with what the vault has: the first that
+// there is, one in checkEvery, and between some more, so that a backup that has few has some. At most checkMost a backup,
+// each of one chunk: with chunks that have to be fetched, that is some round trips to the store and no more.
+const (
+	checkEvery = 512
+	checkMost  = 16
+)
+
+// sampler picks what is checked.
+type sampler struct {
+	mu     sync.Mutex
+	seen   int
+	picked int
+}
+
+func (s *sampler) pick() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen++
+	if s.picked >= checkMost || rand.Float64() >= 1/float64(s.seen)+1.0/checkEvery {
+		return false
+	}
+	s.picked++
+	return true
+}
+
+// picks tells whether something that was taken as unchanged is to be checked. Never where no sample is read back either: there is no
+// time for it.
+func (p *pipeline) picks() bool { return p.o.Sample > 0 && p.checks.pick() }
+
+// distrusted has, by volume, what turned out not to be reliable.
+type distrusted struct {
+	mu sync.Mutex
+	by map[string]bool
+}
+
+func distrustKey(v *vault.Vault, instance, volume, by string) string {
+	return v.Info().ID + "\x00" + instance + "\x00" + volume + "\x00" + by
+}
+
+func (d *distrusted) add(key string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.by == nil {
+		d.by = map[string]bool{}
+	}
+	d.by[key] = true
+}
+
+func (d *distrusted) has(key string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.by[key]
+}

@@ -1,0 +1,60 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// checkFile reads a piece of a file that was taken as unchanged and compares it with what the vault has.
+func (w *worker) checkFile(ctx context.Context, e *tree.Entry, extents []vault.Extent) error {
+	f, err := w.p.root.Open(e)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, tree.ErrChanged) {
+		return nil // it changed after the walk; what the walk saw was unchanged
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close() // nothing was written
+	err = w.check(ctx, f, e.Path, extents[rand.IntN(len(extents))])
+	if _, ok := errors.AsType[*DriftError](err); ok {
+		same, uerr := w.p.root.Unchanged(e, f)
+		if uerr != nil || !same {
+			return uerr // changed after the walk
+		}
+	}
+	return err
+}
+
+// check compares the extent of a file, which has to be what the vault has, with what the file has; *DriftError when it has other bytes.
+func (w *worker) check(ctx context.Context, f io.ReaderAt, path string, x vault.Extent) error {
+	got := make([]byte, x.Len)
+	n, err := f.ReadAt(got, x.Off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read %q: %w", path, err)
+	}
+	w.p.counts.checked.Add(1)
+	got = got[:n]
+	// Names tell for nothing. Part of a chunk has none, and the same content may have been stored twice.
+	if x.In == 0 && x.Len == x.Chunk.Raw && uint32(n) == x.Len {
+		if loc, ok := w.p.w.Known(w.namer.Name(got)); ok && loc == x.Chunk {
+			return nil
+		}
+	}
+	want, err := w.p.o.Vault.ReadChunk(ctx, vault.Content, x.Chunk)
+	if err != nil {
+		// Nothing is known then of the file. A pack that is not there any more, PackRefs finds.
+		return context.Cause(ctx)
+	}
+	if uint64(x.In)+uint64(x.Len) <= uint64(len(want)) && bytes.Equal(got, want[x.In:x.In+x.Len]) {
+		return nil
+	}
+	return &DriftError{Instance: w.p.o.Instance, Volume: w.p.name, Path: path, By: w.p.by}
+}

@@ -1,0 +1,193 @@
+package backup
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"holdfast/internal/snapshot"
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// A large file that changed in part keeps the extents that lie whole outside of what changed. What is between them is read
+// and cut from the border of a chunk before the change to where a cut falls on a border of a chunk behind it: cuts
+// follow from what is in a chunk alone, so that this is soon, mostly at the first.
+
+// patch is what is known of such a file.
+type patch struct {
+	extents []vault.Extent   // as the last backup stored it, ascending
+	ranges  []snapshot.Range // that may differ, ascending
+}
+
+// resyncStep is how much is read at a time to find the next cut, bytes: less than for a file that is read in any case.
+const resyncStep = 8 << 10
+
+// patching is the work on one patch.
+type patching struct {
+	f     *os.File
+	size  int64
+	cuts  cuts
+	kept  []vault.Extent // that lie whole outside of what changed
+	areas []tree.Range   // to be read at the least, ascending, apart
+}
+
+// patchFile gives s the extents of the file with that size, of which it reads only what may have changed.
+func (w *worker) patchFile(ctx context.Context, f *os.File, path string, size int64, known *patch, s *sender) error {
+	grid, err := databaseGrid(f, size, w.p.cutter.Params().Max)
+	if err != nil {
+		return fmt.Errorf("read %q: %w", path, err)
+	}
+	p := &patching{f: f, size: size, cuts: cuts{w.p.cutter, grid}}
+	p.plan(known, w.p.gone)
+	pos, kept := int64(0), p.kept
+	take := func(until int64) error {
+		for ; len(kept) > 0 && kept[0].Off < until; kept = kept[1:] {
+			x := kept[0]
+			if x.Off < pos {
+				continue // it was read on the way to a border
+			}
+			w.p.counts.known.Add(uint64(x.Len))
+			if w.p.picks() {
+				if err := w.check(ctx, f, path, x); err != nil {
+					return err
+				}
+			}
+			if err := s.add(x); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, a := range p.areas {
+		if a.Off+a.Len <= pos {
+			continue
+		}
+		from := max(a.Off, pos)
+		if err := take(from); err != nil {
+			return err
+		}
+		if pos, err = w.recut(ctx, p, from, a.Off+a.Len, s); err != nil {
+			return fmt.Errorf("read %q: %w", path, err)
+		}
+	}
+	return take(size)
+}
+
+// plan parts the file into what is kept and what is read.
+func (p *patching) plan(known *patch, without map[vault.PackID]bool) {
+	for _, r := range known.ranges {
+		if end := min(r.End(), p.size); end > r.Offset {
+			p.areas = append(p.areas, tree.Range{Off: r.Offset, Len: end - r.Offset})
+		}
+	}
+	ranges := p.areas
+	for _, x := range known.extents {
+		end := x.Off + int64(x.Len)
+		for len(ranges) > 0 && ranges[0].Off+ranges[0].Len <= x.Off {
+			ranges = ranges[1:]
+		}
+		// A chunk that the change follows at once may have ended where the data did.
+		changed := len(ranges) > 0 && (ranges[0].Off < end || p.cuts.grid == 0 && ranges[0].Off == end)
+		switch {
+		case !changed && end <= p.size && !without[x.Chunk.Pack]:
+			p.kept = append(p.kept, x)
+		case x.Off < p.size:
+			p.areas = append(p.areas, tree.Range{Off: x.Off, Len: min(end, p.size) - x.Off})
+		}
+	}
+	slices.SortFunc(p.areas, func(a, b tree.Range) int { return cmp.Compare(a.Off, b.Off) })
+	apart := p.areas[:0]
+	for _, a := range p.areas {
+		if n := len(apart); n > 0 && a.Off <= apart[n-1].Off+apart[n-1].Len {
+			last := &apart[n-1]
+			last.Len = max(last.Len, a.Off+a.Len-last.Off)
+			continue
+		}
+		apart = append(apart, a)
+	}
+	p.areas = apart
+}
+
+// border tells whether what is kept can be taken from at on: no extent of it has bytes on both sides.
+func (p *patching) border(at int64) bool {
+	i, found := slices.BinarySearchFunc(p.kept, at, func(x vault.Extent, at int64) int { return cmp.Compare(x.Off, at) })
+	return found || i == 0 || p.kept[i-1].Off+int64(p.kept[i-1].Len) <= at
+}
+
+// recut reads, cuts and stores what lies from at to until, and on to the next border, whose place it returns.
+func (w *worker) recut(ctx context.Context, p *patching, at, until int64, s *sender) (int64, error) {
+	for at < p.size {
+		data, err := tree.NextData(p.f, at, p.size)
+		if err != nil {
+			return 0, err
+		}
+		if data.Len == 0 {
+			return p.size, nil
+		}
+		if stop := max(at, until); stop <= data.Off && p.border(stop) {
+			return stop, nil
+		}
+		if at, err = w.recutData(ctx, p, data, until, s); err != nil {
+			return 0, err
+		}
+		if at >= until && p.border(at) {
+			return at, nil
+		}
+	}
+	return at, nil
+}
+
+// recutData does so for a range of data, up to its end at the most.
+func (w *worker) recutData(ctx context.Context, p *patching, data tree.Range, until int64, s *sender) (int64, error) {
+	size, most := w.p.sectionSize(), w.p.cutter.Params().Max
+	if n := size + most; cap(w.buf) < n {
+		w.buf = make([]byte, 0, n)
+	}
+	at, end, carried := data.Off, data.Off+data.Len, 0
+	for {
+		began := time.Now()
+		sec := &section{cuts: p.cuts, src: p.f, at: at, left: end - at, buf: w.buf[: carried : size+most], step: resyncStep}
+		if err := sec.read(int(max(int64(carried), min(until-at, int64(size))))); err != nil {
+			return 0, err
+		}
+		from, done := 0, false
+		for from < size && !done {
+			cut, err := sec.end(from)
+			if err != nil {
+				return 0, err
+			}
+			if cut == from {
+				return 0, fmt.Errorf("it ended at %d while it was read: %w", at+int64(from), io.ErrUnexpectedEOF)
+			}
+			sec.ends = append(sec.ends, cut)
+			from = cut
+			next := at + int64(from)
+			done = next >= end || next >= until && p.border(next)
+		}
+		w.p.counts.read.Add(uint64(len(sec.buf) - carried))
+		stored, err := w.storeAll(sec.buf, 0, sec.ends)
+		if err != nil {
+			return 0, err
+		}
+		begin := 0
+		for i, cut := range sec.ends {
+			if err := s.add(vault.Extent{Off: at + int64(begin), Chunk: stored[i].Loc, Len: uint32(cut - begin)}); err != nil {
+				return 0, err
+			}
+			begin = cut
+		}
+		at += int64(from)
+		if done {
+			return at, nil
+		}
+		carried = copy(w.buf[:cap(w.buf)], sec.buf[from:])
+		if err := w.p.rest(ctx, began); err != nil {
+			return 0, err
+		}
+	}
+}
