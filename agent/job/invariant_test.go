@@ -67,6 +67,15 @@ var ways = []way{
 		prepare: func(w *world) { w.instances["phone"].mode = job.ModeLive },
 	},
 	{
+		name: "live, with bases", end: job.Done, opts: job.Options{Bases: job.Bases{Keep: true}},
+		prepare: func(w *world) { w.instances["phone"].mode = job.ModeLive },
+	},
+	{
+		name: "with pre-copy and bases", end: job.Done, down: true,
+		opts:    job.Options{Held: 1, Precopy: job.Precopy{Rounds: 2}, Bases: job.Bases{Keep: true}},
+		prepare: func(w *world) { w.instances["phone"].mode = job.ModePrecopy },
+	},
+	{
 		name: "refused, then resumed", end: job.Done,
 		prepare: func(w *world) {
 			w.answer = func(e job.Event) (string, error) {
@@ -114,6 +123,8 @@ var aftermaths = map[string]func(w *world){
 		}
 	},
 }
+
+func p0(w *world) *phone { return w.instances["phone"] }
 
 // runWay runs one course with a death at the chosen hit of a crash point (-1: none) and returns the points hit.
 func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
@@ -193,7 +204,22 @@ func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
 		}
 		j := l.final(id)
 		time.Sleep(5 * time.Second) // the last events go out
+		bases, err := l.j.Bases("")
+		if err != nil {
+			t.Fatal(err)
+		}
 		l.stop()
+		if opts.Bases.Keep {
+			// One more start: what the journal does not name is gone then.
+			l = w.start(-1, opts)
+			l.stop()
+		}
+		for _, b := range bases {
+			if _, stands := w.snaps[b.Ref.Path]; !stands || j.State == job.Done && way.down && p0(w).state == job.IsStopped {
+				t.Errorf("base %+v: stands %v, the job is %s", b, stands, j.State)
+			}
+			delete(w.snaps, b.Ref.Path)
+		}
 
 		p := w.instances["phone"]
 		for _, f := range w.faults {

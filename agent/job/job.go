@@ -176,6 +176,8 @@ type Result struct {
 	Created           time.Time          `json:"created"`
 	Verified          time.Time          `json:"verified"` // when the manifest was read back and matched
 	StageSeconds      map[string]float64 `json:"stage_seconds,omitempty"`
+	// Catalogues has, by volume, the engine's id of what it knows of the snapshot that it read; see Base.
+	Catalogues map[string]string `json:"catalogues,omitempty"`
 }
 
 // Job is the journal's record of the work on one instance. Values of it are copies.

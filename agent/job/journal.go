@@ -32,12 +32,13 @@ var (
 	bucketContent  = []byte("content")  // instance -> Content; is never forgotten
 	bucketOutbox   = []byte("outbox")   // big-endian seq -> Event
 	bucketRecent   = []byte("recent")   // big-endian seq -> Event; the last keepRecent, delivered or not
+	bucketBases    = []byte("bases")    // instance 0x00 volume -> Base
 	bucketPacks    = []byte("packs")    // job id 0x00 pack id -> nothing
 	bucketFinished = []byte("finished") // big-endian unix nanoseconds, task id -> nothing
 	keyVersion     = []byte("version")
 	allBuckets     = [][]byte{
 		bucketMeta, bucketTasks, bucketRequests, bucketJobs, bucketActive, bucketLatest, bucketOutbox, bucketPacks, bucketFinished,
-		bucketEnded, bucketContent, bucketRecent,
+		bucketEnded, bucketContent, bucketRecent, bucketBases,
 	}
 )
 
@@ -206,6 +207,9 @@ func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) 
 type change struct {
 	edit func(job *Job)                // may be nil
 	emit func(job *Job) (Event, error) // may be nil; the event joins the outbox in the same transaction
+	// bases take the places of those of the same volumes; dropBases forgets all of the instance first.
+	bases     []Base
+	dropBases bool
 }
 
 // step moves the job to another state, or rewrites it in its state when to is empty. check sees the
@@ -236,6 +240,9 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 			if err := emit(tx, job, now, c.emit); err != nil {
 				return err
 			}
+		}
+		if err := putBases(tx, job.Instance, c); err != nil {
+			return err
 		}
 		if err := noteContent(tx, job); err != nil {
 			return err

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -143,11 +142,19 @@ func (w *worker) write(j *Job, to State, c change) error {
 func (w *worker) writeChecked(j *Job, to State, check checkFunc, c change) error {
 	point := "job.write-" + string(to)
 	w.m.hit(point + crashpoint.Before)
+	old, err := w.m.journal.replaced(j.Instance, c)
+	if err != nil {
+		return err
+	}
 	got, from, err := w.m.journal.step(j.ID, to, w.m.opts.Now(), check, c)
 	if err != nil {
 		return err
 	}
 	w.m.hit(point + crashpoint.After)
+	if to != Precopying && to != Uploading && to != Restoring {
+		w.report.settle() // what comes now says more than figures that were not sent yet
+	}
+	w.removeBases(old)
 	w.m.changed(got, from)
 	if to.Final() {
 		return w.m.prune()
@@ -250,16 +257,21 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
+	w.m.dropBases(ctx) // before this job takes more space
 	// Rounds are of no use to an instance that does not write, or that nothing holds.
 	rounds := j.Mode.precopies() && w.m.opts.Precopy.Rounds > 0 && found != IsStopped && instance.Holds
 	if j.Mode != ModeLive && !rounds {
 		return w.toHold(ctx, j)
 	}
-	planned, err := instance.Snapshots.Plan(ctx, j.ID)
+	name := j.ID
+	if j.Mode != ModeLive {
+		name = roundName(j, 0)
+	}
+	planned, err := instance.Snapshots.Plan(ctx, name)
 	if err != nil {
 		return "", change{}, fmt.Errorf("plan the snapshots: %w", err)
 	}
-	live := slices.DeleteFunc(slices.Clone(planned), func(s Snapshot) bool { return !s.Live })
+	live := onlyLive(planned)
 	switch {
 	case j.Mode == ModeLive && len(live) < len(planned):
 		return "", change{}, errors.New("a backup of a running instance needs snapshots, and the storage of one of its volumes can't make any")

@@ -48,6 +48,7 @@ type Options struct {
 	Now            func() time.Time
 	Rand           io.Reader // for ids
 	BootID         string    // of the host; differs after a reboot
+	Bases          Bases
 	// StartRestored starts instances after their volumes were restored.
 	StartRestored bool
 	// Hook is called at each crash point beside crashpoint.Hit. Tests use it; nil elsewhere.
@@ -241,8 +242,10 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	m.removeLeftovers(ctx, jobs)
+	m.dropBases(ctx)
 
 	var workers, checked sync.WaitGroup
+	workers.Go(func() { m.watchBases(ctx) })
 	begin := func(j *Job, resumed bool) {
 		id, place := j.ID, m.place(j)
 		w := &worker{
@@ -308,7 +311,7 @@ func (m *Manager) place(j *Job) place {
 	return p
 }
 
-// removeLeftovers drops the snapshots of ours that no unfinished job names.
+// removeLeftovers drops the snapshots of ours that no unfinished job names and that are no bases.
 func (m *Manager) removeLeftovers(ctx context.Context, jobs []*Job) {
 	left, err := m.parts.Leftovers(ctx)
 	if err != nil {
@@ -319,6 +322,14 @@ func (m *Manager) removeLeftovers(ctx context.Context, jobs []*Job) {
 		for _, s := range j.Snapshots {
 			named[s.Ref.Path] = true
 		}
+	}
+	bases, err := m.journal.Bases("")
+	if err != nil {
+		m.parts.Observer.Trouble("", "", "look for base snapshots", err)
+		return
+	}
+	for _, b := range bases {
+		named[b.Ref.Path] = true
 	}
 	for _, ref := range left {
 		if named[ref.Path] {

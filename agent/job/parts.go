@@ -47,7 +47,10 @@ type Snapshotter interface {
 type Source struct {
 	Volume string    // its name
 	Root   string    // path to read
+	View   string    // path of the snapshot that Root is or lies in; "" when the volume itself is read
 	Taken  time.Time // as in Snapshot
+	Ref    Ref       // of the snapshot that Root is in
+	Base   *Base     // an earlier snapshot that the journal knows of; nil when there is none. Whether it can serve, the engine finds out
 }
 
 // BackupRequest is the work of the engine for one job.
@@ -109,6 +112,8 @@ type Parts struct {
 	Leftovers func(ctx context.Context) ([]Ref, error)
 	// RemoveLeftover removes one of those.
 	RemoveLeftover func(ctx context.Context, ref Ref) error
+	// Room tells how much space is free, and in all, where a base lies; nil: that is no rule.
+	Room func(ctx context.Context, b Base) (free, total int64, err error)
 	// Marks keeps notes of the held instances beside the journal; nil keeps none.
 	Marks    Marks
 	Backuper Backuper

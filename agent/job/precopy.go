@@ -6,7 +6,7 @@ import (
 )
 
 // precopy does one round: snapshots of the running instance, what they have that the vault lacks goes to the store,
-// and the snapshots go away. Then another round follows, or the hold.
+// and the snapshots go away, or stay as bases until the next round. Then another round follows, or the hold.
 //
 // A crash leaves snapshots that the journal names. The next life removes them and does the round again; the engine
 // knows from its catalogues what the rounds before have stored.
@@ -24,24 +24,35 @@ func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
-	if err := w.removeSnapshots(ctx, j, instance); err != nil {
+	kept := w.toKeep(j, made, result)
+	if err := w.removeSnapshots(ctx, j, instance, kept); err != nil {
 		return "", change{}, err
 	}
 	round := Round{Read: result.BytesRead, Sent: result.BytesSent, Seconds: w.m.opts.Now().Sub(began).Seconds()}
 	rounds := append(slices.Clone(j.Rounds), round)
 	if w.m.opts.Precopy.more(rounds) {
-		return Precopying, change{edit: func(j *Job) { j.Rounds = rounds }}, nil
+		planned, err := instance.Snapshots.Plan(ctx, roundName(j, len(rounds)))
+		if err != nil {
+			return "", change{}, err
+		}
+		return Precopying, change{edit: func(j *Job) { j.Rounds, j.Snapshots = rounds, onlyLive(planned) }, bases: kept}, nil
 	}
 	next, c, err := w.toHold(ctx, j)
 	if err != nil {
 		return "", change{}, err
 	}
 	hold := c.edit
+	c.bases = kept
 	c.edit = func(j *Job) {
 		hold(j)
 		j.Rounds = rounds
 	}
 	return next, c, nil
+}
+
+// onlyLive returns the snapshots that can be made while the instance runs.
+func onlyLive(planned []Snapshot) []Snapshot {
+	return slices.DeleteFunc(slices.Clone(planned), func(s Snapshot) bool { return !s.Live })
 }
 
 // shrinking is by how much a round has to be smaller than the one before for another to be worth its while:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/bbolt"
 
@@ -116,7 +117,7 @@ func (w *worker) makeSnapshots(ctx context.Context, j *Job) ([]Snapshot, error) 
 			return nil, err
 		}
 		err := w.act(crashpoint.Snapshot, func() error {
-			made[i], err = instance.Snapshots.Create(ctx, j.ID, planned)
+			made[i], err = instance.Snapshots.Create(ctx, snapshotName(j), planned)
 			return err
 		})
 		if err != nil {
@@ -126,10 +127,13 @@ func (w *worker) makeSnapshots(ctx context.Context, j *Job) ([]Snapshot, error) 
 	return made, nil
 }
 
-// removeSnapshots drops the job's snapshots, all that can be.
-func (w *worker) removeSnapshots(ctx context.Context, j *Job, instance Instance) error {
+// removeSnapshots drops the job's snapshots, but those that become bases, all that can be.
+func (w *worker) removeSnapshots(ctx context.Context, j *Job, instance Instance, kept []Base) error {
 	var errs []error
 	for _, s := range j.Snapshots {
+		if slices.ContainsFunc(kept, func(b Base) bool { return b.Ref.Path == s.Ref.Path }) {
+			continue
+		}
 		errs = append(errs, w.act(crashpoint.RemoveSnapshot, func() error {
 			if err := instance.Snapshots.Remove(ctx, s.Ref); err != nil {
 				return fmt.Errorf("remove snapshot %s: %w", s.Ref.Path, err)
@@ -164,8 +168,16 @@ func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, preco
 		},
 		Progress: func(p Progress) { w.progressed(j, p) },
 	}
+	bases, err := w.m.journal.Bases(j.Instance)
+	if err != nil {
+		return nil, err
+	}
 	for _, s := range snapshots {
-		r.Sources = append(r.Sources, Source{Volume: s.Name, Root: s.Root, Taken: s.Taken})
+		source := Source{Volume: s.Name, Root: s.Root, Taken: s.Taken, Ref: s.Ref}
+		if i := slices.IndexFunc(bases, func(b Base) bool { return b.Volume == s.Name && b.Ref.Path != s.Ref.Path }); i >= 0 && s.Live {
+			source.Base = &bases[i]
+		}
+		r.Sources = append(r.Sources, source)
 	}
 	err = w.act(crashpoint.Upload, func() error {
 		result, err = w.m.parts.Backuper.Backup(ctx, r)

@@ -76,6 +76,7 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 // letGo is the end of every way: the instance runs again where it should, the snapshots go, and then
 // the journal says so. All of it can be done again after a crash.
 func (w *worker) letGo(hard context.Context, j *Job) error {
+	kept := w.atEnd(j)
 	err := w.persist(hard, j, "clean up after the job", func(ctx context.Context) error {
 		if j.IsRestore() {
 			return w.undoRestore(ctx, j)
@@ -92,7 +93,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 				return err
 			}
 		}
-		return errors.Join(w.removeSnapshots(ctx, j, instance), w.unmark(j))
+		return errors.Join(w.removeSnapshots(ctx, j, instance, kept), w.unmark(j))
 	})
 	if err != nil {
 		return err
@@ -108,10 +109,12 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	}
 	w.hold.leave()
 	switch j.State {
-	case Released, Ending:
-		return w.write(j, Done, change{edit: over})
+	case Released:
+		return w.write(j, Done, change{edit: over, dropBases: true})
+	case Ending:
+		return w.write(j, Done, change{edit: over, bases: kept})
 	case Resuming:
-		return w.write(j, Done, change{edit: over, emit: w.m.event(EventResumed)})
+		return w.write(j, Done, change{edit: over, emit: w.m.event(EventResumed), bases: kept})
 	case Suspending:
 		if j.Attempts+1 >= maxAttempts {
 			return w.fail(j, fmt.Sprintf("it was interrupted %d times before it had done what can't be done in parts", maxAttempts))
@@ -125,7 +128,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	if j.IsRestore() {
 		event = EventRestoreFailed
 	}
-	return w.write(j, Failed, change{edit: over, emit: w.m.event(event)})
+	return w.write(j, Failed, change{edit: over, emit: w.m.event(event), bases: kept})
 }
 
 // thaw lets an instance that this job froze or stopped run again, and looks that it does. One that someone
@@ -162,6 +165,13 @@ type progressReport struct {
 	dirty bool
 	woken time.Time
 	sent  time.Time
+}
+
+// settle forgets what was not sent.
+func (r *progressReport) settle() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dirty = false
 }
 
 func (w *worker) progressed(j *Job, p Progress) {

@@ -26,15 +26,19 @@ type world struct {
 
 	mu        sync.Mutex
 	instances map[string]*phone
-	snaps     map[string]int   // path -> the count that it holds
+	snaps     map[string]int // path -> the count that it holds
+	made      map[string]int // path -> which of all snapshots it is
+	creations int
+	based     int              // how often the engine was given a base that stands
 	backups   map[string][]int // instance -> the counts that its manifests hold
 	packs     map[string]int   // pack id -> how often it was sent
 	rounds    map[string]int   // job -> rounds of pre-copy
 	marks     map[string][]byte
-	disks     map[string]disk                             // path -> what a restore finds or leaves there
-	restore   func(ctx context.Context, volume int) error // what the store does to a restore; nil: well
-	stuck     string                                      // a volume that can't be renamed
-	events    []job.Event                                 // as the control plane took them
+	disks     map[string]disk                                       // path -> what a restore finds or leaves there
+	room      func(context.Context, job.Base) (int64, int64, error) // nil: not asked
+	restore   func(ctx context.Context, volume int) error           // what the store does to a restore; nil: well
+	stuck     string                                                // a volume that can't be renamed
+	events    []job.Event                                           // as the control plane took them
 	bootID    string
 	skew      time.Duration // of the host's clock
 	// fail is what the runtime, the snapshots or the notes answer instead of doing the act; nil: they do it.
@@ -60,7 +64,7 @@ type phone struct {
 
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
-		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{},
+		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{}, made: map[string]int{},
 		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, marks: map[string][]byte{}, disks: map[string]disk{},
 		bootID: "boot-1",
 	}
@@ -335,7 +339,7 @@ func (l *life) parts() job.Parts {
 			delete(w.snaps, ref.Path)
 			return nil
 		},
-		Marks: fakeMarks{l}, Backuper: fakeEngine{l}, Restorer: fakeRestorer{l}, Signer: fakeSigner{l}, Observer: quiet{w},
+		Room: w.room, Marks: fakeMarks{l}, Backuper: fakeEngine{l}, Restorer: fakeRestorer{l}, Signer: fakeSigner{l}, Observer: quiet{w},
 	}
 }
 
@@ -497,6 +501,8 @@ func (s *fakeSnaps) Create(_ context.Context, _ string, planned job.Snapshot) (j
 		return job.Snapshot{}, errors.New("exists")
 	}
 	s.l.w.snaps[planned.Ref.Path] = s.p.count
+	s.l.w.creations++
+	s.l.w.made[planned.Ref.Path] = s.l.w.creations
 	planned.Root = "/" + planned.Ref.Path
 	return planned, nil
 }
@@ -531,6 +537,14 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	for i, s := range r.Sources {
 		w.mu.Lock()
 		count, there := w.snaps[s.Root[1:]]
+		if b := s.Base; b != nil {
+			if _, stands := w.snaps[b.Ref.Path]; stands {
+				w.based++
+				if b.Catalogue != fmt.Sprint(w.made[b.Ref.Path]) || b.Ref.Path == s.Ref.Path || b.Volume != s.Volume {
+					w.fault("base %+v of %+v, which is the snapshot %d", *b, s, w.made[b.Ref.Path])
+				}
+			}
+		}
 		w.mu.Unlock()
 		if !there || i > 0 && count != held && !r.Precopy {
 			return nil, fmt.Errorf("snapshot %s: there %v, count %d, others %d", s.Root, there, count, held)
@@ -567,14 +581,18 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	b.l.alive()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	catalogues := map[string]string{}
+	for _, s := range r.Sources {
+		catalogues[s.Volume] = fmt.Sprint(w.made[s.Root[1:]])
+	}
 	if r.Precopy {
 		w.rounds[r.Job]++
-		return &job.Result{BytesRead: 1 << (30 - w.rounds[r.Job])}, nil
+		return &job.Result{BytesRead: 1 << (30 - w.rounds[r.Job]), Catalogues: catalogues}, nil
 	}
 	if w.broken != "engine" {
 		w.backups[r.Instance] = append(w.backups[r.Instance], held)
 	}
-	return &job.Result{BackupID: "b1", Object: "v/backups/b1", ManifestSHA256: "00ff", Verified: time.Now()}, nil
+	return &job.Result{BackupID: "b1", Object: "v/backups/b1", ManifestSHA256: "00ff", Verified: time.Now(), Catalogues: catalogues}, nil
 }
 
 type fakeMarks struct{ l *life }

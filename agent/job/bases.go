@@ -1,0 +1,223 @@
+package job
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"holdfast/internal/crashpoint"
+)
+
+// A base is a snapshot that stays after the engine has read it, so that the next backup of its volume reads only what differs
+// from it. Nothing but the journal tells a base from a leftover. It comes to be in the transaction that takes it out of its
+// job's record, so a crash loses a base or keeps it, and leaks none.
+
+// Base is a base snapshot of one volume.
+type Base struct {
+	Instance  string    `json:"instance"`
+	Volume    string    `json:"volume"`
+	Ref       Ref       `json:"ref"`
+	Backup    string    `json:"backup,omitempty"` // that was made of it; empty after a round of pre-copy
+	Catalogue string    `json:"catalogue"`        // the engine's id of what it knows of this snapshot
+	Made      time.Time `json:"made"`             // UTC
+}
+
+// Bases are the rules for bases.
+type Bases struct {
+	Keep    bool          // without, none is kept, and those that there are go
+	MaxAge  time.Duration // 0: no limit
+	MinFree float64       // share of the space that must be free where a base lies, 0 to 1
+}
+
+// basesEvery is how often bases are looked at that no job touches: they cost what is written meanwhile.
+const basesEvery = time.Hour
+
+func baseKey(instance, volume string) []byte { return []byte(instance + "\x00" + volume) }
+
+// Bases returns the bases of an instance, or of all when it is "", the oldest first.
+func (jr *Journal) Bases(instance string) (bases []Base, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		bases, err = basesOf(tx, instance)
+		return err
+	})
+	return bases, err
+}
+
+func basesOf(tx *bbolt.Tx, instance string) (bases []Base, err error) {
+	prefix := []byte(instance)
+	if instance != "" {
+		prefix = baseKey(instance, "")
+	}
+	c := tx.Bucket(bucketBases).Cursor()
+	for k, v := c.Seek(prefix); k != nil && hasPrefix(k, prefix); k, v = c.Next() {
+		var b Base
+		if err := json.Unmarshal(v, &b); err != nil {
+			return nil, fmt.Errorf("journal: decode base %q: %w", k, err)
+		}
+		bases = append(bases, b)
+	}
+	slices.SortFunc(bases, func(a, b Base) int { return cmp.Or(a.Made.Compare(b.Made), cmp.Compare(a.Ref.Path, b.Ref.Path)) })
+	return bases, nil
+}
+
+// putBases writes what a change says of bases.
+func putBases(tx *bbolt.Tx, instance string, c change) error {
+	if c.dropBases {
+		old, err := basesOf(tx, instance)
+		if err != nil {
+			return err
+		}
+		for _, b := range old {
+			if err := tx.Bucket(bucketBases).Delete(baseKey(b.Instance, b.Volume)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, b := range c.bases {
+		if err := put(tx, bucketBases, baseKey(b.Instance, b.Volume), b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetBase takes a base out of the journal, unless it is another one by now or a job may use it.
+func (jr *Journal) forgetBase(b Base) (forgotten bool, err error) {
+	err = jr.db.Update(func(tx *bbolt.Tx) error {
+		if id := tx.Bucket(bucketActive).Get([]byte(b.Instance)); id != nil {
+			j, err := getJob(tx, string(id))
+			if err != nil || j.State != Accepted {
+				return err
+			}
+		}
+		var now Base
+		found, err := get(tx, bucketBases, baseKey(b.Instance, b.Volume), &now)
+		if err != nil || !found || now.Ref != b.Ref {
+			return err
+		}
+		forgotten = true
+		return tx.Bucket(bucketBases).Delete(baseKey(b.Instance, b.Volume))
+	})
+	return forgotten, err
+}
+
+// dropBases removes the bases that the rules do not allow any more, the oldest first.
+func (m *Manager) dropBases(ctx context.Context) {
+	bases, err := m.journal.Bases("")
+	if err != nil {
+		m.parts.Observer.Trouble("", "", "look for base snapshots", err)
+		return
+	}
+	for _, b := range bases {
+		if ctx.Err() != nil {
+			return
+		}
+		if m.mayKeep(ctx, b) {
+			continue
+		}
+		forgotten, err := m.journal.forgetBase(b)
+		if err == nil && forgotten {
+			err = m.parts.RemoveLeftover(ctx, b.Ref) // what stays is a leftover of the next start
+		}
+		if err != nil {
+			m.parts.Observer.Trouble(b.Instance, "", "remove base snapshot "+b.Ref.Path, err)
+		}
+	}
+}
+
+func (m *Manager) mayKeep(ctx context.Context, b Base) bool {
+	rules := m.opts.Bases
+	if !rules.Keep || rules.MaxAge > 0 && m.opts.Now().Sub(b.Made) > rules.MaxAge {
+		return false
+	}
+	if _, err := m.parts.Instance(b.Instance); errors.Is(err, ErrNotFound) {
+		return false
+	}
+	if rules.MinFree <= 0 || m.parts.Room == nil {
+		return true
+	}
+	free, total, err := m.parts.Room(ctx, b)
+	return err == nil && float64(free) >= rules.MinFree*float64(total) // what can't be looked at is not kept
+}
+
+// watchBases looks at the bases from time to time until ctx ends.
+func (m *Manager) watchBases(ctx context.Context) {
+	tick := time.NewTicker(basesEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			m.dropBases(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// toKeep returns, of snapshots that the engine has read, those that become bases.
+func (w *worker) toKeep(j *Job, snapshots []Snapshot, result *Result) (bases []Base) {
+	if !w.m.opts.Bases.Keep || result == nil {
+		return nil
+	}
+	for _, s := range snapshots {
+		if id := result.Catalogues[s.Name]; s.Live && id != "" {
+			bases = append(bases, Base{
+				Instance: j.Instance, Volume: s.Name, Ref: s.Ref, Backup: result.BackupID, Catalogue: id, Made: w.m.opts.Now().UTC(),
+			})
+		}
+	}
+	return bases
+}
+
+// atEnd returns the snapshots of a job at its end that become bases: of one that has stored a backup and did not release its instance.
+func (w *worker) atEnd(j *Job) []Base {
+	if j.State != Resuming && j.State != Ending && j.State != Failing {
+		return nil
+	}
+	return w.toKeep(j, j.Snapshots, j.Result)
+}
+
+// replaced returns the bases that the change takes the places of.
+func (jr *Journal) replaced(instance string, c change) ([]Base, error) {
+	if len(c.bases) == 0 && !c.dropBases {
+		return nil, nil
+	}
+	old, err := jr.Bases(instance)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(old, func(b Base) bool {
+		return slices.ContainsFunc(c.bases, func(k Base) bool { return k.Ref.Path == b.Ref.Path }) ||
+			!c.dropBases && !slices.ContainsFunc(c.bases, func(k Base) bool { return k.Volume == b.Volume })
+	}), nil
+}
+
+// removeBases removes bases that the journal names no more. What stays is a leftover of the next start.
+func (w *worker) removeBases(bases []Base) {
+	for _, b := range bases {
+		ctx, cancel := context.WithTimeout(context.Background(), actTimeout)
+		err := w.act(crashpoint.RemoveSnapshot, func() error { return w.m.parts.RemoveLeftover(ctx, b.Ref) })
+		cancel()
+		if err != nil {
+			w.m.parts.Observer.Trouble(b.Instance, w.id, "remove base snapshot "+b.Ref.Path, err)
+		}
+	}
+}
+
+// roundName names the snapshots of a round of pre-copy. No two rounds of a job have the same: the snapshot of one may stand as a base
+// while that of the next is made, and must not be taken for it.
+func roundName(j *Job, round int) string { return fmt.Sprintf("%s-%d-%d", j.ID, j.Attempts, round) }
+
+// snapshotName names the snapshots of the step that the job is in.
+func snapshotName(j *Job) string {
+	if j.State == Precopying {
+		return roundName(j, len(j.Rounds))
+	}
+	return j.ID
+}
