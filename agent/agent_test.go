@@ -21,6 +21,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -118,6 +119,13 @@ func (p *plane) took(kind, instance string) *report.Event {
 		}
 	}
 	return nil
+}
+
+// all returns what was acknowledged.
+func (p *plane) all() []report.Event {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.events)
 }
 
 // verb is the instances' only driver: their state is the content of a file.

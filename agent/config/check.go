@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -16,11 +17,12 @@ import (
 
 // Forms of names. Ids go into object names, snapshot names and paths, and so begin with a letter or digit.
 var (
-	instancePattern  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
-	hostPattern      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
-	tenantPattern    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$`)
-	recipientPattern = regexp.MustCompile(`^age1[a-z0-9]{20,}$`)
-	containerPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	instancePattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
+	hostPattern       = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+	tenantPattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$`)
+	recipientPattern  = regexp.MustCompile(`^age1[a-z0-9]{20,}$`)
+	credentialPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	containerPattern  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 )
 
 // Bounds of the limits.
@@ -57,16 +59,16 @@ func (c *Config) check(f *faults) {
 		checkListen(f, "metrics_listen", c.MetricsListen, true)
 	}
 	absolute(f, "tls.cert_file", &c.TLS.CertFile, c.Listen != "")
-	absolute(f, "tls.key_file", &c.TLS.KeyFile, c.Listen != "")
+	secret(f, "tls.key_file", &c.TLS.KeyFile, c.Listen != "")
 	absolute(f, "tls.client_ca_file", &c.TLS.ClientCAFile, false)
 	absolute(f, "tls.client_crl_file", &c.TLS.ClientCRLFile, false)
 	checkClients(f, c.TLS)
-	absolute(f, "tokens_file", &c.TokensFile, c.Listen != "" && c.IAM.URL == "" && len(c.TLS.Clients) == 0)
+	secret(f, "tokens_file", &c.TokensFile, c.Listen != "" && c.IAM.URL == "" && len(c.TLS.Clients) == 0)
 	checkIAM(f, &c.IAM)
 
 	checkStore(f, "store.url", c.Store.URL)
-	absolute(f, "store.name_key_file", &c.Store.NameKeyFile, false)
-	absolute(f, "key_file", &c.KeyFile, true)
+	secret(f, "store.name_key_file", &c.Store.NameKeyFile, false)
+	secret(f, "key_file", &c.KeyFile, true)
 	if c.SigningKeyFile == "" {
 		// Beside the journal: the agent makes it at its first start, and a sandboxed one can't write to /etc.
 		c.SigningKeyFile = filepath.Join(c.StateDir, DefaultSigningKey)
@@ -96,7 +98,7 @@ func (c *Config) check(f *faults) {
 	}
 	checkReport(f, "report.url", c.Report.URL)
 	absolute(f, "report.ca_file", &c.Report.CAFile, false)
-	absolute(f, "report.token_file", &c.Report.TokenFile, false)
+	secret(f, "report.token_file", &c.Report.TokenFile, false)
 
 	oneOf(f, "release", c.Release, ReleaseAgent, ReleaseControlPlane)
 	oneOf(f, "hold", c.Hold, holds...)
@@ -291,6 +293,30 @@ func checkID(f *faults, path, id string) {
 	}
 }
 
+// credentialPrefix begins the name of a credential that the service manager gives (LoadCredential= of systemd), in the place
+// of a secret's path.
+const credentialPrefix = "credential:"
+
+// credentialsDir is the variable by which systemd says where credentials are.
+const credentialsDir = "CREDENTIALS_DIRECTORY"
+
+// secret is absolute for a file that holds a secret: it may be a credential, whose path it becomes.
+func secret(f *faults, path string, p *string, required bool) {
+	if name, ok := strings.CutPrefix(*p, credentialPrefix); ok {
+		dir := os.Getenv(credentialsDir)
+		switch {
+		case !credentialPattern.MatchString(name):
+			f.add(path, "must be credential: and a name, got %s", quote(*p))
+		case !filepath.IsAbs(dir):
+			f.add(path, "is a credential, but the service manager gave none (LoadCredential= in the unit; "+credentialsDir+" is not set)")
+		default:
+			*p = filepath.Join(dir, name)
+		}
+		return
+	}
+	absolute(f, path, p, required)
+}
+
 // absolute checks a path and cleans it.
 func absolute(f *faults, path string, p *string, required bool) {
 	switch {
@@ -437,7 +463,7 @@ func checkClients(f *faults, t TLS) {
 
 func checkIAM(f *faults, i *IAM) {
 	absolute(f, "iam.ca_file", &i.CAFile, false)
-	absolute(f, "iam.account_file", &i.AccountFile, false)
+	secret(f, "iam.account_file", &i.AccountFile, false)
 	for _, name := range slices.Sorted(maps.Keys(i.Roles)) {
 		oneOf(f, "iam.roles."+name, i.Roles[name], roles...)
 	}

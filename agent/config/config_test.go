@@ -205,6 +205,8 @@ func TestFaults(t *testing.T) {
 		{"audit size", "audit: {max_size: 1KiB}", "audit.max_size: must be 1MiB or more, got 1KiB"},
 		{"audit files", "audit: {keep: 0}", "audit.keep: must be 1 to 10000, got 0"},
 		{"audit file", "audit: {file: a.log}", `audit.file: must be absolute, got "a.log"`},
+		{"credential without systemd", "tokens_file: credential:tokens", "tokens_file: is a credential, but the service manager gave none"},
+		{"credential of another folder", "tokens_file: credential:../tokens", "tokens_file: must be credential: and a name"},
 		{"clients without authority", "tls: {clients: [{name: a, role: operator}]}", "tls.client_ca_file: is required with"},
 		{"client without name", "tls: {client_ca_file: /a, clients: [{role: operator}]}", "tls.clients[0].name: must be a whole name"},
 		{"client twice", "tls: {client_ca_file: /a, clients: [{name: a, role: operator}, {name: a, role: read-only}]}", `tls.clients[1].name: "a" is the name of clients[0]`},
@@ -292,4 +294,16 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A secret may come from the service manager, and then stands where that says.
+func TestCredentials(t *testing.T) {
+	t.Setenv("CREDENTIALS_DIRECTORY", "/run/credentials/holdfast.service")
+	c, err := config.Parse([]byte(strings.Replace(minimal, "\nkey_file: ", "\ntokens_file: credential:tokens\nkey_file: credential:host.key #", 1)), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.KeyFile != "/run/credentials/holdfast.service/host.key" || c.TokensFile != "/run/credentials/holdfast.service/tokens" {
+		t.Errorf("%s, %s", c.KeyFile, c.TokensFile)
+	}
 }

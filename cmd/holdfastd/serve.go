@@ -28,6 +28,9 @@ func serve(ctx context.Context, path string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := keepMemory(); err != nil {
+		return err
+	}
 	if err := certificateInTime(cfg).Check(); err != nil {
 		log.Warn("the control plane will refuse the certificate", "error", err)
 	}
