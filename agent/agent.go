@@ -150,12 +150,13 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	a.watcher.inhibitor = newInhibitor(o.Inhibit, a.log)
 	a.manager = job.New(a.journal, job.Parts{
 		Instance: a.jobInstance, Leftovers: a.leftovers, RemoveLeftover: removeSnapshot,
-		Marks: held, Backuper: a.vaults, Restorer: restores{a}, Signer: receipts{a}, Observer: a.watcher,
+		Room: a.room, Marks: held, Backuper: a.vaults, Restorer: restores{a}, Signer: receipts{a}, Observer: a.watcher,
 	}, job.Options{
 		Jobs: cfg.Limits.Jobs, Queue: cfg.Limits.Queue, Held: cfg.Limits.Held,
 		Precopy: job.Precopy{
 			Rounds: cfg.Precopy.Rounds, Enough: uint64(cfg.Precopy.Enough), Time: cfg.Precopy.Time, Bytes: uint64(cfg.Precopy.Bytes),
 		},
+		Bases:          job.Bases{Keep: cfg.Base.Keep, MaxAge: cfg.Base.MaxAge, MinFree: float64(cfg.Base.MinFree) / 100},
 		FrozenDeadline: cfg.Limits.FrozenDeadline, StartRestored: cfg.Prepare.Start,
 		JobDeadline: cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout,
 		Now: time.Now, Rand: rand.Reader, BootID: bootID,

@@ -136,11 +136,18 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		}
 	}
 	for _, s := range r.Sources {
-		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root, Taken: s.Taken})
+		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Taken: s.Taken})
 	}
+	free := v.a.useBases(ctx, r, o.Sources)
 	res, err := backup.Run(ctx, o)
+	free()
 	if err != nil {
 		return nil, err
+	}
+	for _, d := range res.Drifts {
+		v.a.metrics.Drift()
+		v.a.log.Error("content changed without a sign, and its whole volume was read; verify the earlier backups of the instance",
+			keyInstance, r.Instance, keyJob, r.Job, "volume", d.Volume, keyReason, "known by "+d.By)
 	}
 	if res.Lost > 0 && !r.Precopy { // Invariant nothing-lost: no release on this backup
 		for _, w := range res.Warnings {
@@ -155,6 +162,7 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		BytesDeduplicated: res.BytesDeduplicated, Packs: res.Packs, Sampled: res.Sampled, Warnings: res.WarningCount,
 		Depth:   fmt.Sprintf("%s%d chunks read back", depth, res.Sampled),
 		Created: res.Created.UTC(), Verified: res.Verified.UTC(), StageSeconds: map[string]float64{},
+		Catalogues: res.Catalogues,
 	}
 	for stage, d := range res.Stages {
 		out.StageSeconds[stage] = d.Seconds()

@@ -106,6 +106,10 @@ func (c *Config) check(f *faults) {
 		f.add("precopy.rounds", "must be 0 to %d, got %d", maxRounds, r)
 	}
 	positive(f, "precopy.time", c.Precopy.Time)
+	positive(f, "base.max_age", c.Base.MaxAge)
+	if p := c.Base.MinFree; p < 0 || p > 100 {
+		f.add("base.min_free", "must be 0 to 100 (percent), got %d", p)
+	}
 	for _, b := range []struct {
 		name string
 		got  int

@@ -49,6 +49,11 @@ const (
 	DefaultPrecopyEnough Size = 16 << 20
 	// DefaultPrecopyTime ends the rounds of an instance that writes as fast as it is stored.
 	DefaultPrecopyTime = time.Hour
+	// DefaultBaseMaxAge keeps a base from one nightly backup to the next, and over a weekend. What is written meanwhile takes
+	// space twice.
+	DefaultBaseMaxAge = 72 * time.Hour
+	// DefaultBaseMinFree is where file systems that copy on write begin to slow down.
+	DefaultBaseMinFree = 10
 	// DefaultCompressionMin is the cheapest: most stores are faster than the cores are at any other level, and the instances
 	// need the cores too.
 	DefaultCompressionMin = "fastest"
@@ -143,6 +148,7 @@ type Config struct {
 	Release        string      `yaml:"release"` // ReleaseAgent or ReleaseControlPlane; of instances that say nothing
 	Hold           string      `yaml:"hold"`    // one of the Hold constants; of instances that say nothing
 	Precopy        Precopy     `yaml:"precopy"`
+	Base           Base        `yaml:"base"`
 	Prepare        Prepare     `yaml:"prepare"`
 	Compression    Compression `yaml:"compression"`
 	Brake          Brake       `yaml:"brake"`
@@ -211,6 +217,13 @@ type Precopy struct {
 	Enough Size          `yaml:"enough"` // a round that read no more is the last
 	Time   time.Duration `yaml:"time"`   // of all rounds; one that has begun is finished
 	Bytes  Size          `yaml:"bytes"`  // read by all rounds; 0 is no limit
+}
+
+// Base says which snapshots stay after a backup that does not end in release, so that the next one reads only what differs.
+type Base struct {
+	Keep    bool          `yaml:"keep"`
+	MaxAge  time.Duration `yaml:"max_age"`  // an older one is removed
+	MinFree int           `yaml:"min_free"` // percent of the space there; with less, the oldest are removed
 }
 
 // Compression bounds how much CPU goes into storing less: the level rises while a backup waits for the store, and falls while

@@ -143,6 +143,7 @@ func defaults() *Config {
 		Hold:          DefaultHold,
 		Compression:   Compression{Min: DefaultCompressionMin, Max: DefaultCompressionMax},
 		Precopy:       Precopy{Rounds: DefaultPrecopyRounds, Enough: DefaultPrecopyEnough, Time: DefaultPrecopyTime},
+		Base:          Base{Keep: true, MaxAge: DefaultBaseMaxAge, MinFree: DefaultBaseMinFree},
 		Brake:         Brake{CPU: DefaultBrakeCPU, IO: DefaultBrakeIO, Memory: DefaultBrakeMemory},
 		Limits: Limits{
 			Memory: DefaultMemory, Jobs: DefaultJobs, Queue: DefaultQueue, Held: DefaultHeld,

@@ -89,6 +89,7 @@ type Metrics struct {
 	iamLookups   *prometheus.CounterVec
 	certificate  prometheus.Gauge
 	audit        prometheus.Counter
+	drifts       prometheus.Counter
 	pace         prometheus.Gauge
 	warnings     prometheus.Counter
 	info         *prometheus.GaugeVec
@@ -131,6 +132,7 @@ func New(o Options) *Metrics {
 		storeFaults:  counterVec("store_faults_total", "Requests to the object store that failed, each try for itself, by why.", "kind"),
 		storeSeconds: histogramVec("store_request_duration_seconds", "Time that requests to the object store took.", storeBuckets, "op"),
 		apiRequests:  counterVec("api_requests_total", "Calls answered, by error code of the contract.", "code"),
+		drifts:       counter("drifts_total", "Volumes of which content had changed that was known not to; they were read whole."),
 		audit:        counter("audit_failures_total", "Commands that could not be written to the audit log."),
 		certificate:  gauge("tls_certificate_expiry_seconds", "Time until the certificate that is served expires; 0 without TLS, negative afterwards."),
 		pace:         gauge("precopy_pace_ratio", "Share of the time in which rounds of pre-copy work; below 1 the host is pressed."),
@@ -142,7 +144,7 @@ func New(o Options) *Metrics {
 	m.registry.MustRegister(
 		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
 		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
-		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.pace, m.warnings, m.info, m.start,
+		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.pace, m.warnings, m.info, m.start,
 	)
 	if o.Process {
 		m.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
@@ -393,6 +395,13 @@ func (m *Metrics) IAMLookup(outcome string) {
 func (m *Metrics) CertificateExpiry(left time.Duration) {
 	if m != nil {
 		m.certificate.Set(left.Seconds())
+	}
+}
+
+// Drift counts a volume of which content had changed although the means by which that is known said that it had not.
+func (m *Metrics) Drift() {
+	if m != nil {
+		m.drifts.Inc()
 	}
 }
 

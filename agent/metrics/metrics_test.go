@@ -67,6 +67,7 @@ func use(m *metrics.Metrics) {
 	m.IAMLookup("phone-0001")
 	m.CertificateExpiry(24 * time.Hour)
 	m.AuditFailed()
+	m.Drift()
 	m.Warnings(3)
 }
 
