@@ -32,7 +32,7 @@ var ErrPlace = errors.New("volume can't be restored to its place")
 
 // PlaceOf tells where a volume is restored to. It changes nothing. The job and the volume's name tell the stage from those of
 // other restores. The error wraps ErrPlace when the folder that holds target is missing, when target is a mount point or has one below
-// (nothing can be renamed over those), or is something else than a folder.
+// (nothing can be renamed over those), or is something else than a folder or a file.
 func PlaceOf(target, job, volume string) (Place, error) {
 	no := func(format string, args ...any) (Place, error) {
 		return Place{}, fmt.Errorf("%w: %s: %s", ErrPlace, target, fmt.Sprintf(format, args...))
@@ -54,8 +54,10 @@ func PlaceOf(target, job, volume string) (Place, error) {
 			return no("a link that leads nowhere: %v", err)
 		}
 		return PlaceOf(real, job, volume)
-	case !info.IsDir():
-		return no("it is no folder")
+	case info.Mode()&fs.ModeDevice != 0:
+		return no("it is a device, which can't be put into place in one step; restore onto it with the command")
+	case !info.IsDir() && !info.Mode().IsRegular():
+		return no("it is neither a folder nor a file")
 	}
 	mounts, err := snapshot.Mounts(real)
 	if err != nil {

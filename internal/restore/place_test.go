@@ -145,12 +145,12 @@ func TestPlaceRefusals(t *testing.T) {
 	testbed.Need(t, "root", "ext4")
 	mount := testbed.Ext4(t)
 	dir := testbed.Dir(t)
-	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+	must(t, unix.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
 	must(t, os.Symlink("nowhere", filepath.Join(dir, "dangling")))
 	for target, want := range map[string]string{
 		mount:                           "it is a mount point",
 		filepath.Dir(mount):             "is mounted inside of it",
-		filepath.Join(dir, "file"):      "it is no folder",
+		filepath.Join(dir, "pipe"):      "it is neither a folder nor a file",
 		filepath.Join(dir, "dangling"):  "a link that leads nowhere",
 		filepath.Join(dir, "no", "way"): "the folder that holds it does not exist",
 	} {

@@ -31,7 +31,8 @@ type Options struct {
 	Vault *vault.Vault
 	Ref   vault.BackupRef
 	// Dest is the folder that will hold the volume; with several volumes it holds a folder for each. It must
-	// be absent or an empty folder, and its parent must exist.
+	// be absent or an empty folder, and its parent must exist. An image becomes a file, which must be absent, or is written onto
+	// Dest when that is a block device that is not in use.
 	Dest string
 	// Volume is the one to restore; "" is all.
 	Volume string
@@ -97,7 +98,8 @@ type run struct {
 }
 
 // Run restores a backup. When it returns nil, Dest holds it, durable; what could not be kept exact is in
-// Result.Warnings. After an error Dest is as it was (Invariant restore-exact).
+// Result.Warnings. After an error Dest is as it was (Invariant restore-exact), but
+// for a block device.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Workers <= 0 {
 		o.Workers = defaultWorkers
@@ -119,8 +121,11 @@ func (r *run) all(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := checkDest(dest); err != nil {
-		return err
+	onDevice := isDevice(dest)
+	if !onDevice {
+		if err := checkDest(dest); err != nil {
+			return err
+		}
 	}
 	m, err := r.o.Vault.Manifest(ctx, r.o.Ref)
 	if err != nil {
@@ -135,7 +140,7 @@ func (r *run) all(ctx context.Context) (err error) {
 		volumes = []vault.Volume{*vol}
 	}
 	for _, v := range volumes {
-		if v.Kind != "tree" {
+		if v.Kind != vault.KindTree && v.Kind != vault.KindImage {
 			return fmt.Errorf("volume %s is of kind %q: %w", v.Name, v.Kind, vault.ErrNewer)
 		}
 		if err := vault.CheckInstance(v.Name); err != nil { // it becomes the name of a folder
@@ -146,6 +151,14 @@ func (r *run) all(ctx context.Context) (err error) {
 	}
 	stop := r.tellProgress()
 	defer stop()
+	if onDevice {
+		return r.device(ctx, volumes, dest)
+	}
+	if len(volumes) == 1 && volumes[0].Kind == vault.KindImage {
+		if _, err := os.Lstat(dest); err == nil {
+			return fmt.Errorf("the backup is an image, which becomes a new file: %w", ErrTargetExists)
+		}
+	}
 
 	work, err := os.MkdirTemp(filepath.Dir(dest), "."+filepath.Base(dest)+workInfix)
 	if err != nil {
@@ -165,6 +178,15 @@ func (r *run) all(ctx context.Context) (err error) {
 		dir := filepath.Join(work, "volume")
 		if len(volumes) > 1 {
 			dir = filepath.Join(dir, volumes[i].Name)
+		}
+		if volumes[i].Kind == vault.KindImage {
+			if len(r.o.Include) > 0 {
+				continue // patterns are of paths in trees
+			}
+			if err := r.imageFile(ctx, &volumes[i], dir); err != nil {
+				return fmt.Errorf("volume %s: %w", volumes[i].Name, err)
+			}
+			continue
 		}
 		if err := r.makeFolder(dir); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"holdfast/internal/image"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -35,7 +37,15 @@ const (
 type file struct {
 	entry *tree.Entry
 	f     *os.File
-	left  atomic.Int64 // places to write, plus one until all its items were seen
+	image *image.Target // instead of f: an image, whose volume closes it
+	left  atomic.Int64  // places to write, plus one until all its items were seen
+}
+
+func (f *file) writer() io.WriterAt {
+	if f.image != nil {
+		return f.image
+	}
+	return f.f
 }
 
 type place struct {
@@ -277,7 +287,7 @@ func (b *builder) get(ctx context.Context, win *window, q request) error {
 			return err
 		}
 		for _, p := range win.places[l] {
-			if _, err := p.to.f.WriteAt((*plain)[p.in:p.in+p.n], p.off); err != nil {
+			if _, err := p.to.writer().WriteAt((*plain)[p.in:p.in+p.n], p.off); err != nil {
 				if pe, ok := errors.AsType[*os.PathError](err); ok {
 					err = pe.Err // its name is not quoted
 				}
@@ -294,7 +304,7 @@ func (b *builder) get(ctx context.Context, win *window, q request) error {
 
 // done ends one claim on f; the last sets its metadata and closes it.
 func (b *builder) done(f *file) error {
-	if f.left.Add(-1) > 0 {
+	if f.left.Add(-1) > 0 || f.image != nil {
 		return nil
 	}
 	return b.target.FinishFile(f.entry, f.f)
