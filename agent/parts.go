@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,12 +44,8 @@ func newInstance(cfg *config.Instance, host string) (*instance, error) {
 // restored tells whether every volume is on this host; else why not.
 func (in *instance) restored() error {
 	for _, v := range in.cfg.Volumes {
-		info, err := os.Stat(v.Path)
-		if err != nil {
-			return fmt.Errorf("volume %s: %w", v.Name, err)
-		}
-		if !info.IsDir() {
-			return fmt.Errorf("volume %s: %s is no folder", v.Name, v.Path)
+		if _, err := snapshot.KindOf(v.Path); err != nil {
+			return fmt.Errorf("%s: %w", v.Name, err)
 		}
 	}
 	return nil
@@ -127,7 +124,7 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	if job.Ref(made.Ref) != planned.Ref {
 		return job.Snapshot{}, fmt.Errorf("snapshot %s was planned as %s", made.Ref.Path, planned.Ref.Path)
 	}
-	planned.Root, planned.Taken = made.Root, taken.UTC()
+	planned.Root, planned.Taken = cmp.Or(made.Root, made.Image), taken.UTC()
 	return planned, nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/snapshot"
 	"holdfast/internal/vault"
 )
 
@@ -45,9 +47,10 @@ func (a *app) backupCommand() *cobra.Command {
 	var instance, snap string
 	cmd := &cobra.Command{
 		Use:   "backup --instance ID PATH",
-		Short: "Back up a folder without an agent, and print the backup's id",
-		Long: "backup reads the tree at PATH into a new backup of the instance, confirms it and prints its id.\n\n" +
-			"Run as root on btrfs, it reads a snapshot that it makes and removes (--snapshot auto). Elsewhere, and\n" +
+		Short: "Back up a folder, image or block device without an agent, and print the backup's id",
+		Long: "backup reads the tree at PATH into a new backup of the instance, confirms it and prints its id. A file\n" +
+			"or a block device is an image: a raw disk, of which the content is backed up and nothing else.\n\n" +
+			"Run as root where snapshots can be made, it reads one that it removes (--snapshot auto). Elsewhere, and\n" +
 			"with --snapshot off, it reads PATH in place: what changes while it reads is in the backup as it was\n" +
 			"at the moment of reading. Stop what writes there first, or give the instance to an agent.",
 		Example: "  holdfast backup --store file:///srv/backups --key host.key --instance cp-7 /data/cp-7",
@@ -63,7 +66,7 @@ func (a *app) backupCommand() *cobra.Command {
 				}
 			}
 			doing := "back up " + instance
-			path, err := folder(args[0])
+			path, err := volume(args[0])
 			if err != nil {
 				return &failure{doing: doing, err: err}
 			}
@@ -97,18 +100,17 @@ func checkInstance(cmd *cobra.Command, id string) error {
 	return nil
 }
 
-// folder returns the absolute path of an existing folder.
-func folder(path string) (string, error) {
+// volume returns the absolute path of an existing folder, file or block device.
+func volume(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
 	}
-	info, err := os.Stat(abs)
-	if err != nil {
+	if _, err := os.Stat(abs); err != nil {
 		return "", err
 	}
-	if !info.IsDir() {
-		return "", fmt.Errorf("%s is not a folder", name(path))
+	if _, err := snapshot.KindOf(abs); err != nil {
+		return "", fmt.Errorf("%s is neither a folder nor a file nor a block device", name(path))
 	}
 	return abs, nil
 }
@@ -133,7 +135,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		}
 		if view != nil {
 			defer func() { err = errors.Join(err, remove()) }()
-			root, source = view.Root, view.Ref.Provider
+			root, source = cmp.Or(view.Root, view.Image), view.Ref.Provider
 			a.say("reading a %s snapshot of %s", source, name(path))
 		}
 	}

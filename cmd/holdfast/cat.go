@@ -20,9 +20,9 @@ func (a *app) catCommand() *cobra.Command {
 	var v access
 	cmd := &cobra.Command{
 		Use:   "cat BACKUP PATH",
-		Short: "Print a file of a backup",
+		Short: "Print a file or an image of a backup",
 		Long: "cat prints the content of one file to stdout, holes as zeros. In a backup of several volumes PATH\n" +
-			"begins with the volume's name.",
+			"begins with the volume's name; the path of an image is its volume's name, data without an agent.",
 		Args: arguments("BACKUP", "PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withVault(cmd, v, "cat "+args[0], func(ctx context.Context, at *vaultAt) error {

@@ -37,7 +37,8 @@ func (a *app) lsCommand() *cobra.Command {
 		Use:   "ls BACKUP [PATH]",
 		Short: "List what a backup holds",
 		Long: "ls lists the entries of a folder in a backup (of its root, without PATH), or all below it with\n" +
-			"--recursive. In a backup of several volumes a path begins with the volume's name.",
+			"--recursive. In a backup of several volumes a path begins with the volume's name, which is also the path\n" +
+			"of an image.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				return nil
@@ -93,7 +94,7 @@ type noEntryError struct{ path string }
 func (e *noEntryError) Error() string { return name(e.path) + " is not in the backup" }
 
 // items calls each for every item of a backup, in the order of the walk. Where the backup has several
-// volumes, the volume's name is the first element of path.
+// volumes, the volume's name is the first element of path; that of an image is its path.
 func items(ctx context.Context, at *vaultAt, id string, each func(path string, item *vault.Item) error) error {
 	ref, err := at.Find(ctx, "", id)
 	if errors.Is(err, vault.ErrNoBackup) {
@@ -111,7 +112,11 @@ func items(ctx context.Context, at *vaultAt, id string, each func(path string, i
 		err := at.Items(ctx, volume, func(items []vault.Item) error {
 			for j := range items {
 				path := items[j].Path
-				if len(manifest.Volumes) > 1 {
+				switch {
+				case volume.Kind == vault.KindImage: // its one item has no path, and no time of its own
+					path = volume.Name
+					items[j].Mtime = tree.Time{Sec: ref.Time.Unix()}
+				case len(manifest.Volumes) > 1:
 					path = strings.TrimSuffix(volume.Name+"/"+path, "/")
 				}
 				if err := each(path, &items[j]); err != nil {

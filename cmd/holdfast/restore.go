@@ -32,10 +32,12 @@ func (a *app) restoreCommand() *cobra.Command {
 	var include []string
 	cmd := &cobra.Command{
 		Use:   "restore --instance ID DEST",
-		Short: "Bring a backup back into a new or empty folder",
+		Short: "Bring a backup back into a new or empty folder, a new file, or onto a block device",
 		Long: "restore builds the tree beside DEST and puts it in place with one rename, so that a restore that\n" +
 			"fails leaves DEST as it was. Without --backup it takes the newest. It needs root to give files\n" +
-			"back to their owners; what can't be exact is listed, and the exit code is 3.",
+			"back to their owners; what can't be exact is listed, and the exit code is 3.\n\n" +
+			"An image becomes a new file, sparse where it has zeros. Where DEST is a block device that is not in\n" +
+			"use and large enough, the image is written onto it; a restore that fails has then destroyed what was there.",
 		Example: "  holdfast restore --store file:///srv/backups --key host.key --instance cp-7 /data/cp-7",
 		Args:    arguments("DEST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
