@@ -48,11 +48,25 @@ func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, e
 		return job.Content{}, fmt.Errorf("open vault: %w", err)
 	}
 	ref, err := opened.Find(ctx, id, "")
-	if errors.Is(err, vault.ErrNoBackup) {
+	if err != nil && !errors.Is(err, vault.ErrNoBackup) {
+		return job.Content{}, err
+	}
+	// Ids sort by time. A bucket that was set back to an earlier state shows where this host has made a newer backup.
+	_, latest, lookErr := r.a.journal.ByInstance(id)
+	switch {
+	case lookErr != nil:
+		return job.Content{}, lookErr
+	case latest != nil && latest.Tenant == tenant && latest.Result != nil && latest.Result.BackupID > ref.ID:
+		return job.Content{}, fmt.Errorf("%w: %s, this host's last; the newest there is %q", errRolledBack, latest.Result.BackupID, ref.ID)
+	case err != nil:
 		return job.Content{}, job.ErrNoBackup
 	}
 	return job.Content{Backup: ref.ID, Created: ref.Time.UTC()}, err
 }
+
+// errRolledBack says that the store is not what it was: whoever owns it deleted the newest backup, or set it back. What is left is
+// restored by hand only (holdfast restore --backup).
+var errRolledBack = errors.New("the store lacks a backup that it confirmed")
 
 func (r restores) Plan(_ context.Context, id, jobID string) ([]job.Place, error) {
 	in := r.a.instances[id]
