@@ -116,7 +116,7 @@ type Result struct {
 	// Compressed is the content that was new by the level of compression that it met, bytes before.
 	Compressed map[string]uint64 `json:"compressed"`
 	// Catalogues has, by volume, the id of the catalogue that was kept of the view that was backed up, so that the view can
-	// be the Base of the next backup. A volume of which none could be kept is not in it.
+	// be the Base of the next backup; of an image, that of the backup itself. A volume of which none could be kept is not in it.
 	Catalogues map[string]string `json:"catalogues"`
 	// Checked is how many pieces of content that was known not to have changed were read and compared all the same, and
 	// Drifts says what of it had changed: an alarm, see DriftError. This backup has read all of those volumes.
@@ -144,6 +144,7 @@ type run struct {
 	sending *sending
 	counts  struct{ entries, files, dirs, unchanged, known, read, fresh, sent, checked atomic.Uint64 }
 	checks  sampler
+	images  []string // volumes that are
 	walked  atomic.Bool
 
 	governor *governor
@@ -376,6 +377,9 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs, added []
 		return err
 	}
 	r.res.BackupID, r.res.Object, r.res.ManifestSHA256 = m.ID, m.Object, m.Digest
+	for _, name := range r.images {
+		r.res.Catalogues[name] = m.ID
+	}
 	r.res.Packs = len(refs)
 	r.res.Verified = r.o.Now().UTC()
 	return nil

@@ -49,14 +49,21 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 	}
 	u := &unit{
 		entries: []*tree.Entry{{Kind: tree.File, Mode: 0o600, Size: img.Size()}}, large: true, weight: entryMemory,
-		image: p.readingOf(img, nil), parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{}),
+		parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{}),
 	}
+	base, feed := r.imageBase(ctx, s, u.done)
+	u.image = p.readingOf(img, base)
+	p.name, p.by = s.Volume, ByBase
+	r.images = append(r.images, s.Volume)
 	u.image.same = r.shareBlocks(img, s, u.image.grid)
 	defer u.image.same.close()
 	return p.flow(ctx, rec, vault.Volume{Name: s.Volume, Kind: vault.KindImage}, func(ctx context.Context) error {
 		r.counts.entries.Add(1)
 		r.counts.files.Add(1)
-		return p.send(ctx, u)
+		if err := p.send(ctx, u); err != nil || feed == nil {
+			return err
+		}
+		return feed(ctx)
 	})
 }
 
@@ -134,7 +141,17 @@ func (r *imageReading) next(ctx context.Context) (reader, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	return func(*worker) ([]vault.Extent, error) { return kept, nil }, true, nil
+	return func(w *worker) ([]vault.Extent, error) {
+		for _, x := range kept {
+			if !r.p.picks() {
+				continue
+			}
+			if err := w.check(ctx, r.img.File(), "", x); err != nil {
+				return nil, err
+			}
+		}
+		return kept, nil
+	}, true, nil
 }
 
 // keep takes extents of the base from r.end on, before to, no more than a part of a recipe has.
