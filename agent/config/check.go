@@ -216,7 +216,8 @@ func (c *Config) checkInstances(f *faults) {
 			}
 			absolute(f, path+".path", &v.Path, true)
 			absolute(f, path+".snapshot_dir", &v.SnapshotDir, false)
-			oneOf(f, path+".snapshot", v.Snapshot, SnapshotAuto, SnapshotBtrfs, SnapshotFreeze)
+			oneOf(f, path+".snapshot", v.Snapshot,
+				SnapshotAuto, SnapshotBtrfs, SnapshotReflink, SnapshotThin, SnapshotClassic, SnapshotFreeze, SnapshotFsFreeze)
 		}
 	}
 }

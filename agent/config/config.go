@@ -122,9 +122,13 @@ const (
 
 // Ways to snapshot a volume.
 const (
-	SnapshotAuto   = "auto" // the best that the volume's file system can do
-	SnapshotBtrfs  = "btrfs"
-	SnapshotFreeze = "freeze" // read in place while the instance is held
+	SnapshotAuto     = "auto" // the best that the volume's file system can do
+	SnapshotBtrfs    = "btrfs"
+	SnapshotReflink  = "reflink" // of an image
+	SnapshotThin     = "lvm-thin"
+	SnapshotClassic  = "lvm-classic"
+	SnapshotFreeze   = "freeze"   // read in place while the instance is held
+	SnapshotFsFreeze = "fsfreeze" // and its file system frozen
 )
 
 // Config is the whole configuration, checked and with defaults filled in. It is not changed after
@@ -321,7 +325,7 @@ type None struct{}
 type Volume struct {
 	Name        string `yaml:"name"`
 	Path        string `yaml:"path"`
-	Snapshot    string `yaml:"snapshot"`     // SnapshotAuto, SnapshotBtrfs or SnapshotFreeze
+	Snapshot    string `yaml:"snapshot"`     // SnapshotAuto or one of the others
 	SnapshotDir string `yaml:"snapshot_dir"` // where snapshots are made; "" leaves it to the provider
 }
 

@@ -191,7 +191,7 @@ func TestFaults(t *testing.T) {
 		{"exec", strings.Replace(inst, "{none: {}}", "{exec: {freeze: [stop]}}", 1) + "  - {name: d, path: /a}", `instances[0].runtime.exec.freeze[0]: must be the absolute path of a program, got "stop"`},
 		{"exec missing", strings.Replace(inst, "{none: {}}", "{exec: {}}", 1) + "  - {name: d, path: /a}", "instances[0].runtime.exec.power_down: is required"},
 		{"docker host", strings.Replace(inst, "{none: {}}", "{docker: {host: here}}", 1) + "  - {name: d, path: /a}", `instances[0].runtime.docker.host: must be unix:///path or tcp://host:port, got "here"`},
-		{"snapshot", inst + "  - {name: d, path: /a, snapshot: zfs}", `instances[0].volumes[0].snapshot: must be one of auto, btrfs, freeze; got "zfs"`},
+		{"snapshot", inst + "  - {name: d, path: /a, snapshot: zfs}", `instances[0].volumes[0].snapshot: must be one of auto, btrfs, reflink, lvm-thin, lvm-classic, freeze, fsfreeze; got "zfs"`},
 		{"listener without certificate", "=" + strings.Replace(minimal, `listen: ""`, "", 1), "tls.cert_file: is required"},
 		{"IAM without TLS", "iam: {url: http://iam.example.com/v3}", "iam.url: must be https (http to a loopback address only)"},
 		{"IAM with a password", "iam: {url: https://a:b@iam.example.com/v3}", "iam.url: must not hold credentials"},
