@@ -61,7 +61,7 @@ func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, e
 	case err != nil:
 		return job.Content{}, job.ErrNoBackup
 	}
-	return job.Content{Backup: ref.ID, Created: ref.Time.UTC()}, err
+	return job.Content{Backup: ref.ID, Created: ref.Time.UTC()}, nil
 }
 
 // errRolledBack says that the store is not what it was: whoever owns it deleted the newest backup, or set it back. What is left is
