@@ -1,15 +1,14 @@
 package agent_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"testing"
-	"time"
-
-	"bufio"
 	"net/http"
 	"strings"
+	"testing"
+	"time"
 
 	"holdfast/agent/api"
 )
