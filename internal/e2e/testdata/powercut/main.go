@@ -1,0 +1,361 @@
+// Command powercut is all that a virtual machine has around an agent: the instances, whose state only a power cut takes from it,
+// the control plane, and who commands backups without end. It prints what it sees, with "FAIL" before what breaks a promise.
+// With FINAL=1 it lets everything end, looks once more, and ends.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"holdfast/agent/report"
+)
+
+const (
+	completed = "holdfast.backup.completed"
+	failed    = "holdfast.backup.failed"
+	released  = "holdfast.instance.released"
+)
+
+func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+
+func must(err error) {
+	if err != nil {
+		say("FAIL: %v", err)
+		os.Exit(1)
+	}
+}
+
+// durable writes a file so that a power cut leaves it whole.
+func durable(path string) {
+	f, err := os.Create(path)
+	must(err)
+	must(f.Sync())
+	must(f.Close())
+	syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) {
+	d, err := os.Open(dir)
+	must(err)
+	must(d.Sync())
+	must(d.Close())
+}
+
+// instance writes numbers while it runs. That it is down survives a power cut; that it is frozen does not.
+type instance struct {
+	id    string
+	mu    sync.Mutex
+	state string
+	acked bool // a completed report of it was taken since it runs
+	jobs  map[string]bool
+	ended int    // jobs that were released or failed
+	last  string // event of the last one
+	news  chan struct{}
+}
+
+func (i *instance) volume() string { return "/disk/volumes/" + i.id + "/data" }
+func (i *instance) down() string   { return "/disk/down/" + i.id }
+
+func (i *instance) write() {
+	f, err := os.OpenFile(i.volume()+"/records", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	must(err)
+	for n := 0; ; n++ {
+		i.mu.Lock()
+		if i.state == "running" {
+			_, err := fmt.Fprintf(f, "%d.%d\n", time.Now().UnixNano(), n)
+			must(err)
+			must(f.Sync())
+		}
+		i.mu.Unlock()
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// act is the instance's runtime.
+func (i *instance) act(verb string) string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch {
+	case verb == "freeze" && i.state == "running":
+		i.state = "frozen"
+	case verb == "thaw" && i.state == "frozen":
+		i.state = "running"
+	case verb == "power-down" && i.state != "stopped":
+		if !i.acked {
+			say("FAIL release-last: %s is powered down before the control plane took its report", i.id)
+		}
+		i.state = "stopped"
+		durable(i.down())
+	}
+	return i.state
+}
+
+// take is the control plane's side of a report.
+func (i *instance) take(e report.Event, job string, old bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch e.Type {
+	case completed:
+		i.acked = true
+	case released, failed:
+		if i.jobs[job] {
+			return
+		}
+		if e.Type == released && !old && i.state != "stopped" {
+			say("FAIL: %s is said to be released, and is %s", i.id, i.state)
+		}
+		i.jobs[job], i.last = true, e.Type
+		i.ended++
+		i.acked = false
+		select {
+		case i.news <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// world is what all instances share.
+type world struct {
+	instances map[string]*instance
+	mu        sync.Mutex
+	log       *os.File
+	client    http.Client
+	api       string
+	token     string
+}
+
+type line struct{ Type, Instance, Job string }
+
+func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	e, _, err := report.Decode(body)
+	must(err)
+	if mathrand.IntN(10) == 0 {
+		rw.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	var data struct {
+		Job    string `json:"job_id"`
+		Reason string `json:"reason"`
+	}
+	must(json.Unmarshal(e.Data, &data))
+	if e.Type != "holdfast.backup.progress" {
+		say("took %s of %s %s %s", e.Type, e.Instance, data.Job, data.Reason)
+		b, err := json.Marshal(line{e.Type, e.Instance, data.Job})
+		must(err)
+		w.mu.Lock()
+		_, err = w.log.Write(append(b, '\n'))
+		must(errors.Join(err, w.log.Sync()))
+		w.mu.Unlock()
+		w.instances[e.Instance].take(e, data.Job, false)
+	}
+	rw.WriteHeader(http.StatusNoContent)
+}
+
+// runtime answers lines "verb id" with the state.
+func (w *world) runtime(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		must(err)
+		go func() {
+			defer c.Close()
+			s := bufio.NewScanner(c)
+			if s.Scan() {
+				verb, id, _ := strings.Cut(s.Text(), " ")
+				fmt.Fprintln(c, w.instances[id].act(verb))
+			}
+		}()
+	}
+}
+
+func (w *world) backup(i *instance, request string) {
+	for {
+		req, err := http.NewRequest(http.MethodPost, w.api, strings.NewReader(fmt.Sprintf(`{"instance_ids":[%q]}`, i.id)))
+		must(err)
+		req.Header.Set("X-Auth-Token", w.token)
+		req.Header.Set("X-Request-Id", request)
+		res, err := w.client.Do(req)
+		if err == nil {
+			body, _ := io.ReadAll(res.Body)
+			res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return
+			}
+			say("backup of %s: %s %s", i.id, res.Status, body)
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
+// check compares the newest backup of an instance that is down with its storage.
+func (w *world) check(i *instance) {
+	dest := "/tmp/restored-" + i.id
+	must(os.RemoveAll(dest))
+	c := exec.Command("/tmp/holdfast", "restore", "--instance", i.id, dest)
+	if out, err := c.CombinedOutput(); err != nil {
+		say("FAIL: restore %s: %v\n%s", i.id, err, out)
+		return
+	}
+	if out, err := exec.Command("diff", "-r", i.volume(), dest).CombinedOutput(); err != nil {
+		say("FAIL nothing-lost: %s\n%s", i.id, out)
+		return
+	}
+	must(os.RemoveAll(dest))
+	say("checked %s", i.id)
+}
+
+// command backs the instance up, checks the backup and starts it again, for ever or until it is down.
+func (w *world) command(i *instance, final bool) {
+	for {
+		i.mu.Lock()
+		state, last, n := i.state, i.last, i.ended
+		i.mu.Unlock()
+		if state == "stopped" && last == released {
+			w.check(i)
+			if final {
+				return
+			}
+			i.mu.Lock()
+			must(os.Remove(i.down()))
+			syncDir(filepath.Dir(i.down()))
+			i.state, i.last = "running", ""
+			i.mu.Unlock()
+		}
+		w.backup(i, fmt.Sprintf("%s-%d", i.id, n))
+		for over := false; !over; {
+			<-i.news
+			i.mu.Lock()
+			over = i.ended > n
+			i.mu.Unlock()
+		}
+	}
+}
+
+func install(from, to string) {
+	b, err := os.ReadFile(from)
+	must(err)
+	must(os.WriteFile(to, b, 0o755))
+}
+
+func main() {
+	final := os.Getenv("FINAL") != ""
+	must(os.MkdirAll("/disk", 0o755))
+	must(syscall.Mount("/dev/vda", "/disk", "btrfs", 0, ""))
+	install("/etc/holdfast/holdfast", "/tmp/holdfast")
+	install("/etc/holdfast/holdfastd", "/tmp/holdfastd")
+	for _, name := range []string{"tokens", "host.key", "key.pem"} {
+		must(os.Chmod("/etc/holdfast/"+name, 0o600))
+	}
+	first := errors.Is(os.Mkdir("/disk/down", 0o755), nil)
+	must(os.MkdirAll("/disk/store", 0o700))
+	if first {
+		if out, err := exec.Command("/tmp/holdfast", "vault", "create").CombinedOutput(); err != nil {
+			say("FAIL: create the vault: %v\n%s", err, out)
+		}
+	}
+	w := &world{instances: map[string]*instance{}, api: "https://127.0.0.1:8443/v1/instances/backup", token: os.Getenv("TOKEN")}
+	w.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // a loopback, and a test
+	for n := range 3 {
+		i := &instance{id: fmt.Sprintf("phone-%d", n+1), state: "running", jobs: map[string]bool{}, news: make(chan struct{}, 1)}
+		w.instances[i.id] = i
+		if _, err := os.Stat(i.down()); err == nil {
+			i.state = "stopped"
+		}
+		must(os.MkdirAll(i.volume(), 0o755))
+		if _, err := os.Stat(i.volume() + "/bulk"); err != nil {
+			b := make([]byte, 6<<20)
+			_, _ = rand.Read(b)
+			must(os.WriteFile(i.volume()+"/bulk.new", b, 0o600))
+			must(os.Rename(i.volume()+"/bulk.new", i.volume()+"/bulk"))
+			syscall.Sync()
+		}
+	}
+	// What the control plane knows is not on this host in truth, so it is never lost.
+	old, err := os.ReadFile("/disk/plane.log")
+	if err != nil && !os.IsNotExist(err) {
+		must(err)
+	}
+	for _, l := range bytes.Split(old, []byte("\n")) {
+		var e line
+		if json.Unmarshal(l, &e) == nil && e.Instance != "" {
+			w.instances[e.Instance].take(report.Event{Type: e.Type}, e.Job, true)
+		}
+	}
+	w.log, err = os.OpenFile("/disk/plane.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	must(err)
+	acts, err := net.Listen("tcp", "127.0.0.1:9999")
+	must(err)
+	go w.runtime(acts)
+	plane, err := net.Listen("tcp", "127.0.0.1:9998")
+	must(err)
+	go func() { must(http.Serve(plane, http.HandlerFunc(w.serve))) }()
+	for _, i := range w.instances {
+		go i.write()
+	}
+
+	logFile, err := os.Create("/tmp/log")
+	must(err)
+	agent := exec.Command("/tmp/holdfastd", "--config", "/etc/holdfast/holdfast.yaml")
+	agent.Stdout, agent.Stderr = logFile, logFile
+	must(agent.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- agent.Wait() }()
+	for {
+		if res, err := http.Get("http://127.0.0.1:9477/readyz"); err == nil {
+			res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		select {
+		case err := <-ended:
+			b, _ := os.ReadFile("/tmp/log")
+			say("FAIL: the agent ended: %v\n%s", err, b)
+			os.Exit(1)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if set, _ := filepath.Glob("/disk/state/journal.db.damaged*"); len(set) > 0 {
+		say("FAIL: the journal was damaged: %v", set)
+	}
+	say("ready")
+	var all sync.WaitGroup
+	for _, i := range w.instances {
+		all.Go(func() { w.command(i, final) })
+	}
+	all.Wait()
+
+	time.Sleep(time.Second) // the last job drops its snapshot after it was reported
+	for _, pattern := range []string{"/disk/volumes/*/.*", "/disk/volumes/.*", "/disk/.holdfast*/*", "/disk/state/held/*"} {
+		if left, _ := filepath.Glob(pattern); len(left) > 0 {
+			say("FAIL: left behind: %v", left)
+		}
+	}
+	if out, err := exec.Command("/tmp/holdfast", "verify", "--read-data", "100").CombinedOutput(); err != nil {
+		say("FAIL: verify: %v\n%s", err, out)
+	}
+	must(agent.Process.Signal(syscall.SIGTERM))
+	if err := <-ended; err != nil {
+		say("FAIL: the agent's end: %v", err)
+	}
+	say("all is over")
+}
