@@ -46,8 +46,8 @@ var _ api.Service = (*service)(nil)
 
 // Backup checks the whole batch before anything starts, in the order: is the command known, do the
 // instances exist, may the caller act on them, are they of one tenant, is their storage here, are they busy.
-func (s *service) Backup(_ context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.TaskAnswer, error) {
-	r := job.Request{Kind: job.KindBackup, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
+func (s *service) Backup(_ context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
+	r := job.Request{Kind: job.KindBackup, Deadline: deadline, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
 	return s.accept(r, func() error { return s.check(c, ids, true) })
 }
 

@@ -91,8 +91,9 @@ type Service interface {
 	// Backup accepts one command for all of instanceIDs or for none, and returns once the task is in the
 	// journal. The ids have the right form and no duplicates. The same requestID of the same tenant
 	// with the same digest gives the first answer again, with another digest an Error with CodeParameter. Request
-	// ids of different tenants (Caller.Tenant) are different commands.
-	Backup(ctx context.Context, c Caller, requestID string, digest [32]byte, instanceIDs []string) (TaskAnswer, error)
+	// ids of different tenants (Caller.Tenant) are different commands. The deadline is when the host is needed; zero when
+	// there is no haste.
+	Backup(ctx context.Context, c Caller, requestID string, digest [32]byte, instanceIDs []string, deadline time.Time) (TaskAnswer, error)
 	// Reports calls send for each report after the one with the number after, or with nil for those made from now on, until
 	// the context ends (nil), or send fails (its error). The caller gets what it may see. A ReportEvent of ReportGap comes
 	// first where some in between are no longer kept, and one without a type now and then, to find readers that are gone.

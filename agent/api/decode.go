@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"time"
 	"unicode/utf8"
 )
 
@@ -49,6 +50,8 @@ type command struct {
 	userID *string // nil where not given
 	ids    []string
 	verb   string // "" for a backup
+	// deadline is when the host is needed; zero where the command does not say.
+	deadline time.Time
 }
 
 // digest tells commands apart. It covers what the body says, not how it is written, so that a caller
@@ -57,8 +60,10 @@ func (c command) digest() [32]byte {
 	b, err := json.Marshal(struct {
 		User *string  `json:"user_id"`
 		IDs  []string `json:"instance_ids"`
-		Verb string   `json:"verb,omitempty"` // left out for a backup, so that digests in older journals stay what they are
-	}{c.userID, c.ids, c.verb})
+		// Left out where there is none, so that digests in older journals stay what they are.
+		Verb     string    `json:"verb,omitempty"`
+		Deadline time.Time `json:"deadline,omitzero"`
+	}{c.userID, c.ids, c.verb, c.deadline})
 	if err != nil {
 		panic(err) // strings always marshal
 	}
@@ -67,9 +72,14 @@ func (c command) digest() [32]byte {
 
 const missingIDs = "instance_ids: missing"
 
-// decodeBackup reads both forms of the body, {"instance_ids": [...]} and {"instance_id": "..."}, each
+// decodeBackup is decodeBatch, and takes a deadline too.
+func decodeBackup(body []byte) (command, error) { return decode(body, true) }
+
+// decodeBatch reads both forms of the body, {"instance_ids": [...]} and {"instance_id": "..."}, each
 // with or without user_id. An error is *Error with CodeParameter, naming the field and its value.
-func decodeBackup(body []byte) (command, error) {
+func decodeBatch(body []byte) (command, error) { return decode(body, false) }
+
+func decode(body []byte, mayHurry bool) (command, error) {
 	var (
 		c         command
 		list, one bool
@@ -102,6 +112,21 @@ func decodeBackup(body []byte) (command, error) {
 				return Refuse(CodeParameter, "instance_ids: must hold 1 to %d ids, got %d", MaxInstances, len(items))
 			}
 			return c.addAll(items)
+		case "deadline":
+			if !mayHurry {
+				return unknownField(key)
+			}
+			var s string
+			var err error
+			if !text(raw, &s) {
+				err = errors.New("no string")
+			} else {
+				c.deadline, err = time.Parse(time.RFC3339, s)
+			}
+			if err != nil || c.deadline.IsZero() {
+				return Refuse(CodeParameter, "deadline: must be a time such as 2026-11-23T22:15:00Z (RFC 3339), got %s", Quote(string(raw)))
+			}
+			c.deadline = c.deadline.UTC()
 		default:
 			return unknownField(key)
 		}

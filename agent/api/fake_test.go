@@ -24,6 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fake is a Service that keeps what it was asked in memory, by the rules of the contract.
 type fake struct {
+	deadline time.Time // of the last backup
 	mu       sync.Mutex
 	calls    []string
 	commands map[string][32]byte // tenant and request id -> digest
@@ -53,7 +54,8 @@ func (f *fake) note(what ...string) error {
 	return f.fail
 }
 
-func (f *fake) Backup(_ context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.TaskAnswer, error) {
+func (f *fake) Backup(_ context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
+	f.deadline = deadline
 	if err := f.note("backup", strings.Join(ids, ",")); err != nil {
 		return api.TaskAnswer{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"holdfast/agent/api"
@@ -21,7 +22,7 @@ type recorder struct {
 	digest [32]byte
 }
 
-func (r *recorder) Backup(_ context.Context, _ api.Caller, _ string, d [32]byte, ids []string) (api.TaskAnswer, error) {
+func (r *recorder) Backup(_ context.Context, _ api.Caller, _ string, d [32]byte, ids []string, _ time.Time) (api.TaskAnswer, error) {
 	r.ids, r.digest = ids, d
 	return api.TaskAnswer{TaskID: "t"}, nil
 }

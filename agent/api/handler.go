@@ -171,7 +171,7 @@ func newHandler(s Service, a Authenticator, o Options, routes []route) http.Hand
 				if r.Method != rt.method { // the mux sends HEAD to GET, and a stream without a body helps nobody
 					return nil, notAllowed(w, r, []string{rt.method})
 				}
-				q.seen.Command = rt.access != toSee
+				q.seen.Command = rt.access != toSee && rt.method != http.MethodGet
 				if err := h.admit(q, rt.access); err != nil {
 					return nil, err
 				}
@@ -443,7 +443,7 @@ func (h *handler) backup(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	a, err := h.service.Backup(q.r.Context(), q.caller, q.id, cmd.digest(), cmd.ids)
+	a, err := h.service.Backup(q.r.Context(), q.caller, q.id, cmd.digest(), cmd.ids, cmd.deadline)
 	a.Jobs = notNil(a.Jobs)
 	q.seen.Task = a.TaskID
 	return a, err

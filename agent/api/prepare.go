@@ -104,7 +104,7 @@ func (h *handler) command(q *request, decode func([]byte) (command, error)) (com
 // prepare is POST /v1/instances/prepare. The verb is in the digest, so that a request id that was used for a backup of the same
 // instances is not taken for it.
 func (h *handler) prepare(q *request) (any, error) {
-	cmd, err := h.command(q, decodeBackup)
+	cmd, err := h.command(q, decodeBatch)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func (h *handler) prepareProgress(q *request) (any, error) {
 
 // queryStatus is POST /v1/instances/batch-query-status.
 func (h *handler) queryStatus(q *request) (any, error) {
-	cmd, err := h.command(q, decodeBackup)
+	cmd, err := h.command(q, decodeBatch)
 	if err != nil {
 		return nil, err
 	}
@@ -150,11 +150,11 @@ func decodeOne(body []byte) (command, error) {
 	}); err != nil {
 		return command{}, err
 	}
-	c, err := decodeBackup(body)
+	c, err := decodeBatch(body)
 	if err == nil {
 		return c, nil
 	}
-	if e, ok := err.(*Error); ok && e.Msg == missingIDs { //nolint:errorlint // decodeBackup returns it bare
+	if e, ok := err.(*Error); ok && e.Msg == missingIDs { //nolint:errorlint // decodeBatch returns it bare
 		return command{}, Refuse(CodeParameter, "instance_id: missing")
 	}
 	return command{}, err

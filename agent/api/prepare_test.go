@@ -5,12 +5,13 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/agent/api"
 )
 
 func (f *fake) Prepare(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.PrepareAnswer, error) {
-	a, err := f.Backup(ctx, c, requestID, digest, ids)
+	a, err := f.Backup(ctx, c, requestID, digest, ids, time.Time{})
 	if err != nil {
 		return api.PrepareAnswer{}, err
 	}
