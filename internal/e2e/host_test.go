@@ -75,6 +75,7 @@ func program(t testing.TB, name string) string {
 		build("holdfastd", "holdfast/cmd/holdfastd")
 		build("writer", "./testdata/writer", "CGO_ENABLED=0")
 		build("burster", "./testdata/burster", "CGO_ENABLED=0")
+		build("neighbour", "./testdata/neighbour", "CGO_ENABLED=0")
 	})
 	must(t, programs.err)
 	return filepath.Join(programs.dir, name)

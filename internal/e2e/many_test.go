@@ -1,0 +1,122 @@
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/internal/testbed"
+)
+
+// peak is the most memory that the agent has had, in MiB.
+func (h *host) peak() (mib float64) {
+	h.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.proc.Process.Pid))
+	must(h.t, err)
+	_, after, _ := strings.Cut(string(b), "VmHWM:")
+	_, err = fmt.Sscan(after, &mib)
+	must(h.t, err)
+	return mib / 1024
+}
+
+// neighbour is other work on the host, which has to be in time.
+type neighbour struct {
+	t    *testing.T
+	path string
+	mark int
+}
+
+func startNeighbour(t *testing.T) *neighbour {
+	t.Helper()
+	n := &neighbour{t: t, path: filepath.Join(t.TempDir(), "late")}
+	out, err := os.Create(n.path)
+	must(t, err)
+	c := exec.Command(program(t, "neighbour"))
+	c.Stdout = out
+	must(t, c.Start())
+	t.Cleanup(func() {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+		_ = out.Close()
+	})
+	return n
+}
+
+// p99 is how late it was at worst in 99 of 100 times since the last call.
+func (n *neighbour) p99() time.Duration {
+	n.t.Helper()
+	b, err := os.ReadFile(n.path)
+	must(n.t, err)
+	var late []int
+	for _, l := range lines(b)[n.mark:] {
+		var us int
+		_, err := fmt.Sscan(l, &us)
+		must(n.t, err)
+		late = append(late, us)
+	}
+	n.mark += len(late)
+	if len(late) == 0 {
+		return 0
+	}
+	slices.Sort(late)
+	return time.Duration(late[len(late)*99/100]) * time.Microsecond
+}
+
+// TestManyInstances backs up a hundred instances with one command, to a store that answers 20 ms later, beside one instance that has as
+// much, and prints what that takes; memory and the reports are what it holds. MIB is the size of an instance.
+func TestManyInstances(t *testing.T) {
+	testbed.Need(t, "root")
+	const count = 100
+	mib := fromEnv(t, "MIB", 4)
+	minio := testbed.StartMinIO(t)
+	far := testbed.StartToxic(t, minio.Endpoint)
+	far.Add("latency", testbed.FromServer, map[string]int{"latency": 20})
+	other := startNeighbour(t)
+	time.Sleep(2 * time.Second)
+	alone := other.p99()
+
+	back := func(n, files int) (took, first time.Duration, peak float64, late time.Duration) {
+		p := startPlane(t)
+		h := newHost(t, p, minio.URLVia(far.Endpoint, minio.Bucket(t), ""), minio.Env()...)
+		var ids []string
+		for i := range n {
+			id := fmt.Sprintf("phone-%d", i)
+			volume := h.addFolder(id, tenant, false)
+			for k := range files {
+				bulkFile(t, filepath.Join(volume, fmt.Sprint("bulk-", k)), mib)
+			}
+			ids = append(ids, id)
+		}
+		h.start("")
+		other.p99()
+		begin := time.Now()
+		h.backup("request-1", ids...)
+		eventually(t, "all are told", func() bool { return len(p.got(completed))+len(p.got(failed)) == n })
+		took = time.Since(begin)
+		late = other.p99()
+		done := p.got(completed)
+		if len(done) != n {
+			t.Fatalf("%d of %d were backed up", len(done), n)
+		}
+		peak, first = h.peak(), done[0].At.Sub(begin)
+		if code := h.stop(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+		must(t, os.RemoveAll(filepath.Join(h.dir, "volumes")))
+		return took, first, peak, late
+	}
+	one, _, oneMemory, oneLate := back(1, count)
+	many, first, manyMemory, manyLate := back(count, 1)
+	t.Logf("%d MiB as one instance: %.2f s, %.0f MiB of memory", count*mib, one.Seconds(), oneMemory)
+	t.Logf("as %d instances:       %.2f s, %.0f MiB of memory; the first was told after %.2f s", count, many.Seconds(), manyMemory, first.Seconds())
+	t.Logf("ratios: time %.2f, memory %.2f", many.Seconds()/one.Seconds(), manyMemory/oneMemory)
+	t.Logf("a neighbour is late by (p99): alone %s, beside one instance %s, beside %d %s", alone, oneLate, count, manyLate)
+	if limit := 1.3; manyMemory > limit*oneMemory {
+		t.Errorf("a hundred instances take %.0f MiB of memory, and one takes %.0f", manyMemory, oneMemory)
+	}
+}
