@@ -54,6 +54,7 @@ type Statement struct {
 	// nobody runs the instance, and nothing was frozen.
 	Frozen        time.Time `json:"frozen,omitzero"`
 	FreezeSeconds float64   `json:"freeze_seconds"`
+	Hold          string    `json:"hold,omitempty"` // how it was held: precopy, frozen, stop or live
 	Stored        time.Time `json:"stored"`
 	Verified      time.Time `json:"verified"`     // when the manifest was read back
 	Verification  string    `json:"verification"` // how deep, in words

@@ -133,7 +133,7 @@ func TestMainJob(t *testing.T) {
 		t.Errorf("the restored tree differs from the final snapshot:\n%s", d)
 	}
 	s := h.receipt(report)
-	if s.Instance != "phone-1" || s.Tenant != tenant || s.Task != task || len(s.ManifestSHA256) != 64 || s.Files == 0 || s.Host != "test-host" {
+	if s.Instance != "phone-1" || s.Tenant != tenant || s.Task != task || len(s.ManifestSHA256) != 64 || s.Files == 0 || s.Host != "test-host" || s.Hold != "precopy" {
 		t.Errorf("receipt %+v", s)
 	}
 
