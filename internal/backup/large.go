@@ -263,12 +263,12 @@ func (f *spread) fail(err error) {
 }
 
 // one reads, cuts and stores a section, and returns its extents.
-func (f *fileReading) one(w *worker, p *part) ([]vault.Extent, error) {
-	most := f.p.cutter.Params().Max
-	if n := f.p.sectionSize() + most; cap(w.buf) < n {
+func (r *fileReading) one(w *worker, p *part) ([]vault.Extent, error) {
+	most := r.p.cutter.Params().Max
+	if n := r.p.sectionSize() + most; cap(w.buf) < n {
 		w.buf = make([]byte, 0, n)
 	}
-	s := &section{cuts: f.cuts, src: f.f, at: p.at, size: p.size, left: p.left, buf: w.buf[: 0 : p.size+most]}
+	s := &section{cuts: r.cuts, src: r.f, at: p.at, size: p.size, left: p.left, buf: w.buf[: 0 : p.size+most]}
 	err := s.cutAhead()
 	from, next := <-p.from, int64(none)
 	if err == nil && from != none {
@@ -276,9 +276,9 @@ func (f *fileReading) one(w *worker, p *part) ([]vault.Extent, error) {
 	}
 	p.next <- next
 	if err != nil {
-		return nil, fmt.Errorf("read %q: %w", f.e.Path, err)
+		return nil, fmt.Errorf("read %q: %w", r.e.Path, err)
 	}
-	f.p.counts.read.Add(uint64(min(len(s.buf), s.size)))
+	r.p.counts.read.Add(uint64(min(len(s.buf), s.size)))
 	if from == none {
 		return nil, nil
 	}

@@ -34,8 +34,6 @@ const (
 	crossCheck = 256
 	// maxShared bounds the entries of a host: 32 GiB of chunks that are shared, in some 50 MiB.
 	maxShared = 1 << 19
-	// maxViews is how many views can hold entries at a time; later ones share nothing.
-	maxViews = 64
 	// maxExtents bounds what is known of where an image lies; what is behind is read.
 	maxExtents = 1 << 18
 )
@@ -53,9 +51,9 @@ type shares struct {
 	mu     sync.Mutex
 	off    bool // something was not as it should be: until the process ends
 	views  map[string]*view
-	slots  uint64 // of the views, a bit each
-	vaults map[string]*vaultShares
-	n      int // entries of all
+	slots  uint64                        // of the views, a bit each: with 64 of them at a time, later ones share nothing
+	vaults map[*vault.Vault]*vaultShares // not by id, which is the same for two of one name in two stores
+	n      int                           // entries of all
 }
 
 type vaultShares struct {
@@ -67,8 +65,8 @@ type vaultShares struct {
 type view struct {
 	bit    uint64 // 0: it came when there were too many
 	users  int
-	vault  string
-	images []string // paths, of those with entries
+	vault  *vault.Vault // of what is known by it; nil for nothing
+	images []string     // paths, of those with entries
 }
 
 // entry says where the vault has a chunk.
@@ -80,7 +78,7 @@ type entry struct {
 }
 
 func newShares() *shares {
-	return &shares{seed: maphash.MakeSeed(), views: map[string]*view{}, vaults: map[string]*vaultShares{}}
+	return &shares{seed: maphash.MakeSeed(), views: map[string]*view{}, vaults: map[*vault.Vault]*vaultShares{}}
 }
 
 // BeginView says that a snapshot of that name (Source.View) stands and stays after the Runs that read it, until as many calls
@@ -138,11 +136,11 @@ func (s *shares) drop(v *view, gone func(blockKey) bool) {
 }
 
 // recheck looks where the images of all other views lie now.
-func (s *shares) recheck(vaultID string, own *view, grid int64) {
+func (s *shares) recheck(in *vault.Vault, own *view, grid int64) {
 	s.mu.Lock()
 	var others []*view
 	for _, v := range s.views {
-		if v != own && v.vault == vaultID && v.bit != 0 {
+		if v != own && v.vault == in && v.bit != 0 {
 			others = append(others, v)
 		}
 	}
@@ -264,14 +262,13 @@ func (r *run) shareBlocks(img *image.Image, src Source, grid int64) *sharedBlock
 		return nil
 	}
 	b := &sharedBlocks{shares: s, run: r, name: src.View, path: src.Root, view: s.begin(src.View)}
-	id := r.o.Vault.Info().ID
 	s.mu.Lock()
-	use := !s.off && b.view.bit != 0 && (b.view.vault == "" || b.view.vault == id)
+	use := !s.off && b.view.bit != 0 && (b.view.vault == nil || b.view.vault == r.o.Vault)
 	if use {
-		b.view.vault = id
-		if b.of = s.vaults[id]; b.of == nil {
+		b.view.vault = r.o.Vault
+		if b.of = s.vaults[r.o.Vault]; b.of == nil {
 			b.of = &vaultShares{known: map[blockKey]entry{}, being: map[blockKey]chan struct{}{}}
-			s.vaults[id] = b.of
+			s.vaults[r.o.Vault] = b.of
 		}
 		if !slices.Contains(b.view.images, b.path) {
 			b.view.images = append(b.view.images, b.path)
@@ -282,7 +279,7 @@ func (r *run) shareBlocks(img *image.Image, src Source, grid int64) *sharedBlock
 		b.at = &layout{grid: grid}
 		return b
 	}
-	s.recheck(id, b.view, grid)
+	s.recheck(r.o.Vault, b.view, grid)
 	b.at = layoutOf(img, grid)
 	return b
 }

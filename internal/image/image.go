@@ -160,15 +160,6 @@ func IsZero(p []byte) bool {
 	return true
 }
 
-// SizeOf is the size of the image at path, bytes, as Open has it.
-func SizeOf(path string) (int64, error) {
-	i, err := Open(path)
-	if err != nil {
-		return 0, err
-	}
-	return i.size, i.Close()
-}
-
 // TooSmallError says that an image does not fit on a device.
 type TooSmallError struct {
 	Device     string
