@@ -149,7 +149,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	a.watcher = newWatcher(a.log, a.metrics)
 	a.watcher.inhibitor = newInhibitor(o.Inhibit, a.log)
 	a.manager = job.New(a.journal, job.Parts{
-		Instance: a.jobInstance, Leftovers: a.leftovers, RemoveLeftover: removeSnapshot,
+		Instance: a.jobInstance, Leftovers: a.leftovers, RemoveLeftover: a.removeSnapshot,
 		Room: a.room, Marks: held, Backuper: a.vaults, Restorer: restores{a}, Signer: receipts{a}, Observer: a.watcher,
 	}, job.Options{
 		Jobs: cfg.Limits.Jobs, Queue: cfg.Limits.Queue, Held: cfg.Limits.Held,

@@ -60,7 +60,7 @@ func (a *Agent) room(ctx context.Context, b job.Base) (free, total int64, err er
 	if in == nil {
 		return 0, 0, fmt.Errorf("instance %q is not in the configuration: %w", b.Instance, job.ErrNotFound)
 	}
-	r, err := snapshots{in}.request("", b.Volume)
+	r, err := snapshots{a, in}.request("", b.Volume)
 	if err != nil {
 		return 0, 0, err
 	}

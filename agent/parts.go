@@ -58,7 +58,7 @@ func (a *Agent) jobInstance(id string) (job.Instance, error) {
 	}
 	return job.Instance{
 		ID: id, Tenant: in.cfg.Tenant, Policy: job.Policy(in.cfg.Release), Mode: job.Mode(in.cfg.Hold), Holds: in.runtime.Holds(),
-		Runtime: driver{in.runtime}, Snapshots: snapshots{in},
+		Runtime: driver{in.runtime}, Snapshots: snapshots{a, in},
 	}, nil
 }
 
@@ -75,7 +75,10 @@ func (d driver) State(ctx context.Context) (job.RuntimeState, error) {
 func (d driver) Stop(ctx context.Context) error { return d.PowerDown(ctx) }
 
 // snapshots makes the snapshots of an instance's volumes.
-type snapshots struct{ in *instance }
+type snapshots struct {
+	a  *Agent
+	in *instance
+}
 
 func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
 	i := slices.IndexFunc(s.in.cfg.Volumes, func(v config.Volume) bool { return v.Name == volume })
@@ -124,6 +127,9 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	if job.Ref(made.Ref) != planned.Ref {
 		return job.Snapshot{}, fmt.Errorf("snapshot %s was planned as %s", made.Ref.Path, planned.Ref.Path)
 	}
+	if made.Kind == snapshot.Image && !provider.InPlace() {
+		s.a.engine.BeginView(made.Ref.Path) // also while it is a base, for the images of other instances
+	}
 	planned.Root, planned.Taken = cmp.Or(made.Root, made.Image), taken.UTC()
 	return planned, nil
 }
@@ -136,12 +142,17 @@ func (s snapshots) Stands(ctx context.Context, snap job.Snapshot) (bool, error) 
 	return provider.Stands(ctx, snapshot.Ref(snap.Ref))
 }
 
-func (s snapshots) Remove(ctx context.Context, ref job.Ref) error { return removeSnapshot(ctx, ref) }
+func (s snapshots) Remove(ctx context.Context, ref job.Ref) error {
+	return s.a.removeSnapshot(ctx, ref)
+}
 
-func removeSnapshot(ctx context.Context, ref job.Ref) error {
+func (a *Agent) removeSnapshot(ctx context.Context, ref job.Ref) error {
 	provider, err := snapshot.ByName(ref.Provider)
 	if err != nil {
 		return err
+	}
+	if ref.Path != "" {
+		a.engine.EndView(ref.Path) // from here on its blocks may become something else
 	}
 	return provider.Remove(ctx, snapshot.Ref(ref))
 }
