@@ -52,7 +52,7 @@ func (a *app) command() *cobra.Command {
 		a.keyCommand(), a.vaultCommand(),
 		a.backupCommand(), a.restoreCommand(), a.listCommand(), a.lsCommand(), a.catCommand(),
 		a.verifyCommand(), a.checkVolumeCommand(),
-		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(), a.auditCommand(),
+		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(), a.throttleCommand(), a.auditCommand(),
 		a.versionCommand(),
 	)
 	return root

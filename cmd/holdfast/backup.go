@@ -76,6 +76,7 @@ func (a *app) backupCommand() *cobra.Command {
 		},
 	}
 	v.flags(cmd)
+	v.limits.flags(cmd)
 	cmd.Flags().StringVar(&instance, "instance", "", "`ID` of the instance")
 	cmd.Flags().StringVar(&snap, "snapshot", "auto", "auto or off: whether to read a snapshot where one can be made")
 	return cmd

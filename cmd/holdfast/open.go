@@ -32,6 +32,7 @@ type access struct {
 	store, vault, key, nameKey string
 	// strict opens only a vault that the name key proves to be the fleet's, for who stores something in it.
 	strict bool
+	limits limits
 }
 
 // flags adds the flags to a command.
@@ -112,7 +113,9 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create 
 	}
 	retry := obs.DefaultRetry
 	retry.OnRetry = a.retrying
-	o.store, err = obs.Open(ctx, url, obs.Options{Getenv: a.getenv, Retry: &retry, Create: create, Retained: vault.Retained})
+	o.store, err = obs.Open(ctx, url, obs.Options{
+		Getenv: a.getenv, Retry: &retry, Create: create, Retained: vault.Retained, Limiter: v.limits.limiter(),
+	})
 	if errors.Is(err, obs.ErrUsage) {
 		return nil, &usageError{
 			msg:     err.Error(),

@@ -72,6 +72,9 @@ func (a *app) statusCommand() *cobra.Command {
 		_, err = fmt.Fprintf(a.stdout, "agent      %s, version %s, up %s\nhost       %s\nstore      %s\ninstances  %d\njobs       %d active, %d waiting\nreports    %d not acknowledged yet\n",
 			state, oneLine(info.Version), clock(time.Since(info.Started)), name(info.HostID), oneLine(info.Store),
 			info.Instances, info.JobsActive, info.JobsQueued, info.ReportsPending)
+		if info.Throttle != nil && err == nil {
+			_, err = fmt.Fprintf(a.stdout, "limits     %s\n", limitsInForce(*info.Throttle))
+		}
 		for _, t := range []struct {
 			what string
 			*api.Trouble

@@ -55,6 +55,7 @@ func (a *app) restoreCommand() *cobra.Command {
 		},
 	}
 	v.flags(cmd)
+	v.limits.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&instance, "instance", "", "`ID` of the instance")
 	f.StringVar(&id, "backup", "", "`ID` of the backup; the newest if not given")

@@ -50,6 +50,7 @@ func TestScript(t *testing.T) {
 			"exits":       exits,
 			"interrupted": interruptedAt,
 			"agent":       serveAgent,
+			"real-agent":  runAgent,
 			"json":        jsonDocuments,
 			"same-tree":   sameTree,
 			"halve":       halve,

@@ -44,6 +44,7 @@ func (a *app) verifyCommand() *cobra.Command {
 		},
 	}
 	v.flags(cmd)
+	v.limits.flags(cmd)
 	cmd.Flags().StringVar(&instance, "instance", "", "`ID` of the one instance whose backups to check")
 	cmd.Flags().Float64Var(&percent, "read-data", 0, "`PERCENT` of the packs to read whole")
 	return cmd
