@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/kardianos/service"
@@ -65,6 +66,8 @@ type program struct {
 	logind  logind
 	signals chan os.Signal
 
+	agent atomic.Pointer[agent.Agent] // nil until it is open
+
 	ctx         context.Context
 	cancel      context.CancelCauseFunc
 	ended       chan struct{}
@@ -113,6 +116,7 @@ func (p *program) run() (err error) {
 	if err != nil {
 		return err
 	}
+	p.agent.Store(a)
 	group, ctx := errgroup.WithContext(context.Background())
 	watching, stopWatching := context.WithCancel(ctx)
 	group.Go(func() error {
@@ -170,13 +174,20 @@ func (p *program) Stop(service.Service) error {
 // errStopped is the cause of the end of a run that was told to stop.
 var errStopped = errors.New("the daemon was told to stop")
 
-// reload checks the configuration file again and says what it found. The running agent keeps what it
-// started with: instances, limits and listeners change together, at a restart, which loses no work.
+// reload reads the configuration file again, has the agent take its section bandwidth, and says what it found. For all else
+// the running agent keeps what it started with: instances, limits and listeners change together, at a restart, which loses
+// no work.
 func (p *program) reload() {
 	cfg, err := load(p.path)
 	if err != nil {
 		p.log.Error("the configuration file has faults, the running configuration stays", "error", err)
 		return
 	}
-	p.log.Info("the configuration file is valid, a restart applies it", "instances", len(cfg.Instances))
+	a := p.agent.Load()
+	if a == nil {
+		p.log.Warn("the configuration file is valid, but the agent is still being opened; nothing of it was taken")
+		return
+	}
+	a.SetBandwidth(cfg.Bandwidth)
+	p.log.Info("the configuration file is valid; its section bandwidth applies now, a restart applies the rest", "instances", len(cfg.Instances))
 }

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/agent/api"
 	"holdfast/internal/testbed"
 	"holdfast/internal/vault"
 )
@@ -224,6 +225,52 @@ func TestDaemonLife(t *testing.T) {
 	d = startDaemon(t, path, metrics)
 	if code := d.end(t, syscall.SIGTERM); code != exitDone {
 		t.Errorf("started again after SIGKILL, the exit code is %d", code)
+	}
+}
+
+// TestReloadTakesBandwidth: after SIGHUP the limits are those of the file as it is now, what an operator has set stays, and the
+// rest of the file waits for a restart.
+func TestReloadTakesBandwidth(t *testing.T) {
+	metrics := freeAddress(t)
+	dir := testbed.Dir(t)
+	path := writeConfig(t, dir, metrics)
+	plain, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := startDaemon(t, path, metrics)
+	c := api.NewClient(filepath.Join(dir, "s"))
+	five := int64(5)
+	if _, err := c.SetThrottle(t.Context(), api.ThrottleSetting{Requests: &five}); err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(plain), `"host_id":"host-1"`, `"host_id":"host-2","bandwidth":{"up":"3MiB","requests":9}`, 1)
+	for _, tt := range []struct {
+		content string
+		up      int64
+	}{{changed, 3 << 20}, {changed + "\nnonsense: 1\n", 3 << 20}, {string(plain), 0}} {
+		if err := os.WriteFile(path, []byte(tt.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Count(d.log.String(), "the configuration file ")
+		if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(30 * time.Second); strings.Count(d.log.String(), "the configuration file ") == lines; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("SIGHUP logged nothing")
+			}
+		}
+		got, err := c.Throttle(t.Context())
+		if err != nil || got.Up != (api.Limit{Limit: tt.up, From: api.FromConfiguration}) || got.Requests != (api.Limit{Limit: 5, From: api.FromOperator}) {
+			t.Errorf("%+v, %v, want up %d", got, err, tt.up)
+		}
+	}
+	if info, err := c.Info(t.Context()); err != nil || info.HostID != "host-1" {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if code := d.end(t, syscall.SIGTERM); code != exitDone {
+		t.Errorf("the exit code is %d", code)
 	}
 }
 
