@@ -201,7 +201,7 @@ func TestManyFiles(t *testing.T) {
 	if text, err := exec.Command("go", "build", "-o", bin, "holdfast/cmd/holdfast").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
-	r := &runner{settings: settings{holdfast: bin}, dir: dir, path: os.Getenv("PATH")}
+	r := &runner{settings: settings{holdfast: bin}, dir: dir, trees: dir, path: os.Getenv("PATH")}
 	var table strings.Builder
 	all, err := r.many(t.Context(), manySteps[:1], &table)
 	if err != nil {

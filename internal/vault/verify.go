@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -288,25 +289,47 @@ func (v *Vault) verifyRows(ctx context.Context, id PackID, rows []Row) (chunks u
 // Sample reads n chunks of the packs, chosen at random, and compares each with its name: a look whether
 // the store gives back what it confirmed. It returns how many it read.
 func (v *Vault) Sample(ctx context.Context, packs []PackRef, n int) (int, error) {
-	read := 0
-	for _, i := range rand.Perm(len(packs)) {
-		if read >= n {
-			break
-		}
-		rows, size, err := v.PackTable(ctx, packs[i].ID)
-		if err != nil {
-			return read, fmt.Errorf("sample pack %s: %w", packs[i].ID, err)
-		}
-		if size != packs[i].Size {
-			return read, &CorruptError{Object: v.packKey(packs[i].ID), Reason: fmt.Sprintf("has %d bytes, %d were written", size, packs[i].Size)}
-		}
-		want := max(1, n/len(packs))
-		for _, j := range rand.Perm(len(rows))[:min(want, len(rows), n-read)] {
-			if _, err := v.verifyRows(ctx, packs[i].ID, rows[j:j+1]); err != nil {
-				return read, fmt.Errorf("sample: %w", err)
+	// Side by side: an instance is held meanwhile, and a store is a round trip away.
+	picked := rand.Perm(len(packs))[:min(n, len(packs))]
+	want := max(1, n/max(len(packs), 1))
+	rows := make([][]Row, len(picked))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(sampleInFlight)
+	for k, i := range picked {
+		g.Go(func() error {
+			all, size, err := v.PackTable(gctx, packs[i].ID)
+			if err != nil {
+				return fmt.Errorf("sample pack %s: %w", packs[i].ID, err)
 			}
-			read++
+			if size != packs[i].Size {
+				return &CorruptError{Object: v.packKey(packs[i].ID), Reason: fmt.Sprintf("has %d bytes, %d were written", size, packs[i].Size)}
+			}
+			for _, j := range rand.Perm(len(all))[:min(want, len(all))] {
+				rows[k] = append(rows[k], all[j])
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return 0, err
+	}
+	var read atomic.Int64
+	g, gctx = errgroup.WithContext(ctx)
+	g.SetLimit(sampleInFlight)
+	for k, i := range picked {
+		for _, row := range rows[k] {
+			g.Go(func() error {
+				if _, err := v.verifyRows(gctx, packs[i].ID, []Row{row}); err != nil {
+					return fmt.Errorf("sample: %w", err)
+				}
+				read.Add(1)
+				return nil
+			})
 		}
 	}
-	return read, nil
+	err := g.Wait()
+	return int(read.Load()), err
 }
+
+// sampleInFlight is how many reads of a sample are under way at once.
+const sampleInFlight = 8
