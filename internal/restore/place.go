@@ -113,7 +113,8 @@ func (p Place) Placed() (bool, error) {
 }
 
 // Put puts the restored tree into its place, in one step, durable when it returns nil. What was there is at Stage afterwards. Done
-// twice it is no error; after an error nothing has moved.
+// twice it is no error; Placed tells whether an error came before it moved. A crash in the middle may leave either root without its
+// project id, or without being immutable or append only (see tree.Movable).
 func (p Place) Put() error {
 	if in, err := p.Placed(); in || err != nil {
 		return err
@@ -135,8 +136,14 @@ func (p Place) Back() error {
 	return p.swap(p.Target, p.Stage)
 }
 
-// swap renames from to to; what is there is at from then.
+// swap renames from to to; what is there is at from then. The roots keep what would forbid it.
 func (p Place) swap(from, to string) error {
+	return tree.Movable(from, func() error {
+		return tree.Movable(to, func() error { return swapFree(from, to) })
+	})
+}
+
+func swapFree(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
 		// Nothing is there, or the file system can't exchange two: then this puts it over an empty folder only.

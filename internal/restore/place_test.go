@@ -159,3 +159,59 @@ func TestPlaceRefusals(t *testing.T) {
 		}
 	}
 }
+
+// A root that can't be renamed as it is, for its flags or its project, is put into place, out of it and into it again, over one
+// that can't be either, and each keeps what it has.
+func TestPlaceOfSealedRoots(t *testing.T) {
+	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
+		for _, flag := range []string{"i", "a", "project"} {
+			if flag == "project" && kind != "xfs" {
+				continue // the others keep project ids only where they were made so, or not at all
+			}
+			t.Run(kind+"/"+flag, func(t *testing.T) {
+				testbed.Need(t, "root", kind, "chattr")
+				mount := testbed.Filesystem(t, kind, 512<<20)
+				src, dir := filepath.Join(mount, "src"), filepath.Join(mount, "volumes")
+				target := filepath.Join(dir, "data")
+				writeFiles(t, src, "file", "new")
+				writeFiles(t, target, "file", "old")
+				if flag == "project" {
+					tool(t, mount, "chattr", "-p", "7", dir)
+					tool(t, mount, "chattr", "+P", dir)
+					tool(t, mount, "chattr", "-p", "8", src)
+					tool(t, mount, "chattr", "-p", "9", target)
+				} else {
+					tool(t, mount, "chattr", "+"+flag, src, target)
+				}
+				fresh, old := lsattr(t, "-pd", src), lsattr(t, "-pd", target)
+				v := newVault(t, obs.NewMemory())
+				p, err := restore.PlaceOf(target, "job1", "data")
+				must(t, err)
+				_, err = restore.Run(t.Context(), restore.Options{Vault: v, Ref: backUp(t, v, src), Dest: p.Stage, Subvolume: true})
+				must(t, err)
+				p.Tree, err = restore.Identify(p.Stage)
+				must(t, err)
+				check := func(path, want, holds string) {
+					t.Helper()
+					if got := lsattr(t, "-pd", path); got != want {
+						t.Errorf("%s has %q, want %q", path, got, want)
+					}
+					if got := content(t, filepath.Join(path, "file")); got != holds {
+						t.Errorf("%s holds %q, want %q", path, got, holds)
+					}
+				}
+				must(t, p.Put())
+				check(target, fresh, "new")
+				check(p.Stage, old, "old")
+				must(t, p.Back())
+				check(target, old, "old")
+				must(t, p.Put())
+				must(t, p.Discard())
+				check(target, fresh, "new")
+				if got := listing(t, dir); got != "data" {
+					t.Errorf("left: %s", got)
+				}
+			})
+		}
+	}
+}
