@@ -60,9 +60,11 @@ func TestPrepareContract(t *testing.T) {
 		code   string // after KOOPHONE.API.
 		want   string // part of the answer
 	}{
-		{"prepare", prepare, good, `{"user_id":"u1","instance_ids":["phone-1","phone-2"]}`, 200, "0",
+		{
+			"prepare", prepare, good, `{"user_id":"u1","instance_ids":["phone-1","phone-2"]}`, 200, "0",
 			`"error_msg":"OK","data":{"task_id":"task-r1","cmd_jobs":[{"instance_id":"phone-1","job_id":"job-phone-1"},{"instance_id":"phone-2","job_id":"job-phone-2"}]},` +
-				`"status_list":[{"instance_id":"phone-1","status":0},{"instance_id":"phone-2","status":1}]}`},
+				`"status_list":[{"instance_id":"phone-1","status":0},{"instance_id":"phone-2","status":1}]}`,
+		},
 		{"prepare one", prepare, good, `{"instance_id":"phone-1"}`, 200, "0", `"status_list":[{"instance_id":"phone-1","status":0}]`},
 		{"prepare without ids", prepare, good, `{"user_id":"u1"}`, 400, "1000", "instance_ids: missing"},
 		{"prepare for another user", prepare, good, `{"user_id":"u2","instance_ids":["phone-1"]}`, 400, "1000", "is not the user of the token"},
@@ -80,8 +82,10 @@ func TestPrepareContract(t *testing.T) {
 		{"progress of another tenant's", progress, good, `{"instance_id":"phone-9"}`, 400, "1001", "not there, or not yours"},
 		{"progress for another user", progress, good, `{"user_id":"u2","instance_id":"phone-1"}`, 400, "1000", "is not the user of the token"},
 
-		{"status", query, good, `{"instance_ids":["phone-2","phone-1"]}`, 200, "0",
-			`{"error_code":"0","error_msg":"OK","status_results":[{"instance_id":"phone-2","status":0},{"instance_id":"phone-1","status":1}]}`},
+		{
+			"status", query, good, `{"instance_ids":["phone-2","phone-1"]}`, 200, "0",
+			`{"error_code":"0","error_msg":"OK","status_results":[{"instance_id":"phone-2","status":0},{"instance_id":"phone-1","status":1}]}`,
+		},
 		{"status by a reader", query, hdr("x-request-id", "r1", "x-auth-token", "plane"), `{"instance_ids":["phone-9"]}`, 200, "0", `"status_results"`},
 		{"status of another tenant's", query, good, `{"instance_ids":["phone-1","phone-9"]}`, 400, "1001", "not there, or not yours"},
 		{"status of none", query, good, `{"instance_ids":[]}`, 400, "1000", "must hold 1 to 100 ids, got 0"},

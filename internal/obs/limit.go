@@ -3,6 +3,7 @@ package obs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"sync"
@@ -36,6 +37,7 @@ type Limiter struct {
 	level    level
 	inFlight int
 	waiting  []chan struct{} // closed when a slot is theirs
+	trouble  error           // why the store did not do the last call that it ended; nil when it did
 
 	// The current epoch of level.
 	begun    time.Time
@@ -126,6 +128,11 @@ func (l *Limiter) enter(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		l.withdraw(turn)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.trouble != nil { // what those before it wait for
+			return fmt.Errorf("%w, while it waited behind others: %w", ctx.Err(), l.trouble)
+		}
 		return ctx.Err()
 	}
 }
@@ -164,6 +171,12 @@ func (l *Limiter) leave(start time.Time, bytes int, err error) {
 	full := !l.free()
 	l.inFlight--
 	defer l.grant()
+	switch {
+	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrExists):
+		l.trouble = nil
+	case errors.Is(err, ErrUnavailable):
+		l.trouble = err
+	}
 	var asked interface{ SlowDown() bool }
 	if errors.As(err, &asked) && asked.SlowDown() {
 		if start.After(l.cut) { // requests that were under way then tell nothing new

@@ -57,6 +57,8 @@ const (
 	maxSession   = 1 << 16
 	// endTime bounds how long the end of a session may hold up a backup that is done or was given up.
 	endTime = 10 * time.Second
+	// hastyEnd is the same for one that was told to end: an instance may be held until it has.
+	hastyEnd = time.Second
 )
 
 var sessionPattern = regexp.MustCompile(`^[0-9a-f]{16}-[0-9a-f]{32}$`)
@@ -156,7 +158,11 @@ func (s *Session) End(ctx context.Context) error {
 		return nil
 	}
 	defer running.Delete(s.id)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	limit := endTime
+	if ctx.Err() != nil {
+		limit = hastyEnd
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	if err := s.v.st.Delete(ctx, s.v.sessionsPrefix()+s.id); err != nil {
 		return fmt.Errorf("remove session: %w", err)
