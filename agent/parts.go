@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -165,10 +164,7 @@ func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
 	seen := map[string]bool{}
 	for _, in := range a.instances {
 		for _, v := range in.cfg.Volumes {
-			if _, err := os.Stat(v.Path); errors.Is(err, os.ErrNotExist) {
-				continue // not restored to this host
-			}
-			found, err := snapshot.Leftovers(ctx, snapshot.Request{Volume: v.Path, Host: in.host, Name: v.Name, Dir: v.SnapshotDir})
+			found, err := leftoversOf(ctx, snapshot.Request{Volume: v.Path, Host: in.host, Name: v.Name, Dir: v.SnapshotDir})
 			if err != nil {
 				errs = append(errs, fmt.Errorf("volume %q of %q: %w", v.Name, in.cfg.ID, err))
 			}

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"holdfast/agent/job"
 	"holdfast/internal/backup"
 	"holdfast/internal/seal"
+	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
 
@@ -142,7 +144,7 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	res, err := backup.Run(ctx, o)
 	free()
 	if err != nil {
-		return nil, err
+		return nil, because(ctx, r.Sources, err)
 	}
 	for _, d := range res.Drifts {
 		v.a.metrics.Drift()
@@ -150,11 +152,11 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 			keyInstance, r.Instance, keyJob, r.Job, "volume", d.Volume, keyReason, "known by "+d.By)
 	}
 	if res.Lost > 0 && !r.Precopy { // Invariant nothing-lost: no release on this backup
-		for _, w := range res.Warnings {
-			if w.Lost {
-				return nil, fmt.Errorf("backup %s does not hold all of the storage: %d places, the first is %s", res.BackupID, res.Lost, w)
-			}
+		err := fmt.Errorf("backup %s does not hold all of the storage: %d places", res.BackupID, res.Lost)
+		if i := slices.IndexFunc(res.Warnings, func(w tree.Warning) bool { return w.Lost }); i >= 0 {
+			err = fmt.Errorf("%w, the first is %s", err, res.Warnings[i])
 		}
+		return nil, because(ctx, r.Sources, err)
 	}
 	out := &job.Result{
 		BackupID: res.BackupID, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
