@@ -25,13 +25,17 @@ func (m marks) Set(instance string, note []byte) error {
 	return durable.WriteFile(filepath.Join(m.dir, instance), note, 0o600)
 }
 
-// Clear need not be durable: a note that comes back after a crash is of a job that the journal knows, or of an
-// instance that runs, which is left as it is.
+// Clear is durable when it returns nil: a power cut can take the journal and bring back the note, and then an instance that was
+// released, and runs elsewhere, would be started here.
 func (m marks) Clear(instance string) error {
-	if err := os.Remove(filepath.Join(m.dir, instance)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	root, err := os.OpenRoot(m.dir)
+	if err != nil {
 		return err
 	}
-	return nil
+	if err = root.Remove(instance); err == nil || errors.Is(err, fs.ErrNotExist) { // an earlier call may have failed after it
+		err = durable.SyncFolder(root, ".")
+	}
+	return errors.Join(err, root.Close())
 }
 
 // List leaves out what a crash left of a write.
