@@ -102,6 +102,54 @@ func TestFewInstancesAreHeldAtATime(t *testing.T) {
 	})
 }
 
+// Jobs that are put off at the start, since somebody let their instances run, wait for their turn to hold them as all others do.
+func TestFewInstancesAreHeldAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := []string{"a", "b", "c", "d"}
+		w := newWorld(t, names...)
+		w.backup = func(ctx context.Context, _ job.BackupRequest) error { <-ctx.Done(); return context.Cause(ctx) }
+		l := w.start(-1, job.Options{Jobs: 4})
+		task, err := l.accept("r", names...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ref := range task.Jobs {
+			l.until(ref.Job, job.Uploading)
+		}
+		l.kill()
+		l.stop()
+		w.mu.Lock()
+		for _, n := range names {
+			w.instances[n].state = job.IsRunning
+		}
+		most := 0
+		w.backup = func(ctx context.Context, _ job.BackupRequest) error {
+			time.Sleep(time.Second)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			held := 0
+			for _, n := range names {
+				if active, _, err := w.current.ByInstance(n); err == nil && active != nil && active.Hold && active.Result == nil {
+					held++
+				}
+			}
+			most = max(most, held)
+			return ctx.Err()
+		}
+		w.mu.Unlock()
+		l = w.start(-1, job.Options{Jobs: 4, Held: 1})
+		for _, ref := range task.Jobs {
+			if j := l.final(ref.Job); j.State != job.Done {
+				t.Errorf("%s: %s, %s", j.Instance, j.State, j.Cause)
+			}
+		}
+		l.stop()
+		if most != 1 {
+			t.Errorf("%d instances were held at once", most)
+		}
+	})
+}
+
 // A job that failed while it waited for its turn to hold has touched nothing but its snapshots.
 func TestCancelWhileItWaitsToHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -108,6 +108,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		}
 	}
 	w.hold.leave()
+	w.hold = nil // one that is put off waits for another turn
 	switch j.State {
 	case Released:
 		return w.write(j, Done, change{edit: over, dropBases: true})
