@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,7 +64,7 @@ func TestBaseFollowsItsBackups(t *testing.T) {
 
 // TestBasesAreDropped by age, for want of space, without configuration, and with their instance.
 func TestBasesAreDropped(t *testing.T) {
-	free := int64(50)
+	var free atomic.Int64 // read by the look that the manager takes every hour
 	for name, c := range map[string]struct {
 		opts  job.Bases
 		after func(w *world)
@@ -71,19 +72,24 @@ func TestBasesAreDropped(t *testing.T) {
 	}{
 		"nothing":        {opts: job.Bases{Keep: true, MaxAge: 72 * time.Hour, MinFree: 0.1}, after: func(*world) { time.Sleep(50 * time.Hour) }, left: 2},
 		"age":            {opts: job.Bases{Keep: true, MaxAge: 72 * time.Hour}, after: func(*world) { time.Sleep(74 * time.Hour) }},
-		"space":          {opts: job.Bases{Keep: true, MinFree: 0.1}, after: func(*world) { free = 9; time.Sleep(61 * time.Minute) }},
-		"space, no look": {opts: job.Bases{Keep: true, MinFree: 0.1}, after: func(*world) { free = -1; time.Sleep(61 * time.Minute) }},
-		"instance":       {opts: job.Bases{Keep: true}, after: func(w *world) { delete(w.instances, "phone"); time.Sleep(61 * time.Minute) }},
+		"space":          {opts: job.Bases{Keep: true, MinFree: 0.1}, after: func(*world) { free.Store(9); time.Sleep(61 * time.Minute) }},
+		"space, no look": {opts: job.Bases{Keep: true, MinFree: 0.1}, after: func(*world) { free.Store(-1); time.Sleep(61 * time.Minute) }},
+		"instance": {opts: job.Bases{Keep: true}, after: func(w *world) {
+			w.mu.Lock()
+			delete(w.instances, "phone")
+			w.mu.Unlock()
+			time.Sleep(61 * time.Minute)
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				free = 50
+				free.Store(50)
 				w := newWorld(t, "phone")
 				w.room = func(context.Context, job.Base) (int64, int64, error) {
-					if free < 0 {
+					if free.Load() < 0 {
 						return 0, 0, errors.New("device is gone")
 					}
-					return free, 100, nil
+					return free.Load(), 100, nil
 				}
 				w.instances["phone"].mode = job.ModeLive
 				l := w.start(-1, job.Options{Bases: c.opts})
@@ -93,10 +99,12 @@ func TestBasesAreDropped(t *testing.T) {
 				}
 				l.final(task.Jobs[0].Job)
 				time.Sleep(time.Second)
+				synctest.Wait()
 				if len(w.snaps) != 2 {
 					t.Fatalf("the backup left %v", w.snaps)
 				}
 				c.after(w)
+				synctest.Wait() // for the look to be over
 				if bases, err := l.j.Bases(""); err != nil || len(bases) != c.left || len(w.snaps) != c.left {
 					t.Errorf("left: %v, %v, %v", bases, w.snaps, err)
 				}
