@@ -164,7 +164,7 @@ func overwriteAt(t testing.TB, rnd *rand.ChaCha8, path string, off int64, n int)
 
 // TestBackupReadsWhatDiffersFromTheBase: a backup reads at most one and a half times what changed, and metadata. Half of the
 // data is in small files, of which some are written anew; half is in large ones, in which ranges of half a MiB are.
-// HOLDFAST_BASE_MIB has another size of the whole than 128; one in 128 of it changes.
+// HOLDFAST_BASE_MIB has another size of the whole than 128; of 8 GiB one in 85 changes, of less more.
 func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 	mib := 128
 	if s := os.Getenv("HOLDFAST_BASE_MIB"); s != "" {
@@ -211,7 +211,7 @@ func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 
 	const piece = 512 << 10
 	changed := int64(0)
-	for i := range max(1, mib*4/8/1024*16+mib/256) {
+	for i := range max(8, mib*4/8/1024*16+mib/256) { // how far a range reaches beyond what changed depends on the vault's cuts: few could all be unlucky
 		overwriteAt(t, rnd, big(i%large), r.Int64N(largeSize-piece), piece)
 		changed += piece
 	}

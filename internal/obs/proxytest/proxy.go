@@ -28,6 +28,9 @@ const (
 	maxSkew = 15 * time.Minute // between the clocks of client and server
 )
 
+// drained is how long the body of a refused request may be and still be read, bytes.
+const drained = 1 << 20
+
 // Backend is the server behind the proxy.
 type Backend struct {
 	Endpoint string // http://host:port, path style
@@ -148,8 +151,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	no := p.answer(w, r, &seen)
 	if no != nil {
 		seen.Status, seen.Code = no.status, no.code
+		if r.ContentLength <= drained {
+			// A client that still sends when the connection is closed may see a reset before it reads the answer.
+			_, _ = io.CopyN(io.Discard, r.Body, drained)
+		}
 		h.Set("Content-Type", "application/xml")
-		h.Set("Connection", "close") // the body may not have been read
+		h.Set("Connection", "close") // the body may be longer
 		w.WriteHeader(no.status)
 		if r.Method != http.MethodHead {
 			_, _ = fmt.Fprintf(w, "<?xml version=\"1.0\" encoding=\"UTF-8\" standalone=\"yes\"?>\n"+
