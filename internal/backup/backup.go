@@ -189,6 +189,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Sample == 0 {
 		o.Sample = defaultSample
 	}
+	leave, err := o.On.admit(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("back up %s: %w", o.Instance, err)
+	}
+	defer leave()
 	res, err := untilWhole(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("back up %s: %w", o.Instance, err)

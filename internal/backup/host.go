@@ -25,6 +25,7 @@ type Host struct {
 	shares  *shares // of images
 	drifted distrusted
 	buffers *vault.Buffers
+	runs    chan struct{} // a token of each Run there is
 	lent    int           // workers that are lent
 	free    chan *scratch // those that nobody uses
 	hand    chan *scratch // from one who has nothing to do to one who waits
@@ -77,7 +78,7 @@ func NewHost(o HostOptions) *Host {
 	worker := workerMemory(seal.Fastest, o.MaxLevel)
 	// A host with many processors and a small budget has fewer workers than processors: packs come first.
 	most := max(int(o.Budget/2/worker)-o.Runs, 0)
-	h := &Host{lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: newShares()}
+	h := &Host{lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: newShares(), runs: make(chan struct{}, o.Runs)}
 	left := o.Budget - int64(o.Runs+h.lent)*worker
 	// Each Run fills one pack, so with fewer than one for each they could wait for each other for ever.
 	packs := max(int(left/int64(o.Pack)), o.Runs+1)
@@ -89,8 +90,23 @@ func NewHost(o HostOptions) *Host {
 	return h
 }
 
-// borrow waits for a worker's memory, until ctx ends.
-func (h *Host) borrow(ctx context.Context) (*scratch, error) {
+// admit waits until there are fewer Runs than the memory was divided for, or ctx ends. Each of the others could hold a pack that it
+// is filling, and none be left for the one on whom they wait.
+func (h *Host) admit(ctx context.Context) (leave func(), err error) {
+	select {
+	case h.runs <- struct{}{}:
+		return func() { <-h.runs }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// borrow waits for a worker's memory, until ctx ends. Meanwhile u, unless it is nil, is offered to those in pass; when one took
+// it, there is neither memory nor an error.
+func (h *Host) borrow(ctx context.Context, u *unit, pass chan<- *unit) (*scratch, error) {
+	if u == nil {
+		pass = nil
+	}
 	select {
 	case s := <-h.free:
 		if s == nil {
@@ -99,6 +115,8 @@ func (h *Host) borrow(ctx context.Context) (*scratch, error) {
 		return s, nil
 	case s := <-h.hand:
 		return s, nil
+	case pass <- u:
+		return nil, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}

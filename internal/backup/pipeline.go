@@ -77,6 +77,7 @@ type pipeline struct {
 	name   string             // of the volume
 	by     string             // how it is known what did not change: ByBase or ByTimes
 	units  chan *unit         // to the workers
+	pass   chan *unit         // from a worker who waits for memory to one who has it
 	order  chan *unit         // the same, to the recipe
 	help   chan func(*worker) // work that somebody who is idle may take
 	want   chan struct{}      // 1 token: there is such work, and nobody took it
@@ -116,7 +117,7 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 func (r *run) pipeline(root *tree.Root) *pipeline {
 	return &pipeline{
 		run: r, root: root, cutter: r.o.Vault.Cutter(),
-		units: make(chan *unit, ahead), order: make(chan *unit, ahead), help: make(chan func(*worker)), want: make(chan struct{}, 1),
+		units: make(chan *unit, ahead), pass: make(chan *unit), order: make(chan *unit, ahead), help: make(chan func(*worker)), want: make(chan struct{}, 1),
 		weight: semaphore.NewWeighted(aheadWeight),
 	}
 }
@@ -394,13 +395,17 @@ func (p *pipeline) work(ctx context.Context, own bool) error {
 				continue
 			}
 			var err error
-			if w.scratch, err = host.borrow(ctx); err != nil {
+			if w.scratch, err = host.borrow(ctx, u, p.pass); err != nil {
 				return ended()
+			}
+			if w.scratch == nil {
+				continue // somebody else does it
 			}
 		} else {
 			ok := true
 			select {
 			case u, ok = <-units:
+			case u = <-p.pass: // else a unit could wait for other backups while this Run's own worker is idle
 			case f := <-p.help:
 				f(w)
 			case hand <- w.scratch:

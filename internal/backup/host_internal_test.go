@@ -1,0 +1,223 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/obs"
+	"holdfast/internal/vault"
+)
+
+// smallPacks is a vault of which a small tree fills many packs.
+func smallPacks(t *testing.T, st obs.Store) *vault.Vault {
+	t.Helper()
+	id, err := vault.GenerateIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := vault.DefaultParams()
+	p.Pack = 4 * p.Chunk.Max
+	v, err := vault.CreateWith(t.Context(), st, "tenant", nil, nil, id, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(v.Close)
+	return v
+}
+
+// someFiles makes a folder with bundles and large files whose content does not compress.
+func someFiles(t *testing.T, seed byte) string {
+	t.Helper()
+	dir, r := t.TempDir(), rand.NewChaCha8([32]byte{seed})
+	for i := range 60 {
+		b := make([]byte, 20<<10)
+		if i%12 == 0 {
+			b = make([]byte, 3<<20)
+		}
+		_, _ = r.Read(b) // never fails
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestComesOnWhileOthersHaveAllWorkers: a Run needs nobody but its own worker, also for what others of its workers took before
+// they had memory.
+func TestComesOnWhileOthersHaveAllWorkers(t *testing.T) {
+	h := NewHost(HostOptions{Runs: 2, Workers: 4, Budget: 256 << 20})
+	for range h.lent { // as a huge backup may for hours
+		s, err := h.borrow(t.Context(), nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.giveBack(s)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // it hung
+	defer cancel()
+	o := Options{Vault: smallPacks(t, obs.NewMemory()), Instance: "i", Sources: []Source{{Volume: "data", Root: someFiles(t, 1)}}, On: h}
+	if _, err := Run(ctx, o); err != nil {
+		t.Error(err)
+	}
+}
+
+// sessions counts how many there are at a time.
+type sessions struct {
+	obs.Store
+	now, most *atomic.Int64
+}
+
+func (s sessions) Put(ctx context.Context, key string, body []byte) error {
+	err := s.Store.Put(ctx, key, body)
+	if err == nil && strings.Contains(key, "/sessions/") {
+		n := s.now.Add(1)
+		for m := s.most.Load(); n > m && !s.most.CompareAndSwap(m, n); m = s.most.Load() {
+		}
+	}
+	return err
+}
+
+func (s sessions) Delete(ctx context.Context, keys ...string) error {
+	if strings.Contains(strings.Join(keys, " "), "/sessions/") {
+		s.now.Add(-1)
+	}
+	return s.Store.Delete(ctx, keys...)
+}
+
+// TestNoMoreRunsThanHaveMemory: with more of them than the memory was divided for, each could fill a pack and none be left.
+func TestNoMoreRunsThanHaveMemory(t *testing.T) {
+	const runs = 2
+	h := NewHost(HostOptions{Runs: runs, Workers: 2, Budget: 1})
+	dir := someFiles(t, 2)
+	var now, most atomic.Int64
+	var all sync.WaitGroup
+	for i := range 3 * runs {
+		v := smallPacks(t, sessions{obs.NewMemory(), &now, &most})
+		all.Go(func() {
+			if _, err := Run(t.Context(), Options{Vault: v, Instance: fmt.Sprint(i), Sources: []Source{{Volume: "data", Root: dir}}, On: h}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if n := most.Load(); n < 1 || n > runs {
+		t.Errorf("%d at once, want %d at most", n, runs)
+	}
+	for range runs {
+		h.runs <- struct{}{}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("the test ends it")
+	cancel(cause)
+	if _, err := Run(ctx, Options{Vault: smallPacks(t, obs.NewMemory()), Instance: "i", Sources: []Source{{Volume: "data", Root: dir}}, On: h}); !errors.Is(err, cause) {
+		t.Errorf("one that waited: %v", err)
+	}
+}
+
+// TestRunsEndAnywhere ends Runs that share a host at many moments, some of them by their context and some by their store:
+// whatever the others do, they return, and the host is whole.
+func TestRunsEndAnywhere(t *testing.T) {
+	const runs = 6
+	h := NewHost(HostOptions{Runs: runs, Workers: 4, Budget: 1})
+	dirs := []string{someFiles(t, 3), someFiles(t, 4)}
+	errStore := errors.New("the store failed")
+	for i := range 25 {
+		vaults := []*vault.Vault{smallPacks(t, obs.NewMemory()), smallPacks(t, obs.NewMemory()), smallPacks(t, obs.NewMemory())}
+		var all sync.WaitGroup
+		for k := range runs {
+			all.Go(func() {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				var begun atomic.Int64
+				o := Options{
+					Vault: vaults[k%3], Instance: fmt.Sprint(k), Sources: []Source{{Volume: "data", Root: dirs[k%2]}}, On: h, Precopy: k == 0,
+					PackIntent: func(string) error {
+						if k == 1 && begun.Add(1) > int64(i/2) {
+							return errStore
+						}
+						return nil
+					},
+				}
+				if k > 2 {
+					stop := time.AfterFunc(time.Duration(i*k)*2*time.Millisecond, cancel)
+					defer stop.Stop()
+				}
+				_, err := Run(ctx, o)
+				ended := k > 2 && errors.Is(err, context.Canceled) || k == 1 && errors.Is(err, errStore)
+				if err != nil && !ended {
+					t.Errorf("moment %d, run %d: %v", i, k, err)
+				}
+			})
+		}
+		all.Wait()
+		if len(h.free) != h.lent || len(h.runs) != 0 {
+			t.Fatalf("moment %d: %d of %d workers are back, %d runs are left", i, len(h.free), h.lent, len(h.runs))
+		}
+	}
+}
+
+// background counts the threads that have the nice value and the class of I/O of one in the background.
+func background(t *testing.T) (n int) {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Error(err)
+	}
+	for _, task := range tasks {
+		b, err := os.ReadFile("/proc/self/task/" + task.Name() + "/stat")
+		if err != nil {
+			continue // it ended
+		}
+		var tid int
+		_, after, _ := strings.Cut(string(b), ") ")
+		if _, err := fmt.Sscan(task.Name(), &tid); err != nil || len(strings.Fields(after)) < 17 {
+			t.Errorf("stat of task %s: %q", task.Name(), b)
+			continue
+		}
+		if tid == os.Getpid() {
+			continue // the Go runtime never ends its first thread: it parks it, as a round left it
+		}
+		class, _, errno := unix.Syscall(unix.SYS_IOPRIO_GET, 1, uintptr(tid), 0)
+		if strings.Fields(after)[16] == "10" && errno == 0 && class == 3<<13 { // proc_pid_stat(5): (19) nice
+			n++
+		}
+	}
+	return n
+}
+
+// TestRoundsAreInTheBackground looks at the threads of this process while packs are stored.
+func TestRoundsAreInTheBackground(t *testing.T) {
+	dir := someFiles(t, 5)
+	for _, precopy := range []bool{false, true} {
+		for range 10_000 { // threads of rounds before end soon
+			if background(t) == 0 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		var most atomic.Int64
+		o := Options{
+			Vault: smallPacks(t, obs.NewMemory()), Instance: "i", Sources: []Source{{Volume: "data", Root: dir}}, Precopy: precopy, Workers: 3,
+			PackIntent: func(string) error {
+				most.Store(max(most.Load(), int64(background(t))))
+				return nil
+			},
+		}
+		if _, err := Run(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		if n := most.Load(); precopy && n == 0 || !precopy && n > 0 {
+			t.Errorf("precopy %v: %d threads are in the background", precopy, n)
+		}
+	}
+}
