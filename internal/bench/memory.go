@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,8 @@ const roomForRounds = 64 << 30
 // inMemory gives folders to work in below dir: rest, and one for trees. Where dir is on tmpfs and we are root, the one for
 // trees is an ext4 in memory: on tmpfs times of change do not tell of every change, so a tool that is careful has to
 // read everything again there, which no instance's storage makes it do. undo takes all of it away.
-func inMemory(ctx context.Context, dir string, progress io.Writer) (rest, trees string, undo func() error, err error) {
+// It has room for that many small files, each in its inode, and for a phone's.
+func inMemory(ctx context.Context, dir string, files int, progress io.Writer) (rest, trees string, undo func() error, err error) {
 	made, err := os.MkdirTemp(dir, "holdfast-bench-")
 	if err != nil {
 		return "", "", nil, err
@@ -35,10 +37,11 @@ func inMemory(ctx context.Context, dir string, progress io.Writer) (rest, trees 
 		err = os.Truncate(disk, roomForRounds)
 	}
 	if err == nil {
-		err = run(ctx, "mkfs.ext4", "-q", "-m", "0", "-N", "4000000", disk)
+		err = run(ctx, "mkfs.ext4", "-q", "-m", "0", "-O", "inline_data", "-N", strconv.Itoa(files+files/100+1_000_000), disk)
 	}
 	if err == nil {
-		err = run(ctx, "mount", "-o", "loop,noatime", disk, mount)
+		// The kernel would go on to write empty inodes while the tools work.
+		err = run(ctx, "mount", "-o", "loop,noatime,noinit_itable", disk, mount)
 	}
 	if err != nil {
 		fmt.Fprintf(progress, "no ext4 in memory, so on tmpfs: %v\n", err)
