@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/durable"
@@ -174,6 +175,8 @@ func (r *run) all(ctx context.Context) (err error) {
 			_ = t.Close() // nothing is written through it any more
 		}
 	}()
+	var syncing errgroup.Group
+	defer func() { _ = syncing.Wait() }() // before the targets close; where it counts, its error was returned below
 	for i := range volumes {
 		dir := filepath.Join(work, "volume")
 		if len(volumes) > 1 {
@@ -194,9 +197,14 @@ func (r *run) all(ctx context.Context) (err error) {
 		if err := r.volume(ctx, &volumes[i], dir); err != nil {
 			return fmt.Errorf("volume %s: %w", volumes[i].Name, err)
 		}
+		// The disk has to do while the tree is read for its catalogue.
+		syncing.Go(r.targets[len(r.targets)-1].Sync)
 		if err := r.leaveBaseline(ctx, &volumes[i], dir); err != nil {
 			return err
 		}
+	}
+	if err := syncing.Wait(); err != nil {
+		return err
 	}
 	if len(r.o.Include) > 0 && r.counts.entries.Load() == 0 {
 		return fmt.Errorf("%w %q", ErrNothingIncluded, r.o.Include)

@@ -328,19 +328,29 @@ func (t *Target) skip(e *Entry, op string, err error) error {
 	return pathError(op, e.Path, err)
 }
 
+// writeBackFrom is how large a file is, in bytes, whose content is written back at once. The many smaller ones the file system places
+// better together.
+const writeBackFrom = 128 << 10
+
 // FinishFile gives f, made by Create for e, its owner, attributes, mode and time, and closes it in any
 // case. It may run on any goroutine, for each file once.
 func (t *Target) FinishFile(e *Entry, f *os.File) error {
-	err := control(f, func(fd int) error { return t.setter.apply(fd, e.Path, e, e.Mode) })
+	err := control(f, func(fd int) error {
+		if e.Size >= writeBackFrom {
+			// Only begun: so the disk works while more is fetched, and Finish has little left to wait for. Whether it is done shows there.
+			_ = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+		}
+		return t.setter.apply(fd, e.Path, e, e.Mode)
+	})
 	if closeErr := f.Close(); closeErr != nil && err == nil {
 		err = pathError("close", e.Path, closeErr)
 	}
 	return err
 }
 
-// Finish gives the folders that are still open their metadata, from the leaves up, tells the warnings
-// that are counted, and syncs the file system. Every FinishFile has returned before. What would keep the root
-// from being renamed is left to Seal.
+// Finish gives the folders that are still open their metadata, from the leaves up, and tells the warnings
+// that are counted. Every FinishFile has returned before. What would keep the root from being renamed is left to Seal; nothing is
+// durable before Sync.
 func (t *Target) Finish() error {
 	if t.closed {
 		return pathError("finish", "", ErrClosed)
@@ -357,6 +367,11 @@ func (t *Target) Finish() error {
 	}
 	t.late = nil
 	t.setter.summarise()
+	return nil
+}
+
+// Sync makes durable what was made so far. It changes nothing that can be seen, so it may run beside readers of the tree.
+func (t *Target) Sync() error {
 	if err := unix.Syncfs(t.root); err != nil {
 		return pathError("sync", "", err)
 	}
