@@ -251,31 +251,40 @@ func (c *check) pack(ctx context.Context, id PackID, use *packUse, whole bool) (
 	return size, chunks, err
 }
 
+// verifyRun is how much of a pack is read at a time, bytes.
+const verifyRun = 2 << 20
+
+// verifyBuffers is what one pack at a time needs: what was read of it, and a chunk.
+type verifyBuffers struct{ run, plain []byte }
+
+var verifying = sync.Pool{New: func() any { return new(verifyBuffers) }}
+
 // verifyRows reads the chunks of a pack and compares each with its name.
 func (v *Vault) verifyRows(ctx context.Context, id PackID, rows []Row) (chunks uint64, err error) {
 	aead, key := v.packAEAD(id), v.packKey(id)
 	namers := map[ChunkKind]*chunk.Namer{Content: v.Namer(), Meta: v.pageNamer()}
-	var run, plain []byte
+	buf := verifying.Get().(*verifyBuffers)
+	defer verifying.Put(buf)
 	for len(rows) > 0 {
 		n, size := 0, 0
-		for n < len(rows) && (n == 0 || size+int(rows[n].Len) <= 4<<20) {
+		for n < len(rows) && (n == 0 || size+int(rows[n].Len) <= verifyRun) {
 			if err := v.checkLoc(rows[n].Kind, Loc{Pack: id, Off: rows[n].Off, Len: rows[n].Len, Raw: rows[n].Raw}); err != nil {
 				return chunks, err
 			}
 			size += int(rows[n].Len)
 			n++
 		}
-		run = slices.Grow(run[:0], size)[:size]
-		if err := v.ReadRun(ctx, id, run, rows[0].Off); err != nil {
+		buf.run = slices.Grow(buf.run[:0], size)[:size]
+		if err := v.ReadRun(ctx, id, buf.run, rows[0].Off); err != nil {
 			return chunks, err
 		}
-		at := run
+		at := buf.run
 		for _, r := range rows[:n] {
-			plain, err = openChunk(aead, key, r.Kind, Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw}, at[:r.Len], plain)
+			buf.plain, err = openChunk(aead, key, r.Kind, Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw}, at[:r.Len], buf.plain)
 			if err != nil {
 				return chunks, err
 			}
-			if namer := namers[r.Kind]; namer == nil || namer.Name(plain) != r.Name {
+			if namer := namers[r.Kind]; namer == nil || namer.Name(buf.plain) != r.Name {
 				return chunks, &CorruptError{Object: key, Reason: fmt.Sprintf("chunk at byte %d has content of another name", r.Off)}
 			}
 			at = at[r.Len:]
