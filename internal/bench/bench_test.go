@@ -82,6 +82,8 @@ func TestReport(t *testing.T) {
 	made(r, "borg", stepFirst, 11, 105)
 	made(r, "holdfast", stepRestore, 3, 50)
 	made(r, "restic", stepRestore, 4, 60)
+	made(r, "holdfast", stepOnDisk, 3, 0)
+	made(r, "restic", stepOnDisk, 7, 0)
 	list := []found{{"holdfast", "/x/holdfast", "holdfast 1.2.3"}, {"restic", "/x/restic", "restic 0.1"}, {"borg", "/x/borg", "borg 4"}}
 	s := settings{bytes: 64 << 20, rounds: 2, seed: 5}
 	got := report("2 cores", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), s, "99 files, 64 MiB", list, r)

@@ -17,17 +17,18 @@ import (
 
 // The steps, in their order. Each is one process of each tool.
 const (
-	stepFirst        = "first"         // phone a into an empty repository
-	stepAgain        = "again"         // nothing has changed
-	stepSibling      = "sibling"       // phone b, with three of five apps of a
-	stepChanged      = "changed"       // a day later, phone a again
-	stepRestore      = "restore"       // phone a, to a new place
-	stepVerify       = "verify"        // read and check all that is stored
-	stepAfterRestore = "after-restore" // what was restored takes the place of phone a, and is backed up
-	stepFloor        = "floor"         // no tool: read phone a and compress it, in one process
+	stepFirst        = "first"           // phone a into an empty repository
+	stepAgain        = "again"           // nothing has changed
+	stepSibling      = "sibling"         // phone b, with three of five apps of a
+	stepChanged      = "changed"         // a day later, phone a again
+	stepRestore      = "restore"         // phone a, to a new place
+	stepOnDisk       = "restore, synced" // restore, and what it left to be written back; of other figures it has none
+	stepVerify       = "verify"          // read and check all that is stored
+	stepAfterRestore = "after-restore"   // what was restored takes the place of phone a, and is backed up
+	stepFloor        = "floor"           // no tool: read phone a and compress it, in one process
 )
 
-var steps = []string{stepFirst, stepAgain, stepSibling, stepChanged, stepRestore, stepVerify, stepAfterRestore}
+var steps = []string{stepFirst, stepAgain, stepSibling, stepChanged, stepRestore, stepOnDisk, stepVerify, stepAfterRestore}
 
 // found is a tool that is there.
 type found struct{ name, bin, version string }
@@ -232,12 +233,29 @@ func (t *turn) step(ctx context.Context, name string, c command) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
+	if name == stepRestore {
+		start := time.Now()
+		if err := writeBack(t.trees); err != nil {
+			return err
+		}
+		t.results.add(t.name, stepOnDisk, cost{wall: spent.wall + time.Since(start)})
+	}
 	if spent.stored, err = sizeOf(t.place.repo); err != nil {
 		return err
 	}
 	spent.added, t.stored = spent.stored-t.stored, spent.stored
 	t.results.add(t.name, name, spent)
 	return nil
+}
+
+// writeBack returns when all that was written to the file system of dir is on its disk.
+func writeBack(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close() // only asked
+	return unix.Syncfs(int(d.Fd()))
 }
 
 // command gives a tool a home of its own, in memory as well: some keep caches and temporary files.
