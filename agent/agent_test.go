@@ -519,7 +519,17 @@ func TestRestart(t *testing.T) {
 		return strings.Contains(string(a.Data), "reported, not acknowledged yet")
 	})
 	h.trouble(func(i api.Info) *api.Trouble { return i.ReportTrouble }, "502")
+	watched, seen := make(chan error, 1), make(chan string, 10)
+	go func() {
+		watched <- api.NewClient(h.in("s")).Watch(t.Context(), task, func(e api.Event) error { seen <- e.Stage; return nil })
+	}()
+	if stage := <-seen; stage != "reported" {
+		t.Errorf("it is told to be %s", stage)
+	}
 	h.stop()
+	if err := <-watched; !errors.Is(err, api.ErrCut) {
+		t.Errorf("the stream of a task that goes on ended with %v", err)
+	}
 	if s := h.state("phone-1"); s != "frozen" {
 		t.Errorf("between two lives it is %s", s)
 	}

@@ -17,6 +17,9 @@ import (
 // ErrNoAgent says that nobody listens at the socket: the agent does not run, or its socket is elsewhere.
 var ErrNoAgent = errors.New("no agent answers")
 
+// ErrCut says that the agent went away while it was called: it is being restarted, or was killed.
+var ErrCut = errors.New("the connection to the agent was cut")
+
 // maxAnswerBytes bounds an answer that the client reads: a list of 100,000 jobs is below it.
 const maxAnswerBytes = 256 << 20
 
@@ -117,7 +120,8 @@ func (c *Client) SetThrottle(ctx context.Context, s ThrottleSetting) (Throttle, 
 }
 
 // Watch calls fn for each event of a task until the task ends (nil), fn returns an error (which it
-// returns), the agent goes away (an error that wraps io.ErrUnexpectedEOF or ErrNoAgent) or ctx ends.
+// returns), the agent goes away (ErrCut or ErrNoAgent) or ctx ends. Called again it begins with the present stage of
+// each job, so whoever asks again after ErrCut misses stages in between, but no end.
 func (c *Client) Watch(ctx context.Context, taskID string, fn func(Event) error) error {
 	resp, err := c.do(ctx, http.MethodGet, "/v1/agent/tasks/"+url.PathEscape(taskID)+"/events", "", nil)
 	if err != nil {
@@ -145,9 +149,17 @@ func (c *Client) Watch(ctx context.Context, taskID string, fn func(Event) error)
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return fmt.Errorf("watch task %s: %w", taskID, err)
+		return fmt.Errorf("watch task %s: %w", taskID, cutOff(ctx, err))
 	}
 	return nil
+}
+
+// cutOff marks an error of a connection that stood.
+func cutOff(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrCut, err)
 }
 
 // call makes one call and decodes the data of its answer into v (nil: there is none).
@@ -188,7 +200,7 @@ func (c *Client) doWith(ctx context.Context, method, path string, header http.He
 		if errors.As(err, &op) && op.Op == "dial" {
 			return nil, fmt.Errorf("%w at %s: %w", ErrNoAgent, c.socket, op.Err)
 		}
-		return nil, fmt.Errorf("call the agent at %s: %w", c.socket, err)
+		return nil, fmt.Errorf("call the agent at %s: %w", c.socket, cutOff(ctx, err))
 	}
 	return resp, nil
 }

@@ -120,7 +120,8 @@ func (h *handler) drain(q *request) (any, error) {
 
 // events streams what happens to a task until it ends: one JSON object a line, or server-sent events
 // where the caller accepts text/event-stream. An error before the first event is a common answer; one
-// after it is an event of type EventError, as the status is sent by then.
+// after it is an event of type EventError, as the status is sent by then. A stream that ends in good order has told of the end of
+// each job.
 func (h *handler) events(q *request) (any, error) {
 	id, err := q.taskID()
 	if err != nil {
@@ -140,7 +141,8 @@ func (h *handler) events(q *request) (any, error) {
 	case !q.streamed:
 		return nil, err
 	case q.r.Context().Err() != nil || s.broken != nil:
-		return nil, nil // the reader has gone
+		// The reader has gone, or this agent goes: then the task has not ended, and the stream must not look as if it had.
+		panic(http.ErrAbortHandler)
 	}
 	var e *Error
 	if !errors.As(err, &e) {

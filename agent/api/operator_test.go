@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -148,7 +147,7 @@ func TestClientWatch(t *testing.T) {
 		t.Errorf("broken off inside: %v", err)
 	}
 	play(func(context.Context) error { panic("inner detail") })
-	if _, err := watch(t.Context()); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := watch(t.Context()); !errors.Is(err, api.ErrCut) {
 		t.Errorf("panic in a stream: %v", err)
 	}
 
@@ -178,7 +177,7 @@ func TestClientWatch(t *testing.T) {
 		return ctx.Err()
 	}
 	go func() { <-started; stop() }()
-	if _, err := watch(t.Context()); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := watch(t.Context()); !errors.Is(err, api.ErrCut) {
 		t.Errorf("agent gone: %v", err)
 	}
 }

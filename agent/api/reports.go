@@ -81,8 +81,7 @@ func (s *stream) report(e ReportEvent) error {
 }
 
 // Reports calls fn for what reports carry, after the event of a number or from now on (nil), until ctx ends, fn returns an
-// error (which it returns), or the agent goes away (io.ErrUnexpectedEOF, or ErrNoAgent): ask again then, with the number of the
-// last event.
+// error (which it returns), or the agent goes away (ErrCut, or ErrNoAgent): ask again then, with the number of the last event.
 func (c *Client) Reports(ctx context.Context, after *uint64, fn func(ReportEvent) error) error {
 	header := http.Header{}
 	if after != nil {
@@ -112,7 +111,7 @@ func (c *Client) Reports(ctx context.Context, after *uint64, fn func(ReportEvent
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return fmt.Errorf("events of the agent: %w", err)
+		return fmt.Errorf("events of the agent: %w", cutOff(ctx, err))
 	}
-	return fmt.Errorf("events of the agent: %w", io.ErrUnexpectedEOF)
+	return fmt.Errorf("events of the agent: %w", cutOff(ctx, io.ErrUnexpectedEOF))
 }

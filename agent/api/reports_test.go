@@ -40,7 +40,7 @@ func TestReports(t *testing.T) {
 	var got []api.ReportEvent
 	five := uint64(5)
 	err := c.Reports(t.Context(), &five, func(e api.ReportEvent) error { got = append(got, e); return nil })
-	if !errors.Is(err, io.ErrUnexpectedEOF) || len(got) != 2 || got[0].Type != api.ReportGap || got[1].ID != "j-7" || asked == nil || *asked != 5 {
+	if !errors.Is(err, api.ErrCut) || len(got) != 2 || got[0].Type != api.ReportGap || got[1].ID != "j-7" || asked == nil || *asked != 5 {
 		t.Errorf("%+v, asked for %v: %v", got, asked, err)
 	}
 	if err := c.Reports(t.Context(), nil, func(api.ReportEvent) error { return io.EOF }); !errors.Is(err, io.EOF) || asked != nil {
@@ -75,7 +75,7 @@ func TestReports(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	play(errors.New("inner detail"), one)
-	if err := c.Reports(t.Context(), nil, func(api.ReportEvent) error { return nil }); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if err := c.Reports(t.Context(), nil, func(api.ReportEvent) error { return nil }); !errors.Is(err, api.ErrCut) {
 		t.Errorf("cut off: %v", err)
 	}
 }

@@ -137,7 +137,7 @@ const (
 	retryTellEvery    = 10 * time.Second
 )
 
-// retryLine is a wait for the store as a JSON line on stderr.
+// retryLine is a wait for the store, or for the agent, as a JSON line on stderr.
 type retryLine struct {
 	Type    string  `json:"type"` // "retry"
 	Wait    float64 `json:"wait_seconds"`

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"net"
+	"net/http"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -11,8 +13,8 @@ import (
 	"holdfast/agent/api"
 )
 
-// serveAgent serves a fakeAgent at agent.sock in the script's folder, until the script ends, and sets
-// HOLDFAST_SOCKET to it.
+// serveAgent serves a fakeAgent at agent.sock in the script's folder, until the script ends or the agent is asked to watch
+// the task "dies", and sets HOLDFAST_SOCKET to it.
 func serveAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: agent")
@@ -20,7 +22,9 @@ func serveAgent(ts *testscript.TestScript, neg bool, args []string) {
 	path := filepath.Join(ts.MkAbs("."), "agent.sock")
 	listener, err := net.Listen("unix", path)
 	ts.Check(err)
-	server := api.NewServer(api.NewOperatorHandler(fakeAgent{}, api.Options{}), nil, nil)
+	var server *http.Server
+	fake := &fakeAgent{die: func() { _ = server.Close() }}
+	server = api.NewServer(api.NewOperatorHandler(fake, api.Options{}), nil, nil)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -34,11 +38,15 @@ func serveAgent(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // fakeAgent answers with what the scripts look for. Methods that no verb calls are those of a nil Service.
-type fakeAgent struct{ api.Service }
+type fakeAgent struct {
+	api.Service
+	die     func()
+	watches atomic.Int32 // how often a task was watched
+}
 
 var fakeTime = time.Date(2026, 11, 23, 13, 0, 0, 0, time.UTC)
 
-func (fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
+func (*fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
 	return api.Info{
 		Version: "1.2.3", HostID: "host-07", Started: fakeTime, Store: "obs://bucket/prefix",
 		Instances: 2, JobsActive: 1, JobsQueued: 3, ReportsPending: 4,
@@ -46,14 +54,14 @@ func (fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
 	}, nil
 }
 
-func (fakeAgent) Instances(context.Context, api.Caller) ([]api.InstanceInfo, error) {
+func (*fakeAgent) Instances(context.Context, api.Caller) ([]api.InstanceInfo, error) {
 	return []api.InstanceInfo{
 		{ID: "cp-1", Tenant: "t1", Runtime: "docker", State: "frozen", Release: "agent", Stage: "uploading"},
 		{ID: "cp-2", Tenant: "t\x1b[31m", Runtime: "none", State: "unknown", Release: "agent", LastBackup: "b-1", LastSuccess: fakeTime},
 	}, nil
 }
 
-func (fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.JobInfo, error) {
+func (*fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.JobInfo, error) {
 	jobs := []api.JobInfo{{
 		JobID: "j-1", TaskID: "t-1", InstanceID: "cp-1", Kind: "backup", Stage: "uploading", Status: api.StatusRunning,
 		Created: fakeTime, Progress: api.Progress{BytesRead: 3 << 20, BytesSent: 1 << 20},
@@ -70,23 +78,27 @@ func (fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.J
 	return jobs, nil
 }
 
-func (fakeAgent) Watch(ctx context.Context, _ api.Caller, task string, send func(api.Event) error) error {
+func (f *fakeAgent) Watch(ctx context.Context, _ api.Caller, task string, send func(api.Event) error) error {
 	event := func(e api.Event) error {
 		e.Time, e.TaskID = fakeTime, task
 		return send(e)
+	}
+	stage := func(stage string) func() error {
+		return func() error {
+			return event(api.Event{Type: api.EventStage, JobID: "j-cp-1", InstanceID: "cp-1", Stage: stage})
+		}
 	}
 	ended := func(instance string, status int, why string) error {
 		return event(api.Event{Type: api.EventEnded, JobID: "j-" + instance, InstanceID: instance, Status: status, ErrorMsg: why})
 	}
 	good := func() error { return ended("cp-1", api.StatusSuccess, "") }
 	bad := func() error { return ended("cp-2", api.StatusFailed, "two\nlines") }
+	crash := func() error { panic(http.ErrAbortHandler) }
 	var events []func() error
 	switch task {
 	case "good":
 		events = []func() error{
-			func() error {
-				return event(api.Event{Type: api.EventStage, JobID: "j-cp-1", InstanceID: "cp-1", Stage: "uploading"})
-			},
+			stage("uploading"),
 			func() error {
 				return event(api.Event{Type: api.EventProgress, JobID: "j-cp-1", InstanceID: "cp-1", Progress: &api.Progress{BytesRead: 5}})
 			},
@@ -96,11 +108,20 @@ func (fakeAgent) Watch(ctx context.Context, _ api.Caller, task string, send func
 		events = []func() error{good, bad}
 	case "bad":
 		events = []func() error{bad}
+	case "cut": // twice; then the agent tells how things stand, as after a restart
+		switch f.watches.Add(1) {
+		case 1:
+			events = []func() error{stage("frozen"), crash}
+		case 2:
+			events = []func() error{stage("frozen"), stage("uploading"), good, crash}
+		default:
+			events = []func() error{stage("done"), good, bad}
+		}
+	case "dies":
+		events = []func() error{stage("frozen"), func() error { f.die(); return crash() }}
 	case "hangs":
 		events = []func() error{
-			func() error {
-				return event(api.Event{Type: api.EventStage, JobID: "j-cp-1", InstanceID: "cp-1", Stage: "frozen"})
-			},
+			stage("frozen"),
 			func() error { <-ctx.Done(); return ctx.Err() },
 		}
 	default:

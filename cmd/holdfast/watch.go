@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,36 +13,104 @@ import (
 	"holdfast/agent/job"
 )
 
+// How long watch waits before it asks an agent again that went away: an agent that was killed is back after five seconds.
+const (
+	watchPause    = 100 * time.Millisecond // the first time; then twice as long each time
+	watchPauseMax = 5 * time.Second
+)
+
 func (a *app) watchCommand() *cobra.Command {
-	return a.askAgent(&cobra.Command{
+	var patience time.Duration
+	cmd := a.askAgent(&cobra.Command{
 		Use:   "watch TASK",
 		Short: "Follow a task of a running agent until all its jobs ended",
 		Long: "watch prints what happens to the jobs of a task. The exit code is 0 when all of them succeeded,\n" +
-			"3 when some did, 1 when none did.",
+			"3 when some did, 1 when none did. An agent that goes away meanwhile is waited for.",
 		Args: arguments("TASK"),
 	}, "watch", func(ctx context.Context, c *api.Client, args []string) error {
-		w := &watcher{app: a, bytes: make(map[string]api.Progress), ended: make(map[string]int)}
+		w := &watcher{
+			app: a, patience: patience,
+			bytes: make(map[string]api.Progress), stage: make(map[string]string), ended: make(map[string]int),
+		}
 		w.progress = a.newProgress("task")
 		w.progress.emit = nil // with --json the events themselves are the lines
-		err := c.Watch(ctx, args[0], w.event)
+		err := w.follow(ctx, c, args[0])
 		w.progress.finish()
 		if err != nil {
 			return err
 		}
 		return w.outcome()
 	})
+	cmd.Flags().DurationVar(&patience, "patience", 5*time.Minute, "`time` for which an agent that goes away is waited for")
+	return cmd
 }
 
 // watcher shows the events of one task. It is for one goroutine.
 type watcher struct {
 	app      *app
 	progress *progress
-	bytes    map[string]api.Progress // by job
-	ended    map[string]int          // status by job
+	patience time.Duration
+
+	// By job.
+	bytes map[string]api.Progress
+	stage map[string]string // the last that was shown
+	ended map[string]int    // status
 }
 
+// follow shows the events of a task until its jobs have ended, over the ends of agents.
+func (w *watcher) follow(ctx context.Context, c *api.Client, task string) error {
+	var seen time.Time // when the agent was last there; zero: not yet
+	lost, pause := false, watchPause
+	for {
+		err := c.Watch(ctx, task, func(e api.Event) error {
+			seen, lost, pause = time.Now(), false, watchPause
+			return w.event(e)
+		})
+		away := errors.Is(err, api.ErrNoAgent)
+		switch {
+		case !away && !errors.Is(err, api.ErrCut), away && seen.IsZero():
+			return err
+		case seen.IsZero():
+			seen = time.Now()
+		case time.Since(seen) > w.patience:
+			return fmt.Errorf("the agent is away for more than %v: %w", w.patience, err)
+		}
+		if !lost {
+			w.tellLost(pause, err)
+		}
+		lost = true
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		pause = min(2*pause, watchPauseMax)
+	}
+}
+
+// tellLost says that nothing will be seen for a while.
+func (w *watcher) tellLost(pause time.Duration, err error) {
+	a := w.app
+	if !a.json {
+		a.beside("the agent went away, waiting for it")
+		return
+	}
+	a.printing.Lock()
+	defer a.printing.Unlock()
+	_ = encode(a.stderr, retryLine{"retry", pause.Seconds(), err.Error()}, "") // there is nobody left to tell
+}
+
+// event shows one event. What the agent tells again after it was away was shown already.
 func (w *watcher) event(e api.Event) error {
+	if _, ended := w.ended[e.JobID]; ended {
+		return nil
+	}
 	switch e.Type {
+	case api.EventStage:
+		if w.stage[e.JobID] == e.Stage {
+			return nil
+		}
+		w.stage[e.JobID] = e.Stage
 	case api.EventEnded:
 		w.ended[e.JobID] = e.Status
 	case api.EventProgress:
