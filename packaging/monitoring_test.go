@@ -3,20 +3,25 @@ package packaging_test
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
+
+	"holdfast/internal/testbed"
 )
 
 var metricName = regexp.MustCompile(`\bholdfast_[a-z_]+\b`)
 
-// TestMonitoringNamesRealMetrics holds the alert rules and the dashboard to the page that the agent serves.
+// TestMonitoringNamesRealMetrics holds the alert rules and the dashboard to the page that the agent serves, and wants each of its
+// metrics to be in one of them.
 func TestMonitoringNamesRealMetrics(t *testing.T) {
 	page, err := os.ReadFile("../agent/metrics/testdata/page.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := map[string]bool{}
+	served, shown := map[string]bool{}, map[string]bool{}
+	part := regexp.MustCompile(`_(bucket|sum|count)$`) // of a histogram
 	for _, name := range metricName.FindAllString(string(page), -1) {
 		served[name] = true
 	}
@@ -32,6 +37,39 @@ func TestMonitoringNamesRealMetrics(t *testing.T) {
 			if !served[name] {
 				t.Errorf("%s names %s, which the agent does not serve", file, name)
 			}
+			shown[part.ReplaceAllString(name, "")] = true
+		}
+	}
+	for name := range served {
+		if !shown[part.ReplaceAllString(name, "")] {
+			t.Errorf("neither the rules nor the dashboard have %s", name)
+		}
+	}
+}
+
+// TestAlerts has Prometheus' own tool check the rules, and fire them for what testdata/alerts.yml says.
+func TestAlerts(t *testing.T) {
+	testbed.Need(t, "promtool")
+	for _, args := range [][]string{
+		{"check", "rules", "--lint-fatal", "monitoring/holdfast.rules.yml"},
+		{"test", "rules", "testdata/alerts.yml"},
+	} {
+		if out, err := exec.Command("promtool", args...).CombinedOutput(); err != nil {
+			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	// Each alert fires in some test.
+	rules, err := os.ReadFile("monitoring/holdfast.rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests, err := os.ReadFile("testdata/alerts.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(string(rules), -1) {
+		if !strings.Contains(string(tests), `alertname="`+name[1]+`"`) {
+			t.Errorf("testdata/alerts.yml does not fire %s", name[1])
 		}
 	}
 }

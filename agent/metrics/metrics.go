@@ -158,6 +158,12 @@ func New(o Options) *Metrics {
 			m.jobs.WithLabelValues(kind, result)
 		}
 	}
+	for kind := range faults {
+		m.storeFaults.WithLabelValues(kind)
+	}
+	for outcome := range lookups {
+		m.iamLookups.WithLabelValues(outcome)
+	}
 	return m
 }
 

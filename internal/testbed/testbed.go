@@ -35,6 +35,7 @@ var debianPackage = map[string]string{
 	"mkfs.ext4":            "e2fsprogs",
 	"mkfs.xfs":             "xfsprogs",
 	"restic":               "restic",
+	"promtool":             "prometheus",
 	"qemu-system-x86_64":   "qemu-system-x86",
 	"rsync":                "rsync",
 	"runc":                 "runc",
@@ -104,7 +105,7 @@ func lack(w string) []string {
 		}
 		return all
 	case "minio":
-		if _, err := goProgram("minio"); err != nil {
+		if _, err := GoProgram("minio"); err != nil {
 			return []string{err.Error()}
 		}
 		return nil
