@@ -32,9 +32,11 @@ test: tools ## run all tests, with all real parts
 lint: ## vet, linters, unreachable code, go.mod
 	@packaging/ci/lint.sh
 
-test-long: ## run the tests of the stores against one more server (rclone), which takes minutes to build
+test-long: ## run the tests of the stores against rclone too, which takes minutes to build, and measure beside it
 	@packaging/ci/setup.sh long
 	@HOLDFAST_LONG=1 go test -timeout 20m ./internal/obs/...
+	@go test -run '^$$' -bench 'Rclone' -benchtime 5x ./internal/obs
+	@go test -run '^$$' -bench 'Bandwidth' -benchtime 1x ./internal/obs
 
 bench: ## measure beside restic, borg and kopia where on PATH (SIZE=MiB ROUNDS=n OUT=file), or BIG=1: millions of files
 	@go run ./internal/bench

@@ -1,10 +1,13 @@
 package obs
 
 import (
+	"errors"
+	"net"
 	"net/http"
 	"time"
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"golang.org/x/sys/unix"
 )
 
 // WithTransport lets a test change how connections are made.
@@ -22,6 +25,16 @@ func AlsoTransport(o Options, f func(*http.Transport)) Options {
 		}
 		f(tr)
 	})
+}
+
+// ReceiveBuffer is how much the kernel may receive of a connection of a store's ahead of its reader, in bytes; twice what was set.
+func ReceiveBuffer(c net.Conn) (size int, err error) {
+	raw, err := c.(*stallConn).Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	cerr := raw.Control(func(fd uintptr) { size, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF) })
+	return size, errors.Join(cerr, err)
 }
 
 // askSource is a source of credentials that a test answers for.

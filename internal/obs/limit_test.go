@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -159,6 +160,47 @@ func TestBandwidth(t *testing.T) {
 				m.check(t, what+", lowered", 61*time.Second, 90*time.Second, 256<<10)
 			})
 		}
+	}
+}
+
+// TestReceiveAhead: the kernel receives little ahead of a reader that is held back, also on a connection that was there
+// before the limit, and as much as it can again without one.
+func TestReceiveAhead(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+		w.Header().Set("Content-Range", "bytes 0-524287/524288")
+		w.Header().Set("Content-Length", "524288")
+		w.WriteHeader(http.StatusPartialContent)
+		_, _ = w.Write(make([]byte, 512<<10))
+	}))
+	defer server.Close()
+	limiter := obs.NewLimiter(obs.Limits{})
+	var conns []net.Conn
+	s := open(t, "s3://bucket?region=r&endpoint="+server.URL, obs.WithTransport(
+		obs.Options{Getenv: keys, Limiter: limiter, Retry: &once},
+		func(tr *http.Transport) {
+			dial := tr.DialContext
+			tr.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+				c, err := dial(ctx, network, address)
+				conns = append(conns, c)
+				return c, err
+			}
+		},
+	))
+	var sizes []int
+	for _, down := range []int64{0, 2 << 20, 0} {
+		limiter.Set(obs.Limits{Down: down})
+		if _, err := s.ReadAt(t.Context(), "k", make([]byte, 512<<10), 0); err != nil {
+			t.Fatal(err)
+		}
+		size, err := obs.ReceiveBuffer(conns[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, size)
+	}
+	if len(conns) != 1 || sizes[1] > 64<<10 || sizes[0] < 128<<10 || sizes[2] < 128<<10 {
+		t.Errorf("%d connections, receive buffers without, with and without a limit: %d", len(conns), sizes)
 	}
 }
 

@@ -8,8 +8,8 @@ import (
 
 const (
 	// paceBurst is how much an idle pacer lets through at once, as the time in which it would be earned. It is
-	// 1 % of the ten seconds over which a limit is held.
-	paceBurst = 100 * time.Millisecond
+	// 1.5 % of the ten seconds over which a limit is held; with less, pauses between requests would not be made up for.
+	paceBurst = 150 * time.Millisecond
 	// paceChunk is how many bytes are asked for at a time, at most: a connection that waits for more than
 	// it soon gets looks dead to the server.
 	paceChunk = 64 << 10
@@ -48,6 +48,16 @@ func (p *pacer) chunk(n int) int {
 		return n
 	}
 	return min(n, paceChunk, max(1, int(p.rate/paceShare)))
+}
+
+// ahead is how many bytes a connection may receive ahead of its reader; 0 is any number.
+func (p *pacer) ahead() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.rate <= 0 {
+		return 0
+	}
+	return min(max(int(p.rate/bufferShare), minBuffer), maxBuffer)
 }
 
 // take waits until n units are due. It returns early, with the context's error, when ctx ends.

@@ -136,7 +136,7 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 	if stall <= 0 {
 		stall = stallTimeout
 	}
-	transport := newTransport(stall)
+	transport := newTransport(stall, opts.Limiter)
 	if opts.transport != nil {
 		opts.transport(transport)
 	}

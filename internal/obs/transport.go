@@ -29,8 +29,8 @@ const (
 	connectionBuffer = 128 << 10
 )
 
-// newTransport makes the connections of one store. A connection on which nothing moves for stall fails.
-func newTransport(stall time.Duration) *http.Transport {
+// newTransport makes the connections of one store. A connection on which nothing moves for stall fails. A limiter may be nil.
+func newTransport(stall time.Duration, l *Limiter) *http.Transport {
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
 	return &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
@@ -39,7 +39,11 @@ func newTransport(stall time.Duration) *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			return &stallConn{conn, stall}, nil
+			c := &stallConn{Conn: conn, stall: stall}
+			if tcp, ok := conn.(*net.TCPConn); ok && l != nil {
+				c.buffer = &receiveBuffer{tcp: tcp, down: &l.down}
+			}
+			return c, nil
 		},
 		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:   tlsTimeout,
@@ -58,10 +62,14 @@ func newTransport(stall time.Duration) *http.Transport {
 // that waits meanwhile for the answer.
 type stallConn struct {
 	net.Conn
-	stall time.Duration
+	stall  time.Duration
+	buffer *receiveBuffer // or nil
 }
 
 func (c *stallConn) Read(p []byte) (int, error) {
+	if c.buffer != nil {
+		c.buffer.follow()
+	}
 	if err := c.SetReadDeadline(time.Now().Add(c.stall)); err != nil {
 		return 0, err
 	}
@@ -73,6 +81,34 @@ func (c *stallConn) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return c.Conn.Write(p)
+}
+
+// What the kernel receives of a connection ahead of its reader is limited while bytes a second are: megabytes for each of many
+// connections otherwise, and a limit that holds for the reader alone is exceeded on the line.
+const (
+	// bufferShare is the part of a second's rate that a connection may be ahead: one alone still fills the line when an answer takes
+	// 15 ms, and twenty are ahead by a third of a second.
+	bufferShare = 64
+	minBuffer   = 16 << 10
+	maxBuffer   = 4 << 20 // also what is asked for when the limit goes; the kernel's default is less, and grows by itself in new connections
+)
+
+// receiveBuffer keeps the kernel's buffer of a connection in proportion to a limit. It is for the goroutine that reads.
+type receiveBuffer struct {
+	tcp  *net.TCPConn
+	down *pacer
+	size int // that was set; 0 is the kernel's own
+}
+
+func (b *receiveBuffer) follow() {
+	size := b.down.ahead()
+	if size == 0 && b.size != 0 {
+		size = maxBuffer
+	}
+	if size != b.size {
+		b.size = size
+		_ = b.tcp.SetReadBuffer(size) // without it more is received ahead, no more
+	}
 }
 
 // stalled tells whether err is the end of a connection on which nothing moved.

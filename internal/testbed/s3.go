@@ -102,7 +102,7 @@ func StartRclone(t testing.TB) *S3 {
 
 func startS3(t testing.TB, kind s3Program) *S3 {
 	t.Helper()
-	program, err := goProgram(kind.name)
+	program, err := GoProgram(kind.name)
 	if err != nil {
 		if MustRun() {
 			t.Fatalf("this test needs %v", err)
@@ -298,8 +298,8 @@ func freeAddress() (string, error) {
 	return "", fmt.Errorf("no free port between 20000 and 32000 on 127.0.0.1")
 }
 
-// goProgram finds a program that "make tools" builds from source.
-func goProgram(name string) (string, error) {
+// GoProgram finds a program that "make tools" builds from source.
+func GoProgram(name string) (string, error) {
 	dirs := []string{os.Getenv("HOLDFAST_TOOLS")}
 	if root := moduleRoot(); root != "" {
 		dirs = append(dirs, filepath.Join(root, "build", "bin"))
