@@ -10,7 +10,12 @@ import (
 // Prepare checks as Backup does, but for the storage, which is what it brings.
 func (s *service) Prepare(_ context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.PrepareAnswer, error) {
 	r := job.Request{Kind: job.KindRestore, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
-	accepted, err := s.accept(r, func() error { return s.check(c, ids, false) })
+	accepted, err := s.accept(r, func() error {
+		if err := s.check(c, ids, false); err != nil || !s.a.cfg.Prepare.Refuse {
+			return err
+		}
+		return api.RefuseInstances(api.CodeNoPermission, ids, "this host is configured to refuse restores")
+	})
 	if err != nil {
 		return api.PrepareAnswer{}, err
 	}

@@ -84,8 +84,8 @@ func (p *plane) seen(kind string) (n int) {
 	return n
 }
 
-// configure writes a whole configuration and an instance's volume into the machine.
-func (p *plane) configure(t *testing.T, m *machine) {
+// configure writes a whole configuration, with changes, and an instance's volume into the machine.
+func (p *plane) configure(t *testing.T, m *machine, changes ...func(map[string]any)) {
 	t.Helper()
 	m.run(t, "holdfast", "key", "new", "--out", "/etc/holdfast/host.key")
 	recovery := m.run(t, "holdfast", "key", "new", "--out", "/root/recovery.key")
@@ -120,7 +120,7 @@ exit 1
 	m.run(t, "mkdir", "-p", "/srv/store")
 
 	const phone = "/usr/local/bin/phone"
-	text, err := json.MarshalIndent(map[string]any{ // JSON is YAML
+	cfg := map[string]any{
 		"host_id":          "machine",
 		"listen":           p.listen,
 		"metrics_listen":   p.metrics,
@@ -138,7 +138,11 @@ exit 1
 			}},
 			"volumes": []any{map[string]any{"name": "data", "path": "/srv/phone/data"}},
 		}},
-	}, "", "  ")
+	}
+	for _, change := range changes {
+		change(cfg)
+	}
+	text, err := json.MarshalIndent(cfg, "", "  ") // JSON is YAML
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -237,8 +237,10 @@ type Compression struct {
 	Max string `yaml:"max"` // likewise, and not below Min
 }
 
-// Prepare says what follows the restore of an instance's volumes.
+// Prepare is about restores on command, and says what follows them.
 type Prepare struct {
+	// Refuse takes no such command. The agent then needs, and has, fewer powers over the volumes.
+	Refuse bool `yaml:"refuse"`
 	// Start brings the instance up. Without, the control plane does; its runtime need not know it yet then.
 	Start bool `yaml:"start"`
 }

@@ -116,6 +116,9 @@ func (p *program) run() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := keepPowers(a, p.log); err != nil {
+		return errors.Join(err, a.Close())
+	}
 	p.agent.Store(a)
 	group, ctx := errgroup.WithContext(context.Background())
 	watching, stopWatching := context.WithCancel(ctx)

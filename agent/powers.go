@@ -1,0 +1,83 @@
+package agent
+
+import (
+	"slices"
+	"strings"
+
+	"holdfast/agent/config"
+)
+
+// Power is a capability of Linux and what the agent needs it for.
+type Power struct {
+	Name string // CAP_…
+	Why  string
+}
+
+// Why a power is kept.
+const (
+	whyRead     = "files of every owner are read"
+	whySnapshot = "snapshots, frozen file systems and trusted attributes"
+	whyMade     = "snapshots are made beside volumes of every owner"
+	whyLVM      = "volumes may be logical ones"
+	whyRestore  = "restores (prepare) write every owner, mode and kind of file"
+	whyStore    = "the store is a folder"
+	whyKill     = "containers end with their processes"
+)
+
+// Powers tells which capabilities the work needs that is configured, the most general reason first. All is true where any may be
+// needed: by the commands of an exec runtime, or by jobs and snapshots that a life with another configuration has left. The agent must
+// not run yet.
+func (a *Agent) Powers() (need []Power, all bool, err error) {
+	jobs, err := a.journal.Active()
+	if err != nil {
+		return nil, false, err
+	}
+	bases, err := a.journal.Bases("")
+	if err != nil {
+		return nil, false, err
+	}
+	if len(jobs)+len(bases) > 0 {
+		return nil, true, nil
+	}
+	need, all = powers(a.cfg)
+	return need, all, nil
+}
+
+// powers is Powers for a host that nothing was left on.
+func powers(cfg *config.Config) (need []Power, all bool) {
+	var docker, made, lvm bool
+	for _, in := range cfg.Instances {
+		switch in.Runtime.Kind() {
+		case "exec":
+			return nil, true
+		case "docker":
+			docker = true
+		}
+		for _, v := range in.Volumes {
+			switch v.Snapshot {
+			case config.SnapshotFreeze, config.SnapshotFsFreeze:
+			case config.SnapshotAuto, config.SnapshotThin, config.SnapshotClassic:
+				made, lvm = true, true
+			default:
+				made = true
+			}
+		}
+	}
+	add := func(wanted bool, why string, names ...string) {
+		for _, name := range names {
+			if wanted && !slices.ContainsFunc(need, func(p Power) bool { return p.Name == name }) {
+				need = append(need, Power{name, why})
+			}
+		}
+	}
+	add(true, whyRead, "CAP_DAC_READ_SEARCH")
+	add(true, whySnapshot, "CAP_SYS_ADMIN")
+	// The last two are not in the unit: a drop-in gives them where restores of flags are to be exact.
+	add(!cfg.Prepare.Refuse, whyRestore, "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETFCAP", "CAP_MKNOD",
+		"CAP_LINUX_IMMUTABLE", "CAP_SYS_RESOURCE")
+	add(made, whyMade, "CAP_DAC_OVERRIDE", "CAP_FOWNER")
+	add(lvm, whyLVM, "CAP_CHOWN", "CAP_MKNOD", "CAP_IPC_LOCK")
+	add(strings.HasPrefix(cfg.Store.URL, "file:"), whyStore, "CAP_DAC_OVERRIDE")
+	add(docker, whyKill, "CAP_KILL")
+	return need, false
+}

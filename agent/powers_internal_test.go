@@ -1,0 +1,60 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+
+	"holdfast/agent/config"
+)
+
+// TestPowers: which capabilities are kept for which configuration.
+func TestPowers(t *testing.T) {
+	const (
+		docker  = "{docker: {}}"
+		none    = "{none: {}}"
+		command = `{exec: {freeze: ["/f"], thaw: ["/t"], power_down: ["/p"]}}`
+		reads   = "DAC_READ_SEARCH SYS_ADMIN"
+		writes  = " CHOWN DAC_OVERRIDE FOWNER FSETID SETFCAP MKNOD LINUX_IMMUTABLE SYS_RESOURCE"
+	)
+	for _, c := range []struct{ what, runtime, snapshot, prepare, store, want string }{
+		{"as it comes", docker, "auto", "", "", reads + writes + " IPC_LOCK KILL"},
+		{"no containers", none, "auto", "", "", reads + writes + " IPC_LOCK"},
+		{"no logical volumes", none, "btrfs", "", "", reads + writes},
+		{"no restores", docker, "auto", "refuse: true", "", reads + " DAC_OVERRIDE FOWNER CHOWN MKNOD IPC_LOCK KILL"},
+		{"no restores, subvolumes", docker, "btrfs", "refuse: true", "", reads + " DAC_OVERRIDE FOWNER KILL"},
+		{"read in place alone", none, "freeze", "refuse: true", "", reads},
+		{"into a folder", none, "fsfreeze", "refuse: true", "file:///srv/store", reads + " DAC_OVERRIDE"},
+		{"commands", command, "freeze", "refuse: true", "", "all"},
+	} {
+		if c.store == "" {
+			c.store = "s3://bucket?endpoint=https://store.test"
+		}
+		cfg, err := config.Parse([]byte(`
+host_id: host-1
+listen: ""
+store: {url: "`+c.store+`"}
+key_file: /k
+report: {url: "https://plane.test"}
+prepare: {`+c.prepare+`}
+instances:
+  - {id: phone-1, tenant: t, runtime: `+c.runtime+`, volumes: [{name: data, path: /srv/1, snapshot: `+c.snapshot+`}]}
+`), "test.yaml")
+		if err != nil {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+		need, all := powers(cfg)
+		var names []string
+		for _, p := range need {
+			if p.Why == "" {
+				t.Errorf("%s: no reason for %s", c.what, p.Name)
+			}
+			names = append(names, strings.TrimPrefix(p.Name, "CAP_"))
+		}
+		if all {
+			names = append(names, "all")
+		}
+		if got := strings.Join(names, " "); got != c.want {
+			t.Errorf("%s:\n%s, want\n%s", c.what, got, c.want)
+		}
+	}
+}
