@@ -8,6 +8,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -225,7 +226,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	a.engine = backup.NewHost(backup.HostOptions{Budget: int64(a.cfg.Limits.Memory), Runs: a.cfg.Limits.Jobs, MaxLevel: strongest})
 	brake := a.cfg.Brake
 	a.engine.Brake = pressure.NewBrake(pressure.Limits{CPU: float64(brake.CPU) / 100, IO: float64(brake.IO) / 100, Memory: float64(brake.Memory) / 100})
-	a.vaults = &vaults{a: a, identity: identity, nameKey: []byte(strings.TrimSpace(string(nameKey))), open: map[string]*openVault{}}
+	a.vaults = &vaults{a: a, identity: identity, nameKey: bytes.TrimSpace(nameKey), open: map[string]*openVault{}}
 	opened(a.vaults.close)
 	return nil
 }
@@ -365,7 +366,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 func (a *Agent) probeStore(ctx context.Context) {
 	_, err := a.store.Stat(ctx, "probe")
 	if err != nil && !errors.Is(err, obs.ErrNotFound) && ctx.Err() == nil {
-		a.log.Error("the store does not take this host's requests; every backup will fail", "store", a.store.String(), keyError, err.Error())
+		a.log.Error("the store does not take this host's requests; every backup will fail", "store", a.store.String(), keyError, err.Error(), "hint", hint(err))
 	}
 }
 

@@ -655,6 +655,9 @@ func TestStoreProbe(t *testing.T) {
 	h.cfg = strings.Replace(h.cfg, "file://"+h.in("store"), "s3://a-bucket/p?region=r&endpoint="+store.URL, 1)
 	h.start()
 	h.trouble(func(i api.Info) *api.Trouble { return i.StoreTrouble }, "no such bucket")
+	if info, err := api.NewClient(h.in("s")).Info(t.Context()); err != nil || !strings.Contains(info.StoreTrouble.Hint, "make the bucket") {
+		t.Errorf("%+v, %v: no hint", info.StoreTrouble, err)
+	}
 }
 
 // A tenant without a vault: the job fails with the command to type, and the instance runs again.

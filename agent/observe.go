@@ -66,7 +66,15 @@ func (t trouble) now() *api.Trouble {
 	if t.err == nil {
 		return nil
 	}
-	return &api.Trouble{Since: t.since, Error: t.err.Error()}
+	return &api.Trouble{Since: t.since, Error: t.err.Error(), Hint: hint(t.err)}
+}
+
+// hint is what an operator can do about an error of the store; "" where the agent's own next try is all.
+func hint(err error) string {
+	if errors.Is(err, obs.ErrUnavailable) {
+		return ""
+	}
+	return obs.Hint(err)
 }
 
 func (t *trouble) set(err error) {

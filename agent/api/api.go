@@ -176,8 +176,9 @@ type Info struct {
 
 // Trouble is something that fails, and is tried again.
 type Trouble struct {
-	Since time.Time `json:"since"` // UTC
-	Error string    `json:"error"` // the latest
+	Since time.Time `json:"since"`          // UTC
+	Error string    `json:"error"`          // the latest
+	Hint  string    `json:"hint,omitempty"` // what an operator can do about it; "" where waiting is all
 }
 
 // InstanceInfo is one configured instance.

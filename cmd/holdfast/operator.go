@@ -81,6 +81,9 @@ func (a *app) statusCommand() *cobra.Command {
 		}{{"store", info.StoreTrouble}, {"reports", info.ReportTrouble}} {
 			if t.Trouble != nil && err == nil {
 				_, err = fmt.Fprintf(a.stdout, "trouble    %s, since %s: %s\n", t.what, stamp(t.Since), oneLine(t.Error))
+				if t.Hint != "" && err == nil {
+					_, err = fmt.Fprintf(a.stdout, "hint       %s\n", oneLine(t.Hint))
+				}
 			}
 		}
 		if err != nil || len(jobs) == 0 {

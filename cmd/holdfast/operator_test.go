@@ -50,7 +50,7 @@ func (*fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
 	return api.Info{
 		Version: "1.2.3", HostID: "host-07", Started: fakeTime, Store: "obs://bucket/prefix",
 		Instances: 2, JobsActive: 1, JobsQueued: 3, ReportsPending: 4,
-		StoreTrouble: &api.Trouble{Since: fakeTime, Error: "store unavailable:\nrefused"},
+		StoreTrouble: &api.Trouble{Since: fakeTime, Error: "access denied:\nrefused", Hint: "check\x1b[1m it"},
 	}, nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"holdfast/agent/config"
+	"holdfast/internal/obs"
 )
 
 // Exit codes: an interface that scripts rely on.
@@ -89,6 +90,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitInterrupted
 	default:
 		fmt.Fprintf(stderr, "holdfastd: %v\n", err)
+		if hint := obs.Hint(err); hint != "" {
+			fmt.Fprintf(stderr, "hint: %s\n", hint)
+		}
 		return exitFailed
 	}
 }

@@ -15,7 +15,7 @@ var (
 	// ErrExists says that the name is taken by other bytes. Names are written once.
 	ErrExists = newClass(nil, "object exists with other content", "")
 	// ErrNoBucket says that the bucket (or the folder of a file store) is not there. The message names it.
-	ErrNoBucket = newClass(nil, "no such bucket", "make the bucket or folder first, or check --store")
+	ErrNoBucket = newClass(nil, "no such bucket", "make the bucket or folder first, or check the store's URL (--store, or store.url of the agent)")
 	// ErrAccess says that the store refused the request for who made it.
 	ErrAccess = newClass(nil, "access denied by the store", "check what these credentials may do with the bucket: "+
 		"list it, and read, write and delete its objects")
