@@ -20,6 +20,7 @@ func LoadAccount(path string) (*Account, error) {
 	if err != nil {
 		return nil, fmt.Errorf("account file: %w", err)
 	}
+	defer clear(data)
 	var a Account
 	fields := map[string]*string{"user": &a.User, "password": &a.Password, "domain": &a.Domain, "project": &a.Project}
 	n := 0

@@ -288,7 +288,8 @@ func (d *Deliverer) request(ctx context.Context, e Event) (*http.Request, error)
 		if err != nil {
 			return nil, fmt.Errorf("report token: %w", err)
 		}
-		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+		req.Header.Set("Authorization", "Bearer "+string(bytes.TrimSpace(token)))
+		clear(token)
 	}
 	return req, nil
 }

@@ -98,10 +98,12 @@ func LoadSigner(path string, rand io.Reader) (*Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signing key: %w", err)
 	}
+	defer clear(data)
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != "PRIVATE KEY" {
 		return nil, fmt.Errorf("signing key %s: no PEM block of type PRIVATE KEY", path)
 	}
+	defer clear(block.Bytes)
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
 		return nil, fmt.Errorf("signing key %s: %w", path, err)

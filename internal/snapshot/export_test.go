@@ -1,6 +1,9 @@
 package snapshot
 
-import "errors"
+import (
+	"context"
+	"errors"
+)
 
 // Parts that tests look at by themselves.
 var Fiemap = fiemap
@@ -19,4 +22,9 @@ func JoinRanges(limit int, ranges []Range) []Range {
 		l.add(r)
 	}
 	return l.ranges
+}
+
+// RunProgram runs a program as those of LVM are run.
+func RunProgram(ctx context.Context, args ...string) ([]byte, error) {
+	return runProgram(ctx, nil, args...)
 }

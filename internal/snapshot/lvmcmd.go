@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +27,9 @@ const (
 
 // programFolders is where programs are looked for beside PATH: a service's PATH may lack the sbin folders.
 var programFolders = []string{"/usr/sbin", "/sbin", "/usr/bin", "/bin"}
+
+// forwarded are the variables that LVM's programs get of ours.
+var forwarded = regexp.MustCompile(`^(PATH|TMPDIR|(LVM|DM)_[A-Z_]+)=`)
 
 // commandError is a program that failed; its words are those of its standard error.
 type commandError struct {
@@ -92,7 +96,8 @@ func runProgram(ctx context.Context, stdin *os.File, args ...string) ([]byte, er
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args[1:]...)
 	cmd.Dir = "/"
-	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "LC_") }),
+	// Not all of ours: that has the store's keys, and whoever is root may look at a program's.
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(e string) bool { return !forwarded.MatchString(e) }),
 		"LC_ALL=C", "LVM_SUPPRESS_FD_WARNINGS=1")
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if stdin != nil {
