@@ -88,6 +88,11 @@ func (s State) holding() bool {
 	return slices.Contains([]State{Freezing, Frozen, Snapshotting, Snapshotted, Uploading}, s)
 }
 
+// standsStill tells whether the job has, or may have, stopped an instance that ran, for work that can still fail.
+func (j *Job) standsStill() bool {
+	return j.State.holding() && !j.HeldSince.IsZero() && j.Found != IsStopped
+}
+
 // Policy says who decides that a backed-up instance is powered down.
 type Policy string
 

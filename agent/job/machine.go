@@ -85,7 +85,7 @@ func (w *worker) run(soft, hard context.Context) {
 
 func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
 	if w.resumed && j.State.unstored() {
-		if j.State.holding() && w.hold == nil {
+		if j.standsStill() && w.hold == nil {
 			w.hold = w.m.holds.take(w.place) // it holds the instance as it is
 		}
 		return w.resume(work, hard, j)
@@ -249,11 +249,7 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	if j.IsRestore() {
 		return w.toRestore(ctx, j)
 	}
-	instance, err := w.m.parts.Instance(j.Instance)
-	if err != nil {
-		return "", change{}, fmt.Errorf("look for the instance: %w", err)
-	}
-	found, err := w.look(ctx, instance)
+	instance, found, err := w.found(ctx, j)
 	if err != nil {
 		return "", change{}, err
 	}
@@ -283,6 +279,16 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	return Precopying, change{edit: func(j *Job) { j.Snapshots, j.Rounds = live, nil }}, nil
 }
 
+// found is the job's instance and how it is; an error when it can't be backed up so.
+func (w *worker) found(ctx context.Context, j *Job) (Instance, RuntimeState, error) {
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return Instance{}, "", fmt.Errorf("look for the instance: %w", err)
+	}
+	found, err := w.look(ctx, instance)
+	return instance, found, err
+}
+
 // look tells how an instance is that is about to be backed up; an error when it can't be.
 func (w *worker) look(ctx context.Context, instance Instance) (RuntimeState, error) {
 	found, err := instance.Runtime.State(ctx)
@@ -298,21 +304,22 @@ func (w *worker) look(ctx context.Context, instance Instance) (RuntimeState, err
 }
 
 // toHold waits for the turn to hold the instance, so that few are held at a time, and makes the change that
-// journals the intent.
+// journals the intent. One that stands still by itself, or that nothing holds, needs no turn: nobody waits for it.
 func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
-	if w.hold == nil {
-		w.hold = w.m.holds.join(w.place)
-	}
-	if err := w.hold.wait(ctx); err != nil {
-		return "", change{}, fmt.Errorf("wait for the turn to hold the instance: %w", err)
-	}
-	instance, err := w.m.parts.Instance(j.Instance)
-	if err != nil {
-		return "", change{}, fmt.Errorf("look for the instance: %w", err)
-	}
-	found, err := w.look(ctx, instance)
+	instance, found, err := w.found(ctx, j)
 	if err != nil {
 		return "", change{}, err
+	}
+	if instance.Holds && found != IsStopped {
+		if w.hold == nil {
+			w.hold = w.m.holds.join(w.place)
+		}
+		if err := w.hold.wait(ctx); err != nil {
+			return "", change{}, fmt.Errorf("wait for the turn to hold the instance: %w", err)
+		}
+		if instance, found, err = w.found(ctx, j); err != nil {
+			return "", change{}, err
+		}
 	}
 	return Freezing, change{edit: func(j *Job) {
 		j.Found, j.Hold, j.BootID, j.Snapshots = found, true, w.m.opts.BootID, nil

@@ -102,6 +102,51 @@ func TestFewInstancesAreHeldAtATime(t *testing.T) {
 	})
 }
 
+// Turns to hold are for instances that stand still because of us: one that is stopped, or that nothing holds, neither waits for one nor
+// keeps others waiting, also after a restart.
+func TestWhatStandsStillByItselfTakesNoTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := []string{"running", "stopped-1", "stopped-2", "folder-1", "folder-2"}
+		w := newWorld(t, names...)
+		for _, n := range names[1:3] {
+			w.instances[n].state = job.IsStopped
+		}
+		for _, n := range names[3:] {
+			w.instances[n].state, w.instances[n].nobody = job.IsUnknown, true
+		}
+		meet := make(chan struct{}, len(names))
+		hang := func(ctx context.Context, _ job.BackupRequest) error {
+			meet <- struct{}{}
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
+		w.backup = hang
+		o := job.Options{Jobs: len(names), Held: 1}
+		l := w.start(-1, o)
+		if _, err := l.accept("r", names...); err != nil {
+			t.Fatal(err)
+		}
+		for life := range 2 {
+			for n := range names {
+				select {
+				case <-meet:
+				case <-time.After(time.Hour):
+					jobs, err := l.j.Active()
+					for _, j := range jobs {
+						t.Log(j.Instance, j.State, j.Cause)
+					}
+					t.Fatalf("life %d: %d backups are under way together, %v", life, n, err)
+				}
+			}
+			l.kill()
+			l.stop()
+			l = w.start(-1, o)
+		}
+		l.kill()
+		l.stop()
+	})
+}
+
 // Jobs that are put off at the start, since somebody let their instances run, wait for their turn to hold them as all others do.
 func TestFewInstancesAreHeldAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

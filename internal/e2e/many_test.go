@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,6 +23,21 @@ func (h *host) peak() (mib float64) {
 	_, err = fmt.Sscan(after, &mib)
 	must(h.t, err)
 	return mib / 1024
+}
+
+// cpuTime is what a process has used of the processors; 0 is this one, in which the path to the store and the control plane are.
+func cpuTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	if pid == 0 {
+		pid = os.Getpid()
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	must(t, err)
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	var user, system int
+	_, err = fmt.Sscan(f[11]+" "+f[12], &user, &system)
+	must(t, err)
+	return time.Duration(user+system) * (time.Second / 100) // USER_HZ
 }
 
 // neighbour is other work on the host, which has to be in time.
@@ -95,10 +111,13 @@ func TestManyInstances(t *testing.T) {
 		h.start("")
 		other.p99()
 		begin := time.Now()
+		agent, store, self := cpuTime(t, h.proc.Process.Pid), cpuTime(t, minio.PID()), cpuTime(t, 0)
 		h.backup("request-1", ids...)
 		eventually(t, "all are told", func() bool { return len(p.got(completed))+len(p.got(failed)) == n })
 		took = time.Since(begin)
 		late = other.p99()
+		t.Logf("processor time for %d: agent %s, store %s, the path to it and the control plane %s", n,
+			cpuTime(t, h.proc.Process.Pid)-agent, cpuTime(t, minio.PID())-store, cpuTime(t, 0)-self)
 		done := p.got(completed)
 		if len(done) != n {
 			t.Fatalf("%d of %d were backed up", len(done), n)

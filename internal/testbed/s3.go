@@ -180,6 +180,9 @@ func (s *S3) end(sig os.Signal) {
 	}
 }
 
+// PID is the process of a server that is running.
+func (s *S3) PID() int { return s.proc.cmd.Process.Pid }
+
 // Bucket makes a new bucket and returns its name. The server must be running.
 func (s *S3) Bucket(t testing.TB) string {
 	t.Helper()
