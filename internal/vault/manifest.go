@@ -120,12 +120,8 @@ func (v *Vault) WriteManifest(ctx context.Context, m *Manifest) error {
 	if err := v.st.Put(ctx, m.Object, object); err != nil {
 		return fmt.Errorf("store manifest: %w", err)
 	}
-	back, err := readAll(ctx, v.st, m.Object, maxManifest)
-	if err != nil {
+	if err := readSame(ctx, v.st, m.Object, object); err != nil {
 		return fmt.Errorf("read manifest back: %w", err)
-	}
-	if !bytes.Equal(back, object) {
-		return &CorruptError{Object: m.Object, Reason: "reads back as other bytes than were written"}
 	}
 	return nil
 }

@@ -7,7 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"holdfast/internal/chunk"
@@ -147,44 +149,58 @@ func parseRows(table []byte, end uint32) ([]Row, error) {
 
 // PackTable reads and opens the table of a pack. ErrCorrupt; obs.ErrNotFound when there is no such pack.
 func (v *Vault) PackTable(ctx context.Context, id PackID) ([]Row, int64, error) {
-	key := v.packKey(id)
-	info, err := v.st.Stat(ctx, key)
+	info, err := v.st.Stat(ctx, v.packKey(id))
 	if err != nil {
 		return nil, 0, err
 	}
-	bad := func(reason string) error { return &CorruptError{Object: key, Reason: reason} }
-	if info.Size < int64(packHeader+tableRoom(0)) || info.Size > maxPack {
-		return nil, 0, bad(fmt.Sprintf("%d bytes is no size of a pack", info.Size))
-	}
-	// Most tables fit the first read.
-	tail := make([]byte, min(info.Size-packHeader, 64<<10))
-	if err := readFull(ctx, v.st, key, tail, info.Size-int64(len(tail))); err != nil {
+	rows, err := v.packTable(ctx, id, info.Size)
+	if err != nil {
 		return nil, 0, err
 	}
+	return rows, info.Size, nil
+}
+
+// packTable is PackTable of a pack that is to have that many bytes.
+func (v *Vault) packTable(ctx context.Context, id PackID, size int64) ([]Row, error) {
+	key := v.packKey(id)
+	bad := func(reason string) error { return &CorruptError{Object: key, Reason: reason} }
+	if size < int64(packHeader+tableRoom(0)) || size > maxPack {
+		return nil, bad(fmt.Sprintf("%d bytes is no size of a pack", size))
+	}
+	// Most tables fit the first read, which asks for a byte more than there is to be.
+	tail := make([]byte, min(size-packHeader, 64<<10)+1)
+	got, err := v.st.ReadAt(ctx, key, tail, size-int64(len(tail)-1))
+	switch {
+	case got == len(tail):
+		return nil, bad(fmt.Sprintf("goes on behind its %d bytes", size))
+	case !errors.Is(err, io.EOF) || got < len(tail)-1:
+		return nil, readError(key, got, len(tail)-1, size-int64(len(tail)-1), err)
+	}
+	tail = tail[:got]
 	trailer := tail[len(tail)-packTrailer:]
 	if string(trailer[4:]) != packEnd {
-		return nil, 0, bad("does not end as a pack does: cut off, or no pack of a known version")
+		return nil, bad("does not end as a pack does: cut off, or no pack of a known version")
 	}
 	n := int64(binary.LittleEndian.Uint32(trailer))
-	if n < gcmTag || n > info.Size-packHeader-packTrailer {
-		return nil, 0, bad("table is larger than the pack")
+	if n < gcmTag || n > size-packHeader-packTrailer {
+		return nil, bad("table is larger than the pack")
 	}
-	off := info.Size - packTrailer - n
+	off := size - packTrailer - n
 	sealed := make([]byte, n)
 	if have := int64(len(tail) - packTrailer); n <= have {
 		copy(sealed, tail[have-n:])
 	} else if err := readFull(ctx, v.st, key, sealed, off); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	table, err := v.packAEAD(id).Open(sealed[:0], packNonce(uint32(off)), sealed, tableAAD(info.Size))
+	table, err := v.packAEAD(id).Open(sealed[:0], packNonce(uint32(off)), sealed, tableAAD(size))
 	if err != nil {
-		return nil, 0, bad("table " + seal.ErrOpen.Error())
+		return nil, bad("table " + seal.ErrOpen.Error())
 	}
 	rows, err := parseRows(table, uint32(off))
 	if err != nil {
-		return nil, 0, bad(err.Error())
+		return nil, bad(err.Error())
 	}
-	return rows, info.Size, nil
+	return rows, nil
 }
 
 // Opener opens chunks of one pack. It is constant and may be shared.

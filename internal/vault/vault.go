@@ -9,6 +9,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"crypto/hkdf"
 	"crypto/hmac"
@@ -255,6 +256,19 @@ func readAll(ctx context.Context, st obs.Store, key string, limit int64) ([]byte
 		return nil, err
 	}
 	return p, nil
+}
+
+// readSame reads the object of that key, which is to have the bytes want and no others, in one request.
+func readSame(ctx context.Context, st obs.Store, key string, want []byte) error {
+	p := make([]byte, len(want)+1)
+	n, err := st.ReadAt(ctx, key, p, 0)
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
+		return readError(key, n, len(want), 0, err)
+	case !bytes.Equal(p[:n], want):
+		return &CorruptError{Object: key, Reason: "reads back as other bytes than were written"}
+	}
+	return nil
 }
 
 // readFull fills p from off; an object that ends before is a *CorruptError.
