@@ -136,7 +136,7 @@ type run struct {
 	o       Options
 	w       *vault.Writer
 	packs   map[vault.PackID]bool
-	session *vault.Session
+	session *session
 	lost    []vault.PackID        // packs that are missing from the store
 	without []vault.PackID        // those, and what is condemned
 	gone    map[vault.PackID]bool // the same
@@ -210,8 +210,8 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 	var notes []string // of what made it begin again
 	var drifts []*DriftError
 	again := false
-	for {
-		res, err := once(ctx, o, lost)
+	for try := 0; ; try++ {
+		res, err := once(ctx, o, lost, try == 0)
 		if missing, ok := errors.AsType[*vault.MissingPacksError](err); ok {
 			lost = append(lost, missing.Packs...)
 			continue
@@ -255,8 +255,8 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 	}
 }
 
-// once makes a backup that does not use the packs lost.
-func once(ctx context.Context, o Options, lost []vault.PackID) (*Result, error) {
+// once makes a backup that does not use the packs lost; first says that nothing was tried before.
+func once(ctx context.Context, o Options, lost []vault.PackID, first bool) (*Result, error) {
 	r := &run{
 		o: o, lost: lost, packs: map[vault.PackID]bool{},
 		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(), sending: newSending(),
@@ -265,7 +265,7 @@ func once(ctx context.Context, o Options, lost []vault.PackID) (*Result, error) 
 	r.res.Stages, r.res.Catalogues = map[string]time.Duration{}, map[string]string{}
 	r.res.Created = o.Now().UTC()
 	stop := r.tellProgress()
-	err := r.underSession(ctx)
+	err := r.underSession(ctx, !first)
 	r.sending.end()
 	stop()
 	for _, c := range r.cats {
@@ -277,14 +277,16 @@ func once(ctx context.Context, o Options, lost []vault.PackID) (*Result, error) 
 	return r.result(), nil
 }
 
-// underSession does the work between the begin and the end of a session, which keeps what the vault has from being collected.
-func (r *run) underSession(ctx context.Context) error {
-	s, err := r.o.Vault.BeginSession(ctx, vault.SessionOptions{
+// underSession does the work in a session, which keeps what the vault has from being collected. A try after the first takes one that
+// knows what is condemned by now.
+func (r *run) underSession(ctx context.Context, fresh bool) error {
+	shared := r.o.On.sessions
+	s, err := shared.begin(ctx, r.o.Vault, vault.SessionOptions{
 		Host: r.o.Host, Instance: r.o.Instance,
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: err.Error() + "; garbage stays in the vault meanwhile"})
 		},
-	})
+	}, fresh)
 	if err != nil {
 		return err
 	}
@@ -292,7 +294,10 @@ func (r *run) underSession(ctx context.Context) error {
 	r.without = slices.Concat(s.Condemned(), r.lost)
 	r.gone = r.withoutSet()
 	err = r.all(ctx)
-	if eerr := s.End(ctx); eerr != nil {
+	if errors.Is(err, vault.ErrSessionGone) {
+		shared.retire(s)
+	}
+	if eerr := shared.leave(ctx, s); eerr != nil {
 		r.warnings.Warn(tree.Warning{What: eerr.Error() + "; the next backup of this host tries again"})
 	}
 	return err
@@ -306,6 +311,7 @@ func (r *run) all(ctx context.Context) error {
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})
 		},
+		Confirmed: r.sample,
 		Sent: func(id vault.PackID, n int64) {
 			r.counts.sent.Add(uint64(n))
 			r.sending.sent(id)
@@ -345,7 +351,7 @@ func (r *run) all(ctx context.Context) error {
 		return err
 	}
 	if !r.o.Precopy {
-		if err := r.commit(ctx, volumes, refs, added); err != nil {
+		if err := r.commit(ctx, volumes, refs); err != nil {
 			return err
 		}
 	}
@@ -354,16 +360,22 @@ func (r *run) all(ctx context.Context) error {
 			r.res.Catalogues[c.volume] = id
 		}
 	}
-	if err := r.w.Tidy(ctx); err != nil { // the backup is made, and the next one tries again
-		r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault is not tidied: %v", err)})
-	}
+	r.tidy(ctx)
 	r.stage("verify", &start)
 	return nil
 }
 
-// commit writes the manifest, after every pack was confirmed, and looks at what the store has. refs are all packs of the backup,
-// of which it put added.
-func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs, added []vault.PackRef) (err error) {
+// sample looks at the packs that were added, once every one was confirmed and before the manifest: no backup comes to be whose packs do
+// not open.
+func (r *run) sample(ctx context.Context, added []vault.PackRef) (err error) {
+	if r.o.Sample > 0 && !r.o.Precopy {
+		r.res.Sampled, err = r.o.Vault.Sample(ctx, added, r.o.Sample)
+	}
+	return err
+}
+
+// commit writes the manifest, after every pack was confirmed and looked at. refs are all packs of the backup.
+func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.PackRef) error {
 	for _, v := range volumes {
 		r.res.Bytes += v.Bytes
 	}
@@ -371,12 +383,6 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs, added []
 		Instance: r.o.Instance, ID: vault.NewBackupID(r.res.Created), Host: r.o.Host, Agent: r.o.Agent,
 		Created: r.res.Created, Finished: r.o.Now().UTC(), Volumes: volumes, Packs: refs,
 		Bytes: r.res.Bytes, NewBytes: r.counts.sent.Load(),
-	}
-	// Before the manifest: no backup comes to be whose packs do not open.
-	if r.o.Sample > 0 {
-		if r.res.Sampled, err = r.o.Vault.Sample(ctx, added, r.o.Sample); err != nil {
-			return err
-		}
 	}
 	if err := r.session.WriteManifest(ctx, m); err != nil {
 		return err
@@ -388,6 +394,20 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs, added []
 	r.res.Packs = len(refs)
 	r.res.Verified = r.o.Now().UTC()
 	return nil
+}
+
+// tidy does what is due to the vault's index, unless another backup is at it.
+func (r *run) tidy(ctx context.Context) {
+	end, ok := r.o.On.sessions.tidying(r.o.Vault)
+	if !ok && len(r.lost) == 0 {
+		return
+	}
+	if ok {
+		defer end()
+	}
+	if err := r.w.Tidy(ctx); err != nil { // the backup is made, and the next one tries again
+		r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault is not tidied: %v", err)})
+	}
 }
 
 // result sums up what was counted.

@@ -22,13 +22,15 @@ type Host struct {
 	// Brake slows the workers down in rounds of pre-copy; nil does not.
 	Brake *pressure.Brake
 
-	shares  *shares // of images
-	drifted distrusted
-	buffers *vault.Buffers
-	runs    chan struct{} // a token of each Run there is
-	lent    int           // workers that are lent
-	free    chan *scratch // those that nobody uses
-	hand    chan *scratch // from one who has nothing to do to one who waits
+	shares *shares // of images
+	// sessions of the Runs under way
+	sessions *sessions
+	drifted  distrusted
+	buffers  *vault.Buffers
+	runs     chan struct{} // a token of each Run there is
+	lent     int           // workers that are lent
+	free     chan *scratch // those that nobody uses
+	hand     chan *scratch // from one who has nothing to do to one who waits
 }
 
 // scratch is the memory of a worker.
@@ -78,7 +80,7 @@ func NewHost(o HostOptions) *Host {
 	worker := workerMemory(seal.Fastest, o.MaxLevel)
 	// A host with many processors and a small budget has fewer workers than processors: packs come first.
 	most := max(int(o.Budget/2/worker)-o.Runs, 0)
-	h := &Host{lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: newShares(), runs: make(chan struct{}, o.Runs)}
+	h := &Host{lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: newShares(), sessions: newSessions(), runs: make(chan struct{}, o.Runs)}
 	left := o.Budget - int64(o.Runs+h.lent)*worker
 	// Each Run fills one pack, so with fewer than one for each they could wait for each other for ever.
 	packs := max(int(left/int64(o.Pack)), o.Runs+1)

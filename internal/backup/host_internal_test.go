@@ -72,13 +72,13 @@ func TestComesOnWhileOthersHaveAllWorkers(t *testing.T) {
 	}
 }
 
-// sessions counts how many there are at a time.
-type sessions struct {
+// countsSessions counts how many there are at a time.
+type countsSessions struct {
 	obs.Store
 	now, most *atomic.Int64
 }
 
-func (s sessions) Put(ctx context.Context, key string, body []byte) error {
+func (s countsSessions) Put(ctx context.Context, key string, body []byte) error {
 	err := s.Store.Put(ctx, key, body)
 	if err == nil && strings.Contains(key, "/sessions/") {
 		n := s.now.Add(1)
@@ -88,7 +88,7 @@ func (s sessions) Put(ctx context.Context, key string, body []byte) error {
 	return err
 }
 
-func (s sessions) Delete(ctx context.Context, keys ...string) error {
+func (s countsSessions) Delete(ctx context.Context, keys ...string) error {
 	if strings.Contains(strings.Join(keys, " "), "/sessions/") {
 		s.now.Add(-1)
 	}
@@ -103,7 +103,7 @@ func TestNoMoreRunsThanHaveMemory(t *testing.T) {
 	var now, most atomic.Int64
 	var all sync.WaitGroup
 	for i := range 3 * runs {
-		v := smallPacks(t, sessions{obs.NewMemory(), &now, &most})
+		v := smallPacks(t, countsSessions{obs.NewMemory(), &now, &most})
 		all.Go(func() {
 			if _, err := Run(t.Context(), Options{Vault: v, Instance: fmt.Sprint(i), Sources: []Source{{Volume: "data", Root: dir}}, On: h}); err != nil {
 				t.Error(err)

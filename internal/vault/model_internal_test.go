@@ -44,7 +44,7 @@ func TestModel(t *testing.T) {
 		}
 	})
 	t.Logf("%+v", sum)
-	if sum.Backups == 0 || sum.Deleted == 0 || sum.Crashes == 0 || sum.Lost == 0 || sum.Avoided == 0 || sum.TakenOver == 0 {
+	if sum.Backups == 0 || sum.Deleted == 0 || sum.Crashes == 0 || sum.Lost == 0 || sum.Avoided == 0 || sum.TakenOver == 0 || sum.Joined == 0 {
 		t.Errorf("some of what the model is for never happened: %+v", sum)
 	}
 }
@@ -55,11 +55,11 @@ func TestModelFindsBrokenProtocols(t *testing.T) {
 		rules rules
 		first int // a seed that finds it soon; when the model changes, the search goes on from there
 	}{
-		"collector does not wait":     {rules{collectorDoesNotWait: true}, 36},
-		"collector does not reprieve": {rules{collectorDoesNotReprieve: true}, 36},
-		"writer ignores condemned":    {rules{writerIgnoresCondemned: true}, 108},
-		"writer ends early":           {rules{writerEndsEarly: true}, 2},
-		"writer forgets doubt":        {rules{writerForgetsDoubt: true}, 73},
+		"collector does not wait":     {rules{collectorDoesNotWait: true}, 188},
+		"collector does not reprieve": {rules{collectorDoesNotReprieve: true}, 145},
+		"writer ignores condemned":    {rules{writerIgnoresCondemned: true}, 221},
+		"writer ends early":           {rules{writerEndsEarly: true}, 86},
+		"writer forgets doubt":        {rules{writerForgetsDoubt: true}, 239},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var sum tally
@@ -78,7 +78,7 @@ func TestModelFindsBrokenProtocols(t *testing.T) {
 }
 
 // tally counts what happened in all games, so that the test knows that it tests something.
-type tally struct{ Backups, Deleted, Reprieved, Crashes, Lost, Avoided, Missing, TakenOver, Rekeys int }
+type tally struct{ Backups, Deleted, Reprieved, Crashes, Lost, Avoided, Missing, TakenOver, Joined, Rekeys int }
 
 // Numbers of a game.
 const (
@@ -409,6 +409,11 @@ func (a *writer) step() {
 	case 4:
 		err = a.commit(v)
 	case 5:
+		if !a.sound && g.draw(3, "another") == 0 { // backup of the process joins the session
+			g.sum.Joined++
+			a.state, a.tries, a.sent = 1, 0, nil
+			return
+		}
 		if err = a.s.End(g.ctx); err == nil {
 			a.leave()
 			return
@@ -525,7 +530,7 @@ func (a *writer) giveUp() {
 	a.abort()
 	if a.s != nil {
 		if a.g.rules.writerForgetsDoubt {
-			a.s.doubt = false
+			a.s.doubt.Store(false)
 		}
 		a.plain() // what can't be removed now goes with the next session; both are played
 		if err := a.s.End(a.g.ctx); err != nil {

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/obs"
@@ -20,13 +21,13 @@ var ErrSessionGone = errors.New("the backup's session was removed from the vault
 
 // Session tells a collector that somebody is writing to the vault: while its object is in the store, no pack is deleted that
 // was not condemned before it began. A writer begins one before it looks at anything that says what is stored (index, catalogue,
-// manifests, packs of an earlier try), writes its manifest through it, and ends it. It is for one goroutine. A crash leaves the
-// object, which the next BeginSession on the same host removes.
+// manifests, packs of an earlier try), writes its manifest through it, and ends it. Several backups of one process may be made under one, at
+// once or one after the other; End comes after the last. A crash leaves the object, which the next BeginSession on the same host removes.
 type Session struct {
 	v         *Vault
 	id        string
 	condemned []PackID
-	doubt     bool // whether the manifest is stored is not known
+	doubt     atomic.Bool // whether a manifest is stored is not known
 }
 
 // SessionOptions say whose session it is.
@@ -147,14 +148,16 @@ func (s *Session) WriteManifest(ctx context.Context, m *Manifest) error {
 	err := s.v.WriteManifest(ctx, m)
 	refused := slices.ContainsFunc([]error{obs.ErrAccess, obs.ErrNoSpace, obs.ErrExists, obs.ErrUsage, obs.ErrNoBucket, ErrCorrupt},
 		func(class error) bool { return errors.Is(err, class) })
-	s.doubt = err != nil && m.Object != "" && !refused
+	if err != nil && m.Object != "" && !refused {
+		s.doubt.Store(true)
+	}
 	return err
 }
 
 // End removes the session: its manifest is stored, or never will be. When that is not known, the session stays until this process
 // has ended, since a manifest that comes late must find its packs. A session that could not be removed goes with the host's next one.
 func (s *Session) End(ctx context.Context) error {
-	if s.doubt {
+	if s.doubt.Load() {
 		return nil
 	}
 	defer running.Delete(s.id)

@@ -38,6 +38,9 @@ type WriterOptions struct {
 	// Warn is told of what is wrong with the index, from any goroutine: chunks that it would have found are stored
 	// anew. Nil is allowed.
 	Warn func(error)
+	// Confirmed is called by Finish with the packs that this writer added, once the store confirmed all of them, beside the storing of the
+	// index. Its error is Finish's. Nil is allowed.
+	Confirmed func(ctx context.Context, added []PackRef) error
 	// Sent is told of every pack that the store confirmed, with its size. Nil is allowed.
 	Sent func(id PackID, bytes int64)
 }
@@ -336,8 +339,14 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	w.mu.Unlock()
 	err := w.uploads.Wait()
 	w.buffers.end() // before the index takes memory
+	added := slices.Concat(w.reused, w.packs)
 	if err == nil {
-		err = w.idx.store(ctx)
+		g, gctx := errgroup.WithContext(ctx)
+		g.Go(func() error { return w.idx.store(gctx) })
+		if w.opts.Confirmed != nil {
+			g.Go(func() error { return w.opts.Confirmed(gctx, added) })
+		}
+		err = g.Wait()
 	} else {
 		w.salvage()
 	}
@@ -346,7 +355,7 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(w.reused, w.packs...), nil
+	return added, nil
 }
 
 // Abort stops the uploads, because of cause, waits for them, and returns the first error of one that

@@ -1,0 +1,117 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"holdfast/internal/vault"
+)
+
+// sessions lets the Runs of one host share their sessions in a vault: each costs four requests, which of a hundred small backups is more
+// than their content does. To a collector those who share one are one writer that makes several backups: it waits until the last of
+// them has ended, and what was condemned when the session began holds for all (FORMAT.md, Session).
+type sessions struct {
+	mu   sync.Mutex
+	open map[sessionKey]*session // that one may join
+	tidy map[*vault.Vault]bool   // whose index somebody is at to tidy
+}
+
+type sessionKey struct {
+	vault *vault.Vault
+	host  string
+}
+
+// session is one that is shared.
+type session struct {
+	*vault.Session // once ready is closed, unless there is an error
+	key            sessionKey
+	began          time.Time // before it was stored
+	ready          chan struct{}
+	err            error
+	givenUp        bool // by who began it, and not for a reason that holds for others
+	users          int
+}
+
+// joinFor is how long a session may be joined after it began: else one after the other would keep it for ever, and a collector that waits
+// for its end with it.
+const joinFor = 10 * time.Second
+
+func newSessions() *sessions {
+	return &sessions{open: map[sessionKey]*session{}, tidy: map[*vault.Vault]bool{}}
+}
+
+// begin joins a session or, where there is none or fresh asks for one of what is condemned now, begins one. leave is due for it.
+func (s *sessions) begin(ctx context.Context, v *vault.Vault, o vault.SessionOptions, fresh bool) (*session, error) {
+	key := sessionKey{v, o.Host}
+	for {
+		s.mu.Lock()
+		one := s.open[key]
+		if one == nil || fresh || time.Since(one.began) > joinFor {
+			break // with the lock
+		}
+		one.users++
+		s.mu.Unlock()
+		select {
+		case <-one.ready:
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), s.leave(ctx, one))
+		}
+		if one.err == nil {
+			return one, nil
+		}
+		if !one.givenUp {
+			return nil, one.err
+		}
+	}
+	one := &session{key: key, began: time.Now(), ready: make(chan struct{}), users: 1}
+	s.open[key] = one
+	s.mu.Unlock()
+	one.Session, one.err = v.BeginSession(ctx, o)
+	one.givenUp = ctx.Err() != nil
+	if one.err != nil {
+		s.retire(one)
+	}
+	close(one.ready)
+	return one, one.err
+}
+
+// retire lets nobody join any more.
+func (s *sessions) retire(one *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[one.key] == one {
+		delete(s.open, one.key)
+	}
+}
+
+// leave ends the session when nobody uses it any more.
+func (s *sessions) leave(ctx context.Context, one *session) error {
+	s.mu.Lock()
+	one.users--
+	last := one.users == 0
+	if last && s.open[one.key] == one {
+		delete(s.open, one.key)
+	}
+	s.mu.Unlock()
+	if !last || one.err != nil {
+		return nil
+	}
+	return one.End(ctx)
+}
+
+// tidying tells whether the caller may tidy the vault's index, since no other Run does; end is due then.
+func (s *sessions) tidying(v *vault.Vault) (end func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tidy[v] {
+		return nil, false
+	}
+	s.tidy[v] = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.tidy, v)
+	}, true
+}
