@@ -89,7 +89,8 @@ func putBases(tx *bbolt.Tx, instance string, c change) error {
 
 // forgetBase takes a base out of the journal, unless it is another one by now or a job may use it.
 func (jr *Journal) forgetBase(b Base) (forgotten bool, err error) {
-	err = jr.db.Update(func(tx *bbolt.Tx) error {
+	err = jr.update(func(tx *bbolt.Tx) error {
+		forgotten = false
 		if id := tx.Bucket(bucketActive).Get([]byte(b.Instance)); id != nil {
 			j, err := getJob(tx, string(id))
 			if err != nil || j.State != Accepted {

@@ -43,12 +43,14 @@ var (
 )
 
 // Journal is the file in which tasks, jobs and undelivered reports live. One process has it open at
-// a time. Every method is one transaction, durable when it returns nil, and may be called from any
+// a time. Every method is one transaction, or a part of one, durable when it returns nil, and may be called from any
 // goroutine. Close it last.
 type Journal struct {
 	db    *bbolt.DB
 	path  string
 	aside string
+
+	commits commits
 }
 
 func (jr *Journal) init() error {
@@ -152,7 +154,8 @@ func (jr *Journal) Request(tenant, requestID string, digest [32]byte) (t *Task, 
 // accept writes the task and its jobs, unless the request is known: then it returns the first task
 // and made is false. busy instances are a *BusyError.
 func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) {
-	err = jr.db.Update(func(tx *bbolt.Tx) error {
+	err = jr.update(func(tx *bbolt.Tx) error {
+		made = false
 		got, err = findRequest(tx, t.Tenant, t.RequestID, t.Digest)
 		if err != nil || got != nil {
 			return err
@@ -215,7 +218,7 @@ type change struct {
 // step moves the job to another state, or rewrites it in its state when to is empty. check sees the
 // record and the transaction first; its error stops everything.
 func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt.Tx, job *Job) error, c change) (job *Job, from State, err error) {
-	err = jr.db.Update(func(tx *bbolt.Tx) error {
+	err = jr.update(func(tx *bbolt.Tx) error {
 		job, err = getJob(tx, id)
 		if err != nil {
 			return err
@@ -308,21 +311,33 @@ func hasPrefix(k, prefix []byte) bool {
 // prune forgets finished tasks that ended before the time, and the oldest ones beyond keep. A task
 // with a report that was not delivered stays.
 func (jr *Journal) prune(before time.Time, keep int) (n int, err error) {
-	err = jr.db.Update(func(tx *bbolt.Tx) error {
+	limit := binary.BigEndian.AppendUint64(nil, uint64(max(0, before.UnixNano())))
+	due := func(tx *bbolt.Tx) (keys [][]byte) {
+		for k := range keysOf(tx.Bucket(bucketFinished)) {
+			keys = append(keys, slices.Clone(k))
+		}
+		for i, k := range keys {
+			if len(keys)-i <= keep && string(k[:8]) >= string(limit) {
+				return keys[:i]
+			}
+		}
+		return keys
+	}
+	// Mostly there is none, which is found out without a flush.
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		n = len(due(tx))
+		return nil
+	})
+	if n == 0 || err != nil {
+		return 0, err
+	}
+	err = jr.update(func(tx *bbolt.Tx) error {
+		n = 0
 		waiting := map[string]bool{}
 		if err := eachEvent(tx, func(e *Event) error { waiting[e.Task] = true; return nil }); err != nil {
 			return err
 		}
-		finished := tx.Bucket(bucketFinished)
-		var keys [][]byte
-		for k := range keysOf(finished) {
-			keys = append(keys, slices.Clone(k))
-		}
-		limit := binary.BigEndian.AppendUint64(nil, uint64(max(0, before.UnixNano())))
-		for i, k := range keys {
-			if len(keys)-i <= keep && string(k[:8]) >= string(limit) {
-				break
-			}
+		for _, k := range due(tx) {
 			task := string(k[8:])
 			if waiting[task] {
 				continue
@@ -330,7 +345,7 @@ func (jr *Journal) prune(before time.Time, keep int) (n int, err error) {
 			if err := forget(tx, task); err != nil {
 				return err
 			}
-			if err := finished.Delete(k); err != nil {
+			if err := tx.Bucket(bucketFinished).Delete(k); err != nil {
 				return err
 			}
 			n++
@@ -378,7 +393,7 @@ func keysOf(b *bbolt.Bucket) func(yield func(k []byte) bool) {
 
 // addPack writes that the job is about to send the pack.
 func (jr *Journal) addPack(job, pack string) error {
-	return jr.db.Update(func(tx *bbolt.Tx) error {
+	return jr.update(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketPacks).Put([]byte(job+"\x00"+pack), nil)
 	})
 }

@@ -140,7 +140,8 @@ func (jr *Journal) PendingReports() (n int, err error) {
 // refused it for good. The job that waits for it goes on in the same transaction: job is nil when
 // none does.
 func (jr *Journal) settle(seq uint64, refusal string, now time.Time) (job *Job, from State, err error) {
-	err = jr.db.Update(func(tx *bbolt.Tx) error {
+	err = jr.update(func(tx *bbolt.Tx) error {
+		job, from = nil, ""
 		var e Event
 		found, err := get(tx, bucketOutbox, outboxKey(seq), &e)
 		if err != nil || !found {
