@@ -288,15 +288,9 @@ func finish(tx *bbolt.Tx, job *Job, now time.Time) error {
 	if err != nil || !found {
 		return err
 	}
+	active := tx.Bucket(bucketActive)
 	for _, ref := range t.Jobs {
-		if ref.Job == job.ID {
-			continue
-		}
-		other, err := getJob(tx, ref.Job)
-		if err != nil {
-			return err
-		}
-		if !other.State.Final() {
+		if string(active.Get([]byte(ref.Instance))) == ref.Job {
 			return nil
 		}
 	}
