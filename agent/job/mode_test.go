@@ -295,3 +295,38 @@ func TestReleasedStaysDownWithoutJournal(t *testing.T) {
 		}
 	})
 }
+
+// A backup that has only to finish keeps no other from its turn; a round of pre-copy keeps it.
+func TestTurnIsFreeWhileABackupFinishes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "first", "second")
+		w.instances["first"].mode = job.ModePrecopy
+		finish := make(chan struct{})
+		w.backup = func(_ context.Context, r job.BackupRequest) error {
+			if r.Precopy != (r.Sent == nil) {
+				t.Errorf("pre-copy %v, gives its turn back %v", r.Precopy, r.Sent != nil)
+			}
+			if r.Instance == "first" && !r.Precopy {
+				r.Sent()
+				<-finish
+			}
+			return nil
+		}
+		l := w.start(-1, job.Options{Jobs: 1, Precopy: job.Precopy{Rounds: 1}})
+		task, err := l.accept("r", "first", "second")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if j := l.final(task.Jobs[1].Job); j.State != job.Done {
+			t.Errorf("the second is %s: %s", j.State, j.Cause)
+		}
+		if j, err := l.j.Job(task.Jobs[0].Job); err != nil || j.State != job.Uploading {
+			t.Errorf("the first: %+v, %v", j, err)
+		}
+		close(finish)
+		if j := l.final(task.Jobs[0].Job); j.State != job.Done {
+			t.Errorf("the first is %s: %s", j.State, j.Cause)
+		}
+		l.stop()
+	})
+}

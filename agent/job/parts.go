@@ -66,6 +66,8 @@ type BackupRequest struct {
 	Resume []string
 	// PackIntent journals the id of a pack; it is called before the pack is sent, from any goroutine.
 	PackIntent func(packID string) error
+	// Sent is called, from any goroutine, when all content is in the store, and what is left needs little of this host. Nil is allowed.
+	Sent func()
 	// Progress takes figures as they grow; it may be called from any goroutine.
 	Progress func(Progress)
 }

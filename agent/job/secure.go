@@ -168,6 +168,9 @@ func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, preco
 		},
 		Progress: func(p Progress) { w.progressed(j, p) },
 	}
+	if !precopy {
+		r.Sent = w.ticket.leave // another job may have the turn while this one finishes
+	}
 	bases, err := w.m.journal.Bases(j.Instance)
 	if err != nil {
 		return nil, err

@@ -56,6 +56,9 @@ type Options struct {
 	PackIntent func(packID string) error
 	// Progress is called at most five times a second and once at the end, one call at a time. Nil is allowed.
 	Progress func(Progress)
+	// Sent is called when the store has all content, from any goroutine: what is left is small requests, for which the backup needs neither
+	// workers nor memory for packs. It comes once more when the backup has to be made again. Nil is allowed.
+	Sent func()
 	// Warn is told of each thing that could not be kept exact, one call at a time; Result lists the
 	// first thousand too. Nil is allowed.
 	Warn func(tree.Warning)
@@ -137,6 +140,7 @@ type run struct {
 	w       *vault.Writer
 	packs   map[vault.PackID]bool
 	session *session
+	turn    *turn
 	lost    []vault.PackID        // packs that are missing from the store
 	without []vault.PackID        // those, and what is condemned
 	gone    map[vault.PackID]bool // the same
@@ -189,11 +193,6 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Sample == 0 {
 		o.Sample = defaultSample
 	}
-	leave, err := o.On.admit(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("back up %s: %w", o.Instance, err)
-	}
-	defer leave()
 	res, err := untilWhole(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("back up %s: %w", o.Instance, err)
@@ -261,11 +260,16 @@ func once(ctx context.Context, o Options, lost []vault.PackID, first bool) (*Res
 		o: o, lost: lost, packs: map[vault.PackID]bool{},
 		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(), sending: newSending(),
 	}
+	var err error
+	if r.turn, err = o.On.admit(ctx); err != nil {
+		return nil, err
+	}
+	defer r.turn.leave()
 	r.warnings.Tell = o.Warn
 	r.res.Stages, r.res.Catalogues = map[string]time.Duration{}, map[string]string{}
 	r.res.Created = o.Now().UTC()
 	stop := r.tellProgress()
-	err := r.underSession(ctx, !first)
+	err = r.underSession(ctx, !first)
 	r.sending.end()
 	stop()
 	for _, c := range r.cats {
@@ -311,7 +315,7 @@ func (r *run) all(ctx context.Context) error {
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})
 		},
-		Confirmed: r.sample,
+		Confirmed: r.confirmed,
 		Sent: func(id vault.PackID, n int64) {
 			r.counts.sent.Add(uint64(n))
 			r.sending.sent(id)
@@ -365,9 +369,15 @@ func (r *run) all(ctx context.Context) error {
 	return nil
 }
 
-// sample looks at the packs that were added, once every one was confirmed and before the manifest: no backup comes to be whose packs do
-// not open.
-func (r *run) sample(ctx context.Context, added []vault.PackRef) (err error) {
+// confirmed makes room for another backup, since what is left takes small requests and no memory of the host, and looks at the packs
+// that were added: no backup comes to be whose packs do not open.
+func (r *run) confirmed(ctx context.Context, added []vault.PackRef) (err error) {
+	if err := r.turn.finish(ctx); err != nil {
+		return err
+	}
+	if r.o.Sent != nil {
+		r.o.Sent()
+	}
 	if r.o.Sample > 0 && !r.o.Precopy {
 		r.res.Sampled, err = r.o.Vault.Sample(ctx, added, r.o.Sample)
 	}

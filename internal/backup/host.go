@@ -27,10 +27,12 @@ type Host struct {
 	sessions *sessions
 	drifted  distrusted
 	buffers  *vault.Buffers
-	runs     chan struct{} // a token of each Run there is
-	lent     int           // workers that are lent
-	free     chan *scratch // those that nobody uses
-	hand     chan *scratch // from one who has nothing to do to one who waits
+	runs     chan struct{} // a token of each Run that has content to store
+	// finishing has one of each that has none any more, but is not at its end.
+	finishing chan struct{}
+	lent      int           // workers that are lent
+	free      chan *scratch // those that nobody uses
+	hand      chan *scratch // from one who has nothing to do to one who waits
 }
 
 // scratch is the memory of a worker.
@@ -45,7 +47,8 @@ type HostOptions struct {
 	// Budget bounds the memory for content on its way, bytes; 0 is 64 MiB. Less than the least that works is taken
 	// as that.
 	Budget int64
-	// Runs is how many backups there may be at once; 0 is one. More of them wait for each other.
+	// Runs is how many backups may have content to store at once, and how many more may finish; 0 is one. More of them wait for
+	// each other.
 	Runs int
 	// Workers is how many goroutines read, hash and compress for one backup that is alone; 0 is one more than there are
 	// processors.
@@ -80,7 +83,10 @@ func NewHost(o HostOptions) *Host {
 	worker := workerMemory(seal.Fastest, o.MaxLevel)
 	// A host with many processors and a small budget has fewer workers than processors: packs come first.
 	most := max(int(o.Budget/2/worker)-o.Runs, 0)
-	h := &Host{lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: newShares(), sessions: newSessions(), runs: make(chan struct{}, o.Runs)}
+	h := &Host{
+		lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: newShares(), sessions: newSessions(),
+		runs: make(chan struct{}, o.Runs), finishing: make(chan struct{}, o.Runs),
+	}
 	left := o.Budget - int64(o.Runs+h.lent)*worker
 	// Each Run fills one pack, so with fewer than one for each they could wait for each other for ever.
 	packs := max(int(left/int64(o.Pack)), o.Runs+1)
@@ -92,14 +98,40 @@ func NewHost(o HostOptions) *Host {
 	return h
 }
 
-// admit waits until there are fewer Runs than the memory was divided for, or ctx ends. Each of the others could hold a pack that it
-// is filling, and none be left for the one on whom they wait.
-func (h *Host) admit(ctx context.Context) (leave func(), err error) {
+// turn is a Run's right to workers and memory, until it finishes, and to be there, until it leaves. It is for one goroutine at a time.
+type turn struct {
+	h  *Host
+	of chan struct{} // where it has a place; nil: nowhere
+}
+
+// admit waits until there are fewer Runs with content to store than the memory was divided for, or ctx ends. Each of the others could hold
+// a pack that it is filling, and none be left for the one on whom they wait.
+func (h *Host) admit(ctx context.Context) (*turn, error) {
+	t := &turn{h: h}
+	return t, t.move(ctx, h.runs)
+}
+
+// finish is called by a Run that has no content to store any more: another may begin. Those that finish are bounded too, since an index is
+// in memory until it is stored.
+func (t *turn) finish(ctx context.Context) error { return t.move(ctx, t.h.finishing) }
+
+// move takes a place of to, when there is one, and then gives up the one it has.
+func (t *turn) move(ctx context.Context, to chan struct{}) error {
 	select {
-	case h.runs <- struct{}{}:
-		return func() { <-h.runs }, nil
+	case to <- struct{}{}:
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
+	}
+	t.leave()
+	t.of = to
+	return nil
+}
+
+// leave gives up the place. It is idempotent.
+func (t *turn) leave() {
+	if t.of != nil {
+		<-t.of
+		t.of = nil
 	}
 }
 
