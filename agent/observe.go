@@ -249,6 +249,11 @@ func (w *watcher) Trouble(instance, id, doing string, err error) {
 	w.log.Warn("an act failed and will be tried again", keyInstance, instance, keyJob, id, "doing", doing, keyError, err.Error())
 }
 
+// Lacked implements job.Observer.
+func (w *watcher) Lacked(instance, id, doing string, err error) {
+	w.log.Warn("an act failed, and the job goes on without it", keyInstance, instance, keyJob, id, "doing", doing, keyError, err.Error())
+}
+
 // attempted is told of each try to deliver a report.
 func (w *watcher) attempted(e report.Event, took time.Duration, err error, refused bool) {
 	w.mu.Lock()

@@ -79,12 +79,19 @@ type snapshots struct {
 	in *instance
 }
 
-func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
-	i := slices.IndexFunc(s.in.cfg.Volumes, func(v config.Volume) bool { return v.Name == volume })
+func (s snapshots) volume(name string) (config.Volume, error) {
+	i := slices.IndexFunc(s.in.cfg.Volumes, func(v config.Volume) bool { return v.Name == name })
 	if i < 0 {
-		return snapshot.Request{}, fmt.Errorf("volume %q is not in the configuration", volume)
+		return config.Volume{}, fmt.Errorf("volume %q is not in the configuration", name)
 	}
-	v := s.in.cfg.Volumes[i]
+	return s.in.cfg.Volumes[i], nil
+}
+
+func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
+	v, err := s.volume(volume)
+	if err != nil {
+		return snapshot.Request{}, err
+	}
 	return snapshot.Request{Volume: v.Path, Host: s.in.host, Job: jobID, Name: v.Name, Dir: v.SnapshotDir}, nil
 }
 
@@ -104,9 +111,53 @@ func (s snapshots) Plan(ctx context.Context, jobID string) ([]job.Snapshot, erro
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		planned = append(planned, job.Snapshot{Name: v.Name, Ref: job.Ref(ref), Live: !provider.InPlace()})
+		of, err := snapshot.Comparable(provider, v.Path)
+		if err != nil {
+			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
+		}
+		planned = append(planned, job.Snapshot{Name: v.Name, Ref: job.Ref(ref), Live: !provider.InPlace(), Comparable: of})
 	}
 	return planned, nil
+}
+
+// PlanRestored plans for the volumes as they are at their stages. The reference names the volume as it will be.
+func (s snapshots) PlanRestored(ctx context.Context, jobID string, places []job.Place) (planned []job.Snapshot, err error) {
+	var errs []error
+	for _, p := range places {
+		snap, err := s.planRestored(ctx, jobID, p)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("volume %q: %w", p.Volume, err))
+		case snap.Comparable:
+			planned = append(planned, snap)
+		}
+	}
+	return planned, errors.Join(errs...)
+}
+
+func (s snapshots) planRestored(ctx context.Context, jobID string, p job.Place) (job.Snapshot, error) {
+	none := job.Snapshot{}
+	v, err := s.volume(p.Volume)
+	if err != nil {
+		return none, err
+	}
+	if asked, err := snapshot.ByName(v.Snapshot); err == nil && asked.InPlace() {
+		return none, nil
+	}
+	r := snapshot.Request{Volume: p.Stage, Host: s.in.host, Job: jobID, Name: v.Name, Dir: v.SnapshotDir}
+	provider, _, err := snapshot.Detect(ctx, r, v.Snapshot)
+	if err != nil {
+		return none, err
+	}
+	if of, err := snapshot.Comparable(provider, r.Volume); err != nil || !of {
+		return none, err
+	}
+	ref, err := provider.Plan(ctx, r)
+	if err != nil {
+		return none, err
+	}
+	ref.Volume = v.Path
+	return job.Snapshot{Name: v.Name, Ref: job.Ref(ref), Live: !provider.InPlace(), Comparable: true, At: p.Stage}, nil
 }
 
 func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapshot) (job.Snapshot, error) {
@@ -118,11 +169,14 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	if err != nil {
 		return job.Snapshot{}, err
 	}
+	volume := r.Volume
+	r.Volume = cmp.Or(planned.At, volume)
 	taken := time.Now()
 	made, err := provider.Create(ctx, r)
 	if err != nil {
 		return job.Snapshot{}, err
 	}
+	made.Ref.Volume = volume
 	if job.Ref(made.Ref) != planned.Ref {
 		return job.Snapshot{}, fmt.Errorf("snapshot %s was planned as %s", made.Ref.Path, planned.Ref.Path)
 	}

@@ -99,7 +99,7 @@ func (r restores) Restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 	if err != nil {
 		return nil, nil, err
 	}
-	places, sum := slices.Clone(q.Places), &job.RestoreResult{}
+	places, sum := slices.Clone(q.Places), &job.RestoreResult{Catalogues: map[string]string{}}
 	for i := range places {
 		p := &places[i]
 		shown := 0
@@ -125,6 +125,9 @@ func (r restores) Restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 		sum.Bytes += res.Bytes
 		sum.BytesFetched += res.BytesFetched
 		sum.Warnings += res.WarningCount
+		if id := res.Catalogues[p.Volume]; id != "" {
+			sum.Catalogues[p.Volume] = id
+		}
 		if p.Tree, err = restore.Identify(p.Stage); err != nil {
 			return nil, nil, err
 		}

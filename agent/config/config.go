@@ -223,7 +223,7 @@ type Precopy struct {
 	Bytes  Size          `yaml:"bytes"`  // read by all rounds; 0 is no limit
 }
 
-// Base says which snapshots stay after a backup that does not end in release, so that the next one reads only what differs.
+// Base says which snapshots stay after a restore, and after a backup that does not end in release, so that the next one reads only what differs.
 type Base struct {
 	Keep    bool          `yaml:"keep"`
 	MaxAge  time.Duration `yaml:"max_age"`  // an older one is removed

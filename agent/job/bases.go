@@ -14,8 +14,8 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// A base is a snapshot that stays after the engine has read it, so that the next backup of its volume reads only what differs
-// from it. Nothing but the journal tells a base from a leftover. It comes to be in the transaction that takes it out of its
+// A base is a snapshot that stays after the engine has read it, or has restored what it holds, so that the next backup of its volume
+// reads only what differs from it. Nothing but the journal tells a base from a leftover. It comes to be in the transaction that takes it out of its
 // job's record, so a crash loses a base or keeps it, and leaks none.
 
 // Base is a base snapshot of one volume.
@@ -23,7 +23,7 @@ type Base struct {
 	Instance  string    `json:"instance"`
 	Volume    string    `json:"volume"`
 	Ref       Ref       `json:"ref"`
-	Backup    string    `json:"backup,omitempty"` // that was made of it; empty after a round of pre-copy
+	Backup    string    `json:"backup,omitempty"` // that was made of it, or restored to it; empty after a round of pre-copy
 	Catalogue string    `json:"catalogue"`        // the engine's id of what it knows of this snapshot
 	Made      time.Time `json:"made"`             // UTC
 }
@@ -162,14 +162,19 @@ func (m *Manager) watchBases(ctx context.Context) {
 }
 
 // toKeep returns, of snapshots that the engine has read, those that become bases.
-func (w *worker) toKeep(j *Job, snapshots []Snapshot, result *Result) (bases []Base) {
+func (w *worker) toKeep(j *Job, snapshots []Snapshot, result *Result) []Base {
 	if !w.m.opts.Bases.Keep || result == nil {
 		return nil
 	}
+	return w.basesOf(j, snapshots, result.BackupID, result.Catalogues)
+}
+
+// basesOf makes bases of those snapshots of which a catalogue is known, and which can be compared with.
+func (w *worker) basesOf(j *Job, snapshots []Snapshot, backup string, catalogues map[string]string) (bases []Base) {
 	for _, s := range snapshots {
-		if id := result.Catalogues[s.Name]; s.Live && id != "" {
+		if id := catalogues[s.Name]; s.Live && s.Comparable && id != "" {
 			bases = append(bases, Base{
-				Instance: j.Instance, Volume: s.Name, Ref: s.Ref, Backup: result.BackupID, Catalogue: id, Made: w.m.opts.Now().UTC(),
+				Instance: j.Instance, Volume: s.Name, Ref: s.Ref, Backup: backup, Catalogue: id, Made: w.m.opts.Now().UTC(),
 			})
 		}
 	}
@@ -209,6 +214,64 @@ func (w *worker) removeBases(bases []Base) {
 			w.m.parts.Observer.Trouble(b.Instance, w.id, "remove base snapshot "+b.Ref.Path, err)
 		}
 	}
+}
+
+// planRestored names the snapshots of the restored volumes that are to become bases, of those with a catalogue. What can't be had
+// costs the next backup time, and this restore nothing.
+func (w *worker) planRestored(ctx context.Context, j *Job, places []Place, result *RestoreResult) []Snapshot {
+	if !w.m.opts.Bases.Keep || len(result.Catalogues) == 0 {
+		return nil
+	}
+	var planned []Snapshot
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err == nil {
+		planned, err = instance.Snapshots.PlanRestored(ctx, j.ID, places)
+	}
+	if err != nil {
+		w.m.parts.Observer.Lacked(j.Instance, j.ID, "plan the base snapshots of the restored volumes", err)
+	}
+	return slices.DeleteFunc(planned, func(s Snapshot) bool { return result.Catalogues[s.Name] == "" })
+}
+
+// baseRestored makes the bases of restored volumes, and returns those that stand. They are made before the first volume is in its place: there
+// the instance may write, by whomever it is started, and a base that holds more than the catalogue tells would make a wrong backup. So
+// once a volume is in its place, none is made any more.
+func (w *worker) baseRestored(ctx context.Context, j *Job, placed int) []Base {
+	var standing []Snapshot
+	for _, s := range j.Snapshots {
+		var stands bool
+		instance, err := w.m.parts.Instance(j.Instance)
+		switch {
+		case err != nil:
+		case placed > 0:
+			stands, err = instance.Snapshots.Stands(ctx, s)
+		default:
+			// An earlier life may have made it of a tree that was removed since.
+			if err = instance.Snapshots.Remove(ctx, s.Ref); err == nil {
+				err = w.act(crashpoint.Snapshot, func() error {
+					_, err := instance.Snapshots.Create(ctx, snapshotName(j), s)
+					return err
+				})
+			}
+			stands = err == nil
+		}
+		if err != nil {
+			w.m.parts.Observer.Lacked(j.Instance, j.ID, fmt.Sprintf("make the base snapshot of volume %q", s.Name), err)
+		}
+		if stands {
+			standing = append(standing, s)
+		}
+	}
+	return w.basesOf(j, standing, j.Restore.Backup, j.Restore.Result.Catalogues)
+}
+
+// removePlanned removes the snapshots that a restore which is undone has named.
+func (w *worker) removePlanned(ctx context.Context, j *Job) error {
+	var errs []error
+	for _, s := range j.Snapshots {
+		errs = append(errs, w.act(crashpoint.RemoveSnapshot, func() error { return w.m.parts.RemoveLeftover(ctx, s.Ref) }))
+	}
+	return errors.Join(errs...)
 }
 
 // roundName names the snapshots of a round of pre-copy. No two rounds of a job have the same: the snapshot of one may stand as a base

@@ -159,6 +159,10 @@ type Snapshot struct {
 	Taken time.Time `json:"taken,omitzero"` // when its making began; zero until it stands
 	// Live says that the snapshot can be made and read while the instance runs.
 	Live bool `json:"live,omitempty"`
+	// Comparable says that later snapshots can be compared with it, so that it is of use as a base.
+	Comparable bool `json:"comparable,omitempty"`
+	// At is where the volume lies that is not in its place yet (see Snapshotter.PlanRestored); empty: in its place.
+	At string `json:"at,omitempty"`
 }
 
 // Result is what the engine says about a stored backup.

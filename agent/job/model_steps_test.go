@@ -21,7 +21,10 @@ func (m *model) command() {
 	if m.r.IntN(3) == 0 {
 		req.Deadline = m.w.now().Add(time.Duration(m.r.IntN(60)) * time.Minute)
 	}
-	m.note("%s for %v", req.ID, req.Instances)
+	if m.r.IntN(4) == 0 {
+		req.Kind, req.Deadline = job.KindRestore, time.Time{}
+	}
+	m.note("%s %s for %v", req.Kind, req.ID, req.Instances)
 	m.deliver(req)
 }
 
@@ -191,6 +194,10 @@ func (m *model) lose() {
 	m.known, m.bodies, m.jobs = map[string]string{}, map[string]job.Request{}, nil
 	m.lastSeq = map[string]uint64{}
 	m.saved = nil
-	m.lock(func() { clear(m.w.packs) })
+	m.lock(func() {
+		clear(m.w.packs)
+		// Which of two trees is to stay only the journal knew, so what restores left is for a person to remove.
+		maps.DeleteFunc(m.w.disks, func(path string, _ disk) bool { return strings.Contains(path, ".stage-") })
+	})
 	m.begin()
 }

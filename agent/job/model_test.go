@@ -52,6 +52,7 @@ func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail
 		m.w = newWorld(t, m.names...)
 		m.w.broken = broken
 		m.w.backup, m.w.answer, m.w.observe, m.w.fail = m.send, m.answer, m.observe, m.fail
+		m.w.restore = func(ctx context.Context, _ int) error { return m.send(ctx, job.BackupRequest{}) }
 		for _, n := range m.names {
 			m.configure(n)
 		}
@@ -104,6 +105,7 @@ func (m *model) begin() {
 	m.opts = job.Options{
 		Jobs: 1 + m.r.IntN(3), Held: m.r.IntN(3), Precopy: job.Precopy{Rounds: m.r.IntN(4)}, DrainTimeout: pick(m.r, 0, time.Minute),
 		FrozenDeadline: pick(m.r, 0, 10*time.Minute), JobDeadline: pick(m.r, 0, time.Hour),
+		Bases: job.Bases{Keep: m.r.IntN(3) > 0, MaxAge: pick(m.r, 0, time.Hour)}, StartRestored: m.r.IntN(2) == 0,
 	}
 	m.l = m.w.start(-1, m.opts)
 }
@@ -320,7 +322,22 @@ func (m *model) quiet() {
 		time.Sleep(10 * time.Second)
 	}
 	time.Sleep(time.Minute) // the last events go out
+	bases, err := m.l.j.Bases("")
+	if err != nil {
+		m.w.t.Fatal(err)
+	}
 	m.lock(func() {
+		for _, b := range bases {
+			if _, stands := m.w.snaps[b.Ref.Path]; !stands {
+				m.w.fault("base %+v is not there", b)
+			}
+			delete(m.w.snaps, b.Ref.Path)
+		}
+		for path, d := range m.w.disks {
+			if strings.Contains(path, ".stage-") {
+				m.w.fault("left behind: %s at %s", d.tree, path)
+			}
+		}
 		jobs, err := m.l.j.Active()
 		if err != nil || len(jobs) > 0 {
 			m.w.fault("jobs that do not end: %+v, %v", jobs, err)

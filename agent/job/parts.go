@@ -35,6 +35,10 @@ type Runtime interface {
 type Snapshotter interface {
 	// Plan names the snapshots that Create will make, one per volume. It changes nothing on the host.
 	Plan(ctx context.Context, job string) ([]Snapshot, error)
+	// PlanRestored names the snapshots of restored volumes that are at the stages of these places, as what later snapshots of them are
+	// compared with. Volumes whose storage makes none of use for that have none. It changes nothing on the host. After an error what
+	// it returns is good for the other volumes.
+	PlanRestored(ctx context.Context, job string, places []Place) ([]Snapshot, error)
 	// Create makes the planned snapshot and returns it with Root set.
 	Create(ctx context.Context, job string, planned Snapshot) (Snapshot, error)
 	// Stands tells whether the snapshot is there, whole.
@@ -133,4 +137,6 @@ type Observer interface {
 	Progressed(j *Job, p Progress)
 	// Trouble is called when an act failed that will be tried again, or that needs a person.
 	Trouble(instance, job, doing string, err error)
+	// Lacked is called when something failed that the job goes on without.
+	Lacked(instance, job, doing string, err error)
 }

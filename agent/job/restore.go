@@ -36,6 +36,8 @@ type RestoreResult struct {
 	Bytes        uint64 `json:"bytes"` // of content written
 	BytesFetched uint64 `json:"bytes_fetched"`
 	Warnings     int    `json:"warnings"` // what is not exactly as it was backed up
+	// Catalogues has, by volume, the engine's id of what it knows of the tree that it made; see Base.
+	Catalogues map[string]string `json:"catalogues,omitempty"`
 }
 
 // Content says which backup the volumes of an instance on this host hold, or have come from: the last that was made of
@@ -173,19 +175,26 @@ func (w *worker) restore(ctx context.Context, j *Job) error {
 	if err != nil {
 		return w.giveUp(ctx, j, "restore", err)
 	}
-	err = w.writeChecked(j, Placing, notCancelled, change{edit: func(j *Job) { j.Restore.Places, j.Restore.Result = places, result }})
+	planned := w.planRestored(ctx, j, places, result)
+	err = w.writeChecked(j, Placing, notCancelled, change{edit: func(j *Job) {
+		j.Restore.Places, j.Restore.Result, j.Snapshots = places, result, planned
+	}})
 	if errors.Is(err, errCancelled) {
 		return w.fail(j, errCancelled.Error())
 	}
 	return err
 }
 
-// putInPlace puts all volumes into their places. A crash may leave some of them in place; the next life goes on. An error takes those
-// that are out again, so that an instance never has volumes of two times.
+// putInPlace makes the base snapshots, and puts all volumes into their places. A crash may leave some of them in place; the next life goes
+// on. An error takes those that are out again, so that an instance never has volumes of two times.
 func (w *worker) putInPlace(hard context.Context, j *Job) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), actTimeout)
 	defer cancel()
 	placed, err := w.countPlaced(j)
+	var bases []Base
+	if err == nil {
+		bases = w.baseRestored(ctx, j, placed)
+	}
 	if err == nil && placed < len(j.Restore.Places) {
 		err = w.mayMove(ctx, j)
 	}
@@ -197,7 +206,10 @@ func (w *worker) putInPlace(hard context.Context, j *Job) error {
 	if err != nil {
 		return w.fail(j, fmt.Sprintf("put the restored volumes into place: %v", err))
 	}
-	return w.write(j, Restored, change{edit: func(j *Job) { j.Restore.Placed = true }})
+	return w.write(j, Restored, change{
+		edit: func(j *Job) { j.Restore.Placed, j.Snapshots = true, nil }, bases: bases,
+		dropBases: true, // those of what was there before say nothing of these volumes
+	})
 }
 
 // countPlaced tells how many volumes are in their places.

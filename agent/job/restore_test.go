@@ -17,6 +17,9 @@ import (
 // identity is where it came from.
 type fakeRestorer struct{ l *life }
 
+// catalogueOf is what the engine knows of a tree that it restored.
+func catalogueOf(tree string) string { return "catalogue of " + tree }
+
 // disk is what lies at a path.
 type disk struct {
 	tree  string
@@ -87,7 +90,11 @@ func (r fakeRestorer) Restore(ctx context.Context, q job.RestoreRequest) (*job.R
 		w.disks[p.Stage] = disk{p.Tree, count}
 		w.mu.Unlock()
 	}
-	return &job.RestoreResult{Files: 1, Bytes: 2}, places, nil
+	catalogues := map[string]string{}
+	for _, p := range places {
+		catalogues[p.Volume] = catalogueOf(p.Tree)
+	}
+	return &job.RestoreResult{Files: 1, Bytes: 2, Catalogues: catalogues}, places, nil
 }
 
 func (r fakeRestorer) Placed(p job.Place) (bool, error) {
@@ -165,6 +172,9 @@ type restoreWay struct {
 	cause   string // part of it
 	count   int    // that both volumes hold at the end; 0: they are not there
 	runs    bool
+	bases   int    // that are left
+	written bool   // what is in place is written to before the second life; each write adds 100 to the count
+	lacks   string // what it went on without
 }
 
 // had puts volumes on the host.
@@ -179,6 +189,40 @@ func had(count int) func(w *world) {
 var restoreWays = []restoreWay{
 	{name: "to an empty host", end: job.Done, count: 7},
 	{name: "over what was there, and started", end: job.Done, count: 7, runs: true, prepare: had(3), opts: job.Options{StartRestored: true}},
+	{
+		name: "with bases, over what was there, and started", end: job.Done, count: 7, runs: true, prepare: had(3), bases: 2,
+		opts: job.Options{StartRestored: true, Bases: job.Bases{Keep: true}},
+	},
+	{
+		name: "with bases, and written to at once", end: job.Done, count: 7, bases: 2, written: true,
+		opts: job.Options{Bases: job.Bases{Keep: true}}, again: func(w *world) {
+			for path, d := range w.disks {
+				if strings.HasPrefix(d.tree, "tree of") && !strings.Contains(path, ".stage-") {
+					w.disks[path] = disk{d.tree, d.count + 100}
+				}
+			}
+		},
+	},
+	{
+		name: "with bases, of which none can be made", end: job.Done, count: 7, lacks: `make the base snapshot of volume "data": no room`,
+		opts: job.Options{Bases: job.Bases{Keep: true}},
+		prepare: func(w *world) {
+			w.fail = func(act, _ string) error {
+				if act == "snapshot" {
+					return errors.New("no room")
+				}
+				return nil
+			}
+		},
+	},
+	{
+		name: "with bases, of which one can't be planned", end: job.Done, count: 7, bases: 1, lacks: "the storage of media is out of order",
+		opts: job.Options{Bases: job.Bases{Keep: true}}, prepare: func(w *world) { w.instances["phone"].pinned = true },
+	},
+	{
+		name: "with bases, and a volume can't be put into place", end: job.Failed, cause: "device or resource busy", count: 3,
+		opts: job.Options{Bases: job.Bases{Keep: true}}, prepare: func(w *world) { had(3)(w); w.stuck = "media" },
+	},
 	{
 		name: "a volume can't be put into place", end: job.Failed, cause: "device or resource busy", count: 3,
 		prepare: func(w *world) { had(3)(w); w.stuck = "media" },
@@ -230,6 +274,9 @@ func runRestoreWay(t *testing.T, way restoreWay, crashAt int) []string {
 		}
 		l.stop()
 		points = slices.Clone(l.points)
+		if crashAt < 0 && len(w.snaps) != way.bases {
+			t.Errorf("a life without a death leaves %v", w.snaps)
+		}
 		if way.again != nil {
 			way.again(w)
 		}
@@ -243,10 +290,26 @@ func runRestoreWay(t *testing.T, way restoreWay, crashAt int) []string {
 		}
 		j := l.final(again.Jobs[0].Job)
 		time.Sleep(5 * time.Second) // the last events go out
+		bases, err := l.j.Bases("")
+		if err != nil {
+			t.Fatal(err)
+		}
 		l.stop()
 
 		for _, f := range w.faults {
 			t.Error(f)
+		}
+		for _, b := range bases {
+			if count := w.snaps[b.Ref.Path]; count != way.count || b.Catalogue != w.made[b.Ref.Path] || b.Backup != "b7" {
+				t.Errorf("base %+v holds %d, and is of %s", b, count, w.made[b.Ref.Path])
+			}
+			delete(w.snaps, b.Ref.Path)
+		}
+		if len(bases) != way.bases || len(w.snaps) > 0 {
+			t.Errorf("left: bases %v, other snapshots %v", bases, w.snaps)
+		}
+		if lacked := strings.Join(w.lacked, "\n"); !strings.Contains(lacked, way.lacks) || way.lacks == "" && lacked != "" {
+			t.Errorf("went on without: %q", lacked)
 		}
 		if j.State != way.end || !strings.Contains(j.Cause, way.cause) {
 			t.Errorf("ended %s (%s)", j.State, j.Cause)
@@ -256,6 +319,9 @@ func runRestoreWay(t *testing.T, way restoreWay, crashAt int) []string {
 			want = map[string]int{"/phone/data": way.count, "/phone/media": way.count}
 		}
 		for path, d := range w.disks {
+			if way.written {
+				d.count %= 100
+			}
 			if want[path] != d.count {
 				t.Errorf("%s holds %d (%s)", path, d.count, d.tree)
 			}

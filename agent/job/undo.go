@@ -79,7 +79,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	kept := w.atEnd(j)
 	err := w.persist(hard, j, "clean up after the job", func(ctx context.Context) error {
 		if j.IsRestore() {
-			return w.undoRestore(ctx, j)
+			return errors.Join(w.undoRestore(ctx, j), w.removePlanned(ctx, j))
 		}
 		if !j.Hold && len(j.Snapshots) == 0 {
 			return nil

@@ -26,8 +26,8 @@ type world struct {
 
 	mu        sync.Mutex
 	instances map[string]*phone
-	snaps     map[string]int // path -> the count that it holds
-	made      map[string]int // path -> which of all snapshots it is
+	snaps     map[string]int    // path -> the count that it holds
+	made      map[string]string // path -> the catalogue that tells of it
 	creations int
 	based     int              // how often the engine was given a base that stands
 	backups   map[string][]int // instance -> the counts that its manifests hold
@@ -47,6 +47,7 @@ type world struct {
 	answer  func(e job.Event) (refusal string, err error)        // what the control plane says; nil: 2xx
 	observe func(j *job.Job)                                     // is told of each state; nil: nobody is
 	broken  string                                               // the part that does not do its duty; see TestModelFindsWhatIsBroken
+	lacked  []string                                             // what jobs went on without
 	faults  []string
 	current *job.Journal
 }
@@ -65,7 +66,7 @@ type phone struct {
 
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
-		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{}, made: map[string]int{},
+		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{}, made: map[string]string{},
 		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, marks: map[string][]byte{}, disks: map[string]disk{},
 		bootID: "boot-1",
 	}
@@ -485,9 +486,23 @@ type fakeSnaps struct {
 func (s *fakeSnaps) Plan(_ context.Context, id string) ([]job.Snapshot, error) {
 	var planned []job.Snapshot
 	for _, v := range []string{"data", "media"} {
-		planned = append(planned, job.Snapshot{Name: v, Ref: job.Ref{Provider: "fake", Path: id + "-" + v}, Live: !s.p.pinned})
+		planned = append(planned, job.Snapshot{Name: v, Ref: job.Ref{Provider: "fake", Path: id + "-" + v}, Live: !s.p.pinned, Comparable: true})
 	}
 	return planned, nil
+}
+
+func (s *fakeSnaps) PlanRestored(_ context.Context, id string, places []job.Place) (planned []job.Snapshot, err error) {
+	s.l.alive()
+	for _, p := range places {
+		if s.p.pinned && p.Volume == "media" {
+			err = errors.New("the storage of media is out of order")
+			continue
+		}
+		planned = append(planned, job.Snapshot{
+			Name: p.Volume, Ref: job.Ref{Provider: "fake", Path: id + "-" + p.Volume}, Live: true, Comparable: true, At: p.Stage,
+		})
+	}
+	return planned, err
 }
 
 func (s *fakeSnaps) Create(_ context.Context, _ string, planned job.Snapshot) (job.Snapshot, error) {
@@ -506,7 +521,14 @@ func (s *fakeSnaps) Create(_ context.Context, _ string, planned job.Snapshot) (j
 	}
 	s.l.w.snaps[planned.Ref.Path] = s.p.count
 	s.l.w.creations++
-	s.l.w.made[planned.Ref.Path] = s.l.w.creations
+	s.l.w.made[planned.Ref.Path] = fmt.Sprint(s.l.w.creations)
+	if planned.At != "" {
+		at := s.l.w.disks[planned.At]
+		if j.State != job.Placing || at.tree != "tree of "+planned.At {
+			s.l.w.fault("base of %q at %s while the journal says %s", at.tree, planned.At, j.State)
+		}
+		s.l.w.snaps[planned.Ref.Path], s.l.w.made[planned.Ref.Path] = at.count, catalogueOf(at.tree)
+	}
 	planned.Root = "/" + planned.Ref.Path
 	return planned, nil
 }
@@ -544,8 +566,8 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 		if b := s.Base; b != nil {
 			if _, stands := w.snaps[b.Ref.Path]; stands {
 				w.based++
-				if b.Catalogue != fmt.Sprint(w.made[b.Ref.Path]) || b.Ref.Path == s.Ref.Path || b.Volume != s.Volume {
-					w.fault("base %+v of %+v, which is the snapshot %d", *b, s, w.made[b.Ref.Path])
+				if b.Catalogue != w.made[b.Ref.Path] || b.Ref.Path == s.Ref.Path || b.Volume != s.Volume {
+					w.fault("base %+v of %+v, of which %s tells", *b, s, w.made[b.Ref.Path])
 				}
 			}
 		}
@@ -587,7 +609,7 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	defer w.mu.Unlock()
 	catalogues := map[string]string{}
 	for _, s := range r.Sources {
-		catalogues[s.Volume] = fmt.Sprint(w.made[s.Root[1:]])
+		catalogues[s.Volume] = w.made[s.Root[1:]]
 	}
 	if r.Precopy {
 		w.rounds[r.Job]++
@@ -646,6 +668,12 @@ func (q quiet) Changed(j *job.Job, _ job.State) {
 }
 func (quiet) Progressed(*job.Job, job.Progress)     {}
 func (quiet) Trouble(string, string, string, error) {}
+
+func (q quiet) Lacked(_, _, doing string, err error) {
+	q.w.mu.Lock()
+	defer q.w.mu.Unlock()
+	q.w.lacked = append(q.w.lacked, doing+": "+err.Error())
+}
 
 // randReader gives ids; they need not be secret here.
 type randReader struct{}

@@ -200,8 +200,8 @@ func TestPrepare(t *testing.T) {
 	if d := data(t, p.got(restoreCompleted)[0].Event); d["bytes_restored"].(float64) < large || d["backup_id"] == "" {
 		t.Errorf("completed: %v", d)
 	}
-	if left := hidden(t, home); len(left) != 0 {
-		t.Errorf("left beside the volume: %v", left)
+	if left := hidden(t, home); len(left) != 0 || len(snapshotsIn(t, home)) != 1 {
+		t.Errorf("left beside the volume: %v, bases %v", left, snapshotsIn(t, home))
 	}
 	// It runs with its data, so a prepare has nothing to do.
 	again, _ := b.prepare("prepare-3", "phone-1")
@@ -235,6 +235,9 @@ func TestPrepare(t *testing.T) {
 		t.Logf("the next backup read %.0f of %.0f bytes", read, all)
 	}
 	b.wants("after the second release", 2, 0)
+	if left := snapshotsIn(t, home); len(left) != 0 {
+		t.Errorf("bases after the release: %v", left)
+	}
 
 	none, _ := b.prepare("prepare-5", "phone-2")
 	if status, why := b.ended(none.Data.TaskID); status != -1 || !strings.Contains(why, "the vault has no backup of this instance") {
@@ -249,10 +252,18 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
-// hidden lists what a restore may leave in a folder of volumes.
+// hidden lists what a restore may leave in a folder of volumes, but for snapshots.
 func hidden(t *testing.T, dir string) []string {
 	t.Helper()
 	left, err := filepath.Glob(filepath.Join(dir, ".*holdfast-*"))
+	must(t, err)
+	return slices.DeleteFunc(left, func(path string) bool { return filepath.Base(path) == ".holdfast-snapshots" })
+}
+
+// snapshotsIn lists the snapshots of a folder of volumes.
+func snapshotsIn(t *testing.T, dir string) []string {
+	t.Helper()
+	left, err := filepath.Glob(filepath.Join(dir, ".holdfast-snapshots", "*"))
 	must(t, err)
 	return left
 }
@@ -267,12 +278,12 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 	want := filepath.Join(mount, "a")
 	var points []string
 	for _, act := range []string{
-		crashpoint.WriteTask, crashpoint.WriteRestoring, crashpoint.Restore, crashpoint.WritePlacing, crashpoint.Place, crashpoint.WriteRestored,
-		crashpoint.Discard, crashpoint.WriteStarting, crashpoint.Start, crashpoint.WriteDone,
+		crashpoint.WriteTask, crashpoint.WriteRestoring, crashpoint.Restore, crashpoint.WritePlacing, crashpoint.Snapshot, crashpoint.Place,
+		crashpoint.WriteRestored, crashpoint.Discard, crashpoint.WriteStarting, crashpoint.Start, crashpoint.WriteDone,
 	} {
 		points = append(points, act+crashpoint.Before, act+crashpoint.After)
 	}
-	points = append(points, crashpoint.Place+crashpoint.After+":2", crashpoint.Discard+crashpoint.Before+":2")
+	points = append(points, crashpoint.Snapshot+crashpoint.After+":2", crashpoint.Place+crashpoint.After+":2", crashpoint.Discard+crashpoint.Before+":2")
 	t.Logf("%d points", len(points))
 	for _, point := range points {
 		t.Run(point, func(t *testing.T) {
@@ -306,13 +317,27 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 			if left := hidden(t, dir); len(left) != 0 {
 				t.Errorf("left: %v", left)
 			}
+			bases := snapshotsIn(t, dir)
+			if len(bases) != 2 {
+				t.Errorf("bases: %v", bases)
+			}
+			for _, base := range bases {
+				v := strings.TrimPrefix(filepath.Ext(base), ".")
+				if d := differences(t, filepath.Join(want, v), base); d != "" {
+					t.Errorf("the base of %s is not as it was backed up:\n%s", v, d)
+				}
+			}
 			if code := b.stop(); code != 0 {
 				t.Errorf("exit code %d", code)
 			}
 		})
 	}
 	// One volume can't be put into place, since something was mounted there meanwhile: the other one comes out again.
-	for _, point := range []string{crashpoint.PutBack + crashpoint.Before, crashpoint.PutBack + crashpoint.After, crashpoint.WriteFailed + crashpoint.Before} {
+	undo := []string{
+		crashpoint.PutBack + crashpoint.Before, crashpoint.PutBack + crashpoint.After, crashpoint.RemoveSnapshot + crashpoint.Before,
+		crashpoint.RemoveSnapshot + crashpoint.After, crashpoint.WriteFailed + crashpoint.Before,
+	}
+	for _, point := range undo {
 		t.Run("undo/"+point, func(t *testing.T) {
 			dir := filepath.Join(mount, "undo-"+point)
 			old(t, dir)
@@ -340,7 +365,7 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 					t.Errorf("%s did not come back: %q, %v", v, c, err)
 				}
 			}
-			if left := hidden(t, dir); len(left) != 0 {
+			if left := append(hidden(t, dir), snapshotsIn(t, dir)...); len(left) != 0 {
 				t.Errorf("left: %v", left)
 			}
 			if code := b.stop(); code != 0 {
@@ -348,7 +373,7 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 			}
 		})
 	}
-	if e := p.got(restoreCompleted); len(e) != len(points) || len(p.got(restoreFailed)) != 3 {
+	if e := p.got(restoreCompleted); len(e) != len(points) || len(p.got(restoreFailed)) != len(undo) {
 		t.Errorf("%d restores were reported as completed, %d as failed", len(e), len(p.got(restoreFailed)))
 	}
 	ids := map[string]int{}

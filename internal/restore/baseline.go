@@ -53,7 +53,11 @@ func (r *run) baseline(ctx context.Context, vol *vault.Volume, dir string) error
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	return cat.Keep()
+	if err := cat.Keep(); err != nil {
+		return err
+	}
+	r.res.Catalogues[vol.Name] = cat.ID()
+	return nil
 }
 
 // pages yields the pages of a volume's recipe.

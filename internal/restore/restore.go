@@ -73,6 +73,9 @@ type Result struct {
 	BytesFetched uint64         `json:"bytes_fetched"` // of packs
 	Warnings     []tree.Warning `json:"warnings"`      // what is not as it was backed up
 	WarningCount int            `json:"warning_count"`
+	// Catalogues has, by volume, the id of the catalogue that was left of it, so that a snapshot of it can serve as a base of the next
+	// backup (see backup.Base). An image needs none, and has the id of the backup.
+	Catalogues map[string]string `json:"-"`
 }
 
 // ErrTargetExists says that the destination holds something already.
@@ -105,7 +108,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Workers <= 0 {
 		o.Workers = defaultWorkers
 	}
-	r := &run{o: o, res: Result{Backup: o.Ref.ID, Instance: o.Ref.Instance}}
+	r := &run{o: o, res: Result{Backup: o.Ref.ID, Instance: o.Ref.Instance, Catalogues: map[string]string{}}}
 	r.warnings.Tell = o.Warn
 	if err := r.all(ctx); err != nil {
 		return nil, fmt.Errorf("restore %s to %s: %w", o.Ref.Instance, o.Dest, err)
@@ -189,6 +192,7 @@ func (r *run) all(ctx context.Context) (err error) {
 			if err := r.imageFile(ctx, &volumes[i], dir); err != nil {
 				return fmt.Errorf("volume %s: %w", volumes[i].Name, err)
 			}
+			r.res.Catalogues[volumes[i].Name] = r.o.Ref.ID
 			continue
 		}
 		if err := r.makeFolder(dir); err != nil {

@@ -78,6 +78,19 @@ func Detect(ctx context.Context, req Request, want string) (Provider, string, er
 	return nil, "", fmt.Errorf("volume %s: %w", req.Volume, ErrUnsupported)
 }
 
+// Comparable tells whether p finds what changed in the volume between two snapshots of it, so that one is worth keeping as a base.
+func Comparable(p Provider, volume string) (bool, error) {
+	kind, err := checkVolume(volume)
+	if err != nil {
+		return false, err
+	}
+	if lv, ok := p.(lvm); ok && kind == Image {
+		st, err := os.Stat(volume)
+		return err == nil && !st.Mode().IsRegular() && !lv.classic, err // it knows blocks of devices, and not whose they are
+	}
+	return p.Costs(kind).Changes != "", nil
+}
+
 // Leftovers lists what Provider.Leftovers lists, of all providers: a volume may have been served by another
 // one before. Where one fails, the others are asked all the same.
 func Leftovers(ctx context.Context, req Request) ([]Ref, error) {

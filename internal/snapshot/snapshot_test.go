@@ -331,3 +331,29 @@ func TestForeignSnapshotFolder(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestComparable: snapshots are worth keeping as bases where something finds what changed since.
+func TestComparable(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "image")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]struct{ tree, image bool }{
+		snapshot.NameBtrfs: {true, true}, snapshot.NameReflink: {true, true}, snapshot.NameFreeze: {}, snapshot.NameFsFreeze: {},
+		snapshot.NameLVMThin: {}, snapshot.NameLVMClassic: {}, // of a device alone: see TestInMachine
+	} {
+		p, err := snapshot.ByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for path, want := range map[string]bool{dir: want.tree, file: want.image} {
+			if got, err := snapshot.Comparable(p, path); err != nil || got != want {
+				t.Errorf("%s of %s: %v, %v", name, path, got, err)
+			}
+		}
+		if _, err := snapshot.Comparable(p, filepath.Join(dir, "missing")); err == nil {
+			t.Errorf("%s of a volume that is not there", name)
+		}
+	}
+}
