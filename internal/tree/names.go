@@ -69,8 +69,9 @@ type run struct {
 func (n *names) depth() int { return len(n.lists) }
 
 // enter lists the folder fd, whose offset is at its start, through buf. It becomes the last one, also after an error. A folder
-// that is removed meanwhile has the names that were listed before.
-func (n *names) enter(fd int, buf []byte) error {
+// that is removed meanwhile has the names that were listed before, and is not whole: one that can go away with what it holds (a
+// snapshot) had more.
+func (n *names) enter(fd int, buf []byte) (whole bool, err error) {
 	l := &listing{}
 	if last := len(n.free) - 1; last >= 0 {
 		l, n.free = n.free[last], n.free[:last]
@@ -88,30 +89,30 @@ func (n *names) enter(fd int, buf []byte) error {
 			continue
 		}
 		if err != nil && !vanished(err) {
-			return err
+			return false, err
 		}
-		if err != nil || got == 0 {
+		if whole = err == nil; !whole || got == 0 {
 			break
 		}
 		l.add(buf[:got])
 		if l.size() > limit {
 			if err := n.spill(l); err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
 	if len(l.runs) > 0 {
 		if err := n.spill(l); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := n.merge(l); err != nil {
-		return err
+		return false, err
 	}
 	l.sort()
 	l.held = l.size()
 	n.held += l.held
-	return nil
+	return whole, nil
 }
 
 // spill puts the names of l into the file as a run.

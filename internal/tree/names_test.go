@@ -52,8 +52,8 @@ func TestNamesOfLargeFolder(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer closeFD(fd)
-			if err := n.enter(fd, make([]byte, 4<<10)); err != nil {
-				t.Fatal(err)
+			if whole, err := n.enter(fd, make([]byte, 4<<10)); err != nil || !whole {
+				t.Fatal(whole, err)
 			}
 		}
 		rest := func() []string {

@@ -73,7 +73,7 @@ func (t *Target) prepare(dir string) error {
 	if err == nil {
 		t.chain.push(cname{0}, fd, fileID{})
 		t.dirs = append(t.dirs, nil)
-		err = in.enter(fd, make([]byte, 4<<10))
+		_, err = in.enter(fd, make([]byte, 4<<10))
 	}
 	if err == nil {
 		some, err = in.next()

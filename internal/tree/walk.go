@@ -221,9 +221,13 @@ func (w *walker) enter(name cname, fd int) error {
 		closeFD(fd)
 		return pathError("read attributes of", path, err)
 	}
-	if err := w.names.enter(fd, w.dents); err != nil {
+	whole, err := w.names.enter(fd, w.dents)
+	if err != nil {
 		closeFD(fd)
 		return pathError("list", path, err)
+	}
+	if !whole {
+		w.warn(Warning{Path: path, What: "it was removed while it was listed", Lost: true})
 	}
 	if err = w.fn(e); err != nil {
 		closeFD(fd)
