@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"holdfast/agent/job"
@@ -17,29 +18,74 @@ const (
 	leftoverTime = 10 * time.Second // one volume, at the start
 )
 
-// because adds to the error of a backup what is wrong with the snapshots that it read, where their provider can tell: the kernel says
-// only that there was an input/output error.
-func because(ctx context.Context, sources []job.Source, err error) error {
-	if err == nil || ctx.Err() != nil {
+// viewEvery is how often the views of a backup are looked at while it reads them: a thin pool can fill up within a minute, and the
+// look costs a run of lvm.
+const viewEvery = 5 * time.Second
+
+// checkView tells why the view of a source can't be trusted any more, or has to go; nil while all is well, and where nobody can tell.
+func checkView(ctx context.Context, s job.Source) error {
+	provider, err := snapshot.ByName(s.Ref.Provider)
+	if err != nil {
+		return nil //nolint:nilerror // nothing of it was read then
+	}
+	checker, ok := provider.(snapshot.Checker)
+	if !ok {
+		return nil
+	}
+	err = checker.Check(ctx, snapshot.Ref(s.Ref))
+	if errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrOverflow) || errors.Is(err, snapshot.ErrNoRoom) {
+		return fmt.Errorf("volume %q: %w", s.Volume, err)
+	}
+	return nil
+}
+
+// reading runs read, which reads the views of the sources, and ends it when one of them goes bad. The error then says what became of the
+// view: the kernel says only that there was an input/output error, and its cache may say nothing. That there is too little room left
+// does not spoil what was read to its end.
+func reading(ctx context.Context, sources []job.Source, every time.Duration, check func(context.Context, job.Source) error, read func(context.Context) error) error {
+	look := func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, checkTime)
+		defer cancel()
+		for _, s := range sources {
+			if err := check(ctx, s); err != nil && ctx.Err() == nil {
+				return err
+			}
+		}
+		return nil
+	}
+	working, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	var watch sync.WaitGroup
+	var bad error // of watch
+	watch.Go(func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for bad == nil {
+			select {
+			case <-tick.C:
+				bad = look(working)
+			case <-working.Done():
+				return
+			}
+		}
+		end(bad)
+	})
+	err := read(working)
+	end(nil)
+	watch.Wait()
+	if ctx.Err() != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, checkTime)
-	defer cancel()
-	for _, s := range sources {
-		provider, perr := snapshot.ByName(s.Ref.Provider)
-		if perr != nil {
-			continue // nothing of it was read then
-		}
-		checker, ok := provider.(snapshot.Checker)
-		if !ok {
-			continue
-		}
-		cerr := checker.Check(ctx, snapshot.Ref(s.Ref))
-		if errors.Is(cerr, snapshot.ErrGone) || errors.Is(cerr, snapshot.ErrOverflow) || errors.Is(cerr, snapshot.ErrNoRoom) {
-			err = fmt.Errorf("volume %q: %w; so: %w", s.Volume, cerr, err)
-		}
+	if bad == nil {
+		bad = look(ctx)
 	}
-	return err
+	switch {
+	case bad == nil, err == nil && errors.Is(bad, snapshot.ErrNoRoom):
+		return err
+	case err == nil || errors.Is(err, bad):
+		return bad
+	}
+	return fmt.Errorf("%w; so: %w", bad, err)
 }
 
 // patiently is do, but for at most limit. What hangs in the kernel is left behind, with its goroutine, until the storage answers.

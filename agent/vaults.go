@@ -140,23 +140,13 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	for _, s := range r.Sources {
 		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Taken: s.Taken})
 	}
-	free := v.a.useBases(ctx, r, o.Sources)
-	res, err := backup.Run(ctx, o)
-	free()
+	var res *backup.Result
+	err = reading(ctx, r.Sources, viewEvery, checkView, func(ctx context.Context) error {
+		res, err = v.run(ctx, r, o)
+		return err
+	})
 	if err != nil {
-		return nil, because(ctx, r.Sources, err)
-	}
-	for _, d := range res.Drifts {
-		v.a.metrics.Drift()
-		v.a.log.Error("content changed without a sign, and its whole volume was read; verify the earlier backups of the instance",
-			keyInstance, r.Instance, keyJob, r.Job, "volume", d.Volume, keyReason, "known by "+d.By)
-	}
-	if res.Lost > 0 && !r.Precopy { // Invariant nothing-lost: no release on this backup
-		err := fmt.Errorf("backup %s does not hold all of the storage: %d places", res.BackupID, res.Lost)
-		if i := slices.IndexFunc(res.Warnings, func(w tree.Warning) bool { return w.Lost }); i >= 0 {
-			err = fmt.Errorf("%w, the first is %s", err, res.Warnings[i])
-		}
-		return nil, because(ctx, r.Sources, err)
+		return nil, err
 	}
 	out := &job.Result{
 		BackupID: res.BackupID, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
@@ -170,6 +160,28 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		out.StageSeconds[stage] = d.Seconds()
 	}
 	return out, nil
+}
+
+// run is Backup over views that stand. It fails when the backup lacks something that they hold.
+func (v *vaults) run(ctx context.Context, r job.BackupRequest, o backup.Options) (*backup.Result, error) {
+	defer v.a.useBases(ctx, r, o.Sources)()
+	res, err := backup.Run(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range res.Drifts {
+		v.a.metrics.Drift()
+		v.a.log.Error("content changed without a sign, and its whole volume was read; verify the earlier backups of the instance",
+			keyInstance, r.Instance, keyJob, r.Job, "volume", d.Volume, keyReason, "known by "+d.By)
+	}
+	if res.Lost > 0 && !r.Precopy { // Invariant nothing-lost: no release on this backup
+		err := fmt.Errorf("backup %s does not hold all of the storage: %d places", res.BackupID, res.Lost)
+		if i := slices.IndexFunc(res.Warnings, func(w tree.Warning) bool { return w.Lost }); i >= 0 {
+			err = fmt.Errorf("%w, the first is %s", err, res.Warnings[i])
+		}
+		return nil, err
+	}
+	return res, nil
 }
 
 // close closes the vaults. No backup runs any more.

@@ -139,6 +139,9 @@ func (btrfs) Stands(ctx context.Context, ref Ref) (bool, error) {
 	return standsIn("look at", ref, isSnapshot)
 }
 
+// Check is that of Checker.
+func (p btrfs) Check(ctx context.Context, ref Ref) error { return checkStands(ctx, p, ref) }
+
 // Remove is not flushed: after a power loss within the commit interval (30 seconds) the snapshot may
 // be there again, and Leftovers finds it.
 func (btrfs) Remove(ctx context.Context, ref Ref) error {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Errors of snapshots that share their room with others. They come wrapped, with the volume and the figures.
+// Errors of snapshots that go bad. They come wrapped, with the volume and the figures.
 var (
 	// ErrNoRoom says that there is too little room for a snapshot to be made, or to stand any longer.
 	ErrNoRoom = errors.New("too little room for snapshots")
@@ -25,9 +25,21 @@ var (
 // A Checker is a Provider whose views can go bad while they are read.
 type Checker interface {
 	// Check tells why a view can no longer be trusted, or has to go: nil while all is well. The caller asks
-	// from time to time while it reads, and when a read has failed, since the kernel's EIO has no cause. It
-	// is ErrGone, ErrOverflow or ErrNoRoom; after ErrNoRoom what was read before is good.
+	// from time to time while it reads, and when it has ended, since the kernel's EIO has no cause and its cache may hide it. It
+	// is ErrGone, ErrOverflow or ErrNoRoom; after ErrNoRoom what was read before is good. Another error says that nothing could be found out.
 	Check(context.Context, Ref) error
+}
+
+// checkStands is Check where a view is whole as long as it is there.
+func checkStands(ctx context.Context, p Provider, ref Ref) error {
+	stands, err := p.Stands(ctx, ref)
+	switch {
+	case errors.Is(err, ErrForeign):
+		return fmt.Errorf("snapshot %s: %w: %w", ref.Path, ErrGone, err)
+	case err == nil && !stands:
+		return fmt.Errorf("snapshot %s of %s: %w: someone else has removed it", ref.Path, ref.Volume, ErrGone)
+	}
+	return err
 }
 
 // poolRoom is nil when data and metadata of a pool are used by less than limit percent and the pool is sound.

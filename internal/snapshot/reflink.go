@@ -249,6 +249,9 @@ func (reflink) Stands(ctx context.Context, ref Ref) (bool, error) {
 	return standsIn("look at", ref, isClone)
 }
 
+// Check is that of Checker.
+func (p reflink) Check(ctx context.Context, ref Ref) error { return checkStands(ctx, p, ref) }
+
 // Changed compares the extents of two clones; see ChangedRanges. That needs no trust in the base's history: blocks that both
 // share are equal, whatever was done to either. The mark tells that the base is the one that was made under this name.
 func (reflink) Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, error) {
