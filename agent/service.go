@@ -180,6 +180,9 @@ func message(j *job.Job) string {
 		if j.ResumeAsked {
 			return "backed up; the instance runs again, as was asked"
 		}
+		if j.Mode == job.ModeLive {
+			return "backed up; the instance ran all the time"
+		}
 		return "backed up; the instance is powered down"
 	case job.Failed, job.Failing, job.Held:
 		return string(j.State) + ": " + j.Cause

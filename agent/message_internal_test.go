@@ -1,0 +1,25 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+
+	"holdfast/agent/job"
+)
+
+// What a caller is told of a job that is over says what became of the instance.
+func TestMessage(t *testing.T) {
+	for _, tt := range []struct {
+		job  job.Job
+		want string
+	}{
+		{job.Job{State: job.Done, Mode: job.ModePrecopy}, "is powered down"},
+		{job.Job{State: job.Done, Mode: job.ModeLive}, "ran all the time"},
+		{job.Job{State: job.Done, ResumeAsked: true}, "runs again"},
+		{job.Job{State: job.Failed, Cause: "snapshot overflowed"}, "failed: snapshot overflowed"},
+	} {
+		if got := message(&tt.job); !strings.Contains(got, tt.want) {
+			t.Errorf("%s, %s: %q", tt.job.State, tt.job.Mode, got)
+		}
+	}
+}
