@@ -72,23 +72,41 @@ func newVault(t testing.TB, st obs.Store) *vault.Vault {
 // contents reads every file of a backup through its recipe, without internal/restore.
 func contents(t testing.TB, v *vault.Vault, ref vault.BackupRef) map[string][]byte {
 	t.Helper()
+	got := map[string][]byte{}
+	eachFile(t, v, ref, func(name string, content []byte) { got[name] = content })
+	return got
+}
+
+// eachFile gives every file of a backup, one after the other.
+func eachFile(t testing.TB, v *vault.Vault, ref vault.BackupRef, take func(name string, content []byte)) {
+	t.Helper()
 	m, err := v.Manifest(t.Context(), ref)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := map[string][]byte{}
 	for i := range m.Volumes {
+		var name string
+		var content []byte // of the file at hand; nil for none
+		end := func() {
+			if content != nil {
+				take(name, content)
+			}
+			content = nil
+		}
 		err := v.Items(t.Context(), &m.Volumes[i], func(items []vault.Item) error {
 			for _, it := range items {
-				if it.Kind == tree.File && !it.HasLinkTo {
-					got[it.Path] = make([]byte, it.Size)
+				if !it.Continued {
+					end()
+				}
+				if it.Kind == tree.File && !it.HasLinkTo && !it.Continued {
+					name, content = it.Path, make([]byte, it.Size)
 				}
 				for _, x := range it.Extents {
 					b, err := v.ReadChunk(t.Context(), vault.Content, x.Chunk)
 					if err != nil {
 						return err
 					}
-					copy(got[it.Path][x.Off:], b[x.In:x.In+x.Len])
+					copy(content[x.Off:], b[x.In:x.In+x.Len])
 				}
 			}
 			return nil
@@ -96,8 +114,8 @@ func contents(t testing.TB, v *vault.Vault, ref vault.BackupRef) map[string][]by
 		if err != nil {
 			t.Fatal(err)
 		}
+		end()
 	}
-	return got
 }
 
 func compare(t *testing.T, got, want map[string][]byte) {
