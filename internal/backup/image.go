@@ -51,6 +51,7 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 		entries: []*tree.Entry{{Kind: tree.File, Mode: 0o600, Size: img.Size()}}, large: true, weight: entryMemory,
 		parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{}),
 	}
+	r.roundCatalogue(rec, s)
 	base, feed := r.imageBase(ctx, s, u.done)
 	u.image = p.readingOf(img, base)
 	p.name, p.by = s.Volume, ByBase

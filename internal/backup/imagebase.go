@@ -3,14 +3,17 @@ package backup
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"slices"
 
 	"holdfast/internal/snapshot"
+	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
 
-// An image has no catalogue: where its content is, the recipe of its last backup tells, of which the base was. It is read from the
-// store while the image is, a page at a time.
+// Where the content of an image's base is, the recipe of its backup tells, or the catalogue of the round of pre-copy that it is of, which
+// no backup has. It is read while the image is, a page at a time.
 
 // imageChanges is what Changes of an image tell. *snapshot.Changes does.
 type imageChanges interface {
@@ -30,13 +33,11 @@ func (r *run) imageBase(ctx context.Context, s Source, done <-chan struct{}) (ba
 	if !ok {
 		return nil, nil
 	}
-	// A backup that is gone, or that can't be read now, costs a full read.
-	m, err := r.o.Vault.Manifest(ctx, vault.BackupRef{Instance: r.o.Instance, ID: s.Base.Catalogue})
-	if err != nil || slices.ContainsFunc(m.Packs, func(p vault.PackRef) bool { return r.gone[p.ID] }) {
-		return nil, nil
+	items := r.roundItems(ctx, s)
+	if items == nil {
+		items = r.storedItems(ctx, s)
 	}
-	vol, err := m.Volume(s.Volume)
-	if err != nil || vol.Kind != vault.KindImage {
+	if items == nil {
 		return nil, nil
 	}
 	base = &imageBase{}
@@ -44,7 +45,7 @@ func (r *run) imageBase(ctx context.Context, s Source, done <-chan struct{}) (ba
 	pages := make(chan []vault.Extent)
 	ended := make(chan error, 1)
 	feed = func(ctx context.Context) error {
-		err := r.o.Vault.Items(ctx, vol, func(items []vault.Item) error {
+		err := items(ctx, func(items []vault.Item) error {
 			for _, it := range items {
 				select {
 				case pages <- it.Extents:
@@ -76,4 +77,86 @@ func (r *run) imageBase(ctx context.Context, s Source, done <-chan struct{}) (ba
 		return x, true, nil
 	}
 	return base, feed
+}
+
+// eachItem gives the items of an image in order, a page at a time, until take fails.
+type eachItem func(ctx context.Context, take func([]vault.Item) error) error
+
+// storedItems are those of the backup that the base is of; nil when it is gone, can't be read now, or holds what is gone: that costs
+// a full read.
+func (r *run) storedItems(ctx context.Context, s Source) eachItem {
+	m, err := r.o.Vault.Manifest(ctx, vault.BackupRef{Instance: r.o.Instance, ID: s.Base.Catalogue})
+	if err != nil || slices.ContainsFunc(m.Packs, func(p vault.PackRef) bool { return r.gone[p.ID] }) {
+		return nil
+	}
+	vol, err := m.Volume(s.Volume)
+	if err != nil || vol.Kind != vault.KindImage {
+		return nil
+	}
+	return func(ctx context.Context, take func([]vault.Item) error) error { return r.o.Vault.Items(ctx, vol, take) }
+}
+
+// roundItems are those of the round of pre-copy that the base is of; nil when it is of none, or what the round stored is gone.
+func (r *run) roundItems(ctx context.Context, s Source) eachItem {
+	if r.o.CatalogueDir == "" {
+		return nil
+	}
+	items := func(ctx context.Context, take func([]vault.Item) error) error {
+		last, f, err := r.o.Vault.LastCatalogue(r.o.CatalogueDir, r.o.Instance, s.Volume)
+		if err != nil {
+			return err
+		}
+		defer f.Close() // only read
+		if last.ID() != s.Base.Catalogue {
+			return errOther
+		}
+		for {
+			page, err := last.Next()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err == nil {
+				err = take(page)
+			}
+			if err == nil {
+				err = context.Cause(ctx)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	// Read to its end beforehand: in the middle of the image it is too late for a full read.
+	err := items(ctx, func(page []vault.Item) error {
+		for _, it := range page {
+			if slices.ContainsFunc(it.Extents, func(x vault.Extent) bool { return r.gone[x.Chunk.Pack] }) {
+				return errOther
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil
+	}
+	return items
+}
+
+// errOther says that a catalogue can't be used for a base.
+var errOther = errors.New("the catalogue is of another view, or of what is gone")
+
+// roundCatalogue notes what a round of pre-copy stores of an image.
+func (r *run) roundCatalogue(rec *vault.RecipeWriter, s Source) {
+	if !r.o.Precopy || r.o.CatalogueDir == "" {
+		return
+	}
+	made, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, s.Volume)
+	if err != nil {
+		r.warnings.Warn(tree.Warning{
+			Path: r.o.CatalogueDir, What: fmt.Sprintf("catalogue of %s, volume %s: %v; the image is read again in the hold", r.o.Instance, s.Volume, err),
+		})
+		return
+	}
+	c := &catalogue{volume: s.Volume, new: made, done: func() {}}
+	r.cats = append(r.cats, c)
+	rec.Tap = c.page
 }

@@ -265,3 +265,91 @@ func sameAsView(t *testing.T, v *vault.Vault, id, path string) {
 		t.Errorf("the backup ends at %d, the view at %d (%v)", end, st.Size(), err)
 	}
 }
+
+// TestImageRoundsReadWhatDiffers: each round of pre-copy, and the backup after them, reads what was written to the image since the round
+// before; a catalogue that is gone, or of another round, costs a full read.
+func TestImageRoundsReadWhatDiffers(t *testing.T) {
+	testbed.Need(t, "xfs")
+	const size, piece = 32 << 20, 256 << 10
+	path := filepath.Join(testbed.Xfs(t), "image")
+	provider, err := snapshot.ByName(snapshot.NameReflink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rnd := rand.NewChaCha8([32]byte{6})
+	content := make([]byte, size)
+	_, _ = rnd.Read(content)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	st := obs.NewMemory()
+	o := backup.Options{
+		Vault: newVault(t, st), Instance: "i", CatalogueDir: t.TempDir(), IndexDir: t.TempDir(), On: backup.NewHost(backup.HostOptions{}),
+	}
+	var base *snapshot.Snapshot
+	var cat, old string // of the base, and of the one before
+	n := 0
+	back := func(precopy bool, what string, least, most uint64) *backup.Result {
+		t.Helper()
+		n++
+		snap, err := provider.Create(t.Context(), snapshot.Request{Volume: path, Host: "h", Job: strconv.Itoa(n), Name: "v"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = provider.Remove(t.Context(), snap.Ref) }) // unmounted in any case
+		s := backup.Source{Volume: "data", Root: snap.Image}
+		if base != nil {
+			c, err := provider.Changed(t.Context(), base.Ref, snap)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			s.Base = &backup.Base{Catalogue: cat, Changes: c}
+		}
+		o.Sources, o.Precopy = []backup.Source{s}, precopy
+		res, err := backup.Run(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.BytesRead < least || res.BytesRead > most {
+			t.Errorf("%s: %d bytes read, want %d to %d", what, res.BytesRead, least, most)
+		}
+		base, old, cat = snap, cat, res.Catalogues["data"]
+		if cat == "" {
+			t.Fatalf("%s: the view can't be a base", what)
+		}
+		if !precopy {
+			sameAsView(t, o.Vault, res.BackupID, snap.Image)
+		}
+		return res
+	}
+	write := func(off int64) { overwriteAt(t, rnd, path, off, piece) }
+	back(true, "first round", size, size)
+	write(1 << 20)
+	back(true, "second round", piece, 2*piece)
+	write(9 << 20)
+	back(true, "third round", piece, 2*piece)
+	write(17<<20 + 1000)
+	back(false, "backup", piece, 2*piece)
+	write(20 << 20)
+	back(true, "round from the backup", piece, 2*piece)
+	write(20<<20 + 100)
+	back(false, "backup from that", piece, 2*piece)
+
+	back(true, "another round", 0, piece)
+	back(true, "and one more", 0, piece)
+	cat = old
+	back(true, "with the catalogue of the round before", size, size)
+	if err := os.RemoveAll(o.CatalogueDir); err != nil {
+		t.Fatal(err)
+	}
+	back(false, "without a catalogue", size, size)
+
+	// What the round stored goes away: noticed before the manifest names it, and then all is read and stored anew.
+	write(25 << 20)
+	back(true, "round whose packs go away", piece, 2*piece)
+	forget(t, st, o.Vault.Info().ID+"/packs/")
+	if res := back(false, "backup after that", size, size); res.BytesNew < size {
+		t.Errorf("%d bytes are new after all packs went away", res.BytesNew)
+	}
+}
