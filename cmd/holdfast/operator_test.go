@@ -78,6 +78,21 @@ func (*fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.
 	return jobs, nil
 }
 
+func (*fakeAgent) Drain(context.Context, api.Caller) error { return nil }
+
+func (*fakeAgent) Cancel(_ context.Context, _ api.Caller, task string) error {
+	if task != "t-1" {
+		return api.UnknownTask(task)
+	}
+	return nil
+}
+
+func (*fakeAgent) Release(context.Context, api.Caller, string) error { return nil }
+
+func (*fakeAgent) Resume(_ context.Context, _ api.Caller, id string) error {
+	return api.Refuse(api.CodeParameter, "instance_id: instance %q is not held with a stored backup", id)
+}
+
 func (f *fakeAgent) Watch(ctx context.Context, _ api.Caller, task string, send func(api.Event) error) error {
 	event := func(e api.Event) error {
 		e.Time, e.TaskID = fakeTime, task
