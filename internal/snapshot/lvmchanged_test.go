@@ -103,6 +103,19 @@ func lvmChanged(t *testing.T) {
 			t.Errorf("base that is %s: %v", what, err)
 		}
 	}
+
+	// Only such devices have snapshots that are worth keeping.
+	other := lvmClassic(t, "no-delta", "8m")
+	for _, c := range []struct {
+		provider, volume string
+		want             bool
+	}{
+		{snapshot.NameLVMThin, device, true}, {snapshot.NameLVMClassic, other, false}, {snapshot.NameLVMThin, t.TempDir(), false},
+	} {
+		if got, err := snapshot.Comparable(provider(t, c.provider), c.volume); err != nil || got != c.want {
+			t.Errorf("%s of %s can be compared with: %v, %v", c.provider, c.volume, got, err)
+		}
+	}
 }
 
 func lvmContent(t *testing.T, path string) []byte {

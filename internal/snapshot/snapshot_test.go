@@ -341,7 +341,7 @@ func TestComparable(t *testing.T) {
 	}
 	for name, want := range map[string]struct{ tree, image bool }{
 		snapshot.NameBtrfs: {true, true}, snapshot.NameReflink: {true, true}, snapshot.NameFreeze: {}, snapshot.NameFsFreeze: {},
-		snapshot.NameLVMThin: {}, snapshot.NameLVMClassic: {}, // of a device alone: see TestInMachine
+		snapshot.NameLVMThin: {}, snapshot.NameLVMClassic: {}, // of a device alone: see TestLVM
 	} {
 		p, err := snapshot.ByName(name)
 		if err != nil {
