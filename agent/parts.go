@@ -120,7 +120,7 @@ func (s snapshots) Plan(ctx context.Context, jobID string) ([]job.Snapshot, erro
 	return planned, nil
 }
 
-// PlanRestored plans for the volumes as they are at their stages. The reference names the volume as it will be.
+// PlanRestored plans for the volumes as they are at their stages. The references name them as they will be.
 func (s snapshots) PlanRestored(ctx context.Context, jobID string, places []job.Place) (planned []job.Snapshot, err error) {
 	var errs []error
 	for _, p := range places {
@@ -180,7 +180,8 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	if job.Ref(made.Ref) != planned.Ref {
 		return job.Snapshot{}, fmt.Errorf("snapshot %s was planned as %s", made.Ref.Path, planned.Ref.Path)
 	}
-	if made.Kind == snapshot.Image && !provider.InPlace() {
+	// One that the engine does not read has nothing to share, and there are few places for those that have.
+	if made.Kind == snapshot.Image && !provider.InPlace() && planned.At == "" {
 		s.a.engine.BeginView(made.Ref.Path) // also while it is a base, for the images of other instances
 	}
 	planned.Root, planned.Taken = cmp.Or(made.Root, made.Image), taken.UTC()

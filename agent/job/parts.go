@@ -35,9 +35,8 @@ type Runtime interface {
 type Snapshotter interface {
 	// Plan names the snapshots that Create will make, one per volume. It changes nothing on the host.
 	Plan(ctx context.Context, job string) ([]Snapshot, error)
-	// PlanRestored names the snapshots of restored volumes that are at the stages of these places, as what later snapshots of them are
-	// compared with. Volumes whose storage makes none of use for that have none. It changes nothing on the host. After an error what
-	// it returns is good for the other volumes.
+	// PlanRestored names snapshots of restored volumes that are still at the stages of their places, to be bases; of those volumes
+	// whose storage can compare with one. It changes nothing on the host. With an error what it returns is good for the other volumes.
 	PlanRestored(ctx context.Context, job string, places []Place) ([]Snapshot, error)
 	// Create makes the planned snapshot and returns it with Root set.
 	Create(ctx context.Context, job string, planned Snapshot) (Snapshot, error)
