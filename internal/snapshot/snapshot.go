@@ -8,7 +8,6 @@
 //     from the file system's own trees.
 //   - reflink: a clone of an image file that shares its blocks, on any file system with FICLONE (xfs,
 //     btrfs, …). Some 10 to 30 µs per extent of the image; changed ranges from the extents of both clones.
-//   - lvm-thin, lvm-classic: a snapshot of the logical volume that a file system or device lies on.
 //   - lvm-thin, lvm-classic: a snapshot of the logical volume that an image is, or that a tree or an image file lies on
 //     (ext4, xfs), mounted below MountFolder. A tenth of a second; changed blocks of thin devices from the pool.
 //   - freeze: nothing is made. The file system is flushed and the volume read in place, while the
@@ -26,8 +25,8 @@
 //
 // # Base snapshots
 //
-// A base is a snapshot that is kept after its job: the state that a backup (or a restore) left, with which
-// the next backup compares. Nothing on the disk tells a base from another snapshot: it keeps the name of the job that made
+// A base is a snapshot that is kept after its job: the state that a backup or a restore left, with which
+// the next backup compares, where Comparable says that it can. Nothing on the disk tells a base from another snapshot: it keeps the name of the job that made
 // it, and Leftovers lists it. Which Ref is a base, and of which backup, is known to the caller's journal alone; what
 // the journal does not name is a leftover, so a lost journal costs bases and never leaks them. Changed takes
 // a base and answers ErrBase whenever it can't vouch for the comparison: the caller then reads everything.
