@@ -29,6 +29,9 @@ func serve(ctx context.Context, path string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := longSlices(); err != nil {
+		log.Warn("the daemon's threads are in the way of the host's other work", "error", err) // and do their own all the same
+	}
 	if err := keepMemory(); err != nil {
 		return err
 	}
