@@ -304,7 +304,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 // place says where a job stands in the line. How large its instance is, its last backup tells; one that has none
 // counts as large.
 func (m *Manager) place(j *Job) place {
-	p := place{restore: j.IsRestore(), command: j.Task, deadline: j.Deadline, bytes: math.MaxUint64, seq: j.Seq}
+	p := place{restore: j.IsRestore(), command: j.Task, deadline: j.Deadline, bytes: unknownSize, seq: j.Seq}
 	if _, latest, err := m.journal.ByInstance(j.Instance); err == nil && latest != nil && latest.Result != nil {
 		p.bytes = latest.Result.Bytes
 	}

@@ -3,6 +3,7 @@ package job
 import (
 	"cmp"
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -14,9 +15,12 @@ import (
 // Who is next: restores before backups, since somebody waits for the instance; among each, jobs with a deadline before those without, the earliest deadline first and of one deadline the smallest
 // instance, so that some are free early. Among the others the commands take turns, and of a command the jobs come in
 // its order: a command of one instance does not wait for a hundred of another.
+//
+// A quarter of the slots is not for large instances, which keep theirs for long: however many of those there are, small ones come on.
 type slots struct {
 	mu       sync.Mutex
 	free     int
+	large    int // of those, that large instances may have
 	line     []*ticket
 	commands map[string]*command // that have a ticket
 	turn     uint64              // of the command that was served last
@@ -34,9 +38,18 @@ type place struct {
 	restore  bool
 	command  string    // id of the task
 	deadline time.Time // zero: none
-	bytes    uint64    // of the instance, as far as known
+	bytes    uint64    // of the instance; unknownSize
 	seq      uint64    // order of acceptance
 }
+
+// largeInstance is the size from which an instance counts as large, bytes: it takes half a minute to read.
+const largeInstance = 8 << 30
+
+// large tells whether the job is of a large instance. One whose size is not known, before its first backup, is not.
+func (p *place) large() bool { return p.bytes >= largeInstance && p.bytes != unknownSize }
+
+// unknownSize comes after all that are known.
+const unknownSize = math.MaxUint64
 
 // ticket is one place in the line. It is for one goroutine.
 type ticket struct {
@@ -46,7 +59,10 @@ type ticket struct {
 	gone  bool          // released, or left the line
 }
 
-func newSlots(n int) *slots { return &slots{free: max(1, n), commands: map[string]*command{}} }
+func newSlots(n int) *slots {
+	n = max(1, n)
+	return &slots{free: n, large: n - n/4, commands: map[string]*command{}}
+}
 
 func (s *slots) join(p place) *ticket {
 	s.mu.Lock()
@@ -78,6 +94,9 @@ func (s *slots) take(p place) *ticket {
 
 func (s *slots) give(t *ticket) {
 	s.free--
+	if t.place.large() {
+		s.large--
+	}
 	c := s.commands[t.place.command]
 	s.turn = c.turn
 	c.turn++
@@ -86,8 +105,16 @@ func (s *slots) give(t *ticket) {
 
 // serve gives free slots to those who are next. The lock is held.
 func (s *slots) serve() {
-	for s.free > 0 && len(s.line) > 0 {
-		next := slices.MinFunc(s.line, s.compare)
+	for s.free > 0 {
+		var next *ticket
+		for _, t := range s.line {
+			if (s.large > 0 || !t.place.large()) && (next == nil || s.compare(t, next) < 0) {
+				next = t
+			}
+		}
+		if next == nil {
+			return
+		}
 		s.line = slices.DeleteFunc(s.line, func(t *ticket) bool { return t == next })
 		s.give(next)
 	}
@@ -172,5 +199,8 @@ func (t *ticket) leave() {
 		return
 	}
 	t.s.free++
+	if t.place.large() {
+		t.s.large++
+	}
 	t.s.serve()
 }

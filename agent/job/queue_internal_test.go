@@ -92,3 +92,48 @@ func TestRestoresGoFirst(t *testing.T) {
 		l.leave()
 	}
 }
+
+// Large instances leave a quarter of the slots to the others, whoever came first; where there are few slots none is kept free.
+func TestSmallComesOnBesideLarge(t *testing.T) {
+	ready := func(l *ticket) bool {
+		select {
+		case <-l.ready:
+			return true
+		default:
+			return false
+		}
+	}
+	for n, most := range map[int]int{1: 1, 3: 3, 4: 3, 8: 6} {
+		s := newSlots(n)
+		var large []*ticket
+		for i := range 2 * n {
+			large = append(large, s.join(place{command: "large", bytes: largeInstance, seq: uint64(i)}))
+		}
+		var got []*ticket
+		for _, l := range large {
+			if ready(l) {
+				got = append(got, l)
+			}
+		}
+		if len(got) != most {
+			t.Errorf("of %d slots large ones have %d, want %d", n, len(got), most)
+		}
+		for i := range 3 * n { // each of them in turn, and of those whose size is not known
+			small := s.join(place{command: "small", bytes: []uint64{1, unknownSize, largeInstance - 1}[i%3], seq: uint64(100 + i)})
+			if ready(small) != (most < n) {
+				t.Errorf("of %d slots, a small one has its turn at once: %v", n, ready(small))
+			}
+			small.leave()
+		}
+		got[0].leave()
+		if !ready(large[most]) {
+			t.Errorf("of %d slots, a large one does not take the place of another", n)
+		}
+		for _, l := range large {
+			l.leave()
+		}
+		if s.idle() != n || s.large != most || len(s.commands) != 0 {
+			t.Errorf("at the end %d idle, %d for large ones, %v", s.idle(), s.large, s.commands)
+		}
+	}
+}
