@@ -256,7 +256,7 @@ type Brake struct {
 // Limits are the budgets.
 type Limits struct {
 	Memory         Size          `yaml:"memory"`          // bytes of buffers of all jobs together
-	Jobs           int           `yaml:"jobs"`            // at the same time
+	Jobs           int           `yaml:"jobs"`            // with content to store at the same time
 	Queue          int           `yaml:"queue"`           // jobs that wait; more are refused
 	Held           int           `yaml:"held"`            // instances that stand still at the same time for work under way
 	FrozenDeadline time.Duration `yaml:"frozen_deadline"` // longest freeze before a job fails and thaws

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -141,9 +142,10 @@ type run struct {
 	packs   map[vault.PackID]bool
 	session *session
 	turn    *turn
-	lost    []vault.PackID        // packs that are missing from the store
-	without []vault.PackID        // those, and what is condemned
-	gone    map[vault.PackID]bool // the same
+	newest  func() (*vault.Manifest, error) // of the instance's backups; vault.ErrNoBackup
+	lost    []vault.PackID                  // packs that are missing from the store
+	without []vault.PackID                  // those, and what is condemned
+	gone    map[vault.PackID]bool           // the same
 	cats    []*catalogue
 	sending *sending
 	counts  struct{ entries, files, dirs, unchanged, known, read, fresh, sent, checked atomic.Uint64 }
@@ -309,6 +311,12 @@ func (r *run) underSession(ctx context.Context, fresh bool) error {
 
 func (r *run) all(ctx context.Context) error {
 	start := r.o.Now()
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	r.newest = sync.OnceValues(func() (*vault.Manifest, error) { return r.lastBackup(ctx) })
+	if r.asksForNewest() {
+		beside.Go(func() { _, _ = r.newest() }) // who needs it asks again, and is told
+	}
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
 		Buffers: r.o.On.buffers, Intent: r.o.PackIntent, Resume: r.o.Resume,
 		Without: r.session.Condemned(), Lost: r.lost, IndexDir: r.o.IndexDir,
@@ -354,6 +362,7 @@ func (r *run) all(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	beside.Go(func() { r.tidy(ctx) }) // the manifest rests on nothing of it, and it takes as long
 	if !r.o.Precopy {
 		if err := r.commit(ctx, volumes, refs); err != nil {
 			return err
@@ -364,7 +373,6 @@ func (r *run) all(ctx context.Context) error {
 			r.res.Catalogues[c.volume] = id
 		}
 	}
-	r.tidy(ctx)
 	r.stage("verify", &start)
 	return nil
 }
@@ -415,7 +423,7 @@ func (r *run) tidy(ctx context.Context) {
 	if ok {
 		defer end()
 	}
-	if err := r.w.Tidy(ctx); err != nil { // the backup is made, and the next one tries again
+	if err := r.w.Tidy(ctx); err != nil { // the next one tries again
 		r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault is not tidied: %v", err)})
 	}
 }

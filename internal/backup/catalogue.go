@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"os"
+	"slices"
 	"time"
 
 	"holdfast/internal/tree"
@@ -82,16 +84,30 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 	return c
 }
 
+// lastBackup reads the manifest of the instance's newest backup.
+func (r *run) lastBackup(ctx context.Context) (*vault.Manifest, error) {
+	ref, err := r.o.Vault.Find(ctx, r.o.Instance, "")
+	if err != nil {
+		return nil, err
+	}
+	return r.o.Vault.Manifest(ctx, ref)
+}
+
+// asksForNewest tells whether some volume has no catalogue here, so that the newest backup is asked for one: a round trip that need not
+// wait for the index.
+func (r *run) asksForNewest() bool {
+	return r.o.CatalogueDir != "" && slices.ContainsFunc(r.o.Sources, func(s Source) bool {
+		info, err := os.Stat(s.Root)
+		return err == nil && info.IsDir() && !s.readAll && !r.o.Vault.HasCatalogue(r.o.CatalogueDir, r.o.Instance, s.Volume)
+	})
+}
+
 // stored takes what the instance's last backup says of the volume, whichever host made it.
 func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func(error, string)) error {
-	ref, err := r.o.Vault.Find(ctx, r.o.Instance, "")
+	m, err := r.newest()
 	if errors.Is(err, vault.ErrNoBackup) {
 		return nil
 	} else if err != nil {
-		return err
-	}
-	m, err := r.o.Vault.Manifest(ctx, ref)
-	if err != nil {
 		return err
 	}
 	vol, err := m.Volume(volume)

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"holdfast/agent/config"
 	"holdfast/internal/obs"
 	"holdfast/internal/testbed"
@@ -114,16 +116,19 @@ func TestManyInstances(t *testing.T) {
 	time.Sleep(2 * time.Second)
 	alone := other.p99()
 
-	// What store and path alone cost a neighbour, as they are on this host for the sake of the test: the same bytes put by this process.
+	// What store and path alone cost a neighbour, as they are on this host for the sake of the test: packs put by this process.
 	store, err := obs.Open(t.Context(), minio.URLVia(far.Endpoint, minio.Bucket(t), ""), obs.Options{Getenv: minio.Getenv})
 	must(t, err)
 	pack := make([]byte, 16<<20)
 	_, err = rand.Read(pack)
 	must(t, err)
 	other.p99()
-	for i := range (count*mib + 15) / 16 {
-		must(t, store.Put(t.Context(), fmt.Sprint("packs/", i), pack))
+	var puts errgroup.Group
+	puts.SetLimit(4)
+	for i := range min(count*mib/16, 50) {
+		puts.Go(func() error { return store.Put(t.Context(), fmt.Sprint("packs/", i), pack) })
 	}
+	must(t, puts.Wait())
 	storeLate := other.p99()
 	must(t, store.Close())
 
@@ -144,7 +149,7 @@ func TestManyInstances(t *testing.T) {
 		begin := time.Now()
 		agent, store, self := cpuTime(t, h.proc.Process.Pid), cpuTime(t, minio.PID()), cpuTime(t, 0)
 		h.backup("request-1", ids...)
-		eventually(t, "all are told", func() bool { return len(p.got(completed))+len(p.got(failed)) == n })
+		within(t, patience+time.Duration(count*mib)*(time.Second/10), "all are told", func() bool { return len(p.got(completed))+len(p.got(failed)) == n })
 		took = time.Since(begin)
 		late = other.p99()
 		t.Logf("processor time for %d: agent %s, store %s, the path to it and the control plane %s", n,

@@ -76,6 +76,12 @@ func (v *Vault) LastCatalogue(dir, instance, volume string) (*CatalogueReader, *
 	return r, f, nil
 }
 
+// HasCatalogue tells whether LastCatalogue would find one, sound or not.
+func (v *Vault) HasCatalogue(dir, instance, volume string) bool {
+	_, err := os.Stat(v.cataloguePath(dir, instance, volume))
+	return err == nil
+}
+
 // SweepCatalogues removes what killed backups left in a folder of catalogues. No backup may be running
 // that uses the folder. It is best effort: what stays costs room and nothing else.
 func SweepCatalogues(dir string) {
