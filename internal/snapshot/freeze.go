@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/internal/durable"
 )
 
 // freeze is the provider for everything that has no snapshots: the volume is read in place and the
@@ -72,7 +74,7 @@ func inPlace(ref Ref) (*Snapshot, error) {
 	}
 	switch kind, _ := kindOf(st.Mode()); {
 	case kind == Tree:
-		if err := unix.Syncfs(int(f.Fd())); err != nil {
+		if err := durable.SyncFilesystem(int(f.Fd())); err != nil {
 			return nil, fmt.Errorf("volume %s: flush its file system: %w", ref.Volume, err)
 		}
 		return &Snapshot{Ref: ref, Kind: Tree, Root: ref.Volume, NeedsHold: true}, nil

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/internal/durable"
 )
 
 // ErrChanged says that a path no longer leads to the file that the walk saw there.
@@ -185,7 +187,7 @@ func (r *Root) Settle() (time.Time, error) {
 		return time.Time{}, pathError("settle", "", fmt.Errorf("%w (type %#x)", ErrSilentChanges, uint32(r.magic)))
 	}
 	now := time.Now()
-	if err := unix.Syncfs(r.fd); err != nil {
+	if err := durable.SyncFilesystem(r.fd); err != nil {
 		return now, pathError("write back", "", err)
 	}
 	return now, nil
