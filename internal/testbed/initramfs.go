@@ -17,7 +17,10 @@ import (
 )
 
 // machineModules are loaded in every machine.
-var machineModules = []string{"virtio_pci", "virtio_blk", "virtio_console"}
+var machineModules = []string{"virtio_pci", "virtio_console", diskModule}
+
+// diskModule makes disks appear; a saved machine has not loaded it yet.
+const diskModule = "virtio_blk"
 
 // machineKernel is a kernel that packaging/ci/setup.sh has unpacked.
 type machineKernel struct {
@@ -81,7 +84,7 @@ func (k machineKernel) closure(names []string) ([]string, error) {
 }
 
 // writeInitramfs packs the root folder of a machine, with an init that runs the spec's program.
-func (m *Machine) writeInitramfs(k machineKernel, spec MachineSpec) error {
+func (m *Machine) writeInitramfs(k machineKernel, spec MachineSpec, mode bootMode) error {
 	f, err := os.Create(m.initramfs())
 	if err != nil {
 		return err
@@ -108,14 +111,14 @@ func (m *Machine) writeInitramfs(k machineKernel, spec MachineSpec) error {
 	for name, content := range spec.Files {
 		w.file(name, 0o644, strings.NewReader(content), int64(len(content)))
 	}
-	script := initScript(modules, spec)
+	script := initScript(modules, spec, mode)
 	w.file("/init", 0o755, strings.NewReader(script), int64(len(script)))
 	w.trailer()
 	return errors.Join(w.err, buffered.Flush(), f.Close())
 }
 
 // initScript is the first program of a machine.
-func initScript(modules []string, spec MachineSpec) string {
+func initScript(modules []string, spec MachineSpec, mode bootMode) string {
 	var s strings.Builder
 	s.WriteString(`#!/usr/bin/busybox sh
 /usr/bin/busybox mkdir -p /bin /dev /proc /sys /run /tmp /root /var /lib
@@ -130,13 +133,20 @@ mkdir -p /run/lock
 ip link set lo up
 `)
 	for _, file := range modules {
-		fmt.Fprintf(&s, "insmod /modules/%s\n", path.Base(file))
+		if path.Base(file) != diskModule+".ko" {
+			fmt.Fprintf(&s, "insmod /modules/%s\n", path.Base(file))
+		}
 	}
-	// The port has no name of its own: its number depends on the order in which devices were found.
+	// The ports have no names of their own: their numbers depend on the order in which devices were found.
 	s.WriteString(`for port in /sys/class/virtio-ports/*; do
 	[ "$(cat $port/name)" = output ] && output=/dev/${port##*/}
+	[ "$(cat $port/name)" = input ] && input=/dev/${port##*/}
 done
 `)
+	if mode == bootSaved {
+		fmt.Fprintf(&s, "echo %s\nread -r line <$input\neval \"$line\"\n", savedMark)
+	}
+	fmt.Fprintf(&s, "insmod /modules/%s.ko\n", diskModule)
 	for _, e := range spec.Env {
 		name, value, _ := strings.Cut(e, "=")
 		fmt.Fprintf(&s, "export %s=%s\n", name, shellQuote(value))

@@ -29,25 +29,35 @@ type MachineSpec struct {
 	Files   map[string]string // further files: absolute path there -> content
 	Modules []string          // kernel modules to load, beside those for disks and output
 
-	// Disks are files of this host that appear as /dev/vda, /dev/vdb, … They are written in place, and what
-	// the machine has written is in them however it ends.
+	// Disks are files of this host, or the Drive of a VolatileDisk, that appear as /dev/vda, /dev/vdb, … Files are written in
+	// place, and what the machine has written is in them however it ends.
 	Disks []string
 }
 
-// Machine is a running virtual machine, emulated, so it needs neither root nor KVM. It has two processors, a
-// kernel of Debian's, no network, and nothing but what its MachineSpec names. It ends when its program does.
+// Machine is a running virtual machine, emulated, so it needs neither root nor KVM. It has two processors (a
+// saved one has one), a kernel of Debian's, no network, and nothing but what its MachineSpec names. It ends when its program does.
 //
 // Its methods may be called from several goroutines.
 type Machine struct {
-	dir  string
-	proc *process
+	dir   string
+	proc  *process
+	input *os.File // what a saved machine waits for; nil for others
 }
+
+// bootMode is what happens to a machine between its boot and its program.
+type bootMode int
+
+const (
+	bootThrough bootMode = iota // nothing
+	bootSaved                   // it is saved
+	resumeSaved                 // it has been saved, and goes on
+)
 
 // StartMachine boots a machine; it is gone with the test, at the latest.
 func StartMachine(t testing.TB, spec MachineSpec) *Machine {
 	t.Helper()
 	Need(t, "machine")
-	m, err := startMachine(Dir(t), spec)
+	m, err := bootMachine(Dir(t), spec, bootThrough)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +65,8 @@ func StartMachine(t testing.TB, spec MachineSpec) *Machine {
 	return m
 }
 
-func startMachine(dir string, spec MachineSpec) (*Machine, error) {
+// bootMachine starts a machine with further arguments for qemu.
+func bootMachine(dir string, spec MachineSpec, mode bootMode, more ...string) (*Machine, error) {
 	qemu, err := Program("qemu-system-x86_64")
 	if err != nil {
 		return nil, err
@@ -65,26 +76,42 @@ func startMachine(dir string, spec MachineSpec) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{dir: dir}
-	if err := m.writeInitramfs(kernel, spec); err != nil {
-		return nil, fmt.Errorf("pack what the machine boots: %w", err)
+	processors := "2"
+	if mode != bootThrough {
+		processors = "1" // a fifth less work for the host, and several of them run at once
 	}
 	args := []string{
-		"-M", "q35", "-accel", "tcg,thread=multi", "-smp", "2", "-m", strconv.Itoa(machineMemory),
+		"-M", "q35", "-accel", "tcg,thread=multi", "-smp", processors, "-m", strconv.Itoa(machineMemory),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-kernel", kernel.image, "-initrd", m.initramfs(),
-		// panic=-1 ends the machine at once. A time stamp counter is measured wrong on a busy host, and the clock
-		// then runs at twice its speed. The rest spares an emulated start what it has no use for.
-		"-append", "console=ttyS0 panic=-1 tsc=unstable quiet mitigations=off nokaslr",
 		"-serial", "file:" + m.console(),
 		// A file on the serial line would do, but each of its bytes is a trap of the emulated processor.
 		"-device", "virtio-serial-pci", "-chardev", "file,id=output,path=" + m.output(),
 		"-device", "virtserialport,chardev=output,name=output",
 	}
-	for _, disk := range spec.Disks {
-		// Flushes are not passed on: a machine that is cut loses nothing of what reached this host's kernel.
-		args = append(args, "-drive", "if=virtio,format=raw,cache=unsafe,discard=unmap,file="+disk)
+	if mode != bootThrough {
+		if m.input, err = openPipe(filepath.Join(dir, "input")); err != nil {
+			return nil, err
+		}
+		args = append(args, "-chardev", "pipe,id=input,path="+filepath.Join(dir, "input"), "-device", "virtserialport,chardev=input,name=input")
 	}
-	m.proc, err = start(filepath.Join(dir, "log"), qemu, nil, args...)
+	if mode != resumeSaved {
+		if err := m.writeInitramfs(kernel, spec, mode); err != nil {
+			return nil, fmt.Errorf("pack what the machine boots: %w", err)
+		}
+		// panic=-1 ends the machine at once. A time stamp counter is measured wrong on a busy host, and the clock
+		// then runs at twice its speed. The rest spares an emulated start what it has no use for.
+		args = append(args, "-kernel", kernel.image, "-initrd", m.initramfs(),
+			"-append", "console=ttyS0 panic=-1 tsc=unstable quiet mitigations=off nokaslr")
+	}
+	for _, disk := range spec.Disks {
+		// Of a file, flushes are not passed on: a machine that is cut loses nothing of what reached this host's kernel.
+		cache := "unsafe"
+		if strings.HasPrefix(disk, nbdPrefix) {
+			cache = "writeback"
+		}
+		args = append(args, "-drive", "if=virtio,format=raw,discard=unmap,cache="+cache+",file="+disk)
+	}
+	m.proc, err = start(filepath.Join(dir, "log"), qemu, nil, append(args, more...)...)
 	return m, err
 }
 
@@ -102,6 +129,29 @@ func (m *Machine) Output() []byte {
 func (m *Machine) Console() []byte {
 	out, _ := os.ReadFile(m.console())
 	return out
+}
+
+// Worked is the processor time of this host that the machine has taken so far, its start included: how far it has come, on a busy
+// host too.
+func (m *Machine) Worked() (time.Duration, error) {
+	select {
+	case <-m.proc.ended:
+		s := m.proc.cmd.ProcessState
+		return s.UserTime() + s.SystemTime(), nil
+	default:
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.proc.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is the program's name in brackets, which may hold any character.
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(f) < 13 {
+		return 0, fmt.Errorf("unknown form: %s", stat)
+	}
+	user, err1 := strconv.Atoi(f[11])
+	system, err2 := strconv.Atoi(f[12])
+	return time.Duration(user+system) * (time.Second / 100), errors.Join(err1, err2) // ticks of 10 ms, on any Linux
 }
 
 // Wait waits for the program to end and gives its exit code. A machine that takes longer than patience is
@@ -134,6 +184,9 @@ func (m *Machine) Wait(patience time.Duration) (int, error) {
 // so that its disks can be given to another one.
 func (m *Machine) Cut() {
 	m.proc.stop(syscall.SIGKILL, time.Minute)
+	if m.input != nil {
+		_ = m.input.Close()
+	}
 }
 
 func tail(b []byte) []byte { return b[max(0, len(b)-4096):] }
