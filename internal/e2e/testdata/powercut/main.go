@@ -1,6 +1,6 @@
 // Command powercut is all that a virtual machine has around an agent: the instances, whose state only a power cut takes from it,
 // the control plane, and who commands backups without end. It prints what it sees, with "FAIL" before what breaks a promise.
-// With FINAL=1 it lets everything end, looks once more, and ends.
+// With FINAL=1 it lets everything end, looks once more, and ends. ENTROPY is for the kernel (testbed.SavedMachine).
 package main
 
 import (
@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"holdfast/agent/report"
 )
@@ -32,7 +34,11 @@ const (
 	released  = "holdfast.instance.released"
 )
 
-func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+var began = time.Now() // of this life
+
+func say(format string, args ...any) {
+	fmt.Printf("%5.2f %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
+}
 
 func must(err error) {
 	if err != nil {
@@ -83,7 +89,7 @@ func (i *instance) write() {
 			must(f.Sync())
 		}
 		i.mu.Unlock()
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 
@@ -210,7 +216,7 @@ func (w *world) backup(i *instance, request string) {
 func (w *world) check(i *instance) {
 	dest := "/tmp/restored-" + i.id
 	must(os.RemoveAll(dest))
-	c := exec.Command("/tmp/holdfast", "restore", "--instance", i.id, dest)
+	c := exec.Command("/etc/holdfast/holdfast", "restore", "--instance", i.id, dest)
 	if out, err := c.CombinedOutput(); err != nil {
 		say("FAIL: restore %s: %v\n%s", i.id, err, out)
 		return
@@ -250,27 +256,44 @@ func (w *world) command(i *instance, final bool) {
 	}
 }
 
-func install(from, to string) {
-	b, err := os.ReadFile(from)
+// reseed gives the kernel's random numbers what sets this life of a saved machine apart from its others.
+func reseed(entropy string) {
+	bits, err := hex.DecodeString(entropy)
 	must(err)
-	must(os.WriteFile(to, b, 0o755))
+	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	must(err)
+	pool := struct {
+		bits, size int32
+		data       [32]byte
+	}{bits: 256, size: 32, data: [32]byte(bits)}
+	const add, take = 0x40085203, 0x5207 // RNDADDENTROPY, RNDRESEEDCRNG
+	_, _, adding := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), add, uintptr(unsafe.Pointer(&pool)))
+	_, _, taking := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), take, 0)
+	if adding != 0 || taking != 0 {
+		say("FAIL: reseed: %v, %v", adding, taking)
+	}
+	must(f.Close())
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	must(err)
+	say("boot %s", bytes.TrimSpace(id))
 }
 
 func main() {
+	reseed(os.Getenv("ENTROPY"))
 	final := os.Getenv("FINAL") != ""
 	must(os.MkdirAll("/disk", 0o755))
 	must(syscall.Mount("/dev/vda", "/disk", "btrfs", 0, ""))
-	install("/etc/holdfast/holdfast", "/tmp/holdfast")
-	install("/etc/holdfast/holdfastd", "/tmp/holdfastd")
-	for _, name := range []string{"tokens", "host.key", "key.pem"} {
-		must(os.Chmod("/etc/holdfast/"+name, 0o600))
+	for name, mode := range map[string]os.FileMode{"tokens": 0o600, "host.key": 0o600, "key.pem": 0o600, "holdfast": 0o700, "holdfastd": 0o700} {
+		must(os.Chmod("/etc/holdfast/"+name, mode))
 	}
-	first := errors.Is(os.Mkdir("/disk/down", 0o755), nil)
-	must(os.MkdirAll("/disk/store", 0o700))
-	if first {
-		if out, err := exec.Command("/tmp/holdfast", "vault", "create").CombinedOutput(); err != nil {
+	if _, err := os.Stat("/disk/prepared"); err != nil {
+		must(os.RemoveAll("/disk/store"))
+		must(os.MkdirAll("/disk/store", 0o700))
+		must(os.MkdirAll("/disk/down", 0o755))
+		if out, err := exec.Command("/etc/holdfast/holdfast", "vault", "create").CombinedOutput(); err != nil {
 			say("FAIL: create the vault: %v\n%s", err, out)
 		}
+		durable("/disk/prepared")
 	}
 	w := &world{instances: map[string]*instance{}, api: "https://127.0.0.1:8443/v1/instances/backup", token: os.Getenv("TOKEN")}
 	w.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // a loopback, and a test
@@ -282,7 +305,7 @@ func main() {
 		}
 		must(os.MkdirAll(i.volume(), 0o755))
 		if _, err := os.Stat(i.volume() + "/bulk"); err != nil {
-			b := make([]byte, 6<<20)
+			b := make([]byte, 512<<10)
 			_, _ = rand.Read(b)
 			must(os.WriteFile(i.volume()+"/bulk.new", b, 0o600))
 			must(os.Rename(i.volume()+"/bulk.new", i.volume()+"/bulk"))
@@ -314,7 +337,7 @@ func main() {
 
 	logFile, err := os.Create("/tmp/log")
 	must(err)
-	agent := exec.Command("/tmp/holdfastd", "--config", "/etc/holdfast/holdfast.yaml")
+	agent := exec.Command("/etc/holdfast/holdfastd", "--config", "/etc/holdfast/holdfast.yaml")
 	agent.Stdout, agent.Stderr = logFile, logFile
 	must(agent.Start())
 	ended := make(chan error, 1)
@@ -350,7 +373,7 @@ func main() {
 			say("FAIL: left behind: %v", left)
 		}
 	}
-	if out, err := exec.Command("/tmp/holdfast", "verify", "--read-data", "100").CombinedOutput(); err != nil {
+	if out, err := exec.Command("/etc/holdfast/holdfast", "verify", "--read-data", "100").CombinedOutput(); err != nil {
 		say("FAIL: verify: %v\n%s", err, out)
 	}
 	must(agent.Process.Signal(syscall.SIGTERM))
