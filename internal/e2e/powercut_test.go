@@ -191,8 +191,8 @@ func (c *cuts) look(m *testbed.Machine, what string) {
 		default:
 			c.seen[f[1]]++
 		}
-		// The power took the hold from an instance, or came between its power-down and the journal.
-		if strings.Contains(line, failed) && !strings.Contains(line, "although this job holds it") {
+		// The power took the hold from an instance, came between its power-down and the journal, or came too often.
+		if strings.Contains(line, failed) && !strings.Contains(line, "although this job holds it") && !strings.Contains(line, "it was interrupted 5 times") {
 			c.t.Errorf("HOLDFAST_SEED=%d, %s: %s", c.seed, what, line)
 		}
 	}

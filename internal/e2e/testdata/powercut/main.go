@@ -68,10 +68,12 @@ type instance struct {
 	id    string
 	mu    sync.Mutex
 	state string
-	acked bool // a completed report of it was taken since it runs
-	jobs  map[string]bool
-	ended int    // jobs that were released or failed
-	last  string // event of the last one
+	acked bool              // a completed report of it was taken since it runs
+	jobs  map[string]bool   // that ended
+	said  map[string]string // job -> the last that was said of it
+	tasks map[string]string // id of a command -> its task
+	ended int               // jobs that were released or failed
+	last  string            // event of the last one
 	news  chan struct{}
 }
 
@@ -116,6 +118,10 @@ func (i *instance) act(verb string) string {
 func (i *instance) take(e report.Event, job string, old bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if before := i.said[job]; !old && before != e.Type && (before == completed && e.Type != released && e.Type != failed || i.jobs[job]) {
+		say("FAIL journal-first: %s of %s %s after %s: the journal went back", e.Type, i.id, job, before)
+	}
+	i.said[job] = e.Type
 	switch e.Type {
 	case completed:
 		i.acked = true
@@ -146,7 +152,17 @@ type world struct {
 	token     string
 }
 
-type line struct{ Type, Instance, Job string }
+// line is of the control plane's log: an event, or (without Type) that a command is a task.
+type line struct{ Type, Instance, Job, Request, Task string }
+
+func (w *world) note(l line) {
+	b, err := json.Marshal(l)
+	must(err)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, err = w.log.Write(append(b, '\n'))
+	must(errors.Join(err, w.log.Sync()))
+}
 
 func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
@@ -166,12 +182,7 @@ func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 	must(json.Unmarshal(e.Data, &data))
 	if e.Type != "holdfast.backup.progress" {
 		say("took %s of %s %s %s", e.Type, e.Instance, data.Job, data.Reason)
-		b, err := json.Marshal(line{e.Type, e.Instance, data.Job})
-		must(err)
-		w.mu.Lock()
-		_, err = w.log.Write(append(b, '\n'))
-		must(errors.Join(err, w.log.Sync()))
-		w.mu.Unlock()
+		w.note(line{Type: e.Type, Instance: e.Instance, Job: data.Job})
 		w.instances[e.Instance].take(e, data.Job, false)
 	}
 	rw.WriteHeader(http.StatusNoContent)
@@ -204,6 +215,18 @@ func (w *world) backup(i *instance, request string) {
 			body, _ := io.ReadAll(res.Body)
 			res.Body.Close()
 			if res.StatusCode == http.StatusOK {
+				var answer struct {
+					Data struct {
+						Task string `json:"task_id"`
+					}
+				}
+				must(json.Unmarshal(body, &answer))
+				if before := i.tasks[request]; before == "" {
+					i.tasks[request] = answer.Data.Task
+					w.note(line{Instance: i.id, Request: request, Task: answer.Data.Task})
+				} else if before != answer.Data.Task {
+					say("FAIL same-command-once: %s is task %s, and was %s", request, answer.Data.Task, before)
+				}
 				return
 			}
 			say("backup of %s: %s %s", i.id, res.Status, body)
@@ -298,7 +321,7 @@ func main() {
 	w := &world{instances: map[string]*instance{}, api: "https://127.0.0.1:8443/v1/instances/backup", token: os.Getenv("TOKEN")}
 	w.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // a loopback, and a test
 	for n := range 3 {
-		i := &instance{id: fmt.Sprintf("phone-%d", n+1), state: "running", jobs: map[string]bool{}, news: make(chan struct{}, 1)}
+		i := &instance{id: fmt.Sprintf("phone-%d", n+1), state: "running", jobs: map[string]bool{}, said: map[string]string{}, tasks: map[string]string{}, news: make(chan struct{}, 1)}
 		w.instances[i.id] = i
 		if _, err := os.Stat(i.down()); err == nil {
 			i.state = "stopped"
@@ -319,11 +342,18 @@ func main() {
 	}
 	for _, l := range bytes.Split(old, []byte("\n")) {
 		var e line
-		if json.Unmarshal(l, &e) == nil && e.Instance != "" {
+		if json.Unmarshal(l, &e) != nil {
+			continue // the last line was cut off, or is empty
+		}
+		if e.Type == "" {
+			w.instances[e.Instance].tasks[e.Request] = e.Task
+		} else {
 			w.instances[e.Instance].take(report.Event{Type: e.Type}, e.Job, true)
 		}
 	}
 	w.log, err = os.OpenFile("/disk/plane.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	must(err)
+	_, err = w.log.WriteString("\n") // ends a line that was cut off
 	must(err)
 	acts, err := net.Listen("tcp", "127.0.0.1:9999")
 	must(err)
