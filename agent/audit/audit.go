@@ -24,6 +24,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"holdfast/internal/plain"
 )
 
 // MaxLineBytes bounds a line: a hundred instance ids and all the rest take a tenth of it.
@@ -165,6 +167,7 @@ func (l *Log) Append(e Entry) (rotated bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("audit log: %w", err)
 	}
+	line = plain.JSON(line)
 	if len(line) >= MaxLineBytes {
 		return false, fmt.Errorf("audit log: a line of %d bytes", len(line))
 	}

@@ -227,12 +227,12 @@ func TestLinesStayLines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	l := open(t, path, large)
 	e := entry(1)
-	e.User, e.RequestID, e.Via = "a\nb\x1b[31m\x00\u2028", "\"}", "certificate x\r\n"
+	e.User, e.RequestID, e.Via = "a\nb\x1b[31m\x00\u2028\u009b1m\u202e", "\"}", "certificate x\r\n"
 	if _, err := l.Append(e); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(path)
-	if err != nil || bytes.Count(b, []byte("\n")) != 1 || bytes.ContainsAny(b, "\r\x1b\x00\u2028") {
+	if err != nil || bytes.Count(b, []byte("\n")) != 1 || bytes.ContainsAny(b, "\r\x1b\x00\u2028\u009b\u202e") {
 		t.Errorf("%q, %v", b, err)
 	}
 	var got audit.Entry

@@ -57,7 +57,7 @@ func (*fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
 func (*fakeAgent) Instances(context.Context, api.Caller) ([]api.InstanceInfo, error) {
 	return []api.InstanceInfo{
 		{ID: "cp-1", Tenant: "t1", Runtime: "docker", State: "frozen", Release: "agent", Stage: "uploading"},
-		{ID: "cp-2", Tenant: "t\x1b[31m", Runtime: "none", State: "unknown", Release: "agent", LastBackup: "b-1", LastSuccess: fakeTime},
+		{ID: "cp-2", Tenant: "t\x1b[31m\u009b0m", Runtime: "none", State: "unknown", Release: "agent", LastBackup: "b-1", LastSuccess: fakeTime},
 	}, nil
 }
 

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"text/tabwriter"
 	"time"
+
+	"holdfast/internal/plain"
 )
 
 // document prints v as the one JSON document of a command, indented for reading.
@@ -21,10 +24,15 @@ func (a *app) line(v any) error {
 }
 
 func encode(w io.Writer, v any, indent string) error {
-	e := json.NewEncoder(w)
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", indent)
-	if err := e.Encode(v); err != nil {
+	err := e.Encode(v)
+	if err == nil {
+		_, err = w.Write(plain.JSON(text.Bytes()))
+	}
+	if err != nil {
 		return fmt.Errorf("print: %w", err)
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
+	"holdfast/internal/plain"
 	"holdfast/internal/vault"
 )
 
@@ -103,7 +104,7 @@ func newLogger(cfg *config.Config, stderr io.Writer) (*slog.Logger, error) {
 	}
 	options := &slog.HandlerOptions{Level: level}
 	if cfg.Log.Format == "json" {
-		return slog.New(slog.NewJSONHandler(stderr, options)), nil
+		return slog.New(slog.NewJSONHandler(plainLines{stderr}, options)), nil
 	}
 	if os.Getenv("JOURNAL_STREAM") != "" {
 		// systemd's journal writes the time of each line itself.
@@ -115,6 +116,16 @@ func newLogger(cfg *config.Config, stderr io.Writer) (*slog.Logger, error) {
 		}
 	}
 	return slog.New(slog.NewTextHandler(stderr, options)), nil
+}
+
+// plainLines writes lines of JSON without what acts on a terminal; those of text have none.
+type plainLines struct{ w io.Writer }
+
+func (l plainLines) Write(line []byte) (int, error) {
+	if _, err := l.w.Write(plain.JSON(line)); err != nil {
+		return 0, err
+	}
+	return len(line), nil
 }
 
 // version is set by the linker for a release: -ldflags "-X main.version=1.2.3".

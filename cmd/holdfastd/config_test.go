@@ -131,3 +131,19 @@ func TestCheckConfigContents(t *testing.T) {
 		})
 	}
 }
+
+// TestLogsDoNotAct: names from instances are in no form of the log as they are.
+func TestLogsDoNotAct(t *testing.T) {
+	for _, format := range []string{"text", "json"} {
+		var out bytes.Buffer
+		log, err := newLogger(&config.Config{Log: config.Log{Level: "info", Format: format}}, &out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Info("not restored exactly", "reason", "a\x1b[31m\u009b0m\u202e\nlevel=ERROR msg=forged")
+		line, rest, _ := strings.Cut(out.String(), "\n")
+		if rest != "" || strings.ContainsAny(line, "\x1b\u009b\u202e") || !strings.Contains(line, `\u202e`) {
+			t.Errorf("%s: %q", format, out.String())
+		}
+	}
+}
