@@ -3,6 +3,7 @@ package agent_test
 import (
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -27,6 +28,7 @@ func TestIAMSaysWhoCalls(t *testing.T) {
 	backup := func(who, body string) answer {
 		return h.call(http.MethodPost, "/v1/instances/backup", who, "r-"+who, body)
 	}
+	away := 0 // answers that IAM is
 	for _, tt := range []struct{ who, body, code string }{
 		{"alice", `{"instance_ids":["phone-3"]}`, api.CodeNoPermission}, // of another project
 		{"alice", `{"user_id":"` + alice + `","instance_ids":["phone-1"]}`, api.CodeOK},
@@ -36,7 +38,11 @@ func TestIAMSaysWhoCalls(t *testing.T) {
 		{"made-up", `{"instance_ids":["phone-1"]}`, api.CodeNoTenant},
 		{"", `{"instance_ids":["phone-3"]}`, api.CodeOK}, // a static token, beside
 	} {
-		if a := backup(tt.who, tt.body); a.Code != tt.code {
+		a := backup(tt.who, tt.body)
+		for ; a.Code == api.CodeAuthAway && away < 5; away++ { // Keystone takes more than ten seconds on a host that is busy enough
+			a = backup(tt.who, tt.body)
+		}
+		if a.Code != tt.code {
 			t.Errorf("%s %s: %+v, want %s", tt.who, tt.body, a, tt.code)
 		}
 	}
@@ -49,7 +55,8 @@ func TestIAMSaysWhoCalls(t *testing.T) {
 		t.Errorf("IAM is away, and the token known: %+v", a)
 	}
 	h.metrics(`holdfast_iam_lookups_total{outcome="refused"} 1`, `holdfast_iam_lookups_total{outcome="valid"} 3`,
-		`holdfast_iam_lookups_total{outcome="unavailable"} 1`, `holdfast_api_requests_total{code="HOLDFAST.API.9001"} 1`)
+		fmt.Sprintf(`holdfast_iam_lookups_total{outcome="unavailable"} %d`, away+1),
+		fmt.Sprintf(`holdfast_api_requests_total{code="HOLDFAST.API.9001"} %d`, away+1))
 	for who, token := range h.tokens {
 		if strings.Contains(h.logs.String(), token) {
 			t.Errorf("the token of %q is in the log", who)
