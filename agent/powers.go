@@ -24,9 +24,8 @@ const (
 	whyKill     = "containers end with their processes"
 )
 
-// Powers tells which capabilities the work needs that is configured, the most general reason first. All is true where any may be
-// needed: by the commands of an exec runtime, or by jobs and snapshots that a life with another configuration has left. The agent must
-// not run yet.
+// Powers tells which capabilities the work needs that is configured, or that an earlier life has left, the most general reason
+// first. All is true where any may be needed: by the commands of an exec runtime. The agent must not run yet.
 func (a *Agent) Powers() (need []Power, all bool, err error) {
 	jobs, err := a.journal.Active()
 	if err != nil {
@@ -36,16 +35,23 @@ func (a *Agent) Powers() (need []Power, all bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	if len(jobs)+len(bases) > 0 {
-		return nil, true, nil
+	left := leftWork{snapshots: len(jobs)+len(bases) > 0}
+	for _, j := range jobs {
+		left.restore = left.restore || j.IsRestore()
 	}
-	need, all = powers(a.cfg)
+	need, all = powers(a.cfg, left)
 	return need, all, nil
 }
 
-// powers is Powers for a host that nothing was left on.
-func powers(cfg *config.Config) (need []Power, all bool) {
-	var docker, made, lvm bool
+// leftWork is what an earlier life has left, perhaps with another configuration.
+type leftWork struct {
+	snapshots bool // there may be some, of any kind
+	restore   bool // one has not ended
+}
+
+// powers is Powers by what it depends on.
+func powers(cfg *config.Config, left leftWork) (need []Power, all bool) {
+	docker, made, lvm := false, left.snapshots, left.snapshots
 	for _, in := range cfg.Instances {
 		switch in.Runtime.Kind() {
 		case "exec":
@@ -73,7 +79,7 @@ func powers(cfg *config.Config) (need []Power, all bool) {
 	add(true, whyRead, "CAP_DAC_READ_SEARCH")
 	add(true, whySnapshot, "CAP_SYS_ADMIN")
 	// The last two are not in the unit: a drop-in gives them where restores of flags are to be exact.
-	add(!cfg.Prepare.Refuse, whyRestore, "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETFCAP", "CAP_MKNOD",
+	add(!cfg.Prepare.Refuse || left.restore, whyRestore, "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETFCAP", "CAP_MKNOD",
 		"CAP_LINUX_IMMUTABLE", "CAP_SYS_RESOURCE")
 	add(made, whyMade, "CAP_DAC_OVERRIDE", "CAP_FOWNER")
 	add(lvm, whyLVM, "CAP_CHOWN", "CAP_MKNOD", "CAP_IPC_LOCK")

@@ -16,15 +16,20 @@ func TestPowers(t *testing.T) {
 		reads   = "DAC_READ_SEARCH SYS_ADMIN"
 		writes  = " CHOWN DAC_OVERRIDE FOWNER FSETID SETFCAP MKNOD LINUX_IMMUTABLE SYS_RESOURCE"
 	)
-	for _, c := range []struct{ what, runtime, snapshot, prepare, store, want string }{
-		{"as it comes", docker, "auto", "", "", reads + writes + " IPC_LOCK KILL"},
-		{"no containers", none, "auto", "", "", reads + writes + " IPC_LOCK"},
-		{"no logical volumes", none, "btrfs", "", "", reads + writes},
-		{"no restores", docker, "auto", "refuse: true", "", reads + " DAC_OVERRIDE FOWNER CHOWN MKNOD IPC_LOCK KILL"},
-		{"no restores, subvolumes", docker, "btrfs", "refuse: true", "", reads + " DAC_OVERRIDE FOWNER KILL"},
-		{"read in place alone", none, "freeze", "refuse: true", "", reads},
-		{"into a folder", none, "fsfreeze", "refuse: true", "file:///srv/store", reads + " DAC_OVERRIDE"},
-		{"commands", command, "freeze", "refuse: true", "", "all"},
+	for _, c := range []struct {
+		what, runtime, snapshot, prepare, store, want string
+		left                                          leftWork
+	}{
+		{"as it comes", docker, "auto", "", "", reads + writes + " IPC_LOCK KILL", leftWork{}},
+		{"no containers", none, "auto", "", "", reads + writes + " IPC_LOCK", leftWork{}},
+		{"no logical volumes", none, "btrfs", "", "", reads + writes, leftWork{}},
+		{"no restores", docker, "auto", "refuse: true", "", reads + " DAC_OVERRIDE FOWNER CHOWN MKNOD IPC_LOCK KILL", leftWork{}},
+		{"no restores, subvolumes", docker, "btrfs", "refuse: true", "", reads + " DAC_OVERRIDE FOWNER KILL", leftWork{}},
+		{"read in place alone", none, "freeze", "refuse: true", "", reads, leftWork{}},
+		{"into a folder", none, "fsfreeze", "refuse: true", "file:///srv/store", reads + " DAC_OVERRIDE", leftWork{}},
+		{"left snapshots", none, "freeze", "refuse: true", "", reads + " DAC_OVERRIDE FOWNER CHOWN MKNOD IPC_LOCK", leftWork{snapshots: true}},
+		{"left a restore", none, "freeze", "refuse: true", "", reads + writes + " IPC_LOCK", leftWork{true, true}},
+		{"commands", command, "freeze", "refuse: true", "", "all", leftWork{}},
 	} {
 		if c.store == "" {
 			c.store = "s3://bucket?endpoint=https://store.test"
@@ -42,7 +47,7 @@ instances:
 		if err != nil {
 			t.Fatalf("%s: %v", c.what, err)
 		}
-		need, all := powers(cfg)
+		need, all := powers(cfg, c.left)
 		var names []string
 		for _, p := range need {
 			if p.Why == "" {

@@ -132,6 +132,12 @@ func (f *fakeAgent) Watch(ctx context.Context, _ api.Caller, task string, send f
 		default:
 			events = []func() error{stage("done"), good, bad}
 		}
+	case "quiet": // for longer than anybody has patience with an agent that is away
+		if f.watches.Add(1); f.watches.Load() == 4 {
+			events = []func() error{stage("reported"), func() error { time.Sleep(500 * time.Millisecond); return crash() }}
+		} else {
+			events = []func() error{stage("done"), good}
+		}
 	case "dies":
 		events = []func() error{stage("frozen"), func() error { f.die(); return crash() }}
 	case "hangs":

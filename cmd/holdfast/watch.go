@@ -59,32 +59,29 @@ type watcher struct {
 
 // follow shows the events of a task until its jobs have ended, over the ends of agents.
 func (w *watcher) follow(ctx context.Context, c *api.Client, task string) error {
-	var seen time.Time // when the agent was last there; zero: not yet
-	lost, pause := false, watchPause
-	for {
+	known := false     // the agent was there
+	var gone time.Time // when it went; zero: it is there
+	for pause := watchPause; ; pause = min(2*pause, watchPauseMax) {
 		err := c.Watch(ctx, task, func(e api.Event) error {
-			seen, lost, pause = time.Now(), false, watchPause
+			known, gone, pause = true, time.Time{}, watchPause
 			return w.event(e)
 		})
-		away := errors.Is(err, api.ErrNoAgent)
+		cut, away := errors.Is(err, api.ErrCut), errors.Is(err, api.ErrNoAgent)
+		known = known || cut
 		switch {
-		case !away && !errors.Is(err, api.ErrCut), away && seen.IsZero():
+		case !cut && !away, !known:
 			return err
-		case seen.IsZero():
-			seen = time.Now()
-		case time.Since(seen) > w.patience:
+		case gone.IsZero():
+			gone = time.Now()
+			w.tellLost(pause, err)
+		case time.Since(gone) > w.patience:
 			return fmt.Errorf("the agent is away for more than %v: %w", w.patience, err)
 		}
-		if !lost {
-			w.tellLost(pause, err)
-		}
-		lost = true
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		pause = min(2*pause, watchPauseMax)
 	}
 }
 

@@ -44,7 +44,7 @@ func keepPowers(a *agent.Agent, log *slog.Logger) error {
 	}
 	held := uint64(sets[1].permitted)<<32 | uint64(sets[0].permitted)
 	if all {
-		log.Info("all capabilities are kept: commands of an exec runtime, or what an earlier run has left, may need any", "count", bits.OnesCount64(held))
+		log.Info("all capabilities are kept: commands of an exec runtime may need any", "count", bits.OnesCount64(held))
 		return nil
 	}
 	var keep uint64
