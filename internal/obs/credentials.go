@@ -3,6 +3,7 @@ package obs
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -87,6 +88,9 @@ func (p *provider) RetrieveWithCredContext(cc *credentials.CredContext) (credent
 			}
 			return v, nil
 		}
+		if exposed := (*exposedError)(nil); errors.As(err, &exposed) {
+			return credentials.Value{}, exposed // and not the keys of somebody else, from further down
+		}
 		if err != nil {
 			said = append(said, err.Error())
 		}
@@ -104,6 +108,16 @@ func (p *provider) IsExpired() bool {
 	return p.current == nil || p.current.changed() || !p.renewAt.IsZero() && !p.now().Before(p.renewAt)
 }
 
+// exposedError is a file of keys that everybody on this host may read or change.
+type exposedError struct {
+	name string
+	mode os.FileMode
+}
+
+func (e *exposedError) Error() string {
+	return fmt.Sprintf("%s holds keys, but its mode %04o gives them to everybody; chmod o= %[1]s", e.name, e.mode)
+}
+
 // fileSource is a shared credentials file, which is read again when somebody writes it anew.
 type fileSource struct {
 	credentials.FileAWSCredentials
@@ -118,6 +132,9 @@ func newFileSource(name, profile string) *fileSource {
 func (f *fileSource) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
 	if fi, err := os.Stat(f.Filename); err == nil { // before it is read: a change in between is seen later
 		f.at, f.size = fi.ModTime(), fi.Size()
+		if perm := fi.Mode().Perm(); perm&0o007 != 0 {
+			return credentials.Value{}, &exposedError{f.Filename, perm}
+		}
 	}
 	return f.FileAWSCredentials.RetrieveWithCredContext(cc)
 }

@@ -177,4 +177,13 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("%s: signed with %q and token %q, want %s and %q", c.scheme, auth, token, c.id, c.token)
 		}
 	}
+	// Everybody's keys are nobody's, and those that come after them in the order are not taken in their place.
+	if err := os.Chmod(file, 0o604); err != nil {
+		t.Fatal(err)
+	}
+	_, err := obs.Open(t.Context(), "s3://bucket?region=r&endpoint="+server.URL,
+		obs.Options{Getenv: env("AWS_SHARED_CREDENTIALS_FILE", file, at, metadata.URL)})
+	if !errors.Is(err, obs.ErrNoKeys) || !strings.Contains(err.Error(), "mode 0604 gives them to everybody; chmod o= "+file) {
+		t.Errorf("keys that everybody can read: %v", err)
+	}
 }
