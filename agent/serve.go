@@ -136,6 +136,9 @@ func (a *Agent) measure() {
 	if n, err := a.journal.PendingReports(); err == nil {
 		a.metrics.ReportsPending(n)
 	}
+	if bases, err := a.journal.Bases(""); err == nil {
+		a.metrics.BaseSnapshots(len(bases))
+	}
 	if a.listeners.tls != nil {
 		expiry, _ := a.listeners.tls.Expiry() // watchCertificate tells of the fault
 		a.metrics.CertificateExpiry(time.Until(expiry))

@@ -91,6 +91,7 @@ type Metrics struct {
 	audit        prometheus.Counter
 	drifts       prometheus.Counter
 	pace         prometheus.Gauge
+	bases        prometheus.Gauge
 	warnings     prometheus.Counter
 	info         *prometheus.GaugeVec
 	start        prometheus.Gauge
@@ -136,6 +137,7 @@ func New(o Options) *Metrics {
 		audit:        counter("audit_failures_total", "Commands that could not be written to the audit log."),
 		certificate:  gauge("tls_certificate_expiry_seconds", "Time until the certificate that is served expires; 0 without TLS, negative afterwards."),
 		pace:         gauge("precopy_pace_ratio", "Share of the time in which rounds of pre-copy work; below 1 the host is pressed."),
+		bases:        gauge("base_snapshots", "Snapshots that stay on the host so that the next backup reads less."),
 		iamLookups:   counterVec("iam_lookups_total", "Questions to IAM about a token, by how they ended.", "outcome"),
 		warnings:     counter("warnings_total", "Things that a backup or restore could not do exactly."),
 		info:         gaugeVec("build_info", "1, labelled with what was built.", "version", "goversion"),
@@ -144,7 +146,7 @@ func New(o Options) *Metrics {
 	m.registry.MustRegister(
 		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
 		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
-		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.pace, m.warnings, m.info, m.start,
+		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.pace, m.bases, m.warnings, m.info, m.start,
 	)
 	if o.Process {
 		m.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
@@ -315,6 +317,13 @@ func (m *Metrics) ReportRetried() {
 func (m *Metrics) SetPace(share float64) {
 	if m != nil {
 		m.pace.Set(share)
+	}
+}
+
+// BaseSnapshots says how many snapshots stay for the next backup.
+func (m *Metrics) BaseSnapshots(n int) {
+	if m != nil {
+		m.bases.Set(float64(n))
 	}
 }
 

@@ -54,6 +54,7 @@ func use(m *metrics.Metrics) {
 	m.ReportRetried()
 	m.ReportsPending(2)
 	m.SetPace(0.5)
+	m.BaseSnapshots(3)
 	m.StoreRequest("put", 16<<20, 300*time.Millisecond, metrics.StoreOK, false)
 	m.StoreRequest("put new", 0, 2*time.Second, metrics.StoreError, true)
 	m.StoreRequest("stat", 0, 5*time.Millisecond, metrics.StoreNotFound, false)
