@@ -40,8 +40,9 @@ func serveAgent(ts *testscript.TestScript, neg bool, args []string) {
 // fakeAgent answers with what the scripts look for. Methods that no verb calls are those of a nil Service.
 type fakeAgent struct {
 	api.Service
-	die     func()
-	watches atomic.Int32 // how often a task was watched
+	die    func()
+	cuts   atomic.Int32 // how often the task "cut" was watched
+	quiets atomic.Int32 // and "quiet"
 }
 
 var fakeTime = time.Date(2026, 11, 23, 13, 0, 0, 0, time.UTC)
@@ -124,7 +125,7 @@ func (f *fakeAgent) Watch(ctx context.Context, _ api.Caller, task string, send f
 	case "bad":
 		events = []func() error{bad}
 	case "cut": // twice; then the agent tells how things stand, as after a restart
-		switch f.watches.Add(1) {
+		switch f.cuts.Add(1) {
 		case 1:
 			events = []func() error{stage("frozen"), crash}
 		case 2:
@@ -133,7 +134,7 @@ func (f *fakeAgent) Watch(ctx context.Context, _ api.Caller, task string, send f
 			events = []func() error{stage("done"), good, bad}
 		}
 	case "quiet": // for longer than anybody has patience with an agent that is away
-		if f.watches.Add(1); f.watches.Load() == 4 {
+		if f.quiets.Add(1) == 1 {
 			events = []func() error{stage("reported"), func() error { time.Sleep(500 * time.Millisecond); return crash() }}
 		} else {
 			events = []func() error{stage("done"), good}
