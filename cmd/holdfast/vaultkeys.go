@@ -135,7 +135,8 @@ func (a *app) vaultSessionsCommand() *cobra.Command {
 		Use:   "sessions",
 		Short: "List the backups under way in a vault, or forget those of a lost host",
 		Long: "sessions lists the backups under way, on all hosts, and those that ended without a word. While one is listed,\n" +
-			"garbage stays in the vault. A host removes its own by itself with its next backup, also after a crash; those of a host\n" +
+			"garbage stays in the vault. Those that a host began within ten seconds share one, by the name of the first.\n" +
+			"A host removes its own by itself with its next backup, also after a crash; those of a host\n" +
 			"that will never come back have to be removed with --forget.",
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
