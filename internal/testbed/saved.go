@@ -23,8 +23,8 @@ const savedMark = "holdfast-machine-booted"
 // times, in a fraction of the time that a boot takes.
 //
 // Each start is a boot to those who look: another boot id (given that nobody asked for it before) and a later clock. Only the kernel's random
-// numbers would be the same each time, so the program's variable ENTROPY has some in hex: it has to write them to /dev/urandom, and
-// then to make the kernel take them (ioctl RNDRESEEDCRNG), before it or a program that it starts needs any.
+// numbers would be the same each time, so the program's variable ENTROPY has 32 bytes in hex: it has to give them to the kernel and to make
+// it use them (ioctls RNDADDENTROPY and RNDRESEEDCRNG of /dev/urandom) before it, or a program that it starts, needs any.
 //
 // Start may be called from several goroutines.
 type SavedMachine struct {
