@@ -51,7 +51,7 @@ func compare(ctx context.Context, s job.Source) (*snapshot.Changes, error) {
 	if now.Root = s.Root; kind == snapshot.Image {
 		now.Root, now.Image = "", s.Root
 	}
-	return provider.Changed(ctx, snapshot.Ref(s.Base.Ref), now)
+	return provider.Changed(ctx, snapshot.Base{Ref: snapshot.Ref(s.Base.Ref), Ino: s.Base.Ino}, now)
 }
 
 // room tells how much space there is where a base lies.

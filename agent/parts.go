@@ -184,7 +184,7 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	if made.Kind == snapshot.Image && !provider.InPlace() && planned.At == "" {
 		s.a.engine.BeginView(made.Ref.Path) // also while it is a base, for the images of other instances
 	}
-	planned.Root, planned.Taken = cmp.Or(made.Root, made.Image), taken.UTC()
+	planned.Root, planned.Taken, planned.Ino = cmp.Or(made.Root, made.Image), taken.UTC(), made.Ino
 	return planned, nil
 }
 

@@ -24,6 +24,7 @@ type Base struct {
 	Volume    string    `json:"volume"`
 	Ref       Ref       `json:"ref"`
 	Backup    string    `json:"backup,omitempty"` // that was made of it, or restored to it; empty after a round of pre-copy
+	Ino       uint64    `json:"ino,omitempty"`    // as Snapshot.Ino
 	Catalogue string    `json:"catalogue"`        // the engine's id of what it knows of this snapshot
 	Made      time.Time `json:"made"`             // UTC
 }
@@ -174,7 +175,7 @@ func (w *worker) basesOf(j *Job, snapshots []Snapshot, backup string, catalogues
 	for _, s := range snapshots {
 		if id := catalogues[s.Name]; s.Live && s.Comparable && id != "" {
 			bases = append(bases, Base{
-				Instance: j.Instance, Volume: s.Name, Ref: s.Ref, Backup: backup, Catalogue: id, Made: w.m.opts.Now().UTC(),
+				Instance: j.Instance, Volume: s.Name, Ref: s.Ref, Ino: s.Ino, Backup: backup, Catalogue: id, Made: w.m.opts.Now().UTC(),
 			})
 		}
 	}
@@ -249,7 +250,10 @@ func (w *worker) baseRestored(ctx context.Context, j *Job, placed int) []Base {
 			// An earlier life may have made it of a tree that was removed since.
 			if err = instance.Snapshots.Remove(ctx, s.Ref); err == nil {
 				err = w.act(crashpoint.Snapshot, func() error {
-					_, err := instance.Snapshots.Create(ctx, snapshotName(j), s)
+					made, err := instance.Snapshots.Create(ctx, snapshotName(j), s)
+					if err == nil {
+						s = made
+					}
 					return err
 				})
 			}

@@ -161,6 +161,8 @@ type Snapshot struct {
 	Live bool `json:"live,omitempty"`
 	// Comparable says that later snapshots can be compared with it, so that it is of use as a base.
 	Comparable bool `json:"comparable,omitempty"`
+	// Ino is what later snapshots have to know of one of an image, as snapshot.Snapshot has it.
+	Ino uint64 `json:"ino,omitempty"`
 	// At is where the volume lies that is not in its place yet (see Snapshotter.PlanRestored); empty: in its place.
 	At string `json:"at,omitempty"`
 }

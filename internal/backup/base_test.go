@@ -80,7 +80,7 @@ func (b *based) back() *backup.Result {
 	snap, taken := b.view()
 	source := backup.Source{Volume: "data", Root: snap.Root, Taken: taken}
 	if b.base != nil {
-		c, err := b.provider().Changed(b.t.Context(), b.base.Ref, snap)
+		c, err := b.provider().Changed(b.t.Context(), b.base.Base(), snap)
 		if err != nil {
 			b.t.Fatal(err)
 		}
@@ -231,7 +231,7 @@ func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 	// What a backup of no change reads is the metadata: catalogue, index of the vault, and what the process reads besides.
 	before := readByProcess(t)
 	snap, taken := b.view()
-	c, err := b.provider().Changed(t.Context(), b.base.Ref, snap)
+	c, err := b.provider().Changed(t.Context(), b.base.Base(), snap)
 	if err != nil {
 		t.Fatal(err)
 	}

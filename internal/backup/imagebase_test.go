@@ -75,7 +75,7 @@ func TestImagesReadWhatDiffersFromTheBase(t *testing.T) {
 		}
 		s := backup.Source{Volume: "data", Root: snap.Image}
 		if base != nil {
-			c, err := p.Changed(t.Context(), base.Ref, snap)
+			c, err := p.Changed(t.Context(), base.Base(), snap)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -195,7 +195,7 @@ func TestImageReadsWhatDiffersFromTheBase(t *testing.T) {
 
 	before := readByProcess(t)
 	snap := view("second")
-	c, err := provider.Changed(t.Context(), base.Ref, snap)
+	c, err := provider.Changed(t.Context(), base.Base(), snap)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +299,7 @@ func TestImageRoundsReadWhatDiffers(t *testing.T) {
 		t.Cleanup(func() { _ = provider.Remove(t.Context(), snap.Ref) }) // unmounted in any case
 		s := backup.Source{Volume: "data", Root: snap.Image}
 		if base != nil {
-			c, err := provider.Changed(t.Context(), base.Ref, snap)
+			c, err := provider.Changed(t.Context(), base.Base(), snap)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -45,7 +45,7 @@ func benchView(b *testing.B, name, volume string, touch func(round int)) {
 	})
 	b.Run("changed", func(b *testing.B) {
 		for range b.N {
-			c, err := p.Changed(b.Context(), base.Ref, now)
+			c, err := p.Changed(b.Context(), base.Base(), now)
 			if err != nil {
 				b.Fatal(err)
 			}

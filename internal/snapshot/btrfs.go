@@ -100,8 +100,12 @@ func (btrfs) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	}
 	// Inode numbers are the same in a snapshot: another number means another thing than the volume.
 	// And a subvolume made in the volume between the look and the call is found by looking again.
-	if err := errors.Join(at.same(view), at.nested(source)); err != nil {
+	ino, err := at.same(view)
+	if err := errors.Join(err, at.nested(source)); err != nil {
 		return fail(errors.Join(err, removeBtrfs(ref)))
+	}
+	if at.image {
+		snap.Ino = ino
 	}
 	return snap, nil
 }
@@ -117,19 +121,19 @@ func explain(err error) error {
 	return err
 }
 
-// same compares the folder at path with the volume by inode number.
-func (at *place) same(path string) error {
+// same compares what is at path with the volume by inode number, which it returns.
+func (at *place) same(path string) (ino uint64, err error) {
 	var want, got unix.Stat_t
 	if err := unix.Stat(at.real, &want); err != nil {
-		return fmt.Errorf("stat %s: %w", at.real, err)
+		return 0, fmt.Errorf("stat %s: %w", at.real, err)
 	}
 	if err := unix.Lstat(path, &got); err != nil {
-		return fmt.Errorf("stat %s: %w", path, err)
+		return 0, fmt.Errorf("stat %s: %w", path, err)
 	}
 	if want.Ino != got.Ino {
-		return fmt.Errorf("volume %s was replaced while its snapshot was made", at.volume)
+		return 0, fmt.Errorf("volume %s was replaced while its snapshot was made", at.volume)
 	}
-	return nil
+	return got.Ino, nil
 }
 
 func (btrfs) Stands(ctx context.Context, ref Ref) (bool, error) {
@@ -157,8 +161,8 @@ func (btrfs) Room(ctx context.Context, req Request) (free, total int64, err erro
 
 // Changed compares two snapshots of one subvolume by the generations and extents in its tree; see compareTrees
 // for what makes a base doubtful. It costs some milliseconds and the reading of the leaves that changed.
-func (btrfs) Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, error) {
-	for _, ref := range []Ref{base, now.Ref} {
+func (btrfs) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error) {
+	for _, ref := range []Ref{base.Ref, now.Ref} {
 		if err := checkRef(ctx, "compare", NameBtrfs, ref); err != nil {
 			return nil, err
 		}
@@ -166,7 +170,7 @@ func (btrfs) Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, er
 	if base.Volume != now.Ref.Volume {
 		return nil, fmt.Errorf("compare %s with %s: %w: it is of another volume, %s", now.Ref.Path, base.Path, ErrBase, base.Volume)
 	}
-	c, err := compareTrees(base, now.Ref)
+	c, err := compareTrees(base.Ref, now.Ref)
 	if err != nil || now.Kind != Image {
 		return c, err
 	}
@@ -174,6 +178,11 @@ func (btrfs) Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, er
 	var st unix.Stat_t
 	if err := unix.Lstat(now.Image, &st); err != nil {
 		return nil, fmt.Errorf("compare %s with %s: %w: %w", now.Image, base.Path, ErrBase, err)
+	}
+	// Another file may have been put in the place of the image. One that was there before the base is unchanged since, and not the one
+	// whose content is known.
+	if base.Ino == 0 || st.Ino != base.Ino {
+		return nil, fmt.Errorf("compare %s with %s: %w: the image is another file now", now.Image, base.Path, ErrBase)
 	}
 	if !c.Inode(st.Ino) {
 		return ImageChanges(nil, true), nil

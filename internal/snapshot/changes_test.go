@@ -29,7 +29,7 @@ func viewOf(t *testing.T, name, volume, job string) *snapshot.Snapshot {
 // changed compares two snapshots; the answer is closed with the test.
 func changed(t *testing.T, base, now *snapshot.Snapshot) *snapshot.Changes {
 	t.Helper()
-	c, err := provider(t, now.Ref.Provider).Changed(t.Context(), base.Ref, now)
+	c, err := provider(t, now.Ref.Provider).Changed(t.Context(), base.Base(), now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +244,7 @@ func TestDoubtfulBase(t *testing.T) {
 		{"the volume", with(func(r *snapshot.Ref) { r.Path = vol }), now, snapshot.ErrBase},
 		{"of another provider", with(func(r *snapshot.Ref) { r.Provider = "freeze" }), now, snapshot.ErrUsage},
 	} {
-		changes, err := p.Changed(t.Context(), c.base, c.now)
+		changes, err := p.Changed(t.Context(), snapshot.Base{Ref: c.base}, c.now)
 		if !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.what, err, c.want)
 		}
@@ -266,7 +266,7 @@ func TestChangedAfterBalance(t *testing.T) {
 	overwrite(t, vol+"/7", 5000, []byte("x"))
 	command(t, "btrfs", "balance", "start", "--full-balance", root)
 	now := viewOf(t, "btrfs", vol, "now")
-	c, err := provider(t, "btrfs").Changed(t.Context(), base.Ref, now)
+	c, err := provider(t, "btrfs").Changed(t.Context(), base.Base(), now)
 	if errors.Is(err, snapshot.ErrBase) {
 		t.Log("doubted:", err)
 		return // everything is read

@@ -193,7 +193,7 @@ func TestVanishes(t *testing.T) {
 		if ok, err := p.Stands(t.Context(), now.Ref); ok || err != nil {
 			t.Errorf("%s: stands: %v, %v", name, ok, err)
 		}
-		if _, err := p.Changed(t.Context(), base.Ref, now); !errors.Is(err, snapshot.ErrBase) || !strings.Contains(err.Error(), now.Ref.Path) {
+		if _, err := p.Changed(t.Context(), base.Base(), now); !errors.Is(err, snapshot.ErrBase) || !strings.Contains(err.Error(), now.Ref.Path) {
 			t.Errorf("%s: changed: %v", name, err)
 		}
 		must(t, p.Remove(t.Context(), now.Ref))

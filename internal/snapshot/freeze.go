@@ -103,7 +103,7 @@ func volumeStands(ref Ref) (bool, error) {
 	return err == nil, err
 }
 
-func (freeze) Changed(_ context.Context, base Ref, now *Snapshot) (*Changes, error) {
+func (freeze) Changed(_ context.Context, base Base, now *Snapshot) (*Changes, error) {
 	return nil, fmt.Errorf("compare %s with an earlier view: %w: provider %s keeps none", now.Ref.Volume, ErrBase, NameFreeze)
 }
 

@@ -214,8 +214,8 @@ func (fsfreeze) Stands(ctx context.Context, ref Ref) (bool, error) {
 	return false, nil
 }
 
-func (fsfreeze) Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, error) {
-	if err := checkFreeze(ctx, "compare", base); err != nil {
+func (fsfreeze) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error) {
+	if err := checkFreeze(ctx, "compare", base.Ref); err != nil {
 		return nil, err
 	}
 	return nil, fmt.Errorf("compare %s with an earlier view: %w: provider %s keeps none", now.Ref.Volume, ErrBase, NameFsFreeze)

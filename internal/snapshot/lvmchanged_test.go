@@ -43,7 +43,7 @@ func lvmChanged(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, now := lvmTake(t, snapshot.NameLVMThin, device, fmt.Sprintf("job-%d", round+1))
-		changes, err := p.Changed(t.Context(), base.Ref, now)
+		changes, err := p.Changed(t.Context(), base.Base(), now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +76,7 @@ func lvmChanged(t *testing.T) {
 	held := func() bool { return strings.Fields(command(t, "dmsetup", "status", pool))[6] != "-" }
 
 	message("reserve_metadata_snap")
-	if _, err := p.Changed(t.Context(), base.Ref, now); !errors.Is(err, snapshot.ErrBase) {
+	if _, err := p.Changed(t.Context(), base.Base(), now); !errors.Is(err, snapshot.ErrBase) {
 		t.Errorf("another program's snapshot of the metadata: %v", err)
 	}
 	if !held() {
@@ -84,7 +84,7 @@ func lvmChanged(t *testing.T) {
 	}
 	// The same with the tag is what a crash of ours has left.
 	lvm(t, "lvchange", "--addtag", "hf.host-1.metadata", lvmGroup+"/pool-1")
-	if _, err := p.Changed(t.Context(), base.Ref, now); err != nil {
+	if _, err := p.Changed(t.Context(), base.Base(), now); err != nil {
 		t.Error(err)
 	}
 	if held() {
@@ -99,7 +99,7 @@ func lvmChanged(t *testing.T) {
 	gone := base.Ref
 	gone.Path += "-gone"
 	for what, ref := range map[string]snapshot.Ref{"gone": gone, "of another volume": {Provider: p.Name(), Path: base.Ref.Path, Volume: "/x"}} {
-		if _, err := p.Changed(t.Context(), ref, now); !errors.Is(err, snapshot.ErrBase) {
+		if _, err := p.Changed(t.Context(), snapshot.Base{Ref: ref}, now); !errors.Is(err, snapshot.ErrBase) {
 			t.Errorf("base that is %s: %v", what, err)
 		}
 	}

@@ -22,7 +22,7 @@ const sectorSize = 512
 func metadataTag(host string) string { return "hf." + strings.ReplaceAll(host, ".", "+") + ".metadata" }
 
 // Changed answers for devices of thin volumes, from the pool's metadata alone: no data is read.
-func (p lvm) Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, error) {
+func (p lvm) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error) {
 	no := func(err error) (*Changes, error) {
 		return nil, fmt.Errorf("compare %s with %s: %w: %w", now.Ref.Path, base.Path, ErrBase, err)
 	}
@@ -40,7 +40,7 @@ func (p lvm) Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, er
 		return no(errors.New("changed blocks of a device are not told for single files"))
 	}
 	var views [2]*logicalVolume
-	for i, ref := range []Ref{base, now.Ref} {
+	for i, ref := range []Ref{base.Ref, now.Ref} {
 		group, name, err := p.checkRef(ctx, "look at", ref)
 		if err == nil && group != at.origin.Group {
 			err = fmt.Errorf("%s is not in the volume group %s", ref.Path, at.origin.Group)

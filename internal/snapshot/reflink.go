@@ -254,8 +254,8 @@ func (p reflink) Check(ctx context.Context, ref Ref) error { return checkStands(
 
 // Changed compares the extents of two clones; see ChangedRanges. That needs no trust in the base's history: blocks that both
 // share are equal, whatever was done to either. The mark tells that the base is the one that was made under this name.
-func (reflink) Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, error) {
-	for _, ref := range []Ref{base, now.Ref} {
+func (reflink) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error) {
+	for _, ref := range []Ref{base.Ref, now.Ref} {
 		if err := checkRef(ctx, "compare", NameReflink, ref); err != nil {
 			return nil, err
 		}
@@ -266,11 +266,11 @@ func (reflink) Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, 
 	if base.Volume != now.Ref.Volume {
 		return nil, doubt("it is of another volume, " + base.Volume)
 	}
-	if base == now.Ref {
+	if base.Ref == now.Ref {
 		return nil, doubt("it is the view itself")
 	}
 	var files [2]*os.File
-	for i, ref := range []Ref{base, now.Ref} {
+	for i, ref := range []Ref{base.Ref, now.Ref} {
 		dir, name, err := openHolder("open", ref)
 		if err != nil {
 			return nil, doubt(err)

@@ -94,10 +94,22 @@ type Snapshot struct {
 	// Root is the tree to read, Image the file or block device; the other one is empty. Where nothing is
 	// made, it is the volume itself.
 	Root, Image string
+	// Ino is the inode number of Image where it is the volume's own, as on btrfs: an image with another one is another file, of which
+	// what changed since a base of this one says nothing. 0: Changed finds out by itself.
+	Ino uint64
 	// NeedsHold is true when the volume itself is read: the instance must stay held from before
 	// Create until the last byte is read, else the view is of no point in time.
 	NeedsHold bool
 }
+
+// Base is an earlier view that later ones are compared with.
+type Base struct {
+	Ref
+	Ino uint64 // as Snapshot.Ino
+}
+
+// Base is what to keep of s, so that later views can be compared with it.
+func (s *Snapshot) Base() Base { return Base{Ref: s.Ref, Ino: s.Ino} }
 
 // Provider makes snapshots in one way. All methods may be called at the same time from any number
 // of goroutines, also for the same volume. None changes the content of the volume.
@@ -136,7 +148,7 @@ type Provider interface {
 	// Changed tells what may differ between base, an earlier view of the same volume, and now. Both must
 	// stand until Close of the Changes. The answer is a superset: what it does not name is equal. ErrBase
 	// says that there is no answer, and why; Changed never guesses.
-	Changed(ctx context.Context, base Ref, now *Snapshot) (*Changes, error)
+	Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error)
 
 	// Room tells how much space, in bytes, is free and in all where the snapshots of Request.Volume and
 	// Request.Dir take theirs: a snapshot that is kept costs what is written to the volume meanwhile.

@@ -316,7 +316,7 @@ func contents(t *testing.T, s Subject, snap *snapshot.Snapshot) map[string][]byt
 // checkChanges makes the new view out of the old one and what changed, and compares.
 func checkChanges(t *testing.T, s Subject, base, now *snapshot.Snapshot) {
 	t.Helper()
-	changes, err := s.Provider.Changed(t.Context(), base.Ref, now)
+	changes, err := s.Provider.Changed(t.Context(), base.Base(), now)
 	if err != nil {
 		t.Fatal(err)
 	}

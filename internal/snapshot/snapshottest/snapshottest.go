@@ -2,6 +2,7 @@
 package snapshottest
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -118,6 +119,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Subject) {
 		{"ended context makes nothing", endedContext},
 		{"many at once", manyAtOnce},
 		{"says what changed, or that it can't", saysChanged},
+		{"sees that an image is another file", seesAnotherImage},
 		{"says what it costs and what room there is", saysCosts},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, fresh(t)) })
@@ -364,14 +366,14 @@ func saysChanged(t *testing.T, s Subject) {
 	s.put(t, "before")
 	base := create(t, s, "base")
 	if s.Provider.InPlace() { // nobody writes while the view stands
-		if _, err := s.Provider.Changed(t.Context(), base.Ref, base); !errors.Is(err, snapshot.ErrBase) {
+		if _, err := s.Provider.Changed(t.Context(), base.Base(), base); !errors.Is(err, snapshot.ErrBase) {
 			t.Errorf("a provider that keeps no base: %v", err)
 		}
 		return
 	}
 	s.put(t, "after!")
 	now := create(t, s, "now")
-	changes, err := s.Provider.Changed(t.Context(), base.Ref, now)
+	changes, err := s.Provider.Changed(t.Context(), base.Base(), now)
 	if s.Provider.Costs(s.kind()).Changes == "" {
 		if !errors.Is(err, snapshot.ErrBase) {
 			t.Errorf("a provider that says it can't compare: %v", err)
@@ -407,13 +409,51 @@ func saysChanged(t *testing.T, s Subject) {
 	if err := s.Provider.Remove(t.Context(), base.Ref); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Provider.Changed(t.Context(), base.Ref, now); !errors.Is(err, snapshot.ErrBase) {
+	if _, err := s.Provider.Changed(t.Context(), base.Base(), now); !errors.Is(err, snapshot.ErrBase) {
 		t.Errorf("a base that is gone: %v", err)
 	}
 	foreign := base.Ref
 	foreign.Provider = "other"
-	if _, err := s.Provider.Changed(t.Context(), foreign, now); !errors.Is(err, snapshot.ErrUsage) {
+	if _, err := s.Provider.Changed(t.Context(), snapshot.Base{Ref: foreign}, now); !errors.Is(err, snapshot.ErrUsage) {
 		t.Errorf("reference of another provider: %v", err)
+	}
+}
+
+// seesAnotherImage puts an older file in the place of an image. Nothing of it has changed since the base, and all of it differs from
+// what the base is of.
+func seesAnotherImage(t *testing.T, s Subject) {
+	info, err := os.Stat(s.Volume)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !info.Mode().IsRegular() || s.Provider.InPlace() || s.Provider.Costs(s.kind()).Changes == "" {
+		return
+	}
+	other := s.Volume + ".other"
+	if err := os.WriteFile(other, bytes.Repeat([]byte("other"), int(info.Size()+4)/5)[:info.Size()], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(other) // it is gone already when all is well
+	base := create(t, s, "base")
+	if err := os.Rename(other, s.Volume); err != nil {
+		t.Fatal(err)
+	}
+	now := create(t, s, "now")
+	changes, err := s.Provider.Changed(t.Context(), base.Base(), now)
+	if errors.Is(err, snapshot.ErrBase) {
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer changes.Close() // only read
+	var total int64
+	ranges, _ := changes.Image()
+	for _, r := range ranges {
+		total += r.Length
+	}
+	if total < info.Size() {
+		t.Errorf("%d bytes are said to differ of another file of %d", total, info.Size())
 	}
 }
 
