@@ -15,7 +15,7 @@ type Power struct {
 
 // Why a power is kept.
 const (
-	whyRead     = "files of every owner are read"
+	whyRead     = "files of every owner are read, and keep their time of access"
 	whySnapshot = "snapshots, frozen file systems and trusted attributes"
 	whyMade     = "snapshots are made beside volumes of every owner"
 	whyLVM      = "volumes may be logical ones"
@@ -76,12 +76,12 @@ func powers(cfg *config.Config, left leftWork) (need []Power, all bool) {
 			}
 		}
 	}
-	add(true, whyRead, "CAP_DAC_READ_SEARCH")
+	add(true, whyRead, "CAP_DAC_READ_SEARCH", "CAP_FOWNER")
 	add(true, whySnapshot, "CAP_SYS_ADMIN")
 	// The last two are not in the unit: a drop-in gives them where restores of flags are to be exact.
 	add(!cfg.Prepare.Refuse || left.restore, whyRestore, "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETFCAP", "CAP_MKNOD",
 		"CAP_LINUX_IMMUTABLE", "CAP_SYS_RESOURCE")
-	add(made, whyMade, "CAP_DAC_OVERRIDE", "CAP_FOWNER")
+	add(made, whyMade, "CAP_DAC_OVERRIDE")
 	add(lvm, whyLVM, "CAP_CHOWN", "CAP_MKNOD", "CAP_IPC_LOCK")
 	add(strings.HasPrefix(cfg.Store.URL, "file:"), whyStore, "CAP_DAC_OVERRIDE")
 	add(docker, whyKill, "CAP_KILL")

@@ -13,8 +13,8 @@ func TestPowers(t *testing.T) {
 		docker  = "{docker: {}}"
 		none    = "{none: {}}"
 		command = `{exec: {freeze: ["/f"], thaw: ["/t"], power_down: ["/p"]}}`
-		reads   = "DAC_READ_SEARCH SYS_ADMIN"
-		writes  = " CHOWN DAC_OVERRIDE FOWNER FSETID SETFCAP MKNOD LINUX_IMMUTABLE SYS_RESOURCE"
+		reads   = "DAC_READ_SEARCH FOWNER SYS_ADMIN"
+		writes  = " CHOWN DAC_OVERRIDE FSETID SETFCAP MKNOD LINUX_IMMUTABLE SYS_RESOURCE"
 	)
 	for _, c := range []struct {
 		what, runtime, snapshot, prepare, store, want string
@@ -23,11 +23,11 @@ func TestPowers(t *testing.T) {
 		{"as it comes", docker, "auto", "", "", reads + writes + " IPC_LOCK KILL", leftWork{}},
 		{"no containers", none, "auto", "", "", reads + writes + " IPC_LOCK", leftWork{}},
 		{"no logical volumes", none, "btrfs", "", "", reads + writes, leftWork{}},
-		{"no restores", docker, "auto", "refuse: true", "", reads + " DAC_OVERRIDE FOWNER CHOWN MKNOD IPC_LOCK KILL", leftWork{}},
-		{"no restores, subvolumes", docker, "btrfs", "refuse: true", "", reads + " DAC_OVERRIDE FOWNER KILL", leftWork{}},
+		{"no restores", docker, "auto", "refuse: true", "", reads + " DAC_OVERRIDE CHOWN MKNOD IPC_LOCK KILL", leftWork{}},
+		{"no restores, subvolumes", docker, "btrfs", "refuse: true", "", reads + " DAC_OVERRIDE KILL", leftWork{}},
 		{"read in place alone", none, "freeze", "refuse: true", "", reads, leftWork{}},
 		{"into a folder", none, "fsfreeze", "refuse: true", "file:///srv/store", reads + " DAC_OVERRIDE", leftWork{}},
-		{"left snapshots", none, "freeze", "refuse: true", "", reads + " DAC_OVERRIDE FOWNER CHOWN MKNOD IPC_LOCK", leftWork{snapshots: true}},
+		{"left snapshots", none, "freeze", "refuse: true", "", reads + " DAC_OVERRIDE CHOWN MKNOD IPC_LOCK", leftWork{snapshots: true}},
 		{"left a restore", none, "freeze", "refuse: true", "", reads + writes + " IPC_LOCK", leftWork{true, true}},
 		{"commands", command, "freeze", "refuse: true", "", "all", leftWork{}},
 	} {

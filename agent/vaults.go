@@ -7,11 +7,13 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/agent/job"
 	"holdfast/internal/backup"
 	"holdfast/internal/seal"
+	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -120,7 +122,7 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		On:       v.a.engine,
 		MinLevel: least, MaxLevel: most,
 		Vault: opened, Instance: r.Instance, Host: v.a.cfg.HostID, Agent: v.a.version,
-		Precopy: r.Precopy, Resume: r.Resume, PackIntent: r.PackIntent, Sent: r.Sent,
+		Precopy: r.Precopy, Resume: r.Resume, PackIntent: r.PackIntent,
 		Progress: func(p backup.Progress) {
 			r.Progress(job.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent})
 		},
@@ -140,8 +142,23 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	for _, s := range r.Sources {
 		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Taken: s.Taken})
 	}
+	var sent atomic.Bool
+	o.Sent = func() {
+		sent.Store(true)
+		if r.Sent != nil {
+			r.Sent()
+		}
+	}
+	// All has been read once it was sent: too little room then does not spoil it.
+	check := func(ctx context.Context, s job.Source) error {
+		err := checkView(ctx, s)
+		if sent.Load() && errors.Is(err, snapshot.ErrNoRoom) {
+			return nil
+		}
+		return err
+	}
 	var res *backup.Result
-	err = reading(ctx, r.Sources, viewEvery, checkView, func(ctx context.Context) error {
+	err = reading(ctx, r.Sources, viewEvery, check, func(ctx context.Context) error {
 		res, err = v.run(ctx, r, o)
 		return err
 	})

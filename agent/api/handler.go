@@ -221,6 +221,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, route string, do
 	defer func() {
 		if p := recover(); p != nil {
 			if p == http.ErrAbortHandler { //nolint:errorlint // net/http compares the very value too
+				h.done(q)
 				panic(p)
 			}
 			h.fail(q, errors.New("panic"), "panic", p, "stack", string(debug.Stack()))

@@ -45,8 +45,9 @@ type place struct {
 // largeInstance is the size from which an instance counts as large, bytes: it takes half a minute to read.
 const largeInstance = 8 << 30
 
-// large tells whether the job is of a large instance. One whose size is not known, before its first backup, is not.
-func (p *place) large() bool { return p.bytes >= largeInstance && p.bytes != unknownSize }
+// large tells whether the job is a backup of a large instance. One whose size is not known, before its first backup, is not; nor is a
+// restore, for which somebody waits.
+func (p *place) large() bool { return !p.restore && p.bytes >= largeInstance && p.bytes != unknownSize }
 
 // unknownSize comes after all that are known.
 const unknownSize = math.MaxUint64

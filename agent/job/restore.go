@@ -188,13 +188,15 @@ func (w *worker) restore(ctx context.Context, j *Job) error {
 // putInPlace makes the base snapshots, and puts all volumes into their places. A crash may leave some of them in place; the next life goes
 // on. An error takes those that are out again, so that an instance never has volumes of two times.
 func (w *worker) putInPlace(hard context.Context, j *Job) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), actTimeout)
-	defer cancel()
 	placed, err := w.countPlaced(j)
 	var bases []Base
 	if err == nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), actTimeout)
 		bases = w.baseRestored(ctx, j, placed)
+		cancel()
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), actTimeout) // whatever the bases took
+	defer cancel()
 	if err == nil && placed < len(j.Restore.Places) {
 		err = w.mayMove(ctx, j)
 	}

@@ -263,7 +263,7 @@ func once(ctx context.Context, o Options, lost []vault.PackID, first bool) (*Res
 		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(), sending: newSending(),
 	}
 	var err error
-	if r.turn, err = o.On.admit(ctx); err != nil {
+	if r.turn, err = o.On.admit(ctx, first); err != nil {
 		return nil, err
 	}
 	defer r.turn.leave()
@@ -309,11 +309,18 @@ func (r *run) underSession(ctx context.Context, fresh bool) error {
 	return err
 }
 
-func (r *run) all(ctx context.Context) error {
+func (r *run) all(ctx context.Context) (err error) {
 	start := r.o.Now()
 	var beside sync.WaitGroup
-	defer beside.Wait()
-	r.newest = sync.OnceValues(func() (*vault.Manifest, error) { return r.lastBackup(ctx) })
+	asking, end := context.WithCancel(ctx)
+	defer func() {
+		if err != nil {
+			end() // an instance may stand still meanwhile
+		}
+		beside.Wait()
+		end()
+	}()
+	r.newest = sync.OnceValues(func() (*vault.Manifest, error) { return r.lastBackup(asking) })
 	if r.asksForNewest() {
 		beside.Go(func() { _, _ = r.newest() }) // who needs it asks again, and is told
 	}
@@ -362,7 +369,7 @@ func (r *run) all(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	beside.Go(func() { r.tidy(ctx) }) // the manifest rests on nothing of it, and it takes as long
+	beside.Go(func() { r.tidy(asking) }) // the manifest rests on nothing of it, and it takes as long
 	if !r.o.Precopy {
 		if err := r.commit(ctx, volumes, refs); err != nil {
 			return err

@@ -28,6 +28,8 @@ type Host struct {
 	drifted  distrusted
 	buffers  *vault.Buffers
 	runs     chan struct{} // a token of each Run that has content to store
+	// again has one of a Run that has to be made again, whose instance stands still: it does not wait behind all that begin.
+	again chan struct{}
 	// finishing has one of each that has none any more, but is not at its end.
 	finishing chan struct{}
 	lent      int           // workers that are lent
@@ -85,12 +87,12 @@ func NewHost(o HostOptions) *Host {
 	most := max(int(o.Budget/2/worker)-o.Runs, 0)
 	h := &Host{
 		lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: newShares(), sessions: newSessions(),
-		runs: make(chan struct{}, o.Runs), finishing: make(chan struct{}, o.Runs),
+		runs: make(chan struct{}, o.Runs), again: make(chan struct{}, 1), finishing: make(chan struct{}, o.Runs),
 	}
-	left := o.Budget - int64(o.Runs+h.lent)*worker
+	left := o.Budget - int64(o.Runs+cap(h.again)+h.lent)*worker
 	// Each Run fills one pack, so with fewer than one for each they could wait for each other for ever.
-	packs := max(int(left/int64(o.Pack)), o.Runs+1)
-	h.buffers = vault.NewBuffers(min(packs, max(mostPacks, o.Runs+1)))
+	packs := max(int(left/int64(o.Pack)), o.Runs+cap(h.again)+1)
+	h.buffers = vault.NewBuffers(min(packs, max(mostPacks, o.Runs+cap(h.again)+1)))
 	h.free = make(chan *scratch, h.lent)
 	for range h.lent {
 		h.free <- nil // made when it is first lent
@@ -105,25 +107,32 @@ type turn struct {
 }
 
 // admit waits until there are fewer Runs with content to store than the memory was divided for, or ctx ends. Each of the others could hold
-// a pack that it is filling, and none be left for the one on whom they wait.
-func (h *Host) admit(ctx context.Context) (*turn, error) {
-	t := &turn{h: h}
-	return t, t.move(ctx, h.runs)
+// a pack that it is filling, and none be left for the one on whom they wait. For one that is made again there is a place besides.
+func (h *Host) admit(ctx context.Context, first bool) (*turn, error) {
+	again := h.again
+	if first {
+		again = nil
+	}
+	select {
+	case h.runs <- struct{}{}:
+		return &turn{h, h.runs}, nil
+	case again <- struct{}{}:
+		return &turn{h, again}, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // finish is called by a Run that has no content to store any more: another may begin. Those that finish are bounded too, since an index is
 // in memory until it is stored.
-func (t *turn) finish(ctx context.Context) error { return t.move(ctx, t.h.finishing) }
-
-// move takes a place of to, when there is one, and then gives up the one it has.
-func (t *turn) move(ctx context.Context, to chan struct{}) error {
+func (t *turn) finish(ctx context.Context) error {
 	select {
-	case to <- struct{}{}:
+	case t.h.finishing <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	t.leave()
-	t.of = to
+	t.of = t.h.finishing
 	return nil
 }
 

@@ -171,6 +171,41 @@ func TestAnotherBeginsWhileOneFinishes(t *testing.T) {
 	}
 }
 
+// TestMadeAgainGoesBefore: a Run that has to be made again, and may hold an instance, does not wait behind those that begin.
+func TestMadeAgainGoesBefore(t *testing.T) {
+	h := NewHost(HostOptions{Runs: 2, Budget: 1})
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	var turns []*turn
+	for range 2 {
+		one, err := h.admit(t.Context(), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		turns = append(turns, one)
+	}
+	if _, err := h.admit(ended, true); err == nil {
+		t.Error("a third began")
+	}
+	one, err := h.admit(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.admit(ended, false); err == nil {
+		t.Error("two are made again besides")
+	}
+	for _, one := range append(turns, one) {
+		if err := one.finish(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		one.leave()
+		one.leave()
+	}
+	if len(h.runs)+len(h.again)+len(h.finishing) != 0 {
+		t.Errorf("left: %d, %d, %d", len(h.runs), len(h.again), len(h.finishing))
+	}
+}
+
 // TestRunsEndAnywhere ends Runs that share a host at many moments, some of them by their context and some by their store:
 // whatever the others do, they return, and the host is whole.
 func TestRunsEndAnywhere(t *testing.T) {

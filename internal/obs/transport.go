@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -93,6 +94,15 @@ const (
 	maxBuffer   = 4 << 20 // also what is asked for when the limit goes; the kernel's default is less, and grows by itself in new connections
 )
 
+// receiveMost is the largest receive buffer that may be asked for (socket(7), rmem_max), or Linux's default where that is not told.
+var receiveMost = sync.OnceValue(func() int {
+	text, err := os.ReadFile("/proc/sys/net/core/rmem_max")
+	if n, nerr := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && nerr == nil {
+		return n
+	}
+	return 212992
+})
+
 // receiveBuffer keeps the kernel's buffer of a connection in proportion to a limit. It is for the goroutine that reads.
 type receiveBuffer struct {
 	tcp  *net.TCPConn
@@ -102,6 +112,9 @@ type receiveBuffer struct {
 
 func (b *receiveBuffer) follow() {
 	size := b.down.ahead()
+	if size > receiveMost() {
+		size = 0 // what the kernel would give is less than the rate needs, and its own choice grows beyond that
+	}
 	if size == 0 && b.size != 0 {
 		size = maxBuffer
 	}
