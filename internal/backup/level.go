@@ -11,7 +11,8 @@ import (
 // When the level of compression is looked at, and what makes it change.
 const (
 	// lookPacks is how many packs lie between two looks at the least: filling one and waiting for the next buffer alternate,
-	// and a shorter time may have seen one of them only.
+	// and a shorter time may have seen one of them only. With more packs on their way it is as many as those, since uploads that began
+	// together end together, and then so many are filled without a wait.
 	lookPacks = 2
 	// idleShare is the part of the time that the workers wait for the store from where on their cores can do more.
 	idleShare = 0.5
@@ -33,6 +34,7 @@ type governor struct {
 	at     time.Duration // of the last look, since the start
 	waited time.Duration // by then
 	packs  int64         // by then
+	most   int           // packs on their way at once since then
 	idle   int           // looks in a row that found idle cores
 	needed int           // of them, for the next level
 }
@@ -44,18 +46,19 @@ func newGovernor(least, most seal.Level) *governor {
 }
 
 // observe takes how long the backup runs, how many packs were begun since then, and how long their workers waited for
-// buffers all in all. None of them ever gets less.
-func (g *governor) observe(now time.Duration, packs int64, waited time.Duration) {
+// buffers all in all, of which none ever gets less; and how many packs are on their way.
+func (g *governor) observe(now time.Duration, packs int64, waited time.Duration, held int) {
 	if g.min == g.max || !g.mu.TryLock() { // who holds it is looking
 		return
 	}
 	defer g.mu.Unlock()
 	took := now - g.at
-	if packs-g.packs < lookPacks || took <= 0 {
+	g.most = max(g.most, held)
+	if packs-g.packs < int64(max(lookPacks, g.most)) || took <= 0 {
 		return
 	}
 	share := float64(waited-g.waited) / float64(took)
-	g.at, g.waited, g.packs = now, waited, packs
+	g.at, g.waited, g.packs, g.most = now, waited, packs, held
 	level := seal.Level(g.level.Load())
 	switch {
 	case share > idleShare:

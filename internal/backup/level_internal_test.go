@@ -33,7 +33,7 @@ func TestGovernor(t *testing.T) {
 		waited := time.Duration(0)
 		for i, l := range c.looks {
 			waited += time.Duration(share[l] * float64(time.Second))
-			g.observe(time.Duration(i+1)*time.Second, int64(i+1)*lookPacks, waited)
+			g.observe(time.Duration(i+1)*time.Second, int64(i+1)*lookPacks, waited, lookPacks)
 			fmt.Fprint(&got, g.level.Load())
 		}
 		if got.String() != c.want {
@@ -51,7 +51,7 @@ func TestGovernorHoldsStill(t *testing.T) {
 		if last == seal.Fastest {
 			waited += time.Second
 		}
-		g.observe(time.Duration(i+1)*time.Second, int64(i+1)*lookPacks, waited)
+		g.observe(time.Duration(i+1)*time.Second, int64(i+1)*lookPacks, waited, lookPacks)
 		if l := seal.Level(g.level.Load()); l != last {
 			changes, last = changes+1, l
 		}
@@ -65,9 +65,26 @@ func TestGovernorHoldsStill(t *testing.T) {
 func TestGovernorLooksAtWholePacks(t *testing.T) {
 	g := newGovernor(seal.Fastest, seal.Better)
 	for i := range time.Duration(100) {
-		g.observe(i*time.Second, lookPacks-1, i*time.Second)
+		g.observe(i*time.Second, lookPacks-1, i*time.Second, lookPacks)
 	}
 	if l := seal.Level(g.level.Load()); l != seal.Fastest {
 		t.Errorf("level %s", l)
+	}
+}
+
+// TestGovernorSeesBeyondBursts: five uploads at once end at once, and the five packs that are filled then say nothing of the wait
+// before.
+func TestGovernorSeesBeyondBursts(t *testing.T) {
+	g := newGovernor(seal.Fastest, seal.Default)
+	now, waited := time.Duration(0), time.Duration(0)
+	for i := range 60 {
+		now += 100 * time.Millisecond // to fill one
+		if i%5 == 0 && i > 0 {
+			now, waited = now+5*time.Second, waited+5*time.Second
+		}
+		g.observe(now, int64(i), waited, 5)
+		if l := seal.Level(g.level.Load()); i > 20 && l != seal.Default {
+			t.Fatalf("pack %d: level %s", i, l)
+		}
 	}
 }

@@ -38,7 +38,7 @@ func TestLevelFollowsTheStore(t *testing.T) {
 	for i := range words {
 		words[i] = fmt.Sprintf("%x", r.Uint64()>>r.IntN(50))
 	}
-	for i := range 40 {
+	for i := range 100 { // so many packs that those which are under way before the level follows do not count
 		var b strings.Builder
 		for b.Len() < 1<<20 {
 			b.WriteString(words[int(r.ExpFloat64()*300)%len(words)])

@@ -198,8 +198,8 @@ func (w *worker) store(p []byte) (vault.Stored, error) {
 // compress compresses a chunk at the level that is right now. The payload is valid until the next call.
 func (w *worker) compress(p []byte) (seal.Method, []byte, error) {
 	g := w.p.governor
-	packs, waited := w.p.w.Waits()
-	g.observe(time.Since(w.p.started), packs, waited)
+	packs, waited, held := w.p.w.Waits()
+	g.observe(time.Since(w.p.started), packs, waited, held)
 	level := seal.Level(g.level.Load())
 	if w.comps[level] == nil {
 		var err error

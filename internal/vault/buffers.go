@@ -64,6 +64,13 @@ func (u *buffers) take(ctx context.Context) ([]byte, error) {
 	return p, err
 }
 
+// count is how many the Writer has.
+func (u *buffers) count() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.held)
+}
+
 // give gives a buffer back.
 func (u *buffers) give(p []byte) {
 	u.mu.Lock()

@@ -273,9 +273,10 @@ func (w *Writer) openPack() error {
 }
 
 // Waits returns how many packs were begun, and how long adding waited for their buffers, all in all: a long time says that
-// the store is slower than those who add. It may be called at any time.
-func (w *Writer) Waits() (packs int64, waited time.Duration) {
-	return w.begun.Load(), time.Duration(w.waited.Load())
+// the store is slower than those who add. held is how many buffers there are packs in now: so many may be confirmed at once. It may be
+// called at any time.
+func (w *Writer) Waits() (packs int64, waited time.Duration, held int) {
+	return w.begun.Load(), time.Duration(w.waited.Load()), w.buffers.count()
 }
 
 // Began tells whether the pack of a chunk that was added or known is this Writer's own, and so may not have reached the store.
