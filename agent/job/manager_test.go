@@ -11,12 +11,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"holdfast/agent/job"
+	"holdfast/internal/testbed"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testbed.LeakCheck(m) }
 
 // in runs a test in a bubble with one life of an agent over instances.
 func in(t *testing.T, opts job.Options, names []string, test func(t *testing.T, w *world, l *life)) {

@@ -17,12 +17,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"holdfast/agent/report"
+	"holdfast/internal/testbed"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testbed.LeakCheck(m) }
 
 // box is an outbox in memory.
 type box struct {

@@ -16,7 +16,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"go.uber.org/goleak"
+
+	"holdfast/internal/testbed"
 )
 
 func TestMain(m *testing.M) {
@@ -28,7 +29,10 @@ type checked struct{ m *testing.M }
 
 func (c checked) Run() int {
 	code := c.m.Run()
-	if err := goleak.Find(); err != nil && code == 0 {
+	if code != 0 {
+		return code
+	}
+	if err := testbed.FindLeak(); err != nil {
 		fmt.Fprintln(os.Stderr, "a goroutine outlives the tests:", err)
 		code = 1
 	}

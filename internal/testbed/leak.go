@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -21,10 +22,19 @@ func LeakCheck(m *testing.M, options ...goleak.Option) {
 		for _, f := range []string{"/toxics.(*ToxicStub).Run", ".(*ToxicLink).read", ".(*ToxicLink).write"} {
 			options = append(options, goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2"+f))
 		}
-		if err := goleak.Find(options...); err != nil {
+		if err := FindLeak(options...); err != nil {
 			fmt.Fprintln(os.Stderr, "a goroutine outlives the tests:", err)
 			code = 1
 		}
 	}
 	os.Exit(code)
+}
+
+// FindLeak is an error when a goroutine goes on. Those that are about to end have time to: the patience of goleak is less than half a second.
+func FindLeak(options ...goleak.Option) error {
+	for end := time.Now().Add(30 * time.Second); ; {
+		if err := goleak.Find(options...); err == nil || time.Now().After(end) {
+			return err
+		}
+	}
 }
