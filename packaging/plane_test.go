@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"holdfast/agent/config"
+	"holdfast/internal/testbed"
 )
 
 const (
@@ -46,14 +47,14 @@ type plane struct {
 
 func newPlane(t *testing.T) *plane {
 	t.Helper()
-	p := &plane{listen: freeAddress(t), metrics: freeAddress(t)}
+	p := &plane{listen: testbed.FreeAddress(t), metrics: testbed.FreeAddress(t)}
 	p.reports = httptest.NewServer(http.HandlerFunc(p.take))
 	t.Cleanup(p.reports.Close)
 	p.makeCertificate(t)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(p.certificate)
 	p.client = &http.Client{
-		Timeout:   10 * time.Second,
+		Timeout:   time.Minute,
 		Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots}},
 	}
 	return p
@@ -181,7 +182,7 @@ func (p *plane) backUp(t *testing.T, requestID string) {
 	if err := json.Unmarshal([]byte(body), &answer); err != nil || status != http.StatusOK || answer.Data.TaskID == "" {
 		t.Fatalf("the command was answered %d %s", status, body)
 	}
-	done := waitFor(time.Minute, func() bool {
+	done := waitFor(5*time.Minute, func() bool {
 		_, body = p.call(t, http.MethodGet, "/v1/instances/tasks/"+answer.Data.TaskID, requestID+"-ask", "")
 		var task struct {
 			Data struct{ Jobs []struct{ Status int } } `json:"data"`
@@ -191,7 +192,7 @@ func (p *plane) backUp(t *testing.T, requestID string) {
 	if !done {
 		t.Fatalf("the job is not done: %s", body)
 	}
-	if !waitFor(time.Minute, func() bool {
+	if !waitFor(5*time.Minute, func() bool {
 		return p.seen("holdfast.backup.completed") > completed && p.seen("holdfast.instance.released") > released
 	}) {
 		t.Fatalf("the reports did not come: %v", p.events)
@@ -242,14 +243,4 @@ func (p *plane) makeCertificate(t *testing.T) {
 	}
 	p.certificate = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})
 	p.key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }

@@ -15,7 +15,7 @@ import (
 // TestNoCoreIsDumped ends a daemon in the way that dumps a core.
 func TestNoCoreIsDumped(t *testing.T) {
 	t.Setenv("GOTRACEBACK", "crash")
-	metrics := freeAddress(t)
+	metrics := testbed.FreeAddress(t)
 	d := startDaemon(t, writeConfig(t, testbed.Dir(t), metrics), metrics)
 	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", d.cmd.Process.Pid))
 	if err != nil {

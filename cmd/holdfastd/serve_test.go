@@ -161,20 +161,10 @@ func (d *daemonRun) end(t *testing.T, sig os.Signal) int {
 	return d.cmd.ProcessState.ExitCode()
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
 // TestDaemonLife: ready only when it serves, SIGHUP reads the file again, each way to stop has its code, and
 // after SIGKILL it starts again.
 func TestDaemonLife(t *testing.T) {
-	metrics := freeAddress(t)
+	metrics := testbed.FreeAddress(t)
 	dir := testbed.Dir(t)
 	path := writeConfig(t, dir, metrics)
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -231,7 +221,7 @@ func TestDaemonLife(t *testing.T) {
 // TestReloadTakesBandwidth: after SIGHUP the limits are those of the file as it is now, what an operator has set stays, and the
 // rest of the file waits for a restart.
 func TestReloadTakesBandwidth(t *testing.T) {
-	metrics := freeAddress(t)
+	metrics := testbed.FreeAddress(t)
 	dir := testbed.Dir(t)
 	path := writeConfig(t, dir, metrics)
 	plain, err := os.ReadFile(path)

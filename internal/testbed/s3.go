@@ -15,13 +15,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
 // s3Patience is how long a server may take to answer; each needs under a second on an idle machine.
-const s3Patience = 60 * time.Second
+const s3Patience = 3 * time.Minute
 
 // s3Region is the region that the servers sign for unless told otherwise.
 const s3Region = "us-east-1"
@@ -288,17 +289,33 @@ func hmacSHA256(key []byte, text string) []byte {
 	return h.Sum(nil)
 }
 
+// handedOut has the addresses that freeAddress gave.
+var handedOut sync.Map
+
 // freeAddress picks a port on 127.0.0.1 below those that the kernel hands out to clients, so that no other
-// connection takes it while the server is stopped.
+// connection takes it while the server is stopped. It gives none twice: the one who was given it may not listen yet.
 func freeAddress() (string, error) {
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+	for range 1000 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(22000))
+		if _, given := handedOut.LoadOrStore(address, true); given {
+			continue
+		}
 		l, err := net.Listen("tcp", address)
 		if err == nil {
 			return address, l.Close()
 		}
 	}
-	return "", fmt.Errorf("no free port between 20000 and 32000 on 127.0.0.1")
+	return "", fmt.Errorf("no free port between 10000 and 32000 on 127.0.0.1")
+}
+
+// FreeAddress is an address on 127.0.0.1 for a server that is started later, or again and again.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	address, err := freeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return address
 }
 
 // GoProgram finds a program that "make tools" builds from source.
