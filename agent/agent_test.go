@@ -27,8 +27,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"holdfast/agent"
 	"holdfast/agent/api"
 	"holdfast/agent/auth"
@@ -36,10 +34,14 @@ import (
 	"holdfast/agent/report"
 	"holdfast/internal/obs"
 	"holdfast/internal/restore"
+	"holdfast/internal/testbed"
 	"holdfast/internal/vault"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testbed.LeakCheck(m) }
+
+// patience bounds every wait; the machine may be slow and shared.
+const patience = 2 * time.Minute
 
 // host is a machine with two instances of one tenant and one of another, a file store and a control plane.
 type host struct {
@@ -240,7 +242,7 @@ func (h *host) certificate() {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(cert)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
-	h.client = &http.Client{Transport: transport, Timeout: 30 * time.Second}
+	h.client = &http.Client{Transport: transport, Timeout: patience}
 	h.t.Cleanup(transport.CloseIdleConnections)
 }
 
@@ -278,7 +280,7 @@ func (h *host) start() {
 	case <-ready:
 	case <-ended:
 		h.t.Fatal("the agent ended before it was ready")
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		h.t.Fatal("the agent does not become ready")
 	}
 }
@@ -340,7 +342,7 @@ func (h *host) state(id string) string {
 
 func (h *host) eventually(what string, f func() bool) {
 	h.t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if f() {
 			return
 		}

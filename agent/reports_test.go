@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"holdfast/agent/api"
 )
@@ -16,7 +15,7 @@ import (
 // collect reads events until one of the given type, of the given instance, came.
 func (h *host) collect(after *uint64, kind, instance string) (got []api.ReportEvent) {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
 	defer cancel()
 	enough := errors.New("enough")
 	err := api.NewClient(h.in("s")).Reports(ctx, after, func(e api.ReportEvent) error {

@@ -93,7 +93,7 @@ func TestPackageInSystemd(t *testing.T) {
 	pid := m.property(t, "MainPID")
 	m.run(t, "systemctl", "reload", "holdfast.service")
 	m.run(t, "sh", "-c", "kill -KILL "+pid)
-	if !waitFor(time.Minute, func() bool {
+	if !waitFor(5*time.Minute, func() bool {
 		now := m.property(t, "MainPID")
 		return now != pid && now != "0" && m.property(t, "ActiveState") == "active"
 	}) {

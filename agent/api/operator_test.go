@@ -186,19 +186,22 @@ func TestClientWatch(t *testing.T) {
 func TestStreamOutlivesTimeouts(t *testing.T) {
 	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(proto, func(t *testing.T) {
+			t.Parallel()
 			b := newBed(t, func(s *http.Server) {
-				s.ReadTimeout, s.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+				s.ReadTimeout, s.WriteTimeout = 2*time.Second, 2*time.Second // they bound the handshake too, which a busy host slows down
 			})
 			b.http.Transport.(*http.Transport).ForceAttemptHTTP2 = proto == "HTTP/2.0"
 			b.watch = func(ctx context.Context, send func(api.Event) error) error {
 				for i := range 3 {
+					if i > 0 {
+						select {
+						case <-ctx.Done():
+							return ctx.Err()
+						case <-time.After(2500 * time.Millisecond):
+						}
+					}
 					if err := send(api.Event{Type: api.EventStage, TaskID: "task-t1", Stage: fmt.Sprint(i)}); err != nil {
 						return err
-					}
-					select {
-					case <-ctx.Done():
-						return ctx.Err()
-					case <-time.After(200 * time.Millisecond):
 					}
 				}
 				return nil

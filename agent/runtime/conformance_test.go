@@ -81,7 +81,7 @@ func (s subject) writes(t *testing.T) {
 		return
 	}
 	from := s.size(t)
-	for end := time.Now().Add(10 * time.Second); s.size(t) == from; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); s.size(t) == from; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the instance writes nothing")
 		}

@@ -26,7 +26,7 @@ func listenNotify(t *testing.T) (socket string, receive func() string) {
 	t.Cleanup(func() { _ = conn.Close() })
 	return socket, func() string {
 		t.Helper()
-		if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		buf := make([]byte, 4096)

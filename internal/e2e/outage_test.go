@@ -97,14 +97,14 @@ func TestKilledInMidUpload(t *testing.T) {
 
 // TestStoreStaysAway: when the deadline passes, the instance runs again and the report says why.
 func TestStoreStaysAway(t *testing.T) {
-	h, p, _, d, container, volume := outage(t, "hold: frozen\nlimits: {frozen_deadline: 6s}")
+	h, p, _, d, container, volume := outage(t, "hold: frozen\nlimits: {frozen_deadline: 30s}")
 	eventually(t, "the failure is reported", func() bool { return len(p.got(failed)) == 1 })
 	if st := d.State(t, container); !st.Running || st.Paused {
 		t.Errorf("the container is %+v", st)
 	}
 	why, _ := data(t, p.got(failed)[0].Event)["reason"].(string)
 	t.Logf("the report says: %s", why)
-	if !strings.Contains(why, "6s") || !strings.Contains(why, "store unavailable") {
+	if !strings.Contains(why, "30s") || !strings.Contains(why, "store unavailable") {
 		t.Errorf("the report does not say why: %s", p.got(failed)[0].Data)
 	}
 	n := len(lines(d.Output(t, container)))

@@ -41,14 +41,14 @@ func TestNetwork(t *testing.T) {
 		{"content cut off", "limit_data", down, attributes{"bytes": 300_000}, false, true},
 		{"half closed: nothing gets there", "timeout", up, attributes{"timeout": 0}, true, true},
 		{"half closed: nothing comes back", "timeout", down, attributes{"timeout": 0}, true, true},
-		{"drips", "slicer", up, attributes{"average_size": 64, "size_variation": 1, "delay": 200_000}, true, true},
+		{"drips", "slicer", up, attributes{"average_size": 64, "size_variation": 1, "delay": 600_000}, true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			x := testbed.StartToxic(t, m.Endpoint)
 			var retries atomic.Int64
 			stall := time.Minute
 			if c.puts && c.reads && c.kind != "limit_data" {
-				stall = time.Second // what else ends a request that nobody answers
+				stall = 3 * time.Second // what else ends a request that nobody answers; after the healing a busy host has as long
 			}
 			s := open(t, m.URLVia(x.Endpoint, bucket, ""), obs.Options{Getenv: m.Getenv, Stall: stall, Retry: &obs.RetryPolicy{
 				Base: 10 * time.Millisecond, MaxElapsed: time.Minute,
@@ -91,7 +91,7 @@ func TestOneDeadConnection(t *testing.T) {
 	var dials atomic.Int64
 	var retries sync.Map
 	s := open(t, m.URL(m.Bucket(t), ""), obs.WithTransport(obs.Options{
-		Getenv: m.Getenv, Stall: 4 * time.Second,
+		Getenv: m.Getenv, Stall: 15 * time.Second,
 		Retry: &obs.RetryPolicy{OnRetry: func(e obs.RetryEvent) { retries.Store(e.Key, e.Err) }},
 	}, func(tr *http.Transport) {
 		next := tr.DialContext

@@ -244,7 +244,7 @@ func lvmGetsFull(t *testing.T) {
 		}
 		done <- err
 	}()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		err := p.(snapshot.Checker).Check(t.Context(), snap.Ref)
 		if errors.Is(err, snapshot.ErrNoRoom) {
 			break

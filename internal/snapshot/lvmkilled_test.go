@@ -84,7 +84,7 @@ func lvmKill(t *testing.T, volume, program string, with bool, moment time.Durati
 	}
 	defer func() { _ = v.Wait() }()
 	var child int
-	for end := time.Now().Add(time.Minute); child == 0; time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); child == 0; time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			_ = v.Process.Kill()
 			t.Fatalf("the victim never ran %s", program)

@@ -21,7 +21,7 @@ import (
 
 // Patience with the container engine: it needs one to two seconds to start, and as much to stop, on an idle machine.
 const (
-	dockerStartPatience = 60 * time.Second
+	dockerStartPatience = 3 * time.Minute
 	dockerStopPatience  = 20 * time.Second
 	dockerCallPatience  = 60 * time.Second
 )

@@ -42,9 +42,7 @@ func TestDockerRemovesPausedContainer(t *testing.T) {
 			t.Fatalf("state %+v", s)
 		}
 	})
-	if running(id) {
-		t.Error("the container's shim outlives its test")
-	}
+	waitFor(t, "the end of the container's shim", func() bool { return !running(id) })
 }
 
 func TestDockerWait(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 )
 
 // keystonePatience is how long Keystone may take to make its database, and to answer.
-const keystonePatience = 90 * time.Second
+const keystonePatience = 5 * time.Minute
 
 // Keystone is the identity service of OpenStack, real, on 127.0.0.1. Its methods are for one goroutine.
 type Keystone struct {
@@ -105,7 +105,7 @@ func (k *Keystone) Start() {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 	err = p.await(keystonePatience, func() error {
 		res, err := client.Get(k.URL)
 		if err != nil {

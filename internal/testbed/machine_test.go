@@ -11,7 +11,7 @@ import (
 )
 
 // machinePatience is a multiple of what a boot takes on a busy machine.
-const machinePatience = 3 * time.Minute
+const machinePatience = 10 * time.Minute
 
 func script(lines ...string) testbed.MachineSpec {
 	return testbed.MachineSpec{Program: "/bin/busybox", Args: []string{"sh", "-c", strings.Join(lines, "\n")}}

@@ -74,7 +74,7 @@ func SaveMachine(t testing.TB, spec MachineSpec) *SavedMachine {
 }
 
 // bootPatience is a multiple of what a boot takes on a busy host.
-const bootPatience = 3 * time.Minute
+const bootPatience = 10 * time.Minute
 
 func (s *SavedMachine) state() string   { return filepath.Join(s.dir, "state") }
 func (s *SavedMachine) monitor() string { return filepath.Join(s.dir, "monitor") }

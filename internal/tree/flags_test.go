@@ -108,7 +108,7 @@ func TestFlagsOfOtherKernel(t *testing.T) {
 			Tools: []string{"mkfs.ext4", "lsattr", "chattr", "mount", "find"},
 			// quota_v2 is what ext4 counts projects with.
 			Modules: []string{"ext4", "quota_v2", "crc32c_generic"}, Disks: []string{testbed.Disk(t, 256<<20)},
-		}, 3*time.Minute)
+		}, 10*time.Minute)
 		return
 	}
 	const mount = "/disk" // which goes with the machine

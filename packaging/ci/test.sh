@@ -20,14 +20,14 @@ left() {
 # The set-up of a file system or a container takes long on a busy machine, but no test needs half of this.
 go tool -modfile=packaging/tools/go.mod gotestsum \
 	--format pkgname --format-hide-empty-pkg -- \
-	-timeout 20m -p 2 ${HOLDFAST_TEST_FLAGS:-} ./...
+	-timeout 40m -p 2 ${HOLDFAST_TEST_FLAGS:-} ./...
 code=$?
 
 # Benchmarks must go on running; what they measure here is nothing. Those of obs need servers, and are run by hand.
 mapfile -t benches < <(grep -rlE '^func Benchmark' --include='*_test.go' agent cmd internal | grep -v '^internal/obs/' | xargs -n1 dirname | sort -u | sed 's|^|./|')
 go test -run '^$' -bench . -benchtime 1x -short "${benches[@]}" >build/bench.txt || { code=1; cat build/bench.txt; }
 
-for _ in $(seq 20); do # the processes that clean up after killed tests need a moment
+for _ in $(seq 240); do # the processes that clean up after killed tests need a moment
 	[ -z "$(left)" ] && break
 	sleep 0.5
 done

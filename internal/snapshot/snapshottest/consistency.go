@@ -280,7 +280,7 @@ func (in *instance) match(subject int, got map[string][]byte, lo, hi int) (n int
 // waitTouched returns when both halves of something that a subject holds were written after record n.
 func (in *instance) waitTouched(t *testing.T, subject, n int) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		in.mu.Lock()
 		writes := 0
 		for _, r := range in.log[n:] {

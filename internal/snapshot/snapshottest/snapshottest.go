@@ -528,7 +528,7 @@ func (w *writer) synced() int {
 // waitBeyond returns when the writer has synced a record after the first n.
 func (w *writer) waitBeyond(t *testing.T, n uint64) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); uint64(w.synced()) <= n; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); uint64(w.synced()) <= n; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the writer does not get on")
 		}
