@@ -189,15 +189,23 @@ type attemptKey struct{}
 // do calls f until it returns nil or an error that a repetition does not mend.
 func (r *retrying) do(ctx context.Context, op, key string, f func(context.Context) error) error {
 	start := time.Now()
+	var last error // that another try was made after
 	for attempt := 1; ; attempt++ {
 		try := ctx
 		if attempt > 1 {
 			try = context.WithValue(ctx, attemptKey{}, attempt-1)
 		}
 		err := f(try)
-		if err == nil || !errors.Is(err, ErrUnavailable) {
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, ErrUnavailable):
+			if last != nil && ctx.Err() != nil { // the end of time is not what a person has to mend
+				return fmt.Errorf("%w, after: %w", err, last)
+			}
 			return err
 		}
+		last = err
 		if cerr := ended(ctx, op, key); cerr != nil {
 			return fmt.Errorf("%w, after: %w", cerr, err)
 		}

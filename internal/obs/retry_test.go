@@ -124,6 +124,32 @@ func (e *askedError) Error() string             { return "come back later" }
 func (e *askedError) Unwrap() error             { return obs.ErrUnavailable }
 func (e *askedError) RetryAfter() time.Duration { return e.after }
 
+// hangs is a store that fails at first and then keeps each put until its context ends.
+type hangs struct {
+	obs.Store
+	calls int
+}
+
+func (h *hangs) Put(ctx context.Context, _ string, _ []byte) error {
+	if h.calls++; h.calls == 1 {
+		return fmt.Errorf("connection refused: %w", obs.ErrUnavailable)
+	}
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+// TestRetryKeepsTheReason: when time is up during a later try, what the first one failed of is told too.
+func TestRetryKeepsTheReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		err := obs.Retry(&hangs{Store: obs.NewMemory()}, obs.RetryPolicy{}).Put(ctx, "k", nil)
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, obs.ErrUnavailable) || !strings.Contains(err.Error(), "connection refused") {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
 func TestRetryHonoursRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := obstest.NewFaulty(obs.NewMemory())
