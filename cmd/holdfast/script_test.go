@@ -20,7 +20,15 @@ import (
 	"holdfast/internal/testbed"
 )
 
+// asProgram in the environment makes this test's program holdfast under any name: what the demonstration starts is called as the file
+// is, and would run the tests again.
+const asProgram = "HOLDFAST_TEST_AS_PROGRAM"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
 	testscript.Main(checked{m}, map[string]func(){"holdfast": main})
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -18,6 +19,10 @@ func TestEndedEarly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Under nohup this process ignores it, and so would what it starts; what it catches, that gets back.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	for name, c := range map[string]struct {
 		end    func(out *os.File, p *os.Process) error
 		stderr string
@@ -46,7 +51,7 @@ func TestEndedEarly(t *testing.T) {
 			defer out.Close()
 			var stderr bytes.Buffer
 			cmd := exec.CommandContext(t.Context(), program, "demo")
-			cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+			cmd.Env = append(os.Environ(), "TMPDIR="+tmp, asProgram+"=1")
 			cmd.Stdout, cmd.Stderr = in, &stderr
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
