@@ -38,10 +38,10 @@ func TestFewerPowers(t *testing.T) {
 	m.run(t, "chown", "-R", "1000:1000", "/srv/phone/data")
 	m.run(t, "systemctl", "start", "holdfast.service")
 	const (
-		readSearch, override = 1 << 2, 1 << 1
-		admin                = 1 << 21
-		whole                = 1<<0 | override | readSearch | 1<<3 | 1<<4 | 1<<5 | admin | 1<<27 | 1<<31
-		kill                 = 1 << 5
+		readSearch, override, owner = 1 << 2, 1 << 1, 1 << 3
+		admin                       = 1 << 21
+		whole                       = 1<<0 | override | readSearch | owner | 1<<4 | 1<<5 | admin | 1<<27 | 1<<31
+		kill                        = 1 << 5
 	)
 	m.hasPowers(t, whole)
 	p.backUp(t, "commands")
@@ -60,7 +60,7 @@ func TestFewerPowers(t *testing.T) {
 	refuse := strings.Replace(string(configured), `"prepare": {}`, `"prepare": {"refuse": true}`, 1)
 	m.write(t, "/etc/holdfast/holdfast.yaml", []byte(refuse), 0o600)
 	m.run(t, "systemctl", "restart", "holdfast.service")
-	m.hasPowers(t, readSearch|admin|override) // the last for the store, a folder
+	m.hasPowers(t, readSearch|owner|admin|override) // the last for the store, a folder
 	p.backUp(t, "no-restores")
 	if status, body := prepare("p1"); status != http.StatusBadRequest || !strings.Contains(body, "KOOPHONE.API.1001") || !strings.Contains(body, "refuse restores") {
 		t.Errorf("prepare is answered %d %s", status, body)
@@ -69,7 +69,7 @@ func TestFewerPowers(t *testing.T) {
 	m.write(t, "/etc/systemd/system/holdfast.service.d/fewer.conf", []byte("[Service]\n"+strings.Join(fewer(t), "\n")+"\n"), 0o644)
 	m.run(t, "systemctl", "daemon-reload")
 	m.run(t, "systemctl", "restart", "holdfast.service")
-	m.hasPowers(t, readSearch|override)
+	m.hasPowers(t, readSearch|owner|override)
 	p.backUp(t, "fewer")
 	backup := m.run(t, "sh", "-c", "holdfast list --store file:///srv/store --vault "+testTenant+
 		" --key /etc/holdfast/host.key --name-key /etc/holdfast/name.key --json")

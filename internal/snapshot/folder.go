@@ -181,6 +181,9 @@ func leftoversIn(ctx context.Context, req Request, provider string, ours isOurs)
 	if err != nil {
 		return fail(err)
 	}
+	if len(names) == 0 { // a crash came between a snapshot and its folder
+		_ = unix.Rmdir(dir.Name()) // somebody may make one there just now
+	}
 	var refs []Ref
 	for _, name := range names {
 		host, _, _, ok := parseName(name)

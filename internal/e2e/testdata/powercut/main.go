@@ -19,6 +19,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,6 +38,22 @@ const (
 )
 
 var began = time.Now() // of this life
+
+// bases is how many base snapshots the agent says it keeps.
+func bases() int {
+	res, err := http.Get("http://127.0.0.1:9477/metrics")
+	must(err)
+	defer res.Body.Close()
+	page, err := io.ReadAll(res.Body)
+	must(err)
+	m := regexp.MustCompile(`(?m)^holdfast_base_snapshots (\d+)$`).FindSubmatch(page)
+	if m == nil {
+		return -1
+	}
+	n, err := strconv.Atoi(string(m[1]))
+	must(err)
+	return n
+}
 
 func say(format string, args ...any) {
 	fmt.Printf("%5.2f %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
@@ -397,9 +416,25 @@ func main() {
 	}
 	all.Wait()
 
-	time.Sleep(time.Second) // the last job drops its snapshot after it was reported
+	// A job that failed leaves the base of its last round; nothing else may stand.
+	var holders, standing []string
+	for patience := 30; ; patience-- { // the last job drops its snapshot after it was reported
+		time.Sleep(time.Second)
+		holders, _ = filepath.Glob("/disk/volumes/*/.holdfast-snapshots")
+		standing, _ = filepath.Glob("/disk/volumes/*/.holdfast-snapshots/*")
+		n := bases()
+		if len(standing) == n && len(holders) <= n {
+			break
+		}
+		if patience == 0 {
+			say("FAIL: %d base snapshots, and there are %v in %v", n, standing, holders)
+			break
+		}
+	}
 	for _, pattern := range []string{"/disk/volumes/*/.*", "/disk/volumes/.*", "/disk/.holdfast*/*", "/disk/state/held/*"} {
-		if left, _ := filepath.Glob(pattern); len(left) > 0 {
+		left, _ := filepath.Glob(pattern)
+		left = slices.DeleteFunc(left, func(path string) bool { return slices.Contains(holders, path) })
+		if len(left) > 0 {
 			say("FAIL: left behind: %v", left)
 		}
 	}
