@@ -137,14 +137,22 @@ ip link set lo up
 			fmt.Fprintf(&s, "insmod /modules/%s\n", path.Base(file))
 		}
 	}
-	// The ports have no names of their own: their numbers depend on the order in which devices were found.
-	s.WriteString(`for port in /sys/class/virtio-ports/*; do
-	[ "$(cat $port/name)" = output ] && output=/dev/${port##*/}
-	[ "$(cat $port/name)" = input ] && input=/dev/${port##*/}
+	// The ports' numbers depend on the order in which devices were found, so they go by their names, which the kernel hears a moment
+	// after it has the ports. Until it has heard that this host's side is open, too, a port is at its end.
+	ports := []string{"output"}
+	if mode != bootThrough {
+		ports = append(ports, "input")
+	}
+	for _, port := range ports {
+		fmt.Fprintf(&s, `until [ -n "$%[1]s" ]; do
+	for port in /sys/class/virtio-ports/*; do
+		[ "$(cat $port/name 2>/dev/null)" = %[1]s ] && %[1]s=/dev/${port##*/}
+	done
 done
-`)
+`, port)
+	}
 	if mode == bootSaved {
-		fmt.Fprintf(&s, "echo %s\nread -r line <$input\neval \"$line\"\n", savedMark)
+		fmt.Fprintf(&s, "echo %s\nuntil read -r line <$input; do :; done\neval \"$line\"\n", savedMark)
 	}
 	fmt.Fprintf(&s, "insmod /modules/%s.ko\n", diskModule)
 	for _, e := range spec.Env {

@@ -68,7 +68,7 @@ func SaveMachine(t testing.TB, spec MachineSpec) *SavedMachine {
 	case <-time.After(bootPatience):
 	}
 	if said, err := os.ReadFile(s.monitor() + ".out"); err != nil || !bytes.Contains(said, []byte("Migration status: completed")) {
-		t.Fatalf("the machine could not be saved: %v\n%s\n%s", err, said, m.proc.tail())
+		t.Fatalf("the machine could not be saved: %v\n%s\n%s\n%s", err, said[max(0, len(said)-500):], m.proc.tail(), tail(m.Console()))
 	}
 	return s
 }

@@ -335,6 +335,7 @@ func main() {
 		if out, err := exec.Command("/etc/holdfast/holdfast", "vault", "create").CombinedOutput(); err != nil {
 			say("FAIL: create the vault: %v\n%s", err, out)
 		}
+		syscall.Sync() // the mark is durable by itself, without what stands beside it
 		durable("/disk/prepared")
 	}
 	w := &world{instances: map[string]*instance{}, api: "https://127.0.0.1:8443/v1/instances/backup", token: os.Getenv("TOKEN")}
@@ -374,6 +375,7 @@ func main() {
 	must(err)
 	_, err = w.log.WriteString("\n") // ends a line that was cut off
 	must(err)
+	syncDir("/disk")
 	acts, err := net.Listen("tcp", "127.0.0.1:9999")
 	must(err)
 	go w.runtime(acts)
