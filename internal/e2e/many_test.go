@@ -119,8 +119,8 @@ func TestManyInstances(t *testing.T) {
 	testbed.Need(t, "root")
 	const count = 100
 	mib := fromEnv(t, "MIB", 4)
-	minio := testbed.StartMinIO(t)
-	// Instances have a file system of their own, since a store is elsewhere: else each flush of theirs would wait for its data too.
+	// A store is elsewhere. Beside the instances and the journal its data would have to reach the disk with each flush of theirs.
+	minio := testbed.StartMinIOIn(t, testbed.Tmpfs(t, fmt.Sprintf("size=%dm", 2*count*mib+1024)))
 	volumes := testbed.Filesystem(t, "ext4", int64(count*mib)<<20*5/4+4<<30)
 	far := testbed.StartToxic(t, minio.Endpoint)
 	far.Add("latency", testbed.FromServer, map[string]int{"latency": 20})
@@ -129,7 +129,8 @@ func TestManyInstances(t *testing.T) {
 	alone := other.p99()
 
 	// What store and path alone cost a neighbour, as they are on this host for the sake of the test: packs put by this process.
-	store, err := obs.Open(t.Context(), minio.URLVia(far.Endpoint, minio.Bucket(t), ""), obs.Options{Getenv: minio.Getenv})
+	bucket := minio.Bucket(t)
+	store, err := obs.Open(t.Context(), minio.URLVia(far.Endpoint, bucket, ""), obs.Options{Getenv: minio.Getenv})
 	must(t, err)
 	pack := make([]byte, 16<<20)
 	_, err = rand.Read(pack)
@@ -143,10 +144,13 @@ func TestManyInstances(t *testing.T) {
 	must(t, puts.Wait())
 	storeLate := other.p99()
 	must(t, store.Close())
+	discard := func(bucket string) { must(t, os.RemoveAll(filepath.Join(minio.DataDir(), bucket))) } // it takes memory
+	discard(bucket)
 
 	back := func(n, files int) (took, first time.Duration, peak float64, late time.Duration) {
 		p := startPlane(t)
-		h := newHost(t, p, minio.URLVia(far.Endpoint, minio.Bucket(t), ""), minio.Env()...)
+		bucket := minio.Bucket(t)
+		h := newHost(t, p, minio.URLVia(far.Endpoint, bucket, ""), minio.Env()...)
 		must(t, os.Symlink(volumes, filepath.Join(h.dir, "volumes")))
 		var ids []string
 		for i := range n {
@@ -180,6 +184,7 @@ func TestManyInstances(t *testing.T) {
 		for _, id := range ids {
 			must(t, os.RemoveAll(filepath.Join(volumes, id)))
 		}
+		discard(bucket)
 		return took, first, peak, late
 	}
 	one, _, oneMemory, oneLate := back(1, count)

@@ -1,13 +1,11 @@
 package obs
 
 const (
-	// minLevel and maxLevel bound the requests in flight: one always goes on, and more than a store has
-	// connections for (idleConnections) would open new ones all the time.
-	minLevel, maxLevel = 1, idleConnections
+	// minLevel and maxLevel bound the requests in flight: one goes on beside one on a dead connection, and more than a store
+	// has connections for (idleConnections) would open new ones all the time.
+	minLevel, maxLevel = 2, idleConnections
 	// firstLevel is where a limiter begins. It doubles until that no longer pays.
 	firstLevel = 8
-	// requestWork is what a request costs beside its bytes, in bytes, so that many small objects count as work too.
-	requestWork = 64 << 10
 )
 
 // level finds how many requests to have in flight: it tries more or fewer, for one epoch, and keeps what
@@ -40,7 +38,7 @@ func newLevel() level {
 	return level{limit: firstLevel, most: maxLevel, step: firstLevel, patient: 2}
 }
 
-func (l *level) set(limit int) { l.limit = max(minLevel, min(limit, l.most)) }
+func (l *level) set(limit int) { l.limit = min(max(minLevel, limit), l.most) }
 
 // slowDown is called when the store asks for fewer requests.
 func (l *level) slowDown() {

@@ -39,18 +39,16 @@ type Limiter struct {
 	waiting  []chan struct{} // closed when a slot is theirs
 	trouble  error           // why the store did not do the last call that it ended; nil when it did
 
-	// The current epoch of level.
-	begun    time.Time
-	work     float64       // bytes and requests of calls that began and ended in it
-	busy     time.Duration // their durations
-	finished int           // their number
-	full     int           // of those, how many ended while the limit was reached
-	cut      time.Time     // of the last slowDown
+	epoch epoch
+	costs costs
+	rate  float64   // work per second in the last epoch that told of it; 0 is not known
+	cut   time.Time // of the last slowDown
 }
 
 // NewLimiter makes a limiter.
 func NewLimiter(limits Limits) *Limiter {
 	l := &Limiter{level: newLevel()}
+	l.newEpoch()
 	l.Set(limits)
 	return l
 }
@@ -64,7 +62,10 @@ func (l *Limiter) Set(limits Limits) {
 	defer l.mu.Unlock()
 	l.limits = limits
 	l.level.most = mostInFlight(limits)
-	l.level.set(l.level.limit)
+	before := l.level.limit
+	if l.level.set(before); l.level.limit != before {
+		l.newEpoch()
+	}
 	l.grant()
 }
 
@@ -80,7 +81,7 @@ func mostInFlight(limits Limits) int {
 	}
 	for _, rate := range []int64{limits.Up, limits.Down} {
 		if rate > 0 {
-			most = int(min(int64(most), max(minLevel, rate/MinRate)))
+			most = int(min(int64(most), max(1, rate/MinRate)))
 		}
 	}
 	return most
@@ -110,30 +111,30 @@ func pacesItself(s Store) bool {
 }
 
 // enter waits for the turn of a call.
-func (l *Limiter) enter(ctx context.Context) error {
+func (l *Limiter) enter(ctx context.Context) (slot, error) {
 	if err := l.requests.take(ctx, 1); err != nil {
-		return err
+		return slot{}, err
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if len(l.waiting) == 0 && l.free() {
 		l.inFlight++
-		l.mu.Unlock()
-		return nil
+		return l.epoch.begin(), nil
 	}
 	turn := make(chan struct{})
 	l.waiting = append(l.waiting, turn)
 	l.mu.Unlock()
 	select {
 	case <-turn:
-		return nil
-	case <-ctx.Done():
-		l.withdraw(turn)
 		l.mu.Lock()
-		defer l.mu.Unlock()
+		return l.epoch.begin(), nil
+	case <-ctx.Done():
+		l.mu.Lock()
+		l.withdraw(turn)
 		if l.trouble != nil { // what those before it wait for
-			return fmt.Errorf("%w, while it waited behind others: %w", ctx.Err(), l.trouble)
+			return slot{}, fmt.Errorf("%w, while it waited behind others: %w", ctx.Err(), l.trouble)
 		}
-		return ctx.Err()
+		return slot{}, ctx.Err()
 	}
 }
 
@@ -149,10 +150,8 @@ func (l *Limiter) grant() {
 	}
 }
 
-// withdraw gives up a turn, or the slot that came meanwhile.
+// withdraw gives up a turn, or the slot that came meanwhile. The lock is held.
 func (l *Limiter) withdraw(turn chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	for i, w := range l.waiting {
 		if w == turn {
 			l.waiting = append(l.waiting[:i:i], l.waiting[i+1:]...)
@@ -163,8 +162,8 @@ func (l *Limiter) withdraw(turn chan struct{}) {
 	l.grant()
 }
 
-// leave ends a call that began at start, and learns from it.
-func (l *Limiter) leave(start time.Time, bytes int, err error) {
+// leave ends a call that moved so many bytes, and learns from it.
+func (l *Limiter) leave(c slot, op string, bytes int, err error) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -173,47 +172,59 @@ func (l *Limiter) leave(start time.Time, bytes int, err error) {
 	defer l.grant()
 	switch {
 	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrExists):
-		l.trouble = nil
+		l.trouble, err = nil, nil // it did what was asked
 	case errors.Is(err, ErrUnavailable):
 		l.trouble = err
 	}
 	var asked interface{ SlowDown() bool }
-	if errors.As(err, &asked) && asked.SlowDown() {
-		if start.After(l.cut) { // requests that were under way then tell nothing new
-			l.level.slowDown()
-			l.cut = now
-			l.newEpoch(now)
-		}
+	if errors.As(err, &asked) && asked.SlowDown() && c.start.After(l.cut) { // requests that were under way then tell nothing new
+		l.level.slowDown()
+		l.cut = now
+		l.newEpoch()
 		return
 	}
-	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrExists) {
-		return // it did no work, and how long that took says nothing
+	e := &l.epoch
+	if c.epoch != e.number {
+		return // it tells of another level, or would count for more than it is
 	}
-	if l.begun.IsZero() {
-		l.newEpoch(start)
-	}
-	if start.Before(l.begun) {
-		return // it tells of another level
-	}
-	l.work += float64(bytes) + requestWork
-	l.busy += now.Sub(start)
-	l.finished++
-	if full {
-		l.full++
-	}
-	if l.finished >= max(4, l.level.limit) && l.busy > 0 {
-		if l.full*2 >= l.finished { // else there was too little to do to tell what more or fewer would bring
-			// By Little's law. Counting what ends in a time would depend on where in a batch that time ends.
-			l.level.epoch(float64(l.level.limit) * l.work / l.busy.Seconds())
+	e.open--
+	if err == nil { // else it did no work, and how long that took says nothing
+		e.ended++
+		if full {
+			e.full++
 		}
-		l.newEpoch(now)
+		of := &e.calls[classOf(op, bytes)]
+		of.n++
+		of.busy += now.Sub(c.start)
+	}
+	if e.over() {
+		l.endEpoch()
 	}
 }
 
-// newEpoch begins an epoch. The lock is held.
-func (l *Limiter) newEpoch(now time.Time) {
-	l.begun, l.work, l.busy, l.finished, l.full = now, 0, 0, 0, 0
+// endEpoch learns from an epoch, and begins the next one. The lock is held.
+func (l *Limiter) endEpoch() {
+	e := &l.epoch
+	speed, known := l.costs.speed(e)
+	tells := known*2 >= e.ended && known > 0
+	switch {
+	case tells:
+	case l.rate > 0: // then so fast are those that are not known
+		speed = l.rate / float64(l.level.limit)
+	default:
+		speed, tells = 1, true
+	}
+	l.costs.learn(e, speed)
+	if tells && e.ended > 0 && e.full*2 >= e.ended { // else there was too little to do to tell what more or fewer would bring
+		// By Little's law. Counting what ends in a time would depend on where in a batch that time ends.
+		l.rate = float64(l.level.limit) * speed
+		l.level.epoch(l.rate)
+	}
+	l.newEpoch()
 }
+
+// newEpoch begins an epoch. The lock is held.
+func (l *Limiter) newEpoch() { l.epoch = newEpoch(l.epoch.number+1, max(leastCalls, l.level.limit)) }
 
 // paceKey is where a context holds the pace of its call.
 type paceKey struct{}
@@ -240,12 +251,12 @@ type limited struct {
 
 // do makes one call within the budget. It moves n bytes, at the pace of p; f returns how many it moved.
 func (s *limited) do(ctx context.Context, op, key string, p *pacer, f func(context.Context) (int, error)) error {
-	if err := s.l.enter(ctx); err != nil {
+	c, err := s.l.enter(ctx)
+	if err != nil {
 		return ended(ctx, op, key)
 	}
-	start := time.Now()
 	n, err := f(context.WithValue(ctx, paceKey{}, &pace{pacer: p}))
-	s.l.leave(start, n, err)
+	s.l.leave(c, op, n, err)
 	return err
 }
 

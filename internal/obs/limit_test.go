@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -328,6 +329,100 @@ func TestLevel(t *testing.T) {
 			s.run(t, store, 100, 4*time.Minute)
 			if rate := s.run(t, store, 100, time.Minute); rate < 0.85*80 {
 				t.Errorf("capacity %d grew to 40: %.0f puts a second of 80, level %d", capacity, rate, limiter.State().Level)
+			}
+		})
+	}
+}
+
+// mixture is a store by a clock whose requests differ as a backup's do: each takes 25 ms, and its bytes take more the more of
+// them are under way. Times vary by a fifth either way.
+type mixture struct {
+	obs.Store
+	mu       sync.Mutex
+	r        *rand.Rand
+	capacity int // how many packs at once it takes at its full speed, of 32 MiB/s each
+	packs    int // under way
+	bytes    int64
+}
+
+func (m *mixture) Put(ctx context.Context, _ string, body []byte) error {
+	big := len(body) >= 1<<20
+	m.mu.Lock()
+	if big {
+		m.packs++
+	}
+	took := 25*time.Millisecond + time.Duration(len(body))*(time.Second/(32<<20))*time.Duration(max(m.packs, m.capacity))/time.Duration(m.capacity)
+	took = time.Duration(float64(took) * (0.8 + 0.4*m.r.Float64()))
+	m.mu.Unlock()
+	select {
+	case <-time.After(took):
+	case <-ctx.Done():
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if big {
+		m.packs--
+	}
+	if ctx.Err() == nil {
+		m.bytes += int64(len(body))
+	}
+	return ctx.Err()
+}
+
+// run puts from many goroutines for a while, so that one second a pack stands for a share of the requests and the next second for
+// another, and returns how many bytes a second were stored.
+func (m *mixture) run(t *testing.T, store obs.Store, jobs int, how, every time.Duration, shares [2]float64) int64 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), how)
+	defer cancel()
+	pack := make([]byte, 16<<20)
+	start, before := time.Now(), m.bytes
+	var wg sync.WaitGroup
+	for range jobs {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				m.mu.Lock()
+				size := 1000 + m.r.IntN(100_000)
+				if m.r.Float64() < shares[time.Since(start)/every%2] {
+					size = len(pack)
+				}
+				m.mu.Unlock()
+				if err := store.Put(ctx, "k", pack[:size]); err != nil && ctx.Err() == nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return int64(float64(m.bytes-before) / how.Seconds())
+}
+
+// TestLevelOfMixedRequests: requests of many sizes, now more of the small and now of the large as the jobs of a batch make them, do not
+// look like a store that gets slow and fast again.
+func TestLevelOfMixedRequests(t *testing.T) {
+	for _, c := range []struct {
+		capacity int
+		every    time.Duration
+		shares   [2]float64 // of packs
+	}{
+		{4, time.Second, [2]float64{1, 0}},
+		{8, time.Second, [2]float64{1, 0}},
+		{20, time.Second, [2]float64{1, 0}},
+		{8, 300 * time.Millisecond, [2]float64{1, 0}},
+		{8, 3 * time.Second, [2]float64{0.9, 0.02}},
+		{20, 10 * time.Second, [2]float64{0.3, 0}},
+		{8, time.Second, [2]float64{0.4, 0.2}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			new := func() *mixture { return &mixture{r: rand.New(rand.NewPCG(1, 1)), capacity: c.capacity} }
+			m := new()
+			most := m.run(t, m, 64, 5*time.Minute, c.every, c.shares) // this store gets no worse by too many
+			m = new()
+			limiter := obs.NewLimiter(obs.Limits{})
+			got := m.run(t, limiter.Store(m), 100, 5*time.Minute, c.every, c.shares)
+			t.Logf("capacity %d, shares %v for %v each: %d MiB/s of %d", c.capacity, c.shares, c.every, got>>20, most>>20)
+			if got < most*85/100 {
+				t.Errorf("capacity %d, shares %v for %v each: %d MiB/s at level %d, it can do %d", c.capacity, c.shares, c.every, got>>20, limiter.State().Level, most>>20)
 			}
 		})
 	}

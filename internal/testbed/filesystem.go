@@ -56,6 +56,22 @@ func Filesystem(t testing.TB, kind string, size int64) string {
 	return point
 }
 
+// Tmpfs mounts a new tmpfs with these mount options, such as "size=1g", and returns where. It goes with the test.
+func Tmpfs(t testing.TB, options string) string {
+	t.Helper()
+	Need(t, "root")
+	dir := Dir(t)
+	if err := unix.Mount("none", dir, "tmpfs", 0, options); err != nil {
+		t.Fatalf("mount a tmpfs (%s): %v", options, err)
+	}
+	t.Cleanup(func() {
+		if err := unmountBelow(dir); err != nil {
+			t.Errorf("remove the test's tmpfs: %v", err)
+		}
+	})
+	return dir
+}
+
 // unmountBelow unmounts all that is mounted at or below dir, the innermost first.
 func unmountBelow(dir string) error {
 	points, err := mountsBelow(dir)

@@ -77,6 +77,7 @@ type S3 struct {
 	kind    s3Program
 	program string
 	dir     string
+	data    string
 	address string
 	proc    *process // nil while stopped
 	buckets int
@@ -86,22 +87,28 @@ type S3 struct {
 // for in HOLDFAST_TOOLS, in build/bin of this module, where "go install" puts programs, and on PATH.
 func StartMinIO(t testing.TB) *S3 {
 	t.Helper()
-	return startS3(t, minio)
+	return startS3(t, minio, "")
+}
+
+// StartMinIOIn is StartMinIO with the data in a folder that is there, such as one on a file system of its own.
+func StartMinIOIn(t testing.TB, data string) *S3 {
+	t.Helper()
+	return startS3(t, minio, data)
 }
 
 // StartVersity starts the Versity gateway on a folder, as StartMinIO starts MinIO.
 func StartVersity(t testing.TB) *S3 {
 	t.Helper()
-	return startS3(t, versity)
+	return startS3(t, versity, "")
 }
 
 // StartRclone starts "rclone serve s3" on a folder, as StartMinIO starts MinIO.
 func StartRclone(t testing.TB) *S3 {
 	t.Helper()
-	return startS3(t, rclone)
+	return startS3(t, rclone, "")
 }
 
-func startS3(t testing.TB, kind s3Program) *S3 {
+func startS3(t testing.TB, kind s3Program, data string) *S3 {
 	t.Helper()
 	program, err := GoProgram(kind.name)
 	if err != nil {
@@ -110,9 +117,12 @@ func startS3(t testing.TB, kind s3Program) *S3 {
 		}
 		t.Skipf("this test needs %v", err)
 	}
-	s := &S3{AccessKey: "holdfast-test", SecretKey: "holdfast-test-secret", t: t, kind: kind, program: program, dir: Dir(t)}
-	for _, d := range []string{"data", "side"} {
-		if err := os.Mkdir(filepath.Join(s.dir, d), 0o700); err != nil {
+	s := &S3{AccessKey: "holdfast-test", SecretKey: "holdfast-test-secret", t: t, kind: kind, program: program, dir: Dir(t), data: data}
+	if s.data == "" {
+		s.data = filepath.Join(s.dir, "data")
+	}
+	for _, d := range []string{s.data, filepath.Join(s.dir, "side")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -238,7 +248,7 @@ func (s *S3) Getenv(name string) string {
 }
 
 // DataDir is the folder in which the server keeps its objects, for tests that damage them.
-func (s *S3) DataDir() string { return filepath.Join(s.dir, "data") }
+func (s *S3) DataDir() string { return s.data }
 
 // makeBucket sends one PUT, signed by hand with AWS signature version 4: the client library has its home in
 // internal/obs, whose tests use this package.

@@ -185,20 +185,11 @@ func TestLinks(t *testing.T) {
 
 // TestWalkOfManyNames walks one folder of 200,000 long names in less memory than they take.
 func TestWalkOfManyNames(t *testing.T) {
-	testbed.Need(t, "root")
 	const (
 		files = 200_000
 		limit = 4 << 20 // of memory, bytes; the names alone are 20 MB
 	)
-	dir := testbed.Dir(t)
-	if err := unix.Mount("none", dir, "tmpfs", 0, "size=4g,nr_inodes=0"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := testbed.Tmpfs(t, "size=4g,nr_inodes=0")
 	fd, err := openAt(unix.AT_FDCWD, dir, openDir, 0)
 	if err != nil {
 		t.Fatal(err)

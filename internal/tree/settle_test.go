@@ -81,17 +81,4 @@ func TestSettleShowsWritesThroughMaps(t *testing.T) {
 	}
 }
 
-// tmpfs mounts one, which goes with the test.
-func tmpfs(t testing.TB) string {
-	testbed.Need(t, "root")
-	dir := testbed.Dir(t)
-	if err := unix.Mount("none", dir, "tmpfs", 0, "size=16m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
+func tmpfs(t testing.TB) string { return testbed.Tmpfs(t, "size=16m") }

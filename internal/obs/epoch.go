@@ -1,0 +1,104 @@
+package obs
+
+import (
+	"math/bits"
+	"time"
+)
+
+// leastCalls is how many calls an epoch has at least: of fewer, one slow call would tell of a slow store.
+const leastCalls = 8
+
+// callClass is a kind of call and the size of what it moves, to a factor of two. Calls of a class take about as long as each other.
+type callClass uint8
+
+const (
+	callKinds = 3
+	callSizes = 24 // the largest is 4 GiB and more
+)
+
+func classOf(op string, bytes int) callClass {
+	kind := 0
+	switch op {
+	case opPut, opPutNew:
+		kind = 1
+	case opRead:
+		kind = 2
+	}
+	return callClass(kind*callSizes + min(bits.Len(uint(bytes)>>10), callSizes-1))
+}
+
+// epoch has a number of calls that began after each other. All of them count, and it is over when the last has ended: a mixture of what
+// ended in some time would have too many of the short ones. The limiter's lock guards it.
+type epoch struct {
+	number  int // from 1; of no other
+	joining int // calls that are still to begin
+	open    int // calls that have begun
+	ended   int // calls that did what was asked
+	full    int // of those, how many ended while the limit was reached
+	calls   [callKinds * callSizes]struct {
+		n    int
+		busy time.Duration
+	}
+}
+
+// slot is what one call has of the budget.
+type slot struct {
+	start time.Time
+	epoch int // its epoch's number, or 0
+}
+
+func newEpoch(number, calls int) epoch { return epoch{number: number, joining: calls} }
+
+// begin takes a call in, if calls are still to begin.
+func (e *epoch) begin() slot {
+	c := slot{start: time.Now()}
+	if e.joining > 0 {
+		e.joining--
+		e.open++
+		c.epoch = e.number
+	}
+	return c
+}
+
+// over tells whether all calls have ended.
+func (e *epoch) over() bool { return e.joining == 0 && e.open == 0 }
+
+// costs has how long calls of each class take, in seconds at a speed of 1, so that calls that differ can be added up as work: what a store gets done
+// in a second must not look like less when it is asked for many small objects after a few large ones. What that speed is depends on how busy
+// the store was at first; it says nothing by itself, but can be compared. 0 is a class that was not seen yet.
+type costs [callKinds * callSizes]float64
+
+// costWeight is the number of calls that weigh as much as all before.
+const costWeight = 50
+
+// speed is how fast the calls of an epoch were that are of known classes, and how many they were.
+func (c *costs) speed(e *epoch) (speed float64, known int) {
+	var cost, busy float64
+	for i, calls := range e.calls {
+		if c[i] > 0 {
+			known += calls.n
+			cost += float64(calls.n) * c[i]
+			busy += calls.busy.Seconds()
+		}
+	}
+	if busy > 0 {
+		speed = cost / busy
+	}
+	return speed, known
+}
+
+// learn corrects the costs by the calls of an epoch of that speed. They change beside each other, not in sum: a store that gets slow stays
+// slower than before, however long that lasts.
+func (c *costs) learn(e *epoch, speed float64) {
+	for i, calls := range e.calls {
+		if calls.n == 0 {
+			continue
+		}
+		cost := calls.busy.Seconds() / float64(calls.n) * speed
+		if c[i] == 0 {
+			c[i] = cost
+			continue
+		}
+		c[i] += (cost - c[i]) * float64(calls.n) / float64(calls.n+costWeight)
+	}
+}
