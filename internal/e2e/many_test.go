@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +52,7 @@ func cpuTime(t *testing.T, pid int) time.Duration {
 // neighbour is other work on the host, which has to be in time.
 type neighbour struct {
 	t    *testing.T
+	proc *os.Process
 	path string
 	mark int
 }
@@ -62,6 +65,7 @@ func startNeighbour(t *testing.T) *neighbour {
 	c := exec.Command(program(t, "neighbour"))
 	c.Stdout = out
 	must(t, c.Start())
+	n.proc = c.Process
 	t.Cleanup(func() {
 		_ = c.Process.Kill()
 		_ = c.Wait()
@@ -90,6 +94,37 @@ func (n *neighbour) p99() time.Duration {
 	return time.Duration(late[len(late)*99/100]) * time.Microsecond
 }
 
+// processors are those on which this process may run: each as a set of one, and all.
+func processors(t *testing.T) (each []*unix.CPUSet, all *unix.CPUSet) {
+	t.Helper()
+	all = new(unix.CPUSet)
+	must(t, unix.SchedGetaffinity(0, all))
+	for n := 0; len(each) < all.Count(); n++ {
+		if all.IsSet(n) {
+			one := new(unix.CPUSet)
+			one.Set(n)
+			each = append(each, one)
+		}
+	}
+	return each, all
+}
+
+// pin has a process run on these processors only, with all its threads and those that they begin.
+func pin(t *testing.T, pid int, set *unix.CPUSet) {
+	t.Helper()
+	for range 2 { // the second time for threads that were begun during the first
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+		must(t, err)
+		for _, thread := range threads {
+			id, err := strconv.Atoi(filepath.Base(thread))
+			must(t, err)
+			if err := unix.SchedSetaffinity(id, set); err != nil && !errors.Is(err, unix.ESRCH) {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // flush writes back the file system of a folder.
 func flush(t *testing.T, dir string) {
 	t.Helper()
@@ -114,7 +149,8 @@ func fair(t *testing.T, ids []string, done []received) {
 }
 
 // TestManyInstances backs up a hundred instances with one command, to a store that answers 20 ms later, beside one instance that has as
-// much, and prints what that takes; memory, the reports and their order are what it holds. MIB is the size of an instance.
+// much, and prints what that takes; memory, the reports and their order are what it holds. MIB is the size of an instance. In the end it does so
+// once more with the agent and the neighbour on a processor of their own, as where the store is elsewhere, to tell what the neighbour feels of the agent.
 func TestManyInstances(t *testing.T) {
 	testbed.Need(t, "root")
 	const count = 100
@@ -147,7 +183,7 @@ func TestManyInstances(t *testing.T) {
 	discard := func(bucket string) { must(t, os.RemoveAll(filepath.Join(minio.DataDir(), bucket))) } // it takes memory
 	discard(bucket)
 
-	back := func(n, files int) (took, first time.Duration, peak float64, late time.Duration) {
+	back := func(n, files int, apart bool) (took, first time.Duration, peak float64, late time.Duration) {
 		p := startPlane(t)
 		bucket := minio.Bucket(t)
 		h := newHost(t, p, minio.URLVia(far.Endpoint, bucket, ""), minio.Env()...)
@@ -163,6 +199,14 @@ func TestManyInstances(t *testing.T) {
 		}
 		flush(t, volumes) // what the test wrote is not what is measured
 		h.start("")
+		if apart {
+			each, all := processors(t)
+			t.Cleanup(func() { pin(t, os.Getpid(), all) })
+			pin(t, os.Getpid(), each[0]) // the path to the store, and the control plane
+			pin(t, minio.PID(), each[0])
+			pin(t, other.proc.Pid, each[1])
+			pin(t, h.proc.Process.Pid, each[1])
+		}
 		other.p99()
 		begin := time.Now()
 		agent, store, self := cpuTime(t, h.proc.Process.Pid), cpuTime(t, minio.PID()), cpuTime(t, 0)
@@ -187,12 +231,16 @@ func TestManyInstances(t *testing.T) {
 		discard(bucket)
 		return took, first, peak, late
 	}
-	one, _, oneMemory, oneLate := back(1, count)
-	many, first, manyMemory, manyLate := back(count, 1)
+	one, _, oneMemory, oneLate := back(1, count, false)
+	many, first, manyMemory, manyLate := back(count, 1, false)
 	t.Logf("%d MiB as one instance: %.2f s, %.0f MiB of memory", count*mib, one.Seconds(), oneMemory)
 	t.Logf("as %d instances:       %.2f s, %.0f MiB of memory; the first was told after %.2f s", count, many.Seconds(), manyMemory, first.Seconds())
 	t.Logf("ratios: time %.2f, memory %.2f", many.Seconds()/one.Seconds(), manyMemory/oneMemory)
 	t.Logf("a neighbour is late by (p99): alone %s, beside the store %s, beside one instance %s, beside %d %s", alone, storeLate, oneLate, count, manyLate)
+	if runtime.NumCPU() > 1 {
+		_, _, _, late := back(count, 1, true)
+		t.Logf("beside the agent with %d, and without a store on its processor: %s", count, late)
+	}
 	if limit := 1.3; manyMemory > limit*oneMemory {
 		t.Errorf("a hundred instances take %.0f MiB of memory, and one takes %.0f", manyMemory, oneMemory)
 	}
