@@ -418,6 +418,19 @@ func TestBackupReportRelease(t *testing.T) {
 // restoresTo checks the stored object against the receipt, and its content.
 func (h *host) restoresTo(s report.Statement, want string) {
 	h.t.Helper()
+	dest := h.in("restored")
+	m := h.restore(s.Tenant, s.Instance, s.Backup, dest)
+	if m.Digest != s.ManifestSHA256 || m.Object != s.Object {
+		h.t.Errorf("manifest %s %s, receipt %s %s", m.Object, m.Digest, s.Object, s.ManifestSHA256)
+	}
+	if got, err := os.ReadFile(filepath.Join(dest, "data", "file")); err != nil || string(got) != want {
+		h.t.Errorf("restored %q, %v", got, err)
+	}
+}
+
+// restore writes a backup of the store to a path, as the command does, and returns its manifest.
+func (h *host) restore(tenant, instance, backup, dest string) *vault.Manifest {
+	h.t.Helper()
 	ctx := h.t.Context()
 	store, err := obs.Open(ctx, "file://"+h.in("store"), obs.Options{})
 	if err != nil {
@@ -428,26 +441,23 @@ func (h *host) restoresTo(s report.Statement, want string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	v, err := vault.Open(ctx, store, s.Tenant, []byte("a secret of the fleet"), identity)
+	v, err := vault.Open(ctx, store, tenant, []byte("a secret of the fleet"), identity)
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	defer v.Close()
-	ref, err := v.Find(ctx, s.Instance, s.Backup)
+	ref, err := v.Find(ctx, instance, backup)
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	m, err := v.Manifest(ctx, ref)
-	if err != nil || m.Digest != s.ManifestSHA256 || m.Object != s.Object {
-		h.t.Errorf("manifest %s %s, receipt %s %s, %v", m.Object, m.Digest, s.Object, s.ManifestSHA256, err)
+	if err != nil {
+		h.t.Fatal(err)
 	}
-	dest := h.in("restored")
 	if _, err := restore.Run(ctx, restore.Options{Vault: v, Ref: ref, Dest: dest}); err != nil {
 		h.t.Fatal(err)
 	}
-	if got, err := os.ReadFile(filepath.Join(dest, "data", "file")); err != nil || string(got) != want {
-		h.t.Errorf("restored %q, %v", got, err)
-	}
+	return m
 }
 
 func (h *host) metrics(lines ...string) {

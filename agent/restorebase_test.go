@@ -24,6 +24,25 @@ func (h *host) bases(beside string) []string {
 	return found
 }
 
+// volumeOn gives phone-1 its volume on another file system, for which snapshots are chosen by what that is: a folder with one large file,
+// or an image. The path of that file or image is returned too.
+func (h *host) volumeOn(mount string, image bool, content []byte) (volume, large string) {
+	h.t.Helper()
+	volume = filepath.Join(mount, "data")
+	large = volume
+	if !image {
+		large = filepath.Join(volume, "large")
+		if err := os.Mkdir(volume, 0o755); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(large, content, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	h.cfg = strings.Replace(h.cfg, "path: "+h.in("volumes/phone-1")+", snapshot: freeze}]", "path: "+volume+"}]\n    hold: frozen", 1)
+	return volume, large
+}
+
 // ended waits for an event of phone-1, and returns its data. Those before are forgotten.
 func (h *host) ended(kind string) map[string]any {
 	h.t.Helper()
@@ -58,21 +77,10 @@ func TestRestoreLeavesABase(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			const size, piece = 24 << 20, 64 << 10
 			h, mount := newHost(t), c.place(t)
-			volume := filepath.Join(mount, "data")
-			large := volume
-			if !c.image {
-				large = filepath.Join(volume, "large")
-				if err := os.Mkdir(volume, 0o755); err != nil {
-					t.Fatal(err)
-				}
-			}
-			h.cfg = strings.Replace(h.cfg, "path: "+h.in("volumes/phone-1")+", snapshot: freeze}]", "path: "+volume+"}]\n    hold: frozen", 1)
 			rnd := rand.NewChaCha8([32]byte{7})
 			content := make([]byte, size)
 			_, _ = rnd.Read(content)
-			if err := os.WriteFile(large, content, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			volume, large := h.volumeOn(mount, c.image, content)
 			h.start()
 			release := func(request string) map[string]any {
 				t.Helper()

@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -27,20 +25,9 @@ func TestSnapshotVanishes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, mount := newHost(t), c.place(t)
-			volume := filepath.Join(mount, "data")
-			large := volume
-			if !c.image {
-				large = filepath.Join(volume, "large")
-				if err := os.Mkdir(volume, 0o755); err != nil {
-					t.Fatal(err)
-				}
-			}
 			content := make([]byte, 48<<20)
 			_, _ = rand.NewChaCha8([32]byte{9}).Read(content)
-			if err := os.WriteFile(large, content, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			h.cfg = strings.Replace(h.cfg, "path: "+h.in("volumes/phone-1")+", snapshot: freeze}]", "path: "+volume+"}]\n    hold: frozen", 1)
+			h.volumeOn(mount, c.image, content)
 			h.cfg += "\nbandwidth: {up: 1MiB}\n" // so that it takes its time
 			h.start()
 			task := h.backup("acme", "backup-1", "phone-1")

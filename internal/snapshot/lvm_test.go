@@ -31,17 +31,9 @@ const lvmPatience = 15 * time.Minute
 // all cases.
 func TestLVM(t *testing.T) {
 	if !testbed.InMachine() {
-		testbed.RunInMachine(t, testbed.MachineSpec{
-			Tools: []string{"lvm", "dmsetup", "thin_check", "thin_delta", "mkfs.ext4", "mkfs.xfs", "e2fsck", "xfs_repair"},
-			Files: map[string]string{"/etc/lvm/lvm.conf": `
-activation { udev_sync=0 udev_rules=0 verify_udev_operations=0 monitoring=0 }
-devices { global_filter=["r|/dev/vda|"] }
-global { thin_check_executable="/usr/bin/thin_check" thin_repair_executable="" }
-`},
-			Env:     []string{"DM_DISABLE_UDEV=1"}, // there is no udev to make /dev/mapper/…
-			Modules: []string{"dm-mod", "dm-thin-pool", "dm-snapshot", "ext4", "xfs"},
-			Disks:   []string{testbed.Disk(t, 4<<30)},
-		}, lvmPatience)
+		spec := testbed.LVMMachine(t, 4<<30)
+		spec.Tools = append(spec.Tools, "e2fsck", "xfs_repair")
+		testbed.RunInMachine(t, spec, lvmPatience)
 		return
 	}
 	if at := os.Getenv(victimVariable); at != "" {

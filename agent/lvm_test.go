@@ -1,0 +1,105 @@
+package agent_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/testbed"
+)
+
+// TestJobOnLogicalVolumes: instances with a file system on a thin and on a classic logical volume, and with a logical volume as their
+// disk, are backed up by snapshots of LVM and released, nothing is left behind, and what is restored is what they had: in the same place, or on
+// another logical volume.
+func TestJobOnLogicalVolumes(t *testing.T) {
+	if !testbed.InMachine() {
+		testbed.RunInMachine(t, testbed.LVMMachine(t, 1<<30), 10*time.Minute)
+		return
+	}
+	const group, size = "instances", 8 << 20
+	command := func(args ...string) string {
+		t.Helper()
+		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	command("dmsetup", "create", "disk", "--table", "0 "+strings.TrimSpace(command("blockdev", "--getsz", "/dev/vda"))+" linear /dev/vda 0")
+	for _, args := range [][]string{
+		{"pvcreate", "/dev/mapper/disk"},
+		{"vgcreate", group, "/dev/mapper/disk"},
+		{"lvcreate", "--type", "thin-pool", "--size", "320m", "--name", "pool", group},
+		{"lvcreate", "--thin", "--virtualsize", "64m", "--name", "thin", group + "/pool"},
+		{"lvcreate", "--thin", "--virtualsize", "8m", "--name", "image", group + "/pool"},
+		{"lvcreate", "--thin", "--virtualsize", "8m", "--name", "other", group + "/pool"},
+		{"lvcreate", "--wipesignatures", "n", "--size", "64m", "--name", "classic", group},
+	} {
+		command(append([]string{"lvm"}, args...)...)
+	}
+	volumes := func() string { return command("lvm", "lvs", "--all", "--noheadings", "-o", "lv_name,lv_tags", group) }
+	before := volumes()
+	for _, name := range []string{"thin", "classic", "image"} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			content := make([]byte, size)
+			_, _ = rand.Read(content)
+			device := filepath.Join("/dev", group, name)
+			volume, large := device, device
+			if name == "image" {
+				if err := os.WriteFile(device, content, 0); err != nil {
+					t.Fatal(err)
+				}
+				unix.Sync()
+				h.cfg = strings.Replace(h.cfg, "path: "+h.in("volumes/phone-1")+", snapshot: freeze}]", "path: "+device+"}]", 1)
+			} else {
+				command("mkfs.ext4", "-q", "-F", device)
+				mount := h.in("mount")
+				if err := os.Mkdir(mount, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := unix.Mount(device, mount, "ext4", 0, ""); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					if err := unix.Unmount(mount, 0); err != nil {
+						t.Error(err)
+					}
+				})
+				volume, large = h.volumeOn(mount, false, content)
+			}
+			h.cfg += "\nbandwidth: {up: 4MiB}\n" // so that the snapshot stands for a while
+			h.start()
+			h.backup("acme", "backup-1", "phone-1")
+			h.eventually("a snapshot of LVM", func() bool { return strings.Contains(volumes(), "holdfast") })
+			h.eventually("released", func() bool { return h.plane.took("holdfast.instance.released", "phone-1") != nil })
+			h.eventually("the snapshot is gone", func() bool { return volumes() == before })
+			data := h.ended("holdfast.backup.completed")
+			if data["bytes"].(float64) != size {
+				t.Errorf("the report says %v", data)
+			}
+			if name == "image" {
+				large = filepath.Join("/dev", group, "other")
+				h.restore("acme", "phone-1", data["backup_id"].(string), large)
+			} else {
+				if err := os.RemoveAll(volume); err != nil {
+					t.Fatal(err)
+				}
+				h.call(http.MethodPost, "/v1/instances/prepare", "acme", "prepare-1", `{"instance_ids":["phone-1"]}`)
+				h.ended("holdfast.restore.completed")
+			}
+			got, err := os.ReadFile(large)
+			if err != nil || !bytes.Equal(got, content) {
+				t.Errorf("restored something else (%v)", err)
+			}
+		})
+	}
+}
