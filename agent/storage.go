@@ -40,9 +40,12 @@ func checkView(ctx context.Context, s job.Source) error {
 }
 
 // reading runs read, which reads the views of the sources, and ends it when one of them goes bad. The error then says what became of the
-// view: the kernel says only that there was an input/output error, and its cache may say nothing. That there is too little room left
-// does not spoil what was read to its end.
-func reading(ctx context.Context, sources []job.Source, every time.Duration, check func(context.Context, job.Source) error, read func(context.Context) error) error {
+// view: the kernel says only that there was an input/output error, and its cache may say nothing. So read has to call sound when it has read
+// all, before anything rests on that. From then on the views are not looked at any more. That there is too little room left does not spoil
+// what was read to its end.
+func reading(ctx context.Context, sources []job.Source, every time.Duration, check func(context.Context, job.Source) error,
+	read func(ctx context.Context, sound func(context.Context) error) error,
+) error {
 	look := func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, checkTime)
 		defer cancel()
@@ -56,33 +59,45 @@ func reading(ctx context.Context, sources []job.Source, every time.Duration, che
 	working, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	var watch sync.WaitGroup
-	var bad error // of watch
+	over := make(chan struct{})
+	stop := sync.OnceFunc(func() { close(over); watch.Wait() })
+	defer stop()
 	watch.Go(func() {
 		tick := time.NewTicker(every)
 		defer tick.Stop()
-		for bad == nil {
+		for {
 			select {
 			case <-tick.C:
-				bad = look(working)
+				if bad := look(working); bad != nil {
+					end(bad)
+					return
+				}
+			case <-over:
+				return
 			case <-working.Done():
 				return
 			}
 		}
-		end(bad)
 	})
-	err := read(working)
-	end(nil)
-	watch.Wait()
-	if ctx.Err() != nil {
+	err := read(working, func(ctx context.Context) error {
+		stop()
+		if bad := look(ctx); bad != nil && !errors.Is(bad, snapshot.ErrNoRoom) {
+			end(bad)
+		}
+		return context.Cause(working)
+	})
+	if err == nil || ctx.Err() != nil {
 		return err
 	}
+	stop()
+	bad := context.Cause(working)
 	if bad == nil {
 		bad = look(ctx)
 	}
 	switch {
-	case bad == nil, err == nil && errors.Is(bad, snapshot.ErrNoRoom):
+	case bad == nil:
 		return err
-	case err == nil || errors.Is(err, bad):
+	case errors.Is(err, bad):
 		return bad
 	}
 	return fmt.Errorf("%w; so: %w", bad, err)

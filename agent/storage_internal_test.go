@@ -64,16 +64,22 @@ func TestReading(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var s storage
-				err := reading(t.Context(), []job.Source{{Volume: "data"}, {Volume: "media"}}, time.Second, s.check, func(ctx context.Context) error {
-					time.Sleep(90 * time.Second)
+				const every = time.Second
+				err := reading(t.Context(), []job.Source{{Volume: "data"}, {Volume: "media"}}, every, s.check, func(ctx context.Context, sound func(context.Context) error) error {
+					time.Sleep(90*time.Second + every/2) // between two looks
 					if err := context.Cause(ctx); err != nil {
 						t.Errorf("ended early: %v", err)
 					}
 					s.set("media", tt.bad)
-					if tt.read == nil {
-						return nil
+					if tt.read != nil {
+						return tt.read(ctx)
 					}
-					return tt.read(ctx)
+					if err := sound(ctx); err != nil {
+						return fmt.Errorf("not accepted: %w", err)
+					}
+					s.set("media", snapshot.ErrGone) // nothing is read of it any more
+					time.Sleep(90 * time.Second)
+					return context.Cause(ctx)
 				})
 				if (err == nil) != (len(tt.want) == 0) {
 					t.Fatalf("got %v", err)
@@ -93,7 +99,7 @@ func TestReading(t *testing.T) {
 		ctx, end := context.WithCancelCause(t.Context())
 		s := storage{bad: map[string]error{"data": snapshot.ErrGone}}
 		cancelled := errors.New("cancelled on request")
-		err := reading(ctx, []job.Source{{Volume: "data"}}, time.Hour, s.check, func(ctx context.Context) error {
+		err := reading(ctx, []job.Source{{Volume: "data"}}, time.Hour, s.check, func(ctx context.Context, _ func(context.Context) error) error {
 			end(cancelled)
 			<-ctx.Done()
 			return context.Cause(ctx)

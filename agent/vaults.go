@@ -158,7 +158,15 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		return err
 	}
 	var res *backup.Result
-	err = reading(ctx, r.Sources, viewEvery, check, func(ctx context.Context) error {
+	err = reading(ctx, r.Sources, viewEvery, check, func(ctx context.Context, sound func(context.Context) error) error {
+		o.Accept = func(ctx context.Context, so *backup.Result) error {
+			if !r.Precopy {
+				if err := whole(so); err != nil {
+					return err
+				}
+			}
+			return sound(ctx)
+		}
 		res, err = v.run(ctx, r, o)
 		return err
 	})
@@ -179,7 +187,20 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	return out, nil
 }
 
-// run is Backup over views that stand. It fails when the backup lacks something that they hold.
+// whole fails for a backup that lacks something of what it is of (Invariant nothing-lost): no release on it, and as an instance's newest it would be
+// what a restore takes.
+func whole(so *backup.Result) error {
+	if so.Lost == 0 {
+		return nil
+	}
+	err := fmt.Errorf("the backup would not hold all of the storage: %d places", so.Lost)
+	if i := slices.IndexFunc(so.Warnings, func(w tree.Warning) bool { return w.Lost }); i >= 0 {
+		err = fmt.Errorf("%w, the first is %s", err, so.Warnings[i])
+	}
+	return err
+}
+
+// run is Backup over views that stand.
 func (v *vaults) run(ctx context.Context, r job.BackupRequest, o backup.Options) (*backup.Result, error) {
 	defer v.a.useBases(ctx, r, o.Sources)()
 	res, err := backup.Run(ctx, o)
@@ -190,13 +211,6 @@ func (v *vaults) run(ctx context.Context, r job.BackupRequest, o backup.Options)
 		v.a.metrics.Drift()
 		v.a.log.Error("content changed without a sign, and its whole volume was read; verify the earlier backups of the instance",
 			keyInstance, r.Instance, keyJob, r.Job, "volume", d.Volume, keyReason, "known by "+d.By)
-	}
-	if res.Lost > 0 && !r.Precopy { // Invariant nothing-lost: no release on this backup
-		err := fmt.Errorf("backup %s does not hold all of the storage: %d places", res.BackupID, res.Lost)
-		if i := slices.IndexFunc(res.Warnings, func(w tree.Warning) bool { return w.Lost }); i >= 0 {
-			err = fmt.Errorf("%w, the first is %s", err, res.Warnings[i])
-		}
-		return nil, err
 	}
 	return res, nil
 }

@@ -60,6 +60,10 @@ type Options struct {
 	// Sent is called when the store has all content, from any goroutine: what is left is small requests, for which the backup needs neither
 	// workers nor memory for packs. It comes once more when the backup has to be made again. Nil is allowed.
 	Sent func()
+	// Accept is asked when all has been read and the store has all content, before anything comes to rest on that: the manifest, and the
+	// catalogues. It gets what the Result is so far. Its error ends the Run, and there is no backup. It is asked again when the backup has to be
+	// made again. Nil accepts.
+	Accept func(ctx context.Context, so *Result) error
 	// Warn is told of each thing that could not be kept exact, one call at a time; Result lists the
 	// first thousand too. Nil is allowed.
 	Warn func(tree.Warning)
@@ -368,6 +372,11 @@ func (r *run) all(ctx context.Context) (err error) {
 	refs, err := r.o.Vault.PackRefs(ctx, slices.Collect(maps.Keys(r.packs)), added)
 	if err != nil {
 		return err
+	}
+	if r.o.Accept != nil {
+		if err := r.o.Accept(ctx, r.result()); err != nil {
+			return err
+		}
 	}
 	beside.Go(func() { r.tidy(asking) }) // the manifest rests on nothing of it, and it takes as long
 	if !r.o.Precopy {

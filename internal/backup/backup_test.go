@@ -205,6 +205,52 @@ func TestInvariantManifestLast(t *testing.T) {
 	}
 }
 
+// TestAccept: what is not accepted is no backup, and nothing rests on it: the next Run reads all again, and sends none of it twice.
+func TestAccept(t *testing.T) {
+	v := newVault(t, obs.NewMemory())
+	dir, catalogues := t.TempDir(), t.TempDir()
+	want := makeTree(t, dir, 3, 50, 4)
+	refused := errors.New("the view is gone")
+	var so backup.Result
+	o := backup.Options{
+		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: catalogues,
+		Accept: func(_ context.Context, r *backup.Result) error {
+			so = *r
+			return refused
+		},
+	}
+	for _, precopy := range []bool{true, false} {
+		o.Precopy = precopy
+		if _, err := backup.Run(t.Context(), o); !errors.Is(err, refused) {
+			t.Fatalf("error is %v", err)
+		}
+		if so.Files != uint64(len(want)) || so.BytesRead == 0 || so.Unchanged != 0 {
+			t.Errorf("round %v: asked with %+v", precopy, so)
+		}
+		if refs, err := v.Backups(t.Context(), "i"); err != nil || len(refs) != 0 {
+			t.Errorf("backups after a refusal: %v, %v", refs, err)
+		}
+	}
+	o.Accept = nil
+	res, err := backup.Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Unchanged != 0 || res.BytesRead != so.BytesRead || res.BytesNew != 0 {
+		t.Errorf("the next one: %+v", res)
+	}
+	ref, err := v.Find(t.Context(), "i", res.BackupID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := contents(t, v, ref)
+	for name, b := range want {
+		if !bytes.Equal(got[name], b) {
+			t.Errorf("%s is another", name)
+		}
+	}
+}
+
 var errFull = errors.New("no room in the test's store")
 
 type recorder struct {

@@ -37,6 +37,9 @@ func TestInvariantNothingLost(t *testing.T) {
 	if why := string(p.got(failed)[0].Data); !strings.Contains(why, "nested") {
 		t.Errorf("the report does not name the place: %s", why)
 	}
+	if list := h.cli("list", "--vault", tenant); strings.Contains(list, "phone-1") {
+		t.Errorf("what lacks a subvolume is a backup:\n%s", list)
+	}
 	if st := docker.State(t, container); !st.Running || st.Paused {
 		t.Errorf("the container is %+v", st)
 	}
