@@ -25,15 +25,18 @@ func TestJobOnLogicalVolumes(t *testing.T) {
 		return
 	}
 	const group, size = "instances", 8 << 20
-	command := func(args ...string) string {
+	command := func(t *testing.T, args ...string) string {
 		t.Helper()
-		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+		var errs bytes.Buffer
+		c := exec.Command(args[0], args[1:]...)
+		c.Stderr = &errs
+		out, err := c.Output()
 		if err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, out)
+			t.Fatalf("%v: %v\n%s", args, err, errs.String())
 		}
 		return string(out)
 	}
-	command("dmsetup", "create", "disk", "--table", "0 "+strings.TrimSpace(command("blockdev", "--getsz", "/dev/vda"))+" linear /dev/vda 0")
+	command(t, "dmsetup", "create", "disk", "--table", "0 "+strings.TrimSpace(command(t, "blockdev", "--getsz", "/dev/vda"))+" linear /dev/vda 0")
 	for _, args := range [][]string{
 		{"pvcreate", "/dev/mapper/disk"},
 		{"vgcreate", group, "/dev/mapper/disk"},
@@ -43,10 +46,12 @@ func TestJobOnLogicalVolumes(t *testing.T) {
 		{"lvcreate", "--thin", "--virtualsize", "8m", "--name", "other", group + "/pool"},
 		{"lvcreate", "--wipesignatures", "n", "--size", "64m", "--name", "classic", group},
 	} {
-		command(append([]string{"lvm"}, args...)...)
+		command(t, append([]string{"lvm"}, args...)...)
 	}
-	volumes := func() string { return command("lvm", "lvs", "--all", "--noheadings", "-o", "lv_name,lv_tags", group) }
-	before := volumes()
+	volumes := func(t *testing.T) string {
+		return command(t, "lvm", "lvs", "--all", "--noheadings", "-o", "lv_name,lv_tags", group)
+	}
+	before := volumes(t)
 	for _, name := range []string{"thin", "classic", "image"} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
@@ -61,7 +66,7 @@ func TestJobOnLogicalVolumes(t *testing.T) {
 				unix.Sync()
 				h.cfg = strings.Replace(h.cfg, "path: "+h.in("volumes/phone-1")+", snapshot: freeze}]", "path: "+device+"}]", 1)
 			} else {
-				command("mkfs.ext4", "-q", "-F", device)
+				command(t, "mkfs.ext4", "-q", "-F", device)
 				mount := h.in("mount")
 				if err := os.Mkdir(mount, 0o755); err != nil {
 					t.Fatal(err)
@@ -79,9 +84,9 @@ func TestJobOnLogicalVolumes(t *testing.T) {
 			h.cfg += "\nbandwidth: {up: 4MiB}\n" // so that the snapshot stands for a while
 			h.start()
 			h.backup("acme", "backup-1", "phone-1")
-			h.eventually("a snapshot of LVM", func() bool { return strings.Contains(volumes(), "holdfast") })
+			h.eventually("a snapshot of LVM", func() bool { return strings.Contains(volumes(t), "holdfast") })
 			h.eventually("released", func() bool { return h.plane.took("holdfast.instance.released", "phone-1") != nil })
-			h.eventually("the snapshot is gone", func() bool { return volumes() == before })
+			h.eventually("the snapshot is gone", func() bool { return volumes(t) == before })
 			data := h.ended("holdfast.backup.completed")
 			if data["bytes"].(float64) != size {
 				t.Errorf("the report says %v", data)

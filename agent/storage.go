@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/agent/job"
@@ -14,7 +15,7 @@ import (
 
 // Bounds of what is asked of storage that may not answer: a suspended device, a network file system whose server is away.
 const (
-	checkTime    = 10 * time.Second // all views of a job
+	checkTime    = 10 * time.Second // one view of a job
 	leftoverTime = 10 * time.Second // one volume, at the start
 )
 
@@ -39,60 +40,35 @@ func checkView(ctx context.Context, s job.Source) error {
 	return nil
 }
 
-// reading runs read, which reads the views of the sources, and ends it when one of them goes bad. The error then says what became of the
-// view: the kernel says only that there was an input/output error, and its cache may say nothing. So read has to call sound when it has read
-// all, before anything rests on that. From then on the views are not looked at any more. That there is too little room left does not spoil
-// what was read to its end.
-func reading(ctx context.Context, sources []job.Source, every time.Duration, check func(context.Context, job.Source) error,
-	read func(ctx context.Context, sound func(context.Context) error) error,
-) error {
-	look := func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, checkTime)
-		defer cancel()
-		for _, s := range sources {
-			if err := check(ctx, s); err != nil && ctx.Err() == nil {
-				return err
-			}
-		}
-		return nil
-	}
-	working, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	var watch sync.WaitGroup
-	over := make(chan struct{})
-	stop := sync.OnceFunc(func() { close(over); watch.Wait() })
-	defer stop()
-	watch.Go(func() {
-		tick := time.NewTicker(every)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				if bad := look(working); bad != nil {
-					end(bad)
-					return
-				}
-			case <-over:
-				return
-			case <-working.Done():
-				return
-			}
-		}
-	})
-	err := read(working, func(ctx context.Context) error {
-		stop()
-		if bad := look(ctx); bad != nil && !errors.Is(bad, snapshot.ErrNoRoom) {
-			end(bad)
-		}
-		return context.Cause(working)
-	})
-	if err == nil || ctx.Err() != nil {
+// views are those that a backup reads. Its methods are for the goroutine of the backup.
+type views struct {
+	sources []job.Source
+	every   time.Duration
+	check   func(context.Context, job.Source) error
+
+	stored   atomic.Bool // all that was read is in the store: too little room does not spoil it
+	accepted bool        // they were looked at when all was read; nothing rests on them any more
+	working  context.Context
+	end      context.CancelCauseFunc // of working
+	stop     func()                  // ends the watch
+}
+
+// reading runs read, which reads the views, and ends it when one of them goes bad. The error then says what became of the view: the
+// kernel says only that there was an input/output error, and its cache may say nothing. So read has to call sound when it has read all,
+// before anything rests on that, and begin when it reads all once more.
+func (v *views) reading(ctx context.Context, read func(context.Context) error) error {
+	v.working, v.end = context.WithCancelCause(ctx)
+	defer v.end(nil)
+	v.stop = func() {}
+	v.begin()
+	err := read(v.working)
+	v.stop()
+	if err == nil || v.accepted || ctx.Err() != nil {
 		return err
 	}
-	stop()
-	bad := context.Cause(working)
+	bad := context.Cause(v.working)
 	if bad == nil {
-		bad = look(ctx)
+		bad = v.look(ctx)
 	}
 	switch {
 	case bad == nil:
@@ -101,6 +77,63 @@ func reading(ctx context.Context, sources []job.Source, every time.Duration, che
 		return bad
 	}
 	return fmt.Errorf("%w; so: %w", bad, err)
+}
+
+// begin watches the views from here on.
+func (v *views) begin() {
+	v.stop()
+	v.accepted = false
+	v.stored.Store(false)
+	ctx, cancel := context.WithCancel(v.working)
+	var watch sync.WaitGroup
+	v.stop = func() { cancel(); watch.Wait() }
+	watch.Go(func() {
+		tick := time.NewTicker(v.every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				if bad := v.look(ctx); bad != nil {
+					v.end(bad)
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+// sound ends the watch, and tells whether what was read can be relied on.
+func (v *views) sound(ctx context.Context) error {
+	v.stop()
+	if bad := v.look(ctx); bad != nil {
+		v.end(bad)
+	}
+	err := context.Cause(v.working)
+	v.accepted = err == nil
+	return err
+}
+
+// look tells of the first view that is bad; nil when ctx ended, and where the storage does not answer.
+func (v *views) look(ctx context.Context) error {
+	for _, s := range v.sources {
+		err := v.lookAt(ctx, s)
+		if err != nil && !(v.stored.Load() && errors.Is(err, snapshot.ErrNoRoom)) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *views) lookAt(ctx context.Context, s job.Source) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	err := v.check(ctx, s)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // patiently is do, but for at most limit. What hangs in the kernel is left behind, with its goroutine, until the storage answers.

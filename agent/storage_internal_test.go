@@ -51,6 +51,7 @@ func TestReading(t *testing.T) {
 		name string
 		bad  error // of the view, from the middle of the backup on
 		read func(context.Context) error
+		end  func(*views, *storage) error // after all was read and found sound
 		want []error
 	}{
 		{name: "all is well"},
@@ -60,12 +61,27 @@ func TestReading(t *testing.T) {
 		{name: "it vanishes, and reading goes on", bad: snapshot.ErrGone, read: until, want: []error{snapshot.ErrGone}},
 		{name: "the pool gets full, and reading goes on", bad: snapshot.ErrNoRoom, read: until, want: []error{snapshot.ErrNoRoom}},
 		{name: "the pool gets full, and all was read", bad: snapshot.ErrNoRoom},
+		{name: "it vanishes when all was read, and the end fails", end: func(_ *views, s *storage) error {
+			s.set("media", snapshot.ErrGone)
+			return broken
+		}, want: []error{broken}},
+		{name: "it vanishes while all is read once more", end: func(v *views, s *storage) error {
+			v.begin()
+			s.set("media", snapshot.ErrGone)
+			return until(v.working)
+		}, want: []error{snapshot.ErrGone}},
+		{name: "the pool gets full while all is read once more", end: func(v *views, s *storage) error {
+			v.begin()
+			s.set("media", snapshot.ErrNoRoom)
+			return until(v.working)
+		}, want: []error{snapshot.ErrNoRoom}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var s storage
 				const every = time.Second
-				err := reading(t.Context(), []job.Source{{Volume: "data"}, {Volume: "media"}}, every, s.check, func(ctx context.Context, sound func(context.Context) error) error {
+				v := &views{sources: []job.Source{{Volume: "data"}, {Volume: "media"}}, every: every, check: s.check}
+				err := v.reading(t.Context(), func(ctx context.Context) error {
 					time.Sleep(90*time.Second + every/2) // between two looks
 					if err := context.Cause(ctx); err != nil {
 						t.Errorf("ended early: %v", err)
@@ -74,8 +90,12 @@ func TestReading(t *testing.T) {
 					if tt.read != nil {
 						return tt.read(ctx)
 					}
-					if err := sound(ctx); err != nil {
+					v.stored.Store(true)
+					if err := v.sound(ctx); err != nil {
 						return fmt.Errorf("not accepted: %w", err)
+					}
+					if tt.end != nil {
+						return tt.end(v, &s)
 					}
 					s.set("media", snapshot.ErrGone) // nothing is read of it any more
 					time.Sleep(90 * time.Second)
@@ -99,7 +119,8 @@ func TestReading(t *testing.T) {
 		ctx, end := context.WithCancelCause(t.Context())
 		s := storage{bad: map[string]error{"data": snapshot.ErrGone}}
 		cancelled := errors.New("cancelled on request")
-		err := reading(ctx, []job.Source{{Volume: "data"}}, time.Hour, s.check, func(ctx context.Context, _ func(context.Context) error) error {
+		v := &views{sources: []job.Source{{Volume: "data"}}, every: time.Hour, check: s.check}
+		err := v.reading(ctx, func(ctx context.Context) error {
 			end(cancelled)
 			<-ctx.Done()
 			return context.Cause(ctx)

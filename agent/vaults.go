@@ -7,13 +7,11 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"holdfast/agent/job"
 	"holdfast/internal/backup"
 	"holdfast/internal/seal"
-	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -142,32 +140,31 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	for _, s := range r.Sources {
 		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Taken: s.Taken})
 	}
-	var sent atomic.Bool
+	read := &views{sources: r.Sources, every: viewEvery, check: checkView}
+	o.Begin = read.begin
 	o.Sent = func() {
-		sent.Store(true)
+		read.stored.Store(true)
 		if r.Sent != nil {
 			r.Sent()
 		}
 	}
-	// All has been read once it was sent: too little room then does not spoil it.
-	check := func(ctx context.Context, s job.Source) error {
-		err := checkView(ctx, s)
-		if sent.Load() && errors.Is(err, snapshot.ErrNoRoom) {
-			return nil
+	o.Accept = func(ctx context.Context, so *backup.Result) error {
+		if !r.Precopy {
+			if err := whole(so); err != nil {
+				return err
+			}
 		}
-		return err
+		return read.sound(ctx)
+	}
+	o.Drifted = func(d *backup.DriftError) {
+		v.a.metrics.Drift()
+		v.a.log.Error("content changed without a sign, and its whole volume is read; verify the earlier backups of the instance",
+			keyInstance, r.Instance, keyJob, r.Job, "volume", d.Volume, keyReason, "known by "+d.By)
 	}
 	var res *backup.Result
-	err = reading(ctx, r.Sources, viewEvery, check, func(ctx context.Context, sound func(context.Context) error) error {
-		o.Accept = func(ctx context.Context, so *backup.Result) error {
-			if !r.Precopy {
-				if err := whole(so); err != nil {
-					return err
-				}
-			}
-			return sound(ctx)
-		}
-		res, err = v.run(ctx, r, o)
+	err = read.reading(ctx, func(ctx context.Context) error {
+		defer v.a.useBases(ctx, r, o.Sources)()
+		res, err = backup.Run(ctx, o)
 		return err
 	})
 	if err != nil {
@@ -198,21 +195,6 @@ func whole(so *backup.Result) error {
 		err = fmt.Errorf("%w, the first is %s", err, so.Warnings[i])
 	}
 	return err
-}
-
-// run is Backup over views that stand.
-func (v *vaults) run(ctx context.Context, r job.BackupRequest, o backup.Options) (*backup.Result, error) {
-	defer v.a.useBases(ctx, r, o.Sources)()
-	res, err := backup.Run(ctx, o)
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range res.Drifts {
-		v.a.metrics.Drift()
-		v.a.log.Error("content changed without a sign, and its whole volume was read; verify the earlier backups of the instance",
-			keyInstance, r.Instance, keyJob, r.Job, "volume", d.Volume, keyReason, "known by "+d.By)
-	}
-	return res, nil
 }
 
 // close closes the vaults. No backup runs any more.

@@ -60,9 +60,14 @@ type Options struct {
 	// Sent is called when the store has all content, from any goroutine: what is left is small requests, for which the backup needs neither
 	// workers nor memory for packs. It comes once more when the backup has to be made again. Nil is allowed.
 	Sent func()
+	// Begin is called before the sources are read, and again each time the backup has to be made again. Nil is allowed.
+	Begin func()
+	// Drifted is told of a volume in which something had changed without a sign; it is read whole then. Result lists them too, of a Run that succeeds.
+	// Nil is allowed.
+	Drifted func(*DriftError)
 	// Accept is asked when all has been read and the store has all content, before anything comes to rest on that: the manifest, and the
-	// catalogues. It gets what the Result is so far. Its error ends the Run, and there is no backup. It is asked again when the backup has to be
-	// made again. Nil accepts.
+	// catalogues. It gets what was counted so far, and what was lost. Its error ends the Run, and there is no backup. It is asked again when the
+	// backup has to be made again. Nil accepts.
 	Accept func(ctx context.Context, so *Result) error
 	// Warn is told of each thing that could not be kept exact, one call at a time; Result lists the
 	// first thousand too. Nil is allowed.
@@ -216,6 +221,9 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 	var drifts []*DriftError
 	again := false
 	for try := 0; ; try++ {
+		if o.Begin != nil {
+			o.Begin()
+		}
 		res, err := once(ctx, o, lost, try == 0)
 		if missing, ok := errors.AsType[*vault.MissingPacksError](err); ok {
 			lost = append(lost, missing.Packs...)
@@ -233,6 +241,9 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 				o.Sources[i].readAll = o.Sources[i].readAll || o.Sources[i].Volume == drift.Volume
 			}
 			drifts = append(drifts, drift)
+			if o.Drifted != nil {
+				o.Drifted(drift)
+			}
 			notes = append(notes, drift.Error()+"; the volume is read whole. Verify this instance's earlier backups")
 			continue
 		}

@@ -205,7 +205,7 @@ func TestInvariantManifestLast(t *testing.T) {
 	}
 }
 
-// TestAccept: what is not accepted is no backup, and nothing rests on it: the next Run reads all again, and sends none of it twice.
+// TestAccept: what is not accepted is no backup, and no catalogue knows it: the next Run reads all again, and sends none of it twice.
 func TestAccept(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir, catalogues := t.TempDir(), t.TempDir()

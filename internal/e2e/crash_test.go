@@ -101,11 +101,11 @@ func killedAt(t *testing.T, docker *testbed.Docker, mount, point string, undo bo
 	if left, err := filepath.Glob(filepath.Join(h.dir, "state", "catalogues", "*", ".*")); err != nil || len(left) != 0 {
 		t.Errorf("unfinished catalogues left: %v, %v", left, err)
 	}
-	if left := temporary(t, store); !slices.Equal(left, cut) {
-		t.Errorf("temporary files left: %v, and when it was killed: %v", left, cut)
-	}
 	if code := h.stop(); code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+	if left := temporary(t, store); !slices.Equal(left, cut) {
+		t.Errorf("temporary files left: %v, and when it was killed: %v", left, cut)
 	}
 }
 

@@ -112,7 +112,8 @@ func processors(t *testing.T) (each []*unix.CPUSet, all *unix.CPUSet) {
 // pin has a process run on these processors only, with all its threads and those that they begin.
 func pin(t *testing.T, pid int, set *unix.CPUSet) {
 	t.Helper()
-	for range 2 { // the second time for threads that were begun during the first
+	for pinned := map[int]bool{}; ; {
+		before := len(pinned)
 		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 		must(t, err)
 		for _, thread := range threads {
@@ -121,6 +122,10 @@ func pin(t *testing.T, pid int, set *unix.CPUSet) {
 			if err := unix.SchedSetaffinity(id, set); err != nil && !errors.Is(err, unix.ESRCH) {
 				t.Fatal(err)
 			}
+			pinned[id] = true
+		}
+		if len(pinned) == before { // or some were begun meanwhile by one that was not pinned yet
+			return
 		}
 	}
 }

@@ -12,26 +12,31 @@ const leastCalls = 8
 type callClass uint8
 
 const (
-	callKinds = 3
+	callKinds = 4
 	callSizes = 24 // the largest is 4 GiB and more
 )
 
-func classOf(op string, bytes int) callClass {
-	kind := 0
+// classOf tells the class of a call that moved so many bytes, or deleted so many objects.
+func classOf(op string, n int) callClass {
+	kind, size := 0, bits.Len(uint(n)>>10)
 	switch op {
 	case opPut, opPutNew:
 		kind = 1
 	case opRead:
 		kind = 2
+	case opDelete:
+		kind, size = 3, bits.Len(uint(n))
 	}
-	return callClass(kind*callSizes + min(bits.Len(uint(bytes)>>10), callSizes-1))
+	return callClass(kind*callSizes + min(size, callSizes-1))
 }
 
 // epoch has a number of calls that began after each other. All of them count, and it is over when the last has ended: a mixture of what
-// ended in some time would have too many of the short ones. The limiter's lock guards it.
+// ended in some time would have too many of the short ones. Only for those that take without end it does not wait. The limiter's lock guards it.
 type epoch struct {
 	number  int // from 1; of no other
+	size    int // calls in all
 	joining int // calls that are still to begin
+	later   int // calls that began when all had joined
 	open    int // calls that have begun
 	ended   int // calls that did what was asked
 	full    int // of those, how many ended while the limit was reached
@@ -47,29 +52,37 @@ type slot struct {
 	epoch int // its epoch's number, or 0
 }
 
-func newEpoch(number, calls int) epoch { return epoch{number: number, joining: calls} }
+// epochPatience is how many times its own calls may begin after it while an epoch waits for its last.
+const epochPatience = 64
+
+func newEpoch(number, calls int) epoch { return epoch{number: number, size: calls, joining: calls} }
 
 // begin takes a call in, if calls are still to begin.
 func (e *epoch) begin() slot {
 	c := slot{start: time.Now()}
-	if e.joining > 0 {
-		e.joining--
-		e.open++
-		c.epoch = e.number
+	if e.joining == 0 {
+		e.later++
+		return c
 	}
+	e.joining--
+	e.open++
+	c.epoch = e.number
 	return c
 }
 
-// over tells whether all calls have ended.
-func (e *epoch) over() bool { return e.joining == 0 && e.open == 0 }
+// over tells whether all calls have ended that are worth waiting for.
+func (e *epoch) over() bool { return e.joining == 0 && (e.open == 0 || e.later > epochPatience*e.size) }
+
+// tells whether so many of its calls did what was asked that their times say something.
+func (e *epoch) tells() bool { return e.ended*2 >= e.size }
 
 // costs has how long calls of each class take, in seconds at a speed of 1, so that calls that differ can be added up as work: what a store gets done
 // in a second must not look like less when it is asked for many small objects after a few large ones. What that speed is depends on how busy
 // the store was at first; it says nothing by itself, but can be compared. 0 is a class that was not seen yet.
 type costs [callKinds * callSizes]float64
 
-// costWeight is the number of calls that weigh as much as all before.
-const costWeight = 50
+// costWeight is what an epoch weighs beside all before it.
+const costWeight = 0.15
 
 // speed is how fast the calls of an epoch were that are of known classes, and how many they were.
 func (c *costs) speed(e *epoch) (speed float64, known int) {
@@ -99,6 +112,6 @@ func (c *costs) learn(e *epoch, speed float64) {
 			c[i] = cost
 			continue
 		}
-		c[i] += (cost - c[i]) * float64(calls.n) / float64(calls.n+costWeight)
+		c[i] += (cost - c[i]) * costWeight // the same for each class: so their sum stays as it is
 	}
 }

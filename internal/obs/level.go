@@ -1,7 +1,7 @@
 package obs
 
 const (
-	// minLevel and maxLevel bound the requests in flight: one goes on beside one on a dead connection, and more than a store
+	// minLevel and maxLevel bound the requests in flight: one goes on beside one on a dead connection (unless the limits allow for one only), and more than a store
 	// has connections for (idleConnections) would open new ones all the time.
 	minLevel, maxLevel = 2, idleConnections
 	// firstLevel is where a limiter begins. It doubles until that no longer pays.

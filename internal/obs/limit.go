@@ -41,7 +41,7 @@ type Limiter struct {
 
 	epoch epoch
 	costs costs
-	rate  float64   // work per second in the last epoch that told of it; 0 is not known
+	speed float64   // of the last epoch that told of it; 0 is not known
 	cut   time.Time // of the last slowDown
 }
 
@@ -162,8 +162,8 @@ func (l *Limiter) withdraw(turn chan struct{}) {
 	l.grant()
 }
 
-// leave ends a call that moved so many bytes, and learns from it.
-func (l *Limiter) leave(c slot, op string, bytes int, err error) {
+// leave ends a call that moved n bytes, or deleted n objects, and learns from it.
+func (l *Limiter) leave(c slot, op string, n int, err error) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -184,18 +184,17 @@ func (l *Limiter) leave(c slot, op string, bytes int, err error) {
 		return
 	}
 	e := &l.epoch
-	if c.epoch != e.number {
-		return // it tells of another level, or would count for more than it is
-	}
-	e.open--
-	if err == nil { // else it did no work, and how long that took says nothing
-		e.ended++
-		if full {
-			e.full++
+	if c.epoch == e.number { // else it tells of another level, or would count for more than it is
+		e.open--
+		if err == nil { // else it did no work, and how long that took says nothing
+			e.ended++
+			if full {
+				e.full++
+			}
+			of := &e.calls[classOf(op, n)]
+			of.n++
+			of.busy += now.Sub(c.start)
 		}
-		of := &e.calls[classOf(op, bytes)]
-		of.n++
-		of.busy += now.Sub(c.start)
 	}
 	if e.over() {
 		l.endEpoch()
@@ -204,23 +203,26 @@ func (l *Limiter) leave(c slot, op string, bytes int, err error) {
 
 // endEpoch learns from an epoch, and begins the next one. The lock is held.
 func (l *Limiter) endEpoch() {
+	defer l.newEpoch()
 	e := &l.epoch
+	if !e.tells() {
+		return
+	}
 	speed, known := l.costs.speed(e)
-	tells := known*2 >= e.ended && known > 0
+	judged := known*2 >= e.ended
 	switch {
-	case tells:
-	case l.rate > 0: // then so fast are those that are not known
-		speed = l.rate / float64(l.level.limit)
+	case speed > 0 && (judged || l.speed == 0):
+	case l.speed > 0: // then so fast are those that are not known
+		speed = l.speed
 	default:
-		speed, tells = 1, true
+		speed, judged = 1, true
 	}
 	l.costs.learn(e, speed)
-	if tells && e.ended > 0 && e.full*2 >= e.ended { // else there was too little to do to tell what more or fewer would bring
+	if judged && e.full*2 >= e.ended { // else there was too little to do to tell what more or fewer would bring
+		l.speed = speed
 		// By Little's law. Counting what ends in a time would depend on where in a batch that time ends.
-		l.rate = float64(l.level.limit) * speed
-		l.level.epoch(l.rate)
+		l.level.epoch(float64(l.level.limit) * speed)
 	}
-	l.newEpoch()
 }
 
 // newEpoch begins an epoch. The lock is held.
@@ -249,7 +251,7 @@ type limited struct {
 	inside bool // the store moves its bytes at the pace in the context
 }
 
-// do makes one call within the budget. It moves n bytes, at the pace of p; f returns how many it moved.
+// do makes one call within the budget. It moves bytes at the pace of p; f returns how many it moved, or how many objects it deleted.
 func (s *limited) do(ctx context.Context, op, key string, p *pacer, f func(context.Context) (int, error)) error {
 	c, err := s.l.enter(ctx)
 	if err != nil {
@@ -321,7 +323,7 @@ func (s *limited) Delete(ctx context.Context, keys ...string) error {
 		return s.Store.Delete(ctx)
 	}
 	return s.do(ctx, opDelete, keys[0], &s.l.down, func(ctx context.Context) (int, error) {
-		return 0, s.Store.Delete(ctx, keys...)
+		return len(keys), s.Store.Delete(ctx, keys...)
 	})
 }
 

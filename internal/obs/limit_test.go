@@ -414,10 +414,10 @@ func TestLevelOfMixedRequests(t *testing.T) {
 		{8, time.Second, [2]float64{0.4, 0.2}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			new := func() *mixture { return &mixture{r: rand.New(rand.NewPCG(1, 1)), capacity: c.capacity} }
-			m := new()
+			fresh := func() *mixture { return &mixture{r: rand.New(rand.NewPCG(1, 1)), capacity: c.capacity} }
+			m := fresh()
 			most := m.run(t, m, 64, 5*time.Minute, c.every, c.shares) // this store gets no worse by too many
-			m = new()
+			m = fresh()
 			limiter := obs.NewLimiter(obs.Limits{})
 			got := m.run(t, limiter.Store(m), 100, 5*time.Minute, c.every, c.shares)
 			t.Logf("capacity %d, shares %v for %v each: %d MiB/s of %d", c.capacity, c.shares, c.every, got>>20, most>>20)

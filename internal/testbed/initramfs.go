@@ -138,7 +138,8 @@ ip link set lo up
 		}
 	}
 	// The ports' numbers depend on the order in which devices were found, so they go by their names, which the kernel hears a moment
-	// after it has the ports. Until it has heard that this host's side is open, too, a port is at its end.
+	// after it has the ports. Until it has heard that this host's side is open, too, a port is at its end. It stays
+	// open meanwhile: what has arrived is discarded with the last who closes it.
 	ports := []string{"output"}
 	if mode != bootThrough {
 		ports = append(ports, "input")
@@ -148,11 +149,12 @@ ip link set lo up
 	for port in /sys/class/virtio-ports/*; do
 		[ "$(cat $port/name 2>/dev/null)" = %[1]s ] && %[1]s=/dev/${port##*/}
 	done
+	[ -n "$%[1]s" ] || sleep 0.05
 done
 `, port)
 	}
 	if mode == bootSaved {
-		fmt.Fprintf(&s, "echo %s\nuntil read -r line <$input; do :; done\neval \"$line\"\n", savedMark)
+		fmt.Fprintf(&s, "echo %s\nexec 3<$input\nuntil read -r line <&3; do sleep 0.05; done\nexec 3<&-\neval \"$line\"\n", savedMark)
 	}
 	fmt.Fprintf(&s, "insmod /modules/%s.ko\n", diskModule)
 	for _, e := range spec.Env {
