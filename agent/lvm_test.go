@@ -64,7 +64,7 @@ func TestJobOnLogicalVolumes(t *testing.T) {
 					t.Fatal(err)
 				}
 				unix.Sync()
-				h.cfg = strings.Replace(h.cfg, "path: "+h.in("volumes/phone-1")+", snapshot: freeze}]", "path: "+device+"}]", 1)
+				h.volumeAt(device, "precopy")
 			} else {
 				command(t, "mkfs.ext4", "-q", "-F", device)
 				mount := h.in("mount")

@@ -24,8 +24,12 @@ func (h *host) bases(beside string) []string {
 	return found
 }
 
-// volumeOn gives phone-1 its volume on another file system, for which snapshots are chosen by what that is: a folder with one large file,
-// or an image. The path of that file or image is returned too.
+// volumeAt gives phone-1 its volume at a path, to be snapshot as what that lies on allows, and the instance to be held in that way.
+func (h *host) volumeAt(path, hold string) {
+	h.cfg = strings.Replace(h.cfg, "path: "+h.in("volumes/phone-1")+", snapshot: freeze}]", "path: "+path+"}]\n    hold: "+hold, 1)
+}
+
+// volumeOn gives phone-1 its volume on another file system: a folder with one large file, or an image. The path of that file or image is returned too.
 func (h *host) volumeOn(mount string, image bool, content []byte) (volume, large string) {
 	h.t.Helper()
 	volume = filepath.Join(mount, "data")
@@ -39,7 +43,7 @@ func (h *host) volumeOn(mount string, image bool, content []byte) (volume, large
 	if err := os.WriteFile(large, content, 0o600); err != nil {
 		h.t.Fatal(err)
 	}
-	h.cfg = strings.Replace(h.cfg, "path: "+h.in("volumes/phone-1")+", snapshot: freeze}]", "path: "+volume+"}]\n    hold: frozen", 1)
+	h.volumeAt(volume, "frozen")
 	return volume, large
 }
 
@@ -159,7 +163,7 @@ func TestRestoreGoesOnWithoutABase(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	h, mount := newHost(t), testbed.Btrfs(t)
 	volume := filepath.Join(mount, "data")
-	h.cfg = strings.Replace(h.cfg, "path: "+h.in("volumes/phone-1")+", snapshot: freeze}]", "path: "+volume+"}]\n    hold: frozen", 1)
+	h.volumeAt(volume, "frozen")
 	if err := os.MkdirAll(volume, 0o755); err != nil {
 		t.Fatal(err)
 	}

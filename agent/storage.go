@@ -54,13 +54,12 @@ type views struct {
 }
 
 // reading runs read, which reads the views, and ends it when one of them goes bad. The error then says what became of the view: the
-// kernel says only that there was an input/output error, and its cache may say nothing. So read has to call sound when it has read all,
-// before anything rests on that, and begin when it reads all once more.
+// kernel says only that there was an input/output error, and its cache may say nothing. So read has to call begin when it begins, also once
+// more, and sound when it has read all, before anything rests on that.
 func (v *views) reading(ctx context.Context, read func(context.Context) error) error {
 	v.working, v.end = context.WithCancelCause(ctx)
 	defer v.end(nil)
 	v.stop = func() {}
-	v.begin()
 	err := read(v.working)
 	v.stop()
 	if err == nil || v.accepted || ctx.Err() != nil {

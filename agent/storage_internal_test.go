@@ -82,6 +82,7 @@ func TestReading(t *testing.T) {
 				const every = time.Second
 				v := &views{sources: []job.Source{{Volume: "data"}, {Volume: "media"}}, every: every, check: s.check}
 				err := v.reading(t.Context(), func(ctx context.Context) error {
+					v.begin()
 					time.Sleep(90*time.Second + every/2) // between two looks
 					if err := context.Cause(ctx); err != nil {
 						t.Errorf("ended early: %v", err)
@@ -121,6 +122,7 @@ func TestReading(t *testing.T) {
 		cancelled := errors.New("cancelled on request")
 		v := &views{sources: []job.Source{{Volume: "data"}}, every: time.Hour, check: s.check}
 		err := v.reading(ctx, func(ctx context.Context) error {
+			v.begin()
 			end(cancelled)
 			<-ctx.Done()
 			return context.Cause(ctx)
