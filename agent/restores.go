@@ -47,21 +47,22 @@ func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, e
 	} else if err != nil {
 		return job.Content{}, fmt.Errorf("open vault: %w", err)
 	}
-	ref, err := opened.Find(ctx, id, "")
+	ref, err := opened.Newest(ctx, id)
 	if err != nil && !errors.Is(err, vault.ErrNoBackup) {
 		return job.Content{}, err
 	}
-	// Ids sort by time. A bucket that was set back to an earlier state shows where this host has made a newer backup.
+	// A bucket that was set back to an earlier state lacks the newest backup, if this host made it.
 	_, latest, lookErr := r.a.journal.ByInstance(id)
 	switch {
 	case lookErr != nil:
 		return job.Content{}, lookErr
-	case latest != nil && latest.Tenant == tenant && latest.Result != nil && latest.Result.BackupID > ref.ID:
+	case latest != nil && latest.Tenant == tenant && latest.Result != nil &&
+		(latest.Result.Seq > ref.Seq || latest.Result.Seq == ref.Seq && latest.Result.BackupID != ref.ID):
 		return job.Content{}, fmt.Errorf("%w: %s, this host's last; the newest there is %q", errRolledBack, latest.Result.BackupID, ref.ID)
 	case err != nil:
-		return job.Content{}, job.ErrNoBackup
+		return job.Content{}, fmt.Errorf("%w: %w", job.ErrNoBackup, err)
 	}
-	return job.Content{Backup: ref.ID, Created: ref.Time.UTC()}, nil
+	return job.Content{Backup: ref.ID, Seq: ref.Seq, Created: ref.Time.UTC()}, nil
 }
 
 // errRolledBack says that the store is not what it was: whoever owns it deleted the newest backup, or set it back. What is left is

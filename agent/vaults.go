@@ -171,7 +171,7 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		return nil, err
 	}
 	out := &job.Result{
-		BackupID: res.BackupID, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
+		BackupID: res.BackupID, Seq: res.Seq, Parent: res.Parent, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
 		Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesRead: res.BytesRead, BytesNew: res.BytesNew, BytesSent: res.BytesSent,
 		BytesDeduplicated: res.BytesDeduplicated, Packs: res.Packs, Sampled: res.Sampled, Warnings: res.WarningCount,
 		Depth:   fmt.Sprintf("%s%d chunks read back", depth, res.Sampled),

@@ -170,6 +170,8 @@ type Snapshot struct {
 // Result is what the engine says about a stored backup.
 type Result struct {
 	BackupID          string             `json:"backup_id"`
+	Seq               uint64             `json:"sequence"`         // orders the backups of the instance
+	Parent            string             `json:"parent,omitempty"` // the backup that was the newest when this one began
 	VaultID           string             `json:"vault_id"`
 	Object            string             `json:"object"` // the manifest's key in the store
 	ManifestSHA256    string             `json:"manifest_sha256"`

@@ -23,7 +23,8 @@ type Place struct {
 // Restore is the record of what a restore does.
 type Restore struct {
 	Backup  string         `json:"backup_id,omitempty"`
-	Created time.Time      `json:"created,omitzero"` // of the backup
+	Seq     uint64         `json:"sequence,omitempty"` // of the backup
+	Created time.Time      `json:"created,omitzero"`   // of the backup
 	Places  []Place        `json:"places,omitempty"`
 	Placed  bool           `json:"placed,omitempty"` // all are in place, and stay there
 	Ready   bool           `json:"ready,omitempty"`  // nothing had to be restored
@@ -44,7 +45,8 @@ type RestoreResult struct {
 // them or restored to them here.
 type Content struct {
 	Backup  string    `json:"backup_id"`
-	Created time.Time `json:"created"`
+	Seq     uint64    `json:"sequence"` // orders the backups of an instance
+	Created time.Time `json:"created"`  // for people
 }
 
 // RestoreRequest is the work of the engine for one restore.
@@ -128,7 +130,7 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return no("read the journal", err)
 	}
-	r := &Restore{Backup: newest.Backup, Created: newest.Created}
+	r := &Restore{Backup: newest.Backup, Seq: newest.Seq, Created: newest.Created}
 	switch {
 	case known.Backup == newest.Backup && here.All:
 		r.Ready, r.Placed = true, true
@@ -137,9 +139,12 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 			next = Starting
 		}
 		return next, change{edit: func(j *Job) { j.Found, j.Restore = found, r }}, nil
-	case newest.Created.Before(known.Created.Truncate(time.Millisecond)): // ids of backups tell milliseconds
+	case newest.Seq < known.Seq:
 		return "", change{}, fmt.Errorf("the newest backup in the vault is %s, but this host knows of a newer one, %s: it was deleted, or the store shows an older state",
 			newest.Backup, known.Backup)
+	case newest.Seq == known.Seq && newest.Backup != known.Backup:
+		return "", change{}, fmt.Errorf("the newest backup in the vault is %s, but this host knows %s, made at the same time on top of the same earlier one: "+
+			"name the one to restore", newest.Backup, known.Backup)
 	case found == IsUnknown && instance.Holds && here.Any:
 		return "", change{}, errors.New("its volumes have content, and the runtime can't tell whether it runs; empty them, or configure how its state is told")
 	}
@@ -335,9 +340,9 @@ func (w *worker) undoRestore(ctx context.Context, j *Job) error {
 func noteContent(tx *bbolt.Tx, j *Job) error {
 	switch {
 	case j.State == Stored && j.Result != nil:
-		return put(tx, bucketContent, []byte(j.Instance), Content{Backup: j.Result.BackupID, Created: j.Result.Created})
+		return put(tx, bucketContent, []byte(j.Instance), Content{Backup: j.Result.BackupID, Seq: j.Result.Seq, Created: j.Result.Created})
 	case j.State == Restored && j.Restore != nil:
-		return put(tx, bucketContent, []byte(j.Instance), Content{Backup: j.Restore.Backup, Created: j.Restore.Created})
+		return put(tx, bucketContent, []byte(j.Instance), Content{Backup: j.Restore.Backup, Seq: j.Restore.Seq, Created: j.Restore.Created})
 	}
 	return nil
 }

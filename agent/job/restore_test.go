@@ -48,7 +48,7 @@ func (r fakeRestorer) Newest(_ context.Context, instance, _ string) (job.Content
 	if len(b) == 0 {
 		return job.Content{}, job.ErrNoBackup
 	}
-	return job.Content{Backup: fmt.Sprint("b", b[len(b)-1]), Created: time.Unix(int64(b[len(b)-1]), 0).UTC()}, nil
+	return job.Content{Backup: fmt.Sprint("b", b[len(b)-1]), Seq: uint64(b[len(b)-1]), Created: time.Unix(int64(b[len(b)-1]), 0).UTC()}, nil
 }
 
 func (r fakeRestorer) Plan(_ context.Context, instance, id string) ([]job.Place, error) {

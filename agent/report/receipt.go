@@ -43,9 +43,11 @@ type Statement struct {
 	Job            string `json:"job"`
 	Vault          string `json:"vault"` // its id in the store
 	Backup         string `json:"backup"`
-	Object         string `json:"object"`          // the manifest's key in the store
-	ManifestSHA256 string `json:"manifest_sha256"` // of the stored object, hex
-	Store          string `json:"store"`           // URL without secrets
+	Sequence       uint64 `json:"sequence"`         // orders the backups of the instance, whatever clocks say
+	Parent         string `json:"parent,omitempty"` // the backup that was the newest when this one began
+	Object         string `json:"object"`           // the manifest's key in the store
+	ManifestSHA256 string `json:"manifest_sha256"`  // of the stored object, hex
+	Store          string `json:"store"`            // URL without secrets
 	Files          uint64 `json:"files"`
 	Dirs           uint64 `json:"dirs"`
 	Bytes          uint64 `json:"bytes"`      // of content, as the instance sees it

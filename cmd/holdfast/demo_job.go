@@ -177,7 +177,7 @@ func (d *demo) bringBack(ctx context.Context, to string) error {
 		return err
 	}
 	defer v.Close()
-	ref, err := v.Find(ctx, demoInstance, "")
+	ref, err := v.Newest(ctx, demoInstance)
 	if err != nil {
 		return err
 	}

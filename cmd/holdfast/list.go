@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// listJSON is the backups of a vault, by instance and time.
+// listJSON is the backups of a vault, by instance and sequence number.
 type listJSON struct {
 	Vault   string           `json:"vault"`
 	Store   string           `json:"store"`
@@ -15,9 +15,11 @@ type listJSON struct {
 }
 
 type listBackupJSON struct {
-	Instance string    `json:"instance"`
-	Backup   string    `json:"backup"`
-	Time     time.Time `json:"time"`
+	Instance   string    `json:"instance"`
+	Backup     string    `json:"backup"`
+	Sequence   uint64    `json:"sequence"`
+	Time       time.Time `json:"time"` // by the clock of the host that made it
+	Incomplete bool      `json:"incomplete"`
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -25,7 +27,7 @@ func (a *app) listCommand() *cobra.Command {
 	var instance string
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List the backups in a vault, oldest first",
+		Short: "List the backups in a vault, by instance, oldest first",
 		Args:  arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkInstance(cmd, instance); err != nil {
@@ -50,7 +52,7 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 		info := at.Info()
 		out := listJSON{Vault: info.Name, Store: info.Store, Backups: make([]listBackupJSON, 0, len(refs))}
 		for _, r := range refs {
-			out.Backups = append(out.Backups, listBackupJSON{r.Instance, r.ID, r.Time.UTC()})
+			out.Backups = append(out.Backups, listBackupJSON{r.Instance, r.ID, r.Seq, r.Time.UTC(), r.Incomplete})
 		}
 		return a.document(out)
 	}
@@ -58,9 +60,13 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 		a.say("no backups in %s", at.place)
 		return nil
 	}
-	rows := [][]string{{"INSTANCE", "BACKUP", "TIME"}}
+	rows := [][]string{{"INSTANCE", "BACKUP", "TIME", "STATE"}}
 	for _, r := range refs {
-		rows = append(rows, []string{r.Instance, r.ID, stamp(r.Time)})
+		state := "complete"
+		if r.Incomplete {
+			state = "incomplete"
+		}
+		rows = append(rows, []string{r.Instance, r.ID, stamp(r.Time), state})
 	}
 	return a.table(rows)
 }

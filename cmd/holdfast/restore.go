@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/restore"
-	"holdfast/internal/vault"
 )
 
 // restoreJSON is the result of a restore. Sizes are bytes.
@@ -66,10 +64,7 @@ func (a *app) restoreCommand() *cobra.Command {
 
 func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest string, include []string) error {
 	start := time.Now()
-	ref, err := at.Find(ctx, instance, id)
-	if id != "" && errors.Is(err, vault.ErrNoBackup) {
-		return &noBackupError{id: id, instance: true, err: err}
-	}
+	ref, err := at.backupOf(ctx, instance, id)
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,24 @@ type Source struct {
 	Taken time.Time
 	// Base is an earlier view of the volume, where one stands: what did not change since is not read. Nil is allowed.
 	Base *Base
+	// Exclude are patterns (github.com/bmatcuk/doublestar/v4) of paths in the volume that the backup
+	// leaves out, folders with all that they hold. A pattern without a slash matches the last element
+	// of a path. An image has no paths and ignores them.
+	Exclude []string
+	// ExcludeCaches leaves out what folders with a CACHEDIR.TAG hold, but for the tag.
+	ExcludeCaches bool
+	// AcceptLosses are patterns of the same form. Losses at matching paths are recorded, and do not
+	// make the backup incomplete.
+	AcceptLosses []string
+	// AllowEmpty backs up a volume that is empty, or lies on another file system, although the last
+	// backup had content of it and found it elsewhere.
+	AllowEmpty bool
+	// Mounted identifies the mount of the live file system that Root is a snapshot of, where Root lies
+	// on a mount of its own (see tree.MountOf). "" where Root lies on the same file system as the volume.
+	Mounted string
+	// Quiet says that nobody writes to what Root shows while the Run reads it: it is a snapshot, or
+	// the instance stands still. An entry that vanishes meanwhile is then a loss.
+	Quiet bool
 
 	readAll bool // what was known of it turned out to be wrong
 }
@@ -106,7 +124,9 @@ type Progress struct {
 // Result is what a finished backup is.
 type Result struct {
 	BackupID          string         `json:"backup_id"`
-	Object            string         `json:"object"` // the manifest's key in the store
+	Seq               uint64         `json:"sequence"`
+	Parent            string         `json:"parent,omitempty"` // the backup that was the newest when this one began
+	Object            string         `json:"object"`           // the manifest's key in the store
 	ManifestSHA256    string         `json:"manifest_sha256"`
 	Entries           uint64         `json:"entries"`
 	Files             uint64         `json:"files"`
@@ -118,14 +138,21 @@ type Result struct {
 	BytesDeduplicated uint64         `json:"bytes_deduplicated"` // read, but known to the vault
 	BytesSent         uint64         `json:"bytes_sent"`
 	Packs             int            `json:"packs"`
-	Sampled           int            `json:"sampled"` // chunks that were read back and compared
+	Sampled           int            `json:"sampled"`        // chunks that were read back and compared
+	SampledReused     int            `json:"sampled_reused"` // of those, chunks that the vault had before this backup
 	Created           time.Time      `json:"created"`
 	Verified          time.Time      `json:"verified"` // when the manifest had been read back and the sample compared
 	Warnings          []tree.Warning `json:"warnings"`
 	WarningCount      int            `json:"warning_count"`
-	// Lost is how many warnings are of content that the backup does not hold as it was. An instance must
-	// not be powered down on a backup with any.
-	Lost int `json:"lost"`
+	// Lost counts the losses that nobody accepted: content that the backup does not hold as it was. An
+	// instance must not be powered down on a backup with any. LostAccepted counts those that
+	// Source.AcceptLosses allows, and Losses names both, the first vault.MaxLosses.
+	Lost         int          `json:"lost"`
+	LostAccepted int          `json:"lost_accepted"`
+	Losses       []vault.Loss `json:"losses,omitempty"`
+	// Fork names other backups of the instance that another host made at the same time, on top of the
+	// same parent. While they and this one are the newest, no restore chooses among them by itself.
+	Fork []vault.BackupRef `json:"fork,omitempty"`
 	// Compressed is the content that was new by the level of compression that it met, bytes before.
 	Compressed map[string]uint64 `json:"compressed"`
 	// Catalogues has, by volume, the id of the catalogue that was kept of the view that was backed up, so that the view can
@@ -151,10 +178,11 @@ type run struct {
 	packs   map[vault.PackID]bool
 	session *session
 	turn    *turn
-	newest  func() (*vault.Manifest, error) // of the instance's backups; vault.ErrNoBackup
-	lost    []vault.PackID                  // packs that are missing from the store
-	without []vault.PackID                  // those, and what is condemned
-	gone    map[vault.PackID]bool           // the same
+	earlier func() ([]vault.BackupRef, error) // the instance's backups when the run began
+	newest  func() (*vault.Manifest, error)   // of the last of them; vault.ErrNoBackup
+	lost    []vault.PackID                    // packs that are missing from the store
+	without []vault.PackID                    // those, and what is condemned
+	gone    map[vault.PackID]bool             // the same
 	cats    []*catalogue
 	sending *sending
 	counts  struct{ entries, files, dirs, unchanged, known, read, fresh, sent, checked atomic.Uint64 }
@@ -335,10 +363,15 @@ func (r *run) all(ctx context.Context) (err error) {
 		beside.Wait()
 		end()
 	}()
+	r.earlier = sync.OnceValues(func() ([]vault.BackupRef, error) { return r.o.Vault.Backups(asking, r.o.Instance) })
 	r.newest = sync.OnceValues(func() (*vault.Manifest, error) { return r.lastBackup(asking) })
-	if r.asksForNewest() {
-		beside.Go(func() { _, _ = r.newest() }) // who needs it asks again, and is told
-	}
+	beside.Go(func() {
+		if r.asksForNewest() {
+			_, _ = r.newest() // whoever needs the manifest calls again and gets the same error
+		} else if !r.o.Precopy {
+			_, _ = r.earlier() // likewise
+		}
+	})
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
 		Buffers: r.o.On.buffers, Intent: r.o.PackIntent, Resume: r.o.Resume,
 		Without: r.session.Condemned(), Lost: r.lost, IndexDir: r.o.IndexDir,
@@ -424,14 +457,26 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.P
 	for _, v := range volumes {
 		r.res.Bytes += v.Bytes
 	}
+	earlier, err := r.earlier()
+	if err != nil {
+		return err
+	}
+	seq, parent, err := vault.NextSeq(earlier)
+	if err != nil {
+		return err
+	}
+	r.tellClock(earlier)
+	_, _, lost := r.warnings.Sum()
 	m := &vault.Manifest{
-		Instance: r.o.Instance, ID: vault.NewBackupID(r.res.Created), Host: r.o.Host, Agent: r.o.Agent,
+		Instance: r.o.Instance, ID: vault.NewBackupID(seq, r.res.Created, lost > 0), Host: r.o.Host, Agent: r.o.Agent,
 		Created: r.res.Created, Finished: r.o.Now().UTC(), Volumes: volumes, Packs: refs,
-		Bytes: r.res.Bytes, NewBytes: r.counts.sent.Load(),
+		Bytes: r.res.Bytes, NewBytes: r.counts.sent.Load(), Seq: seq, Parent: parent, Lost: uint64(lost),
 	}
 	if err := r.session.WriteManifest(ctx, m); err != nil {
 		return err
 	}
+	r.res.Seq, r.res.Parent = seq, parent
+	r.tellFork(ctx, earlier, m)
 	r.res.BackupID, r.res.Object, r.res.ManifestSHA256 = m.ID, m.Object, m.Digest
 	for _, name := range r.images {
 		r.res.Catalogues[name] = m.ID

@@ -84,13 +84,17 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 	return c
 }
 
-// lastBackup reads the manifest of the instance's newest backup.
+// lastBackup reads the manifest of the instance's newest backup, complete or not: what it says of
+// unchanged files does not depend on what it lacks.
 func (r *run) lastBackup(ctx context.Context) (*vault.Manifest, error) {
-	ref, err := r.o.Vault.Find(ctx, r.o.Instance, "")
+	refs, err := r.earlier()
 	if err != nil {
 		return nil, err
 	}
-	return r.o.Vault.Manifest(ctx, ref)
+	if len(refs) == 0 {
+		return nil, vault.ErrNoBackup
+	}
+	return r.o.Vault.Manifest(ctx, refs[len(refs)-1])
 }
 
 // asksForNewest tells whether some volume has no catalogue here, so that the newest backup is asked for one: a round trip that need not

@@ -79,7 +79,7 @@ func TestFewChangesAddKilobytes(t *testing.T) {
 			t.Errorf("round %d: ten of %d files changed: read %d bytes, added %d to the store", round, files, res.BytesRead, added)
 		}
 	}
-	ref, err := v.Find(t.Context(), "i", "")
+	ref, err := v.Newest(t.Context(), "i")
 	if err != nil {
 		t.Fatal(err)
 	}

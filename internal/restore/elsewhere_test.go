@@ -33,7 +33,7 @@ func TestBackupElsewhere(t *testing.T) {
 	}
 	restoreNewest := func(cache string) string {
 		t.Helper()
-		ref, err := v.Find(t.Context(), "i", "")
+		ref, err := v.Newest(t.Context(), "i")
 		must(t, err)
 		dest := filepath.Join(t.TempDir(), "dest")
 		_, err = restore.Run(t.Context(), restore.Options{Vault: v, Ref: ref, Dest: dest, CatalogueDir: cache})

@@ -237,7 +237,7 @@ func TestFailedRestoreLeavesTheTarget(t *testing.T) {
 			m, err := v.Manifest(t.Context(), ref)
 			must(t, err)
 			body := read(t, st, m.Object)
-			other := vault.BackupRef{Instance: ref.Instance, ID: vault.NewBackupID(time.Now())}
+			other := vault.BackupRef{Instance: ref.Instance, ID: vault.NewBackupID(2, time.Now(), false)}
 			must(t, st.Put(t.Context(), strings.TrimSuffix(m.Object, ref.ID)+other.ID, body))
 			return other
 		},

@@ -169,7 +169,7 @@ func writeForFormat(t *testing.T, st obs.Store, id *vault.Identity, nameKey []by
 	must(t, err)
 	now := time.Now()
 	m = &vault.Manifest{
-		Instance: "i", ID: vault.NewBackupID(now), Host: "host", Agent: "test", Created: now, Finished: now, Volumes: []vault.Volume{vol}, Packs: refs,
+		Instance: "i", ID: vault.NewBackupID(1, now, false), Seq: 1, Host: "host", Agent: "test", Created: now, Finished: now, Volumes: []vault.Volume{vol}, Packs: refs,
 	}
 	must(t, s.WriteManifest(t.Context(), m))
 	return want, m // the session stays, to be read

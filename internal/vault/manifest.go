@@ -2,16 +2,12 @@ package vault
 
 import (
 	"bytes"
-	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"regexp"
-	"slices"
-	"strings"
 	"time"
 
 	"holdfast/internal/obs"
@@ -35,7 +31,29 @@ type Volume struct {
 	Bytes   uint64    `cbor:"7,keyasint" json:"bytes"` // of the files' content, holes not counted
 	// Stats are the lists of stat pages, beside Lists. Empty when none were stored; a restore does not need them.
 	Stats []PageRef `cbor:"8,keyasint,omitempty" json:"-"`
+	// FileSystem identifies the file system that the volume lay on: its type and, where the kernel
+	// tells, its UUID. "" means that it is not known.
+	FileSystem string `cbor:"9,keyasint,omitempty" json:"file_system,omitempty"`
+	// Mounted identifies one mount of that file system in one boot of one host. The stat pages are
+	// evidence of unchanged content only while that mount stands. "" means that they never are.
+	Mounted string `cbor:"10,keyasint,omitempty" json:"-"`
+	// Excludes are the patterns whose matches the backup leaves out on purpose.
+	Excludes []string `cbor:"11,keyasint,omitempty" json:"excludes,omitempty"`
+	// ExcludeCaches says that the backup leaves out the content of folders with a CACHEDIR.TAG.
+	ExcludeCaches bool `cbor:"12,keyasint,omitempty" json:"exclude_caches,omitempty"`
 }
+
+// Loss is content of a volume that a backup should have and lacks, or has not as it was at one moment.
+type Loss struct {
+	Volume string `cbor:"1,keyasint" json:"volume"`
+	Path   []byte `cbor:"2,keyasint" json:"-"`    // in the volume, raw bytes; empty is the volume as a whole
+	What   string `cbor:"3,keyasint" json:"what"` // one sentence without the path
+	// Accepted says that the configuration of the instance accepts losses at this path.
+	Accepted bool `cbor:"4,keyasint,omitempty" json:"accepted,omitempty"`
+}
+
+// MaxLosses is how many losses a manifest names. It counts all of them.
+const MaxLosses = 1000
 
 // Manifest is what makes a backup exist.
 type Manifest struct {
@@ -50,29 +68,29 @@ type Manifest struct {
 	Packs    []PackRef `cbor:"9,keyasint" json:"-"`          // every pack that the recipes name
 	Bytes    uint64    `cbor:"10,keyasint" json:"bytes"`     // content of all volumes
 	NewBytes uint64    `cbor:"11,keyasint" json:"new_bytes"` // stored by this backup, sealed
+	// Seq orders the backups of an instance: it is one more than the greatest that the writer found
+	// when it began. No clock has a part in it.
+	Seq uint64 `cbor:"12,keyasint" json:"sequence"`
+	// Parent is the id of the backup that had the greatest sequence number when the writer began;
+	// "" for the first backup of an instance.
+	Parent string `cbor:"13,keyasint,omitempty" json:"parent,omitempty"`
+	// Lost counts the losses that nobody accepted. A backup with any is incomplete, and its id says so.
+	Lost uint64 `cbor:"14,keyasint,omitempty" json:"lost"`
+	// LostAccepted counts the losses that the configuration accepts.
+	LostAccepted uint64 `cbor:"15,keyasint,omitempty" json:"lost_accepted"`
+	// Losses names the losses of both kinds, the first MaxLosses of them.
+	Losses []Loss `cbor:"16,keyasint,omitempty" json:"losses,omitempty"`
 
 	Object string `cbor:"-" json:"object"` // its key in the store
 	Digest string `cbor:"-" json:"sha256"` // of the stored object, hex
 }
 
-// BackupRef names a backup.
-type BackupRef struct {
-	Instance string    `json:"instance"`
-	ID       string    `json:"id"`
-	Time     time.Time `json:"time"`
-	Size     int64     `json:"-"` // of the manifest, bytes
-}
-
 const (
 	manifestMagic = "HFMANI\x00\x01"
 	maxManifest   = 64 << 20
-	idTime        = "20060102T150405.000Z"
 )
 
-var (
-	instancePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
-	backupPattern   = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[0-9a-f]{16}$`)
-)
+var instancePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
 
 // CheckInstance says whether id is of the form of an instance's.
 func CheckInstance(id string) error {
@@ -80,13 +98,6 @@ func CheckInstance(id string) error {
 		return fmt.Errorf("instance id %q: must have 1 to 32 of A-Z a-z 0-9 . _ - and begin with a letter or digit", id)
 	}
 	return nil
-}
-
-// NewBackupID returns an id for a backup made at t: ids sort by time and are unique without asking.
-func NewBackupID(t time.Time) string {
-	var r [8]byte
-	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
-	return t.UTC().Format(idTime) + "-" + hex.EncodeToString(r[:])
 }
 
 func (v *Vault) backupsPrefix() string { return v.info.ID + "/backups/" }
@@ -101,6 +112,9 @@ func (v *Vault) manifestKey(instance, id string) string {
 func (v *Vault) WriteManifest(ctx context.Context, m *Manifest) error {
 	if err := CheckInstance(m.Instance); err != nil {
 		return err
+	}
+	if id, ok := parseBackupID(m.ID); !ok || id.seq != m.Seq || id.incomplete != (m.Lost > 0) {
+		return fmt.Errorf("backup id %q does not fit sequence number %d and %d losses", m.ID, m.Seq, m.Lost)
 	}
 	m.Format = Format
 	plain, err := encMode.Marshal(m)
@@ -137,7 +151,8 @@ func digest(b []byte) string {
 
 // Manifest reads and opens a backup's manifest. ErrNoBackup, ErrCorrupt, ErrNewer.
 func (v *Vault) Manifest(ctx context.Context, ref BackupRef) (*Manifest, error) {
-	if CheckInstance(ref.Instance) != nil || !backupPattern.MatchString(ref.ID) {
+	id, ok := parseBackupID(ref.ID)
+	if CheckInstance(ref.Instance) != nil || !ok {
 		return nil, fmt.Errorf("%w: %s %s", ErrNoBackup, ref.Instance, ref.ID)
 	}
 	key := v.manifestKey(ref.Instance, ref.ID)
@@ -173,57 +188,14 @@ func (v *Vault) Manifest(ctx context.Context, ref BackupRef) (*Manifest, error) 
 	if m.Instance != ref.Instance || m.ID != ref.ID {
 		return nil, bad("is the manifest of another backup")
 	}
+	if m.Seq != id.seq || id.incomplete != (m.Lost > 0) {
+		return nil, bad("says another sequence number, or another number of losses, than its name")
+	}
 	m.Object, m.Digest = key, sum
 	return m, nil
 }
 
 func isNewer(err error) bool { return errors.Is(err, ErrNewer) }
-
-// Backups lists the backups of an instance, or of all with "", the oldest first.
-func (v *Vault) Backups(ctx context.Context, instance string) ([]BackupRef, error) {
-	prefix := v.backupsPrefix()
-	if instance != "" {
-		if err := CheckInstance(instance); err != nil {
-			return nil, err
-		}
-		prefix += instance + "/"
-	}
-	var refs []BackupRef
-	for info, err := range v.st.List(ctx, prefix) {
-		if err != nil {
-			return nil, fmt.Errorf("list backups: %w", err)
-		}
-		inst, id, ok := strings.Cut(info.Key[len(v.backupsPrefix()):], "/")
-		if !ok || CheckInstance(inst) != nil || !backupPattern.MatchString(id) {
-			continue // not ours
-		}
-		t, err := time.Parse(idTime, id[:len(idTime)])
-		if err != nil {
-			continue
-		}
-		refs = append(refs, BackupRef{Instance: inst, ID: id, Time: t, Size: info.Size})
-	}
-	slices.SortFunc(refs, func(a, b BackupRef) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID)) })
-	return refs, nil
-}
-
-// Find returns the backup of that id, or the newest of the instance with id "". With instance "" the id
-// is looked for among all instances. ErrNoBackup.
-func (v *Vault) Find(ctx context.Context, instance, id string) (BackupRef, error) {
-	refs, err := v.Backups(ctx, instance)
-	if err != nil {
-		return BackupRef{}, err
-	}
-	for _, r := range slices.Backward(refs) {
-		if id == "" && instance != "" || r.ID == id {
-			return r, nil
-		}
-	}
-	if id == "" {
-		return BackupRef{}, fmt.Errorf("%w: instance %s has none in vault %s (%s)", ErrNoBackup, instance, v.info.Name, v.st)
-	}
-	return BackupRef{}, fmt.Errorf("%w: %q in vault %s (%s)", ErrNoBackup, id, v.info.Name, v.st)
-}
 
 // Volume returns the volume of that name, or the only one with "".
 func (m *Manifest) Volume(name string) (*Volume, error) {

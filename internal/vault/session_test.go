@@ -193,7 +193,7 @@ func countingVault(t *testing.T) (*vault.Vault, *counting) {
 }
 
 func manifest() *vault.Manifest {
-	return &vault.Manifest{Instance: "i", ID: vault.NewBackupID(time.Unix(1700000000, 0))}
+	return &vault.Manifest{Instance: "i", Seq: 1, ID: vault.NewBackupID(1, time.Unix(1700000000, 0), false)}
 }
 
 // TestInvariantSessionFirst: the session is stored before anything is read, and other sessions cost nothing, however many there are.

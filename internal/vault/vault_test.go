@@ -1,6 +1,7 @@
 package vault_test
 
 import (
+	"cmp"
 	"bytes"
 	"errors"
 	"fmt"
@@ -336,29 +337,87 @@ func TestInvariantTenantWallsInVaults(t *testing.T) {
 	}
 }
 
-func TestManifestOrder(t *testing.T) {
+// TestOrderNeedsNoClock: sequence numbers order the backups of an instance, also where the clocks of
+// their writers say the opposite, and an incomplete backup is never the newest.
+func TestOrderNeedsNoClock(t *testing.T) {
 	v, _ := newVault(t)
-	base := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	base := time.Date(2031, 11, 23, 12, 0, 0, 0, time.UTC)
+	write := func(seq uint64, made time.Time, lost uint64) string {
+		m := &vault.Manifest{Instance: "i", Seq: seq, ID: vault.NewBackupID(seq, made, lost > 0), Created: made, Lost: lost}
+		must(t, v.WriteManifest(t.Context(), m))
+		return m.ID
+	}
+	if _, err := v.Newest(t.Context(), "i"); !errors.Is(err, vault.ErrNoBackup) || errors.Is(err, vault.ErrOnlyIncomplete) {
+		t.Errorf("no backup: %v", err)
+	}
+	part := write(1, base, 3)
+	if _, err := v.Newest(t.Context(), "i"); !errors.Is(err, vault.ErrNoBackup) || !errors.Is(err, vault.ErrOnlyIncomplete) || !strings.Contains(err.Error(), part) {
+		t.Errorf("only an incomplete one: %v", err)
+	}
 	var ids []string
 	for i := range 5 {
-		m := &vault.Manifest{Instance: "i", ID: vault.NewBackupID(base.Add(time.Duration(i) * time.Millisecond)), Created: base}
-		must(t, v.WriteManifest(t.Context(), m))
-		ids = append(ids, m.ID)
+		ids = append(ids, write(uint64(i+2), base.Add(-time.Duration(i)*24*time.Hour), 0))
 	}
-	ref, err := v.Find(t.Context(), "i", "")
+	later := write(7, base, 1)
+	ref, err := v.Newest(t.Context(), "i")
 	must(t, err)
-	if ref.ID != ids[4] {
-		t.Errorf("newest is %s, want %s", ref.ID, ids[4])
+	if ref.ID != ids[4] || ref.Seq != 6 || ref.Incomplete {
+		t.Errorf("newest is %+v, want %s", ref, ids[4])
 	}
 	m, err := v.Manifest(t.Context(), ref)
 	must(t, err)
-	if !m.Created.Equal(base) || len(m.Digest) != 64 {
+	if !m.Created.Equal(base.AddDate(0, 0, -4)) || len(m.Digest) != 64 || m.Seq != 6 {
 		t.Errorf("manifest %+v", m)
 	}
-	if _, err := v.Find(t.Context(), "j", ""); !errors.Is(err, vault.ErrNoBackup) {
-		t.Errorf("no backup: %v", err)
+	refs, err := v.Backups(t.Context(), "")
+	must(t, err)
+	if len(refs) != 7 || !slices.IsSortedFunc(refs, func(a, b vault.BackupRef) int { return cmp.Compare(a.Seq, b.Seq) }) {
+		t.Errorf("list %+v", refs)
 	}
-	if _, err := v.Find(t.Context(), "i", "../../x"); !errors.Is(err, vault.ErrNoBackup) {
-		t.Errorf("id of no sense: %v", err)
+	if ref, err := v.Find(t.Context(), "", later); err != nil || !ref.Incomplete || ref.Seq != 7 {
+		t.Errorf("an incomplete one, asked for by id: %+v, %v", ref, err)
+	}
+	if seq, parent, err := vault.NextSeq(refs); err != nil || seq != 8 || parent != later {
+		t.Errorf("next is %d after %s, %v", seq, parent, err)
+	}
+	for _, id := range []string{"../../x", "", "00000000-20200101T000000Z-0123456789abcdef", "20200101T000000.000Z-0123456789abcdef"} {
+		if _, err := v.Find(t.Context(), "i", id); !errors.Is(err, vault.ErrNoBackup) {
+			t.Errorf("id %q of no sense: %v", id, err)
+		}
+	}
+
+	// Two hosts at once.
+	other := write(6, base, 0)
+	var fork *vault.ForkError
+	if _, err := v.Newest(t.Context(), "i"); !errors.As(err, &fork) || len(fork.Refs) != 2 ||
+		!strings.Contains(err.Error(), other) || !strings.Contains(err.Error(), ids[4]) {
+		t.Errorf("a fork: %v", err)
+	}
+	// A name that only the owner of the bucket can have made is not trusted beyond its place in the order.
+	must(t, v.Store().Put(t.Context(), v.Info().ID+"/backups/i/99999999-20200101T000000Z-0123456789abcdef", []byte("junk")))
+	if refs, err = v.Backups(t.Context(), "i"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := vault.NextSeq(refs); err == nil || !strings.Contains(err.Error(), "99999999-20200101T000000Z-0123456789abcdef") {
+		t.Errorf("after the last number: %v", err)
+	}
+}
+
+// TestManifestFitsItsName: a manifest whose content says another sequence number, or another
+// completeness, than its name is neither written nor read.
+func TestManifestFitsItsName(t *testing.T) {
+	v, _ := newVault(t)
+	now := time.Now()
+	for name, m := range map[string]*vault.Manifest{
+		"another number":  {Seq: 2, ID: vault.NewBackupID(3, now, false)},
+		"complete":        {Seq: 2, ID: vault.NewBackupID(2, now, false), Lost: 1},
+		"incomplete":      {Seq: 2, ID: vault.NewBackupID(2, now, true)},
+		"no number":       {Seq: 0, ID: vault.NewBackupID(0, now, false)},
+		"no id of a form": {Seq: 1, ID: "newest"},
+	} {
+		m.Instance = "i"
+		if err := v.WriteManifest(t.Context(), m); err == nil {
+			t.Errorf("%s: was written", name)
+		}
 	}
 }
