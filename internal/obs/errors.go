@@ -7,8 +7,8 @@ import (
 )
 
 // Errors by class. Implementations wrap them with the operation, the object and the server's words; Hint tells
-// an operator what to do. Some belong to a wider class, which errors.Is finds too. None but ErrUnavailable is
-// ever retried.
+// an operator what to do. Some belong to a wider class, which errors.Is finds too. ErrUnavailable is retried, and what a second
+// look may mend a few times (ErrOdd, ErrNoHost).
 var (
 	// ErrNotFound says that the object is not there.
 	ErrNotFound = newClass(nil, "object not found", "")
@@ -45,6 +45,10 @@ var (
 	// ErrUnavailable says that the store did not answer, or answered that it can't now; a later try
 	// may do. After a failed Put with this error the outcome is unknown.
 	ErrUnavailable = newClass(nil, "store unavailable", "try again when the store answers")
+	// ErrOdd says that an answer is not that of an object store, or that the server does not do what one must do. A call is
+	// repeated a few times for it.
+	ErrOdd = newClass(nil, "the answer is not that of an object store", "look at what stands between this host and the store "+
+		"(a proxy, a gateway, a load balancer, a page for logging in), and at the endpoint in the store's URL")
 	// ErrUsage says that a URL, a key or a range is not of the form that the store takes.
 	ErrUsage = newClass(nil, "not usable", "")
 	// ErrWrongRegion says that the bucket is in another region than the URL says. It is an ErrUsage.
@@ -111,5 +115,6 @@ var kinds = []struct {
 	{ErrNoMoney, "no_money"},
 	{ErrNoSpace, "no_space"},
 	{ErrWrongRegion, "wrong_region"},
+	{ErrOdd, "odd"},
 	{ErrUsage, "usage"},
 }

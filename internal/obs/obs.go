@@ -28,13 +28,16 @@ type Info struct {
 
 // Capabilities is what a store can do beyond the contract.
 type Capabilities struct {
-	// ConditionalPut is true when PutNew is atomic: of two writers of one name exactly one wins.
+	// ConditionalPut is true when PutNew is atomic: of two writers of one name exactly one wins. Of a server it is assumed
+	// until the first PutNew or ProveConditionalPut proves it, and false from then on where the server does not do it.
 	ConditionalPut bool
 	// Integrity names what the server verified before Put returned: "crc64nvme or sha256" (whichever it
 	// verifies), "sha256", "md5", "crc64nvme", "crc32c", "fsync" (a file store, which reads nothing back) or "memory".
 	Integrity string
 	// Retain is how long the store locks the objects of which retention is asked, from their put on; 0 without lock.
 	Retain time.Duration
+	// Proved is what the server was seen to do so far. Of stores without a server nothing is in doubt, and it is zero.
+	Proved Proved
 }
 
 // Store keeps objects under names that are written once. All methods may be called at the same
@@ -68,7 +71,7 @@ type Store interface {
 	// and may be repeated. An object without a lock gets one that nobody can shorten. Only where Capabilities.Retain is set;
 	// elsewhere an error that wraps errors.ErrUnsupported.
 	Extend(ctx context.Context, key string, until time.Time) error
-	// Capabilities is constant for the life of the Store.
+	// Capabilities is constant for the life of the Store, but for what it learns of a server: see ConditionalPut and Proved.
 	Capabilities() Capabilities
 	// String is the store's URL without anything secret, for messages.
 	String() string

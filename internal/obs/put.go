@@ -116,7 +116,10 @@ func (s *s3Store) sendS3(c *call, body []byte, opts minio.PutObjectOptions) erro
 	if crc && s.put.integrity == integrityAuto && !s.put.checksumSeen.Load() && unknownHeader(err) {
 		s.put.checksumOff.Store(true)
 		delete(opts.UserMetadata, kind.Key())
-		return s.sendS3(c, body, opts)
+		if err = s.sendS3(c, body, opts); unknownHeader(err) {
+			s.put.checksumOff.Store(false) // it was not the checksum over which the server stumbled
+		}
+		return err
 	}
 	if err != nil {
 		return err
@@ -129,7 +132,7 @@ func (s *s3Store) sendS3(c *call, body []byte, opts minio.PutObjectOptions) erro
 		s.put.checksumOff.Store(true)
 	case s.put.integrity == integrityAuto:
 		s.put.checksumOff.Store(true)
-		return &unavailableError{err: fmt.Errorf("the server did not confirm the %s of what it stored", integrity)}
+		return &unavailableError{resend: true, err: fmt.Errorf("the server did not confirm the %s of what it stored", integrity)}
 	default:
 		return fmt.Errorf("%w: the server does not verify %s: integrity=sha256 may do", ErrUsage, integrity)
 	}
@@ -186,7 +189,7 @@ func (s *s3Store) sendOBS(c *call, body []byte) error {
 	}
 	// Unless the server encrypts, the ETag is the MD5: a second witness, where it has that form.
 	if !encrypted && md5Hex != "" && len(info.ETag) == len(md5Hex) && !strings.EqualFold(info.ETag, md5Hex) {
-		return &unavailableError{err: fmt.Errorf("the server has ETag %s, sent was %s", info.ETag, md5Hex)}
+		return &unavailableError{resend: true, err: fmt.Errorf("the server has ETag %s, sent was %s", info.ETag, md5Hex)}
 	}
 	return s.confirmRetention(c)
 }
@@ -225,9 +228,10 @@ func (s *s3Store) putBody(c *call, body []byte, md5Text, shaHex string, opts min
 	defer w.stop()
 	b := newPutBody(ctx, w, body)
 	defer b.detach()
-	info, err := s.client.PutObject(ctx, s.bucket, s.prefix+c.key, b, int64(len(body)), md5Text, shaHex, opts)
+	info, err := s.client.PutObject(withForm(ctx, quietForm), s.bucket, s.prefix+c.key, b, int64(len(body)), md5Text, shaHex, opts)
 	if err == nil {
 		s.bucketSeen.Store(true)
+		s.fresh.add(c.key)
 	}
 	return info, err
 }

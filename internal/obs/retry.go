@@ -73,8 +73,21 @@ type retrying struct {
 	policy RetryPolicy
 }
 
+// Put looks before it sends an object again that may be there: a store that answers late would else be sent the same
+// object for ever.
 func (r *retrying) Put(ctx context.Context, key string, body []byte) error {
-	return r.do(ctx, opPut, key, func(ctx context.Context) error { return r.Store.Put(ctx, key, body) })
+	look := false
+	return r.do(ctx, opPut, key, func(ctx context.Context) error {
+		if look {
+			if same, err := holdsSame(ctx, r.Store, key, body); err == nil && same {
+				return nil
+			}
+		}
+		err := r.Store.Put(ctx, key, body)
+		var u *unavailableError
+		look = mayHaveActed(err) && !(errors.As(err, &u) && u.resend)
+		return err
+	})
 }
 
 // PutNew resolves an unknown outcome by asking: ErrExists after a try that may have stored the object is
@@ -222,7 +235,7 @@ func (r *retrying) repeat(ctx context.Context, op, key string, f func(context.Co
 		switch {
 		case err == nil:
 			return nil
-		case !errors.Is(err, ErrUnavailable):
+		case !errors.Is(err, ErrUnavailable) && attempt >= looks(err):
 			if last != nil && ctx.Err() != nil { // the end of time is not what a person has to mend
 				return fmt.Errorf("%w, after: %w", err, last)
 			}
@@ -253,6 +266,15 @@ func (r *retrying) repeat(ctx context.Context, op, key string, f func(context.Co
 			return fmt.Errorf("%w, after: %w", ended(ctx, op, key), err)
 		}
 	}
+}
+
+// looks is how often a call is tried whose error a second look may mend; 1 for all others.
+func looks(err error) int {
+	var again interface{ Tries() int }
+	if errors.As(err, &again) {
+		return again.Tries()
+	}
+	return 1
 }
 
 // longestRetryAfter bounds what a server may ask for. MinIO asks for two minutes while it starts, which takes it

@@ -17,6 +17,8 @@ type unavailableError struct {
 	err   error
 	after time.Duration
 	slow  bool // it asked for fewer requests
+	// resend is set of a put that was answered, but not as whole: there is nothing to look for before it is sent again.
+	resend bool
 }
 
 func (e *unavailableError) Error() string {
