@@ -37,8 +37,23 @@ var (
 	// It is an ErrAccess.
 	ErrClockSkew = newClass(ErrAccess, "this host's clock differs from the store's", "set the clock of this host: "+
 		"timedatectl status, and see that a time service runs")
+	// ErrPolicy says that a rule forbids the request, whoever makes it: of the bucket, of an organization or of an end point
+	// of the network. It is an ErrAccess.
+	ErrPolicy = newClass(ErrAccess, "a policy forbids the request", "look for a rule that denies it: in the bucket's policy, in the "+
+		"organization's policies, and in those of the network's end point")
+	// ErrKMS says that the store can't use the key by which it encrypts: it is disabled or gone, or these credentials may not
+	// use it.
+	ErrKMS = newClass(nil, "the store can't use its encryption key", "see that the key of the key management service is there and "+
+		"enabled, and that these credentials may use it to encrypt and to decrypt")
+	// ErrProxy says that a proxy refused the request.
+	ErrProxy = newClass(nil, "the proxy refuses", "check HTTPS_PROXY and NO_PROXY or the proxy in the store's URL, whether the proxy lets "+
+		"requests to the store pass, and its user and password ("+proxyCredentials+")")
+	// ErrNoHost says that the name service knows no host of the endpoint's name.
+	ErrNoHost = newClass(nil, "no such host", "check the endpoint and the region in the store's URL, and this host's name service (/etc/resolv.conf)")
 	// ErrNoSpace says that the store has no room left, or that a quota is used up.
 	ErrNoSpace = newClass(nil, "the store has no space left", "make room in the store, or raise its quota")
+	// ErrQuota says that a quota of the bucket or of the account is used up. It is an ErrNoSpace.
+	ErrQuota = newClass(ErrNoSpace, "a quota of the store is used up", "raise the quota of the bucket or of the account, or make room in it")
 	// ErrNoMoney says that the account of the store is in arrears. It is an ErrNoSpace.
 	ErrNoMoney = newClass(ErrNoSpace, "the store's account is out of money", "pay what the account owes, or top it up; "+
 		"the store takes writes again after that, and deletes objects if it lasts")
@@ -111,8 +126,13 @@ var kinds = []struct {
 	{ErrWrongKeys, "wrong_keys"},
 	{ErrExpiredKeys, "expired_keys"},
 	{ErrClockSkew, "clock_skew"},
+	{ErrPolicy, "policy"},
 	{ErrAccess, "access"},
+	{ErrKMS, "kms"},
+	{ErrProxy, "proxy"},
+	{ErrNoHost, "no_host"},
 	{ErrNoMoney, "no_money"},
+	{ErrQuota, "quota"},
 	{ErrNoSpace, "no_space"},
 	{ErrWrongRegion, "wrong_region"},
 	{ErrOdd, "odd"},

@@ -48,10 +48,10 @@ func checkForm(req *http.Request, res *http.Response) error {
 	return nil
 }
 
-// headForm wants an answer to HEAD from an object store.
-func headForm(res *http.Response) error {
-	if res.Header.Get("Etag") == "" && res.Header.Get("Last-Modified") == "" && res.Header.Get("X-Amz-Request-Id") == "" && res.Header.Get("X-Obs-Request-Id") == "" {
-		return odd("the answer %d to a HEAD has no ETag, no time and no request id, so it is not that of an object", res.StatusCode)
+// objectForm wants an answer to HEAD or GET from an object store.
+func objectForm(res *http.Response) error {
+	if res.StatusCode == http.StatusOK && res.Header.Get("Etag") == "" && res.Header.Get("Last-Modified") == "" && res.Header.Get("X-Amz-Request-Id") == "" && res.Header.Get("X-Obs-Request-Id") == "" {
+		return odd("the answer %d has no ETag, no time and no request id, so it is not that of an object", res.StatusCode)
 	}
 	return encodingForm(res)
 }

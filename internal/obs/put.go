@@ -51,6 +51,8 @@ type putter struct {
 	retained func(key string) bool // of which objects retention is asked
 	// checksumOff is set when the server turns out not to verify the checksum; checksumSeen when it did.
 	checksumOff, checksumSeen atomic.Bool
+	// etagOther is set when the server's ETag turned out not to be the MD5 of what it stored.
+	etagOther atomic.Bool
 
 	mu sync.Mutex
 	// verifies, holds and extends are set when the server was seen to verify x-obs-content-sha256, to keep a retention
@@ -188,10 +190,20 @@ func (s *s3Store) sendOBS(c *call, body []byte) error {
 		return errNotEncrypted
 	}
 	// Unless the server encrypts, the ETag is the MD5: a second witness, where it has that form.
-	if !encrypted && md5Hex != "" && len(info.ETag) == len(md5Hex) && !strings.EqualFold(info.ETag, md5Hex) {
+	if !encrypted && md5Hex != "" && len(info.ETag) == len(md5Hex) && !strings.EqualFold(info.ETag, md5Hex) && !s.otherETag(c, body) {
 		return &unavailableError{resend: true, err: fmt.Errorf("the server has ETag %s, sent was %s", info.ETag, md5Hex)}
 	}
 	return s.confirmRetention(c)
+}
+
+// otherETag tells whether the server stored these bytes although its ETag is not their MD5: a bucket that encrypts does not
+// always say so. It reads the object back once for each Store.
+func (s *s3Store) otherETag(c *call, body []byte) bool {
+	if !s.put.etagOther.Load() {
+		same, err := holdsSame(c.caller, s, c.key, body)
+		s.put.etagOther.Store(err == nil && same)
+	}
+	return s.put.etagOther.Load()
 }
 
 // mustVerifySHA256 offers the server an object with a wrong digest, once for each Store. A server that takes it

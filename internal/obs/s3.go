@@ -160,8 +160,8 @@ func (s *s3Store) Put(ctx context.Context, key string, body []byte) error {
 	same, serr := holdsSame(ctx, s, key, body)
 	switch {
 	case errors.Is(serr, ErrNotFound):
-		// Deleted in between, so the name is free.
-		return &unavailableError{err: fmt.Errorf("%s %s: %w", opPut, key, serr)}
+		// Deleted in between, so the name is free; or the server answers so whatever is there.
+		return c.fail(odd("the server says that the name is taken, and has no such object: %w", serr))
 	case serr != nil:
 		return serr
 	case same:
@@ -200,7 +200,7 @@ func (s *s3Store) Stat(ctx context.Context, key string) (Info, error) {
 
 // stat asks for the object of a call.
 func (s *s3Store) stat(c *call) (Info, error) {
-	o, err := s.client.StatObject(withForm(c.ctx, headForm), s.bucket, s.prefix+c.key, minio.StatObjectOptions{})
+	o, err := s.client.StatObject(withForm(c.ctx, objectForm), s.bucket, s.prefix+c.key, minio.StatObjectOptions{})
 	if err != nil {
 		err = c.fail(err)
 		if errors.Is(err, ErrNotFound) && !s.bucketSeen.Load() {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -54,10 +55,10 @@ var classByCode = map[string]error{
 	"FrozenUserId":                   ErrNoMoney,
 	"InsufficientStorageSpace":       ErrNoSpace,
 	"InsufficientStorage":            ErrNoSpace,
-	"ServiceQuotaExceededException":  ErrNoSpace,
-	"QuotaExceeded":                  ErrNoSpace,
+	"ServiceQuotaExceededException":  ErrQuota,
+	"QuotaExceeded":                  ErrQuota,
 	"XMinioStorageFull":              ErrNoSpace,
-	"XMinioAdminBucketQuotaExceeded": ErrNoSpace,
+	"XMinioAdminBucketQuotaExceeded": ErrQuota,
 
 	"AccessDenied":               ErrAccess,
 	"AccessForbidden":            ErrAccess,
@@ -114,6 +115,9 @@ func (s *s3Store) classify(err error, said *answer) error {
 	}
 	var res minio.ErrorResponse
 	if !errors.As(err, &res) {
+		if noSuchHost(err) { // it may be that of a name service that starts
+			return &againError{fmt.Errorf("%w: %w", ErrNoHost, err), oddTries}
+		}
 		if permanent(err) {
 			return fmt.Errorf("%w: %w", ErrUsage, err)
 		}
@@ -125,6 +129,8 @@ func (s *s3Store) classify(err error, said *answer) error {
 	words := fmt.Errorf("%w%s", err, codeOf(res))
 	class := classByCode[res.Code]
 	switch {
+	case class == nil && keyTrouble(res):
+		class = ErrKMS
 	case class == nil:
 		class = classOfStatus(res.StatusCode)
 	case res.Code == "XAmzContentSHA256Mismatch" && s.scheme == dialectOBS.scheme:
@@ -132,6 +138,9 @@ func (s *s3Store) classify(err error, said *answer) error {
 	}
 	if res.Code == "AuthorizationHeaderMalformed" { // most often a signature for another region than the bucket's
 		class = ErrWrongRegion
+	}
+	if class == ErrAccess { //nolint:errorlint // the class itself
+		class = classOfRefusal(res)
 	}
 	skew := said.skew()
 	if errors.Is(class, ErrAccess) && skew.Abs() > clockSkew { // the answer to HEAD has no code
@@ -154,6 +163,30 @@ func (s *s3Store) classify(err error, said *answer) error {
 		}
 	}
 	return fmt.Errorf("%w: %w", class, words)
+}
+
+// keyTrouble tells the errors of a key management service, which the codes of S3, OBS and MinIO begin with.
+func keyTrouble(res minio.ErrorResponse) bool {
+	code := strings.ToUpper(res.Code)
+	for _, begin := range []string{"KMS.", "KMS:", "KMSNOT", "KMSKEY", "KMSINVALID", "KMSACCESS", "KMSDISABLED", "XMINIOKMS", "KEYDISABLED", "KEYUNAVAILABLE"} {
+		if strings.HasPrefix(code, begin) {
+			return true
+		}
+	}
+	return false
+}
+
+// classOfRefusal finds out from the server's words why it denied access.
+func classOfRefusal(res minio.ErrorResponse) error {
+	words := strings.ToLower(res.Message)
+	switch {
+	case strings.Contains(words, "kms"):
+		return ErrKMS
+	case strings.Contains(words, "explicit deny"), strings.Contains(words, "denied by policy"), strings.Contains(words, "bucket policy"),
+		strings.Contains(words, "service control policy"), strings.Contains(words, "endpoint policy"):
+		return ErrPolicy
+	}
+	return ErrAccess
 }
 
 // clockSkew is what stores allow a request's time to differ from their own.
@@ -181,6 +214,10 @@ func classOfStatus(status int) error {
 		return ErrNotFound
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return ErrAccess
+	case http.StatusProxyAuthRequired:
+		return ErrProxy
+	case http.StatusOK: // an error document in spite of its status
+		return ErrOdd
 	case http.StatusPaymentRequired:
 		return ErrNoMoney
 	case http.StatusInsufficientStorage:

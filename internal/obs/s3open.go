@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -31,11 +32,12 @@ type bucketURL struct {
 	region         string
 	lookup         minio.BucketLookupType
 	put            putOptions
+	connect        connectOptions
 	canonical      string
 }
 
 func parseBucketURL(u *url.URL, d dialect, getenv func(string) string) (bucketURL, error) {
-	known := []string{"endpoint", "region", "integrity", "encryption", "kms-key", "class", "retain"}
+	known := append([]string{"endpoint", "region", "integrity", "encryption", "kms-key", "class", "retain"}, connectParameters...)
 	if d.scheme == dialectOBS.scheme {
 		known = append(known, "traffic-limit")
 	} else {
@@ -98,6 +100,9 @@ func parseBucketURL(u *url.URL, d dialect, getenv func(string) string) (bucketUR
 	if b.put, err = parsePutOptions(q, d); err != nil {
 		return b, err
 	}
+	if b.connect, err = parseConnectOptions(q, getenv); err != nil {
+		return b, err
+	}
 	values := url.Values{}
 	for name, v := range q {
 		values.Set(name, v)
@@ -123,7 +128,12 @@ func parseEndpoint(text string) (*url.URL, error) {
 	return e, nil
 }
 
+// noWaits ends the waits of the client library, which waits after its last try as well, while the call holds a slot of the
+// limiter. Retry does the waiting.
+var noWaits = sync.OnceFunc(func() { minio.DefaultRetryUnit = 0 })
+
 func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store, error) {
+	noWaits()
 	b, err := parseBucketURL(u, d, opts.Getenv)
 	if err != nil {
 		return nil, err
@@ -136,7 +146,7 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 	if stall <= 0 {
 		stall = stallTimeout
 	}
-	transport := newTransport(stall, opts.Limiter)
+	transport := newTransport(b.connect, stall, opts.Limiter)
 	if opts.transport != nil {
 		opts.transport(transport)
 	}

@@ -49,7 +49,7 @@ func (s *s3Store) readPart(c *call, p []byte, off int64) (n int, end bool, err e
 	if err := opts.SetRange(off, off+int64(len(p))-1); err != nil {
 		return 0, false, fmt.Errorf("%w: %w", ErrUsage, err)
 	}
-	body, _, header, err := s.client.GetObject(withForm(c.ctx, encodingForm), s.bucket, s.prefix+c.key, opts)
+	body, _, header, err := s.client.GetObject(withForm(c.ctx, objectForm), s.bucket, s.prefix+c.key, opts)
 	if res := minio.ToErrorResponse(err); res.Code == minio.InvalidRange || res.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		return 0, true, behindEnd(c.said.get("Content-Range"), off)
 	}
@@ -88,7 +88,7 @@ func rangeOf(h http.Header, off int64, length int) (n int, end bool, err error) 
 		switch {
 		case off != 0:
 			return 0, false, odd("the server or something before it ignores Range: asked for %d bytes from %d, it sent the whole object", length, off)
-		case terr != nil:
+		case terr != nil || told < 0:
 			return 0, false, odd("the answer to a read says neither which bytes it has nor how many")
 		}
 		return int(min(told, int64(length))), told <= int64(length), nil

@@ -34,12 +34,11 @@ const (
 )
 
 // newTransport makes the connections of one store. A connection on which nothing moves for stall fails. A limiter may be nil.
-func newTransport(stall time.Duration, l *Limiter) *http.Transport {
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
-	return &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
+func newTransport(o connectOptions, stall time.Duration, l *Limiter) *http.Transport {
+	dialer := &net.Dialer{Timeout: o.dial, KeepAlive: 30 * time.Second}
+	tr := &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, address)
+			conn, err := dialer.DialContext(ctx, o.network(network), address)
 			if err != nil {
 				return nil, err
 			}
@@ -59,6 +58,8 @@ func newTransport(stall time.Duration, l *Limiter) *http.Transport {
 		ReadBufferSize:        connectionBuffer,
 		DisableCompression:    true, // objects are sealed, and their bytes are to come as they are
 	}
+	o.apply(tr)
+	return tr
 }
 
 // stallConn fails when a connection takes no byte for a while. How long an answer may take is up to its request.
