@@ -214,6 +214,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	}}
 	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{
 		Observe: a.storeRequest, Retry: &policy, Retained: vault.Retained, Limiter: a.limiter,
+		Warn: func(message string) { a.log.Warn("the file system of the store lacks something", "reason", message) },
 	})
 	if err != nil {
 		return fmt.Errorf("store.url: %w", err)

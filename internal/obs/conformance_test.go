@@ -22,6 +22,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if url := os.Getenv(endlessVariable); url != "" {
+		fmt.Fprintln(os.Stderr, endless(url))
+		os.Exit(1)
+	}
 	testbed.LeakCheck(m)
 }
 

@@ -18,7 +18,7 @@ var (
 	ErrCold = newClass(nil, "the object is in an archive class and can't be read", "restore the object in the store, and end the "+
 		"lifecycle rule that moved it: only classes whose objects can be read at any time are fit for backups")
 	// ErrNoBucket says that the bucket (or the folder of a file store) is not there. The message names it.
-	ErrNoBucket = newClass(nil, "no such bucket", "make the bucket or folder first, or check the store's URL (--store, or store.url of the agent)")
+	ErrNoBucket = newClass(nil, "no such bucket", "make the bucket first, or check the store's URL (--store, or store.url of the agent)")
 	// ErrAccess says that the store refused the request for who made it.
 	ErrAccess = newClass(nil, "access denied by the store", "check what these credentials may do with the bucket: "+
 		"list it, and read, write and delete its objects")
@@ -68,6 +68,40 @@ var (
 	ErrUsage = newClass(nil, "not usable", "")
 	// ErrWrongRegion says that the bucket is in another region than the URL says. It is an ErrUsage.
 	ErrWrongRegion = newClass(ErrUsage, "the bucket is in another region", "name the bucket's region in the store's URL: &region=…")
+
+	// Of file stores.
+
+	// ErrNoFolder says that the folder of a file store is not there. It is an ErrNoBucket. The message names the folder.
+	ErrNoFolder = newClass(ErrNoBucket, "the store's folder is not there", "see that the disk of the store is mounted, and check the "+
+		"store's URL (--store, or store.url of the agent); holdfast vault create makes the folder of a new store")
+	// ErrFolderAccess says that the permissions of the folder do not allow the operation. It is an ErrAccess.
+	ErrFolderAccess = newClass(ErrAccess, "the store's folder does not allow it", "check the owner and the permissions of the store's folder, "+
+		"of what lies in it and of the folders above it (namei -l shows them), and whether a sandbox confines the program "+
+		"(ReadWritePaths of the unit, AppArmor, SELinux)")
+	// ErrReadOnly says that the file system of the folder is mounted read-only. It is an ErrAccess.
+	ErrReadOnly = newClass(ErrAccess, "the file system of the store's folder is read-only", "mount the disk of the store for writing; the kernel "+
+		"itself makes a file system read-only when its disk fails (dmesg tells)")
+	// ErrDiskFull says that the disk of the folder is full. It is an ErrNoSpace.
+	ErrDiskFull = newClass(ErrNoSpace, "the disk of the store is full", "make room on the disk of the store's folder (df shows its space), "+
+		"or move the folder to a larger disk")
+	// ErrNoInodes says that the file system of the folder has room for bytes, but not for another file. It is an ErrNoSpace.
+	ErrNoInodes = newClass(ErrNoSpace, "the file system of the store has no inodes left", "remove files from the disk of the store's folder "+
+		"(df -i shows its inodes), or move the folder to a file system with more inodes; free bytes do not help")
+	// ErrDiskQuota says that a quota on the disk of the folder is used up. It is an ErrNoSpace.
+	ErrDiskQuota = newClass(ErrNoSpace, "the disk quota is used up", "raise the quota that the user, group or project of the store's folder has "+
+		"on its disk (quota shows it), or remove files that count against it")
+	// ErrFileSize says that the object is larger than a file may be. It is an ErrNoSpace.
+	ErrFileSize = newClass(ErrNoSpace, "the file system of the store takes no file of that size", "move the store's folder to a file system "+
+		"with larger files (FAT ends at 4 GiB), or raise the limit on the size of files (ulimit -f)")
+	// ErrDisk says that the disk of the folder, or the server of a network file system, failed. It is an ErrUnavailable.
+	ErrDisk = newClass(ErrUnavailable, "the disk of the store fails", "see what the kernel says of the disk of the store's folder (dmesg), "+
+		"or whether the server of a network file system answers")
+	// ErrHostBusy says that this host lacks memory, file descriptors or locks. It is an ErrUnavailable.
+	ErrHostBusy = newClass(ErrUnavailable, "this host has no resources left for it", "see what takes the memory and the open files of this host, "+
+		"and try again")
+	// ErrFileSystem says that the file system of the folder can't do what a store needs.
+	ErrFileSystem = newClass(nil, "the file system of the store's folder cannot hold a store", "put the store on another file system "+
+		"(ext4, XFS, btrfs and NFS can hold one), or in a bucket")
 )
 
 // errorClass is one of the errors above.
@@ -109,7 +143,8 @@ func Kind(err error) string {
 	return "other"
 }
 
-// kinds has the narrower classes first.
+// kinds has the narrower classes first. The classes of file stores have the words of the wider ones, so that
+// an alert on a full store is the same for every store.
 var kinds = []struct {
 	is   error
 	word string
@@ -137,4 +172,5 @@ var kinds = []struct {
 	{ErrWrongRegion, "wrong_region"},
 	{ErrOdd, "odd"},
 	{ErrUsage, "usage"},
+	{ErrFileSystem, "usage"},
 }

@@ -3,7 +3,7 @@
 // Callers are internal/vault, which alone knows what the objects mean, and the programs, which
 // open a store by its URL. The package starts no goroutine that outlives the call that started it.
 // A crash leaves at most an object that was never confirmed and that nobody names (for the file
-// store: a temporary file, removed by the next Open that finds it old enough).
+// store: a temporary file, removed by the next Open).
 package obs
 
 import (
