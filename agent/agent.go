@@ -347,6 +347,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.watchCertificate(ctx)
 		return nil
 	})
+	group.Go(func() error {
+		a.settle(ctx)
+		return nil
+	})
 	for _, s := range a.servers(late) {
 		group.Go(func() error {
 			if s.afterRecovery {

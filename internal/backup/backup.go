@@ -335,6 +335,7 @@ func (r *run) underSession(ctx context.Context, fresh bool) error {
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: err.Error() + "; garbage stays in the vault meanwhile"})
 		},
+		Settled: func(so vault.Settled) { r.warnings.Warn(tree.Warning{What: so.String()}) },
 	}, fresh)
 	if err != nil {
 		return err
@@ -461,7 +462,7 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.P
 	if err != nil {
 		return err
 	}
-	seq, parent, err := vault.NextSeq(earlier)
+	seq, parent, err := r.o.Vault.NextSeq(r.o.Instance, earlier)
 	if err != nil {
 		return err
 	}

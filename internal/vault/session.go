@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"holdfast/internal/obs"
@@ -27,15 +26,20 @@ type Session struct {
 	v         *Vault
 	id        string
 	condemned []PackID
-	doubt     atomic.Bool // whether a manifest is stored is not known
+
+	doubts int  // manifests under it of which nobody knows whether they are stored; guarded by the ledger's mu
+	ended  bool // nobody writes under it any more; guarded by the ledger's mu
 }
 
 // SessionOptions say whose session it is.
 type SessionOptions struct {
 	Host     string // name of the host, the same after each boot of it and no other host's
 	Instance string // what is backed up; for people
-	// Warn is told of sessions that could not be looked at or removed. Nil is allowed.
+	// Warn is told of sessions that could not be looked at or removed, and of backups that are in doubt still.
+	// Nil is allowed.
 	Warn func(error)
+	// Settled is told of each backup that was in doubt, and of which it shows now whether it exists. Nil is allowed.
+	Settled func(Settled)
 }
 
 // sessionBody is what a session's object holds, sealed.
@@ -79,6 +83,18 @@ func (v *Vault) hostTag(machine string) string {
 // BeginSession stores a session, removes those of this host whose process has ended, and reads which packs are condemned. It takes
 // three requests when nothing is to be removed and nothing is condemned; a manifest and the end take one each.
 func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, error) {
+	// Before this backup takes its sequence number.
+	within, cancel := context.WithTimeout(ctx, endTime)
+	settled, err := v.settleManifests(within)
+	cancel()
+	for _, so := range settled {
+		if o.Settled != nil {
+			o.Settled(so)
+		}
+	}
+	if err != nil && o.Warn != nil {
+		o.Warn(err)
+	}
 	me := thisProcess()
 	s, err := v.putSession(ctx, kindWriter, o, me)
 	if err != nil {
@@ -106,7 +122,10 @@ func (v *Vault) putSession(ctx context.Context, kind int, o SessionOptions, me p
 	}
 	running.Store(s.id, true)
 	if err := v.st.Put(ctx, v.sessionsPrefix()+s.id, object); err != nil {
-		running.Delete(s.id) // should it be there all the same, the next session removes it
+		running.Delete(s.id) // should it be there all the same, the next session or Settle removes it
+		if obs.Uncertain(err) {
+			v.ledger.leave(s.id)
+		}
 		return nil, fmt.Errorf("store session: %w", err)
 	}
 	return s, nil
@@ -144,22 +163,20 @@ func (s *Session) WriteManifest(ctx context.Context, m *Manifest) error {
 	} else if err != nil {
 		return fmt.Errorf("look at session: %w", err)
 	}
-	m.Object = ""
-	err := s.v.WriteManifest(ctx, m)
-	refused := slices.ContainsFunc([]error{obs.ErrAccess, obs.ErrNoSpace, obs.ErrExists, obs.ErrUsage, obs.ErrNoBucket, ErrCorrupt},
-		func(class error) bool { return errors.Is(err, class) })
-	if err != nil && m.Object != "" && !refused {
-		s.doubt.Store(true)
-	}
-	return err
+	return s.v.writeManifest(ctx, m, s)
 }
 
-// End removes the session: its manifest is stored, or never will be. When that is not known, the session stays until this process
-// has ended, since a manifest that comes late must find its packs. A session that could not be removed goes with the host's next one.
+// End removes the session: its manifests are stored, or never will be. When that is not known of one, the session stays until
+// Settle finds out or this process has ended, since a manifest that comes late must find its packs. A session that could
+// not be removed goes with Settle or with the host's next one.
 func (s *Session) End(ctx context.Context) error {
-	if s.doubt.Load() {
+	if !s.v.ledger.end(s) {
 		return nil
 	}
+	return s.remove(ctx)
+}
+
+func (s *Session) remove(ctx context.Context) error {
 	defer running.Delete(s.id)
 	limit := endTime
 	if ctx.Err() != nil {
@@ -168,6 +185,7 @@ func (s *Session) End(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	if err := s.v.st.Delete(ctx, s.v.sessionsPrefix()+s.id); err != nil {
+		s.v.ledger.leave(s.id)
 		return fmt.Errorf("remove session: %w", err)
 	}
 	return nil
