@@ -193,7 +193,7 @@ func (c *collector) step() {
 	switch c.state {
 	case 0:
 		var err error
-		c.s, err = v.putSession(g.ctx, kindCollector, SessionOptions{Host: "h"}, thisProcess())
+		c.s, err = v.putSession(g.ctx, kindCollector, SessionOptions{Host: "h"}, observe(SessionOptions{Host: "h"}).process)
 		g.fail(err)
 		if c.packs = c.orphans(); len(c.packs) > 0 {
 			c.state = 5

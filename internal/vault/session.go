@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/internal/hostid"
 	"holdfast/internal/obs"
 )
 
@@ -33,7 +34,9 @@ type Session struct {
 
 // SessionOptions say whose session it is.
 type SessionOptions struct {
-	Host     string // name of the host, the same after each boot of it and no other host's
+	Host string // name of the host, the same after each boot of it and no other host's
+	// Identity tells this host from all others. Without one, nobody says after a reboot that its sessions have ended.
+	Identity hostid.Identity
 	Instance string // what is backed up; for people
 	// Warn is told of sessions that could not be looked at or removed, and of backups that are in doubt still.
 	// Nil is allowed.
@@ -74,9 +77,10 @@ var running sync.Map
 
 func (v *Vault) sessionsPrefix() string { return v.info.ID + "/sessions/" }
 
-// hostTag begins the names of the sessions of one machine, so that it finds its own without reading the others'.
-func (v *Vault) hostTag(machine string) string {
-	k := subkey(v.meta, "host", []byte(machine))
+// hostTag begins the names of the sessions of one machine, so that it finds its own without reading the others'. All state folders of
+// a machine have it in common; where there is no machine id, the identity stands for it.
+func (v *Vault) hostTag(p process) string {
+	k := subkey(v.meta, "host", []byte(cmp.Or(p.Machine, p.Identity)))
 	return hex.EncodeToString(k[:8])
 }
 
@@ -95,12 +99,12 @@ func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, e
 	if err != nil && o.Warn != nil {
 		o.Warn(err)
 	}
-	me := thisProcess()
-	s, err := v.putSession(ctx, kindWriter, o, me)
+	me := observe(o)
+	s, err := v.putSession(ctx, kindWriter, o, me.process)
 	if err != nil {
 		return nil, err
 	}
-	if err := v.removeEnded(ctx, o.Host, me); err != nil && o.Warn != nil {
+	if err := v.removeEnded(ctx, me); err != nil && o.Warn != nil {
 		o.Warn(err)
 	}
 	// Invariant session-first: whatever is read from here on, the collector waits for us or we see what it condemned.
@@ -113,7 +117,7 @@ func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, e
 func (v *Vault) putSession(ctx context.Context, kind int, o SessionOptions, me process) (*Session, error) {
 	var r [16]byte
 	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
-	s := &Session{v: v, id: v.hostTag(me.Machine) + "-" + hex.EncodeToString(r[:])}
+	s := &Session{v: v, id: v.hostTag(me) + "-" + hex.EncodeToString(r[:])}
 	object, err := v.sealSmall("session", sessionMagic, s.id, &sessionBody{
 		Kind: kind, Host: o.Host, Instance: o.Instance, Begun: time.Now().UTC(), Process: me,
 	})
@@ -132,14 +136,14 @@ func (v *Vault) putSession(ctx context.Context, kind int, o SessionOptions, me p
 }
 
 // removeEnded removes the sessions of this machine whose process has ended.
-func (v *Vault) removeEnded(ctx context.Context, host string, me process) error {
-	all, err := v.readSessions(ctx, v.hostTag(me.Machine)+"-", func(id string) bool {
+func (v *Vault) removeEnded(ctx context.Context, me observer) error {
+	all, err := v.readSessions(ctx, v.hostTag(me.process)+"-", func(id string) bool {
 		_, mine := running.Load(id)
 		return !mine && sessionPattern.MatchString(id)
 	})
 	var ended []string
 	for _, s := range all {
-		if s.body.Process.is(me) || s.body.Process.ended(s.Host, me, host) {
+		if me.is(s.body.Process) || me.ended(s.body.Process, s.Host) {
 			ended = append(ended, v.sessionsPrefix()+s.ID)
 		}
 	}
@@ -201,11 +205,11 @@ type SessionInfo struct {
 	body     sessionBody
 }
 
-// Sessions returns the sessions of the vault, by host and begin.
+// Sessions returns the sessions of the vault, by host and instance.
 func (v *Vault) Sessions(ctx context.Context) ([]SessionInfo, error) {
 	all, err := v.readSessions(ctx, "", sessionPattern.MatchString)
 	slices.SortFunc(all, func(a, b SessionInfo) int {
-		return cmp.Or(cmp.Compare(a.Host, b.Host), a.Begun.Compare(b.Begun), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.ID, b.ID))
 	})
 	return all, err
 }
@@ -217,11 +221,11 @@ func (v *Vault) Forget(ctx context.Context, host string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	me := thisProcess()
+	me := observe(SessionOptions{Host: host})
 	var gone []string
 	for _, s := range all {
 		p := s.body.Process
-		if s.Host == host && (p.Boot != me.Boot || p.ended(s.Host, me, host)) {
+		if s.Host == host && (p.Boot != me.Boot || me.ended(p, s.Host)) {
 			gone = append(gone, v.sessionsPrefix()+s.ID)
 		}
 	}
