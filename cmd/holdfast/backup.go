@@ -147,6 +147,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		Vault:    at.Vault,
 		Instance: instance,
 		Host:     host,
+		Identity: a.identity(),
 		Agent:    "holdfast " + build().Version,
 		Sources:  []backup.Source{{Volume: volumeName, Root: root}},
 		Warn:     p.warn,
@@ -180,27 +181,6 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 			result.BackupID, count(result.Lost, "place", "places"))}
 	}
 	return err
-}
-
-// catalogueDir is where this user's catalogues are kept (XDG Base Directory Specification); "" where the
-// environment names no cache folder, and then every file is read.
-func (a *app) catalogueDir() string {
-	if dir := a.getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "holdfast")
-	}
-	if home := a.getenv("HOME"); filepath.IsAbs(home) {
-		return filepath.Join(home, ".cache", "holdfast")
-	}
-	return ""
-}
-
-// indexDir is where this user's copies of the vaults' indexes are kept; "" where the environment names no cache folder,
-// and then each backup fetches the index.
-func (a *app) indexDir() string {
-	if dir := a.catalogueDir(); dir != "" {
-		return filepath.Join(dir, "index")
-	}
-	return ""
 }
 
 // storeBelow tells whether the store is a folder at path or below it.

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/internal/hostid"
 	"holdfast/internal/pulse"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
@@ -61,6 +62,9 @@ type Options struct {
 	Vault    *vault.Vault
 	Instance string
 	Host     string // of the agent; goes into the manifest
+	// Identity tells the host from all others (internal/hostid), by which the sessions of its earlier boots are removed. The zero
+	// value leaves them.
+	Identity hostid.Identity
 	Agent    string // version; goes into the manifest
 	Sources  []Source
 	Now      func() time.Time // nil: time.Now
@@ -331,10 +335,11 @@ func once(ctx context.Context, o Options, lost []vault.PackID, first bool) (*Res
 func (r *run) underSession(ctx context.Context, fresh bool) error {
 	shared := r.o.On.sessions
 	s, err := shared.begin(ctx, r.o.Vault, vault.SessionOptions{
-		Host: r.o.Host, Instance: r.o.Instance,
+		Host: r.o.Host, Identity: r.o.Identity, Instance: r.o.Instance,
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: err.Error() + "; garbage stays in the vault meanwhile"})
 		},
+		Settled: func(so vault.Settled) { r.warnings.Warn(tree.Warning{What: so.String()}) },
 	}, fresh)
 	if err != nil {
 		return err
@@ -353,7 +358,7 @@ func (r *run) underSession(ctx context.Context, fresh bool) error {
 }
 
 func (r *run) all(ctx context.Context) (err error) {
-	start := r.o.Now()
+	start := time.Now() // of the process's clock, which does not jump: the stages are durations
 	var beside sync.WaitGroup
 	asking, end := context.WithCancel(ctx)
 	defer func() {
@@ -461,7 +466,7 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.P
 	if err != nil {
 		return err
 	}
-	seq, parent, err := vault.NextSeq(earlier)
+	seq, parent, err := r.o.Vault.NextSeq(r.o.Instance, earlier)
 	if err != nil {
 		return err
 	}
@@ -513,7 +518,7 @@ func (r *run) result() *Result {
 }
 
 func (r *run) stage(name string, since *time.Time) {
-	now := r.o.Now()
+	now := time.Now()
 	r.res.Stages[name] += now.Sub(*since)
 	*since = now
 }

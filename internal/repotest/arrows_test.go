@@ -33,6 +33,7 @@ var levels = map[string]int{
 	"internal/vault": 2,
 
 	"internal/chunk":    1,
+	"internal/hostid":   1,
 	"internal/obs":      1,
 	"internal/pressure": 1,
 	"internal/seal":     1,
