@@ -156,7 +156,10 @@ func (r *run) all(ctx context.Context) (err error) {
 	stop := r.tellProgress()
 	defer stop()
 	if onDevice {
-		return r.device(ctx, volumes, dest)
+		if err := r.device(ctx, volumes, dest); err != nil {
+			return err
+		}
+		return r.leaveBaseline(ctx, &volumes[0], dest)
 	}
 	if len(volumes) == 1 && volumes[0].Kind == vault.KindImage {
 		if _, err := os.Lstat(dest); err == nil {
@@ -191,6 +194,9 @@ func (r *run) all(ctx context.Context) (err error) {
 			}
 			if err := r.imageFile(ctx, &volumes[i], dir); err != nil {
 				return fmt.Errorf("volume %s: %w", volumes[i].Name, err)
+			}
+			if err := r.leaveBaseline(ctx, &volumes[i], dir); err != nil {
+				return err
 			}
 			r.res.Catalogues[volumes[i].Name] = r.o.Ref.ID
 			continue
