@@ -174,11 +174,15 @@ func (k kernel) folder(fd int, magic int64) (string, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return "", err
 	}
-	link, err := os.Readlink(filepath.Join(k.sys, fmt.Sprintf("dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))))
+	link, err := os.Readlink(filepath.Join(k.sys, "dev/block", deviceNumber(&st)))
 	if err != nil {
 		return "", err
 	}
 	return filepath.Join(k.sys, "fs", kind, filepath.Base(link)), nil
+}
+
+func deviceNumber(st *unix.Stat_t) string {
+	return fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 }
 
 func (k kernel) atLeast(want [2]int) bool {

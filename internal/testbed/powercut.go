@@ -77,6 +77,13 @@ func (d *PowerDisk) Unmount() {
 	}
 }
 
+// Free unmounts the disk for good and returns its device, for another use.
+func (d *PowerDisk) Free() string {
+	d.t.Helper()
+	d.Unmount()
+	return d.Device
+}
+
 // PowerCut mounts what has reached the disk at this moment, and nothing that the kernel still has in memory. Files of the
 // disk must be closed. The boot id of the host stays the same.
 func (d *PowerDisk) PowerCut() {
