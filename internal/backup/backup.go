@@ -66,6 +66,8 @@ type Options struct {
 	Agent    string // version; goes into the manifest
 	Sources  []Source
 	Now      func() time.Time // nil: time.Now
+	// Clock is how far the wall clock is ahead of the time since the boot; nil is evidence.ClockOffset.
+	Clock func() time.Duration
 
 	// Precopy stores what the sources have and remembers it in the catalogues, but makes no backup: a later Run
 	// reads only what changed since. Without CatalogueDir that is still the content that is not sent again.
@@ -194,7 +196,7 @@ type run struct {
 
 	governor *governor
 	started  time.Time     // of the process's clock: what waiting is compared with
-	clock    time.Duration // evidence.ClockOffset when the run began
+	clock    time.Duration // Options.Clock when the run began
 
 	warnings tree.Collector
 	res      Result
@@ -221,6 +223,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Clock == nil {
+		o.Clock = evidence.ClockOffset
 	}
 	if o.MinLevel == 0 {
 		o.MinLevel = seal.Fastest
@@ -315,7 +320,7 @@ func once(ctx context.Context, o Options, lost []vault.PackID, first bool) (*Res
 	defer r.turn.leave()
 	r.warnings.Tell = o.Warn
 	r.res.Stages, r.res.Catalogues = map[string]time.Duration{}, map[string]string{}
-	r.clock = evidence.ClockOffset()
+	r.clock = o.Clock()
 	r.res.Created = o.Now().UTC()
 	stop := r.tellProgress()
 	err = r.underSession(ctx, !first)

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"holdfast/internal/evidence"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -24,6 +23,7 @@ type catalogue struct {
 	volume string
 	rest   vault.Evidence       // what the rows of the new one rest on
 	rows   bool                 // the times of change tell of each change, so that rows are of use
+	clock  func() time.Duration // Options.Clock
 	new    *vault.CatalogueFile // nil when it can't be kept
 	before *previous            // nil when nothing is known
 	done   func()               // frees what before reads
@@ -49,7 +49,9 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 	warn := func(err error, so string) {
 		r.warnings.Warn(tree.Warning{Path: r.o.CatalogueDir, What: fmt.Sprintf("catalogue of %s, volume %s: %v; %s", r.o.Instance, volume, err, so)})
 	}
-	c := &catalogue{volume: volume, rest: vault.Evidence{FileSystem: root.FileSystem(), Clock: r.clock}, done: func() {}}
+	c := &catalogue{
+		volume: volume, clock: r.o.Clock, done: func() {}, rest: vault.Evidence{FileSystem: root.FileSystem(), Clock: r.clock, Young: r.res.Created},
+	}
 	r.cats = append(r.cats, c)
 	moment, err := root.Settle()
 	if c.rows = err == nil; c.rows {
@@ -73,7 +75,7 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 		if holds || based {
 			c.done = func() { _ = f.Close() } // only read
 			c.before = &previous{
-				next: last.Next, rest: last.Evidence(), holds: holds, without: r.gone,
+				next: last.Next, rest: last.Evidence(), holds: holds, clock: r.o.Clock, without: r.gone,
 				warn: func(err error) { warn(err, "the remaining files are read") },
 			}
 			if based {
@@ -146,7 +148,7 @@ func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func
 	next, stop := iter.Pull2(r.o.Vault.StoredCatalogue(ctx, vol))
 	c.done = stop
 	c.before = &previous{
-		rest: vol.Evidence(), holds: true, without: r.gone,
+		rest: vol.Evidence(), holds: true, clock: r.o.Clock, without: r.gone,
 		next: func() ([]vault.Item, error) {
 			items, err, ok := next()
 			if !ok {
@@ -165,7 +167,7 @@ func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func
 
 // page takes a page of the new recipe. The clock is asked for each page, since somebody may set it back while the backup runs.
 func (c *catalogue) page(page []byte, items []vault.Item) error {
-	young := c.rest.Until(evidence.ClockOffset())
+	young := c.rest.Until(c.clock())
 	for i := range items {
 		if !earlier(items[i].Ctime, young) {
 			items[i].Ctime = tree.Time{} // of no file: without a base, the next backup reads it
@@ -210,8 +212,9 @@ func (r *run) withoutSet() map[vault.PackID]bool {
 type previous struct {
 	next    func() ([]vault.Item, error)
 	rest    vault.Evidence
-	holds   bool      // the mount stands that the items tell of
-	until   tree.Time // from this time of change on the items of the page at hand tell nothing
+	clock   func() time.Duration // Options.Clock
+	holds   bool                 // the mount stands that the items tell of
+	until   tree.Time            // from this time of change on the items of the page at hand tell nothing
 	warn    func(error)
 	without map[vault.PackID]bool // what these hold is not known any more
 	base    Changes               // what may differ from the view that the catalogue is of; nil: the times alone tell
@@ -269,7 +272,7 @@ func (p *previous) find(e *tree.Entry) (known, bool) {
 func (p *previous) peek() *vault.Item {
 	for len(p.items) == 0 && !p.ended {
 		items, err := p.next()
-		p.until = p.rest.Until(evidence.ClockOffset())
+		p.until = p.rest.Until(p.clock())
 		if err != nil {
 			p.ended = true
 			if !errors.Is(err, io.EOF) {

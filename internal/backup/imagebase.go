@@ -158,7 +158,7 @@ func (r *run) roundCatalogue(rec *vault.RecipeWriter, s Source, on string) {
 		})
 		return
 	}
-	c := &catalogue{volume: s.Volume, rest: rest, new: made, done: func() {}}
+	c := &catalogue{volume: s.Volume, rest: rest, clock: r.o.Clock, new: made, done: func() {}}
 	r.cats = append(r.cats, c)
 	rec.Tap = c.page
 }

@@ -34,7 +34,7 @@ func (r *run) baseline(ctx context.Context, vol *vault.Volume, dir string) error
 		return err
 	}
 	defer root.Close()
-	now := time.Now()
+	now := r.o.Now()
 	cat, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Ref.Instance, vol.Name, vault.Evidence{
 		FileSystem: root.FileSystem(), Mounted: root.Mounted(), Clock: evidence.ClockOffset(), Young: now,
 	})
@@ -73,7 +73,7 @@ func (r *run) baseline(ctx context.Context, vol *vault.Volume, dir string) error
 // place keeps a catalogue that tells of no file, only on which file system the volume lies now, so that the next
 // backup does not take the restored volume for one that is not mounted.
 func (r *run) place(vol *vault.Volume, path string) error {
-	rest := vault.Evidence{FileSystem: evidence.FileSystemOf(path), Clock: evidence.ClockOffset(), Young: time.Now()}
+	rest := vault.Evidence{FileSystem: evidence.FileSystemOf(path), Clock: evidence.ClockOffset(), Young: r.o.Now()}
 	cat, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Ref.Instance, vol.Name, rest)
 	if err != nil {
 		return err

@@ -47,6 +47,8 @@ type Options struct {
 	// CatalogueDir is the folder of this host's catalogues (see backup.Options), in which a restore leaves one, so
 	// that the next backup of the restored tree reads only what changed since. "" leaves none.
 	CatalogueDir string
+	// Now is the wall clock, with which times of change are compared; nil: time.Now.
+	Now func() time.Time
 	// Trouble is told why no catalogue could be left. Nil is allowed.
 	Trouble func(error)
 	// Workers is how many requests are in flight; 0 is 8.
@@ -107,6 +109,9 @@ type run struct {
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Workers <= 0 {
 		o.Workers = defaultWorkers
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	r := &run{o: o, res: Result{Backup: o.Ref.ID, Instance: o.Ref.Instance, Catalogues: map[string]string{}}}
 	r.warnings.Tell = o.Warn
