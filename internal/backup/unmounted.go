@@ -95,7 +95,7 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 	if !ok {
 		last = stored
 	}
-	if !last.content {
+	if last.content <= now.recovered {
 		return context.Cause(ctx) // nothing can be missing
 	}
 	e := &UnmountedError{
@@ -113,7 +113,7 @@ func (r *run) becameZeros(s Source, vol vault.Volume) error {
 		return nil
 	}
 	last := r.storedVolume(s.Volume)
-	if !last.content {
+	if last.content == 0 {
 		return nil
 	}
 	return &UnmountedError{
@@ -125,7 +125,7 @@ func (r *run) becameZeros(s Source, vol vault.Volume) error {
 type lastVolume struct {
 	fileSystem string // "" is not known
 	files      uint64
-	content    bool // it was not empty
+	content    uint64 // entries that are no folders; bytes of an image
 }
 
 // localFileSystem is where the volume lay by its catalogue on this host; "" when that is not known.
@@ -159,9 +159,11 @@ func (r *run) localVolume(volume string) (known lastVolume, ok bool) {
 		for i := range items {
 			it := &items[i]
 			ok = true
-			known.content = known.content || it.Kind != tree.Dir && (it.Path != "" || len(it.Extents) > 0)
 			if it.Kind == tree.File && !it.Continued {
 				known.files++
+			}
+			if it.Kind != tree.Dir && !it.Continued && it.Path != "" || it.Path == "" && len(it.Extents) > 0 {
+				known.content++
 			}
 		}
 	}
@@ -177,9 +179,9 @@ func (r *run) storedVolume(volume string) (known lastVolume) {
 	if err != nil {
 		return known
 	}
-	known.files, known.content = vol.Files, vol.Entries > vol.Dirs
+	known.files, known.content = vol.Files, vol.Entries-vol.Dirs
 	if vol.Kind == vault.KindImage {
-		known.content = vol.Bytes > 0
+		known.content = vol.Bytes
 	}
 	if m.Host == r.o.Host {
 		known.fileSystem = vol.FileSystem
@@ -191,6 +193,7 @@ func (r *run) storedVolume(volume string) (known lastVolume) {
 type place struct {
 	fileSystem string
 	empty      bool
+	recovered  uint64 // entries in lost+found, which is what makes no volume
 }
 
 // lostAndFound is the folder that mkfs makes in an empty file system.
@@ -215,14 +218,19 @@ func lookAt(ctx context.Context, root string) (place, error) {
 	defer t.Close()
 	p := place{fileSystem: t.FileSystem()}
 	err = t.Walk(ctx, tree.WalkOptions{NoXattrs: true, Warn: func(tree.Warning) {}}, func(e *tree.Entry) error {
-		if first, _, _ := strings.Cut(e.Path, "/"); e.Kind == tree.Dir || first == lostAndFound {
-			return nil
+		first, _, _ := strings.Cut(e.Path, "/")
+		switch {
+		case e.Kind == tree.Dir:
+		case first == lostAndFound:
+			p.recovered++
+		default:
+			return errContent
 		}
-		return errContent
+		return nil
 	})
 	p.empty = err == nil
 	if errors.Is(err, errContent) {
-		err = nil
+		p.recovered, err = 0, nil
 	}
 	return p, err
 }

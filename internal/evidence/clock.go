@@ -15,3 +15,7 @@ func ClockOffset() time.Duration {
 	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
 	return time.Duration(wall.Nano() - boot.Nano())
 }
+
+// Earliest is a wall time at which the clock was ahead by then, on the clock that is ahead by now: the same, or earlier by as much as the
+// clock was set back since. What happened after that time has no earlier time on the new clock.
+func Earliest(t time.Time, then, now time.Duration) time.Time { return t.Add(min(0, now-then)) }

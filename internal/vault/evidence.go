@@ -3,6 +3,7 @@ package vault
 import (
 	"time"
 
+	"holdfast/internal/evidence"
 	"holdfast/internal/tree"
 )
 
@@ -36,6 +37,6 @@ func (e Evidence) Holds(mounted string) bool { return e.Mounted != "" && e.Mount
 // the boot by clock. A clock that was set back by an hour shows every time of the last hour again, so a change may
 // have the time of an earlier one. Whatever changed after the rows were begun has a time from Young less that hour on.
 func (e Evidence) Until(clock time.Duration) tree.Time {
-	young := e.Young.Add(min(0, clock-e.Clock))
+	young := evidence.Earliest(e.Young, e.Clock, clock)
 	return tree.Time{Sec: young.Unix(), Nsec: uint32(young.Nanosecond())}
 }
