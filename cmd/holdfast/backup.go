@@ -45,6 +45,7 @@ type backupJSON struct {
 func (a *app) backupCommand() *cobra.Command {
 	v := access{strict: true}
 	var instance, snap string
+	var allowEmpty bool
 	cmd := &cobra.Command{
 		Use:   "backup --instance ID PATH",
 		Short: "Back up a folder, image or block device without an agent, and print the backup's id",
@@ -52,7 +53,9 @@ func (a *app) backupCommand() *cobra.Command {
 			"or a block device is an image: a raw disk, of which the content is backed up and nothing else.\n\n" +
 			"Run as root where snapshots can be made, it reads one that it removes (--snapshot auto). Elsewhere, and\n" +
 			"with --snapshot off, it reads PATH in place: what changes while it reads is in the backup as it was\n" +
-			"at the moment of reading. Stop what writes there first, or give the instance to an agent.",
+			"at the moment of reading. Stop what writes there first, or give the instance to an agent.\n\n" +
+			"A PATH that became empty, or lies on another file system than at the last backup, is probably not\n" +
+			"mounted, and is refused before anything is read (--allow-empty).",
 		Example: "  holdfast backup --store file:///srv/backups --key host.key --instance cp-7 /data/cp-7",
 		Args:    arguments("PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -71,13 +74,15 @@ func (a *app) backupCommand() *cobra.Command {
 				return &failure{doing: doing, err: err}
 			}
 			return a.withVault(cmd, v, doing, func(ctx context.Context, at *vaultAt) error {
-				return a.backup(ctx, at, instance, path, snap == "auto")
+				return a.backup(ctx, at, instance, backup.Source{Volume: volumeName, Root: path, AllowEmpty: allowEmpty}, snap == "auto")
 			})
 		},
 	}
 	v.flags(cmd)
 	v.limits.flags(cmd)
 	cmd.Flags().StringVar(&instance, "instance", "", "`ID` of the instance")
+	cmd.Flags().BoolVar(&allowEmpty, "allow-empty", false,
+		"back up PATH although it is empty, or lies on another file system, and the last backup has content of it")
 	cmd.Flags().StringVar(&snap, "snapshot", "auto", "auto or off: whether to read a snapshot where one can be made")
 	return cmd
 }
@@ -116,7 +121,8 @@ func volume(path string) (string, error) {
 	return abs, nil
 }
 
-func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wantSnapshot bool) (err error) {
+func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backup.Source, wantSnapshot bool) (err error) {
+	path := of.Root
 	if storeBelow(at.store.String(), path) {
 		return &hintedError{
 			fmt.Errorf("the store lies inside %s, which is to be backed up", name(path)),
@@ -128,7 +134,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 	if err != nil {
 		return err
 	}
-	root, source := path, "in place"
+	source := "in place"
 	if wantSnapshot {
 		view, remove, serr := takeSnapshot(ctx, path)
 		if serr != nil {
@@ -136,20 +142,21 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		}
 		if view != nil {
 			defer func() { err = errors.Join(err, remove()) }()
-			root, source = cmp.Or(view.Root, view.Image), view.Ref.Provider
+			of.Root, source = cmp.Or(view.Root, view.Image), view.Ref.Provider
+			of.Taken, of.Mounted, of.Quiet = view.taken, view.mounted, true
 			a.say("reading a %s snapshot of %s", source, name(path))
 		}
 	}
 	p := a.newProgress("backup")
 	defer p.finish()
-	stopScan := p.scan(ctx, root)
+	stopScan := p.scan(ctx, of.Root)
 	result, err := backup.Run(ctx, backup.Options{
 		Vault:    at.Vault,
 		Instance: instance,
 		Host:     host,
 		Identity: a.identity(),
 		Agent:    "holdfast " + build().Version,
-		Sources:  []backup.Source{{Volume: volumeName, Root: root}},
+		Sources:  []backup.Source{of},
 		Warn:     p.warn,
 		// What the last backup from here found, so that files that did not change are not read again.
 		CatalogueDir: a.catalogueDir(),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"holdfast/internal/evidence"
 	"holdfast/internal/image"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
@@ -51,14 +52,15 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 		entries: []*tree.Entry{{Kind: tree.File, Mode: 0o600, Size: img.Size()}}, large: true, weight: entryMemory,
 		parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{}),
 	}
-	r.roundCatalogue(rec, s)
+	vol := vault.Volume{Name: s.Volume, Kind: vault.KindImage, FileSystem: evidence.FileSystem(img.File())}
+	r.roundCatalogue(rec, s, vol.FileSystem)
 	base, feed := r.imageBase(ctx, s, u.done)
 	u.image = p.readingOf(img, base)
 	p.name, p.by = s.Volume, ByBase
 	r.images = append(r.images, s.Volume)
 	u.image.same = r.shareBlocks(img, s, u.image.grid)
 	defer u.image.same.close()
-	return p.flow(ctx, rec, vault.Volume{Name: s.Volume, Kind: vault.KindImage}, func(ctx context.Context) error {
+	vol, err = p.flow(ctx, rec, vol, func(ctx context.Context) error {
 		r.counts.entries.Add(1)
 		r.counts.files.Add(1)
 		if err := p.send(ctx, u); err != nil || feed == nil {
@@ -66,6 +68,10 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 		}
 		return feed(ctx)
 	})
+	if err != nil {
+		return vault.Volume{}, err
+	}
+	return vol, r.becameZeros(s, vol)
 }
 
 // readingOf reads the image, with a base only what changed since.

@@ -103,15 +103,19 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	if err != nil {
 		return vault.Volume{}, err
 	}
-	if cat := r.catalogue(ctx, root, s); cat != nil {
+	vol := vault.Volume{Name: s.Volume, Kind: vault.KindTree, FileSystem: root.FileSystem()}
+	if cat := r.catalogue(ctx, root, s); cat != nil && cat.rows {
 		p.before = cat.before
 		p.name, p.by = s.Volume, ByTimes
 		if cat.before != nil && cat.before.base != nil {
 			p.by = ByBase
 		}
-		rec.Tap, rec.KeepStats = cat.page, true
+		rec.Tap = cat.page
+		if rec.KeepStats = cat.rest.Mounted != ""; rec.KeepStats { // else no later backup could believe them
+			vol.SetEvidence(cat.rest)
+		}
 	}
-	return p.flow(ctx, rec, vault.Volume{Name: s.Volume, Kind: vault.KindTree}, p.walk)
+	return p.flow(ctx, rec, vol, p.walk)
 }
 
 func (r *run) pipeline(root *tree.Root) *pipeline {

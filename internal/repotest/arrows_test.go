@@ -43,6 +43,7 @@ var levels = map[string]int{
 	"internal/bench/phone": 0, // data that benchmarks read
 	"internal/crashpoint":  0,
 	"internal/durable":     0,
+	"internal/evidence":    0,
 	"internal/plain":       0,
 	"internal/pulse":       0,
 	"internal/testbed":     0,

@@ -41,6 +41,9 @@ type Volume struct {
 	Excludes []string `cbor:"11,keyasint,omitempty" json:"excludes,omitempty"`
 	// ExcludeCaches says that the backup leaves out the content of folders with a CACHEDIR.TAG.
 	ExcludeCaches bool `cbor:"12,keyasint,omitempty" json:"exclude_caches,omitempty"`
+	// Clock and Young are those of Evidence, in nanoseconds. Without stat pages they are 0.
+	Clock int64 `cbor:"13,keyasint,omitempty" json:"-"`
+	Young int64 `cbor:"14,keyasint,omitempty" json:"-"`
 }
 
 // Loss is content of a volume that a backup should have and lacks, or has not as it was at one moment.
