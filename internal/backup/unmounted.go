@@ -243,8 +243,7 @@ func lookAtImage(file string) (place, error) {
 	defer img.Close() // only looked at
 	p := place{fileSystem: evidence.FileSystem(img.File()), empty: img.Size() == 0}
 	if !p.empty && !img.Device() {
-		data, err := img.NextData(0, img.Size())
-		p.empty = err == nil && data.Len == 0
+		p.empty = img.NextData(0, img.Size()).Len == 0
 	}
 	return p, nil
 }
