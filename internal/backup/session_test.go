@@ -146,7 +146,7 @@ type doubtful struct {
 
 func (d doubtful) Put(ctx context.Context, key string, body []byte) error {
 	if strings.Contains(key, "/backups/"+d.instance+"/") {
-		return obs.ErrUnavailable
+		return fmt.Errorf("%w (%w)", obs.ErrUnavailable, obs.ErrUncertain)
 	}
 	return d.Store.Put(ctx, key, body)
 }
