@@ -135,8 +135,8 @@ func digest(b []byte) string {
 	return hex.EncodeToString(d[:])
 }
 
-// Manifest reads and opens a backup's manifest. ErrNoBackup, ErrCorrupt, ErrNewer.
-func (v *Vault) Manifest(ctx context.Context, ref BackupRef) (*Manifest, error) {
+// readManifest is Manifest by one look.
+func (v *Vault) readManifest(ctx context.Context, ref BackupRef) (*Manifest, error) {
 	if CheckInstance(ref.Instance) != nil || !backupPattern.MatchString(ref.ID) {
 		return nil, fmt.Errorf("%w: %s %s", ErrNoBackup, ref.Instance, ref.ID)
 	}
@@ -193,7 +193,7 @@ func (v *Vault) Backups(ctx context.Context, instance string) ([]BackupRef, erro
 		if err != nil {
 			return nil, fmt.Errorf("list backups: %w", err)
 		}
-		inst, id, ok := strings.Cut(info.Key[len(v.backupsPrefix()):], "/")
+		inst, id, ok := strings.Cut(strings.TrimPrefix(info.Key, v.backupsPrefix()), "/")
 		if !ok || CheckInstance(inst) != nil || !backupPattern.MatchString(id) {
 			continue // not ours
 		}

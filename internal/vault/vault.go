@@ -129,11 +129,8 @@ func CreateWith(ctx context.Context, st obs.Store, name string, nameKey []byte, 
 		return nil, err
 	}
 	vid := ID(name, nameKey)
-	there, err := headersOf(ctx, st, vid)
-	if err != nil {
-		return nil, fmt.Errorf("look for vault %s: %w", name, err)
-	} else if len(there) > 0 {
-		return nil, fmt.Errorf("%w: %s in %s", ErrVaultExists, name, st)
+	if err := mustBeFree(ctx, st, vid, name); err != nil {
+		return nil, err
 	}
 	s := secret{Key: make([]byte, 32), Name: name, Proof: proofOf(nameKey, vid)}
 	defer s.clear()
@@ -146,10 +143,11 @@ func CreateWith(ctx context.Context, st obs.Store, name string, nameKey []byte, 
 		return nil, err
 	}
 	// The signpost first: one to nothing is passed over, but a vault without one is hard to find.
-	if err := st.Put(ctx, signpostKey(vid), []byte(signpost)); err != nil {
+	once, err := CreatesOnce(ctx, st, name, nameKey)
+	if err != nil {
 		return nil, fmt.Errorf("write vault %s: %w", name, err)
 	}
-	if st.Capabilities().ConditionalPut {
+	if once {
 		err = st.PutNew(ctx, firstHeaderKey(vid), doc)
 	} else {
 		err = st.Put(ctx, firstHeaderKey(vid), doc)
