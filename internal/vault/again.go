@@ -11,7 +11,9 @@ import (
 // restore fail for good, and of a header it would seem that the key is the wrong one.
 
 // damaged tells the errors that bytes which changed on their way may have caused.
-func damaged(err error) bool { return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrWrongKey) }
+func damaged(err error) bool {
+	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrWrongKey) || errors.Is(err, ErrNewer)
+}
 
 // lookTwice reads and opens an object, and does both again over a new connection when the object seems damaged.
 func lookTwice[T any](ctx context.Context, st obs.Store, key string, look func(context.Context) (T, error)) (T, error) {

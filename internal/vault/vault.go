@@ -243,6 +243,9 @@ func derive(master []byte, purpose string) (sub [32]byte) {
 // readAll reads an object whole, but refuses one of more than limit bytes before taking memory.
 func readAll(ctx context.Context, st obs.Store, key string, limit int64) ([]byte, error) {
 	info, err := st.Stat(ctx, key)
+	if errors.Is(err, obs.ErrNotFound) { // who reads an object saw it in a list, so a second look is worth its while
+		info, err = st.Stat(obs.Afresh(ctx), key)
+	}
 	if err != nil {
 		return nil, err
 	}
