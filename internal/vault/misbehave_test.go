@@ -40,7 +40,7 @@ func atServer(t *testing.T, b *proxytest.Bucket, m *proxytest.Misbehaviour) obs.
 	t.Cleanup(server.Close)
 	o := obs.Options{Getenv: getenv, Retry: &obs.RetryPolicy{Base: 1, Cap: 1, MaxAttempts: 6, MaxElapsed: time.Minute}}
 	if m != nil && m.Late {
-		o.Stall = 100 * time.Millisecond
+		o.Stall = 250 * time.Millisecond
 	}
 	st, err := obs.Open(t.Context(), "s3://"+proxytest.BucketName+"/v?region=r&endpoint="+server.URL, o)
 	must(t, err)
