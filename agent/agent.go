@@ -240,6 +240,11 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 }
 
 func (a *Agent) storeRequest(e obs.Event) {
+	if errors.Is(e.Err, obs.ErrDamagedOnWay) { // the request itself was told of already
+		a.metrics.StoreFault(obs.Kind(e.Err))
+		a.log.Warn("an object came damaged from the store and whole at a second look", "key", e.Key, "error", e.Err.Error())
+		return
+	}
 	result := metrics.StoreOK
 	switch {
 	case errors.Is(e.Err, obs.ErrNotFound):

@@ -89,7 +89,11 @@ func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault,
 	if !v.a.cfg.Vault.AutoCreate {
 		return nil, fmt.Errorf("the tenant has no vault, and vault.auto_create is off; %s: %w", hint, err)
 	}
-	if !store.Capabilities().ConditionalPut {
+	once, cerr := vault.CreatesOnce(ctx, store, tenant, v.nameKey)
+	if cerr != nil {
+		return nil, fmt.Errorf("the tenant has no vault, and whether the store takes a name once can't be found out; %s: %w", hint, cerr)
+	}
+	if !once {
 		return nil, fmt.Errorf("the tenant has no vault, and on this store two hosts could make it at the same time; %s: %w", hint, err)
 	}
 	opened, err = vault.Create(ctx, store, tenant, v.nameKey, v.a.cfg.Recipients, v.identity)

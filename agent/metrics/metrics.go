@@ -43,10 +43,10 @@ const labelOther = "other"
 var (
 	kinds   = set("backup", "restore")
 	results = set(ResultSuccess, ResultFailed, ResultCanceled)
-	ops     = set("put", "put_new", "read", "stat", "list", "delete")
+	ops     = set("put", "put_new", "read", "stat", "list", "delete", "extend_lock")
 	answers = set(StoreOK, StoreNotFound, StoreError)
 	faults  = set("slow_down", "unavailable", "canceled", "exists", "no_bucket", "no_keys", "wrong_keys", "expired_keys", "clock_skew",
-		"access", "no_money", "no_space", "wrong_region", "usage")
+		"access", "policy", "kms", "proxy", "no_host", "no_money", "quota", "no_space", "cold", "damaged_on_way", "odd", "wrong_region", "usage")
 	lookups = set("valid", "refused", "unavailable")
 	codes   = set("0", apiCode+"0000", apiCode+"0002", apiCode+"0005", apiCode+"1000", apiCode+"1001", apiCode+"1012",
 		apiCode+"2005", apiCode+"2006", apiCode+"4001", apiCode+"5005", apiCode+"9999", "HOLDFAST.API.9001")
@@ -335,7 +335,7 @@ func (m *Metrics) ReportsPending(n int) {
 }
 
 // StoreRequest counts one request to the object store, each try of it for itself: its operation ("put",
-// "put new", "read", "stat", "list", "delete"), the bytes of objects moved, the time it took, its result
+// "put new", "read", "stat", "list", "delete", "extend lock"), the bytes of objects moved, the time it took, its result
 // (Store constants), and whether it repeats one that failed.
 func (m *Metrics) StoreRequest(op string, bytes int64, d time.Duration, result string, retry bool) {
 	if m == nil {

@@ -115,7 +115,7 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create 
 	retry.OnRetry = a.retrying
 	o.store, err = obs.Open(ctx, url, obs.Options{
 		Getenv: a.getenv, Retry: &retry, Create: create, Retained: vault.Retained, Limiter: v.limits.limiter(),
-		Warn: a.storeWarning,
+		Warn: a.storeWarning, Observe: a.damagedOnWay,
 	})
 	if errors.Is(err, obs.ErrUsage) {
 		return nil, &usageError{
@@ -187,4 +187,11 @@ func readNameKey(file string) ([]byte, error) {
 		return nil, fmt.Errorf("name key: %s is empty", name(file))
 	}
 	return data, nil
+}
+
+// damagedOnWay warns of an object that came damaged over one connection and whole over another.
+func (a *app) damagedOnWay(e obs.Event) {
+	if errors.Is(e.Err, obs.ErrDamagedOnWay) && !a.json {
+		fmt.Fprintf(a.stderr, "warning: %s: %v; %s\n", name(e.Key), e.Err, obs.Hint(e.Err))
+	}
 }

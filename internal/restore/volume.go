@@ -284,7 +284,9 @@ func (b *builder) get(ctx context.Context, win *window, q request) error {
 		var err error
 		*plain, err = opener.Open(vault.Content, l, (*buf)[l.Off-first.Off:][:l.Len], *plain)
 		if err != nil {
-			return err
+			if *plain, err = b.o.Vault.Again(ctx, vault.Content, l, err); err != nil {
+				return err
+			}
 		}
 		for _, p := range win.places[l] {
 			if _, err := p.to.writer().WriteAt((*plain)[p.in:p.in+p.n], p.off); err != nil {

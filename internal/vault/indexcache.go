@@ -161,7 +161,7 @@ func (d segmentDir) fetch(ctx context.Context, v *Vault, id segmentID, size int6
 		return nil, fmt.Errorf("keep the index on disk: %w", err)
 	}
 	defer f.Close() // the mapping stays
-	s, err := d.fetchTo(ctx, v, id, size, f)
+	s, err := lookTwice(ctx, v.st, key, func(ctx context.Context) (*segment, error) { return d.fetchTo(ctx, v, id, size, f) })
 	if err != nil {
 		d.discard(f.Name())
 		return nil, err

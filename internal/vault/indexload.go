@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -79,7 +80,7 @@ func (v *Vault) listSegments(ctx context.Context) (map[segmentID]int64, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list the index: %w", err)
 		}
-		if id, ok := parseSegmentID(info.Key[len(v.indexPrefix()):]); ok {
+		if id, ok := parseSegmentID(strings.TrimPrefix(info.Key, v.indexPrefix())); ok {
 			listed[id] = info.Size
 		}
 	}

@@ -95,7 +95,7 @@ func (v *Vault) readMeta(ctx context.Context, refs []PageRef, each func(int, Pag
 	})
 	at := 0
 	for b := range batches {
-		if err := v.openBatch(b, at, each); err != nil {
+		if err := v.openBatch(ctx, b, at, each); err != nil {
 			cancel()
 			_ = g.Wait() // only because of err
 			return err
@@ -158,13 +158,15 @@ func (v *Vault) fetchBatch(ctx context.Context, refs []PageRef) (*metaBatch, err
 	return b, g.Wait()
 }
 
-func (v *Vault) openBatch(b *metaBatch, at int, each func(int, PageRef, []byte) error) error {
+func (v *Vault) openBatch(ctx context.Context, b *metaBatch, at int, each func(int, PageRef, []byte) error) error {
 	var sealed []byte
 	for i, r := range b.refs {
 		sealed = append(sealed[:0], b.sealed[i]...) // opening destroys it, and two may be one
 		plain, err := v.Opener(r.Pack).Open(Meta, r.Loc(), sealed, nil)
 		if err != nil {
-			return err
+			if plain, err = v.Again(ctx, Meta, r.Loc(), err); err != nil {
+				return err
+			}
 		}
 		if err := each(at+i, r, plain); err != nil {
 			return err

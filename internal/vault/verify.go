@@ -280,7 +280,10 @@ func (v *Vault) verifyRows(ctx context.Context, id PackID, rows []Row) (chunks u
 		}
 		at := buf.run
 		for _, r := range rows[:n] {
-			buf.plain, err = openChunk(aead, key, r.Kind, Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw}, at[:r.Len], buf.plain)
+			loc := Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw}
+			if buf.plain, err = openChunk(aead, key, r.Kind, loc, at[:r.Len], buf.plain); err != nil {
+				buf.plain, err = v.Again(ctx, r.Kind, loc, err)
+			}
 			if err != nil {
 				return chunks, err
 			}
