@@ -206,7 +206,7 @@ func (w *worker) putInPlace(hard context.Context, j *Job) error {
 		}
 	}
 	if err != nil {
-		return w.fail(j, fmt.Sprintf("put the restored volumes into place: %v", err))
+		return w.undo(j, "put the restored volumes into place", err)
 	}
 	return w.write(j, Restored, change{
 		edit: func(j *Job) { j.Restore.Placed, j.Snapshots = true, nil }, bases: bases,

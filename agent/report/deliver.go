@@ -17,6 +17,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
 
@@ -140,7 +141,13 @@ func (d *Deliverer) Run(ctx context.Context) error {
 			}
 			l.busy = true
 			flying++
-			requests.Go(func() { done <- d.try(ctx, e) })
+			requests.Go(func() {
+				o := outcome{e: e}
+				if err := contain.Call(func() error { o = d.try(ctx, e); return nil }); err != nil {
+					o.err = err
+				}
+				done <- o
+			})
 		}
 		for name, l := range lines {
 			if !l.busy && !current[name] {

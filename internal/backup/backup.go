@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/pulse"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
@@ -326,18 +327,20 @@ func (r *run) underSession(ctx context.Context, fresh bool) error {
 
 func (r *run) all(ctx context.Context) (err error) {
 	start := r.o.Now()
-	var beside sync.WaitGroup
+	var beside contain.Group
 	asking, end := context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
 			end() // an instance may stand still meanwhile
 		}
-		beside.Wait()
+		if panicked := beside.Wait(); err == nil {
+			err = panicked
+		}
 		end()
 	}()
 	r.newest = sync.OnceValues(func() (*vault.Manifest, error) { return r.lastBackup(asking) })
 	if r.asksForNewest() {
-		beside.Go(func() { _, _ = r.newest() }) // who needs it asks again, and is told
+		beside.Go(func() error { _, _ = r.newest(); return nil }) // who needs it asks again, and is told
 	}
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
 		Buffers: r.o.On.buffers, Intent: r.o.PackIntent, Resume: r.o.Resume,
@@ -389,7 +392,7 @@ func (r *run) all(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	beside.Go(func() { r.tidy(asking) }) // the manifest rests on nothing of it, and it takes as long
+	beside.Go(func() error { r.tidy(asking); return nil }) // the manifest rests on nothing of it, and it takes as long
 	if !r.o.Precopy {
 		if err := r.commit(ctx, volumes, refs); err != nil {
 			return err

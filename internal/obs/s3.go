@@ -16,7 +16,8 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
-	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/contain"
 )
 
 const (
@@ -303,7 +304,7 @@ func (s *s3Store) Delete(ctx context.Context, keys ...string) error {
 	c := s.begin(ctx, opDelete, keys[0])
 	defer c.end()
 	if len(keys) == 1 || !s.batchDelete {
-		g, gctx := errgroup.WithContext(c.ctx)
+		g, gctx := contain.WithContext(c.ctx)
 		g.SetLimit(deleteWorkers)
 		for _, key := range keys {
 			g.Go(func() error {
