@@ -308,7 +308,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	// Reports leave, and callers are answered, until the jobs have come to rest.
 	late, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	group.Go(a.again(late, "watch how pressed the host is", func() { a.engine.Brake.Run(late, pressure.Open(), a.watcher.braked) }))
+	group.Go(a.again(late, "watch how pressed the host is", func() error { a.engine.Brake.Run(late, pressure.Open(), a.watcher.braked); return nil }))
 	serve := make(chan struct{}) // closed once recovery is done, or will never be
 	group.Go(func() error {
 		defer end()
@@ -327,11 +327,11 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.flush(late)
 		return err
 	})
-	group.Go(func() error { return a.deliverer.Run(late) })
-	group.Go(a.again(late, "inhibit shutdowns", func() { a.watcher.inhibitor.run(late) }))
-	group.Go(a.again(late, "change the limits by the time of day", func() { a.throttle.run(late) }))
-	group.Go(a.again(ctx, "try the store", func() { a.probeStore(ctx) }))
-	group.Go(a.again(ctx, "watch the certificate", func() { a.watchCertificate(ctx) }))
+	group.Go(a.again(late, "deliver reports", func() error { return a.deliverer.Run(late) }))
+	group.Go(a.again(late, "inhibit shutdowns", func() error { a.watcher.inhibitor.run(late); return nil }))
+	group.Go(a.again(late, "change the limits by the time of day", func() error { a.throttle.run(late); return nil }))
+	group.Go(a.again(ctx, "try the store", func() error { a.probeStore(ctx); return nil }))
+	group.Go(a.again(ctx, "watch the certificate", func() error { a.watchCertificate(ctx); return nil }))
 	for _, s := range a.servers(late) {
 		group.Go(func() error {
 			if s.afterRecovery {
@@ -350,12 +350,12 @@ const againPause = time.Minute
 
 // again makes a function that runs do, and runs it again after a panic, until ctx ends: none of what goes on beside the jobs is
 // worth ending them.
-func (a *Agent) again(ctx context.Context, doing string, do func()) func() error {
+func (a *Agent) again(ctx context.Context, doing string, do func() error) func() error {
 	return func() error {
 		for {
-			err := contain.Call(func() error { do(); return nil })
-			if err == nil {
-				return nil
+			err := contain.Call(do)
+			if contain.Of(err) == nil {
+				return err
 			}
 			a.watcher.panicked(metrics.PanicLoop, doing, err)
 			select {

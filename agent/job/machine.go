@@ -13,6 +13,9 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
+// releasePanics is how many panics let a release fail.
+const releasePanics = 3
+
 // errLeave ends a worker with its job unfinished; the journal has what the next Run needs.
 var errLeave = errors.New("left in the journal")
 
@@ -28,6 +31,7 @@ type worker struct {
 	checked func()  // call once the true state is known, or can't be
 	// mayBeDown says that this life, or an earlier one as far as is known, has powered the instance down.
 	mayBeDown bool
+	panics    int // in this life
 
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // of the work; nil before run
@@ -207,12 +211,13 @@ func (w *worker) fail(j *Job, cause string) error {
 
 // panicked fails a job in which the program itself has failed: another try would most likely fail in the same way, now or
 // after a restart. A job that is being undone already has no other way out, so it is tried again after a pause, and the
-// error comes back.
+// error comes back. So is a release, some times: the instance may be down by now, and then nothing but the report is left to do.
 func (w *worker) panicked(j *Job, err error) error {
 	w.trouble(j, "do the work of the state "+string(j.State), err)
 	w.checked()
 	w.resumed = false
-	if !j.canFail() {
+	w.panics++
+	if !j.canFail() || j.State == Releasing && w.panics < releasePanics {
 		return err
 	}
 	return contain.Call(func() error { return w.fail(j, fmt.Sprintf("%v, in the state %s", err, j.State)) })

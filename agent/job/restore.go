@@ -311,8 +311,11 @@ func (w *worker) startOnce(ctx context.Context, j *Job) error {
 // undoRestore brings back what was there before a restore that failed or is put off, and removes what it made. Volumes that are in
 // place for good stay. All of it can be done again after a crash.
 func (w *worker) undoRestore(ctx context.Context, j *Job) error {
-	if j.Restore == nil || j.Restore.Placed {
+	if j.Restore == nil {
 		return nil
+	}
+	if j.Restore.Placed {
+		return w.discard(j) // of what was replaced; it may not have come to that
 	}
 	placed, err := w.countPlaced(j)
 	if err != nil {

@@ -180,9 +180,9 @@ func (d *Deliverer) settle(ctx context.Context, l *line, o outcome) {
 	switch {
 	case o.e.Seq == 0:
 	case o.err == nil:
-		err = d.outbox.Acknowledge(o.e.Seq)
+		err = contain.Call(func() error { return d.outbox.Acknowledge(o.e.Seq) })
 	case o.refused:
-		err = d.outbox.Refuse(o.e.Seq, o.err.Error())
+		err = contain.Call(func() error { return d.outbox.Refuse(o.e.Seq, o.err.Error()) })
 	}
 	if err != nil {
 		o.err, o.refused = fmt.Errorf("journal the answer to report %s: %w", o.e.ID, err), false

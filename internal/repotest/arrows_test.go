@@ -35,6 +35,7 @@ var levels = map[string]int{
 	"internal/chunk":    1,
 	"internal/obs":      1,
 	"internal/pressure": 1,
+	"internal/pulse":    1,
 	"internal/seal":     1,
 	"internal/snapshot": 1,
 	"internal/tree":     1, // below the vault: recipes are made of its entries
