@@ -45,7 +45,6 @@ var levels = map[string]int{
 	"internal/crashpoint":  0,
 	"internal/durable":     0,
 	"internal/plain":       0,
-	"internal/pulse":       0,
 	"internal/testbed":     0,
 	"systemd":              0,
 }
