@@ -76,7 +76,8 @@ type Account struct {
 // IAM answers from Keystone v3 (https://docs.openstack.org/api-ref/identity/v3/#validate-and-show-information-for-token).
 // The tenant is the token's project, or its domain where it has none; a token of neither is refused. Answers are
 // remembered by the token's hash for at most five minutes and no longer than the token lives; there is one
-// look-up at a time per token. When IAM does not answer, nobody new gets in. It is safe for concurrent use.
+// look-up at a time per token. When IAM does not answer, or something else answers in its place, nobody new gets in. It is safe for
+// concurrent use.
 type IAM struct {
 	o       IAMOptions
 	lookups *semaphore.Weighted
