@@ -11,6 +11,7 @@ import (
 
 	"holdfast/agent/job"
 	"holdfast/internal/backup"
+	"holdfast/internal/contain"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -69,6 +70,22 @@ func (v *vaults) once(ctx context.Context, tenant string, open func(context.Cont
 		o.vault = opened
 	}
 	return o.vault, nil
+}
+
+// drop makes the next job of the tenant open the vault again, after a panic of a job that used it: what the jobs of a vault
+// share may be locked for ever, or half changed. Jobs that use it now go on with it, and its memory goes with the last of them.
+func (v *vaults) drop(tenant string, used *vault.Vault) {
+	v.mu.Lock()
+	o := v.open[tenant]
+	v.mu.Unlock()
+	if o == nil {
+		return
+	}
+	<-o.turn
+	defer func() { o.turn <- struct{}{} }()
+	if o.vault == used {
+		o.vault = nil
+	}
 }
 
 // openOrCreate makes a missing vault only where the configuration says so and the store can put
@@ -166,11 +183,16 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 			keyInstance, r.Instance, keyJob, r.Job, "volume", d.Volume, keyReason, "known by "+d.By)
 	}
 	var res *backup.Result
-	err = read.reading(ctx, func(ctx context.Context) error {
-		defer v.a.useBases(ctx, r, o.Sources)()
-		res, err = backup.Run(ctx, o)
-		return err
+	err = contain.Call(func() error {
+		return read.reading(ctx, func(ctx context.Context) error {
+			defer v.a.useBases(ctx, r, o.Sources)()
+			res, err = backup.Run(ctx, o)
+			return err
+		})
 	})
+	if contain.Of(err) != nil {
+		v.drop(r.Tenant, opened)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -76,6 +76,14 @@ var nextStates = map[State][]State{
 	Failing:      {Failed},
 }
 
+// canFail tells whether the job may go on to Failing from here.
+func (j *Job) canFail() bool { return slices.Contains(nextStates[j.State], Failing) }
+
+// undoing tells whether the state lies on a way that has no other way out: the instance has to run again.
+func (s State) undoing() bool {
+	return s == Failing || s == Suspending || s == Resuming || s == Ending || s == Released
+}
+
 // Final tells whether a job in this state is over.
 func (s State) Final() bool { return s == Done || s == Failed }
 

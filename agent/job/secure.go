@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
 
@@ -135,7 +136,8 @@ func (w *worker) removeSnapshots(ctx context.Context, j *Job, instance Instance,
 			continue
 		}
 		errs = append(errs, w.act(crashpoint.RemoveSnapshot, func() error {
-			if err := instance.Snapshots.Remove(ctx, s.Ref); err != nil {
+			err := contain.Call(func() error { return instance.Snapshots.Remove(ctx, s.Ref) })
+			if err != nil {
 				return fmt.Errorf("remove snapshot %s: %w", s.Ref.Path, err)
 			}
 			return nil

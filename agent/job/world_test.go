@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/internal/contain"
 )
 
 // world is a host, a store and a control plane in memory. It outlives the agents that act on it.
@@ -48,6 +49,8 @@ type world struct {
 	observe func(j *job.Job)                                     // is told of each state; nil: nobody is
 	broken  string                                               // the part that does not do its duty; see TestModelFindsWhatIsBroken
 	lacked  []string                                             // what jobs went on without
+	explode func(point string) bool                              // whether this hit of a crash point panics; nil: none does
+	panics  int                                                  // of which the agent was told
 	faults  []string
 	current *job.Journal
 }
@@ -166,6 +169,9 @@ func (l *life) hook(point string) {
 		l.kill()
 	}
 	l.alive()
+	if l.w.explode != nil && l.w.explode(point) {
+		panic("at " + point)
+	}
 }
 
 // dieAfter kills the process at the n-th crash point from now; 1 is the next.
@@ -656,7 +662,12 @@ func (f fakeMarks) List() (map[string][]byte, error) {
 
 type fakeSigner struct{ l *life }
 
-func (s fakeSigner) Receipt(context.Context, *job.Job) (json.RawMessage, error) {
+func (s fakeSigner) Receipt(_ context.Context, j *job.Job) (json.RawMessage, error) {
+	s.l.w.mu.Lock()
+	defer s.l.w.mu.Unlock()
+	if err := s.l.w.failing("sign", j.Instance); err != nil {
+		return nil, err
+	}
 	return json.RawMessage(`{"signed":true}`), nil
 }
 
@@ -667,12 +678,22 @@ func (q quiet) Changed(j *job.Job, _ job.State) {
 		q.w.observe(j)
 	}
 }
-func (quiet) Progressed(*job.Job, job.Progress)     {}
-func (quiet) Trouble(string, string, string, error) {}
+func (quiet) Progressed(*job.Job, job.Progress) {}
+
+func (q quiet) Trouble(_, _, _ string, err error) {
+	if contain.Of(err) != nil {
+		q.w.mu.Lock()
+		defer q.w.mu.Unlock()
+		q.w.panics++
+	}
+}
 
 func (q quiet) Lacked(_, _, doing string, err error) {
 	q.w.mu.Lock()
 	defer q.w.mu.Unlock()
+	if contain.Of(err) != nil {
+		q.w.panics++
+	}
 	q.w.lacked = append(q.w.lacked, doing+": "+err.Error())
 }
 

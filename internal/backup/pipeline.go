@@ -6,10 +6,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"holdfast/internal/chunk"
+	"holdfast/internal/contain"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -144,7 +144,7 @@ func (r *run) pipeline(root *tree.Root) *pipeline {
 
 // flow makes the recipe of a volume whose units feed sends.
 func (p *pipeline) flow(ctx context.Context, rec *vault.RecipeWriter, vol vault.Volume, feed func(context.Context) error) (vault.Volume, error) {
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := contain.WithContext(ctx)
 	wctx, end := context.WithCancelCause(gctx)
 	defer end(errEnded)
 	g.Go(func() error {

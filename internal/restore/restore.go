@@ -17,9 +17,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/durable"
 	"holdfast/internal/pulse"
 	"holdfast/internal/snapshot"
@@ -186,7 +186,7 @@ func (r *run) all(ctx context.Context) (err error) {
 			_ = t.Close() // nothing is written through it any more
 		}
 	}()
-	var syncing errgroup.Group
+	var syncing contain.Group
 	defer func() { _ = syncing.Wait() }() // before the targets close; where it counts, its error was returned below
 	for i := range volumes {
 		dir := filepath.Join(work, "volume")

@@ -12,8 +12,7 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
+	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
 
@@ -117,7 +116,7 @@ func (set *segmentSet) openCached() {
 // was not there any more.
 func (set *segmentSet) fetchMissing(ctx context.Context) (gone bool, err error) {
 	ids := slices.SortedFunc(maps.Keys(set.listed), func(a, b segmentID) int { return cmp.Compare(set.listed[b], set.listed[a]) })
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(8)
 	for _, id := range ids {
 		g.Go(func() error {

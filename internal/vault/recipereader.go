@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"slices"
 
-	"golang.org/x/sync/errgroup"
+	"holdfast/internal/contain"
 )
 
 // How a recipe is read. Its pages lie in runs, but in a chain of backups a recipe has pages of all of them, in turns;
@@ -75,7 +75,7 @@ func (v *Vault) readMeta(ctx context.Context, refs []PageRef, each func(int, Pag
 		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := contain.WithContext(ctx)
 	batches := make(chan *metaBatch)
 	g.Go(func() error {
 		defer close(batches)
@@ -128,7 +128,7 @@ func (v *Vault) fetchBatch(ctx context.Context, refs []PageRef) (*metaBatch, err
 	slices.SortFunc(order, func(i, j int) int {
 		return cmp.Or(bytes.Compare(refs[i].Pack[:], refs[j].Pack[:]), cmp.Compare(refs[i].Off, refs[j].Off))
 	})
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(batchRequests)
 	gaps := 0
 	for len(order) > 0 {

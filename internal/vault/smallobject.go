@@ -8,8 +8,7 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
+	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 	"holdfast/internal/seal"
 )
@@ -18,7 +17,7 @@ import (
 // that was deleted meanwhile is passed over.
 func (v *Vault) readSmall(ctx context.Context, folder, prefix string, limit int64, wanted func(id string) bool, each func(id string, object []byte) error) error {
 	var mu sync.Mutex
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := contain.WithContext(ctx)
 	g.SetLimit(8)
 	for info, err := range v.st.List(ctx, folder+prefix) {
 		if err != nil {

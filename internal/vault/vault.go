@@ -305,5 +305,5 @@ func readError(key string, n, want int, off int64, err error) error {
 	case err == nil:
 		return fmt.Errorf("read %s: store returned %d of %d bytes and no error", key, n, want)
 	}
-	return fmt.Errorf("read %s: %w", key, err)
+	return err // the store's errors name the operation and the object
 }

@@ -12,9 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
-
 	"holdfast/internal/chunk"
+	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
 
@@ -195,7 +194,7 @@ func (c *check) backup(ctx context.Context, ref BackupRef) error {
 // packs looks at every pack that was named.
 func (c *check) packs(ctx context.Context) error {
 	c.progress.Packs = len(c.users)
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(4)
 	ids := slices.Collect(maps.Keys(c.users))
 	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
@@ -305,7 +304,7 @@ func (v *Vault) Sample(ctx context.Context, packs []PackRef, n int) (int, error)
 	picked := rand.Perm(len(packs))[:min(n, len(packs))]
 	want := max(1, n/max(len(packs), 1))
 	runs := make([][][]Row, len(picked))
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := contain.WithContext(ctx)
 	g.SetLimit(sampleInFlight)
 	for k, i := range picked {
 		g.Go(func() error {
@@ -321,7 +320,7 @@ func (v *Vault) Sample(ctx context.Context, packs []PackRef, n int) (int, error)
 		return 0, err
 	}
 	var read atomic.Uint64
-	g, gctx = errgroup.WithContext(ctx)
+	g, gctx = contain.WithContext(ctx)
 	g.SetLimit(sampleInFlight)
 	for k, i := range picked {
 		for _, run := range runs[k] {
