@@ -129,14 +129,16 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		return err
 	}
 	root, source := path, "in place"
+	var taken time.Time // before the snapshot was made; zero where there is none
 	if wantSnapshot {
+		before := time.Now()
 		view, remove, serr := takeSnapshot(ctx, path)
 		if serr != nil {
 			return serr
 		}
 		if view != nil {
 			defer func() { err = errors.Join(err, remove()) }()
-			root, source = cmp.Or(view.Root, view.Image), view.Ref.Provider
+			root, source, taken = cmp.Or(view.Root, view.Image), view.Ref.Provider, before
 			a.say("reading a %s snapshot of %s", source, name(path))
 		}
 	}
@@ -149,7 +151,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		Host:     host,
 		Identity: a.identity(),
 		Agent:    "holdfast " + build().Version,
-		Sources:  []backup.Source{{Volume: volumeName, Root: root}},
+		Sources:  []backup.Source{{Volume: volumeName, Root: root, Taken: taken}},
 		Warn:     p.warn,
 		// What the last backup from here found, so that files that did not change are not read again.
 		CatalogueDir: a.catalogueDir(),
