@@ -193,7 +193,9 @@ func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, "cata
 func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
 	cfg := a.cfg
 	identity, err := vault.LoadIdentity(cfg.KeyFile)
-	if err != nil {
+	if bad, ok := errors.AsType[*vault.KeyError](err); ok {
+		return fmt.Errorf("key_file: %w; %s", err, bad.Remedy)
+	} else if err != nil {
 		return fmt.Errorf("key_file: %w", err)
 	}
 	var nameKey []byte

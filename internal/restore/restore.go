@@ -224,6 +224,12 @@ func (r *run) all(ctx context.Context) (err error) {
 	if len(r.o.Include) > 0 && r.counts.entries.Load() == 0 {
 		return fmt.Errorf("%w %q", ErrNothingIncluded, r.o.Include)
 	}
+	if len(volumes) > 1 {
+		// An image syncs its content, and the sync of a tree may have come before the image: their names are still to be made durable.
+		if err := syncFolder(filepath.Join(work, "volume")); err != nil {
+			return fmt.Errorf("sync the folder of the volumes: %w", err)
+		}
+	}
 	// rename(2) puts a folder in the place of an empty one, in one step; os.Rename would refuse.
 	if err := unix.Rename(filepath.Join(work, "volume"), dest); err != nil {
 		return fmt.Errorf("put the restored tree into place: %w", err)

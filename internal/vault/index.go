@@ -116,7 +116,9 @@ func (x *index) freeze() (spill func()) {
 // spill replaces a frozen table by a segment on the local disk.
 func (x *index) spill(t *rowTable) {
 	s, err := x.writeLocal(t)
-	if err != nil { // the rows stay in memory, which is dear, but no reason to fail
+	if err != nil && !x.dir.firstFault(err) {
+		return
+	} else if err != nil { // the rows stay in memory, which is dear, but no reason to fail
 		x.tell(fmt.Errorf("the disk takes no part of the index, which stays in memory: %w", err))
 		return
 	}
