@@ -79,6 +79,19 @@ func (d *PowerDisk) Unmount() {
 	}
 }
 
+// Sync brings to the disk what the kernel has of it in memory.
+func (d *PowerDisk) Sync() {
+	d.t.Helper()
+	f, err := os.Open(d.Point)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
 // Free unmounts the disk for good and returns its device, for another use.
 func (d *PowerDisk) Free() string {
 	d.t.Helper()
