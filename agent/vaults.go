@@ -9,9 +9,11 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/internal/backup"
 	"holdfast/internal/contain"
+	"holdfast/internal/evidence"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -126,6 +128,29 @@ func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault,
 // hurry is how near a deadline is when the sample is left out: reading it back takes some round trips to the store.
 const hurry = 30 * time.Second
 
+// Look fails for a volume that is not mounted, and where the tenant's vault can't be opened: the instance is not touched then.
+func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
+	in := v.a.instances[instance]
+	if in == nil {
+		return fmt.Errorf("instance %q is not in the configuration: %w", instance, job.ErrNotFound)
+	}
+	opened, err := v.of(ctx, tenant)
+	if err != nil {
+		return fmt.Errorf("open vault: %w", err)
+	}
+	o := backup.Options{Vault: opened, Instance: instance, Host: v.a.cfg.HostID, CatalogueDir: v.a.catalogues()}
+	for _, c := range in.cfg.Volumes {
+		o.Sources = append(o.Sources, backup.Source{Volume: c.Name, Root: c.Path, AllowEmpty: c.AllowEmpty})
+	}
+	return backup.Look(ctx, o)
+}
+
+// allowsEmpty tells what the configuration says of a volume.
+func (a *Agent) allowsEmpty(instance, volume string) bool {
+	in := a.instances[instance]
+	return in != nil && slices.ContainsFunc(in.cfg.Volumes, func(v config.Volume) bool { return v.Name == volume && v.AllowEmpty })
+}
+
 // Backup runs the engine for a job.
 func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
 	opened, err := v.of(ctx, r.Tenant)
@@ -159,7 +184,14 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		}
 	}
 	for _, s := range r.Sources {
-		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Taken: s.Taken})
+		src := backup.Source{
+			Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Mounted: s.Mounted,
+			Quiet: s.Ref != (job.Ref{}), AllowEmpty: v.a.allowsEmpty(r.Instance, s.Volume),
+		}
+		if !s.Taken.IsZero() {
+			src.Taken = evidence.Earliest(s.Taken, time.Duration(s.Clock), evidence.ClockOffset())
+		}
+		o.Sources = append(o.Sources, src)
 	}
 	read := &views{sources: r.Sources, every: viewEvery, check: checkView}
 	o.Begin = read.begin

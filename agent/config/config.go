@@ -329,6 +329,7 @@ type Volume struct {
 	Path        string `yaml:"path"`
 	Snapshot    string `yaml:"snapshot"`     // SnapshotAuto or one of the others
 	SnapshotDir string `yaml:"snapshot_dir"` // where snapshots are made; "" leaves it to the provider
+	AllowEmpty  bool   `yaml:"allow_empty"`  // back it up although it became empty, or lies on another file system
 }
 
 // Size is a number of bytes, written as 512B, 64KiB, 256MiB, 2GiB or 1TiB.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -293,6 +294,9 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
+	if err := w.m.parts.Backuper.Look(ctx, j.Instance, j.Tenant); err != nil {
+		return "", change{}, err
+	}
 	w.m.dropBases(ctx) // before this job takes more space
 	// Rounds are of no use to an instance that does not write, or that nothing holds.
 	rounds := j.Mode.precopies() && w.m.opts.Precopy.Rounds > 0 && found != IsStopped && instance.Holds
@@ -307,16 +311,16 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, fmt.Errorf("plan the snapshots: %w", err)
 	}
-	live := onlyLive(planned)
+	round := ofRound(planned)
 	switch {
-	case j.Mode == ModeLive && len(live) < len(planned):
+	case j.Mode == ModeLive && slices.ContainsFunc(planned, func(s Snapshot) bool { return !s.Live }):
 		return "", change{}, errors.New("a backup of a running instance needs snapshots, and the storage of one of its volumes can't make any")
 	case j.Mode == ModeLive:
 		return Snapshotting, change{edit: func(j *Job) { j.Found, j.Snapshots = found, planned }}, nil
-	case len(live) == 0:
+	case len(round) == 0:
 		return w.toHold(ctx, j)
 	}
-	return Precopying, change{edit: func(j *Job) { j.Snapshots, j.Rounds = live, nil }}, nil
+	return Precopying, change{edit: func(j *Job) { j.Snapshots, j.Rounds = round, nil }}, nil
 }
 
 // found is the job's instance and how it is; an error when it can't be backed up so.

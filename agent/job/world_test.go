@@ -62,6 +62,8 @@ type phone struct {
 	policy job.Policy
 	mode   job.Mode
 	pinned bool // its storage makes no snapshots while it runs
+	warm   bool // but a round can read it in place; of some volumes, if it is not pinned
+	gone   bool // its volumes are not mounted
 	nobody bool // holds it
 	downs  int
 	by     string // who stopped it: "stop" or "power-down" for the agent, else ""
@@ -492,7 +494,10 @@ type fakeSnaps struct {
 func (s *fakeSnaps) Plan(_ context.Context, id string) ([]job.Snapshot, error) {
 	var planned []job.Snapshot
 	for _, v := range []string{"data", "media"} {
-		planned = append(planned, job.Snapshot{Name: v, Ref: job.Ref{Provider: "fake", Path: id + "-" + v}, Live: !s.p.pinned, Comparable: true})
+		live := !s.p.pinned && !(s.p.warm && v == "media")
+		planned = append(planned, job.Snapshot{
+			Name: v, Ref: job.Ref{Provider: "fake", Path: id + "-" + v, Volume: "/live " + v}, Live: live, Warm: s.p.warm && !live, Comparable: true,
+		})
 	}
 	return planned, nil
 }
@@ -563,12 +568,28 @@ func (s *fakeSnaps) Remove(_ context.Context, ref job.Ref) error {
 // fakeEngine sends three packs, each once unless Resume names it.
 type fakeEngine struct{ l *life }
 
+func (b fakeEngine) Look(_ context.Context, instance, _ string) error {
+	b.l.alive()
+	b.l.w.mu.Lock()
+	defer b.l.w.mu.Unlock()
+	if b.l.w.instances[instance].gone {
+		return errors.New("the volume is not mounted")
+	}
+	return nil
+}
+
 func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
 	w := b.l.w
 	held := -1
 	for i, s := range r.Sources {
 		w.mu.Lock()
 		count, there := w.snaps[s.Root[1:]]
+		if p := w.instances[r.Instance]; s.Root == "/live "+s.Volume { // in place
+			count, there = p.count, true
+			if !r.Precopy || s.Base != nil || s.Ref != (job.Ref{}) || !s.Taken.IsZero() {
+				w.fault("read in place: %+v, in a round: %v", s, r.Precopy)
+			}
+		}
 		if b := s.Base; b != nil {
 			if _, stands := w.snaps[b.Ref.Path]; stands {
 				w.based++
@@ -584,7 +605,10 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 		held = count
 	}
 	w.mu.Lock()
-	if p := w.instances[r.Instance]; r.Precopy && p.state == job.IsFrozen {
+	if p := w.instances[r.Instance]; p.gone {
+		w.mu.Unlock()
+		return nil, errors.New("the volume is not mounted")
+	} else if r.Precopy && p.state == job.IsFrozen {
 		w.fault("a round of pre-copy while the instance is %s", p.state)
 	}
 	w.mu.Unlock()
