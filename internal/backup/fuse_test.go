@@ -307,8 +307,10 @@ func TestStreamedFile(t *testing.T) {
 		lost bool
 		size int // 0: as it is
 	}{
-		"whole":     {upTo: size},
-		"EIO":       {odd: testbed.Oddity{Read: func(_ string, off int64, data []byte) ([]byte, syscall.Errno) { return data, errnoWithin(off, 30<<20, 31<<20) }}.At("f"), upTo: 28 << 20, lost: true},
+		"whole": {upTo: size},
+		"EIO": {odd: testbed.Oddity{Read: func(_ string, off int64, data []byte) ([]byte, syscall.Errno) {
+			return data, errnoWithin(off, 30<<20, 31<<20)
+		}}.At("f"), upTo: 28 << 20, lost: true},
 		"too short": {odd: testbed.FUSESizes(func(string, uint64) uint64 { return size + 1<<20 }).At("f"), upTo: size},
 		"too long":  {odd: testbed.FUSESizes(func(string, uint64) uint64 { return size - 1<<20 }).At("f"), upTo: size},
 		"ends": {odd: testbed.Oddity{Read: func(_ string, off int64, data []byte) ([]byte, syscall.Errno) {
