@@ -102,6 +102,10 @@ var verdicts = []struct {
 	is error
 	verdict
 }{
+	{errNothingVerified, verdict{
+		exitNone, "{vault} has no backups, so nothing was checked",
+		"check --store and --vault: a store that shows no backups by mistake looks the same; holdfast backup makes one",
+	}},
 	{vault.ErrNoBackup, verdict{
 		exitNone, "no {backup} in {vault}",
 		"holdfast list shows what the vault holds",
@@ -136,6 +140,11 @@ var verdicts = []struct {
 	{obs.ErrWrongRegion, verdict{exitFailed, "", ""}},
 	{obs.ErrNoSpace, verdict{exitFailed, "", ""}},
 	{syscall.ENOSPC, verdict{exitFailed, "", "make room on that disk, or name a place on another"}},
+	{obs.ErrKMS, verdict{exitFailed, "", ""}},
+	{obs.ErrProxy, verdict{exitFailed, "", ""}},
+	{obs.ErrNoHost, verdict{exitFailed, "", ""}},
+	{obs.ErrCold, verdict{exitFailed, "", ""}},
+	{obs.ErrOdd, verdict{exitFailed, "", ""}},
 	{obs.ErrUnavailable, verdict{exitFailed, "", ""}},
 }
 
