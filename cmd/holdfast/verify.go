@@ -64,7 +64,7 @@ func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent 
 	}
 	if report.Backups == 0 && len(report.Damaged) == 0 {
 		// A list that came empty by mistake looks like this too, so it is no success.
-		return fmt.Errorf("%w: the vault has none, so nothing was checked", vault.ErrNoBackup)
+		return errNothingVerified
 	}
 	if a.json {
 		if report.Damaged == nil {
@@ -90,6 +90,9 @@ func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent 
 	}
 	return nil
 }
+
+// errNothingVerified is the end of a verification that found no backups.
+var errNothingVerified = fmt.Errorf("%w to verify", vault.ErrNoBackup)
 
 // damagedError says how many objects a verification found damaged; they were listed.
 type damagedError struct{ objects int }
