@@ -36,7 +36,8 @@ type Store interface {
 	// Put stores body under key and returns nil only after the store confirmed that these very
 	// bytes are durable. It reads body and keeps no reference after it returns. Writing the same bytes
 	// to the same name again is harmless; other bytes to a taken name are a fault of the caller, and
-	// ErrExists where the store can tell. A failed Put may have stored the object whole, never in part.
+	// ErrExists where the store can tell. A failed Put may have stored the object whole, never in part; then its
+	// error is ErrUncertain too.
 	Put(ctx context.Context, key string, body []byte) error
 	// PutNew is Put, but ErrExists when the name is taken, whatever it holds. Only where
 	// Capabilities.ConditionalPut says so; elsewhere an error that wraps errors.ErrUnsupported.
@@ -51,7 +52,8 @@ type Store interface {
 	// object whose Put ended before List began is there. It ends after the first error. A prefix with
 	// which no key can begin is ErrUsage.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
-	// Delete removes the objects; one that is not there is no error. After an error some are gone.
+	// Delete removes the objects; one that is not there is no error. After an error some may be gone: after one that is
+	// ErrUncertain, or where there were several keys.
 	Delete(ctx context.Context, keys ...string) error
 	// Capabilities is constant for the life of the Store.
 	Capabilities() Capabilities

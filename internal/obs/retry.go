@@ -49,7 +49,8 @@ var errGaveUp = errors.New("gave up")
 
 // Retry makes a store that repeats what failed with ErrUnavailable, with exponential back-off, full
 // jitter and no less than the wait that the server asked for. All other errors come back at once. The
-// error of the last try is kept; when the context ends during a wait, both are. A list goes on
+// error of the last try is kept; when the context ends during a wait, both are. If any try of a put or a
+// delete may have taken effect, the error is ErrUncertain as well, whatever the last try failed of. A list goes on
 // behind the last object that it gave. A store that retries already gets the new policy instead of the old.
 func Retry(s Store, p RetryPolicy) Store {
 	if r, ok := s.(*retrying); ok {
@@ -91,7 +92,7 @@ func (r *retrying) PutNew(ctx context.Context, key string, body []byte) error {
 				return nil
 			}
 		}
-		doubt = doubt || errors.Is(err, ErrUnavailable)
+		doubt = doubt || mayHaveActed(err)
 		return err
 	})
 }
@@ -186,8 +187,26 @@ func listFrom(ctx context.Context, s Store, prefix, after string) iter.Seq2[Info
 // attemptKey is where a context holds how often its call was tried before.
 type attemptKey struct{}
 
-// do calls f until it returns nil or an error that a repetition does not mend.
+// do calls f until it returns nil or an error that a repetition does not mend. It keeps in mind whether a try may have
+// taken effect.
 func (r *retrying) do(ctx context.Context, op, key string, f func(context.Context) error) error {
+	if !changes(op) {
+		return r.repeat(ctx, op, key, f)
+	}
+	doubt := false
+	err := r.repeat(ctx, op, key, func(ctx context.Context) error {
+		err := f(ctx)
+		// Other bytes under the name are proof that no try of ours stored its own.
+		doubt = (doubt || mayHaveActed(err)) && !errors.Is(err, ErrExists)
+		return err
+	})
+	if doubt {
+		return uncertain(err)
+	}
+	return err
+}
+
+func (r *retrying) repeat(ctx context.Context, op, key string, f func(context.Context) error) error {
 	start := time.Now()
 	var last error // that another try was made after
 	for attempt := 1; ; attempt++ {

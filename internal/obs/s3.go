@@ -93,8 +93,19 @@ func (s *s3Store) begin(ctx context.Context, op, key string) *call {
 	return c
 }
 
-// fail gives a client's error its class. nil stays nil.
+// fail gives a client's error its class, and says of a put or a delete whether it may have taken effect. nil stays nil.
 func (c *call) fail(err error) error {
+	err = c.classify(err)
+	switch {
+	case !changes(c.op):
+		return err
+	case c.said.mayHaveActed():
+		return uncertain(err)
+	}
+	return noEffect(err)
+}
+
+func (c *call) classify(err error) error {
 	if err == nil {
 		return nil
 	}

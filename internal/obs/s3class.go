@@ -190,7 +190,7 @@ func classOfStatus(status int) error {
 		return errors.ErrUnsupported
 	case http.StatusMovedPermanently, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		return ErrWrongRegion
-	case http.StatusRequestTimeout, http.StatusTooManyRequests, 499:
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, statusClientClosed:
 		return ErrUnavailable
 	}
 	if status >= http.StatusInternalServerError {

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -136,6 +138,7 @@ type answer struct {
 	header http.Header
 	at     time.Time
 	key    string // the access key that signed the request
+	acted  bool   // a request may have changed the store
 }
 
 type answerKey struct{}
@@ -147,6 +150,33 @@ func (a *answer) set(res *http.Response) {
 	_, rest, _ := strings.Cut(res.Request.Header.Get("Authorization"), "Credential=")
 	a.key, _, _ = strings.Cut(rest, "/")
 }
+
+// outcome notes how a request ended that changes the store. It certainly changed nothing only when it got no connection,
+// or when the server refused it.
+func (a *answer) outcome(connected bool, res *http.Response) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case res == nil:
+		a.acted = a.acted || connected
+	case res.StatusCode == http.StatusRequestTimeout || res.StatusCode == statusClientClosed:
+		a.acted = true // a gateway may say so after it passed the request on
+	case res.StatusCode >= http.StatusMultipleChoices && res.StatusCode < http.StatusInternalServerError,
+		res.StatusCode == http.StatusNotImplemented:
+	default:
+		a.acted = true
+	}
+}
+
+// mayHaveActed tells whether a request of the call may have changed the store.
+func (a *answer) mayHaveActed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.acted
+}
+
+// statusClientClosed is what nginx answers when the other side went away.
+const statusClientClosed = 499
 
 // signedWith is the access key of the request.
 func (a *answer) signedWith() string {
@@ -183,12 +213,21 @@ func (a *answer) skew() time.Duration {
 // answerTransport notes the answers to a call in its context's answer.
 type answerTransport struct{ next http.RoundTripper }
 
-func (t answerTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	res, err := t.next.RoundTrip(req)
+func (t answerTransport) RoundTrip(req *http.Request) (res *http.Response, err error) {
+	a, ok := req.Context().Value(answerKey{}).(*answer)
+	if !ok {
+		return t.next.RoundTrip(req)
+	}
+	var connected atomic.Bool
+	if req.Method != http.MethodGet && req.Method != http.MethodHead {
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+			GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+		}))
+		defer func() { a.outcome(connected.Load(), res) }()
+	}
+	res, err = t.next.RoundTrip(req)
 	if err == nil {
-		if a, ok := req.Context().Value(answerKey{}).(*answer); ok {
-			a.set(res)
-		}
+		a.set(res)
 	}
 	return res, err
 }
