@@ -14,6 +14,9 @@ var (
 	ErrNotFound = newClass(nil, "object not found", "")
 	// ErrExists says that the name is taken by other bytes. Names are written once.
 	ErrExists = newClass(nil, "object exists with other content", "")
+	// ErrCold says that the object is in a storage class whose objects have to be restored before they can be read.
+	ErrCold = newClass(nil, "the object is in an archive class and can't be read", "restore the object in the store, and end the "+
+		"lifecycle rule that moved it: only classes whose objects can be read at any time are fit for backups")
 	// ErrNoBucket says that the bucket (or the folder of a file store) is not there. The message names it.
 	ErrNoBucket = newClass(nil, "no such bucket", "make the bucket or folder first, or check the store's URL (--store, or store.url of the agent)")
 	// ErrAccess says that the store refused the request for who made it.
@@ -98,6 +101,7 @@ var kinds = []struct {
 	{ErrUnavailable, "unavailable"},
 	{ErrNotFound, "not_found"},
 	{ErrExists, "exists"},
+	{ErrCold, "cold"},
 	{ErrNoBucket, "no_bucket"},
 	{ErrNoKeys, "no_keys"},
 	{ErrWrongKeys, "wrong_keys"},

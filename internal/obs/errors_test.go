@@ -19,6 +19,7 @@ import (
 var classes = []error{
 	obs.ErrNotFound, obs.ErrExists, obs.ErrNoBucket, obs.ErrAccess, obs.ErrNoKeys, obs.ErrWrongKeys, obs.ErrExpiredKeys,
 	obs.ErrClockSkew, obs.ErrNoSpace, obs.ErrNoMoney, obs.ErrUnavailable, obs.ErrUsage, obs.ErrWrongRegion,
+	obs.ErrCold,
 }
 
 // wider has the classes that belong to another one.
@@ -63,6 +64,7 @@ func TestErrorClasses(t *testing.T) {
 		{402, "", obs.ErrNoMoney, "owes"},
 		{403, "", obs.ErrAccess, "credentials"},
 		{403, "AccessDenied", obs.ErrAccess, "credentials"},
+		{403, "InvalidObjectState", obs.ErrCold, "lifecycle"},
 		{403, "AccountProblem", obs.ErrNoMoney, "owes"},
 		{403, "InArrearOrInsufficientBalance", obs.ErrNoMoney, "owes"},
 		{403, "InsufficientStorageSpace", obs.ErrNoSpace, "room"},

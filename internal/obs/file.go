@@ -187,7 +187,7 @@ func (s *fileStore) Stat(ctx context.Context, key string) (Info, error) {
 	if err != nil {
 		return Info{}, s.fail(opStat, key, err)
 	}
-	return Info{key, fi.Size(), fi.ModTime().UTC()}, nil
+	return Info{Key: key, Size: fi.Size(), Modified: fi.ModTime().UTC()}, nil
 }
 
 func (s *fileStore) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
@@ -249,7 +249,7 @@ func (w *fileWalk) folder(name string) bool {
 				w.yield(Info{}, w.s.fail(opList, key, err))
 				return false
 			}
-			if !w.yield(Info{key, fi.Size(), fi.ModTime().UTC()}, nil) {
+			if !w.yield(Info{Key: key, Size: fi.Size(), Modified: fi.ModTime().UTC()}, nil) {
 				return false
 			}
 		}

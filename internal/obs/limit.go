@@ -327,6 +327,12 @@ func (s *limited) Delete(ctx context.Context, keys ...string) error {
 	})
 }
 
+func (s *limited) Extend(ctx context.Context, key string, until time.Time) error {
+	return s.do(ctx, opExtend, key, &s.l.down, func(ctx context.Context) (int, error) {
+		return 0, s.Store.Extend(ctx, key, until)
+	})
+}
+
 func (s *limited) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	return s.listAfter(ctx, prefix, "")
 }

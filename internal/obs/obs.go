@@ -17,6 +17,13 @@ type Info struct {
 	Key      string    // without the store's own prefix
 	Size     int64     // bytes
 	Modified time.Time // UTC, by the store's clock; only for display
+	// RetainUntil is until when the object is locked, UTC. Stat sets it where the server tells; zero is not known or not
+	// locked.
+	RetainUntil time.Time
+	// Class is the object's storage class as the server names it; "" where it names none.
+	Class string
+	// Cold is true when the object is in an archive class and was not restored: ReadAt is ErrCold.
+	Cold bool
 }
 
 // Capabilities is what a store can do beyond the contract.
@@ -26,6 +33,8 @@ type Capabilities struct {
 	// Integrity names what the server verified before Put returned: "crc64nvme or sha256" (whichever it
 	// verifies), "sha256", "md5", "crc64nvme", "crc32c", "fsync" (a file store, which reads nothing back) or "memory".
 	Integrity string
+	// Retain is how long the store locks the objects of which retention is asked, from their put on; 0 without lock.
+	Retain time.Duration
 }
 
 // Store keeps objects under names that are written once. All methods may be called at the same
@@ -55,6 +64,10 @@ type Store interface {
 	// Delete removes the objects; one that is not there is no error. After an error some may be gone: after one that is
 	// ErrUncertain, or where there were several keys.
 	Delete(ctx context.Context, keys ...string) error
+	// Extend prolongs the lock of an object, at least to that time, in the mode that the lock has. It never shortens a lock
+	// and may be repeated. An object without a lock gets one that nobody can shorten. Only where Capabilities.Retain is set;
+	// elsewhere an error that wraps errors.ErrUnsupported.
+	Extend(ctx context.Context, key string, until time.Time) error
 	// Capabilities is constant for the life of the Store.
 	Capabilities() Capabilities
 	// String is the store's URL without anything secret, for messages.

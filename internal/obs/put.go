@@ -53,8 +53,9 @@ type putter struct {
 	checksumOff, checksumSeen atomic.Bool
 
 	mu sync.Mutex
-	// verifies and holds are set when the server was seen to verify x-obs-content-sha256 and to keep a retention.
-	verifies, holds bool
+	// verifies, holds and extends are set when the server was seen to verify x-obs-content-sha256, to keep a retention
+	// and to prolong one.
+	verifies, holds, extends bool
 }
 
 // send makes one PUT of known size, whose content the server verifies before it answers.
@@ -161,7 +162,7 @@ func (s *s3Store) sendOBS(c *call, body []byte) error {
 		set("Traffic-Limit", strconv.FormatInt(s.put.trafficLimit, 10))
 	}
 	if s.put.retains(c.key) {
-		set("Object-Lock-Mode", "COMPLIANCE")
+		set("Object-Lock-Mode", modeCompliance)
 		set("Object-Lock-Retain-Until-Date", time.Now().Add(s.put.retain).UTC().Format(time.RFC3339))
 	}
 	var md5Hex, md5Text string
@@ -239,30 +240,6 @@ func md5Of(body []byte) (hexText, base64Text string) {
 // retains tells whether the object is to be kept from deletion.
 func (p *putter) retains(key string) bool {
 	return p.retain > 0 && (p.retained == nil || p.retained(key))
-}
-
-// confirmRetention asks the server, once for each Store, whether it keeps the retention that a put asked for: a
-// bucket without it would let anybody with its keys delete what somebody relies on.
-func (s *s3Store) confirmRetention(c *call) error {
-	if !s.put.retains(c.key) {
-		return nil
-	}
-	s.put.mu.Lock()
-	defer s.put.mu.Unlock()
-	if s.put.holds {
-		return nil
-	}
-	head := s.begin(c.caller, opStat, c.key)
-	defer head.end()
-	if _, err := s.client.StatObject(head.ctx, s.bucket, s.prefix+c.key, minio.StatObjectOptions{}); err != nil {
-		return err
-	}
-	if head.said.get("X-Amz-Object-Lock-Mode") == "" && head.said.get("X-Obs-Object-Lock-Mode") == "" {
-		return fmt.Errorf("%w: the server stored the object without the retention that the store's URL asks for: "+
-			"make the bucket with object lock (WORM)", ErrUsage)
-	}
-	s.put.holds = true
-	return nil
 }
 
 // describe names what the server verifies, for Capabilities.

@@ -123,6 +123,10 @@ func (r *retrying) Delete(ctx context.Context, keys ...string) error {
 	return r.do(ctx, opDelete, key, func(ctx context.Context) error { return r.Store.Delete(ctx, keys...) })
 }
 
+func (r *retrying) Extend(ctx context.Context, key string, until time.Time) error {
+	return r.do(ctx, opExtend, key, func(ctx context.Context) error { return r.Store.Extend(ctx, key, until) })
+}
+
 func (r *retrying) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	return r.listAfter(ctx, prefix, "")
 }

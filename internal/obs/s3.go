@@ -247,7 +247,12 @@ func (s *s3Store) Stat(ctx context.Context, key string) (Info, error) {
 	}
 	c := s.begin(ctx, opStat, key)
 	defer c.end()
-	o, err := s.client.StatObject(c.ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{})
+	return s.stat(c)
+}
+
+// stat asks for the object of a call.
+func (s *s3Store) stat(c *call) (Info, error) {
+	o, err := s.client.StatObject(c.ctx, s.bucket, s.prefix+c.key, minio.StatObjectOptions{})
 	if err != nil {
 		err = c.fail(err)
 		if errors.Is(err, ErrNotFound) && !s.bucketSeen.Load() {
@@ -256,13 +261,15 @@ func (s *s3Store) Stat(ctx context.Context, key string) (Info, error) {
 			case berr == nil && there:
 				s.bucketSeen.Store(true)
 			case berr == nil:
-				return Info{}, fmt.Errorf("%s %s: %w: %s at %s", opStat, key, ErrNoBucket, s.bucket, s.endpoint)
+				return Info{}, fmt.Errorf("%s %s: %w: %s at %s", c.op, c.key, ErrNoBucket, s.bucket, s.endpoint)
 			}
 		}
 		return Info{}, err
 	}
 	s.bucketSeen.Store(true)
-	return Info{key, o.Size, o.LastModified.UTC()}, nil
+	in := Info{Key: c.key, Size: o.Size, Modified: o.LastModified.UTC(), RetainUntil: lockTime(c.said.either("Object-Lock-Retain-Until-Date"))}
+	s.setClass(&in, c.said.either("Storage-Class"), c.said.either("Restore"), c.said.either("Archive-Status"))
+	return in, nil
 }
 
 func (s *s3Store) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
@@ -291,7 +298,9 @@ func (s *s3Store) listAfter(ctx context.Context, prefix, after string) iter.Seq2
 			if KeyValid(key) != nil {
 				continue // not ours: consoles make objects that end in "/"
 			}
-			if !yield(Info{key, o.Size, o.LastModified.UTC()}, nil) {
+			in := Info{Key: key, Size: o.Size, Modified: o.LastModified.UTC()}
+			s.setClass(&in, o.StorageClass, "", "")
+			if !yield(in, nil) {
 				return
 			}
 		}
@@ -351,7 +360,7 @@ func (s *s3Store) names(keys []string) iter.Seq[minio.ObjectInfo] {
 }
 
 func (s *s3Store) Capabilities() Capabilities {
-	return Capabilities{ConditionalPut: s.conditional, Integrity: s.put.describe()}
+	return Capabilities{ConditionalPut: s.conditional, Integrity: s.put.describe(), Retain: s.put.retain}
 }
 
 func (s *s3Store) String() string { return s.name }

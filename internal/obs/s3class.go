@@ -41,9 +41,11 @@ func (e *unavailableError) SlowDown() bool { return e.slow }
 // classByCode is for the error codes whose status tells less, or lies. They come from the documents of S3 and OBS
 // and from MinIO.
 var classByCode = map[string]error{
-	"NoSuchKey":          ErrNotFound,
-	"NoSuchBucket":       ErrNoBucket,
-	"PreconditionFailed": ErrExists,
+	"NoSuchKey":                  ErrNotFound,
+	"NoSuchBucket":               ErrNoBucket,
+	"PreconditionFailed":         ErrExists,
+	"InvalidObjectState":         ErrCold,
+	"ObjectNotInActiveTierError": ErrCold,
 
 	"InArrearOrInsufficientBalance":  ErrNoMoney,
 	"AccountProblem":                 ErrNoMoney, // "abnormal, for example expired or frozen"
@@ -97,7 +99,8 @@ var classByCode = map[string]error{
 // classify wraps an error of the client with the class that fits it and with the server's own words.
 func (s *s3Store) classify(err error, said *answer) error {
 	var u *unavailableError
-	if errors.As(err, &u) {
+	var of *errorClass
+	if errors.As(err, &u) || errors.As(err, &of) { // ours, from within the request
 		return err
 	}
 	var none *credentialsError
@@ -111,10 +114,6 @@ func (s *s3Store) classify(err error, said *answer) error {
 	if !errors.As(err, &res) {
 		if permanent(err) {
 			return fmt.Errorf("%w: %w", ErrUsage, err)
-		}
-		var of *errorClass
-		if errors.As(err, &of) { // ours, from within the request
-			return err
 		}
 		return &unavailableError{err: err} // the network: every cut, refusal and time-out
 	}

@@ -198,7 +198,7 @@ func parsePutOptions(q map[string]string, d dialect) (p putOptions, err error) {
 		return p, bad("kms-key", "the id of a key, beside encryption=kms")
 	case p.storageClass != "" && !classForm.MatchString(p.storageClass):
 		return p, bad("class", "the name of a storage class, in capitals")
-	case slices.Contains([]string{"COLD", "GLACIER", "DEEP_ARCHIVE"}, p.storageClass):
+	case coldClasses[p.storageClass]:
 		return p, bad("class", "one whose objects can be read at any time: a backup is read back before it counts")
 	}
 	if text := q["retain"]; text != "" {

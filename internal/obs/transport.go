@@ -192,6 +192,14 @@ func (a *answer) get(name string) string {
 	return a.header.Get(name)
 }
 
+// either is a header of the answer under its OBS name or under its S3 name.
+func (a *answer) either(name string) string {
+	if v := a.get("X-Obs-" + name); v != "" {
+		return v
+	}
+	return a.get("X-Amz-" + name)
+}
+
 // retryAfter is how long the server asked to wait; 0 where it said nothing.
 func (a *answer) retryAfter() time.Duration {
 	a.mu.Lock()
@@ -256,6 +264,7 @@ func (t extraTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	for name, values := range extra {
 		again.Header[name] = values
 	}
+	withDocument(again)
 	again.Header.Del("Authorization")
 	return t.next.RoundTrip(signer.SignV4(*again, keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken, t.region))
 }

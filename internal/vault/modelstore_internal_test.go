@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"holdfast/internal/obs"
 )
@@ -154,6 +155,14 @@ func (s *viewStore) Delete(ctx context.Context, keys ...string) error {
 		return err
 	}
 	return s.g.st.Delete(ctx, keys...)
+}
+
+func (s *viewStore) Extend(ctx context.Context, key string, until time.Time) error {
+	s.between(key)
+	if err := s.base().spend(); err != nil {
+		return err
+	}
+	return s.g.st.Extend(ctx, key, until)
 }
 
 func (s *viewStore) Capabilities() obs.Capabilities { return s.g.st.Capabilities() }
