@@ -213,7 +213,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 			"wait_seconds", e.Wait.Seconds(), "error", e.Err.Error())
 	}}
 	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{
-		Observe: a.storeRequest, Retry: &policy, Retained: vault.Retained, Limiter: a.limiter,
+		Observe: a.storeRequest, Retry: &policy, Retention: vault.Retention, Limiter: a.limiter,
 	})
 	if err != nil {
 		return fmt.Errorf("store.url: %w", err)

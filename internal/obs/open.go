@@ -22,8 +22,9 @@ type Options struct {
 	Retry *RetryPolicy
 	// Create makes the folder of a file store that is not there. Buckets are never made.
 	Create bool
-	// Retained tells of which objects a URL's retention is; nil means of all.
-	Retained func(key string) bool
+	// Retention tells how long an object is locked where the URL asks for locks of that length: 0 is not at all.
+	// Nil means that all are locked as long as the URL asks.
+	Retention func(key string, asked time.Duration) time.Duration
 	// Limiter, if set, holds this store and all others that have it within one budget. Waiting for it is no part
 	// of an Event's duration.
 	Limiter *Limiter
