@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -293,66 +292,4 @@ func (v *Vault) verifyRows(ctx context.Context, id PackID, rows []Row) (chunks u
 		rows = rows[n:]
 	}
 	return chunks, nil
-}
-
-// Sample reads n chunks of the packs, in runs at random places, and compares each with its name: a look whether
-// the store gives back what it confirmed. It returns how many it read.
-func (v *Vault) Sample(ctx context.Context, packs []PackRef, n int) (int, error) {
-	// Side by side: an instance is held meanwhile, and a store is a round trip away.
-	picked := rand.Perm(len(packs))[:min(n, len(packs))]
-	want := max(1, n/max(len(packs), 1))
-	runs := make([][][]Row, len(picked))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(sampleInFlight)
-	for k, i := range picked {
-		g.Go(func() error {
-			all, err := v.packTable(gctx, packs[i].ID, packs[i].Size)
-			if err != nil {
-				return fmt.Errorf("sample pack %s: %w", packs[i].ID, err)
-			}
-			runs[k] = sampleRuns(all, want)
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return 0, err
-	}
-	var read atomic.Uint64
-	g, gctx = errgroup.WithContext(ctx)
-	g.SetLimit(sampleInFlight)
-	for k, i := range picked {
-		for _, run := range runs[k] {
-			g.Go(func() error {
-				chunks, err := v.verifyRows(gctx, packs[i].ID, run)
-				if err != nil {
-					return fmt.Errorf("sample: %w", err)
-				}
-				read.Add(chunks)
-				return nil
-			})
-		}
-	}
-	err := g.Wait()
-	return int(read.Load()), err
-}
-
-const (
-	// sampleInFlight is how many reads of a sample are under way at once.
-	sampleInFlight = 8
-	// sampleRun is how many neighbours of a sample are read with one request at most: of a hundred small backups the requests are
-	// what the store has to do, and neighbours tell as much as chunks from everywhere, but of damage that is smaller than a run.
-	sampleRun = 8
-)
-
-// sampleRuns picks want of the rows, or all: runs of neighbours, each at a random place of an equal part of the pack.
-func sampleRuns(rows []Row, want int) (runs [][]Row) {
-	want = min(want, len(rows))
-	parts := (want + sampleRun - 1) / sampleRun
-	for p := range parts {
-		part := rows[p*len(rows)/parts : (p+1)*len(rows)/parts]
-		n := min((p+1)*want/parts-p*want/parts, len(part))
-		at := rand.IntN(len(part) - n + 1)
-		runs = append(runs, part[at:at+n])
-	}
-	return runs
 }
