@@ -1,8 +1,8 @@
 package vault_test
 
 import (
-	"cmp"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
