@@ -391,7 +391,7 @@ func (r *run) all(ctx context.Context) (err error) {
 		}
 	})
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
-		Buffers: r.o.On.buffers, Intent: r.o.PackIntent, Resume: r.o.Resume,
+		Buffers: r.o.On.buffers, Background: r.o.Precopy, Intent: r.o.PackIntent, Resume: r.o.Resume,
 		Without: r.session.Condemned(), Lost: r.lost, IndexDir: r.o.IndexDir, Looks: r.session.looks,
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})

@@ -29,6 +29,8 @@ type WriterOptions struct {
 	// Resume names packs that an earlier try meant to send, as Intent was told. Those that the store has
 	// are used.
 	Resume []string
+	// Background says that others who share Buffers go before this Writer.
+	Background bool
 	// Looks is what the session of this Writer knows of packs in the store. Nil begins with nothing.
 	Looks *PackLooks
 	// Without names packs that are condemned (Session.Condemned): what they hold is stored anew.
@@ -127,7 +129,7 @@ func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, err
 	if opts.Buffers == nil {
 		opts.Buffers = NewBuffers(2)
 	}
-	w.buffers = opts.Buffers.use(v.bufferSize())
+	w.buffers = opts.Buffers.use(v.bufferSize(), opts.Background)
 	cctx, cancel := context.WithCancelCause(ctx)
 	w.cancel = cancel
 	w.uploads, w.ctx = errgroup.WithContext(cctx)
