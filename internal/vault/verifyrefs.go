@@ -47,7 +47,11 @@ type refRun struct {
 	n int64
 }
 
-func newRefSorter(budget int) *refSorter { return &refSorter{most: max(budget/refSize, 2)} }
+func newRefSorter(budget int) *refSorter {
+	most := max(budget/refSize, 2)
+	// At once, since growing would leave as much again behind. What is not used of it costs address space and no memory.
+	return &refSorter{most: most, buf: make([]chunkRef, 0, most)}
+}
 
 // add takes a reference.
 func (s *refSorter) add(r chunkRef) error {
@@ -202,15 +206,16 @@ func (r *refReader) next() error {
 		r.at, r.rest = r.rest[0], r.rest[1:]
 		return nil
 	}
-	var b [refSize]byte
-	if _, err := io.ReadFull(r.r, b[:]); errors.Is(err, io.EOF) {
+	b, err := r.r.Peek(refSize)
+	if errors.Is(err, io.EOF) && len(b) == 0 {
 		return io.EOF
 	} else if err != nil {
 		return tempError(err)
 	}
 	u := func(i int) uint32 { return binary.LittleEndian.Uint32(b[4*i:]) }
 	r.at = chunkRef{u(0), u(1), u(2), u(3)}
-	return nil
+	_, err = r.r.Discard(refSize)
+	return err
 }
 
 // refHeap has the readers, that with the smallest reference first.
