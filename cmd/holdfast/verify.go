@@ -25,7 +25,9 @@ func (a *app) verifyCommand() *cobra.Command {
 		Short: "Check that every backup can be restored",
 		Long: "verify opens every manifest and recipe and the table of every pack they name. With --read-data it\n" +
 			"also reads that share of the packs, chosen at random, and compares every chunk in them with its\n" +
-			"name. It lists what is damaged and which backups that touches, and then exits with 1.",
+			"name. It lists what is damaged, what can't be read, and packs that may be deleted before a backup\n" +
+			"that needs them, with the backups that each touches, and then exits with 1. It keeps what does not\n" +
+			"fit into 64 MiB of memory in temporary files in TMPDIR: 50 bytes for each chunk of the vault at most.",
 		Example: "  holdfast verify --read-data 5",
 		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -67,26 +69,24 @@ func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent 
 		return errNothingVerified
 	}
 	if a.json {
-		if report.Damaged == nil {
-			report.Damaged = []vault.Damage{} // so that it is a list in JSON too
+		for _, list := range []*[]vault.Damage{&report.Damaged, &report.Unread, &report.Unprotected} {
+			if *list == nil {
+				*list = []vault.Damage{} // so that it is a list in JSON too
+			}
 		}
 		if err := a.line(verifyJSON{"verify", report}); err != nil {
 			return err
 		}
 	} else {
-		for _, d := range report.Damaged {
-			touches := strings.Join(d.Backups, ", ")
-			if touches == "" { // the index
-				touches = "no backup; holdfast vault rebuild-index makes it anew"
-			}
-			fmt.Fprintf(a.stdout, "damaged: %s: %s; touches %s\n", oneLine(d.Object), oneLine(d.Reason), oneLine(touches))
-		}
+		a.findings("damaged", report.Damaged)
+		a.findings("can't be read", report.Unread)
+		a.findings("not protected", report.Unprotected)
 	}
 	a.say("checked %s with %s in %s; read %s in %s",
 		count(report.Backups, "backup", "backups"), count(report.Items, "entry", "entries"),
 		count(report.Packs, "pack", "packs"), size(report.BytesRead), count(report.Chunks, "chunk", "chunks"))
-	if n := len(report.Damaged); n > 0 {
-		return &damagedError{n}
+	if report.Findings() > 0 {
+		return &damagedError{len(report.Damaged), len(report.Unread), len(report.Unprotected)}
 	}
 	return nil
 }
@@ -94,9 +94,30 @@ func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent 
 // errNothingVerified is the end of a verification that found no backups.
 var errNothingVerified = fmt.Errorf("%w to verify", vault.ErrNoBackup)
 
-// damagedError says how many objects a verification found damaged; they were listed.
-type damagedError struct{ objects int }
+// findings prints what a verification found, a line for each object.
+func (a *app) findings(what string, list []vault.Damage) {
+	for _, d := range list {
+		touches := strings.Join(d.Backups, ", ")
+		if touches == "" { // the index
+			touches = "no backup; holdfast vault rebuild-index makes it anew"
+		}
+		fmt.Fprintf(a.stdout, "%s: %s: %s; touches %s\n", what, oneLine(d.Object), oneLine(d.Reason), oneLine(touches))
+	}
+}
+
+// damagedError says how many objects a verification found something about; they were listed.
+type damagedError struct{ damaged, unread, unprotected int }
 
 func (e *damagedError) Error() string {
-	return count(e.objects, "object is", "objects are") + " damaged, listed above"
+	var parts []string
+	if e.damaged > 0 {
+		parts = append(parts, count(e.damaged, "object is", "objects are")+" damaged")
+	}
+	if e.unread > 0 {
+		parts = append(parts, count(e.unread, "object", "objects")+" can't be read")
+	}
+	if e.unprotected > 0 {
+		parts = append(parts, count(e.unprotected, "pack is", "packs are")+" not locked as long as a backup that needs it")
+	}
+	return strings.Join(parts, ", ") + ", listed above"
 }
