@@ -25,8 +25,13 @@ var verifyRefs = flag.Int("verify.refs", 5_000_000, "references of TestMemoryOfV
 // TestRefsAgainstMap: whatever comes in whatever order, however little memory there is, each reference is given once, in order.
 func TestRefsAgainstMap(t *testing.T) {
 	for _, c := range []struct{ budget, refs, distinct int }{
-		{2 * refSize, 500, 100}, {10 * refSize, 5000, 100}, {10 * refSize, 5000, 4000}, {100 * refSize, 20000, 20000},
-		{1000 * refSize, 20000, 20}, {verifyBudget, 1000, 500}, {10 * refSize, 0, 1},
+		{2 * refSize, 500, 100},
+		{10 * refSize, 5000, 100},
+		{10 * refSize, 5000, 4000},
+		{100 * refSize, 20000, 20000},
+		{1000 * refSize, 20000, 20},
+		{verifyBudget, 1000, 500},
+		{10 * refSize, 0, 1},
 	} {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(uint64(c.refs), uint64(c.distinct)))
