@@ -31,6 +31,8 @@ func TestSentence(t *testing.T) {
 		{"restore a to /x y/z: lstat /x y/z: gone", "restore a to /x y/z: gone"},
 		{"check-volume /x: volume /x: stat /x: gone", "check-volume /x: gone"},
 		{"verify: is x: it is", "verify: is x: it is"},
+		{"key /k/empty: is empty", "key /k/empty: is empty"},
+		{"/k/empty: is empty", "/k/empty: is empty"},
 		{"restore a: read x: read y: gone", "restore a: read x: read y: gone"},
 		{"open /a/bx: open /a/x: gone", "open /a/bx: open /a/x: gone"},
 		{"link /a /b: link /a /b: gone", "link /a /b: gone"},
