@@ -92,6 +92,7 @@ func TestCacheDiskFailsNoRestore(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	ref := backUp(t, v, tree)
 	full := testbed.Tmpfs(t, "size=4k")
+	must(t, os.WriteFile(filepath.Join(full, "filler"), make([]byte, 4096), 0o600)) // all that there is room for
 	sealed := testbed.Tmpfs(t, "size=1m,ro")
 	file := filepath.Join(t.TempDir(), "file")
 	must(t, os.WriteFile(file, nil, 0o600))
