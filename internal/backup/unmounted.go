@@ -87,7 +87,8 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 			places = append(places, at)
 		}
 	}
-	elsewhere := len(places) > 0 && !slices.ContainsFunc(places, func(at string) bool { return evidence.SameFileSystem(at, now.fileSystem) })
+	// A device that is not there is no folder in its place, so one that is there is what was meant.
+	elsewhere := len(places) > 0 && now.fileSystem != evidence.Device && !slices.ContainsFunc(places, func(at string) bool { return evidence.SameFileSystem(at, now.fileSystem) })
 	if !now.empty && !elsewhere {
 		return context.Cause(ctx)
 	}
@@ -183,7 +184,7 @@ func (r *run) storedVolume(volume string) (known lastVolume) {
 	if vol.Kind == vault.KindImage {
 		known.content = vol.Bytes
 	}
-	if m.Host == r.o.Host {
+	if m.Host == r.o.Host && m.Host != "" {
 		known.fileSystem = vol.FileSystem
 	}
 	return known

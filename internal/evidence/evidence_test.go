@@ -37,7 +37,7 @@ func TestMountIsOneMountedFileSystem(t *testing.T) {
 			sub := filepath.Join(d.Point, "folder")
 			must(t, os.Mkdir(sub, 0o755))
 			seen := map[string]bool{}
-			for range 40 {
+			for range 15 {
 				id := MountOf(d.Point)
 				if id == "" || seen[id] {
 					t.Fatalf("mount %d has the id %q, which an earlier mount had", len(seen), id)

@@ -24,8 +24,10 @@ var kinds = map[int64]string{
 const (
 	zfsMagic      = 0x2fc12fc1
 	bcachefsMagic = 0xca451a4e
-	device        = "block device"
 )
+
+// Device is what FileSystem says of a block device.
+const Device = "block device"
 
 // FileSystem names the file system that the open file lies on: its type and, where the file system keeps a UUID on its disk and
 // the kernel tells it, the UUID, as "ext4 0c3f…". It is the same after a reboot, for all mounts, and for a snapshot of the file
@@ -50,7 +52,7 @@ func FileSystemByFD(fd int) string {
 		return ""
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
-		return device
+		return Device
 	}
 	kind := kinds[fs.Type]
 	if kind == "" {

@@ -45,8 +45,15 @@ func TestSameFileSystem(t *testing.T) {
 		a, b string
 		same bool
 	}{
-		{"ext4 1", "ext4 1", true}, {"ext4 1", "ext4 2", false}, {"ext4 1", "xfs 1", false}, {"ext4", "ext4 2", true}, {"ext4 1", "ext4", true},
-		{"tmpfs", "tmpfs", true}, {"tmpfs", "ext4", false}, {"", "ext4 1", true}, {"ext4 1", "", true},
+		{"ext4 1", "ext4 1", true},
+		{"ext4 1", "ext4 2", false},
+		{"ext4 1", "xfs 1", false},
+		{"ext4", "ext4 2", true},
+		{"ext4 1", "ext4", true},
+		{"tmpfs", "tmpfs", true},
+		{"tmpfs", "ext4", false},
+		{"", "ext4 1", true},
+		{"ext4 1", "", true},
 	} {
 		if SameFileSystem(c.a, c.b) != c.same {
 			t.Errorf("%q, %q: not %v", c.a, c.b, c.same)
