@@ -283,3 +283,30 @@ func TestSampleTakesTurns(t *testing.T) {
 		t.Errorf("%d of %d packs were read back: %v", len(seen), len(packs), seen)
 	}
 }
+
+// TestReadsThatAreDenied: a pack that these credentials may not read, of a key that was disabled, say, can't be used; when they may read nothing,
+// the backup fails with that.
+func TestReadsThatAreDenied(t *testing.T) {
+	st := obstest.NewFaulty(obs.NewMemory())
+	v := newVault(t, st)
+	dir := t.TempDir()
+	want := makeTree(t, dir, 33, 20, 0)
+	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, IndexDir: t.TempDir()}
+	if _, err := backup.Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	denied := packKeys(t, st)[0]
+	st.Inject(obstest.Fault{Op: obstest.Read, Key: func(key string) bool { return key == denied }, Err: fmt.Errorf("its key is disabled: %w", obs.ErrAccess)})
+	res, err := backup.Run(t.Context(), o)
+	if err != nil || len(res.Damaged) != 1 || res.Damaged[0].Object != denied {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	compare(t, contents(t, v, vault.BackupRef{Instance: "i", ID: res.BackupID}), want)
+	st.Inject(obstest.Fault{Op: obstest.Read, Key: func(key string) bool { return strings.Contains(key, "/packs/") }, Err: obs.ErrAccess})
+	if err := os.WriteFile(filepath.Join(dir, "more"), []byte("of it"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup.Run(t.Context(), o); !errors.Is(err, obs.ErrAccess) || !strings.Contains(err.Error(), "read back") {
+		t.Errorf("without the right to read: %v", err)
+	}
+}

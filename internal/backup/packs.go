@@ -31,6 +31,9 @@ func (r *run) sampleNew(ctx context.Context, added []vault.PackRef) error {
 	if err != nil {
 		return err
 	}
+	if found.Denied != nil { // who may not read what it just stored, may not read at all
+		return fmt.Errorf("read back what was stored: %w", found.Denied)
+	}
 	r.job.addSampled(found.Chunks, false)
 	if len(found.Lost) > 0 {
 		return rejected{&vault.MissingPacksError{Vault: r.o.Vault.Info().ID, Packs: found.Lost}}

@@ -17,6 +17,7 @@ import (
 type Sampled struct {
 	Chunks int        // that were read and compared with their names
 	Lost   []LostPack // packs of which a chunk, or the table, can't be read or does not open
+	Denied error      // an obs.ErrAccess, when that is why one of Lost can't be read
 }
 
 // Sample reads n chunks of the packs, in runs at random places, and compares each with its name: a look whether
@@ -37,6 +38,9 @@ func (v *Vault) Sample(ctx context.Context, packs []PackRef, n int) (Sampled, er
 			found.Chunks += chunks
 			if err != nil && unusable(err) {
 				found.Lost = append(found.Lost, v.Lost(packs[i].ID, err))
+				if errors.Is(err, obs.ErrAccess) {
+					found.Denied = err
+				}
 				return nil
 			}
 			return err
