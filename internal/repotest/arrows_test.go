@@ -82,6 +82,7 @@ var home = map[string]string{
 	"github.com/getkin/kin-openapi":                     "agent/api",
 	"github.com/goccy/go-yaml":                          "agent/config",
 	"github.com/gophercloud/gophercloud":                "agent/auth",
+	"github.com/hanwen/go-fuse":                         "internal/testbed",
 	"github.com/kardianos/service":                      "cmd/holdfastd",
 	"github.com/klauspost/compress":                     "internal/seal",
 	"github.com/minio/minio-go":                         "internal/obs",

@@ -7,7 +7,7 @@
 // leave no mount, loop device, container or process either. Should that process be killed too, the next
 // test run sweeps the areas whose owner is dead.
 //
-// Goroutines: one per running program, ended by its Stop or Cleanup.
+// Goroutines: one per running program, ended by its Stop or Cleanup, and those that serve a FUSE, ended with its test.
 package testbed
 
 import (
@@ -56,8 +56,8 @@ func MustRun() bool {
 }
 
 // Need skips the test unless everything named is there; where MustRun, it fails instead. Names are programs
-// ("rsync", "mkfs.btrfs") and the words root, btrfs, ext4, xfs, minio, docker and machine, which stand for all
-// that the function of that name needs.
+// ("rsync", "mkfs.btrfs") and the words root, btrfs, ext4, xfs, fuse, minio, docker and machine, which stand
+// for all that the function of that name needs.
 func Need(t testing.TB, what ...string) {
 	t.Helper()
 	var lacking []string
@@ -87,6 +87,12 @@ func lack(w string) []string {
 		all = append(lack("root"), lack("mkfs."+w)...)
 		if _, err := os.Stat("/dev/loop-control"); err != nil {
 			all = append(all, "loop devices (/dev/loop-control)")
+		}
+		return all
+	case "fuse":
+		all = lack("root")
+		if _, err := os.Stat("/dev/fuse"); err != nil {
+			all = append(all, "file systems in user space (/dev/fuse)")
 		}
 		return all
 	case "docker":
