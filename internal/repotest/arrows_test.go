@@ -42,6 +42,7 @@ var levels = map[string]int{
 	"internal/bench/phone": 0, // data that benchmarks read
 	"internal/crashpoint":  0,
 	"internal/durable":     0,
+	"internal/pattern":     0,
 	"internal/plain":       0,
 	"internal/pulse":       0,
 	"internal/testbed":     0,
@@ -76,6 +77,7 @@ var home = map[string]string{
 	"filippo.io/age":                                    "internal/vault",
 	"github.com/Shopify/toxiproxy":                      "internal/testbed",
 	"github.com/cloudevents/sdk-go":                     "agent/report",
+	"github.com/bmatcuk/doublestar":                     "internal/pattern",
 	"github.com/containerd/errdefs":                     "agent/runtime",
 	"github.com/coreos/go-systemd":                      "cmd/holdfastd",
 	"github.com/fxamacker/cbor":                         "internal/vault",
