@@ -132,9 +132,12 @@ func readTree(ctx context.Context, root string) (map[string]entryState, error) {
 		s := entryState{Entry: *e}
 		s.Ino, s.Ctime = 0, tree.Time{} // no restore can set these
 		if e.Kind == tree.File && !e.HasLinkTo {
-			f, err := r.Open(e)
+			f, err := r.Open(e, nil)
 			if err != nil {
 				return err
+			}
+			if f == nil {
+				return fmt.Errorf("%s is no file any more", name(e.Path))
 			}
 			h := sha256.New()
 			_, err = io.Copy(h, f)

@@ -48,7 +48,7 @@ func BenchmarkOpen(b *testing.B) {
 		for entries[i%len(entries)].Kind != tree.File {
 			i++
 		}
-		f, err := r.Open(entries[i%len(entries)])
+		f, err := r.Open(entries[i%len(entries)], nil)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func BenchmarkReadFlags(b *testing.B) {
 	if !r.HasFlags() {
 		b.Skip("the file system keeps no flags")
 	}
-	f, err := r.Open(e)
+	f, err := r.Open(e, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

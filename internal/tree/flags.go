@@ -159,13 +159,16 @@ func setFlags(fd int, flags uint32) error {
 
 // getExtended reads the extended flags and the project id of fd: of an open file or folder from every kernel, through
 // an O_PATH descriptor from Linux 6.17 on.
-func getExtended(fd int, opened bool) (fsxattr, error) {
-	var x fsxattr
+func getExtended(fd int, opened bool) (x fsxattr, err error) {
 	if opened {
 		_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsGetXattr, uintptr(unsafe.Pointer(&x)))
 		return x, errnoErr(e)
 	}
-	return getAttrAt(unix.AT_FDCWD, cname(procFD(fd, "")+"\x00"), 0)
+	err = viaProc(fd, "", func(path string) (err error) {
+		x, err = getAttrAt(unix.AT_FDCWD, cname(path+"\x00"), 0)
+		return err
+	})
+	return x, err
 }
 
 // getAttrAt reads the extended flags and the project id of name in dirfd; nothing is opened.
@@ -182,7 +185,9 @@ func setExtended(fd int, opened bool, x fsxattr) error {
 		return errnoErr(e)
 	}
 	a := fileAttr{xflags: uint64(x.xflags), extsize: x.extsize, nextents: x.nextents, projid: x.projid, cowextsize: x.cowextsize}
-	return errnoErr(attrCall(fileSetAttr, unix.AT_FDCWD, cname(procFD(fd, "")+"\x00"), 0, &a))
+	return viaProc(fd, "", func(path string) error {
+		return errnoErr(attrCall(fileSetAttr, unix.AT_FDCWD, cname(path+"\x00"), 0, &a))
+	})
 }
 
 // noAttrAt remembers that the kernel (before 6.17) or a filter has no file_getattr.
@@ -203,7 +208,7 @@ func attrCall(call uintptr, dirfd int, name cname, flags int, a *fileAttr) sysca
 // noFlags says whether err means that there is nothing like flags or project ids on that file.
 func noFlags(err error) bool {
 	switch err {
-	case unix.ENOTTY, unix.EOPNOTSUPP, unix.ENOSYS, unix.EINVAL, unix.EPERM, unix.EACCES:
+	case unix.ENOTTY, unix.EOPNOTSUPP, unix.ENOSYS, unix.EINVAL, unix.EPERM, unix.EACCES, ErrNoProc:
 		return true
 	}
 	return false

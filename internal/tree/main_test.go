@@ -86,7 +86,7 @@ func transfer(ctx context.Context, src, dst string, warn func(tree.Warning)) err
 	g.SetLimit(8)
 	err = r.Walk(ctx, tree.WalkOptions{Warn: warn}, func(e *tree.Entry) error {
 		if e.Kind == tree.File && !e.HasLinkTo {
-			in, err := r.Open(e)
+			in, err := r.Open(e, nil)
 			if err == nil {
 				err = errors.Join(r.ReadFlags(e, in), in.Close())
 			}
@@ -116,15 +116,12 @@ func transfer(ctx context.Context, src, dst string, warn func(tree.Warning)) err
 }
 
 func fill(r *tree.Root, e *tree.Entry, out *os.File) error {
-	in, err := r.Open(e)
+	in, err := r.Open(e, nil)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	for part, err := range tree.DataRanges(in, e.Size) {
-		if err != nil {
-			return err
-		}
+	for part := range tree.DataRanges(in, e.Size) {
 		buf := make([]byte, part.Len)
 		if _, err := in.ReadAt(buf, part.Off); err != nil {
 			return err

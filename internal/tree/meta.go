@@ -118,7 +118,7 @@ func (s *setter) apply(fd int, path string, e *Entry, mode uint32) error {
 		err = unix.Fchmod(fd, mode&0o7777)
 	case Symlink: // has no mode of its own
 	default:
-		err = unix.Chmod(procFD(fd, ""), mode&0o7777)
+		err = chmodAt(fd, mode&0o7777)
 	}
 	if err != nil {
 		return pathError("set mode of", path, err)
@@ -172,10 +172,12 @@ func (s *setter) xattr(fd int, path string, e *Entry, x *Xattr) error {
 	case File, Dir:
 		err = unix.Fsetxattr(fd, x.Name, x.Value, 0)
 	default: // an O_PATH descriptor; the path stands for what it is open on, even if that is a link
-		err = unix.Setxattr(procFD(fd, ""), x.Name, x.Value, 0)
+		err = viaProc(fd, "", func(path string) error { return unix.Setxattr(path, x.Name, x.Value, 0) })
 	}
 	switch err {
 	case nil:
+	case ErrNoProc:
+		s.lose(path, fmt.Sprintf("attribute %s could not be set: %v", quote(x.Name), err), told)
 	case unix.EPERM, unix.EACCES:
 		limit := told
 		if !s.root && strings.HasPrefix(x.Name, "trusted.") {

@@ -2,8 +2,10 @@ package tree_test
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -14,36 +16,78 @@ import (
 	"holdfast/internal/tree"
 )
 
-func TestOpenNoticesOtherFiles(t *testing.T) {
-	for name, change := range map[string]func(path string) error{
-		"removed":       os.Remove,
-		"replaced":      func(p string) error { return errors.Join(os.WriteFile(p+".new", nil, 0o600), os.Rename(p+".new", p)) },
-		"now a symlink": func(p string) error { return errors.Join(os.Rename(p, p+".old"), os.Symlink(p+".old", p)) },
-		"now a folder":  func(p string) error { return errors.Join(os.Rename(p, p+".old"), os.Mkdir(p, 0o700)) },
-		"now a fifo":    func(p string) error { return errors.Join(os.Rename(p, p+".old"), unix.Mkfifo(p, 0o600)) },
-		"folder a symlink": func(p string) error {
+// TestOpenReadsWhatIsThere: whatever came to the path of a file since the walk, Open gives that with all of its metadata, or
+// says that nothing can be read there.
+func TestOpenReadsWhatIsThere(t *testing.T) {
+	setAttribute := func(p string) error { return unix.Lsetxattr(p, "user.which", []byte("new"), 0) }
+	for name, c := range map[string]struct {
+		change func(path string) error
+		kind   tree.Kind // 0: nothing is opened
+		err    error
+		want   string
+	}{
+		"untouched": {change: func(string) error { return nil }, kind: tree.File, want: "content"},
+		"removed":   {change: os.Remove, err: tree.ErrVanished},
+		"replaced": {change: func(p string) error {
+			return errors.Join(os.WriteFile(p+".new", []byte("another"), 0o600), setAttribute(p+".new"), os.Chmod(p+".new", 0o4711), os.Chown(p+".new", 7, 8), os.Rename(p+".new", p))
+		}, kind: tree.File, want: "another"},
+		"written": {change: func(p string) error {
+			return errors.Join(os.WriteFile(p, []byte("longer than before"), 0), setAttribute(p))
+		}, kind: tree.File, want: "longer than before"},
+		"now a symlink": {change: func(p string) error { return errors.Join(os.Rename(p, p+".old"), os.Symlink(p+".old", p)) }, kind: tree.Symlink},
+		"now a fifo": {change: func(p string) error {
+			return errors.Join(os.Rename(p, p+".old"), unix.Mkfifo(p, 0o640), os.Chown(p, 7, 8))
+		}, kind: tree.Fifo},
+		"now a device": {change: func(p string) error {
+			return errors.Join(os.Remove(p), unix.Mknod(p, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))))
+		}, kind: tree.CharDevice},
+		"now a folder": {change: func(p string) error { return errors.Join(os.Rename(p, p+".old"), os.Mkdir(p, 0o700)) }, err: tree.ErrFolder},
+		"folder a symlink": {change: func(p string) error {
 			d := filepath.Dir(p)
 			return errors.Join(os.Rename(d, d+".old"), os.Symlink(d+".old", d))
-		},
-		"folder a file": func(p string) error {
+		}, err: tree.ErrVanished},
+		"folder a file": {change: func(p string) error {
 			d := filepath.Dir(p)
 			return errors.Join(os.Rename(d, d+".old"), os.WriteFile(d, nil, 0o600))
-		},
+		}, err: tree.ErrVanished},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			write(t, dir, "d/f", "content")
 			entries, _ := walk(t, dir)
 			r := openRoot(t, dir)
-			if err := change(filepath.Join(dir, "d/f")); err != nil {
+			if _, err := r.Open(entries[1], nil); err == nil {
+				t.Error("a folder was opened for its content")
+			}
+			if err := c.change(filepath.Join(dir, "d/f")); err != nil {
 				t.Fatal(err)
 			}
-			f, err := r.Open(entries[2])
-			if !errors.Is(err, tree.ErrChanged) {
-				t.Errorf("got %v, %v", f, err)
+			e, before := entries[2], *entries[2]
+			f, err := r.Open(e, func(w tree.Warning) { t.Error(w) })
+			if c.kind == 0 {
+				if f != nil || !errors.Is(err, c.err) || !reflect.DeepEqual(*e, before) {
+					t.Errorf("got %v, %v, entry %+v", f, err, e)
+				}
+				return
 			}
-			if _, err := r.Open(entries[1]); err == nil {
-				t.Error("a folder was opened for its content")
+			if err != nil || (f != nil) != (c.kind == tree.File) {
+				t.Fatalf("got %v, %v", f, err)
+			}
+			if f != nil {
+				defer f.Close()
+				if err := r.ReadFlags(e, f); err != nil {
+					t.Error(err)
+				}
+				got, err := io.ReadAll(f)
+				if err != nil || string(got) != c.want {
+					t.Errorf("read %q, %v", got, err)
+				}
+			}
+			now, _ := walk(t, dir)
+			want := *now[2] // a walk reads no flags of a file
+			want.Flags, want.Project = e.Flags, e.Project
+			if e.Kind != c.kind || !reflect.DeepEqual(*e, want) {
+				t.Errorf("the entry is %+v, want %+v", *e, want)
 			}
 		})
 	}
@@ -57,7 +101,7 @@ func TestOpenLeavesTheAccessTimeAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	entries, _ := walk(t, dir)
-	f, err := openRoot(t, dir).Open(entries[1])
+	f, err := openRoot(t, dir).Open(entries[1], nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +122,7 @@ func TestUnchanged(t *testing.T) {
 	entries, _ := walk(t, dir)
 	e := entries[1]
 	r := openRoot(t, dir)
-	f, err := r.Open(e)
+	f, err := r.Open(e, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +158,7 @@ func TestOpenFromManyGoroutines(t *testing.T) {
 			continue
 		}
 		g.Go(func() error {
-			f, err := r.Open(e)
+			f, err := r.Open(e, nil)
 			if err != nil {
 				return err
 			}
@@ -190,10 +234,7 @@ func TestDataRanges(t *testing.T) {
 				}
 			}
 			var got ranges
-			for r, err := range tree.DataRanges(f, c.ask) {
-				if err != nil {
-					t.Fatal(err)
-				}
+			for r := range tree.DataRanges(f, c.ask) {
 				got = append(got, r)
 			}
 			if len(got) != len(c.want) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -21,7 +22,7 @@ var ErrChanged = errors.New("it is another file now than when the tree was walke
 var ErrClosed = errors.New("tree is closed")
 
 // Root is a tree that is read. Its methods may be called from several goroutines at once.
-// Close is due when the last file opened through it is open; files outlive it.
+// Close is due when the last file was opened through it; files outlive it.
 type Root struct {
 	fd     int
 	name   string
@@ -29,11 +30,13 @@ type Root struct {
 	btrfs  bool
 	closed atomic.Bool
 	// still: a read-only btrfs snapshot, in which nobody can put one file in another's place.
-	still bool
-	magic int64 // of the file system (statfs(2))
+	still  bool
+	magic  int64 // of the file system (statfs(2))
+	honest bool  // see HonestSizes
 	// noXattrs: the file system keeps no attributes at all, so nobody asks again.
 	noXattrs bool
 	kept     flagsKept
+	readers  sync.Pool // of *xattrReader, for Open and Refresh
 }
 
 // OpenRoot opens the tree at path. Links in path itself are followed: it comes from the operator.
@@ -51,13 +54,14 @@ func OpenRoot(path string) (*Root, error) {
 	r.id = idOf(&st)
 	var sfs unix.Statfs_t
 	if err := unix.Fstatfs(fd, &sfs); err == nil {
-		r.magic = sfs.Type
+		r.magic, r.honest = sfs.Type, honestSizes(sfs.Type)
 		r.btrfs = sfs.Type == unix.BTRFS_SUPER_MAGIC
 		r.still = r.btrfs && readOnlySubvolume(fd)
 	}
 	r.kept = keptBy(fd, sfs.Type)
 	_, err = unix.Flistxattr(fd, nil)
 	r.noXattrs = err == unix.EOPNOTSUPP
+	r.readers.New = func() any { return newXattrReader(r.noXattrs) }
 	return r, nil
 }
 
@@ -67,56 +71,6 @@ func (r *Root) Close() error {
 		return nil
 	}
 	return unix.Close(r.fd)
-}
-
-// Open opens the content of e, a File of a walk of this tree, for reading. No link and no mount point
-// on the way is followed, the access time is left alone where the kernel allows, and nothing but a
-// regular file is ever opened: the path is first resolved without opening it, and compared. (A read-only
-// snapshot is spared that step, half of the cost: nothing in it can change.)
-// A path that is gone or leads to another file gives an error that is ErrChanged.
-func (r *Root) Open(e *Entry) (*os.File, error) {
-	if r.closed.Load() {
-		return nil, pathError("open", e.Path, ErrClosed)
-	}
-	if e.Kind != File || e.Path == "" {
-		return nil, pathError("open", e.Path, errors.New("it is not a regular file"))
-	}
-	if r.still {
-		fd, err := openBeneath(r.fd, e.Path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NOATIME)
-		if err != nil {
-			return nil, openError(e.Path, err)
-		}
-		if err := e.is(fd); err != nil {
-			closeFD(fd)
-			return nil, err
-		}
-		return os.NewFile(uintptr(fd), e.Path), nil
-	}
-	at, err := openBeneath(r.fd, e.Path, unix.O_PATH|unix.O_NOFOLLOW)
-	if err != nil {
-		return nil, openError(e.Path, err)
-	}
-	defer closeFD(at)
-	if err := e.is(at); err != nil {
-		return nil, err
-	}
-	fd, err := openAt(unix.AT_FDCWD, procFD(at, ""), unix.O_RDONLY|unix.O_NOATIME, 0)
-	if err != nil {
-		return nil, openError(e.Path, err)
-	}
-	return os.NewFile(uintptr(fd), e.Path), nil
-}
-
-// is returns nil if fd is the regular file of e.
-func (e *Entry) is(fd int) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return pathError("stat", e.Path, err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Ino != e.Ino {
-		return pathError("open", e.Path, ErrChanged)
-	}
-	return nil
 }
 
 // readOnlySubvolume says whether fd is the root of a btrfs subvolume that is read-only.
@@ -130,14 +84,6 @@ func readOnlySubvolume(fd int) bool {
 	return e == 0 && flags&readOnly != 0
 }
 
-// openError makes ErrChanged of what the kernel answers when a name went away or became a link.
-func openError(path string, err error) error {
-	if vanished(err) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EXDEV) {
-		err = fmt.Errorf("%w (%w)", ErrChanged, err)
-	}
-	return pathError("open", path, err)
-}
-
 // Stat is the part of a file's metadata that changes with its content.
 type Stat struct {
 	Ino   uint64
@@ -146,30 +92,33 @@ type Stat struct {
 	Ctime Time
 }
 
-// Restat reads from an open file what Unchanged compares, for instance to read a file again that
-// changed meanwhile.
+// Restat reads from an open file what Unchanged compares.
 func Restat(f *os.File) (Stat, error) {
 	var st unix.Stat_t
 	err := control(f, func(fd int) error { return unix.Fstat(fd, &st) })
 	if err != nil {
 		return Stat{}, pathError("stat", f.Name(), err)
 	}
+	return statOf(&st), nil
+}
+
+func statOf(st *unix.Stat_t) Stat {
 	return Stat{
 		Ino: st.Ino, Size: st.Size,
 		Mtime: Time{Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec)},
 		Ctime: Time{Sec: st.Ctim.Sec, Nsec: uint32(st.Ctim.Nsec)},
-	}, nil
+	}
 }
 
-// Unchanged says whether the open file f is still what e says: the same inode, size, time of
-// change of its content and of its metadata. Asked after reading, it tells whether what was read is
-// of one piece.
+// Unchanged says whether the open file f is still what e says: the same size, time of change of its content and of
+// its metadata. Asked after reading, it tells whether what was read is of one piece. The inode number is not compared:
+// an open file stays the same file, and some file systems in user space tell another number at every look.
 func (r *Root) Unchanged(e *Entry, f *os.File) (bool, error) {
 	st, err := Restat(f)
 	if err != nil {
 		return false, err
 	}
-	return st == Stat{Ino: e.Ino, Size: e.Size, Mtime: e.Mtime, Ctime: e.Ctime}, nil
+	return st == Stat{Ino: st.Ino, Size: e.Size, Mtime: e.Mtime, Ctime: e.Ctime}, nil
 }
 
 // Still says whether the tree is a read-only snapshot, in which nothing changes.

@@ -188,7 +188,7 @@ func unsealed(dirfd int, name string, do func()) error {
 	}
 	fd, opened := at, false
 	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFREG || kind == unix.S_IFDIR {
-		if fd, err = openAt(unix.AT_FDCWD, procFD(at, ""), unix.O_RDONLY, 0); err != nil {
+		if fd, err = openAt(dirfd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0); err != nil {
 			return err
 		}
 		defer closeFD(fd)

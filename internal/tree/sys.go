@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -131,16 +130,6 @@ func closeUnless(keep, fd int) {
 // closeFD closes a descriptor that nothing was written through, so that there is no error to miss.
 func closeFD(fd int) { _ = unix.Close(fd) }
 
-// procFD is the path through which system calls that only know paths reach an open descriptor, and,
-// with a name, an entry of that folder.
-func procFD(fd int, name string) string {
-	p := "/proc/self/fd/" + strconv.Itoa(fd)
-	if name == "" {
-		return p
-	}
-	return p + "/" + name
-}
-
 // noXattrAt remembers that the kernel (before 6.13) or a filter has no listxattrat.
 var noXattrAt atomic.Bool
 
@@ -164,7 +153,11 @@ func listXattrs(dirfd int, name cname, buf []byte) (int, error) {
 			return int(n), errnoErr(e)
 		}
 	}
-	n, err := unix.Llistxattr(procFD(dirfd, name.String()), buf)
+	var n int
+	err := viaProc(dirfd, name.String(), func(path string) (err error) {
+		n, err = unix.Llistxattr(path, buf)
+		return err
+	})
 	if err == nil {
 		// Only now is it known that the call above failed for being missing, not for the file.
 		noXattrAt.Store(true)
@@ -178,7 +171,7 @@ func getXattr(dirfd int, name cname, attr string, buf []byte) (int, error) {
 		return unix.Fgetxattr(dirfd, attr, buf)
 	}
 	if noXattrAt.Load() {
-		return unix.Lgetxattr(procFD(dirfd, name.String()), attr, buf)
+		return getXattrProc(dirfd, name, attr, buf)
 	}
 	a, err := unix.BytePtrFromString(attr)
 	if err != nil {
@@ -189,9 +182,17 @@ func getXattr(dirfd int, name cname, attr string, buf []byte) (int, error) {
 		unix.AT_SYMLINK_NOFOLLOW, uintptr(unsafe.Pointer(a)), uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args))
 	runtime.KeepAlive(buf)
 	if missingCall(e) {
-		return unix.Lgetxattr(procFD(dirfd, name.String()), attr, buf)
+		return getXattrProc(dirfd, name, attr, buf)
 	}
 	return int(n), errnoErr(e)
+}
+
+func getXattrProc(dirfd int, name cname, attr string, buf []byte) (n int, err error) {
+	err = viaProc(dirfd, name.String(), func(path string) (err error) {
+		n, err = unix.Lgetxattr(path, attr, buf)
+		return err
+	})
+	return n, err
 }
 
 // missingCall says whether the kernel does not know the call; filters of containers answer EPERM too.

@@ -66,6 +66,8 @@ type Entry struct {
 	// What follows tells whether a file changed; it is not part of a recipe.
 	Ino   uint64
 	Ctime Time
+	// Linked says of what is no folder that its file has further names, in the tree or outside. It is not part of a recipe.
+	Linked bool
 }
 
 // Warning is something that a walk or a restore could not keep exact. The job goes on; it is listed.

@@ -55,7 +55,7 @@ func TestSnapshotVanishesWhileRead(t *testing.T) {
 			if e.Kind != tree.File {
 				return nil
 			}
-			f, err := root.Open(e)
+			f, err := root.Open(e, nil)
 			if err != nil {
 				lost = true // the engine takes it so
 				return nil

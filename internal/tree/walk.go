@@ -407,6 +407,7 @@ func entryOf(path string, st *unix.Statx_t) *Entry {
 		Mtime: Time{Sec: st.Mtime.Sec, Nsec: st.Mtime.Nsec},
 		Ctime: Time{Sec: st.Ctime.Sec, Nsec: st.Ctime.Nsec},
 	}
+	e.Linked = st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		e.Kind, e.Size = File, int64(st.Size)
