@@ -262,7 +262,7 @@ func (k flagsKept) read(fd int, e *Entry) error {
 func (r *Root) HasFlags() bool { return r.kept.flags }
 
 // ReadFlags puts the inode flags and the project id of f, which Open returned for e, into e. A walk leaves them out for
-// files, because they can only be read from an open file, which costs as much as all else of a walk. An error that is no OwnFault is
+// files, because they can only be read from an open file, which costs as much as all else of a walk. An error that is Ours does not claim is
 // a loss: e then has what could be read. A caller who keeps e must see to it that no later backup takes its flags for known.
 func (r *Root) ReadFlags(e *Entry, f *os.File) error {
 	if !r.kept.flags {

@@ -177,7 +177,7 @@ func (r *Root) attributes(e *Entry, dirfd int, name cname, warn func(Warning)) (
 		return pathError("read attributes of", e.Path, err)
 	}
 	if warn != nil {
-		warn(Warning{Path: e.Path, What: "its attributes could not be read (" + err.Error() + "); it is stored without them", Lost: true})
+		warn(Warning{Path: e.Path, What: unread(attrsWrong, err, attrsSo), Lost: true})
 	}
 	return nil
 }
@@ -234,17 +234,4 @@ func (r *Root) Refresh(e *Entry, f *os.File, warn func(Warning)) (same bool, err
 		return false, err
 	}
 	return false, r.ReadFlags(e, f)
-}
-
-// Ours says whether err tells of a lack of our own process or machine, or of the end of our work, and nothing of the file
-// that an operation was for. All other errors of an operation on a file are the file's.
-func Ours(err error) bool {
-	for _, ours := range []error{
-		unix.EMFILE, unix.ENFILE, unix.ENOMEM, os.ErrClosed, ErrClosed, ErrNoProc,
-	} {
-		if errors.Is(err, ours) {
-			return true
-		}
-	}
-	return false
 }

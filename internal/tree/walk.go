@@ -36,7 +36,7 @@ type WalkOptions struct {
 //
 // An entry that cannot be looked at, or not be read in full, never ends the walk: the entry is given with what could be read, or not
 // at all, with one warning that is Lost. What ends the walk is a root that cannot be opened, and an error of this process's own
-// (see OwnFault).
+// (see Ours).
 // At most maxOpen folders are open at once. Names of large folders, and first names of many hard links, wait in an
 // unlinked temporary file (os.TempDir), so that memory does not grow with the tree but for some 85 bytes for each file
 // of which some names were seen and others not yet.
@@ -231,12 +231,6 @@ func (w *walker) boundary(id fileID) string {
 	}
 	return ""
 }
-
-// Of what could not be read of an entry.
-const (
-	attrsWrong, attrsSo = "its attributes can't be read", "those are left out"
-	flagsWrong, flagsSo = "its flags can't be read", "those are left out"
-)
 
 // enter gives the folder fd, of which w.st tells, and makes it the last one of the chain.
 func (w *walker) enter(name cname, fd int) error {

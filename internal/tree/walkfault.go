@@ -15,10 +15,10 @@ func (w *walker) fault(op string, err error, wrong, so string) error {
 	switch {
 	case err == nil:
 		return nil
-	case w.unseal || OwnFault(err):
+	case w.unseal || Ours(err):
 		return pathError(op, w.pathOf(), err)
 	}
-	w.wrong = append(w.wrong, fmt.Sprintf("%s (%v), %s", wrong, err, so))
+	w.wrong = append(w.wrong, unread(wrong, err, so))
 	return nil
 }
 
@@ -67,7 +67,7 @@ func (w *walker) unseen(err error) error {
 	// The owner of a file system that is mounted here decides what a stat answers, so what it answers is never an error of this
 	// process's own.
 	mounted := w.foreign()
-	if !mounted && (w.unseal || OwnFault(err)) {
+	if !mounted && (w.unseal || Ours(err)) {
 		return pathError("stat", w.pathOf(), err)
 	}
 	what := "it can't be looked at"
@@ -104,7 +104,7 @@ func (w *walker) noLink(err error, ino uint64) error {
 		return errAgain
 	case gone(err):
 		return w.gone(ino)
-	case w.unseal || OwnFault(err):
+	case w.unseal || Ours(err):
 		return pathError("read link", w.pathOf(), err)
 	}
 	return w.leftOut(fmt.Sprintf("where the link leads can't be read (%v), it is left out", err))
@@ -114,7 +114,7 @@ func (w *walker) noLink(err error, ino uint64) error {
 func (w *walker) lostFolder(err error) error {
 	path := string(w.chain.path)
 	moved := gone(err) || changed(err)
-	if !moved && (w.unseal || OwnFault(err)) {
+	if !moved && (w.unseal || Ours(err)) {
 		return pathError("open", path, err)
 	}
 	switch {

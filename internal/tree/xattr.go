@@ -79,7 +79,7 @@ func (r *xattrReader) once(dirfd int, name cname) (attrs []Xattr, stale bool, er
 			stale = true // or a name that the file system lists for all files and keeps for some
 		case err == unix.EOPNOTSUPP:
 			// Likewise listed for all files.
-		case OwnFault(err):
+		case Ours(err):
 			return nil, false, err
 		default:
 			errs = append(errs, &xattrError{attr, err})
