@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"holdfast/internal/chunk"
+	"holdfast/internal/pattern"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -72,6 +74,10 @@ type unit struct {
 type pipeline struct {
 	*run
 	root   *tree.Root // nil for an image
+	// warnings are those of this volume: they hide the run's, so that each loss is known with its volume.
+	warnings *volumeWarnings
+	gone     *vanished // nil for an image
+	exclude  func(path string, folder func() bool) bool // nil excludes nothing
 	cutter *chunk.Cutter
 	before *previous          // what the last backup knew; nil when nothing
 	name   string             // of the volume
@@ -98,7 +104,10 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 		return vault.Volume{}, err
 	}
 	defer root.Close()
-	p := r.pipeline(root)
+	p, err := r.pipeline(root, s)
+	if err != nil {
+		return vault.Volume{}, err
+	}
 	rec, err := r.w.NewRecipe(r.packs)
 	if err != nil {
 		return vault.Volume{}, err
@@ -111,15 +120,39 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 		}
 		rec.Tap, rec.KeepStats = cat.page, true
 	}
-	return p.flow(ctx, rec, vault.Volume{Name: s.Volume, Kind: vault.KindTree}, p.walk)
+	vol := vault.Volume{Name: s.Volume, Kind: vault.KindTree, Excludes: s.Exclude, ExcludeCaches: s.ExcludeCaches}
+	vol, err = p.flow(ctx, rec, vol, func(ctx context.Context) error { return p.walk(ctx, s.ExcludeCaches) })
+	if err != nil {
+		return vault.Volume{}, err
+	}
+	return vol, p.settle(ctx)
 }
 
-func (r *run) pipeline(root *tree.Root) *pipeline {
-	return &pipeline{
-		run: r, root: root, cutter: r.o.Vault.Cutter(),
+// pipeline makes that of a source; root is nil for an image.
+func (r *run) pipeline(root *tree.Root, s Source) (*pipeline, error) {
+	warnings, err := r.warningsOf(s, root == nil)
+	if err != nil {
+		return nil, err
+	}
+	p := &pipeline{
+		run: r, root: root, warnings: warnings, cutter: r.o.Vault.Cutter(),
 		units: make(chan *unit, ahead), pass: make(chan *unit), order: make(chan *unit, ahead), help: make(chan func(*worker)), want: make(chan struct{}, 1),
 		weight: semaphore.NewWeighted(aheadWeight),
 	}
+	if root == nil {
+		return p, nil
+	}
+	p.gone = &vanished{waits: !s.Quiet && !root.Still() && root.KeepsNumbers(), lose: func(path, what string) {
+		warnings.Warn(tree.Warning{Path: path, What: what, Lost: true})
+	}}
+	exclude, err := pattern.Compile(s.Exclude)
+	if err != nil {
+		return nil, fmt.Errorf("exclude: %w", err)
+	}
+	if exclude != nil {
+		p.exclude = exclude.Match
+	}
+	return p, nil
 }
 
 // flow makes the recipe of a volume whose units feed sends.
@@ -167,7 +200,7 @@ func (p *pipeline) send(ctx context.Context, u *unit) error {
 }
 
 // walk makes units.
-func (p *pipeline) walk(ctx context.Context) error {
+func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 	b := newBundle()
 	sendBundle := func() error {
 		if len(b.entries) == 0 {
@@ -183,7 +216,18 @@ func (p *pipeline) walk(ctx context.Context) error {
 		}
 		return sendBundle()
 	}
-	err := p.root.Walk(ctx, tree.WalkOptions{Warn: p.warnings.Warn}, func(e *tree.Entry) error {
+	o := tree.WalkOptions{Warn: p.warnings.Warn, Vanished: p.gone.add, ExcludeCaches: excludeCaches}
+	if p.exclude != nil {
+		o.Exclude = func(path string, folder func() bool) bool {
+			out := p.exclude(path, folder)
+			if out {
+				p.counts.excluded.Add(1)
+			}
+			return out
+		}
+	}
+	err := p.root.Walk(ctx, o, func(e *tree.Entry) error {
+		p.gone.stored(e)
 		p.counts.entries.Add(1)
 		file := e.Kind == tree.File && !e.HasLinkTo
 		content := file && e.Size > 0

@@ -114,7 +114,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, fmt.Errorf("restore %s to %s: %w", o.Ref.Instance, o.Dest, err)
 	}
 	res := &r.res
-	res.Warnings, res.WarningCount, _ = r.warnings.Sum()
+	res.Warnings, res.WarningCount = r.warnings.Sum()
 	res.Entries, res.Files, res.Dirs = r.counts.entries.Load(), r.counts.files.Load(), r.counts.dirs.Load()
 	res.Bytes, res.BytesFetched = r.counts.bytes.Load(), r.counts.fetched.Load()
 	return res, nil
