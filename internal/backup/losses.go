@@ -15,7 +15,7 @@ import (
 // and the manifest names it, so that nobody takes the backup for whole later.
 
 const (
-	// lossBytes bounds what the named losses take in a manifest: a path can have megabytes.
+	// lossBytes bounds the paths and words of the named losses in a manifest: a path can have megabytes.
 	lossBytes = 1 << 20
 	// lossWhat bounds what one loss says, bytes.
 	lossWhat = 1 << 10
@@ -42,15 +42,12 @@ func (l *losses) add(loss vault.Loss) int {
 	} else {
 		l.lost++
 	}
-	size := len(loss.Path) + len(loss.What)
-	if len(l.list) == vault.MaxLosses || l.bytes+size > lossBytes {
-		// One that keeps the backup from being complete is always named.
-		if loss.Accepted || l.lost > 1 || l.bytes+size > 2*lossBytes {
-			return -1
-		}
-		if len(l.list) == vault.MaxLosses {
-			l.list = l.list[:vault.MaxLosses-1]
-		}
+	size, places, room := len(loss.Path)+len(loss.What), vault.MaxLosses, lossBytes
+	if l.lost == 0 { // accepted losses leave room for the first that is not
+		places, room = vault.MaxLosses-1, lossBytes/2
+	}
+	if len(l.list) >= places || l.bytes+size > room {
+		return -1
 	}
 	l.bytes += size
 	l.list = append(l.list, loss)
@@ -61,9 +58,6 @@ func (l *losses) add(loss vault.Loss) int {
 func (l *losses) say(at int, what string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if at >= len(l.list) {
-		return // another one has its place
-	}
 	loss := &l.list[at]
 	if strings.Contains(loss.What, what) || len(loss.What)+len(what) > lossWhat {
 		return

@@ -73,21 +73,21 @@ type unit struct {
 
 type pipeline struct {
 	*run
-	root   *tree.Root // nil for an image
+	root *tree.Root // nil for an image
 	// warnings are those of this volume: they hide the run's, so that each loss is known with its volume.
 	warnings *volumeWarnings
-	gone     *vanished // nil for an image
+	away     *vanished                                  // nil for an image
 	exclude  func(path string, folder func() bool) bool // nil excludes nothing
-	cutter *chunk.Cutter
-	before *previous          // what the last backup knew; nil when nothing
-	name   string             // of the volume
-	by     string             // how it is known what did not change: ByBase or ByTimes
-	units  chan *unit         // to the workers
-	pass   chan *unit         // from a worker who waits for memory to one who has it
-	order  chan *unit         // the same, to the recipe
-	help   chan func(*worker) // work that somebody who is idle may take
-	want   chan struct{}      // 1 token: there is such work, and nobody took it
-	weight *semaphore.Weighted
+	cutter   *chunk.Cutter
+	before   *previous          // what the last backup knew; nil when nothing
+	name     string             // of the volume
+	by       string             // how it is known what did not change: ByBase or ByTimes
+	units    chan *unit         // to the workers
+	pass     chan *unit         // from a worker who waits for memory to one who has it
+	order    chan *unit         // the same, to the recipe
+	help     chan func(*worker) // work that somebody who is idle may take
+	want     chan struct{}      // 1 token: there is such work, and nobody took it
+	weight   *semaphore.Weighted
 }
 
 // volume backs up one source.
@@ -142,7 +142,7 @@ func (r *run) pipeline(root *tree.Root, s Source) (*pipeline, error) {
 	if root == nil {
 		return p, nil
 	}
-	p.gone = &vanished{waits: !s.Quiet && !root.Still() && root.KeepsNumbers(), lose: func(path, what string) {
+	p.away = &vanished{waits: !s.Quiet && !root.Still() && root.KeepsNumbers(), lose: func(path, what string) {
 		warnings.Warn(tree.Warning{Path: path, What: what, Lost: true})
 	}}
 	exclude, err := pattern.Compile(s.Exclude)
@@ -216,7 +216,7 @@ func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 		}
 		return sendBundle()
 	}
-	o := tree.WalkOptions{Warn: p.warnings.Warn, Vanished: p.gone.add, ExcludeCaches: excludeCaches}
+	o := tree.WalkOptions{Warn: p.warnings.Warn, Vanished: p.vanished, ExcludeCaches: excludeCaches}
 	if p.exclude != nil {
 		o.Exclude = func(path string, folder func() bool) bool {
 			out := p.exclude(path, folder)
@@ -227,7 +227,7 @@ func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 		}
 	}
 	err := p.root.Walk(ctx, o, func(e *tree.Entry) error {
-		p.gone.stored(e)
+		p.away.stored(e)
 		p.counts.entries.Add(1)
 		file := e.Kind == tree.File && !e.HasLinkTo
 		content := file && e.Size > 0

@@ -50,6 +50,9 @@ func (v *vanished) add(path string, ino uint64) {
 	v.waiting.Add(1)
 }
 
+// vanished takes a name that was gone when somebody came to it, see vanished.add. It may be called from any goroutine.
+func (p *pipeline) vanished(path string, ino uint64) { p.away.add(path, ino) }
+
 // stored takes an entry that the walk gives: names of the same file that vanished before are no loss, since this one is in the backup.
 func (v *vanished) stored(e *tree.Entry) {
 	if v.waiting.Load() == 0 {
@@ -70,7 +73,7 @@ func (v *vanished) take(ino uint64) []string {
 
 // settle decides about the names that wait, when all of the volume was read.
 func (p *pipeline) settle(ctx context.Context) error {
-	v := p.gone
+	v := p.away
 	if v == nil || v.waiting.Load() == 0 {
 		return nil
 	}

@@ -171,7 +171,7 @@ func (p *pipeline) refresh(e *tree.Entry, f *os.File) (same bool, err error) {
 // walk is a warning, since nothing of that moment is left to read; all else fails the backup.
 func (p *pipeline) unreadable(e *tree.Entry, err error) error {
 	if errors.Is(err, tree.ErrVanished) {
-		p.gone.add(e.Path, e.Ino)
+		p.vanished(e.Path, e.Ino)
 		e.Size = 0
 		return nil
 	}
