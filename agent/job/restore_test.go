@@ -48,7 +48,8 @@ func (r fakeRestorer) Newest(_ context.Context, instance, _ string) (job.Content
 	if len(b) == 0 {
 		return job.Content{}, job.ErrNoBackup
 	}
-	return job.Content{Backup: fmt.Sprint("b", b[len(b)-1]), Seq: uint64(b[len(b)-1]), Created: time.Unix(int64(b[len(b)-1]), 0).UTC()}, nil
+	// The clocks of the hosts that made them run backwards: nothing may depend on them.
+	return job.Content{Backup: fmt.Sprint("b", b[len(b)-1]), Seq: uint64(len(b)), Created: time.Unix(int64(1e6-len(b)), 0).UTC()}, nil
 }
 
 func (r fakeRestorer) Plan(_ context.Context, instance, id string) ([]job.Place, error) {
@@ -415,6 +416,16 @@ func TestRestoreDecision(t *testing.T) {
 					t.Fatal(err)
 				}
 				w.backups["phone"] = []int{5}
+			},
+		},
+		{
+			name: "another host made a backup at the same time", state: job.IsStopped, end: job.Failed, cause: "made at the same time", count: 7,
+			set: func(t *testing.T, w *world, l *life) {
+				first, err := l.prepare("first", "phone")
+				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
+					t.Fatal(err)
+				}
+				w.backups["phone"] = []int{5, 12}
 			},
 		},
 	} {

@@ -618,7 +618,8 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	if w.broken != "engine" {
 		w.backups[r.Instance] = append(w.backups[r.Instance], held)
 	}
-	return &job.Result{BackupID: "b1", Object: "v/backups/b1", ManifestSHA256: "00ff", Verified: time.Now(), Catalogues: catalogues}, nil
+	id := fmt.Sprint("b", held)
+	return &job.Result{BackupID: id, Seq: uint64(len(w.backups[r.Instance])), Object: "v/backups/" + id, ManifestSHA256: "00ff", Verified: time.Now(), Catalogues: catalogues}, nil
 }
 
 type fakeMarks struct{ l *life }

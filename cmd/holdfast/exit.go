@@ -102,6 +102,10 @@ var verdicts = []struct {
 	is error
 	verdict
 }{
+	{vault.ErrOnlyIncomplete, verdict{
+		exitNone, "",
+		"holdfast list shows the incomplete backups; name one with --backup to restore what it has",
+	}},
 	{vault.ErrNoBackup, verdict{
 		exitNone, "no {backup} in {vault}",
 		"holdfast list shows what the vault holds",

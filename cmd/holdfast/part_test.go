@@ -54,7 +54,17 @@ func TestBackupInPart(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[1]), &result); err != nil || result.Warnings != 1 {
 		t.Errorf("result line %s: %v", lines[1], err)
 	}
-	if code, _, stderr := runWith(t, env, "restore", "--instance", "a", filepath.Join(dir, "out")); code != exitDone {
+	// Nobody gets a backup that lacks content without having asked for it.
+	code, _, stderr = runWith(t, env, "restore", "--instance", "a", filepath.Join(dir, "out"))
+	if code != exitNone || !strings.Contains(stderr, "no such backup that is complete") || !strings.Contains(stderr, result.Backup) {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	code, stdout, _ = runWith(t, env, "list")
+	if code != exitDone || strings.Count(stdout, "incomplete\n") != 2 {
+		t.Errorf("exit code %d: %s", code, stdout)
+	}
+	code, _, stderr = runWith(t, env, "restore", "--instance", "a", "--backup", result.Backup, filepath.Join(dir, "out"))
+	if code == exitNone || code == exitFailed {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }

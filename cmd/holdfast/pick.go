@@ -12,11 +12,8 @@ func (v *vaultAt) backupOf(ctx context.Context, instance, id string) (vault.Back
 	if id == "" {
 		ref, err := v.Newest(ctx, instance)
 		var fork *vault.ForkError
-		switch {
-		case errors.As(err, &fork):
+		if errors.As(err, &fork) {
 			return ref, &hintedError{err, "choose one of them with --backup; holdfast list shows when each was made"}
-		case errors.Is(err, vault.ErrOnlyIncomplete):
-			return ref, &hintedError{err, "holdfast list shows the incomplete backups; name one with --backup to restore what it has"}
 		}
 		return ref, err
 	}
