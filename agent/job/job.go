@@ -186,6 +186,7 @@ type Result struct {
 	Sampled           int                `json:"sampled"` // packs read back
 	Depth             string             `json:"depth"`   // what the verification covered, in words
 	Warnings          int                `json:"warnings"`
+	LossesAccepted    int                `json:"losses_accepted,omitempty"` // places without their content, where the configuration accepts it
 	Created           time.Time          `json:"created"`
 	Verified          time.Time          `json:"verified"` // when the manifest was read back and matched
 	StageSeconds      map[string]float64 `json:"stage_seconds,omitempty"`

@@ -40,11 +40,23 @@ type backupJSON struct {
 	Packs        int     `json:"packs"`
 	Seconds      float64 `json:"seconds"`
 	Warnings     int     `json:"warnings"` // each was a line of its own
+	// Incomplete: the backup lacks content at as many places as Lost says; each was a warning.
+	Incomplete bool   `json:"incomplete"`
+	Lost       int    `json:"lost"`
+	Excluded   uint64 `json:"excluded"` // entries that patterns left out, not counting what lies below them
+}
+
+// backupOptions are what the flags of backup say.
+type backupOptions struct {
+	instance, snapshot string
+	patterns           []string // of what to leave out
+	caches             bool     // leave out the content of folders with a CACHEDIR.TAG
 }
 
 func (a *app) backupCommand() *cobra.Command {
 	v := access{strict: true}
-	var instance, snap string
+	var o backupOptions
+	var exclude, excludeFrom []string
 	cmd := &cobra.Command{
 		Use:   "backup --instance ID PATH",
 		Short: "Back up a folder, image or block device without an agent, and print the backup's id",
@@ -52,33 +64,54 @@ func (a *app) backupCommand() *cobra.Command {
 			"or a block device is an image: a raw disk, of which the content is backed up and nothing else.\n\n" +
 			"Run as root where snapshots can be made, it reads one that it removes (--snapshot auto). Elsewhere, and\n" +
 			"with --snapshot off, it reads PATH in place: what changes while it reads is in the backup as it was\n" +
-			"at the moment of reading. Stop what writes there first, or give the instance to an agent.",
-		Example: "  holdfast backup --store file:///srv/backups --key host.key --instance cp-7 /data/cp-7",
-		Args:    arguments("PATH"),
+			"at the moment of reading. Stop what writes there first, or give the instance to an agent.\n\n" +
+			"What can't be read does not stop the backup: each such place is listed, the backup is marked as incomplete,\n" +
+			"and the exit code is 3. No restore takes an incomplete backup unless it is named.\n\n" +
+			"--exclude leaves out what matches GLOB, a folder with all below it. A pattern without a slash matches a\n" +
+			"name anywhere below PATH; one with a slash matches a path from PATH on; a slash at its end restricts it to\n" +
+			"folders. * and ? stay within one name, ** crosses folders. --exclude-from reads patterns from FILE, one\n" +
+			"on each line, without blank lines and lines that begin with #.",
+		Example: "  holdfast backup --store file:///srv/backups --key host.key --instance cp-7 /data/cp-7\n" +
+			"  holdfast backup --instance cp-7 --exclude '*.tmp' --exclude /cache/ --exclude-caches /data/cp-7",
+		Args: arguments("PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := needInstance(cmd, instance); err != nil {
+			if err := needInstance(cmd, o.instance); err != nil {
 				return err
 			}
-			if snap != "auto" && snap != "off" {
+			if o.snapshot != "auto" && o.snapshot != "off" {
 				return &usageError{
-					msg:     fmt.Sprintf("--snapshot: must be auto or off, got %q", snap),
+					msg:     fmt.Sprintf("--snapshot: must be auto or off, got %q", o.snapshot),
 					command: cmd.CommandPath(),
 				}
 			}
-			doing := "back up " + instance
-			path, err := volume(args[0])
+			var err error
+			if o.patterns, err = excludes(cmd, exclude, excludeFrom); err != nil {
+				return err
+			}
+			doing := "back up " + o.instance
+			path, kind, err := volume(args[0])
 			if err != nil {
 				return &failure{doing: doing, err: err}
 			}
+			if kind == snapshot.Image && (len(o.patterns) > 0 || o.caches) {
+				return &usageError{
+					msg: fmt.Sprintf("--exclude: %s is an image, which is backed up as a whole and has no paths to leave out", name(args[0])), command: cmd.CommandPath(),
+				}
+			}
+			a.noteHostPaths(o.patterns, path)
 			return a.withVault(cmd, v, doing, func(ctx context.Context, at *vaultAt) error {
-				return a.backup(ctx, at, instance, path, snap == "auto")
+				return a.backup(ctx, at, o, path)
 			})
 		},
 	}
 	v.flags(cmd)
 	v.limits.flags(cmd)
-	cmd.Flags().StringVar(&instance, "instance", "", "`ID` of the instance")
-	cmd.Flags().StringVar(&snap, "snapshot", "auto", "auto or off: whether to read a snapshot where one can be made")
+	f := cmd.Flags()
+	f.StringVar(&o.instance, "instance", "", "`ID` of the instance")
+	f.StringVar(&o.snapshot, "snapshot", "auto", "auto or off: whether to read a snapshot where one can be made")
+	f.StringArrayVar(&exclude, "exclude", nil, "leave out what matches `GLOB`; repeat for several")
+	f.StringArrayVar(&excludeFrom, "exclude-from", nil, "leave out what matches a pattern of `FILE`; repeat for several")
+	f.BoolVar(&o.caches, "exclude-caches", false, "leave out what folders with a CACHEDIR.TAG hold")
 	return cmd
 }
 
@@ -101,22 +134,23 @@ func checkInstance(cmd *cobra.Command, id string) error {
 	return nil
 }
 
-// volume returns the absolute path of an existing folder, file or block device.
-func volume(path string) (string, error) {
+// volume returns the absolute path of an existing folder, file or block device, and which it is.
+func volume(path string) (string, snapshot.Kind, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	if _, err := os.Stat(abs); err != nil {
-		return "", err
+		return "", "", err
 	}
-	if _, err := snapshot.KindOf(abs); err != nil {
-		return "", fmt.Errorf("%s is neither a folder nor a file nor a block device", name(path))
+	kind, err := snapshot.KindOf(abs)
+	if err != nil {
+		return "", "", fmt.Errorf("%s is neither a folder nor a file nor a block device", name(path))
 	}
-	return abs, nil
+	return abs, kind, nil
 }
 
-func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wantSnapshot bool) (err error) {
+func (a *app) backup(ctx context.Context, at *vaultAt, o backupOptions, path string) (err error) {
 	if storeBelow(at.store.String(), path) {
 		return &hintedError{
 			fmt.Errorf("the store lies inside %s, which is to be backed up", name(path)),
@@ -129,7 +163,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		return err
 	}
 	root, source := path, "in place"
-	if wantSnapshot {
+	if o.snapshot == "auto" {
 		view, remove, serr := takeSnapshot(ctx, path)
 		if serr != nil {
 			return serr
@@ -145,11 +179,13 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 	stopScan := p.scan(ctx, root)
 	result, err := backup.Run(ctx, backup.Options{
 		Vault:    at.Vault,
-		Instance: instance,
+		Instance: o.instance,
 		Host:     host,
 		Agent:    "holdfast " + build().Version,
-		Sources:  []backup.Source{{Volume: volumeName, Root: root}},
-		Warn:     p.warn,
+		Sources: []backup.Source{{
+			Volume: volumeName, Root: root, Exclude: o.patterns, ExcludeCaches: o.caches, Quiet: source != "in place",
+		}},
+		Warn: p.warn,
 		// What the last backup from here found, so that files that did not change are not read again.
 		CatalogueDir: a.catalogueDir(),
 		IndexDir:     a.indexDir(),
@@ -164,11 +200,12 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 	}
 	if a.json {
 		err = a.line(backupJSON{
-			Type: "backup", Instance: instance, Backup: result.BackupID, Object: result.Object,
+			Type: "backup", Instance: o.instance, Backup: result.BackupID, Object: result.Object,
 			Digest: result.ManifestSHA256, Source: source, Files: result.Files, Dirs: result.Dirs,
 			Bytes: result.Bytes, Unchanged: result.Unchanged, Read: result.BytesRead, New: result.BytesNew, Sent: result.BytesSent,
 			Deduplicated: result.BytesDeduplicated, Packs: result.Packs,
 			Seconds: time.Since(start).Seconds(), Warnings: result.WarningCount,
+			Incomplete: result.Lost > 0, Lost: result.Lost, Excluded: result.Excluded,
 		})
 	} else {
 		a.say("%s in %s; read %s, %s new, sent %s; %s", size(result.Bytes), count(result.Files, "file", "files"),
@@ -176,7 +213,8 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		_, err = fmt.Fprintln(a.stdout, result.BackupID)
 	}
 	if err == nil && result.Lost > 0 {
-		err = &partError{fmt.Sprintf("backup %s is stored, but lacks content: %s, listed above",
+		err = &partError{fmt.Sprintf("backup %s is stored, but incomplete: it lacks content at %s, listed above. "+
+			"No restore takes it unless it is named with --backup",
 			result.BackupID, count(result.Lost, "place", "places"))}
 	}
 	return err

@@ -46,6 +46,7 @@ type warningLine struct {
 	Path      string `json:"path"`
 	PathBytes []byte `json:"path_bytes,omitempty"`
 	What      string `json:"what"`
+	Lost      bool   `json:"lost"` // the backup lacks content there
 }
 
 // linePause is the shortest time between two JSON progress lines: often enough to follow, seldom
@@ -152,7 +153,7 @@ func (p *progress) print(line string) error {
 // above the bar.
 func (p *progress) warn(w tree.Warning) {
 	if p.app.json {
-		j := warningLine{Type: "warning", Path: w.Path, What: w.What}
+		j := warningLine{Type: "warning", Path: w.Path, What: w.What, Lost: w.Lost}
 		if !utf8.ValidString(w.Path) {
 			j.PathBytes = []byte(w.Path)
 		}

@@ -25,7 +25,8 @@ func (a *app) verifyCommand() *cobra.Command {
 		Short: "Check that every backup can be restored",
 		Long: "verify opens every manifest and recipe and the table of every pack they name. With --read-data it\n" +
 			"also reads that share of the packs, chosen at random, and compares every chunk in them with its\n" +
-			"name. It lists what is damaged and which backups that touches, and then exits with 1.",
+			"name. It lists what is damaged and which backups that touches, and then exits with 1. It also lists\n" +
+			"incomplete backups, which lacked content when they were made; those are not damaged.",
 		Example: "  holdfast verify --read-data 5",
 		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,10 +67,16 @@ func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent 
 		if report.Damaged == nil {
 			report.Damaged = []vault.Damage{} // so that it is a list in JSON too
 		}
+		if report.Incomplete == nil {
+			report.Incomplete = []vault.IncompleteBackup{} // likewise
+		}
 		if err := a.line(verifyJSON{"verify", report}); err != nil {
 			return err
 		}
 	} else {
+		for _, b := range report.Incomplete {
+			fmt.Fprintf(a.stdout, "incomplete: %s: it lacks content at %s since it was made\n", oneLine(b.Backup), count(b.Lost, "place", "places"))
+		}
 		for _, d := range report.Damaged {
 			touches := strings.Join(d.Backups, ", ")
 			if touches == "" { // the index

@@ -44,6 +44,14 @@ type VerifyReport struct {
 	Chunks    uint64   `json:"chunks"` // read and compared with their names
 	BytesRead uint64   `json:"bytes_read"`
 	Damaged   []Damage `json:"damaged"` // empty when all is well
+	// Incomplete are the backups that lack content since they were made. They are not damaged.
+	Incomplete []IncompleteBackup `json:"incomplete"`
+}
+
+// IncompleteBackup is a backup that lacks content that nobody agreed to lose.
+type IncompleteBackup struct {
+	Backup string `json:"backup"` // instance/id
+	Lost   uint64 `json:"lost"`   // places
 }
 
 // Damage is one thing that is not as it was stored.
@@ -150,6 +158,9 @@ func (c *check) backup(ctx context.Context, ref BackupRef) error {
 		return c.found(err, name)
 	}
 	c.report.Backups++
+	if m.Lost > 0 {
+		c.report.Incomplete = append(c.report.Incomplete, IncompleteBackup{Backup: name, Lost: m.Lost})
+	}
 	listed := map[PackID]bool{}
 	for _, p := range m.Packs {
 		listed[p.ID] = true
