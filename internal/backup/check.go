@@ -15,7 +15,7 @@ import (
 
 // checkFile reads a piece of a file that was taken as unchanged and compares it with what the vault has.
 func (w *worker) checkFile(ctx context.Context, e *tree.Entry, extents []vault.Extent) error {
-	f, err := w.p.root.Open(e, nil)
+	f, err := w.p.root.Open(e)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, tree.ErrChanged) {
 		return nil // it changed after the walk; what the walk saw was unchanged
 	}

@@ -18,10 +18,7 @@ import (
 func (w *worker) largeFile(ctx context.Context, u *unit) error {
 	defer close(u.parts)
 	e := u.entries[0]
-	f, err := w.p.root.Open(e, nil)
-	if err == nil && f == nil {
-		err = tree.ErrChanged
-	}
+	f, err := w.p.root.Open(e)
 	if err != nil {
 		return w.p.unreadable(e, err)
 	}
@@ -243,7 +240,7 @@ func (f *spread) take(ctx context.Context) (n int, read reader, more bool) {
 func (r *fileReading) next() (reader, bool, error) {
 	if r.rest.Len == 0 {
 		// Not iter.Pull2 of all ranges: workers in the background are bound to their threads, and only one of them could call that.
-		data, err := tree.NextData(r.f, r.end, r.size), error(nil)
+		data, err := tree.NextData(r.f, r.end, r.size)
 		if err != nil || data.Len == 0 {
 			return nil, false, err
 		}

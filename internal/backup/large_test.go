@@ -77,7 +77,7 @@ func TestLargeFilesAreCutAsInOnePass(t *testing.T) {
 				return err
 			}
 			var want, got []tree.Range
-			for r := range tree.DataRanges(f, it.Size) {
+			for r, err := range tree.DataRanges(f, it.Size) {
 				if err != nil {
 					return err
 				}

@@ -122,7 +122,7 @@ func (p *patching) border(at int64) bool {
 // recut reads, cuts and stores what lies from at to until, and on to the next border, whose place it returns.
 func (w *worker) recut(ctx context.Context, p *patching, at, until int64, s *sender) (int64, error) {
 	for at < p.size {
-		data, err := tree.NextData(p.f, at, p.size), error(nil)
+		data, err := tree.NextData(p.f, at, p.size)
 		if err != nil {
 			return 0, err
 		}

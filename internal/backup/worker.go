@@ -98,10 +98,7 @@ func (w *worker) bundle(ctx context.Context, u *unit) error {
 // smallFile appends the content of e to buf and its spans to spans, and brings e's size and times up to
 // date if it changed after the walk.
 func (w *worker) smallFile(i int, e *tree.Entry) error {
-	f, err := w.p.root.Open(e, nil)
-	if err == nil && f == nil {
-		err = tree.ErrChanged
-	}
+	f, err := w.p.root.Open(e)
 	if err != nil {
 		return w.p.unreadable(e, err)
 	}
@@ -118,7 +115,10 @@ func (w *worker) smallFile(i int, e *tree.Entry) error {
 			size, try = 2*bundleMax, rereads
 			e.Size = size
 		}
-		for r := range tree.DataRanges(f, size) {
+		for r, err := range tree.DataRanges(f, size) {
+			if err != nil {
+				return err
+			}
 			if err := w.smallRange(i, e, f, r); err != nil {
 				return err
 			}
@@ -170,11 +170,6 @@ func (p *pipeline) refresh(e *tree.Entry, f *os.File) (same bool, err error) {
 // unreadable decides what a file that can't be opened means: one that is gone or was replaced since the
 // walk is a warning, since nothing of that moment is left to read; all else fails the backup.
 func (p *pipeline) unreadable(e *tree.Entry, err error) error {
-	if errors.Is(err, tree.ErrVanished) {
-		p.vanished(e.Path, e.Ino)
-		e.Size = 0
-		return nil
-	}
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, tree.ErrChanged) {
 		p.warnings.Warn(tree.Warning{Path: e.Path, What: "was removed or replaced while the backup ran; stored without content", Lost: true})
 		e.Size = 0

@@ -132,7 +132,7 @@ func (i *Image) NextData(off, end int64) (tree.Range, error) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return tree.NextData(i.f, off, end), nil
+	return tree.NextData(i.f, off, end)
 }
 
 // Changed tells whether somebody wrote to the image since it was opened, so that what was read is of no single moment. Of a
