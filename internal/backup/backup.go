@@ -175,22 +175,23 @@ const (
 
 // run is one call of Run.
 type run struct {
-	o       Options
-	w       *vault.Writer
-	packs   map[vault.PackID]bool
-	session *session
-	turn    *turn
-	earlier func() ([]vault.BackupRef, error) // the instance's backups when the run began
-	newest  func() (*vault.Manifest, error)   // of the last of them; vault.ErrNoBackup
-	lost    []vault.PackID                    // packs that are missing from the store
-	without []vault.PackID                    // those, and what is condemned
-	gone    map[vault.PackID]bool             // the same
-	cats    []*catalogue
-	sending *sending
-	counts  struct{ entries, files, dirs, unchanged, known, read, fresh, sent, checked, excluded atomic.Uint64 }
-	checks  sampler
-	images  []string // volumes that are
-	walked  atomic.Bool
+	o        Options
+	w        *vault.Writer
+	packs    map[vault.PackID]bool
+	session  *session
+	turn     *turn
+	earlier  func() ([]vault.BackupRef, error) // the instance's backups when the run began
+	newest   func() (*vault.Manifest, error)   // of the last of them; vault.ErrNoBackup
+	lost     []vault.PackID                    // packs that are missing from the store
+	without  []vault.PackID                    // those, and what is condemned
+	gone     map[vault.PackID]bool             // the same
+	cats     []*catalogue
+	sending  *sending
+	counts   struct{ entries, files, unchanged, known, read, fresh, sent, checked, excluded atomic.Uint64 }
+	recorded struct{ entries, files, dirs atomic.Uint64 } // what the recipes have; counts has what the walk saw
+	checks   sampler
+	images   []string // volumes that are
+	walked   atomic.Bool
 
 	governor *governor
 	started  time.Time // of the process's clock: what waiting is compared with
@@ -514,7 +515,7 @@ func (r *run) result() *Result {
 	res := &r.res
 	res.Warnings, res.WarningCount = r.warnings.Sum()
 	res.Losses, res.Lost, res.LostAccepted = r.losses.sum()
-	res.Entries, res.Files, res.Dirs = r.counts.entries.Load(), r.counts.files.Load(), r.counts.dirs.Load()
+	res.Entries, res.Files, res.Dirs = r.recorded.entries.Load(), r.recorded.files.Load(), r.recorded.dirs.Load()
 	res.BytesRead, res.BytesNew, res.BytesSent = r.counts.read.Load(), r.counts.fresh.Load(), r.counts.sent.Load()
 	res.Unchanged, res.Checked = r.counts.unchanged.Load(), r.counts.checked.Load()
 	res.Excluded = r.counts.excluded.Load()

@@ -154,8 +154,7 @@ func (c *catalogue) page(page []byte, items []vault.Item) error {
 	}
 	if c.new != nil && c.new.Page(page, items) != nil {
 		// The disk is full, perhaps: the backup goes on, the catalogue does not.
-		c.new.Close()
-		c.new = nil
+		c.drop()
 	}
 	return nil
 }
@@ -169,6 +168,14 @@ func (c *catalogue) keep() (id string, ok bool) {
 		return "", false
 	}
 	return c.new.ID(), true
+}
+
+// drop gives up the new catalogue. The next backup finds no file unchanged by it.
+func (c *catalogue) drop() {
+	if c != nil && c.new != nil {
+		c.new.Close()
+		c.new = nil
+	}
 }
 
 // close frees what is left. It is idempotent.

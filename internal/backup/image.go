@@ -33,6 +33,9 @@ type imageReading struct {
 	todo  []snapshot.Range // what is left to read, in order
 	kept  func() (vault.Extent, bool, error)
 	ahead vault.Extent // of kept, when its Len is not 0
+
+	keeps  bool // something of the base was kept
+	faults imageFaults
 }
 
 // image backs up one source that is an image.
@@ -53,18 +56,14 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 	if err != nil {
 		return vault.Volume{}, err
 	}
-	u := &unit{
-		entries: []*tree.Entry{{Kind: tree.File, Mode: 0o600, Size: img.Size()}}, large: true, weight: entryMemory,
-		parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{}),
-	}
-	r.roundCatalogue(rec, s)
+	u := newLarge(&tree.Entry{Kind: tree.File, Mode: 0o600, Size: img.Size()})
+	round := r.roundCatalogue(rec, s)
 	base, feed := r.imageBase(ctx, s, u.done)
 	u.image = p.readingOf(img, base)
 	p.name, p.by = s.Volume, ByBase
-	r.images = append(r.images, s.Volume)
 	u.image.same = r.shareBlocks(img, s, u.image.grid)
 	defer u.image.same.close()
-	return p.flow(ctx, rec, vault.Volume{Name: s.Volume, Kind: vault.KindImage}, func(ctx context.Context) error {
+	vol, err := p.flow(ctx, rec, vault.Volume{Name: s.Volume, Kind: vault.KindImage}, func(ctx context.Context) error {
 		r.counts.entries.Add(1)
 		r.counts.files.Add(1)
 		if err := p.send(ctx, u); err != nil || feed == nil {
@@ -72,11 +71,18 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 		}
 		return feed(ctx)
 	})
+	if p.doubtful.Load() { // no base: what this backup lacks, the next one would lack without a word
+		round.drop()
+	} else {
+		r.images = append(r.images, s.Volume)
+	}
+	return vol, err
 }
 
 // readingOf reads the image, with a base only what changed since.
 func (p *pipeline) readingOf(img *image.Image, base *imageBase) *imageReading {
 	r := &imageReading{p: p, img: img, grid: int64(min(image.Chunk, p.cutter.Params().Max))}
+	r.faults.end = noEnd
 	if base == nil {
 		r.todo = []snapshot.Range{{Length: img.Size()}}
 		return r
@@ -98,19 +104,14 @@ func (p *pipeline) readingOf(img *image.Image, base *imageBase) *imageReading {
 // image reads an image and sends its extents.
 func (w *worker) image(ctx context.Context, u *unit) error {
 	defer close(u.parts)
-	s := &sender{ctx: ctx, u: u}
-	read := func() (reader, bool, error) { return u.image.next(ctx) }
+	r := u.image
+	s := &sender{ctx: ctx, u: u, size: r.img.Size()}
+	read := func() (reader, bool, error) { return r.next(ctx) }
 	if err := w.readAll(ctx, read, s); err != nil {
 		return err
 	}
-	changed, err := u.image.img.Changed()
-	if err != nil {
+	if err := r.tell(u.entries[0], s); err != nil {
 		return err
-	}
-	if changed {
-		w.p.warnings.Warn(tree.Warning{
-			Path: u.image.img.File().Name(), What: "the image changed while it was read; its content is of no single moment", Lost: true,
-		})
 	}
 	return s.flush()
 }
@@ -119,10 +120,7 @@ func (w *worker) image(ctx context.Context, u *unit) error {
 func (r *imageReading) next(ctx context.Context) (reader, bool, error) {
 	for len(r.todo) > 0 && r.todo[0].Offset == r.end {
 		t := &r.todo[0]
-		data, err := r.img.NextData(t.Offset, t.End())
-		if err != nil {
-			return nil, false, err
-		}
+		data := r.img.NextData(t.Offset, t.End())
 		if data.Len == 0 { // nothing but a hole
 			r.end = t.End()
 			r.todo = r.todo[1:]
@@ -153,7 +151,7 @@ func (r *imageReading) next(ctx context.Context) (reader, bool, error) {
 			if !r.p.picks() {
 				continue
 			}
-			if err := w.check(ctx, r.img.File(), "", x); err != nil {
+			if err := w.check(ctx, newContent(r.img.File(), r.img.Size(), false), "", x); err != nil {
 				return nil, err
 			}
 		}
@@ -188,6 +186,7 @@ func (r *imageReading) keep(to int64) ([]vault.Extent, error) {
 		}
 		if x = clip(x, max(x.Off, r.end), min(end, to)); x.Len > 0 {
 			kept = append(kept, x)
+			r.keeps = true
 			r.p.counts.known.Add(uint64(x.Len))
 		}
 	}
@@ -214,7 +213,7 @@ func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (
 	if n := int(to - from); cap(w.buf) < n {
 		w.buf = make([]byte, 0, r.p.sectionSize()+r.p.cutter.Params().Max)
 	}
-	s := &imageSection{r: r, w: w, at: from, buf: w.buf[:to-from]}
+	s := &imageSection{r: r, w: w, at: from, buf: w.buf[:to-from], faulty: map[int]bool{}, stop: int(to - from)}
 	s.extents = make([]vault.Extent, (to-from+r.grid-1)/r.grid)
 	mine := r.same.begin(from, len(s.extents))
 	defer mine.release()
@@ -249,6 +248,8 @@ type imageSection struct {
 	at      int64
 	buf     []byte
 	extents []vault.Extent // of each chunk; no length for a hole, and before it was read
+	faulty  map[int]bool   // chunks that were not read whole: what of them was not is zeros in buf
+	stop    int            // where the content in buf stops, if the image ended there
 }
 
 // chunk is where chunk i lies in buf.
@@ -256,26 +257,55 @@ func (s *imageSection) chunk(i int) (from, to int) {
 	return i * int(s.r.grid), min((i+1)*int(s.r.grid), len(s.buf))
 }
 
-// read reads and stores the chunks of those numbers, which ascend. Neighbours are read together.
+// read reads and stores the chunks of those numbers, which ascend. Neighbours are read together, unless that fails.
 func (s *imageSection) read(chunks []int) error {
 	for len(chunks) > 0 {
 		n := 1
 		for n < len(chunks) && chunks[n] == chunks[n-1]+1 {
 			n++
 		}
-		from, _ := s.chunk(chunks[0])
-		_, to := s.chunk(chunks[n-1])
-		got, err := s.r.img.ReadAt(s.buf[from:to], s.at+int64(from))
-		if err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("read image %s: %w", s.r.img.File().Name(), err)
+		err := s.fill(chunks[:n])
+		if isFault(err) {
+			for i := range n {
+				if err = s.fill(chunks[i : i+1]); isFault(err) {
+					from, to := s.chunk(chunks[i])
+					clear(s.buf[from:to])
+					s.faulty[chunks[i]] = true
+					s.r.faults.add(snapshot.Range{Offset: s.at + int64(from), Length: int64(to - from)}, err)
+				} else if err != nil {
+					return err
+				}
+			}
+		} else if err != nil {
+			return err
 		}
-		clear(s.buf[from+got : to]) // it became shorter, of which Changed tells
-		s.r.p.counts.read.Add(uint64(got))
 		if err := s.store(chunks[:n]); err != nil {
 			return err
 		}
 		chunks = chunks[n:]
 	}
+	return nil
+}
+
+// fill reads chunks that lie side by side into buf.
+func (s *imageSection) fill(chunks []int) error {
+	from, _ := s.chunk(chunks[0])
+	_, to := s.chunk(chunks[len(chunks)-1])
+	got, err := s.r.img.ReadAt(s.buf[from:to], s.at+int64(from))
+	if errors.Is(err, io.EOF) {
+		clear(s.buf[from+got : to])
+		s.stop = min(s.stop, from+got)
+		for _, i := range chunks {
+			if _, end := s.chunk(i); end > from+got {
+				s.faulty[i] = true
+			}
+		}
+		s.r.faults.endsAt(s.at + int64(from+got))
+	} else if err != nil {
+		return faultOf("read image", s.r.img.File().Name(), err)
+	}
+	s.r.faults.read(got)
+	s.r.p.counts.read.Add(uint64(got))
 	return nil
 }
 
@@ -285,10 +315,10 @@ func (s *imageSection) store(chunks []int) error {
 		n, ends := 0, []int(nil)
 		for ; n < len(chunks); n++ {
 			from, to := s.chunk(chunks[n])
-			if image.IsZero(s.buf[from:to]) {
+			if from >= s.stop || image.IsZero(s.buf[from:to]) {
 				break
 			}
-			ends = append(ends, to)
+			ends = append(ends, min(to, s.stop))
 		}
 		if n == 0 {
 			chunks = chunks[1:]
@@ -300,8 +330,8 @@ func (s *imageSection) store(chunks []int) error {
 			return err
 		}
 		for i, st := range stored {
-			from, to := s.chunk(chunks[i])
-			s.extents[chunks[i]] = vault.Extent{Off: s.at + int64(from), Chunk: st.Loc, Len: uint32(to - from)}
+			from, _ := s.chunk(chunks[i])
+			s.extents[chunks[i]] = vault.Extent{Off: s.at + int64(from), Chunk: st.Loc, Len: uint32(ends[i] - from)}
 		}
 		chunks = chunks[n:]
 	}

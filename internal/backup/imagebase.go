@@ -144,19 +144,20 @@ func (r *run) roundItems(ctx context.Context, s Source) eachItem {
 // errOther says that a catalogue can't be used for a base.
 var errOther = errors.New("the catalogue is of another view, or of what is gone")
 
-// roundCatalogue notes what a round of pre-copy stores of an image.
-func (r *run) roundCatalogue(rec *vault.RecipeWriter, s Source) {
+// roundCatalogue notes what a round of pre-copy stores of an image. It returns nil where nothing is noted.
+func (r *run) roundCatalogue(rec *vault.RecipeWriter, s Source) *catalogue {
 	if !r.o.Precopy || r.o.CatalogueDir == "" {
-		return
+		return nil
 	}
 	made, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, s.Volume)
 	if err != nil {
 		r.warnings.Warn(tree.Warning{
 			Path: r.o.CatalogueDir, What: fmt.Sprintf("catalogue of %s, volume %s: %v; the image is read again in the hold", r.o.Instance, s.Volume, err),
 		})
-		return
+		return nil
 	}
 	c := &catalogue{volume: s.Volume, new: made, done: func() {}}
 	r.cats = append(r.cats, c)
 	rec.Tap = c.page
+	return c
 }

@@ -5,8 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
-	"os"
 	"sync"
 	"time"
 
@@ -17,52 +17,65 @@ import (
 // largeFile reads one file and sends its extents.
 func (w *worker) largeFile(ctx context.Context, u *unit) error {
 	defer close(u.parts)
-	e := u.entries[0]
-	f, err := w.p.root.Open(e)
-	if err != nil {
-		return w.p.unreadable(e, err)
-	}
-	defer f.Close() // nothing was written
-	if err := w.p.root.ReadFlags(e, f); err != nil {
+	f, fresh, err := w.p.open(u, 0)
+	if f == nil || err != nil {
 		return err
 	}
+	defer f.Close() // nothing was written
+	e := u.entries[0]
 	s := &sender{ctx: ctx, u: u}
-	for try := 0; ; try++ {
+	for r := w.p.reading(e, f); ; {
 		s.extents = s.extents[:0]
-		size := e.Size
-		if u.patch != nil && try == 0 {
-			err = w.patchFile(ctx, f, e.Path, size, u.patch, s)
-		} else {
-			err = w.spread(ctx, f, e, s)
-		}
-		if err != nil {
-			return err
+		if s.size, err = r.measured(); err == nil {
+			if c := r.begin(s.size); u.patch != nil && r.try == 0 && !fresh {
+				err = w.patchFile(ctx, c, e.Path, u.patch, s)
+			} else {
+				err = w.spread(ctx, c, s)
+			}
 		}
 		if s.streaming {
-			// The recipe has the item by now, with the size that the walk saw: e is no longer ours.
-			same, err := w.p.root.Unchanged(e, f)
-			if err != nil {
+			if err := w.endStream(r, s, err); err != nil {
 				return err
 			}
-			if !same {
-				w.p.warnings.Warn(tree.Warning{Path: e.Path, What: "changed while it was read; its content is of no single moment", Lost: true})
-			}
-			break
+			return s.flush()
 		}
-		same, err := w.p.refresh(e, f)
+		done := false
+		if err == nil {
+			done, err = r.settled(s.end(), s.sum)
+		}
 		if err != nil {
-			return err
+			return w.p.leaveOut(u, 0, err)
 		}
-		if same {
-			break
-		}
-		if try == rereads {
-			e.Size = size // what was read may reach beyond the end that the file has now
-			w.p.warnings.Warn(tree.Warning{Path: e.Path, What: "changed while it was read; its content is of no single moment", Lost: true})
-			break
+		if done {
+			return s.flush()
 		}
 	}
-	return s.flush()
+}
+
+// endStream tells what is wrong with the content of a file whose item the recipe has by now, with the size that was known when
+// its reading began: it can neither be left out nor read again. err is what ended its reading.
+func (w *worker) endStream(r *reading, s *sender, err error) error {
+	at, length := s.end(), r.c.length()
+	switch {
+	case isFault(err):
+		w.p.lost(r.was.Path, fmt.Sprintf("it could not be read from byte %d on (%v); a restore has zeros there", at, err))
+	case err != nil:
+		return err
+	case length < s.size:
+		w.p.lost(r.was.Path, fmt.Sprintf("it ended at byte %d of %d while it was read; a restore has zeros behind", length, s.size))
+	default:
+		same, err := r.unchanged()
+		if err != nil && !isFault(err) {
+			return err
+		}
+		if !same {
+			w.p.lost(r.was.Path, "it changed while it was read; its content is of no single moment")
+		}
+		return nil
+	}
+	// Its inode may show no change ever after, and nothing in the recipe tells that it has not all of the content.
+	w.p.doubtful.Store(true)
+	return nil
 }
 
 // sender hands a large file's extents to the recipe.
@@ -70,7 +83,9 @@ type sender struct {
 	ctx       context.Context // of the one call that made it
 	u         *unit
 	extents   []vault.Extent
-	streaming bool // some are on their way: the file can't be read again
+	size      int64 // of what is read
+	last      int64 // where the extents end that were sent
+	streaming bool  // some are on their way: the file can't be read again
 }
 
 func (s *sender) add(x vault.Extent) error {
@@ -78,11 +93,33 @@ func (s *sender) add(x vault.Extent) error {
 	if len(s.extents) < wholeExtents && (!s.streaming || len(s.extents) < partExtents) {
 		return nil
 	}
-	s.streaming = true
+	if !s.streaming {
+		s.streaming = true
+		s.u.entries[0].Size = s.size
+	}
 	return s.flush()
 }
 
+// end is where the last extent ends, in the file.
+func (s *sender) end() int64 {
+	if n := len(s.extents); n > 0 {
+		return s.extents[n-1].Off + int64(s.extents[n-1].Len)
+	}
+	return s.last
+}
+
+// sum tells the extents from others.
+func (s *sender) sum() uint64 {
+	var h maphash.Hash
+	h.SetSeed(contentSeed)
+	for _, x := range s.extents {
+		maphash.WriteComparable(&h, x)
+	}
+	return h.Sum64()
+}
+
 func (s *sender) flush() error {
+	s.last = s.end()
 	for len(s.extents) > 0 {
 		n := min(len(s.extents), partExtents)
 		select {
@@ -137,9 +174,7 @@ type reader func(*worker) ([]vault.Extent, error)
 // fileReading says which sections a large file has.
 type fileReading struct {
 	p    *pipeline
-	f    *os.File
-	e    *tree.Entry
-	size int64 // of the file as it is read
+	c    *content
 	cuts cuts
 	end  int64      // of the last range of data
 	rest tree.Range // what nobody took of it
@@ -160,12 +195,12 @@ type part struct {
 }
 
 // spread reads the file once and gives its extents to s in their order.
-func (w *worker) spread(ctx context.Context, f *os.File, e *tree.Entry, s *sender) error {
-	grid, err := databaseGrid(f, e.Size, w.p.cutter.Params().Max)
+func (w *worker) spread(ctx context.Context, c *content, s *sender) error {
+	grid, err := databaseGrid(c, c.size, w.p.cutter.Params().Max)
 	if err != nil {
-		return fmt.Errorf("read %q: %w", e.Path, err)
+		return err
 	}
-	r := &fileReading{p: w.p, f: f, e: e, size: e.Size, cuts: cuts{w.p.cutter, grid}}
+	r := &fileReading{p: w.p, c: c, cuts: cuts{w.p.cutter, grid}}
 	return w.readAll(ctx, r.next, s)
 }
 
@@ -240,9 +275,9 @@ func (f *spread) take(ctx context.Context) (n int, read reader, more bool) {
 func (r *fileReading) next() (reader, bool, error) {
 	if r.rest.Len == 0 {
 		// Not iter.Pull2 of all ranges: workers in the background are bound to their threads, and only one of them could call that.
-		data, err := tree.NextData(r.f, r.end, r.size)
-		if err != nil || data.Len == 0 {
-			return nil, false, err
+		data := r.c.next(r.end)
+		if data.Len == 0 {
+			return nil, false, nil
 		}
 		r.end = data.Off + data.Len
 		r.rest, r.link = data, make(chan int64, 1)
@@ -268,7 +303,7 @@ func (r *fileReading) one(w *worker, p *part) ([]vault.Extent, error) {
 	if n := r.p.sectionSize() + most; cap(w.buf) < n {
 		w.buf = make([]byte, 0, n)
 	}
-	s := &section{cuts: r.cuts, src: r.f, at: p.at, size: p.size, left: p.left, buf: w.buf[: 0 : p.size+most]}
+	s := &section{cuts: r.cuts, src: r.c, at: p.at, size: p.size, left: p.left, buf: w.buf[: 0 : p.size+most]}
 	err := s.cutAhead()
 	from, next := <-p.from, int64(none)
 	if err == nil && from != none {
@@ -276,7 +311,7 @@ func (r *fileReading) one(w *worker, p *part) ([]vault.Extent, error) {
 	}
 	p.next <- next
 	if err != nil {
-		return nil, fmt.Errorf("read %q: %w", r.e.Path, err)
+		return nil, err
 	}
 	r.p.counts.read.Add(uint64(min(len(s.buf), s.size)))
 	if from == none {

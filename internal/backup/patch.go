@@ -3,9 +3,7 @@ package backup
 import (
 	"cmp"
 	"context"
-	"fmt"
-	"io"
-	"os"
+	"errors"
 	"slices"
 	"time"
 
@@ -27,22 +25,24 @@ type patch struct {
 // resyncStep is how much is read at a time to find the next cut, bytes: less than for a file that is read in any case.
 const resyncStep = 8 << 10
 
+// errEnds says that a file ended before its size.
+var errEnds = errors.New("it ended before its size")
+
 // patching is the work on one patch.
 type patching struct {
-	f     *os.File
-	size  int64
+	c     *content
 	cuts  cuts
 	kept  []vault.Extent // that lie whole outside of what changed
 	areas []tree.Range   // to be read at the least, ascending, apart
 }
 
-// patchFile gives s the extents of the file with that size, of which it reads only what may have changed.
-func (w *worker) patchFile(ctx context.Context, f *os.File, path string, size int64, known *patch, s *sender) error {
-	grid, err := databaseGrid(f, size, w.p.cutter.Params().Max)
+// patchFile gives s the extents of the file c, of which it reads only what may have changed.
+func (w *worker) patchFile(ctx context.Context, c *content, path string, known *patch, s *sender) error {
+	grid, err := databaseGrid(c, c.size, w.p.cutter.Params().Max)
 	if err != nil {
-		return fmt.Errorf("read %q: %w", path, err)
+		return err
 	}
-	p := &patching{f: f, size: size, cuts: cuts{w.p.cutter, grid}}
+	p := &patching{c: c, cuts: cuts{w.p.cutter, grid}}
 	p.plan(known, w.p.gone)
 	pos, kept := int64(0), p.kept
 	take := func(until int64) error {
@@ -53,7 +53,7 @@ func (w *worker) patchFile(ctx context.Context, f *os.File, path string, size in
 			}
 			w.p.counts.known.Add(uint64(x.Len))
 			if w.p.picks() {
-				if err := w.check(ctx, f, path, x); err != nil {
+				if err := w.check(ctx, c, path, x); err != nil {
 					return err
 				}
 			}
@@ -71,17 +71,20 @@ func (w *worker) patchFile(ctx context.Context, f *os.File, path string, size in
 		if err := take(from); err != nil {
 			return err
 		}
-		if pos, err = w.recut(ctx, p, from, a.Off+a.Len, s); err != nil {
-			return fmt.Errorf("read %q: %w", path, err)
+		pos, err = w.recut(ctx, p, from, a.Off+a.Len, s)
+		if errors.Is(err, errEnds) {
+			return nil // c knows where
+		} else if err != nil {
+			return err
 		}
 	}
-	return take(size)
+	return take(c.size)
 }
 
 // plan parts the file into what is kept and what is read.
 func (p *patching) plan(known *patch, without map[vault.PackID]bool) {
 	for _, r := range known.ranges {
-		if end := min(r.End(), p.size); end > r.Offset {
+		if end := min(r.End(), p.c.size); end > r.Offset {
 			p.areas = append(p.areas, tree.Range{Off: r.Offset, Len: end - r.Offset})
 		}
 	}
@@ -94,10 +97,10 @@ func (p *patching) plan(known *patch, without map[vault.PackID]bool) {
 		// A chunk that the change follows at once may have ended where the data did.
 		changed := len(ranges) > 0 && (ranges[0].Off < end || p.cuts.grid == 0 && ranges[0].Off == end)
 		switch {
-		case !changed && end <= p.size && !without[x.Chunk.Pack]:
+		case !changed && end <= p.c.size && !without[x.Chunk.Pack]:
 			p.kept = append(p.kept, x)
-		case x.Off < p.size:
-			p.areas = append(p.areas, tree.Range{Off: x.Off, Len: min(end, p.size) - x.Off})
+		case x.Off < p.c.size:
+			p.areas = append(p.areas, tree.Range{Off: x.Off, Len: min(end, p.c.size) - x.Off})
 		}
 	}
 	slices.SortFunc(p.areas, func(a, b tree.Range) int { return cmp.Compare(a.Off, b.Off) })
@@ -121,17 +124,15 @@ func (p *patching) border(at int64) bool {
 
 // recut reads, cuts and stores what lies from at to until, and on to the next border, whose place it returns.
 func (w *worker) recut(ctx context.Context, p *patching, at, until int64, s *sender) (int64, error) {
-	for at < p.size {
-		data, err := tree.NextData(p.f, at, p.size)
-		if err != nil {
-			return 0, err
-		}
+	for at < p.c.size {
+		data := p.c.next(at)
 		if data.Len == 0 {
-			return p.size, nil
+			return p.c.size, nil
 		}
 		if stop := max(at, until); stop <= data.Off && p.border(stop) {
 			return stop, nil
 		}
+		var err error
 		if at, err = w.recutData(ctx, p, data, until, s); err != nil {
 			return 0, err
 		}
@@ -151,7 +152,7 @@ func (w *worker) recutData(ctx context.Context, p *patching, data tree.Range, un
 	at, end, carried := data.Off, data.Off+data.Len, 0
 	for {
 		began := time.Now()
-		sec := &section{cuts: p.cuts, src: p.f, at: at, left: end - at, buf: w.buf[: carried : size+most], step: resyncStep}
+		sec := &section{cuts: p.cuts, src: p.c, at: at, left: end - at, buf: w.buf[: carried : size+most], step: resyncStep}
 		if err := sec.read(int(max(int64(carried), min(until-at, int64(size))))); err != nil {
 			return 0, err
 		}
@@ -162,7 +163,7 @@ func (w *worker) recutData(ctx context.Context, p *patching, data tree.Range, un
 				return 0, err
 			}
 			if cut == from {
-				return 0, fmt.Errorf("it ended at %d while it was read: %w", at+int64(from), io.ErrUnexpectedEOF)
+				return 0, errEnds
 			}
 			sec.ends = append(sec.ends, cut)
 			from = cut

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -66,9 +67,14 @@ type unit struct {
 	known   [][]vault.Extent // of each entry, nil where its content has to be read; nil when all have to
 	check   []int            // entries of known that are read all the same
 	patch   *patch           // of a large file that changed in part
-	extents [][]vault.Extent // of each entry, once done is closed
 	parts   chan []vault.Extent
 	done    chan struct{}
+
+	// What follows is the worker's until done is closed, or of a large file until the first part comes or parts is closed;
+	// then it is the recipe's. So are the entries, which a worker brings up to date, or takes out: nil.
+	extents [][]vault.Extent // of each entry
+	late    []int            // entries that are files too large for a bundle, ascending
+	moved   []string         // paths at which is not the file that the walk saw, of which it saw further names
 }
 
 type pipeline struct {
@@ -88,6 +94,10 @@ type pipeline struct {
 	help     chan func(*worker) // work that somebody who is idle may take
 	want     chan struct{}      // 1 token: there is such work, and nobody took it
 	weight   *semaphore.Weighted
+	heirs    heirs   // for the recipe's goroutine
+	late     *worker // that goroutine's own; nil while it had nothing to read
+	// doubtful says that the recipe has a file that lacks content, and that the next backup may find unchanged: no catalogue of it is kept.
+	doubtful atomic.Bool
 }
 
 // volume backs up one source.
@@ -112,7 +122,8 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	if err != nil {
 		return vault.Volume{}, err
 	}
-	if cat := r.catalogue(ctx, root, s); cat != nil {
+	cat := r.catalogue(ctx, root, s)
+	if cat != nil {
 		p.before = cat.before
 		p.name, p.by = s.Volume, ByTimes
 		if cat.before != nil && cat.before.base != nil {
@@ -122,10 +133,14 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	}
 	vol := vault.Volume{Name: s.Volume, Kind: vault.KindTree, Excludes: s.Exclude, ExcludeCaches: s.ExcludeCaches}
 	vol, err = p.flow(ctx, rec, vol, func(ctx context.Context) error { return p.walk(ctx, s.ExcludeCaches) })
-	if err != nil {
-		return vault.Volume{}, err
+	if err == nil {
+		err = p.settle(ctx)
 	}
-	return vol, p.settle(ctx)
+	if p.doubtful.Load() {
+		vol.Stats = nil
+		cat.drop()
+	}
+	return vol, err
 }
 
 // pipeline makes that of a source; root is nil for an image.
@@ -231,11 +246,8 @@ func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 		p.counts.entries.Add(1)
 		file := e.Kind == tree.File && !e.HasLinkTo
 		content := file && e.Size > 0
-		switch {
-		case e.Kind == tree.File:
+		if e.Kind == tree.File {
 			p.counts.files.Add(1)
-		case e.Kind == tree.Dir:
-			p.counts.dirs.Add(1)
 		}
 		var changed *patch
 		if file && p.before != nil {
@@ -261,7 +273,8 @@ func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 			if err := sendBundle(); err != nil {
 				return err
 			}
-			u := &unit{entries: []*tree.Entry{e}, large: true, patch: changed, weight: weightOf(e), parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{})}
+			u := newLarge(e)
+			u.patch = changed
 			if changed != nil {
 				u.weight += int64(len(changed.extents)) * extentMemory
 			}
@@ -294,6 +307,9 @@ func weightOf(e *tree.Entry) int64 {
 
 func newBundle() *unit { return &unit{done: make(chan struct{})} }
 
+// postpone leaves entry i, a file, to whoever writes the recipe.
+func (u *unit) postpone(i int) { u.late = append(u.late, i) }
+
 // setKnown notes the extents of the entry that is added next.
 func (u *unit) setKnown(x []vault.Extent) {
 	for len(u.known) < len(u.entries) {
@@ -314,90 +330,6 @@ func endsBundle(path string) bool {
 // sectionSize is how much of a large file a worker takes at a time, bytes: no less than the largest chunk, so that a chunk
 // that begins in a section ends before the next but one.
 func (p *pipeline) sectionSize() int { return max(sectionMin, p.cutter.Params().Max) }
-
-// record writes the recipe.
-func (p *pipeline) record(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume) error {
-	for u := range p.order {
-		var err error
-		if u.large {
-			err = p.recordLarge(ctx, rec, vol, u)
-		} else {
-			err = p.recordBundle(ctx, rec, vol, u)
-		}
-		if err != nil {
-			return err
-		}
-		p.weight.Release(u.weight)
-	}
-	return nil
-}
-
-// recordBundle writes the items of a bundle, once it was read.
-func (p *pipeline) recordBundle(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume, u *unit) error {
-	select {
-	case <-u.done:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	for i, e := range u.entries {
-		var x []vault.Extent
-		if u.extents != nil {
-			x = u.extents[i]
-		}
-		// In the same parts as when the file was read, so that its page is the same bytes.
-		for first := true; first || len(x) > 0; first = false {
-			part := x[:min(len(x), partExtents)]
-			if err := add(rec, vol, itemOf(e, part, first)); err != nil {
-				return err
-			}
-			x = x[len(part):]
-		}
-	}
-	return nil
-}
-
-// recordLarge writes the item of one file and its continuations, as the parts come.
-func (p *pipeline) recordLarge(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume, u *unit) error {
-	for first := true; ; first = false {
-		select {
-		case part, more := <-u.parts:
-			if more || first { // a file without any part has an item all the same
-				if err := add(rec, vol, itemOf(u.entries[0], part, first)); err != nil {
-					return err
-				}
-			}
-			if !more {
-				return nil
-			}
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// itemOf is the item of an entry with the first part of its extents, or the continuation that has a later one.
-func itemOf(e *tree.Entry, part []vault.Extent, first bool) vault.Item {
-	if first {
-		return vault.Item{Entry: *e, Extents: part}
-	}
-	return vault.Item{Entry: tree.Entry{Path: e.Path}, Continued: true, Extents: part}
-}
-
-func add(rec *vault.RecipeWriter, vol *vault.Volume, it vault.Item) error {
-	if !it.Continued {
-		vol.Entries++
-		switch it.Kind {
-		case tree.File:
-			vol.Files++
-		case tree.Dir:
-			vol.Dirs++
-		}
-	}
-	for _, x := range it.Extents {
-		vol.Bytes += uint64(x.Len)
-	}
-	return rec.Add(it)
-}
 
 // work is one worker: the Run's own, which always has memory, or one who has it while there is work and nobody else
 // waits for it. Who has none takes no part of another's work, who would wait for it.

@@ -362,6 +362,9 @@ func (c *claim) publish(s *imageSection) {
 	}
 	b := c.b
 	for _, i := range c.held {
+		if s.faulty[i] {
+			continue // whoever else wants it tries for himself
+		}
 		from, to := s.chunk(i)
 		e := entry{loc: s.extents[i].Chunk, sum: maphash.Bytes(b.seed, s.buf[from:to]), held: b.view.bit}
 		if b.run.w.Began(e.loc.Pack) {
@@ -424,6 +427,7 @@ func (c *claim) fromOthers(ctx context.Context, s *imageSection) ([]int, error) 
 func (b *sharedBlocks) take(s *imageSection, i int, e entry) {
 	from, to := s.chunk(i)
 	b.run.counts.known.Add(uint64(to - from))
+	s.r.faults.read(to - from)
 	if e.loc.Len == 0 {
 		return // zeros
 	}
@@ -435,6 +439,9 @@ func (b *sharedBlocks) take(s *imageSection, i int, e entry) {
 func (c *claim) check(s *imageSection) error {
 	for _, i := range c.checks {
 		from, to := s.chunk(i)
+		if s.faulty[i] {
+			continue // nothing is known of it then
+		}
 		if maphash.Bytes(c.b.seed, s.buf[from:to]) == c.hits[i].sum {
 			continue
 		}

@@ -3,9 +3,9 @@ package backup
 import (
 	"context"
 	"errors"
-	"fmt"
+	"hash/maphash"
 	"io"
-	"os"
+	"slices"
 	"time"
 
 	"holdfast/internal/chunk"
@@ -46,9 +46,6 @@ func (w *worker) handOver() bool {
 	}
 }
 
-// rereads is how often a file that changed while it was read is read again.
-const rereads = 3
-
 // bundle reads the small files of u, cuts their content as one, and sets u.extents.
 func (w *worker) bundle(ctx context.Context, u *unit) error {
 	for _, i := range u.check {
@@ -56,21 +53,31 @@ func (w *worker) bundle(ctx context.Context, u *unit) error {
 			return err
 		}
 	}
-	flags := w.p.root.HasFlags()
-	if u.size == 0 && u.known == nil && !flags {
+	empty := w.p.root.HasFlags() || !w.p.root.HonestSizes() // files of size 0 are opened too
+	if u.size == 0 && u.known == nil && !empty {
 		return nil
 	}
 	w.buf, w.spans = w.buf[:0], w.spans[:0]
 	u.extents = make([][]vault.Extent, len(u.entries))
 	copy(u.extents, u.known)
 	for i, e := range u.entries {
-		if i < len(u.known) && u.known[i] != nil || e.Kind != tree.File || e.HasLinkTo || e.Size == 0 && !flags {
+		if i < len(u.known) && u.known[i] != nil || e.Kind != tree.File || e.HasLinkTo || e.Size == 0 && !empty {
 			continue
 		}
-		if err := w.smallFile(i, e); err != nil {
+		if err := w.smallFile(u, i); err != nil {
 			return err
 		}
+		if len(w.buf) >= 2*bundleMax { // files grew since the walk
+			if err := w.cutBundle(u); err != nil {
+				return err
+			}
+		}
 	}
+	return w.cutBundle(u)
+}
+
+// cutBundle cuts and stores what is in buf, and adds to u.extents.
+func (w *worker) cutBundle(u *unit) error {
 	w.p.counts.read.Add(uint64(len(w.buf)))
 	s := 0
 	for at := 0; at < len(w.buf); {
@@ -92,90 +99,98 @@ func (w *worker) bundle(ctx context.Context, u *unit) error {
 		}
 		at += n
 	}
+	w.buf, w.spans = w.buf[:0], w.spans[:0]
 	return nil
 }
 
-// smallFile appends the content of e to buf and its spans to spans, and brings e's size and times up to
-// date if it changed after the walk.
-func (w *worker) smallFile(i int, e *tree.Entry) error {
-	f, err := w.p.root.Open(e)
-	if err != nil {
-		return w.p.unreadable(e, err)
-	}
-	defer f.Close() // nothing was written
-	if err := w.p.root.ReadFlags(e, f); err != nil {
+// smallFile appends the content of entry i to buf and its spans to spans, and brings the entry up to date if the file changed
+// after the walk. A file that is too large for a bundle by now is left to the one who writes the recipe.
+func (w *worker) smallFile(u *unit, i int) error {
+	f, _, err := w.p.open(u, i)
+	if f == nil || err != nil {
 		return err
 	}
+	defer f.Close() // nothing was written
 	at, spans := len(w.buf), len(w.spans)
-	for try := 0; ; try++ {
+	sum := func() uint64 { return maphash.Bytes(contentSeed, w.buf[at:]) }
+	for r := w.p.reading(u.entries[i], f); ; {
 		w.buf, w.spans = w.buf[:at], w.spans[:spans]
-		size := e.Size
-		if size > 2*bundleMax {
-			// It grew past what a bundle may hold: the rest is left out, and told below.
-			size, try = 2*bundleMax, rereads
-			e.Size = size
-		}
-		for r, err := range tree.DataRanges(f, size) {
-			if err != nil {
-				return err
+		done, err := false, w.readSmall(i, r.begin(r.e.Size))
+		if err == nil {
+			last := int64(0)
+			if n := len(w.spans); n > spans {
+				last = w.spans[n-1].off + int64(w.spans[n-1].n)
 			}
-			if err := w.smallRange(i, e, f, r); err != nil {
-				return err
+			done, err = r.settled(last, sum)
+		}
+		if err == nil {
+			if done {
+				return nil
 			}
+			continue
 		}
-		same, err := w.p.refresh(e, f)
-		if err != nil {
-			return err
-		}
-		if same {
+		w.buf, w.spans = w.buf[:at], w.spans[:spans]
+		if errors.Is(err, errLarge) {
+			u.postpone(i)
 			return nil
 		}
-		if try == rereads {
-			// What was read may reach beyond the end that the file has now, and the item must hold it.
-			e.Size = size
-			w.p.warnings.Warn(tree.Warning{Path: e.Path, What: "changed each time while it was read; its content is of no single moment, or cut off", Lost: true})
-			return nil
-		}
+		return w.p.leaveOut(u, i, err)
 	}
 }
 
-// smallRange appends one data range of f to buf and its span to spans.
-func (w *worker) smallRange(i int, e *tree.Entry, f *os.File, r tree.Range) error {
-	from := len(w.buf)
-	w.buf = append(w.buf, make([]byte, r.Len)...)
-	n, err := f.ReadAt(w.buf[from:], r.Off)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read %q: %w", e.Path, err)
+// contentSeed is for comparing what was read of a file with what was read of it before.
+var contentSeed = maphash.MakeSeed()
+
+// errLarge says that a file is too large for a bundle.
+var errLarge = errors.New("it is too large for a bundle")
+
+// readSmall appends what c has to buf and its spans, those of entry i, to spans. It is errLarge for more than bundleMax.
+func (w *worker) readSmall(i int, c *content) error {
+	if c.size > bundleMax {
+		return errLarge
 	}
-	w.buf = w.buf[:from+n]
-	if n > 0 {
-		w.spans = append(w.spans, span{entry: i, off: r.Off, at: from, n: n})
+	first := c.next(0)
+	if !w.p.root.HonestSizes() && (c.whole || first.Len == c.size) { // without a hole, or without any content as far as is known
+		return w.readToEnd(i, c)
+	}
+	for r := first; r.Len > 0; r = c.next(r.Off + r.Len) {
+		from := len(w.buf)
+		w.buf = slices.Grow(w.buf, int(r.Len))[:from+int(r.Len)]
+		n, err := c.ReadAt(w.buf[from:], r.Off)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		w.buf = w.buf[:from+n]
+		if n > 0 {
+			w.spans = append(w.spans, span{entry: i, off: r.Off, at: from, n: n})
+		}
 	}
 	return nil
 }
 
-// refresh says whether f, now that it was read, is still what e says, and else brings e up to date.
-func (p *pipeline) refresh(e *tree.Entry, f *os.File) (same bool, err error) {
-	if same, err = p.root.Unchanged(e, f); same || err != nil {
-		return same, err
+// readToEnd reads c to where a read meets its end, whatever its size is.
+func (w *worker) readToEnd(i int, c *content) error {
+	const least = 32 << 10 // of a read: some files of the kernel give their content only to the first one
+	from := len(w.buf)
+	for {
+		read := len(w.buf) - from
+		if read > bundleMax {
+			return errLarge
+		}
+		n := max(int(c.size)+1-read, least)
+		w.buf = slices.Grow(w.buf, n)
+		got, err := c.ReadAt(w.buf[from+read:from+read+n], int64(read))
+		w.buf = w.buf[:from+read+got]
+		if errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return err
+		}
 	}
-	st, err := tree.Restat(f)
-	if err != nil {
-		return false, err
+	if n := len(w.buf) - from; n > 0 {
+		w.spans = append(w.spans, span{entry: i, at: from, n: n})
 	}
-	e.Size, e.Mtime, e.Ctime = st.Size, st.Mtime, st.Ctime
-	return false, p.root.ReadFlags(e, f)
-}
-
-// unreadable decides what a file that can't be opened means: one that is gone or was replaced since the
-// walk is a warning, since nothing of that moment is left to read; all else fails the backup.
-func (p *pipeline) unreadable(e *tree.Entry, err error) error {
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, tree.ErrChanged) {
-		p.warnings.Warn(tree.Warning{Path: e.Path, What: "was removed or replaced while the backup ran; stored without content", Lost: true})
-		e.Size = 0
-		return nil
-	}
-	return err
+	return nil
 }
 
 // store names a chunk and sees to it that the vault has it.

@@ -71,12 +71,20 @@ func (i *Image) look() error {
 	if i.device, err = isDevice(info); err != nil {
 		return err
 	}
-	if i.size, err = i.f.Seek(0, io.SeekEnd); err != nil { // of a device too, where stat says 0
+	if i.device { // whose size stat gives as 0
+		i.size, err = i.f.Seek(0, io.SeekEnd)
+	} else if i.size = info.Size(); !tree.HasHonestSize(i.f) {
+		i.size, err = tree.Measure(i.f, i.size, endless)
+	}
+	if err != nil {
 		return err
 	}
 	i.began, err = i.state()
 	return err
 }
+
+// endless is how many bytes more than its size says a file may have to be an image.
+const endless = 1 << 30
 
 // isDevice tells a block device from a regular file; ErrNoImage for all else.
 func isDevice(info fs.FileInfo) (bool, error) {
@@ -117,7 +125,8 @@ func (i *Image) File() *os.File { return i.f }
 // Device tells whether the image is a block device.
 func (i *Image) Device() bool { return i.device }
 
-// Size is the size in bytes when the image was opened.
+// Size is the size in bytes when the image was opened: what stat says, or where reads ended on a file system that is not known to keep
+// honest sizes.
 func (i *Image) Size() int64 { return i.size }
 
 // ReadAt reads as io.ReaderAt does. Holes are zeros.
@@ -125,10 +134,10 @@ func (i *Image) ReadAt(p []byte, off int64) (int, error) { return i.f.ReadAt(p, 
 
 // NextData returns the first range from off on, before end, that may hold something else than zeros; its Len is 0 when there
 // is none. A device has one range.
-func (i *Image) NextData(off, end int64) (tree.Range, error) {
+func (i *Image) NextData(off, end int64) tree.Range {
 	end = min(end, i.size)
 	if i.device {
-		return tree.Range{Off: off, Len: max(end-off, 0)}, nil
+		return tree.Range{Off: off, Len: max(end-off, 0)}
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()

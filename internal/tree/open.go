@@ -225,13 +225,10 @@ func (r *Root) special(e *Entry, warn func(Warning)) error {
 }
 
 // Refresh says whether the open file f is still what e says, as Unchanged does, and makes e anew from f when it is not, as
-// Open does, with its flags.
+// Open does.
 func (r *Root) Refresh(e *Entry, f *os.File, warn func(Warning)) (same bool, err error) {
 	if same, err = r.Unchanged(e, f); same || err != nil {
 		return same, err
 	}
-	if err := control(f, func(fd int) error { return r.renew(e, fd, warn) }); err != nil {
-		return false, err
-	}
-	return false, r.ReadFlags(e, f)
+	return false, control(f, func(fd int) error { return r.renew(e, fd, warn) })
 }
