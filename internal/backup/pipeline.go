@@ -214,6 +214,9 @@ func (p *pipeline) send(ctx context.Context, u *unit) error {
 	return nil
 }
 
+// walked is told of each entry of a walk; nil but for tests.
+var walked func(path string)
+
 // walk makes units.
 func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 	b := newBundle()
@@ -243,6 +246,9 @@ func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 	}
 	err := p.root.Walk(ctx, o, func(e *tree.Entry) error {
 		p.away.stored(e)
+		if walked != nil {
+			walked(e.Path)
+		}
 		p.counts.entries.Add(1)
 		file := e.Kind == tree.File && !e.HasLinkTo
 		content := file && e.Size > 0
