@@ -202,7 +202,7 @@ func TestVanishedEntries(t *testing.T) {
 			}
 			var once atomic.Bool
 			o := backup.Options{Sources: []backup.Source{{Volume: "v", Root: dir, Quiet: c.quiet}}}
-						defer backup.SetWalked(func(path string) {
+			defer backup.SetWalked(func(path string) {
 				if path == c.at && !once.Swap(true) {
 					if err := c.change(t, dir); err != nil {
 						t.Error(err)
