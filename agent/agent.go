@@ -31,6 +31,7 @@ import (
 	"holdfast/agent/metrics"
 	"holdfast/agent/report"
 	"holdfast/internal/backup"
+	"holdfast/internal/hostid"
 	"holdfast/internal/obs"
 	"holdfast/internal/pressure"
 	"holdfast/internal/seal"
@@ -64,6 +65,8 @@ type Agent struct {
 	version string
 	ready   func()
 	started time.Time
+	// identity tells this host from its clones, for the sessions of its backups.
+	identity hostid.Identity
 
 	store     obs.Store
 	limiter   *obs.Limiter
@@ -122,6 +125,10 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	opened(a.journal.Close)
 	if aside := a.journal.Aside(); aside != "" {
 		a.log.Error("the journal was damaged; a new one begins. Instances that were held for a job are let go, and none is released for it", keyError, aside)
+	}
+	if a.identity, err = hostid.Load(cfg.StateDir); err != nil { // backups do not need it
+		a.log.Warn("this host has no identity that lasts, so after a reboot sessions of killed backups stay in the vaults "+
+			"until `holdfast vault sessions --forget` removes them", keyError, err.Error())
 	}
 	held, err := openMarks(filepath.Join(cfg.StateDir, "held"))
 	if err != nil {
@@ -214,6 +221,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	}}
 	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{
 		Observe: a.storeRequest, Retry: &policy, Retained: vault.Retained, Limiter: a.limiter,
+		Warn: func(message string) { a.log.Warn("the file system of the store lacks something", "reason", message) },
 	})
 	if err != nil {
 		return fmt.Errorf("store.url: %w", err)
@@ -345,6 +353,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	})
 	group.Go(func() error {
 		a.watchCertificate(ctx)
+		return nil
+	})
+	group.Go(func() error {
+		a.settle(ctx)
 		return nil
 	})
 	for _, s := range a.servers(late) {

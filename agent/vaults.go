@@ -120,7 +120,7 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	o := backup.Options{
 		On:       v.a.engine,
 		MinLevel: least, MaxLevel: most,
-		Vault: opened, Instance: r.Instance, Host: v.a.cfg.HostID, Agent: v.a.version,
+		Vault: opened, Instance: r.Instance, Host: v.a.cfg.HostID, Identity: v.a.identity, Agent: v.a.version,
 		Precopy: r.Precopy, Resume: r.Resume, PackIntent: r.PackIntent,
 		Progress: func(p backup.Progress) {
 			r.Progress(job.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent})

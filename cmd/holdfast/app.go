@@ -167,6 +167,17 @@ func (a *app) retrying(e obs.RetryEvent) {
 	}
 }
 
+// storeWarning tells what the file system of a file store lacks. It is called from any goroutine.
+func (a *app) storeWarning(message string) {
+	if !a.json {
+		a.beside("warning: %s", oneLine(message))
+		return
+	}
+	a.printing.Lock()
+	defer a.printing.Unlock()
+	_ = encode(a.stderr, warningLine{Type: "warning", What: message}, "") // as above
+}
+
 // interrupted reports whether a signal ended ctx.
 func interrupted(ctx context.Context) bool {
 	return context.Cause(ctx) == errInterrupted

@@ -46,16 +46,10 @@ type backupJSON struct {
 	Excluded   uint64 `json:"excluded"` // entries that patterns left out, not counting what lies below them
 }
 
-// backupOptions are what the flags of backup say.
-type backupOptions struct {
-	instance, snapshot string
-	patterns           []string // of what to leave out
-	caches             bool     // leave out the content of folders with a CACHEDIR.TAG
-}
-
 func (a *app) backupCommand() *cobra.Command {
 	v := access{strict: true}
-	var o backupOptions
+	of := backup.Source{Volume: volumeName}
+	var instance, snap string
 	var exclude, excludeFrom []string
 	cmd := &cobra.Command{
 		Use:   "backup --instance ID PATH",
@@ -65,6 +59,8 @@ func (a *app) backupCommand() *cobra.Command {
 			"Run as root where snapshots can be made, it reads one that it removes (--snapshot auto). Elsewhere, and\n" +
 			"with --snapshot off, it reads PATH in place: what changes while it reads is in the backup as it was\n" +
 			"at the moment of reading. Stop what writes there first, or give the instance to an agent.\n\n" +
+			"A PATH that became empty, or lies on another file system than at the last backup, is probably not\n" +
+			"mounted, and is refused before anything is read (--allow-empty).\n\n" +
 			"What can't be read does not stop the backup: each such place is listed, the backup is marked as incomplete,\n" +
 			"and the exit code is 3. No restore takes an incomplete backup unless it is named.\n\n" +
 			"--exclude leaves out what matches GLOB, a folder with all below it. A pattern without a slash matches a\n" +
@@ -75,43 +71,46 @@ func (a *app) backupCommand() *cobra.Command {
 			"  holdfast backup --instance cp-7 --exclude '*.tmp' --exclude /cache/ --exclude-caches /data/cp-7",
 		Args: arguments("PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := needInstance(cmd, o.instance); err != nil {
+			if err := needInstance(cmd, instance); err != nil {
 				return err
 			}
-			if o.snapshot != "auto" && o.snapshot != "off" {
+			if snap != "auto" && snap != "off" {
 				return &usageError{
-					msg:     fmt.Sprintf("--snapshot: must be auto or off, got %q", o.snapshot),
+					msg:     fmt.Sprintf("--snapshot: must be auto or off, got %q", snap),
 					command: cmd.CommandPath(),
 				}
 			}
 			var err error
-			if o.patterns, err = excludes(cmd, exclude, excludeFrom); err != nil {
+			if of.Exclude, err = excludes(cmd, exclude, excludeFrom); err != nil {
 				return err
 			}
-			doing := "back up " + o.instance
+			doing := "back up " + instance
 			path, kind, err := volume(args[0])
 			if err != nil {
 				return &failure{doing: doing, err: err}
 			}
-			if kind == snapshot.Image && (len(o.patterns) > 0 || o.caches) {
+			if kind == snapshot.Image && (len(of.Exclude) > 0 || of.ExcludeCaches) {
 				return &usageError{
 					msg: fmt.Sprintf("--exclude: %s is an image, which is backed up as a whole and has no paths to leave out", name(args[0])), command: cmd.CommandPath(),
 				}
 			}
-			a.noteHostPaths(o.patterns, path)
+			a.noteHostPaths(of.Exclude, path)
 			return a.withVault(cmd, v, doing, func(ctx context.Context, at *vaultAt) error {
-				return a.backup(ctx, at, o, path)
+				of.Root = path
+				return a.backup(ctx, at, instance, of, snap == "auto")
 			})
 		},
 	}
 	v.flags(cmd)
 	v.limits.flags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.instance, "instance", "", "`ID` of the instance")
-	f.StringVar(&o.snapshot, "snapshot", "auto", "auto or off: whether to read a snapshot where one can be made")
+	f.StringVar(&instance, "instance", "", "`ID` of the instance")
+	f.StringVar(&snap, "snapshot", "auto", "auto or off: whether to read a snapshot where one can be made")
+	f.BoolVar(&of.AllowEmpty, "allow-empty", false,
+		"back up PATH although it is empty, or lies on another file system, and the last backup has content of it")
 	f.StringArrayVar(&exclude, "exclude", nil, "leave out what matches `GLOB`; repeat for several")
 	f.StringArrayVar(&excludeFrom, "exclude-from", nil, "leave out what matches a pattern of `FILE`; repeat for several")
-	f.BoolVar(&o.caches, "exclude-caches", false, "leave out what folders with a CACHEDIR.TAG hold")
+	f.BoolVar(&of.ExcludeCaches, "exclude-caches", false, "leave out what folders with a CACHEDIR.TAG hold")
 	return cmd
 }
 
@@ -150,7 +149,8 @@ func volume(path string) (string, snapshot.Kind, error) {
 	return abs, kind, nil
 }
 
-func (a *app) backup(ctx context.Context, at *vaultAt, o backupOptions, path string) (err error) {
+func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backup.Source, wantSnapshot bool) (err error) {
+	path := of.Root
 	if storeBelow(at.store.String(), path) {
 		return &hintedError{
 			fmt.Errorf("the store lies inside %s, which is to be backed up", name(path)),
@@ -162,30 +162,30 @@ func (a *app) backup(ctx context.Context, at *vaultAt, o backupOptions, path str
 	if err != nil {
 		return err
 	}
-	root, source := path, "in place"
-	if o.snapshot == "auto" {
+	source := "in place"
+	if wantSnapshot {
 		view, remove, serr := takeSnapshot(ctx, path)
 		if serr != nil {
 			return serr
 		}
 		if view != nil {
 			defer func() { err = errors.Join(err, remove()) }()
-			root, source = cmp.Or(view.Root, view.Image), view.Ref.Provider
+			of.Root, source = cmp.Or(view.Root, view.Image), view.Ref.Provider
+			of.Taken, of.Mounted, of.Quiet = view.taken, view.mounted, true
 			a.say("reading a %s snapshot of %s", source, name(path))
 		}
 	}
 	p := a.newProgress("backup")
 	defer p.finish()
-	stopScan := p.scan(ctx, root)
+	stopScan := p.scan(ctx, of.Root)
 	result, err := backup.Run(ctx, backup.Options{
 		Vault:    at.Vault,
-		Instance: o.instance,
+		Instance: instance,
 		Host:     host,
+		Identity: a.identity(),
 		Agent:    "holdfast " + build().Version,
-		Sources: []backup.Source{{
-			Volume: volumeName, Root: root, Exclude: o.patterns, ExcludeCaches: o.caches, Quiet: source != "in place",
-		}},
-		Warn: p.warn,
+		Sources:  []backup.Source{of},
+		Warn:     p.warn,
 		// What the last backup from here found, so that files that did not change are not read again.
 		CatalogueDir: a.catalogueDir(),
 		IndexDir:     a.indexDir(),
@@ -200,7 +200,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, o backupOptions, path str
 	}
 	if a.json {
 		err = a.line(backupJSON{
-			Type: "backup", Instance: o.instance, Backup: result.BackupID, Object: result.Object,
+			Type: "backup", Instance: instance, Backup: result.BackupID, Object: result.Object,
 			Digest: result.ManifestSHA256, Source: source, Files: result.Files, Dirs: result.Dirs,
 			Bytes: result.Bytes, Unchanged: result.Unchanged, Read: result.BytesRead, New: result.BytesNew, Sent: result.BytesSent,
 			Deduplicated: result.BytesDeduplicated, Packs: result.Packs,
@@ -218,27 +218,6 @@ func (a *app) backup(ctx context.Context, at *vaultAt, o backupOptions, path str
 			result.BackupID, count(result.Lost, "place", "places"))}
 	}
 	return err
-}
-
-// catalogueDir is where this user's catalogues are kept (XDG Base Directory Specification); "" where the
-// environment names no cache folder, and then every file is read.
-func (a *app) catalogueDir() string {
-	if dir := a.getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "holdfast")
-	}
-	if home := a.getenv("HOME"); filepath.IsAbs(home) {
-		return filepath.Join(home, ".cache", "holdfast")
-	}
-	return ""
-}
-
-// indexDir is where this user's copies of the vaults' indexes are kept; "" where the environment names no cache folder,
-// and then each backup fetches the index.
-func (a *app) indexDir() string {
-	if dir := a.catalogueDir(); dir != "" {
-		return filepath.Join(dir, "index")
-	}
-	return ""
 }
 
 // storeBelow tells whether the store is a folder at path or below it.

@@ -139,8 +139,12 @@ var verdicts = []struct {
 	{obs.ErrAccess, verdict{exitFailed, "", ""}},
 	{obs.ErrWrongRegion, verdict{exitFailed, "", ""}},
 	{obs.ErrNoSpace, verdict{exitFailed, "", ""}},
-	{syscall.ENOSPC, verdict{exitFailed, "", "make room on that disk, or name a place on another"}},
+	{obs.ErrFileSystem, verdict{exitFailed, "", ""}},
 	{obs.ErrUnavailable, verdict{exitFailed, "", ""}},
+	// Of the disks of this host; the errors of a file store are among those above.
+	{syscall.ENOSPC, verdict{exitFailed, "", "make room on that disk (df shows its space, df -i its inodes), or name a place on another"}},
+	{syscall.EDQUOT, verdict{exitFailed, "", "raise the quota on that disk (quota shows it), or remove files that count against it"}},
+	{syscall.EROFS, verdict{exitFailed, "", "mount that file system for writing, or name a place on another"}},
 }
 
 // judge finds the exit code, the message and the hint for an error. stopped tells that a signal came.

@@ -115,6 +115,7 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create 
 	retry.OnRetry = a.retrying
 	o.store, err = obs.Open(ctx, url, obs.Options{
 		Getenv: a.getenv, Retry: &retry, Create: create, Retained: vault.Retained, Limiter: v.limits.limiter(),
+		Warn: a.storeWarning,
 	})
 	if errors.Is(err, obs.ErrUsage) {
 		return nil, &usageError{

@@ -55,6 +55,7 @@ func TestScript(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOLDFAST_STORE", "file://"+filepath.Join(e.WorkDir, "store"))
 			e.Setenv("XDG_CACHE_HOME", e.WorkDir+".cache") // beside the folder that scripts list
+			e.Setenv("XDG_STATE_HOME", e.WorkDir+".state")
 			e.Setenv("HOLDFAST_KEY", filepath.Join(e.WorkDir, "host.key"))
 			return os.Mkdir(filepath.Join(e.WorkDir, "store"), 0o755)
 		},

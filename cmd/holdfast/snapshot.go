@@ -12,16 +12,24 @@ import (
 	"syscall"
 	"time"
 
+	"holdfast/internal/evidence"
 	"holdfast/internal/snapshot"
 )
 
 // removeTimeout bounds the removal of a snapshot after the work was interrupted.
 const removeTimeout = 30 * time.Second
 
+// snapshotView is a snapshot with what the engine has to know of its making.
+type snapshotView struct {
+	*snapshot.Snapshot
+	taken   time.Time // not after the making began
+	mounted string    // the mount of the file system that it is of, as evidence.MountOf; "" when that is not known
+}
+
 // takeSnapshot makes a snapshot of path where the file system has them and the process may, and
 // removes those that killed processes of this tool left beside it; else it returns nil. remove takes
 // the snapshot away, also after ctx ended; it is called exactly once.
-func takeSnapshot(ctx context.Context, path string) (view *snapshot.Snapshot, remove func() error, err error) {
+func takeSnapshot(ctx context.Context, path string) (view *snapshotView, remove func() error, err error) {
 	if os.Geteuid() != 0 {
 		return nil, nil, nil
 	}
@@ -40,8 +48,14 @@ func takeSnapshot(ctx context.Context, path string) (view *snapshot.Snapshot, re
 	if err := removeLeftovers(ctx, provider, request); err != nil {
 		return nil, nil, err
 	}
-	if view, err = provider.Create(ctx, request); err != nil {
+	view = &snapshotView{taken: time.Now(), mounted: evidence.MountOf(path)}
+	clock := evidence.ClockOffset()
+	if view.Snapshot, err = provider.Create(ctx, request); err != nil {
 		return nil, nil, err
+	}
+	view.taken = evidence.Earliest(view.taken, clock, evidence.ClockOffset())
+	if view.mounted != evidence.MountOf(path) {
+		view.mounted = "" // somebody mounted something else meanwhile
 	}
 	return view, func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)

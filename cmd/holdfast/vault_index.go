@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"holdfast/internal/vault"
 )
 
 func (a *app) vaultRebuildIndexCommand() *cobra.Command {
@@ -31,7 +33,7 @@ func (a *app) vaultRebuildIndex(ctx context.Context, at *vaultAt) error {
 	if err != nil {
 		return err
 	}
-	report, err := at.RebuildIndex(ctx, host)
+	report, err := at.RebuildIndex(ctx, vault.SessionOptions{Host: host, Identity: a.identity(), Instance: "index"})
 	if err != nil {
 		return err
 	}

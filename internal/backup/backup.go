@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/internal/evidence"
+	"holdfast/internal/hostid"
 	"holdfast/internal/pattern"
 	"holdfast/internal/pulse"
 	"holdfast/internal/seal"
@@ -48,7 +50,8 @@ type Source struct {
 	// backup had content of it and found it elsewhere.
 	AllowEmpty bool
 	// Mounted identifies the mount of the live file system that Root is a snapshot of, where Root lies
-	// on a mount of its own (see tree.MountOf). "" where Root lies on the same file system as the volume.
+	// on a mount of its own (see evidence.MountOf): asked before and after the snapshot was made, and the
+	// same. "" where Root lies on the same file system as the volume, or that is not known.
 	Mounted string
 	// Quiet says that nobody writes to what Root shows while the Run reads it: it is a snapshot, or
 	// the instance stands still. An entry that vanishes meanwhile is then a loss.
@@ -62,9 +65,14 @@ type Options struct {
 	Vault    *vault.Vault
 	Instance string
 	Host     string // of the agent; goes into the manifest
+	// Identity tells the host from all others (internal/hostid), by which the sessions of its earlier boots are removed. The zero
+	// value leaves them.
+	Identity hostid.Identity
 	Agent    string // version; goes into the manifest
 	Sources  []Source
 	Now      func() time.Time // nil: time.Now
+	// Clock is how far the wall clock is ahead of the time since the boot; nil is evidence.ClockOffset.
+	Clock func() time.Duration
 
 	// Precopy stores what the sources have and remembers it in the catalogues, but makes no backup: a later Run
 	// reads only what changed since. Without CatalogueDir that is still the content that is not sent again.
@@ -194,7 +202,8 @@ type run struct {
 	walked   atomic.Bool
 
 	governor *governor
-	started  time.Time // of the process's clock: what waiting is compared with
+	started  time.Time     // of the process's clock: what waiting is compared with
+	clock    time.Duration // Options.Clock when the run began
 
 	warnings tree.Collector
 	losses   losses
@@ -227,6 +236,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Clock == nil {
+		o.Clock = evidence.ClockOffset
 	}
 	if o.MinLevel == 0 {
 		o.MinLevel = seal.Fastest
@@ -321,6 +333,7 @@ func once(ctx context.Context, o Options, lost []vault.PackID, first bool) (*Res
 	defer r.turn.leave()
 	r.warnings.Tell = o.Warn
 	r.res.Stages, r.res.Catalogues = map[string]time.Duration{}, map[string]string{}
+	r.clock = o.Clock()
 	r.res.Created = o.Now().UTC()
 	stop := r.tellProgress()
 	err = r.underSession(ctx, !first)
@@ -340,10 +353,11 @@ func once(ctx context.Context, o Options, lost []vault.PackID, first bool) (*Res
 func (r *run) underSession(ctx context.Context, fresh bool) error {
 	shared := r.o.On.sessions
 	s, err := shared.begin(ctx, r.o.Vault, vault.SessionOptions{
-		Host: r.o.Host, Instance: r.o.Instance,
+		Host: r.o.Host, Identity: r.o.Identity, Instance: r.o.Instance,
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: err.Error() + "; garbage stays in the vault meanwhile"})
 		},
+		Settled: func(so vault.Settled) { r.warnings.Warn(tree.Warning{What: so.String()}) },
 	}, fresh)
 	if err != nil {
 		return err
@@ -362,7 +376,7 @@ func (r *run) underSession(ctx context.Context, fresh bool) error {
 }
 
 func (r *run) all(ctx context.Context) (err error) {
-	start := r.o.Now()
+	start := time.Now() // of the process's clock, which does not jump: the stages are durations
 	var beside sync.WaitGroup
 	asking, end := context.WithCancel(ctx)
 	defer func() {
@@ -372,8 +386,7 @@ func (r *run) all(ctx context.Context) (err error) {
 		beside.Wait()
 		end()
 	}()
-	r.earlier = sync.OnceValues(func() ([]vault.BackupRef, error) { return r.o.Vault.Backups(asking, r.o.Instance) })
-	r.newest = sync.OnceValues(func() (*vault.Manifest, error) { return r.lastBackup(asking) })
+	r.ask(asking)
 	beside.Go(func() {
 		if r.asksForNewest() {
 			_, _ = r.newest() // whoever needs the manifest calls again and gets the same error
@@ -398,6 +411,10 @@ func (r *run) all(ctx context.Context) (err error) {
 	}
 	r.w = w
 	var volumes []vault.Volume
+	if err := r.mounted(ctx); err != nil {
+		_ = w.Abort(err) // nothing was sent
+		return err
+	}
 	for _, s := range r.o.Sources {
 		vol, err := r.volume(ctx, s)
 		if err != nil {
@@ -470,7 +487,7 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.P
 	if err != nil {
 		return err
 	}
-	seq, parent, err := vault.NextSeq(earlier)
+	seq, parent, err := r.o.Vault.NextSeq(r.o.Instance, earlier)
 	if err != nil {
 		return err
 	}
@@ -525,7 +542,7 @@ func (r *run) result() *Result {
 }
 
 func (r *run) stage(name string, since *time.Time) {
-	now := r.o.Now()
+	now := time.Now()
 	r.res.Stages[name] += now.Sub(*since)
 	*since = now
 }

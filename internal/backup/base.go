@@ -52,8 +52,8 @@ func (p *previous) judge(it *vault.Item, e *tree.Entry, extents []vault.Extent) 
 		extents = []vault.Extent{} // a file of holes only is known too
 	}
 	k := known{extents: extents}
-	// Where the time of change was too young to be relied upon, only a base can tell.
-	dated := it.Ctime != tree.Time{}
+	// Where the time of change can't be relied upon, only a base can tell: it was too young, or the file system was mounted anew.
+	dated := p.dated(it)
 	like := it.Size == e.Size && it.Mtime == e.Mtime && (it.Ctime == e.Ctime || !dated)
 	gone := func(x vault.Extent) bool { return p.without[x.Chunk.Pack] }
 	if p.base == nil {

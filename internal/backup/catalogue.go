@@ -1,14 +1,15 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"iter"
-	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"holdfast/internal/tree"
@@ -20,12 +21,12 @@ import (
 // recipe too, as stat pages.
 type catalogue struct {
 	volume string
+	rest   vault.Evidence       // what the rows of the new one rest on
+	rows   bool                 // the times of change tell of each change, so that rows are of use
+	clock  func() time.Duration // Options.Clock
 	new    *vault.CatalogueFile // nil when it can't be kept
 	before *previous            // nil when nothing is known
 	done   func()               // frees what before reads
-	// young is from where on a time of change is too near to the walk: a later write in the same tick of
-	// the file system's clock would show the same time.
-	young tree.Time
 }
 
 // tick is longer than any file system's clock stands still (ext3 and HFS: a second).
@@ -36,8 +37,10 @@ const tick = 2 * time.Second
 const making = time.Minute
 
 // catalogue finds what is known of a volume and begins its new catalogue. A fault of either costs a full
-// read, now or next time, and is a warning: the backup itself does not depend on it. Nil when no times
-// of change can be relied upon.
+// read, now or next time, and is a warning: the backup itself does not depend on it. Nil when no catalogue is kept.
+//
+// What is known is believed only while the mount stands that was looked at: a power cut can keep what was written to a file in
+// place, and lose the change of its times (see package evidence). A base snapshot needs no times and no mount.
 func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalogue {
 	volume := s.Volume
 	if r.o.CatalogueDir == "" {
@@ -46,42 +49,67 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 	warn := func(err error, so string) {
 		r.warnings.Warn(tree.Warning{Path: r.o.CatalogueDir, What: fmt.Sprintf("catalogue of %s, volume %s: %v; %s", r.o.Instance, volume, err, so)})
 	}
-	moment, err := root.Settle()
-	if err != nil {
-		warn(err, "all files are read, and none is kept")
-		return nil
+	c := &catalogue{
+		volume: volume, clock: r.o.Clock, done: func() {}, rest: vault.Evidence{FileSystem: root.FileSystem(), Clock: r.clock, Young: r.res.Created},
 	}
-	c := &catalogue{volume: volume, done: func() {}}
 	r.cats = append(r.cats, c)
-	young := r.res.Created.Add(-tick)
-	if taken := s.Taken.Add(-tick); !s.Taken.IsZero() && taken.Before(young) {
-		young = taken
-	} else if made := moment.Add(-making); s.Taken.IsZero() && root.Still() && made.Before(young) {
-		young = made
+	moment, err := root.Settle()
+	if c.rows = err == nil; c.rows {
+		c.rest.Mounted = cmp.Or(s.Mounted, root.Mounted())
+		c.rest.Young = r.young(s, root.Still(), moment)
+	} else {
+		warn(err, "all files are read, and none is kept")
 	}
-	c.young = tree.Time{Sec: young.Unix(), Nsec: uint32(young.Nanosecond())}
-	if c.new, err = r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, volume); err != nil {
+	// Without rows it still tells on which file system the volume lay.
+	if c.new, err = r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, volume, c.rest); err != nil {
 		warn(err, "none is kept on this host")
 	}
-	if s.readAll || r.o.On.drifted.has(distrustKey(r.o.Vault, r.o.Instance, volume, ByTimes)) {
+	if !c.rows || s.readAll || r.o.On.drifted.has(distrustKey(r.o.Vault, r.o.Instance, volume, ByTimes)) {
 		return c
 	}
 	last, f, err := r.o.Vault.LastCatalogue(r.o.CatalogueDir, r.o.Instance, volume)
-	if err == nil {
-		c.done = func() { _ = f.Close() } // only read
-		c.before = &previous{next: last.Next, without: r.gone, warn: func(err error) { warn(err, "the remaining files are read") }}
-		if b := s.Base; b != nil && b.Catalogue == last.ID() && !r.o.On.drifted.has(distrustKey(r.o.Vault, r.o.Instance, volume, ByBase)) {
-			c.before.base = b.Changes
+	switch {
+	case err == nil:
+		holds := last.Evidence().Holds(c.rest.Mounted)
+		based := s.Base != nil && s.Base.Catalogue == last.ID() && !r.o.On.drifted.has(distrustKey(r.o.Vault, r.o.Instance, volume, ByBase))
+		if holds || based {
+			c.done = func() { _ = f.Close() } // only read
+			c.before = &previous{
+				next: last.Next, rest: last.Evidence(), holds: holds, clock: r.o.Clock, without: r.gone,
+				warn: func(err error) { warn(err, "the remaining files are read") },
+			}
+			if based {
+				c.before.base = s.Base.Changes
+			}
+			return c
 		}
-		return c
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
+		_ = f.Close() // only read
+	case !errors.Is(err, fs.ErrNotExist):
 		warn(err, "the last backup's is taken from the store")
 	}
 	if err := r.stored(ctx, c, volume, warn); err != nil && ctx.Err() == nil {
 		warn(err, "all files are read")
 	}
 	return c
+}
+
+// young returns the time of change from which on nothing is believed of a file: it may have been written once more in the same
+// tick of the clock, or while the snapshot was made. still says that the source is a snapshot, and moment when it was made.
+func (r *run) young(s Source, still bool, moment time.Time) time.Time {
+	young := r.res.Created
+	switch {
+	case !s.Taken.IsZero() && s.Taken.Before(young):
+		young = s.Taken
+	case s.Taken.IsZero() && still && moment.Add(tick-making).Before(young):
+		return moment.Add(-making)
+	}
+	return young.Add(-tick)
+}
+
+// ask prepares what the store is asked for once, when it is first needed.
+func (r *run) ask(ctx context.Context) {
+	r.earlier = sync.OnceValues(func() ([]vault.BackupRef, error) { return r.o.Vault.Backups(ctx, r.o.Instance) })
+	r.newest = sync.OnceValues(func() (*vault.Manifest, error) { return r.lastBackup(ctx) })
 }
 
 // lastBackup reads the manifest of the instance's newest backup, complete or not: what it says of
@@ -97,16 +125,15 @@ func (r *run) lastBackup(ctx context.Context) (*vault.Manifest, error) {
 	return r.o.Vault.Manifest(ctx, refs[len(refs)-1])
 }
 
-// asksForNewest tells whether some volume has no catalogue here, so that the newest backup is asked for one: a round trip that need not
-// wait for the index.
+// asksForNewest tells whether some volume has no catalogue here, so that the newest backup is asked what it knows of the volume: a round
+// trip that need not wait for the index.
 func (r *run) asksForNewest() bool {
-	return r.o.CatalogueDir != "" && slices.ContainsFunc(r.o.Sources, func(s Source) bool {
-		info, err := os.Stat(s.Root)
-		return err == nil && info.IsDir() && !s.readAll && !r.o.Vault.HasCatalogue(r.o.CatalogueDir, r.o.Instance, s.Volume)
+	return slices.ContainsFunc(r.o.Sources, func(s Source) bool {
+		return !(s.readAll && s.AllowEmpty) && (r.o.CatalogueDir == "" || !r.o.Vault.HasCatalogue(r.o.CatalogueDir, r.o.Instance, s.Volume))
 	})
 }
 
-// stored takes what the instance's last backup says of the volume, whichever host made it.
+// stored takes what the instance's last backup says of the volume, if it has looked at the same mount.
 func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func(error, string)) error {
 	m, err := r.newest()
 	if errors.Is(err, vault.ErrNoBackup) {
@@ -115,24 +142,17 @@ func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func
 		return err
 	}
 	vol, err := m.Volume(volume)
-	if err != nil || vol.Kind != vault.KindTree || len(vol.Stats) == 0 {
-		return nil // the volume is new, or nothing was known of its files
+	if err != nil || vol.Kind != vault.KindTree || len(vol.Stats) == 0 || !vol.Evidence().Holds(c.rest.Mounted) {
+		return nil // the volume is new, or nothing is known of its files, or not of those that are mounted now
 	}
 	next, stop := iter.Pull2(r.o.Vault.StoredCatalogue(ctx, vol))
 	c.done = stop
 	c.before = &previous{
-		without: r.gone,
+		rest: vol.Evidence(), holds: true, clock: r.o.Clock, without: r.gone,
 		next: func() ([]vault.Item, error) {
 			items, err, ok := next()
 			if !ok {
 				err = io.EOF
-			}
-			for i := range items {
-				// A time of whole seconds is of a file system that counts no finer. Elsewhere, with a clock of its own,
-				// another change may show the same; on the host that saw it, the local catalogue would have been there.
-				if items[i].Ctime.Nsec == 0 {
-					items[i].Ino = 0
-				}
 			}
 			return items, err
 		},
@@ -145,10 +165,11 @@ func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func
 	return nil
 }
 
-// page takes a page of the new recipe.
+// page takes a page of the new recipe. The clock is asked for each page, since somebody may set it back while the backup runs.
 func (c *catalogue) page(page []byte, items []vault.Item) error {
+	young := c.rest.Until(c.clock())
 	for i := range items {
-		if !earlier(items[i].Ctime, c.young) {
+		if !earlier(items[i].Ctime, young) {
 			items[i].Ctime = tree.Time{} // of no file: without a base, the next backup reads it
 		}
 	}
@@ -197,11 +218,20 @@ func (r *run) withoutSet() map[vault.PackID]bool {
 // previous finds the entries of an earlier backup in the order of the walk. It is for the walk's goroutine.
 type previous struct {
 	next    func() ([]vault.Item, error)
+	rest    vault.Evidence
+	clock   func() time.Duration // Options.Clock
+	holds   bool                 // the mount stands that the items tell of
+	until   tree.Time            // from this time of change on the items of the page at hand tell nothing
 	warn    func(error)
 	without map[vault.PackID]bool // what these hold is not known any more
 	base    Changes               // what may differ from the view that the catalogue is of; nil: the times alone tell
 	items   []vault.Item
 	ended   bool
+}
+
+// dated tells whether the time of change of an item is evidence.
+func (p *previous) dated(it *vault.Item) bool {
+	return p.holds && it.Ctime != tree.Time{} && earlier(it.Ctime, p.until)
 }
 
 // find returns what is known of e, when e is the file that the last backup stored: it did not change since (the same inode,
@@ -249,6 +279,7 @@ func (p *previous) find(e *tree.Entry) (known, bool) {
 func (p *previous) peek() *vault.Item {
 	for len(p.items) == 0 && !p.ended {
 		items, err := p.next()
+		p.until = p.rest.Until(p.clock())
 		if err != nil {
 			p.ended = true
 			if !errors.Is(err, io.EOF) {

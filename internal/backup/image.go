@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"holdfast/internal/evidence"
 	"holdfast/internal/image"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
@@ -57,13 +58,14 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 		return vault.Volume{}, err
 	}
 	u := newLarge(&tree.Entry{Kind: tree.File, Mode: 0o600, Size: img.Size()})
-	round := r.roundCatalogue(rec, s)
+	vol := vault.Volume{Name: s.Volume, Kind: vault.KindImage, FileSystem: evidence.FileSystem(img.File())}
+	round := r.roundCatalogue(rec, s, vol.FileSystem)
 	base, feed := r.imageBase(ctx, s, u.done)
 	u.image = p.readingOf(img, base)
 	p.name, p.by = s.Volume, ByBase
 	u.image.same = r.shareBlocks(img, s, u.image.grid)
 	defer u.image.same.close()
-	vol, err := p.flow(ctx, rec, vault.Volume{Name: s.Volume, Kind: vault.KindImage}, func(ctx context.Context) error {
+	vol, err = p.flow(ctx, rec, vol, func(ctx context.Context) error {
 		r.counts.entries.Add(1)
 		r.counts.files.Add(1)
 		if err := p.send(ctx, u); err != nil || feed == nil {
@@ -71,12 +73,15 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 		}
 		return feed(ctx)
 	})
+	if err != nil {
+		return vault.Volume{}, err
+	}
 	if p.doubtful.Load() { // no base: what this backup lacks, the next one would lack without a word
 		round.drop()
 	} else {
 		r.images = append(r.images, s.Volume)
 	}
-	return vol, err
+	return vol, r.becameZeros(s, vol)
 }
 
 // readingOf reads the image, with a base only what changed since.

@@ -144,19 +144,21 @@ func (r *run) roundItems(ctx context.Context, s Source) eachItem {
 // errOther says that a catalogue can't be used for a base.
 var errOther = errors.New("the catalogue is of another view, or of what is gone")
 
-// roundCatalogue notes what a round of pre-copy stores of an image. It returns nil where nothing is noted.
-func (r *run) roundCatalogue(rec *vault.RecipeWriter, s Source) *catalogue {
+// roundCatalogue notes what a round of pre-copy stores of an image that lies on that file system. It
+// returns nil where nothing is noted. A base tells what changed since, so no row rests on times.
+func (r *run) roundCatalogue(rec *vault.RecipeWriter, s Source, on string) *catalogue {
 	if !r.o.Precopy || r.o.CatalogueDir == "" {
 		return nil
 	}
-	made, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, s.Volume)
+	rest := vault.Evidence{FileSystem: on, Clock: r.clock, Young: r.res.Created}
+	made, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, s.Volume, rest)
 	if err != nil {
 		r.warnings.Warn(tree.Warning{
 			Path: r.o.CatalogueDir, What: fmt.Sprintf("catalogue of %s, volume %s: %v; the image is read again in the hold", r.o.Instance, s.Volume, err),
 		})
 		return nil
 	}
-	c := &catalogue{volume: s.Volume, new: made, done: func() {}}
+	c := &catalogue{volume: s.Volume, rest: rest, clock: r.o.Clock, new: made, done: func() {}}
 	r.cats = append(r.cats, c)
 	rec.Tap = c.page
 	return c

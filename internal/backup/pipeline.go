@@ -122,16 +122,20 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	if err != nil {
 		return vault.Volume{}, err
 	}
+	vol := vault.Volume{Name: s.Volume, Kind: vault.KindTree, FileSystem: root.FileSystem()}
 	cat := r.catalogue(ctx, root, s)
-	if cat != nil {
+	if cat != nil && cat.rows {
 		p.before = cat.before
 		p.name, p.by = s.Volume, ByTimes
 		if cat.before != nil && cat.before.base != nil {
 			p.by = ByBase
 		}
-		rec.Tap, rec.KeepStats = cat.page, true
+		rec.Tap = cat.page
+		if rec.KeepStats = cat.rest.Mounted != ""; rec.KeepStats { // else no later backup could believe them
+			vol.SetEvidence(cat.rest)
+		}
 	}
-	vol := vault.Volume{Name: s.Volume, Kind: vault.KindTree, Excludes: s.Exclude, ExcludeCaches: s.ExcludeCaches}
+	vol.Excludes, vol.ExcludeCaches = s.Exclude, s.ExcludeCaches
 	vol, err = p.flow(ctx, rec, vol, func(ctx context.Context) error { return p.walk(ctx, s.ExcludeCaches) })
 	if err == nil {
 		err = p.settle(ctx)

@@ -262,7 +262,7 @@ func writeBack(dir string) error {
 func (t *turn) command(args []string) command {
 	env := []string{
 		"PATH=" + t.path, "HOME=" + t.place.home, "TMPDIR=" + t.place.in("tmp"),
-		"XDG_CACHE_HOME=" + t.place.in("cache"), "XDG_CONFIG_HOME=" + t.place.in("config"), "LC_ALL=C.UTF-8",
+		"XDG_CACHE_HOME=" + t.place.in("cache"), "XDG_CONFIG_HOME=" + t.place.in("config"), "XDG_STATE_HOME=" + t.place.in("state"), "LC_ALL=C.UTF-8",
 	}
 	return command{args: args, dir: t.place.home, env: append(env, t.env(t.place)...)}
 }

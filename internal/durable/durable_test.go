@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"holdfast/internal/durable"
 )
@@ -125,24 +124,4 @@ func TestMkdirAll(t *testing.T) {
 			t.Errorf("%s: error %v", p, err)
 		}
 	}
-}
-
-func TestRemoveTemporary(t *testing.T) {
-	dir := t.TempDir()
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = root.Close() }()
-	now := time.Now()
-	for name, age := range map[string]time.Duration{".holdfast+OLD": 2 * time.Hour, ".holdfast+NEW": 0, "other": 9 * time.Hour} {
-		path := filepath.Join(dir, name)
-		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, now, now.Add(-age))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := durable.RemoveTemporary(root, ".", now.Add(-time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	onlyNames(t, dir, ".holdfast+NEW", "other")
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -16,8 +17,11 @@ import (
 type disk struct {
 	live, sure map[string]*inode // by path
 	calls      []string
-	cutAfter   int // -1: never
-	failAt     int // the call that fails with errFull, from 1; 0: none
+	cutAfter   int                               // -1: never
+	failAt     int                               // the call that fails with errFull, from 1; 0: none
+	refuse     map[string]error                  // by the first word of a call
+	sweeper    func(temp string, calls []string) // runs before each call on a temporary file
+	locked     map[string]bool
 }
 
 type inode struct {
@@ -46,6 +50,13 @@ func (d *disk) call(format string, args ...any) error {
 	if len(d.calls) == d.failAt {
 		return errFull
 	}
+	word, _, _ := strings.Cut(format, " %s")
+	if err := d.refuse[word]; err != nil {
+		return err
+	}
+	if d.sweeper != nil && len(args) > 0 && IsTemporary(fmt.Sprint(args[0])) {
+		d.sweeper(fmt.Sprint(args[0]), d.calls)
+	}
 	return nil
 }
 
@@ -72,6 +83,31 @@ func (d *disk) create(name string) (file, error) {
 	return &handle{d, name, n}, nil
 }
 
+func (d *disk) exists(name string) error {
+	if err := d.call("look at %s", name); err != nil {
+		return err
+	}
+	if d.live[name] == nil {
+		return fs.ErrNotExist
+	}
+	return nil
+}
+
+func (d *disk) renameNew(from, to string) error {
+	if err := d.call("rename new %s %s", from, to); err != nil {
+		return err
+	}
+	if d.live[to] != nil {
+		return fs.ErrExist
+	}
+	if d.live[from] == nil || d.live[filepath.Dir(to)] == nil {
+		return fs.ErrNotExist
+	}
+	d.live[to] = d.live[from]
+	delete(d.live, from)
+	return nil
+}
+
 func (d *disk) rename(from, to string) error {
 	if err := d.call("rename %s %s", from, to); err != nil {
 		return err
@@ -88,7 +124,7 @@ func (d *disk) link(from, to string) error {
 	if d.live[to] != nil {
 		return fs.ErrExist
 	}
-	if d.live[filepath.Dir(to)] == nil {
+	if d.live[from] == nil || d.live[filepath.Dir(to)] == nil {
 		return fs.ErrNotExist
 	}
 	d.live[to] = d.live[from]
@@ -165,6 +201,20 @@ func (h *handle) Sync() error {
 	return nil
 }
 
+func (h *handle) Lock() (func(), error) {
+	if err := h.d.call("lock %s", h.name); err != nil {
+		return nil, err
+	}
+	if h.d.locked == nil {
+		h.d.locked = map[string]bool{}
+	}
+	if h.d.locked[h.name] {
+		return nil, syscall.EWOULDBLOCK
+	}
+	h.d.locked[h.name] = true
+	return func() { h.d.locked[h.name] = false }, nil
+}
+
 func (h *handle) Close() error { return h.d.call("close %s", h.name) }
 
 // after returns what a reader may find under name after the cut: with none, or with all, of the names
@@ -202,7 +252,7 @@ func (d *disk) put(name, data string) {
 func TestWriteFileCallsInOrder(t *testing.T) {
 	d := newDisk(-1)
 	d.put("f", "old")
-	if err := write(d, "", "f", []byte("new"), 0o640, true); err != nil {
+	if err := write(d, writing{name: "f", data: []byte("new"), perm: 0o640, replace: true}); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"create TEMP", "write TEMP", "chmod TEMP", "sync TEMP", "close TEMP", "rename TEMP f", "sync folder ."}
@@ -225,9 +275,9 @@ func TestPublishCallsInOrder(t *testing.T) {
 	}
 	want := []string{
 		"mkdir a", "sync folder .", "mkdir a/b", "sync folder a",
-		"create tmp/TEMP", "write tmp/TEMP", "chmod tmp/TEMP", "sync tmp/TEMP", "close tmp/TEMP",
+		"create tmp/TEMP", "lock tmp/TEMP", "look at tmp/TEMP", "write tmp/TEMP", "chmod tmp/TEMP", "sync tmp/TEMP", "close tmp/TEMP",
 		"link tmp/TEMP a/b/f", "sync folder a/b", "remove tmp/TEMP",
-		"create tmp/TEMP", "write tmp/TEMP", "chmod tmp/TEMP", "sync tmp/TEMP", "close tmp/TEMP",
+		"create tmp/TEMP", "lock tmp/TEMP", "look at tmp/TEMP", "write tmp/TEMP", "chmod tmp/TEMP", "sync tmp/TEMP", "close tmp/TEMP",
 		"link tmp/TEMP a/b/g", "sync folder a/b", "remove tmp/TEMP",
 	}
 	if !slices.Equal(d.calls, want) {
@@ -242,9 +292,21 @@ func TestPowerCut(t *testing.T) {
 		name, file, old string
 		run             func(*disk) error
 	}{
-		{"WriteFile", "f", "old", func(d *disk) error { return write(d, "", "f", []byte("new"), 0o600, true) }},
-		{"WriteFile of a new name", "f", "", func(d *disk) error { return write(d, "", "f", []byte("new"), 0o600, true) }},
-		{"Publish", "f", "", func(d *disk) error { return write(d, "", "f", []byte("new"), 0o600, false) }},
+		{"WriteFile", "f", "old", func(d *disk) error {
+			return write(d, writing{name: "f", data: []byte("new"), perm: 0o600, replace: true})
+		}},
+		{"WriteFile of a new name", "f", "", func(d *disk) error {
+			return write(d, writing{name: "f", data: []byte("new"), perm: 0o600, replace: true})
+		}},
+		{"Publish without hard links", "f", "", func(d *disk) error {
+			d.refuse = map[string]error{"link": syscall.EPERM}
+			return write(d, writing{name: "f", data: []byte("new"), perm: 0o600})
+		}},
+		{"Tree.Publish without hard links", "a/b/f", "", func(d *disk) error {
+			d.refuse = map[string]error{"link": syscall.EPERM}
+			return (&Tree{ops: d, tmp: "."}).Publish("a/b/f", []byte("new"), 0o600)
+		}},
+		{"Publish", "f", "", func(d *disk) error { return write(d, writing{name: "f", data: []byte("new"), perm: 0o600}) }},
 		{"Tree.Publish", "a/b/f", "", func(d *disk) error {
 			return (&Tree{ops: d, tmp: "."}).Publish("a/b/f", []byte("new"), 0o600)
 		}},
@@ -283,7 +345,7 @@ func TestFailedCall(t *testing.T) {
 		for at := 1; at <= 7; at++ {
 			d := newDisk(-1)
 			d.failAt = at
-			err := write(d, "", "f", []byte("new"), 0o600, replace)
+			err := write(d, writing{name: "f", data: []byte("new"), perm: 0o600, replace: replace})
 			if !errors.Is(err, errFull) {
 				t.Errorf("call %d failed, error is %v", at, err)
 			}

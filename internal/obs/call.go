@@ -15,6 +15,7 @@ const (
 	opStat   = "stat"
 	opList   = "list"
 	opDelete = "delete"
+	opExtend = "extend the lock of"
 )
 
 // lister is what a store of this package can do beyond Store: begin a list after a key, so that a list
@@ -28,7 +29,7 @@ func enter(ctx context.Context, op, key string) error {
 	if err := KeyValid(key); err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	return ended(ctx, op, key)
+	return noEffect(ended(ctx, op, key))
 }
 
 // enterList is the beginning of each List.

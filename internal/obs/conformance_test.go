@@ -1,12 +1,16 @@
 package obs_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"holdfast/internal/obs"
 	"holdfast/internal/obs/obstest"
+	"holdfast/internal/obs/proxytest"
 	"holdfast/internal/testbed"
 )
 
@@ -17,6 +21,10 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	if url := os.Getenv(endlessVariable); url != "" {
+		fmt.Fprintln(os.Stderr, endless(url))
+		os.Exit(1)
 	}
 	testbed.LeakCheck(m)
 }
@@ -82,4 +90,57 @@ func TestServers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// lockedKey tells of which objects RunLock wants retention.
+func lockedKey(key string) bool { return strings.HasPrefix(key, "locked/") }
+
+func TestLock(t *testing.T) {
+	const retain = 24 * time.Hour
+	t.Run("Memory", func(t *testing.T) {
+		s := obs.NewLockedMemory(retain, lockedKey)
+		obstest.RunLock(t, s)
+		if err := s.Delete(t.Context(), "free/none", "locked/k"); !errors.Is(err, obs.ErrAccess) {
+			t.Errorf("Delete of a locked object: %v, want ErrAccess", err)
+		}
+	})
+	t.Run("Decorated", func(t *testing.T) {
+		s := obs.NewLimiter(obs.Limits{}).Store(obstest.NewChaos(obstest.NewFaulty(obs.NewLockedMemory(retain, lockedKey)), 1, obstest.Odds{}))
+		obstest.RunLock(t, obs.Retry(s, obs.RetryPolicy{}))
+	})
+	for name, start := range map[string]func(testing.TB) *testbed.S3{"MinIO": testbed.StartMinIO, "Versity": testbed.StartVersity} {
+		t.Run(name, func(t *testing.T) {
+			m := start(t)
+			opts := obs.Options{Getenv: m.Getenv, Retained: lockedKey, Observe: func(obs.Event) {}}
+			obstest.RunLock(t, open(t, m.URL(m.LockedBucket(t), "v")+"&retain=24h", opts))
+			// The same objects can't be locked in a bucket without lock, and that is said.
+			plain := open(t, m.URL(m.Bucket(t), "")+"&retain=24h", opts)
+			if err := plain.Put(t.Context(), "free/k", nil); err != nil {
+				t.Fatal(err)
+			}
+			err := plain.Extend(t.Context(), "free/k", time.Now().Add(time.Hour))
+			if name != "Versity" && !errors.Is(err, errors.ErrUnsupported) { // Versity keeps a lock in every bucket
+				t.Errorf("Extend in a bucket without lock: %v", err)
+			}
+		})
+	}
+	t.Run("StrictOBS", func(t *testing.T) {
+		m := testbed.StartMinIO(t)
+		opts := obs.Options{Getenv: keys, Retained: lockedKey, Retry: &once}
+		p := strict(t, m, proxytest.Options{WORM: true})
+		s := open(t, atStrict(m.Bucket(t), "/v")+"&retain=24h", viaStrict(p, opts))
+		obstest.RunLock(t, s)
+		if err := s.Delete(t.Context(), "locked/k"); !errors.Is(err, obs.ErrAccess) {
+			t.Errorf("Delete of a locked object: %v, want ErrAccess", err)
+		}
+		for name, c := range map[string]proxytest.Options{"no WORM": {}, "says that it did": {WORM: true, IgnoreLock: true}} {
+			s := open(t, atStrict(m.Bucket(t), "")+"&retain=24h", viaStrict(strict(t, m, c), opts))
+			if err := s.Put(t.Context(), "free/k", nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Extend(t.Context(), "free/k", time.Now().Add(time.Hour)); !errors.Is(err, errors.ErrUnsupported) {
+				t.Errorf("Extend at an OBS, %s: %v", name, err)
+			}
+		}
+	})
 }

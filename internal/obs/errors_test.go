@@ -19,12 +19,14 @@ import (
 var classes = []error{
 	obs.ErrNotFound, obs.ErrExists, obs.ErrNoBucket, obs.ErrAccess, obs.ErrNoKeys, obs.ErrWrongKeys, obs.ErrExpiredKeys,
 	obs.ErrClockSkew, obs.ErrNoSpace, obs.ErrNoMoney, obs.ErrUnavailable, obs.ErrUsage, obs.ErrWrongRegion,
+	obs.ErrCold, obs.ErrOdd, obs.ErrPolicy, obs.ErrKMS, obs.ErrProxy, obs.ErrNoHost, obs.ErrQuota,
 }
 
 // wider has the classes that belong to another one.
 var wider = map[error]error{
 	obs.ErrNoKeys: obs.ErrAccess, obs.ErrWrongKeys: obs.ErrAccess, obs.ErrExpiredKeys: obs.ErrAccess,
 	obs.ErrClockSkew: obs.ErrAccess, obs.ErrNoMoney: obs.ErrNoSpace, obs.ErrWrongRegion: obs.ErrUsage,
+	obs.ErrPolicy: obs.ErrAccess, obs.ErrQuota: obs.ErrNoSpace,
 }
 
 // TestErrorClasses: each answer of S3 and of OBS that an operator has to tell apart.
@@ -63,6 +65,7 @@ func TestErrorClasses(t *testing.T) {
 		{402, "", obs.ErrNoMoney, "owes"},
 		{403, "", obs.ErrAccess, "credentials"},
 		{403, "AccessDenied", obs.ErrAccess, "credentials"},
+		{403, "InvalidObjectState", obs.ErrCold, "lifecycle"},
 		{403, "AccountProblem", obs.ErrNoMoney, "owes"},
 		{403, "InArrearOrInsufficientBalance", obs.ErrNoMoney, "owes"},
 		{403, "InsufficientStorageSpace", obs.ErrNoSpace, "room"},
@@ -77,7 +80,10 @@ func TestErrorClasses(t *testing.T) {
 		{409, "BucketNotEmpty", nil, ""},
 		{409, "ConditionalRequestConflict", obs.ErrUnavailable, "try again"},
 		{409, "OperationAborted", obs.ErrUnavailable, "try again"},
-		{409, "QuotaExceeded", obs.ErrNoSpace, "quota"},
+		{409, "QuotaExceeded", obs.ErrQuota, "quota"},
+		{400, "KMS.DisabledException", obs.ErrKMS, "enabled"},
+		{400, "XMinioKMSDefaultKeyNotFound", obs.ErrKMS, "enabled"},
+		{407, "", obs.ErrProxy, "HTTPS_PROXY"},
 		{429, "", obs.ErrUnavailable, "try again"},
 		{500, "InternalError", obs.ErrUnavailable, "try again"},
 		{502, "", obs.ErrUnavailable, "try again"},

@@ -2,27 +2,20 @@ package obs
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"net/url"
 	"os"
 	"path"
-	"slices"
-	"strings"
 	"syscall"
-	"time"
 
 	"holdfast/internal/durable"
 )
 
 const (
-	// tempLife is the age from which a temporary file belongs to a writer that died: no object takes a day to write.
-	tempLife = 24 * time.Hour
 	// objectPerm lets only the owner read: the bytes are sealed, but need not be copied by anybody.
 	objectPerm = 0o600
 	// compareBuffer is how much of an object is held to compare it with a body, in bytes.
@@ -30,7 +23,8 @@ const (
 )
 
 // fileStore keeps each object as a file below one folder. Several processes may use the folder at
-// once. A name is taken by link(2), so it appears whole and durable, and only once. Folders stay when
+// once. A name is taken by link(2), or by a rename that replaces nothing where the file system has no
+// links, so it appears whole and durable, and only once. Folders stay when
 // their last object goes. One thing object stores allow and this does not: an object below the name
 // of another ("a" and "a/b").
 type fileStore struct {
@@ -39,34 +33,56 @@ type fileStore struct {
 	tree *durable.Tree
 }
 
-// openFile opens the store in dir. With create it makes the folder, and those above it; else one that
-// is not there is ErrNoBucket: a disk that was not mounted must not be taken for an empty store.
-func openFile(dir string, create bool) (Store, error) {
+// openFile opens the store in dir. With create it makes the folder, and those above it, and tries whether
+// the file system can hold a store; else one that is not there is ErrNoFolder: a disk that was not mounted
+// must not be taken for an empty store. warn is told what the file system lacks, at most once a Lack.
+func openFile(dir string, create bool, warn func(string)) (Store, error) {
 	if create {
 		if err := durable.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("open store %s: %w", dir, fileError(err))
+			return nil, fmt.Errorf("open store %s: %w", dir, fileError(dir, err))
 		}
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-			return nil, fmt.Errorf("open store %s: %w: %w", dir, ErrNoBucket, err)
+			return nil, fmt.Errorf("open store: %w: %s: %w", ErrNoFolder, dir, bare(err))
 		}
-		return nil, fmt.Errorf("open store %s: %w", dir, fileError(err))
+		return nil, fmt.Errorf("open store %s: %w", dir, fileError(dir, err))
 	}
-	s := &fileStore{dir: dir, root: root, tree: durable.NewTree(root, tempFolder)}
-	// A store that may only be read is still a store: what can't be cleaned stays.
-	if _, err := root.Lstat(tempFolder); err == nil {
-		err := durable.RemoveTemporary(root, tempFolder, time.Now().Add(-tempLife))
-		if err != nil && !readOnly(err) {
-			return nil, errors.Join(fmt.Errorf("clean store %s: %w", dir, fileError(err)), root.Close())
-		}
+	lacks := &lacks{dir: dir, warn: warn}
+	s := &fileStore{dir: dir, root: root, tree: durable.NewTree(root, tempFolder, lacks.tell)}
+	if err := s.begin(create, lacks); err != nil {
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", dir, fileError(dir, err)), root.Close())
 	}
 	return s, nil
 }
 
-func readOnly(err error) bool {
-	return errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
+// begin removes what writers that died have left, and with create tries the file system.
+func (s *fileStore) begin(create bool, lacks *lacks) error {
+	if create {
+		if err := s.makeTempFolder(); err != nil {
+			return err
+		}
+		if err := s.tree.Probe(); err != nil {
+			return err
+		}
+	}
+	unsure, err := durable.SweepTemporary(s.root, tempFolder)
+	// A store that may only be read is still a store: what can't be cleaned stays.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		err = nil
+	}
+	if unsure > 0 {
+		lacks.left(unsure)
+	}
+	return err
+}
+
+func (s *fileStore) makeTempFolder() error {
+	if err := s.root.Mkdir(tempFolder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 func (s *fileStore) Put(ctx context.Context, key string, body []byte) error {
@@ -85,7 +101,7 @@ func (s *fileStore) Put(ctx context.Context, key string, body []byte) error {
 		return fmt.Errorf("%s %s: %w", opPut, key, ErrExists)
 	}
 	// The writer of these bytes may have died between the name and the flush of the folder.
-	return s.fail(opPut, key, durable.SyncFolder(s.root, path.Dir(key)))
+	return s.fail(opPut, key, s.tree.SyncFolder(path.Dir(key)))
 }
 
 func (s *fileStore) PutNew(ctx context.Context, key string, body []byte) error {
@@ -107,7 +123,7 @@ func (s *fileStore) write(key string, body []byte) error {
 		}
 		return fs.ErrExist
 	}
-	if err := s.root.Mkdir(tempFolder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := s.makeTempFolder(); err != nil {
 		return err
 	}
 	return s.tree.Publish(key, body, objectPerm)
@@ -187,101 +203,7 @@ func (s *fileStore) Stat(ctx context.Context, key string) (Info, error) {
 	if err != nil {
 		return Info{}, s.fail(opStat, key, err)
 	}
-	return Info{key, fi.Size(), fi.ModTime().UTC()}, nil
-}
-
-func (s *fileStore) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
-	return s.listAfter(ctx, prefix, "")
-}
-
-func (s *fileStore) listAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
-	return func(yield func(Info, error) bool) {
-		if err := enterList(ctx, prefix); err != nil {
-			yield(Info{}, err)
-			return
-		}
-		w := &fileWalk{s: s, ctx: ctx, prefix: prefix, after: after, yield: yield}
-		w.folder(path.Dir(prefix + "x"))
-	}
-}
-
-// fileWalk yields the objects of a folder and those below it.
-type fileWalk struct {
-	s             *fileStore
-	ctx           context.Context //nolint:containedctx // lives for one call of List
-	prefix, after string
-	yield         func(Info, error) bool
-}
-
-// folder returns false when the list is to end.
-func (w *fileWalk) folder(name string) bool {
-	entries, err := w.s.readFolder(name)
-	if err != nil {
-		// The top is either the store itself, whose loss is an error, or a prefix that names nothing.
-		if errors.Is(err, fs.ErrNotExist) && w.s.there() {
-			return true
-		}
-		w.yield(Info{}, w.s.fail(opList, w.prefix, err))
-		return false
-	}
-	for _, e := range entries {
-		if err := ended(w.ctx, opList, w.prefix); err != nil {
-			w.yield(Info{}, err)
-			return false
-		}
-		key := path.Join(name, e.Name())
-		switch {
-		case KeyValid(key) != nil: // the temporary folder, and what others put there
-		case e.IsDir():
-			below := key + "/"
-			related := strings.HasPrefix(below, w.prefix) || strings.HasPrefix(w.prefix, below)
-			// All keys below sort before the mark: nothing to find there.
-			passed := w.after > below && !strings.HasPrefix(w.after, below)
-			if related && !passed && !w.folder(key) {
-				return false
-			}
-		case e.Type().IsRegular() && strings.HasPrefix(key, w.prefix) && key > w.after:
-			fi, err := e.Info()
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // deleted meanwhile
-			}
-			if err != nil {
-				w.yield(Info{}, w.s.fail(opList, key, err))
-				return false
-			}
-			if !w.yield(Info{key, fi.Size(), fi.ModTime().UTC()}, nil) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// readFolder reads a folder in the order of the keys below it: "a-b" comes before "a/b".
-func (s *fileStore) readFolder(name string) ([]fs.DirEntry, error) {
-	d, err := s.root.Open(name)
-	if errors.Is(err, syscall.ENOTDIR) {
-		err = fs.ErrNotExist
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = d.Close() }()
-	entries, err := d.ReadDir(-1)
-	if errors.Is(err, syscall.ENOTDIR) {
-		err = fs.ErrNotExist // an object whose name is the prefix
-	}
-	if err != nil {
-		return nil, err
-	}
-	sortName := func(e fs.DirEntry) string {
-		if e.IsDir() {
-			return e.Name() + "/"
-		}
-		return e.Name()
-	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return cmp.Compare(sortName(a), sortName(b)) })
-	return entries, nil
+	return Info{Key: key, Size: fi.Size(), Modified: fi.ModTime().UTC()}, nil
 }
 
 func (s *fileStore) Delete(ctx context.Context, keys ...string) error {
@@ -308,7 +230,7 @@ func (s *fileStore) Delete(ctx context.Context, keys ...string) error {
 	}
 	// Deleting a vault's key destroys the vault: that must not come back after power loss.
 	for f := range folders {
-		if err := durable.SyncFolder(s.root, f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.tree.SyncFolder(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = errors.Join(failed, s.fail(opDelete, f, err))
 		}
 	}
@@ -322,50 +244,3 @@ func (s *fileStore) Capabilities() Capabilities {
 func (s *fileStore) String() string { return (&url.URL{Scheme: "file", Path: s.dir}).String() }
 
 func (s *fileStore) Close() error { return s.root.Close() }
-
-// there tells whether the store's folder is still what its path names.
-func (s *fileStore) there() bool {
-	held, err := s.root.Lstat(".")
-	if err != nil {
-		return false
-	}
-	now, err := os.Stat(s.dir)
-	return err == nil && os.SameFile(held, now)
-}
-
-// fail gives an error of the file system its class and says what was being done. nil stays nil.
-func (s *fileStore) fail(op, key string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrClosed) && !s.there():
-		return fmt.Errorf("%s %s: %w: %s", op, key, ErrNoBucket, s.dir)
-	}
-	return fmt.Errorf("%s %s: %w", op, key, fileError(err))
-}
-
-// fileError wraps err with the class that fits it.
-func fileError(err error) error {
-	var class error
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		class = ErrNotFound
-	case errors.Is(err, fs.ErrExist):
-		class = ErrExists
-	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENAMETOOLONG),
-		errors.Is(err, syscall.EMLINK), errors.Is(err, syscall.EOPNOTSUPP):
-		class = ErrUsage
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
-		class = ErrNoSpace
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-		class = ErrAccess
-	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.ESTALE), errors.Is(err, syscall.ETIMEDOUT),
-		errors.Is(err, syscall.EHOSTDOWN), errors.Is(err, syscall.ENOTCONN),
-		errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
-		// A disk behind a network may come back, and descriptors get free.
-		class = ErrUnavailable
-	default:
-		return err
-	}
-	return fmt.Errorf("%w: %w", class, err)
-}

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"holdfast/internal/obs"
 	"holdfast/internal/obs/obstest"
@@ -60,33 +59,6 @@ func TestFileNoFolder(t *testing.T) {
 	}
 	if len(errs) != 4 {
 		t.Error("List of a lost store gave no error")
-	}
-}
-
-func TestFileTemporary(t *testing.T) {
-	dir := t.TempDir()
-	s := open(t, "file://"+dir, obs.Options{})
-	if err := s.Put(t.Context(), "k", []byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	tmp := filepath.Join(dir, ".tmp")
-	if left, err := os.ReadDir(tmp); err != nil || len(left) != 0 {
-		t.Errorf("after Put there are %v in .tmp, %v", left, err)
-	}
-	old, young := filepath.Join(tmp, ".holdfast+OLD"), filepath.Join(tmp, ".holdfast+YOUNG")
-	then := time.Now().Add(-25 * time.Hour)
-	if err := errors.Join(os.WriteFile(old, nil, 0o600), os.WriteFile(young, nil, 0o600), os.Chtimes(old, then, then)); err != nil {
-		t.Fatal(err)
-	}
-	s = open(t, "file://"+dir, obs.Options{})
-	if _, err := os.Stat(old); err == nil {
-		t.Error("what a writer left a day ago is still there")
-	}
-	if _, err := os.Stat(young); err != nil {
-		t.Error("Open removed what another process may be writing")
-	}
-	if got := names(t, s); !slices.Equal(got, []string{"k"}) {
-		t.Errorf("List: %q", got)
 	}
 }
 

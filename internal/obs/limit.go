@@ -255,7 +255,7 @@ type limited struct {
 func (s *limited) do(ctx context.Context, op, key string, p *pacer, f func(context.Context) (int, error)) error {
 	c, err := s.l.enter(ctx)
 	if err != nil {
-		return ended(ctx, op, key)
+		return noEffect(ended(ctx, op, key))
 	}
 	n, err := f(context.WithValue(ctx, paceKey{}, &pace{pacer: p}))
 	s.l.leave(c, op, n, err)
@@ -270,7 +270,7 @@ func (s *limited) prepay(ctx context.Context, op, key string, p *pacer, n int) e
 	for n > 0 {
 		part := p.chunk(n)
 		if err := p.take(ctx, part); err != nil {
-			return ended(ctx, op, key)
+			return noEffect(ended(ctx, op, key))
 		}
 		n -= part
 	}
@@ -324,6 +324,12 @@ func (s *limited) Delete(ctx context.Context, keys ...string) error {
 	}
 	return s.do(ctx, opDelete, keys[0], &s.l.down, func(ctx context.Context) (int, error) {
 		return len(keys), s.Store.Delete(ctx, keys...)
+	})
+}
+
+func (s *limited) Extend(ctx context.Context, key string, until time.Time) error {
+	return s.do(ctx, opExtend, key, &s.l.down, func(ctx context.Context) (int, error) {
+		return 0, s.Store.Extend(ctx, key, until)
 	})
 }
 

@@ -19,15 +19,29 @@ type memory struct {
 	mu      sync.Mutex
 	objects map[string]memoryObject
 	closed  bool
+
+	retain   time.Duration // 0 without lock
+	retained func(key string) bool
 }
 
 type memoryObject struct {
 	body     []byte
 	modified time.Time
+	until    time.Time // of the lock; zero without
+}
+
+func (o memoryObject) info(key string) Info {
+	return Info{Key: key, Size: int64(len(o.body)), Modified: o.modified, RetainUntil: o.until}
 }
 
 // NewMemory makes an empty store in memory. It is whole in every promise but durability.
 func NewMemory() Store { return &memory{objects: make(map[string]memoryObject)} }
+
+// NewLockedMemory is NewMemory with an object lock, as a URL with retain= asks for: objects whose keys are retained (nil: all)
+// can't be deleted before their time.
+func NewLockedMemory(retain time.Duration, retained func(key string) bool) Store {
+	return &memory{objects: make(map[string]memoryObject), retain: retain, retained: retained}
+}
 
 func (m *memory) begin(ctx context.Context, op, key string) error {
 	if err := enter(ctx, op, key); err != nil {
@@ -36,7 +50,7 @@ func (m *memory) begin(ctx context.Context, op, key string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		return fmt.Errorf("%s %s: store is closed: %w", op, key, os.ErrClosed)
+		return noEffect(fmt.Errorf("%s %s: store is closed: %w", op, key, os.ErrClosed))
 	}
 	return nil
 }
@@ -61,7 +75,30 @@ func (m *memory) put(ctx context.Context, op, key string, body []byte, fresh boo
 		}
 		return nil
 	}
-	m.objects[key] = memoryObject{bytes.Clone(body), time.Now().UTC()}
+	o := memoryObject{body: bytes.Clone(body), modified: time.Now().UTC()}
+	if m.retain > 0 && (m.retained == nil || m.retained(key)) {
+		o.until = o.modified.Add(m.retain)
+	}
+	m.objects[key] = o
+	return nil
+}
+
+func (m *memory) Extend(ctx context.Context, key string, until time.Time) error {
+	if err := m.begin(ctx, opExtend, key); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, ok := m.objects[key]
+	switch {
+	case m.retain == 0:
+		return fmt.Errorf("%s %s: %w", opExtend, key, errNoLock)
+	case !ok:
+		return fmt.Errorf("%s %s: %w", opExtend, key, ErrNotFound)
+	case o.until.Before(until):
+		o.until = until.UTC()
+		m.objects[key] = o
+	}
 	return nil
 }
 
@@ -98,7 +135,7 @@ func (m *memory) Stat(ctx context.Context, key string) (Info, error) {
 	if !ok {
 		return Info{}, fmt.Errorf("%s %s: %w", opStat, key, ErrNotFound)
 	}
-	return Info{key, int64(len(o.body)), o.modified}, nil
+	return o.info(key), nil
 }
 
 func (m *memory) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
@@ -120,7 +157,7 @@ func (m *memory) listAfter(ctx context.Context, prefix, after string) iter.Seq2[
 		var all []Info
 		for _, key := range slices.Sorted(maps.Keys(m.objects)) {
 			if strings.HasPrefix(key, prefix) && key > after {
-				all = append(all, Info{key, int64(len(m.objects[key].body)), m.objects[key].modified})
+				all = append(all, m.objects[key].info(key))
 			}
 		}
 		m.mu.Unlock()
@@ -141,15 +178,25 @@ func (m *memory) Delete(ctx context.Context, keys ...string) error {
 		if err := m.begin(ctx, opDelete, key); err != nil {
 			return err
 		}
-		m.mu.Lock()
-		delete(m.objects, key)
-		m.mu.Unlock()
+		if err := m.delete(key); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
+func (m *memory) delete(key string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if until := m.objects[key].until; time.Now().Before(until) {
+		return fmt.Errorf("%s %s: %w: the object is locked until %v", opDelete, key, ErrAccess, until)
+	}
+	delete(m.objects, key)
+	return nil
+}
+
 func (m *memory) Capabilities() Capabilities {
-	return Capabilities{ConditionalPut: true, Integrity: "memory"}
+	return Capabilities{ConditionalPut: true, Integrity: "memory", Retain: m.retain}
 }
 
 func (m *memory) String() string { return "memory:" }

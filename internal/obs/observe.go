@@ -9,7 +9,7 @@ import (
 
 // Event tells of one request, or of one try of it where it is repeated.
 type Event struct {
-	Op       string        // "put", "put new", "read", "stat", "list" or "delete"
+	Op       string        // "put", "put new", "read", "stat", "list", "delete" or "extend the lock of"
 	Key      string        // of the object; the prefix of a list; the first key of a delete
 	Bytes    int64         // content sent by a put that succeeded, or received by a read
 	Duration time.Duration // of this try; of a list, with what its caller did in between
@@ -65,6 +65,13 @@ func (o *observed) Stat(ctx context.Context, key string) (Info, error) {
 	in, err := o.Store.Stat(ctx, key)
 	o.tell(ctx, opStat, key, start, 0, err)
 	return in, err
+}
+
+func (o *observed) Extend(ctx context.Context, key string, until time.Time) error {
+	start := time.Now()
+	err := o.Store.Extend(ctx, key, until)
+	o.tell(ctx, opExtend, key, start, 0, err)
+	return err
 }
 
 func (o *observed) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {

@@ -51,10 +51,13 @@ type putter struct {
 	retained func(key string) bool // of which objects retention is asked
 	// checksumOff is set when the server turns out not to verify the checksum; checksumSeen when it did.
 	checksumOff, checksumSeen atomic.Bool
+	// etagOther is set when the server's ETag turned out not to be the MD5 of what it stored.
+	etagOther atomic.Bool
 
 	mu sync.Mutex
-	// verifies and holds are set when the server was seen to verify x-obs-content-sha256 and to keep a retention.
-	verifies, holds bool
+	// verifies, holds and extends are set when the server was seen to verify x-obs-content-sha256, to keep a retention
+	// and to prolong one.
+	verifies, holds, extends bool
 }
 
 // send makes one PUT of known size, whose content the server verifies before it answers.
@@ -115,7 +118,10 @@ func (s *s3Store) sendS3(c *call, body []byte, opts minio.PutObjectOptions) erro
 	if crc && s.put.integrity == integrityAuto && !s.put.checksumSeen.Load() && unknownHeader(err) {
 		s.put.checksumOff.Store(true)
 		delete(opts.UserMetadata, kind.Key())
-		return s.sendS3(c, body, opts)
+		if err = s.sendS3(c, body, opts); unknownHeader(err) {
+			s.put.checksumOff.Store(false) // it was not the checksum over which the server stumbled
+		}
+		return err
 	}
 	if err != nil {
 		return err
@@ -128,7 +134,7 @@ func (s *s3Store) sendS3(c *call, body []byte, opts minio.PutObjectOptions) erro
 		s.put.checksumOff.Store(true)
 	case s.put.integrity == integrityAuto:
 		s.put.checksumOff.Store(true)
-		return &unavailableError{err: fmt.Errorf("the server did not confirm the %s of what it stored", integrity)}
+		return &unavailableError{resend: true, err: fmt.Errorf("the server did not confirm the %s of what it stored", integrity)}
 	default:
 		return fmt.Errorf("%w: the server does not verify %s: integrity=sha256 may do", ErrUsage, integrity)
 	}
@@ -161,7 +167,7 @@ func (s *s3Store) sendOBS(c *call, body []byte) error {
 		set("Traffic-Limit", strconv.FormatInt(s.put.trafficLimit, 10))
 	}
 	if s.put.retains(c.key) {
-		set("Object-Lock-Mode", "COMPLIANCE")
+		set("Object-Lock-Mode", modeCompliance)
 		set("Object-Lock-Retain-Until-Date", time.Now().Add(s.put.retain).UTC().Format(time.RFC3339))
 	}
 	var md5Hex, md5Text string
@@ -184,10 +190,20 @@ func (s *s3Store) sendOBS(c *call, body []byte) error {
 		return errNotEncrypted
 	}
 	// Unless the server encrypts, the ETag is the MD5: a second witness, where it has that form.
-	if !encrypted && md5Hex != "" && len(info.ETag) == len(md5Hex) && !strings.EqualFold(info.ETag, md5Hex) {
-		return &unavailableError{err: fmt.Errorf("the server has ETag %s, sent was %s", info.ETag, md5Hex)}
+	if !encrypted && md5Hex != "" && len(info.ETag) == len(md5Hex) && !strings.EqualFold(info.ETag, md5Hex) && !s.otherETag(c, body) {
+		return &unavailableError{resend: true, err: fmt.Errorf("the server has ETag %s, sent was %s", info.ETag, md5Hex)}
 	}
 	return s.confirmRetention(c)
+}
+
+// otherETag tells whether the server stored these bytes although its ETag is not their MD5: a bucket that encrypts does not
+// always say so. It reads the object back once for each Store.
+func (s *s3Store) otherETag(c *call, body []byte) bool {
+	if !s.put.etagOther.Load() {
+		same, err := holdsSame(c.caller, s, c.key, body)
+		s.put.etagOther.Store(err == nil && same)
+	}
+	return s.put.etagOther.Load()
 }
 
 // mustVerifySHA256 offers the server an object with a wrong digest, once for each Store. A server that takes it
@@ -224,9 +240,10 @@ func (s *s3Store) putBody(c *call, body []byte, md5Text, shaHex string, opts min
 	defer w.stop()
 	b := newPutBody(ctx, w, body)
 	defer b.detach()
-	info, err := s.client.PutObject(ctx, s.bucket, s.prefix+c.key, b, int64(len(body)), md5Text, shaHex, opts)
+	info, err := s.client.PutObject(withForm(ctx, quietForm), s.bucket, s.prefix+c.key, b, int64(len(body)), md5Text, shaHex, opts)
 	if err == nil {
 		s.bucketSeen.Store(true)
+		s.fresh.add(c.key)
 	}
 	return info, err
 }
@@ -239,30 +256,6 @@ func md5Of(body []byte) (hexText, base64Text string) {
 // retains tells whether the object is to be kept from deletion.
 func (p *putter) retains(key string) bool {
 	return p.retain > 0 && (p.retained == nil || p.retained(key))
-}
-
-// confirmRetention asks the server, once for each Store, whether it keeps the retention that a put asked for: a
-// bucket without it would let anybody with its keys delete what somebody relies on.
-func (s *s3Store) confirmRetention(c *call) error {
-	if !s.put.retains(c.key) {
-		return nil
-	}
-	s.put.mu.Lock()
-	defer s.put.mu.Unlock()
-	if s.put.holds {
-		return nil
-	}
-	head := s.begin(c.caller, opStat, c.key)
-	defer head.end()
-	if _, err := s.client.StatObject(head.ctx, s.bucket, s.prefix+c.key, minio.StatObjectOptions{}); err != nil {
-		return err
-	}
-	if head.said.get("X-Amz-Object-Lock-Mode") == "" && head.said.get("X-Obs-Object-Lock-Mode") == "" {
-		return fmt.Errorf("%w: the server stored the object without the retention that the store's URL asks for: "+
-			"make the bucket with object lock (WORM)", ErrUsage)
-	}
-	s.put.holds = true
-	return nil
 }
 
 // describe names what the server verifies, for Capabilities.

@@ -49,7 +49,8 @@ var errGaveUp = errors.New("gave up")
 
 // Retry makes a store that repeats what failed with ErrUnavailable, with exponential back-off, full
 // jitter and no less than the wait that the server asked for. All other errors come back at once. The
-// error of the last try is kept; when the context ends during a wait, both are. A list goes on
+// error of the last try is kept; when the context ends during a wait, both are. If any try of a put or a
+// delete may have taken effect, the error is ErrUncertain as well, whatever the last try failed of. A list goes on
 // behind the last object that it gave. A store that retries already gets the new policy instead of the old.
 func Retry(s Store, p RetryPolicy) Store {
 	if r, ok := s.(*retrying); ok {
@@ -72,8 +73,21 @@ type retrying struct {
 	policy RetryPolicy
 }
 
+// Put looks before it sends an object again that may be there: a store that answers late would else be sent the same
+// object for ever.
 func (r *retrying) Put(ctx context.Context, key string, body []byte) error {
-	return r.do(ctx, opPut, key, func(ctx context.Context) error { return r.Store.Put(ctx, key, body) })
+	look := false
+	return r.do(ctx, opPut, key, func(ctx context.Context) error {
+		if look {
+			if same, err := holdsSame(ctx, r.Store, key, body); err == nil && same {
+				return nil
+			}
+		}
+		err := r.Store.Put(ctx, key, body)
+		var u *unavailableError
+		look = mayHaveActed(err) && !(errors.As(err, &u) && u.resend)
+		return err
+	})
 }
 
 // PutNew resolves an unknown outcome by asking: ErrExists after a try that may have stored the object is
@@ -91,7 +105,7 @@ func (r *retrying) PutNew(ctx context.Context, key string, body []byte) error {
 				return nil
 			}
 		}
-		doubt = doubt || errors.Is(err, ErrUnavailable)
+		doubt = doubt || mayHaveActed(err)
 		return err
 	})
 }
@@ -120,6 +134,10 @@ func (r *retrying) Delete(ctx context.Context, keys ...string) error {
 		key = keys[0]
 	}
 	return r.do(ctx, opDelete, key, func(ctx context.Context) error { return r.Store.Delete(ctx, keys...) })
+}
+
+func (r *retrying) Extend(ctx context.Context, key string, until time.Time) error {
+	return r.do(ctx, opExtend, key, func(ctx context.Context) error { return r.Store.Extend(ctx, key, until) })
 }
 
 func (r *retrying) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
@@ -186,8 +204,26 @@ func listFrom(ctx context.Context, s Store, prefix, after string) iter.Seq2[Info
 // attemptKey is where a context holds how often its call was tried before.
 type attemptKey struct{}
 
-// do calls f until it returns nil or an error that a repetition does not mend.
+// do calls f until it returns nil or an error that a repetition does not mend. It keeps in mind whether a try may have
+// taken effect.
 func (r *retrying) do(ctx context.Context, op, key string, f func(context.Context) error) error {
+	if !changes(op) {
+		return r.repeat(ctx, op, key, f)
+	}
+	doubt := false
+	err := r.repeat(ctx, op, key, func(ctx context.Context) error {
+		err := f(ctx)
+		// Other bytes under the name are proof that no try of ours stored its own.
+		doubt = (doubt || mayHaveActed(err)) && !errors.Is(err, ErrExists)
+		return err
+	})
+	if doubt {
+		return uncertain(err)
+	}
+	return err
+}
+
+func (r *retrying) repeat(ctx context.Context, op, key string, f func(context.Context) error) error {
 	start := time.Now()
 	var last error // that another try was made after
 	for attempt := 1; ; attempt++ {
@@ -199,7 +235,7 @@ func (r *retrying) do(ctx context.Context, op, key string, f func(context.Contex
 		switch {
 		case err == nil:
 			return nil
-		case !errors.Is(err, ErrUnavailable):
+		case !errors.Is(err, ErrUnavailable) && attempt >= looks(err):
 			if last != nil && ctx.Err() != nil { // the end of time is not what a person has to mend
 				return fmt.Errorf("%w, after: %w", err, last)
 			}
@@ -230,6 +266,15 @@ func (r *retrying) do(ctx context.Context, op, key string, f func(context.Contex
 			return fmt.Errorf("%w, after: %w", ended(ctx, op, key), err)
 		}
 	}
+}
+
+// looks is how often a call is tried whose error a second look may mend; 1 for all others.
+func looks(err error) int {
+	var again interface{ Tries() int }
+	if errors.As(err, &again) {
+		return again.Tries()
+	}
+	return 1
 }
 
 // longestRetryAfter bounds what a server may ask for. MinIO asks for two minutes while it starts, which takes it

@@ -1,6 +1,7 @@
 package obs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,8 +10,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -55,8 +54,8 @@ type s3Store struct {
 	endpoint string
 	put      putter
 	creds    *credentials.Credentials
-	// plainPut is set when the server turns out not to know conditional puts.
-	plainPut atomic.Bool
+	proved   facts
+	fresh    freshKeys
 	// bucketSeen: the bucket answered for itself, so a 404 is the object's.
 	bucketSeen atomic.Bool
 
@@ -93,8 +92,19 @@ func (s *s3Store) begin(ctx context.Context, op, key string) *call {
 	return c
 }
 
-// fail gives a client's error its class. nil stays nil.
+// fail gives a client's error its class, and says of a put or a delete whether it may have taken effect. nil stays nil.
 func (c *call) fail(err error) error {
+	err = c.classify(err)
+	switch {
+	case !changes(c.op):
+		return err
+	case c.said.mayHaveActed():
+		return uncertain(err)
+	}
+	return noEffect(err)
+}
+
+func (c *call) classify(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -132,28 +142,32 @@ func (s *s3Store) Put(ctx context.Context, key string, body []byte) error {
 	}
 	c := s.begin(ctx, opPut, key)
 	defer c.end()
-	if s.conditional && !s.plainPut.Load() {
-		err := c.fail(s.send(c, body, true))
-		switch {
-		case errors.Is(err, ErrExists):
-			// Our own bytes of a try whose answer was lost, or other bytes: ask.
-			same, serr := holdsSame(ctx, s, key, body)
-			switch {
-			case errors.Is(serr, ErrNotFound):
-				// Deleted in between, so the name is free.
-				return &unavailableError{err: fmt.Errorf("%s %s: %w", opPut, key, serr)}
-			case serr != nil:
-				return serr
-			case same:
-				return nil
-			}
-			return err
-		case !errors.Is(err, errors.ErrUnsupported):
-			return err
-		}
-		s.plainPut.Store(true)
+	if !s.takesCondition() {
+		return c.fail(s.send(c, body, false))
 	}
-	return c.fail(s.send(c, body, false))
+	err := s.send(c, body, true)
+	if stumbles(err) {
+		if perr := s.send(c, body, false); perr != nil {
+			return c.fail(perr) // it was not the condition that the server refused
+		}
+		s.proved.conditionalPut.set(false)
+		return nil
+	}
+	if err = c.fail(err); !errors.Is(err, ErrExists) {
+		return err
+	}
+	// Our own bytes of a try whose answer was lost, or other bytes: ask.
+	same, serr := holdsSame(ctx, s, key, body)
+	switch {
+	case errors.Is(serr, ErrNotFound):
+		// Deleted in between, so the name is free; or the server answers so whatever is there.
+		return c.fail(odd("the server says that the name is taken, and has no such object: %w", serr))
+	case serr != nil:
+		return serr
+	case same:
+		return nil
+	}
+	return err
 }
 
 func (s *s3Store) PutNew(ctx context.Context, key string, body []byte) error {
@@ -163,71 +177,12 @@ func (s *s3Store) PutNew(ctx context.Context, key string, body []byte) error {
 	if !s.conditional {
 		return fmt.Errorf("%s %s: conditional put on %s: %w", opPutNew, key, s.scheme, errors.ErrUnsupported)
 	}
+	if err := s.mustTakeCondition(ctx); err != nil {
+		return fmt.Errorf("%s %s: %w", opPutNew, key, err)
+	}
 	c := s.begin(ctx, opPutNew, key)
 	defer c.end()
 	return c.fail(s.send(c, body, true))
-}
-
-func (s *s3Store) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
-	if err := enter(ctx, opRead, key); err != nil {
-		return 0, err
-	}
-	if err := offsetValid(key, off); err != nil {
-		return 0, err
-	}
-	if len(p) == 0 { // no range says "nothing"
-		_, err := s.Stat(ctx, key)
-		return 0, err
-	}
-	c := s.begin(ctx, opRead, key)
-	defer c.end()
-	var opts minio.GetObjectOptions
-	if err := opts.SetRange(off, off+int64(len(p))-1); err != nil {
-		return 0, fmt.Errorf("%s %s: %w: %w", opRead, key, ErrUsage, err)
-	}
-	body, _, header, err := s.client.GetObject(c.ctx, s.bucket, s.prefix+key, opts)
-	if minio.ToErrorResponse(err).Code == minio.InvalidRange {
-		return 0, io.EOF
-	}
-	if err != nil {
-		return 0, c.fail(err)
-	}
-	defer func() { _ = body.Close() }()
-	s.bucketSeen.Store(true)
-	want, end, err := rangeOf(header, off, len(p))
-	if err != nil {
-		return 0, c.fail(&unavailableError{err: err})
-	}
-	w := newWatch(c.ctx, s.stall, want, c.cancel)
-	defer w.stop()
-	n, err := readPaced(c.ctx, w, body, p[:want])
-	switch {
-	case err != nil:
-		return n, c.fail(err)
-	case n == len(p):
-		return n, nil
-	case end:
-		return n, io.EOF
-	}
-	return n, c.fail(&unavailableError{err: fmt.Errorf("the server sent %d bytes of %d", n, len(p))})
-}
-
-// rangeOf reads from the answer how many bytes it has, and whether the object ends behind them.
-func rangeOf(h http.Header, off int64, length int) (n int, end bool, err error) {
-	text := h.Get("Content-Range")
-	var first, last, size int64
-	if _, err := fmt.Sscanf(text, "bytes %d-%d/%d", &first, &last, &size); err != nil {
-		// A server that ignores ranges sends the whole object: usable from the beginning only.
-		whole, perr := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
-		if text != "" || off != 0 || perr != nil || whole > int64(length) {
-			return 0, false, fmt.Errorf("the server answered a ranged read with range %q", text)
-		}
-		return int(whole), true, nil
-	}
-	if first != off || last < first || last-first >= int64(length) {
-		return 0, false, fmt.Errorf("asked for %d bytes from %d, the server sent range %q", length, off, text)
-	}
-	return int(last - first + 1), last+1 == size, nil
 }
 
 func (s *s3Store) Stat(ctx context.Context, key string) (Info, error) {
@@ -236,7 +191,16 @@ func (s *s3Store) Stat(ctx context.Context, key string) (Info, error) {
 	}
 	c := s.begin(ctx, opStat, key)
 	defer c.end()
-	o, err := s.client.StatObject(c.ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{})
+	in, err := s.stat(c)
+	if err == nil && in.Size < 0 {
+		return Info{}, c.fail(odd("the answer to a HEAD does not say how long the object is"))
+	}
+	return in, s.again(c, err, lookStats)
+}
+
+// stat asks for the object of a call.
+func (s *s3Store) stat(c *call) (Info, error) {
+	o, err := s.client.StatObject(withForm(c.ctx, objectForm), s.bucket, s.prefix+c.key, minio.StatObjectOptions{})
 	if err != nil {
 		err = c.fail(err)
 		if errors.Is(err, ErrNotFound) && !s.bucketSeen.Load() {
@@ -245,50 +209,18 @@ func (s *s3Store) Stat(ctx context.Context, key string) (Info, error) {
 			case berr == nil && there:
 				s.bucketSeen.Store(true)
 			case berr == nil:
-				return Info{}, fmt.Errorf("%s %s: %w: %s at %s", opStat, key, ErrNoBucket, s.bucket, s.endpoint)
+				return Info{}, fmt.Errorf("%s %s: %w: %s at %s", c.op, c.key, ErrNoBucket, s.bucket, s.endpoint)
 			}
 		}
 		return Info{}, err
 	}
 	s.bucketSeen.Store(true)
-	return Info{key, o.Size, o.LastModified.UTC()}, nil
-}
-
-func (s *s3Store) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
-	return s.listAfter(ctx, prefix, "")
-}
-
-func (s *s3Store) listAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
-	return func(yield func(Info, error) bool) {
-		if err := enterList(ctx, prefix); err != nil {
-			yield(Info{}, err)
-			return
-		}
-		c := s.begin(ctx, opList, prefix)
-		defer c.end()
-		noOwner := false
-		opts := minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true, UseV1: s.listV1, FetchOwner: &noOwner}
-		if after != "" {
-			opts.StartAfter = s.prefix + after
-		}
-		for o := range s.client.ListObjectsIter(c.ctx, s.bucket, opts) {
-			if o.Err != nil {
-				yield(Info{}, c.fail(o.Err))
-				return
-			}
-			key := strings.TrimPrefix(o.Key, s.prefix)
-			if KeyValid(key) != nil {
-				continue // not ours: consoles make objects that end in "/"
-			}
-			if !yield(Info{key, o.Size, o.LastModified.UTC()}, nil) {
-				return
-			}
-		}
-		// The client ends a list quietly when its context ends.
-		if c.ctx.Err() != nil {
-			yield(Info{}, c.fail(c.ctx.Err()))
-		}
+	if o.LastModified.Equal(noTime) {
+		o.LastModified = time.Time{}
 	}
+	in := Info{Key: c.key, Size: o.Size, Modified: o.LastModified.UTC(), RetainUntil: lockTime(c.said.either("Object-Lock-Retain-Until-Date"))}
+	s.setClass(&in, c.said.either("Storage-Class"), c.said.either("Restore"), c.said.either("Archive-Status"))
+	return in, nil
 }
 
 func (s *s3Store) Delete(ctx context.Context, keys ...string) error {
@@ -300,33 +232,64 @@ func (s *s3Store) Delete(ctx context.Context, keys ...string) error {
 	if len(keys) == 0 {
 		return nil
 	}
+	s.fresh.remove(keys)
 	c := s.begin(ctx, opDelete, keys[0])
 	defer c.end()
-	if len(keys) == 1 || !s.batchDelete {
-		g, gctx := errgroup.WithContext(c.ctx)
-		g.SetLimit(deleteWorkers)
-		for _, key := range keys {
-			g.Go(func() error {
-				return s.client.RemoveObject(gctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{})
-			})
-		}
-		return c.fail(g.Wait())
+	if len(keys) == 1 || !s.batchDelete || s.proved.batchDelete.fails() {
+		return s.deleteSingly(c, keys)
 	}
 	for batch := range slices.Chunk(keys, deleteBatch) {
-		results, err := s.client.RemoveObjectsWithIter(c.ctx, s.bucket, s.names(batch), minio.RemoveObjectsOptions{})
+		err := s.deleteMany(c, batch)
+		if stumbles(err) && s.proved.batchDelete.proof() == Unproved {
+			if err := s.deleteSingly(c, keys); err != nil {
+				return err // it was not the batch that the server refused
+			}
+			s.proved.batchDelete.set(false)
+			return nil
+		}
 		if err != nil {
 			return c.fail(err)
 		}
-		for r := range results {
-			if r.Err != nil {
-				return c.fail(r.Err)
-			}
-		}
-		if c.ctx.Err() != nil {
-			return c.fail(c.ctx.Err())
-		}
+		s.proved.batchDelete.set(true)
 	}
 	return nil
+}
+
+func (s *s3Store) deleteSingly(c *call, keys []string) error {
+	g, gctx := errgroup.WithContext(withForm(c.ctx, quietForm))
+	g.SetLimit(deleteWorkers)
+	for _, key := range keys {
+		g.Go(func() error {
+			err := s.client.RemoveObject(gctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{})
+			if minio.ToErrorResponse(err).Code == minio.NoSuchKey {
+				return nil // some servers say so
+			}
+			return err
+		})
+	}
+	return c.fail(g.Wait())
+}
+
+// deleteMany removes objects by one request. The answer has to be of the form that tells of objects that stayed.
+func (s *s3Store) deleteMany(c *call, keys []string) error {
+	ctx := withForm(c.ctx, func(res *http.Response) error {
+		body, err := readDocument(res)
+		if err != nil {
+			return err
+		}
+		res.Body = io.NopCloser(bytes.NewReader(body))
+		return parseDocument(body, "DeleteResult", new(struct{}))
+	})
+	results, err := s.client.RemoveObjectsWithIter(ctx, s.bucket, s.names(keys), minio.RemoveObjectsOptions{})
+	if err != nil {
+		return err
+	}
+	for r := range results {
+		if r.Err != nil && minio.ToErrorResponse(r.Err).Code != minio.NoSuchKey {
+			return r.Err
+		}
+	}
+	return c.ctx.Err()
 }
 
 func (s *s3Store) names(keys []string) iter.Seq[minio.ObjectInfo] {
@@ -340,7 +303,10 @@ func (s *s3Store) names(keys []string) iter.Seq[minio.ObjectInfo] {
 }
 
 func (s *s3Store) Capabilities() Capabilities {
-	return Capabilities{ConditionalPut: s.conditional, Integrity: s.put.describe()}
+	c := Capabilities{ConditionalPut: s.takesCondition(), Integrity: s.put.describe(), Retain: s.put.retain}
+	c.Proved.ConditionalPut, c.Proved.BatchDelete, c.Proved.ListV2 = s.proved.conditionalPut.proof(), s.proved.batchDelete.proof(), s.proved.listV2.proof()
+	c.Proved.Checksum, c.Proved.Lock = s.put.proof()
+	return c
 }
 
 func (s *s3Store) String() string { return s.name }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -17,6 +18,8 @@ type unavailableError struct {
 	err   error
 	after time.Duration
 	slow  bool // it asked for fewer requests
+	// resend is set of a put that was answered, but not as whole: there is nothing to look for before it is sent again.
+	resend bool
 }
 
 func (e *unavailableError) Error() string {
@@ -41,19 +44,21 @@ func (e *unavailableError) SlowDown() bool { return e.slow }
 // classByCode is for the error codes whose status tells less, or lies. They come from the documents of S3 and OBS
 // and from MinIO.
 var classByCode = map[string]error{
-	"NoSuchKey":          ErrNotFound,
-	"NoSuchBucket":       ErrNoBucket,
-	"PreconditionFailed": ErrExists,
+	"NoSuchKey":                  ErrNotFound,
+	"NoSuchBucket":               ErrNoBucket,
+	"PreconditionFailed":         ErrExists,
+	"InvalidObjectState":         ErrCold,
+	"ObjectNotInActiveTierError": ErrCold,
 
 	"InArrearOrInsufficientBalance":  ErrNoMoney,
 	"AccountProblem":                 ErrNoMoney, // "abnormal, for example expired or frozen"
 	"FrozenUserId":                   ErrNoMoney,
 	"InsufficientStorageSpace":       ErrNoSpace,
 	"InsufficientStorage":            ErrNoSpace,
-	"ServiceQuotaExceededException":  ErrNoSpace,
-	"QuotaExceeded":                  ErrNoSpace,
+	"ServiceQuotaExceededException":  ErrQuota,
+	"QuotaExceeded":                  ErrQuota,
 	"XMinioStorageFull":              ErrNoSpace,
-	"XMinioAdminBucketQuotaExceeded": ErrNoSpace,
+	"XMinioAdminBucketQuotaExceeded": ErrQuota,
 
 	"AccessDenied":               ErrAccess,
 	"AccessForbidden":            ErrAccess,
@@ -97,7 +102,8 @@ var classByCode = map[string]error{
 // classify wraps an error of the client with the class that fits it and with the server's own words.
 func (s *s3Store) classify(err error, said *answer) error {
 	var u *unavailableError
-	if errors.As(err, &u) {
+	var of *errorClass
+	if errors.As(err, &u) || errors.As(err, &of) { // ours, from within the request
 		return err
 	}
 	var none *credentialsError
@@ -109,12 +115,11 @@ func (s *s3Store) classify(err error, said *answer) error {
 	}
 	var res minio.ErrorResponse
 	if !errors.As(err, &res) {
+		if noSuchHost(err) { // it may be that of a name service that starts
+			return &againError{fmt.Errorf("%w: %w", ErrNoHost, err), oddTries}
+		}
 		if permanent(err) {
 			return fmt.Errorf("%w: %w", ErrUsage, err)
-		}
-		var of *errorClass
-		if errors.As(err, &of) { // ours, from within the request
-			return err
 		}
 		return &unavailableError{err: err} // the network: every cut, refusal and time-out
 	}
@@ -124,6 +129,8 @@ func (s *s3Store) classify(err error, said *answer) error {
 	words := fmt.Errorf("%w%s", err, codeOf(res))
 	class := classByCode[res.Code]
 	switch {
+	case class == nil && keyTrouble(res):
+		class = ErrKMS
 	case class == nil:
 		class = classOfStatus(res.StatusCode)
 	case res.Code == "XAmzContentSHA256Mismatch" && s.scheme == dialectOBS.scheme:
@@ -131,6 +138,9 @@ func (s *s3Store) classify(err error, said *answer) error {
 	}
 	if res.Code == "AuthorizationHeaderMalformed" { // most often a signature for another region than the bucket's
 		class = ErrWrongRegion
+	}
+	if class == ErrAccess { //nolint:errorlint // the class itself
+		class = classOfRefusal(res)
 	}
 	skew := said.skew()
 	if errors.Is(class, ErrAccess) && skew.Abs() > clockSkew { // the answer to HEAD has no code
@@ -153,6 +163,30 @@ func (s *s3Store) classify(err error, said *answer) error {
 		}
 	}
 	return fmt.Errorf("%w: %w", class, words)
+}
+
+// keyTrouble tells the errors of a key management service, which the codes of S3, OBS and MinIO begin with.
+func keyTrouble(res minio.ErrorResponse) bool {
+	code := strings.ToUpper(res.Code)
+	for _, begin := range []string{"KMS.", "KMS:", "KMSNOT", "KMSKEY", "KMSINVALID", "KMSACCESS", "KMSDISABLED", "XMINIOKMS", "KEYDISABLED", "KEYUNAVAILABLE"} {
+		if strings.HasPrefix(code, begin) {
+			return true
+		}
+	}
+	return false
+}
+
+// classOfRefusal finds out from the server's words why it denied access.
+func classOfRefusal(res minio.ErrorResponse) error {
+	words := strings.ToLower(res.Message)
+	switch {
+	case strings.Contains(words, "kms"):
+		return ErrKMS
+	case strings.Contains(words, "explicit deny"), strings.Contains(words, "denied by policy"), strings.Contains(words, "bucket policy"),
+		strings.Contains(words, "service control policy"), strings.Contains(words, "endpoint policy"):
+		return ErrPolicy
+	}
+	return ErrAccess
 }
 
 // clockSkew is what stores allow a request's time to differ from their own.
@@ -180,6 +214,10 @@ func classOfStatus(status int) error {
 		return ErrNotFound
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return ErrAccess
+	case http.StatusProxyAuthRequired:
+		return ErrProxy
+	case http.StatusOK: // an error document in spite of its status
+		return ErrOdd
 	case http.StatusPaymentRequired:
 		return ErrNoMoney
 	case http.StatusInsufficientStorage:
@@ -190,7 +228,7 @@ func classOfStatus(status int) error {
 		return errors.ErrUnsupported
 	case http.StatusMovedPermanently, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		return ErrWrongRegion
-	case http.StatusRequestTimeout, http.StatusTooManyRequests, 499:
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, statusClientClosed:
 		return ErrUnavailable
 	}
 	if status >= http.StatusInternalServerError {

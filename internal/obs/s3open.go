@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -31,11 +32,12 @@ type bucketURL struct {
 	region         string
 	lookup         minio.BucketLookupType
 	put            putOptions
+	connect        connectOptions
 	canonical      string
 }
 
 func parseBucketURL(u *url.URL, d dialect, getenv func(string) string) (bucketURL, error) {
-	known := []string{"endpoint", "region", "integrity", "encryption", "kms-key", "class", "retain"}
+	known := append([]string{"endpoint", "region", "integrity", "encryption", "kms-key", "class", "retain"}, connectParameters...)
 	if d.scheme == dialectOBS.scheme {
 		known = append(known, "traffic-limit")
 	} else {
@@ -98,6 +100,9 @@ func parseBucketURL(u *url.URL, d dialect, getenv func(string) string) (bucketUR
 	if b.put, err = parsePutOptions(q, d); err != nil {
 		return b, err
 	}
+	if b.connect, err = parseConnectOptions(q, getenv); err != nil {
+		return b, err
+	}
 	values := url.Values{}
 	for name, v := range q {
 		values.Set(name, v)
@@ -123,7 +128,12 @@ func parseEndpoint(text string) (*url.URL, error) {
 	return e, nil
 }
 
+// noWaits ends the waits of the client library, which waits after its last try as well, while the call holds a slot of the
+// limiter. Retry does the waiting.
+var noWaits = sync.OnceFunc(func() { minio.DefaultRetryUnit = 0 })
+
 func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store, error) {
+	noWaits()
 	b, err := parseBucketURL(u, d, opts.Getenv)
 	if err != nil {
 		return nil, err
@@ -136,14 +146,14 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 	if stall <= 0 {
 		stall = stallTimeout
 	}
-	transport := newTransport(stall, opts.Limiter)
+	transport := newTransport(b.connect, stall, opts.Limiter)
 	if opts.transport != nil {
 		opts.transport(transport)
 	}
 	client, err := minio.NewCore(b.endpoint.Host, &minio.Options{
 		Creds:        creds,
 		Secure:       b.endpoint.Scheme == "https",
-		Transport:    extraTransport{answerTransport{transport}, creds, b.region},
+		Transport:    extraTransport{answerTransport{transport, stall}, creds, b.region},
 		Region:       b.region,
 		BucketLookup: b.lookup,
 		// Retry decides, and reports. The client would repeat without telling.
@@ -198,7 +208,7 @@ func parsePutOptions(q map[string]string, d dialect) (p putOptions, err error) {
 		return p, bad("kms-key", "the id of a key, beside encryption=kms")
 	case p.storageClass != "" && !classForm.MatchString(p.storageClass):
 		return p, bad("class", "the name of a storage class, in capitals")
-	case slices.Contains([]string{"COLD", "GLACIER", "DEEP_ARCHIVE"}, p.storageClass):
+	case coldClasses[p.storageClass]:
 		return p, bad("class", "one whose objects can be read at any time: a backup is read back before it counts")
 	}
 	if text := q["retain"]; text != "" {

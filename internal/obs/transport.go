@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
 	"github.com/minio/minio-go/v7/pkg/signer"
 )
 
@@ -20,7 +23,7 @@ const (
 	dialTimeout = 10 * time.Second
 	tlsTimeout  = 10 * time.Second
 	// stallTimeout is how long a connection may move no byte in either direction, and how long a
-	// server may think about a whole request. OBS answers the PUT of a pack in seconds.
+	// server may think about a request at the first try. OBS answers the PUT of a pack in seconds.
 	stallTimeout = 60 * time.Second
 	// idleTimeout is shorter than servers hold idle connections, so that a request does not meet a closing one.
 	idleTimeout = 30 * time.Second
@@ -31,12 +34,11 @@ const (
 )
 
 // newTransport makes the connections of one store. A connection on which nothing moves for stall fails. A limiter may be nil.
-func newTransport(stall time.Duration, l *Limiter) *http.Transport {
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
-	return &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
+func newTransport(o connectOptions, stall time.Duration, l *Limiter) *http.Transport {
+	dialer := &net.Dialer{Timeout: o.dial, KeepAlive: 30 * time.Second}
+	tr := &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, address)
+			conn, err := dialer.DialContext(ctx, o.network(network), address)
 			if err != nil {
 				return nil, err
 			}
@@ -48,7 +50,6 @@ func newTransport(stall time.Duration, l *Limiter) *http.Transport {
 		},
 		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:   tlsTimeout,
-		ResponseHeaderTimeout: stall,
 		ExpectContinueTimeout: time.Second,
 		MaxIdleConns:          idleConnections,
 		MaxIdleConnsPerHost:   idleConnections,
@@ -57,10 +58,11 @@ func newTransport(stall time.Duration, l *Limiter) *http.Transport {
 		ReadBufferSize:        connectionBuffer,
 		DisableCompression:    true, // objects are sealed, and their bytes are to come as they are
 	}
+	o.apply(tr)
+	return tr
 }
 
-// stallConn fails when a connection moves no byte for a while. Writing also puts off the end of a read
-// that waits meanwhile for the answer.
+// stallConn fails when a connection takes no byte for a while. How long an answer may take is up to its request.
 type stallConn struct {
 	net.Conn
 	stall  time.Duration
@@ -71,14 +73,11 @@ func (c *stallConn) Read(p []byte) (int, error) {
 	if c.buffer != nil {
 		c.buffer.follow()
 	}
-	if err := c.SetReadDeadline(time.Now().Add(c.stall)); err != nil {
-		return 0, err
-	}
 	return c.Conn.Read(p)
 }
 
 func (c *stallConn) Write(p []byte) (int, error) {
-	if err := c.SetDeadline(time.Now().Add(c.stall)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(c.stall)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(p)
@@ -136,17 +135,45 @@ type answer struct {
 	header http.Header
 	at     time.Time
 	key    string // the access key that signed the request
+	acted  bool   // a request may have changed the store
 }
 
 type answerKey struct{}
 
-func (a *answer) set(res *http.Response) {
+func (a *answer) set(req *http.Request, res *http.Response) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.header, a.at = res.Header, time.Now()
-	_, rest, _ := strings.Cut(res.Request.Header.Get("Authorization"), "Credential=")
+	a.header, a.at = res.Header.Clone(), time.Now()
+	_, rest, _ := strings.Cut(req.Header.Get("Authorization"), "Credential=")
 	a.key, _, _ = strings.Cut(rest, "/")
 }
+
+// outcome notes how a request ended that changes the store. It certainly changed nothing only when it got no connection,
+// or when the server refused it.
+func (a *answer) outcome(connected bool, res *http.Response, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case err != nil:
+		a.acted = a.acted || connected
+	case res.StatusCode == http.StatusRequestTimeout || res.StatusCode == statusClientClosed:
+		a.acted = true // a gateway may say so after it passed the request on
+	case res.StatusCode >= http.StatusMultipleChoices && res.StatusCode < http.StatusInternalServerError,
+		res.StatusCode == http.StatusNotImplemented:
+	default:
+		a.acted = true
+	}
+}
+
+// mayHaveActed tells whether a request of the call may have changed the store.
+func (a *answer) mayHaveActed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.acted
+}
+
+// statusClientClosed is what nginx answers when the other side went away.
+const statusClientClosed = 499
 
 // signedWith is the access key of the request.
 func (a *answer) signedWith() string {
@@ -160,6 +187,14 @@ func (a *answer) get(name string) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.header.Get(name)
+}
+
+// either is a header of the answer under its OBS name or under its S3 name.
+func (a *answer) either(name string) string {
+	if v := a.get("X-Obs-" + name); v != "" {
+		return v
+	}
+	return a.get("X-Amz-" + name)
 }
 
 // retryAfter is how long the server asked to wait; 0 where it said nothing.
@@ -180,24 +215,14 @@ func (a *answer) skew() time.Duration {
 	return date.Sub(a.at)
 }
 
-// answerTransport notes the answers to a call in its context's answer.
-type answerTransport struct{ next http.RoundTripper }
-
-func (t answerTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	res, err := t.next.RoundTrip(req)
-	if err == nil {
-		if a, ok := req.Context().Value(answerKey{}).(*answer); ok {
-			a.set(res)
-		}
-	}
-	return res, err
-}
-
 // extraKey is where a context holds the headers of a request that the client library can't set.
 type extraKey struct{}
 
-// extraTransport adds those headers and signs the request again, since a store takes them only when they are signed.
-// The payload is not part of the signature (UNSIGNED-PAYLOAD).
+// queryKey is where a context holds the parameters of a request that the client library can't set.
+type queryKey struct{}
+
+// extraTransport adds both and signs the request again, since a store takes them only when they are signed.
+// A payload is not part of the signature (UNSIGNED-PAYLOAD).
 type extraTransport struct {
 	next   http.RoundTripper
 	creds  *credentials.Credentials
@@ -206,7 +231,8 @@ type extraTransport struct {
 
 func (t extraTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	extra, ok := req.Context().Value(extraKey{}).(http.Header)
-	if !ok {
+	query, more := req.Context().Value(queryKey{}).(url.Values)
+	if !ok && !more {
 		return t.next.RoundTrip(req)
 	}
 	keys, err := t.creds.GetWithContext(&credentials.CredContext{Context: req.Context()})
@@ -217,8 +243,26 @@ func (t extraTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	for name, values := range extra {
 		again.Header[name] = values
 	}
+	withDocument(again)
+	if more {
+		q := again.URL.Query()
+		maps.Copy(q, query)
+		again.URL.RawQuery = s3utils.QueryEncode(q)
+	}
 	again.Header.Del("Authorization")
-	return t.next.RoundTrip(signer.SignV4(*again, keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken, t.region))
+	return t.next.RoundTrip(signer.SignV4(*again, keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken, regionOf(req, t.region)))
+}
+
+// regionOf is the region that a request is signed for: the store's, or the one that the client library found out.
+func regionOf(req *http.Request, region string) string {
+	if region != "" {
+		return region
+	}
+	_, scope, _ := strings.Cut(req.Header.Get("Authorization"), "Credential=")
+	if parts := strings.Split(scope, "/"); len(parts) > 2 {
+		return parts[2]
+	}
+	return region
 }
 
 // retryAfter reads the header in both its forms: seconds, and an instant.

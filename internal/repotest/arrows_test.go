@@ -33,6 +33,7 @@ var levels = map[string]int{
 	"internal/vault": 2,
 
 	"internal/chunk":    1,
+	"internal/hostid":   1,
 	"internal/obs":      1,
 	"internal/pressure": 1,
 	"internal/seal":     1,
@@ -42,6 +43,7 @@ var levels = map[string]int{
 	"internal/bench/phone": 0, // data that benchmarks read
 	"internal/crashpoint":  0,
 	"internal/durable":     0,
+	"internal/evidence":    0,
 	"internal/pattern":     0,
 	"internal/plain":       0,
 	"internal/pulse":       0,

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"time"
 
+	"holdfast/internal/evidence"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -22,19 +23,25 @@ const clockTick = 25 * time.Millisecond
 // errCoarse says that the times of a tree count whole seconds only.
 var errCoarse = errors.New("the file system's times are coarse")
 
+// errClock says that files have times of change that this host's clock has not reached.
+var errClock = errors.New("the clock was set back while the volume was restored")
+
 // baseline writes the catalogue of a volume that was restored to dir and that nobody else can see yet. When it
-// returns, a later change of any file shows in its time of change.
+// returns, a later change of any file shows in its time of change, as long as the file system stays mounted.
 func (r *run) baseline(ctx context.Context, vol *vault.Volume, dir string) error {
-	cat, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Ref.Instance, vol.Name)
-	if err != nil {
-		return err
-	}
-	defer cat.Close()
 	root, err := tree.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
+	now := r.o.Now()
+	cat, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Ref.Instance, vol.Name, vault.Evidence{
+		FileSystem: root.FileSystem(), Mounted: root.Mounted(), Clock: evidence.ClockOffset(), Young: now,
+	})
+	if err != nil {
+		return err
+	}
+	defer cat.Close()
 	next, stop := iter.Pull2(r.pages(ctx, vol))
 	defer stop()
 	m := &merger{next: next, cat: cat, flagsLost: r.targets[len(r.targets)-1].FlagsLost()}
@@ -48,8 +55,11 @@ func (r *run) baseline(ctx context.Context, vol *vault.Volume, dir string) error
 	if m.files > 0 && !m.fine {
 		return errCoarse
 	}
+	if newest := time.Unix(m.newest.Sec, int64(m.newest.Nsec)); newest.After(now.Add(clockTick)) {
+		return errClock
+	}
 	select {
-	case <-time.After(time.Until(time.Unix(m.newest.Sec, int64(m.newest.Nsec)).Add(clockTick))):
+	case <-time.After(2 * clockTick): // behind the time of each file, which is at most a tick behind now
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -58,6 +68,18 @@ func (r *run) baseline(ctx context.Context, vol *vault.Volume, dir string) error
 	}
 	r.res.Catalogues[vol.Name] = cat.ID()
 	return nil
+}
+
+// place keeps a catalogue that tells of no file, only on which file system the volume lies now, so that the next
+// backup does not take the restored volume for one that is not mounted.
+func (r *run) place(vol *vault.Volume, path string) error {
+	rest := vault.Evidence{FileSystem: evidence.FileSystemOf(path), Clock: evidence.ClockOffset(), Young: r.o.Now()}
+	cat, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Ref.Instance, vol.Name, rest)
+	if err != nil {
+		return err
+	}
+	defer cat.Close()
+	return cat.Keep()
 }
 
 // pages yields the pages of a volume's recipe.
@@ -151,14 +173,23 @@ func (m *merger) rest() error {
 	}
 }
 
-// leaveBaseline is baseline, whose faults cost the next backup time and this restore nothing.
-func (r *run) leaveBaseline(ctx context.Context, vol *vault.Volume, dir string) error {
+// leaveBaseline is baseline, or at least place, whose faults cost the next backup time and this restore nothing.
+func (r *run) leaveBaseline(ctx context.Context, vol *vault.Volume, path string) error {
 	if r.o.CatalogueDir == "" || len(r.o.Include) > 0 {
 		return nil
 	}
-	err := r.baseline(ctx, vol, dir)
+	var err error
+	tree := vol.Kind == vault.KindTree
+	if tree {
+		err = r.baseline(ctx, vol, path)
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if err != nil || !tree {
+		if perr := r.place(vol, path); perr != nil {
+			err = errors.Join(err, perr)
+		}
 	}
 	if err != nil && !errors.Is(err, errCoarse) && r.o.Trouble != nil {
 		r.o.Trouble(fmt.Errorf("no catalogue of what was restored is kept, the next backup reads all of it: %w", err))

@@ -47,6 +47,8 @@ type Options struct {
 	// CatalogueDir is the folder of this host's catalogues (see backup.Options), in which a restore leaves one, so
 	// that the next backup of the restored tree reads only what changed since. "" leaves none.
 	CatalogueDir string
+	// Now is the wall clock, with which times of change are compared; nil: time.Now.
+	Now func() time.Time
 	// Trouble is told why no catalogue could be left. Nil is allowed.
 	Trouble func(error)
 	// Workers is how many requests are in flight; 0 is 8.
@@ -112,6 +114,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Workers <= 0 {
 		o.Workers = defaultWorkers
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	r := &run{o: o, res: Result{Backup: o.Ref.ID, Instance: o.Ref.Instance, Catalogues: map[string]string{}}}
 	r.warnings.Tell = o.Warn
 	if err := r.all(ctx); err != nil {
@@ -161,7 +166,10 @@ func (r *run) all(ctx context.Context) (err error) {
 	stop := r.tellProgress()
 	defer stop()
 	if onDevice {
-		return r.device(ctx, volumes, dest)
+		if err := r.device(ctx, volumes, dest); err != nil {
+			return err
+		}
+		return r.leaveBaseline(ctx, &volumes[0], dest)
 	}
 	if len(volumes) == 1 && volumes[0].Kind == vault.KindImage {
 		if _, err := os.Lstat(dest); err == nil {
@@ -196,6 +204,9 @@ func (r *run) all(ctx context.Context) (err error) {
 			}
 			if err := r.imageFile(ctx, &volumes[i], dir); err != nil {
 				return fmt.Errorf("volume %s: %w", volumes[i].Name, err)
+			}
+			if err := r.leaveBaseline(ctx, &volumes[i], dir); err != nil {
+				return err
 			}
 			r.res.Catalogues[volumes[i].Name] = r.o.Ref.ID
 			continue

@@ -1,6 +1,7 @@
 package testbed
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,7 +40,19 @@ func init() {
 	if dir == "" {
 		return
 	}
-	_, _ = io.Copy(io.Discard, os.Stdin)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}()
+	for owner, waiting := os.Getppid(), true; waiting; {
+		select {
+		case <-ended:
+			waiting = false
+		case <-time.After(time.Second):
+			abortFUSE(owner, dir)
+		}
+	}
 	if lock, err := os.Open(filepath.Join(dir, "lock")); err == nil {
 		_ = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
 	}
@@ -47,6 +61,26 @@ func init() {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// abortFUSE ends the file systems in user space of a test process that is killed and cannot end: one of its threads
+// waits for an answer from a file system that the process itself serves.
+func abortFUSE(owner int, dir string) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", owner))
+	if err != nil {
+		return
+	}
+	// proc_pid_stat(5): the state follows the name, which is in parentheses.
+	if i := bytes.LastIndexByte(stat, ')'); i < 0 || !bytes.HasPrefix(stat[i:], []byte(") Z")) {
+		return
+	}
+	points, err := mountsBelow(dir)
+	if err != nil {
+		return
+	}
+	for _, p := range points {
+		_ = unix.Unmount(p, unix.UMOUNT_NOFOLLOW|unix.MNT_FORCE)
+	}
 }
 
 // Dir makes a new folder in the area; it goes with the test. Its path is short enough for a unix socket in it.

@@ -88,7 +88,8 @@ func unmountBelow(dir string) error {
 		}
 		if errors.Is(err, unix.EBUSY) {
 			fmt.Fprintf(os.Stderr, "testbed: %s is still in use, detached\n", p)
-			err = unix.Unmount(p, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+			// By force: calls on a file system in user space that does not answer then fail.
+			err = unix.Unmount(p, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH|unix.MNT_FORCE)
 		}
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", p, err))

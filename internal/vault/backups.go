@@ -180,15 +180,17 @@ func (v *Vault) Find(ctx context.Context, instance, id string) (BackupRef, error
 }
 
 // NextSeq returns the sequence number of a backup that follows those of the list, which Backups gave
-// of one instance, and the id of the backup that it follows; "" when there is none.
-func NextSeq(refs []BackupRef) (seq uint64, parent string, err error) {
+// of the instance, and the id of the backup that it follows; "" when there is none. It passes over the numbers of
+// backups of this process that may come to be stored late (see Settle).
+func (v *Vault) NextSeq(instance string, refs []BackupRef) (seq uint64, parent string, err error) {
+	taken := v.ledger.seqTaken(instance)
 	if len(refs) == 0 {
-		return 1, "", nil
+		return taken + 1, "", nil
 	}
 	last := refs[len(refs)-1]
 	if last.Seq >= maxSeq {
 		return 0, "", fmt.Errorf("backup %s of instance %s has the last sequence number that there is, so none can follow it; "+
 			"if no program of this vault made that object, delete it", last.ID, last.Instance)
 	}
-	return last.Seq + 1, last.ID, nil
+	return max(last.Seq, taken) + 1, last.ID, nil
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"holdfast/internal/seal"
 )
@@ -18,14 +19,23 @@ import (
 // It is sealed, since it has the tenant's names, and so that nobody who can write to the disk makes a
 // backup name other content. A catalogue that is missing, torn or of another vault costs a full read.
 //
-//	"HFCATA" 0x00 0x02 | 16 random bytes | blocks: plain length u32 | sealed length u32 | sealed
+//	"HFCATA" 0x00 0x03 | 16 random bytes | blocks: plain length u32 | sealed length u32 | sealed
 //
 // The random bytes are the catalogue's id. The key is derived from them, the nonce is the number of the block, so that blocks
-// can't be swapped, and the last block is empty, so that a cut off end is found.
+// can't be swapped. The first block says what the rows rest on (Evidence), as CBOR, and the last block is empty, so that a cut off
+// end is found. A catalogue without pages is sound: it tells of the file system and of no file.
 const (
-	catalogueMagic = "HFCATA\x00\x02"
+	catalogueMagic = "HFCATA\x00\x03"
 	maxBlock       = 2 * maxMeta
 )
+
+// catalogueHead is the first block.
+type catalogueHead struct {
+	FileSystem string `cbor:"1,keyasint"`
+	Mounted    string `cbor:"2,keyasint"`
+	Clock      int64  `cbor:"3,keyasint"` // ns
+	Young      int64  `cbor:"4,keyasint"` // ns since 1970
+}
 
 // CatalogueWriter writes one catalogue. It is for one goroutine.
 type CatalogueWriter struct {
@@ -42,8 +52,8 @@ type CatalogueWriter struct {
 // put on another's content.
 func (c *CatalogueWriter) ID() string { return c.id }
 
-// NewCatalogue begins a catalogue in w.
-func (v *Vault) NewCatalogue(w io.Writer) (*CatalogueWriter, error) {
+// NewCatalogue begins a catalogue in w, whose rows rest on e.
+func (v *Vault) NewCatalogue(w io.Writer, e Evidence) (*CatalogueWriter, error) {
 	comp, err := seal.NewCompressor(seal.Fastest, 1<<20)
 	if err != nil {
 		return nil, err
@@ -51,8 +61,14 @@ func (v *Vault) NewCatalogue(w io.Writer) (*CatalogueWriter, error) {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // crypto/rand.Read never fails
 	c := &CatalogueWriter{w: bufio.NewWriterSize(w, 256<<10), comp: comp, id: hex.EncodeToString(id[:]), aead: seal.NewAEAD(subkey(v.meta, "catalogue", id[:]))}
-	_, err = c.w.WriteString(catalogueMagic + string(id[:]))
-	return c, err
+	if _, err = c.w.WriteString(catalogueMagic + string(id[:])); err != nil {
+		return nil, err
+	}
+	head, err := encMode.Marshal(catalogueHead{e.FileSystem, e.Mounted, int64(e.Clock), e.Young.UnixNano()})
+	if err != nil {
+		return nil, fmt.Errorf("encode the head of the catalogue: %w", err)
+	}
+	return c, c.block(head)
 }
 
 // Page adds a page as the recipe has it, with its items. A RecipeWriter's Tap calls it.
@@ -108,10 +124,14 @@ type CatalogueReader struct {
 	box  []byte
 	buf  []byte
 	id   string
+	rest Evidence
 }
 
 // ID names the catalogue, as its writer said.
 func (c *CatalogueReader) ID() string { return c.id }
+
+// Evidence is what the rows rest on, as its writer said.
+func (c *CatalogueReader) Evidence() Evidence { return c.rest }
 
 // errCatalogue is wrapped by every fault of a catalogue.
 var errCatalogue = errors.New("catalogue is not usable")
@@ -125,12 +145,20 @@ func (v *Vault) OpenCatalogue(r io.Reader) (*CatalogueReader, error) {
 	}
 	c.aead = seal.NewAEAD(subkey(v.meta, "catalogue", head[len(catalogueMagic):]))
 	c.id = hex.EncodeToString(head[len(catalogueMagic):])
+	plain, err := c.block()
+	if err != nil {
+		return nil, err
+	}
+	var facts catalogueHead
+	if err := decMode.Unmarshal(plain, &facts); err != nil {
+		return nil, fmt.Errorf("%w: its head does not decode: %w", errCatalogue, err)
+	}
+	c.rest = Evidence{facts.FileSystem, facts.Mounted, time.Duration(facts.Clock), time.Unix(0, facts.Young)}
 	return c, nil
 }
 
-// Next returns the items of the next page with Ino and Ctime set, or io.EOF at the catalogue's proper
-// end. The slice is the caller's.
-func (c *CatalogueReader) Next() ([]Item, error) {
+// block opens the next block. The slice is good until the next call.
+func (c *CatalogueReader) block() ([]byte, error) {
 	var head [8]byte
 	if _, err := io.ReadFull(c.r, head[:]); err != nil {
 		return nil, fmt.Errorf("%w: it is cut off", errCatalogue)
@@ -152,7 +180,17 @@ func (c *CatalogueReader) Next() ([]Item, error) {
 	}
 	c.n++
 	c.buf = plain
-	if raw == 0 {
+	return plain, nil
+}
+
+// Next returns the items of the next page with Ino and Ctime set, or io.EOF at the catalogue's proper
+// end. The slice is the caller's.
+func (c *CatalogueReader) Next() ([]Item, error) {
+	plain, err := c.block()
+	if err != nil {
+		return nil, err
+	}
+	if len(plain) == 0 {
 		return nil, io.EOF
 	}
 	n, k := binary.Uvarint(plain)

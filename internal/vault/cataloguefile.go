@@ -24,8 +24,8 @@ func (v *Vault) cataloguePath(dir, instance, volume string) string {
 	return filepath.Join(dir, v.Fingerprint(), instance+"+"+volume)
 }
 
-// BeginCatalogue begins the catalogue of a volume in a folder of catalogues. Close is due in any case.
-func (v *Vault) BeginCatalogue(dir, instance, volume string) (*CatalogueFile, error) {
+// BeginCatalogue begins the catalogue of a volume, whose rows rest on e, in a folder of catalogues. Close is due in any case.
+func (v *Vault) BeginCatalogue(dir, instance, volume string, e Evidence) (*CatalogueFile, error) {
 	c := &CatalogueFile{path: v.cataloguePath(dir, instance, volume)}
 	in := filepath.Dir(c.path)
 	if err := os.MkdirAll(in, 0o700); err != nil {
@@ -39,7 +39,7 @@ func (v *Vault) BeginCatalogue(dir, instance, volume string) (*CatalogueFile, er
 	if c.tmp, err = os.CreateTemp(in, beginning); err != nil {
 		return nil, err
 	}
-	if c.CatalogueWriter, err = v.NewCatalogue(c.tmp); err != nil {
+	if c.CatalogueWriter, err = v.NewCatalogue(c.tmp, e); err != nil {
 		c.Close()
 		return nil, err
 	}

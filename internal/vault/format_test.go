@@ -24,6 +24,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/armor"
 
+	"holdfast/internal/hostid"
 	"holdfast/internal/obs"
 	"holdfast/internal/seal"
 	"holdfast/internal/testbed"
@@ -56,7 +57,7 @@ func TestFormat(t *testing.T) {
 			rows = append(rows, f.pack(parts[3], read(t, st, key))...)
 		case parts[1] == "sessions":
 			s := f.small("HFSESS\x00\x01", "session", parts[2], read(t, st, key)).(map[uint64]any)
-			if s[1] != uint64(1) || s[2] != "host" || s[3] != "i" || len(s[5].(map[uint64]any)) != 5 {
+			if p := s[5].(map[uint64]any); s[1] != uint64(1) || s[2] != "host" || s[3] != "i" || len(p) != 6 || p[6] != "an identity" {
 				t.Errorf("session: %v", s)
 			}
 		}
@@ -89,7 +90,9 @@ func writeForFormat(t *testing.T, st obs.Store, id *vault.Identity, nameKey []by
 	v, err := vault.Create(t.Context(), st, "tenant", nameKey, nil, id)
 	must(t, err)
 	defer v.Close()
-	s, err := v.BeginSession(t.Context(), vault.SessionOptions{Host: "host", Instance: "i"})
+	s, err := v.BeginSession(t.Context(), vault.SessionOptions{
+		Host: "host", Instance: "i", Identity: hostid.Identity{ID: "an identity"},
+	})
 	must(t, err)
 	w, err := v.NewWriter(t.Context(), vault.WriterOptions{})
 	must(t, err)

@@ -107,7 +107,7 @@ func TestDamagedSegments(t *testing.T) {
 		t.Errorf("the writer was told %v", told)
 	}
 
-	rebuilt, err := v.RebuildIndex(t.Context(), "h")
+	rebuilt, err := v.RebuildIndex(t.Context(), vault.SessionOptions{Host: "h"})
 	must(t, err)
 	if rebuilt.Packs != 3 || rebuilt.Read != 3 || rebuilt.Chunks != 300 || rebuilt.Replaced != 3 || len(rebuilt.Damaged) != 0 {
 		t.Errorf("rebuilt: %+v", rebuilt)
@@ -118,7 +118,7 @@ func TestDamagedSegments(t *testing.T) {
 	if report, err := v.Verify(t.Context(), vault.VerifyOptions{}); err != nil || len(report.Damaged) != 0 {
 		t.Errorf("verify: %+v, %v", report.Damaged, err)
 	}
-	again, err := v.RebuildIndex(t.Context(), "h")
+	again, err := v.RebuildIndex(t.Context(), vault.SessionOptions{Host: "h"})
 	if err != nil || again.Read != 0 || again.Replaced != 0 {
 		t.Errorf("rebuilt again: %+v, %v", again, err)
 	}
@@ -149,7 +149,7 @@ func TestIndexOfMissingPacks(t *testing.T) {
 	if known != 100 {
 		t.Errorf("%d chunks are known", known)
 	}
-	report, err := v.RebuildIndex(t.Context(), "h")
+	report, err := v.RebuildIndex(t.Context(), vault.SessionOptions{Host: "h"})
 	if err != nil || report.Gone != 1 || report.Replaced != 1 || report.Read != 0 {
 		t.Errorf("rebuilt: %+v, %v", report, err)
 	}
@@ -166,7 +166,7 @@ func TestRebuildFindsUnfinishedWork(t *testing.T) {
 		must(t, st.Delete(t.Context(), k))
 	}
 	must(t, st.Put(t.Context(), v.Info().ID+"/packs/00/00000000000000000000000000000000", []byte("no pack")))
-	report, err := v.RebuildIndex(t.Context(), "h")
+	report, err := v.RebuildIndex(t.Context(), vault.SessionOptions{Host: "h"})
 	if err != nil || report.Packs != 2 || report.Read != 1 || report.Chunks != 100 || len(report.Damaged) != 1 {
 		t.Errorf("rebuilt: %+v, %v", report, err)
 	}
@@ -188,7 +188,7 @@ func TestStoreThatFailsUnderTheIndex(t *testing.T) {
 	if _, err := v2.NewWriter(t.Context(), vault.WriterOptions{}); !errors.Is(err, obs.ErrUnavailable) {
 		t.Errorf("error is %v", err)
 	}
-	if _, err := v2.RebuildIndex(t.Context(), "h"); !errors.Is(err, obs.ErrUnavailable) {
+	if _, err := v2.RebuildIndex(t.Context(), vault.SessionOptions{Host: "h"}); !errors.Is(err, obs.ErrUnavailable) {
 		t.Errorf("error is %v", err)
 	}
 }

@@ -45,9 +45,9 @@ type IndexReport struct {
 // RebuildIndex makes the index list what the packs in the store hold. It reads the tables of those packs that no sound
 // segment lists, stores new segments, and only then deletes damaged ones; segments that list packs that are
 // gone are written without those. Backups may run meanwhile. A pack that no manifest names comes into the index
-// too: it is as good as any, unless it is condemned. host is as in SessionOptions.
-func (v *Vault) RebuildIndex(ctx context.Context, host string) (IndexReport, error) {
-	s, err := v.BeginSession(ctx, SessionOptions{Host: host, Instance: "index"})
+// too: it is as good as any, unless it is condemned. o is as for BeginSession.
+func (v *Vault) RebuildIndex(ctx context.Context, o SessionOptions) (IndexReport, error) {
+	s, err := v.BeginSession(ctx, o)
 	if err != nil {
 		return IndexReport{}, err
 	}

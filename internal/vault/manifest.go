@@ -41,6 +41,9 @@ type Volume struct {
 	Excludes []string `cbor:"11,keyasint,omitempty" json:"excludes,omitempty"`
 	// ExcludeCaches says that the backup leaves out the content of folders with a CACHEDIR.TAG.
 	ExcludeCaches bool `cbor:"12,keyasint,omitempty" json:"exclude_caches,omitempty"`
+	// Clock and Young are those of Evidence, in nanoseconds. Without stat pages they are 0.
+	Clock int64 `cbor:"13,keyasint,omitempty" json:"-"`
+	Young int64 `cbor:"14,keyasint,omitempty" json:"-"`
 }
 
 // Loss is content of a volume that a backup should have and lacks, or has not as it was at one moment.
@@ -108,12 +111,18 @@ func (v *Vault) manifestKey(instance, id string) string {
 
 // WriteManifest stores m, reads it back, and returns nil only when the store gave back the very bytes. It
 // sets m's Object and Digest. Invariant manifest-last: the caller calls it after Writer.Finish returned
-// nil.
+// nil. After an error no such backup exists, unless the error is ErrMayExist.
 func (v *Vault) WriteManifest(ctx context.Context, m *Manifest) error {
+	return v.writeManifest(ctx, m, nil)
+}
+
+// writeManifest is WriteManifest under a session, which stays while the outcome is in doubt.
+func (v *Vault) writeManifest(ctx context.Context, m *Manifest, s *Session) error {
 	if err := CheckInstance(m.Instance); err != nil {
 		return err
 	}
-	if id, ok := parseBackupID(m.ID); !ok || id.seq != m.Seq || id.incomplete != (m.Lost > 0) {
+	ref, ok := RefOf(m.Instance, m.ID)
+	if !ok || ref.Seq != m.Seq || ref.Incomplete != (m.Lost > 0) {
 		return fmt.Errorf("backup id %q does not fit sequence number %d and %d losses", m.ID, m.Seq, m.Lost)
 	}
 	m.Format = Format
@@ -131,13 +140,8 @@ func (v *Vault) WriteManifest(ctx context.Context, m *Manifest) error {
 	object = seal.NewAEAD(v.manifestSubkey(m.Instance, m.ID)).Seal(object, packNonce(0), plain, object)
 	m.Object = v.manifestKey(m.Instance, m.ID)
 	m.Digest = digest(object)
-	if err := v.st.Put(ctx, m.Object, object); err != nil {
-		return fmt.Errorf("store manifest: %w", err)
-	}
-	if err := readSame(ctx, v.st, m.Object, object); err != nil {
-		return fmt.Errorf("read manifest back: %w", err)
-	}
-	return nil
+	ref.Size = int64(len(object))
+	return v.confirm(ctx, &doubt{backup: ref, key: m.Object, object: object, session: s})
 }
 
 func (v *Vault) manifestSubkey(instance, id string) [32]byte {

@@ -58,7 +58,7 @@ func TestModel(t *testing.T) {
 
 // complete tells whether all has happened that the model is for.
 func (s tally) complete() bool {
-	return s.Backups > 0 && s.Deleted > 0 && s.Crashes > 0 && s.Lost > 0 && s.Avoided > 0 && s.TakenOver > 0 && s.Joined > 0
+	return s.Backups > 0 && s.Deleted > 0 && s.Crashes > 0 && s.Lost > 0 && s.Avoided > 0 && s.TakenOver > 0 && s.Joined > 0 && s.Settled > 0
 }
 
 // TestModelFindsBrokenProtocols: each rule of FORMAT.md is there because without it a backup is lost, and the model sees that.
@@ -68,10 +68,10 @@ func TestModelFindsBrokenProtocols(t *testing.T) {
 		first int // a seed that finds it soon; when the model changes, the search goes on from there
 	}{
 		"collector does not wait":     {rules{collectorDoesNotWait: true}, 188},
-		"collector does not reprieve": {rules{collectorDoesNotReprieve: true}, 145},
-		"writer ignores condemned":    {rules{writerIgnoresCondemned: true}, 221},
-		"writer ends early":           {rules{writerEndsEarly: true}, 86},
-		"writer forgets doubt":        {rules{writerForgetsDoubt: true}, 239},
+		"collector does not reprieve": {rules{collectorDoesNotReprieve: true}, 158},
+		"writer ignores condemned":    {rules{writerIgnoresCondemned: true}, 442},
+		"writer ends early":           {rules{writerEndsEarly: true}, 124},
+		"writer forgets doubt":        {rules{writerForgetsDoubt: true}, 488},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var sum tally
@@ -90,7 +90,7 @@ func TestModelFindsBrokenProtocols(t *testing.T) {
 }
 
 // tally counts what happened in all games, so that the test knows that it tests something.
-type tally struct{ Backups, Deleted, Reprieved, Crashes, Lost, Avoided, Missing, TakenOver, Joined, Rekeys int }
+type tally struct{ Backups, Deleted, Reprieved, Crashes, Lost, Avoided, Missing, TakenOver, Joined, Rekeys, Settled int }
 
 // Numbers of a game.
 const (
@@ -188,7 +188,12 @@ func (g *game) step() {
 	case n == 37 && len(g.lingering) > 0:
 		g.exit(g.lingering[g.draw(len(g.lingering), "process")])
 	case n == 38 && len(g.lingering) > 0:
-		g.lingering[g.draw(len(g.lingering), "process")].deliver()
+		p := g.lingering[g.draw(len(g.lingering), "process")]
+		if g.draw(2, "settle") == 0 {
+			g.settleDoubts(p)
+		} else {
+			p.deliver()
+		}
 	case n == 39 && g.draw(4, "rekey") == 0:
 		g.rekey()
 	}
@@ -238,6 +243,23 @@ func (g *game) rekey() {
 	_, err = g.v.Rekey(g.ctx, g.id, Change{Remove: other.recipients()})
 	g.fail(err)
 	g.sum.Rekeys++
+}
+
+// settleDoubts lets a process whose writer has ended find out what became of its manifests.
+func (g *game) settleDoubts(p *view) {
+	if g.rules.writerForgetsDoubt || p.busy {
+		return
+	}
+	p.plain()
+	p.busy = true
+	defer func() { p.busy = false }()
+	done, err := p.vault().Settle(g.ctx)
+	g.fail(err)
+	for _, so := range done {
+		if so.Exists {
+			g.sum.Settled++
+		}
+	}
 }
 
 // fail notes an error that no actor should meet.
@@ -445,7 +467,7 @@ func (a *writer) step() {
 		a.plain()
 		g.fail(a.s.End(g.ctx))
 		a.without, a.state, a.tries = append([]PackID{}, missing.Packs...), 0, a.tries+1
-	case errors.Is(err, obs.ErrUnavailable):
+	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrAccess):
 		a.giveUp()
 	default:
 		g.fail(fmt.Errorf("writer in state %d: %w", a.state, err))
@@ -542,7 +564,7 @@ func (a *writer) giveUp() {
 	a.abort()
 	if a.s != nil {
 		if a.g.rules.writerForgetsDoubt {
-			a.s.doubt.Store(false)
+			a.s.doubts = 0
 		}
 		a.plain() // what can't be removed now goes with the next session; both are played
 		if err := a.s.End(a.g.ctx); err != nil {

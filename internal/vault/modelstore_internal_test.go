@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"holdfast/internal/obs"
 )
@@ -28,6 +29,10 @@ type view struct {
 	loseIn int // puts until an answer is lost
 	how    int // 0 never done, 1 done at once, 2 done later
 	late   []latePut
+	// refuses makes the store refuse every put after the one whose answer was lost, until the step ends: only a look is left.
+	refuses bool
+	refused bool
+	ledger  *ledger // of the process, over all its steps
 }
 
 type latePut struct {
@@ -38,7 +43,7 @@ type latePut struct {
 var errDied = errors.New("the process died")
 
 // plain takes the faults away.
-func (p *view) plain() { p.dieIn, p.loseIn = -1, -1 }
+func (p *view) plain() { p.dieIn, p.loseIn, p.refuses, p.refused = -1, -1, false, false }
 
 // plan draws the faults of the next step.
 func (p *view) plan() {
@@ -50,7 +55,7 @@ func (p *view) plan() {
 	case 10:
 		p.dieIn = p.g.draw(6, "dies")
 	case 11:
-		p.loseIn, p.how = p.g.draw(2, "loses"), p.g.draw(3, "how")
+		p.loseIn, p.how, p.refuses = p.g.draw(2, "loses"), p.g.draw(3, "how"), p.g.draw(3, "refuses") > 0
 	}
 }
 
@@ -65,8 +70,11 @@ func (p *view) deliver() {
 
 // vault returns the vault over this view.
 func (p *view) vault() *Vault {
+	if p.ledger == nil {
+		p.ledger = newLedger()
+	}
 	v := *p.g.v
-	v.st = (*viewStore)(p)
+	v.st, v.ledger = (*viewStore)(p), p.ledger
 	return &v
 }
 
@@ -103,10 +111,14 @@ func (s *viewStore) Put(ctx context.Context, key string, body []byte) error {
 		return err
 	}
 	p.mu.Lock()
-	lose := p.loseIn == 0
+	lose, refused := p.loseIn == 0, p.refused
 	p.loseIn--
+	p.refused = p.refused || lose && p.refuses
 	p.mu.Unlock()
-	if !lose {
+	switch {
+	case refused:
+		return fmt.Errorf("put %s: %w", key, obs.ErrAccess)
+	case !lose:
 		return s.g.st.Put(ctx, key, body)
 	}
 	s.g.sum.Lost++
@@ -116,7 +128,7 @@ func (s *viewStore) Put(ctx context.Context, key string, body []byte) error {
 	case 2:
 		p.late = append(p.late, latePut{key, slices.Clone(body)})
 	}
-	return fmt.Errorf("put %s: %w", key, obs.ErrUnavailable)
+	return fmt.Errorf("put %s: %w (%w)", key, obs.ErrUnavailable, obs.ErrUncertain)
 }
 
 func (s *viewStore) PutNew(ctx context.Context, key string, body []byte) error {
@@ -156,6 +168,14 @@ func (s *viewStore) Delete(ctx context.Context, keys ...string) error {
 	return s.g.st.Delete(ctx, keys...)
 }
 
+func (s *viewStore) Extend(ctx context.Context, key string, until time.Time) error {
+	s.between(key)
+	if err := s.base().spend(); err != nil {
+		return err
+	}
+	return s.g.st.Extend(ctx, key, until)
+}
+
 func (s *viewStore) Capabilities() obs.Capabilities { return s.g.st.Capabilities() }
 func (s *viewStore) String() string                 { return s.g.st.String() }
 func (s *viewStore) Close() error                   { return nil }
@@ -182,7 +202,7 @@ func (c *collector) step() {
 	switch c.state {
 	case 0:
 		var err error
-		c.s, err = v.putSession(g.ctx, kindCollector, SessionOptions{Host: "h"}, thisProcess())
+		c.s, err = v.putSession(g.ctx, kindCollector, SessionOptions{Host: "h"}, observe(SessionOptions{Host: "h"}).process)
 		g.fail(err)
 		if c.packs = c.orphans(); len(c.packs) > 0 {
 			c.state = 5

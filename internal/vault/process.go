@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,6 +21,21 @@ type process struct {
 	Namespaces string `cbor:"3,keyasint"` // of pids, and of the clock that Start is counted by
 	PID        int    `cbor:"4,keyasint"`
 	Start      uint64 `cbor:"5,keyasint"` // field 22 of /proc/PID/stat, in ticks since the boot
+	Identity   string `cbor:"6,keyasint"` // of the host, as its state folder keeps it (internal/hostid)
+}
+
+// observer is a process that judges whether others have ended.
+type observer struct {
+	process
+	host  string   // its name
+	boots []string // that the host's state folder has lived through
+}
+
+// observe describes this process, on the host that o names.
+func observe(o SessionOptions) observer {
+	me := observer{thisProcess(), o.Host, o.Identity.Boots}
+	me.Identity = o.Identity.ID
+	return me
 }
 
 // thisProcess describes the process that runs this. It is read anew each time: it is a handful of reads of procfs.
@@ -46,20 +62,22 @@ func thisProcess() process {
 	return p
 }
 
-// is reports whether p is certainly the process me.
-func (p process) is(me process) bool {
-	return p == me && p.Boot != "" && p.Namespaces != "" && p.Start != 0
+// is reports whether p is certainly the process that observes.
+func (me observer) is(p process) bool {
+	p.Identity = me.Identity // another part of this process may know another, or none
+	return p == me.process && p.Boot != "" && p.Namespaces != "" && p.Start != 0
 }
 
-// ended reports whether p, of a host with that name, has certainly ended, as seen by me, of myHost. A process of another machine, or
-// in another namespace, never has: it can't be seen from here.
-func (p process) ended(host string, me process, myHost string) bool {
+// ended reports whether p, of a host with that name, has certainly ended. A process of another machine, or in another
+// namespace, never has: it can't be seen from here.
+func (me observer) ended(p process, host string) bool {
 	if p.Boot == "" || me.Boot == "" {
 		return false
 	}
 	if p.Boot != me.Boot {
-		// An earlier boot of this machine. Machines that were cloned have one machine id, so the host's name counts too.
-		return p.Machine != "" && p.Machine == me.Machine && host == myHost
+		// A boot that this very host has left behind. The machine id and the name of a host are not enough to say so: clones have
+		// both in common. Copies of a state folder have the identity in common too, but not each other's boots.
+		return p.Identity != "" && p.Identity == me.Identity && p.Machine == me.Machine && host == me.host && slices.Contains(me.boots, p.Boot)
 	}
 	if p.Namespaces == "" || p.Namespaces != me.Namespaces || p.PID <= 0 || p.Start == 0 {
 		return false

@@ -33,7 +33,7 @@ type Change struct {
 // reads what is and will be stored; only a new vault ends that.
 //
 // A crash leaves the old recipients or the new ones, and perhaps both headers, of which the newer counts and the next
-// Rekey deletes the other. Of two at the same moment at most one succeeds; the other gets ErrRekeyed.
+// Rekey deletes the other. After an error that is obs.ErrUncertain the recipients may be the new ones. Of two at the same moment at most one succeeds; the other gets ErrRekeyed.
 func (v *Vault) Rekey(ctx context.Context, id *Identity, c Change) (Info, error) {
 	before, err := v.settledHeaders(ctx)
 	if err != nil {
@@ -65,7 +65,7 @@ func (v *Vault) Rekey(ctx context.Context, id *Identity, c Change) (Info, error)
 		return Info{}, fmt.Errorf("write vault %s: %w", v.info.Name, err)
 	}
 	key := newHeaderKey(v.info.ID, h.Generation)
-	if err := v.st.Put(ctx, key, doc); err != nil {
+	if err := putHeader(ctx, v.st, key, doc, v.st.Put); err != nil {
 		return Info{}, fmt.Errorf("write vault %s: %w", v.info.Name, err)
 	}
 	if err := v.settleHeader(ctx, key, doc, before); err != nil {
@@ -124,7 +124,7 @@ func (c Change) apply(recipients []string, id *Identity) ([]string, error) {
 func (v *Vault) settleHeader(ctx context.Context, key string, doc []byte, before []headerRef) error {
 	back, err := readAll(ctx, v.st, key, maxHeader)
 	if err != nil {
-		return fmt.Errorf("read header back: %w", err)
+		return fmt.Errorf("the new recipients are written, but the header can't be read back, and the old one is still there: %w", err)
 	}
 	if !bytes.Equal(back, doc) {
 		return &CorruptError{Object: key, Reason: "reads back as other bytes than were written"}

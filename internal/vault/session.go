@@ -10,9 +10,9 @@ import (
 	"regexp"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"holdfast/internal/hostid"
 	"holdfast/internal/obs"
 )
 
@@ -27,15 +27,22 @@ type Session struct {
 	v         *Vault
 	id        string
 	condemned []PackID
-	doubt     atomic.Bool // whether a manifest is stored is not known
+
+	doubts int  // manifests under it of which nobody knows whether they are stored; guarded by the ledger's mu
+	ended  bool // nobody writes under it any more; guarded by the ledger's mu
 }
 
 // SessionOptions say whose session it is.
 type SessionOptions struct {
-	Host     string // name of the host, the same after each boot of it and no other host's
+	Host string // name of the host, the same after each boot of it and no other host's
+	// Identity tells this host from all others. Without one, nobody says after a reboot that its sessions have ended.
+	Identity hostid.Identity
 	Instance string // what is backed up; for people
-	// Warn is told of sessions that could not be looked at or removed. Nil is allowed.
+	// Warn is told of sessions that could not be looked at or removed, and of backups that are in doubt still.
+	// Nil is allowed.
 	Warn func(error)
+	// Settled is told of each backup that was in doubt, and of which it shows now whether it exists. Nil is allowed.
+	Settled func(Settled)
 }
 
 // sessionBody is what a session's object holds, sealed.
@@ -70,21 +77,34 @@ var running sync.Map
 
 func (v *Vault) sessionsPrefix() string { return v.info.ID + "/sessions/" }
 
-// hostTag begins the names of the sessions of one machine, so that it finds its own without reading the others'.
-func (v *Vault) hostTag(machine string) string {
-	k := subkey(v.meta, "host", []byte(machine))
+// hostTag begins the names of the sessions of one machine, so that it finds its own without reading the others'. All state folders of
+// a machine have it in common; where there is no machine id, the identity stands for it.
+func (v *Vault) hostTag(p process) string {
+	k := subkey(v.meta, "host", []byte(cmp.Or(p.Machine, p.Identity)))
 	return hex.EncodeToString(k[:8])
 }
 
 // BeginSession stores a session, removes those of this host whose process has ended, and reads which packs are condemned. It takes
 // three requests when nothing is to be removed and nothing is condemned; a manifest and the end take one each.
 func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, error) {
-	me := thisProcess()
-	s, err := v.putSession(ctx, kindWriter, o, me)
+	// Before this backup takes its sequence number.
+	within, cancel := context.WithTimeout(ctx, endTime)
+	settled, err := v.settleManifests(within)
+	cancel()
+	for _, so := range settled {
+		if o.Settled != nil {
+			o.Settled(so)
+		}
+	}
+	if err != nil && o.Warn != nil {
+		o.Warn(err)
+	}
+	me := observe(o)
+	s, err := v.putSession(ctx, kindWriter, o, me.process)
 	if err != nil {
 		return nil, err
 	}
-	if err := v.removeEnded(ctx, o.Host, me); err != nil && o.Warn != nil {
+	if err := v.removeEnded(ctx, me); err != nil && o.Warn != nil {
 		o.Warn(err)
 	}
 	// Invariant session-first: whatever is read from here on, the collector waits for us or we see what it condemned.
@@ -97,7 +117,7 @@ func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, e
 func (v *Vault) putSession(ctx context.Context, kind int, o SessionOptions, me process) (*Session, error) {
 	var r [16]byte
 	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
-	s := &Session{v: v, id: v.hostTag(me.Machine) + "-" + hex.EncodeToString(r[:])}
+	s := &Session{v: v, id: v.hostTag(me) + "-" + hex.EncodeToString(r[:])}
 	object, err := v.sealSmall("session", sessionMagic, s.id, &sessionBody{
 		Kind: kind, Host: o.Host, Instance: o.Instance, Begun: time.Now().UTC(), Process: me,
 	})
@@ -106,21 +126,24 @@ func (v *Vault) putSession(ctx context.Context, kind int, o SessionOptions, me p
 	}
 	running.Store(s.id, true)
 	if err := v.st.Put(ctx, v.sessionsPrefix()+s.id, object); err != nil {
-		running.Delete(s.id) // should it be there all the same, the next session removes it
+		running.Delete(s.id) // should it be there all the same, the next session or Settle removes it
+		if obs.Uncertain(err) {
+			v.ledger.leave(s.id)
+		}
 		return nil, fmt.Errorf("store session: %w", err)
 	}
 	return s, nil
 }
 
 // removeEnded removes the sessions of this machine whose process has ended.
-func (v *Vault) removeEnded(ctx context.Context, host string, me process) error {
-	all, err := v.readSessions(ctx, v.hostTag(me.Machine)+"-", func(id string) bool {
+func (v *Vault) removeEnded(ctx context.Context, me observer) error {
+	all, err := v.readSessions(ctx, v.hostTag(me.process)+"-", func(id string) bool {
 		_, mine := running.Load(id)
 		return !mine && sessionPattern.MatchString(id)
 	})
 	var ended []string
 	for _, s := range all {
-		if s.body.Process.is(me) || s.body.Process.ended(s.Host, me, host) {
+		if me.is(s.body.Process) || me.ended(s.body.Process, s.Host) {
 			ended = append(ended, v.sessionsPrefix()+s.ID)
 		}
 	}
@@ -144,22 +167,20 @@ func (s *Session) WriteManifest(ctx context.Context, m *Manifest) error {
 	} else if err != nil {
 		return fmt.Errorf("look at session: %w", err)
 	}
-	m.Object = ""
-	err := s.v.WriteManifest(ctx, m)
-	refused := slices.ContainsFunc([]error{obs.ErrAccess, obs.ErrNoSpace, obs.ErrExists, obs.ErrUsage, obs.ErrNoBucket, ErrCorrupt},
-		func(class error) bool { return errors.Is(err, class) })
-	if err != nil && m.Object != "" && !refused {
-		s.doubt.Store(true)
-	}
-	return err
+	return s.v.writeManifest(ctx, m, s)
 }
 
-// End removes the session: its manifest is stored, or never will be. When that is not known, the session stays until this process
-// has ended, since a manifest that comes late must find its packs. A session that could not be removed goes with the host's next one.
+// End removes the session: its manifests are stored, or never will be. When that is not known of one, the session stays until
+// Settle finds out or this process has ended, since a manifest that comes late must find its packs. A session that could
+// not be removed goes with Settle or with the host's next one.
 func (s *Session) End(ctx context.Context) error {
-	if s.doubt.Load() {
+	if !s.v.ledger.end(s) {
 		return nil
 	}
+	return s.remove(ctx)
+}
+
+func (s *Session) remove(ctx context.Context) error {
 	defer running.Delete(s.id)
 	limit := endTime
 	if ctx.Err() != nil {
@@ -168,6 +189,7 @@ func (s *Session) End(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	if err := s.v.st.Delete(ctx, s.v.sessionsPrefix()+s.id); err != nil {
+		s.v.ledger.leave(s.id)
 		return fmt.Errorf("remove session: %w", err)
 	}
 	return nil
@@ -183,11 +205,11 @@ type SessionInfo struct {
 	body     sessionBody
 }
 
-// Sessions returns the sessions of the vault, by host and begin.
+// Sessions returns the sessions of the vault, by host and instance.
 func (v *Vault) Sessions(ctx context.Context) ([]SessionInfo, error) {
 	all, err := v.readSessions(ctx, "", sessionPattern.MatchString)
 	slices.SortFunc(all, func(a, b SessionInfo) int {
-		return cmp.Or(cmp.Compare(a.Host, b.Host), a.Begun.Compare(b.Begun), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.ID, b.ID))
 	})
 	return all, err
 }
@@ -199,11 +221,11 @@ func (v *Vault) Forget(ctx context.Context, host string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	me := thisProcess()
+	me := observe(SessionOptions{Host: host})
 	var gone []string
 	for _, s := range all {
 		p := s.body.Process
-		if s.Host == host && (p.Boot != me.Boot || p.ended(s.Host, me, host)) {
+		if s.Host == host && (p.Boot != me.Boot || me.ended(p, s.Host)) {
 			gone = append(gone, v.sessionsPrefix()+s.ID)
 		}
 	}

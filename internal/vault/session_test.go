@@ -218,44 +218,6 @@ func TestInvariantSessionFirst(t *testing.T) {
 	}
 }
 
-// TestManifestInDoubt: a manifest of which nobody knows whether it is stored keeps its session, also when the next begins.
-func TestManifestInDoubt(t *testing.T) {
-	for name, c := range map[string]struct {
-		err  error
-		kept int
-	}{
-		"no answer":  {obs.ErrUnavailable, 1},
-		"cancelled":  {context.Canceled, 1},
-		"no access":  {obs.ErrAccess, 0},
-		"no room":    {obs.ErrNoSpace, 0},
-		"not stored": {nil, 0},
-	} {
-		v, st := countingVault(t)
-		s, err := v.BeginSession(t.Context(), vault.SessionOptions{Host: "h"})
-		must(t, err)
-		st.fail = func(op, key string) error {
-			if op == "put" && strings.Contains(key, "/backups/") {
-				return c.err
-			}
-			return nil
-		}
-		m := manifest()
-		if c.err == nil {
-			m.Instance = "/" // refused before it is sent
-		}
-		if err := s.WriteManifest(t.Context(), m); err == nil {
-			t.Errorf("%s: no error", name)
-		}
-		must(t, s.End(t.Context()))
-		next, err := v.BeginSession(t.Context(), vault.SessionOptions{Host: "h"})
-		must(t, err)
-		must(t, next.End(t.Context()))
-		if all, err := v.Sessions(t.Context()); err != nil || len(all) != c.kept {
-			t.Errorf("%s: %d sessions are left, %v", name, len(all), err)
-		}
-	}
-}
-
 // TestSessionThatCouldNotBeRemoved: it goes with the next one of the same process, which still runs.
 func TestSessionThatCouldNotBeRemoved(t *testing.T) {
 	v, st := countingVault(t)

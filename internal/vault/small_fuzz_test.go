@@ -154,7 +154,7 @@ func FuzzCatalogue(f *testing.F) {
 	f.Add([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var file bytes.Buffer
-		w, err := v.NewCatalogue(&file)
+		w, err := v.NewCatalogue(&file, Evidence{FileSystem: "ext4", Young: time.Unix(0, 1)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,14 +165,14 @@ func FuzzCatalogue(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if e := r.Evidence(); e.FileSystem != "ext4" || e.Holds("") || e.Until(0) != (tree.Time{Nsec: 1}) {
+			t.Fatalf("head: %+v", e)
+		}
 		if _, err := r.Next(); err != nil && !errors.Is(err, errCatalogue) && !errors.Is(err, io.EOF) {
 			t.Fatalf("error of no class: %v", err)
 		}
 		foreign := append(append([]byte(catalogueMagic), make([]byte, 16)...), b...)
-		if r, err = v.OpenCatalogue(bytes.NewReader(foreign)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := r.Next(); !errors.Is(err, errCatalogue) {
+		if _, err = v.OpenCatalogue(bytes.NewReader(foreign)); !errors.Is(err, errCatalogue) {
 			t.Fatalf("read what nobody sealed: %v", err)
 		}
 	})

@@ -85,6 +85,7 @@ type Vault struct {
 	name    [32]byte // of content chunks
 	page    [32]byte // of recipe pages
 	cut     [32]byte
+	ledger  *ledger
 }
 
 // Info describes a vault.
@@ -149,11 +150,11 @@ func CreateWith(ctx context.Context, st obs.Store, name string, nameKey []byte, 
 	if err := st.Put(ctx, signpostKey(vid), []byte(signpost)); err != nil {
 		return nil, fmt.Errorf("write vault %s: %w", name, err)
 	}
+	put := st.Put
 	if st.Capabilities().ConditionalPut {
-		err = st.PutNew(ctx, firstHeaderKey(vid), doc)
-	} else {
-		err = st.Put(ctx, firstHeaderKey(vid), doc)
+		put = st.PutNew
 	}
+	err = putHeader(ctx, st, firstHeaderKey(vid), doc, put)
 	if errors.Is(err, obs.ErrExists) {
 		return nil, fmt.Errorf("%w: %s in %s", ErrVaultExists, name, st)
 	} else if err != nil {
@@ -190,7 +191,7 @@ func newVault(st obs.Store, h header, s secret) *Vault {
 		st: st, params: h.Params,
 		content: derive(s.Key, "content"), meta: derive(s.Key, "meta"),
 		name: derive(s.Key, "chunk names"), page: derive(s.Key, "page names"), cut: derive(s.Key, "cut points"),
-		info: infoOf(st, h, s),
+		info: infoOf(st, h, s), ledger: newLedger(),
 	}
 }
 
@@ -258,17 +259,30 @@ func readAll(ctx context.Context, st obs.Store, key string, limit int64) ([]byte
 	return p, nil
 }
 
-// readSame reads the object of that key, which is to have the bytes want and no others, in one request.
-func readSame(ctx context.Context, st obs.Store, key string, want []byte) error {
+// found is what stands in the store under a name.
+type found int
+
+const (
+	notRead found = iota // the store did not tell
+	missing
+	otherBytes
+	sameBytes
+)
+
+// compare reads the object of that key in one request and tells whether it has the bytes want and no others. The error is nil
+// for sameBytes only.
+func compare(ctx context.Context, st obs.Store, key string, want []byte) (found, error) {
 	p := make([]byte, len(want)+1)
 	n, err := st.ReadAt(ctx, key, p, 0)
 	switch {
+	case errors.Is(err, obs.ErrNotFound):
+		return missing, readError(key, n, len(want), 0, err)
 	case err != nil && !errors.Is(err, io.EOF):
-		return readError(key, n, len(want), 0, err)
+		return notRead, readError(key, n, len(want), 0, err)
 	case !bytes.Equal(p[:n], want):
-		return &CorruptError{Object: key, Reason: "reads back as other bytes than were written"}
+		return otherBytes, &CorruptError{Object: key, Reason: "reads back as other bytes than were written"}
 	}
-	return nil
+	return sameBytes, nil
 }
 
 // readFull fills p from off; an object that ends before is a *CorruptError.

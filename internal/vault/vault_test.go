@@ -1,8 +1,8 @@
 package vault_test
 
 import (
-	"cmp"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -377,7 +377,7 @@ func TestOrderNeedsNoClock(t *testing.T) {
 	if ref, err := v.Find(t.Context(), "", later); err != nil || !ref.Incomplete || ref.Seq != 7 {
 		t.Errorf("an incomplete one, asked for by id: %+v, %v", ref, err)
 	}
-	if seq, parent, err := vault.NextSeq(refs); err != nil || seq != 8 || parent != later {
+	if seq, parent, err := v.NextSeq("i", refs); err != nil || seq != 8 || parent != later {
 		t.Errorf("next is %d after %s, %v", seq, parent, err)
 	}
 	for _, id := range []string{"../../x", "", "00000000-20200101T000000Z-0123456789abcdef", "20200101T000000.000Z-0123456789abcdef"} {
@@ -398,7 +398,7 @@ func TestOrderNeedsNoClock(t *testing.T) {
 	if refs, err = v.Backups(t.Context(), "i"); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := vault.NextSeq(refs); err == nil || !strings.Contains(err.Error(), "99999999-20200101T000000Z-0123456789abcdef") {
+	if _, _, err := v.NextSeq("i", refs); err == nil || !strings.Contains(err.Error(), "99999999-20200101T000000Z-0123456789abcdef") {
 		t.Errorf("after the last number: %v", err)
 	}
 }

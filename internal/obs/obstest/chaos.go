@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"time"
 
 	"holdfast/internal/obs"
 )
@@ -178,6 +179,11 @@ func (c *Chaos) List(ctx context.Context, prefix string) iter.Seq2[obs.Info, err
 			yield(obs.Info{}, err)
 		}
 	}
+}
+
+// Extend is the inner store's, with faults.
+func (c *Chaos) Extend(ctx context.Context, key string, until time.Time) error {
+	return c.call(ctx, Extend, key, func() error { return c.Store.Extend(ctx, key, until) })
 }
 
 // Delete is the inner store's, with faults.

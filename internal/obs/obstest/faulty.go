@@ -8,6 +8,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"time"
 
 	"holdfast/internal/obs"
 )
@@ -23,6 +24,7 @@ const (
 	Stat   Op = "stat"
 	List   Op = "list"
 	Delete Op = "delete"
+	Extend Op = "extend the lock of"
 )
 
 // Fault is what goes wrong, and when. The zero value fails every call with obs.ErrUnavailable.
@@ -222,6 +224,11 @@ func (f *Faulty) List(ctx context.Context, prefix string) iter.Seq2[obs.Info, er
 			yield(obs.Info{}, err)
 		}
 	}
+}
+
+// Extend is the inner store's, with faults.
+func (f *Faulty) Extend(ctx context.Context, key string, until time.Time) error {
+	return f.do(ctx, Extend, key, func(*Fault) error { return f.Store.Extend(ctx, key, until) })
 }
 
 // Delete is the inner store's, with faults.

@@ -187,6 +187,9 @@ func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, seen *Request) *r
 		return no
 	}
 	seen.Size = int64(len(body))
+	if r.Method == http.MethodPut && r.URL.Query().Has("retention") {
+		return p.extend(body, seen)
+	}
 	if no := p.checkPut(r, body, seen); no != nil {
 		return no
 	}

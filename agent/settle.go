@@ -1,0 +1,69 @@
+package agent
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"holdfast/internal/vault"
+)
+
+const (
+	// settleEvery is how often the agent asks what became of backups whose outcome was not known. Where there is none, it
+	// costs nothing.
+	settleEvery = 10 * time.Minute
+	// settleTime bounds one such look at one vault: the requests of the agent's store are repeated without an end.
+	settleTime = time.Minute
+)
+
+// settle resolves, for as long as the agent runs, what is in doubt in the vaults that are open.
+func (a *Agent) settle(ctx context.Context) {
+	tick := time.NewTicker(settleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			a.vaults.settle(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// settle looks once at each open vault.
+func (v *vaults) settle(ctx context.Context) {
+	v.mu.Lock()
+	all := slices.Collect(maps.Values(v.open))
+	v.mu.Unlock()
+	for _, o := range all {
+		select {
+		case <-o.turn:
+		case <-ctx.Done():
+			return
+		}
+		opened := o.vault
+		o.turn <- struct{}{}
+		if opened == nil {
+			continue
+		}
+		within, cancel := context.WithTimeout(ctx, settleTime)
+		done, err := opened.Settle(within)
+		cancel()
+		for _, so := range done {
+			v.settled(so)
+		}
+		if err != nil && ctx.Err() == nil {
+			v.a.log.Warn("what became of a backup is not known yet", "vault", opened.Info().ID, keyError, err.Error())
+		}
+	}
+}
+
+// settled logs what became of a backup whose job has ended as failed.
+func (v *vaults) settled(so vault.Settled) {
+	if so.Exists {
+		v.a.log.Info("a backup whose job failed exists after all", keyInstance, so.Backup.Instance, "backup", so.Backup.ID)
+		return
+	}
+	v.a.log.Info("a backup whose job failed does not exist", keyInstance, so.Backup.Instance, "backup", so.Backup.ID, keyReason, so.Err.Error())
+}

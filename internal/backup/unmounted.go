@@ -1,0 +1,249 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"holdfast/internal/evidence"
+	"holdfast/internal/image"
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// A volume that is not mounted looks like an empty folder, or like a folder of another file system. A backup of that would be
+// the newest, and the next restore would bring back nothing. So a source is compared with what is known of the last backup
+// before anything of it is read: the volume's catalogue on this host, which a restore renews too, and the manifest.
+
+// UnmountedError says that a volume is empty, or lies on another file system, although the last backup has content of it.
+type UnmountedError struct {
+	Instance, Volume string
+	Path             string // of the source
+	Files            uint64 // that the last backup has of the volume
+	Empty            bool   // else it has content, on another file system
+	Was, Is          string // file systems; "" is not known
+}
+
+func (e *UnmountedError) Error() string {
+	on := func(name string) string {
+		if name == "" {
+			return "a file system that is not known"
+		}
+		return name
+	}
+	what := "lies on another file system than"
+	if e.Empty {
+		what = "is empty, unlike"
+	}
+	files := "1 file"
+	if e.Files != 1 {
+		files = fmt.Sprintf("%d files", e.Files)
+	}
+	return fmt.Sprintf("volume %q of %s %s in the last backup, which has %s of it: it lay on %s, and %s lies on %s; mount the volume, "+
+		"or, if this is meant, allow it with --allow-empty, or with allow_empty: true for the volume in the agent's configuration",
+		e.Volume, e.Instance, what, files, on(e.Was), e.Path, on(e.Is))
+}
+
+// Look tells what keeps Run from making a backup of the sources before anything is read: an *UnmountedError. It reads no content of
+// files. Sources, Vault, Instance, Host and CatalogueDir are looked at. What can't be found out is no error.
+func Look(ctx context.Context, o Options) error {
+	r := &run{o: o}
+	r.ask(ctx)
+	return r.mounted(ctx)
+}
+
+// mounted checks all sources.
+func (r *run) mounted(ctx context.Context) error {
+	for _, s := range r.o.Sources {
+		if s.AllowEmpty {
+			continue
+		}
+		if err := r.sourceMounted(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) sourceMounted(ctx context.Context, s Source) error {
+	now, err := lookAt(ctx, s.Root)
+	if err != nil {
+		return context.Cause(ctx) // reading the source says what is wrong with it
+	}
+	local := r.localFileSystem(s.Volume)
+	if local != "" && !now.empty && evidence.SameFileSystem(local, now.fileSystem) {
+		return nil // the usual case asks the store for nothing
+	}
+	stored := r.storedVolume(s.Volume)
+	// Where either knows the place, all is well: a restore renews the catalogue, and not the manifest; a restore to somewhere else,
+	// for a look at it, renews the catalogue too.
+	var places []string
+	for _, at := range []string{local, stored.fileSystem} {
+		if at != "" {
+			places = append(places, at)
+		}
+	}
+	elsewhere := len(places) > 0 && !slices.ContainsFunc(places, func(at string) bool { return evidence.SameFileSystem(at, now.fileSystem) })
+	if !now.empty && !elsewhere {
+		return context.Cause(ctx)
+	}
+	last, ok := r.localVolume(s.Volume)
+	if !ok {
+		last = stored
+	}
+	if last.content <= now.recovered {
+		return context.Cause(ctx) // nothing can be missing
+	}
+	e := &UnmountedError{
+		Instance: r.o.Instance, Volume: s.Volume, Path: s.Root, Files: last.files, Empty: now.empty, Is: now.fileSystem,
+	}
+	if len(places) > 0 {
+		e.Was = places[0]
+	}
+	return e
+}
+
+// becameZeros fails for an image that turned out to be nothing but zeros, unlike that of the last backup.
+func (r *run) becameZeros(s Source, vol vault.Volume) error {
+	if vol.Bytes > 0 || s.AllowEmpty {
+		return nil
+	}
+	last := r.storedVolume(s.Volume)
+	if last.content == 0 {
+		return nil
+	}
+	return &UnmountedError{
+		Instance: r.o.Instance, Volume: s.Volume, Path: s.Root, Files: last.files, Empty: true, Was: last.fileSystem, Is: vol.FileSystem,
+	}
+}
+
+// lastVolume is what is known of a volume when it was last backed up or restored.
+type lastVolume struct {
+	fileSystem string // "" is not known
+	files      uint64
+	content    uint64 // entries that are no folders; bytes of an image
+}
+
+// localFileSystem is where the volume lay by its catalogue on this host; "" when that is not known.
+func (r *run) localFileSystem(volume string) string {
+	if r.o.CatalogueDir == "" {
+		return ""
+	}
+	last, f, err := r.o.Vault.LastCatalogue(r.o.CatalogueDir, r.o.Instance, volume)
+	if err != nil {
+		return ""
+	}
+	_ = f.Close() // only read
+	return last.Evidence().FileSystem
+}
+
+// localVolume is what the catalogue on this host tells of the entries of the volume; false when it tells of none.
+func (r *run) localVolume(volume string) (known lastVolume, ok bool) {
+	if r.o.CatalogueDir == "" {
+		return known, false
+	}
+	last, f, err := r.o.Vault.LastCatalogue(r.o.CatalogueDir, r.o.Instance, volume)
+	if err != nil {
+		return known, false
+	}
+	defer f.Close() // only read
+	for {
+		items, err := last.Next()
+		if err != nil {
+			return known, ok && errors.Is(err, io.EOF)
+		}
+		for i := range items {
+			it := &items[i]
+			ok = true
+			if it.Kind == tree.File && !it.Continued {
+				known.files++
+			}
+			if it.Kind != tree.Dir && !it.Continued && it.Path != "" || it.Path == "" && len(it.Extents) > 0 {
+				known.content++
+			}
+		}
+	}
+}
+
+// storedVolume is what the newest backup says, of the place only if this host made it.
+func (r *run) storedVolume(volume string) (known lastVolume) {
+	m, err := r.newest()
+	if err != nil {
+		return known
+	}
+	vol, err := m.Volume(volume)
+	if err != nil {
+		return known
+	}
+	known.files, known.content = vol.Files, vol.Entries-vol.Dirs
+	if vol.Kind == vault.KindImage {
+		known.content = vol.Bytes
+	}
+	if m.Host == r.o.Host {
+		known.fileSystem = vol.FileSystem
+	}
+	return known
+}
+
+// place is what a source is now.
+type place struct {
+	fileSystem string
+	empty      bool
+	recovered  uint64 // entries in lost+found, which is what makes no volume
+}
+
+// lostAndFound is the folder that mkfs makes in an empty file system.
+const lostAndFound = "lost+found"
+
+var errContent = errors.New("something is there")
+
+// lookAt finds out where a source lies and whether it is empty. A tree is when it has nothing but folders and what fsck has put
+// into lost+found; an image when it has no length, or nothing but a hole.
+func lookAt(ctx context.Context, root string) (place, error) {
+	info, err := os.Stat(root)
+	if err != nil {
+		return place{}, err
+	}
+	if !info.IsDir() {
+		return lookAtImage(root)
+	}
+	t, err := tree.OpenRoot(root)
+	if err != nil {
+		return place{}, err
+	}
+	defer t.Close()
+	p := place{fileSystem: t.FileSystem()}
+	err = t.Walk(ctx, tree.WalkOptions{NoXattrs: true, Warn: func(tree.Warning) {}}, func(e *tree.Entry) error {
+		first, _, _ := strings.Cut(e.Path, "/")
+		switch {
+		case e.Kind == tree.Dir:
+		case first == lostAndFound:
+			p.recovered++
+		default:
+			return errContent
+		}
+		return nil
+	})
+	p.empty = err == nil
+	if errors.Is(err, errContent) {
+		p.recovered, err = 0, nil
+	}
+	return p, err
+}
+
+func lookAtImage(file string) (place, error) {
+	img, err := image.Open(file)
+	if err != nil {
+		return place{}, err
+	}
+	defer img.Close() // only looked at
+	p := place{fileSystem: evidence.FileSystem(img.File()), empty: img.Size() == 0}
+	if !p.empty && !img.Device() {
+		p.empty = img.NextData(0, img.Size()).Len == 0
+	}
+	return p, nil
+}

@@ -1,0 +1,93 @@
+package obs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// oddTries is how often a request is made whose answer is not that of an object store: a gateway's page may be gone a moment
+// later, and what a server does not know it will not learn.
+const oddTries = 3
+
+// oddError is an answer that is not one of an object store. It is repeated a few times.
+type oddError struct{ err error }
+
+func (e *oddError) Error() string { return e.err.Error() }
+func (e *oddError) Unwrap() error { return e.err }
+
+// Tries is how often a call that fails with it is tried in all.
+func (e *oddError) Tries() int { return oddTries }
+
+func odd(form string, args ...any) error {
+	return &oddError{fmt.Errorf("%w: %w", ErrOdd, fmt.Errorf(form, args...))}
+}
+
+// formKey is where a context holds how the answer to its request is checked for what it is.
+type formKey struct{}
+
+// withForm has the answers 2xx to the requests of a context checked.
+func withForm(ctx context.Context, check func(*http.Response) error) context.Context {
+	return context.WithValue(ctx, formKey{}, check)
+}
+
+// checkForm checks an answer, if its context says how. What the client library asks on its own, about the region of a bucket,
+// is not meant.
+func checkForm(req *http.Request, res *http.Response) error {
+	check, ok := req.Context().Value(formKey{}).(func(*http.Response) error)
+	if !ok || res.StatusCode < 200 || res.StatusCode > 299 || req.URL.Query().Has("location") {
+		return nil
+	}
+	if err := check(res); err != nil {
+		_ = res.Body.Close()
+		return err
+	}
+	return nil
+}
+
+// objectForm wants an answer to HEAD or GET from an object store.
+func objectForm(res *http.Response) error {
+	if res.StatusCode == http.StatusOK && res.Header.Get("Etag") == "" && res.Header.Get("Last-Modified") == "" && res.Header.Get("X-Amz-Request-Id") == "" && res.Header.Get("X-Obs-Request-Id") == "" {
+		return odd("the answer %d has no ETag, no time and no request id, so it is not that of an object", res.StatusCode)
+	}
+	return encodingForm(res)
+}
+
+// encodingForm refuses content that something on the way has encoded.
+func encodingForm(res *http.Response) error {
+	for _, encoding := range strings.Split(res.Header.Get("Content-Encoding"), ",") {
+		switch encoding = strings.TrimSpace(encoding); encoding {
+		case "", "identity", "aws-chunked":
+		default:
+			return odd("the answer has Content-Encoding %s: something between this host and the store changes what it sends", encoding)
+		}
+	}
+	return nil
+}
+
+// quietForm wants an answer without a document, or with one that is neither an error nor a page for people.
+func quietForm(res *http.Response) error {
+	if res.ContentLength == 0 || res.StatusCode == http.StatusNoContent || res.Body == nil {
+		return nil
+	}
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxDocument))
+	_ = res.Body.Close()
+	if err != nil {
+		return &unavailableError{err: fmt.Errorf("the answer broke off: %w", err)}
+	}
+	res.Body = io.NopCloser(bytes.NewReader(body))
+	text := bytes.TrimSpace(body)
+	if len(text) == 0 {
+		return nil
+	}
+	if bytes.Contains(text, []byte("<Error>")) || bytes.Contains(text, []byte("<Error ")) {
+		return parseDocument(body, "", nil)
+	}
+	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") || bytes.Contains(bytes.ToLower(text[:min(512, len(text))]), []byte("<html")) {
+		return odd("the answer %d is a page for people: %s", res.StatusCode, excerpt(text))
+	}
+	return nil
+}
