@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/pattern"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/vault"
 )
@@ -177,7 +178,11 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backu
 	}
 	p := a.newProgress("backup")
 	defer p.finish()
-	stopScan := p.scan(ctx, of.Root)
+	exclude, err := pattern.Compile(of.Exclude)
+	if err != nil {
+		return err
+	}
+	stopScan := p.scan(ctx, of.Root, exclude)
 	result, err := backup.Run(ctx, backup.Options{
 		Vault:    at.Vault,
 		Instance: instance,

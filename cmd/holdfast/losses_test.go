@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -67,7 +68,7 @@ func TestBadEntriesThroughTheCLI(t *testing.T) {
 	}
 	for _, warning := range []string{
 		"warning: home/user/.gvfs: another file system is mounted here and can't be looked at (permission denied)",
-		"warning: home/dead: another file system is mounted here and can't be looked at (transport endpoint is not connected)",
+		"warning: home/dead: another file system is mounted here, its content is left out",
 		"warning: many: its attributes can't be read (argument list too long)",
 	} {
 		if !strings.Contains(stderr, warning) {
@@ -172,5 +173,33 @@ func TestManyLossesAreToldInPart(t *testing.T) {
 	a := &app{world: world{stdout: &out, stderr: &errs}}
 	if err := a.tellLosses(list, 5); err != nil || out.Len() != 0 || !strings.Contains(errs.String(), "not in the backup: 4 more") {
 		t.Errorf("%v: %s%s", err, &out, &errs)
+	}
+}
+
+// TestSilentMountThroughTheCLI: a file system that never answers holds up no backup, nor the estimate of its size, and is no loss where it is excluded.
+func TestSilentMountThroughTheCLI(t *testing.T) {
+	testbed.Need(t, "root")
+	env := vaultEnv(t)
+	dir := t.TempDir()
+	writeFiles(t, dir, "a", "silent/x", "sub/silent/x", "z")
+	var free []func()
+	for _, name := range []string{"silent", "sub/silent"} {
+		free = append(free, testbed.StrangersFUSE(t, filepath.Join(dir, name), 0))
+	}
+	rescue := time.AfterFunc(time.Minute, func() {
+		t.Error("the backup waits for a file system that does not answer")
+		for _, die := range free {
+			die()
+		}
+	})
+	defer rescue.Stop()
+	for _, exclude := range []string{"silent", "silent/", "**/silent/"} {
+		code, stdout, stderr := runWith(t, env, "backup", "--json", "--instance", "i", "--exclude", exclude, dir)
+		if code != exitDone || !strings.Contains(stdout, `"warnings":0`) || !strings.Contains(stdout, `"excluded":2`) {
+			t.Errorf("--exclude %s: exit code %d: %s%s", exclude, code, stdout, stderr)
+		}
+	}
+	if code, stdout, stderr := runWith(t, env, "backup", "--json", "--instance", "i", dir); code != exitPart || !strings.Contains(stdout, `"lost":2`) {
+		t.Errorf("with those mounts: exit code %d: %s%s", code, stdout, stderr)
 	}
 }

@@ -192,7 +192,7 @@ func (r *Root) special(e *Entry, warn func(Warning)) error {
 	defer closeFD(parent)
 	name := cname(base + "\x00")
 	var st unix.Statx_t
-	if err := statName(parent, name, &st); err != nil {
+	if err := statName(parent, name, 0, &st); err != nil {
 		return openError(e.Path, err)
 	}
 	if idOf(&st).mnt != r.id.mnt {

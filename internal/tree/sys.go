@@ -54,11 +54,11 @@ func statAt(dirfd int, name string, st *unix.Statx_t) error {
 	}
 }
 
-// statName is statAt for a name of a listing, which needs no copy.
-func statName(dirfd int, name cname, st *unix.Statx_t) error {
+// statName is statAt for a name of a listing, which needs no copy, with more flags.
+func statName(dirfd int, name cname, flags int, st *unix.Statx_t) error {
 	for {
 		_, _, e := unix.Syscall6(unix.SYS_STATX, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])),
-			unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, statMask, uintptr(unsafe.Pointer(st)), 0)
+			uintptr(unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|flags), statMask, uintptr(unsafe.Pointer(st)), 0)
 		if e != unix.EINTR {
 			return errnoErr(e)
 		}

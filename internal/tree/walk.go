@@ -55,7 +55,7 @@ func (r *Root) walk(ctx context.Context, w *walker) error {
 	if w.Warn == nil {
 		w.Warn = func(Warning) {}
 	}
-	w.folder = w.isFolder
+	w.folder, w.mounts = w.isFolder, MountPoints(r.name)
 	w.states.warn = w.Warn
 	defer w.chain.close()
 	defer w.names.close()
@@ -74,8 +74,9 @@ type walker struct {
 	dents []byte
 	xattr *xattrReader
 
-	unseal  bool // take from all what keeps it from being removed, and fail where an entry cannot be read, see Remove
-	special bool // flags of what is neither file nor folder can be read
+	mounts  map[string]bool // places in the tree at which something is mounted
+	unseal  bool            // take from all what keeps it from being removed, and fail where an entry cannot be read, see Remove
+	special bool            // flags of what is neither file nor folder can be read
 	states  losses
 	st      unix.Statx_t
 
@@ -136,9 +137,14 @@ func (w *walker) visit() (err error) {
 	if w.Exclude != nil && w.Exclude(w.pathOf(), w.folder) {
 		return nil
 	}
+	// A file system that is mounted in the tree, of which only the root is given, may never answer a question.
+	flags := 0
+	if w.mounts != nil && w.mounts[w.pathOf()] {
+		flags = unix.AT_STATX_DONT_SYNC
+	}
 	// A name may become something else between two calls; a second look sees one state of it.
 	for try := 0; ; try++ {
-		if err := statName(w.dirfd, w.name, &w.st); err != nil {
+		if err := statName(w.dirfd, w.name, flags, &w.st); err != nil {
 			return w.unseen(err)
 		}
 		if w.unseal && w.st.Attributes&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0 {
@@ -240,7 +246,7 @@ func (w *walker) enter(name cname, fd int) error {
 	}
 	id, e := idOf(st), entryOf(path, st)
 	w.tellStates(path, st)
-	if err := w.readFolder(fd, e); err != nil {
+	if err := w.readFolder(fd, e, st.Attributes&unix.STATX_ATTR_ENCRYPTED != 0); err != nil {
 		closeFD(fd)
 		return err
 	}
@@ -255,7 +261,7 @@ func (w *walker) enter(name cname, fd int) error {
 }
 
 // readFolder reads what the open folder fd has beside what a stat tells, and lists it. After nil its names are the last of w.names.
-func (w *walker) readFolder(fd int, e *Entry) (err error) {
+func (w *walker) readFolder(fd int, e *Entry, encrypted bool) (err error) {
 	if !w.NoXattrs {
 		if err := w.fault("read flags of", w.root.kept.read(fd, e), flagsWrong, flagsSo); err != nil {
 			return err
@@ -270,6 +276,12 @@ func (w *walker) readFolder(fd int, e *Entry) (err error) {
 		return pathError("list", e.Path, err)
 	}
 	switch {
+	case encrypted && locked(fd):
+		if e.Path == "" {
+			return pathError("list", e.Path, errLocked)
+		}
+		w.names.drop()
+		w.wrong = append(w.wrong, errLocked.Error()+", its content is left out")
 	case cut == nil:
 	case gone(cut) && w.Vanished != nil && e.Path != "":
 		w.Vanished(e.Path, e.Ino)
