@@ -177,8 +177,7 @@ func changed(err error) bool {
 
 // visitDir gives the folder at hand and enters it, unless another file system begins there.
 func (w *walker) visitDir(st *unix.Statx_t) error {
-	id := idOf(st)
-	if what := w.boundary(id); what != "" {
+	if what := w.boundary(idOf(st)); what != "" {
 		e := entryOf(w.pathOf(), st)
 		w.Warn(Warning{Path: e.Path, What: what, Lost: true})
 		return skipped(w.fn(e))
@@ -190,10 +189,12 @@ func (w *walker) visitDir(st *unix.Statx_t) error {
 		}
 	}
 	switch {
-	case err == nil && idOf(st) != id:
+	case err == nil && w.boundary(idOf(st)) != "": // by now another file system is mounted there
 		closeFD(fd)
 		return errAgain
 	case err == nil:
+		// A folder that took the place of the one before is taken as it is. (Some file systems in user space tell another inode number at
+		// every look.)
 		return w.enter(w.name, fd)
 	case changed(err):
 		return errAgain
@@ -246,7 +247,8 @@ func (w *walker) enter(name cname, fd int) error {
 	}
 	id, e := idOf(st), entryOf(path, st)
 	w.tellStates(path, st)
-	if err := w.readFolder(fd, e, st.Attributes&unix.STATX_ATTR_ENCRYPTED != 0); err != nil {
+	removed, err := w.readFolder(fd, e, st.Attributes&unix.STATX_ATTR_ENCRYPTED != 0)
+	if err != nil {
 		closeFD(fd)
 		return err
 	}
@@ -256,52 +258,56 @@ func (w *walker) enter(name cname, fd int) error {
 		w.names.leave()
 		return skipped(err)
 	}
+	if removed {
+		w.Vanished(path, id.ino)
+	}
 	w.chain.push(name, fd, id)
 	return nil
 }
 
 // readFolder reads what the open folder fd has beside what a stat tells, and lists it. After nil its names are the last of w.names.
-func (w *walker) readFolder(fd int, e *Entry, encrypted bool) (err error) {
+// removed says that the folder was removed while it was listed, which Vanished is to be told.
+func (w *walker) readFolder(fd int, e *Entry, encrypted bool) (removed bool, err error) {
 	if !w.NoXattrs {
 		if err := w.fault("read flags of", w.root.kept.read(fd, e), flagsWrong, flagsSo); err != nil {
-			return err
+			return false, err
 		}
 	}
 	e.Xattrs, err = w.xattrs(fd, nil)
 	if err := w.fault("read attributes of", err, attrsWrong, attrsSo); err != nil {
-		return err
+		return false, err
 	}
 	cut, err := w.names.enter(fd, w.dents)
 	if err != nil {
-		return pathError("list", e.Path, err)
+		return false, pathError("list", e.Path, err)
 	}
 	switch {
 	case encrypted && locked(fd):
 		if e.Path == "" {
-			return pathError("list", e.Path, errLocked)
+			return false, pathError("list", e.Path, errLocked)
 		}
 		w.names.drop()
 		w.wrong = append(w.wrong, errLocked.Error()+", its content is left out")
 	case cut == nil:
 	case gone(cut) && w.Vanished != nil && e.Path != "":
-		w.Vanished(e.Path, e.Ino)
+		removed = true
 	case e.Path == "" && w.names.empty():
-		return pathError("list", e.Path, cut)
+		return false, pathError("list", e.Path, cut)
 	case gone(cut):
 		w.wrong = append(w.wrong, "it was removed while it was listed")
 	default:
 		if err := w.fault("list", cut, "it can't be listed to its end", "the rest of its content is left out"); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if w.ExcludeCaches && isCache(fd) {
 		if e.Path == "" {
 			w.Warn(Warning{Path: e.Path, What: "it has a " + cacheTag + ", and is backed up all the same: a whole volume is no cache"})
-			return nil
+		} else {
+			w.names.only(cacheTag)
 		}
-		w.names.only(cacheTag)
 	}
-	return nil
+	return removed, nil
 }
 
 func (w *walker) xattrs(dirfd int, name cname) ([]Xattr, error) {

@@ -84,6 +84,7 @@ func TestBadEntryDoesNotStopTheWalk(t *testing.T) {
 		{testbed.FUSEListXattr, "oddfile", all, 0, append(errnos, unix.EINVAL, unix.ELOOP)},
 		{testbed.FUSEListXattr, "odd", all, 0, append(errnos, unix.EINVAL)},
 		{testbed.FUSEListXattr, "oddfile", all, 0, []syscall.Errno{unix.ERANGE}},
+		{testbed.FUSEGetXattr, "oddfile", all, 0, []syscall.Errno{unix.EIO, unix.ERANGE}},
 	} {
 		for _, errno := range c.errnos {
 			t.Run(fmt.Sprintf("%s of %s, %s", c.op, c.path, unix.ErrnoName(errno)), func(t *testing.T) {
@@ -93,7 +94,7 @@ func TestBadEntryDoesNotStopTheWalk(t *testing.T) {
 					t.Errorf("got %q, want %q", got, c.want)
 				}
 				says := errno
-				if errno == unix.ERANGE { // that is how the kernel says it of a list that no buffer is large enough for
+				if errno == unix.ERANGE { // that is how the kernel says it where no buffer is large enough
 					says = unix.E2BIG
 				}
 				if len(losses) != 1 || losses[0].Path != c.path || !losses[0].Lost || !strings.Contains(losses[0].What, says.Error()) {
@@ -352,6 +353,16 @@ func TestExcludedCaches(t *testing.T) {
 	}
 	if len(c.list) != 1 || c.list[0].Path != "" || c.list[0].Lost {
 		t.Errorf("warnings %v, want one for the root", c.list)
+	}
+}
+
+// TestChangingNumbers: a file system that tells another inode number at every look is walked like any other.
+func TestChangingNumbers(t *testing.T) {
+	f := oddTree(t)
+	f.Set(testbed.FUSENumbersChange())
+	entries, warnings := walk(t, f.Point)
+	if len(entries) != 11 || len(warnings) != 0 {
+		t.Errorf("got %q, warnings %v", paths(entries), warnings)
 	}
 }
 
