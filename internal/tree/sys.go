@@ -1,8 +1,6 @@
 package tree
 
 import (
-	"errors"
-	"io/fs"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -203,11 +201,6 @@ func errnoErr(e syscall.Errno) error {
 		return nil
 	}
 	return e
-}
-
-// vanished says whether err means that a name is not there any more.
-func vanished(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE)
 }
 
 // pathError names the operation and the path in a form that is safe to print.
