@@ -13,6 +13,7 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
+	"holdfast/agent/metrics"
 )
 
 // When the listener's certificate is warned of.
@@ -38,6 +39,7 @@ func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, err
 	}
 	if cfg := a.cfg.IAM; cfg.URL != "" {
 		o := auth.IAMOptions{URL: cfg.URL, Roles: map[string]auth.Role{}, Observe: a.metrics.IAMLookup}
+		o.Panicked = func(err error) { a.watcher.panicked(metrics.PanicLookup, "ask IAM about a token", err) }
 		for name, role := range cfg.Roles {
 			o.Roles[name] = auth.Role(role)
 		}
@@ -61,10 +63,7 @@ func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, err
 				return nil, fmt.Errorf("iam.ca_file %s: no certificate in it", cfg.CAFile)
 			}
 		}
-		// No redirects: a token goes to the host that the configuration names, and to no other.
-		o.Client = &http.Client{Transport: transport, Timeout: iamTimeout, CheckRedirect: func(*http.Request, []*http.Request) error {
-			return http.ErrUseLastResponse
-		}}
+		o.Client = &http.Client{Transport: transport, Timeout: iamTimeout}
 		opened(func() error { transport.CloseIdleConnections(); return nil })
 		iam, err := auth.NewIAM(o)
 		if err != nil {

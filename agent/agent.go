@@ -23,14 +23,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"holdfast/agent/api"
 	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
 	"holdfast/agent/report"
 	"holdfast/internal/backup"
+	"holdfast/internal/contain"
 	"holdfast/internal/hostid"
 	"holdfast/internal/obs"
 	"holdfast/internal/pressure"
@@ -194,7 +193,9 @@ func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, "cata
 func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
 	cfg := a.cfg
 	identity, err := vault.LoadIdentity(cfg.KeyFile)
-	if err != nil {
+	if bad, ok := errors.AsType[*vault.KeyError](err); ok {
+		return fmt.Errorf("key_file: %w; %s", err, bad.Remedy)
+	} else if err != nil {
 		return fmt.Errorf("key_file: %w", err)
 	}
 	var nameKey []byte
@@ -240,6 +241,11 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 }
 
 func (a *Agent) storeRequest(e obs.Event) {
+	if errors.Is(e.Err, obs.ErrDamagedOnWay) { // the request itself was told of already
+		a.metrics.StoreFault(obs.Kind(e.Err))
+		a.log.Warn("an object came damaged from the store and whole at a second look", "key", e.Key, "error", e.Err.Error())
+		return
+	}
 	result := metrics.StoreOK
 	switch {
 	case errors.Is(e.Err, obs.ErrNotFound):
@@ -312,14 +318,11 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	for _, j := range active {
 		a.log.Info("job resumes", keyInstance, j.Instance, keyJob, j.ID, keyState, string(j.State))
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := contain.WithContext(ctx)
 	// Reports leave, and callers are answered, until the jobs have come to rest.
 	late, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	group.Go(func() error {
-		a.engine.Brake.Run(late, pressure.Open(), a.watcher.braked)
-		return nil
-	})
+	group.Go(a.again(late, "watch how pressed the host is", func() error { a.engine.Brake.Run(late, pressure.Open(), a.watcher.braked); return nil }))
 	serve := make(chan struct{}) // closed once recovery is done, or will never be
 	group.Go(func() error {
 		defer end()
@@ -338,27 +341,12 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.flush(late)
 		return err
 	})
-	group.Go(func() error { return a.deliverer.Run(late) })
-	group.Go(func() error {
-		a.watcher.inhibitor.run(late)
-		return nil
-	})
-	group.Go(func() error {
-		a.throttle.run(late)
-		return nil
-	})
-	group.Go(func() error {
-		a.probeStore(ctx)
-		return nil
-	})
-	group.Go(func() error {
-		a.watchCertificate(ctx)
-		return nil
-	})
-	group.Go(func() error {
-		a.settle(ctx)
-		return nil
-	})
+	group.Go(a.again(late, "deliver reports", func() error { return a.deliverer.Run(late) }))
+	group.Go(a.again(late, "inhibit shutdowns", func() error { a.watcher.inhibitor.run(late); return nil }))
+	group.Go(a.again(late, "change the limits by the time of day", func() error { a.throttle.run(late); return nil }))
+	group.Go(a.again(ctx, "try the store", func() error { a.probeStore(ctx); return nil }))
+	group.Go(a.again(ctx, "watch the certificate", func() error { a.watchCertificate(ctx); return nil }))
+	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.settle(ctx); return nil }))
 	for _, s := range a.servers(late) {
 		group.Go(func() error {
 			if s.afterRecovery {
@@ -370,6 +358,28 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	err = group.Wait()
 	a.log.Info("stopped")
 	return err
+}
+
+// againPause is how long a loop of the agent's rests after a panic.
+const againPause = time.Minute
+
+// again makes a function that runs do, and runs it again after a panic, until ctx ends: none of what goes on beside the jobs is
+// worth ending them.
+func (a *Agent) again(ctx context.Context, doing string, do func() error) func() error {
+	return func() error {
+		for {
+			err := contain.Call(do)
+			if contain.Of(err) == nil {
+				return err
+			}
+			a.watcher.panicked(metrics.PanicLoop, doing, err)
+			select {
+			case <-time.After(againPause):
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
 }
 
 // probeStore asks the store for an object that is not there, so that a wrong bucket or credential is told of

@@ -10,6 +10,7 @@ import (
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
 	"holdfast/agent/report"
+	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
 
@@ -246,12 +247,30 @@ func (w *watcher) Progressed(j *job.Job, p job.Progress) {
 
 // Trouble implements job.Observer.
 func (w *watcher) Trouble(instance, id, doing string, err error) {
+	if contain.Of(err) != nil {
+		w.panicked(metrics.PanicJob, doing, err, keyInstance, instance, keyJob, id)
+		return
+	}
 	w.log.Warn("an act failed and will be tried again", keyInstance, instance, keyJob, id, "doing", doing, keyError, err.Error())
 }
 
 // Lacked implements job.Observer.
 func (w *watcher) Lacked(instance, id, doing string, err error) {
+	if contain.Of(err) != nil {
+		w.panicked(metrics.PanicJob, doing, err, keyInstance, instance, keyJob, id)
+		return
+	}
 	w.log.Warn("an act failed, and the job goes on without it", keyInstance, instance, keyJob, id, "doing", doing, keyError, err.Error())
+}
+
+// panicked counts a panic that was contained, and logs its stack.
+func (w *watcher) panicked(where, doing string, err error, attrs ...any) {
+	w.metrics.Panicked(where)
+	attrs = append(attrs, "doing", doing, keyError, err.Error())
+	if p := contain.Of(err); p != nil {
+		attrs = append(attrs, "stack", string(p.Stack))
+	}
+	w.log.Error("the program itself failed (panic); what it was doing has failed, and all else goes on; please report this line", attrs...)
 }
 
 // attempted is told of each try to deliver a report.
@@ -259,6 +278,9 @@ func (w *watcher) attempted(e report.Event, took time.Duration, err error, refus
 	w.mu.Lock()
 	w.reports.set(err)
 	w.mu.Unlock()
+	if contain.Of(err) != nil {
+		w.panicked(metrics.PanicReport, "deliver a report", err, keyInstance, e.Instance, "event", e.ID)
+	}
 	log := w.log.With(keyInstance, e.Instance, "event", e.ID, "type", e.Type, keyDuration, took.Seconds())
 	switch {
 	case err == nil:

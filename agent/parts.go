@@ -13,7 +13,9 @@ import (
 	"holdfast/agent/job"
 	"holdfast/agent/report"
 	"holdfast/agent/runtime"
+	"holdfast/internal/evidence"
 	"holdfast/internal/snapshot"
+	"holdfast/internal/tree"
 )
 
 // instance is one configured instance with its driver.
@@ -115,7 +117,9 @@ func (s snapshots) Plan(ctx context.Context, jobID string) ([]job.Snapshot, erro
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		planned = append(planned, job.Snapshot{Name: v.Name, Ref: job.Ref(ref), Live: !provider.InPlace(), Comparable: of})
+		planned = append(planned, job.Snapshot{
+			Name: v.Name, Ref: job.Ref(ref), Live: !provider.InPlace(), Comparable: of, Warm: provider.InPlace() && tree.TellsChanges(v.Path) == nil,
+		})
 	}
 	return planned, nil
 }
@@ -171,6 +175,7 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	}
 	volume := r.Volume
 	r.Volume = cmp.Or(planned.At, volume)
+	clock, mounted := evidence.ClockOffset(), evidence.MountOf(r.Volume)
 	taken := time.Now()
 	made, err := provider.Create(ctx, r)
 	if err != nil {
@@ -184,7 +189,11 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	if made.Kind == snapshot.Image && !provider.InPlace() && planned.At == "" {
 		s.a.engine.BeginView(made.Ref.Path) // also while it is a base, for the images of other instances
 	}
-	planned.Root, planned.Taken, planned.Ino = cmp.Or(made.Root, made.Image), taken.UTC(), made.Ino
+	now := evidence.ClockOffset()
+	planned.Root, planned.Taken, planned.Ino = cmp.Or(made.Root, made.Image), evidence.Earliest(taken, clock, now).UTC(), made.Ino
+	if planned.Clock = int64(now); mounted == evidence.MountOf(r.Volume) { // else somebody mounted something else meanwhile
+		planned.Mounted = mounted
+	}
 	return planned, nil
 }
 

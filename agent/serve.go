@@ -14,6 +14,8 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
+	"holdfast/agent/metrics"
+	"holdfast/internal/contain"
 )
 
 // listeners are bound by Open, so that an address that is taken shows before anything is touched.
@@ -104,7 +106,12 @@ type server struct {
 func (a *Agent) servers(ctx context.Context) []server {
 	var all []server
 	s := &service{a: a}
-	options := api.Options{Log: a.log, Observe: func(e api.Exchange) { a.metrics.APIRequest(e.Code) }, Audit: a.audit.command}
+	options := api.Options{Log: a.log, Audit: a.audit.command, Observe: func(e api.Exchange) {
+		a.metrics.APIRequest(e.Code)
+		if e.Panicked {
+			a.metrics.Panicked(metrics.PanicCall)
+		}
+	}}
 	add := func(h http.Handler, c *tls.Config, l net.Listener, afterRecovery bool) {
 		srv := api.NewServer(h, c, a.log)
 		srv.BaseContext = func(net.Listener) context.Context { return ctx } // streams end with it
@@ -151,11 +158,12 @@ func (a *Agent) healthy() error { return a.Alive(context.Background()) }
 func (s server) run(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() {
-		if s.http.TLSConfig != nil {
-			served <- s.http.ServeTLS(s.listener, "", "")
-			return
-		}
-		served <- s.http.Serve(s.listener)
+		served <- contain.Call(func() error {
+			if s.http.TLSConfig != nil {
+				return s.http.ServeTLS(s.listener, "", "")
+			}
+			return s.http.Serve(s.listener)
+		})
 	}()
 	select {
 	case err := <-served:

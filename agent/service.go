@@ -8,11 +8,10 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"holdfast/agent/api"
 	"holdfast/agent/config"
 	"holdfast/agent/job"
+	"holdfast/internal/contain"
 )
 
 // What callers are told and how often things are looked at, each with its reason.
@@ -324,7 +323,7 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceInfo, error) {
 	var list []api.InstanceInfo
 	var mu sync.Mutex
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := contain.WithContext(ctx)
 	group.SetLimit(lookers)
 	for _, in := range s.a.instances {
 		if !c.Sees(in.cfg.Tenant) {

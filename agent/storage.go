@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/internal/contain"
 	"holdfast/internal/snapshot"
 )
 
@@ -87,20 +88,26 @@ func (v *views) begin() {
 	var watch sync.WaitGroup
 	v.stop = func() { cancel(); watch.Wait() }
 	watch.Go(func() {
-		tick := time.NewTicker(v.every)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				if bad := v.look(ctx); bad != nil {
-					v.end(bad)
-					return
-				}
-			case <-ctx.Done():
-				return
-			}
+		if bad := contain.Call(func() error { return v.watch(ctx) }); bad != nil {
+			v.end(bad)
 		}
 	})
+}
+
+// watch looks until a view is bad, and tells why; nil when ctx ends.
+func (v *views) watch(ctx context.Context) error {
+	tick := time.NewTicker(v.every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if bad := v.look(ctx); bad != nil {
+				return bad
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // sound ends the watch, and tells whether what was read can be relied on.
@@ -145,7 +152,7 @@ func patiently[T any](ctx context.Context, limit time.Duration, do func(context.
 	defer cancel()
 	done := make(chan answer, 1)
 	go func() {
-		val, err := do(ctx)
+		val, err := contain.Value(func() (T, error) { return do(ctx) })
 		done <- answer{val, err}
 	}()
 	select {

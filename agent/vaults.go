@@ -11,6 +11,8 @@ import (
 
 	"holdfast/agent/job"
 	"holdfast/internal/backup"
+	"holdfast/internal/contain"
+	"holdfast/internal/evidence"
 	"holdfast/internal/seal"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
@@ -72,6 +74,22 @@ func (v *vaults) once(ctx context.Context, tenant string, open func(context.Cont
 	return o.vault, nil
 }
 
+// drop makes the next job of the tenant open the vault again, after a panic of a job that used it: what the jobs of a vault
+// share may be locked for ever, or half changed. Jobs that use it now go on with it, and its memory goes with the last of them.
+func (v *vaults) drop(tenant string, used *vault.Vault) {
+	v.mu.Lock()
+	o := v.open[tenant]
+	v.mu.Unlock()
+	if o == nil {
+		return
+	}
+	<-o.turn
+	defer func() { o.turn <- struct{}{} }()
+	if o.vault == used {
+		o.vault = nil
+	}
+}
+
 // openOrCreate makes a missing vault only where the configuration says so and the store can put
 // conditionally: elsewhere two hosts could each make one for the same tenant, and what the loser
 // stored could not be read.
@@ -90,7 +108,11 @@ func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault,
 	if !v.a.cfg.Vault.AutoCreate {
 		return nil, fmt.Errorf("the tenant has no vault, and vault.auto_create is off; %s: %w", hint, err)
 	}
-	if !store.Capabilities().ConditionalPut {
+	once, cerr := vault.CreatesOnce(ctx, store, tenant, v.nameKey)
+	if cerr != nil {
+		return nil, fmt.Errorf("the tenant has no vault, and whether the store takes a name once can't be found out; %s: %w", hint, cerr)
+	}
+	if !once {
 		return nil, fmt.Errorf("the tenant has no vault, and on this store two hosts could make it at the same time; %s: %w", hint, err)
 	}
 	opened, err = vault.Create(ctx, store, tenant, v.nameKey, v.a.cfg.Recipients, v.identity)
@@ -105,6 +127,23 @@ func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault,
 
 // hurry is how near a deadline is when the sample is left out: reading it back takes some round trips to the store.
 const hurry = 30 * time.Second
+
+// Look fails for a volume that is not mounted, and where the tenant's vault can't be opened: the instance is not touched then.
+func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
+	in := v.a.instances[instance]
+	if in == nil {
+		return fmt.Errorf("instance %q is not in the configuration: %w", instance, job.ErrNotFound)
+	}
+	opened, err := v.of(ctx, tenant)
+	if err != nil {
+		return fmt.Errorf("open vault: %w", err)
+	}
+	o := backup.Options{Vault: opened, Instance: instance, Host: v.a.cfg.HostID, CatalogueDir: v.a.catalogues()}
+	for _, c := range in.cfg.Volumes {
+		o.Sources = append(o.Sources, backup.Source{Volume: c.Name, Root: c.Path, AllowEmpty: c.AllowEmpty})
+	}
+	return backup.Look(ctx, o)
+}
 
 // Backup runs the engine for a job.
 func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
@@ -167,11 +206,16 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 			keyInstance, r.Instance, keyJob, r.Job, "volume", d.Volume, keyReason, "known by "+d.By)
 	}
 	var res *backup.Result
-	err = read.reading(ctx, func(ctx context.Context) error {
-		defer v.a.useBases(ctx, r, o.Sources)()
-		res, err = backup.Run(ctx, o)
-		return err
+	err = contain.Call(func() error {
+		return read.reading(ctx, func(ctx context.Context) error {
+			defer v.a.useBases(ctx, r, o.Sources)()
+			res, err = backup.Run(ctx, o)
+			return err
+		})
 	})
+	if contain.Of(err) != nil {
+		v.drop(r.Tenant, opened)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -201,16 +245,22 @@ func (a *Agent) source(id string, s job.Source) (backup.Source, error) {
 	if err != nil {
 		return backup.Source{}, err
 	}
-	provider, err := snapshot.ByName(s.Ref.Provider)
-	if err != nil {
-		return backup.Source{}, fmt.Errorf("volume %q: %w", s.Volume, err)
-	}
-	return backup.Source{
-		Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Taken: s.Taken,
+	src := backup.Source{
+		Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Mounted: s.Mounted, AllowEmpty: vol.AllowEmpty,
 		Exclude: vol.Exclude, ExcludeCaches: vol.ExcludeCaches, AcceptLosses: vol.AcceptLosses,
+	}
+	if s.Ref != (job.Ref{}) {
+		provider, err := snapshot.ByName(s.Ref.Provider)
+		if err != nil {
+			return backup.Source{}, fmt.Errorf("volume %q: %w", s.Volume, err)
+		}
 		// What is read in place stands still as far as its instance does.
-		Quiet: !provider.InPlace() || in.runtime.Holds(),
-	}, nil
+		src.Quiet = !provider.InPlace() || in.runtime.Holds()
+	}
+	if !s.Taken.IsZero() {
+		src.Taken = evidence.Earliest(s.Taken, time.Duration(s.Clock), evidence.ClockOffset())
+	}
+	return src, nil
 }
 
 // maxShownLosses bounds what the log says of accepted losses of one backup; the manifest names more, and counts all.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/internal/contain"
 )
 
 // ids gives a JSON list of n ids.
@@ -246,6 +247,11 @@ func TestInternalFailures(t *testing.T) {
 	for name, arm := range map[string]func(*fake){
 		"error": func(f *fake) { f.fail = fmt.Errorf("open /var/lib/holdfast/journal: inner detail") },
 		"panic": func(f *fake) { f.panics = "inner detail" },
+		"panic on another goroutine": func(f *fake) {
+			var g contain.Group
+			g.Go(func() error { panic("inner detail") })
+			f.fail = g.Wait()
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)
@@ -255,7 +261,7 @@ func TestInternalFailures(t *testing.T) {
 			if r.status != 500 || r.Code != api.CodeInternal || !ok || len(ref) != 16 {
 				t.Fatalf("%d %s", r.status, r.raw)
 			}
-			if e := <-b.seen; e.Reference != ref || e.Caller.Tenant != "t1" || e.Instances[0] != "phone-1" {
+			if e := <-b.seen; e.Panicked != strings.HasPrefix(name, "panic") || e.Reference != ref || e.Caller.Tenant != "t1" || e.Instances[0] != "phone-1" {
 				t.Errorf("observed %+v", e)
 			}
 			log := b.log.String()

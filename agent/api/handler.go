@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"holdfast/internal/contain"
 )
 
 // Limits on what a caller may send.
@@ -59,6 +61,7 @@ type Exchange struct {
 	Status    int    // of HTTP
 	Code      string
 	Reference string // what the answer and the log line share after an internal failure
+	Panicked  bool   // the internal failure was a panic, which was contained and logged
 }
 
 // Options of a handler. The zero value is usable.
@@ -224,6 +227,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, route string, do
 				h.done(q)
 				panic(p)
 			}
+			seen.Panicked = true
 			h.fail(q, errors.New("panic"), "panic", p, "stack", string(debug.Stack()))
 			h.done(q)
 			if q.w.begun && q.streamed {
@@ -275,6 +279,10 @@ func (h *handler) refuse(q *request, err error) {
 
 // fail answers .9999 with a reference and logs what happened under the same reference.
 func (h *handler) fail(q *request, err error, attrs ...any) {
+	if p := contain.Of(err); p != nil { // on a goroutine that the call started
+		q.seen.Panicked = true
+		attrs = append(attrs, "stack", string(p.Stack))
+	}
 	ref := newID()
 	q.seen.Reference = ref
 	level := slog.LevelError

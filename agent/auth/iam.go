@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +18,8 @@ import (
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
+
+	"holdfast/internal/contain"
 )
 
 const (
@@ -37,7 +41,7 @@ const (
 type IAMOptions struct {
 	// URL is Keystone's version 3 endpoint, such as https://iam.example.com/v3.
 	URL string
-	// Client is used for all requests; nil is one with the system's authorities.
+	// Client is used for all requests; nil is one with the system's authorities. It follows no redirects, whatever it says.
 	Client *http.Client
 	// Account is the service account that looks tokens up. Nil: each token is asked about itself, which
 	// needs no permission but that of being valid.
@@ -52,6 +56,8 @@ type IAMOptions struct {
 	// Observe is told how each look-up at IAM ended, on a goroutine of the look-up's: one of the Lookup constants. What is
 	// remembered is not looked up. May be nil.
 	Observe func(outcome string)
+	// Panicked is told of a panic in a look-up, on the same goroutine, once a look-up. The look-up ends as unavailable. May be nil.
+	Panicked func(err error)
 }
 
 // How a look-up ends.
@@ -70,7 +76,8 @@ type Account struct {
 // IAM answers from Keystone v3 (https://docs.openstack.org/api-ref/identity/v3/#validate-and-show-information-for-token).
 // The tenant is the token's project, or its domain where it has none; a token of neither is refused. Answers are
 // remembered by the token's hash for at most five minutes and no longer than the token lives; there is one
-// look-up at a time per token. When IAM does not answer, nobody new gets in. It is safe for concurrent use.
+// look-up at a time per token. When IAM does not answer, or something else answers in its place, nobody new gets in. It is safe for
+// concurrent use.
 type IAM struct {
 	o       IAMOptions
 	lookups *semaphore.Weighted
@@ -101,14 +108,25 @@ func NewIAM(o IAMOptions) (*IAM, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Client == nil {
-		o.Client = http.DefaultClient
+	client := http.Client{}
+	if o.Client != nil {
+		client = *o.Client
 	}
+	if client.Transport == nil {
+		client.Transport = http.DefaultTransport
+	}
+	client.Transport = checked{client.Transport}
+	// No redirects: a token goes to the host that the configuration names, and to no other.
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	o.Client = &client
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
 	}
 	if o.Observe == nil {
 		o.Observe = func(string) {}
+	}
+	if o.Panicked == nil {
+		o.Panicked = func(error) {}
 	}
 	return &IAM{o: o, lookups: semaphore.NewWeighted(maxLookups), known: map[[sha256.Size]byte]verdict{}}, nil
 }
@@ -129,7 +147,11 @@ func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.o.Timeout)
 		defer cancel()
-		v, err := a.look(ctx, token)
+		// A panic here would come up again on a goroutine of the group's, where nobody can contain it.
+		v, err := contain.Value(func() (verdict, error) { return a.look(ctx, token) })
+		if contain.Of(err) != nil {
+			a.o.Panicked(err)
+		}
 		if err != nil {
 			a.o.Observe(LookupUnavailable)
 			return nil, err
@@ -147,7 +169,10 @@ func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
 		if r.Err != nil {
 			return Caller{}, fmt.Errorf("%w: IAM at %s: %w", ErrUnavailable, a.o.URL, r.Err)
 		}
-		v := r.Val.(verdict)
+		v, ok := r.Val.(verdict)
+		if !ok { // the look-up was left without a result
+			return Caller{}, fmt.Errorf("%w: the look-up did not end", ErrUnavailable)
+		}
 		return v.caller, v.err
 	case <-ctx.Done():
 		return Caller{}, fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
@@ -192,7 +217,8 @@ func (a *IAM) Forget() {
 	clear(a.known)
 }
 
-// look asks IAM. An error says that IAM did not tell; what it refused is a verdict.
+// look asks IAM. An error says that IAM did not tell; what it refused is a verdict. Only an answer that has IAM's form in all that is used
+// of it counts: a wrong one may let in anybody, or keep out who may come in.
 func (a *IAM) look(ctx context.Context, token string) (verdict, error) {
 	if err := a.lookups.Acquire(ctx, 1); err != nil {
 		return verdict{}, errors.New("too many look-ups are under way")
@@ -214,36 +240,40 @@ func (a *IAM) look(ctx context.Context, token string) (verdict, error) {
 	case got.Err != nil:
 		return verdict{}, plain(got.Err)
 	}
-	t, err1 := got.ExtractToken()
-	user, err2 := got.ExtractUser()
-	project, err3 := got.ExtractProject()
-	domain, err4 := got.ExtractDomain()
-	roles, err5 := got.ExtractRoles()
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
-		return verdict{}, fmt.Errorf("its answer can't be read: %w", err)
+	// A cache on the way may give the answer of another token.
+	if of := got.Header.Get("X-Subject-Token"); of != "" && of != token {
+		return verdict{}, notIAM("its answer is of another token")
 	}
-	c := Caller{User: user.ID, Role: a.role(roles)}
+	var said tokenAnswer
+	if err := got.Result.ExtractInto(&said); err != nil {
+		return verdict{}, notIAM("its answer has another form than a token's")
+	}
+	if err := said.check(); err != nil {
+		return verdict{}, err
+	}
+	t := said.Token
+	c := Caller{User: t.User.ID, Role: a.role(t.Roles)}
 	switch {
-	case project != nil && project.ID != "":
-		c.Tenant = project.ID
-	case domain != nil && domain.ID != "":
-		c.Tenant = domain.ID
+	case t.Project != nil:
+		c.Tenant = t.Project.ID
+	case t.Domain != nil:
+		c.Tenant = t.Domain.ID
 	default:
 		return refused("it is of no project and no domain")
 	}
-	if !now.Before(t.ExpiresAt) {
+	if !now.Before(*t.ExpiresAt) {
 		return refused("it has expired")
 	}
 	until := now.Add(keepValid)
 	if t.ExpiresAt.Before(until) {
-		until = t.ExpiresAt
+		until = *t.ExpiresAt
 	}
 	return verdict{caller: c, until: until}, nil
 }
 
-func (a *IAM) role(roles []tokens.Role) Role {
+func (a *IAM) role(roles []roleAnswer) Role {
 	for _, want := range []Role{RoleControlPlane, RoleOperator, RoleReadOnly} {
-		if slices.ContainsFunc(roles, func(r tokens.Role) bool { return a.o.Roles[r.Name] == want }) {
+		if slices.ContainsFunc(roles, func(r roleAnswer) bool { return a.o.Roles[r.Name] == want }) {
 			return want
 		}
 	}
@@ -275,16 +305,34 @@ func (a *IAM) provider(ctx context.Context, token string) (*gophercloud.Provider
 	if err != nil {
 		return nil, fmt.Errorf("log in as %s: %w", acc.User, plain(err))
 	}
+	if service.Token() == "" {
+		return nil, fmt.Errorf("log in as %s: %w", acc.User, notIAM("its answer has no token in the header X-Subject-Token"))
+	}
 	a.mu.Lock()
 	a.service = service
 	a.mu.Unlock()
 	return service, nil
 }
 
-// plain leaves out of an error of gophercloud what the server said and what was sent: it may hold a token.
+// plain leaves out of an error what the server said and what was sent: it may hold a token.
 func plain(err error) error {
+	if e, ok := errors.AsType[*notIAMError](err); ok {
+		return e
+	}
+	if e, ok := errors.AsType[*gophercloud.ErrUnableToReauthenticate](err); ok {
+		return fmt.Errorf("log in again: %w", plain(e.ErrReauth))
+	}
+	if e, ok := errors.AsType[*gophercloud.ErrErrorAfterReauthentication](err); ok {
+		return plain(e.ErrOriginal)
+	}
 	if e, ok := errors.AsType[gophercloud.ErrUnexpectedResponseCode](err); ok {
 		return fmt.Errorf("it answered %d %s", e.Actual, http.StatusText(e.Actual))
 	}
-	return err
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return e.Err // it has no more than the cause of a failed connection
+	}
+	if e, ok := errors.AsType[net.Error](err); ok {
+		return e
+	}
+	return fmt.Errorf("it could not be asked (%T)", err)
 }

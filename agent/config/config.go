@@ -329,6 +329,7 @@ type Volume struct {
 	Path        string `yaml:"path"`
 	Snapshot    string `yaml:"snapshot"`     // SnapshotAuto or one of the others
 	SnapshotDir string `yaml:"snapshot_dir"` // where snapshots are made; "" leaves it to the provider
+	AllowEmpty  bool   `yaml:"allow_empty"`  // back it up although it became empty, or lies on another file system
 	// Exclude are patterns of paths that no backup holds (see internal/pattern), and ExcludeCaches leaves out what folders with a
 	// CACHEDIR.TAG hold. An image has no paths, and ignores both.
 	Exclude       []string `yaml:"exclude"`

@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/internal/contain"
 )
 
 // commits writes to the journal for many at once: whoever comes while a transaction is being flushed waits, and goes into the next one
@@ -71,7 +73,8 @@ func (jr *Journal) commit(batch []*commit) {
 		failed := -1
 		err := jr.db.Update(func(tx *bbolt.Tx) error {
 			for i, c := range batch {
-				if err := c.write(tx); err != nil {
+				// A panic of one must not take those that were written with it.
+				if err := contain.Call(func() error { return c.write(tx) }); err != nil {
 					failed = i
 					return err
 				}
@@ -86,6 +89,6 @@ func (jr *Journal) commit(batch []*commit) {
 		}
 		alone := batch[failed]
 		batch = slices.Delete(batch, failed, failed+1)
-		alone.done <- jr.db.Update(alone.write)
+		alone.done <- contain.Call(func() error { return jr.db.Update(alone.write) })
 	}
 }

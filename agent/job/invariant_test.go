@@ -76,6 +76,11 @@ var ways = []way{
 		prepare: func(w *world) { w.instances["phone"].mode = job.ModePrecopy },
 	},
 	{
+		name: "with rounds that read in place", end: job.Done, down: true,
+		opts:    job.Options{Held: 1, Precopy: job.Precopy{Rounds: 2}, Bases: job.Bases{Keep: true}},
+		prepare: func(w *world) { w.instances["phone"].mode, w.instances["phone"].warm = job.ModePrecopy, true },
+	},
+	{
 		name: "refused, then resumed", end: job.Done,
 		prepare: func(w *world) {
 			w.answer = func(e job.Event) (string, error) {

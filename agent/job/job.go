@@ -76,6 +76,14 @@ var nextStates = map[State][]State{
 	Failing:      {Failed},
 }
 
+// canFail tells whether the job may go on to Failing from here.
+func (j *Job) canFail() bool { return slices.Contains(nextStates[j.State], Failing) }
+
+// undoing tells whether the state lies on a way that has no other way out: the instance has to run again.
+func (s State) undoing() bool {
+	return s == Failing || s == Suspending || s == Resuming || s == Ending || s == Released
+}
+
 // Final tells whether a job in this state is over.
 func (s State) Final() bool { return s == Done || s == Failed }
 
@@ -159,6 +167,13 @@ type Snapshot struct {
 	Taken time.Time `json:"taken,omitzero"` // when its making began; zero until it stands
 	// Live says that the snapshot can be made and read while the instance runs.
 	Live bool `json:"live,omitempty"`
+	// Warm says that the volume itself is read, and that a round of pre-copy can read it while the instance runs: what changes meanwhile
+	// shows in the times of its files. No snapshot is made for such a round.
+	Warm bool `json:"warm,omitempty"`
+	// Mounted is the mount of the file system that the snapshot is of, and Clock how far the wall clock was ahead of the time since the
+	// boot, ns, when it was made. The engine gets both; they are opaque here.
+	Mounted string `json:"mounted,omitempty"`
+	Clock   int64  `json:"clock,omitempty"`
 	// Comparable says that later snapshots can be compared with it, so that it is of use as a base.
 	Comparable bool `json:"comparable,omitempty"`
 	// Ino is what later snapshots have to know of one of an image, as snapshot.Snapshot has it.

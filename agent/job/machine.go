@@ -5,12 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
+
+// releasePanics is how many panics let a release fail.
+const releasePanics = 3
 
 // errLeave ends a worker with its job unfinished; the journal has what the next Run needs.
 var errLeave = errors.New("left in the journal")
@@ -27,6 +32,7 @@ type worker struct {
 	checked func()  // call once the true state is known, or can't be
 	// mayBeDown says that this life, or an earlier one as far as is known, has powered the instance down.
 	mayBeDown bool
+	panics    int // in this life
 
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // of the work; nil before run
@@ -59,7 +65,10 @@ func (w *worker) run(soft, hard context.Context) {
 			if j.State.Final() {
 				return
 			}
-			err = w.advance(soft, hard, work, j)
+			err = contain.Call(func() error { return w.advance(soft, hard, work, j) })
+			if contain.Of(err) != nil {
+				err = w.panicked(j, err)
+			}
 		}
 		switch {
 		case err == nil:
@@ -68,13 +77,15 @@ func (w *worker) run(soft, hard context.Context) {
 		case errors.Is(err, errLeave), errors.Is(err, ErrNotFound):
 			return
 		}
-		// Only the journal fails here (a full disk, mostly). Without it nothing may be done, not even
-		// undone, so the step is tried again: every act can be done twice.
+		// Only the journal fails here (a full disk, mostly), or a job that is being undone panics. Without the journal nothing
+		// may be done, not even undone, so the step is tried again: every act can be done twice.
 		instance := ""
 		if j != nil {
 			instance = j.Instance
 		}
-		w.m.parts.Observer.Trouble(instance, w.id, "write the journal", err)
+		if contain.Of(err) == nil { // panicked has told of the others
+			w.m.parts.Observer.Trouble(instance, w.id, "write the journal", err)
+		}
 		w.checked()
 		if sleep(soft, pause) != nil {
 			return
@@ -199,12 +210,39 @@ func (w *worker) fail(j *Job, cause string) error {
 	return w.write(j, Failing, change{edit: func(j *Job) { j.Cause = cause }})
 }
 
+// panicked fails a job in which the program itself has failed: another try would most likely fail in the same way, now or
+// after a restart. A job that is being undone already has no other way out, so it is tried again after a pause, and the
+// error comes back. So is a release, some times: the instance may be down by now, and then nothing but the report is left to do.
+func (w *worker) panicked(j *Job, err error) error {
+	w.trouble(j, "do the work of the state "+string(j.State), err)
+	w.checked()
+	w.resumed = false
+	w.panics++
+	if !j.canFail() || j.State == Releasing && w.panics < releasePanics {
+		return err
+	}
+	return contain.Call(func() error { return w.fail(j, fmt.Sprintf("%v, in the state %s", err, j.State)) })
+}
+
+// trouble tells of an error whose message alone goes on.
+func (w *worker) trouble(j *Job, doing string, err error) {
+	w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)
+}
+
+// undo fails the job because of an error. The stack of a panic goes to the log, and not into the journal.
+func (w *worker) undo(j *Job, doing string, err error) error {
+	if contain.Of(err) != nil {
+		w.trouble(j, doing, err)
+	}
+	return w.fail(j, fmt.Sprintf("%s: %v", doing, err))
+}
+
 // giveUp decides what an error in the middle of the work means: put off when the agent goes down, else undone.
 func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) error {
 	cause := context.Cause(ctx)
 	switch {
-	case cause == nil:
-		return w.fail(j, fmt.Sprintf("%s: %v", doing, err))
+	case cause == nil, contain.Of(err) != nil:
+		return w.undo(j, doing, err)
 	case errors.Is(cause, errDrained):
 		return w.write(j, Suspending, change{})
 	case err == cause: //nolint:errorlint // one that wraps the cause has more to say
@@ -231,6 +269,9 @@ func (w *worker) begin(soft, work context.Context, j *Job) error {
 		if errors.Is(context.Cause(ctx), errDrained) {
 			return errLeave
 		}
+		if contain.Of(err) != nil {
+			w.trouble(j, "begin", err)
+		}
 		return w.fail(j, err.Error())
 	}
 	switch {
@@ -253,6 +294,9 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
+	if err := w.m.parts.Backuper.Look(ctx, j.Instance, j.Tenant); err != nil {
+		return "", change{}, err
+	}
 	w.m.dropBases(ctx) // before this job takes more space
 	// Rounds are of no use to an instance that does not write, or that nothing holds.
 	rounds := j.Mode.precopies() && w.m.opts.Precopy.Rounds > 0 && found != IsStopped && instance.Holds
@@ -267,16 +311,16 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, fmt.Errorf("plan the snapshots: %w", err)
 	}
-	live := onlyLive(planned)
+	round := ofRound(planned)
 	switch {
-	case j.Mode == ModeLive && len(live) < len(planned):
+	case j.Mode == ModeLive && slices.ContainsFunc(planned, func(s Snapshot) bool { return !s.Live }):
 		return "", change{}, errors.New("a backup of a running instance needs snapshots, and the storage of one of its volumes can't make any")
 	case j.Mode == ModeLive:
 		return Snapshotting, change{edit: func(j *Job) { j.Found, j.Snapshots = found, planned }}, nil
-	case len(live) == 0:
+	case len(round) == 0:
 		return w.toHold(ctx, j)
 	}
-	return Precopying, change{edit: func(j *Job) { j.Snapshots, j.Rounds = live, nil }}, nil
+	return Precopying, change{edit: func(j *Job) { j.Snapshots, j.Rounds = round, nil }}, nil
 }
 
 // found is the job's instance and how it is; an error when it can't be backed up so.
@@ -402,15 +446,16 @@ func (w *worker) await(soft, hard context.Context, j *Job) error {
 }
 
 // persist tries until it works, with growing pauses, for a way on that has no other way out. It gives
-// up with errLeave when hard ends, after three more tries, as the host may be going down.
+// up with errLeave when hard ends, after three more tries, as the host may be going down. A panic ends the tries, and comes
+// back, except in the undoing of a job, which has to be done.
 func (w *worker) persist(hard context.Context, j *Job, doing string, try func(ctx context.Context) error) error {
 	pause, last := firstPause, 3
 	for {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), actTimeout)
-		err := try(ctx)
+		err := contain.Call(func() error { return try(ctx) })
 		cancel()
-		if err == nil {
-			return nil
+		if err == nil || contain.Of(err) != nil && !j.State.undoing() {
+			return err
 		}
 		w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)
 		w.checked()

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
 
@@ -241,11 +242,15 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	m.removeLeftovers(ctx, jobs)
-	m.dropBases(ctx)
+	// A panic here must not keep the agent from its jobs, now and at every start after this one.
+	m.contained("look for leftover snapshots", func() { m.removeLeftovers(ctx, jobs) })
+	m.contained("look after base snapshots", func() { m.dropBases(ctx) })
 
 	var workers, checked sync.WaitGroup
-	workers.Go(func() { m.watchBases(ctx) })
+	workers.Go(func() {
+		for !m.contained("look after base snapshots", func() { m.watchBases(ctx) }) && sleep(ctx, lastPause) == nil {
+		}
+	})
 	begin := func(j *Job, resumed bool) {
 		id, place := j.ID, m.place(j)
 		w := &worker{
@@ -267,7 +272,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 				delete(m.running, id)
 				m.mu.Unlock()
 			}()
-			w.run(ctx, hard)
+			m.contained("run a job", func() { w.run(ctx, hard) })
 		})
 	}
 	// Those that hold an instance go before those that wait for their turn.
@@ -299,6 +304,15 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	defer timer.Stop()
 	workers.Wait()
 	return nil
+}
+
+// contained runs do, tells of a panic in it, and whether there was none.
+func (m *Manager) contained(doing string, do func()) bool {
+	err := contain.Call(func() error { do(); return nil })
+	if err != nil {
+		m.parts.Observer.Trouble("", "", doing, err)
+	}
+	return err == nil
 }
 
 // place says where a job stands in the line. How large its instance is, its last backup tells; one that has none

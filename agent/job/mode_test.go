@@ -36,14 +36,17 @@ func modes(t *testing.T, w *world, opts job.Options, names ...string) map[string
 
 func TestModeDecidesHowAnInstanceIsHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, "precopy", "pinned", "frozen", "stop", "live", "pinned-live", "off")
+		w := newWorld(t, "precopy", "pinned", "pinned-warm", "mixed", "frozen", "stop", "live", "pinned-live", "pinned-warm-live", "off")
 		for name, p := range w.instances {
-			p.mode = job.Mode(strings.TrimPrefix(name, "pinned-"))
+			p.mode = job.Mode(strings.TrimPrefix(strings.TrimPrefix(name, "pinned-"), "warm-"))
 			p.pinned = strings.HasPrefix(name, "pinned")
+			p.warm = name == "mixed" || strings.HasPrefix(name, "pinned-warm")
 		}
+		w.instances["pinned-warm"].mode, w.instances["mixed"].mode = job.ModePrecopy, job.ModePrecopy
 		w.instances["pinned"].mode, w.instances["off"].mode = job.ModePrecopy, job.ModePrecopy
 		w.instances["off"].state = job.IsStopped
-		jobs := modes(t, w, job.Options{Precopy: job.Precopy{Rounds: 3}}, "precopy", "pinned", "frozen", "stop", "live", "pinned-live", "off")
+		jobs := modes(t, w, job.Options{Precopy: job.Precopy{Rounds: 3}},
+			"precopy", "pinned", "pinned-warm", "mixed", "frozen", "stop", "live", "pinned-live", "pinned-warm-live", "off")
 		for name, want := range map[string]struct {
 			state  job.State
 			rounds int
@@ -52,11 +55,15 @@ func TestModeDecidesHowAnInstanceIsHeld(t *testing.T) {
 		}{
 			"precopy":     {job.Done, 3, job.IsStopped, true},
 			"pinned":      {job.Done, 0, job.IsStopped, true},
+			"pinned-warm": {job.Done, 3, job.IsStopped, true},
+			"mixed":       {job.Done, 3, job.IsStopped, true},
 			"frozen":      {job.Done, 0, job.IsStopped, true},
 			"stop":        {job.Done, 3, job.IsStopped, true},
 			"live":        {job.Done, 0, job.IsRunning, false},
 			"pinned-live": {job.Failed, 0, job.IsRunning, false},
-			"off":         {job.Done, 0, job.IsStopped, true},
+			// Read in place while it runs, it would be of no single moment.
+			"pinned-warm-live": {job.Failed, 0, job.IsRunning, false},
+			"off":              {job.Done, 0, job.IsStopped, true},
 		} {
 			j, p := jobs[name], w.instances[name]
 			if j.State != want.state || len(j.Rounds) != want.rounds || p.state != want.at || j.HeldSince.IsZero() == want.held {
@@ -68,6 +75,27 @@ func TestModeDecidesHowAnInstanceIsHeld(t *testing.T) {
 		}
 		if why := jobs["pinned-live"].Cause; !strings.Contains(why, "needs snapshots") {
 			t.Errorf("pinned-live failed: %s", why)
+		}
+	})
+}
+
+// An instance whose volume is not mounted is not touched, and its job says why.
+func TestUnmountedVolumeTouchesNoInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "precopy", "frozen", "stop", "live")
+		for name, p := range w.instances {
+			p.mode, p.gone = job.Mode(name), true
+		}
+		w.fail = func(act, instance string) error {
+			if act != "state" {
+				t.Errorf("%s of %s", act, instance)
+			}
+			return nil
+		}
+		for name, j := range modes(t, w, job.Options{Precopy: job.Precopy{Rounds: 3}}, "precopy", "frozen", "stop", "live") {
+			if j.State != job.Failed || !j.HeldSince.IsZero() || !strings.Contains(j.Cause, "not mounted") {
+				t.Errorf("%s: %s (%s), held since %v", name, j.State, j.Cause, j.HeldSince)
+			}
 		}
 	})
 }

@@ -52,8 +52,11 @@ type Source struct {
 	Root   string    // path to read
 	View   string    // path of the snapshot that Root is or lies in; "" when the volume itself is read
 	Taken  time.Time // as in Snapshot
-	Ref    Ref       // of the snapshot that Root is in
-	Base   *Base     // an earlier snapshot that the journal knows of; nil when there is none. Whether it can serve, the engine finds out
+	Ref    Ref       // of the snapshot that Root is in; zero when the instance runs and the volume itself is read
+	// Mounted and Clock are as in Snapshot.
+	Mounted string
+	Clock   int64
+	Base    *Base // an earlier snapshot that the journal knows of; nil when there is none. Whether it can serve, the engine finds out
 }
 
 // BackupRequest is the work of the engine for one job.
@@ -78,6 +81,9 @@ type BackupRequest struct {
 // Backuper runs the engine. A nil error means that every pack is confirmed, and, unless Precopy was asked
 // for, that the manifest is stored, was read back and matches. When ctx ends it returns soon, with nothing running.
 type Backuper interface {
+	// Look tells, before anything is done to the instance, what keeps Backup from making a backup: above all a volume that is not
+	// mounted. It reads no content.
+	Look(ctx context.Context, instance, tenant string) error
 	Backup(ctx context.Context, r BackupRequest) (*Result, error)
 }
 

@@ -8,6 +8,9 @@ import (
 // precopy does one round: snapshots of the running instance, what they have that the vault lacks goes to the store,
 // and the snapshots go away, or stay as bases until the next round. Then another round follows, or the hold.
 //
+// A volume whose storage makes no snapshots is read itself while the instance writes to it. Such a reading is of no single moment and makes
+// no backup, but what did not change from then on need not be read in the hold: above all after a reboot, when all has to be read once.
+//
 // A crash leaves snapshots that the journal names. The next life removes them and does the round again; the engine
 // knows from its catalogues what the rounds before have stored.
 func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
@@ -35,7 +38,7 @@ func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 		if err != nil {
 			return "", change{}, err
 		}
-		return Precopying, change{edit: func(j *Job) { j.Rounds, j.Snapshots = rounds, onlyLive(planned) }, bases: kept}, nil
+		return Precopying, change{edit: func(j *Job) { j.Rounds, j.Snapshots = rounds, ofRound(planned) }, bases: kept}, nil
 	}
 	next, c, err := w.toHold(ctx, j)
 	if err != nil {
@@ -50,9 +53,9 @@ func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 	return next, c, nil
 }
 
-// onlyLive returns the snapshots that can be made while the instance runs.
-func onlyLive(planned []Snapshot) []Snapshot {
-	return slices.DeleteFunc(slices.Clone(planned), func(s Snapshot) bool { return !s.Live })
+// ofRound returns what a round can read while the instance runs.
+func ofRound(planned []Snapshot) []Snapshot {
+	return slices.DeleteFunc(slices.Clone(planned), func(s Snapshot) bool { return !s.Live && !s.Warm })
 }
 
 // shrinking is by how much a round has to be smaller than the one before for another to be worth its while:

@@ -67,6 +67,7 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 	if err != nil {
 		return err
 	}
+	w.mayBeDown = true // whatever comes of it
 	return w.act(crashpoint.PowerDown, func() error { return instance.Runtime.PowerDown(ctx) })
 }
 
@@ -107,7 +108,6 @@ func (w *worker) release(hard context.Context, j *Job) error {
 		if err := w.powerDown(ctx, instance); err != nil {
 			return err
 		}
-		w.mayBeDown = true
 		// The driver has looked; where it can tell, its word is checked once more.
 		state, err := instance.Runtime.State(ctx)
 		if err != nil {

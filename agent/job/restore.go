@@ -211,7 +211,7 @@ func (w *worker) putInPlace(hard context.Context, j *Job) error {
 		}
 	}
 	if err != nil {
-		return w.fail(j, fmt.Sprintf("put the restored volumes into place: %v", err))
+		return w.undo(j, "put the restored volumes into place", err)
 	}
 	return w.write(j, Restored, change{
 		edit: func(j *Job) { j.Restore.Placed, j.Snapshots = true, nil }, bases: bases,
@@ -316,8 +316,11 @@ func (w *worker) startOnce(ctx context.Context, j *Job) error {
 // undoRestore brings back what was there before a restore that failed or is put off, and removes what it made. Volumes that are in
 // place for good stay. All of it can be done again after a crash.
 func (w *worker) undoRestore(ctx context.Context, j *Job) error {
-	if j.Restore == nil || j.Restore.Placed {
+	if j.Restore == nil {
 		return nil
+	}
+	if j.Restore.Placed {
+		return w.discard(j) // of what was replaced; it may not have come to that
 	}
 	placed, err := w.countPlaced(j)
 	if err != nil {

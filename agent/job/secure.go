@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
 
@@ -112,6 +113,11 @@ func (w *worker) makeSnapshots(ctx context.Context, j *Job) ([]Snapshot, error) 
 	}
 	made := make([]Snapshot, len(j.Snapshots))
 	for i, planned := range j.Snapshots {
+		if readInPlace(j, planned) {
+			made[i] = planned
+			made[i].Root = planned.Ref.Volume
+			continue
+		}
 		// An earlier life may have made it, in whole or in part; when it did is not known, so it goes.
 		if err := instance.Snapshots.Remove(ctx, planned.Ref); err != nil {
 			return nil, err
@@ -127,15 +133,19 @@ func (w *worker) makeSnapshots(ctx context.Context, j *Job) ([]Snapshot, error) 
 	return made, nil
 }
 
+// readInPlace tells whether a round of pre-copy reads the volume itself, and has no snapshot.
+func readInPlace(j *Job, s Snapshot) bool { return j.State == Precopying && !s.Live }
+
 // removeSnapshots drops the job's snapshots, but those that become bases, all that can be.
 func (w *worker) removeSnapshots(ctx context.Context, j *Job, instance Instance, kept []Base) error {
 	var errs []error
 	for _, s := range j.Snapshots {
-		if slices.ContainsFunc(kept, func(b Base) bool { return b.Ref.Path == s.Ref.Path }) {
+		if readInPlace(j, s) || slices.ContainsFunc(kept, func(b Base) bool { return b.Ref.Path == s.Ref.Path }) {
 			continue
 		}
 		errs = append(errs, w.act(crashpoint.RemoveSnapshot, func() error {
-			if err := instance.Snapshots.Remove(ctx, s.Ref); err != nil {
+			err := contain.Call(func() error { return instance.Snapshots.Remove(ctx, s.Ref) })
+			if err != nil {
 				return fmt.Errorf("remove snapshot %s: %w", s.Ref.Path, err)
 			}
 			return nil
@@ -176,7 +186,10 @@ func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, preco
 		return nil, err
 	}
 	for _, s := range snapshots {
-		source := Source{Volume: s.Name, Root: s.Root, Taken: s.Taken, Ref: s.Ref}
+		source := Source{Volume: s.Name, Root: s.Root}
+		if !readInPlace(j, s) {
+			source.Taken, source.Ref, source.Mounted, source.Clock = s.Taken, s.Ref, s.Mounted, s.Clock
+		}
 		if i := slices.IndexFunc(bases, func(b Base) bool { return b.Volume == s.Name && b.Ref.Path != s.Ref.Path }); i >= 0 && s.Live {
 			source.Base = &bases[i]
 		}

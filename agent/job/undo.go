@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
 
@@ -93,7 +94,13 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 				return err
 			}
 		}
-		return errors.Join(w.removeSnapshots(ctx, j, instance, kept), w.unmark(j))
+		err = w.removeSnapshots(ctx, j, instance, kept)
+		if contain.Of(err) != nil {
+			// The instance runs again. The next start of the agent finds what stays, as no job names it.
+			w.m.parts.Observer.Lacked(j.Instance, j.ID, "remove the snapshots of the job", err)
+			err = nil
+		}
+		return errors.Join(err, w.unmark(j))
 	})
 	if err != nil {
 		return err

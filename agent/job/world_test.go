@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/internal/contain"
 )
 
 // world is a host, a store and a control plane in memory. It outlives the agents that act on it.
@@ -48,6 +49,8 @@ type world struct {
 	observe func(j *job.Job)                                     // is told of each state; nil: nobody is
 	broken  string                                               // the part that does not do its duty; see TestModelFindsWhatIsBroken
 	lacked  []string                                             // what jobs went on without
+	explode func(point string) bool                              // whether this hit of a crash point panics; nil: none does
+	panics  int                                                  // of which the agent was told
 	faults  []string
 	current *job.Journal
 }
@@ -59,6 +62,8 @@ type phone struct {
 	policy job.Policy
 	mode   job.Mode
 	pinned bool // its storage makes no snapshots while it runs
+	warm   bool // but a round can read it in place; of some volumes, if it is not pinned
+	gone   bool // its volumes are not mounted
 	nobody bool // holds it
 	downs  int
 	by     string // who stopped it: "stop" or "power-down" for the agent, else ""
@@ -166,6 +171,9 @@ func (l *life) hook(point string) {
 		l.kill()
 	}
 	l.alive()
+	if l.w.explode != nil && l.w.explode(point) {
+		panic("at " + point)
+	}
 }
 
 // dieAfter kills the process at the n-th crash point from now; 1 is the next.
@@ -486,7 +494,10 @@ type fakeSnaps struct {
 func (s *fakeSnaps) Plan(_ context.Context, id string) ([]job.Snapshot, error) {
 	var planned []job.Snapshot
 	for _, v := range []string{"data", "media"} {
-		planned = append(planned, job.Snapshot{Name: v, Ref: job.Ref{Provider: "fake", Path: id + "-" + v}, Live: !s.p.pinned, Comparable: true})
+		live := !s.p.pinned && !(s.p.warm && v == "media")
+		planned = append(planned, job.Snapshot{
+			Name: v, Ref: job.Ref{Provider: "fake", Path: id + "-" + v, Volume: "/live " + v}, Live: live, Warm: s.p.warm && !live, Comparable: true,
+		})
 	}
 	return planned, nil
 }
@@ -557,12 +568,28 @@ func (s *fakeSnaps) Remove(_ context.Context, ref job.Ref) error {
 // fakeEngine sends three packs, each once unless Resume names it.
 type fakeEngine struct{ l *life }
 
+func (b fakeEngine) Look(_ context.Context, instance, _ string) error {
+	b.l.alive()
+	b.l.w.mu.Lock()
+	defer b.l.w.mu.Unlock()
+	if b.l.w.instances[instance].gone {
+		return errors.New("the volume is not mounted")
+	}
+	return nil
+}
+
 func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
 	w := b.l.w
 	held := -1
 	for i, s := range r.Sources {
 		w.mu.Lock()
 		count, there := w.snaps[s.Root[1:]]
+		if p := w.instances[r.Instance]; s.Root == "/live "+s.Volume { // in place
+			count, there = p.count, true
+			if !r.Precopy || s.Base != nil || s.Ref != (job.Ref{}) || !s.Taken.IsZero() {
+				w.fault("read in place: %+v, in a round: %v", s, r.Precopy)
+			}
+		}
 		if b := s.Base; b != nil {
 			if _, stands := w.snaps[b.Ref.Path]; stands {
 				w.based++
@@ -578,7 +605,10 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 		held = count
 	}
 	w.mu.Lock()
-	if p := w.instances[r.Instance]; r.Precopy && p.state == job.IsFrozen {
+	if p := w.instances[r.Instance]; p.gone {
+		w.mu.Unlock()
+		return nil, errors.New("the volume is not mounted")
+	} else if r.Precopy && p.state == job.IsFrozen {
 		w.fault("a round of pre-copy while the instance is %s", p.state)
 	}
 	w.mu.Unlock()
@@ -656,7 +686,12 @@ func (f fakeMarks) List() (map[string][]byte, error) {
 
 type fakeSigner struct{ l *life }
 
-func (s fakeSigner) Receipt(context.Context, *job.Job) (json.RawMessage, error) {
+func (s fakeSigner) Receipt(_ context.Context, j *job.Job) (json.RawMessage, error) {
+	s.l.w.mu.Lock()
+	defer s.l.w.mu.Unlock()
+	if err := s.l.w.failing("sign", j.Instance); err != nil {
+		return nil, err
+	}
 	return json.RawMessage(`{"signed":true}`), nil
 }
 
@@ -667,12 +702,22 @@ func (q quiet) Changed(j *job.Job, _ job.State) {
 		q.w.observe(j)
 	}
 }
-func (quiet) Progressed(*job.Job, job.Progress)     {}
-func (quiet) Trouble(string, string, string, error) {}
+func (quiet) Progressed(*job.Job, job.Progress) {}
+
+func (q quiet) Trouble(_, _, _ string, err error) {
+	if contain.Of(err) != nil {
+		q.w.mu.Lock()
+		defer q.w.mu.Unlock()
+		q.w.panics++
+	}
+}
 
 func (q quiet) Lacked(_, _, doing string, err error) {
 	q.w.mu.Lock()
 	defer q.w.mu.Unlock()
+	if contain.Of(err) != nil {
+		q.w.panics++
+	}
 	q.w.lacked = append(q.w.lacked, doing+": "+err.Error())
 }
 

@@ -32,6 +32,15 @@ const (
 	StoreError    = "error"
 )
 
+// What a panic was contained in.
+const (
+	PanicJob    = "job"    // a job, or what goes on beside the jobs for them
+	PanicCall   = "call"   // a call of the API
+	PanicLookup = "lookup" // a question to IAM
+	PanicReport = "report" // the delivery of a report
+	PanicLoop   = "loop"   // a loop of the agent's, which begins again
+)
+
 // apiCode begins the contract's error codes.
 const apiCode = "KOOPHONE.API."
 
@@ -43,11 +52,12 @@ const labelOther = "other"
 var (
 	kinds   = set("backup", "restore")
 	results = set(ResultSuccess, ResultFailed, ResultCanceled)
-	ops     = set("put", "put_new", "read", "stat", "list", "delete")
+	ops     = set("put", "put_new", "read", "stat", "list", "delete", "extend_lock")
 	answers = set(StoreOK, StoreNotFound, StoreError)
 	faults  = set("slow_down", "unavailable", "canceled", "exists", "no_bucket", "no_keys", "wrong_keys", "expired_keys", "clock_skew",
-		"access", "no_money", "no_space", "wrong_region", "usage")
+		"access", "policy", "kms", "proxy", "no_host", "no_money", "quota", "no_space", "cold", "damaged_on_way", "odd", "wrong_region", "usage")
 	lookups = set("valid", "refused", "unavailable")
+	panics  = set(PanicJob, PanicCall, PanicLookup, PanicReport, PanicLoop)
 	codes   = set("0", apiCode+"0000", apiCode+"0002", apiCode+"0005", apiCode+"1000", apiCode+"1001", apiCode+"1012",
 		apiCode+"2005", apiCode+"2006", apiCode+"4001", apiCode+"5005", apiCode+"9999", "HOLDFAST.API.9001")
 )
@@ -87,6 +97,7 @@ type Metrics struct {
 	storeSeconds *prometheus.HistogramVec
 	apiRequests  *prometheus.CounterVec
 	iamLookups   *prometheus.CounterVec
+	panics       *prometheus.CounterVec
 	certificate  prometheus.Gauge
 	audit        prometheus.Counter
 	drifts       prometheus.Counter
@@ -139,6 +150,7 @@ func New(o Options) *Metrics {
 		pace:         gauge("precopy_pace_ratio", "Share of the time in which rounds of pre-copy work; below 1 the host is pressed."),
 		bases:        gauge("base_snapshots", "Snapshots that stay on the host so that the next backup reads less."),
 		iamLookups:   counterVec("iam_lookups_total", "Questions to IAM about a token, by how they ended.", "outcome"),
+		panics:       counterVec("panics_total", "Faults of the program itself that were contained, by what failed.", "in"),
 		warnings:     counter("warnings_total", "Things that a backup or restore could not do exactly."),
 		info:         gaugeVec("build_info", "1, labelled with what was built.", "version", "goversion"),
 		start:        gauge("start_timestamp_seconds", "When the agent started, Unix time."),
@@ -146,7 +158,7 @@ func New(o Options) *Metrics {
 	m.registry.MustRegister(
 		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
 		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
-		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.pace, m.bases, m.warnings, m.info, m.start,
+		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.pace, m.bases, m.panics, m.warnings, m.info, m.start,
 	)
 	if o.Process {
 		m.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
@@ -165,6 +177,9 @@ func New(o Options) *Metrics {
 	}
 	for outcome := range lookups {
 		m.iamLookups.WithLabelValues(outcome)
+	}
+	for in := range panics {
+		m.panics.WithLabelValues(in)
 	}
 	return m
 }
@@ -335,7 +350,7 @@ func (m *Metrics) ReportsPending(n int) {
 }
 
 // StoreRequest counts one request to the object store, each try of it for itself: its operation ("put",
-// "put new", "read", "stat", "list", "delete"), the bytes of objects moved, the time it took, its result
+// "put new", "read", "stat", "list", "delete", "extend lock"), the bytes of objects moved, the time it took, its result
 // (Store constants), and whether it repeats one that failed.
 func (m *Metrics) StoreRequest(op string, bytes int64, d time.Duration, result string, retry bool) {
 	if m == nil {
@@ -403,6 +418,13 @@ func (m *Metrics) APIRequest(code string) {
 func (m *Metrics) IAMLookup(outcome string) {
 	if m != nil {
 		m.iamLookups.WithLabelValues(known(lookups, outcome)).Inc()
+	}
+}
+
+// Panicked counts a panic by what it was contained in: one of the Panic constants.
+func (m *Metrics) Panicked(in string) {
+	if m != nil {
+		m.panics.WithLabelValues(known(panics, in)).Inc()
 	}
 }
 

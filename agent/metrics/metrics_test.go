@@ -66,6 +66,8 @@ func use(m *metrics.Metrics) {
 	m.APIRequest("phone-0001")
 	m.IAMLookup("unavailable")
 	m.IAMLookup("phone-0001")
+	m.Panicked(metrics.PanicJob)
+	m.Panicked("phone-0001")
 	m.CertificateExpiry(24 * time.Hour)
 	m.AuditFailed()
 	m.Drift()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
 
@@ -140,7 +141,13 @@ func (d *Deliverer) Run(ctx context.Context) error {
 			}
 			l.busy = true
 			flying++
-			requests.Go(func() { done <- d.try(ctx, e) })
+			requests.Go(func() {
+				o := outcome{e: e}
+				if err := contain.Call(func() error { o = d.try(ctx, e); return nil }); err != nil {
+					o.err = err
+				}
+				done <- o
+			})
 		}
 		for name, l := range lines {
 			if !l.busy && !current[name] {
@@ -173,9 +180,9 @@ func (d *Deliverer) settle(ctx context.Context, l *line, o outcome) {
 	switch {
 	case o.e.Seq == 0:
 	case o.err == nil:
-		err = d.outbox.Acknowledge(o.e.Seq)
+		err = contain.Call(func() error { return d.outbox.Acknowledge(o.e.Seq) })
 	case o.refused:
-		err = d.outbox.Refuse(o.e.Seq, o.err.Error())
+		err = contain.Call(func() error { return d.outbox.Refuse(o.e.Seq, o.err.Error()) })
 	}
 	if err != nil {
 		o.err, o.refused = fmt.Errorf("journal the answer to report %s: %w", o.e.ID, err), false

@@ -161,9 +161,9 @@ func (a *app) retrying(e obs.RetryEvent) {
 	case a.json:
 		a.printing.Lock()
 		defer a.printing.Unlock()
-		_ = encode(a.stderr, retryLine{"retry", e.Wait.Seconds(), e.Err.Error()}, "") // as above
+		_ = encode(a.stderr, retryLine{"retry", e.Wait.Seconds(), sentence(e.Err.Error())}, "") // as above
 	default:
-		a.beside("waiting for the store, next try in %s: %s", seconds(e.Wait), oneLine(e.Err.Error()))
+		a.beside("waiting for the store, next try in %s: %s", seconds(e.Wait), sentence(e.Err.Error()))
 	}
 }
 

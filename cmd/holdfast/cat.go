@@ -118,7 +118,9 @@ func (w *fileWriter) extents(ctx context.Context, all []vault.Extent) error {
 			from := e.Chunk.Off - start.Off
 			plain, err := opener.Open(vault.Content, e.Chunk, w.run[from:from+e.Chunk.Len], w.plain[:0])
 			if err != nil {
-				return err
+				if plain, err = w.vault.Again(ctx, vault.Content, e.Chunk, err); err != nil {
+					return err
+				}
 			}
 			w.plain = plain
 			if e.Off < w.at || uint64(e.In)+uint64(e.Len) > uint64(len(plain)) || e.Off+int64(e.Len) > w.size {

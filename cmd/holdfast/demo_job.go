@@ -186,7 +186,7 @@ func (d *demo) bringBack(ctx context.Context, to string) error {
 		return err
 	}
 	if n := len(result.Warnings); n > 0 {
-		return fmt.Errorf("the restore is not exact: %s", oneLine(result.Warnings[0].String()))
+		return fmt.Errorf("the restore is not exact: %s", sentence(result.Warnings[0].String()))
 	}
 	if err := d.step("restore", "%s in %s; %s", size(result.Bytes), count(result.Files, "file", "files"),
 		seconds(time.Since(start))); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -128,7 +129,7 @@ var verdicts = []struct {
 	}},
 	{restore.ErrTargetExists, verdict{
 		exitFailed, "",
-		"name a folder that does not exist yet or is empty",
+		"name a folder that does not exist yet or is empty; an image needs a file that does not exist yet",
 	}},
 	{restore.ErrNothingIncluded, verdict{
 		exitFailed, "",
@@ -187,8 +188,14 @@ func judge(err error, stopped bool) (code int, msg, hint string) {
 		return exitPart, err.Error(), ""
 	case errors.As(err, &hinted):
 		return exitFailed, err.Error(), hinted.hint
+	case doubtHint(err) != "":
+		return exitFailed, err.Error(), doubtHint(err)
 	}
-	for _, v := range verdicts {
+	known := verdicts
+	if obs.Kind(err) == "other" { // no store says so
+		known = slices.Concat(verdicts, localVerdicts)
+	}
+	for _, v := range known {
 		if !errors.Is(err, v.is) {
 			continue
 		}
@@ -218,12 +225,13 @@ func (a *app) report(ctx context.Context, err error) int {
 		return exitInterrupted // whoever closed the pipe has seen enough (holdfast ls … | head)
 	}
 	code, msg, hint := judge(err, interrupted(ctx))
+	msg = sentence(msg)
 	if a.json {
 		if encode(a.stderr, errorJSON{"error", code, msg, hint}, "") == nil {
 			return code
 		}
 	}
-	fmt.Fprintf(a.stderr, "holdfast: %s\n", oneLine(msg))
+	fmt.Fprintf(a.stderr, "holdfast: %s\n", msg)
 	if hint != "" {
 		fmt.Fprintf(a.stderr, "hint: %s\n", oneLine(hint))
 	}

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -96,9 +98,9 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create 
 	o := &opened{name: a.value(v.vault, envVault, defaultVault)}
 	var err error
 	if o.id, err = vault.LoadIdentity(keyFile); err != nil {
-		advice := "the file must hold an age identity (AGE-SECRET-KEY-1…)"
-		if errors.Is(err, fs.ErrNotExist) {
-			advice = "holdfast key new --out FILE makes one"
+		advice := ""
+		if bad, ok := errors.AsType[*vault.KeyError](err); ok {
+			advice = bad.Remedy
 		}
 		return nil, &configError{err: err, advice: advice}
 	}
@@ -108,14 +110,14 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create 
 	}
 	if file := a.value(v.nameKey, envNameKey, ""); file != "" {
 		if o.nameKey, err = readNameKey(file); err != nil {
-			return nil, &configError{err: err}
+			return nil, &configError{err: err, advice: nameKeyAdvice(err)}
 		}
 	}
 	retry := obs.DefaultRetry
 	retry.OnRetry = a.retrying
 	o.store, err = obs.Open(ctx, url, obs.Options{
 		Getenv: a.getenv, Retry: &retry, Create: create, Retained: vault.Retained, Limiter: v.limits.limiter(),
-		Warn: a.storeWarning,
+		Warn: a.storeWarning, Observe: a.damagedOnWay,
 	})
 	if errors.Is(err, obs.ErrUsage) {
 		return nil, &usageError{
@@ -179,12 +181,40 @@ func (a *app) value(flag, variable, otherwise string) string {
 
 // readNameKey reads the secret of object names: the file's bytes without white space at the ends.
 func readNameKey(file string) ([]byte, error) {
-	data, err := os.ReadFile(file)
+	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("name key: %w", err)
 	}
-	if data = bytes.TrimSpace(data); len(data) == 0 {
-		return nil, fmt.Errorf("name key: %s is empty", name(file))
+	defer f.Close()                                          // only read
+	data, err := io.ReadAll(io.LimitReader(f, maxNameKey+1)) // a device has no end
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return nil, fmt.Errorf("name key: %s: %w", name(file), pe.Err)
 	}
-	return data, nil
+	if data = bytes.TrimSpace(data); len(data) == 0 || len(data) > maxNameKey {
+		return nil, fmt.Errorf("name key: %s: %w", name(file), errNoNameKey)
+	}
+	return data, err
+}
+
+const maxNameKey = 1 << 20
+
+var errNoNameKey = errors.New("is empty, or has more than 1 MiB")
+
+// nameKeyAdvice says what to do about a name key that can't be read.
+func nameKeyAdvice(err error) string {
+	const what = "the file holds the secret with which the vault was made (--name-key, or store.name_key_file of the agent)"
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return "run as the owner of the file, or let its owner change who may read it (chmod, chown)"
+	case errors.Is(err, syscall.EISDIR):
+		return "name the file in that folder; " + what
+	}
+	return "check the path; " + what
+}
+
+// damagedOnWay warns of an object that came damaged over one connection and whole over another.
+func (a *app) damagedOnWay(e obs.Event) {
+	if errors.Is(e.Err, obs.ErrDamagedOnWay) && !a.json {
+		fmt.Fprintf(a.stderr, "warning: %s: %v; %s\n", name(e.Key), e.Err, obs.Hint(e.Err))
+	}
 }

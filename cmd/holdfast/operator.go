@@ -80,7 +80,7 @@ func (a *app) statusCommand() *cobra.Command {
 			*api.Trouble
 		}{{"store", info.StoreTrouble}, {"reports", info.ReportTrouble}} {
 			if t.Trouble != nil && err == nil {
-				_, err = fmt.Fprintf(a.stdout, "trouble    %s, since %s: %s\n", t.what, stamp(t.Since), oneLine(t.Error))
+				_, err = fmt.Fprintf(a.stdout, "trouble    %s, since %s: %s\n", t.what, stamp(t.Since), sentence(t.Error))
 				if t.Hint != "" && err == nil {
 					_, err = fmt.Fprintf(a.stdout, "hint       %s\n", oneLine(t.Hint))
 				}

@@ -154,7 +154,7 @@ func (p *progress) print(line string) error {
 // above the bar.
 func (p *progress) warn(w tree.Warning) {
 	if p.app.json {
-		j := warningLine{Type: "warning", Path: w.Path, What: w.What, Lost: w.Lost}
+		j := warningLine{Type: "warning", Path: w.Path, What: sentence(w.What), Lost: w.Lost}
 		if !utf8.ValidString(w.Path) {
 			j.PathBytes = []byte(w.Path)
 		}
@@ -165,7 +165,7 @@ func (p *progress) warn(w tree.Warning) {
 	if path == "" {
 		path = "."
 	}
-	p.app.beside("warning: %s: %s", name(path), oneLine(w.What))
+	p.app.beside("warning: %s: %s", name(path), sentence(w.What))
 }
 
 // meter turns byte counts into the words beside a bar: what is done, the rate of the last seconds, the

@@ -91,7 +91,7 @@ func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest strin
 		Warn: p.warn,
 		// The next backup from here then reads only what changed since.
 		CatalogueDir: a.catalogueDir(),
-		Trouble:      func(err error) { a.say("note: %s", oneLine(err.Error())) },
+		Trouble:      func(err error) { a.say("note: %s", sentence(err.Error())) },
 		Progress: func(r restore.Progress) {
 			if len(include) == 0 {
 				p.expect(r.TotalBytes)

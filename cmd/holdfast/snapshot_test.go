@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/internal/snapshot"
 	"holdfast/internal/testbed"
@@ -60,6 +61,43 @@ func TestBackupReadsSnapshot(t *testing.T) {
 	}
 	if names, err := os.ReadDir(filepath.Dir(live.Ref.Path)); err != nil || len(names) != 1 {
 		t.Errorf("snapshots left: %v, %v; want the one of the process that runs", names, err)
+	}
+}
+
+// TestSnapshotsTimeIsKnown: a file that changed seconds before the snapshot was made is not read again by the next backup. Without the
+// time of the snapshot it would be, for a minute.
+func TestSnapshotsTimeIsKnown(t *testing.T) {
+	testbed.Need(t, "root", "mkfs.btrfs")
+	volume := filepath.Join(testbed.Btrfs(t), "volume")
+	if out, err := exec.Command("btrfs", "subvolume", "create", volume).CombinedOutput(); err != nil {
+		t.Fatalf("make subvolume: %v: %s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(volume, "file"), []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(3 * time.Second) // longer than a clock of a file system stands still; more does no harm
+	dir := t.TempDir()
+	env := map[string]string{
+		envStore: "file://" + filepath.Join(dir, "store"), envKey: filepath.Join(dir, "key"), "XDG_CACHE_HOME": dir, "XDG_STATE_HOME": dir,
+	}
+	if code, _, stderr := runWith(t, env, "key", "new", "--out", env[envKey]); code != exitDone {
+		t.Fatal(stderr)
+	}
+	if code, _, stderr := runWith(t, env, "vault", "create"); code != exitDone {
+		t.Fatal(stderr)
+	}
+	for want := range uint64(2) {
+		code, stdout, stderr := runWith(t, env, "backup", "--json", "--instance", "a", volume)
+		if code != exitDone {
+			t.Fatalf("exit code %d: %s", code, stderr)
+		}
+		var got backupJSON
+		if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+			t.Fatal(err)
+		}
+		if got.Source != snapshot.NameBtrfs || got.Unchanged != want {
+			t.Errorf("read %s, %d files unchanged, want %d", got.Source, got.Unchanged, want)
+		}
 	}
 }
 

@@ -63,6 +63,10 @@ func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent 
 	if err != nil {
 		return err
 	}
+	if report.Backups == 0 && len(report.Damaged) == 0 {
+		// A list that came empty by mistake looks like this too, so it is no success.
+		return fmt.Errorf("%w: the vault has none, so nothing was checked", vault.ErrNoBackup)
+	}
 	if a.json {
 		if report.Damaged == nil {
 			report.Damaged = []vault.Damage{} // so that it is a list in JSON too

@@ -12,10 +12,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/evidence"
 	"holdfast/internal/hostid"
 	"holdfast/internal/pattern"
@@ -377,22 +377,25 @@ func (r *run) underSession(ctx context.Context, fresh bool) error {
 
 func (r *run) all(ctx context.Context) (err error) {
 	start := time.Now() // of the process's clock, which does not jump: the stages are durations
-	var beside sync.WaitGroup
+	var beside contain.Group
 	asking, end := context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
 			end() // an instance may stand still meanwhile
 		}
-		beside.Wait()
+		if panicked := beside.Wait(); err == nil {
+			err = panicked
+		}
 		end()
 	}()
 	r.ask(asking)
-	beside.Go(func() {
+	beside.Go(func() error {
 		if r.asksForNewest() {
 			_, _ = r.newest() // whoever needs the manifest calls again and gets the same error
 		} else if !r.o.Precopy {
 			_, _ = r.earlier() // likewise
 		}
+		return nil
 	})
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
 		Buffers: r.o.On.buffers, Intent: r.o.PackIntent, Resume: r.o.Resume,
@@ -448,7 +451,7 @@ func (r *run) all(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	beside.Go(func() { r.tidy(asking) }) // the manifest rests on nothing of it, and it takes as long
+	beside.Go(func() error { r.tidy(asking); return nil }) // the manifest rests on nothing of it, and it takes as long
 	if !r.o.Precopy {
 		if err := r.commit(ctx, volumes, refs); err != nil {
 			return err

@@ -32,8 +32,8 @@ type catalogue struct {
 // tick is longer than any file system's clock stands still (ext3 and HFS: a second).
 const tick = 2 * time.Second
 
-// making is longer than it takes to make a snapshot: a file written meanwhile may be in it with its new
-// time of change and its old content. It stands for Source.Taken where nobody knows that.
+// making is longer than it takes to make a snapshot, or to write what a program has asked to be written: a file written
+// meanwhile may be read with its new time of change and its old content. It stands for Source.Taken where nobody knows that.
 const making = time.Minute
 
 // catalogue finds what is known of a volume and begins its new catalogue. A fault of either costs a full
@@ -95,6 +95,9 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 
 // young returns the time of change from which on nothing is believed of a file: it may have been written once more in the same
 // tick of the clock, or while the snapshot was made. still says that the source is a snapshot, and moment when it was made.
+//
+// A direct write that was begun has set the time of change, and reaches the file later, on a slow disk by seconds. Snapshots wait for such
+// writes. A round of pre-copy that reads a volume while its instance runs does not, and does not believe the last minute.
 func (r *run) young(s Source, still bool, moment time.Time) time.Time {
 	young := r.res.Created
 	switch {
@@ -102,6 +105,8 @@ func (r *run) young(s Source, still bool, moment time.Time) time.Time {
 		young = s.Taken
 	case s.Taken.IsZero() && still && moment.Add(tick-making).Before(young):
 		return moment.Add(-making)
+	case s.Taken.IsZero() && !still && r.o.Precopy && !s.Quiet:
+		return young.Add(-making)
 	}
 	return young.Add(-tick)
 }

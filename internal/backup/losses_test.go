@@ -21,8 +21,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// backUp makes a backup of sources and returns its manifest too.
-func backUp(t *testing.T, v *vault.Vault, o backup.Options) (*backup.Result, *vault.Manifest) {
+// backUpAs makes a backup of sources and returns its manifest too.
+func backUpAs(t *testing.T, v *vault.Vault, o backup.Options) (*backup.Result, *vault.Manifest) {
 	t.Helper()
 	o.Vault, o.Instance, o.Sample = v, "a", -1
 	res, err := backup.Run(t.Context(), o)
@@ -77,7 +77,7 @@ func TestLossesAreRecorded(t *testing.T) {
 	)
 	v := newVault(t, obs.NewMemory())
 	sources := []backup.Source{{Volume: "odd", Root: f.Point}, {Volume: "plain", Root: plain}}
-	res, m := backUp(t, v, backup.Options{Sources: sources})
+	res, m := backUpAs(t, v, backup.Options{Sources: sources})
 	if got, want := places(m), []string{"odd:a", "odd:bad\xff", "odd:dir", "odd:sub/x/y"}; !slices.Equal(got, want) || res.Lost != 4 {
 		t.Errorf("losses %q, want %q", got, want)
 	}
@@ -93,18 +93,18 @@ func TestLossesAreRecorded(t *testing.T) {
 	}
 
 	sources[0].AcceptLosses = []string{"a", "/dir/", "sub"}
-	_, m = backUp(t, v, backup.Options{Sources: sources})
+	_, m = backUpAs(t, v, backup.Options{Sources: sources})
 	if got, want := places(m), []string{"odd:a+", "odd:bad\xff", "odd:dir+", "odd:sub/x/y+"}; !slices.Equal(got, want) || m.Lost != 1 || m.LostAccepted != 3 {
 		t.Errorf("losses %q, want %q", got, want)
 	}
 	sources[0].AcceptLosses = append(sources[0].AcceptLosses, "bad?")
-	_, m = backUp(t, v, backup.Options{Sources: sources})
+	_, m = backUpAs(t, v, backup.Options{Sources: sources})
 	if ref, err := v.Newest(t.Context(), "a"); err != nil || ref.ID != m.ID || m.LostAccepted != 4 {
 		t.Errorf("a backup whose losses are all accepted is not the newest: %v, %v", ref, err)
 	}
 	// An excluded entry is no loss.
 	sources[0].Exclude, sources[0].AcceptLosses = []string{"a", "bad?", "dir/", "y"}, nil
-	res, m = backUp(t, v, backup.Options{Sources: sources})
+	res, m = backUpAs(t, v, backup.Options{Sources: sources})
 	if m.Lost+m.LostAccepted != 0 || res.Excluded != 4 || !slices.Equal(m.Volumes[0].Excludes, sources[0].Exclude) || len(m.Volumes[1].Excludes) != 0 {
 		t.Errorf("losses %q, %d excluded, patterns %q", places(m), res.Excluded, m.Volumes[0].Excludes)
 	}
@@ -145,11 +145,11 @@ func TestManyLossesAreBounded(t *testing.T) {
 		return 0
 	}})
 	v := newVault(t, obs.NewMemory())
-	_, m := backUp(t, v, backup.Options{Sources: []backup.Source{{Volume: "v", Root: f.Point}}})
+	_, m := backUpAs(t, v, backup.Options{Sources: []backup.Source{{Volume: "v", Root: f.Point}}})
 	if m.Lost != n || len(m.Losses) != vault.MaxLosses {
 		t.Errorf("%d losses, %d named", m.Lost, len(m.Losses))
 	}
-	_, m = backUp(t, v, backup.Options{Sources: []backup.Source{{Volume: "v", Root: f.Point, AcceptLosses: []string{"f0*", "f10*", "f11*", "f12*", "f13*", "f140*"}}}})
+	_, m = backUpAs(t, v, backup.Options{Sources: []backup.Source{{Volume: "v", Root: f.Point, AcceptLosses: []string{"f0*", "f10*", "f11*", "f12*", "f13*", "f140*"}}}})
 	if m.LostAccepted != 1410 || m.Lost != n-1410 || !slices.ContainsFunc(m.Losses, func(l vault.Loss) bool { return !l.Accepted }) {
 		t.Errorf("%d lost, %d accepted, and of the %d named none is lost", m.Lost, m.LostAccepted, len(m.Losses))
 	}
@@ -210,7 +210,7 @@ func TestVanishedEntries(t *testing.T) {
 				}
 			})()
 			v := newVault(t, obs.NewMemory())
-			_, m := backUp(t, v, o)
+			_, m := backUpAs(t, v, o)
 			if got := places(m); !slices.Equal(got, c.want) {
 				t.Errorf("losses %q, want %q: %v", got, c.want, m.Losses)
 			}
@@ -235,7 +235,7 @@ func TestVanishedWithoutNumbers(t *testing.T) {
 		}
 	}
 	f.Set(testbed.FUSERefuses(unix.ENOENT, testbed.FUSELookup).At("b"))
-	_, m := backUp(t, newVault(t, obs.NewMemory()), backup.Options{Sources: []backup.Source{{Volume: "v", Root: f.Point}}})
+	_, m := backUpAs(t, newVault(t, obs.NewMemory()), backup.Options{Sources: []backup.Source{{Volume: "v", Root: f.Point}}})
 	if got := places(m); !slices.Equal(got, []string{"v:b"}) {
 		t.Errorf("losses %q", got)
 	}
@@ -257,7 +257,7 @@ func TestExcludesChange(t *testing.T) {
 		{[]string{"a"}, []string{"b/f", "c/f", "c/g.tmp"}},
 		{nil, []string{"a/f", "b/f", "c/f", "c/g.tmp"}},
 	} {
-		_, m := backUp(t, v, backup.Options{CatalogueDir: cache, Sources: []backup.Source{{Volume: "v", Root: dir, Exclude: c.exclude}}})
+		_, m := backUpAs(t, v, backup.Options{CatalogueDir: cache, Sources: []backup.Source{{Volume: "v", Root: dir, Exclude: c.exclude}}})
 		got := contents(t, v, vault.BackupRef{Instance: "a", ID: m.ID})
 		if names := slices.Sorted(maps.Keys(got)); !slices.Equal(names, c.want) {
 			t.Errorf("without %q: %q, want %q", c.exclude, names, c.want)
@@ -281,7 +281,7 @@ func TestImageIgnoresExcludes(t *testing.T) {
 		t.Fatal(err)
 	}
 	var told []tree.Warning
-	_, m := backUp(t, newVault(t, obs.NewMemory()), backup.Options{
+	_, m := backUpAs(t, newVault(t, obs.NewMemory()), backup.Options{
 		Sources: []backup.Source{{Volume: "v", Root: image, Exclude: []string{"disk"}}}, Warn: func(w tree.Warning) { told = append(told, w) },
 	})
 	if len(told) != 1 || !strings.Contains(told[0].What, "no paths") || m.Lost != 0 || m.Bytes != 4 || m.Volumes[0].Excludes != nil {

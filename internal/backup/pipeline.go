@@ -7,10 +7,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"holdfast/internal/chunk"
+	"holdfast/internal/contain"
 	"holdfast/internal/pattern"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
@@ -176,7 +176,7 @@ func (r *run) pipeline(root *tree.Root, s Source) (*pipeline, error) {
 
 // flow makes the recipe of a volume whose units feed sends.
 func (p *pipeline) flow(ctx context.Context, rec *vault.RecipeWriter, vol vault.Volume, feed func(context.Context) error) (vault.Volume, error) {
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := contain.WithContext(ctx)
 	wctx, end := context.WithCancelCause(gctx)
 	defer end(errEnded)
 	g.Go(func() error {

@@ -20,7 +20,7 @@ func TestPrecopyLeavesLittleForTheEnd(t *testing.T) {
 	long := time.Now().Add(-time.Hour)
 	o := backup.Options{
 		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: t.TempDir(),
-		Precopy: true, Now: func() time.Time { return time.Now().Add(time.Minute) }, // so that no file is too young
+		Precopy: true, Now: inAnHour,
 	}
 	first, err := backup.Run(t.Context(), o)
 	if err != nil {

@@ -96,6 +96,11 @@ func sameEntries(t testing.TB, got, want map[string]entry) {
 // restored restores the backup, and checks that its manifest counts what its recipe has.
 func restored(t testing.TB, v *vault.Vault, res *backup.Result) string {
 	t.Helper()
+	return restoredTo(t, v, res, filepath.Join(testbed.Dir(t), "restored"))
+}
+
+func restoredTo(t testing.TB, v *vault.Vault, res *backup.Result, dest string) string {
+	t.Helper()
 	ref, err := v.Find(t.Context(), "i", res.BackupID)
 	must(t, err)
 	m, err := v.Manifest(t.Context(), ref)
@@ -112,7 +117,6 @@ func restored(t testing.TB, v *vault.Vault, res *backup.Result) string {
 	if m.Volumes[0].Entries != entries || res.Entries != entries {
 		t.Errorf("the recipe has %d entries, the manifest tells %d, the result %d", entries, m.Volumes[0].Entries, res.Entries)
 	}
-	dest := filepath.Join(testbed.Dir(t), "restored")
 	_, err = restore.Run(t.Context(), restore.Options{Vault: v, Ref: ref, Dest: dest})
 	must(t, err)
 	return dest
@@ -198,7 +202,7 @@ func TestReplacedFileIsRead(t *testing.T) {
 			must(t, os.WriteFile(in("small to folder"), small, 0o600), os.WriteFile(in("large to folder"), large, 0o600), os.WriteFile(in("kept"), small, 0o640))
 			replace := func(name string, content []byte) {
 				tmp := in("tmp")
-				must(t, os.WriteFile(tmp, content, 0o600), os.Chown(tmp, 1234, 5678), os.Chmod(tmp, 0o4751),
+				must(t, os.WriteFile(tmp, content, 0o600), os.Chown(tmp, 1234, 5678), unix.Chmod(tmp, 0o4751),
 					unix.Lsetxattr(tmp, "user.origin", []byte("new"), 0), os.Chtimes(tmp, time.Unix(1000, 0), time.Unix(1_000_000_000, 123456000)),
 					os.Rename(tmp, in(name)))
 			}

@@ -52,17 +52,18 @@ func (r *reading) settled(last int64, sum func() uint64) (bool, error) {
 		}
 	}
 	length := r.c.length()
-	if same && length == r.was.Size && last <= length {
-		return true, nil
-	}
-	if same { // the size does not fit what was read
-		exact, err := r.endsAt(length)
-		if err != nil {
-			return false, err
+	if same {
+		exact := length == r.was.Size && r.p.root.HonestSizes()
+		if !exact {
+			if exact, err = r.endsAt(length); err != nil {
+				return false, err
+			}
 		}
 		if exact && last <= length {
-			r.e.Size = length
-			r.p.tellSize(r.e.Path, r.was.Size, length)
+			if length != r.was.Size {
+				r.e.Size = length
+				r.p.tellSize(r.e.Path, r.was.Size, length)
+			}
 			return true, nil
 		}
 		r.whole = true
@@ -101,6 +102,7 @@ func (r *reading) measured() (int64, error) {
 		return r.e.Size, nil
 	}
 	size, err := tree.Measure(r.f, r.e.Size, endless)
+	r.whole = r.whole || size != r.e.Size // what it says of holes goes by its size
 	return size, faultOf("read", r.e.Path, err)
 }
 

@@ -3,8 +3,7 @@ package backup
 import (
 	"context"
 
-	"golang.org/x/sync/errgroup"
-
+	"holdfast/internal/contain"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -142,7 +141,7 @@ func (p *pipeline) recordLate(ctx context.Context, rec *vault.RecipeWriter, vol 
 		p.late.own, p.late.scratch = true, &scratch{}
 	}
 	u := newLarge(e)
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := contain.WithContext(ctx)
 	g.Go(func() error { return p.late.largeFile(gctx, u) })
 	g.Go(func() error { return p.recordLarge(gctx, rec, vol, u) })
 	err = g.Wait()

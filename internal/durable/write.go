@@ -56,12 +56,14 @@ func write(o ops, w writing) (err error) {
 		if open {
 			_ = f.Close()
 		}
+		// From here on a sweep may take the file: it has its name, or never gets it. NFS and FUSE keep a file that
+		// is removed while it is open under another name, so it is closed first.
+		unlock()
 		// After a rename the name is gone, which is no error worth telling; after a failure the
 		// caller learns of that, and SweepTemporary gets what stays.
 		if err != nil || !w.replace {
 			_ = o.remove(temp)
 		}
-		unlock()
 	}()
 	if _, err := f.Write(w.data); err != nil {
 		return err

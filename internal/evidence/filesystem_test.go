@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"holdfast/internal/testbed"
 )
 
@@ -24,7 +22,7 @@ func TestFileSystemHasTheUUID(t *testing.T) {
 			if got := FileSystemOf(d.Point); got != want {
 				t.Errorf("%q, want %q", got, want)
 			}
-			unix.Sync()
+			d.Sync()
 			d.PowerCut()
 			if got := FileSystemOf(d.Point); got != want {
 				t.Errorf("%q after a power cut, want %q", got, want)

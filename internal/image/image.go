@@ -37,6 +37,7 @@ type Image struct {
 	f      *os.File
 	size   int64
 	device bool
+	plain  bool  // what the file system says of holes is not asked
 	began  state // at Open
 
 	mu sync.Mutex // the offset of f, which NextData moves
@@ -75,6 +76,10 @@ func (i *Image) look() error {
 		i.size, err = i.f.Seek(0, io.SeekEnd)
 	} else if i.size = info.Size(); !tree.HasHonestSize(i.f) {
 		i.size, err = tree.Measure(i.f, i.size, endless)
+		if err != nil && !errors.Is(err, tree.ErrEndless) && !tree.Ours(err) {
+			i.size, err = info.Size(), nil // whoever reads it finds what can't be read
+		}
+		i.plain = i.size != info.Size()
 	}
 	if err != nil {
 		return err
@@ -133,10 +138,10 @@ func (i *Image) Size() int64 { return i.size }
 func (i *Image) ReadAt(p []byte, off int64) (int, error) { return i.f.ReadAt(p, off) }
 
 // NextData returns the first range from off on, before end, that may hold something else than zeros; its Len is 0 when there
-// is none. A device has one range.
+// is none. A device has one range, and so has a file whose size is wrong.
 func (i *Image) NextData(off, end int64) tree.Range {
 	end = min(end, i.size)
-	if i.device {
+	if i.device || i.plain {
 		return tree.Range{Off: off, Len: max(end-off, 0)}
 	}
 	i.mu.Lock()

@@ -15,7 +15,7 @@ const (
 	opStat   = "stat"
 	opList   = "list"
 	opDelete = "delete"
-	opExtend = "extend the lock of"
+	opExtend = "extend lock"
 )
 
 // lister is what a store of this package can do beyond Store: begin a list after a key, so that a list

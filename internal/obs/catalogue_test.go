@@ -182,7 +182,7 @@ func TestMisbehaviours(t *testing.T) {
 				defer server.Close()
 				opts := obs.Options{Getenv: keys, Retry: &obs.RetryPolicy{Base: 1, Cap: 1, MaxAttempts: 6, MaxElapsed: time.Minute}}
 				if m.Late {
-					opts.Stall = 100 * time.Millisecond
+					opts.Stall = 250 * time.Millisecond
 				}
 				url := "s3://" + proxytest.BucketName + "/v?region=r&endpoint=" + server.URL
 				if scheme == "obs" {

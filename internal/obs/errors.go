@@ -170,6 +170,7 @@ var kinds = []struct {
 	{ErrQuota, "quota"},
 	{ErrNoSpace, "no_space"},
 	{ErrWrongRegion, "wrong_region"},
+	{ErrDamagedOnWay, "damaged_on_way"},
 	{ErrOdd, "odd"},
 	{ErrUsage, "usage"},
 	{ErrFileSystem, "usage"},

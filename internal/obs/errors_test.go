@@ -19,7 +19,7 @@ import (
 var classes = []error{
 	obs.ErrNotFound, obs.ErrExists, obs.ErrNoBucket, obs.ErrAccess, obs.ErrNoKeys, obs.ErrWrongKeys, obs.ErrExpiredKeys,
 	obs.ErrClockSkew, obs.ErrNoSpace, obs.ErrNoMoney, obs.ErrUnavailable, obs.ErrUsage, obs.ErrWrongRegion,
-	obs.ErrCold, obs.ErrOdd, obs.ErrPolicy, obs.ErrKMS, obs.ErrProxy, obs.ErrNoHost, obs.ErrQuota,
+	obs.ErrCold, obs.ErrOdd, obs.ErrDamagedOnWay, obs.ErrPolicy, obs.ErrKMS, obs.ErrProxy, obs.ErrNoHost, obs.ErrQuota,
 }
 
 // wider has the classes that belong to another one.

@@ -306,13 +306,18 @@ func TestFileKilledWriter(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		_, err = io.ReadFull(out, make([]byte, 1)) // it is writing
+		_, err = io.ReadFull(out, make([]byte, 1)) // it is about to write
+		var left []os.DirEntry
+		for end := time.Now().Add(time.Minute); err == nil && len(left) == 0 && time.Now().Before(end); {
+			if left, err = os.ReadDir(tmp); errors.Is(err, os.ErrNotExist) {
+				err = nil
+			}
+		}
 		if kerr := cmd.Process.Kill(); err != nil || kerr != nil {
 			t.Fatal(err, kerr)
 		}
 		_ = cmd.Wait()
-		left, err := os.ReadDir(tmp)
-		if err != nil {
+		if left, err = os.ReadDir(tmp); err != nil {
 			t.Fatal(err)
 		}
 		if len(left) == 0 {

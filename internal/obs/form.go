@@ -41,16 +41,31 @@ func checkForm(req *http.Request, res *http.Response) error {
 	if !ok || res.StatusCode < 200 || res.StatusCode > 299 || req.URL.Query().Has("location") {
 		return nil
 	}
-	if err := check(res); err != nil {
-		_ = res.Body.Close()
-		return err
+	return check(res)
+}
+
+// missingForm refuses the page of a gateway that knows no such address: it does not say that an object is not there.
+func missingForm(res *http.Response) error {
+	h := res.Header
+	if res.StatusCode == http.StatusNotFound && strings.HasPrefix(h.Get("Content-Type"), "text/html") && requestID(h) == "" {
+		return odd("the answer 404 is a page for people, and not that of an object store")
 	}
 	return nil
 }
 
+// requestID is by what a store names a request.
+func requestID(h http.Header) string {
+	for _, name := range []string{"X-Amz-Request-Id", "X-Obs-Request-Id"} {
+		if id := h.Get(name); id != "" {
+			return id
+		}
+	}
+	return ""
+}
+
 // objectForm wants an answer to HEAD or GET from an object store.
 func objectForm(res *http.Response) error {
-	if res.StatusCode == http.StatusOK && res.Header.Get("Etag") == "" && res.Header.Get("Last-Modified") == "" && res.Header.Get("X-Amz-Request-Id") == "" && res.Header.Get("X-Obs-Request-Id") == "" {
+	if res.StatusCode == http.StatusOK && res.Header.Get("Etag") == "" && res.Header.Get("Last-Modified") == "" && requestID(res.Header) == "" {
 		return odd("the answer %d has no ETag, no time and no request id, so it is not that of an object", res.StatusCode)
 	}
 	return encodingForm(res)

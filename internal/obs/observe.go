@@ -9,7 +9,7 @@ import (
 
 // Event tells of one request, or of one try of it where it is repeated.
 type Event struct {
-	Op       string        // "put", "put new", "read", "stat", "list", "delete" or "extend the lock of"
+	Op       string        // "put", "put new", "read", "stat", "list", "delete" or "extend lock"
 	Key      string        // of the object; the prefix of a list; the first key of a delete
 	Bytes    int64         // content sent by a put that succeeded, or received by a read
 	Duration time.Duration // of this try; of a list, with what its caller did in between

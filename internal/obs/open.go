@@ -31,7 +31,8 @@ type Options struct {
 	// Limiter, if set, holds this store and all others that have it within one budget. Waiting for it is no part
 	// of an Event's duration.
 	Limiter *Limiter
-	// Stall is how long a connection may move nothing, or next to nothing, before it is given up; 0 means a minute.
+	// Stall is how long a connection may move nothing, or next to nothing, before it is given up, and how long a server may think
+	// about a request; 0 means a minute. The latter doubles with each try that the server did not answer, three times at most.
 	Stall time.Duration
 
 	// transport changes how connections are made, in tests of this package.
@@ -44,7 +45,7 @@ type Options struct {
 //	s3://bucket/prefix?endpoint=https://host[:port]&region=r&addressing=auto|path|virtual
 //	obs://bucket/prefix?region=r
 //
-// README.md has the parameters of s3 and obs. It sends nothing to the store, but may ask for credentials (never from the URL): the environment
+// It reads the files of certificates that the URL names. README.md has the parameters of s3 and obs. It sends nothing to the store, but may ask for credentials (never from the URL): the environment
 // first (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or the same with OBS_ and
 // OBS_SECURITY_TOKEN), then the shared credentials file, then the metadata service of the instance,
 // within metadataPatience. The store retries (see Options.Retry).

@@ -60,8 +60,9 @@ func (f *fact) fails() bool  { return f.proof() == Fails }
 // facts are the properties of the server of a bucket.
 type facts struct {
 	conditionalPut, batchDelete, listV2 fact
-	trial                               sync.Once
-	key                                 string // of the object by which conditionalPut is proved
+
+	trying sync.Mutex // of two trials at once, one could remove the object of the other in between
+	key    string     // of the object by which conditionalPut is proved; "" until the first trial
 }
 
 // prover is what a store of this package can do beyond Store: find out whether its server takes a name once.
@@ -134,7 +135,14 @@ func (s *s3Store) proveConditionalPut(ctx context.Context, key string, body []by
 // mustTakeCondition proves by an object of its own, which it removes, that the server takes a name once.
 func (s *s3Store) mustTakeCondition(ctx context.Context) error {
 	if s.proved.conditionalPut.proof() == Unproved {
-		key := s.trialKey() // the same at each try: a lost answer to the first leaves the proof to the second
+		s.proved.trying.Lock()
+		defer s.proved.trying.Unlock()
+	}
+	if s.proved.conditionalPut.proof() == Unproved {
+		if s.proved.key == "" { // the same at each try: a lost answer to the first leaves the proof to the second
+			s.proved.key = "conditional-put-check/" + rand.Text()
+		}
+		key := s.proved.key
 		_, err := s.proveConditionalPut(ctx, key, []byte("Holdfast put this object to see whether the store takes a name once. It may be deleted.\n"))
 		if err != nil {
 			return err
@@ -147,11 +155,6 @@ func (s *s3Store) mustTakeCondition(ctx context.Context) error {
 		return fmt.Errorf("the server does not take a name once: %w", errors.ErrUnsupported)
 	}
 	return nil
-}
-
-func (s *s3Store) trialKey() string {
-	s.proved.trial.Do(func() { s.proved.key = "conditional-put-check/" + rand.Text() })
-	return s.proved.key
 }
 
 // takesCondition tells whether puts have If-None-Match.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"math/rand/v2"
+	"strings"
 	"time"
 )
 
@@ -158,6 +159,10 @@ func (r *retrying) listAfter(ctx context.Context, prefix, after string) iter.Seq
 							return &progress{err}
 						}
 						return err
+					}
+					// A row that was not asked for must not reach a caller, who takes the prefix off its key.
+					if !strings.HasPrefix(in.Key, prefix) || in.Key <= last {
+						return odd("%s %s: the list has the key %q behind %q", opList, prefix, in.Key, last)
 					}
 					last = in.Key
 					if !yield(in, nil) {

@@ -15,7 +15,8 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
-	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/contain"
 )
 
 const (
@@ -256,7 +257,7 @@ func (s *s3Store) Delete(ctx context.Context, keys ...string) error {
 }
 
 func (s *s3Store) deleteSingly(c *call, keys []string) error {
-	g, gctx := errgroup.WithContext(withForm(c.ctx, quietForm))
+	g, gctx := contain.WithContext(withForm(c.ctx, quietForm))
 	g.SetLimit(deleteWorkers)
 	for _, key := range keys {
 		g.Go(func() error {

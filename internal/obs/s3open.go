@@ -153,7 +153,7 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 	client, err := minio.NewCore(b.endpoint.Host, &minio.Options{
 		Creds:        creds,
 		Secure:       b.endpoint.Scheme == "https",
-		Transport:    extraTransport{answerTransport{transport, stall}, creds, b.region},
+		Transport:    extraTransport{answerTransport{newAfreshTransport(transport), stall}, creds, b.region},
 		Region:       b.region,
 		BucketLookup: b.lookup,
 		// Retry decides, and reports. The client would repeat without telling.

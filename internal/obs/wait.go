@@ -117,9 +117,10 @@ func (t answerTransport) RoundTrip(req *http.Request) (res *http.Response, err e
 		quiet.cancel(nil)
 		return nil, err
 	}
-	res.Body = &silenceBody{res.Body, quiet, t.stall}
+	res.Body = &silenceBody{res.Body, quiet, wait}
 	a.set(req, res)
-	if err = checkForm(req, res); err != nil {
+	if err = errors.Join(missingForm(res), checkForm(req, res)); err != nil {
+		_ = res.Body.Close()
 		return nil, err
 	}
 	readable(res.Header)

@@ -36,17 +36,18 @@ var levels = map[string]int{
 	"internal/hostid":   1,
 	"internal/obs":      1,
 	"internal/pressure": 1,
+	"internal/pulse":    1,
 	"internal/seal":     1,
 	"internal/snapshot": 1,
 	"internal/tree":     1, // below the vault: recipes are made of its entries
 
 	"internal/bench/phone": 0, // data that benchmarks read
+	"internal/contain":     0,
 	"internal/crashpoint":  0,
 	"internal/durable":     0,
 	"internal/evidence":    0,
 	"internal/pattern":     0,
 	"internal/plain":       0,
-	"internal/pulse":       0,
 	"internal/testbed":     0,
 	"systemd":              0,
 }
@@ -65,6 +66,7 @@ var walls = []struct{ from, to, reason string }{
 // wallDoors are the imports that go through a wall, each with its reason.
 var wallDoors = map[[2]string]string{
 	{"agent/job", "internal/crashpoint"}:  "the instants at which a crash is interesting are those of the state machine",
+	{"agent/job", "internal/contain"}:     "a panic in a job fails that job",
 	{"internal/bench", "os/exec"}:         "it runs the programs that it measures",
 	{"internal/snapshot", "os/exec"}:      "what lies on a logical volume only LVM's own programs may change",
 	{"internal/testbed", "os/exec"}:       "it starts the real parts that tests use",

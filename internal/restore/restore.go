@@ -17,9 +17,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/durable"
 	"holdfast/internal/pulse"
 	"holdfast/internal/snapshot"
@@ -191,7 +191,7 @@ func (r *run) all(ctx context.Context) (err error) {
 			_ = t.Close() // nothing is written through it any more
 		}
 	}()
-	var syncing errgroup.Group
+	var syncing contain.Group
 	defer func() { _ = syncing.Wait() }() // before the targets close; where it counts, its error was returned below
 	for i := range volumes {
 		dir := filepath.Join(work, "volume")
@@ -228,6 +228,12 @@ func (r *run) all(ctx context.Context) (err error) {
 	}
 	if len(r.o.Include) > 0 && r.counts.entries.Load() == 0 {
 		return fmt.Errorf("%w %q", ErrNothingIncluded, r.o.Include)
+	}
+	if len(volumes) > 1 {
+		// An image syncs its content, and the sync of a tree may have come before the image: their names are still to be made durable.
+		if err := syncFolder(filepath.Join(work, "volume")); err != nil {
+			return fmt.Errorf("sync the folder of the volumes: %w", err)
+		}
 	}
 	// rename(2) puts a folder in the place of an empty one, in one step; os.Rename would refuse.
 	if err := unix.Rename(filepath.Join(work, "volume"), dest); err != nil {

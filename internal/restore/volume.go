@@ -12,8 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
-
+	"holdfast/internal/contain"
 	"holdfast/internal/image"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -74,8 +73,8 @@ type builder struct {
 	skip   bool  // the last file was not included
 	end    int64 // how far the extents of cur reach
 
-	fetching *errgroup.Group // of the window before, or nil
-	before   *window         // that it fetches
+	fetching *contain.Group // of the window before, or nil
+	before   *window        // that it fetches
 }
 
 func (r *run) volume(ctx context.Context, vol *vault.Volume, dir string) error {
@@ -183,7 +182,7 @@ func (b *builder) fetchWindow(ctx context.Context) error {
 	}
 	win := b.win
 	b.win, b.before = newWindow(), win
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := contain.WithContext(ctx)
 	b.fetching = g
 	g.Go(func() error { return b.fetch(gctx, win) })
 	return nil
@@ -223,7 +222,7 @@ type request struct {
 }
 
 func (b *builder) fetch(ctx context.Context, win *window) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(b.o.Workers)
 	for _, q := range requests(win) {
 		g.Go(func() error { return b.get(ctx, win, q) })
@@ -284,7 +283,9 @@ func (b *builder) get(ctx context.Context, win *window, q request) error {
 		var err error
 		*plain, err = opener.Open(vault.Content, l, (*buf)[l.Off-first.Off:][:l.Len], *plain)
 		if err != nil {
-			return err
+			if *plain, err = b.o.Vault.Again(ctx, vault.Content, l, err); err != nil {
+				return err
+			}
 		}
 		for _, p := range win.places[l] {
 			if _, err := p.to.writer().WriteAt((*plain)[p.in:p.in+p.n], p.off); err != nil {

@@ -2,11 +2,14 @@ package testbed
 
 import (
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // PowerDisk is a file system on a loop device whose power can be cut. Device, mount point and UUID stay the same all the time, as on a
@@ -19,7 +22,6 @@ type PowerDisk struct {
 	t       testing.TB
 	options string // of mount(8)
 	image   string // the file under the device
-	cuts    int
 }
 
 // NewPowerDisk mounts a new file system of that kind and size, bytes, with these options. The changes of inodes reach the disk
@@ -77,6 +79,19 @@ func (d *PowerDisk) Unmount() {
 	}
 }
 
+// Sync brings to the disk what the kernel has of it in memory.
+func (d *PowerDisk) Sync() {
+	d.t.Helper()
+	f, err := os.Open(d.Point)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
 // Free unmounts the disk for good and returns its device, for another use.
 func (d *PowerDisk) Free() string {
 	d.t.Helper()
@@ -88,18 +103,49 @@ func (d *PowerDisk) Free() string {
 // disk must be closed. The boot id of the host stays the same.
 func (d *PowerDisk) PowerCut() {
 	d.t.Helper()
-	d.cuts++
-	cut := d.image + strings.Repeat("'", d.cuts)
+	cut := d.image + ".cut"
 	if err := run("cp", "--sparse=always", d.image, cut); err != nil {
 		d.t.Fatal(err)
 	}
 	d.Unmount()
-	if err := errors.Join(run("losetup", "--detach", d.Device), os.Remove(d.image)); err != nil {
-		d.t.Fatal(err)
-	}
-	d.image = cut
-	if err := run("losetup", d.Device, cut); err != nil {
+	// The content goes back under the same device: one that was given up may be taken by another test.
+	if err := errors.Join(overwrite(d.image, cut), run("blockdev", "--flushbufs", d.Device), os.Remove(cut)); err != nil {
 		d.t.Fatal(err)
 	}
 	d.Mount()
+}
+
+// overwrite gives a file of the same size the content of another, in place.
+func overwrite(path, from string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	if err := unix.Fallocate(int(dst.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, info.Size()); err != nil {
+		return err
+	}
+	for at := int64(0); ; {
+		data, err := unix.Seek(int(src.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if at, err = unix.Seek(int(src.Fd()), data, unix.SEEK_HOLE); err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.NewOffsetWriter(dst, data), io.NewSectionReader(src, data, at-data)); err != nil {
+			return err
+		}
+	}
 }

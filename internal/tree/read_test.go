@@ -31,7 +31,7 @@ func TestOpenReadsWhatIsThere(t *testing.T) {
 		"untouched": {change: func(string) error { return nil }, kind: tree.File, want: "content"},
 		"removed":   {change: os.Remove, err: tree.ErrVanished},
 		"replaced": {change: func(p string) error {
-			return errors.Join(os.WriteFile(p+".new", []byte("another"), 0o600), setAttribute(p+".new"), os.Chmod(p+".new", 0o4711), os.Chown(p+".new", 7, 8), os.Rename(p+".new", p))
+			return errors.Join(os.WriteFile(p+".new", []byte("another"), 0o600), setAttribute(p+".new"), os.Chown(p+".new", 7, 8), unix.Chmod(p+".new", 0o4711), os.Rename(p+".new", p))
 		}, kind: tree.File, want: "another"},
 		"written": {change: func(p string) error {
 			return errors.Join(os.WriteFile(p, []byte("longer than before"), 0), setAttribute(p))

@@ -7,8 +7,7 @@ import (
 	"fmt"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
-
+	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
 
@@ -32,7 +31,7 @@ func List(ctx context.Context, st obs.Store, id *Identity) ([]Found, error) {
 			all = append(all, Found{ID: vid})
 		}
 	}
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := contain.WithContext(ctx)
 	g.SetLimit(8)
 	for i := range all {
 		g.Go(func() error {

@@ -120,15 +120,14 @@ func newestHeader(ctx context.Context, st obs.Store, vid string, id *Identity) (
 		if ref.size > maxHeader {
 			return ref, header{}, secret{}, &CorruptError{Object: ref.key, Reason: fmt.Sprintf("has %d bytes, more than the %d of its kind", ref.size, maxHeader)}
 		}
-		raw := make([]byte, ref.size)
-		n, err := st.ReadAt(ctx, ref.key, raw, 0)
-		if errors.Is(err, obs.ErrNotFound) && ref.key != seen {
-			seen = ref.key // replaced since the list was made: its successor was there before it went
-			continue
-		} else if err != nil || n != len(raw) {
-			return ref, header{}, secret{}, readError(ref.key, n, len(raw), 0, err)
+		h, s, err := readHeader(ctx, st, ref, vid, id)
+		if errors.Is(err, obs.ErrNotFound) {
+			if ref.key != seen {
+				seen = ref.key // replaced since the list was made: its successor was there before it went
+				continue
+			}
+			err = readError(ref.key, 0, int(ref.size), 0, err)
 		}
-		h, s, err := openHeader(ref, vid, raw, id)
 		return ref, h, s, err
 	}
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
@@ -29,12 +31,38 @@ func GenerateIdentity() (*Identity, error) {
 	return &Identity{ids: []age.Identity{id}, pubs: []string{id.Recipient().String()}}, nil
 }
 
-// ParseIdentity reads an age identity file: lines of AGE-SECRET-KEY-1…, comments with #. The recipient
-// is that of the first. The message of its errors never repeats the file's content.
+// KeyError says why a file is no key, and what to do about it. It never repeats the file's content.
+type KeyError struct {
+	File   string // "" where the content came from elsewhere
+	Reason string
+	Remedy string
+	Err    error // of the file system; nil is allowed
+}
+
+func (e *KeyError) Error() string {
+	if e.File == "" {
+		return "key: " + e.Reason
+	}
+	return fmt.Sprintf("key %s: %s", e.File, e.Reason)
+}
+
+func (e *KeyError) Unwrap() error { return e.Err }
+
+// maxKeyFile is more than any file of identities has: a device gives bytes without an end.
+const maxKeyFile = 1 << 20
+
+// ParseIdentity reads an age identity file: lines of AGE-SECRET-KEY-1…, comments with #, whatever ends the lines. The recipient
+// is that of the first. Its errors are *KeyError.
 func ParseIdentity(file []byte) (*Identity, error) {
-	ids, err := age.ParseIdentities(bytes.NewReader(file))
+	lines := bytes.Split(bytes.TrimPrefix(file, []byte("\xef\xbb\xbf")), []byte("\n")) // an editor may begin a file with this mark
+	for i := range lines {
+		lines[i] = bytes.TrimSpace(lines[i])
+	}
+	clean := bytes.Join(lines, []byte("\n"))
+	defer clear(clean)
+	ids, err := age.ParseIdentities(bytes.NewReader(clean))
 	if err != nil || len(ids) == 0 {
-		return nil, errors.New("is no age identity file (a line that begins with AGE-SECRET-KEY-1)")
+		return nil, noIdentity(clean)
 	}
 	out := &Identity{ids: ids}
 	for _, id := range ids {
@@ -44,24 +72,86 @@ func ParseIdentity(file []byte) (*Identity, error) {
 		case *age.HybridIdentity:
 			out.pubs = append(out.pubs, id.Recipient().String())
 		default:
-			return nil, errors.New("holds an age identity of a kind that has no recipient of its own")
+			return nil, &KeyError{Reason: "holds an age identity of a kind that has no recipient of its own", Remedy: makeKey}
 		}
 	}
 	return out, nil
 }
 
-// LoadIdentity reads the identity file at path.
+const makeKey = "holdfast key new --out FILE makes a key"
+
+// noIdentity says what a file is that is no identity file.
+func noIdentity(file []byte) *KeyError {
+	const secret = "AGE-SECRET-KEY-"
+	text := string(bytes.ToUpper(bytes.TrimSpace(file)))
+	begins := func(prefix string) bool { return strings.HasPrefix(text, strings.ToUpper(prefix)) }
+	holds := func(prefix string) bool {
+		return begins(prefix) || strings.Contains(text, "\n"+strings.ToUpper(prefix))
+	}
+	switch {
+	case text == "":
+		return &KeyError{Reason: "is empty", Remedy: "take the file from your copy of the key; " + makeKey + ", which opens no vault that is there already"}
+	case begins("age-encryption.org/"), begins("-----BEGIN AGE ENCRYPTED FILE"):
+		return &KeyError{Reason: "is encrypted by age itself", Remedy: "decrypt it first (age --decrypt --output KEY FILE), and name what comes out"}
+	case strings.IndexByte(text, 0) >= 0:
+		return &KeyError{Reason: "is no text in UTF-8", Remedy: "a key is a text file with a line that begins with " + secret + "1; store it as UTF-8"}
+	case holds("AGE-PLUGIN-"):
+		return &KeyError{Reason: "holds an identity of an age plugin, which Holdfast does not run", Remedy: makeKey}
+	case holds(secret):
+		return &KeyError{Reason: "holds an age identity that is damaged or incomplete", Remedy: "take the file from your copy of the key; lines must be whole"}
+	case holds("age1"):
+		return &KeyError{
+			Reason: "holds a recipient (age1…), the public half of a key",
+			Remedy: "name the file with the identity (AGE-SECRET-KEY-1…) that belongs to it; recipients go to --recipient",
+		}
+	case begins("-----BEGIN OPENSSH"), begins("ssh-"), begins("-----BEGIN"):
+		return &KeyError{Reason: "holds a key of another program (SSH or TLS)", Remedy: makeKey}
+	}
+	return &KeyError{Reason: "is no age identity file", Remedy: "name a file with a line that begins with " + secret + "1; " + makeKey}
+}
+
+// LoadIdentity reads the identity file at path. Its errors are *KeyError.
 func LoadIdentity(path string) (*Identity, error) {
-	b, err := os.ReadFile(path)
+	b, err := readKeyFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read key: %w", err)
+		return nil, err
 	}
 	defer clear(b)
 	id, err := ParseIdentity(b)
-	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", path, err)
+	if bad, ok := errors.AsType[*KeyError](err); ok {
+		bad.File = path
 	}
-	return id, nil
+	return id, err
+}
+
+// readKeyFile reads a file that a person named.
+func readKeyFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	var b []byte
+	if err == nil {
+		defer f.Close() // only read
+		b, err = io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	}
+	fault := &KeyError{File: path, Err: err}
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		fault.Reason = pe.Err.Error()
+	}
+	switch {
+	case err == nil && len(b) > maxKeyFile:
+		clear(b)
+		return nil, &KeyError{File: path, Reason: "has more than 1 MiB", Remedy: "name a file with a line that begins with AGE-SECRET-KEY-1; " + makeKey}
+	case err == nil:
+		return b, nil
+	case errors.Is(err, fs.ErrNotExist):
+		fault.Remedy = "check the path; " + makeKey
+	case errors.Is(err, fs.ErrPermission):
+		fault.Remedy = "the key may be right, but this user may not read it: run as the owner of the file, or let its owner change that (chmod, chown)"
+	case errors.Is(err, syscall.EISDIR):
+		fault.Remedy = "name the file in that folder"
+	default:
+		fault.Remedy = "the file could not be read: look at its disk (dmesg), or take your copy of the key"
+	}
+	return nil, fault
 }
 
 // Recipient returns the public half, age1…, of the first key.

@@ -8,10 +8,10 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/chunk"
+	"holdfast/internal/contain"
 )
 
 // index finds the vault's chunks by name: in the segments that are stored, and in the rows that one writer adds.
@@ -116,7 +116,9 @@ func (x *index) freeze() (spill func()) {
 // spill replaces a frozen table by a segment on the local disk.
 func (x *index) spill(t *rowTable) {
 	s, err := x.writeLocal(t)
-	if err != nil { // the rows stay in memory, which is dear, but no reason to fail
+	if err != nil && !x.dir.firstFault(err) {
+		return
+	} else if err != nil { // the rows stay in memory, which is dear, but no reason to fail
 		x.tell(fmt.Errorf("the disk takes no part of the index, which stays in memory: %w", err))
 		return
 	}
@@ -157,7 +159,7 @@ func (x *index) writeLocal(t *rowTable) (*segment, error) {
 // store writes what was added into the store, as segments. No call of add, freeze or spill may come any more.
 func (x *index) store(ctx context.Context) error {
 	view := x.view.Load()
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(4) // which bounds the memory: the store takes an object whole
 	for _, s := range x.own {
 		g.Go(func() error {

@@ -6,13 +6,17 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/internal/obs"
+	"holdfast/internal/testbed"
 )
 
 // countReads counts what is read.
@@ -48,10 +52,8 @@ func TestLocalFiles(t *testing.T) {
 		{"head of zeros", func(f string) error { return zero(f, n*indexRowSize+1000) }, true},
 		{"folder removed", func(f string) error { return os.RemoveAll(filepath.Dir(f)) }, true},
 		{"foreign files", func(f string) error {
-			old := time.Now().Add(-2 * staleFile)
-			stale := filepath.Join(filepath.Dir(f), unfinished+"1")
 			return errors.Join(os.WriteFile(filepath.Join(filepath.Dir(f), strings.Repeat("0", 32)), []byte("x"), 0o600),
-				os.WriteFile(stale, []byte("x"), 0o600), os.Chtimes(stale, old, old))
+				os.WriteFile(filepath.Join(filepath.Dir(f), unfinished+"1"), []byte("x"), 0o600))
 		}, false},
 	} {
 		if files := segmentFiles(t, v, dir); len(files) == 1 {
@@ -84,35 +86,104 @@ func zero(file string, at int) error {
 	return errors.Join(err, f.Close())
 }
 
-// TestFoldersOfOtherVaults: those that nobody opened for long are removed, what is not of the form of one is left.
+// TestFoldersOfOtherVaults: those that no backup used for long are removed, by the time that the host was up and by its boots, whatever
+// the wall clock and the times of the folders say. What is not of the form of one is left.
 func TestFoldersOfOtherVaults(t *testing.T) {
 	v := fuzzVault(t)
 	dir := t.TempDir()
-	long := time.Now().Add(-2 * staleVault)
-	for _, name := range []string{"0123456789abcdef", "0123456789abcdee", "notes"} {
+	now := clockNow()
+	if now.Boot == "" || now.Up == 0 {
+		t.Fatalf("the clock of the boot says %+v", now)
+	}
+	was := clockNow
+	t.Cleanup(func() { clockNow = was })
+	const used, other, foreign = "0123456789abcdef", "0123456789abcdee", "notes"
+	for _, name := range []string{used, other, foreign} {
 		path := filepath.Join(dir, name)
-		if err := errors.Join(os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "x"), nil, 0o600)); err != nil {
+		long := time.Unix(0, 0)
+		if err := errors.Join(os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "x"), nil, 0o600), os.Chtimes(path, long, long)); err != nil {
 			t.Fatal(err)
 		}
-		if name != "0123456789abcdee" {
-			if err := os.Chtimes(path, long, long); err != nil {
-				t.Fatal(err)
-			}
+	}
+	at := func(c bootClock) { clockNow = func() bootClock { return c } }
+	there := func(when string, want ...string) {
+		t.Helper()
+		openIndex(t, v, dir).close()
+		left, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, e := range left {
+			names = append(names, e.Name())
+		}
+		want = append(want, foreign, v.Fingerprint())
+		slices.Sort(want)
+		if !slices.Equal(names, want) {
+			t.Errorf("%s: left are %v, want %v", when, names, want)
 		}
 	}
-	openIndex(t, v, dir)
-	left, err := os.ReadDir(dir)
+	at(bootClock{})
+	there("the boot is not known", used, other)
+	at(bootClock{"a", 1000})
+	there("seen for the first time", used, other)
+	at(bootClock{"a", 1000 + unusedTime/2})
+	there("half of the time", used, other)
+	at(bootClock{"b", 10})
+	there("after a boot", used, other)
+	at(bootClock{"b", 5})
+	there("a clock of another namespace", used, other)
+	use(filepath.Join(dir, used), clockNow())
+	at(bootClock{"b", 15 + unusedTime/2})
+	there("the time of two boots together", used)
+	for i := range unusedBoots - 1 {
+		at(bootClock{"b" + strconv.Itoa(i), 1})
+		there("many boots", used)
+	}
+	at(bootClock{"last", 1})
+	there("the last boot before it goes", used)
+	at(bootClock{"one more", 1})
+	there("too many boots")
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, used), 0o700), os.WriteFile(filepath.Join(dir, used, stampName), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	there("a stamp that is torn", used)
+}
+
+// TestUnfinishedFilesAreLocked: a file that a process writes stays, whatever its times say; one whose process was killed goes at once.
+func TestUnfinishedFilesAreLocked(t *testing.T) {
+	v, dir := fuzzVault(t), t.TempDir()
+	mine, err := v.openSegmentDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []string
-	for _, e := range left {
-		names = append(names, e.Name())
+	f, err := mine.create()
+	if err != nil {
+		t.Fatal(err)
 	}
-	want := []string{"0123456789abcdee", "notes", v.Fingerprint()}
-	slices.Sort(want)
-	if !slices.Equal(names, want) {
-		t.Errorf("left are %v, want %v", names, want)
+	if err := errors.Join(f.Close(), os.Chtimes(f.Name(), time.Unix(0, 0), time.Unix(0, 0))); err != nil { // as a mapped one is
+		t.Fatal(err)
+	}
+	killed := filepath.Join(filepath.Dir(f.Name()), unfinished+"killed")
+	if err := os.WriteFile(killed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	openIndex(t, v, dir).close()
+	if _, err := os.Stat(f.Name()); err != nil {
+		t.Errorf("a file under way: %v", err)
+	}
+	if _, err := os.Stat(killed); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a killed process's file: %v", err)
+	}
+	mine.discard(f.Name())
+	if f, err = mine.create(); err != nil {
+		t.Fatal(err)
+	}
+	mine.unlock(f.Name()) // as when the process is killed
+	_ = f.Close()
+	openIndex(t, v, dir).close()
+	if _, err := os.Stat(f.Name()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left behind: %v", err)
 	}
 }
 
@@ -147,6 +218,76 @@ func TestFolderThatCanNotBeUsed(t *testing.T) {
 	holds(t, x, 0, 100)
 	if told != 1 {
 		t.Errorf("told %d times", told)
+	}
+}
+
+// TestDiskThatTakesNoIndex: nothing that is wrong with the disk of the cache fails, or is more than one warning, and what there is memory for
+// is found.
+func TestDiskThatTakesNoIndex(t *testing.T) {
+	testbed.Need(t, "root")
+	v := fuzzVault(t)
+	const n = 3000
+	put(t, v, 0, n)
+	put(t, v, n, 2*n)
+	full := testbed.Tmpfs(t, "size=64k")
+	if err := os.WriteFile(filepath.Join(full, "filler"), make([]byte, 64<<10), 0o600); !errors.Is(err, unix.ENOSPC) && err != nil {
+		t.Fatal(err)
+	}
+	tight := testbed.Tmpfs(t, "size=96k") // takes the folder, and a part of a segment
+	inodes := testbed.Tmpfs(t, "nr_inodes=2")
+	sealed := testbed.Tmpfs(t, "size=1m")
+	if err := unix.Mount("", sealed, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, dir := range map[string]string{
+		"full": full, "full in the middle": tight, "no inodes": inodes, "read only": sealed, "a file": file, "below a file": file + "/x",
+		"a name that is too long": filepath.Join(t.TempDir(), strings.Repeat("x", 300)), "nowhere": "/proc/holdfast/index",
+	} {
+		for _, tmp := range []string{t.TempDir(), full, filepath.Join(t.TempDir(), "gone")} {
+			t.Setenv("TMPDIR", tmp)
+			var told []error
+			x, err := v.openIndex(t.Context(), dir, nil, func(err error) { told = append(told, err) })
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			holds(t, x, 0, 2*n)
+			x.close()
+			if len(told) != 1 {
+				t.Errorf("%s: told %v", name, told)
+			}
+		}
+	}
+
+	// Beyond the memory that it may take: without, and once more nothing fails.
+	t.Setenv("TMPDIR", full)
+	segments, err := v.listSegments(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := v.openSegmentDir(file)
+	if err == nil {
+		t.Fatal("a file is a folder")
+	}
+	dir.failed(&diskError{err})
+	for _, size := range segments {
+		dir.shared.maxInMem = size + 1
+	}
+	got := map[bool]int{}
+	for id, size := range segments {
+		s, err := dir.fetch(t.Context(), v, id, size)
+		if err == nil {
+			s.close()
+		} else if !errors.Is(err, errNoRoom) {
+			t.Error(err)
+		}
+		got[err == nil]++
+	}
+	if got[true] != 1 || got[false] != 1 || !strings.Contains(dir.trouble().Error(), "1 of its parts") {
+		t.Errorf("fetched %d, left out %d: %v", got[true], got[false], dir.trouble())
 	}
 }
 

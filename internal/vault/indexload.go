@@ -9,10 +9,10 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
+	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
 
@@ -24,6 +24,7 @@ type segmentSet struct {
 	open     map[segmentID]*segment // those that open and that none of them replaces
 	replaced map[segmentID]bool     // ids that another replaces, listed or not
 	damaged  map[segmentID]error
+	noRoom   map[segmentID]bool // sound for all that is known, but neither disk nor memory takes them
 	tell     func(error)
 
 	mu sync.Mutex
@@ -40,14 +41,14 @@ const maxRounds = 10
 // store. A segment that is listed but gone was replaced, so the index is listed again. Damaged ones are
 // told and left out. When the folder can't be used, that is told, and the segments are fetched into files without a name.
 func (v *Vault) openSegments(ctx context.Context, dir string, tell func(error)) (_ *segmentSet, err error) {
-	set := &segmentSet{v: v, open: map[segmentID]*segment{}, replaced: map[segmentID]bool{}, damaged: map[segmentID]error{}, tell: tell}
+	set := &segmentSet{v: v, open: map[segmentID]*segment{}, replaced: map[segmentID]bool{}, damaged: map[segmentID]error{}, noRoom: map[segmentID]bool{}, tell: tell}
 	defer func() {
 		if err != nil {
 			set.close()
 		}
 	}()
 	if set.dir, err = v.openSegmentDir(dir); err != nil {
-		tell(fmt.Errorf("the folder for the index can't be used, it is fetched anew each time: %w", err))
+		set.dir.failed(&diskError{err})
 	}
 	for range maxRounds {
 		if set.listed, err = v.listSegments(ctx); err != nil {
@@ -68,6 +69,9 @@ func (v *Vault) openSegments(ctx context.Context, dir string, tell func(error)) 
 			delete(set.open, id)
 		}
 	}
+	if trouble := set.dir.trouble(); trouble != nil {
+		tell(trouble)
+	}
 	set.dir.sweep(func(id segmentID) bool { return set.open[id] != nil })
 	return set, nil
 }
@@ -79,7 +83,7 @@ func (v *Vault) listSegments(ctx context.Context) (map[segmentID]int64, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list the index: %w", err)
 		}
-		if id, ok := parseSegmentID(info.Key[len(v.indexPrefix()):]); ok {
+		if id, ok := parseSegmentID(strings.TrimPrefix(info.Key, v.indexPrefix())); ok {
 			listed[id] = info.Size
 		}
 	}
@@ -88,7 +92,7 @@ func (v *Vault) listSegments(ctx context.Context) (map[segmentID]int64, error) {
 
 // wanted says whether a listed segment has to be opened yet.
 func (set *segmentSet) wanted(id segmentID) bool {
-	return set.open[id] == nil && !set.replaced[id] && set.damaged[id] == nil
+	return set.open[id] == nil && !set.replaced[id] && set.damaged[id] == nil && !set.noRoom[id]
 }
 
 // put adds an open segment.
@@ -116,7 +120,7 @@ func (set *segmentSet) openCached() {
 // was not there any more.
 func (set *segmentSet) fetchMissing(ctx context.Context) (gone bool, err error) {
 	ids := slices.SortedFunc(maps.Keys(set.listed), func(a, b segmentID) int { return cmp.Compare(set.listed[b], set.listed[a]) })
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(8)
 	for _, id := range ids {
 		g.Go(func() error {
@@ -141,6 +145,11 @@ func (set *segmentSet) fetchMissing(ctx context.Context) (gone bool, err error) 
 				set.damaged[id] = err
 				set.mu.Unlock()
 				set.tell(err)
+				return nil
+			case errors.Is(err, errNoRoom):
+				set.mu.Lock()
+				set.noRoom[id] = true
+				set.mu.Unlock()
 				return nil
 			}
 			return err

@@ -9,8 +9,7 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
+	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
 
@@ -120,7 +119,7 @@ func (v *Vault) readTables(ctx context.Context, x *index, stored, listed map[Pac
 	todo := slices.Collect(maps.Keys(stored))
 	todo = slices.DeleteFunc(todo, func(p PackID) bool { return listed[p] })
 	var mu sync.Mutex // over x.add and the report
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(16)
 	for _, id := range todo {
 		g.Go(func() error {

@@ -215,6 +215,9 @@ func (s *segment) close() {
 	s.open, s.data = nil, nil
 }
 
+// errFault says that the disk failed under a mapping.
+var errFault = errors.New("cached index segment can't be read")
+
 // guardFaults runs read, which reads mapped memory, and returns an error where that fails: a disk that
 // can't be read, or a file that somebody made shorter, raises SIGBUS.
 func guardFaults(read func()) (err error) {
@@ -225,7 +228,7 @@ func guardFaults(read func()) (err error) {
 			if !ok {
 				panic(r)
 			}
-			err = fmt.Errorf("cached index segment can't be read at %#x", fault.Addr())
+			err = fmt.Errorf("%w at %#x", errFault, fault.Addr())
 		}
 	}()
 	read()

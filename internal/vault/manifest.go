@@ -153,8 +153,8 @@ func digest(b []byte) string {
 	return hex.EncodeToString(d[:])
 }
 
-// Manifest reads and opens a backup's manifest. ErrNoBackup, ErrCorrupt, ErrNewer.
-func (v *Vault) Manifest(ctx context.Context, ref BackupRef) (*Manifest, error) {
+// readManifest is Manifest by one look.
+func (v *Vault) readManifest(ctx context.Context, ref BackupRef) (*Manifest, error) {
 	id, ok := parseBackupID(ref.ID)
 	if CheckInstance(ref.Instance) != nil || !ok {
 		return nil, fmt.Errorf("%w: %s %s", ErrNoBackup, ref.Instance, ref.ID)

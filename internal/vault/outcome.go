@@ -115,8 +115,8 @@ type outcome int
 const (
 	unknown outcome = iota
 	stored
-	damaged // other bytes stand under its name
-	absent  // the store does not have it now; a put that is under way may still come
+	overwritten // other bytes stand under its name
+	absent      // the store does not have it now; a put that is under way may still come
 )
 
 // storeManifest puts a manifest and reads it back. When that fails, open tells that it may be stored all the same.
@@ -147,7 +147,7 @@ func (v *Vault) decide(ctx context.Context, d *doubt, repeat bool) (outcome, err
 	case sameBytes:
 		return stored, nil
 	case otherBytes:
-		return damaged, err
+		return overwritten, err
 	case missing:
 		return absent, err
 	case notRead:
@@ -172,7 +172,7 @@ func (v *Vault) confirm(ctx context.Context, d *doubt) error {
 	switch what {
 	case stored:
 		return nil
-	case damaged:
+	case overwritten:
 		return fmt.Errorf("read manifest back: %w", derr)
 	case unknown, absent:
 	}
@@ -262,7 +262,7 @@ func (v *Vault) settleOne(ctx context.Context, d *doubt) (*Settled, error) {
 	switch {
 	case what == stored:
 		so.Exists = true
-	case what == damaged:
+	case what == overwritten:
 		so.Err = err
 	case what == absent && !protected:
 		// Nobody puts it any more, and the packs of a manifest that comes late may be gone: it can't be relied upon.

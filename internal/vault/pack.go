@@ -160,8 +160,8 @@ func (v *Vault) PackTable(ctx context.Context, id PackID) ([]Row, int64, error) 
 	return rows, info.Size, nil
 }
 
-// packTable is PackTable of a pack that is to have that many bytes.
-func (v *Vault) packTable(ctx context.Context, id PackID, size int64) ([]Row, error) {
+// readPackTable is packTable by one look.
+func (v *Vault) readPackTable(ctx context.Context, id PackID, size int64) ([]Row, error) {
 	key := v.packKey(id)
 	bad := func(reason string) error { return &CorruptError{Object: key, Reason: reason} }
 	if size < int64(packHeader+tableRoom(0)) || size > maxPack {
@@ -238,8 +238,8 @@ func (v *Vault) checkLoc(kind ChunkKind, loc Loc) error {
 	return nil
 }
 
-// ReadChunk reads and opens the chunk at loc.
-func (v *Vault) ReadChunk(ctx context.Context, kind ChunkKind, loc Loc) ([]byte, error) {
+// readChunk is ReadChunk by one look.
+func (v *Vault) readChunk(ctx context.Context, kind ChunkKind, loc Loc) ([]byte, error) {
 	if err := v.checkLoc(kind, loc); err != nil {
 		return nil, err
 	}

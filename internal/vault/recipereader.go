@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"slices"
 
-	"golang.org/x/sync/errgroup"
+	"holdfast/internal/contain"
 )
 
 // How a recipe is read. Its pages lie in runs, but in a chain of backups a recipe has pages of all of them, in turns;
@@ -75,7 +75,7 @@ func (v *Vault) readMeta(ctx context.Context, refs []PageRef, each func(int, Pag
 		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := contain.WithContext(ctx)
 	batches := make(chan *metaBatch)
 	g.Go(func() error {
 		defer close(batches)
@@ -95,7 +95,7 @@ func (v *Vault) readMeta(ctx context.Context, refs []PageRef, each func(int, Pag
 	})
 	at := 0
 	for b := range batches {
-		if err := v.openBatch(b, at, each); err != nil {
+		if err := v.openBatch(ctx, b, at, each); err != nil {
 			cancel()
 			_ = g.Wait() // only because of err
 			return err
@@ -128,7 +128,7 @@ func (v *Vault) fetchBatch(ctx context.Context, refs []PageRef) (*metaBatch, err
 	slices.SortFunc(order, func(i, j int) int {
 		return cmp.Or(bytes.Compare(refs[i].Pack[:], refs[j].Pack[:]), cmp.Compare(refs[i].Off, refs[j].Off))
 	})
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(batchRequests)
 	gaps := 0
 	for len(order) > 0 {
@@ -158,13 +158,15 @@ func (v *Vault) fetchBatch(ctx context.Context, refs []PageRef) (*metaBatch, err
 	return b, g.Wait()
 }
 
-func (v *Vault) openBatch(b *metaBatch, at int, each func(int, PageRef, []byte) error) error {
+func (v *Vault) openBatch(ctx context.Context, b *metaBatch, at int, each func(int, PageRef, []byte) error) error {
 	var sealed []byte
 	for i, r := range b.refs {
 		sealed = append(sealed[:0], b.sealed[i]...) // opening destroys it, and two may be one
 		plain, err := v.Opener(r.Pack).Open(Meta, r.Loc(), sealed, nil)
 		if err != nil {
-			return err
+			if plain, err = v.Again(ctx, Meta, r.Loc(), err); err != nil {
+				return err
+			}
 		}
 		if err := each(at+i, r, plain); err != nil {
 			return err

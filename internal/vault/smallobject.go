@@ -8,8 +8,7 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
+	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 	"holdfast/internal/seal"
 )
@@ -18,7 +17,7 @@ import (
 // that was deleted meanwhile is passed over.
 func (v *Vault) readSmall(ctx context.Context, folder, prefix string, limit int64, wanted func(id string) bool, each func(id string, object []byte) error) error {
 	var mu sync.Mutex
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := contain.WithContext(ctx)
 	g.SetLimit(8)
 	for info, err := range v.st.List(ctx, folder+prefix) {
 		if err != nil {
@@ -32,16 +31,19 @@ func (v *Vault) readSmall(ctx context.Context, folder, prefix string, limit int6
 			if info.Size > limit {
 				return &CorruptError{Object: info.Key, Reason: fmt.Sprintf("has %d bytes, more than the %d of its kind", info.Size, limit)}
 			}
-			object := make([]byte, info.Size)
-			n, err := v.st.ReadAt(gctx, info.Key, object, 0)
-			if errors.Is(err, obs.ErrNotFound) {
-				return nil
-			} else if err != nil && n < len(object) {
-				return readError(info.Key, n, len(object), 0, err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			return each(id, object)
+			_, err := lookTwice(gctx, v.st, info.Key, func(ctx context.Context) (none struct{}, err error) {
+				object := make([]byte, info.Size)
+				n, err := v.st.ReadAt(ctx, info.Key, object, 0)
+				if errors.Is(err, obs.ErrNotFound) {
+					return none, nil
+				} else if err != nil && n < len(object) {
+					return none, readError(info.Key, n, len(object), 0, err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				return none, each(id, object)
+			})
+			return err
 		})
 	}
 	return g.Wait()

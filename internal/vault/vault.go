@@ -130,11 +130,8 @@ func CreateWith(ctx context.Context, st obs.Store, name string, nameKey []byte, 
 		return nil, err
 	}
 	vid := ID(name, nameKey)
-	there, err := headersOf(ctx, st, vid)
-	if err != nil {
-		return nil, fmt.Errorf("look for vault %s: %w", name, err)
-	} else if len(there) > 0 {
-		return nil, fmt.Errorf("%w: %s in %s", ErrVaultExists, name, st)
+	if err := mustBeFree(ctx, st, vid, name); err != nil {
+		return nil, err
 	}
 	s := secret{Key: make([]byte, 32), Name: name, Proof: proofOf(nameKey, vid)}
 	defer s.clear()
@@ -147,11 +144,12 @@ func CreateWith(ctx context.Context, st obs.Store, name string, nameKey []byte, 
 		return nil, err
 	}
 	// The signpost first: one to nothing is passed over, but a vault without one is hard to find.
-	if err := st.Put(ctx, signpostKey(vid), []byte(signpost)); err != nil {
+	once, err := CreatesOnce(ctx, st, name, nameKey)
+	if err != nil {
 		return nil, fmt.Errorf("write vault %s: %w", name, err)
 	}
 	put := st.Put
-	if st.Capabilities().ConditionalPut {
+	if once {
 		put = st.PutNew
 	}
 	err = putHeader(ctx, st, firstHeaderKey(vid), doc, put)
@@ -246,6 +244,9 @@ func derive(master []byte, purpose string) (sub [32]byte) {
 // readAll reads an object whole, but refuses one of more than limit bytes before taking memory.
 func readAll(ctx context.Context, st obs.Store, key string, limit int64) ([]byte, error) {
 	info, err := st.Stat(ctx, key)
+	if errors.Is(err, obs.ErrNotFound) { // who reads an object saw it in a list, so a second look is worth its while
+		info, err = st.Stat(obs.Afresh(ctx), key)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -304,5 +305,5 @@ func readError(key string, n, want int, off int64, err error) error {
 	case err == nil:
 		return fmt.Errorf("read %s: store returned %d of %d bytes and no error", key, n, want)
 	}
-	return fmt.Errorf("read %s: %w", key, err)
+	return err // the store's errors name the operation and the object
 }

@@ -12,9 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
-
 	"holdfast/internal/chunk"
+	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
 
@@ -206,7 +205,7 @@ func (c *check) backup(ctx context.Context, ref BackupRef) error {
 // packs looks at every pack that was named.
 func (c *check) packs(ctx context.Context) error {
 	c.progress.Packs = len(c.users)
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(4)
 	ids := slices.Collect(maps.Keys(c.users))
 	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
@@ -291,7 +290,10 @@ func (v *Vault) verifyRows(ctx context.Context, id PackID, rows []Row) (chunks u
 		}
 		at := buf.run
 		for _, r := range rows[:n] {
-			buf.plain, err = openChunk(aead, key, r.Kind, Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw}, at[:r.Len], buf.plain)
+			loc := Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw}
+			if buf.plain, err = openChunk(aead, key, r.Kind, loc, at[:r.Len], buf.plain); err != nil {
+				buf.plain, err = v.Again(ctx, r.Kind, loc, err)
+			}
 			if err != nil {
 				return chunks, err
 			}
@@ -313,7 +315,7 @@ func (v *Vault) Sample(ctx context.Context, packs []PackRef, n int) (int, error)
 	picked := rand.Perm(len(packs))[:min(n, len(packs))]
 	want := max(1, n/max(len(packs), 1))
 	runs := make([][][]Row, len(picked))
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := contain.WithContext(ctx)
 	g.SetLimit(sampleInFlight)
 	for k, i := range picked {
 		g.Go(func() error {
@@ -329,7 +331,7 @@ func (v *Vault) Sample(ctx context.Context, packs []PackRef, n int) (int, error)
 		return 0, err
 	}
 	var read atomic.Uint64
-	g, gctx = errgroup.WithContext(ctx)
+	g, gctx = contain.WithContext(ctx)
 	g.SetLimit(sampleInFlight)
 	for k, i := range picked {
 		for _, run := range runs[k] {

@@ -12,9 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"holdfast/internal/chunk"
+	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 	"holdfast/internal/seal"
 )
@@ -68,7 +67,7 @@ type Writer struct {
 
 	buffers *buffers
 
-	uploads *errgroup.Group
+	uploads *contain.Group
 	ctx     context.Context // ends when an upload failed; the group's, for the life of the Writer
 	cancel  context.CancelCauseFunc
 
@@ -131,7 +130,7 @@ func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, err
 	w.buffers = opts.Buffers.use(v.bufferSize())
 	cctx, cancel := context.WithCancelCause(ctx)
 	w.cancel = cancel
-	w.uploads, w.ctx = errgroup.WithContext(cctx)
+	w.uploads, w.ctx = contain.WithContext(cctx)
 	return w, nil
 }
 
@@ -342,7 +341,7 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	w.buffers.end() // before the index takes memory
 	added := slices.Concat(w.reused, w.packs)
 	if err == nil {
-		g, gctx := errgroup.WithContext(ctx)
+		g, gctx := contain.WithContext(ctx)
 		g.Go(func() error { return w.idx.store(gctx) })
 		if w.opts.Confirmed != nil {
 			g.Go(func() error { return w.opts.Confirmed(gctx, added) })
@@ -410,7 +409,7 @@ func (v *Vault) PackRefs(ctx context.Context, ids []PackID, added []PackRef) ([]
 	refs := make([]PackRef, len(ids))
 	var mu sync.Mutex
 	var missing []PackID
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(16)
 	for i, id := range ids {
 		refs[i] = PackRef{ID: id, Size: sizes[id]}

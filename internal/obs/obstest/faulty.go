@@ -24,7 +24,7 @@ const (
 	Stat   Op = "stat"
 	List   Op = "list"
 	Delete Op = "delete"
-	Extend Op = "extend the lock of"
+	Extend Op = "extend lock"
 )
 
 // Fault is what goes wrong, and when. The zero value fails every call with obs.ErrUnavailable.

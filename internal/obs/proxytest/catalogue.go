@@ -61,7 +61,7 @@ func listDocuments() []Misbehaviour {
 // late waits longer than the patience of a store.
 func late(r *http.Request) {
 	select {
-	case <-time.After(300 * time.Millisecond):
+	case <-time.After(600 * time.Millisecond):
 	case <-r.Context().Done():
 	}
 }
@@ -220,6 +220,8 @@ func reads() []Misbehaviour {
 			{Op: op, Fault: "200 with the page of a gateway", wrap: page(op, 1, always, 200, htmlType, htmlPage)},
 			{Op: op, Fault: "200 with the page of a gateway, once", Works: true, wrap: page(op, 1, 1, 200, htmlType, htmlPage)},
 			{Op: op, Fault: "404 once for what was just put", Works: true, wrap: page(op, 1, 1, 404, xmlType, fmt.Sprintf(errorPage, "NoSuchKey"))},
+			{Op: op, Fault: "404 with the page of an ingress", wrap: page(op, 1, always, 404, htmlType, htmlPage)},
+			{Op: op, Fault: "404 with the page of an ingress, once", Works: true, wrap: page(op, 1, 1, 404, htmlType, htmlPage)},
 			{Op: op, Fault: "no Last-Modified", Works: true, wrap: header(op, "Last-Modified", "")},
 			{Op: op, Fault: "Last-Modified of another form", Works: true, wrap: header(op, "Last-Modified", "2026-01-02T03:04:05Z")},
 			{Op: op, Fault: "Expires of another form", Works: true, wrap: header(op, "Expires", "0")},

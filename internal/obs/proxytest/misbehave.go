@@ -49,7 +49,7 @@ type Misbehaviour struct {
 	Works bool
 	// V2 tells that only a list of version 2 shows it.
 	V2 bool
-	// Late tells that the server takes longer than a store's patience (Options.Stall) of a tenth of a second.
+	// Late tells that the server takes longer than a store's patience (Options.Stall) of a quarter of a second.
 	Late bool
 	// Damages tells that bytes change on their way: what a store reads is not what it put, without an error.
 	Damages bool
