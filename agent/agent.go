@@ -221,7 +221,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 			"wait_seconds", e.Wait.Seconds(), "error", e.Err.Error())
 	}}
 	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{
-		Observe: a.storeRequest, Retry: &policy, Retained: vault.Retained, Limiter: a.limiter,
+		Observe: a.storeRequest, Retry: &policy, Retention: vault.Retention, Limiter: a.limiter,
 		Warn: func(message string) { a.log.Warn("the file system of the store lacks something", "reason", message) },
 	})
 	if err != nil {
@@ -235,7 +235,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	a.engine = backup.NewHost(backup.HostOptions{Budget: int64(a.cfg.Limits.Memory), Runs: a.cfg.Limits.Jobs, MaxLevel: strongest})
 	brake := a.cfg.Brake
 	a.engine.Brake = pressure.NewBrake(pressure.Limits{CPU: float64(brake.CPU) / 100, IO: float64(brake.IO) / 100, Memory: float64(brake.Memory) / 100})
-	a.vaults = &vaults{a: a, identity: identity, nameKey: bytes.TrimSpace(nameKey), open: map[string]*openVault{}}
+	a.vaults = &vaults{a: a, identity: identity, nameKey: bytes.TrimSpace(nameKey), open: map[string]*openVault{}, jobs: map[string]*backup.Job{}}
 	opened(a.vaults.close)
 	return nil
 }

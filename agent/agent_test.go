@@ -645,7 +645,7 @@ func TestStoreTrouble(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.backup("acme", "r1", "phone-1")
-	h.trouble(of, "no such bucket")
+	h.trouble(of, "the store's folder is not there")
 	if err := os.Rename(h.in("away"), h.in("store")); err != nil {
 		t.Fatal(err)
 	}

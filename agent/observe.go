@@ -104,7 +104,7 @@ func (w *watcher) stored(err error) {
 	case err == nil, errors.Is(err, obs.ErrNotFound), errors.Is(err, obs.ErrExists):
 		w.store.set(nil)
 	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrNoBucket), errors.Is(err, obs.ErrAccess), errors.Is(err, obs.ErrNoSpace),
-		errors.Is(err, obs.ErrWrongRegion):
+		errors.Is(err, obs.ErrWrongRegion), errors.Is(err, obs.ErrFileSystem):
 		w.store.set(err)
 	}
 }

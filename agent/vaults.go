@@ -27,6 +27,8 @@ type vaults struct {
 
 	mu   sync.Mutex
 	open map[string]*openVault // by tenant
+	// jobs are the engine's, by the agent's id: those of which a round of pre-copy ran and the backup did not yet.
+	jobs map[string]*backup.Job
 }
 
 // openVault is one tenant's vault; the turn lets one job open it while others of the tenant wait, and
@@ -164,8 +166,12 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		Progress: func(p backup.Progress) {
 			r.Progress(job.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent})
 		},
+		Job:          v.engineJob(r.Job),
 		CatalogueDir: v.a.catalogues(),
 		IndexDir:     filepath.Join(v.a.cfg.StateDir, "index"), // as with the catalogues, it may be deleted at any time
+	}
+	if !r.Precopy {
+		defer v.Over(ctx, r.Job)
 	}
 	depth := "every pack confirmed by the store, manifest read back, "
 	if !r.Deadline.IsZero() {
@@ -205,6 +211,11 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		v.a.log.Error("content changed without a sign, and its whole volume is read; verify the earlier backups of the instance",
 			keyInstance, r.Instance, keyJob, r.Job, "volume", d.Volume, keyReason, "known by "+d.By)
 	}
+	o.Damaged = func(p vault.LostPack) {
+		v.a.metrics.DamagedPack()
+		v.a.log.Error("a pack of the vault can't be used, and what this backup needs of it is stored anew; earlier backups may need it: run holdfast verify",
+			keyInstance, r.Instance, keyJob, r.Job, "object", p.Object, keyReason, p.Reason)
+	}
 	var res *backup.Result
 	err = contain.Call(func() error {
 		return read.reading(ctx, func(ctx context.Context) error {
@@ -222,9 +233,9 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	out := &job.Result{
 		BackupID: res.BackupID, Seq: res.Seq, Parent: res.Parent, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
 		Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesRead: res.BytesRead, BytesNew: res.BytesNew, BytesSent: res.BytesSent,
-		BytesDeduplicated: res.BytesDeduplicated, Packs: res.Packs, Sampled: res.Sampled, Warnings: res.WarningCount,
+		BytesDeduplicated: res.BytesDeduplicated, Packs: res.Packs, Sampled: res.Sampled, SampledReused: res.SampledReused, Warnings: res.WarningCount,
 		LossesAccepted: res.LostAccepted,
-		Depth:          fmt.Sprintf("%s%d chunks read back", depth, res.Sampled),
+		Depth:          fmt.Sprintf("%s%d chunks read back (%d new, %d reused)", depth, res.Sampled, res.Sampled-res.SampledReused, res.SampledReused),
 		Created:        res.Created.UTC(), Verified: res.Verified.UTC(), StageSeconds: map[string]float64{},
 		Catalogues: res.Catalogues,
 	}
@@ -233,6 +244,30 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		out.StageSeconds[stage] = d.Seconds()
 	}
 	return out, nil
+}
+
+// engineJob gives the engine's job for a job of the agent, of which Over is due.
+func (v *vaults) engineJob(id string) *backup.Job {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.jobs[id] == nil {
+		v.jobs[id] = v.a.engine.BeginJob()
+	}
+	return v.jobs[id]
+}
+
+// Over ends the session of the job's rounds of pre-copy.
+func (v *vaults) Over(ctx context.Context, id string) {
+	v.mu.Lock()
+	j := v.jobs[id]
+	delete(v.jobs, id)
+	v.mu.Unlock()
+	if j == nil {
+		return
+	}
+	if err := j.End(ctx); err != nil {
+		v.a.log.Warn("the session of a job stays in the vault until the next backup of this host", keyJob, id, keyReason, err.Error())
+	}
 }
 
 // source says what the engine reads of a volume of an instance.

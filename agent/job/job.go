@@ -198,8 +198,9 @@ type Result struct {
 	BytesSent         uint64             `json:"bytes_sent"` // to the store
 	BytesDeduplicated uint64             `json:"bytes_deduplicated"`
 	Packs             int                `json:"packs"`
-	Sampled           int                `json:"sampled"` // packs read back
-	Depth             string             `json:"depth"`   // what the verification covered, in words
+	Sampled           int                `json:"sampled"`        // chunks read back and compared
+	SampledReused     int                `json:"sampled_reused"` // of those, chunks that the vault had before
+	Depth             string             `json:"depth"`          // what the verification covered, in words
 	Warnings          int                `json:"warnings"`
 	LossesAccepted    int                `json:"losses_accepted,omitempty"` // places without their content, where the configuration accepts it
 	Created           time.Time          `json:"created"`

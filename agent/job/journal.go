@@ -392,7 +392,7 @@ func (jr *Journal) addPack(job, pack string) error {
 	})
 }
 
-// packs returns the ids of the packs that the job may have sent.
+// packs returns the packs that the job may have sent, as addPack was told.
 func (jr *Journal) packs(job string) (ids []string, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		c, prefix := tx.Bucket(bucketPacks).Cursor(), []byte(job+"\x00")

@@ -55,6 +55,7 @@ func (w *worker) interrupt(cause error) {
 func (w *worker) run(soft, hard context.Context) {
 	work, cancel := context.WithCancelCause(hard)
 	defer cancel(nil)
+	defer w.m.parts.Backuper.Over(hard, w.id) // also when the agent stops
 	w.mu.Lock()
 	w.cancel = cancel
 	w.mu.Unlock()

@@ -68,10 +68,10 @@ type BackupRequest struct {
 	Precopy bool
 	// Deadline is when the host is needed; zero when there is no haste.
 	Deadline time.Time
-	// Resume has the ids of packs that earlier tries of this job may have stored.
+	// Resume has the packs that earlier tries of this job may have stored, as PackIntent was told.
 	Resume []string
-	// PackIntent journals the id of a pack; it is called before the pack is sent, from any goroutine.
-	PackIntent func(packID string) error
+	// PackIntent journals the id and the size of a pack; it is called before the pack is sent, from any goroutine.
+	PackIntent func(pack string) error
 	// Sent is called, from any goroutine, when all content is in the store, and what is left needs little of this host. Nil is allowed.
 	Sent func()
 	// Progress takes figures as they grow; it may be called from any goroutine.
@@ -85,6 +85,9 @@ type Backuper interface {
 	// mounted. It reads no content.
 	Look(ctx context.Context, instance, tenant string) error
 	Backup(ctx context.Context, r BackupRequest) (*Result, error)
+	// Over says that the job asks for nothing more, or begins anew: what its rounds of pre-copy keep for the backup can
+	// go. It may come more than once, and when ctx has ended it returns soon.
+	Over(ctx context.Context, job string)
 }
 
 // Progress is how far an upload or a restore is.

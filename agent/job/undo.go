@@ -105,6 +105,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	if err != nil {
 		return err
 	}
+	w.m.parts.Backuper.Over(hard, j.ID) // after the thaw, for which nothing is to wait
 	over := func(j *Job) {
 		if j.Hold {
 			j.Hold, j.HeldUntil = false, w.m.opts.Now().UTC()

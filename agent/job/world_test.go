@@ -34,6 +34,7 @@ type world struct {
 	backups   map[string][]int // instance -> the counts that its manifests hold
 	packs     map[string]int   // pack id -> how often it was sent
 	rounds    map[string]int   // job -> rounds of pre-copy
+	kept      map[string]bool  // jobs of which the engine was not told yet that they are over
 	marks     map[string][]byte
 	disks     map[string]disk                                       // path -> what a restore finds or leaves there
 	room      func(context.Context, job.Base) (int64, int64, error) // nil: not asked
@@ -72,7 +73,7 @@ type phone struct {
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
 		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{}, made: map[string]string{},
-		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, marks: map[string][]byte{}, disks: map[string]disk{},
+		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{},
 		bootID: "boot-1",
 	}
 	for _, n := range names {
@@ -142,6 +143,7 @@ func (w *world) start(crashAt int, opts job.Options) *life {
 	l.m = job.New(j, l.parts(), opts)
 	w.mu.Lock()
 	w.current = j
+	clear(w.kept) // with the process before
 	w.mu.Unlock()
 	ctx, cancel := context.WithCancel(w.t.Context())
 	l.cancel = cancel
@@ -205,6 +207,9 @@ func (l *life) alive() {
 func (l *life) stop() {
 	l.cancel()
 	<-l.ended
+	if len(l.w.kept) > 0 && !l.isDead() {
+		l.w.t.Errorf("the engine was not told that jobs are over: %v", l.w.kept)
+	}
 	if err := l.j.Close(); err != nil {
 		l.w.t.Error(err)
 	}
@@ -580,6 +585,9 @@ func (b fakeEngine) Look(_ context.Context, instance, _ string) error {
 
 func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
 	w := b.l.w
+	w.mu.Lock()
+	w.kept[r.Job] = true
+	w.mu.Unlock()
 	held := -1
 	for i, s := range r.Sources {
 		w.mu.Lock()
@@ -650,6 +658,14 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	}
 	id := fmt.Sprint("b", held)
 	return &job.Result{BackupID: id, Seq: uint64(len(w.backups[r.Instance])), Object: "v/backups/" + id, ManifestSHA256: "00ff", Verified: time.Now(), Catalogues: catalogues}, nil
+}
+
+// Over notes that the engine may forget the rounds of a job.
+func (b fakeEngine) Over(_ context.Context, id string) {
+	w := b.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.kept, id)
 }
 
 type fakeMarks struct{ l *life }

@@ -101,6 +101,7 @@ type Metrics struct {
 	certificate  prometheus.Gauge
 	audit        prometheus.Counter
 	drifts       prometheus.Counter
+	damagedPacks prometheus.Counter
 	pace         prometheus.Gauge
 	bases        prometheus.Gauge
 	warnings     prometheus.Counter
@@ -144,6 +145,7 @@ func New(o Options) *Metrics {
 		storeFaults:  counterVec("store_faults_total", "Requests to the object store that failed, each try for itself, by why.", "kind"),
 		storeSeconds: histogramVec("store_request_duration_seconds", "Time that requests to the object store took.", storeBuckets, "op"),
 		apiRequests:  counterVec("api_requests_total", "Calls answered, by error code of the contract.", "code"),
+		damagedPacks: counter("damaged_packs_total", "Packs of vaults that backups found missing, unreadable or damaged; what they held was stored anew."),
 		drifts:       counter("drifts_total", "Volumes of which content had changed that was known not to; they were read whole."),
 		audit:        counter("audit_failures_total", "Commands that could not be written to the audit log."),
 		certificate:  gauge("tls_certificate_expiry_seconds", "Time until the certificate that is served expires; 0 without TLS, negative afterwards."),
@@ -158,7 +160,7 @@ func New(o Options) *Metrics {
 	m.registry.MustRegister(
 		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
 		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
-		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.pace, m.bases, m.panics, m.warnings, m.info, m.start,
+		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.damagedPacks, m.pace, m.bases, m.panics, m.warnings, m.info, m.start,
 	)
 	if o.Process {
 		m.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
@@ -439,6 +441,13 @@ func (m *Metrics) CertificateExpiry(left time.Duration) {
 func (m *Metrics) Drift() {
 	if m != nil {
 		m.drifts.Inc()
+	}
+}
+
+// DamagedPack counts a pack of a vault that a backup found that it can't be used.
+func (m *Metrics) DamagedPack() {
+	if m != nil {
+		m.damagedPacks.Inc()
 	}
 }
 

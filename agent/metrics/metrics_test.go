@@ -71,6 +71,7 @@ func use(m *metrics.Metrics) {
 	m.CertificateExpiry(24 * time.Hour)
 	m.AuditFailed()
 	m.Drift()
+	m.DamagedPack()
 	m.Warnings(3)
 }
 

@@ -54,16 +54,20 @@ type Statement struct {
 	BytesSent      uint64 `json:"bytes_sent"` // to the store for this backup
 	// Frozen is when the freeze began: the backup holds the instance as it was from then on. Zero where
 	// nobody runs the instance, and nothing was frozen.
-	Frozen         time.Time `json:"frozen,omitzero"`
-	FreezeSeconds  float64   `json:"freeze_seconds"`
-	Hold           string    `json:"hold,omitempty"` // how it was held: precopy, frozen, stop or live
-	Stored         time.Time `json:"stored"`
-	Verified       time.Time `json:"verified"`        // when the manifest was read back
-	Verification   string    `json:"verification"`    // how deep, in words
-	Warnings       int       `json:"warnings"`        // what could not be kept exact; the manifest lists it
-	LossesAccepted int       `json:"losses_accepted"` // places without their content, where the configuration accepts it; the manifest names them
-	Host           string    `json:"host"`
-	Agent          string    `json:"agent"` // version
+	Frozen        time.Time `json:"frozen,omitzero"`
+	FreezeSeconds float64   `json:"freeze_seconds"`
+	Hold          string    `json:"hold,omitempty"` // how it was held: precopy, frozen, stop or live
+	Stored        time.Time `json:"stored"`
+	Verified      time.Time `json:"verified"` // when the manifest was read back
+	// ChunksReadBack is how many chunks of content were read back from the store and compared with their names, and
+	// ChunksReadBackReused how many of those the vault had before this backup.
+	ChunksReadBack       int    `json:"chunks_read_back"`
+	ChunksReadBackReused int    `json:"chunks_read_back_reused"`
+	Verification         string `json:"verification"`    // how deep, in words
+	Warnings             int    `json:"warnings"`        // what could not be kept exact; the manifest lists it
+	LossesAccepted       int    `json:"losses_accepted"` // places without their content, where the configuration accepts it; the manifest names them
+	Host                 string `json:"host"`
+	Agent                string `json:"agent"` // version
 }
 
 // Errors of receipts.

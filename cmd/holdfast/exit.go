@@ -107,6 +107,10 @@ var verdicts = []struct {
 		exitNone, "",
 		"holdfast list shows the incomplete backups; name one with --backup to restore what it has",
 	}},
+	{errNothingVerified, verdict{
+		exitNone, "{vault} has no backups, so nothing was checked",
+		"check --store and --vault: a store that shows no backups by mistake looks the same; holdfast backup makes one",
+	}},
 	{vault.ErrNoBackup, verdict{
 		exitNone, "no {backup} in {vault}",
 		"holdfast list shows what the vault holds",
@@ -141,6 +145,11 @@ var verdicts = []struct {
 	{obs.ErrWrongRegion, verdict{exitFailed, "", ""}},
 	{obs.ErrNoSpace, verdict{exitFailed, "", ""}},
 	{obs.ErrFileSystem, verdict{exitFailed, "", ""}},
+	{obs.ErrKMS, verdict{exitFailed, "", ""}},
+	{obs.ErrProxy, verdict{exitFailed, "", ""}},
+	{obs.ErrNoHost, verdict{exitFailed, "", ""}},
+	{obs.ErrCold, verdict{exitFailed, "", ""}},
+	{obs.ErrOdd, verdict{exitFailed, "", ""}},
 	{obs.ErrUnavailable, verdict{exitFailed, "", ""}},
 	// Of the disks of this host; the errors of a file store are among those above.
 	{syscall.ENOSPC, verdict{exitFailed, "", "make room on that disk (df shows its space, df -i its inodes), or name a place on another"}},

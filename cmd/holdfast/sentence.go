@@ -41,6 +41,9 @@ func repeats(first, second string) bool {
 	if !ok || strings.Contains(verb, "/") || b == "" {
 		return false
 	}
+	if !strings.Contains(b, "/") && !strings.HasPrefix(first, verb+" ") { // "is empty" names no file
+		return false
+	}
 	last := first[strings.LastIndexByte(first, ' ')+1:]
 	return last != first && (samePath(last, b) || strings.HasSuffix(first, " "+b) && strings.Contains(b, "/"))
 }
@@ -48,7 +51,7 @@ func repeats(first, second string) bool {
 // repeatsPath tells whether the second clause is a verb and the path that is all of the first.
 func repeatsPath(first, second string) bool {
 	verb, b, ok := strings.Cut(second, " ")
-	return ok && !strings.Contains(verb, "/") && strings.Contains(first, "/") && samePath(first, b)
+	return ok && !strings.Contains(verb, "/") && strings.Contains(first, "/") && strings.Contains(b, "/") && samePath(first, b)
 }
 
 // samePath tells whether two texts name one file, as it is, quoted, or from another folder on.

@@ -53,7 +53,7 @@ func (a *app) vaultRebuildIndex(ctx context.Context, at *vaultAt) error {
 		report.Read, count(report.Packs, "pack", "packs"), count(report.Chunks, "chunk", "chunks"),
 		count(report.Replaced, "segment", "segments"), count(report.Gone, "pack", "packs"))
 	if n := len(report.Damaged); n > 0 {
-		return &damagedError{n}
+		return &damagedError{damaged: n}
 	}
 	return nil
 }

@@ -25,8 +25,10 @@ func (a *app) verifyCommand() *cobra.Command {
 		Short: "Check that every backup can be restored",
 		Long: "verify opens every manifest and recipe and the table of every pack they name. With --read-data it\n" +
 			"also reads that share of the packs, chosen at random, and compares every chunk in them with its\n" +
-			"name. It lists what is damaged and which backups that touches, and then exits with 1. It also lists\n" +
-			"incomplete backups, which lacked content when they were made; those are not damaged.",
+			"name. It lists what is damaged, what can't be read, and packs that may be deleted before a backup\n" +
+			"that needs them, with the backups that each touches, and then exits with 1. It also lists incomplete\n" +
+			"backups, which lacked content when they were made; those are not damaged. It keeps what does not\n" +
+			"fit into 64 MiB of memory in temporary files in TMPDIR: 50 bytes for each chunk of the vault at most.",
 		Example: "  holdfast verify --read-data 5",
 		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -65,11 +67,13 @@ func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent 
 	}
 	if report.Backups == 0 && len(report.Damaged) == 0 {
 		// A list that came empty by mistake looks like this too, so it is no success.
-		return fmt.Errorf("%w: the vault has none, so nothing was checked", vault.ErrNoBackup)
+		return errNothingVerified
 	}
 	if a.json {
-		if report.Damaged == nil {
-			report.Damaged = []vault.Damage{} // so that it is a list in JSON too
+		for _, list := range []*[]vault.Damage{&report.Damaged, &report.Unread, &report.Unprotected} {
+			if *list == nil {
+				*list = []vault.Damage{} // so that it is a list in JSON too
+			}
 		}
 		if report.Incomplete == nil {
 			report.Incomplete = []vault.IncompleteBackup{} // likewise
@@ -81,26 +85,46 @@ func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent 
 		for _, b := range report.Incomplete {
 			fmt.Fprintf(a.stdout, "incomplete: %s: it lacks content at %s since it was made\n", oneLine(b.Backup), count(b.Lost, "place", "places"))
 		}
-		for _, d := range report.Damaged {
-			touches := strings.Join(d.Backups, ", ")
-			if touches == "" { // the index
-				touches = "no backup; holdfast vault rebuild-index makes it anew"
-			}
-			fmt.Fprintf(a.stdout, "damaged: %s: %s; touches %s\n", oneLine(d.Object), oneLine(d.Reason), oneLine(touches))
-		}
+		a.findings("damaged", report.Damaged)
+		a.findings("can't be read", report.Unread)
+		a.findings("not protected", report.Unprotected)
 	}
 	a.say("checked %s with %s in %s; read %s in %s",
 		count(report.Backups, "backup", "backups"), count(report.Items, "entry", "entries"),
 		count(report.Packs, "pack", "packs"), size(report.BytesRead), count(report.Chunks, "chunk", "chunks"))
-	if n := len(report.Damaged); n > 0 {
-		return &damagedError{n}
+	if report.Findings() > 0 {
+		return &damagedError{len(report.Damaged), len(report.Unread), len(report.Unprotected)}
 	}
 	return nil
 }
 
-// damagedError says how many objects a verification found damaged; they were listed.
-type damagedError struct{ objects int }
+// errNothingVerified is the end of a verification that found no backups.
+var errNothingVerified = fmt.Errorf("%w to verify", vault.ErrNoBackup)
+
+// findings prints what a verification found, a line for each object.
+func (a *app) findings(what string, list []vault.Damage) {
+	for _, d := range list {
+		touches := strings.Join(d.Backups, ", ")
+		if touches == "" { // the index
+			touches = "no backup; holdfast vault rebuild-index makes it anew"
+		}
+		fmt.Fprintf(a.stdout, "%s: %s: %s; touches %s\n", what, oneLine(d.Object), oneLine(d.Reason), oneLine(touches))
+	}
+}
+
+// damagedError says how many objects a verification found something about; they were listed.
+type damagedError struct{ damaged, unread, unprotected int }
 
 func (e *damagedError) Error() string {
-	return count(e.objects, "object is", "objects are") + " damaged, listed above"
+	var parts []string
+	if e.damaged > 0 {
+		parts = append(parts, count(e.damaged, "object is", "objects are")+" damaged")
+	}
+	if e.unread > 0 {
+		parts = append(parts, count(e.unread, "object", "objects")+" can't be read")
+	}
+	if e.unprotected > 0 {
+		parts = append(parts, count(e.unprotected, "pack is", "packs are")+" not locked as long as a backup that needs it")
+	}
+	return strings.Join(parts, ", ") + ", listed above"
 }

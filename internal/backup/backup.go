@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -77,11 +76,13 @@ type Options struct {
 	// Precopy stores what the sources have and remembers it in the catalogues, but makes no backup: a later Run
 	// reads only what changed since. Without CatalogueDir that is still the content that is not sent again.
 	Precopy bool
+	// Job is the job that this Run belongs to, when there are several: rounds of pre-copy, and the backup. Nil is one of its own.
+	Job *Job
 	// Resume names packs that earlier tries of this job meant to send, as PackIntent was told.
 	Resume []string
-	// PackIntent is called before a pack is sent, from any goroutine, and must make its id durable. Nil
-	// when nobody resumes.
-	PackIntent func(packID string) error
+	// PackIntent is called before a pack is sent, from any goroutine, with its id and size as one text, and must make
+	// that durable. Nil when nobody resumes.
+	PackIntent func(pack string) error
 	// Progress is called at most five times a second and once at the end, one call at a time. Nil is allowed.
 	Progress func(Progress)
 	// Sent is called when the store has all content, from any goroutine: what is left is small requests, for which the backup needs neither
@@ -92,6 +93,9 @@ type Options struct {
 	// Drifted is told of a volume in which something had changed without a sign; it is read whole then. Result lists them too, of a Run that succeeds.
 	// Nil is allowed.
 	Drifted func(*DriftError)
+	// Damaged is told, once each, of packs of the vault that are missing, or can't be read, or do not open: an alarm, since earlier
+	// backups may need them. This one stores anew what it needs of them. Result lists them too, of a Run that succeeds. Nil is allowed.
+	Damaged func(vault.LostPack)
 	// Accept is asked when all has been read and the store has all content, before anything comes to rest on that: the manifest, and the
 	// catalogues. It gets what was counted so far, and what was lost. Its error ends the Run, and there is no backup. It is asked again when the
 	// backup has to be made again. Nil accepts.
@@ -107,7 +111,8 @@ type Options struct {
 	// IndexDir is a folder of this host's where the vault's index is kept, so that the next backup fetches what is new
 	// only. "" fetches all of it each time. What is in it may be deleted at any time.
 	IndexDir string
-	// Sample is how many of the chunks that were stored are read back at the end; 0 is 16, negative none.
+	// Sample is how many of the chunks that were stored are read back at the end; 0 is 16, negative none. Of packs that the vault
+	// had before, half as many are read back; as many where nothing was stored.
 	Sample int
 	// On is the host that this backup shares with others; nil is one of its own, with Budget and Workers.
 	On *Host
@@ -132,28 +137,30 @@ type Progress struct {
 
 // Result is what a finished backup is.
 type Result struct {
-	BackupID          string         `json:"backup_id"`
-	Seq               uint64         `json:"sequence"`
-	Parent            string         `json:"parent,omitempty"` // the backup that was the newest when this one began
-	Object            string         `json:"object"`           // the manifest's key in the store
-	ManifestSHA256    string         `json:"manifest_sha256"`
-	Entries           uint64         `json:"entries"`
-	Files             uint64         `json:"files"`
-	Dirs              uint64         `json:"dirs"`
-	Excluded          uint64         `json:"excluded"`   // entries that patterns left out, not counting what lies below them
-	Unchanged         uint64         `json:"unchanged"`  // files that were not read, since they are as they were
-	Bytes             uint64         `json:"bytes"`      // content of the backup, holes not counted
-	BytesRead         uint64         `json:"bytes_read"` // of it
-	BytesNew          uint64         `json:"bytes_new"`
-	BytesDeduplicated uint64         `json:"bytes_deduplicated"` // read, but known to the vault
-	BytesSent         uint64         `json:"bytes_sent"`
-	Packs             int            `json:"packs"`
-	Sampled           int            `json:"sampled"`        // chunks that were read back and compared
-	SampledReused     int            `json:"sampled_reused"` // of those, chunks that the vault had before this backup
-	Created           time.Time      `json:"created"`
-	Verified          time.Time      `json:"verified"` // when the manifest had been read back and the sample compared
-	Warnings          []tree.Warning `json:"warnings"`
-	WarningCount      int            `json:"warning_count"`
+	BackupID          string `json:"backup_id"`
+	Seq               uint64 `json:"sequence"`
+	Parent            string `json:"parent,omitempty"` // the backup that was the newest when this one began
+	Object            string `json:"object"`           // the manifest's key in the store
+	ManifestSHA256    string `json:"manifest_sha256"`
+	Entries           uint64 `json:"entries"`
+	Files             uint64 `json:"files"`
+	Dirs              uint64 `json:"dirs"`
+	Excluded          uint64 `json:"excluded"`   // entries that patterns left out, not counting what lies below them
+	Unchanged         uint64 `json:"unchanged"`  // files that were not read, since they are as they were
+	Bytes             uint64 `json:"bytes"`      // content of the backup, holes not counted
+	BytesRead         uint64 `json:"bytes_read"` // of it
+	BytesNew          uint64 `json:"bytes_new"`
+	BytesDeduplicated uint64 `json:"bytes_deduplicated"` // read, but known to the vault
+	BytesSent         uint64 `json:"bytes_sent"`
+	Packs             int    `json:"packs"`
+	// Sampled is how many chunks were read back and compared, by this Run and those of its Job before it, and SampledReused
+	// how many of those the vault had before.
+	Sampled       int            `json:"sampled"`
+	SampledReused int            `json:"sampled_reused"`
+	Created       time.Time      `json:"created"`
+	Verified      time.Time      `json:"verified"` // when the manifest had been read back and the sample compared
+	Warnings      []tree.Warning `json:"warnings"`
+	WarningCount  int            `json:"warning_count"`
 	// Lost counts the losses that nobody accepted: content that the backup does not hold as it was. An
 	// instance must not be powered down on a backup with any. LostAccepted counts those that
 	// Source.AcceptLosses allows, and Losses names both, the first vault.MaxLosses.
@@ -172,6 +179,8 @@ type Result struct {
 	// Drifts says what of it had changed: an alarm, see DriftError. This backup has read all of those volumes.
 	Checked uint64        `json:"checked"`
 	Drifts  []*DriftError `json:"drifts,omitempty"`
+	// Damaged lists the packs that this backup found that they can't be used, see Options.Damaged.
+	Damaged []vault.LostPack `json:"damaged,omitempty"`
 	// Stages is the wall time of the parts that follow each other: "pipeline", "finish", "verify".
 	Stages map[string]time.Duration `json:"stages"`
 }
@@ -185,12 +194,14 @@ const (
 type run struct {
 	o        Options
 	w        *vault.Writer
-	packs    map[vault.PackID]bool
+	packs    *vault.NamedPacks
+	job      *Job
+	first    bool // nothing was tried before
 	session  *session
 	turn     *turn
 	earlier  func() ([]vault.BackupRef, error) // the instance's backups when the run began
 	newest   func() (*vault.Manifest, error)   // of the last of them; vault.ErrNoBackup
-	lost     []vault.PackID                    // packs that are missing from the store
+	lost     []vault.PackID                    // packs that can't be used
 	without  []vault.PackID                    // those, and what is condemned
 	gone     map[vault.PackID]bool             // the same
 	cats     []*catalogue
@@ -265,7 +276,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 // rest on them are lost, which verify tells. Where other packs with the same content are gone too, that shows only then; each try
 // leaves out more packs, and what it stores itself is there.
 func untilWhole(ctx context.Context, o Options) (*Result, error) {
-	var lost []vault.PackID
+	job := o.Job
+	if job == nil {
+		job = o.On.BeginJob()
+	}
+	var lost lostPacks
 	var notes []string // of what made it begin again
 	var drifts []*DriftError
 	again := false
@@ -273,10 +288,16 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 		if o.Begin != nil {
 			o.Begin()
 		}
-		res, err := once(ctx, o, lost, try == 0)
+		res, err := once(ctx, o, job, lost.ids(), try == 0)
 		if missing, ok := errors.AsType[*vault.MissingPacksError](err); ok {
-			lost = append(lost, missing.Packs...)
-			continue
+			lost.add(o, missing.Packs)
+			if _, own := errors.AsType[rejected](err); own {
+				lost.rejected++
+			}
+			if lost.rejected < 2 {
+				continue
+			}
+			lost.forget(ctx, o)
 		}
 		if errors.Is(err, vault.ErrSessionGone) && !again {
 			again = true
@@ -300,12 +321,14 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 			notes = append(notes, err.Error()+"; each image is read whole until this program is started again. Verify this instance's earlier backups")
 			continue
 		}
-		if err == nil && len(lost) > 0 {
-			what := &vault.MissingPacksError{Vault: o.Vault.Info().ID, Packs: lost}
-			notes = append(notes, what.Error()+"; what this backup needed of them was stored anew")
-		}
 		if err == nil {
-			res.Drifts = drifts
+			res.Drifts, res.Damaged = drifts, lost.damaged()
+			notes = append(notes, lost.notes(o.Vault.Info().ID)...)
+		}
+		if o.Job == nil {
+			if err := job.End(ctx); err != nil {
+				notes = append(notes, err.Error()+"; the next backup of this host tries again")
+			}
 		}
 		for _, what := range notes {
 			w := tree.Warning{What: what}
@@ -321,10 +344,10 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 }
 
 // once makes a backup that does not use the packs lost; first says that nothing was tried before.
-func once(ctx context.Context, o Options, lost []vault.PackID, first bool) (*Result, error) {
+func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first bool) (*Result, error) {
 	r := &run{
-		o: o, lost: lost, packs: map[vault.PackID]bool{},
-		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(), sending: newSending(),
+		o: o, job: job, lost: lost, first: first,
+		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(), sending: newSending(o.Precopy),
 	}
 	var err error
 	if r.turn, err = o.On.admit(ctx, first); err != nil {
@@ -336,7 +359,7 @@ func once(ctx context.Context, o Options, lost []vault.PackID, first bool) (*Res
 	r.clock = o.Clock()
 	r.res.Created = o.Now().UTC()
 	stop := r.tellProgress()
-	err = r.underSession(ctx, !first)
+	err = r.underSession(ctx)
 	r.sending.end()
 	stop()
 	for _, c := range r.cats {
@@ -348,17 +371,15 @@ func once(ctx context.Context, o Options, lost []vault.PackID, first bool) (*Res
 	return r.result(), nil
 }
 
-// underSession does the work in a session, which keeps what the vault has from being collected. A try after the first takes one that
-// knows what is condemned by now.
-func (r *run) underSession(ctx context.Context, fresh bool) error {
-	shared := r.o.On.sessions
-	s, err := shared.begin(ctx, r.o.Vault, vault.SessionOptions{
+// underSession does the work in the session of the job, which keeps what the vault has from being collected.
+func (r *run) underSession(ctx context.Context) error {
+	s, err := r.job.under(ctx, r.o.Vault, vault.SessionOptions{
 		Host: r.o.Host, Identity: r.o.Identity, Instance: r.o.Instance,
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: err.Error() + "; garbage stays in the vault meanwhile"})
 		},
 		Settled: func(so vault.Settled) { r.warnings.Warn(tree.Warning{What: so.String()}) },
-	}, fresh)
+	})
 	if err != nil {
 		return err
 	}
@@ -367,10 +388,7 @@ func (r *run) underSession(ctx context.Context, fresh bool) error {
 	r.gone = r.withoutSet()
 	err = r.all(ctx)
 	if errors.Is(err, vault.ErrSessionGone) {
-		shared.retire(s)
-	}
-	if eerr := shared.leave(ctx, s); eerr != nil {
-		r.warnings.Warn(tree.Warning{What: eerr.Error() + "; the next backup of this host tries again"})
+		_ = r.job.lost(ctx) // the session is gone already
 	}
 	return err
 }
@@ -398,8 +416,8 @@ func (r *run) all(ctx context.Context) (err error) {
 		return nil
 	})
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
-		Buffers: r.o.On.buffers, Intent: r.o.PackIntent, Resume: r.o.Resume,
-		Without: r.session.Condemned(), Lost: r.lost, IndexDir: r.o.IndexDir,
+		Buffers: r.o.On.buffers, Background: r.o.Precopy, Intent: r.o.PackIntent, Resume: r.o.Resume,
+		Without: r.session.Condemned(), Lost: r.lost, IndexDir: r.o.IndexDir, Looks: r.session.looks,
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})
 		},
@@ -412,7 +430,8 @@ func (r *run) all(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	r.w = w
+	r.w, r.packs = w, w.NamePacks(ctx, r.sending.pending)
+	defer r.packs.Stop()
 	var volumes []vault.Volume
 	if err := r.mounted(ctx); err != nil {
 		_ = w.Abort(err) // nothing was sent
@@ -433,8 +452,15 @@ func (r *run) all(ctx context.Context) (err error) {
 	r.walked.Store(true)
 	r.stage("pipeline", &start)
 
-	added, err := w.Finish(ctx)
-	if err != nil {
+	var lost []vault.LostPack
+	sampleErr := errors.New("the look at packs of earlier backups did not end") // stays where it panics
+	sampled := make(chan struct{})
+	beside.Go(func() error {
+		defer close(sampled)
+		lost, sampleErr = r.sampleReused(asking)
+		return nil
+	})
+	if _, err = w.Finish(ctx); err != nil {
 		return err
 	}
 	if err := r.sending.wait(ctx); err != nil {
@@ -442,7 +468,10 @@ func (r *run) all(ctx context.Context) (err error) {
 	}
 	r.stage("finish", &start)
 	// In a round too: a loss that shows at the end lets the instance stand still for two backups.
-	refs, err := r.o.Vault.PackRefs(ctx, slices.Collect(maps.Keys(r.packs)), added)
+	refs, err := r.refs(ctx, func() ([]vault.LostPack, error) {
+		<-sampled
+		return lost, sampleErr
+	})
 	if err != nil {
 		return err
 	}
@@ -468,17 +497,14 @@ func (r *run) all(ctx context.Context) (err error) {
 
 // confirmed makes room for another backup, since what is left takes small requests and no memory of the host, and looks at the packs
 // that were added: no backup comes to be whose packs do not open.
-func (r *run) confirmed(ctx context.Context, added []vault.PackRef) (err error) {
+func (r *run) confirmed(ctx context.Context, added []vault.PackRef) error {
 	if err := r.turn.finish(ctx); err != nil {
 		return err
 	}
 	if r.o.Sent != nil {
 		r.o.Sent()
 	}
-	if r.o.Sample > 0 && !r.o.Precopy {
-		r.res.Sampled, err = r.o.Vault.Sample(ctx, added, r.o.Sample)
-	}
-	return err
+	return r.sampleNew(ctx, added)
 }
 
 // commit writes the manifest, after every pack was confirmed and looked at. refs are all packs of the backup.
@@ -540,6 +566,7 @@ func (r *run) result() *Result {
 	res.Unchanged, res.Checked = r.counts.unchanged.Load(), r.counts.checked.Load()
 	res.Excluded = r.counts.excluded.Load()
 	res.Compressed = r.governor.byLevel()
+	res.Sampled, res.SampledReused = r.job.sampledSoFar()
 	res.BytesDeduplicated = res.BytesRead - res.BytesNew
 	return res
 }

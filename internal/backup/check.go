@@ -38,7 +38,8 @@ func (w *worker) checkFile(ctx context.Context, e *tree.Entry, extents []vault.E
 	return err
 }
 
-// check compares the extent of a file, which has to be what the vault has, with what the file has; *DriftError when it has other bytes.
+// check compares the extent of a file, which has to be what the vault has, with what the file has; *DriftError when it has other
+// bytes, *vault.MissingPacksError when what the vault has can't be read.
 func (w *worker) check(ctx context.Context, f io.ReaderAt, path string, x vault.Extent) error {
 	got := make([]byte, x.Len)
 	n, err := f.ReadAt(got, x.Off)
@@ -49,19 +50,23 @@ func (w *worker) check(ctx context.Context, f io.ReaderAt, path string, x vault.
 	} else if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	w.p.counts.checked.Add(1)
 	got = got[:n]
 	// Names tell for nothing. Part of a chunk has none, and the same content may have been stored twice.
 	if x.In == 0 && x.Len == x.Chunk.Raw && uint32(n) == x.Len {
 		if loc, ok := w.p.w.Known(w.namer.Name(got)); ok && loc == x.Chunk {
+			w.p.counts.checked.Add(1)
 			return nil
 		}
 	}
-	want, err := w.p.o.Vault.ReadChunk(ctx, vault.Content, x.Chunk)
-	if err != nil {
-		// Nothing is known then of the file. A pack that is not there any more, PackRefs finds.
-		return context.Cause(ctx)
+	v := w.p.o.Vault
+	want, lost, err := v.ReadChunkTwice(ctx, vault.Content, x.Chunk)
+	switch {
+	case lost:
+		return &vault.MissingPacksError{Vault: v.Info().ID, Packs: []vault.LostPack{v.Lost(x.Chunk.Pack, err)}}
+	case err != nil:
+		return context.Cause(ctx) // the store can't be reached just now, which says nothing of the file
 	}
+	w.p.counts.checked.Add(1)
 	if uint64(x.In)+uint64(x.Len) <= uint64(len(want)) && bytes.Equal(got, want[x.In:x.In+x.Len]) {
 		return nil
 	}

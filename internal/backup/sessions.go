@@ -32,6 +32,7 @@ type session struct {
 	err            error
 	givenUp        bool // by who began it, and not for a reason that holds for others
 	users          int
+	looks          *vault.PackLooks // of all who share it
 }
 
 // joinFor is how long a session may be joined after it began: else one after the other would keep it for ever, and a collector that waits
@@ -42,13 +43,13 @@ func newSessions() *sessions {
 	return &sessions{open: map[sessionKey]*session{}, tidy: map[*vault.Vault]bool{}}
 }
 
-// begin joins a session or, where there is none or fresh asks for one of what is condemned now, begins one. leave is due for it.
-func (s *sessions) begin(ctx context.Context, v *vault.Vault, o vault.SessionOptions, fresh bool) (*session, error) {
+// begin joins a session or, where there is none, begins one. leave is due for it.
+func (s *sessions) begin(ctx context.Context, v *vault.Vault, o vault.SessionOptions) (*session, error) {
 	key := sessionKey{v, o.Host}
 	for {
 		s.mu.Lock()
 		one := s.open[key]
-		if one == nil || fresh || time.Since(one.began) > joinFor {
+		if one == nil || time.Since(one.began) > joinFor {
 			break // with the lock
 		}
 		one.users++
@@ -65,7 +66,7 @@ func (s *sessions) begin(ctx context.Context, v *vault.Vault, o vault.SessionOpt
 			return nil, one.err
 		}
 	}
-	one := &session{key: key, began: time.Now(), ready: make(chan struct{}), users: 1}
+	one := &session{key: key, began: time.Now(), ready: make(chan struct{}), users: 1, looks: v.NewPackLooks()}
 	s.open[key] = one
 	s.mu.Unlock()
 	one.Session, one.err = v.BeginSession(ctx, o)

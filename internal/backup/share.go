@@ -58,7 +58,7 @@ type shares struct {
 
 type vaultShares struct {
 	known map[blockKey]entry
-	being map[blockKey]chan struct{} // read by somebody; closed when done
+	being map[blockKey]*claim // read by somebody
 }
 
 // view is a snapshot that stands.
@@ -267,7 +267,7 @@ func (r *run) shareBlocks(img *image.Image, src Source, grid int64) *sharedBlock
 	if use {
 		b.view.vault = r.o.Vault
 		if b.of = s.vaults[r.o.Vault]; b.of == nil {
-			b.of = &vaultShares{known: map[blockKey]entry{}, being: map[blockKey]chan struct{}{}}
+			b.of = &vaultShares{known: map[blockKey]entry{}, being: map[blockKey]*claim{}}
 			s.vaults[r.o.Vault] = b.of
 		}
 		if !slices.Contains(b.view.images, b.path) {
@@ -298,13 +298,13 @@ type claim struct {
 	held   []int            // that others wait for
 	done   chan struct{}
 	hits   map[int]entry
-	checks []int                 // hits that are read all the same
-	others map[int]chan struct{} // that somebody else reads
+	checks []int          // hits that are read all the same
+	others map[int]*claim // that somebody else reads
 }
 
 // begin finds out which of n chunks from at on are known, being read, or to be read here.
 func (b *sharedBlocks) begin(at int64, n int) *claim {
-	c := &claim{b: b, n: n, keys: map[int]blockKey{}, done: make(chan struct{}), hits: map[int]entry{}, others: map[int]chan struct{}{}}
+	c := &claim{b: b, n: n, keys: map[int]blockKey{}, done: make(chan struct{}), hits: map[int]entry{}, others: map[int]*claim{}}
 	if b == nil || b.of == nil {
 		return c
 	}
@@ -320,13 +320,13 @@ func (b *sharedBlocks) begin(at int64, n int) *claim {
 		if !ok || b.off || c.hit(i, k) {
 			continue
 		}
-		if busy := b.of.being[k]; busy == c.done {
+		if busy := b.of.being[k]; busy == c {
 			continue // the same blocks twice in one section
-		} else if busy != nil {
+		} else if busy != nil && (b.run.o.Precopy || !busy.b.run.o.Precopy) {
 			c.others[i] = busy
 			continue
 		}
-		b.of.being[k] = c.done
+		b.of.being[k] = c // perhaps in the place of a round of pre-copy, which may rest: a held instance reads the blocks itself
 		c.held = append(c.held, i)
 	}
 	return c
@@ -335,7 +335,7 @@ func (b *sharedBlocks) begin(at int64, n int) *claim {
 // hit notes what is known of a chunk. The lock is held.
 func (c *claim) hit(i int, k blockKey) bool {
 	e, ok := c.b.of.known[k]
-	if !ok || c.b.run.gone[e.loc.Pack] || e.by != nil && e.by.failed(e.loc.Pack) {
+	if !ok || c.b.run.gone[e.loc.Pack] || e.by != nil && (e.by.failed(e.loc.Pack) || !c.b.run.o.Precopy && e.by.rests(e.loc.Pack)) {
 		return false
 	}
 	e.held |= c.b.view.bit
@@ -389,7 +389,9 @@ func (c *claim) release() {
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
 	for _, i := range c.held {
-		delete(c.b.of.being, c.keys[i])
+		if c.b.of.being[c.keys[i]] == c {
+			delete(c.b.of.being, c.keys[i])
+		}
 	}
 	c.held = nil
 	close(c.done)
@@ -401,7 +403,7 @@ func (c *claim) fromOthers(ctx context.Context, s *imageSection) ([]int, error) 
 	var read []int
 	for i, busy := range c.others {
 		select {
-		case <-busy:
+		case <-busy.done:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -455,6 +457,7 @@ func (c *claim) check(s *imageSection) error {
 
 // sending is which packs of a Run have arrived, for the others that use them.
 type sending struct {
+	precopy bool // of a round of pre-copy, which may be slowed down, or rest
 	mu      sync.Mutex
 	packs   map[vault.PackID]bool // confirmed
 	ended   bool                  // nothing more arrives
@@ -462,8 +465,8 @@ type sending struct {
 	used    map[vault.PackID]*sending // of others
 }
 
-func newSending() *sending {
-	return &sending{packs: map[vault.PackID]bool{}, changed: make(chan struct{}), used: map[vault.PackID]*sending{}}
+func newSending(precopy bool) *sending {
+	return &sending{precopy: precopy, packs: map[vault.PackID]bool{}, changed: make(chan struct{}), used: map[vault.PackID]*sending{}}
 }
 
 // sent notes that the store has a pack.
@@ -490,6 +493,27 @@ func (s *sending) failed(id vault.PackID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ended && !s.packs[id]
+}
+
+// rests tells whether a pack has not arrived, and may take as long as a round of pre-copy likes: nobody who is held waits
+// for it.
+func (s *sending) rests(id vault.PackID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.precopy && !s.packs[id]
+}
+
+// pending tells whether a pack of another Run is used that has not arrived yet.
+func (s *sending) pending(id vault.PackID) bool {
+	s.mu.Lock()
+	by := s.used[id]
+	s.mu.Unlock()
+	if by == nil {
+		return false
+	}
+	by.mu.Lock()
+	defer by.mu.Unlock()
+	return !by.packs[id]
 }
 
 func (s *sending) uses(e entry) {

@@ -1,11 +1,16 @@
 package backup_test
 
 import (
+	"context"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/obs"
 	"holdfast/internal/testbed"
 )
 
@@ -65,4 +70,69 @@ func TestVaultsShareNoBlocks(t *testing.T) {
 	if res.BytesNew != size || res.WarningCount > 0 {
 		t.Errorf("%d bytes are new to the other vault, want %d; warnings %v", res.BytesNew, size, res.Warnings)
 	}
+}
+
+// TestHeldInstanceWaitsForNoRound: a round of pre-copy may be slowed down, or rest, for as long as it likes. While its packs do not arrive, and it
+// is in the middle of blocks that another image shares, the backup of that image reads the blocks itself, and ends.
+func TestHeldInstanceWaitsForNoRound(t *testing.T) {
+	testbed.Need(t, "xfs")
+	for name, size := range map[string]int64{"all is read, and on its way": 8 << 20, "in the middle": 160 << 20} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(testbed.Xfs(t), "disk.img")
+			fill(t, path, 0, size, 1)
+			mem := obs.NewMemory()
+			slow := &slowRound{Store: mem, entered: make(chan struct{}), goOn: make(chan struct{})}
+			slow.round.Store(true)
+			v := newVault(t, slow)
+			on := backup.NewHost(backup.HostOptions{Runs: 2, Budget: 1})
+			on.BeginView("one")
+			defer on.EndView("one")
+			o := backup.Options{
+				Vault: v, Instance: "a", Host: "h", On: on, Precopy: true,
+				Sources: []backup.Source{{Volume: "disk", Root: path, View: "one"}},
+			}
+			var round sync.WaitGroup
+			round.Go(func() {
+				if _, err := backup.Run(t.Context(), o); err != nil {
+					t.Error(err)
+				}
+			})
+			<-slow.entered
+			if name == "in the middle" { // until no buffer is left for it, which it waits for with blocks in hand
+				time.Sleep(time.Second)
+			}
+			slow.round.Store(false)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			held := o
+			held.Instance, held.Precopy = "b", false
+			held.Sources = []backup.Source{{Volume: "disk", Root: path, View: "two"}}
+			res, err := backup.Run(ctx, held)
+			close(slow.goOn)
+			round.Wait()
+			if err != nil {
+				t.Fatal(err)
+			}
+			sameImage(t, v, "b", res, path)
+			if res.BytesRead != uint64(size) {
+				t.Errorf("read %d bytes of %d", res.BytesRead, size)
+			}
+		})
+	}
+}
+
+// slowRound holds up the packs of a round.
+type slowRound struct {
+	obs.Store
+	round         atomic.Bool
+	once          sync.Once
+	entered, goOn chan struct{}
+}
+
+func (s *slowRound) Put(ctx context.Context, key string, body []byte) error {
+	if s.round.Load() && strings.Contains(key, "/packs/") {
+		s.once.Do(func() { close(s.entered) })
+		<-s.goOn
+	}
+	return s.Store.Put(ctx, key, body)
 }

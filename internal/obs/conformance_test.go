@@ -92,8 +92,13 @@ func TestServers(t *testing.T) {
 	}
 }
 
-// lockedKey tells of which objects RunLock wants retention.
-func lockedKey(key string) bool { return strings.HasPrefix(key, "locked/") }
+// lockedKey asks for the retention that RunLock wants.
+func lockedKey(key string, asked time.Duration) time.Duration {
+	if strings.HasPrefix(key, "locked/") {
+		return asked
+	}
+	return 0
+}
 
 func TestLock(t *testing.T) {
 	const retain = 24 * time.Hour
@@ -111,7 +116,7 @@ func TestLock(t *testing.T) {
 	for name, start := range map[string]func(testing.TB) *testbed.S3{"MinIO": testbed.StartMinIO, "Versity": testbed.StartVersity} {
 		t.Run(name, func(t *testing.T) {
 			m := start(t)
-			opts := obs.Options{Getenv: m.Getenv, Retained: lockedKey, Observe: func(obs.Event) {}}
+			opts := obs.Options{Getenv: m.Getenv, Retention: lockedKey, Observe: func(obs.Event) {}}
 			obstest.RunLock(t, open(t, m.URL(m.LockedBucket(t), "v")+"&retain=24h", opts))
 			// The same objects can't be locked in a bucket without lock, and that is said.
 			plain := open(t, m.URL(m.Bucket(t), "")+"&retain=24h", opts)
@@ -126,7 +131,7 @@ func TestLock(t *testing.T) {
 	}
 	t.Run("StrictOBS", func(t *testing.T) {
 		m := testbed.StartMinIO(t)
-		opts := obs.Options{Getenv: keys, Retained: lockedKey, Retry: &once}
+		opts := obs.Options{Getenv: keys, Retention: lockedKey, Retry: &once}
 		p := strict(t, m, proxytest.Options{WORM: true})
 		s := open(t, atStrict(m.Bucket(t), "/v")+"&retain=24h", viaStrict(p, opts))
 		obstest.RunLock(t, s)

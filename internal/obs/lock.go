@@ -116,7 +116,7 @@ func lockless(err error) bool {
 // confirmRetention asks the server, once for each Store, whether it keeps the retention that a put asked for: a
 // bucket without it would let anybody with its keys delete what somebody relies on.
 func (s *s3Store) confirmRetention(c *call) error {
-	if !s.put.retains(c.key) {
+	if s.put.retains(c.key) == 0 {
 		return nil
 	}
 	s.put.mu.Lock()

@@ -20,8 +20,8 @@ type memory struct {
 	objects map[string]memoryObject
 	closed  bool
 
-	retain   time.Duration // 0 without lock
-	retained func(key string) bool
+	retain    time.Duration // 0 without lock
+	retention func(key string, asked time.Duration) time.Duration
 }
 
 type memoryObject struct {
@@ -37,10 +37,10 @@ func (o memoryObject) info(key string) Info {
 // NewMemory makes an empty store in memory. It is whole in every promise but durability.
 func NewMemory() Store { return &memory{objects: make(map[string]memoryObject)} }
 
-// NewLockedMemory is NewMemory with an object lock, as a URL with retain= asks for: objects whose keys are retained (nil: all)
+// NewLockedMemory is NewMemory with an object lock, as a URL with retain= asks for: objects for which retention is not 0 (nil: all)
 // can't be deleted before their time.
-func NewLockedMemory(retain time.Duration, retained func(key string) bool) Store {
-	return &memory{objects: make(map[string]memoryObject), retain: retain, retained: retained}
+func NewLockedMemory(retain time.Duration, retention func(key string, asked time.Duration) time.Duration) Store {
+	return &memory{objects: make(map[string]memoryObject), retain: retain, retention: retention}
 }
 
 func (m *memory) begin(ctx context.Context, op, key string) error {
@@ -76,11 +76,18 @@ func (m *memory) put(ctx context.Context, op, key string, body []byte, fresh boo
 		return nil
 	}
 	o := memoryObject{body: bytes.Clone(body), modified: time.Now().UTC()}
-	if m.retain > 0 && (m.retained == nil || m.retained(key)) {
-		o.until = o.modified.Add(m.retain)
+	if retain := m.retains(key); retain > 0 {
+		o.until = o.modified.Add(retain)
 	}
 	m.objects[key] = o
 	return nil
+}
+
+func (m *memory) retains(key string) time.Duration {
+	if m.retain == 0 || m.retention == nil {
+		return m.retain
+	}
+	return m.retention(key, m.retain)
 }
 
 func (m *memory) Extend(ctx context.Context, key string, until time.Time) error {

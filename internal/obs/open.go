@@ -26,8 +26,9 @@ type Options struct {
 	// Warn, if set, is told in a sentence what the file system of a file store lacks, and what follows from that:
 	// on the goroutine of the call that met the lack, once a lack.
 	Warn func(message string)
-	// Retained tells of which objects a URL's retention is; nil means of all.
-	Retained func(key string) bool
+	// Retention tells how long an object is locked where the URL asks for locks of that length: 0 is not at all.
+	// Nil means that all are locked as long as the URL asks.
+	Retention func(key string, asked time.Duration) time.Duration
 	// Limiter, if set, holds this store and all others that have it within one budget. Waiting for it is no part
 	// of an Event's duration.
 	Limiter *Limiter

@@ -48,7 +48,7 @@ var checksums = map[string]minio.ChecksumType{
 // putter is what a bucket knows of how its server takes puts.
 type putter struct {
 	putOptions
-	retained func(key string) bool // of which objects retention is asked
+	retention func(key string, asked time.Duration) time.Duration // as in Options
 	// checksumOff is set when the server turns out not to verify the checksum; checksumSeen when it did.
 	checksumOff, checksumSeen atomic.Bool
 	// etagOther is set when the server's ETag turned out not to be the MD5 of what it stored.
@@ -81,8 +81,8 @@ func (s *s3Store) optionsS3(key string) minio.PutObjectOptions {
 	case "AES256":
 		opts.ServerSideEncryption = encrypt.NewSSE()
 	}
-	if s.put.retains(key) {
-		opts.Mode, opts.RetainUntilDate = minio.Compliance, time.Now().Add(s.put.retain)
+	if retain := s.put.retains(key); retain > 0 {
+		opts.Mode, opts.RetainUntilDate = minio.Compliance, time.Now().Add(retain)
 	}
 	return opts
 }
@@ -166,9 +166,9 @@ func (s *s3Store) sendOBS(c *call, body []byte) error {
 	if s.put.trafficLimit > 0 {
 		set("Traffic-Limit", strconv.FormatInt(s.put.trafficLimit, 10))
 	}
-	if s.put.retains(c.key) {
+	if retain := s.put.retains(c.key); retain > 0 {
 		set("Object-Lock-Mode", modeCompliance)
-		set("Object-Lock-Retain-Until-Date", time.Now().Add(s.put.retain).UTC().Format(time.RFC3339))
+		set("Object-Lock-Retain-Until-Date", time.Now().Add(retain).UTC().Format(time.RFC3339))
 	}
 	var md5Hex, md5Text string
 	if s.put.integrity == integritySHA256 {
@@ -253,9 +253,12 @@ func md5Of(body []byte) (hexText, base64Text string) {
 	return hex.EncodeToString(sum[:]), base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// retains tells whether the object is to be kept from deletion.
-func (p *putter) retains(key string) bool {
-	return p.retain > 0 && (p.retained == nil || p.retained(key))
+// retains tells how long the object is to be kept from deletion; 0 is not at all.
+func (p *putter) retains(key string) time.Duration {
+	if p.retain == 0 || p.retention == nil {
+		return p.retain
+	}
+	return p.retention(key, p.retain)
 }
 
 // describe names what the server verifies, for Capabilities.

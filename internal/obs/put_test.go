@@ -173,7 +173,12 @@ func TestOptionsOfS3(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	packs := func(key string) bool { return strings.HasPrefix(key, "packs/") }
+	packs := func(key string, asked time.Duration) time.Duration {
+		if strings.HasPrefix(key, "packs/") {
+			return asked
+		}
+		return 0
+	}
 	for query, want := range map[string]map[string]string{
 		"": {
 			"X-Amz-Server-Side-Encryption": "", "X-Amz-Storage-Class": "", "X-Amz-Object-Lock-Mode": "",
@@ -186,7 +191,7 @@ func TestOptionsOfS3(t *testing.T) {
 		"retain=30d":                    {"X-Amz-Object-Lock-Mode": "COMPLIANCE"},
 		"retain=90m&class=REDUCED_COPY": {"X-Amz-Object-Lock-Mode": "COMPLIANCE", "X-Amz-Storage-Class": "REDUCED_COPY"},
 	} {
-		s := open(t, "s3://bucket?region=r&endpoint="+server.URL+"&"+query, obs.Options{Getenv: keys, Retry: &once, Retained: packs})
+		s := open(t, "s3://bucket?region=r&endpoint="+server.URL+"&"+query, obs.Options{Getenv: keys, Retry: &once, Retention: packs})
 		if err := s.Put(t.Context(), "packs/k", []byte("x")); err != nil {
 			t.Errorf("%s: %v", query, err)
 		}

@@ -169,7 +169,7 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 		endpoint: b.endpoint.Host, creds: creds,
 		idle: transport.CloseIdleConnections, stall: stall,
 	}
-	s.put.putOptions, s.put.retained = b.put, opts.Retained
+	s.put.putOptions, s.put.retention = b.put, opts.Retention
 	s.life, s.close = context.WithCancelCause(context.WithoutCancel(ctx))
 	return s, nil
 }

@@ -27,7 +27,7 @@ func BenchmarkAdd(b *testing.B) {
 		must(b, err)
 		for _, p := range chunks {
 			binary.LittleEndian.PutUint64(p, rand.Uint64()) // it is new each time
-			_, err := w.Add(namer.Name(p), seal.Raw, p, len(p))
+			_, err := addTo(w, namer.Name(p), seal.Raw, p, len(p))
 			must(b, err)
 		}
 		_, err = w.Finish(b.Context())
@@ -44,7 +44,7 @@ func BenchmarkKnown(b *testing.B) {
 	const chunks = 20_000
 	for i := range chunks {
 		p := fmt.Append(nil, "chunk ", i)
-		_, err := w.Add(namer.Name(p), seal.Raw, p, len(p))
+		_, err := addTo(w, namer.Name(p), seal.Raw, p, len(p))
 		must(b, err)
 	}
 	_, err = w.Finish(b.Context())
@@ -86,7 +86,7 @@ func BenchmarkRecipe(b *testing.B) {
 	write := func(b *testing.B) []vault.PageRef {
 		w, err := v.NewWriter(b.Context(), vault.WriterOptions{})
 		must(b, err)
-		rec, err := w.NewRecipe(map[vault.PackID]bool{})
+		rec, err := w.NewRecipe(namePacks(b, w))
 		must(b, err)
 		for i := range items {
 			must(b, rec.Add(items[i]))

@@ -11,18 +11,28 @@ import (
 
 // Buffers is the memory of packs, which any number of Writers may share: outside the Go heap, since the collector would
 // otherwise let the heap grow to twice of it. A Writer fills one at a time, so those that share n buffers come on as long
-// as there are no more than n of them. Who waits is served in the order of asking.
+// as there are no more than n of them, or fewer than n where some are in the background. Who waits is served in the order of asking.
 //
 // A Writer gets two at once, one to fill and one on its way, and more only when the store keeps them longer than
 // patience, so that a fast store costs the memory of two. When no Writer uses it, it has no memory.
+//
+// Writers in the background, whose packs may be long on their way, never have all: one buffer is for the others alone, who
+// are also served first. So a Writer for which an instance stands still waits for no pack of one in the background.
 type Buffers struct {
 	limit int
 
-	mu    sync.Mutex
-	users int
-	made  int           // those that have memory
-	idle  [][]byte      // the free ones; the last is taken first
-	line  []chan []byte // who waits
+	mu         sync.Mutex
+	users      int
+	made       int      // those that have memory
+	background int      // those that Writers in the background have
+	idle       [][]byte // the free ones; the last is taken first
+	line       []waiter // who waits
+}
+
+// waiter is a Writer that waits for a buffer.
+type waiter struct {
+	ch         chan []byte
+	background bool
 }
 
 // patience is how long a further buffer is not taken while others are on their way: longer than a store on a local disk or
@@ -34,8 +44,9 @@ func NewBuffers(n int) *Buffers { return &Buffers{limit: max(n, 2)} }
 
 // buffers is one Writer's use of Buffers. One goroutine takes, any number give back.
 type buffers struct {
-	b    *Buffers
-	size int
+	b          *Buffers
+	size       int
+	background bool
 
 	mu    sync.Mutex
 	held  [][]byte // that it has
@@ -43,11 +54,11 @@ type buffers struct {
 }
 
 // use begins the use by a Writer whose packs need that many bytes; end ends it.
-func (b *Buffers) use(size int) *buffers {
+func (b *Buffers) use(size int, background bool) *buffers {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.users++
-	return &buffers{b: b, size: size}
+	return &buffers{b: b, size: size, background: background}
 }
 
 // take waits for a free buffer, until ctx ends, and then returns its cause.
@@ -55,7 +66,7 @@ func (u *buffers) take(ctx context.Context) ([]byte, error) {
 	u.mu.Lock()
 	held := len(u.held)
 	u.mu.Unlock()
-	p, err := u.b.take(ctx, u.size, held < 2)
+	p, err := u.b.take(ctx, u.size, held < 2, u.background)
 	if err == nil {
 		u.mu.Lock()
 		u.held = append(u.held, p)
@@ -76,37 +87,50 @@ func (u *buffers) give(p []byte) {
 	u.mu.Lock()
 	u.held = slices.DeleteFunc(u.held, func(h []byte) bool { return &h[0] == &p[0] })
 	u.mu.Unlock()
-	u.b.give(p)
+	u.b.give(p, u.background)
 }
 
-func (b *Buffers) take(ctx context.Context, size int, atOnce bool) ([]byte, error) {
+// may tells whether a Writer may have one more. The lock is held.
+func (b *Buffers) may(background bool) bool { return !background || b.background < b.limit-1 }
+
+// gave notes that a Writer has one more. The lock is held.
+func (b *Buffers) gave(background bool) {
+	if background {
+		b.background++
+	}
+}
+
+func (b *Buffers) take(ctx context.Context, size int, atOnce, background bool) ([]byte, error) {
 	b.mu.Lock()
-	if n := len(b.idle); n > 0 {
+	if n := len(b.idle); n > 0 && b.may(background) {
 		p := b.idle[n-1]
+		b.gave(background)
 		b.idle = b.idle[:n-1]
 		b.mu.Unlock()
-		return b.fit(p, size)
+		return b.fit(p, size, background)
 	}
-	if atOnce && b.made < b.limit {
+	if atOnce && b.made < b.limit && b.may(background) {
 		b.made++
+		b.gave(background)
 		b.mu.Unlock()
-		return b.fit(nil, size)
+		return b.fit(nil, size, background)
 	}
 	mine := make(chan []byte, 1)
-	b.line = append(b.line, mine)
+	b.line = append(b.line, waiter{mine, background})
 	b.mu.Unlock()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for {
 		select {
 		case p := <-mine:
-			return b.fit(p, size)
+			return b.fit(p, size, background)
 		case <-timer.C:
 			b.mu.Lock()
-			if b.made < b.limit && b.leave(mine) {
+			if b.made < b.limit && b.may(background) && b.leave(mine) {
 				b.made++
+				b.gave(background)
 				b.mu.Unlock()
-				return b.fit(nil, size)
+				return b.fit(nil, size, background)
 			}
 			b.mu.Unlock()
 			timer.Reset(patience) // another Writer may end, and leave room
@@ -115,7 +139,7 @@ func (b *Buffers) take(ctx context.Context, size int, atOnce bool) ([]byte, erro
 			left := b.leave(mine)
 			b.mu.Unlock()
 			if !left {
-				b.give(<-mine)
+				b.give(<-mine, background)
 			}
 			return nil, context.Cause(ctx)
 		}
@@ -124,7 +148,7 @@ func (b *Buffers) take(ctx context.Context, size int, atOnce bool) ([]byte, erro
 
 // leave takes somebody out of the line, and tells whether it was still there. The lock is held.
 func (b *Buffers) leave(mine chan []byte) bool {
-	i := slices.Index(b.line, mine)
+	i := slices.IndexFunc(b.line, func(w waiter) bool { return w.ch == mine })
 	if i >= 0 {
 		b.line = slices.Delete(b.line, i, i+1)
 	}
@@ -132,7 +156,7 @@ func (b *Buffers) leave(mine chan []byte) bool {
 }
 
 // fit returns p if it has that many bytes, else memory in its place. Vaults differ in the size of their packs.
-func (b *Buffers) fit(p []byte, size int) ([]byte, error) {
+func (b *Buffers) fit(p []byte, size int, background bool) ([]byte, error) {
 	if len(p) == size {
 		return p, nil
 	}
@@ -141,20 +165,33 @@ func (b *Buffers) fit(p []byte, size int) ([]byte, error) {
 	if err != nil {
 		b.mu.Lock()
 		b.made--
+		if background {
+			b.background--
+		}
 		b.mu.Unlock()
 	}
 	return p, err
 }
 
-func (b *Buffers) give(p []byte) {
+// give takes a buffer back, and gives it to the first in line, those in the background behind all others.
+func (b *Buffers) give(p []byte, background bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.line) > 0 {
-		b.line[0] <- p
-		b.line = b.line[1:]
+	if background {
+		b.background--
+	}
+	i := slices.IndexFunc(b.line, func(w waiter) bool { return !w.background })
+	if i < 0 && len(b.line) > 0 && b.may(true) {
+		i = 0
+	}
+	if i < 0 {
+		b.idle = append(b.idle, p)
 		return
 	}
-	b.idle = append(b.idle, p)
+	w := b.line[i]
+	b.line = slices.Delete(b.line, i, i+1)
+	b.gave(w.background)
+	w.ch <- p
 }
 
 // end ends the use, and gives back what the Writer still has: packs that did not arrive. Nobody may touch them any
@@ -168,7 +205,7 @@ func (u *buffers) end() {
 		return
 	}
 	for _, p := range held {
-		u.b.give(p)
+		u.b.give(p, u.background)
 	}
 	b := u.b
 	b.mu.Lock()

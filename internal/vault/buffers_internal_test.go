@@ -20,7 +20,7 @@ func take(t *testing.T, u *buffers) []byte {
 
 func TestBuffers(t *testing.T) {
 	b := NewBuffers(3)
-	u := b.use(4096)
+	u := b.use(4096, false)
 	one, two, three := take(t, u), take(t, u), take(t, u) // the third though nobody gives any back
 	if &one[0] == &two[0] || &two[0] == &three[0] || b.made != 3 {
 		t.Fatalf("%d buffers are given to three", b.made)
@@ -50,7 +50,7 @@ func TestBuffers(t *testing.T) {
 func TestBuffersAreShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBuffers(2)
-		first, second := b.use(4096), b.use(8192)
+		first, second := b.use(4096, false), b.use(8192, false)
 		one, two := take(t, first), take(t, first)
 		var got []byte
 		var all sync.WaitGroup
@@ -86,9 +86,9 @@ func TestBuffersAreShared(t *testing.T) {
 func TestBuffersUnderManyWriters(t *testing.T) {
 	b := NewBuffers(4)
 	var all sync.WaitGroup
-	for range 4 {
+	for i := range 4 {
 		all.Go(func() {
-			u := b.use(4096)
+			u := b.use(4096, i%2 == 0)
 			defer u.end()
 			var sent sync.WaitGroup
 			for range 200 {
@@ -107,4 +107,41 @@ func TestBuffersUnderManyWriters(t *testing.T) {
 	if b.made != 0 || len(b.line) != 0 {
 		t.Errorf("%d buffers, %d wait", b.made, len(b.line))
 	}
+}
+
+// TestBackgroundLeavesABuffer: writers in the background, whose packs never arrive, take all buffers but one, and who is not in the background
+// goes before them.
+func TestBackgroundLeavesABuffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBuffers(3)
+		round, held := b.use(4096, true), b.use(4096, false)
+		one := take(t, round)
+		take(t, round)
+		var order []string
+		var all sync.WaitGroup
+		all.Go(func() {
+			take(t, round)
+			order = append(order, "background")
+		})
+		time.Sleep(time.Minute)
+		mine := take(t, held) // though one of the background is in line
+		all.Go(func() {
+			p := take(t, held)
+			order = append(order, "held")
+			time.Sleep(time.Minute)
+			held.give(p)
+		})
+		time.Sleep(time.Minute)
+		round.give(one)
+		all.Wait()
+		if order[0] != "held" {
+			t.Errorf("served %v", order)
+		}
+		held.give(mine)
+		held.end()
+		round.end()
+		if b.made != 0 || b.background != 0 || len(b.line) != 0 {
+			t.Errorf("%d buffers, %d of the background, %d wait", b.made, b.background, len(b.line))
+		}
+	})
 }

@@ -40,7 +40,7 @@ func TestFormat(t *testing.T) {
 	want, ref := writeForFormat(t, st, id, nameKey)
 	text, err := id.MarshalText()
 	must(t, err)
-	f := &formatReader{t: t, st: st, packs: map[string][]formatRow{}, chunks: map[string][]byte{}}
+	f := &formatReader{t: t, st: st, packs: map[string][]formatRow{}, sizes: map[string]int{}, chunks: map[string][]byte{}}
 	f.header("tenant", nameKey, text)
 
 	var rows, indexed []formatRow
@@ -96,7 +96,7 @@ func writeForFormat(t *testing.T, st obs.Store, id *vault.Identity, nameKey []by
 	must(t, err)
 	w, err := v.NewWriter(t.Context(), vault.WriterOptions{})
 	must(t, err)
-	packs := map[vault.PackID]bool{}
+	packs := w.NamePacks(t.Context(), nil)
 	rec, err := w.NewRecipe(packs)
 	must(t, err)
 	rec.KeepStats = true
@@ -119,7 +119,7 @@ func writeForFormat(t *testing.T, st obs.Store, id *vault.Identity, nameKey []by
 		if len(content) > 0 {
 			name := v.Namer().Name(content)
 			m, payload := comp.Compress(content)
-			stored, err := w.Add(name, m, payload, len(content))
+			stored, err := addTo(w, name, m, payload, len(content))
 			must(t, err)
 			// In two extents: the end of the chunk first, and then its beginning, behind a hole.
 			half := uint32(len(content) / 2)
@@ -162,13 +162,9 @@ func writeForFormat(t *testing.T, st obs.Store, id *vault.Identity, nameKey []by
 	vol.Lists, err = rec.Finish()
 	must(t, err)
 	vol.Stats = rec.Stats()
-	added, err := w.Finish(t.Context())
+	_, err = w.Finish(t.Context())
 	must(t, err)
-	var ids []vault.PackID
-	for id := range packs {
-		ids = append(ids, id)
-	}
-	refs, err := v.PackRefs(t.Context(), ids, added)
+	refs, err := packs.Refs(t.Context())
 	must(t, err)
 	now := time.Now()
 	m = &vault.Manifest{
@@ -198,6 +194,7 @@ type formatReader struct {
 	id    string
 	key   []byte // the vault's
 	packs map[string][]formatRow
+	sizes map[string]int // of packs
 	// chunks are the opened ones, by place.
 	chunks map[string][]byte
 }
@@ -304,6 +301,7 @@ func (f *formatReader) pack(id string, b []byte) []formatRow {
 		f.packs[row.pack] = append(f.packs[row.pack], row)
 		off += int(row.size)
 	}
+	f.sizes[string(raw)] = len(b)
 	if off != at {
 		f.t.Errorf("pack %s: chunks end at %d, table begins at %d", id, off, at)
 	}
@@ -320,11 +318,16 @@ func (f *formatReader) segment(id string, b []byte) (all []formatRow) {
 	rows, packs, replaced, lines := u(0), u(1), u(2), u(3)
 	blocks := (rows + 20) / 21
 	head := rows*48 + blocks*16
-	if size := head + 16*(packs+replaced) + 8*blocks + 64*lines + 16 + 24; size != n || string(trailer[16:]) != "HFINDX\x00\x01" {
+	if size := head + 20*packs + 16*replaced + 8*blocks + 64*lines + 16 + 24; size != n || string(trailer[16:]) != "HFINDX\x00\x01" {
 		f.t.Fatalf("segment of %d bytes should have %d", n, size)
 	}
 	h := f.open("meta", "index", string(raw), 0, b[head:n-24], trailer)
-	fences, filter := h[16*(packs+replaced):], h[16*(packs+replaced)+8*blocks:]
+	fences, filter := h[20*packs+16*replaced:], h[20*packs+16*replaced+8*blocks:]
+	for i := range packs {
+		if size := binary.LittleEndian.Uint32(h[20*i+16:]); int(size) != f.sizes[string(h[20*i:][:16])] {
+			f.t.Errorf("the index says that pack %x has %d bytes", h[20*i:][:16], size)
+		}
+	}
 	for i := range blocks {
 		block := f.open("meta", "index", string(raw), uint64(i+1), b[i*1024:min((i+1)*1024, head)], nil)
 		if !bytes.Equal(block[:8], fences[8*i:8*i+8]) {
@@ -332,7 +335,7 @@ func (f *formatReader) segment(id string, b []byte) (all []formatRow) {
 		}
 		for ; len(block) > 0; block = block[48:] {
 			u := func(i int) uint32 { return binary.LittleEndian.Uint32(block[32+4*i:]) }
-			row := formatRow{pack: string(h[16*u(0):][:16]), off: u(1), size: u(2), raw: u(3)}
+			row := formatRow{pack: string(h[20*u(0):][:16]), off: u(1), size: u(2), raw: u(3)}
 			copy(row.name[:], block)
 			if len(all) > 0 && bytes.Compare(all[len(all)-1].name[:], row.name[:]) >= 0 {
 				f.t.Error("rows are not sorted")

@@ -36,6 +36,8 @@ type indexView struct {
 	active *rowTable
 	frozen []*rowTable // full; being written as segments, unless the disk had no room
 	segs   []*segment
+	// spilled are those of segs that this writer added.
+	spilled []*segment
 }
 
 // openIndex opens the index with the segments that the store has. What is damaged is left out and told: what it lists is
@@ -66,18 +68,41 @@ func (v *Vault) openIndex(ctx context.Context, dir string, without []PackID, tel
 // find returns where the chunk of that name is.
 func (x *index) find(name chunk.Name) (Loc, bool) {
 	view := x.view.Load()
-	if loc, ok := view.active.find(&name); ok {
+	if loc, ok := view.findRow(&name); ok {
+		return loc, true
+	}
+	return x.findIn(view.segs, &name)
+}
+
+// findAdded is find among the chunks that were added since the index was opened. What the stored segments
+// list does not change meanwhile.
+func (x *index) findAdded(name chunk.Name) (Loc, bool) {
+	view := x.view.Load()
+	if loc, ok := view.findRow(&name); ok {
+		return loc, true
+	}
+	return x.findIn(view.spilled, &name)
+}
+
+// findRow finds a chunk among the rows that are in memory.
+func (view *indexView) findRow(name *chunk.Name) (Loc, bool) {
+	if loc, ok := view.active.find(name); ok {
 		return loc, true
 	}
 	for _, t := range view.frozen {
-		if loc, ok := t.find(&name); ok {
+		if loc, ok := t.find(name); ok {
 			return loc, true
 		}
 	}
+	return Loc{}, false
+}
+
+// findIn finds a chunk in segments; of several places it takes the one that compareLoc puts first.
+func (x *index) findIn(segs []*segment, name *chunk.Name) (Loc, bool) {
 	var best Loc
 	found := false
-	for _, s := range view.segs {
-		loc, ok, err := s.find(&name)
+	for _, s := range segs {
+		loc, ok, err := s.find(name)
 		if err != nil {
 			x.fault(s, err)
 		} else if ok && !x.without[loc.Pack] && (!found || compareLoc(loc, best) < 0) {
@@ -95,6 +120,41 @@ func (x *index) fault(s *segment, err error) {
 	x.tell(x.v.damage(s, err))
 }
 
+// packs calls each with the packs that the index lists, and with the size of each; a pack may come twice.
+func (x *index) packs(each func(PackRef)) {
+	view := x.view.Load()
+	for _, s := range view.segs {
+		for i := range s.packs {
+			if p := s.packRef(i); !x.without[p.ID] {
+				each(p)
+			}
+		}
+	}
+	for _, t := range append(slices.Clone(view.frozen), view.active) {
+		for _, p := range t.refs() {
+			each(p)
+		}
+	}
+}
+
+// addPack adds the rows of a whole pack whose names find does not know.
+func (x *index) addPack(p PackRef, rows []Row) (added int) {
+	for _, r := range rows {
+		if _, ok := x.find(r.Name); !ok {
+			x.add(r.Name, Loc{Pack: p.ID, Off: r.Off, Len: r.Len, Raw: r.Raw})
+			added++
+		}
+	}
+	x.sizePack(p)
+	if spill := x.freeze(); spill != nil {
+		spill()
+	}
+	return added
+}
+
+// sizePack notes the size of the pack whose chunks were added last.
+func (x *index) sizePack(p PackRef) { x.view.Load().active.sizePack(p) }
+
 // add records where a chunk is whose name find does not know.
 func (x *index) add(name chunk.Name, loc Loc) { x.view.Load().active.add(name, loc) }
 
@@ -109,7 +169,7 @@ func (x *index) freeze() (spill func()) {
 	if full.n < tableRows {
 		return nil
 	}
-	x.view.Store(&indexView{active: newRowTable(), frozen: append(slices.Clone(view.frozen), full), segs: view.segs})
+	x.view.Store(&indexView{active: newRowTable(), frozen: append(slices.Clone(view.frozen), full), segs: view.segs, spilled: view.spilled})
 	return func() { x.spill(full) }
 }
 
@@ -127,7 +187,7 @@ func (x *index) spill(t *rowTable) {
 	x.own = append(x.own, s)
 	view := x.view.Load()
 	x.view.Store(&indexView{
-		active: view.active, segs: append(slices.Clone(view.segs), s),
+		active: view.active, segs: append(slices.Clone(view.segs), s), spilled: append(slices.Clone(view.spilled), s),
 		frozen: slices.DeleteFunc(slices.Clone(view.frozen), func(f *rowTable) bool { return f == t }),
 	})
 }

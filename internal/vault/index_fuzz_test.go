@@ -18,13 +18,13 @@ func FuzzIndex(f *testing.F) {
 	// One row of one pack, and two blocks of rows that count up.
 	row := append(bytes.Repeat([]byte{7}, 32), make([]byte, 16)...)
 	fenceAndFilter := append(bytes.Repeat([]byte{7}, 8), bytes.Repeat([]byte{255}, 64)...)
-	f.Add(uint16(1), uint16(1), uint16(0), append(make([]byte, 16), fenceAndFilter...), row, row[:32])
+	f.Add(uint16(1), uint16(1), uint16(0), append(make([]byte, packEntry), fenceAndFilter...), row, row[:32])
 	var rows []byte
 	for i := range byte(blockRows + 3) {
 		rows = append(rows, append(append([]byte{i}, make([]byte, 31)...), make([]byte, 16)...)...)
 	}
 	fences := append(make([]byte, 8), byte(blockRows), 0, 0, 0, 0, 0, 0, 0)
-	head := append(append(make([]byte, 32), fences...), bytes.Repeat([]byte{255}, 64)...)
+	head := append(append(make([]byte, packEntry+16), fences...), bytes.Repeat([]byte{255}, 64)...)
 	f.Add(uint16(blockRows+3), uint16(1), uint16(1), head, rows, make([]byte, 32))
 	f.Add(uint16(9), uint16(0), uint16(1000), []byte{1}, []byte{255}, []byte{})
 	f.Fuzz(func(t *testing.T, nRows, packs, replaced uint16, head, rows, name []byte) {
@@ -70,7 +70,7 @@ func FuzzIndexObject(f *testing.F) {
 	if err := w.add(chunk.Name{1}, 0, 8, 100, 200); err != nil {
 		f.Fatal(err)
 	}
-	if _, err := w.finish([]PackID{{1}}, nil); err != nil {
+	if _, err := w.finish([]PackRef{{ID: PackID{1}, Size: 300}}, nil); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(good.Bytes())

@@ -22,7 +22,7 @@ func store(t testing.TB, v *vault.Vault, dir string, first, end int) (fresh int,
 	namer := v.Namer()
 	for i := first; i < end; i++ {
 		b := fmt.Appendf(nil, "the content of chunk %d", i)
-		s, err := w.Add(namer.Name(b), seal.Raw, b, len(b))
+		s, err := addTo(w, namer.Name(b), seal.Raw, b, len(b))
 		must(t, err)
 		if s.New {
 			fresh++

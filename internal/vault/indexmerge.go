@@ -107,6 +107,16 @@ func (v *Vault) mergeIndex(ctx context.Context, dir string, without map[PackID]b
 	return v.deleteSegments(ctx, left)
 }
 
+// ForgetPacks takes packs that can't be used out of the index, so that no backup finds their chunks. dir is as in
+// WriterOptions.IndexDir.
+func (v *Vault) ForgetPacks(ctx context.Context, dir string, packs []PackID) error {
+	without := make(map[PackID]bool, len(packs))
+	for _, p := range packs {
+		without[p] = true
+	}
+	return v.mergeIndex(ctx, dir, without, packs, func(error) {})
+}
+
 // mergeGroup replaces the segments of a group by one. left, which others replace and which are still there, is said to
 // be replaced by the new one too: what replaces it may be in the group.
 func (v *Vault) mergeGroup(ctx context.Context, set *segmentSet, group []*segment, left []segmentID, without map[PackID]bool) error {
@@ -154,15 +164,15 @@ func (v *Vault) mergeGroup(ctx context.Context, set *segmentSet, group []*segmen
 // chunk it takes the one that a lookup takes.
 func (v *Vault) mergeInto(f *os.File, group []*segment, replaces []segmentID, without map[PackID]bool) (*segment, error) {
 	limit := 0
-	var packs []PackID
+	var packs []PackRef
 	nums := map[PackID]uint32{}
 	cursors := make([]*cursor, 0, len(group))
 	for _, s := range group {
 		limit += s.rows
 		for i := range s.packs {
-			p := s.pack(i)
-			if _, ok := nums[p]; !ok && !without[p] {
-				nums[p] = uint32(len(packs))
+			p := s.packRef(i)
+			if _, ok := nums[p.ID]; !ok && !without[p.ID] {
+				nums[p.ID] = uint32(len(packs))
 				packs = append(packs, p)
 			}
 		}

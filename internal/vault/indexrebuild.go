@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"holdfast/internal/contain"
@@ -36,7 +35,7 @@ type IndexReport struct {
 	Packs    int      `json:"packs"`    // that the store has
 	Read     int      `json:"read"`     // of them: those that no sound segment listed
 	Chunks   int      `json:"chunks"`   // of those, that the index did not have
-	Gone     int      `json:"gone"`     // packs that a segment listed and that the store does not have, or that are condemned
+	Gone     int      `json:"gone"`     // packs that a segment listed and that the store does not have in that size, or that are condemned
 	Replaced int      `json:"replaced"` // segments that were damaged, or listed packs that are gone
 	Damaged  []string `json:"damaged"`  // packs that do not open; their chunks are not in the index
 }
@@ -62,21 +61,22 @@ func (v *Vault) rebuildIndex(ctx context.Context, condemned []PackID) (IndexRepo
 	}
 	defer set.close()
 	// After the segments: what a segment lists was stored before it.
-	stored, err := v.packIDs(ctx)
-	if err != nil {
+	stored := map[PackID]int64{}
+	if err := v.listPacks(ctx, "", func(id PackID, info obs.Info) { stored[id] = info.Size }); err != nil {
 		return report, err
 	}
 	for _, p := range condemned {
 		delete(stored, p)
 	}
 	report.Packs = len(stored)
+	// A pack of another size than it had is as good as gone, and its table, which does not open, tells of the damage.
 	listed, gone := map[PackID]bool{}, map[PackID]bool{}
 	for _, s := range set.open {
 		for i := range s.packs {
-			if p := s.pack(i); stored[p] {
-				listed[p] = true
+			if p := s.packRef(i); stored[p.ID] == p.Size {
+				listed[p.ID] = true
 			} else {
-				gone[p] = true
+				gone[p.ID] = true
 			}
 		}
 	}
@@ -98,24 +98,8 @@ func (v *Vault) rebuildIndex(ctx context.Context, condemned []PackID) (IndexRepo
 	return report, v.replaceUnsound(ctx, set, gone, &report)
 }
 
-// packIDs returns the packs that the store has.
-func (v *Vault) packIDs(ctx context.Context) (map[PackID]bool, error) {
-	prefix := v.info.ID + "/packs/"
-	ids := map[PackID]bool{}
-	for info, err := range v.st.List(ctx, prefix) {
-		if err != nil {
-			return nil, fmt.Errorf("list the packs: %w", err)
-		}
-		id, err := ParsePackID(info.Key[strings.LastIndexByte(info.Key, '/')+1:])
-		if err == nil && v.packKey(id) == info.Key {
-			ids[id] = true
-		}
-	}
-	return ids, nil
-}
-
 // readTables adds the rows of the stored packs that are not listed.
-func (v *Vault) readTables(ctx context.Context, x *index, stored, listed map[PackID]bool, report *IndexReport) error {
+func (v *Vault) readTables(ctx context.Context, x *index, stored map[PackID]int64, listed map[PackID]bool, report *IndexReport) error {
 	todo := slices.Collect(maps.Keys(stored))
 	todo = slices.DeleteFunc(todo, func(p PackID) bool { return listed[p] })
 	var mu sync.Mutex // over x.add and the report
@@ -123,28 +107,23 @@ func (v *Vault) readTables(ctx context.Context, x *index, stored, listed map[Pac
 	g.SetLimit(16)
 	for _, id := range todo {
 		g.Go(func() error {
-			rows, _, err := v.PackTable(ctx, id)
+			rows, err := v.packTable(ctx, id, stored[id])
+			if errors.Is(err, ErrCorrupt) {
+				if _, serr := v.st.Stat(ctx, v.packKey(id)); errors.Is(serr, obs.ErrNotFound) {
+					return nil // deleted since it was listed
+				}
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
-			case errors.Is(err, obs.ErrNotFound):
-				return nil // deleted since it was listed
-			case errors.Is(err, ErrCorrupt):
+			case errors.Is(err, ErrCorrupt), errors.Is(err, obs.ErrCold):
 				report.Damaged = append(report.Damaged, v.packKey(id))
 				return nil
 			case err != nil:
 				return fmt.Errorf("read table of pack %s: %w", id, err)
 			}
 			report.Read++
-			for _, r := range rows {
-				if _, ok := x.find(r.Name); !ok {
-					x.add(r.Name, Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw})
-					report.Chunks++
-				}
-			}
-			if spill := x.freeze(); spill != nil {
-				spill()
-			}
+			report.Chunks += x.addPack(PackRef{ID: id, Size: stored[id]}, rows)
 			return nil
 		})
 	}

@@ -60,8 +60,9 @@ func (t *rowTable) of(packs map[PackID]bool) *rowTable {
 	for i := range t.n {
 		row := t.row(i)
 		u := func(i int) uint32 { return binary.LittleEndian.Uint32(row[32+4*i:]) }
-		if id := t.packs[u(0)]; packs[id] {
-			some.add(chunk.Name(row), Loc{Pack: id, Off: u(1), Len: u(2), Raw: u(3)})
+		if p := t.packs[u(0)]; packs[p.ID] {
+			some.add(chunk.Name(row), Loc{Pack: p.ID, Off: u(1), Len: u(2), Raw: u(3)})
+			some.sizePack(p)
 		}
 	}
 	return some

@@ -28,11 +28,12 @@ const (
 	indexRowSize   = 32 + 4 + 4 + 4 + 4
 	blockRows      = 21 // of one block, which with its tag has 1024 bytes
 	blockSize      = blockRows*indexRowSize + gcmTag
+	packEntry      = 16 + 4 // of a pack that a segment lists: its id and its size
 	indexTrailer   = 4*4 + len(indexMagic)
 	maxIndexRows   = 1 << 20 // of one segment
 	maxReplaced    = 1 << 12
 	maxIndexObject = int64(maxIndexRows*indexRowSize + (maxIndexRows/blockRows+1)*(gcmTag+8) +
-		16*(maxIndexRows+maxReplaced) + filterLine*(filterBits*maxIndexRows/(8*filterLine)+1) + gcmTag + indexTrailer)
+		packEntry*maxIndexRows + 16*maxReplaced + filterLine*(filterBits*maxIndexRows/(8*filterLine)+1) + gcmTag + indexTrailer)
 )
 
 // segmentID names an index segment: 128 random bits.
@@ -53,7 +54,9 @@ type shape struct{ rows, packs, replaced, lines int }
 
 func (s shape) blocks() int { return (s.rows + blockRows - 1) / blockRows }
 
-func (s shape) headSize() int { return 16*(s.packs+s.replaced) + 8*s.blocks() + filterLine*s.lines }
+func (s shape) headSize() int {
+	return packEntry*s.packs + 16*s.replaced + 8*s.blocks() + filterLine*s.lines
+}
 
 // blocksSize is where the blocks end and the sealed head begins.
 func (s shape) blocksSize() int { return s.rows*indexRowSize + s.blocks()*gcmTag }
@@ -135,7 +138,7 @@ type segment struct {
 	open []byte // the head, outside the Go heap, which would let the heap grow to twice of it
 	path string // of the cached file, "" when it has none
 
-	packIDs  []byte // parts of the head
+	listed   []byte // the packs; these four are parts of the head
 	replaces []byte
 	fences   []byte
 	filter   filter
@@ -169,7 +172,7 @@ func newSegment(id segmentID, aead cipher.AEAD, data []byte) (*segment, error) {
 		head = head[n:]
 		return part
 	}
-	s.packIDs, s.replaces, s.fences, s.filter = cut(16*sh.packs), cut(16*sh.replaced), cut(8*sh.blocks()), cut(filterLine*sh.lines)
+	s.listed, s.replaces, s.fences, s.filter = cut(packEntry*sh.packs), cut(16*sh.replaced), cut(8*sh.blocks()), cut(filterLine*sh.lines)
 	return s, nil
 }
 
@@ -291,7 +294,12 @@ func (s *segment) loc(row []byte) (Loc, error) {
 	return Loc{Pack: s.pack(int(u(0))), Off: u(1), Len: u(2), Raw: u(3)}, nil
 }
 
-func (s *segment) pack(i int) PackID { return PackID(s.packIDs[16*i:]) }
+func (s *segment) pack(i int) PackID { return PackID(s.listed[packEntry*i:]) }
+
+// packRef returns the i-th pack that the segment lists, with its size.
+func (s *segment) packRef(i int) PackRef {
+	return PackRef{ID: s.pack(i), Size: int64(binary.LittleEndian.Uint32(s.listed[packEntry*i+16:]))}
+}
 
 func (s *segment) replacedID(i int) segmentID { return segmentID(s.replaces[16*i:]) }
 

@@ -66,7 +66,7 @@ func (s *segmentWriter) seal() error {
 }
 
 // finish writes the rest of a segment that has at least one row.
-func (s *segmentWriter) finish(packs []PackID, replaces []segmentID) (shape, error) {
+func (s *segmentWriter) finish(packs []PackRef, replaces []segmentID) (shape, error) {
 	sh := shape{rows: s.rows, packs: len(packs), replaced: len(replaces), lines: len(s.filter) / filterLine}
 	if s.rows > maxIndexRows || len(packs) > maxIndexRows || len(replaces) > maxReplaced {
 		return sh, fmt.Errorf("index segment of %d rows in %d packs that replaces %d others is too large", s.rows, len(packs), len(replaces))
@@ -78,7 +78,8 @@ func (s *segmentWriter) finish(packs []PackID, replaces []segmentID) (shape, err
 	}
 	head := make([]byte, 0, sh.headSize()+gcmTag)
 	for _, p := range packs {
-		head = append(head, p[:]...)
+		head = append(head, p.ID[:]...)
+		head = binary.LittleEndian.AppendUint32(head, uint32(p.Size))
 	}
 	for _, r := range replaces {
 		head = append(head, r[:]...)

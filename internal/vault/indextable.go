@@ -18,7 +18,7 @@ type rowTable struct {
 	pages [][]byte // of tablePage rows each, as in a segment's block
 	n     int
 	slots []uint32 // number of the row plus one; the length is a power of two
-	packs []PackID
+	packs []PackRef
 }
 
 const (
@@ -51,15 +51,16 @@ func (t *rowTable) find(name *chunk.Name) (Loc, bool) {
 	}
 	row := t.row(int(n) - 1)
 	u := func(i int) uint32 { return binary.LittleEndian.Uint32(row[32+4*i:]) }
-	return Loc{Pack: t.packs[u(0)], Off: u(1), Len: u(2), Raw: u(3)}, true
+	return Loc{Pack: t.packs[u(0)].ID, Off: u(1), Len: u(2), Raw: u(3)}, true
 }
 
-// add adds a row of a name that the table does not have. Rows of one pack are added one after the other.
+// add adds a row of a name that the table does not have. Rows of one pack are added one after the other,
+// and sizePack follows when the pack's size is known.
 func (t *rowTable) add(name chunk.Name, loc Loc) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.packs) == 0 || t.packs[len(t.packs)-1] != loc.Pack {
-		t.packs = append(t.packs, loc.Pack)
+	if len(t.packs) == 0 || t.packs[len(t.packs)-1].ID != loc.Pack {
+		t.packs = append(t.packs, PackRef{ID: loc.Pack})
 	}
 	if t.n%tablePage == 0 {
 		t.pages = append(t.pages, make([]byte, tablePage*indexRowSize))
@@ -77,6 +78,22 @@ func (t *rowTable) add(name chunk.Name, loc Loc) {
 			t.slots[t.slot(&name)] = uint32(i + 1)
 		}
 	}
+}
+
+// sizePack notes the size of the pack whose rows were added last. It does nothing for a pack without rows.
+func (t *rowTable) sizePack(p PackRef) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.packs); n > 0 && t.packs[n-1].ID == p.ID {
+		t.packs[n-1].Size = p.Size
+	}
+}
+
+// refs returns the packs of the rows.
+func (t *rowTable) refs() []PackRef {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return slices.Clone(t.packs)
 }
 
 // write writes the rows, of which there is at least one, as a segment to w. Nobody may add any more.

@@ -130,10 +130,10 @@ func (v *Vault) writeManifest(ctx context.Context, m *Manifest, s *Session) erro
 	if err != nil {
 		return fmt.Errorf("encode manifest: %w", err)
 	}
-	if len(plain) > maxManifest/2 {
-		return fmt.Errorf("manifest of %d bytes: more than the %d that the format allows", len(plain), maxManifest/2)
+	if most := maxManifest - len(manifestMagic) - gcmTag; len(plain) > most {
+		return fmt.Errorf("manifest of %d bytes: more than the %d that the format allows", len(plain), most)
 	}
-	if err := decMode.Unmarshal(plain, new(Manifest)); err != nil {
+	if err := decManifest.Unmarshal(plain, new(Manifest)); err != nil {
 		return fmt.Errorf("manifest is more than the format allows: %w", err)
 	}
 	object := []byte(manifestMagic)
@@ -180,7 +180,7 @@ func (v *Vault) readManifest(ctx context.Context, ref BackupRef) (*Manifest, err
 		return nil, bad(seal.ErrOpen.Error())
 	}
 	m := new(Manifest)
-	if err := decMode.Unmarshal(plain, m); err != nil {
+	if err := decManifest.Unmarshal(plain, m); err != nil {
 		if err := pageError(err); isNewer(err) {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -397,10 +398,10 @@ type writer struct {
 	s       *Session
 	w       *Writer
 	rec     *RecipeWriter
-	packs   map[PackID]bool
+	packs   *NamedPacks
+	looks   *PackLooks // of the session
 	without []PackID
 	chunks  []int
-	added   []PackRef
 	lists   []PageRef
 	sent    []string // by all tries
 }
@@ -417,6 +418,7 @@ func (a *writer) step() {
 	var err error
 	switch a.state {
 	case 0: // begin
+		a.looks = v.NewPackLooks()
 		if a.s, err = v.BeginSession(g.ctx, SessionOptions{Host: "h"}); err == nil && !g.rules.writerIgnoresCondemned {
 			a.without = append(a.without, a.s.Condemned()...)
 		}
@@ -425,19 +427,21 @@ func (a *writer) step() {
 		if len(resume) == 0 && !a.sound && g.draw(2, "resume") == 0 {
 			resume, g.resume = g.resume, nil
 		}
-		a.w, err = v.NewWriter(g.ctx, WriterOptions{IndexDir: g.dir, Without: a.without, Resume: resume, Intent: func(id string) error {
+		a.w, err = v.NewWriter(g.ctx, WriterOptions{IndexDir: g.dir, Looks: a.looks, Without: a.without, Resume: resume, Intent: func(id string) error {
 			a.sent = append(a.sent, id)
 			return nil
 		}})
 		if err == nil {
-			a.packs = map[PackID]bool{}
+			a.packs = a.w.NamePacks(g.ctx, func(PackID) bool { return true }) // the game looks itself, in its own order
 			a.rec, err = a.w.NewRecipe(a.packs)
 		}
 	case 2: // store
-		err = a.store()
+		if err = a.store(); err == nil && !a.sound && g.draw(2, "look early") == 0 {
+			err = a.lookEarly()
+		}
 	case 3:
 		if a.lists, err = a.rec.Finish(); err == nil {
-			a.added, err = a.w.Finish(g.ctx)
+			_, err = a.w.Finish(g.ctx)
 			a.w = nil
 		}
 	case 4:
@@ -463,16 +467,24 @@ func (a *writer) step() {
 		g.kill(a)
 	case errors.As(err, &missing) && a.tries < 3:
 		g.sum.Missing++
-		maps.DeleteFunc(g.known, func(_ int, l Loc) bool { return slices.Contains(missing.Packs, l.Pack) })
+		maps.DeleteFunc(g.known, func(_ int, l Loc) bool { return slices.Contains(lostIDs(missing), l.Pack) })
 		a.plain()
 		g.fail(a.s.End(g.ctx))
-		a.without, a.state, a.tries = append([]PackID{}, missing.Packs...), 0, a.tries+1
+		a.without, a.state, a.tries = lostIDs(missing), 0, a.tries+1
 	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrAccess):
 		a.giveUp()
 	default:
 		g.fail(fmt.Errorf("writer in state %d: %w", a.state, err))
 		g.kill(a)
 	}
+}
+
+func lostIDs(e *MissingPacksError) []PackID {
+	ids := make([]PackID, len(e.Packs))
+	for i, p := range e.Packs {
+		ids[i] = p.ID
+	}
+	return ids
 }
 
 func chunkPath(i int) string { return fmt.Sprintf("f%02d", i) }
@@ -495,11 +507,14 @@ func (a *writer) store() error {
 			if ok && slices.Contains(a.without, loc.Pack) {
 				a.g.sum.Avoided++
 			}
-			s, err := a.w.Add(namer.Name(b), seal.Raw, b, len(b))
-			if err != nil {
-				return err
+			name := namer.Name(b)
+			if loc, ok = a.w.Known(name); !ok {
+				s, err := a.w.Add(name, seal.Raw, b, len(b))
+				if err != nil {
+					return err
+				}
+				loc = s.Loc
 			}
-			loc = s.Loc
 		}
 		err := a.rec.Add(Item{
 			Entry:   tree.Entry{Kind: tree.File, Path: chunkPath(i), Size: int64(len(b))},
@@ -513,14 +528,22 @@ func (a *writer) store() error {
 	return nil
 }
 
+// lookEarly looks at the packs that were named so far, long before the manifest.
+func (a *writer) lookEarly() error {
+	var ids []PackID
+	for id := range a.packs.packs {
+		if !a.w.Began(id) {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(x, y PackID) int { return bytes.Compare(x[:], y[:]) })
+	return a.packs.look(a.g.ctx, ids)
+}
+
 // commit writes the manifest.
 func (a *writer) commit(v *Vault) error {
 	g := a.g
-	ids := make([]PackID, 0, len(a.packs))
-	for p := range a.packs {
-		ids = append(ids, p)
-	}
-	refs, err := v.PackRefs(g.ctx, ids, a.added)
+	refs, err := a.packs.Refs(g.ctx)
 	if err != nil {
 		return err
 	}

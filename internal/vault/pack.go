@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
+	"strings"
 
 	"holdfast/internal/chunk"
 	"holdfast/internal/seal"
@@ -30,6 +32,28 @@ func ParsePackID(s string) (id PackID, err error) {
 		return id, fmt.Errorf("pack id %q: must be 32 hex digits", s)
 	}
 	return id, nil
+}
+
+// PackRef is a pack that a backup rests on.
+type PackRef struct {
+	_    struct{} `cbor:",toarray"`
+	ID   PackID
+	Size int64 // bytes of the stored object
+}
+
+// String is the pack's id and size, as ParsePackRef reads them.
+func (p PackRef) String() string { return fmt.Sprintf("%s-%d", p.ID, p.Size) }
+
+// ParsePackRef reads what String wrote.
+func ParsePackRef(s string) (p PackRef, err error) {
+	id, size, _ := strings.Cut(s, "-")
+	if p.ID, err = ParsePackID(id); err != nil {
+		return p, err
+	}
+	if p.Size, err = strconv.ParseInt(size, 10, 64); err != nil || p.Size < 1 || p.Size > maxPack {
+		return p, fmt.Errorf("pack %q: must be 32 hex digits, a dash and a size from 1 to %d", s, maxPack)
+	}
+	return p, nil
 }
 
 // Loc is where a chunk is stored, and is all that is needed to read it.

@@ -100,17 +100,22 @@ var encMode = func() cbor.EncMode {
 	return m
 }()
 
-var decMode = func() cbor.DecMode {
+var decMode = decoding(1 << 20)
+
+// decManifest is decMode for manifests, which list packs.
+var decManifest = decoding(MaxPacks)
+
+func decoding(maxElements int) cbor.DecMode {
 	m, err := cbor.DecOptions{
 		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
-		MaxNestedLevels: 8, MaxArrayElements: 1 << 20, MaxMapPairs: 64,
+		MaxNestedLevels: 8, MaxArrayElements: maxElements, MaxMapPairs: 64,
 		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
 	}.DecMode()
 	if err != nil {
 		panic(err) // only for options that contradict each other
 	}
 	return m
-}()
+}
 
 // Limits of a page, so that both sides know the memory that one takes.
 const (

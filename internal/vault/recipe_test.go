@@ -18,7 +18,7 @@ func TestPagesOfHeavyItems(t *testing.T) {
 	v, _ := newVault(t)
 	w, err := v.NewWriter(t.Context(), vault.WriterOptions{})
 	must(t, err)
-	rec, err := w.NewRecipe(map[vault.PackID]bool{})
+	rec, err := w.NewRecipe(namePacks(t, w))
 	must(t, err)
 	value := make([]byte, 64<<10)
 	deep := strings.Repeat(strings.Repeat("d", 200)+"/", 300)
@@ -48,7 +48,7 @@ func TestRecipeRefusesWhatNobodyCanRestore(t *testing.T) {
 	must(t, err)
 	defer func() { _ = w.Abort(nil) }()
 	data := bytes.Repeat([]byte("z"), 1000)
-	s, err := w.Add(v.Namer().Name(data), seal.Raw, data, len(data))
+	s, err := addTo(w, v.Namer().Name(data), seal.Raw, data, len(data))
 	must(t, err)
 	x := func(off int64) []vault.Extent { return []vault.Extent{{Off: off, Chunk: s.Loc, Len: 1000}} }
 	file := func(path string, size int64, x []vault.Extent) vault.Item {
@@ -68,7 +68,7 @@ func TestRecipeRefusesWhatNobodyCanRestore(t *testing.T) {
 		"no kind":              {{Entry: tree.Entry{Path: "a"}}},
 		"path without measure": {file(strings.Repeat("d/", 600<<10)+"f", 0, nil)},
 	} {
-		rec, err := w.NewRecipe(map[vault.PackID]bool{})
+		rec, err := w.NewRecipe(namePacks(t, w))
 		must(t, err)
 		for _, it := range items {
 			if err = rec.Add(it); err != nil {
@@ -89,12 +89,12 @@ func TestFileWithTheBytesOfAPage(t *testing.T) {
 	write := func(page []byte) (got []byte) {
 		w, err := v.NewWriter(t.Context(), vault.WriterOptions{})
 		must(t, err)
-		rec, err := w.NewRecipe(map[vault.PackID]bool{})
+		rec, err := w.NewRecipe(namePacks(t, w))
 		must(t, err)
 		rec.Tap = func(p []byte, _ []vault.Item) error { got = bytes.Clone(p); return nil }
 		var s vault.Stored
 		if page != nil {
-			s, err = w.Add(v.Namer().Name(page), seal.Raw, page, len(page))
+			s, err = addTo(w, v.Namer().Name(page), seal.Raw, page, len(page))
 			must(t, err)
 		}
 		must(t, rec.Add(root))
@@ -111,7 +111,7 @@ func TestFileWithTheBytesOfAPage(t *testing.T) {
 	}
 	w, err := v.NewWriter(t.Context(), vault.WriterOptions{})
 	must(t, err)
-	rec, err := w.NewRecipe(map[vault.PackID]bool{})
+	rec, err := w.NewRecipe(namePacks(t, w))
 	must(t, err)
 	var page []byte
 	rec.Tap = func(p []byte, _ []vault.Item) error { page = bytes.Clone(p); return nil }
@@ -142,7 +142,7 @@ func TestResumeWithADamagedPack(t *testing.T) {
 	v, st := newVault(t)
 	id := vault.PackID{7}
 	must(t, st.Put(t.Context(), v.Info().ID+"/packs/07/"+id.String(), bytes.Repeat([]byte("x"), 5000)))
-	w, err := v.NewWriter(t.Context(), vault.WriterOptions{Resume: []string{id.String()}})
+	w, err := v.NewWriter(t.Context(), vault.WriterOptions{Resume: []string{vault.PackRef{ID: id, Size: 5000}.String()}})
 	must(t, err)
 	packs, err := w.Finish(t.Context())
 	if err != nil || len(packs) != 0 {

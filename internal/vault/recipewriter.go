@@ -2,6 +2,7 @@ package vault
 
 import (
 	"fmt"
+	"slices"
 
 	"holdfast/internal/chunk"
 	"holdfast/internal/seal"
@@ -38,10 +39,10 @@ type RecipeWriter struct {
 	weight  int
 	last    follower
 	pages   []*metaRef
-	stats   []*metaRef      // beside pages
-	plain   []byte          // of the last stat page
-	lists   []PageRef       // of stats, in the end
-	packs   map[PackID]bool // that the items name
+	stats   []*metaRef // beside pages
+	plain   []byte     // of the last stat page
+	lists   []PageRef  // of stats, in the end
+	packs   *NamedPacks
 }
 
 type metaRef struct {
@@ -50,7 +51,7 @@ type metaRef struct {
 }
 
 // NewRecipe returns a RecipeWriter whose pages go through w. The packs that its items name are added to packs.
-func (w *Writer) NewRecipe(packs map[PackID]bool) (*RecipeWriter, error) {
+func (w *Writer) NewRecipe(packs *NamedPacks) (*RecipeWriter, error) {
 	comp, err := seal.NewCompressor(seal.Default, 1<<20)
 	if err != nil {
 		return nil, err
@@ -69,10 +70,8 @@ func (r *RecipeWriter) Add(it Item) error {
 	if err := r.last.follow(&it); err != nil {
 		return err
 	}
-	for i := range it.Extents {
-		if id := it.Extents[i].Chunk.Pack; i == 0 || id != it.Extents[i-1].Chunk.Pack {
-			r.packs[id] = true
-		}
+	if err := r.name(it.Extents); err != nil {
+		return err
 	}
 	r.items = append(r.items, it)
 	r.extents += len(it.Extents)
@@ -81,6 +80,21 @@ func (r *RecipeWriter) Add(it Item) error {
 	if len(r.items) >= pageItems || r.extents >= pageExtents || r.weight >= pageWeight ||
 		len(r.items) >= pageItems/8 && pathHash(it.Path)&(pageItems/4-1) == 0 {
 		return r.flush()
+	}
+	return nil
+}
+
+// name tells of the packs that extents name, of neighbours in one pack once.
+func (r *RecipeWriter) name(extents []Extent) error {
+	for len(extents) > 0 {
+		pack, end := extents[0].Chunk.Pack, uint32(0)
+		for len(extents) > 0 && extents[0].Chunk.Pack == pack {
+			end = max(end, extents[0].Chunk.Off+extents[0].Chunk.Len)
+			extents = extents[1:]
+		}
+		if err := r.packs.name(pack, end); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -177,6 +191,11 @@ func (r *RecipeWriter) Finish() ([]PageRef, error) {
 	}
 	var lists, stats []*metaRef
 	begin := 0
+	for _, p := range slices.Concat(r.pages, r.stats) {
+		if err := r.nameMeta(p); err != nil {
+			return nil, err
+		}
+	}
 	for i, p := range r.pages {
 		if i < len(r.pages)-1 && i+1-begin < listPages && p.name[0]&63 != 0 {
 			continue
@@ -200,8 +219,18 @@ func (r *RecipeWriter) Finish() ([]PageRef, error) {
 	if err := r.w.FlushMeta(); err != nil {
 		return nil, err
 	}
-	r.lists = r.refs(stats)
-	return r.refs(lists), nil
+	for _, l := range slices.Concat(lists, stats) {
+		if err := r.nameMeta(l); err != nil {
+			return nil, err
+		}
+	}
+	r.lists = refsOf(stats)
+	return refsOf(lists), nil
+}
+
+// nameMeta tells of the pack of a page or a list, whose place is known.
+func (r *RecipeWriter) nameMeta(m *metaRef) error {
+	return r.packs.name(m.stored.Loc.Pack, m.stored.Loc.Off+m.stored.Loc.Len)
 }
 
 // Stats returns where the lists of the stat pages are, one for each list that Finish returned, or nil without KeepStats.
@@ -209,19 +238,18 @@ func (r *RecipeWriter) Stats() []PageRef { return r.lists }
 
 // list stores a list of pages, whose places are known.
 func (r *RecipeWriter) list(pages []*metaRef) (*metaRef, error) {
-	b, err := encMode.Marshal(&pageList{Pages: r.refs(pages)})
+	b, err := encMode.Marshal(&pageList{Pages: refsOf(pages)})
 	if err != nil {
 		return nil, fmt.Errorf("encode page list: %w", err)
 	}
 	return r.add(b)
 }
 
-// refs returns where metas are, and notes their packs.
-func (r *RecipeWriter) refs(metas []*metaRef) []PageRef {
+// refsOf returns where metas are.
+func refsOf(metas []*metaRef) []PageRef {
 	refs := make([]PageRef, 0, len(metas))
 	for _, m := range metas {
 		refs = append(refs, refOf(m.stored.Loc))
-		r.packs[m.stored.Loc.Pack] = true
 	}
 	return refs
 }

@@ -4,16 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"math"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
+	"time"
 
-	"holdfast/internal/chunk"
-	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
 
@@ -37,12 +32,17 @@ type VerifyProgress struct {
 
 // VerifyReport is what a verification found.
 type VerifyReport struct {
-	Backups   int      `json:"backups"`
+	Backups   int      `json:"backups"` // of which manifest and recipes were looked at
 	Items     uint64   `json:"items"`
 	Packs     int      `json:"packs"`
 	Chunks    uint64   `json:"chunks"` // read and compared with their names
 	BytesRead uint64   `json:"bytes_read"`
 	Damaged   []Damage `json:"damaged"` // empty when all is well
+	// Unread lists objects that could not be looked at, for a reason that lies with them alone: access is denied, for one. What
+	// is in them is not known.
+	Unread []Damage `json:"unread"`
+	// Unprotected lists packs whose lock ends before that of a backup that needs them. Nothing is lost yet.
+	Unprotected []Damage `json:"unprotected"`
 	// Incomplete are the backups that lack content since they were made. They are not damaged.
 	Incomplete []IncompleteBackup `json:"incomplete"`
 }
@@ -53,7 +53,10 @@ type IncompleteBackup struct {
 	Lost   uint64 `json:"lost"`   // places
 }
 
-// Damage is one thing that is not as it was stored.
+// Findings is how many objects there is something to say about.
+func (r *VerifyReport) Findings() int { return len(r.Damaged) + len(r.Unread) + len(r.Unprotected) }
+
+// Damage is one thing that is not as it was stored, or is to be.
 type Damage struct {
 	Object string `json:"object"`
 	Reason string `json:"reason"`
@@ -62,9 +65,13 @@ type Damage struct {
 }
 
 // Verify reads manifests, recipes, pack tables and, when all backups are verified, the index, and as much
-// content as asked, and reports
-// what is damaged. Its error is for what kept it from looking, never for damage.
+// content as asked, and reports what is damaged. Its error is for what kept it from looking, never for damage.
+// It takes 64 MiB of memory for what recipes name, and keeps more in temporary files.
 func (v *Vault) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, error) {
+	return v.verify(ctx, o, verifyBudget)
+}
+
+func (v *Vault) verify(ctx context.Context, o VerifyOptions, budget int) (VerifyReport, error) {
 	refs, err := v.Backups(ctx, o.Instance)
 	if err != nil {
 		return VerifyReport{}, err
@@ -75,14 +82,25 @@ func (v *Vault) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, erro
 	if len(refs) == 0 && (o.Instance != "" || o.Backup != "") {
 		return VerifyReport{}, fmt.Errorf("%w: %s %s in vault %s (%s)", ErrNoBackup, o.Instance, o.Backup, v.info.Name, v.st)
 	}
-	c := &check{v: v, o: o, users: map[PackID]*packUse{}, damage: map[string]*Damage{}}
+	c := &check{
+		v: v, o: o, backups: refs, named: newRefSorter(budget), numbers: map[PackID]uint32{}, pages: map[uint64]struct{}{},
+		damage: map[string]*Damage{}, unread: map[string]*Damage{}, unprotected: map[string]*Damage{}, hurt: map[PackID]bool{},
+	}
+	defer c.named.close()
 	c.progress.Backups = len(refs)
-	for _, ref := range refs {
-		if err := c.backup(ctx, ref); err != nil {
+	for i := range refs {
+		if err := c.backup(ctx, i); err != nil {
 			return c.report, err
 		}
 	}
-	if err := c.packs(ctx); err != nil {
+	c.pages = nil
+	if err := c.checkPacks(ctx); err != nil {
+		return c.report, err
+	}
+	if err := c.findGone(ctx); err != nil {
+		return c.report, err
+	}
+	if err := c.nameBackups(ctx); err != nil {
 		return c.report, err
 	}
 	if o.Instance == "" && o.Backup == "" {
@@ -92,51 +110,90 @@ func (v *Vault) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, erro
 			return c.report, err
 		}
 		set.close()
-		for _, err := range set.damaged {
-			_ = c.found(err) // which is a *CorruptError
+		for id, err := range set.damaged {
+			if err := c.found(err, v.segmentKey(id)); err != nil {
+				return c.report, err
+			}
 		}
 	}
-	for _, d := range c.damage {
-		slices.Sort(d.Backups)
-		d.Backups = slices.Compact(d.Backups)
-		c.report.Damaged = append(c.report.Damaged, *d)
-	}
-	slices.SortFunc(c.report.Damaged, func(a, b Damage) int { return strings.Compare(a.Object, b.Object) })
+	c.report.Damaged, c.report.Unread, c.report.Unprotected = listed(c.damage), listed(c.unread), listed(c.unprotected)
 	return c.report, nil
 }
 
-// packUse is what the recipes say of one pack.
-type packUse struct {
-	size    int64
-	backups []string
-	locs    map[Loc]struct{} // content that files name
-}
-
-type check struct {
-	v        *Vault
-	o        VerifyOptions
-	users    map[PackID]*packUse
-	mu       sync.Mutex
-	damage   map[string]*Damage
-	report   VerifyReport
-	progress VerifyProgress
-}
-
-// found files err as damage, or returns it when it is none.
-func (c *check) found(err error, backups ...string) error {
-	ce, ok := errors.AsType[*CorruptError](err)
-	if !ok {
-		return err
+// listed returns the findings in the order of their objects.
+func listed(found map[string]*Damage) (all []Damage) {
+	for _, d := range found {
+		slices.Sort(d.Backups)
+		d.Backups = slices.Compact(d.Backups)
+		all = append(all, *d)
 	}
+	slices.SortFunc(all, func(a, b Damage) int { return strings.Compare(a.Object, b.Object) })
+	return all
+}
+
+// check is one verification.
+type check struct {
+	v       *Vault
+	o       VerifyOptions
+	backups []BackupRef
+	gone    []int // of backups: listed, and then not found
+
+	numbers map[PackID]uint32 // of packs
+	packs   []packUse
+	named   *refSorter
+	pages   map[uint64]struct{} // whose chunks are in named already, by pack number and offset
+
+	mu          sync.Mutex
+	damage      map[string]*Damage
+	unread      map[string]*Damage
+	unprotected map[string]*Damage
+	hurt        map[PackID]bool // packs of which the backups that name them have to be told
+	report      VerifyReport
+	progress    VerifyProgress
+}
+
+// packUse is what the manifests say of one pack.
+type packUse struct {
+	id    PackID
+	size  int64
+	until int64  // the latest end of the lock of a manifest that names it, seconds since 1970; 0 is none
+	by    uint32 // the number of that backup
+	last  uint32 // the number plus one of the last backup whose manifest names it
+}
+
+// maxPages bounds the pages of which a verification knows that it has their chunks. Those of more pages are noted
+// again, and sorted out.
+const maxPages = 1 << 20
+
+// found files err, which is about that object, or returns it when it is about the way to the store. A *CorruptError may
+// name another object.
+func (c *check) found(err error, object string, backups ...string) error {
+	if err == nil {
+		return nil
+	}
+	if ce, ok := errors.AsType[*CorruptError](err); ok {
+		c.file(c.damage, ce.Object, ce.Reason, backups...)
+		return nil
+	}
+	for _, class := range []error{ErrNewer, obs.ErrAccess, obs.ErrCold} {
+		if errors.Is(err, class) {
+			c.file(c.unread, object, err.Error(), backups...)
+			return nil
+		}
+	}
+	return err
+}
+
+// file adds a finding. Of several about one object it keeps the first reason.
+func (c *check) file(where map[string]*Damage, object, reason string, backups ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	d := c.damage[ce.Object]
+	d := where[object]
 	if d == nil {
-		d = &Damage{Object: ce.Object, Reason: ce.Reason}
-		c.damage[ce.Object] = d
+		d = &Damage{Object: object, Reason: reason}
+		where[object] = d
 	}
 	d.Backups = append(d.Backups, backups...)
-	return nil
 }
 
 func (c *check) tell(change func(*VerifyProgress)) {
@@ -148,224 +205,137 @@ func (c *check) tell(change func(*VerifyProgress)) {
 	}
 }
 
-// backup opens a manifest and its recipes and notes what they name.
-func (c *check) backup(ctx context.Context, ref BackupRef) error {
+// backup opens the manifest of a backup and its recipes, and notes what they name.
+func (c *check) backup(ctx context.Context, number int) error {
 	defer c.tell(func(p *VerifyProgress) { p.BackupsDone++ })
-	name := ref.Instance + "/" + ref.ID
+	ref := c.backups[number]
+	name, key := ref.Instance+"/"+ref.ID, c.v.manifestKey(ref.Instance, ref.ID)
 	m, err := c.v.Manifest(ctx, ref)
-	if err != nil {
-		return c.found(err, name)
+	if errors.Is(err, ErrNoBackup) {
+		c.gone = append(c.gone, number)
+		return nil
+	} else if err != nil {
+		return c.found(err, key, name)
 	}
 	c.report.Backups++
 	if m.Lost > 0 {
 		c.report.Incomplete = append(c.report.Incomplete, IncompleteBackup{Backup: name, Lost: m.Lost})
 	}
-	listed := map[PackID]bool{}
+	info, err := c.v.st.Stat(ctx, key)
+	if err != nil && !errors.Is(err, obs.ErrNotFound) {
+		return c.found(err, key, name)
+	}
 	for _, p := range m.Packs {
-		listed[p.ID] = true
-		u := c.users[p.ID]
-		if u == nil {
-			u = &packUse{size: p.Size, locs: map[Loc]struct{}{}}
-			c.users[p.ID] = u
+		if err := c.use(p, number, info.RetainUntil, name); err != nil {
+			return err
 		}
-		u.backups = append(u.backups, name)
 	}
 	for i := range m.Volumes {
-		vol := &m.Volumes[i]
-		var last follower
-		var entries uint64
-		err := c.v.Items(ctx, vol, func(items []Item) error {
-			c.report.Items += uint64(len(items))
-			for _, it := range items {
-				for _, x := range it.Extents {
-					if !listed[x.Chunk.Pack] {
-						return &CorruptError{Object: m.Object, Reason: fmt.Sprintf("does not list pack %s, which its recipe names", x.Chunk.Pack)}
-					}
-					c.users[x.Chunk.Pack].locs[x.Chunk] = struct{}{}
-				}
-				if err := last.follow(&it); err != nil {
-					return &CorruptError{Object: m.Object, Reason: err.Error()}
-				}
-				if !it.Continued {
-					entries++
-				}
-			}
-			return nil
-		})
-		if err == nil && entries != vol.Entries {
-			err = &CorruptError{Object: m.Object, Reason: fmt.Sprintf("names %d entries of volume %s, its recipe has %d", vol.Entries, vol.Name, entries)}
-		}
-		if err := c.found(err, name); err != nil {
+		err := c.volume(ctx, m, &m.Volumes[i], number)
+		if err := c.found(err, key, name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// packs looks at every pack that was named.
-func (c *check) packs(ctx context.Context) error {
-	c.progress.Packs = len(c.users)
-	g, ctx := contain.WithContext(ctx)
-	g.SetLimit(4)
-	ids := slices.Collect(maps.Keys(c.users))
-	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
-	whole := int(math.Ceil(float64(len(ids)) * c.o.ReadDataPercent / 100))
-	for i, id := range ids {
-		use := c.users[id]
-		g.Go(func() error {
-			n, chunks, err := c.pack(ctx, id, use, i < whole)
-			c.tell(func(p *VerifyProgress) {
-				p.PacksDone++
-				p.BytesRead += uint64(n)
-				c.report.Packs++
-				c.report.Chunks += chunks
-				c.report.BytesRead += uint64(n)
-			})
-			return c.found(err, use.backups...)
-		})
+// use notes a pack that a manifest names, whose lock ends then.
+func (c *check) use(p PackRef, number int, locked time.Time, name string) error {
+	n, known := c.numbers[p.ID]
+	if !known {
+		n = uint32(len(c.packs))
+		c.numbers[p.ID] = n
+		c.packs = append(c.packs, packUse{id: p.ID, size: p.Size})
 	}
-	return g.Wait()
+	u := &c.packs[n]
+	u.last = uint32(number) + 1
+	if !locked.IsZero() && locked.Unix() > u.until {
+		u.until, u.by = locked.Unix(), uint32(number)
+	}
+	if u.size != p.Size {
+		return c.found(&CorruptError{Object: c.v.packKey(p.ID), Reason: fmt.Sprintf("has %d bytes as one manifest says, %d as another does", u.size, p.Size)}, "", name)
+	}
+	return nil
 }
 
-func (c *check) pack(ctx context.Context, id PackID, use *packUse, whole bool) (read int64, chunks uint64, err error) {
-	key := c.v.packKey(id)
-	rows, size, err := c.v.PackTable(ctx, id)
-	if errors.Is(err, obs.ErrNotFound) {
-		return 0, 0, &CorruptError{Object: key, Reason: "is missing from the store"}
-	} else if err != nil {
-		return 0, 0, err
-	}
-	if size != use.size {
-		return 0, 0, &CorruptError{Object: key, Reason: fmt.Sprintf("has %d bytes, the manifest says %d", size, use.size)}
-	}
-	have := make(map[Loc]struct{}, len(rows))
-	for _, r := range rows {
-		have[Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw}] = struct{}{}
-	}
-	for l := range use.locs {
-		if _, ok := have[l]; !ok {
-			return 0, 0, &CorruptError{Object: key, Reason: fmt.Sprintf("has no chunk at byte %d, which a recipe names", l.Off)}
+// volume reads the recipe of a volume.
+func (c *check) volume(ctx context.Context, m *Manifest, vol *Volume, number int) error {
+	var last follower
+	var entries uint64
+	all := func(lists [][]PageRef) ([]PageRef, error) { return slices.Concat(lists...), nil }
+	err := c.v.readPages(ctx, vol.Lists, all, func(_ int, ref PageRef, plain []byte) error {
+		items, err := c.v.decodePage(plain)
+		if err != nil {
+			return c.v.badMeta(ref, err)
 		}
+		c.report.Items += uint64(len(items))
+		fresh := c.newPage(ref)
+		for _, it := range items {
+			if err := c.item(m, it.Extents, number, fresh); err != nil {
+				return err
+			}
+			if err := last.follow(&it); err != nil {
+				return &CorruptError{Object: m.Object, Reason: err.Error()}
+			}
+			if !it.Continued {
+				entries++
+			}
+		}
+		return nil
+	})
+	if err == nil && entries != vol.Entries {
+		err = &CorruptError{Object: m.Object, Reason: fmt.Sprintf("names %d entries of volume %s, its recipe has %d", vol.Entries, vol.Name, entries)}
 	}
-	if !whole {
-		return 0, 0, nil
-	}
-	magic := make([]byte, packHeader)
-	if err := c.v.ReadRun(ctx, id, magic, 0); err != nil {
-		return 0, 0, err
-	}
-	if string(magic) != packMagic {
-		return 0, 0, &CorruptError{Object: key, Reason: "does not begin as a pack does"}
-	}
-	chunks, err = c.v.verifyRows(ctx, id, rows)
-	return size, chunks, err
+	return err
 }
 
-// verifyRun is how much of a pack is read at a time, bytes.
-const verifyRun = 2 << 20
-
-// verifyBuffers is what one pack at a time needs: what was read of it, and a chunk.
-type verifyBuffers struct{ run, plain []byte }
-
-var verifying = sync.Pool{New: func() any { return new(verifyBuffers) }}
-
-// verifyRows reads the chunks of a pack and compares each with its name.
-func (v *Vault) verifyRows(ctx context.Context, id PackID, rows []Row) (chunks uint64, err error) {
-	aead, key := v.packAEAD(id), v.packKey(id)
-	namers := map[ChunkKind]*chunk.Namer{Content: v.Namer(), Meta: v.pageNamer()}
-	buf := verifying.Get().(*verifyBuffers)
-	defer verifying.Put(buf)
-	for len(rows) > 0 {
-		n, size := 0, 0
-		for n < len(rows) && (n == 0 || size+int(rows[n].Len) <= verifyRun) {
-			if err := v.checkLoc(rows[n].Kind, Loc{Pack: id, Off: rows[n].Off, Len: rows[n].Len, Raw: rows[n].Raw}); err != nil {
-				return chunks, err
-			}
-			size += int(rows[n].Len)
-			n++
-		}
-		buf.run = slices.Grow(buf.run[:0], size)[:size]
-		if err := v.ReadRun(ctx, id, buf.run, rows[0].Off); err != nil {
-			return chunks, err
-		}
-		at := buf.run
-		for _, r := range rows[:n] {
-			loc := Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw}
-			if buf.plain, err = openChunk(aead, key, r.Kind, loc, at[:r.Len], buf.plain); err != nil {
-				buf.plain, err = v.Again(ctx, r.Kind, loc, err)
-			}
-			if err != nil {
-				return chunks, err
-			}
-			if namer := namers[r.Kind]; namer == nil || namer.Name(buf.plain) != r.Name {
-				return chunks, &CorruptError{Object: key, Reason: fmt.Sprintf("chunk at byte %d has content of another name", r.Off)}
-			}
-			at = at[r.Len:]
-			chunks++
-		}
-		rows = rows[n:]
+// newPage tells whether the chunks of a page have to be noted: those of a page that an earlier recipe named are.
+func (c *check) newPage(ref PageRef) bool {
+	n, known := c.numbers[ref.Pack]
+	if !known {
+		return true
 	}
-	return chunks, nil
+	key := uint64(n)<<32 | uint64(ref.Off)
+	if _, seen := c.pages[key]; seen {
+		return false
+	}
+	if len(c.pages) < maxPages {
+		c.pages[key] = struct{}{}
+	}
+	return true
 }
 
-// Sample reads n chunks of the packs, in runs at random places, and compares each with its name: a look whether
-// the store gives back what it confirmed. It returns how many it read.
-func (v *Vault) Sample(ctx context.Context, packs []PackRef, n int) (int, error) {
-	// Side by side: an instance is held meanwhile, and a store is a round trip away.
-	picked := rand.Perm(len(packs))[:min(n, len(packs))]
-	want := max(1, n/max(len(packs), 1))
-	runs := make([][][]Row, len(picked))
-	g, gctx := contain.WithContext(ctx)
-	g.SetLimit(sampleInFlight)
-	for k, i := range picked {
-		g.Go(func() error {
-			all, err := v.packTable(gctx, packs[i].ID, packs[i].Size)
-			if err != nil {
-				return fmt.Errorf("sample pack %s: %w", packs[i].ID, err)
-			}
-			runs[k] = sampleRuns(all, want)
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return 0, err
-	}
-	var read atomic.Uint64
-	g, gctx = contain.WithContext(ctx)
-	g.SetLimit(sampleInFlight)
-	for k, i := range picked {
-		for _, run := range runs[k] {
-			g.Go(func() error {
-				chunks, err := v.verifyRows(gctx, packs[i].ID, run)
-				if err != nil {
-					return fmt.Errorf("sample: %w", err)
-				}
-				read.Add(chunks)
-				return nil
-			})
+// item notes the chunks of a file, all of which have to be in packs that the manifest lists.
+func (c *check) item(m *Manifest, extents []Extent, number int, fresh bool) error {
+	for _, x := range extents {
+		n, known := c.numbers[x.Chunk.Pack]
+		if !known || c.packs[n].last != uint32(number)+1 {
+			return &CorruptError{Object: m.Object, Reason: fmt.Sprintf("does not list pack %s, which its recipe names", x.Chunk.Pack)}
+		}
+		if !fresh {
+			continue
+		}
+		if err := c.named.add(chunkRef{pack: n, off: x.Chunk.Off, size: x.Chunk.Len, raw: x.Chunk.Raw}); err != nil {
+			return err
 		}
 	}
-	err := g.Wait()
-	return int(read.Load()), err
+	return nil
 }
 
-const (
-	// sampleInFlight is how many reads of a sample are under way at once.
-	sampleInFlight = 8
-	// sampleRun is how many neighbours of a sample are read with one request at most: of a hundred small backups the requests are
-	// what the store has to do, and neighbours tell as much as chunks from everywhere, but of damage that is smaller than a run.
-	sampleRun = 8
-)
-
-// sampleRuns picks want of the rows, or all: runs of neighbours, each at a random place of an equal part of the pack.
-func sampleRuns(rows []Row, want int) (runs [][]Row) {
-	want = min(want, len(rows))
-	parts := (want + sampleRun - 1) / sampleRun
-	for p := range parts {
-		part := rows[p*len(rows)/parts : (p+1)*len(rows)/parts]
-		n := min((p+1)*want/parts-p*want/parts, len(part))
-		at := rand.IntN(len(part) - n + 1)
-		runs = append(runs, part[at:at+n])
+// findGone judges the backups that were listed and then not found: they were deleted meanwhile, unless they are still listed.
+func (c *check) findGone(ctx context.Context) error {
+	if len(c.gone) == 0 {
+		return nil
 	}
-	return runs
+	now, err := c.v.Backups(ctx, c.o.Instance)
+	if err != nil {
+		return err
+	}
+	for _, i := range c.gone {
+		ref := c.backups[i]
+		if slices.ContainsFunc(now, func(r BackupRef) bool { return r.Instance == ref.Instance && r.ID == ref.ID }) {
+			c.file(c.damage, c.v.manifestKey(ref.Instance, ref.ID), "is in the store's list, and the store does not find it", ref.Instance+"/"+ref.ID)
+		}
+	}
+	return nil
 }

@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"bytes"
 	"context"
 	"crypto/cipher"
 	"crypto/rand"
@@ -22,11 +21,17 @@ import (
 type WriterOptions struct {
 	// Buffers is the memory for packs, filling and on their way together; nil is room for two of its own.
 	Buffers *Buffers
-	// Intent is called before a pack is sent, with its id, and must make that durable, so that a later
-	// try finds what this one stored (see Resume). Nil when nobody resumes. Called from any goroutine.
-	Intent func(id string) error
-	// Resume names packs that an earlier try meant to send. Those that are there are used.
+	// Intent is called before a pack is sent, with its id and size as PackRef.String writes them, and must
+	// make that text durable, so that a later try finds what this one stored (see Resume). Nil when nobody
+	// resumes. Called from any goroutine.
+	Intent func(pack string) error
+	// Resume names packs that an earlier try meant to send, as Intent was told. Those that the store has
+	// are used.
 	Resume []string
+	// Background says that others who share Buffers go before this Writer.
+	Background bool
+	// Looks is what the session of this Writer knows of packs in the store. Nil begins with nothing.
+	Looks *PackLooks
 	// Without names packs that are condemned (Session.Condemned): what they hold is stored anew.
 	Without []PackID
 	// Lost names packs that the store does not have any more. What they held is stored anew too, and Tidy takes them out of the index.
@@ -42,13 +47,6 @@ type WriterOptions struct {
 	Confirmed func(ctx context.Context, added []PackRef) error
 	// Sent is told of every pack that the store confirmed, with its size. Nil is allowed.
 	Sent func(id PackID, bytes int64)
-}
-
-// PackRef is a pack that a backup rests on.
-type PackRef struct {
-	_    struct{} `cbor:",toarray"`
-	ID   PackID
-	Size int64 // bytes of the stored object
 }
 
 // Stored is the result of adding a chunk.
@@ -78,12 +76,12 @@ type Writer struct {
 	packs  []PackRef       // sent by this writer
 	mine   map[PackID]bool // begun by this writer
 
-	mu     sync.Mutex
-	cur    *openPack
-	reused []PackRef // found by Resume
-	pend   []pendingMeta
-	pendN  int
-	ended  bool
+	mu    sync.Mutex
+	cur   *openPack
+	pend  []pendingMeta
+	named []*NamedPacks
+	pendN int
+	ended bool
 }
 
 // openPack is a pack being filled. Space is given out under the Writer's lock; sealing into it
@@ -119,6 +117,9 @@ func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, err
 	if err != nil {
 		return nil, err
 	}
+	if opts.Looks == nil {
+		opts.Looks = v.NewPackLooks()
+	}
 	w := &Writer{v: v, opts: opts, idx: idx, mine: map[PackID]bool{}}
 	if err := w.resume(ctx); err != nil {
 		idx.close()
@@ -127,42 +128,52 @@ func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, err
 	if opts.Buffers == nil {
 		opts.Buffers = NewBuffers(2)
 	}
-	w.buffers = opts.Buffers.use(v.bufferSize())
+	w.buffers = opts.Buffers.use(v.bufferSize(), opts.Background)
 	cctx, cancel := context.WithCancelCause(ctx)
 	w.cancel = cancel
 	w.uploads, w.ctx = contain.WithContext(cctx)
 	return w, nil
 }
 
-// resume adds what the packs of earlier tries hold.
+// resumeInFlight is how many tables of earlier tries are read at once.
+const resumeInFlight = 16
+
+// resume adds what the packs of earlier tries hold. It reads the tables of those that the index does not list yet,
+// each with one request where the table is not uncommonly large.
 func (w *Writer) resume(ctx context.Context) error {
+	if len(w.opts.Resume) == 0 {
+		return nil
+	}
+	todo := make(map[PackID]PackRef, len(w.opts.Resume))
 	for _, s := range w.opts.Resume {
-		id, err := ParsePackID(s)
+		p, err := ParsePackRef(s)
 		if err != nil {
 			return err
 		}
-		if w.idx.without[id] {
-			continue // condemned: what it held is stored anew
-		}
-		rows, size, err := w.v.PackTable(ctx, id)
-		if errors.Is(err, obs.ErrNotFound) {
-			continue // it never arrived
-		} else if errors.Is(err, ErrCorrupt) {
-			continue // what it held is stored anew
-		} else if err != nil {
-			return fmt.Errorf("resume with pack %s: %w", id, err)
-		}
-		w.reused = append(w.reused, PackRef{ID: id, Size: size})
-		for _, r := range rows {
-			if _, ok := w.idx.find(r.Name); !ok {
-				w.idx.add(r.Name, Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw})
-			}
-		}
-		if spill := w.idx.freeze(); spill != nil {
-			spill()
+		if !w.idx.without[p.ID] { // else it is condemned or lost, and its content is stored anew
+			todo[p.ID] = p
 		}
 	}
-	return nil
+	w.idx.packs(func(p PackRef) { delete(todo, p.ID) })
+	var mu sync.Mutex // over changes of the index
+	g, gctx := contain.WithContext(ctx)
+	g.SetLimit(resumeInFlight)
+	for _, p := range todo {
+		g.Go(func() error {
+			rows, err := w.v.packTable(gctx, p.ID, p.Size)
+			switch {
+			case errors.Is(err, ErrCorrupt), errors.Is(err, obs.ErrNotFound), errors.Is(err, obs.ErrCold):
+				return nil // it never arrived, or can't be used: its content is stored anew
+			case err != nil:
+				return fmt.Errorf("resume with pack %s: %w", p.ID, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			w.idx.addPack(p, rows)
+			return nil
+		})
+	}
+	return g.Wait()
 }
 
 // bufferSize has room for a full pack, or for one that holds nothing but the largest Meta chunk.
@@ -175,8 +186,8 @@ func (v *Vault) bufferSize() int {
 // nobody. All calls must have returned before Finish or Abort.
 func (w *Writer) Known(name chunk.Name) (Loc, bool) { return w.idx.find(name) }
 
-// Add stores the payload, compressed by that method from raw bytes, as the chunk of that name, or
-// finds that it is known by now. The bytes are copied before it returns. It blocks while all buffers
+// Add stores the payload, compressed by that method from raw bytes, as the chunk of that name, which Known did
+// not know, or finds that another goroutine added it since. The bytes are copied before it returns. It blocks while all buffers
 // are on their way, and fails with the cause when an upload failed.
 func (w *Writer) Add(name chunk.Name, m seal.Method, payload []byte, raw int) (Stored, error) {
 	return w.add(Content, name, m, payload, raw)
@@ -185,7 +196,7 @@ func (w *Writer) Add(name chunk.Name, m seal.Method, payload []byte, raw int) (S
 func (w *Writer) add(kind ChunkKind, name chunk.Name, m seal.Method, payload []byte, raw int) (Stored, error) {
 	need := len(payload) + seal.Overhead
 	w.mu.Lock()
-	if loc, ok := w.idx.find(name); ok {
+	if loc, ok := w.idx.findAdded(name); ok {
 		w.mu.Unlock()
 		return Stored{Loc: loc}, nil
 	}
@@ -289,6 +300,7 @@ func (w *Writer) Began(id PackID) bool {
 func (w *Writer) closePack() {
 	p := w.cur
 	w.cur = nil
+	w.idx.sizePack(PackRef{ID: p.id, Size: int64(p.n + tableRoom(len(p.rows)))})
 	w.release(p)
 	if spill := w.idx.freeze(); spill != nil {
 		w.uploads.Go(func() error { spill(); return nil })
@@ -305,16 +317,19 @@ func (w *Writer) release(p *openPack) {
 
 func (w *Writer) send(p *openPack) error {
 	body := appendTable(p.aead, p.buf[:p.n], p.rows)
+	ref := PackRef{ID: p.id, Size: int64(len(body))}
 	if w.opts.Intent != nil {
-		if err := w.opts.Intent(p.id.String()); err != nil {
+		if err := w.opts.Intent(ref.String()); err != nil {
 			return fmt.Errorf("note pack %s before it is sent: %w", p.id, err)
 		}
 	}
+	begun := time.Now()
 	if err := w.v.st.Put(w.ctx, w.v.packKey(p.id), body); err != nil {
 		return fmt.Errorf("store pack %s: %w", p.id, err)
 	}
+	w.opts.Looks.confirmed(ref, begun)
 	w.sentMu.Lock()
-	w.packs = append(w.packs, PackRef{ID: p.id, Size: int64(len(body))})
+	w.packs = append(w.packs, ref)
 	w.sentMu.Unlock()
 	if w.opts.Sent != nil {
 		w.opts.Sent(p.id, int64(len(body)))
@@ -324,7 +339,7 @@ func (w *Writer) send(p *openPack) error {
 }
 
 // Finish sends what is left, waits until the store confirmed every pack, and writes the index
-// segment of what is new. It returns the packs that this writer added, those of Resume among them.
+// segment of what is new. It returns the packs that this writer added, without those of Resume.
 // All calls of Add must have returned.
 func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	if err := w.FlushMeta(); err != nil {
@@ -339,7 +354,7 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	w.mu.Unlock()
 	err := w.uploads.Wait()
 	w.buffers.end() // before the index takes memory
-	added := slices.Concat(w.reused, w.packs)
+	added := w.packs
 	if err == nil {
 		g, gctx := contain.WithContext(ctx)
 		g.Go(func() error { return w.idx.store(gctx) })
@@ -349,6 +364,9 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 		err = g.Wait()
 	} else {
 		w.salvage()
+	}
+	for _, n := range w.named {
+		n.takeSizes()
 	}
 	w.cancel(nil)
 	w.idx.close()
@@ -383,58 +401,4 @@ func (w *Writer) Tidy(ctx context.Context) error {
 		return nil
 	}
 	return w.v.mergeIndex(ctx, w.opts.IndexDir, w.idx.without, w.opts.Lost, w.idx.tell)
-}
-
-// MissingPacksError says that the index, or a catalogue, names packs that the store does not have.
-type MissingPacksError struct {
-	Vault string // id
-	Packs []PackID
-}
-
-func (e *MissingPacksError) Error() string {
-	return fmt.Sprintf("%d packs of vault %s are missing from the store, the first is %s", len(e.Packs), e.Vault, e.Packs[0])
-}
-
-// Is makes errors.Is(err, ErrCorrupt) true.
-func (e *MissingPacksError) Is(target error) bool { return target == ErrCorrupt }
-
-// PackRefs returns the packs of those ids with their sizes: from added where they are in it, else
-// from the store. When the store lacks some it returns a *MissingPacksError, so no manifest names them.
-func (v *Vault) PackRefs(ctx context.Context, ids []PackID, added []PackRef) ([]PackRef, error) {
-	sizes := make(map[PackID]int64, len(added))
-	for _, p := range added {
-		sizes[p.ID] = p.Size
-	}
-	slices.SortFunc(ids, func(a, b PackID) int { return bytes.Compare(a[:], b[:]) })
-	refs := make([]PackRef, len(ids))
-	var mu sync.Mutex
-	var missing []PackID
-	g, ctx := contain.WithContext(ctx)
-	g.SetLimit(16)
-	for i, id := range ids {
-		refs[i] = PackRef{ID: id, Size: sizes[id]}
-		if refs[i].Size > 0 {
-			continue
-		}
-		g.Go(func() error {
-			info, err := v.st.Stat(ctx, v.packKey(id))
-			if errors.Is(err, obs.ErrNotFound) || err == nil && info.Size < int64(packHeader+tableRoom(1)) { // not there, or emptied
-				mu.Lock()
-				defer mu.Unlock()
-				missing = append(missing, id)
-				return nil
-			} else if err != nil {
-				return fmt.Errorf("look at pack %s: %w", id, err)
-			}
-			refs[i].Size = info.Size
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	if len(missing) > 0 {
-		return nil, &MissingPacksError{Vault: v.info.ID, Packs: missing}
-	}
-	return refs, nil
 }

@@ -1,0 +1,78 @@
+package backup
+
+import (
+	"context"
+	"sync"
+
+	"holdfast/internal/vault"
+)
+
+// Job ties together the Runs of one job in one vault: the rounds of pre-copy, and the backup. They are under one session,
+// so what one of them found out about packs in the store counts for those that follow, and the backup, while an instance
+// stands still for it, looks only at packs that no round named. A collector waits for the end of the job. Runs of a job
+// come one after the other.
+type Job struct {
+	on *Host
+
+	mu      sync.Mutex
+	session *session // nil: not begun, or gone
+	sampled int      // chunks that were read back
+	reused  int      // of those, chunks that the vault had before the job
+}
+
+// BeginJob begins a job. End is due when nobody runs anything under it any more.
+func (h *Host) BeginJob() *Job { return &Job{on: h} }
+
+// End ends the session of the job. It is idempotent.
+func (j *Job) End(ctx context.Context) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	one := j.session
+	j.session = nil
+	if one == nil {
+		return nil
+	}
+	return j.on.sessions.leave(ctx, one)
+}
+
+// under returns the session of the job, and begins one where there is none.
+func (j *Job) under(ctx context.Context, v *vault.Vault, o vault.SessionOptions) (*session, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.session != nil {
+		return j.session, nil
+	}
+	one, err := j.on.sessions.begin(ctx, v, o)
+	if err != nil {
+		return nil, err
+	}
+	j.session = one
+	return one, nil
+}
+
+// lost is called when the session turned out to be gone: the next Run begins another.
+func (j *Job) lost(ctx context.Context) error {
+	j.mu.Lock()
+	one := j.session
+	j.mu.Unlock()
+	if one != nil {
+		j.on.sessions.retire(one)
+	}
+	return j.End(ctx)
+}
+
+// addSampled adds up what the Runs of the job read back.
+func (j *Job) addSampled(chunks int, reused bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.sampled += chunks
+	if reused {
+		j.reused += chunks
+	}
+}
+
+func (j *Job) sampledSoFar() (all, reused int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.sampled, j.reused
+}
