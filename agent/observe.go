@@ -190,7 +190,7 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 		log.Info("job accepted", "attempt", j.Attempts+1)
 	case job.Reported:
 		log.Info("backup stored, report waits for its acknowledgement", "backup", j.Result.BackupID, keyBytes, j.Result.BytesRead,
-			"bytes_sent", j.Result.BytesSent, "warnings", j.Result.Warnings, keyDuration, j.Entered[job.Stored].Sub(j.AcceptedAt).Seconds())
+			"bytes_sent", j.Result.BytesSent, "warnings", j.Result.Warnings, "losses_accepted", j.Result.LossesAccepted, keyDuration, j.Entered[job.Stored].Sub(j.AcceptedAt).Seconds())
 	case job.Held:
 		log.Error("instance is held frozen: the report was refused; release sends it again, resume lets the instance run", keyReason, j.Cause)
 	case job.Released:

@@ -9,12 +9,12 @@ import (
 	"sync"
 	"time"
 
-	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/internal/backup"
 	"holdfast/internal/contain"
 	"holdfast/internal/evidence"
 	"holdfast/internal/seal"
+	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -147,12 +147,6 @@ func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
 	return backup.Look(ctx, o)
 }
 
-// allowsEmpty tells what the configuration says of a volume.
-func (a *Agent) allowsEmpty(instance, volume string) bool {
-	in := a.instances[instance]
-	return in != nil && slices.ContainsFunc(in.cfg.Volumes, func(v config.Volume) bool { return v.Name == volume && v.AllowEmpty })
-}
-
 // Backup runs the engine for a job.
 func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
 	opened, err := v.of(ctx, r.Tenant)
@@ -190,14 +184,11 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		}
 	}
 	for _, s := range r.Sources {
-		src := backup.Source{
-			Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Mounted: s.Mounted,
-			Quiet: s.Ref != (job.Ref{}), AllowEmpty: v.a.allowsEmpty(r.Instance, s.Volume),
+		source, err := v.a.source(r.Instance, s)
+		if err != nil {
+			return nil, err
 		}
-		if !s.Taken.IsZero() {
-			src.Taken = evidence.Earliest(s.Taken, time.Duration(s.Clock), evidence.ClockOffset())
-		}
-		o.Sources = append(o.Sources, src)
+		o.Sources = append(o.Sources, source)
 	}
 	read := &views{sources: r.Sources, every: viewEvery, check: checkView}
 	o.Begin = read.begin
@@ -243,10 +234,12 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		BackupID: res.BackupID, Seq: res.Seq, Parent: res.Parent, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
 		Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesRead: res.BytesRead, BytesNew: res.BytesNew, BytesSent: res.BytesSent,
 		BytesDeduplicated: res.BytesDeduplicated, Packs: res.Packs, Sampled: res.Sampled, SampledReused: res.SampledReused, Warnings: res.WarningCount,
-		Depth:   fmt.Sprintf("%s%d chunks read back (%d new, %d reused)", depth, res.Sampled, res.Sampled-res.SampledReused, res.SampledReused),
-		Created: res.Created.UTC(), Verified: res.Verified.UTC(), StageSeconds: map[string]float64{},
+		LossesAccepted: res.LostAccepted,
+		Depth:          fmt.Sprintf("%s%d chunks read back (%d new, %d reused)", depth, res.Sampled, res.Sampled-res.SampledReused, res.SampledReused),
+		Created:        res.Created.UTC(), Verified: res.Verified.UTC(), StageSeconds: map[string]float64{},
 		Catalogues: res.Catalogues,
 	}
+	v.a.logAccepted(r, res)
 	for stage, d := range res.Stages {
 		out.StageSeconds[stage] = d.Seconds()
 	}
@@ -277,15 +270,65 @@ func (v *vaults) Over(ctx context.Context, id string) {
 	}
 }
 
-// whole fails for a backup that lacks something of what it is of (Invariant nothing-lost): no release on it, and as an instance's newest it would be
-// what a restore takes.
+// source says what the engine reads of a volume of an instance.
+func (a *Agent) source(id string, s job.Source) (backup.Source, error) {
+	in := a.instances[id]
+	if in == nil {
+		return backup.Source{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+	}
+	vol, err := snapshots{a, in}.volume(s.Volume)
+	if err != nil {
+		return backup.Source{}, err
+	}
+	src := backup.Source{
+		Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Mounted: s.Mounted, AllowEmpty: vol.AllowEmpty,
+		Exclude: vol.Exclude, ExcludeCaches: vol.ExcludeCaches, AcceptLosses: vol.AcceptLosses,
+	}
+	if s.Ref != (job.Ref{}) {
+		provider, err := snapshot.ByName(s.Ref.Provider)
+		if err != nil {
+			return backup.Source{}, fmt.Errorf("volume %q: %w", s.Volume, err)
+		}
+		// What is read in place stands still as far as its instance does.
+		src.Quiet = !provider.InPlace() || in.runtime.Holds()
+	}
+	if !s.Taken.IsZero() {
+		src.Taken = evidence.Earliest(s.Taken, time.Duration(s.Clock), evidence.ClockOffset())
+	}
+	return src, nil
+}
+
+// maxShownLosses bounds what the log says of accepted losses of one backup; the manifest names more, and counts all.
+const maxShownLosses = 10
+
+// logAccepted tells of losses that the configuration accepts: nobody else does.
+func (a *Agent) logAccepted(r job.BackupRequest, res *backup.Result) {
+	if res.LostAccepted == 0 || r.Precopy {
+		return
+	}
+	a.log.Warn("the backup lacks content at places where the configuration accepts it",
+		keyInstance, r.Instance, keyJob, r.Job, "backup", res.BackupID, "losses", res.LostAccepted)
+	for i, l := range res.Losses {
+		if i == maxShownLosses {
+			break
+		}
+		a.log.Warn("accepted loss", keyInstance, r.Instance, keyJob, r.Job, "volume", l.Volume, keyReason, lossText(l))
+	}
+}
+
+func lossText(l vault.Loss) string { return tree.Warning{Path: string(l.Path), What: l.What}.String() }
+
+// whole fails for a backup that lacks something that the configuration does not accept (Invariant nothing-lost): no release on it, and as
+// an instance's newest it would be what a restore takes.
 func whole(so *backup.Result) error {
 	if so.Lost == 0 {
 		return nil
 	}
 	err := fmt.Errorf("the backup would not hold all of the storage: %d places", so.Lost)
-	if i := slices.IndexFunc(so.Warnings, func(w tree.Warning) bool { return w.Lost }); i >= 0 {
-		err = fmt.Errorf("%w, the first is %s", err, so.Warnings[i])
+	if i := slices.IndexFunc(so.Losses, func(l vault.Loss) bool { return !l.Accepted }); i >= 0 {
+		l := so.Losses[i]
+		err = fmt.Errorf("%w, the first is in volume %s: %s; where the instance can do without it, name the path in exclude or accept_losses of that volume",
+			err, l.Volume, lossText(l))
 	}
 	return err
 }

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"holdfast/internal/pattern"
 )
 
 // Forms of names. Ids go into object names, snapshot names and paths, and so begin with a letter or digit.
@@ -218,7 +220,21 @@ func (c *Config) checkInstances(f *faults) {
 			absolute(f, path+".snapshot_dir", &v.SnapshotDir, false)
 			oneOf(f, path+".snapshot", v.Snapshot,
 				SnapshotAuto, SnapshotBtrfs, SnapshotReflink, SnapshotThin, SnapshotClassic, SnapshotFreeze, SnapshotFsFreeze)
+			checkPatterns(f, path+".exclude", v.Exclude)
+			checkPatterns(f, path+".accept_losses", v.AcceptLosses)
 		}
+	}
+}
+
+// checkPatterns checks each pattern of a list, and the list.
+func checkPatterns(f *faults, path string, list []string) {
+	for i, p := range list {
+		if err := pattern.Check(p); err != nil {
+			f.add(fmt.Sprintf("%s[%d]", path, i), "%v", err)
+		}
+	}
+	if len(list) > pattern.MaxPatterns {
+		f.add(path, "must have %d patterns at most, got %d", pattern.MaxPatterns, len(list))
 	}
 }
 

@@ -330,6 +330,12 @@ type Volume struct {
 	Snapshot    string `yaml:"snapshot"`     // SnapshotAuto or one of the others
 	SnapshotDir string `yaml:"snapshot_dir"` // where snapshots are made; "" leaves it to the provider
 	AllowEmpty  bool   `yaml:"allow_empty"`  // back it up although it became empty, or lies on another file system
+	// Exclude are patterns of paths that no backup holds (see internal/pattern), and ExcludeCaches leaves out what folders with a
+	// CACHEDIR.TAG hold. An image has no paths, and ignores both.
+	Exclude       []string `yaml:"exclude"`
+	ExcludeCaches bool     `yaml:"exclude_caches"`
+	// AcceptLosses are patterns of paths at which content may be missing: elsewhere a loss fails the backup.
+	AcceptLosses []string `yaml:"accept_losses"`
 }
 
 // Size is a number of bytes, written as 512B, 64KiB, 256MiB, 2GiB or 1TiB.

@@ -238,24 +238,25 @@ func (m *Manager) ask(instance, what string, check func(*Job) error, edit func(*
 
 // eventData is the body of an event, beside what every event has.
 type eventData struct {
-	Task          string          `json:"task_id"`
-	Job           string          `json:"job_id"`
-	Instance      string          `json:"instance_id"`
-	Tenant        string          `json:"tenant"`
-	BackupID      string          `json:"backup_id,omitempty"`
-	Files         uint64          `json:"files,omitempty"`
-	Bytes         uint64          `json:"bytes,omitempty"` // content of the backup
-	BytesRead     uint64          `json:"bytes_read,omitempty"`
-	BytesNew      uint64          `json:"bytes_new,omitempty"`
-	BytesSent     uint64          `json:"bytes_sent,omitempty"`
-	BytesRestored uint64          `json:"bytes_restored,omitempty"`
-	BytesTotal    uint64          `json:"bytes_total,omitempty"` // of a restore
-	BytesFetched  uint64          `json:"bytes_fetched,omitempty"`
-	Warnings      int             `json:"warnings,omitempty"`      // of a restore: what is not exactly as it was backed up
-	AlreadyReady  bool            `json:"already_ready,omitempty"` // nothing had to be restored
-	FreezeSeconds float64         `json:"freeze_seconds,omitempty"`
-	Reason        string          `json:"reason,omitempty"` // why a job failed, in plain words
-	Receipt       json.RawMessage `json:"receipt,omitempty"`
+	Task           string          `json:"task_id"`
+	Job            string          `json:"job_id"`
+	Instance       string          `json:"instance_id"`
+	Tenant         string          `json:"tenant"`
+	BackupID       string          `json:"backup_id,omitempty"`
+	Files          uint64          `json:"files,omitempty"`
+	Bytes          uint64          `json:"bytes,omitempty"` // content of the backup
+	BytesRead      uint64          `json:"bytes_read,omitempty"`
+	BytesNew       uint64          `json:"bytes_new,omitempty"`
+	BytesSent      uint64          `json:"bytes_sent,omitempty"`
+	BytesRestored  uint64          `json:"bytes_restored,omitempty"`
+	BytesTotal     uint64          `json:"bytes_total,omitempty"` // of a restore
+	BytesFetched   uint64          `json:"bytes_fetched,omitempty"`
+	Warnings       int             `json:"warnings,omitempty"`        // of a restore: what is not exactly as it was backed up
+	LossesAccepted int             `json:"losses_accepted,omitempty"` // places without their content, where the configuration accepts it
+	AlreadyReady   bool            `json:"already_ready,omitempty"`   // nothing had to be restored
+	FreezeSeconds  float64         `json:"freeze_seconds,omitempty"`
+	Reason         string          `json:"reason,omitempty"` // why a job failed, in plain words
+	Receipt        json.RawMessage `json:"receipt,omitempty"`
 }
 
 func (m *Manager) eventData(j *Job) eventData {
@@ -266,6 +267,7 @@ func (m *Manager) eventData(j *Job) eventData {
 	if j.Result != nil {
 		d.BackupID, d.Files = j.Result.BackupID, j.Result.Files
 		d.Bytes = j.Result.Bytes
+		d.LossesAccepted = j.Result.LossesAccepted
 		d.BytesRead, d.BytesNew, d.BytesSent = j.Result.BytesRead, j.Result.BytesNew, j.Result.BytesSent
 	}
 	if r := j.Restore; r != nil {

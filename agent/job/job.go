@@ -202,6 +202,7 @@ type Result struct {
 	SampledReused     int                `json:"sampled_reused"` // of those, chunks that the vault had before
 	Depth             string             `json:"depth"`          // what the verification covered, in words
 	Warnings          int                `json:"warnings"`
+	LossesAccepted    int                `json:"losses_accepted,omitempty"` // places without their content, where the configuration accepts it
 	Created           time.Time          `json:"created"`
 	Verified          time.Time          `json:"verified"` // when the manifest was read back and matched
 	StageSeconds      map[string]float64 `json:"stage_seconds,omitempty"`

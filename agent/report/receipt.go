@@ -63,8 +63,9 @@ type Statement struct {
 	// ChunksReadBackReused how many of those the vault had before this backup.
 	ChunksReadBack       int    `json:"chunks_read_back"`
 	ChunksReadBackReused int    `json:"chunks_read_back_reused"`
-	Verification         string `json:"verification"` // how deep, in words
-	Warnings             int    `json:"warnings"`     // what could not be kept exact; the manifest lists it
+	Verification         string `json:"verification"`    // how deep, in words
+	Warnings             int    `json:"warnings"`        // what could not be kept exact; the manifest lists it
+	LossesAccepted       int    `json:"losses_accepted"` // places without their content, where the configuration accepts it; the manifest names them
 	Host                 string `json:"host"`
 	Agent                string `json:"agent"` // version
 }

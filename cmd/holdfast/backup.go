@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/pattern"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/vault"
 )
@@ -40,12 +41,17 @@ type backupJSON struct {
 	Packs        int     `json:"packs"`
 	Seconds      float64 `json:"seconds"`
 	Warnings     int     `json:"warnings"` // each was a line of its own
+	// Incomplete: the backup lacks content at as many places as Lost says; each was a warning.
+	Incomplete bool   `json:"incomplete"`
+	Lost       int    `json:"lost"`
+	Excluded   uint64 `json:"excluded"` // entries that patterns left out, not counting what lies below them
 }
 
 func (a *app) backupCommand() *cobra.Command {
 	v := access{strict: true}
+	of := backup.Source{Volume: volumeName}
 	var instance, snap string
-	var allowEmpty bool
+	var exclude, excludeFrom []string
 	cmd := &cobra.Command{
 		Use:   "backup --instance ID PATH",
 		Short: "Back up a folder, image or block device without an agent, and print the backup's id",
@@ -55,9 +61,16 @@ func (a *app) backupCommand() *cobra.Command {
 			"with --snapshot off, it reads PATH in place: what changes while it reads is in the backup as it was\n" +
 			"at the moment of reading. Stop what writes there first, or give the instance to an agent.\n\n" +
 			"A PATH that became empty, or lies on another file system than at the last backup, is probably not\n" +
-			"mounted, and is refused before anything is read (--allow-empty).",
-		Example: "  holdfast backup --store file:///srv/backups --key host.key --instance cp-7 /data/cp-7",
-		Args:    arguments("PATH"),
+			"mounted, and is refused before anything is read (--allow-empty).\n\n" +
+			"What can't be read does not stop the backup: each such place is listed, the backup is marked as incomplete,\n" +
+			"and the exit code is 3. No restore takes an incomplete backup unless it is named.\n\n" +
+			"--exclude leaves out what matches GLOB, a folder with all below it. A pattern without a slash matches a\n" +
+			"name anywhere below PATH; one with a slash matches a path from PATH on; a slash at its end restricts it to\n" +
+			"folders. * and ? stay within one name, ** crosses folders. --exclude-from reads patterns from FILE, one\n" +
+			"on each line, without blank lines and lines that begin with #.",
+		Example: "  holdfast backup --store file:///srv/backups --key host.key --instance cp-7 /data/cp-7\n" +
+			"  holdfast backup --instance cp-7 --exclude '*.tmp' --exclude /cache/ --exclude-caches /data/cp-7",
+		Args: arguments("PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := needInstance(cmd, instance); err != nil {
 				return err
@@ -68,22 +81,37 @@ func (a *app) backupCommand() *cobra.Command {
 					command: cmd.CommandPath(),
 				}
 			}
+			var err error
+			if of.Exclude, err = excludes(cmd, exclude, excludeFrom); err != nil {
+				return err
+			}
 			doing := "back up " + instance
-			path, err := volume(args[0])
+			path, kind, err := volume(args[0])
 			if err != nil {
 				return &failure{doing: doing, err: err}
 			}
+			if kind == snapshot.Image && (len(of.Exclude) > 0 || of.ExcludeCaches) {
+				return &usageError{
+					msg: fmt.Sprintf("--exclude: %s is an image, which is backed up as a whole and has no paths to leave out", name(args[0])), command: cmd.CommandPath(),
+				}
+			}
+			a.noteHostPaths(of.Exclude, path)
 			return a.withVault(cmd, v, doing, func(ctx context.Context, at *vaultAt) error {
-				return a.backup(ctx, at, instance, backup.Source{Volume: volumeName, Root: path, AllowEmpty: allowEmpty}, snap == "auto")
+				of.Root = path
+				return a.backup(ctx, at, instance, of, snap == "auto")
 			})
 		},
 	}
 	v.flags(cmd)
 	v.limits.flags(cmd)
-	cmd.Flags().StringVar(&instance, "instance", "", "`ID` of the instance")
-	cmd.Flags().BoolVar(&allowEmpty, "allow-empty", false,
+	f := cmd.Flags()
+	f.StringVar(&instance, "instance", "", "`ID` of the instance")
+	f.StringVar(&snap, "snapshot", "auto", "auto or off: whether to read a snapshot where one can be made")
+	f.BoolVar(&of.AllowEmpty, "allow-empty", false,
 		"back up PATH although it is empty, or lies on another file system, and the last backup has content of it")
-	cmd.Flags().StringVar(&snap, "snapshot", "auto", "auto or off: whether to read a snapshot where one can be made")
+	f.StringArrayVar(&exclude, "exclude", nil, "leave out what matches `GLOB`; repeat for several")
+	f.StringArrayVar(&excludeFrom, "exclude-from", nil, "leave out what matches a pattern of `FILE`; repeat for several")
+	f.BoolVar(&of.ExcludeCaches, "exclude-caches", false, "leave out what folders with a CACHEDIR.TAG hold")
 	return cmd
 }
 
@@ -106,19 +134,20 @@ func checkInstance(cmd *cobra.Command, id string) error {
 	return nil
 }
 
-// volume returns the absolute path of an existing folder, file or block device.
-func volume(path string) (string, error) {
+// volume returns the absolute path of an existing folder, file or block device, and which it is.
+func volume(path string) (string, snapshot.Kind, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	if _, err := os.Stat(abs); err != nil {
-		return "", err
+		return "", "", err
 	}
-	if _, err := snapshot.KindOf(abs); err != nil {
-		return "", fmt.Errorf("%s is neither a folder nor a file nor a block device", name(path))
+	kind, err := snapshot.KindOf(abs)
+	if err != nil {
+		return "", "", fmt.Errorf("%s is neither a folder nor a file nor a block device", name(path))
 	}
-	return abs, nil
+	return abs, kind, nil
 }
 
 func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backup.Source, wantSnapshot bool) (err error) {
@@ -149,7 +178,11 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backu
 	}
 	p := a.newProgress("backup")
 	defer p.finish()
-	stopScan := p.scan(ctx, of.Root)
+	exclude, err := pattern.Compile(of.Exclude)
+	if err != nil {
+		return err
+	}
+	stopScan := p.scan(ctx, of.Root, exclude)
 	result, err := backup.Run(ctx, backup.Options{
 		Vault:    at.Vault,
 		Instance: instance,
@@ -177,6 +210,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backu
 			Bytes: result.Bytes, Unchanged: result.Unchanged, Read: result.BytesRead, New: result.BytesNew, Sent: result.BytesSent,
 			Deduplicated: result.BytesDeduplicated, Packs: result.Packs,
 			Seconds: time.Since(start).Seconds(), Warnings: result.WarningCount,
+			Incomplete: result.Lost > 0, Lost: result.Lost, Excluded: result.Excluded,
 		})
 	} else {
 		a.say("%s in %s; read %s, %s new, sent %s; %s", size(result.Bytes), count(result.Files, "file", "files"),
@@ -184,7 +218,8 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backu
 		_, err = fmt.Fprintln(a.stdout, result.BackupID)
 	}
 	if err == nil && result.Lost > 0 {
-		err = &partError{fmt.Sprintf("backup %s is stored, but lacks content: %s, listed above",
+		err = &partError{fmt.Sprintf("backup %s is stored, but incomplete: it lacks content at %s, listed above. "+
+			"No restore takes it unless it is named with --backup",
 			result.BackupID, count(result.Lost, "place", "places"))}
 	}
 	return err

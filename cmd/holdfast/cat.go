@@ -38,9 +38,20 @@ func (a *app) catCommand() *cobra.Command {
 var errEnough = errors.New("enough")
 
 func (a *app) cat(ctx context.Context, at *vaultAt, id, path string) error {
+	head := func(m *vault.Manifest) error {
+		if m.Lost > 0 { // on stdout is the file and nothing else
+			a.say("note: %s", oneLine(incompleteNote(m)))
+		}
+		return nil
+	}
+	return a.file(ctx, at, id, path, head)
+}
+
+// file prints a file of a backup, whose manifest it gives to head before.
+func (a *app) file(ctx context.Context, at *vaultAt, id, path string, head func(*vault.Manifest) error) error {
 	w := &fileWriter{vault: at.Vault, to: a.stdout}
 	first := "" // of the file's names, in its own volume, when path is a further one
-	err := items(ctx, at, id, func(p string, item *vault.Item) error {
+	err := items(ctx, at, id, head, func(p string, item *vault.Item) error {
 		switch {
 		case p != path && w.found:
 			return errEnough
@@ -65,7 +76,7 @@ func (a *app) cat(ctx context.Context, at *vaultAt, id, path string) error {
 	case !w.found:
 		return &noEntryError{path}
 	case first != "":
-		return a.cat(ctx, at, id, first)
+		return a.file(ctx, at, id, first, func(*vault.Manifest) error { return nil })
 	}
 	return w.hole(w.size)
 }

@@ -204,7 +204,7 @@ func (d *demo) files(ctx context.Context) error {
 	if err := d.startInstance(ctx); err != nil {
 		return err
 	}
-	total, err := treeSize(ctx, d.sample.volume())
+	total, err := treeSize(ctx, d.sample.volume(), nil)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ type listBackupJSON struct {
 	Sequence   uint64    `json:"sequence"`
 	Time       time.Time `json:"time"` // by the clock of the host that made it
 	Incomplete bool      `json:"incomplete"`
+	Lost       uint64    `json:"lost,omitempty"` // places at which an incomplete one lacks content; absent where that was not looked up
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -48,11 +49,15 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 	if err != nil {
 		return err
 	}
+	lost, err := at.lostOf(ctx, refs)
+	if err != nil {
+		return err
+	}
 	if a.json {
 		info := at.Info()
 		out := listJSON{Vault: info.Name, Store: info.Store, Backups: make([]listBackupJSON, 0, len(refs))}
 		for _, r := range refs {
-			out.Backups = append(out.Backups, listBackupJSON{r.Instance, r.ID, r.Seq, r.Time.UTC(), r.Incomplete})
+			out.Backups = append(out.Backups, listBackupJSON{r.Instance, r.ID, r.Seq, r.Time.UTC(), r.Incomplete, lost[r.ID]})
 		}
 		return a.document(out)
 	}
@@ -65,6 +70,9 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 		state := "complete"
 		if r.Incomplete {
 			state = "incomplete"
+			if n := lost[r.ID]; n > 0 {
+				state += ", " + count(n, "loss", "losses")
+			}
 		}
 		rows = append(rows, []string{r.Instance, r.ID, stamp(r.Time), state})
 	}

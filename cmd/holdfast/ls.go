@@ -30,6 +30,16 @@ type entryLine struct {
 	LinkTo    string    `json:"link_to,omitempty"` // the first name of the same file
 }
 
+// backupLine comes before the entries of a backup that is incomplete, or that left something out on purpose.
+type backupLine struct {
+	Type       string `json:"type"` // "backup"
+	Backup     string `json:"backup"`
+	Incomplete bool   `json:"incomplete"`
+	Lost       uint64 `json:"lost"` // places at which the backup lacks content
+	// Volumes has the volumes with the patterns of what was left out.
+	Volumes []vault.Volume `json:"volumes"`
+}
+
 func (a *app) lsCommand() *cobra.Command {
 	var v access
 	var recursive bool
@@ -62,7 +72,7 @@ func (a *app) lsCommand() *cobra.Command {
 
 func (a *app) ls(ctx context.Context, at *vaultAt, id, folder string, recursive bool) error {
 	found := folder == ""
-	err := items(ctx, at, id, func(path string, item *vault.Item) error {
+	err := items(ctx, at, id, a.tellBackup, func(path string, item *vault.Item) error {
 		if item.Continued {
 			return nil
 		}
@@ -93,9 +103,29 @@ type noEntryError struct{ path string }
 
 func (e *noEntryError) Error() string { return name(e.path) + " is not in the backup" }
 
-// items calls each for every item of a backup, in the order of the walk. Where the backup has several
+// tellBackup says before a listing what the backup does not have.
+func (a *app) tellBackup(m *vault.Manifest) error {
+	var notes []string
+	if m.Lost > 0 {
+		notes = append(notes, incompleteNote(m))
+	}
+	for i := range m.Volumes {
+		if note := excludesNote(&m.Volumes[i]); note != "" {
+			notes = append(notes, note)
+		}
+	}
+	if len(notes) > 0 && a.json {
+		return a.line(backupLine{"backup", m.ID, m.Lost > 0, m.Lost, m.Volumes})
+	}
+	for _, note := range notes {
+		a.say("note: %s", oneLine(note))
+	}
+	return nil
+}
+
+// items calls head with the manifest of a backup, and each for every item of it, in the order of the walk. Where the backup has several
 // volumes, the volume's name is the first element of path; that of an image is its path.
-func items(ctx context.Context, at *vaultAt, id string, each func(path string, item *vault.Item) error) error {
+func items(ctx context.Context, at *vaultAt, id string, head func(*vault.Manifest) error, each func(path string, item *vault.Item) error) error {
 	ref, err := at.Find(ctx, "", id)
 	if errors.Is(err, vault.ErrNoBackup) {
 		return &noBackupError{id: id, err: err}
@@ -105,6 +135,9 @@ func items(ctx context.Context, at *vaultAt, id string, each func(path string, i
 	}
 	manifest, err := at.Manifest(ctx, ref)
 	if err != nil {
+		return err
+	}
+	if err := head(manifest); err != nil {
 		return err
 	}
 	for i := range manifest.Volumes {

@@ -38,7 +38,7 @@ func TestBackupInPart(t *testing.T) {
 	if code != exitPart || len(strings.TrimSpace(id)) == 0 {
 		t.Errorf("exit code %d, stdout %q; want %d and an id", code, id, exitPart)
 	}
-	if !strings.Contains(stderr, `warning: "mounted\x1b[31m": `) || !strings.Contains(stderr, "lacks content: 1 place, listed above") {
+	if !strings.Contains(stderr, `warning: "mounted\x1b[31m": `) || !strings.Contains(stderr, "is stored, but incomplete: it lacks content at 1 place, listed above") {
 		t.Errorf("stderr does not list the mount point, or not safely: %q", stderr)
 	}
 	code, stdout, _ := runWith(t, env, "backup", "--json", "--instance", "a", filepath.Join(dir, "tree"))
@@ -48,10 +48,10 @@ func TestBackupInPart(t *testing.T) {
 	}
 	var warning warningLine
 	var result backupJSON
-	if err := json.Unmarshal([]byte(lines[0]), &warning); err != nil || warning.Path != "mounted\x1b[31m" {
+	if err := json.Unmarshal([]byte(lines[0]), &warning); err != nil || warning.Path != "mounted\x1b[31m" || !warning.Lost {
 		t.Errorf("warning line %s: %v", lines[0], err)
 	}
-	if err := json.Unmarshal([]byte(lines[1]), &result); err != nil || result.Warnings != 1 {
+	if err := json.Unmarshal([]byte(lines[1]), &result); err != nil || result.Warnings != 1 || !result.Incomplete || result.Lost != 1 {
 		t.Errorf("result line %s: %v", lines[1], err)
 	}
 	// Nobody gets a backup that lacks content without having asked for it.
@@ -60,11 +60,11 @@ func TestBackupInPart(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	code, stdout, _ = runWith(t, env, "list")
-	if code != exitDone || strings.Count(stdout, "incomplete\n") != 2 {
+	if code != exitDone || strings.Count(stdout, "incomplete, 1 loss\n") != 2 {
 		t.Errorf("exit code %d: %s", code, stdout)
 	}
 	code, _, stderr = runWith(t, env, "restore", "--instance", "a", "--backup", result.Backup, filepath.Join(dir, "out"))
-	if code == exitNone || code == exitFailed {
+	if code != exitPart || !strings.Contains(stderr, `not in the backup: data, "mounted\x1b[31m": another file system is mounted here`) {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }

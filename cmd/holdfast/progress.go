@@ -11,6 +11,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
+	"holdfast/internal/pattern"
 	"holdfast/internal/tree"
 )
 
@@ -46,6 +47,7 @@ type warningLine struct {
 	Path      string `json:"path"`
 	PathBytes []byte `json:"path_bytes,omitempty"`
 	What      string `json:"what"`
+	Lost      bool   `json:"lost"` // the backup lacks content there
 }
 
 // linePause is the shortest time between two JSON progress lines: often enough to follow, seldom
@@ -152,7 +154,7 @@ func (p *progress) print(line string) error {
 // above the bar.
 func (p *progress) warn(w tree.Warning) {
 	if p.app.json {
-		j := warningLine{Type: "warning", Path: w.Path, What: sentence(w.What)}
+		j := warningLine{Type: "warning", Path: w.Path, What: sentence(w.What), Lost: w.Lost}
 		if !utf8.ValidString(w.Path) {
 			j.PathBytes = []byte(w.Path)
 		}
@@ -209,7 +211,7 @@ func (m *meter) text(now time.Time, done, total int64) string {
 
 // scan counts the bytes below path beside the work, so that the bar gets a total. It returns a function
 // that stops the count and waits for it. Without a bar or lines nothing is counted.
-func (p *progress) scan(ctx context.Context, path string) func() {
+func (p *progress) scan(ctx context.Context, path string, exclude *pattern.Set) func() {
 	if p.bar == nil && p.emit == nil {
 		return func() {}
 	}
@@ -217,7 +219,7 @@ func (p *progress) scan(ctx context.Context, path string) func() {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if total, err := treeSize(ctx, path); err == nil {
+		if total, err := treeSize(ctx, path, exclude); err == nil {
 			p.expect(total)
 		}
 	}()

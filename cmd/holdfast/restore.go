@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +23,11 @@ type restoreJSON struct {
 	Bytes    uint64  `json:"bytes"`
 	Seconds  float64 `json:"seconds"`
 	Warnings int     `json:"warnings"` // each was a line of its own
+	// Losses is how many places there are at most, in what was restored, at which the backup lacks content. Those that it names were lines
+	// of their own.
+	Losses uint64 `json:"losses"`
+	// NewerIncomplete is the id of a newer backup that was not taken, as it is incomplete and was not named.
+	NewerIncomplete string `json:"newer_incomplete,omitempty"`
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -32,8 +38,9 @@ func (a *app) restoreCommand() *cobra.Command {
 		Use:   "restore --instance ID DEST",
 		Short: "Bring a backup back into a new or empty folder, a new file, or onto a block device",
 		Long: "restore builds the tree beside DEST and puts it in place with one rename, so that a restore that\n" +
-			"fails leaves DEST as it was. Without --backup it takes the newest. It needs root to give files\n" +
-			"back to their owners; what can't be exact is listed, and the exit code is 3.\n\n" +
+			"fails leaves DEST as it was. Without --backup it takes the newest one that is complete. It needs\n" +
+			"root to give files back to their owners; what can't be exact, and what the backup itself lacks, is listed,\n" +
+			"and the exit code is 3.\n\n" +
 			"An image becomes a new file, sparse where it has zeros. Where DEST is a block device that is not in\n" +
 			"use and large enough, the image is written onto it; a restore that fails has then destroyed what was there.",
 		Example: "  holdfast restore --store file:///srv/backups --key host.key --instance cp-7 /data/cp-7",
@@ -56,7 +63,7 @@ func (a *app) restoreCommand() *cobra.Command {
 	v.limits.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&instance, "instance", "", "`ID` of the instance")
-	f.StringVar(&id, "backup", "", "`ID` of the backup; the newest if not given")
+	f.StringVar(&id, "backup", "", "`ID` of the backup; the newest that is complete if not given")
 	f.StringArrayVar(&include, "include", nil,
 		"restore only what matches `GLOB`, all of the folders that do, and the folders on the way; repeat for several")
 	return cmd
@@ -67,6 +74,15 @@ func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest strin
 	ref, err := at.backupOf(ctx, instance, id)
 	if err != nil {
 		return err
+	}
+	newer := ""
+	if id == "" {
+		if newer, err = at.newerIncomplete(ctx, ref); err != nil {
+			return err
+		}
+		if newer != "" {
+			a.say("note: %s is newer, but incomplete; name it with --backup to restore what it has", newer)
+		}
 	}
 	p := a.newProgress("restore")
 	defer p.finish()
@@ -87,11 +103,15 @@ func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest strin
 	if err != nil {
 		return err
 	}
+	if err := a.tellLosses(result.Losses, result.LossCount); err != nil {
+		return err
+	}
 	if a.json {
 		err = a.line(restoreJSON{
 			Type: "restore", Instance: instance, Backup: ref.ID, Target: dest,
 			Files: result.Files, Dirs: result.Dirs, Bytes: result.Bytes,
 			Seconds: time.Since(start).Seconds(), Warnings: result.WarningCount,
+			Losses: result.LossCount, NewerIncomplete: newer,
 		})
 		if err != nil {
 			return err
@@ -99,9 +119,15 @@ func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest strin
 	}
 	a.say("restored backup %s of %s: %s in %s; %s", ref.ID, stamp(ref.Time), size(result.Bytes),
 		count(result.Files, "file", "files"), seconds(time.Since(start)))
+	var part []string
+	if n := result.LossCount; n > 0 {
+		part = append(part, "the backup lacks content at "+count(n, "place", "places"))
+	}
 	if n := result.WarningCount; n > 0 {
-		return &partError{fmt.Sprintf("%s is restored, but not exact: %s, listed above",
-			name(dest), count(n, "warning", "warnings"))}
+		part = append(part, "not exact: "+count(n, "warning", "warnings"))
+	}
+	if len(part) > 0 {
+		return &partError{fmt.Sprintf("%s is restored, but %s; listed above", name(dest), strings.Join(part, ", and "))}
 	}
 	return nil
 }

@@ -4,14 +4,19 @@ import (
 	"context"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"syscall"
+
+	"holdfast/internal/pattern"
+	"holdfast/internal/tree"
 )
 
 // treeSize adds up what a backup of the tree at root will read: allocated bytes of regular files, each
-// inode once, without crossing into other file systems. It is an estimate: what vanishes or can't be
+// inode once, without crossing into other file systems, and nothing of what exclude matches. It asks no mounted file system, which may never answer. It is an estimate: what vanishes or can't be
 // read counts nothing.
-func treeSize(ctx context.Context, root string) (uint64, error) {
+func treeSize(ctx context.Context, root string, exclude *pattern.Set) (uint64, error) {
 	type inode struct{ dev, ino uint64 }
+	mounts := tree.MountPoints(root)
 	var total uint64
 	var device uint64
 	linked := make(map[inode]bool) // only of files with several names
@@ -21,6 +26,12 @@ func treeSize(ctx context.Context, root string) (uint64, error) {
 		}
 		if err != nil {
 			return nil //nolint:nilerr // the backup itself tells what it can't read
+		}
+		if below, ok := strings.CutPrefix(path, root+"/"); ok && (mounts[below] || exclude.Match(below, d.IsDir)) {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
 		}
 		info, err := d.Info()
 		if err != nil {

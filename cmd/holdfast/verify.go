@@ -26,7 +26,8 @@ func (a *app) verifyCommand() *cobra.Command {
 		Long: "verify opens every manifest and recipe and the table of every pack they name. With --read-data it\n" +
 			"also reads that share of the packs, chosen at random, and compares every chunk in them with its\n" +
 			"name. It lists what is damaged, what can't be read, and packs that may be deleted before a backup\n" +
-			"that needs them, with the backups that each touches, and then exits with 1. It keeps what does not\n" +
+			"that needs them, with the backups that each touches, and then exits with 1. It also lists incomplete\n" +
+			"backups, which lacked content when they were made; those are not damaged. It keeps what does not\n" +
 			"fit into 64 MiB of memory in temporary files in TMPDIR: 50 bytes for each chunk of the vault at most.",
 		Example: "  holdfast verify --read-data 5",
 		Args:    arguments(),
@@ -74,10 +75,16 @@ func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent 
 				*list = []vault.Damage{} // so that it is a list in JSON too
 			}
 		}
+		if report.Incomplete == nil {
+			report.Incomplete = []vault.IncompleteBackup{} // likewise
+		}
 		if err := a.line(verifyJSON{"verify", report}); err != nil {
 			return err
 		}
 	} else {
+		for _, b := range report.Incomplete {
+			fmt.Fprintf(a.stdout, "incomplete: %s: it lacks content at %s since it was made\n", oneLine(b.Backup), count(b.Lost, "place", "places"))
+		}
 		a.findings("damaged", report.Damaged)
 		a.findings("can't be read", report.Unread)
 		a.findings("not protected", report.Unprotected)

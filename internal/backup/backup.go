@@ -17,6 +17,7 @@ import (
 	"holdfast/internal/contain"
 	"holdfast/internal/evidence"
 	"holdfast/internal/hostid"
+	"holdfast/internal/pattern"
 	"holdfast/internal/pulse"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
@@ -144,6 +145,7 @@ type Result struct {
 	Entries           uint64 `json:"entries"`
 	Files             uint64 `json:"files"`
 	Dirs              uint64 `json:"dirs"`
+	Excluded          uint64 `json:"excluded"`   // entries that patterns left out, not counting what lies below them
 	Unchanged         uint64 `json:"unchanged"`  // files that were not read, since they are as they were
 	Bytes             uint64 `json:"bytes"`      // content of the backup, holes not counted
 	BytesRead         uint64 `json:"bytes_read"` // of it
@@ -204,7 +206,7 @@ type run struct {
 	gone     map[vault.PackID]bool             // the same
 	cats     []*catalogue
 	sending  *sending
-	counts   struct{ entries, files, unchanged, known, read, fresh, sent, checked atomic.Uint64 }
+	counts   struct{ entries, files, unchanged, known, read, fresh, sent, checked, excluded atomic.Uint64 }
 	recorded struct{ entries, files, dirs atomic.Uint64 } // what the recipes have; counts has what the walk saw
 	checks   sampler
 	images   []string // volumes that are
@@ -215,6 +217,7 @@ type run struct {
 	clock    time.Duration // Options.Clock when the run began
 
 	warnings tree.Collector
+	losses   losses
 	res      Result
 }
 
@@ -236,6 +239,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 			return nil, fmt.Errorf("back up %s: volume name %q is not allowed, or comes twice", o.Instance, s.Volume)
 		}
 		seen[s.Volume] = true
+		for _, patterns := range [][]string{s.Exclude, s.AcceptLosses} {
+			if _, err := pattern.Compile(patterns); err != nil {
+				return nil, fmt.Errorf("back up %s: volume %s: %w", o.Instance, s.Volume, err)
+			}
+		}
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -513,11 +521,12 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.P
 		return err
 	}
 	r.tellClock(earlier)
-	_, _, lost := r.warnings.Sum()
+	named, lost, accepted := r.losses.sum()
 	m := &vault.Manifest{
 		Instance: r.o.Instance, ID: vault.NewBackupID(seq, r.res.Created, lost > 0), Host: r.o.Host, Agent: r.o.Agent,
 		Created: r.res.Created, Finished: r.o.Now().UTC(), Volumes: volumes, Packs: refs,
-		Bytes: r.res.Bytes, NewBytes: r.counts.sent.Load(), Seq: seq, Parent: parent, Lost: uint64(lost),
+		Bytes: r.res.Bytes, NewBytes: r.counts.sent.Load(), Seq: seq, Parent: parent,
+		Lost: uint64(lost), LostAccepted: uint64(accepted), Losses: named,
 	}
 	if err := r.session.WriteManifest(ctx, m); err != nil {
 		return err
@@ -550,10 +559,12 @@ func (r *run) tidy(ctx context.Context) {
 // result sums up what was counted.
 func (r *run) result() *Result {
 	res := &r.res
-	res.Warnings, res.WarningCount, res.Lost = r.warnings.Sum()
+	res.Warnings, res.WarningCount = r.warnings.Sum()
+	res.Losses, res.Lost, res.LostAccepted = r.losses.sum()
 	res.Entries, res.Files, res.Dirs = r.recorded.entries.Load(), r.recorded.files.Load(), r.recorded.dirs.Load()
 	res.BytesRead, res.BytesNew, res.BytesSent = r.counts.read.Load(), r.counts.fresh.Load(), r.counts.sent.Load()
 	res.Unchanged, res.Checked = r.counts.unchanged.Load(), r.counts.checked.Load()
+	res.Excluded = r.counts.excluded.Load()
 	res.Compressed = r.governor.byLevel()
 	res.Sampled, res.SampledReused = r.job.sampledSoFar()
 	res.BytesDeduplicated = res.BytesRead - res.BytesNew

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"sync/atomic"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"holdfast/internal/chunk"
 	"holdfast/internal/contain"
+	"holdfast/internal/pattern"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -77,19 +79,23 @@ type unit struct {
 
 type pipeline struct {
 	*run
-	root   *tree.Root // nil for an image
-	cutter *chunk.Cutter
-	before *previous          // what the last backup knew; nil when nothing
-	name   string             // of the volume
-	by     string             // how it is known what did not change: ByBase or ByTimes
-	units  chan *unit         // to the workers
-	pass   chan *unit         // from a worker who waits for memory to one who has it
-	order  chan *unit         // the same, to the recipe
-	help   chan func(*worker) // work that somebody who is idle may take
-	want   chan struct{}      // 1 token: there is such work, and nobody took it
-	weight *semaphore.Weighted
-	heirs  heirs   // for the recipe's goroutine
-	late   *worker // that goroutine's own; nil while it had nothing to read
+	root *tree.Root // nil for an image
+	// warnings are those of this volume: they hide the run's, so that each loss is known with its volume.
+	warnings *volumeWarnings
+	away     *vanished                                  // nil for an image
+	exclude  func(path string, folder func() bool) bool // nil excludes nothing
+	cutter   *chunk.Cutter
+	before   *previous          // what the last backup knew; nil when nothing
+	name     string             // of the volume
+	by       string             // how it is known what did not change: ByBase or ByTimes
+	units    chan *unit         // to the workers
+	pass     chan *unit         // from a worker who waits for memory to one who has it
+	order    chan *unit         // the same, to the recipe
+	help     chan func(*worker) // work that somebody who is idle may take
+	want     chan struct{}      // 1 token: there is such work, and nobody took it
+	weight   *semaphore.Weighted
+	heirs    heirs   // for the recipe's goroutine
+	late     *worker // that goroutine's own; nil while it had nothing to read
 	// doubtful says that the recipe has a file that lacks content, and that the next backup may find unchanged: no catalogue of it is kept.
 	doubtful atomic.Bool
 }
@@ -108,7 +114,10 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 		return vault.Volume{}, err
 	}
 	defer root.Close()
-	p := r.pipeline(root)
+	p, err := r.pipeline(root, s)
+	if err != nil {
+		return vault.Volume{}, err
+	}
 	rec, err := r.w.NewRecipe(r.packs)
 	if err != nil {
 		return vault.Volume{}, err
@@ -126,7 +135,11 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 			vol.SetEvidence(cat.rest)
 		}
 	}
-	vol, err = p.flow(ctx, rec, vol, p.walk)
+	vol.Excludes, vol.ExcludeCaches = s.Exclude, s.ExcludeCaches
+	vol, err = p.flow(ctx, rec, vol, func(ctx context.Context) error { return p.walk(ctx, s.ExcludeCaches) })
+	if err == nil {
+		err = p.settle(ctx)
+	}
 	if p.doubtful.Load() {
 		vol.Stats = nil
 		cat.drop()
@@ -134,12 +147,31 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	return vol, err
 }
 
-func (r *run) pipeline(root *tree.Root) *pipeline {
-	return &pipeline{
-		run: r, root: root, cutter: r.o.Vault.Cutter(),
+// pipeline makes that of a source; root is nil for an image.
+func (r *run) pipeline(root *tree.Root, s Source) (*pipeline, error) {
+	warnings, err := r.warningsOf(s, root == nil)
+	if err != nil {
+		return nil, err
+	}
+	p := &pipeline{
+		run: r, root: root, warnings: warnings, cutter: r.o.Vault.Cutter(),
 		units: make(chan *unit, ahead), pass: make(chan *unit), order: make(chan *unit, ahead), help: make(chan func(*worker)), want: make(chan struct{}, 1),
 		weight: semaphore.NewWeighted(aheadWeight),
 	}
+	if root == nil {
+		return p, nil
+	}
+	p.away = &vanished{waits: !s.Quiet && !root.Still() && root.KeepsNumbers(), lose: func(path, what string) {
+		warnings.Warn(tree.Warning{Path: path, What: what, Lost: true})
+	}}
+	exclude, err := pattern.Compile(s.Exclude)
+	if err != nil {
+		return nil, fmt.Errorf("exclude: %w", err)
+	}
+	if exclude != nil {
+		p.exclude = exclude.Match
+	}
+	return p, nil
 }
 
 // flow makes the recipe of a volume whose units feed sends.
@@ -186,8 +218,11 @@ func (p *pipeline) send(ctx context.Context, u *unit) error {
 	return nil
 }
 
+// walked is told of each entry of a walk; nil but for tests.
+var walked func(path string)
+
 // walk makes units.
-func (p *pipeline) walk(ctx context.Context) error {
+func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 	b := newBundle()
 	sendBundle := func() error {
 		if len(b.entries) == 0 {
@@ -203,7 +238,21 @@ func (p *pipeline) walk(ctx context.Context) error {
 		}
 		return sendBundle()
 	}
-	err := p.root.Walk(ctx, tree.WalkOptions{Warn: p.warnings.Warn}, func(e *tree.Entry) error {
+	o := tree.WalkOptions{Warn: p.warnings.Warn, Vanished: p.vanished, ExcludeCaches: excludeCaches}
+	if p.exclude != nil {
+		o.Exclude = func(path string, folder func() bool) bool {
+			out := p.exclude(path, folder)
+			if out {
+				p.counts.excluded.Add(1)
+			}
+			return out
+		}
+	}
+	err := p.root.Walk(ctx, o, func(e *tree.Entry) error {
+		p.away.stored(e)
+		if walked != nil {
+			walked(e.Path)
+		}
 		p.counts.entries.Add(1)
 		file := e.Kind == tree.File && !e.HasLinkTo
 		content := file && e.Size > 0

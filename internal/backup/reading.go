@@ -130,11 +130,6 @@ func (p *pipeline) tellSize(path string, said, has int64) {
 	}
 }
 
-// vanished tells that the file of that number, which the walk saw at path, was not there any more when it was to be read.
-func (p *pipeline) vanished(path string, _ uint64) {
-	p.lost(path, "it was removed before it was read; it is left out")
-}
-
 // leaveOut takes entry i from the unit, because of err: the recipe gets none. Any other error than that of the user's file
 // it returns.
 func (p *pipeline) leaveOut(u *unit, i int, err error) error {
@@ -184,6 +179,7 @@ func (p *pipeline) readFlags(e *tree.Entry, f *os.File) error {
 	err := faultOf("read flags of", e.Path, p.root.ReadFlags(e, f))
 	if isFault(err) {
 		p.lost(e.Path, "its flags could not be read ("+err.Error()+"); it is stored without them")
+		p.doubtful.Store(true) // else the next backup would take over that it has none
 		return nil
 	}
 	return err

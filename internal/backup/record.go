@@ -182,6 +182,7 @@ func (p *pipeline) inherit(ctx context.Context, rec *vault.RecipeWriter, vol *va
 	same, err := p.recordLate(ctx, rec, vol, e)
 	if err == nil && same {
 		p.heirs[first] = path
+		p.away.stored(e) // the file is in the backup, where its first name vanished
 	}
 	return true, err
 }

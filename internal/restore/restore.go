@@ -75,6 +75,10 @@ type Result struct {
 	BytesFetched uint64         `json:"bytes_fetched"` // of packs
 	Warnings     []tree.Warning `json:"warnings"`      // what is not as it was backed up
 	WarningCount int            `json:"warning_count"`
+	// Losses are those of the backup that concern what was restored, accepted ones too, as far as the manifest names them, and LossCount
+	// is how many there are at most. The restore itself did all that the backup allows.
+	Losses    []vault.Loss `json:"losses,omitempty"`
+	LossCount uint64       `json:"loss_count"`
 	// Catalogues has, by volume, the id of the catalogue that was left of it, so that a snapshot of it can serve as a base of the next
 	// backup (see backup.Base). An image needs none, and has the id of the backup.
 	Catalogues map[string]string `json:"-"`
@@ -104,7 +108,7 @@ type run struct {
 }
 
 // Run restores a backup. When it returns nil, Dest holds it, durable; what could not be kept exact is in
-// Result.Warnings. After an error Dest is as it was (Invariant restore-exact), but
+// Result.Warnings, and what the backup itself lacks in Result.Losses. After an error Dest is as it was (Invariant restore-exact), but
 // for a block device.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Workers <= 0 {
@@ -119,7 +123,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, fmt.Errorf("restore %s to %s: %w", o.Ref.Instance, o.Dest, err)
 	}
 	res := &r.res
-	res.Warnings, res.WarningCount, _ = r.warnings.Sum()
+	res.Warnings, res.WarningCount = r.warnings.Sum()
 	res.Entries, res.Files, res.Dirs = r.counts.entries.Load(), r.counts.files.Load(), r.counts.dirs.Load()
 	res.Bytes, res.BytesFetched = r.counts.bytes.Load(), r.counts.fetched.Load()
 	return res, nil
@@ -158,6 +162,7 @@ func (r *run) all(ctx context.Context) (err error) {
 		r.total.TotalEntries += v.Entries
 		r.total.TotalBytes += v.Bytes
 	}
+	r.res.Losses, r.res.LossCount = r.losses(m, volumes)
 	stop := r.tellProgress()
 	defer stop()
 	if onDevice {

@@ -92,6 +92,9 @@ func (c *chain) fd() (int, error) {
 	return fd, nil
 }
 
+// last gives the last folder.
+func (c *chain) last() fileID { return c.levels[len(c.levels)-1].id }
+
 // join gives the path of name in the last folder.
 func (c *chain) join(name cname) string {
 	if len(c.path) == 0 {

@@ -13,7 +13,6 @@ type Collector struct {
 	mu   sync.Mutex
 	list []Warning
 	n    int
-	lost int
 }
 
 // Warn takes a warning.
@@ -21,12 +20,6 @@ func (c *Collector) Warn(w Warning) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.n++
-	if w.Lost {
-		c.lost++
-		if c.lost == 1 && len(c.list) == maxCollected {
-			c.list[maxCollected-1] = w // the first of those is always listed
-		}
-	}
 	if len(c.list) < maxCollected {
 		c.list = append(c.list, w)
 	}
@@ -35,9 +28,9 @@ func (c *Collector) Warn(w Warning) {
 	}
 }
 
-// Sum returns the first thousand warnings, how many came, and how many of those were Lost.
-func (c *Collector) Sum() (list []Warning, n, lost int) {
+// Sum returns the first thousand warnings, and how many came.
+func (c *Collector) Sum() (list []Warning, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.list, c.n, c.lost
+	return c.list, c.n
 }

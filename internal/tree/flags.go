@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"cmp"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -213,6 +214,9 @@ func noFlags(err error) bool {
 	return false
 }
 
+// lacksFlags says whether err means that this one file has no flags, in a file system that keeps them: a refusal does not.
+func lacksFlags(err error) bool { return noFlags(err) && err != unix.EPERM && err != unix.EACCES }
+
 // flagsKept says what of flags and project ids a file system keeps.
 type flagsKept struct {
 	flags    bool // FS_IOC_GETFLAGS answers
@@ -231,32 +235,35 @@ func keptBy(fd int, magic int64) flagsKept {
 	return k
 }
 
-// read puts the flags and the project id of the open file or folder fd into e.
+// read puts the flags and the project id of the open file or folder fd into e, and of both what can be read.
 func (k flagsKept) read(fd int, e *Entry) error {
 	if !k.flags {
 		return nil
 	}
 	f, err := getFlags(fd)
-	if err != nil && !noFlags(err) {
-		return err
+	if err == nil {
+		e.Flags = Flags(f) & AllFlags
+	} else if lacksFlags(err) {
+		e.Flags, err = 0, nil
 	}
-	e.Flags = Flags(f) & AllFlags
 	if !k.projects {
-		return nil
-	}
-	x, err := getExtended(fd, true)
-	if err != nil && !noFlags(err) {
 		return err
 	}
-	e.Project = x.projid
-	return nil
+	x, xerr := getExtended(fd, true)
+	if xerr == nil {
+		e.Project = x.projid
+	} else if lacksFlags(xerr) {
+		e.Project, xerr = 0, nil
+	}
+	return cmp.Or(err, xerr)
 }
 
 // HasFlags says whether files of the tree can have inode flags or project ids at all.
 func (r *Root) HasFlags() bool { return r.kept.flags }
 
 // ReadFlags puts the inode flags and the project id of f, which Open returned for e, into e. A walk leaves them out for
-// files, because they can only be read from an open file, which costs as much as all else of a walk.
+// files, because they can only be read from an open file, which costs as much as all else of a walk. An error that is Ours does not claim is
+// a loss: e then has what could be read. A caller who keeps e must see to it that no later backup takes its flags for known.
 func (r *Root) ReadFlags(e *Entry, f *os.File) error {
 	if !r.kept.flags {
 		return nil

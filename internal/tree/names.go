@@ -44,7 +44,7 @@ type names struct {
 // listing has the names of one folder.
 type listing struct {
 	names []byte // each with its NUL
-	spans []span // of names, sorted
+	spans []span // of names, sorted by name
 	at    int    // the next of spans
 
 	held  int   // bytes that its names take in memory
@@ -54,24 +54,28 @@ type listing struct {
 }
 
 type span struct {
+	ino uint64 // as the listing says: of a mount point, that of the folder below the mount
 	off uint32
 	len uint16
 }
 
-// run is a sorted run of names in the file.
+// run is a sorted run of names in the file. Each name has its NUL and, behind it, its inode number.
 type run struct {
 	r    *bufio.Reader
 	from int64
 	size int64
-	name cname // at hand; nil at the end
+	name cname  // at hand; nil at the end
+	ino  uint64 // of name
 }
+
+const inoSize = 8
 
 func (n *names) depth() int { return len(n.lists) }
 
-// enter lists the folder fd, whose offset is at its start, through buf. It becomes the last one, also after an error. A folder
-// that is removed meanwhile has the names that were listed before, and is not whole: one that can go away with what it holds (a
-// snapshot) had more.
-func (n *names) enter(fd int, buf []byte) (whole bool, err error) {
+// enter lists the folder fd, whose offset is at its start, through buf. It becomes the last one, also after an error. cut is the
+// error that ended the listing before its end, if one did: the folder then has the names that were listed before. A folder that is
+// removed meanwhile is cut too (ENOENT), as one that can go away with its content (a snapshot) had more.
+func (n *names) enter(fd int, buf []byte) (cut, err error) {
 	l := &listing{}
 	if last := len(n.free) - 1; last >= 0 {
 		l, n.free = n.free[last], n.free[:last]
@@ -88,31 +92,31 @@ func (n *names) enter(fd int, buf []byte) (whole bool, err error) {
 		if err == unix.EINTR {
 			continue
 		}
-		if err != nil && !vanished(err) {
-			return false, err
+		if err != nil {
+			cut = err
 		}
-		if whole = err == nil; !whole || got == 0 {
+		if err != nil || got == 0 {
 			break
 		}
 		l.add(buf[:got])
 		if l.size() > limit {
 			if err := n.spill(l); err != nil {
-				return false, err
+				return cut, err
 			}
 		}
 	}
 	if len(l.runs) > 0 {
 		if err := n.spill(l); err != nil {
-			return false, err
+			return cut, err
 		}
 	}
 	if err := n.merge(l); err != nil {
-		return false, err
+		return cut, err
 	}
 	l.sort()
 	l.held = l.size()
 	n.held += l.held
-	return whole, nil
+	return cut, nil
 }
 
 // spill puts the names of l into the file as a run.
@@ -120,8 +124,11 @@ func (n *names) spill(l *listing) error {
 	l.sort()
 	r := &run{from: n.file.end}
 	w := bufio.NewWriterSize(&n.file, 256<<10)
+	var ino [inoSize]byte
 	for _, s := range l.spans {
+		binary.NativeEndian.PutUint64(ino[:], s.ino)
 		_, _ = w.Write(l.names[s.off : s.off+uint32(s.len)+1]) // Flush reports
+		_, _ = w.Write(ino[:])                                 // Flush reports
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -148,33 +155,47 @@ func (n *names) merge(l *listing) error {
 	return nil
 }
 
-// next gives the next name of the last folder, good until the next call, or nil when there is none.
-func (n *names) next() (cname, error) {
+// next gives the next name of the last folder, good until the next call, and the inode number that the listing gave; nil when there
+// is none.
+func (n *names) next() (cname, uint64, error) {
 	l := n.lists[len(n.lists)-1]
 	if l.at < len(l.spans) {
 		s := l.spans[l.at]
 		l.at++
-		return cname(l.names[s.off : s.off+uint32(s.len)+1]), nil
+		return cname(l.names[s.off : s.off+uint32(s.len)+1]), s.ino, nil
 	}
 	for len(l.runs) > 0 && l.runs[0].name != nil {
 		r := l.runs[0]
 		again := bytes.Equal(l.last, r.name) // see sort
 		l.last = append(l.last[:0], r.name...)
+		ino := r.ino
 		if err := r.next(); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		sink(l.runs, 0)
 		if !again {
-			return l.last, nil
+			return l.last, ino, nil
 		}
 	}
-	return nil, nil
+	return nil, 0, nil
 }
 
 // drop forgets what is left in the last folder.
 func (n *names) drop() {
 	l := n.lists[len(n.lists)-1]
 	l.at, l.runs = len(l.spans), nil
+}
+
+// empty says whether nothing was listed of the last folder, of which no name was given yet.
+func (n *names) empty() bool {
+	l := n.lists[len(n.lists)-1]
+	return len(l.spans) == 0 && len(l.runs) == 0
+}
+
+// only leaves of the last folder, of which no name was given yet, no name but this one.
+func (n *names) only(name string) {
+	l := n.lists[len(n.lists)-1]
+	l.names, l.spans, l.at, l.runs = append(append(l.names[:0], name...), 0), []span{{len: uint16(len(name))}}, 0, nil
 }
 
 // leave forgets the last folder.
@@ -195,7 +216,7 @@ func (n *names) close() { n.file.close() }
 
 // size is what the names take in memory, bytes.
 func (l *listing) size() int {
-	const ofSpan = 8
+	const ofSpan = 16
 	return len(l.names) + ofSpan*len(l.spans)
 }
 
@@ -209,13 +230,13 @@ func (l *listing) sort() {
 
 // add takes the names of a run of struct linux_dirent64: inode, offset, length (at 16), type, name (at 19).
 func (l *listing) add(d []byte) {
-	const lenAt, nameAt = 16, 19
+	const inoAt, lenAt, nameAt = 0, 16, 19
 	for len(d) > nameAt {
 		n := int(binary.NativeEndian.Uint16(d[lenAt:]))
 		if n <= nameAt || n > len(d) {
 			return
 		}
-		name := d[nameAt:n]
+		name, ino := d[nameAt:n], binary.NativeEndian.Uint64(d[inoAt:])
 		if end := bytes.IndexByte(name, 0); end >= 0 {
 			name = name[:end]
 		}
@@ -223,7 +244,7 @@ func (l *listing) add(d []byte) {
 		if string(name) == "." || string(name) == ".." || len(name) == 0 {
 			continue
 		}
-		l.spans = append(l.spans, span{off: uint32(len(l.names)), len: uint16(len(name))})
+		l.spans = append(l.spans, span{ino: ino, off: uint32(len(l.names)), len: uint16(len(name))})
 		l.names = append(append(l.names, name...), 0)
 	}
 }
@@ -236,9 +257,15 @@ func (r *run) next() error {
 		r.name = append(r.name[:0], name...)
 	case errors.Is(err, io.EOF) && len(name) == 0:
 		r.name = nil
+		return nil
 	default:
-		return fmt.Errorf("read back names: %w", err)
+		return &ownFault{fmt.Errorf("read back names: %w", err)}
 	}
+	var ino [inoSize]byte
+	if _, err := io.ReadFull(r.r, ino[:]); err != nil {
+		return &ownFault{fmt.Errorf("read back names: %w", err)}
+	}
+	r.ino = binary.NativeEndian.Uint64(ino[:])
 	return nil
 }
 
@@ -281,17 +308,17 @@ func (s *scratch) Write(p []byte) (int, error) {
 	if s.f == nil {
 		f, err := os.CreateTemp("", "holdfast-names-")
 		if err != nil {
-			return 0, fmt.Errorf("make a file for what does not fit in memory: %w", err)
+			return 0, &ownFault{fmt.Errorf("make a file for what does not fit in memory: %w", err)}
 		}
 		s.f = f
 		if err := os.Remove(f.Name()); err != nil {
-			return 0, fmt.Errorf("unlink a temporary file: %w", err)
+			return 0, &ownFault{fmt.Errorf("unlink a temporary file: %w", err)}
 		}
 	}
 	n, err := s.f.WriteAt(p, s.end)
 	s.end += int64(n)
 	if err != nil {
-		err = fmt.Errorf("write what does not fit in memory to the temporary folder: %w", err)
+		err = &ownFault{fmt.Errorf("write what does not fit in memory to the temporary folder: %w", err)}
 	}
 	return n, err
 }
@@ -356,9 +383,15 @@ func (l *links) further(id fileID) (path string, ok bool, err error) {
 	}
 	p := make([]byte, n.len)
 	if _, err := l.file.f.ReadAt(p, n.at); err != nil {
-		return "", false, fmt.Errorf("read it back: %w", err)
+		return "", false, &ownFault{fmt.Errorf("read it back: %w", err)}
 	}
 	return string(p), true, nil
+}
+
+// known says whether a name of the file id was given and others were still to come.
+func (l *links) known(id linkID) bool {
+	_, ok := l.seen[id]
+	return ok
 }
 
 func (l *links) close() { l.file.close() }

@@ -43,6 +43,17 @@ func TestNamesOfLargeFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	outer, in := slices.Sorted(slices.Values(append(makeNames(t, dir, 2500), "inner"))), makeNames(t, inner, 1000)
+	// Some names are in both folders with different inodes; of the others each name has one.
+	numbers := map[string]uint64{}
+	for _, name := range outer {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(dir, name), &st); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(in, name) {
+			numbers[name] = st.Ino
+		}
+	}
 	for memory, spills := range map[int]bool{0: false, 40_000: true, 3_000: true, 1: true} {
 		n := &names{memory: memory}
 		enter := func(dir string) {
@@ -52,20 +63,23 @@ func TestNamesOfLargeFolder(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer closeFD(fd)
-			if whole, err := n.enter(fd, make([]byte, 4<<10)); err != nil || !whole {
-				t.Fatal(whole, err)
+			if cut, err := n.enter(fd, make([]byte, 4<<10)); err != nil || cut != nil {
+				t.Fatal(cut, err)
 			}
 		}
 		rest := func() []string {
 			t.Helper()
 			var all []string
 			for {
-				name, err := n.next()
+				name, ino, err := n.next()
 				if err != nil {
 					t.Fatal(err)
 				}
 				if name == nil {
 					return all
+				}
+				if want := numbers[name.String()]; want != 0 && ino != want {
+					t.Errorf("memory %d: %q has inode %d, want %d", memory, name, ino, want)
 				}
 				all = append(all, name.String())
 			}
@@ -73,7 +87,7 @@ func TestNamesOfLargeFolder(t *testing.T) {
 		enter(dir)
 		var got []string
 		for range 1000 {
-			name, err := n.next()
+			name, _, err := n.next()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -144,7 +158,7 @@ func TestNameGivenTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
-	for name, err := n.next(); name != nil; name, err = n.next() {
+	for name, _, err := n.next(); name != nil; name, _, err = n.next() {
 		if err != nil {
 			t.Fatal(err)
 		}

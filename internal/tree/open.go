@@ -177,7 +177,7 @@ func (r *Root) attributes(e *Entry, dirfd int, name cname, warn func(Warning)) (
 		return pathError("read attributes of", e.Path, err)
 	}
 	if warn != nil {
-		warn(Warning{Path: e.Path, What: "its attributes could not be read (" + err.Error() + "); it is stored without them", Lost: true})
+		warn(Warning{Path: e.Path, What: unread(attrsWrong, err, attrsSo), Lost: true})
 	}
 	return nil
 }
@@ -192,7 +192,7 @@ func (r *Root) special(e *Entry, warn func(Warning)) error {
 	defer closeFD(parent)
 	name := cname(base + "\x00")
 	var st unix.Statx_t
-	if err := statName(parent, name, &st); err != nil {
+	if err := statName(parent, name, 0, &st); err != nil {
 		return openError(e.Path, err)
 	}
 	if idOf(&st).mnt != r.id.mnt {
@@ -231,17 +231,4 @@ func (r *Root) Refresh(e *Entry, f *os.File, warn func(Warning)) (same bool, err
 		return same, err
 	}
 	return false, control(f, func(fd int) error { return r.renew(e, fd, warn) })
-}
-
-// Ours says whether err tells of a lack of our own process or machine, or of the end of our work, and nothing of the file
-// that an operation was for. All other errors of an operation on a file are the file's.
-func Ours(err error) bool {
-	for _, ours := range []error{
-		unix.EMFILE, unix.ENFILE, unix.ENOMEM, os.ErrClosed, ErrClosed, ErrNoProc,
-	} {
-		if errors.Is(err, ours) {
-			return true
-		}
-	}
-	return false
 }

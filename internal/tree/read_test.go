@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -249,11 +251,11 @@ func TestDataRanges(t *testing.T) {
 	}
 }
 
-// TestPermissionErrorNamesThePath walks as a user who may not read everything.
-func TestPermissionErrorNamesThePath(t *testing.T) {
+// TestFolderWithoutPermissionIsALoss walks as a user who may not read everything: the folder is there, without its content.
+func TestFolderWithoutPermissionIsALoss(t *testing.T) {
 	testbed.Need(t, "root")
 	dir := t.TempDir()
-	write(t, dir, "a/locked/f", "")
+	write(t, dir, "a/locked/f", "", "a/z", "")
 	for p := dir; p != "/tmp" && p != "/"; p = filepath.Dir(p) {
 		if err := os.Chmod(p, 0o755); err != nil {
 			t.Fatal(err)
@@ -263,10 +265,32 @@ func TestPermissionErrorNamesThePath(t *testing.T) {
 		t.Fatal(err)
 	}
 	asNobody(t, func() {
-		err := openRoot(t, dir).Walk(t.Context(), tree.WalkOptions{}, func(*tree.Entry) error { return nil })
-		var at *tree.PathError
-		if !errors.As(err, &at) || at.Path != "a/locked" || !errors.Is(err, os.ErrPermission) {
-			t.Errorf("got %v", err)
+		entries, losses := walk(t, dir)
+		if got := paths(entries); !slices.Equal(got, []string{"", "a", "a/locked", "a/z"}) || entries[2].Mode != 0o700 {
+			t.Errorf("got %q", got)
+		}
+		if len(losses) != 1 || losses[0].Path != "a/locked" || !losses[0].Lost || !strings.Contains(losses[0].What, "permission denied") {
+			t.Errorf("losses: %v", losses)
+		}
+		if err := os.Chmod(dir, 0o755); err == nil {
+			t.Error("the test runs as root")
 		}
 	})
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	asNobody(t, func() {
+		if r, err := tree.OpenRoot(dir); err == nil {
+			t.Error("a root that can't be read is opened")
+			r.Close()
+		}
+	})
+}
+
+func paths(entries []*tree.Entry) []string {
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Path)
+	}
+	return all
 }

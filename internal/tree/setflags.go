@@ -224,7 +224,7 @@ func Remove(dir string) error {
 	if oerr != nil {
 		return errors.Join(err, oerr)
 	}
-	w := &walker{noXattrs: true, unseal: true, fn: func(*Entry) error { return nil }}
+	w := &walker{WalkOptions: WalkOptions{NoXattrs: true}, unseal: true, fn: func(*Entry) error { return nil }}
 	if uerr := errors.Join(r.walk(context.Background(), w), r.Close()); uerr != nil {
 		return errors.Join(err, uerr)
 	}

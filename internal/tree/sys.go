@@ -1,8 +1,6 @@
 package tree
 
 import (
-	"errors"
-	"io/fs"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -54,11 +52,11 @@ func statAt(dirfd int, name string, st *unix.Statx_t) error {
 	}
 }
 
-// statName is statAt for a name of a listing, which needs no copy.
-func statName(dirfd int, name cname, st *unix.Statx_t) error {
+// statName is statAt for a name of a listing, which needs no copy, with more flags.
+func statName(dirfd int, name cname, flags int, st *unix.Statx_t) error {
 	for {
 		_, _, e := unix.Syscall6(unix.SYS_STATX, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])),
-			unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, statMask, uintptr(unsafe.Pointer(st)), 0)
+			uintptr(unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|flags), statMask, uintptr(unsafe.Pointer(st)), 0)
 		if e != unix.EINTR {
 			return errnoErr(e)
 		}
@@ -203,11 +201,6 @@ func errnoErr(e syscall.Errno) error {
 		return nil
 	}
 	return e
-}
-
-// vanished says whether err means that a name is not there any more.
-func vanished(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE)
 }
 
 // pathError names the operation and the path in a form that is safe to print.

@@ -73,10 +73,13 @@ func (t *Target) prepare(dir string) error {
 	if err == nil {
 		t.chain.push(cname{0}, fd, fileID{})
 		t.dirs = append(t.dirs, nil)
-		_, err = in.enter(fd, make([]byte, 4<<10))
+		var cut error
+		if cut, err = in.enter(fd, make([]byte, 4<<10)); err == nil {
+			err = cut
+		}
 	}
 	if err == nil {
-		some, err = in.next()
+		some, _, err = in.next()
 	}
 	if err == nil && some != nil {
 		err = unix.ENOTEMPTY

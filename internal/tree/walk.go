@@ -8,12 +8,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WalkOptions tune a walk. The zero value is fine.
+// WalkOptions tune a walk. The zero value is fine. All functions run on the goroutine of the walk.
 type WalkOptions struct {
-	// Warn is told what could not be kept exact; nil drops it. It runs on the goroutine of the walk.
+	// Warn is told of what could not be kept exact; nil drops it.
 	Warn func(Warning)
 	// NoXattrs leaves Xattrs of all entries nil, and Flags and Project 0: asking for them is half of a walk.
 	NoXattrs bool
+	// Exclude says whether the walk leaves out the entry at path, a folder with all below it. It is asked before anything but the
+	// name is known, so that an excluded entry need not be readable; folder finds out whether it is a folder. Nil leaves out nothing.
+	Exclude func(path string, folder func() bool) bool
+	// ExcludeCaches leaves out what folders with a CACHEDIR.TAG hold, but for the tag (bford.info/cachedir).
+	ExcludeCaches bool
+	// Vanished is told of a name that was gone when the walk came to it, with the inode number that it had; 0 where that is not known.
+	// Nil makes it a Warning that is Lost.
+	Vanished func(path string, ino uint64)
 }
 
 // Walk calls fn for the root of the tree and every entry below it: depth first, a folder before its
@@ -24,13 +32,16 @@ type WalkOptions struct {
 //
 // Nothing outside the tree is read, whoever changes it meanwhile: folders are opened by name from the
 // folder above, never through a link, and compared with what was there before. Mount points and
-// nested btrfs subvolumes are given as the folders that they are, with a warning, and not entered. A
-// name that vanishes is a warning; a folder, link or attribute that can't be read is an error.
+// nested btrfs subvolumes are given as the folders that they are, with a warning, and not entered.
+//
+// An entry that cannot be looked at, or not be read in full, never ends the walk: the entry is given with what could be read, or not
+// at all, with one warning that is Lost. What ends the walk is a root that cannot be opened, and an error of this process's own
+// (see Ours).
 // At most maxOpen folders are open at once. Names of large folders, and first names of many hard links, wait in an
 // unlinked temporary file (os.TempDir), so that memory does not grow with the tree but for some 85 bytes for each file
 // of which some names were seen and others not yet.
 func (r *Root) Walk(ctx context.Context, o WalkOptions, fn func(*Entry) error) error {
-	return r.walk(ctx, &walker{warn: o.Warn, noXattrs: o.NoXattrs, fn: fn})
+	return r.walk(ctx, &walker{WalkOptions: o, fn: fn})
 }
 
 // walk runs w, of which options and fn are set.
@@ -40,11 +51,12 @@ func (r *Root) walk(ctx context.Context, w *walker) error {
 	}
 	w.root, w.chain = r, chain{base: r.fd, flags: openDir | unix.O_NOATIME}
 	w.dents = make([]byte, 128<<10)
-	w.xattr, w.special = newXattrReader(r.noXattrs), r.kept.projects && !w.noXattrs
-	if w.warn == nil {
-		w.warn = func(Warning) {}
+	w.xattr, w.special = newXattrReader(r.noXattrs), r.kept.projects && !w.NoXattrs
+	if w.Warn == nil {
+		w.Warn = func(Warning) {}
 	}
-	w.states.warn = w.warn
+	w.folder, w.mounts = w.isFolder, MountPoints(r.name)
+	w.states.warn = w.Warn
 	defer w.chain.close()
 	defer w.names.close()
 	defer w.links.close()
@@ -53,26 +65,38 @@ func (r *Root) walk(ctx context.Context, w *walker) error {
 }
 
 type walker struct {
+	WalkOptions
 	root  *Root
 	fn    func(*Entry) error
-	warn  func(Warning)
 	chain chain
 	names names // left in each folder of the chain
 	links links
 	dents []byte
 	xattr *xattrReader
 
-	noXattrs bool
-	unseal   bool // take from all what keeps it from being removed, see Remove
-	special  bool // flags of what is neither file nor folder can be read
-	states   losses
-	st       unix.Statx_t
+	mounts  map[string]bool // places in the tree at which something is mounted
+	unseal  bool            // take from all what keeps it from being removed, and fail where an entry cannot be read, see Remove
+	special bool            // flags of what is neither file nor folder can be read
+	states  losses
+	st      unix.Statx_t
+
+	// Of the name at hand.
+	dirfd  int
+	name   cname
+	ino    uint64      // as the listing said
+	path   string      // "" until pathOf made it
+	folder func() bool // isFolder
+	wrong  []string    // what could not be read of it
 }
 
 func (w *walker) run(ctx context.Context) error {
 	fd, err := openAt(w.root.fd, ".", openDir|unix.O_NOATIME, 0)
 	if err != nil {
 		return pathError("open", "", err)
+	}
+	if err := statAt(fd, "", &w.st); err != nil {
+		closeFD(fd)
+		return pathError("stat", "", err)
 	}
 	if err := w.enter(cname{0}, fd); err != nil {
 		return err
@@ -81,72 +105,66 @@ func (w *walker) run(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		name, err := w.names.next()
-		if err != nil {
+		if w.name, w.ino, err = w.names.next(); err != nil {
 			return pathError("list", string(w.chain.path), err)
 		}
-		if name == nil {
+		if w.name == nil {
 			w.chain.pop()
 			w.names.leave()
 			continue
 		}
-		if err := w.visit(name); err != nil {
+		w.path, w.wrong = "", nil
+		if err := w.visit(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// visit gives one name of the last folder of the chain.
-func (w *walker) visit(name cname) error {
-	dirfd, err := w.chain.fd()
-	if err != nil {
-		return w.lost(err)
+// pathOf is the path of the name at hand.
+func (w *walker) pathOf() string {
+	if w.path == "" && w.name != nil {
+		w.path = w.chain.join(w.name)
+	}
+	return w.path
+}
+
+// visit gives the name at hand, of the last folder of the chain.
+func (w *walker) visit() (err error) {
+	if w.dirfd, err = w.chain.fd(); err != nil {
+		return w.lostFolder(err)
+	}
+	if w.Exclude != nil && w.Exclude(w.pathOf(), w.folder) {
+		return nil
+	}
+	// A file system that is mounted in the tree, of which only the root is given, may never answer a question.
+	flags := 0
+	if w.mounts != nil && w.mounts[w.pathOf()] {
+		flags = unix.AT_STATX_DONT_SYNC
 	}
 	// A name may become something else between two calls; a second look sees one state of it.
 	for try := 0; ; try++ {
-		if err := statName(dirfd, name, &w.st); err != nil {
-			return w.gone("stat", name, err)
+		if err := statName(w.dirfd, w.name, flags, &w.st); err != nil {
+			return w.unseen(err)
 		}
 		if w.unseal && w.st.Attributes&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0 {
-			if err := unsealed(dirfd, name.String(), nil); err != nil {
-				return pathError("make removable", w.chain.join(name), err)
+			if err := unsealed(w.dirfd, w.name.String(), nil); err != nil {
+				return pathError("make removable", w.pathOf(), err)
 			}
 		}
 		if w.st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			err = w.visitDir(dirfd, name, &w.st)
+			err = w.visitDir(&w.st)
 		} else {
-			err = w.visitOther(dirfd, name, &w.st)
+			err = w.visitOther(&w.st)
 		}
 		if err != errAgain {
 			return err
 		}
+		w.wrong = nil
 		if try == 4 {
-			w.warn(Warning{Path: w.chain.join(name), What: "it kept changing into other kinds of file, left out", Lost: true})
-			return nil
+			return w.leftOut("it kept changing into other kinds of file, left out")
 		}
 	}
-}
-
-// lost tells that the last folder of the chain can't be opened again, and gives up what is left in it.
-func (w *walker) lost(err error) error {
-	path := string(w.chain.path)
-	if !vanished(err) && !changed(err) {
-		return pathError("open", path, err)
-	}
-	w.warn(Warning{Path: path, What: "it was moved or removed while it was read, the rest of it is left out", Lost: true})
-	w.names.drop()
-	return nil
-}
-
-// gone makes a warning of an error that means that name vanished.
-func (w *walker) gone(op string, name cname, err error) error {
-	path := w.chain.join(name)
-	if !vanished(err) {
-		return pathError(op, path, err)
-	}
-	w.warn(Warning{Path: path, What: "it vanished while the tree was read", Lost: true})
-	return nil
 }
 
 // errAgain says that a name became something else between two calls. Callbacks can't return it.
@@ -157,27 +175,50 @@ func changed(err error) bool {
 	return errors.Is(err, ErrChanged) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV)
 }
 
-// visitDir gives the folder name and enters it, unless another file system begins there.
-func (w *walker) visitDir(dirfd int, name cname, st *unix.Statx_t) error {
-	id := idOf(st)
-	if what := w.boundary(id); what != "" {
-		path := w.chain.join(name)
-		w.warn(Warning{Path: path, What: what, Lost: true})
-		e := entryOf(path, st)
+// visitDir gives the folder at hand and enters it, unless another file system begins there.
+func (w *walker) visitDir(st *unix.Statx_t) error {
+	if what := w.boundary(idOf(st)); what != "" {
+		e := entryOf(w.pathOf(), st)
+		w.Warn(Warning{Path: e.Path, What: what, Lost: true})
 		return skipped(w.fn(e))
 	}
-	fd, err := openAt(dirfd, name.String(), w.chain.flags, 0)
-	if err != nil {
-		if changed(err) {
-			return errAgain
+	fd, err := openAt(w.dirfd, w.name.String(), w.chain.flags, 0)
+	if err == nil {
+		if err = statAt(fd, "", st); err != nil {
+			closeFD(fd)
 		}
-		return w.gone("open", name, err)
 	}
-	if !isFile(fd, id) {
+	switch {
+	case err == nil && w.boundary(idOf(st)) != "": // by now another file system is mounted there
 		closeFD(fd)
 		return errAgain
+	case err == nil:
+		// A folder that took the place of the one before is taken as it is. (Some file systems in user space tell another inode number at
+		// every look.)
+		return w.enter(w.name, fd)
+	case changed(err):
+		return errAgain
+	case gone(err):
+		return w.gone(st.Ino)
 	}
-	return w.enter(name, fd)
+	if err := w.fault("open", err, "it can't be opened", "its content is left out"); err != nil {
+		return err
+	}
+	return w.closed(st)
+}
+
+// closed gives a folder that can't be opened.
+func (w *walker) closed(st *unix.Statx_t) error {
+	e := entryOf(w.pathOf(), st)
+	var err error
+	if e.Xattrs, err = w.xattrs(w.dirfd, w.name); gone(err) {
+		return w.gone(st.Ino)
+	} else if err := w.fault("read attributes of", err, attrsWrong, attrsSo); err != nil {
+		return err
+	}
+	w.tellStates(e.Path, st)
+	w.tellLoss(e.Path)
+	return skipped(w.fn(e))
 }
 
 // boundary says why the folder id is not entered, or nothing.
@@ -198,48 +239,79 @@ func (w *walker) boundary(id fileID) string {
 	return ""
 }
 
-// enter gives the folder fd and makes it the last one of the chain.
+// enter gives the folder fd, of which w.st tells, and makes it the last one of the chain.
 func (w *walker) enter(name cname, fd int) error {
 	path, st := "", &w.st
 	if w.names.depth() > 0 {
-		path = w.chain.join(name)
-	}
-	if err := statAt(fd, "", st); err != nil {
-		closeFD(fd)
-		return pathError("stat", path, err)
+		path = w.pathOf()
 	}
 	id, e := idOf(st), entryOf(path, st)
 	w.tellStates(path, st)
-	var err error
-	if !w.noXattrs {
-		if err := w.root.kept.read(fd, e); err != nil {
-			closeFD(fd)
-			return pathError("read flags of", path, err)
-		}
-	}
-	if e.Xattrs, err = w.xattrs(fd, nil); err != nil {
-		closeFD(fd)
-		return pathError("read attributes of", path, err)
-	}
-	whole, err := w.names.enter(fd, w.dents)
+	removed, err := w.readFolder(fd, e, st.Attributes&unix.STATX_ATTR_ENCRYPTED != 0)
 	if err != nil {
 		closeFD(fd)
-		return pathError("list", path, err)
+		return err
 	}
-	if !whole {
-		w.warn(Warning{Path: path, What: "it was removed while it was listed", Lost: true})
-	}
-	if err = w.fn(e); err != nil {
+	w.tellLoss(path)
+	if err := w.fn(e); err != nil {
 		closeFD(fd)
 		w.names.leave()
 		return skipped(err)
+	}
+	if removed {
+		w.Vanished(path, id.ino)
 	}
 	w.chain.push(name, fd, id)
 	return nil
 }
 
+// readFolder reads what the open folder fd has beside what a stat tells, and lists it. After nil its names are the last of w.names.
+// removed says that the folder was removed while it was listed, which Vanished is to be told.
+func (w *walker) readFolder(fd int, e *Entry, encrypted bool) (removed bool, err error) {
+	if !w.NoXattrs {
+		if err := w.fault("read flags of", w.root.kept.read(fd, e), flagsWrong, flagsSo); err != nil {
+			return false, err
+		}
+	}
+	e.Xattrs, err = w.xattrs(fd, nil)
+	if err := w.fault("read attributes of", err, attrsWrong, attrsSo); err != nil {
+		return false, err
+	}
+	cut, err := w.names.enter(fd, w.dents)
+	if err != nil {
+		return false, pathError("list", e.Path, err)
+	}
+	switch {
+	case encrypted && locked(fd):
+		if e.Path == "" {
+			return false, pathError("list", e.Path, errLocked)
+		}
+		w.names.drop()
+		w.wrong = append(w.wrong, errLocked.Error()+", its content is left out")
+	case cut == nil:
+	case gone(cut) && w.Vanished != nil && e.Path != "":
+		removed = true
+	case e.Path == "" && w.names.empty():
+		return false, pathError("list", e.Path, cut)
+	case gone(cut):
+		w.wrong = append(w.wrong, "it was removed while it was listed")
+	default:
+		if err := w.fault("list", cut, "it can't be listed to its end", "the rest of its content is left out"); err != nil {
+			return false, err
+		}
+	}
+	if w.ExcludeCaches && isCache(fd) {
+		if e.Path == "" {
+			w.Warn(Warning{Path: e.Path, What: "it has a " + cacheTag + ", and is backed up all the same: a whole volume is no cache"})
+		} else {
+			w.names.only(cacheTag)
+		}
+	}
+	return removed, nil
+}
+
 func (w *walker) xattrs(dirfd int, name cname) ([]Xattr, error) {
-	if w.noXattrs {
+	if w.NoXattrs {
 		return nil, nil
 	}
 	return w.xattr.read(dirfd, name)
@@ -254,17 +326,15 @@ func skipped(err error) error {
 }
 
 // visitOther gives what is no folder.
-func (w *walker) visitOther(dirfd int, name cname, st *unix.Statx_t) error {
-	path := w.chain.join(name)
+func (w *walker) visitOther(st *unix.Statx_t) error {
+	path := w.pathOf()
 	id := idOf(st)
 	if id.mnt != w.root.id.mnt {
-		w.warn(Warning{Path: path, What: "another file is mounted here, it is left out", Lost: true})
-		return nil
+		return w.leftOut("another file is mounted here, it is left out")
 	}
 	e := entryOf(path, st)
 	if e == nil {
-		w.warn(Warning{Path: path, What: "it is of a kind that Holdfast does not know, left out", Lost: true})
-		return nil
+		return w.leftOut("it is of a kind that Holdfast does not know, left out")
 	}
 	if st.Nlink > 1 {
 		first, ok, err := w.links.further(id)
@@ -277,19 +347,20 @@ func (w *walker) visitOther(dirfd int, name cname, st *unix.Statx_t) error {
 	}
 	var err error
 	if e.Kind == Symlink {
-		if e.Target, err = readLink(dirfd, name.String(), int(st.Size)); err != nil {
-			if err == unix.EINVAL {
-				return errAgain
-			}
-			return w.gone("read link", name, err)
+		if e.Target, err = readLink(w.dirfd, w.name.String(), int(st.Size)); err != nil {
+			return w.noLink(err, st.Ino)
 		}
 	}
-	if e.Xattrs, err = w.xattrs(dirfd, name); err != nil {
-		return w.gone("read attributes of", name, err)
+	if e.Xattrs, err = w.xattrs(w.dirfd, w.name); gone(err) {
+		return w.gone(st.Ino)
+	} else if err := w.fault("read attributes of", err, attrsWrong, attrsSo); err != nil {
+		return err
 	}
 	if w.special && e.Kind != File {
-		if err := w.specialFlags(dirfd, name, e); err != nil {
-			return w.gone("read flags of", name, err)
+		if err := w.specialFlags(w.dirfd, w.name, e); gone(err) {
+			return w.gone(st.Ino)
+		} else if err := w.fault("read flags of", err, flagsWrong, flagsSo); err != nil {
+			return err
 		}
 	}
 	w.tellStates(path, st)
@@ -298,6 +369,7 @@ func (w *walker) visitOther(dirfd int, name cname, st *unix.Statx_t) error {
 			return pathError("remember the first name of", path, err)
 		}
 	}
+	w.tellLoss(path)
 	return w.fn(e)
 }
 

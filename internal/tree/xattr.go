@@ -2,6 +2,7 @@ package tree
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -28,19 +29,38 @@ func newXattrReader(off bool) *xattrReader {
 // maxInterned bounds how many different names or values are remembered.
 const maxInterned = 1024
 
-// read gives the attributes of name in dirfd, or without a name of dirfd itself, sorted.
+// relists is how often the attributes are listed again, when one of the list was gone before it was read.
+const relists = 3
+
+// read gives the attributes of name in dirfd, or without a name of dirfd itself, sorted. With an error it gives those that could be
+// read all the same.
 func (r *xattrReader) read(dirfd int, name cname) ([]Xattr, error) {
 	if r.off {
 		return nil, nil
 	}
+	for try := 0; ; try++ {
+		attrs, stale, err := r.once(dirfd, name)
+		if !stale || try == relists {
+			return attrs, err
+		}
+	}
+}
+
+// once lists the attributes and reads them. stale says that an attribute of the list was gone before it was read: it may have been
+// replaced by one of another name, so that the list has to be asked for again.
+func (r *xattrReader) once(dirfd int, name cname) (attrs []Xattr, stale bool, err error) {
 	n, err := r.grow(&r.list, func(buf []byte) (int, error) { return listXattrs(dirfd, name, buf) })
 	switch {
 	case err == unix.EOPNOTSUPP:
-		return nil, nil // this kind of file has none
+		return nil, false, nil // this kind of file has none
+	case err == unix.E2BIG:
+		// The names take more than the kernel gives (XATTR_LIST_MAX). Those that decide who may do what have known names.
+		attrs = r.wellKnown(dirfd, name)
+		return attrs, false, err
 	case err != nil || n == 0:
-		return nil, err
+		return nil, false, err
 	}
-	var attrs []Xattr
+	var errs []error
 	for list := r.list[:n]; len(list) > 0; {
 		end := bytes.IndexByte(list, 0)
 		if end < 0 {
@@ -51,32 +71,72 @@ func (r *xattrReader) read(dirfd int, name cname) ([]Xattr, error) {
 		if attr == "" {
 			continue
 		}
-		size, err := r.grow(&r.value, func(buf []byte) (int, error) { return getXattr(dirfd, name, attr, buf) })
-		switch err {
-		case nil:
+		size, err := r.get(dirfd, name, attr)
+		switch {
+		case err == nil:
 			attrs = append(attrs, Xattr{Name: attr, Value: r.intern(r.value[:size])})
-		case unix.ENODATA, unix.EOPNOTSUPP:
-			// Removed since it was listed, or a name that the file system lists for all files
-			// and keeps for some.
+		case err == unix.ENODATA:
+			stale = true // or a name that the file system lists for all files and keeps for some
+		case err == unix.EOPNOTSUPP:
+			// Likewise listed for all files.
+		case Ours(err):
+			return nil, false, err
 		default:
-			return nil, &xattrError{attr, err}
+			errs = append(errs, &xattrError{attr, err})
 		}
 	}
-	slices.SortFunc(attrs, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
-	return attrs, nil
+	sortXattrs(attrs)
+	return attrs, stale, attrErrors(errs)
 }
 
-// grow calls get until its buffer is large enough.
+// wellKnown reads the attributes whose names need no list.
+func (r *xattrReader) wellKnown(dirfd int, name cname) (attrs []Xattr) {
+	for _, attr := range []string{
+		"security.apparmor", "security.capability", "security.ima", "security.selinux", "security.SMACK64",
+		"system.posix_acl_access", "system.posix_acl_default",
+	} {
+		if size, err := r.get(dirfd, name, attr); err == nil {
+			attrs = append(attrs, Xattr{Name: attr, Value: r.intern(r.value[:size])})
+		}
+	}
+	sortXattrs(attrs)
+	return attrs
+}
+
+func sortXattrs(attrs []Xattr) {
+	slices.SortFunc(attrs, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// attrErrors makes one error of those of several attributes. It names the first.
+func attrErrors(errs []error) error {
+	switch len(errs) {
+	case 0:
+		return nil
+	case 1:
+		return errs[0]
+	}
+	return fmt.Errorf("%w, and %d more", errs[0], len(errs)-1)
+}
+
+func (r *xattrReader) get(dirfd int, name cname, attr string) (int, error) {
+	return r.grow(&r.value, func(buf []byte) (int, error) { return getXattr(dirfd, name, attr, buf) })
+}
+
+// grow calls get until its buffer is large enough. No list and no value of the kernel is larger than maxXattr, so that one that
+// asks for more never ends growing.
 func (r *xattrReader) grow(buf *[]byte, get func([]byte) (int, error)) (int, error) {
 	for {
 		n, err := get(*buf)
-		if err == unix.ERANGE && len(*buf) < 1<<20 {
-			*buf = make([]byte, 4*len(*buf))
+		if err == unix.ERANGE && len(*buf) < maxXattr {
+			*buf = make([]byte, min(4*len(*buf), maxXattr))
 			continue
 		}
 		return n, err
 	}
 }
+
+// maxXattr is more than XATTR_LIST_MAX and XATTR_SIZE_MAX of linux/limits.h.
+const maxXattr = 128 << 10
 
 func (r *xattrReader) name(b []byte) string {
 	if s, ok := r.names[string(b)]; ok {

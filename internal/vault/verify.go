@@ -43,6 +43,14 @@ type VerifyReport struct {
 	Unread []Damage `json:"unread"`
 	// Unprotected lists packs whose lock ends before that of a backup that needs them. Nothing is lost yet.
 	Unprotected []Damage `json:"unprotected"`
+	// Incomplete are the backups that lack content since they were made. They are not damaged.
+	Incomplete []IncompleteBackup `json:"incomplete"`
+}
+
+// IncompleteBackup is a backup that lacks content that nobody agreed to lose.
+type IncompleteBackup struct {
+	Backup string `json:"backup"` // instance/id
+	Lost   uint64 `json:"lost"`   // places
 }
 
 // Findings is how many objects there is something to say about.
@@ -210,6 +218,9 @@ func (c *check) backup(ctx context.Context, number int) error {
 		return c.found(err, key, name)
 	}
 	c.report.Backups++
+	if m.Lost > 0 {
+		c.report.Incomplete = append(c.report.Incomplete, IncompleteBackup{Backup: name, Lost: m.Lost})
+	}
 	info, err := c.v.st.Stat(ctx, key)
 	if err != nil && !errors.Is(err, obs.ErrNotFound) {
 		return c.found(err, key, name)
