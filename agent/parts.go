@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"holdfast/agent/config"
@@ -176,6 +177,9 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	if err != nil {
 		return job.Snapshot{}, err
 	}
+	if err := s.flushed(jobID, planned.Name, made); err != nil {
+		return job.Snapshot{}, errors.Join(err, provider.Remove(context.WithoutCancel(ctx), made.Ref))
+	}
 	made.Ref.Volume = volume
 	if job.Ref(made.Ref) != planned.Ref {
 		return job.Snapshot{}, fmt.Errorf("snapshot %s was planned as %s", made.Ref.Path, planned.Ref.Path)
@@ -186,6 +190,24 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	}
 	planned.Root, planned.Taken, planned.Ino = cmp.Or(made.Root, made.Image), taken.UTC(), made.Ino
 	return planned, nil
+}
+
+// flushed fails for a view that may lack what was written to something that is mounted on the volume, unless the configuration accepts
+// that: nothing may be released on it (Invariant nothing-lost).
+func (s snapshots) flushed(jobID, volume string, made *snapshot.Snapshot) error {
+	if len(made.Unflushed) == 0 {
+		return nil
+	}
+	v, err := s.volume(volume)
+	if err != nil {
+		return err
+	}
+	lacks := errors.New(strings.Join(made.Unflushed, "; "))
+	if v.AcceptUnflushed {
+		s.a.watcher.Lacked(s.in.cfg.ID, jobID, fmt.Sprintf("flush what is mounted on volume %q (accept_unflushed is set)", volume), lacks)
+		return nil
+	}
+	return fmt.Errorf("the snapshot may lack what was written last: %w (accept_unflushed: true of the volume lets the job go on)", lacks)
 }
 
 func (s snapshots) Stands(ctx context.Context, snap job.Snapshot) (bool, error) {

@@ -329,6 +329,8 @@ type Volume struct {
 	Path        string `yaml:"path"`
 	Snapshot    string `yaml:"snapshot"`     // SnapshotAuto or one of the others
 	SnapshotDir string `yaml:"snapshot_dir"` // where snapshots are made; "" leaves it to the provider
+	// AcceptUnflushed has jobs go on where something that is mounted on the volume can't be flushed. Without, they fail.
+	AcceptUnflushed bool `yaml:"accept_unflushed"`
 }
 
 // Size is a number of bytes, written as 512B, 64KiB, 256MiB, 2GiB or 1TiB.

@@ -15,6 +15,7 @@ import (
 
 	"holdfast/internal/backup"
 	"holdfast/internal/snapshot"
+	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
 
@@ -129,6 +130,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		return err
 	}
 	root, source := path, "in place"
+	var unflushed []string
 	if wantSnapshot {
 		view, remove, serr := takeSnapshot(ctx, path)
 		if serr != nil {
@@ -136,12 +138,18 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		}
 		if view != nil {
 			defer func() { err = errors.Join(err, remove()) }()
-			root, source = cmp.Or(view.Root, view.Image), view.Ref.Provider
+			root, source, unflushed = cmp.Or(view.Root, view.Image), view.Ref.Provider, view.Unflushed
 			a.say("reading a %s snapshot of %s", source, name(path))
 		}
 	}
+	if root == path {
+		unflushed = snapshot.FlushStacked(ctx, path)
+	}
 	p := a.newProgress("backup")
 	defer p.finish()
+	for _, what := range unflushed {
+		p.warn(tree.Warning{What: what, Lost: true})
+	}
 	stopScan := p.scan(ctx, root)
 	result, err := backup.Run(ctx, backup.Options{
 		Vault:    at.Vault,
@@ -178,6 +186,10 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 	if err == nil && result.Lost > 0 {
 		err = &partError{fmt.Sprintf("backup %s is stored, but lacks content: %s, listed above",
 			result.BackupID, count(result.Lost, "place", "places"))}
+	}
+	if err == nil && len(unflushed) > 0 {
+		err = &partError{fmt.Sprintf("backup %s is stored, but may lack what was written last to what is mounted on %s, listed above",
+			result.BackupID, name(path))}
 	}
 	return err
 }

@@ -90,11 +90,12 @@ func (btrfs) Create(ctx context.Context, req Request) (*Snapshot, error) {
 		return fail(err)
 	}
 	defer source.Close()
+	unflushed := FlushStacked(ctx, at.real)
 	err = makeIn(at.folder, func(dir *os.File) error { return snapCreate(dir, source, filepath.Base(ref.Path)) })
 	if err != nil {
 		return fail(explain(err))
 	}
-	snap, view := &Snapshot{Ref: ref}, filepath.Join(ref.Path, at.rel)
+	snap, view := &Snapshot{Ref: ref, Unflushed: unflushed}, filepath.Join(ref.Path, at.rel)
 	if snap.Kind, snap.Root = Tree, view; at.image {
 		snap.Kind, snap.Root, snap.Image = Image, "", view
 	}

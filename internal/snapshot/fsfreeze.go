@@ -92,17 +92,16 @@ func locateFreeze(req Request) (*freezeMark, error) {
 	if !hasSysAdmin() {
 		return nil, unsupported("CAP_SYS_ADMIN is missing, and %s can't be frozen", req.Volume)
 	}
-	mounts, err := readMounts()
+	mounts, err := readMounts(ownMounts)
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: list the mount points: %w", req.Volume, err)
 	}
-	device := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 	own, elsewhere := false, ""
 	for _, m := range mounts {
 		switch {
 		case m.point == folder:
-			own = m.device == device && m.root == "/"
-		case m.device == device:
+			own = m.number == st.Dev && m.root == "/"
+		case m.number == st.Dev:
 			elsewhere = m.point
 		}
 	}
@@ -169,7 +168,7 @@ func (p fsfreeze) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	}
 	freezes.Lock()
 	defer freezes.Unlock()
-	snap, err := inPlace(ref) // the long part of the flush, while writers can still go on
+	snap, err := inPlace(ctx, ref) // the long part of the flush, while writers can still go on
 	if err != nil {
 		return nil, err
 	}

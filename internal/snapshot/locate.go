@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -183,48 +182,6 @@ func (at *place) describe() string {
 // within tells whether path is dir or lies below it; both are clean and absolute.
 func within(dir, path string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
-}
-
-// mountsBelow lists the mount points below dir that this process sees.
-func mountsBelow(dir string) ([]string, error) {
-	mounts, err := readMounts()
-	if err != nil {
-		return nil, err
-	}
-	var found []string
-	for _, m := range mounts {
-		if m.point != dir && within(dir, m.point) {
-			found = append(found, m.point)
-		}
-	}
-	return found, nil
-}
-
-// mountPoint is a line of the table of mounts.
-type mountPoint struct {
-	device string // "major:minor"
-	root   string // what of the file system is mounted
-	point  string
-}
-
-// readMounts lists the mounts that this process sees, the lowest first where several lie on one point.
-func readMounts() ([]mountPoint, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	// Space, tab, newline and backslash are written as octal escapes there.
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	var mounts []mountPoint
-	sc := bufio.NewScanner(f)
-	sc.Buffer(nil, 1<<20)
-	for sc.Scan() {
-		if fields := strings.Fields(sc.Text()); len(fields) >= 5 {
-			mounts = append(mounts, mountPoint{fields[2], unescape.Replace(fields[3]), unescape.Replace(fields[4])})
-		}
-	}
-	return mounts, sc.Err()
 }
 
 // hasSysAdmin reads the effective capabilities: root in a sandbox may lack this one.

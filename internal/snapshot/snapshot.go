@@ -100,6 +100,9 @@ type Snapshot struct {
 	// NeedsHold is true when the volume itself is read: the instance must stay held from before
 	// Create until the last byte is read, else the view is of no point in time.
 	NeedsHold bool
+	// Unflushed has a sentence for each thing on the volume, such as a mounted image, that could not be flushed before the
+	// view was made: what was written there may be missing in the view.
+	Unflushed []string
 }
 
 // Base is an earlier view that later ones are compared with.
@@ -133,9 +136,9 @@ type Provider interface {
 	// first, so that a crash during Create leaves nothing unknown.
 	Plan(context.Context, Request) (Ref, error)
 
-	// Create makes the view. When it returns nil, everything is in it that was written to the volume
-	// before the call, synced or not, and nothing written to the volume later shows in it
-	// (as long as the instance is held, if NeedsHold). After an error nothing is left; after a crash
+	// Create makes the view. When it returns nil, everything is in it that was written to the volume, or to
+	// what is mounted or stacked on it, before the call, synced or not (but for what Snapshot.Unflushed names), and
+	// nothing written to the volume later shows in it (as long as the instance is held, if NeedsHold). After an error nothing is left; after a crash
 	// at most what Plan named. An existing name is ErrExists.
 	Create(context.Context, Request) (*Snapshot, error)
 

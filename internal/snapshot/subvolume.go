@@ -66,18 +66,3 @@ func DestroyFolder(path string) (bool, error) {
 	}
 	return false, fmt.Errorf("remove subvolume %s: %w", path, err)
 }
-
-// Mounts lists the mount points that this process sees at the path and below it. The path is absolute, clean and without links.
-func Mounts(path string) ([]string, error) {
-	mounts, err := readMounts()
-	if err != nil {
-		return nil, fmt.Errorf("read the table of mounts: %w", err)
-	}
-	var found []string
-	for _, m := range mounts {
-		if within(path, m.point) {
-			found = append(found, m.point)
-		}
-	}
-	return found, nil
-}

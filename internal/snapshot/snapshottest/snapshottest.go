@@ -121,6 +121,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Subject) {
 		{"says what changed, or that it can't", saysChanged},
 		{"sees that an image is another file", seesAnotherImage},
 		{"says what it costs and what room there is", saysCosts},
+		{"what is mounted on it is flushed", flushesStacked},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, fresh(t)) })
 	}
