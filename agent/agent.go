@@ -83,6 +83,7 @@ type Agent struct {
 	audit     *auditor
 
 	serving atomic.Bool
+	writing atomic.Pointer[time.Time] // when a write to the state folder began that has not ended; see keepFrozen
 	close   func() error
 }
 
@@ -340,6 +341,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return nil
 	})
 	group.Go(func() error {
+		a.keepFrozen(late)
+		return nil
+	})
+	group.Go(func() error {
 		a.probeStore(ctx)
 		return nil
 	})
@@ -395,6 +400,9 @@ func (a *Agent) Alive(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if _, err := a.journal.PendingReports(); err != nil {
+		return err
+	}
+	if err := a.stuck(); err != nil {
 		return err
 	}
 	a.manager.Counts()

@@ -93,7 +93,10 @@ func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
 	if err != nil {
 		return snapshot.Request{}, err
 	}
-	return snapshot.Request{Volume: v.Path, Host: s.in.host, Job: jobID, Name: v.Name, Dir: v.SnapshotDir}, nil
+	return snapshot.Request{
+		Volume: v.Path, Host: s.in.host, Job: jobID, Name: v.Name, Dir: v.SnapshotDir,
+		Spare: s.a.spare(), FreezeLimit: s.a.cfg.Limits.FrozenDeadline,
+	}, nil
 }
 
 // Plan chooses the provider of each volume by what it lies on now.

@@ -170,6 +170,11 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	if err != nil {
 		return nil, err
 	}
+	if !r.Precopy {
+		if err := v.a.thawStored(ctx, r.Sources); err != nil {
+			v.a.watcher.Trouble(r.Instance, r.Job, "let a frozen file system go", err) // the end of the job tries again
+		}
+	}
 	out := &job.Result{
 		BackupID: res.BackupID, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
 		Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesRead: res.BytesRead, BytesNew: res.BytesNew, BytesSent: res.BytesSent,

@@ -108,7 +108,7 @@ func (f *flusher) device(number uint64, on string) {
 	switch {
 	case mounted || len(upper) > 0 && errors.Is(err, os.ErrPermission):
 	case err != nil:
-		f.lack("%s, which stands on %s, can't be flushed (%v): give the agent access to that device (DeviceAllow= of its unit), or unmount and detach it",
+		f.lack("%s, which stands on %s, can't be flushed (%v): let the agent open it (DeviceAllow= of its unit), or unmount and detach it",
 			name, on, err)
 	case taken && len(upper) == 0 && !isSwap(number):
 		f.lack("%s, which stands on %s, is in use, and what uses it can't be found%s: unmount and detach it", name, on, f.blind())

@@ -22,6 +22,7 @@ type mount struct {
 	point  string
 	kind   string
 	source string // a device or another name, as the file system gives it
+	super  string // options of the file system
 }
 
 // readMounts reads a table of mounts, such as ownMounts. Where several mounts lie on one point, the lowest comes first.
@@ -45,6 +46,9 @@ func readMounts(table string) ([]mount, error) {
 		m := mount{root: unescape.Replace(fields[3]), point: unescape.Replace(fields[4]), kind: kind[0]}
 		if len(kind) > 1 {
 			m.source = unescape.Replace(kind[1])
+		}
+		if len(kind) > 2 {
+			m.super = unescape.Replace(kind[2])
 		}
 		number, nerr := parseDevice(fields[2])
 		id, ierr := strconv.ParseUint(fields[0], 10, 64)

@@ -35,6 +35,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Errors that a caller decides on. They come wrapped, with the path and the cause.
@@ -75,9 +76,13 @@ type Request struct {
 	// must lie on the volume's file system and outside of the volume. Providers that make nothing in a folder
 	// do not look at it.
 	Dir string
-	// Spare lists paths whose file systems fsfreeze refuses to freeze: those of the caller's journal,
-	// state and logs. A program that writes to what it froze waits for itself.
+	// Spare lists paths whose file systems fsfreeze refuses to freeze, also where those lie on images or
+	// mappings that rest on it: the caller's journal, state, store and logs. A program that writes to what it
+	// froze waits for itself.
 	Spare []string
+	// FreezeLimit is after which time a file system is thawed that fsfreeze has frozen, whatever its view is still
+	// needed for; 0: no limit.
+	FreezeLimit time.Duration
 }
 
 // Ref names one snapshot, also one that is not made yet. It is plain data for a journal.
