@@ -163,6 +163,13 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		JobDeadline: cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout,
 		Now: time.Now, Rand: rand.Reader, BootID: bootID,
 	})
+	a.metrics.Leftovers(func() int {
+		left, err := a.manager.Leftovers()
+		if err != nil {
+			return 0 // the journal is closed
+		}
+		return len(left)
+	})
 	if err := a.openReports(opened); err != nil {
 		return nil, err
 	}

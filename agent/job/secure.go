@@ -89,7 +89,7 @@ func (w *worker) plan(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
-	planned, err := instance.Snapshots.Plan(ctx, j.ID)
+	planned, err := instance.Snapshots.Plan(ctx, lastName(j))
 	if err != nil {
 		return "", change{}, err
 	}
@@ -125,23 +125,6 @@ func (w *worker) makeSnapshots(ctx context.Context, j *Job) ([]Snapshot, error) 
 		}
 	}
 	return made, nil
-}
-
-// removeSnapshots drops the job's snapshots, but those that become bases, all that can be.
-func (w *worker) removeSnapshots(ctx context.Context, j *Job, instance Instance, kept []Base) error {
-	var errs []error
-	for _, s := range j.Snapshots {
-		if slices.ContainsFunc(kept, func(b Base) bool { return b.Ref.Path == s.Ref.Path }) {
-			continue
-		}
-		errs = append(errs, w.act(crashpoint.RemoveSnapshot, func() error {
-			if err := instance.Snapshots.Remove(ctx, s.Ref); err != nil {
-				return fmt.Errorf("remove snapshot %s: %w", s.Ref.Path, err)
-			}
-			return nil
-		}))
-	}
-	return errors.Join(errs...)
 }
 
 func (w *worker) upload(ctx context.Context, j *Job) (State, change, error) {

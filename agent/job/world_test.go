@@ -338,6 +338,9 @@ func (l *life) parts() job.Parts {
 			l.alive()
 			w.mu.Lock()
 			defer w.mu.Unlock()
+			if err := w.failing("remove-leftover", ""); err != nil || w.broken == "removal" {
+				return err
+			}
 			delete(w.snaps, ref.Path)
 			return nil
 		},
@@ -546,9 +549,6 @@ func (s *fakeSnaps) Remove(_ context.Context, ref job.Ref) error {
 	defer s.l.w.mu.Unlock()
 	if err := s.l.w.failing("remove-snapshot", s.id); err != nil {
 		return err
-	}
-	if s.l.w.broken == "removal" && s.l.record(s.id).State != job.Snapshotting && s.l.record(s.id).State != job.Precopying {
-		return nil
 	}
 	delete(s.l.w.snaps, ref.Path)
 	return nil

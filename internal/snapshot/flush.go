@@ -69,7 +69,12 @@ func (f *flusher) table() []seenMount {
 // over flushes all that stands on a file, on a device, or on the files of a folder.
 func (f *flusher) over(target *stackTarget) {
 	for i := range f.loops {
-		if l := &f.loops[i]; !f.done[l.number] && l.standsFor(target) {
+		l := &f.loops[i]
+		it, sure := l.standsFor(target)
+		if !it || f.done[l.number] {
+			continue
+		}
+		if taken, err := claimed(deviceNode(l.number)); sure || taken || err != nil {
 			f.device(l.number, target.path)
 		}
 	}

@@ -63,23 +63,23 @@ func loopDevices() ([]loopDevice, error) {
 	return all, nil
 }
 
-// standsFor tells whether the loop device stands for the file, folder content or device that want is.
-func (l *loopDevice) standsFor(want *stackTarget) bool {
+// standsFor tells whether the loop device stands for the file or device that want is, or for a file below the folder that it is. sure is
+// false where that is only possible: the path may be that of another mount namespace.
+func (l *loopDevice) standsFor(want *stackTarget) (it, sure bool) {
 	var st unix.Stat_t
 	seen := unix.Stat(l.backing, &st) == nil
 	switch want.stat.Mode & unix.S_IFMT {
 	case unix.S_IFBLK:
-		return l.known && l.ofDevice == want.stat.Rdev || !l.known && seen && st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == want.stat.Rdev
+		return l.known && l.ofDevice == want.stat.Rdev || !l.known && seen && st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == want.stat.Rdev, true
 	case unix.S_IFREG:
 		return l.known && l.device == want.stat.Dev && l.inode == want.stat.Ino ||
-			!l.known && (seen && st.Dev == want.stat.Dev && st.Ino == want.stat.Ino || l.backing == want.path)
+			!l.known && (seen && st.Dev == want.stat.Dev && st.Ino == want.stat.Ino || l.backing == want.path), true
 	}
-	// A file below the folder. The path may be that of another mount namespace, or of a file that was deleted: then all
-	// loop devices on the same file system count, as to flush one too many does no harm.
 	if seen && (!l.known || st.Dev == l.device && st.Ino == l.inode) {
-		return within(want.path, l.backing)
+		return within(want.path, l.backing), true
 	}
-	return l.known && l.device == want.stat.Dev
+	deleted := !seen && strings.HasSuffix(l.backing, " (deleted)") // no folder holds it
+	return l.known && l.device == want.stat.Dev && !deleted, false
 }
 
 // stackTarget is what others may be stacked on.
