@@ -12,6 +12,7 @@ import (
 	"holdfast/agent/job"
 	"holdfast/internal/backup"
 	"holdfast/internal/seal"
+	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -138,7 +139,11 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		}
 	}
 	for _, s := range r.Sources {
-		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Taken: s.Taken})
+		nested, err := snapshot.Nested(snapshot.Ref(s.Ref))
+		if err != nil {
+			return nil, fmt.Errorf("volume %q: %w", s.Volume, err)
+		}
+		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Taken: s.Taken, Nested: nested})
 	}
 	read := &views{sources: r.Sources, every: viewEvery, check: checkView}
 	o.Begin = read.begin

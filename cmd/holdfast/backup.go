@@ -131,6 +131,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 	}
 	root, source := path, "in place"
 	var unflushed []string
+	var nested map[string]string
 	if wantSnapshot {
 		view, remove, serr := takeSnapshot(ctx, path)
 		if serr != nil {
@@ -140,6 +141,9 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 			defer func() { err = errors.Join(err, remove()) }()
 			root, source, unflushed = cmp.Or(view.Root, view.Image), view.Ref.Provider, view.Unflushed
 			a.say("reading a %s snapshot of %s", source, name(path))
+			if nested, err = snapshot.Nested(view.Ref); err != nil {
+				return err
+			}
 		}
 	}
 	if root == path {
@@ -156,7 +160,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 		Instance: instance,
 		Host:     host,
 		Agent:    "holdfast " + build().Version,
-		Sources:  []backup.Source{{Volume: volumeName, Root: root}},
+		Sources:  []backup.Source{{Volume: volumeName, Root: root, Nested: nested}},
 		Warn:     p.warn,
 		// What the last backup from here found, so that files that did not change are not read again.
 		CatalogueDir: a.catalogueDir(),

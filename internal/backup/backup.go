@@ -34,6 +34,9 @@ type Source struct {
 	Taken time.Time
 	// Base is an earlier view of the volume, where one stands: what did not change since is not read. Nil is allowed.
 	Base *Base
+	// Nested has the snapshots of the btrfs subvolumes that are nested in the tree, by their paths below Root, in whose places a snapshot has
+	// nothing (see snapshot.Nested).
+	Nested map[string]string
 
 	readAll bool // what was known of it turned out to be wrong
 }

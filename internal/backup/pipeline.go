@@ -98,6 +98,11 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 		return vault.Volume{}, err
 	}
 	defer root.Close()
+	for path, folder := range s.Nested {
+		if err := root.Graft(path, folder); err != nil {
+			return vault.Volume{}, err
+		}
+	}
 	p := r.pipeline(root)
 	rec, err := r.w.NewRecipe(r.packs)
 	if err != nil {

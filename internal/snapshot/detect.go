@@ -46,7 +46,7 @@ func ByName(name string) (Provider, error) {
 // looked at. want is NameAuto (or empty) or the name of a provider. The string says in one line for a person
 // why this one. A wanted provider that can't serve is an error; NameAuto falls back to freeze, which always can.
 //
-// A volume that holds a subvolume or a mount point is never given to a provider whose snapshots would show
+// A volume that holds a mount point is never given to a provider whose snapshots would show
 // an empty folder there: the loss would be noticed at the restore. Read in place, the walk sees
 // the border and reports it.
 func Detect(ctx context.Context, req Request, want string) (Provider, string, error) {
@@ -87,6 +87,11 @@ func Comparable(p Provider, volume string) (bool, error) {
 	if lv, ok := p.(lvm); ok && kind == Image {
 		st, err := os.Stat(volume)
 		return err == nil && !st.Mode().IsRegular() && !lv.classic, err // it knows blocks of devices, and not whose they are
+	}
+	if _, ok := p.(btrfs); ok && kind == Tree {
+		if inside, err := holdsSubvolumes(volume); err != nil || inside {
+			return false, err
+		}
 	}
 	return p.Costs(kind).Changes != "", nil
 }

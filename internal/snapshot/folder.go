@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -185,7 +187,11 @@ func leftoversIn(ctx context.Context, req Request, provider string, ours isOurs)
 		_ = unix.Rmdir(dir.Name()) // somebody may make one there just now
 	}
 	var refs []Ref
-	for _, name := range names {
+	for i, name := range names {
+		if names[i] = strings.TrimSuffix(name, nestedSuffix); slices.Contains(names[:i], names[i]) {
+			continue // the view itself
+		}
+		name = names[i]
 		host, _, _, ok := parseName(name)
 		if !ok || host != req.Host {
 			continue

@@ -2,9 +2,7 @@ package snapshot
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +19,7 @@ type place struct {
 	rel    string // the volume below root; "." for the subvolume itself
 	folder string // the snapshot folder; need not exist
 	home   string // the folder that holds folder
+	all    bool   // snapshots made by this program count as subvolumes inside too
 }
 
 // locate finds the subvolume that contains the volume. ErrUnsupported says why there are no
@@ -121,55 +120,28 @@ func (at *place) usable() error {
 	if !hasSysAdmin() {
 		return unsupported("CAP_SYS_ADMIN is missing, and snapshots of %s could not be removed", at.volume)
 	}
-	return at.nested(root)
+	return at.nested()
 }
 
-// nested fails with ErrNested when the volume holds a subvolume or a mount point. root is the open
-// root of the subvolume that contains the volume.
-func (at *place) nested(root *os.File) error {
+// nested fails with ErrNested when something is mounted inside the volume. Subvolumes inside are content (see nested.go).
+func (at *place) nested() error {
 	if at.image {
 		return nil
-	}
-	const most = 5 // more names make no better message
-	var found []string
-	dirs, err := childFolders(root)
-	if err != nil {
-		return fmt.Errorf("volume %s: list the subvolumes inside: %w", at.volume, err)
-	}
-	for _, d := range dirs {
-		dir := filepath.Join(at.root, d)
-		if !within(at.real, dir) {
-			continue
-		}
-		entries, err := os.ReadDir(dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile
-		}
-		if err != nil {
-			return fmt.Errorf("volume %s: list the subvolumes inside: %w", at.volume, err)
-		}
-		for _, e := range entries {
-			var st unix.Stat_t
-			path := filepath.Join(dir, e.Name())
-			if e.IsDir() && unix.Lstat(path, &st) == nil && st.Ino == subvolIno {
-				found = append(found, path)
-			}
-		}
 	}
 	mounts, err := mountsBelow(at.real)
 	if err != nil {
 		return fmt.Errorf("volume %s: list the mount points inside: %w", at.volume, err)
 	}
-	found = append(found, mounts...)
-	if len(found) == 0 {
+	if len(mounts) == 0 {
 		return nil
 	}
+	const most = 5 // more names make no better message
 	more := ""
-	if len(found) > most {
-		more = fmt.Sprintf(" and %d more", len(found)-most)
-		found = found[:most]
+	if len(mounts) > most {
+		more = fmt.Sprintf(" and %d more", len(mounts)-most)
+		mounts = mounts[:most]
 	}
-	return fmt.Errorf("volume %s: %w: %s%s would be empty in a snapshot", at.volume, ErrNested, strings.Join(found, ", "), more)
+	return fmt.Errorf("volume %s: %w: %s%s would be empty in a snapshot", at.volume, ErrNested, strings.Join(mounts, ", "), more)
 }
 
 func (at *place) describe() string {

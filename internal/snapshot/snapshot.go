@@ -43,9 +43,8 @@ var (
 	// ErrUsage says that a request is malformed: a path that is not absolute, a part of the name that
 	// is empty, too long or holds other bytes than [A-Za-z0-9._-], a reference of another provider.
 	ErrUsage = errors.New("not usable")
-	// ErrNested says that the volume holds a subvolume or a mount point. Both would be empty folders
-	// in a snapshot, so none is made.
-	ErrNested = errors.New("volume holds another file system or subvolume")
+	// ErrNested says that the volume holds a mount point, which would be an empty folder in a snapshot, so none is made.
+	ErrNested = errors.New("volume holds another file system")
 	// ErrUnsupported says that the volume lies on something that this provider can't make a snapshot of.
 	ErrUnsupported = errors.New("no snapshot possible")
 	// ErrForeign says that a path that should have been removed is not a snapshot made here.

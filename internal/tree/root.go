@@ -34,6 +34,7 @@ type Root struct {
 	// noXattrs: the file system keeps no attributes at all, so nobody asks again.
 	noXattrs bool
 	kept     flagsKept
+	grafts   []graft // in no order
 }
 
 // OpenRoot opens the tree at path. Links in path itself are followed: it comes from the operator.
@@ -66,6 +67,9 @@ func (r *Root) Close() error {
 	if r.closed.Swap(true) {
 		return nil
 	}
+	for _, g := range r.grafts {
+		closeFD(g.fd)
+	}
 	return unix.Close(r.fd)
 }
 
@@ -82,7 +86,7 @@ func (r *Root) Open(e *Entry) (*os.File, error) {
 		return nil, pathError("open", e.Path, errors.New("it is not a regular file"))
 	}
 	if r.still {
-		fd, err := openBeneath(r.fd, e.Path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NOATIME)
+		fd, err := r.openIn(e.Path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NOATIME)
 		if err != nil {
 			return nil, openError(e.Path, err)
 		}
@@ -92,7 +96,7 @@ func (r *Root) Open(e *Entry) (*os.File, error) {
 		}
 		return os.NewFile(uintptr(fd), e.Path), nil
 	}
-	at, err := openBeneath(r.fd, e.Path, unix.O_PATH|unix.O_NOFOLLOW)
+	at, err := r.openIn(e.Path, unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
 		return nil, openError(e.Path, err)
 	}

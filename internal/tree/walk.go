@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,9 +24,10 @@ type WalkOptions struct {
 // returned as it is.
 //
 // Nothing outside the tree is read, whoever changes it meanwhile: folders are opened by name from the
-// folder above, never through a link, and compared with what was there before. Mount points and
-// nested btrfs subvolumes are given as the folders that they are, with a warning, and not entered. A
-// name that vanishes is a warning; a folder, link or attribute that can't be read is an error.
+// folder above, never through a link, and compared with what was there before. Mount points are given as the
+// folders that they are, with a warning, and not entered. Nested btrfs subvolumes are folders like others; so is what Graft shows in
+// the place of their stubs, and a stub without is a warning. A name that vanishes is a warning; a folder, link or
+// attribute that can't be read is an error.
 // At most maxOpen folders are open at once. Names of large folders, and first names of many hard links, wait in an
 // unlinked temporary file (os.TempDir), so that memory does not grow with the tree but for some 85 bytes for each file
 // of which some names were seen and others not yet.
@@ -38,7 +40,7 @@ func (r *Root) walk(ctx context.Context, w *walker) error {
 	if r.closed.Load() {
 		return pathError("walk", "", ErrClosed)
 	}
-	w.root, w.chain = r, chain{base: r.fd, flags: openDir | unix.O_NOATIME}
+	w.root, w.chain = r, chain{base: r.fd, root: r, flags: openDir | unix.O_NOATIME}
 	w.dents = make([]byte, 128<<10)
 	w.xattr, w.special = newXattrReader(r.noXattrs), r.kept.projects && !w.noXattrs
 	if w.warn == nil {
@@ -160,9 +162,16 @@ func changed(err error) bool {
 // visitDir gives the folder name and enters it, unless another file system begins there.
 func (w *walker) visitDir(dirfd int, name cname, st *unix.Statx_t) error {
 	id := idOf(st)
-	if what := w.boundary(id); what != "" {
+	if len(w.root.grafts) > 0 && w.root.isGraft(w.chain.join(name)) {
+		fd, err := w.root.openIn(w.chain.join(name), w.chain.flags)
+		if err != nil {
+			return pathError("open", w.chain.join(name), err)
+		}
+		return w.enter(name, fd)
+	}
+	if what, lost := w.boundary(name, id); what != "" {
 		path := w.chain.join(name)
-		w.warn(Warning{Path: path, What: what, Lost: true})
+		w.warn(Warning{Path: path, What: what, Lost: lost})
 		e := entryOf(path, st)
 		return skipped(w.fn(e))
 	}
@@ -180,22 +189,32 @@ func (w *walker) visitDir(dirfd int, name cname, st *unix.Statx_t) error {
 	return w.enter(name, fd)
 }
 
-// boundary says why the folder id is not entered, or nothing.
-func (w *walker) boundary(id fileID) string {
+// ownSnapshots is the folder that snapshots of volumes are made in, beside each (snapshot.SnapshotFolder), and ownPrefix what the names of
+// snapshots begin with.
+const (
+	ownSnapshots = ".holdfast-snapshots"
+	ownPrefix    = "hf."
+)
+
+// boundary says why the folder name is not entered, or nothing. lost is true when content is missing for that.
+func (w *walker) boundary(name cname, id fileID) (why string, lost bool) {
 	const (
 		firstFree = 256 // BTRFS_FIRST_FREE_OBJECTID: the root folder of every subvolume
 		stub      = 2   // BTRFS_EMPTY_SUBVOL_DIR_OBJECTID: what a snapshot holds in its place
 	)
-	root := w.root.id
+	above := w.chain.levels[len(w.chain.levels)-1].id // one subvolume may begin in another
+	subvolume := w.root.btrfs && id.mnt != 0 && id.mnt == above.mnt && (id.ino == stub || id.dev != above.dev && id.ino == firstFree)
 	switch {
-	case w.root.btrfs && id.mnt == root.mnt && id.dev != root.dev && id.ino == firstFree:
-		return "a btrfs subvolume of its own begins here, its content is left out"
-	case w.root.btrfs && id.mnt == root.mnt && id.ino == stub:
-		return "a btrfs subvolume was nested here, the snapshot has nothing of it"
-	case id.mnt != root.mnt || id.dev != root.dev:
-		return "another file system is mounted here, its content is left out"
+	case subvolume && strings.HasPrefix(name.String(), ownPrefix) && w.chain.inFolder(ownSnapshots):
+		return "a snapshot that Holdfast has made of another volume, left out", false
+	case subvolume && id.ino == stub:
+		return "a btrfs subvolume was nested here, the snapshot has nothing of it", true
+	case subvolume:
+		return "", false
+	case id.mnt != above.mnt || id.dev != above.dev:
+		return "another file system is mounted here, its content is left out", true
 	}
-	return ""
+	return "", false
 }
 
 // enter gives the folder fd and makes it the last one of the chain.

@@ -122,6 +122,8 @@ func Run(t *testing.T, fresh func(t *testing.T) Subject) {
 		{"sees that an image is another file", seesAnotherImage},
 		{"says what it costs and what room there is", saysCosts},
 		{"what is mounted on it is flushed", flushesStacked},
+		{"subvolumes inside are content", holdsNested},
+		{"subvolumes come and go", churnsNested},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, fresh(t)) })
 	}
