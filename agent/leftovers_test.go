@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -58,4 +59,31 @@ func TestSnapshotThatStays(t *testing.T) {
 		_, lerr := os.Lstat(filepath.Join(mount, ".holdfast-snapshots"))
 		return err == nil && len(info.Leftovers) == 0 && os.IsNotExist(lerr)
 	})
+}
+
+// TestAnotherProviderServes: a swap file in the volume keeps btrfs from making snapshots; the job reads the volume in place, releases the instance
+// all the same, and says what that meant.
+func TestAnotherProviderServes(t *testing.T) {
+	testbed.Need(t, "btrfs")
+	for _, hold := range []string{"frozen", "precopy"} {
+		h, mount := newHost(t), testbed.Btrfs(t)
+		volume, _ := h.volumeOn(mount, false, []byte("content"))
+		h.cfg = strings.Replace(h.cfg, "hold: frozen", "hold: "+hold, 1)
+		swap := filepath.Join(volume, "swap")
+		for _, c := range [][]string{{"touch", swap}, {"chattr", "+C", swap}, {"dd", "if=/dev/zero", "of=" + swap, "bs=1M", "count=1"}, {"mkswap", swap}, {"swapon", swap}} {
+			if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
+				t.Fatalf("%q: %v: %s", c, err, out)
+			}
+		}
+		off := func() { _ = exec.Command("swapoff", swap).Run() }
+		t.Cleanup(off)
+		h.start()
+		h.backup("acme", "backup-1", "phone-1")
+		h.eventually("it is released", func() bool { return h.plane.took("holdfast.instance.released", "phone-1") != nil })
+		if logs := h.logs.String(); !strings.Contains(logs, "swap file") || !strings.Contains(logs, "held while the volume is read") {
+			t.Errorf("%s: the log does not tell why, or what it meant:\n%s", hold, logs)
+		}
+		h.stop()
+		off()
+	}
 }

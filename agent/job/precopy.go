@@ -20,6 +20,9 @@ func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
+	if len(made) == 0 { // there can be none while the instance runs
+		return w.toHold(ctx, j)
+	}
 	result, err := w.engine(ctx, j, made, true)
 	if err != nil {
 		return "", change{}, err

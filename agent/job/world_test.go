@@ -46,6 +46,7 @@ type world struct {
 	backup  func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
 	answer  func(e job.Event) (refusal string, err error)        // what the control plane says; nil: 2xx
 	observe func(j *job.Job)                                     // is told of each state; nil: nobody is
+	instead func(failed job.Snapshot) (job.Snapshot, bool)       // another way to make a snapshot; nil: there is none
 	broken  string                                               // the part that does not do its duty; see TestModelFindsWhatIsBroken
 	lacked  []string                                             // what jobs went on without
 	faults  []string
@@ -534,6 +535,15 @@ func (s *fakeSnaps) Create(_ context.Context, _ string, planned job.Snapshot) (j
 	}
 	planned.Root = "/" + planned.Ref.Path
 	return planned, nil
+}
+
+// Instead has a way where the world has one.
+func (s *fakeSnaps) Instead(_ context.Context, _ string, failed job.Snapshot, why error) (job.Snapshot, string, bool) {
+	if s.l.w.instead == nil {
+		return job.Snapshot{}, "", false
+	}
+	other, ok := s.l.w.instead(failed)
+	return other, "it takes longer: " + why.Error(), ok
 }
 
 func (s *fakeSnaps) Stands(_ context.Context, snap job.Snapshot) (bool, error) {

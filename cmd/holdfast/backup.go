@@ -133,7 +133,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance, path string, wa
 	var unflushed []string
 	var nested map[string]string
 	if wantSnapshot {
-		view, remove, serr := takeSnapshot(ctx, path)
+		view, remove, serr := takeSnapshot(ctx, path, func(what string) { a.beside("holdfast: %s", what) })
 		if serr != nil {
 			return serr
 		}

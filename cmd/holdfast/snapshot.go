@@ -19,9 +19,9 @@ import (
 const removeTimeout = 30 * time.Second
 
 // takeSnapshot makes a snapshot of path where the file system has them and the process may, and
-// removes those that killed processes of this tool left beside it; else it returns nil. remove takes
-// the snapshot away, also after ctx ended; it is called exactly once.
-func takeSnapshot(ctx context.Context, path string) (view *snapshot.Snapshot, remove func() error, err error) {
+// removes those that killed processes of this tool left beside it; else it returns nil. tell is told of what stood in the way of a snapshot
+// or of the removal of an old one. remove takes the snapshot away, also after ctx ended; it is called exactly once.
+func takeSnapshot(ctx context.Context, path string, tell func(string)) (view *snapshot.Snapshot, remove func() error, err error) {
 	if os.Geteuid() != 0 {
 		return nil, nil, nil
 	}
@@ -29,19 +29,16 @@ func takeSnapshot(ctx context.Context, path string) (view *snapshot.Snapshot, re
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return nil, nil, err
 	}
-	provider, _, err := snapshot.Detect(ctx, snapshot.Request{Volume: path}, snapshot.NameAuto)
-	if err != nil || provider.Name() == snapshot.NameFreeze {
-		// In place is what the operator gets wherever there is no better way.
-		return nil, nil, nil //nolint:nilerr // see above
-	}
 	request := snapshot.Request{
 		Volume: path, Host: snapshotHost(), Job: "pid-" + strconv.Itoa(os.Getpid()), Name: volumeName,
 	}
-	if err := removeLeftovers(ctx, provider, request); err != nil {
-		return nil, nil, err
-	}
-	if view, err = provider.Create(ctx, request); err != nil {
-		return nil, nil, err
+	removeLeftovers(ctx, request, tell)
+	provider, view, err := snapshot.Take(ctx, request, func(failed, next snapshot.Provider, why error) {
+		tell(fmt.Sprintf("no %s snapshot, %s instead: %v", failed.Name(), next.Name(), why))
+	})
+	if err != nil || provider.InPlace() {
+		// In place is what the operator gets wherever there is no better way.
+		return nil, nil, ctx.Err() //nolint:nilerr // see above
 	}
 	return view, func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
@@ -61,11 +58,11 @@ func snapshotHost() string {
 	return host[:min(len(host), 64)]
 }
 
-// removeLeftovers removes the snapshots of this tool whose process is gone.
-func removeLeftovers(ctx context.Context, provider snapshot.Provider, request snapshot.Request) error {
-	refs, err := provider.Leftovers(ctx, request)
+// removeLeftovers removes the snapshots of this tool whose process is gone. What stays is told of, and no reason to do without a backup.
+func removeLeftovers(ctx context.Context, request snapshot.Request, tell func(string)) {
+	refs, err := snapshot.Leftovers(ctx, request)
 	if err != nil {
-		return fmt.Errorf("look for old snapshots: %w", err)
+		tell(fmt.Sprintf("look for old snapshots: %v", err))
 	}
 	for _, ref := range refs {
 		_, job, _, _ := ref.Owner()
@@ -73,9 +70,12 @@ func removeLeftovers(ctx context.Context, provider snapshot.Provider, request sn
 		if err != nil || pid <= 0 || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 			continue
 		}
-		if err := provider.Remove(ctx, ref); err != nil {
-			return fmt.Errorf("old snapshot: %w", err)
+		provider, err := snapshot.ByName(ref.Provider)
+		if err == nil {
+			err = provider.Remove(ctx, ref)
+		}
+		if err != nil {
+			tell(fmt.Sprintf("old snapshot: %v", err))
 		}
 	}
-	return nil
 }

@@ -113,8 +113,11 @@ func (at *place) usable() error {
 	if got, err := fsid(home); err != nil || got != want {
 		return unsupported("%s, where the snapshots of %s would go, is not on the same btrfs", at.home, at.volume)
 	}
-	if err := unix.Faccessat(unix.AT_FDCWD, at.home, unix.W_OK, unix.AT_EACCESS); err != nil {
+	if err := unix.Faccessat(unix.AT_FDCWD, at.home, unix.W_OK, 0); err != nil {
 		return unsupported("%s, where the snapshots of %s would go, can't be written: %v", at.home, at.volume, err)
+	}
+	if err := checkFolder(at.folder); err != nil {
+		return err
 	}
 	// Any owner may make a snapshot, but only CAP_SYS_ADMIN may remove one on a usual mount.
 	if !hasSysAdmin() {

@@ -36,6 +36,9 @@ func (reflink) Fits(_ context.Context, req Request) (string, error) {
 	}
 	at, err := locateImage(req)
 	if err == nil {
+		err = checkFolder(at.folder)
+	}
+	if err == nil {
 		err = at.tryClone()
 	}
 	if err != nil {

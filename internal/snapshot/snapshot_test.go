@@ -113,6 +113,13 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+func TestTwoBeside(t *testing.T) {
+	t.Parallel() // it waits for the disk
+	testbed.Need(t, "btrfs")
+	volume := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))
+	snapshottest.TwoBeside(t, snapshottest.Subject{Provider: provider(t, "btrfs"), Volume: volume}, 250)
+}
+
 // An instance with a tree on btrfs and images on btrfs and xfs.
 func TestConsistency(t *testing.T) {
 	t.Parallel() // it waits for the disk

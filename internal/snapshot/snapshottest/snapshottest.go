@@ -118,6 +118,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Subject) {
 		{"bad requests are refused", badRequests},
 		{"ended context makes nothing", endedContext},
 		{"many at once", manyAtOnce},
+		{"two beside each other", func(t *testing.T, s Subject) { TwoBeside(t, s, 15) }},
 		{"says what changed, or that it can't", saysChanged},
 		{"sees that an image is another file", seesAnotherImage},
 		{"says what it costs and what room there is", saysCosts},
@@ -361,6 +362,36 @@ func manyAtOnce(t *testing.T, s Subject) {
 	if beside := names(t, filepath.Dir(s.Volume)); slices.Contains(beside, snapshot.SnapshotFolder) {
 		t.Errorf("left behind: %q", beside)
 	}
+}
+
+// TwoBeside has two jobs, as of two commands, come and go that share one snapshot folder, and look for what others have left before. The
+// folder vanishes under the one while the other looks into it, which is no fault.
+func TwoBeside(t *testing.T, s Subject, rounds int) {
+	var wg sync.WaitGroup
+	for i := range 2 {
+		wg.Go(func() {
+			req := s.request("two-" + string(rune('a'+i)))
+			req.Host = "host-" + string(rune('a'+i))
+			for round := range s.rounds(rounds) {
+				if refs, err := s.Provider.Leftovers(t.Context(), req); err != nil || len(refs) > 0 {
+					t.Errorf("round %d: leftovers: %v, %v", round, refs, err)
+					return
+				}
+				snap, err := s.Provider.Create(t.Context(), req)
+				if err != nil {
+					t.Errorf("round %d: create: %v", round, err)
+					return
+				}
+				if ok, err := s.Provider.Stands(t.Context(), snap.Ref); err != nil || !ok {
+					t.Errorf("round %d: stands: %v, %v", round, ok, err)
+				}
+				if err := s.Provider.Remove(t.Context(), snap.Ref); err != nil {
+					t.Errorf("round %d: remove: %v", round, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // saysChanged checks that a provider that compares finds a change, and that one that does not says so. What Changes
