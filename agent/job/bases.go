@@ -148,20 +148,6 @@ func (m *Manager) mayKeep(ctx context.Context, b Base) bool {
 	return err == nil && float64(free) >= rules.MinFree*float64(total) // what can't be looked at is not kept
 }
 
-// watchBases looks at the bases from time to time until ctx ends.
-func (m *Manager) watchBases(ctx context.Context) {
-	tick := time.NewTicker(basesEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			m.dropBases(ctx)
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
 // toKeep returns, of snapshots that the engine has read, those that become bases.
 func (w *worker) toKeep(j *Job, snapshots []Snapshot, result *Result) []Base {
 	if !w.m.opts.Bases.Keep || result == nil {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -261,7 +262,15 @@ func removeBtrfs(ref Ref) error {
 			}
 		}
 	}
-	return removeIn(ref, isSnapshot, snapDestroy)
+	return removeIn(ref, isSnapshot, func(dir *os.File, name string) error {
+		err := snapDestroy(dir, name)
+		if err == nil {
+			// Its space comes back after the next commit, which may be half a minute away: one is begun, and not waited for.
+			var transaction uint64
+			_ = ioctl(dir, iocStartSync, unsafe.Pointer(&transaction))
+		}
+		return err
+	})
 }
 
 // openSnapshot opens the root of the read-only snapshot that ref names.
