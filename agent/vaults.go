@@ -145,7 +145,9 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		}
 		o.Sources = append(o.Sources, backup.Source{Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Taken: s.Taken, Nested: nested})
 	}
-	read := &views{sources: r.Sources, every: viewEvery, check: checkView}
+	space := &viewRoom{}
+	read := &views{sources: r.Sources, every: space.every(r.Sources), check: space.check}
+	_ = read.look(ctx) // the space before anything is read
 	o.Begin = read.begin
 	o.Sent = func() {
 		read.stored.Store(true)

@@ -226,3 +226,13 @@ func room(ctx context.Context, path string) (free, total int64, err error) {
 	}
 	return int64(st.Bavail) * st.Frsize, int64(st.Blocks) * st.Frsize, nil
 }
+
+// RoomAround tells how much space is free, and in all, on the file system from which a view takes its space; false where it takes none, or
+// has limits of its own (LVM).
+func RoomAround(ref Ref) (free, total int64, ok bool) {
+	if ref.Provider != NameBtrfs && ref.Provider != NameReflink {
+		return 0, 0, false
+	}
+	free, total, err := room(context.Background(), filepath.Dir(filepath.Dir(ref.Path)))
+	return free, total, err == nil
+}
