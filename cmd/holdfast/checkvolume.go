@@ -17,6 +17,8 @@ import (
 
 // checkVolumeJSON is what a snapshot of a volume would be.
 type checkVolumeJSON struct {
+	Summary  string        `json:"summary"` // what is done, what it costs, and what would be better
+	Better   string        `json:"better,omitempty"`
 	Volume   string        `json:"volume"`
 	Kind     snapshot.Kind `json:"kind"`
 	Provider string        `json:"provider"`
@@ -95,6 +97,13 @@ func checkVolume(ctx context.Context, path, dir, want string, try bool) (*checkV
 		return nil, err
 	}
 	found.Costs = provider.Costs(found.Kind)
+	found.Summary = "a " + found.Provider + " snapshot is read; the instance is held " + found.Hold
+	if found.InPlace {
+		found.Summary = "it is read in place (" + found.Provider + "); the instance is held " + found.Hold
+		if found.Better = snapshot.Advice(ctx, req); found.Better != "" {
+			found.Summary += ". Better: " + found.Better
+		}
+	}
 	if found.FreeBytes, found.TotalBytes, err = provider.Room(ctx, req); err != nil {
 		return nil, err
 	}
@@ -146,6 +155,7 @@ func (a *app) printVolume(v *checkVolumeJSON) error {
 		space += fmt.Sprintf("; %s of %s free", size(v.FreeBytes), size(v.TotalBytes))
 	}
 	rows := [][]string{
+		{"summary", v.Summary},
 		{"volume", fmt.Sprintf("%s (%s)", v.Volume, v.Kind)},
 		{"provider", v.Provider},
 		{"because", v.Reason},
