@@ -23,7 +23,7 @@ func lvmStacked(t *testing.T) {
 	} {
 		for _, kind := range []string{snapshot.NameLVMThin, snapshot.NameLVMClassic} {
 			t.Run(kind+" "+c.name, func(t *testing.T) {
-				device := ""
+				var device string
 				if kind == snapshot.NameLVMThin {
 					device = lvmThin(t, "stacked", "16m")
 				} else {
