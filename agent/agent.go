@@ -85,6 +85,7 @@ type Agent struct {
 	audit     *auditor
 
 	serving atomic.Bool
+	writing atomic.Pointer[time.Time] // when a write to the state folder began that has not ended; see keepFrozen
 	close   func() error
 }
 
@@ -167,6 +168,13 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		FrozenDeadline: cfg.Limits.FrozenDeadline, StartRestored: cfg.Prepare.Start,
 		JobDeadline: cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout,
 		Now: time.Now, Rand: rand.Reader, BootID: bootID,
+	})
+	a.metrics.Leftovers(func() int {
+		left, err := a.manager.Leftovers()
+		if err != nil {
+			return 0 // the journal is closed
+		}
+		return len(left)
 	})
 	if err := a.openReports(opened); err != nil {
 		return nil, err
@@ -344,6 +352,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group.Go(a.again(late, "deliver reports", func() error { return a.deliverer.Run(late) }))
 	group.Go(a.again(late, "inhibit shutdowns", func() error { a.watcher.inhibitor.run(late); return nil }))
 	group.Go(a.again(late, "change the limits by the time of day", func() error { a.throttle.run(late); return nil }))
+	group.Go(a.again(late, "keep file systems frozen", func() error { a.keepFrozen(late); return nil }))
 	group.Go(a.again(ctx, "try the store", func() error { a.probeStore(ctx); return nil }))
 	group.Go(a.again(ctx, "watch the certificate", func() error { a.watchCertificate(ctx); return nil }))
 	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.settle(ctx); return nil }))
@@ -417,6 +426,9 @@ func (a *Agent) Alive(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if _, err := a.journal.PendingReports(); err != nil {
+		return err
+	}
+	if err := a.stuck(); err != nil {
 		return err
 	}
 	a.manager.Counts()

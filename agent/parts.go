@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"holdfast/agent/config"
@@ -94,7 +95,10 @@ func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
 	if err != nil {
 		return snapshot.Request{}, err
 	}
-	return snapshot.Request{Volume: v.Path, Host: s.in.host, Job: jobID, Name: v.Name, Dir: v.SnapshotDir}, nil
+	return snapshot.Request{
+		Volume: v.Path, Host: s.in.host, Job: jobID, Name: v.Name, Dir: v.SnapshotDir,
+		Spare: s.a.spare(), FreezeLimit: s.a.cfg.Limits.FrozenDeadline,
+	}, nil
 }
 
 // Plan chooses the provider of each volume by what it lies on now.
@@ -105,23 +109,35 @@ func (s snapshots) Plan(ctx context.Context, jobID string) ([]job.Snapshot, erro
 		if err != nil {
 			return nil, err
 		}
-		provider, _, err := snapshot.Detect(ctx, r, v.Snapshot)
+		provider, reason, err := snapshot.Detect(ctx, r, v.Snapshot)
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		ref, err := provider.Plan(ctx, r)
+		if provider.InPlace() && v.Snapshot == config.SnapshotAuto {
+			s.a.log.Info("a volume is read in place, and its instance is held meanwhile", keyInstance, s.in.cfg.ID, keyJob, jobID, "volume", v.Name, keyReason, reason)
+		}
+		snap, err := s.plan(ctx, provider, r)
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		of, err := snapshot.Comparable(provider, v.Path)
-		if err != nil {
-			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
-		}
-		planned = append(planned, job.Snapshot{
-			Name: v.Name, Ref: job.Ref(ref), Live: !provider.InPlace(), Comparable: of, Warm: provider.InPlace() && tree.TellsChanges(v.Path) == nil,
-		})
+		planned = append(planned, snap)
 	}
 	return planned, nil
+}
+
+// plan names the snapshot that a provider will make.
+func (s snapshots) plan(ctx context.Context, provider snapshot.Provider, r snapshot.Request) (job.Snapshot, error) {
+	ref, err := provider.Plan(ctx, r)
+	if err != nil {
+		return job.Snapshot{}, err
+	}
+	of, err := snapshot.Comparable(provider, r.Volume)
+	if err != nil {
+		return job.Snapshot{}, err
+	}
+	return job.Snapshot{
+		Name: r.Name, Ref: job.Ref(ref), Live: !provider.InPlace(), Comparable: of, Warm: provider.InPlace() && tree.TellsChanges(r.Volume) == nil,
+	}, nil
 }
 
 // PlanRestored plans for the volumes as they are at their stages. The references name them as they will be.
@@ -181,6 +197,9 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	if err != nil {
 		return job.Snapshot{}, err
 	}
+	if err := s.flushed(jobID, planned.Name, made); err != nil {
+		return job.Snapshot{}, errors.Join(err, provider.Remove(context.WithoutCancel(ctx), made.Ref))
+	}
 	made.Ref.Volume = volume
 	if job.Ref(made.Ref) != planned.Ref {
 		return job.Snapshot{}, fmt.Errorf("snapshot %s was planned as %s", made.Ref.Path, planned.Ref.Path)
@@ -195,6 +214,51 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 		planned.Mounted = mounted
 	}
 	return planned, nil
+}
+
+// Instead takes the next provider where the configuration leaves the choice to the agent.
+func (s snapshots) Instead(ctx context.Context, jobID string, failed job.Snapshot, why error) (planned job.Snapshot, means string, ok bool) {
+	v, err := s.volume(failed.Name)
+	if err != nil || v.Snapshot != config.SnapshotAuto || errors.Is(why, errUnflushed) || failed.At != "" {
+		return planned, "", false
+	}
+	r, err := s.request(jobID, v.Name)
+	if err != nil {
+		return planned, "", false
+	}
+	provider, _, err := snapshot.Next(ctx, r, failed.Ref.Provider)
+	if err != nil {
+		return planned, "", false
+	}
+	if planned, err = s.plan(ctx, provider, r); err != nil {
+		return planned, "", false
+	}
+	kind, err := snapshot.KindOf(v.Path)
+	if err != nil {
+		return planned, "", false
+	}
+	return planned, fmt.Sprintf("%s takes its place, and the instance is held %s", provider.Name(), provider.Costs(kind).Hold), true
+}
+
+// errUnflushed says that a view may lack what was written to something that is mounted on the volume: so may any other.
+var errUnflushed = errors.New("the snapshot may lack what was written last")
+
+// flushed fails for a view that may lack what was written to something that is mounted on the volume, unless the configuration accepts
+// that: nothing may be released on it (Invariant nothing-lost).
+func (s snapshots) flushed(jobID, volume string, made *snapshot.Snapshot) error {
+	if len(made.Unflushed) == 0 {
+		return nil
+	}
+	v, err := s.volume(volume)
+	if err != nil {
+		return err
+	}
+	lacks := errors.New(strings.Join(made.Unflushed, "; "))
+	if v.AcceptUnflushed {
+		s.a.watcher.Lacked(s.in.cfg.ID, jobID, fmt.Sprintf("flush what is mounted on volume %q (accept_unflushed is set)", volume), lacks)
+		return nil
+	}
+	return fmt.Errorf("%w: %w (accept_unflushed: true of the volume lets the job go on)", errUnflushed, lacks)
 }
 
 func (s snapshots) Stands(ctx context.Context, snap job.Snapshot) (bool, error) {

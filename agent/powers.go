@@ -19,6 +19,7 @@ const (
 	whySnapshot = "snapshots, frozen file systems and trusted attributes"
 	whyMade     = "snapshots are made beside volumes of every owner"
 	whyLVM      = "volumes may be logical ones"
+	whyStacked  = "file systems that containers have mounted from a volume are flushed"
 	whyRestore  = "restores (prepare) write every owner, mode and kind of file"
 	whyStore    = "the store is a folder"
 	whyKill     = "containers end with their processes"
@@ -78,6 +79,7 @@ func powers(cfg *config.Config, left leftWork) (need []Power, all bool) {
 	}
 	add(true, whyRead, "CAP_DAC_READ_SEARCH", "CAP_FOWNER")
 	add(true, whySnapshot, "CAP_SYS_ADMIN")
+	add(true, whyStacked, "CAP_SYS_PTRACE") // not in the unit: a drop-in gives it
 	// The last two are not in the unit: a drop-in gives them where restores of flags are to be exact.
 	add(!cfg.Prepare.Refuse || left.restore, whyRestore, "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETFCAP", "CAP_MKNOD",
 		"CAP_LINUX_IMMUTABLE", "CAP_SYS_RESOURCE")

@@ -13,7 +13,7 @@ func TestPowers(t *testing.T) {
 		docker  = "{docker: {}}"
 		none    = "{none: {}}"
 		command = `{exec: {freeze: ["/f"], thaw: ["/t"], power_down: ["/p"]}}`
-		reads   = "DAC_READ_SEARCH FOWNER SYS_ADMIN"
+		reads   = "DAC_READ_SEARCH FOWNER SYS_ADMIN SYS_PTRACE"
 		writes  = " CHOWN DAC_OVERRIDE FSETID SETFCAP MKNOD LINUX_IMMUTABLE SYS_RESOURCE"
 	)
 	for _, c := range []struct {

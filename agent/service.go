@@ -310,11 +310,17 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 		return info, nil
 	}
 	info.JobsActive, info.JobsQueued = a.manager.Counts()
+	left, err := a.manager.Leftovers()
+	if err != nil {
+		return api.Info{}, err
+	}
+	for _, l := range left {
+		info.Leftovers = append(info.Leftovers, api.Leftover{Path: l.Path(), InstanceID: l.Instance, JobID: l.Job, Since: l.Since, Error: l.Error})
+	}
 	info.StoreTrouble, info.ReportTrouble = a.watcher.troubles()
 	if t := a.throttle.state(); t.InForce() {
 		info.Throttle = &t
 	}
-	var err error
 	info.ReportsPending, err = a.journal.PendingReports()
 	return info, err
 }

@@ -188,9 +188,14 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		if err != nil {
 			return nil, err
 		}
+		if source.Nested, err = snapshot.Nested(snapshot.Ref(s.Ref)); err != nil {
+			return nil, fmt.Errorf("volume %q: %w", s.Volume, err)
+		}
 		o.Sources = append(o.Sources, source)
 	}
-	read := &views{sources: r.Sources, every: viewEvery, check: checkView}
+	space := &viewRoom{}
+	read := &views{sources: r.Sources, every: space.every(r.Sources), check: space.check}
+	_ = read.look(ctx) // the space before anything is read
 	o.Begin = read.begin
 	o.Sent = func() {
 		read.stored.Store(true)
@@ -229,6 +234,11 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	}
 	if err != nil {
 		return nil, err
+	}
+	if !r.Precopy {
+		if err := v.a.thawStored(ctx, r.Sources); err != nil {
+			v.a.watcher.Trouble(r.Instance, r.Job, "let a frozen file system go", err) // the end of the job tries again
+		}
 	}
 	out := &job.Result{
 		BackupID: res.BackupID, Seq: res.Seq, Parent: res.Parent, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,

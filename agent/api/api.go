@@ -172,6 +172,17 @@ type Info struct {
 	ReportTrouble *Trouble `json:"report_trouble,omitempty"`
 	// What bounds the calls to the store; nil where nothing does, and for callers that do not see every tenant.
 	Throttle *Throttle `json:"throttle,omitempty"`
+	// What could not be removed and takes up space; none for callers that do not see every tenant.
+	Leftovers []Leftover `json:"leftovers,omitempty"`
+}
+
+// Leftover is a snapshot that nothing needs, or what a restore has replaced, that could not be removed. The agent tries again.
+type Leftover struct {
+	Path       string    `json:"path"`
+	InstanceID string    `json:"instance_id,omitempty"`
+	JobID      string    `json:"job_id,omitempty"`
+	Since      time.Time `json:"since"` // UTC
+	Error      string    `json:"error"` // of the last try
 }
 
 // Trouble is something that fails, and is tried again.

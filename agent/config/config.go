@@ -336,6 +336,8 @@ type Volume struct {
 	ExcludeCaches bool     `yaml:"exclude_caches"`
 	// AcceptLosses are patterns of paths at which content may be missing: elsewhere a loss fails the backup.
 	AcceptLosses []string `yaml:"accept_losses"`
+	// AcceptUnflushed has jobs go on where something that is mounted on the volume can't be flushed. Without, they fail.
+	AcceptUnflushed bool `yaml:"accept_unflushed"`
 }
 
 // Size is a number of bytes, written as 512B, 64KiB, 256MiB, 2GiB or 1TiB.

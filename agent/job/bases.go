@@ -124,11 +124,11 @@ func (m *Manager) dropBases(ctx context.Context) {
 			continue
 		}
 		forgotten, err := m.journal.forgetBase(b)
-		if err == nil && forgotten {
-			err = m.parts.RemoveLeftover(ctx, b.Ref) // what stays is a leftover of the next start
-		}
-		if err != nil {
+		switch {
+		case err != nil:
 			m.parts.Observer.Trouble(b.Instance, "", "remove base snapshot "+b.Ref.Path, err)
+		case forgotten:
+			m.removeLeftover(ctx, Leftover{Instance: b.Instance, Ref: b.Ref, Since: m.opts.Now().UTC()})
 		}
 	}
 }
@@ -146,20 +146,6 @@ func (m *Manager) mayKeep(ctx context.Context, b Base) bool {
 	}
 	free, total, err := m.parts.Room(ctx, b)
 	return err == nil && float64(free) >= rules.MinFree*float64(total) // what can't be looked at is not kept
-}
-
-// watchBases looks at the bases from time to time until ctx ends.
-func (m *Manager) watchBases(ctx context.Context) {
-	tick := time.NewTicker(basesEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			m.dropBases(ctx)
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // toKeep returns, of snapshots that the engine has read, those that become bases.
@@ -205,15 +191,13 @@ func (jr *Journal) replaced(instance string, c change) ([]Base, error) {
 	}), nil
 }
 
-// removeBases removes bases that the journal names no more. What stays is a leftover of the next start.
+// removeBases removes bases that the journal names no more.
 func (w *worker) removeBases(bases []Base) {
 	for _, b := range bases {
-		ctx, cancel := context.WithTimeout(context.Background(), actTimeout)
-		err := w.act(crashpoint.RemoveSnapshot, func() error { return w.m.parts.RemoveLeftover(ctx, b.Ref) })
-		cancel()
-		if err != nil {
-			w.m.parts.Observer.Trouble(b.Instance, w.id, "remove base snapshot "+b.Ref.Path, err)
-		}
+		_ = w.act(crashpoint.RemoveSnapshot, func() error {
+			w.m.removeLeftover(context.Background(), Leftover{Instance: b.Instance, Job: w.id, Ref: b.Ref, Since: w.m.opts.Now().UTC()})
+			return nil
+		})
 	}
 }
 
@@ -226,7 +210,7 @@ func (w *worker) planRestored(ctx context.Context, j *Job, places []Place, resul
 	var planned []Snapshot
 	instance, err := w.m.parts.Instance(j.Instance)
 	if err == nil {
-		planned, err = instance.Snapshots.PlanRestored(ctx, j.ID, places)
+		planned, err = instance.Snapshots.PlanRestored(ctx, lastName(j), places)
 	}
 	if err != nil {
 		w.m.parts.Observer.Lacked(j.Instance, j.ID, "plan the base snapshots of the restored volumes", err)
@@ -269,23 +253,23 @@ func (w *worker) baseRestored(ctx context.Context, j *Job, placed int) []Base {
 	return w.basesOf(j, standing, j.Restore.Backup, j.Restore.Result.Catalogues)
 }
 
-// removePlanned removes the snapshots that a restore which is undone has named.
-func (w *worker) removePlanned(ctx context.Context, j *Job) error {
-	var errs []error
-	for _, s := range j.Snapshots {
-		errs = append(errs, w.act(crashpoint.RemoveSnapshot, func() error { return w.m.parts.RemoveLeftover(ctx, s.Ref) }))
-	}
-	return errors.Join(errs...)
-}
-
 // roundName names the snapshots of a round of pre-copy. No two rounds of a job have the same: the snapshot of one may stand as a base
 // while that of the next is made, and must not be taken for it.
 func roundName(j *Job, round int) string { return fmt.Sprintf("%s-%d-%d", j.ID, j.Attempts, round) }
+
+// lastName names the snapshots that a backup is made of, or that become bases of restored volumes. Each try of the job has names of
+// its own: what the try before could not remove may be removed while this one works.
+func lastName(j *Job) string {
+	if j.Attempts == 0 {
+		return j.ID
+	}
+	return fmt.Sprintf("%s-%d", j.ID, j.Attempts)
+}
 
 // snapshotName names the snapshots of the step that the job is in.
 func snapshotName(j *Job) string {
 	if j.State == Precopying {
 		return roundName(j, len(j.Rounds))
 	}
-	return j.ID
+	return lastName(j)
 }

@@ -22,23 +22,24 @@ const lockTimeout = 2 * time.Second
 
 // The buckets.
 var (
-	bucketMeta     = []byte("meta")     // "version" -> decimal
-	bucketTasks    = []byte("tasks")    // task id -> Task
-	bucketRequests = []byte("requests") // tenant 0x00 request id -> task id
-	bucketJobs     = []byte("jobs")     // job id -> Job
-	bucketActive   = []byte("active")   // instance -> id of its unfinished job
-	bucketLatest   = []byte("latest")   // instance -> id of its last backup that was done
-	bucketEnded    = []byte("ended")    // instance -> id of its last job that is over
-	bucketContent  = []byte("content")  // instance -> Content; is never forgotten
-	bucketOutbox   = []byte("outbox")   // big-endian seq -> Event
-	bucketRecent   = []byte("recent")   // big-endian seq -> Event; the last keepRecent, delivered or not
-	bucketBases    = []byte("bases")    // instance 0x00 volume -> Base
-	bucketPacks    = []byte("packs")    // job id 0x00 pack id -> nothing
-	bucketFinished = []byte("finished") // big-endian unix nanoseconds, task id -> nothing
-	keyVersion     = []byte("version")
-	allBuckets     = [][]byte{
+	bucketMeta      = []byte("meta")      // "version" -> decimal
+	bucketTasks     = []byte("tasks")     // task id -> Task
+	bucketRequests  = []byte("requests")  // tenant 0x00 request id -> task id
+	bucketJobs      = []byte("jobs")      // job id -> Job
+	bucketActive    = []byte("active")    // instance -> id of its unfinished job
+	bucketLatest    = []byte("latest")    // instance -> id of its last backup that was done
+	bucketEnded     = []byte("ended")     // instance -> id of its last job that is over
+	bucketContent   = []byte("content")   // instance -> Content; is never forgotten
+	bucketOutbox    = []byte("outbox")    // big-endian seq -> Event
+	bucketRecent    = []byte("recent")    // big-endian seq -> Event; the last keepRecent, delivered or not
+	bucketBases     = []byte("bases")     // instance 0x00 volume -> Base
+	bucketLeftovers = []byte("leftovers") // provider 0x00 path -> Leftover
+	bucketPacks     = []byte("packs")     // job id 0x00 pack id -> nothing
+	bucketFinished  = []byte("finished")  // big-endian unix nanoseconds, task id -> nothing
+	keyVersion      = []byte("version")
+	allBuckets      = [][]byte{
 		bucketMeta, bucketTasks, bucketRequests, bucketJobs, bucketActive, bucketLatest, bucketOutbox, bucketPacks, bucketFinished,
-		bucketEnded, bucketContent, bucketRecent, bucketBases,
+		bucketEnded, bucketContent, bucketRecent, bucketBases, bucketLeftovers,
 	}
 )
 
@@ -213,6 +214,7 @@ type change struct {
 	// bases take the places of those of the same volumes; dropBases forgets all of the instance first.
 	bases     []Base
 	dropBases bool
+	left      []Leftover // what the step could not remove
 }
 
 // step moves the job to another state, or rewrites it in its state when to is empty. check sees the
@@ -245,6 +247,9 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 			}
 		}
 		if err := putBases(tx, job.Instance, c); err != nil {
+			return err
+		}
+		if err := putLeftovers(tx, c.left); err != nil {
 			return err
 		}
 		if err := noteContent(tx, job); err != nil {

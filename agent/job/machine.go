@@ -130,7 +130,7 @@ func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
 	case Placing:
 		return w.putInPlace(hard, j)
 	case Restored:
-		return w.settle(hard, j)
+		return w.settle(j)
 	case Starting:
 		return w.start(hard, j)
 	case Stored:
@@ -304,7 +304,7 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	if j.Mode != ModeLive && !rounds {
 		return w.toHold(ctx, j)
 	}
-	name := j.ID
+	name := lastName(j)
 	if j.Mode != ModeLive {
 		name = roundName(j, 0)
 	}

@@ -251,6 +251,10 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 		for !m.contained("look after base snapshots", func() { m.watchBases(ctx) }) && sleep(ctx, lastPause) == nil {
 		}
 	})
+	workers.Go(func() {
+		for !m.contained("remove leftovers", func() { m.watchLeftovers(ctx) }) && sleep(ctx, lastPause) == nil {
+		}
+	})
 	begin := func(j *Job, resumed bool) {
 		id, place := j.ID, m.place(j)
 		w := &worker{
@@ -323,36 +327,6 @@ func (m *Manager) place(j *Job) place {
 		p.bytes = latest.Result.Bytes
 	}
 	return p
-}
-
-// removeLeftovers drops the snapshots of ours that no unfinished job names and that are no bases.
-func (m *Manager) removeLeftovers(ctx context.Context, jobs []*Job) {
-	left, err := m.parts.Leftovers(ctx)
-	if err != nil {
-		m.parts.Observer.Trouble("", "", "look for leftover snapshots", err)
-	}
-	named := map[string]bool{} // by path: the volume that a snapshot is of is not always told by the snapshot
-	for _, j := range jobs {
-		for _, s := range j.Snapshots {
-			named[s.Ref.Path] = true
-		}
-	}
-	bases, err := m.journal.Bases("")
-	if err != nil {
-		m.parts.Observer.Trouble("", "", "look for base snapshots", err)
-		return
-	}
-	for _, b := range bases {
-		named[b.Ref.Path] = true
-	}
-	for _, ref := range left {
-		if named[ref.Path] {
-			continue
-		}
-		if err := m.parts.RemoveLeftover(ctx, ref); err != nil {
-			m.parts.Observer.Trouble("", "", "remove leftover snapshot "+ref.Path, err)
-		}
-	}
 }
 
 func (m *Manager) prune() error {

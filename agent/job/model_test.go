@@ -40,7 +40,7 @@ type model struct {
 	saved   []byte // journal of some steps ago, for one that forgets
 }
 
-var faultyActs = []string{"state", "freeze", "thaw", "stop", "start", "power-down", "snapshot", "remove-snapshot", "note"}
+var faultyActs = []string{"state", "freeze", "thaw", "stop", "start", "power-down", "snapshot", "remove-snapshot", "remove-leftover", "discard", "note"}
 
 // runModel makes the steps of one seed and returns what was found, and what had been done.
 func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail []string) {

@@ -40,6 +40,9 @@ type Snapshotter interface {
 	PlanRestored(ctx context.Context, job string, places []Place) ([]Snapshot, error)
 	// Create makes the planned snapshot and returns it with Root set.
 	Create(ctx context.Context, job string, planned Snapshot) (Snapshot, error)
+	// Instead names another snapshot of the same volume where the planned one could not be made for that reason, and says what that
+	// means for the instance. False: there is none, or the configuration wants that one. It changes nothing on the host.
+	Instead(ctx context.Context, job string, failed Snapshot, why error) (planned Snapshot, means string, ok bool)
 	// Stands tells whether the snapshot is there, whole.
 	Stands(ctx context.Context, s Snapshot) (bool, error)
 	// Remove drops the snapshot; one that is not there is no error.

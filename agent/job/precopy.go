@@ -23,14 +23,15 @@ func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
+	if len(made) == 0 { // there can be none while the instance runs
+		return w.toHold(ctx, j)
+	}
 	result, err := w.engine(ctx, j, made, true)
 	if err != nil {
 		return "", change{}, err
 	}
 	kept := w.toKeep(j, made, result)
-	if err := w.removeSnapshots(ctx, j, instance, kept); err != nil {
-		return "", change{}, err
-	}
+	left := w.dropSnapshots(ctx, &Job{ID: j.ID, Instance: j.Instance, State: j.State, Snapshots: made}, kept)
 	round := Round{Read: result.BytesRead, Sent: result.BytesSent, Seconds: w.m.opts.Now().Sub(began).Seconds()}
 	rounds := append(slices.Clone(j.Rounds), round)
 	if w.m.opts.Precopy.more(rounds) {
@@ -38,14 +39,14 @@ func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 		if err != nil {
 			return "", change{}, err
 		}
-		return Precopying, change{edit: func(j *Job) { j.Rounds, j.Snapshots = rounds, ofRound(planned) }, bases: kept}, nil
+		return Precopying, change{edit: func(j *Job) { j.Rounds, j.Snapshots = rounds, ofRound(planned) }, bases: kept, left: left}, nil
 	}
 	next, c, err := w.toHold(ctx, j)
 	if err != nil {
 		return "", change{}, err
 	}
 	hold := c.edit
-	c.bases = kept
+	c.bases, c.left = kept, left
 	c.edit = func(j *Job) {
 		hold(j)
 		j.Rounds = rounds

@@ -250,27 +250,16 @@ func (w *worker) mayMove(ctx context.Context, j *Job) error {
 }
 
 // settle removes what the restored volumes have replaced.
-func (w *worker) settle(hard context.Context, j *Job) error {
-	err := w.persist(hard, j, "remove what was replaced by the restore", func(context.Context) error { return w.discard(j) })
-	if err != nil {
-		return err
-	}
+func (w *worker) settle(j *Job) error {
+	left := w.discard(j)
 	instance, err := w.m.parts.Instance(j.Instance)
 	if err != nil {
-		return w.fail(j, fmt.Sprintf("look for the instance: %v", err))
+		return w.write(j, Failing, change{left: left, edit: func(j *Job) { j.Cause = fmt.Sprintf("look for the instance: %v", err) }})
 	}
 	if w.m.opts.StartRestored && instance.Holds {
-		return w.write(j, Starting, change{})
+		return w.write(j, Starting, change{left: left})
 	}
-	return w.write(j, Done, change{emit: w.m.event(EventRestoreCompleted)})
-}
-
-func (w *worker) discard(j *Job) error {
-	var errs []error
-	for _, p := range j.Restore.Places {
-		errs = append(errs, w.act(crashpoint.Discard, func() error { return w.m.parts.Restorer.Discard(p) }))
-	}
-	return errors.Join(errs...)
+	return w.write(j, Done, change{left: left, emit: w.m.event(EventRestoreCompleted)})
 }
 
 // startTries is how often a start is tried: an engine that is just coming up gets some seconds; what keeps failing is for
@@ -313,14 +302,11 @@ func (w *worker) startOnce(ctx context.Context, j *Job) error {
 	return nil
 }
 
-// undoRestore brings back what was there before a restore that failed or is put off, and removes what it made. Volumes that are in
-// place for good stay. All of it can be done again after a crash.
+// undoRestore brings back what was there before a restore that failed or is put off. Volumes that are in place for good stay. All of
+// it can be done again after a crash.
 func (w *worker) undoRestore(ctx context.Context, j *Job) error {
-	if j.Restore == nil {
+	if j.Restore == nil || j.Restore.Placed {
 		return nil
-	}
-	if j.Restore.Placed {
-		return w.discard(j) // of what was replaced; it may not have come to that
 	}
 	placed, err := w.countPlaced(j)
 	if err != nil {
@@ -336,7 +322,7 @@ func (w *worker) undoRestore(ctx context.Context, j *Job) error {
 			}
 		}
 	}
-	return w.discard(j)
+	return nil
 }
 
 // noteContent writes, in the transaction of the state, which backup an instance's volumes come from since then.

@@ -155,7 +155,12 @@ func (r fakeRestorer) Discard(p job.Place) error {
 	w := r.l.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if j := r.l.record(strings.Split(p.Target, "/")[1]); !slices.Contains([]job.State{job.Restoring, job.Restored, job.Failing, job.Suspending}, j.State) {
+	if err := w.failing("discard", ""); err != nil {
+		return err
+	}
+	left, _ := r.l.m.Leftovers()
+	known := slices.ContainsFunc(left, func(l job.Leftover) bool { return l.Path() == p.Stage })
+	if j := r.l.record(strings.Split(p.Target, "/")[1]); !known && !slices.Contains([]job.State{job.Restoring, job.Restored, job.Failing, job.Suspending}, j.State) {
 		w.fault("journal-first: %s is removed while the journal says %s", p.Stage, j.State)
 	}
 	delete(w.disks, p.Stage)

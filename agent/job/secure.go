@@ -8,7 +8,6 @@ import (
 
 	"go.etcd.io/bbolt"
 
-	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
 
@@ -90,7 +89,7 @@ func (w *worker) plan(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
-	planned, err := instance.Snapshots.Plan(ctx, j.ID)
+	planned, err := instance.Snapshots.Plan(ctx, lastName(j))
 	if err != nil {
 		return "", change{}, err
 	}
@@ -105,29 +104,42 @@ func (w *worker) snapshot(ctx context.Context, j *Job) (State, change, error) {
 	return Snapshotted, change{edit: func(j *Job) { j.Snapshots = made }}, nil
 }
 
-// makeSnapshots makes the snapshots that the journal names.
-func (w *worker) makeSnapshots(ctx context.Context, j *Job) ([]Snapshot, error) {
+// makeSnapshots makes the snapshots that the journal names. Where one can't be made, another way is taken, which is journalled before; a
+// round of pre-copy goes on without a volume of which there can be no snapshot while the instance runs.
+func (w *worker) makeSnapshots(ctx context.Context, j *Job) (made []Snapshot, err error) {
 	instance, err := w.m.parts.Instance(j.Instance)
 	if err != nil {
 		return nil, err
 	}
-	made := make([]Snapshot, len(j.Snapshots))
-	for i, planned := range j.Snapshots {
+	for i := 0; i < len(j.Snapshots); {
+		planned := j.Snapshots[i]
 		if readInPlace(j, planned) {
-			made[i] = planned
-			made[i].Root = planned.Ref.Volume
+			planned.Root = planned.Ref.Volume
+			made = append(made, planned)
+			i++
 			continue
 		}
 		// An earlier life may have made it, in whole or in part; when it did is not known, so it goes.
-		if err := instance.Snapshots.Remove(ctx, planned.Ref); err != nil {
-			return nil, err
-		}
-		err := w.act(crashpoint.Snapshot, func() error {
-			made[i], err = instance.Snapshots.Create(ctx, snapshotName(j), planned)
-			return err
-		})
+		var left []Leftover
+		err := instance.Snapshots.Remove(ctx, planned.Ref)
 		if err != nil {
-			return nil, fmt.Errorf("volume %q: %w", planned.Name, err)
+			left = append(left, w.leave(j, Leftover{Ref: planned.Ref}, err))
+		} else {
+			err = w.act(crashpoint.Snapshot, func() error {
+				s, err := instance.Snapshots.Create(ctx, snapshotName(j), planned)
+				if err == nil {
+					made = append(made, s)
+				}
+				return err
+			})
+		}
+		if err == nil {
+			i++
+			continue
+		}
+		err = fmt.Errorf("volume %q: %w", planned.Name, err)
+		if j, err = w.instead(ctx, j, i, instance, err, left); err != nil {
+			return nil, err
 		}
 	}
 	return made, nil
@@ -136,22 +148,29 @@ func (w *worker) makeSnapshots(ctx context.Context, j *Job) ([]Snapshot, error) 
 // readInPlace tells whether a round of pre-copy reads the volume itself, and has no snapshot.
 func readInPlace(j *Job, s Snapshot) bool { return j.State == Precopying && !s.Live }
 
-// removeSnapshots drops the job's snapshots, but those that become bases, all that can be.
-func (w *worker) removeSnapshots(ctx context.Context, j *Job, instance Instance, kept []Base) error {
-	var errs []error
-	for _, s := range j.Snapshots {
-		if readInPlace(j, s) || slices.ContainsFunc(kept, func(b Base) bool { return b.Ref.Path == s.Ref.Path }) {
-			continue
-		}
-		errs = append(errs, w.act(crashpoint.RemoveSnapshot, func() error {
-			err := contain.Call(func() error { return instance.Snapshots.Remove(ctx, s.Ref) })
-			if err != nil {
-				return fmt.Errorf("remove snapshot %s: %w", s.Ref.Path, err)
-			}
-			return nil
-		}))
+// instead journals what is made in the place of the i-th snapshot of the job, or that nothing is. It returns the cause where there is no
+// other way. left is what may stand of the snapshot that could not be made.
+func (w *worker) instead(ctx context.Context, j *Job, i int, instance Instance, cause error, left []Leftover) (*Job, error) {
+	if ctx.Err() != nil {
+		return nil, cause
 	}
-	return errors.Join(errs...)
+	other, means, ok := instance.Snapshots.Instead(ctx, snapshotName(j), j.Snapshots[i], cause)
+	if !ok || j.Mode == ModeLive && !other.Live {
+		return nil, cause
+	}
+	skip := j.State == Precopying && !other.Live && !other.Warm
+	w.m.parts.Observer.Lacked(j.Instance, j.ID, fmt.Sprintf("make the snapshot of volume %q as planned: %s", other.Name, means), cause)
+	next, _, err := w.m.journal.step(j.ID, "", w.m.opts.Now(), nil, change{left: left, edit: func(j *Job) {
+		if skip {
+			j.Snapshots = slices.Delete(j.Snapshots, i, i+1)
+		} else {
+			j.Snapshots[i] = other
+		}
+	}})
+	if err != nil {
+		return nil, errors.Join(cause, err)
+	}
+	return next, nil
 }
 
 func (w *worker) upload(ctx context.Context, j *Job) (State, change, error) {

@@ -3,12 +3,10 @@ package job
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
 
-	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
 
@@ -74,38 +72,37 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 	return true, nil
 }
 
-// letGo is the end of every way: the instance runs again where it should, the snapshots go, and then
-// the journal says so. All of it can be done again after a crash.
+// letGo is the end of every way: the instance runs again where it should, its volumes are those that they were, the snapshots go, and
+// then the journal says so. All of it can be done again after a crash. What can't be removed is left (see Leftover): it keeps
+// nobody from the end of the job.
 func (w *worker) letGo(hard context.Context, j *Job) error {
 	kept := w.atEnd(j)
-	err := w.persist(hard, j, "clean up after the job", func(ctx context.Context) error {
+	err := w.persist(hard, j, "let go of the instance", func(ctx context.Context) error {
 		if j.IsRestore() {
-			return errors.Join(w.undoRestore(ctx, j), w.removePlanned(ctx, j))
+			return w.undoRestore(ctx, j)
 		}
-		if !j.Hold && len(j.Snapshots) == 0 {
+		if !j.Hold {
 			return nil
 		}
-		instance, err := w.m.parts.Instance(j.Instance)
-		if err != nil {
-			return err
-		}
-		if j.Hold && j.State != Released {
+		if j.State != Released {
+			instance, err := w.m.parts.Instance(j.Instance)
+			if err != nil {
+				return err
+			}
 			if err := w.thaw(ctx, j, instance); err != nil {
 				return err
 			}
 		}
-		err = w.removeSnapshots(ctx, j, instance, kept)
-		if contain.Of(err) != nil {
-			// The instance runs again. The next start of the agent finds what stays, as no job names it.
-			w.m.parts.Observer.Lacked(j.Instance, j.ID, "remove the snapshots of the job", err)
-			err = nil
-		}
-		return errors.Join(err, w.unmark(j))
+		return w.unmark(j)
 	})
 	if err != nil {
 		return err
 	}
 	w.m.parts.Backuper.Over(hard, j.ID) // after the thaw, for which nothing is to wait
+	left := w.dropSnapshots(hard, j, kept)
+	if j.Restore != nil { // what it built, or what it replaced: it may not have come to the removal
+		left = append(left, w.discard(j)...)
+	}
 	over := func(j *Job) {
 		if j.Hold {
 			j.Hold, j.HeldUntil = false, w.m.opts.Now().UTC()
@@ -119,16 +116,20 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	w.hold = nil // one that is put off waits for another turn
 	switch j.State {
 	case Released:
-		return w.write(j, Done, change{edit: over, dropBases: true})
+		return w.write(j, Done, change{edit: over, dropBases: true, left: left})
 	case Ending:
-		return w.write(j, Done, change{edit: over, bases: kept})
+		return w.write(j, Done, change{edit: over, bases: kept, left: left})
 	case Resuming:
-		return w.write(j, Done, change{edit: over, emit: w.m.event(EventResumed), bases: kept})
+		return w.write(j, Done, change{edit: over, emit: w.m.event(EventResumed), bases: kept, left: left})
 	case Suspending:
 		if j.Attempts+1 >= maxAttempts {
 			return w.fail(j, fmt.Sprintf("it was interrupted %d times before it had done what can't be done in parts", maxAttempts))
 		}
-		return w.write(j, Accepted, change{edit: func(j *Job) {
+		if j.IsRestore() && len(left) > 0 {
+			return w.fail(j, "it was put off, and what it had built can't be removed to make room for another try: "+left[0].Error)
+		}
+		// The snapshots of the next try have other names: those of this one may be leftovers, which are removed at any time.
+		return w.write(j, Accepted, change{left: left, edit: func(j *Job) {
 			over(j)
 			j.Attempts++
 		}})
@@ -137,7 +138,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	if j.IsRestore() {
 		event = EventRestoreFailed
 	}
-	return w.write(j, Failed, change{edit: over, emit: w.m.event(event), bases: kept})
+	return w.write(j, Failed, change{edit: over, emit: w.m.event(event), bases: kept, left: left})
 }
 
 // thaw lets an instance that this job froze or stopped run again, and looks that it does. One that someone

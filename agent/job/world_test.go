@@ -48,6 +48,7 @@ type world struct {
 	backup  func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
 	answer  func(e job.Event) (refusal string, err error)        // what the control plane says; nil: 2xx
 	observe func(j *job.Job)                                     // is told of each state; nil: nobody is
+	instead func(failed job.Snapshot) (job.Snapshot, bool)       // another way to make a snapshot; nil: there is none
 	broken  string                                               // the part that does not do its duty; see TestModelFindsWhatIsBroken
 	lacked  []string                                             // what jobs went on without
 	explode func(point string) bool                              // whether this hit of a crash point panics; nil: none does
@@ -351,6 +352,9 @@ func (l *life) parts() job.Parts {
 			l.alive()
 			w.mu.Lock()
 			defer w.mu.Unlock()
+			if err := w.failing("remove-leftover", ""); err != nil || w.broken == "removal" {
+				return err
+			}
 			delete(w.snaps, ref.Path)
 			return nil
 		},
@@ -549,6 +553,15 @@ func (s *fakeSnaps) Create(_ context.Context, _ string, planned job.Snapshot) (j
 	return planned, nil
 }
 
+// Instead has a way where the world has one.
+func (s *fakeSnaps) Instead(_ context.Context, _ string, failed job.Snapshot, why error) (job.Snapshot, string, bool) {
+	if s.l.w.instead == nil {
+		return job.Snapshot{}, "", false
+	}
+	other, ok := s.l.w.instead(failed)
+	return other, "it takes longer: " + why.Error(), ok
+}
+
 func (s *fakeSnaps) Stands(_ context.Context, snap job.Snapshot) (bool, error) {
 	s.l.w.mu.Lock()
 	defer s.l.w.mu.Unlock()
@@ -562,9 +575,6 @@ func (s *fakeSnaps) Remove(_ context.Context, ref job.Ref) error {
 	defer s.l.w.mu.Unlock()
 	if err := s.l.w.failing("remove-snapshot", s.id); err != nil {
 		return err
-	}
-	if s.l.w.broken == "removal" && s.l.record(s.id).State != job.Snapshotting && s.l.record(s.id).State != job.Precopying {
-		return nil
 	}
 	delete(s.l.w.snaps, ref.Path)
 	return nil

@@ -376,6 +376,17 @@ func (m *Metrics) StoreFault(kind string) {
 	}
 }
 
+// Leftovers shows, from now on, how many snapshots and replaced volumes could not be removed. It is called once; count is called from
+// any goroutine.
+func (m *Metrics) Leftovers(count func() int) {
+	if m == nil {
+		return
+	}
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "leftovers", Help: "Snapshots and replaced volumes that nothing needs and that could not be removed; tried again.",
+	}, func() float64 { return float64(count()) }))
+}
+
 // StoreLoad shows, from now on, how many requests to the object store are under way, how many wait for one to end, and how
 // many may be under way. It is called once; load is called from any goroutine.
 func (m *Metrics) StoreLoad(load func() (inFlight, waiting, level int)) {

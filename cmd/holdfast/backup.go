@@ -16,6 +16,7 @@ import (
 	"holdfast/internal/backup"
 	"holdfast/internal/pattern"
 	"holdfast/internal/snapshot"
+	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
 
@@ -164,23 +165,33 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backu
 		return err
 	}
 	source := "in place"
+	var unflushed []string
 	if wantSnapshot {
-		view, remove, serr := takeSnapshot(ctx, path)
+		view, remove, serr := takeSnapshot(ctx, path, func(what string) { a.beside("holdfast: %s", what) })
 		if serr != nil {
 			return serr
 		}
 		if view != nil {
 			defer func() { err = errors.Join(err, remove()) }()
-			of.Root, source = cmp.Or(view.Root, view.Image), view.Ref.Provider
+			of.Root, source, unflushed = cmp.Or(view.Root, view.Image), view.Ref.Provider, view.Unflushed
 			of.Taken, of.Mounted, of.Quiet = view.taken, view.mounted, true
 			a.say("reading a %s snapshot of %s", source, name(path))
+			if of.Nested, err = snapshot.Nested(view.Ref); err != nil {
+				return err
+			}
 		}
+	}
+	if of.Root == path {
+		unflushed = snapshot.FlushStacked(ctx, path)
 	}
 	p := a.newProgress("backup")
 	defer p.finish()
 	exclude, err := pattern.Compile(of.Exclude)
 	if err != nil {
 		return err
+	}
+	for _, what := range unflushed {
+		p.warn(tree.Warning{What: what, Lost: true})
 	}
 	stopScan := p.scan(ctx, of.Root, exclude)
 	result, err := backup.Run(ctx, backup.Options{
@@ -221,6 +232,10 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backu
 		err = &partError{fmt.Sprintf("backup %s is stored, but incomplete: it lacks content at %s, listed above. "+
 			"No restore takes it unless it is named with --backup",
 			result.BackupID, count(result.Lost, "place", "places"))}
+	}
+	if err == nil && len(unflushed) > 0 {
+		err = &partError{fmt.Sprintf("backup %s is stored, but may lack what was written last to what is mounted on %s, listed above",
+			result.BackupID, name(path))}
 	}
 	return err
 }

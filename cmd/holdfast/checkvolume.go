@@ -17,6 +17,8 @@ import (
 
 // checkVolumeJSON is what a snapshot of a volume would be.
 type checkVolumeJSON struct {
+	Summary  string        `json:"summary"` // what is done, what it costs, and what would be better
+	Better   string        `json:"better,omitempty"`
 	Volume   string        `json:"volume"`
 	Kind     snapshot.Kind `json:"kind"`
 	Provider string        `json:"provider"`
@@ -38,7 +40,8 @@ type otherProviderJSON struct {
 
 func (a *app) checkVolumeCommand() *cobra.Command {
 	var want, dir string
-	var try bool
+	var try, leftovers bool
+	var remove []string
 	cmd := &cobra.Command{
 		Use:   "check-volume PATH",
 		Short: "Tell how a snapshot of a folder, image or block device would be made",
@@ -55,6 +58,15 @@ func (a *app) checkVolumeCommand() *cobra.Command {
 					command: cmd.CommandPath(),
 				}
 			}
+			if len(remove) > 0 && !leftovers {
+				return &usageError{msg: "--remove needs --leftovers", command: cmd.CommandPath()}
+			}
+			if leftovers {
+				if err := a.leftovers(cmd.Context(), args[0], dir, remove); err != nil {
+					return &failure{doing: "leftovers beside " + name(args[0]), err: err}
+				}
+				return nil
+			}
 			found, err := checkVolume(cmd.Context(), args[0], dir, want, try)
 			if err != nil {
 				return &failure{doing: "check-volume " + name(args[0]), err: err}
@@ -68,6 +80,8 @@ func (a *app) checkVolumeCommand() *cobra.Command {
 	cmd.Flags().StringVar(&want, "provider", snapshot.NameAuto, "look at this `NAME` instead of choosing: "+strings.Join(snapshot.Names(), ", "))
 	cmd.Flags().StringVar(&dir, "dir", "", "`FOLDER` for the snapshots, as snapshot_dir in the configuration (default beside the volume)")
 	cmd.Flags().BoolVar(&try, "try", false, "make a snapshot, remove it, and tell how long it took")
+	cmd.Flags().BoolVar(&leftovers, "leftovers", false, "list the snapshots of Holdfast where those of PATH go, of any host and job, also such as were made writable")
+	cmd.Flags().StringArrayVar(&remove, "remove", nil, "with --leftovers: remove the snapshot at this `PATH` of the list; may be repeated")
 	return cmd
 }
 
@@ -95,6 +109,13 @@ func checkVolume(ctx context.Context, path, dir, want string, try bool) (*checkV
 		return nil, err
 	}
 	found.Costs = provider.Costs(found.Kind)
+	found.Summary = "a " + found.Provider + " snapshot is read; the instance is held " + found.Hold
+	if found.InPlace {
+		found.Summary = "it is read in place (" + found.Provider + "); the instance is held " + found.Hold
+		if found.Better = snapshot.Advice(ctx, req); found.Better != "" {
+			found.Summary += ". Better: " + found.Better
+		}
+	}
 	if found.FreeBytes, found.TotalBytes, err = provider.Room(ctx, req); err != nil {
 		return nil, err
 	}
@@ -146,6 +167,7 @@ func (a *app) printVolume(v *checkVolumeJSON) error {
 		space += fmt.Sprintf("; %s of %s free", size(v.FreeBytes), size(v.TotalBytes))
 	}
 	rows := [][]string{
+		{"summary", v.Summary},
 		{"volume", fmt.Sprintf("%s (%s)", v.Volume, v.Kind)},
 		{"provider", v.Provider},
 		{"because", v.Reason},

@@ -86,6 +86,11 @@ func (a *app) statusCommand() *cobra.Command {
 				}
 			}
 		}
+		for _, l := range info.Leftovers {
+			if err == nil {
+				_, err = fmt.Fprintf(a.stdout, "leftover   %s, since %s, can't be removed: %s\n", name(l.Path), stamp(l.Since), oneLine(l.Error))
+			}
+		}
 		if err != nil || len(jobs) == 0 {
 			return err
 		}

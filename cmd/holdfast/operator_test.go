@@ -52,6 +52,7 @@ func (*fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
 		Version: "1.2.3", HostID: "host-07", Started: fakeTime, Store: "obs://bucket/prefix",
 		Instances: 2, JobsActive: 1, JobsQueued: 3, ReportsPending: 4,
 		StoreTrouble: &api.Trouble{Since: fakeTime, Error: "access denied:\nrefused", Hint: "check\x1b[1m it"},
+		Leftovers:    []api.Leftover{{Path: "/srv/.holdfast-snapshots/hf.a.b.c", InstanceID: "cp-1", JobID: "j-0", Since: fakeTime, Error: "read-only file system"}},
 	}, nil
 }
 

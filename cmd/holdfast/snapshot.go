@@ -27,9 +27,9 @@ type snapshotView struct {
 }
 
 // takeSnapshot makes a snapshot of path where the file system has them and the process may, and
-// removes those that killed processes of this tool left beside it; else it returns nil. remove takes
-// the snapshot away, also after ctx ended; it is called exactly once.
-func takeSnapshot(ctx context.Context, path string) (view *snapshotView, remove func() error, err error) {
+// removes those that killed processes of this tool left beside it; else it returns nil. tell is told of what stood in the way of a snapshot
+// or of the removal of an old one. remove takes the snapshot away, also after ctx ended; it is called exactly once.
+func takeSnapshot(ctx context.Context, path string, tell func(string)) (view *snapshotView, remove func() error, err error) {
 	if os.Geteuid() != 0 {
 		return nil, nil, nil
 	}
@@ -37,21 +37,23 @@ func takeSnapshot(ctx context.Context, path string) (view *snapshotView, remove 
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return nil, nil, err
 	}
-	provider, _, err := snapshot.Detect(ctx, snapshot.Request{Volume: path}, snapshot.NameAuto)
-	if err != nil || provider.Name() == snapshot.NameFreeze {
-		// In place is what the operator gets wherever there is no better way.
-		return nil, nil, nil //nolint:nilerr // see above
-	}
 	request := snapshot.Request{
 		Volume: path, Host: snapshotHost(), Job: "pid-" + strconv.Itoa(os.Getpid()), Name: volumeName,
 	}
-	if err := removeLeftovers(ctx, provider, request); err != nil {
-		return nil, nil, err
-	}
+	removeLeftovers(ctx, request, tell)
 	view = &snapshotView{taken: time.Now(), mounted: evidence.MountOf(path)}
 	clock := evidence.ClockOffset()
-	if view.Snapshot, err = provider.Create(ctx, request); err != nil {
-		return nil, nil, err
+	provider, made, err := snapshot.Take(ctx, request, func(failed, next snapshot.Provider, why error) {
+		tell(fmt.Sprintf("no %s snapshot, %s instead: %v", failed.Name(), next.Name(), why))
+	})
+	if err != nil || provider.InPlace() {
+		// In place is what the operator gets wherever there is no better way.
+		return nil, nil, ctx.Err() //nolint:nilerr // see above
+	}
+	view.Snapshot = made
+	view.taken = evidence.Earliest(view.taken, clock, evidence.ClockOffset())
+	if view.mounted != evidence.MountOf(path) {
+		view.mounted = "" // somebody mounted something else meanwhile
 	}
 	view.taken = evidence.Earliest(view.taken, clock, evidence.ClockOffset())
 	if view.mounted != evidence.MountOf(path) {
@@ -75,11 +77,11 @@ func snapshotHost() string {
 	return host[:min(len(host), 64)]
 }
 
-// removeLeftovers removes the snapshots of this tool whose process is gone.
-func removeLeftovers(ctx context.Context, provider snapshot.Provider, request snapshot.Request) error {
-	refs, err := provider.Leftovers(ctx, request)
+// removeLeftovers removes the snapshots of this tool whose process is gone. What stays is told of, and no reason to do without a backup.
+func removeLeftovers(ctx context.Context, request snapshot.Request, tell func(string)) {
+	refs, err := snapshot.Leftovers(ctx, request)
 	if err != nil {
-		return fmt.Errorf("look for old snapshots: %w", err)
+		tell(fmt.Sprintf("look for old snapshots: %v", err))
 	}
 	for _, ref := range refs {
 		_, job, _, _ := ref.Owner()
@@ -87,9 +89,12 @@ func removeLeftovers(ctx context.Context, provider snapshot.Provider, request sn
 		if err != nil || pid <= 0 || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 			continue
 		}
-		if err := provider.Remove(ctx, ref); err != nil {
-			return fmt.Errorf("old snapshot: %w", err)
+		provider, err := snapshot.ByName(ref.Provider)
+		if err == nil {
+			err = provider.Remove(ctx, ref)
+		}
+		if err != nil {
+			tell(fmt.Sprintf("old snapshot: %v", err))
 		}
 	}
-	return nil
 }

@@ -128,7 +128,7 @@ func TestSnapshotIsRemovedAfterInterrupt(t *testing.T) {
 		t.Fatalf("make subvolume: %v: %s", err, out)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
-	view, remove, err := takeSnapshot(ctx, volume)
+	view, remove, err := takeSnapshot(ctx, volume, func(what string) { t.Error(what) })
 	if err != nil || view == nil {
 		t.Fatalf("takeSnapshot = %v, %v; want a snapshot", view, err)
 	}

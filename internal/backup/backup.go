@@ -55,6 +55,9 @@ type Source struct {
 	// Quiet says that nobody writes to what Root shows while the Run reads it: it is a snapshot, or
 	// the instance stands still. An entry that vanishes meanwhile is then a loss.
 	Quiet bool
+	// Nested has the snapshots of the btrfs subvolumes that are nested in the tree, by their paths below Root, in whose places a snapshot has
+	// nothing (see snapshot.Nested).
+	Nested map[string]string
 
 	readAll bool // what was known of it turned out to be wrong
 }

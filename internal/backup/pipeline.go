@@ -114,6 +114,11 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 		return vault.Volume{}, err
 	}
 	defer root.Close()
+	for path, folder := range s.Nested {
+		if err := root.Graft(path, folder); err != nil {
+			return vault.Volume{}, err
+		}
+	}
 	p, err := r.pipeline(root, s)
 	if err != nil {
 		return vault.Volume{}, err

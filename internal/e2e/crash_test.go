@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -49,9 +48,7 @@ func killedAt(t *testing.T, docker *testbed.Docker, mount, point string, undo bo
 	must(t, os.Mkdir(store, 0o700))
 	fill(t, volume, 30)
 	if undo {
-		if out, err := exec.Command("btrfs", "subvolume", "create", filepath.Join(volume, "nested")).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+		mounted(t, filepath.Join(volume, "nested"))
 	}
 	container := startWriter(t, docker, volume)
 	p := startPlane(t)

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,7 +48,10 @@ func (btrfs) Costs(kind Kind) Costs {
 		Hold:    "while the snapshot is made: some milliseconds, and the time to write out what is not yet on the disk",
 		Space:   "what is overwritten or deleted in the whole subvolume while the snapshot stands",
 		Changes: "changed files by the generation of the file system's trees, changed ranges of files by their extents",
-		Limits:  []string{"subvolumes and mount points inside the volume would be empty: with one of them, no snapshot is made"},
+		Limits: []string{
+			"mount points inside the volume would be empty: with one of them, no snapshot is made",
+			"subvolumes inside the volume get snapshots of their own, one after the other; with them no base can be kept, and a restore makes folders of them",
+		},
 	}
 	if kind == Image {
 		c.Changes, c.Limits = "changed ranges by the extents of the image", nil
@@ -81,31 +87,65 @@ func (btrfs) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	if ctx.Err() != nil {
 		return fail(context.Cause(ctx))
 	}
-	// Looked at again, since a subvolume may have been made in the volume after Detect.
 	if err := at.usable(); err != nil {
 		return nil, err
 	}
-	source, err := os.Open(at.root)
+	unflushed := FlushStacked(ctx, at.real)
+	var snap *Snapshot
+	for range nestedTries {
+		if snap, err = at.snap(ref); !errors.Is(err, errMoved) {
+			break
+		}
+	}
 	if err != nil {
 		return fail(err)
 	}
-	defer source.Close()
-	err = makeIn(at.folder, func(dir *os.File) error { return snapCreate(dir, source, filepath.Base(ref.Path)) })
+	snap.Unflushed = unflushed
+	return snap, nil
+}
+
+// snap makes the snapshot of the volume and those of the subvolumes inside. After an error nothing of them is left.
+func (at *place) snap(ref Ref) (*Snapshot, error) {
+	source, err := os.Open(at.root)
 	if err != nil {
-		return fail(explain(err))
+		return nil, err
+	}
+	defer source.Close()
+	before, err := at.subvolumes(source)
+	if err != nil {
+		return nil, err
+	}
+	if err := makeIn(at.folder, func(dir *os.File) error { return snapCreate(dir, source, filepath.Base(ref.Path)) }); err != nil {
+		return nil, explain(err)
+	}
+	fail := func(err error) (*Snapshot, error) { return nil, errors.Join(err, removeBtrfs(ref)) }
+	dir, err := openFolder(at.folder, false)
+	if err != nil {
+		return fail(err)
+	}
+	defer dir.Close()
+	if err := at.snapNested(dir, source, filepath.Base(ref.Path), before); err != nil {
+		return fail(err)
 	}
 	snap, view := &Snapshot{Ref: ref}, filepath.Join(ref.Path, at.rel)
 	if snap.Kind, snap.Root = Tree, view; at.image {
 		snap.Kind, snap.Root, snap.Image = Image, "", view
 	}
-	// Inode numbers are the same in a snapshot: another number means another thing than the volume.
-	// And a subvolume made in the volume between the look and the call is found by looking again.
+	// Inode numbers are the same in a snapshot: another number means another thing than the volume. And what was mounted or made in
+	// the volume between the look and the call is found by looking again.
 	ino, err := at.same(view)
-	if err := errors.Join(err, at.nested(source)); err != nil {
-		return fail(errors.Join(err, removeBtrfs(ref)))
+	if err := errors.Join(err, at.nested()); err != nil {
+		return fail(err)
 	}
 	if at.image {
 		snap.Ino = ino
+	}
+	after, err := at.subvolumes(source)
+	if err == nil && !maps.Equal(before, after) {
+		err = errMoved
+	}
+	if err != nil {
+		return fail(err)
 	}
 	return snap, nil
 }
@@ -140,7 +180,19 @@ func (btrfs) Stands(ctx context.Context, ref Ref) (bool, error) {
 	if err := checkRef(ctx, "look at", NameBtrfs, ref); err != nil {
 		return false, err
 	}
-	return standsIn("look at", ref, isSnapshot)
+	stands, err := standsIn("look at", ref, isSnapshot)
+	if err != nil || !stands {
+		return false, err
+	}
+	dir, _, err := openHolder("look at", ref)
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	if stands, err = nestedStand(dir, ref); err != nil {
+		err = fmt.Errorf("look at %s: %w", ref.Path, err)
+	}
+	return stands, err
 }
 
 // Check is that of Checker.
@@ -170,6 +222,12 @@ func (btrfs) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, e
 	if base.Volume != now.Ref.Volume {
 		return nil, fmt.Errorf("compare %s with %s: %w: it is of another volume, %s", now.Ref.Path, base.Path, ErrBase, base.Volume)
 	}
+	for _, ref := range []Ref{base.Ref, now.Ref} {
+		// Inode numbers tell files of one subvolume from each other, and not those of several.
+		if inside, err := Nested(ref); err != nil || len(inside) > 0 {
+			return nil, fmt.Errorf("compare %s with %s: %w: %s holds further subvolumes (%v)", now.Ref.Path, base.Path, ErrBase, ref.Path, err)
+		}
+	}
 	c, err := compareTrees(base.Ref, now.Ref)
 	if err != nil || now.Kind != Image {
 		return c, err
@@ -194,7 +252,26 @@ func (btrfs) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, e
 	return ImageChanges(ranges, exact), nil
 }
 
-func removeBtrfs(ref Ref) error { return removeIn(ref, isSnapshot, snapDestroy) }
+func removeBtrfs(ref Ref) error {
+	dir, name, err := openHolder("remove", ref)
+	if err == nil {
+		defer dir.Close()
+		if err = isSnapshot(dir, name); !errors.Is(err, ErrForeign) {
+			if err := removeNested(dir, name); err != nil {
+				return fmt.Errorf("remove %s: %w", ref.Path, err)
+			}
+		}
+	}
+	return removeIn(ref, isSnapshot, func(dir *os.File, name string) error {
+		err := snapDestroy(dir, name)
+		if err == nil {
+			// Its space comes back after the next commit, which may be half a minute away: one is begun, and not waited for.
+			var transaction uint64
+			_ = ioctl(dir, iocStartSync, unsafe.Pointer(&transaction))
+		}
+		return err
+	})
+}
 
 // openSnapshot opens the root of the read-only snapshot that ref names.
 func openSnapshot(verb string, ref Ref) (*os.File, error) {
@@ -261,5 +338,15 @@ func checkSnapshot(f *os.File) error {
 }
 
 func (btrfs) Leftovers(ctx context.Context, req Request) ([]Ref, error) {
-	return leftoversIn(ctx, req, NameBtrfs, isSnapshot)
+	// A crash may have left the snapshots of subvolumes inside and not that of the volume.
+	return leftoversIn(ctx, req, NameBtrfs, func(dir *os.File, name string) error {
+		err := isSnapshot(dir, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			var f *os.File
+			if f, err = openFolderIn(dir, name+nestedSuffix); err == nil {
+				f.Close()
+			}
+		}
+		return err
+	})
 }

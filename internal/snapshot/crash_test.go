@@ -50,6 +50,7 @@ func TestKilled(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	vol := subvolume(t, filepath.Join(folder(t, btrfs+"/tree"), "vol"))
 	must(t, os.WriteFile(vol+"/file", []byte("content"), 0o600))
+	subvolume(t, filepath.Join(vol, "inside"))
 	disk := image(t, filepath.Join(xfs, "disk"), 32<<20)
 	for i := range int64(2000) { // many extents: the clone takes its time
 		overwrite(t, disk, i*16<<10, []byte("content"))
@@ -102,7 +103,9 @@ func TestKilled(t *testing.T) {
 		must(t, err)
 		var got []string
 		for _, e := range names {
-			got = append(got, e.Name())
+			if e.Name() != "hf.other.j.v.nested" { // of the view above
+				got = append(got, e.Name())
+			}
 		}
 		if want := []string{"hf.h.file.v", "hf.h.folder.v", "hf.other.j.v"}; !slices.Equal(got, want) {
 			t.Errorf("round %d: %q are left, want %q", round, got, want)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -46,7 +47,7 @@ func ByName(name string) (Provider, error) {
 // looked at. want is NameAuto (or empty) or the name of a provider. The string says in one line for a person
 // why this one. A wanted provider that can't serve is an error; NameAuto falls back to freeze, which always can.
 //
-// A volume that holds a subvolume or a mount point is never given to a provider whose snapshots would show
+// A volume that holds a mount point is never given to a provider whose snapshots would show
 // an empty folder there: the loss would be noticed at the restore. Read in place, the walk sees
 // the border and reports it.
 func Detect(ctx context.Context, req Request, want string) (Provider, string, error) {
@@ -64,8 +65,23 @@ func Detect(ctx context.Context, req Request, want string) (Provider, string, er
 		}
 		return p, "asked for; " + reason, nil
 	}
+	return firstOf(ctx, req, providers)
+}
+
+// Next picks the provider that NameAuto takes where the view of the named one could not be made: the first behind it that fits. ErrUnsupported
+// says that there is none.
+func Next(ctx context.Context, req Request, failed string) (Provider, string, error) {
+	i := slices.IndexFunc(providers, func(p Provider) bool { return p.Name() == failed })
+	if failed == NameFreeze || failed == NameFsFreeze {
+		i = len(providers) - 1 // what is read in place can't be read in a simpler way
+	}
+	return firstOf(ctx, req, providers[i+1:])
+}
+
+// firstOf picks the first that fits. freeze always does; those behind it are taken by name only.
+func firstOf(ctx context.Context, req Request, among []Provider) (Provider, string, error) {
 	var why []string // the providers before could not serve
-	for _, p := range providers {
+	for _, p := range among {
 		reason, err := p.Fits(ctx, req)
 		if err == nil {
 			return p, strings.Join(append(why, reason), "; "), nil
@@ -78,6 +94,28 @@ func Detect(ctx context.Context, req Request, want string) (Provider, string, er
 	return nil, "", fmt.Errorf("volume %s: %w", req.Volume, ErrUnsupported)
 }
 
+// Take makes a view as NameAuto chooses. Where one can't be made (a swap file, a quota, a folder that is in the way), it goes on with the next
+// provider, and tells instead of it; freeze comes last.
+func Take(ctx context.Context, req Request, instead func(failed, next Provider, why error)) (Provider, *Snapshot, error) {
+	p, _, err := Detect(ctx, req, NameAuto)
+	for err == nil {
+		var snap *Snapshot
+		if snap, err = p.Create(ctx, req); err == nil {
+			return p, snap, nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		next, _, nerr := Next(ctx, req, p.Name())
+		if nerr != nil {
+			break
+		}
+		instead(p, next, err)
+		p, err = next, nil
+	}
+	return nil, nil, err
+}
+
 // Comparable tells whether p finds what changed in the volume between two snapshots of it, so that one is worth keeping as a base.
 func Comparable(p Provider, volume string) (bool, error) {
 	kind, err := checkVolume(volume)
@@ -87,6 +125,11 @@ func Comparable(p Provider, volume string) (bool, error) {
 	if lv, ok := p.(lvm); ok && kind == Image {
 		st, err := os.Stat(volume)
 		return err == nil && !st.Mode().IsRegular() && !lv.classic, err // it knows blocks of devices, and not whose they are
+	}
+	if _, ok := p.(btrfs); ok && kind == Tree {
+		if inside, err := holdsSubvolumes(volume); err != nil || inside {
+			return false, err
+		}
 	}
 	return p.Costs(kind).Changes != "", nil
 }

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,6 +52,26 @@ func openOwned(folder string) (*os.File, error) {
 		}
 	}
 	return f, nil
+}
+
+// checkFolder is nil where the snapshot folder is not there yet, or can be used.
+func checkFolder(folder string) error {
+	var st unix.Stat_t
+	err := unix.Lstat(folder, &st)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w: %s: %w", ErrUnsupported, folder, err)
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return fmt.Errorf("%w: %s is in the way: %w: it is no folder; remove it, or set snapshot_dir", ErrUnsupported, folder, ErrForeign)
+	case int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("%w: folder %s: %w: it belongs to user %d; remove it, or set snapshot_dir", ErrUnsupported, folder, ErrForeign, st.Uid)
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, folder, unix.W_OK, 0); err != nil {
+		return unsupported("%s, where the snapshots go, can't be written: %v", folder, err)
+	}
+	return nil
 }
 
 // makeIn makes the snapshot folder and has create make a snapshot in it. Another job may remove the empty folder
@@ -178,6 +200,9 @@ func leftoversIn(ctx context.Context, req Request, provider string, ours isOurs)
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // another job has removed the empty folder since it was opened
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -185,7 +210,11 @@ func leftoversIn(ctx context.Context, req Request, provider string, ours isOurs)
 		_ = unix.Rmdir(dir.Name()) // somebody may make one there just now
 	}
 	var refs []Ref
-	for _, name := range names {
+	for i, name := range names {
+		if names[i] = strings.TrimSuffix(name, nestedSuffix); slices.Contains(names[:i], names[i]) {
+			continue // the view itself
+		}
+		name = names[i]
 		host, _, _, ok := parseName(name)
 		if !ok || host != req.Host {
 			continue

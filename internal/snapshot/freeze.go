@@ -54,15 +54,15 @@ func (p freeze) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("volume %s: %w", req.Volume, context.Cause(ctx))
 	}
-	snap, err := inPlace(ref)
+	snap, err := inPlace(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	return snap, nil
 }
 
-// inPlace flushes the volume and gives it as its own view.
-func inPlace(ref Ref) (*Snapshot, error) {
+// inPlace flushes the volume, and what is stacked on it, and gives it as its own view.
+func inPlace(ctx context.Context, ref Ref) (*Snapshot, error) {
 	f, err := os.OpenFile(ref.Volume, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("volume: %w", err)
@@ -72,17 +72,18 @@ func inPlace(ref Ref) (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("volume: %w", err)
 	}
+	unflushed := FlushStacked(ctx, ref.Volume)
 	switch kind, _ := kindOf(st.Mode()); {
 	case kind == Tree:
 		if err := durable.SyncFilesystem(int(f.Fd())); err != nil {
 			return nil, fmt.Errorf("volume %s: flush its file system: %w", ref.Volume, err)
 		}
-		return &Snapshot{Ref: ref, Kind: Tree, Root: ref.Volume, NeedsHold: true}, nil
+		return &Snapshot{Ref: ref, Kind: Tree, Root: ref.Volume, NeedsHold: true, Unflushed: unflushed}, nil
 	case kind == Image:
 		if err := f.Sync(); err != nil {
 			return nil, fmt.Errorf("volume %s: flush it: %w", ref.Volume, err)
 		}
-		return &Snapshot{Ref: ref, Kind: Image, Image: ref.Volume, NeedsHold: true}, nil
+		return &Snapshot{Ref: ref, Kind: Image, Image: ref.Volume, NeedsHold: true, Unflushed: unflushed}, nil
 	}
 	return nil, fmt.Errorf("volume %s: %w: neither a folder nor a file nor a block device", ref.Volume, ErrUsage)
 }

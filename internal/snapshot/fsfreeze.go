@@ -23,7 +23,8 @@ const freezeFolder = "/run/holdfast-freeze"
 // waits, also programs that are not of the instance.
 //
 // A file system that stays frozen hangs its host, so a child process holds the freeze and lets it go as soon
-// as its pipe to this process is closed, which the kernel does for a process that dies (see runGuard). Should the child be
+// as its pipe to this process is closed, which the kernel does for a process that dies (see runGuard). It also lets go when this
+// process does not say for GuardPatience that it makes progress (KeepFrozen), and after Request.FreezeLimit. Should the child be
 // killed as well, its mark stays and tells the next start to thaw.
 type fsfreeze struct{}
 
@@ -92,17 +93,16 @@ func locateFreeze(req Request) (*freezeMark, error) {
 	if !hasSysAdmin() {
 		return nil, unsupported("CAP_SYS_ADMIN is missing, and %s can't be frozen", req.Volume)
 	}
-	mounts, err := readMounts()
+	mounts, err := readMounts(ownMounts)
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: list the mount points: %w", req.Volume, err)
 	}
-	device := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 	own, elsewhere := false, ""
 	for _, m := range mounts {
 		switch {
 		case m.point == folder:
-			own = m.device == device && m.root == "/"
-		case m.device == device:
+			own = m.number == st.Dev && m.root == "/"
+		case m.number == st.Dev:
 			elsewhere = m.point
 		}
 	}
@@ -116,26 +116,16 @@ func locateFreeze(req Request) (*freezeMark, error) {
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", req.Volume, err)
 	}
-	for _, path := range append([]string{"/", "/run", "/tmp", "/var", os.TempDir(), exe, "."}, req.Spare...) {
-		if on, err := lies(path, st.Dev); err != nil {
-			return nil, fmt.Errorf("volume %s: which file system has %s: %w", req.Volume, path, err)
+	// The last two are standard output and standard error: the log may be a file.
+	always := []string{"/", "/run", "/tmp", "/var", "/var/log", os.TempDir(), exe, ".", "/proc/self/fd/1", "/proc/self/fd/2"}
+	for _, path := range append(always, req.Spare...) {
+		if on, err := restsOn(path, st.Dev); err != nil {
+			return nil, fmt.Errorf("volume %s: what %s rests on: %w", req.Volume, path, err)
 		} else if on {
 			return nil, unsupported("the file system of %s has %s on it, which must stay writable", req.Volume, path)
 		}
 	}
 	return &freezeMark{Device: st.Dev, Mount: folder, Volume: req.Volume}, nil
-}
-
-// lies tells whether path, or the nearest folder above it that exists, lies on that device.
-func lies(path string, device uint64) (bool, error) {
-	for {
-		var st unix.Stat_t
-		err := unix.Stat(path, &st)
-		if err == nil || !errors.Is(err, unix.ENOENT) || path == filepath.Dir(path) {
-			return st.Dev == device, err
-		}
-		path = filepath.Dir(path)
-	}
 }
 
 func (fsfreeze) Plan(_ context.Context, req Request) (Ref, error) {
@@ -169,7 +159,7 @@ func (p fsfreeze) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	}
 	freezes.Lock()
 	defer freezes.Unlock()
-	snap, err := inPlace(ref) // the long part of the flush, while writers can still go on
+	snap, err := inPlace(ctx, ref) // the long part of the flush, while writers can still go on
 	if err != nil {
 		return nil, err
 	}
@@ -184,8 +174,12 @@ func (p fsfreeze) Create(ctx context.Context, req Request) (*Snapshot, error) {
 		return fail(err)
 	}
 	f := freezes.by[mark.Device]
+	if f != nil && !f.guard.alive() { // it has thawed, and the views before are of no point in time any more
+		_ = f.guard.release()
+		f = nil
+	}
 	if f == nil {
-		g, err := startGuard(ctx, mark.Mount, ref.Path)
+		g, err := startGuard(ctx, mark.Mount, ref.Path, req.FreezeLimit)
 		if err != nil {
 			return fail(errors.Join(err, os.Remove(ref.Path)))
 		}
@@ -235,6 +229,7 @@ func (fsfreeze) Remove(ctx context.Context, ref Ref) error {
 	defer freezes.Unlock()
 	mark, err := readMark(ref.Path)
 	if errors.Is(err, fs.ErrNotExist) {
+		forgetFreeze(ref.Path)
 		return nil
 	}
 	if err != nil {
@@ -261,6 +256,28 @@ func (fsfreeze) Remove(ctx context.Context, ref Ref) error {
 	}
 	_ = unix.Rmdir(freezeFolder) // others may use it
 	return nil
+}
+
+// forgetFreeze ends the wait for a guard that has thawed by itself and removed the mark of this view.
+func forgetFreeze(path string) {
+	for device, f := range freezes.by {
+		if f.refs[path] {
+			if delete(f.refs, path); len(f.refs) == 0 {
+				delete(freezes.by, device)
+				_ = f.guard.release()
+			}
+		}
+	}
+}
+
+// Check is that of Checker.
+func (p fsfreeze) Check(ctx context.Context, ref Ref) error {
+	stands, err := p.Stands(ctx, ref)
+	if err == nil && !stands {
+		return fmt.Errorf("the file system of %s: %w: it was thawed while it was read, since the agent made no progress for %s, or kept it frozen for "+
+			"as long as the configuration allows", ref.Volume, ErrGone, GuardPatience)
+	}
+	return err
 }
 
 // thaw lets a file system go that nobody holds frozen any more. One that is not frozen, or not mounted, is fine.

@@ -94,6 +94,12 @@ func TestFsFreezeRefuses(t *testing.T) {
 	command(t, "mount", "--bind", twice, bind)
 	t.Cleanup(func() { command(t, "umount", bind) })
 	root := testbed.Dir(t)
+	// A journal in an image that lies on the file system, and an image in that.
+	inner := snapshottest.MountImage(t, image(t, filepath.Join(dir, "journal.img"), 16<<20))
+	innermost := snapshottest.MountImage(t, image(t, filepath.Join(inner, "journal.img"), 8<<20))
+	over := folder(t, filepath.Join(testbed.Dir(t), "over"))
+	command(t, "mount", "-t", "overlay", "none", over, "-o", fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", folder(t, dir+"/l"), folder(t, dir+"/u"), folder(t, dir+"/w")))
+	t.Cleanup(func() { command(t, "umount", over) })
 	for _, c := range []struct {
 		volume, spare, reason string
 	}{
@@ -102,6 +108,9 @@ func TestFsFreezeRefuses(t *testing.T) {
 		{below, "", "no file system of its own"},
 		{twice, "", "mounted at " + bind},
 		{dir, filepath.Join(below, "state", "not-yet", "journal"), "must stay writable"},
+		{dir, inner, "must stay writable"},
+		{dir, filepath.Join(innermost, "journal.db"), "must stay writable"},
+		{dir, over, "must stay writable"},
 		{image(t, filepath.Join(below, "disk"), 0), "", "no file system of its own"},
 	} {
 		req := freezeRequest(c.volume, "j")
@@ -116,10 +125,116 @@ func TestFsFreezeRefuses(t *testing.T) {
 			}
 		}
 	}
-	if _, _, err := snapshot.Detect(t.Context(), freezeRequest(dir, "j"), "fsfreeze"); err != nil {
+	req := freezeRequest(dir, "j")
+	req.Spare = []string{testbed.Filesystem(t, "ext4", 64<<20), "/dev/null"}
+	if _, _, err := snapshot.Detect(t.Context(), req, "fsfreeze"); err != nil {
 		t.Error(err)
 	}
 }
+
+// A guard thaws by itself when its process makes no progress, and when the time that the request gives is over. The view is then
+// said to be gone, and another one can be made.
+func TestFsFreezeGuardHasATimer(t *testing.T) {
+	testbed.Need(t, "ext4")
+	dir := testbed.Filesystem(t, "ext4", 64<<20)
+	p := provider(t, "fsfreeze")
+	defer func(d time.Duration) { snapshot.GuardPatience = d }(snapshot.GuardPatience)
+	for name, c := range map[string]struct{ patience, limit time.Duration }{
+		"no progress": {200 * time.Millisecond, 0}, "limit": {time.Hour, 200 * time.Millisecond},
+	} {
+		snapshot.GuardPatience = c.patience
+		req := freezeRequest(dir, strings.ReplaceAll(name, " ", "-"))
+		req.FreezeLimit = c.limit
+		snap, err := p.Create(t.Context(), req)
+		must(t, err)
+		select {
+		case err := <-writes(dir):
+			must(t, err)
+		case <-time.After(2 * time.Minute):
+			t.Errorf("%s: still frozen", name)
+		}
+		for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
+			if err = p.(snapshot.Checker).Check(t.Context(), snap.Ref); err != nil || time.Now().After(end) {
+				break
+			}
+		}
+		if !errors.Is(err, snapshot.ErrGone) {
+			t.Errorf("%s: check of a view that was thawed: %v", name, err)
+		}
+		snapshot.GuardPatience = time.Hour
+		again := freezeRequest(dir, "again")
+		snap2, err := p.Create(t.Context(), again)
+		must(t, err)
+		for ref, want := range map[snapshot.Ref]bool{snap.Ref: false, snap2.Ref: true} {
+			if ok, err := p.Stands(t.Context(), ref); ok != want || err != nil {
+				t.Errorf("%s: %s stands: %v, %v", name, ref.Path, ok, err)
+			}
+		}
+		must(t, p.Remove(t.Context(), snap.Ref))
+		must(t, p.Remove(t.Context(), snap2.Ref))
+		if n := snapshot.Frozen(); n != 0 {
+			t.Errorf("%s: %d guards are left", name, n)
+		}
+	}
+}
+
+// A guard that is told of progress keeps the file system frozen beyond its patience.
+func TestFsFreezeGuardIsTold(t *testing.T) {
+	testbed.Need(t, "ext4")
+	dir := testbed.Filesystem(t, "ext4", 64<<20)
+	p := provider(t, "fsfreeze")
+	defer func(d time.Duration) { snapshot.GuardPatience = d }(snapshot.GuardPatience)
+	snapshot.GuardPatience = time.Second
+	for try := 0; ; try++ {
+		snap, err := p.Create(t.Context(), freezeRequest(dir, "told"))
+		must(t, err)
+		late := false
+		for begin, last := time.Now(), time.Now(); time.Since(begin) < 2*time.Second; time.Sleep(10 * time.Millisecond) {
+			snapshot.KeepFrozen()
+			late = late || time.Since(last) > time.Second/2
+			last = time.Now()
+		}
+		stands, err := p.Stands(t.Context(), snap.Ref)
+		must(t, errors.Join(err, p.Remove(t.Context(), snap.Ref)))
+		if stands {
+			return
+		}
+		if !late || try == 20 { // on a host that is too busy for this, another try
+			t.Fatal("thawed although it was told of progress")
+		}
+	}
+}
+
+// A process that is stopped, as one that hangs in a write is, keeps nothing frozen.
+func TestFsFreezeStoppedProcess(t *testing.T) {
+	testbed.Need(t, "ext4")
+	dir := testbed.Filesystem(t, "ext4", 64<<20)
+	v := exec.Command("/proc/self/exe")
+	v.Env = append(os.Environ(), freezeVictim+"="+dir+"\n"+freezeHost, freezeShort+"=1")
+	out, err := v.StdoutPipe()
+	must(t, err)
+	must(t, v.Start())
+	defer func() {
+		_ = v.Process.Kill()
+		_ = v.Wait()
+		must(t, provider(t, "fsfreeze").Remove(t.Context(), snapshot.Ref{
+			Provider: "fsfreeze", Path: "/run/holdfast-freeze/hf." + freezeHost + ".victim.v", Volume: dir,
+		}))
+	}()
+	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "frozen\n" {
+		t.Fatalf("victim: %s", line)
+	}
+	must(t, v.Process.Signal(unix.SIGSTOP))
+	select {
+	case err := <-writes(dir):
+		must(t, err)
+	case <-time.After(2 * time.Minute):
+		t.Error("still frozen")
+	}
+}
+
+// freezeShort gives the guard of a victim little patience.
+const freezeShort = "HOLDFAST_TEST_FREEZE_SHORT"
 
 // freezeVictim makes a run of this test program one that freezes that volume and waits to be killed.
 const freezeVictim = "HOLDFAST_TEST_FREEZE"
@@ -130,6 +245,9 @@ func init() {
 		return
 	}
 	p, _ := snapshot.ByName("fsfreeze")
+	if os.Getenv(freezeShort) != "" {
+		snapshot.GuardPatience = time.Second
+	}
 	req := snapshot.Request{Volume: volume, Host: host, Job: "victim", Name: "v"}
 	if _, err := p.Create(context.Background(), req); err != nil {
 		fmt.Println(err)

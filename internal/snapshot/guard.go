@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,10 +26,19 @@ const guardName = "holdfast-freeze-guard"
 // init makes this process a guard when it was started as one: before any other work, and never to return. It is
 // no function that each program would have to call first: one that forgot would run a second time.
 func init() {
-	if len(os.Args) == 2 && os.Args[0] == guardName {
-		os.Exit(runGuard(os.Args[1]))
+	if len(os.Args) == 4 && os.Args[0] == guardName {
+		patience, err1 := time.ParseDuration(os.Args[2])
+		limit, err2 := time.ParseDuration(os.Args[3])
+		if errors.Join(err1, err2) != nil {
+			os.Exit(1)
+		}
+		os.Exit(runGuard(os.Args[1], patience, limit))
 	}
 }
+
+// GuardPatience is how long a guard waits to be told that its process makes progress (KeepFrozen): longer than a busy host keeps a
+// process from running, and shorter than programs bear that write to the file system. It is changed by tests alone.
+var GuardPatience = 30 * time.Second
 
 // The files of a guard.
 const (
@@ -38,9 +47,10 @@ const (
 	guardFolder = 2 // any folder of the file system
 )
 
-// runGuard freezes, tells so, waits for the end of its input, thaws and removes the mark. Only it knows for sure whether it was
-// this freeze that froze. Nothing but SIGKILL ends it before, so a mark without its guard tells of a freeze that is still there.
-func runGuard(mark string) int {
+// runGuard freezes, tells so, waits, thaws and removes the mark. The wait ends with its input, when no byte came for as long as its
+// patience, and after the limit unless that is 0. Only it knows for sure whether it was this freeze that froze. Nothing but
+// SIGKILL ends it before, so a mark without its guard tells of a freeze that is still there.
+func runGuard(mark string, patience, limit time.Duration) int {
 	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
 	folder := os.NewFile(guardFolder, "folder")
 	err := ioctl(folder, iocFreeze, nil)
@@ -50,12 +60,36 @@ func runGuard(mark string) int {
 	if err != nil {
 		return 1
 	}
-	_, _ = io.Copy(io.Discard, os.Stdin)
+	awaitEnd(patience, limit)
 	if ioctl(folder, iocThaw, nil) != nil {
 		return 1
 	}
 	_ = os.Remove(mark) // the process that waits removes it too
 	return 0
+}
+
+// awaitEnd returns when a guard has to thaw.
+func awaitEnd(patience, limit time.Duration) {
+	began := time.Now()
+	told := began
+	for buffer := make([]byte, 64); ; {
+		left := patience - time.Since(told)
+		if limit > 0 {
+			left = min(left, limit-time.Since(began))
+		}
+		if left <= 0 {
+			return
+		}
+		poll := []unix.PollFd{{Fd: guardIn, Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, int(left.Milliseconds())+1)
+		if errors.Is(err, unix.EINTR) || err == nil && n == 0 {
+			continue
+		}
+		if n, rerr := unix.Read(guardIn, buffer); err != nil || rerr != nil || n <= 0 {
+			return
+		}
+		told = time.Now()
+	}
 }
 
 // guard is the process that holds a freeze. It is for one goroutine at a time; release is due.
@@ -66,7 +100,7 @@ type guard struct {
 }
 
 // startGuard freezes the file system that folder is on. After an error it is not frozen by us.
-func startGuard(ctx context.Context, folder, mark string) (*guard, error) {
+func startGuard(ctx context.Context, folder, mark string, limit time.Duration) (*guard, error) {
 	dir, err := os.OpenFile(folder, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
@@ -83,7 +117,7 @@ func startGuard(ctx context.Context, folder, mark string) (*guard, error) {
 	}
 	defer out.Close()
 	g := &guard{control: control, reply: reply}
-	g.process, err = os.StartProcess("/proc/self/exe", []string{guardName, mark}, &os.ProcAttr{
+	g.process, err = os.StartProcess("/proc/self/exe", []string{guardName, mark, GuardPatience.String(), limit.String()}, &os.ProcAttr{
 		Dir: "/", Env: []string{}, Files: []*os.File{guardIn: in, guardOut: out, guardFolder: dir},
 		// An interrupt at the terminal is for this process alone.
 		Sys: &unix.SysProcAttr{Setsid: true},
@@ -114,7 +148,42 @@ func startGuard(ctx context.Context, folder, mark string) (*guard, error) {
 		_ = g.release() // it has failed, or thaws at the end of its input
 		return nil, err
 	}
+	guards.Lock()
+	defer guards.Unlock()
+	if guards.all == nil {
+		guards.all = map[*guard]bool{}
+	}
+	guards.all[g] = true
 	return g, nil
+}
+
+// guards are those of this process. Its lock is held for a moment only, while that of freezes is held as long as a flush takes.
+var guards struct {
+	sync.Mutex
+	all map[*guard]bool
+}
+
+// Frozen tells how many file systems this process keeps frozen.
+func Frozen() int {
+	guards.Lock()
+	defer guards.Unlock()
+	return len(guards.all)
+}
+
+// KeepFrozen tells the guards of all file systems which this process keeps frozen that it makes progress. A guard that was not
+// told for GuardPatience thaws: a process that hangs in a write to what it froze can't be killed, and would never thaw it.
+func KeepFrozen() {
+	guards.Lock()
+	defer guards.Unlock()
+	for g := range guards.all {
+		g.keep()
+	}
+}
+
+// keep tells the guard that this process makes progress. It never blocks: a pipe that is full has told it.
+func (g *guard) keep() {
+	_ = g.control.SetWriteDeadline(time.Now().Add(time.Millisecond))
+	_, _ = g.control.Write([]byte{1})
 }
 
 // alive tells whether the guard still runs: its end of the pipe closes with it.
@@ -126,6 +195,9 @@ func (g *guard) alive() bool {
 
 // release thaws and waits for it. After an error it is not known whether the file system is frozen.
 func (g *guard) release() error {
+	guards.Lock()
+	delete(guards.all, g)
+	guards.Unlock()
 	err := g.control.Close()
 	state, werr := g.process.Wait()
 	if werr == nil && !state.Success() {

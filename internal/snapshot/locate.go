@@ -1,11 +1,8 @@
 package snapshot
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +19,7 @@ type place struct {
 	rel    string // the volume below root; "." for the subvolume itself
 	folder string // the snapshot folder; need not exist
 	home   string // the folder that holds folder
+	all    bool   // snapshots made by this program count as subvolumes inside too
 }
 
 // locate finds the subvolume that contains the volume. ErrUnsupported says why there are no
@@ -115,62 +113,38 @@ func (at *place) usable() error {
 	if got, err := fsid(home); err != nil || got != want {
 		return unsupported("%s, where the snapshots of %s would go, is not on the same btrfs", at.home, at.volume)
 	}
-	if err := unix.Faccessat(unix.AT_FDCWD, at.home, unix.W_OK, unix.AT_EACCESS); err != nil {
+	if err := unix.Faccessat(unix.AT_FDCWD, at.home, unix.W_OK, 0); err != nil {
 		return unsupported("%s, where the snapshots of %s would go, can't be written: %v", at.home, at.volume, err)
+	}
+	if err := checkFolder(at.folder); err != nil {
+		return err
 	}
 	// Any owner may make a snapshot, but only CAP_SYS_ADMIN may remove one on a usual mount.
 	if !hasSysAdmin() {
 		return unsupported("CAP_SYS_ADMIN is missing, and snapshots of %s could not be removed", at.volume)
 	}
-	return at.nested(root)
+	return at.nested()
 }
 
-// nested fails with ErrNested when the volume holds a subvolume or a mount point. root is the open
-// root of the subvolume that contains the volume.
-func (at *place) nested(root *os.File) error {
+// nested fails with ErrNested when something is mounted inside the volume. Subvolumes inside are content (see nested.go).
+func (at *place) nested() error {
 	if at.image {
 		return nil
-	}
-	const most = 5 // more names make no better message
-	var found []string
-	dirs, err := childFolders(root)
-	if err != nil {
-		return fmt.Errorf("volume %s: list the subvolumes inside: %w", at.volume, err)
-	}
-	for _, d := range dirs {
-		dir := filepath.Join(at.root, d)
-		if !within(at.real, dir) {
-			continue
-		}
-		entries, err := os.ReadDir(dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile
-		}
-		if err != nil {
-			return fmt.Errorf("volume %s: list the subvolumes inside: %w", at.volume, err)
-		}
-		for _, e := range entries {
-			var st unix.Stat_t
-			path := filepath.Join(dir, e.Name())
-			if e.IsDir() && unix.Lstat(path, &st) == nil && st.Ino == subvolIno {
-				found = append(found, path)
-			}
-		}
 	}
 	mounts, err := mountsBelow(at.real)
 	if err != nil {
 		return fmt.Errorf("volume %s: list the mount points inside: %w", at.volume, err)
 	}
-	found = append(found, mounts...)
-	if len(found) == 0 {
+	if len(mounts) == 0 {
 		return nil
 	}
+	const most = 5 // more names make no better message
 	more := ""
-	if len(found) > most {
-		more = fmt.Sprintf(" and %d more", len(found)-most)
-		found = found[:most]
+	if len(mounts) > most {
+		more = fmt.Sprintf(" and %d more", len(mounts)-most)
+		mounts = mounts[:most]
 	}
-	return fmt.Errorf("volume %s: %w: %s%s would be empty in a snapshot", at.volume, ErrNested, strings.Join(found, ", "), more)
+	return fmt.Errorf("volume %s: %w: %s%s would be empty in a snapshot", at.volume, ErrNested, strings.Join(mounts, ", "), more)
 }
 
 func (at *place) describe() string {
@@ -183,48 +157,6 @@ func (at *place) describe() string {
 // within tells whether path is dir or lies below it; both are clean and absolute.
 func within(dir, path string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
-}
-
-// mountsBelow lists the mount points below dir that this process sees.
-func mountsBelow(dir string) ([]string, error) {
-	mounts, err := readMounts()
-	if err != nil {
-		return nil, err
-	}
-	var found []string
-	for _, m := range mounts {
-		if m.point != dir && within(dir, m.point) {
-			found = append(found, m.point)
-		}
-	}
-	return found, nil
-}
-
-// mountPoint is a line of the table of mounts.
-type mountPoint struct {
-	device string // "major:minor"
-	root   string // what of the file system is mounted
-	point  string
-}
-
-// readMounts lists the mounts that this process sees, the lowest first where several lie on one point.
-func readMounts() ([]mountPoint, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	// Space, tab, newline and backslash are written as octal escapes there.
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	var mounts []mountPoint
-	sc := bufio.NewScanner(f)
-	sc.Buffer(nil, 1<<20)
-	for sc.Scan() {
-		if fields := strings.Fields(sc.Text()); len(fields) >= 5 {
-			mounts = append(mounts, mountPoint{fields[2], unescape.Replace(fields[3]), unescape.Replace(fields[4])})
-		}
-	}
-	return mounts, sc.Err()
 }
 
 // hasSysAdmin reads the effective capabilities: root in a sandbox may lack this one.
@@ -293,4 +225,14 @@ func room(ctx context.Context, path string) (free, total int64, err error) {
 		return 0, 0, fmt.Errorf("room at %s: %w", path, err)
 	}
 	return int64(st.Bavail) * st.Frsize, int64(st.Blocks) * st.Frsize, nil
+}
+
+// RoomAround tells how much space is free, and in all, on the file system from which a view takes its space; false where it takes none, or
+// has limits of its own (LVM).
+func RoomAround(ref Ref) (free, total int64, ok bool) {
+	if ref.Provider != NameBtrfs && ref.Provider != NameReflink {
+		return 0, 0, false
+	}
+	free, total, err := room(context.Background(), filepath.Dir(filepath.Dir(ref.Path)))
+	return free, total, err == nil
 }

@@ -196,6 +196,7 @@ func (p lvm) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	if err := makeMountPoint(ref.Path); err != nil {
 		return fail(err)
 	}
+	unflushed := FlushStacked(ctx, at.real)
 	if err := lvmRun(ctx, append(args, at.origin.path())...); err != nil {
 		if failed := (*commandError)(nil); errors.As(err, &failed) && strings.Contains(failed.words, "already exists") {
 			return fail(ErrExists)
@@ -210,6 +211,7 @@ func (p lvm) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	if err != nil {
 		return fail(errors.Join(err, p.Remove(context.WithoutCancel(ctx), ref)))
 	}
+	snap.Unflushed = unflushed
 	return snap, nil
 }
 

@@ -33,6 +33,7 @@ func TestLVM(t *testing.T) {
 	if !testbed.InMachine() {
 		spec := testbed.LVMMachine(t, 4<<30)
 		spec.Tools = append(spec.Tools, "e2fsck", "xfs_repair")
+		spec.Modules = append(spec.Modules, "loop", "dm-crypt", "xts", "ecb")
 		testbed.RunInMachine(t, spec, lvmPatience)
 		return
 	}
@@ -59,6 +60,7 @@ func TestLVM(t *testing.T) {
 		{"too little room for a classic snapshot", lvmNoRoom},
 		{"a snapshot that vanishes", lvmVanishes},
 		{"a device that fails", lvmDeviceFails},
+		{"what is mounted on a device is flushed", lvmStacked},
 		{"what is not ours stays", lvmForeign},
 		{"a restart and a reboot", lvmRestart},
 		{"changed blocks are those that differ", lvmChanged},

@@ -1,14 +1,11 @@
 package snapshot
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -147,63 +144,4 @@ func mappingName(group, name, layer string) string {
 		mapping += "-" + layer
 	}
 	return mapping
-}
-
-// mount is one line of /proc/self/mountinfo.
-type mount struct {
-	id     uint64
-	number uint64 // of the device
-	root   string // the folder of the file system that is mounted
-	point  string
-	kind   string
-}
-
-func mounts() ([]mount, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	// Space, tab, newline and backslash are written as octal escapes there.
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	var all []mount
-	sc := bufio.NewScanner(f)
-	sc.Buffer(nil, 1<<20)
-	for sc.Scan() {
-		front, back, ok := strings.Cut(sc.Text(), " - ")
-		fields, kind := strings.Fields(front), strings.Fields(back)
-		if !ok || len(fields) < 5 || len(kind) < 1 {
-			continue
-		}
-		major, minor, _ := strings.Cut(fields[2], ":")
-		id, err1 := strconv.ParseUint(fields[0], 10, 64)
-		ma, err2 := strconv.ParseUint(major, 10, 32)
-		mi, err3 := strconv.ParseUint(minor, 10, 32)
-		if err := errors.Join(err1, err2, err3); err != nil {
-			return nil, fmt.Errorf("line %q of mountinfo: %w", sc.Text(), err)
-		}
-		all = append(all, mount{
-			id: id, number: unix.Mkdev(uint32(ma), uint32(mi)),
-			root: unescape.Replace(fields[3]), point: unescape.Replace(fields[4]), kind: kind[0],
-		})
-	}
-	return all, sc.Err()
-}
-
-// mountOf gives the mount through which path is seen.
-func mountOf(path string) (mount, error) {
-	var stx unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &stx); err != nil {
-		return mount{}, fmt.Errorf("stat %s: %w", path, err)
-	}
-	all, err := mounts()
-	if err != nil {
-		return mount{}, err
-	}
-	for _, m := range all {
-		if stx.Mask&unix.STATX_MNT_ID != 0 && m.id == stx.Mnt_id {
-			return m, nil
-		}
-	}
-	return mount{}, fmt.Errorf("%w: the kernel does not tell the mount of %s (before Linux 5.8)", ErrUnsupported, path)
 }

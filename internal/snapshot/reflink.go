@@ -36,6 +36,9 @@ func (reflink) Fits(_ context.Context, req Request) (string, error) {
 	}
 	at, err := locateImage(req)
 	if err == nil {
+		err = checkFolder(at.folder)
+	}
+	if err == nil {
 		err = at.tryClone()
 	}
 	if err != nil {
@@ -166,13 +169,14 @@ func (reflink) Create(ctx context.Context, req Request) (*Snapshot, error) {
 		return fail(err)
 	}
 	defer src.Close()
+	unflushed := FlushStacked(ctx, at.real)
 	if err := src.Sync(); err != nil {
 		return fail(fmt.Errorf("flush the image: %w", err))
 	}
 	if err := makeIn(at.folder, func(dir *os.File) error { return cloneTo(dir, src, filepath.Base(ref.Path)) }); err != nil {
 		return fail(err)
 	}
-	return &Snapshot{Ref: ref, Kind: Image, Image: ref.Path}, nil
+	return &Snapshot{Ref: ref, Kind: Image, Image: ref.Path, Unflushed: unflushed}, nil
 }
 
 // cloneTo makes the clone of src in dir, marks it, and gives it its name last.

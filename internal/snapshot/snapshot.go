@@ -35,6 +35,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Errors that a caller decides on. They come wrapped, with the path and the cause.
@@ -42,9 +43,8 @@ var (
 	// ErrUsage says that a request is malformed: a path that is not absolute, a part of the name that
 	// is empty, too long or holds other bytes than [A-Za-z0-9._-], a reference of another provider.
 	ErrUsage = errors.New("not usable")
-	// ErrNested says that the volume holds a subvolume or a mount point. Both would be empty folders
-	// in a snapshot, so none is made.
-	ErrNested = errors.New("volume holds another file system or subvolume")
+	// ErrNested says that the volume holds a mount point, which would be an empty folder in a snapshot, so none is made.
+	ErrNested = errors.New("volume holds another file system")
 	// ErrUnsupported says that the volume lies on something that this provider can't make a snapshot of.
 	ErrUnsupported = errors.New("no snapshot possible")
 	// ErrForeign says that a path that should have been removed is not a snapshot made here.
@@ -75,9 +75,13 @@ type Request struct {
 	// must lie on the volume's file system and outside of the volume. Providers that make nothing in a folder
 	// do not look at it.
 	Dir string
-	// Spare lists paths whose file systems fsfreeze refuses to freeze: those of the caller's journal,
-	// state and logs. A program that writes to what it froze waits for itself.
+	// Spare lists paths whose file systems fsfreeze refuses to freeze, also where those lie on images or
+	// mappings that rest on it: the caller's journal, state, store and logs. A program that writes to what it
+	// froze waits for itself.
 	Spare []string
+	// FreezeLimit is after which time a file system is thawed that fsfreeze has frozen, whatever its view is still
+	// needed for; 0: no limit.
+	FreezeLimit time.Duration
 }
 
 // Ref names one snapshot, also one that is not made yet. It is plain data for a journal.
@@ -100,6 +104,9 @@ type Snapshot struct {
 	// NeedsHold is true when the volume itself is read: the instance must stay held from before
 	// Create until the last byte is read, else the view is of no point in time.
 	NeedsHold bool
+	// Unflushed has a sentence for each thing on the volume, such as a mounted image, that could not be flushed before the
+	// view was made: what was written there may be missing in the view.
+	Unflushed []string
 }
 
 // Base is an earlier view that later ones are compared with.
@@ -133,9 +140,9 @@ type Provider interface {
 	// first, so that a crash during Create leaves nothing unknown.
 	Plan(context.Context, Request) (Ref, error)
 
-	// Create makes the view. When it returns nil, everything is in it that was written to the volume
-	// before the call, synced or not, and nothing written to the volume later shows in it
-	// (as long as the instance is held, if NeedsHold). After an error nothing is left; after a crash
+	// Create makes the view. When it returns nil, everything is in it that was written to the volume, or to
+	// what is mounted or stacked on it, before the call, synced or not (but for what Snapshot.Unflushed names), and
+	// nothing written to the volume later shows in it (as long as the instance is held, if NeedsHold). After an error nothing is left; after a crash
 	// at most what Plan named. An existing name is ErrExists.
 	Create(context.Context, Request) (*Snapshot, error)
 

@@ -2,6 +2,7 @@ package snapshot_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,6 +113,13 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+func TestTwoBeside(t *testing.T) {
+	t.Parallel() // it waits for the disk
+	testbed.Need(t, "btrfs")
+	volume := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))
+	snapshottest.TwoBeside(t, snapshottest.Subject{Provider: provider(t, "btrfs"), Volume: volume}, 250)
+}
+
 // An instance with a tree on btrfs and images on btrfs and xfs.
 func TestConsistency(t *testing.T) {
 	t.Parallel() // it waits for the disk
@@ -131,7 +139,7 @@ func TestDetect(t *testing.T) {
 	sub := subvolume(t, filepath.Join(btrfs, "sub"))
 	plain := folder(t, filepath.Join(sub, "a", "plain"))
 	nested := subvolume(t, filepath.Join(btrfs, "nested"))
-	inner := subvolume(t, filepath.Join(folder(t, filepath.Join(nested, "deep", "er")), "inner"))
+	subvolume(t, filepath.Join(folder(t, filepath.Join(nested, "deep", "er")), "inner"))
 	sibling := folder(t, filepath.Join(nested, "sibling"))
 	mounted := subvolume(t, filepath.Join(btrfs, "mounted"))
 	mount := folder(t, filepath.Join(mounted, "with space"))
@@ -162,8 +170,7 @@ func TestDetect(t *testing.T) {
 		{what: "asked for freeze", volume: sub, want: "freeze", provider: "freeze", reason: "asked for"},
 		{what: "ext4", volume: ext4, provider: "freeze", reason: "lies on ext4"},
 		{what: "btrfs on ext4", volume: ext4, want: "btrfs", err: snapshot.ErrUnsupported, reason: "lies on ext4"},
-		{what: "nested", volume: nested, provider: "freeze", reason: inner},
-		{what: "nested, btrfs", volume: nested, want: "btrfs", err: snapshot.ErrNested, reason: inner},
+		{what: "nested", volume: nested, provider: "btrfs", reason: "is a btrfs subvolume"},
 		{what: "nested elsewhere", volume: sibling, provider: "btrfs", reason: "lies in"},
 		{what: "mount point inside", volume: mounted, provider: "freeze", reason: "with space"},
 		{what: "mount point inside, btrfs", volume: mounted, want: "btrfs", err: snapshot.ErrNested, reason: "with space"},
@@ -199,23 +206,70 @@ func TestDetect(t *testing.T) {
 	}
 }
 
-// A subvolume that appears after Detect must not be lost in silence.
-func TestCreateRefusesNested(t *testing.T) {
+// Of many subvolumes inside, more than one answer of the kernel (255) holds, none is lost; and where one of their snapshots is
+// gone, the view does not stand.
+func TestManyNested(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	vol := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))
-	p, _, err := snapshot.Detect(t.Context(), snapshot.Request{Volume: vol}, "auto")
-	if err != nil || p.Name() != "btrfs" {
-		t.Fatal(p, err)
-	}
-	// More than one answer of the kernel (255) holds, so that the second is asked for too.
 	many := folder(t, filepath.Join(vol, "many"))
 	for i := range 300 {
-		name := filepath.Join(many, string(rune('a'+i%26))+strings.Repeat("x", i/26))
-		command(t, "btrfs", "subvolume", "create", name)
+		path := filepath.Join(many, fmt.Sprint(i))
+		must(t, snapshot.MakeFolder(path))
+		must(t, os.WriteFile(path+"/file", []byte(fmt.Sprint(i)), 0o600))
 	}
-	_, err = p.Create(t.Context(), snapshot.Request{Volume: vol, Host: "h", Job: "j", Name: "v"})
-	if !errors.Is(err, snapshot.ErrNested) || !strings.Contains(err.Error(), "and 295 more") {
-		t.Errorf("create: %v", err)
+	p := provider(t, "btrfs")
+	snap, err := p.Create(t.Context(), snapshot.Request{Volume: vol, Host: "h", Job: "j", Name: "v"})
+	must(t, err)
+	inside, err := snapshot.Nested(snap.Ref)
+	must(t, err)
+	for i := range 300 {
+		at := inside[fmt.Sprint("many/", i)]
+		if got, err := os.ReadFile(at + "/file"); string(got) != fmt.Sprint(i) {
+			t.Errorf("subvolume %d holds %q, %v", i, got, err)
+		}
+	}
+	if of, err := snapshot.Comparable(p, vol); of || err != nil {
+		t.Errorf("worth keeping as a base: %v, %v", of, err)
+	}
+	if _, err := p.Changed(t.Context(), snap.Base(), snap); !errors.Is(err, snapshot.ErrBase) {
+		t.Errorf("compared: %v", err)
+	}
+	command(t, "btrfs", "subvolume", "delete", inside["many/7"])
+	if ok, err := p.Stands(t.Context(), snap.Ref); ok || err != nil {
+		t.Errorf("stands without a part: %v, %v", ok, err)
+	}
+	must(t, p.Remove(t.Context(), snap.Ref))
+	if left, err := os.ReadDir(filepath.Join(filepath.Dir(vol), snapshot.SnapshotFolder)); !os.IsNotExist(err) {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// What a crash leaves of a view is found, and goes, also when the snapshot of the volume itself is not there.
+func TestHalfMadeNested(t *testing.T) {
+	testbed.Need(t, "btrfs")
+	vol := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))
+	subvolume(t, filepath.Join(vol, "inside"))
+	p := provider(t, "btrfs")
+	req := snapshot.Request{Volume: vol, Host: "h", Job: "j", Name: "v"}
+	for _, gone := range []string{"", ".nested/paths"} {
+		snap, err := p.Create(t.Context(), req)
+		must(t, err)
+		if gone == "" {
+			command(t, "btrfs", "subvolume", "delete", snap.Ref.Path)
+		} else {
+			must(t, os.Remove(snap.Ref.Path+gone))
+		}
+		if ok, err := p.Stands(t.Context(), snap.Ref); ok || err != nil {
+			t.Errorf("without %q: stands: %v, %v", gone, ok, err)
+		}
+		refs, err := p.Leftovers(t.Context(), req)
+		if err != nil || !slices.Equal(refs, []snapshot.Ref{snap.Ref}) {
+			t.Errorf("without %q: leftovers %v, %v", gone, refs, err)
+		}
+		must(t, p.Remove(t.Context(), snap.Ref))
+		if _, err := os.Lstat(filepath.Dir(snap.Ref.Path)); !os.IsNotExist(err) {
+			t.Errorf("without %q: the folder was left", gone)
+		}
 	}
 }
 

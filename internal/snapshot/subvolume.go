@@ -3,8 +3,10 @@ package snapshot
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -41,10 +43,55 @@ func MakeFolder(path string) error {
 	return os.Chmod(path, 0o700)
 }
 
-// DestroyFolder removes the subvolume at path with all that it holds, in one step. False says that path is no such
-// subvolume, or holds further ones, or that the kernel does not let this process do it: then nothing was done, and its content
-// has to be removed piece by piece (after which a subvolume goes as an empty folder does).
+// DestroyFolder removes the subvolume at path with all that it holds, further subvolumes first. False says that path is no such
+// subvolume, or that the kernel does not let this process do it: then its content has to be removed piece by piece (after which a
+// subvolume goes as an empty folder does).
 func DestroyFolder(path string) (bool, error) {
+	real, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return false, nil //nolint:nilerr // whoever removes the pieces says what is wrong
+	}
+	inside, err := subvolumesBelow(filepath.Join(real, filepath.Base(path)))
+	if err != nil {
+		return false, nil //nolint:nilerr // as above
+	}
+	for _, sub := range inside { // the innermost first
+		if gone, err := destroy(sub); err != nil || !gone {
+			return false, err
+		}
+	}
+	return destroy(path)
+}
+
+// subvolumesBelow lists the subvolumes in the one at path, the innermost first; none where path is no subvolume.
+func subvolumesBelow(path string) ([]string, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Ino != subvolIno {
+		return nil, err
+	}
+	if kind, err := fsKind(path); err != nil || kind != NameBtrfs {
+		return nil, err
+	}
+	root, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	found := map[string]uint64{}
+	at := &place{volume: path, real: path, root: path, rel: ".", all: true}
+	if err := at.subvolumesIn(root, "", found); err != nil {
+		return nil, err
+	}
+	paths := slices.Sorted(maps.Keys(found)) // one that is in another comes after it
+	slices.Reverse(paths)
+	for i := range paths {
+		paths[i] = filepath.Join(path, paths[i])
+	}
+	return paths, nil
+}
+
+// destroy is DestroyFolder for a subvolume that holds no further ones.
+func destroy(path string) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Ino != subvolIno {
 		return false, nil
@@ -65,19 +112,4 @@ func DestroyFolder(path string) (bool, error) {
 		return false, nil
 	}
 	return false, fmt.Errorf("remove subvolume %s: %w", path, err)
-}
-
-// Mounts lists the mount points that this process sees at the path and below it. The path is absolute, clean and without links.
-func Mounts(path string) ([]string, error) {
-	mounts, err := readMounts()
-	if err != nil {
-		return nil, fmt.Errorf("read the table of mounts: %w", err)
-	}
-	var found []string
-	for _, m := range mounts {
-		if within(path, m.point) {
-			found = append(found, m.point)
-		}
-	}
-	return found, nil
 }

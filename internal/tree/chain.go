@@ -14,7 +14,8 @@ const maxOpen = 64
 // them open. Only its last maxOpen folders hold descriptors, always a run that ends at the last one.
 // It is for one goroutine.
 type chain struct {
-	base   int // the root, owned by the caller
+	base   int   // the root, owned by the caller
+	root   *Root // of a walk, whose grafts are in the path; nil for a restore
 	path   []byte
 	levels []level
 	lowest int // the first level with a descriptor
@@ -80,7 +81,11 @@ func (c *chain) fd() (int, error) {
 	if l.fd >= 0 {
 		return l.fd, nil
 	}
-	fd, err := openBeneath(c.base, string(c.path[:l.end]), c.flags)
+	base, path := c.base, string(c.path[:l.end])
+	if c.root != nil {
+		base, path = c.root.grafted(path)
+	}
+	fd, err := openBeneath(base, path, c.flags)
 	if err != nil {
 		return -1, err
 	}
@@ -131,4 +136,10 @@ func (c *chain) closeLevel(l *level) {
 func isFile(fd int, id fileID) bool {
 	var st unix.Statx_t
 	return statAt(fd, "", &st) == nil && idOf(&st) == id
+}
+
+// inFolder tells whether the last folder has that name.
+func (c *chain) inFolder(name string) bool {
+	path := string(c.path)
+	return path == name || strings.HasSuffix(path, "/"+name)
 }

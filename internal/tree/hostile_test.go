@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -217,7 +218,8 @@ func TestMovedAwayWhileWalked(t *testing.T) {
 	}
 }
 
-// TestMountsAreNotCrossed puts a mounted folder, a mounted file and a subvolume into a tree.
+// TestMountsAreNotCrossed puts a mounted folder, a mounted file and a subvolume into a tree. The subvolume is a folder like others, where the
+// tree has it; a snapshot has a stub in its place, which is a warning.
 func TestMountsAreNotCrossed(t *testing.T) {
 	testbed.Need(t, "root", "btrfs")
 	mount := testbed.Btrfs(t)
@@ -248,7 +250,7 @@ func TestMountsAreNotCrossed(t *testing.T) {
 			t.Errorf("%s: got %q, warnings %q", dir, got, warnings)
 		}
 	}
-	check(src, " a mnt sub z", "file mnt sub")
+	check(src, " a mnt sub sub/in z", "file mnt")
 	check(snap, " a file mnt mnt/hidden sub z", "sub")
 
 	// A read-only snapshot takes a shorter way to a file's content.
@@ -277,6 +279,71 @@ func TestMountsAreNotCrossed(t *testing.T) {
 			t.Errorf("%q can be written", e.Path)
 		}
 		f.Close()
+	}
+}
+
+// TestGrafts has snapshots of nested subvolumes shown in the places of their stubs, deep ones and one in another, and opens what they
+// hold. Snapshots that Holdfast has made of other volumes are left out.
+func TestGrafts(t *testing.T) {
+	testbed.Need(t, "root", "btrfs")
+	mount := testbed.Btrfs(t)
+	src, snaps := filepath.Join(mount, "src"), filepath.Join(mount, "snaps")
+	subvolume := func(path string) { tool(t, "/", "btrfs", "-q", "subvolume", "create", path) }
+	subvolume(src)
+	deep := strings.Repeat("d/", 100)
+	write(t, src, "a", "", "m/x", "", ".holdfast-snapshots/other", "")
+	for _, path := range []string{"m/one", "m/one/in", "m/one-more", "z"} {
+		subvolume(filepath.Join(src, path))
+		write(t, src, path+"/"+deep+"file", path)
+	}
+	// What the name of a snapshot is in the folder of snapshots is not the volume's.
+	tool(t, "/", "btrfs", "-q", "subvolume", "snapshot", "-r", filepath.Join(src, "z"), filepath.Join(src, ".holdfast-snapshots", "hf.h.j.v"))
+	if err := os.Mkdir(snaps, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	snapshot := func(path, name string) string {
+		tool(t, "/", "btrfs", "-q", "subvolume", "snapshot", "-r", filepath.Join(src, path), filepath.Join(snaps, name))
+		return filepath.Join(snaps, name)
+	}
+	view := openRoot(t, snapshot("", "all"))
+	for i, path := range []string{"z", "m/one", "m/one-more", "m/one/in"} {
+		if err := view.Graft(path, snapshot(path, fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !view.Still() {
+		t.Error("a view of snapshots is not still")
+	}
+	for name, r := range map[string]*tree.Root{"in place": openRoot(t, src), "view": view} {
+		var c collector
+		var files []string
+		err := r.Walk(t.Context(), tree.WalkOptions{Warn: c.warn}, func(e *tree.Entry) error {
+			if e.Kind != tree.File || filepath.Base(e.Path) != "file" {
+				return nil
+			}
+			files = append(files, strings.TrimSuffix(e.Path, "/"+deep+"file"))
+			f, err := r.Open(e, c.warn)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if same, err := r.Unchanged(e, f); !same || err != nil {
+				t.Errorf("%s: %q: %v %v", name, e.Path, same, err)
+			}
+			content, err := io.ReadAll(f)
+			if string(content) != files[len(files)-1] {
+				t.Errorf("%s: %q holds %q", name, e.Path, content)
+			}
+			return err
+		})
+		if err != nil || strings.Join(files, " ") != "m/one m/one/in m/one-more z" {
+			t.Errorf("%s: files of %q, %v", name, files, err)
+		}
+		for _, w := range c.list {
+			if w.Lost || w.Path != ".holdfast-snapshots/hf.h.j.v" {
+				t.Errorf("%s: %v", name, w)
+			}
+		}
 	}
 }
 

@@ -50,7 +50,7 @@ func (r *Root) open(e *Entry, warn func(Warning)) (*os.File, error) {
 	var fd int
 	if r.still { // nothing in it can change, so nobody puts a device in the file's place
 		var err error
-		if fd, err = openBeneath(r.fd, e.Path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NOATIME); err != nil {
+		if fd, err = r.openIn(e.Path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NOATIME); err != nil {
 			return nil, openError(e.Path, err)
 		}
 		if err := unix.Fstat(fd, &st); err != nil {
@@ -58,7 +58,7 @@ func (r *Root) open(e *Entry, warn func(Warning)) (*os.File, error) {
 			return nil, pathError("stat", e.Path, err)
 		}
 	} else {
-		at, err := openBeneath(r.fd, e.Path, unix.O_PATH|unix.O_NOFOLLOW)
+		at, err := r.openIn(e.Path, unix.O_PATH|unix.O_NOFOLLOW)
 		if err != nil {
 			return nil, openError(e.Path, err)
 		}
@@ -112,7 +112,7 @@ func (r *Root) reopen(at int, path string, st *unix.Stat_t) (int, error) {
 	}
 	// There is no /proc, or it stands in the way: only the path itself tells of the file. In the moment since the look
 	// somebody may have put a fifo or a device at the path; of those this opens one, without waiting, and reads nothing.
-	fd, err := openUnleased(func() (int, error) { return openBeneath(r.fd, path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK) })
+	fd, err := openUnleased(func() (int, error) { return r.openIn(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK) })
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) {
 		return -1, errAgain // it is a link or a socket by now
 	}
@@ -185,7 +185,7 @@ func (r *Root) attributes(e *Entry, dirfd int, name cname, warn func(Warning)) (
 // special makes e the symlink, fifo, socket or device that is at its path now.
 func (r *Root) special(e *Entry, warn func(Warning)) error {
 	dir, base := splitPath(e.Path)
-	parent, err := openBeneath(r.fd, dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	parent, err := r.openIn(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
 		return openError(e.Path, err)
 	}

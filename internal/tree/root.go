@@ -37,6 +37,7 @@ type Root struct {
 	noXattrs bool
 	kept     flagsKept
 	readers  sync.Pool // of *xattrReader, for Open and Refresh
+	grafts   []graft   // in no order
 }
 
 // OpenRoot opens the tree at path. Links in path itself are followed: it comes from the operator.
@@ -69,6 +70,9 @@ func OpenRoot(path string) (*Root, error) {
 func (r *Root) Close() error {
 	if r.closed.Swap(true) {
 		return nil
+	}
+	for _, g := range r.grafts {
+		closeFD(g.fd)
 	}
 	return unix.Close(r.fd)
 }

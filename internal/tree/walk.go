@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,8 +32,9 @@ type WalkOptions struct {
 // returned as it is.
 //
 // Nothing outside the tree is read, whoever changes it meanwhile: folders are opened by name from the
-// folder above, never through a link, and compared with what was there before. Mount points and
-// nested btrfs subvolumes are given as the folders that they are, with a warning, and not entered.
+// folder above, never through a link, and compared with what was there before. Mount points are given as the
+// folders that they are, with a warning, and not entered. Nested btrfs subvolumes are folders like others; so is what Graft shows in
+// the place of their stubs, and a stub without is a warning.
 //
 // An entry that cannot be looked at, or not be read in full, never ends the walk: the entry is given with what could be read, or not
 // at all, with one warning that is Lost. What ends the walk is a root that cannot be opened, and an error of this process's own
@@ -49,7 +51,7 @@ func (r *Root) walk(ctx context.Context, w *walker) error {
 	if r.closed.Load() {
 		return pathError("walk", "", ErrClosed)
 	}
-	w.root, w.chain = r, chain{base: r.fd, flags: openDir | unix.O_NOATIME}
+	w.root, w.chain = r, chain{base: r.fd, root: r, flags: openDir | unix.O_NOATIME}
 	w.dents = make([]byte, 128<<10)
 	w.xattr, w.special = newXattrReader(r.noXattrs), r.kept.projects && !w.NoXattrs
 	if w.Warn == nil {
@@ -177,9 +179,12 @@ func changed(err error) bool {
 
 // visitDir gives the folder at hand and enters it, unless another file system begins there.
 func (w *walker) visitDir(st *unix.Statx_t) error {
-	if what := w.boundary(idOf(st)); what != "" {
+	if len(w.root.grafts) > 0 && w.root.isGraft(w.pathOf()) {
+		return w.visitGraft(st)
+	}
+	if what, lost := w.boundary(idOf(st)); what != "" {
 		e := entryOf(w.pathOf(), st)
-		w.Warn(Warning{Path: e.Path, What: what, Lost: true})
+		w.Warn(Warning{Path: e.Path, What: what, Lost: lost})
 		return skipped(w.fn(e))
 	}
 	fd, err := openAt(w.dirfd, w.name.String(), w.chain.flags, 0)
@@ -189,7 +194,7 @@ func (w *walker) visitDir(st *unix.Statx_t) error {
 		}
 	}
 	switch {
-	case err == nil && w.boundary(idOf(st)) != "": // by now another file system is mounted there
+	case err == nil && w.ends(idOf(st)): // by now another file system is mounted there
 		closeFD(fd)
 		return errAgain
 	case err == nil:
@@ -221,22 +226,52 @@ func (w *walker) closed(st *unix.Statx_t) error {
 	return skipped(w.fn(e))
 }
 
-// boundary says why the folder id is not entered, or nothing.
-func (w *walker) boundary(id fileID) string {
+// ownSnapshots is the folder that snapshots of volumes are made in, beside each (snapshot.SnapshotFolder), and ownPrefix what the names of
+// snapshots begin with.
+const (
+	ownSnapshots = ".holdfast-snapshots"
+	ownPrefix    = "hf."
+)
+
+// boundary says why the folder name is not entered, or nothing. lost is true when content is missing for that.
+func (w *walker) boundary(id fileID) (why string, lost bool) {
 	const (
 		firstFree = 256 // BTRFS_FIRST_FREE_OBJECTID: the root folder of every subvolume
 		stub      = 2   // BTRFS_EMPTY_SUBVOL_DIR_OBJECTID: what a snapshot holds in its place
 	)
-	root := w.root.id
+	above := w.chain.levels[len(w.chain.levels)-1].id // one subvolume may begin in another
+	subvolume := w.root.btrfs && id.mnt != 0 && id.mnt == above.mnt && (id.ino == stub || id.dev != above.dev && id.ino == firstFree)
 	switch {
-	case w.root.btrfs && id.mnt == root.mnt && id.dev != root.dev && id.ino == firstFree:
-		return "a btrfs subvolume of its own begins here, its content is left out"
-	case w.root.btrfs && id.mnt == root.mnt && id.ino == stub:
-		return "a btrfs subvolume was nested here, the snapshot has nothing of it"
-	case id.mnt != root.mnt || id.dev != root.dev:
-		return "another file system is mounted here, its content is left out"
+	case subvolume && strings.HasPrefix(w.name.String(), ownPrefix) && w.chain.inFolder(ownSnapshots):
+		return "a snapshot that Holdfast has made of another volume, left out", false
+	case subvolume && id.ino == stub:
+		return "a btrfs subvolume was nested here, the snapshot has nothing of it", true
+	case subvolume:
+		return "", false
+	case id.mnt != above.mnt || id.dev != above.dev:
+		return "another file system is mounted here, its content is left out", true
 	}
-	return ""
+	return "", false
+}
+
+// ends tells whether the tree ends at the folder id.
+func (w *walker) ends(id fileID) bool {
+	what, _ := w.boundary(id)
+	return what != ""
+}
+
+// visitGraft gives the folder that is shown in the place of the stub at hand, and enters it.
+func (w *walker) visitGraft(st *unix.Statx_t) error {
+	fd, err := w.root.openIn(w.pathOf(), w.chain.flags)
+	if err == nil {
+		if err = statAt(fd, "", st); err != nil {
+			closeFD(fd)
+		}
+	}
+	if err != nil {
+		return pathError("open", w.pathOf(), err)
+	}
+	return w.enter(w.name, fd)
 }
 
 // enter gives the folder fd, of which w.st tells, and makes it the last one of the chain.

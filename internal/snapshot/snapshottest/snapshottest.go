@@ -118,9 +118,13 @@ func Run(t *testing.T, fresh func(t *testing.T) Subject) {
 		{"bad requests are refused", badRequests},
 		{"ended context makes nothing", endedContext},
 		{"many at once", manyAtOnce},
+		{"two beside each other", func(t *testing.T, s Subject) { TwoBeside(t, s, 15) }},
 		{"says what changed, or that it can't", saysChanged},
 		{"sees that an image is another file", seesAnotherImage},
 		{"says what it costs and what room there is", saysCosts},
+		{"what is mounted on it is flushed", flushesStacked},
+		{"subvolumes inside are content", holdsNested},
+		{"subvolumes come and go", churnsNested},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, fresh(t)) })
 	}

@@ -1,0 +1,71 @@
+package job_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"holdfast/agent/job"
+)
+
+// TestAnotherWay: where a snapshot can't be made as planned, the job takes another way that the storage names, and says so. One that needs
+// the instance to stand still is none for a round of pre-copy, which does without, and none for a backup of an instance that runs.
+func TestAnotherWay(t *testing.T) {
+	for name, c := range map[string]struct {
+		mode  job.Mode
+		live  bool // the other way is one for an instance that runs
+		other bool // there is one
+		end   job.State
+	}{
+		"held, to another snapshot":   {job.ModeFrozen, true, true, job.Done},
+		"held, to reading in place":   {job.ModeFrozen, false, true, job.Done},
+		"held, to none":               {job.ModeFrozen, false, false, job.Failed},
+		"rounds, to another snapshot": {job.ModePrecopy, true, true, job.Done},
+		"rounds, to reading in place": {job.ModePrecopy, false, true, job.Done},
+		"live, to another snapshot":   {job.ModeLive, true, true, job.Done},
+		"live, to reading in place":   {job.ModeLive, false, true, job.Failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, "phone")
+				w.instances["phone"].mode = c.mode
+				asked := false
+				w.fail = func(act, _ string) error {
+					if act == "snapshot" && !asked {
+						return errors.New("text file busy")
+					}
+					return nil
+				}
+				w.instead = func(failed job.Snapshot) (job.Snapshot, bool) {
+					asked = true
+					failed.Ref.Path, failed.Live, failed.Comparable = failed.Ref.Path+"-other", c.live, false
+					return failed, c.other
+				}
+				l := w.start(-1, job.Options{Precopy: job.Precopy{Rounds: 2}})
+				task, err := l.accept("r", "phone")
+				if err != nil {
+					t.Fatal(err)
+				}
+				j := l.final(task.Jobs[0].Job)
+				synctest.Wait()
+				l.stop()
+				if j.State != c.end {
+					t.Errorf("%s: %s", j.State, j.Cause)
+				}
+				if told := strings.Join(w.lacked, "\n"); c.end == job.Done && (!strings.Contains(told, "text file busy") || !strings.Contains(told, "it takes longer")) {
+					t.Errorf("told: %s", told)
+				}
+				if c.end == job.Failed && !strings.Contains(j.Cause, "text file busy") {
+					t.Errorf("the cause is %q", j.Cause)
+				}
+				if len(w.snaps) > 0 {
+					t.Errorf("left: %v", w.snaps)
+				}
+				for _, f := range w.faults {
+					t.Error(f)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,243 @@
+package job
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"holdfast/internal/contain"
+	"holdfast/internal/crashpoint"
+)
+
+// A leftover is a snapshot that nothing needs any more, or what a restore has replaced or left beside a volume. Those that could
+// not be removed are in the journal: no job waits for that, whatever stands in the way. The Manager tries again for as long as it
+// takes, and tells the operator.
+
+// Leftover is what could not be removed yet. One of Ref and Place is set.
+type Leftover struct {
+	Instance string    `json:"instance,omitempty"`
+	Job      string    `json:"job,omitempty"` // that has left it; "" where that is not known
+	Ref      Ref       `json:"ref,omitzero"`  // of a snapshot
+	Place    *Place    `json:"place,omitempty"`
+	Since    time.Time `json:"since"` // UTC
+	Error    string    `json:"error"` // of the last try
+}
+
+// Path is where it lies.
+func (l *Leftover) Path() string {
+	if l.Place != nil {
+		return l.Place.Stage
+	}
+	return l.Ref.Path
+}
+
+// key tells it from others: the mark of a frozen file system, say, has a path of another provider's form.
+func (l *Leftover) key() []byte { return []byte(l.Ref.Provider + "\x00" + l.Path()) }
+
+// Bounds of what is done about leftovers, each with its reason.
+const (
+	// removeTimeout bounds a removal at the end of a job: who waits for that end must not wait for a disk.
+	removeTimeout = 30 * time.Second
+	// firstLeftoverPause and lastLeftoverPause are between tries to remove one: what stands in the way is mostly there until
+	// a person acts, and a look costs a run of lvm.
+	firstLeftoverPause = time.Minute
+	lastLeftoverPause  = time.Hour
+)
+
+// Leftovers lists what could not be removed yet, the oldest first.
+func (m *Manager) Leftovers() ([]Leftover, error) { return m.journal.leftovers() }
+
+func (jr *Journal) leftovers() (list []Leftover, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketLeftovers).ForEach(func(k, v []byte) error {
+			var l Leftover
+			if err := json.Unmarshal(v, &l); err != nil {
+				return fmt.Errorf("journal: decode leftover %q: %w", k, err)
+			}
+			list = append(list, l)
+			return nil
+		})
+	})
+	slices.SortFunc(list, func(a, b Leftover) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Path(), b.Path())) })
+	return list, err
+}
+
+// putLeftovers writes what a step of a job has left.
+func putLeftovers(tx *bbolt.Tx, left []Leftover) error {
+	for _, l := range left {
+		if err := put(tx, bucketLeftovers, l.key(), l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noteLeftover writes that something could not be removed, with the time since when.
+func (jr *Journal) noteLeftover(l Leftover) error {
+	return jr.update(func(tx *bbolt.Tx) error {
+		var before Leftover
+		if found, err := get(tx, bucketLeftovers, l.key(), &before); err != nil {
+			return err
+		} else if found {
+			l.Since, l.Instance, l.Job = before.Since, before.Instance, before.Job
+		}
+		return put(tx, bucketLeftovers, l.key(), l)
+	})
+}
+
+// forgetLeftover writes that it is gone. One that was removed at the first try is not in the journal, and costs no write.
+func (jr *Journal) forgetLeftover(l Leftover) error {
+	known := false
+	err := jr.db.View(func(tx *bbolt.Tx) error {
+		known = tx.Bucket(bucketLeftovers).Get(l.key()) != nil
+		return nil
+	})
+	if err != nil || !known {
+		return err
+	}
+	return jr.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketLeftovers).Delete(l.key()) })
+}
+
+// leave makes a leftover of what a job could not remove, and tells the observer.
+func (w *worker) leave(j *Job, l Leftover, err error) Leftover {
+	l.Instance, l.Job, l.Since, l.Error = j.Instance, j.ID, w.m.opts.Now().UTC(), err.Error()
+	w.m.parts.Observer.Lacked(j.Instance, j.ID, "remove "+l.Path(), err)
+	return l
+}
+
+// dropSnapshots removes the job's snapshots, but those that become bases. What can't be removed is returned.
+func (w *worker) dropSnapshots(ctx context.Context, j *Job, kept []Base) (left []Leftover) {
+	for _, s := range j.Snapshots {
+		if readInPlace(j, s) || slices.ContainsFunc(kept, func(b Base) bool { return b.Ref.Path == s.Ref.Path }) {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+		err := w.act(crashpoint.RemoveSnapshot, func() error {
+			return contain.Call(func() error { return w.m.parts.RemoveLeftover(ctx, s.Ref) })
+		})
+		cancel()
+		if err != nil {
+			left = append(left, w.leave(j, Leftover{Ref: s.Ref}, err))
+		}
+	}
+	return left
+}
+
+// discard removes what lies beside the places of a restore: what was replaced, or what was built and is not needed. What can't be
+// removed is returned.
+func (w *worker) discard(j *Job) (left []Leftover) {
+	for _, p := range j.Restore.Places {
+		err := w.act(crashpoint.Discard, func() error {
+			return contain.Call(func() error { return w.m.parts.Restorer.Discard(p) })
+		})
+		if err != nil {
+			left = append(left, w.leave(j, Leftover{Place: &p}, err))
+		}
+	}
+	return left
+}
+
+// removeLeftover tries to remove one leftover and writes what came of it.
+func (m *Manager) removeLeftover(ctx context.Context, l Leftover) (removed bool) {
+	try, cancel := context.WithTimeout(ctx, actTimeout)
+	defer cancel()
+	var err error
+	if l.Place != nil {
+		err = m.parts.Restorer.Discard(*l.Place)
+	} else {
+		err = m.parts.RemoveLeftover(try, l.Ref)
+	}
+	if ctx.Err() != nil && err != nil {
+		return false // the agent stops: that is no news of the leftover
+	}
+	doing := "remove leftover " + l.Path()
+	if err != nil {
+		m.parts.Observer.Trouble(l.Instance, l.Job, doing, err)
+		l.Error = err.Error()
+		err = m.journal.noteLeftover(l)
+	} else {
+		removed, err = true, m.journal.forgetLeftover(l)
+	}
+	if err != nil {
+		m.parts.Observer.Trouble(l.Instance, l.Job, doing+": write the journal", err)
+	}
+	return removed
+}
+
+// watchLeftovers tries to remove leftovers from time to time until ctx ends: each soon at first, and then ever more rarely.
+func (m *Manager) watchLeftovers(ctx context.Context) {
+	type due struct {
+		at    time.Time
+		pause time.Duration
+	}
+	next := map[string]due{}
+	tick := time.NewTicker(firstLeftoverPause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		left, err := m.journal.leftovers()
+		if err != nil {
+			m.parts.Observer.Trouble("", "", "look for leftovers", err)
+			continue
+		}
+		for _, l := range left {
+			key := string(l.key())
+			d := next[key]
+			if now := time.Now(); now.Before(d.at) || ctx.Err() != nil {
+				continue
+			}
+			delete(next, key)
+			if !m.removeLeftover(ctx, l) {
+				d.pause = min(max(2*d.pause, firstLeftoverPause), lastLeftoverPause)
+				d.at = time.Now().Add(d.pause)
+				next[key] = d
+			}
+		}
+	}
+}
+
+// removeLeftovers drops the snapshots of ours that no unfinished job names and that are no bases, and tries what could not be
+// removed before.
+func (m *Manager) removeLeftovers(ctx context.Context, jobs []*Job) {
+	left, err := m.parts.Leftovers(ctx)
+	if err != nil {
+		m.parts.Observer.Trouble("", "", "look for leftover snapshots", err)
+	}
+	named := map[string]bool{} // by path: the volume that a snapshot is of is not always told by the snapshot
+	for _, j := range jobs {
+		for _, s := range j.Snapshots {
+			named[s.Ref.Path] = true
+		}
+	}
+	bases, err := m.journal.Bases("")
+	if err != nil {
+		m.parts.Observer.Trouble("", "", "look for base snapshots", err)
+		return
+	}
+	for _, b := range bases {
+		named[b.Ref.Path] = true
+	}
+	known, err := m.journal.leftovers()
+	if err != nil {
+		m.parts.Observer.Trouble("", "", "look for leftovers", err)
+		return
+	}
+	for _, l := range known {
+		m.removeLeftover(ctx, l)
+		named[l.Path()] = true
+	}
+	for _, ref := range left {
+		if !named[ref.Path] {
+			m.removeLeftover(ctx, Leftover{Ref: ref, Since: m.opts.Now().UTC()})
+		}
+	}
+}

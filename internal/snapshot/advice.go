@@ -1,0 +1,51 @@
+package snapshot
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Advice says what a person can do so that snapshots of a volume can be made that is read in place; "" where nothing is known to help. A
+// volume that is mounted by itself (subvol=) has no folder beside it on its btrfs: one somewhere else on it does, given as snapshot_dir.
+func Advice(ctx context.Context, req Request) string {
+	at, err := locate(req.Volume, req.Dir)
+	if err != nil || at.usable() == nil {
+		return ""
+	}
+	root, err := os.Open(at.root)
+	if err != nil {
+		return ""
+	}
+	defer root.Close()
+	id := fsidText(root)
+	home, err := os.Open(at.home)
+	if err != nil {
+		return ""
+	}
+	defer home.Close()
+	if id == "" || fsidText(home) == id {
+		return "" // the folder is not what is missing
+	}
+	table, err := readMounts(ownMounts)
+	if err != nil {
+		return ""
+	}
+	for _, m := range table {
+		if m.kind != NameBtrfs || within(at.real, m.point) {
+			continue
+		}
+		there := req
+		there.Dir = m.point
+		if _, err := (btrfs{}).Fits(ctx, there); err == nil {
+			return "set snapshot_dir to " + m.point + ", which is on the same btrfs: snapshots can be made there"
+		}
+	}
+	device := "the device"
+	if mount, err := mountOf(at.real); err == nil && strings.HasPrefix(mount.source, "/") {
+		device = mount.source
+	}
+	return "mount the top of that btrfs too (mount -o subvolid=5 " + device + " " + filepath.Join("/mnt", filepath.Base(at.real)) +
+		"), and set snapshot_dir to a folder there: snapshots can be made then"
+}

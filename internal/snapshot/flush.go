@@ -1,0 +1,323 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/durable"
+)
+
+// FlushStacked writes out what was written to anything that is mounted or stacked on a volume and is not in the volume yet: a
+// file system in an image file, on a device or on one of its partitions, be it through a loop device, a network block device,
+// dm-crypt, LVM or RAID, and in whichever mount namespace. Of a folder it does so for the images in it. Providers call it before
+// they make a view, so that the view holds what its instance wrote.
+//
+// It returns a sentence for a person for each thing that it could not flush: what was written there may be missing in a view.
+func FlushStacked(ctx context.Context, volume string) []string {
+	real, err := filepath.EvalSymlinks(volume)
+	if err != nil {
+		return []string{fmt.Sprintf("what is mounted on %s can't be found: %v", volume, err)}
+	}
+	f := &flusher{ctx: ctx, done: map[uint64]bool{}}
+	target := stackTarget{path: real}
+	if err := unix.Stat(real, &target.stat); err != nil {
+		return []string{fmt.Sprintf("what is mounted on %s can't be found: %v", volume, err)}
+	}
+	if f.loops, err = loopDevices(); err != nil {
+		f.lack("what is mounted on %s can't be found: %v", volume, err)
+	}
+	f.servers(&target)
+	f.over(&target)
+	f.named(&target)
+	return f.lacks
+}
+
+// flusher is one call of FlushStacked.
+type flusher struct {
+	ctx    context.Context
+	loops  []loopDevice
+	mounts []seenMount // of all namespaces; nil until they are read
+	whole  bool        // all namespaces were looked into
+	done   map[uint64]bool
+	lacks  []string
+}
+
+func (f *flusher) lack(format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); !slices.Contains(f.lacks, text) {
+		f.lacks = append(f.lacks, text)
+	}
+}
+
+// table gives the mounts of all namespaces, which are read once.
+func (f *flusher) table() []seenMount {
+	if f.mounts == nil {
+		var err error
+		if f.mounts, f.whole, err = allMounts(); err != nil {
+			f.lack("the mounts of this host can't be listed: %v", err)
+		}
+	}
+	return f.mounts
+}
+
+// over flushes all that stands on a file, on a device, or on the files of a folder.
+func (f *flusher) over(target *stackTarget) {
+	for i := range f.loops {
+		l := &f.loops[i]
+		it, sure := l.standsFor(target)
+		if !it || f.done[l.number] {
+			continue
+		}
+		if taken, err := claimed(deviceNode(l.number)); sure || taken || err != nil {
+			f.device(l.number, target.path)
+		}
+	}
+	if target.stat.Mode&unix.S_IFMT == unix.S_IFBLK {
+		f.device(target.stat.Rdev, target.path)
+	}
+}
+
+// device flushes what stands on a block device, the topmost first, and then the device. on names what the device is for.
+func (f *flusher) device(number uint64, on string) {
+	if f.done[number] || f.ctx.Err() != nil {
+		return
+	}
+	f.done[number] = true
+	node, name := deviceNode(number), deviceName(number)
+	upper := devicesOver(number)
+	for _, n := range upper {
+		f.device(n, on)
+	}
+	for i := range f.loops {
+		if l := &f.loops[i]; l.known && l.ofDevice == number {
+			f.device(l.number, on)
+			upper = append(upper, l.number)
+		}
+	}
+	mounted := f.filesystem(number, name, on)
+	// The state of the device is looked at before its flush. One that cannot be opened is of no concern when the file system
+	// on it was flushed: that writes out the device as well.
+	taken, err := claimed(node)
+	if ferr := flushDevice(node); err == nil {
+		err = ferr
+	}
+	if taken && !mounted && len(upper) == 0 {
+		mounted = f.used(number) == nil
+	}
+	switch {
+	case mounted || len(upper) > 0 && errors.Is(err, os.ErrPermission):
+	case err != nil:
+		f.lack("%s, which stands on %s, can't be flushed (%v): let the agent open it (DeviceAllow= of its unit), or unmount and detach it",
+			name, on, err)
+	case taken && len(upper) == 0 && !isSwap(number):
+		f.lack("%s, which stands on %s, is in use, and what uses it can't be found%s: unmount and detach it", name, on, f.blind())
+	}
+}
+
+// blind says why something may not have been found.
+func (f *flusher) blind() string {
+	if f.table(); f.whole {
+		return ""
+	}
+	return " (the mounts of other namespaces can't be read without CAP_SYS_PTRACE)"
+}
+
+// filesystem flushes the file system on a block device and what stands on files of that one; false when none is mounted.
+func (f *flusher) filesystem(number uint64, name, on string) bool {
+	wanted := func(m *seenMount) bool { return m.number == number }
+	same := func(d *os.File) bool {
+		var st unix.Stat_t
+		return unix.Fstat(int(d.Fd()), &st) == nil && st.Dev == number
+	}
+	if id := btrfsOf(number); id != "" {
+		// A btrfs has a number of its own, and devices that the table of mounts does not name.
+		wanted = func(m *seenMount) bool { return m.kind == NameBtrfs }
+		same = func(d *os.File) bool { return fsidText(d) == id }
+	}
+	var failed error
+	mounted, point := false, ""
+	for i := range f.table() {
+		m := &f.mounts[i]
+		if !wanted(m) {
+			continue
+		}
+		if isFuse(m.kind) {
+			f.lack(lacksFuse, m.point, m.kind, name)
+			return true
+		}
+		d, err := m.open(same)
+		if err != nil {
+			if m.kind != NameBtrfs { // else it may be a mount of another one
+				mounted, point, failed = true, m.point, err
+			}
+			continue
+		}
+		mounted, point = true, m.point
+		failed = f.mounted(d)
+		d.Close()
+		break
+	}
+	if failed != nil && f.used(number) != nil {
+		f.lack("the file system at %s, on %s, which stands on %s, can't be flushed: %v", point, name, on, failed)
+	}
+	return mounted
+}
+
+// used flushes the file system on a block device through what a process has open there. So a file system is reached that is
+// hidden by another mount, or that was unmounted while it was in use.
+func (f *flusher) used(number uint64) error {
+	for _, pid := range processes() {
+		folder := "/proc/" + pid
+		paths := []string{folder + "/cwd", folder + "/root"}
+		fds, _ := os.ReadDir(folder + "/fd")
+		for _, fd := range fds {
+			paths = append(paths, folder+"/fd/"+fd.Name())
+		}
+		for _, path := range paths {
+			var st unix.Statx_t
+			// What lies on a network or FUSE is not asked for: its server may be away, or frozen.
+			err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
+			kind := st.Mode & unix.S_IFMT
+			if err != nil || unix.Mkdev(st.Dev_major, st.Dev_minor) != number || kind != unix.S_IFREG && kind != unix.S_IFDIR {
+				continue
+			}
+			d, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+			if err != nil {
+				continue
+			}
+			err = f.mounted(d)
+			d.Close()
+			return err
+		}
+	}
+	return errors.New("no process has anything open on it")
+}
+
+// mounted flushes the file system that d lies on; first what stands on its files.
+func (f *flusher) mounted(d *os.File) error {
+	for i := range f.loops {
+		l := &f.loops[i]
+		var st unix.Stat_t
+		if !f.done[l.number] && l.known && unix.Fstat(int(d.Fd()), &st) == nil && l.device == st.Dev {
+			f.device(l.number, l.backing)
+		}
+	}
+	return durable.SyncFilesystem(int(d.Fd()))
+}
+
+// named looks for file systems that name the volume, or something in it, as their source without a device between: eCryptfs, which
+// is flushed, and those that a program of the host serves from an image through FUSE. (One that it serves from a folder writes
+// through to the files there.) Mounts of FUSE are never opened: their program may be frozen, and whoever opens them waits for it.
+func (f *flusher) named(target *stackTarget) {
+	if target.stat.Mode&unix.S_IFMT == unix.S_IFBLK {
+		return // found by its number
+	}
+	for i := range f.table() {
+		m := &f.mounts[i]
+		fuse := isFuse(m.kind)
+		if !fuse && m.kind != "ecryptfs" || fuse && m.pids[0] != ownProcess || !filepath.IsAbs(m.source) || strings.HasPrefix(m.source, "/dev/") {
+			continue
+		}
+		source, err := filepath.EvalSymlinks(m.source)
+		if err != nil || !within(target.path, source) {
+			continue
+		}
+		var st unix.Stat_t
+		if fuse {
+			if unix.Stat(source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+				f.lack(lacksFuse, m.point, m.kind, source)
+			}
+			continue
+		}
+		d, err := m.open(func(d *os.File) bool { return unix.Fstat(int(d.Fd()), &st) == nil && st.Dev == m.number })
+		if err == nil {
+			err = f.mounted(d)
+			d.Close()
+		}
+		if err != nil {
+			f.lack("the file system at %s, which stands on %s, can't be flushed: %v", m.point, source, err)
+		}
+	}
+}
+
+// lacksFuse is what is said of a mount point, its kind and its source.
+const lacksFuse = "the program that serves the file system at %s (%s), on %s, can't be made to flush it: unmount it"
+
+// isFuse tells whether a program serves file systems of that kind.
+func isFuse(kind string) bool {
+	return kind == "fuse" || kind == "fuseblk" || strings.HasPrefix(kind, "fuse.") || strings.HasPrefix(kind, "fuseblk.")
+}
+
+// servers flushes what programs make of a volume: one that has an image open and serves a block device (qemu-nbd, ublk) or a
+// file system (FUSE) from it. Only processes of such devices are looked at.
+func (f *flusher) servers(target *stackTarget) {
+	if !servesAny(f.table()) {
+		return
+	}
+	for _, pid := range processes() {
+		folder := "/proc/" + pid + "/fd"
+		fds, err := os.ReadDir(folder)
+		if err != nil {
+			continue
+		}
+		has, serves := "", []string(nil)
+		for _, fd := range fds {
+			path, err := os.Readlink(folder + "/" + fd.Name())
+			switch {
+			case err != nil:
+			case path == "/dev/fuse", strings.HasPrefix(path, "/dev/nbd"), strings.HasPrefix(path, "/dev/ublkc"):
+				serves = append(serves, path)
+			case target.opened(folder+"/"+fd.Name(), path):
+				has = path
+			}
+		}
+		if has == "" {
+			continue
+		}
+		name, _ := os.ReadFile("/proc/" + pid + "/comm")
+		for _, path := range serves {
+			var st unix.Stat_t
+			path = strings.Replace(path, "/dev/ublkc", "/dev/ublkb", 1)
+			if path == "/dev/fuse" || unix.Stat(path, &st) != nil {
+				f.lack("process %s (%s) serves %s through %s and can't be made to flush it: unmount it", pid, strings.TrimSpace(string(name)), has, path)
+				continue
+			}
+			f.device(st.Rdev, has)
+		}
+	}
+}
+
+// opened tells whether a descriptor of a process is of the target, or of a file in it. link is what the descriptor is named.
+func (t *stackTarget) opened(fd, link string) bool {
+	if t.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return within(t.path, link)
+	}
+	if filepath.Base(link) != filepath.Base(t.path) { // spares a look at each descriptor of the host
+		return false
+	}
+	var st unix.Stat_t
+	if unix.Stat(fd, &st) != nil {
+		return false
+	}
+	if t.stat.Mode&unix.S_IFMT == unix.S_IFBLK {
+		return st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == t.stat.Rdev
+	}
+	return st.Dev == t.stat.Dev && st.Ino == t.stat.Ino
+}
+
+// servesAny tells whether any program of this host serves a block device or a file system.
+func servesAny(mounts []seenMount) bool {
+	if devices, _ := filepath.Glob("/sys/block/ublkb*"); len(devices) > 0 {
+		return true
+	}
+	if pids, _ := filepath.Glob("/sys/block/nbd*/pid"); len(pids) > 0 {
+		return true
+	}
+	return slices.ContainsFunc(mounts, func(m seenMount) bool { return isFuse(m.kind) })
+}
