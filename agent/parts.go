@@ -169,6 +169,9 @@ func (s snapshots) planRestored(ctx context.Context, jobID string, p job.Place) 
 	if err != nil {
 		return none, err
 	}
+	if provider.InPlace() {
+		return none, snapshot.Blocked(ctx, r)
+	}
 	if of, err := snapshot.Comparable(provider, r.Volume); err != nil || !of {
 		return none, err
 	}

@@ -94,6 +94,17 @@ func firstOf(ctx context.Context, req Request, among []Provider) (Provider, stri
 	return nil, "", fmt.Errorf("volume %s: %w", req.Volume, ErrUnsupported)
 }
 
+// Blocked tells what keeps snapshots of a volume from being made that could be made else: a folder or file of somebody else where they go. Nil where
+// nothing is in the way.
+func Blocked(ctx context.Context, req Request) error {
+	for _, p := range []Provider{btrfs{}, reflink{}} {
+		if _, err := p.Fits(ctx, req); errors.Is(err, ErrForeign) {
+			return err
+		}
+	}
+	return nil
+}
+
 // Take makes a view as NameAuto chooses. Where one can't be made (a swap file, a quota, a folder that is in the way), it goes on with the next
 // provider, and tells instead of it; freeze comes last.
 func Take(ctx context.Context, req Request, instead func(failed, next Provider, why error)) (Provider, *Snapshot, error) {
