@@ -102,8 +102,10 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 	e := &UnmountedError{
 		Instance: r.o.Instance, Volume: s.Volume, Path: s.Root, Files: last.files, Empty: now.empty, Is: now.fileSystem,
 	}
-	if len(places) > 0 {
-		e.Was = places[0]
+	for _, at := range places { // of two places, the one that is not the present one tells more
+		if e.Was == "" || !evidence.SameFileSystem(at, now.fileSystem) {
+			e.Was = at
+		}
 	}
 	return e
 }
