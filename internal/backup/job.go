@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"holdfast/internal/vault"
@@ -18,6 +19,9 @@ type Job struct {
 	session *session // nil: not begun, or gone
 	sampled int      // chunks that were read back
 	reused  int      // of those, chunks that the vault had before the job
+	// stored has the packs that earlier Runs of the job stored. They were read back then, so they are not
+	// read back as packs that the vault had before.
+	stored map[vault.PackID]bool
 }
 
 // BeginJob begins a job. End is due when nobody runs anything under it any more.
@@ -48,6 +52,25 @@ func (j *Job) under(ctx context.Context, v *vault.Vault, o vault.SessionOptions)
 	}
 	j.session = one
 	return one, nil
+}
+
+// addStored notes packs that a Run of the job stored and read back.
+func (j *Job) addStored(packs []vault.PackRef) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.stored == nil {
+		j.stored = map[vault.PackID]bool{}
+	}
+	for _, p := range packs {
+		j.stored[p.ID] = true
+	}
+}
+
+// before returns the packs that no Run of the job stored.
+func (j *Job) before(packs []vault.PackRef) []vault.PackRef {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.DeleteFunc(packs, func(p vault.PackRef) bool { return j.stored[p.ID] })
 }
 
 // lost is called when the session turned out to be gone: the next Run begins another.

@@ -38,6 +38,7 @@ func (r *run) sampleNew(ctx context.Context, added []vault.PackRef) error {
 	if len(found.Lost) > 0 {
 		return rejected{&vault.MissingPacksError{Vault: r.o.Vault.Info().ID, Packs: found.Lost}}
 	}
+	r.job.addStored(added)
 	return nil
 }
 
@@ -57,7 +58,7 @@ func (r *run) sampleReused(ctx context.Context) ([]vault.LostPack, error) {
 	if err != nil {
 		return nil, err
 	}
-	packs := r.o.Vault.LongestUnsampled(r.o.IndexDir, reused, n)
+	packs := r.o.Vault.LongestUnsampled(r.o.IndexDir, r.job.before(reused), n)
 	if len(packs) == 0 {
 		return nil, nil
 	}
