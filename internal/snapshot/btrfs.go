@@ -264,13 +264,21 @@ func removeBtrfs(ref Ref) error {
 	}
 	return removeIn(ref, isSnapshot, func(dir *os.File, name string) error {
 		err := snapDestroy(dir, name)
-		if err == nil {
-			// Its space comes back after the next commit, which may be half a minute away: one is begun, and not waited for.
+		if err == nil && roomIsShort(dir) {
+			// The space comes back after the next commit, which may be half a minute away. One is begun, and not waited for.
 			var transaction uint64
 			_ = ioctl(dir, iocStartSync, unsafe.Pointer(&transaction))
 		}
 		return err
 	})
+}
+
+// roomIsShort tells whether less than a quarter of the file system is free. Only then is it worth a commit of its own, for
+// which everything that writes to the file system waits.
+func roomIsShort(dir *os.File) bool {
+	var st unix.Statfs_t
+	err := unix.Fstatfs(int(dir.Fd()), &st)
+	return err != nil || st.Bavail < st.Blocks/4
 }
 
 // openSnapshot opens the root of the read-only snapshot that ref names.
