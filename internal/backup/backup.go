@@ -204,6 +204,7 @@ type run struct {
 	turn     *turn
 	earlier  func() ([]vault.BackupRef, error) // the instance's backups when the run began
 	newest   func() (*vault.Manifest, error)   // of the last of them; vault.ErrNoBackup
+	readable func() (*vault.Manifest, error)   // of the last of them whose manifest opens; vault.ErrNoBackup
 	lost     []vault.PackID                    // packs that can't be used
 	without  []vault.PackID                    // those, and what is condemned
 	gone     map[vault.PackID]bool             // the same
