@@ -31,8 +31,11 @@ type UnmountedError struct {
 
 func (e *UnmountedError) Error() string {
 	on := func(name string) string {
-		if name == "" {
+		switch name {
+		case "":
 			return "a file system that is not known"
+		case evidence.Device:
+			return "a block device"
 		}
 		return name
 	}
