@@ -47,7 +47,7 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 		return nil
 	}
 	warn := func(err error, so string) {
-		r.warnings.Warn(tree.Warning{Path: r.o.CatalogueDir, What: fmt.Sprintf("catalogue of %s, volume %s: %v; %s", r.o.Instance, volume, err, so)})
+		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("catalogue of volume %s in %s: %v; %s", volume, r.o.CatalogueDir, err, so)})
 	}
 	c := &catalogue{
 		volume: volume, clock: r.o.Clock, done: func() {}, rest: vault.Evidence{FileSystem: root.FileSystem(), Clock: r.clock, Young: r.res.Created},
@@ -58,11 +58,11 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 		c.rest.Mounted = cmp.Or(s.Mounted, root.Mounted())
 		c.rest.Young = r.young(s, root.Still(), moment)
 	} else {
-		warn(err, "all files are read, and none is kept")
+		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("volume %s in %s: %v; all of its files are read, now and at the next backup", volume, s.Root, err)})
 	}
 	// Without rows it still tells on which file system the volume lay.
 	if c.new, err = r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, volume, c.rest); err != nil {
-		warn(err, "none is kept on this host")
+		warn(err, "no catalogue is kept on this host")
 	}
 	if !c.rows || s.readAll || r.o.On.drifted.has(distrustKey(r.o.Vault, r.o.Instance, volume, ByTimes)) {
 		return c
