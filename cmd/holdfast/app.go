@@ -167,8 +167,8 @@ func (a *app) retrying(e obs.RetryEvent) {
 	}
 }
 
-// storeWarning tells what the file system of a file store lacks. It is called from any goroutine.
-func (a *app) storeWarning(message string) {
+// sideWarning tells what the file system of a file store lacks, or what else is amiss beside the work. It is called from any goroutine.
+func (a *app) sideWarning(message string) {
 	if !a.json {
 		a.beside("warning: %s", oneLine(message))
 		return

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 
 	"holdfast/internal/hostid"
@@ -38,7 +39,7 @@ func (a *app) identity() hostid.Identity {
 	}
 	id, err := hostid.Load(dir)
 	if err != nil {
-		a.say("%v; after a reboot, what a killed backup of this user left in the vault stays until holdfast vault sessions --forget", err)
+		a.sideWarning(fmt.Sprintf("%v; after a reboot, what a killed backup of this user left in the vault stays until holdfast vault sessions --forget", err))
 	}
 	return id
 }

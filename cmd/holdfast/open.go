@@ -117,7 +117,7 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create 
 	retry.OnRetry = a.retrying
 	o.store, err = obs.Open(ctx, url, obs.Options{
 		Getenv: a.getenv, Retry: &retry, Create: create, Retention: vault.Retention, Limiter: v.limits.limiter(),
-		Warn: a.storeWarning, Observe: a.damagedOnWay,
+		Warn: a.sideWarning, Observe: a.damagedOnWay,
 	})
 	if errors.Is(err, obs.ErrUsage) {
 		return nil, &usageError{

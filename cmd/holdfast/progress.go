@@ -161,6 +161,10 @@ func (p *progress) warn(w tree.Warning) {
 		_ = p.app.line(j) // an error of stdout shows at the result
 		return
 	}
+	if w.NoPlace {
+		p.app.beside("warning: %s", sentence(w.What))
+		return
+	}
 	path := w.Path
 	if path == "" {
 		path = "."

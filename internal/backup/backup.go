@@ -39,6 +39,7 @@ type run struct {
 	turn     *turn
 	earlier  func() ([]vault.BackupRef, error) // the instance's backups when the run began
 	newest   func() (*vault.Manifest, error)   // of the last of them; vault.ErrNoBackup
+	readable func() (*vault.Manifest, error)   // of the last of them whose manifest opens; vault.ErrNoBackup
 	lost     []vault.PackID                    // packs that can't be used
 	without  []vault.PackID                    // those, and what is condemned
 	gone     map[vault.PackID]bool             // the same
@@ -169,7 +170,7 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 			}
 		}
 		for _, what := range notes {
-			w := tree.Warning{What: what}
+			w := tree.Warning{NoPlace: true, What: what}
 			if err == nil {
 				res.Warnings, res.WarningCount = append(res.Warnings, w), res.WarningCount+1
 			}
@@ -214,9 +215,9 @@ func (r *run) underSession(ctx context.Context) error {
 	s, err := r.job.under(ctx, r.o.Vault, vault.SessionOptions{
 		Host: r.o.Host, Identity: r.o.Identity, Instance: r.o.Instance,
 		Warn: func(err error) {
-			r.warnings.Warn(tree.Warning{What: err.Error() + "; garbage stays in the vault meanwhile"})
+			r.warnings.Warn(tree.Warning{NoPlace: true, What: err.Error() + "; garbage stays in the vault meanwhile"})
 		},
-		Settled: func(so vault.Settled) { r.warnings.Warn(tree.Warning{What: so.String()}) },
+		Settled: func(so vault.Settled) { r.warnings.Warn(tree.Warning{NoPlace: true, What: so.String()}) },
 	})
 	if err != nil {
 		return err
@@ -257,7 +258,7 @@ func (r *run) all(ctx context.Context) (err error) {
 		Buffers: r.o.On.buffers, Background: r.o.Precopy, Intent: r.o.PackIntent, Resume: r.o.Resume,
 		Without: r.session.Condemned(), Lost: r.lost, IndexDir: r.o.IndexDir, Looks: r.session.looks,
 		Warn: func(err error) {
-			r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})
+			r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})
 		},
 		Confirmed: r.confirmed,
 		Sent: func(id vault.PackID, n int64) {
@@ -390,7 +391,7 @@ func (r *run) tidy(ctx context.Context) {
 		defer end()
 	}
 	if err := r.w.Tidy(ctx); err != nil { // the next one tries again
-		r.warnings.Warn(tree.Warning{What: fmt.Sprintf("index of the vault is not tidied: %v", err)})
+		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("index of the vault is not tidied: %v", err)})
 	}
 }
 

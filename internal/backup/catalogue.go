@@ -47,7 +47,7 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 		return nil
 	}
 	warn := func(err error, so string) {
-		r.warnings.Warn(tree.Warning{Path: r.o.CatalogueDir, What: fmt.Sprintf("catalogue of %s, volume %s: %v; %s", r.o.Instance, volume, err, so)})
+		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("catalogue of volume %s in %s: %v; %s", volume, r.o.CatalogueDir, err, so)})
 	}
 	c := &catalogue{
 		volume: volume, clock: r.o.Clock, done: func() {}, rest: vault.Evidence{FileSystem: root.FileSystem(), Clock: r.clock, Young: r.res.Created},
@@ -58,11 +58,11 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 		c.rest.Mounted = cmp.Or(s.Mounted, root.Mounted())
 		c.rest.Young = r.young(s, root.Still(), moment)
 	} else {
-		warn(err, "all files are read, and none is kept")
+		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("volume %s in %s: %v; all of its files are read, now and at the next backup", volume, s.Root, err)})
 	}
 	// Without rows it still tells on which file system the volume lay.
 	if c.new, err = r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, volume, c.rest); err != nil {
-		warn(err, "none is kept on this host")
+		warn(err, "no catalogue is kept on this host")
 	}
 	if !c.rows || s.readAll || r.o.On.drifted.has(distrustKey(r.o.Vault, r.o.Instance, volume, ByTimes)) {
 		return c
@@ -115,6 +115,7 @@ func (r *run) young(s Source, still bool, moment time.Time) time.Time {
 func (r *run) ask(ctx context.Context) {
 	r.earlier = sync.OnceValues(func() ([]vault.BackupRef, error) { return r.o.Vault.Backups(ctx, r.o.Instance) })
 	r.newest = sync.OnceValues(func() (*vault.Manifest, error) { return r.lastBackup(ctx) })
+	r.readable = sync.OnceValues(func() (*vault.Manifest, error) { return r.lastReadable(ctx) })
 }
 
 // lastBackup reads the manifest of the instance's newest backup, complete or not: what it says of
@@ -128,6 +129,30 @@ func (r *run) lastBackup(ctx context.Context) (*vault.Manifest, error) {
 		return nil, vault.ErrNoBackup
 	}
 	return r.o.Vault.Manifest(ctx, refs[len(refs)-1])
+}
+
+// lastReadable is lastBackup, but where a manifest is damaged it goes back to the backup before. The error is that of the newest.
+func (r *run) lastReadable(ctx context.Context) (*vault.Manifest, error) {
+	m, first := r.newest()
+	if first == nil || !unusable(first) {
+		return m, first
+	}
+	refs, err := r.earlier()
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range slices.Backward(refs[:len(refs)-1]) {
+		m, err := r.o.Vault.Manifest(ctx, ref)
+		if err == nil || !unusable(err) && !errors.Is(err, vault.ErrNoBackup) {
+			return m, err
+		}
+	}
+	return nil, first
+}
+
+// unusable says whether a manifest was read and is of no use, so that reading it once more would not help.
+func unusable(err error) bool {
+	return errors.Is(err, vault.ErrCorrupt) || errors.Is(err, vault.ErrWrongKey) || errors.Is(err, vault.ErrNewer)
 }
 
 // asksForNewest tells whether some volume has no catalogue here, so that the newest backup is asked what it knows of the volume: a round

@@ -51,7 +51,7 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 		return vault.Volume{}, err
 	}
 	if len(s.Exclude) > 0 || s.ExcludeCaches {
-		p.warnings.Warn(tree.Warning{What: "the volume is an image, which has no paths: the patterns of what to leave out are not applied"})
+		p.warnings.Warn(tree.Warning{NoPlace: true, What: "the volume is an image, which has no paths: the patterns of what to leave out are not applied"})
 	}
 	rec, err := r.w.NewRecipe(r.packs)
 	if err != nil {

@@ -17,7 +17,7 @@ func (r *run) tellClock(earlier []vault.BackupRef) {
 	}
 	last := earlier[len(earlier)-1]
 	if began := r.res.Created; began.Before(last.Time) {
-		r.warnings.Warn(tree.Warning{What: fmt.Sprintf("this host's clock says %s, but the backup before this one, %s, says that it was made later; "+
+		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("this host's clock says %s, but the backup before this one, %s, says that it was made later; "+
 			"one of the two clocks is wrong. The order of the backups does not depend on clocks", began.Format("2006-01-02 15:04:05Z"), last.ID)})
 	}
 }
@@ -29,7 +29,7 @@ func (r *run) tellClock(earlier []vault.BackupRef) {
 func (r *run) tellFork(ctx context.Context, earlier []vault.BackupRef, made *vault.Manifest) {
 	now, err := r.o.Vault.Backups(ctx, r.o.Instance)
 	if err != nil {
-		r.warnings.Warn(tree.Warning{What: fmt.Sprintf("whether another host made a backup at the same time is not known: %v", err)})
+		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("whether another host made a backup at the same time is not known: %v", err)})
 		return
 	}
 	for _, ref := range now {
@@ -38,7 +38,7 @@ func (r *run) tellFork(ctx context.Context, earlier []vault.BackupRef, made *vau
 			continue
 		}
 		r.res.Fork = append(r.res.Fork, ref)
-		r.warnings.Warn(tree.Warning{What: fmt.Sprintf("backup %s of the same instance was made at the same time as this one, by another host or program; "+
+		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("backup %s of the same instance was made at the same time as this one, by another host or program; "+
 			"each lacks what the other has. Name one of them to restore it", ref.ID)})
 	}
 }

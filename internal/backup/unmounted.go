@@ -26,14 +26,22 @@ type UnmountedError struct {
 	Files            uint64 // that the last backup has of the volume
 	Empty            bool   // else it has content, on another file system
 	Was, Is          string // file systems; "" is not known
+	Unread           error  // why no manifest of an earlier backup could be read; nil when one was
 }
 
 func (e *UnmountedError) Error() string {
 	on := func(name string) string {
-		if name == "" {
+		switch name {
+		case "":
 			return "a file system that is not known"
+		case evidence.Device:
+			return "a block device"
 		}
 		return name
+	}
+	if e.Unread != nil {
+		return fmt.Sprintf("volume %q of %s: %s is empty, and whether the volume was empty before is not known, since the manifest of the last backup can't be read "+
+			"(%v); mount the volume, or, if it is meant to be empty, %s", e.Volume, e.Instance, e.Path, e.Unread, allowEmpty)
 	}
 	what := "lies on another file system than"
 	if e.Empty {
@@ -43,17 +51,22 @@ func (e *UnmountedError) Error() string {
 	if e.Files != 1 {
 		files = fmt.Sprintf("%d files", e.Files)
 	}
-	return fmt.Sprintf("volume %q of %s %s in the last backup, which has %s of it: it lay on %s, and %s lies on %s; mount the volume, "+
-		"or, if this is meant, allow it with --allow-empty, or with allow_empty: true for the volume in the agent's configuration",
-		e.Volume, e.Instance, what, files, on(e.Was), e.Path, on(e.Is))
+	return fmt.Sprintf("volume %q of %s %s in the last backup, which has %s of it: it lay on %s, and %s lies on %s; mount the volume, or, if this is meant, %s",
+		e.Volume, e.Instance, what, files, on(e.Was), e.Path, on(e.Is), allowEmpty)
 }
+
+const allowEmpty = "allow it with --allow-empty, or with allow_empty: true for the volume in the agent's configuration"
 
 // Look tells what keeps Run from making a backup of the sources before anything is read: an *UnmountedError. It reads no content of
 // files. Sources, Vault, Instance, Host and CatalogueDir are looked at. What can't be found out is no error.
 func Look(ctx context.Context, o Options) error {
 	r := &run{o: o}
 	r.ask(ctx)
-	return r.mounted(ctx)
+	err := r.mounted(ctx)
+	if _, ok := errors.AsType[*UnmountedError](err); ok {
+		return err
+	}
+	return context.Cause(ctx)
 }
 
 // mounted checks all sources.
@@ -78,7 +91,10 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 	if local != "" && !now.empty && evidence.SameFileSystem(local, now.fileSystem) {
 		return nil // the usual case asks the store for nothing
 	}
-	stored := r.storedVolume(s.Volume)
+	stored, unread := r.storedVolume(s.Volume)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	// Where either knows the place, all is well: a restore renews the catalogue, and not the manifest; a restore to somewhere else,
 	// for a look at it, renews the catalogue too.
 	var places []string
@@ -93,6 +109,15 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 		return context.Cause(ctx)
 	}
 	last, ok := r.localVolume(s.Volume)
+	if !ok && unread != nil && !now.empty {
+		return context.Cause(ctx)
+	}
+	if !ok && unread != nil && !unusable(unread) {
+		return fmt.Errorf("volume %q is empty, and the last backup can't be asked whether it was empty before: %w", s.Volume, unread)
+	}
+	if !ok && unread != nil {
+		return &UnmountedError{Instance: r.o.Instance, Volume: s.Volume, Path: s.Root, Empty: true, Is: now.fileSystem, Unread: unread}
+	}
 	if !ok {
 		last = stored
 	}
@@ -115,12 +140,15 @@ func (r *run) becameZeros(s Source, vol vault.Volume) error {
 	if vol.Bytes > 0 || s.AllowEmpty {
 		return nil
 	}
-	last := r.storedVolume(s.Volume)
-	if last.content == 0 {
+	last, unread := r.storedVolume(s.Volume)
+	if unread != nil && !unusable(unread) {
+		return fmt.Errorf("volume %q has only zeros, and the last backup can't be asked whether that was so before: %w", s.Volume, unread)
+	}
+	if last.content == 0 && unread == nil {
 		return nil
 	}
 	return &UnmountedError{
-		Instance: r.o.Instance, Volume: s.Volume, Path: s.Root, Files: last.files, Empty: true, Was: last.fileSystem, Is: vol.FileSystem,
+		Instance: r.o.Instance, Volume: s.Volume, Path: s.Root, Files: last.files, Empty: true, Was: last.fileSystem, Is: vol.FileSystem, Unread: unread,
 	}
 }
 
@@ -172,15 +200,18 @@ func (r *run) localVolume(volume string) (known lastVolume, ok bool) {
 	}
 }
 
-// storedVolume is what the newest backup says, of the place only if this host made it.
-func (r *run) storedVolume(volume string) (known lastVolume) {
-	m, err := r.newest()
-	if err != nil {
-		return known
+// storedVolume is what the newest backup whose manifest opens says, of the place only if this host made it. A damaged manifest does
+// not hide what the backups before it tell. The error says why no manifest of an earlier backup could be read.
+func (r *run) storedVolume(volume string) (known lastVolume, err error) {
+	m, err := r.readable()
+	if errors.Is(err, vault.ErrNoBackup) {
+		return known, nil
+	} else if err != nil {
+		return known, err
 	}
 	vol, err := m.Volume(volume)
 	if err != nil {
-		return known
+		return known, nil // the volume is new
 	}
 	known.files, known.content = vol.Files, vol.Entries-vol.Dirs
 	if vol.Kind == vault.KindImage {
@@ -189,7 +220,7 @@ func (r *run) storedVolume(volume string) (known lastVolume) {
 	if m.Host == r.o.Host && m.Host != "" {
 		known.fileSystem = vol.FileSystem
 	}
-	return known
+	return known, nil
 }
 
 // place is what a source is now.

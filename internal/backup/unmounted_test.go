@@ -211,6 +211,51 @@ func TestEmptyImageIsNoBackup(t *testing.T) {
 	}
 }
 
+// TestDamagedManifestHidesNoUnmountedSource: where the newest manifest does not open, the one before it tells what the volume had. Where
+// none opens, nothing is known, and an empty volume needs leave.
+func TestDamagedManifestHidesNoUnmountedSource(t *testing.T) {
+	dir := t.TempDir()
+	if err := makeFile(filepath.Join(dir, "file")); err != nil {
+		t.Fatal(err)
+	}
+	st := obs.NewMemory()
+	v := newVault(t, st)
+	o := backup.Options{Vault: v, Instance: "i", Host: "h", Sources: []backup.Source{{Volume: "data", Root: dir}}}
+	for range 2 {
+		if e := unmounted(t, o); e != nil {
+			t.Fatal(e)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, "file")); err != nil {
+		t.Fatal(err)
+	}
+	refs, err := v.Backups(t.Context(), "i")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := len(refs) - 1; i >= 0; i-- {
+		key := v.Info().ID + "/backups/i/" + refs[i].ID
+		if err := errors.Join(st.Delete(t.Context(), key), st.Put(t.Context(), key, []byte("rot"))); err != nil {
+			t.Fatal(err)
+		}
+		e := unmounted(t, o)
+		if e == nil || !e.Empty {
+			t.Fatalf("%d manifests open: %+v", i, e)
+		}
+		if i > 0 && (e.Files != 1 || e.Unread != nil) || i == 0 && !errors.Is(e.Unread, vault.ErrCorrupt) {
+			t.Errorf("%d manifests open: %+v", i, e)
+		}
+	}
+	o.Sources[0].AllowEmpty = true
+	if _, err := backup.Run(t.Context(), o); err != nil {
+		t.Error(err)
+	}
+	o.Sources[0].AllowEmpty = false
+	if e := unmounted(t, o); e != nil {
+		t.Errorf("after one that was allowed: %v", e)
+	}
+}
+
 // TestRestoredImageOnAnotherDisk: an image that was restored onto another disk is no unmounted source.
 func TestRestoredImageOnAnotherDisk(t *testing.T) {
 	d, other := testbed.NewPowerDisk(t, "ext4", 256<<20), testbed.NewPowerDisk(t, "xfs", 512<<20)

@@ -106,7 +106,7 @@ func (p *pipeline) settle(ctx context.Context) error {
 		}
 	}
 	if all > vanishedTold {
-		p.warnings.Warn(tree.Warning{What: fmt.Sprintf("%d more names were removed while the tree was read", all-vanishedTold)})
+		p.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("%d more names were removed while the tree was read", all-vanishedTold)})
 	}
 	return nil
 }

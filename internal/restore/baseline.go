@@ -187,8 +187,8 @@ func (r *run) leaveBaseline(ctx context.Context, vol *vault.Volume, path string)
 		return context.Cause(ctx)
 	}
 	if err != nil || !tree {
-		if perr := r.place(vol, path); perr != nil {
-			err = errors.Join(err, perr)
+		if perr := r.place(vol, path); perr != nil && (err == nil || errors.Is(err, errCoarse)) {
+			err = perr // else the disk refused both for the reason that err tells
 		}
 	}
 	if err != nil && !errors.Is(err, errCoarse) && r.o.Trouble != nil {

@@ -68,7 +68,7 @@ func (r *run) image(ctx context.Context, vol *vault.Volume, t *image.Target) (er
 		return err
 	}
 	if over := t.Room() - b.cur.entry.Size; t.Device() && over > 0 {
-		r.warnings.Warn(tree.Warning{What: fmt.Sprintf("the device has %d bytes more than the image; those are as they were", over)})
+		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("the device has %d bytes more than the image; those are as they were", over)})
 	}
 	return t.Finish()
 }

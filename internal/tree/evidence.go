@@ -1,10 +1,6 @@
 package tree
 
-import (
-	"fmt"
-
-	"holdfast/internal/evidence"
-)
+import "holdfast/internal/evidence"
 
 // Mounted identifies the mount that the tree lies on, as evidence.Mount does. The open tree keeps it mounted.
 func (r *Root) Mounted() string { return evidence.MountByFD(r.fd) }
@@ -21,7 +17,7 @@ func TellsChanges(path string) error {
 	}
 	defer r.Close() // only looked at
 	if !tellsChanges(r.magic) {
-		return pathError("look at", "", fmt.Errorf("%w (type %#x)", ErrSilentChanges, uint32(r.magic)))
+		return silentChanges(r.magic)
 	}
 	return nil
 }

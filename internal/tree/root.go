@@ -137,7 +137,7 @@ func (r *Root) Settle() (time.Time, error) {
 		return snapshotTime(r.fd)
 	}
 	if !tellsChanges(r.magic) {
-		return time.Time{}, pathError("settle", "", fmt.Errorf("%w (type %#x)", ErrSilentChanges, uint32(r.magic)))
+		return time.Time{}, silentChanges(r.magic)
 	}
 	now := time.Now()
 	if err := durable.SyncFilesystem(r.fd); err != nil {
@@ -148,6 +148,10 @@ func (r *Root) Settle() (time.Time, error) {
 
 // ErrSilentChanges says that content can change without a new time of change by the host's clock.
 var ErrSilentChanges = errors.New("times of change on this file system do not tell of every change")
+
+func silentChanges(magic int64) error {
+	return fmt.Errorf("%w (statfs calls its type %#x)", ErrSilentChanges, uint32(magic))
+}
 
 // tellsChanges says whether each change of a file, also one through a shared map whose page was written back before, sets
 // its time of change by the clock of this host. On tmpfs the first write to a mapped page does and no later one: nothing is

@@ -74,12 +74,19 @@ type Entry struct {
 type Warning struct {
 	Path string
 	What string // one sentence without path
+	// NoPlace says that the sentence is about the backup or the restore as a whole; else an empty Path is the root.
+	NoPlace bool
 	// Lost says that content of the tree is not in the backup, or not as it was at one moment. An
 	// instance must not be powered down on such a backup.
 	Lost bool
 }
 
-func (w Warning) String() string { return fmt.Sprintf("%q: %s", w.Path, w.What) }
+func (w Warning) String() string {
+	if w.NoPlace {
+		return w.What
+	}
+	return fmt.Sprintf("%q: %s", w.Path, w.What)
+}
 
 // ErrUnsafePath says that an entry names a place outside the tree or is not of the form of a path.
 var ErrUnsafePath = errors.New("unsafe path in tree")

@@ -30,7 +30,7 @@ type LostPack struct {
 	Whole bool
 }
 
-func (p LostPack) String() string { return fmt.Sprintf("%s %s", p.Object, p.Reason) }
+func (p LostPack) String() string { return fmt.Sprintf("%s: %s", p.Object, p.Reason) }
 
 // Lost describes a pack of which err, an ErrCorrupt, shows that it can't be used.
 func (v *Vault) Lost(id PackID, err error) LostPack {
@@ -49,7 +49,10 @@ type MissingPacksError struct {
 }
 
 func (e *MissingPacksError) Error() string {
-	return fmt.Sprintf("%d packs of vault %s are missing from the store or can't be used; the first is %s", len(e.Packs), e.Vault, e.Packs[0])
+	if len(e.Packs) == 1 {
+		return fmt.Sprintf("a pack can't be used: %s", e.Packs[0])
+	}
+	return fmt.Sprintf("%d packs of vault %s can't be used; the first is %s", len(e.Packs), e.Vault, e.Packs[0])
 }
 
 // Is makes errors.Is(err, ErrCorrupt) true.
