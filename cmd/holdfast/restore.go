@@ -101,7 +101,7 @@ func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest strin
 	})
 	p.finish()
 	if err != nil {
-		return err
+		return a.olderWhole(ctx, at, ref, err)
 	}
 	if err := a.tellLosses(result.Losses, result.LossCount); err != nil {
 		return err

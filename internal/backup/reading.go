@@ -136,7 +136,11 @@ func (p *pipeline) leaveOut(u *unit, i int, err error) error {
 	e := u.entries[i]
 	switch {
 	case errors.Is(err, tree.ErrVanished):
-		p.vanished(e.Path, e.Ino)
+		ino := e.Ino
+		if e.Nested {
+			ino = 0
+		}
+		p.vanished(e.Path, ino)
 	case errors.Is(err, tree.ErrFolder):
 		// Its walk would have to be made in the middle of the recipe. The next backup has it.
 		p.lost(e.Path, "it became a folder before it was read; it is left out with all that it holds")

@@ -55,7 +55,7 @@ func (p *pipeline) vanished(path string, ino uint64) { p.away.add(path, ino) }
 
 // stored takes an entry that the walk gives: names of the same file that vanished before are no loss, since this one is in the backup.
 func (v *vanished) stored(e *tree.Entry) {
-	if v.waiting.Load() == 0 {
+	if v.waiting.Load() == 0 || e.Nested {
 		return
 	}
 	_ = v.take(e.Ino)
@@ -84,6 +84,9 @@ func (p *pipeline) settle(ctx context.Context) error {
 		}
 	}
 	err := p.root.Walk(ctx, again, func(e *tree.Entry) error {
+		if e.Nested {
+			return nil
+		}
 		for _, path := range v.take(e.Ino) {
 			what := fmt.Sprintf("it was moved to %q while the tree was read, too late for the backup", e.Path)
 			if e.Path == path {

@@ -115,7 +115,7 @@ func (s *s3Store) sendS3(c *call, body []byte, opts minio.PutObjectOptions) erro
 	}
 	opts.DisableContentSha256 = true // no chunks with a signature each: one digest is enough
 	_, err := s.putBody(c, body, md5Text, shaHex, opts)
-	if crc && s.put.integrity == integrityAuto && !s.put.checksumSeen.Load() && unknownHeader(err) {
+	if crc && s.put.integrity == integrityAuto && unknownHeader(err) {
 		s.put.checksumOff.Store(true)
 		delete(opts.UserMetadata, kind.Key())
 		if err = s.sendS3(c, body, opts); unknownHeader(err) {

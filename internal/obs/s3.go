@@ -241,7 +241,7 @@ func (s *s3Store) Delete(ctx context.Context, keys ...string) error {
 	}
 	for batch := range slices.Chunk(keys, deleteBatch) {
 		err := s.deleteMany(c, batch)
-		if stumbles(err) && s.proved.batchDelete.proof() == Unproved {
+		if stumbles(err) {
 			if err := s.deleteSingly(c, keys); err != nil {
 				return err // it was not the batch that the server refused
 			}

@@ -107,7 +107,7 @@ func (l *listing) another(err error) bool {
 		return false
 	case l.by == byToken && l.token != "" && (refused || errors.Is(err, errListCircle)):
 		l.by, l.token = byKey, "" // the token expired, or it leads in a circle
-	case l.by != byMarker && errors.Is(err, errListCircle), l.by == byToken && first && stumbles(err):
+	case l.by != byMarker && errors.Is(err, errListCircle), l.token == "" && l.by != byMarker && stumbles(err):
 		l.by, l.token = byMarker, ""
 		if first {
 			l.s.proved.listV2.set(false)

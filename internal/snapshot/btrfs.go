@@ -8,7 +8,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -198,8 +197,7 @@ func (btrfs) Stands(ctx context.Context, ref Ref) (bool, error) {
 // Check is that of Checker.
 func (p btrfs) Check(ctx context.Context, ref Ref) error { return checkStands(ctx, p, ref) }
 
-// Remove is not flushed: after a power loss within the commit interval (30 seconds) the snapshot may
-// be there again, and Leftovers finds it.
+// Remove flushes the folder of the snapshot. After a power loss before that the snapshot may be there again, and Leftovers finds it.
 func (btrfs) Remove(ctx context.Context, ref Ref) error {
 	if err := checkRef(ctx, "remove", NameBtrfs, ref); err != nil {
 		return err
@@ -265,9 +263,10 @@ func removeBtrfs(ref Ref) error {
 	return removeIn(ref, isSnapshot, func(dir *os.File, name string) error {
 		err := snapDestroy(dir, name)
 		if err == nil && roomIsShort(dir) {
-			// The space comes back after the next commit, which may be half a minute away. One is begun, and not waited for.
-			var transaction uint64
-			_ = ioctl(dir, iocStartSync, unsafe.Pointer(&transaction))
+			// The space comes back after the next commit, which may be half a minute away. A folder whose snapshot was destroyed is
+			// flushed by a commit. BTRFS_IOC_START_SYNC would wait out that half minute, and no signal would end it, where the
+			// kernel's thread that commits is just about to sleep.
+			_ = unix.Fsync(int(dir.Fd()))
 		}
 		return err
 	})

@@ -17,7 +17,6 @@ const (
 	iocInoLookup      = 0xd0009412 // _IOWR(0x94, 18, ino_lookup_args)
 	iocTreeSearchV2   = 0xc0709411 // _IOWR(0x94, 17, search_args_v2)
 	iocSnapCreateV2   = 0x50009417 // _IOW(0x94, 23, vol_args_v2)
-	iocStartSync      = 0x80089418 // _IOR(0x94, 24, __u64)
 	iocSubvolGetFlags = 0x80089419 // _IOR(0x94, 25, __u64)
 	iocFsInfo         = 0x8400941f // _IOR(0x94, 31, fs_info_args)
 	iocGetSubvolInfo  = 0x81f8943c // _IOR(0x94, 60, get_subvol_info_args)

@@ -68,6 +68,9 @@ type Entry struct {
 	// What follows tells whether a file changed; it is not part of a recipe.
 	Ino   uint64
 	Ctime Time
+	// Nested says that the entry lies on another device number than the root, in a btrfs subvolume inside: entries of the root have the
+	// same inode numbers.
+	Nested bool
 }
 
 // Warning is something that a walk or a restore could not keep exact. The job goes on; it is listed.

@@ -183,7 +183,7 @@ func (w *walker) visitDir(st *unix.Statx_t) error {
 		return w.visitGraft(st)
 	}
 	if what, lost := w.boundary(idOf(st)); what != "" {
-		e := entryOf(w.pathOf(), st)
+		e := w.entry(w.pathOf(), st)
 		w.Warn(Warning{Path: e.Path, What: what, Lost: lost})
 		return skipped(w.fn(e))
 	}
@@ -214,7 +214,7 @@ func (w *walker) visitDir(st *unix.Statx_t) error {
 
 // closed gives a folder that can't be opened.
 func (w *walker) closed(st *unix.Statx_t) error {
-	e := entryOf(w.pathOf(), st)
+	e := w.entry(w.pathOf(), st)
 	var err error
 	if e.Xattrs, err = w.xattrs(w.dirfd, w.name); gone(err) {
 		return w.gone(st.Ino)
@@ -280,7 +280,7 @@ func (w *walker) enter(name cname, fd int) error {
 	if w.names.depth() > 0 {
 		path = w.pathOf()
 	}
-	id, e := idOf(st), entryOf(path, st)
+	id, e := idOf(st), w.entry(path, st)
 	w.tellStates(path, st)
 	removed, err := w.readFolder(fd, e, st.Attributes&unix.STATX_ATTR_ENCRYPTED != 0)
 	if err != nil {
@@ -294,7 +294,7 @@ func (w *walker) enter(name cname, fd int) error {
 		return skipped(err)
 	}
 	if removed {
-		w.Vanished(path, id.ino)
+		w.Vanished(path, w.number(id.dev, id.ino))
 	}
 	w.chain.push(name, fd, id)
 	return nil
@@ -367,7 +367,7 @@ func (w *walker) visitOther(st *unix.Statx_t) error {
 	if id.mnt != w.root.id.mnt {
 		return w.leftOut("another file is mounted here, it is left out")
 	}
-	e := entryOf(path, st)
+	e := w.entry(path, st)
 	if e == nil {
 		return w.leftOut("it is of a kind that Holdfast does not know, left out")
 	}
@@ -377,7 +377,7 @@ func (w *walker) visitOther(st *unix.Statx_t) error {
 			return pathError("remember the first name of", path, err)
 		}
 		if ok {
-			return w.fn(&Entry{Path: path, Kind: e.Kind, LinkTo: first, HasLinkTo: true, Ino: e.Ino, Ctime: e.Ctime})
+			return w.fn(&Entry{Path: path, Kind: e.Kind, LinkTo: first, HasLinkTo: true, Ino: e.Ino, Ctime: e.Ctime, Nested: e.Nested})
 		}
 	}
 	var err error
@@ -448,6 +448,15 @@ func readLink(dirfd int, name string, size int) (string, error) {
 }
 
 // entryOf makes an entry of what statx said; nil for a kind that does not exist.
+// entry is entryOf of what the walk met.
+func (w *walker) entry(path string, st *unix.Statx_t) *Entry {
+	e := entryOf(path, st)
+	if e != nil {
+		e.Nested = idOf(st).dev != w.root.id.dev
+	}
+	return e
+}
+
 func entryOf(path string, st *unix.Statx_t) *Entry {
 	e := &Entry{
 		Path: path, Mode: uint32(st.Mode) & 0o7777, UID: st.Uid, GID: st.Gid, Ino: st.Ino,

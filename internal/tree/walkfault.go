@@ -41,9 +41,17 @@ func (w *walker) leftOut(what string) error {
 	return nil
 }
 
+// number is an inode number on a device as Vanished is told of it: 0 in a nested subvolume, which counts from the same number as the root.
+func (w *walker) number(dev, ino uint64) uint64 {
+	if dev != w.root.id.dev {
+		return 0
+	}
+	return ino
+}
+
 // gone takes note that the name at hand vanished.
 func (w *walker) gone(ino uint64) error {
-	w.vanished(w.pathOf(), ino)
+	w.vanished(w.pathOf(), w.number(w.chain.last().dev, ino))
 	return nil
 }
 
@@ -124,10 +132,10 @@ func (w *walker) lostFolder(err error) error {
 		w.Warn(Warning{Path: path, What: "it was moved or removed while it was read, the rest of it is left out", Lost: true})
 	default:
 		// Each may have been moved elsewhere before the folder was removed.
-		w.Vanished(path, w.chain.last().ino)
+		w.Vanished(path, w.number(w.chain.last().dev, w.chain.last().ino))
 		for w.name != nil {
 			if w.Exclude == nil || !w.Exclude(w.pathOf(), func() bool { return true }) {
-				w.vanished(w.pathOf(), w.ino)
+				w.vanished(w.pathOf(), w.number(w.chain.last().dev, w.ino))
 			}
 			var err error
 			if w.name, w.ino, err = w.names.next(); err != nil {
