@@ -80,11 +80,18 @@ func TestFileFaults(t *testing.T) {
 		class error
 		hint  string
 	}{
-		{unix.EROFS, obs.ErrReadOnly, "dmesg"}, {unix.EACCES, obs.ErrFolderAccess, "permissions of the store's folder"},
-		{unix.EPERM, obs.ErrFolderAccess, "permissions of the store's folder"}, {unix.ENOSPC, obs.ErrDiskFull, "df shows"},
-		{unix.EDQUOT, obs.ErrDiskQuota, "quota"}, {unix.EFBIG, obs.ErrFileSize, "FAT"}, {unix.EIO, obs.ErrDisk, "dmesg"},
-		{unix.EUCLEAN, obs.ErrDisk, "dmesg"}, {unix.ESTALE, obs.ErrDisk, "server"}, {unix.ENOTCONN, obs.ErrDisk, "server"},
-		{unix.ENOMEM, obs.ErrHostBusy, "memory"}, {unix.EMFILE, obs.ErrHostBusy, "open files"},
+		{unix.EROFS, obs.ErrReadOnly, "dmesg"},
+		{unix.EACCES, obs.ErrFolderAccess, "permissions of the store's folder"},
+		{unix.EPERM, obs.ErrFolderAccess, "permissions of the store's folder"},
+		{unix.ENOSPC, obs.ErrDiskFull, "df shows"},
+		{unix.EDQUOT, obs.ErrDiskQuota, "quota"},
+		{unix.EFBIG, obs.ErrFileSize, "FAT"},
+		{unix.EIO, obs.ErrDisk, "dmesg"},
+		{unix.EUCLEAN, obs.ErrDisk, "dmesg"},
+		{unix.ESTALE, obs.ErrDisk, "server"},
+		{unix.ENOTCONN, obs.ErrDisk, "server"},
+		{unix.ENOMEM, obs.ErrHostBusy, "memory"},
+		{unix.EMFILE, obs.ErrHostBusy, "open files"},
 	} {
 		for _, o := range []struct {
 			op testbed.FUSEOp

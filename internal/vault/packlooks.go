@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"holdfast/internal/contain"
-
 	"holdfast/internal/obs"
 )
 

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 
 	"holdfast/internal/contain"
-
 	"holdfast/internal/obs"
 )
 

@@ -10,9 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"holdfast/internal/contain"
-
 	"holdfast/internal/chunk"
+	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
 
