@@ -263,10 +263,10 @@ func removeBtrfs(ref Ref) error {
 	return removeIn(ref, isSnapshot, func(dir *os.File, name string) error {
 		err := snapDestroy(dir, name)
 		if err == nil && roomIsShort(dir) {
-			// The space comes back after the next commit, which may be half a minute away. A folder whose snapshot was destroyed is
-			// flushed by a commit. BTRFS_IOC_START_SYNC would wait out that half minute, and no signal would end it, where the
-			// kernel's thread that commits is just about to sleep.
-			_ = unix.Fsync(int(dir.Fd()))
+			// The space comes back when the kernel's cleaner has run after the next commit, which may be half a minute away.
+			// BTRFS_IOC_SYNC commits in this thread and wakes the cleaner. BTRFS_IOC_START_SYNC could wait out that half minute,
+			// and no signal would end it, where the kernel's thread that commits is just about to sleep.
+			_ = ioctl(dir, iocSync, nil)
 		}
 		return err
 	})

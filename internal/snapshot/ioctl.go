@@ -13,6 +13,7 @@ import (
 // The btrfs calls that golang.org/x/sys/unix has no names for, from linux/btrfs.h. The numbers are
 // those of the kernel's generic ioctl encoding (amd64, arm64, riscv64, …).
 const (
+	iocSync           = 0x9408     // _IO(0x94, 8)
 	iocSnapDestroy    = 0x5000940f // _IOW(0x94, 15, vol_args)
 	iocInoLookup      = 0xd0009412 // _IOWR(0x94, 18, ino_lookup_args)
 	iocTreeSearchV2   = 0xc0709411 // _IOWR(0x94, 17, search_args_v2)
