@@ -10,6 +10,9 @@ import (
 	"io"
 	"os"
 	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // A verification notes every chunk that recipes name, and compares them with the tables of the packs, pack after pack. The
@@ -34,7 +37,8 @@ const (
 
 // refSorter takes references in any order and gives each once, in order. It is for one goroutine. close is due.
 type refSorter struct {
-	most   int // references in memory
+	most   int    // references in memory
+	mem    []byte // what buf lies in; nil where that is on the Go heap
 	buf    []chunkRef
 	runs   []refRun
 	stored int64 // references in runs
@@ -48,9 +52,16 @@ type refRun struct {
 }
 
 func newRefSorter(budget int) *refSorter {
-	most := max(budget/refSize, 2)
-	// At once, since growing would leave as much again behind. What is not used of it costs address space and no memory.
-	return &refSorter{most: most, buf: make([]chunkRef, 0, most)}
+	s := &refSorter{most: max(budget/refSize, 2)}
+	// At once, since growing would leave as much again behind, and outside of the Go heap, since the collector would let the
+	// heap grow in proportion to it. What is not used of it costs address space and no memory.
+	if mem, err := takeMemory(s.most * refSize); err == nil {
+		s.mem = mem
+		s.buf = unsafe.Slice((*chunkRef)(unsafe.Pointer(unsafe.SliceData(mem))), s.most)[:0]
+	} else {
+		s.buf = make([]chunkRef, 0, s.most)
+	}
+	return s
 }
 
 // add takes a reference.
@@ -182,6 +193,10 @@ func (s *refSorter) merge(sorted []chunkRef, give func(chunkRef) error) error {
 func (s *refSorter) close() {
 	s.closeRuns()
 	s.runs, s.buf = nil, nil
+	if s.mem != nil {
+		_ = unix.Munmap(s.mem) // fails only for what is not mapped
+		s.mem = nil
+	}
 }
 
 func (s *refSorter) closeRuns() {
