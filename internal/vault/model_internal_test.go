@@ -69,10 +69,10 @@ func TestModelFindsBrokenProtocols(t *testing.T) {
 		first int // a seed that finds it soon; when the model changes, the search goes on from there
 	}{
 		"collector does not wait":     {rules{collectorDoesNotWait: true}, 188},
-		"collector does not reprieve": {rules{collectorDoesNotReprieve: true}, 158},
-		"writer ignores condemned":    {rules{writerIgnoresCondemned: true}, 442},
-		"writer ends early":           {rules{writerEndsEarly: true}, 124},
-		"writer forgets doubt":        {rules{writerForgetsDoubt: true}, 488},
+		"collector does not reprieve": {rules{collectorDoesNotReprieve: true}, 244},
+		"writer ignores condemned":    {rules{writerIgnoresCondemned: true}, 573},
+		"writer ends early":           {rules{writerEndsEarly: true}, 125},
+		"writer forgets doubt":        {rules{writerForgetsDoubt: true}, 534},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var sum tally

@@ -57,6 +57,9 @@ func (p *view) plan() {
 	case 11:
 		p.loseIn, p.how, p.refuses = p.g.draw(2, "loses"), p.g.draw(3, "how"), p.g.draw(3, "refuses") > 0
 	}
+	if p.g.rules.writerForgetsDoubt && p.g.draw(3, "doubt") == 0 { // what this rule is about comes by chance too seldom
+		p.dieIn, p.loseIn, p.how, p.refuses = -1, 0, 2, true
+	}
 }
 
 // deliver does what was on its way.
