@@ -86,7 +86,7 @@ func TestNothingIsMadeOverAVault(t *testing.T) {
 			if refs, err := v.Backups(t.Context(), ""); err == nil && len(refs) != 5 || m.Works && err != nil {
 				t.Errorf("%d backups, %v, want 5 or an error", len(refs), err)
 			}
-			if report, err := v.Verify(t.Context(), vault.VerifyOptions{}); err == nil && report.Backups != 5 || m.Works && err != nil {
+			if report, err := v.Verify(t.Context(), vault.VerifyOptions{}); err == nil && report.Backups+len(report.Damaged)+len(report.Unread) < 5 || m.Works && err != nil {
 				t.Errorf("verified %d backups, %v, want 5 or an error", report.Backups, err)
 			}
 		})
