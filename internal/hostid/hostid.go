@@ -78,10 +78,18 @@ func look() system {
 			}
 		}
 	}
-	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
-		s.boot = string(bytes.TrimSpace(b))
-	}
+	s.boot = Boot()
 	return s
+}
+
+// Boot returns the kernel's id of this boot of the host, which no other boot of any host has; "" when it
+// can't be read.
+func Boot() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimSpace(b))
 }
 
 // Load returns the identity of the host from its state folder, and makes folder and identity where there are none. The error says

@@ -4,9 +4,10 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/internal/hostid"
 )
 
 // A folder of the index cache that nobody uses is removed in the end. No wall clock decides that: it may be set back, or be
@@ -31,11 +32,11 @@ type bootClock struct {
 var clockNow = func() bootClock {
 	var c bootClock
 	var ts unix.Timespec
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+	boot := hostid.Boot()
+	if boot == "" || unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
 		return c
 	}
-	return bootClock{strings.TrimSpace(string(b)), ts.Sec}
+	return bootClock{boot, ts.Sec}
 }
 
 // stamp is what the file says.

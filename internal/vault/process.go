@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"holdfast/internal/hostid"
 )
 
 // process says which process of which boot of which machine, so exactly that another process of that machine can tell,
@@ -45,9 +47,7 @@ func thisProcess() process {
 		sum := sha256.Sum256(bytes.TrimSpace(b))
 		p.Machine = hex.EncodeToString(sum[:16])
 	}
-	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
-		p.Boot = string(bytes.TrimSpace(b))
-	}
+	p.Boot = hostid.Boot()
 	pids, perr := os.Readlink("/proc/self/ns/pid")
 	times, terr := os.Readlink("/proc/self/ns/time")
 	if errors.Is(terr, os.ErrNotExist) { // a kernel before 5.6 has one for all
