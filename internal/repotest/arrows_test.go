@@ -46,6 +46,7 @@ var levels = map[string]int{
 	"internal/crashpoint":  0,
 	"internal/durable":     0,
 	"internal/evidence":    0,
+	"internal/mounts":      0,
 	"internal/pattern":     0,
 	"internal/plain":       0,
 	"internal/testbed":     0,

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"holdfast/internal/mounts"
 )
 
 // Advice says what a person can do so that snapshots of a volume can be made that is read in place; "" where nothing is known to help. A
@@ -28,23 +30,23 @@ func Advice(ctx context.Context, req Request) string {
 	if id == "" || fsidText(home) == id {
 		return "" // the folder is not what is missing
 	}
-	table, err := readMounts(ownMounts)
+	table, err := mounts.Read(mounts.Own)
 	if err != nil {
 		return ""
 	}
 	for _, m := range table {
-		if m.kind != NameBtrfs || within(at.real, m.point) {
+		if m.Kind != NameBtrfs || within(at.real, m.Point) {
 			continue
 		}
 		there := req
-		there.Dir = m.point
+		there.Dir = m.Point
 		if _, err := (btrfs{}).Fits(ctx, there); err == nil {
-			return "set snapshot_dir to " + m.point + ", which is on the same btrfs: snapshots can be made there"
+			return "set snapshot_dir to " + m.Point + ", which is on the same btrfs: snapshots can be made there"
 		}
 	}
 	device := "the device"
-	if mount, err := mountOf(at.real); err == nil && strings.HasPrefix(mount.source, "/") {
-		device = mount.source
+	if mount, err := mountOf(at.real); err == nil && strings.HasPrefix(mount.Source, "/") {
+		device = mount.Source
 	}
 	return "mount the top of that btrfs too (mount -o subvolid=5 " + device + " " + filepath.Join("/mnt", filepath.Base(at.real)) +
 		"), and set snapshot_dir to a folder there: snapshots can be made then"

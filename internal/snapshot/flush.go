@@ -130,14 +130,14 @@ func (f *flusher) blind() string {
 
 // filesystem flushes the file system on a block device and what stands on files of that one; false when none is mounted.
 func (f *flusher) filesystem(number uint64, name, on string) bool {
-	wanted := func(m *seenMount) bool { return m.number == number }
+	wanted := func(m *seenMount) bool { return m.Device == number }
 	same := func(d *os.File) bool {
 		var st unix.Stat_t
 		return unix.Fstat(int(d.Fd()), &st) == nil && st.Dev == number
 	}
 	if id := btrfsOf(number); id != "" {
 		// A btrfs has a number of its own, and devices that the table of mounts does not name.
-		wanted = func(m *seenMount) bool { return m.kind == NameBtrfs }
+		wanted = func(m *seenMount) bool { return m.Kind == NameBtrfs }
 		same = func(d *os.File) bool { return fsidText(d) == id }
 	}
 	var failed error
@@ -147,18 +147,18 @@ func (f *flusher) filesystem(number uint64, name, on string) bool {
 		if !wanted(m) {
 			continue
 		}
-		if isFuse(m.kind) {
-			f.lack(lacksFuse, m.point, m.kind, name)
+		if isFuse(m.Kind) {
+			f.lack(lacksFuse, m.Point, m.Kind, name)
 			return true
 		}
 		d, err := m.open(same)
 		if err != nil {
-			if m.kind != NameBtrfs { // else it may be a mount of another one
-				mounted, point, failed = true, m.point, err
+			if m.Kind != NameBtrfs { // else it may be a mount of another one
+				mounted, point, failed = true, m.Point, err
 			}
 			continue
 		}
-		mounted, point = true, m.point
+		mounted, point = true, m.Point
 		failed = f.mounted(d)
 		d.Close()
 		break
@@ -220,28 +220,28 @@ func (f *flusher) named(target *stackTarget) {
 	}
 	for i := range f.table() {
 		m := &f.mounts[i]
-		fuse := isFuse(m.kind)
-		if !fuse && m.kind != "ecryptfs" || fuse && m.pids[0] != ownProcess || !filepath.IsAbs(m.source) || strings.HasPrefix(m.source, "/dev/") {
+		fuse := isFuse(m.Kind)
+		if !fuse && m.Kind != "ecryptfs" || fuse && m.pids[0] != ownProcess || !filepath.IsAbs(m.Source) || strings.HasPrefix(m.Source, "/dev/") {
 			continue
 		}
-		source, err := filepath.EvalSymlinks(m.source)
+		source, err := filepath.EvalSymlinks(m.Source)
 		if err != nil || !within(target.path, source) {
 			continue
 		}
 		var st unix.Stat_t
 		if fuse {
 			if unix.Stat(source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
-				f.lack(lacksFuse, m.point, m.kind, source)
+				f.lack(lacksFuse, m.Point, m.Kind, source)
 			}
 			continue
 		}
-		d, err := m.open(func(d *os.File) bool { return unix.Fstat(int(d.Fd()), &st) == nil && st.Dev == m.number })
+		d, err := m.open(func(d *os.File) bool { return unix.Fstat(int(d.Fd()), &st) == nil && st.Dev == m.Device })
 		if err == nil {
 			err = f.mounted(d)
 			d.Close()
 		}
 		if err != nil {
-			f.lack("the file system at %s, which stands on %s, can't be flushed: %v", m.point, source, err)
+			f.lack("the file system at %s, which stands on %s, can't be flushed: %v", m.Point, source, err)
 		}
 	}
 }
@@ -319,5 +319,5 @@ func servesAny(mounts []seenMount) bool {
 	if pids, _ := filepath.Glob("/sys/block/nbd*/pid"); len(pids) > 0 {
 		return true
 	}
-	return slices.ContainsFunc(mounts, func(m seenMount) bool { return isFuse(m.kind) })
+	return slices.ContainsFunc(mounts, func(m seenMount) bool { return isFuse(m.Kind) })
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/durable"
+	"holdfast/internal/mounts"
 )
 
 // freezeFolder has a mark for each freeze, named as a snapshot is. It lies in /run, which is empty
@@ -93,17 +94,17 @@ func locateFreeze(req Request) (*freezeMark, error) {
 	if !hasSysAdmin() {
 		return nil, unsupported("CAP_SYS_ADMIN is missing, and %s can't be frozen", req.Volume)
 	}
-	mounts, err := readMounts(ownMounts)
+	all, err := mounts.Read(mounts.Own)
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: list the mount points: %w", req.Volume, err)
 	}
 	own, elsewhere := false, ""
-	for _, m := range mounts {
+	for _, m := range all {
 		switch {
-		case m.point == folder:
-			own = m.number == st.Dev && m.root == "/"
-		case m.number == st.Dev:
-			elsewhere = m.point
+		case m.Point == folder:
+			own = m.Device == st.Dev && m.Root == "/"
+		case m.Device == st.Dev:
+			elsewhere = m.Point
 		}
 	}
 	switch {

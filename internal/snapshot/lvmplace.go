@@ -49,17 +49,17 @@ func lvmLocate(ctx context.Context, volume string) (*lvmPlace, error) {
 		if err != nil {
 			return nil, fmt.Errorf("volume %s: %w", volume, err)
 		}
-		switch m.kind {
+		switch m.Kind {
 		case "ext4", "xfs":
 		default:
-			return nil, unsupported("%s lies on %s, whose snapshots can't be mounted beside it or read without writing", volume, m.kind)
+			return nil, unsupported("%s lies on %s, whose snapshots can't be mounted beside it or read without writing", volume, m.Kind)
 		}
-		inside, err := filepath.Rel(m.point, real)
+		inside, err := filepath.Rel(m.Point, real)
 		if err != nil {
 			return nil, fmt.Errorf("volume %s: %w", volume, err)
 		}
-		at.fs = m.kind
-		at.rel = strings.TrimPrefix(filepath.Join(m.root, inside), "/")
+		at.fs = m.Kind
+		at.rel = strings.TrimPrefix(filepath.Join(m.Root, inside), "/")
 		if at.rel == "" {
 			at.rel = "."
 		}

@@ -63,12 +63,12 @@ func (b *below) path(path string) error {
 	if err != nil {
 		return err
 	}
-	b.device(m.number)
-	switch m.kind {
+	b.device(m.Device)
+	switch m.Kind {
 	case NameBtrfs:
 		return b.btrfs(path)
 	case "overlay":
-		return b.overlay(m.super)
+		return b.overlay(m.Super)
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/internal/mounts"
 )
 
 // What the kernel and programs have stacked on a volume: loop devices on image files, network block devices whose server
@@ -94,7 +96,7 @@ func sysDevice(folder string) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return parseDevice(string(text))
+	return mounts.ParseDevice(string(text))
 }
 
 // sysFolder is the folder of /sys that tells of a block device.
@@ -173,14 +175,14 @@ const ownProcess = "self"
 
 // seenMount is a mount and a process that sees it.
 type seenMount struct {
-	mount
+	mounts.Mount
 	pids []string // processes of that mount namespace
 }
 
 // allMounts lists the mounts of all mount namespaces that have a process. complete is false when this process may not look into
 // some of them.
 func allMounts() (all []seenMount, complete bool, err error) {
-	own, err := readMounts(ownMounts)
+	own, err := mounts.Read(mounts.Own)
 	if err != nil {
 		return nil, false, fmt.Errorf("read the table of mounts: %w", err)
 	}
@@ -201,7 +203,7 @@ func allMounts() (all []seenMount, complete bool, err error) {
 	}
 	for _, pids := range spaces {
 		for _, pid := range pids {
-			table, err := readMounts("/proc/" + pid + "/mountinfo")
+			table, err := mounts.Read("/proc/" + pid + "/mountinfo")
 			if errors.Is(err, os.ErrPermission) {
 				complete = false
 			}
@@ -237,7 +239,7 @@ func (m *seenMount) open(wanted func(*os.File) bool) (*os.File, error) {
 	err := error(unix.ENOENT)
 	for _, pid := range m.pids {
 		var f *os.File
-		if f, err = openInRoot("/proc/"+pid+"/root", m.point); err != nil {
+		if f, err = openInRoot("/proc/"+pid+"/root", m.Point); err != nil {
 			continue
 		}
 		if wanted(f) {
