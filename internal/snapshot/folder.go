@@ -68,7 +68,8 @@ func checkFolder(folder string) error {
 	case int(st.Uid) != os.Geteuid():
 		return fmt.Errorf("%w: folder %s: %w: it belongs to user %d; remove it, or set snapshot_dir", ErrUnsupported, folder, ErrForeign, st.Uid)
 	}
-	if err := unix.Faccessat(unix.AT_FDCWD, folder, unix.W_OK, 0); err != nil {
+	// Another job may have removed the empty folder since the look above, which leaves the way free.
+	if err := unix.Faccessat(unix.AT_FDCWD, folder, unix.W_OK, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return unsupported("%s, where the snapshots go, can't be written: %v", folder, err)
 	}
 	return nil
