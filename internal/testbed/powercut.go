@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -71,12 +72,24 @@ func (d *PowerDisk) Mount() {
 	}
 }
 
-// Unmount unmounts the disk in the proper way.
+// Unmount unmounts the disk in the proper way, and waits until the kernel has given up the file system. A process of another test
+// that was started in a mount namespace of its own has a copy of each mount, and the next mount would show the file system that
+// lives on there.
 func (d *PowerDisk) Unmount() {
 	d.t.Helper()
 	if err := unmountBelow(d.Point); err != nil {
 		d.t.Fatal(err)
 	}
+	// A file system has its device for itself alone.
+	var err error
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		var fd int
+		if fd, err = unix.Open(d.Device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0); err == nil {
+			_ = unix.Close(fd) // nothing was written
+			return
+		}
+	}
+	d.t.Fatalf("%s is still in use a minute after it was unmounted: %v", d.Device, err)
 }
 
 // Sync brings to the disk what the kernel has of it in memory.
