@@ -3,6 +3,7 @@ package backup_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -37,8 +38,10 @@ func filesIn(t testing.TB, dir string, sizes map[string]int) map[string][]byte {
 	t.Helper()
 	want := map[string][]byte{}
 	for name, size := range sizes {
-		want[name] = randomBytes(byte(len(want)), size)
-		must(t, os.WriteFile(filepath.Join(dir, name), want[name], 0o600))
+		path := filepath.Join(dir, name)
+		want[name] = make([]byte, size) // no two files share a block, so a block on the disk is that of one file
+		_, _ = rand.NewChaCha8(sha256.Sum256([]byte(path))).Read(want[name]) // never fails
+		must(t, os.WriteFile(path, want[name], 0o600))
 	}
 	return want
 }
