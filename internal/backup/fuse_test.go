@@ -39,7 +39,7 @@ func filesIn(t testing.TB, dir string, sizes map[string]int) map[string][]byte {
 	want := map[string][]byte{}
 	for name, size := range sizes {
 		path := filepath.Join(dir, name)
-		want[name] = make([]byte, size) // no two files share a block, so a block on the disk is that of one file
+		want[name] = make([]byte, size)                                      // no two files share a block, so a block on the disk is that of one file
 		_, _ = rand.NewChaCha8(sha256.Sum256([]byte(path))).Read(want[name]) // never fails
 		must(t, os.WriteFile(path, want[name], 0o600))
 	}
