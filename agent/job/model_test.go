@@ -99,7 +99,7 @@ func (m *model) configure(name string) {
 	p.mode = pick(m.r, job.ModePrecopy, job.ModeFrozen, job.ModeStop, job.ModeLive)
 	p.policy = pick(m.r, job.ReleaseByAgent, job.ReleaseByControlPlane)
 	p.pinned = m.r.IntN(4) == 0
-	p.warm = len(m.trail)%3 == 0
+	p.warm = m.r.IntN(3) == 0
 }
 
 func (m *model) begin() {
