@@ -267,7 +267,12 @@ func (w *worker) begin(soft, work context.Context, j *Job) error {
 		}
 		return w.fail(j, fmt.Sprintf("%v, while waiting for its turn", err))
 	}
-	next, c, err := w.first(ctx, j)
+	var next State
+	var c change
+	err := restForStore(ctx, j)
+	if err == nil {
+		next, c, err = w.first(ctx, j)
+	}
 	if err != nil {
 		if errors.Is(context.Cause(ctx), errDrained) {
 			return errLeave

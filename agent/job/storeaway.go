@@ -45,14 +45,17 @@ const (
 // each one ends the programs of the instance. And where nobody waits for the instance, it may stay as it is.
 func (j *Job) mayWait() bool { return j.standsStill() && j.Mode != ModeStop }
 
+// restForStore lets an instance run for a while that was let go for the store.
+func restForStore(ctx context.Context, j *Job) error {
+	if j.StoreWaits == 0 {
+		return nil
+	}
+	return sleep(ctx, min(firstStoreWait<<min(j.StoreWaits-1, 10), lastStoreWait))
+}
+
 // turnToHold waits for the turn to hold the instance and for the store, and returns with both: the store is asked anew after each wait for the turn.
 // No turn is kept while the store is away.
 func (w *worker) turnToHold(ctx context.Context, j *Job) error {
-	if j.State == Accepted && j.StoreWaits > 0 {
-		if err := sleep(ctx, min(firstStoreWait<<min(j.StoreWaits-1, 10), lastStoreWait)); err != nil {
-			return fmt.Errorf("wait for the store: %w", err)
-		}
-	}
 	told := false
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		if w.hold == nil {
