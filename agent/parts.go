@@ -58,10 +58,14 @@ func (a *Agent) jobInstance(id string) (job.Instance, error) {
 	if in == nil {
 		return job.Instance{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
 	}
+	return a.partsOf(in), nil
+}
+
+func (a *Agent) partsOf(in *instance) job.Instance {
 	return job.Instance{
-		ID: id, Tenant: in.cfg.Tenant, Policy: job.Policy(in.cfg.Release), Mode: job.Mode(in.cfg.Hold), Holds: in.runtime.Holds(),
-		Runtime: driver{in.runtime}, Snapshots: snapshots{a, in},
-	}, nil
+		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Policy: job.Policy(in.cfg.Release), Mode: job.Mode(in.cfg.Hold), Holds: in.runtime.Holds(),
+		Runtime: driver{in.runtime}, Snapshots: snapshots{a, in}, Keep: in.keep(),
+	}
 }
 
 // driver is a runtime.Instance as agent/job wants it.

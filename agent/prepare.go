@@ -71,8 +71,13 @@ func (s *service) PrepareProgress(_ context.Context, c api.Caller, id string) (a
 // Status implements api.Service.
 func (s *service) Status(_ context.Context, c api.Caller, ids []string) ([]api.InstanceStatus, error) {
 	var unknown []string
-	for _, id := range ids {
-		if in := s.a.instances[id]; in == nil || !c.Sees(in.cfg.Tenant) {
+	found := make([]*instance, len(ids))
+	for i, id := range ids {
+		in, tenant, err := s.a.found(id)
+		if err != nil {
+			return nil, err
+		}
+		if found[i] = in; in == nil || !c.Sees(tenant) {
 			unknown = append(unknown, id)
 		}
 	}
@@ -81,7 +86,7 @@ func (s *service) Status(_ context.Context, c api.Caller, ids []string) ([]api.I
 	}
 	list := make([]api.InstanceStatus, len(ids))
 	for i, id := range ids {
-		status, err := s.instanceStatus(s.a.instances[id])
+		status, err := s.instanceStatus(found[i])
 		if err != nil {
 			return nil, err
 		}

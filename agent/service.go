@@ -111,8 +111,11 @@ func (s *service) check(c api.Caller, ids []string, here bool) error {
 
 // visible finds the instance for a caller.
 func (s *service) visible(c api.Caller, id string) (*instance, error) {
-	in := s.a.instances[id]
-	if in == nil || !c.Sees(in.cfg.Tenant) {
+	in, tenant, err := s.a.found(id)
+	if err != nil {
+		return nil, err
+	}
+	if in == nil || !c.Sees(tenant) {
 		return nil, noInstance(c, id)
 	}
 	return in, nil
@@ -331,10 +334,16 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 	var mu sync.Mutex
 	group, ctx := contain.WithContext(ctx)
 	group.SetLimit(lookers)
+	all, err := s.a.strays(c) // listed too: they can be let go of
+	if err != nil {
+		return nil, err
+	}
 	for _, in := range s.a.instances {
-		if !c.Sees(in.cfg.Tenant) {
-			continue
+		if c.Sees(in.cfg.Tenant) {
+			all = append(all, in)
 		}
+	}
+	for _, in := range all {
 		group.Go(func() error {
 			info, err := s.instanceInfo(ctx, in)
 			mu.Lock()
