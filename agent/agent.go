@@ -82,6 +82,7 @@ type Agent struct {
 	deliverer *report.Deliverer
 	instances map[string]*instance
 	recalled  recalled
+	patience  patience
 	auth      api.Authenticator
 	listeners listeners
 	audit     *auditor

@@ -45,9 +45,9 @@ var _ api.Service = (*service)(nil)
 
 // Backup checks the whole batch before anything starts, in the order: is the command known, do the
 // instances exist, may the caller act on them, are they of one tenant, is their storage here, are they busy.
-func (s *service) Backup(_ context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
+func (s *service) Backup(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
 	r := job.Request{Kind: job.KindBackup, Deadline: deadline, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
-	return s.accept(r, func() error { return s.check(c, ids, true) })
+	return s.accept(r, func() error { return s.check(ctx, c, ids, true) })
 }
 
 // accept puts the command into the journal, unless it is there or check refuses it.
@@ -83,8 +83,9 @@ func (s *service) accept(r job.Request, check func() error) (api.TaskAnswer, err
 }
 
 // check refuses a batch with instances that the caller can't act on together; for a backup their storage must be here.
-func (s *service) check(c api.Caller, ids []string, here bool) error {
-	var unknown, absent []string
+func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bool) error {
+	var unknown []string
+	var known []*instance
 	tenants := map[string]bool{}
 	for _, id := range ids {
 		in := s.a.instances[id]
@@ -93,20 +94,51 @@ func (s *service) check(c api.Caller, ids []string, here bool) error {
 			continue
 		}
 		tenants[in.cfg.Tenant] = true
-		if err := in.restored(); here && err != nil {
-			s.a.log.Warn("storage of an instance is not on this host", keyInstance, id, keyError, err.Error())
-			absent = append(absent, id)
-		}
+		known = append(known, in)
+	}
+	var absent, hung []string
+	if here && len(unknown) == 0 {
+		absent, hung = s.absent(ctx, known)
 	}
 	switch {
 	case len(unknown) > 0:
 		return noInstance(c, unknown...)
 	case len(tenants) > 1:
 		return api.RefuseInstances(api.CodeManyTenants, ids, "do not belong to one tenant")
+	case len(hung) > 0:
+		return api.RefuseInstances(api.CodeNotRunning, hung, "its storage does not answer")
 	case len(absent) > 0:
 		return api.RefuseInstances(api.CodeNotRunning, absent, "its storage is not on this host; restore it first")
 	}
 	return nil
+}
+
+// absent are those of the instances whose storage is not here, and hung those whose storage does not answer. They are looked at together, so that storage that does not answer costs its time once.
+func (s *service) absent(ctx context.Context, instances []*instance) (absent, hung []string) {
+	missing := make([]error, len(instances))
+	group, ctx := contain.WithContext(ctx)
+	group.SetLimit(lookers)
+	for i, in := range instances {
+		group.Go(func() error {
+			missing[i] = s.a.restored(ctx, in)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		s.a.log.Error("the storage of instances could not be looked at", keyError, err.Error())
+	}
+	for i, in := range instances {
+		switch {
+		case missing[i] == nil:
+			continue
+		case noAnswer(missing[i]):
+			hung = append(hung, in.cfg.ID)
+		default:
+			absent = append(absent, in.cfg.ID)
+		}
+		s.a.log.Warn("storage of an instance is not on this host", keyInstance, in.cfg.ID, keyError, missing[i].Error())
+	}
+	return absent, hung
 }
 
 // visible finds the instance for a caller.

@@ -145,6 +145,9 @@ func (m *Manager) mayKeep(ctx context.Context, b Base) bool {
 		return true
 	}
 	free, total, err := m.parts.Room(ctx, b)
+	if errors.Is(err, ErrNoAnswer) {
+		return true // where nothing can be looked at, nothing can be removed
+	}
 	return err == nil && float64(free) >= rules.MinFree*float64(total) // what can't be looked at is not kept
 }
 

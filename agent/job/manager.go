@@ -245,8 +245,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	// A panic here must not keep the agent from its jobs, now and at every start after this one.
-	m.contained("look for leftover snapshots", func() { m.removeLeftovers(ctx, jobs) })
-	m.contained("look after base snapshots", func() { m.dropBases(ctx) })
+	defer m.tidy(ctx, jobs)()
 
 	var workers, checked sync.WaitGroup
 	workers.Go(func() {

@@ -159,8 +159,11 @@ func (w *worker) restore(ctx context.Context, j *Job) error {
 	restorer := w.m.parts.Restorer
 	err := context.Cause(ctx)
 	for _, p := range j.Restore.Places {
-		if err == nil {
-			err = restorer.Discard(p)
+		for err == nil {
+			if err = restorer.Discard(p); !errors.Is(err, ErrNoAnswer) {
+				break
+			}
+			err = sleep(ctx, firstPause) // a tree takes the time that it takes
 		}
 	}
 	var result *RestoreResult

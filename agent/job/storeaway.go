@@ -131,5 +131,5 @@ func (w *worker) whileStoreAnswers(ctx context.Context, j *Job) (_ context.Conte
 // waitForStore lets the instance go until the store answers again.
 func (w *worker) waitForStore(j *Job, err error) error {
 	w.m.parts.Observer.Lacked(j.Instance, j.ID, "keep the instance held; it runs again, and is held anew when the store answers", err)
-	return w.write(j, Suspending, change{edit: func(j *Job) { j.StoreWaits++ }})
+	return w.write(j, Suspending, change{edit: func(j *Job) { j.StoreWaits, j.ForStore = j.StoreWaits+1, true }})
 }

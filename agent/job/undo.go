@@ -119,7 +119,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	case Resuming:
 		return w.write(j, Done, change{edit: over, emit: w.m.event(EventResumed), bases: kept, left: left})
 	case Suspending:
-		if j.Attempts+1-j.StoreWaits >= maxAttempts {
+		if !j.ForStore && j.Attempts+1-j.StoreWaits >= maxAttempts {
 			return w.fail(j, fmt.Sprintf("it was interrupted %d times before it had done what can't be done in parts", maxAttempts))
 		}
 		if j.IsRestore() && len(left) > 0 {
@@ -129,6 +129,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		return w.write(j, Accepted, change{left: left, edit: func(j *Job) {
 			over(j)
 			j.Attempts++
+			j.ForStore = false
 		}})
 	}
 	event := EventFailed
