@@ -27,13 +27,15 @@ const (
 	snapshotTime = 10 * time.Minute
 	// removeTime is what a removal gets for which somebody waits. It goes on after that.
 	removeTime = 2 * time.Minute
-	// engineTime is what an engine gets to end after its context has: no call on storage that answers takes as long.
-	engineTime = 30 * time.Second
 	// forEver is for what ends with its context alone.
 	forEver = 1 << 62 * time.Nanosecond
 	// hungTime is what a call gets to end that hangs already, when another one is to be made on the same volume.
 	hungTime = time.Second
 )
+
+// engineTime is what an engine, or a call on storage, gets to end after its context has: no call on storage that answers takes as long. It is changed by
+// tests alone.
+var engineTime = 30 * time.Second
 
 // patience bounds calls on storage. The zero value is ready. It is for any number of goroutines.
 type patience struct {

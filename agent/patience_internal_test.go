@@ -102,3 +102,10 @@ func TestPatienceEnds(t *testing.T) {
 		close(free)
 	})
 }
+
+// SetEngineTime changes how long an engine gets to end.
+func SetEngineTime(d time.Duration) (restore func()) {
+	before := engineTime
+	engineTime = d
+	return func() { engineTime = before }
+}
