@@ -90,9 +90,12 @@ func (h *storeHealth) request(e obs.Event) {
 	}
 }
 
+// probeTries is how often the request before a hold is made at once: a connection that broke is no outage, and the job goes on trying.
+const probeTries = 3
+
 // openProbe opens the store once more, without the limiter.
 func (a *Agent) openProbe(ctx context.Context, opened func(func() error)) error {
-	probe, err := obs.Open(ctx, a.cfg.Store.URL, obs.Options{Observe: a.storeRequest, Retry: &obs.RetryPolicy{}, Retention: vault.Retention})
+	probe, err := obs.Open(ctx, a.cfg.Store.URL, obs.Options{Observe: a.storeRequest, Retry: &obs.RetryPolicy{MaxAttempts: probeTries}, Retention: vault.Retention})
 	if err != nil {
 		return fmt.Errorf("store.url: %w", err)
 	}
