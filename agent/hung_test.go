@@ -116,7 +116,9 @@ func TestVolumeHangsInABackup(t *testing.T) {
 	h.backup("acme", "hangs", "phone-1")
 	h.eventually("the engine hangs", func() bool { return hung.Load() > 0 && h.state("phone-1") == "frozen" })
 	h.othersGoOn("well", hung)
-	h.eventually("phone-1 runs again", func() bool { return h.plane.took("holdfast.backup.failed", "phone-1") != nil && h.state("phone-1") == "running" })
+	h.eventually("phone-1 runs again", func() bool {
+		return h.plane.took("holdfast.backup.failed", "phone-1") != nil && h.state("phone-1") == "running"
+	})
 	free()
 	f.Set()
 	h.backup("acme", "again", "phone-1")

@@ -300,7 +300,8 @@ func (s snapshots) Remove(ctx context.Context, ref job.Ref) error {
 
 // removeSnapshot waits for the removal for as long as removeTime, and not beyond the end of ctx; it goes on after that.
 func (a *Agent) removeSnapshot(ctx context.Context, ref job.Ref) error {
-	_, err := ask(ctx, &a.patience, cmp.Or(ref.Volume, ref.Path), "removing the snapshot "+ref.Path, removeTime, func(ctx context.Context) (struct{}, error) {
+	// Under a name of its own: what hangs on the volume may hang since this view freezes its file system.
+	_, err := ask(ctx, &a.patience, ref.Provider+" "+cmp.Or(ref.Path, ref.Volume), "removing the snapshot", removeTime, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, a.removeSnapshotNow(ctx, ref)
 	})
 	return err

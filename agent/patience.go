@@ -29,7 +29,8 @@ const (
 	removeTime = 2 * time.Minute
 	// forEver is for what ends with its context alone.
 	forEver = 1 << 62 * time.Nanosecond
-	// hungTime is what a call gets to end that hangs already, when another one is to be made on the same volume.
+	// hungTime is what a call gets to end that hangs already, when a caller of the API, or a look at many volumes, wants another one on the same volume.
+	// A job waits for as long as for a look: what seems to hang may be slow.
 	hungTime = time.Second
 )
 
@@ -95,7 +96,7 @@ func call1[T any](ctx context.Context, p *patience, volume, what, shared string,
 	c := p.calls[shared]
 	if before := p.hung[volume]; before != nil && (c == nil || c != before) {
 		p.mu.Unlock()
-		if !before.await(ctx, hungTime, 0) {
+		if !before.await(ctx, hungLimit(limit), 0) {
 			return none, before.noAnswer()
 		}
 		p.mu.Lock()
@@ -113,7 +114,7 @@ func call1[T any](ctx context.Context, p *patience, volume, what, shared string,
 	}
 	p.mu.Unlock()
 	if p.isHung(volume, c) {
-		limit = hungTime
+		limit = hungLimit(limit)
 	}
 	if !c.await(ctx, limit, grace) {
 		if ctx.Err() == nil || shared == "" { // who goes away by itself says nothing of the storage
@@ -147,6 +148,14 @@ func begin[T any](ctx context.Context, p *patience, c *call, volume, shared stri
 		}
 		close(c.done)
 	}()
+}
+
+// hungLimit is how long a caller with that much time waits for a call that hangs already.
+func hungLimit(limit time.Duration) time.Duration {
+	if limit <= askTime {
+		return min(limit, hungTime)
+	}
+	return min(limit, lookTime)
 }
 
 func (p *patience) isHung(volume string, c *call) bool {

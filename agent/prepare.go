@@ -87,7 +87,6 @@ func (s *service) Status(ctx context.Context, c api.Caller, ids []string) ([]api
 	}
 	list := make([]api.InstanceStatus, len(ids))
 	group, ctx := contain.WithContext(ctx)
-	group.SetLimit(lookers)
 	for i, id := range ids {
 		group.Go(func() error {
 			status, err := s.instanceStatus(ctx, found[i])

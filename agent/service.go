@@ -117,7 +117,6 @@ func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bo
 func (s *service) absent(ctx context.Context, instances []*instance) (absent, hung []string) {
 	missing := make([]error, len(instances))
 	group, ctx := contain.WithContext(ctx)
-	group.SetLimit(lookers)
 	for i, in := range instances {
 		group.Go(func() error {
 			missing[i] = s.a.restored(ctx, in)
