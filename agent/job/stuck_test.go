@@ -86,19 +86,31 @@ func TestStuckThawsLendTheirTurns(t *testing.T) {
 	}
 }
 
-// TestLateFreezeIsThawed: a freeze that failed takes effect after the job has looked whether the instance runs.
-func TestLateFreezeIsThawed(t *testing.T) {
-	for _, late := range []time.Duration{time.Millisecond, 500 * time.Millisecond, 2500 * time.Millisecond} {
+// TestLateHoldIsUndone: a freeze, or a stop, that failed takes effect after the job has looked whether the instance runs.
+func TestLateHoldIsUndone(t *testing.T) {
+	for _, c := range []struct {
+		mode job.Mode
+		act  string
+		late time.Duration
+		is   job.RuntimeState
+	}{
+		{job.ModeFrozen, "freeze", time.Millisecond, job.IsFrozen},
+		{job.ModeFrozen, "freeze", 500 * time.Millisecond, job.IsFrozen},
+		{job.ModePrecopy, "freeze", 2500 * time.Millisecond, job.IsFrozen},
+		{job.ModeStop, "stop", 2500 * time.Millisecond, job.IsStopped},
+		{job.ModeStop, "stop", 30500 * time.Millisecond, job.IsStopped},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, "phone")
+			w.instances["phone"].mode = c.mode
 			w.fail = func(act, instance string) error {
-				if act != "freeze" {
+				if act != c.act {
 					return nil
 				}
-				time.AfterFunc(late, func() {
+				time.AfterFunc(c.late, func() {
 					w.mu.Lock()
 					defer w.mu.Unlock()
-					w.instances[instance].state = job.IsFrozen
+					w.instances[instance].state = c.is
 				})
 				return errors.New("timed out")
 			}

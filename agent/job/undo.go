@@ -164,6 +164,8 @@ func (w *worker) restoreHost(ctx context.Context, j *Job) error {
 const (
 	lateLooks = 5
 	lateLook  = time.Second
+	// lateStops is for a stop: an engine gives the instance tens of seconds to end in its own way, whatever has become of the call.
+	lateStops = 45
 )
 
 // thaw lets an instance that this job froze or stopped run again, and looks that it does, after a hold that failed more than once. One that
@@ -171,7 +173,9 @@ const (
 func (w *worker) thaw(ctx context.Context, j *Job, instance Instance) error {
 	looks := 1
 	if j.Entered[Frozen].Before(j.Entered[Freezing]) {
-		looks = lateLooks
+		if looks = lateLooks; j.Mode == ModeStop {
+			looks = lateStops
+		}
 	}
 	for look := 1; ; look++ {
 		if err := w.thawOnce(ctx, j, instance); err != nil || look == looks {
