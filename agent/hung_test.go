@@ -17,7 +17,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// hangs makes the file system answer none of the operations, or nothing at all when none is named, until the returned function is called.
+// hangs makes the file system answer none of the operations, or nothing at all when none is named,
+// until the returned function is called.
 func hangs(t *testing.T, f *testbed.FUSE, ops ...testbed.FUSEOp) (hung *atomic.Int32, free func()) {
 	t.Helper()
 	hung = new(atomic.Int32)
@@ -58,7 +59,8 @@ func onFUSE(t *testing.T, h *host) *testbed.FUSE {
 		}
 	}
 	h.volumeAt(filepath.Join(f.Point, "data"), "frozen")
-	// The process of the test serves the file system, and so can't be made to flush what it has open.
+	// The process of the test serves the file system, and so can't be made to flush what it has
+	// open.
 	h.cfg = strings.Replace(h.cfg, "path: "+filepath.Join(f.Point, "data")+"}", "path: "+filepath.Join(f.Point, "data")+", accept_unflushed: true}", 1)
 	h.cfg = strings.ReplaceAll(h.cfg, "snapshot: freeze}", "snapshot: freeze, accept_unflushed: true}")
 	return f
@@ -81,7 +83,8 @@ func (h *host) othersGoOn(request string, hung *atomic.Int32) {
 	}
 }
 
-// TestHungVolumeAtTheStart: a volume that does not answer keeps neither the start nor others, and its instance is not touched.
+// TestHungVolumeAtTheStart: a volume that does not answer keeps neither the start nor others, and
+// its instance is not touched.
 func TestHungVolumeAtTheStart(t *testing.T) {
 	h := newHost(t)
 	f := onFUSE(t, h)
@@ -104,8 +107,9 @@ func TestHungVolumeAtTheStart(t *testing.T) {
 	h.eventually("phone-1 is released", func() bool { return h.plane.took("holdfast.instance.released", "phone-1") != nil })
 }
 
-// TestVolumeHangsInABackup: an instance whose volume hangs while it is read runs again when its time is over, although the engine hangs; so do the stop and
-// the next start. The engine's run has no effect when the volume answers again.
+// TestVolumeHangsInABackup: an instance whose volume hangs while it is read runs again when its
+// time is over, although the engine hangs; so do the stop and the next start. The engine's run has
+// no effect when the volume answers again.
 func TestVolumeHangsInABackup(t *testing.T) {
 	defer agent.SetEngineTime(time.Second)()
 	h := newHost(t)

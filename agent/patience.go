@@ -11,15 +11,19 @@ import (
 	"holdfast/internal/contain"
 )
 
-// Storage may not answer: a suspended device, a network file system whose server is away, a FUSE whose program hangs. A call of the kernel on it returns
-// when the storage answers, whatever becomes of the caller. So each call on a volume has a goroutine that is left behind when the time of the call
-// is over, and a volume on which a call hangs gets no other one until that call is over: however often the volume is asked for, few goroutines hang.
+// Storage may not answer: a suspended device, a network file system whose server is away, a FUSE
+// whose program hangs. A call of the kernel on it returns when the storage answers, whatever
+// becomes of the caller. So each call on a volume has a goroutine that is left behind when the time
+// of the call is over, and a volume on which a call hangs gets no other one until that call is
+// over: however often the volume is asked for, few goroutines hang.
 
 // Bounds of calls on storage, each with its reason.
 const (
-	// askTime is what a look gets for which a caller of the API waits, or that is made for many volumes: a look takes milliseconds.
+	// askTime is what a look gets for which a caller of the API waits, or that is made for many
+	// volumes: a look takes milliseconds.
 	askTime = 5 * time.Second
-	// lookTime is what a look of a job gets: a disk that spins up, or a file system that recovers, takes seconds.
+	// lookTime is what a look of a job gets: a disk that spins up, or a file system that recovers,
+	// takes seconds.
 	lookTime = 30 * time.Second
 	// planTime is what naming a snapshot gets, for which programs of LVM may run.
 	planTime = 2 * time.Minute
@@ -29,13 +33,14 @@ const (
 	removeTime = 2 * time.Minute
 	// forEver is for what ends with its context alone.
 	forEver = 1 << 62 * time.Nanosecond
-	// hungTime is what a call gets to end that hangs already, when a caller of the API, or a look at many volumes, wants another one on the same volume.
-	// A job waits for as long as for a look: what seems to hang may be slow.
+	// hungTime is what a call gets to end that hangs already, when a caller of the API, or a look
+	// at many volumes, wants another one on the same volume. A job waits for as long as for a look:
+	// what seems to hang may be slow.
 	hungTime = time.Second
 )
 
-// engineTime is what an engine, or a call on storage, gets to end after its context has: no call on storage that answers takes as long. It is changed by
-// tests alone.
+// engineTime is what an engine, or a call on storage, gets to end after its context has: no call on
+// storage that answers takes as long. It is changed by tests alone.
 var engineTime = 30 * time.Second
 
 // patience bounds calls on storage. The zero value is ready. It is for any number of goroutines.
@@ -79,13 +84,14 @@ func (c *call) noAnswer() error {
 		time.Since(c.began).Round(time.Second))
 }
 
-// ask makes a call whose answer is of use to all who ask the same of the volume, and who all wait for that one. The end of a caller's context does not
-// end it.
+// ask makes a call whose answer is of use to all who ask the same of the volume, and who all wait
+// for that one. The end of a caller's context does not end it.
 func ask[T any](ctx context.Context, p *patience, volume, what string, limit time.Duration, do func(context.Context) (T, error)) (T, error) {
 	return call1(ctx, p, volume, what, what+" "+volume, limit, 0, do)
 }
 
-// act makes a call that nobody shares. The end of the caller's context ends that of the call, which gets grace to end.
+// act makes a call that nobody shares. The end of the caller's context ends that of the call, which
+// gets grace to end.
 func act[T any](ctx context.Context, p *patience, volume, what string, limit, grace time.Duration, do func(context.Context) (T, error)) (T, error) {
 	return call1(ctx, p, volume, what, "", limit, grace, do)
 }

@@ -11,8 +11,9 @@ import (
 	"holdfast/agent/job"
 )
 
-// recalled are the instances of unfinished jobs that the configuration does not have any more, or that it has become something else of. They are
-// made of what the journal kept. The methods may be called from any goroutine.
+// recalled are the instances of unfinished jobs that the configuration does not have any more, or
+// that it has become something else of. They are made of what the journal kept. The methods may be
+// called from any goroutine.
 type recalled struct {
 	mu        sync.Mutex
 	instances map[string]*instance // by what the journal kept
@@ -69,8 +70,9 @@ func (a *Agent) recall(id string, kept json.RawMessage) (job.Instance, error) {
 	return a.partsOf(in), nil
 }
 
-// recallInstance finds the instance on which a job acts: by the configuration, whose mended commands and time-outs count, where that still names the same
-// thing, and else by what the journal kept.
+// recallInstance finds the instance on which a job acts: by the configuration, whose mended
+// commands and time-outs count, where that still names the same thing, and else by what the journal
+// kept.
 func (a *Agent) recallInstance(id string, kept json.RawMessage) (*instance, error) {
 	in := a.instances[id]
 	if in == nil && len(kept) == 0 {
@@ -89,7 +91,8 @@ func (a *Agent) recallInstance(id string, kept json.RawMessage) (*instance, erro
 	return before, nil
 }
 
-// sameThing tells whether two runtimes act on the same thing. What the commands of exec act on only they know.
+// sameThing tells whether two runtimes act on the same thing. What the commands of exec act on only
+// they know.
 func sameThing(a, b config.Runtime) bool {
 	if a.Docker != nil && b.Docker != nil {
 		return a.Docker.Host == b.Docker.Host && a.Docker.Container == b.Docker.Container
@@ -97,7 +100,8 @@ func sameThing(a, b config.Runtime) bool {
 	return a.Kind() == b.Kind()
 }
 
-// found gives an instance of the configuration, or of an unfinished job, and whose it is: of the job's tenant while there is one. Nil: there is none.
+// found gives an instance of the configuration, or of an unfinished job, and whose it is: of the
+// job's tenant while there is one. Nil: there is none.
 func (a *Agent) found(id string) (in *instance, tenant string, err error) {
 	active, _, err := a.journal.ByInstance(id)
 	if err != nil {
@@ -133,7 +137,8 @@ func (a *Agent) strays(c api.Caller) (list []*instance, err error) {
 	return list, nil
 }
 
-// warnOfStrays says at the start which unfinished jobs have instances that the configuration does not have any more.
+// warnOfStrays says at the start which unfinished jobs have instances that the configuration does
+// not have any more.
 func (a *Agent) warnOfStrays(active []*job.Job) {
 	for _, j := range active {
 		if a.instances[j.Instance] == nil {

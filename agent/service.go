@@ -113,33 +113,6 @@ func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bo
 	return nil
 }
 
-// absent are those of the instances whose storage is not here, and hung those whose storage does not answer. They are looked at together, so that storage that does not answer costs its time once.
-func (s *service) absent(ctx context.Context, instances []*instance) (absent, hung []string) {
-	missing := make([]error, len(instances))
-	group, ctx := contain.WithContext(ctx)
-	for i, in := range instances {
-		group.Go(func() error {
-			missing[i] = s.a.restored(ctx, in)
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		s.a.log.Error("the storage of instances could not be looked at", keyError, err.Error())
-	}
-	for i, in := range instances {
-		switch {
-		case missing[i] == nil:
-			continue
-		case noAnswer(missing[i]):
-			hung = append(hung, in.cfg.ID)
-		default:
-			absent = append(absent, in.cfg.ID)
-		}
-		s.a.log.Warn("storage of an instance is not on this host", keyInstance, in.cfg.ID, keyError, missing[i].Error())
-	}
-	return absent, hung
-}
-
 // visible finds the instance for a caller.
 func (s *service) visible(c api.Caller, id string) (*instance, error) {
 	in, tenant, err := s.a.found(id)

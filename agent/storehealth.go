@@ -12,10 +12,12 @@ import (
 	"holdfast/internal/vault"
 )
 
-// storeHealth tells whether the store answers, for the jobs that hold instances. It is the job.Store. It is for any number of goroutines.
+// storeHealth tells whether the store answers, for the jobs that hold instances. It is the
+// job.Store. It is for any number of goroutines.
 type storeHealth struct {
 	vaults *vaults
-	// probe is the store without the limiter: a request must not wait behind the uploads of other jobs, whose packs may take minutes each.
+	// probe is the store without the limiter: a request must not wait behind the uploads of other
+	// jobs, whose packs may take minutes each.
 	probe obs.Store
 
 	mu sync.Mutex
@@ -23,7 +25,8 @@ type storeHealth struct {
 	reads, writes silence
 }
 
-// silence is since when the store has not answered one kind of request. The zero value is of one that answers.
+// silence is since when the store has not answered one kind of request. The zero value is of one
+// that answers.
 type silence struct {
 	answered time.Time // the last time
 	since    time.Time // when the first of the requests began that failed since; zero: none did
@@ -52,7 +55,8 @@ func notAnswered(err error) error {
 	return err
 }
 
-// isAway tells whether an error says that no answer of the store came. What the name service and what stands in between say is no such answer.
+// isAway tells whether an error says that no answer of the store came. What the name service and
+// what stands in between say is no such answer.
 func isAway(err error) bool {
 	return errors.Is(err, obs.ErrUnavailable) || errors.Is(err, obs.ErrNoHost) || errors.Is(err, obs.ErrOdd) || errors.Is(err, obs.ErrProxy)
 }
@@ -90,7 +94,8 @@ func (h *storeHealth) request(e obs.Event) {
 	}
 }
 
-// probeTries is how often the request before a hold is made at once: a connection that broke is no outage, and the job goes on trying.
+// probeTries is how often the request before a hold is made at once: a connection that broke is no
+// outage, and the job goes on trying.
 const probeTries = 3
 
 // openProbe opens the store once more, without the limiter.

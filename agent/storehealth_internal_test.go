@@ -10,8 +10,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// TestSilence: the store is silent from the beginning of the first try that failed since its last answer to that kind of request. An answer of any sort ends
-// that, also a refusal; a try that was cancelled says nothing.
+// TestSilence: the store is silent from the beginning of the first try that failed since its last
+// answer to that kind of request. An answer of any sort ends that, also a refusal; a try that was
+// cancelled says nothing.
 func TestSilence(t *testing.T) {
 	away := fmt.Errorf("put: %w", obs.ErrUnavailable)
 	type step struct {

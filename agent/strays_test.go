@@ -22,8 +22,8 @@ func (h *host) strays() string {
 	return strings.Join(agent.Strays(cfg), "\n")
 }
 
-// TestInstanceLeavesTheConfiguration: an instance that is held while the configuration loses it is warned of, listed, and let go as its tenant or an
-// operator asks; by nobody else.
+// TestInstanceLeavesTheConfiguration: an instance that is held while the configuration loses it is
+// warned of, listed, and let go as its tenant or an operator asks; by nobody else.
 func TestInstanceLeavesTheConfiguration(t *testing.T) {
 	for verb, end := range map[string]struct{ event, state string }{
 		"resume":  {"holdfast.instance.resumed", "running"},
@@ -87,7 +87,8 @@ func notes(t *testing.T, dir string) bool {
 	return len(found) > 0
 }
 
-// TestStraysOfNothing: a host without a state folder, or with a journal that can't be read, has no warning and no damage from the look.
+// TestStraysOfNothing: a host without a state folder, or with a journal that can't be read, has no
+// warning and no damage from the look.
 func TestStraysOfNothing(t *testing.T) {
 	h := newHost(t)
 	if got := h.strays(); got != "" {

@@ -12,8 +12,9 @@ import (
 	"holdfast/agent/job"
 )
 
-// TestInstanceLeavesTheConfiguration: a job whose instance the configuration has lost goes on by what the journal kept. A backup that is not stored
-// fails and lets the instance go; one that is stored waits, and can be resumed and released.
+// TestInstanceLeavesTheConfiguration: a job whose instance the configuration has lost goes on by
+// what the journal kept. A backup that is not stored fails and lets the instance go; one that is
+// stored waits, and can be resumed and released.
 func TestInstanceLeavesTheConfiguration(t *testing.T) {
 	for name, c := range map[string]struct {
 		state job.State // in which the agent stops
@@ -101,7 +102,8 @@ func TestInstanceLeavesTheConfiguration(t *testing.T) {
 	}
 }
 
-// TestBaseIsThereWhenItIsKept: a life whose rules keep bases takes over from one whose rules do not, and which has removed the snapshot already.
+// TestBaseIsThereWhenItIsKept: a life whose rules keep bases takes over from one whose rules do
+// not, and which has removed the snapshot already.
 func TestBaseIsThereWhenItIsKept(t *testing.T) {
 	for n := range 12 {
 		synctest.Test(t, func(t *testing.T) {

@@ -12,11 +12,12 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// peekTimeout is how long Peek waits for a process that has the journal open: an agent that runs keeps it open.
+// peekTimeout is how long Peek waits for a process that has the journal open: an agent that runs
+// keeps it open.
 const peekTimeout = 100 * time.Millisecond
 
-// Peek returns the unfinished jobs of a journal without changing the file. The error is ErrLocked while an agent has it open; a file that is
-// not there is fs.ErrNotExist.
+// Peek returns the unfinished jobs of a journal without changing the file. The error is ErrLocked
+// while an agent has it open; a file that is not there is fs.ErrNotExist.
 func Peek(path string) (jobs []*Job, err error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err

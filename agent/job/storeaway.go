@@ -10,15 +10,18 @@ import (
 	"holdfast/internal/contain"
 )
 
-// An instance stands still only while the store answers. Before each hold the store is asked, and while it does not answer the instance runs. An
-// instance that stands still for an upload is let go when the store has not answered for Options.StorePatience, where nothing is lost by that: see
+// An instance stands still only while the store answers. Before each hold the store is asked, and
+// while it does not answer the instance runs. An instance that stands still for an upload is let go
+// when the store has not answered for Options.StorePatience, where nothing is lost by that: see
 // mayWait.
 
 // Store tells whether the store answers. Its methods may be called from any goroutine.
 type Store interface {
-	// Reach opens the tenant's vault and makes one cheap request. The error wraps ErrStoreAway where another try may succeed without anybody's doing.
+	// Reach opens the tenant's vault and makes one cheap request. The error wraps ErrStoreAway
+	// where another try may succeed without anybody's doing.
 	Reach(ctx context.Context, tenant string) error
-	// Silent is for how long the store has answered none of the requests of a kind that are still made; 0 while it answers.
+	// Silent is for how long the store has answered none of the requests of a kind that are still
+	// made; 0 while it answers.
 	Silent() time.Duration
 }
 
@@ -30,19 +33,23 @@ var errWaitForStore = errors.New("the instance is let go until the store answers
 
 // Bounds of the waits for the store, each with its reason.
 const (
-	// reachTime is what one request gets: a store that needs longer for a few bytes can't take an upload.
+	// reachTime is what one request gets: a store that needs longer for a few bytes can't take an
+	// upload.
 	reachTime = 30 * time.Second
 	// silentEvery is how often a job looks whether the store answers.
 	silentEvery = time.Second
-	// firstStoreWait and lastStoreWait are how long an instance runs at least after it was let go for the store: a store that answers small requests and
-	// no large ones must not make it stand still most of the time.
+	// firstStoreWait and lastStoreWait are how long an instance runs at least after it was let go
+	// for the store: a store that answers small requests and no large ones must not make it stand
+	// still most of the time.
 	firstStoreWait = time.Minute
 	lastStoreWait  = 15 * time.Minute
 )
 
-// mayWait tells whether nothing is lost when the instance is let go and held once more. A backup on which an instance can be released has to be made
-// of its last state, so a job whose instance ran begins anew, whatever snapshots stand; what it has stored is found again. A stop is another matter:
-// each one ends the programs of the instance. And where nobody waits for the instance, it may stay as it is.
+// mayWait tells whether nothing is lost when the instance is let go and held once more. A backup on
+// which an instance can be released has to be made of its last state, so a job whose instance ran
+// begins anew, whatever snapshots stand; what it has stored is found again. A stop is another
+// matter: each one ends the programs of the instance. And where nobody waits for the instance, it
+// may stay as it is.
 func (j *Job) mayWait() bool { return j.standsStill() && j.Mode != ModeStop }
 
 // restForStore lets an instance run for a while that was let go for the store.
@@ -53,8 +60,8 @@ func restForStore(ctx context.Context, j *Job) error {
 	return sleep(ctx, min(firstStoreWait<<min(j.StoreWaits-1, 10), lastStoreWait))
 }
 
-// turnToHold waits for the turn to hold the instance and for the store, and returns with both: the store is asked anew after each wait for the turn.
-// No turn is kept while the store is away.
+// turnToHold waits for the turn to hold the instance and for the store, and returns with both: the
+// store is asked anew after each wait for the turn. No turn is kept while the store is away.
 func (w *worker) turnToHold(ctx context.Context, j *Job) error {
 	told := false
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
@@ -100,8 +107,9 @@ func (w *worker) reach(ctx context.Context, j *Job) error {
 	return err
 }
 
-// whileStoreAnswers makes a context that also ends, with a cause that wraps ErrStoreAway, when the store has been silent for too long and the job may
-// wait for it. stop is due; it returns when nothing looks any more.
+// whileStoreAnswers makes a context that also ends, with a cause that wraps ErrStoreAway, when the
+// store has been silent for too long and the job may wait for it. stop is due; it returns when
+// nothing looks any more.
 func (w *worker) whileStoreAnswers(ctx context.Context, j *Job) (_ context.Context, stop func()) {
 	patience := w.m.opts.StorePatience
 	if w.m.parts.Store == nil || patience <= 0 || !j.mayWait() {

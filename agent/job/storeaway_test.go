@@ -12,8 +12,9 @@ import (
 	"holdfast/agent/job"
 )
 
-// TestNotHeldWhileTheStoreIsAway: an instance runs while the store does not answer, also where its job has waited for the turn to hold meanwhile, and its
-// job keeps no turn. An error that waiting does not mend fails the job before the hold.
+// TestNotHeldWhileTheStoreIsAway: an instance runs while the store does not answer, also where its
+// job has waited for the turn to hold meanwhile, and its job keeps no turn. An error that waiting
+// does not mend fails the job before the hold.
 func TestNotHeldWhileTheStoreIsAway(t *testing.T) {
 	for _, mode := range []job.Mode{job.ModeFrozen, job.ModePrecopy, job.ModeStop} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -71,8 +72,9 @@ func TestNotHeldWhileTheStoreIsAway(t *testing.T) {
 	}
 }
 
-// TestLetGoWhileTheStoreIsSilent: an instance that stands still for an upload runs again when the store is silent for too long, and is held again when the
-// store answers, however often that happens. It is not so where something would be lost by it: see the table.
+// TestLetGoWhileTheStoreIsSilent: an instance that stands still for an upload runs again when the
+// store is silent for too long, and is held again when the store answers, however often that
+// happens. It is not so where something would be lost by it: see the table.
 func TestLetGoWhileTheStoreIsSilent(t *testing.T) {
 	for name, c := range map[string]struct {
 		mode     job.Mode

@@ -11,8 +11,8 @@ import (
 	"holdfast/agent/job"
 )
 
-// TestStuckThawsLendTheirTurns: instances that can't be let go, as many as there are turns, keep no other backup from its end, nor do jobs that can't be
-// put off. When they can be let go, they are.
+// TestStuckThawsLendTheirTurns: instances that can't be let go, as many as there are turns, keep no
+// other backup from its end, nor do jobs that can't be put off. When they can be let go, they are.
 func TestStuckThawsLendTheirTurns(t *testing.T) {
 	for _, doing := range []string{"fail", "are put off"} {
 		t.Run(doing, func(t *testing.T) {
@@ -86,7 +86,8 @@ func TestStuckThawsLendTheirTurns(t *testing.T) {
 	}
 }
 
-// TestLateHoldIsUndone: a freeze, or a stop, that failed takes effect after the job has looked whether the instance runs.
+// TestLateHoldIsUndone: a freeze, or a stop, that failed takes effect after the job has looked
+// whether the instance runs.
 func TestLateHoldIsUndone(t *testing.T) {
 	for _, c := range []struct {
 		mode job.Mode

@@ -5,12 +5,13 @@ import (
 	"time"
 )
 
-// tidyTime is how long a start waits for the removal of what earlier lives have left. Storage that does not answer must not keep the instances of
-// other storage held; what takes longer goes on beside the jobs.
+// tidyTime is how long a start waits for the removal of what earlier lives have left. Storage that
+// does not answer must not keep the instances of other storage held; what takes longer goes on
+// beside the jobs.
 const tidyTime = 10 * time.Second
 
-// tidy removes what earlier lives have left and nothing needs, and the bases that the rules do not allow any more. It returns after tidyTime at most; wait
-// returns when it has ended.
+// tidy removes what earlier lives have left and nothing needs, and the bases that the rules do not
+// allow any more. It returns after tidyTime at most; wait returns when it has ended.
 func (m *Manager) tidy(ctx context.Context, jobs []*Job) (wait func()) {
 	var left []Leftover
 	// What is to be removed is known before a job can make anything new.
@@ -34,7 +35,8 @@ func (m *Manager) tidy(ctx context.Context, jobs []*Job) (wait func()) {
 	return func() { <-done }
 }
 
-// findLeftovers lists the snapshots of ours that no unfinished job names and that are no bases, and what could not be removed before.
+// findLeftovers lists the snapshots of ours that no unfinished job names and that are no bases, and
+// what could not be removed before.
 func (m *Manager) findLeftovers(ctx context.Context, jobs []*Job) (left []Leftover) {
 	found, err := m.parts.Leftovers(ctx)
 	if err != nil {

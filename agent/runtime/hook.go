@@ -17,14 +17,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A hook is a command of the configuration. It runs below a keeper, which is a process of this program that inherits the command's orphans
-// (PR_SET_CHILD_SUBREAPER), also those in sessions of their own. The keeper ends when none of them is left: what a hook has started must not act on
-// the instance after the verb has ended, when the job goes on to something else. The keeper kills them all when the agent dies, as it then reads the
-// end of its pipe. No control group is needed for that, which the agent's unit could not make.
+// A hook is a command of the configuration. It runs below a keeper, which is a process of this
+// program that inherits the command's orphans (PR_SET_CHILD_SUBREAPER), also those in sessions of
+// their own. The keeper ends when none of them is left: what a hook has started must not act on the
+// instance after the verb has ended, when the job goes on to something else. The keeper kills them
+// all when the agent dies, as it then reads the end of its pipe. No control group is needed for
+// that, which the agent's unit could not make.
 
 // Bounds of a hook's end, each with its reason.
 const (
-	// killTime is what processes get to die. One that waits in the kernel dies when that wait ends, and executes nothing more.
+	// killTime is what processes get to die. One that waits in the kernel dies when that wait ends,
+	// and executes nothing more.
 	killTime = 5 * time.Second
 	// keeperWait is what a keeper gets beyond that.
 	keeperWait = 2 * killTime
@@ -33,8 +36,9 @@ const (
 // errSurvives says that a process of a hook could not be ended.
 var errSurvives = errors.New("a process of the command can't be ended: it waits in the kernel")
 
-// runHook runs one command to its end. stays says that it may leave processes behind when it succeeds. The error is of the command, or of its
-// keeper; after it returns, no other process of the command is left, unless the error is errSurvives.
+// runHook runs one command to its end. stays says that it may leave processes behind when it
+// succeeds. The error is of the command, or of its keeper; after it returns, no other process of
+// the command is left, unless the error is errSurvives.
 func runHook(ctx context.Context, argv, env []string, stays bool, stdout, stderr io.Writer) error {
 	path := argv[0]
 	if filepath.Base(path) == path {

@@ -36,7 +36,8 @@ func lives(pid string) bool {
 	return !strings.HasPrefix(after, "Z") && !strings.HasPrefix(after, "X")
 }
 
-// escapes are ways in which a command leaves a process behind that writes its number to the file $1, and would act on the instance later.
+// escapes are ways in which a command leaves a process behind that writes its number to the file
+// $1, and would act on the instance later.
 var escapes = map[string]string{
 	"in the background":       `sh -c 'echo $$ >"$0"; exec sleep 1000' "$1" & `,
 	"in a session of its own": `setsid sh -c 'echo $$ >"$0"; exec sleep 1000' "$1" & `,
@@ -45,8 +46,8 @@ var escapes = map[string]string{
 	"without the pipes":       `setsid sh -c 'echo $$ >"$0"; exec sleep 1000' "$1" >/dev/null 2>&1 </dev/null & `,
 }
 
-// TestNoProcessOfAHookSurvives: however a process of a command got away from it, it does not outlive the command's end, be that well, with an error, or
-// by the time-out.
+// TestNoProcessOfAHookSurvives: however a process of a command got away from it, it does not
+// outlive the command's end, be that well, with an error, or by the time-out.
 func TestNoProcessOfAHookSurvives(t *testing.T) {
 	testbed.Need(t, "setsid")
 	for name, escape := range escapes {
@@ -81,7 +82,8 @@ func TestNoProcessOfAHookSurvives(t *testing.T) {
 	}
 }
 
-// TestStartLeavesTheInstance: what starts an instance may leave the instance's processes behind, if it succeeds.
+// TestStartLeavesTheInstance: what starts an instance may leave the instance's processes behind, if
+// it succeeds.
 func TestStartLeavesTheInstance(t *testing.T) {
 	testbed.Need(t, "setsid")
 	for _, ends := range []string{"exit 0", "exit 1"} {

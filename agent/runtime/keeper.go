@@ -30,7 +30,8 @@ const (
 // killPause is how long a keeper waits between two looks for processes that it kills.
 const killPause = 5 * time.Millisecond
 
-// init makes this process a keeper when it was started as one: before any other work, and never to return.
+// init makes this process a keeper when it was started as one: before any other work, and never to
+// return.
 func init() {
 	if len(os.Args) >= 4 && os.Args[0] == keeperName {
 		os.Exit(keep(os.Args[1] == "true", os.Args[2], os.Args[3:]))
@@ -98,7 +99,8 @@ func keep(stays bool, path string, argv []string) int {
 	return tell("exit %d", status.ExitStatus())
 }
 
-// endOrphans kills what is left below this process until nothing is, and returns 0, or a process that does not die.
+// endOrphans kills what is left below this process until nothing is, and returns 0, or a process
+// that does not die.
 func endOrphans() int {
 	for began := time.Now(); ; time.Sleep(killPause) {
 		for pid, err := 1, error(nil); err == nil && pid > 0 || errors.Is(err, unix.EINTR); {
@@ -112,8 +114,8 @@ func endOrphans() int {
 	}
 }
 
-// killChildren sends SIGKILL to all children of this process, and returns one of them, or 0. Their own children become children of this process when
-// they die.
+// killChildren sends SIGKILL to all children of this process, and returns one of them, or 0. Their
+// own children become children of this process when they die.
 func killChildren() (alive int) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -125,7 +127,8 @@ func killChildren() (alive int) {
 			continue
 		}
 		alive = pid
-		// A descriptor holds the process while it is looked at once more: its number may have been given to another one meanwhile.
+		// A descriptor holds the process while it is looked at once more: its number may have been
+		// given to another one meanwhile.
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err != nil {
 			continue
