@@ -120,6 +120,18 @@ func (a *Agent) found(id string) (in *instance, tenant string, err error) {
 	return in, active.Tenant, err
 }
 
+// visible finds the instance for a caller.
+func (s *service) visible(c api.Caller, id string) (*instance, error) {
+	in, tenant, err := s.a.found(id)
+	if err != nil {
+		return nil, err
+	}
+	if in == nil || !c.Sees(tenant) {
+		return nil, noInstance(c, id)
+	}
+	return in, nil
+}
+
 // strays are the instances of unfinished jobs that the configuration does not have.
 func (a *Agent) strays(c api.Caller) (list []*instance, err error) {
 	active, err := a.journal.Active()

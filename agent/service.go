@@ -113,18 +113,6 @@ func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bo
 	return nil
 }
 
-// visible finds the instance for a caller.
-func (s *service) visible(c api.Caller, id string) (*instance, error) {
-	in, tenant, err := s.a.found(id)
-	if err != nil {
-		return nil, err
-	}
-	if in == nil || !c.Sees(tenant) {
-		return nil, noInstance(c, id)
-	}
-	return in, nil
-}
-
 // taskJobs finds the jobs of a task that the caller may see.
 func (s *service) taskJobs(c api.Caller, id string) ([]*job.Job, error) {
 	_, jobs, err := s.a.journal.Task(id)
