@@ -111,7 +111,7 @@ func TestHungVolumeAtTheStart(t *testing.T) {
 // time is over, although the engine hangs; so do the stop and the next start. The engine's run has
 // no effect when the volume answers again.
 func TestVolumeHangsInABackup(t *testing.T) {
-	defer agent.SetEngineTime(time.Second)()
+	t.Cleanup(agent.SetEngineTime(time.Second)) // after the agent has ended
 	h := newHost(t)
 	h.cfg = strings.Replace(h.cfg, "limits: {drain_timeout: 5s}", "limits: {drain_timeout: 1s, frozen_deadline: 3s}", 1)
 	f := onFUSE(t, h)

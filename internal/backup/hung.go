@@ -8,8 +8,8 @@ import (
 )
 
 // hungAfter is how long a Run may take to end after its context has. One that takes longer hangs in
-// the kernel, on storage that does not answer. Tests change it.
-var hungAfter = 30 * time.Second
+// the kernel, on storage that does not answer.
+const hungAfter = 30 * time.Second
 
 // hungBuffers is how many packs a Run that hangs has at most for certain: one that it fills, and one
 // on its way.
