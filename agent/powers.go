@@ -39,6 +39,10 @@ func (a *Agent) Powers() (need []Power, all bool, err error) {
 	left := leftWork{snapshots: len(jobs)+len(bases) > 0}
 	for _, j := range jobs {
 		left.restore = left.restore || j.IsRestore()
+		// The commands of an instance that left the configuration may still have to let it go.
+		if in, err := a.recallInstance(j.Instance, j.Kept); err == nil {
+			left.instances = append(left.instances, *in.cfg)
+		}
 	}
 	need, all = powers(a.cfg, left)
 	return need, all, nil
@@ -48,12 +52,13 @@ func (a *Agent) Powers() (need []Power, all bool, err error) {
 type leftWork struct {
 	snapshots bool // there may be some, of any kind
 	restore   bool // one has not ended
+	instances []config.Instance
 }
 
 // powers is Powers by what it depends on.
 func powers(cfg *config.Config, left leftWork) (need []Power, all bool) {
 	docker, made, lvm := false, left.snapshots, left.snapshots
-	for _, in := range cfg.Instances {
+	for _, in := range slices.Concat(cfg.Instances, left.instances) {
 		switch in.Runtime.Kind() {
 		case "exec":
 			return nil, true

@@ -28,7 +28,11 @@ func TestPowers(t *testing.T) {
 		{"read in place alone", none, "freeze", "refuse: true", "", reads, leftWork{}},
 		{"into a folder", none, "fsfreeze", "refuse: true", "file:///srv/store", reads + " DAC_OVERRIDE", leftWork{}},
 		{"left snapshots", none, "freeze", "refuse: true", "", reads + " DAC_OVERRIDE CHOWN MKNOD IPC_LOCK", leftWork{snapshots: true}},
-		{"left a restore", none, "freeze", "refuse: true", "", reads + writes + " IPC_LOCK", leftWork{true, true}},
+		{"left a restore", none, "freeze", "refuse: true", "", reads + writes + " IPC_LOCK", leftWork{snapshots: true, restore: true}},
+		{
+			"commands of an instance that left", none, "freeze", "refuse: true", "", "all",
+			leftWork{instances: []config.Instance{{Runtime: config.Runtime{Exec: &config.Exec{}}}}},
+		},
 		{"commands", command, "freeze", "refuse: true", "", "all", leftWork{}},
 	} {
 		if c.store == "" {

@@ -45,9 +45,9 @@ var _ api.Service = (*service)(nil)
 
 // Backup checks the whole batch before anything starts, in the order: is the command known, do the
 // instances exist, may the caller act on them, are they of one tenant, is their storage here, are they busy.
-func (s *service) Backup(_ context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
+func (s *service) Backup(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
 	r := job.Request{Kind: job.KindBackup, Deadline: deadline, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
-	return s.accept(r, func() error { return s.check(c, ids, true) })
+	return s.accept(r, func() error { return s.check(ctx, c, ids, true) })
 }
 
 // accept puts the command into the journal, unless it is there or check refuses it.
@@ -83,8 +83,9 @@ func (s *service) accept(r job.Request, check func() error) (api.TaskAnswer, err
 }
 
 // check refuses a batch with instances that the caller can't act on together; for a backup their storage must be here.
-func (s *service) check(c api.Caller, ids []string, here bool) error {
-	var unknown, absent []string
+func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bool) error {
+	var unknown []string
+	var known []*instance
 	tenants := map[string]bool{}
 	for _, id := range ids {
 		in := s.a.instances[id]
@@ -93,29 +94,23 @@ func (s *service) check(c api.Caller, ids []string, here bool) error {
 			continue
 		}
 		tenants[in.cfg.Tenant] = true
-		if err := in.restored(); here && err != nil {
-			s.a.log.Warn("storage of an instance is not on this host", keyInstance, id, keyError, err.Error())
-			absent = append(absent, id)
-		}
+		known = append(known, in)
+	}
+	var absent, hung []string
+	if here && len(unknown) == 0 {
+		absent, hung = s.absent(ctx, known)
 	}
 	switch {
 	case len(unknown) > 0:
 		return noInstance(c, unknown...)
 	case len(tenants) > 1:
 		return api.RefuseInstances(api.CodeManyTenants, ids, "do not belong to one tenant")
+	case len(hung) > 0:
+		return api.RefuseInstances(api.CodeNotRunning, hung, "its storage does not answer")
 	case len(absent) > 0:
 		return api.RefuseInstances(api.CodeNotRunning, absent, "its storage is not on this host; restore it first")
 	}
 	return nil
-}
-
-// visible finds the instance for a caller.
-func (s *service) visible(c api.Caller, id string) (*instance, error) {
-	in := s.a.instances[id]
-	if in == nil || !c.Sees(in.cfg.Tenant) {
-		return nil, noInstance(c, id)
-	}
-	return in, nil
 }
 
 // taskJobs finds the jobs of a task that the caller may see.
@@ -331,10 +326,16 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 	var mu sync.Mutex
 	group, ctx := contain.WithContext(ctx)
 	group.SetLimit(lookers)
+	all, err := s.a.strays(c) // listed too: they can be let go of
+	if err != nil {
+		return nil, err
+	}
 	for _, in := range s.a.instances {
-		if !c.Sees(in.cfg.Tenant) {
-			continue
+		if c.Sees(in.cfg.Tenant) {
+			all = append(all, in)
 		}
+	}
+	for _, in := range all {
 		group.Go(func() error {
 			info, err := s.instanceInfo(ctx, in)
 			mu.Lock()

@@ -43,7 +43,7 @@ const (
 	InstanceRestoring       = 1 // also while that waits for its turn
 	InstanceLoaded          = 2 // its data is on this host
 	InstanceBackup          = 4 // from the command to the release
-	InstanceBackupAbnormal  = 5 // the last backup failed, or its report was refused
+	InstanceBackupAbnormal  = 5 // the last backup failed, its report was refused, or the storage does not answer
 	InstanceRestoreAbnormal = 6 // the last restore failed
 )
 

@@ -84,6 +84,9 @@ const (
 	// DefaultDrainTimeout stays below the 90 s that systemd waits by default before it kills; what is
 	// not finished by then resumes from the journal.
 	DefaultDrainTimeout = time.Minute
+	// DefaultStorePatience outlasts a restart of a store and a connection that has to be given up (a minute), and is a small part of what
+	// users bear that an instance stands still.
+	DefaultStorePatience = 2 * time.Minute
 	// DefaultRequests is some hundred times what a control plane sends that polls each task every few seconds.
 	DefaultRequests = 50
 	// DefaultConnections takes 40 MB at most, at some 40 KB each with TLS.
@@ -262,6 +265,7 @@ type Limits struct {
 	FrozenDeadline time.Duration `yaml:"frozen_deadline"` // longest freeze before a job fails and thaws
 	JobDeadline    time.Duration `yaml:"job_deadline"`    // longest job up to its manifest
 	DrainTimeout   time.Duration `yaml:"drain_timeout"`   // how long a stopping daemon waits for its jobs
+	StorePatience  time.Duration `yaml:"store_patience"`  // longest silence of the store before an instance that stands still is let go until it ends
 	Requests       int           `yaml:"requests"`        // a second and caller, over the network
 	Connections    int           `yaml:"connections"`     // over the network, at the same time; a quarter from one address
 }

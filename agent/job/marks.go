@@ -59,12 +59,12 @@ func (m *Manager) adopt() error {
 		return fmt.Errorf("look for notes of held instances: %w", err)
 	}
 	for instance, note := range notes {
-		var j Job
-		if err := json.Unmarshal(note, &j); err != nil || j.Instance != instance || j.ID == "" {
+		j, err := HeldNote(instance, note)
+		if err != nil {
 			m.parts.Observer.Trouble(instance, "", "read the note that the instance is held", errors.Join(errors.New("it is damaged; look whether the instance is frozen, and let it go"), err))
 			continue
 		}
-		adopted, err := m.journal.adopt(j)
+		adopted, err := m.journal.adopt(*j)
 		if err != nil {
 			return err
 		}

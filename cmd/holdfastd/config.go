@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"holdfast/agent"
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
 	"holdfast/internal/plain"
@@ -91,6 +92,11 @@ func checkConfig(path string, stdout io.Writer) error {
 	cfg, err := load(path, certificateInTime)
 	if err != nil {
 		return err
+	}
+	for _, warning := range agent.Strays(cfg) {
+		if _, err := fmt.Fprintln(stdout, "warning:", warning); err != nil {
+			return err
+		}
 	}
 	_, err = fmt.Fprintf(stdout, "%s is valid: host %s, %d instances\n", path, cfg.HostID, len(cfg.Instances))
 	return err

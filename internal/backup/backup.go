@@ -192,7 +192,7 @@ func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first b
 	if r.turn, err = o.On.admit(ctx, first); err != nil {
 		return nil, err
 	}
-	defer r.turn.leave()
+	defer r.turn.watch(ctx)()
 	r.warnings.Tell = o.Warn
 	r.res.Stages, r.res.Catalogues = map[string]time.Duration{}, map[string]string{}
 	r.clock = o.Clock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -100,10 +101,15 @@ func NewHost(o HostOptions) *Host {
 	return h
 }
 
-// turn is a Run's right to workers and memory, until it finishes, and to be there, until it leaves. It is for one goroutine at a time.
+// turn is a Run's right to workers and memory, until it finishes, and to be there, until it leaves. It is for one goroutine at a time, beside
+// that of watch.
 type turn struct {
-	h  *Host
-	of chan struct{} // where it has a place; nil: nowhere
+	h *Host
+
+	mu    sync.Mutex
+	of    chan struct{} // where it has a place; nil: nowhere
+	lent  bool          // the Run hangs, and others have its place
+	ended bool
 }
 
 // admit waits until there are fewer Runs with content to store than the memory was divided for, or ctx ends. Each of the others could hold
@@ -115,9 +121,9 @@ func (h *Host) admit(ctx context.Context, first bool) (*turn, error) {
 	}
 	select {
 	case h.runs <- struct{}{}:
-		return &turn{h, h.runs}, nil
+		return &turn{h: h, of: h.runs}, nil
 	case again <- struct{}{}:
-		return &turn{h, again}, nil
+		return &turn{h: h, of: again}, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -131,13 +137,21 @@ func (t *turn) finish(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	t.leave()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.leaveLocked()
 	t.of = t.h.finishing
 	return nil
 }
 
 // leave gives up the place. It is idempotent.
 func (t *turn) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.leaveLocked()
+}
+
+func (t *turn) leaveLocked() {
 	if t.of != nil {
 		<-t.of
 		t.of = nil

@@ -42,6 +42,13 @@ const patience = 50 * time.Millisecond
 // NewBuffers returns room for n packs, 2 at the least.
 func NewBuffers(n int) *Buffers { return &Buffers{limit: max(n, 2)} }
 
+// Grow makes room for n packs more, or fewer: a Writer that hangs keeps what it has. Packs that are there stay until no Writer needs them.
+func (b *Buffers) Grow(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.limit += n
+}
+
 // buffers is one Writer's use of Buffers. One goroutine takes, any number give back.
 type buffers struct {
 	b          *Buffers

@@ -1,0 +1,36 @@
+package agent
+
+import (
+	"context"
+
+	"holdfast/internal/contain"
+)
+
+// absent are those of the instances whose storage is not here, and hung those whose storage does
+// not answer. They are looked at together, so that storage that does not answer costs its time
+// once.
+func (s *service) absent(ctx context.Context, instances []*instance) (absent, hung []string) {
+	missing := make([]error, len(instances))
+	group, ctx := contain.WithContext(ctx)
+	for i, in := range instances {
+		group.Go(func() error {
+			missing[i] = s.a.restored(ctx, in)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		s.a.log.Error("the storage of instances could not be looked at", keyError, err.Error())
+	}
+	for i, in := range instances {
+		switch {
+		case missing[i] == nil:
+			continue
+		case noAnswer(missing[i]):
+			hung = append(hung, in.cfg.ID)
+		default:
+			absent = append(absent, in.cfg.ID)
+		}
+		s.a.log.Warn("storage of an instance is not on this host", keyInstance, in.cfg.ID, keyError, missing[i].Error())
+	}
+	return absent, hung
+}
