@@ -229,7 +229,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 			"wait_seconds", e.Wait.Seconds(), "error", e.Err.Error())
 	}}
 	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{
-		Observe: a.storeRequest, Retry: &policy, Retention: vault.Retention, Limiter: a.limiter,
+		Observe: a.storeRequest, Retry: &policy, Retention: vault.Retention, Limiter: a.limiter, Later: true,
 		Warn: func(message string) { a.log.Warn("the file system of the store lacks something", "reason", message) },
 	})
 	if err != nil {

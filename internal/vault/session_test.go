@@ -79,7 +79,7 @@ func pids(t *testing.T, v *vault.Vault) (out []int) {
 // as soon as the process is dead and whether or not somebody waited for it.
 func TestSessionsOfKilledProcesses(t *testing.T) {
 	url := "file://" + t.TempDir()
-	st, err := obs.Open(t.Context(), url, obs.Options{Getenv: os.Getenv})
+	st, err := obs.Open(t.Context(), url, obs.Options{Create: true, Getenv: os.Getenv})
 	must(t, err)
 	t.Cleanup(func() { _ = st.Close() })
 	id := identity(t)
