@@ -686,7 +686,13 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 
 // Present tells what the world has of the job's backup.
 func (b fakeEngine) Present(ctx context.Context, j *job.Job) error {
-	b.l.alive()
+	dead := func() error { // the one who waits is no goroutine of this call, so it can't be ended here
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	if b.l.isDead() {
+		return dead()
+	}
 	w := b.l.w
 	w.mu.Lock()
 	present := w.present
@@ -696,10 +702,12 @@ func (b fakeEngine) Present(ctx context.Context, j *job.Job) error {
 			return err
 		}
 	}
-	b.l.alive()
+	if b.l.isDead() {
+		return dead()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.broken == "proof" {
+	if w.broken == "proof" || w.broken == "engine" {
 		return nil
 	}
 	if !slices.ContainsFunc(w.backups[j.Instance], func(count int) bool { return fmt.Sprint("b", count) == j.Result.BackupID }) {
