@@ -166,7 +166,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		},
 		Bases:          job.Bases{Keep: cfg.Base.Keep, MaxAge: cfg.Base.MaxAge, MinFree: float64(cfg.Base.MinFree) / 100},
 		FrozenDeadline: cfg.Limits.FrozenDeadline, StartRestored: cfg.Prepare.Start,
-		JobDeadline: cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout,
+		JobDeadline: cfg.Limits.JobDeadline, ProofAge: cfg.Limits.VerifiedWithin, DrainTimeout: cfg.Limits.DrainTimeout,
 		Now: time.Now, Rand: rand.Reader, BootID: bootID,
 	})
 	a.metrics.Leftovers(func() int {

@@ -62,7 +62,7 @@ func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, e
 	case err != nil:
 		return job.Content{}, fmt.Errorf("%w: %w", job.ErrNoBackup, err)
 	}
-	return job.Content{Backup: ref.ID, Seq: ref.Seq, Created: ref.Time.UTC()}, nil
+	return job.Content{Backup: ref.ID, Seq: ref.Seq, Created: ref.Time.UTC(), Vault: opened.Info().ID}, nil
 }
 
 // errRolledBack says that the store is not what it was: whoever owns it deleted the newest backup, or set it back. What is left is

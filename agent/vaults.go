@@ -110,6 +110,9 @@ func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault,
 	if !v.a.cfg.Vault.AutoCreate {
 		return nil, fmt.Errorf("the tenant has no vault, and vault.auto_create is off; %s: %w", hint, err)
 	}
+	if kerr := v.notKnown(tenant); kerr != nil {
+		return nil, fmt.Errorf("the tenant has no vault, and none is made: %w; %s: %w", kerr, hint, err)
+	}
 	once, cerr := vault.CreatesOnce(ctx, store, tenant, v.nameKey)
 	if cerr != nil {
 		return nil, fmt.Errorf("the tenant has no vault, and whether the store takes a name once can't be found out; %s: %w", hint, cerr)
@@ -136,7 +139,7 @@ func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
 	if in == nil {
 		return fmt.Errorf("instance %q is not in the configuration: %w", instance, job.ErrNotFound)
 	}
-	opened, err := v.of(ctx, tenant)
+	opened, err := v.confirmed(ctx, tenant)
 	if err != nil {
 		return fmt.Errorf("open vault: %w", err)
 	}

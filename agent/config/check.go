@@ -37,6 +37,8 @@ const (
 	maxRequests         = 100_000
 	minConnections      = 16 // some callers, an operator's browser
 	maxConnections      = 16_384
+	// maxVerifiedWithin keeps a look at the store before a power-down from being switched off by a long time.
+	maxVerifiedWithin = time.Hour
 	// minAudit keeps an attacker from rotating away what a few hundred commands left.
 	minAudit Size = 1 << 20
 	maxAudit      = 10_000
@@ -165,6 +167,9 @@ func (c *Config) checkLimits(f *faults) {
 	positive(f, "limits.frozen_deadline", l.FrozenDeadline)
 	positive(f, "limits.job_deadline", l.JobDeadline)
 	positive(f, "limits.drain_timeout", l.DrainTimeout)
+	if l.VerifiedWithin < 0 || l.VerifiedWithin > maxVerifiedWithin {
+		f.add("limits.verified_within", "must be 0s to %v, got %v", maxVerifiedWithin, l.VerifiedWithin)
+	}
 	if l.FrozenDeadline > l.JobDeadline && l.JobDeadline > 0 {
 		f.add("limits.frozen_deadline", "must not be longer than limits.job_deadline (%v), got %v", l.JobDeadline, l.FrozenDeadline)
 	}
