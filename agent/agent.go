@@ -82,6 +82,7 @@ type Agent struct {
 	instances map[string]*instance
 	auth      api.Authenticator
 	listeners listeners
+	locations locations
 	audit     *auditor
 
 	serving atomic.Bool
@@ -148,6 +149,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 			return nil, fmt.Errorf("instance %q: %w", cfg.Instances[i].ID, err)
 		}
 		opened(in.runtime.Close)
+		in.index = i
 		a.instances[in.cfg.ID] = in
 	}
 	bootID, err := readBootID()
@@ -191,6 +193,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.listeners.open(cfg); err != nil {
 		return nil, err
 	}
+	a.refuseUnfit(ctx)
 	opened(a.listeners.close)
 	return a, nil
 }

@@ -69,10 +69,13 @@ func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, e
 // restored by hand only (holdfast restore --backup).
 var errRolledBack = errors.New("the store lacks a backup that it confirmed")
 
-func (r restores) Plan(_ context.Context, id, jobID string) ([]job.Place, error) {
+func (r restores) Plan(ctx context.Context, id, jobID string) ([]job.Place, error) {
 	in := r.a.instances[id]
 	if in == nil {
 		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+	}
+	if err := r.a.volumesFit(ctx, in); err != nil {
+		return nil, err
 	}
 	var places []job.Place
 	for _, v := range in.cfg.Volumes {
@@ -80,7 +83,11 @@ func (r restores) Plan(_ context.Context, id, jobID string) ([]job.Place, error)
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		places = append(places, job.Place{Volume: v.Name, Target: p.Target, Stage: p.Stage})
+		holder, err := holderOf(p.Stage)
+		if err != nil {
+			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
+		}
+		places = append(places, job.Place{Volume: v.Name, Target: p.Target, Stage: p.Stage, Holder: holder})
 	}
 	return places, nil
 }
@@ -103,6 +110,9 @@ func (r restores) Restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 	places, sum := slices.Clone(q.Places), &job.RestoreResult{Catalogues: map[string]string{}}
 	for i := range places {
 		p := &places[i]
+		if err := fits(*p); err != nil {
+			return nil, nil, err
+		}
 		shown := 0
 		done, files := sum.Bytes, sum.Files
 		res, err := restore.Run(ctx, restore.Options{
@@ -158,6 +168,14 @@ func placeOf(p job.Place) restore.Place {
 }
 
 func (r restores) Placed(p job.Place) (bool, error) { return placeOf(p).Placed() }
-func (r restores) Put(p job.Place) error            { return placeOf(p).Put() }
-func (r restores) Back(p job.Place) error           { return placeOf(p).Back() }
-func (r restores) Discard(p job.Place) error        { return placeOf(p).Discard() }
+func (r restores) Put(p job.Place) error            { return steadily(p, restore.Place.Put) }
+func (r restores) Back(p job.Place) error           { return steadily(p, restore.Place.Back) }
+func (r restores) Discard(p job.Place) error        { return steadily(p, restore.Place.Discard) }
+
+// steadily moves or removes what is at a place, unless its path leads elsewhere by now.
+func steadily(p job.Place, do func(restore.Place) error) error {
+	if err := fits(p); err != nil {
+		return err
+	}
+	return do(placeOf(p))
+}

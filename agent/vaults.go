@@ -139,6 +139,9 @@ func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
 	if in == nil {
 		return fmt.Errorf("instance %q is not in the configuration: %w", instance, job.ErrNotFound)
 	}
+	if err := v.a.volumesFit(ctx, in); err != nil {
+		return err
+	}
 	opened, err := v.confirmed(ctx, tenant)
 	if err != nil {
 		return fmt.Errorf("open vault: %w", err)
@@ -292,6 +295,9 @@ func (a *Agent) source(id string, s job.Source) (backup.Source, error) {
 	vol, err := snapshots{a, in}.volume(s.Volume)
 	if err != nil {
 		return backup.Source{}, err
+	}
+	if err := steady(vol.Path); err != nil {
+		return backup.Source{}, fmt.Errorf("volume %q: %w: %w", s.Volume, errVolumes, err)
 	}
 	src := backup.Source{
 		Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Mounted: s.Mounted, AllowEmpty: vol.AllowEmpty,

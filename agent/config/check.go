@@ -275,44 +275,6 @@ func (r *Runtime) check(f *faults, path string) {
 	}
 }
 
-// checkOverlaps finds trees that lie in one another: a restore of one would replace part of the
-// other, and a backup of a folder that holds the agent's own files never comes to an end.
-func (c *Config) checkOverlaps(f *faults) {
-	type owned struct{ dir, path, what string }
-	var all []owned
-	add := func(dir, path, what string) {
-		if filepath.IsAbs(dir) {
-			all = append(all, owned{strings.TrimSuffix(dir, "/") + "/", path, what})
-		}
-	}
-	add(c.StateDir, "", "state_dir")
-	if u, err := url.Parse(c.Store.URL); err == nil && u.Scheme == "file" {
-		add(filepath.Clean(u.Path), "", "the store")
-	}
-	for i, in := range c.Instances {
-		for j, v := range in.Volumes {
-			path := fmt.Sprintf("instances[%d].volumes[%d].path", i, j)
-			add(v.Path, path, path)
-		}
-	}
-	// Sorted, everything inside a folder follows it at once.
-	slices.SortStableFunc(all, func(a, b owned) int { return strings.Compare(a.dir, b.dir) })
-	var outer owned
-	for _, o := range all {
-		if outer.dir == "" || !strings.HasPrefix(o.dir, outer.dir) {
-			outer = o
-			continue
-		}
-		in, other := o, outer
-		if in.path == "" { // report at the volume, not at what is the agent's own
-			in, other = outer, o
-		}
-		if in.path != "" {
-			f.add(in.path, "%s overlaps %s (%s)", quote(filepath.Clean(in.dir)), other.what, filepath.Clean(other.dir))
-		}
-	}
-}
-
 func checkID(f *faults, path, id string) {
 	if !instancePattern.MatchString(id) {
 		f.add(path, "must be 1 to 32 of A-Z a-z 0-9 . _ - and begin with a letter or digit, got %s", quote(id))

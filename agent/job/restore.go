@@ -17,8 +17,9 @@ import (
 type Place struct {
 	Volume string `json:"volume"` // its name
 	Target string `json:"target"`
-	Stage  string `json:"stage"`          // beside Target
-	Tree   string `json:"tree,omitempty"` // tells the restored tree from others; empty until it is complete
+	Stage  string `json:"stage"`            // beside Target
+	Holder string `json:"holder,omitempty"` // tells the folder that held both when the restore was planned; opaque here
+	Tree   string `json:"tree,omitempty"`   // tells the restored tree from others; empty until it is complete
 }
 
 // Restore is the record of what a restore does.
