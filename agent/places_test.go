@@ -25,7 +25,9 @@ func TestVolumesOfOthers(t *testing.T) {
 			func(volume, other string) error {
 				return errors.Join(os.Rename(volume, volume+".aside"), os.Symlink(other, volume))
 			},
-			func(volume, _ string) error { return errors.Join(os.Remove(volume), os.Rename(volume+".aside", volume)) },
+			func(volume, _ string) error {
+				return errors.Join(os.Remove(volume), os.Rename(volume+".aside", volume))
+			},
 			"is a symbolic link",
 		},
 		"a bind mount": {

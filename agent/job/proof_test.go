@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/internal/crashpoint"
 )
 
 // told tells whether the control plane got an event of the type.
@@ -132,7 +133,7 @@ func TestStoreAwayAtPowerDown(t *testing.T) {
 // TestDeadWhileReleasing: a process that dies before the power-down has no look of its own to rest on, so the next one looks again.
 func TestDeadWhileReleasing(t *testing.T) {
 	waiting(t, job.Options{ProofAge: time.Hour}, func(w *world, l *life, id string) {
-		l.dieAt("job.power-down" + "-before")
+		l.dieAt(crashpoint.PowerDown + crashpoint.Before)
 		l.release(t)
 		<-l.dead
 		l.stop()
