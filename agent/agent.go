@@ -151,6 +151,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 			return nil, fmt.Errorf("instance %q: %w", cfg.Instances[i].ID, err)
 		}
 		opened(in.runtime.Close)
+		in.index = i
 		a.instances[in.cfg.ID] = in
 	}
 	opened(a.recalled.close)
@@ -170,8 +171,9 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		},
 		Bases:          job.Bases{Keep: cfg.Base.Keep, MaxAge: cfg.Base.MaxAge, MinFree: float64(cfg.Base.MinFree) / 100},
 		FrozenDeadline: cfg.Limits.FrozenDeadline, StartRestored: cfg.Prepare.Start,
-		JobDeadline: cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout, StorePatience: cfg.Limits.StorePatience,
-		Now: time.Now, Rand: rand.Reader, BootID: bootID,
+		JobDeadline: cfg.Limits.JobDeadline, ProofAge: cfg.Limits.VerifiedWithin, DrainTimeout: cfg.Limits.DrainTimeout,
+		StorePatience: cfg.Limits.StorePatience,
+		Now:           time.Now, Rand: rand.Reader, BootID: bootID,
 	})
 	a.metrics.Leftovers(func() int {
 		left, err := a.manager.Leftovers()
@@ -195,6 +197,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.listeners.open(cfg); err != nil {
 		return nil, err
 	}
+	a.refuseUnfit(ctx)
 	opened(a.listeners.close)
 	return a, nil
 }
@@ -233,7 +236,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 			"wait_seconds", e.Wait.Seconds(), "error", e.Err.Error())
 	}}
 	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{
-		Observe: a.storeRequest, Retry: &policy, Retention: vault.Retention, Limiter: a.limiter,
+		Observe: a.storeRequest, Retry: &policy, Retention: vault.Retention, Limiter: a.limiter, Later: true,
 		Warn: func(message string) { a.log.Warn("the file system of the store lacks something", "reason", message) },
 	})
 	if err != nil {

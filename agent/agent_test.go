@@ -33,6 +33,7 @@ import (
 	"holdfast/agent/config"
 	"holdfast/agent/report"
 	"holdfast/internal/obs"
+	"holdfast/internal/obs/obstest"
 	"holdfast/internal/restore"
 	"holdfast/internal/testbed"
 	"holdfast/internal/vault"
@@ -172,9 +173,7 @@ func newHost(t *testing.T) *host {
 	}
 	h.write("tokens", lines, 0o600)
 	h.certificate()
-	if err := os.Mkdir(h.in("store"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	obstest.Folder(t, h.in("store"))
 	instances := ""
 	for id, tenant := range map[string]string{"phone-1": "acme", "phone-2": "acme", "phone-3": "other", "absent": "acme"} {
 		h.write(id+".state", "running\n", 0o600)

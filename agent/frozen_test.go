@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/agent/report"
+	"holdfast/internal/obs/obstest"
 	"holdfast/internal/snapshot/snapshottest"
 	"holdfast/internal/testbed"
 )
@@ -38,6 +39,9 @@ func TestOwnFilesAreNeverFrozen(t *testing.T) {
 			h.cfg = strings.ReplaceAll(h.cfg, was, is)
 			if err := os.MkdirAll(is, 0o700); err != nil {
 				t.Fatal(err)
+			}
+			if name == "store" {
+				obstest.Folder(t, is)
 			}
 			h.start()
 			h.backup("acme", "backup-1", "phone-1")

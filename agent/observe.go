@@ -192,6 +192,12 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 		log.Info("backup stored, report waits for its acknowledgement", "backup", j.Result.BackupID, keyBytes, j.Result.BytesRead,
 			"bytes_sent", j.Result.BytesSent, "warnings", j.Result.Warnings, "losses_accepted", j.Result.LossesAccepted, keyDuration, j.Entered[job.Stored].Sub(j.AcceptedAt).Seconds())
 	case job.Held:
+		if j.Gone != "" {
+			w.metrics.BackupGone()
+			log.Error("instance is held: the store lost a part of its backup; resume lets it run, to be backed up again; release looks at the store once more",
+				"backup", j.Result.BackupID, keyReason, j.Gone)
+			break
+		}
 		log.Error("instance is held frozen: the report was refused; release sends it again, resume lets the instance run", keyReason, j.Cause)
 	case job.Released:
 		log.Info("instance released", "freeze_seconds", j.FreezeSeconds(j.HeldUntil))

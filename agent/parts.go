@@ -25,6 +25,7 @@ import (
 // instance is one configured instance with its driver.
 type instance struct {
 	cfg     *config.Instance
+	index   int // in the configuration
 	host    string
 	runtime runtime.Instance
 }
@@ -91,6 +92,9 @@ func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
 	v, err := s.volume(volume)
 	if err != nil {
 		return snapshot.Request{}, err
+	}
+	if err := steady(v.Path); err != nil {
+		return snapshot.Request{}, fmt.Errorf("volume %q: %w: %w", v.Name, errVolumes, err)
 	}
 	return snapshot.Request{
 		Volume: v.Path, Host: s.in.host, Job: jobID, Name: v.Name, Dir: v.SnapshotDir,

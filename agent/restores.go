@@ -65,7 +65,7 @@ func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, e
 	case err != nil:
 		return job.Content{}, fmt.Errorf("%w: %w", job.ErrNoBackup, err)
 	}
-	return job.Content{Backup: ref.ID, Seq: ref.Seq, Created: ref.Time.UTC()}, nil
+	return job.Content{Backup: ref.ID, Seq: ref.Seq, Created: ref.Time.UTC(), Vault: opened.Info().ID}, nil
 }
 
 // errRolledBack says that the store is not what it was: whoever owns it deleted the newest backup, or set it back. What is left is
@@ -87,6 +87,9 @@ func (r restores) Plan(ctx context.Context, id, jobID string) ([]job.Place, erro
 	if in == nil {
 		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
 	}
+	if err := r.a.volumesFit(ctx, in); err != nil {
+		return nil, err
+	}
 	var places []job.Place
 	for _, v := range in.cfg.Volumes {
 		p, err := act(ctx, &r.a.patience, v.Path, "looking at the place", lookTime, engineTime, func(context.Context) (restore.Place, error) {
@@ -95,7 +98,11 @@ func (r restores) Plan(ctx context.Context, id, jobID string) ([]job.Place, erro
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		places = append(places, job.Place{Volume: v.Name, Target: p.Target, Stage: p.Stage})
+		holder, err := holderOf(p.Stage)
+		if err != nil {
+			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
+		}
+		places = append(places, job.Place{Volume: v.Name, Target: p.Target, Stage: p.Stage, Holder: holder})
 	}
 	return places, nil
 }
@@ -145,6 +152,9 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 	places, sum := slices.Clone(q.Places), &job.RestoreResult{Catalogues: map[string]string{}}
 	for i := range places {
 		p := &places[i]
+		if err := fits(*p); err != nil {
+			return nil, nil, err
+		}
 		shown := 0
 		done, files := sum.Bytes, sum.Files
 		res, err := restore.Run(ctx, restore.Options{
@@ -204,23 +214,33 @@ func (r restores) Placed(p job.Place) (bool, error) {
 }
 
 func (r restores) Put(p job.Place) error {
-	return r.move(p, "putting the restored tree into place", placeOf(p).Put)
+	return r.move(p, "putting the restored tree into place", restore.Place.Put)
 }
 
 func (r restores) Back(p job.Place) error {
-	return r.move(p, "bringing the tree back that was in place", placeOf(p).Back)
+	return r.move(p, "bringing the tree back that was in place", restore.Place.Back)
 }
 
 // move does what can be done twice. While a move hangs, no other one is made on the volume, so that a late one can't undo it.
-func (r restores) move(p job.Place, what string, do func() error) error {
-	_, err := act(context.Background(), &r.a.patience, p.Target, what, lookTime, 0, func(context.Context) (struct{}, error) { return struct{}{}, do() })
+func (r restores) move(p job.Place, what string, do func(restore.Place) error) error {
+	_, err := act(context.Background(), &r.a.patience, p.Target, what, lookTime, 0, func(context.Context) (struct{}, error) {
+		return struct{}{}, steadily(p, do)
+	})
 	return err
 }
 
 // Discard waits for the removal for as long as removeTime; it goes on after that, and who asks again waits for it.
 func (r restores) Discard(p job.Place) error {
 	_, err := ask(context.Background(), &r.a.patience, p.Stage, "removing the tree", removeTime, func(context.Context) (struct{}, error) {
-		return struct{}{}, placeOf(p).Discard()
+		return struct{}{}, steadily(p, restore.Place.Discard)
 	})
 	return err
+}
+
+// steadily moves or removes what is at a place, unless its path leads elsewhere by now.
+func steadily(p job.Place, do func(restore.Place) error) error {
+	if err := fits(p); err != nil {
+		return err
+	}
+	return do(placeOf(p))
 }

@@ -17,6 +17,7 @@ import (
 const (
 	checkTime    = 10 * time.Second // one view of a job
 	leftoverTime = 10 * time.Second // one volume, at the start
+	presentTime  = 2 * time.Minute  // all that a stored backup rests on, in the store
 )
 
 // viewEvery is how often the views of a backup are looked at while it reads them: a thin pool can fill up within a minute, and the

@@ -111,6 +111,9 @@ func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault,
 	if !v.a.cfg.Vault.AutoCreate {
 		return nil, fmt.Errorf("the tenant has no vault, and vault.auto_create is off; %s: %w", hint, err)
 	}
+	if kerr := v.notKnown(tenant); kerr != nil {
+		return nil, fmt.Errorf("the tenant has no vault, and none is made: %w; %s: %w", kerr, hint, err)
+	}
 	once, cerr := vault.CreatesOnce(ctx, store, tenant, v.nameKey)
 	if cerr != nil {
 		return nil, fmt.Errorf("the tenant has no vault, and whether the store takes a name once can't be found out; %s: %w", hint, cerr)
@@ -140,7 +143,10 @@ func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
 	if err := v.a.answers(ctx, in); err != nil {
 		return err
 	}
-	opened, err := v.of(ctx, tenant)
+	if err := v.a.volumesFit(ctx, in); err != nil {
+		return err
+	}
+	opened, err := v.confirmed(ctx, tenant)
 	if err != nil {
 		return fmt.Errorf("open vault: %w", err)
 	}
@@ -342,6 +348,9 @@ func (a *Agent) source(id string, s job.Source) (backup.Source, error) {
 	vol, err := snapshots{a, in}.volume(s.Volume)
 	if err != nil {
 		return backup.Source{}, err
+	}
+	if err := steady(vol.Path); err != nil {
+		return backup.Source{}, fmt.Errorf("volume %q: %w: %w", s.Volume, errVolumes, err)
 	}
 	src := backup.Source{
 		Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Mounted: s.Mounted, AllowEmpty: vol.AllowEmpty,

@@ -118,7 +118,7 @@ echo "nothing delays a shutdown: $(systemd-inhibit --list --no-legend --no-pager
 exit 1
 `), 0o755)
 	m.write(t, "/srv/phone/data/file", []byte("what the phone has stored\n"), 0o640)
-	m.run(t, "mkdir", "-p", "/srv/store")
+	m.run(t, "holdfast", "store", "init", "--store", "file:///srv/store")
 
 	const phone = "/usr/local/bin/phone"
 	cfg := map[string]any{

@@ -37,6 +37,8 @@ const (
 	maxRequests         = 100_000
 	minConnections      = 16 // some callers, an operator's browser
 	maxConnections      = 16_384
+	// maxVerifiedWithin keeps a look at the store before a power-down from being switched off by a long time.
+	maxVerifiedWithin = time.Hour
 	// minAudit keeps an attacker from rotating away what a few hundred commands left.
 	minAudit Size = 1 << 20
 	maxAudit      = 10_000
@@ -166,6 +168,9 @@ func (c *Config) checkLimits(f *faults) {
 	positive(f, "limits.job_deadline", l.JobDeadline)
 	positive(f, "limits.drain_timeout", l.DrainTimeout)
 	positive(f, "limits.store_patience", l.StorePatience)
+	if l.VerifiedWithin < 0 || l.VerifiedWithin > maxVerifiedWithin {
+		f.add("limits.verified_within", "must be 0s to %v, got %v", maxVerifiedWithin, l.VerifiedWithin)
+	}
 	if l.FrozenDeadline > l.JobDeadline && l.JobDeadline > 0 {
 		f.add("limits.frozen_deadline", "must not be longer than limits.job_deadline (%v), got %v", l.JobDeadline, l.FrozenDeadline)
 	}
@@ -268,44 +273,6 @@ func (r *Runtime) check(f *faults, path string) {
 		command(f, path+".power_down", e.PowerDown, true)
 		command(f, path+".start", e.Start, false)
 		positive(f, path+".timeout", e.Timeout)
-	}
-}
-
-// checkOverlaps finds trees that lie in one another: a restore of one would replace part of the
-// other, and a backup of a folder that holds the agent's own files never comes to an end.
-func (c *Config) checkOverlaps(f *faults) {
-	type owned struct{ dir, path, what string }
-	var all []owned
-	add := func(dir, path, what string) {
-		if filepath.IsAbs(dir) {
-			all = append(all, owned{strings.TrimSuffix(dir, "/") + "/", path, what})
-		}
-	}
-	add(c.StateDir, "", "state_dir")
-	if u, err := url.Parse(c.Store.URL); err == nil && u.Scheme == "file" {
-		add(filepath.Clean(u.Path), "", "the store")
-	}
-	for i, in := range c.Instances {
-		for j, v := range in.Volumes {
-			path := fmt.Sprintf("instances[%d].volumes[%d].path", i, j)
-			add(v.Path, path, path)
-		}
-	}
-	// Sorted, everything inside a folder follows it at once.
-	slices.SortStableFunc(all, func(a, b owned) int { return strings.Compare(a.dir, b.dir) })
-	var outer owned
-	for _, o := range all {
-		if outer.dir == "" || !strings.HasPrefix(o.dir, outer.dir) {
-			outer = o
-			continue
-		}
-		in, other := o, outer
-		if in.path == "" { // report at the volume, not at what is the agent's own
-			in, other = outer, o
-		}
-		if in.path != "" {
-			f.add(in.path, "%s overlaps %s (%s)", quote(filepath.Clean(in.dir)), other.what, filepath.Clean(other.dir))
-		}
 	}
 }
 

@@ -81,6 +81,9 @@ const (
 	DefaultFrozenDeadline = time.Hour
 	// DefaultJobDeadline ends a job whose store or disk makes no progress over a night.
 	DefaultJobDeadline = 12 * time.Hour
+	// DefaultVerifiedWithin is longer than most control planes take to acknowledge, so that the usual job asks the store nothing more, and shorter
+	// than what a lifecycle rule or a person takes to remove a bucket's objects unnoticed.
+	DefaultVerifiedWithin = 5 * time.Minute
 	// DefaultDrainTimeout stays below the 90 s that systemd waits by default before it kills; what is
 	// not finished by then resumes from the journal.
 	DefaultDrainTimeout = time.Minute
@@ -264,6 +267,7 @@ type Limits struct {
 	Held           int           `yaml:"held"`            // instances that stand still at the same time for work under way
 	FrozenDeadline time.Duration `yaml:"frozen_deadline"` // longest freeze before a job fails and thaws
 	JobDeadline    time.Duration `yaml:"job_deadline"`    // longest job up to its manifest
+	VerifiedWithin time.Duration `yaml:"verified_within"` // before a power-down; an older verification is made anew; 0 makes it always
 	DrainTimeout   time.Duration `yaml:"drain_timeout"`   // how long a stopping daemon waits for its jobs
 	StorePatience  time.Duration `yaml:"store_patience"`  // longest silence of the store before an instance that stands still is let go until it ends
 	Requests       int           `yaml:"requests"`        // a second and caller, over the network

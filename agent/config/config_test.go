@@ -122,7 +122,7 @@ instances:
 	_, err := config.Parse([]byte(text), "holdfast.yaml")
 	want := `holdfast.yaml:4:8: store.url: the scheme must be one of file, s3, obs; got "ftp://backups"
 holdfast.yaml:10:11: limits.memory: must be a size such as 256MiB, got "lots"
-holdfast.yaml:11:3: limits.job: unknown key; known here: memory, jobs, queue, held, frozen_deadline, job_deadline, drain_timeout, store_patience, requests, connections
+holdfast.yaml:11:3: limits.job: unknown key; known here: memory, jobs, queue, held, frozen_deadline, job_deadline, verified_within, drain_timeout, store_patience, requests, connections
 holdfast.yaml:18:15: instances[0].volumes[0].path: must be absolute, got "data"
 holdfast.yaml:19:9: instances[1].id: "a" is the id of instances[0] already`
 	if err == nil || err.Error() != want {

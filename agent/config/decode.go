@@ -148,8 +148,8 @@ func defaults() *Config {
 		Limits: Limits{
 			Memory: DefaultMemory, Jobs: DefaultJobs, Queue: DefaultQueue, Held: DefaultHeld,
 			FrozenDeadline: DefaultFrozenDeadline, JobDeadline: DefaultJobDeadline, DrainTimeout: DefaultDrainTimeout,
-			StorePatience: DefaultStorePatience,
-			Requests:      DefaultRequests, Connections: DefaultConnections,
+			VerifiedWithin: DefaultVerifiedWithin, StorePatience: DefaultStorePatience,
+			Requests: DefaultRequests, Connections: DefaultConnections,
 		},
 		Audit: Audit{MaxSize: DefaultAuditSize, Keep: DefaultAuditKeep},
 		Log:   Log{Level: DefaultLogLevel, Format: DefaultLogFormat},

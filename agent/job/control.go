@@ -181,7 +181,7 @@ func (m *Manager) Cancel(id string) error {
 var errNothingToDo = errors.New("nothing to do")
 
 // Release asks for the instance to be powered down. It is done when the report is acknowledged, not
-// before; for a job that is held the report is sent again. Done twice it is no error. ErrState when
+// before; for a job that is held the report is sent again, or the store looked at again where the backup is gone. Done twice it is no error. ErrState when
 // the instance has no stored backup that waits.
 func (m *Manager) Release(instance string) error {
 	return m.ask(instance, "release", func(j *Job) error {
@@ -255,7 +255,7 @@ type eventData struct {
 	LossesAccepted int             `json:"losses_accepted,omitempty"` // places without their content, where the configuration accepts it
 	AlreadyReady   bool            `json:"already_ready,omitempty"`   // nothing had to be restored
 	FreezeSeconds  float64         `json:"freeze_seconds,omitempty"`
-	Reason         string          `json:"reason,omitempty"` // why a job failed, in plain words
+	Reason         string          `json:"reason,omitempty"` // why a job failed or is held, in plain words
 	Receipt        json.RawMessage `json:"receipt,omitempty"`
 }
 
@@ -284,7 +284,7 @@ func (m *Manager) eventData(j *Job) eventData {
 func (m *Manager) event(kind string) func(*Job) (Event, error) {
 	return func(j *Job) (Event, error) {
 		d := m.eventData(j)
-		if kind == EventFailed || kind == EventRestoreFailed {
+		if kind == EventFailed || kind == EventRestoreFailed || kind == EventGone {
 			d.Reason = j.Cause
 		}
 		b, err := json.Marshal(d)

@@ -23,7 +23,7 @@ const (
 	Stored       State = "stored"       // packs confirmed, manifest durable, read back, and it matches
 	Reported     State = "reported"     // the completed report is in the outbox
 	Acknowledged State = "acknowledged" // the control plane answered it with 2xx
-	Held         State = "held"         // the control plane refused it for good; the instance stays frozen
+	Held         State = "held"         // the control plane refused it for good, or the backup is gone (Job.Gone); the instance stays frozen
 	Releasing    State = "releasing"    // about to power down, or powering down
 	Released     State = "released"     // seen to be down; snapshots may stand
 	Resuming     State = "resuming"     // asked to let it run again after the backup was stored
@@ -63,9 +63,9 @@ var nextStates = map[State][]State{
 	Suspending:   {Accepted, Failing},
 	Stored:       {Reported, Resuming, Failing},
 	Reported:     {Acknowledged, Held, Resuming, Failing},
-	Held:         {Reported, Resuming, Failing},
-	Acknowledged: {Releasing, Resuming, Ending, Failing},
-	Releasing:    {Released, Failing},
+	Held:         {Reported, Acknowledged, Resuming, Failing},
+	Acknowledged: {Releasing, Held, Resuming, Ending, Failing},
+	Releasing:    {Released, Acknowledged, Failing},
 	Released:     {Done},
 	Resuming:     {Done},
 	Ending:       {Done},
@@ -259,6 +259,7 @@ type Job struct {
 	CancelAsked     bool            `json:"cancel_asked,omitempty"`
 	CompletedReport json.RawMessage `json:"completed_report,omitempty"` // data of the completed event, to send again
 	Cause           string          `json:"cause,omitempty"`            // why it failed or is held, in plain words
+	Gone            string          `json:"gone,omitempty"`             // what the store lacks of the stored backup, while the job is held for that
 }
 
 // IsRestore tells restores from backups.
@@ -299,6 +300,7 @@ const (
 	EventProgress  = "holdfast.backup.progress"
 	EventCompleted = "holdfast.backup.completed"
 	EventFailed    = "holdfast.backup.failed"
+	EventGone      = "holdfast.backup.gone" // the store lost a part of it; the instance is held
 	EventReleased  = "holdfast.instance.released"
 	EventResumed   = "holdfast.instance.resumed"
 

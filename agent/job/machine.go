@@ -33,6 +33,10 @@ type worker struct {
 	// mayBeDown says that this life, or an earlier one as far as is known, has powered the instance down.
 	mayBeDown bool
 	panics    int // in this life
+	// proved is when the last look began that found the backup in the store; zero: not in this life. provePause is the last pause between
+	// looks that the store did not answer.
+	proved     time.Time
+	provePause time.Duration
 
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // of the work; nil before run
@@ -104,7 +108,7 @@ func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
 	}
 	w.checked()
 	if w.resumed {
-		w.mayBeDown = j.State == Releasing
+		w.mayBeDown = !j.Entered[Releasing].IsZero()
 		w.resumed = false
 	}
 	if j.CancelAsked && j.undoable() && j.State != Suspending {
@@ -267,6 +271,7 @@ func (w *worker) begin(soft, work context.Context, j *Job) error {
 		}
 		return w.fail(j, fmt.Sprintf("%v, while waiting for its turn", err))
 	}
+	w.proved = w.m.opts.Now() // all that the backup rests on is looked at from here on
 	var next State
 	var c change
 	err := restForStore(ctx, j)
@@ -419,8 +424,12 @@ func completedEvent(j *Job) (Event, error) {
 // await waits for the control plane, or takes the way that it has named.
 func (w *worker) await(soft, hard context.Context, j *Job) error {
 	switch {
+	case j.ResumeAsked && j.Gone != "":
+		return w.fail(j, j.Gone+"; the instance runs again, as was asked")
 	case j.ResumeAsked:
 		return w.write(j, Resuming, change{})
+	case j.State == Held && j.ReleaseAsked && j.Gone != "":
+		return w.regained(soft, hard, j)
 	case j.State == Held && j.ReleaseAsked:
 		return w.write(j, Reported, change{edit: func(j *Job) { j.Cause = "" }, emit: completedEvent})
 	case j.State == Acknowledged && j.Mode == ModeLive:
@@ -433,8 +442,14 @@ func (w *worker) await(soft, hard context.Context, j *Job) error {
 		if err != nil {
 			return err
 		}
-		if lost != "" {
+		switch {
+		case lost != "" && w.mayBeDown: // by this job itself: release finds out
+		case lost != "":
 			return w.fail(j, lost)
+		default:
+			if ok, err := w.prove(soft, hard, j); !ok || err != nil {
+				return err
+			}
 		}
 		err = w.writeChecked(j, Releasing, mayRelease, change{})
 		if errors.Is(err, errMayNotRelease) {

@@ -42,6 +42,7 @@ type Options struct {
 	Held           int           // instances that are held at once for work that can still fail; 0: no limit
 	Precopy        Precopy       // bounds of the rounds before an instance is held
 	FrozenDeadline time.Duration // from freezing to stored
+	ProofAge       time.Duration // of a verification that still counts at the power-down; an older one is made anew
 	JobDeadline    time.Duration // from acceptance to stored, the queue included
 	// StorePatience is how long the store may give no answer before an instance that stands still for an upload is let go until it does; 0: for ever.
 	StorePatience time.Duration

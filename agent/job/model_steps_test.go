@@ -249,3 +249,24 @@ func (m *model) lose() {
 	})
 	m.begin()
 }
+
+// loseBackups is a bucket that loses what it had confirmed: a header, a manifest, packs or everything, which to a job is one and the same.
+func (m *model) loseBackups() {
+	n := pick(m.r, m.names...)
+	all := m.r.IntN(3) == 0
+	m.note("the store loses backups of %s, all instances: %v", n, all)
+	m.lock(func() {
+		for _, name := range m.names {
+			if !all && name != n {
+				continue
+			}
+			if m.w.lost[name] == nil {
+				m.w.lost[name] = map[int]time.Time{}
+			}
+			for _, count := range m.w.backups[name] {
+				m.w.lost[name][count] = time.Now()
+			}
+			m.w.backups[name] = nil
+		}
+	})
+}

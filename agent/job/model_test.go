@@ -52,6 +52,7 @@ func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail
 		m.w = newWorld(t, m.names...)
 		m.w.broken = broken
 		m.w.backup, m.w.answer, m.w.observe, m.w.fail = m.send, m.answer, m.observe, m.fail
+		m.w.present = func(ctx context.Context, _ *job.Job) error { return m.send(ctx, job.BackupRequest{}) }
 		m.w.restore = func(ctx context.Context, _ int) error { return m.send(ctx, job.BackupRequest{}) }
 		for _, n := range m.names {
 			m.configure(n)
@@ -155,6 +156,7 @@ func (m *model) step() {
 		{2, m.lose},
 		{3, m.rewrite},
 		{1, m.hours},
+		{4, m.loseBackups},
 		{3, func() {
 			d := time.Duration(m.r.IntN(7200)-3600) * time.Second
 			m.note("clock %s", d)
@@ -245,8 +247,10 @@ func (m *model) observe(j *job.Job) {
 	defer m.w.mu.Unlock()
 	p := m.w.instances[j.Instance]
 	switch j.State {
+	case job.Releasing:
+		p.releasing = time.Now()
 	case job.Released:
-		if p.state != job.IsStopped || !slices.Contains(m.w.backups[j.Instance], p.count) {
+		if p.state != job.IsStopped || !m.w.had(j.Instance) {
 			m.w.fault("nothing-lost: %s is said to be released, it is %s at %d, backups have %v", j.Instance, p.state, p.count, m.w.backups[j.Instance])
 		}
 	case job.Failed:
@@ -275,7 +279,7 @@ func (m *model) check() {
 				m.w.fault("%s is frozen without a note", n)
 			}
 			m.stopped(n, m.w.instances[n])
-			if j.State == job.Held && !strings.Contains(j.Cause, "410 Gone") {
+			if j.State == job.Held && !strings.Contains(j.Cause, "410 Gone") && !strings.Contains(j.Cause, job.ErrBackupGone.Error()) {
 				m.w.fault("job %s is held, and says: %q", j.ID, j.Cause)
 			}
 		}
@@ -318,7 +322,10 @@ func (m *model) quiet() {
 			break
 		}
 		for _, j := range jobs {
-			if j.State == job.Held || j.State == job.Acknowledged {
+			switch {
+			case j.State == job.Held && j.Gone != "":
+				_ = m.l.m.Resume(j.Instance) // likewise
+			case j.State == job.Held || j.State == job.Acknowledged:
 				_ = m.l.m.Release(j.Instance) // it may have gone on meanwhile
 			}
 		}
@@ -390,7 +397,7 @@ func TestModel(t *testing.T) {
 
 // TestModelFindsWhatIsBroken: where one part of the world does not do what the agent rests on, the model sees it.
 func TestModelFindsWhatIsBroken(t *testing.T) {
-	for _, broken := range []string{"journal", "acknowledgement", "state", "removal", "engine", "notes"} {
+	for _, broken := range []string{"journal", "acknowledgement", "state", "removal", "engine", "notes", "proof"} {
 		t.Run(broken, func(t *testing.T) {
 			for seed := uint64(1); seed <= 60; seed++ {
 				if found, _ := runModel(t, seed, stepsPerRun, broken); len(found) > 0 {

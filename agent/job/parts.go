@@ -88,6 +88,10 @@ type Backuper interface {
 	// mounted. It reads no content.
 	Look(ctx context.Context, instance, tenant string) error
 	Backup(ctx context.Context, r BackupRequest) (*Result, error)
+	// Present looks whether the stored backup of the job is still whole in the store: that the vault can be opened, the manifest, and that all
+	// packs are there. ErrBackupGone says that something is missing, and what; any other error that the store could not be asked. It returns
+	// soon after the end of ctx.
+	Present(ctx context.Context, j *Job) error
 	// Over says that the job asks for nothing more, or begins anew: what its rounds of pre-copy keep for the backup can
 	// go. It may come more than once, and when ctx has ended it returns soon.
 	Over(ctx context.Context, job string)

@@ -42,6 +42,8 @@ func mayRelease(tx *bbolt.Tx, j *Job) error {
 		return no("the report was not acknowledged")
 	case tx.Bucket(bucketOutbox).Get(outboxKey(j.ReportSeq)) != nil:
 		return no("the report is still in the outbox")
+	case j.Gone != "":
+		return no("the store lacks a part of the backup")
 	case !j.Hold:
 		return no("the instance was let go of since it was backed up")
 	case j.ResumeAsked:
@@ -52,8 +54,11 @@ func mayRelease(tx *bbolt.Tx, j *Job) error {
 	return nil
 }
 
-// powerDown is the only caller of Runtime.PowerDown.
+// powerDown is the only caller of Runtime.PowerDown. errUnproved where the store has to be looked at first.
 func (w *worker) powerDown(ctx context.Context, instance Instance) error {
+	if !w.proofHolds(max(w.m.opts.ProofAge, actTimeout)) {
+		return errUnproved
+	}
 	err := w.m.journal.db.View(func(tx *bbolt.Tx) error {
 		j, err := getJob(tx, w.id)
 		if err != nil {
@@ -78,7 +83,7 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 // bytes than the backup, and keeps running; the job fails and says so. One that was frozen and is down without this agent's
 // doing was ended by a runtime that let it run for that, and may have newer bytes too.
 func (w *worker) release(hard context.Context, j *Job) error {
-	runs := ""
+	runs, stale := "", false
 	err := w.persist(hard, j, "power the instance down", func(ctx context.Context) error {
 		instance, err := w.instance(j)
 		if err != nil {
@@ -89,13 +94,14 @@ func (w *worker) release(hard context.Context, j *Job) error {
 			if err != nil {
 				return err
 			}
+			if state == IsStopped && w.heldBy(j, state) == "" { // as it was found, or as this job stopped it: no power-down follows
+				stale = !w.proofHolds(max(w.m.opts.ProofAge, actTimeout))
+				return nil
+			}
 			if (state == IsStopped || state == IsMissing) && w.mayBeDown && j.BootID == w.m.opts.BootID {
 				return nil
 			}
 			if runs = w.heldBy(j, state); runs == "" {
-				if state == IsStopped {
-					return nil
-				}
 				break
 			}
 			if look == releaseLooks {
@@ -105,7 +111,10 @@ func (w *worker) release(hard context.Context, j *Job) error {
 				return err
 			}
 		}
-		if err := w.powerDown(ctx, instance); err != nil {
+		if err := w.powerDown(ctx, instance); errors.Is(err, errUnproved) {
+			stale = true
+			return nil
+		} else if err != nil {
 			return err
 		}
 		// The driver has looked; where it can tell, its word is checked once more.
@@ -121,8 +130,11 @@ func (w *worker) release(hard context.Context, j *Job) error {
 	if err != nil {
 		return err
 	}
-	if runs != "" {
+	switch {
+	case runs != "":
 		return w.fail(j, runs)
+	case stale: // where the store is looked at, and a resume can be asked for meanwhile
+		return w.write(j, Acknowledged, change{})
 	}
 	// Before anybody is told: should the journal be lost later, its note must not let a released instance run again.
 	if err := w.persist(hard, j, "forget that the instance was held", func(context.Context) error { return w.unmark(j) }); err != nil {

@@ -19,6 +19,8 @@ func (r *countingRuntime) Stop(context.Context) error                  { return 
 func (r *countingRuntime) Start(context.Context) error                 { return nil }
 func (r *countingRuntime) PowerDown(context.Context) error             { r.downs++; return nil }
 
+const notLookedAt = "not looked at"
+
 // Invariant release-last: each condition of the gate on its own keeps the instance from being powered down.
 func TestInvariantReleaseLast(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
@@ -55,6 +57,10 @@ func TestInvariantReleaseLast(t *testing.T) {
 		{"intent not journalled", func(j *Job) { j.State = Acknowledged }, false, errMayNotRelease},
 		{"held", func(j *Job) { j.State = Held }, false, errMayNotRelease},
 		{"failing", func(j *Job) { j.State = Failing }, false, errMayNotRelease},
+		{"gone from the store", func(j *Job) { j.Gone = "a pack is missing" }, false, errMayNotRelease},
+		{notLookedAt, func(*Job) {}, false, errUnproved},
+		{"looked at long ago", func(*Job) {}, false, errUnproved},
+		{"looked at in the future", func(*Job) {}, false, errUnproved},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -78,7 +84,15 @@ func TestInvariantReleaseLast(t *testing.T) {
 			}
 			m := New(jr, Parts{}, Options{Now: time.Now})
 			rt := &countingRuntime{}
-			w := &worker{m: m, id: "j"}
+			w := &worker{m: m, id: "j", proved: time.Now()}
+			switch c.name {
+			case notLookedAt:
+				w.proved = time.Time{}
+			case "looked at long ago":
+				w.proved = time.Now().Add(-actTimeout)
+			case "looked at in the future": // the clock was set back
+				w.proved = time.Now().Round(0).Add(time.Hour)
+			}
 			err = w.powerDown(t.Context(), Instance{ID: "phone", Runtime: rt})
 			if !errors.Is(err, c.want) || (rt.downs == 1) != (c.want == nil) {
 				t.Errorf("error %v, powered down %d times", err, rt.downs)

@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,8 +17,9 @@ import (
 type Place struct {
 	Volume string `json:"volume"` // its name
 	Target string `json:"target"`
-	Stage  string `json:"stage"`          // beside Target
-	Tree   string `json:"tree,omitempty"` // tells the restored tree from others; empty until it is complete
+	Stage  string `json:"stage"`            // beside Target
+	Holder string `json:"holder,omitempty"` // tells the folder that held both when the restore was planned; opaque here
+	Tree   string `json:"tree,omitempty"`   // tells the restored tree from others; empty until it is complete
 }
 
 // Restore is the record of what a restore does.
@@ -25,6 +27,7 @@ type Restore struct {
 	Backup  string         `json:"backup_id,omitempty"`
 	Seq     uint64         `json:"sequence,omitempty"` // of the backup
 	Created time.Time      `json:"created,omitzero"`   // of the backup
+	Vault   string         `json:"vault,omitempty"`    // its id
 	Places  []Place        `json:"places,omitempty"`
 	Placed  bool           `json:"placed,omitempty"` // all are in place, and stay there
 	Ready   bool           `json:"ready,omitempty"`  // nothing had to be restored
@@ -47,6 +50,7 @@ type Content struct {
 	Backup  string    `json:"backup_id"`
 	Seq     uint64    `json:"sequence"` // orders the backups of an instance
 	Created time.Time `json:"created"`  // for people
+	Vault   string    `json:"vault,omitempty"`
 }
 
 // RestoreRequest is the work of the engine for one restore.
@@ -130,7 +134,7 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return no("read the journal", err)
 	}
-	r := &Restore{Backup: newest.Backup, Seq: newest.Seq, Created: newest.Created}
+	r := &Restore{Backup: newest.Backup, Seq: newest.Seq, Created: newest.Created, Vault: newest.Vault}
 	switch {
 	case known.Backup == newest.Backup && here.All:
 		r.Ready, r.Placed = true, true
@@ -332,9 +336,9 @@ func (w *worker) undoRestore(ctx context.Context, j *Job) error {
 func noteContent(tx *bbolt.Tx, j *Job) error {
 	switch {
 	case j.State == Stored && j.Result != nil:
-		return put(tx, bucketContent, []byte(j.Instance), Content{Backup: j.Result.BackupID, Seq: j.Result.Seq, Created: j.Result.Created})
+		return put(tx, bucketContent, []byte(j.Instance), Content{Backup: j.Result.BackupID, Seq: j.Result.Seq, Created: j.Result.Created, Vault: j.Result.VaultID})
 	case j.State == Restored && j.Restore != nil:
-		return put(tx, bucketContent, []byte(j.Instance), Content{Backup: j.Restore.Backup, Seq: j.Restore.Seq, Created: j.Restore.Created})
+		return put(tx, bucketContent, []byte(j.Instance), Content{Backup: j.Restore.Backup, Seq: j.Restore.Seq, Created: j.Restore.Created, Vault: j.Restore.Vault})
 	}
 	return nil
 }
@@ -346,6 +350,23 @@ func (jr *Journal) Content(instance string) (c Content, err error) {
 		return err
 	})
 	return c, err
+}
+
+// KnownIn returns an instance of which a backup in the vault of that id was made or restored here, and the last such backup; "" when there is none.
+func (jr *Journal) KnownIn(vault string) (instance string, c Content, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketContent).ForEach(func(k, v []byte) error {
+			var one Content
+			if err := json.Unmarshal(v, &one); err != nil {
+				return fmt.Errorf("journal: decode content of %q: %w", k, err)
+			}
+			if instance == "" && one.Vault == vault {
+				instance, c = string(k), one
+			}
+			return nil
+		})
+	})
+	return instance, c, err
 }
 
 // Ended returns the last job of the instance that is over, of either kind and however it ended; nil when there is none.

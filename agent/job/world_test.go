@@ -31,11 +31,12 @@ type world struct {
 	snaps     map[string]int    // path -> the count that it holds
 	made      map[string]string // path -> the catalogue that tells of it
 	creations int
-	based     int              // how often the engine was given a base that stands
-	backups   map[string][]int // instance -> the counts that its manifests hold
-	packs     map[string]int   // pack id -> how often it was sent
-	rounds    map[string]int   // job -> rounds of pre-copy
-	kept      map[string]bool  // jobs of which the engine was not told yet that they are over
+	based     int                          // how often the engine was given a base that stands
+	backups   map[string][]int             // instance -> the counts that its manifests hold
+	lost      map[string]map[int]time.Time // instance -> the counts that they held, and when the store lost them
+	packs     map[string]int               // pack id -> how often it was sent
+	rounds    map[string]int               // job -> rounds of pre-copy
+	kept      map[string]bool              // jobs of which the engine was not told yet that they are over
 	marks     map[string][]byte
 	disks     map[string]disk                                       // path -> what a restore finds or leaves there
 	room      func(context.Context, job.Base) (int64, int64, error) // nil: not asked
@@ -50,6 +51,7 @@ type world struct {
 	// fail is what the runtime, the snapshots or the notes answer instead of doing the act; nil: they do it.
 	fail    func(act, instance string) error
 	backup  func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
+	present func(ctx context.Context, j *job.Job) error          // what the store does when it is asked for a backup; nil: it answers
 	answer  func(e job.Event) (refusal string, err error)        // what the control plane says; nil: 2xx
 	observe func(j *job.Job)                                     // is told of each state; nil: nobody is
 	instead func(failed job.Snapshot) (job.Snapshot, bool)       // another way to make a snapshot; nil: there is none
@@ -74,13 +76,15 @@ type phone struct {
 	nobody bool // holds it
 	downs  int
 	by     string // who stopped it: "stop" or "power-down" for the agent, else ""
+	// releasing is when the agent last began to power it down.
+	releasing time.Time
 }
 
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
 		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{}, made: map[string]string{},
 		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{},
-		bootID: "boot-1",
+		lost: map[string]map[int]time.Time{}, bootID: "boot-1",
 	}
 	for _, n := range names {
 		w.instances[n] = &phone{state: job.IsRunning, policy: job.ReleaseByAgent}
@@ -523,13 +527,23 @@ func (r *fakeRuntime) PowerDown(context.Context) error {
 	if !slices.ContainsFunc(w.events, func(e job.Event) bool { return e.Type == job.EventCompleted && e.Job == j.ID }) {
 		w.fault("release-last: power-down before the control plane took the report")
 	}
-	if !slices.Contains(w.backups[r.id], r.p.count) {
+	if !w.had(r.id) {
 		w.fault("nothing-lost: power-down at count %d, backups have %v", r.p.count, w.backups[r.id])
 	}
 	r.p.state, r.p.by = job.IsStopped, "power-down"
 	r.p.downs++
 	return nil
 }
+
+// had tells whether the store has a backup of the instance as it is, or lost it so late that the agent could not know. The lock is held.
+func (w *world) had(instance string) bool {
+	p := w.instances[instance]
+	at, lost := w.lost[instance][p.count]
+	return slices.Contains(w.backups[instance], p.count) || lost && at.After(p.releasing.Add(-proofAge))
+}
+
+// proofAge is how old a look at the store may be at a power-down, with zero Options, and a little more.
+const proofAge = 2*time.Minute + time.Second
 
 type fakeSnaps struct {
 	l  *life
@@ -705,6 +719,38 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	}
 	id := fmt.Sprint("b", held)
 	return &job.Result{BackupID: id, Seq: uint64(len(w.backups[r.Instance])), Object: "v/backups/" + id, ManifestSHA256: "00ff", Verified: time.Now(), Catalogues: catalogues}, nil
+}
+
+// Present tells what the world has of the job's backup.
+func (b fakeEngine) Present(ctx context.Context, j *job.Job) error {
+	dead := func() error { // the one who waits is no goroutine of this call, so it can't be ended here
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	if b.l.isDead() {
+		return dead()
+	}
+	w := b.l.w
+	w.mu.Lock()
+	present := w.present
+	w.mu.Unlock()
+	if present != nil {
+		if err := present(ctx, j); err != nil {
+			return err
+		}
+	}
+	if b.l.isDead() {
+		return dead()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.broken == "proof" || w.broken == "engine" {
+		return nil
+	}
+	if !slices.ContainsFunc(w.backups[j.Instance], func(count int) bool { return fmt.Sprint("b", count) == j.Result.BackupID }) {
+		return fmt.Errorf("%w: the manifest is missing", job.ErrBackupGone)
+	}
+	return nil
 }
 
 // Over notes that the engine may forget the rounds of a job.

@@ -102,6 +102,7 @@ type Metrics struct {
 	audit        prometheus.Counter
 	drifts       prometheus.Counter
 	damagedPacks prometheus.Counter
+	backupsGone  prometheus.Counter
 	pace         prometheus.Gauge
 	bases        prometheus.Gauge
 	warnings     prometheus.Counter
@@ -145,6 +146,7 @@ func New(o Options) *Metrics {
 		storeFaults:  counterVec("store_faults_total", "Requests to the object store that failed, each try for itself, by why.", "kind"),
 		storeSeconds: histogramVec("store_request_duration_seconds", "Time that requests to the object store took.", storeBuckets, "op"),
 		apiRequests:  counterVec("api_requests_total", "Calls answered, by error code of the contract.", "code"),
+		backupsGone:  counter("backups_gone_total", "Backups of which the store had lost a part before the power-down; their instances are held."),
 		damagedPacks: counter("damaged_packs_total", "Packs of vaults that backups found missing, unreadable or damaged; what they held was stored anew."),
 		drifts:       counter("drifts_total", "Volumes of which content had changed that was known not to; they were read whole."),
 		audit:        counter("audit_failures_total", "Commands that could not be written to the audit log."),
@@ -160,7 +162,7 @@ func New(o Options) *Metrics {
 	m.registry.MustRegister(
 		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
 		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
-		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.damagedPacks, m.pace, m.bases, m.panics, m.warnings, m.info, m.start,
+		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.damagedPacks, m.backupsGone, m.pace, m.bases, m.panics, m.warnings, m.info, m.start,
 	)
 	if o.Process {
 		m.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
@@ -459,6 +461,13 @@ func (m *Metrics) Drift() {
 func (m *Metrics) DamagedPack() {
 	if m != nil {
 		m.damagedPacks.Inc()
+	}
+}
+
+// BackupGone counts a backup of which the store lost a part before its instance was powered down.
+func (m *Metrics) BackupGone() {
+	if m != nil {
+		m.backupsGone.Inc()
 	}
 }
 

@@ -72,6 +72,7 @@ func use(m *metrics.Metrics) {
 	m.AuditFailed()
 	m.Drift()
 	m.DamagedPack()
+	m.BackupGone()
 	m.Warnings(3)
 }
 

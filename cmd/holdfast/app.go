@@ -49,7 +49,7 @@ func (a *app) command() *cobra.Command {
 		"print results, warnings and errors only")
 	root.AddCommand(
 		a.demoCommand(), a.sampleCommand(),
-		a.keyCommand(), a.vaultCommand(),
+		a.keyCommand(), a.storeCommand(), a.vaultCommand(),
 		a.backupCommand(), a.restoreCommand(), a.listCommand(), a.lsCommand(), a.catCommand(),
 		a.verifyCommand(), a.checkVolumeCommand(),
 		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(), a.throttleCommand(), a.auditCommand(),

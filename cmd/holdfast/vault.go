@@ -22,7 +22,8 @@ func (a *app) vaultCreateCommand() *cobra.Command {
 		Use:   "create",
 		Short: "Make a vault for the key's recipient and others",
 		Long: "create makes an empty vault: a random key, wrapped for the recipient of --key and for every\n" +
-			"--recipient. Give the recipient of an offline recovery key too.",
+			"--recipient. Give the recipient of an offline recovery key too. Of a file store it makes the folder\n" +
+			"and the marker too, as holdfast store init does, so mount the store's disk first.",
 		Example: "  holdfast vault create --store file:///srv/backups --key host.key --recipient age1…",
 		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -90,6 +90,9 @@ func certificateInTime(cfg *config.Config) config.Content {
 
 func checkConfig(path string, stdout io.Writer) error {
 	cfg, err := load(path, certificateInTime)
+	if cfg != nil { // where volumes lie depends on what is mounted, so the agent looks again, and goes on with the other instances
+		err = errors.Join(err, cfg.CheckPlaces())
+	}
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/internal/obs/obstest"
 	"holdfast/internal/testbed"
 	"holdfast/internal/vault"
 )
@@ -116,10 +117,9 @@ func writeConfig(t *testing.T, dir, metrics string) string {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"store", "data"} {
-		if err := os.MkdirAll(in(name), 0o700); err != nil {
-			t.Fatal(err)
-		}
+	obstest.Folder(t, in("store"))
+	if err := os.MkdirAll(in("data"), 0o700); err != nil {
+		t.Fatal(err)
 	}
 	return in("holdfast.yaml")
 }

@@ -217,6 +217,7 @@ func (r *run) underSession(ctx context.Context) error {
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{NoPlace: true, What: err.Error() + "; garbage stays in the vault meanwhile"})
 		},
+		Mended:  func(err error) { r.warnings.Warn(tree.Warning{NoPlace: true, What: err.Error()}) },
 		Settled: func(so vault.Settled) { r.warnings.Warn(tree.Warning{NoPlace: true, What: so.String()}) },
 	})
 	if err != nil {

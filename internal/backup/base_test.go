@@ -181,7 +181,7 @@ func baseMiB(t testing.TB) int {
 // HOLDFAST_BASE_MIB has another size of the whole than 128; of 8 GiB 64 MiB change, of less a larger part.
 func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 	mib := baseMiB(t)
-	store, err := obs.Open(t.Context(), "file://"+t.TempDir(), obs.Options{})
+	store, err := obs.Open(t.Context(), "file://"+t.TempDir(), obs.Options{Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}

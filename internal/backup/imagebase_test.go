@@ -148,7 +148,7 @@ func TestImageReadsWhatDiffersFromTheBase(t *testing.T) {
 	testbed.Need(t, "xfs")
 	mib := baseMiB(t)
 	path := filepath.Join(testbed.Filesystem(t, "xfs", 64<<30), "image")
-	store, err := obs.Open(t.Context(), "file://"+t.TempDir(), obs.Options{})
+	store, err := obs.Open(t.Context(), "file://"+t.TempDir(), obs.Options{Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}

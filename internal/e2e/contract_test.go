@@ -12,6 +12,7 @@ import (
 
 	"holdfast/agent/auth"
 	"holdfast/agent/report"
+	"holdfast/internal/obs/obstest"
 )
 
 const (
@@ -101,7 +102,7 @@ func idList(n int) string {
 func contractHost(t *testing.T) (*host, *plane) {
 	t.Helper()
 	store := filepath.Join(t.TempDir(), "store")
-	must(t, os.Mkdir(store, 0o700))
+	obstest.Folder(t, store)
 	p := startPlane(t)
 	h := newHost(t, p, "file://"+store)
 	h.cli("vault", "create", "--vault", otherTenant)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"holdfast/internal/crashpoint"
+	"holdfast/internal/obs/obstest"
 	"holdfast/internal/testbed"
 )
 
@@ -45,7 +46,7 @@ func killedAt(t *testing.T, docker *testbed.Docker, mount, point string, undo bo
 	base := filepath.Join(mount, strings.NewReplacer("/", "_", ":", "_").Replace(point))
 	volume, store := filepath.Join(base, "data"), filepath.Join(t.TempDir(), "store")
 	must(t, os.MkdirAll(volume, 0o755))
-	must(t, os.Mkdir(store, 0o700))
+	obstest.Folder(t, store)
 	fill(t, volume, 30)
 	if undo {
 		mounted(t, filepath.Join(volume, "nested"))

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"holdfast/internal/crashpoint"
+	"holdfast/internal/obs/obstest"
 	"holdfast/internal/testbed"
 )
 
@@ -18,7 +19,7 @@ func TestJournalIsLost(t *testing.T) {
 	base := filepath.Join(testbed.Btrfs(t), "phone-1")
 	volume, store := filepath.Join(base, "data"), filepath.Join(t.TempDir(), "store")
 	must(t, os.MkdirAll(volume, 0o755))
-	must(t, os.Mkdir(store, 0o700))
+	obstest.Folder(t, store)
 	container := startWriter(t, docker, volume)
 	p := startPlane(t)
 	h := newHost(t, p, "file://"+store)

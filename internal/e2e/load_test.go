@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"holdfast/internal/obs/obstest"
 	"holdfast/internal/testbed"
 )
 
@@ -35,7 +36,7 @@ func TestPrecopyUnderLoad(t *testing.T) {
 	must(t, os.MkdirAll(volume, 0o755))
 	bulkFile(t, filepath.Join(volume, "bulk"), mib)
 	store := filepath.Join(t.TempDir(), "store")
-	must(t, os.Mkdir(store, 0o700))
+	obstest.Folder(t, store)
 	p := startPlane(t)
 	h := newHost(t, p, "file://"+store)
 	content, err := os.ReadFile(program(t, "burster"))
@@ -98,7 +99,7 @@ func (h *host) records(instance string) []byte {
 // TestSameCommandFiftyTimes sends one command fifty times at once to an agent that is killed meanwhile, and fifty times to the next: one task.
 func TestSameCommandFiftyTimes(t *testing.T) {
 	store := filepath.Join(t.TempDir(), "store")
-	must(t, os.Mkdir(store, 0o700))
+	obstest.Folder(t, store)
 	p := startPlane(t)
 	h := newHost(t, p, "file://"+store)
 	h.addFolder("phone-1", tenant, false)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"holdfast/internal/obs/obstest"
 	"holdfast/internal/testbed"
 )
 
@@ -37,7 +38,7 @@ func TestAcceptedLosses(t *testing.T) {
 	}
 	p := startPlane(t)
 	store := filepath.Join(t.TempDir(), "store")
-	must(t, os.Mkdir(store, 0o700))
+	obstest.Folder(t, store)
 	h := newHost(t, p, "file://"+store)
 	h.addVolume("refuses", makeVolume("refuses"), ", accept_losses: [/mnt/]")
 	h.addVolume("phone-1", makeVolume("phone-1"), `, accept_losses: [/mnt/, "home/*/.gvfs"], exclude_caches: true`)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/obs/obstest"
 	"holdfast/internal/testbed"
 )
 
@@ -25,7 +26,7 @@ func TestInvariantNothingLost(t *testing.T) {
 	container := startWriter(t, docker, volume)
 	p := startPlane(t)
 	store := filepath.Join(t.TempDir(), "store")
-	must(t, os.Mkdir(store, 0o700))
+	obstest.Folder(t, store)
 	h := newHost(t, p, "file://"+store)
 	h.addDocker("phone-1", docker.Host, container, volume)
 	h.start("")
@@ -69,7 +70,7 @@ func TestOwnSubvolumesAreBackedUp(t *testing.T) {
 	container := startWriter(t, docker, volume)
 	p := startPlane(t)
 	store := filepath.Join(t.TempDir(), "store")
-	must(t, os.Mkdir(store, 0o700))
+	obstest.Folder(t, store)
 	h := newHost(t, p, "file://"+store)
 	h.addDocker("phone-1", docker.Host, container, volume)
 	h.start("")

@@ -17,6 +17,7 @@ import (
 
 	"holdfast/agent/report"
 	"holdfast/internal/crashpoint"
+	"holdfast/internal/obs/obstest"
 	"holdfast/internal/testbed"
 )
 
@@ -34,7 +35,7 @@ const (
 func second(t *testing.T, first *host) *host {
 	t.Helper()
 	store := filepath.Join(t.TempDir(), "not used")
-	must(t, os.Mkdir(store, 0o700))
+	obstest.Folder(t, store)
 	h := newHost(t, first.plane, "file://"+store, first.env...)
 	h.store, h.key = first.store, first.key
 	return h
@@ -406,7 +407,7 @@ func old(t *testing.T, dir string) {
 func twoVolumes(t *testing.T, mount string) (*plane, *host) {
 	t.Helper()
 	store := filepath.Join(t.TempDir(), "store")
-	must(t, os.Mkdir(store, 0o700))
+	obstest.Folder(t, store)
 	p := startPlane(t)
 	a := newHost(t, p, "file://"+store)
 	dir := filepath.Join(mount, "a")

@@ -50,7 +50,7 @@ func TestMemoryDecorated(t *testing.T) {
 }
 
 func TestFile(t *testing.T) {
-	obstest.Run(t, func(t *testing.T) obs.Store { return open(t, "file://"+t.TempDir(), obs.Options{}) })
+	obstest.Run(t, func(t *testing.T) obs.Store { return open(t, "file://"+t.TempDir(), obs.Options{Create: true}) })
 }
 
 // TestServers runs the suite against servers of others. HOLDFAST_LONG=1 adds those that take long to build.

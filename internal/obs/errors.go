@@ -73,7 +73,11 @@ var (
 
 	// ErrNoFolder says that the folder of a file store is not there. It is an ErrNoBucket. The message names the folder.
 	ErrNoFolder = newClass(ErrNoBucket, "the store's folder is not there", "see that the disk of the store is mounted, and check the "+
-		"store's URL (--store, or store.url of the agent); holdfast vault create makes the folder of a new store")
+		"store's URL (--store, or store.url of the agent); holdfast store init and holdfast vault create make the folder of a new store")
+	// ErrNoMarker says that the folder of a file store is there and has not the marker that a store has. It is an ErrNoBucket.
+	ErrNoMarker = newClass(ErrNoBucket, "the folder is no store of Holdfast: the file "+markerName+" is not in it", "see that the disk of the store is "+
+		"mounted: an empty mount point looks like this; check the store's URL (--store, or store.url of the agent); only where the folder is to become a "+
+		"store, or its file "+markerName+" was deleted: holdfast store init")
 	// ErrFolderAccess says that the permissions of the folder do not allow the operation. It is an ErrAccess.
 	ErrFolderAccess = newClass(ErrAccess, "the store's folder does not allow it", "check the owner and the permissions of the store's folder, "+
 		"of what lies in it and of the folders above it (namei -l shows them), and whether a sandbox confines the program "+

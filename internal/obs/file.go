@@ -33,10 +33,10 @@ type fileStore struct {
 	tree *durable.Tree
 }
 
-// openFile opens the store in dir. With create it makes the folder, and those above it, and tries whether
-// the file system can hold a store; else one that is not there is ErrNoFolder: a disk that was not mounted
-// must not be taken for an empty store. warn is told what the file system lacks, at most once a Lack.
-func openFile(dir string, create bool, warn func(string)) (Store, error) {
+// openFile opens the store in dir. With create it makes the folder, those above it and the marker, and tries whether
+// the file system can hold a store; else a folder that is not there is ErrNoFolder, and one without a marker ErrNoMarker: the
+// mount point of a disk that is not mounted must not be taken for an empty store. warn is told what the file system lacks, at most once a Lack.
+func openFile(dir string, create bool, warn func(string)) (*fileStore, error) {
 	if create {
 		if err := durable.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("open store %s: %w", dir, fileError(dir, err))
@@ -57,7 +57,7 @@ func openFile(dir string, create bool, warn func(string)) (Store, error) {
 	return s, nil
 }
 
-// begin removes what writers that died have left, and with create tries the file system.
+// begin removes what writers that died have left, and looks for the marker. With create it tries the file system, and makes the marker.
 func (s *fileStore) begin(create bool, lacks *lacks) error {
 	if create {
 		if err := s.makeTempFolder(); err != nil {
@@ -66,6 +66,11 @@ func (s *fileStore) begin(create bool, lacks *lacks) error {
 		if err := s.tree.Probe(); err != nil {
 			return err
 		}
+		if err := s.mark(); err != nil {
+			return err
+		}
+	} else if err := s.marked(); err != nil {
+		return err
 	}
 	unsure, err := durable.SweepTemporary(s.root, tempFolder)
 	// A store that may only be read is still a store: what can't be cleaned stays.
@@ -241,6 +246,8 @@ func (s *fileStore) Capabilities() Capabilities {
 	return Capabilities{ConditionalPut: true, Integrity: "fsync"}
 }
 
-func (s *fileStore) String() string { return (&url.URL{Scheme: "file", Path: s.dir}).String() }
+func (s *fileStore) String() string { return fileURL(s.dir) }
+
+func fileURL(dir string) string { return (&url.URL{Scheme: "file", Path: dir}).String() }
 
 func (s *fileStore) Close() error { return s.root.Close() }

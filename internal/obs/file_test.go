@@ -75,7 +75,7 @@ func TestFileHostile(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	s := open(t, "file://"+dir, obs.Options{Retry: &once})
+	s := open(t, "file://"+dir, obs.Options{Create: true, Retry: &once})
 	for _, key := range []string{"link", "folder/secret", "fifo"} {
 		if _, err := s.Stat(t.Context(), key); err == nil {
 			t.Errorf("Stat %s: no error", key)
@@ -99,7 +99,7 @@ func TestFileHostile(t *testing.T) {
 }
 
 func TestFileBelowAnObject(t *testing.T) {
-	s := open(t, "file://"+t.TempDir(), obs.Options{Retry: &once})
+	s := open(t, "file://"+t.TempDir(), obs.Options{Create: true, Retry: &once})
 	if err := s.Put(t.Context(), "a", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestFileBelowAnObject(t *testing.T) {
 func TestFileNoSpace(t *testing.T) {
 	testbed.Need(t, "ext4")
 	dir := testbed.Filesystem(t, "ext4", 32<<20)
-	s := open(t, "file://"+dir, obs.Options{})
+	s := open(t, "file://"+dir, obs.Options{Create: true})
 	var stored []string
 	for i := range 40 {
 		key := fmt.Sprintf("packs/%02d", i)
@@ -162,6 +162,7 @@ func TestFileNoSpace(t *testing.T) {
 // TestFileProcesses has several processes take the same names.
 func TestFileProcesses(t *testing.T) {
 	dir := t.TempDir()
+	obstest.Folder(t, dir)
 	var mu sync.Mutex
 	winners := map[string]int{}
 	var wg sync.WaitGroup

@@ -243,6 +243,7 @@ func TestFileSystemThatHoldsNoStore(t *testing.T) {
 			t.Errorf("%s: left %v, %v", name, left, err)
 		}
 		// A store that was made elsewhere and copied there is refused at its first write.
+		obstest.Folder(t, f.Folder)
 		s := open(t, "file://"+f.Point, obs.Options{Retry: &once})
 		fileClass(t, name+", put", s.Put(t.Context(), "k", []byte("x")), obs.ErrFileSystem, "ext4")
 	}
@@ -252,6 +253,7 @@ func TestFileSystemThatHoldsNoStore(t *testing.T) {
 func TestFileTemporaryOfLiveWriter(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	dir := f.Point
+	obstest.Folder(t, f.Folder)
 	s := open(t, "file://"+dir, obs.Options{Retry: &once})
 	begun, goOn := make(chan struct{}), make(chan struct{})
 	var first atomic.Bool
@@ -299,6 +301,7 @@ func TestFileTemporaryOfLiveWriter(t *testing.T) {
 // TestFileKilledWriter kills a process while it writes: the next Open removes what it left, dated in the future or not.
 func TestFileKilledWriter(t *testing.T) {
 	dir := t.TempDir()
+	obstest.Folder(t, dir)
 	tmp := filepath.Join(dir, ".tmp")
 	for round := 0; ; round++ {
 		if round == 200 {
@@ -375,7 +378,8 @@ func endless(url string) error {
 func TestFileLeftWithoutLocks(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	left := filepath.Join(f.Folder, ".tmp", ".holdfast+LEFT")
-	if err := errors.Join(os.Mkdir(filepath.Dir(left), 0o700), os.WriteFile(left, nil, 0o600)); err != nil {
+	obstest.Folder(t, f.Folder)
+	if err := os.WriteFile(left, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	f.Set(testbed.FUSERefuses(unix.ENOSYS, testbed.FUSELock))

@@ -10,7 +10,7 @@ const (
 	maxKey = 512
 	// maxElement is the longest element of a key in bytes: NAME_MAX of Linux, and MinIO's limit.
 	maxElement = 255
-	// tempFolder is where the file store keeps what it is writing. It is no element that begins a key.
+	// tempFolder is where the file store keeps what it is writing. It is no element that begins a key, nor is markerName.
 	tempFolder = ".tmp"
 )
 
@@ -59,7 +59,7 @@ func elementValid(element string, first bool) error {
 		return fmt.Errorf("it has an empty element")
 	case element == "." || element == "..":
 		return fmt.Errorf("it has the element %q", element)
-	case first && element == tempFolder:
+	case first && (element == tempFolder || element == markerName):
 		return fmt.Errorf("it begins with %q, which the file store uses", element)
 	case len(element) > maxElement:
 		return fmt.Errorf("it has an element of %d bytes, at most %d", len(element), maxElement)

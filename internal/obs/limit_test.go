@@ -498,7 +498,7 @@ func TestInFlight(t *testing.T) {
 func TestLimitedStores(t *testing.T) {
 	limiter := obs.NewLimiter(obs.Limits{Up: 1 << 30, Down: 1 << 30, Requests: 1e6})
 	obstest.Run(t, func(t *testing.T) obs.Store {
-		return open(t, "file://"+t.TempDir(), obs.Options{Limiter: limiter})
+		return open(t, "file://"+t.TempDir(), obs.Options{Create: true, Limiter: limiter})
 	})
 	if st := limiter.State(); st.InFlight != 0 || st.Waiting != 0 {
 		t.Errorf("at the end: %+v", st)

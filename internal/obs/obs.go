@@ -42,7 +42,7 @@ type Capabilities struct {
 
 // Store keeps objects under names that are written once. All methods may be called at the same
 // time from any number of goroutines. Keys are UTF-8, 1 to 512 bytes, of slash-separated elements
-// of [A-Za-z0-9._-], each at most 255 bytes and neither "." nor ".."; the first is not ".tmp". Anything
+// of [A-Za-z0-9._-], each at most 255 bytes and neither "." nor ".."; the first is neither ".tmp" nor ".holdfast-store". Anything
 // else is ErrUsage. A key may not go on where another ends ("a" and "a/b"): file stores can't keep both.
 type Store interface {
 	// Put stores body under key and returns nil only after the store confirmed that these very

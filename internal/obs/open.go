@@ -20,9 +20,11 @@ type Options struct {
 	Observe func(Event)
 	// Retry is the policy for failed requests; nil means DefaultRetry.
 	Retry *RetryPolicy
-	// Create makes the folder of a file store that is not there, and tries whether its file system can hold a
-	// store. Buckets are never made.
+	// Create makes the folder of a file store that is not there, and the marker that tells a store from any other folder, and tries
+	// whether its file system can hold a store. Buckets are never made.
 	Create bool
+	// Later opens a file store also while its folder is not there or has no marker, as before its disk is mounted: calls fail until then.
+	Later bool
 	// Warn, if set, is told in a sentence what the file system of a file store lacks, and what follows from that:
 	// on the goroutine of the call that met the lack, once a lack.
 	Warn func(message string)
@@ -51,7 +53,7 @@ type Options struct {
 // OBS_SECURITY_TOKEN), then the shared credentials file, then the metadata service of the instance,
 // within metadataPatience. The store retries (see Options.Retry).
 //
-// A URL that is not of this form is ErrUsage, a file store whose folder is not there ErrNoFolder,
+// A URL that is not of this form is ErrUsage, a file store whose folder is not there ErrNoFolder, one whose folder has no marker ErrNoMarker,
 // one on a file system that can hold no store ErrFileSystem, and a bucket without credentials ErrAccess. Messages repeat no secret.
 func Open(ctx context.Context, rawURL string, opts Options) (Store, error) {
 	if opts.Getenv == nil {
@@ -134,5 +136,5 @@ func openFileURL(u *url.URL, opts Options) (Store, error) {
 	if u.Host != "" && u.Host != "localhost" || !filepath.IsAbs(u.Path) {
 		return nil, fmt.Errorf("%w: store URL: want file:///path with an absolute path", ErrUsage)
 	}
-	return openFile(filepath.Clean(u.Path), opts.Create, opts.Warn)
+	return openFileAt(filepath.Clean(u.Path), opts.Create, opts.Later, opts.Warn)
 }

@@ -119,7 +119,7 @@ func TestCertainFailures(t *testing.T) {
 	cancel()
 	for _, s := range []obs.Store{
 		obs.Retry(obs.NewMemory(), obs.RetryPolicy{}),
-		open(t, "file://"+t.TempDir(), obs.Options{}),
+		open(t, "file://"+t.TempDir(), obs.Options{Create: true}),
 		open(t, "s3://bucket?region=r&endpoint="+away, obs.Options{Getenv: keys, Limiter: obs.NewLimiter(obs.Limits{})}),
 	} {
 		for call, do := range changesOf(s) {

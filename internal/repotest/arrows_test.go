@@ -34,6 +34,7 @@ var levels = map[string]int{
 
 	"internal/chunk":    1,
 	"internal/hostid":   1,
+	"internal/location": 1,
 	"internal/obs":      1,
 	"internal/pressure": 1,
 	"internal/pulse":    1,

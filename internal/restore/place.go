@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/location"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
 )
@@ -31,29 +32,30 @@ const stagePrefix = ".holdfast-prepare-"
 var ErrPlace = errors.New("volume can't be restored to its place")
 
 // PlaceOf tells where a volume is restored to. It changes nothing. The job and the volume's name tell the stage from those of
-// other restores. The error wraps ErrPlace when the folder that holds target is missing, when target is a mount point or has one below
-// (nothing can be renamed over those), or is something else than a folder or a file.
+// other restores. The error wraps ErrPlace when target has a link in it or lies below a folder that others than root can write to (see
+// location.Strict), when the folder that holds target is missing, when target is a mount point or has one below (nothing can be renamed over
+// those), or is something else than a folder or a file.
 func PlaceOf(target, job, volume string) (Place, error) {
 	no := func(format string, args ...any) (Place, error) {
 		return Place{}, fmt.Errorf("%w: %s: %s", ErrPlace, target, fmt.Sprintf(format, args...))
 	}
-	holder, err := filepath.EvalSymlinks(filepath.Dir(target))
-	if errors.Is(err, fs.ErrNotExist) {
+	at, err := location.Strict(target)
+	if errors.Is(err, location.ErrUnsafe) {
+		return no("%v", err)
+	} else if err != nil {
+		return Place{}, err
+	}
+	real := at.Path
+	if _, err := os.Lstat(filepath.Dir(real)); errors.Is(err, fs.ErrNotExist) {
 		return no("the folder that holds it does not exist")
 	} else if err != nil {
 		return Place{}, err
 	}
-	real := filepath.Join(holder, filepath.Base(target))
 	info, err := os.Lstat(real)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return Place{}, err
-	case info.Mode()&fs.ModeSymlink != 0:
-		if real, err = filepath.EvalSymlinks(real); err != nil {
-			return no("a link that leads nowhere: %v", err)
-		}
-		return PlaceOf(real, job, volume)
 	case info.Mode()&fs.ModeDevice != 0:
 		return no("it is a device, which can't be put into place in one step; restore onto it with the command")
 	case !info.IsDir() && !info.Mode().IsRegular():

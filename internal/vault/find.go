@@ -87,12 +87,12 @@ func Search(ctx context.Context, st obs.Store, name string, id *Identity) (*Vaul
 	case 0:
 		return nil, fmt.Errorf("%w: %s in %s", ErrNoVault, name, st)
 	case 1:
-		_, h, s, err := newestHeader(ctx, st, ids[0], id)
+		at, h, s, err := newestHeader(ctx, st, ids[0], id)
 		if err != nil {
 			return nil, fmt.Errorf("open vault %s: %w", ids[0], err)
 		}
 		defer s.clear()
-		return newVault(st, h, s), nil
+		return newVault(st, at, h, s), nil
 	}
 	return nil, fmt.Errorf("%d vaults in %s have the name %s: %s; give the name key, or the id of one in place of the name", len(ids), st, name, strings.Join(ids, ", "))
 }

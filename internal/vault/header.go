@@ -213,8 +213,12 @@ func parseSecret(plain []byte) (secret, error) {
 	return s, nil
 }
 
-func headerMAC(key, header []byte) string {
-	k := derive(key, "header")
+func headerMAC(key, header []byte) string { return macOf(headerKey(key), header) }
+
+// headerKey is the key of the MAC of a vault's headers.
+func headerKey(key []byte) [32]byte { return derive(key, "header") }
+
+func macOf(k [32]byte, header []byte) string {
 	m := hmac.New(sha256.New, k[:])
 	m.Write(header)
 	return hex.EncodeToString(m.Sum(nil))

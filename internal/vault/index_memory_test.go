@@ -19,7 +19,7 @@ var indexRows = flag.Int("index.rows", 500_000, "chunks of TestMemoryOfIndex")
 // bytes of resident memory, 64 on disk. It prints times, which depend on the machine, and does not judge them.
 func TestMemoryOfIndex(t *testing.T) {
 	v, dir, n := fuzzVault(t), t.TempDir(), *indexRows
-	st, err := obs.Open(t.Context(), "file://"+t.TempDir(), obs.Options{})
+	st, err := obs.Open(t.Context(), "file://"+t.TempDir(), obs.Options{Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}

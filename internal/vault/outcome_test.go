@@ -330,7 +330,7 @@ func TestUnknownOutcomeOfSessions(t *testing.T) {
 // failed without doubt does not, and once the store is well everything in doubt is resolved.
 func TestChaosLeavesNoDoubt(t *testing.T) {
 	resolved, doubted := 0, 0
-	for seed := range uint64(60) {
+	for seed := range uint64(400) {
 		c := obstest.NewChaos(obs.NewMemory(), seed, obstest.Odds{})
 		v, err := vault.Create(t.Context(), obs.Retry(c, obs.RetryPolicy{Base: 1, Cap: 1, MaxAttempts: 2}), "tenant", nil, nil, identity(t))
 		must(t, err)
@@ -388,6 +388,7 @@ func TestChaosLeavesNoDoubt(t *testing.T) {
 			t.Errorf("seed %d: %d sessions are left", seed, n)
 		}
 	}
+	t.Logf("%d in doubt, %d resolved in the end", doubted, resolved)
 	if resolved == 0 || doubted == 0 {
 		t.Errorf("%d in doubt, %d resolved in the end: the odds are wrong", doubted, resolved)
 	}

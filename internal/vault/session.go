@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/hostid"
 	"holdfast/internal/obs"
 )
@@ -27,6 +28,7 @@ type Session struct {
 	v         *Vault
 	id        string
 	condemned []PackID
+	mended    func(error) // may be nil
 
 	doubts int  // manifests under it of which nobody knows whether they are stored; guarded by the ledger's mu
 	ended  bool // nobody writes under it any more; guarded by the ledger's mu
@@ -41,6 +43,8 @@ type SessionOptions struct {
 	// Warn is told of sessions that could not be looked at or removed, and of backups that are in doubt still.
 	// Nil is allowed.
 	Warn func(error)
+	// Mended is told of what the vault lacked, and has again. Nil is allowed.
+	Mended func(error)
 	// Settled is told of each backup that was in doubt, and of which it shows now whether it exists. Nil is allowed.
 	Settled func(Settled)
 }
@@ -117,7 +121,7 @@ func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, e
 func (v *Vault) putSession(ctx context.Context, kind int, o SessionOptions, me process) (*Session, error) {
 	var r [16]byte
 	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
-	s := &Session{v: v, id: v.hostTag(me) + "-" + hex.EncodeToString(r[:])}
+	s := &Session{v: v, id: v.hostTag(me) + "-" + hex.EncodeToString(r[:]), mended: o.Mended}
 	object, err := v.sealSmall("session", sessionMagic, s.id, &sessionBody{
 		Kind: kind, Host: o.Host, Instance: o.Instance, Begun: time.Now().UTC(), Process: me,
 	})
@@ -159,13 +163,23 @@ func (v *Vault) removeEnded(ctx context.Context, me observer) error {
 // Condemned returns the packs that a collector is about to delete: what they hold is to be stored anew.
 func (s *Session) Condemned() []PackID { return slices.Clone(s.condemned) }
 
-// WriteManifest is Vault.WriteManifest under this session. ErrSessionGone when the session is not there any more: then the backup
-// has to be made again, under another.
+// WriteManifest is Vault.WriteManifest under this session, of a vault that can be opened (see Confirm). ErrSessionGone when the session is
+// not there any more: then the backup has to be made again, under another.
 func (s *Session) WriteManifest(ctx context.Context, m *Manifest) error {
-	if _, err := s.v.st.Stat(ctx, s.v.sessionsPrefix()+s.id); errors.Is(err, obs.ErrNotFound) {
-		return ErrSessionGone
-	} else if err != nil {
-		return fmt.Errorf("look at session: %w", err)
+	g, gctx := contain.WithContext(ctx)
+	g.Go(func() error {
+		_, err := s.v.st.Stat(gctx, s.v.sessionsPrefix()+s.id)
+		switch {
+		case errors.Is(err, obs.ErrNotFound):
+			return ErrSessionGone
+		case err != nil:
+			return fmt.Errorf("look at session: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error { return s.v.Confirm(gctx, s.mended) })
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	return s.v.writeManifest(ctx, m, s)
 }

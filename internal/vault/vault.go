@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/chunk"
@@ -85,7 +86,9 @@ type Vault struct {
 	name    [32]byte // of content chunks
 	page    [32]byte // of recipe pages
 	cut     [32]byte
+	headers [32]byte // of the MAC of headers
 	ledger  *ledger
+	header  atomic.Pointer[headerRef] // that was last seen to be this vault's
 }
 
 // Info describes a vault.
@@ -180,17 +183,19 @@ func Open(ctx context.Context, st obs.Store, name string, nameKey []byte, id *Id
 	if !hmac.Equal(s.Proof, proofOf(nameKey, vid)) {
 		return nil, &CorruptError{Object: at.key, Reason: "was not made with this name key: somebody put another vault in the place of this one"}
 	}
-	return newVault(st, h, s), nil
+	return newVault(st, at, h, s), nil
 }
 
 // newVault derives the keys of a vault from its secret.
-func newVault(st obs.Store, h header, s secret) *Vault {
-	return &Vault{
-		st: st, params: h.Params,
+func newVault(st obs.Store, at headerRef, h header, s secret) *Vault {
+	v := &Vault{
+		st: st, params: h.Params, headers: headerKey(s.Key),
 		content: derive(s.Key, "content"), meta: derive(s.Key, "meta"),
 		name: derive(s.Key, "chunk names"), page: derive(s.Key, "page names"), cut: derive(s.Key, "cut points"),
 		info: infoOf(st, h, s), ledger: newLedger(),
 	}
+	v.header.Store(&at)
+	return v
 }
 
 func infoOf(st obs.Store, h header, s secret) Info {
@@ -228,7 +233,7 @@ func (v *Vault) Store() obs.Store { return v.st }
 
 // Close forgets the keys. The store stays open: it is the caller's.
 func (v *Vault) Close() {
-	v.content, v.meta, v.name, v.page, v.cut = [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}
+	v.content, v.meta, v.name, v.page, v.cut, v.headers = [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}
 }
 
 // derive returns the subkey of master for that purpose (HKDF-Expand with SHA-256, RFC 5869).

@@ -1,0 +1,165 @@
+package job_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/agent/job"
+	"holdfast/internal/crashpoint"
+)
+
+// told tells whether the control plane got an event of the type.
+func (w *world) told(kind string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.events {
+		if e.Type == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// waiting runs do on a world in which phone waits, acknowledged, for the control plane's release.
+func waiting(t *testing.T, opts job.Options, do func(w *world, l *life, id string)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "phone")
+		w.instances["phone"].policy = job.ReleaseByControlPlane
+		l := w.start(-1, opts)
+		task, err := l.accept("request-1", "phone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := task.Jobs[0].Job
+		l.until(id, job.Acknowledged)
+		do(w, l, id)
+		for _, f := range w.faults {
+			t.Error(f)
+		}
+	})
+}
+
+func (l *life) release(t *testing.T) {
+	t.Helper()
+	if err := l.m.Release("phone"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestGoneIsHeld: a release of a backup that the store lost holds the job and says so; again it looks once more, until all is back.
+func TestGoneIsHeld(t *testing.T) {
+	waiting(t, job.Options{}, func(w *world, l *life, id string) {
+		had := w.backups["phone"]
+		w.backups["phone"] = nil
+		for range 2 {
+			l.release(t)
+			l.until(id, job.Held)
+			time.Sleep(time.Minute)
+			j, err := l.j.Job(id)
+			if err != nil || j.State != job.Held || j.Gone == "" || !strings.Contains(j.Cause, "resume lets it run") || j.ReleaseAsked || w.instances["phone"].downs > 0 {
+				t.Fatalf("%+v, %v", j, err)
+			}
+		}
+		if !w.told(job.EventGone) {
+			t.Error("the control plane was not told")
+		}
+		w.mu.Lock()
+		w.backups["phone"] = had
+		w.mu.Unlock()
+		l.release(t)
+		if j := l.final(id); j.State != job.Done || j.Gone != "" || w.instances["phone"].downs != 1 {
+			t.Errorf("after all is back: %+v", j)
+		}
+		l.stop()
+	})
+}
+
+// TestGoneIsResumed: a resume lets the instance run, and the job has failed, since there is no backup.
+func TestGoneIsResumed(t *testing.T) {
+	waiting(t, job.Options{}, func(w *world, l *life, id string) {
+		w.backups["phone"] = nil
+		l.release(t)
+		l.until(id, job.Held)
+		if err := l.m.Resume("phone"); err != nil {
+			t.Error(err)
+		}
+		if j := l.final(id); j.State != job.Failed || !strings.Contains(j.Cause, job.ErrBackupGone.Error()) || w.instances["phone"].state != job.IsRunning {
+			t.Errorf("%+v", j)
+		}
+		l.stop()
+	})
+}
+
+// TestStoreAwayAtPowerDown: the job waits for a store that does not answer, in this life and the next; a resume interrupts a look that hangs.
+func TestStoreAwayAtPowerDown(t *testing.T) {
+	for _, hangs := range []bool{false, true} {
+		waiting(t, job.Options{}, func(w *world, l *life, id string) {
+			away := func(ctx context.Context, _ *job.Job) error {
+				if hangs {
+					<-ctx.Done()
+					return context.Cause(ctx)
+				}
+				return errors.New("no answer")
+			}
+			w.mu.Lock()
+			w.present = away
+			w.mu.Unlock()
+			l.release(t)
+			for range 2 {
+				time.Sleep(time.Hour)
+				if j, err := l.j.Job(id); err != nil || j.State != job.Acknowledged || w.instances["phone"].state != job.IsFrozen {
+					t.Fatalf("%+v, %v", j, err)
+				}
+				l.stop()
+				l = w.start(-1, job.Options{})
+			}
+			time.Sleep(time.Minute)
+			asked := time.Now()
+			if err := l.m.Resume("phone"); err != nil {
+				t.Error(err)
+			}
+			if j := l.final(id); j.State != job.Done || w.instances["phone"].state != job.IsRunning || time.Since(asked) > 5*time.Second {
+				t.Errorf("after %v: %+v", time.Since(asked), j)
+			}
+			l.stop()
+		})
+	}
+}
+
+// TestDeadWhileReleasing: a process that dies before the power-down has no look of its own to rest on, so the next one looks again.
+func TestDeadWhileReleasing(t *testing.T) {
+	waiting(t, job.Options{ProofAge: time.Hour}, func(w *world, l *life, id string) {
+		l.dieAt(crashpoint.PowerDown + crashpoint.Before)
+		l.release(t)
+		<-l.dead
+		l.stop()
+		w.mu.Lock()
+		w.backups["phone"] = nil
+		w.mu.Unlock()
+		l = w.start(-1, job.Options{ProofAge: time.Hour})
+		l.until(id, job.Held)
+		if w.instances["phone"].state != job.IsFrozen {
+			t.Errorf("the instance is %s", w.instances["phone"].state)
+		}
+		l.stop()
+	})
+}
+
+// TestLooksOnce: a verification that is recent needs no other look.
+func TestLooksOnce(t *testing.T) {
+	waiting(t, job.Options{ProofAge: time.Hour}, func(w *world, l *life, id string) {
+		looks := 0
+		w.mu.Lock()
+		w.present = func(context.Context, *job.Job) error { looks++; return nil }
+		w.mu.Unlock()
+		l.release(t)
+		if j := l.final(id); j.State != job.Done || looks > 0 {
+			t.Errorf("%d looks, %+v", looks, j)
+		}
+		l.stop()
+	})
+}

@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"holdfast/agent/job"
+	"holdfast/internal/vault"
+)
+
+// Present implements job.Backuper. The vault stays open between jobs, so what it looks at is the store and no memory of it.
+func (v *vaults) Present(ctx context.Context, j *job.Job) error {
+	_, err := act(ctx, &v.a.patience, v.a.store.String(), "looking for the backup", presentTime, 0, func(ctx context.Context) (none struct{}, err error) {
+		opened, err := v.existing(ctx, j.Tenant)
+		if err == nil {
+			ref := vault.BackupRef{Instance: j.Instance, ID: j.Result.BackupID}
+			err = opened.Present(ctx, ref, j.Result.ManifestSHA256, v.mended(j.Tenant))
+		}
+		return none, err
+	})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, vault.ErrNoVault), errors.Is(err, vault.ErrCorrupt), errors.Is(err, vault.ErrWrongKey):
+		return fmt.Errorf("%w: %w", job.ErrBackupGone, err)
+	}
+	return fmt.Errorf("the store can't be asked: %w", err)
+}
+
+// mended logs what a vault lacked and has again.
+func (v *vaults) mended(tenant string) func(error) {
+	return func(err error) {
+		v.a.log.Warn("a vault lacked something, and has it again", "tenant", tenant, keyReason, err.Error())
+	}
+}
+
+// confirmed opens the tenant's vault and looks whether it can still be opened from the store. One that can't is opened anew by the next job: the
+// one in memory may be another than the one in the store.
+func (v *vaults) confirmed(ctx context.Context, tenant string) (*vault.Vault, error) {
+	opened, err := v.of(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	err = opened.Confirm(ctx, v.mended(tenant))
+	if errors.Is(err, vault.ErrCorrupt) {
+		v.drop(tenant, opened)
+	}
+	return opened, err
+}
+
+// errKnown says that a vault is missing in which this host has made backups.
+var errKnown = errors.New("this host has made backups in that vault, so the store lost it, or is another than it was")
+
+// notKnown fails where the journal knows a backup in the tenant's vault. A new vault in the place of one that is gone would hide the loss, and
+// one in a store that is not mounted, or whose URL changed, would lie where nobody looks for it.
+func (v *vaults) notKnown(tenant string) error {
+	id := vault.ID(tenant, v.nameKey)
+	instance, known, err := v.a.journal.KnownIn(id)
+	if err != nil || instance == "" {
+		return err
+	}
+	return fmt.Errorf("%w: backup %s of instance %s; see that the disk of the store is mounted, that store.url is right and that nothing removes objects there; "+
+		"only where the new store is meant, make the vault by hand", errKnown, known.Backup, instance)
+}
