@@ -33,9 +33,10 @@ func main() {
 	}
 }
 
-// act does one verb. Those that change something hold the lock of the folder, so that nobody acts in between.
+// act does one verb. Those that change something hold the lock of the folder, so that nobody acts in between; "recreate" is for
+// whoever holds it already.
 func act(dir, volume, verb string) error {
-	if verb != "state" {
+	if verb != "state" && verb != "recreate" {
 		lock, err := os.OpenFile(filepath.Join(dir, "act"), os.O_CREATE|os.O_RDWR, 0o600)
 		if err != nil {
 			return err
@@ -63,6 +64,11 @@ func act(dir, volume, verb string) error {
 			return errors.New("power_down: the phone runs")
 		}
 		return p.reach("power_down", unix.SIGKILL, stopped)
+	case "recreate":
+		if err := p.reach("recreate", unix.SIGKILL, stopped); err != nil {
+			return err
+		}
+		return start(dir, volume)
 	case "start":
 		if p.state != stopped {
 			return p.reach("start", unix.SIGCONT, running)
