@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"holdfast/agent/runtime"
 	"holdfast/internal/testbed"
 )
 
@@ -177,7 +178,7 @@ func build(t *testing.T) tools {
 	must(t, os.Mkdir(bin, 0o755))
 	for _, args := range [][]string{
 		{"-overlay", overlay, "holdfast/cmd/holdfastd", "holdfast/cmd/holdfast"},
-		{"./testdata/phone"},
+		{"-ldflags", "-X main.generation=" + takesGeneration(t), "./testdata/phone"},
 	} {
 		c := exec.Command("go", append([]string{"build", "-o", bin + "/"}, args...)...)
 		c.Env = append(os.Environ(), "CGO_ENABLED=0") // as shipped: the daemon gives up powers
@@ -186,6 +187,19 @@ func build(t *testing.T) tools {
 		}
 	}
 	return tools{daemon: filepath.Join(bin, "holdfastd"), cli: filepath.Join(bin, "holdfast"), phone: filepath.Join(bin, "phone")}
+}
+
+// takesGeneration is "yes" where the state command of an instance may print a generation word.
+func takesGeneration(t *testing.T) string {
+	t.Helper()
+	cfg := runtime.ExecConfig{Instance: "phone", State: []string{"echo", "running 17"}}
+	cfg.Freeze, cfg.Thaw, cfg.PowerDown = cfg.State, cfg.State, cfg.State
+	i, err := runtime.New(runtime.Config{Kind: runtime.KindExec, Exec: cfg})
+	must(t, err)
+	if _, err := i.State(t.Context()); err != nil {
+		return "no"
+	}
+	return "yes"
 }
 
 // pause waits for d, or less when ctx ends; it tells whether ctx goes on.

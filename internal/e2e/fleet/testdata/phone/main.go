@@ -3,7 +3,8 @@
 // exec runtime has it.
 //
 // The folder has lock (held by the program while it lives), act (held by whoever acts on the instance), pid (its process), told (numbers
-// that the outside has seen, with the life that wrote each) and starts (a line for each life: what it found).
+// that the outside has seen, with the life that wrote each), starts (a line for each life: what it found) and down (the generation of the
+// life that was powered down last).
 package main
 
 import (
@@ -49,7 +50,7 @@ func act(dir, volume, verb string) error {
 	p := look(dir)
 	switch verb {
 	case "state":
-		fmt.Println(p.line())
+		fmt.Println(p.line(dir))
 		return nil
 	case "freeze":
 		return p.reach("freeze", unix.SIGSTOP, frozen)
@@ -62,6 +63,11 @@ func act(dir, volume, verb string) error {
 		// A phone that runs would write while it ends: only one that stands still is taken away.
 		if p.state == running {
 			return errors.New("power_down: the phone runs")
+		}
+		if p.state == frozen {
+			if err := os.WriteFile(filepath.Join(dir, "down"), []byte(p.word()), 0o600); err != nil {
+				return err
+			}
 		}
 		return p.reach("power_down", unix.SIGKILL, stopped)
 	case "recreate":

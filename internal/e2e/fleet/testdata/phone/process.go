@@ -18,9 +18,6 @@ const (
 	stopped = "stopped"
 )
 
-// printsGeneration: the agent takes a generation word after the state.
-const printsGeneration = false
-
 // process is what stands in the file pid of an instance, and how it is.
 type process struct {
 	pid   int
@@ -29,14 +26,27 @@ type process struct {
 	work  uint64 // nanoseconds that its threads have run
 }
 
-// line is what the state command prints: the state and a generation word. The word changes with each life, and
-// whenever the life has run: the processor time of a process that stands still stands still too.
-func (p process) line() string {
-	if !printsGeneration || p.state == stopped {
+// generation is "yes" where the agent takes a generation word after the state; the build sets it.
+var generation string
+
+// line is what the state command prints: the state and a generation word. The word changes with each life, and whenever the life
+// has run: the processor time of a process that stands still stands still too. A phone that was powered down keeps the word
+// that it had; of one that ended in another way nobody knows how long it ran.
+func (p process) line(dir string) string {
+	if generation != "yes" {
 		return p.state
 	}
-	return fmt.Sprintf("%s %d.%s.%d", p.state, p.pid, p.began, p.work)
+	if p.state == stopped {
+		word := fmt.Sprintf("%d.%s.ended", p.pid, p.began)
+		if down, err := os.ReadFile(filepath.Join(dir, "down")); err == nil && bytes.HasPrefix(down, fmt.Appendf(nil, "%d.%s.", p.pid, p.began)) {
+			word = string(down)
+		}
+		return p.state + " " + word
+	}
+	return p.state + " " + p.word()
 }
+
+func (p process) word() string { return fmt.Sprintf("%d.%s.%d", p.pid, p.began, p.work) }
 
 func look(dir string) process {
 	p := process{state: stopped}
@@ -45,7 +55,7 @@ func look(dir string) process {
 		return p
 	}
 	if _, err := fmt.Sscan(string(text), &p.pid, &p.began); err != nil {
-		return p
+		return process{state: stopped}
 	}
 	return examine(p)
 }
