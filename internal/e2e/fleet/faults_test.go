@@ -95,20 +95,20 @@ var faults = []fault{
 	}},
 
 	{"phone thawed by somebody", 3, seconds(0, 0), meddle(func(p *phone, _ *host, pid int) error {
-		return unix.Kill(pid, unix.SIGCONT)
+		return signalPhone(pid, unix.SIGCONT)
 	})},
 	{"phone thawed and frozen by somebody", 4, seconds(0, 0), meddle(func(p *phone, _ *host, pid int) error {
-		err := unix.Kill(pid, unix.SIGCONT)
+		err := signalPhone(pid, unix.SIGCONT)
 		time.Sleep(400 * time.Millisecond) // long enough for records
-		return errors.Join(err, unix.Kill(pid, unix.SIGSTOP))
+		return errors.Join(err, signalPhone(pid, unix.SIGSTOP))
 	})},
 	{"phone recreated by somebody", 3, seconds(0, 0), meddle(func(p *phone, h *host, _ int) error { return p.begin(h) })},
 	{"phone recreated and frozen by somebody", 4, seconds(0, 0), meddle(func(p *phone, h *host, _ int) error {
 		err := p.begin(h)
 		time.Sleep(400 * time.Millisecond)
-		return errors.Join(err, unix.Kill(p.look(h).pid, unix.SIGSTOP))
+		return errors.Join(err, signalPhone(p.look(h).pid, unix.SIGSTOP))
 	})},
-	{"phone ended by somebody", 3, seconds(0, 0), meddle(func(_ *phone, _ *host, pid int) error { return unix.Kill(pid, unix.SIGKILL) })},
+	{"phone ended by somebody", 3, seconds(0, 0), meddle(func(_ *phone, _ *host, pid int) error { return signalPhone(pid, unix.SIGKILL) })},
 
 	{"operator resumes", 2, seconds(0, 0), operator(func(ctx context.Context, p *phone, h *host) error { return h.socket.Resume(ctx, p.id) })},
 	{"operator releases", 2, seconds(0, 0), operator(func(ctx context.Context, p *phone, h *host) error { return h.socket.Release(ctx, p.id) })},
@@ -211,7 +211,7 @@ func reboot(ctx context.Context, f *fleet, h *host, r *rand.Rand) (string, func(
 		if v := p.look(h); v.pid != 0 {
 			lived = append(lived, p)
 			p.meddle()
-			_ = unix.Kill(v.pid, unix.SIGKILL)
+			_ = signalPhone(v.pid, unix.SIGKILL)
 		}
 	}
 	h.newBoot()
@@ -263,6 +263,14 @@ func meddle(do func(p *phone, h *host, pid int) error) func(context.Context, *fl
 		}
 		return "", nil, errNotNow
 	}
+}
+
+// signalPhone sends the process of a phone a signal. Number 0, of a phone without one, would be the process group of the test.
+func signalPhone(pid int, sig unix.Signal) error {
+	if pid <= 0 {
+		return errNotNow
+	}
+	return unix.Kill(pid, sig)
 }
 
 // operator makes a fault of what an operator does about a phone, on the host where the phone is.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -165,6 +166,9 @@ func (p *plane) take(h *host, body []byte) bool {
 		return false
 	}
 	p.f.trail.note("%s: %s of %s (job %s) %s", source, e.Type, e.Instance, data.Job, data.Reason)
+	if strings.Contains(data.Reason, "(12h0m0s)") {
+		p.f.found("%s: a job failed because a clock was set: %s", h.name, data.Reason)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.jobs[data.Job] == nil {
