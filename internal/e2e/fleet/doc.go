@@ -5,6 +5,6 @@
 //
 // It has no code of its own outside its tests. The plan of the faults follows from a seed; the course of a run depends on the
 // machine too. Variables of the environment: HOLDFAST_SEED and HOLDFAST_FLEET_TIME choose the seed and how long faults happen ("make
-// soak" sets them), HOLDFAST_FLEET_WITHOUT is a pattern of faults that do not happen, and HOLDFAST_FLEET_KEEP a folder that keeps
+// soak" sets them), HOLDFAST_FLEET_WITHOUT is a pattern of faults that do not happen ("" for none), and HOLDFAST_FLEET_KEEP a folder that keeps
 // the trail of a run and the logs of its agents.
 package fleet
