@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,6 +46,8 @@ type host struct {
 	plane  gate // how the control plane answers this host
 	client *http.Client
 	socket *api.Client
+	// refused: the control plane refused reports that an operator has not had sent again.
+	refused atomic.Bool
 
 	mu      sync.Mutex
 	agent   *exec.Cmd
@@ -147,6 +150,20 @@ func (h *host) keep(ctx context.Context) {
 		if down {
 			h.launch()
 		}
+	}
+}
+
+// resend has the agent send again what the control plane refused, as an operator does who has mended the control plane.
+func (h *host) resend(ctx context.Context) {
+	if !h.refused.Load() || h.plane.get() == "refuses" {
+		return
+	}
+	h.refused.Store(false)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, h.f.tools.cli, "reports", "retry", "--all", "--socket", filepath.Join(h.dir, "socket")).CombinedOutput(); err != nil {
+		h.f.trail.note("%s: send refused reports again: %v: %s", h.name, err, out)
+		h.refused.Store(true)
 	}
 }
 

@@ -140,6 +140,7 @@ func (p *plane) serve(h *host, w http.ResponseWriter, r *http.Request) {
 		say(http.StatusConflict, "text/html", page)
 		return
 	case "refuses":
+		h.refused.Store(true)
 		say(http.StatusUnprocessableEntity, "application/json", `{"error_code":"FLEET.0001","error_msg":"not today"}`)
 		return
 	}

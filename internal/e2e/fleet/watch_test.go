@@ -13,6 +13,9 @@ func (f *fleet) watch(ctx context.Context) {
 		w.signs(ctx)
 		if n%5 == 0 {
 			f.compareLives()
+			for _, h := range f.hosts {
+				h.resend(ctx)
+			}
 		}
 		f.trail.count("looks at the fleet")
 	}
