@@ -51,7 +51,8 @@ var faults = []fault{
 			h.pause(false)
 		}, nil
 	}},
-	{"host rebooted", 3, seconds(0.5, 4), reboot},
+	{"host rebooted", 3, seconds(0.5, 4), reboot(false)},
+	{"host rebooted and engine late", 2, seconds(0.5, 4), reboot(true)},
 	{"clock set", 6, seconds(2, 15), setClock},
 	{"disk of the journal full", 3, seconds(1, 6), fillDisk},
 	{"bad line among the tokens, and restart", 1, seconds(1, 4), func(_ context.Context, _ *fleet, h *host, _ *rand.Rand) (string, func(), error) {
@@ -202,38 +203,39 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// reboot ends all that runs on a host, and begins another boot in which the engine starts the phones that lived; before or after
-// the agent.
-func reboot(ctx context.Context, f *fleet, h *host, r *rand.Rand) (string, func(), error) {
-	h.down(syscall.SIGKILL)
-	var lived []*phone
-	for _, p := range f.phones {
-		if v := p.look(h); v.pid != 0 {
-			lived = append(lived, p)
-			p.meddle()
-			_ = signalPhone(v.pid, unix.SIGKILL)
-		}
-	}
-	h.newBoot()
-	late := r.IntN(2) == 0
-	start := func() {
-		for _, p := range lived {
-			p.meddle()
-			if err := p.run("start", h); err != nil {
-				f.trail.note("%v", err) // somebody was faster
+// reboot makes a fault of the end of all that runs on a host, and of another boot in which the engine starts the phones that
+// lived: before the agent, or later.
+func reboot(late bool) func(context.Context, *fleet, *host, *rand.Rand) (string, func(), error) {
+	return func(ctx context.Context, f *fleet, h *host, _ *rand.Rand) (string, func(), error) {
+		h.down(syscall.SIGKILL)
+		var lived []*phone
+		for _, p := range f.phones {
+			if v := p.look(h); v.pid != 0 {
+				lived = append(lived, p)
+				p.meddle()
+				_ = signalPhone(v.pid, unix.SIGKILL)
 			}
 		}
-	}
-	return fmt.Sprintf("with %d phones, engine late: %v", len(lived), late), func() {
-		if late {
+		h.newBoot()
+		start := func() {
+			for _, p := range lived {
+				p.meddle()
+				if err := p.run("start", h); err != nil {
+					f.trail.note("%v", err) // somebody was faster
+				}
+			}
+		}
+		return fmt.Sprintf("with %d phones", len(lived)), func() {
+			if !late {
+				start()
+				h.up()
+				return
+			}
 			h.up()
 			pause(ctx, time.Second)
 			start()
-			return
-		}
-		start()
-		h.up()
-	}, nil
+		}, nil
+	}
 }
 
 func killStore(_ context.Context, f *fleet, _ *host, _ *rand.Rand) (string, func(), error) {

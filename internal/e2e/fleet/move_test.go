@@ -115,8 +115,8 @@ func (p *phone) arrive(ctx context.Context, h *host, request string) error {
 			}
 		}
 		p.mu.Unlock()
-		for end := ""; ; {
-			if end = p.f.plane.took(w.job, restoreCompleted, restoreFailed); end == restoreCompleted {
+		for {
+			if end := p.f.plane.took(w.job, restoreCompleted, restoreFailed); end == restoreCompleted {
 				return p.mend(ctx, w)
 			} else if end != "" {
 				p.f.trail.count("restores that failed")

@@ -25,7 +25,6 @@ type phone struct {
 	mu      sync.Mutex
 	at      int       // host on which the control plane believes it to be
 	meddled time.Time // when somebody else last acted on it
-	moves   int
 }
 
 func newPhone(f *fleet, number int, r *rand.Rand) *phone {
