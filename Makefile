@@ -12,7 +12,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 
 export HOLDFAST_TOOLS := $(CURDIR)/build/bin
 TOOL := go tool -modfile=$(CURDIR)/packaging/tools/go.mod
 
-.PHONY: help demo build tools test test-long lint bench fuzz package clean
+.PHONY: help demo build tools test test-long soak lint bench fuzz package clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-long: ## run the tests of the stores against rclone too, which takes minute
 	@HOLDFAST_LONG=1 go test -timeout 20m ./internal/obs/...
 	@go test -run '^$$' -bench 'Rclone' -benchtime 5x ./internal/obs
 	@go test -run '^$$' -bench 'Bandwidth' -benchtime 1x ./internal/obs
+
+soak: tools ## move a fleet while faults happen, and drive the model of a host, for hours (DURATION=1h SEED=n ROUND=10m RUNS=1000)
+	@packaging/ci/soak.sh
 
 bench: ## measure beside restic, borg and kopia where on PATH (SIZE=MiB ROUNDS=n OUT=file), or BIG=1: millions of files
 	@go run ./internal/bench

@@ -3,17 +3,12 @@ package e2e_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -115,7 +110,7 @@ func newHost(t *testing.T, p *plane, store string, env ...string) *host {
 	h := &host{t: t, dir: t.TempDir(), plane: p, store: store, env: env, api: testbed.FreeAddress(t), metrics: testbed.FreeAddress(t)}
 	h.key = filepath.Join(h.dir, "host.key")
 	pool := x509.NewCertPool()
-	pool.AddCert(makeCertificate(t, h.dir))
+	pool.AddCert(testbed.WriteCertificate(t, filepath.Join(h.dir, "cert.pem"), filepath.Join(h.dir, "key.pem"), "127.0.0.1"))
 	h.client = &http.Client{Timeout: patience, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true,
 	}}
@@ -134,25 +129,6 @@ func newHost(t *testing.T, p *plane, store string, env ...string) *host {
 		}
 	})
 	return h
-}
-
-func makeCertificate(t *testing.T, dir string) *x509.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	must(t, err)
-	cert, err := x509.ParseCertificate(der)
-	must(t, err)
-	kder, err := x509.MarshalPKCS8PrivateKey(key)
-	must(t, err)
-	writePEM(t, filepath.Join(dir, "cert.pem"), "CERTIFICATE", der, 0o644)
-	writePEM(t, filepath.Join(dir, "key.pem"), "PRIVATE KEY", kder, 0o600)
-	return cert
 }
 
 // addDocker adds an instance that is a container.

@@ -2,17 +2,16 @@ package e2e_test
 
 import (
 	"encoding/json"
-	"encoding/pem"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"holdfast/agent/report"
+	"holdfast/internal/testbed"
 )
 
 // received is one event that the control plane got, and what it answered.
@@ -43,7 +42,7 @@ func startPlane(t *testing.T) *plane {
 		p.server.Close()
 	})
 	p.caFile = filepath.Join(t.TempDir(), "plane.pem")
-	writePEM(t, p.caFile, "CERTIFICATE", p.server.Certificate().Raw, 0o644)
+	testbed.WritePEM(t, p.caFile, "CERTIFICATE", p.server.Certificate().Raw, 0o644)
 	return p
 }
 
@@ -92,9 +91,4 @@ func data(t *testing.T, e report.Event) map[string]any {
 	m := map[string]any{}
 	must(t, json.Unmarshal(e.Data, &m))
 	return m
-}
-
-func writePEM(t *testing.T, path, kind string, der []byte, mode os.FileMode) {
-	t.Helper()
-	must(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode))
 }

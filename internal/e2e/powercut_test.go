@@ -55,7 +55,7 @@ func TestPowerCuts(t *testing.T) {
 		}
 		return filepath.Join(dir, name)
 	}
-	makeCertificate(t, dir)
+	testbed.WriteCertificate(t, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), "127.0.0.1")
 	must(t, exec.Command(build("holdfast", "holdfast/cmd/holdfast"), "key", "new", "--out", filepath.Join(dir, "host.key")).Run())
 	build("holdfastd", "holdfast/cmd/holdfastd")
 	var instances strings.Builder

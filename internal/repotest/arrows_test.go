@@ -9,13 +9,14 @@ import (
 // levels gives each package its height. A package imports only packages below it: not its equals either, so
 // that what two of them share has a place of its own and each can be understood, tested and replaced alone.
 var levels = map[string]int{
-	"internal/e2e":      7, // tests of the whole
-	"internal/repotest": 7,
-	"packaging":         7, // tests of the whole, installed
-	"cmd/holdfast":      6,
-	"cmd/holdfastd":     6,
-	"internal/bench":    6, // a program; "make bench"
-	"agent":             5,
+	"internal/e2e":       7, // tests of the whole
+	"internal/e2e/fleet": 7,
+	"internal/repotest":  7,
+	"packaging":          7, // tests of the whole, installed
+	"cmd/holdfast":       6,
+	"cmd/holdfastd":      6,
+	"internal/bench":     6, // a program; "make bench"
+	"agent":              5,
 
 	"agent/api":     4,
 	"agent/audit":   4,

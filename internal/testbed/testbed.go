@@ -28,6 +28,7 @@ var debianPackage = map[string]string{
 	"dockerd":              "docker.io",
 	"getfacl":              "acl",
 	"getfattr":             "attr",
+	"ip":                   "iproute2",
 	"keystone-manage":      "keystone",
 	"keystone-wsgi-public": "keystone",
 	"lvm":                  "lvm2",

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 
 # program:package, one for each package that tests or scripts use.
 needed=(
-	mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.vfat:dosfstools mkfs.exfat:exfatprogs mount:mount
+	mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.vfat:dosfstools mkfs.exfat:exfatprogs mount:mount ip:iproute2
 	rsync:rsync setfattr:attr setfacl:acl
 	dockerd:docker.io busybox:busybox-static
 	qemu-system-x86_64:qemu-system-x86 depmod:kmod lvm:lvm2 thin_delta:thin-provisioning-tools

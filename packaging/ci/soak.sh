@@ -1,0 +1,48 @@
+#!/bin/bash
+# Moves a fleet of three hosts while faults happen (internal/e2e/fleet), and drives the model of a host (TestModel of agent/job), round after
+# round, each with the next seed, for DURATION (in seconds, or as 8h, 30m; default 1h) from SEED (default: the time). A round of the
+# fleet takes ROUND (default 10m), and the model makes RUNS times 100 steps (default 1000). A round that finds something does not end the
+# soak. Each round leaves its output, the trail of the fleet and the logs of its agents in build/soak/SEED.
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+PATH=$PATH:/usr/sbin:/sbin
+export HOLDFAST_MUST_RUN=1
+seed=${SEED:-$(date +%s)}
+length=${DURATION:-1h}
+case $length in
+*h) length=$((${length%h} * 3600)) ;;
+*m) length=$((${length%m} * 60)) ;;
+*s) length=${length%s} ;;
+esac
+end=$((SECONDS + length))
+rounds=0
+faults=0
+movements=0
+bad=()
+
+# number prints how many of them the fleet of this round reported.
+number() {
+	local n
+	n=$(sed -n "s/^.* \([0-9]*\) $1\$/\1/p" "$keep/fleet" | tail -n 1)
+	echo "${n:-0}"
+}
+
+while [ $SECONDS -lt "$end" ]; do
+	keep=$PWD/build/soak/$seed
+	mkdir -p "$keep"
+	rounds=$((rounds + 1))
+	HOLDFAST_SEED=$seed HOLDFAST_FLEET_TIME=${ROUND:-10m} HOLDFAST_FLEET_KEEP=$keep \
+		go test -count=1 -timeout 0 -v ./internal/e2e/fleet >"$keep/fleet" 2>&1 || bad+=("$keep/fleet")
+	# Each run of the model has a seed of its own, so rounds are as far apart as they have runs.
+	HOLDFAST_SEED=$((seed * ${RUNS:-1000})) HOLDFAST_RUNS=${RUNS:-1000} \
+		go test -count=1 -timeout 0 -v -run '^TestModel$' ./agent/job >"$keep/model" 2>&1 || bad+=("$keep/model")
+	faults=$((faults + $(number faults)))
+	movements=$((movements + $(number movements)))
+	echo "seed $seed: $rounds rounds, $movements movements, $faults faults, ${#bad[@]} of $((2 * rounds)) tests found something"
+	seed=$((seed + 1))
+done
+for file in "${bad[@]}"; do
+	echo "== $file"
+	grep -E 'FOUND|HOLDFAST_SEED|_test.go:[0-9]+:' "$file" | head -n 20
+done
+[ ${#bad[@]} = 0 ]
