@@ -23,7 +23,7 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				if err := put(tx, bucketOutbox, outboxKey(seq), Event{Seq: seq}); err != nil {
+				if err := enqueue(tx, Event{Seq: seq}); err != nil {
 					return err
 				}
 			}
@@ -47,7 +47,7 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 	// Many were delivered and one old is left: the range of the keys is wide, the outbox nearly empty.
 	err = jr.db.Update(func(tx *bbolt.Tx) error {
 		for seq := uint64(2); seq <= maxOutbox; seq++ {
-			if err := tx.Bucket(bucketOutbox).Delete(outboxKey(seq)); err != nil {
+			if err := dequeue(tx, Event{Seq: seq}); err != nil {
 				return err
 			}
 		}
