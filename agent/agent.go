@@ -167,7 +167,8 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		Bases:          job.Bases{Keep: cfg.Base.Keep, MaxAge: cfg.Base.MaxAge, MinFree: float64(cfg.Base.MinFree) / 100},
 		FrozenDeadline: cfg.Limits.FrozenDeadline, StartRestored: cfg.Prepare.Start,
 		JobDeadline: cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout,
-		Now: time.Now, Rand: rand.Reader, BootID: bootID,
+		ProgressEvery: cfg.Report.Progress,
+		Now:           time.Now, Rand: rand.Reader, BootID: bootID,
 	})
 	a.metrics.Leftovers(func() int {
 		left, err := a.manager.Leftovers()
@@ -266,23 +267,6 @@ func (a *Agent) storeRequest(e obs.Event) {
 	}
 	a.metrics.StoreRequest(e.Op, e.Bytes, e.Duration, result, e.Retry > 0)
 	a.watcher.stored(e.Err)
-}
-
-func (a *Agent) openReports(opened func(func() error)) error {
-	r := a.cfg.Report
-	var err error
-	if a.client, err = report.NewClient(report.ClientOptions{CAFile: r.CAFile}); err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	opened(func() error { a.client.CloseIdleConnections(); return nil })
-	a.deliverer, err = report.New(outbox{a.manager}, report.Options{
-		URL: r.URL, Source: "urn:holdfast:host:" + a.cfg.HostID, Client: a.client, TokenFile: r.TokenFile,
-		UserAgent: "holdfast/" + a.version, Attempted: a.watcher.attempted,
-	})
-	if err != nil {
-		return fmt.Errorf("report.url: %w", err)
-	}
-	return nil
 }
 
 // readBootID names the boot of this host: an instance that was frozen in an earlier one is not now.
@@ -444,22 +428,3 @@ func (a *Agent) takesCommands() error {
 	}
 	return nil
 }
-
-// outbox is the manager's outbox as agent/report wants it.
-type outbox struct{ m *job.Manager }
-
-func (o outbox) Heads() ([]report.Event, error) {
-	heads, err := o.m.Heads()
-	if err != nil {
-		return nil, err
-	}
-	events := make([]report.Event, len(heads))
-	for i, e := range heads {
-		events[i] = report.Event{Seq: e.Seq, ID: e.ID, Type: e.Type, Instance: e.Instance, Time: e.Time, Data: e.Data}
-	}
-	return events, nil
-}
-
-func (o outbox) Acknowledge(seq uint64) error           { return o.m.Acknowledge(seq) }
-func (o outbox) Refuse(seq uint64, reason string) error { return o.m.Refuse(seq, reason) }
-func (o outbox) Changed() <-chan struct{}               { return o.m.OutboxChanged() }

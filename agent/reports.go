@@ -2,9 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"strconv"
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/agent/job"
 )
 
 const (
@@ -75,4 +78,38 @@ func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send
 		case <-poll.C:
 		}
 	}
+}
+
+// RefusedReports implements api.Service.
+func (s *service) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {
+	all, err := s.a.manager.Refused()
+	list := make([]api.RefusedReport, len(all))
+	for i, r := range all {
+		list[i] = api.RefusedReport{
+			Number: r.Seq, ID: r.ID, Type: r.Type, Time: r.Time, InstanceID: r.Instance, TaskID: r.Task, JobID: r.Job,
+			Refused: r.Since, Reason: r.Reason,
+		}
+	}
+	return list, err
+}
+
+// RetryReport implements api.Service.
+func (s *service) RetryReport(_ context.Context, _ api.Caller, number uint64) error {
+	return onRefused(number, s.a.manager.RetryRefused)
+}
+
+// DropReport implements api.Service.
+func (s *service) DropReport(_ context.Context, _ api.Caller, number uint64) error {
+	return onRefused(number, s.a.manager.DropRefused)
+}
+
+func onRefused(number uint64, do func(uint64) error) error {
+	err := do(number)
+	switch {
+	case errors.Is(err, job.ErrNotFound):
+		return api.UnknownReport(strconv.FormatUint(number, 10))
+	case errors.Is(err, job.ErrState):
+		return api.Refuse(api.CodeParameter, "number: an instance is held for report %d; resume the instance, release it, or send the report again", number)
+	}
+	return err
 }

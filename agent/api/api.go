@@ -88,6 +88,7 @@ func (f AuthFunc) Authenticate(ctx context.Context, token string) (Caller, error
 type Service interface {
 	Preparer
 	Throttler
+	Refuser
 	// Backup accepts one command for all of instanceIDs or for none, and returns once the task is in the
 	// journal. The ids have the right form and no duplicates. The same requestID of the same tenant
 	// with the same digest gives the first answer again, with another digest an Error with CodeParameter. Request
@@ -166,6 +167,7 @@ type Info struct {
 	JobsActive     int       `json:"jobs_active"`
 	JobsQueued     int       `json:"jobs_queued"`
 	ReportsPending int       `json:"reports_pending"` // in the outbox, not acknowledged yet
+	ReportsRefused int       `json:"reports_refused"` // refused for good, and kept; see Refuser
 	// What does not answer as it should since the last time that it did; nil when all is well, and for
 	// callers that do not see every tenant.
 	StoreTrouble  *Trouble `json:"store_trouble,omitempty"`

@@ -150,6 +150,10 @@ func defaults() *Config {
 			FrozenDeadline: DefaultFrozenDeadline, JobDeadline: DefaultJobDeadline, DrainTimeout: DefaultDrainTimeout,
 			Requests: DefaultRequests, Connections: DefaultConnections,
 		},
+		Report: Report{
+			Acknowledge: AcknowledgeControlPlane, Timeout: DefaultReportTimeout, Progress: DefaultReportProgress, Batch: DefaultReportBatch,
+		},
+		IAM:   IAM{Lookups: DefaultIAMLookups},
 		Audit: Audit{MaxSize: DefaultAuditSize, Keep: DefaultAuditKeep},
 		Log:   Log{Level: DefaultLogLevel, Format: DefaultLogFormat},
 	}

@@ -51,7 +51,7 @@ type Options struct {
 	BootID         string    // of the host; differs after a reboot
 	// ProgressEvery spaces the progress reports of one job; 0: there are none.
 	ProgressEvery time.Duration
-	Bases          Bases
+	Bases         Bases
 	// StartRestored starts instances after their volumes were restored.
 	StartRestored bool
 	// Hook is called at each crash point beside crashpoint.Hit. Tests use it; nil elsewhere.
