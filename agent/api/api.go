@@ -63,7 +63,19 @@ var (
 	// ErrAuthUnavailable says that the token can't be checked now. The call is refused (CodeAuthAway), and may
 	// be tried again later.
 	ErrAuthUnavailable = errors.New("tokens cannot be checked now")
+	// ErrAuthTooOften says that so many unknown tokens came that this one is not checked. The call is refused as one too many, and
+	// may be tried again later.
+	ErrAuthTooOften = errors.New("too many unknown tokens")
 )
+
+// addressKey is the key of the caller's address in a context.
+type addressKey struct{}
+
+// Address is the address of the caller, without its port, in the context that an Authenticator gets; "" in any other.
+func Address(ctx context.Context) string {
+	address, _ := ctx.Value(addressKey{}).(string)
+	return address
+}
 
 // Authenticator tells who holds a token. It is called from many goroutines at the same time, before
 // the request's body is read. The token is never empty and never longer than MaxTokenBytes.

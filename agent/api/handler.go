@@ -374,7 +374,7 @@ func (h *handler) identify(q *request) (Caller, error) {
 	if len(token) > MaxTokenBytes {
 		return Caller{}, h.notKnown(q, ErrUnknownToken)
 	}
-	c, err := h.auth.Authenticate(q.r.Context(), token)
+	c, err := h.auth.Authenticate(context.WithValue(q.r.Context(), addressKey{}, host(q.r)), token)
 	if err != nil {
 		return Caller{}, h.notKnown(q, err)
 	}
@@ -387,6 +387,8 @@ func (h *handler) notKnown(q *request, err error) error {
 	switch {
 	case errors.Is(err, ErrUnknownToken):
 		return Refuse(CodeNoTenant, "x-auth-token: not valid, or its tenant does not exist")
+	case errors.Is(err, ErrAuthTooOften): // no line in the log: whoever tries tokens would fill it
+		return tooOften()
 	case errors.Is(err, ErrAuthUnavailable):
 		ref := newID()
 		q.seen.Reference = ref

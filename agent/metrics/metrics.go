@@ -56,7 +56,7 @@ var (
 	answers = set(StoreOK, StoreNotFound, StoreError)
 	faults  = set("slow_down", "unavailable", "canceled", "exists", "no_bucket", "no_keys", "wrong_keys", "expired_keys", "clock_skew",
 		"access", "policy", "kms", "proxy", "no_host", "no_money", "quota", "no_space", "cold", "damaged_on_way", "odd", "wrong_region", "usage")
-	lookups = set("valid", "refused", "unavailable")
+	lookups = set("valid", "refused", "unavailable", "not_asked")
 	panics  = set(PanicJob, PanicCall, PanicLookup, PanicReport, PanicLoop)
 	codes   = set("0", apiCode+"0000", apiCode+"0002", apiCode+"0005", apiCode+"1000", apiCode+"1001", apiCode+"1012",
 		apiCode+"2005", apiCode+"2006", apiCode+"4001", apiCode+"5005", apiCode+"9999", "HOLDFAST.API.9001")
@@ -410,7 +410,7 @@ func (m *Metrics) APIRequest(code string) {
 	}
 }
 
-// IAMLookup counts a question to IAM about a token by its outcome: "valid", "refused" or "unavailable".
+// IAMLookup counts a question to IAM about a token by its outcome: "valid", "refused", "unavailable" or "not_asked".
 func (m *Metrics) IAMLookup(outcome string) {
 	if m != nil {
 		m.iamLookups.WithLabelValues(known(lookups, outcome)).Inc()
