@@ -79,6 +79,7 @@ type plane struct {
 	mu     sync.Mutex
 	events []report.Event
 	status func(e report.Event) int // of the answer, whose body follows from it; nil: 200
+	page   string                   // the body of answers, in the place of the control plane's form
 	server *httptest.Server
 }
 
@@ -107,6 +108,10 @@ func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer = `{"error_code":"KOOPHONE.API.1000","error_msg":"as the test wants it"}`
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if p.page != "" {
+		w.Header().Set("Content-Type", "text/html")
+		answer = p.page
+	}
 	w.WriteHeader(code)
 	_, _ = io.WriteString(w, answer) // the agent may be gone
 }
