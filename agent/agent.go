@@ -8,7 +8,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -76,7 +75,7 @@ type Agent struct {
 	manager   *job.Manager
 	watcher   *watcher
 	metrics   *metrics.Metrics
-	signer    *report.Signer
+	signing   *signing
 	client    *http.Client
 	deliverer *report.Deliverer
 	instances map[string]*instance
@@ -139,7 +138,14 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.openStore(ctx, opened); err != nil {
 		return nil, err
 	}
-	if a.signer, err = report.LoadSigner(cfg.SigningKeyFile, rand.Reader); err != nil {
+	a.signing, err = openSigning(cfg.SigningKeyFile, func(err error) {
+		if err != nil {
+			a.log.Error("signing_key_file is no good; the last good key signs receipts until the file is right, or until the agent ends", keyError, err.Error())
+			return
+		}
+		a.log.Info("signing_key_file is good again")
+	})
+	if err != nil {
 		return nil, err
 	}
 	for i := range cfg.Instances {
@@ -201,17 +207,9 @@ func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, "cata
 
 func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
 	cfg := a.cfg
-	identity, err := vault.LoadIdentity(cfg.KeyFile)
-	if bad, ok := errors.AsType[*vault.KeyError](err); ok {
-		return fmt.Errorf("key_file: %w; %s", err, bad.Remedy)
-	} else if err != nil {
-		return fmt.Errorf("key_file: %w", err)
-	}
-	var nameKey []byte
-	if cfg.Store.NameKeyFile != "" {
-		if nameKey, err = os.ReadFile(cfg.Store.NameKeyFile); err != nil {
-			return fmt.Errorf("store.name_key_file: %w", err)
-		}
+	keys, err := openKeys(cfg.KeyFile, cfg.Store.NameKeyFile)
+	if err != nil {
+		return err
 	}
 	// One for all jobs: the host's link and the store's patience are shared.
 	a.limiter = obs.NewLimiter(obs.Limits{})
@@ -244,7 +242,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	a.engine = backup.NewHost(backup.HostOptions{Budget: int64(a.cfg.Limits.Memory), Runs: a.cfg.Limits.Jobs, MaxLevel: strongest})
 	brake := a.cfg.Brake
 	a.engine.Brake = pressure.NewBrake(pressure.Limits{CPU: float64(brake.CPU) / 100, IO: float64(brake.IO) / 100, Memory: float64(brake.Memory) / 100})
-	a.vaults = &vaults{a: a, identity: identity, nameKey: bytes.TrimSpace(nameKey), open: map[string]*openVault{}, jobs: map[string]*backup.Job{}}
+	a.vaults = &vaults{a: a, keys: keys, open: map[string]*openVault{}, jobs: map[string]*backup.Job{}}
 	opened(a.vaults.close)
 	return nil
 }
@@ -296,7 +294,7 @@ func address(l net.Listener) string {
 }
 
 // PublicKey is the PEM file with which a control plane verifies this host's receipts.
-func (a *Agent) PublicKey() ([]byte, error) { return a.signer.PublicPEM() }
+func (a *Agent) PublicKey() ([]byte, error) { return a.signing.signer().PublicPEM() }
 
 // Run recovers what an earlier life left, serves until ctx ends, drains and closes. After the end of
 // ctx it returns nil, else what kept it from serving. No goroutine of it is left then.
