@@ -93,6 +93,11 @@ func checkConfig(path string, stdout io.Writer) error {
 		return err
 	}
 	_, err = fmt.Fprintf(stdout, "%s is valid: host %s, %d instances\n", path, cfg.HostID, len(cfg.Instances))
+	for _, note := range cfg.Notes() {
+		if err == nil {
+			_, err = fmt.Fprintln(stdout, "note: "+note)
+		}
+	}
 	return err
 }
 
