@@ -412,6 +412,7 @@ func checkStore(f *faults, path, raw string) {
 // storeParameters are those that internal/obs takes for a bucket; it has the last word on their values.
 var storeParameters = []string{
 	"endpoint", "region", "addressing", "integrity", "encryption", "kms-key", "class", "retain", "traffic-limit",
+	"ca-file", "client-cert", "client-key", "proxy", "family", "connect-timeout",
 }
 
 func checkBucket(f *faults, path string, u *url.URL) {
