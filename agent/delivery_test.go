@@ -2,7 +2,10 @@ package agent_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -85,4 +88,8 @@ func TestRefusedReportsOfAgent(t *testing.T) {
 		t.Errorf("sent again as %+v", got)
 	}
 	h.metrics("holdfast_refused_reports 0")
+	audited, err := os.ReadFile(filepath.Join(h.in("state"), "audit.log"))
+	if want := fmt.Sprintf("POST /v1/agent/reports/%d/retry", completed.Number); err != nil || !strings.Contains(string(audited), want) {
+		t.Errorf("the audit log lacks %s: %v\n%s", want, err, audited)
+	}
 }

@@ -56,6 +56,7 @@ func (h *handler) onReport(q *request, do func(context.Context, Caller, uint64) 
 	if err := noBody(q.w, q.r); err != nil {
 		return nil, err
 	}
+	q.seen.Report = number
 	return nil, do(q.r.Context(), q.caller, number)
 }
 

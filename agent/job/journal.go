@@ -85,6 +85,9 @@ func (jr *Journal) init() error {
 				return fmt.Errorf("journal %s: %w", jr.path, err)
 			}
 		}
+		if err := indexOutbox(tx); err != nil {
+			return err
+		}
 		return tx.Bucket(bucketMeta).Put(keyVersion, []byte(strconv.Itoa(journalVersion)))
 	})
 }

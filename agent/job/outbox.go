@@ -104,6 +104,32 @@ func enqueue(tx *bbolt.Tx, e Event) error {
 	return put(tx, bucketOutbox, outboxKey(e.Seq), e)
 }
 
+// indexOutbox makes the lines and heads anew of what is in the outbox, at the start: whatever became of them, each event is delivered.
+func indexOutbox(tx *bbolt.Tx) error {
+	for _, name := range [][]byte{bucketLines, bucketHeads} {
+		if err := tx.DeleteBucket(name); err != nil {
+			return err
+		}
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	lines, heads, seen := tx.Bucket(bucketLines), tx.Bucket(bucketHeads), map[string]bool{}
+	return tx.Bucket(bucketOutbox).ForEach(func(k, v []byte) error {
+		var e struct{ Instance string }
+		if err := json.Unmarshal(v, &e); err != nil {
+			return fmt.Errorf("journal: decode event %x: it %w: %w", k, errDamaged, err)
+		}
+		if !seen[e.Instance] {
+			seen[e.Instance] = true
+			if err := heads.Put(k, []byte(e.Instance)); err != nil {
+				return err
+			}
+		}
+		return lines.Put(lineKey(e.Instance, binary.BigEndian.Uint64(k)), nil)
+	})
+}
+
 // dequeue takes an event out of the outbox.
 func dequeue(tx *bbolt.Tx, e Event) error {
 	heads, key := tx.Bucket(bucketHeads), outboxKey(e.Seq)

@@ -49,8 +49,13 @@ type Answer struct {
 // request has it, so whoever repeats it has read the event); status 409 with the control plane's form that names the event's id.
 // Refused means: status 400, 409, 410 or 422 with the control plane's form and another code. With any2xx each status from 200 to 299
 // acknowledges too.
+//
+// An answer whose event_id is that of another event says nothing about this one: a cache on the way may give such an answer.
 func Judge(a Answer, id string, any2xx bool) (Verdict, error) {
 	f, ok := a.form()
+	if ok && f.isOf != "" && f.isOf != id && !(any2xx && a.Status/100 == 2) && a.Status != http.StatusNoContent {
+		return Unsettled, fmt.Errorf("report.url answered %s for another event%s", statusText(a.Status), shown(a.Body))
+	}
 	switch {
 	case any2xx && a.Status/100 == 2, a.Status == http.StatusNoContent:
 		return Acknowledged, nil
@@ -133,7 +138,8 @@ func (a Answer) takesBatches() bool {
 // form is the form that all answers of the control plane have: {"error_code": "0", "error_msg": "OK", "data": …}.
 type form struct {
 	code string
-	ids  []string          // of the events that it names, in id or event_id, also of data
+	isOf string            // event_id, also of data; "" where it does not say
+	ids  []string          // that it names, in id or event_id, also of data
 	each map[string]string // of an answer to a batch, in data.events: id -> code; "" where it has several
 }
 
@@ -166,6 +172,9 @@ func (a Answer) form() (f form, ok bool) {
 		for _, key := range []string{"id", "event_id"} {
 			if id, ok := text(in[key]); ok {
 				f.ids = append(f.ids, id)
+				if key == "event_id" {
+					f.isOf = id
+				}
 			}
 		}
 	}

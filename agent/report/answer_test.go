@@ -40,6 +40,11 @@ func TestJudge(t *testing.T) {
 		{409, nil, `{"error_code":"KOOPHONE.API.1000","error_msg":"duplicate","data":{"event_id":"` + eventID + `"}}`, taken},
 		{409, nil, `{"error_code":"0","error_msg":"OK","id":"` + eventID + `"}`, taken},
 
+		{200, nil, `{"error_code":"0","id":"of the receiver","data":{"event_id":"` + eventID + `"}}`, taken},
+		{200, nil, `{"error_code":"0","id":"of the receiver"}`, taken},
+		{200, nil, `{"error_code":"0","event_id":"8d3f-41"}`, again("another event")},
+		{422, nil, `{"error_code":"X","data":{"event_id":"8d3f-41"}}`, again("another event")},
+
 		{400, nil, no, refused},
 		{409, nil, no, refused},
 		{410, nil, no, refused},
