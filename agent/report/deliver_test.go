@@ -103,6 +103,7 @@ type reply struct {
 	header http.Header
 	body   string
 	err    error
+	after  time.Duration // how long the answer takes
 }
 
 // taken acknowledges an event.
@@ -151,6 +152,11 @@ func deliver(t *testing.T, b *box, p plane, d time.Duration, adjust ...func(*rep
 		got = append(got, sent{strings.Join(ids, " "), time.Now()})
 		mu.Unlock()
 		a := p(n, events)
+		select {
+		case <-time.After(a.after):
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
 		if a.err != nil {
 			return nil, a.err
 		}
@@ -348,6 +354,26 @@ func TestOneEventThatIsNeverTaken(t *testing.T) {
 			t.Errorf("the bad one was sent %d times in two hours", bad)
 		}
 	})
+}
+
+// A receiver that takes its time gets it, where that is configured; a request that takes longer is told of as what it is.
+func TestSlowReceiver(t *testing.T) {
+	for _, c := range []struct {
+		timeout time.Duration
+		taken   int
+	}{{0, 0}, {3 * time.Minute, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBox(ev(1, "a"))
+			var why string
+			deliver(t, b, func(int, []report.Event) reply { return reply{status: 204, after: 2 * time.Minute} }, time.Hour, func(o *report.Options) {
+				o.Timeout = c.timeout
+				o.Attempted = func(a report.Attempt) { why = fmt.Sprint(a.Err) }
+			})
+			if len(b.taken) != c.taken || c.taken == 0 && !strings.Contains(why, "no answer within report.timeout (30s)") {
+				t.Errorf("with %s: %d taken, %s", c.timeout, len(b.taken), why)
+			}
+		})
+	}
 }
 
 // An acknowledgement that can't be journalled is asked for again.
