@@ -77,6 +77,16 @@ func (r *reporting) now() trouble {
 	return oldest
 }
 
+// whyWaits tells why the oldest report of the instance was not acknowledged when it was sent last; "" where that is not known.
+func (w *watcher) whyWaits(instance string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := w.reports.lines[instance]; t.err != nil {
+		return t.err.Error()
+	}
+	return ""
+}
+
 // attempted is told of each try to deliver a report.
 func (w *watcher) attempted(t report.Attempt) {
 	e, err := t.Event, t.Err

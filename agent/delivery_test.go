@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,7 +56,7 @@ func TestRefusedReportsOfAgent(t *testing.T) {
 		if refused, err = client.RefusedReports(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		return len(refused) == 2
+		return len(final(refused)) == 2
 	})
 	started, completed := refused[0], refused[1]
 	if started.Type != "holdfast.backup.started" || completed.Type != "holdfast.backup.completed" || completed.InstanceID != "phone-1" ||
@@ -70,7 +71,7 @@ func TestRefusedReportsOfAgent(t *testing.T) {
 	if err := client.DropReport(t.Context(), completed.Number); !errors.As(err, &e) || e.Code != api.CodeParameter || !strings.Contains(e.Msg, "held") {
 		t.Errorf("dropped: %v", err)
 	}
-	if err := client.DropReport(t.Context(), 1000); !errors.As(err, &e) || !strings.Contains(e.Msg, `no such refused report "1000"`) {
+	if err := client.DropReport(t.Context(), 1000); !errors.As(err, &e) || !strings.Contains(e.Msg, `no such report "1000"`) {
 		t.Errorf("not there: %v", err)
 	}
 	if err := client.DropReport(t.Context(), started.Number); err != nil {
@@ -91,5 +92,45 @@ func TestRefusedReportsOfAgent(t *testing.T) {
 	audited, err := os.ReadFile(filepath.Join(h.in("state"), "audit.log"))
 	if want := fmt.Sprintf("POST /v1/agent/reports/%d/retry", completed.Number); err != nil || !strings.Contains(string(audited), want) {
 		t.Errorf("the audit log lacks %s: %v\n%s", want, err, audited)
+	}
+}
+
+// final leaves those out that wait.
+func final(all []api.RefusedReport) []api.RefusedReport {
+	return slices.DeleteFunc(all, func(r api.RefusedReport) bool { return r.Refused.IsZero() })
+}
+
+// A report that is never acknowledged, nor refused, can be given up: later reports of its instance get through then.
+func TestReportThatIsNeverTaken(t *testing.T) {
+	h := newHost(t)
+	h.plane.answer(func(e report.Event) int {
+		if e.Type == "holdfast.backup.started" {
+			return http.StatusRequestEntityTooLarge
+		}
+		return http.StatusOK
+	})
+	h.start()
+	h.backup("acme", "r1", "phone-1")
+	client := api.NewClient(h.in("s"))
+	var waiting []api.RefusedReport
+	h.eventually("it waits", func() bool {
+		var err error
+		if waiting, err = client.RefusedReports(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return len(waiting) == 1 && waiting[0].Refused.IsZero() && strings.Contains(waiting[0].Reason, "413")
+	})
+	if err := client.GiveUpReport(t.Context(), waiting[0].Number); err != nil {
+		t.Fatal(err)
+	}
+	h.eventually("released", func() bool { return h.plane.took("holdfast.instance.released", "phone-1") != nil })
+	refused, err := client.RefusedReports(t.Context())
+	refused = final(refused)
+	if err != nil || len(refused) != 1 || refused[0].ID != waiting[0].ID || !strings.Contains(refused[0].Reason, "operator") {
+		t.Errorf("%+v, %v", refused, err)
+	}
+	var e *api.Error
+	if err := client.GiveUpReport(t.Context(), waiting[0].Number); !errors.As(err, &e) || e.Code != api.CodeParameter {
+		t.Errorf("given up twice: %v", err)
 	}
 }

@@ -82,15 +82,32 @@ func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send
 
 // RefusedReports implements api.Service.
 func (s *service) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {
-	all, err := s.a.manager.Refused()
-	list := make([]api.RefusedReport, len(all))
-	for i, r := range all {
-		list[i] = api.RefusedReport{
-			Number: r.Seq, ID: r.ID, Type: r.Type, Time: r.Time, InstanceID: r.Instance, TaskID: r.Task, JobID: r.Job,
-			Refused: r.Since, Reason: r.Reason,
-		}
+	refused, err := s.a.manager.Refused()
+	if err != nil {
+		return nil, err
 	}
-	return list, err
+	waiting, err := s.a.manager.Waiting()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]api.RefusedReport, 0, len(refused)+len(waiting))
+	add := func(e job.Event, at time.Time, why string) {
+		list = append(list, api.RefusedReport{
+			Number: e.Seq, ID: e.ID, Type: e.Type, Time: e.Time, InstanceID: e.Instance, TaskID: e.Task, JobID: e.Job, Refused: at, Reason: why,
+		})
+	}
+	for _, r := range refused {
+		add(r.Event, r.Since, r.Reason)
+	}
+	for _, e := range waiting {
+		add(e, time.Time{}, s.a.watcher.whyWaits(e.Instance))
+	}
+	return list, nil
+}
+
+// GiveUpReport implements api.Service.
+func (s *service) GiveUpReport(_ context.Context, _ api.Caller, number uint64) error {
+	return onRefused(number, s.a.manager.GiveUp)
 }
 
 // RetryReport implements api.Service.

@@ -181,6 +181,10 @@ func (f *fake) RetryReport(_ context.Context, _ api.Caller, n uint64) error {
 	return f.note("retry", strconv.FormatUint(n, 10))
 }
 
+func (f *fake) GiveUpReport(_ context.Context, _ api.Caller, n uint64) error {
+	return f.note("give up", strconv.FormatUint(n, 10))
+}
+
 func (f *fake) DropReport(_ context.Context, _ api.Caller, n uint64) error {
 	if n == 8 {
 		return api.UnknownReport("8")

@@ -57,7 +57,7 @@ type Exchange struct {
 	Caller    Caller // zero where nobody was found
 	Instances []string
 	Task      string // that it made, or was about
-	Report    uint64 // the refused report that it was about; 0: none
+	Report    uint64 // that it was about; 0: none
 	Command   bool   // it changes something, or was to
 	Status    int    // of HTTP
 	Code      string

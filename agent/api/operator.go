@@ -23,6 +23,7 @@ var agentRoutes = []route{
 	{http.MethodGet, "/v1/agent/events", toSee, (*handler).reports},
 	{http.MethodGet, "/v1/agent/reports", toOperate, (*handler).refusedReports},
 	{http.MethodPost, "/v1/agent/reports/{number}/retry", toOperate, (*handler).retryReport},
+	{http.MethodPost, "/v1/agent/reports/{number}/give-up", toOperate, (*handler).giveUpReport},
 	{http.MethodPost, "/v1/agent/reports/{number}/drop", toOperate, (*handler).dropReport},
 	{http.MethodGet, "/v1/agent/tasks/{task_id}", toSee, (*handler).taskJobs},
 	{http.MethodGet, "/v1/agent/tasks/{task_id}/events", toSee, (*handler).events},

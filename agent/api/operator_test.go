@@ -75,7 +75,7 @@ func TestClient(t *testing.T) {
 	if list, err := c.RefusedReports(ctx); err != nil || len(list) != 1 || list[0].Number != 7 || list[0].Reason != "410 Gone" {
 		t.Errorf("refused reports: %+v, %v", list, err)
 	}
-	if err := errors.Join(c.RetryReport(ctx, 7), c.DropReport(ctx, 7)); err != nil || !strings.Contains(f.called(), "retry 7; drop 7") {
+	if err := errors.Join(c.RetryReport(ctx, 7), c.GiveUpReport(ctx, 7), c.DropReport(ctx, 7)); err != nil || !strings.Contains(f.called(), "retry 7; give up 7; drop 7") {
 		t.Errorf("%v: %s", err, f.called())
 	}
 

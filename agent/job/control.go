@@ -132,7 +132,7 @@ func (m *Manager) Refuse(seq uint64, reason string) error {
 	if reason == "" {
 		reason = "no reason given"
 	}
-	return m.settle(crashpoint.WriteHeld, []uint64{seq}, reason)
+	return m.settle(crashpoint.WriteHeld, []uint64{seq}, "the control plane refused the report: "+reason)
 }
 
 func (m *Manager) settle(point string, seqs []uint64, refusal string) error {

@@ -115,8 +115,14 @@ func (m *model) kept(j *job.Job) {
 	}
 }
 
-// lookAfterReports is an operator who sends a refused report again, or drops it.
+// lookAfterReports is an operator who gives up a report that waits, sends a refused one again, or drops it.
 func (m *model) lookAfterReports() {
+	if waiting, err := m.l.m.Waiting(); err == nil && len(waiting) > 0 && m.r.IntN(3) == 0 {
+		seq := pick(m.r, waiting...).Seq
+		m.lock(func() { m.refused[seq] = true })
+		m.allowed("give a report up", m.l.m.GiveUp(seq))
+		return
+	}
 	all, err := m.l.j.Refused()
 	if err != nil || len(all) == 0 {
 		return

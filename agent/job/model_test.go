@@ -259,7 +259,7 @@ func (m *model) check() {
 				m.w.fault("%s is frozen without a note", n)
 			}
 			m.stopped(n, m.w.instances[n])
-			if j.State == job.Held && !strings.Contains(j.Cause, "the control plane refused the report: ") {
+			if j.State == job.Held && !strings.Contains(j.Cause, "the control plane refused the report: ") && !strings.Contains(j.Cause, "an operator gave") {
 				m.w.fault("job %s is held, and says: %q", j.ID, j.Cause)
 			}
 			if j.State == job.Held {

@@ -239,13 +239,13 @@ type moved struct {
 	from State
 }
 
-// settle takes events out of the outbox, all in one transaction, because the control plane took them (refusal is empty) or refused
-// them for good: then they stay among the refused ones. The jobs that wait for them go on in the same transaction.
+// settle takes events out of the outbox, all in one transaction, because the control plane took them (refusal is empty) or never
+// will: then they stay among the refused ones. The jobs that wait for them go on in the same transaction.
 func (jr *Journal) settle(seqs []uint64, refusal string, now time.Time) (all []moved, err error) {
 	err = jr.update(func(tx *bbolt.Tx) error {
 		all = nil
 		for _, seq := range seqs {
-			m, err := settleOne(tx, seq, refusal, now)
+			m, err := jr.settleOne(tx, seq, refusal, now)
 			if err != nil {
 				return err
 			}
@@ -258,7 +258,7 @@ func (jr *Journal) settle(seqs []uint64, refusal string, now time.Time) (all []m
 	return all, err
 }
 
-func settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.Time) (m moved, err error) {
+func (jr *Journal) settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.Time) (m moved, err error) {
 	var e Event
 	found, err := get(tx, bucketOutbox, outboxKey(seq), &e)
 	if err != nil || !found {
@@ -290,7 +290,7 @@ func settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.Time) (m moved
 		waiting.State = Acknowledged
 		if refusal != "" {
 			// A release that was asked for before has to be asked for again: it sends the report again.
-			waiting.State, waiting.Cause, waiting.ReleaseAsked = Held, "the control plane refused the report: "+refusal, false
+			waiting.State, waiting.Cause, waiting.ReleaseAsked = Held, refusal, false
 		}
 		waiting.Entered[waiting.State] = now.UTC()
 		m.job = waiting

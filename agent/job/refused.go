@@ -6,13 +6,15 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/internal/crashpoint"
 )
 
-// Refused is a report that the control plane refused for good. It stays in the journal until an operator sends it again or drops it,
+// Refused is a report that the control plane refused for good, or that an operator gave up. It stays in the journal until an operator sends it again or drops it,
 // or until a release sends the report of that backup again.
 type Refused struct {
 	Event
-	Reason string    `json:"reason"` // what the control plane answered
+	Reason string    `json:"reason"` // who refused it, and why
 	Since  time.Time `json:"since"`  // when it was refused, UTC
 }
 
@@ -120,6 +122,30 @@ func (m *Manager) RetryRefused(seq uint64) error {
 // DropRefused forgets a refused report: the control plane never gets it. ErrNotFound when there is none of that number, ErrState when
 // an instance is held for it.
 func (m *Manager) DropRefused(seq uint64) error { return m.journal.dropRefused(seq) }
+
+// GiveUp takes a report out of the outbox that is never acknowledged, as Refuse does, so that later reports of its instance get
+// through. ErrNotFound when none of that number waits.
+func (m *Manager) GiveUp(seq uint64) error {
+	waits, err := m.journal.inOutbox(seq)
+	if err != nil {
+		return err
+	}
+	if !waits {
+		return fmt.Errorf("waiting report %d: %w", seq, ErrNotFound)
+	}
+	return m.settle(crashpoint.WriteHeld, []uint64{seq}, "an operator gave the report up, which was not acknowledged")
+}
+
+func (jr *Journal) inOutbox(seq uint64) (is bool, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		is = tx.Bucket(bucketOutbox).Get(outboxKey(seq)) != nil
+		return nil
+	})
+	return is, err
+}
+
+// Waiting returns the oldest undelivered event of each instance, oldest first.
+func (m *Manager) Waiting() ([]Event, error) { return m.journal.Heads(maxOutbox, nil) }
 
 // tell tells everybody, and the job's worker, about a job that a transaction has moved.
 func (m *Manager) tell(one moved) {

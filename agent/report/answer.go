@@ -65,7 +65,7 @@ func Judge(a Answer, id string, any2xx bool) (Verdict, error) {
 		return Acknowledged, nil
 	case ok && f.refuses() && (a.Status == http.StatusBadRequest || a.Status == http.StatusConflict ||
 		a.Status == http.StatusGone || a.Status == http.StatusUnprocessableEntity):
-		return Refused, fmt.Errorf("the control plane answered %s%s", statusText(a.Status), shown(a.Body))
+		return Refused, fmt.Errorf("it answered %s%s", statusText(a.Status), shown(a.Body))
 	}
 	return Unsettled, a.why(ok)
 }

@@ -87,8 +87,12 @@ func (*fakeAgent) RefusedReports(context.Context, api.Caller) ([]api.RefusedRepo
 		Refused: fakeTime, Reason: "the control plane answered 410 Gone: \"a\x1b[31m\nb\"",
 	}, {
 		Number: 9, ID: "j-0-9", Type: "holdfast.backup.failed", Time: fakeTime, InstanceID: "cp-2", TaskID: "t-0", JobID: "j-0", Refused: fakeTime, Reason: "no",
+	}, {
+		Number: 11, ID: "j-3-11", Type: "holdfast.backup.started", Time: fakeTime, InstanceID: "cp-3", TaskID: "t-3", JobID: "j-3", Reason: "413",
 	}}, nil
 }
+
+func (*fakeAgent) GiveUpReport(context.Context, api.Caller, uint64) error { return nil }
 
 func (*fakeAgent) RetryReport(context.Context, api.Caller, uint64) error { return nil }
 

@@ -13,8 +13,10 @@ import (
 func (a *app) reportsCommand() *cobra.Command {
 	list := a.askAgent(&cobra.Command{
 		Use:   "list",
-		Short: "List the reports that the control plane refused",
-		Args:  arguments(),
+		Short: "List the reports that the control plane does not take",
+		Long: "list has the reports that the control plane refused for good and, of those that wait for their acknowledgement, the oldest\n" +
+			"of each instance: all later ones of that instance wait for it.",
+		Args: arguments(),
 	}, "reports list", func(ctx context.Context, c *api.Client, _ []string) error {
 		reports, err := c.RefusedReports(ctx)
 		if err != nil {
@@ -27,21 +29,24 @@ func (a *app) reportsCommand() *cobra.Command {
 			return a.document(map[string]any{"reports": reports})
 		}
 		if len(reports) == 0 {
-			a.say("the control plane has refused no report that is kept")
+			a.say("no report waits, and none is kept that was refused")
 			return nil
 		}
 		rows := [][]string{{"NUMBER", "TYPE", "INSTANCE", "JOB", "AT", "REFUSED", "WHY"}}
 		for _, r := range reports {
 			rows = append(rows, []string{
-				strconv.FormatUint(r.Number, 10), r.Type, r.InstanceID, r.JobID, stamp(r.Time), stamp(r.Refused), oneLine(r.Reason),
+				strconv.FormatUint(r.Number, 10), r.Type, r.InstanceID, r.JobID, stamp(r.Time), when(r.Refused), dash(oneLine(r.Reason)),
 			})
 		}
 		return a.table(rows)
 	})
-	return group("reports", "Look after the reports that the control plane refused", list,
+	return group("reports", "Look after the reports that the control plane does not take", list,
 		a.onReports("retry", "Send reports again that the control plane refused",
 			"retry sends the reports with these numbers again, with the ids that they had. An instance that is held for one goes on when\n"+
 				"it is acknowledged.", "sent again", (*api.Client).RetryReport),
+		a.onReports("give-up", "Take reports out of their lines that are never acknowledged",
+			"give-up does with the reports of these numbers, which wait, as if the control plane had refused them: they are kept, later\n"+
+				"reports of their instances get through, and an instance that waits for one stays held.", "given up", (*api.Client).GiveUpReport),
 		a.onReports("drop", "Forget reports that the control plane refused",
 			"drop forgets the reports with these numbers: the control plane never gets them. A report for which an instance is held is\n"+
 				"not dropped; resume or release the instance.", "dropped", (*api.Client).DropReport))
@@ -75,7 +80,9 @@ func (a *app) onReports(verb, short, long, done string, do func(*api.Client, con
 				return err
 			}
 			for _, r := range reports {
-				numbers = append(numbers, r.Number)
+				if !r.Refused.IsZero() {
+					numbers = append(numbers, r.Number)
+				}
 			}
 		}
 		for _, n := range numbers {
@@ -89,6 +96,8 @@ func (a *app) onReports(verb, short, long, done string, do func(*api.Client, con
 		_, err := fmt.Fprintf(a.stdout, "%s %s\n", count(len(numbers), "report", "reports"), done)
 		return err
 	})
-	cmd.Flags().BoolVar(&all, "all", false, "all refused reports")
+	if verb != "give-up" { // each of those is a decision of its own
+		cmd.Flags().BoolVar(&all, "all", false, "all refused reports")
+	}
 	return ask
 }
