@@ -120,7 +120,14 @@ func (m *model) lookAfterReports() {
 	if waiting, err := m.l.m.Waiting(); err == nil && len(waiting) > 0 && m.r.IntN(3) == 0 {
 		seq := pick(m.r, waiting...).Seq
 		m.lock(func() { m.refused[seq] = true })
-		m.allowed("give a report up", m.l.m.GiveUp(seq))
+		var err error
+		done := make(chan struct{})
+		go func() { // of its own, which a death at a crash point ends
+			defer close(done)
+			err = m.l.m.GiveUp(seq)
+		}()
+		<-done
+		m.allowed("give a report up", err)
 		return
 	}
 	all, err := m.l.j.Refused()
