@@ -45,6 +45,16 @@ func (r *Report) check(f *faults) {
 	}
 }
 
+// notes say which answers acknowledge, and so what the receiver has to do.
+func (r *Report) notes() []string {
+	if r.Acknowledge == AcknowledgeAny2xx {
+		return []string{"report.acknowledge is any-2xx: whoever answers at report.url with a status from 200 to 299 acknowledges a report, " +
+			"and so releases an instance; a welcome page does"}
+	}
+	return []string{`report.acknowledge is control-plane: a report is acknowledged by status 204, or by 200 with {"error_code":"0"} or with a header ` +
+		"that has the event's id as its value; a receiver that answers 200 or 202 without a body needs any-2xx"}
+}
+
 func checkIAM(f *faults, i *IAM) {
 	absolute(f, "iam.ca_file", &i.CAFile, false)
 	secret(f, "iam.account_file", &i.AccountFile, false)

@@ -323,3 +323,16 @@ func TestCredentials(t *testing.T) {
 		t.Errorf("%s, %s", c.KeyFile, c.TokensFile)
 	}
 }
+
+// Whoever checks a configuration is told which answers acknowledge.
+func TestNotesOfReports(t *testing.T) {
+	for rule, words := range map[string]string{config.AcknowledgeControlPlane: "by status 204, or by 200 with", config.AcknowledgeAny2xx: "a welcome page does"} {
+		c, err := config.Parse([]byte(report("acknowledge: " + rule)[1:]), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if notes := c.Notes(); !strings.Contains(strings.Join(notes, "\n"), words) {
+			t.Errorf("%s: %q", rule, notes)
+		}
+	}
+}

@@ -92,12 +92,12 @@ func checkConfig(path string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "%s is valid: host %s, %d instances\n", path, cfg.HostID, len(cfg.Instances))
 	for _, note := range cfg.Notes() {
-		if err == nil {
-			_, err = fmt.Fprintln(stdout, "note: "+note)
+		if _, err := fmt.Fprintf(stdout, "note: %s\n", note); err != nil {
+			return err
 		}
 	}
+	_, err = fmt.Fprintf(stdout, "%s is valid: host %s, %d instances\n", path, cfg.HostID, len(cfg.Instances))
 	return err
 }
 
