@@ -39,6 +39,7 @@ var levels = map[string]int{
 	"internal/pulse":     1,
 	"internal/seal":      1,
 	"internal/snapshot":  1,
+	"internal/testbed":   1, // imported by tests alone, of any level
 	"internal/webclient": 1,
 	"internal/tree":      1, // below the vault: recipes are made of its entries
 
@@ -51,7 +52,6 @@ var levels = map[string]int{
 	"internal/pattern":     0,
 	"internal/plain":       0,
 	"internal/reread":      0,
-	"internal/testbed":     0,
 	"systemd":              0,
 }
 
