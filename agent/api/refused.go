@@ -48,7 +48,8 @@ func (h *handler) refusedReports(q *request) (any, error) {
 }
 
 func (h *handler) retryReport(q *request) (any, error) { return h.onReport(q, h.service.RetryReport) }
-func (h *handler) dropReport(q *request) (any, error)  { return h.onReport(q, h.service.DropReport) }
+
+func (h *handler) dropReport(q *request) (any, error) { return h.onReport(q, h.service.DropReport) }
 
 func (h *handler) giveUpReport(q *request) (any, error) {
 	return h.onReport(q, h.service.GiveUpReport)
