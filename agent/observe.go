@@ -9,7 +9,6 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
-	"holdfast/agent/report"
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
@@ -52,8 +51,9 @@ type watcher struct {
 	frozen  map[string]bool         // jobs counted as holding their instance
 	counted map[string]job.Progress // bytes of a job that are in the counters
 
-	store, reports trouble
-	brake          string // why rounds of pre-copy are slowed down; "" when they are not
+	store   trouble
+	reports reporting
+	brake   string // why rounds of pre-copy are slowed down; "" when they are not
 }
 
 // trouble is why something fails, since it last worked. The zero value is none.
@@ -93,7 +93,7 @@ func (t *trouble) set(err error) {
 func (w *watcher) troubles() (store, reports *api.Trouble) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.store.now(), w.reports.now()
+	return w.store.now(), w.reports.now().now()
 }
 
 // stored is told of each request to the store. One that was cancelled tells nothing of the store.
@@ -110,7 +110,10 @@ func (w *watcher) stored(err error) {
 }
 
 func newWatcher(log *slog.Logger, m *metrics.Metrics) *watcher {
-	return &watcher{log: log, metrics: m, active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]job.Progress{}}
+	return &watcher{
+		log: log, metrics: m, reports: reporting{lines: map[string]trouble{}},
+		active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]job.Progress{},
+	}
 }
 
 // begin counts what the journal held at the start.
@@ -277,27 +280,4 @@ func (w *watcher) panicked(where, doing string, err error, attrs ...any) {
 		attrs = append(attrs, "stack", string(p.Stack))
 	}
 	w.log.Error("the program itself failed (panic); what it was doing has failed, and all else goes on; please report this line", attrs...)
-}
-
-// attempted is told of each try to deliver a report.
-func (w *watcher) attempted(e report.Event, took time.Duration, err error, refused bool) {
-	w.mu.Lock()
-	w.reports.set(err)
-	w.mu.Unlock()
-	if contain.Of(err) != nil {
-		w.panicked(metrics.PanicReport, "deliver a report", err, keyInstance, e.Instance, "event", e.ID)
-	}
-	log := w.log.With(keyInstance, e.Instance, "event", e.ID, "type", e.Type, keyDuration, took.Seconds())
-	switch {
-	case err == nil:
-		w.metrics.ReportAcknowledged()
-		log.Debug("report acknowledged")
-	case e.Seq == 0:
-		log.Debug("progress report was lost", keyError, err.Error())
-	case refused:
-		log.Error("report refused for good", keyError, err.Error())
-	default:
-		w.metrics.ReportRetried()
-		log.Warn("report not delivered, trying again", keyError, err.Error())
-	}
 }

@@ -54,8 +54,8 @@ var errKnown = errors.New("this host has made backups in that vault, so the stor
 
 // notKnown fails where the journal knows a backup in the tenant's vault. A new vault in the place of one that is gone would hide the loss, and
 // one in a store that is not mounted, or whose URL changed, would lie where nobody looks for it.
-func (v *vaults) notKnown(tenant string) error {
-	id := vault.ID(tenant, v.nameKey)
+func (v *vaults) notKnown(tenant string, nameKey []byte) error {
+	id := vault.ID(tenant, nameKey)
 	instance, known, err := v.a.journal.KnownIn(id)
 	if err != nil || instance == "" {
 		return err

@@ -51,8 +51,9 @@ func (*fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
 	return api.Info{
 		Version: "1.2.3", HostID: "host-07", Started: fakeTime, Store: "obs://bucket/prefix",
 		Instances: 2, JobsActive: 1, JobsQueued: 3, ReportsPending: 4,
-		StoreTrouble: &api.Trouble{Since: fakeTime, Error: "access denied:\nrefused", Hint: "check\x1b[1m it"},
-		Leftovers:    []api.Leftover{{Path: "/srv/.holdfast-snapshots/hf.a.b.c", InstanceID: "cp-1", JobID: "j-0", Since: fakeTime, Error: "read-only file system"}},
+		StoreTrouble:   &api.Trouble{Since: fakeTime, Error: "access denied:\nrefused", Hint: "check\x1b[1m it"},
+		ReportsRefused: 2,
+		Leftovers:      []api.Leftover{{Path: "/srv/.holdfast-snapshots/hf.a.b.c", InstanceID: "cp-1", JobID: "j-0", Since: fakeTime, Error: "read-only file system"}},
 	}, nil
 }
 
@@ -78,6 +79,28 @@ func (*fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.
 		})
 	}
 	return jobs, nil
+}
+
+func (*fakeAgent) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {
+	return []api.RefusedReport{{
+		Number: 7, ID: "j-1-7", Type: "holdfast.backup.completed", Time: fakeTime, InstanceID: "cp-1", TaskID: "t-1", JobID: "j-1",
+		Refused: fakeTime, Reason: "the control plane answered 410 Gone: \"a\x1b[31m\nb\"",
+	}, {
+		Number: 9, ID: "j-0-9", Type: "holdfast.backup.failed", Time: fakeTime, InstanceID: "cp-2", TaskID: "t-0", JobID: "j-0", Refused: fakeTime, Reason: "no",
+	}, {
+		Number: 11, ID: "j-3-11", Type: "holdfast.backup.started", Time: fakeTime, InstanceID: "cp-3", TaskID: "t-3", JobID: "j-3", Reason: "413",
+	}}, nil
+}
+
+func (*fakeAgent) GiveUpReport(context.Context, api.Caller, uint64) error { return nil }
+
+func (*fakeAgent) RetryReport(context.Context, api.Caller, uint64) error { return nil }
+
+func (*fakeAgent) DropReport(_ context.Context, _ api.Caller, number uint64) error {
+	if number == 7 {
+		return api.Refuse(api.CodeParameter, "number: an instance is held for report 7")
+	}
+	return nil
 }
 
 func (*fakeAgent) Drain(context.Context, api.Caller) error { return nil }

@@ -33,16 +33,17 @@ var levels = map[string]int{
 	"internal/image": 2,
 	"internal/vault": 2,
 
-	"internal/chunk":    1,
-	"internal/hostid":   1,
-	"internal/location": 1,
-	"internal/obs":      1,
-	"internal/pressure": 1,
-	"internal/pulse":    1,
-	"internal/seal":     1,
-	"internal/snapshot": 1,
-	"internal/testbed":  1, // imported by tests alone, of any level
-	"internal/tree":     1, // below the vault: recipes are made of its entries
+	"internal/chunk":     1,
+	"internal/hostid":    1,
+	"internal/location":  1,
+	"internal/obs":       1,
+	"internal/pressure":  1,
+	"internal/pulse":     1,
+	"internal/seal":      1,
+	"internal/snapshot":  1,
+	"internal/testbed":   1, // imported by tests alone, of any level
+	"internal/tree":      1, // below the vault: recipes are made of its entries
+	"internal/webclient": 1,
 
 	"internal/bench/phone": 0, // data that benchmarks read
 	"internal/contain":     0,
@@ -52,6 +53,7 @@ var levels = map[string]int{
 	"internal/mounts":      0,
 	"internal/pattern":     0,
 	"internal/plain":       0,
+	"internal/reread":      0,
 	"systemd":              0,
 }
 
