@@ -530,7 +530,7 @@ func TestRestart(t *testing.T) {
 		a := h.call(http.MethodGet, "/v1/instances/tasks/"+task, "acme", "r2", "")
 		return strings.Contains(string(a.Data), "reported, not acknowledged yet")
 	})
-	h.trouble(func(i api.Info) *api.Trouble { return i.ReportTrouble }, "502")
+	h.trouble(func(i api.Info) *api.Trouble { return i.Trouble("reports_fail") }, "502")
 	watched, seen := make(chan error, 1), make(chan string, 10)
 	go func() {
 		watched <- api.NewClient(h.in("s")).Watch(t.Context(), task, func(e api.Event) error { seen <- e.Stage; return nil })
@@ -639,7 +639,7 @@ func (h *host) trouble(of func(api.Info) *api.Trouble, want string) {
 func TestStoreTrouble(t *testing.T) {
 	h := newHost(t)
 	h.start()
-	of := func(i api.Info) *api.Trouble { return i.StoreTrouble }
+	of := func(i api.Info) *api.Trouble { return i.Trouble("store_fails") }
 	h.trouble(of, "")
 	if err := os.Rename(h.in("store"), h.in("away")); err != nil {
 		t.Fatal(err)
@@ -666,9 +666,9 @@ func TestStoreProbe(t *testing.T) {
 	h := newHost(t)
 	h.cfg = strings.Replace(h.cfg, "file://"+h.in("store"), "s3://a-bucket/p?region=r&endpoint="+store.URL, 1)
 	h.start()
-	h.trouble(func(i api.Info) *api.Trouble { return i.StoreTrouble }, "no such bucket")
-	if info, err := api.NewClient(h.in("s")).Info(t.Context()); err != nil || !strings.Contains(info.StoreTrouble.Hint, "make the bucket") {
-		t.Errorf("%+v, %v: no hint", info.StoreTrouble, err)
+	h.trouble(func(i api.Info) *api.Trouble { return i.Trouble("store_fails") }, "no such bucket")
+	if info, err := api.NewClient(h.in("s")).Info(t.Context()); err != nil || !strings.Contains(info.Trouble("store_fails").Hint, "make the bucket") {
+		t.Errorf("%+v, %v: no hint", info.Troubles, err)
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"holdfast/agent/api"
-	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/internal/contain"
 )
@@ -145,7 +144,7 @@ func (s *service) Task(_ context.Context, c api.Caller, id string) (api.TaskStat
 	for _, j := range jobs {
 		one := api.JobStatus{JobID: j.ID, ErrorCode: api.CodeOK, ErrorMsg: "OK"}
 		one.Status, _ = status(j)
-		one.ExecuteMsg = message(j)
+		one.ExecuteMsg = s.message(c, j)
 		if j.State == job.Failed {
 			one.ErrorCode, one.ErrorMsg = api.CodeInternal, "the backup failed, the instance was left as it was"
 			if j.IsRestore() {
@@ -169,8 +168,8 @@ func status(j *job.Job) (int, string) {
 	}
 }
 
-// message says for people how the job stands.
-func message(j *job.Job) string {
+// message says for people how the job stands, as far as the caller may know.
+func (s *service) message(c api.Caller, j *job.Job) string {
 	switch j.State {
 	case job.Done:
 		if j.IsRestore() {
@@ -184,13 +183,16 @@ func message(j *job.Job) string {
 		}
 		return "backed up; the instance is powered down"
 	case job.Failed, job.Failing, job.Held:
-		return string(j.State) + ": " + j.Cause
+		return string(j.State) + ": " + s.a.cause(c, j)
 	case job.Reported:
 		return "reported, not acknowledged yet"
 	case job.Acknowledged:
 		if j.Policy == job.ReleaseByControlPlane && !j.ReleaseAsked {
 			return "backed up; the instance is frozen until it is released or resumed"
 		}
+	}
+	if t := s.jobTrouble(c, j); t != nil {
+		return string(j.State) + ", which fails and is tried again: " + t.Error
 	}
 	return string(j.State)
 }
@@ -202,17 +204,18 @@ func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(
 	defer stop()
 	seen := map[string]job.State{}
 	ended := map[string]bool{}
+	warned := map[string]string{}
 	show := func(j *job.Job) error {
 		if seen[j.ID] == j.State || ended[j.ID] {
 			return nil
 		}
 		seen[j.ID] = j.State
-		e := event(j, api.EventStage)
+		e := s.event(c, j, api.EventStage)
 		if err := send(e); err != nil || !j.State.Final() {
 			return err
 		}
 		ended[j.ID] = true
-		return send(event(j, api.EventEnded))
+		return send(s.event(c, j, api.EventEnded))
 	}
 	tick := time.NewTicker(watchPoll)
 	defer tick.Stop()
@@ -223,6 +226,9 @@ func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(
 		}
 		for _, j := range jobs {
 			if err := show(j); err != nil {
+				return err
+			}
+			if err := s.warn(c, j, warned, send); err != nil {
 				return err
 			}
 		}
@@ -237,7 +243,7 @@ func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(
 				poll = true
 			case u := <-updates:
 				if u.Progress != nil {
-					e := event(&u.Job, api.EventProgress)
+					e := s.event(c, &u.Job, api.EventProgress)
 					e.Progress = progress(*u.Progress)
 					err = send(e)
 				} else {
@@ -259,9 +265,9 @@ func progress(p job.Progress) *api.Progress {
 	}
 }
 
-func event(j *job.Job, what string) api.Event {
+func (s *service) event(c api.Caller, j *job.Job, what string) api.Event {
 	e := api.Event{
-		Time: time.Now().UTC(), Type: what, TaskID: j.Task, JobID: j.ID, InstanceID: j.Instance, Stage: string(j.State), Message: message(j),
+		Time: time.Now().UTC(), Type: what, TaskID: j.Task, JobID: j.ID, InstanceID: j.Instance, Stage: string(j.State), Message: s.message(c, j),
 	}
 	if what != api.EventProgress {
 		e.Time = j.Entered[j.State]
@@ -274,7 +280,7 @@ func event(j *job.Job, what string) api.Event {
 	if what == api.EventEnded {
 		e.Status, e.ErrorCode = status(j)
 		if j.State == job.Failed {
-			e.ErrorMsg = j.Cause
+			e.ErrorMsg = s.a.cause(c, j)
 		}
 	}
 	return e
@@ -317,7 +323,9 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 	for _, l := range left {
 		info.Leftovers = append(info.Leftovers, api.Leftover{Path: l.Path(), InstanceID: l.Instance, JobID: l.Job, Since: l.Since, Error: l.Error})
 	}
-	info.StoreTrouble, info.ReportTrouble = a.watcher.troubles()
+	if info.Troubles, err = a.troubles(); err != nil {
+		return api.Info{}, err
+	}
 	if t := a.throttle.state(); t.InForce() {
 		info.Throttle = &t
 	}
@@ -353,7 +361,7 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 func (s *service) instanceInfo(ctx context.Context, in *instance) (api.InstanceInfo, error) {
 	info := api.InstanceInfo{
 		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Runtime: in.runtime.Kind(), Release: in.cfg.Release, State: string(job.IsUnknown),
-		Volumes: volumes(in.cfg.Volumes),
+		Volumes: s.a.volumesOf(in.cfg),
 	}
 	look, cancel := context.WithTimeout(ctx, stateTime)
 	defer cancel()
@@ -373,14 +381,6 @@ func (s *service) instanceInfo(ctx context.Context, in *instance) (api.InstanceI
 	return info, nil
 }
 
-func volumes(from []config.Volume) []api.Volume {
-	list := make([]api.Volume, len(from))
-	for i, v := range from {
-		list[i] = api.Volume{Name: v.Name, Path: v.Path, Snapshot: v.Snapshot}
-	}
-	return list
-}
-
 // Jobs implements api.Service.
 func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.JobInfo, error) {
 	jobs, err := s.a.journal.Jobs(func(j *job.Job) bool {
@@ -392,22 +392,24 @@ func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.
 	}
 	list := make([]api.JobInfo, 0, len(jobs))
 	for _, j := range slices.Backward(jobs) {
-		list = append(list, s.jobInfo(j))
+		list = append(list, s.jobInfo(c, j))
 	}
 	return list, nil
 }
 
-func (s *service) jobInfo(j *job.Job) api.JobInfo {
+func (s *service) jobInfo(c api.Caller, j *job.Job) api.JobInfo {
 	info := api.JobInfo{
 		JobID: j.ID, TaskID: j.Task, InstanceID: j.Instance, Tenant: j.Tenant, Kind: kind(j), Stage: string(j.State),
-		Message: message(j), Created: j.AcceptedAt, Updated: j.Entered[j.State], Acknowledged: !j.AcknowledgedAt.IsZero(),
+		Message: s.message(c, j), Created: j.AcceptedAt, Updated: j.Entered[j.State], Acknowledged: !j.AcknowledgedAt.IsZero(),
 	}
 	info.Status, info.ErrorCode = status(j)
 	if j.State.Final() {
 		info.Ended = j.Entered[j.State]
 	}
 	if j.State == job.Failed {
-		info.ErrorMsg = j.Cause
+		info.ErrorMsg = s.a.cause(c, j)
+	} else {
+		info.Trouble = s.jobTrouble(c, j)
 	}
 	if j.Hold {
 		info.FrozenSince = j.HeldSince
@@ -481,16 +483,4 @@ func (s *service) Drain(context.Context, api.Caller) error {
 	s.a.log.Info("draining: no new commands are taken")
 	s.a.manager.Drain()
 	return nil
-}
-
-// restoreMessage says for people how a restore ended well.
-func restoreMessage(j *job.Job) string {
-	ended := "restored"
-	if j.Restore != nil && j.Restore.Ready {
-		ended = "was ready already"
-	}
-	if !j.Entered[job.Starting].IsZero() {
-		ended += "; the instance was started"
-	}
-	return ended
 }

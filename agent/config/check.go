@@ -165,6 +165,9 @@ func (c *Config) checkLimits(f *faults) {
 	positive(f, "limits.frozen_deadline", l.FrozenDeadline)
 	positive(f, "limits.job_deadline", l.JobDeadline)
 	positive(f, "limits.drain_timeout", l.DrainTimeout)
+	if l.BackupAge < 0 {
+		f.add("limits.backup_age", "must be 0s or more, got %v", l.BackupAge)
+	}
 	if l.FrozenDeadline > l.JobDeadline && l.JobDeadline > 0 {
 		f.add("limits.frozen_deadline", "must not be longer than limits.job_deadline (%v), got %v", l.JobDeadline, l.FrozenDeadline)
 	}

@@ -81,6 +81,8 @@ const (
 	DefaultFrozenDeadline = time.Hour
 	// DefaultJobDeadline ends a job whose store or disk makes no progress over a night.
 	DefaultJobDeadline = 12 * time.Hour
+	// DefaultBackupAge is when an instance that is backed up every night has had no backup for some nights.
+	DefaultBackupAge = 72 * time.Hour
 	// DefaultDrainTimeout stays below the 90 s that systemd waits by default before it kills; what is
 	// not finished by then resumes from the journal.
 	DefaultDrainTimeout = time.Minute
@@ -261,6 +263,7 @@ type Limits struct {
 	Held           int           `yaml:"held"`            // instances that stand still at the same time for work under way
 	FrozenDeadline time.Duration `yaml:"frozen_deadline"` // longest freeze before a job fails and thaws
 	JobDeadline    time.Duration `yaml:"job_deadline"`    // longest job up to its manifest
+	BackupAge      time.Duration `yaml:"backup_age"`      // after which an instance without a newer backup is in trouble; 0: never
 	DrainTimeout   time.Duration `yaml:"drain_timeout"`   // how long a stopping daemon waits for its jobs
 	Requests       int           `yaml:"requests"`        // a second and caller, over the network
 	Connections    int           `yaml:"connections"`     // over the network, at the same time; a quarter from one address

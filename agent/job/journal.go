@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -37,6 +38,7 @@ var (
 	bucketPacks     = []byte("packs")     // job id 0x00 pack id -> nothing
 	bucketFinished  = []byte("finished")  // big-endian unix nanoseconds, task id -> nothing
 	keyVersion      = []byte("version")
+	keyProbe        = []byte("probe") // see Journal.Probe
 	allBuckets      = [][]byte{
 		bucketMeta, bucketTasks, bucketRequests, bucketJobs, bucketActive, bucketLatest, bucketOutbox, bucketPacks, bucketFinished,
 		bucketEnded, bucketContent, bucketRecent, bucketBases, bucketLeftovers,
@@ -52,6 +54,7 @@ type Journal struct {
 	aside string
 
 	commits commits
+	told    atomic.Pointer[func(error)] // see WatchWrites
 }
 
 func (jr *Journal) init() error {
