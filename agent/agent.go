@@ -88,6 +88,7 @@ type Agent struct {
 	static    *auth.Static // nil without a file of tokens
 	seen      seen
 	watched   watched
+	asked     asked
 	volumes   volumeViews
 	words     map[string]bool // see tellsOfHost
 	wordsOnce sync.Once
@@ -166,7 +167,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	}
 	a.watcher = newWatcher(a.log, a.metrics)
 	a.watcher.inhibitor = newInhibitor(o.Inhibit, a.log)
-	a.journal.WatchWrites(a.watcher.journalled)
+	a.journal.WatchWrites(a.journalled)
 	a.manager = job.New(a.journal, job.Parts{
 		Instance: a.jobInstance, Leftovers: a.leftovers, RemoveLeftover: a.removeSnapshot,
 		Room: a.room, Marks: held, Backuper: a.vaults, Restorer: restores{a}, Signer: receipts{a}, Observer: a.watcher,

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"holdfast/agent/job"
@@ -133,13 +134,28 @@ func (w *watcher) settled(waiting map[string]bool) {
 }
 
 // journalled is told of each transaction of the journal.
-func (w *watcher) journalled(err error) {
+func (a *Agent) journalled(err error) {
+	w, by := a.watcher, "work"
+	if a.probing.Load() != 0 {
+		by = "probe"
+	}
 	if err != nil {
 		w.metrics.JournalFailed()
-		err = errors.Join(errJournal, err)
 	}
-	w.fault(troubleJournal, err)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f := w.faults[troubleJournal]
+	switch {
+	case err != nil:
+		w.faults[troubleJournal] = f.again(by, fmt.Errorf("%w: %w", errJournal, err))
+	case by == "work", f.doing == "probe", evidence.SinceBoot()-f.last > staleJournal:
+		delete(w.faults, troubleJournal)
+	}
 }
+
+// staleJournal is how long a failed write counts that a job made while the probe, which needs no room, succeeds: the job tries again
+// once a minute.
+const staleJournal = 3 * time.Minute
 
 var errJournal = errors.New("the journal can't be written")
 

@@ -140,6 +140,12 @@ func roughly(d time.Duration) string {
 	return d.Round(100 * time.Millisecond).String()
 }
 
+// faultJournalRoom is the fault of the journal's disk, which is shown as the journal's.
+const faultJournalRoom = "journal_room"
+
+// staleIAM is when the last question to IAM says nothing any more: nobody has asked since.
+const staleIAM = 15 * time.Minute
+
 // sightOfParts finds what is wrong with the agent's own parts.
 func (a *Agent) sightOfParts() (all []sighting) {
 	add := func(name string, err error) {
@@ -150,6 +156,14 @@ func (a *Agent) sightOfParts() (all []sighting) {
 	boot, w := evidence.SinceBoot(), a.watcher
 	w.mu.Lock()
 	for name, f := range w.faults {
+		switch name {
+		case faultJournalRoom:
+			name = troubleJournal
+		case troubleIAM:
+			if boot-f.last > staleIAM {
+				continue
+			}
+		}
 		all = append(all, sighting{name: name, age: boot - f.since, dated: true, err: f.err})
 	}
 	for instance, f := range w.lines {

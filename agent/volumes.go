@@ -35,6 +35,10 @@ type VolumeView struct {
 // LookAtVolumes tells of all volumes of a configuration how a backup would read them now, in the order of the configuration. It changes
 // nothing. A volume that does not answer in time is told of as such.
 func LookAtVolumes(ctx context.Context, cfg *config.Config) []VolumeView {
+	return lookAtVolumes(ctx, cfg, &asked{})
+}
+
+func lookAtVolumes(ctx context.Context, cfg *config.Config, once *asked) []VolumeView {
 	var views []VolumeView
 	index := map[[2]string]int{}
 	for i := range cfg.Instances {
@@ -50,7 +54,7 @@ func LookAtVolumes(ctx context.Context, cfg *config.Config) []VolumeView {
 		for _, v := range in.Volumes {
 			view := &views[index[[2]string{in.ID, v.Name}]]
 			group.Go(func() error {
-				found, err := patiently(ctx, volumeTime, func(ctx context.Context) (VolumeView, error) { return lookAtVolume(ctx, in, v) })
+				found, err := askOnce(ctx, once, in.ID+" "+v.Name, volumeTime, func(ctx context.Context) (VolumeView, error) { return lookAtVolume(ctx, in, v) })
 				if err != nil {
 					found.Means = err.Error()
 				}
@@ -124,7 +128,7 @@ func (a *Agent) watchVolumes(ctx context.Context) {
 	tick := time.NewTicker(volumesEvery)
 	defer tick.Stop()
 	for {
-		found := LookAtVolumes(ctx, a.cfg)
+		found := lookAtVolumes(ctx, a.cfg, &a.asked)
 		if ctx.Err() != nil {
 			return
 		}

@@ -23,8 +23,8 @@ const (
 	probeEvery = 10 * time.Second
 	// probePatience is how long one write to the journal may take: a disk that is busy takes seconds.
 	probePatience = 30 * time.Second
-	// watchEvery is how often disks are looked at.
-	watchEvery = 15 * time.Second
+	// watchEvery is how often disks are looked at: some reads of what is in memory mostly.
+	watchEvery = 5 * time.Second
 	// statTime bounds the look at the volumes of one instance.
 	statTime = 10 * time.Second
 )
@@ -37,12 +37,60 @@ func (a *Agent) probe(ctx context.Context) {
 		a.probing.Store(int64(evidence.SinceBoot()))
 		_ = a.journal.Probe(time.Now()) // journalled is told
 		a.probing.Store(0)
+		a.watcher.fault(faultJournalRoom, roomForJournal(a.cfg.StateDir))
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 	}
+}
+
+// journalRoom is what has to be free where the journal lies, bytes: the records of some thousand jobs.
+const journalRoom = 4 << 20
+
+// roomForJournal tells that the journal can't grow any more: small writes to it succeed for a while then.
+func roomForJournal(dir string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("%w: %w", errJournal, err)
+	}
+	if free := fs.Bavail * uint64(fs.Bsize); free < journalRoom {
+		return fmt.Errorf("%w for long: %d bytes are free on the disk of %s", errJournal, free, dir)
+	}
+	return nil
+}
+
+// asked are the questions to storage that were not answered yet. The zero value is ready; it is for any goroutine.
+type asked struct {
+	mu   sync.Mutex
+	open map[string]bool
+}
+
+var errStillAsked = errors.New("the storage has not answered the last time yet")
+
+// askOnce is patiently, but fails at once while the same question of an earlier call is not answered: storage that hangs costs one
+// goroutine then, and not one for each look.
+func askOnce[T any](ctx context.Context, a *asked, key string, limit time.Duration, do func(context.Context) (T, error)) (T, error) {
+	a.mu.Lock()
+	open := a.open[key]
+	if a.open == nil {
+		a.open = map[string]bool{}
+	}
+	a.open[key] = true
+	a.mu.Unlock()
+	if open {
+		var none T
+		return none, errStillAsked
+	}
+	return patiently(ctx, limit, func(ctx context.Context) (T, error) {
+		defer func() {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			delete(a.open, key)
+		}()
+		return do(ctx)
+	})
 }
 
 // watched is what was found on the disks at the last look. The zero value is ready; it is for any goroutine.
@@ -178,7 +226,7 @@ func (a *Agent) backupAge(ctx context.Context, in *instance) []sighting {
 		return []sighting{s}
 	}
 	// Since when an instance without any backup is here is not known, so it counts from when this agent saw it first.
-	_, err = patiently(ctx, statTime, func(context.Context) (struct{}, error) { return struct{}{}, in.restored() })
+	_, err = askOnce(ctx, &a.asked, "volumes of "+in.cfg.ID, statTime, func(context.Context) (struct{}, error) { return struct{}{}, in.restored() })
 	if err != nil {
 		return nil
 	}
@@ -188,7 +236,7 @@ func (a *Agent) backupAge(ctx context.Context, in *instance) []sighting {
 
 // roomFor finds that what is free where the volumes of an instance go is less than its last backup.
 func (a *Agent) roomFor(ctx context.Context, in *instance, bytes uint64) []sighting {
-	free, err := patiently(ctx, statTime, func(context.Context) (uint64, error) {
+	free, err := askOnce(ctx, &a.asked, "room for "+in.cfg.ID, statTime, func(context.Context) (uint64, error) {
 		places := map[unix.Fsid]uint64{}
 		for _, v := range in.cfg.Volumes {
 			var fs unix.Statfs_t

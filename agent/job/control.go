@@ -255,8 +255,8 @@ type eventData struct {
 	LossesAccepted int             `json:"losses_accepted,omitempty"` // places without their content, where the configuration accepts it
 	AlreadyReady   bool            `json:"already_ready,omitempty"`   // nothing had to be restored
 	FreezeSeconds  float64         `json:"freeze_seconds,omitempty"`
-	Reason         string          `json:"reason,omitempty"` // why a job failed, in plain words
-	Volumes        []volumeData    `json:"volumes,omitempty"`         // of a stored backup
+	Reason         string          `json:"reason,omitempty"`  // why a job failed, in plain words
+	Volumes        []volumeData    `json:"volumes,omitempty"` // of a stored backup
 	Receipt        json.RawMessage `json:"receipt,omitempty"`
 }
 

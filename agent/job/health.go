@@ -24,6 +24,9 @@ func (jr *Journal) transact(write func(tx *bbolt.Tx) error) error {
 	return err
 }
 
+// keyProbe is what Probe writes in bucketMeta.
+var keyProbe = []byte("probe")
+
 // Probe writes to the journal, to find out whether that is possible while no job has anything to write.
 func (jr *Journal) Probe(now time.Time) error {
 	return jr.update(func(tx *bbolt.Tx) error {

@@ -38,7 +38,6 @@ var (
 	bucketPacks     = []byte("packs")     // job id 0x00 pack id -> nothing
 	bucketFinished  = []byte("finished")  // big-endian unix nanoseconds, task id -> nothing
 	keyVersion      = []byte("version")
-	keyProbe        = []byte("probe") // see Journal.Probe
 	allBuckets      = [][]byte{
 		bucketMeta, bucketTasks, bucketRequests, bucketJobs, bucketActive, bucketLatest, bucketOutbox, bucketPacks, bucketFinished,
 		bucketEnded, bucketContent, bucketRecent, bucketBases, bucketLeftovers,
