@@ -458,9 +458,7 @@ func (a *Agent) takesCommands() error {
 	if !a.serving.Load() || a.manager.Draining() {
 		return errNotReady
 	}
-	a.watcher.mu.Lock()
-	defer a.watcher.mu.Unlock()
-	return a.watcher.faults[troubleJournal].err // no command can be accepted, and no job advances
+	return a.journalTrouble() // without the journal no command can be accepted, and no job advances
 }
 
 // outbox is the manager's outbox as agent/report wants it.

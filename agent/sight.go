@@ -103,6 +103,8 @@ func (a *Agent) sightOfJob(j *job.Job, now *metrics.Sight) (all []sighting) {
 		add(name, boot-f.since, fmt.Errorf("%s: %w", f.doing, f.err))
 	} else if name == troubleUnconfigured {
 		add(name, entered, fmt.Errorf("its job is %s", j.State))
+	} else if quick[j.State] {
+		add(troubleHangs, entered, fmt.Errorf("its job is %s, and that does not end", j.State))
 	}
 	if j.State == job.Held {
 		add(troubleHeld, entered, errors.New(j.Cause))
@@ -113,6 +115,12 @@ func (a *Agent) sightOfJob(j *job.Job, now *metrics.Sight) (all []sighting) {
 		add(troubleFrozen, held, fmt.Errorf("its job is %s since %s", j.State, roughly(entered)))
 	}
 	return all
+}
+
+// quick are the states that take seconds, or minutes on a slow host, unless an act does not come back.
+var quick = map[job.State]bool{
+	job.Freezing: true, job.Frozen: true, job.Snapshotting: true, job.Snapshotted: true, job.Stored: true, job.Releasing: true, job.Released: true,
+	job.Resuming: true, job.Ending: true, job.Suspending: true, job.Failing: true, job.Placing: true, job.Restored: true, job.Starting: true,
 }
 
 // actTrouble names what it is when an act of the job fails in its present state.
@@ -146,6 +154,9 @@ const faultJournalRoom = "journal_room"
 // staleIAM is when the last question to IAM says nothing any more: nobody has asked since.
 const staleIAM = 15 * time.Minute
 
+// staleRefused is for how long an event that was refused is shown: nothing tells that somebody has dealt with it.
+const staleRefused = 24 * time.Hour
+
 // sightOfParts finds what is wrong with the agent's own parts.
 func (a *Agent) sightOfParts() (all []sighting) {
 	add := func(name string, err error) {
@@ -170,15 +181,14 @@ func (a *Agent) sightOfParts() (all []sighting) {
 		all = append(all, sighting{name: troubleReports, instance: instance, age: boot - f.since, dated: true, err: f.err})
 	}
 	for id, f := range w.refused {
+		if boot-f.since > staleRefused {
+			delete(w.refused, id)
+			continue
+		}
 		all = append(all, sighting{name: troubleEvents, instance: f.doing, what: id, age: boot - f.since, dated: true, err: f.err})
 	}
 	w.mu.Unlock()
-	if began := a.probing.Load(); began != 0 && boot-time.Duration(began) > probePatience {
-		add(troubleJournal, fmt.Errorf("%w: a write to it does not end", errJournal))
-	}
-	if err := a.stuck(); err != nil {
-		add(troubleJournal, err)
-	}
+	add(troubleJournal, a.journalHangs())
 	if !a.serving.Load() && !a.stopping.Load() {
 		add(troubleRecovery, errors.New("the jobs of the last life are not all looked at yet"))
 	}

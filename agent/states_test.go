@@ -113,7 +113,7 @@ var troubled = []struct {
 	},
 	{
 		name:   "turns",
-		states: []string{"hold_turns_taken", "queue_full"},
+		states: []string{"hold_turns_taken", "queue_full", "job_hangs"},
 		before: func(_ *testing.T, h *host) {
 			h.cfg = strings.Replace(h.cfg, "limits: {", "limits: {held: 1, jobs: 2, queue: 1, ", 1) + "hold: frozen\n"
 			h.write("hang-freeze-phone-1", "", 0o600)

@@ -8,6 +8,7 @@ const (
 	troubleUndo         = "undo_fails"
 	troubleRelease      = "release_fails"
 	troubleAct          = "act_fails"
+	troubleHangs        = "job_hangs"
 	troubleUnconfigured = "instance_not_configured"
 	troubleFrozen       = "instance_frozen"
 	troubleTurns        = "hold_turns_taken"
@@ -58,6 +59,9 @@ var troubleKinds = []troubleKind{
 	{name: troubleAct, means: "An act of a job fails, and the job waits for it: the runtime does not answer, the receipt can't be signed. The instance may stand still. " +
 		"The agent tries again every minute.",
 		hint: "see the reason; `holdfast cancel TASK` undoes a job whose backup is not stored, `holdfast resume INSTANCE` lets a held instance run"},
+	{name: troubleHangs, means: "A job is in a state that takes seconds for long, and nothing has failed: an act does not come back, as of a volume or runtime that hangs. " +
+		"The instance may stand still.",
+		hint: "look at the runtime and the volumes of the instance (a network file system whose server is away, a suspended device)", after: 15 * time.Minute},
 	{name: troubleHeld, means: "The control plane refused the report of a backup. The instance stays frozen, and nothing is tried again.",
 		hint: "`holdfast release INSTANCE` sends the report again, `holdfast resume INSTANCE` lets the instance run; the backup stays"},
 	{name: troubleFrozen, means: "An instance stands still for long. Either its job still works, or the control plane has not acknowledged the report, or has not asked for a release.",

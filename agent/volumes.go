@@ -19,6 +19,8 @@ import (
 const (
 	// volumeTime bounds the look at one volume: LVM's own programs take seconds.
 	volumeTime = 20 * time.Second
+	// volumesAtOnce bounds the volumes that are looked at together: some looks start programs.
+	volumesAtOnce = 4
 	// volumesEvery is how often the volumes are looked at: what they lie on changes when somebody mounts something.
 	volumesEvery = 10 * time.Minute
 )
@@ -48,7 +50,7 @@ func lookAtVolumes(ctx context.Context, cfg *config.Config, once *asked) []Volum
 		}
 	}
 	group, ctx := contain.WithContext(ctx)
-	group.SetLimit(lookers)
+	group.SetLimit(volumesAtOnce)
 	for i := range cfg.Instances {
 		in := &cfg.Instances[i]
 		for _, v := range in.Volumes {

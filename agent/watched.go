@@ -46,6 +46,24 @@ func (a *Agent) probe(ctx context.Context) {
 	}
 }
 
+// journalHangs tells that a write to the journal, or beside it, does not end; nil while all do.
+func (a *Agent) journalHangs() error {
+	if began := a.probing.Load(); began != 0 && evidence.SinceBoot()-time.Duration(began) > probePatience {
+		return fmt.Errorf("%w: a write to it does not end", errJournal)
+	}
+	return a.stuck()
+}
+
+// journalTrouble tells why the journal can't be written now; nil while it can.
+func (a *Agent) journalTrouble() error {
+	if err := a.journalHangs(); err != nil {
+		return err
+	}
+	a.watcher.mu.Lock()
+	defer a.watcher.mu.Unlock()
+	return a.watcher.faults[troubleJournal].err
+}
+
 // journalRoom is what has to be free where the journal lies, bytes: the records of some thousand jobs.
 const journalRoom = 4 << 20
 
@@ -121,13 +139,7 @@ func (a *Agent) watchDisks(ctx context.Context) {
 		a.watched.mu.Lock()
 		a.watched.found = found
 		a.watched.mu.Unlock()
-		waiting := map[string]bool{}
-		if heads, err := a.journal.Heads(); err == nil {
-			for _, e := range heads {
-				waiting[e.Instance] = true
-			}
-			a.watcher.settled(waiting)
-		}
+		a.settleLines()
 		if _, _, err := a.sighted(); err != nil { // dates what is seen, also while nobody asks
 			a.log.Warn("the journal can't be read", keyError, err.Error())
 		}
@@ -137,6 +149,25 @@ func (a *Agent) watchDisks(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// settleLines forgets the failures of reports of instances of which no report waits any more.
+func (a *Agent) settleLines() {
+	a.watcher.mu.Lock()
+	none := len(a.watcher.lines) == 0
+	a.watcher.mu.Unlock()
+	if none {
+		return
+	}
+	heads, err := a.journal.Heads()
+	if err != nil {
+		return
+	}
+	waiting := map[string]bool{}
+	for _, e := range heads {
+		waiting[e.Instance] = true
+	}
+	a.watcher.settled(waiting)
 }
 
 // filesAside finds the files that were damaged and set aside: they stay until somebody has looked at them.
