@@ -344,7 +344,7 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 			continue
 		}
 		group.Go(func() error {
-			info, err := s.instanceInfo(ctx, in)
+			info, err := s.instanceInfo(ctx, c, in)
 			mu.Lock()
 			defer mu.Unlock()
 			list = append(list, info)
@@ -358,10 +358,10 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 	return list, nil
 }
 
-func (s *service) instanceInfo(ctx context.Context, in *instance) (api.InstanceInfo, error) {
+func (s *service) instanceInfo(ctx context.Context, c api.Caller, in *instance) (api.InstanceInfo, error) {
 	info := api.InstanceInfo{
 		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Runtime: in.runtime.Kind(), Release: in.cfg.Release, State: string(job.IsUnknown),
-		Volumes: s.a.volumesOf(in.cfg),
+		Volumes: s.a.volumesOf(c, in.cfg),
 	}
 	look, cancel := context.WithTimeout(ctx, stateTime)
 	defer cancel()

@@ -159,11 +159,14 @@ func (a *Agent) watchVolumes(ctx context.Context) {
 	}
 }
 
-// volumesOf tells callers of the volumes of an instance.
-func (a *Agent) volumesOf(in *config.Instance) []api.Volume {
+// volumesOf tells a caller of the volumes of an instance.
+func (a *Agent) volumesOf(c api.Caller, in *config.Instance) []api.Volume {
 	list := make([]api.Volume, len(in.Volumes))
 	for i, v := range in.Volumes {
 		view := a.volumes.of(in.ID, v.Name)
+		if !c.SeesAll() {
+			view.Means = a.forTenant(view.Means)
+		}
 		list[i] = api.Volume{Name: v.Name, Path: v.Path, Snapshot: v.Snapshot, Provider: view.Provider, Means: view.Means}
 	}
 	return list

@@ -99,7 +99,7 @@ func TestTenantsReadNothingOfTheHost(t *testing.T) {
 			t.Errorf("the operator does not read %q: nothing was looked at", secret)
 		}
 	}
-	if !strings.Contains(told["acme"], "the operator of the host can see the rest") {
+	if !strings.Contains(told["acme"], "the operator of the host can see the rest)") {
 		t.Errorf("the tenant reads %s", told["acme"])
 	}
 }

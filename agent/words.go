@@ -13,12 +13,15 @@ import (
 	"holdfast/agent/job"
 )
 
-// The reason of a failure is written for operators: it has URLs, paths, hosts, keys and commands to type. A tenant gets the part of it
-// that says nothing of how the host is built, up to the first that might. What is not known to be harmless is left out, so that no new
-// message has to be thought of here.
+// The reason of a failure is written for operators: it has URLs, paths, hosts, keys and commands to type. A tenant gets those parts
+// of it, between colons, that say nothing of how the host is built. What is not known to be harmless is left out, so that no new message has
+// to be thought of here.
 
-// cutWords stands for what a tenant does not get to read.
-const cutWords = "the operator of the host can see the rest"
+// cutWords ends a reason of which a tenant does not get to read all; leftOut stands for each part of it that is left out.
+const (
+	cutWords = " (the operator of the host can see the rest)"
+	leftOut  = "…"
+)
 
 // harmless is a part of a reason, between two colons, that consists of plain words, numbers and the names of volumes.
 var harmless = regexp.MustCompile(`^[\pL\pN ,;'’%()"+-]*$`)
@@ -26,20 +29,23 @@ var harmless = regexp.MustCompile(`^[\pL\pN ,;'’%()"+-]*$`)
 // code is a word that may be an id, a key, an address or a port: a long one with digits, or a number by itself.
 var code = regexp.MustCompile(`[0-9a-fA-F]{8,}|^[0-9]+$|(\pL[\pL\pN]*\pN|\pN[\pL\pN]*\pL)[\pL\pN]{6,}`)
 
-// forTenant is the part of a reason that a tenant may read.
+// forTenant has the parts of a reason that a tenant may read.
 func (a *Agent) forTenant(reason string) string {
-	parts := strings.Split(reason, ": ")
-	kept := 0
-	for ; kept < len(parts); kept++ {
-		part := strings.TrimRight(parts[kept], ".")
-		if !harmless.MatchString(part) || code.MatchString(part) || a.tellsOfHost(part) {
-			break
+	var kept []string
+	cut := false
+	for part := range strings.SplitSeq(reason, ": ") {
+		if text := strings.TrimRight(part, "."); harmless.MatchString(text) && !code.MatchString(text) && !a.tellsOfHost(text) {
+			kept = append(kept, part)
+			continue
+		}
+		if cut = true; len(kept) == 0 || kept[len(kept)-1] != leftOut {
+			kept = append(kept, leftOut)
 		}
 	}
-	if kept == len(parts) {
+	if !cut {
 		return reason
 	}
-	return strings.Join(append(parts[:kept], cutWords), ": ")
+	return strings.Join(kept, ": ") + cutWords
 }
 
 // tellsOfHost tells whether the text has a word that names a part of this host or of its store.
