@@ -72,6 +72,7 @@ type Agent struct {
 	limiter   *obs.Limiter
 	throttle  *throttle
 	vaults    *vaults
+	health    *storeHealth
 	engine    *backup.Host
 	journal   *job.Journal
 	manager   *job.Manager
@@ -81,6 +82,8 @@ type Agent struct {
 	client    *http.Client
 	deliverer *report.Deliverer
 	instances map[string]*instance
+	recalled  recalled
+	patience  patience
 	auth      api.Authenticator
 	listeners listeners
 	audit     *auditor
@@ -88,7 +91,6 @@ type Agent struct {
 	static    *auth.Static // nil without a file of tokens
 	seen      seen
 	watched   watched
-	asked     asked
 	volumes   volumeViews
 	words     map[string]bool // see tellsOfHost
 	wordsOnce sync.Once
@@ -104,7 +106,7 @@ type Agent struct {
 // touches no instance. It contacts no object store: one that is away shows in the jobs. Close
 // undoes it; Run does so by itself.
 func Open(ctx context.Context, o Options) (_ *Agent, err error) {
-	a := &Agent{cfg: o.Config, log: o.Log, version: o.Version, ready: o.Ready, started: time.Now(), instances: map[string]*instance{}}
+	a := &Agent{cfg: o.Config, log: o.Log, version: o.Version, ready: o.Ready, started: time.Now(), instances: map[string]*instance{}, health: &storeHealth{}}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -161,6 +163,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		opened(in.runtime.Close)
 		a.instances[in.cfg.ID] = in
 	}
+	opened(a.recalled.close)
 	bootID, err := readBootID()
 	if err != nil {
 		return nil, err
@@ -170,7 +173,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	a.journal.WatchWrites(a.journalled)
 	a.manager = job.New(a.journal, job.Parts{
 		Instance: a.jobInstance, Leftovers: a.leftovers, RemoveLeftover: a.removeSnapshot,
-		Room: a.room, Marks: held, Backuper: a.vaults, Restorer: restores{a}, Signer: receipts{a}, Observer: a.watcher,
+		Recall: a.recall, Store: a.health, Room: a.room, Marks: held, Backuper: a.vaults, Restorer: restores{a}, Signer: receipts{a}, Observer: a.watcher,
 	}, job.Options{
 		Jobs: cfg.Limits.Jobs, Queue: cfg.Limits.Queue, Held: cfg.Limits.Held,
 		Precopy: job.Precopy{
@@ -178,7 +181,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		},
 		Bases:          job.Bases{Keep: cfg.Base.Keep, MaxAge: cfg.Base.MaxAge, MinFree: float64(cfg.Base.MinFree) / 100},
 		FrozenDeadline: cfg.Limits.FrozenDeadline, StartRestored: cfg.Prepare.Start,
-		JobDeadline: cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout,
+		JobDeadline: cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout, StorePatience: cfg.Limits.StorePatience,
 		Now: time.Now, Rand: rand.Reader, BootID: bootID,
 	})
 	a.metrics.Leftovers(func() int {
@@ -257,7 +260,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	a.engine.Brake = pressure.NewBrake(pressure.Limits{CPU: float64(brake.CPU) / 100, IO: float64(brake.IO) / 100, Memory: float64(brake.Memory) / 100})
 	a.vaults = &vaults{a: a, identity: identity, nameKey: bytes.TrimSpace(nameKey), open: map[string]*openVault{}, jobs: map[string]*backup.Job{}}
 	opened(a.vaults.close)
-	return nil
+	return a.openProbe(ctx, opened)
 }
 
 func (a *Agent) storeRequest(e obs.Event) {
@@ -278,6 +281,7 @@ func (a *Agent) storeRequest(e obs.Event) {
 	}
 	a.metrics.StoreRequest(e.Op, e.Bytes, e.Duration, result, e.Retry > 0)
 	a.watcher.stored(e.Err)
+	a.health.request(e)
 }
 
 func (a *Agent) openReports(opened func(func() error)) error {
@@ -335,6 +339,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return err
 	}
 	a.watcher.begin(active)
+	a.warnOfStrays(active)
 	for _, j := range active {
 		a.log.Info("job resumes", keyInstance, j.Instance, keyJob, j.ID, keyState, string(j.State))
 	}

@@ -68,5 +68,10 @@ func (a *Agent) room(ctx context.Context, b job.Base) (free, total int64, err er
 	if err != nil {
 		return 0, 0, err
 	}
-	return provider.Room(ctx, r)
+	type room struct{ free, total int64 }
+	got, err := ask(ctx, &a.patience, r.Volume, "looking at the space of "+b.Ref.Provider, askTime, func(ctx context.Context) (room, error) {
+		free, total, err := provider.Room(ctx, r)
+		return room{free, total}, err
+	})
+	return got.free, got.total, err
 }

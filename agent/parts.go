@@ -6,14 +6,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/agent/report"
 	"holdfast/agent/runtime"
+	"holdfast/internal/contain"
 	"holdfast/internal/evidence"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
@@ -43,25 +46,19 @@ func newInstance(cfg *config.Instance, host string) (*instance, error) {
 	return &instance{cfg: cfg, host: host, runtime: driver}, nil
 }
 
-// restored tells whether every volume is on this host; else why not.
-func (in *instance) restored() error {
-	for _, v := range in.cfg.Volumes {
-		if _, err := snapshot.KindOf(v.Path); err != nil {
-			return fmt.Errorf("%s: %w", v.Name, err)
-		}
-	}
-	return nil
-}
-
 func (a *Agent) jobInstance(id string) (job.Instance, error) {
 	in := a.instances[id]
 	if in == nil {
 		return job.Instance{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
 	}
+	return a.partsOf(in), nil
+}
+
+func (a *Agent) partsOf(in *instance) job.Instance {
 	return job.Instance{
-		ID: id, Tenant: in.cfg.Tenant, Policy: job.Policy(in.cfg.Release), Mode: job.Mode(in.cfg.Hold), Holds: in.runtime.Holds(),
-		Runtime: driver{in.runtime}, Snapshots: snapshots{a, in},
-	}, nil
+		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Policy: job.Policy(in.cfg.Release), Mode: job.Mode(in.cfg.Hold), Holds: in.runtime.Holds(),
+		Runtime: driver{in.runtime}, Snapshots: snapshots{a, in}, Keep: in.keep(),
+	}
 }
 
 // driver is a runtime.Instance as agent/job wants it.
@@ -105,24 +102,30 @@ func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
 func (s snapshots) Plan(ctx context.Context, jobID string) ([]job.Snapshot, error) {
 	planned := make([]job.Snapshot, 0, len(s.in.cfg.Volumes))
 	for _, v := range s.in.cfg.Volumes {
-		r, err := s.request(jobID, v.Name)
-		if err != nil {
-			return nil, err
-		}
-		provider, reason, err := snapshot.Detect(ctx, r, v.Snapshot)
-		if err != nil {
-			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
-		}
-		if provider.InPlace() && v.Snapshot == config.SnapshotAuto {
-			s.a.log.Info("a volume is read in place, and its instance is held meanwhile", keyInstance, s.in.cfg.ID, keyJob, jobID, "volume", v.Name, keyReason, reason)
-		}
-		snap, err := s.plan(ctx, provider, r)
+		snap, err := act(ctx, &s.a.patience, v.Path, "planning the snapshot", planTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
+			return s.planOne(ctx, jobID, v)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
 		planned = append(planned, snap)
 	}
 	return planned, nil
+}
+
+func (s snapshots) planOne(ctx context.Context, jobID string, v config.Volume) (job.Snapshot, error) {
+	r, err := s.request(jobID, v.Name)
+	if err != nil {
+		return job.Snapshot{}, err
+	}
+	provider, reason, err := snapshot.Detect(ctx, r, v.Snapshot)
+	if err != nil {
+		return job.Snapshot{}, err
+	}
+	if provider.InPlace() && v.Snapshot == config.SnapshotAuto {
+		s.a.log.Info("a volume is read in place, and its instance is held meanwhile", keyInstance, s.in.cfg.ID, keyJob, jobID, "volume", v.Name, keyReason, reason)
+	}
+	return s.plan(ctx, provider, r)
 }
 
 // plan names the snapshot that a provider will make.
@@ -148,7 +151,9 @@ func (s snapshots) plan(ctx context.Context, provider snapshot.Provider, r snaps
 func (s snapshots) PlanRestored(ctx context.Context, jobID string, places []job.Place) (planned []job.Snapshot, err error) {
 	var errs []error
 	for _, p := range places {
-		snap, err := s.planRestored(ctx, jobID, p)
+		snap, err := act(ctx, &s.a.patience, p.Target, "planning the base snapshot", planTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
+			return s.planRestored(ctx, jobID, p)
+		})
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("volume %q: %w", p.Volume, err))
@@ -187,7 +192,18 @@ func (s snapshots) planRestored(ctx context.Context, jobID string, p job.Place) 
 	return job.Snapshot{Name: v.Name, Ref: job.Ref(ref), Live: !provider.InPlace(), Comparable: true, At: p.Stage}, nil
 }
 
+// Create gives a snapshot up that is not made in time. It is removed should it be made later.
 func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapshot) (job.Snapshot, error) {
+	return act(ctx, &s.a.patience, planned.Ref.Volume, "making the snapshot", snapshotTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
+		made, err := s.create(ctx, jobID, planned)
+		if err == nil && ctx.Err() != nil {
+			err = errors.Join(context.Cause(ctx), s.a.removeSnapshotNow(context.WithoutCancel(ctx), planned.Ref))
+		}
+		return made, err
+	})
+}
+
+func (s snapshots) create(ctx context.Context, jobID string, planned job.Snapshot) (job.Snapshot, error) {
 	r, err := s.request(jobID, planned.Name)
 	if err != nil {
 		return job.Snapshot{}, err
@@ -229,22 +245,26 @@ func (s snapshots) Instead(ctx context.Context, jobID string, failed job.Snapsho
 	if err != nil || v.Snapshot != config.SnapshotAuto || errors.Is(why, errUnflushed) || failed.At != "" {
 		return planned, "", false
 	}
-	r, err := s.request(jobID, v.Name)
+	planned, err = act(ctx, &s.a.patience, v.Path, "planning another snapshot", planTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
+		r, err := s.request(jobID, v.Name)
+		if err != nil {
+			return job.Snapshot{}, err
+		}
+		provider, _, err := snapshot.Next(ctx, r, failed.Ref.Provider)
+		if err != nil {
+			return job.Snapshot{}, err
+		}
+		kind, err := snapshot.KindOf(v.Path)
+		if err != nil {
+			return job.Snapshot{}, err
+		}
+		means = fmt.Sprintf("%s takes its place, and the instance is held %s", provider.Name(), provider.Costs(kind).Hold)
+		return s.plan(ctx, provider, r)
+	})
 	if err != nil {
-		return planned, "", false
+		return job.Snapshot{}, "", false
 	}
-	provider, _, err := snapshot.Next(ctx, r, failed.Ref.Provider)
-	if err != nil {
-		return planned, "", false
-	}
-	if planned, err = s.plan(ctx, provider, r); err != nil {
-		return planned, "", false
-	}
-	kind, err := snapshot.KindOf(v.Path)
-	if err != nil {
-		return planned, "", false
-	}
-	return planned, fmt.Sprintf("%s takes its place, and the instance is held %s", provider.Name(), provider.Costs(kind).Hold), true
+	return planned, means, true
 }
 
 // errUnflushed says that a view may lack what was written to something that is mounted on the volume: so may any other.
@@ -273,14 +293,24 @@ func (s snapshots) Stands(ctx context.Context, snap job.Snapshot) (bool, error) 
 	if err != nil {
 		return false, err
 	}
-	return provider.Stands(ctx, snapshot.Ref(snap.Ref))
+	return ask(ctx, &s.a.patience, snap.Ref.Volume, "looking for the snapshot "+snap.Ref.Path, lookTime, func(ctx context.Context) (bool, error) {
+		return provider.Stands(ctx, snapshot.Ref(snap.Ref))
+	})
 }
 
 func (s snapshots) Remove(ctx context.Context, ref job.Ref) error {
 	return s.a.removeSnapshot(ctx, ref)
 }
 
+// removeSnapshot waits for the removal for as long as removeTime, and not beyond the end of ctx; it goes on after that.
 func (a *Agent) removeSnapshot(ctx context.Context, ref job.Ref) error {
+	_, err := ask(ctx, &a.patience, cmp.Or(ref.Volume, ref.Path), "removing the snapshot "+ref.Path, removeTime, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, a.removeSnapshotNow(ctx, ref)
+	})
+	return err
+}
+
+func (a *Agent) removeSnapshotNow(ctx context.Context, ref job.Ref) error {
 	provider, err := snapshot.ByName(ref.Provider)
 	if err != nil {
 		return err
@@ -291,27 +321,45 @@ func (a *Agent) removeSnapshot(ctx context.Context, ref job.Ref) error {
 	return provider.Remove(ctx, snapshot.Ref(ref))
 }
 
-// leftovers lists the snapshots of this host beside all configured volumes. Where one can't be looked
-// at, the others are listed all the same.
+// leftovers lists the snapshots of this host beside all configured volumes. Where one can't be looked at, the others are listed all the same. All
+// volumes are looked at together: those that do not answer keep nobody waiting for longer than one.
 func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
+	var mu sync.Mutex
 	var refs []job.Ref
 	var errs []error
 	seen := map[string]bool{}
+	group, ctx := contain.WithContext(ctx)
 	for _, in := range a.instances {
 		for _, v := range in.cfg.Volumes {
-			found, err := leftoversOf(ctx, snapshot.Request{Volume: v.Path, Host: in.host, Name: v.Name, Dir: v.SnapshotDir})
-			if err != nil {
-				errs = append(errs, fmt.Errorf("volume %q of %q: %w", v.Name, in.cfg.ID, err))
-			}
-			for _, ref := range found {
-				if !seen[ref.Path] {
-					seen[ref.Path] = true
-					refs = append(refs, job.Ref(ref))
+			group.Go(func() error {
+				found, err := a.leftoversOf(ctx, snapshot.Request{Volume: v.Path, Host: in.host, Name: v.Name, Dir: v.SnapshotDir})
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					errs = append(errs, fmt.Errorf("volume %q of %q: %w", v.Name, in.cfg.ID, err))
 				}
-			}
+				for _, ref := range found {
+					if !seen[ref.Path] {
+						seen[ref.Path] = true
+						refs = append(refs, job.Ref(ref))
+					}
+				}
+				return nil
+			})
 		}
 	}
+	errs = append(errs, group.Wait())
 	return refs, errors.Join(errs...)
+}
+
+// leftoversOf lists the snapshots of this host in the place that the request names; none for a volume that is not there.
+func (a *Agent) leftoversOf(ctx context.Context, r snapshot.Request) ([]snapshot.Ref, error) {
+	return ask(ctx, &a.patience, r.Volume, "looking for leftover snapshots", leftoverTime, func(ctx context.Context) ([]snapshot.Ref, error) {
+		if _, err := os.Stat(r.Volume); errors.Is(err, os.ErrNotExist) {
+			return nil, nil // not restored to this host
+		}
+		return snapshot.Leftovers(ctx, r)
+	})
 }
 
 // receipts signs what this host states about a backup.

@@ -5,13 +5,14 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
+	"holdfast/internal/contain"
 )
 
 // Prepare checks as Backup does, but for the storage, which is what it brings.
-func (s *service) Prepare(_ context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.PrepareAnswer, error) {
+func (s *service) Prepare(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.PrepareAnswer, error) {
 	r := job.Request{Kind: job.KindRestore, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
 	accepted, err := s.accept(r, func() error {
-		if err := s.check(c, ids, false); err != nil || !s.a.cfg.Prepare.Refuse {
+		if err := s.check(ctx, c, ids, false); err != nil || !s.a.cfg.Prepare.Refuse {
 			return err
 		}
 		return api.RefuseInstances(api.CodeNoPermission, ids, "this host is configured to refuse restores")
@@ -38,7 +39,7 @@ func (s *service) Prepare(_ context.Context, c api.Caller, requestID string, dig
 }
 
 // PrepareProgress implements api.Service.
-func (s *service) PrepareProgress(_ context.Context, c api.Caller, id string) (api.PrepareProgress, error) {
+func (s *service) PrepareProgress(ctx context.Context, c api.Caller, id string) (api.PrepareProgress, error) {
 	in, err := s.visible(c, id)
 	if err != nil {
 		return api.PrepareProgress{}, err
@@ -58,7 +59,7 @@ func (s *service) PrepareProgress(_ context.Context, c api.Caller, id string) (a
 	case j.IsRestore() && j.State == job.Failed:
 		return api.PrepareProgress{Status: api.ProgressFailed}, nil
 	}
-	here, err := in.loaded(j)
+	here, err := s.a.loaded(ctx, in, j)
 	if err != nil {
 		return api.PrepareProgress{}, err
 	}
@@ -69,10 +70,15 @@ func (s *service) PrepareProgress(_ context.Context, c api.Caller, id string) (a
 }
 
 // Status implements api.Service.
-func (s *service) Status(_ context.Context, c api.Caller, ids []string) ([]api.InstanceStatus, error) {
+func (s *service) Status(ctx context.Context, c api.Caller, ids []string) ([]api.InstanceStatus, error) {
 	var unknown []string
-	for _, id := range ids {
-		if in := s.a.instances[id]; in == nil || !c.Sees(in.cfg.Tenant) {
+	found := make([]*instance, len(ids))
+	for i, id := range ids {
+		in, tenant, err := s.a.found(id)
+		if err != nil {
+			return nil, err
+		}
+		if found[i] = in; in == nil || !c.Sees(tenant) {
 			unknown = append(unknown, id)
 		}
 	}
@@ -80,17 +86,20 @@ func (s *service) Status(_ context.Context, c api.Caller, ids []string) ([]api.I
 		return nil, noInstance(c, unknown...)
 	}
 	list := make([]api.InstanceStatus, len(ids))
+	group, ctx := contain.WithContext(ctx)
+	group.SetLimit(lookers)
 	for i, id := range ids {
-		status, err := s.instanceStatus(s.a.instances[id])
-		if err != nil {
-			return nil, err
-		}
-		list[i] = api.InstanceStatus{InstanceID: id, Status: status}
+		group.Go(func() error {
+			status, err := s.instanceStatus(ctx, found[i])
+			list[i] = api.InstanceStatus{InstanceID: id, Status: status}
+			return err
+		})
 	}
-	return list, nil
+	return list, group.Wait()
 }
 
-func (s *service) instanceStatus(in *instance) (int, error) {
+// instanceStatus is "abnormal" for an instance whose storage does not answer, as it would be after a backup: others are told of all the same.
+func (s *service) instanceStatus(ctx context.Context, in *instance) (int, error) {
 	j, err := s.lastJob(in.cfg.ID)
 	if err != nil {
 		return 0, err
@@ -107,7 +116,12 @@ func (s *service) instanceStatus(in *instance) (int, error) {
 	default:
 		return api.InstanceBackup, nil
 	}
-	if here, err := in.loaded(j); !here || err != nil {
+	here, err := s.a.loaded(ctx, in, j)
+	switch {
+	case noAnswer(err):
+		s.a.log.Debug("the storage of an instance does not answer", keyInstance, in.cfg.ID, keyError, err.Error())
+		return api.InstanceBackupAbnormal, nil
+	case !here || err != nil:
 		return api.InstanceIdle, err
 	}
 	return api.InstanceLoaded, nil
@@ -124,15 +138,19 @@ func (s *service) lastJob(id string) (*job.Job, error) {
 
 // loaded tells whether the data of an instance whose last job is over belongs to this host now: it is here, and
 // was not released.
-func (in *instance) loaded(last *job.Job) (bool, error) {
+func (a *Agent) loaded(ctx context.Context, in *instance, last *job.Job) (bool, error) {
 	if last != nil && last.State == job.Done {
 		if last.IsRestore() {
-			return in.restored() == nil, nil // also where the backup had empty volumes
+			err := a.restored(ctx, in)
+			if noAnswer(err) {
+				return false, err
+			}
+			return err == nil, nil // also where the backup had empty volumes
 		}
 		if !last.Entered[job.Released].IsZero() {
 			return false, nil
 		}
 	}
-	p, err := in.presence()
+	p, err := a.presence(ctx, in, askTime)
 	return p.All, err
 }

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"holdfast/agent/job"
 	"holdfast/internal/restore"
+	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -18,19 +21,19 @@ const maxShownWarnings = 10
 // restores brings back the volumes of this host's instances. It is the job.Restorer.
 type restores struct{ a *Agent }
 
-func (r restores) Look(_ context.Context, id string) (job.Presence, error) {
+func (r restores) Look(ctx context.Context, id string) (job.Presence, error) {
 	in := r.a.instances[id]
 	if in == nil {
 		return job.Presence{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
 	}
-	return in.presence()
+	return r.a.presence(ctx, in, lookTime)
 }
 
 // presence tells what of the instance's volumes is on this host.
-func (in *instance) presence() (job.Presence, error) {
+func (a *Agent) presence(ctx context.Context, in *instance, limit time.Duration) (job.Presence, error) {
 	p := job.Presence{All: true}
 	for _, v := range in.cfg.Volumes {
-		holds, err := restore.Holds(v.Path)
+		holds, err := ask(ctx, &a.patience, v.Path, "looking at the content", limit, func(context.Context) (bool, error) { return restore.Holds(v.Path) })
 		if err != nil {
 			return job.Presence{}, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
@@ -69,14 +72,26 @@ func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, e
 // restored by hand only (holdfast restore --backup).
 var errRolledBack = errors.New("the store lacks a backup that it confirmed")
 
-func (r restores) Plan(_ context.Context, id, jobID string) ([]job.Place, error) {
+// restored tells whether every volume is on this host; else why not.
+func (a *Agent) restored(ctx context.Context, in *instance) error {
+	for _, v := range in.cfg.Volumes {
+		if _, err := ask(ctx, &a.patience, v.Path, "looking at the volume", askTime, func(context.Context) (snapshot.Kind, error) { return snapshot.KindOf(v.Path) }); err != nil {
+			return fmt.Errorf("%s: %w", v.Name, err)
+		}
+	}
+	return nil
+}
+
+func (r restores) Plan(ctx context.Context, id, jobID string) ([]job.Place, error) {
 	in := r.a.instances[id]
 	if in == nil {
 		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
 	}
 	var places []job.Place
 	for _, v := range in.cfg.Volumes {
-		p, err := restore.PlaceOf(v.Path, jobID, v.Name)
+		p, err := act(ctx, &r.a.patience, v.Path, "looking at the place", lookTime, engineTime, func(context.Context) (restore.Place, error) {
+			return restore.PlaceOf(v.Path, jobID, v.Name)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
@@ -87,6 +102,33 @@ func (r restores) Plan(_ context.Context, id, jobID string) ([]job.Place, error)
 
 // Restore brings back one volume after the other: each keeps the network busy by itself.
 func (r restores) Restore(ctx context.Context, q job.RestoreRequest) (*job.RestoreResult, []job.Place, error) {
+	type result struct {
+		sum    *job.RestoreResult
+		places []job.Place
+	}
+	progress := q.Progress
+	q.Progress = func(p job.Progress) {
+		if ctx.Err() == nil { // a restore that was given up tells nothing
+			progress(p)
+		}
+	}
+	got, err := act(ctx, &r.a.patience, volumesOf(q.Places), "restoring", forEver, engineTime, func(ctx context.Context) (result, error) {
+		sum, places, err := r.restore(ctx, q)
+		return result{sum, places}, err
+	})
+	return got.sum, got.places, err
+}
+
+// volumesOf names the volumes of a restore together.
+func volumesOf(places []job.Place) string {
+	var targets []string
+	for _, p := range places {
+		targets = append(targets, p.Target)
+	}
+	return strings.Join(targets, ", ")
+}
+
+func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.RestoreResult, []job.Place, error) {
 	opened, err := r.a.vaults.existing(ctx, q.Tenant)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open vault: %w", err)
@@ -157,7 +199,28 @@ func placeOf(p job.Place) restore.Place {
 	return restore.Place{Target: p.Target, Stage: p.Stage, Tree: p.Tree}
 }
 
-func (r restores) Placed(p job.Place) (bool, error) { return placeOf(p).Placed() }
-func (r restores) Put(p job.Place) error            { return placeOf(p).Put() }
-func (r restores) Back(p job.Place) error           { return placeOf(p).Back() }
-func (r restores) Discard(p job.Place) error        { return placeOf(p).Discard() }
+func (r restores) Placed(p job.Place) (bool, error) {
+	return ask(context.Background(), &r.a.patience, p.Target, "looking which tree is in place", lookTime, func(context.Context) (bool, error) { return placeOf(p).Placed() })
+}
+
+func (r restores) Put(p job.Place) error {
+	return r.move(p, "putting the restored tree into place", placeOf(p).Put)
+}
+
+func (r restores) Back(p job.Place) error {
+	return r.move(p, "bringing the tree back that was in place", placeOf(p).Back)
+}
+
+// move does what can be done twice. While a move hangs, no other one is made on the volume, so that a late one can't undo it.
+func (r restores) move(p job.Place, what string, do func() error) error {
+	_, err := act(context.Background(), &r.a.patience, p.Target, what, lookTime, 0, func(context.Context) (struct{}, error) { return struct{}{}, do() })
+	return err
+}
+
+// Discard waits for the removal for as long as removeTime; it goes on after that, and who asks again waits for it.
+func (r restores) Discard(p job.Place) error {
+	_, err := ask(context.Background(), &r.a.patience, p.Stage, "removing the tree", removeTime, func(context.Context) (struct{}, error) {
+		return struct{}{}, placeOf(p).Discard()
+	})
+	return err
+}

@@ -44,9 +44,9 @@ var _ api.Service = (*service)(nil)
 
 // Backup checks the whole batch before anything starts, in the order: is the command known, do the
 // instances exist, may the caller act on them, are they of one tenant, is their storage here, are they busy.
-func (s *service) Backup(_ context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
+func (s *service) Backup(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
 	r := job.Request{Kind: job.KindBackup, Deadline: deadline, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
-	return s.accept(r, func() error { return s.check(c, ids, true) })
+	return s.accept(r, func() error { return s.check(ctx, c, ids, true) })
 }
 
 // accept puts the command into the journal, unless it is there or check refuses it.
@@ -82,8 +82,9 @@ func (s *service) accept(r job.Request, check func() error) (api.TaskAnswer, err
 }
 
 // check refuses a batch with instances that the caller can't act on together; for a backup their storage must be here.
-func (s *service) check(c api.Caller, ids []string, here bool) error {
-	var unknown, absent []string
+func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bool) error {
+	var unknown []string
+	var known []*instance
 	tenants := map[string]bool{}
 	for _, id := range ids {
 		in := s.a.instances[id]
@@ -92,26 +93,60 @@ func (s *service) check(c api.Caller, ids []string, here bool) error {
 			continue
 		}
 		tenants[in.cfg.Tenant] = true
-		if err := in.restored(); here && err != nil {
-			s.a.log.Warn("storage of an instance is not on this host", keyInstance, id, keyError, err.Error())
-			absent = append(absent, id)
-		}
+		known = append(known, in)
+	}
+	var absent, hung []string
+	if here && len(unknown) == 0 {
+		absent, hung = s.absent(ctx, known)
 	}
 	switch {
 	case len(unknown) > 0:
 		return noInstance(c, unknown...)
 	case len(tenants) > 1:
 		return api.RefuseInstances(api.CodeManyTenants, ids, "do not belong to one tenant")
+	case len(hung) > 0:
+		return api.RefuseInstances(api.CodeNotRunning, hung, "its storage does not answer")
 	case len(absent) > 0:
 		return api.RefuseInstances(api.CodeNotRunning, absent, "its storage is not on this host; restore it first")
 	}
 	return nil
 }
 
+// absent are those of the instances whose storage is not here, and hung those whose storage does not answer. They are looked at together, so that storage that does not answer costs its time once.
+func (s *service) absent(ctx context.Context, instances []*instance) (absent, hung []string) {
+	missing := make([]error, len(instances))
+	group, ctx := contain.WithContext(ctx)
+	group.SetLimit(lookers)
+	for i, in := range instances {
+		group.Go(func() error {
+			missing[i] = s.a.restored(ctx, in)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		s.a.log.Error("the storage of instances could not be looked at", keyError, err.Error())
+	}
+	for i, in := range instances {
+		switch {
+		case missing[i] == nil:
+			continue
+		case noAnswer(missing[i]):
+			hung = append(hung, in.cfg.ID)
+		default:
+			absent = append(absent, in.cfg.ID)
+		}
+		s.a.log.Warn("storage of an instance is not on this host", keyInstance, in.cfg.ID, keyError, missing[i].Error())
+	}
+	return absent, hung
+}
+
 // visible finds the instance for a caller.
 func (s *service) visible(c api.Caller, id string) (*instance, error) {
-	in := s.a.instances[id]
-	if in == nil || !c.Sees(in.cfg.Tenant) {
+	in, tenant, err := s.a.found(id)
+	if err != nil {
+		return nil, err
+	}
+	if in == nil || !c.Sees(tenant) {
 		return nil, noInstance(c, id)
 	}
 	return in, nil
@@ -154,47 +189,6 @@ func (s *service) Task(_ context.Context, c api.Caller, id string) (api.TaskStat
 		t.Jobs = append(t.Jobs, one)
 	}
 	return t, nil
-}
-
-// status is the job's state in the contract's words, and its error code.
-func status(j *job.Job) (int, string) {
-	switch j.State {
-	case job.Done:
-		return api.StatusSuccess, ""
-	case job.Failed:
-		return api.StatusFailed, api.CodeInternal
-	default:
-		return api.StatusRunning, ""
-	}
-}
-
-// message says for people how the job stands, as far as the caller may know.
-func (s *service) message(c api.Caller, j *job.Job) string {
-	switch j.State {
-	case job.Done:
-		if j.IsRestore() {
-			return restoreMessage(j)
-		}
-		if j.ResumeAsked {
-			return "backed up; the instance runs again, as was asked"
-		}
-		if j.Mode == job.ModeLive {
-			return "backed up; the instance ran all the time"
-		}
-		return "backed up; the instance is powered down"
-	case job.Failed, job.Failing, job.Held:
-		return string(j.State) + ": " + s.a.cause(c, j)
-	case job.Reported:
-		return "reported, not acknowledged yet"
-	case job.Acknowledged:
-		if j.Policy == job.ReleaseByControlPlane && !j.ReleaseAsked {
-			return "backed up; the instance is frozen until it is released or resumed"
-		}
-	}
-	if t := s.jobTrouble(c, j); t != nil {
-		return string(j.State) + ", which fails and is tried again: " + t.Error
-	}
-	return string(j.State)
 }
 
 // Watch implements api.Service. Updates come at once; the journal is looked at now and then, as a
@@ -258,34 +252,6 @@ func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(
 	}
 }
 
-func progress(p job.Progress) *api.Progress {
-	return &api.Progress{
-		Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent,
-		BytesRestored: p.BytesRestored, BytesTotal: p.BytesTotal,
-	}
-}
-
-func (s *service) event(c api.Caller, j *job.Job, what string) api.Event {
-	e := api.Event{
-		Time: time.Now().UTC(), Type: what, TaskID: j.Task, JobID: j.ID, InstanceID: j.Instance, Stage: string(j.State), Message: s.message(c, j),
-	}
-	if what != api.EventProgress {
-		e.Time = j.Entered[j.State]
-	}
-	if j.Result != nil {
-		e.BackupID = j.Result.BackupID
-	} else if j.Restore != nil {
-		e.BackupID = j.Restore.Backup
-	}
-	if what == api.EventEnded {
-		e.Status, e.ErrorCode = status(j)
-		if j.State == job.Failed {
-			e.ErrorMsg = s.a.cause(c, j)
-		}
-	}
-	return e
-}
-
 // Info implements api.Service.
 func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 	a := s.a
@@ -339,10 +305,16 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 	var mu sync.Mutex
 	group, ctx := contain.WithContext(ctx)
 	group.SetLimit(lookers)
+	all, err := s.a.strays(c) // listed too: they can be let go of
+	if err != nil {
+		return nil, err
+	}
 	for _, in := range s.a.instances {
-		if !c.Sees(in.cfg.Tenant) {
-			continue
+		if c.Sees(in.cfg.Tenant) {
+			all = append(all, in)
 		}
+	}
+	for _, in := range all {
 		group.Go(func() error {
 			info, err := s.instanceInfo(ctx, c, in)
 			mu.Lock()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -140,36 +139,4 @@ func (v *views) lookAt(ctx context.Context, s job.Source) error {
 		return nil
 	}
 	return err
-}
-
-// patiently is do, but for at most limit. What hangs in the kernel is left behind, with its goroutine, until the storage answers.
-func patiently[T any](ctx context.Context, limit time.Duration, do func(context.Context) (T, error)) (T, error) {
-	type answer struct {
-		val T
-		err error
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the storage did not answer within %s", limit))
-	defer cancel()
-	done := make(chan answer, 1)
-	go func() {
-		val, err := contain.Value(func() (T, error) { return do(ctx) })
-		done <- answer{val, err}
-	}()
-	select {
-	case a := <-done:
-		return a.val, a.err
-	case <-ctx.Done():
-		var none T
-		return none, context.Cause(ctx)
-	}
-}
-
-// leftoversOf lists the snapshots of this host in the place that the request names; none for a volume that is not there.
-func leftoversOf(ctx context.Context, r snapshot.Request) ([]snapshot.Ref, error) {
-	return patiently(ctx, leftoverTime, func(ctx context.Context) ([]snapshot.Ref, error) {
-		if _, err := os.Stat(r.Volume); errors.Is(err, os.ErrNotExist) {
-			return nil, nil // not restored to this host
-		}
-		return snapshot.Leftovers(ctx, r)
-	})
 }

@@ -161,19 +161,3 @@ func TestCheckView(t *testing.T) {
 		}
 	}
 }
-
-// Storage that does not answer does not keep the agent from starting.
-func TestPatiently(t *testing.T) {
-	free := make(chan struct{})
-	defer close(free)
-	_, err := patiently(t.Context(), time.Millisecond, func(context.Context) (int, error) {
-		<-free // a call that no context ends
-		return 0, nil
-	})
-	if err == nil || errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("storage that hangs: %v, want a sentence", err)
-	}
-	if n, err := patiently(t.Context(), time.Hour, func(context.Context) (int, error) { return 7, nil }); n != 7 || err != nil {
-		t.Errorf("storage that answers: %d, %v", n, err)
-	}
-}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -136,6 +137,9 @@ func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
 	if in == nil {
 		return fmt.Errorf("instance %q is not in the configuration: %w", instance, job.ErrNotFound)
 	}
+	if err := v.a.answers(ctx, in); err != nil {
+		return err
+	}
 	opened, err := v.of(ctx, tenant)
 	if err != nil {
 		return fmt.Errorf("open vault: %w", err)
@@ -144,11 +148,57 @@ func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
 	for _, c := range in.cfg.Volumes {
 		o.Sources = append(o.Sources, backup.Source{Volume: c.Name, Root: c.Path, AllowEmpty: c.AllowEmpty})
 	}
-	return backup.Look(ctx, o)
+	_, err = act(ctx, &v.a.patience, in.volumes(), "looking what is mounted", forEver, engineTime, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, backup.Look(ctx, o)
+	})
+	return err
 }
 
-// Backup runs the engine for a job.
+// answers fails for a volume on storage that does not answer. One that is not there answers.
+func (a *Agent) answers(ctx context.Context, in *instance) error {
+	for _, v := range in.cfg.Volumes {
+		_, err := ask(ctx, &a.patience, v.Path, "looking at the volume", lookTime, func(context.Context) (snapshot.Kind, error) { return snapshot.KindOf(v.Path) })
+		if noAnswer(err) {
+			return fmt.Errorf("volume %q: %w", v.Name, err)
+		}
+	}
+	return nil
+}
+
+// volumes names all volumes of the instance together.
+func (in *instance) volumes() string {
+	paths := make([]string, len(in.cfg.Volumes))
+	for i, v := range in.cfg.Volumes {
+		paths[i] = v.Path
+	}
+	return strings.Join(paths, ", ")
+}
+
+// Backup runs the engine for a job. When ctx has ended it returns soon, also where the engine hangs on storage that does not answer: such a run has no
+// effect any more. It journals no pack, and writes no manifest.
 func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
+	in := v.a.instances[r.Instance]
+	if in == nil {
+		return nil, fmt.Errorf("instance %q is not in the configuration: %w", r.Instance, job.ErrNotFound)
+	}
+	intent, progress := r.PackIntent, r.Progress
+	r.PackIntent = func(pack string) error {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		return intent(pack)
+	}
+	r.Progress = func(p job.Progress) {
+		if ctx.Err() == nil {
+			progress(p)
+		}
+	}
+	return act(ctx, &v.a.patience, in.volumes(), "the backup", forEver, engineTime, func(ctx context.Context) (*job.Result, error) {
+		return v.backup(ctx, r)
+	})
+}
+
+func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
 	opened, err := v.of(ctx, r.Tenant)
 	if err != nil {
 		return nil, fmt.Errorf("open vault: %w", err)
@@ -208,6 +258,9 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 			if err := whole(so); err != nil {
 				return err
 			}
+		}
+		if err := context.Cause(ctx); err != nil {
+			return err // nobody waits for the backup any more
 		}
 		return read.sound(ctx)
 	}

@@ -37,10 +37,10 @@ type VolumeView struct {
 // LookAtVolumes tells of all volumes of a configuration how a backup would read them now, in the order of the configuration. It changes
 // nothing. A volume that does not answer in time is told of as such.
 func LookAtVolumes(ctx context.Context, cfg *config.Config) []VolumeView {
-	return lookAtVolumes(ctx, cfg, &asked{})
+	return lookAtVolumes(ctx, cfg, &patience{})
 }
 
-func lookAtVolumes(ctx context.Context, cfg *config.Config, once *asked) []VolumeView {
+func lookAtVolumes(ctx context.Context, cfg *config.Config, p *patience) []VolumeView {
 	var views []VolumeView
 	index := map[[2]string]int{}
 	for i := range cfg.Instances {
@@ -56,7 +56,7 @@ func lookAtVolumes(ctx context.Context, cfg *config.Config, once *asked) []Volum
 		for _, v := range in.Volumes {
 			view := &views[index[[2]string{in.ID, v.Name}]]
 			group.Go(func() error {
-				found, err := askOnce(ctx, once, in.ID+" "+v.Name, volumeTime, func(ctx context.Context) (VolumeView, error) { return lookAtVolume(ctx, in, v) })
+				found, err := ask(ctx, p, v.Path, "finding out how to read the volume "+v.Name+" of "+in.ID, volumeTime, func(ctx context.Context) (VolumeView, error) { return lookAtVolume(ctx, in, v) })
 				if err != nil {
 					found.Means = err.Error()
 				}
@@ -130,7 +130,7 @@ func (a *Agent) watchVolumes(ctx context.Context) {
 	tick := time.NewTicker(volumesEvery)
 	defer tick.Stop()
 	for {
-		found := lookAtVolumes(ctx, a.cfg, &a.asked)
+		found := lookAtVolumes(ctx, a.cfg, &a.patience)
 		if ctx.Err() != nil {
 			return
 		}

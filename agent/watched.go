@@ -25,8 +25,6 @@ const (
 	probePatience = 30 * time.Second
 	// watchEvery is how often disks are looked at: some reads of what is in memory mostly.
 	watchEvery = 5 * time.Second
-	// statTime bounds the look at the volumes of one instance.
-	statTime = 10 * time.Second
 )
 
 // probe tries from time to time whether the journal can be written, until ctx ends.
@@ -77,38 +75,6 @@ func roomForJournal(dir string) error {
 		return fmt.Errorf("%w for long: %d bytes are free on the disk of %s", errJournal, free, dir)
 	}
 	return nil
-}
-
-// asked are the questions to storage that were not answered yet. The zero value is ready; it is for any goroutine.
-type asked struct {
-	mu   sync.Mutex
-	open map[string]bool
-}
-
-var errStillAsked = errors.New("the storage has not answered the last time yet")
-
-// askOnce is patiently, but fails at once while the same question of an earlier call is not answered: storage that hangs costs one
-// goroutine then, and not one for each look.
-func askOnce[T any](ctx context.Context, a *asked, key string, limit time.Duration, do func(context.Context) (T, error)) (T, error) {
-	a.mu.Lock()
-	open := a.open[key]
-	if a.open == nil {
-		a.open = map[string]bool{}
-	}
-	a.open[key] = true
-	a.mu.Unlock()
-	if open {
-		var none T
-		return none, errStillAsked
-	}
-	return patiently(ctx, limit, func(ctx context.Context) (T, error) {
-		defer func() {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			delete(a.open, key)
-		}()
-		return do(ctx)
-	})
 }
 
 // watched is what was found on the disks at the last look. The zero value is ready; it is for any goroutine.
@@ -202,7 +168,7 @@ func (a *Agent) damagedMarks() (found []sighting) {
 			continue // let go of this instant
 		}
 		if err == nil {
-			err = job.CheckMark(e.Name(), note)
+			_, err = job.HeldNote(e.Name(), note)
 		}
 		if err != nil {
 			found = append(found, sighting{name: troubleMark, instance: e.Name(), err: err})
@@ -257,8 +223,7 @@ func (a *Agent) backupAge(ctx context.Context, in *instance) []sighting {
 		return []sighting{s}
 	}
 	// Since when an instance without any backup is here is not known, so it counts from when this agent saw it first.
-	_, err = askOnce(ctx, &a.asked, "volumes of "+in.cfg.ID, statTime, func(context.Context) (struct{}, error) { return struct{}{}, in.restored() })
-	if err != nil {
+	if err := a.restored(ctx, in); err != nil {
 		return nil
 	}
 	s.err = errors.New("this host knows of none")
@@ -267,7 +232,7 @@ func (a *Agent) backupAge(ctx context.Context, in *instance) []sighting {
 
 // roomFor finds that what is free where the volumes of an instance go is less than its last backup.
 func (a *Agent) roomFor(ctx context.Context, in *instance, bytes uint64) []sighting {
-	free, err := askOnce(ctx, &a.asked, "room for "+in.cfg.ID, statTime, func(context.Context) (uint64, error) {
+	free, err := ask(ctx, &a.patience, filepath.Dir(in.cfg.Volumes[0].Path), "looking at the room for "+in.cfg.ID, askTime, func(context.Context) (uint64, error) {
 		places := map[unix.Fsid]uint64{}
 		for _, v := range in.cfg.Volumes {
 			var fs unix.Statfs_t

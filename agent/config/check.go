@@ -168,6 +168,7 @@ func (c *Config) checkLimits(f *faults) {
 	if l.BackupAge < 0 {
 		f.add("limits.backup_age", "must be 0s or more, got %v", l.BackupAge)
 	}
+	positive(f, "limits.store_patience", l.StorePatience)
 	if l.FrozenDeadline > l.JobDeadline && l.JobDeadline > 0 {
 		f.add("limits.frozen_deadline", "must not be longer than limits.job_deadline (%v), got %v", l.JobDeadline, l.FrozenDeadline)
 	}

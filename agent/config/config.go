@@ -86,6 +86,9 @@ const (
 	// DefaultDrainTimeout stays below the 90 s that systemd waits by default before it kills; what is
 	// not finished by then resumes from the journal.
 	DefaultDrainTimeout = time.Minute
+	// DefaultStorePatience outlasts a restart of a store and a connection that has to be given up (a minute), and is a small part of what
+	// users bear that an instance stands still.
+	DefaultStorePatience = 2 * time.Minute
 	// DefaultRequests is some hundred times what a control plane sends that polls each task every few seconds.
 	DefaultRequests = 50
 	// DefaultConnections takes 40 MB at most, at some 40 KB each with TLS.
@@ -265,6 +268,7 @@ type Limits struct {
 	JobDeadline    time.Duration `yaml:"job_deadline"`    // longest job up to its manifest
 	BackupAge      time.Duration `yaml:"backup_age"`      // after which an instance without a newer backup is in trouble; 0: never
 	DrainTimeout   time.Duration `yaml:"drain_timeout"`   // how long a stopping daemon waits for its jobs
+	StorePatience  time.Duration `yaml:"store_patience"`  // longest silence of the store before an instance that stands still is let go until it ends
 	Requests       int           `yaml:"requests"`        // a second and caller, over the network
 	Connections    int           `yaml:"connections"`     // over the network, at the same time; a quarter from one address
 }

@@ -148,7 +148,8 @@ func defaults() *Config {
 		Limits: Limits{
 			Memory: DefaultMemory, Jobs: DefaultJobs, Queue: DefaultQueue, Held: DefaultHeld,
 			FrozenDeadline: DefaultFrozenDeadline, JobDeadline: DefaultJobDeadline, BackupAge: DefaultBackupAge, DrainTimeout: DefaultDrainTimeout,
-			Requests: DefaultRequests, Connections: DefaultConnections,
+			StorePatience: DefaultStorePatience,
+			Requests:      DefaultRequests, Connections: DefaultConnections,
 		},
 		Audit: Audit{MaxSize: DefaultAuditSize, Keep: DefaultAuditKeep},
 		Log:   Log{Level: DefaultLogLevel, Format: DefaultLogFormat},

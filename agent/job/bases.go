@@ -145,6 +145,9 @@ func (m *Manager) mayKeep(ctx context.Context, b Base) bool {
 		return true
 	}
 	free, total, err := m.parts.Room(ctx, b)
+	if errors.Is(err, ErrNoAnswer) {
+		return true // where nothing can be looked at, nothing can be removed
+	}
 	return err == nil && float64(free) >= rules.MinFree*float64(total) // what can't be looked at is not kept
 }
 
@@ -169,11 +172,23 @@ func (w *worker) basesOf(j *Job, snapshots []Snapshot, backup string, catalogues
 }
 
 // atEnd returns the snapshots of a job at its end that become bases: of one that has stored a backup and did not release its instance.
-func (w *worker) atEnd(j *Job) []Base {
+func (w *worker) atEnd(hard context.Context, j *Job) []Base {
 	if j.State != Resuming && j.State != Ending && j.State != Failing {
 		return nil
 	}
-	return w.toKeep(j, j.Snapshots, j.Result)
+	kept := w.toKeep(j, j.Snapshots, j.Result)
+	if len(kept) == 0 {
+		return nil
+	}
+	instance, err := w.instance(j)
+	if err != nil {
+		return nil
+	}
+	return w.standing(j, kept, func(s Snapshot) (bool, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), removeTimeout)
+		defer cancel()
+		return instance.Snapshots.Stands(ctx, s)
+	})
 }
 
 // replaced returns the bases that the change takes the places of.
@@ -208,7 +223,7 @@ func (w *worker) planRestored(ctx context.Context, j *Job, places []Place, resul
 		return nil
 	}
 	var planned []Snapshot
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err == nil {
 		planned, err = instance.Snapshots.PlanRestored(ctx, lastName(j), places)
 	}
@@ -225,7 +240,7 @@ func (w *worker) baseRestored(ctx context.Context, j *Job, placed int) []Base {
 	var standing []Snapshot
 	for _, s := range j.Snapshots {
 		var stands bool
-		instance, err := w.m.parts.Instance(j.Instance)
+		instance, err := w.instance(j)
 		switch {
 		case err != nil:
 		case placed > 0:

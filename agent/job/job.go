@@ -235,6 +235,8 @@ type Job struct {
 
 	// Found is how the instance was before the job touched it.
 	Found RuntimeState `json:"found,omitempty"`
+	// Kept is Instance.Keep of the job's instance, while the job is unfinished.
+	Kept json.RawMessage `json:"kept,omitempty"`
 	// Hold says that the job may have frozen the instance and has not let go of it since.
 	Hold bool `json:"hold,omitempty"`
 	// HeldSince is when freezing began, HeldUntil when the instance ran again or was down. UTC.
@@ -243,7 +245,11 @@ type Job struct {
 	BootID    string     `json:"boot_id,omitempty"` // of the host when it froze
 	Snapshots []Snapshot `json:"snapshots,omitempty"`
 	Attempts  int        `json:"attempts,omitempty"` // how often it was put off
-	Result    *Result    `json:"result,omitempty"`
+	// StoreWaits is how often of those the store had not answered, and the instance was let go until it would.
+	StoreWaits int     `json:"store_waits,omitempty"`
+	// ForStore says that it is being put off for that.
+	ForStore bool `json:"for_store,omitempty"`
+	Result     *Result `json:"result,omitempty"`
 
 	// Restore is what a restore does and has done; nil until it is decided, and for backups.
 	Restore *Restore `json:"restore,omitempty"`
@@ -316,6 +322,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrState says that the job is not in a state in which that can be asked.
 	ErrState = errors.New("not possible in this state")
+	// ErrNoAnswer says that storage did not answer within the time of a call on it, which may go on.
+	ErrNoAnswer = errors.New("the storage does not answer")
 	// ErrLocked says that another process has the journal open.
 	ErrLocked = errors.New("journal is in use by another process")
 	// ErrNewer says that a later version of the program wrote the journal.

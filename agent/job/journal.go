@@ -273,6 +273,7 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 // finish ends a job: its instance is free, its pack ids are gone, and when it was the last of its
 // task, the task begins to age.
 func finish(tx *bbolt.Tx, job *Job, now time.Time) error {
+	job.Kept = nil
 	if err := tx.Bucket(bucketActive).Delete([]byte(job.Instance)); err != nil {
 		return err
 	}

@@ -242,6 +242,8 @@ func (w *worker) undo(j *Job, doing string, err error) error {
 func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) error {
 	cause := context.Cause(ctx)
 	switch {
+	case cause == nil && contain.Of(err) == nil && errors.Is(err, errWaitForStore):
+		return w.waitForStore(j, err)
 	case cause == nil, contain.Of(err) != nil:
 		return w.undo(j, doing, err)
 	case errors.Is(cause, errDrained):
@@ -265,7 +267,12 @@ func (w *worker) begin(soft, work context.Context, j *Job) error {
 		}
 		return w.fail(j, fmt.Sprintf("%v, while waiting for its turn", err))
 	}
-	next, c, err := w.first(ctx, j)
+	var next State
+	var c change
+	err := restForStore(ctx, j)
+	if err == nil {
+		next, c, err = w.first(ctx, j)
+	}
 	if err != nil {
 		if errors.Is(context.Cause(ctx), errDrained) {
 			return errLeave
@@ -356,18 +363,15 @@ func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
 		return "", change{}, err
 	}
 	if instance.Holds && found != IsStopped {
-		if w.hold == nil {
-			w.hold = w.m.holds.join(w.place)
-		}
-		if err := w.hold.wait(ctx); err != nil {
-			return "", change{}, fmt.Errorf("wait for the turn to hold the instance: %w", err)
+		if err := w.turnToHold(ctx, j); err != nil {
+			return "", change{}, err
 		}
 		if instance, found, err = w.found(ctx, j); err != nil {
 			return "", change{}, err
 		}
 	}
 	return Freezing, change{edit: func(j *Job) {
-		j.Found, j.Hold, j.BootID, j.Snapshots = found, true, w.m.opts.BootID, nil
+		j.Found, j.Hold, j.BootID, j.Snapshots, j.Kept = found, true, w.m.opts.BootID, nil, instance.Keep
 		j.HeldSince, j.HeldUntil = time.Time{}, time.Time{}
 		if instance.Holds {
 			j.HeldSince = w.m.opts.Now().UTC()

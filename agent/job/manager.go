@@ -43,13 +43,15 @@ type Options struct {
 	Precopy        Precopy       // bounds of the rounds before an instance is held
 	FrozenDeadline time.Duration // from freezing to stored
 	JobDeadline    time.Duration // from acceptance to stored, the queue included
-	DrainTimeout   time.Duration // that Run gives running jobs after its context ended; 0: none
-	KeepFor        time.Duration // finished tasks; 0: DefaultKeepFor
-	KeepTasks      int           // finished tasks; 0: DefaultKeepTasks
-	Now            func() time.Time
-	Rand           io.Reader // for ids
-	BootID         string    // of the host; differs after a reboot
-	Bases          Bases
+	// StorePatience is how long the store may give no answer before an instance that stands still for an upload is let go until it does; 0: for ever.
+	StorePatience time.Duration
+	DrainTimeout  time.Duration // that Run gives running jobs after its context ended; 0: none
+	KeepFor       time.Duration // finished tasks; 0: DefaultKeepFor
+	KeepTasks     int           // finished tasks; 0: DefaultKeepTasks
+	Now           func() time.Time
+	Rand          io.Reader // for ids
+	BootID        string    // of the host; differs after a reboot
+	Bases         Bases
 	// StartRestored starts instances after their volumes were restored.
 	StartRestored bool
 	// Hook is called at each crash point beside crashpoint.Hit. Tests use it; nil elsewhere.
@@ -156,7 +158,7 @@ func (m *Manager) Accept(r Request) (*Task, error) {
 			return nil, fmt.Errorf("instance %q: %w", name, err)
 		}
 		jobs[i] = Job{
-			Task: task.ID, Instance: name, Tenant: instance.Tenant, Kind: kind, Policy: instance.Policy, Mode: instance.Mode,
+			Task: task.ID, Instance: name, Tenant: instance.Tenant, Kind: kind, Policy: instance.Policy, Mode: instance.Mode, Kept: instance.Keep,
 			Deadline: r.Deadline.UTC(), State: Accepted, AcceptedAt: now, Entered: map[State]time.Time{Accepted: now},
 		}
 		if jobs[i].ID, err = m.newID(); err != nil {
@@ -243,8 +245,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	// A panic here must not keep the agent from its jobs, now and at every start after this one.
-	m.contained("look for leftover snapshots", func() { m.removeLeftovers(ctx, jobs) })
-	m.contained("look after base snapshots", func() { m.dropBases(ctx) })
+	defer m.tidy(ctx, jobs)()
 
 	var workers, checked sync.WaitGroup
 	workers.Go(func() {

@@ -45,24 +45,6 @@ func (w *worker) unmark(j *Job) error {
 	return nil
 }
 
-// readMark reads what mark has noted.
-func readMark(instance string, note []byte) (j Job, err error) {
-	if err = json.Unmarshal(note, &j); err == nil && (j.Instance != instance || j.ID == "") {
-		err = errors.New("it is of another instance, or of no job")
-	}
-	if err != nil {
-		return Job{}, fmt.Errorf("the note is damaged; look whether the instance is frozen, and let it go: %w", err)
-	}
-	return j, nil
-}
-
-// CheckMark tells what is wrong with a note that can't be used; nil when it can. Should the journal be lost, nobody lets the instance
-// of a damaged note go.
-func CheckMark(instance string, note []byte) error {
-	_, err := readMark(instance, note)
-	return err
-}
-
 // errJournalLost is why the job of an instance fails that only its note remembers.
 var errJournalLost = errors.New("the journal of this host was lost while the job was under way; whatever it had stored was not reported, and the instance is not released")
 
@@ -77,12 +59,12 @@ func (m *Manager) adopt() error {
 		return fmt.Errorf("look for notes of held instances: %w", err)
 	}
 	for instance, note := range notes {
-		j, err := readMark(instance, note)
+		j, err := HeldNote(instance, note)
 		if err != nil {
-			m.parts.Observer.Trouble(instance, "", "read the note that the instance is held", err)
+			m.parts.Observer.Trouble(instance, "", "read the note that the instance is held", errors.Join(errors.New("it is damaged; look whether the instance is frozen, and let it go"), err))
 			continue
 		}
-		adopted, err := m.journal.adopt(j)
+		adopted, err := m.journal.adopt(*j)
 		if err != nil {
 			return err
 		}

@@ -33,6 +33,7 @@ func (m *model) deliver(req job.Request) {
 	var busy *job.BusyError
 	switch {
 	case errors.As(err, &busy), errors.Is(err, job.ErrDraining):
+	case errors.Is(err, job.ErrNotFound) && slices.ContainsFunc(req.Instances, func(n string) bool { return m.w.instances[n].left }):
 	case err != nil:
 		m.fault("accept %s: %v", req.ID, err)
 	default:
@@ -94,8 +95,7 @@ func (m *model) change() {
 	m.lock(func() {
 		switch m.r.IntN(4) {
 		case 0, 1:
-			m.store = pick(m.r, "", "slow", "fails", "hangs")
-			m.note("store %s", m.store)
+			m.setStore(pick(m.r, "", "slow", "fails", "hangs"))
 		case 2:
 			m.plane = pick(m.r, "", "away", "refuses")
 			m.note("control plane %s", m.plane)
@@ -111,8 +111,47 @@ func (m *model) heal() {
 	m.note("all is well")
 	m.lock(func() {
 		clear(m.bad)
-		m.store, m.plane = "", ""
+		m.plane = ""
+		m.setStore("")
 	})
+}
+
+// setStore begins or ends a fault of the store. The lock is held.
+func (m *model) setStore(fault string) {
+	m.note("store %s", fault)
+	m.store, m.w.away, m.w.silent = fault, nil, 0
+	if fault == "hangs" {
+		m.w.away, m.w.silent = fmt.Errorf("hangs: %w", job.ErrStoreAway), time.Hour
+	}
+}
+
+// hours lets nothing be let go of for hours, whatever else happens in the next steps.
+func (m *model) hours() {
+	m.note("thaw and start fail for hours")
+	m.lock(func() { m.bad["thaw"], m.bad["start"] = true, true })
+	time.Sleep(time.Duration(1+m.r.IntN(5)) * time.Hour)
+}
+
+// noNote is what is left of a note that was damaged.
+const noNote = "no note"
+
+// rewrite is an operator who restarts the agent with another configuration, which may lack instances, or after a note of a held instance was
+// damaged while the journal was not.
+func (m *model) rewrite() {
+	m.end(m.r.IntN(2) == 0)
+	m.lock(func() {
+		n := pick(m.r, m.names...)
+		p := m.w.instances[n]
+		p.left = !p.left
+		m.note("%s is in the configuration: %v", n, !p.left)
+		for _, n := range m.names {
+			if m.w.marks[n] != nil && m.r.IntN(4) == 0 {
+				m.note("the note of %s is damaged", n)
+				m.w.marks[n] = []byte(noNote)
+			}
+		}
+	})
+	m.begin()
 }
 
 // reconfigure is an operator who edits the configuration.
@@ -173,6 +212,15 @@ func (m *model) reboot() {
 
 // lose takes the journal away. What was promised for a task is then promised no more, but for nothing-lost.
 func (m *model) lose() {
+	spoilt := false
+	m.lock(func() {
+		for _, note := range m.w.marks {
+			spoilt = spoilt || string(note) == noNote
+		}
+	})
+	if spoilt {
+		return // an instance that neither journal nor note tells of is for a person to find
+	}
 	m.note("the journal is lost")
 	if m.r.IntN(2) == 0 { // in the middle of something
 		m.l.dieAfter(1 + m.r.IntN(40))

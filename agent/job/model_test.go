@@ -99,13 +99,13 @@ func (m *model) configure(name string) {
 	p.mode = pick(m.r, job.ModePrecopy, job.ModeFrozen, job.ModeStop, job.ModeLive)
 	p.policy = pick(m.r, job.ReleaseByAgent, job.ReleaseByControlPlane)
 	p.pinned = m.r.IntN(4) == 0
-	p.warm = len(m.trail)%3 == 0
+	p.warm = m.r.IntN(3) == 0
 }
 
 func (m *model) begin() {
 	m.opts = job.Options{
 		Jobs: 1 + m.r.IntN(3), Held: m.r.IntN(3), Precopy: job.Precopy{Rounds: m.r.IntN(4)}, DrainTimeout: pick(m.r, 0, time.Minute),
-		FrozenDeadline: pick(m.r, 0, 10*time.Minute), JobDeadline: pick(m.r, 0, time.Hour),
+		StorePatience: pick(m.r, 0, 2*time.Minute), FrozenDeadline: pick(m.r, 0, 10*time.Minute), JobDeadline: pick(m.r, 0, time.Hour),
 		Bases: job.Bases{Keep: m.r.IntN(3) > 0, MaxAge: pick(m.r, 0, time.Hour)}, StartRestored: m.r.IntN(2) == 0,
 	}
 	m.l = m.w.start(-1, m.opts)
@@ -153,6 +153,8 @@ func (m *model) step() {
 		{12, func() { n := 1 + m.r.IntN(25); m.note("die after %d points", n); m.l.dieAfter(n) }},
 		{2, m.reboot},
 		{2, m.lose},
+		{3, m.rewrite},
+		{1, m.hours},
 		{3, func() {
 			d := time.Duration(m.r.IntN(7200)-3600) * time.Second
 			m.note("clock %s", d)

@@ -119,12 +119,17 @@ type Instance struct {
 	Holds     bool
 	Runtime   Runtime
 	Snapshots Snapshotter
+	// Keep is what Parts.Recall needs to make these parts again without the configuration. It goes into the journal.
+	Keep json.RawMessage
 }
 
 // Parts is the host as the Manager sees it. Its methods may be called from any goroutine.
 type Parts struct {
 	// Instance finds an instance by its id; ErrNotFound when the configuration does not have it.
 	Instance func(id string) (Instance, error)
+	// Recall finds the instance on which an unfinished job acts, of which the journal kept what Instance.Keep said: by the configuration where that
+	// still names the same thing to act on, and else by what was kept. Nil: the configuration alone counts.
+	Recall func(id string, kept json.RawMessage) (Instance, error)
 	// Leftovers lists the snapshots of this agent that lie on the host, also those of earlier lives.
 	Leftovers func(ctx context.Context) ([]Ref, error)
 	// RemoveLeftover removes one of those.
@@ -134,6 +139,7 @@ type Parts struct {
 	// Marks keeps notes of the held instances beside the journal; nil keeps none.
 	Marks    Marks
 	Backuper Backuper
+	Store    Store    // nil: nobody tells whether the store answers
 	Restorer Restorer // nil: restores are refused by failing
 	Signer   Signer
 	Observer Observer

@@ -18,13 +18,16 @@ import (
 //
 // A quarter of the slots is not for large instances, which keep theirs for long: however many of those there are, small ones come on.
 type slots struct {
-	mu       sync.Mutex
-	free     int
-	large    int // of those, that large instances may have
-	line     []*ticket
-	commands map[string]*command // that have a ticket
-	turn     uint64              // of the command that was served last
-	granted  uint64              // how many slots were given so far
+	mu        sync.Mutex
+	all       int // slots
+	free      int
+	large     int // of those, that large instances may have
+	lent      int // slots of jobs that are stuck, see lend
+	lentLarge int // of those, slots of large instances
+	line      []*ticket
+	commands  map[string]*command // that have a ticket
+	turn      uint64              // of the command that was served last
+	granted   uint64              // how many slots were given so far
 }
 
 // command counts the turns of one. A new one begins with the turn that is on, and not with all those it has missed
@@ -59,11 +62,12 @@ type ticket struct {
 	place place
 	ready chan struct{} // closed when the slot is the ticket's
 	gone  bool          // released, or left the line
+	lent  bool          // see lend
 }
 
 func newSlots(n int) *slots {
 	n = max(1, n)
-	return &slots{free: n, large: n - n/4, commands: map[string]*command{}}
+	return &slots{all: n, free: n, large: mayBeLarge(n), commands: map[string]*command{}}
 }
 
 func (s *slots) join(p place) *ticket {
@@ -106,12 +110,24 @@ func (s *slots) give(t *ticket) {
 	close(t.ready)
 }
 
-// serve gives free slots to those who are next. The lock is held.
+// mayBeLarge is how many of n slots large instances may have.
+func mayBeLarge(n int) int { return n - n/4 }
+
+// room tells whether there is a slot for the ticket: one that is free, or one beyond the number where all that it could have are lent. The
+// lock is held.
+func (s *slots) room(t *ticket) bool {
+	if s.free <= 0 && s.all-s.free > s.lent {
+		return false
+	}
+	return !t.place.large() || s.large > 0 || mayBeLarge(s.all)-s.large <= s.lentLarge
+}
+
+// serve gives slots to those who are next. The lock is held.
 func (s *slots) serve() {
-	for s.free > 0 {
+	for {
 		var next *ticket
 		for _, t := range s.line {
-			if (s.large > 0 || !t.place.large()) && (next == nil || s.compare(t, next) < 0) {
+			if s.room(t) && (next == nil || s.compare(t, next) < 0) {
 				next = t
 			}
 		}
@@ -201,9 +217,46 @@ func (t *ticket) leave() {
 		t.s.line = slices.Delete(t.s.line, i, i+1)
 		return
 	}
+	t.s.setLent(t, false)
 	t.s.free++
 	if t.place.large() {
 		t.s.large++
 	}
 	t.s.serve()
+}
+
+// lend says that the job that has the slot is stuck, and does nothing with it. A lent slot still counts, as its instance still stands still, but never so that
+// no other job could have one: where all slots are lent, one job more gets one. It is nothing for a nil ticket, and for one without a slot.
+func (t *ticket) lend() { t.setLent(true) }
+
+// reclaim says that the job goes on.
+func (t *ticket) reclaim() { t.setLent(false) }
+
+func (t *ticket) setLent(lent bool) {
+	if t == nil {
+		return
+	}
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	if t.gone || slices.Contains(t.s.line, t) {
+		return
+	}
+	t.s.setLent(t, lent)
+	t.s.serve()
+}
+
+// setLent counts a slot as lent or not. The lock is held.
+func (s *slots) setLent(t *ticket, lent bool) {
+	n := 1
+	switch {
+	case t.lent == lent:
+		return
+	case !lent:
+		n = -1
+	}
+	t.lent = lent
+	s.lent += n
+	if t.place.large() {
+		s.lentLarge += n
+	}
 }

@@ -80,7 +80,7 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 func (w *worker) release(hard context.Context, j *Job) error {
 	runs := ""
 	err := w.persist(hard, j, "power the instance down", func(ctx context.Context) error {
-		instance, err := w.m.parts.Instance(j.Instance)
+		instance, err := w.instance(j)
 		if err != nil {
 			return err
 		}
@@ -166,7 +166,7 @@ func (w *worker) stillHeld(ctx context.Context, j *Job, instance Instance) error
 // lost looks until the runtime answers, and tells why the instance is not held any more.
 func (w *worker) lost(hard context.Context, j *Job) (why string, err error) {
 	err = w.persist(hard, j, "look at the instance", func(ctx context.Context) error {
-		instance, err := w.m.parts.Instance(j.Instance)
+		instance, err := w.instance(j)
 		if err != nil {
 			return err
 		}

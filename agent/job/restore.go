@@ -151,7 +151,7 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 	if r.Places, err = restorer.Plan(ctx, j.Instance, j.ID); err != nil {
 		return no("find the volumes' places", err)
 	}
-	return Restoring, change{edit: func(j *Job) { j.Found, j.Restore = found, r }}, nil
+	return Restoring, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
 }
 
 // restore builds the volumes beside their places. A crash leaves folders that the journal names; the next life begins anew.
@@ -159,8 +159,11 @@ func (w *worker) restore(ctx context.Context, j *Job) error {
 	restorer := w.m.parts.Restorer
 	err := context.Cause(ctx)
 	for _, p := range j.Restore.Places {
-		if err == nil {
-			err = restorer.Discard(p)
+		for err == nil {
+			if err = restorer.Discard(p); !errors.Is(err, ErrNoAnswer) {
+				break
+			}
+			err = sleep(ctx, firstPause) // a tree takes the time that it takes
 		}
 	}
 	var result *RestoreResult
@@ -235,7 +238,7 @@ func (w *worker) countPlaced(j *Job) (n int, err error) {
 
 // mayMove is nil when the instance does not run, so that its volumes can be exchanged.
 func (w *worker) mayMove(ctx context.Context, j *Job) error {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return err
 	}
@@ -252,7 +255,7 @@ func (w *worker) mayMove(ctx context.Context, j *Job) error {
 // settle removes what the restored volumes have replaced.
 func (w *worker) settle(j *Job) error {
 	left := w.discard(j)
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return w.write(j, Failing, change{left: left, edit: func(j *Job) { j.Cause = fmt.Sprintf("look for the instance: %v", err) }})
 	}
@@ -285,7 +288,7 @@ func (w *worker) start(hard context.Context, j *Job) error {
 }
 
 func (w *worker) startOnce(ctx context.Context, j *Job) error {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return err
 	}

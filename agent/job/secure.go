@@ -57,7 +57,7 @@ func notCancelled(_ *bbolt.Tx, j *Job) error {
 }
 
 func (w *worker) freeze(ctx context.Context, j *Job) (State, change, error) {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return "", change{}, err
 	}
@@ -85,7 +85,7 @@ func (w *worker) freeze(ctx context.Context, j *Job) (State, change, error) {
 }
 
 func (w *worker) plan(ctx context.Context, j *Job) (State, change, error) {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return "", change{}, err
 	}
@@ -107,7 +107,7 @@ func (w *worker) snapshot(ctx context.Context, j *Job) (State, change, error) {
 // makeSnapshots makes the snapshots that the journal names. Where one can't be made, another way is taken, which is journalled before; a
 // round of pre-copy goes on without a volume of which there can be no snapshot while the instance runs.
 func (w *worker) makeSnapshots(ctx context.Context, j *Job) (made []Snapshot, err error) {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return nil, err
 	}
@@ -174,8 +174,13 @@ func (w *worker) instead(ctx context.Context, j *Job, i int, instance Instance, 
 }
 
 func (w *worker) upload(ctx context.Context, j *Job) (State, change, error) {
-	result, err := w.engine(ctx, j, j.Snapshots, false)
+	working, stop := w.whileStoreAnswers(ctx, j)
+	result, err := w.engine(working, j, j.Snapshots, false)
+	stop()
 	if err != nil {
+		if cause := context.Cause(working); ctx.Err() == nil && errors.Is(cause, ErrStoreAway) {
+			return "", change{}, fmt.Errorf("%w: %w", errWaitForStore, err)
+		}
 		return "", change{}, err
 	}
 	if err := result.complete(); err != nil {

@@ -18,11 +18,16 @@ func (w *worker) resume(work, hard context.Context, j *Job) error {
 	ctx, cancel := w.deadlines(work, j)
 	defer cancel()
 	goesOn, err := false, context.Cause(ctx)
+	if err == nil {
+		err = w.configured(j)
+	}
+	began := time.Now()
 	for pause := firstPause; err == nil; pause = min(2*pause, lastPause) {
 		var lookErr error
 		if goesOn, lookErr = w.inspect(ctx, j); lookErr == nil {
 			break
 		}
+		w.lendStuck(began)
 		// The runtime may come up later than the agent. The instance stays as it is until it can be seen.
 		w.m.parts.Observer.Trouble(j.Instance, j.ID, "look at the instance after a restart", lookErr)
 		w.checked()
@@ -30,6 +35,7 @@ func (w *worker) resume(work, hard context.Context, j *Job) error {
 	}
 	w.checked()
 	w.resumed = false
+	w.reclaim()
 	switch {
 	case err != nil && hard.Err() != nil:
 		return errLeave
@@ -44,7 +50,7 @@ func (w *worker) resume(work, hard context.Context, j *Job) error {
 // inspect tells whether the job can go on where it was: the instance has not run since, and the
 // snapshots that the journal says were made stand.
 func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return false, err
 	}
@@ -76,29 +82,20 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 // then the journal says so. All of it can be done again after a crash. What can't be removed is left (see Leftover): it keeps
 // nobody from the end of the job.
 func (w *worker) letGo(hard context.Context, j *Job) error {
-	kept := w.atEnd(j)
+	began := time.Now()
 	err := w.persist(hard, j, "let go of the instance", func(ctx context.Context) error {
-		if j.IsRestore() {
-			return w.undoRestore(ctx, j)
+		err := w.restoreHost(ctx, j)
+		if err != nil {
+			w.lendStuck(began)
 		}
-		if !j.Hold {
-			return nil
-		}
-		if j.State != Released {
-			instance, err := w.m.parts.Instance(j.Instance)
-			if err != nil {
-				return err
-			}
-			if err := w.thaw(ctx, j, instance); err != nil {
-				return err
-			}
-		}
-		return w.unmark(j)
+		return err
 	})
+	w.reclaim()
 	if err != nil {
 		return err
 	}
 	w.m.parts.Backuper.Over(hard, j.ID) // after the thaw, for which nothing is to wait
+	kept := w.atEnd(hard, j)
 	left := w.dropSnapshots(hard, j, kept)
 	if j.Restore != nil { // what it built, or what it replaced: it may not have come to the removal
 		left = append(left, w.discard(j)...)
@@ -122,7 +119,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	case Resuming:
 		return w.write(j, Done, change{edit: over, emit: w.m.event(EventResumed), bases: kept, left: left})
 	case Suspending:
-		if j.Attempts+1 >= maxAttempts {
+		if !j.ForStore && j.Attempts+1-j.StoreWaits >= maxAttempts {
 			return w.fail(j, fmt.Sprintf("it was interrupted %d times before it had done what can't be done in parts", maxAttempts))
 		}
 		if j.IsRestore() && len(left) > 0 {
@@ -132,6 +129,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		return w.write(j, Accepted, change{left: left, edit: func(j *Job) {
 			over(j)
 			j.Attempts++
+			j.ForStore = false
 		}})
 	}
 	event := EventFailed
@@ -141,9 +139,51 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	return w.write(j, Failed, change{edit: over, emit: w.m.event(event), bases: kept, left: left})
 }
 
-// thaw lets an instance that this job froze or stopped run again, and looks that it does. One that someone
-// else has stopped or removed is left as it is.
+// restoreHost lets the instance run again where it should, and brings its volumes back to what they were.
+func (w *worker) restoreHost(ctx context.Context, j *Job) error {
+	if j.IsRestore() {
+		return w.undoRestore(ctx, j)
+	}
+	if !j.Hold {
+		return nil
+	}
+	if j.State != Released {
+		instance, err := w.instance(j)
+		if err != nil {
+			return err
+		}
+		if err := w.thaw(ctx, j, instance); err != nil {
+			return err
+		}
+	}
+	return w.unmark(j)
+}
+
+// lateLooks and lateLook are how often, and how far apart, an instance is looked at after a hold whose outcome is not known: what was asked of an
+// engine, or of a command that was ended, may take effect a little later.
+const (
+	lateLooks = 5
+	lateLook  = time.Second
+)
+
+// thaw lets an instance that this job froze or stopped run again, and looks that it does, after a hold that failed more than once. One that
+// someone else has stopped or removed is left as it is.
 func (w *worker) thaw(ctx context.Context, j *Job, instance Instance) error {
+	looks := 1
+	if j.Entered[Frozen].Before(j.Entered[Freezing]) {
+		looks = lateLooks
+	}
+	for look := 1; ; look++ {
+		if err := w.thawOnce(ctx, j, instance); err != nil || look == looks {
+			return err
+		}
+		if err := sleep(ctx, lateLook); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *worker) thawOnce(ctx context.Context, j *Job, instance Instance) error {
 	state, err := instance.Runtime.State(ctx)
 	if err != nil {
 		return fmt.Errorf("look at the instance: %w", err)

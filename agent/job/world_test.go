@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -40,6 +41,9 @@ type world struct {
 	room      func(context.Context, job.Base) (int64, int64, error) // nil: not asked
 	restore   func(ctx context.Context, volume int) error           // what the store does to a restore; nil: well
 	stuck     string                                                // a volume that can't be renamed
+	away      error                                                 // what the store answers to a request before a hold; nil: well
+	silent    time.Duration                                         // for how long the store has not answered
+	asked     int                                                   // how often the store was asked before a hold
 	events    []job.Event                                           // as the control plane took them
 	bootID    string
 	skew      time.Duration // of the host's clock
@@ -66,6 +70,7 @@ type phone struct {
 	pinned bool // its storage makes no snapshots while it runs
 	warm   bool // but a round can read it in place; of some volumes, if it is not pinned
 	gone   bool // its volumes are not mounted
+	left   bool // the configuration does not have it
 	nobody bool // holds it
 	downs  int
 	by     string // who stopped it: "stop" or "power-down" for the agent, else ""
@@ -332,14 +337,20 @@ func (l *life) parts() job.Parts {
 		Instance: func(id string) (job.Instance, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			p := w.instances[id]
-			if p == nil {
+			if p := w.instances[id]; p == nil || p.left {
 				return job.Instance{}, job.ErrNotFound
 			}
-			return job.Instance{
-				ID: id, Tenant: "acme", Policy: p.policy, Mode: p.mode, Holds: !p.nobody, Runtime: &fakeRuntime{l, id, p}, Snapshots: &fakeSnaps{l, id, p},
-			}, nil
+			return l.instance(id), nil
 		},
+		Recall: func(id string, kept json.RawMessage) (job.Instance, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if string(kept) != strconv.Quote(id) {
+				w.fault("%s is recalled by %s", id, kept)
+			}
+			return l.instance(id), nil
+		},
+		Store: fakeStore{l},
 		Leftovers: func(context.Context) (refs []job.Ref, err error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -360,6 +371,32 @@ func (l *life) parts() job.Parts {
 		},
 		Room: w.room, Marks: fakeMarks{l}, Backuper: fakeEngine{l}, Restorer: fakeRestorer{l}, Signer: fakeSigner{l}, Observer: quiet{w},
 	}
+}
+
+// instance gives the parts of an instance. The lock is held.
+func (l *life) instance(id string) job.Instance {
+	p := l.w.instances[id]
+	return job.Instance{
+		ID: id, Tenant: "acme", Policy: p.policy, Mode: p.mode, Holds: !p.nobody, Runtime: &fakeRuntime{l, id, p}, Snapshots: &fakeSnaps{l, id, p},
+		Keep: json.RawMessage(strconv.Quote(id)),
+	}
+}
+
+// fakeStore tells whether the store of the world answers.
+type fakeStore struct{ l *life }
+
+func (s fakeStore) Reach(context.Context, string) error {
+	s.l.alive()
+	s.l.w.mu.Lock()
+	defer s.l.w.mu.Unlock()
+	s.l.w.asked++
+	return s.l.w.away
+}
+
+func (s fakeStore) Silent() time.Duration {
+	s.l.w.mu.Lock()
+	defer s.l.w.mu.Unlock()
+	return s.l.w.silent
 }
 
 // record is what the journal says about the instance's job right now. The world's lock is held.
@@ -758,3 +795,11 @@ func (randReader) Read(p []byte) (int, error) {
 }
 
 var _ io.Reader = randReader{}
+
+// lose takes the journal away, between two lives.
+func (w *world) lose() {
+	w.t.Helper()
+	if err := os.Remove(w.journal); err != nil {
+		w.t.Error(err)
+	}
+}

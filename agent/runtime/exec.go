@@ -5,16 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"strings"
-	"syscall"
 	"time"
 )
 
 // ExecConfig has the commands that act on an instance. Each is a program and its arguments, run
 // without a shell, with an environment of PATH, HOLDFAST_INSTANCE and HOLDFAST_ACTION only (the agent's
-// own holds credentials), in a process group of its own that is killed at the time-out. A command
-// that leaves a process behind must redirect its output; after exit it is waited for 2 seconds.
+// own holds credentials). All processes of a command are killed at the time-out, and those that it leaves
+// behind when it ends, also in sessions of their own: see runHook. Only Start may leave the instance's
+// processes behind when it succeeds; it must redirect their output, and after exit is waited for 2 seconds.
 type ExecConfig struct {
 	Instance string   // id of the instance
 	Freeze   []string // must succeed on a frozen instance when there is no State
@@ -160,22 +159,16 @@ func (e *execInstance) Start(ctx context.Context) error {
 // kept. The error carries the end of its output, on one line.
 func (e *execInstance) run(ctx context.Context, verb string, argv []string) (string, error) {
 	var stdout, stderr tail
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = []string{execPath, "HOLDFAST_INSTANCE=" + e.cfg.Instance, "HOLDFAST_ACTION=" + strings.ReplaceAll(verb, " ", "_")}
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Stdout = &stdout
-	cmd.Stderr = &stderr
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = pipeWait
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
-		err = nil // it ended well, and left a process that holds the pipe
-	}
+	env := []string{execPath, "HOLDFAST_INSTANCE=" + e.cfg.Instance, "HOLDFAST_ACTION=" + strings.ReplaceAll(verb, " ", "_")}
+	err := runHook(ctx, argv, env, verb == "start", &stdout, &stderr)
 	if err == nil {
 		return string(stdout.bytes), nil
 	}
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() == nil:
+	case errors.Is(err, errSurvives):
+		err = fmt.Errorf("%w; %w", context.Cause(ctx), err)
+	default:
 		err = context.Cause(ctx)
 	}
 	said := ""

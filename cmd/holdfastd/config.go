@@ -94,6 +94,11 @@ func checkConfig(path string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	for _, warning := range agent.Strays(cfg) {
+		if _, err := fmt.Fprintln(stdout, "warning:", warning); err != nil {
+			return err
+		}
+	}
 	if _, err = fmt.Fprintf(stdout, "%s is valid: host %s, %d instances\n", path, cfg.HostID, len(cfg.Instances)); err != nil {
 		return err
 	}

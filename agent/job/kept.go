@@ -1,0 +1,49 @@
+package job
+
+import (
+	"errors"
+	"fmt"
+)
+
+// A job acts on its instance by what the journal kept of it. The configuration may lose an instance, or give its id to something else, while
+// a job holds it; the instance must still be let go, released and resumed then. So each unfinished job carries what the agent needs to make
+// the parts of its instance again: the runtime with its settings, and the volumes (Instance.Keep).
+
+// errLeftConfiguration is why a job fails whose instance the configuration does not have any more.
+var errLeftConfiguration = errors.New("the instance left the configuration of this host while its job was under way")
+
+// instance finds the parts that act on the job's instance, also when the configuration does not have it any more. Before the first act of a job,
+// and for its plan, the configuration alone counts: see configured.
+func (w *worker) instance(j *Job) (Instance, error) {
+	if len(j.Kept) > 0 && w.m.parts.Recall != nil {
+		return w.m.parts.Recall(j.Instance, j.Kept)
+	}
+	return w.m.parts.Instance(j.Instance)
+}
+
+// configured fails with ErrNotFound for a job whose instance the configuration does not have any more.
+func (w *worker) configured(j *Job) error {
+	if _, err := w.m.parts.Instance(j.Instance); errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("%w: %w", errLeftConfiguration, err)
+	}
+	return nil
+}
+
+// standing returns those bases whose snapshots stand. A base that does not stand must not get into the journal: an earlier life, under other rules,
+// may have removed its snapshot before it could say so. The snapshot of one that can't be looked at is removed with the others.
+func (w *worker) standing(j *Job, kept []Base, stands func(Snapshot) (bool, error)) (still []Base) {
+	for _, b := range kept {
+		for _, s := range j.Snapshots {
+			if s.Ref.Path != b.Ref.Path {
+				continue
+			}
+			there, err := stands(s)
+			if err != nil {
+				w.m.parts.Observer.Lacked(j.Instance, j.ID, fmt.Sprintf("keep the base snapshot of volume %q", b.Volume), err)
+			} else if there {
+				still = append(still, b)
+			}
+		}
+	}
+	return still
+}

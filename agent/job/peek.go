@@ -1,0 +1,65 @@
+package job
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// peekTimeout is how long Peek waits for a process that has the journal open: an agent that runs keeps it open.
+const peekTimeout = 100 * time.Millisecond
+
+// Peek returns the unfinished jobs of a journal without changing the file. The error is ErrLocked while an agent has it open; a file that is
+// not there is fs.ErrNotExist.
+func Peek(path string) (jobs []*Job, err error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, err
+	}
+	// As in openJournal.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			jobs, err = nil, fmt.Errorf("read journal %s: it %w: %v", path, errDamaged, p)
+		}
+	}()
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: peekTimeout, ReadOnly: true})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("read journal %s: %w", path, ErrLocked)
+	} else if err != nil {
+		return nil, fmt.Errorf("read journal %s: %w", path, err)
+	}
+	defer db.Close()
+	err = db.View(func(tx *bbolt.Tx) error {
+		active := tx.Bucket(bucketActive)
+		if active == nil || tx.Bucket(bucketJobs) == nil {
+			return nil
+		}
+		return active.ForEach(func(_, id []byte) error {
+			job, err := getJob(tx, string(id))
+			if err == nil {
+				jobs = append(jobs, job)
+			}
+			return err
+		})
+	})
+	sortJobs(jobs)
+	return jobs, err
+}
+
+// HeldNote returns the job of a note that Marks keeps.
+func HeldNote(instance string, note []byte) (*Job, error) {
+	var j Job
+	if err := json.Unmarshal(note, &j); err != nil {
+		return nil, fmt.Errorf("the note that instance %q is held is damaged: %w", instance, err)
+	}
+	if j.Instance != instance || j.ID == "" {
+		return nil, fmt.Errorf("the note that instance %q is held is damaged: it is of %q", instance, j.Instance)
+	}
+	return &j, nil
+}
