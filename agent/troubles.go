@@ -2,8 +2,8 @@ package agent
 
 import "time"
 
-// Names of the states in which a human must act. They are an interface: `holdfast status`, the label of the metrics and STATES.md have
-// them.
+// Names of the states in which a human must act. They are an interface:
+// `holdfast status`, the label of the metrics and STATES.md have them.
 const (
 	troubleUndo         = "undo_fails"
 	troubleRelease      = "release_fails"
@@ -40,11 +40,13 @@ type troubleKind struct {
 	name  string
 	means string // what happened, what it does to instances, and what the agent does about it
 	hint  string // what the human does
-	// after is for how long it may last before it is shown: such a state comes and goes in good order.
+	// after is for how long it may last before it is
+	// shown: such a state comes and goes in good order.
 	after time.Duration
 }
 
-// troubleKinds are all states in which a human must act, the most urgent first. STATES.md is made of it.
+// troubleKinds are all states in which a human must
+// act, the most urgent first. STATES.md is made of it.
 var troubleKinds = []troubleKind{
 	{name: troubleJournal, means: "A write to the journal fails or hangs: the disk is full, read-only or broken. No job advances, and instances stay as they are, frozen ones too. " +
 		"The agent tries again every minute, and is not ready meanwhile.",

@@ -19,9 +19,11 @@ import (
 )
 
 const (
-	// probeEvery is how often a write to the journal is tried. A job tries once a minute at most when its own writes fail.
+	// probeEvery is how often a write to the journal is tried. A
+	// job tries once a minute at most when its own writes fail.
 	probeEvery = 10 * time.Second
-	// probePatience is how long one write to the journal may take: a disk that is busy takes seconds.
+	// probePatience is how long one write to the journal
+	// may take: a disk that is busy takes seconds.
 	probePatience = 30 * time.Second
 	// watchEvery is how often disks are looked at: some reads of what is in memory mostly.
 	watchEvery = 5 * time.Second
@@ -37,7 +39,7 @@ func (a *Agent) probe(ctx context.Context) {
 		a.probing.Store(int64(evidence.SinceBoot()))
 		_ = a.journal.Probe(time.Now()) // journalled is told
 		a.probing.Store(0)
-		a.watcher.fault(faultJournalRoom, roomForJournal(a.cfg.StateDir))
+		a.watcher.fault(troubleJournal+"/room", roomForJournal(a.cfg.StateDir))
 		select {
 		case <-ctx.Done():
 			return
@@ -64,10 +66,12 @@ func (a *Agent) journalTrouble() error {
 	return a.watcher.faults[troubleJournal].err
 }
 
-// journalRoom is what has to be free where the journal lies, bytes: the records of some thousand jobs.
+// journalRoom is what has to be free where the journal
+// lies, bytes: the records of some thousand jobs.
 const journalRoom = 4 << 20
 
-// roomForJournal tells that the journal can't grow any more: small writes to it succeed for a while then.
+// roomForJournal tells that the journal can't grow any
+// more: small writes to it succeed for a while then.
 func roomForJournal(dir string) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
@@ -79,7 +83,8 @@ func roomForJournal(dir string) error {
 	return nil
 }
 
-// asked are the questions to storage that were not answered yet. The zero value is ready; it is for any goroutine.
+// asked are the questions to storage that were not answered
+// yet. The zero value is ready; it is for any goroutine.
 type asked struct {
 	mu   sync.Mutex
 	open map[string]bool
@@ -87,8 +92,8 @@ type asked struct {
 
 var errStillAsked = errors.New("the storage has not answered the last time yet")
 
-// askOnce is patiently, but fails at once while the same question of an earlier call is not answered: storage that hangs costs one
-// goroutine then, and not one for each look.
+// askOnce is patiently, but fails at once while the same question of an earlier call is
+// not answered: storage that hangs costs one goroutine then, and not one for each look.
 func askOnce[T any](ctx context.Context, a *asked, key string, limit time.Duration, do func(context.Context) (T, error)) (T, error) {
 	a.mu.Lock()
 	open := a.open[key]
@@ -111,7 +116,8 @@ func askOnce[T any](ctx context.Context, a *asked, key string, limit time.Durati
 	})
 }
 
-// watched is what was found on the disks at the last look. The zero value is ready; it is for any goroutine.
+// watched is what was found on the disks at the last
+// look. The zero value is ready; it is for any goroutine.
 type watched struct {
 	mu    sync.Mutex
 	found []sighting
@@ -123,8 +129,8 @@ func (w *watched) now() []sighting {
 	return slices.Clone(w.found)
 }
 
-// watchDisks looks from time to time at what only the disks tell, until ctx ends. A volume that hangs delays what is told of the
-// others, and nothing else.
+// watchDisks looks from time to time at what only the disks tell, until ctx
+// ends. A volume that hangs delays what is told of the others, and nothing else.
 func (a *Agent) watchDisks(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -170,7 +176,8 @@ func (a *Agent) settleLines() {
 	a.watcher.settled(waiting)
 }
 
-// filesAside finds the files that were damaged and set aside: they stay until somebody has looked at them.
+// filesAside finds the files that were damaged and set
+// aside: they stay until somebody has looked at them.
 func (a *Agent) filesAside() (found []sighting) {
 	for name, path := range map[string]string{troubleJournalAside: a.journal.Path(), troubleAuditAside: a.cfg.Audit.File} {
 		entries, err := os.ReadDir(filepath.Dir(path))
@@ -256,7 +263,8 @@ func (a *Agent) backupAge(ctx context.Context, in *instance) []sighting {
 		}
 		return []sighting{s}
 	}
-	// Since when an instance without any backup is here is not known, so it counts from when this agent saw it first.
+	// Since when an instance without any backup is here is not
+	// known, so it counts from when this agent saw it first.
 	_, err = askOnce(ctx, &a.asked, "volumes of "+in.cfg.ID, statTime, func(context.Context) (struct{}, error) { return struct{}{}, in.restored() })
 	if err != nil {
 		return nil
