@@ -280,7 +280,7 @@ func (a *Agent) storeRequest(e obs.Event) {
 		a.metrics.StoreFault(obs.Kind(e.Err))
 	}
 	a.metrics.StoreRequest(e.Op, e.Bytes, e.Duration, result, e.Retry > 0)
-	a.watcher.stored(e.Err)
+	a.watcher.stored(e.Op, e.Err)
 	a.health.request(e)
 }
 

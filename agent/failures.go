@@ -28,12 +28,12 @@ func (f failure) again(doing string, err error) failure {
 	return f
 }
 
-// staleFailure is when a failure of a job counts no more although the job has not advanced since: each act is tried again within
-// minutes, so it works meanwhile.
+// staleFailure is when a failure of a job counts no more although the job has not
+// advanced since: each act is tried again within minutes, so it works meanwhile.
 const staleFailure = 10 * time.Minute
 
-// stay is since when an unfinished job is in its state, and holds its instance. Both are times since the boot, so that no clock that
-// is set makes them longer or shorter.
+// stay is since when an unfinished job is in its state, and holds its instance. Both
+// are times since the boot, so that no clock that is set makes them longer or shorter.
 type stay struct {
 	state   job.State
 	entered time.Duration
@@ -58,7 +58,8 @@ func (w *watcher) moved(j *job.Job) {
 	w.stays[j.ID] = s
 }
 
-// adopt notes a job of an earlier life. How long it was so before this life only the wall clock tells. The lock is held.
+// adopt notes a job of an earlier life. How long it was so
+// before this life only the wall clock tells. The lock is held.
 func (w *watcher) adopt(j *job.Job) {
 	w.moved(j)
 	now, s := time.Now(), w.stays[j.ID]
@@ -69,7 +70,8 @@ func (w *watcher) adopt(j *job.Job) {
 	w.stays[j.ID] = s
 }
 
-// failed notes that an act of a job has failed. It will be tried again; what fails of a job that is over is told of elsewhere.
+// failed notes that an act of a job has failed. It will be tried
+// again; what fails of a job that is over is told of elsewhere.
 func (w *watcher) failed(id, doing string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -90,7 +92,8 @@ func (w *watcher) failureOf(id string) (f failure, ok bool) {
 	return f, ok
 }
 
-// fault notes how a part of the agent is: err is nil when it works.
+// fault notes how a part of the agent is: err is nil when it works. The name is that of the
+// trouble, with a slash and more where one part can work while another does not.
 func (w *watcher) fault(name string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -153,8 +156,8 @@ func (a *Agent) journalled(err error) {
 	}
 }
 
-// staleJournal is how long a failed write counts that a job made while the probe, which needs no room, succeeds: the job tries again
-// once a minute.
+// staleJournal is how long a failed write counts that a job made while the
+// probe, which needs no room, succeeds: the job tries again once a minute.
 const staleJournal = 3 * time.Minute
 
 var errJournal = errors.New("the journal can't be written")

@@ -78,7 +78,8 @@ func (s *service) event(c api.Caller, j *job.Job, what string) api.Event {
 	return e
 }
 
-// jobTrouble tells what fails now of an unfinished job, as far as the caller may know; nil when nothing does.
+// jobTrouble tells what fails now of an unfinished job,
+// as far as the caller may know; nil when nothing does.
 func (s *service) jobTrouble(c api.Caller, j *job.Job) *api.Trouble {
 	f, ok := s.a.watcher.failureOf(j.ID)
 	if !ok || j.State.Final() {
@@ -93,7 +94,8 @@ func (s *service) jobTrouble(c api.Caller, j *job.Job) *api.Trouble {
 	return &t
 }
 
-// warn sends a warning when what fails of a job is another thing than the last time; warned has that by job.
+// warn sends a warning when what fails of a job is another
+// thing than the last time; warned has that by job.
 func (s *service) warn(c api.Caller, j *job.Job, warned map[string]string, send func(api.Event) error) error {
 	text := ""
 	if t := s.jobTrouble(c, j); t != nil {

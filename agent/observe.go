@@ -67,14 +67,20 @@ func hint(err error) string {
 	return obs.Hint(err)
 }
 
-// stored is told of each request to the store. One that was cancelled tells nothing of the store.
-func (w *watcher) stored(err error) {
+// stored is told of each request to the store. One that was cancelled tells nothing of the store. A
+// store that is full, or that is read-only for these keys, answers reads all the same: that writes
+// fail is not over then.
+func (w *watcher) stored(op string, err error) {
+	name := troubleStore + "/writes"
+	if op == "read" || op == "stat" || op == "list" {
+		name = troubleStore + "/reads"
+	}
 	switch {
 	case err == nil, errors.Is(err, obs.ErrNotFound), errors.Is(err, obs.ErrExists):
-		w.fault(troubleStore, nil)
+		w.fault(name, nil)
 	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrNoBucket), errors.Is(err, obs.ErrAccess), errors.Is(err, obs.ErrNoSpace),
 		errors.Is(err, obs.ErrWrongRegion), errors.Is(err, obs.ErrFileSystem):
-		w.fault(troubleStore, err)
+		w.fault(name, err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,10 +24,10 @@ type sighting struct {
 	dated         bool // age is known; else it counts from when it was seen first
 	after         time.Duration
 	err           error
-	hint          string // more than that of the kind; "" where there is none
 }
 
-// seen remembers since when what has no date of its own is in trouble. The zero value is ready; it is for any goroutine.
+// seen remembers since when what has no date of its own is in
+// trouble. The zero value is ready; it is for any goroutine.
 type seen struct {
 	mu    sync.Mutex
 	first map[string]time.Duration // of the boot
@@ -52,8 +53,9 @@ func (s *seen) date(all []sighting) {
 	s.first = first
 }
 
-// sighted tells how things stand: all that is in trouble, the most urgent first and of one kind the oldest, and the figures for the
-// metrics. It reads memory and the journal, and waits for no volume, runtime or store.
+// sighted tells how things stand: all that is in trouble, the most urgent
+// first and of one kind the oldest, and the figures for the metrics. It
+// reads memory and the journal, and waits for no volume, runtime or store.
 func (a *Agent) sighted() ([]sighting, metrics.Sight, error) {
 	now := metrics.Sight{Jobs: map[string]metrics.Since{}, Troubles: map[string]metrics.Since{}}
 	jobs, err := a.journal.Active()
@@ -117,7 +119,8 @@ func (a *Agent) sightOfJob(j *job.Job, now *metrics.Sight) (all []sighting) {
 	return all
 }
 
-// quick are the states that take seconds, or minutes on a slow host, unless an act does not come back.
+// quick are the states that take seconds, or minutes
+// on a slow host, unless an act does not come back.
 var quick = map[job.State]bool{
 	job.Freezing: true, job.Frozen: true, job.Snapshotting: true, job.Snapshotted: true, job.Stored: true, job.Releasing: true, job.Released: true,
 	job.Resuming: true, job.Ending: true, job.Suspending: true, job.Failing: true, job.Placing: true, job.Restored: true, job.Starting: true,
@@ -148,13 +151,12 @@ func roughly(d time.Duration) string {
 	return d.Round(100 * time.Millisecond).String()
 }
 
-// faultJournalRoom is the fault of the journal's disk, which is shown as the journal's.
-const faultJournalRoom = "journal_room"
+// staleAnswer is when the last answer of IAM or of the store says nothing any more: nobody has asked
+// since.
+const staleAnswer = 15 * time.Minute
 
-// staleIAM is when the last question to IAM says nothing any more: nobody has asked since.
-const staleIAM = 15 * time.Minute
-
-// staleRefused is for how long an event that was refused is shown: nothing tells that somebody has dealt with it.
+// staleRefused is for how long an event that was refused
+// is shown: nothing tells that somebody has dealt with it.
 const staleRefused = 24 * time.Hour
 
 // sightOfParts finds what is wrong with the agent's own parts.
@@ -167,13 +169,9 @@ func (a *Agent) sightOfParts() (all []sighting) {
 	boot, w := evidence.SinceBoot(), a.watcher
 	w.mu.Lock()
 	for name, f := range w.faults {
-		switch name {
-		case faultJournalRoom:
-			name = troubleJournal
-		case troubleIAM:
-			if boot-f.last > staleIAM {
-				continue
-			}
+		name, _, _ = strings.Cut(name, "/")
+		if (name == troubleIAM || name == troubleStore) && boot-f.last > staleAnswer {
+			continue
 		}
 		all = append(all, sighting{name: name, age: boot - f.since, dated: true, err: f.err})
 	}

@@ -40,7 +40,8 @@ var command = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// stubborn is the verb of hosts whose instances refuse an act, or do not come back from it, while a file says so.
+// stubborn is the verb of hosts whose instances refuse an
+// act, or do not come back from it, while a file says so.
 const stubborn = `#!/bin/sh
 d="$1"
 test -e "$d/refuse-$HOLDFAST_ACTION-$HOLDFAST_INSTANCE" && { echo "$HOLDFAST_ACTION is refused" >&2; exit 1; }
@@ -50,7 +51,8 @@ while test -e "$d/hang-$HOLDFAST_ACTION-$HOLDFAST_INSTANCE"; do sleep 0.1; done
 // unbraked keeps a busy machine from being told of.
 const unbraked = "brake: {cpu: 0, io: 0, memory: 0}\n"
 
-// troubled are hosts each of which comes into the states that are named. With before they are changed before the start, with after they are brought there.
+// troubled are hosts each of which comes into the states that are named. With
+// before they are changed before the start, with after they are brought there.
 var troubled = []struct {
 	name          string
 	states        []string
@@ -213,8 +215,9 @@ var troubled = []struct {
 	},
 }
 
-// TestStates brings hosts into each state of STATES.md, and wants the command line to name it with what is to be done, and its alert to
-// fire on what the metrics of that very host tell. It stands for the promise that no state in which a human must act is silent.
+// TestStates brings hosts into each state of STATES.md, and wants the command line to
+// name it with what is to be done, and its alert to fire on what the metrics of that very
+// host tell. It stands for the promise that no state in which a human must act is silent.
 func TestStates(t *testing.T) {
 	testbed.Need(t, "root", "promtool", "btrfs")
 	rows := documented(t)
@@ -273,8 +276,8 @@ func TestStates(t *testing.T) {
 	}
 }
 
-// TestUndoFailsIsSeenEverywhere: an instance that can't be let go shows with its reason in the list of jobs, in the stream of its task
-// and in what the control plane asks, and to no other tenant.
+// TestUndoFailsIsSeenEverywhere: an instance that can't be let go shows with its reason in the list
+// of jobs, in the stream of its task and in what the control plane asks, and to no other tenant.
 func TestUndoFailsIsSeenEverywhere(t *testing.T) {
 	h := newHost(t)
 	h.write("verb", stubborn+strings.TrimPrefix(verb, "#!/bin/sh\n"), 0o700)

@@ -47,8 +47,8 @@ func documented(t *testing.T) stateRows {
 	return rows
 }
 
-// alertTest is a test of the alert rules by Prometheus' own tool: hosts on which all is well for ten minutes, and that are for two hours
-// then as a real agent said that it is.
+// alertTest is a test of the alert rules by Prometheus' own tool: hosts on which all is
+// well for ten minutes, and that are for two hours then as a real agent said that it is.
 type alertTest struct {
 	before map[string]float64
 	tests  []string

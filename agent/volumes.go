@@ -21,7 +21,8 @@ const (
 	volumeTime = 20 * time.Second
 	// volumesAtOnce bounds the volumes that are looked at together: some looks start programs.
 	volumesAtOnce = 4
-	// volumesEvery is how often the volumes are looked at: what they lie on changes when somebody mounts something.
+	// volumesEvery is how often the volumes are looked at:
+	// what they lie on changes when somebody mounts something.
 	volumesEvery = 10 * time.Minute
 )
 
@@ -34,7 +35,8 @@ type VolumeView struct {
 	Warn bool
 }
 
-// LookAtVolumes tells of all volumes of a configuration how a backup would read them now, in the order of the configuration. It changes
+// LookAtVolumes tells of all volumes of a configuration how a backup
+// would read them now, in the order of the configuration. It changes
 // nothing. A volume that does not answer in time is told of as such.
 func LookAtVolumes(ctx context.Context, cfg *config.Config) []VolumeView {
 	return lookAtVolumes(ctx, cfg, &patience{})
@@ -125,7 +127,8 @@ func (v *volumeViews) of(instance, volume string) VolumeView {
 	return v.views[[2]string{instance, volume}]
 }
 
-// watchVolumes looks at the volumes from time to time until ctx ends, and logs how each is read, at the start and when that changes.
+// watchVolumes looks at the volumes from time to time until ctx ends,
+// and logs how each is read, at the start and when that changes.
 func (a *Agent) watchVolumes(ctx context.Context) {
 	tick := time.NewTicker(volumesEvery)
 	defer tick.Stop()

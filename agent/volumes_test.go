@@ -13,8 +13,9 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestVolumesAreTold: how a volume is read, and that its instance is held for the whole upload although the configuration says precopy, is
-// told by the log of the start, by what operators ask, and by the report of the job.
+// TestVolumesAreTold: how a volume is read, and that its instance is held
+// for the whole upload although the configuration says precopy, is told by
+// the log of the start, by what operators ask, and by the report of the job.
 func TestVolumesAreTold(t *testing.T) {
 	disk, btrfs := testbed.Tmpfs(t, "size=32m"), testbed.Btrfs(t)
 	h := newHost(t)
@@ -70,8 +71,8 @@ func TestVolumesAreTold(t *testing.T) {
 	}
 }
 
-// TestTenantsReadNothingOfTheHost: whatever fails, a tenant finds neither the store's address nor a path of the host in what it can ask;
-// an operator finds the reason.
+// TestTenantsReadNothingOfTheHost: whatever fails, a tenant finds neither the store's
+// address nor a path of the host in what it can ask; an operator finds the reason.
 func TestTenantsReadNothingOfTheHost(t *testing.T) {
 	h := newHost(t)
 	h.cfg = strings.Replace(h.cfg, "auto_create: true", "auto_create: false", 1)

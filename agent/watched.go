@@ -19,9 +19,11 @@ import (
 )
 
 const (
-	// probeEvery is how often a write to the journal is tried. A job tries once a minute at most when its own writes fail.
+	// probeEvery is how often a write to the journal is tried. A
+	// job tries once a minute at most when its own writes fail.
 	probeEvery = 10 * time.Second
-	// probePatience is how long one write to the journal may take: a disk that is busy takes seconds.
+	// probePatience is how long one write to the journal
+	// may take: a disk that is busy takes seconds.
 	probePatience = 30 * time.Second
 	// watchEvery is how often disks are looked at: some reads of what is in memory mostly.
 	watchEvery = 5 * time.Second
@@ -35,7 +37,7 @@ func (a *Agent) probe(ctx context.Context) {
 		a.probing.Store(int64(evidence.SinceBoot()))
 		_ = a.journal.Probe(time.Now()) // journalled is told
 		a.probing.Store(0)
-		a.watcher.fault(faultJournalRoom, roomForJournal(a.cfg.StateDir))
+		a.watcher.fault(troubleJournal+"/room", roomForJournal(a.cfg.StateDir))
 		select {
 		case <-ctx.Done():
 			return
@@ -62,10 +64,12 @@ func (a *Agent) journalTrouble() error {
 	return a.watcher.faults[troubleJournal].err
 }
 
-// journalRoom is what has to be free where the journal lies, bytes: the records of some thousand jobs.
+// journalRoom is what has to be free where the journal
+// lies, bytes: the records of some thousand jobs.
 const journalRoom = 4 << 20
 
-// roomForJournal tells that the journal can't grow any more: small writes to it succeed for a while then.
+// roomForJournal tells that the journal can't grow any
+// more: small writes to it succeed for a while then.
 func roomForJournal(dir string) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
@@ -89,8 +93,8 @@ func (w *watched) now() []sighting {
 	return slices.Clone(w.found)
 }
 
-// watchDisks looks from time to time at what only the disks tell, until ctx ends. A volume that hangs delays what is told of the
-// others, and nothing else.
+// watchDisks looks from time to time at what only the disks tell, until ctx
+// ends. A volume that hangs delays what is told of the others, and nothing else.
 func (a *Agent) watchDisks(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -136,7 +140,8 @@ func (a *Agent) settleLines() {
 	a.watcher.settled(waiting)
 }
 
-// filesAside finds the files that were damaged and set aside: they stay until somebody has looked at them.
+// filesAside finds the files that were damaged and set
+// aside: they stay until somebody has looked at them.
 func (a *Agent) filesAside() (found []sighting) {
 	for name, path := range map[string]string{troubleJournalAside: a.journal.Path(), troubleAuditAside: a.cfg.Audit.File} {
 		entries, err := os.ReadDir(filepath.Dir(path))

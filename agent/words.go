@@ -13,20 +13,23 @@ import (
 	"holdfast/agent/job"
 )
 
-// The reason of a failure is written for operators: it has URLs, paths, hosts, keys and commands to type. A tenant gets those parts
-// of it, between colons, that say nothing of how the host is built. What is not known to be harmless is left out, so that no new message has
-// to be thought of here.
+// The reason of a failure is written for operators: it has URLs, paths, hosts, keys and commands to
+// type. A tenant gets those parts of it, between colons, that say nothing of how the host is built.
+// What is not known to be harmless is left out, so that no new message has to be thought of here.
 
-// cutWords ends a reason of which a tenant does not get to read all; leftOut stands for each part of it that is left out.
+// cutWords ends a reason of which a tenant does not get to read
+// all; leftOut stands for each part of it that is left out.
 const (
 	cutWords = " (the operator of the host can see the rest)"
 	leftOut  = "…"
 )
 
-// harmless is a part of a reason, between two colons, that consists of plain words, numbers and the names of volumes.
+// harmless is a part of a reason, between two colons, that
+// consists of plain words, numbers and the names of volumes.
 var harmless = regexp.MustCompile(`^[\pL\pN ,;'’%()"+-]*$`)
 
-// code is a word that may be an id, a key, an address or a port: a long one with digits, or a number by itself.
+// code is a word that may be an id, a key, an address or
+// a port: a long one with digits, or a number by itself.
 var code = regexp.MustCompile(`[0-9a-fA-F]{8,}|^[0-9]+$|(\pL[\pL\pN]*\pN|\pN[\pL\pN]*\pL)[\pL\pN]{6,}`)
 
 // forTenant has the parts of a reason that a tenant may read.
@@ -56,7 +59,8 @@ func (a *Agent) tellsOfHost(text string) bool {
 	})
 }
 
-// hostWords are the words by which the configuration names the host, its store, its control plane and its files.
+// hostWords are the words by which the configuration names
+// the host, its store, its control plane and its files.
 func hostWords(a *Agent) map[string]bool {
 	words := map[string]bool{}
 	add := func(text string) {

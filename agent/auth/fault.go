@@ -8,7 +8,8 @@ func (s *Static) Fault() error {
 	return err
 }
 
-// ClientFault looks at the authorities and revocation lists, and tells why nobody, or not everybody, is let in by certificate; nil
+// ClientFault looks at the authorities and revocation lists, and
+// tells why nobody, or not everybody, is let in by certificate; nil
 // while they are right, and where callers have no certificates.
 func (t *TLS) ClientFault() error {
 	if t.o.ClientCAFile == "" {

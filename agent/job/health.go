@@ -6,8 +6,9 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// WatchWrites has told called after each transaction that writes to the journal, from any goroutine: with nil once it is durable,
-// with an error when the journal itself could not be written. told must not block. It is for once, before the journal is used.
+// WatchWrites has told called after each transaction that writes to the journal, from
+// any goroutine: with nil once it is durable, with an error when the journal itself
+// could not be written. told must not block. It is for once, before the journal is used.
 func (jr *Journal) WatchWrites(told func(error)) { jr.told.Store(&told) }
 
 // transact runs write in one transaction, and tells of what the journal itself does with it.
@@ -27,22 +28,24 @@ func (jr *Journal) transact(write func(tx *bbolt.Tx) error) error {
 // keyProbe is what Probe writes in bucketMeta.
 var keyProbe = []byte("probe")
 
-// Probe writes to the journal, to find out whether that is possible while no job has anything to write.
+// Probe writes to the journal, to find out whether
+// that is possible while no job has anything to write.
 func (jr *Journal) Probe(now time.Time) error {
 	return jr.update(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketMeta).Put(keyProbe, []byte(now.UTC().Format(time.RFC3339)))
 	})
 }
 
-// Full tells whether a command of one instance would be refused because as many jobs wait as the configuration allows.
+// Full tells whether a command of one instance would be refused
+// because as many jobs wait as the configuration allows.
 func (m *Manager) Full() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.opts.Queue > 0 && len(m.waiting)+m.slots.waiting()-m.slots.idle() >= m.opts.Queue
 }
 
-// HoldTurns tells how many jobs wait for their turn to hold an instance, and how many turns were given so far: while jobs wait and
-// that number stays, no job comes on.
+// HoldTurns tells how many jobs wait for their turn to hold an instance, and how many
+// turns were given so far: while jobs wait and that number stays, no job comes on.
 func (m *Manager) HoldTurns() (waiting int, granted uint64) {
 	m.holds.mu.Lock()
 	defer m.holds.mu.Unlock()

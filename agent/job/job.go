@@ -246,10 +246,10 @@ type Job struct {
 	Snapshots []Snapshot `json:"snapshots,omitempty"`
 	Attempts  int        `json:"attempts,omitempty"` // how often it was put off
 	// StoreWaits is how often of those the store had not answered, and the instance was let go until it would.
-	StoreWaits int     `json:"store_waits,omitempty"`
+	StoreWaits int `json:"store_waits,omitempty"`
 	// ForStore says that it is being put off for that.
-	ForStore bool `json:"for_store,omitempty"`
-	Result     *Result `json:"result,omitempty"`
+	ForStore bool    `json:"for_store,omitempty"`
+	Result   *Result `json:"result,omitempty"`
 
 	// Restore is what a restore does and has done; nil until it is decided, and for backups.
 	Restore *Restore `json:"restore,omitempty"`

@@ -15,7 +15,8 @@ type Since struct {
 // Add counts one more, which lasts for age.
 func (s Since) Add(age time.Duration) Since { return Since{s.Count + 1, max(s.Oldest, age)} }
 
-// Sight is how the jobs of an agent stand at one moment, and what is in trouble. Ages are of a clock that nobody can set.
+// Sight is how the jobs of an agent stand at one moment, and
+// what is in trouble. Ages are of a clock that nobody can set.
 type Sight struct {
 	Jobs     map[string]Since // unfinished jobs by state, and for how long they are in it
 	Frozen   Since            // instances that stand still
