@@ -2,18 +2,17 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"time"
 
 	"holdfast/agent/api"
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
 	"holdfast/agent/metrics"
+	"holdfast/internal/reread"
+	"holdfast/internal/webclient"
 )
 
 // When the listener's certificate is warned of.
@@ -24,8 +23,12 @@ const (
 	certificateLook = 12 * time.Hour
 )
 
-// iamTimeout bounds one request to IAM, the connection included. agent/auth bounds a look-up.
-const iamTimeout = 10 * time.Second
+const (
+	// iamTimeout bounds one request to IAM, the connection included. agent/auth bounds a look-up.
+	iamTimeout = 10 * time.Second
+	// iamConnections are kept while nothing is asked.
+	iamConnections = 4
+)
 
 // authenticator makes what is asked whose a token is: the file of tokens first, as it costs nothing, then IAM.
 func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, error) {
@@ -39,33 +42,24 @@ func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, err
 		chain = append(chain, static)
 	}
 	if cfg := a.cfg.IAM; cfg.URL != "" {
-		o := auth.IAMOptions{URL: cfg.URL, Roles: map[string]auth.Role{}, Observe: a.watcher.lookedUp}
+		o := auth.IAMOptions{URL: cfg.URL, Roles: map[string]auth.Role{}, Lookups: cfg.Lookups, Observe: a.watcher.lookedUp}
 		o.Panicked = func(err error) { a.watcher.panicked(metrics.PanicLookup, "ask IAM about a token", err) }
 		for name, role := range cfg.Roles {
 			o.Roles[name] = auth.Role(role)
 		}
-		var err error
 		if cfg.AccountFile != "" {
-			if o.Account, err = auth.LoadAccount(cfg.AccountFile); err != nil {
+			account := reread.New(time.Now, func() (*auth.Account, error) { return auth.LoadAccount(cfg.AccountFile) }, cfg.AccountFile)
+			if _, err := account.Get(); err != nil {
 				return nil, fmt.Errorf("iam.account_file: %w", err)
 			}
+			o.Account = account.Get
 		}
-		transport := &http.Transport{
-			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: iamTimeout, ResponseHeaderTimeout: iamTimeout,
-			MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment,
+		var err error
+		if o.Client, err = webclient.New(webclient.Options{CAFile: cfg.CAFile, AnswerTimeout: iamTimeout, Connections: iamConnections}); err != nil {
+			return nil, fmt.Errorf("iam.ca_file: %w", err)
 		}
-		if cfg.CAFile != "" {
-			pem, err := os.ReadFile(cfg.CAFile)
-			if err != nil {
-				return nil, fmt.Errorf("iam.ca_file: %w", err)
-			}
-			transport.TLSClientConfig.RootCAs = x509.NewCertPool()
-			if !transport.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("iam.ca_file %s: no certificate in it", cfg.CAFile)
-			}
-		}
-		o.Client = &http.Client{Transport: transport, Timeout: iamTimeout}
-		opened(func() error { transport.CloseIdleConnections(); return nil })
+		o.Client.Timeout = iamTimeout
+		opened(func() error { o.Client.CloseIdleConnections(); return nil })
 		iam, err := auth.NewIAM(o)
 		if err != nil {
 			return nil, err
@@ -73,7 +67,7 @@ func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, err
 		chain = append(chain, iam)
 	}
 	return api.AuthFunc(func(ctx context.Context, token string) (api.Caller, error) {
-		c, err := chain.Authenticate(ctx, token)
+		c, err := chain.Authenticate(auth.WithAddress(ctx, api.Address(ctx)), token)
 		if err != nil {
 			return api.Caller{}, authError(err)
 		}
@@ -133,6 +127,9 @@ func (a *Agent) watchCertificate(ctx context.Context) {
 func authError(err error) error {
 	if errors.Is(err, auth.ErrUnknownToken) {
 		return fmt.Errorf("%w: %w", api.ErrUnknownToken, err)
+	}
+	if errors.Is(err, auth.ErrTooOften) {
+		return fmt.Errorf("%w: %w", api.ErrAuthTooOften, err)
 	}
 	return fmt.Errorf("%w: %w", api.ErrAuthUnavailable, err)
 }

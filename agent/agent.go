@@ -8,7 +8,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -78,7 +77,7 @@ type Agent struct {
 	manager   *job.Manager
 	watcher   *watcher
 	metrics   *metrics.Metrics
-	signer    *report.Signer
+	signing   *signing
 	client    *http.Client
 	deliverer *report.Deliverer
 	instances map[string]*instance
@@ -152,7 +151,14 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.openStore(ctx, opened); err != nil {
 		return nil, err
 	}
-	if a.signer, err = report.LoadSigner(cfg.SigningKeyFile, rand.Reader); err != nil {
+	a.signing, err = openSigning(cfg.SigningKeyFile, func(err error) {
+		if err != nil {
+			a.log.Error("signing_key_file is no good; the last good key signs receipts until the file is right, or until the agent ends", keyError, err.Error())
+			return
+		}
+		a.log.Info("signing_key_file is good again")
+	})
+	if err != nil {
 		return nil, err
 	}
 	for i := range cfg.Instances {
@@ -182,7 +188,8 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		Bases:          job.Bases{Keep: cfg.Base.Keep, MaxAge: cfg.Base.MaxAge, MinFree: float64(cfg.Base.MinFree) / 100},
 		FrozenDeadline: cfg.Limits.FrozenDeadline, StartRestored: cfg.Prepare.Start,
 		JobDeadline: cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout, StorePatience: cfg.Limits.StorePatience,
-		Now: time.Now, Rand: rand.Reader, BootID: bootID,
+		ProgressEvery: cfg.Report.Progress,
+		Now:           time.Now, Rand: rand.Reader, BootID: bootID,
 	})
 	a.metrics.Leftovers(func() int {
 		left, err := a.manager.Leftovers()
@@ -215,17 +222,9 @@ func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, "cata
 
 func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
 	cfg := a.cfg
-	identity, err := vault.LoadIdentity(cfg.KeyFile)
-	if bad, ok := errors.AsType[*vault.KeyError](err); ok {
-		return fmt.Errorf("key_file: %w; %s", err, bad.Remedy)
-	} else if err != nil {
-		return fmt.Errorf("key_file: %w", err)
-	}
-	var nameKey []byte
-	if cfg.Store.NameKeyFile != "" {
-		if nameKey, err = os.ReadFile(cfg.Store.NameKeyFile); err != nil {
-			return fmt.Errorf("store.name_key_file: %w", err)
-		}
+	keys, err := openKeys(cfg.KeyFile, cfg.Store.NameKeyFile)
+	if err != nil {
+		return err
 	}
 	// One for all jobs: the host's link and the store's patience are shared.
 	a.limiter = obs.NewLimiter(obs.Limits{})
@@ -258,7 +257,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	a.engine = backup.NewHost(backup.HostOptions{Budget: int64(a.cfg.Limits.Memory), Runs: a.cfg.Limits.Jobs, MaxLevel: strongest})
 	brake := a.cfg.Brake
 	a.engine.Brake = pressure.NewBrake(pressure.Limits{CPU: float64(brake.CPU) / 100, IO: float64(brake.IO) / 100, Memory: float64(brake.Memory) / 100})
-	a.vaults = &vaults{a: a, identity: identity, nameKey: bytes.TrimSpace(nameKey), open: map[string]*openVault{}, jobs: map[string]*backup.Job{}}
+	a.vaults = &vaults{a: a, keys: keys, open: map[string]*openVault{}, jobs: map[string]*backup.Job{}}
 	opened(a.vaults.close)
 	return a.openProbe(ctx, opened)
 }
@@ -282,23 +281,6 @@ func (a *Agent) storeRequest(e obs.Event) {
 	a.metrics.StoreRequest(e.Op, e.Bytes, e.Duration, result, e.Retry > 0)
 	a.watcher.stored(e.Op, e.Err)
 	a.health.request(e)
-}
-
-func (a *Agent) openReports(opened func(func() error)) error {
-	r := a.cfg.Report
-	var err error
-	if a.client, err = report.NewClient(report.ClientOptions{CAFile: r.CAFile}); err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	opened(func() error { a.client.CloseIdleConnections(); return nil })
-	a.deliverer, err = report.New(outbox{a.manager}, report.Options{
-		URL: r.URL, Source: "urn:holdfast:host:" + a.cfg.HostID, Client: a.client, TokenFile: r.TokenFile,
-		UserAgent: "holdfast/" + a.version, Attempted: a.watcher.attempted,
-	})
-	if err != nil {
-		return fmt.Errorf("report.url: %w", err)
-	}
-	return nil
 }
 
 // readBootID names the boot of this host: an instance that was frozen in an earlier one is not now.
@@ -328,7 +310,7 @@ func address(l net.Listener) string {
 }
 
 // PublicKey is the PEM file with which a control plane verifies this host's receipts.
-func (a *Agent) PublicKey() ([]byte, error) { return a.signer.PublicPEM() }
+func (a *Agent) PublicKey() ([]byte, error) { return a.signing.signer().PublicPEM() }
 
 // Run recovers what an earlier life left, serves until ctx ends, drains and closes. After the end of
 // ctx it returns nil, else what kept it from serving. No goroutine of it is left then.
@@ -465,22 +447,3 @@ func (a *Agent) takesCommands() error {
 	}
 	return a.journalTrouble() // without the journal no command can be accepted, and no job advances
 }
-
-// outbox is the manager's outbox as agent/report wants it.
-type outbox struct{ m *job.Manager }
-
-func (o outbox) Heads() ([]report.Event, error) {
-	heads, err := o.m.Heads()
-	if err != nil {
-		return nil, err
-	}
-	events := make([]report.Event, len(heads))
-	for i, e := range heads {
-		events[i] = report.Event{Seq: e.Seq, ID: e.ID, Type: e.Type, Instance: e.Instance, Time: e.Time, Data: e.Data}
-	}
-	return events, nil
-}
-
-func (o outbox) Acknowledge(seq uint64) error           { return o.m.Acknowledge(seq) }
-func (o outbox) Refuse(seq uint64, reason string) error { return o.m.Refuse(seq, reason) }
-func (o outbox) Changed() <-chan struct{}               { return o.m.OutboxChanged() }

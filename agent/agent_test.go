@@ -82,7 +82,8 @@ func (l *lockedBuffer) String() string {
 type plane struct {
 	mu     sync.Mutex
 	events []report.Event
-	status func(e report.Event) int // nil: 204
+	status func(e report.Event) int // of the answer, whose body follows from it; nil: 200
+	page   string                   // the body of answers, in the place of the control plane's form
 	server *httptest.Server
 }
 
@@ -99,14 +100,24 @@ func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	code := http.StatusNoContent
+	code := http.StatusOK
 	if p.status != nil {
 		code = p.status(e)
 	}
 	if code/100 == 2 {
 		p.events = append(p.events, e)
 	}
+	answer := `{"error_code":"0","error_msg":"OK"}`
+	if code/100 != 2 {
+		answer = `{"error_code":"KOOPHONE.API.1000","error_msg":"as the test wants it"}`
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if p.page != "" {
+		w.Header().Set("Content-Type", "text/html")
+		answer = p.page
+	}
 	w.WriteHeader(code)
+	_, _ = io.WriteString(w, answer) // the agent may be gone
 }
 
 func (p *plane) answer(f func(e report.Event) int) {
@@ -205,7 +216,7 @@ key_file: %[1]s/host.key
 recipients: [%[2]s]
 vault: {auto_create: true}
 signing_key_file: %[1]s/signing.pem
-report: {url: "%[3]s/reports"}
+report: {url: "%[3]s/reports", progress: 1s}
 limits: {drain_timeout: 5s}
 instances: %[4]s
 `, h.dir, recovery.Recipient(), h.plane.server.URL, instances)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -55,6 +56,9 @@ func (a *auditor) command(e api.Exchange) {
 		Time: e.Start, From: e.Remote, Via: e.Caller.Via, Role: string(e.Caller.Role), Tenant: e.Caller.Tenant, User: e.Caller.User,
 		Call: e.Method + " " + e.Route, RequestID: e.RequestID, Instances: e.Instances, Task: e.Task,
 		Status: e.Status, Code: e.Code, Reference: e.Reference,
+	}
+	if e.Report != 0 {
+		line.Call = strings.Replace(line.Call, "{number}", strconv.FormatUint(e.Report, 10), 1)
 	}
 	if line.From == "" || strings.HasPrefix(line.From, "@") { // the other end of a unix socket has no name
 		line.From = "socket"

@@ -104,24 +104,16 @@ func (w *watcher) fault(name string, err error) {
 	w.faults[name] = w.faults[name].again("", err)
 }
 
-// maxRefused bounds the events that were refused in memory.
-const maxRefused = 1000
-
 // delivered notes what became of a try to deliver a report.
-func (w *watcher) delivered(e report.Event, err error, refused bool) {
+func (w *watcher) delivered(t report.Attempt) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	e := t.Event
 	switch {
-	case e.Seq == 0: // progress, which may be lost
-	case err == nil:
+	case t.Err == nil, t.Refused:
 		delete(w.lines, e.Instance)
-	case refused:
-		delete(w.lines, e.Instance)
-		if e.Type != job.EventCompleted && len(w.refused) < maxRefused {
-			w.refused[e.ID] = failure{}.again(e.Instance, err)
-		}
-	default:
-		w.lines[e.Instance] = w.lines[e.Instance].again(e.Type, err)
+	case e.Seq != 0 && t.Failures > 0: // progress may be lost
+		w.lines[e.Instance] = w.lines[e.Instance].again(e.Type, t.Err)
 	}
 }
 

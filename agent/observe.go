@@ -8,7 +8,6 @@ import (
 
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
-	"holdfast/agent/report"
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
@@ -53,8 +52,8 @@ type watcher struct {
 
 	stays   map[string]stay    // of the unfinished jobs, by id
 	failing map[string]failure // what fails now, by job
+	reports reporting
 	lines   map[string]failure // reports that are not delivered, by instance
-	refused map[string]failure // events that were refused, but those for which an instance is held; by event
 	faults  map[string]failure // of parts of the agent, by the name of the trouble
 	brake   string             // why rounds of pre-copy are slowed down; "" when they are not
 }
@@ -87,7 +86,7 @@ func (w *watcher) stored(op string, err error) {
 func newWatcher(log *slog.Logger, m *metrics.Metrics) *watcher {
 	return &watcher{
 		log: log, metrics: m, active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]job.Progress{},
-		stays: map[string]stay{}, failing: map[string]failure{}, lines: map[string]failure{}, refused: map[string]failure{}, faults: map[string]failure{},
+		stays: map[string]stay{}, failing: map[string]failure{}, lines: map[string]failure{}, faults: map[string]failure{},
 	}
 }
 
@@ -252,25 +251,4 @@ func (w *watcher) panicked(where, doing string, err error, attrs ...any) {
 		attrs = append(attrs, "stack", string(p.Stack))
 	}
 	w.log.Error("the program itself failed (panic); what it was doing has failed, and all else goes on; please report this line", attrs...)
-}
-
-// attempted is told of each try to deliver a report.
-func (w *watcher) attempted(e report.Event, took time.Duration, err error, refused bool) {
-	w.delivered(e, err, refused)
-	if contain.Of(err) != nil {
-		w.panicked(metrics.PanicReport, "deliver a report", err, keyInstance, e.Instance, "event", e.ID)
-	}
-	log := w.log.With(keyInstance, e.Instance, "event", e.ID, "type", e.Type, keyDuration, took.Seconds())
-	switch {
-	case err == nil:
-		w.metrics.ReportAcknowledged()
-		log.Debug("report acknowledged")
-	case e.Seq == 0:
-		log.Debug("progress report was lost", keyError, err.Error())
-	case refused:
-		log.Error("report refused for good", keyError, err.Error())
-	default:
-		w.metrics.ReportRetried()
-		log.Warn("report not delivered, trying again", keyError, err.Error())
-	}
 }

@@ -368,7 +368,7 @@ type receipts struct{ a *Agent }
 // Receipt is called while the instance is still held, so its freeze counts up to now.
 func (r receipts) Receipt(ctx context.Context, j *job.Job) (json.RawMessage, error) {
 	res := j.Result
-	return r.a.signer.Sign(ctx, report.Statement{
+	return r.a.signing.signer().Sign(ctx, report.Statement{
 		Instance: j.Instance, Tenant: j.Tenant, Task: j.Task, Job: j.ID,
 		Vault: res.VaultID, Backup: res.BackupID, Sequence: res.Seq, Parent: res.Parent, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
 		Store: r.a.store.String(), Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesSent: res.BytesSent,

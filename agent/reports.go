@@ -2,9 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"strconv"
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/agent/job"
 )
 
 const (
@@ -78,4 +81,55 @@ func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send
 		case <-poll.C:
 		}
 	}
+}
+
+// RefusedReports implements api.Service.
+func (s *service) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {
+	refused, err := s.a.manager.Refused()
+	if err != nil {
+		return nil, err
+	}
+	waiting, err := s.a.manager.Waiting()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]api.RefusedReport, 0, len(refused)+len(waiting))
+	add := func(e job.Event, at time.Time, why string) {
+		list = append(list, api.RefusedReport{
+			Number: e.Seq, ID: e.ID, Type: e.Type, Time: e.Time, InstanceID: e.Instance, TaskID: e.Task, JobID: e.Job, Refused: at, Reason: why,
+		})
+	}
+	for _, r := range refused {
+		add(r.Event, r.Since, r.Reason)
+	}
+	for _, e := range waiting {
+		add(e, time.Time{}, s.a.watcher.whyWaits(e.Instance))
+	}
+	return list, nil
+}
+
+// GiveUpReport implements api.Service.
+func (s *service) GiveUpReport(_ context.Context, _ api.Caller, number uint64) error {
+	return onRefused(number, s.a.manager.GiveUp)
+}
+
+// RetryReport implements api.Service.
+func (s *service) RetryReport(_ context.Context, _ api.Caller, number uint64) error {
+	return onRefused(number, s.a.manager.RetryRefused)
+}
+
+// DropReport implements api.Service.
+func (s *service) DropReport(_ context.Context, _ api.Caller, number uint64) error {
+	return onRefused(number, s.a.manager.DropRefused)
+}
+
+func onRefused(number uint64, do func(uint64) error) error {
+	err := do(number)
+	switch {
+	case errors.Is(err, job.ErrNotFound):
+		return api.UnknownReport(strconv.FormatUint(number, 10))
+	case errors.Is(err, job.ErrState):
+		return api.Refuse(api.CodeParameter, "number: an instance is held for report %d; resume the instance, release it, or send the report again", number)
+	}
+	return err
 }

@@ -143,6 +143,9 @@ func (a *Agent) measure() {
 	if n, err := a.journal.PendingReports(); err == nil {
 		a.metrics.ReportsPending(n)
 	}
+	if n, err := a.journal.RefusedReports(); err == nil {
+		a.metrics.RefusedReports(n)
+	}
 	if _, now, err := a.sighted(); err == nil {
 		a.metrics.Look(now)
 	}

@@ -295,6 +295,9 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 	if t := a.throttle.state(); t.InForce() {
 		info.Throttle = &t
 	}
+	if info.ReportsRefused, err = a.journal.RefusedReports(); err != nil {
+		return api.Info{}, err
+	}
 	info.ReportsPending, err = a.journal.PendingReports()
 	return info, err
 }

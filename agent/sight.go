@@ -155,10 +155,6 @@ func roughly(d time.Duration) string {
 // since.
 const staleAnswer = 15 * time.Minute
 
-// staleRefused is for how long an event that was refused
-// is shown: nothing tells that somebody has dealt with it.
-const staleRefused = 24 * time.Hour
-
 // sightOfParts finds what is wrong with the agent's own parts.
 func (a *Agent) sightOfParts() (all []sighting) {
 	add := func(name string, err error) {
@@ -178,13 +174,6 @@ func (a *Agent) sightOfParts() (all []sighting) {
 	for instance, f := range w.lines {
 		all = append(all, sighting{name: troubleReports, instance: instance, age: boot - f.since, dated: true, err: f.err})
 	}
-	for id, f := range w.refused {
-		if boot-f.since > staleRefused {
-			delete(w.refused, id)
-			continue
-		}
-		all = append(all, sighting{name: troubleEvents, instance: f.doing, what: id, age: boot - f.since, dated: true, err: f.err})
-	}
 	w.mu.Unlock()
 	add(troubleJournal, a.journalHangs())
 	if !a.serving.Load() && !a.stopping.Load() {
@@ -200,6 +189,16 @@ func (a *Agent) sightOfParts() (all []sighting) {
 		all = append(all, sighting{
 			name: troubleTurns, what: fmt.Sprint(granted), err: fmt.Errorf("%d jobs wait for their turn to hold their instance, limits.held is %d", waiting, a.cfg.Limits.Held),
 		})
+	}
+	if refused, err := a.journal.Refused(); err == nil {
+		for _, r := range refused {
+			if r.Type != job.EventCompleted { // for a refused backup an instance is held
+				all = append(all, sighting{
+					name: troubleEvents, instance: r.Instance, job: r.Job, what: r.ID, age: max(0, time.Since(r.Since)), dated: true,
+					err: fmt.Errorf("%s: %s", r.Type, r.Reason),
+				})
+			}
+		}
 	}
 	if left, err := a.manager.Leftovers(); err == nil && len(left) > 0 {
 		add(troubleLeftover, fmt.Errorf("%d snapshots or replaced volumes can't be removed", len(left)))

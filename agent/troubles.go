@@ -114,8 +114,8 @@ var troubleKinds = []troubleKind{
 		hint: "see the reason, and mend report.url, its certificate or token, or the control plane; `holdfast resume INSTANCE` lets a held instance run",
 	},
 	{
-		name: troubleEvents, means: "The control plane refused an event for which no instance is held (released, resumed, failed, …). It does not know what happened.",
-		hint: "compare `holdfast jobs` with what the control plane believes of the instance, and correct it there",
+		name: troubleEvents, means: "The control plane refused an event for which no instance is held (released, resumed, failed, …). It does not know what happened. The event is kept.",
+		hint: "`holdfast reports list` tells which and why, `retry` sends them again, `drop` forgets them; correct what the control plane believes of the instance",
 	},
 	{
 		name: troubleJob, means: "The last job of an instance has failed. The instance is as it was found.",

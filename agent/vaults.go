@@ -22,9 +22,8 @@ import (
 
 // vaults opens each tenant's vault when it is first needed and keeps it open. It is the job.Backuper.
 type vaults struct {
-	a        *Agent
-	identity *vault.Identity
-	nameKey  []byte
+	a    *Agent
+	keys *keys
 
 	mu   sync.Mutex
 	open map[string]*openVault // by tenant
@@ -47,7 +46,11 @@ func (v *vaults) of(ctx context.Context, tenant string) (*vault.Vault, error) {
 // existing gives the tenant's vault; vault.ErrNoVault when there is none.
 func (v *vaults) existing(ctx context.Context, tenant string) (*vault.Vault, error) {
 	return v.once(ctx, tenant, func(ctx context.Context, tenant string) (*vault.Vault, error) {
-		return vault.Open(ctx, v.a.store, tenant, v.nameKey, v.identity)
+		nameKey, identity, err := v.keys.get()
+		if err != nil {
+			return nil, err
+		}
+		return vault.Open(ctx, v.a.store, tenant, nameKey, identity)
 	})
 }
 
@@ -98,7 +101,11 @@ func (v *vaults) drop(tenant string, used *vault.Vault) {
 // stored could not be read.
 func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault, error) {
 	store := v.a.store
-	opened, err := vault.Open(ctx, store, tenant, v.nameKey, v.identity)
+	nameKey, identity, err := v.keys.get()
+	if err != nil {
+		return nil, err
+	}
+	opened, err := vault.Open(ctx, store, tenant, nameKey, identity)
 	if !errors.Is(err, vault.ErrNoVault) {
 		return opened, err
 	}
@@ -111,16 +118,16 @@ func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault,
 	if !v.a.cfg.Vault.AutoCreate {
 		return nil, fmt.Errorf("the tenant has no vault, and vault.auto_create is off; %s: %w", hint, err)
 	}
-	once, cerr := vault.CreatesOnce(ctx, store, tenant, v.nameKey)
+	once, cerr := vault.CreatesOnce(ctx, store, tenant, nameKey)
 	if cerr != nil {
 		return nil, fmt.Errorf("the tenant has no vault, and whether the store takes a name once can't be found out; %s: %w", hint, cerr)
 	}
 	if !once {
 		return nil, fmt.Errorf("the tenant has no vault, and on this store two hosts could make it at the same time; %s: %w", hint, err)
 	}
-	opened, err = vault.Create(ctx, store, tenant, v.nameKey, v.a.cfg.Recipients, v.identity)
+	opened, err = vault.Create(ctx, store, tenant, nameKey, v.a.cfg.Recipients, identity)
 	if errors.Is(err, vault.ErrVaultExists) { // another host was faster
-		return vault.Open(ctx, store, tenant, v.nameKey, v.identity)
+		return vault.Open(ctx, store, tenant, nameKey, identity)
 	}
 	if err == nil {
 		v.a.log.Info("vault created", "vault", opened.Info().ID)

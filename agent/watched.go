@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -129,7 +130,7 @@ func (a *Agent) settleLines() {
 	if none {
 		return
 	}
-	heads, err := a.journal.Heads()
+	heads, err := a.journal.Heads(math.MaxInt, nil)
 	if err != nil {
 		return
 	}

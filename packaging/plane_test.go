@@ -70,7 +70,8 @@ func (p *plane) take(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	p.events = append(p.events, event.Type)
 	p.mu.Unlock()
-	w.WriteHeader(http.StatusNoContent)
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = io.WriteString(w, `{"error_code":"0","error_msg":"OK"}`)
 }
 
 // seen counts the reports of a type.

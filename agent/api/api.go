@@ -63,7 +63,19 @@ var (
 	// ErrAuthUnavailable says that the token can't be checked now. The call is refused (CodeAuthAway), and may
 	// be tried again later.
 	ErrAuthUnavailable = errors.New("tokens cannot be checked now")
+	// ErrAuthTooOften says that so many unknown tokens came that this one is not checked. The call is refused as one too many, and
+	// may be tried again later.
+	ErrAuthTooOften = errors.New("too many unknown tokens")
 )
+
+// addressKey is the key of the caller's address in a context.
+type addressKey struct{}
+
+// Address is the address of the caller, without its port, in the context that an Authenticator gets; "" in any other.
+func Address(ctx context.Context) string {
+	address, _ := ctx.Value(addressKey{}).(string)
+	return address
+}
 
 // Authenticator tells who holds a token. It is called from many goroutines at the same time, before
 // the request's body is read. The token is never empty and never longer than MaxTokenBytes.
@@ -88,6 +100,7 @@ func (f AuthFunc) Authenticate(ctx context.Context, token string) (Caller, error
 type Service interface {
 	Preparer
 	Throttler
+	Refuser
 	// Backup accepts one command for all of instanceIDs or for none, and returns once the task is in the
 	// journal. The ids have the right form and no duplicates. The same requestID of the same tenant
 	// with the same digest gives the first answer again, with another digest an Error with CodeParameter. Request
@@ -166,6 +179,7 @@ type Info struct {
 	JobsActive     int       `json:"jobs_active"`
 	JobsQueued     int       `json:"jobs_queued"`
 	ReportsPending int       `json:"reports_pending"` // in the outbox, not acknowledged yet
+	ReportsRefused int       `json:"reports_refused"` // refused for good, and kept; see Refuser
 	// What fails now, and the states in which a human must act, the most urgent first; none for callers that do not see every tenant.
 	Troubles []Trouble `json:"troubles,omitempty"`
 	// What bounds the calls to the store; nil where nothing does, and for callers that do not see every tenant.

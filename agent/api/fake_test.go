@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -168,6 +169,28 @@ func (f *fake) Release(_ context.Context, _ api.Caller, id string) error {
 
 func (f *fake) Resume(_ context.Context, _ api.Caller, id string) error { return f.note("resume", id) }
 func (f *fake) Drain(context.Context, api.Caller) error                 { return f.note("drain") }
+
+func (f *fake) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {
+	at := time.Unix(1000, 0).UTC()
+	return []api.RefusedReport{{
+		Number: 7, ID: "j-7", Type: "holdfast.backup.failed", Time: at, InstanceID: "phone-1", TaskID: "t", JobID: "j", Refused: at, Reason: "410 Gone",
+	}}, f.note("refused")
+}
+
+func (f *fake) RetryReport(_ context.Context, _ api.Caller, n uint64) error {
+	return f.note("retry", strconv.FormatUint(n, 10))
+}
+
+func (f *fake) GiveUpReport(_ context.Context, _ api.Caller, n uint64) error {
+	return f.note("give up", strconv.FormatUint(n, 10))
+}
+
+func (f *fake) DropReport(_ context.Context, _ api.Caller, n uint64) error {
+	if n == 8 {
+		return api.UnknownReport("8")
+	}
+	return f.note("drop", strconv.FormatUint(n, 10))
+}
 
 func (f *fake) Throttle(context.Context, api.Caller) (api.Throttle, error) {
 	if err := f.note("throttle"); err != nil {

@@ -57,6 +57,7 @@ type Exchange struct {
 	Caller    Caller // zero where nobody was found
 	Instances []string
 	Task      string // that it made, or was about
+	Report    uint64 // that it was about; 0: none
 	Command   bool   // it changes something, or was to
 	Status    int    // of HTTP
 	Code      string
@@ -374,7 +375,7 @@ func (h *handler) identify(q *request) (Caller, error) {
 	if len(token) > MaxTokenBytes {
 		return Caller{}, h.notKnown(q, ErrUnknownToken)
 	}
-	c, err := h.auth.Authenticate(q.r.Context(), token)
+	c, err := h.auth.Authenticate(context.WithValue(q.r.Context(), addressKey{}, host(q.r)), token)
 	if err != nil {
 		return Caller{}, h.notKnown(q, err)
 	}
@@ -387,6 +388,8 @@ func (h *handler) notKnown(q *request, err error) error {
 	switch {
 	case errors.Is(err, ErrUnknownToken):
 		return Refuse(CodeNoTenant, "x-auth-token: not valid, or its tenant does not exist")
+	case errors.Is(err, ErrAuthTooOften): // no line in the log: whoever tries tokens would fill it
+		return tooOften()
 	case errors.Is(err, ErrAuthUnavailable):
 		ref := newID()
 		q.seen.Reference = ref

@@ -72,7 +72,20 @@ func TestClient(t *testing.T) {
 		}
 	}
 
+	if list, err := c.RefusedReports(ctx); err != nil || len(list) != 1 || list[0].Number != 7 || list[0].Reason != "410 Gone" {
+		t.Errorf("refused reports: %+v, %v", list, err)
+	}
+	if err := errors.Join(c.RetryReport(ctx, 7), c.GiveUpReport(ctx, 7), c.DropReport(ctx, 7)); err != nil || !strings.Contains(f.called(), "retry 7; give up 7; drop 7") {
+		t.Errorf("%v: %s", err, f.called())
+	}
+
 	var e *api.Error
+	if err := c.DropReport(ctx, 8); !errors.As(err, &e) || !strings.Contains(e.Msg, `"8"`) {
+		t.Errorf("unknown report: %v", err)
+	}
+	if err := c.RetryReport(ctx, 0); !errors.As(err, &e) || e.Code != api.CodeParameter {
+		t.Errorf("report 0: %v", err)
+	}
 	if _, err := c.Jobs(ctx, api.JobFilter{TaskID: "no/such?task"}); !errors.As(err, &e) || e.Code != api.CodeParameter || !strings.Contains(e.Msg, `"no/such?task"`) {
 		t.Errorf("unknown task: %v", err)
 	}
@@ -262,6 +275,11 @@ func TestRolesOnAgentCalls(t *testing.T) {
 		{http.MethodGet, "/v1/agent/throttle", "plane", api.CodeNoPermission},
 		{http.MethodGet, "/v1/agent/throttle", "t1", api.CodeNoPermission},
 		{http.MethodPut, "/v1/agent/throttle", "plane", api.CodeNoPermission},
+		{http.MethodGet, "/v1/agent/reports", "plane", api.CodeNoPermission},
+		{http.MethodGet, "/v1/agent/reports", "ops", "0"},
+		{http.MethodPost, "/v1/agent/reports/7/drop", "t1", api.CodeNoPermission},
+		{http.MethodPost, "/v1/agent/reports/7/retry", "plane", api.CodeNoPermission},
+		{http.MethodPost, "/v1/agent/reports/7/retry", "ops", "0"},
 	} {
 		r := b.send(tt.method, tt.path, hdr("x-request-id", "r", "x-auth-token", tt.token), nil)
 		if r.Code != tt.code {

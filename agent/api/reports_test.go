@@ -104,6 +104,10 @@ func TestClientCoversTheSocket(t *testing.T) {
 	_ = c.Release(ctx, "phone-1")
 	_ = c.Resume(ctx, "phone-1")
 	_ = c.Drain(ctx)
+	_, _ = c.RefusedReports(ctx)
+	_ = c.RetryReport(ctx, 7)
+	_ = c.GiveUpReport(ctx, 7)
+	_ = c.DropReport(ctx, 7)
 	_ = c.Watch(ctx, "task-t1", func(api.Event) error { return nil })
 	_ = c.Reports(ctx, nil, func(api.ReportEvent) error { return nil })
 	srv.Close() // waits for the handlers

@@ -41,9 +41,12 @@ var (
 	// ErrUnavailable says that tokens can't be checked now. It is never a pass: who can't be checked is
 	// refused, and may try again.
 	ErrUnavailable = errors.New("tokens cannot be checked")
+	// ErrTooOften says that so many unknown tokens were asked about, over all or from one address, that this one is not. It may
+	// be right, and tried again later.
+	ErrTooOften = errors.New("too many unknown tokens")
 )
 
-// Authenticator tells who holds a token, or ErrUnknownToken or ErrUnavailable (wrapped, with the
+// Authenticator tells who holds a token, or ErrUnknownToken, ErrUnavailable or ErrTooOften (wrapped, with the
 // reason; never with the token). It may be called from many goroutines at the same time, and returns
 // early when ctx ends.
 type Authenticator interface {
@@ -51,7 +54,7 @@ type Authenticator interface {
 }
 
 // Chain asks one after the other until one knows the token. When none does, and one of them can't tell, nobody is let in
-// with ErrUnavailable: the token may be right.
+// with that error: the token may be right.
 type Chain []Authenticator
 
 // Authenticate tells who holds the token.

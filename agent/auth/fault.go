@@ -15,11 +15,11 @@ func (t *TLS) ClientFault() error {
 	if t.o.ClientCAFile == "" {
 		return nil
 	}
-	cas, err := t.cas.get()
+	cas, err := t.cas.Get()
 	if err != nil || t.o.CRLFile == "" {
 		return err
 	}
-	lists, err := t.lists.get()
+	lists, err := t.lists.Get()
 	if err != nil {
 		return fmt.Errorf("revocation list: %w", err)
 	}

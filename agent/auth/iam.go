@@ -43,9 +43,12 @@ type IAMOptions struct {
 	URL string
 	// Client is used for all requests; nil is one with the system's authorities. It follows no redirects, whatever it says.
 	Client *http.Client
-	// Account is the service account that looks tokens up. Nil: each token is asked about itself, which
-	// needs no permission but that of being valid.
-	Account *Account
+	// Account returns the service account that looks tokens up; it is asked before each look-up, as the account may change. Nil: each
+	// token is asked about itself, which needs no permission but that of being valid.
+	Account func() (*Account, error)
+	// Lookups is how many tokens a second IAM is asked about that turn out to be none, a quarter of them for one address (see
+	// WithAddress); 0 is DefaultLookups.
+	Lookups int
 	// Roles maps names of IAM's roles to ours. A token with none of them is a tenant's. Of several the first in the
 	// order control-plane, operator, read-only counts.
 	Roles map[string]Role
@@ -65,6 +68,7 @@ const (
 	LookupValid       = "valid"
 	LookupRefused     = "refused"
 	LookupUnavailable = "unavailable" // IAM did not tell, and nobody was let in
+	LookupNotAsked    = "not_asked"   // IAM was asked about too many unknown tokens already
 )
 
 // Account is a user of IAM with the permission to validate the tokens of others.
@@ -81,11 +85,13 @@ type Account struct {
 type IAM struct {
 	o       IAMOptions
 	lookups *semaphore.Weighted
+	budget  *budget
 	group   singleflight.Group
 
 	mu      sync.Mutex
 	known   map[[sha256.Size]byte]verdict
 	service *gophercloud.ProviderClient // logged in as the account; nil before the first look-up
+	account Account                     // of service
 }
 
 // verdict is what IAM said of a token.
@@ -128,7 +134,11 @@ func NewIAM(o IAMOptions) (*IAM, error) {
 	if o.Panicked == nil {
 		o.Panicked = func(error) {}
 	}
-	return &IAM{o: o, lookups: semaphore.NewWeighted(maxLookups), known: map[[sha256.Size]byte]verdict{}}, nil
+	if o.Lookups == 0 {
+		o.Lookups = DefaultLookups
+	}
+	counted := &budget{perSecond: float64(o.Lookups), now: o.Now}
+	return &IAM{o: o, lookups: semaphore.NewWeighted(maxLookups), budget: counted, known: map[[sha256.Size]byte]verdict{}}, nil
 }
 
 // Authenticate tells who holds the token.
@@ -152,6 +162,10 @@ func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
 		if contain.Of(err) != nil {
 			a.o.Panicked(err)
 		}
+		if errors.Is(err, ErrTooOften) {
+			a.o.Observe(LookupNotAsked)
+			return nil, err
+		}
 		if err != nil {
 			a.o.Observe(LookupUnavailable)
 			return nil, err
@@ -166,6 +180,9 @@ func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
 	})
 	select {
 	case r := <-result:
+		if errors.Is(r.Err, ErrTooOften) {
+			return Caller{}, r.Err
+		}
 		if r.Err != nil {
 			return Caller{}, fmt.Errorf("%w: IAM at %s: %w", ErrUnavailable, a.o.URL, r.Err)
 		}
@@ -219,11 +236,24 @@ func (a *IAM) Forget() {
 
 // look asks IAM. An error says that IAM did not tell; what it refused is a verdict. Only an answer that has IAM's form in all that is used
 // of it counts: a wrong one may let in anybody, or keep out who may come in.
-func (a *IAM) look(ctx context.Context, token string) (verdict, error) {
+func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
+	address := addressOf(ctx)
+	if !a.budget.allows(address) {
+		return verdict{}, ErrTooOften // who tries tokens keeps nobody waiting
+	}
 	if err := a.lookups.Acquire(ctx, 1); err != nil {
 		return verdict{}, errors.New("too many look-ups are under way")
 	}
 	defer a.lookups.Release(1)
+	giveBack, ok := a.budget.take(address)
+	if !ok {
+		return verdict{}, ErrTooOften
+	}
+	defer func() {
+		if err == nil && v.err == nil && !v.until.IsZero() { // none after a panic
+			giveBack()
+		}
+	}()
 	provider, err := a.provider(ctx, token)
 	if err != nil {
 		return verdict{}, err
@@ -285,19 +315,21 @@ func (a *IAM) provider(ctx context.Context, token string) (*gophercloud.Provider
 	if a.o.Account == nil {
 		return &gophercloud.ProviderClient{IdentityEndpoint: a.o.URL, TokenID: token, HTTPClient: *a.o.Client}, nil
 	}
-	a.mu.Lock()
-	service := a.service
-	a.mu.Unlock()
-	if service != nil {
-		return service, nil
-	}
-	// Two at once would both log in; the later stays.
-	service, err := openstack.NewClient(a.o.URL)
+	acc, err := a.o.Account()
 	if err != nil {
 		return nil, err
 	}
+	a.mu.Lock()
+	service, of := a.service, a.account
+	a.mu.Unlock()
+	if service != nil && of == *acc {
+		return service, nil
+	}
+	// Two at once would both log in; the later stays.
+	if service, err = openstack.NewClient(a.o.URL); err != nil {
+		return nil, err
+	}
 	service.HTTPClient = *a.o.Client
-	acc := a.o.Account
 	err = openstack.AuthenticateV3(ctx, service, &gophercloud.AuthOptions{
 		IdentityEndpoint: a.o.URL, Username: acc.User, Password: acc.Password, DomainName: acc.Domain, AllowReauth: true,
 		Scope: &gophercloud.AuthScope{ProjectName: acc.Project, DomainName: acc.Domain},
@@ -309,7 +341,7 @@ func (a *IAM) provider(ctx context.Context, token string) (*gophercloud.Provider
 		return nil, fmt.Errorf("log in as %s: %w", acc.User, notIAM("its answer has no token in the header X-Subject-Token"))
 	}
 	a.mu.Lock()
-	a.service = service
+	a.service, a.account = service, *acc
 	a.mu.Unlock()
 	return service, nil
 }

@@ -60,7 +60,7 @@ func TestIAM(t *testing.T) {
 			var mu sync.Mutex
 			outcomes := map[string]int{}
 			iam, err := auth.NewIAM(auth.IAMOptions{
-				URL: f.URL + "/v3", Account: account, Roles: map[string]auth.Role{"admin": auth.RoleControlPlane},
+				URL: f.URL + "/v3", Account: given(account), Roles: map[string]auth.Role{"admin": auth.RoleControlPlane},
 				Now:     func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
 				Timeout: time.Minute, // Keystone is slow where the host is busy
 				Observe: func(outcome string) {

@@ -152,6 +152,7 @@ type fakeIAM struct {
 	*httptest.Server
 	answer atomic.Pointer[iamAnswer] // of a look-up
 	login  atomic.Pointer[iamAnswer]
+	logins atomic.Int64
 	strays atomic.Int64 // requests to places that nobody named
 }
 
@@ -169,6 +170,7 @@ func newFakeIAM(t testing.TB) *fakeIAM {
 		case r.URL.Path != "/v3/auth/tokens":
 			f.strays.Add(1)
 		case r.Method == http.MethodPost:
+			f.logins.Add(1)
 			f.login.Load().write(w)
 		default:
 			f.answer.Load().write(w)
@@ -183,7 +185,8 @@ func (f *fakeIAM) verifier(t testing.TB, account *auth.Account) *auth.IAM {
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	iam, err := auth.NewIAM(auth.IAMOptions{
-		URL: f.URL + "/v3", Account: account, Client: &http.Client{Transport: transport}, Timeout: time.Minute,
+		URL: f.URL + "/v3", Account: given(account), Client: &http.Client{Transport: transport}, Timeout: time.Minute,
+		Lookups:  1_000_000,
 		Roles:    map[string]auth.Role{"admin": auth.RoleControlPlane},
 		Panicked: func(err error) { t.Errorf("a panic: %v\n%s", err, contain.Of(err).Stack) },
 	})
@@ -191,6 +194,14 @@ func (f *fakeIAM) verifier(t testing.TB, account *auth.Account) *auth.IAM {
 		t.Fatal(err)
 	}
 	return iam
+}
+
+// given is an account that does not change; nil for none.
+func given(account *auth.Account) func() (*auth.Account, error) {
+	if account == nil {
+		return nil
+	}
+	return func() (*auth.Account, error) { return account, nil }
 }
 
 var validator = &auth.Account{User: "validator", Password: "verysecret", Domain: "Default", Project: "red"}

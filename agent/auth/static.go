@@ -15,14 +15,12 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"holdfast/internal/reread"
 )
 
-const (
-	// maxFileBytes holds some thousand tokens.
-	maxFileBytes = 1 << 20
-	// checkEvery is how long a revoked token may still pass after the file was changed.
-	checkEvery = time.Second
-)
+// maxFileBytes holds some thousand tokens.
+const maxFileBytes = 1 << 20
 
 // Static answers from a file with one token a line, as the hash of it and what its holder is:
 //
@@ -42,7 +40,7 @@ type Static struct {
 
 	mu      sync.Mutex
 	entries []entry
-	version version
+	version reread.Version
 	fault   error // why entries can't be trusted; nil when they can
 	checked time.Time
 }
@@ -51,15 +49,6 @@ type Static struct {
 type entry struct {
 	hash   [sha256.Size]byte
 	caller Caller
-}
-
-// version tells states of the file apart. The change time moves even where an editor sets the
-// modification time back.
-type version struct {
-	dev, ino uint64
-	size     int64
-	mtime    time.Time
-	ctime    syscall.Timespec
 }
 
 // NewStatic reads the file at path. now is the clock (time.Now), for how often to look at the file.
@@ -107,42 +96,34 @@ func (s *Static) Authenticate(ctx context.Context, token string) (Caller, error)
 	return found.caller, nil
 }
 
-// current gives the entries after looking whether the file changed, at most once in checkEvery. Entries
+// current gives the entries after looking whether the file changed, at most once in reread.Every. Entries
 // are replaced, never changed.
 func (s *Static) current() ([]entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if since := s.now().Sub(s.checked); since >= checkEvery || since < 0 {
+	if since := s.now().Sub(s.checked); since >= reread.Every || since < 0 {
 		s.checked = s.now()
 		info, err := os.Stat(s.path)
-		if err != nil || s.fault != nil || versionOf(info) != s.version {
+		if err != nil || s.fault != nil || reread.VersionOf(info) != s.version {
 			_ = s.load() // kept in fault
 		}
 	}
 	return s.entries, s.fault
 }
 
-func versionOf(info fs.FileInfo) version {
-	v := version{size: info.Size(), mtime: info.ModTime()}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		v.dev, v.ino, v.ctime = st.Dev, st.Ino, st.Ctim
-	}
-	return v
-}
-
 // readSecret reads a file that only those can read or change who may.
-func readSecret(path string) ([]byte, version, error) {
+func readSecret(path string) ([]byte, reread.Version, error) {
 	// Without O_NONBLOCK a fifo at that path would hold the open for ever.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, version{}, err
+		return nil, reread.Version{}, err
 	}
 	defer f.Close()
 	info, err := f.Stat() // of what is open, so that it can't be swapped in between
 	if err != nil {
-		return nil, version{}, err
+		return nil, reread.Version{}, err
 	}
-	v := versionOf(info)
+	v := reread.VersionOf(info)
 	if err := safe(info); err != nil {
 		return nil, v, fmt.Errorf("%s: %w", path, err)
 	}
@@ -157,7 +138,7 @@ func readSecret(path string) ([]byte, version, error) {
 }
 
 // readTokens reads and checks a file. The error lists every fault with its line.
-func readTokens(path string) ([]entry, version, error) {
+func readTokens(path string) ([]entry, reread.Version, error) {
 	data, v, err := readSecret(path)
 	if err != nil {
 		return nil, v, fmt.Errorf("tokens file: %w", err)

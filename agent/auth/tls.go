@@ -5,13 +5,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"sync"
 	"time"
+
+	"holdfast/internal/reread"
 )
 
 // TLSOptions name the files of a listener with TLS. All are read again within a second of a change.
@@ -41,9 +42,9 @@ type Client struct {
 // a list past its next update, let nobody in by certificate until they are right. It is safe for concurrent use.
 type TLS struct {
 	o      TLSOptions
-	own    *kept[*tls.Certificate]
-	cas    *kept[authorities]
-	lists  *kept[revoked]
+	own    *reread.Files[*tls.Certificate]
+	cas    *reread.Files[authorities]
+	lists  *reread.Files[revoked]
 	config *tls.Config
 
 	mu   sync.Mutex
@@ -72,18 +73,18 @@ func NewTLS(o TLSOptions) (*TLS, error) {
 		o.Now = time.Now
 	}
 	t := &TLS{o: o}
-	t.own = &kept[*tls.Certificate]{paths: []string{o.CertFile, o.KeyFile}, now: o.Now, read: func() (*tls.Certificate, error) {
+	t.own = reread.New(o.Now, func() (*tls.Certificate, error) {
 		pair, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
 		return &pair, err
-	}}
-	t.cas = &kept[authorities]{paths: []string{o.ClientCAFile}, now: o.Now, read: func() (authorities, error) { return readAuthorities(o.ClientCAFile) }}
-	t.lists = &kept[revoked]{paths: []string{o.CRLFile, o.ClientCAFile}, now: o.Now, read: func() (revoked, error) {
-		cas, err := t.cas.get()
+	}, o.CertFile, o.KeyFile)
+	t.cas = reread.New(o.Now, func() (authorities, error) { return readAuthorities(o.ClientCAFile) }, o.ClientCAFile)
+	t.lists = reread.New(o.Now, func() (revoked, error) {
+		cas, err := t.cas.Get()
 		if err != nil {
 			return nil, err
 		}
 		return readLists(o.CRLFile, cas.list)
-	}}
+	}, o.CRLFile, o.ClientCAFile)
 	if _, err := t.certificate(); err != nil {
 		return nil, err
 	}
@@ -94,11 +95,11 @@ func NewTLS(o TLSOptions) (*TLS, error) {
 	if o.ClientCAFile == "" {
 		return t, nil
 	}
-	if _, err := t.cas.get(); err != nil {
+	if _, err := t.cas.Get(); err != nil {
 		return nil, err
 	}
 	if o.CRLFile != "" {
-		if _, err := t.lists.get(); err != nil {
+		if _, err := t.lists.Get(); err != nil {
 			return nil, err
 		}
 	}
@@ -111,7 +112,7 @@ func (t *TLS) Config() *tls.Config { return t.config }
 
 // certificate gives the listener's certificate as it is in its files.
 func (t *TLS) certificate() (*tls.Certificate, error) {
-	pair, err := t.own.get()
+	pair, err := t.own.Get()
 	if err != nil {
 		return nil, fmt.Errorf("certificate of the listener: %w", err)
 	}
@@ -139,7 +140,7 @@ func (t *TLS) Expiry() (time.Time, error) {
 
 // clientConfig is the configuration of one handshake: it has the authorities as they are now.
 func (t *TLS) clientConfig() (*tls.Config, error) {
-	cas, err := t.cas.get()
+	cas, err := t.cas.Get()
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +194,7 @@ func (t *TLS) check(s *tls.ConnectionState) error {
 	if t.o.CRLFile == "" {
 		return nil
 	}
-	lists, err := t.lists.get()
+	lists, err := t.lists.Get()
 	if err != nil {
 		return fmt.Errorf("%w: revocation list: %w", ErrUnavailable, err)
 	}
@@ -297,46 +298,4 @@ func readLists(path string, cas []*x509.Certificate) (revoked, error) {
 		lists[string(crl.RawIssuer)] = l
 	}
 	return lists, nil
-}
-
-// kept is what was read from files, read again when one of them has changed. It looks at most once in checkEvery.
-type kept[T any] struct {
-	paths []string
-	read  func() (T, error)
-	now   func() time.Time
-
-	mu       sync.Mutex
-	value    T
-	fault    error // of the last reading
-	versions []version
-	checked  time.Time
-}
-
-// get gives the value, or why the files are no good.
-func (k *kept[T]) get() (T, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if since := k.now().Sub(k.checked); !k.checked.IsZero() && since >= 0 && since < checkEvery {
-		return k.value, k.fault
-	}
-	k.checked = k.now()
-	versions := make([]version, len(k.paths))
-	var missing error
-	for i, p := range k.paths {
-		info, err := os.Stat(p)
-		if err != nil {
-			missing = errors.Join(missing, err)
-			continue
-		}
-		versions[i] = versionOf(info)
-	}
-	if missing == nil && k.fault == nil && slices.Equal(versions, k.versions) {
-		return k.value, nil
-	}
-	value, err := k.read()
-	if err == nil {
-		k.value = value
-	}
-	k.fault, k.versions = err, versions
-	return k.value, k.fault
 }

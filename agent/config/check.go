@@ -98,9 +98,7 @@ func (c *Config) check(f *faults) {
 		f.add("recipients", "must name a recovery key where vault.auto_create is true: "+
 			"with the host's key alone, losing the host loses its backups")
 	}
-	checkReport(f, "report.url", c.Report.URL)
-	absolute(f, "report.ca_file", &c.Report.CAFile, false)
-	secret(f, "report.token_file", &c.Report.TokenFile, false)
+	c.Report.check(f)
 
 	oneOf(f, "release", c.Release, ReleaseAgent, ReleaseControlPlane)
 	oneOf(f, "hold", c.Hold, holds...)
@@ -418,6 +416,7 @@ func checkStore(f *faults, path, raw string) {
 // storeParameters are those that internal/obs takes for a bucket; it has the last word on their values.
 var storeParameters = []string{
 	"endpoint", "region", "addressing", "integrity", "encryption", "kms-key", "class", "retain", "traffic-limit",
+	"ca-file", "client-cert", "client-key", "proxy", "family", "connect-timeout",
 }
 
 func checkBucket(f *faults, path string, u *url.URL) {
@@ -446,21 +445,6 @@ func checkBucket(f *faults, path string, u *url.URL) {
 	}
 }
 
-func checkReport(f *faults, path, raw string) {
-	u, err := url.Parse(raw)
-	switch {
-	case raw == "":
-		f.add(path, "is required: a job ends when its report is acknowledged")
-	case err != nil || u.Host == "":
-		f.add(path, "must be a URL such as https://control.example.com/v1/reports, got %s", quote(redact(raw)))
-	case u.User != nil:
-		f.add(path, "must not hold credentials; use report.token_file")
-	case u.Scheme == "https" || u.Scheme == "http" && isLoopback(u.Hostname()):
-	default:
-		f.add(path, "must be https (http to a loopback address only), got %s", quote(raw))
-	}
-}
-
 // roles that a configuration may give.
 var roles = []string{"control-plane", "operator", "read-only"}
 
@@ -483,28 +467,6 @@ func checkClients(f *faults, t TLS) {
 		case !tenantPattern.MatchString(c.Tenant):
 			f.add(path+".tenant", "must be 1 to 128 of A-Z a-z 0-9 . _ : @ - and begin with a letter or digit, got %s", quote(c.Tenant))
 		}
-	}
-}
-
-func checkIAM(f *faults, i *IAM) {
-	absolute(f, "iam.ca_file", &i.CAFile, false)
-	secret(f, "iam.account_file", &i.AccountFile, false)
-	for _, name := range slices.Sorted(maps.Keys(i.Roles)) {
-		oneOf(f, "iam.roles."+name, i.Roles[name], roles...)
-	}
-	u, err := url.Parse(i.URL)
-	switch {
-	case i.URL == "":
-		if i.CAFile != "" || i.AccountFile != "" || len(i.Roles) > 0 {
-			f.add("iam.url", "is required with the other settings of iam")
-		}
-	case err != nil || u.Host == "":
-		f.add("iam.url", "must be a URL such as https://iam.example.com/v3, got %s", quote(redact(i.URL)))
-	case u.User != nil:
-		f.add("iam.url", "must not hold credentials; use iam.account_file")
-	case u.Scheme == "https" || u.Scheme == "http" && isLoopback(u.Hostname()):
-	default:
-		f.add("iam.url", "must be https (http to a loopback address only), got %s", quote(i.URL))
 	}
 }
 

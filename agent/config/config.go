@@ -99,6 +99,14 @@ const (
 	DefaultAuditSize Size = 64 << 20
 	// DefaultAuditKeep is years of a busy host, in 640 MiB.
 	DefaultAuditKeep = 9
+	// DefaultReportTimeout is far above what a receiver takes that is well.
+	DefaultReportTimeout = 30 * time.Second
+	// DefaultReportProgress lets people watch a backup, and is bearable for a control plane of thousands of hosts.
+	DefaultReportProgress = 10 * time.Second
+	// DefaultReportBatch is the contract's limit on a batch of commands too.
+	DefaultReportBatch = 100
+	// DefaultIAMLookups lets hundreds of callers in, whose tokens are remembered, and is little for an IAM that serves a cloud.
+	DefaultIAMLookups = 20
 	// DefaultCommandTimeout is for freeze, thaw and the like of a runtime: they take milliseconds, or hang.
 	DefaultCommandTimeout = 30 * time.Second
 	// DefaultStopTimeout is what `docker stop` waits by default before it kills.
@@ -115,6 +123,12 @@ const (
 const (
 	ReleaseAgent        = "agent"         // the agent does it at once
 	ReleaseControlPlane = "control-plane" // it stays frozen until it is told to release or to resume
+)
+
+// Rules by which an answer acknowledges a report.
+const (
+	AcknowledgeControlPlane = "control-plane" // only what the control plane alone answers; see agent/report
+	AcknowledgeAny2xx       = "any-2xx"       // each status from 200 to 299, whoever answers
 )
 
 // Ways to hold an instance for its last snapshot.
@@ -199,6 +213,7 @@ type IAM struct {
 	URL         string            `yaml:"url"`          // https://host/v3, or http to a loopback address; "" asks none
 	CAFile      string            `yaml:"ca_file"`      // "" trusts the system's
 	AccountFile string            `yaml:"account_file"` // the account that looks tokens up; "" has each token ask about itself
+	Lookups     int               `yaml:"lookups"`      // tokens a second that IAM may be asked about; a quarter of them for one address
 	Roles       map[string]string `yaml:"roles"`        // role of IAM -> control-plane, operator or read-only; any other is a tenant's
 }
 
@@ -218,6 +233,11 @@ type Report struct {
 	URL       string `yaml:"url"`        // https, or http to a loopback address
 	CAFile    string `yaml:"ca_file"`    // "" trusts the system's
 	TokenFile string `yaml:"token_file"` // sent as a bearer token; "" sends none
+	// Acknowledge is the rule by which an answer acknowledges: AcknowledgeControlPlane or AcknowledgeAny2xx.
+	Acknowledge string        `yaml:"acknowledge"`
+	Timeout     time.Duration `yaml:"timeout"`  // of one request
+	Progress    time.Duration `yaml:"progress"` // between two progress reports of a job; 0 sends none
+	Batch       int           `yaml:"batch"`    // events in one request, to a receiver that takes batches; 1 sends none
 }
 
 // Precopy bounds the rounds that store an instance while it runs.

@@ -94,6 +94,12 @@ instances:
 	}
 }
 
+// report is minimal with another setting of reports.
+func report(setting string) string {
+	const url = `"https://control.example.com/r"`
+	return "=" + strings.Replace(minimal, url, url+", "+setting, 1)
+}
+
 // A config with five faults lists five.
 func TestFiveFaults(t *testing.T) {
 	const text = `host_id: h1
@@ -219,6 +225,13 @@ func TestFaults(t *testing.T) {
 		{"operator of a tenant", "tls: {client_ca_file: /a, clients: [{name: a, role: operator, tenant: t}]}", "tls.clients[0].tenant: an operator sees every tenant"},
 		{"client of a bad tenant", "tls: {client_ca_file: /a, clients: [{name: a, role: read-only, tenant: '../x'}]}", "tls.clients[0].tenant: must be 1 to 128"},
 		{"listener without tokens", "=" + strings.Replace(minimal, `listen: ""`, "", 1), "tokens_file: is required"},
+		{"report, acknowledge", report("acknowledge: always"), `report.acknowledge: must be one of control-plane, any-2xx; got "always"`},
+		{"report, timeout", report("timeout: 500ms"), "report.timeout: must be 1s to 10m0s, got 500ms"},
+		{"report, long timeout", report("timeout: 1h"), "report.timeout: must be 1s to 10m0s, got 1h0m0s"},
+		{"report, progress", report("progress: 10ms"), "report.progress: must be 0 for none or 1s or more, got 10ms"},
+		{"report, negative progress", report("progress: -1s"), "report.progress: must be 0 for none or 1s or more"},
+		{"report, batch", report("batch: 0"), "report.batch: must be 1 to 1000, got 0"},
+		{"IAM, lookups", "iam: {url: https://iam/v3, lookups: 0}", "iam.lookups: must be 1 to 10000, got 0"},
 		{"report in the clear", "=" + strings.Replace(minimal, "https://control", "http://control", 1), "report.url: must be https (http to a loopback address only)"},
 		{"store bucket", "=" + strings.Replace(minimal, "file:///backups", "s3:///prefix", 1), "store.url: must name a bucket"},
 		{"store parameter", "=" + strings.Replace(minimal, "file:///backups", "s3://b?secret_key=hunter2", 1), `store.url: unknown parameter "secret_key"; known: endpoint, region, addressing`},
@@ -310,5 +323,18 @@ func TestCredentials(t *testing.T) {
 	}
 	if c.KeyFile != "/run/credentials/holdfast.service/host.key" || c.TokensFile != "/run/credentials/holdfast.service/tokens" {
 		t.Errorf("%s, %s", c.KeyFile, c.TokensFile)
+	}
+}
+
+// Whoever checks a configuration is told which answers acknowledge.
+func TestNotesOfReports(t *testing.T) {
+	for rule, words := range map[string]string{config.AcknowledgeControlPlane: "by status 204, or by 200 with", config.AcknowledgeAny2xx: "a welcome page does"} {
+		c, err := config.Parse([]byte(report("acknowledge: " + rule)[1:]), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if notes := c.Notes(); !strings.Contains(strings.Join(notes, "\n"), words) {
+			t.Errorf("%s: %q", rule, notes)
+		}
 	}
 }

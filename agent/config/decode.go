@@ -151,6 +151,10 @@ func defaults() *Config {
 			StorePatience: DefaultStorePatience,
 			Requests:      DefaultRequests, Connections: DefaultConnections,
 		},
+		Report: Report{
+			Acknowledge: AcknowledgeControlPlane, Timeout: DefaultReportTimeout, Progress: DefaultReportProgress, Batch: DefaultReportBatch,
+		},
+		IAM:   IAM{Lookups: DefaultIAMLookups},
 		Audit: Audit{MaxSize: DefaultAuditSize, Keep: DefaultAuditKeep},
 		Log:   Log{Level: DefaultLogLevel, Format: DefaultLogFormat},
 	}

@@ -90,60 +90,65 @@ func (m *Manager) signal(job string) {
 // OutboxChanged has a token whenever there may be something new to deliver.
 func (m *Manager) OutboxChanged() <-chan struct{} { return m.outbox }
 
-// Heads returns the oldest undelivered event of each instance; for an instance with none, the
-// progress of its job if that has changed, with Seq 0: it is sent once, or not at all.
-func (m *Manager) Heads() ([]Event, error) {
-	// Progress first: an event that is journalled in between takes its place, never the other way round.
+// Heads returns at most limit undelivered events, as Journal.Heads.
+func (m *Manager) Heads(limit int, skip func(instance string) bool) ([]Event, error) {
+	return m.journal.Heads(limit, skip)
+}
+
+// TakeProgress returns at most limit events with the progress of jobs, where it has changed, with Seq 0: each is sent once, or not at
+// all, and an instance with an undelivered event has none. Instances that skip tells to leave out keep theirs.
+func (m *Manager) TakeProgress(limit int, skip func(instance string) bool) (taken []Event, err error) {
 	var progress []Event
 	m.mu.Lock()
 	for _, w := range m.running {
-		if e := w.progressEvent(m.opts.Now()); e != nil {
-			progress = append(progress, *e)
+		if len(progress) < limit {
+			if e := w.progressEvent(m.opts.Now(), skip); e != nil {
+				progress = append(progress, *e)
+			}
 		}
 	}
 	m.mu.Unlock()
-	heads, err := m.journal.Heads()
-	if err != nil {
-		return nil, err
-	}
+	// Only now: an event that is journalled in between takes the place of progress, never the other way round.
 	for _, e := range progress {
-		if !slices.ContainsFunc(heads, func(h Event) bool { return h.Instance == e.Instance }) {
-			heads = append(heads, e)
+		waits, err := m.journal.waits(e.Instance)
+		if err != nil {
+			return nil, err
+		}
+		if !waits {
+			taken = append(taken, e)
 		}
 	}
-	return heads, nil
+	return taken, nil
 }
 
-// Acknowledge takes a delivered event out of the outbox; the job that waits for it goes on.
-func (m *Manager) Acknowledge(seq uint64) error { return m.settle(seq, "") }
+// Acknowledge takes delivered events out of the outbox, in one transaction; the jobs that wait for them go on.
+func (m *Manager) Acknowledge(seqs ...uint64) error {
+	return m.settle(crashpoint.WriteAcknowledged, seqs, "")
+}
 
-// Refuse takes an event out of the outbox that the control plane will never take. If it reports a
-// backup, its job is held: the instance stays frozen until Release or Resume is called.
+// Refuse takes an event out of the outbox that the control plane will never take. It stays among the refused reports. If it reports a
+// backup, its job is held: the instance stays frozen until Release or Resume is called, or the report is sent again.
 func (m *Manager) Refuse(seq uint64, reason string) error {
 	if reason == "" {
 		reason = "no reason given"
 	}
-	return m.settle(seq, "the control plane refused the report: "+reason)
+	return m.settle(crashpoint.WriteHeld, []uint64{seq}, "the control plane refused the report: "+reason)
 }
 
-func (m *Manager) settle(seq uint64, refusal string) error {
-	if seq == 0 {
+func (m *Manager) settle(point string, seqs []uint64, refusal string) error {
+	seqs = slices.DeleteFunc(slices.Clone(seqs), func(seq uint64) bool { return seq == 0 })
+	if len(seqs) == 0 {
 		return nil
 	}
-	point := crashpoint.WriteAcknowledged
-	if refusal != "" {
-		point = crashpoint.WriteHeld
-	}
 	m.hit(point + crashpoint.Before)
-	j, from, err := m.journal.settle(seq, refusal, m.opts.Now())
+	all, err := m.journal.settle(seqs, refusal, m.opts.Now())
 	if err != nil {
 		return err
 	}
 	m.hit(point + crashpoint.After)
 	wake(m.outbox)
-	if j != nil {
-		m.changed(j, from)
-		m.signal(j.ID)
+	for _, one := range all {
+		m.tell(one)
 	}
 	return nil
 }

@@ -14,8 +14,9 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// journalVersion is the version of what the buckets hold. A program refuses a journal with a higher one. Version 2 has restores.
-const journalVersion = 2
+// journalVersion is the version of what the buckets hold. A program refuses a journal with a higher one. Version 2 has restores,
+// version 3 lines of events and refused reports.
+const journalVersion = 3
 
 // lockTimeout is how long OpenJournal waits for another process to let go: the old process of a
 // restart may still be closing.
@@ -32,6 +33,9 @@ var (
 	bucketEnded     = []byte("ended")     // instance -> id of its last job that is over
 	bucketContent   = []byte("content")   // instance -> Content; is never forgotten
 	bucketOutbox    = []byte("outbox")    // big-endian seq -> Event
+	bucketLines     = []byte("lines")     // instance 0x00 big-endian seq -> nothing; each event of the outbox
+	bucketHeads     = []byte("heads")     // big-endian seq -> instance; the oldest event of each instance in the outbox
+	bucketRefused   = []byte("refused")   // big-endian seq -> Refused
 	bucketRecent    = []byte("recent")    // big-endian seq -> Event; the last keepRecent, delivered or not
 	bucketBases     = []byte("bases")     // instance 0x00 volume -> Base
 	bucketLeftovers = []byte("leftovers") // provider 0x00 path -> Leftover
@@ -40,7 +44,7 @@ var (
 	keyVersion      = []byte("version")
 	allBuckets      = [][]byte{
 		bucketMeta, bucketTasks, bucketRequests, bucketJobs, bucketActive, bucketLatest, bucketOutbox, bucketPacks, bucketFinished,
-		bucketEnded, bucketContent, bucketRecent, bucketBases, bucketLeftovers,
+		bucketEnded, bucketContent, bucketRecent, bucketBases, bucketLeftovers, bucketLines, bucketHeads, bucketRefused,
 	}
 )
 
@@ -82,6 +86,9 @@ func (jr *Journal) init() error {
 			} else if err != nil {
 				return fmt.Errorf("journal %s: %w", jr.path, err)
 			}
+		}
+		if err := indexOutbox(tx); err != nil {
+			return err
 		}
 		return tx.Bucket(bucketMeta).Put(keyVersion, []byte(strconv.Itoa(journalVersion)))
 	})
@@ -164,7 +171,7 @@ func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) 
 			return err
 		}
 		if outboxFull(tx) {
-			return fmt.Errorf("the control plane takes no reports, %d wait: %w", maxOutbox, ErrQueueFull)
+			return fmt.Errorf("the control plane takes no reports, %d wait or were refused: %w", maxOutbox, ErrQueueFull)
 		}
 		active := tx.Bucket(bucketActive)
 		var busy BusyError
@@ -311,7 +318,7 @@ func hasPrefix(k, prefix []byte) bool {
 }
 
 // prune forgets finished tasks that ended before the time, and the oldest ones beyond keep. A task
-// with a report that was not delivered stays.
+// with a report that was not delivered, or was refused and kept, stays.
 func (jr *Journal) prune(before time.Time, keep int) (n int, err error) {
 	limit := binary.BigEndian.AppendUint64(nil, uint64(max(0, before.UnixNano())))
 	due := func(tx *bbolt.Tx) (keys [][]byte) {
@@ -337,6 +344,9 @@ func (jr *Journal) prune(before time.Time, keep int) (n int, err error) {
 		n = 0
 		waiting := map[string]bool{}
 		if err := eachEvent(tx, func(e *Event) error { waiting[e.Task] = true; return nil }); err != nil {
+			return err
+		}
+		if err := eachRefused(tx, func(r Refused) error { waiting[r.Task] = true; return nil }); err != nil {
 			return err
 		}
 		for _, k := range due(tx) {

@@ -31,8 +31,8 @@ const (
 	// removal of a snapshot, power-down): soon at first, never rare enough to be forgotten.
 	firstPause = time.Second
 	lastPause  = time.Minute
-	// progressEvery spaces progress reports of one job.
-	progressEvery = time.Second
+	// watchEvery spaces what watchers of a task are told about the progress of one job.
+	watchEvery = time.Second
 )
 
 // Options are the settings of a Manager. Zero durations mean no limit, except where said.
@@ -51,6 +51,8 @@ type Options struct {
 	Now           func() time.Time
 	Rand          io.Reader // for ids
 	BootID        string    // of the host; differs after a reboot
+	// ProgressEvery spaces the progress reports of one job; 0: there are none.
+	ProgressEvery time.Duration
 	Bases         Bases
 	// StartRestored starts instances after their volumes were restored.
 	StartRestored bool

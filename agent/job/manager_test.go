@@ -416,3 +416,73 @@ func TestProgressReports(t *testing.T) {
 		}
 	})
 }
+
+// A refused report stays until an operator sends it again or drops it. The instance that is held for it goes on when it is taken.
+func TestRefusedReports(t *testing.T) {
+	in(t, job.Options{}, []string{"phone", "other"}, func(t *testing.T, w *world, l *life) {
+		refuse := func(kind string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.answer = func(e job.Event) (string, error) {
+				if e.Type == kind {
+					return "410 Gone", nil
+				}
+				return "", nil
+			}
+		}
+		refuse(job.EventCompleted)
+		id := mustAccept(t, l, "r", "phone").Jobs[0].Job
+		l.until(id, job.Held)
+		all, err := l.j.Refused()
+		if err != nil || len(all) != 1 || all[0].Type != job.EventCompleted || all[0].Instance != "phone" || !strings.Contains(all[0].Reason, "the control plane refused the report: 410 Gone") || all[0].Since.IsZero() {
+			t.Fatalf("%+v, %v", all, err)
+		}
+		if err := l.m.DropRefused(all[0].Seq); !errors.Is(err, job.ErrState) || !strings.Contains(err.Error(), "phone") {
+			t.Errorf("dropped, while an instance is held for it: %v", err)
+		}
+		// Sent again and refused again, it is held again.
+		if err := l.m.RetryRefused(all[0].Seq); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		l.until(id, job.Held)
+		refuse("")
+		if err := l.m.RetryRefused(all[0].Seq); err != nil {
+			t.Fatal(err)
+		}
+		if j := l.final(id); j.State != job.Done || w.instances["phone"].state != job.IsStopped {
+			t.Errorf("%s (%s)", j.State, j.Cause)
+		}
+		i := slices.IndexFunc(w.events, func(e job.Event) bool { return e.Type == job.EventCompleted })
+		if i < 0 || w.events[i].ID != all[0].ID || w.events[i].Seq != all[0].Seq {
+			t.Errorf("it was sent again as %+v, and was %+v", w.events[i], all[0].Event)
+		}
+
+		// A release sends the report of a held instance anew; the one that was refused is gone then. One that nobody is held for is kept
+		// although its job is over, and can be dropped.
+		refuse(job.EventCompleted)
+		id = mustAccept(t, l, "r2", "other").Jobs[0].Job
+		l.until(id, job.Held)
+		refuse(job.EventReleased)
+		if err := l.m.Release("other"); err != nil {
+			t.Fatal(err)
+		}
+		l.final(id)
+		time.Sleep(time.Minute)
+		all, err = l.j.Refused()
+		if err != nil || len(all) != 1 || all[0].Type != job.EventReleased {
+			t.Fatalf("%+v, %v", all, err)
+		}
+		if err := l.m.DropRefused(all[0].Seq); err != nil {
+			t.Error(err)
+		}
+		for _, do := range []func(uint64) error{l.m.DropRefused, l.m.RetryRefused, l.m.GiveUp} {
+			if err := do(all[0].Seq); !errors.Is(err, job.ErrNotFound) {
+				t.Errorf("one that is not there: %v", err)
+			}
+		}
+		if n, err := l.j.RefusedReports(); n != 0 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+	})
+}

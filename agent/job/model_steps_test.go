@@ -97,7 +97,7 @@ func (m *model) change() {
 		case 0, 1:
 			m.setStore(pick(m.r, "", "slow", "fails", "hangs"))
 		case 2:
-			m.plane = pick(m.r, "", "away", "refuses")
+			m.plane = pick(m.r, "", "away", "refuses", "anyone", "anyone")
 			m.note("control plane %s", m.plane)
 		default:
 			act := pick(m.r, faultyActs...)
@@ -242,6 +242,7 @@ func (m *model) lose() {
 	m.known, m.bodies, m.jobs = map[string]string{}, map[string]job.Request{}, nil
 	m.lastSeq = map[string]uint64{}
 	m.saved = nil
+	m.lock(func() { clear(m.refused) })
 	m.lock(func() {
 		clear(m.w.packs)
 		// Which of two trees is to stay only the journal knew, so what restores left is for a person to remove.

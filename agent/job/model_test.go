@@ -29,12 +29,15 @@ type model struct {
 
 	bad     map[string]bool   // acts that fail
 	store   string            // "", "slow", "fails", "hangs"
-	plane   string            // "", "away", "refuses"
+	plane   string            // "", "away", "refuses", "anyone": see receiver
 	known   map[string]string // request -> task; "" when the answer was lost
 	bodies  map[string]job.Request
 	jobs    []string
 	lastSeq map[string]uint64   // instance -> of the events that the control plane took
 	told    map[string][]string // job -> types of events
+	took    map[string]bool     // "job type" of events that the control plane has, also those that it got late
+	refused map[uint64]bool     // numbers of events that the control plane refused
+	other   *rand.Rand          // of what the receiver answers; the world's lock is held
 	trail   []string
 	seq     int
 	saved   []byte // journal of some steps ago, for one that forgets
@@ -48,6 +51,7 @@ func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail
 		m := &model{
 			names: []string{"a", "b", "c", "d"}, r: rand.New(rand.NewPCG(seed, 0)), bad: map[string]bool{}, known: map[string]string{},
 			bodies: map[string]job.Request{}, lastSeq: map[string]uint64{}, told: map[string][]string{},
+			took: map[string]bool{}, refused: map[uint64]bool{}, other: rand.New(rand.NewPCG(seed, 1)),
 		}
 		m.w = newWorld(t, m.names...)
 		m.w.broken = broken
@@ -144,6 +148,7 @@ func (m *model) step() {
 		{6, m.cancel},
 		{8, m.release},
 		{5, m.resume},
+		{4, m.lookAfterReports},
 		{10, m.change},
 		{6, m.heal},
 		{4, m.interfere},
@@ -216,35 +221,16 @@ func (m *model) fail(act, _ string) error {
 	return nil
 }
 
-// answer is the control plane. It holds the order of what it is told.
-func (m *model) answer(e job.Event) (string, error) {
-	m.w.mu.Lock()
-	defer m.w.mu.Unlock()
-	switch {
-	case m.plane == "away":
-		return "", errors.New("no answer")
-	case m.plane == "refuses" && e.Type == job.EventCompleted:
-		return "410 Gone", nil
-	case e.Seq == 0 || e.Seq == m.lastSeq[e.Instance]:
-		return "", nil // progress, or sent again because the answer was lost
-	case e.Seq < m.lastSeq[e.Instance]:
-		m.w.fault("order: %s of %s has number %d, after %d", e.Type, e.Instance, e.Seq, m.lastSeq[e.Instance])
-	}
-	m.lastSeq[e.Instance] = e.Seq
-	told := m.told[e.Job]
-	if n := len(told); n > 0 && (slices.Contains([]string{job.EventReleased, job.EventResumed, job.EventFailed}, told[n-1]) || e.Type == job.EventStarted) {
-		m.w.fault("order: job %s tells %s after %v", e.Job, e.Type, told)
-	}
-	m.told[e.Job] = append(told, e.Type)
-	return "", nil
-}
-
 // observe looks at the host when the journal has a new state.
 func (m *model) observe(j *job.Job) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	p := m.w.instances[j.Instance]
 	switch j.State {
+	case job.Acknowledged:
+		if !m.took[j.ID+" "+job.EventCompleted] {
+			m.w.fault("job %s is acknowledged, and the control plane does not have its report", j.ID)
+		}
 	case job.Released:
 		if p.state != job.IsStopped || !slices.Contains(m.w.backups[j.Instance], p.count) {
 			m.w.fault("nothing-lost: %s is said to be released, it is %s at %d, backups have %v", j.Instance, p.state, p.count, m.w.backups[j.Instance])
@@ -275,8 +261,11 @@ func (m *model) check() {
 				m.w.fault("%s is frozen without a note", n)
 			}
 			m.stopped(n, m.w.instances[n])
-			if j.State == job.Held && !strings.Contains(j.Cause, "410 Gone") {
+			if j.State == job.Held && !strings.Contains(j.Cause, "the control plane refused the report: ") && !strings.Contains(j.Cause, "an operator gave") {
 				m.w.fault("job %s is held, and says: %q", j.ID, j.Cause)
+			}
+			if j.State == job.Held {
+				m.kept(j)
 			}
 		}
 		for pack, n := range m.w.packs {
@@ -324,6 +313,7 @@ func (m *model) quiet() {
 		}
 		time.Sleep(10 * time.Second)
 	}
+	m.retryAll()
 	time.Sleep(time.Minute) // the last events go out
 	bases, err := m.l.j.Bases("")
 	if err != nil {
@@ -347,6 +337,9 @@ func (m *model) quiet() {
 		}
 		if n, err := m.l.j.PendingReports(); n > 0 || err != nil {
 			m.w.fault("%d reports are not delivered, %v", n, err)
+		}
+		if n, err := m.l.j.RefusedReports(); n > 0 || err != nil {
+			m.w.fault("%d reports are refused by a control plane that takes all, %v", n, err)
 		}
 		if len(m.w.snaps) > 0 || len(m.w.marks) > 0 {
 			m.w.fault("left behind: snapshots %v, notes %v", m.w.snaps, slices.Collect(maps.Keys(m.w.marks)))

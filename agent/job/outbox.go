@@ -10,25 +10,30 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// maxOutbox bounds the undelivered events: above it no command is accepted. It is far above what an
-// outage of days makes, and below what would make reading the outbox slow.
+// maxOutbox bounds the events that are undelivered or refused: above it no command is accepted. It is far above what an
+// outage of days makes.
 const maxOutbox = 20_000
 
 // keepRecent is how many events can be looked at again: those of some thousand jobs, in some 10 MB of disk.
 const keepRecent = 4096
 
-// outboxFull counts only when the range of the keys says that it may be.
+// outboxFull counts only when the ranges of the keys say that it may be.
 func outboxFull(tx *bbolt.Tx) bool {
-	b := tx.Bucket(bucketOutbox)
-	first, _ := b.Cursor().First()
-	if first == nil || b.Sequence()-binary.BigEndian.Uint64(first)+1 < maxOutbox {
-		return false
+	least := uint64(0)
+	outbox, refused := tx.Bucket(bucketOutbox), tx.Bucket(bucketRefused)
+	for _, b := range []*bbolt.Bucket{outbox, refused} {
+		if first, _ := b.Cursor().First(); first != nil {
+			least += outbox.Sequence() - binary.BigEndian.Uint64(first) + 1
+		}
 	}
-	n := 0
+	return least >= maxOutbox && count(outbox)+count(refused) >= maxOutbox
+}
+
+func count(b *bbolt.Bucket) (n int) {
 	for range keysOf(b) {
 		n++
 	}
-	return n >= maxOutbox
+	return n
 }
 
 func outboxKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
@@ -48,6 +53,10 @@ func emit(tx *bbolt.Tx, job *Job, now time.Time, make func(*Job) (Event, error))
 	e.Instance, e.Task, e.Job = job.Instance, job.Task, job.ID
 	e.Time = now.UTC()
 	if e.Type == EventCompleted {
+		// This report takes the place of one that was refused.
+		if err := tx.Bucket(bucketRefused).Delete(outboxKey(job.ReportSeq)); err != nil {
+			return err
+		}
 		job.ReportSeq = seq
 	}
 	if err := put(tx, bucketRecent, outboxKey(seq), e); err != nil {
@@ -58,7 +67,79 @@ func emit(tx *bbolt.Tx, job *Job, now time.Time, make func(*Job) (Event, error))
 			return err
 		}
 	}
-	return put(tx, bucketOutbox, outboxKey(seq), e)
+	return enqueue(tx, e)
+}
+
+// The outbox is one line of events for each instance. Two buckets say where each line begins, so that the oldest events of all
+// instances are found without a look at the others.
+
+func lineKey(instance string, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte(instance+"\x00"), seq)
+}
+
+// headOf returns the number of the oldest event of the instance in the outbox; 0 when there is none.
+func headOf(tx *bbolt.Tx, instance string) uint64 {
+	prefix := []byte(instance + "\x00")
+	k, _ := tx.Bucket(bucketLines).Cursor().Seek(prefix)
+	if !hasPrefix(k, prefix) {
+		return 0
+	}
+	return binary.BigEndian.Uint64(k[len(prefix):])
+}
+
+// enqueue puts an event into the outbox, by its number: before later ones of its instance.
+func enqueue(tx *bbolt.Tx, e Event) error {
+	heads, before := tx.Bucket(bucketHeads), headOf(tx, e.Instance)
+	if before == 0 || e.Seq < before {
+		if err := heads.Delete(outboxKey(before)); err != nil {
+			return err
+		}
+		if err := heads.Put(outboxKey(e.Seq), []byte(e.Instance)); err != nil {
+			return err
+		}
+	}
+	if err := tx.Bucket(bucketLines).Put(lineKey(e.Instance, e.Seq), nil); err != nil {
+		return err
+	}
+	return put(tx, bucketOutbox, outboxKey(e.Seq), e)
+}
+
+// indexOutbox makes the lines and heads anew of what is in the outbox, at the start: whatever became of them, each event is delivered.
+func indexOutbox(tx *bbolt.Tx) error {
+	for _, name := range [][]byte{bucketLines, bucketHeads} {
+		if err := tx.DeleteBucket(name); err != nil {
+			return err
+		}
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	lines, heads, seen := tx.Bucket(bucketLines), tx.Bucket(bucketHeads), map[string]bool{}
+	return tx.Bucket(bucketOutbox).ForEach(func(k, v []byte) error {
+		var e struct{ Instance string }
+		if err := json.Unmarshal(v, &e); err != nil {
+			return fmt.Errorf("journal: decode event %x: it %w: %w", k, errDamaged, err)
+		}
+		if !seen[e.Instance] {
+			seen[e.Instance] = true
+			if err := heads.Put(k, []byte(e.Instance)); err != nil {
+				return err
+			}
+		}
+		return lines.Put(lineKey(e.Instance, binary.BigEndian.Uint64(k)), nil)
+	})
+}
+
+// dequeue takes an event out of the outbox.
+func dequeue(tx *bbolt.Tx, e Event) error {
+	heads, key := tx.Bucket(bucketHeads), outboxKey(e.Seq)
+	if err := errors.Join(tx.Bucket(bucketOutbox).Delete(key), tx.Bucket(bucketLines).Delete(lineKey(e.Instance, e.Seq)), heads.Delete(key)); err != nil {
+		return err
+	}
+	if next := headOf(tx, e.Instance); next != 0 {
+		return heads.Put(outboxKey(next), []byte(e.Instance))
+	}
+	return nil
 }
 
 // Recent is an event of the past with whose it is.
@@ -110,67 +191,109 @@ func eachEvent(tx *bbolt.Tx, fn func(*Event) error) error {
 	})
 }
 
-// Heads returns the oldest undelivered event of each instance, oldest first.
-func (jr *Journal) Heads() (heads []Event, err error) {
+// Heads returns at most limit undelivered events, oldest first: the oldest of each instance but those that skip tells to leave
+// out. skip may be nil.
+func (jr *Journal) Heads(limit int, skip func(instance string) bool) (heads []Event, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
-		seen := map[string]bool{}
-		return eachEvent(tx, func(e *Event) error {
-			if !seen[e.Instance] {
-				seen[e.Instance] = true
-				heads = append(heads, *e)
+		c := tx.Bucket(bucketHeads).Cursor()
+		for k, instance := c.First(); k != nil && len(heads) < limit; k, instance = c.Next() {
+			if skip != nil && skip(string(instance)) {
+				continue
 			}
-			return nil
-		})
+			var e Event
+			found, err := get(tx, bucketOutbox, k, &e)
+			if err != nil {
+				return err
+			}
+			if !found {
+				return fmt.Errorf("journal: event %x begins the line of %q and is not in the outbox: it %w", k, instance, errDamaged)
+			}
+			heads = append(heads, e)
+		}
+		return nil
 	})
 	return heads, err
+}
+
+// waits tells whether an event of the instance is in the outbox.
+func (jr *Journal) waits(instance string) (waits bool, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		waits = headOf(tx, instance) != 0
+		return nil
+	})
+	return waits, err
 }
 
 // PendingReports counts the undelivered events.
 func (jr *Journal) PendingReports() (n int, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
-		for range keysOf(tx.Bucket(bucketOutbox)) {
-			n++
-		}
+		n = count(tx.Bucket(bucketOutbox))
 		return nil
 	})
 	return n, err
 }
 
-// settle takes an event out of the outbox because the control plane took it (refusal is empty) or
-// refused it for good. The job that waits for it goes on in the same transaction: job is nil when
-// none does.
-func (jr *Journal) settle(seq uint64, refusal string, now time.Time) (job *Job, from State, err error) {
+// moved is a job that a transaction has brought into another state.
+type moved struct {
+	job  *Job
+	from State
+}
+
+// settle takes events out of the outbox, all in one transaction, because the control plane took them (refusal is empty) or never
+// will: then they stay among the refused ones. The jobs that wait for them go on in the same transaction.
+func (jr *Journal) settle(seqs []uint64, refusal string, now time.Time) (all []moved, err error) {
 	err = jr.update(func(tx *bbolt.Tx) error {
-		job, from = nil, ""
-		var e Event
-		found, err := get(tx, bucketOutbox, outboxKey(seq), &e)
-		if err != nil || !found {
-			return err // settled before: a repeated answer is no fault
-		}
-		if err := tx.Bucket(bucketOutbox).Delete(outboxKey(seq)); err != nil {
-			return err
-		}
-		if e.Type != EventCompleted {
-			return nil
-		}
-		waiting, err := getJob(tx, e.Job)
-		if err != nil {
-			return err
-		}
-		from = waiting.State
-		if refusal == "" {
-			waiting.AcknowledgedAt = now.UTC()
-		}
-		if waiting.State == Reported && waiting.ReportSeq == seq {
-			waiting.State = Acknowledged
-			if refusal != "" {
-				// A release that was asked for before has to be asked for again: it sends the report again.
-				waiting.State, waiting.Cause, waiting.ReleaseAsked = Held, refusal, false
+		all = nil
+		for _, seq := range seqs {
+			m, err := jr.settleOne(tx, seq, refusal, now)
+			if err != nil {
+				return err
 			}
-			waiting.Entered[waiting.State] = now.UTC()
-			job = waiting
+			if m.job != nil {
+				all = append(all, m)
+			}
 		}
-		return put(tx, bucketJobs, []byte(waiting.ID), waiting)
+		return nil
 	})
-	return job, from, err
+	return all, err
+}
+
+func (jr *Journal) settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.Time) (m moved, err error) {
+	var e Event
+	found, err := get(tx, bucketOutbox, outboxKey(seq), &e)
+	if err != nil || !found {
+		return m, err // settled before: a repeated answer is no fault
+	}
+	if err := dequeue(tx, e); err != nil {
+		return m, err
+	}
+	if refusal != "" {
+		if err := put(tx, bucketRefused, outboxKey(seq), Refused{Event: e, Reason: refusal, Since: now.UTC()}); err != nil {
+			return m, err
+		}
+	}
+	if e.Type != EventCompleted {
+		return m, nil
+	}
+	waiting, err := getJob(tx, e.Job)
+	if errors.Is(err, ErrNotFound) {
+		return m, nil // forgotten, long after it ended
+	}
+	if err != nil {
+		return m, err
+	}
+	m.from = waiting.State
+	if refusal == "" {
+		waiting.AcknowledgedAt = now.UTC()
+	}
+	if waiting.State == Reported && waiting.ReportSeq == seq {
+		waiting.State = Acknowledged
+		if refusal != "" {
+			// A release that was asked for before has to be asked for again: it sends the report again.
+			waiting.State, waiting.Cause, waiting.ReleaseAsked = Held, refusal, false
+		}
+		waiting.Entered[waiting.State] = now.UTC()
+		m.job = waiting
+	}
+	return m, put(tx, bucketJobs, []byte(waiting.ID), waiting)
 }

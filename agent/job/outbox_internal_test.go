@@ -3,7 +3,9 @@ package job
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"go.etcd.io/bbolt"
 )
@@ -23,7 +25,7 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				if err := put(tx, bucketOutbox, outboxKey(seq), Event{Seq: seq}); err != nil {
+				if err := enqueue(tx, Event{Seq: seq}); err != nil {
 					return err
 				}
 			}
@@ -47,7 +49,7 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 	// Many were delivered and one old is left: the range of the keys is wide, the outbox nearly empty.
 	err = jr.db.Update(func(tx *bbolt.Tx) error {
 		for seq := uint64(2); seq <= maxOutbox; seq++ {
-			if err := tx.Bucket(bucketOutbox).Delete(outboxKey(seq)); err != nil {
+			if err := dequeue(tx, Event{Seq: seq}); err != nil {
 				return err
 			}
 		}
@@ -58,5 +60,56 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 	}
 	if _, made, err := jr.accept(Task{ID: "3", RequestID: "3"}, nil); err != nil || !made {
 		t.Errorf("one waits: %v", err)
+	}
+}
+
+// The start makes the index of the outbox anew: what has become of it keeps no event from being delivered.
+func TestIndexOfOutboxIsMadeAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	jr, err := OpenJournal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = jr.db.Update(func(tx *bbolt.Tx) error {
+		for seq := uint64(1); seq <= 6; seq++ {
+			if err := enqueue(tx, Event{Seq: seq, Instance: string(rune('a' + seq%2))}); err != nil {
+				return err
+			}
+		}
+		if err := errors.Join(tx.DeleteBucket(bucketLines), tx.DeleteBucket(bucketHeads)); err != nil {
+			return err
+		}
+		heads, err := tx.CreateBucket(bucketHeads)
+		if err != nil {
+			return err
+		}
+		return heads.Put(outboxKey(99), []byte("nobody"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := jr.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if jr, err = OpenJournal(path); err != nil {
+		t.Fatal(err)
+	}
+	defer jr.Close()
+	var order []uint64
+	for {
+		heads, err := jr.Heads(1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(heads) == 0 {
+			break
+		}
+		order = append(order, heads[0].Seq)
+		if _, err := jr.settle([]uint64{heads[0].Seq}, "", time.Unix(1, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(order, []uint64{1, 2, 3, 4, 5, 6}) {
+		t.Errorf("delivered %v", order)
 	}
 }

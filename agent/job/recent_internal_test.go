@@ -38,7 +38,7 @@ func TestRecentEventsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for seq := uint64(1); seq < 100; seq++ {
-		if _, _, err := jr.settle(seq, "", time.Unix(2, 0)); err != nil {
+		if _, err := jr.settle([]uint64{seq}, "", time.Unix(2, 0)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -208,7 +208,7 @@ func (w *worker) thawOnce(ctx context.Context, j *Job, instance Instance) error 
 	return nil
 }
 
-// progressReport makes at most one progress event per progressEvery of what the engine says.
+// progressReport makes at most one progress event per Options.ProgressEvery of what the engine says.
 type progressReport struct {
 	mu    sync.Mutex
 	job   *Job
@@ -229,7 +229,7 @@ func (w *worker) progressed(j *Job, p Progress) {
 	now := w.m.opts.Now()
 	w.report.mu.Lock()
 	w.report.job, w.report.dirty = j, true
-	due := now.Sub(w.report.woken) >= progressEvery
+	due := now.Sub(w.report.woken) >= watchEvery
 	if due {
 		w.report.woken = now
 	}
@@ -241,15 +241,19 @@ func (w *worker) progressed(j *Job, p Progress) {
 	}
 }
 
-// progressEvent returns the event that is due, nil when none is. It counts as sent.
-func (w *worker) progressEvent(now time.Time) *Event {
+// progressEvent returns the event that is due, nil when none is, or skip tells to leave its instance out. It counts as sent.
+func (w *worker) progressEvent(now time.Time, skip func(instance string) bool) *Event {
 	w.report.mu.Lock()
 	defer w.report.mu.Unlock()
 	p := w.progress.Load()
-	if p == nil || !w.report.dirty || now.Sub(w.report.sent) < progressEvery {
+	if p == nil || !w.report.dirty || w.m.opts.ProgressEvery <= 0 {
 		return nil
 	}
 	j := w.report.job
+	// A clock that was set back must not end the reports.
+	if since := now.Sub(w.report.sent); since >= 0 && since < w.m.opts.ProgressEvery || skip != nil && skip(j.Instance) {
+		return nil
+	}
 	d := w.m.eventData(j)
 	d.Files, d.BytesRead, d.BytesNew, d.BytesSent = p.Files, p.BytesRead, p.BytesNew, p.BytesSent
 	d.BytesRestored, d.BytesTotal = p.BytesRestored, p.BytesTotal

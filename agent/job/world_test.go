@@ -145,7 +145,7 @@ func (w *world) start(crashAt int, opts job.Options) *life {
 	}
 	l := &life{w: w, j: j, ended: make(chan struct{}), dead: make(chan struct{}), crashAt: crashAt}
 	opts.Jobs = max(opts.Jobs, 1)
-	opts.Now, opts.Rand, opts.BootID, opts.Hook = w.now, randReader{}, w.bootID, l.hook
+	opts.Now, opts.Rand, opts.BootID, opts.Hook, opts.ProgressEvery = w.now, randReader{}, w.bootID, l.hook, time.Second
 	l.m = job.New(j, l.parts(), opts)
 	w.mu.Lock()
 	w.current = j
@@ -250,9 +250,18 @@ func (l *life) deliver(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		heads, err := l.m.Heads()
+		progress, err := l.m.TakeProgress(1000, nil)
 		if err != nil {
 			return
+		}
+		heads, err := l.m.Heads(1000, nil)
+		if err != nil {
+			return
+		}
+		for _, e := range progress {
+			if !slices.ContainsFunc(heads, func(h job.Event) bool { return h.Instance == e.Instance }) {
+				heads = append(heads, e)
+			}
 		}
 		settled := false
 		for _, e := range heads {

@@ -56,7 +56,7 @@ var (
 	answers = set(StoreOK, StoreNotFound, StoreError)
 	faults  = set("slow_down", "unavailable", "canceled", "exists", "no_bucket", "no_keys", "wrong_keys", "expired_keys", "clock_skew",
 		"access", "policy", "kms", "proxy", "no_host", "no_money", "quota", "no_space", "cold", "damaged_on_way", "odd", "wrong_region", "usage")
-	lookups = set("valid", "refused", "unavailable")
+	lookups = set("valid", "refused", "unavailable", "not_asked")
 	panics  = set(PanicJob, PanicCall, PanicLookup, PanicReport, PanicLoop)
 	codes   = set("0", apiCode+"0000", apiCode+"0002", apiCode+"0005", apiCode+"1000", apiCode+"1001", apiCode+"1012",
 		apiCode+"2005", apiCode+"2006", apiCode+"4001", apiCode+"5005", apiCode+"9999", "HOLDFAST.API.9001")
@@ -90,6 +90,8 @@ type Metrics struct {
 	reports      prometheus.Counter
 	retries      prometheus.Counter
 	pending      prometheus.Gauge
+	refused      prometheus.Counter
+	refusedKept  prometheus.Gauge
 	storeReqs    *prometheus.CounterVec
 	storeBytes   *prometheus.CounterVec
 	storeRetries *prometheus.CounterVec
@@ -143,6 +145,8 @@ func New(o Options) *Metrics {
 		reports:      counter("reports_acknowledged_total", "Reports that the control plane acknowledged."),
 		retries:      counter("report_retries_total", "Deliveries of a report that failed and were tried again."),
 		pending:      gauge("reports_pending", "Reports not acknowledged yet."),
+		refused:      counter("reports_refused_total", "Reports that the control plane refused for good."),
+		refusedKept:  gauge("refused_reports", "Refused reports that are kept until an operator sends them again or drops them."),
 		storeReqs:    counterVec("store_requests_total", "Requests to the object store.", "op", "result"),
 		storeBytes:   counterVec("store_bytes_total", "Bytes of objects sent (put) and received (read).", "op"),
 		storeRetries: counterVec("store_retries_total", "Requests to the object store that were tried again.", "op"),
@@ -163,7 +167,7 @@ func New(o Options) *Metrics {
 	}
 	m.registry.MustRegister(
 		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
-		m.reports, m.retries, m.pending, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
+		m.reports, m.retries, m.pending, m.refused, m.refusedKept, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
 		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.damagedPacks, m.pace, m.bases, m.panics, m.warnings, m.info, m.start,
 	)
 	m.sight = newSight(m.registry, o)
@@ -321,20 +325,6 @@ func (m *Metrics) InstanceThawed(d time.Duration) {
 	}
 }
 
-// ReportAcknowledged counts a report that the control plane took.
-func (m *Metrics) ReportAcknowledged() {
-	if m != nil {
-		m.reports.Inc()
-	}
-}
-
-// ReportRetried counts a delivery that failed and will be tried again.
-func (m *Metrics) ReportRetried() {
-	if m != nil {
-		m.retries.Inc()
-	}
-}
-
 // SetPace says in which share of the time, 0 to 1, rounds of pre-copy work.
 func (m *Metrics) SetPace(share float64) {
 	if m != nil {
@@ -346,13 +336,6 @@ func (m *Metrics) SetPace(share float64) {
 func (m *Metrics) BaseSnapshots(n int) {
 	if m != nil {
 		m.bases.Set(float64(n))
-	}
-}
-
-// ReportsPending says how many reports the outbox holds.
-func (m *Metrics) ReportsPending(n int) {
-	if m != nil {
-		m.pending.Set(float64(n))
 	}
 }
 
@@ -432,7 +415,7 @@ func (m *Metrics) APIRequest(code string) {
 	}
 }
 
-// IAMLookup counts a question to IAM about a token by its outcome: "valid", "refused" or "unavailable".
+// IAMLookup counts a question to IAM about a token by its outcome: "valid", "refused", "unavailable" or "not_asked".
 func (m *Metrics) IAMLookup(outcome string) {
 	if m != nil {
 		m.iamLookups.WithLabelValues(known(lookups, outcome)).Inc()

@@ -53,6 +53,8 @@ func use(m *metrics.Metrics) {
 	m.ReportAcknowledged()
 	m.ReportRetried()
 	m.ReportsPending(2)
+	m.ReportRefused()
+	m.RefusedReports(3)
 	m.SetPace(0.5)
 	m.BaseSnapshots(3)
 	m.StoreRequest("put", 16<<20, 300*time.Millisecond, metrics.StoreOK, false)

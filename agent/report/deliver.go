@@ -1,24 +1,14 @@
 package report
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net/http"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/cloudevents/sdk-go/v2/event"
-
 	"holdfast/internal/contain"
-	"holdfast/internal/crashpoint"
 )
 
 // Event is one report. Data is a JSON object.
@@ -33,33 +23,41 @@ type Event struct {
 
 // Outbox keeps events until they are settled. Its methods are called from one goroutine at a time.
 type Outbox interface {
-	// Heads returns the oldest event of each instance.
-	Heads() ([]Event, error)
-	// Acknowledge settles an event that the control plane took.
-	Acknowledge(seq uint64) error
+	// Heads returns at most limit events, oldest first: the oldest of each instance but those that skip tells to leave out.
+	Heads(limit int, skip func(instance string) bool) ([]Event, error)
+	// TakeProgress returns at most limit events that are not kept, of instances without any other event and that skip does not
+	// tell to leave out. Each is returned once.
+	TakeProgress(limit int, skip func(instance string) bool) ([]Event, error)
+	// Acknowledge settles events that the control plane took: all of them, or none when it returns an error.
+	Acknowledge(seqs ...uint64) error
 	// Refuse settles an event that the control plane will never take.
 	Refuse(seq uint64, reason string) error
-	// Changed has a token whenever Heads may return something new.
+	// Changed has a token whenever there may be something new.
 	Changed() <-chan struct{}
 }
 
-// Bounds and pauses of delivery, each with its reason.
+// Bounds of delivery, each with its reason.
 const (
-	// attemptTimeout bounds one request: a control plane that takes longer is not well.
-	attemptTimeout = 30 * time.Second
-	// firstBackOff is the pause after a first failure, doubled after each further one.
-	firstBackOff = time.Second
-	// lastBackOff keeps an instance that waits for its acknowledgement from waiting long after the
-	// control plane is back.
-	lastBackOff = time.Minute
-	// longestRetryAfter bounds what a server may ask for.
-	longestRetryAfter = 15 * time.Minute
-	// atOnce bounds the requests on their way; each is of another instance.
+	// DefaultTimeout bounds one request: most receivers answer within a second.
+	DefaultTimeout = 30 * time.Second
+	// DefaultBatch is how many events go into one request to a receiver that takes batches.
+	DefaultBatch = 100
+	// batchBytes bounds the data of a batch: receivers and what stands before them take a megabyte.
+	batchBytes = 512 << 10
+	// batchRest is how long no batch is sent after one that was not understood.
+	batchRest = 10 * time.Minute
+	// atOnce bounds the requests on their way; each is of other instances.
 	atOnce = 8
-	// answerBytes is how much of an answer is read, and answerShown how much of a refusal is kept.
-	answerBytes = 64 << 10
-	answerShown = 200
 )
+
+// Attempt is one try to deliver one event.
+type Attempt struct {
+	Event    Event
+	Took     time.Duration
+	Err      error // why it was not acknowledged; nil: it was
+	Refused  bool  // Err is final: the event is settled
+	Failures int   // of this event, in a row, since the receiver last counted as away
+}
 
 // Options are the settings of a Deliverer.
 type Options struct {
@@ -68,9 +66,13 @@ type Options struct {
 	Client    *http.Client // see NewClient
 	TokenFile string       // bearer token, read before each request so that it can be replaced; "" sends none
 	UserAgent string
-	// Attempted is told of each try; refused is true when it settled the event for good. May be nil.
-	// It is called on Run's goroutine.
-	Attempted func(e Event, took time.Duration, err error, refused bool)
+	Timeout   time.Duration // of one request; 0 is DefaultTimeout
+	Any2xx    bool          // see Judge
+	Batch     int           // events in one request, at most, to a receiver that takes batches; 0 is DefaultBatch, 1 sends none
+	// Attempted is told of each try. May be nil. It is called on Run's goroutine, as Away is.
+	Attempted func(Attempt)
+	// Away is told when the receiver begins to count as away, and why, and with nil when the control plane answers again. May be nil.
+	Away func(err error)
 }
 
 // Deliverer sends what is in an outbox until each event is settled: those of one instance one after
@@ -86,82 +88,61 @@ func New(outbox Outbox, opts Options) (*Deliverer, error) {
 		return nil, err
 	}
 	if opts.Attempted == nil {
-		opts.Attempted = func(Event, time.Duration, error, bool) {}
+		opts.Attempted = func(Attempt) {}
+	}
+	if opts.Away == nil {
+		opts.Away = func(error) {}
+	}
+	if opts.Timeout == 0 {
+		opts.Timeout = DefaultTimeout
+	}
+	if opts.Batch == 0 {
+		opts.Batch = DefaultBatch
 	}
 	return &Deliverer{outbox: outbox, opts: opts}, nil
 }
 
-// outcome is what became of one try.
-type outcome struct {
-	e       Event
-	err     error
-	refused bool
-	after   time.Duration // what the server asked for; 0: nothing
-	took    time.Duration
-}
-
-// line is the delivery to one instance's line of events.
+// line is the delivery of one instance's events, while one is on its way or after one failed.
 type line struct {
 	busy     bool
+	alone    bool // the event goes into no batch
 	failures int
+	tried    time.Time
 	next     time.Time
+}
+
+// run is what one call of Run knows.
+type run struct {
+	*Deliverer
+	ctx      context.Context
+	requests sync.WaitGroup
+	done     chan outcome // never blocks a request that ends after Run has stopped listening
+	flying   int
+	lines    map[string]*line
+	breaker  breaker
+	probing  bool
+	batches  bool      // the receiver says that it takes them
+	noBatch  time.Time // until then none is sent
 }
 
 // Run delivers until ctx ends, and returns when no request is on its way. The error is the
 // outbox's: what can't be read can't be delivered.
 func (d *Deliverer) Run(ctx context.Context) error {
-	var requests sync.WaitGroup
-	defer requests.Wait()
 	ctx, cancel := context.WithCancel(ctx)
+	r := &run{Deliverer: d, ctx: ctx, done: make(chan outcome, atOnce+1), lines: map[string]*line{}}
+	defer r.requests.Wait()
 	defer cancel()
-	done := make(chan outcome, atOnce) // never blocks a request that ends after Run has stopped listening
-	lines := map[string]*line{}
-	flying := 0
 	for {
-		heads, err := d.outbox.Heads()
-		if err != nil {
+		if err := r.launch(); err != nil {
 			return fmt.Errorf("read the outbox: %w", err)
 		}
-		wait := time.Hour
-		now := time.Now()
-		current := map[string]bool{}
-		for _, e := range heads {
-			current[e.Instance] = true
-			l := lines[e.Instance]
-			if l == nil {
-				l = &line{}
-				lines[e.Instance] = l
-			}
-			if l.busy || flying == atOnce {
-				continue
-			}
-			if left := l.next.Sub(now); left > 0 {
-				wait = min(wait, left)
-				continue
-			}
-			l.busy = true
-			flying++
-			requests.Go(func() {
-				o := outcome{e: e}
-				if err := contain.Call(func() error { o = d.try(ctx, e); return nil }); err != nil {
-					o.err = err
-				}
-				done <- o
-			})
-		}
-		for name, l := range lines {
-			if !l.busy && !current[name] {
-				delete(lines, name) // nothing is left to send: bounded by what is in the outbox
-			}
-		}
-		timer := time.NewTimer(wait)
+		timer := time.NewTimer(r.wait())
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
-		case o := <-done:
-			flying--
-			d.settle(ctx, lines[o.e.Instance], o)
+		case o := <-r.done:
+			r.settle(r.gather(o))
 		case <-d.outbox.Changed():
 		case <-timer.C:
 		}
@@ -169,170 +150,233 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	}
 }
 
-// settle takes the outcome of a try. An outbox that can't be written (a full disk) is a failure as any
+// gather takes what else has ended, so that one flush of the outbox serves all.
+func (r *run) gather(first outcome) []outcome {
+	all := []outcome{first}
+	for {
+		select {
+		case o := <-r.done:
+			all = append(all, o)
+		default:
+			return all
+		}
+	}
+}
+
+// launch begins the requests that may begin now.
+func (r *run) launch() error {
+	now := time.Now()
+	if r.breaker.away {
+		return r.probe(now)
+	}
+	skip := func(instance string) bool {
+		l := r.lines[instance]
+		return l != nil && (l.busy || l.next.After(now))
+	}
+	for free := atOnce - r.flying; free > 0; free = atOnce - r.flying {
+		size := 1
+		if r.batches && r.opts.Batch > 1 && !now.Before(r.noBatch) {
+			size = r.opts.Batch
+		}
+		events, err := r.outbox.Heads(free*size, skip)
+		if err != nil {
+			return err
+		}
+		if room := free*size - len(events); room > 0 {
+			progress, err := r.outbox.TakeProgress(room, skip)
+			if err != nil {
+				return err
+			}
+			events = append(events, progress...)
+		}
+		if len(events) == 0 {
+			return nil
+		}
+		for len(events) > 0 && r.flying < atOnce {
+			n := r.batch(events, size)
+			r.start(events[:n:n], false)
+			events = events[n:]
+		}
+	}
+	return nil
+}
+
+// batch tells how many of the events go into one request.
+func (r *run) batch(events []Event, size int) (n int) {
+	bytes := 0
+	for n < min(size, len(events)) {
+		e := events[n]
+		l := r.lines[e.Instance]
+		alone := l != nil && l.alone
+		if bytes += len(e.Data); n > 0 && (alone || bytes > batchBytes) {
+			break
+		}
+		n++
+		if alone {
+			break
+		}
+	}
+	return n
+}
+
+// probe sends one event to a receiver that is away, when it is time: of the line that was tried least lately.
+func (r *run) probe(now time.Time) error {
+	if r.probing || now.Before(r.breaker.next) {
+		return nil
+	}
+	events, err := r.outbox.Heads(1, func(instance string) bool { return r.lines[instance] != nil })
+	for err == nil && len(events) == 0 {
+		var least string
+		for name, l := range r.lines {
+			if !l.busy && (least == "" || l.tried.Before(r.lines[least].tried)) {
+				least = name
+			}
+		}
+		if least == "" {
+			return nil // nothing waits, or all that does is on its way
+		}
+		if events, err = r.outbox.Heads(1, func(instance string) bool { return instance != least }); len(events) == 0 {
+			delete(r.lines, least) // its event is settled
+		}
+	}
+	if err != nil {
+		return err
+	}
+	r.probing = true
+	r.start(events, true)
+	return nil
+}
+
+func (r *run) start(events []Event, probe bool) {
+	now := time.Now()
+	for _, e := range events {
+		l := r.lines[e.Instance]
+		if l == nil {
+			l = &line{}
+			r.lines[e.Instance] = l
+		}
+		l.busy, l.tried = true, now
+	}
+	r.flying++
+	r.requests.Go(func() {
+		o := outcome{sent: events}
+		if err := contain.Call(func() error { o = r.send(r.ctx, events); return nil }); err != nil {
+			o.err = err
+		}
+		o.probe = probe
+		r.done <- o
+	})
+}
+
+// wait is how long there is nothing to do but to listen.
+func (r *run) wait() time.Duration {
+	wait, now := time.Hour, time.Now()
+	if r.breaker.away {
+		if left := r.breaker.next.Sub(now); !r.probing && left > 0 {
+			wait = min(wait, left)
+		}
+		return wait
+	}
+	for _, l := range r.lines {
+		if left := l.next.Sub(now); !l.busy && left > 0 {
+			wait = min(wait, left)
+		}
+	}
+	return wait
+}
+
+// settle takes the outcomes of requests. An outbox that can't be written (a full disk) is a failure as any
 // other: the event is sent again, with the same id.
-func (d *Deliverer) settle(ctx context.Context, l *line, o outcome) {
-	l.busy = false
-	if o.err != nil && ctx.Err() != nil {
+func (r *run) settle(all []outcome) {
+	var taken []uint64
+	for i := range all {
+		o := &all[i]
+		for j, e := range o.sent {
+			switch {
+			case o.err != nil || e.Seq == 0:
+			case o.results[j].verdict == Acknowledged:
+				taken = append(taken, e.Seq)
+			case o.results[j].verdict == Refused:
+				refuse := func() error { return r.outbox.Refuse(e.Seq, o.results[j].err.Error()) }
+				if err := contain.Call(refuse); err != nil {
+					o.results[j] = result{err: unjournalled(e, err)}
+				}
+			}
+		}
+	}
+	if len(taken) > 0 {
+		if err := contain.Call(func() error { return r.outbox.Acknowledge(taken...) }); err != nil {
+			for _, o := range all {
+				for j, e := range o.sent {
+					if o.err == nil && e.Seq != 0 && o.results[j].verdict == Acknowledged {
+						o.results[j] = result{err: unjournalled(e, err)}
+					}
+				}
+			}
+		}
+	}
+	for _, o := range all {
+		r.note(o)
+	}
+}
+
+func unjournalled(e Event, err error) error {
+	return fmt.Errorf("journal the answer to report %s: %w", e.ID, err)
+}
+
+// note brings the outcome of a request into what is known of the lines and of the receiver.
+func (r *run) note(o outcome) {
+	r.flying--
+	if o.probe {
+		r.probing = false
+	}
+	if r.ctx.Err() != nil && o.err != nil {
+		for _, e := range o.sent {
+			r.lines[e.Instance].busy = false
+		}
 		return // interrupted, not failed
 	}
-	var err error
+	now := time.Now()
+	r.batches = r.batches && o.batches >= 0 || o.batches > 0
+	if o.batches < 0 {
+		r.noBatch = now.Add(batchRest)
+	}
+	answered, failed := false, o.err
+	for j, e := range o.sent {
+		l := r.lines[e.Instance]
+		l.busy = false
+		res := result{err: o.err}
+		if o.err == nil {
+			res = o.results[j]
+		}
+		switch {
+		case res.verdict != Unsettled, e.Seq == 0:
+			delete(r.lines, e.Instance)
+		case res.alone:
+			l.alone = true
+		default:
+			l.failures++
+			l.next = now.Add(pause(l.failures, o.after))
+		}
+		answered = answered || res.verdict != Unsettled
+		if res.verdict == Unsettled && !res.alone {
+			failed = res.err
+		}
+		r.opts.Attempted(Attempt{Event: e, Took: o.took, Err: res.err, Refused: res.verdict == Refused, Failures: l.failures})
+	}
 	switch {
-	case o.e.Seq == 0:
-	case o.err == nil:
-		err = contain.Call(func() error { return d.outbox.Acknowledge(o.e.Seq) })
-	case o.refused:
-		err = contain.Call(func() error { return d.outbox.Refuse(o.e.Seq, o.err.Error()) })
-	}
-	if err != nil {
-		o.err, o.refused = fmt.Errorf("journal the answer to report %s: %w", o.e.ID, err), false
-	}
-	d.opts.Attempted(o.e, o.took, o.err, o.refused)
-	if o.err == nil || o.refused || o.e.Seq == 0 {
-		*l = line{}
-		return
-	}
-	l.failures++
-	pause := backOff(l.failures)
-	if o.after > 0 {
-		pause = o.after
-	}
-	l.next = time.Now().Add(pause)
-}
-
-// backOff is the pause after so many failures in a row: doubling, up to lastBackOff, of which a random
-// half to whole is taken, so that a thousand hosts do not come back at once.
-func backOff(failures int) time.Duration {
-	pause := lastBackOff
-	if failures < 8 {
-		pause = min(pause, firstBackOff<<(failures-1))
-	}
-	return pause/2 + rand.N(pause/2+1)
-}
-
-// try sends the event once.
-func (d *Deliverer) try(ctx context.Context, e Event) (o outcome) {
-	began := time.Now()
-	o.e = e
-	defer func() { o.took = time.Since(began) }()
-	ctx, cancel := context.WithTimeoutCause(ctx, attemptTimeout, fmt.Errorf("no answer within %s", attemptTimeout))
-	defer cancel()
-	req, err := d.request(ctx, e)
-	if err != nil {
-		o.err = err
-		return o
-	}
-	crashpoint.Hit(crashpoint.Deliver + crashpoint.Before)
-	resp, err := d.opts.Client.Do(req)
-	crashpoint.Hit(crashpoint.Deliver + crashpoint.After)
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = fmt.Errorf("%w: %w", cause, err)
+	case answered:
+		if r.breaker.answered() {
+			for name, l := range r.lines {
+				if !l.busy && !l.alone {
+					delete(r.lines, name) // all may go at once
+				}
+			}
+			r.opts.Away(nil)
 		}
-		o.err = fmt.Errorf("report %s: %w", e.ID, err)
-		return o
-	}
-	defer resp.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, answerBytes)) // only for the message
-	if resp.StatusCode/100 == 2 {
-		return o
-	}
-	o.err = fmt.Errorf("report %s: the control plane answered %s%s", e.ID, resp.Status, shown(body))
-	o.refused = permanent(resp.StatusCode)
-	if !o.refused {
-		o.after = retryAfter(resp.Header.Get("Retry-After"), time.Now())
-	}
-	return o
-}
-
-// permanent tells whether the status says that this event will never be taken. 401 does not: it is
-// about our token, which can be replaced, not about the event.
-func permanent(status int) bool {
-	switch status {
-	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		return false
-	}
-	return status/100 == 4
-}
-
-func shown(body []byte) string {
-	text := strings.ToValidUTF8(string(bytes.TrimSpace(body)), "?")
-	if text == "" {
-		return ""
-	}
-	if len(text) > answerShown {
-		text = strings.ToValidUTF8(text[:answerShown], "") + "…"
-	}
-	return ": " + strconv.Quote(text)
-}
-
-// retryAfter reads the header: seconds or a date. 0 when it says nothing of use.
-func retryAfter(header string, now time.Time) time.Duration {
-	var d time.Duration
-	if seconds, err := strconv.Atoi(header); err == nil {
-		d = min(time.Duration(max(0, min(seconds, 1<<20)))*time.Second, longestRetryAfter)
-	} else if at, err := http.ParseTime(header); err == nil {
-		d = min(at.Sub(now), longestRetryAfter)
-	}
-	return max(0, d)
-}
-
-func (d *Deliverer) request(ctx context.Context, e Event) (*http.Request, error) {
-	body, err := Encode(e, d.opts.Source)
-	if err != nil {
-		return nil, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.opts.URL, bytes.NewReader(body))
-	if err != nil {
-		return nil, fmt.Errorf("report %s: %w", e.ID, err)
-	}
-	req.Header.Set("Content-Type", event.ApplicationCloudEventsJSON+"; charset=UTF-8")
-	if d.opts.UserAgent != "" {
-		req.Header.Set("User-Agent", d.opts.UserAgent)
-	}
-	if d.opts.TokenFile != "" {
-		token, err := os.ReadFile(d.opts.TokenFile)
-		if err != nil {
-			return nil, fmt.Errorf("report token: %w", err)
+	case failed != nil:
+		if r.breaker.failed(now, o.probe, o.after) {
+			r.opts.Away(failed)
 		}
-		req.Header.Set("Authorization", "Bearer "+string(bytes.TrimSpace(token)))
-		clear(token)
 	}
-	return req, nil
-}
-
-// Encode writes the event as a CloudEvent 1.0, structured JSON.
-func Encode(e Event, source string) ([]byte, error) {
-	ce := event.New(event.CloudEventsVersionV1)
-	ce.SetID(e.ID)
-	ce.SetType(e.Type)
-	ce.SetSource(source)
-	ce.SetSubject(e.Instance)
-	ce.SetTime(e.Time)
-	if err := ce.SetData(event.ApplicationJSON, e.Data); err != nil {
-		return nil, fmt.Errorf("encode event %s: %w", e.ID, err)
-	}
-	if err := ce.Validate(); err != nil {
-		return nil, fmt.Errorf("encode event %s: %w", e.ID, err)
-	}
-	b, err := ce.MarshalJSON()
-	if err != nil {
-		return nil, fmt.Errorf("encode event %s: %w", e.ID, err)
-	}
-	return b, nil
-}
-
-// Decode reads what Encode wrote, for a control plane in Go. Seq is 0: it is the agent's own.
-func Decode(data []byte) (e Event, source string, err error) {
-	var ce event.Event
-	if err := json.Unmarshal(data, &ce); err != nil {
-		return Event{}, "", fmt.Errorf("decode event: %w", err)
-	}
-	if err := ce.Validate(); err != nil {
-		return Event{}, "", fmt.Errorf("decode event: %w", err)
-	}
-	if !json.Valid(ce.Data()) {
-		return Event{}, "", errors.New("decode event: its data is no JSON")
-	}
-	return Event{ID: ce.ID(), Type: ce.Type(), Instance: ce.Subject(), Time: ce.Time().UTC(), Data: ce.Data()}, ce.Source(), nil
 }

@@ -2,6 +2,7 @@ package report_test
 
 import (
 	"context"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ type box struct {
 	refused map[string]string
 	changed chan struct{}
 	fails   int // settlements that fail, as on a full disk
+	flushes int
 }
 
 func newBox(events ...report.Event) *box {
@@ -42,17 +44,24 @@ func ev(seq uint64, instance string) report.Event {
 	return report.Event{Seq: seq, ID: fmt.Sprintf("%s-%d", instance, seq), Type: "t", Instance: instance, Time: time.Unix(1, 0), Data: []byte("{}")}
 }
 
-func (b *box) Heads() (heads []report.Event, err error) {
+func (b *box) Heads(limit int, skip func(string) bool) (heads []report.Event, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, e := range b.events {
-		if !slices.ContainsFunc(heads, func(h report.Event) bool { return h.Instance == e.Instance }) {
+		if len(heads) < limit && !slices.ContainsFunc(heads, func(h report.Event) bool { return h.Instance == e.Instance }) && !skip(e.Instance) {
 			heads = append(heads, e)
 		}
 	}
-	heads = append(heads, b.once...)
-	b.once = nil
 	return heads, nil
+}
+
+func (b *box) TakeProgress(limit int, skip func(string) bool) ([]report.Event, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := min(limit, len(b.once))
+	taken := b.once[:n:n]
+	b.once = b.once[n:]
+	return taken, nil
 }
 
 func (b *box) settle(seq uint64) string {
@@ -65,14 +74,17 @@ func (b *box) settle(seq uint64) string {
 	return "unknown"
 }
 
-func (b *box) Acknowledge(seq uint64) error {
+func (b *box) Acknowledge(seqs ...uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.fails > 0 {
 		b.fails--
 		return errors.New("no space left on device")
 	}
-	b.taken = append(b.taken, b.settle(seq))
+	b.flushes++
+	for _, seq := range seqs {
+		b.taken = append(b.taken, b.settle(seq))
+	}
 	return nil
 }
 
@@ -85,16 +97,28 @@ func (b *box) Refuse(seq uint64, reason string) error {
 
 func (b *box) Changed() <-chan struct{} { return b.changed }
 
-// plane answers requests without a network.
-type plane func(n int, e report.Event) (status int, header http.Header, err error)
+// reply is what a control plane answers.
+type reply struct {
+	status int
+	header http.Header
+	body   string
+	err    error
+	after  time.Duration // how long the answer takes
+}
+
+// taken acknowledges an event.
+var taken = reply{status: 204}
+
+// plane answers the n-th request, which has the events, without a network.
+type plane func(n int, events []report.Event) reply
 
 type sent struct {
-	id string
-	at time.Time
+	ids string
+	at  time.Time
 }
 
 // deliver runs a Deliverer in a bubble for the time given and returns what was sent and when, from zero.
-func deliver(t *testing.T, b *box, p plane, d time.Duration) (got []sent, began time.Time) {
+func deliver(t *testing.T, b *box, p plane, d time.Duration, adjust ...func(*report.Options)) (got []sent, began time.Time) {
 	t.Helper()
 	var mu sync.Mutex
 	began = time.Now()
@@ -103,24 +127,49 @@ func deliver(t *testing.T, b *box, p plane, d time.Duration) (got []sent, began 
 		if err != nil {
 			return nil, err
 		}
-		e, _, err := report.Decode(body)
-		if err != nil {
-			return nil, err
+		parts := []json.RawMessage{body}
+		if strings.HasPrefix(r.Header.Get("Content-Type"), "application/cloudevents-batch+json") {
+			if err := json.Unmarshal(body, &parts); err != nil || len(parts) < 2 {
+				t.Errorf("a batch that is none: %v: %s", err, body)
+			}
+		}
+		var events []report.Event
+		var ids []string
+		for _, part := range parts {
+			e, _, err := report.Decode(part)
+			if err != nil {
+				return nil, err
+			}
+			events, ids = append(events, e), append(ids, e.ID)
+			for _, values := range r.Header {
+				if slices.Contains(values, e.ID) {
+					t.Errorf("a header of the request has the event's id, so whoever repeats it need not have read the event: %v", r.Header)
+				}
+			}
 		}
 		mu.Lock()
 		n := len(got)
-		got = append(got, sent{e.ID, time.Now()})
+		got = append(got, sent{strings.Join(ids, " "), time.Now()})
 		mu.Unlock()
-		status, header, err := p(n, e)
-		if err != nil {
-			return nil, err
+		a := p(n, events)
+		select {
+		case <-time.After(a.after):
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+		if a.err != nil {
+			return nil, a.err
 		}
 		return &http.Response{
-			StatusCode: status, Status: fmt.Sprint(status, " ", http.StatusText(status)), Header: header,
-			Body: io.NopCloser(strings.NewReader("because")), Request: r,
+			StatusCode: a.status, Status: fmt.Sprint(a.status, " ", http.StatusText(a.status)), Header: a.header,
+			Body: io.NopCloser(strings.NewReader(a.body)), Request: r,
 		}, nil
 	})}
-	dl, err := report.New(b, report.Options{URL: "https://control.example/", Source: "host", Client: client})
+	o := report.Options{URL: "https://control.example/", Source: "host", Client: client}
+	for _, f := range adjust {
+		f(&o)
+	}
+	dl, err := report.New(b, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,14 +191,14 @@ func TestDeliversInOrderPerInstance(t *testing.T) {
 		// The first event of a fails three times; b does not wait for it.
 		fails := 3
 		var mu sync.Mutex
-		deliver(t, b, func(_ int, e report.Event) (int, http.Header, error) {
+		deliver(t, b, func(_ int, e []report.Event) reply {
 			mu.Lock()
 			defer mu.Unlock()
-			if e.ID == "a-1" && fails > 0 {
+			if e[0].ID == "a-1" && fails > 0 {
 				fails--
-				return 503, nil, nil
+				return reply{status: 503}
 			}
-			return 202, nil, nil
+			return taken
 		}, time.Hour)
 		if got := strings.Join(b.taken, " "); got != "b-3 b-5 a-1 a-2 a-4" {
 			t.Error(got)
@@ -160,11 +209,11 @@ func TestDeliversInOrderPerInstance(t *testing.T) {
 func TestBacksOffForAsLongAsItTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox(ev(1, "a"))
-		got, began := deliver(t, b, func(n int, _ report.Event) (int, http.Header, error) {
+		got, began := deliver(t, b, func(n int, _ []report.Event) reply {
 			if n < 100 {
-				return 0, nil, errors.New("no route to host")
+				return reply{err: errors.New("no route to host")}
 			}
-			return 200, nil, nil
+			return taken
 		}, 24*time.Hour)
 		if len(b.taken) != 1 || len(got) != 101 {
 			t.Fatalf("%d requests, taken %v", len(got), b.taken)
@@ -181,40 +230,33 @@ func TestBacksOffForAsLongAsItTakes(t *testing.T) {
 	})
 }
 
-func TestAnswers(t *testing.T) {
+// Answers to the first event of a line: what pauses, what is refused, and what the receiver asks for.
+func TestAnswersOfTheReceiver(t *testing.T) {
+	const form = `{"error_code":"KOOPHONE.API.1000","error_msg":"because"}`
 	for _, c := range []struct {
-		status  int
-		header  http.Header
+		reply
 		refused bool
-		pause   time.Duration // asked for by the server, 0: none
+		pause   time.Duration // asked for by the receiver, 0: none
 	}{
-		{status: 200},
-		{status: 204},
-		{status: 400, refused: true},
-		{status: 403, refused: true},
-		{status: 404, refused: true},
-		{status: 410, refused: true},
-		{status: 422, refused: true},
-		{status: 301},
-		{status: 401},
-		{status: 408},
-		{status: 425},
-		{status: 429},
-		{status: 500},
-		{status: 502},
-		{status: 503, header: http.Header{"Retry-After": {"90"}}, pause: 90 * time.Second},
-		{status: 429, header: http.Header{"Retry-After": {"999999999999"}}},
-		{status: 503, header: http.Header{"Retry-After": {"86400"}}, pause: 15 * time.Minute},
-		{status: 503, header: http.Header{"Retry-After": {"soon"}}},
+		{reply: taken},
+		{reply: reply{status: 200, body: `{"error_code":"0","error_msg":"OK"}`}},
+		{reply: reply{status: 400, body: form}, refused: true},
+		{reply: reply{status: 404, body: form}},
+		{reply: reply{status: 200, body: "<h1>Welcome to nginx!</h1>"}},
+		{reply: reply{status: 301}},
+		{reply: reply{status: 503, header: http.Header{"Retry-After": {"90"}}}, pause: 90 * time.Second},
+		{reply: reply{status: 429, header: http.Header{"Retry-After": {"999999999999"}}}},
+		{reply: reply{status: 503, header: http.Header{"Retry-After": {"86400"}}}, pause: 15 * time.Minute},
+		{reply: reply{status: 503, header: http.Header{"Retry-After": {"soon"}}}},
 	} {
-		t.Run(fmt.Sprint(c.status, c.header), func(t *testing.T) {
+		t.Run(fmt.Sprint(c.status, c.body, c.header), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBox(ev(1, "a"), ev(2, "a"))
-				got, _ := deliver(t, b, func(n int, _ report.Event) (int, http.Header, error) {
+				got, _ := deliver(t, b, func(n int, _ []report.Event) reply {
 					if n == 0 {
-						return c.status, c.header, nil
+						return c.reply
 					}
-					return 200, nil, nil
+					return taken
 				}, time.Hour)
 				reason, refused := b.refused["a-1"]
 				if refused != c.refused || refused && !strings.Contains(reason, fmt.Sprint(c.status)) || refused && !strings.Contains(reason, "because") {
@@ -235,12 +277,111 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// However many reports wait, a receiver that is away is asked about once a minute; when it is back all of them go out at once.
+func TestOneProbeWhileAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox()
+		for i := range 100 {
+			b.events = append(b.events, ev(uint64(i+1), fmt.Sprint("phone-", i)))
+		}
+		var mu sync.Mutex
+		back := time.Now().Add(5 * time.Hour)
+		asked := map[string]bool{}
+		var away []string
+		got, began := deliver(t, b, func(_ int, e []report.Event) reply {
+			if time.Now().Before(back) {
+				mu.Lock()
+				asked[e[0].ID] = true
+				mu.Unlock()
+				return reply{status: 502}
+			}
+			return taken
+		}, 6*time.Hour, func(o *report.Options) {
+			o.Away = func(err error) { away = append(away, fmt.Sprint(err)) }
+		})
+		inLastHour := 0
+		for _, s := range got {
+			if d := s.at.Sub(began); d > 4*time.Hour && d < 5*time.Hour {
+				inLastHour++
+			}
+		}
+		if inLastHour > 120 || inLastHour < 60 {
+			t.Errorf("%d requests in an hour in which the receiver is away", inLastHour)
+		}
+		if len(asked) != 100 {
+			t.Errorf("%d of 100 events were tried: one that alone is not taken must not be the only one", len(asked))
+		}
+		if len(b.taken) != 100 || got[len(got)-1].at.After(back.Add(2*time.Minute)) {
+			t.Errorf("%d taken, the last %s after the receiver was back", len(b.taken), got[len(got)-1].at.Sub(back))
+		}
+		if len(away) != 2 || !strings.Contains(away[0], "502") || away[1] != "<nil>" {
+			t.Errorf("told of %q", away)
+		}
+	})
+}
+
+// An event that the receiver can't digest does not hold up those of other instances, and is sent again ever more rarely.
+func TestOneEventThatIsNeverTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(ev(1, "bad"))
+		var mu sync.Mutex
+		bad, late := 0, time.Duration(0)
+		go func() {
+			for i := range 1000 {
+				time.Sleep(5 * time.Second)
+				b.mu.Lock()
+				b.events = append(b.events, report.Event{
+					Seq: uint64(i + 2), ID: fmt.Sprint(i), Type: "t", Instance: fmt.Sprint("good-", i), Time: time.Now(), Data: []byte("{}"),
+				})
+				b.mu.Unlock()
+				b.changed <- struct{}{}
+			}
+		}()
+		deliver(t, b, func(_ int, e []report.Event) reply {
+			mu.Lock()
+			defer mu.Unlock()
+			if e[0].Instance == "bad" {
+				bad++
+				return reply{status: 500}
+			}
+			late = max(late, time.Since(e[0].Time))
+			return taken
+		}, 2*time.Hour)
+		if len(b.taken) != 1000 || late > 10*time.Second {
+			t.Errorf("%d of 1000 were taken, one after %s", len(b.taken), late)
+		}
+		if bad > 400 {
+			t.Errorf("the bad one was sent %d times in two hours", bad)
+		}
+	})
+}
+
+// A receiver that takes its time gets it, where that is configured; a request that takes longer is told of as what it is.
+func TestSlowReceiver(t *testing.T) {
+	for _, c := range []struct {
+		timeout time.Duration
+		taken   int
+	}{{0, 0}, {3 * time.Minute, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBox(ev(1, "a"))
+			var why string
+			deliver(t, b, func(int, []report.Event) reply { return reply{status: 204, after: 2 * time.Minute} }, time.Hour, func(o *report.Options) {
+				o.Timeout = c.timeout
+				o.Attempted = func(a report.Attempt) { why = fmt.Sprint(a.Err) }
+			})
+			if len(b.taken) != c.taken || c.taken == 0 && !strings.Contains(why, "no answer within report.timeout (30s)") {
+				t.Errorf("with %s: %d taken, %s", c.timeout, len(b.taken), why)
+			}
+		})
+	}
+}
+
 // An acknowledgement that can't be journalled is asked for again.
 func TestOutboxThatCantBeWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox(ev(1, "a"))
 		b.fails = 3
-		got, _ := deliver(t, b, func(int, report.Event) (int, http.Header, error) { return 200, nil, nil }, time.Hour)
+		got, _ := deliver(t, b, func(int, []report.Event) reply { return taken }, time.Hour)
 		if len(got) != 4 || len(b.taken) != 1 {
 			t.Errorf("sent %v, taken %v", got, b.taken)
 		}
@@ -252,11 +393,11 @@ func TestProgressMayBeLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox(ev(1, "b"))
 		b.once = []report.Event{ev(0, "a")}
-		got, _ := deliver(t, b, func(_ int, e report.Event) (int, http.Header, error) {
-			if e.Instance == "a" {
-				return 500, nil, nil
+		got, _ := deliver(t, b, func(_ int, e []report.Event) reply {
+			if e[0].Instance == "a" {
+				return reply{status: 500}
 			}
-			return 200, nil, nil
+			return taken
 		}, time.Hour)
 		if len(got) != 2 || len(b.taken) != 1 {
 			t.Errorf("sent %v, taken %v", got, b.taken)
@@ -279,7 +420,7 @@ func TestRequestOverTLS(t *testing.T) {
 	if err := errors.Join(os.WriteFile(ca, cert, 0o600), os.WriteFile(token, []byte("s3cret\n"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	client, err := report.NewClient(report.ClientOptions{CAFile: ca})
+	client, err := report.NewClient(ca, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +430,7 @@ func TestRequestOverTLS(t *testing.T) {
 		tried := make(chan error, 10)
 		d, err := report.New(b, report.Options{
 			URL: s.URL + path, Source: "h", Client: client, TokenFile: token, UserAgent: "holdfast/1",
-			Attempted: func(_ report.Event, _ time.Duration, err error, _ bool) { tried <- err },
+			Any2xx: true, Attempted: func(t report.Attempt) { tried <- t.Err },
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -314,17 +455,14 @@ func TestRequestOverTLS(t *testing.T) {
 		!strings.HasPrefix(r.Header.Get("Content-Type"), "application/cloudevents+json") || r.Method != http.MethodPost {
 		t.Errorf("%s %v", r.Method, r.Header)
 	}
-	if b, err := run("/moved"); err == nil || len(b.taken) > 0 || len(b.refused) > 0 {
+	if b, err := run("/moved"); err == nil || !strings.Contains(err.Error(), `"/elsewhere"`) || len(b.taken) > 0 || len(b.refused) > 0 {
 		t.Errorf("a redirect: %v, taken %v", err, b.taken)
 	}
 	<-requests
 	if len(requests) > 0 {
 		t.Error("the redirect was followed")
 	}
-	if _, err := report.NewClient(report.ClientOptions{CAFile: token}); err == nil {
+	if _, err := report.NewClient(token, 0); err == nil {
 		t.Error("a CA file without a certificate was taken")
-	}
-	if _, err := report.NewClient(report.ClientOptions{CertFile: token, KeyFile: token}); err == nil {
-		t.Error("a client certificate that is none was taken")
 	}
 }

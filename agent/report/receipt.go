@@ -88,13 +88,17 @@ type Signer struct {
 // a key from rand, writes it with mode 0600 and its public half beside it (".pub", 0644), so that a
 // host needs no step before its first start. A file that others than its owner can read is refused.
 func LoadSigner(path string, rand io.Reader) (*Signer, error) {
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := makeKey(path, rand); err != nil {
 			return nil, fmt.Errorf("make signing key %s: %w", path, err)
 		}
-		info, err = os.Stat(path)
 	}
+	return ReadSigner(path)
+}
+
+// ReadSigner is LoadSigner for a file that must be there.
+func ReadSigner(path string) (*Signer, error) {
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("signing key: %w", err)
 	}

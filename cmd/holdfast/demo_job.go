@@ -109,13 +109,13 @@ func (d *demo) backup(ctx context.Context, request string) error {
 	if err := d.step("held", "instance still frozen after %v without acknowledgement", demoHold); err != nil {
 		return err
 	}
-	told.answer <- http.StatusNoContent
+	told.answer <- struct{}{}
 	acknowledged := time.Now()
 	released, err := d.plane.next(ctx, "holdfast.instance.released")
 	if err != nil {
 		return err
 	}
-	released.answer <- http.StatusNoContent
+	released.answer <- struct{}{}
 	if err := d.stays("stopped", 0); err != nil {
 		return err
 	}

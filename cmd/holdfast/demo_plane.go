@@ -86,7 +86,7 @@ type message struct {
 // delivery is a report whose sender waits for the answer.
 type delivery struct {
 	message
-	answer chan<- int // the HTTP status; takes one without blocking
+	answer chan<- struct{} // acknowledges the report; takes one without blocking
 }
 
 // plane is the demo's control plane: it hands each report to the demo, which answers it.
@@ -122,15 +122,16 @@ func newPlane(c *certificate, token string) (*plane, error) {
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
-		answer := make(chan int, 1)
+		answer := make(chan struct{}, 1)
 		select {
 		case p.delivered <- delivery{m, answer}:
 		case <-r.Context().Done():
 			return
 		}
 		select {
-		case status := <-answer:
-			w.WriteHeader(status)
+		case <-answer:
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"error_code":"0","error_msg":"OK"}`) // the agent may have ended
 		case <-r.Context().Done():
 		}
 	})
@@ -154,10 +155,10 @@ func (p *plane) next(ctx context.Context, want string) (delivery, error) {
 			case want:
 				return d, nil
 			case "holdfast.backup.failed":
-				d.answer <- http.StatusNoContent
+				d.answer <- struct{}{}
 				return delivery{}, fmt.Errorf("the agent reports that the backup failed: %s", d.Data)
 			}
-			d.answer <- http.StatusNoContent
+			d.answer <- struct{}{}
 		case <-ctx.Done():
 			return delivery{}, fmt.Errorf("wait for report %s: %w", want, context.Cause(ctx))
 		}

@@ -80,6 +80,10 @@ func (a *app) statusCommand() *cobra.Command {
 				err = a.printTrouble(t)
 			}
 		}
+		if info.ReportsRefused > 0 && err == nil {
+			_, err = fmt.Fprintf(a.stdout, "refused    %s by the control plane\nhint       holdfast reports list tells which and why; retry sends them again\n",
+				count(info.ReportsRefused, "report", "reports"))
+		}
 		for _, l := range info.Leftovers {
 			if err == nil {
 				_, err = fmt.Fprintf(a.stdout, "leftover   %s, since %s, can't be removed: %s\n", name(l.Path), stamp(l.Since), oneLine(l.Error))

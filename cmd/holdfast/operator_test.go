@@ -55,7 +55,8 @@ func (*fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
 			{Name: "undo_fails", InstanceID: "cp-1", JobID: "j-1", Since: fakeTime, Seconds: 7200, Error: "thaw: refused", Hint: "unpause it", More: 3},
 			{Name: "store_fails", Since: fakeTime, Seconds: 60, Error: "access denied:\nrefused", Hint: "check\x1b[1m it"},
 		},
-		Leftovers: []api.Leftover{{Path: "/srv/.holdfast-snapshots/hf.a.b.c", InstanceID: "cp-1", JobID: "j-0", Since: fakeTime, Error: "read-only file system"}},
+		ReportsRefused: 2,
+		Leftovers:      []api.Leftover{{Path: "/srv/.holdfast-snapshots/hf.a.b.c", InstanceID: "cp-1", JobID: "j-0", Since: fakeTime, Error: "read-only file system"}},
 	}, nil
 }
 
@@ -84,6 +85,28 @@ func (*fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.
 		})
 	}
 	return jobs, nil
+}
+
+func (*fakeAgent) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {
+	return []api.RefusedReport{{
+		Number: 7, ID: "j-1-7", Type: "holdfast.backup.completed", Time: fakeTime, InstanceID: "cp-1", TaskID: "t-1", JobID: "j-1",
+		Refused: fakeTime, Reason: "the control plane answered 410 Gone: \"a\x1b[31m\nb\"",
+	}, {
+		Number: 9, ID: "j-0-9", Type: "holdfast.backup.failed", Time: fakeTime, InstanceID: "cp-2", TaskID: "t-0", JobID: "j-0", Refused: fakeTime, Reason: "no",
+	}, {
+		Number: 11, ID: "j-3-11", Type: "holdfast.backup.started", Time: fakeTime, InstanceID: "cp-3", TaskID: "t-3", JobID: "j-3", Reason: "413",
+	}}, nil
+}
+
+func (*fakeAgent) GiveUpReport(context.Context, api.Caller, uint64) error { return nil }
+
+func (*fakeAgent) RetryReport(context.Context, api.Caller, uint64) error { return nil }
+
+func (*fakeAgent) DropReport(_ context.Context, _ api.Caller, number uint64) error {
+	if number == 7 {
+		return api.Refuse(api.CodeParameter, "number: an instance is held for report 7")
+	}
+	return nil
 }
 
 func (*fakeAgent) Drain(context.Context, api.Caller) error { return nil }

@@ -94,6 +94,11 @@ func checkConfig(path string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	for _, note := range cfg.Notes() {
+		if _, err := fmt.Fprintf(stdout, "note: %s\n", note); err != nil {
+			return err
+		}
+	}
 	for _, warning := range agent.Strays(cfg) {
 		if _, err := fmt.Fprintln(stdout, "warning:", warning); err != nil {
 			return err

@@ -250,7 +250,7 @@ func TestContract(t *testing.T) {
 		if e.Type == completed {
 			<-acknowledge
 		}
-		return http.StatusNoContent
+		return http.StatusOK
 	})
 	h.start("")
 	post := func(token, requestID, body string) (answer, string) {

@@ -93,7 +93,7 @@ func TestMainJob(t *testing.T) {
 			}
 			<-acknowledge
 		}
-		return http.StatusNoContent
+		return http.StatusOK
 	})
 	held := true
 	defer func() {

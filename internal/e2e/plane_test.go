@@ -30,13 +30,13 @@ type plane struct {
 
 	mu     sync.Mutex
 	events []received
-	// answer decides the status of an answer, and may wait before it gives it.
+	// answer decides the status of an answer, and may wait before it gives it. The body follows from the status.
 	answer func(report.Event) int
 }
 
 func startPlane(t *testing.T) *plane {
 	t.Helper()
-	p := &plane{t: t, answer: func(report.Event) int { return http.StatusNoContent }}
+	p := &plane{t: t, answer: func(report.Event) int { return http.StatusOK }}
 	p.server = httptest.NewTLSServer(http.HandlerFunc(p.serve))
 	t.Cleanup(func() {
 		p.server.CloseClientConnections()
@@ -65,7 +65,13 @@ func (p *plane) serve(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	p.events = append(p.events, received{Event: e, At: time.Now(), Status: status})
 	p.mu.Unlock()
+	body = []byte(`{"error_code":"0","error_msg":"OK"}`)
+	if status != http.StatusOK {
+		body = []byte(`{"error_code":"KOOPHONE.API.9999","error_msg":"internal service error"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
+	_, _ = w.Write(body) // the agent may be gone
 }
 
 func (p *plane) setAnswer(f func(report.Event) int) {

@@ -216,7 +216,7 @@ func TestPrepare(t *testing.T) {
 		if e.Type == completed {
 			<-acknowledge
 		}
-		return http.StatusNoContent
+		return http.StatusOK
 	})
 	task := b.backup("backup-2", "phone-1")
 	b.wants("during a backup", 3, 4)

@@ -26,6 +26,7 @@ const proxyCredentials = "HOLDFAST_PROXY_CREDENTIALS"
 
 // connectOptions say how connections are made.
 type connectOptions struct {
+	caFile            string         // of roots; "" for none
 	roots             *x509.CertPool // nil is the host's
 	certFile, keyFile string         // of the client; "" for none
 	proxy             func(*http.Request) (*url.URL, error)
@@ -54,6 +55,7 @@ func parseConnectOptions(q map[string]string, getenv func(string) string) (c con
 		}
 	}
 	if name := q["ca-file"]; name != "" {
+		c.caFile = name
 		if c.roots, err = rootsFrom(name); err != nil {
 			return c, fmt.Errorf("%w: store URL: ca-file: %w", ErrUsage, err)
 		}

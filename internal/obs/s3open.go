@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
@@ -146,14 +147,26 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 	if stall <= 0 {
 		stall = stallTimeout
 	}
-	transport := newTransport(b.connect, stall, opts.Limiter)
-	if opts.transport != nil {
-		opts.transport(transport)
+	build := func(o connectOptions) *http.Transport {
+		made := newTransport(o, stall, opts.Limiter)
+		if opts.transport != nil {
+			opts.transport(made)
+		}
+		return made
+	}
+	var transport http.RoundTripper
+	var closeIdle func()
+	if b.connect.caFile != "" {
+		a := newAuthorities(b.connect, build)
+		transport, closeIdle = a, a.closeIdle
+	} else {
+		a := newAfreshTransport(build(b.connect))
+		transport, closeIdle = a, a.next.CloseIdleConnections
 	}
 	client, err := minio.NewCore(b.endpoint.Host, &minio.Options{
 		Creds:        creds,
 		Secure:       b.endpoint.Scheme == "https",
-		Transport:    extraTransport{answerTransport{newAfreshTransport(transport), stall}, creds, b.region},
+		Transport:    extraTransport{answerTransport{transport, stall}, creds, b.region},
 		Region:       b.region,
 		BucketLookup: b.lookup,
 		// Retry decides, and reports. The client would repeat without telling.
@@ -167,7 +180,7 @@ func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store
 	s := &s3Store{
 		dialect: d, client: client, bucket: b.bucket, prefix: b.prefix, name: b.canonical,
 		endpoint: b.endpoint.Host, creds: creds,
-		idle: transport.CloseIdleConnections, stall: stall,
+		idle: closeIdle, stall: stall,
 	}
 	s.put.putOptions, s.put.retention = b.put, opts.Retention
 	s.life, s.close = context.WithCancelCause(context.WithoutCancel(ctx))

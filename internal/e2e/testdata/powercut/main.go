@@ -204,7 +204,8 @@ func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 		w.note(line{Type: e.Type, Instance: e.Instance, Job: data.Job})
 		w.instances[e.Instance].take(e, data.Job, false)
 	}
-	rw.WriteHeader(http.StatusNoContent)
+	rw.Header().Set("Content-Type", "application/json")
+	_, _ = io.WriteString(rw, `{"error_code":"0","error_msg":"OK"}`) // the agent may be gone
 }
 
 // runtime answers lines "verb id" with the state.
