@@ -38,10 +38,11 @@ func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, err
 		if err != nil {
 			return nil, fmt.Errorf("tokens_file: %w", err)
 		}
+		a.static = static
 		chain = append(chain, static)
 	}
 	if cfg := a.cfg.IAM; cfg.URL != "" {
-		o := auth.IAMOptions{URL: cfg.URL, Roles: map[string]auth.Role{}, Lookups: cfg.Lookups, Observe: a.metrics.IAMLookup}
+		o := auth.IAMOptions{URL: cfg.URL, Roles: map[string]auth.Role{}, Lookups: cfg.Lookups, Observe: a.watcher.lookedUp}
 		o.Panicked = func(err error) { a.watcher.panicked(metrics.PanicLookup, "ask IAM about a token", err) }
 		for name, role := range cfg.Roles {
 			o.Roles[name] = auth.Role(role)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/agent/api"
 	"holdfast/internal/testbed"
@@ -67,6 +68,8 @@ func TestIAMSaysWhoCalls(t *testing.T) {
 // TestCertificateSaysWhoCalls commands with a certificate and no token.
 func TestCertificateSaysWhoCalls(t *testing.T) {
 	h := newHost(t)
+	h.lasts = time.Hour
+	h.certificate()
 	h.cfg = strings.Replace(h.cfg, "cert.key}", "cert.key, client_ca_file: "+h.in("cert.pem")+", clients: [{name: host-1, role: control-plane, tenant: acme}]}", 1)
 	h.start()
 	pair, err := tls.LoadX509KeyPair(h.in("cert.pem"), h.in("cert.key"))

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/agent/auth"
 	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
@@ -86,9 +87,18 @@ type Agent struct {
 	listeners listeners
 	audit     *auditor
 
-	serving atomic.Bool
-	writing atomic.Pointer[time.Time] // when a write to the state folder began that has not ended; see keepFrozen
-	close   func() error
+	static    *auth.Static // nil without a file of tokens
+	seen      seen
+	watched   watched
+	volumes   volumeViews
+	words     map[string]bool // see tellsOfHost
+	wordsOnce sync.Once
+	hasty     atomic.Bool  // troubles are shown at once; for tests
+	probing   atomic.Int64 // when the write to the journal began that is under way, ns since the boot; 0: none is
+	stopping  atomic.Bool
+	serving   atomic.Bool
+	writing   atomic.Pointer[time.Time] // when a write to the state folder began that has not ended; see keepFrozen
+	close     func() error
 }
 
 // Open opens everything that the configuration names and binds the listeners, but serves nothing and
@@ -137,7 +147,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	vault.SweepCatalogues(a.catalogues()) // the journal's lock says that no other agent uses them
-	a.metrics = metrics.New(metrics.Options{Version: a.version, Started: a.started, Stages: stages, Process: true})
+	a.metrics = metrics.New(metrics.Options{Version: a.version, Started: a.started, Stages: stages, Troubles: troubleNames(), Process: true})
 	if err := a.openStore(ctx, opened); err != nil {
 		return nil, err
 	}
@@ -167,6 +177,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	}
 	a.watcher = newWatcher(a.log, a.metrics)
 	a.watcher.inhibitor = newInhibitor(o.Inhibit, a.log)
+	a.journal.WatchWrites(a.journalled)
 	a.manager = job.New(a.journal, job.Parts{
 		Instance: a.jobInstance, Leftovers: a.leftovers, RemoveLeftover: a.removeSnapshot,
 		Recall: a.recall, Store: a.health, Room: a.room, Marks: held, Backuper: a.vaults, Restorer: restores{a}, Signer: receipts{a}, Observer: a.watcher,
@@ -192,7 +203,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.openReports(opened); err != nil {
 		return nil, err
 	}
-	if a.audit, err = openAudit(cfg.Audit, a.log, a.metrics); err != nil {
+	if a.audit, err = openAudit(cfg.Audit, a.log, a.metrics, func(err error) { a.watcher.fault(troubleAudit, err) }); err != nil {
 		return nil, err
 	}
 	opened(a.audit.close)
@@ -271,7 +282,7 @@ func (a *Agent) storeRequest(e obs.Event) {
 		a.metrics.StoreFault(obs.Kind(e.Err))
 	}
 	a.metrics.StoreRequest(e.Op, e.Bytes, e.Duration, result, e.Retry > 0)
-	a.watcher.stored(e.Err)
+	a.watcher.stored(e.Op, e.Err)
 	a.health.request(e)
 }
 
@@ -318,6 +329,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.log.Info("job resumes", keyInstance, j.Instance, keyJob, j.ID, keyState, string(j.State))
 	}
 	group, ctx := contain.WithContext(ctx)
+	defer context.AfterFunc(ctx, func() { a.stopping.Store(true) })()
 	// Reports leave, and callers are answered, until the jobs have come to rest.
 	late, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -346,6 +358,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group.Go(a.again(late, "keep file systems frozen", func() error { a.keepFrozen(late); return nil }))
 	group.Go(a.again(ctx, "try the store", func() error { a.probeStore(ctx); return nil }))
 	group.Go(a.again(ctx, "watch the certificate", func() error { a.watchCertificate(ctx); return nil }))
+	group.Go(a.again(ctx, "try the journal", func() error { a.probe(ctx); return nil }))
+	group.Go(a.again(ctx, "look at the disks", func() error { a.watchDisks(ctx); return nil }))
+	group.Go(a.again(ctx, "look at the volumes", func() error { a.watchVolumes(ctx); return nil }))
 	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.settle(ctx); return nil }))
 	for _, s := range a.servers(late) {
 		group.Go(func() error {
@@ -433,5 +448,5 @@ func (a *Agent) takesCommands() error {
 	if !a.serving.Load() || a.manager.Draining() {
 		return errNotReady
 	}
-	return nil
+	return a.journalTrouble() // without the journal no command can be accepted, and no job advances
 }

@@ -52,6 +52,10 @@ type host struct {
 	client *http.Client
 	tokens map[string]string // by tenant; "" may see all
 	plane  *plane
+	lasts  time.Duration // the certificates that it makes
+	disk   string        // a small disk of it; "": none
+	btrfs  string        // another one; "": none
+	waits  bool          // it does not become ready
 
 	agent *agent.Agent
 	stop  func()
@@ -155,7 +159,7 @@ esac
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	h := &host{t: t, dir: t.TempDir(), tokens: map[string]string{}, plane: &plane{}, logs: &lockedBuffer{}}
+	h := &host{t: t, dir: t.TempDir(), tokens: map[string]string{}, plane: &plane{}, lasts: 90 * 24 * time.Hour, logs: &lockedBuffer{}}
 	h.plane.server = httptest.NewServer(h.plane)
 	t.Cleanup(h.plane.server.Close)
 	h.write("verb", verb, 0o700)
@@ -235,8 +239,8 @@ func (h *host) certificate() {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "host-1"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		NotAfter: time.Now().Add(h.lasts), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
@@ -256,14 +260,27 @@ func (h *host) certificate() {
 	h.t.Cleanup(transport.CloseIdleConnections)
 }
 
-// start runs an agent until stop is called, at the latest at the test's end.
+// start runs an agent until stop is called, at the latest at the test's end, and waits until it is ready.
 func (h *host) start() {
+	h.t.Helper()
+	ready, ended := h.launch()
+	select {
+	case <-ready:
+	case <-ended:
+		h.t.Fatal("the agent ended before it was ready")
+	case <-time.After(patience):
+		h.t.Fatal("the agent does not become ready")
+	}
+}
+
+// launch is start without the wait.
+func (h *host) launch() (ready, ended chan struct{}) {
 	h.t.Helper()
 	cfg, err := config.Parse([]byte(h.cfg), "test.yaml")
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	ready := make(chan struct{})
+	ready, ended = make(chan struct{}), make(chan struct{})
 	h.agent, err = agent.Open(h.t.Context(), agent.Options{
 		Config: cfg, Log: slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug})), Version: "1.2.3",
 		Ready: func() { close(ready) },
@@ -272,7 +289,6 @@ func (h *host) start() {
 		h.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		if err := h.agent.Run(ctx); err != nil {
@@ -286,13 +302,7 @@ func (h *host) start() {
 			h.t.Log(h.logs.String())
 		}
 	})
-	select {
-	case <-ready:
-	case <-ended:
-		h.t.Fatal("the agent ended before it was ready")
-	case <-time.After(patience):
-		h.t.Fatal("the agent does not become ready")
-	}
+	return ready, ended
 }
 
 // answer is what the API says.
@@ -540,7 +550,7 @@ func TestRestart(t *testing.T) {
 		a := h.call(http.MethodGet, "/v1/instances/tasks/"+task, "acme", "r2", "")
 		return strings.Contains(string(a.Data), "reported, not acknowledged yet")
 	})
-	h.trouble(func(i api.Info) *api.Trouble { return i.ReportTrouble }, "502")
+	h.trouble(func(i api.Info) *api.Trouble { return i.Trouble("reports_fail") }, "502")
 	watched, seen := make(chan error, 1), make(chan string, 10)
 	go func() {
 		watched <- api.NewClient(h.in("s")).Watch(t.Context(), task, func(e api.Event) error { seen <- e.Stage; return nil })
@@ -649,7 +659,7 @@ func (h *host) trouble(of func(api.Info) *api.Trouble, want string) {
 func TestStoreTrouble(t *testing.T) {
 	h := newHost(t)
 	h.start()
-	of := func(i api.Info) *api.Trouble { return i.StoreTrouble }
+	of := func(i api.Info) *api.Trouble { return i.Trouble("store_fails") }
 	h.trouble(of, "")
 	if err := os.Rename(h.in("store"), h.in("away")); err != nil {
 		t.Fatal(err)
@@ -676,9 +686,9 @@ func TestStoreProbe(t *testing.T) {
 	h := newHost(t)
 	h.cfg = strings.Replace(h.cfg, "file://"+h.in("store"), "s3://a-bucket/p?region=r&endpoint="+store.URL, 1)
 	h.start()
-	h.trouble(func(i api.Info) *api.Trouble { return i.StoreTrouble }, "no such bucket")
-	if info, err := api.NewClient(h.in("s")).Info(t.Context()); err != nil || !strings.Contains(info.StoreTrouble.Hint, "make the bucket") {
-		t.Errorf("%+v, %v: no hint", info.StoreTrouble, err)
+	h.trouble(func(i api.Info) *api.Trouble { return i.Trouble("store_fails") }, "no such bucket")
+	if info, err := api.NewClient(h.in("s")).Info(t.Context()); err != nil || !strings.Contains(info.Trouble("store_fails").Hint, "make the bucket") {
+		t.Errorf("%+v, %v: no hint", info.Troubles, err)
 	}
 }
 

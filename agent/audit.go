@@ -22,18 +22,19 @@ type auditor struct {
 	log     *slog.Logger
 	metrics *metrics.Metrics
 	file    *audit.Log
+	fault   func(error) // is told whether the last command is in the log
 
 	mu       sync.Mutex
 	unknown  time.Time // of the last line of a caller that nobody knew
 	unlisted uint64
 }
 
-func openAudit(cfg config.Audit, log *slog.Logger, m *metrics.Metrics) (*auditor, error) {
+func openAudit(cfg config.Audit, log *slog.Logger, m *metrics.Metrics, fault func(error)) (*auditor, error) {
 	file, err := audit.Open(cfg.File, audit.Options{MaxBytes: int64(cfg.MaxSize), Keep: cfg.Keep})
 	if err != nil {
 		return nil, err
 	}
-	a := &auditor{log: log, metrics: m, file: file}
+	a := &auditor{log: log, metrics: m, file: file, fault: fault}
 	if aside := file.Aside(); aside != "" {
 		log.Error("the audit log was damaged; a new chain begins", keyError, aside)
 	}
@@ -74,6 +75,7 @@ func (a *auditor) command(e api.Exchange) {
 	line.Unlisted, a.unlisted = a.unlisted, 0
 	a.mu.Unlock()
 	rotated, err := a.file.Append(line)
+	a.fault(err)
 	if err != nil {
 		a.metrics.AuditFailed()
 		a.log.Error("a command is not in the audit log", "request_id", e.RequestID, "call", line.Call, "code", e.Code, keyError, err.Error())

@@ -60,29 +60,16 @@ func (o outbox) Changed() <-chan struct{}               { return o.m.OutboxChang
 
 // reporting is what the watcher knows of the delivery of reports. The watcher's lock is held for all of it.
 type reporting struct {
-	away    time.Time          // since when the receiver counts as away; zero when it does not
-	retries int                // since then
-	lines   map[string]trouble // instance -> why its reports fail
-	other   trouble            // why progress failed
-}
-
-// now is the oldest trouble.
-func (r *reporting) now() trouble {
-	oldest := r.other
-	for _, t := range r.lines {
-		if oldest.err == nil || t.since.Before(oldest.since) {
-			oldest = t
-		}
-	}
-	return oldest
+	away    time.Time // since when the receiver counts as away; zero when it does not
+	retries int       // since then
 }
 
 // whyWaits tells why the oldest report of the instance was not acknowledged when it was sent last; "" where that is not known.
 func (w *watcher) whyWaits(instance string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if t := w.reports.lines[instance]; t.err != nil {
-		return t.err.Error()
+	if f := w.lines[instance]; f.err != nil {
+		return f.err.Error()
 	}
 	return ""
 }
@@ -90,19 +77,9 @@ func (w *watcher) whyWaits(instance string) string {
 // attempted is told of each try to deliver a report.
 func (w *watcher) attempted(t report.Attempt) {
 	e, err := t.Event, t.Err
+	w.delivered(t)
 	w.mu.Lock()
 	r := &w.reports
-	switch {
-	case err == nil || t.Refused:
-		delete(r.lines, e.Instance)
-		r.other.set(nil)
-	case e.Seq == 0:
-		r.other.set(err)
-	case t.Failures > 0:
-		of := r.lines[e.Instance]
-		of.set(err)
-		r.lines[e.Instance] = of
-	}
 	away := !r.away.IsZero()
 	if err != nil && !t.Refused {
 		r.retries++

@@ -27,13 +27,13 @@ func TestWelcomePageReleasesNothing(t *testing.T) {
 				h.eventually("released", func() bool { return h.state("phone-1") == "stopped" })
 				return
 			}
-			h.trouble(func(i api.Info) *api.Trouble { return i.ReportTrouble }, "this was not the control plane: 200 OK without its form (text/html)")
+			h.trouble(func(i api.Info) *api.Trouble { return i.Trouble("reports_fail") }, "this was not the control plane: 200 OK without its form (text/html)")
 			h.eventually("held", func() bool { return h.state("phone-1") == "frozen" })
 			h.plane.mu.Lock()
 			h.plane.page = ""
 			h.plane.mu.Unlock()
 			h.eventually("released", func() bool { return h.plane.took("holdfast.instance.released", "phone-1") != nil })
-			h.trouble(func(i api.Info) *api.Trouble { return i.ReportTrouble }, "")
+			h.trouble(func(i api.Info) *api.Trouble { return i.Trouble("reports_fail") }, "")
 		})
 	}
 }

@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 
+	"holdfast/agent/api"
 	"holdfast/agent/job"
 )
 
@@ -18,7 +20,8 @@ func TestMessage(t *testing.T) {
 		{job.Job{State: job.Done, ResumeAsked: true}, "runs again"},
 		{job.Job{State: job.Failed, Cause: "snapshot overflowed"}, "failed: snapshot overflowed"},
 	} {
-		if got := message(&tt.job); !strings.Contains(got, tt.want) {
+		s := &service{a: &Agent{watcher: newWatcher(slog.New(slog.DiscardHandler), nil)}}
+		if got := s.message(api.Caller{Role: api.RoleOperator}, &tt.job); !strings.Contains(got, tt.want) {
 			t.Errorf("%s, %s: %q", tt.job.State, tt.job.Mode, got)
 		}
 	}

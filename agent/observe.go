@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"holdfast/agent/api"
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
 	"holdfast/internal/contain"
@@ -25,18 +24,18 @@ const (
 	keyBytes    = "bytes"
 )
 
-// stages are the states whose time is measured.
+// stages are the states whose time is measured: all but those in which a job is over.
 var stages = []string{
-	string(job.Accepted), string(job.Freezing), string(job.Frozen), string(job.Snapshotting), string(job.Snapshotted),
+	string(job.Accepted), string(job.Precopying), string(job.Freezing), string(job.Frozen), string(job.Snapshotting), string(job.Snapshotted),
 	string(job.Uploading), string(job.Stored), string(job.Reported), string(job.Held), string(job.Acknowledged),
-	string(job.Releasing), string(job.Released), string(job.Resuming), string(job.Suspending), string(job.Failing),
+	string(job.Releasing), string(job.Released), string(job.Resuming), string(job.Ending), string(job.Suspending), string(job.Failing),
 	string(job.Restoring), string(job.Placing), string(job.Restored), string(job.Starting),
 }
 
 // working has the states in which a job does something; in the others it waits.
 var working = map[job.State]bool{
-	job.Freezing: true, job.Frozen: true, job.Snapshotting: true, job.Snapshotted: true, job.Uploading: true, job.Stored: true,
-	job.Releasing: true, job.Released: true, job.Resuming: true, job.Suspending: true, job.Failing: true,
+	job.Precopying: true, job.Freezing: true, job.Frozen: true, job.Snapshotting: true, job.Snapshotted: true, job.Uploading: true, job.Stored: true,
+	job.Releasing: true, job.Released: true, job.Resuming: true, job.Ending: true, job.Suspending: true, job.Failing: true,
 	job.Restoring: true, job.Placing: true, job.Restored: true, job.Starting: true,
 }
 
@@ -51,23 +50,12 @@ type watcher struct {
 	frozen  map[string]bool         // jobs counted as holding their instance
 	counted map[string]job.Progress // bytes of a job that are in the counters
 
-	store   trouble
+	stays   map[string]stay    // of the unfinished jobs, by id
+	failing map[string]failure // what fails now, by job
 	reports reporting
-	brake   string // why rounds of pre-copy are slowed down; "" when they are not
-}
-
-// trouble is why something fails, since it last worked. The zero value is none.
-type trouble struct {
-	since time.Time
-	err   error
-}
-
-// now is what to tell of it; nil for none.
-func (t trouble) now() *api.Trouble {
-	if t.err == nil {
-		return nil
-	}
-	return &api.Trouble{Since: t.since, Error: t.err.Error(), Hint: hint(t.err)}
+	lines   map[string]failure // reports that are not delivered, by instance
+	faults  map[string]failure // of parts of the agent, by the name of the trouble
+	brake   string             // why rounds of pre-copy are slowed down; "" when they are not
 }
 
 // hint is what an operator can do about an error of the store; "" where the agent's own next try is all.
@@ -78,41 +66,27 @@ func hint(err error) string {
 	return obs.Hint(err)
 }
 
-func (t *trouble) set(err error) {
-	if err == nil {
-		*t = trouble{}
-		return
+// stored is told of each request to the store. One that was cancelled tells nothing of the store. A
+// store that is full, or that is read-only for these keys, answers reads all the same: that writes
+// fail is not over then.
+func (w *watcher) stored(op string, err error) {
+	name := troubleStore + "/writes"
+	if op == "read" || op == "stat" || op == "list" {
+		name = troubleStore + "/reads"
 	}
-	if t.err == nil {
-		t.since = time.Now().UTC()
-	}
-	t.err = err
-}
-
-// troubles tells what fails now.
-func (w *watcher) troubles() (store, reports *api.Trouble) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.store.now(), w.reports.now().now()
-}
-
-// stored is told of each request to the store. One that was cancelled tells nothing of the store.
-func (w *watcher) stored(err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	switch {
 	case err == nil, errors.Is(err, obs.ErrNotFound), errors.Is(err, obs.ErrExists):
-		w.store.set(nil)
+		w.fault(name, nil)
 	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrNoBucket), errors.Is(err, obs.ErrAccess), errors.Is(err, obs.ErrNoSpace),
 		errors.Is(err, obs.ErrWrongRegion), errors.Is(err, obs.ErrFileSystem):
-		w.store.set(err)
+		w.fault(name, err)
 	}
 }
 
 func newWatcher(log *slog.Logger, m *metrics.Metrics) *watcher {
 	return &watcher{
-		log: log, metrics: m, reports: reporting{lines: map[string]trouble{}},
-		active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]job.Progress{},
+		log: log, metrics: m, active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]job.Progress{},
+		stays: map[string]stay{}, failing: map[string]failure{}, lines: map[string]failure{}, faults: map[string]failure{},
 	}
 }
 
@@ -122,6 +96,7 @@ func (w *watcher) begin(jobs []*job.Job) {
 	defer w.mu.Unlock()
 	for _, j := range jobs {
 		w.count(j)
+		w.adopt(j)
 		w.inhibitor.note(j)
 	}
 }
@@ -168,6 +143,7 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 	w.inhibitor.note(j)
 	w.mu.Lock()
 	w.count(j)
+	w.moved(j)
 	if j.State == job.Stored {
 		res, done := j.Result, w.counted[j.ID]
 		w.add(job.Progress{BytesRead: res.BytesRead, BytesSent: res.BytesSent}, done)
@@ -256,6 +232,7 @@ func (w *watcher) Progressed(j *job.Job, p job.Progress) {
 
 // Trouble implements job.Observer.
 func (w *watcher) Trouble(instance, id, doing string, err error) {
+	w.failed(id, doing, err)
 	if contain.Of(err) != nil {
 		w.panicked(metrics.PanicJob, doing, err, keyInstance, instance, keyJob, id)
 		return

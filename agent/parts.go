@@ -142,8 +142,12 @@ func (s snapshots) plan(ctx context.Context, provider snapshot.Provider, r snaps
 	if err != nil {
 		return job.Snapshot{}, err
 	}
+	kind, err := snapshot.KindOf(r.Volume)
+	if err != nil {
+		return job.Snapshot{}, err
+	}
 	return job.Snapshot{
-		Name: r.Name, Ref: job.Ref(ref), Live: !provider.InPlace(), Comparable: of, Warm: provider.InPlace() && tree.TellsChanges(r.Volume) == nil,
+		Name: r.Name, Ref: job.Ref(ref), Live: !provider.InPlace(), Held: provider.Costs(kind).Hold, Comparable: of, Warm: provider.InPlace() && tree.TellsChanges(r.Volume) == nil,
 	}, nil
 }
 

@@ -55,8 +55,11 @@ func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send
 				}
 			}
 			last = e.Seq
-			if !c.SeesAll() && !c.Sees(e.Tenant) {
-				continue
+			if !c.SeesAll() {
+				if !c.Sees(e.Tenant) {
+					continue
+				}
+				e.Data = s.a.dataForTenant(e.Data)
 			}
 			err := send(api.ReportEvent{
 				Seq: e.Seq, Type: e.Type, ID: e.ID, Time: e.Time, InstanceID: e.Instance, TaskID: e.Task, JobID: e.Job, Data: e.Data,

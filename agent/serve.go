@@ -125,7 +125,7 @@ func (a *Agent) servers(ctx context.Context) []server {
 		n := a.cfg.Limits.Connections
 		control.listener = api.LimitConnections(control.http, control.listener, n, n/addressShare)
 	}
-	add(api.NewOperatorHandler(s, options), nil, a.listeners.socket, true)
+	add(api.NewOperatorHandler(s, options), nil, a.listeners.socket, false) // what recovery waits for, operators ask
 	if a.listeners.metrics != nil {
 		page := a.metrics.Handler(a.healthy, a.takesCommands)
 		add(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -145,6 +145,9 @@ func (a *Agent) measure() {
 	}
 	if n, err := a.journal.RefusedReports(); err == nil {
 		a.metrics.RefusedReports(n)
+	}
+	if _, now, err := a.sighted(); err == nil {
+		a.metrics.Look(now)
 	}
 	if bases, err := a.journal.Bases(""); err == nil {
 		a.metrics.BaseSnapshots(len(bases))

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"holdfast/agent/api"
-	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/internal/contain"
 )
@@ -140,7 +139,7 @@ func (s *service) Task(_ context.Context, c api.Caller, id string) (api.TaskStat
 	for _, j := range jobs {
 		one := api.JobStatus{JobID: j.ID, ErrorCode: api.CodeOK, ErrorMsg: "OK"}
 		one.Status, _ = status(j)
-		one.ExecuteMsg = message(j)
+		one.ExecuteMsg = s.message(c, j)
 		if j.State == job.Failed {
 			one.ErrorCode, one.ErrorMsg = api.CodeInternal, "the backup failed, the instance was left as it was"
 			if j.IsRestore() {
@@ -152,44 +151,6 @@ func (s *service) Task(_ context.Context, c api.Caller, id string) (api.TaskStat
 	return t, nil
 }
 
-// status is the job's state in the contract's words, and its error code.
-func status(j *job.Job) (int, string) {
-	switch j.State {
-	case job.Done:
-		return api.StatusSuccess, ""
-	case job.Failed:
-		return api.StatusFailed, api.CodeInternal
-	default:
-		return api.StatusRunning, ""
-	}
-}
-
-// message says for people how the job stands.
-func message(j *job.Job) string {
-	switch j.State {
-	case job.Done:
-		if j.IsRestore() {
-			return restoreMessage(j)
-		}
-		if j.ResumeAsked {
-			return "backed up; the instance runs again, as was asked"
-		}
-		if j.Mode == job.ModeLive {
-			return "backed up; the instance ran all the time"
-		}
-		return "backed up; the instance is powered down"
-	case job.Failed, job.Failing, job.Held:
-		return string(j.State) + ": " + j.Cause
-	case job.Reported:
-		return "reported, not acknowledged yet"
-	case job.Acknowledged:
-		if j.Policy == job.ReleaseByControlPlane && !j.ReleaseAsked {
-			return "backed up; the instance is frozen until it is released or resumed"
-		}
-	}
-	return string(j.State)
-}
-
 // Watch implements api.Service. Updates come at once; the journal is looked at now and then, as a
 // watcher that was slow has missed some.
 func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(api.Event) error) error {
@@ -197,17 +158,18 @@ func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(
 	defer stop()
 	seen := map[string]job.State{}
 	ended := map[string]bool{}
+	warned := map[string]string{}
 	show := func(j *job.Job) error {
 		if seen[j.ID] == j.State || ended[j.ID] {
 			return nil
 		}
 		seen[j.ID] = j.State
-		e := event(j, api.EventStage)
+		e := s.event(c, j, api.EventStage)
 		if err := send(e); err != nil || !j.State.Final() {
 			return err
 		}
 		ended[j.ID] = true
-		return send(event(j, api.EventEnded))
+		return send(s.event(c, j, api.EventEnded))
 	}
 	tick := time.NewTicker(watchPoll)
 	defer tick.Stop()
@@ -218,6 +180,9 @@ func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(
 		}
 		for _, j := range jobs {
 			if err := show(j); err != nil {
+				return err
+			}
+			if err := s.warn(c, j, warned, send); err != nil {
 				return err
 			}
 		}
@@ -232,7 +197,7 @@ func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(
 				poll = true
 			case u := <-updates:
 				if u.Progress != nil {
-					e := event(&u.Job, api.EventProgress)
+					e := s.event(c, &u.Job, api.EventProgress)
 					e.Progress = progress(*u.Progress)
 					err = send(e)
 				} else {
@@ -245,34 +210,6 @@ func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(
 			}
 		}
 	}
-}
-
-func progress(p job.Progress) *api.Progress {
-	return &api.Progress{
-		Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent,
-		BytesRestored: p.BytesRestored, BytesTotal: p.BytesTotal,
-	}
-}
-
-func event(j *job.Job, what string) api.Event {
-	e := api.Event{
-		Time: time.Now().UTC(), Type: what, TaskID: j.Task, JobID: j.ID, InstanceID: j.Instance, Stage: string(j.State), Message: message(j),
-	}
-	if what != api.EventProgress {
-		e.Time = j.Entered[j.State]
-	}
-	if j.Result != nil {
-		e.BackupID = j.Result.BackupID
-	} else if j.Restore != nil {
-		e.BackupID = j.Restore.Backup
-	}
-	if what == api.EventEnded {
-		e.Status, e.ErrorCode = status(j)
-		if j.State == job.Failed {
-			e.ErrorMsg = j.Cause
-		}
-	}
-	return e
 }
 
 // Info implements api.Service.
@@ -312,7 +249,9 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 	for _, l := range left {
 		info.Leftovers = append(info.Leftovers, api.Leftover{Path: l.Path(), InstanceID: l.Instance, JobID: l.Job, Since: l.Since, Error: l.Error})
 	}
-	info.StoreTrouble, info.ReportTrouble = a.watcher.troubles()
+	if info.Troubles, err = a.troubles(); err != nil {
+		return api.Info{}, err
+	}
 	if t := a.throttle.state(); t.InForce() {
 		info.Throttle = &t
 	}
@@ -340,7 +279,7 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 	}
 	for _, in := range all {
 		group.Go(func() error {
-			info, err := s.instanceInfo(ctx, in)
+			info, err := s.instanceInfo(ctx, c, in)
 			mu.Lock()
 			defer mu.Unlock()
 			list = append(list, info)
@@ -354,10 +293,10 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 	return list, nil
 }
 
-func (s *service) instanceInfo(ctx context.Context, in *instance) (api.InstanceInfo, error) {
+func (s *service) instanceInfo(ctx context.Context, c api.Caller, in *instance) (api.InstanceInfo, error) {
 	info := api.InstanceInfo{
 		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Runtime: in.runtime.Kind(), Release: in.cfg.Release, State: string(job.IsUnknown),
-		Volumes: volumes(in.cfg.Volumes),
+		Volumes: s.a.volumesOf(c, in.cfg),
 	}
 	look, cancel := context.WithTimeout(ctx, stateTime)
 	defer cancel()
@@ -377,14 +316,6 @@ func (s *service) instanceInfo(ctx context.Context, in *instance) (api.InstanceI
 	return info, nil
 }
 
-func volumes(from []config.Volume) []api.Volume {
-	list := make([]api.Volume, len(from))
-	for i, v := range from {
-		list[i] = api.Volume{Name: v.Name, Path: v.Path, Snapshot: v.Snapshot}
-	}
-	return list
-}
-
 // Jobs implements api.Service.
 func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.JobInfo, error) {
 	jobs, err := s.a.journal.Jobs(func(j *job.Job) bool {
@@ -396,22 +327,24 @@ func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.
 	}
 	list := make([]api.JobInfo, 0, len(jobs))
 	for _, j := range slices.Backward(jobs) {
-		list = append(list, s.jobInfo(j))
+		list = append(list, s.jobInfo(c, j))
 	}
 	return list, nil
 }
 
-func (s *service) jobInfo(j *job.Job) api.JobInfo {
+func (s *service) jobInfo(c api.Caller, j *job.Job) api.JobInfo {
 	info := api.JobInfo{
 		JobID: j.ID, TaskID: j.Task, InstanceID: j.Instance, Tenant: j.Tenant, Kind: kind(j), Stage: string(j.State),
-		Message: message(j), Created: j.AcceptedAt, Updated: j.Entered[j.State], Acknowledged: !j.AcknowledgedAt.IsZero(),
+		Message: s.message(c, j), Created: j.AcceptedAt, Updated: j.Entered[j.State], Acknowledged: !j.AcknowledgedAt.IsZero(),
 	}
 	info.Status, info.ErrorCode = status(j)
 	if j.State.Final() {
 		info.Ended = j.Entered[j.State]
 	}
 	if j.State == job.Failed {
-		info.ErrorMsg = j.Cause
+		info.ErrorMsg = s.a.cause(c, j)
+	} else {
+		info.Trouble = s.jobTrouble(c, j)
 	}
 	if j.Hold {
 		info.FrozenSince = j.HeldSince
@@ -485,16 +418,4 @@ func (s *service) Drain(context.Context, api.Caller) error {
 	s.a.log.Info("draining: no new commands are taken")
 	s.a.manager.Drain()
 	return nil
-}
-
-// restoreMessage says for people how a restore ended well.
-func restoreMessage(j *job.Job) string {
-	ended := "restored"
-	if j.Restore != nil && j.Restore.Ready {
-		ended = "was ready already"
-	}
-	if !j.Entered[job.Starting].IsZero() {
-		ended += "; the instance was started"
-	}
-	return ended
 }

@@ -180,10 +180,8 @@ type Info struct {
 	JobsQueued     int       `json:"jobs_queued"`
 	ReportsPending int       `json:"reports_pending"` // in the outbox, not acknowledged yet
 	ReportsRefused int       `json:"reports_refused"` // refused for good, and kept; see Refuser
-	// What does not answer as it should since the last time that it did; nil when all is well, and for
-	// callers that do not see every tenant.
-	StoreTrouble  *Trouble `json:"store_trouble,omitempty"`
-	ReportTrouble *Trouble `json:"report_trouble,omitempty"`
+	// What fails now, and the states in which a human must act, the most urgent first; none for callers that do not see every tenant.
+	Troubles []Trouble `json:"troubles,omitempty"`
 	// What bounds the calls to the store; nil where nothing does, and for callers that do not see every tenant.
 	Throttle *Throttle `json:"throttle,omitempty"`
 	// What could not be removed and takes up space; none for callers that do not see every tenant.
@@ -199,11 +197,26 @@ type Leftover struct {
 	Error      string    `json:"error"` // of the last try
 }
 
-// Trouble is something that fails, and is tried again.
+// Trouble is something that fails, or waits for a human. agent/STATES.md has all names.
 type Trouble struct {
-	Since time.Time `json:"since"`          // UTC
-	Error string    `json:"error"`          // the latest
-	Hint  string    `json:"hint,omitempty"` // what an operator can do about it; "" where waiting is all
+	Name       string    `json:"name"`
+	InstanceID string    `json:"instance_id,omitempty"`
+	JobID      string    `json:"job_id,omitempty"`
+	Since      time.Time `json:"since"`          // UTC
+	Seconds    float64   `json:"seconds"`        // how long it lasts, by a clock that nobody can set
+	Error      string    `json:"error"`          // the latest
+	Hint       string    `json:"hint,omitempty"` // what an operator does about it
+	More       int       `json:"more,omitempty"` // how many others of the name are left out
+}
+
+// Trouble is the first trouble of the name; nil when there is none.
+func (i Info) Trouble(name string) *Trouble {
+	for n := range i.Troubles {
+		if i.Troubles[n].Name == name {
+			return &i.Troubles[n]
+		}
+	}
+	return nil
 }
 
 // InstanceInfo is one configured instance.
@@ -224,7 +237,10 @@ type InstanceInfo struct {
 type Volume struct {
 	Name     string `json:"name"`
 	Path     string `json:"path"`
-	Snapshot string `json:"snapshot"` // provider: auto, btrfs or freeze
+	Snapshot string `json:"snapshot"` // as the configuration has it: auto, or the name of a provider
+	// Provider is what a backup would read now, and Means what that does to the instance; "" while the volume was not looked at.
+	Provider string `json:"provider,omitempty"`
+	Means    string `json:"means,omitempty"`
 }
 
 // JobFilter picks jobs; the zero value lets all through.
@@ -246,6 +262,7 @@ type JobInfo struct {
 	ErrorCode    string    `json:"error_code,omitempty"`
 	ErrorMsg     string    `json:"error_msg,omitempty"`
 	Message      string    `json:"message,omitempty"`
+	Trouble      *Trouble  `json:"trouble,omitempty"` // what fails now of a job that has not ended
 	BackupID     string    `json:"backup_id,omitempty"`
 	Created      time.Time `json:"created"`
 	Updated      time.Time `json:"updated"`

@@ -165,6 +165,9 @@ func (c *Config) checkLimits(f *faults) {
 	positive(f, "limits.frozen_deadline", l.FrozenDeadline)
 	positive(f, "limits.job_deadline", l.JobDeadline)
 	positive(f, "limits.drain_timeout", l.DrainTimeout)
+	if l.BackupAge < 0 {
+		f.add("limits.backup_age", "must be 0s or more, got %v", l.BackupAge)
+	}
 	positive(f, "limits.store_patience", l.StorePatience)
 	if l.VerifiedWithin < 0 || l.VerifiedWithin > maxVerifiedWithin {
 		f.add("limits.verified_within", "must be 0s to %v, got %v", maxVerifiedWithin, l.VerifiedWithin)

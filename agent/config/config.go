@@ -84,6 +84,8 @@ const (
 	// DefaultVerifiedWithin is longer than most control planes take to acknowledge, so that the usual job asks the store nothing more, and shorter
 	// than what a lifecycle rule or a person takes to remove a bucket's objects unnoticed.
 	DefaultVerifiedWithin = 5 * time.Minute
+	// DefaultBackupAge is when an instance that is backed up every night has had no backup for some nights.
+	DefaultBackupAge = 72 * time.Hour
 	// DefaultDrainTimeout stays below the 90 s that systemd waits by default before it kills; what is
 	// not finished by then resumes from the journal.
 	DefaultDrainTimeout = time.Minute
@@ -288,6 +290,7 @@ type Limits struct {
 	FrozenDeadline time.Duration `yaml:"frozen_deadline"` // longest freeze before a job fails and thaws
 	JobDeadline    time.Duration `yaml:"job_deadline"`    // longest job up to its manifest
 	VerifiedWithin time.Duration `yaml:"verified_within"` // before a power-down; an older verification is made anew; 0 makes it always
+	BackupAge      time.Duration `yaml:"backup_age"`      // after which an instance without a newer backup is in trouble; 0: never
 	DrainTimeout   time.Duration `yaml:"drain_timeout"`   // how long a stopping daemon waits for its jobs
 	StorePatience  time.Duration `yaml:"store_patience"`  // longest silence of the store before an instance that stands still is let go until it ends
 	Requests       int           `yaml:"requests"`        // a second and caller, over the network

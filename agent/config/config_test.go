@@ -43,7 +43,7 @@ func TestExampleShowsDefaults(t *testing.T) {
 		key := strings.TrimLeft(line, " ")
 		for _, shown := range []string{
 			"#state_dir", "#listen", "#socket", "#metrics_listen", "#release", "#memory", "#jobs", "#queue",
-			"#frozen_deadline", "#job_deadline", "#drain_timeout", "#store_patience", "#level", "#format", "#host", "#timeout", "#stop_timeout", "#snapshot:",
+			"#frozen_deadline", "#job_deadline", "#drain_timeout", "#backup_age", "#store_patience", "#level", "#format", "#host", "#timeout", "#stop_timeout", "#snapshot:",
 			"#up", "#down", "#requests",
 		} {
 			if strings.HasPrefix(key, shown) {
@@ -128,7 +128,7 @@ instances:
 	_, err := config.Parse([]byte(text), "holdfast.yaml")
 	want := `holdfast.yaml:4:8: store.url: the scheme must be one of file, s3, obs; got "ftp://backups"
 holdfast.yaml:10:11: limits.memory: must be a size such as 256MiB, got "lots"
-holdfast.yaml:11:3: limits.job: unknown key; known here: memory, jobs, queue, held, frozen_deadline, job_deadline, verified_within, drain_timeout, store_patience, requests, connections
+holdfast.yaml:11:3: limits.job: unknown key; known here: memory, jobs, queue, held, frozen_deadline, job_deadline, verified_within, backup_age, drain_timeout, store_patience, requests, connections
 holdfast.yaml:18:15: instances[0].volumes[0].path: must be absolute, got "data"
 holdfast.yaml:19:9: instances[1].id: "a" is the id of instances[0] already`
 	if err == nil || err.Error() != want {
@@ -167,6 +167,7 @@ func TestFaults(t *testing.T) {
 		{"duration without unit", "limits: {job_deadline: 30}", `limits.job_deadline: must be a time such as 30s or 1h30m, got "30"`},
 		{"patience of none", "limits: {store_patience: 0s}", "limits.store_patience: must be longer than 0s, got 0s"},
 		{"duration negative", "limits: {drain_timeout: -3s}", "limits.drain_timeout: must be longer than 0s, got -3s"},
+		{"backup age negative", "limits: {backup_age: -1h}", "limits.backup_age: must be 0s or more, got -1h0m0s"},
 		{"deadlines crossed", "limits: {frozen_deadline: 3h, job_deadline: 2h}", "limits.frozen_deadline: must not be longer than limits.job_deadline (2h0m0s), got 3h0m0s"},
 		{"size decimal", "limits: {memory: 256MB}", `limits.memory: must be a size such as 256MiB, got "256MB"`},
 		{"size small", "limits: {memory: 1MiB}", "limits.memory: must be 64MiB or more, got 1MiB"},

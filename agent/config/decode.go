@@ -147,7 +147,7 @@ func defaults() *Config {
 		Brake:         Brake{CPU: DefaultBrakeCPU, IO: DefaultBrakeIO, Memory: DefaultBrakeMemory},
 		Limits: Limits{
 			Memory: DefaultMemory, Jobs: DefaultJobs, Queue: DefaultQueue, Held: DefaultHeld,
-			FrozenDeadline: DefaultFrozenDeadline, JobDeadline: DefaultJobDeadline, DrainTimeout: DefaultDrainTimeout,
+			FrozenDeadline: DefaultFrozenDeadline, JobDeadline: DefaultJobDeadline, BackupAge: DefaultBackupAge, DrainTimeout: DefaultDrainTimeout,
 			VerifiedWithin: DefaultVerifiedWithin, StorePatience: DefaultStorePatience,
 			Requests: DefaultRequests, Connections: DefaultConnections,
 		},

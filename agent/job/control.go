@@ -260,8 +260,29 @@ type eventData struct {
 	LossesAccepted int             `json:"losses_accepted,omitempty"` // places without their content, where the configuration accepts it
 	AlreadyReady   bool            `json:"already_ready,omitempty"`   // nothing had to be restored
 	FreezeSeconds  float64         `json:"freeze_seconds,omitempty"`
-	Reason         string          `json:"reason,omitempty"` // why a job failed or is held, in plain words
+	Reason         string          `json:"reason,omitempty"`  // why a job failed or is held, in plain words
+	Volumes        []volumeData    `json:"volumes,omitempty"` // of a stored backup
 	Receipt        json.RawMessage `json:"receipt,omitempty"`
+}
+
+// volumeData says how a volume was read, and what that meant for the instance.
+type volumeData struct {
+	Volume   string `json:"volume"`
+	Provider string `json:"provider"`
+	InPlace  bool   `json:"in_place,omitempty"` // the volume itself was read, and no snapshot
+	Held     string `json:"held,omitempty"`     // for how long the instance is held for it, in words
+}
+
+// volumesRead tells how the volumes of a stored backup were read. Its snapshots stand.
+func volumesRead(j *Job) (read []volumeData) {
+	for _, s := range j.Snapshots {
+		v := volumeData{Volume: s.Name, Provider: s.Ref.Provider, InPlace: !s.Live}
+		if j.Mode != ModeLive {
+			v.Held = s.Held
+		}
+		read = append(read, v)
+	}
+	return read
 }
 
 func (m *Manager) eventData(j *Job) eventData {

@@ -174,6 +174,8 @@ type Snapshot struct {
 	// boot, ns, when it was made. The engine gets both; they are opaque here.
 	Mounted string `json:"mounted,omitempty"`
 	Clock   int64  `json:"clock,omitempty"`
+	// Held says, in words, for how long the instance is held for this snapshot. It is for reports.
+	Held string `json:"held,omitempty"`
 	// Comparable says that later snapshots can be compared with it, so that it is of use as a base.
 	Comparable bool `json:"comparable,omitempty"`
 	// Ino is what later snapshots have to know of one of an image, as snapshot.Snapshot has it.

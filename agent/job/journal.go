@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -56,6 +57,7 @@ type Journal struct {
 	aside string
 
 	commits commits
+	told    atomic.Pointer[func(error)] // see WatchWrites
 }
 
 func (jr *Journal) init() error {

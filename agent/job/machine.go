@@ -406,7 +406,7 @@ func (w *worker) completed(hard context.Context, j *Job) error {
 		return err
 	}
 	d := w.m.eventData(j)
-	d.Receipt = receipt
+	d.Receipt, d.Volumes = receipt, volumesRead(j)
 	body, err := json.Marshal(d)
 	if err != nil {
 		return fmt.Errorf("encode report: %w", err)

@@ -27,6 +27,7 @@ type slots struct {
 	line      []*ticket
 	commands  map[string]*command // that have a ticket
 	turn      uint64              // of the command that was served last
+	granted   uint64              // how many slots were given so far
 }
 
 // command counts the turns of one. A new one begins with the turn that is on, and not with all those it has missed
@@ -99,6 +100,7 @@ func (s *slots) take(p place) *ticket {
 
 func (s *slots) give(t *ticket) {
 	s.free--
+	s.granted++
 	if t.place.large() {
 		s.large--
 	}

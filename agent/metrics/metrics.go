@@ -110,14 +110,18 @@ type Metrics struct {
 	warnings     prometheus.Counter
 	info         *prometheus.GaugeVec
 	start        prometheus.Gauge
+
+	sight sight
 }
 
 // Options of New.
 type Options struct {
 	Version string    // of the build
 	Started time.Time // of the agent
-	Stages  []string  // what StageTook takes; another stage is counted under "other"
-	Process bool      // also show what the operating system and the Go runtime tell about the process
+	Stages  []string  // what StageTook and Look take; another stage is counted under "other"
+	// Troubles are the names of the states in which a human must act, as Look takes them; another name is counted under "other".
+	Troubles []string
+	Process  bool // also show what the operating system and the Go runtime tell about the process
 }
 
 // New makes the metrics of an agent, all at zero.
@@ -168,6 +172,7 @@ func New(o Options) *Metrics {
 		m.reports, m.retries, m.pending, m.refused, m.refusedKept, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
 		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.damagedPacks, m.backupsGone, m.pace, m.bases, m.panics, m.warnings, m.info, m.start,
 	)
+	m.sight = newSight(m.registry, o)
 	if o.Process {
 		m.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
 	}

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { testbed.LeakCheck(m) }
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func newMetrics(process bool) *metrics.Metrics {
-	return metrics.New(metrics.Options{Version: "1.2.3", Started: start, Stages: []string{"freeze", "upload"}, Process: process})
+	return metrics.New(metrics.Options{Version: "1.2.3", Started: start, Stages: []string{"freeze", "upload"}, Troubles: []string{"drained"}, Process: process})
 }
 
 // use calls every method.
@@ -76,6 +76,12 @@ func use(m *metrics.Metrics) {
 	m.DamagedPack()
 	m.BackupGone()
 	m.Warnings(3)
+	m.JournalFailed()
+	one := metrics.Since{}.Add(time.Minute)
+	m.Look(metrics.Sight{
+		Jobs: map[string]metrics.Since{"upload": one.Add(time.Hour), "phone-0001": one}, Frozen: one, Stuck: one,
+		Troubles: map[string]metrics.Since{"drained": one, "phone-0001": one},
+	})
 }
 
 func get(t *testing.T, h http.Handler, path string) (int, string) {

@@ -75,15 +75,9 @@ func (a *app) statusCommand() *cobra.Command {
 		if info.Throttle != nil && err == nil {
 			_, err = fmt.Fprintf(a.stdout, "limits     %s\n", limitsInForce(*info.Throttle))
 		}
-		for _, t := range []struct {
-			what string
-			*api.Trouble
-		}{{"store", info.StoreTrouble}, {"reports", info.ReportTrouble}} {
-			if t.Trouble != nil && err == nil {
-				_, err = fmt.Fprintf(a.stdout, "trouble    %s, since %s: %s\n", t.what, stamp(t.Since), sentence(t.Error))
-				if t.Hint != "" && err == nil {
-					_, err = fmt.Fprintf(a.stdout, "hint       %s\n", oneLine(t.Hint))
-				}
+		for _, t := range info.Troubles {
+			if err == nil {
+				err = a.printTrouble(t)
 			}
 		}
 		if info.ReportsRefused > 0 && err == nil {
@@ -122,7 +116,10 @@ func (a *app) instancesCommand() *cobra.Command {
 				i.ID, dash(i.Tenant), i.Runtime, i.State, i.Release, dash(i.Stage), dash(i.LastBackup), when(i.LastSuccess),
 			})
 		}
-		return a.table(rows)
+		if err := a.table(rows); err != nil {
+			return err
+		}
+		return a.volumeTable(instances)
 	})
 }
 
@@ -154,7 +151,7 @@ func (a *app) jobTable(jobs []api.JobInfo) error {
 	for _, j := range jobs {
 		rows = append(rows, []string{
 			j.TaskID, j.InstanceID, j.Kind, j.Stage, result(j.Status),
-			size(j.Progress.BytesRead + j.Progress.BytesRestored), size(j.Progress.BytesSent), dash(j.BackupID), when(j.Created), dash(j.ErrorMsg),
+			size(j.Progress.BytesRead + j.Progress.BytesRestored), size(j.Progress.BytesSent), dash(j.BackupID), when(j.Created), dash(why(j)),
 		})
 	}
 	return a.table(rows)

@@ -51,7 +51,10 @@ func (*fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
 	return api.Info{
 		Version: "1.2.3", HostID: "host-07", Started: fakeTime, Store: "obs://bucket/prefix",
 		Instances: 2, JobsActive: 1, JobsQueued: 3, ReportsPending: 4,
-		StoreTrouble:   &api.Trouble{Since: fakeTime, Error: "access denied:\nrefused", Hint: "check\x1b[1m it"},
+		Troubles: []api.Trouble{
+			{Name: "undo_fails", InstanceID: "cp-1", JobID: "j-1", Since: fakeTime, Seconds: 7200, Error: "thaw: refused", Hint: "unpause it", More: 3},
+			{Name: "store_fails", Since: fakeTime, Seconds: 60, Error: "access denied:\nrefused", Hint: "check\x1b[1m it"},
+		},
 		ReportsRefused: 2,
 		Leftovers:      []api.Leftover{{Path: "/srv/.holdfast-snapshots/hf.a.b.c", InstanceID: "cp-1", JobID: "j-0", Since: fakeTime, Error: "read-only file system"}},
 	}, nil
@@ -59,7 +62,9 @@ func (*fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
 
 func (*fakeAgent) Instances(context.Context, api.Caller) ([]api.InstanceInfo, error) {
 	return []api.InstanceInfo{
-		{ID: "cp-1", Tenant: "t1", Runtime: "docker", State: "frozen", Release: "agent", Stage: "uploading"},
+		{ID: "cp-1", Tenant: "t1", Runtime: "docker", State: "frozen", Release: "agent", Stage: "uploading", Volumes: []api.Volume{
+			{Name: "data", Path: "/srv/1", Snapshot: "auto", Provider: "freeze", Means: "it is read in place"}, {Name: "new", Path: "/srv/2", Snapshot: "auto"},
+		}},
 		{ID: "cp-2", Tenant: "t\x1b[31m\u009b0m", Runtime: "none", State: "unknown", Release: "agent", LastBackup: "b-1", LastSuccess: fakeTime},
 	}, nil
 }
@@ -68,6 +73,7 @@ func (*fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.
 	jobs := []api.JobInfo{{
 		JobID: "j-1", TaskID: "t-1", InstanceID: "cp-1", Kind: "backup", Stage: "uploading", Status: api.StatusRunning,
 		Created: fakeTime, Progress: api.Progress{BytesRead: 3 << 20, BytesSent: 1 << 20},
+		Trouble: &api.Trouble{Name: "act_fails", Since: fakeTime, Error: "the engine is away"},
 	}}
 	if !f.Active {
 		jobs = append(jobs, api.JobInfo{

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -96,18 +97,39 @@ func checkConfig(path string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	for _, warning := range agent.Strays(cfg) {
-		if _, err := fmt.Fprintln(stdout, "warning:", warning); err != nil {
-			return err
-		}
-	}
 	for _, note := range cfg.Notes() {
 		if _, err := fmt.Fprintf(stdout, "note: %s\n", note); err != nil {
 			return err
 		}
 	}
-	_, err = fmt.Fprintf(stdout, "%s is valid: host %s, %d instances\n", path, cfg.HostID, len(cfg.Instances))
-	return err
+	for _, warning := range agent.Strays(cfg) {
+		if _, err := fmt.Fprintln(stdout, "warning:", warning); err != nil {
+			return err
+		}
+	}
+	if _, err = fmt.Fprintf(stdout, "%s is valid: host %s, %d instances\n", path, cfg.HostID, len(cfg.Instances)); err != nil {
+		return err
+	}
+	return printVolumes(cfg, stdout)
+}
+
+// printVolumes tells how each volume would be read now, and what that does to its instance.
+func printVolumes(cfg *config.Config, stdout io.Writer) error {
+	if os.Geteuid() != 0 {
+		if _, err := fmt.Fprintln(stdout, "how volumes are read is told for this user; the daemon, as root, can do more"); err != nil {
+			return err
+		}
+	}
+	for _, v := range agent.LookAtVolumes(context.Background(), cfg) {
+		warning := ""
+		if v.Warn {
+			warning = "WARNING: "
+		}
+		if _, err := fmt.Fprintf(stdout, "instance %s, volume %s, provider %s: %s%s\n", v.Instance, v.Volume, cmp.Or(v.Provider, "unknown"), warning, v.Means); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // newLogger makes the log that the configuration asks for.

@@ -16,6 +16,14 @@ func ClockOffset() time.Duration {
 	return time.Duration(wall.Nano() - boot.Nano())
 }
 
+// SinceBoot is the time since the boot, which nobody can set and which counts while the host sleeps: durations within one boot are
+// differences of it.
+func SinceBoot() time.Duration {
+	var boot unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) // fails for clocks alone that the kernel does not have
+	return time.Duration(boot.Nano())
+}
+
 // Earliest is a wall time at which the clock was ahead by then, on the clock that is ahead by now: the same, or earlier by as much as the
 // clock was set back since. What happened after that time has no earlier time on the new clock.
 func Earliest(t time.Time, then, now time.Duration) time.Time { return t.Add(min(0, now-then)) }

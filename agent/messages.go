@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"fmt"
+	"time"
+
+	"holdfast/agent/api"
+	"holdfast/agent/job"
+	"holdfast/internal/evidence"
+)
+
+// status is the job's state in the contract's words, and its error code.
+func status(j *job.Job) (int, string) {
+	switch j.State {
+	case job.Done:
+		return api.StatusSuccess, ""
+	case job.Failed:
+		return api.StatusFailed, api.CodeInternal
+	default:
+		return api.StatusRunning, ""
+	}
+}
+
+// message says for people how the job stands, as far as the caller may know.
+func (s *service) message(c api.Caller, j *job.Job) string {
+	switch j.State {
+	case job.Done:
+		if j.IsRestore() {
+			return restoreMessage(j)
+		}
+		if j.ResumeAsked {
+			return "backed up; the instance runs again, as was asked"
+		}
+		if j.Mode == job.ModeLive {
+			return "backed up; the instance ran all the time"
+		}
+		return "backed up; the instance is powered down"
+	case job.Failed, job.Failing, job.Held:
+		return string(j.State) + ": " + s.a.cause(c, j)
+	case job.Reported:
+		return "reported, not acknowledged yet"
+	case job.Acknowledged:
+		if j.Policy == job.ReleaseByControlPlane && !j.ReleaseAsked {
+			return "backed up; the instance is frozen until it is released or resumed"
+		}
+	}
+	if t := s.jobTrouble(c, j); t != nil {
+		return string(j.State) + ", which fails and is tried again: " + t.Error
+	}
+	return string(j.State)
+}
+
+func progress(p job.Progress) *api.Progress {
+	return &api.Progress{
+		Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent,
+		BytesRestored: p.BytesRestored, BytesTotal: p.BytesTotal,
+	}
+}
+
+func (s *service) event(c api.Caller, j *job.Job, what string) api.Event {
+	e := api.Event{
+		Time: time.Now().UTC(), Type: what, TaskID: j.Task, JobID: j.ID, InstanceID: j.Instance, Stage: string(j.State), Message: s.message(c, j),
+	}
+	if what != api.EventProgress {
+		e.Time = j.Entered[j.State]
+	}
+	if j.Result != nil {
+		e.BackupID = j.Result.BackupID
+	} else if j.Restore != nil {
+		e.BackupID = j.Restore.Backup
+	}
+	if what == api.EventEnded {
+		e.Status, e.ErrorCode = status(j)
+		if j.State == job.Failed {
+			e.ErrorMsg = s.a.cause(c, j)
+		}
+	}
+	return e
+}
+
+// jobTrouble tells what fails now of an unfinished job,
+// as far as the caller may know; nil when nothing does.
+func (s *service) jobTrouble(c api.Caller, j *job.Job) *api.Trouble {
+	f, ok := s.a.watcher.failureOf(j.ID)
+	if !ok || j.State.Final() {
+		return nil
+	}
+	t := sighting{
+		name: s.a.actTrouble(j), instance: j.Instance, job: j.ID, age: evidence.SinceBoot() - f.since, err: fmt.Errorf("%s: %w", f.doing, f.err),
+	}.trouble()
+	if !c.SeesAll() {
+		t.Error, t.Hint = s.a.forTenant(t.Error), "" // what is to be done is done on the host
+	}
+	return &t
+}
+
+// warn sends a warning when what fails of a job is another
+// thing than the last time; warned has that by job.
+func (s *service) warn(c api.Caller, j *job.Job, warned map[string]string, send func(api.Event) error) error {
+	text := ""
+	if t := s.jobTrouble(c, j); t != nil {
+		text = t.Error
+	}
+	if text == warned[j.ID] {
+		return nil
+	}
+	if warned[j.ID] = text; text == "" {
+		return nil
+	}
+	e := s.event(c, j, api.EventWarning)
+	e.Time, e.Message = time.Now().UTC(), text
+	return send(e)
+}
+
+// restoreMessage says for people how a restore ended well.
+func restoreMessage(j *job.Job) string {
+	ended := "restored"
+	if j.Restore != nil && j.Restore.Ready {
+		ended = "was ready already"
+	}
+	if !j.Entered[job.Starting].IsZero() {
+		ended += "; the instance was started"
+	}
+	return ended
+}
