@@ -71,7 +71,7 @@ func (jr *Journal) commit(batch []*commit) {
 	batch = slices.Clone(batch)
 	for len(batch) > 0 {
 		failed := -1
-		err := jr.db.Update(func(tx *bbolt.Tx) error {
+		err := jr.transact(func(tx *bbolt.Tx) error {
 			for i, c := range batch {
 				// A panic of one must not take those that were written with it.
 				if err := contain.Call(func() error { return c.write(tx) }); err != nil {
@@ -89,6 +89,6 @@ func (jr *Journal) commit(batch []*commit) {
 		}
 		alone := batch[failed]
 		batch = slices.Delete(batch, failed, failed+1)
-		alone.done <- contain.Call(func() error { return jr.db.Update(alone.write) })
+		alone.done <- contain.Call(func() error { return jr.transact(alone.write) })
 	}
 }

@@ -225,8 +225,11 @@ type Job struct {
 	Deadline time.Time `json:"deadline,omitzero"`
 	// AcceptedAt is when the command was accepted, UTC.
 	AcceptedAt time.Time `json:"accepted_at"`
-	// Entered has the last time of entering each state, UTC.
-	Entered map[State]time.Time `json:"entered"`
+	// Entered has the last time of entering each state, UTC, for people. EnteredUp has the same by the journal's clock (Journal.Up):
+	// durations come from there.
+	Entered    map[State]time.Time     `json:"entered"`
+	EnteredUp  map[State]time.Duration `json:"entered_up"`
+	AcceptedUp time.Duration           `json:"accepted_up"` // of the acceptance, by the journal's clock
 
 	// Rounds are those of pre-copy that were finished since the job last began.
 	Rounds []Round `json:"rounds,omitempty"`
@@ -235,13 +238,16 @@ type Job struct {
 	Found RuntimeState `json:"found,omitempty"`
 	// Hold says that the job may have frozen the instance and has not let go of it since.
 	Hold bool `json:"hold,omitempty"`
-	// HeldSince is when freezing began, HeldUntil when the instance ran again or was down. UTC.
-	HeldSince time.Time  `json:"held_since,omitzero"`
-	HeldUntil time.Time  `json:"held_until,omitzero"`
-	BootID    string     `json:"boot_id,omitempty"` // of the host when it froze
-	Snapshots []Snapshot `json:"snapshots,omitempty"`
-	Attempts  int        `json:"attempts,omitempty"` // how often it was put off
-	Result    *Result    `json:"result,omitempty"`
+	// HeldSince is when freezing began, HeldUntil when the instance ran again or was down. UTC, for people.
+	HeldSince time.Time `json:"held_since,omitzero"`
+	HeldUntil time.Time `json:"held_until,omitzero"`
+	// HeldUp is when freezing began, by the journal's clock, and HeldFor how long it was once the instance ran again or was down.
+	HeldUp    time.Duration `json:"held_up,omitempty"`
+	HeldFor   time.Duration `json:"held_for,omitempty"`
+	BootID    string        `json:"boot_id,omitempty"` // of the host when it froze
+	Snapshots []Snapshot    `json:"snapshots,omitempty"`
+	Attempts  int           `json:"attempts,omitempty"` // how often it was put off
+	Result    *Result       `json:"result,omitempty"`
 
 	// Restore is what a restore does and has done; nil until it is decided, and for backups.
 	Restore *Restore `json:"restore,omitempty"`
@@ -262,17 +268,6 @@ func (j *Job) IsRestore() bool { return j.Kind == KindRestore }
 // restores get into their places.
 func (j *Job) undoable() bool {
 	return j.State == Accepted || j.State == Suspending || j.State == Restoring || j.State.unstored()
-}
-
-// FreezeSeconds is how long the instance has not run for this job so far, in seconds.
-func (j *Job) FreezeSeconds(now time.Time) float64 {
-	if j.HeldSince.IsZero() {
-		return 0
-	}
-	if !j.HeldUntil.IsZero() {
-		now = j.HeldUntil
-	}
-	return max(0, now.Sub(j.HeldSince).Seconds())
 }
 
 // Event is one report to the control plane. Those of one instance are delivered in the order of Seq.
@@ -318,6 +313,8 @@ var (
 	ErrLocked = errors.New("journal is in use by another process")
 	// ErrNewer says that a later version of the program wrote the journal.
 	ErrNewer = errors.New("journal was written by a newer version")
+	// ErrOlder says that an earlier version of the program wrote the journal.
+	ErrOlder = errors.New("journal was written by an earlier version")
 )
 
 // BusyError says which instances have an unfinished job.

@@ -184,20 +184,19 @@ func (w *worker) act(name string, do func() error) error {
 
 // deadlines bounds the work of a job whose backup is not stored yet.
 func (w *worker) deadlines(ctx context.Context, j *Job) (context.Context, context.CancelFunc) {
-	now, o := w.m.opts.Now(), w.m.opts
+	up, o := w.m.journal.Up(), w.m.opts
 	cancels := []context.CancelFunc{}
-	add := func(limit time.Duration, since time.Time, cause error) {
-		if limit <= 0 || since.IsZero() {
+	add := func(limit, spent time.Duration, cause error) {
+		if limit <= 0 {
 			return
 		}
-		left := limit - max(0, now.Sub(since)) // a clock set back must not lengthen the time beyond one limit
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, left, fmt.Errorf("%w (%s)", cause, limit))
+		ctx, cancel = context.WithTimeoutCause(ctx, limit-spent, fmt.Errorf("%w (%s)", cause, limit))
 		cancels = append(cancels, cancel)
 	}
-	add(o.JobDeadline, j.AcceptedAt, errJobDeadline)
-	if j.Hold {
-		add(o.FrozenDeadline, j.HeldSince, errFrozenDeadline)
+	add(o.JobDeadline, max(0, up-j.AcceptedUp), errJobDeadline)
+	if j.Hold && !j.HeldSince.IsZero() {
+		add(o.FrozenDeadline, j.heldFor(up), errFrozenDeadline)
 	}
 	return ctx, func() {
 		for _, cancel := range cancels {
@@ -368,9 +367,9 @@ func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
 	}
 	return Freezing, change{edit: func(j *Job) {
 		j.Found, j.Hold, j.BootID, j.Snapshots = found, true, w.m.opts.BootID, nil
-		j.HeldSince, j.HeldUntil = time.Time{}, time.Time{}
+		j.HeldSince, j.HeldUntil, j.HeldUp, j.HeldFor = time.Time{}, time.Time{}, 0, 0
 		if instance.Holds {
-			j.HeldSince = w.m.opts.Now().UTC()
+			j.hold(w.m.opts.Now(), w.m.journal.Up())
 		}
 	}}, nil
 }

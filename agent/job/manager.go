@@ -20,8 +20,12 @@ const (
 	// DefaultKeepFor is how long a finished task can be asked for: long enough for a control plane
 	// that repeats a request after a long outage.
 	DefaultKeepFor = 30 * 24 * time.Hour
-	// DefaultKeepTasks bounds the journal on a busy host: about 20 MB of records.
-	DefaultKeepTasks = 10_000
+	// DefaultKeepJobs and DefaultKeepBytes bound the journal on a busy host: a list of all these jobs, and the check of the whole
+	// file at a start, take well below a second, and some 100 MB of memory.
+	DefaultKeepJobs  = 20_000
+	DefaultKeepBytes = 32 << 20
+	// pruneEvery spaces the looks for tasks to forget.
+	pruneEvery = 10 * time.Second
 	// maxAttempts is how often a job is put off before it fails: a host that goes down this often in
 	// the middle of one backup needs a person.
 	maxAttempts = 5
@@ -45,11 +49,14 @@ type Options struct {
 	JobDeadline    time.Duration // from acceptance to stored, the queue included
 	DrainTimeout   time.Duration // that Run gives running jobs after its context ended; 0: none
 	KeepFor        time.Duration // finished tasks; 0: DefaultKeepFor
-	KeepTasks      int           // finished tasks; 0: DefaultKeepTasks
+	KeepJobs       int           // jobs of finished tasks; 0: DefaultKeepJobs
+	KeepBytes      int64         // of the records of finished tasks; 0: DefaultKeepBytes
 	Now            func() time.Time
 	Rand           io.Reader // for ids
 	BootID         string    // of the host; differs after a reboot
-	Bases          Bases
+	// Uptime is how long this boot of the host has lasted (CLOCK_BOOTTIME); nil counts from New on.
+	Uptime func() time.Duration
+	Bases  Bases
 	// StartRestored starts instances after their volumes were restored.
 	StartRestored bool
 	// Hook is called at each crash point beside crashpoint.Hit. Tests use it; nil elsewhere.
@@ -84,6 +91,8 @@ type Manager struct {
 
 	mu       sync.Mutex
 	draining bool
+	pruned   bool               // the journal was pruned in this life
+	prunedUp time.Duration      // when, by the journal's clock
 	waiting  []*Job             // accepted, not yet given a goroutine
 	running  map[string]*worker // by job id
 	watchers map[chan Update]string
@@ -97,8 +106,11 @@ func New(journal *Journal, parts Parts, opts Options) *Manager {
 	if opts.KeepFor == 0 {
 		opts.KeepFor = DefaultKeepFor
 	}
-	if opts.KeepTasks == 0 {
-		opts.KeepTasks = DefaultKeepTasks
+	if opts.KeepJobs == 0 {
+		opts.KeepJobs = DefaultKeepJobs
+	}
+	if opts.KeepBytes == 0 {
+		opts.KeepBytes = DefaultKeepBytes
 	}
 	if opts.Hook == nil {
 		opts.Hook = func(string) {}
@@ -106,6 +118,10 @@ func New(journal *Journal, parts Parts, opts Options) *Manager {
 	if opts.Held <= 0 {
 		opts.Held = math.MaxInt
 	}
+	if opts.Uptime == nil {
+		opts.Uptime = processClock()
+	}
+	journal.clock.set(opts.BootID, opts.Uptime)
 	return &Manager{
 		journal: journal, parts: parts, opts: opts, slots: newSlots(opts.Jobs), holds: newSlots(opts.Held),
 		running: map[string]*worker{}, watchers: map[chan Update]string{},
@@ -229,6 +245,9 @@ func (m *Manager) Draining() bool {
 func (m *Manager) Run(ctx context.Context, ready func()) error {
 	hard, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stop(nil)
+	if err := m.journal.tick(); err != nil {
+		return err
+	}
 	if err := m.prune(); err != nil {
 		return err
 	}
@@ -329,8 +348,19 @@ func (m *Manager) place(j *Job) place {
 	return p
 }
 
+// prune forgets old tasks. Jobs that end one after the other have it done once in pruneEvery: a look costs more than the end of a job.
 func (m *Manager) prune() error {
-	_, err := m.journal.prune(m.opts.Now().Add(-m.opts.KeepFor), m.opts.KeepTasks)
+	up := m.journal.Up()
+	m.mu.Lock()
+	soon := m.pruned && up-m.prunedUp < pruneEvery
+	if !soon {
+		m.pruned, m.prunedUp = true, up
+	}
+	m.mu.Unlock()
+	if soon {
+		return nil
+	}
+	_, err := m.journal.prune(m.journal.Up()-m.opts.KeepFor, m.opts.KeepJobs, m.opts.KeepBytes)
 	return err
 }
 

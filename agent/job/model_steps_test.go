@@ -156,6 +156,7 @@ func (m *model) reboot() {
 	m.end(false)
 	m.lock(func() {
 		m.w.bootID += "'"
+		m.w.booted = time.Now()
 		for _, n := range m.names {
 			p := m.w.instances[n]
 			if p.state == job.IsStopped {

@@ -37,6 +37,7 @@ type model struct {
 	told    map[string][]string // job -> types of events
 	trail   []string
 	seq     int
+	began   time.Time
 	saved   []byte // journal of some steps ago, for one that forgets
 }
 
@@ -49,7 +50,7 @@ func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail
 			names: []string{"a", "b", "c", "d"}, r: rand.New(rand.NewPCG(seed, 0)), bad: map[string]bool{}, known: map[string]string{},
 			bodies: map[string]job.Request{}, lastSeq: map[string]uint64{}, told: map[string][]string{},
 		}
-		m.w = newWorld(t, m.names...)
+		m.w, m.began = newWorld(t, m.names...), time.Now()
 		m.w.broken = broken
 		m.w.backup, m.w.answer, m.w.observe, m.w.fail = m.send, m.answer, m.observe, m.fail
 		m.w.restore = func(ctx context.Context, _ int) error { return m.send(ctx, job.BackupRequest{}) }
@@ -105,7 +106,7 @@ func (m *model) configure(name string) {
 func (m *model) begin() {
 	m.opts = job.Options{
 		Jobs: 1 + m.r.IntN(3), Held: m.r.IntN(3), Precopy: job.Precopy{Rounds: m.r.IntN(4)}, DrainTimeout: pick(m.r, 0, time.Minute),
-		FrozenDeadline: pick(m.r, 0, 10*time.Minute), JobDeadline: pick(m.r, 0, time.Hour),
+		FrozenDeadline: pick(m.r, 0, 10*time.Minute), JobDeadline: pick(m.r, 0, time.Hour), KeepFor: 48 * time.Hour,
 		Bases: job.Bases{Keep: m.r.IntN(3) > 0, MaxAge: pick(m.r, 0, time.Hour)}, StartRestored: m.r.IntN(2) == 0,
 	}
 	m.l = m.w.start(-1, m.opts)
@@ -155,6 +156,9 @@ func (m *model) step() {
 		{2, m.lose},
 		{3, func() {
 			d := time.Duration(m.r.IntN(7200)-3600) * time.Second
+			if m.r.IntN(3) == 0 { // as after a dead battery, or a wrong time server
+				d = time.Duration(m.r.IntN(20*24)-10*24) * time.Hour
+			}
 			m.note("clock %s", d)
 			m.lock(func() { m.w.skew += d })
 		}},
@@ -242,6 +246,9 @@ func (m *model) observe(j *job.Job) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	p := m.w.instances[j.Instance]
+	if frozen, most := time.Duration(j.FreezeSeconds(m.l.j.Up())*float64(time.Second)), time.Since(m.began); frozen > most {
+		m.w.fault("clocks: job %s says that %s was frozen for %s, %s after the model began", j.ID, j.Instance, frozen, most)
+	}
 	switch j.State {
 	case job.Released:
 		if p.state != job.IsStopped || !slices.Contains(m.w.backups[j.Instance], p.count) {

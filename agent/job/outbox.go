@@ -167,7 +167,7 @@ func (jr *Journal) settle(seq uint64, refusal string, now time.Time) (job *Job, 
 				// A release that was asked for before has to be asked for again: it sends the report again.
 				waiting.State, waiting.Cause, waiting.ReleaseAsked = Held, refusal, false
 			}
-			waiting.Entered[waiting.State] = now.UTC()
+			waiting.enter(now, jr.Up())
 			job = waiting
 		}
 		return put(tx, bucketJobs, []byte(waiting.ID), waiting)

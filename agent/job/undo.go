@@ -105,7 +105,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	}
 	over := func(j *Job) {
 		if j.Hold {
-			j.Hold, j.HeldUntil = false, w.m.opts.Now().UTC()
+			j.let(w.m.opts.Now(), w.m.journal.Up())
 		}
 		j.Snapshots = nil
 		if j.Restore != nil && j.State != Failed {

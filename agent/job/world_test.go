@@ -42,6 +42,7 @@ type world struct {
 	stuck     string                                                // a volume that can't be renamed
 	events    []job.Event                                           // as the control plane took them
 	bootID    string
+	booted    time.Time     // by the clock that no step of the host's clock moves
 	skew      time.Duration // of the host's clock
 	// fail is what the runtime, the snapshots or the notes answer instead of doing the act; nil: they do it.
 	fail    func(act, instance string) error
@@ -75,7 +76,7 @@ func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
 		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{}, made: map[string]string{},
 		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{},
-		bootID: "boot-1",
+		bootID: "boot-1", booted: time.Now(),
 	}
 	for _, n := range names {
 		w.instances[n] = &phone{state: job.IsRunning, policy: job.ReleaseByAgent}
@@ -141,6 +142,8 @@ func (w *world) start(crashAt int, opts job.Options) *life {
 	l := &life{w: w, j: j, ended: make(chan struct{}), dead: make(chan struct{}), crashAt: crashAt}
 	opts.Jobs = max(opts.Jobs, 1)
 	opts.Now, opts.Rand, opts.BootID, opts.Hook = w.now, randReader{}, w.bootID, l.hook
+	booted := w.booted
+	opts.Uptime = func() time.Duration { return time.Since(booted) }
 	l.m = job.New(j, l.parts(), opts)
 	w.mu.Lock()
 	w.current = j
