@@ -33,6 +33,8 @@ type worker struct {
 	// mayBeDown says that this life, or an earlier one as far as is known, has powered the instance down.
 	mayBeDown bool
 	panics    int // in this life
+	// tried says that the engine has worked for the job since it began, or was put off the last time.
+	tried bool
 
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // of the work; nil before run
@@ -96,6 +98,11 @@ func (w *worker) run(soft, hard context.Context) {
 }
 
 func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
+	if w.m.opts.RecoverOnly && !j.CancelAsked && (j.State.unstored() || j.State == Restoring) {
+		w.checked()
+		w.resumed = false
+		return w.write(j, Suspending, change{})
+	}
 	if w.resumed && j.State.unstored() {
 		if j.standsStill() && w.hold == nil {
 			w.hold = w.m.holds.take(w.place) // it holds the instance as it is
@@ -253,6 +260,9 @@ func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) er
 
 // begin waits for the job's turn and journals the intent of the first thing that is done to the host.
 func (w *worker) begin(soft, work context.Context, j *Job) error {
+	if w.m.opts.RecoverOnly {
+		return errLeave
+	}
 	ctx, cancel := w.deadlines(work, j)
 	defer cancel()
 	ctx, drained := context.WithCancelCause(ctx)
@@ -451,7 +461,7 @@ func (w *worker) await(soft, hard context.Context, j *Job) error {
 func (w *worker) persist(hard context.Context, j *Job, doing string, try func(ctx context.Context) error) error {
 	pause, last := firstPause, 3
 	for {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), actTimeout)
+		ctx, cancel := acting(hard, actTimeout)
 		err := contain.Call(func() error { return try(ctx) })
 		cancel()
 		if err == nil || contain.Of(err) != nil && !j.State.undoing() {
@@ -460,7 +470,7 @@ func (w *worker) persist(hard context.Context, j *Job, doing string, try func(ct
 		w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)
 		w.checked()
 		if hard.Err() != nil {
-			if last--; last < 0 {
+			if last--; last < 0 || stopOver(hard) {
 				return errLeave
 			}
 			pause = firstPause

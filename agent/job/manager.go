@@ -26,9 +26,9 @@ const (
 	DefaultKeepBytes = 32 << 20
 	// pruneEvery spaces the looks for tasks to forget.
 	pruneEvery = 10 * time.Second
-	// maxAttempts is how often a job is put off before it fails: a host that goes down this often in
-	// the middle of one backup needs a person.
-	maxAttempts = 5
+	// maxFruitless is how often a job is put off, one time after the other and with nothing new stored in between, before it fails: its
+	// instance is held each time, and a host that goes down this often needs a person.
+	maxFruitless = 5
 	// actTimeout bounds one act on the way back. Drivers have their own, shorter ones.
 	actTimeout = 2 * time.Minute
 	// firstPause and lastPause are the back-off between tries of an act that must succeed (thaw,
@@ -47,7 +47,7 @@ type Options struct {
 	Precopy        Precopy       // bounds of the rounds before an instance is held
 	FrozenDeadline time.Duration // from freezing to stored
 	JobDeadline    time.Duration // from acceptance to stored, the queue included
-	DrainTimeout   time.Duration // that Run gives running jobs after its context ended; 0: none
+	DrainTimeout   time.Duration // that Run gives running jobs after its context ended, beside LetGoTime; 0: none
 	KeepFor        time.Duration // finished tasks; 0: DefaultKeepFor
 	KeepJobs       int           // jobs of finished tasks; 0: DefaultKeepJobs
 	KeepBytes      int64         // of the records of finished tasks; 0: DefaultKeepBytes
@@ -57,6 +57,9 @@ type Options struct {
 	// Uptime is how long this boot of the host has lasted (CLOCK_BOOTTIME); nil counts from New on.
 	Uptime func() time.Duration
 	Bases  Bases
+	// RecoverOnly makes a Run that takes no commands and begins no work. Jobs at work are put off, what is being undone is undone, and
+	// jobs with a stored backup go on. Run returns when all others are over.
+	RecoverOnly bool
 	// StartRestored starts instances after their volumes were restored.
 	StartRestored bool
 	// Hook is called at each crash point beside crashpoint.Hit. Tests use it; nil elsewhere.
@@ -243,8 +246,13 @@ func (m *Manager) Draining() bool {
 // after it (thawed, snapshots dropped, first in the queue of the next Run), and instances whose
 // backup is stored stay frozen for the next Run to go on with. It returns when no goroutine of it is left.
 func (m *Manager) Run(ctx context.Context, ready func()) error {
-	hard, stop := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer stop(nil)
+	ctx, recovered := context.WithCancel(ctx)
+	defer recovered()
+	hard, beginStop, release := withStop(ctx, m.opts.DrainTimeout)
+	defer release()
+	if m.opts.RecoverOnly {
+		m.Drain()
+	}
 	if err := m.journal.tick(); err != nil {
 		return err
 	}
@@ -265,7 +273,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	m.contained("look for leftover snapshots", func() { m.removeLeftovers(ctx, jobs) })
 	m.contained("look after base snapshots", func() { m.dropBases(ctx) })
 
-	var workers, checked sync.WaitGroup
+	var workers, checked, atWork sync.WaitGroup
 	workers.Go(func() {
 		for !m.contained("look after base snapshots", func() { m.watchBases(ctx) }) && sleep(ctx, lastPause) == nil {
 		}
@@ -286,7 +294,9 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 		m.mu.Lock()
 		m.running[id] = w
 		m.mu.Unlock()
+		atWork.Add(1)
 		workers.Go(func() {
+			defer atWork.Done()
 			defer func() {
 				w.checked()
 				w.ticket.leave()
@@ -308,6 +318,12 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	}
 	checked.Wait()
 	ready()
+	if m.opts.RecoverOnly {
+		workers.Go(func() {
+			m.contained("wait for the end of all jobs", atWork.Wait)
+			recovered()
+		})
+	}
 	for ctx.Err() == nil {
 		m.mu.Lock()
 		accepted := m.waiting
@@ -323,8 +339,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	}
 
 	m.Drain()
-	timer := time.AfterFunc(m.opts.DrainTimeout, func() { stop(errDrained) })
-	defer timer.Stop()
+	beginStop()
 	workers.Wait()
 	return nil
 }

@@ -122,8 +122,12 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	case Resuming:
 		return w.write(j, Done, change{edit: over, emit: w.m.event(EventResumed), bases: kept, left: left})
 	case Suspending:
-		if j.Attempts+1 >= maxAttempts {
-			return w.fail(j, fmt.Sprintf("it was interrupted %d times before it had done what can't be done in parts", maxAttempts))
+		packs, fruitless, err := w.fruitless(j)
+		if err != nil {
+			return err
+		}
+		if fruitless >= maxFruitless {
+			return w.fail(j, fmt.Sprintf("it was put off %d times, one after the other, without storing anything new; look why the agent or the host stops so often", maxFruitless))
 		}
 		if j.IsRestore() && len(left) > 0 {
 			return w.fail(j, "it was put off, and what it had built can't be removed to make room for another try: "+left[0].Error)
@@ -132,6 +136,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		return w.write(j, Accepted, change{left: left, edit: func(j *Job) {
 			over(j)
 			j.Attempts++
+			j.Fruitless, j.PacksBefore = fruitless, packs
 		}})
 	}
 	event := EventFailed

@@ -47,6 +47,7 @@ type world struct {
 	// fail is what the runtime, the snapshots or the notes answer instead of doing the act; nil: they do it.
 	fail    func(act, instance string) error
 	backup  func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
+	wait    func(ctx context.Context, act string)                // how long an act of the runtime takes; nil: no time
 	answer  func(e job.Event) (refusal string, err error)        // what the control plane says; nil: 2xx
 	observe func(j *job.Job)                                     // is told of each state; nil: nobody is
 	instead func(failed job.Snapshot) (job.Snapshot, bool)       // another way to make a snapshot; nil: there is none
@@ -458,8 +459,14 @@ func (r *fakeRuntime) Start(context.Context) error {
 	return nil
 }
 
-func (r *fakeRuntime) Thaw(context.Context) error {
+func (r *fakeRuntime) Thaw(ctx context.Context) error {
 	r.l.alive()
+	if r.l.w.wait != nil {
+		r.l.w.wait(ctx, "thaw")
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
 	if err := r.l.w.failing("thaw", r.id); err != nil {
