@@ -95,7 +95,7 @@ func tlsOptions(cfg *config.Config) auth.TLSOptions {
 
 // peer tells who calls by the certificate of the connection.
 func (a *Agent) peer(r *http.Request) (api.Caller, bool, error) {
-	c, name, found, err := a.listeners.tls.Caller(r.TLS)
+	c, name, found, err := a.listeners.tls.Load().Caller(r.TLS)
 	if err != nil {
 		return api.Caller{}, false, authError(err)
 	}
@@ -104,13 +104,20 @@ func (a *Agent) peer(r *http.Request) (api.Caller, bool, error) {
 
 // watchCertificate tells of a certificate that expires, or that can't be replaced, before callers do.
 func (a *Agent) watchCertificate(ctx context.Context) {
-	if a.listeners.tls == nil {
+	if a.cfg.Listen == "" {
 		return
+	}
+	for a.listeners.tls.Load() == nil {
+		select {
+		case <-time.After(listenEvery):
+		case <-ctx.Done():
+			return
+		}
 	}
 	tick := time.NewTicker(certificateLook)
 	defer tick.Stop()
 	for {
-		expiry, err := a.listeners.tls.Expiry()
+		expiry, err := a.listeners.tls.Load().Expiry()
 		left := time.Until(expiry)
 		switch {
 		case err != nil:

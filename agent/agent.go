@@ -14,11 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +44,12 @@ const (
 	shutdownTime = 5 * time.Second
 )
 
+// StopTime is the most that Run takes after the end of its context, with that limits.drain_timeout: the time for jobs to be stored, to let go of
+// their instances, for the last reports, and for calls under way.
+func StopTime(drain time.Duration) time.Duration {
+	return drain + job.LetGoTime + flushTime + shutdownTime
+}
+
 // Options are what an Agent is made of.
 type Options struct {
 	Config  *config.Config
@@ -55,6 +59,9 @@ type Options struct {
 	Ready func()
 	// Inhibit keeps the host up while instances are held for work under way. Nil where nothing can.
 	Inhibit Inhibit
+	// Recover makes a life that lets go of what earlier lives have left and begins nothing: it takes no commands, opens what it can,
+	// logs what it can't open, and ends by itself when no instance is held any more.
+	Recover bool
 }
 
 // Agent is one daemon. Run may be called once.
@@ -64,6 +71,10 @@ type Agent struct {
 	version string
 	ready   func()
 	started time.Time
+	// recovers is Options.Recover.
+	recovers bool
+	// opened keeps what close undoes. Open calls it, and later one goroutine of Run.
+	opened func(func() error)
 	// identity tells this host from its clones, for the sessions of its backups.
 	identity hostid.Identity
 
@@ -91,9 +102,11 @@ type Agent struct {
 
 // Open opens everything that the configuration names and binds the listeners, but serves nothing and
 // touches no instance. It contacts no object store: one that is away shows in the jobs. Close
-// undoes it; Run does so by itself.
+// undoes it; Run does so by itself. An address that can't be listened on is no error: Run tries it again.
 func Open(ctx context.Context, o Options) (_ *Agent, err error) {
-	a := &Agent{cfg: o.Config, log: o.Log, version: o.Version, ready: o.Ready, started: time.Now(), instances: map[string]*instance{}}
+	a := &Agent{
+		cfg: o.Config, log: o.Log, version: o.Version, ready: o.Ready, started: time.Now(), recovers: o.Recover, instances: map[string]*instance{},
+	}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -114,12 +127,13 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		}
 	}()
 	opened := func(f func() error) { closers = append(closers, f) }
+	a.opened = opened
 
 	cfg := a.cfg
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("state_dir: %w", err)
 	}
-	if a.journal, err = job.OpenJournal(filepath.Join(cfg.StateDir, "journal.db")); err != nil {
+	if a.journal, err = job.OpenJournal(filepath.Join(cfg.StateDir, JournalFile)); err != nil {
 		return nil, err
 	}
 	opened(a.journal.Close)
@@ -130,7 +144,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		a.log.Warn("this host has no identity that lasts, so after a reboot sessions of killed backups stay in the vaults "+
 			"until `holdfast vault sessions --forget` removes them", keyError, err.Error())
 	}
-	held, err := openMarks(filepath.Join(cfg.StateDir, "held"))
+	held, err := openMarks(filepath.Join(cfg.StateDir, marksFolder))
 	if err != nil {
 		return nil, err
 	}
@@ -139,20 +153,26 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.openStore(ctx, opened); err != nil {
 		return nil, err
 	}
-	if a.signer, err = report.LoadSigner(cfg.SigningKeyFile, rand.Reader); err != nil {
+	a.signer, err = report.LoadSigner(cfg.SigningKeyFile, rand.Reader)
+	if err := a.without("signing_key_file", err); err != nil {
 		return nil, err
 	}
 	for i := range cfg.Instances {
 		in, err := newInstance(&cfg.Instances[i], cfg.HostID)
 		if err != nil {
-			return nil, fmt.Errorf("instance %q: %w", cfg.Instances[i].ID, err)
+			if err = a.without("instance", fmt.Errorf("instance %q: %w", cfg.Instances[i].ID, err)); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		opened(in.runtime.Close)
 		a.instances[in.cfg.ID] = in
 	}
-	bootID, err := readBootID()
-	if err != nil {
-		return nil, err
+	bootID := hostid.Boot()
+	if bootID == "" {
+		// What an earlier life held is then taken for held before a reboot, and nothing is released on it.
+		bootID = "unknown since " + a.started.UTC().Format(time.RFC3339Nano)
+		a.log.Warn("the kernel's id of this boot can't be read; after each restart of the agent its jobs go on as after a reboot")
 	}
 	a.watcher = newWatcher(a.log, a.metrics)
 	a.watcher.inhibitor = newInhibitor(o.Inhibit, a.log)
@@ -167,7 +187,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		Bases:          job.Bases{Keep: cfg.Base.Keep, MaxAge: cfg.Base.MaxAge, MinFree: float64(cfg.Base.MinFree) / 100},
 		FrozenDeadline: cfg.Limits.FrozenDeadline, StartRestored: cfg.Prepare.Start,
 		JobDeadline: cfg.Limits.JobDeadline, DrainTimeout: cfg.Limits.DrainTimeout,
-		Now: time.Now, Rand: rand.Reader, BootID: bootID,
+		Now: time.Now, Rand: rand.Reader, BootID: bootID, Uptime: hostid.Uptime, RecoverOnly: o.Recover,
 	})
 	a.metrics.Leftovers(func() int {
 		left, err := a.manager.Leftovers()
@@ -176,41 +196,44 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		}
 		return len(left)
 	})
-	if err := a.openReports(opened); err != nil {
+	if err := a.without("report", a.openReports(opened)); err != nil {
 		return nil, err
 	}
-	if a.audit, err = openAudit(cfg.Audit, a.log, a.metrics); err != nil {
+	a.audit, err = openAudit(cfg.Audit, a.log, a.metrics)
+	if err := a.without("audit.file", err); err != nil {
 		return nil, err
 	}
-	opened(a.audit.close)
-	if cfg.Listen != "" {
-		if a.auth, err = a.authenticator(opened); err != nil {
-			return nil, err
-		}
-	}
-	if err := a.listeners.open(cfg); err != nil {
-		return nil, err
+	if a.audit != nil {
+		opened(a.audit.close)
 	}
 	opened(a.listeners.close)
-	return a, nil
+	return a, a.listen()
 }
 
 // catalogues is the folder by which backups know what did not change; it may be deleted at any time.
 func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, "catalogues") }
 
+// loadKeys reads the key of the host and the key of names.
+func (a *Agent) loadKeys() (identity *vault.Identity, nameKey []byte, err error) {
+	identity, err = vault.LoadIdentity(a.cfg.KeyFile)
+	if bad, ok := errors.AsType[*vault.KeyError](err); ok {
+		return nil, nil, fmt.Errorf("key_file: %w; %s", err, bad.Remedy)
+	} else if err != nil {
+		return nil, nil, fmt.Errorf("key_file: %w", err)
+	}
+	if path := a.cfg.Store.NameKeyFile; path != "" {
+		if nameKey, err = os.ReadFile(path); err != nil {
+			return nil, nil, fmt.Errorf("store.name_key_file: %w", err)
+		}
+	}
+	return identity, bytes.TrimSpace(nameKey), nil
+}
+
 func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
 	cfg := a.cfg
-	identity, err := vault.LoadIdentity(cfg.KeyFile)
-	if bad, ok := errors.AsType[*vault.KeyError](err); ok {
-		return fmt.Errorf("key_file: %w; %s", err, bad.Remedy)
-	} else if err != nil {
-		return fmt.Errorf("key_file: %w", err)
-	}
-	var nameKey []byte
-	if cfg.Store.NameKeyFile != "" {
-		if nameKey, err = os.ReadFile(cfg.Store.NameKeyFile); err != nil {
-			return fmt.Errorf("store.name_key_file: %w", err)
-		}
+	identity, nameKey, fault := a.loadKeys()
+	if err := a.without("keys", fault); err != nil {
+		return err
 	}
 	// One for all jobs: the host's link and the store's patience are shared.
 	a.limiter = obs.NewLimiter(obs.Limits{})
@@ -228,13 +251,18 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 		a.log.Warn("store request failed, trying again", "op", e.Op, "key", e.Key, "attempt", e.Attempt,
 			"wait_seconds", e.Wait.Seconds(), "error", e.Err.Error())
 	}}
-	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{
+	store, err := obs.Open(ctx, cfg.Store.URL, obs.Options{
 		Observe: a.storeRequest, Retry: &policy, Retention: vault.Retention, Limiter: a.limiter,
 		Warn: func(message string) { a.log.Warn("the file system of the store lacks something", "reason", message) },
 	})
 	if err != nil {
-		return fmt.Errorf("store.url: %w", err)
+		err = fmt.Errorf("store.url: %w", err)
+		store, fault = closedStore{"a store that can't be opened", err}, errors.Join(fault, err)
+		if err := a.without("store", err); err != nil {
+			return err
+		}
 	}
+	a.store = store
 	opened(a.store.Close)
 	strongest, err := seal.ParseLevel(a.cfg.Compression.Max)
 	if err != nil {
@@ -243,7 +271,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	a.engine = backup.NewHost(backup.HostOptions{Budget: int64(a.cfg.Limits.Memory), Runs: a.cfg.Limits.Jobs, MaxLevel: strongest})
 	brake := a.cfg.Brake
 	a.engine.Brake = pressure.NewBrake(pressure.Limits{CPU: float64(brake.CPU) / 100, IO: float64(brake.IO) / 100, Memory: float64(brake.Memory) / 100})
-	a.vaults = &vaults{a: a, identity: identity, nameKey: bytes.TrimSpace(nameKey), open: map[string]*openVault{}, jobs: map[string]*backup.Job{}}
+	a.vaults = &vaults{a: a, identity: identity, nameKey: nameKey, fault: fault, open: map[string]*openVault{}, jobs: map[string]*backup.Job{}}
 	opened(a.vaults.close)
 	return nil
 }
@@ -285,31 +313,15 @@ func (a *Agent) openReports(opened func(func() error)) error {
 	return nil
 }
 
-// readBootID names the boot of this host: an instance that was frozen in an earlier one is not now.
-func readBootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("boot id: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
-}
-
 // Close releases what Open opened, in reverse order. It is idempotent; during Run it must not be called.
 func (a *Agent) Close() error { return a.close() }
 
-// Addr is the address of the control-plane listener, "" when it is off. The port is the real one
+// Addr is the address of the control-plane listener, "" when it is off or not bound yet. The port is the real one
 // where the configuration says 0.
-func (a *Agent) Addr() string { return address(a.listeners.control) }
+func (a *Agent) Addr() string { return a.listeners.control.text() }
 
 // MetricsAddr is Addr for the metrics listener.
-func (a *Agent) MetricsAddr() string { return address(a.listeners.metrics) }
-
-func address(l net.Listener) string {
-	if l == nil {
-		return ""
-	}
-	return l.Addr().String()
-}
+func (a *Agent) MetricsAddr() string { return a.listeners.metrics.text() }
 
 // PublicKey is the PEM file with which a control plane verifies this host's receipts.
 func (a *Agent) PublicKey() ([]byte, error) { return a.signer.PublicPEM() }
@@ -326,6 +338,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	for _, j := range active {
 		a.log.Info("job resumes", keyInstance, j.Instance, keyJob, j.ID, keyState, string(j.State))
 	}
+	ctx, over := context.WithCancel(ctx) // a life that recovers ends by itself
+	defer over()
 	group, ctx := contain.WithContext(ctx)
 	// Reports leave, and callers are answered, until the jobs have come to rest.
 	late, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -334,13 +348,14 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	serve := make(chan struct{}) // closed once recovery is done, or will never be
 	group.Go(func() error {
 		defer end()
+		defer over()
 		began := sync.OnceFunc(func() { close(serve) })
 		defer began()
 		err := a.manager.Run(ctx, func() {
 			if ctx.Err() != nil {
 				return // told to stop before it could begin
 			}
-			a.serving.Store(true)
+			a.serving.Store(!a.recovers)
 			began()
 			a.log.Info("ready", "instances", len(a.instances), "listen", a.Addr(), "version", a.version)
 			a.ready()
@@ -349,14 +364,16 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.flush(late)
 		return err
 	})
-	group.Go(a.again(late, "deliver reports", func() error { return a.deliverer.Run(late) }))
+	if a.deliverer != nil {
+		group.Go(a.again(late, "deliver reports", func() error { return a.deliverer.Run(late) }))
+	}
 	group.Go(a.again(late, "inhibit shutdowns", func() error { a.watcher.inhibitor.run(late); return nil }))
 	group.Go(a.again(late, "change the limits by the time of day", func() error { a.throttle.run(late); return nil }))
 	group.Go(a.again(late, "keep file systems frozen", func() error { a.keepFrozen(late); return nil }))
 	group.Go(a.again(ctx, "try the store", func() error { a.probeStore(ctx); return nil }))
 	group.Go(a.again(ctx, "watch the certificate", func() error { a.watchCertificate(ctx); return nil }))
 	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.settle(ctx); return nil }))
-	for _, s := range a.servers(late) {
+	for _, s := range a.servers() {
 		group.Go(func() error {
 			if s.afterRecovery {
 				<-serve
@@ -442,7 +459,7 @@ func (a *Agent) takesCommands() error {
 	if !a.serving.Load() || a.manager.Draining() {
 		return errNotReady
 	}
-	return nil
+	return a.listeners.control.fault()
 }
 
 // outbox is the manager's outbox as agent/report wants it.

@@ -316,6 +316,9 @@ type receipts struct{ a *Agent }
 // Receipt is called while the instance is still held, so its freeze counts up to now.
 func (r receipts) Receipt(ctx context.Context, j *job.Job) (json.RawMessage, error) {
 	res := j.Result
+	if r.a.signer == nil {
+		return nil, errors.New("the signing key could not be opened at the start; put signing_key_file right and restart the agent")
+	}
 	return r.a.signer.Sign(ctx, report.Statement{
 		Instance: j.Instance, Tenant: j.Tenant, Task: j.Task, Job: j.ID,
 		Vault: res.VaultID, Backup: res.BackupID, Sequence: res.Seq, Parent: res.Parent, Object: res.Object, ManifestSHA256: res.ManifestSHA256,

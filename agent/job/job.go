@@ -249,9 +249,9 @@ type Job struct {
 	Attempts  int           `json:"attempts,omitempty"` // how often it was put off
 	// Fruitless counts those of the last times that it was put off after which the store had nothing new of it: no pack beyond
 	// PacksBefore, which the journal names.
-	Fruitless   int `json:"fruitless,omitempty"`
-	PacksBefore int `json:"packs_before,omitempty"`
-	Result    *Result       `json:"result,omitempty"`
+	Fruitless   int     `json:"fruitless,omitempty"`
+	PacksBefore int     `json:"packs_before,omitempty"`
+	Result      *Result `json:"result,omitempty"`
 
 	// Restore is what a restore does and has done; nil until it is decided, and for backups.
 	Restore *Restore `json:"restore,omitempty"`

@@ -35,6 +35,16 @@ func OpenJournal(path string) (*Journal, error) {
 	return j, nil
 }
 
+// Unfinished returns the unfinished jobs of a journal that no process has open. A damaged journal is an error and stays as it is.
+func Unfinished(path string) (jobs []*Job, err error) {
+	j, err := openJournal(path)
+	if err != nil {
+		return nil, err
+	}
+	jobs, err = j.Active()
+	return jobs, errors.Join(err, j.Close())
+}
+
 // Aside says what was wrong with the journal that was found, and where it is now; empty when nothing was. The
 // journal is a new one then: what it knew of commands is lost, and what Marks says is held is let go.
 func (jr *Journal) Aside() string { return jr.aside }
