@@ -56,7 +56,7 @@ func recovery(path string, cfg *config.Config) (*config.Config, []string) {
 }
 
 // stateDirLine finds the state folder in a file that can't be parsed.
-var stateDirLine = regexp.MustCompile(`(?m)^["']?state_dir["']?\s*:\s*["']?(/[^\s"',#}]*)`)
+var stateDirLine = regexp.MustCompile(`(?m)(?:^|[{,]\s*)["']?state_dir["']?\s*:\s*["']?(/[^\s"',#}]*)`)
 
 // stateFolders lists where the state folder may be.
 func stateFolders(path string) []string {
