@@ -436,32 +436,6 @@ func (a *Agent) flush(ctx context.Context) {
 	}
 }
 
-// Alive returns nil when the agent's loops advance: the journal answers, and no lock is stuck. It is what a
-// watchdog is fed with.
-func (a *Agent) Alive(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
-	}
-	if _, err := a.journal.PendingReports(); err != nil {
-		return err
-	}
-	if err := a.stuck(); err != nil {
-		return err
-	}
-	a.manager.Counts()
-	return context.Cause(ctx)
-}
-
-var errNotReady = errors.New("the agent recovers or shuts down")
-
-// takesCommands is what readiness means.
-func (a *Agent) takesCommands() error {
-	if !a.serving.Load() || a.manager.Draining() {
-		return errNotReady
-	}
-	return a.listeners.control.fault()
-}
-
 // outbox is the manager's outbox as agent/report wants it.
 type outbox struct{ m *job.Manager }
 

@@ -56,6 +56,7 @@ type Journal struct {
 
 	commits commits
 	clock   uptime
+	write   writeCheck
 }
 
 func (jr *Journal) init() error {

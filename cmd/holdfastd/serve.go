@@ -41,6 +41,7 @@ func serve(ctx context.Context, path string, stderr io.Writer) error {
 	if err := longSlices(); err != nil {
 		log.Warn("the daemon's threads are in the way of the host's other work", "error", err) // and do their own all the same
 	}
+	limitMemory(cfg, log)
 	if err := keepMemory(); err != nil {
 		return err
 	}
