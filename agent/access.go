@@ -38,10 +38,10 @@ func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, err
 		chain = append(chain, static)
 	}
 	if cfg := a.cfg.IAM; cfg.URL != "" {
-		o := auth.IAMOptions{URL: cfg.URL, Roles: map[string]auth.Role{}, Observe: a.metrics.IAMLookup}
+		o := auth.IAMOptions{URL: cfg.URL, Roles: map[string]auth.Mapping{}, Observe: a.metrics.IAMLookup}
 		o.Panicked = func(err error) { a.watcher.panicked(metrics.PanicLookup, "ask IAM about a token", err) }
 		for name, role := range cfg.Roles {
-			o.Roles[name] = auth.Role(role)
+			o.Roles[name] = auth.Mapping{Role: auth.Role(role.Role), Project: role.Project, Domain: role.Domain}
 		}
 		var err error
 		if cfg.AccountFile != "" {

@@ -486,7 +486,7 @@ func checkIAM(f *faults, i *IAM) {
 	absolute(f, "iam.ca_file", &i.CAFile, false)
 	secret(f, "iam.account_file", &i.AccountFile, false)
 	for _, name := range slices.Sorted(maps.Keys(i.Roles)) {
-		oneOf(f, "iam.roles."+name, i.Roles[name], roles...)
+		checkIAMRole(f, "iam.roles."+name, i.Roles[name])
 	}
 	u, err := url.Parse(i.URL)
 	switch {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ const MaxFileBytes = 1 << 20
 // maxNesting bounds how deep flow collections nest. The format needs four levels; the parser recurses,
 // and Go ends the whole program when a stack overflows.
 const maxNesting = 64
+
+// byteOrderMark is what some editors begin a text in UTF-8 with.
+var byteOrderMark = []byte{0xef, 0xbb, 0xbf}
 
 // Fault is one thing that is wrong with a configuration.
 type Fault struct {
@@ -158,6 +162,9 @@ func defaults() *Config {
 // defaulter is an item of a list, or an optional part, that has defaults of its own.
 type defaulter interface{ setDefaults() }
 
+// shortForm is a mapping that may also be written as one value.
+type shortForm interface{ setText(text string) }
+
 func (v *Volume) setDefaults() { v.Snapshot = SnapshotAuto }
 func (e *Exec) setDefaults()   { e.Timeout = DefaultCommandTimeout }
 func (d *Docker) setDefaults() {
@@ -185,6 +192,9 @@ func parseYAML(f *faults, data []byte) (root ast.Node, ok bool) {
 	switch {
 	case len(data) > MaxFileBytes:
 		f.add("", "is larger than %v", Size(MaxFileBytes))
+		return nil, false
+	case bytes.HasPrefix(data, byteOrderMark):
+		f.addAt(place{1, 1}, "", "begins with a byte order mark (EF BB BF), which an editor has put there; save the file as UTF-8 without it")
 		return nil, false
 	case !utf8.Valid(data):
 		f.addAt(placeOfInvalid(data), "", "is not UTF-8 text")
@@ -278,6 +288,10 @@ var (
 func (d *decoder) value(node ast.Node, v reflect.Value, path string) {
 	switch node.(type) {
 	case nil, *ast.NullNode:
+		if single(v) { // nothing stands behind the key: a default would not be what is meant
+			d.add(path, "is left empty: leave the key out for its default, or write \"\" for none")
+			return
+		}
 		if v.Kind() == reflect.Pointer && v.Type().Elem().Kind() == reflect.Struct { // "docker:" with nothing behind it is there, all defaults
 			d.pointer(nil, v, path)
 		}
@@ -285,6 +299,14 @@ func (d *decoder) value(node ast.Node, v reflect.Value, path string) {
 	case *ast.AnchorNode, *ast.AliasNode, *ast.TagNode:
 		d.addAt(placeOf(node), path, "anchors, aliases and tags are not taken")
 		return
+	}
+	if v.CanAddr() {
+		if short, ok := v.Addr().Interface().(shortForm); ok {
+			if text, single := scalarText(node); single {
+				short.setText(text)
+				return
+			}
+		}
 	}
 	switch {
 	case v.Kind() == reflect.Struct:
@@ -297,6 +319,16 @@ func (d *decoder) value(node ast.Node, v reflect.Value, path string) {
 		d.names(node, v, path)
 	default:
 		d.scalar(node, v, path)
+	}
+}
+
+// single tells whether a value is written as one scalar.
+func single(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Struct, reflect.Pointer, reflect.Slice, reflect.Map:
+		return false
+	default:
+		return true
 	}
 }
 
