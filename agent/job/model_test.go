@@ -153,6 +153,7 @@ func (m *model) step() {
 		{4, func() { m.note("die"); m.end(false); m.begin() }},
 		{12, func() { n := 1 + m.r.IntN(25); m.note("die after %d points", n); m.l.dieAfter(n) }},
 		{2, m.reboot},
+		{2, m.recover},
 		{2, m.lose},
 		{3, func() {
 			d := time.Duration(m.r.IntN(7200)-3600) * time.Second
