@@ -30,6 +30,13 @@ func (a *Agent) Alive(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// healthy is Alive for a caller that waits no longer than a moment.
+func (a *Agent) healthy() error {
+	ctx, cancel := context.WithTimeout(context.Background(), readyTime)
+	defer cancel()
+	return a.Alive(ctx)
+}
+
 var errNotReady = errors.New("the agent recovers or shuts down")
 
 // takesCommands is what readiness means.

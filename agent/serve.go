@@ -168,8 +168,6 @@ func (a *Agent) measure() {
 	}
 }
 
-func (a *Agent) healthy() error { return a.Alive(context.Background()) }
-
 // run serves until ctx ends, then lets calls under way end.
 func (s server) run(ctx context.Context) error {
 	srv, listener := s.open(ctx)

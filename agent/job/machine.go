@@ -396,13 +396,18 @@ func (w *worker) completed(hard context.Context, j *Job) error {
 		return w.fail(j, lost)
 	}
 	var receipt json.RawMessage
+	resumed := false
 	err := w.persist(hard, j, "sign the receipt", func(ctx context.Context) error {
+		if now, err := w.m.journal.Job(j.ID); err == nil && now.ResumeAsked {
+			resumed = true // a key that can't be used must not hold an instance that is to run again
+			return nil
+		}
 		return w.act(crashpoint.Sign, func() (err error) {
 			receipt, err = w.m.parts.Signer.Receipt(ctx, j)
 			return err
 		})
 	})
-	if err != nil {
+	if err != nil || resumed {
 		return err
 	}
 	d := w.m.eventData(j)

@@ -210,3 +210,27 @@ func TestRecoverOnly(t *testing.T) {
 		})
 	}
 }
+
+// TestResumeWithoutKey: an instance whose receipt can't be signed runs again when that is asked for.
+func TestResumeWithoutKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a")
+		w.fail = func(act, _ string) error {
+			if act == "sign" {
+				return errors.New("no key")
+			}
+			return nil
+		}
+		l := w.start(-1, job.Options{})
+		id := mustAccept(t, l, "r", "a").Jobs[0].Job
+		l.until(id, job.Stored)
+		time.Sleep(time.Hour)
+		if err := l.m.Resume("a"); err != nil {
+			t.Fatal(err)
+		}
+		if j := l.final(id); j.State != job.Done || w.instances["a"].state != job.IsRunning {
+			t.Errorf("%s (%s), the instance is %s", j.State, j.Cause, w.instances["a"].state)
+		}
+		l.stop()
+	})
+}
