@@ -133,9 +133,10 @@ func BenchmarkLargeJournal(b *testing.B) {
 		keep int
 	}{{"kept", -1}, {"bounded", DefaultKeepJobs}} {
 		path := ""
+		all := b // whose folder outlives that of the part
 		b.Run(c.name+"/open", func(b *testing.B) {
 			if path == "" {
-				path = fill(b, 72_000, c.keep, DefaultKeepBytes)
+				path = fill(all, 72_000, c.keep, DefaultKeepBytes)
 			}
 			for b.Loop() {
 				var before, after runtime.MemStats
