@@ -229,3 +229,45 @@ func TestParseUnitTime(t *testing.T) {
 		}
 	}
 }
+
+// TestSocketAnswersDuringRecovery: while the agent waits for a runtime that does not answer, before it is ready, operators are answered.
+func TestSocketAnswersDuringRecovery(t *testing.T) {
+	t.Parallel()
+	h := newHeldHost(t)
+	d := startDaemon(t, h.config, h.metrics)
+	eventually(t, "the report waits", func() bool { return h.client.Resume(t.Context(), "one") == nil && h.state(t) == "running" })
+	eventually(t, "the job is over", func() bool {
+		jobs, err := h.client.Jobs(t.Context(), api.JobFilter{Active: true})
+		return err == nil && len(jobs) == 0
+	})
+	h.edit(t, h.in("verb"), "freeze)", `freeze) while test -e "$1/hang"; do sleep 0.1; done;`)
+	h.edit(t, h.in("verb"), "state)", `state) while test -e "$1/hang-state"; do sleep 0.1; done;`)
+	check(t, os.WriteFile(h.in("hang"), nil, 0o600))
+	if _, err := h.client.Backup(t.Context(), "r2", []string{"one"}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is being frozen", func() bool {
+		jobs, err := h.client.Jobs(t.Context(), api.JobFilter{Active: true})
+		return err == nil && len(jobs) == 1 && jobs[0].Stage == string(job.Freezing)
+	})
+	check(t, d.cmd.Process.Kill())
+	_ = d.cmd.Wait()
+	check(t, os.WriteFile(h.in("hang-state"), nil, 0o600), os.Remove(h.in("hang")))
+	var log logBuffer
+	cmd := holdfastd(t, "--config", h.config)
+	cmd.Stderr = &log
+	check(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("the daemon logged:\n%s", &log)
+		}
+	})
+	eventually(t, "the socket answers", func() bool { _, err := h.client.Info(t.Context()); return err == nil })
+	if strings.Contains(log.String(), "msg=ready") && !strings.Contains(log.String(), "after a restart") {
+		t.Error("it was ready before it had looked at the instance")
+	}
+	check(t, os.Remove(h.in("hang-state")))
+	eventually(t, "it is ready", func() bool { return strings.Contains(log.String(), "msg=ready") })
+}
