@@ -114,13 +114,11 @@ func page(tx *bbolt.Tx, q Query) (jobs []*Job, next uint64, err error) {
 	prefix := orderKey(owner, 0)
 	prefix = prefix[:len(prefix)-8]
 	c := tx.Bucket(bucket).Cursor()
-	k, v := c.Seek(orderKey(owner, before))
-	if k == nil {
-		k, v = c.Last()
-	} else {
-		k, v = c.Prev()
+	step := c.Prev
+	if k, _ := c.Seek(orderKey(owner, before)); k == nil { // before lies behind all keys
+		step = c.Last
 	}
-	for ; k != nil && hasPrefix(k, prefix) && len(k) == len(prefix)+8; k, v = c.Prev() {
+	for k, v := step(); k != nil && hasPrefix(k, prefix) && len(k) == len(prefix)+8; k, v = c.Prev() {
 		id, tenant, owned := bytes.Cut(v, []byte{0})
 		if owned && !q.All && string(tenant) != q.Tenant {
 			continue
