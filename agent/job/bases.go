@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
 
@@ -178,6 +179,28 @@ func (w *worker) atEnd(j *Job) []Base {
 		return nil
 	}
 	return w.toKeep(j, j.Snapshots, j.Result)
+}
+
+// standing returns those bases of a job at its end whose snapshots are there: an earlier life, with a configuration that wanted no base, may have
+// removed them before it died.
+func (w *worker) standing(hard context.Context, j *Job, bases []Base) []Base {
+	if len(bases) == 0 {
+		return nil
+	}
+	ctx, cancel := acting(hard, removeTimeout)
+	defer cancel()
+	return slices.DeleteFunc(bases, func(b Base) bool {
+		i := slices.IndexFunc(j.Snapshots, func(s Snapshot) bool { return s.Ref == b.Ref })
+		stands := false
+		err := contain.Call(func() error {
+			instance, err := w.m.parts.Instance(j.Instance)
+			if err == nil && i >= 0 {
+				stands, err = instance.Snapshots.Stands(ctx, j.Snapshots[i])
+			}
+			return err
+		})
+		return err != nil || !stands
+	})
 }
 
 // replaced returns the bases that the change takes the places of.

@@ -76,7 +76,7 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 // then the journal says so. All of it can be done again after a crash. What can't be removed is left (see Leftover): it keeps
 // nobody from the end of the job.
 func (w *worker) letGo(hard context.Context, j *Job) error {
-	kept := w.atEnd(j)
+	kept := w.standing(hard, j, w.atEnd(j))
 	err := w.persist(hard, j, "let go of the instance", func(ctx context.Context) error {
 		if j.IsRestore() {
 			return w.undoRestore(ctx, j)
