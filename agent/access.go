@@ -42,10 +42,10 @@ func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, err
 		chain = append(chain, static)
 	}
 	if cfg := a.cfg.IAM; cfg.URL != "" {
-		o := auth.IAMOptions{URL: cfg.URL, Roles: map[string]auth.Role{}, Lookups: cfg.Lookups, Observe: a.watcher.lookedUp}
+		o := auth.IAMOptions{URL: cfg.URL, Roles: map[string]auth.Mapping{}, Lookups: cfg.Lookups, Observe: a.watcher.lookedUp}
 		o.Panicked = func(err error) { a.watcher.panicked(metrics.PanicLookup, "ask IAM about a token", err) }
 		for name, role := range cfg.Roles {
-			o.Roles[name] = auth.Role(role)
+			o.Roles[name] = auth.Mapping{Role: auth.Role(role.Role), Project: role.Project, Domain: role.Domain}
 		}
 		if cfg.AccountFile != "" {
 			account := reread.New(time.Now, func() (*auth.Account, error) { return auth.LoadAccount(cfg.AccountFile) }, cfg.AccountFile)
@@ -90,7 +90,7 @@ func tlsOptions(cfg *config.Config) auth.TLSOptions {
 
 // peer tells who calls by the certificate of the connection.
 func (a *Agent) peer(r *http.Request) (api.Caller, bool, error) {
-	c, name, found, err := a.listeners.tls.Caller(r.TLS)
+	c, name, found, err := a.listeners.tls.Load().Caller(r.TLS)
 	if err != nil {
 		return api.Caller{}, false, authError(err)
 	}
@@ -99,13 +99,20 @@ func (a *Agent) peer(r *http.Request) (api.Caller, bool, error) {
 
 // watchCertificate tells of a certificate that expires, or that can't be replaced, before callers do.
 func (a *Agent) watchCertificate(ctx context.Context) {
-	if a.listeners.tls == nil {
+	if a.cfg.Listen == "" {
 		return
+	}
+	for a.listeners.tls.Load() == nil {
+		select {
+		case <-time.After(listenEvery):
+		case <-ctx.Done():
+			return
+		}
 	}
 	tick := time.NewTicker(certificateLook)
 	defer tick.Stop()
 	for {
-		expiry, err := a.listeners.tls.Expiry()
+		expiry, err := a.listeners.tls.Load().Expiry()
 		left := time.Until(expiry)
 		switch {
 		case err != nil:

@@ -13,11 +13,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +44,12 @@ const (
 	shutdownTime = 5 * time.Second
 )
 
+// StopTime is the most that Run takes after the end of its context, with that limits.drain_timeout: the time for jobs to be stored, to let go of
+// their instances, for the last reports, and for calls under way.
+func StopTime(drain time.Duration) time.Duration {
+	return drain + job.LetGoTime + flushTime + shutdownTime
+}
+
 // Options are what an Agent is made of.
 type Options struct {
 	Config  *config.Config
@@ -55,6 +59,9 @@ type Options struct {
 	Ready func()
 	// Inhibit keeps the host up while instances are held for work under way. Nil where nothing can.
 	Inhibit Inhibit
+	// Recover makes a life that lets go of what earlier lives have left and begins nothing: it takes no commands, opens what it can,
+	// logs what it can't open, and ends by itself when no instance is held any more.
+	Recover bool
 }
 
 // Agent is one daemon. Run may be called once.
@@ -64,6 +71,10 @@ type Agent struct {
 	version string
 	ready   func()
 	started time.Time
+	// recovers is Options.Recover.
+	recovers bool
+	// opened keeps what close undoes. Open calls it, and later one goroutine of Run.
+	opened func(func() error)
 	// identity tells this host from its clones, for the sessions of its backups.
 	identity hostid.Identity
 
@@ -103,9 +114,12 @@ type Agent struct {
 
 // Open opens everything that the configuration names and binds the listeners, but serves nothing and
 // touches no instance. It contacts no object store: one that is away shows in the jobs. Close
-// undoes it; Run does so by itself.
+// undoes it; Run does so by itself. An address that can't be listened on is no error: Run tries it again.
 func Open(ctx context.Context, o Options) (_ *Agent, err error) {
-	a := &Agent{cfg: o.Config, log: o.Log, version: o.Version, ready: o.Ready, started: time.Now(), instances: map[string]*instance{}, health: &storeHealth{}}
+	a := &Agent{
+		cfg: o.Config, log: o.Log, version: o.Version, ready: o.Ready, started: time.Now(), recovers: o.Recover, instances: map[string]*instance{},
+		health: &storeHealth{},
+	}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -126,12 +140,13 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		}
 	}()
 	opened := func(f func() error) { closers = append(closers, f) }
+	a.opened = opened
 
 	cfg := a.cfg
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("state_dir: %w", err)
 	}
-	if a.journal, err = job.OpenJournal(filepath.Join(cfg.StateDir, "journal.db")); err != nil {
+	if a.journal, err = job.OpenJournal(filepath.Join(cfg.StateDir, JournalFile)); err != nil {
 		return nil, err
 	}
 	opened(a.journal.Close)
@@ -142,7 +157,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		a.log.Warn("this host has no identity that lasts, so after a reboot sessions of killed backups stay in the vaults "+
 			"until `holdfast vault sessions --forget` removes them", keyError, err.Error())
 	}
-	held, err := openMarks(filepath.Join(cfg.StateDir, "held"))
+	held, err := openMarks(filepath.Join(cfg.StateDir, marksFolder))
 	if err != nil {
 		return nil, err
 	}
@@ -158,22 +173,27 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		}
 		a.log.Info("signing_key_file is good again")
 	})
-	if err != nil {
+	if err := a.without("signing_key_file", err); err != nil {
 		return nil, err
 	}
 	for i := range cfg.Instances {
 		in, err := newInstance(&cfg.Instances[i], cfg.HostID)
 		if err != nil {
-			return nil, fmt.Errorf("instance %q: %w", cfg.Instances[i].ID, err)
+			if err = a.without("instance", fmt.Errorf("instance %q: %w", cfg.Instances[i].ID, err)); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		opened(in.runtime.Close)
 		in.index = i
 		a.instances[in.cfg.ID] = in
 	}
 	opened(a.recalled.close)
-	bootID, err := readBootID()
-	if err != nil {
-		return nil, err
+	bootID := hostid.Boot()
+	if bootID == "" {
+		// What an earlier life held is then taken for held before a reboot, and nothing is released on it.
+		bootID = "unknown since " + a.started.UTC().Format(time.RFC3339Nano)
+		a.log.Warn("the kernel's id of this boot can't be read; after each restart of the agent its jobs go on as after a reboot")
 	}
 	a.watcher = newWatcher(a.log, a.metrics)
 	a.watcher.inhibitor = newInhibitor(o.Inhibit, a.log)
@@ -191,7 +211,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		JobDeadline: cfg.Limits.JobDeadline, ProofAge: cfg.Limits.VerifiedWithin, DrainTimeout: cfg.Limits.DrainTimeout,
 		StorePatience: cfg.Limits.StorePatience,
 		ProgressEvery: cfg.Report.Progress,
-		Now:           time.Now, Rand: rand.Reader, BootID: bootID,
+		Now:           time.Now, Rand: rand.Reader, BootID: bootID, Uptime: hostid.Uptime, RecoverOnly: o.Recover,
 	})
 	a.metrics.Leftovers(func() int {
 		left, err := a.manager.Leftovers()
@@ -200,24 +220,19 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		}
 		return len(left)
 	})
-	if err := a.openReports(opened); err != nil {
+	if err := a.without("report", a.openReports(opened)); err != nil {
 		return nil, err
 	}
-	if a.audit, err = openAudit(cfg.Audit, a.log, a.metrics, func(err error) { a.watcher.fault(troubleAudit, err) }); err != nil {
+	a.audit, err = openAudit(cfg.Audit, a.log, a.metrics, func(err error) { a.watcher.fault(troubleAudit, err) })
+	if err := a.without("audit.file", err); err != nil {
 		return nil, err
 	}
-	opened(a.audit.close)
-	if cfg.Listen != "" {
-		if a.auth, err = a.authenticator(opened); err != nil {
-			return nil, err
-		}
-	}
-	if err := a.listeners.open(cfg); err != nil {
-		return nil, err
+	if a.audit != nil {
+		opened(a.audit.close)
 	}
 	a.refuseUnfit(ctx)
 	opened(a.listeners.close)
-	return a, nil
+	return a, a.listen()
 }
 
 // catalogues is the folder by which backups know what did not change; it may be deleted at any time.
@@ -225,8 +240,8 @@ func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, "cata
 
 func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
 	cfg := a.cfg
-	keys, err := openKeys(cfg.KeyFile, cfg.Store.NameKeyFile)
-	if err != nil {
+	keys, fault := openKeys(cfg.KeyFile, cfg.Store.NameKeyFile)
+	if err := a.without("keys", fault); err != nil {
 		return err
 	}
 	// One for all jobs: the host's link and the store's patience are shared.
@@ -245,13 +260,18 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 		a.log.Warn("store request failed, trying again", "op", e.Op, "key", e.Key, "attempt", e.Attempt,
 			"wait_seconds", e.Wait.Seconds(), "error", e.Err.Error())
 	}}
-	a.store, err = obs.Open(ctx, cfg.Store.URL, obs.Options{
+	store, err := obs.Open(ctx, cfg.Store.URL, obs.Options{
 		Observe: a.storeRequest, Retry: &policy, Retention: vault.Retention, Limiter: a.limiter, Later: true,
 		Warn: func(message string) { a.log.Warn("the file system of the store lacks something", "reason", message) },
 	})
 	if err != nil {
-		return fmt.Errorf("store.url: %w", err)
+		err = fmt.Errorf("store.url: %w", err)
+		store, fault = closedStore{"a store that can't be opened", err}, errors.Join(fault, err)
+		if err := a.without("store", err); err != nil {
+			return err
+		}
 	}
+	a.store = store
 	opened(a.store.Close)
 	strongest, err := seal.ParseLevel(a.cfg.Compression.Max)
 	if err != nil {
@@ -260,7 +280,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	a.engine = backup.NewHost(backup.HostOptions{Budget: int64(a.cfg.Limits.Memory), Runs: a.cfg.Limits.Jobs, MaxLevel: strongest})
 	brake := a.cfg.Brake
 	a.engine.Brake = pressure.NewBrake(pressure.Limits{CPU: float64(brake.CPU) / 100, IO: float64(brake.IO) / 100, Memory: float64(brake.Memory) / 100})
-	a.vaults = &vaults{a: a, keys: keys, open: map[string]*openVault{}, jobs: map[string]*backup.Job{}}
+	a.vaults = &vaults{a: a, keys: keys, fault: fault, open: map[string]*openVault{}, jobs: map[string]*backup.Job{}}
 	opened(a.vaults.close)
 	return a.openProbe(ctx, opened)
 }
@@ -286,31 +306,15 @@ func (a *Agent) storeRequest(e obs.Event) {
 	a.health.request(e)
 }
 
-// readBootID names the boot of this host: an instance that was frozen in an earlier one is not now.
-func readBootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("boot id: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
-}
-
 // Close releases what Open opened, in reverse order. It is idempotent; during Run it must not be called.
 func (a *Agent) Close() error { return a.close() }
 
-// Addr is the address of the control-plane listener, "" when it is off. The port is the real one
+// Addr is the address of the control-plane listener, "" when it is off or not bound yet. The port is the real one
 // where the configuration says 0.
-func (a *Agent) Addr() string { return address(a.listeners.control) }
+func (a *Agent) Addr() string { return a.listeners.control.text() }
 
 // MetricsAddr is Addr for the metrics listener.
-func (a *Agent) MetricsAddr() string { return address(a.listeners.metrics) }
-
-func address(l net.Listener) string {
-	if l == nil {
-		return ""
-	}
-	return l.Addr().String()
-}
+func (a *Agent) MetricsAddr() string { return a.listeners.metrics.text() }
 
 // PublicKey is the PEM file with which a control plane verifies this host's receipts.
 func (a *Agent) PublicKey() ([]byte, error) { return a.signing.signer().PublicPEM() }
@@ -328,6 +332,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	for _, j := range active {
 		a.log.Info("job resumes", keyInstance, j.Instance, keyJob, j.ID, keyState, string(j.State))
 	}
+	ctx, over := context.WithCancel(ctx) // a life that recovers ends by itself
+	defer over()
 	group, ctx := contain.WithContext(ctx)
 	defer context.AfterFunc(ctx, func() { a.stopping.Store(true) })()
 	// Reports leave, and callers are answered, until the jobs have come to rest.
@@ -337,13 +343,14 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	serve := make(chan struct{}) // closed once recovery is done, or will never be
 	group.Go(func() error {
 		defer end()
+		defer over()
 		began := sync.OnceFunc(func() { close(serve) })
 		defer began()
 		err := a.manager.Run(ctx, func() {
 			if ctx.Err() != nil {
 				return // told to stop before it could begin
 			}
-			a.serving.Store(true)
+			a.serving.Store(!a.recovers)
 			began()
 			a.log.Info("ready", "instances", len(a.instances), "listen", a.Addr(), "version", a.version)
 			a.ready()
@@ -352,7 +359,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.flush(late)
 		return err
 	})
-	group.Go(a.again(late, "deliver reports", func() error { return a.deliverer.Run(late) }))
+	if a.deliverer != nil {
+		group.Go(a.again(late, "deliver reports", func() error { return a.deliverer.Run(late) }))
+	}
 	group.Go(a.again(late, "inhibit shutdowns", func() error { a.watcher.inhibitor.run(late); return nil }))
 	group.Go(a.again(late, "change the limits by the time of day", func() error { a.throttle.run(late); return nil }))
 	group.Go(a.again(late, "keep file systems frozen", func() error { a.keepFrozen(late); return nil }))
@@ -362,7 +371,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group.Go(a.again(ctx, "look at the disks", func() error { a.watchDisks(ctx); return nil }))
 	group.Go(a.again(ctx, "look at the volumes", func() error { a.watchVolumes(ctx); return nil }))
 	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.settle(ctx); return nil }))
-	for _, s := range a.servers(late) {
+	for _, s := range a.servers() {
 		group.Go(func() error {
 			if s.afterRecovery {
 				<-serve
@@ -423,30 +432,4 @@ func (a *Agent) flush(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
-}
-
-// Alive returns nil when the agent's loops advance: the journal answers, and no lock is stuck. It is what a
-// watchdog is fed with.
-func (a *Agent) Alive(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
-	}
-	if _, err := a.journal.PendingReports(); err != nil {
-		return err
-	}
-	if err := a.stuck(); err != nil {
-		return err
-	}
-	a.manager.Counts()
-	return context.Cause(ctx)
-}
-
-var errNotReady = errors.New("the agent recovers or shuts down")
-
-// takesCommands is what readiness means.
-func (a *Agent) takesCommands() error {
-	if !a.serving.Load() || a.manager.Draining() {
-		return errNotReady
-	}
-	return a.journalTrouble() // without the journal no command can be accepted, and no job advances
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -27,6 +28,7 @@ type auditor struct {
 	mu       sync.Mutex
 	unknown  time.Time // of the last line of a caller that nobody knew
 	unlisted uint64
+	stays    bool // the latest line is in a file that is full
 }
 
 func openAudit(cfg config.Audit, log *slog.Logger, m *metrics.Metrics, fault func(error)) (*auditor, error) {
@@ -76,12 +78,28 @@ func (a *auditor) command(e api.Exchange) {
 	a.mu.Unlock()
 	rotated, err := a.file.Append(line)
 	a.fault(err)
-	if err != nil {
+	a.turned(err)
+	if err != nil && !errors.Is(err, audit.ErrNotRotated) {
 		a.metrics.AuditFailed()
 		a.log.Error("a command is not in the audit log", "request_id", e.RequestID, "call", line.Call, "code", e.Code, keyError, err.Error())
 	}
 	if rotated {
 		a.head("audit log began a new file")
+	}
+}
+
+// turned tells when a full file can't be followed by a new one, once, and when that works again.
+func (a *auditor) turned(err error) {
+	fails := errors.Is(err, audit.ErrNotRotated)
+	a.mu.Lock()
+	changed := fails != a.stays
+	a.stays = fails
+	a.mu.Unlock()
+	switch {
+	case changed && fails:
+		a.log.Error("the audit log goes on in a file that is full, as no new one can be begun", keyError, err.Error())
+	case changed && err == nil:
+		a.log.Info("the audit log begins new files again")
 	}
 }
 

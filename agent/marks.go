@@ -38,6 +38,9 @@ func (m marks) Clear(instance string) error {
 	return errors.Join(err, root.Close())
 }
 
+// isNote tells the notes in the folder from what a crash left of a write.
+func isNote(name string) bool { return !durable.IsTemporary(name) }
+
 // List leaves out what a crash left of a write.
 func (m marks) List() (map[string][]byte, error) {
 	entries, err := os.ReadDir(m.dir)
@@ -46,7 +49,7 @@ func (m marks) List() (map[string][]byte, error) {
 	}
 	notes := map[string][]byte{}
 	for _, e := range entries {
-		if durable.IsTemporary(e.Name()) {
+		if !isNote(e.Name()) {
 			if err := os.Remove(filepath.Join(m.dir, e.Name())); err != nil {
 				return nil, err
 			}

@@ -118,7 +118,7 @@ func (w *watcher) count(j *job.Job) {
 			w.metrics.InstanceFrozen()
 		} else {
 			delete(w.frozen, j.ID)
-			w.metrics.InstanceThawed(time.Duration(j.FreezeSeconds(j.HeldUntil) * float64(time.Second)))
+			w.metrics.InstanceThawed(time.Duration(j.FreezeSeconds(0) * float64(time.Second)))
 		}
 	}
 }
@@ -160,8 +160,8 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 	}
 	w.mu.Unlock()
 
-	if began, ended := j.Entered[from], j.Entered[j.State]; !began.IsZero() && ended.After(began) {
-		w.metrics.StageTook(string(from), ended.Sub(began))
+	if took := j.Took(from, j.State); took > 0 {
+		w.metrics.StageTook(string(from), took)
 	}
 	log := w.log.With(keyInstance, j.Instance, keyJob, j.ID, keyTask, j.Task)
 	switch j.State {
@@ -169,7 +169,7 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 		log.Info("job accepted", "attempt", j.Attempts+1)
 	case job.Reported:
 		log.Info("backup stored, report waits for its acknowledgement", "backup", j.Result.BackupID, keyBytes, j.Result.BytesRead,
-			"bytes_sent", j.Result.BytesSent, "warnings", j.Result.Warnings, "losses_accepted", j.Result.LossesAccepted, keyDuration, j.Entered[job.Stored].Sub(j.AcceptedAt).Seconds())
+			"bytes_sent", j.Result.BytesSent, "warnings", j.Result.Warnings, "losses_accepted", j.Result.LossesAccepted, keyDuration, (j.EnteredUp[job.Stored] - j.AcceptedUp).Seconds())
 	case job.Held:
 		if j.Gone != "" {
 			w.metrics.BackupGone()
@@ -179,13 +179,13 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 		}
 		log.Error("instance is held frozen: the report was refused; release sends it again, resume lets the instance run", keyReason, j.Cause)
 	case job.Released:
-		log.Info("instance released", "freeze_seconds", j.FreezeSeconds(j.HeldUntil))
+		log.Info("instance released", "freeze_seconds", j.FreezeSeconds(0))
 	case job.Restored:
 		log.Info("volumes restored and in place", "backup", j.Restore.Backup, keyBytes, j.Restore.Result.Bytes, "bytes_fetched", j.Restore.Result.BytesFetched,
 			"warnings", j.Restore.Result.Warnings)
 	case job.Done:
 		w.metrics.JobFinished(kind(j), metrics.ResultSuccess, j.Entered[job.Done])
-		log.Info("job done", "kind", kind(j), "resumed", j.ResumeAsked, keyDuration, j.Entered[job.Done].Sub(j.AcceptedAt).Seconds())
+		log.Info("job done", "kind", kind(j), "resumed", j.ResumeAsked, keyDuration, (j.EnteredUp[job.Done] - j.AcceptedUp).Seconds())
 	case job.Failed:
 		result := metrics.ResultFailed
 		if j.CancelAsked {

@@ -373,11 +373,14 @@ type receipts struct{ a *Agent }
 // Receipt is called while the instance is still held, so its freeze counts up to now.
 func (r receipts) Receipt(ctx context.Context, j *job.Job) (json.RawMessage, error) {
 	res := j.Result
+	if r.a.signing == nil {
+		return nil, errors.New("the signing key could not be opened at the start; put signing_key_file right and restart the agent")
+	}
 	return r.a.signing.signer().Sign(ctx, report.Statement{
 		Instance: j.Instance, Tenant: j.Tenant, Task: j.Task, Job: j.ID,
 		Vault: res.VaultID, Backup: res.BackupID, Sequence: res.Seq, Parent: res.Parent, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
 		Store: r.a.store.String(), Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesSent: res.BytesSent,
-		Frozen: j.HeldSince, Hold: string(j.Mode), FreezeSeconds: j.FreezeSeconds(time.Now()), Stored: j.Entered[job.Stored], Verified: res.Verified,
+		Frozen: j.HeldSince, Hold: string(j.Mode), FreezeSeconds: j.FreezeSeconds(r.a.journal.Up()), Stored: j.Entered[job.Stored], Verified: res.Verified,
 		ChunksReadBack: res.Sampled, ChunksReadBackReused: res.SampledReused, Verification: res.Depth, Warnings: res.Warnings,
 		LossesAccepted: res.LossesAccepted, Host: r.a.cfg.HostID, Agent: r.a.version,
 	})

@@ -9,56 +9,60 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"holdfast/agent/api"
 	"holdfast/agent/auth"
-	"holdfast/agent/config"
 	"holdfast/agent/metrics"
 	"holdfast/internal/contain"
 )
 
-// listeners are bound by Open, so that an address that is taken shows before anything is touched.
+// listeners are tried by Open, and those of TCP again by Run.
 type listeners struct {
-	control net.Listener // TCP, TLS is added by the server; nil: off
+	control tcpListener // TLS is added by the server
 	socket  net.Listener
-	metrics net.Listener // nil: off
-	tls     *auth.TLS
+	metrics tcpListener
+	tls     atomic.Pointer[auth.TLS] // nil before control is prepared
 }
 
-func (l *listeners) open(cfg *config.Config) (err error) {
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, l.close())
-		}
-	}()
-	if cfg.Listen != "" {
-		if l.tls, err = auth.NewTLS(tlsOptions(cfg)); err != nil {
-			return fmt.Errorf("tls: %w", err)
-		}
-		if l.control, err = net.Listen("tcp", cfg.Listen); err != nil {
-			return fmt.Errorf("listen: %w", err)
-		}
-	}
-	if l.socket, err = listenSocket(cfg.Socket); err != nil {
+// listen binds the socket, and the addresses as far as they are there. What the listener of the control plane needs beside its
+// address has to be right, unless this life recovers.
+func (a *Agent) listen() (err error) {
+	l := &a.listeners
+	l.control.setting, l.control.address, l.control.prepare = "listen", a.cfg.Listen, a.prepareControl
+	l.metrics.setting, l.metrics.address = "metrics_listen", a.cfg.MetricsListen
+	if l.socket, err = listenSocket(a.cfg.Socket); err != nil {
 		return err
 	}
-	if cfg.MetricsListen != "" {
-		if l.metrics, err = net.Listen("tcp", cfg.MetricsListen); err != nil {
-			return fmt.Errorf("metrics_listen: %w", err)
+	for _, t := range []*tcpListener{&l.control, &l.metrics} {
+		if err := t.try(); err != nil && !t.prepared {
+			if err := a.without(t.setting, err); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
+// prepareControl opens what tells who calls over the network.
+func (a *Agent) prepareControl() (err error) {
+	tls, err := auth.NewTLS(tlsOptions(a.cfg))
+	if err != nil {
+		return fmt.Errorf("tls: %w", err)
+	}
+	if a.auth, err = a.authenticator(a.opened); err != nil {
+		return err
+	}
+	a.listeners.tls.Store(tls)
+	return nil
+}
+
 // close closes what its server has not closed.
 func (l *listeners) close() error {
-	var errs []error
-	for _, one := range []net.Listener{l.metrics, l.socket, l.control} {
-		if one == nil {
-			continue
-		}
-		if err := one.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+	errs := []error{l.metrics.close(), l.control.close()}
+	if l.socket != nil {
+		if err := l.socket.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
 	}
@@ -98,13 +102,12 @@ const addressShare = 4
 
 // server is one listener with what serves it.
 type server struct {
-	http          *http.Server
-	listener      net.Listener
+	// open waits for the listener; it returns none when its context ends before.
+	open          func(ctx context.Context) (*http.Server, net.Listener)
 	afterRecovery bool // callers wait in the listener until the jobs of the last life are looked at
 }
 
-func (a *Agent) servers(ctx context.Context) []server {
-	var all []server
+func (a *Agent) servers() []server {
 	s := &service{a: a}
 	options := api.Options{Log: a.log, Audit: a.audit.command, Observe: func(e api.Exchange) {
 		a.metrics.APIRequest(e.Code)
@@ -112,26 +115,39 @@ func (a *Agent) servers(ctx context.Context) []server {
 			a.metrics.Panicked(metrics.PanicCall)
 		}
 	}}
-	add := func(h http.Handler, c *tls.Config, l net.Listener, afterRecovery bool) {
+	serving := func(ctx context.Context, h http.Handler, c *tls.Config) *http.Server {
 		srv := api.NewServer(h, c, a.log)
 		srv.BaseContext = func(net.Listener) context.Context { return ctx } // streams end with it
-		all = append(all, server{srv, l, afterRecovery})
+		return srv
 	}
-	if a.listeners.control != nil {
+	control := func(ctx context.Context) (*http.Server, net.Listener) {
+		l := a.listeners.control.wait(ctx, a.log)
+		if l == nil {
+			return nil, nil
+		}
 		network := options
 		network.Peer, network.Requests = a.peer, float64(a.cfg.Limits.Requests)
-		add(api.NewHandler(s, a.auth, network), a.listeners.tls.Config(), a.listeners.control, true)
-		control := &all[len(all)-1]
+		srv := serving(ctx, api.NewHandler(s, a.auth, network), a.listeners.tls.Load().Config())
 		n := a.cfg.Limits.Connections
-		control.listener = api.LimitConnections(control.http, control.listener, n, n/addressShare)
+		return srv, api.LimitConnections(srv, l, n, n/addressShare)
 	}
-	add(api.NewOperatorHandler(s, options), nil, a.listeners.socket, false) // what recovery waits for, operators ask
-	if a.listeners.metrics != nil {
+	// The socket is served from the begin: who recovers a host by hand needs it most while the agent recovers.
+	socket := func(ctx context.Context) (*http.Server, net.Listener) {
+		return serving(ctx, api.NewOperatorHandler(s, options), nil), a.listeners.socket
+	}
+	metrics := func(ctx context.Context) (*http.Server, net.Listener) {
 		page := a.metrics.Handler(a.healthy, a.takesCommands)
-		add(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		return serving(ctx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			a.measure()
 			page.ServeHTTP(w, r)
-		}), nil, a.listeners.metrics, false)
+		}), nil), a.listeners.metrics.wait(ctx, a.log)
+	}
+	all := []server{{open: socket}}
+	if a.cfg.MetricsListen != "" {
+		all = append(all, server{open: metrics})
+	}
+	if a.cfg.Listen != "" {
+		all = append(all, server{open: control, afterRecovery: true})
 	}
 	return all
 }
@@ -152,35 +168,37 @@ func (a *Agent) measure() {
 	if bases, err := a.journal.Bases(""); err == nil {
 		a.metrics.BaseSnapshots(len(bases))
 	}
-	if a.listeners.tls != nil {
-		expiry, _ := a.listeners.tls.Expiry() // watchCertificate tells of the fault
+	if t := a.listeners.tls.Load(); t != nil {
+		expiry, _ := t.Expiry() // watchCertificate tells of the fault
 		a.metrics.CertificateExpiry(time.Until(expiry))
 	}
 }
 
-func (a *Agent) healthy() error { return a.Alive(context.Background()) }
-
 // run serves until ctx ends, then lets calls under way end.
 func (s server) run(ctx context.Context) error {
+	srv, listener := s.open(ctx)
+	if listener == nil {
+		return nil
+	}
 	served := make(chan error, 1)
 	go func() {
 		served <- contain.Call(func() error {
-			if s.http.TLSConfig != nil {
-				return s.http.ServeTLS(s.listener, "", "")
+			if srv.TLSConfig != nil {
+				return srv.ServeTLS(listener, "", "")
 			}
-			return s.http.Serve(s.listener)
+			return srv.Serve(listener)
 		})
 	}()
 	select {
 	case err := <-served:
-		return fmt.Errorf("serve %s: %w", s.listener.Addr(), err)
+		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
 	case <-ctx.Done():
 	}
 	shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
 	defer cancel()
-	err := s.http.Shutdown(shutdown)
+	err := srv.Shutdown(shutdown)
 	if err != nil {
-		err = s.http.Close() // who has not finished by now is cut off
+		err = srv.Close() // who has not finished by now is cut off
 	}
 	if ended := <-served; !errors.Is(ended, http.ErrServerClosed) {
 		err = errors.Join(err, ended)

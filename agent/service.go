@@ -317,19 +317,18 @@ func (s *service) instanceInfo(ctx context.Context, c api.Caller, in *instance) 
 }
 
 // Jobs implements api.Service.
-func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.JobInfo, error) {
-	jobs, err := s.a.journal.Jobs(func(j *job.Job) bool {
-		return c.Sees(j.Tenant) && (f.TaskID == "" || f.TaskID == j.Task) && (f.InstanceID == "" || f.InstanceID == j.Instance) &&
-			(!f.Active || !j.State.Final())
+func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.JobInfo, uint64, error) {
+	jobs, next, err := s.a.journal.List(job.Query{
+		All: c.SeesAll(), Tenant: c.Tenant, Task: f.TaskID, Instance: f.InstanceID, Active: f.Active, Before: f.Before, Limit: f.Limit,
 	})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	list := make([]api.JobInfo, 0, len(jobs))
-	for _, j := range slices.Backward(jobs) {
+	for _, j := range jobs {
 		list = append(list, s.jobInfo(c, j))
 	}
-	return list, nil
+	return list, next, nil
 }
 
 func (s *service) jobInfo(c api.Caller, j *job.Job) api.JobInfo {

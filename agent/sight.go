@@ -206,7 +206,7 @@ func (a *Agent) sightOfParts() (all []sighting) {
 	if a.static != nil {
 		add(troubleTokens, a.static.Fault())
 	}
-	if t := a.listeners.tls; t != nil {
+	if t := a.listeners.tls.Load(); t != nil {
 		add(troubleClients, t.ClientFault())
 		expiry, err := t.Expiry()
 		add(troubleCertificate, err)

@@ -100,9 +100,13 @@ const probeTries = 3
 
 // openProbe opens the store once more, without the limiter.
 func (a *Agent) openProbe(ctx context.Context, opened func(func() error)) error {
-	probe, err := obs.Open(ctx, a.cfg.Store.URL, obs.Options{Observe: a.storeRequest, Retry: &obs.RetryPolicy{MaxAttempts: probeTries}, Retention: vault.Retention})
+	probe, err := obs.Open(ctx, a.cfg.Store.URL, obs.Options{Observe: a.storeRequest, Retry: &obs.RetryPolicy{MaxAttempts: probeTries}, Retention: vault.Retention, Later: true})
 	if err != nil {
-		return fmt.Errorf("store.url: %w", err)
+		err = fmt.Errorf("store.url: %w", err)
+		if err := a.without("store", err); err != nil {
+			return err
+		}
+		probe = closedStore{"a store that can't be opened", err}
 	}
 	opened(probe.Close)
 	a.health.vaults, a.health.probe = a.vaults, probe

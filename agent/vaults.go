@@ -24,6 +24,8 @@ import (
 type vaults struct {
 	a    *Agent
 	keys *keys
+	// fault is why no vault can be opened in this life, which recovers; nil when that can be tried.
+	fault error
 
 	mu   sync.Mutex
 	open map[string]*openVault // by tenant
@@ -56,6 +58,9 @@ func (v *vaults) existing(ctx context.Context, tenant string) (*vault.Vault, err
 
 // once opens the tenant's vault unless it is open.
 func (v *vaults) once(ctx context.Context, tenant string, open func(context.Context, string) (*vault.Vault, error)) (*vault.Vault, error) {
+	if v.fault != nil {
+		return nil, v.fault
+	}
 	v.mu.Lock()
 	o := v.open[tenant]
 	if o == nil {

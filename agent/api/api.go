@@ -122,8 +122,9 @@ type Service interface {
 	Info(ctx context.Context, c Caller) (Info, error)
 	// Instances lists what the caller may see, sorted by id.
 	Instances(ctx context.Context, c Caller) ([]InstanceInfo, error)
-	// Jobs lists what the caller may see and the filter lets through, newest first.
-	Jobs(ctx context.Context, c Caller, f JobFilter) ([]JobInfo, error)
+	// Jobs lists what the caller may see and the filter lets through, newest first, at most f.Limit of them. next is f.Before for
+	// the jobs that follow; 0 when none do.
+	Jobs(ctx context.Context, c Caller, f JobFilter) (list []JobInfo, next uint64, err error)
 	// Cancel undoes those jobs of a task that are not past their commit point; each instance is left running.
 	// Cancelling what has ended is no error.
 	Cancel(ctx context.Context, c Caller, taskID string) error
@@ -248,6 +249,9 @@ type JobFilter struct {
 	TaskID     string
 	InstanceID string
 	Active     bool // only those that have not ended
+	// Before lists only jobs that are older than the last of the page before (next of Service.Jobs); 0 begins with the newest.
+	Before uint64
+	Limit  int // jobs of a page; 0 is no limit
 }
 
 // JobInfo is one job, with all that operators want to see of it. Times are UTC, zero where not reached.

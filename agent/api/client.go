@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 )
 
@@ -55,8 +56,27 @@ func (c *Client) Instances(ctx context.Context) ([]InstanceInfo, error) {
 	return v.Instances, err
 }
 
-// Jobs lists the jobs that f lets through, newest first.
-func (c *Client) Jobs(ctx context.Context, f JobFilter) ([]JobInfo, error) {
+// Jobs lists the jobs that f lets through, newest first: all of them, page by page, or f.Limit of them.
+func (c *Client) Jobs(ctx context.Context, f JobFilter) (list []JobInfo, err error) {
+	most := f.Limit
+	for {
+		if most > 0 {
+			f.Limit = min(most-len(list), maxJobs)
+		}
+		page, err := c.jobs(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, page.Jobs...)
+		if page.Next == 0 || most > 0 && len(list) >= most {
+			return list, nil
+		}
+		f.Before = page.Next
+	}
+}
+
+// jobs asks for one page.
+func (c *Client) jobs(ctx context.Context, f JobFilter) (v jobList, err error) {
 	path := "/v1/agent/jobs"
 	if f.TaskID != "" {
 		path = "/v1/agent/tasks/" + url.PathEscape(f.TaskID)
@@ -68,11 +88,16 @@ func (c *Client) Jobs(ctx context.Context, f JobFilter) ([]JobInfo, error) {
 		if f.Active {
 			q.Set("active", "true")
 		}
+		if f.Before > 0 {
+			q.Set("before", strconv.FormatUint(f.Before, 10))
+		}
+		if f.Limit > 0 {
+			q.Set("limit", strconv.Itoa(f.Limit))
+		}
 		path += "?" + q.Encode()
 	}
-	var v jobList
-	err := c.call(ctx, http.MethodGet, path, "", nil, &v)
-	return v.Jobs, err
+	err = c.call(ctx, http.MethodGet, path, "", nil, &v)
+	return v, err
 }
 
 // Backup commands a backup of instances. The same request id gives the same task; "" makes a new one.

@@ -142,18 +142,32 @@ func (f *fake) Instances(_ context.Context, c api.Caller) ([]api.InstanceInfo, e
 	return []api.InstanceInfo{{ID: "phone-1", Tenant: "t1", Volumes: []api.Volume{{Name: "data", Path: "/d"}}}}, nil
 }
 
-func (f *fake) Jobs(_ context.Context, c api.Caller, flt api.JobFilter) ([]api.JobInfo, error) {
+func (f *fake) Jobs(_ context.Context, c api.Caller, flt api.JobFilter) ([]api.JobInfo, uint64, error) {
 	active := ""
 	if flt.Active {
 		active = "active"
 	}
 	if err := f.note("jobs", flt.TaskID, flt.InstanceID, active); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if flt.TaskID != "" && f.sees(c, flt.TaskID) != nil {
-		return nil, nil
+		return nil, 0, nil
 	}
-	return []api.JobInfo{{JobID: "job-1", TaskID: "task-t1", InstanceID: "phone-1", Status: api.StatusRunning}}, nil
+	if flt.InstanceID == "many" { // 2,500 jobs
+		var page []api.JobInfo
+		n := uint64(2500)
+		if flt.Before > 0 {
+			n = flt.Before - 1
+		}
+		for ; n > 0 && len(page) < flt.Limit; n-- {
+			page = append(page, api.JobInfo{JobID: "job-" + strconv.FormatUint(n, 10), InstanceID: "many", Status: api.StatusSuccess})
+		}
+		if n > 0 {
+			return page, n + 1, nil
+		}
+		return page, 0, nil
+	}
+	return []api.JobInfo{{JobID: "job-1", TaskID: "task-t1", InstanceID: "phone-1", Status: api.StatusRunning}}, 0, nil
 }
 
 func (f *fake) Cancel(_ context.Context, c api.Caller, id string) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -43,6 +44,8 @@ type (
 	}
 	jobList struct {
 		Jobs []JobInfo `json:"jobs"`
+		// Next is the query parameter before of the next page; 0 when this page is the last.
+		Next uint64 `json:"next,omitempty"`
 	}
 )
 
@@ -55,25 +58,40 @@ func (h *handler) instances(q *request) (any, error) {
 	return instanceList{notNil(list)}, err
 }
 
-// jobs takes ?instance=ID and ?active=true.
+// maxJobs is the most jobs of one page of a list, and how many a page has where the caller says nothing: some 500 KB.
+const maxJobs = 1000
+
+// jobs takes ?instance=ID, ?active=true, and for pages ?limit=N and ?before=N.
 func (h *handler) jobs(q *request) (any, error) {
-	var f JobFilter
+	f := JobFilter{Limit: maxJobs}
 	for key, values := range q.r.URL.Query() {
 		switch {
-		case key != "instance" && key != "active":
+		case key != "instance" && key != "active" && key != "before" && key != "limit":
 			return nil, Refuse(CodeParameter, "%s: unknown query parameter", Quote(key))
 		case len(values) != 1:
 			return nil, Refuse(CodeParameter, "%s: given %d times", key, len(values))
 		case key == "instance":
 			f.InstanceID = values[0]
+		case key == "before":
+			n, err := strconv.ParseUint(values[0], 10, 64)
+			if err != nil || n == 0 {
+				return nil, Refuse(CodeParameter, "before: must be what next of the page before says, got %s", Quote(values[0]))
+			}
+			f.Before = n
+		case key == "limit":
+			n, err := strconv.Atoi(values[0])
+			if err != nil || n < 1 || n > maxJobs {
+				return nil, Refuse(CodeParameter, "limit: must be 1 to %d, got %s", maxJobs, Quote(values[0]))
+			}
+			f.Limit = n
 		case values[0] != "true" && values[0] != "false":
 			return nil, Refuse(CodeParameter, "active: must be true or false, got %s", Quote(values[0]))
 		default:
 			f.Active = values[0] == "true"
 		}
 	}
-	list, err := h.service.Jobs(q.r.Context(), q.caller, f)
-	return jobList{notNil(list)}, err
+	list, next, err := h.service.Jobs(q.r.Context(), q.caller, f)
+	return jobList{notNil(list), next}, err
 }
 
 // taskJobs lists the jobs of one task in full.
@@ -82,11 +100,11 @@ func (h *handler) taskJobs(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := h.service.Jobs(q.r.Context(), q.caller, JobFilter{TaskID: id})
+	list, _, err := h.service.Jobs(q.r.Context(), q.caller, JobFilter{TaskID: id})
 	if err == nil && len(list) == 0 {
 		err = UnknownTask(id)
 	}
-	return jobList{list}, err
+	return jobList{Jobs: list}, err
 }
 
 func (h *handler) cancel(q *request) (any, error) {

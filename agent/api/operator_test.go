@@ -49,6 +49,12 @@ func TestClient(t *testing.T) {
 	if list, err := c.Jobs(ctx, api.JobFilter{InstanceID: "phone-1", Active: true}); err != nil || len(list) != 1 {
 		t.Errorf("jobs: %+v, %v", list, err)
 	}
+	if list, err := c.Jobs(ctx, api.JobFilter{InstanceID: "many"}); err != nil || len(list) != 2500 || list[2499].JobID != "job-1" {
+		t.Errorf("jobs of three pages: %d, %v", len(list), err)
+	}
+	if list, err := c.Jobs(ctx, api.JobFilter{InstanceID: "many", Limit: 1001}); err != nil || len(list) != 1001 {
+		t.Errorf("jobs of a page and one: %d, %v", len(list), err)
+	}
 	if list, err := c.Jobs(ctx, api.JobFilter{TaskID: "task-t1"}); err != nil || len(list) != 1 {
 		t.Errorf("jobs of a task: %+v, %v", list, err)
 	}
@@ -257,6 +263,11 @@ func TestRolesOnAgentCalls(t *testing.T) {
 		{http.MethodGet, "/v1/agent/jobs?active=maybe", "t1", api.CodeParameter},
 		{http.MethodGet, "/v1/agent/jobs?active=true&active=true", "t1", api.CodeParameter},
 		{http.MethodGet, "/v1/agent/jobs?since=1", "t1", api.CodeParameter},
+		{http.MethodGet, "/v1/agent/jobs?limit=1000&before=7", "t1", "0"},
+		{http.MethodGet, "/v1/agent/jobs?limit=1001", "t1", api.CodeParameter},
+		{http.MethodGet, "/v1/agent/jobs?limit=0", "t1", api.CodeParameter},
+		{http.MethodGet, "/v1/agent/jobs?before=0", "t1", api.CodeParameter},
+		{http.MethodGet, "/v1/agent/jobs?before=x", "t1", api.CodeParameter},
 		{http.MethodGet, "/v1/agent/tasks/task-t1", "t1", "0"},
 		{http.MethodGet, "/v1/agent/tasks/task-t2", "t1", api.CodeParameter},
 		{http.MethodGet, "/v1/agent/tasks/task-t2/events", "t1", api.CodeParameter},

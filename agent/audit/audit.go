@@ -97,6 +97,10 @@ type Log struct {
 	aside string
 }
 
+// ErrNotRotated says that the entry is in the log, and that a file which is full could not be followed by a new one. The log goes on in the
+// full file, and the next Append tries again.
+var ErrNotRotated = errors.New("a new file could not be begun")
+
 // Open opens the log at path, or makes one (mode 0600), and goes on with its chain. A file whose end is no line of a log is set
 // aside, see Aside.
 func Open(path string, o Options) (*Log, error) {
@@ -113,13 +117,10 @@ func (l *Log) open() (err error) {
 	}
 	end, last, err := lastLine(l.file)
 	if err == nil && last == nil {
-		// Empty: the chain goes on from the newest rotated file.
-		rotated, listErr := siblings(l.path)
-		if listErr != nil {
-			return errors.Join(listErr, l.file.Close())
-		}
-		if len(rotated) > 0 {
-			last, err = lastLineOf(rotated[len(rotated)-1])
+		// Empty: the chain goes on from the newest file that was renamed, by this package or by another program.
+		var findErr error
+		if last, findErr = newestOf(l.path); findErr != nil {
+			return errors.Join(findErr, l.file.Close())
 		}
 	}
 	if err == nil && last != nil {
@@ -157,8 +158,8 @@ func (l *Log) Head() Head {
 	return l.head
 }
 
-// Append writes e and returns when it is on disk. rotated tells that a file was full and a new one began. After an error the
-// entry is not in the log, and the next may succeed.
+// Append writes e and returns when it is on disk. rotated tells that a new file began: the one before was full, or another program renamed
+// or removed it. After an error that is not ErrNotRotated the entry is not in the log, and the next may succeed.
 func (l *Log) Append(e Entry) (rotated bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -171,11 +172,10 @@ func (l *Log) Append(e Entry) (rotated bool, err error) {
 	if len(line) >= MaxLineBytes {
 		return false, fmt.Errorf("audit log: a line of %d bytes", len(line))
 	}
+	rotated, turn := l.follow()
 	if l.size > 0 && l.size+int64(len(line))+1 > l.o.MaxBytes {
-		if err := l.rotate(); err != nil {
-			return false, fmt.Errorf("audit log: begin a new file: %w", err)
-		}
-		rotated = true
+		began, err := l.rotate()
+		rotated, turn = rotated || began, errors.Join(turn, err)
 	}
 	if _, err = l.file.Write(append(line, '\n')); err == nil {
 		err = l.file.Sync()
@@ -185,28 +185,10 @@ func (l *Log) Append(e Entry) (rotated bool, err error) {
 	}
 	l.size += int64(len(line)) + 1
 	l.head = Head{e.Seq, sha256.Sum256(line)}
+	if turn != nil {
+		return rotated, fmt.Errorf("audit log: %w: %w", ErrNotRotated, turn)
+	}
 	return rotated, nil
-}
-
-// rotate renames the file and begins a new one. A crash in between leaves no current file, and Open goes on from the renamed.
-func (l *Log) rotate() error {
-	if err := os.Rename(l.path, fmt.Sprintf("%s.%0*d", l.path, seqDigits, l.head.Seq)); err != nil {
-		return err
-	}
-	next, err := os.OpenFile(l.path, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	old := l.file
-	l.file, l.size = next, 0
-	errs := []error{old.Close(), syncDir(l.path)}
-	files, err := siblings(l.path)
-	errs = append(errs, err)
-	for len(files) > l.o.Keep {
-		errs = append(errs, os.Remove(files[0]))
-		files = files[1:]
-	}
-	return errors.Join(errs...)
 }
 
 // Close closes the file. It is idempotent.

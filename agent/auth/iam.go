@@ -51,7 +51,7 @@ type IAMOptions struct {
 	Lookups int
 	// Roles maps names of IAM's roles to ours. A token with none of them is a tenant's. Of several the first in the
 	// order control-plane, operator, read-only counts.
-	Roles map[string]Role
+	Roles map[string]Mapping
 	// Timeout bounds one look-up; 0 is ten seconds.
 	Timeout time.Duration
 	// Now is the clock; nil is time.Now.
@@ -107,8 +107,11 @@ func NewIAM(o IAMOptions) (*IAM, error) {
 		return nil, fmt.Errorf("IAM: %q is no URL of the form https://host/v3", o.URL)
 	}
 	for name, r := range o.Roles {
-		if r != RoleControlPlane && r != RoleOperator && r != RoleReadOnly {
-			return nil, fmt.Errorf("IAM: the role %q is mapped to %q, which is none of %s, %s, %s", name, r, RoleControlPlane, RoleOperator, RoleReadOnly)
+		if r.Role != RoleControlPlane && r.Role != RoleOperator && r.Role != RoleReadOnly {
+			return nil, fmt.Errorf("IAM: the role %q is mapped to %q, which is none of %s, %s, %s", name, r.Role, RoleControlPlane, RoleOperator, RoleReadOnly)
+		}
+		if r.Role == RoleOperator && r.Project == "" && r.Domain == "" {
+			return nil, fmt.Errorf("IAM: the role %q is mapped to %s without a project or a domain", name, RoleOperator)
 		}
 	}
 	if o.Now == nil {
@@ -282,7 +285,7 @@ func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
 		return verdict{}, err
 	}
 	t := said.Token
-	c := Caller{User: t.User.ID, Role: a.role(t.Roles)}
+	c := Caller{User: t.User.ID, Role: a.role(&said)}
 	switch {
 	case t.Project != nil:
 		c.Tenant = t.Project.ID
@@ -301,9 +304,31 @@ func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
 	return verdict{caller: c, until: until}, nil
 }
 
-func (a *IAM) role(roles []roleAnswer) Role {
+// Mapping says what the holders of a role of IAM may do.
+type Mapping struct {
+	Role Role
+	// Project, or Domain, is the id of the only project, or domain with its projects, whose tokens count; both may be empty, but for an
+	// operator, who sees every tenant: a role of any name may be given out in any account.
+	Project, Domain string
+}
+
+// of tells whether the mapping counts for the token.
+func (m Mapping) of(t *tokenAnswer) bool {
+	project, domain := "", ""
+	if p := t.Token.Project; p != nil {
+		project = p.ID
+		if p.Domain != nil {
+			domain = p.Domain.ID
+		}
+	} else if d := t.Token.Domain; d != nil {
+		domain = d.ID
+	}
+	return (m.Project == "" || m.Project == project) && (m.Domain == "" || m.Domain == domain)
+}
+
+func (a *IAM) role(t *tokenAnswer) Role {
 	for _, want := range []Role{RoleControlPlane, RoleOperator, RoleReadOnly} {
-		if slices.ContainsFunc(roles, func(r roleAnswer) bool { return a.o.Roles[r.Name] == want }) {
+		if slices.ContainsFunc(t.Token.Roles, func(r roleAnswer) bool { return a.o.Roles[r.Name].Role == want && a.o.Roles[r.Name].of(t) }) {
 			return want
 		}
 	}

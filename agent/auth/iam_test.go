@@ -60,7 +60,7 @@ func TestIAM(t *testing.T) {
 			var mu sync.Mutex
 			outcomes := map[string]int{}
 			iam, err := auth.NewIAM(auth.IAMOptions{
-				URL: f.URL + "/v3", Account: given(account), Roles: map[string]auth.Role{"admin": auth.RoleControlPlane},
+				URL: f.URL + "/v3", Account: given(account), Roles: map[string]auth.Mapping{"admin": {Role: auth.RoleControlPlane}},
 				Now:     func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
 				Timeout: time.Minute, // Keystone is slow where the host is busy
 				Observe: func(outcome string) {
@@ -197,7 +197,7 @@ func TestIAM(t *testing.T) {
 
 func TestIAMOptionsAreChecked(t *testing.T) {
 	for _, o := range []auth.IAMOptions{
-		{}, {URL: "iam.example.com"}, {URL: "https://iam", Roles: map[string]auth.Role{"a": "king"}}, {URL: "https://iam", Roles: map[string]auth.Role{"a": auth.RoleTenant}},
+		{}, {URL: "iam.example.com"}, {URL: "https://iam", Roles: map[string]auth.Mapping{"a": {Role: "king"}}}, {URL: "https://iam", Roles: map[string]auth.Mapping{"a": {Role: auth.RoleTenant}}}, {URL: "https://iam", Roles: map[string]auth.Mapping{"a": {Role: auth.RoleOperator}}},
 	} {
 		if _, err := auth.NewIAM(o); err == nil {
 			t.Errorf("%+v is taken", o)

@@ -103,7 +103,8 @@ type roleAnswer struct {
 }
 
 type idAnswer struct {
-	ID string `json:"id"`
+	ID     string    `json:"id"`
+	Domain *idAnswer `json:"domain"` // of a project; nil where IAM does not say it
 }
 
 // check tells why the answer says nothing of a token. Only what is used is looked at, and all of that.

@@ -187,7 +187,7 @@ func (f *fakeIAM) verifier(t testing.TB, account *auth.Account) *auth.IAM {
 	iam, err := auth.NewIAM(auth.IAMOptions{
 		URL: f.URL + "/v3", Account: given(account), Client: &http.Client{Transport: transport}, Timeout: time.Minute,
 		Lookups:  1_000_000,
-		Roles:    map[string]auth.Role{"admin": auth.RoleControlPlane},
+		Roles:    map[string]auth.Mapping{"admin": {Role: auth.RoleControlPlane}},
 		Panicked: func(err error) { t.Errorf("a panic: %v\n%s", err, contain.Of(err).Stack) },
 	})
 	if err != nil {

@@ -143,6 +143,9 @@ func readTokens(path string) ([]entry, reread.Version, error) {
 	if err != nil {
 		return nil, v, fmt.Errorf("tokens file: %w", err)
 	}
+	if bytes.HasPrefix(data, []byte{0xef, 0xbb, 0xbf}) {
+		return nil, v, fmt.Errorf("tokens file %s:1: it begins with a byte order mark (EF BB BF), which an editor has put there; save the file as UTF-8 without it", path)
+	}
 	entries, faults := parse(data)
 	if len(faults) > 0 {
 		for i, fault := range faults {

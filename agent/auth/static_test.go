@@ -244,3 +244,14 @@ func FuzzFile(f *testing.F) {
 		}
 	})
 }
+
+// TestByteOrderMark: a file that an editor has put a mark into says so.
+func TestByteOrderMark(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tokens")
+	if err := os.WriteFile(path, []byte("\xef\xbb\xbfsha256:00 role=operator\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := auth.NewStatic(path, time.Now); err == nil || !strings.Contains(err.Error(), "byte order mark") {
+		t.Errorf("%v", err)
+	}
+}

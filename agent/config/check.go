@@ -412,31 +412,6 @@ func checkBucket(f *faults, path string, u *url.URL) {
 	}
 }
 
-// roles that a configuration may give.
-var roles = []string{"control-plane", "operator", "read-only"}
-
-func checkClients(f *faults, t TLS) {
-	if t.ClientCAFile == "" && (t.ClientCRLFile != "" || len(t.Clients) > 0) {
-		f.add("tls.client_ca_file", "is required with tls.client_crl_file and tls.clients")
-	}
-	for i, c := range t.Clients {
-		path := fmt.Sprintf("tls.clients[%d]", i)
-		if c.Name == "" || strings.ContainsAny(c.Name, "*\n") {
-			f.add(path+".name", "must be a whole name of a certificate, got %s", quote(c.Name))
-		} else if first := slices.IndexFunc(t.Clients, func(o Client) bool { return o.Name == c.Name }); first < i {
-			f.add(path+".name", "%s is the name of clients[%d] already", quote(c.Name), first)
-		}
-		oneOf(f, path+".role", c.Role, roles...)
-		switch {
-		case c.Tenant == "":
-		case c.Role == "operator":
-			f.add(path+".tenant", "an operator sees every tenant, and takes none")
-		case !tenantPattern.MatchString(c.Tenant):
-			f.add(path+".tenant", "must be 1 to 128 of A-Z a-z 0-9 . _ : @ - and begin with a letter or digit, got %s", quote(c.Tenant))
-		}
-	}
-}
-
 func isLoopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.IsLoopback()

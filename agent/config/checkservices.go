@@ -59,7 +59,7 @@ func checkIAM(f *faults, i *IAM) {
 	absolute(f, "iam.ca_file", &i.CAFile, false)
 	secret(f, "iam.account_file", &i.AccountFile, false)
 	for _, name := range slices.Sorted(maps.Keys(i.Roles)) {
-		oneOf(f, "iam.roles."+name, i.Roles[name], roles...)
+		checkIAMRole(f, "iam.roles."+name, i.Roles[name])
 	}
 	if i.Lookups < 1 || i.Lookups > maxLookups {
 		f.add("iam.lookups", "must be 1 to %d, got %d", maxLookups, i.Lookups)

@@ -213,12 +213,24 @@ type Audit struct {
 
 // IAM is a Keystone v3 that says whose a token is.
 type IAM struct {
-	URL         string            `yaml:"url"`          // https://host/v3, or http to a loopback address; "" asks none
-	CAFile      string            `yaml:"ca_file"`      // "" trusts the system's
-	AccountFile string            `yaml:"account_file"` // the account that looks tokens up; "" has each token ask about itself
-	Lookups     int               `yaml:"lookups"`      // tokens a second that IAM may be asked about; a quarter of them for one address
-	Roles       map[string]string `yaml:"roles"`        // role of IAM -> control-plane, operator or read-only; any other is a tenant's
+	URL         string             `yaml:"url"`          // https://host/v3, or http to a loopback address; "" asks none
+	CAFile      string             `yaml:"ca_file"`      // "" trusts the system's
+	AccountFile string             `yaml:"account_file"` // the account that looks tokens up; "" has each token ask about itself
+	Lookups     int                `yaml:"lookups"`      // tokens a second that IAM may be asked about; a quarter of them for one address
+	Roles       map[string]IAMRole `yaml:"roles"`        // role of IAM -> what its holders may do; any other is a tenant's
 }
+
+// IAMRole is what the holders of a role of IAM may do. In the file it is the name of a role, or a mapping.
+type IAMRole struct {
+	Role string `yaml:"role"` // control-plane, operator or read-only
+	// Project and Domain are ids. They bound the mapping to tokens of this project, or to tokens of this domain and of its projects. One is
+	// required for an operator, who sees every tenant: anybody may have a role of the same name in an account of their own.
+	Project string `yaml:"project"`
+	Domain  string `yaml:"domain"`
+}
+
+// setText takes the name of a role that stands for the whole mapping.
+func (r *IAMRole) setText(text string) { r.Role = text }
 
 // Store is where backups go.
 type Store struct {

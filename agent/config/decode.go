@@ -2,7 +2,6 @@ package config
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"os"
 	"reflect"
@@ -10,20 +9,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 )
-
-// MaxFileBytes bounds the file: a thousand instances take a third of it, and a parser given the wrong
-// file (a disk image) would take all memory.
-const MaxFileBytes = 1 << 20
-
-// maxNesting bounds how deep flow collections nest. The format needs four levels; the parser recurses,
-// and Go ends the whole program when a stack overflows.
-const maxNesting = 64
 
 // Fault is one thing that is wrong with a configuration.
 type Fault struct {
@@ -163,6 +151,9 @@ func defaults() *Config {
 // defaulter is an item of a list, or an optional part, that has defaults of its own.
 type defaulter interface{ setDefaults() }
 
+// shortForm is a mapping that may also be written as one value.
+type shortForm interface{ setText(text string) }
+
 func (v *Volume) setDefaults() { v.Snapshot = SnapshotAuto }
 func (e *Exec) setDefaults()   { e.Timeout = DefaultCommandTimeout }
 func (d *Docker) setDefaults() {
@@ -185,92 +176,6 @@ func (c *Config) inherit() {
 	}
 }
 
-// parseYAML gives the root of the only document, nil for an empty file. False: there are faults.
-func parseYAML(f *faults, data []byte) (root ast.Node, ok bool) {
-	switch {
-	case len(data) > MaxFileBytes:
-		f.add("", "is larger than %v", Size(MaxFileBytes))
-		return nil, false
-	case !utf8.Valid(data):
-		f.addAt(placeOfInvalid(data), "", "is not UTF-8 text")
-		return nil, false
-	case tooDeep(data):
-		f.add("", "nests brackets deeper than %d", maxNesting)
-		return nil, false
-	}
-	// Earlier versions of go-yaml panicked on some broken input; should this one too, then that is a
-	// syntax error as any other to an operator.
-	defer func() {
-		if p := recover(); p != nil {
-			f.add("", "is not YAML")
-			root, ok = nil, false
-		}
-	}()
-	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
-	if err != nil {
-		at, msg := place{1, 1}, err.Error()
-		var syntax yaml.Error
-		if errors.As(err, &syntax) {
-			msg = syntax.GetMessage()
-			if t := syntax.GetToken(); t != nil && t.Position != nil {
-				at = place{t.Position.Line, t.Position.Column}
-			}
-		}
-		f.addAt(at, "", "syntax: %s", msg)
-		return nil, false
-	}
-	for _, doc := range file.Docs {
-		if doc.Body == nil {
-			continue
-		}
-		if root != nil {
-			f.addAt(placeOf(doc.Body), "", "a second document begins here; one file holds one")
-			return nil, false
-		}
-		root = doc.Body
-	}
-	return root, true
-}
-
-// tooDeep counts brackets wherever they are, also in quotes and comments: nobody nests 64 of them.
-func tooDeep(data []byte) bool {
-	depth := 0
-	for _, b := range data {
-		switch b {
-		case '[', '{':
-			if depth++; depth > maxNesting {
-				return true
-			}
-		case ']', '}':
-			depth = max(depth-1, 0)
-		}
-	}
-	return false
-}
-
-func placeOfInvalid(data []byte) place {
-	at := place{1, 1}
-	for len(data) > 0 {
-		r, n := utf8.DecodeRune(data)
-		if r == utf8.RuneError && n == 1 {
-			break
-		}
-		if at.column++; r == '\n' {
-			at = place{at.line + 1, 1}
-		}
-		data = data[n:]
-	}
-	return at
-}
-
-func placeOf(n ast.Node) place {
-	if n == nil || n.GetToken() == nil || n.GetToken().Position == nil {
-		return place{}
-	}
-	p := n.GetToken().Position
-	return place{p.Line, p.Column}
-}
-
 // decoder fills Go values from nodes and goes on after a fault, so that all are found in one run.
 type decoder struct{ *faults }
 
@@ -283,6 +188,10 @@ var (
 func (d *decoder) value(node ast.Node, v reflect.Value, path string) {
 	switch node.(type) {
 	case nil, *ast.NullNode:
+		if single(v) { // nothing stands behind the key: a default would not be what is meant
+			d.add(path, "is left empty: leave the key out for its default, or write \"\" for none")
+			return
+		}
 		if v.Kind() == reflect.Pointer && v.Type().Elem().Kind() == reflect.Struct { // "docker:" with nothing behind it is there, all defaults
 			d.pointer(nil, v, path)
 		}
@@ -290,6 +199,14 @@ func (d *decoder) value(node ast.Node, v reflect.Value, path string) {
 	case *ast.AnchorNode, *ast.AliasNode, *ast.TagNode:
 		d.addAt(placeOf(node), path, "anchors, aliases and tags are not taken")
 		return
+	}
+	if v.CanAddr() {
+		if short, ok := v.Addr().Interface().(shortForm); ok {
+			if text, single := scalarText(node); single {
+				short.setText(text)
+				return
+			}
+		}
 	}
 	switch {
 	case v.Kind() == reflect.Struct:
@@ -302,6 +219,16 @@ func (d *decoder) value(node ast.Node, v reflect.Value, path string) {
 		d.names(node, v, path)
 	default:
 		d.scalar(node, v, path)
+	}
+}
+
+// single tells whether a value is written as one scalar.
+func single(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Struct, reflect.Pointer, reflect.Slice, reflect.Map:
+		return false
+	default:
+		return true
 	}
 }
 

@@ -132,7 +132,12 @@ func program(f *faults, path string, argv []string) {
 	if len(argv) == 0 {
 		return
 	}
-	if info := regular(f, path, argv[0]); info != nil && info.Mode().Perm()&0o111 == 0 {
+	info := regular(f, path, argv[0])
+	switch {
+	case info == nil:
+	case info.Mode().Perm()&0o111 == 0:
 		f.add(path, "%s is not executable", quote(argv[0]))
+	default:
+		checkScript(f, path, argv[0])
 	}
 }

@@ -26,7 +26,9 @@ type Base struct {
 	Backup    string    `json:"backup,omitempty"` // that was made of it, or restored to it; empty after a round of pre-copy
 	Ino       uint64    `json:"ino,omitempty"`    // as Snapshot.Ino
 	Catalogue string    `json:"catalogue"`        // the engine's id of what it knows of this snapshot
-	Made      time.Time `json:"made"`             // UTC
+	Made      time.Time `json:"made"`             // UTC, for people
+	// MadeUp is when the base was made by the journal's clock, which its age is counted by.
+	MadeUp time.Duration `json:"made_up"`
 }
 
 // Bases are the rules for bases.
@@ -63,7 +65,9 @@ func basesOf(tx *bbolt.Tx, instance string) (bases []Base, err error) {
 		}
 		bases = append(bases, b)
 	}
-	slices.SortFunc(bases, func(a, b Base) int { return cmp.Or(a.Made.Compare(b.Made), cmp.Compare(a.Ref.Path, b.Ref.Path)) })
+	slices.SortFunc(bases, func(a, b Base) int {
+		return cmp.Or(cmp.Compare(a.MadeUp, b.MadeUp), cmp.Compare(a.Ref.Path, b.Ref.Path))
+	})
 	return bases, nil
 }
 
@@ -135,7 +139,7 @@ func (m *Manager) dropBases(ctx context.Context) {
 
 func (m *Manager) mayKeep(ctx context.Context, b Base) bool {
 	rules := m.opts.Bases
-	if !rules.Keep || rules.MaxAge > 0 && m.opts.Now().Sub(b.Made) > rules.MaxAge {
+	if !rules.Keep || rules.MaxAge > 0 && m.journal.Up()-b.MadeUp > rules.MaxAge {
 		return false
 	}
 	if _, err := m.parts.Instance(b.Instance); errors.Is(err, ErrNotFound) {
@@ -164,7 +168,7 @@ func (w *worker) basesOf(j *Job, snapshots []Snapshot, backup string, catalogues
 	for _, s := range snapshots {
 		if id := catalogues[s.Name]; s.Live && s.Comparable && id != "" {
 			bases = append(bases, Base{
-				Instance: j.Instance, Volume: s.Name, Ref: s.Ref, Ino: s.Ino, Backup: backup, Catalogue: id, Made: w.m.opts.Now().UTC(),
+				Instance: j.Instance, Volume: s.Name, Ref: s.Ref, Ino: s.Ino, Backup: backup, Catalogue: id, Made: w.m.opts.Now().UTC(), MadeUp: w.m.journal.Up(),
 			})
 		}
 	}

@@ -288,7 +288,7 @@ func volumesRead(j *Job) (read []volumeData) {
 func (m *Manager) eventData(j *Job) eventData {
 	d := eventData{
 		Task: j.Task, Job: j.ID, Instance: j.Instance, Tenant: j.Tenant,
-		FreezeSeconds: j.FreezeSeconds(m.opts.Now()),
+		FreezeSeconds: j.FreezeSeconds(m.journal.Up()),
 	}
 	if j.Result != nil {
 		d.BackupID, d.Files = j.Result.BackupID, j.Result.Files

@@ -11,20 +11,6 @@ import (
 // could not be written. told must not block. It is for once, before the journal is used.
 func (jr *Journal) WatchWrites(told func(error)) { jr.told.Store(&told) }
 
-// transact runs write in one transaction, and tells of what the journal itself does with it.
-func (jr *Journal) transact(write func(tx *bbolt.Tx) error) error {
-	refused := false // by write, which says nothing of the journal
-	err := jr.db.Update(func(tx *bbolt.Tx) error {
-		err := write(tx)
-		refused = err != nil
-		return err
-	})
-	if told := jr.told.Load(); told != nil && !refused {
-		(*told)(err)
-	}
-	return err
-}
-
 // keyProbe is what Probe writes in bucketMeta.
 var keyProbe = []byte("probe")
 

@@ -227,8 +227,11 @@ type Job struct {
 	Deadline time.Time `json:"deadline,omitzero"`
 	// AcceptedAt is when the command was accepted, UTC.
 	AcceptedAt time.Time `json:"accepted_at"`
-	// Entered has the last time of entering each state, UTC.
-	Entered map[State]time.Time `json:"entered"`
+	// Entered has the last time of entering each state, UTC, for people. EnteredUp has the same by the journal's clock (Journal.Up):
+	// durations come from there.
+	Entered    map[State]time.Time     `json:"entered"`
+	EnteredUp  map[State]time.Duration `json:"entered_up"`
+	AcceptedUp time.Duration           `json:"accepted_up"` // of the acceptance, by the journal's clock
 
 	// Rounds are those of pre-copy that were finished since the job last began.
 	Rounds []Round `json:"rounds,omitempty"`
@@ -239,17 +242,24 @@ type Job struct {
 	Kept json.RawMessage `json:"kept,omitempty"`
 	// Hold says that the job may have frozen the instance and has not let go of it since.
 	Hold bool `json:"hold,omitempty"`
-	// HeldSince is when freezing began, HeldUntil when the instance ran again or was down. UTC.
-	HeldSince time.Time  `json:"held_since,omitzero"`
-	HeldUntil time.Time  `json:"held_until,omitzero"`
-	BootID    string     `json:"boot_id,omitempty"` // of the host when it froze
-	Snapshots []Snapshot `json:"snapshots,omitempty"`
-	Attempts  int        `json:"attempts,omitempty"` // how often it was put off
+	// HeldSince is when freezing began, HeldUntil when the instance ran again or was down. UTC, for people.
+	HeldSince time.Time `json:"held_since,omitzero"`
+	HeldUntil time.Time `json:"held_until,omitzero"`
+	// HeldUp is when freezing began, by the journal's clock, and HeldFor how long it was once the instance ran again or was down.
+	HeldUp    time.Duration `json:"held_up,omitempty"`
+	HeldFor   time.Duration `json:"held_for,omitempty"`
+	BootID    string        `json:"boot_id,omitempty"` // of the host when it froze
+	Snapshots []Snapshot    `json:"snapshots,omitempty"`
+	Attempts  int           `json:"attempts,omitempty"` // how often it was put off
 	// StoreWaits is how often of those the store had not answered, and the instance was let go until it would.
 	StoreWaits int `json:"store_waits,omitempty"`
 	// ForStore says that it is being put off for that.
-	ForStore bool    `json:"for_store,omitempty"`
-	Result   *Result `json:"result,omitempty"`
+	ForStore bool `json:"for_store,omitempty"`
+	// Fruitless counts those of the last times that it was put off after which the store had nothing new of it: no pack beyond
+	// PacksBefore, which the journal names.
+	Fruitless   int     `json:"fruitless,omitempty"`
+	PacksBefore int     `json:"packs_before,omitempty"`
+	Result      *Result `json:"result,omitempty"`
 
 	// Restore is what a restore does and has done; nil until it is decided, and for backups.
 	Restore *Restore `json:"restore,omitempty"`
@@ -271,17 +281,6 @@ func (j *Job) IsRestore() bool { return j.Kind == KindRestore }
 // restores get into their places.
 func (j *Job) undoable() bool {
 	return j.State == Accepted || j.State == Suspending || j.State == Restoring || j.State.unstored()
-}
-
-// FreezeSeconds is how long the instance has not run for this job so far, in seconds.
-func (j *Job) FreezeSeconds(now time.Time) float64 {
-	if j.HeldSince.IsZero() {
-		return 0
-	}
-	if !j.HeldUntil.IsZero() {
-		now = j.HeldUntil
-	}
-	return max(0, now.Sub(j.HeldSince).Seconds())
 }
 
 // Event is one report to the control plane. Those of one instance are delivered in the order of Seq.
@@ -330,6 +329,8 @@ var (
 	ErrLocked = errors.New("journal is in use by another process")
 	// ErrNewer says that a later version of the program wrote the journal.
 	ErrNewer = errors.New("journal was written by a newer version")
+	// ErrOlder says that an earlier version of the program wrote the journal.
+	ErrOlder = errors.New("journal was written by an earlier version")
 )
 
 // BusyError says which instances have an unfinished job.

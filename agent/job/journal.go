@@ -1,7 +1,6 @@
 package job
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,8 +13,8 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// journalVersion is the version of what the buckets hold. A program refuses a journal with a higher one. Version 2 has restores,
-// version 3 lines of events and refused reports.
+// journalVersion is the version of what the buckets hold. A program takes no journal of another version. Version 2 has restores,
+// version 3 has the journal's own clock, indexes of the jobs, lines of events and refused reports.
 const journalVersion = 3
 
 // lockTimeout is how long OpenJournal waits for another process to let go: the old process of a
@@ -40,11 +39,15 @@ var (
 	bucketBases     = []byte("bases")     // instance 0x00 volume -> Base
 	bucketLeftovers = []byte("leftovers") // provider 0x00 path -> Leftover
 	bucketPacks     = []byte("packs")     // job id 0x00 pack id -> nothing
-	bucketFinished  = []byte("finished")  // big-endian unix nanoseconds, task id -> nothing
+	bucketFinished  = []byte("finished")  // big-endian Journal.Up in ns, task id -> finishedTask
+	bucketOrder     = []byte("order")     // big-endian Job.Seq -> job id
+	bucketTenants   = []byte("tenants")   // tenant 0x00 big-endian Job.Seq -> job id
+	bucketInstances = []byte("instances") // instance 0x00 big-endian Job.Seq -> job id 0x00 tenant
 	keyVersion      = []byte("version")
 	allBuckets      = [][]byte{
 		bucketMeta, bucketTasks, bucketRequests, bucketJobs, bucketActive, bucketLatest, bucketOutbox, bucketPacks, bucketFinished,
 		bucketEnded, bucketContent, bucketRecent, bucketBases, bucketLeftovers, bucketLines, bucketHeads, bucketRefused,
+		bucketOrder, bucketTenants, bucketInstances,
 	}
 )
 
@@ -57,6 +60,8 @@ type Journal struct {
 	aside string
 
 	commits commits
+	clock   uptime
+	write   writeCheck
 	told    atomic.Pointer[func(error)] // see WatchWrites
 }
 
@@ -71,10 +76,14 @@ func (jr *Journal) init() error {
 		if err != nil {
 			return fmt.Errorf("journal %s: version %q is no number: it %w", jr.path, meta.Get(keyVersion), errDamaged)
 		}
-		if v > journalVersion {
+		switch {
+		case v > journalVersion:
 			return fmt.Errorf("journal %s has version %d, this program knows %d: %w", jr.path, v, journalVersion, ErrNewer)
+		case v < journalVersion:
+			return fmt.Errorf("journal %s has version %d, this program knows %d: let the earlier program end its jobs (`holdfast drain --wait`), "+
+				"stop it, and remove the file: %w", jr.path, v, journalVersion, ErrOlder)
 		}
-		return nil
+		return jr.readClock(tx)
 	})
 	if err != nil {
 		return err
@@ -197,10 +206,15 @@ func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) 
 			if job.Seq, err = tx.Bucket(bucketJobs).NextSequence(); err != nil {
 				return err
 			}
+			job.AcceptedUp = jr.Up()
+			job.enter(job.AcceptedAt, job.AcceptedUp)
 			if err := put(tx, bucketJobs, []byte(job.ID), job); err != nil {
 				return err
 			}
 			if err := active.Put([]byte(job.Instance), []byte(job.ID)); err != nil {
+				return err
+			}
+			if err := indexJob(tx, job); err != nil {
 				return err
 			}
 		}
@@ -245,7 +259,7 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 				return fmt.Errorf("job %s: from %s to %s: %w", id, from, to, ErrState)
 			}
 			job.State = to
-			job.Entered[to] = now.UTC()
+			job.enter(now, jr.Up())
 		}
 		if c.edit != nil {
 			c.edit(job)
@@ -265,11 +279,12 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 			return err
 		}
 		if job.State.Final() {
-			if err := finish(tx, job, now); err != nil {
-				return err
-			}
+			job.CompletedReport = nil // nobody sends it again
 		}
-		return put(tx, bucketJobs, []byte(id), job)
+		if err := put(tx, bucketJobs, []byte(id), job); err != nil || !job.State.Final() {
+			return err
+		}
+		return finish(tx, job, jr.Up())
 	})
 	if err != nil {
 		return nil, from, err
@@ -279,7 +294,7 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 
 // finish ends a job: its instance is free, its pack ids are gone, and when it was the last of its
 // task, the task begins to age.
-func finish(tx *bbolt.Tx, job *Job, now time.Time) error {
+func finish(tx *bbolt.Tx, job *Job, up time.Duration) error {
 	job.Kept = nil
 	if err := tx.Bucket(bucketActive).Delete([]byte(job.Instance)); err != nil {
 		return err
@@ -309,98 +324,11 @@ func finish(tx *bbolt.Tx, job *Job, now time.Time) error {
 			return nil
 		}
 	}
-	key := binary.BigEndian.AppendUint64(nil, uint64(max(0, now.UnixNano())))
-	return tx.Bucket(bucketFinished).Put(append(key, t.ID...), nil)
+	return putFinished(tx, &t, up)
 }
 
 func hasPrefix(k, prefix []byte) bool {
 	return len(k) >= len(prefix) && string(k[:len(prefix)]) == string(prefix)
-}
-
-// prune forgets finished tasks that ended before the time, and the oldest ones beyond keep. A task
-// with a report that was not delivered, or was refused and kept, stays.
-func (jr *Journal) prune(before time.Time, keep int) (n int, err error) {
-	limit := binary.BigEndian.AppendUint64(nil, uint64(max(0, before.UnixNano())))
-	due := func(tx *bbolt.Tx) (keys [][]byte) {
-		for k := range keysOf(tx.Bucket(bucketFinished)) {
-			keys = append(keys, slices.Clone(k))
-		}
-		for i, k := range keys {
-			if len(keys)-i <= keep && string(k[:8]) >= string(limit) {
-				return keys[:i]
-			}
-		}
-		return keys
-	}
-	// Mostly there is none, which is found out without a flush.
-	err = jr.db.View(func(tx *bbolt.Tx) error {
-		n = len(due(tx))
-		return nil
-	})
-	if n == 0 || err != nil {
-		return 0, err
-	}
-	err = jr.update(func(tx *bbolt.Tx) error {
-		n = 0
-		waiting := map[string]bool{}
-		if err := eachEvent(tx, func(e *Event) error { waiting[e.Task] = true; return nil }); err != nil {
-			return err
-		}
-		if err := eachRefused(tx, func(r Refused) error { waiting[r.Task] = true; return nil }); err != nil {
-			return err
-		}
-		for _, k := range due(tx) {
-			task := string(k[8:])
-			if waiting[task] {
-				continue
-			}
-			if err := forget(tx, task); err != nil {
-				return err
-			}
-			if err := tx.Bucket(bucketFinished).Delete(k); err != nil {
-				return err
-			}
-			n++
-		}
-		return nil
-	})
-	return n, err
-}
-
-func forget(tx *bbolt.Tx, id string) error {
-	var t Task
-	if found, err := get(tx, bucketTasks, []byte(id), &t); err != nil || !found {
-		return err
-	}
-	for _, ref := range t.Jobs {
-		if err := tx.Bucket(bucketJobs).Delete([]byte(ref.Job)); err != nil {
-			return err
-		}
-		for _, name := range [][]byte{bucketLatest, bucketEnded} {
-			last := tx.Bucket(name)
-			if string(last.Get([]byte(ref.Instance))) != ref.Job {
-				continue
-			}
-			if err := last.Delete([]byte(ref.Instance)); err != nil {
-				return err
-			}
-		}
-	}
-	if err := tx.Bucket(bucketRequests).Delete(requestKey(t.Tenant, t.RequestID)); err != nil {
-		return err
-	}
-	return tx.Bucket(bucketTasks).Delete([]byte(id))
-}
-
-func keysOf(b *bbolt.Bucket) func(yield func(k []byte) bool) {
-	return func(yield func(k []byte) bool) {
-		c := b.Cursor()
-		for k, _ := c.First(); k != nil; k, _ = c.Next() {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // addPack writes that the job is about to send the pack.
@@ -455,24 +383,6 @@ func (jr *Journal) Task(id string) (t *Task, jobs []*Job, err error) {
 		return nil, nil, err
 	}
 	return t, jobs, nil
-}
-
-// Jobs returns all jobs that keep lets through, in the order of acceptance.
-func (jr *Journal) Jobs(keep func(*Job) bool) (jobs []*Job, err error) {
-	err = jr.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketJobs).ForEach(func(k, v []byte) error {
-			var job Job
-			if err := json.Unmarshal(v, &job); err != nil {
-				return fmt.Errorf("journal: decode job %q: %w", k, err)
-			}
-			if keep(&job) {
-				jobs = append(jobs, &job)
-			}
-			return nil
-		})
-	})
-	sortJobs(jobs)
-	return jobs, err
 }
 
 // Active returns the unfinished jobs in the order of acceptance.

@@ -52,7 +52,7 @@ func TestJournalIsForOneProcess(t *testing.T) {
 
 // Finished tasks are forgotten by age and by count, unfinished ones and those with undelivered reports never.
 func TestRetention(t *testing.T) {
-	opts := job.Options{KeepFor: 24 * time.Hour, KeepTasks: 2}
+	opts := job.Options{KeepFor: 24 * time.Hour, KeepJobs: 2}
 	in := func(f func(w *world, l *life)) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, "a", "b")

@@ -10,6 +10,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 // errDamaged says that the journal's file is not what was written.
@@ -34,12 +35,22 @@ func OpenJournal(path string) (*Journal, error) {
 	return j, nil
 }
 
+// Unfinished returns the unfinished jobs of a journal that no process has open. A damaged journal is an error and stays as it is.
+func Unfinished(path string) (jobs []*Job, err error) {
+	j, err := openJournal(path)
+	if err != nil {
+		return nil, err
+	}
+	jobs, err = j.Active()
+	return jobs, errors.Join(err, j.Close())
+}
+
 // Aside says what was wrong with the journal that was found, and where it is now; empty when nothing was. The
 // journal is a new one then: what it knew of commands is lost, and what Marks says is held is let go.
 func (jr *Journal) Aside() string { return jr.aside }
 
 // openJournal opens the file and reads all of it: damage shows now, when nothing depends on it yet, and not in the
-// middle of a job. Tens of megabytes at most, in memory afterwards.
+// middle of a job.
 func openJournal(path string) (j *Journal, err error) {
 	// Pages that point out of the file fault, in memory that is mapped, and others panic.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -61,14 +72,11 @@ func openJournal(path string) (j *Journal, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("open journal %s: %w", path, err)
 	}
-	file, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read journal: %w", err)
-	}
-	if err := checkPages(file, db.Info().PageSize); err != nil {
-		return nil, fmt.Errorf("open journal %s: it %w: %w", path, errDamaged, err)
+	if err := checkFile(path, db.Info().PageSize); err != nil {
+		return nil, err
 	}
 	j = &Journal{db: db, path: path}
+	j.clock.set("", processClock())
 	if err := j.init(); err != nil {
 		return nil, err
 	}
@@ -76,6 +84,28 @@ func openJournal(path string) (j *Journal, err error) {
 		return nil, fmt.Errorf("open journal %s: it %w: %w", path, errDamaged, err)
 	}
 	return j, nil
+}
+
+// checkFile checks the pages of the file, which is mapped and not read: a large one takes no memory.
+func checkFile(path string, pageSize int) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("read journal: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("read journal: %w", err)
+	}
+	pages, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("read journal: %w", err)
+	}
+	defer func() { _ = unix.Munmap(pages) }()
+	if err := checkPages(pages, pageSize); err != nil {
+		return fmt.Errorf("open journal %s: it %w: %w", path, errDamaged, err)
+	}
+	return nil
 }
 
 // short tells whether the file ends before its second page does, as after a crash while it was made.

@@ -116,7 +116,7 @@ func (w *worker) dropSnapshots(ctx context.Context, j *Job, kept []Base) (left [
 		if readInPlace(j, s) || slices.ContainsFunc(kept, func(b Base) bool { return b.Ref.Path == s.Ref.Path }) {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+		ctx, cancel := acting(ctx, removeTimeout)
 		err := w.act(crashpoint.RemoveSnapshot, func() error {
 			return contain.Call(func() error { return w.m.parts.RemoveLeftover(ctx, s.Ref) })
 		})

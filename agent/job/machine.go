@@ -37,6 +37,8 @@ type worker struct {
 	// looks that the store did not answer.
 	proved     time.Time
 	provePause time.Duration
+	// tried says that the engine has worked for the job since it began, or was put off the last time.
+	tried bool
 
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // of the work; nil before run
@@ -100,6 +102,11 @@ func (w *worker) run(soft, hard context.Context) {
 }
 
 func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
+	if w.m.opts.RecoverOnly && !j.CancelAsked && (j.State.unstored() || j.State == Restoring) {
+		w.checked()
+		w.resumed = false
+		return w.write(j, Suspending, change{})
+	}
 	if w.resumed && j.State.unstored() {
 		if j.standsStill() && w.hold == nil {
 			w.hold = w.m.holds.take(w.place) // it holds the instance as it is
@@ -188,20 +195,19 @@ func (w *worker) act(name string, do func() error) error {
 
 // deadlines bounds the work of a job whose backup is not stored yet.
 func (w *worker) deadlines(ctx context.Context, j *Job) (context.Context, context.CancelFunc) {
-	now, o := w.m.opts.Now(), w.m.opts
+	up, o := w.m.journal.Up(), w.m.opts
 	cancels := []context.CancelFunc{}
-	add := func(limit time.Duration, since time.Time, cause error) {
-		if limit <= 0 || since.IsZero() {
+	add := func(limit, spent time.Duration, cause error) {
+		if limit <= 0 {
 			return
 		}
-		left := limit - max(0, now.Sub(since)) // a clock set back must not lengthen the time beyond one limit
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, left, fmt.Errorf("%w (%s)", cause, limit))
+		ctx, cancel = context.WithTimeoutCause(ctx, limit-spent, fmt.Errorf("%w (%s)", cause, limit))
 		cancels = append(cancels, cancel)
 	}
-	add(o.JobDeadline, j.AcceptedAt, errJobDeadline)
-	if j.Hold {
-		add(o.FrozenDeadline, j.HeldSince, errFrozenDeadline)
+	add(o.JobDeadline, max(0, up-j.AcceptedUp), errJobDeadline)
+	if j.Hold && !j.HeldSince.IsZero() {
+		add(o.FrozenDeadline, j.heldFor(up), errFrozenDeadline)
 	}
 	return ctx, func() {
 		for _, cancel := range cancels {
@@ -260,6 +266,9 @@ func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) er
 
 // begin waits for the job's turn and journals the intent of the first thing that is done to the host.
 func (w *worker) begin(soft, work context.Context, j *Job) error {
+	if w.m.opts.RecoverOnly {
+		return errLeave
+	}
 	ctx, cancel := w.deadlines(work, j)
 	defer cancel()
 	ctx, drained := context.WithCancelCause(ctx)
@@ -377,9 +386,9 @@ func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
 	}
 	return Freezing, change{edit: func(j *Job) {
 		j.Found, j.Hold, j.BootID, j.Snapshots, j.Kept = found, true, w.m.opts.BootID, nil, instance.Keep
-		j.HeldSince, j.HeldUntil = time.Time{}, time.Time{}
+		j.HeldSince, j.HeldUntil, j.HeldUp, j.HeldFor = time.Time{}, time.Time{}, 0, 0
 		if instance.Holds {
-			j.HeldSince = w.m.opts.Now().UTC()
+			j.hold(w.m.opts.Now(), w.m.journal.Up())
 		}
 	}}, nil
 }
@@ -396,13 +405,18 @@ func (w *worker) completed(hard context.Context, j *Job) error {
 		return w.fail(j, lost)
 	}
 	var receipt json.RawMessage
+	resumed := false
 	err := w.persist(hard, j, "sign the receipt", func(ctx context.Context) error {
+		if now, err := w.m.journal.Job(j.ID); err == nil && now.ResumeAsked {
+			resumed = true // a key that can't be used must not hold an instance that is to run again
+			return nil
+		}
 		return w.act(crashpoint.Sign, func() (err error) {
 			receipt, err = w.m.parts.Signer.Receipt(ctx, j)
 			return err
 		})
 	})
-	if err != nil {
+	if err != nil || resumed {
 		return err
 	}
 	d := w.m.eventData(j)
@@ -471,7 +485,7 @@ func (w *worker) await(soft, hard context.Context, j *Job) error {
 func (w *worker) persist(hard context.Context, j *Job, doing string, try func(ctx context.Context) error) error {
 	pause, last := firstPause, 3
 	for {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), actTimeout)
+		ctx, cancel := acting(hard, actTimeout)
 		err := contain.Call(func() error { return try(ctx) })
 		cancel()
 		if err == nil || contain.Of(err) != nil && !j.State.undoing() {
@@ -480,7 +494,7 @@ func (w *worker) persist(hard context.Context, j *Job, doing string, try func(ct
 		w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)
 		w.checked()
 		if hard.Err() != nil {
-			if last--; last < 0 {
+			if last--; last < 0 || stopOver(hard) {
 				return errLeave
 			}
 			pause = firstPause

@@ -20,11 +20,15 @@ const (
 	// DefaultKeepFor is how long a finished task can be asked for: long enough for a control plane
 	// that repeats a request after a long outage.
 	DefaultKeepFor = 30 * 24 * time.Hour
-	// DefaultKeepTasks bounds the journal on a busy host: about 20 MB of records.
-	DefaultKeepTasks = 10_000
-	// maxAttempts is how often a job is put off before it fails: a host that goes down this often in
-	// the middle of one backup needs a person.
-	maxAttempts = 5
+	// DefaultKeepJobs and DefaultKeepBytes bound the journal on a busy host: a list of all these jobs, and the check of the whole
+	// file at a start, take well below a second, and some 100 MB of memory.
+	DefaultKeepJobs  = 20_000
+	DefaultKeepBytes = 32 << 20
+	// pruneEvery spaces the looks for tasks to forget.
+	pruneEvery = 10 * time.Second
+	// maxFruitless is how often a job is put off, one time after the other and with nothing new stored in between, before it fails: its
+	// instance is held each time, and a host that goes down this often needs a person.
+	maxFruitless = 5
 	// actTimeout bounds one act on the way back. Drivers have their own, shorter ones.
 	actTimeout = 2 * time.Minute
 	// firstPause and lastPause are the back-off between tries of an act that must succeed (thaw,
@@ -46,15 +50,21 @@ type Options struct {
 	JobDeadline    time.Duration // from acceptance to stored, the queue included
 	// StorePatience is how long the store may give no answer before an instance that stands still for an upload is let go until it does; 0: for ever.
 	StorePatience time.Duration
-	DrainTimeout  time.Duration // that Run gives running jobs after its context ended; 0: none
+	DrainTimeout  time.Duration // that Run gives running jobs after its context ended, beside LetGoTime; 0: none
 	KeepFor       time.Duration // finished tasks; 0: DefaultKeepFor
-	KeepTasks     int           // finished tasks; 0: DefaultKeepTasks
+	KeepJobs      int           // jobs of finished tasks; 0: DefaultKeepJobs
+	KeepBytes     int64         // of the records of finished tasks; 0: DefaultKeepBytes
 	Now           func() time.Time
 	Rand          io.Reader // for ids
 	BootID        string    // of the host; differs after a reboot
+	// Uptime is how long this boot of the host has lasted (CLOCK_BOOTTIME); nil counts from New on.
+	Uptime func() time.Duration
 	// ProgressEvery spaces the progress reports of one job; 0: there are none.
 	ProgressEvery time.Duration
 	Bases         Bases
+	// RecoverOnly makes a Run that takes no commands and begins no work. Jobs at work are put off, what is being undone is undone, and
+	// jobs with a stored backup go on. Run returns when all others are over.
+	RecoverOnly bool
 	// StartRestored starts instances after their volumes were restored.
 	StartRestored bool
 	// Hook is called at each crash point beside crashpoint.Hit. Tests use it; nil elsewhere.
@@ -89,6 +99,8 @@ type Manager struct {
 
 	mu       sync.Mutex
 	draining bool
+	pruned   bool               // the journal was pruned in this life
+	prunedUp time.Duration      // when, by the journal's clock
 	waiting  []*Job             // accepted, not yet given a goroutine
 	running  map[string]*worker // by job id
 	watchers map[chan Update]string
@@ -102,8 +114,11 @@ func New(journal *Journal, parts Parts, opts Options) *Manager {
 	if opts.KeepFor == 0 {
 		opts.KeepFor = DefaultKeepFor
 	}
-	if opts.KeepTasks == 0 {
-		opts.KeepTasks = DefaultKeepTasks
+	if opts.KeepJobs == 0 {
+		opts.KeepJobs = DefaultKeepJobs
+	}
+	if opts.KeepBytes == 0 {
+		opts.KeepBytes = DefaultKeepBytes
 	}
 	if opts.Hook == nil {
 		opts.Hook = func(string) {}
@@ -111,6 +126,10 @@ func New(journal *Journal, parts Parts, opts Options) *Manager {
 	if opts.Held <= 0 {
 		opts.Held = math.MaxInt
 	}
+	if opts.Uptime == nil {
+		opts.Uptime = processClock()
+	}
+	journal.clock.set(opts.BootID, opts.Uptime)
 	return &Manager{
 		journal: journal, parts: parts, opts: opts, slots: newSlots(opts.Jobs), holds: newSlots(opts.Held),
 		running: map[string]*worker{}, watchers: map[chan Update]string{},
@@ -232,8 +251,16 @@ func (m *Manager) Draining() bool {
 // after it (thawed, snapshots dropped, first in the queue of the next Run), and instances whose
 // backup is stored stay frozen for the next Run to go on with. It returns when no goroutine of it is left.
 func (m *Manager) Run(ctx context.Context, ready func()) error {
-	hard, stop := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer stop(nil)
+	ctx, recovered := context.WithCancel(ctx)
+	defer recovered()
+	hard, beginStop, release := withStop(ctx, m.opts.DrainTimeout)
+	defer release()
+	if m.opts.RecoverOnly {
+		m.Drain()
+	}
+	if err := m.journal.tick(); err != nil {
+		return err
+	}
 	if err := m.prune(); err != nil {
 		return err
 	}
@@ -250,7 +277,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	// A panic here must not keep the agent from its jobs, now and at every start after this one.
 	defer m.tidy(ctx, jobs)()
 
-	var workers, checked sync.WaitGroup
+	var workers, checked, atWork sync.WaitGroup
 	workers.Go(func() {
 		for !m.contained("look after base snapshots", func() { m.watchBases(ctx) }) && sleep(ctx, lastPause) == nil {
 		}
@@ -271,7 +298,9 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 		m.mu.Lock()
 		m.running[id] = w
 		m.mu.Unlock()
+		atWork.Add(1)
 		workers.Go(func() {
+			defer atWork.Done()
 			defer func() {
 				w.checked()
 				w.ticket.leave()
@@ -293,6 +322,12 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	}
 	checked.Wait()
 	ready()
+	if m.opts.RecoverOnly {
+		workers.Go(func() {
+			m.contained("wait for the end of all jobs", atWork.Wait)
+			recovered()
+		})
+	}
 	for ctx.Err() == nil {
 		m.mu.Lock()
 		accepted := m.waiting
@@ -308,8 +343,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	}
 
 	m.Drain()
-	timer := time.AfterFunc(m.opts.DrainTimeout, func() { stop(errDrained) })
-	defer timer.Stop()
+	beginStop()
 	workers.Wait()
 	return nil
 }
@@ -333,8 +367,19 @@ func (m *Manager) place(j *Job) place {
 	return p
 }
 
+// prune forgets old tasks. Jobs that end one after the other have it done once in pruneEvery: a look costs more than the end of a job.
 func (m *Manager) prune() error {
-	_, err := m.journal.prune(m.opts.Now().Add(-m.opts.KeepFor), m.opts.KeepTasks)
+	up := m.journal.Up()
+	m.mu.Lock()
+	soon := m.pruned && up-m.prunedUp < pruneEvery
+	if !soon {
+		m.pruned, m.prunedUp = true, up
+	}
+	m.mu.Unlock()
+	if soon {
+		return nil
+	}
+	_, err := m.journal.prune(m.journal.Up()-m.opts.KeepFor, m.opts.KeepJobs, m.opts.KeepBytes)
 	return err
 }
 

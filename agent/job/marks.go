@@ -77,7 +77,7 @@ func (m *Manager) adopt() error {
 
 // adopt writes the job as one that is being undone, unless the journal knows it or another of its instance.
 func (jr *Journal) adopt(j Job) (adopted bool, err error) {
-	err = jr.db.Update(func(tx *bbolt.Tx) error {
+	err = jr.transact(func(tx *bbolt.Tx) error {
 		if tx.Bucket(bucketJobs).Get([]byte(j.ID)) != nil || tx.Bucket(bucketActive).Get([]byte(j.Instance)) != nil {
 			return nil
 		}
@@ -85,6 +85,8 @@ func (jr *Journal) adopt(j Job) (adopted bool, err error) {
 			return err
 		}
 		j.State, j.Hold, j.Cause, j.Result = Failing, true, errJournalLost.Error(), nil
+		// The readings in the note are of the clock of the journal that was lost.
+		j.AcceptedUp, j.EnteredUp, j.HeldUp = jr.Up(), nil, jr.Up()
 		// Of the command nothing is known but those of its jobs that held an instance.
 		t := Task{ID: j.Task, Tenant: j.Tenant, Accepted: j.AcceptedAt}
 		if _, err := get(tx, bucketTasks, []byte(j.Task), &t); err != nil {
@@ -98,6 +100,9 @@ func (jr *Journal) adopt(j Job) (adopted bool, err error) {
 			return err
 		}
 		adopted = true
+		if err := indexJob(tx, &j); err != nil {
+			return err
+		}
 		return put(tx, bucketJobs, []byte(j.ID), j)
 	})
 	return adopted, err

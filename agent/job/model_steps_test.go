@@ -195,6 +195,7 @@ func (m *model) reboot() {
 	m.end(false)
 	m.lock(func() {
 		m.w.bootID += "'"
+		m.w.booted = time.Now()
 		for _, n := range m.names {
 			p := m.w.instances[n]
 			if p.state == job.IsStopped {
@@ -207,6 +208,21 @@ func (m *model) reboot() {
 			}
 		}
 	})
+	m.begin()
+}
+
+// recover is a start that faults stand in the way of: it only lets go of what is held. Then the faults are mended.
+func (m *model) recover() {
+	d := pick(m.r, time.Second, time.Minute, 10*time.Minute)
+	m.note("a start that only recovers, for %s", d)
+	m.end(m.r.IntN(2) == 0)
+	m.opts.RecoverOnly = true
+	m.l = m.w.start(-1, m.opts)
+	if m.r.IntN(3) == 0 {
+		m.l.dieAfter(1 + m.r.IntN(10))
+	}
+	time.Sleep(d)
+	m.end(m.r.IntN(2) == 0)
 	m.begin()
 }
 

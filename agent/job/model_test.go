@@ -40,6 +40,7 @@ type model struct {
 	other   *rand.Rand          // of what the receiver answers; the world's lock is held
 	trail   []string
 	seq     int
+	began   time.Time
 	saved   []byte // journal of some steps ago, for one that forgets
 }
 
@@ -53,7 +54,7 @@ func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail
 			bodies: map[string]job.Request{}, lastSeq: map[string]uint64{}, told: map[string][]string{},
 			took: map[string]bool{}, refused: map[uint64]bool{}, other: rand.New(rand.NewPCG(seed, 1)),
 		}
-		m.w = newWorld(t, m.names...)
+		m.w, m.began = newWorld(t, m.names...), time.Now()
 		m.w.broken = broken
 		m.w.backup, m.w.answer, m.w.observe, m.w.fail = m.send, m.answer, m.observe, m.fail
 		m.w.present = func(ctx context.Context, _ *job.Job) error { return m.send(ctx, job.BackupRequest{}) }
@@ -111,7 +112,8 @@ func (m *model) begin() {
 	m.opts = job.Options{
 		Jobs: 1 + m.r.IntN(3), Held: m.r.IntN(3), Precopy: job.Precopy{Rounds: m.r.IntN(4)}, DrainTimeout: pick(m.r, 0, time.Minute),
 		StorePatience: pick(m.r, 0, 2*time.Minute), FrozenDeadline: pick(m.r, 0, 10*time.Minute), JobDeadline: pick(m.r, 0, time.Hour),
-		Bases: job.Bases{Keep: m.r.IntN(3) > 0, MaxAge: pick(m.r, 0, time.Hour)}, StartRestored: m.r.IntN(2) == 0,
+		KeepFor: 48 * time.Hour,
+		Bases:   job.Bases{Keep: m.r.IntN(3) > 0, MaxAge: pick(m.r, 0, time.Hour)}, StartRestored: m.r.IntN(2) == 0,
 	}
 	m.l = m.w.start(-1, m.opts)
 }
@@ -158,12 +160,16 @@ func (m *model) step() {
 		{4, func() { m.note("die"); m.end(false); m.begin() }},
 		{12, func() { n := 1 + m.r.IntN(25); m.note("die after %d points", n); m.l.dieAfter(n) }},
 		{2, m.reboot},
+		{2, m.recover},
 		{2, m.lose},
 		{3, m.rewrite},
 		{1, m.hours},
 		{4, m.loseBackups},
 		{3, func() {
 			d := time.Duration(m.r.IntN(7200)-3600) * time.Second
+			if m.r.IntN(3) == 0 { // as after a dead battery, or a wrong time server
+				d = time.Duration(m.r.IntN(20*24)-10*24) * time.Hour
+			}
 			m.note("clock %s", d)
 			m.lock(func() { m.w.skew += d })
 		}},
@@ -228,6 +234,9 @@ func (m *model) observe(j *job.Job) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	p := m.w.instances[j.Instance]
+	if frozen, most := time.Duration(j.FreezeSeconds(m.l.j.Up())*float64(time.Second)), time.Since(m.began); frozen > most {
+		m.w.fault("clocks: job %s says that %s was frozen for %s, %s after the model began", j.ID, j.Instance, frozen, most)
+	}
 	switch j.State {
 	case job.Releasing:
 		p.releasing = time.Now()

@@ -292,7 +292,7 @@ func (jr *Journal) settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.
 			// A release that was asked for before has to be asked for again: it sends the report again.
 			waiting.State, waiting.Cause, waiting.ReleaseAsked = Held, refusal, false
 		}
-		waiting.Entered[waiting.State] = now.UTC()
+		waiting.enter(now, jr.Up())
 		m.job = waiting
 	}
 	return m, put(tx, bucketJobs, []byte(waiting.ID), waiting)

@@ -18,7 +18,7 @@ func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
-	began := w.m.opts.Now()
+	began := w.m.journal.Up()
 	made, err := w.makeSnapshots(ctx, j)
 	if err != nil {
 		return "", change{}, err
@@ -32,7 +32,7 @@ func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 	}
 	kept := w.toKeep(j, made, result)
 	left := w.dropSnapshots(ctx, &Job{ID: j.ID, Instance: j.Instance, State: j.State, Snapshots: made}, kept)
-	round := Round{Read: result.BytesRead, Sent: result.BytesSent, Seconds: w.m.opts.Now().Sub(began).Seconds()}
+	round := Round{Read: result.BytesRead, Sent: result.BytesSent, Seconds: (w.m.journal.Up() - began).Seconds()}
 	rounds := append(slices.Clone(j.Rounds), round)
 	if w.m.opts.Precopy.more(rounds) {
 		planned, err := instance.Snapshots.Plan(ctx, roundName(j, len(rounds)))

@@ -141,7 +141,7 @@ func (w *worker) release(hard context.Context, j *Job) error {
 		return err
 	}
 	return w.write(j, Released, change{
-		edit: func(j *Job) { j.Hold, j.HeldUntil = false, w.m.opts.Now().UTC() },
+		edit: func(j *Job) { j.let(w.m.opts.Now(), w.m.journal.Up()) },
 		emit: w.m.event(EventReleased),
 	})
 }

@@ -203,11 +203,11 @@ func (w *worker) putInPlace(hard context.Context, j *Job) error {
 	placed, err := w.countPlaced(j)
 	var bases []Base
 	if err == nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), actTimeout)
+		ctx, cancel := acting(hard, actTimeout)
 		bases = w.baseRestored(ctx, j, placed)
 		cancel()
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), actTimeout) // whatever the bases took
+	ctx, cancel := acting(hard, actTimeout) // whatever the bases took
 	defer cancel()
 	if err == nil && placed < len(j.Restore.Places) {
 		err = w.mayMove(ctx, j)
@@ -280,7 +280,7 @@ func (w *worker) start(hard context.Context, j *Job) error {
 		if try > 0 && sleep(hard, firstPause<<try) != nil {
 			return errLeave
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), actTimeout)
+		ctx, cancel := acting(hard, actTimeout)
 		err = w.startOnce(ctx, j)
 		cancel()
 		if err == nil {

@@ -195,6 +195,7 @@ func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, preco
 	if err != nil {
 		return nil, err
 	}
+	w.tried = true
 	r := BackupRequest{
 		Job: j.ID, Task: j.Task, Instance: j.Instance, Tenant: j.Tenant, Precopy: precopy, Deadline: j.Deadline, Resume: packs,
 		PackIntent: func(pack string) error {

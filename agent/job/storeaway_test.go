@@ -50,8 +50,8 @@ func TestNotHeldWhileTheStoreIsAway(t *testing.T) {
 				}
 				w.away = nil
 				w.mu.Unlock()
-				if j := l.final(second); j.State != job.Done || j.FreezeSeconds(w.now()) > 60 {
-					t.Errorf("the job is %s (%s) after a hold of %.0f s", j.State, j.Cause, j.FreezeSeconds(w.now()))
+				if j := l.final(second); j.State != job.Done || j.FreezeSeconds(l.j.Up()) > 60 {
+					t.Errorf("the job is %s (%s) after a hold of %.0f s", j.State, j.Cause, j.FreezeSeconds(l.j.Up()))
 				}
 				w.mu.Lock()
 				w.away = errors.New("the bucket is not there")

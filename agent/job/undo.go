@@ -102,7 +102,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	}
 	over := func(j *Job) {
 		if j.Hold {
-			j.Hold, j.HeldUntil = false, w.m.opts.Now().UTC()
+			j.let(w.m.opts.Now(), w.m.journal.Up())
 		}
 		j.Snapshots = nil
 		if j.Restore != nil && j.State != Failed {
@@ -119,8 +119,12 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	case Resuming:
 		return w.write(j, Done, change{edit: over, emit: w.m.event(EventResumed), bases: kept, left: left})
 	case Suspending:
-		if !j.ForStore && j.Attempts+1-j.StoreWaits >= maxAttempts {
-			return w.fail(j, fmt.Sprintf("it was interrupted %d times before it had done what can't be done in parts", maxAttempts))
+		packs, fruitless, err := w.fruitless(j)
+		if err != nil {
+			return err
+		}
+		if fruitless >= maxFruitless {
+			return w.fail(j, fmt.Sprintf("it was put off %d times, one after the other, without storing anything new; look why the agent or the host stops so often", maxFruitless))
 		}
 		if j.IsRestore() && len(left) > 0 {
 			return w.fail(j, "it was put off, and what it had built can't be removed to make room for another try: "+left[0].Error)
@@ -130,6 +134,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 			over(j)
 			j.Attempts++
 			j.ForStore = false
+			j.Fruitless, j.PacksBefore = fruitless, packs
 		}})
 	}
 	event := EventFailed

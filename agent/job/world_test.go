@@ -47,11 +47,13 @@ type world struct {
 	asked     int                                                   // how often the store was asked before a hold
 	events    []job.Event                                           // as the control plane took them
 	bootID    string
+	booted    time.Time     // by the clock that no step of the host's clock moves
 	skew      time.Duration // of the host's clock
 	// fail is what the runtime, the snapshots or the notes answer instead of doing the act; nil: they do it.
 	fail    func(act, instance string) error
 	backup  func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
 	present func(ctx context.Context, j *job.Job) error          // what the store does when it is asked for a backup; nil: it answers
+	wait    func(ctx context.Context, act string)                // how long an act of the runtime takes; nil: no time
 	answer  func(e job.Event) (refusal string, err error)        // what the control plane says; nil: 2xx
 	observe func(j *job.Job)                                     // is told of each state; nil: nobody is
 	instead func(failed job.Snapshot) (job.Snapshot, bool)       // another way to make a snapshot; nil: there is none
@@ -84,7 +86,7 @@ func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
 		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{}, made: map[string]string{},
 		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{},
-		lost: map[string]map[int]time.Time{}, bootID: "boot-1",
+		lost: map[string]map[int]time.Time{}, bootID: "boot-1", booted: time.Now(),
 	}
 	for _, n := range names {
 		w.instances[n] = &phone{state: job.IsRunning, policy: job.ReleaseByAgent}
@@ -150,6 +152,8 @@ func (w *world) start(crashAt int, opts job.Options) *life {
 	l := &life{w: w, j: j, ended: make(chan struct{}), dead: make(chan struct{}), crashAt: crashAt}
 	opts.Jobs = max(opts.Jobs, 1)
 	opts.Now, opts.Rand, opts.BootID, opts.Hook, opts.ProgressEvery = w.now, randReader{}, w.bootID, l.hook, time.Second
+	booted := w.booted
+	opts.Uptime = func() time.Duration { return time.Since(booted) }
 	l.m = job.New(j, l.parts(), opts)
 	w.mu.Lock()
 	w.current = j
@@ -505,8 +509,14 @@ func (r *fakeRuntime) Start(context.Context) error {
 	return nil
 }
 
-func (r *fakeRuntime) Thaw(context.Context) error {
+func (r *fakeRuntime) Thaw(ctx context.Context) error {
 	r.l.alive()
+	if r.l.w.wait != nil {
+		r.l.w.wait(ctx, "thaw")
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
 	if err := r.l.w.failing("thaw", r.id); err != nil {

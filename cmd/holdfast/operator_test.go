@@ -69,7 +69,7 @@ func (*fakeAgent) Instances(context.Context, api.Caller) ([]api.InstanceInfo, er
 	}, nil
 }
 
-func (*fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.JobInfo, error) {
+func (*fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.JobInfo, uint64, error) {
 	jobs := []api.JobInfo{{
 		JobID: "j-1", TaskID: "t-1", InstanceID: "cp-1", Kind: "backup", Stage: "uploading", Status: api.StatusRunning,
 		Created: fakeTime, Progress: api.Progress{BytesRead: 3 << 20, BytesSent: 1 << 20},
@@ -84,7 +84,7 @@ func (*fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.
 			BackupID: "b-3", Created: fakeTime, Progress: api.Progress{BytesRestored: 7 << 20, BytesTotal: 7 << 20},
 		})
 	}
-	return jobs, nil
+	return jobs, 0, nil
 }
 
 func (*fakeAgent) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"runtime"
@@ -24,21 +23,28 @@ import (
 // errNoConfig is a configuration file that is not there or can't be read.
 var errNoConfig = errors.New("no configuration")
 
-// load reads the configuration and checks the files that it names, and what they hold.
+// load reads the configuration and checks the files that it names, and what they hold. Where only those have faults, it returns the
+// configuration beside the error.
 func load(path string, more ...func(*config.Config) config.Content) (*config.Config, error) {
-	cfg, err := config.Load(path)
-	var pathError *fs.PathError
-	if errors.As(err, &pathError) {
-		return nil, fmt.Errorf("%w: %w", errNoConfig, err)
-	}
+	cfg, _, err := loadBytes(path, more...)
+	return cfg, err
+}
+
+// loadBytes is load, with what the file holds.
+func loadBytes(path string, more ...func(*config.Config) config.Content) (*config.Config, []byte, error) {
+	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, fmt.Errorf("%w: read configuration: %w", errNoConfig, err)
+	}
+	cfg, err := config.Parse(data, path)
+	if err != nil {
+		return nil, data, err
 	}
 	contents := contentsOf(cfg)
 	for _, content := range more {
 		contents = append(contents, content(cfg))
 	}
-	return cfg, cfg.CheckFiles(contents...)
+	return cfg, data, cfg.CheckFiles(contents...)
 }
 
 // contentsOf are the checks of what only the packages that use it can read. What they find would end the
@@ -108,6 +114,9 @@ func checkConfig(path string, stdout io.Writer) error {
 		}
 	}
 	if _, err = fmt.Fprintf(stdout, "%s is valid: host %s, %d instances\n", path, cfg.HostID, len(cfg.Instances)); err != nil {
+		return err
+	}
+	if err := adviseStop(cfg, unitStopTime(), stdout); err != nil {
 		return err
 	}
 	return printVolumes(cfg, stdout)

@@ -38,6 +38,7 @@ Usage:
 Without a command it serves in the foreground, or under the service manager that started it.
 
 Commands:
+  held           list the instances that are held; exit code 1 when there are any
   check-config   check the configuration and the files that it names; list every fault
   install        install and enable holdfast.service (not where a package has installed it)
   uninstall      stop and remove what install has installed
@@ -88,6 +89,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitConfig
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
+	case errors.Is(err, errHeld):
+		return exitFailed // the list says it all
 	default:
 		fmt.Fprintf(stderr, "holdfastd: %v\n", err)
 		if hint := obs.Hint(err); hint != "" {
@@ -127,6 +130,8 @@ func execute(args []string, stdout, stderr io.Writer) error {
 	switch words[0] {
 	case "check-config":
 		return checkConfig(*path, stdout)
+	case "held":
+		return held(*path, stdout)
 	case "install", "uninstall", "start", "stop", "restart", "status":
 		return manage(words[0], *path, stdout)
 	case "version":

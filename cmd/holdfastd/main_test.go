@@ -57,7 +57,7 @@ func TestUnitForNamesThisInstallation(t *testing.T) {
 	}
 	for _, want := range []string{
 		"\nExecStart=/opt/holdfast/holdfastd --config /opt/holdfast/etc/h.yaml\n",
-		"\nConditionPathExists=/opt/holdfast/etc/h.yaml\n",
+		"\nConditionPathExists=|/opt/holdfast/etc/h.yaml\n",
 	} {
 		if !strings.Contains(unit, want) {
 			t.Errorf("the unit lacks %q", want)

@@ -50,8 +50,6 @@ func (n *notifier) send(state string) {
 
 func (n *notifier) ready(status string) { n.send(daemon.SdNotifyReady + "\nSTATUS=" + status) }
 
-func (n *notifier) stopping() { n.send(daemon.SdNotifyStopping + "\nSTATUS=draining") }
-
 // watch pings the watchdog, twice in the time that it allows, for as long as alive returns nil in time.
 // It returns when ctx ends.
 func (n *notifier) watch(ctx context.Context, alive func(context.Context) error) {

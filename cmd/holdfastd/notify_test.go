@@ -62,8 +62,8 @@ func TestNotifierSpeaksAndHidesTheSocket(t *testing.T) {
 	if got := receive(); got != "READY=1\nSTATUS=serving" {
 		t.Errorf("ready sent %q", got)
 	}
-	n.stopping()
-	if got := receive(); got != "STOPPING=1\nSTATUS=draining" {
+	n.stopping(90 * time.Second)
+	if got := receive(); got != "STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=90000000" {
 		t.Errorf("stopping sent %q", got)
 	}
 }

@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/kardianos/service"
 	"golang.org/x/sync/errgroup"
@@ -21,17 +23,25 @@ import (
 // serve runs the agent until a signal, the end of ctx or a failure of its own stops it. After SIGTERM and
 // the end of ctx it returns nil, after SIGINT errInterrupted.
 func serve(ctx context.Context, path string, stderr io.Writer) error {
-	cfg, err := load(path)
-	if err != nil {
-		return err
+	cfg, data, fault := loadBytes(path)
+	var left []string
+	if fault != nil {
+		if cfg, left = recovery(path, cfg); cfg == nil {
+			return fault
+		}
 	}
 	log, err := newLogger(cfg, stderr)
 	if err != nil {
 		return err
 	}
+	if fault != nil {
+		log.Error("the configuration has faults and instances are held: this start takes no commands, lets go of what it can, and ends when no instance is held; "+
+			"put the configuration right and restart", "error", fault.Error(), "instances", strings.Join(left, " "))
+	}
 	if err := longSlices(); err != nil {
 		log.Warn("the daemon's threads are in the way of the host's other work", "error", err) // and do their own all the same
 	}
+	limitMemory(cfg, log)
 	if err := keepMemory(); err != nil {
 		return err
 	}
@@ -42,6 +52,7 @@ func serve(ctx context.Context, path string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	d.data, d.fault = data, fault
 	defer d.release()
 	svc, err := service.New(d, &service.Config{
 		Name:   serviceName,
@@ -68,6 +79,8 @@ type program struct {
 	notify  *notifier
 	logind  logind
 	signals chan os.Signal
+	data    []byte // of the configuration file
+	fault   error  // why this life recovers, and does nothing else; nil when it is a common life
 
 	agent atomic.Pointer[agent.Agent] // nil until it is open
 
@@ -109,13 +122,7 @@ func (p *program) Start(service.Service) error {
 
 func (p *program) run() (err error) {
 	defer p.logind.close()
-	a, err := agent.Open(p.ctx, agent.Options{
-		Config:  p.cfg,
-		Log:     p.log,
-		Version: buildVersion(),
-		Inhibit: p.logind.inhibit,
-		Ready:   func() { p.notify.ready(fmt.Sprintf("serving %d instances", len(p.cfg.Instances))) },
-	})
+	a, err := p.open()
 	if err != nil {
 		return err
 	}
@@ -137,7 +144,42 @@ func (p *program) run() (err error) {
 		defer stopWatching()
 		return a.Run(p.ctx)
 	})
-	return group.Wait()
+	if err := group.Wait(); err != nil || p.ctx.Err() != nil {
+		return err
+	}
+	return p.fault // nothing is held any more
+}
+
+// open opens the agent. Where that fails although the configuration has no faults, and instances are held, the agent recovers.
+func (p *program) open() (*agent.Agent, error) {
+	options := agent.Options{
+		Config: p.cfg, Log: p.log, Version: buildVersion(), Inhibit: p.logind.inhibit, Recover: p.fault != nil,
+		Ready: func() {
+			if p.fault != nil {
+				p.notify.ready("the configuration has faults; letting go of held instances, no commands are taken")
+				return
+			}
+			p.notify.ready(fmt.Sprintf("serving %d instances", len(p.cfg.Instances)))
+		},
+	}
+	a, err := agent.Open(p.ctx, options)
+	if p.fault != nil {
+		return a, err
+	}
+	if err == nil {
+		if err := keepConfiguration(p.cfg, p.data); err != nil {
+			p.log.Warn("a start that finds the configuration broken will not let go of held instances", "error", err.Error())
+		}
+		return a, nil
+	}
+	left, _ := agent.Unfinished(p.cfg.StateDir)
+	if len(left) == 0 {
+		return nil, err
+	}
+	p.log.Error("the agent can't be opened and instances are held: this start takes no commands, lets go of what it can, and ends when no instance is held",
+		"error", err.Error(), "instances", strings.Join(left, " "))
+	p.fault, options.Recover = err, true
+	return agent.Open(p.ctx, options)
 }
 
 // wait returns when the agent is to stop, or has ended by itself.
@@ -161,12 +203,17 @@ func (p *program) wait() {
 }
 
 // Stop drains the agent, waits for its end and returns its error. A second signal meanwhile ends the
-// process at once; the next start recovers.
+// process at once; the next start recovers. So it does after a stop that takes longer than it may.
 func (p *program) Stop(service.Service) error {
-	p.notify.stopping()
+	within := agent.StopTime(p.cfg.Limits.DrainTimeout) + stopMargin
+	p.notify.stopping(within)
 	signal.Reset(os.Interrupt, syscall.SIGTERM)
 	p.cancel(errStopped)
-	<-p.ended
+	select {
+	case <-p.ended:
+	case <-time.After(within):
+		return fmt.Errorf("the stop took longer than %v: an act hangs; the journal has what is held, and the next start goes on with it", within)
+	}
 	switch {
 	case p.err != nil && !errors.Is(p.err, context.Canceled) && !errors.Is(p.err, errStopped):
 		return p.err

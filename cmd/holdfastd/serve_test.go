@@ -264,20 +264,50 @@ func TestReloadTakesBandwidth(t *testing.T) {
 	}
 }
 
-// TestDaemonFailsAsOne: a port that is taken ends the program with a message and the code for failure.
-func TestDaemonFailsAsOne(t *testing.T) {
+// TestDaemonListensLater: a port that is taken, or an address that is not there yet, keeps the daemon from nothing else, and is listened on once
+// that is possible.
+func TestDaemonListensLater(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	path := writeConfig(t, testbed.Dir(t), l.Addr().String())
+	dir, metrics := testbed.Dir(t), l.Addr().String()
+	d := startDaemon(t, writeConfig(t, dir, metrics), metrics)
+	if _, err := api.NewClient(filepath.Join(dir, "s")).Info(t.Context()); err != nil {
+		t.Errorf("the socket: %v", err)
+	}
+	if !strings.Contains(d.log.String(), "setting=metrics_listen") || !strings.Contains(d.log.String(), "address already in use") {
+		t.Error("the log does not say what is not listened on, and why")
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if res, err := client.Get("http://" + metrics + "/readyz"); err == nil {
+			_ = res.Body.Close()
+			break
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	if code := d.end(t, syscall.SIGTERM); code != exitDone {
+		t.Errorf("the exit code is %d", code)
+	}
+}
+
+// TestDaemonFailsAsOne: a second daemon of one host ends with a message and the code for failure.
+func TestDaemonFailsAsOne(t *testing.T) {
+	metrics := testbed.FreeAddress(t)
+	path := writeConfig(t, testbed.Dir(t), metrics)
+	startDaemon(t, path, metrics)
 	out, err := holdfastd(t, "--config", path).CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != exitFailed {
 		t.Errorf("it ended with %v", err)
 	}
-	if !strings.Contains(string(out), "address already in use") {
+	if !strings.Contains(string(out), "in use by another process") {
 		t.Errorf("it said %s", out)
 	}
 }
