@@ -155,6 +155,7 @@ func (m *model) step() {
 		{2, m.reboot},
 		{2, m.lose},
 		{4, m.loseBackups},
+		{3, m.unmount},
 		{3, func() {
 			d := time.Duration(m.r.IntN(7200)-3600) * time.Second
 			m.note("clock %s", d)
