@@ -68,7 +68,7 @@ func TestNoSecretIsTold(t *testing.T) {
 		said.WriteString(err.Error())
 	}
 	zero := uint64(0)
-	for _, e := range h.collect(&zero, "holdfast.backup.started", "phone-2") {
+	for _, e := range h.collect(&zero, "holdfast.backup.failed", "phone-2") {
 		said.Write(e.Data)
 	}
 	resp, err := http.Get("http://" + h.agent.MetricsAddr() + "/metrics")

@@ -113,6 +113,9 @@ func (m *model) heal() {
 		clear(m.bad)
 		m.plane = ""
 		m.setStore("")
+		for _, p := range m.w.instances {
+			p.gone = false
+		}
 	})
 }
 
@@ -265,6 +268,13 @@ func (m *model) lose() {
 		maps.DeleteFunc(m.w.disks, func(path string, _ disk) bool { return strings.Contains(path, ".stage-") })
 	})
 	m.begin()
+}
+
+// unmount is a volume that goes away, or leads elsewhere, and comes back: the engine refuses it.
+func (m *model) unmount() {
+	n := pick(m.r, m.names...)
+	m.lock(func() { m.w.instances[n].gone = !m.w.instances[n].gone })
+	m.note("the volumes of %s are gone: %v", n, m.w.instances[n].gone)
 }
 
 // loseBackups is a bucket that loses what it had confirmed: a header, a manifest, packs or everything, which to a job is one and the same.

@@ -165,6 +165,7 @@ func (m *model) step() {
 		{3, m.rewrite},
 		{1, m.hours},
 		{4, m.loseBackups},
+		{3, m.unmount},
 		{3, func() {
 			d := time.Duration(m.r.IntN(7200)-3600) * time.Second
 			if m.r.IntN(3) == 0 { // as after a dead battery, or a wrong time server

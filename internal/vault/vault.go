@@ -88,7 +88,7 @@ type Vault struct {
 	cut     [32]byte
 	headers [32]byte // of the MAC of headers
 	ledger  *ledger
-	header  atomic.Pointer[headerRef] // that was last seen to be this vault's
+	header  *atomic.Pointer[headerRef] // that was last seen to be this vault's
 }
 
 // Info describes a vault.
@@ -192,7 +192,7 @@ func newVault(st obs.Store, at headerRef, h header, s secret) *Vault {
 		st: st, params: h.Params, headers: headerKey(s.Key),
 		content: derive(s.Key, "content"), meta: derive(s.Key, "meta"),
 		name: derive(s.Key, "chunk names"), page: derive(s.Key, "page names"), cut: derive(s.Key, "cut points"),
-		info: infoOf(st, h, s), ledger: newLedger(),
+		info: infoOf(st, h, s), ledger: newLedger(), header: new(atomic.Pointer[headerRef]),
 	}
 	v.header.Store(&at)
 	return v
