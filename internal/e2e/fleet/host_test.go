@@ -190,12 +190,28 @@ func (h *host) launch() {
 	h.f.trail.count("starts of agents")
 	go func() {
 		_ = cmd.Wait() // its state says how it ended
+		h.endCommands()
 		h.mu.Lock()
 		h.agent = nil
 		h.mu.Unlock()
 		h.f.trail.note("%s: the agent ended: %v", h.name, cmd.ProcessState)
 		close(ended)
 	}()
+}
+
+// endCommands ends the commands of an agent that was killed, as a service manager does that kills the whole control group.
+func (h *host) endCommands() {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		line, err := os.ReadFile(file)
+		if err != nil || !bytes.HasPrefix(line, []byte(h.f.tools.phone+"\x00"+h.dir+"/")) {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscanf(file, "/proc/%d/cmdline", &pid); err == nil {
+			_ = signalPhone(pid, unix.SIGKILL)
+		}
+	}
 }
 
 // signal sends the agent a signal, if it runs, and gives what to wait for then.
