@@ -85,10 +85,6 @@ func startDocker() (_ *Docker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	program, err := Program("dockerd")
-	if err != nil {
-		return nil, err
-	}
 	d := &Docker{dir: filepath.Join(root, "docker")}
 	if err := os.MkdirAll(d.dir, 0o711); err != nil {
 		return nil, err
@@ -102,17 +98,7 @@ func startDocker() (_ *Docker, err error) {
 			return dialer.DialContext(ctx, "unix", socket)
 		},
 	}}
-	if err := os.WriteFile(filepath.Join(d.dir, "daemon.json"), []byte("{}"), 0o600); err != nil {
-		return nil, err
-	}
-	d.proc, err = start(filepath.Join(d.dir, "log"), program, nil,
-		"--host", d.Host, "--config-file", filepath.Join(d.dir, "daemon.json"), "--group", "root",
-		"--data-root", filepath.Join(d.dir, "data"), "--exec-root", filepath.Join(d.dir, "x"),
-		"--pidfile", filepath.Join(d.dir, "pid"), "--cgroup-parent", "/"+controlGroup(root),
-		"--exec-opt", "native.cgroupdriver=cgroupfs", "--shutdown-timeout", "3",
-		"--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
-		"--userland-proxy=false")
-	if err != nil {
+	if err := d.launch("{}"); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -120,9 +106,6 @@ func startDocker() (_ *Docker, err error) {
 			err = errors.Join(err, d.stop())
 		}
 	}()
-	if err := d.proc.await(dockerStartPatience, func() error { return d.call(http.MethodGet, "/_ping", nil, nil) }); err != nil {
-		return nil, err
-	}
 	busybox, err := Program("busybox")
 	if err != nil {
 		return nil, err

@@ -1,0 +1,87 @@
+package testbed
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// What happens to engines.
+
+// launch starts the engine over what is in its folder, with that daemon.json, and waits until it answers.
+func (d *Docker) launch(config string) error {
+	program, err := Program("dockerd")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(d.dir, "daemon.json"), []byte(config), 0o600); err != nil {
+		return err
+	}
+	d.proc, err = start(filepath.Join(d.dir, "log"), program, nil,
+		"--host", d.Host, "--config-file", filepath.Join(d.dir, "daemon.json"), "--group", "root",
+		"--data-root", filepath.Join(d.dir, "data"), "--exec-root", filepath.Join(d.dir, "x"),
+		"--pidfile", filepath.Join(d.dir, "pid"), "--cgroup-parent", "/"+controlGroup(filepath.Dir(d.dir)),
+		"--exec-opt", "native.cgroupdriver=cgroupfs", "--shutdown-timeout", "3",
+		"--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
+		"--userland-proxy=false")
+	if err != nil {
+		return err
+	}
+	err = d.proc.await(dockerStartPatience, func() error { return d.call(http.MethodGet, "/_ping", nil, nil) })
+	if err != nil {
+		d.proc.stop(syscall.SIGKILL, 0)
+	}
+	return err
+}
+
+// Restart ends the engine in an orderly way and starts it again. By default that ends its containers.
+func (d *Docker) Restart(t testing.TB) {
+	t.Helper()
+	d.proc.stop(syscall.SIGTERM, dockerStopPatience)
+	d.client.CloseIdleConnections()
+	config, err := os.ReadFile(filepath.Join(d.dir, "daemon.json"))
+	if err == nil {
+		err = d.launch(string(config))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// KeepContainers makes an engine whose containers outlive its restarts, until the test ends.
+func (d *Docker) KeepContainers(t testing.TB) {
+	t.Helper()
+	set := func(config string) {
+		if err := os.WriteFile(filepath.Join(d.dir, "daemon.json"), []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d.Restart(t)
+	}
+	set(`{"live-restore": true}`)
+	t.Cleanup(func() { set("{}") })
+}
+
+// Reboot does to the engine what a restart of the host does: it and all that it has started are killed, what it kept for the time of
+// one boot is lost, and it starts again.
+func (d *Docker) Reboot(t testing.TB) {
+	t.Helper()
+	d.proc.stop(syscall.SIGKILL, 0)
+	d.client.CloseIdleConnections()
+	killArea(d.dir)
+	err := unmountBelow(d.dir)
+	removeControlGroups(controlGroup(filepath.Dir(d.dir)))
+	for _, volatile := range []string{"x", "pid", "s"} {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(d.dir, volatile)))
+	}
+	if err == nil {
+		err = d.launch("{}")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond) // containers that it is to start again are on their way
+}
