@@ -92,6 +92,11 @@ func checkConfig(path string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	for _, note := range cfg.Notes() {
+		if _, err := fmt.Fprintf(stdout, "note: %s\n", note); err != nil {
+			return err
+		}
+	}
 	_, err = fmt.Fprintf(stdout, "%s is valid: host %s, %d instances\n", path, cfg.HostID, len(cfg.Instances))
 	return err
 }
