@@ -193,6 +193,11 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 			"bytes_sent", j.Result.BytesSent, "warnings", j.Result.Warnings, "losses_accepted", j.Result.LossesAccepted, keyDuration, j.Entered[job.Stored].Sub(j.AcceptedAt).Seconds())
 	case job.Held:
 		log.Error("instance is held frozen: the report was refused; release sends it again, resume lets the instance run", keyReason, j.Cause)
+	case job.Acknowledged:
+		if j.Unproven() && j.Policy == job.ReleaseByAgent && !j.ReleaseAsked {
+			log.Warn("instance is held frozen: its backup is acknowledged, but its runtime can't tell whether it ran since, so it is not powered down until " +
+				"release is called; resume lets it run; a state command that prints a generation lets the agent release by itself")
+		}
 	case job.Released:
 		log.Info("instance released", "freeze_seconds", j.FreezeSeconds(j.HeldUntil))
 	case job.Restored:

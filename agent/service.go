@@ -191,6 +191,9 @@ func message(j *job.Job) string {
 		if j.Policy == job.ReleaseByControlPlane && !j.ReleaseAsked {
 			return "backed up; the instance is frozen until it is released or resumed"
 		}
+		if j.Unproven() && !j.ReleaseAsked {
+			return "backed up; its runtime can't tell whether the instance ran since, so it is frozen until it is released or resumed"
+		}
 	}
 	return string(j.State)
 }
@@ -355,14 +358,18 @@ func (s *service) instanceInfo(ctx context.Context, in *instance) (api.InstanceI
 		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Runtime: in.runtime.Kind(), Release: in.cfg.Release, State: string(job.IsUnknown),
 		Volumes: volumes(in.cfg.Volumes),
 	}
-	look, cancel := context.WithTimeout(ctx, stateTime)
-	defer cancel()
-	if state, err := in.runtime.State(look); err == nil {
-		info.State = string(state)
-	}
 	active, latest, err := s.a.journal.ByInstance(in.cfg.ID)
 	if err != nil {
 		return api.InstanceInfo{}, err
+	}
+	look, cancel := context.WithTimeout(ctx, stateTime)
+	defer cancel()
+	of := in.runtime
+	if active != nil && active.Identity != "" {
+		of = of.Of(active.Identity) // the one that is held, also when it has another name by now
+	}
+	if sight, err := of.State(look); err == nil {
+		info.State = string(sight.State)
 	}
 	if active != nil {
 		info.JobID, info.Stage = active.ID, string(active.State)

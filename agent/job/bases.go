@@ -168,12 +168,26 @@ func (w *worker) basesOf(j *Job, snapshots []Snapshot, backup string, catalogues
 	return bases
 }
 
-// atEnd returns the snapshots of a job at its end that become bases: of one that has stored a backup and did not release its instance.
-func (w *worker) atEnd(j *Job) []Base {
+// atEnd returns the snapshots of a job at its end that become bases: of one that has stored a backup and did not release its instance. An
+// earlier life, with another configuration, may have removed some of them.
+func (w *worker) atEnd(ctx context.Context, j *Job) []Base {
 	if j.State != Resuming && j.State != Ending && j.State != Failing {
 		return nil
 	}
-	return w.toKeep(j, j.Snapshots, j.Result)
+	instance, err := w.instance(j)
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+	defer cancel()
+	return slices.DeleteFunc(w.toKeep(j, j.Snapshots, j.Result), func(b Base) bool {
+		i := slices.IndexFunc(j.Snapshots, func(s Snapshot) bool { return s.Ref == b.Ref })
+		if i < 0 {
+			return true
+		}
+		stands, err := instance.Snapshots.Stands(ctx, j.Snapshots[i])
+		return err != nil || !stands
+	})
 }
 
 // replaced returns the bases that the change takes the places of.

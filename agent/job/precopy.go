@@ -14,7 +14,7 @@ import (
 // A crash leaves snapshots that the journal names. The next life removes them and does the round again; the engine
 // knows from its catalogues what the rounds before have stored.
 func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return "", change{}, err
 	}

@@ -100,11 +100,11 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 	if restorer == nil {
 		return "", change{}, errors.New("this agent does not restore")
 	}
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return no("look for the instance", err)
 	}
-	found, err := instance.Runtime.State(ctx)
+	found, err := w.user(ctx, j, instance)
 	if err != nil {
 		return no("look at the instance", err)
 	}
@@ -235,11 +235,11 @@ func (w *worker) countPlaced(j *Job) (n int, err error) {
 
 // mayMove is nil when the instance does not run, so that its volumes can be exchanged.
 func (w *worker) mayMove(ctx context.Context, j *Job) error {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return err
 	}
-	state, err := instance.Runtime.State(ctx)
+	state, err := w.user(ctx, j, instance)
 	if err != nil {
 		return fmt.Errorf("look at the instance: %w", err)
 	}
@@ -252,7 +252,7 @@ func (w *worker) mayMove(ctx context.Context, j *Job) error {
 // settle removes what the restored volumes have replaced.
 func (w *worker) settle(j *Job) error {
 	left := w.discard(j)
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return w.write(j, Failing, change{left: left, edit: func(j *Job) { j.Cause = fmt.Sprintf("look for the instance: %v", err) }})
 	}
@@ -285,17 +285,18 @@ func (w *worker) start(hard context.Context, j *Job) error {
 }
 
 func (w *worker) startOnce(ctx context.Context, j *Job) error {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return err
 	}
 	if err := w.act(crashpoint.Start, func() error { return instance.Runtime.Start(ctx) }); err != nil {
 		return err
 	}
-	state, err := instance.Runtime.State(ctx)
+	sight, err := instance.Runtime.State(ctx)
 	if err != nil {
 		return fmt.Errorf("look at the instance after the start: %w", err)
 	}
+	state := sight.State
 	if state != IsRunning && state != IsUnknown {
 		return fmt.Errorf("it is %s after the start", state)
 	}

@@ -57,15 +57,15 @@ func notCancelled(_ *bbolt.Tx, j *Job) error {
 }
 
 func (w *worker) freeze(ctx context.Context, j *Job) (State, change, error) {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return "", change{}, err
 	}
-	state, err := instance.Runtime.State(ctx)
+	sight, err := instance.Runtime.State(ctx)
 	if err != nil {
 		return "", change{}, err
 	}
-	if state != IsStopped || j.Found != IsStopped {
+	if sight.State != IsStopped || j.Found != IsStopped {
 		if err := w.mark(j); err != nil {
 			return "", change{}, err
 		}
@@ -78,14 +78,14 @@ func (w *worker) freeze(ctx context.Context, j *Job) (State, change, error) {
 			return "", change{}, err
 		}
 	}
-	if err := w.stillHeld(ctx, j, instance); err != nil {
+	if sight, err = w.stillHeld(ctx, j, instance); err != nil {
 		return "", change{}, err
 	}
-	return Frozen, change{}, nil
+	return Frozen, change{edit: func(j *Job) { j.Held = sight }}, nil
 }
 
 func (w *worker) plan(ctx context.Context, j *Job) (State, change, error) {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return "", change{}, err
 	}
@@ -107,7 +107,7 @@ func (w *worker) snapshot(ctx context.Context, j *Job) (State, change, error) {
 // makeSnapshots makes the snapshots that the journal names. Where one can't be made, another way is taken, which is journalled before; a
 // round of pre-copy goes on without a volume of which there can be no snapshot while the instance runs.
 func (w *worker) makeSnapshots(ctx context.Context, j *Job) (made []Snapshot, err error) {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return nil, err
 	}

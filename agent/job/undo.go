@@ -44,20 +44,20 @@ func (w *worker) resume(work, hard context.Context, j *Job) error {
 // inspect tells whether the job can go on where it was: the instance has not run since, and the
 // snapshots that the journal says were made stand.
 func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return false, err
 	}
-	state, err := instance.Runtime.State(ctx)
+	now, why, err := w.unheld(ctx, j, instance)
 	if err != nil {
 		return false, err
 	}
 	if j.State == Freezing || j.State == Precopying {
 		// The intent alone: freezing it again is the same, whatever became of it, and so is a round of snapshots
 		// of a running instance. One that is gone can't be, and the thaw on the way back copes with that.
-		return state != IsMissing, nil
+		return now.State != IsMissing, nil
 	}
-	if w.heldBy(j, state) != "" {
+	if why != "" {
 		return false, nil
 	}
 	if j.State != Snapshotted && j.State != Uploading {
@@ -76,7 +76,6 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 // then the journal says so. All of it can be done again after a crash. What can't be removed is left (see Leftover): it keeps
 // nobody from the end of the job.
 func (w *worker) letGo(hard context.Context, j *Job) error {
-	kept := w.atEnd(j)
 	err := w.persist(hard, j, "let go of the instance", func(ctx context.Context) error {
 		if j.IsRestore() {
 			return w.undoRestore(ctx, j)
@@ -85,7 +84,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 			return nil
 		}
 		if j.State != Released {
-			instance, err := w.m.parts.Instance(j.Instance)
+			instance, err := w.instance(j)
 			if err != nil {
 				return err
 			}
@@ -99,6 +98,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		return err
 	}
 	w.m.parts.Backuper.Over(hard, j.ID) // after the thaw, for which nothing is to wait
+	kept := w.atEnd(hard, j)
 	left := w.dropSnapshots(hard, j, kept)
 	if j.Restore != nil { // what it built, or what it replaced: it may not have come to the removal
 		left = append(left, w.discard(j)...)
@@ -131,6 +131,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		// The snapshots of the next try have other names: those of this one may be leftovers, which are removed at any time.
 		return w.write(j, Accepted, change{left: left, edit: func(j *Job) {
 			over(j)
+			j.Identity, j.Held = "", Sight{} // another may have its name when it is held next
 			j.Attempts++
 		}})
 	}
@@ -144,24 +145,29 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 // thaw lets an instance that this job froze or stopped run again, and looks that it does. One that someone
 // else has stopped or removed is left as it is.
 func (w *worker) thaw(ctx context.Context, j *Job, instance Instance) error {
-	state, err := instance.Runtime.State(ctx)
+	sight, err := instance.Runtime.State(ctx)
 	if err != nil {
 		return fmt.Errorf("look at the instance: %w", err)
 	}
+	state := sight.State
 	verb, again := "thaw", instance.Runtime.Thaw
 	if j.Mode == ModeStop {
 		verb, again = "start", instance.Runtime.Start
 	}
 	stopped := j.Mode == ModeStop && state == IsStopped && j.Found != IsStopped
-	if state != IsFrozen && state != IsUnknown && !stopped {
+	switch {
+	case state == IsFrozen && j.Held.State == IsStopped:
+		return nil // this job has not frozen it: it was down
+	case state != IsFrozen && state != IsUnknown && !stopped:
 		return nil
 	}
 	if err := w.act(crashpoint.Thaw, func() error { return again(ctx) }); err != nil {
 		return fmt.Errorf("%s the instance: %w", verb, err)
 	}
-	if state, err = instance.Runtime.State(ctx); err != nil {
+	if sight, err = instance.Runtime.State(ctx); err != nil {
 		return fmt.Errorf("look at the instance after the %s: %w", verb, err)
 	}
+	state = sight.State
 	if state == IsFrozen || stopped && state == IsStopped {
 		return fmt.Errorf("the instance is still %s after the %s", state, verb)
 	}
