@@ -93,18 +93,17 @@ func groupOf(id string, first int) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A host may have both versions. The engine has put the container into the groups of the one that it uses.
 	g := &group{}
 	hierarchy, accounts := freezer, cpuacct
-	where, ok := find(all, freezer)
-	if !ok {
+	where, _ := find(all, freezer)
+	var ok bool
+	if g.path, ok = upTo(where, id); !ok {
 		hierarchy, accounts, g.v2 = unified, unified, true
-		where, ok = find(all, unified)
-	}
-	if ok {
-		g.path, ok = upTo(where, id)
-	}
-	if !ok {
-		return nil, foreign
+		where, _ = find(all, unified)
+		if g.path, ok = upTo(where, id); !ok {
+			return nil, foreign
+		}
 	}
 	table, err := mounts.Read(mounts.Own)
 	if err != nil {
