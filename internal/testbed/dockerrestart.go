@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// What happens to engines.
+// What happens to engines and their containers.
 
 // launch starts the engine over what is in its folder, with that daemon.json, and waits until it answers.
 func (d *Docker) launch(config string) error {
@@ -84,4 +84,20 @@ func (d *Docker) Reboot(t testing.TB) {
 		t.Fatal(err)
 	}
 	time.Sleep(100 * time.Millisecond) // containers that it is to start again are on their way
+}
+
+// Act does to a container, by name or id, what the engine's call of that name does: "pause", "unpause", "start", "stop?t=1", "rename?name=other".
+func (d *Docker) Act(t testing.TB, id, call string) {
+	t.Helper()
+	if err := d.call(http.MethodPost, "/containers/"+id+"/"+call, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Remove ends and removes a container, which may be paused.
+func (d *Docker) Remove(t testing.TB, id string) {
+	t.Helper()
+	if err := d.remove(id); err != nil {
+		t.Fatal(err)
+	}
 }
