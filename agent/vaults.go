@@ -209,6 +209,11 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 				return err
 			}
 		}
+		if r.Accept != nil {
+			if err := r.Accept(ctx); err != nil {
+				return err
+			}
+		}
 		return read.sound(ctx)
 	}
 	o.Drifted = func(d *backup.DriftError) {

@@ -93,6 +93,8 @@ type BackupRequest struct {
 	PackIntent func(pack string) error
 	// Sent is called, from any goroutine, when all content is in the store, and what is left needs little of this host. Nil is allowed.
 	Sent func()
+	// Accept is asked when all content is in the store, right before the manifest is written; with its error there is no backup. Nil is allowed.
+	Accept func(ctx context.Context) error
 	// Progress takes figures as they grow; it may be called from any goroutine.
 	Progress func(Progress)
 }

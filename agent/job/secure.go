@@ -199,6 +199,7 @@ func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, preco
 	}
 	if !precopy {
 		r.Sent = w.ticket.leave // another job may have the turn while this one finishes
+		r.Accept = func(ctx context.Context) error { return w.ranMeanwhile(ctx, j) }
 	}
 	bases, err := w.m.journal.Bases(j.Instance)
 	if err != nil {

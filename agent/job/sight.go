@@ -103,6 +103,19 @@ func (w *worker) stillHeld(ctx context.Context, j *Job, instance Instance) (Sigh
 	return now, err
 }
 
+// ranMeanwhile tells that the instance has run, or is another, since it was held: what was read meanwhile may be of more than one moment, and
+// makes no backup. A runtime that does not answer is asked again before the report.
+func (w *worker) ranMeanwhile(ctx context.Context, j *Job) error {
+	instance, err := w.instance(j)
+	if err != nil {
+		return err
+	}
+	if _, why, err := w.unheld(ctx, j, instance); err == nil && why != "" {
+		return errors.New(why)
+	}
+	return nil
+}
+
 // lost looks until the runtime answers, and tells why the instance is not held any more.
 func (w *worker) lost(hard context.Context, j *Job) (why string, err error) {
 	err = w.persist(hard, j, "look at the instance", func(ctx context.Context) error {

@@ -547,6 +547,11 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 		r.Progress(job.Progress{BytesSent: uint64(i)})
 	}
 	b.l.alive()
+	if r.Accept != nil {
+		if err := r.Accept(ctx); err != nil {
+			return nil, err
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	catalogues := map[string]string{}
