@@ -1,6 +1,7 @@
 package job_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -304,6 +305,27 @@ func TestReleaseWithoutProofIsAskedFor(t *testing.T) {
 			t.Errorf("%s (%s), powered down %d times", j.State, j.Cause, p.downs)
 		}
 		l.stop()
+		for _, f := range w.faults {
+			t.Error(f)
+		}
+	})
+}
+
+// Of an instance that ran while it was read there is no backup that a restore could take for its newest.
+func TestNothingIsStoredOfAnInstanceThatRan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "phone")
+		p := w.instances["phone"]
+		w.backup = func(context.Context, job.BackupRequest) error {
+			p.runs()
+			return nil
+		}
+		l := w.start(-1, job.Options{})
+		j := l.final(mustAccept(t, l, "r", "phone").Jobs[0].Job)
+		l.stop()
+		if j.State != job.Failed || !strings.Contains(j.Cause, "let the instance run and froze it again") || len(w.backups["phone"]) != 0 || p.state != job.IsRunning {
+			t.Errorf("%s (%s), the instance is %s, backups %v", j.State, j.Cause, p.state, w.backups)
+		}
 		for _, f := range w.faults {
 			t.Error(f)
 		}

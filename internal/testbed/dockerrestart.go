@@ -12,13 +12,16 @@ import (
 
 // What happens to engines and their containers.
 
-// launch starts the engine over what is in its folder, with that daemon.json, and waits until it answers.
-func (d *Docker) launch(config string) error {
+// launch starts the engine over what is in its folder, and waits until it answers.
+func (d *Docker) launch() error {
+	if d.podman {
+		return d.launchPodman()
+	}
 	program, err := Program("dockerd")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(d.dir, "daemon.json"), []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(d.dir, "daemon.json"), []byte(d.config), 0o600); err != nil {
 		return err
 	}
 	d.proc, err = start(filepath.Join(d.dir, "log"), program, nil,
@@ -31,7 +34,12 @@ func (d *Docker) launch(config string) error {
 	if err != nil {
 		return err
 	}
-	err = d.proc.await(dockerStartPatience, func() error { return d.call(http.MethodGet, "/_ping", nil, nil) })
+	return d.answers()
+}
+
+// answers waits until the engine that was just started does, and ends it if it does not.
+func (d *Docker) answers() error {
+	err := d.proc.await(dockerStartPatience, func() error { return d.call(http.MethodGet, "/_ping", nil, nil) })
 	if err != nil {
 		d.proc.stop(syscall.SIGKILL, 0)
 	}
@@ -43,11 +51,7 @@ func (d *Docker) Restart(t testing.TB) {
 	t.Helper()
 	d.proc.stop(syscall.SIGTERM, dockerStopPatience)
 	d.client.CloseIdleConnections()
-	config, err := os.ReadFile(filepath.Join(d.dir, "daemon.json"))
-	if err == nil {
-		err = d.launch(string(config))
-	}
-	if err != nil {
+	if err := d.launch(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -56,9 +60,7 @@ func (d *Docker) Restart(t testing.TB) {
 func (d *Docker) KeepContainers(t testing.TB) {
 	t.Helper()
 	set := func(config string) {
-		if err := os.WriteFile(filepath.Join(d.dir, "daemon.json"), []byte(config), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		d.config = config
 		d.Restart(t)
 	}
 	set(`{"live-restore": true}`)
@@ -78,7 +80,7 @@ func (d *Docker) Reboot(t testing.TB) {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(d.dir, volatile)))
 	}
 	if err == nil {
-		err = d.launch("{}")
+		err = d.launch()
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -212,7 +212,7 @@ func goesOn(t *testing.T, s Subject) {
 }
 
 func downFrozen(t *testing.T, s Subject) {
-	for range 10 {
+	for range 5 {
 		s.Writes(t)
 		do(t, "freeze", s.Freeze)
 		held, look := s.Size(t), sight(t, s)
