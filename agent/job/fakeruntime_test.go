@@ -178,7 +178,7 @@ func (r *fakeRuntime) PowerDown(_ context.Context, held *job.Sight) error {
 	if !slices.ContainsFunc(w.events, func(e job.Event) bool { return e.Type == job.EventCompleted && e.Job == j.ID }) {
 		w.fault("release-last: power-down before the control plane took the report")
 	}
-	if now := r.sight(); held != nil && r.p.state != job.IsStopped && w.broken != "generation" &&
+	if now := r.sight(); held != nil && w.broken != "generation" &&
 		(now.State != held.State || now.ID != held.ID || now.Run != held.Run || held.Work != "" && now.Work != held.Work) {
 		return errors.New("not as it was held")
 	}

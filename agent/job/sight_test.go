@@ -51,6 +51,9 @@ func TestInstanceThatRanIsNotReleased(t *testing.T) {
 		},
 		"let run":               {touch: func(p *phone) { p.state = job.IsRunning; p.runs() }, why: "is running", after: job.IsRunning},
 		"let run until it ends": {touch: func(p *phone) { p.runs(); p.state = job.IsStopped }, why: "is stopped", after: job.IsStopped},
+		"let run and killed": {
+			touch: func(p *phone) { p.runs(); p.state, p.by = job.IsStopped, "power-down" }, why: "is stopped", after: job.IsStopped,
+		},
 		"stopped, and started and stopped": {
 			before: job.IsStopped, touch: func(p *phone) { p.starts(); p.state = job.IsStopped }, why: "was started", after: job.IsStopped,
 		},
@@ -76,8 +79,10 @@ func TestInstanceThatRanIsNotReleased(t *testing.T) {
 						now := act == "sign" && when == job.Stored || act == "power-down" && when == job.Releasing
 						if now && !touched {
 							touched = true
-							tt.touch(p)
-							return errors.New("one moment")
+							tt.touch(p) // within the power-down: after the job's look, before that of the driver
+							if act == "sign" {
+								return errors.New("one moment")
+							}
 						}
 						return nil
 					}

@@ -170,8 +170,9 @@ func (d *docker) State(ctx context.Context) (Sight, error) {
 }
 
 // reach brings the container to a state. step is called with what was seen, again until want is seen
-// or step fails; a failed step whose state is reached all the same (another was faster) is no failure.
-func (d *docker) reach(ctx context.Context, verb string, want State, step func(context.Context, seen) error) error {
+// or step fails; a failed step whose state is reached all the same (another was faster) is no failure. check, which may be nil, is called
+// with what was seen first, and its error ends all.
+func (d *docker) reach(ctx context.Context, verb string, want State, check func(seen) error, step func(context.Context, seen) error) error {
 	if ctx.Err() != nil {
 		return d.fail(ctx, verb, context.Cause(ctx))
 	}
@@ -180,10 +181,17 @@ func (d *docker) reach(ctx context.Context, verb string, want State, step func(c
 		switch {
 		case err != nil:
 			return false, err
-		case s.state == want:
-			return true, nil
 		case s.state == Missing:
 			return false, ErrMissing
+		}
+		if check != nil {
+			if err := check(s); err != nil {
+				return false, err
+			}
+			check = nil
+		}
+		if s.state == want {
+			return true, nil
 		}
 		failed := step(ctx, s)
 		if s, err = d.look(ctx); err != nil {
@@ -209,7 +217,7 @@ func (d *docker) Freeze(ctx context.Context) error {
 	ctx, cancel := limit(context.WithoutCancel(ctx), d.call)
 	defer cancel()
 	var refused error
-	err := d.reach(ctx, "freeze", Frozen, func(ctx context.Context, s seen) error {
+	err := d.reach(ctx, "freeze", Frozen, nil, func(ctx context.Context, s seen) error {
 		if s.state == Stopped {
 			return ErrNotRunning
 		}
@@ -244,7 +252,7 @@ func (d *docker) Thaw(ctx context.Context) error {
 	ctx, cancel := limit(ctx, d.call)
 	defer cancel()
 	stopped := errors.New("stopped")
-	err := d.reach(ctx, "thaw", Running, func(ctx context.Context, s seen) error {
+	err := d.reach(ctx, "thaw", Running, nil, func(ctx context.Context, s seen) error {
 		if s.state == Stopped {
 			return stopped
 		}
@@ -261,7 +269,7 @@ func (d *docker) Start(ctx context.Context) error {
 	ctx, cancel := limit(ctx, d.call)
 	defer cancel()
 	started := false
-	return d.reach(ctx, "start", Running, func(ctx context.Context, s seen) error {
+	return d.reach(ctx, "start", Running, nil, func(ctx context.Context, s seen) error {
 		if s.state == Frozen {
 			_, err := d.client.ContainerUnpause(ctx, s.id, client.ContainerUnpauseOptions{})
 			return err
@@ -286,19 +294,17 @@ func (d *docker) PowerDown(ctx context.Context, held *Sight) error {
 	var g *group
 	run, begun, asked := "", false, false
 	var before Sight
-	err := d.reach(ctx, "power down", Stopped, func(ctx context.Context, s seen) error {
+	check := func(s seen) (err error) {
+		if before, err = s.sight(); err == nil && held != nil && !before.Same(*held) {
+			err = changed(*held, before)
+		}
+		return err
+	}
+	err := d.reach(ctx, "power down", Stopped, check, func(ctx context.Context, s seen) error {
 		if begun && s.run != run {
 			return fmt.Errorf("%w: it was started again at %s", ErrChanged, s.run)
 		}
 		var err error
-		if !begun {
-			if before, err = s.sight(); err != nil {
-				return err
-			}
-			if held != nil && !before.Same(*held) {
-				return changed(*held, before)
-			}
-		}
 		if g, err = groupOf(s.id, s.pid); err != nil && (s.state == Frozen || begun) {
 			return err
 		}

@@ -101,11 +101,15 @@ func (e *execInstance) look(ctx context.Context) (Sight, error) {
 		e.cfg.Instance, e.cfg.State[0], out)
 }
 
-// reach looks, runs the command if the state is another than the wanted one, and looks again.
-func (e *execInstance) reach(ctx context.Context, verb string, want State, pick func(Sight) ([]string, error)) error {
+// reach looks, runs the command if the state is another than the wanted one, and looks again. With held, it does nothing unless the instance
+// looks the same.
+func (e *execInstance) reach(ctx context.Context, verb string, want State, held *Sight, pick func(Sight) ([]string, error)) error {
 	ctx, cancel := limit(ctx, e.cfg.Timeout)
 	defer cancel()
 	sight, err := e.look(ctx)
+	if err == nil && held != nil && sight.State != Missing && !sight.Same(*held) {
+		err = fmt.Errorf("exec instance %s: %s: %w", e.cfg.Instance, verb, changed(*held, sight))
+	}
 	if err != nil || sight.State == want {
 		return err
 	}
@@ -137,7 +141,7 @@ func (e *execInstance) reach(ctx context.Context, verb string, want State, pick 
 }
 
 func (e *execInstance) Freeze(ctx context.Context) error {
-	return e.reach(ctx, "freeze", Frozen, func(s Sight) ([]string, error) {
+	return e.reach(ctx, "freeze", Frozen, nil, func(s Sight) ([]string, error) {
 		if s.State == Stopped {
 			return nil, ErrNotRunning
 		}
@@ -146,7 +150,7 @@ func (e *execInstance) Freeze(ctx context.Context) error {
 }
 
 func (e *execInstance) Thaw(ctx context.Context) error {
-	return e.reach(ctx, "thaw", Running, func(s Sight) ([]string, error) {
+	return e.reach(ctx, "thaw", Running, nil, func(s Sight) ([]string, error) {
 		if s.State == Stopped {
 			return nil, nil
 		}
@@ -157,10 +161,7 @@ func (e *execInstance) Thaw(ctx context.Context) error {
 func (e *execInstance) PowerDown(ctx context.Context, held *Sight) error {
 	begun := false
 	var before Sight
-	err := e.reach(ctx, "power down", Stopped, func(now Sight) ([]string, error) {
-		if held != nil && !now.Same(*held) {
-			return nil, changed(*held, now)
-		}
+	err := e.reach(ctx, "power down", Stopped, held, func(now Sight) ([]string, error) {
 		before, begun = now, true
 		return e.cfg.PowerDown, nil
 	})
@@ -177,7 +178,7 @@ func (e *execInstance) PowerDown(ctx context.Context, held *Sight) error {
 func (e *execInstance) KeepDown(context.Context) error { return nil }
 
 func (e *execInstance) Start(ctx context.Context) error {
-	return e.reach(ctx, "start", Running, func(s Sight) ([]string, error) {
+	return e.reach(ctx, "start", Running, nil, func(s Sight) ([]string, error) {
 		switch {
 		case s.State == Frozen:
 			return e.cfg.Thaw, nil

@@ -102,6 +102,7 @@ func ran(t *testing.T, s Subject) {
 	do(t, "thaw", s.Thaw)
 	s.Writes(t) // nothing of it was ended
 	do(t, "power down", s.down)
+	refused("was let run until it ended", runtime.Stopped)
 	do(t, "start", s.Start)
 	do(t, "freeze", s.Freeze)
 	refused("was started again", runtime.Frozen)
