@@ -43,6 +43,22 @@ func newInstance(cfg *config.Instance, host string) (*instance, error) {
 	return &instance{cfg: cfg, host: host, runtime: driver}, nil
 }
 
+// state tells how the instance is: the very one that its unfinished job holds, also when that has another name by now. Unknown when the
+// runtime does not say.
+func (in *instance) state(ctx context.Context, active *job.Job) runtime.State {
+	ctx, cancel := context.WithTimeout(ctx, stateTime)
+	defer cancel()
+	of := in.runtime
+	if active != nil && active.Identity != "" {
+		of = of.Of(active.Identity)
+	}
+	sight, err := of.State(ctx)
+	if err != nil {
+		return runtime.Unknown
+	}
+	return sight.State
+}
+
 // restored tells whether every volume is on this host; else why not.
 func (in *instance) restored() error {
 	for _, v := range in.cfg.Volumes {

@@ -355,22 +355,13 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 
 func (s *service) instanceInfo(ctx context.Context, in *instance) (api.InstanceInfo, error) {
 	info := api.InstanceInfo{
-		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Runtime: in.runtime.Kind(), Release: in.cfg.Release, State: string(job.IsUnknown),
-		Volumes: volumes(in.cfg.Volumes),
+		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Runtime: in.runtime.Kind(), Release: in.cfg.Release, Volumes: volumes(in.cfg.Volumes),
 	}
 	active, latest, err := s.a.journal.ByInstance(in.cfg.ID)
 	if err != nil {
 		return api.InstanceInfo{}, err
 	}
-	look, cancel := context.WithTimeout(ctx, stateTime)
-	defer cancel()
-	of := in.runtime
-	if active != nil && active.Identity != "" {
-		of = of.Of(active.Identity) // the one that is held, also when it has another name by now
-	}
-	if sight, err := of.State(look); err == nil {
-		info.State = string(sight.State)
-	}
+	info.State = string(in.state(ctx, active))
 	if active != nil {
 		info.JobID, info.Stage = active.ID, string(active.State)
 	}
