@@ -279,7 +279,9 @@ func (r *run) all(ctx context.Context) (err error) {
 	for _, s := range r.o.Sources {
 		vol, err := r.volume(ctx, s)
 		if err != nil {
-			err = fmt.Errorf("volume %s: %w", s.Volume, err)
+			if _, named := errors.AsType[*UnmountedError](err); !named {
+				err = fmt.Errorf("volume %s: %w", s.Volume, err)
+			}
 			// When ctx ended while uploads waited for the store, they say what they waited for.
 			if serr := w.Abort(err); serr != nil && ctx.Err() != nil {
 				err = serr

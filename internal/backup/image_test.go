@@ -9,10 +9,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -271,14 +274,43 @@ func TestClonesAreReadOnce(t *testing.T) {
 	}
 }
 
-// uncache takes a file out of the kernel's cache.
+// uncache takes a file out of the kernel's cache. The kernel leaves pages there that somebody is just at, so it is asked again.
 func uncache(t testing.TB, path string) {
 	t.Helper()
 	f, err := os.Open(path)
-	if err == nil {
-		err = errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED), f.Close())
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer f.Close()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if err := errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)); err != nil {
+			t.Fatal(err)
+		}
+		if !cached(t, f) {
+			return
+		}
+	}
+	t.Fatalf("%s is still in the kernel's cache after a minute", path)
+}
+
+// cached tells whether the kernel's cache has a page of the file.
+func cached(t testing.TB, f *os.File) bool {
+	t.Helper()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Size() == 0 {
+		return false
+	}
+	m, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(m) //nolint:errcheck // of a mapping that was just made
+	pages := make([]byte, (len(m)+os.Getpagesize()-1)/os.Getpagesize())
+	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), uintptr(unsafe.Pointer(&pages[0]))); errno != 0 {
+		t.Fatal(errno)
+	}
+	return slices.ContainsFunc(pages, func(p byte) bool { return p&1 != 0 })
 }

@@ -51,8 +51,12 @@ func (e *UnmountedError) Error() string {
 	if e.Files != 1 {
 		files = fmt.Sprintf("%d files", e.Files)
 	}
-	return fmt.Sprintf("volume %q of %s %s in the last backup, which has %s of it: it lay on %s, and %s lies on %s; mount the volume, or, if this is meant, %s",
-		e.Volume, e.Instance, what, files, on(e.Was), e.Path, on(e.Is), allowEmpty)
+	where := fmt.Sprintf("it lay on %s, and %s lies on %s", on(e.Was), e.Path, on(e.Is))
+	if e.Was != "" && e.Was == e.Is {
+		where = fmt.Sprintf("%s lies on %s, as the volume did", e.Path, on(e.Is))
+	}
+	return fmt.Sprintf("volume %q of %s %s in the last backup, which has %s of it: %s; mount the volume, or, if this is meant, %s",
+		e.Volume, e.Instance, what, files, where, allowEmpty)
 }
 
 const allowEmpty = "allow it with --allow-empty, or with allow_empty: true for the volume in the agent's configuration"
