@@ -146,13 +146,13 @@ func (p *plane) all() []report.Event {
 	return slices.Clone(p.events)
 }
 
-// verb is the instances' only driver: their state is the content of a file.
+// verb is the instances' only driver: their state is the content of a file, their generation how often they were let run.
 const verb = `#!/bin/sh
 f="$1/$HOLDFAST_INSTANCE.state"
 case "$HOLDFAST_ACTION" in
-state) cat "$f" ;;
+state) s=$(cat "$f") && echo "$s" run-$(cat "$f.runs" 2>/dev/null | wc -l) ;;
 freeze) echo frozen >"$f" ;;
-thaw) echo running >"$f" ;;
+thaw) echo running >"$f"; echo >>"$f.runs" ;;
 *) echo stopped >"$f"; echo "$HOLDFAST_INSTANCE" >>"$1/downs" ;;
 esac
 `

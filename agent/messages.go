@@ -43,6 +43,9 @@ func (s *service) message(c api.Caller, j *job.Job) string {
 		if j.Policy == job.ReleaseByControlPlane && !j.ReleaseAsked {
 			return "backed up; the instance is frozen until it is released or resumed"
 		}
+		if j.Unproven() && !j.ReleaseAsked {
+			return "backed up; its runtime can't tell whether the instance ran since, so it is frozen until it is released or resumed"
+		}
 	}
 	if t := s.jobTrouble(c, j); t != nil {
 		return string(j.State) + ", which fails and is tried again: " + t.Error

@@ -178,6 +178,11 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 			break
 		}
 		log.Error("instance is held frozen: the report was refused; release sends it again, resume lets the instance run", keyReason, j.Cause)
+	case job.Acknowledged:
+		if j.Unproven() && j.Policy == job.ReleaseByAgent && !j.ReleaseAsked {
+			log.Warn("instance is held frozen: its backup is acknowledged, but its runtime can't tell whether it ran since, so it is not powered down until " +
+				"release is called; resume lets it run; a state command that prints a generation lets the agent release by itself")
+		}
 	case job.Released:
 		log.Info("instance released", "freeze_seconds", j.FreezeSeconds(0))
 	case job.Restored:

@@ -47,6 +47,22 @@ func newInstance(cfg *config.Instance, host string) (*instance, error) {
 	return &instance{cfg: cfg, host: host, runtime: driver}, nil
 }
 
+// state tells how the instance is: the very one that its unfinished job holds, also when that has another name by now. Unknown when the
+// runtime does not say.
+func (in *instance) state(ctx context.Context, active *job.Job) runtime.State {
+	ctx, cancel := context.WithTimeout(ctx, stateTime)
+	defer cancel()
+	of := in.runtime
+	if active != nil && active.Identity != "" {
+		of = of.Of(active.Identity)
+	}
+	sight, err := of.State(ctx)
+	if err != nil {
+		return runtime.Unknown
+	}
+	return sight.State
+}
+
 func (a *Agent) jobInstance(id string) (job.Instance, error) {
 	in := a.instances[id]
 	if in == nil {
@@ -66,13 +82,46 @@ func (a *Agent) partsOf(in *instance) job.Instance {
 type driver struct{ runtime.Instance }
 
 // State gives the driver's word; the two packages use the same names.
-func (d driver) State(ctx context.Context) (job.RuntimeState, error) {
+func (d driver) State(ctx context.Context) (job.Sight, error) {
 	s, err := d.Instance.State(ctx)
-	return job.RuntimeState(s), err
+	return job.Sight{State: job.RuntimeState(s.State), ID: s.ID, Run: s.Run, Work: s.Work, Proof: s.Proof, Passing: s.Passing, Killed: s.Killed}, err
 }
 
-// Stop ends the instance in its own way: what a driver does to power down one that runs.
-func (d driver) Stop(ctx context.Context) error { return d.PowerDown(ctx) }
+func (d driver) Of(id string) job.Runtime { return driver{d.Instance.Of(id)} }
+
+func (d driver) PowerDown(ctx context.Context, held *job.Sight) error {
+	var before *runtime.Sight
+	if held != nil {
+		before = &runtime.Sight{
+			State: runtime.State(held.State), ID: held.ID, Run: held.Run, Work: held.Work, Proof: held.Proof, Passing: held.Passing, Killed: held.Killed,
+		}
+	}
+	err := d.Instance.PowerDown(ctx, before)
+	if errors.Is(err, runtime.ErrBegun) {
+		err = fmt.Errorf("%w: %w", job.ErrBegun, err)
+	}
+	return err
+}
+
+func (d driver) KeepDown(ctx context.Context) error {
+	err := d.Instance.KeepDown(ctx)
+	if errors.Is(err, runtime.ErrUnsupported) {
+		err = fmt.Errorf("%w: %w", job.ErrNoKeeping, err)
+	}
+	return err
+}
+
+// Stop ends the instance in its own way: what a driver does to power down one that runs. It stays down, also when its engine restarts meanwhile.
+func (d driver) Stop(ctx context.Context) error {
+	err := d.Instance.PowerDown(ctx, nil)
+	if err == nil {
+		err = d.Instance.KeepDown(ctx)
+	}
+	if errors.Is(err, runtime.ErrUnsupported) {
+		err = nil // an instance that comes up is noticed
+	}
+	return err
+}
 
 // snapshots makes the snapshots of an instance's volumes.
 type snapshots struct {

@@ -295,18 +295,13 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 
 func (s *service) instanceInfo(ctx context.Context, c api.Caller, in *instance) (api.InstanceInfo, error) {
 	info := api.InstanceInfo{
-		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Runtime: in.runtime.Kind(), Release: in.cfg.Release, State: string(job.IsUnknown),
-		Volumes: s.a.volumesOf(c, in.cfg),
-	}
-	look, cancel := context.WithTimeout(ctx, stateTime)
-	defer cancel()
-	if state, err := in.runtime.State(look); err == nil {
-		info.State = string(state)
+		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Runtime: in.runtime.Kind(), Release: in.cfg.Release, Volumes: s.a.volumesOf(c, in.cfg),
 	}
 	active, latest, err := s.a.journal.ByInstance(in.cfg.ID)
 	if err != nil {
 		return api.InstanceInfo{}, err
 	}
+	info.State = string(in.state(ctx, active))
 	if active != nil {
 		info.JobID, info.Stage = active.ID, string(active.State)
 	}

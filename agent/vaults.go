@@ -280,6 +280,11 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		if err := context.Cause(ctx); err != nil {
 			return err // nobody waits for the backup any more
 		}
+		if r.Accept != nil {
+			if err := r.Accept(ctx); err != nil {
+				return err
+			}
+		}
 		return read.sound(ctx)
 	}
 	o.Drifted = func(d *backup.DriftError) {

@@ -87,7 +87,7 @@ func TestPackageInSystemd(t *testing.T) {
 	if got := m.property(t, "ActiveState"); got != "active" {
 		t.Errorf("started, the service is %s", got)
 	}
-	p.backUp(t, "first")
+	p.backUp(t, m, "first")
 	m.run(t, "holdfast", "status")
 
 	pid := m.property(t, "MainPID")
@@ -111,7 +111,7 @@ func TestPackageInSystemd(t *testing.T) {
 		t.Errorf("upgraded, it says %s", got)
 	}
 	p.mustServe(t, m)
-	p.backUp(t, "second")
+	p.backUp(t, m, "second")
 
 	m.run(t, "systemctl", "stop", "holdfast.service")
 	if got, result := m.property(t, "ActiveState"), m.property(t, "Result"); got != "inactive" || result != "success" {
@@ -175,7 +175,7 @@ func TestInstallWithoutPackage(t *testing.T) {
 	if got := m.run(t, program, "status"); got != "running" {
 		t.Errorf("started, status says %s", got)
 	}
-	p.backUp(t, "only")
+	p.backUp(t, m, "only")
 	m.run(t, program, "restart")
 	p.mustServe(t, m)
 	m.run(t, program, "stop")

@@ -30,6 +30,7 @@ import (
 const (
 	testTenant   = "1008600000104285462"
 	testInstance = "phone-1"
+	testPhone    = "/usr/local/bin/phone" // acts on it
 	testToken    = "a-token-of-the-control-plane"
 )
 
@@ -109,19 +110,27 @@ func (p *plane) configure(t *testing.T, m *machine, changes ...func(map[string]a
 	m.write(t, "/etc/holdfast/tokens", fmt.Appendf(nil, "sha256:%x tenant=%s user=plane role=tenant\n",
 		sha256.Sum256([]byte(testToken)), testTenant), 0o600)
 	// While it is held, logind must know that the host is not to go down.
-	m.write(t, "/usr/local/bin/phone", []byte(`#!/bin/sh
-[ "$1" = freeze ] || exit 0
+	m.write(t, testPhone, []byte(`#!/bin/sh
+state=/srv/phone/state
+case "$1" in
+state) cat $state; exit ;;
+start|thaw) echo "running $(cat /proc/sys/kernel/random/uuid)" >$state; exit ;;
+down) sed -i "s/^[a-z]*/stopped/" $state; exit ;;
+esac
 for i in $(seq 200); do
-	systemd-inhibit --list --no-legend --no-pager | grep -q "holdfast.*shutdown.*delay" && exit 0
+	if systemd-inhibit --list --no-legend --no-pager | grep -q "holdfast.*shutdown.*delay"; then
+		sed -i "s/^[a-z]*/frozen/" $state
+		exit
+	fi
 	sleep 0.1
 done
 echo "nothing delays a shutdown: $(systemd-inhibit --list --no-legend --no-pager 2>&1)"
 exit 1
 `), 0o755)
 	m.write(t, "/srv/phone/data/file", []byte("what the phone has stored\n"), 0o640)
+	m.run(t, testPhone, "start")
 	m.run(t, "holdfast", "store", "init", "--store", "file:///srv/store")
 
-	const phone = "/usr/local/bin/phone"
 	cfg := map[string]any{
 		"host_id":          "machine",
 		"listen":           p.listen,
@@ -136,7 +145,8 @@ exit 1
 		"report":           map[string]any{"url": p.reports.URL},
 		"instances": []any{map[string]any{
 			"id": testInstance, "tenant": testTenant, "runtime": map[string]any{"exec": map[string]any{
-				"freeze": []any{phone, "freeze"}, "thaw": []any{phone, "thaw"}, "power_down": []any{phone, "down"},
+				"state": []any{testPhone, "state"}, "freeze": []any{testPhone, "freeze"}, "thaw": []any{testPhone, "thaw"},
+				"power_down": []any{testPhone, "down"},
 			}},
 			"volumes": []any{map[string]any{"name": "data", "path": "/srv/phone/data"}},
 		}},
@@ -171,8 +181,9 @@ func (p *plane) mustServe(t *testing.T, m *machine) {
 }
 
 // backUp sends a command, waits until its job is done and its reports are there.
-func (p *plane) backUp(t *testing.T, requestID string) {
+func (p *plane) backUp(t *testing.T, m *machine, requestID string) {
 	t.Helper()
+	m.run(t, testPhone, "start") // it may be down since the last one
 	completed, released := p.seen("holdfast.backup.completed"), p.seen("holdfast.instance.released")
 	status, body := p.call(t, http.MethodPost, "/v1/instances/backup", requestID, `{"instance_ids":["`+testInstance+`"]}`)
 	var answer struct {

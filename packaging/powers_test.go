@@ -44,14 +44,14 @@ func TestFewerPowers(t *testing.T) {
 		kill                        = 1 << 5
 	)
 	m.hasPowers(t, whole)
-	p.backUp(t, "commands")
+	p.backUp(t, m, "commands")
 
 	m.run(t, "systemctl", "stop", "holdfast.service")
 	m.run(t, "rm", "-r", "/etc/holdfast/host.key", "/root/recovery.key", "/srv/store", "/var/lib/holdfast/journal.db")
 	configure(none, map[string]any{})
 	m.run(t, "systemctl", "start", "holdfast.service")
 	m.hasPowers(t, whole&^kill)
-	p.backUp(t, "restores")
+	p.backUp(t, m, "restores")
 
 	configured, err := os.ReadFile(filepath.Join(m.root, "etc/holdfast/holdfast.yaml"))
 	if err != nil {
@@ -61,7 +61,7 @@ func TestFewerPowers(t *testing.T) {
 	m.write(t, "/etc/holdfast/holdfast.yaml", []byte(refuse), 0o600)
 	m.run(t, "systemctl", "restart", "holdfast.service")
 	m.hasPowers(t, readSearch|owner|admin|override) // the last for the store, a folder
-	p.backUp(t, "no-restores")
+	p.backUp(t, m, "no-restores")
 	if status, body := prepare("p1"); status != http.StatusBadRequest || !strings.Contains(body, "KOOPHONE.API.1001") || !strings.Contains(body, "refuse restores") {
 		t.Errorf("prepare is answered %d %s", status, body)
 	}
@@ -70,7 +70,7 @@ func TestFewerPowers(t *testing.T) {
 	m.run(t, "systemctl", "daemon-reload")
 	m.run(t, "systemctl", "restart", "holdfast.service")
 	m.hasPowers(t, readSearch|owner|override)
-	p.backUp(t, "fewer")
+	p.backUp(t, m, "fewer")
 	backup := m.run(t, "sh", "-c", "holdfast list --store file:///srv/store --vault "+testTenant+
 		" --key /etc/holdfast/host.key --name-key /etc/holdfast/name.key --json")
 	ids := regexp.MustCompile(`"backup": "([^"]+)"`).FindAllStringSubmatch(backup, -1)

@@ -240,6 +240,11 @@ type Job struct {
 	Found RuntimeState `json:"found,omitempty"`
 	// Kept is Instance.Keep of the job's instance, while the job is unfinished.
 	Kept json.RawMessage `json:"kept,omitempty"`
+	// Identity is the engine's own of the instance that the job is about to hold, or holds. From then on the job knows the
+	// instance by it, and not by its name. "" where the driver knows none.
+	Identity string `json:"identity,omitempty"`
+	// Held is what was seen of the instance once it was held; zero before. Unless it looks the same it has run since.
+	Held Sight `json:"held,omitzero"`
 	// Hold says that the job may have frozen the instance and has not let go of it since.
 	Hold bool `json:"hold,omitempty"`
 	// HeldSince is when freezing began, HeldUntil when the instance ran again or was down. UTC, for people.

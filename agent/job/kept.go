@@ -15,12 +15,18 @@ var errLeftConfiguration = errors.New("the instance left the configuration of th
 
 // instance finds the parts that act on the job's instance, also when the configuration does not
 // have it any more. Before the first act of a job, and for its plan, the configuration alone
-// counts: see configured.
-func (w *worker) instance(j *Job) (Instance, error) {
+// counts: see configured. From the intent to hold the instance on, its runtime acts on that very one,
+// whoever has its name by now.
+func (w *worker) instance(j *Job) (instance Instance, err error) {
 	if len(j.Kept) > 0 && w.m.parts.Recall != nil {
-		return w.m.parts.Recall(j.Instance, j.Kept)
+		instance, err = w.m.parts.Recall(j.Instance, j.Kept)
+	} else {
+		instance, err = w.m.parts.Instance(j.Instance)
 	}
-	return w.m.parts.Instance(j.Instance)
+	if err == nil && j.Identity != "" {
+		instance.Runtime = instance.Runtime.Of(j.Identity)
+	}
+	return instance, err
 }
 
 // configured fails with ErrNotFound for a job whose instance the configuration does not have any

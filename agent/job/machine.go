@@ -32,7 +32,9 @@ type worker struct {
 	checked func()  // call once the true state is known, or can't be
 	// mayBeDown says that this life, or an earlier one as far as is known, has powered the instance down.
 	mayBeDown bool
-	panics    int // in this life
+	// begun says that a power-down of this life has failed in the middle, down that the instance was seen to be down after one.
+	begun, down bool
+	panics      int // in this life
 	// proved is when the last look began that found the backup in the store; zero: not in this life. provePause is the last pause between
 	// looks that the store did not answer.
 	proved     time.Time
@@ -312,10 +314,11 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	if j.IsRestore() {
 		return w.toRestore(ctx, j)
 	}
-	instance, found, err := w.found(ctx, j)
+	instance, sight, err := w.found(ctx, j)
 	if err != nil {
 		return "", change{}, err
 	}
+	found := sight.State
 	if err := w.m.parts.Backuper.Look(ctx, j.Instance, j.Tenant); err != nil {
 		return "", change{}, err
 	}
@@ -346,25 +349,25 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 }
 
 // found is the job's instance and how it is; an error when it can't be backed up so.
-func (w *worker) found(ctx context.Context, j *Job) (Instance, RuntimeState, error) {
+func (w *worker) found(ctx context.Context, j *Job) (Instance, Sight, error) {
 	instance, err := w.m.parts.Instance(j.Instance)
 	if err != nil {
-		return Instance{}, "", fmt.Errorf("look for the instance: %w", err)
+		return Instance{}, Sight{}, fmt.Errorf("look for the instance: %w", err)
 	}
 	found, err := w.look(ctx, instance)
 	return instance, found, err
 }
 
 // look tells how an instance is that is about to be backed up; an error when it can't be.
-func (w *worker) look(ctx context.Context, instance Instance) (RuntimeState, error) {
+func (w *worker) look(ctx context.Context, instance Instance) (Sight, error) {
 	found, err := instance.Runtime.State(ctx)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("look at the instance: %w", err)
-	case found == IsFrozen:
-		return "", errors.New("the instance is frozen already, and not by this agent")
-	case found != IsRunning && found != IsStopped && found != IsUnknown:
-		return "", fmt.Errorf("the runtime says that the instance is %s", found)
+		return Sight{}, fmt.Errorf("look at the instance: %w", err)
+	case found.State == IsFrozen:
+		return Sight{}, errors.New("the instance is frozen already, and not by this agent")
+	case found.State != IsRunning && found.State != IsStopped && found.State != IsUnknown:
+		return Sight{}, fmt.Errorf("the runtime says that the instance is %s", found.State)
 	}
 	return found, nil
 }
@@ -376,7 +379,7 @@ func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
-	if instance.Holds && found != IsStopped {
+	if instance.Holds && found.State != IsStopped {
 		if err := w.turnToHold(ctx, j); err != nil {
 			return "", change{}, err
 		}
@@ -385,7 +388,8 @@ func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
 		}
 	}
 	return Freezing, change{edit: func(j *Job) {
-		j.Found, j.Hold, j.BootID, j.Snapshots, j.Kept = found, true, w.m.opts.BootID, nil, instance.Keep
+		j.Found, j.Hold, j.BootID, j.Snapshots, j.Kept = found.State, true, w.m.opts.BootID, nil, instance.Keep
+		j.Identity, j.Held = found.ID, Sight{}
 		j.HeldSince, j.HeldUntil, j.HeldUp, j.HeldFor = time.Time{}, time.Time{}, 0, 0
 		if instance.Holds {
 			j.hold(w.m.opts.Now(), w.m.journal.Up())
@@ -448,7 +452,7 @@ func (w *worker) await(soft, hard context.Context, j *Job) error {
 		return w.write(j, Reported, change{edit: func(j *Job) { j.Cause = "" }, emit: completedEvent})
 	case j.State == Acknowledged && j.Mode == ModeLive:
 		return w.write(j, Ending, change{})
-	case j.State == Acknowledged && (j.Policy == ReleaseByAgent || j.ReleaseAsked):
+	case j.State == Acknowledged && j.mayGoDown():
 		if soft.Err() != nil {
 			return errLeave
 		}

@@ -113,8 +113,8 @@ func (m *model) heal() {
 		clear(m.bad)
 		m.plane = ""
 		m.setStore("")
-		for _, p := range m.w.instances {
-			p.gone = false
+		for _, n := range m.names {
+			m.w.instances[n].gone, m.w.instances[n].renamed = false, false
 		}
 	})
 }
@@ -165,23 +165,46 @@ func (m *model) reconfigure() {
 	m.note("%s is %s, %s, pinned %v", n, p.mode, p.policy, p.pinned)
 }
 
-// interfere is someone else who resumes, starts or stops an instance.
+// interfere is the owner of an instance, or another program, between two looks of the agent.
 func (m *model) interfere() {
 	n := pick(m.r, m.names...)
+	for _, other := range m.names { // mostly one that stands still for a job, where it matters
+		if j := m.l.record(other); j.Hold && m.r.IntN(2) == 0 {
+			n = other
+		}
+	}
+	act := pick(m.r, "resumes or starts", "stops", "freezes", "resumes and freezes", "starts and stops", "makes anew", "renames")
 	m.lock(func() {
 		p := m.w.instances[n]
+		m.note("someone else %s %s, which is %s", act, n, p.state)
+		// One that the job holds is the job's to let go, whoever froze it last.
 		j := m.l.record(n)
-		// One that was stopped, is started and stopped again between two looks can't be told from one that was left alone.
-		busy := j.State == job.Precopying || j.Hold
-		m.note("someone else touches %s, which is %s", n, p.state)
+		foreign := !j.Hold || j.Identity != p.identity()
 		switch {
-		case p.state != job.IsRunning:
-			p.state = job.IsRunning
-			p.count++
-		case !busy:
+		case act == "resumes or starts" && p.state == job.IsFrozen, act == "resumes and freezes" && p.state == job.IsFrozen:
+			p.runs()
+			if p.owner = p.owner || foreign; act == "resumes or starts" {
+				p.state, p.owner = job.IsRunning, false
+			}
+		case act == "resumes or starts" && p.state == job.IsStopped:
+			p.starts()
+		case act == "stops" && (p.state == job.IsRunning || p.state == job.IsFrozen):
+			p.runs()
+			p.owner = false
+			p.state, p.by = job.IsStopped, ""
+		case act == "freezes" && p.state == job.IsRunning:
+			p.state, p.owner = job.IsFrozen, true
+		case act == "starts and stops" && p.state == job.IsStopped:
+			p.starts()
 			p.state = job.IsStopped
+		case act == "makes anew":
+			p.id++
+			p.starts()
+			p.renamed, p.state = false, pick(m.r, job.IsRunning, job.IsFrozen, job.IsStopped)
+			p.owner = p.state == job.IsFrozen
+		case act == "renames":
+			p.renamed = !p.renamed
 		}
-		p.by = ""
 	})
 }
 
@@ -189,12 +212,6 @@ func (m *model) interfere() {
 // after they ran to their end.
 func (m *model) reboot() {
 	m.note("reboot")
-	runs := map[string]bool{} // although a job holds it; see interfere
-	m.lock(func() {
-		for _, n := range m.names {
-			runs[n] = m.l.record(n).Hold && m.w.instances[n].state == job.IsRunning
-		}
-	})
 	m.end(false)
 	m.lock(func() {
 		m.w.bootID += "'"
@@ -204,10 +221,10 @@ func (m *model) reboot() {
 			if p.state == job.IsStopped {
 				continue
 			}
-			p.count++
-			p.by = ""
-			if p.state = pick(m.r, job.IsRunning, job.IsRunning, job.IsStopped); runs[n] {
-				p.state = job.IsRunning
+			p.runs()
+			p.by, p.owner = "", false
+			if p.state = pick(m.r, job.IsRunning, job.IsRunning, job.IsStopped); p.state == job.IsRunning {
+				p.starts()
 			}
 		}
 	})

@@ -3,6 +3,7 @@ package job
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 )
 
@@ -21,15 +22,30 @@ const (
 // Runtime acts on one instance. Every method is idempotent, has a time-out of its own, and returns
 // nil only when the outcome was seen.
 type Runtime interface {
-	State(ctx context.Context) (RuntimeState, error)
+	State(ctx context.Context) (Sight, error)
+	// Of returns the same for the one instance with that identity, whatever its name is by now; with "" for the one that has the name.
+	Of(id string) Runtime
 	Freeze(ctx context.Context) error
 	Thaw(ctx context.Context) error
 	// Stop lets the instance end in its own way, within a time-out, and Start brings it back.
 	Stop(ctx context.Context) error
 	Start(ctx context.Context) error
-	// PowerDown stops the instance. One that is frozen goes down without executing another instruction.
-	PowerDown(ctx context.Context) error
+	// PowerDown stops the instance. One that is frozen goes down without executing another instruction. It does nothing, and returns an
+	// error, unless a look right before its first act gives the sight that is held, of which an empty Work does not count. An error
+	// without ErrBegun says that the instance is as it was.
+	PowerDown(ctx context.Context, held *Sight) error
+	// KeepDown keeps a stopped instance from being started by its engine when the engine or the host restarts; ErrNoKeeping where that is
+	// not possible.
+	KeepDown(ctx context.Context) error
 }
+
+// Errors of a Runtime by which a job decides.
+var (
+	// ErrBegun says that a power-down failed after it had begun: the instance may be down, in part or all of it.
+	ErrBegun = errors.New("the power-down has begun")
+	// ErrNoKeeping says that the engine has no way to be told that an instance is to stay down.
+	ErrNoKeeping = errors.New("the engine can't be told to keep it down")
+)
 
 // Snapshotter makes and removes snapshots of an instance's volumes.
 type Snapshotter interface {
@@ -77,6 +93,8 @@ type BackupRequest struct {
 	PackIntent func(pack string) error
 	// Sent is called, from any goroutine, when all content is in the store, and what is left needs little of this host. Nil is allowed.
 	Sent func()
+	// Accept is asked when all content is in the store, right before the manifest is written; with its error there is no backup. Nil is allowed.
+	Accept func(ctx context.Context) error
 	// Progress takes figures as they grow; it may be called from any goroutine.
 	Progress func(Progress)
 }

@@ -12,8 +12,8 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// told tells whether the control plane got an event of the type.
-func (w *world) told(kind string) bool {
+// took tells whether the control plane got an event of the type.
+func (w *world) took(kind string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, e := range w.events {
@@ -64,7 +64,7 @@ func TestGoneIsHeld(t *testing.T) {
 				t.Fatalf("%+v, %v", j, err)
 			}
 		}
-		if !w.told(job.EventGone) {
+		if !w.took(job.EventGone) {
 			t.Error("the control plane was not told")
 		}
 		w.mu.Lock()

@@ -50,6 +50,8 @@ func mayRelease(tx *bbolt.Tx, j *Job) error {
 		return no("the instance is to run again")
 	case j.Policy != ReleaseByAgent && !j.ReleaseAsked:
 		return no("the control plane has not asked for it")
+	case !j.mayGoDown():
+		return no("the runtime can't tell whether the instance ran since it was backed up, and nobody has asked for the release")
 	}
 	return nil
 }
@@ -59,10 +61,14 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 	if !w.proofHolds(max(w.m.opts.ProofAge, actTimeout)) {
 		return errUnproved
 	}
+	var held *Sight
 	err := w.m.journal.db.View(func(tx *bbolt.Tx) error {
 		j, err := getJob(tx, w.id)
 		if err != nil {
 			return err
+		}
+		if held = &j.Held; w.begun {
+			held.Work = "" // it is in part down, and has worked to get there
 		}
 		if j.State != Releasing {
 			return fmt.Errorf("job %s: the intent is not journalled: %w", j.ID, errMayNotRelease)
@@ -72,67 +78,60 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 	if err != nil {
 		return err
 	}
-	w.mayBeDown = true // whatever comes of it
-	return w.act(crashpoint.PowerDown, func() error { return instance.Runtime.PowerDown(ctx) })
+	before := w.mayBeDown
+	w.mayBeDown = true // also if that panics
+	err = w.act(crashpoint.PowerDown, func() error { return instance.Runtime.PowerDown(ctx, held) })
+	w.begun = w.begun || errors.Is(err, ErrBegun)
+	w.mayBeDown = err == nil || before || w.begun
+	return err
 }
 
 // release powers the instance down and journals that it was seen to be down.
 //
 // Invariant nothing-lost: only an instance that has not run since its snapshot is powered down. One
-// that runs (someone else resumed it, or the host rebooted and the runtime restarted it) has newer
-// bytes than the backup, and keeps running; the job fails and says so. One that was frozen and is down without this agent's
+// that runs, or has run (someone else resumed it, or the host rebooted and the runtime restarted it), has newer
+// bytes than the backup; it stays up, and the job fails and says so. One that was frozen and is down without this agent's
 // doing was ended by a runtime that let it run for that, and may have newer bytes too.
 func (w *worker) release(hard context.Context, j *Job) error {
-	runs, stale := "", false
+	ran, stale := "", false
 	err := w.persist(hard, j, "power the instance down", func(ctx context.Context) error {
 		instance, err := w.instance(j)
 		if err != nil {
 			return err
 		}
-		for look := 1; ; look++ {
-			state, err := instance.Runtime.State(ctx)
+		down, why, err := w.downOrHeld(ctx, j, instance)
+		if ran = why; err != nil || why != "" {
+			return err
+		}
+		if down && w.stands(j, IsStopped) == "" && !w.proofHolds(max(w.m.opts.ProofAge, actTimeout)) {
+			stale = true // it was found stopped, or this job stopped it: no power-down follows, which would ask for the proof
+			return nil
+		}
+		if !down {
+			if err := w.powerDown(ctx, instance); errors.Is(err, errUnproved) {
+				stale = true
+				return nil
+			} else if err != nil {
+				return err
+			}
+			// The driver has looked; where it can tell, its word is checked once more.
+			sight, err := instance.Runtime.State(ctx)
 			if err != nil {
 				return err
 			}
-			if state == IsStopped && w.heldBy(j, state) == "" { // as it was found, or as this job stopped it: no power-down follows
-				stale = !w.proofHolds(max(w.m.opts.ProofAge, actTimeout))
-				return nil
+			if sight.State == IsFrozen || sight.State == IsRunning {
+				return fmt.Errorf("the instance is still %s", sight.State)
 			}
-			if (state == IsStopped || state == IsMissing) && w.mayBeDown && j.BootID == w.m.opts.BootID {
-				return nil
-			}
-			if runs = w.heldBy(j, state); runs == "" {
-				break
-			}
-			if look == releaseLooks {
-				return nil
-			}
-			if err := sleep(ctx, releaseLook); err != nil {
-				return err
-			}
+			w.down = true
 		}
-		if err := w.powerDown(ctx, instance); errors.Is(err, errUnproved) {
-			stale = true
-			return nil
-		} else if err != nil {
-			return err
-		}
-		// The driver has looked; where it can tell, its word is checked once more.
-		state, err := instance.Runtime.State(ctx)
-		if err != nil {
-			return err
-		}
-		if state == IsFrozen || state == IsRunning {
-			return fmt.Errorf("the instance is still %s", state)
-		}
-		return nil
+		return w.keepDown(ctx, j, instance)
 	})
 	if err != nil {
 		return err
 	}
 	switch {
-	case runs != "":
-		return w.fail(j, runs)
+	case ran != "":
+		return w.fail(j, ran)
 	case stale: // where the store is looked at, and a resume can be asked for meanwhile
 		return w.write(j, Acknowledged, change{})
 	}
@@ -144,52 +143,6 @@ func (w *worker) release(hard context.Context, j *Job) error {
 		edit: func(j *Job) { j.let(w.m.opts.Now(), w.m.journal.Up()) },
 		emit: w.m.event(EventReleased),
 	})
-}
-
-// heldBy tells why the instance is not held by the job any more; empty when it is.
-func (w *worker) heldBy(j *Job, state RuntimeState) string {
-	switch {
-	case j.Mode == ModeLive:
-		return "" // it never was, and is not released
-	case state == IsFrozen && j.Mode != ModeStop:
-		return ""
-	case state == IsUnknown && j.BootID == w.m.opts.BootID:
-		return ""
-	case state == IsUnknown:
-		return "the host was restarted since the instance was frozen"
-	case state == IsStopped && (j.Found == IsStopped || j.Mode == ModeStop):
-		return ""
-	}
-	return fmt.Sprintf("the instance is %s although this job holds it: someone else changed that, or the host was restarted; "+
-		"it was not powered down by this agent", state)
-}
-
-func (w *worker) stillHeld(ctx context.Context, j *Job, instance Instance) error {
-	state, err := instance.Runtime.State(ctx)
-	if err != nil {
-		return err
-	}
-	if why := w.heldBy(j, state); why != "" {
-		return errors.New(why)
-	}
-	return nil
-}
-
-// lost looks until the runtime answers, and tells why the instance is not held any more.
-func (w *worker) lost(hard context.Context, j *Job) (why string, err error) {
-	err = w.persist(hard, j, "look at the instance", func(ctx context.Context) error {
-		instance, err := w.instance(j)
-		if err != nil {
-			return err
-		}
-		state, err := instance.Runtime.State(ctx)
-		if err != nil {
-			return err
-		}
-		why = w.heldBy(j, state)
-		return nil
-	})
-	return why, err
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

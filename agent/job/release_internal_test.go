@@ -12,12 +12,14 @@ import (
 
 type countingRuntime struct{ downs int }
 
-func (r *countingRuntime) State(context.Context) (RuntimeState, error) { return IsFrozen, nil }
-func (r *countingRuntime) Freeze(context.Context) error                { return nil }
-func (r *countingRuntime) Thaw(context.Context) error                  { return nil }
-func (r *countingRuntime) Stop(context.Context) error                  { return nil }
-func (r *countingRuntime) Start(context.Context) error                 { return nil }
-func (r *countingRuntime) PowerDown(context.Context) error             { r.downs++; return nil }
+func (r *countingRuntime) State(context.Context) (Sight, error)    { return Sight{State: IsFrozen}, nil }
+func (r *countingRuntime) Of(string) Runtime                       { return r }
+func (r *countingRuntime) Freeze(context.Context) error            { return nil }
+func (r *countingRuntime) Thaw(context.Context) error              { return nil }
+func (r *countingRuntime) Stop(context.Context) error              { return nil }
+func (r *countingRuntime) Start(context.Context) error             { return nil }
+func (r *countingRuntime) PowerDown(context.Context, *Sight) error { r.downs++; return nil }
+func (r *countingRuntime) KeepDown(context.Context) error          { return nil }
 
 const notLookedAt = "not looked at"
 
@@ -26,7 +28,8 @@ func TestInvariantReleaseLast(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	whole := func() *Job {
 		return &Job{
-			ID: "j", Instance: "phone", State: Releasing, Policy: ReleaseByAgent, Hold: true,
+			ID: "j", Instance: "phone", State: Releasing, Policy: ReleaseByAgent, Hold: true, HeldSince: now,
+			Held:      Sight{State: IsFrozen, ID: "i", Run: "1", Work: "2", Proof: true},
 			Entered:   map[State]time.Time{Stored: now, Reported: now, Acknowledged: now, Releasing: now},
 			Result:    &Result{BackupID: "b", Object: "o", ManifestSHA256: "00", Verified: now},
 			ReportSeq: 3, AcknowledgedAt: now,
@@ -53,6 +56,9 @@ func TestInvariantReleaseLast(t *testing.T) {
 		{"let go since", func(j *Job) { j.Hold = false }, false, errMayNotRelease},
 		{"to be resumed", func(j *Job) { j.ResumeAsked = true }, false, errMayNotRelease},
 		{"not asked", func(j *Job) { j.Policy = ReleaseByControlPlane }, false, errMayNotRelease},
+		{"no proof", func(j *Job) { j.Held.Proof = false }, false, errMayNotRelease},
+		{"no proof, but asked", func(j *Job) { j.Held.Proof, j.ReleaseAsked = false, true }, false, nil},
+		{"no proof, and nothing holds it", func(j *Job) { j.Held, j.HeldSince = Sight{State: IsUnknown}, time.Time{} }, false, nil},
 		{"policy unknown", func(j *Job) { j.Policy = "" }, false, errMayNotRelease},
 		{"intent not journalled", func(j *Job) { j.State = Acknowledged }, false, errMayNotRelease},
 		{"held", func(j *Job) { j.State = Held }, false, errMayNotRelease},

@@ -104,11 +104,11 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 	if restorer == nil {
 		return "", change{}, errors.New("this agent does not restore")
 	}
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.instance(j)
 	if err != nil {
 		return no("look for the instance", err)
 	}
-	found, err := instance.Runtime.State(ctx)
+	found, err := w.user(ctx, j, instance)
 	if err != nil {
 		return no("look at the instance", err)
 	}
@@ -246,7 +246,7 @@ func (w *worker) mayMove(ctx context.Context, j *Job) error {
 	if err != nil {
 		return err
 	}
-	state, err := instance.Runtime.State(ctx)
+	state, err := w.user(ctx, j, instance)
 	if err != nil {
 		return fmt.Errorf("look at the instance: %w", err)
 	}
@@ -299,10 +299,11 @@ func (w *worker) startOnce(ctx context.Context, j *Job) error {
 	if err := w.act(crashpoint.Start, func() error { return instance.Runtime.Start(ctx) }); err != nil {
 		return err
 	}
-	state, err := instance.Runtime.State(ctx)
+	sight, err := instance.Runtime.State(ctx)
 	if err != nil {
 		return fmt.Errorf("look at the instance after the start: %w", err)
 	}
+	state := sight.State
 	if state != IsRunning && state != IsUnknown {
 		return fmt.Errorf("it is %s after the start", state)
 	}

@@ -61,11 +61,11 @@ func (w *worker) freeze(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
-	state, err := instance.Runtime.State(ctx)
+	sight, err := instance.Runtime.State(ctx)
 	if err != nil {
 		return "", change{}, err
 	}
-	if state != IsStopped || j.Found != IsStopped {
+	if sight.State != IsStopped || j.Found != IsStopped {
 		if err := w.mark(j); err != nil {
 			return "", change{}, err
 		}
@@ -78,10 +78,10 @@ func (w *worker) freeze(ctx context.Context, j *Job) (State, change, error) {
 			return "", change{}, err
 		}
 	}
-	if err := w.stillHeld(ctx, j, instance); err != nil {
+	if sight, err = w.stillHeld(ctx, j, instance); err != nil {
 		return "", change{}, err
 	}
-	return Frozen, change{}, nil
+	return Frozen, change{edit: func(j *Job) { j.Held = sight }}, nil
 }
 
 func (w *worker) plan(ctx context.Context, j *Job) (State, change, error) {
@@ -205,6 +205,7 @@ func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, preco
 	}
 	if !precopy {
 		r.Sent = w.ticket.leave // another job may have the turn while this one finishes
+		r.Accept = func(ctx context.Context) error { return w.ranMeanwhile(ctx, j) }
 	}
 	bases, err := w.m.journal.Bases(j.Instance)
 	if err != nil {

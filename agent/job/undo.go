@@ -54,16 +54,16 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	state, err := instance.Runtime.State(ctx)
+	now, why, err := w.unheld(ctx, j, instance)
 	if err != nil {
 		return false, err
 	}
 	if j.State == Freezing || j.State == Precopying {
 		// The intent alone: freezing it again is the same, whatever became of it, and so is a round of snapshots
 		// of a running instance. One that is gone can't be, and the thaw on the way back copes with that.
-		return state != IsMissing, nil
+		return now.State != IsMissing, nil
 	}
-	if w.heldBy(j, state) != "" {
+	if why != "" {
 		return false, nil
 	}
 	if j.State != Snapshotted && j.State != Uploading {
@@ -132,6 +132,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		// The snapshots of the next try have other names: those of this one may be leftovers, which are removed at any time.
 		return w.write(j, Accepted, change{left: left, edit: func(j *Job) {
 			over(j)
+			j.Identity, j.Held = "", Sight{} // another may have its name when it is held next
 			j.Attempts++
 			j.ForStore = false
 			j.Fruitless, j.PacksBefore = fruitless, packs
@@ -193,24 +194,29 @@ func (w *worker) thaw(ctx context.Context, j *Job, instance Instance) error {
 }
 
 func (w *worker) thawOnce(ctx context.Context, j *Job, instance Instance) error {
-	state, err := instance.Runtime.State(ctx)
+	sight, err := instance.Runtime.State(ctx)
 	if err != nil {
 		return fmt.Errorf("look at the instance: %w", err)
 	}
+	state := sight.State
 	verb, again := "thaw", instance.Runtime.Thaw
 	if j.Mode == ModeStop {
 		verb, again = "start", instance.Runtime.Start
 	}
 	stopped := j.Mode == ModeStop && state == IsStopped && j.Found != IsStopped
-	if state != IsFrozen && state != IsUnknown && !stopped {
+	switch {
+	case state == IsFrozen && j.Held.State == IsStopped:
+		return nil // this job has not frozen it: it was down
+	case state != IsFrozen && state != IsUnknown && !stopped:
 		return nil
 	}
 	if err := w.act(crashpoint.Thaw, func() error { return again(ctx) }); err != nil {
 		return fmt.Errorf("%s the instance: %w", verb, err)
 	}
-	if state, err = instance.Runtime.State(ctx); err != nil {
+	if sight, err = instance.Runtime.State(ctx); err != nil {
 		return fmt.Errorf("look at the instance after the %s: %w", verb, err)
 	}
+	state = sight.State
 	if state == IsFrozen || stopped && state == IsStopped {
 		return fmt.Errorf("the instance is still %s after the %s", state, verb)
 	}

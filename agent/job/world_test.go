@@ -30,6 +30,7 @@ type world struct {
 	instances map[string]*phone
 	snaps     map[string]int    // path -> the count that it holds
 	made      map[string]string // path -> the catalogue that tells of it
+	ended     map[string]int    // identity -> the count at which it was powered down
 	creations int
 	based     int                          // how often the engine was given a base that stands
 	backups   map[string][]int             // instance -> the counts that its manifests hold
@@ -80,16 +81,24 @@ type phone struct {
 	by     string // who stopped it: "stop" or "power-down" for the agent, else ""
 	// releasing is when the agent last began to power it down.
 	releasing time.Time
+
+	name    string
+	id      int  // how often it was made anew
+	run     int  // how often it was started
+	work    int  // how long it ran
+	renamed bool // it does not have its name any more
+	owner   bool // froze it, and not an agent
+	blind   bool // the runtime can't tell whether it ran
 }
 
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
 		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{}, made: map[string]string{},
 		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{},
-		lost: map[string]map[int]time.Time{}, bootID: "boot-1", booted: time.Now(),
+		lost: map[string]map[int]time.Time{}, ended: map[string]int{}, bootID: "boot-1", booted: time.Now(),
 	}
 	for _, n := range names {
-		w.instances[n] = &phone{state: job.IsRunning, policy: job.ReleaseByAgent}
+		w.instances[n] = &phone{name: n, state: job.IsRunning, policy: job.ReleaseByAgent}
 	}
 	return w
 }
@@ -394,7 +403,7 @@ func (l *life) parts() job.Parts {
 func (l *life) instance(id string) job.Instance {
 	p := l.w.instances[id]
 	return job.Instance{
-		ID: id, Tenant: "acme", Policy: p.policy, Mode: p.mode, Holds: !p.nobody, Runtime: &fakeRuntime{l, id, p}, Snapshots: &fakeSnaps{l, id, p},
+		ID: id, Tenant: "acme", Policy: p.policy, Mode: p.mode, Holds: !p.nobody, Runtime: &fakeRuntime{l, id, p, ""}, Snapshots: &fakeSnaps{l, id, p},
 		Keep: json.RawMessage(strconv.Quote(id)),
 	}
 }
@@ -433,132 +442,10 @@ func (l *life) notReleased(instance string) {
 	}
 }
 
-type fakeRuntime struct {
-	l  *life
-	id string
-	p  *phone
-}
-
-func (r *fakeRuntime) State(context.Context) (job.RuntimeState, error) {
-	r.l.alive()
-	r.l.w.mu.Lock()
-	defer r.l.w.mu.Unlock()
-	if err := r.l.w.failing("state", r.id); err != nil {
-		return "", err
-	}
-	if r.p.state == job.IsRunning {
-		r.p.count++ // time passes, and it writes
-	}
-	if r.l.w.broken == "state" && r.l.record(r.id).Hold && r.p.state == job.IsRunning && r.l.record(r.id).State != job.Failing {
-		return job.IsFrozen, nil
-	}
-	return r.p.state, nil
-}
-
-func (r *fakeRuntime) Freeze(context.Context) error {
-	r.l.alive()
-	r.l.w.mu.Lock()
-	defer r.l.w.mu.Unlock()
-	if err := r.l.w.failing("freeze", r.id); err != nil {
-		return err
-	}
-	if j := r.l.record(r.id); j.State != job.Freezing || !j.Hold {
-		r.l.w.fault("journal-first: freeze while the journal says %s, hold %v", j.State, j.Hold)
-	}
-	if r.p.nobody {
-		return nil
-	}
-	if r.p.state != job.IsRunning && r.p.state != job.IsFrozen {
-		return errors.New("not running")
-	}
-	r.p.state = job.IsFrozen
-	return nil
-}
-
-// Stop lets the instance write its last record.
-func (r *fakeRuntime) Stop(context.Context) error {
-	r.l.alive()
-	r.l.w.mu.Lock()
-	defer r.l.w.mu.Unlock()
-	if err := r.l.w.failing("stop", r.id); err != nil {
-		return err
-	}
-	if j := r.l.record(r.id); j.State != job.Freezing || !j.Hold || j.Mode != job.ModeStop {
-		r.l.w.fault("journal-first: stop while the journal says %s, hold %v", j.State, j.Hold)
-	}
-	if r.p.state != job.IsStopped {
-		r.p.count++
-		r.p.by = "stop"
-	}
-	r.p.state = job.IsStopped
-	return nil
-}
-
-func (r *fakeRuntime) Start(context.Context) error {
-	r.l.alive()
-	r.l.w.mu.Lock()
-	defer r.l.w.mu.Unlock()
-	if err := r.l.w.failing("start", r.id); err != nil {
-		return err
-	}
-	if j := r.l.record(r.id); j.State != job.Starting && (!j.Hold || !slices.Contains([]job.State{job.Failing, job.Suspending, job.Resuming}, j.State)) {
-		r.l.w.fault("journal-first: start while the journal says %s, hold %v", j.State, j.Hold)
-	}
-	r.l.notReleased(r.id)
-	r.p.state, r.p.by = job.IsRunning, ""
-	return nil
-}
-
-func (r *fakeRuntime) Thaw(ctx context.Context) error {
-	r.l.alive()
-	if r.l.w.wait != nil {
-		r.l.w.wait(ctx, "thaw")
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-	}
-	r.l.w.mu.Lock()
-	defer r.l.w.mu.Unlock()
-	if err := r.l.w.failing("thaw", r.id); err != nil {
-		return err
-	}
-	if j := r.l.record(r.id); !j.Hold || !slices.Contains([]job.State{job.Failing, job.Suspending, job.Resuming}, j.State) {
-		r.l.w.fault("journal-first: thaw while the journal says %s, hold %v", j.State, j.Hold)
-	}
-	if r.p.state == job.IsFrozen {
-		r.p.state = job.IsRunning
-	}
-	return nil
-}
-
-func (r *fakeRuntime) PowerDown(context.Context) error {
-	r.l.alive()
-	w := r.l.w
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if err := w.failing("power-down", r.id); err != nil {
-		return err
-	}
-	j := r.l.record(r.id)
-	if j.State != job.Releasing || j.Result == nil || j.Result.ManifestSHA256 == "" || j.AcknowledgedAt.IsZero() {
-		w.fault("release-last: power-down while the journal says %+v", j)
-	}
-	if !slices.ContainsFunc(w.events, func(e job.Event) bool { return e.Type == job.EventCompleted && e.Job == j.ID }) {
-		w.fault("release-last: power-down before the control plane took the report")
-	}
-	if !w.had(r.id) {
-		w.fault("nothing-lost: power-down at count %d, backups have %v", r.p.count, w.backups[r.id])
-	}
-	r.p.state, r.p.by = job.IsStopped, "power-down"
-	r.p.downs++
-	return nil
-}
-
-// had tells whether the store has a backup of the instance as it is, or lost it so late that the agent could not know. The lock is held.
-func (w *world) had(instance string) bool {
-	p := w.instances[instance]
-	at, lost := w.lost[instance][p.count]
-	return slices.Contains(w.backups[instance], p.count) || lost && at.After(p.releasing.Add(-proofAge))
+// had tells whether the store has a backup of the instance at that count, or lost the backup so late that the agent could not know. The lock is held.
+func (w *world) had(instance string, count int) bool {
+	at, lost := w.lost[instance][count]
+	return slices.Contains(w.backups[instance], count) || lost && at.After(w.instances[instance].releasing.Add(-proofAge))
 }
 
 // proofAge is how old a look at the store may be at a power-down, with zero Options, and a little more.
@@ -696,7 +583,7 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	if p := w.instances[r.Instance]; p.gone {
 		w.mu.Unlock()
 		return nil, errors.New("the volume is not mounted")
-	} else if r.Precopy && p.state == job.IsFrozen {
+	} else if r.Precopy && p.state == job.IsFrozen && !p.owner {
 		w.fault("a round of pre-copy while the instance is %s", p.state)
 	}
 	w.mu.Unlock()
@@ -723,6 +610,11 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 		r.Progress(job.Progress{BytesSent: uint64(i)})
 	}
 	b.l.alive()
+	if r.Accept != nil {
+		if err := r.Accept(ctx); err != nil {
+			return nil, err
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	catalogues := map[string]string{}
@@ -799,7 +691,7 @@ func (f fakeMarks) Clear(instance string) error {
 	f.l.alive()
 	f.l.w.mu.Lock()
 	defer f.l.w.mu.Unlock()
-	if f.l.w.instances[instance].state == job.IsFrozen {
+	if p := f.l.w.instances[instance]; p.state == job.IsFrozen && !p.owner {
 		f.l.w.fault("the note of %s is removed while it is frozen", instance)
 	}
 	delete(f.l.w.marks, instance)

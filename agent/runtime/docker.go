@@ -1,17 +1,20 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
 )
 
 // DockerConfig names a container of an engine on this host.
@@ -23,7 +26,8 @@ type DockerConfig struct {
 }
 
 type docker struct {
-	name   string
+	name   string // by the configuration
+	id     string // of the one container that is meant; "": the one that has the name
 	call   time.Duration
 	stop   time.Duration
 	client *client.Client
@@ -60,29 +64,50 @@ func (d *docker) Kind() string { return KindDocker }
 func (d *docker) Holds() bool  { return true }
 func (d *docker) Close() error { return d.client.Close() }
 
+// Of gives a driver that speaks of the container by its id: a name can be taken away from it, and given to another.
+func (d *docker) Of(id string) Instance {
+	of := *d
+	of.id = id
+	return &of
+}
+
 // seen is what one look at the container gave.
 type seen struct {
 	state      State
 	id         string
-	pid        int // of the first process; 0 when none
-	exit       int // code of the last end
+	pid        int    // of the first process; 0 when none
+	run        string // when it was started last, by the engine's clock
+	exit       int    // code of the last end
+	oom        bool   // the kernel ended it for want of memory
 	restarting bool
+	passing    bool // the engine removes it when it stops
 	policy     container.RestartPolicyMode
 }
 
+// exitKilled is what an engine gives as exit code of a program that SIGKILL has ended.
+const exitKilled = 128 + int(unix.SIGKILL)
+
 func (d *docker) look(ctx context.Context) (seen, error) {
-	res, err := d.client.ContainerInspect(ctx, d.name, client.ContainerInspectOptions{})
-	if errdefs.IsNotFound(err) {
+	res, err := d.client.ContainerInspect(ctx, cmp.Or(d.id, d.name), client.ContainerInspectOptions{})
+	// Only these words say that the container is not there: the same code comes from an engine, or something before it, that does not
+	// know the call.
+	if errdefs.IsNotFound(err) && strings.Contains(strings.ToLower(err.Error()), "no such container") {
 		return seen{state: Missing}, nil
 	}
 	if err != nil {
 		return seen{}, err
 	}
 	c := res.Container
-	if c.State == nil || c.HostConfig == nil {
-		return seen{}, errors.New("the engine's answer has no state")
+	if c.State == nil || c.HostConfig == nil || len(c.ID) < minID {
+		return seen{}, fmt.Errorf("the engine's answer lacks the container's state, or its id, %q, is not a full one", c.ID)
 	}
-	s := seen{id: c.ID, pid: c.State.Pid, exit: c.State.ExitCode, restarting: c.State.Restarting, policy: c.HostConfig.RestartPolicy.Name}
+	s := seen{
+		id: c.ID, pid: c.State.Pid, run: c.State.StartedAt, exit: c.State.ExitCode, oom: c.State.OOMKilled, restarting: c.State.Restarting,
+		passing: c.HostConfig.AutoRemove, policy: c.HostConfig.RestartPolicy.Name,
+	}
+	if at, err := time.Parse(time.RFC3339Nano, s.run); err == nil {
+		s.run = at.UTC().Format(time.RFC3339Nano) // whatever the engine's time zone is by now
+	}
 	switch {
 	case c.State.Status == container.StateRemoving:
 		s.state = Missing // it is on its way out and can't be started
@@ -96,35 +121,58 @@ func (d *docker) look(ctx context.Context) (seen, error) {
 	return s, nil
 }
 
+// sight is what others keep of a look. The time of the last start tells of each start; that somebody let a paused container run for a while
+// only shows in the time that its processes have spent on the processors.
+func (s seen) sight() (Sight, error) {
+	if s.state == Missing {
+		return Sight{State: Missing}, nil
+	}
+	sight := Sight{State: s.state, ID: s.id, Run: s.run, Proof: true, Passing: s.passing}
+	sight.Killed = s.state == Stopped && s.exit == exitKilled && !s.oom
+	if s.state == Frozen {
+		g, err := groupOf(s.id, s.pid)
+		if err == nil {
+			sight.Work, err = g.work()
+		}
+		if err != nil {
+			return Sight{State: Unknown}, err
+		}
+	}
+	return sight, nil
+}
+
 // fail gives an error its class, the verb and the container.
 func (d *docker) fail(ctx context.Context, verb string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errdefs.IsNotFound(err):
-		err = ErrMissing
 	case client.IsErrConnectionFailed(err), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	case ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)):
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
+	if d.id != "" {
+		return fmt.Errorf("docker container %s, id %.12s: %s: %w", d.name, d.id, verb, err)
+	}
 	return fmt.Errorf("docker container %s: %s: %w", d.name, verb, err)
 }
 
-func (d *docker) State(ctx context.Context) (State, error) {
+func (d *docker) State(ctx context.Context) (Sight, error) {
 	ctx, cancel := limit(ctx, d.call)
 	defer cancel()
+	sight := Sight{State: Unknown}
 	s, err := d.look(ctx)
-	if err != nil {
-		return Unknown, d.fail(ctx, "look", err)
+	if err == nil {
+		sight, err = s.sight()
 	}
-	return s.state, nil
+	return sight, d.fail(ctx, "look", err)
 }
 
 // reach brings the container to a state. step is called with what was seen, again until want is seen
-// or step fails; a failed step whose state is reached all the same (another was faster) is no failure.
-func (d *docker) reach(ctx context.Context, verb string, want State, step func(context.Context, seen) error) error {
+// or step fails; a failed step whose state is reached all the same (another was faster) is no failure. check, which may be nil, is called
+// with what was seen first, and its error ends all.
+func (d *docker) reach(ctx context.Context, verb string, want State, check func(seen) error, step func(context.Context, seen) error) error {
 	if ctx.Err() != nil {
 		return d.fail(ctx, verb, context.Cause(ctx))
 	}
@@ -133,17 +181,27 @@ func (d *docker) reach(ctx context.Context, verb string, want State, step func(c
 		switch {
 		case err != nil:
 			return false, err
-		case s.state == want:
-			return true, nil
 		case s.state == Missing:
 			return false, ErrMissing
+		}
+		if check != nil {
+			if err := check(s); err != nil {
+				return false, err
+			}
+			check = nil
+		}
+		if s.state == want {
+			return true, nil
 		}
 		failed := step(ctx, s)
 		if s, err = d.look(ctx); err != nil {
 			return false, errors.Join(failed, err)
 		}
-		if s.state == want {
+		switch {
+		case s.state == want:
 			return true, nil
+		case s.state == Missing:
+			return false, ErrMissing
 		}
 		return false, failed
 	})
@@ -159,7 +217,7 @@ func (d *docker) Freeze(ctx context.Context) error {
 	ctx, cancel := limit(context.WithoutCancel(ctx), d.call)
 	defer cancel()
 	var refused error
-	err := d.reach(ctx, "freeze", Frozen, func(ctx context.Context, s seen) error {
+	err := d.reach(ctx, "freeze", Frozen, nil, func(ctx context.Context, s seen) error {
 		if s.state == Stopped {
 			return ErrNotRunning
 		}
@@ -167,10 +225,14 @@ func (d *docker) Freeze(ctx context.Context) error {
 			return nil // between two starts of a crash loop; looked at again
 		}
 		// Found out now and not when the backup is made and the container has to go down.
-		if err := reachable(s.id, s.pid); err != nil {
+		g, err := groupOf(s.id, s.pid)
+		if err == nil {
+			_, err = g.work()
+		}
+		if err != nil {
 			return err
 		}
-		_, err := d.client.ContainerPause(ctx, s.id, client.ContainerPauseOptions{})
+		_, err = d.client.ContainerPause(ctx, s.id, client.ContainerPauseOptions{})
 		if errdefs.IsInternal(err) || errdefs.IsConflict(err) {
 			// "OCI runtime pause failed: unable to freeze": on control groups of version 1 a pause is
 			// given up, and undone, when some process does not come to a halt within milliseconds.
@@ -190,7 +252,7 @@ func (d *docker) Thaw(ctx context.Context) error {
 	ctx, cancel := limit(ctx, d.call)
 	defer cancel()
 	stopped := errors.New("stopped")
-	err := d.reach(ctx, "thaw", Running, func(ctx context.Context, s seen) error {
+	err := d.reach(ctx, "thaw", Running, nil, func(ctx context.Context, s seen) error {
 		if s.state == Stopped {
 			return stopped
 		}
@@ -207,7 +269,7 @@ func (d *docker) Start(ctx context.Context) error {
 	ctx, cancel := limit(ctx, d.call)
 	defer cancel()
 	started := false
-	return d.reach(ctx, "start", Running, func(ctx context.Context, s seen) error {
+	return d.reach(ctx, "start", Running, nil, func(ctx context.Context, s seen) error {
 		if s.state == Frozen {
 			_, err := d.client.ContainerUnpause(ctx, s.id, client.ContainerUnpauseOptions{})
 			return err
@@ -223,70 +285,103 @@ func (d *docker) Start(ctx context.Context) error {
 
 // PowerDown is not cut off by the caller's context once it has begun: a container with some of its
 // processes killed must neither be thawed nor stay held.
-func (d *docker) PowerDown(ctx context.Context) error {
+func (d *docker) PowerDown(ctx context.Context, held *Sight) error {
 	if ctx.Err() != nil {
 		return d.fail(ctx, "power down", context.Cause(ctx))
 	}
 	ctx, cancel := limit(context.WithoutCancel(ctx), d.call+d.stop)
 	defer cancel()
-	var last seen
-	err := d.reach(ctx, "power down", Stopped, func(ctx context.Context, s seen) error {
-		last = s
-		if s.state == Frozen {
-			return d.killHeld(ctx, s)
+	var g *group
+	run, begun, asked := "", false, false
+	var before Sight
+	check := func(s seen) (err error) {
+		if before, err = s.sight(); err == nil && held != nil && !before.Same(*held) {
+			err = changed(*held, before)
 		}
+		return err
+	}
+	err := d.reach(ctx, "power down", Stopped, check, func(ctx context.Context, s seen) error {
+		if begun && s.run != run {
+			return fmt.Errorf("%w: it was started again at %s", ErrChanged, s.run)
+		}
+		var err error
+		if g, err = groupOf(s.id, s.pid); err != nil && (s.state == Frozen || begun) {
+			return err
+		}
+		if s.state == Frozen || begun {
+			run, begun = s.run, true
+			if err := g.killAllBut(s.pid); err != nil {
+				return err
+			}
+			asked = true
+			_, err = d.client.ContainerKill(ctx, s.id, client.ContainerKillOptions{Signal: "KILL"})
+			return err
+		}
+		asked = true
 		grace := max(1, int(d.stop.Seconds()))
-		_, err := d.client.ContainerStop(ctx, s.id, client.ContainerStopOptions{Timeout: &grace})
+		_, err = d.client.ContainerStop(ctx, s.id, client.ContainerStopOptions{Timeout: &grace})
 		return err
 	})
-	if errors.Is(err, ErrMissing) && last.id != "" {
+	if errors.Is(err, ErrMissing) && (begun || asked) {
 		err = nil // it was there, and its config removes it when it stops ("docker run --rm")
 	}
-	if err != nil {
-		return err
-	}
-	if last.id != "" {
-		if err := await(ctx, func() (bool, error) {
-			left, err := processesOf(last.id)
+	if err == nil && g != nil {
+		err = d.fail(ctx, "power down: wait for its last process", await(ctx, func() (bool, error) {
+			left, err := g.processes()
 			return len(left) == 0, err
-		}); err != nil {
-			return d.fail(ctx, "power down: wait for its last process", err)
+		}))
+	}
+	if err != nil && begun {
+		// What an engine that does not answer makes of the request is not known.
+		if now, again := d.State(ctx); again != nil || !now.Same(before) {
+			err = fmt.Errorf("%w: %w", ErrBegun, err)
 		}
 	}
-	return d.keepDown(ctx)
-}
-
-// killHeld ends a paused container. "docker kill" alone signals the first process and resumes, and
-// until the kernel has torn down the rest, the others run: some records were written in every try.
-// So they get their SIGKILL while the freezer holds them, and when it lets go, they die before
-// they are back in their program. The first process is left to the engine, which notes before it signals
-// that the stop was wanted: if it died on its own, a restart policy would bring it up again.
-// (Control groups of version 2 let SIGKILL through to a frozen process.)
-func (d *docker) killHeld(ctx context.Context, s seen) error {
-	if err := killAllBut(s.id, s.pid); err != nil {
-		return err
-	}
-	_, err := d.client.ContainerKill(ctx, s.id, client.ContainerKillOptions{Signal: "KILL"})
 	return err
 }
 
-// keepDown sees to it that a restart of the engine does not start the container again. With the
+// KeepDown sees to it that a restart of the engine does not start the container again. With the
 // policies always and on-failure it does, however the container was stopped (tried with 20.10); with
 // unless-stopped it does not, and once started again by someone, the container is kept up as before.
 // That the count of on-failure is lost is the smaller evil. The change comes after the stop: of a
 // paused container the engine would also write the resource limits, which can thaw it.
-func (d *docker) keepDown(ctx context.Context) error {
+func (d *docker) KeepDown(ctx context.Context) error {
+	const verb = "change its restart policy"
+	ctx, cancel := limit(ctx, d.call)
+	defer cancel()
 	s, err := d.look(ctx)
 	switch {
 	case err != nil:
-		return d.fail(ctx, "power down: look at its restart policy", err)
+		return d.fail(ctx, verb, err)
 	case s.state == Missing:
 		return nil
 	case s.policy != container.RestartPolicyAlways && s.policy != container.RestartPolicyOnFailure:
 		return nil
+	case s.state != Stopped:
+		return d.fail(ctx, verb, fmt.Errorf("it is %s", s.state))
 	}
 	_, err = d.client.ContainerUpdate(ctx, s.id, client.ContainerUpdateOptions{
 		RestartPolicy: &container.RestartPolicy{Name: container.RestartPolicyUnlessStopped},
 	})
-	return d.fail(ctx, "power down: change its restart policy", err)
+	if errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) {
+		// Engines that speak docker's language need not have this call (podman before its version 5). Or the container went meanwhile.
+		if s, again := d.look(ctx); again == nil && s.state == Missing {
+			return nil
+		}
+		err = fmt.Errorf("the engine has no such call, and may start the container when the engine or the host restarts: %w: %w", ErrUnsupported, err)
+	}
+	return d.fail(ctx, verb, err)
+}
+
+// changed tells how an instance differs from what was held.
+func changed(held, now Sight) error {
+	switch {
+	case now.ID != held.ID:
+		return fmt.Errorf("%w: it is another one, %q and not %q", ErrChanged, now.ID, held.ID)
+	case now.Run != held.Run:
+		return fmt.Errorf("%w: it was started again since (run %q, before %q)", ErrChanged, now.Run, held.Run)
+	case now.State != held.State:
+		return fmt.Errorf("%w: it is %s, and was %s", ErrChanged, now.State, held.State)
+	}
+	return fmt.Errorf("%w: it was let run and frozen again since (work %q, before %q)", ErrChanged, now.Work, held.Work)
 }

@@ -2,9 +2,11 @@ package runtime_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"holdfast/agent/runtime"
+	"holdfast/agent/runtime/runtimetest"
 	"holdfast/internal/testbed"
 )
 
@@ -32,10 +35,11 @@ var twoWriters = []string{"/bin/sh", "-c", `
 	while :; do echo x >>/data/a; done &
 	while :; do echo y >>/data/b; done`}
 
-func dockerSubject(t *testing.T, d *testbed.Docker, policy string) (subject, string) {
+func dockerSubject(t *testing.T, d *testbed.Docker, policy string) (runtimetest.Subject, string) {
 	t.Helper()
-	volume := t.TempDir()
-	id := d.Run(t, testbed.Container{Command: twoWriters, Binds: []string{volume + ":/data"}})
+	volume, name := t.TempDir(), fmt.Sprintf("phone-%d", phones.Add(1))
+	c := testbed.Container{Name: name, Command: twoWriters, Binds: []string{volume + ":/data"}}
+	id := d.Run(t, c)
 	if policy != "" {
 		_, err := engine(t, d).ContainerUpdate(t.Context(), id, client.ContainerUpdateOptions{
 			RestartPolicy: &container.RestartPolicy{Name: container.RestartPolicyMode(policy)},
@@ -44,28 +48,58 @@ func dockerSubject(t *testing.T, d *testbed.Docker, policy string) (subject, str
 			t.Fatal(err)
 		}
 	}
-	i, err := runtime.New(runtime.Config{Kind: runtime.KindDocker, Docker: runtime.DockerConfig{Host: d.Host, Container: id, StopTimeout: time.Second}})
-	if err != nil {
-		t.Fatal(err)
+	again := func() runtime.Instance {
+		i, err := runtime.New(runtime.Config{Kind: runtime.KindDocker, Docker: runtime.DockerConfig{Host: d.Host, Container: name, StopTimeout: time.Second}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { i.Close() })
+		return i
 	}
-	t.Cleanup(func() { i.Close() })
-	return subject{Instance: i, volume: volume, remove: func() {
+	remove := func() {
 		if _, err := engine(t, d).ContainerRemove(t.Context(), id, client.ContainerRemoveOptions{Force: true}); err != nil {
 			t.Fatal(err)
 		}
-	}}, id
+	}
+	return runtimetest.Subject{
+		Instance: again(), Volume: volume, Again: again, Remove: remove,
+		Recreate: func() {
+			remove()
+			d.Run(t, c)
+		},
+		Rename: func() {
+			if _, err := engine(t, d).ContainerRename(t.Context(), id, client.ContainerRenameOptions{NewName: name + "-old"}); err != nil {
+				t.Fatal(err)
+			}
+		},
+		RestartEngine: func() { d.Restart(t) },
+		Reboot:        func() { d.Reboot(t) },
+	}, id
 }
+
+// phones counts the containers: a name is not used twice.
+var phones atomic.Int64
 
 func TestDockerConforms(t *testing.T) {
 	d := testbed.StartDocker(t)
 	for _, policy := range []string{"", "always"} {
 		t.Run("policy "+policy, func(t *testing.T) {
-			conform(t, func(t *testing.T) subject {
+			runtimetest.Run(t, func(t *testing.T) runtimetest.Subject {
 				s, _ := dockerSubject(t, d, policy)
+				if policy == "" { // what happens to engines takes some time
+					s.RestartEngine, s.Reboot = nil, nil
+				}
 				return s
 			})
 		})
 	}
+	t.Run("engine that lets containers live over its restart", func(t *testing.T) {
+		d.KeepContainers(t)
+		runtimetest.Run(t, func(t *testing.T) runtimetest.Subject {
+			s, _ := dockerSubject(t, d, "always")
+			return s
+		}, runtimetest.LawRestart, runtimetest.LawKeptDown)
+	})
 }
 
 // The test of the test: what downFrozen looks for is there when the container is only killed.
@@ -73,13 +107,13 @@ func TestPlainKillLetsAHeldContainerWrite(t *testing.T) {
 	d := testbed.StartDocker(t)
 	s, id := dockerSubject(t, d, "")
 	for range 500 { // the first that shows it is enough
-		s.writes(t)
+		s.Writes(t)
 		do(t, "freeze", s.Freeze)
-		held := s.size(t)
+		held := s.Size(t)
 		if _, err := engine(t, d).ContainerKill(t.Context(), id, client.ContainerKillOptions{Signal: "KILL"}); err != nil {
 			t.Fatal(err)
 		}
-		if s.size(t) != held {
+		if s.Size(t) != held {
 			return
 		}
 		do(t, "start", s.Start)
@@ -95,9 +129,10 @@ func TestDockerStaysDown(t *testing.T) {
 			if frozen {
 				do(t, "freeze", s.Freeze)
 			}
-			do(t, "power down", s.PowerDown)
+			do(t, "power down", down(s))
+			do(t, "keep down", s.KeepDown)
 			time.Sleep(300 * time.Millisecond) // the engine's first pause before a restart is 100 ms
-			s.expect(t, runtime.Stopped)
+			s.Expect(t, runtime.Stopped)
 			res, err := engine(t, d).ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
 			if err != nil {
 				t.Fatal(err)
@@ -133,10 +168,10 @@ func TestDockerCrashLoop(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer i.Close()
-	s := subject{Instance: i}
-	do(t, "power down", s.PowerDown)
+	s := runtimetest.Subject{Instance: i}
+	do(t, "power down", down(s))
 	time.Sleep(300 * time.Millisecond)
-	s.expect(t, runtime.Stopped)
+	s.Expect(t, runtime.Stopped)
 	_, err = engine(t, d).ContainerUpdate(t.Context(), id, client.ContainerUpdateOptions{RestartPolicy: &container.RestartPolicy{Name: "no"}})
 	if err != nil {
 		t.Fatal(err)
@@ -154,10 +189,10 @@ func TestDockerEngineAway(t *testing.T) {
 	}
 	defer i.Close()
 	state, err := i.State(t.Context())
-	if state != runtime.Unknown || !errors.Is(err, runtime.ErrUnavailable) || !strings.Contains(err.Error(), "phone-1") {
-		t.Errorf("no socket: %s, %v", state, err)
+	if state.State != runtime.Unknown || !errors.Is(err, runtime.ErrUnavailable) || !strings.Contains(err.Error(), "phone-1") {
+		t.Errorf("no socket: %s, %v", state.State, err)
 	}
-	if err := i.PowerDown(t.Context()); !errors.Is(err, runtime.ErrUnavailable) {
+	if err := i.PowerDown(t.Context(), nil); !errors.Is(err, runtime.ErrUnavailable) {
 		t.Errorf("power down: %v", err)
 	}
 	// An engine that takes the call and never answers.

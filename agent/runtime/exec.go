@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,8 +22,10 @@ type ExecConfig struct {
 	// PowerDown of a frozen instance must not let it execute again.
 	PowerDown []string
 	Start     []string // optional
-	// State prints running, frozen, stopped or missing. Optional; without it State is Unknown, and that a
-	// command ends with exit status 0 is the only confirmation.
+	// State prints running, frozen, stopped or missing, and may print one more word, the generation: any text that is another after each
+	// start and each thaw, and the same while the instance is frozen or stopped, also when a frozen one was powered down. With a
+	// generation the driver proves that an instance was left alone. State is optional; without it the state is Unknown, and that
+	// a command ends with exit status 0 is the only confirmation.
 	State   []string
 	Timeout time.Duration // of each verb; 0: DefaultTimeout
 }
@@ -34,7 +37,10 @@ const (
 	execPath  = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
-type execInstance struct{ cfg ExecConfig }
+type execInstance struct {
+	cfg  ExecConfig
+	down atomic.Bool // the command that powers the instance down has run, and no start since
+}
 
 func newExec(cfg ExecConfig) (*execInstance, error) {
 	if cfg.Instance == "" || strings.ContainsRune(cfg.Instance, 0) {
@@ -58,45 +64,61 @@ func newExec(cfg ExecConfig) (*execInstance, error) {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = DefaultTimeout
 	}
-	return &execInstance{cfg}, nil
+	return &execInstance{cfg: cfg}, nil
 }
 
 func (e *execInstance) Kind() string { return KindExec }
 func (e *execInstance) Holds() bool  { return true }
 func (e *execInstance) Close() error { return nil }
 
-func (e *execInstance) State(ctx context.Context) (State, error) {
+// Of returns the same instance: commands know it by its id in the configuration alone.
+func (e *execInstance) Of(string) Instance { return e }
+
+func (e *execInstance) State(ctx context.Context) (Sight, error) {
 	ctx, cancel := limit(ctx, e.cfg.Timeout)
 	defer cancel()
 	return e.look(ctx)
 }
 
-func (e *execInstance) look(ctx context.Context) (State, error) {
+func (e *execInstance) look(ctx context.Context) (Sight, error) {
+	none := Sight{State: Unknown}
 	if len(e.cfg.State) == 0 {
-		return Unknown, nil
+		return none, nil
 	}
 	out, err := e.run(ctx, "state", e.cfg.State)
 	if err != nil {
-		return Unknown, err
+		return none, err
 	}
-	switch s := State(strings.TrimSpace(out)); s {
-	case Running, Frozen, Stopped, Missing:
-		return s, nil
+	words := strings.Fields(out)
+	if len(words) == 1 || len(words) == 2 {
+		switch s := State(words[0]); s {
+		case Running, Frozen, Stopped, Missing:
+			sight := Sight{State: s, Passing: true, Killed: s == Stopped}
+			if len(words) == 2 && s != Missing {
+				sight.Run, sight.Proof = words[1], true
+			}
+			return sight, nil
+		}
 	}
-	return Unknown, fmt.Errorf("exec instance %s: state: %s printed %q, not running, frozen, stopped or missing", e.cfg.Instance, e.cfg.State[0], out)
+	return none, fmt.Errorf("exec instance %s: state: %s printed %q; it must print running, frozen, stopped or missing, and may print one more word, the generation",
+		e.cfg.Instance, e.cfg.State[0], out)
 }
 
-// reach looks, runs the command if the state is another than the wanted one, and looks again.
-func (e *execInstance) reach(ctx context.Context, verb string, want State, pick func(State) ([]string, error)) error {
+// reach looks, runs the command if the state is another than the wanted one, and looks again. With held, it does nothing unless the instance
+// looks the same.
+func (e *execInstance) reach(ctx context.Context, verb string, want State, held *Sight, pick func(Sight) ([]string, error)) error {
 	ctx, cancel := limit(ctx, e.cfg.Timeout)
 	defer cancel()
-	state, err := e.look(ctx)
-	if err != nil || state == want {
+	sight, err := e.look(ctx)
+	if err == nil && held != nil && sight.State != Missing && !sight.Same(*held) {
+		err = fmt.Errorf("exec instance %s: %s: %w", e.cfg.Instance, verb, changed(*held, sight))
+	}
+	if err != nil || sight.State == want {
 		return err
 	}
 	argv, err := []string(nil), ErrMissing
-	if state != Missing {
-		argv, err = pick(state)
+	if sight.State != Missing {
+		argv, err = pick(sight)
 	}
 	if err != nil {
 		return fmt.Errorf("exec instance %s: %s: %w", e.cfg.Instance, verb, err)
@@ -107,23 +129,23 @@ func (e *execInstance) reach(ctx context.Context, verb string, want State, pick 
 	if _, err := e.run(ctx, verb, argv); err != nil {
 		return err
 	}
-	if state == Unknown {
+	if sight.State == Unknown {
 		return nil
 	}
 	err = await(ctx, func() (bool, error) {
 		var err error
-		state, err = e.look(ctx)
-		return state == want, err
+		sight, err = e.look(ctx)
+		return sight.State == want || want == Stopped && sight.State == Missing, err
 	})
 	if err != nil {
-		return fmt.Errorf("exec instance %s: %s: the command succeeded, but the instance is %s: %w", e.cfg.Instance, verb, state, err)
+		return fmt.Errorf("exec instance %s: %s: the command succeeded, but the instance is %s: %w", e.cfg.Instance, verb, sight.State, err)
 	}
 	return nil
 }
 
 func (e *execInstance) Freeze(ctx context.Context) error {
-	return e.reach(ctx, "freeze", Frozen, func(s State) ([]string, error) {
-		if s == Stopped {
+	return e.reach(ctx, "freeze", Frozen, nil, func(s Sight) ([]string, error) {
+		if s.State == Stopped {
 			return nil, ErrNotRunning
 		}
 		return e.cfg.Freeze, nil
@@ -131,22 +153,61 @@ func (e *execInstance) Freeze(ctx context.Context) error {
 }
 
 func (e *execInstance) Thaw(ctx context.Context) error {
-	return e.reach(ctx, "thaw", Running, func(s State) ([]string, error) {
-		if s == Stopped {
+	return e.reach(ctx, "thaw", Running, nil, func(s Sight) ([]string, error) {
+		if s.State == Stopped {
 			return nil, nil
 		}
 		return e.cfg.Thaw, nil
 	})
 }
 
-func (e *execInstance) PowerDown(ctx context.Context) error {
-	return e.reach(ctx, "power down", Stopped, func(State) ([]string, error) { return e.cfg.PowerDown, nil })
+func (e *execInstance) PowerDown(ctx context.Context, held *Sight) error {
+	begun := false
+	var before Sight
+	err := e.reach(ctx, "power down", Stopped, held, func(now Sight) ([]string, error) {
+		before, begun = now, true
+		return e.cfg.PowerDown, nil
+	})
+	if err == nil && begun {
+		e.down.Store(true)
+	}
+	if err != nil && begun {
+		// A command that fails may have done its work, in part or all of it.
+		if now, again := e.State(context.WithoutCancel(ctx)); again != nil || !now.Same(before) {
+			err = fmt.Errorf("%w: %w", ErrBegun, err)
+		}
+	}
+	return err
+}
+
+// KeepDown runs the command that powers the instance down also where the instance was found stopped, since that command keeps the
+// instance down: a supervisor that is about to start the instance, as after a start of the host, would start it after its release.
+// A command that fails, and leaves the instance stopped, has nothing to keep down.
+func (e *execInstance) KeepDown(ctx context.Context) error {
+	if e.down.Load() {
+		return nil
+	}
+	ctx, cancel := limit(ctx, e.cfg.Timeout)
+	defer cancel()
+	now, err := e.look(ctx)
+	if err != nil || now.State != Stopped {
+		return err
+	}
+	if _, err = e.run(ctx, "power down", e.cfg.PowerDown); err == nil {
+		e.down.Store(true)
+		return nil
+	}
+	if after, lookErr := e.look(ctx); lookErr == nil && after.State == Stopped {
+		return nil
+	}
+	return err
 }
 
 func (e *execInstance) Start(ctx context.Context) error {
-	return e.reach(ctx, "start", Running, func(s State) ([]string, error) {
+	e.down.Store(false)
+	return e.reach(ctx, "start", Running, nil, func(s Sight) ([]string, error) {
 		switch {
-		case s == Frozen:
+		case s.State == Frozen:
 			return e.cfg.Thaw, nil
 		case len(e.cfg.Start) == 0:
 			return nil, fmt.Errorf("start command: %w", ErrUnsupported)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/agent/runtime"
+	"holdfast/agent/runtime/runtimetest"
 	"holdfast/internal/testbed"
 )
 
@@ -28,11 +29,12 @@ state() {
 	esac
 }
 case $HOLDFAST_ACTION in
-state) [ -e gone ] && echo missing || state ;;
+state) [ -e gone ] && echo missing || echo "$(state) $(cat generation 2>/dev/null)" ;;
 freeze) kill -STOP "$pid" ;;
-thaw) kill -CONT "$pid" ;;
+thaw) [ ! -e generation ] || date +%s%N >generation; kill -CONT "$pid" ;;
 power_down) kill -KILL "$pid"; while [ "$(state)" != stopped ]; do sleep 0.01; done ;;
 start)
+	[ ! -e generation ] || [ "$(state)" = running ] || date +%s%N >generation
 	[ "$(state)" = frozen ] && kill -CONT "$pid"
 	[ "$(state)" = stopped ] || exit 0
 	setsid sh -c 'echo $$ >new; mv new pid; while :; do echo x >>volume/log; done' >/dev/null 2>&1 & while [ "$(cat pid 2>/dev/null || echo 0)" = "$pid" ]; do sleep 0.01; done
@@ -43,9 +45,9 @@ esac
 
 func TestExecConforms(t *testing.T) {
 	testbed.Need(t, "setsid")
-	for _, blind := range []bool{false, true} {
-		t.Run(fmt.Sprintf("blind=%v", blind), func(t *testing.T) {
-			conform(t, func(t *testing.T) subject {
+	for _, tells := range []string{"nothing", "state", "state and generation"} {
+		t.Run("tells "+tells, func(t *testing.T) {
+			runtimetest.Run(t, func(t *testing.T) runtimetest.Subject {
 				dir := t.TempDir()
 				script := filepath.Join(dir, "control")
 				if err := os.WriteFile(script, []byte(control), 0o755); err != nil {
@@ -57,13 +59,18 @@ func TestExecConforms(t *testing.T) {
 				}
 				argv := []string{script, dir}
 				cfg := runtime.ExecConfig{Instance: "phone-1", Freeze: argv, Thaw: argv, PowerDown: argv, Start: argv, State: argv}
-				s := subject{volume: volume, blind: blind, remove: func() {
+				s := runtimetest.Subject{Volume: volume, Blind: tells == "nothing", Remove: func() {
 					if err := os.WriteFile(filepath.Join(dir, "gone"), nil, 0o644); err != nil {
 						t.Fatal(err)
 					}
 				}}
-				if blind {
-					cfg.State, s.remove = nil, nil
+				if s.Blind {
+					cfg.State, s.Remove = nil, nil
+				}
+				if tells == "state and generation" {
+					if err := os.WriteFile(filepath.Join(dir, "generation"), nil, 0o644); err != nil {
+						t.Fatal(err)
+					}
 				}
 				var err error
 				if s.Instance, err = runtime.New(runtime.Config{Kind: runtime.KindExec, Exec: cfg}); err != nil {
@@ -170,7 +177,7 @@ func TestExecStateIsChecked(t *testing.T) {
 		t.Errorf("odd state: %v", err)
 	}
 	// A power-down command that lies is found out.
-	err := with("echo", "running").PowerDown(t.Context())
+	err := with("echo", "running").PowerDown(t.Context(), nil)
 	if !errors.Is(err, runtime.ErrTimeout) || !strings.Contains(err.Error(), "is running") {
 		t.Errorf("power down that did nothing: %v", err)
 	}

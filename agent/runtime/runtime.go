@@ -38,15 +38,24 @@ var (
 	ErrUnsupported = errors.New("not configured")
 	// ErrTimeout is the cause when a verb did not reach its state in the time given to it.
 	ErrTimeout = errors.New("timed out")
+	// ErrChanged says that PowerDown found another instance, or another run, than the one it was to end. It did nothing.
+	ErrChanged = errors.New("the instance is not as it was held")
+	// ErrBegun says that PowerDown failed after it had begun: the instance may be down, in part or all of it, and has to go down.
+	// An error of PowerDown without it says that the instance is as it was.
+	ErrBegun = errors.New("the power-down has begun")
 )
 
 // Instance acts on one instance. All verbs are idempotent, end within their time-out, may be called
-// from any goroutine, and return nil only when the state was seen (where the driver can see it).
+// from any goroutine, and return nil only when the state was seen (where the driver can see it). Package
+// runtimetest has the laws that each driver keeps.
 // After an error the state is open: State tells, and the verb can be called again. Verbs on one
 // instance that run at the same time are a fault of the caller.
 type Instance interface {
 	// State asks the engine. A missing instance is a state, an engine that is away an error.
-	State(context.Context) (State, error)
+	State(context.Context) (Sight, error)
+	// Of returns the same driver for the one instance with that identity (Sight.ID), whatever its name is by now. Without Of, or with
+	// "", the verbs act on the instance that has the configured name at that moment. Closing either closes both.
+	Of(id string) Instance
 
 	// Freeze stops all execution. What the instance had written is visible to readers of its storage
 	// when it returns; nothing is written after. Stopped: ErrNotRunning; missing: ErrMissing. An
@@ -57,12 +66,15 @@ type Instance interface {
 	// holds it. Missing: ErrMissing.
 	Thaw(context.Context) error
 
-	// PowerDown stops the instance, and it stays down also when its engine or the host restarts.
-	// Invariant release-last needs more of a frozen one: it goes down without executing one more
-	// instruction, else it would write what no backup has. Whether it was still frozen is for the
-	// caller to look at first: a running one is stopped in its own way, and writes while it ends.
-	// Missing: ErrMissing.
-	PowerDown(context.Context) error
+	// PowerDown stops the instance. Invariant release-last needs more of a frozen one: it goes down without
+	// executing one more instruction, else it would write what no backup has. held is what was seen when the
+	// instance was frozen: PowerDown looks again right before its first act, and unless the sight is the
+	// same it does nothing (ErrChanged). With nil, a running instance is stopped in its own way, and writes while it
+	// ends. Missing: ErrMissing.
+	PowerDown(ctx context.Context, held *Sight) error
+	// KeepDown keeps a stopped instance from being started again by its engine when the engine or the host restarts. Nil where
+	// nothing has to be done, and for a missing one; ErrUnsupported where the engine has no way to be told.
+	KeepDown(context.Context) error
 
 	// Start brings the instance to Running from any state but missing (ErrMissing).
 	Start(context.Context) error
@@ -76,6 +88,33 @@ type Instance interface {
 
 	// Close frees what the driver holds open; the instance stays as it is. Idempotent.
 	Close() error
+}
+
+// Sight is one look at an instance. Two sights that are the Same, both with Proof, say that the instance did not
+// execute between them. Sights are kept over restarts of the agent and of the host.
+type Sight struct {
+	State State
+	// ID is the engine's own identity of the instance, which outlives a change of its name and is never given twice; "" when the driver
+	// knows none.
+	ID string
+	// Run names the time since the instance was last started: another text after each start. "" when the driver can't tell.
+	Run string
+	// Work is what the instance has executed in this run: another text after each instruction, and the same while it is frozen. "" when the
+	// instance is not frozen, and when the driver can't tell.
+	Work string
+	// Proof says that the driver can tell an instance that was left alone from one that ran in between.
+	Proof bool
+	// Passing says that the engine may forget the instance when it is powered down.
+	Passing bool
+	// Killed says that the instance is stopped and did not end in its own way, as far as the driver can tell: PowerDown of a frozen instance leaves
+	// it so, and most of what others do does not.
+	Killed bool
+}
+
+// Same tells whether the instance is as it was when the other sight was taken, as far as the driver can tell. Where one lacks Work, it does
+// not count.
+func (s Sight) Same(other Sight) bool {
+	return s.State == other.State && s.ID == other.ID && s.Run == other.Run && (s.Work == other.Work || s.Work == "" || other.Work == "")
 }
 
 // The kinds of drivers.
@@ -117,14 +156,16 @@ func New(cfg Config) (Instance, error) {
 // none is for data that nobody runs. It can't tell whether something writes there, so it claims nothing.
 type none struct{}
 
-func (none) State(context.Context) (State, error) { return Unknown, nil }
-func (none) Freeze(context.Context) error         { return nil }
-func (none) Thaw(context.Context) error           { return nil }
-func (none) PowerDown(context.Context) error      { return nil }
-func (none) Start(context.Context) error          { return nil }
-func (none) Kind() string                         { return KindNone }
-func (none) Holds() bool                          { return false }
-func (none) Close() error                         { return nil }
+func (none) State(context.Context) (Sight, error)    { return Sight{State: Unknown}, nil }
+func (n none) Of(string) Instance                    { return n }
+func (none) Freeze(context.Context) error            { return nil }
+func (none) Thaw(context.Context) error              { return nil }
+func (none) PowerDown(context.Context, *Sight) error { return nil }
+func (none) KeepDown(context.Context) error          { return nil }
+func (none) Start(context.Context) error             { return nil }
+func (none) Kind() string                            { return KindNone }
+func (none) Holds() bool                             { return false }
+func (none) Close() error                            { return nil }
 
 // pollEvery is how often a state is looked at while it is waited for.
 const pollEvery = 50 * time.Millisecond

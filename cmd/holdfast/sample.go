@@ -48,7 +48,7 @@ func (a *app) sampleCommand() *cobra.Command {
 			case "run":
 				return s.run(cmd.Context().Done())
 			case "state":
-				_, err := fmt.Fprintln(a.stdout, s.state())
+				_, err := fmt.Fprintln(a.stdout, s.state(), s.generation())
 				return err
 			case "freeze":
 				return s.signal(syscall.SIGSTOP, "frozen")
@@ -188,6 +188,32 @@ func (s sample) state() string {
 		return "frozen"
 	}
 	return "running"
+}
+
+// generation is the time, in ns, that the process has spent on a processor: another after each instruction, and the same while it is
+// frozen. "" when it does not run, or the kernel does not tell.
+func (s sample) generation() string {
+	pid, ok := s.pid()
+	if !ok {
+		return ""
+	}
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil || len(threads) == 0 {
+		return ""
+	}
+	var sum uint64
+	for _, name := range threads {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return ""
+		}
+		var spent uint64
+		if _, err := fmt.Sscan(string(b), &spent); err != nil {
+			return ""
+		}
+		sum += spent
+	}
+	return strconv.FormatUint(sum, 10)
 }
 
 // signal sends sig and waits until the instance is in the state want. An instance that is in that

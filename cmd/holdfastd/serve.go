@@ -45,6 +45,9 @@ func serve(ctx context.Context, path string, stderr io.Writer) error {
 	if err := keepMemory(); err != nil {
 		return err
 	}
+	for _, note := range cfg.Notes() {
+		log.Warn("the configuration has a consequence", "note", note)
+	}
 	if err := certificateInTime(cfg).Check(); err != nil {
 		log.Warn("the control plane will refuse the certificate", "error", err)
 	}

@@ -34,6 +34,8 @@ const BusyboxImage = "busybox:test"
 type Docker struct {
 	Host string // unix:///…, for clients
 
+	podman bool   // it is podman's service, which speaks docker's language
+	config string // daemon.json
 	dir    string
 	proc   *process
 	client *http.Client
@@ -46,6 +48,7 @@ type Container struct {
 	Command []string // program and arguments
 	Binds   []string // "/host/path:/path/inside"
 	Env     []string
+	Restart string // policy of the engine; "" for no
 }
 
 // ContainerState is what the engine says of a container.
@@ -80,16 +83,16 @@ func StartDocker(t testing.TB) *Docker {
 	return shared.docker
 }
 
-func startDocker() (_ *Docker, err error) {
+func startDocker() (*Docker, error) {
 	root, err := areaDir()
 	if err != nil {
 		return nil, err
 	}
-	program, err := Program("dockerd")
-	if err != nil {
-		return nil, err
-	}
-	d := &Docker{dir: filepath.Join(root, "docker")}
+	return startEngine(&Docker{dir: filepath.Join(root, "docker")})
+}
+
+// startEngine starts an engine in its folder, with an image of busybox.
+func startEngine(d *Docker) (_ *Docker, err error) {
 	if err := os.MkdirAll(d.dir, 0o711); err != nil {
 		return nil, err
 	}
@@ -102,17 +105,8 @@ func startDocker() (_ *Docker, err error) {
 			return dialer.DialContext(ctx, "unix", socket)
 		},
 	}}
-	if err := os.WriteFile(filepath.Join(d.dir, "daemon.json"), []byte("{}"), 0o600); err != nil {
-		return nil, err
-	}
-	d.proc, err = start(filepath.Join(d.dir, "log"), program, nil,
-		"--host", d.Host, "--config-file", filepath.Join(d.dir, "daemon.json"), "--group", "root",
-		"--data-root", filepath.Join(d.dir, "data"), "--exec-root", filepath.Join(d.dir, "x"),
-		"--pidfile", filepath.Join(d.dir, "pid"), "--cgroup-parent", "/"+controlGroup(root),
-		"--exec-opt", "native.cgroupdriver=cgroupfs", "--shutdown-timeout", "3",
-		"--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
-		"--userland-proxy=false")
-	if err != nil {
+	d.config = "{}"
+	if err := d.launch(); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -120,9 +114,6 @@ func startDocker() (_ *Docker, err error) {
 			err = errors.Join(err, d.stop())
 		}
 	}()
-	if err := d.proc.await(dockerStartPatience, func() error { return d.call(http.MethodGet, "/_ping", nil, nil) }); err != nil {
-		return nil, err
-	}
 	busybox, err := Program("busybox")
 	if err != nil {
 		return nil, err
@@ -205,7 +196,7 @@ func (d *Docker) Create(t testing.TB, c Container) string {
 	}
 	spec, err := json.Marshal(map[string]any{
 		"Image": c.Image, "Cmd": c.Command, "Env": c.Env,
-		"HostConfig": map[string]any{"Binds": c.Binds, "NetworkMode": "none"},
+		"HostConfig": d.hostConfig(c),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -228,7 +219,11 @@ func (d *Docker) Create(t testing.TB, c Container) string {
 
 // remove ends and removes a container, which may be paused, or gone already.
 func (d *Docker) remove(id string) error {
-	if s, err := d.inspect(id); err == nil && s.Pid != 0 {
+	switch s, err := d.inspect(id); {
+	case err != nil || s.Pid == 0:
+	case d.podman && s.Paused: // it does not find it thawed
+		_ = d.call(http.MethodPost, "/containers/"+id+"/unpause", nil, nil)
+	default:
 		thaw(s.Pid)
 	}
 	err := d.call(http.MethodDelete, "/containers/"+id+"?force=1&v=1", nil, nil)

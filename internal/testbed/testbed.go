@@ -38,6 +38,7 @@ var debianPackage = map[string]string{
 	"mkfs.vfat":            "dosfstools",
 	"mkfs.xfs":             "xfsprogs",
 	"restic":               "restic",
+	"podman":               "podman",
 	"promtool":             "prometheus",
 	"qemu-system-x86_64":   "qemu-system-x86",
 	"rsync":                "rsync",

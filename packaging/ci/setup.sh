@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 needed=(
 	mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.vfat:dosfstools mkfs.exfat:exfatprogs mount:mount ip:iproute2
 	rsync:rsync setfattr:attr setfacl:acl
-	dockerd:docker.io busybox:busybox-static
+	dockerd:docker.io busybox:busybox-static podman:podman
 	qemu-system-x86_64:qemu-system-x86 depmod:kmod lvm:lvm2 thin_delta:thin-provisioning-tools
 	debootstrap:debootstrap systemd-nspawn:systemd-container systemd-analyze:systemd
 	keystone-manage:keystone promtool:prometheus

@@ -87,6 +87,7 @@ type instance struct {
 	id    string
 	mu    sync.Mutex
 	state string
+	runs  int               // how often it was let run
 	acked bool              // a completed report of it was taken since it runs
 	jobs  map[string]bool   // that ended
 	said  map[string]string // job -> the last that was said of it
@@ -98,6 +99,20 @@ type instance struct {
 
 func (i *instance) volume() string { return "/disk/volumes/" + i.id + "/data" }
 func (i *instance) down() string   { return "/disk/down/" + i.id }
+
+// goes is another run; their number survives a power cut.
+func (i *instance) goes() {
+	i.state = "running"
+	i.runs++
+	path := "/disk/runs-" + i.id
+	must(os.WriteFile(path+".new", []byte(strconv.Itoa(i.runs)), 0o600))
+	f, err := os.Open(path + ".new")
+	must(err)
+	must(f.Sync())
+	must(f.Close())
+	must(os.Rename(path+".new", path))
+	syncDir("/disk")
+}
 
 func (i *instance) write() {
 	f, err := os.OpenFile(i.volume()+"/records", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -122,13 +137,16 @@ func (i *instance) act(verb string) string {
 	case verb == "freeze" && i.state == "running":
 		i.state = "frozen"
 	case verb == "thaw" && i.state == "frozen":
-		i.state = "running"
+		i.goes()
 	case verb == "power-down" && i.state != "stopped":
 		if !i.acked {
 			say("FAIL release-last: %s is powered down before the control plane took its report", i.id)
 		}
 		i.state = "stopped"
 		durable(i.down())
+	}
+	if verb == "state" {
+		return fmt.Sprint(i.state, " run-", i.runs)
 	}
 	return i.state
 }
@@ -286,7 +304,8 @@ func (w *world) command(i *instance, final bool) {
 			i.mu.Lock()
 			must(os.Remove(i.down()))
 			syncDir(filepath.Dir(i.down()))
-			i.state, i.last = "running", ""
+			i.last = ""
+			i.goes()
 			i.mu.Unlock()
 		}
 		w.backup(i, fmt.Sprintf("%s-%d", i.id, n))
@@ -344,6 +363,10 @@ func main() {
 	for n := range 3 {
 		i := &instance{id: fmt.Sprintf("phone-%d", n+1), state: "running", jobs: map[string]bool{}, said: map[string]string{}, tasks: map[string]string{}, news: make(chan struct{}, 1)}
 		w.instances[i.id] = i
+		if b, err := os.ReadFile("/disk/runs-" + i.id); err == nil {
+			i.runs, err = strconv.Atoi(string(b))
+			must(err)
+		}
 		if _, err := os.Stat(i.down()); err == nil {
 			i.state = "stopped"
 		}
