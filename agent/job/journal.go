@@ -279,7 +279,7 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 			return err
 		}
 		if job.State.Final() {
-			job.CompletedReport = nil // nobody sends it again
+			job.CompletedReport, job.Kept = nil, nil // nobody sends it again, and nothing is done to the instance
 		}
 		if err := put(tx, bucketJobs, []byte(id), job); err != nil || !job.State.Final() {
 			return err
@@ -295,7 +295,6 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 // finish ends a job: its instance is free, its pack ids are gone, and when it was the last of its
 // task, the task begins to age.
 func finish(tx *bbolt.Tx, job *Job, up time.Duration) error {
-	job.Kept = nil
 	if err := tx.Bucket(bucketActive).Delete([]byte(job.Instance)); err != nil {
 		return err
 	}

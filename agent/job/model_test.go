@@ -285,7 +285,7 @@ func (m *model) check() {
 				!strings.Contains(j.Cause, job.ErrBackupGone.Error()) {
 				m.w.fault("job %s is held, and says: %q", j.ID, j.Cause)
 			}
-			if j.State == job.Held {
+			if j.State == job.Held && j.Gone == "" {
 				m.kept(j)
 			}
 		}
