@@ -277,9 +277,10 @@ func TestDaemonListensLater(t *testing.T) {
 	if _, err := api.NewClient(filepath.Join(dir, "s")).Info(t.Context()); err != nil {
 		t.Errorf("the socket: %v", err)
 	}
-	if !strings.Contains(d.log.String(), "setting=metrics_listen") || !strings.Contains(d.log.String(), "address already in use") {
-		t.Error("the log does not say what is not listened on, and why")
-	}
+	eventually(t, "the log says what is not listened on, and why", func() bool {
+		log := d.log.String()
+		return strings.Contains(log, "setting=metrics_listen") && strings.Contains(log, "address already in use")
+	})
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
