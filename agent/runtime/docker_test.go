@@ -116,7 +116,15 @@ func TestDockerStaysDown(t *testing.T) {
 func TestDockerCrashLoop(t *testing.T) {
 	d := testbed.StartDocker(t)
 	id := d.Run(t, testbed.Container{Command: []string{"/bin/sh", "-c", "exit 7"}})
-	_, err := engine(t, d).ContainerUpdate(t.Context(), id, client.ContainerUpdateOptions{RestartPolicy: &container.RestartPolicy{Name: "always"}})
+	// The engine refuses the change while the container is between two lives.
+	var err error
+	for range 100 {
+		_, err = engine(t, d).ContainerUpdate(t.Context(), id, client.ContainerUpdateOptions{RestartPolicy: &container.RestartPolicy{Name: "always"}})
+		if err == nil || !strings.Contains(err.Error(), "stopped container") {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -392,13 +392,13 @@ func TestRemountReadsOnce(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = unix.Unmount(second, 0) }) // gone when the test went well
 			back(filepath.Join(second, "volume"), true)
-			d.Unmount() // the second mount keeps it mounted
+			d.UnmountPoint() // the second mount keeps it mounted
 			d.Mount()
 			back(dir, true)
-			d.Unmount()
 			if err := unix.Unmount(second, 0); err != nil {
 				t.Fatal(err)
 			}
+			d.Unmount()
 			d.Mount()
 			back(dir, false)
 			back(dir, true)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/internal/mounts"
 )
 
 // filesystemSize is the size in bytes of a made file system; the file under it is sparse.
@@ -100,21 +102,52 @@ func unmountBelow(dir string) error {
 
 // mountsBelow lists the mount points at or below dir in the order they were mounted.
 func mountsBelow(dir string) ([]string, error) {
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	table, err := mounts.Read(mounts.Own)
 	if err != nil {
 		return nil, err
 	}
 	var points []string
-	for line := range strings.Lines(string(table)) {
-		if f := strings.Fields(line); len(f) > 4 {
-			// proc_pid_mountinfo(5): space, tab, newline and backslash are written as octal escapes.
-			p := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(f[4])
-			if p == dir || strings.HasPrefix(p, dir+"/") {
-				points = append(points, p)
-			}
+	for _, m := range table {
+		if m.Point == dir || strings.HasPrefix(m.Point, dir+"/") {
+			points = append(points, m.Point)
 		}
 	}
 	return points, nil
+}
+
+// unmountElsewhere unmounts a device in all other mount namespaces. A process of another test that was
+// started in a mount namespace of its own has a copy of each mount, which keeps the file system alive.
+func unmountElsewhere(device string) error {
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	tables, err := filepath.Glob("/proc/[0-9]*/mountinfo")
+	if err != nil {
+		return err
+	}
+	done := map[string]bool{own: true}
+	for _, table := range tables {
+		process := filepath.Dir(table)
+		space, err := os.Readlink(filepath.Join(process, "ns/mnt"))
+		if err != nil || done[space] {
+			continue // the process has ended, mostly
+		}
+		done[space] = true
+		there, err := mounts.Read(table)
+		if err != nil {
+			continue
+		}
+		for _, m := range slices.Backward(there) {
+			if m.Source != device {
+				continue
+			}
+			if err := run("nsenter", "--mount="+filepath.Join(process, "ns/mnt"), "umount", "--lazy", m.Point); err != nil {
+				return fmt.Errorf("unmount %s in the namespace of process %s: %w", m.Point, filepath.Base(process), err)
+			}
+		}
+	}
+	return nil
 }
 
 // detachBelow frees the loop devices whose file lies below dir. Mounting with -o loop makes them free

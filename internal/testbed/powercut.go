@@ -72,22 +72,29 @@ func (d *PowerDisk) Mount() {
 	}
 }
 
-// Unmount unmounts the disk in the proper way, and waits until the kernel has given up the file system. A process of another test
-// that was started in a mount namespace of its own has a copy of each mount, and the next mount would show the file system that
-// lives on there.
-func (d *PowerDisk) Unmount() {
+// UnmountPoint unmounts the disk from Point in the proper way. Where another mount of the disk stands, the
+// file system lives on.
+func (d *PowerDisk) UnmountPoint() {
 	d.t.Helper()
 	if err := unmountBelow(d.Point); err != nil {
 		d.t.Fatal(err)
 	}
-	// A file system has its device for itself alone.
+}
+
+// Unmount unmounts the disk in the proper way, and waits until the kernel has given up the file system: else
+// the next mount would show the file system that lives on.
+func (d *PowerDisk) Unmount() {
+	d.t.Helper()
+	d.UnmountPoint()
 	var err error
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		// A file system has its device for itself alone.
 		var fd int
 		if fd, err = unix.Open(d.Device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0); err == nil {
 			_ = unix.Close(fd) // nothing was written
 			return
 		}
+		err = errors.Join(err, unmountElsewhere(d.Device)) // a process may have ended meanwhile: the next look tells
 	}
 	d.t.Fatalf("%s is still in use a minute after it was unmounted: %v", d.Device, err)
 }
