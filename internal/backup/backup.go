@@ -46,6 +46,7 @@ type run struct {
 	cats     []*catalogue
 	sending  *sending
 	counts   struct{ entries, files, unchanged, known, read, fresh, sent, checked, excluded atomic.Uint64 }
+	former   atomic.Int64                                 // bytes of content read from the vault to compare databases with
 	recorded struct{ entries, files, dirs atomic.Uint64 } // what the recipes have; counts has what the walk saw
 	checks   sampler
 	images   []string // volumes that are

@@ -474,43 +474,6 @@ func TestPackThatWentAway(t *testing.T) {
 	compare(t, contents(t, v, ref), want)
 }
 
-// TestDatabasePages: pages of a database that are rewritten in place cost little more than themselves.
-func TestDatabasePages(t *testing.T) {
-	v := newVault(t, obs.NewMemory())
-	dir := t.TempDir()
-	b := make([]byte, 6<<20+100)
-	src := rand.NewChaCha8([32]byte{9})
-	_, _ = src.Read(b)
-	copy(b, "SQLite format 3\x00")
-	write := func() {
-		if err := os.WriteFile(filepath.Join(dir, "db"), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write()
-	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}}
-	if _, err := backup.Run(t.Context(), o); err != nil {
-		t.Fatal(err)
-	}
-	const changes = 40
-	for i := range changes {
-		_, _ = src.Read(b[4096*(1+37*i):][:4096])
-	}
-	write()
-	res, err := backup.Run(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if res.BytesNew > changes*8192 {
-		t.Errorf("%d pages of 4 KiB stored %d bytes anew", changes, res.BytesNew)
-	}
-	ref, err := v.Find(t.Context(), "i", res.BackupID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	compare(t, contents(t, v, ref), map[string][]byte{"db": b})
-}
-
 func BenchmarkBackup(b *testing.B) {
 	dir := b.TempDir()
 	makeTree(b, dir, 4, 2000, 30)

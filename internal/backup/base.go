@@ -33,8 +33,9 @@ var _ Changes = (*snapshot.Changes)(nil)
 
 // known is what an earlier backup tells of a file.
 type known struct {
-	extents []vault.Extent // where its content was; never nil
-	same    bool           // and is: it need not be read
+	stretch      // where its content was; the extents are never nil
+	same    bool // and is: it need not be read
+	whole   bool // ranges does not tell what changed: the file has to be read, and its pieces compared
 	ranges  []snapshot.Range
 }
 
@@ -44,21 +45,31 @@ const patchExtents = 256 << 10
 
 // judge compares the entry of the walk with the item of the catalogue that has its path. What it answers with false has to
 // be read in whole.
-func (p *previous) judge(it *vault.Item, e *tree.Entry, extents []vault.Extent) (known, bool) {
-	if it.Kind != tree.File || it.HasLinkTo || it.Ino != e.Ino {
+func (p *previous) judge(it *vault.Item, e *tree.Entry, content stretch) (known, bool) {
+	if it.Kind != tree.File || it.HasLinkTo {
 		return known{}, false
 	}
+	// The pieces of a database are compared, whichever file they are of.
+	pieces := known{stretch: content, whole: true}
+	compared := e.Size > bundleMax && framed(content.extents)
+	if it.Ino != e.Ino {
+		return pieces, compared
+	}
+	extents := content.extents
 	if extents == nil {
 		extents = []vault.Extent{} // a file of holes only is known too
 	}
-	k := known{extents: extents}
+	k := known{stretch: stretch{extents: extents, sums: content.sums}}
 	// Where the time of change can't be relied upon, only a base can tell: it was too young, or the file system was mounted anew.
 	dated := p.dated(it)
 	like := it.Size == e.Size && it.Mtime == e.Mtime && (it.Ctime == e.Ctime || !dated)
 	gone := func(x vault.Extent) bool { return p.without[x.Chunk.Pack] }
 	if p.base == nil {
 		k.same = like && dated && len(extents) <= wholeExtents && !slices.ContainsFunc(extents, gone)
-		return k, k.same
+		if !k.same {
+			return pieces, compared
+		}
+		return k, true
 	}
 	if like && !p.base.Inode(e.Ino) {
 		k.same = !slices.ContainsFunc(extents, gone)
@@ -72,7 +83,7 @@ func (p *previous) judge(it *vault.Item, e *tree.Entry, extents []vault.Extent) 
 	}
 	ranges, _, err := p.base.File(e.Ino, e.Size)
 	if err != nil {
-		return known{}, false
+		return pieces, compared
 	}
 	k.ranges = ranges
 	k.same = like && dated && len(ranges) == 0 && !slices.ContainsFunc(extents, gone)

@@ -72,18 +72,17 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 	case err == nil:
 		holds := last.Evidence().Holds(c.rest.Mounted)
 		based := s.Base != nil && s.Base.Catalogue == last.ID() && !r.o.On.drifted.has(distrustKey(r.o.Vault, r.o.Instance, volume, ByBase))
+		c.done = func() { _ = f.Close() } // only read
+		c.before = &previous{
+			next: last.Next, rest: last.Evidence(), holds: holds, clock: r.o.Clock, without: r.gone,
+			warn: func(err error) { warn(err, "the remaining files are read") },
+		}
+		if based {
+			c.before.base = s.Base.Changes
+		}
 		if holds || based {
-			c.done = func() { _ = f.Close() } // only read
-			c.before = &previous{
-				next: last.Next, rest: last.Evidence(), holds: holds, clock: r.o.Clock, without: r.gone,
-				warn: func(err error) { warn(err, "the remaining files are read") },
-			}
-			if based {
-				c.before.base = s.Base.Changes
-			}
 			return c
 		}
-		_ = f.Close() // only read
 	case !errors.Is(err, fs.ErrNotExist):
 		warn(err, "the last backup's is taken from the store")
 	}
@@ -176,6 +175,7 @@ func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func
 		return nil // the volume is new, or nothing is known of its files, or not of those that are mounted now
 	}
 	next, stop := iter.Pull2(r.o.Vault.StoredCatalogue(ctx, vol))
+	c.done() // what this host knew says less
 	c.done = stop
 	c.before = &previous{
 		rest: vol.Evidence(), holds: true, clock: r.o.Clock, without: r.gone,
@@ -286,19 +286,22 @@ func (p *previous) find(e *tree.Entry) (known, bool) {
 		most = patchExtents
 	}
 	p.items = p.items[1:]
-	extents := it.Extents
+	content := stretch{extents: it.Extents, sums: it.Sums}
 	for {
 		more := p.peek()
 		if more == nil || !more.Continued || more.Path != e.Path {
 			break
 		}
-		if len(extents)+len(more.Extents) > most {
+		if len(content.extents)+len(more.Extents) > most {
 			return known{}, false // a file of many GiB is rather read than held in memory as extents
 		}
-		extents = append(extents, more.Extents...)
+		content.extents, content.sums = append(content.extents, more.Extents...), append(content.sums, more.Sums...)
 		p.items = p.items[1:]
 	}
-	k, ok := p.judge(&it, e, extents)
+	if len(content.sums) != vault.Pieces(content.extents) {
+		content.sums = nil
+	}
+	k, ok := p.judge(&it, e, content)
 	if ok && k.same {
 		e.Flags, e.Project = it.Flags, it.Project // a change of those shows in the time of change too
 	}

@@ -138,7 +138,7 @@ func (r *imageReading) next(ctx context.Context) (reader, bool, error) {
 		if *t = (snapshot.Range{Offset: to, Length: t.End() - to}); t.Length == 0 {
 			r.todo = r.todo[1:]
 		}
-		return func(w *worker) ([]vault.Extent, error) { return r.section(ctx, w, from, to) }, len(r.todo) > 0, nil
+		return func(w *worker) (stretch, error) { return r.section(ctx, w, from, to) }, len(r.todo) > 0, nil
 	}
 	to := r.img.Size()
 	if len(r.todo) > 0 {
@@ -151,16 +151,16 @@ func (r *imageReading) next(ctx context.Context) (reader, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	return func(w *worker) ([]vault.Extent, error) {
+	return func(w *worker) (stretch, error) {
 		for _, x := range kept {
 			if !r.p.picks() {
 				continue
 			}
 			if err := w.check(ctx, newContent(r.img.File(), r.img.Size(), false), "", x); err != nil {
-				return nil, err
+				return stretch{}, err
 			}
 		}
-		return kept, nil
+		return stretch{extents: kept}, nil
 	}, true, nil
 }
 
@@ -214,7 +214,7 @@ func clip(x vault.Extent, from, to int64) vault.Extent {
 
 // section reads the chunks from from to to, but for those that the vault has from another image that shares them, and
 // stores them.
-func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) ([]vault.Extent, error) {
+func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (stretch, error) {
 	if n := int(to - from); cap(w.buf) < n {
 		w.buf = make([]byte, 0, r.p.sectionSize()+r.p.cutter.Params().Max)
 	}
@@ -223,19 +223,19 @@ func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (
 	mine := r.same.begin(from, len(s.extents))
 	defer mine.release()
 	if err := s.read(mine.claimed()); err != nil {
-		return nil, err
+		return stretch{}, err
 	}
 	mine.publish(s)
 	mine.release()
 	rest, err := mine.fromOthers(ctx, s)
 	if err != nil {
-		return nil, err
+		return stretch{}, err
 	}
 	if err := s.read(rest); err != nil {
-		return nil, err
+		return stretch{}, err
 	}
 	if err := mine.check(s); err != nil {
-		return nil, err
+		return stretch{}, err
 	}
 	stored := s.extents[:0]
 	for _, x := range s.extents {
@@ -243,7 +243,7 @@ func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (
 			stored = append(stored, x)
 		}
 	}
-	return stored, nil
+	return stretch{extents: stored}, nil
 }
 
 // imageSection is a section while it is read.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"io"
 	"sync"
 	"time"
 
@@ -25,12 +24,12 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 	e := u.entries[0]
 	s := &sender{ctx: ctx, u: u}
 	for r := w.p.reading(e, f); ; {
-		s.extents = s.extents[:0]
+		s.todo = stretch{extents: s.todo.extents[:0], sums: s.todo.sums[:0]}
 		if s.size, err = r.measured(); err == nil {
-			if c := r.begin(s.size); u.patch != nil && r.try == 0 && !fresh {
+			if c := r.begin(s.size); u.patch != nil && !u.patch.whole && r.try == 0 && !fresh {
 				err = w.patchFile(ctx, c, e.Path, u.patch, s)
 			} else {
-				err = w.spread(ctx, c, s)
+				err = w.spread(ctx, c, u.patch, s)
 			}
 		}
 		if s.streaming {
@@ -82,15 +81,15 @@ func (w *worker) endStream(r *reading, s *sender, err error) error {
 type sender struct {
 	ctx       context.Context // of the one call that made it
 	u         *unit
-	extents   []vault.Extent
-	size      int64 // of what is read
-	last      int64 // where the extents end that were sent
-	streaming bool  // some are on their way: the file can't be read again
+	todo      stretch // not sent yet
+	size      int64   // of what is read
+	last      int64   // where the extents end that were sent
+	streaming bool    // some are on their way: the file can't be read again
 }
 
-func (s *sender) add(x vault.Extent) error {
-	s.extents = append(s.extents, x)
-	if len(s.extents) < wholeExtents && (!s.streaming || len(s.extents) < partExtents) {
+func (s *sender) add(x vault.Extent, sums []vault.PieceSum) error {
+	s.todo.add(x, sums)
+	if n := len(s.todo.extents); n < wholeExtents && (!s.streaming || n < partExtents) {
 		return nil
 	}
 	if !s.streaming {
@@ -100,10 +99,22 @@ func (s *sender) add(x vault.Extent) error {
 	return s.flush()
 }
 
+// addAll adds a stretch.
+func (s *sender) addAll(all stretch) error {
+	for len(all.extents) > 0 {
+		var one stretch
+		one, all = all.first(1)
+		if err := s.add(one.extents[0], one.sums); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // end is where the last extent ends, in the file.
 func (s *sender) end() int64 {
-	if n := len(s.extents); n > 0 {
-		return s.extents[n-1].Off + int64(s.extents[n-1].Len)
+	if n := len(s.todo.extents); n > 0 {
+		return s.todo.extents[n-1].Off + int64(s.todo.extents[n-1].Len)
 	}
 	return s.last
 }
@@ -112,7 +123,7 @@ func (s *sender) end() int64 {
 func (s *sender) sum() uint64 {
 	var h maphash.Hash
 	h.SetSeed(contentSeed)
-	for _, x := range s.extents {
+	for _, x := range s.todo.extents {
 		maphash.WriteComparable(&h, x)
 	}
 	return h.Sum64()
@@ -120,36 +131,16 @@ func (s *sender) sum() uint64 {
 
 func (s *sender) flush() error {
 	s.last = s.end()
-	for len(s.extents) > 0 {
-		n := min(len(s.extents), partExtents)
+	for len(s.todo.extents) > 0 {
+		var part stretch
+		part, s.todo = s.todo.first(min(len(s.todo.extents), partExtents))
 		select {
-		case s.u.parts <- s.extents[:n:n]:
+		case s.u.parts <- part:
 		case <-s.ctx.Done():
 			return context.Cause(s.ctx)
 		}
-		s.extents = s.extents[n:]
 	}
 	return nil
-}
-
-// databaseGrid is the size of a database's chunks, or 0 for any other content. A SQLite database is rewritten
-// in place, page by page: what content moves is of no use there, and a changed page costs the chunk around it. Two
-// pages of the usual 4 KiB to a chunk, more where the file would have too many. (The header of the format:
-// https://www.sqlite.org/fileformat.html, section 1.3.)
-func databaseGrid(f io.ReaderAt, size int64, most int) (int, error) {
-	const header, chunks = "SQLite format 3\x00", wholeExtents / 2
-	begin := make([]byte, len(header))
-	if _, err := f.ReadAt(begin, 0); err != nil && !errors.Is(err, io.EOF) {
-		return 0, err
-	}
-	if !bytes.Equal(begin, []byte(header)) {
-		return 0, nil
-	}
-	grid := 8 << 10
-	for grid < most && size/int64(grid) > chunks {
-		grid *= 2
-	}
-	return min(grid, most), nil
 }
 
 // spread is one reading of a large file, or of an image, by any number of workers side by side, who take its sections in turn.
@@ -164,18 +155,19 @@ type spread struct {
 
 	out  sync.Mutex // held while the recipe takes extents
 	s    *sender
-	sent int                    // sections
-	done map[int][]vault.Extent // of sections that were done before one that precedes them
+	sent int             // sections
+	done map[int]stretch // of sections that were done before one that precedes them
 }
 
-// reader reads and stores a section and returns its extents. It is called once, by any worker.
-type reader func(*worker) ([]vault.Extent, error)
+// reader reads and stores a section and returns what came of it. It is called once, by any worker.
+type reader func(*worker) (stretch, error)
 
 // fileReading says which sections a large file has.
 type fileReading struct {
 	p    *pipeline
 	c    *content
 	cuts cuts
+	old  *frames    // of a database
 	end  int64      // of the last range of data
 	rest tree.Range // what nobody took of it
 	link chan int64 // will say where the first chunk in rest begins
@@ -195,18 +187,21 @@ type part struct {
 }
 
 // spread reads the file once and gives its extents to s in their order.
-func (w *worker) spread(ctx context.Context, c *content, s *sender) error {
-	grid, err := databaseGrid(c, c.size, w.p.cutter.Params().Max)
+func (w *worker) spread(ctx context.Context, c *content, known *patch, s *sender) error {
+	grid, err := frameOf(c, c.size, w.p.cutter.Params().Max)
 	if err != nil {
 		return err
 	}
 	r := &fileReading{p: w.p, c: c, cuts: cuts{w.p.cutter, grid}}
-	return w.readAll(ctx, r.next, s)
+	if known != nil && grid > 0 {
+		r.old = newFrames(known.stretch, w.p.gone)
+	}
+	return w.readAll(ctx, func() (reader, bool, error) { return r.next(ctx) }, s)
 }
 
 // readAll reads all sections and gives their extents to s in their order. next is called by one goroutine at a time.
 func (w *worker) readAll(ctx context.Context, next func() (reader, bool, error), s *sender) error {
-	sp := &spread{p: w.p, next: next, s: s, done: map[int][]vault.Extent{}}
+	sp := &spread{p: w.p, next: next, s: s, done: map[int]stretch{}}
 	sp.work(ctx, w, false)
 	sp.wait.Wait()
 	return sp.err
@@ -227,9 +222,9 @@ func (f *spread) work(ctx context.Context, w *worker, helper bool) {
 			f.invite(ctx)
 		}
 		began := time.Now()
-		extents, err := read(w)
+		stored, err := read(w)
 		if err == nil {
-			err = f.deliver(n, extents)
+			err = f.deliver(n, stored)
 		}
 		if err == nil {
 			err = f.p.rest(ctx, began)
@@ -272,7 +267,7 @@ func (f *spread) take(ctx context.Context) (n int, read reader, more bool) {
 }
 
 // next is the next section of the file.
-func (r *fileReading) next() (reader, bool, error) {
+func (r *fileReading) next(ctx context.Context) (reader, bool, error) {
 	if r.rest.Len == 0 {
 		// Not iter.Pull2 of all ranges: workers in the background are bound to their threads, and only one of them could call that.
 		data := r.c.next(r.end)
@@ -286,7 +281,7 @@ func (r *fileReading) next() (reader, bool, error) {
 	p := &part{at: r.rest.Off, left: r.rest.Len, from: r.link, next: make(chan int64, 1)}
 	p.size = int(min(r.rest.Len, int64(r.p.sectionSize())))
 	r.rest.Off, r.rest.Len, r.link = r.rest.Off+int64(p.size), r.rest.Len-int64(p.size), p.next
-	return func(w *worker) ([]vault.Extent, error) { return r.one(w, p) }, r.rest.Len > 0, nil
+	return func(w *worker) (stretch, error) { return r.one(ctx, w, p) }, r.rest.Len > 0, nil
 }
 
 func (f *spread) fail(err error) {
@@ -297,8 +292,8 @@ func (f *spread) fail(err error) {
 	}
 }
 
-// one reads, cuts and stores a section, and returns its extents.
-func (r *fileReading) one(w *worker, p *part) ([]vault.Extent, error) {
+// one reads, cuts and stores a section.
+func (r *fileReading) one(ctx context.Context, w *worker, p *part) (stretch, error) {
 	most := r.p.cutter.Params().Max
 	if n := r.p.sectionSize() + most; cap(w.buf) < n {
 		w.buf = make([]byte, 0, n)
@@ -311,73 +306,61 @@ func (r *fileReading) one(w *worker, p *part) ([]vault.Extent, error) {
 	}
 	p.next <- next
 	if err != nil {
-		return nil, err
+		return stretch{}, err
 	}
 	r.p.counts.read.Add(uint64(min(len(s.buf), s.size)))
 	if from == none {
-		return nil, nil
+		return stretch{}, nil
+	}
+	if r.cuts.grid > 0 {
+		return w.storeFrames(ctx, r.old, s.buf, s.at, int(from-s.at), s.ends)
 	}
 	at := int(from - s.at)
 	stored, err := w.storeAll(s.buf, at, s.ends)
 	if err != nil {
-		return nil, err
+		return stretch{}, err
 	}
 	extents := make([]vault.Extent, len(s.ends))
 	for i, end := range s.ends {
 		extents[i] = vault.Extent{Off: s.at + int64(at), Chunk: stored[i].Loc, Len: uint32(end - at)}
 		at = end
 	}
-	return extents, nil
+	return stretch{extents: extents}, nil
 }
 
 // deliver gives the extents of section n to the recipe, once it has those of the sections before.
-func (f *spread) deliver(n int, extents []vault.Extent) error {
+func (f *spread) deliver(n int, stored stretch) error {
 	f.out.Lock()
 	defer f.out.Unlock()
-	f.done[n] = extents
+	f.done[n] = stored
 	for {
-		extents, ok := f.done[f.sent]
+		stored, ok := f.done[f.sent]
 		if !ok {
 			return nil
 		}
 		delete(f.done, f.sent)
 		f.sent++
-		for _, x := range extents {
-			if err := f.s.add(x); err != nil {
-				return err
-			}
+		if err := f.s.addAll(stored); err != nil {
+			return err
 		}
 	}
 }
 
 // storeAll stores the chunks of buf from from on that end at ends, and returns what came of each. Whoever is idle
-// helps, so that the last section of a file, and a file of one, are not the work of one core. A chunk that is the
-// same as the one before it is stored already.
+// helps. A chunk that is the same as the one before it is stored already.
 func (w *worker) storeAll(buf []byte, from int, ends []int) ([]vault.Stored, error) {
 	stored := make([]vault.Stored, len(ends))
 	errs := make([]error, len(ends))
 	same := make([]bool, len(ends))
-	var wg sync.WaitGroup
 	var last []byte
+	at := from
 	for i, end := range ends {
-		p := buf[from:end]
-		from = end
-		if same[i] = bytes.Equal(p, last); same[i] {
-			continue
-		}
-		last = p
-		wg.Add(1)
-		one := func(w *worker) {
-			defer wg.Done()
-			stored[i], errs[i] = w.store(p)
-		}
-		select {
-		case w.p.help <- one:
-		default: // nobody is idle
-			one(w)
-		}
+		same[i] = bytes.Equal(buf[at:end], last)
+		last, at = buf[at:end], end
 	}
-	wg.Wait()
+	w.each(buf, from, ends, same, func(w *worker, i int, p []byte, _ int) {
+		stored[i], errs[i] = w.store(p)
+	})
 	for i := range stored {
 		if same[i] {
 			stored[i] = stored[i-1]

@@ -18,8 +18,9 @@ import (
 
 // patch is what is known of such a file.
 type patch struct {
-	extents []vault.Extent   // as the last backup stored it, ascending
+	stretch                  // as the last backup stored it, ascending
 	ranges  []snapshot.Range // that may differ, ascending
+	whole   bool             // ranges does not tell what differs
 }
 
 // resyncStep is how much is read at a time to find the next cut, bytes: less than for a file that is read in any case.
@@ -32,22 +33,29 @@ var errEnds = errors.New("it ended before its size")
 type patching struct {
 	c     *content
 	cuts  cuts
-	kept  []vault.Extent // that lie whole outside of what changed
-	areas []tree.Range   // to be read at the least, ascending, apart
+	old   *frames      // of a database
+	kept  stretch      // what lies outside of what changed: whole extents, of a database whole pieces
+	areas []tree.Range // to be read at the least, ascending, apart
 }
 
 // patchFile gives s the extents of the file c, of which it reads only what may have changed.
 func (w *worker) patchFile(ctx context.Context, c *content, path string, known *patch, s *sender) error {
-	grid, err := databaseGrid(c, c.size, w.p.cutter.Params().Max)
+	grid, err := frameOf(c, c.size, w.p.cutter.Params().Max)
 	if err != nil {
 		return err
 	}
 	p := &patching{c: c, cuts: cuts{w.p.cutter, grid}}
-	p.plan(known, w.p.gone)
+	if grid > 0 {
+		p.planFrames(known, w.p.gone)
+	} else {
+		p.plan(known, w.p.gone)
+	}
 	pos, kept := int64(0), p.kept
 	take := func(until int64) error {
-		for ; len(kept) > 0 && kept[0].Off < until; kept = kept[1:] {
-			x := kept[0]
+		for len(kept.extents) > 0 && kept.extents[0].Off < until {
+			var one stretch
+			one, kept = kept.first(1)
+			x := one.extents[0]
 			if x.Off < pos {
 				continue // it was read on the way to a border
 			}
@@ -57,7 +65,7 @@ func (w *worker) patchFile(ctx context.Context, c *content, path string, known *
 					return err
 				}
 			}
-			if err := s.add(x); err != nil {
+			if err := s.add(x, one.sums); err != nil {
 				return err
 			}
 		}
@@ -81,13 +89,18 @@ func (w *worker) patchFile(ctx context.Context, c *content, path string, known *
 	return take(c.size)
 }
 
-// plan parts the file into what is kept and what is read.
-func (p *patching) plan(known *patch, without map[vault.PackID]bool) {
+// changed sets areas to the ranges that may differ.
+func (p *patching) changed(known *patch) {
 	for _, r := range known.ranges {
 		if end := min(r.End(), p.c.size); end > r.Offset {
 			p.areas = append(p.areas, tree.Range{Off: r.Offset, Len: end - r.Offset})
 		}
 	}
+}
+
+// plan parts the file into what is kept and what is read.
+func (p *patching) plan(known *patch, without map[vault.PackID]bool) {
+	p.changed(known)
 	ranges := p.areas
 	for _, x := range known.extents {
 		end := x.Off + int64(x.Len)
@@ -95,31 +108,37 @@ func (p *patching) plan(known *patch, without map[vault.PackID]bool) {
 			ranges = ranges[1:]
 		}
 		// A chunk that the change follows at once may have ended where the data did.
-		changed := len(ranges) > 0 && (ranges[0].Off < end || p.cuts.grid == 0 && ranges[0].Off == end)
+		changed := len(ranges) > 0 && (ranges[0].Off < end || ranges[0].Off == end)
 		switch {
 		case !changed && end <= p.c.size && !without[x.Chunk.Pack]:
-			p.kept = append(p.kept, x)
+			p.kept.add(x, nil)
 		case x.Off < p.c.size:
 			p.areas = append(p.areas, tree.Range{Off: x.Off, Len: min(end, p.c.size) - x.Off})
 		}
 	}
-	slices.SortFunc(p.areas, func(a, b tree.Range) int { return cmp.Compare(a.Off, b.Off) })
-	apart := p.areas[:0]
-	for _, a := range p.areas {
-		if n := len(apart); n > 0 && a.Off <= apart[n-1].Off+apart[n-1].Len {
-			last := &apart[n-1]
+	p.areas = apart(p.areas)
+}
+
+// apart sorts ranges and joins those that touch.
+func apart(ranges []tree.Range) []tree.Range {
+	slices.SortFunc(ranges, func(a, b tree.Range) int { return cmp.Compare(a.Off, b.Off) })
+	out := ranges[:0]
+	for _, a := range ranges {
+		if n := len(out); n > 0 && a.Off <= out[n-1].Off+out[n-1].Len {
+			last := &out[n-1]
 			last.Len = max(last.Len, a.Off+a.Len-last.Off)
 			continue
 		}
-		apart = append(apart, a)
+		out = append(out, a)
 	}
-	p.areas = apart
+	return out
 }
 
 // border tells whether what is kept can be taken from at on: no extent of it has bytes on both sides.
 func (p *patching) border(at int64) bool {
-	i, found := slices.BinarySearchFunc(p.kept, at, func(x vault.Extent, at int64) int { return cmp.Compare(x.Off, at) })
-	return found || i == 0 || p.kept[i-1].Off+int64(p.kept[i-1].Len) <= at
+	kept := p.kept.extents
+	i, found := slices.BinarySearchFunc(kept, at, func(x vault.Extent, at int64) int { return cmp.Compare(x.Off, at) })
+	return found || i == 0 || kept[i-1].Off+int64(kept[i-1].Len) <= at
 }
 
 // recut reads, cuts and stores what lies from at to until, and on to the next border, whose place it returns.
@@ -150,6 +169,9 @@ func (w *worker) recutData(ctx context.Context, p *patching, data tree.Range, un
 		w.buf = make([]byte, 0, n)
 	}
 	at, end, carried := data.Off, data.Off+data.Len, 0
+	if p.cuts.grid > 0 && until > at { // what is kept begins there
+		end = min(end, until)
+	}
 	for {
 		began := time.Now()
 		sec := &section{cuts: p.cuts, src: p.c, at: at, left: end - at, buf: w.buf[: carried : size+most], step: resyncStep}
@@ -171,16 +193,8 @@ func (w *worker) recutData(ctx context.Context, p *patching, data tree.Range, un
 			done = next >= end || next >= until && p.border(next)
 		}
 		w.p.counts.read.Add(uint64(len(sec.buf) - carried))
-		stored, err := w.storeAll(sec.buf, 0, sec.ends)
-		if err != nil {
+		if err := w.storeCuts(ctx, p, sec, s); err != nil {
 			return 0, err
-		}
-		begin := 0
-		for i, cut := range sec.ends {
-			if err := s.add(vault.Extent{Off: at + int64(begin), Chunk: stored[i].Loc, Len: uint32(cut - begin)}); err != nil {
-				return 0, err
-			}
-			begin = cut
 		}
 		at += int64(from)
 		if done {
@@ -191,4 +205,27 @@ func (w *worker) recutData(ctx context.Context, p *patching, data tree.Range, un
 			return 0, err
 		}
 	}
+}
+
+// storeCuts stores what a section has up to the last of its ends.
+func (w *worker) storeCuts(ctx context.Context, p *patching, sec *section, s *sender) error {
+	if p.cuts.grid > 0 {
+		done, err := w.storeFrames(ctx, p.old, sec.buf, sec.at, 0, sec.ends)
+		if err != nil {
+			return err
+		}
+		return s.addAll(done)
+	}
+	stored, err := w.storeAll(sec.buf, 0, sec.ends)
+	if err != nil {
+		return err
+	}
+	begin := 0
+	for i, cut := range sec.ends {
+		if err := s.add(vault.Extent{Off: sec.at + int64(begin), Chunk: stored[i].Loc, Len: uint32(cut - begin)}, nil); err != nil {
+			return err
+		}
+		begin = cut
+	}
+	return nil
 }

@@ -63,11 +63,12 @@ type unit struct {
 	large   bool // entries has one file, or image, whose extents come through parts
 	image   *imageReading
 	size    int64
-	weight  int64            // bytes of entries and known extents, about
-	known   [][]vault.Extent // of each entry, nil where its content has to be read; nil when all have to
-	check   []int            // entries of known that are read all the same
-	patch   *patch           // of a large file that changed in part
-	parts   chan []vault.Extent
+	weight  int64                    // bytes of entries and known extents, about
+	known   [][]vault.Extent         // of each entry, nil where its content has to be read; nil when all have to
+	sums    map[int][]vault.PieceSum // of the entries of known that are databases
+	check   []int                    // entries of known that are read all the same
+	patch   *patch                   // of a large file that changed in part
+	parts   chan stretch
 	done    chan struct{}
 
 	// What follows is the worker's until done is closed, or of a large file until the first part comes or parts is closed;
@@ -269,19 +270,19 @@ func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 			k, ok := p.before.find(e)
 			switch {
 			case ok && k.same:
-				b.setKnown(k.extents)
+				b.setKnown(k.stretch)
 				if len(k.extents) > 0 && p.picks() {
 					b.check = append(b.check, len(b.entries))
 				}
 				b.entries = append(b.entries, e)
-				b.weight += weightOf(e) + int64(len(k.extents))*extentMemory
+				b.weight += weightOf(e) + k.memory()
 				p.counts.unchanged.Add(1)
 				for _, x := range k.extents {
 					p.counts.known.Add(uint64(x.Len))
 				}
 				return sendFull()
 			case ok:
-				changed = &patch{extents: k.extents, ranges: k.ranges}
+				changed = &patch{stretch: k.stretch, ranges: k.ranges, whole: k.whole}
 			}
 		}
 		if content && e.Size > bundleMax {
@@ -291,7 +292,7 @@ func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 			u := newLarge(e)
 			u.patch = changed
 			if changed != nil {
-				u.weight += int64(len(changed.extents)) * extentMemory
+				u.weight += changed.memory()
 			}
 			return p.send(ctx, u)
 		}
@@ -325,12 +326,18 @@ func newBundle() *unit { return &unit{done: make(chan struct{})} }
 // postpone leaves entry i, a file, to whoever writes the recipe.
 func (u *unit) postpone(i int) { u.late = append(u.late, i) }
 
-// setKnown notes the extents of the entry that is added next.
-func (u *unit) setKnown(x []vault.Extent) {
+// setKnown notes the content of the entry that is added next.
+func (u *unit) setKnown(x stretch) {
 	for len(u.known) < len(u.entries) {
 		u.known = append(u.known, nil)
 	}
-	u.known = append(u.known, x)
+	u.known = append(u.known, x.extents)
+	if len(x.sums) > 0 {
+		if u.sums == nil {
+			u.sums = map[int][]vault.PieceSum{}
+		}
+		u.sums[len(u.known)-1] = x.sums
+	}
 }
 
 // endsBundle is true for one path in eight, and depends on nothing but the path.

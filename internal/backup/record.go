@@ -56,17 +56,17 @@ func (p *pipeline) recordBundle(ctx context.Context, rec *vault.RecipeWriter, vo
 				continue
 			}
 		}
-		var x []vault.Extent
+		var x stretch
 		if u.extents != nil {
-			x = u.extents[i]
+			x = stretch{extents: u.extents[i], sums: u.sums[i]}
 		}
 		// In the same parts as when the file was read, so that its page is the same bytes.
-		for first := true; first || len(x) > 0; first = false {
-			part := x[:min(len(x), partExtents)]
+		for first := true; first || len(x.extents) > 0; first = false {
+			var part stretch
+			part, x = x.first(min(len(x.extents), partExtents))
 			if err := p.add(rec, vol, itemOf(e, part, first)); err != nil {
 				return err
 			}
-			x = x[len(part):]
 		}
 	}
 	return nil
@@ -98,11 +98,11 @@ func (p *pipeline) recordLarge(ctx context.Context, rec *vault.RecipeWriter, vol
 }
 
 // itemOf is the item of an entry with the first part of its extents, or the continuation that has a later one.
-func itemOf(e *tree.Entry, part []vault.Extent, first bool) vault.Item {
+func itemOf(e *tree.Entry, part stretch, first bool) vault.Item {
 	if first {
-		return vault.Item{Entry: *e, Extents: part}
+		return vault.Item{Entry: *e, Extents: part.extents, Sums: part.sums}
 	}
-	return vault.Item{Entry: tree.Entry{Path: e.Path}, Continued: true, Extents: part}
+	return vault.Item{Entry: tree.Entry{Path: e.Path}, Continued: true, Extents: part.extents, Sums: part.sums}
 }
 
 // add writes an item, and counts it.
@@ -129,7 +129,7 @@ func (p *pipeline) add(rec *vault.RecipeWriter, vol *vault.Volume, it vault.Item
 func newLarge(e *tree.Entry) *unit {
 	return &unit{
 		entries: []*tree.Entry{e}, large: true, weight: weightOf(e),
-		parts: make(chan []vault.Extent, partsAhead), done: make(chan struct{}),
+		parts: make(chan stretch, partsAhead), done: make(chan struct{}),
 	}
 }
 

@@ -194,8 +194,10 @@ func (w *worker) readToEnd(i int, c *content) error {
 }
 
 // store names a chunk and sees to it that the vault has it.
-func (w *worker) store(p []byte) (vault.Stored, error) {
-	name := w.namer.Name(p)
+func (w *worker) store(p []byte) (vault.Stored, error) { return w.storeNamed(w.namer.Name(p), p) }
+
+// storeNamed is store for a chunk whose name is known.
+func (w *worker) storeNamed(name chunk.Name, p []byte) (vault.Stored, error) {
 	if loc, ok := w.p.w.Known(name); ok {
 		return vault.Stored{Loc: loc}, nil
 	}

@@ -1,15 +1,11 @@
 package restore
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"sync"
 	"sync/atomic"
 
 	"holdfast/internal/contain"
@@ -213,100 +209,4 @@ func (b *builder) closeAll() {
 			}
 		}
 	}
-}
-
-// request is a run of neighbouring chunks of one pack.
-type request struct {
-	locs []vault.Loc
-	size uint32
-}
-
-func (b *builder) fetch(ctx context.Context, win *window) error {
-	g, ctx := contain.WithContext(ctx)
-	g.SetLimit(b.o.Workers)
-	for _, q := range requests(win) {
-		g.Go(func() error { return b.get(ctx, win, q) })
-	}
-	for _, f := range win.ends {
-		g.Go(func() error { return b.done(f) })
-	}
-	return g.Wait()
-}
-
-// requests groups the window's chunks into requests, in the order of packs and offsets.
-func requests(win *window) []request {
-	locs := make([]vault.Loc, 0, len(win.places))
-	for l := range win.places {
-		locs = append(locs, l)
-	}
-	slices.SortFunc(locs, func(a, b vault.Loc) int {
-		return cmp.Or(bytes.Compare(a.Pack[:], b.Pack[:]), cmp.Compare(a.Off, b.Off))
-	})
-	var out []request
-	for len(locs) > 0 {
-		first := locs[0]
-		n, end := 1, first.Off+first.Len
-		for n < len(locs) && locs[n].Pack == first.Pack && locs[n].Off >= end && locs[n].Off-end <= runGap &&
-			locs[n].Off+locs[n].Len-first.Off <= runBytes {
-			end = locs[n].Off + locs[n].Len
-			n++
-		}
-		out = append(out, request{locs: locs[:n], size: end - first.Off})
-		locs = locs[n:]
-	}
-	return out
-}
-
-// Two pools, since what a request holds is ten times what a chunk opens to.
-var (
-	runs   = sync.Pool{New: func() any { return new([]byte) }}
-	plains = sync.Pool{New: func() any { return new([]byte) }}
-)
-
-// get fetches a request, opens each chunk and writes it to every place it belongs.
-func (b *builder) get(ctx context.Context, win *window, q request) error {
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
-	}
-	buf := runs.Get().(*[]byte)
-	defer runs.Put(buf)
-	plain := plains.Get().(*[]byte)
-	defer plains.Put(plain)
-	*buf = slices.Grow((*buf)[:0], int(q.size))[:q.size]
-	first := q.locs[0]
-	if err := b.o.Vault.ReadRun(ctx, first.Pack, *buf, first.Off); err != nil {
-		return err
-	}
-	b.counts.fetched.Add(uint64(q.size))
-	opener := b.o.Vault.Opener(first.Pack)
-	for _, l := range q.locs {
-		var err error
-		*plain, err = opener.Open(vault.Content, l, (*buf)[l.Off-first.Off:][:l.Len], *plain)
-		if err != nil {
-			if *plain, err = b.o.Vault.Again(ctx, vault.Content, l, err); err != nil {
-				return err
-			}
-		}
-		for _, p := range win.places[l] {
-			if _, err := p.to.writer().WriteAt((*plain)[p.in:p.in+p.n], p.off); err != nil {
-				if pe, ok := errors.AsType[*os.PathError](err); ok {
-					err = pe.Err // its name is not quoted
-				}
-				return fmt.Errorf("write %q: %w", p.to.entry.Path, err)
-			}
-			b.counts.bytes.Add(uint64(p.n))
-			if err := b.done(p.to); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// done ends one claim on f; the last sets its metadata and closes it.
-func (b *builder) done(f *file) error {
-	if f.left.Add(-1) > 0 || f.image != nil {
-		return nil
-	}
-	return b.target.FinishFile(f.entry, f.f)
 }

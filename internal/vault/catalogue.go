@@ -19,13 +19,13 @@ import (
 // It is sealed, since it has the tenant's names, and so that nobody who can write to the disk makes a
 // backup name other content. A catalogue that is missing, torn or of another vault costs a full read.
 //
-//	"HFCATA" 0x00 0x03 | 16 random bytes | blocks: plain length u32 | sealed length u32 | sealed
+//	"HFCATA" 0x00 0x04 | 16 random bytes | blocks: plain length u32 | sealed length u32 | sealed
 //
 // The random bytes are the catalogue's id. The key is derived from them, the nonce is the number of the block, so that blocks
 // can't be swapped. The first block says what the rows rest on (Evidence), as CBOR, and the last block is empty, so that a cut off
 // end is found. A catalogue without pages is sound: it tells of the file system and of no file.
 const (
-	catalogueMagic = "HFCATA\x00\x03"
+	catalogueMagic = "HFCATA\x00\x04"
 	maxBlock       = 2 * maxMeta
 )
 
@@ -44,8 +44,10 @@ type CatalogueWriter struct {
 	comp *seal.Compressor
 	n    uint32
 	buf  []byte
-	box  []byte
-	id   string
+	// stats is the stat page of the last page.
+	stats []byte
+	box   []byte
+	id    string
 }
 
 // ID names the catalogue: no other has the same, not of the same volume either. The key is derived from it, so that it can't be
@@ -75,7 +77,13 @@ func (v *Vault) NewCatalogue(w io.Writer, e Evidence) (*CatalogueWriter, error) 
 func (c *CatalogueWriter) Page(page []byte, items []Item) error {
 	c.buf = binary.AppendUvarint(c.buf[:0], uint64(len(page)))
 	c.buf = append(c.buf, page...)
-	c.buf = appendStats(c.buf, items)
+	c.stats = appendStats(c.stats[:0], items)
+	c.buf = binary.AppendUvarint(c.buf, uint64(len(c.stats)))
+	c.buf = append(c.buf, c.stats...)
+	var err error
+	if c.buf, err = appendSums(c.buf, items); err != nil {
+		return err
+	}
 	return c.block(c.buf)
 }
 
@@ -193,16 +201,32 @@ func (c *CatalogueReader) Next() ([]Item, error) {
 	if len(plain) == 0 {
 		return nil, io.EOF
 	}
-	n, k := binary.Uvarint(plain)
-	if k <= 0 || n > uint64(len(plain)-k) {
-		return nil, fmt.Errorf("%w: a block has no page", errCatalogue)
+	page, plain, err := field(plain)
+	if err != nil {
+		return nil, err
 	}
-	items, err := c.v.decodePage(plain[k : k+int(n)])
+	stats, sums, err := field(plain)
+	if err != nil {
+		return nil, err
+	}
+	items, err := c.v.decodePage(page)
+	if err == nil {
+		err = setStats(stats, items)
+	}
+	if err == nil {
+		err = setSums(sums, items)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errCatalogue, err)
 	}
-	if err := setStats(plain[k+int(n):], items); err != nil {
-		return nil, fmt.Errorf("%w: %w", errCatalogue, err)
-	}
 	return items, nil
+}
+
+// field splits a block behind a field that its length precedes.
+func field(b []byte) (field, rest []byte, err error) {
+	n, k := binary.Uvarint(b)
+	if k <= 0 || n > uint64(len(b)-k) {
+		return nil, nil, fmt.Errorf("%w: a block has no page", errCatalogue)
+	}
+	return b[k : k+int(n)], b[k+int(n):], nil
 }

@@ -24,6 +24,9 @@ type Item struct {
 	// Continued marks further extents of the file of the item before: Path and Extents only.
 	Continued bool
 	Extents   []Extent // ascending, without overlap
+	// Sums has, of a database (see FORMAT.md, "Databases"), the sum of each piece of Extents, in order: Pieces(Extents)
+	// of them. It is nil where no sums are known. Catalogues keep sums, recipes do not.
+	Sums []PieceSum
 }
 
 // page is a run of items as it is encoded. It stands alone: paths and packs refer to nothing outside.

@@ -1,0 +1,271 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+
+	"holdfast/internal/vault"
+)
+
+// A database is stored in frames (vault/FORMAT.md, "Databases"): large ones compress better, and small
+// ones let a changed page cost less. So what is stored first is a whole frame. When pages of the frame
+// change, the pieces that changed are stored as chunks, and the extents of the other pieces go on naming
+// the frame. A frame that would come to lie in too many chunks is stored anew.
+
+const (
+	frameSize = 128 << 10
+	// frameChunks is how many extents a frame of a file may have: a restore fetches each of them, and a pack that
+	// one of them lies in can't be collected.
+	frameChunks = 12
+	// formerLimit is how much one Run reads from the vault, bytes of content, to find out which pieces of databases
+	// changed whose sums are not known: its instance may be held meanwhile.
+	formerLimit = 64 << 20
+)
+
+// frameOf is the size of a database's frames, bytes, or 0 for any other content. A SQLite database is rewritten
+// in place, page by page: a cut by content that moves is of no use there. A file that would have too many
+// frames has larger ones. (The header of the format: https://www.sqlite.org/fileformat.html, section 1.3.)
+func frameOf(f io.ReaderAt, size int64, most int) (int, error) {
+	const header, frames = "SQLite format 3\x00", wholeExtents / 2
+	begin := make([]byte, len(header))
+	if _, err := f.ReadAt(begin, 0); err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	if !bytes.Equal(begin, []byte(header)) {
+		return 0, nil
+	}
+	grid := frameSize
+	for grid < most && size/int64(grid) > frames {
+		grid *= 2
+	}
+	return min(grid, most), nil
+}
+
+// stretch is a run of content that is stored: its extents, and of a database the sums of their pieces.
+type stretch struct {
+	extents []vault.Extent
+	sums    []vault.PieceSum // nil, or as many as the extents have pieces
+}
+
+// memory is about what a stretch takes, bytes.
+func (s *stretch) memory() int64 {
+	return int64(len(s.extents))*extentMemory + int64(len(s.sums))*int64(len(vault.PieceSum{}))
+}
+
+// add appends what follows.
+func (s *stretch) add(x vault.Extent, sums []vault.PieceSum) {
+	s.extents = append(s.extents, x)
+	s.sums = append(s.sums, sums...)
+}
+
+// first splits the stretch behind its first n extents.
+func (s stretch) first(n int) (first, rest stretch) {
+	first.extents, rest.extents = s.extents[:n:n], s.extents[n:]
+	if len(s.sums) > 0 {
+		k := vault.Pieces(first.extents)
+		first.sums, rest.sums = s.sums[:k:k], s.sums[k:]
+	}
+	return first, rest
+}
+
+// frames is what the last backup knew of the content of a database. It is constant, and nil knows nothing.
+type frames struct {
+	stretch       // sums are as many as the extents have pieces
+	begin   []int // of each extent, the place of its first sum
+	gone    map[vault.PackID]bool
+}
+
+// framed tells whether extents are such as databases have.
+func framed(extents []vault.Extent) bool {
+	return len(extents) > 0 && !slices.ContainsFunc(extents, func(x vault.Extent) bool { return x.Off%vault.PieceSize != 0 })
+}
+
+// newFrames returns nil where nothing is known.
+func newFrames(known stretch, gone map[vault.PackID]bool) *frames {
+	if len(known.extents) == 0 {
+		return nil
+	}
+	f := &frames{stretch: known, begin: make([]int, len(known.extents)), gone: gone}
+	n := 0
+	for i := range known.extents {
+		f.begin[i] = n
+		n += known.extents[i].Pieces()
+	}
+	if len(f.sums) != n {
+		f.sums = make([]vault.PieceSum, n) // none is known
+	}
+	return f
+}
+
+// find returns where the vault has the piece of n bytes that lay at off, and its sum, which may not be known.
+func (f *frames) find(off int64, n int) (x vault.Extent, sum vault.PieceSum, ok bool) {
+	if f == nil {
+		return x, sum, false
+	}
+	i, found := slices.BinarySearchFunc(f.extents, off, func(x vault.Extent, off int64) int {
+		switch {
+		case x.Off+int64(x.Len) <= off:
+			return -1
+		case x.Off > off:
+			return 1
+		}
+		return 0
+	})
+	if !found {
+		return x, sum, false
+	}
+	x = f.extents[i]
+	end, cell := x.Off+int64(x.Len), off/vault.PieceSize*vault.PieceSize
+	// The sum is that of all bytes that the extent has of this piece.
+	if max(x.Off, cell) != off || min(end, cell+vault.PieceSize) != off+int64(n) || f.gone[x.Chunk.Pack] {
+		return x, sum, false
+	}
+	return clip(x, off, off+int64(n)), f.sums[f.begin[i]+int(off/vault.PieceSize-x.Off/vault.PieceSize)], true
+}
+
+// piece is one piece of a frame that is being stored.
+type piece struct {
+	from, to int // in the frame
+	kept     vault.Extent
+	known    bool // kept is where the vault has it
+}
+
+// pieces splits the bytes p of a file, which lie at off, and sums them up.
+func (w *worker) pieces(p []byte, off int64) (pieces []piece, sums []vault.PieceSum) {
+	for at := 0; at < len(p); {
+		end := min(len(p), at+int(vault.PieceSize-(off+int64(at))%vault.PieceSize))
+		pieces = append(pieces, piece{from: at, to: end})
+		sums = append(sums, vault.Sum(w.namer.Name(p[at:end])))
+		at = end
+	}
+	return pieces, sums
+}
+
+// frame stores the frame p of a file, which lies at off, but for the pieces that the vault has from the last backup.
+func (w *worker) frame(ctx context.Context, f *frames, p []byte, off int64) (stretch, error) {
+	pieces, sums := w.pieces(p, off)
+	name := w.namer.Name(p)
+	whole := func(loc vault.Loc) stretch {
+		return stretch{extents: []vault.Extent{{Off: off, Chunk: loc, Len: uint32(len(p))}}, sums: sums}
+	}
+	if loc, ok := w.p.w.Known(name); ok {
+		return whole(loc), nil
+	}
+	w.look(ctx, f, p, off, pieces, sums)
+	runs, changed := joined(pieces)
+	if changed*2 > len(p) || len(runs) > frameChunks {
+		st, err := w.storeNamed(name, p)
+		return whole(st.Loc), err
+	}
+	out := stretch{sums: sums}
+	for _, r := range runs {
+		if !r.known {
+			st, err := w.store(p[r.from:r.to])
+			if err != nil {
+				return stretch{}, err
+			}
+			r.kept = vault.Extent{Off: off + int64(r.from), Chunk: st.Loc, Len: uint32(r.to - r.from)}
+		}
+		out.extents = append(out.extents, r.kept)
+	}
+	return out, nil
+}
+
+// look finds the pieces that the last backup saw, by their sums. Where sums are not known, as after a restore, it
+// reads from the vault what the last backup saw, and compares.
+func (w *worker) look(ctx context.Context, f *frames, p []byte, off int64, pieces []piece, sums []vault.PieceSum) {
+	var last vault.Loc
+	var content []byte // of the chunk last; nil when it can't be had
+	for i := range pieces {
+		q := &pieces[i]
+		x, sum, ok := f.find(off+int64(q.from), q.to-q.from)
+		if !ok {
+			continue
+		}
+		q.kept = x
+		if sum.Known() {
+			q.known = sum == sums[i]
+			continue
+		}
+		if x.Chunk != last {
+			last, content = x.Chunk, w.p.formerContent(ctx, x.Chunk)
+		}
+		q.known = uint64(x.In)+uint64(x.Len) <= uint64(len(content)) && bytes.Equal(content[x.In:x.In+x.Len], p[q.from:q.to])
+	}
+}
+
+// formerContent reads a chunk of the last backup, up to a limit for all of a Run. Nil says that the chunk can't be
+// had, which costs some bytes in the vault.
+func (p *pipeline) formerContent(ctx context.Context, loc vault.Loc) []byte {
+	if p.former.Add(int64(loc.Raw)) > formerLimit {
+		return nil
+	}
+	content, err := p.o.Vault.ReadChunk(ctx, vault.Content, loc)
+	if err != nil {
+		return nil
+	}
+	return content
+}
+
+// joined joins neighbours to runs that become one extent each. changed is how many bytes are not known.
+func joined(pieces []piece) (runs []piece, changed int) {
+	for _, q := range pieces {
+		if !q.known {
+			changed += q.to - q.from
+		}
+		if n := len(runs); n > 0 && runs[n-1].known == q.known {
+			last := &runs[n-1]
+			if !q.known || last.kept.Chunk == q.kept.Chunk && last.kept.In+last.kept.Len == q.kept.In {
+				last.to = q.to
+				last.kept.Len += q.kept.Len
+				continue
+			}
+		}
+		runs = append(runs, q)
+	}
+	return runs, changed
+}
+
+// storeFrames stores the frames of buf from from on that end at ends; buf lies at off in the file. Whoever is idle helps.
+func (w *worker) storeFrames(ctx context.Context, f *frames, buf []byte, off int64, from int, ends []int) (stretch, error) {
+	done := make([]stretch, len(ends))
+	errs := make([]error, len(ends))
+	w.each(buf, from, ends, nil, func(w *worker, i int, p []byte, at int) {
+		done[i], errs[i] = w.frame(ctx, f, p, off+int64(at))
+	})
+	var all stretch
+	for _, d := range done {
+		all.extents = append(all.extents, d.extents...)
+		all.sums = append(all.sums, d.sums...)
+	}
+	return all, errors.Join(errs...)
+}
+
+// each has do called with each part of buf from from on that ends at one of ends and is not to be left out, by
+// whoever is idle, so that the last section of a file, and a file of one, are not the work of one core. at is
+// where the part begins.
+func (w *worker) each(buf []byte, from int, ends []int, leaveOut []bool, do func(w *worker, i int, p []byte, at int)) {
+	var wg sync.WaitGroup
+	for i, end := range ends {
+		p, at := buf[from:end], from
+		from = end
+		if leaveOut != nil && leaveOut[i] {
+			continue
+		}
+		wg.Add(1)
+		one := func(w *worker) {
+			defer wg.Done()
+			do(w, i, p, at)
+		}
+		select {
+		case w.p.help <- one:
+		default: // nobody is idle
+			one(w)
+		}
+	}
+	wg.Wait()
+}

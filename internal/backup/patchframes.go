@@ -1,0 +1,104 @@
+package backup
+
+import (
+	"holdfast/internal/tree"
+	"holdfast/internal/vault"
+)
+
+// planFrames is plan for a database. It keeps the pieces that lie outside of what changed, and reads a
+// frame in whole that would come to lie in too many chunks.
+func (p *patching) planFrames(known *patch, without map[vault.PackID]bool) {
+	p.old = newFrames(known.stretch, without)
+	p.changed(known)
+	for i := range p.areas {
+		p.areas[i] = p.roundOut(p.areas[i], vault.PieceSize)
+	}
+	for _, x := range known.extents {
+		end := x.Off + int64(x.Len)
+		switch {
+		case x.Off >= p.c.size:
+		case without[x.Chunk.Pack]:
+			p.areas = append(p.areas, p.roundOut(tree.Range{Off: x.Off, Len: int64(x.Len)}, vault.PieceSize))
+		case end > p.c.size: // the file became shorter, and so did its last piece
+			p.areas = append(p.areas, p.roundOut(tree.Range{Off: p.c.size - 1, Len: 1}, vault.PieceSize))
+		}
+	}
+	p.areas = apart(p.areas)
+	p.areas = apart(append(p.areas, p.scattered(known.extents)...))
+	sums := known.sums
+	if len(sums) != vault.Pieces(known.extents) {
+		sums = make([]vault.PieceSum, vault.Pieces(known.extents)) // none is known
+	}
+	areas := p.areas
+	for _, x := range known.extents {
+		n := x.Pieces()
+		for len(areas) > 0 && areas[0].Off+areas[0].Len <= x.Off {
+			areas = areas[1:]
+		}
+		p.keepOutside(x, sums[:n], areas)
+		sums = sums[n:]
+	}
+}
+
+// roundOut makes a range as large as the pieces, or frames, of that size that it touches.
+func (p *patching) roundOut(r tree.Range, size int64) tree.Range {
+	from, to := r.Off/size*size, min((r.Off+r.Len+size-1)/size*size, p.c.size)
+	return tree.Range{Off: from, Len: to - from}
+}
+
+// keepOutside keeps what an extent has outside of areas, which are ascending.
+func (p *patching) keepOutside(x vault.Extent, sums []vault.PieceSum, areas []tree.Range) {
+	end := min(x.Off+int64(x.Len), p.c.size)
+	keep := func(from, to int64) {
+		if to > from {
+			first := x.Off / vault.PieceSize
+			p.kept.add(clip(x, from, to), sums[from/vault.PieceSize-first:(to-1)/vault.PieceSize-first+1])
+		}
+	}
+	at := x.Off
+	for _, a := range areas {
+		if a.Off >= end {
+			break
+		}
+		keep(at, a.Off)
+		at = max(at, a.Off+a.Len)
+	}
+	keep(at, end)
+}
+
+// scattered returns the frames of which more than half changed, or which would come to have more extents than a
+// frame may: an area splits the extent that it lies in, so it adds two at the most.
+func (p *patching) scattered(extents []vault.Extent) (frames []tree.Range) {
+	next := int64(0) // where the first frame begins that was not looked at
+	for i, a := range p.areas {
+		for at := max(a.Off, next); at < a.Off+a.Len; at = next {
+			frame := p.roundOut(tree.Range{Off: at, Len: 1}, int64(p.cuts.grid))
+			next = frame.Off + frame.Len
+			n, changed := 0, int64(0)
+			for _, b := range p.areas[i:] {
+				if b.Off >= next {
+					break
+				}
+				n, changed = n+2, changed+overlap(b, frame)
+			}
+			for len(extents) > 0 && extents[0].Off+int64(extents[0].Len) <= frame.Off {
+				extents = extents[1:]
+			}
+			for _, x := range extents {
+				if x.Off >= next {
+					break
+				}
+				n++
+			}
+			if n > frameChunks || changed*2 > frame.Len {
+				frames = append(frames, frame)
+			}
+		}
+	}
+	return frames
+}
+
+// overlap is how many bytes two ranges share.
+func overlap(a, b tree.Range) int64 {
+	return max(min(a.Off+a.Len, b.Off+b.Len)-max(a.Off, b.Off), 0)
+}
