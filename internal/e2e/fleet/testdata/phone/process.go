@@ -26,16 +26,10 @@ type process struct {
 	work  uint64 // nanoseconds that its threads have run
 }
 
-// generation is "yes" where the agent takes a generation word after the state; the build sets it.
-var generation string
-
 // line is what the state command prints: the state and a generation word. The word changes with each life, and whenever the life
 // has run: the processor time of a process that stands still stands still too. A phone that was powered down keeps the word
 // that it had; of one that ended in another way nobody knows how long it ran.
 func (p process) line(dir string) string {
-	if generation != "yes" {
-		return p.state
-	}
 	if p.state == stopped {
 		word := fmt.Sprintf("%d.%s.ended", p.pid, p.began)
 		if down, err := os.ReadFile(filepath.Join(dir, "down")); err == nil && bytes.HasPrefix(down, fmt.Appendf(nil, "%d.%s.", p.pid, p.began)) {
