@@ -34,9 +34,9 @@ func TestStoreAway(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	minio.Stop() // the vault is open
+	minio.Stop() // the vault is open, and its header is confirmed before each job
 	h.backup("acme", "second", "phone-1")
-	h.eventually("the job waits for the store", func() bool { return strings.Contains(h.logs.String(), "the instance runs until the store answers") })
+	h.eventually("the job waits for the store", func() bool { return strings.Contains(h.logs.String(), "store request failed, trying again") })
 	time.Sleep(3 * time.Second) // longer than the patience
 	if after, err := os.Stat(h.in("phone-1.state")); err != nil || !after.ModTime().Equal(before.ModTime()) {
 		t.Errorf("the instance was touched (%v), it is %s", err, h.state("phone-1"))
