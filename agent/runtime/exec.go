@@ -39,7 +39,7 @@ const (
 
 type execInstance struct {
 	cfg  ExecConfig
-	down atomic.Bool // the command that powers the instance down has run, and no start since
+	down atomic.Bool // the command that powers the instance down has run, and KeepDown was not called since
 }
 
 func newExec(cfg ExecConfig) (*execInstance, error) {
@@ -184,7 +184,7 @@ func (e *execInstance) PowerDown(ctx context.Context, held *Sight) error {
 // instance down: a supervisor that is about to start the instance, as after a start of the host, would start it after its release.
 // A command that fails, and leaves the instance stopped, has nothing to keep down.
 func (e *execInstance) KeepDown(ctx context.Context) error {
-	if e.down.Load() {
+	if e.down.Swap(false) {
 		return nil
 	}
 	ctx, cancel := limit(ctx, e.cfg.Timeout)
@@ -194,7 +194,6 @@ func (e *execInstance) KeepDown(ctx context.Context) error {
 		return err
 	}
 	if _, err = e.run(ctx, "power down", e.cfg.PowerDown); err == nil {
-		e.down.Store(true)
 		return nil
 	}
 	if after, lookErr := e.look(ctx); lookErr == nil && after.State == Stopped {

@@ -182,3 +182,44 @@ func TestExecStateIsChecked(t *testing.T) {
 		t.Errorf("power down that did nothing: %v", err)
 	}
 }
+
+// What is found stopped is kept down each time: since the agent's own power-down somebody may have started it, and stopped it again.
+func TestExecKeepsDownWhatIsFoundStopped(t *testing.T) {
+	dir := t.TempDir()
+	state, log := filepath.Join(dir, "state"), filepath.Join(dir, "log")
+	is := func(s string) {
+		if err := os.WriteFile(state, []byte(s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i, err := runtime.New(runtime.Config{Kind: runtime.KindExec, Exec: runtime.ExecConfig{
+		Instance: "phone-1", Freeze: []string{"true"}, Thaw: []string{"true"}, State: []string{"cat", state},
+		PowerDown: []string{"sh", "-c", `echo stopped >"$1"; echo down >>"$2"`, "x", state, log},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	times := func() int {
+		b, err := os.ReadFile(log)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		return strings.Count(string(b), "down")
+	}
+	is("running")
+	do(t, "power down", func(ctx context.Context) error { return i.PowerDown(ctx, nil) })
+	do(t, "keep down", i.KeepDown)
+	if n := times(); n != 1 {
+		t.Errorf("right after the power-down the command has run %d times", n)
+	}
+	is("running")
+	do(t, "keep down what runs", i.KeepDown)
+	if n := times(); n != 1 {
+		t.Errorf("of an instance that runs the command has run %d times", n)
+	}
+	is("stopped")
+	do(t, "keep down", i.KeepDown)
+	if n := times(); n != 2 {
+		t.Errorf("of an instance that somebody stopped the command has run %d times", n)
+	}
+}
