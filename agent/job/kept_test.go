@@ -137,3 +137,54 @@ func TestBaseIsThereWhenItIsKept(t *testing.T) {
 		})
 	}
 }
+
+// TestConfiguredAnewWhileItWaited: a job that has waited over a restart acts on its instance as it is configured when the job begins.
+func TestConfiguredAnewWhileItWaited(t *testing.T) {
+	for name, c := range map[string]struct {
+		mode    job.Mode
+		restore bool
+	}{"frozen": {mode: job.ModeFrozen}, "precopy": {mode: job.ModePrecopy}, "stop": {mode: job.ModeStop}, "live": {mode: job.ModeLive}, "restore": {restore: true}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, "phone", "other")
+				w.instances["phone"].mode = c.mode
+				if c.restore {
+					w.instances["phone"].state = job.IsStopped
+				}
+				w.backup = func(ctx context.Context, r job.BackupRequest) error {
+					if r.Instance == "other" {
+						<-ctx.Done()
+						return context.Cause(ctx)
+					}
+					return nil
+				}
+				opts := job.Options{Precopy: job.Precopy{Rounds: 2}}
+				l := w.start(-1, opts)
+				l.until(mustAccept(t, l, "o", "other").Jobs[0].Job, job.Uploading)
+				send := l.accept
+				if c.restore {
+					send = l.prepare
+				}
+				task, err := send("r", "phone")
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.kill()
+				l.stop()
+				w.instances["phone"].config++
+				w.instances["other"].config++
+				w.backup = nil
+				l = w.start(-1, opts)
+				if j := l.final(task.Jobs[0].Job); !c.restore && j.State != job.Done {
+					t.Errorf("the job is %s (%s)", j.State, j.Cause)
+				}
+				l.stop()
+				for _, f := range w.faults {
+					if strings.Contains(f, "phone is recalled") {
+						t.Error(f)
+					}
+				}
+			})
+		})
+	}
+}

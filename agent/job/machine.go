@@ -341,11 +341,11 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	case j.Mode == ModeLive && slices.ContainsFunc(planned, func(s Snapshot) bool { return !s.Live }):
 		return "", change{}, errors.New("a backup of a running instance needs snapshots, and the storage of one of its volumes can't make any")
 	case j.Mode == ModeLive:
-		return Snapshotting, change{edit: func(j *Job) { j.Found, j.Snapshots = found, planned }}, nil
+		return Snapshotting, change{edit: func(j *Job) { j.Found, j.Snapshots, j.Kept = found, planned, instance.Keep }}, nil
 	case len(round) == 0:
 		return w.toHold(ctx, j)
 	}
-	return Precopying, change{edit: func(j *Job) { j.Snapshots, j.Rounds = round, nil }}, nil
+	return Precopying, change{edit: func(j *Job) { j.Snapshots, j.Rounds, j.Kept = round, nil, instance.Keep }}, nil
 }
 
 // found is the job's instance and how it is; an error when it can't be backed up so.

@@ -104,7 +104,7 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 	if restorer == nil {
 		return "", change{}, errors.New("this agent does not restore")
 	}
-	instance, err := w.instance(j)
+	instance, err := w.m.parts.Instance(j.Instance) // as it is configured now: the job may have waited over a restart
 	if err != nil {
 		return no("look for the instance", err)
 	}
@@ -142,7 +142,7 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 		if w.m.opts.StartRestored && instance.Holds {
 			next = Starting
 		}
-		return next, change{edit: func(j *Job) { j.Found, j.Restore = found, r }}, nil
+		return next, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
 	case newest.Seq < known.Seq:
 		return "", change{}, fmt.Errorf("the newest backup in the vault is %s, but this host knows of a newer one, %s: it was deleted, or the store shows an older state",
 			newest.Backup, known.Backup)

@@ -76,6 +76,7 @@ type phone struct {
 	warm   bool // but a round can read it in place; of some volumes, if it is not pinned
 	gone   bool // its volumes are not mounted
 	left   bool // the configuration does not have it
+	config int  // how often the configuration made another thing of it
 	nobody bool // holds it
 	downs  int
 	by     string // who stopped it: "stop" or "power-down" for the agent, else ""
@@ -371,7 +372,7 @@ func (l *life) parts() job.Parts {
 		Recall: func(id string, kept json.RawMessage) (job.Instance, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			if string(kept) != strconv.Quote(id) {
+			if string(kept) != l.keep(id) {
 				w.fault("%s is recalled by %s", id, kept)
 			}
 			return l.instance(id), nil
@@ -404,9 +405,12 @@ func (l *life) instance(id string) job.Instance {
 	p := l.w.instances[id]
 	return job.Instance{
 		ID: id, Tenant: "acme", Policy: p.policy, Mode: p.mode, Holds: !p.nobody, Runtime: &fakeRuntime{l, id, p, ""}, Snapshots: &fakeSnaps{l, id, p},
-		Keep: json.RawMessage(strconv.Quote(id)),
+		Keep: json.RawMessage(l.keep(id)),
 	}
 }
+
+// keep is what the configuration has of an instance. The lock is held.
+func (l *life) keep(id string) string { return strconv.Quote(fmt.Sprint(id, l.w.instances[id].config)) }
 
 // fakeStore tells whether the store of the world answers.
 type fakeStore struct{ l *life }
