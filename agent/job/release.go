@@ -93,7 +93,7 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 // bytes than the backup; it stays up, and the job fails and says so. One that was frozen and is down without this agent's
 // doing was ended by a runtime that let it run for that, and may have newer bytes too.
 func (w *worker) release(hard context.Context, j *Job) error {
-	ran, stale := "", false
+	ran, stale, up := "", false, false
 	err := w.persist(hard, j, "power the instance down", func(ctx context.Context) error {
 		instance, err := w.instance(j)
 		if err != nil {
@@ -109,7 +109,7 @@ func (w *worker) release(hard context.Context, j *Job) error {
 		}
 		if !down {
 			if err := w.powerDown(ctx, instance); errors.Is(err, errUnproved) {
-				stale = true
+				stale, up = true, true
 				return nil
 			} else if err != nil {
 				return err
@@ -133,7 +133,15 @@ func (w *worker) release(hard context.Context, j *Job) error {
 	case ran != "":
 		return w.fail(j, ran)
 	case stale: // where the store is looked at, and a resume can be asked for meanwhile
-		return w.write(j, Acknowledged, change{})
+		// It was seen to be held as it was, so no earlier life has brought it down: who ends it from here on is somebody else.
+		if up = up && !w.begun; up {
+			w.mayBeDown = false
+		}
+		return w.write(j, Acknowledged, change{edit: func(j *Job) {
+			if up {
+				delete(j.Entered, Releasing)
+			}
+		}})
 	}
 	// Before anybody is told: should the journal be lost later, its note must not let a released instance run again.
 	if err := w.persist(hard, j, "forget that the instance was held", func(context.Context) error { return w.unmark(j) }); err != nil {

@@ -336,3 +336,39 @@ func TestNothingIsStoredOfAnInstanceThatRan(t *testing.T) {
 		}
 	})
 }
+
+// An instance that is seen to be held when the store has to be asked first was not powered down by an earlier life: who lets it run and ends it
+// while the store is away is somebody else.
+func TestEndedByItsOwnerWhileTheStoreIsAway(t *testing.T) {
+	for _, restarts := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, "phone")
+			p := w.instances["phone"]
+			l := w.start(-1, job.Options{})
+			l.dieAt(crashpoint.PowerDown + crashpoint.Before)
+			id := mustAccept(t, l, "r", "phone").Jobs[0].Job
+			<-l.dead
+			l.stop()
+			w.present = func(context.Context, *job.Job) error { return errors.New("no answer") }
+			l = w.start(-1, job.Options{})
+			l.until(id, job.Acknowledged)
+			time.Sleep(time.Minute)
+			if restarts {
+				l.stop()
+				l = w.start(-1, job.Options{})
+				time.Sleep(time.Minute)
+			}
+			w.mu.Lock()
+			p.runs()
+			p.state, p.by = job.IsStopped, "power-down" // killed, as by the agent
+			w.present = nil
+			w.mu.Unlock()
+			j := l.final(id)
+			time.Sleep(time.Minute)
+			l.stop()
+			if j.State != job.Failed || slices.Contains(w.told(id), job.EventReleased) {
+				t.Errorf("restarted %v: %s (%s)", restarts, j.State, j.Cause)
+			}
+		})
+	}
+}
