@@ -131,7 +131,7 @@ func (w *watcher) settled(waiting map[string]bool) {
 // journalled is told of each transaction of the journal.
 func (a *Agent) journalled(err error) {
 	w, by := a.watcher, "work"
-	if a.probing.Load() != 0 {
+	if a.probing.Load() != 0 || a.journal.Looks() {
 		by = "probe"
 	}
 	if err != nil {

@@ -65,7 +65,11 @@ func (u *uptime) now() clockRecord {
 func (jr *Journal) Up() time.Duration { return jr.clock.now().Up }
 
 // tick writes the reading of the clock, and tells whether the journal can be written.
-func (jr *Journal) tick() error { return jr.update(func(*bbolt.Tx) error { return nil }) }
+func (jr *Journal) tick() error {
+	jr.ticks.Add(1)
+	defer jr.ticks.Add(-1)
+	return jr.update(func(*bbolt.Tx) error { return nil })
+}
 
 // readClock takes the reading of the last transaction.
 func (jr *Journal) readClock(tx *bbolt.Tx) error {

@@ -11,6 +11,10 @@ import (
 // could not be written. told must not block. It is for once, before the journal is used.
 func (jr *Journal) WatchWrites(told func(error)) { jr.told.Store(&told) }
 
+// Looks tells whether a write is under way that Writable makes: a transaction that told is
+// called for meanwhile may be that one, which needs no room.
+func (jr *Journal) Looks() bool { return jr.ticks.Load() > 0 }
+
 // keyProbe is what Probe writes in bucketMeta.
 var keyProbe = []byte("probe")
 

@@ -63,6 +63,7 @@ type Journal struct {
 	clock   uptime
 	write   writeCheck
 	told    atomic.Pointer[func(error)] // see WatchWrites
+	ticks   atomic.Int64                // that are under way
 }
 
 func (jr *Journal) init() error {

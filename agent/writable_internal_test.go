@@ -1,0 +1,31 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"holdfast/agent/job"
+	"holdfast/agent/metrics"
+)
+
+// TestSmallWriteHealsNoJournal: that a watchdog, or whoever asks for /healthz, finds the journal writable does not take back that a job could not
+// write to it: a write of a few bytes succeeds on a full disk.
+func TestSmallWriteHealsNoJournal(t *testing.T) {
+	journal, err := job.OpenJournal(filepath.Join(t.TempDir(), "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = journal.Close() })
+	a := &Agent{journal: journal, watcher: newWatcher(slog.New(slog.DiscardHandler), metrics.New(metrics.Options{}))}
+	journal.WatchWrites(a.journalled)
+	a.journalled(fmt.Errorf("write: %w", syscall.ENOSPC)) // of a job
+	if err := journal.Writable(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if a.journalTrouble() == nil {
+		t.Error("the journal counts as healed")
+	}
+}
