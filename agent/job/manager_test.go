@@ -441,11 +441,15 @@ func TestRefusedReports(t *testing.T) {
 			t.Errorf("dropped, while an instance is held for it: %v", err)
 		}
 		// Sent again and refused again, it is held again.
+		time.Sleep(time.Minute)
 		if err := l.m.RetryRefused(all[0].Seq); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
 		l.until(id, job.Held)
+		if j, err := l.j.Job(id); err != nil || j.Took(job.Reported, job.Held) > 30*time.Second {
+			t.Errorf("%s from the second report to its refusal, %v", j.Took(job.Reported, job.Held), err)
+		}
 		refuse("")
 		if err := l.m.RetryRefused(all[0].Seq); err != nil {
 			t.Fatal(err)

@@ -65,7 +65,7 @@ func (jr *Journal) retryRefused(seq uint64, now time.Time) (m moved, err error) 
 		}
 		m = moved{job: held, from: held.State}
 		held.State, held.Cause = Reported, ""
-		held.Entered[Reported] = now.UTC()
+		held.enter(now, jr.Up())
 		return put(tx, bucketJobs, []byte(held.ID), held)
 	})
 	return m, err
