@@ -108,13 +108,20 @@ func (a *Agent) sightOfJob(j *job.Job, now *metrics.Sight) (all []sighting) {
 	} else if quick[j.State] {
 		add(troubleHangs, entered, fmt.Errorf("its job is %s, and that does not end", j.State))
 	}
-	if j.State == job.Held {
+	switch {
+	case j.State == job.Held && j.Gone != "":
+		add(troubleGone, entered, errors.New(j.Gone))
+	case j.State == job.Held:
 		add(troubleHeld, entered, errors.New(j.Cause))
 	}
 	if s.held != 0 {
 		held := boot - s.held
 		now.Frozen = now.Frozen.Add(held)
-		add(troubleFrozen, held, fmt.Errorf("its job is %s since %s", j.State, roughly(entered)))
+		waits := ""
+		if j.State == job.Acknowledged && j.Policy == job.ReleaseByAgent && j.Unproven() && !j.ReleaseAsked {
+			waits = ": its runtime can't tell whether the instance ran since, so somebody has to release or resume it"
+		}
+		add(troubleFrozen, held, fmt.Errorf("its job is %s since %s%s", j.State, roughly(entered), waits))
 	}
 	return all
 }

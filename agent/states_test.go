@@ -175,6 +175,23 @@ var troubled = []struct {
 		},
 	},
 	{
+		name:   "gone",
+		states: []string{"backup_gone"},
+		before: func(_ *testing.T, h *host) {
+			h.cfg = strings.Replace(h.cfg, "limits: {", "limits: {verified_within: 0s, ", 1) + "release: control-plane\n"
+		},
+		after: func(t *testing.T, h *host) {
+			h.operate(t, "phone-1")
+			h.stage("phone-1", "acknowledged")
+			must(t, os.Rename(h.inStore("*/backups/phone-1/*"), h.in("aside")))
+			must(t, h.operator().Release(t.Context(), "phone-1"))
+			h.stage("phone-1", "held")
+			if out := h.status(t); strings.Contains(out, "report_refused") {
+				t.Errorf("nobody refused a report:\n%s", out)
+			}
+		},
+	},
+	{
 		name:   "configuration",
 		states: []string{"instance_not_configured"},
 		before: func(t *testing.T, h *host) {

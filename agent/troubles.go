@@ -15,6 +15,7 @@ const (
 	troubleQueue        = "queue_full"
 	troubleReports      = "reports_fail"
 	troubleHeld         = "report_refused"
+	troubleGone         = "backup_gone"
 	troubleEvents       = "event_refused"
 	troubleStore        = "store_fails"
 	troubleJournal      = "journal_not_writable"
@@ -63,8 +64,8 @@ var troubleKinds = []troubleKind{
 		hint: "look at what the runtime says; `holdfast resume INSTANCE` is refused by now, so power it down by hand, and the job ends at the next try",
 	},
 	{
-		name: troubleUnconfigured, means: "A job is not finished, and its instance is not in the configuration any more. The instance stays as the job left it, frozen perhaps.",
-		hint: "put the instance back into the configuration and restart the daemon; take it out once `holdfast jobs --active` has no job of it",
+		name: troubleUnconfigured, means: "A job is not finished, and its instance is not in the configuration any more. The job goes on by what the journal keeps of the instance, which may be frozen.",
+		hint: "`holdfast resume INSTANCE` or `holdfast release INSTANCE` ends a hold; or put the instance back into the configuration and restart the daemon",
 	},
 	{
 		name: troubleAct, means: "An act of a job fails, and the job waits for it: the runtime does not answer, the receipt can't be signed. The instance may stand still. " +
@@ -79,6 +80,12 @@ var troubleKinds = []troubleKind{
 	{
 		name: troubleHeld, means: "The control plane refused the report of a backup. The instance stays frozen, and nothing is tried again.",
 		hint: "`holdfast release INSTANCE` sends the report again, `holdfast resume INSTANCE` lets the instance run; the backup stays",
+	},
+	{
+		name: troubleGone, means: "The store has lost a part of a backup that it had confirmed, and the instance was to be powered down for that backup. The instance stays frozen, " +
+			"since its bytes may be nowhere else.",
+		hint: "`holdfast resume INSTANCE` lets the instance run, so that it can be backed up again; once the store has all of the backup again, `holdfast release INSTANCE` " +
+			"powers it down; look for who or what removes objects",
 	},
 	{
 		name: troubleFrozen, means: "An instance stands still for long. Either its job still works, or the control plane has not acknowledged the report, or has not asked for a release.",
