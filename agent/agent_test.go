@@ -56,6 +56,7 @@ type host struct {
 	disk   string        // a small disk of it; "": none
 	btrfs  string        // another one; "": none
 	waits  bool          // it does not become ready
+	faulty bool          // its starts recover only
 
 	agent *agent.Agent
 	stop  func()
@@ -283,7 +284,7 @@ func (h *host) launch() (ready, ended chan struct{}) {
 	ready, ended = make(chan struct{}), make(chan struct{})
 	h.agent, err = agent.Open(h.t.Context(), agent.Options{
 		Config: cfg, Log: slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug})), Version: "1.2.3",
-		Ready: func() { close(ready) },
+		Ready: func() { close(ready) }, Recover: h.faulty,
 	})
 	if err != nil {
 		h.t.Fatal(err)

@@ -471,3 +471,23 @@ func (h *host) page(t *testing.T) map[string]float64 {
 	}
 	return series
 }
+
+// TestRecoveringLifeSaysSo: a start that only recovers, because of a fault, tells what it does and waits for. Nobody has drained it.
+func TestRecoveringLifeSaysSo(t *testing.T) {
+	h := newHost(t)
+	h.cfg += unbraked + "release: control-plane\n"
+	h.start()
+	h.operate(t, "phone-1")
+	h.stage("phone-1", "acknowledged")
+	h.stop()
+	h.faulty = true
+	h.start()
+	h.agent.ShowAtOnce()
+	info, err := h.operator().Info(t.Context())
+	must(t, err)
+	if trouble := info.Trouble("recovery_blocked"); trouble == nil || !strings.Contains(trouble.Error, "has a fault") || info.Trouble("drained") != nil {
+		t.Errorf("it tells of %+v", info.Troubles)
+	}
+	must(t, h.operator().Resume(t.Context(), "phone-1"))
+	h.eventually("the instance runs", func() bool { return h.state("phone-1") == "running" })
+}

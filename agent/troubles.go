@@ -100,8 +100,9 @@ var troubleKinds = []troubleKind{
 		hint: "tell the control plane to ask again; find out what damaged the disk, and remove the file journal.db.damaged-* from state_dir",
 	},
 	{
-		name: troubleRecovery, means: "The agent has started and does not take commands yet, because it waits for an instance or a volume of an unfinished job.",
-		hint: "see with `holdfast jobs --active` which instances have jobs; a runtime or a volume of one of them does not answer", after: time.Minute,
+		name: troubleRecovery, means: "The agent has started and takes no commands: it waits for an instance or a volume of an unfinished job, or the start found a fault and only lets go of held instances.",
+		hint: "see with `holdfast jobs --active` which instances have jobs: a runtime or a volume of one of them does not answer; after a start with a fault, mend it and " +
+			"restart the daemon", after: time.Minute,
 	},
 	{
 		name: troubleTurns, means: "Jobs wait for their turn to hold an instance (limits.held), and no turn was given for a while. No other backup comes on.",
