@@ -1,6 +1,7 @@
 package job
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -240,18 +241,25 @@ func (w *worker) countPlaced(j *Job) (n int, err error) {
 	return n, nil
 }
 
-// mayMove is nil when the instance does not run, so that its volumes can be exchanged.
+// mayMove is nil when the instance does not run, so that its volumes can be exchanged: neither the one with which the restore began, nor what the
+// configuration has made of it since.
 func (w *worker) mayMove(ctx context.Context, j *Job) error {
 	instance, err := w.instance(j)
 	if err != nil {
 		return err
 	}
-	state, err := w.user(ctx, j, instance)
-	if err != nil {
-		return fmt.Errorf("look at the instance: %w", err)
+	all := []Instance{instance}
+	if now, err := w.m.parts.Instance(j.Instance); err == nil && !bytes.Equal(now.Keep, instance.Keep) {
+		all = append(all, now)
 	}
-	if state == IsRunning || state == IsFrozen {
-		return fmt.Errorf("the instance is %s, although it was %s when the restore began: stop it", state, j.Found)
+	for _, instance := range all {
+		state, err := w.user(ctx, j, instance)
+		if err != nil {
+			return fmt.Errorf("look at the instance: %w", err)
+		}
+		if state == IsRunning || state == IsFrozen {
+			return fmt.Errorf("the instance is %s, although it was %s when the restore began: stop it", state, j.Found)
+		}
 	}
 	return nil
 }
