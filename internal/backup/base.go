@@ -43,6 +43,9 @@ type known struct {
 // larger one is read in whole.
 const patchExtents = 256 << 10
 
+// knownSums bounds what is held in memory of a database, sums (16 GiB of content, 32 MiB); a larger one is read in whole.
+const knownSums = 2 << 20
+
 // judge compares the entry of the walk with the item of the catalogue that has its path. What it answers with false has to
 // be read in whole.
 func (p *previous) judge(it *vault.Item, e *tree.Entry, content stretch) (known, bool) {

@@ -292,8 +292,8 @@ func (p *previous) find(e *tree.Entry) (known, bool) {
 		if more == nil || !more.Continued || more.Path != e.Path {
 			break
 		}
-		if len(content.extents)+len(more.Extents) > most {
-			return known{}, false // a file of many GiB is rather read than held in memory as extents
+		if len(content.extents)+len(more.Extents) > most || len(content.sums)+len(more.Sums) > knownSums {
+			return known{}, false // a file of many GiB is rather read than held in memory as extents and sums
 		}
 		content.extents, content.sums = append(content.extents, more.Extents...), append(content.sums, more.Sums...)
 		p.items = p.items[1:]

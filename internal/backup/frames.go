@@ -199,13 +199,17 @@ func (w *worker) look(ctx context.Context, f *frames, p []byte, off int64, piece
 }
 
 // formerContent reads a chunk of the last backup, up to a limit for all of a Run. Nil says that the chunk can't be
-// had, which costs some bytes in the vault.
+// had, which costs some bytes in the vault. A store that can't be read is not asked again: its instance may be held
+// while each call is repeated for as long as calls are.
 func (p *pipeline) formerContent(ctx context.Context, loc vault.Loc) []byte {
 	if p.former.Add(int64(loc.Raw)) > formerLimit {
 		return nil
 	}
 	content, err := p.o.Vault.ReadChunk(ctx, vault.Content, loc)
 	if err != nil {
+		if !errors.Is(err, vault.ErrCorrupt) {
+			p.former.Store(formerLimit)
+		}
 		return nil
 	}
 	return content

@@ -1,10 +1,14 @@
 package backup_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"holdfast/internal/backup"
@@ -113,6 +117,21 @@ func extentsOf(t *testing.T, v *vault.Vault, res *backup.Result) (extents []vaul
 	return extents
 }
 
+// restoreInto puts the newest backup in the place of dir. The catalogue that a restore leaves has no sums.
+func restoreInto(t *testing.T, v *vault.Vault, dir, catalogues string) {
+	t.Helper()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	ref, err := v.Newest(t.Context(), "i")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := restore.Run(t.Context(), restore.Options{Vault: v, Ref: ref, Dest: dir, CatalogueDir: catalogues}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestDatabasePages: pages of a database that are rewritten in place cost little more than themselves, whatever
 // the host knows of the backup before.
 func TestDatabasePages(t *testing.T) {
@@ -121,19 +140,7 @@ func TestDatabasePages(t *testing.T) {
 		do   func(t *testing.T, v *vault.Vault, dir, catalogues string)
 	}{
 		"catalogue": {most: vault.PieceSize, do: func(*testing.T, *vault.Vault, string, string) {}},
-		"restored": {most: vault.PieceSize, do: func(t *testing.T, v *vault.Vault, dir, catalogues string) {
-			// The catalogue that a restore leaves has no sums.
-			if err := os.RemoveAll(dir); err != nil {
-				t.Fatal(err)
-			}
-			ref, err := v.Newest(t.Context(), "i")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := restore.Run(t.Context(), restore.Options{Vault: v, Ref: ref, Dest: dir, CatalogueDir: catalogues}); err != nil {
-				t.Fatal(err)
-			}
-		}},
+		"restored":  {most: vault.PieceSize, do: restoreInto},
 		"stat pages": {most: vault.PieceSize, do: func(t *testing.T, _ *vault.Vault, _, catalogues string) {
 			if err := os.RemoveAll(catalogues); err != nil {
 				t.Fatal(err)
@@ -163,6 +170,47 @@ func TestDatabasePages(t *testing.T) {
 				t.Errorf("without a change, %d bytes were stored", res.BytesNew)
 			}
 		})
+	}
+}
+
+// unreadStore counts the reads of packs, and answers none once it is away.
+type unreadStore struct {
+	obs.Store
+	away  bool
+	reads atomic.Int64
+}
+
+func (s *unreadStore) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
+	if s.away && strings.Contains(key, "/packs/") {
+		s.reads.Add(1)
+		return 0, errors.New("no answer")
+	}
+	return s.Store.ReadAt(ctx, key, p, off)
+}
+
+// TestDatabaseIsNotComparedForEver: a store that does not answer reads is not asked for each frame in turn, since each
+// answer may take long. Nothing is lost by it.
+func TestDatabaseIsNotComparedForEver(t *testing.T) {
+	st := &unreadStore{Store: obs.NewMemory()}
+	v := newVault(t, st)
+	dir, catalogues := filepath.Join(t.TempDir(), "tree"), t.TempDir()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const frame, frames = 128 << 10, 60
+	d := newDatabase(t, filepath.Join(dir, "db"), frames*frame, 4)
+	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: catalogues, Sample: -1}
+	runBackup(t, o)
+	restoreInto(t, v, dir, catalogues)
+	for i := range frames {
+		d.change(i*frame+4096, 100)
+	}
+	st.away = true
+	res := runBackup(t, o)
+	st.away = false
+	d.compare(v, res)
+	if n := st.reads.Load(); n == 0 || n > frames/2 {
+		t.Errorf("%d reads of packs for %d frames", n, frames)
 	}
 }
 

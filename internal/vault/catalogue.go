@@ -80,9 +80,12 @@ func (c *CatalogueWriter) Page(page []byte, items []Item) error {
 	c.stats = appendStats(c.stats[:0], items)
 	c.buf = binary.AppendUvarint(c.buf, uint64(len(c.stats)))
 	c.buf = append(c.buf, c.stats...)
-	var err error
-	if c.buf, err = appendSums(c.buf, items); err != nil {
+	with, err := appendSums(c.buf, items)
+	if err != nil {
 		return err
+	}
+	if len(with)+seal.Overhead <= maxBlock { // else the next backup reads what it compares from the vault
+		c.buf = with
 	}
 	return c.block(c.buf)
 }

@@ -10,11 +10,16 @@ import (
 
 func fuzzVault(t testing.TB) *Vault {
 	t.Helper()
+	return fuzzVaultWith(t, DefaultParams())
+}
+
+func fuzzVaultWith(t testing.TB, p Params) *Vault {
+	t.Helper()
 	id, err := GenerateIdentity()
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := Create(t.Context(), obs.NewMemory(), "fuzz", nil, nil, id)
+	v, err := CreateWith(t.Context(), obs.NewMemory(), "fuzz", nil, nil, id, p)
 	if err != nil {
 		t.Fatal(err)
 	}
