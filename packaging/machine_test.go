@@ -189,7 +189,7 @@ func (m *machine) write(t *testing.T, path string, content []byte, mode os.FileM
 func (m *machine) named(t *testing.T) []string {
 	t.Helper()
 	out := m.run(t, "find", "/", "-xdev", "(", "-path", "/proc", "-o", "-path", "/sys", "-o", "-path", "/root", "-o",
-		"-path", "/var/lib/dpkg", "-o", "-path", "/var/log", ")", "-prune", "-o", "-name", "*holdfast*", "-prune", "-print")
+		"-path", "/var/lib/dpkg", "-o", "-path", "/var/log", "-o", "-path", "/srv", ")", "-prune", "-o", "-name", "*holdfast*", "-prune", "-print")
 	run := m.run(t, "find", "/run", "-name", "*holdfast*", "-prune", "-print")
 	return strings.Fields(out + "\n" + run)
 }

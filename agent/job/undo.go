@@ -58,6 +58,9 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if j.State == Freezing && j.BootID != w.m.opts.BootID {
+		return false, nil // whatever froze it was before the host was restarted: let go of it, and begin anew
+	}
 	if j.State == Freezing || j.State == Precopying {
 		// The intent alone: freezing it again is the same, whatever became of it, and so is a round of snapshots
 		// of a running instance. One that is gone can't be, and the thaw on the way back copes with that.
