@@ -76,7 +76,7 @@ func TestAcceptedLosses(t *testing.T) {
 			t.Errorf("%s: no report", id)
 		}
 	}
-	log, err := os.ReadFile(h.log.Name())
+	log, err = os.ReadFile(h.log.Name())
 	must(t, err)
 	if n := strings.Count(string(log), "accepted loss"); n != 2 {
 		t.Errorf("the log names %d accepted losses, want 2", n)
