@@ -217,6 +217,8 @@ func (a *Agent) sightOfParts() (all []sighting) {
 	if a.static != nil {
 		add(troubleTokens, a.static.Fault())
 	}
+	add(troubleListen, a.listeners.control.fault())
+	add(troubleListen, a.listeners.metrics.fault())
 	if t := a.listeners.tls.Load(); t != nil {
 		add(troubleClients, t.ClientFault())
 		expiry, err := t.Expiry()
