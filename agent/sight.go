@@ -214,10 +214,12 @@ func (a *Agent) sightOfParts() (all []sighting) {
 	if left, err := a.manager.Leftovers(); err == nil && len(left) > 0 {
 		add(troubleLeftover, fmt.Errorf("%d snapshots or replaced volumes can't be removed", len(left)))
 	}
-	if a.static != nil {
-		add(troubleTokens, a.static.Fault())
-	}
-	if t := a.listeners.tls.Load(); t != nil {
+	add(troubleListen, a.listeners.control.fault())
+	add(troubleListen, a.listeners.metrics.fault())
+	if t := a.listeners.tls.Load(); t != nil { // and so is all else that tells who calls
+		if a.static != nil {
+			add(troubleTokens, a.static.Fault())
+		}
 		add(troubleClients, t.ClientFault())
 		expiry, err := t.Expiry()
 		add(troubleCertificate, err)

@@ -175,6 +175,14 @@ var troubled = []struct {
 		},
 	},
 	{
+		name:   "address",
+		states: []string{"listen_fails"},
+		before: func(_ *testing.T, h *host) {
+			h.cfg = strings.Replace(h.cfg, "\nlisten: 127.0.0.1:0", "\nlisten: 192.0.2.1:8443", 1) // of no host
+		},
+		after: func(*testing.T, *host) {},
+	},
+	{
 		name:   "gone",
 		states: []string{"backup_gone"},
 		before: func(_ *testing.T, h *host) {

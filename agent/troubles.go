@@ -22,6 +22,7 @@ const (
 	troubleJournalAside = "journal_set_aside"
 	troubleMark         = "hold_note_damaged"
 	troubleRecovery     = "recovery_blocked"
+	troubleListen       = "listen_fails"
 	troubleDrained      = "drained"
 	troubleAudit        = "audit_fails"
 	troubleAuditAside   = "audit_set_aside"
@@ -103,6 +104,11 @@ var troubleKinds = []troubleKind{
 		name: troubleRecovery, means: "The agent has started and takes no commands: it waits for an instance or a volume of an unfinished job, or the start found a fault and only lets go of held instances.",
 		hint: "see with `holdfast jobs --active` which instances have jobs: a runtime or a volume of one of them does not answer; after a start with a fault, mend it and " +
 			"restart the daemon", after: time.Minute,
+	},
+	{
+		name: troubleListen, means: "Nothing is served at an address of the configuration: the address is not on this host, another program has it, or a file of the listener is no good. " +
+			"Jobs go on, and the agent tries again every two seconds.",
+		hint: "bring the address up, end the other program (`ss -ltnp`), or correct listen or metrics_listen and restart the daemon", after: 10 * time.Second,
 	},
 	{
 		name: troubleTurns, means: "Jobs wait for their turn to hold an instance (limits.held), and no turn was given for a while. No other backup comes on.",
