@@ -50,11 +50,13 @@ func TestAcceptedLosses(t *testing.T) {
 		t.Errorf("status %d, reason %q", status, why)
 	}
 	// The tenant does not learn paths and settings of the host; its operator does.
-	log, err := os.ReadFile(h.log.Name())
-	must(t, err)
-	if !strings.Contains(string(log), "home/user/.gvfs") || !strings.Contains(string(log), "accept_losses") {
-		t.Errorf("the log does not say what is lost, and how that is accepted:\n%s", log)
-	}
+	var log []byte
+	var err error
+	eventually(t, "the log says what is lost, and how that is accepted", func() bool {
+		log, err = os.ReadFile(h.log.Name())
+		must(t, err)
+		return strings.Contains(string(log), "home/user/.gvfs") && strings.Contains(string(log), "accept_losses")
+	})
 	for id, accepted := range map[string]int{"phone-1": 2, "excludes": 0} {
 		if status, why := h.ended(h.backup("request-"+id, id)); status != 2 {
 			t.Fatalf("%s: %s", id, why)
