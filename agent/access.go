@@ -30,7 +30,8 @@ const (
 	iamConnections = 4
 )
 
-// authenticator makes what is asked whose a token is: the file of tokens first, as it costs nothing, then IAM.
+// authenticator makes what is asked whose a token is: the file of
+// tokens first, as it costs nothing, then IAM.
 func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, error) {
 	var chain auth.Chain
 	if a.cfg.TokensFile != "" {
@@ -79,7 +80,8 @@ func tlsOptions(cfg *config.Config) auth.TLSOptions {
 	t := cfg.TLS
 	o := auth.TLSOptions{
 		CertFile: t.CertFile, KeyFile: t.KeyFile, ClientCAFile: t.ClientCAFile, CRLFile: t.ClientCRLFile,
-		// Where tokens are another way in, one may come without a certificate; but not where both are asked for.
+		// Where tokens are another way in, one may come without a
+		// certificate; but not where both are asked for.
 		Require: t.ClientCAFile != "" && (len(t.Clients) == 0 || cfg.TokensFile == "" && cfg.IAM.URL == ""),
 	}
 	for _, c := range t.Clients {
@@ -97,7 +99,8 @@ func (a *Agent) peer(r *http.Request) (api.Caller, bool, error) {
 	return api.Caller{Tenant: c.Tenant, User: c.User, Role: api.Role(c.Role), Via: "certificate " + name}, found, nil
 }
 
-// watchCertificate tells of a certificate that expires, or that can't be replaced, before callers do.
+// watchCertificate tells of a certificate that expires, or that
+// can't be replaced, before callers do.
 func (a *Agent) watchCertificate(ctx context.Context) {
 	if a.cfg.Listen == "" {
 		return

@@ -13,7 +13,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestIAMSaysWhoCalls serves tenants whose tokens a real Keystone knows, and nobody new while it is away.
+// TestIAMSaysWhoCalls serves tenants whose tokens a real Keystone
+// knows, and nobody new while it is away.
 func TestIAMSaysWhoCalls(t *testing.T) {
 	k := testbed.StartKeystone(t)
 	red, blue := k.Project("red"), k.Project("blue")
@@ -40,7 +41,8 @@ func TestIAMSaysWhoCalls(t *testing.T) {
 		{"", `{"instance_ids":["phone-3"]}`, api.CodeOK}, // a static token, beside
 	} {
 		a := backup(tt.who, tt.body)
-		for ; a.Code == api.CodeAuthAway && away < 5; away++ { // Keystone takes more than ten seconds on a host that is busy enough
+		// Keystone takes more than ten seconds on a host that is busy enough
+		for ; a.Code == api.CodeAuthAway && away < 5; away++ {
 			a = backup(tt.who, tt.body)
 		}
 		if a.Code != tt.code {

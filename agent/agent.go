@@ -1,5 +1,5 @@
-// Package agent is the daemon: it owns every goroutine and every resource, opens them in order, runs
-// until its context ends, drains, and closes in reverse order.
+// Package agent is the daemon: it owns every goroutine and every resource, opens
+// them in order, runs until its context ends, drains, and closes in reverse order.
 //
 // The programs call Open and Run. Run starts the jobs (agent/job), the delivery of reports
 // (agent/report), and the three listeners, and returns when none of their goroutines is left. A
@@ -44,8 +44,9 @@ const (
 	shutdownTime = 5 * time.Second
 )
 
-// StopTime is the most that Run takes after the end of its context, with that limits.drain_timeout: the time for jobs to be stored, to let go of
-// their instances, for the last reports, and for calls under way.
+// StopTime is the most that Run takes after the end of its context, with
+// that limits.drain_timeout: the time for jobs to be stored, to let go
+// of their instances, for the last reports, and for calls under way.
 func StopTime(drain time.Duration) time.Duration {
 	return drain + job.LetGoTime + flushTime + shutdownTime
 }
@@ -55,12 +56,14 @@ type Options struct {
 	Config  *config.Config
 	Log     *slog.Logger // nil: nothing is logged
 	Version string       // of the build; goes into manifests, receipts and metrics
-	// Ready is called once, when commands are taken: after recovery, with all listeners serving. May be nil.
+	// Ready is called once, when commands are taken: after recovery,
+	// with all listeners serving. May be nil.
 	Ready func()
 	// Inhibit keeps the host up while instances are held for work under way. Nil where nothing can.
 	Inhibit Inhibit
-	// Recover makes a life that lets go of what earlier lives have left and begins nothing: it takes no commands, opens what it can,
-	// logs what it can't open, and ends by itself when no instance is held any more.
+	// Recover makes a life that lets go of what earlier lives have left and
+	// begins nothing: it takes no commands, opens what it can, logs what it
+	// can't open, and ends by itself when no instance is held any more.
 	Recover bool
 }
 
@@ -104,17 +107,20 @@ type Agent struct {
 	volumes   volumeViews
 	words     map[string]bool // see tellsOfHost
 	wordsOnce sync.Once
-	hasty     atomic.Bool  // troubles are shown at once; for tests
-	probing   atomic.Int64 // when the write to the journal began that is under way, ns since the boot; 0: none is
-	stopping  atomic.Bool
-	serving   atomic.Bool
-	writing   atomic.Pointer[time.Time] // when a write to the state folder began that has not ended; see keepFrozen
-	close     func() error
+	hasty     atomic.Bool // troubles are shown at once; for tests
+	// when the write to the journal began that is under way, ns since the boot; 0: none is
+	probing  atomic.Int64
+	stopping atomic.Bool
+	serving  atomic.Bool
+	// when a write to the state folder began that has not ended; see keepFrozen
+	writing atomic.Pointer[time.Time]
+	close   func() error
 }
 
-// Open opens everything that the configuration names and binds the listeners, but serves nothing and
-// touches no instance. It contacts no object store: one that is away shows in the jobs. Close
-// undoes it; Run does so by itself. An address that can't be listened on is no error: Run tries it again.
+// Open opens everything that the configuration names and binds the listeners,
+// but serves nothing and touches no instance. It contacts no object store:
+// one that is away shows in the jobs. Close undoes it; Run does so by itself.
+// An address that can't be listened on is no error: Run tries it again.
 func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	a := &Agent{
 		cfg: o.Config, log: o.Log, version: o.Version, ready: o.Ready, started: time.Now(), recovers: o.Recover, instances: map[string]*instance{},
@@ -191,7 +197,8 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	opened(a.recalled.close)
 	bootID := hostid.Boot()
 	if bootID == "" {
-		// What an earlier life held is then taken for held before a reboot, and nothing is released on it.
+		// What an earlier life held is then taken for held before a
+		// reboot, and nothing is released on it.
 		bootID = "unknown since " + a.started.UTC().Format(time.RFC3339Nano)
 		a.log.Warn("the kernel's id of this boot can't be read; after each restart of the agent its jobs go on as after a reboot")
 	}
@@ -235,7 +242,8 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	return a, a.listen()
 }
 
-// catalogues is the folder by which backups know what did not change; it may be deleted at any time.
+// catalogues is the folder by which backups know what did not
+// change; it may be deleted at any time.
 func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, "catalogues") }
 
 func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
@@ -255,7 +263,8 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 		s := a.limiter.State()
 		return s.InFlight, s.Waiting, s.Level
 	})
-	// A job tries for as long as its deadlines allow, so that an outage of the store costs time only.
+	// A job tries for as long as its deadlines allow, so that an
+	// outage of the store costs time only.
 	policy := obs.RetryPolicy{OnRetry: func(e obs.RetryEvent) {
 		a.log.Warn("store request failed, trying again", "op", e.Op, "key", e.Key, "attempt", e.Attempt,
 			"wait_seconds", e.Wait.Seconds(), "error", e.Err.Error())
@@ -306,11 +315,12 @@ func (a *Agent) storeRequest(e obs.Event) {
 	a.health.request(e)
 }
 
-// Close releases what Open opened, in reverse order. It is idempotent; during Run it must not be called.
+// Close releases what Open opened, in reverse order. It is
+// idempotent; during Run it must not be called.
 func (a *Agent) Close() error { return a.close() }
 
-// Addr is the address of the control-plane listener, "" when it is off or not bound yet. The port is the real one
-// where the configuration says 0.
+// Addr is the address of the control-plane listener, "" when it is off or
+// not bound yet. The port is the real one where the configuration says 0.
 func (a *Agent) Addr() string { return a.listeners.control.text() }
 
 // MetricsAddr is Addr for the metrics listener.
@@ -319,8 +329,8 @@ func (a *Agent) MetricsAddr() string { return a.listeners.metrics.text() }
 // PublicKey is the PEM file with which a control plane verifies this host's receipts.
 func (a *Agent) PublicKey() ([]byte, error) { return a.signing.signer().PublicPEM() }
 
-// Run recovers what an earlier life left, serves until ctx ends, drains and closes. After the end of
-// ctx it returns nil, else what kept it from serving. No goroutine of it is left then.
+// Run recovers what an earlier life left, serves until ctx ends, drains and closes. After the
+// end of ctx it returns nil, else what kept it from serving. No goroutine of it is left then.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, a.Close()) }()
 	active, err := a.journal.Active()
@@ -387,8 +397,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 // againPause is how long a loop of the agent's rests after a panic.
 const againPause = time.Minute
 
-// again makes a function that runs do, and runs it again after a panic, until ctx ends: none of what goes on beside the jobs is
-// worth ending them.
+// again makes a function that runs do, and runs it again after a panic,
+// until ctx ends: none of what goes on beside the jobs is worth ending them.
 func (a *Agent) again(ctx context.Context, doing string, do func() error) func() error {
 	return func() error {
 		for {
@@ -406,9 +416,10 @@ func (a *Agent) again(ctx context.Context, doing string, do func() error) func()
 	}
 }
 
-// probeStore asks the store for an object that is not there, so that a wrong bucket or credential is told of
-// at the start and not by the first job. It waits for as long as the store is away. It is no condition for
-// serving: the store may come to be right while instances of an earlier life wait for what needs no store.
+// probeStore asks the store for an object that is not there, so that a wrong bucket
+// or credential is told of at the start and not by the first job. It waits for as
+// long as the store is away. It is no condition for serving: the store may come to
+// be right while instances of an earlier life wait for what needs no store.
 func (a *Agent) probeStore(ctx context.Context) {
 	_, err := a.store.Stat(ctx, "probe")
 	if err != nil && !errors.Is(err, obs.ErrNotFound) && ctx.Err() == nil {

@@ -44,7 +44,8 @@ func TestMain(m *testing.M) { testbed.LeakCheck(m) }
 // patience bounds every wait; the machine may be slow and shared.
 const patience = 2 * time.Minute
 
-// host is a machine with two instances of one tenant and one of another, a file store and a control plane.
+// host is a machine with two instances of one tenant and one of
+// another, a file store and a control plane.
 type host struct {
 	t      *testing.T
 	dir    string
@@ -147,7 +148,8 @@ func (p *plane) all() []report.Event {
 	return slices.Clone(p.events)
 }
 
-// verb is the instances' only driver: their state is the content of a file, their generation how often they were let run.
+// verb is the instances' only driver: their state is the content of
+// a file, their generation how often they were let run.
 const verb = `#!/bin/sh
 f="$1/$HOLDFAST_INSTANCE.state"
 case "$HOLDFAST_ACTION" in
@@ -261,7 +263,8 @@ func (h *host) certificate() {
 	h.t.Cleanup(transport.CloseIdleConnections)
 }
 
-// start runs an agent until stop is called, at the latest at the test's end, and waits until it is ready.
+// start runs an agent until stop is called, at the latest at the
+// test's end, and waits until it is ready.
 func (h *host) start() {
 	h.t.Helper()
 	ready, ended := h.launch()
@@ -656,7 +659,8 @@ func (h *host) trouble(of func(api.Info) *api.Trouble, want string) {
 	})
 }
 
-// A store that fails is told of until it answers again, by the failed job and by what operators ask.
+// A store that fails is told of until it answers again, by the
+// failed job and by what operators ask.
 func TestStoreTrouble(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -728,7 +732,8 @@ func TestOpenFaults(t *testing.T) {
 	}
 }
 
-// Invariant tenant-walls: what one tenant asks tells it nothing of another, and changes nothing of its.
+// Invariant tenant-walls: what one tenant asks tells it nothing of
+// another, and changes nothing of its.
 func TestInvariantTenantWalls(t *testing.T) {
 	h := newHost(t)
 	h.cfg += "\nrelease: control-plane\n"

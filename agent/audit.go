@@ -14,8 +14,9 @@ import (
 	"holdfast/agent/metrics"
 )
 
-// unknownEvery is how often a call of a caller that nobody knows gets a line in the audit log: those between are
-// counted, so that who has no token can't fill the log, and with it turn out what it holds.
+// unknownEvery is how often a call of a caller that nobody knows gets
+// a line in the audit log: those between are counted, so that who has
+// no token can't fill the log, and with it turn out what it holds.
 const unknownEvery = time.Second
 
 // auditor writes commands to the audit log. Its methods may be called from many goroutines.
@@ -44,12 +45,13 @@ func openAudit(cfg config.Audit, log *slog.Logger, m *metrics.Metrics, fault fun
 	return a, nil
 }
 
-// head notes the end of the chain in the agent's own log, which is kept elsewhere: with it, a log that was cut off or written
-// anew shows.
+// head notes the end of the chain in the agent's own log, which is kept
+// elsewhere: with it, a log that was cut off or written anew shows.
 func (a *auditor) head(message string) { a.log.Info(message, "head", a.file.Head().String()) }
 
-// command writes one line before the command is answered. Where that fails, the command is answered all the same: it is in the
-// journal, and an agent that stops for a full disk would hold instances for it.
+// command writes one line before the command is answered. Where that
+// fails, the command is answered all the same: it is in the journal,
+// and an agent that stops for a full disk would hold instances for it.
 func (a *auditor) command(e api.Exchange) {
 	if a == nil {
 		return
@@ -62,7 +64,8 @@ func (a *auditor) command(e api.Exchange) {
 	if e.Report != 0 {
 		line.Call = strings.Replace(line.Call, "{number}", strconv.FormatUint(e.Report, 10), 1)
 	}
-	if line.From == "" || strings.HasPrefix(line.From, "@") { // the other end of a unix socket has no name
+	// the other end of a unix socket has no name
+	if line.From == "" || strings.HasPrefix(line.From, "@") {
 		line.From = "socket"
 	}
 	a.mu.Lock()

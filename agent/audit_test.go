@@ -12,7 +12,8 @@ import (
 	"holdfast/agent/audit"
 )
 
-// Every command is in the audit log once it is answered: by whom, from where, on what, and with which answer; no token is.
+// Every command is in the audit log once it is answered: by whom,
+// from where, on what, and with which answer; no token is.
 func TestCommandsAreAudited(t *testing.T) {
 	h := newHost(t)
 	h.cfg += "audit: {file: " + h.in("audit.log") + "}\n"

@@ -11,7 +11,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestIdleBaseLeavesRoom: an instance that overwrites its own image, on a disk of which a third is free, never finds it full: the base
+// TestIdleBaseLeavesRoom: an instance that overwrites its own image,
+// on a disk of which a third is free, never finds it full: the base
 // snapshot that shares its blocks goes in time, and the log says so.
 func TestIdleBaseLeavesRoom(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs")

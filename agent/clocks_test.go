@@ -13,7 +13,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// otherHost makes a backup of phone-1 with that content as a host would whose clock differs by that much.
+// otherHost makes a backup of phone-1 with that content as a host
+// would whose clock differs by that much.
 func (h *host) otherHost(content string, offset time.Duration) string {
 	h.t.Helper()
 	root := h.t.TempDir()
@@ -47,9 +48,9 @@ func (h *host) otherHost(content string, offset time.Duration) string {
 	return res.BackupID
 }
 
-// TestPrepareTakesTheNewestWhateverClocksSay: an instance moves between hosts whose clocks differ by
-// years. Each prepare brings the state of the last release, and a host whose volumes have that state
-// touches nothing.
+// TestPrepareTakesTheNewestWhateverClocksSay: an instance moves between
+// hosts whose clocks differ by years. Each prepare brings the state of the
+// last release, and a host whose volumes have that state touches nothing.
 func TestPrepareTakesTheNewestWhateverClocksSay(t *testing.T) {
 	h := newHost(t)
 	h.start()

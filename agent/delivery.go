@@ -11,7 +11,8 @@ import (
 	"holdfast/internal/contain"
 )
 
-// tellAfter is how often in a row one event fails before a line is logged, while others pass: that it failed once is of no use to anybody.
+// tellAfter is how often in a row one event fails before a line is
+// logged, while others pass: that it failed once is of no use to anybody.
 const tellAfter = 5
 
 func (a *Agent) openReports(opened func(func() error)) error {
@@ -58,13 +59,15 @@ func (o outbox) Acknowledge(seqs ...uint64) error       { return o.m.Acknowledge
 func (o outbox) Refuse(seq uint64, reason string) error { return o.m.Refuse(seq, reason) }
 func (o outbox) Changed() <-chan struct{}               { return o.m.OutboxChanged() }
 
-// reporting is what the watcher knows of the delivery of reports. The watcher's lock is held for all of it.
+// reporting is what the watcher knows of the delivery of reports.
+// The watcher's lock is held for all of it.
 type reporting struct {
 	away    time.Time // since when the receiver counts as away; zero when it does not
 	retries int       // since then
 }
 
-// whyWaits tells why the oldest report of the instance was not acknowledged when it was sent last; "" where that is not known.
+// whyWaits tells why the oldest report of the instance was not
+// acknowledged when it was sent last; "" where that is not known.
 func (w *watcher) whyWaits(instance string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -108,7 +111,8 @@ func (w *watcher) attempted(t report.Attempt) {
 	}
 }
 
-// away is told when the receiver of reports begins to count as away, and with nil when the control plane answers again.
+// away is told when the receiver of reports begins to count as
+// away, and with nil when the control plane answers again.
 func (w *watcher) away(err error) {
 	w.mu.Lock()
 	since, retries := w.reports.away, w.reports.retries

@@ -12,7 +12,8 @@ import (
 	"holdfast/agent/report"
 )
 
-// An outage of the control plane is two lines in the log, however many tries it takes, and one event that is not taken is one.
+// An outage of the control plane is two lines in the log, however
+// many tries it takes, and one event that is not taken is one.
 func TestOutageIsTwoLines(t *testing.T) {
 	var log bytes.Buffer
 	w := newWatcher(slog.New(slog.NewTextHandler(&log, nil)), metrics.New(metrics.Options{}))

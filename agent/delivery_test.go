@@ -14,7 +14,8 @@ import (
 	"holdfast/agent/report"
 )
 
-// A welcome page in the place of the control plane acknowledges nothing: the instance stays held, and what answers is shown.
+// A welcome page in the place of the control plane acknowledges
+// nothing: the instance stays held, and what answers is shown.
 func TestWelcomePageReleasesNothing(t *testing.T) {
 	for _, rule := range []string{"control-plane", "any-2xx"} {
 		t.Run(rule, func(t *testing.T) {
@@ -38,7 +39,8 @@ func TestWelcomePageReleasesNothing(t *testing.T) {
 	}
 }
 
-// A report that the control plane refuses holds its instance, and is listed, counted, sent again and dropped by an operator.
+// A report that the control plane refuses holds its instance, and
+// is listed, counted, sent again and dropped by an operator.
 func TestRefusedReportsOfAgent(t *testing.T) {
 	h := newHost(t)
 	h.plane.answer(func(e report.Event) int {
@@ -100,7 +102,8 @@ func final(all []api.RefusedReport) []api.RefusedReport {
 	return slices.DeleteFunc(all, func(r api.RefusedReport) bool { return r.Refused.IsZero() })
 }
 
-// A report that is never acknowledged, nor refused, can be given up: later reports of its instance get through then.
+// A report that is never acknowledged, nor refused, can be given
+// up: later reports of its instance get through then.
 func TestReportThatIsNeverTaken(t *testing.T) {
 	h := newHost(t)
 	h.plane.answer(func(e report.Event) int {

@@ -12,10 +12,12 @@ import (
 	"holdfast/internal/snapshot"
 )
 
-// keepEvery is how often the guards of frozen file systems are told that the agent makes progress: some times within their patience.
+// keepEvery is how often the guards of frozen file systems are told
+// that the agent makes progress: some times within their patience.
 const keepEvery = 5 * time.Second
 
-// spare lists what this agent writes to, and the folders of the engines that it asks to let instances run: a file system with one
+// spare lists what this agent writes to, and the folders of the
+// engines that it asks to let instances run: a file system with one
 // of them on it is never frozen, as the agent would wait for itself.
 func (a *Agent) spare() []string {
 	paths := []string{a.cfg.StateDir, a.cfg.Audit.File, "/var/lib/docker", "/var/lib/containerd", "/var/lib/containers"}
@@ -28,8 +30,9 @@ func (a *Agent) spare() []string {
 	return paths
 }
 
-// keepFrozen tells the guards of frozen file systems that the agent makes progress, until ctx ends. What proves it is a write to the
-// state folder that reaches the disk: an agent that waits for its own writes tells nothing, and the guards thaw.
+// keepFrozen tells the guards of frozen file systems that the agent makes progress,
+// until ctx ends. What proves it is a write to the state folder that reaches the
+// disk: an agent that waits for its own writes tells nothing, and the guards thaw.
 func (a *Agent) keepFrozen(ctx context.Context) {
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
@@ -62,8 +65,8 @@ func (a *Agent) stuck() error {
 	return nil
 }
 
-// thawStored lets file systems go that were frozen for a backup which is stored now: everybody who writes to them waits, and the
-// report may take hours to be acknowledged. The instance stays held.
+// thawStored lets file systems go that were frozen for a backup which is stored now: everybody who
+// writes to them waits, and the report may take hours to be acknowledged. The instance stays held.
 func (a *Agent) thawStored(ctx context.Context, sources []job.Source) error {
 	for _, s := range sources {
 		if s.Ref.Provider != snapshot.NameFsFreeze {

@@ -14,8 +14,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestOwnFilesAreNeverFrozen: a job is refused that would freeze the file system with the agent's store or state on it, also where
-// those lie in an image there. The agent and the instance go on.
+// TestOwnFilesAreNeverFrozen: a job is refused that would freeze the file system with the agent's
+// store or state on it, also where those lie in an image there. The agent and the instance go on.
 func TestOwnFilesAreNeverFrozen(t *testing.T) {
 	testbed.Need(t, "ext4")
 	for name, own := range map[string]func(h *host, mount string) (was, is string){
@@ -63,7 +63,8 @@ func (h *host) frozenVolume(image string) {
 	h.cfg = strings.Replace(h.cfg, "path: "+image+"}", "path: "+image+", snapshot: fsfreeze}", 1)
 }
 
-// TestStoredIsThawed: a file system is frozen for no longer than it is read. Whoever writes to it does not wait for the control plane.
+// TestStoredIsThawed: a file system is frozen for no longer than it
+// is read. Whoever writes to it does not wait for the control plane.
 func TestStoredIsThawed(t *testing.T) {
 	testbed.Need(t, "ext4")
 	h, mount := newHost(t), testbed.Filesystem(t, "ext4", 64<<20)

@@ -67,8 +67,8 @@ func onFUSE(t *testing.T, h *host) *testbed.FUSE {
 	return f
 }
 
-// releases has an instance backed up and released, and tries again where a busy machine did not come
-// that far before the deadline of the hold.
+// releases has an instance backed up and released, and tries again where
+// a busy machine did not come that far before the deadline of the hold.
 func (h *host) releases(request, id string) {
 	h.t.Helper()
 	failures := func() (n int) {

@@ -12,8 +12,8 @@ import (
 // Inhibit keeps the host from going down until release is called. why is for people.
 type Inhibit func(why string) (release func(), err error)
 
-// holding are the states in which an instance is held, or about to be, for work that is soon done: a host
-// that goes down in the middle of it throws the work away.
+// holding are the states in which an instance is held, or about to be, for work that
+// is soon done: a host that goes down in the middle of it throws the work away.
 var holding = map[job.State]bool{
 	job.Freezing: true, job.Frozen: true, job.Snapshotting: true, job.Snapshotted: true, job.Uploading: true, job.Stored: true,
 	job.Releasing: true,

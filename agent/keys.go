@@ -13,7 +13,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// keys are what vaults are opened with. Their files are looked at each time that a vault is opened. It is safe for concurrent use.
+// keys are what vaults are opened with. Their files are looked at
+// each time that a vault is opened. It is safe for concurrent use.
 type keys struct {
 	identity *reread.Files[*vault.Identity]
 	nameKey  *reread.Files[[]byte] // nil: there is none
@@ -53,7 +54,8 @@ func openKeys(keyFile, nameKeyFile string) (*keys, error) {
 	return k, err
 }
 
-// get returns the keys as they are. Another name key would look for vaults elsewhere, and make new ones there, so it is an error.
+// get returns the keys as they are. Another name key would look for
+// vaults elsewhere, and make new ones there, so it is an error.
 func (k *keys) get() (nameKey []byte, identity *vault.Identity, err error) {
 	if identity, err = k.identity.Get(); err != nil {
 		return nil, nil, err
@@ -70,8 +72,8 @@ func (k *keys) get() (nameKey []byte, identity *vault.Identity, err error) {
 	return nameKey, identity, nil
 }
 
-// signing is the key that signs receipts. While its file is no good the last good key signs: an instance stands still for a receipt. It is
-// safe for concurrent use.
+// signing is the key that signs receipts. While its file is no good the last good
+// key signs: an instance stands still for a receipt. It is safe for concurrent use.
 type signing struct {
 	file *reread.Files[*report.Signer]
 	tell func(err error) // why the file is no good; nil when it is good again

@@ -43,7 +43,8 @@ func newKey(t *testing.T) (text []byte, recipient string) {
 	return text, identity.Recipient()
 }
 
-// The host's key counts as it is now. Another name key does not: the vaults of this host lie where the first one says.
+// The host's key counts as it is now. Another name key does not:
+// the vaults of this host lie where the first one says.
 func TestKeysOfVaultsAreReadAgain(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -85,7 +86,8 @@ func TestKeysOfVaultsAreReadAgain(t *testing.T) {
 	}
 }
 
-// Receipts are signed with the key that its file holds now, and with the last good one while the file is no good.
+// Receipts are signed with the key that its file holds now, and
+// with the last good one while the file is no good.
 func TestSigningKeyIsReadAgain(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -15,8 +15,9 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestSnapshotThatStays: on a file system that turned read-only under a job, the job ends, is reported, another command is taken, and
-// the agent stops at once. The snapshot is listed until it can be removed.
+// TestSnapshotThatStays: on a file system that turned read-only under
+// a job, the job ends, is reported, another command is taken, and the
+// agent stops at once. The snapshot is listed until it can be removed.
 func TestSnapshotThatStays(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	h, mount := newHost(t), testbed.Btrfs(t)
@@ -42,7 +43,8 @@ func TestSnapshotThatStays(t *testing.T) {
 	})
 	h.metrics("holdfast_leftovers 1")
 	h.write("phone-1.state", "running\n", 0o600)
-	h.backup("acme", "backup-2", "phone-1") // it is taken; there can be no snapshot, so the volume is read in place or the job fails
+	// it is taken; there can be no snapshot, so the volume is read in place or the job fails
+	h.backup("acme", "backup-2", "phone-1")
 	h.eventually("it ends", func() bool {
 		info, err := api.NewClient(h.in("s")).Info(t.Context())
 		return err == nil && info.JobsActive == 0 && info.JobsQueued == 0
@@ -61,8 +63,8 @@ func TestSnapshotThatStays(t *testing.T) {
 	})
 }
 
-// TestAnotherProviderServes: a swap file in the volume keeps btrfs from making snapshots; the job reads the volume in place, releases the instance
-// all the same, and says what that meant.
+// TestAnotherProviderServes: a swap file in the volume keeps btrfs from making snapshots; the
+// job reads the volume in place, releases the instance all the same, and says what that meant.
 func TestAnotherProviderServes(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	for _, hold := range []string{"frozen", "precopy"} {

@@ -10,15 +10,18 @@ import (
 	"time"
 )
 
-// listenEvery is how often the agent tries again to listen on an address that was not there or was taken.
+// listenEvery is how often the agent tries again to listen on an
+// address that was not there or was taken.
 const listenEvery = 2 * time.Second
 
-// tcpListener listens on an address as soon as that is possible: after a boot the address may come later than the agent, and instances
-// that are held must not wait for it. The zero value listens nowhere. It is safe for several goroutines.
+// tcpListener listens on an address as soon as that is possible: after a boot the
+// address may come later than the agent, and instances that are held must not
+// wait for it. The zero value listens nowhere. It is safe for several goroutines.
 type tcpListener struct {
 	setting string // of the configuration, for messages
 	address string // "": off
-	// prepare opens what the server needs beside the address. It is called until it returns nil, by one goroutine at a time.
+	// prepare opens what the server needs beside the address. It is
+	// called until it returns nil, by one goroutine at a time.
 	prepare func() error
 
 	mu       sync.Mutex
@@ -56,8 +59,8 @@ func (t *tcpListener) open() error {
 	return nil
 }
 
-// wait tries until the address is bound, and returns nil when ctx ends before. It logs the first failure, each failure of another
-// kind, and the success after a failure.
+// wait tries until the address is bound, and returns nil when ctx ends before. It logs
+// the first failure, each failure of another kind, and the success after a failure.
 func (t *tcpListener) wait(ctx context.Context, log *slog.Logger) net.Listener {
 	said := ""
 	for {
@@ -93,7 +96,8 @@ func (t *tcpListener) fault() error {
 	return t.why
 }
 
-// text is the address with the port that was chosen where the configuration says 0; "" while nothing is bound.
+// text is the address with the port that was chosen where the
+// configuration says 0; "" while nothing is bound.
 func (t *tcpListener) text() string {
 	if l := t.listener(); l != nil {
 		return l.Addr().String()

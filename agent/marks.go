@@ -25,14 +25,15 @@ func (m marks) Set(instance string, note []byte) error {
 	return durable.WriteFile(filepath.Join(m.dir, instance), note, 0o600)
 }
 
-// Clear is durable when it returns nil: a power cut can take the journal and bring back the note, and then an instance that was
-// released, and runs elsewhere, would be started here.
+// Clear is durable when it returns nil: a power cut can take the journal and bring back the
+// note, and then an instance that was released, and runs elsewhere, would be started here.
 func (m marks) Clear(instance string) error {
 	root, err := os.OpenRoot(m.dir)
 	if err != nil {
 		return err
 	}
-	if err = root.Remove(instance); err == nil || errors.Is(err, fs.ErrNotExist) { // an earlier call may have failed after it
+	// an earlier call may have failed after it
+	if err = root.Remove(instance); err == nil || errors.Is(err, fs.ErrNotExist) {
 		err = durable.SyncFolder(root, ".")
 	}
 	return errors.Join(err, root.Close())

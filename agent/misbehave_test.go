@@ -20,7 +20,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// misbehaving are the rows of the catalogue that a job meets here. The rest is left to internal/restore, whose trials need no agent.
+// misbehaving are the rows of the catalogue that a job meets here.
+// The rest is left to internal/restore, whose trials need no agent.
 var misbehaving = []string{
 	"list: 200 with an error document", "list: 200 with nothing", "list: 200 with half of a list", "list: page 1 again and again",
 	"list: the same token on every page", "list: a key outside of the prefix", "list: a key shorter than the prefix", "list: a row without key",
@@ -31,8 +32,9 @@ var misbehaving = []string{
 	"put: a quota is used up", "put: the condition is ignored",
 }
 
-// TestNoReleaseOnAMisbehavingStore: whatever the store answers, an instance goes down only when the sound server restores its backup to
-// what the instance had, and otherwise the job fails and the instance runs. The agent outlives all of it.
+// TestNoReleaseOnAMisbehavingStore: whatever the store answers, an instance goes
+// down only when the sound server restores its backup to what the instance had,
+// and otherwise the job fails and the instance runs. The agent outlives all of it.
 func TestNoReleaseOnAMisbehavingStore(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "x")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "y")
@@ -67,7 +69,8 @@ func meetStore(t *testing.T, m *proxytest.Misbehaviour) {
 
 	h := newHost(t)
 	h.cfg = strings.Replace(h.cfg, "file://"+h.in("store"), url, 1)
-	// Both instances have the same content beside some of their own, so that the second backup rests on the packs of the first one.
+	// Both instances have the same content beside some of their own,
+	// so that the second backup rests on the packs of the first one.
 	shared := strings.Repeat("what both hold. ", 10_000)
 	for _, id := range []string{"phone-1", "phone-2"} {
 		h.write(filepath.Join("volumes", id, "data", "shared"), shared, 0o640)
@@ -78,7 +81,8 @@ func meetStore(t *testing.T, m *proxytest.Misbehaviour) {
 
 	behave(m.Handler(b))
 	task := h.backup("acme", "r2", "phone-1")
-	if !m.Works { // a store that says that it is unavailable may come back for hours: an operator loses patience
+	// a store that says that it is unavailable may come back for hours: an operator loses patience
+	if !m.Works {
 		impatient := time.AfterFunc(3*time.Second, func() {
 			if err := api.NewClient(h.in("s")).Cancel(t.Context(), task); err != nil {
 				t.Logf("cancel: %v", err) // the job had ended
@@ -111,7 +115,8 @@ func meetStore(t *testing.T, m *proxytest.Misbehaviour) {
 	}
 }
 
-// newestHolds restores the newest backup of an instance of acme from a store, and compares its files.
+// newestHolds restores the newest backup of an instance of acme
+// from a store, and compares its files.
 func (h *host) newestHolds(url, instance string, want map[string]string) {
 	h.t.Helper()
 	ctx := h.t.Context()

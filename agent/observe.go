@@ -58,7 +58,8 @@ type watcher struct {
 	brake   string             // why rounds of pre-copy are slowed down; "" when they are not
 }
 
-// hint is what an operator can do about an error of the store; "" where the agent's own next try is all.
+// hint is what an operator can do about an error of the store; ""
+// where the agent's own next try is all.
 func hint(err error) string {
 	if errors.Is(err, obs.ErrUnavailable) {
 		return ""
@@ -213,8 +214,8 @@ func kind(j *job.Job) string {
 	return string(job.KindBackup)
 }
 
-// add counts the bytes by which a job has grown. The lock is held. A later try of a job starts again
-// from zero; what it does again is counted again.
+// add counts the bytes by which a job has grown. The lock is held. A later
+// try of a job starts again from zero; what it does again is counted again.
 func (w *watcher) add(now, before job.Progress) {
 	if now.BytesRead > before.BytesRead {
 		w.metrics.BytesRead(now.BytesRead - before.BytesRead)

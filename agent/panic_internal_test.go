@@ -26,7 +26,8 @@ func page(m *metrics.Metrics) string {
 	return w.Body.String()
 }
 
-// TestPanicsAreToldAndCounted: each panic that a job or a report met is a line with the stack, and is counted. Other errors are neither.
+// TestPanicsAreToldAndCounted: each panic that a job or a report met
+// is a line with the stack, and is counted. Other errors are neither.
 func TestPanicsAreToldAndCounted(t *testing.T) {
 	var log bytes.Buffer
 	m := metrics.New(metrics.Options{})

@@ -47,8 +47,8 @@ func newInstance(cfg *config.Instance, host string) (*instance, error) {
 	return &instance{cfg: cfg, host: host, runtime: driver}, nil
 }
 
-// state tells how the instance is: the very one that its unfinished job holds, also when that has another name by now. Unknown when the
-// runtime does not say.
+// state tells how the instance is: the very one that its unfinished job holds,
+// also when that has another name by now. Unknown when the runtime does not say.
 func (in *instance) state(ctx context.Context, active *job.Job) runtime.State {
 	ctx, cancel := context.WithTimeout(ctx, stateTime)
 	defer cancel()
@@ -111,7 +111,8 @@ func (d driver) KeepDown(ctx context.Context) error {
 	return err
 }
 
-// Stop ends the instance in its own way: what a driver does to power down one that runs. It stays down, also when its engine restarts meanwhile.
+// Stop ends the instance in its own way: what a driver does to power down
+// one that runs. It stays down, also when its engine restarts meanwhile.
 func (d driver) Stop(ctx context.Context) error {
 	err := d.Instance.PowerDown(ctx, nil)
 	if err == nil {
@@ -200,7 +201,8 @@ func (s snapshots) plan(ctx context.Context, provider snapshot.Provider, r snaps
 	}, nil
 }
 
-// PlanRestored plans for the volumes as they are at their stages. The references name them as they will be.
+// PlanRestored plans for the volumes as they are at their stages.
+// The references name them as they will be.
 func (s snapshots) PlanRestored(ctx context.Context, jobID string, places []job.Place) (planned []job.Snapshot, err error) {
 	var errs []error
 	for _, p := range places {
@@ -280,13 +282,16 @@ func (s snapshots) create(ctx context.Context, jobID string, planned job.Snapsho
 	if job.Ref(made.Ref) != planned.Ref {
 		return job.Snapshot{}, fmt.Errorf("snapshot %s was planned as %s", made.Ref.Path, planned.Ref.Path)
 	}
-	// One that the engine does not read has nothing to share, and there are few places for those that have.
+	// One that the engine does not read has nothing to share, and
+	// there are few places for those that have.
 	if made.Kind == snapshot.Image && !provider.InPlace() && planned.At == "" {
-		s.a.engine.BeginView(made.Ref.Path) // also while it is a base, for the images of other instances
+		// also while it is a base, for the images of other instances
+		s.a.engine.BeginView(made.Ref.Path)
 	}
 	now := evidence.ClockOffset()
 	planned.Root, planned.Taken, planned.Ino = cmp.Or(made.Root, made.Image), evidence.Earliest(taken, clock, now).UTC(), made.Ino
-	if planned.Clock = int64(now); mounted == evidence.MountOf(r.Volume) { // else somebody mounted something else meanwhile
+	// else somebody mounted something else meanwhile
+	if planned.Clock = int64(now); mounted == evidence.MountOf(r.Volume) {
 		planned.Mounted = mounted
 	}
 	return planned, nil
@@ -320,10 +325,12 @@ func (s snapshots) Instead(ctx context.Context, jobID string, failed job.Snapsho
 	return planned, means, true
 }
 
-// errUnflushed says that a view may lack what was written to something that is mounted on the volume: so may any other.
+// errUnflushed says that a view may lack what was written to
+// something that is mounted on the volume: so may any other.
 var errUnflushed = errors.New("the snapshot may lack what was written last")
 
-// flushed fails for a view that may lack what was written to something that is mounted on the volume, unless the configuration accepts
+// flushed fails for a view that may lack what was written to something
+// that is mounted on the volume, unless the configuration accepts
 // that: nothing may be released on it (Invariant nothing-lost).
 func (s snapshots) flushed(jobID, volume string, made *snapshot.Snapshot) error {
 	if len(made.Unflushed) == 0 {
@@ -355,9 +362,11 @@ func (s snapshots) Remove(ctx context.Context, ref job.Ref) error {
 	return s.a.removeSnapshot(ctx, ref)
 }
 
-// removeSnapshot waits for the removal for as long as removeTime, and not beyond the end of ctx; it goes on after that.
+// removeSnapshot waits for the removal for as long as removeTime,
+// and not beyond the end of ctx; it goes on after that.
 func (a *Agent) removeSnapshot(ctx context.Context, ref job.Ref) error {
-	// Under a name of its own: what hangs on the volume may hang since this view freezes its file system.
+	// Under a name of its own: what hangs on the volume may hang
+	// since this view freezes its file system.
 	_, err := ask(ctx, &a.patience, ref.Provider+" "+cmp.Or(ref.Path, ref.Volume), "removing the snapshot", removeTime, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, a.removeSnapshotNow(ctx, ref)
 	})
@@ -375,8 +384,9 @@ func (a *Agent) removeSnapshotNow(ctx context.Context, ref job.Ref) error {
 	return provider.Remove(ctx, snapshot.Ref(ref))
 }
 
-// leftovers lists the snapshots of this host beside all configured volumes. Where one can't be looked at, the others are listed all the same. All
-// volumes are looked at together: those that do not answer keep nobody waiting for longer than one.
+// leftovers lists the snapshots of this host beside all configured volumes. Where
+// one can't be looked at, the others are listed all the same. All volumes are looked
+// at together: those that do not answer keep nobody waiting for longer than one.
 func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
 	var mu sync.Mutex
 	var refs []job.Ref
@@ -406,7 +416,8 @@ func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
 	return refs, errors.Join(errs...)
 }
 
-// leftoversOf lists the snapshots of this host in the place that the request names; none for a volume that is not there.
+// leftoversOf lists the snapshots of this host in the place that
+// the request names; none for a volume that is not there.
 func (a *Agent) leftoversOf(ctx context.Context, r snapshot.Request) ([]snapshot.Ref, error) {
 	return ask(ctx, &a.patience, r.Volume, "looking for leftover snapshots", leftoverTime, func(ctx context.Context) ([]snapshot.Ref, error) {
 		if _, err := os.Stat(r.Volume); errors.Is(err, os.ErrNotExist) {

@@ -17,8 +17,9 @@ import (
 // errVolumes says that an instance is refused for where its volumes lie.
 var errVolumes = errors.New("the volumes of the instance must not be used as they are configured")
 
-// volumesFit fails where a volume of an instance may belong to somebody else: its path may be made to lead elsewhere, or it overlaps another volume
-// or the agent's own files. It looks at how things are now, as mounts and links change.
+// volumesFit fails where a volume of an instance may belong to somebody else:
+// its path may be made to lead elsewhere, or it overlaps another volume or the
+// agent's own files. It looks at how things are now, as mounts and links change.
 func (a *Agent) volumesFit(ctx context.Context, in *instance) error {
 	look := func(path string, strict bool) (location.Location, error) { return a.look(ctx, path, strict) }
 	for _, f := range a.cfg.CheckVolumes(in.index, look) {
@@ -39,7 +40,8 @@ func (a *Agent) look(ctx context.Context, path string, strict bool) (location.Lo
 	return ask(ctx, &a.patience, path, what, placeTime, func(context.Context) (location.Location, error) { return config.Look(path, strict) })
 }
 
-// refuseUnfit logs which instances are refused from the start. They are looked at again before each use, so that a remedy needs no restart.
+// refuseUnfit logs which instances are refused from the start. They are
+// looked at again before each use, so that a remedy needs no restart.
 func (a *Agent) refuseUnfit(ctx context.Context) {
 	for _, in := range a.instances {
 		if err := a.volumesFit(ctx, in); err != nil {
@@ -54,7 +56,8 @@ func steady(path string) error {
 	return err
 }
 
-// holderOf names the folder that holds a path, the same also after a reboot, and another where something else is mounted there.
+// holderOf names the folder that holds a path, the same also after
+// a reboot, and another where something else is mounted there.
 func holderOf(path string) (string, error) {
 	path = filepath.Dir(path)
 	at, err := restore.Identify(path)
@@ -64,7 +67,8 @@ func holderOf(path string) (string, error) {
 	return evidence.FileSystemOf(path) + " " + at, nil
 }
 
-// fits fails where the folder that holds a place is not the one that it was when the restore was planned, or can be made another.
+// fits fails where the folder that holds a place is not the one
+// that it was when the restore was planned, or can be made another.
 func fits(p job.Place) error {
 	for _, path := range []string{p.Target, p.Stage} {
 		if err := steady(path); err != nil {

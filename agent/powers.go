@@ -25,8 +25,9 @@ const (
 	whyKill     = "containers end with their processes"
 )
 
-// Powers tells which capabilities the work needs that is configured, or that an earlier life has left, the most general reason
-// first. All is true where any may be needed: by the commands of an exec runtime. The agent must not run yet.
+// Powers tells which capabilities the work needs that is configured, or that an
+// earlier life has left, the most general reason first. All is true where any
+// may be needed: by the commands of an exec runtime. The agent must not run yet.
 func (a *Agent) Powers() (need []Power, all bool, err error) {
 	jobs, err := a.journal.Active()
 	if err != nil {
@@ -85,7 +86,8 @@ func powers(cfg *config.Config, left leftWork) (need []Power, all bool) {
 	add(true, whyRead, "CAP_DAC_READ_SEARCH", "CAP_FOWNER")
 	add(true, whySnapshot, "CAP_SYS_ADMIN")
 	add(true, whyStacked, "CAP_SYS_PTRACE") // not in the unit: a drop-in gives it
-	// The last two are not in the unit: a drop-in gives them where restores of flags are to be exact.
+	// The last two are not in the unit: a drop-in gives them where
+	// restores of flags are to be exact.
 	add(!cfg.Prepare.Refuse || left.restore, whyRestore, "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETFCAP", "CAP_MKNOD",
 		"CAP_LINUX_IMMUTABLE", "CAP_SYS_RESOURCE")
 	add(made, whyMade, "CAP_DAC_OVERRIDE")

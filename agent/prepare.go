@@ -66,7 +66,8 @@ func (s *service) PrepareProgress(ctx context.Context, c api.Caller, id string) 
 	if here {
 		return api.PrepareProgress{Status: api.ProgressNormal}, nil
 	}
-	return api.PrepareProgress{Status: api.ProgressRestoring}, nil // offline, in the contract's words
+	// offline, in the contract's words
+	return api.PrepareProgress{Status: api.ProgressRestoring}, nil
 }
 
 // Status implements api.Service.
@@ -97,7 +98,8 @@ func (s *service) Status(ctx context.Context, c api.Caller, ids []string) ([]api
 	return list, group.Wait()
 }
 
-// instanceStatus is "abnormal" for an instance whose storage does not answer, as it would be after a backup: others are told of all the same.
+// instanceStatus is "abnormal" for an instance whose storage does not
+// answer, as it would be after a backup: others are told of all the same.
 func (s *service) instanceStatus(ctx context.Context, in *instance) (int, error) {
 	j, err := s.lastJob(in.cfg.ID)
 	if err != nil {
@@ -126,7 +128,8 @@ func (s *service) instanceStatus(ctx context.Context, in *instance) (int, error)
 	return api.InstanceLoaded, nil
 }
 
-// lastJob gives the unfinished job of an instance, or else the last that ended; nil when none is known.
+// lastJob gives the unfinished job of an instance, or else the last
+// that ended; nil when none is known.
 func (s *service) lastJob(id string) (*job.Job, error) {
 	active, _, err := s.a.journal.ByInstance(id)
 	if active != nil || err != nil {
@@ -135,8 +138,8 @@ func (s *service) lastJob(id string) (*job.Job, error) {
 	return s.a.journal.Ended(id)
 }
 
-// loaded tells whether the data of an instance whose last job is over belongs to this host now: it is here, and
-// was not released.
+// loaded tells whether the data of an instance whose last job is
+// over belongs to this host now: it is here, and was not released.
 func (a *Agent) loaded(ctx context.Context, in *instance, last *job.Job) (bool, error) {
 	if last != nil && last.State == job.Done {
 		if last.IsRestore() {

@@ -10,7 +10,8 @@ import (
 	"holdfast/internal/obs/obstest"
 )
 
-// waitsForRelease brings phone-1 to the point where its stored backup waits for the control plane's release.
+// waitsForRelease brings phone-1 to the point where its stored
+// backup waits for the control plane's release.
 func (h *host) waitsForRelease() {
 	h.t.Helper()
 	h.cfg = strings.Replace(h.cfg, "instances:", "release: control-plane\nlimits: {verified_within: 0s, drain_timeout: 5s}\ninstances:", 1)
@@ -30,8 +31,8 @@ func (h *host) inStore(pattern string) string {
 	return found[0]
 }
 
-// TestBackupGone: an explicit release powers nothing down while the store lacks any part of the backup; once all is back, it does. A resume
-// lets the instance run, and the job has failed.
+// TestBackupGone: an explicit release powers nothing down while the store lacks any part of the
+// backup; once all is back, it does. A resume lets the instance run, and the job has failed.
 func TestBackupGone(t *testing.T) {
 	for what, pattern := range map[string]string{
 		"header": "*/vault.json", "manifest": "*/backups/phone-1/*", "pack": "*/packs/*/*", "vault": "[0-9a-f]*",
@@ -71,8 +72,9 @@ func TestBackupGone(t *testing.T) {
 	}
 }
 
-// TestStoreAwayAtRelease: while the store's folder is another, as of a disk that is not mounted, the release waits; nothing is made in the
-// folder, also not after a restart, and the release goes on when the store is back.
+// TestStoreAwayAtRelease: while the store's folder is another, as of a disk
+// that is not mounted, the release waits; nothing is made in the folder,
+// also not after a restart, and the release goes on when the store is back.
 func TestStoreAwayAtRelease(t *testing.T) {
 	h := newHost(t)
 	h.waitsForRelease()
@@ -108,7 +110,8 @@ func TestStoreAwayAtRelease(t *testing.T) {
 	h.ended("holdfast.instance.released")
 }
 
-// TestNoVaultOverAKnownOne: where the journal knows a backup in the vault, an empty store gets no new vault, whatever made it empty.
+// TestNoVaultOverAKnownOne: where the journal knows a backup in the
+// vault, an empty store gets no new vault, whatever made it empty.
 func TestNoVaultOverAKnownOne(t *testing.T) {
 	h := newHost(t)
 	h.start()

@@ -15,8 +15,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// A life that recovers (Options.Recover) is for a start that faults stand in the way of while instances are held. To let an instance run
-// again needs the journal and the driver of the instance, and nothing of the store, the listeners or the control plane.
+// A life that recovers (Options.Recover) is for a start that faults stand in the way of
+// while instances are held. To let an instance run again needs the journal and the
+// driver of the instance, and nothing of the store, the listeners or the control plane.
 
 // JournalFile is the name of the journal in the state folder.
 const JournalFile = "journal.db"
@@ -24,8 +25,9 @@ const JournalFile = "journal.db"
 // marksFolder is the name of the folder with the notes of held instances.
 const marksFolder = "held"
 
-// Unfinished lists the instances that an earlier life may have left held, or with volumes that are half restored, by what lies in the state
-// folder. It returns none where another agent has the journal open, and leaves a damaged journal as it is.
+// Unfinished lists the instances that an earlier life may have left held, or with
+// volumes that are half restored, by what lies in the state folder. It returns none
+// where another agent has the journal open, and leaves a damaged journal as it is.
 func Unfinished(stateDir string) ([]string, error) {
 	var instances []string
 	notes, err := Held(stateDir)
@@ -50,7 +52,8 @@ func Unfinished(stateDir string) ([]string, error) {
 	return slices.Compact(instances), err
 }
 
-// Held lists the instances of which a note in the state folder says that they may be held. It reads nothing but names.
+// Held lists the instances of which a note in the state folder says
+// that they may be held. It reads nothing but names.
 func Held(stateDir string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(stateDir, marksFolder))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -68,7 +71,8 @@ func Held(stateDir string) ([]string, error) {
 	return instances, nil
 }
 
-// without returns err, unless this life recovers: then it logs that the agent goes on without the part.
+// without returns err, unless this life recovers: then it logs that
+// the agent goes on without the part.
 func (a *Agent) without(part string, err error) error {
 	if err == nil || !a.recovers {
 		return err

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// reportsPoll is how often the journal is looked at for new events: one look at a page in memory.
+	// reportsPoll is how often the journal is looked at for new
+	// events: one look at a page in memory.
 	reportsPoll = 500 * time.Millisecond
 	// reportsAlive is how often a reader gets a sign of life when nothing happens.
 	reportsAlive = 15 * time.Second
@@ -19,8 +20,8 @@ const (
 	reportsBatch = 100
 )
 
-// Reports implements api.Service. The journal keeps the last events, delivered or not, so that a reader that was away, also while
-// the agent was, misses none of them.
+// Reports implements api.Service. The journal keeps the last events, delivered or
+// not, so that a reader that was away, also while the agent was, misses none of them.
 func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send func(api.ReportEvent) error) error {
 	_, oldest, newest, err := s.a.journal.Recent(0, 0)
 	if err != nil {

@@ -31,7 +31,8 @@ func (h *host) collect(after *uint64, kind, instance string) (got []api.ReportEv
 	return got
 }
 
-// Events are what reports carry, in order, and go on where a reader was, also after a restart; each tenant gets its own.
+// Events are what reports carry, in order, and go on where a reader
+// was, also after a restart; each tenant gets its own.
 func TestEvents(t *testing.T) {
 	h := newHost(t)
 	h.start()

@@ -24,12 +24,14 @@ func (h *host) bases(beside string) []string {
 	return found
 }
 
-// volumeAt gives phone-1 its volume at a path, to be snapshot as what that lies on allows, and the instance to be held in that way.
+// volumeAt gives phone-1 its volume at a path, to be snapshot as
+// what that lies on allows, and the instance to be held in that way.
 func (h *host) volumeAt(path, hold string) {
 	h.cfg = strings.Replace(h.cfg, "path: "+h.in("volumes/phone-1")+", snapshot: freeze}]", "path: "+path+"}]\n    hold: "+hold, 1)
 }
 
-// volumeOn gives phone-1 its volume on another file system: a folder with one large file, or an image. The path of that file or image is returned too.
+// volumeOn gives phone-1 its volume on another file system: a folder with one
+// large file, or an image. The path of that file or image is returned too.
 func (h *host) volumeOn(mount string, image bool, content []byte) (volume, large string) {
 	h.t.Helper()
 	volume = filepath.Join(mount, "data")
@@ -66,8 +68,9 @@ func (h *host) ended(kind string) map[string]any {
 	return data
 }
 
-// TestRestoreLeavesABase: the first backup after a restore reads what was written since, also of one large file and of an image, and is
-// exact. The base goes with the release, outlives the agent, and where the configuration wants none there is none.
+// TestRestoreLeavesABase: the first backup after a restore reads what was written
+// since, also of one large file and of an image, and is exact. The base goes with the
+// release, outlives the agent, and where the configuration wants none there is none.
 func TestRestoreLeavesABase(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs")
 	for name, c := range map[string]struct {
@@ -92,7 +95,8 @@ func TestRestoreLeavesABase(t *testing.T) {
 				h.backup("acme", request, "phone-1")
 				h.eventually("released", func() bool { return h.plane.took("holdfast.instance.released", "phone-1") != nil })
 				data := h.ended("holdfast.backup.completed")
-				// The journal forgets a base in the transaction that ends the job; the snapshot goes after that.
+				// The journal forgets a base in the transaction that ends
+				// the job; the snapshot goes after that.
 				h.eventually("no base is left after the release", func() bool { return len(h.bases(mount)) == 0 })
 				if err := os.RemoveAll(volume); err != nil {
 					t.Fatal(err)

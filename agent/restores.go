@@ -15,7 +15,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// maxShownWarnings bounds what the log says of one volume that could not be restored exactly; the report has their number.
+// maxShownWarnings bounds what the log says of one volume that
+// could not be restored exactly; the report has their number.
 const maxShownWarnings = 10
 
 // restores brings back the volumes of this host's instances. It is the job.Restorer.
@@ -68,8 +69,8 @@ func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, e
 	return job.Content{Backup: ref.ID, Seq: ref.Seq, Created: ref.Time.UTC(), Vault: opened.Info().ID}, nil
 }
 
-// errRolledBack says that the store is not what it was: whoever owns it deleted the newest backup, or set it back. What is left is
-// restored by hand only (holdfast restore --backup).
+// errRolledBack says that the store is not what it was: whoever owns it deleted the newest
+// backup, or set it back. What is left is restored by hand only (holdfast restore --backup).
 var errRolledBack = errors.New("the store lacks a backup that it confirmed")
 
 // restored tells whether every volume is on this host; else why not.
@@ -188,8 +189,9 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 	return sum, places, nil
 }
 
-// matchVolumes gives the bytes of all volumes, or why the backup is not of the volumes that the configuration has: with one
-// too few the instance would not be what it was, and one too many has no place.
+// matchVolumes gives the bytes of all volumes, or why the backup is
+// not of the volumes that the configuration has: with one too few the
+// instance would not be what it was, and one too many has no place.
 func matchVolumes(m *vault.Manifest, places []job.Place) (total uint64, err error) {
 	for _, p := range places {
 		if _, err := m.Volume(p.Volume); err != nil {
@@ -221,7 +223,8 @@ func (r restores) Back(p job.Place) error {
 	return r.move(p, "bringing the tree back that was in place", restore.Place.Back)
 }
 
-// move does what can be done twice. While a move hangs, no other one is made on the volume, so that a late one can't undo it.
+// move does what can be done twice. While a move hangs, no other
+// one is made on the volume, so that a late one can't undo it.
 func (r restores) move(p job.Place, what string, do func(restore.Place) error) error {
 	_, err := act(context.Background(), &r.a.patience, p.Target, what, lookTime, 0, func(context.Context) (struct{}, error) {
 		return struct{}{}, steadily(p, do)
@@ -229,7 +232,8 @@ func (r restores) move(p job.Place, what string, do func(restore.Place) error) e
 	return err
 }
 
-// Discard waits for the removal for as long as removeTime; it goes on after that, and who asks again waits for it.
+// Discard waits for the removal for as long as removeTime; it goes
+// on after that, and who asks again waits for it.
 func (r restores) Discard(p job.Place) error {
 	_, err := ask(context.Background(), &r.a.patience, p.Stage, "removing the tree", removeTime, func(context.Context) (struct{}, error) {
 		return struct{}{}, steadily(p, restore.Place.Discard)

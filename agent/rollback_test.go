@@ -10,8 +10,8 @@ import (
 	"holdfast/agent/api"
 )
 
-// TestRolledBackStoreIsNoticed: a bucket whose owner sets it back to the state of an earlier backup is not restored from on
-// command, as the host knows that it made a newer one.
+// TestRolledBackStoreIsNoticed: a bucket whose owner sets it back to the state of an earlier
+// backup is not restored from on command, as the host knows that it made a newer one.
 func TestRolledBackStoreIsNoticed(t *testing.T) {
 	h := newHost(t)
 	h.start()

@@ -26,8 +26,8 @@ type listeners struct {
 	tls     atomic.Pointer[auth.TLS] // nil before control is prepared
 }
 
-// listen binds the socket, and the addresses as far as they are there. What the listener of the control plane needs beside its
-// address has to be right, unless this life recovers.
+// listen binds the socket, and the addresses as far as they are there. What the listener of
+// the control plane needs beside its address has to be right, unless this life recovers.
 func (a *Agent) listen() (err error) {
 	l := &a.listeners
 	l.control.setting, l.control.address, l.control.prepare = "listen", a.cfg.Listen, a.prepareControl
@@ -131,7 +131,8 @@ func (a *Agent) servers() []server {
 		n := a.cfg.Limits.Connections
 		return srv, api.LimitConnections(srv, l, n, n/addressShare)
 	}
-	// The socket is served from the begin: who recovers a host by hand needs it most while the agent recovers.
+	// The socket is served from the begin: who recovers a host by
+	// hand needs it most while the agent recovers.
 	socket := func(ctx context.Context) (*http.Server, net.Listener) {
 		return serving(ctx, api.NewOperatorHandler(s, options), nil), a.listeners.socket
 	}

@@ -27,9 +27,9 @@ const (
 	watchPoll = 2 * time.Second
 )
 
-// noInstance is the refusal for instances that are not here or not the caller's. One who does not see all
-// tenants gets the same words and the same code for both: a difference would tell one tenant what
-// another has (tenant-walls).
+// noInstance is the refusal for instances that are not here or not the caller's.
+// One who does not see all tenants gets the same words and the same code for
+// both: a difference would tell one tenant what another has (tenant-walls).
 func noInstance(c api.Caller, ids ...string) *api.Error {
 	if c.SeesAll() {
 		return api.RefuseInstances(api.CodeNoInstance, ids, "does not exist on this host")
@@ -42,8 +42,9 @@ type service struct{ a *Agent }
 
 var _ api.Service = (*service)(nil)
 
-// Backup checks the whole batch before anything starts, in the order: is the command known, do the
-// instances exist, may the caller act on them, are they of one tenant, is their storage here, are they busy.
+// Backup checks the whole batch before anything starts, in the order:
+// is the command known, do the instances exist, may the caller act on
+// them, are they of one tenant, is their storage here, are they busy.
 func (s *service) Backup(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
 	r := job.Request{Kind: job.KindBackup, Deadline: deadline, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
 	return s.accept(r, func() error { return s.check(ctx, c, ids, true) })
@@ -81,7 +82,8 @@ func (s *service) accept(r job.Request, check func() error) (api.TaskAnswer, err
 	return answer, nil
 }
 
-// check refuses a batch with instances that the caller can't act on together; for a backup their storage must be here.
+// check refuses a batch with instances that the caller can't act on
+// together; for a backup their storage must be here.
 func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bool) error {
 	var unknown []string
 	var known []*instance

@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	// settleEvery is how often the agent asks what became of backups whose outcome was not known. Where there is none, it
-	// costs nothing.
+	// settleEvery is how often the agent asks what became of backups
+	// whose outcome was not known. Where there is none, it costs nothing.
 	settleEvery = 10 * time.Minute
-	// settleTime bounds one such look at one vault: the requests of the agent's store are repeated without an end.
+	// settleTime bounds one such look at one vault: the requests of
+	// the agent's store are repeated without an end.
 	settleTime = time.Minute
 )
 

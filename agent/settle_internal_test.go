@@ -13,8 +13,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestAgentSettlesUnknownOutcomes: a backup that was in doubt when its job failed is resolved by an agent that runs no other job, and
-// nothing is left of it in the vault.
+// TestAgentSettlesUnknownOutcomes: a backup that was in doubt when its job failed is
+// resolved by an agent that runs no other job, and nothing is left of it in the vault.
 func TestAgentSettlesUnknownOutcomes(t *testing.T) {
 	check := func(err error) {
 		t.Helper()

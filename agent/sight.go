@@ -158,8 +158,8 @@ func roughly(d time.Duration) string {
 	return d.Round(100 * time.Millisecond).String()
 }
 
-// staleAnswer is when the last answer of IAM or of the store says nothing any more: nobody has asked
-// since.
+// staleAnswer is when the last answer of IAM or of the store says
+// nothing any more: nobody has asked since.
 const staleAnswer = 15 * time.Minute
 
 // sightOfParts finds what is wrong with the agent's own parts.

@@ -178,7 +178,8 @@ var troubled = []struct {
 		name:   "address",
 		states: []string{"listen_fails"},
 		before: func(_ *testing.T, h *host) {
-			h.cfg = strings.Replace(h.cfg, "\nlisten: 127.0.0.1:0", "\nlisten: 192.0.2.1:8443", 1) // of no host
+			// of no host
+			h.cfg = strings.Replace(h.cfg, "\nlisten: 127.0.0.1:0", "\nlisten: 192.0.2.1:8443", 1)
 		},
 		after: func(*testing.T, *host) {},
 	},
@@ -480,7 +481,8 @@ func (h *host) page(t *testing.T) map[string]float64 {
 	return series
 }
 
-// TestRecoveringLifeSaysSo: a start that only recovers, because of a fault, tells what it does and waits for. Nobody has drained it.
+// TestRecoveringLifeSaysSo: a start that only recovers, because of
+// a fault, tells what it does and waits for. Nobody has drained it.
 func TestRecoveringLifeSaysSo(t *testing.T) {
 	h := newHost(t)
 	h.cfg += unbraked + "release: control-plane\n"

@@ -13,18 +13,20 @@ import (
 	"holdfast/internal/snapshot"
 )
 
-// Bounds of what is asked of storage that may not answer: a suspended device, a network file system whose server is away.
+// Bounds of what is asked of storage that may not answer: a
+// suspended device, a network file system whose server is away.
 const (
 	checkTime    = 10 * time.Second // one view of a job
 	leftoverTime = 10 * time.Second // one volume, at the start
 	presentTime  = 2 * time.Minute  // all that a stored backup rests on, in the store
 )
 
-// viewEvery is how often the views of a backup are looked at while it reads them: a thin pool can fill up within a minute, and the
-// look costs a run of lvm.
+// viewEvery is how often the views of a backup are looked at while it reads them:
+// a thin pool can fill up within a minute, and the look costs a run of lvm.
 const viewEvery = 5 * time.Second
 
-// checkView tells why the view of a source can't be trusted any more, or has to go; nil while all is well, and where nobody can tell.
+// checkView tells why the view of a source can't be trusted any more,
+// or has to go; nil while all is well, and where nobody can tell.
 func checkView(ctx context.Context, s job.Source) error {
 	provider, err := snapshot.ByName(s.Ref.Provider)
 	if err != nil {
@@ -54,9 +56,10 @@ type views struct {
 	stop     func()                  // ends the watch
 }
 
-// reading runs read, which reads the views, and ends it when one of them goes bad. The error then says what became of the view: the
-// kernel says only that there was an input/output error, and its cache may say nothing. So read has to call begin when it begins, also once
-// more, and sound when it has read all, before anything rests on that.
+// reading runs read, which reads the views, and ends it when one of them goes bad. The
+// error then says what became of the view: the kernel says only that there was an
+// input/output error, and its cache may say nothing. So read has to call begin when it
+// begins, also once more, and sound when it has read all, before anything rests on that.
 func (v *views) reading(ctx context.Context, read func(context.Context) error) error {
 	v.working, v.end = context.WithCancelCause(ctx)
 	defer v.end(nil)
@@ -121,7 +124,8 @@ func (v *views) sound(ctx context.Context) error {
 	return err
 }
 
-// look tells of the first view that is bad; nil when ctx ended, and where the storage does not answer.
+// look tells of the first view that is bad; nil when ctx ended, and
+// where the storage does not answer.
 func (v *views) look(ctx context.Context) error {
 	for _, s := range v.sources {
 		err := v.lookAt(ctx, s)

@@ -40,7 +40,8 @@ func (s *storage) check(ctx context.Context, of job.Source) error {
 	return s.bad[of.Volume]
 }
 
-// A backup whose view goes bad ends with what became of it, whatever the kernel said of it, if anything.
+// A backup whose view goes bad ends with what became of it,
+// whatever the kernel said of it, if anything.
 func TestReading(t *testing.T) {
 	broken := &os.PathError{Op: "read", Path: "file", Err: unix.EIO}
 	until := func(ctx context.Context) error {

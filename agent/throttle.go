@@ -11,11 +11,12 @@ import (
 	"holdfast/internal/obs"
 )
 
-// clockCheck is how often the clock is looked at, at least: a timer does not notice that it was set, or that the host slept.
+// clockCheck is how often the clock is looked at, at least: a timer
+// does not notice that it was set, or that the host slept.
 const clockCheck = time.Minute
 
-// throttle keeps the limits of the host's store at what holds now: what an operator has set, else what the configuration
-// has for the time of day. It is safe for concurrent use.
+// throttle keeps the limits of the host's store at what holds now: what an operator has
+// set, else what the configuration has for the time of day. It is safe for concurrent use.
 type throttle struct {
 	limiter *obs.Limiter
 	log     *slog.Logger
@@ -55,7 +56,8 @@ func (t *throttle) run(ctx context.Context) {
 	}
 }
 
-// apply has the limiter do what holds at a time, and returns until when that does. The lock is held.
+// apply has the limiter do what holds at a time, and returns until
+// when that does. The lock is held.
 func (t *throttle) apply(at time.Time) time.Time {
 	limits, until := t.inForce().At(at)
 	if limits != t.now {
@@ -133,8 +135,8 @@ func (t *throttle) state() api.Throttle {
 	return s
 }
 
-// SetBandwidth takes the limits of another configuration, for requests under way too. It may be called at any time between
-// Open and Close.
+// SetBandwidth takes the limits of another configuration, for requests
+// under way too. It may be called at any time between Open and Close.
 func (a *Agent) SetBandwidth(b config.Bandwidth) { a.throttle.configured(b) }
 
 // Throttle implements api.Throttler.

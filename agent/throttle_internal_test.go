@@ -12,8 +12,8 @@ import (
 	"holdfast/internal/obs"
 )
 
-// TestThrottleFollowsTheClock: limits change when the schedule says so, not a second earlier or later, whatever else is set
-// meanwhile.
+// TestThrottleFollowsTheClock: limits change when the schedule says
+// so, not a second earlier or later, whatever else is set meanwhile.
 func TestThrottleFollowsTheClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // it is midnight of a Saturday
 		zone := time.Local
@@ -71,7 +71,8 @@ func TestThrottleFollowsTheClock(t *testing.T) {
 		th.operator(api.ThrottleSetting{})
 		expect("taken back", outside, api.FromConfiguration, api.FromConfiguration)
 
-		// Another configuration, with a window that begins before the clock would be looked at by itself.
+		// Another configuration, with a window that begins before the
+		// clock would be looked at by itself.
 		time.Sleep(time.Hour - 30*time.Second)
 		th.operator(api.ThrottleSetting{Requests: ptr(int64(7))})
 		th.configured(config.Bandwidth{Up: 3 * mib, Schedule: []config.Window{{From: "21:00", To: "21:01", Up: &little}}})

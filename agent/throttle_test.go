@@ -30,8 +30,8 @@ func (b countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestThrottleWhileUploading: a pack that would take nine minutes under the configuration's limit is stored at once when an
-// operator lifts it in the middle of the request.
+// TestThrottleWhileUploading: a pack that would take nine minutes under the configuration's
+// limit is stored at once when an operator lifts it in the middle of the request.
 func TestThrottleWhileUploading(t *testing.T) {
 	const pack = 16 << 20
 	minio := testbed.StartMinIO(t)
@@ -82,7 +82,8 @@ func TestThrottleWhileUploading(t *testing.T) {
 	}
 	h.metrics("holdfast_store_limit_up_bytes_per_second 0", fmt.Sprintf("holdfast_store_limit_down_bytes_per_second %g", float64(1<<20)))
 
-	// A reload: the configuration's limits change, what the operator has set stays until it is taken back.
+	// A reload: the configuration's limits change, what the operator
+	// has set stays until it is taken back.
 	h.agent.SetBandwidth(config.Bandwidth{Up: 1 << 30, Requests: 40})
 	if now, err = c.Throttle(t.Context()); err != nil || now.Up.Limit != 0 || now.Down.Limit != 0 || now.Requests != (api.Limit{Limit: 40, From: api.FromConfiguration}) {
 		t.Errorf("after a reload: %+v, %v", now, err)

@@ -9,7 +9,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestUnmountedVolume: an instance whose volume became empty is neither frozen nor released; allow_empty lets it pass.
+// TestUnmountedVolume: an instance whose volume became empty is
+// neither frozen nor released; allow_empty lets it pass.
 func TestUnmountedVolume(t *testing.T) {
 	d := testbed.NewPowerDisk(t, "ext4", 256<<20)
 	h := newHost(t)

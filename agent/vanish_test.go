@@ -11,8 +11,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestSnapshotVanishes: a job whose snapshot somebody removes while it is read fails and says so, to the control plane as to who asks, and
-// the instance runs on.
+// TestSnapshotVanishes: a job whose snapshot somebody removes while it is read
+// fails and says so, to the control plane as to who asks, and the instance runs on.
 func TestSnapshotVanishes(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs")
 	for name, c := range map[string]struct {

@@ -20,7 +20,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// vaults opens each tenant's vault when it is first needed and keeps it open. It is the job.Backuper.
+// vaults opens each tenant's vault when it is first needed and
+// keeps it open. It is the job.Backuper.
 type vaults struct {
 	a    *Agent
 	keys *keys
@@ -29,12 +30,13 @@ type vaults struct {
 
 	mu   sync.Mutex
 	open map[string]*openVault // by tenant
-	// jobs are the engine's, by the agent's id: those of which a round of pre-copy ran and the backup did not yet.
+	// jobs are the engine's, by the agent's id: those of which a
+	// round of pre-copy ran and the backup did not yet.
 	jobs map[string]*backup.Job
 }
 
-// openVault is one tenant's vault; the turn lets one job open it while others of the tenant wait, and
-// those of other tenants do not.
+// openVault is one tenant's vault; the turn lets one job open it
+// while others of the tenant wait, and those of other tenants do not.
 type openVault struct {
 	turn  chan struct{} // 1 token
 	vault *vault.Vault  // nil: not open yet; guarded by turn
@@ -85,8 +87,9 @@ func (v *vaults) once(ctx context.Context, tenant string, open func(context.Cont
 	return o.vault, nil
 }
 
-// drop makes the next job of the tenant open the vault again, after a panic of a job that used it: what the jobs of a vault
-// share may be locked for ever, or half changed. Jobs that use it now go on with it, and its memory goes with the last of them.
+// drop makes the next job of the tenant open the vault again, after a panic of a job
+// that used it: what the jobs of a vault share may be locked for ever, or half changed.
+// Jobs that use it now go on with it, and its memory goes with the last of them.
 func (v *vaults) drop(tenant string, used *vault.Vault) {
 	v.mu.Lock()
 	o := v.open[tenant]
@@ -143,10 +146,12 @@ func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault,
 	return opened, err
 }
 
-// hurry is how near a deadline is when the sample is left out: reading it back takes some round trips to the store.
+// hurry is how near a deadline is when the sample is left out:
+// reading it back takes some round trips to the store.
 const hurry = 30 * time.Second
 
-// Look fails for a volume that is not mounted, and where the tenant's vault can't be opened: the instance is not touched then.
+// Look fails for a volume that is not mounted, and where the
+// tenant's vault can't be opened: the instance is not touched then.
 func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
 	in := v.a.instances[instance]
 	if in == nil {
@@ -192,8 +197,9 @@ func (in *instance) volumes() string {
 	return strings.Join(paths, ", ")
 }
 
-// Backup runs the engine for a job. When ctx has ended it returns soon, also where the engine hangs on storage that does not answer: such a run has no
-// effect any more. It journals no pack, and writes no manifest.
+// Backup runs the engine for a job. When ctx has ended it returns soon,
+// also where the engine hangs on storage that does not answer: such a run
+// has no effect any more. It journals no pack, and writes no manifest.
 func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
 	in := v.a.instances[r.Instance]
 	if in == nil {
@@ -236,15 +242,16 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		},
 		Job:          v.engineJob(r.Job),
 		CatalogueDir: v.a.catalogues(),
-		IndexDir:     filepath.Join(v.a.cfg.StateDir, "index"), // as with the catalogues, it may be deleted at any time
+		// as with the catalogues, it may be deleted at any time
+		IndexDir: filepath.Join(v.a.cfg.StateDir, "index"),
 	}
 	if !r.Precopy {
 		defer v.Over(ctx, r.Job)
 	}
 	depth := "every pack confirmed by the store, manifest read back, "
 	if !r.Deadline.IsZero() {
-		// What gives way to a deadline: first compression, then the reading back of a sample. The manifest is read back
-		// whatever the time (Invariant release-last).
+		// What gives way to a deadline: first compression, then the reading back of a
+		// sample. The manifest is read back whatever the time (Invariant release-last).
 		o.MinLevel, o.MaxLevel = seal.Fastest, seal.Fastest
 		if time.Until(r.Deadline) < hurry {
 			o.Sample = -1
@@ -313,7 +320,8 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	}
 	if !r.Precopy {
 		if err := v.a.thawStored(ctx, r.Sources); err != nil {
-			v.a.watcher.Trouble(r.Instance, r.Job, "let a frozen file system go", err) // the end of the job tries again
+			// the end of the job tries again
+			v.a.watcher.Trouble(r.Instance, r.Job, "let a frozen file system go", err)
 		}
 	}
 	out := &job.Result{
@@ -387,7 +395,8 @@ func (a *Agent) source(id string, s job.Source) (backup.Source, error) {
 	return src, nil
 }
 
-// maxShownLosses bounds what the log says of accepted losses of one backup; the manifest names more, and counts all.
+// maxShownLosses bounds what the log says of accepted losses of one
+// backup; the manifest names more, and counts all.
 const maxShownLosses = 10
 
 // logAccepted tells of losses that the configuration accepts: nobody else does.
@@ -407,8 +416,8 @@ func (a *Agent) logAccepted(r job.BackupRequest, res *backup.Result) {
 
 func lossText(l vault.Loss) string { return tree.Warning{Path: string(l.Path), What: l.What}.String() }
 
-// whole fails for a backup that lacks something that the configuration does not accept (Invariant nothing-lost): no release on it, and as
-// an instance's newest it would be what a restore takes.
+// whole fails for a backup that lacks something that the configuration does not accept (Invariant
+// nothing-lost): no release on it, and as an instance's newest it would be what a restore takes.
 func whole(so *backup.Result) error {
 	if so.Lost == 0 {
 		return nil

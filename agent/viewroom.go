@@ -11,15 +11,18 @@ import (
 	"holdfast/internal/snapshot"
 )
 
-// Bounds of the space under a view that a backup reads, where it takes its space from a file system. (A thin pool has limits of its own.)
+// Bounds of the space under a view that a backup reads, where it takes
+// its space from a file system. (A thin pool has limits of its own.)
 const (
-	// viewFree is the share of a file system, in percent, below which a view goes rather than fills it up for those who write there.
+	// viewFree is the share of a file system, in percent, below which
+	// a view goes rather than fills it up for those who write there.
 	viewFree = 3
 	// viewLooks is how often that is looked at: the look is one call of the kernel.
 	viewLooks = time.Second
 )
 
-// viewRoom ends a backup whose views take the last space of their file system. One that was full before the view was made is no reason.
+// viewRoom ends a backup whose views take the last space of their file
+// system. One that was full before the view was made is no reason.
 type viewRoom struct {
 	mu    sync.Mutex
 	first map[string]int64 // bytes that were free at the first look, by the view's path

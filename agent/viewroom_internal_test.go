@@ -13,8 +13,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestViewGoesBeforeTheDiskIsFull: a view that stands while its file system fills up is given up; one on a file system that was full before is
-// not.
+// TestViewGoesBeforeTheDiskIsFull: a view that stands while its file system
+// fills up is given up; one on a file system that was full before is not.
 func TestViewGoesBeforeTheDiskIsFull(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs")
 	for _, kind := range []string{"btrfs", "xfs"} {

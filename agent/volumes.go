@@ -30,7 +30,8 @@ const (
 type VolumeView struct {
 	Instance, Volume string
 	Provider         string // "" where that can't be told
-	Means            string // what it does to the instance, in words; without a provider, why that can't be told
+	// what it does to the instance, in words; without a provider, why that can't be told
+	Means string
 	// Warn says that the instance stands still for longer than its mode of hold promises.
 	Warn bool
 }

@@ -82,7 +82,8 @@ func roomForJournal(dir string) error {
 	return nil
 }
 
-// watched is what was found on the disks at the last look. The zero value is ready; it is for any goroutine.
+// watched is what was found on the disks at the last look. The zero
+// value is ready; it is for any goroutine.
 type watched struct {
 	mu    sync.Mutex
 	found []sighting
@@ -228,7 +229,8 @@ func (a *Agent) backupAge(ctx context.Context, in *instance) []sighting {
 		}
 		return []sighting{s}
 	}
-	// Since when an instance without any backup is here is not known, so it counts from when this agent saw it first.
+	// Since when an instance without any backup is here is not known,
+	// so it counts from when this agent saw it first.
 	if err := a.restored(ctx, in); err != nil {
 		return nil
 	}

@@ -11,8 +11,9 @@ import (
 	"holdfast/agent/metrics"
 )
 
-// TestSmallWriteHealsNoJournal: that a watchdog, or whoever asks for /healthz, finds the journal writable does not take back that a job could not
-// write to it: a write of a few bytes succeeds on a full disk.
+// TestSmallWriteHealsNoJournal: that a watchdog, or whoever asks for
+// /healthz, finds the journal writable does not take back that a job
+// could not write to it: a write of a few bytes succeeds on a full disk.
 func TestSmallWriteHealsNoJournal(t *testing.T) {
 	journal, err := job.OpenJournal(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {

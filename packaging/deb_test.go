@@ -60,8 +60,8 @@ func TestPackageIsReproducible(t *testing.T) {
 	}
 }
 
-// TestPackageInSystemd takes the package through its life in a real systemd: installed, configured, started,
-// at work, killed, upgraded, stopped, removed, purged.
+// TestPackageInSystemd takes the package through its life in a real systemd:
+// installed, configured, started, at work, killed, upgraded, stopped, removed, purged.
 func TestPackageInSystemd(t *testing.T) {
 	m := bootMachine(t)
 	m.write(t, "/root/holdfast.deb", buildPackage(t, "..", "0.1.0"), 0o644)

@@ -10,8 +10,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// script runs a script of the package in a mount namespace of its own, in which /var/lib/holdfast and /usr/bin/holdfastd are the
-// test's, and returns what it says and its exit code.
+// script runs a script of the package in a mount namespace of its own, in which /var/lib/holdfast
+// and /usr/bin/holdfastd are the test's, and returns what it says and its exit code.
 func script(t *testing.T, state, program, name string, env []string, args ...string) (string, int) {
 	t.Helper()
 	const inside = `set -e
@@ -37,8 +37,8 @@ exec sh "$SCRIPT" "$@"`
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
-// TestRemovalWithHeldInstances: while instances are held the package is neither removed nor purged, says which they are and how to let them
-// go, and does both where the administrator insists.
+// TestRemovalWithHeldInstances: while instances are held the package is neither removed nor purged,
+// says which they are and how to let them go, and does both where the administrator insists.
 func TestRemovalWithHeldInstances(t *testing.T) {
 	testbed.Need(t, "root", "unshare", "mount")
 	program := filepath.Join(testbed.Dir(t), "holdfastd")

@@ -18,7 +18,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// bootPatience is how long a machine may take until its systemd is up; on an idle host it takes three seconds.
+// bootPatience is how long a machine may take until its systemd is
+// up; on an idle host it takes three seconds.
 const bootPatience = 2 * time.Minute
 
 // machine is a Debian 12 with a systemd of its own, in a container that shares the host's network.
@@ -78,7 +79,8 @@ func bootMachine(t *testing.T) *machine {
 		}
 	})
 	up := waitFor(bootPatience, func() bool {
-		// At first its child is one that makes the namespaces; the machine's first process comes after that.
+		// At first its child is one that makes the namespaces; the
+		// machine's first process comes after that.
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", nspawn.Process.Pid, nspawn.Process.Pid))
 		m.init, _ = strconv.Atoi(strings.TrimSpace(string(children)))
 		if m.init == 0 {
@@ -94,7 +96,8 @@ func bootMachine(t *testing.T) *machine {
 	return m
 }
 
-// baseSystem makes the file system that machines start from, once, below build: 40 seconds and 300 MB.
+// baseSystem makes the file system that machines start from, once,
+// below build: 40 seconds and 300 MB.
 func baseSystem(t *testing.T) string {
 	t.Helper()
 	base, err := filepath.Abs("../build/.bookworm")
@@ -185,7 +188,8 @@ func (m *machine) write(t *testing.T, path string, content []byte, mode os.FileM
 	}
 }
 
-// named lists the files of the machine whose name holds the word holdfast, at the top of each such tree.
+// named lists the files of the machine whose name holds the word
+// holdfast, at the top of each such tree.
 func (m *machine) named(t *testing.T) []string {
 	t.Helper()
 	out := m.run(t, "find", "/", "-xdev", "(", "-path", "/proc", "-o", "-path", "/sys", "-o", "-path", "/root", "-o",

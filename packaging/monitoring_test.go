@@ -15,8 +15,8 @@ import (
 
 var metricName = regexp.MustCompile(`\bholdfast_[a-z_]+\b`)
 
-// TestMonitoringNamesRealMetrics holds the alert rules and the dashboard to the page that the agent serves, and wants each of its
-// metrics to be in one of them.
+// TestMonitoringNamesRealMetrics holds the alert rules and the dashboard to the
+// page that the agent serves, and wants each of its metrics to be in one of them.
 func TestMonitoringNamesRealMetrics(t *testing.T) {
 	page, err := os.ReadFile("../agent/metrics/testdata/page.txt")
 	if err != nil {
@@ -49,7 +49,8 @@ func TestMonitoringNamesRealMetrics(t *testing.T) {
 	}
 }
 
-// TestAlerts has Prometheus' own tool check the rules, and fire them for what testdata/alerts.yml says.
+// TestAlerts has Prometheus' own tool check the rules, and fire
+// them for what testdata/alerts.yml says.
 func TestAlerts(t *testing.T) {
 	testbed.Need(t, "promtool")
 	for _, args := range [][]string{
@@ -108,7 +109,8 @@ func TestDashboardAsks(t *testing.T) {
 			rules = append(rules, rule{fmt.Sprintf("panel_%d:%s", p.ID, target.RefID), strings.ReplaceAll(target.Expr, "$instance", "h:9477")})
 		}
 	}
-	text, err := json.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": rules}}}) // JSON is YAML
+	// JSON is YAML
+	text, err := json.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": rules}}})
 	if err != nil {
 		t.Fatal(err)
 	}

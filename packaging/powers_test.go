@@ -10,9 +10,10 @@ import (
 	"testing"
 )
 
-// TestFewerPowers runs the shipped program, as the shipped unit and with all that README.md of the unit takes away, in a real
-// systemd, on a host that makes no restores, no snapshots and has no containers: it has the capabilities left that it should have, in
-// all threads, and its backups are whole.
+// TestFewerPowers runs the shipped program, as the shipped unit and with all
+// that README.md of the unit takes away, in a real systemd, on a host that makes
+// no restores, no snapshots and has no containers: it has the capabilities left
+// that it should have, in all threads, and its backups are whole.
 func TestFewerPowers(t *testing.T) {
 	m := bootMachine(t)
 	m.write(t, "/root/holdfast.deb", buildPackage(t, "..", "0.1.0"), 0o644)

@@ -1,11 +1,12 @@
-// Package systemd holds what the service manager needs to know of Holdfast: the unit, the group and the
-// folders, as files. The .deb ships these files and "holdfastd install" writes the same bytes. The reason
-// for each directive of the unit is in README.md.
+// Package systemd holds what the service manager needs to know of Holdfast: the unit, the
+// group and the folders, as files. The .deb ships these files and "holdfastd install"
+// writes the same bytes. The reason for each directive of the unit is in README.md.
 package systemd
 
 import _ "embed" // the files below
 
-// Unit is holdfast.service, for /lib/systemd/system (a package) or /etc/systemd/system (an installation by hand).
+// Unit is holdfast.service, for /lib/systemd/system (a package) or
+// /etc/systemd/system (an installation by hand).
 //
 //go:embed holdfast.service
 var Unit string

@@ -12,7 +12,8 @@ import (
 	"holdfast/systemd"
 )
 
-// exposure is the most that "systemd-analyze security" may rate the unit, in tenths. README.md has the reasons.
+// exposure is the most that "systemd-analyze security" may rate the
+// unit, in tenths. README.md has the reasons.
 const exposure = "34"
 
 func TestUnitIsValid(t *testing.T) {

@@ -1,10 +1,10 @@
 // Package api is the way in: the control plane's contract over HTTPS, the operator's calls over a
 // unix socket, and the client of the latter that the command line uses.
 //
-// It knows HTTP, the contract's codes and limits, and nothing of jobs: every accepted call goes to a
-// Service, which package agent implements over the journal. Who calls is decided by an
-// Authenticator; package agent adapts the one of agent/auth to it (same level, so neither package
-// imports the other; AuthFunc makes that a few lines).
+// It knows HTTP, the contract's codes and limits, and nothing of jobs: every accepted
+// call goes to a Service, which package agent implements over the journal. Who calls
+// is decided by an Authenticator; package agent adapts the one of agent/auth to it
+// (same level, so neither package imports the other; AuthFunc makes that a few lines).
 //
 // The package starts no goroutine: handlers run on those of net/http and return when the request's
 // context ends. A crash leaves nothing, as nothing is kept here.
@@ -45,8 +45,8 @@ func (c Caller) Sees(tenant string) bool {
 	return c.SeesAll() || c.Tenant == tenant && tenant != ""
 }
 
-// SeesAll tells whether the caller sees every tenant: an operator, or a control plane or reader whose
-// token is bound to no tenant. A tenant's token without a tenant sees nothing.
+// SeesAll tells whether the caller sees every tenant: an operator, or a control plane or
+// reader whose token is bound to no tenant. A tenant's token without a tenant sees nothing.
 func (c Caller) SeesAll() bool {
 	return c.Role == RoleOperator || c.Tenant == "" && (c.Role == RoleControlPlane || c.Role == RoleReadOnly)
 }
@@ -58,20 +58,22 @@ func (c Caller) Commands() bool {
 
 // Authentication failures; an Authenticator wraps or returns them.
 var (
-	// ErrUnknownToken says that nobody known has this token, or that it has expired. Answered .0000.
+	// ErrUnknownToken says that nobody known has this token, or that
+	// it has expired. Answered .0000.
 	ErrUnknownToken = errors.New("unknown token")
-	// ErrAuthUnavailable says that the token can't be checked now. The call is refused (CodeAuthAway), and may
-	// be tried again later.
+	// ErrAuthUnavailable says that the token can't be checked now. The
+	// call is refused (CodeAuthAway), and may be tried again later.
 	ErrAuthUnavailable = errors.New("tokens cannot be checked now")
-	// ErrAuthTooOften says that so many unknown tokens came that this one is not checked. The call is refused as one too many, and
-	// may be tried again later.
+	// ErrAuthTooOften says that so many unknown tokens came that this one is not
+	// checked. The call is refused as one too many, and may be tried again later.
 	ErrAuthTooOften = errors.New("too many unknown tokens")
 )
 
 // addressKey is the key of the caller's address in a context.
 type addressKey struct{}
 
-// Address is the address of the caller, without its port, in the context that an Authenticator gets; "" in any other.
+// Address is the address of the caller, without its port, in the
+// context that an Authenticator gets; "" in any other.
 func Address(ctx context.Context) string {
 	address, _ := ctx.Value(addressKey{}).(string)
 	return address
@@ -83,9 +85,9 @@ type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (Caller, error)
 }
 
-// AuthFunc is a function as an Authenticator, for the adapter in package agent: it calls the one of
-// agent/auth, turns auth.ErrUnknownToken and auth.ErrUnavailable into the two errors above, and copies the
-// three fields of the caller, which mean the same.
+// AuthFunc is a function as an Authenticator, for the adapter in package agent: it
+// calls the one of agent/auth, turns auth.ErrUnknownToken and auth.ErrUnavailable into
+// the two errors above, and copies the three fields of the caller, which mean the same.
 type AuthFunc func(ctx context.Context, token string) (Caller, error)
 
 // Authenticate calls f.
@@ -93,46 +95,50 @@ func (f AuthFunc) Authenticate(ctx context.Context, token string) (Caller, error
 	return f(ctx, token)
 }
 
-// Service does what callers ask. All methods may be called from many goroutines at the same time.
-// An error that is an *Error is answered as it is; any other becomes .9999 with a reference, and its
-// text goes to the log only. Methods check whose the things are (Caller.Sees); what a role may do at all
-// the handlers have checked already.
+// Service does what callers ask. All methods may be called from many goroutines at the
+// same time. An error that is an *Error is answered as it is; any other becomes .9999
+// with a reference, and its text goes to the log only. Methods check whose the things
+// are (Caller.Sees); what a role may do at all the handlers have checked already.
 type Service interface {
 	Preparer
 	Throttler
 	Refuser
-	// Backup accepts one command for all of instanceIDs or for none, and returns once the task is in the
-	// journal. The ids have the right form and no duplicates. The same requestID of the same tenant
-	// with the same digest gives the first answer again, with another digest an Error with CodeParameter. Request
-	// ids of different tenants (Caller.Tenant) are different commands. The deadline is when the host is needed; zero when
-	// there is no haste.
+	// Backup accepts one command for all of instanceIDs or for none, and returns once the task
+	// is in the journal. The ids have the right form and no duplicates. The same requestID of
+	// the same tenant with the same digest gives the first answer again, with another digest an
+	// Error with CodeParameter. Request ids of different tenants (Caller.Tenant) are different
+	// commands. The deadline is when the host is needed; zero when there is no haste.
 	Backup(ctx context.Context, c Caller, requestID string, digest [32]byte, instanceIDs []string, deadline time.Time) (TaskAnswer, error)
-	// Reports calls send for each report after the one with the number after, or with nil for those made from now on, until
-	// the context ends (nil), or send fails (its error). The caller gets what it may see. A ReportEvent of ReportGap comes
-	// first where some in between are no longer kept, and one without a type now and then, to find readers that are gone.
+	// Reports calls send for each report after the one with the number after, or with nil for
+	// those made from now on, until the context ends (nil), or send fails (its error). The
+	// caller gets what it may see. A ReportEvent of ReportGap comes first where some in between
+	// are no longer kept, and one without a type now and then, to find readers that are gone.
 	Reports(ctx context.Context, c Caller, after *uint64, send func(ReportEvent) error) error
-	// Task tells how a task stands. A task that is not there and one that the caller may not see are the
-	// same UnknownTask error.
+	// Task tells how a task stands. A task that is not there and one
+	// that the caller may not see are the same UnknownTask error.
 	Task(ctx context.Context, c Caller, taskID string) (TaskStatus, error)
-	// Watch calls send for what happened to the task's jobs so far in short (at least their present
-	// stage), then for each event as it comes, and returns nil when all jobs have ended, the context's error, or the error of
-	// send. send is called on the goroutine of Watch. Unknown tasks as in Task, before any event.
+	// Watch calls send for what happened to the task's jobs so far in short (at
+	// least their present stage), then for each event as it comes, and returns nil
+	// when all jobs have ended, the context's error, or the error of send. send is
+	// called on the goroutine of Watch. Unknown tasks as in Task, before any event.
 	Watch(ctx context.Context, c Caller, taskID string, send func(Event) error) error
 	// Info is about the agent as a whole.
 	Info(ctx context.Context, c Caller) (Info, error)
 	// Instances lists what the caller may see, sorted by id.
 	Instances(ctx context.Context, c Caller) ([]InstanceInfo, error)
-	// Jobs lists what the caller may see and the filter lets through, newest first, at most f.Limit of them. next is f.Before for
-	// the jobs that follow; 0 when none do.
+	// Jobs lists what the caller may see and the filter lets through, newest first, at
+	// most f.Limit of them. next is f.Before for the jobs that follow; 0 when none do.
 	Jobs(ctx context.Context, c Caller, f JobFilter) (list []JobInfo, next uint64, err error)
-	// Cancel undoes those jobs of a task that are not past their commit point; each instance is left running.
-	// Cancelling what has ended is no error.
+	// Cancel undoes those jobs of a task that are not past their commit point;
+	// each instance is left running. Cancelling what has ended is no error.
 	Cancel(ctx context.Context, c Caller, taskID string) error
-	// Release powers down an instance that is held with a backup reported and acknowledged. Done twice is no error.
+	// Release powers down an instance that is held with a backup
+	// reported and acknowledged. Done twice is no error.
 	Release(ctx context.Context, c Caller, instanceID string) error
 	// Resume lets an instance that is held run again; its backup stays. Done twice is no error.
 	Resume(ctx context.Context, c Caller, instanceID string) error
-	// Drain stops taking commands; what runs is finished. It returns at once; Info tells when it is done.
+	// Drain stops taking commands; what runs is finished. It returns
+	// at once; Info tells when it is done.
 	Drain(ctx context.Context, c Caller) error
 }
 
@@ -181,15 +187,18 @@ type Info struct {
 	JobsQueued     int       `json:"jobs_queued"`
 	ReportsPending int       `json:"reports_pending"` // in the outbox, not acknowledged yet
 	ReportsRefused int       `json:"reports_refused"` // refused for good, and kept; see Refuser
-	// What fails now, and the states in which a human must act, the most urgent first; none for callers that do not see every tenant.
+	// What fails now, and the states in which a human must act, the
+	// most urgent first; none for callers that do not see every tenant.
 	Troubles []Trouble `json:"troubles,omitempty"`
-	// What bounds the calls to the store; nil where nothing does, and for callers that do not see every tenant.
+	// What bounds the calls to the store; nil where nothing does, and
+	// for callers that do not see every tenant.
 	Throttle *Throttle `json:"throttle,omitempty"`
 	// What could not be removed and takes up space; none for callers that do not see every tenant.
 	Leftovers []Leftover `json:"leftovers,omitempty"`
 }
 
-// Leftover is a snapshot that nothing needs, or what a restore has replaced, that could not be removed. The agent tries again.
+// Leftover is a snapshot that nothing needs, or what a restore has
+// replaced, that could not be removed. The agent tries again.
 type Leftover struct {
 	Path       string    `json:"path"`
 	InstanceID string    `json:"instance_id,omitempty"`
@@ -203,11 +212,12 @@ type Trouble struct {
 	Name       string    `json:"name"`
 	InstanceID string    `json:"instance_id,omitempty"`
 	JobID      string    `json:"job_id,omitempty"`
-	Since      time.Time `json:"since"`          // UTC
-	Seconds    float64   `json:"seconds"`        // how long it lasts, by a clock that nobody can set
-	Error      string    `json:"error"`          // the latest
-	Hint       string    `json:"hint,omitempty"` // what an operator does about it
-	More       int       `json:"more,omitempty"` // how many others of the name are left out
+	Since      time.Time `json:"since"` // UTC
+	// how long it lasts, by a clock that nobody can set
+	Seconds float64 `json:"seconds"`
+	Error   string  `json:"error"`          // the latest
+	Hint    string  `json:"hint,omitempty"` // what an operator does about it
+	More    int     `json:"more,omitempty"` // how many others of the name are left out
 }
 
 // Trouble is the first trouble of the name; nil when there is none.
@@ -236,10 +246,12 @@ type InstanceInfo struct {
 
 // Volume is one volume of an instance.
 type Volume struct {
-	Name     string `json:"name"`
-	Path     string `json:"path"`
-	Snapshot string `json:"snapshot"` // as the configuration has it: auto, or the name of a provider
-	// Provider is what a backup would read now, and Means what that does to the instance; "" while the volume was not looked at.
+	Name string `json:"name"`
+	Path string `json:"path"`
+	// as the configuration has it: auto, or the name of a provider
+	Snapshot string `json:"snapshot"`
+	// Provider is what a backup would read now, and Means what that
+	// does to the instance; "" while the volume was not looked at.
 	Provider string `json:"provider,omitempty"`
 	Means    string `json:"means,omitempty"`
 }
@@ -249,12 +261,14 @@ type JobFilter struct {
 	TaskID     string
 	InstanceID string
 	Active     bool // only those that have not ended
-	// Before lists only jobs that are older than the last of the page before (next of Service.Jobs); 0 begins with the newest.
+	// Before lists only jobs that are older than the last of the page
+	// before (next of Service.Jobs); 0 begins with the newest.
 	Before uint64
 	Limit  int // jobs of a page; 0 is no limit
 }
 
-// JobInfo is one job, with all that operators want to see of it. Times are UTC, zero where not reached.
+// JobInfo is one job, with all that operators want to see of it.
+// Times are UTC, zero where not reached.
 type JobInfo struct {
 	JobID        string    `json:"job_id"`
 	TaskID       string    `json:"task_id"`
@@ -292,8 +306,10 @@ const (
 	EventStage    = "stage"    // the job entered Stage
 	EventProgress = "progress" // Progress is set
 	EventWarning  = "warning"  // Message is set; the job goes on
-	EventEnded    = "ended"    // the job ended; Status, and on failure ErrorCode and ErrorMsg, are set
-	EventError    = "error"    // the stream itself ends before the task did; ErrorCode and ErrorMsg say why
+	// the job ended; Status, and on failure ErrorCode and ErrorMsg, are set
+	EventEnded = "ended"
+	// the stream itself ends before the task did; ErrorCode and ErrorMsg say why
+	EventError = "error"
 )
 
 // Event is one line of a task's stream.

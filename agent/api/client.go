@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// ErrNoAgent says that nobody listens at the socket: the agent does not run, or its socket is elsewhere.
+// ErrNoAgent says that nobody listens at the socket: the agent does
+// not run, or its socket is elsewhere.
 var ErrNoAgent = errors.New("no agent answers")
 
 // ErrCut says that the agent went away while it was called: it is being restarted, or was killed.
@@ -56,7 +57,8 @@ func (c *Client) Instances(ctx context.Context) ([]InstanceInfo, error) {
 	return v.Instances, err
 }
 
-// Jobs lists the jobs that f lets through, newest first: all of them, page by page, or f.Limit of them.
+// Jobs lists the jobs that f lets through, newest first: all of
+// them, page by page, or f.Limit of them.
 func (c *Client) Jobs(ctx context.Context, f JobFilter) (list []JobInfo, err error) {
 	most := f.Limit
 	for {
@@ -100,7 +102,8 @@ func (c *Client) jobs(ctx context.Context, f JobFilter) (v jobList, err error) {
 	return v, err
 }
 
-// Backup commands a backup of instances. The same request id gives the same task; "" makes a new one.
+// Backup commands a backup of instances. The same request id gives
+// the same task; "" makes a new one.
 func (c *Client) Backup(ctx context.Context, requestID string, instanceIDs []string) (TaskAnswer, error) {
 	body := struct {
 		IDs []string `json:"instance_ids"`
@@ -137,16 +140,18 @@ func (c *Client) Throttle(ctx context.Context) (Throttle, error) {
 	return v, err
 }
 
-// SetThrottle sets limits until the agent ends, in the place of those set before, and tells what holds then.
+// SetThrottle sets limits until the agent ends, in the place of
+// those set before, and tells what holds then.
 func (c *Client) SetThrottle(ctx context.Context, s ThrottleSetting) (Throttle, error) {
 	var v Throttle
 	err := c.call(ctx, http.MethodPut, "/v1/agent/throttle", "", s, &v)
 	return v, err
 }
 
-// Watch calls fn for each event of a task until the task ends (nil), fn returns an error (which it
-// returns), the agent goes away (ErrCut or ErrNoAgent) or ctx ends. Called again it begins with the present stage of
-// each job, so whoever asks again after ErrCut misses stages in between, but no end.
+// Watch calls fn for each event of a task until the task ends (nil), fn returns
+// an error (which it returns), the agent goes away (ErrCut or ErrNoAgent) or
+// ctx ends. Called again it begins with the present stage of each job, so
+// whoever asks again after ErrCut misses stages in between, but no end.
 func (c *Client) Watch(ctx context.Context, taskID string, fn func(Event) error) error {
 	resp, err := c.do(ctx, http.MethodGet, "/v1/agent/tasks/"+url.PathEscape(taskID)+"/events", "", nil)
 	if err != nil {

@@ -161,8 +161,8 @@ func TestServiceCodes(t *testing.T) {
 	}
 }
 
-// Invariant same-command-once, as far as the handler goes: what a body says makes the command, not how
-// it is written.
+// Invariant same-command-once, as far as the handler goes: what a
+// body says makes the command, not how it is written.
 func TestSameCommand(t *testing.T) {
 	b := newBed(t)
 	post := func(body string) reply {
@@ -199,7 +199,8 @@ func TestTaskContract(t *testing.T) {
 	if r := b.send(http.MethodGet, "/v1/instances/tasks/task-t1", hdr("x-request-id", "r"), nil); r.Code != api.CodeNoHeader {
 		t.Errorf("no token: %s", r.raw)
 	}
-	// Invariant tenant-walls: another tenant's task and none answer alike, to the letter but for the id.
+	// Invariant tenant-walls: another tenant's task and none answer
+	// alike, to the letter but for the id.
 	theirs, none := get("/v1/instances/tasks/task-t2", "t1"), get("/v1/instances/tasks/task-tX", "t1")
 	if theirs.status != 400 || theirs.Code != api.CodeParameter || strings.ReplaceAll(theirs.raw, "task-t2", "task-tX") != none.raw {
 		t.Errorf("another tenant's: %s\nnone: %s", theirs.raw, none.raw)
@@ -242,7 +243,8 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 	}
 }
 
-// An internal failure and a panic tell the caller a reference and nothing else, and the log the rest.
+// An internal failure and a panic tell the caller a reference and
+// nothing else, and the log the rest.
 func TestInternalFailures(t *testing.T) {
 	for name, arm := range map[string]func(*fake){
 		"error": func(f *fake) { f.fail = fmt.Errorf("open /var/lib/holdfast/journal: inner detail") },

@@ -19,8 +19,8 @@ var instancePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
 // maxUserIDBytes is above the length of any user id of IAM.
 const maxUserIDBytes = 128
 
-// readBody reads at most MaxBodyBytes. After more than that the connection is closed, so that a caller
-// can't make us read on.
+// readBody reads at most MaxBodyBytes. After more than that the
+// connection is closed, so that a caller can't make us read on.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBodyBytes))
 	var tooLarge *http.MaxBytesError
@@ -54,8 +54,8 @@ type command struct {
 	deadline time.Time
 }
 
-// digest tells commands apart. It covers what the body says, not how it is written, so that a caller
-// whose JSON library orders keys differently on a second try still sends the same command.
+// digest tells commands apart. It covers what the body says, not how it is written, so that a
+// caller whose JSON library orders keys differently on a second try still sends the same command.
 func (c command) digest() [32]byte {
 	b, err := json.Marshal(struct {
 		User *string  `json:"user_id"`
@@ -75,8 +75,9 @@ const missingIDs = "instance_ids: missing"
 // decodeBackup is decodeBatch, and takes a deadline too.
 func decodeBackup(body []byte) (command, error) { return decode(body, true) }
 
-// decodeBatch reads both forms of the body, {"instance_ids": [...]} and {"instance_id": "..."}, each
-// with or without user_id. An error is *Error with CodeParameter, naming the field and its value.
+// decodeBatch reads both forms of the body, {"instance_ids": [...]}
+// and {"instance_id": "..."}, each with or without user_id. An error
+// is *Error with CodeParameter, naming the field and its value.
 func decodeBatch(body []byte) (command, error) { return decode(body, false) }
 
 func decode(body []byte, mayHurry bool) (command, error) {

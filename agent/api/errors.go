@@ -20,12 +20,13 @@ const (
 	CodeInRecovery   = "KOOPHONE.API.2005" // the instance is being restored
 	CodeInBackup     = "KOOPHONE.API.2006" // the instance is being backed up
 	CodeNoInstance   = "KOOPHONE.API.4001" // the instance does not exist
-	CodeNotRunning   = "KOOPHONE.API.5005" // not all instances are running, or not restored to this host
-	CodeInternal     = "KOOPHONE.API.9999" // anything else
+	// not all instances are running, or not restored to this host
+	CodeNotRunning = "KOOPHONE.API.5005"
+	CodeInternal   = "KOOPHONE.API.9999" // anything else
 )
 
-// CodeAuthAway is one of our own, which the contract has none for: the token can't be checked now, as IAM does not answer. Whoever
-// watches the callers can tell it from a fault of the agent.
+// CodeAuthAway is one of our own, which the contract has none for: the token can't be checked
+// now, as IAM does not answer. Whoever watches the callers can tell it from a fault of the agent.
 const CodeAuthAway = "HOLDFAST.API.9001"
 
 // messageOK is the message of every success.
@@ -42,8 +43,8 @@ type Error struct {
 // Error gives code and message.
 func (e *Error) Error() string { return e.Code + ": " + e.Msg }
 
-// Refuse is the refusal with the given code: status 500 for CodeInternal and CodeAuthAway, 400 for all others.
-// Values from outside are to be given through Quote.
+// Refuse is the refusal with the given code: status 500 for CodeInternal and
+// CodeAuthAway, 400 for all others. Values from outside are to be given through Quote.
 func Refuse(code, format string, args ...any) *Error {
 	return &Error{Status: statusOf(code), Code: code, Msg: fmt.Sprintf(format, args...)}
 }
@@ -56,15 +57,16 @@ func statusOf(code string) int {
 	return http.StatusBadRequest
 }
 
-// Busy is the refusal of a command that may be sent again later: the queue is full, or the agent drains.
+// Busy is the refusal of a command that may be sent again later:
+// the queue is full, or the agent drains.
 func Busy(retryAfter time.Duration, format string, args ...any) *Error {
 	e := Refuse(CodeInternal, format, args...)
 	e.RetryAfter = retryAfter
 	return e
 }
 
-// UnknownTask is the one answer for a task that is not there and for one that the caller may not see
-// (tenant-walls).
+// UnknownTask is the one answer for a task that is not there and
+// for one that the caller may not see (tenant-walls).
 func UnknownTask(taskID string) *Error {
 	return Refuse(CodeParameter, "task_id: no such task %s", Quote(taskID))
 }
@@ -86,8 +88,8 @@ func RefuseInstances(code string, ids []string, why string) *Error {
 // maxQuoted bounds how much of a value from outside an answer or a log line repeats, in bytes.
 const maxQuoted = 64
 
-// Quote gives a value from outside for a message: quoted, so that control characters and line ends show
-// as escapes, and cut so that a long one fills neither answers nor logs.
+// Quote gives a value from outside for a message: quoted, so that control characters and
+// line ends show as escapes, and cut so that a long one fills neither answers nor logs.
 func Quote(s string) string {
 	if len(s) <= maxQuoted {
 		return fmt.Sprintf("%q", s)

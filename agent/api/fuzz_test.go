@@ -27,7 +27,8 @@ func (r *recorder) Backup(_ context.Context, _ api.Caller, _ string, d [32]byte,
 	return api.TaskAnswer{TaskID: "t"}, nil
 }
 
-// Any body is answered in the contract's form with 200 or 400, and what is accepted keeps the limits.
+// Any body is answered in the contract's form with 200 or 400, and
+// what is accepted keeps the limits.
 func FuzzBackupBody(f *testing.F) {
 	f.Add([]byte(`{"instance_ids":["phone-1","phone-2"]}`))
 	f.Add([]byte(`{"user_id":"u1","instance_id":"phone-1"}`))
@@ -70,7 +71,8 @@ func FuzzBackupBody(f *testing.F) {
 	})
 }
 
-// Any request that net/http lets through is answered in the contract's form, without a panic or a 500.
+// Any request that net/http lets through is answered in the
+// contract's form, without a panic or a 500.
 func FuzzHandler(f *testing.F) {
 	f.Add([]byte("POST /v1/instances/backup HTTP/1.1\r\nHost: h\r\nX-Request-Id: r\r\nX-Auth-Token: t1\r\nContent-Length: 25\r\n\r\n{\"instance_id\":\"phone-1\"}"))
 	f.Add([]byte("GET /v1/instances/tasks/task-t1 HTTP/1.1\r\nHost: h\r\nX-Request-Id: r\r\nX-Auth-Token: ops\r\n\r\n"))

@@ -67,18 +67,20 @@ type Exchange struct {
 
 // Options of a handler. The zero value is usable.
 type Options struct {
-	// Log gets one line for each internal failure, with the reference that the answer has. nil: none.
+	// Log gets one line for each internal failure, with the reference
+	// that the answer has. nil: none.
 	Log *slog.Logger
 	// Observe is called after each call, on its goroutine. nil: nobody looks.
 	Observe func(Exchange)
-	// Audit is called for each call of a Command route, once what is answered is known and before it is sent: who was
-	// answered is in the audit. nil: nobody keeps one.
+	// Audit is called for each call of a Command route, once what is answered is known
+	// and before it is sent: who was answered is in the audit. nil: nobody keeps one.
 	Audit func(Exchange)
-	// Peer tells who the connection itself says calls, by its certificate: what counts where no token is sent. An error
-	// (that wraps ErrUnknownToken or ErrAuthUnavailable) refuses the call, with or without a token. nil: tokens only.
+	// Peer tells who the connection itself says calls, by its certificate: what counts
+	// where no token is sent. An error (that wraps ErrUnknownToken or
+	// ErrAuthUnavailable) refuses the call, with or without a token. nil: tokens only.
 	Peer func(*http.Request) (c Caller, found bool, err error)
-	// Requests is how many requests a second each caller may send over the network, twice that at once, and each address ten
-	// times as many; 0 sets no limit.
+	// Requests is how many requests a second each caller may send over the network,
+	// twice that at once, and each address ten times as many; 0 sets no limit.
 	Requests float64
 }
 
@@ -96,8 +98,8 @@ type handler struct {
 	streams            streams
 }
 
-// NewHandler serves the control plane's contract, and the agent's own calls under /v1/agent/, to callers
-// with tokens. It is safe for concurrent use, as Service and Authenticator must be.
+// NewHandler serves the control plane's contract, and the agent's own calls under /v1/agent/,
+// to callers with tokens. It is safe for concurrent use, as Service and Authenticator must be.
 func NewHandler(s Service, a Authenticator, o Options) http.Handler {
 	if a == nil {
 		panic("api: NewHandler without an Authenticator")
@@ -105,8 +107,8 @@ func NewHandler(s Service, a Authenticator, o Options) http.Handler {
 	return newHandler(s, a, o, slices.Concat(contractRoutes, prepareRoutes, agentRoutes))
 }
 
-// NewOperatorHandler serves the agent's own calls to whoever can open the socket that it is served on:
-// its callers are operators, without tokens. Never serve it on a network.
+// NewOperatorHandler serves the agent's own calls to whoever can open the socket that it
+// is served on: its callers are operators, without tokens. Never serve it on a network.
 func NewOperatorHandler(s Service, o Options) http.Handler {
 	return newHandler(s, nil, o, agentRoutes)
 }
@@ -172,7 +174,8 @@ func newHandler(s Service, a Authenticator, o Options, routes []route) http.Hand
 		allowed[rt.path] = append(allowed[rt.path], rt.method)
 		h.mux.HandleFunc(rt.method+" "+rt.path, func(w http.ResponseWriter, r *http.Request) {
 			h.serve(w, r, rt.path, func(q *request) (any, error) {
-				if r.Method != rt.method { // the mux sends HEAD to GET, and a stream without a body helps nobody
+				// the mux sends HEAD to GET, and a stream without a body helps nobody
+				if r.Method != rt.method {
 					return nil, notAllowed(w, r, []string{rt.method})
 				}
 				q.seen.Command = rt.access != toSee && rt.method != http.MethodGet
@@ -319,7 +322,8 @@ func (h *handler) answer(q *request, status int, code, msg string, data any) {
 	enc.SetEscapeHTML(false)
 	data, beside := split(data)
 	if err := enc.Encode(answer{code, msg, data, beside}); err != nil {
-		// Only a time beyond year 9999 or a broken Service gets here; it is a panic of ours, caught by serve.
+		// Only a time beyond year 9999 or a broken Service gets here;
+		// it is a panic of ours, caught by serve.
 		panic(err)
 	}
 	hd := q.w.Header()
@@ -331,7 +335,8 @@ func (h *handler) answer(q *request, status int, code, msg string, data any) {
 	_, _ = q.w.Write(b.Bytes()) // the caller is gone; there is nobody to tell
 }
 
-// admit checks the headers in the contract's order, finds the caller, and asks whether its role will do.
+// admit checks the headers in the contract's order, finds the
+// caller, and asks whether its role will do.
 func (h *handler) admit(q *request, need access) error {
 	var err error
 	if q.id, err = requestID(q.r.Header, h.auth != nil); err != nil {
@@ -412,8 +417,8 @@ func (c Caller) may(need access) bool {
 	}
 }
 
-// oneHeader gives the only value of a header. Two values are a fault: which one would count depends on
-// who reads, and proxies differ.
+// oneHeader gives the only value of a header. Two values are a fault:
+// which one would count depends on who reads, and proxies differ.
 func oneHeader(h http.Header, name, codeMissing string) (string, error) {
 	values := h.Values(name)
 	lower := strings.ToLower(name)

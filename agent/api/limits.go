@@ -12,11 +12,11 @@ import (
 
 // Limits on how often and how much a caller asks.
 const (
-	// addressFactor is how many callers' worth of requests one address may send: a control plane calls for many tenants, and
-	// what its tokens are is not known before they were looked at.
+	// addressFactor is how many callers' worth of requests one address may send: a control plane
+	// calls for many tenants, and what its tokens are is not known before they were looked at.
 	addressFactor = 10
-	// maxCallers bounds how many callers are remembered in each of two generations: about 1 MB in all. Forgotten ones
-	// begin anew, with a full allowance.
+	// maxCallers bounds how many callers are remembered in each of two generations:
+	// about 1 MB in all. Forgotten ones begin anew, with a full allowance.
 	maxCallers = 4096
 	// maxStreamsOfOne and maxStreamsOfAll bound event streams, which no time-out ends.
 	maxStreamsOfOne = 16
@@ -98,9 +98,10 @@ func host(r *http.Request) string {
 // tooOften refuses a request beyond the allowance.
 func tooOften() *Error { return Busy(retrySoon, "too many requests, try again later") }
 
-// LimitConnections makes l hold at most total connections that were accepted from it, and each of one address, and tells srv to
-// say which of them are at work. One too many closes the one that has been waiting longest, for a handshake or between
-// requests: whoever only holds connections open loses them to those that use theirs. Where all are at work, the new one is closed.
+// LimitConnections makes l hold at most total connections that were accepted from it, and each of
+// one address, and tells srv to say which of them are at work. One too many closes the one that
+// has been waiting longest, for a handshake or between requests: whoever only holds connections
+// open loses them to those that use theirs. Where all are at work, the new one is closed.
 func LimitConnections(srv *http.Server, l net.Listener, total, each int) net.Listener {
 	c := &connections{Listener: l, total: total, each: each, open: map[*connection]bool{}}
 	srv.ConnState = c.state

@@ -37,7 +37,8 @@ func (b *bed) answers(t *testing.T, when string) {
 	}
 }
 
-// Each caller has an allowance of its own, which fills up again; addresses have theirs, before tokens are looked at.
+// Each caller has an allowance of its own, which fills up again;
+// addresses have theirs, before tokens are looked at.
 func TestRequestsPerCaller(t *testing.T) {
 	h := api.NewHandler(newFake(), tokens, api.Options{Requests: 5})
 	send := func(token, address string) *httptest.ResponseRecorder {
@@ -141,8 +142,8 @@ func limited(t *testing.T, total, each int) *bed {
 	return serveBed(t, func(srv *http.Server, l net.Listener) net.Listener { return api.LimitConnections(srv, l, total, each) })
 }
 
-// TestIdleConnections opens 10,000 connections that say nothing, from many addresses: all but the caps are closed, and the API
-// answers all the while.
+// TestIdleConnections opens 10,000 connections that say nothing, from many
+// addresses: all but the caps are closed, and the API answers all the while.
 func TestIdleConnections(t *testing.T) {
 	want := 10_000
 	var l syscall.Rlimit

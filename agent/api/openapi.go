@@ -5,8 +5,8 @@ import (
 	"net/http"
 )
 
-// Document is the OpenAPI 3.1 description of all calls. The tests of this package hold every request and every answer of
-// theirs against it, and its paths against the routes.
+// Document is the OpenAPI 3.1 description of all calls. The tests of this package hold
+// every request and every answer of theirs against it, and its paths against the routes.
 //
 //go:embed openapi.json
 var Document []byte

@@ -42,9 +42,9 @@ var filterOptions = &openapi3filter.Options{
 	AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, IncludeResponseStatus: true, RejectWhenRequestBodyNotSpecified: true, SkipSettingDefaults: true,
 }
 
-// documented holds each exchange of h against the document: every answer must be one that it has, and a request that was
-// answered with success must be one that it allows. What the document allows may be refused all the same: it does not know
-// who may do what.
+// documented holds each exchange of h against the document: every answer must be one that
+// it has, and a request that was answered with success must be one that it allows. What
+// the document allows may be refused all the same: it does not know who may do what.
 func documented(t testing.TB, h http.Handler) http.Handler {
 	t.Helper()
 	s, err := document()
@@ -52,7 +52,8 @@ func documented(t testing.TB, h http.Handler) http.Handler {
 		t.Fatal(err)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The handler gets the body as it comes, and what it reads is kept: no more than that is judged.
+		// The handler gets the body as it comes, and what it reads is
+		// kept: no more than that is judged.
 		var body, answer bytes.Buffer
 		judged := r.Clone(r.Context())
 		if r.Body != nil {
@@ -100,7 +101,8 @@ func (s *spec) check(r *http.Request, body []byte, answer *recording) error {
 	found, parameters, err := s.router.FindRoute(r)
 	if err != nil {
 		if answer.status == http.StatusNotFound || answer.status == http.StatusMethodNotAllowed || strings.Contains(strings.ToUpper(r.URL.EscapedPath()), "%2F") {
-			return nil // an escaped slash is part of a name to the agent, and of the path to the router
+			// an escaped slash is part of a name to the agent, and of the path to the router
+			return nil
 		}
 		return fmt.Errorf("the document has no such call: %w", err)
 	}

@@ -14,8 +14,9 @@ import (
 // longer loses its stream and may ask again.
 const eventWriteTimeout = 30 * time.Second
 
-// agentRoutes are the agent's own calls. Operators reach them by the socket; holders of tokens by the
-// network too, as far as their role goes (a control plane must release and resume what it holds).
+// agentRoutes are the agent's own calls. Operators reach them by the
+// socket; holders of tokens by the network too, as far as their role
+// goes (a control plane must release and resume what it holds).
 var agentRoutes = []route{
 	{http.MethodGet, "/v1/agent/openapi.json", toSee, (*handler).openapi},
 	{http.MethodGet, "/v1/agent/info", toSee, (*handler).info},
@@ -58,7 +59,8 @@ func (h *handler) instances(q *request) (any, error) {
 	return instanceList{notNil(list)}, err
 }
 
-// maxJobs is the most jobs of one page of a list, and how many a page has where the caller says nothing: some 500 KB.
+// maxJobs is the most jobs of one page of a list, and how many a
+// page has where the caller says nothing: some 500 KB.
 const maxJobs = 1000
 
 // jobs takes ?instance=ID, ?active=true, and for pages ?limit=N and ?before=N.
@@ -140,10 +142,10 @@ func (h *handler) drain(q *request) (any, error) {
 	return nil, h.service.Drain(q.r.Context(), q.caller)
 }
 
-// events streams what happens to a task until it ends: one JSON object a line, or server-sent events
-// where the caller accepts text/event-stream. An error before the first event is a common answer; one
-// after it is an event of type EventError, as the status is sent by then. A stream that ends in good order has told of the end of
-// each job.
+// events streams what happens to a task until it ends: one JSON object a line, or
+// server-sent events where the caller accepts text/event-stream. An error before the first
+// event is a common answer; one after it is an event of type EventError, as the status is
+// sent by then. A stream that ends in good order has told of the end of each job.
 func (h *handler) events(q *request) (any, error) {
 	id, err := q.taskID()
 	if err != nil {
@@ -163,7 +165,8 @@ func (h *handler) events(q *request) (any, error) {
 	case !q.streamed:
 		return nil, err
 	case q.r.Context().Err() != nil || s.broken != nil:
-		// The reader has gone, or this agent goes: then the task has not ended, and the stream must not look as if it had.
+		// The reader has gone, or this agent goes: then the task has
+		// not ended, and the stream must not look as if it had.
 		panic(http.ErrAbortHandler)
 	}
 	var e *Error

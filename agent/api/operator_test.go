@@ -148,7 +148,8 @@ func TestClientWatch(t *testing.T) {
 		}
 	}
 
-	// A task that has no events; one that is not there; one that breaks off, in our words and in others'.
+	// A task that has no events; one that is not there; one that
+	// breaks off, in our words and in others'.
 	f.watch = func(context.Context, func(api.Event) error) error { return nil }
 	if got, err := watch(t.Context()); err != nil || len(got) != 0 {
 		t.Errorf("no events: %v, %v", got, err)
@@ -207,7 +208,8 @@ func TestStreamOutlivesTimeouts(t *testing.T) {
 		t.Run(proto, func(t *testing.T) {
 			t.Parallel()
 			b := newBed(t, func(s *http.Server) {
-				s.ReadTimeout, s.WriteTimeout = 2*time.Second, 2*time.Second // they bound the handshake too, which a busy host slows down
+				// they bound the handshake too, which a busy host slows down
+				s.ReadTimeout, s.WriteTimeout = 2*time.Second, 2*time.Second
 			})
 			b.http.Transport.(*http.Transport).ForceAttemptHTTP2 = proto == "HTTP/2.0"
 			b.watch = func(ctx context.Context, send func(api.Event) error) error {

@@ -11,7 +11,8 @@ import (
 
 type peerKey struct{}
 
-// withPeer notes which process opened a connection of a unix socket. What the kernel says is of the moment when it connected.
+// withPeer notes which process opened a connection of a unix
+// socket. What the kernel says is of the moment when it connected.
 func withPeer(ctx context.Context, c net.Conn) context.Context {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
@@ -29,8 +30,8 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, peerKey{}, cred)
 }
 
-// operator is the caller at the socket. That it could open the socket makes it an operator; the kernel says which process
-// it is, for the audit.
+// operator is the caller at the socket. That it could open the socket makes
+// it an operator; the kernel says which process it is, for the audit.
 func operator(r *http.Request) Caller {
 	c := Caller{Role: RoleOperator, Via: "socket"}
 	if cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred); ok {

@@ -13,7 +13,8 @@ import (
 	"holdfast/agent/api"
 )
 
-// Whom the connection says calls counts where no token is sent, and one who was shut out stays out with any token.
+// Whom the connection says calls counts where no token is sent, and
+// one who was shut out stays out with any token.
 func TestPeer(t *testing.T) {
 	var seen api.Exchange
 	var peer api.Caller

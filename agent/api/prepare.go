@@ -8,19 +8,21 @@ import (
 
 // Preparer is the part of a Service that brings instances back to this host.
 type Preparer interface {
-	// Prepare accepts one command to restore all of instanceIDs or none, by the rules of Service.Backup. The statuses are
-	// those of the moment: the same request, sent again, gives the same task with the statuses as they are by then.
+	// Prepare accepts one command to restore all of instanceIDs or none, by the rules
+	// of Service.Backup. The statuses are those of the moment: the same request, sent
+	// again, gives the same task with the statuses as they are by then.
 	Prepare(ctx context.Context, c Caller, requestID string, digest [32]byte, instanceIDs []string) (PrepareAnswer, error)
 	// PrepareProgress tells how far an instance is from being ready.
 	PrepareProgress(ctx context.Context, c Caller, instanceID string) (PrepareProgress, error)
-	// Status tells for each of instanceIDs, in their order, one of the Instance constants. One that the caller may not see
-	// refuses all.
+	// Status tells for each of instanceIDs, in their order, one of the
+	// Instance constants. One that the caller may not see refuses all.
 	Status(ctx context.Context, c Caller, instanceIDs []string) ([]InstanceStatus, error)
 }
 
-// What prepare says of an instance, as far as this agent has it: the contract has more values (2 to be assigned, 3 backing up, 4
-// resetting, 5 restarting, 6 offline, 7 replacing, 8 restoring from an expiry backup, 10 maintenance), of which the agent knows nothing, or
-// which it refuses with a code of their own.
+// What prepare says of an instance, as far as this agent has it: the contract
+// has more values (2 to be assigned, 3 backing up, 4 resetting, 5 restarting, 6
+// offline, 7 replacing, 8 restoring from an expiry backup, 10 maintenance), of
+// which the agent knows nothing, or which it refuses with a code of their own.
 const (
 	PrepareReady    = 0 // its volumes are in their places
 	PrepareRestore  = 1 // to be restored: its job waits, or is at work
@@ -29,25 +31,28 @@ const (
 
 // What prepare-progress says.
 const (
-	ProgressNormal    = 0  // ready
-	ProgressQueued    = 1  // its job waits; waitingCount says behind how many others
-	ProgressRestoring = 2  // being restored; or offline: its data is not on this host, and no job brings it
+	ProgressNormal = 0 // ready
+	ProgressQueued = 1 // its job waits; waitingCount says behind how many others
+	// being restored; or offline: its data is not on this host, and no job brings it
+	ProgressRestoring = 2
 	ProgressFailed    = -1 // the last restore failed
 	ProgressBackup    = 3  // being backed up, or held with a backup
 )
 
-// What batch-query-status says. The contract's 3, streaming, is of instances that run before all of their data is there, which this
-// agent has none of.
+// What batch-query-status says. The contract's 3, streaming, is of instances
+// that run before all of their data is there, which this agent has none of.
 const (
-	InstanceIdle            = 0 // its data is not on this host, or it was released from it
-	InstanceRestoring       = 1 // also while that waits for its turn
-	InstanceLoaded          = 2 // its data is on this host
-	InstanceBackup          = 4 // from the command to the release
-	InstanceBackupAbnormal  = 5 // the last backup failed, its report was refused, or the storage does not answer
+	InstanceIdle      = 0 // its data is not on this host, or it was released from it
+	InstanceRestoring = 1 // also while that waits for its turn
+	InstanceLoaded    = 2 // its data is on this host
+	InstanceBackup    = 4 // from the command to the release
+	// the last backup failed, its report was refused, or the storage does not answer
+	InstanceBackupAbnormal  = 5
 	InstanceRestoreAbnormal = 6 // the last restore failed
 )
 
-// PrepareAnswer is what an accepted prepare is answered with. StatusList stands beside the data, not in it.
+// PrepareAnswer is what an accepted prepare is answered with.
+// StatusList stands beside the data, not in it.
 type PrepareAnswer struct {
 	TaskAnswer
 	StatusList []InstanceStatus `json:"-"`
@@ -101,8 +106,8 @@ func (h *handler) command(q *request, decode func([]byte) (command, error)) (com
 	return cmd, nil
 }
 
-// prepare is POST /v1/instances/prepare. The verb is in the digest, so that a request id that was used for a backup of the same
-// instances is not taken for it.
+// prepare is POST /v1/instances/prepare. The verb is in the digest, so that a
+// request id that was used for a backup of the same instances is not taken for it.
 func (h *handler) prepare(q *request) (any, error) {
 	cmd, err := h.command(q, decodeBatch)
 	if err != nil {

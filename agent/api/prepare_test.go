@@ -46,8 +46,8 @@ func (f *fake) Status(_ context.Context, c api.Caller, ids []string) ([]api.Inst
 	return list, nil
 }
 
-// Every row of the contract for the calls that bring instances back, through real HTTP. What they share with backup,
-// TestBackupContract has.
+// Every row of the contract for the calls that bring instances back,
+// through real HTTP. What they share with backup, TestBackupContract has.
 func TestPrepareContract(t *testing.T) {
 	good := hdr("x-request-id", "r1", "x-auth-token", "t1")
 	const prepare, progress, query = "/v1/instances/prepare", "/v1/instances/prepare-progress", "/v1/instances/batch-query-status"
@@ -107,7 +107,8 @@ func TestPrepareContract(t *testing.T) {
 	}
 }
 
-// Invariant same-command-once: a request id that was used for a backup is not taken for a prepare of the same instances.
+// Invariant same-command-once: a request id that was used for a
+// backup is not taken for a prepare of the same instances.
 func TestPrepareIsNoBackup(t *testing.T) {
 	b := newBed(t)
 	h := hdr("x-request-id", "r", "x-auth-token", "t1")

@@ -26,7 +26,8 @@ var (
 	propertyRequests = flag.Int("property.requests", 20_000, "requests of TestEveryOperation")
 )
 
-// maker makes requests of an operation from the document: what it allows, what lies at its bounds, and what breaks it.
+// maker makes requests of an operation from the document: what it
+// allows, what lies at its bounds, and what breaks it.
 type maker struct {
 	*rand.Rand
 }
@@ -168,7 +169,8 @@ func encoded(v any) string {
 	return string(b)
 }
 
-// request makes a request of an operation. injected tells that its token stands for a failure of ours.
+// request makes a request of an operation. injected tells that its
+// token stands for a failure of ours.
 func (m maker) request(method, path string, op *openapi3.Operation, k kind) (r *http.Request, injected bool) {
 	part := func() kind { // one that is broken need not be so everywhere
 		if k == broken && m.IntN(2) == 0 {
@@ -231,8 +233,9 @@ func (m maker) request(method, path string, op *openapi3.Operation, k kind) (r *
 	return r, injected
 }
 
-// TestEveryOperation sends requests made from the document to every operation: none is answered with 500 but where a fault
-// was put in, each answer is as the document says, and no goroutine is left.
+// TestEveryOperation sends requests made from the document to every
+// operation: none is answered with 500 but where a fault was put in,
+// each answer is as the document says, and no goroutine is left.
 func TestEveryOperation(t *testing.T) {
 	s, err := document()
 	if err != nil {
@@ -294,7 +297,8 @@ func TestEveryOperation(t *testing.T) {
 			t.Errorf("%s %s was taken %d times only: what is made does not reach it", c.method, c.path, n)
 		}
 	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) { // some may be about to end
+	// some may be about to end
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		after := runtime.NumGoroutine()
 		if after <= before {
 			break

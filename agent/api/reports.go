@@ -12,17 +12,19 @@ import (
 	"time"
 )
 
-// ReportGap is the type of a ReportEvent that tells of others that are no longer kept: Seq is that of the last that is missing.
+// ReportGap is the type of a ReportEvent that tells of others that
+// are no longer kept: Seq is that of the last that is missing.
 const ReportGap = "gap"
 
 // headerLastEvent is how a reader of server-sent events says what it had last.
 const headerLastEvent = "Last-Event-ID"
 
-// ReportEvent is what one report to the control plane carries. Its number, Seq, grows by the journal's life and is the id
-// of the server-sent event; its type is the event's.
+// ReportEvent is what one report to the control plane carries. Its number, Seq, grows by
+// the journal's life and is the id of the server-sent event; its type is the event's.
 type ReportEvent struct {
-	Seq        uint64          `json:"seq"`
-	Type       string          `json:"type"` // as in reports, such as holdfast.backup.completed; ReportGap; "" keeps the line alive
+	Seq uint64 `json:"seq"`
+	// as in reports, such as holdfast.backup.completed; ReportGap; "" keeps the line alive
+	Type       string          `json:"type"`
 	ID         string          `json:"id,omitempty"`
 	Time       time.Time       `json:"time,omitzero"` // UTC
 	InstanceID string          `json:"instance_id,omitempty"`
@@ -48,7 +50,8 @@ func (h *handler) reports(q *request) (any, error) {
 	defer leave()
 	s := newStream(q)
 	s.sse = true
-	// The end of the server is no end of the events: a reader that finds the stream closed asks again.
+	// The end of the server is no end of the events: a reader that
+	// finds the stream closed asks again.
 	err = h.service.Reports(q.r.Context(), q.caller, after, s.report)
 	switch {
 	case err == nil, q.r.Context().Err() != nil, s.broken != nil:
@@ -80,8 +83,9 @@ func (s *stream) report(e ReportEvent) error {
 	return s.write(text)
 }
 
-// Reports calls fn for what reports carry, after the event of a number or from now on (nil), until ctx ends, fn returns an
-// error (which it returns), or the agent goes away (ErrCut, or ErrNoAgent): ask again then, with the number of the last event.
+// Reports calls fn for what reports carry, after the event of a number or from now on
+// (nil), until ctx ends, fn returns an error (which it returns), or the agent goes
+// away (ErrCut, or ErrNoAgent): ask again then, with the number of the last event.
 func (c *Client) Reports(ctx context.Context, after *uint64, fn func(ReportEvent) error) error {
 	header := http.Header{}
 	if after != nil {

@@ -80,7 +80,8 @@ func TestReports(t *testing.T) {
 	}
 }
 
-// TestClientCoversTheSocket calls everything that the socket serves by the client, but the document.
+// TestClientCoversTheSocket calls everything that the socket serves
+// by the client, but the document.
 func TestClientCoversTheSocket(t *testing.T) {
 	var reached []string
 	f := newFake()

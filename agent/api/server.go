@@ -23,9 +23,10 @@ const (
 	maxStreams = 64
 )
 
-// NewServer gives a server for h with time-outs and limits set. With cfg it is for TLS (ServeTLS with empty
-// file names), version 1.3 unless cfg asks for another; cfg is copied. With nil it is for a unix socket.
-// What net/http has to say goes to log (nil: nowhere) as warnings. The caller serves and shuts down.
+// NewServer gives a server for h with time-outs and limits set. With cfg it is
+// for TLS (ServeTLS with empty file names), version 1.3 unless cfg asks for
+// another; cfg is copied. With nil it is for a unix socket. What net/http has to
+// say goes to log (nil: nowhere) as warnings. The caller serves and shuts down.
 func NewServer(h http.Handler, cfg *tls.Config, log *slog.Logger) *http.Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)

@@ -12,7 +12,8 @@ import (
 
 // Bounds of what an operator may set.
 const (
-	// MaxThrottleBytes a second is more than any link carries; it keeps what is sent within what JSON readers hold exactly.
+	// MaxThrottleBytes a second is more than any link carries; it
+	// keeps what is sent within what JSON readers hold exactly.
 	MaxThrottleBytes = 1 << 40
 	// MaxThrottleRequests a second is more than any store answers to one host.
 	MaxThrottleRequests = 100_000
@@ -22,8 +23,8 @@ const (
 type Throttler interface {
 	// Throttle tells which limits hold now, and why.
 	Throttle(ctx context.Context, c Caller) (Throttle, error)
-	// SetThrottle puts s in the place of what was set before, for calls under way too, until the agent ends. What s
-	// leaves out is as the configuration says. It returns what holds then.
+	// SetThrottle puts s in the place of what was set before, for calls under way too, until the
+	// agent ends. What s leaves out is as the configuration says. It returns what holds then.
 	SetThrottle(ctx context.Context, c Caller, s ThrottleSetting) (Throttle, error)
 }
 
@@ -40,8 +41,8 @@ type Throttle struct {
 	Down       Limit     `json:"down"`     // bytes a second
 	Requests   Limit     `json:"requests"` // a second
 	NextChange time.Time `json:"next_change,omitzero"`
-	// Requests under way, those that wait for one of them to end, and how many may be under way: as the agent found out
-	// that the store bears.
+	// Requests under way, those that wait for one of them to end, and how
+	// many may be under way: as the agent found out that the store bears.
 	InFlight int `json:"in_flight"`
 	Waiting  int `json:"waiting"`
 	Level    int `json:"level"`
@@ -60,7 +61,8 @@ func (t Throttle) InForce() bool {
 
 // ThrottleSetting is what an operator sets: 0 is no limit, nil what the configuration says.
 type ThrottleSetting struct {
-	Up       *int64 `json:"up,omitempty"`       // bytes a second, 0 or obs.MinRate to MaxThrottleBytes
+	// bytes a second, 0 or obs.MinRate to MaxThrottleBytes
+	Up       *int64 `json:"up,omitempty"`
 	Down     *int64 `json:"down,omitempty"`     // the same
 	Requests *int64 `json:"requests,omitempty"` // a second, 0 to MaxThrottleRequests
 }
@@ -81,7 +83,8 @@ func (h *handler) setThrottle(q *request) (any, error) {
 	return h.service.SetThrottle(q.r.Context(), q.caller, s)
 }
 
-// decodeThrottle reads {"up": BYTES, "down": BYTES, "requests": N}, of which all may be missing; {} takes back what was set.
+// decodeThrottle reads {"up": BYTES, "down": BYTES, "requests": N},
+// of which all may be missing; {} takes back what was set.
 func decodeThrottle(body []byte) (s ThrottleSetting, err error) {
 	err = eachField(body, func(key string, raw json.RawMessage) error {
 		least, most := int64(obs.MinRate), int64(MaxThrottleBytes)

@@ -1,12 +1,13 @@
-// Package audit keeps the log of who commanded what: one JSON object a line, each with the SHA-256 of the line before, so that a
-// line that was changed, added or taken out shows (Verify).
+// Package audit keeps the log of who commanded what: one JSON object a line, each with the
+// SHA-256 of the line before, so that a line that was changed, added or taken out shows (Verify).
 //
-// Package agent appends an Entry for each command before it is answered; the command line verifies. What a chain can't show is
-// that its end was cut off, or all of it written anew, by somebody who may write the file: for that the head (the number and
-// hash of the last line) is to be kept elsewhere. The agent writes it to its own log at each start, stop and rotation.
+// Package agent appends an Entry for each command before it is answered; the command line
+// verifies. What a chain can't show is that its end was cut off, or all of it written anew, by
+// somebody who may write the file: for that the head (the number and hash of the last line) is
+// to be kept elsewhere. The agent writes it to its own log at each start, stop and rotation.
 //
-// The package starts no goroutine. A crash may leave a part of a line at the end, of a command that was not answered; Open
-// takes it off.
+// The package starts no goroutine. A crash may leave a part of a line
+// at the end, of a command that was not answered; Open takes it off.
 package audit
 
 import (
@@ -31,13 +32,16 @@ import (
 // MaxLineBytes bounds a line: a hundred instance ids and all the rest take a tenth of it.
 const MaxLineBytes = 64 << 10
 
-// seqDigits is how a rotated file's name ends: the number of its last line, so that names sort as lines do.
+// seqDigits is how a rotated file's name ends: the number of its
+// last line, so that names sort as lines do.
 const seqDigits = 20
 
-// Entry is one command and what it was answered. It holds no token and nothing of what was backed up.
+// Entry is one command and what it was answered. It holds no token
+// and nothing of what was backed up.
 type Entry struct {
-	Seq       uint64    `json:"seq"`  // from 1, without gaps; set by Append
-	Prev      string    `json:"prev"` // SHA-256 of the line before, in hex; zeros for the first; set by Append
+	Seq uint64 `json:"seq"` // from 1, without gaps; set by Append
+	// SHA-256 of the line before, in hex; zeros for the first; set by Append
+	Prev      string    `json:"prev"`
 	Time      time.Time `json:"time"` // UTC, of the call
 	From      string    `json:"from"` // address of the peer, or socket
 	Via       string    `json:"via,omitempty"`
@@ -51,7 +55,8 @@ type Entry struct {
 	Status    int       `json:"status"`
 	Code      string    `json:"code"`
 	Reference string    `json:"reference,omitempty"`
-	// Unlisted counts the calls of callers that nobody knew which were left out since the line before.
+	// Unlisted counts the calls of callers that nobody knew which
+	// were left out since the line before.
 	Unlisted uint64 `json:"unlisted,omitempty"`
 }
 
@@ -97,12 +102,12 @@ type Log struct {
 	aside string
 }
 
-// ErrNotRotated says that the entry is in the log, and that a file which is full could not be followed by a new one. The log goes on in the
-// full file, and the next Append tries again.
+// ErrNotRotated says that the entry is in the log, and that a file which is full could not be
+// followed by a new one. The log goes on in the full file, and the next Append tries again.
 var ErrNotRotated = errors.New("a new file could not be begun")
 
-// Open opens the log at path, or makes one (mode 0600), and goes on with its chain. A file whose end is no line of a log is set
-// aside, see Aside.
+// Open opens the log at path, or makes one (mode 0600), and goes on with
+// its chain. A file whose end is no line of a log is set aside, see Aside.
 func Open(path string, o Options) (*Log, error) {
 	l := &Log{path: path, o: o}
 	if err := l.open(); err != nil {
@@ -117,7 +122,8 @@ func (l *Log) open() (err error) {
 	}
 	end, last, err := lastLine(l.file)
 	if err == nil && last == nil {
-		// Empty: the chain goes on from the newest file that was renamed, by this package or by another program.
+		// Empty: the chain goes on from the newest file that was
+		// renamed, by this package or by another program.
 		var findErr error
 		if last, findErr = newestOf(l.path); findErr != nil {
 			return errors.Join(findErr, l.file.Close())
@@ -148,7 +154,8 @@ func (l *Log) open() (err error) {
 	return syncDir(l.path)
 }
 
-// Aside says what was wrong with the log that was found and where it is now; empty when nothing was.
+// Aside says what was wrong with the log that was found and where
+// it is now; empty when nothing was.
 func (l *Log) Aside() string { return l.aside }
 
 // Head is the end of the chain as it is now.
@@ -158,8 +165,9 @@ func (l *Log) Head() Head {
 	return l.head
 }
 
-// Append writes e and returns when it is on disk. rotated tells that a new file began: the one before was full, or another program renamed
-// or removed it. After an error that is not ErrNotRotated the entry is not in the log, and the next may succeed.
+// Append writes e and returns when it is on disk. rotated tells that a new file began:
+// the one before was full, or another program renamed or removed it. After an error
+// that is not ErrNotRotated the entry is not in the log, and the next may succeed.
 func (l *Log) Append(e Entry) (rotated bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -228,7 +236,8 @@ func lastLineOf(path string) ([]byte, error) {
 	return line, err
 }
 
-// lastLine gives the last whole line, without its end, and where that ends in the file; nil when there is none.
+// lastLine gives the last whole line, without its end, and where
+// that ends in the file; nil when there is none.
 func lastLine(f *os.File) (end int64, line []byte, err error) {
 	info, err := f.Stat()
 	if err != nil {

@@ -10,11 +10,13 @@ import (
 	"strings"
 )
 
-// A file of the log ends when it is full, or when another program (logrotate, an administrator) renames, removes or empties it. In each
-// case the chain goes on: the first line of the new file has the hash of the last line of the old one.
+// A file of the log ends when it is full, or when another program (logrotate, an
+// administrator) renames, removes or empties it. In each case the chain goes on:
+// the first line of the new file has the hash of the last line of the old one.
 
-// follow looks whether the file at the path is still the one that is open, and goes on in a new one where it is not. rotated tells that it does.
-// After an error the log goes on in the file that is open.
+// follow looks whether the file at the path is still the one that is
+// open, and goes on in a new one where it is not. rotated tells that
+// it does. After an error the log goes on in the file that is open.
 func (l *Log) follow() (rotated bool, err error) {
 	there, err := os.Stat(l.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -46,7 +48,8 @@ func (l *Log) follow() (rotated bool, err error) {
 	return true, errors.Join(old.Close(), syncDir(l.path))
 }
 
-// takeOver makes a file that somebody else has put at the path fit for lines: it must end in a whole line, or be empty.
+// takeOver makes a file that somebody else has put at the path fit
+// for lines: it must end in a whole line, or be empty.
 func (l *Log) takeOver(next *os.File) (size int64, err error) {
 	if err := next.Chmod(0o600); err != nil {
 		return 0, err
@@ -62,8 +65,9 @@ func (l *Log) takeOver(next *os.File) (size int64, err error) {
 	return end, err
 }
 
-// rotate renames the file and begins a new one, and tells whether one began. A crash in between leaves no current file, and Open goes on from the renamed. After an
-// error the log goes on in the file that is open, which has its name again where that could be done.
+// rotate renames the file and begins a new one, and tells whether one began. A crash in
+// between leaves no current file, and Open goes on from the renamed. After an error the
+// log goes on in the file that is open, which has its name again where that could be done.
 func (l *Log) rotate() (began bool, err error) {
 	renamed := fmt.Sprintf("%s.%0*d", l.path, seqDigits, l.head.Seq)
 	if err := os.Rename(l.path, renamed); err != nil {
@@ -88,7 +92,8 @@ func (l *Log) rotate() (began bool, err error) {
 	return true, nil
 }
 
-// newestOf returns the last line of the chain among the files that were renamed: those of this package, and those that logrotate names
+// newestOf returns the last line of the chain among the files that
+// were renamed: those of this package, and those that logrotate names
 // (audit.log.1, audit.log-20261130). It is nil where there is none.
 func newestOf(path string) (line []byte, err error) {
 	entries, err := os.ReadDir(filepath.Dir(path))

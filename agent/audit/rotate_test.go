@@ -22,7 +22,8 @@ func hash(text string) string {
 
 func line(call string) audit.Entry { return audit.Entry{Time: time.Now(), Call: call} }
 
-// chained fails unless each file has lines that follow one another over all the files, in their order.
+// chained fails unless each file has lines that follow one another
+// over all the files, in their order.
 func chained(t *testing.T, want int, paths ...string) {
 	t.Helper()
 	prev, n := "", 0
@@ -44,8 +45,8 @@ func chained(t *testing.T, want int, paths ...string) {
 	}
 }
 
-// TestOthersRotate: logrotate and people rename, remove and empty the file; the next line goes into a file at the path, and the chain goes on, also
-// over a restart.
+// TestOthersRotate: logrotate and people rename, remove and empty the file; the next
+// line goes into a file at the path, and the chain goes on, also over a restart.
 func TestOthersRotate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	open := func() *audit.Log {
@@ -69,7 +70,8 @@ func TestOthersRotate(t *testing.T) {
 	}
 	add(true)
 	add(false)
-	if err := errors.Join(os.Rename(path, path+"-20261130"), os.WriteFile(path, nil, 0o644)); err != nil { // create 644
+	// create 644
+	if err := errors.Join(os.Rename(path, path+"-20261130"), os.WriteFile(path, nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	add(true)
@@ -133,7 +135,8 @@ func TestLogrotate(t *testing.T) {
 	chained(t, 3, path+".2", path+".1", path)
 }
 
-// TestRotationFails: a rotation that fails costs no line. The log goes on in the full file, says so, and rotates when it can.
+// TestRotationFails: a rotation that fails costs no line. The log
+// goes on in the full file, says so, and rotates when it can.
 func TestRotationFails(t *testing.T) {
 	testbed.Need(t, "root")
 	dir := t.TempDir()

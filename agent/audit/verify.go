@@ -15,9 +15,10 @@ import (
 
 // Summary is what Verify found.
 type Summary struct {
-	Files       int
-	Lines       uint64
-	First       uint64 // number of the first line that is there: above 1 where older files were deleted
+	Files int
+	Lines uint64
+	// number of the first line that is there: above 1 where older files were deleted
+	First       uint64
 	Begin, End  time.Time
 	Head        Head
 	Incomplete  bool // the last line was not written whole, as by a crash
@@ -34,12 +35,13 @@ type ChainError struct {
 // Error gives file:line: why.
 func (e *ChainError) Error() string { return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Why) }
 
-// ErrHead says that a log does not hold the line that was noted as the head of its chain: its end was cut off, or it was
-// written anew.
+// ErrHead says that a log does not hold the line that was noted as
+// the head of its chain: its end was cut off, or it was written anew.
 var ErrHead = errors.New("the line that was noted as the head is not in the log")
 
-// Verify reads the log at path and its rotated files, and checks that each line follows the one before. A *ChainError says
-// where that ends. With a head that was noted before (not the zero value), that line must be in it, else ErrHead.
+// Verify reads the log at path and its rotated files, and checks that each line
+// follows the one before. A *ChainError says where that ends. With a head that
+// was noted before (not the zero value), that line must be in it, else ErrHead.
 func Verify(path string, noted Head) (Summary, error) {
 	files, err := siblings(path)
 	if err != nil {

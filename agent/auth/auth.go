@@ -1,10 +1,10 @@
 // Package auth tells who holds a token, and what they are.
 //
-// Authenticator is what the API asks on every call. Static answers from a file of hashed tokens, IAM from
-// Keystone v3; Chain asks several.
+// Authenticator is what the API asks on every call. Static answers from
+// a file of hashed tokens, IAM from Keystone v3; Chain asks several.
 //
-// Package agent adapts an Authenticator to the one that agent/api consumes; the two packages are of one
-// level and do not know each other. The package starts no goroutine and writes nothing.
+// Package agent adapts an Authenticator to the one that agent/api consumes; the two packages are
+// of one level and do not know each other. The package starts no goroutine and writes nothing.
 package auth
 
 import (
@@ -21,10 +21,11 @@ type Role string
 
 // The roles, as they stand in files.
 const (
-	RoleControlPlane Role = "control-plane" // commands and sees; its own tenant, or all where it has none
-	RoleOperator     Role = "operator"      // everything, for every tenant
-	RoleReadOnly     Role = "read-only"     // sees; its own tenant, or all where it has none
-	RoleTenant       Role = "tenant"        // commands and sees what is its own tenant's
+	// commands and sees; its own tenant, or all where it has none
+	RoleControlPlane Role = "control-plane"
+	RoleOperator     Role = "operator"  // everything, for every tenant
+	RoleReadOnly     Role = "read-only" // sees; its own tenant, or all where it has none
+	RoleTenant       Role = "tenant"    // commands and sees what is its own tenant's
 )
 
 // Caller is who holds a token.
@@ -38,23 +39,23 @@ type Caller struct {
 var (
 	// ErrUnknownToken says that nobody has this token, or that it has expired or was revoked.
 	ErrUnknownToken = errors.New("unknown token")
-	// ErrUnavailable says that tokens can't be checked now. It is never a pass: who can't be checked is
-	// refused, and may try again.
+	// ErrUnavailable says that tokens can't be checked now. It is never
+	// a pass: who can't be checked is refused, and may try again.
 	ErrUnavailable = errors.New("tokens cannot be checked")
-	// ErrTooOften says that so many unknown tokens were asked about, over all or from one address, that this one is not. It may
-	// be right, and tried again later.
+	// ErrTooOften says that so many unknown tokens were asked about, over all or from
+	// one address, that this one is not. It may be right, and tried again later.
 	ErrTooOften = errors.New("too many unknown tokens")
 )
 
-// Authenticator tells who holds a token, or ErrUnknownToken, ErrUnavailable or ErrTooOften (wrapped, with the
-// reason; never with the token). It may be called from many goroutines at the same time, and returns
-// early when ctx ends.
+// Authenticator tells who holds a token, or ErrUnknownToken, ErrUnavailable or
+// ErrTooOften (wrapped, with the reason; never with the token). It may be called
+// from many goroutines at the same time, and returns early when ctx ends.
 type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (Caller, error)
 }
 
-// Chain asks one after the other until one knows the token. When none does, and one of them can't tell, nobody is let in
-// with that error: the token may be right.
+// Chain asks one after the other until one knows the token. When none does, and one
+// of them can't tell, nobody is let in with that error: the token may be right.
 type Chain []Authenticator
 
 // Authenticate tells who holds the token.
@@ -78,8 +79,8 @@ func (c Chain) Authenticate(ctx context.Context, token string) (Caller, error) {
 // hashPrefix names the hash in files, so that another can come beside it.
 const hashPrefix = "sha256:"
 
-// HashToken gives a token as it stands in a file: sha256: and 64 hex digits. A plain hash will do, as
-// tokens are random (NewToken), not chosen by people.
+// HashToken gives a token as it stands in a file: sha256: and 64 hex digits. A
+// plain hash will do, as tokens are random (NewToken), not chosen by people.
 func HashToken(token string) string {
 	sum := sha256.Sum256([]byte(token))
 	return hashPrefix + hex.EncodeToString(sum[:])

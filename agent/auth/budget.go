@@ -7,12 +7,14 @@ import (
 )
 
 const (
-	// DefaultLookups is how many unknown tokens a second IAM is asked about: little for an IAM that serves a cloud.
+	// DefaultLookups is how many unknown tokens a second IAM is asked
+	// about: little for an IAM that serves a cloud.
 	DefaultLookups = 20
-	// addressShare is the part of them that one address gets, so that whoever tries tokens does not keep others out.
+	// addressShare is the part of them that one address gets, so that
+	// whoever tries tokens does not keep others out.
 	addressShare = 4
-	// maxAddresses bounds how many addresses are remembered in each of two generations: about 1 MB in all. Forgotten ones
-	// begin anew, with a full budget.
+	// maxAddresses bounds how many addresses are remembered in each of two
+	// generations: about 1 MB in all. Forgotten ones begin anew, with a full budget.
 	maxAddresses = 4096
 )
 
@@ -29,8 +31,9 @@ func addressOf(ctx context.Context) string {
 	return address
 }
 
-// budget bounds the questions to IAM about tokens that turn out to be none: over all, and for each address. A token that is valid
-// gives back what it took, so that many callers with valid tokens can come at once. It is safe for concurrent use.
+// budget bounds the questions to IAM about tokens that turn out to be none: over
+// all, and for each address. A token that is valid gives back what it took, so that
+// many callers with valid tokens can come at once. It is safe for concurrent use.
 type budget struct {
 	perSecond float64
 	now       func() time.Time

@@ -13,8 +13,8 @@ import (
 	"holdfast/agent/auth"
 )
 
-// A flood of made-up tokens reaches IAM only as often as is configured, a quarter of that from one address, and keeps callers with
-// valid tokens from other addresses not out.
+// A flood of made-up tokens reaches IAM only as often as is configured, a quarter of that
+// from one address, and keeps callers with valid tokens from other addresses not out.
 func TestMadeUpTokensAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int64
@@ -91,7 +91,8 @@ type answering func(*http.Request) (*http.Response, error)
 
 func (f answering) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// The account is asked for before each look-up: a new password counts at once, and a file that is no good lets nobody new in.
+// The account is asked for before each look-up: a new password
+// counts at once, and a file that is no good lets nobody new in.
 func TestAccountChanges(t *testing.T) {
 	f := newFakeIAM(t)
 	f.answer.Store(&iamAnswer{body: goodToken})

@@ -23,13 +23,15 @@ import (
 )
 
 const (
-	// keepValid is how long an answer of IAM is believed, at most: a token that is revoked, or whose user lost a
-	// role, passes for no longer. IAM itself may let it pass for up to half an hour.
+	// keepValid is how long an answer of IAM is believed, at most: a
+	// token that is revoked, or whose user lost a role, passes for no
+	// longer. IAM itself may let it pass for up to half an hour.
 	keepValid = 5 * time.Minute
-	// keepRefused is how long a refusal is believed: long enough to keep a caller's retries off IAM, short enough
-	// for a token that has only just reached all of IAM's servers.
+	// keepRefused is how long a refusal is believed: long enough to keep a caller's retries
+	// off IAM, short enough for a token that has only just reached all of IAM's servers.
 	keepRefused = 10 * time.Second
-	// maxTokens bounds what is remembered, and so what callers with made-up tokens can make us hold: about 3 MB.
+	// maxTokens bounds what is remembered, and so what callers with
+	// made-up tokens can make us hold: about 3 MB.
 	maxTokens = 10_000
 	// maxLookups bounds the requests to IAM at a time.
 	maxLookups = 16
@@ -41,25 +43,28 @@ const (
 type IAMOptions struct {
 	// URL is Keystone's version 3 endpoint, such as https://iam.example.com/v3.
 	URL string
-	// Client is used for all requests; nil is one with the system's authorities. It follows no redirects, whatever it says.
+	// Client is used for all requests; nil is one with the system's
+	// authorities. It follows no redirects, whatever it says.
 	Client *http.Client
-	// Account returns the service account that looks tokens up; it is asked before each look-up, as the account may change. Nil: each
-	// token is asked about itself, which needs no permission but that of being valid.
+	// Account returns the service account that looks tokens up; it is asked
+	// before each look-up, as the account may change. Nil: each token is
+	// asked about itself, which needs no permission but that of being valid.
 	Account func() (*Account, error)
-	// Lookups is how many tokens a second IAM is asked about that turn out to be none, a quarter of them for one address (see
-	// WithAddress); 0 is DefaultLookups.
+	// Lookups is how many tokens a second IAM is asked about that turn out to be
+	// none, a quarter of them for one address (see WithAddress); 0 is DefaultLookups.
 	Lookups int
-	// Roles maps names of IAM's roles to ours. A token with none of them is a tenant's. Of several the first in the
-	// order control-plane, operator, read-only counts.
+	// Roles maps names of IAM's roles to ours. A token with none of them is a tenant's.
+	// Of several the first in the order control-plane, operator, read-only counts.
 	Roles map[string]Mapping
 	// Timeout bounds one look-up; 0 is ten seconds.
 	Timeout time.Duration
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
-	// Observe is told how each look-up at IAM ended, on a goroutine of the look-up's: one of the Lookup constants. What is
-	// remembered is not looked up. May be nil.
+	// Observe is told how each look-up at IAM ended, on a goroutine of the look-up's:
+	// one of the Lookup constants. What is remembered is not looked up. May be nil.
 	Observe func(outcome string)
-	// Panicked is told of a panic in a look-up, on the same goroutine, once a look-up. The look-up ends as unavailable. May be nil.
+	// Panicked is told of a panic in a look-up, on the same goroutine,
+	// once a look-up. The look-up ends as unavailable. May be nil.
 	Panicked func(err error)
 }
 
@@ -77,11 +82,12 @@ type Account struct {
 	Project                string // name, in Domain
 }
 
-// IAM answers from Keystone v3 (https://docs.openstack.org/api-ref/identity/v3/#validate-and-show-information-for-token).
-// The tenant is the token's project, or its domain where it has none; a token of neither is refused. Answers are
-// remembered by the token's hash for at most five minutes and no longer than the token lives; there is one
-// look-up at a time per token. When IAM does not answer, or something else answers in its place, nobody new gets in. It is safe for
-// concurrent use.
+// IAM answers from Keystone v3
+// (https://docs.openstack.org/api-ref/identity/v3/#validate-and-show-information-for-token).
+// The tenant is the token's project, or its domain where it has none; a token of neither is
+// refused. Answers are remembered by the token's hash for at most five minutes and no longer
+// than the token lives; there is one look-up at a time per token. When IAM does not answer,
+// or something else answers in its place, nobody new gets in. It is safe for concurrent use.
 type IAM struct {
 	o       IAMOptions
 	lookups *semaphore.Weighted
@@ -101,7 +107,8 @@ type verdict struct {
 	until  time.Time
 }
 
-// NewIAM returns an IAM. It asks nothing yet: an IAM that is away at the start may be there when it is needed.
+// NewIAM returns an IAM. It asks nothing yet: an IAM that is away
+// at the start may be there when it is needed.
 func NewIAM(o IAMOptions) (*IAM, error) {
 	if !strings.HasPrefix(o.URL, "https://") && !strings.HasPrefix(o.URL, "http://") {
 		return nil, fmt.Errorf("IAM: %q is no URL of the form https://host/v3", o.URL)
@@ -160,7 +167,8 @@ func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.o.Timeout)
 		defer cancel()
-		// A panic here would come up again on a goroutine of the group's, where nobody can contain it.
+		// A panic here would come up again on a goroutine of the
+		// group's, where nobody can contain it.
 		v, err := contain.Value(func() (verdict, error) { return a.look(ctx, token) })
 		if contain.Of(err) != nil {
 			a.o.Panicked(err)
@@ -237,8 +245,9 @@ func (a *IAM) Forget() {
 	clear(a.known)
 }
 
-// look asks IAM. An error says that IAM did not tell; what it refused is a verdict. Only an answer that has IAM's form in all that is used
-// of it counts: a wrong one may let in anybody, or keep out who may come in.
+// look asks IAM. An error says that IAM did not tell; what it refused is
+// a verdict. Only an answer that has IAM's form in all that is used of it
+// counts: a wrong one may let in anybody, or keep out who may come in.
 func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
 	address := addressOf(ctx)
 	if !a.budget.allows(address) {
@@ -307,8 +316,9 @@ func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
 // Mapping says what the holders of a role of IAM may do.
 type Mapping struct {
 	Role Role
-	// Project, or Domain, is the id of the only project, or domain with its projects, whose tokens count; both may be empty, but for an
-	// operator, who sees every tenant: a role of any name may be given out in any account.
+	// Project, or Domain, is the id of the only project, or domain with its
+	// projects, whose tokens count; both may be empty, but for an operator, who
+	// sees every tenant: a role of any name may be given out in any account.
 	Project, Domain string
 }
 

@@ -142,8 +142,9 @@ func TestIAM(t *testing.T) {
 				t.Errorf("50 callers made %d requests", n)
 			}
 			mu.Lock()
-			// Known: three users, bob again after six minutes, and the fresh token. Refused: what is made up of printable
-			// characters, and the revoked. Unavailable: the fresh token and bob's.
+			// Known: three users, bob again after six minutes, and the fresh
+			// token. Refused: what is made up of printable characters, and
+			// the revoked. Unavailable: the fresh token and bob's.
 			if outcomes[auth.LookupValid] != 5 || outcomes[auth.LookupRefused] != 5 || outcomes[auth.LookupUnavailable] != 2 {
 				t.Errorf("look-ups ended as %v", outcomes)
 			}

@@ -19,8 +19,9 @@ const (
 	maxID = 255
 )
 
-// checked is the way to IAM. It passes on only answers that have the form of IAM's own: a proxy, an ingress or a portal for logging in
-// answers too, with any status, and neither its page nor its refusal says anything of a token. Each answer is read whole, up to maxAnswer.
+// checked is the way to IAM. It passes on only answers that have the form of IAM's own: a
+// proxy, an ingress or a portal for logging in answers too, with any status, and neither its
+// page nor its refusal says anything of a token. Each answer is read whole, up to maxAnswer.
 type checked struct{ next http.RoundTripper }
 
 // RoundTrip fails for an answer that is not IAM's.
@@ -54,7 +55,8 @@ func (c checked) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// notIAMError says why an answer is not believed. It repeats nothing of the answer, which may hold a token.
+// notIAMError says why an answer is not believed. It repeats
+// nothing of the answer, which may hold a token.
 type notIAMError struct{ err error }
 
 func (e *notIAMError) Error() string { return e.err.Error() }
@@ -73,7 +75,8 @@ func checkJSON(h http.Header, body []byte) error {
 	return nil
 }
 
-// refusal tells whether a body is an error of Keystone's, or of a cloud's IAM that has its own form beside it.
+// refusal tells whether a body is an error of Keystone's, or of a
+// cloud's IAM that has its own form beside it.
 func refusal(body []byte, code int) bool {
 	var said struct {
 		Error *struct {
@@ -87,7 +90,8 @@ func refusal(body []byte, code int) bool {
 	return said.Error != nil && said.Error.Code == code || strings.HasPrefix(said.ErrorCode, "IAM.")
 }
 
-// tokenAnswer is what IAM says of a token, as far as it is looked at. Pointers tell what is not there.
+// tokenAnswer is what IAM says of a token, as far as it is looked
+// at. Pointers tell what is not there.
 type tokenAnswer struct {
 	Token *struct {
 		ExpiresAt *time.Time   `json:"expires_at"`
@@ -107,7 +111,8 @@ type idAnswer struct {
 	Domain *idAnswer `json:"domain"` // of a project; nil where IAM does not say it
 }
 
-// check tells why the answer says nothing of a token. Only what is used is looked at, and all of that.
+// check tells why the answer says nothing of a token. Only what is
+// used is looked at, and all of that.
 func (a *tokenAnswer) check() error {
 	t := a.Token
 	switch {

@@ -58,7 +58,8 @@ func keystoneError(code int) string {
 	return fmt.Sprintf(`{"error":{"code":%d,"message":"in words","title":"T"}}`, code)
 }
 
-// iamFaults are the misbehaviours of a server that should be IAM, by what becomes of the caller. nil is: it may come in.
+// iamFaults are the misbehaviours of a server that should be IAM,
+// by what becomes of the caller. nil is: it may come in.
 var iamFaults = []struct {
 	name   string
 	answer iamAnswer
@@ -206,8 +207,8 @@ func given(account *auth.Account) func() (*auth.Account, error) {
 
 var validator = &auth.Account{User: "validator", Password: "verysecret", Domain: "Default", Project: "red"}
 
-// TestIAMFaults gives each answer to a look-up. Nobody comes in on an answer that is none, nothing of it is remembered, and
-// nothing panics.
+// TestIAMFaults gives each answer to a look-up. Nobody comes in on an
+// answer that is none, nothing of it is remembered, and nothing panics.
 func TestIAMFaults(t *testing.T) {
 	f := newFakeIAM(t)
 	for _, account := range []*auth.Account{nil, validator} {
@@ -280,7 +281,8 @@ type panicking struct{}
 
 func (panicking) RoundTrip(*http.Request) (*http.Response, error) { panic("in the look-up") }
 
-// TestIAMPanic: a panic in a look-up fails that look-up for all who wait for it, and is told of once.
+// TestIAMPanic: a panic in a look-up fails that look-up for all who
+// wait for it, and is told of once.
 func TestIAMPanic(t *testing.T) {
 	var panics atomic.Int64
 	var outcome atomic.Pointer[string]

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestMappings: a role counts where the mapping says, and an operator is one of the project or the domain that is named, and of no other.
+// TestMappings: a role counts where the mapping says, and an operator
+// is one of the project or the domain that is named, and of no other.
 func TestMappings(t *testing.T) {
 	a := &IAM{o: IAMOptions{Roles: map[string]Mapping{
 		"te_admin": {Role: RoleOperator, Project: "ops"},

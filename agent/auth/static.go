@@ -28,12 +28,12 @@ const maxFileBytes = 1 << 20
 //	sha256:9f86d081884c7d65...       tenant=1008600000    user=alice  role=tenant
 //	sha256:60303ae22b998861...       role=control-plane
 //
-// tenant and user may be left out where the role allows. Empty lines and lines that begin with # do not
-// count. The file must not be readable or writable by others than owner and group. A change of the file is
-// seen within a second, also where it is replaced by renaming; Reload looks at once.
+// tenant and user may be left out where the role allows. Empty lines and lines that begin with # do
+// not count. The file must not be readable or writable by others than owner and group. A change of
+// the file is seen within a second, also where it is replaced by renaming; Reload looks at once.
 //
-// A file that can't be read, or has a fault, lets nobody in until it is right again: the edit may have been
-// made to shut somebody out. It is safe for concurrent use.
+// A file that can't be read, or has a fault, lets nobody in until it is right again:
+// the edit may have been made to shut somebody out. It is safe for concurrent use.
 type Static struct {
 	path string
 	now  func() time.Time
@@ -60,7 +60,8 @@ func NewStatic(path string, now func() time.Time) (*Static, error) {
 	return s, nil
 }
 
-// Reload reads the file now (SIGHUP). After an error nobody is let in until the file is right again.
+// Reload reads the file now (SIGHUP). After an error nobody is let
+// in until the file is right again.
 func (s *Static) Reload() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,8 +97,8 @@ func (s *Static) Authenticate(ctx context.Context, token string) (Caller, error)
 	return found.caller, nil
 }
 
-// current gives the entries after looking whether the file changed, at most once in reread.Every. Entries
-// are replaced, never changed.
+// current gives the entries after looking whether the file changed,
+// at most once in reread.Every. Entries are replaced, never changed.
 func (s *Static) current() ([]entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,7 +171,8 @@ func safe(info fs.FileInfo) error {
 	return nil
 }
 
-// parse reads lines. Faults name the line ("3: ...") and never repeat a token that was put in as it is.
+// parse reads lines. Faults name the line ("3: ...") and never
+// repeat a token that was put in as it is.
 func parse(data []byte) (entries []entry, faults []error) {
 	seen := map[[sha256.Size]byte]int{}
 	n := 0

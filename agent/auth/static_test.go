@@ -73,7 +73,8 @@ func TestStatic(t *testing.T) {
 		{"t-nobody", auth.Caller{}, auth.ErrUnknownToken},
 		{"", auth.Caller{}, auth.ErrUnknownToken},
 		{"T-ALICE", auth.Caller{}, auth.ErrUnknownToken},
-		{auth.HashToken("t-alice"), auth.Caller{}, auth.ErrUnknownToken}, // a stolen file is no token
+		// a stolen file is no token
+		{auth.HashToken("t-alice"), auth.Caller{}, auth.ErrUnknownToken},
 	} {
 		got, err := s.Authenticate(t.Context(), tt.token)
 		if got != tt.want || !errors.Is(err, tt.err) {
@@ -134,8 +135,8 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
-// A change is seen within a second; a file that is broken or gone lets nobody in; and once it is right
-// again everybody who stands in it.
+// A change is seen within a second; a file that is broken or gone lets
+// nobody in; and once it is right again everybody who stands in it.
 func TestReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tokens")
 	c := &clock{t: time.Unix(1000, 0)}
@@ -179,7 +180,8 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(20 * time.Millisecond) // the kernel's time of files moves in steps of a few milliseconds
+	// the kernel's time of files moves in steps of a few milliseconds
+	time.Sleep(20 * time.Millisecond)
 	if err := os.WriteFile(path, []byte(auth.HashToken("abc")+" role=operator\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

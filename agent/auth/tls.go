@@ -20,7 +20,8 @@ type TLSOptions struct {
 	CertFile, KeyFile string // of the listener, PEM
 	// ClientCAFile has the authorities of callers' certificates; "" asks for none.
 	ClientCAFile string
-	// CRLFile has a revocation list of each authority that issues to callers, PEM or one in DER; "" revokes nobody.
+	// CRLFile has a revocation list of each authority that issues to
+	// callers, PEM or one in DER; "" revokes nobody.
 	CRLFile string
 	// Clients maps names to callers; the first that a certificate has counts.
 	Clients []Client
@@ -30,16 +31,17 @@ type TLSOptions struct {
 	Now func() time.Time
 }
 
-// Client is who has a certificate of a certain name: its common name, or a DNS name, mail address or URI among its
-// alternative names. Names are compared exactly, without wildcards.
+// Client is who has a certificate of a certain name: its common name, or a DNS name, mail
+// address or URI among its alternative names. Names are compared exactly, without wildcards.
 type Client struct {
 	Name   string
 	Caller Caller
 }
 
-// TLS is the server's side of TLS 1.3, and tells callers by their certificates. The listener's own certificate stays the last
-// good one while its files are broken (they may be being replaced); authorities and revocation lists that can't be read, or
-// a list past its next update, let nobody in by certificate until they are right. It is safe for concurrent use.
+// TLS is the server's side of TLS 1.3, and tells callers by their certificates. The listener's
+// own certificate stays the last good one while its files are broken (they may be being
+// replaced); authorities and revocation lists that can't be read, or a list past its next
+// update, let nobody in by certificate until they are right. It is safe for concurrent use.
 type TLS struct {
 	o      TLSOptions
 	own    *reread.Files[*tls.Certificate]
@@ -130,7 +132,8 @@ func (t *TLS) serving() (*tls.Certificate, error) {
 	return t.last, nil
 }
 
-// Expiry tells when the certificate that is served expires, and what is wrong with the files that were to replace it.
+// Expiry tells when the certificate that is served expires, and
+// what is wrong with the files that were to replace it.
 func (t *TLS) Expiry() (time.Time, error) {
 	_, err := t.certificate()
 	t.mu.Lock()
@@ -160,9 +163,10 @@ func (t *TLS) clientConfig() (*tls.Config, error) {
 	return t.forClient, nil
 }
 
-// Caller tells who has the certificate of a connection, and by which name. found is false where there is no certificate or
-// none of its names is known. It is to be asked on each call, since a connection outlives a revocation: the error wraps
-// ErrUnknownToken for a certificate that is revoked or expired, and ErrUnavailable where that can't be told.
+// Caller tells who has the certificate of a connection, and by which name. found is false
+// where there is no certificate or none of its names is known. It is to be asked on each
+// call, since a connection outlives a revocation: the error wraps ErrUnknownToken for a
+// certificate that is revoked or expired, and ErrUnavailable where that can't be told.
 func (t *TLS) Caller(s *tls.ConnectionState) (c Caller, name string, found bool, err error) {
 	if s == nil || len(s.PeerCertificates) == 0 {
 		return Caller{}, "", false, nil
@@ -183,7 +187,8 @@ func (t *TLS) Caller(s *tls.ConnectionState) (c Caller, name string, found bool,
 	return Caller{}, "", false, nil
 }
 
-// check looks whether the certificate of a connection is still good: of one chain, nothing may have expired or be revoked.
+// check looks whether the certificate of a connection is still
+// good: of one chain, nothing may have expired or be revoked.
 func (t *TLS) check(s *tls.ConnectionState) error {
 	if len(s.PeerCertificates) == 0 {
 		return nil

@@ -146,7 +146,8 @@ func newDoorway(t *testing.T, o auth.TLSOptions, root *x509.CertPool) *doorway {
 	return d
 }
 
-// enter connects with a certificate (nil: none) and gives what the server saw, or false where it was refused.
+// enter connects with a certificate (nil: none) and gives what the
+// server saw, or false where it was refused.
 func (d *doorway) enter(c *tls.Certificate, versions ...uint16) (seen, *x509.Certificate, bool) {
 	d.t.Helper()
 	cfg := &tls.Config{RootCAs: d.root, ServerName: "host", MinVersion: tls.VersionTLS12}
@@ -154,7 +155,8 @@ func (d *doorway) enter(c *tls.Certificate, versions ...uint16) (seen, *x509.Cer
 		cfg.MaxVersion = versions[0]
 	}
 	if c != nil {
-		// Not by Certificates: there a client sends only what the server's list of authorities names.
+		// Not by Certificates: there a client sends only what the
+		// server's list of authorities names.
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c, nil }
 	}
 	conn, err := tls.Dial("tcp", d.l.Addr().String(), cfg)
@@ -162,7 +164,8 @@ func (d *doorway) enter(c *tls.Certificate, versions ...uint16) (seen, *x509.Cer
 		return seen{}, nil, false
 	}
 	d.t.Cleanup(func() { _ = conn.Close() })
-	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil { // a refusal comes after the client's part of the handshake
+	// a refusal comes after the client's part of the handshake
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
 		return seen{}, nil, false
 	}
 	s := <-d.seen

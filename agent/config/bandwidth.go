@@ -16,14 +16,15 @@ const (
 
 // Bandwidth bounds what all jobs together have the store do. 0 is no limit.
 type Bandwidth struct {
-	Up       Size     `yaml:"up"`       // bytes a second to the store
-	Down     Size     `yaml:"down"`     // bytes a second from it
-	Requests int      `yaml:"requests"` // a second
-	Schedule []Window `yaml:"schedule"` // the first that the time is in counts; outside of all, what stands above
+	Up       Size `yaml:"up"`       // bytes a second to the store
+	Down     Size `yaml:"down"`     // bytes a second from it
+	Requests int  `yaml:"requests"` // a second
+	// the first that the time is in counts; outside of all, what stands above
+	Schedule []Window `yaml:"schedule"`
 }
 
-// Window is a part of the day with limits of its own, by the clock of the host's time zone. One that ends before it begins
-// goes on past midnight, and belongs to the day on which it began.
+// Window is a part of the day with limits of its own, by the clock of the host's time zone. One
+// that ends before it begins goes on past midnight, and belongs to the day on which it began.
 type Window struct {
 	From     string   `yaml:"from"` // 08:30
 	To       string   `yaml:"to"`   // the same as From: a whole day
@@ -99,7 +100,8 @@ func (b Bandwidth) Plan() obs.Schedule {
 	for _, w := range b.Schedule {
 		out := obs.Window{Limits: s.Otherwise}
 		out.From, _ = obs.ParseClock(w.From)
-		out.To, _ = obs.ParseClock(w.To) // that of 24:00 is the midnight with which the next day begins
+		// that of 24:00 is the midnight with which the next day begins
+		out.To, _ = obs.ParseClock(w.To)
 		for _, d := range w.Days {
 			out.Days = append(out.Days, time.Weekday(slices.Index(days, d)))
 		}

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// iamIDPattern is the form of ids of projects and domains. Keystone's are 32 hex digits, and "default".
+// iamIDPattern is the form of ids of projects and domains.
+// Keystone's are 32 hex digits, and "default".
 var iamIDPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 
 // roles that a configuration may give.

@@ -17,7 +17,8 @@ import (
 	"holdfast/internal/pattern"
 )
 
-// Forms of names. Ids go into object names, snapshot names and paths, and so begin with a letter or digit.
+// Forms of names. Ids go into object names, snapshot names and
+// paths, and so begin with a letter or digit.
 var (
 	instancePattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
 	hostPattern       = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
@@ -37,7 +38,8 @@ const (
 	maxRequests         = 100_000
 	minConnections      = 16 // some callers, an operator's browser
 	maxConnections      = 16_384
-	// maxVerifiedWithin keeps a look at the store before a power-down from being switched off by a long time.
+	// maxVerifiedWithin keeps a look at the store before a power-down
+	// from being switched off by a long time.
 	maxVerifiedWithin = time.Hour
 	// minAudit keeps an attacker from rotating away what a few hundred commands left.
 	minAudit Size = 1 << 20
@@ -74,7 +76,8 @@ func (c *Config) check(f *faults) {
 	secret(f, "store.name_key_file", &c.Store.NameKeyFile, false)
 	secret(f, "key_file", &c.KeyFile, true)
 	if c.SigningKeyFile == "" {
-		// Beside the journal: the agent makes it at its first start, and a sandboxed one can't write to /etc.
+		// Beside the journal: the agent makes it at its first start,
+		// and a sandboxed one can't write to /etc.
 		c.SigningKeyFile = filepath.Join(c.StateDir, DefaultSigningKey)
 	}
 	absolute(f, "signing_key_file", &c.SigningKeyFile, false)
@@ -283,8 +286,8 @@ func checkID(f *faults, path, id string) {
 	}
 }
 
-// credentialPrefix begins the name of a credential that the service manager gives (LoadCredential= of systemd), in the place
-// of a secret's path.
+// credentialPrefix begins the name of a credential that the service manager
+// gives (LoadCredential= of systemd), in the place of a secret's path.
 const credentialPrefix = "credential:"
 
 // credentialsDir is the variable by which systemd says where credentials are.
@@ -380,7 +383,8 @@ func checkStore(f *faults, path, raw string) {
 	}
 }
 
-// storeParameters are those that internal/obs takes for a bucket; it has the last word on their values.
+// storeParameters are those that internal/obs takes for a bucket;
+// it has the last word on their values.
 var storeParameters = []string{
 	"endpoint", "region", "addressing", "integrity", "encryption", "kms-key", "class", "retain", "traffic-limit",
 	"ca-file", "client-cert", "client-key", "proxy", "family", "connect-timeout",
@@ -417,7 +421,8 @@ func isLoopback(host string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// redact cuts what stands before an @: a faulty URL may hold a password, and messages end up in logs.
+// redact cuts what stands before an @: a faulty URL may hold a
+// password, and messages end up in logs.
 func redact(raw string) string {
 	if i := strings.LastIndexByte(raw, '@'); i >= 0 {
 		return "..." + raw[i:]

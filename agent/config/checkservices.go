@@ -9,8 +9,9 @@ import (
 
 // Bounds of what is asked of the services that the agent calls.
 const (
-	// minReportTimeout is what a receiver across a continent takes, and maxReportTimeout is far above what one takes that keeps
-	// each report in several places: an instance stands still meanwhile.
+	// minReportTimeout is what a receiver across a continent takes,
+	// and maxReportTimeout is far above what one takes that keeps each
+	// report in several places: an instance stands still meanwhile.
 	minReportTimeout = time.Second
 	maxReportTimeout = 10 * time.Minute
 	maxReportBatch   = 1000

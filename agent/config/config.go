@@ -30,7 +30,8 @@ const (
 	DefaultStateDir = "/var/lib/holdfast"
 	// DefaultSigningKey is in the state folder: an identity of the host that goes with its journal.
 	DefaultSigningKey = "signing.pem"
-	// DefaultListen takes all addresses: the control plane is on another host. 8443 needs no privilege.
+	// DefaultListen takes all addresses: the control plane is on
+	// another host. 8443 needs no privilege.
 	DefaultListen = ":8443"
 	// DefaultSocket is below systemd's RuntimeDirectory=holdfast, which goes when the daemon goes.
 	DefaultSocket = "/run/holdfast/holdfast.sock"
@@ -39,60 +40,65 @@ const (
 	// DefaultRelease powers down as soon as the report is acknowledged: it is what the contract's
 	// backup call promises ("then release the physical instances").
 	DefaultRelease = ReleaseAgent
-	// DefaultHold keeps an instance still for seconds where its storage makes snapshots, and else as long as
-	// reading it takes.
+	// DefaultHold keeps an instance still for seconds where its
+	// storage makes snapshots, and else as long as reading it takes.
 	DefaultHold = HoldPrecopy
-	// DefaultPrecopyRounds is enough for a phone: the second round has what it wrote in minutes, the third what it
-	// wrote in seconds.
+	// DefaultPrecopyRounds is enough for a phone: the second round has
+	// what it wrote in minutes, the third what it wrote in seconds.
 	DefaultPrecopyRounds = 4
 	// DefaultPrecopyEnough is one pack: what is stored in less than a second on most links.
 	DefaultPrecopyEnough Size = 16 << 20
 	// DefaultPrecopyTime ends the rounds of an instance that writes as fast as it is stored.
 	DefaultPrecopyTime = time.Hour
-	// DefaultBaseMaxAge keeps a base from one nightly backup to the next, and over a weekend. What is written meanwhile takes
-	// space twice.
+	// DefaultBaseMaxAge keeps a base from one nightly backup to the next,
+	// and over a weekend. What is written meanwhile takes space twice.
 	DefaultBaseMaxAge = 72 * time.Hour
 	// DefaultBaseMinFree is where file systems that copy on write begin to slow down.
 	DefaultBaseMinFree = 10
-	// DefaultCompressionMin is the cheapest: most stores are faster than the cores are at any other level, and the instances
-	// need the cores too.
+	// DefaultCompressionMin is the cheapest: most stores are faster than the
+	// cores are at any other level, and the instances need the cores too.
 	DefaultCompressionMin = "fastest"
-	// DefaultCompressionMax stores about 2 % less of a phone for 1.4 times the CPU, which is free while the store is what
-	// a backup waits for. The next level takes twice as much again and gains little there.
+	// DefaultCompressionMax stores about 2 % less of a phone for 1.4 times
+	// the CPU, which is free while the store is what a backup waits for.
+	// The next level takes twice as much again and gains little there.
 	DefaultCompressionMax = "default"
-	// DefaultHeld lets a few instances stand still at a time: more would share the store's bandwidth, and each
-	// stand still for longer.
+	// DefaultHeld lets a few instances stand still at a time: more would
+	// share the store's bandwidth, and each stand still for longer.
 	DefaultHeld = 4
-	// DefaultMemory holds some packs of 16 MiB in flight per job beside the read buffers; more gains
-	// nothing below 10 Gbit/s and is taken from the instances.
+	// DefaultMemory holds some packs of 16 MiB in flight per job beside the read
+	// buffers; more gains nothing below 10 Gbit/s and is taken from the instances.
 	DefaultMemory Size = 256 << 20
-	// DefaultJobs hides the round trips of small jobs behind each other: all jobs share the workers and the memory, so more
-	// cost little, and each needs the memory of one pack.
+	// DefaultJobs hides the round trips of small jobs behind each other: all jobs share the
+	// workers and the memory, so more cost little, and each needs the memory of one pack.
 	DefaultJobs = 8
-	// DefaultBrakeCPU, DefaultBrakeIO and DefaultBrakeMemory leave a host alone that is busy, and slow down on one where
-	// tasks wait for most of the time. Memory is the least patient: a host that swaps is nearly standing.
+	// DefaultBrakeCPU, DefaultBrakeIO and DefaultBrakeMemory leave a host alone
+	// that is busy, and slow down on one where tasks wait for most of the time.
+	// Memory is the least patient: a host that swaps is nearly standing.
 	DefaultBrakeCPU    = 70
 	DefaultBrakeIO     = 50
 	DefaultBrakeMemory = 20
 	// DefaultQueue lets ten full batches of 100 instances wait.
 	DefaultQueue = 1000
-	// DefaultFrozenDeadline is how long users of an instance bear that it stands still before a failed
-	// backup is the lesser evil. It covers 100 GiB at 30 MB/s.
+	// DefaultFrozenDeadline is how long users of an instance bear that it stands
+	// still before a failed backup is the lesser evil. It covers 100 GiB at 30 MB/s.
 	DefaultFrozenDeadline = time.Hour
 	// DefaultJobDeadline ends a job whose store or disk makes no progress over a night.
 	DefaultJobDeadline = 12 * time.Hour
-	// DefaultVerifiedWithin is longer than most control planes take to acknowledge, so that the usual job asks the store nothing more, and shorter
-	// than what a lifecycle rule or a person takes to remove a bucket's objects unnoticed.
+	// DefaultVerifiedWithin is longer than most control planes take to acknowledge,
+	// so that the usual job asks the store nothing more, and shorter than what a
+	// lifecycle rule or a person takes to remove a bucket's objects unnoticed.
 	DefaultVerifiedWithin = 5 * time.Minute
-	// DefaultBackupAge is when an instance that is backed up every night has had no backup for some nights.
+	// DefaultBackupAge is when an instance that is backed up every
+	// night has had no backup for some nights.
 	DefaultBackupAge = 72 * time.Hour
-	// DefaultDrainTimeout stays below the 90 s that systemd waits by default before it kills; what is
-	// not finished by then resumes from the journal.
+	// DefaultDrainTimeout stays below the 90 s that systemd waits by default
+	// before it kills; what is not finished by then resumes from the journal.
 	DefaultDrainTimeout = time.Minute
-	// DefaultStorePatience outlasts a restart of a store and a connection that has to be given up (a minute), and is a small part of what
-	// users bear that an instance stands still.
+	// DefaultStorePatience outlasts a restart of a store and a connection that has to be given
+	// up (a minute), and is a small part of what users bear that an instance stands still.
 	DefaultStorePatience = 2 * time.Minute
-	// DefaultRequests is some hundred times what a control plane sends that polls each task every few seconds.
+	// DefaultRequests is some hundred times what a control plane
+	// sends that polls each task every few seconds.
 	DefaultRequests = 50
 	// DefaultConnections takes 40 MB at most, at some 40 KB each with TLS.
 	DefaultConnections = 1024
@@ -104,13 +110,16 @@ const (
 	DefaultAuditKeep = 9
 	// DefaultReportTimeout is far above what a receiver takes that is well.
 	DefaultReportTimeout = 30 * time.Second
-	// DefaultReportProgress lets people watch a backup, and is bearable for a control plane of thousands of hosts.
+	// DefaultReportProgress lets people watch a backup, and is
+	// bearable for a control plane of thousands of hosts.
 	DefaultReportProgress = 10 * time.Second
 	// DefaultReportBatch is the contract's limit on a batch of commands too.
 	DefaultReportBatch = 100
-	// DefaultIAMLookups lets hundreds of callers in, whose tokens are remembered, and is little for an IAM that serves a cloud.
+	// DefaultIAMLookups lets hundreds of callers in, whose tokens are
+	// remembered, and is little for an IAM that serves a cloud.
 	DefaultIAMLookups = 20
-	// DefaultCommandTimeout is for freeze, thaw and the like of a runtime: they take milliseconds, or hang.
+	// DefaultCommandTimeout is for freeze, thaw and the like of a
+	// runtime: they take milliseconds, or hang.
 	DefaultCommandTimeout = 30 * time.Second
 	// DefaultStopTimeout is what `docker stop` waits by default before it kills.
 	DefaultStopTimeout = 10 * time.Second
@@ -124,14 +133,16 @@ const (
 
 // Release policies: who decides that an instance is powered down after its report was acknowledged.
 const (
-	ReleaseAgent        = "agent"         // the agent does it at once
-	ReleaseControlPlane = "control-plane" // it stays frozen until it is told to release or to resume
+	ReleaseAgent = "agent" // the agent does it at once
+	// it stays frozen until it is told to release or to resume
+	ReleaseControlPlane = "control-plane"
 )
 
 // Rules by which an answer acknowledges a report.
 const (
-	AcknowledgeControlPlane = "control-plane" // only what the control plane alone answers; see agent/report
-	AcknowledgeAny2xx       = "any-2xx"       // each status from 200 to 299, whoever answers
+	// only what the control plane alone answers; see agent/report
+	AcknowledgeControlPlane = "control-plane"
+	AcknowledgeAny2xx       = "any-2xx" // each status from 200 to 299, whoever answers
 )
 
 // Ways to hold an instance for its last snapshot.
@@ -156,32 +167,37 @@ const (
 // Config is the whole configuration, checked and with defaults filled in. It is not changed after
 // Parse returned it. All paths are absolute and clean.
 type Config struct {
-	HostID         string      `yaml:"host_id"` // default: the host's name; same form as an instance id
-	StateDir       string      `yaml:"state_dir"`
-	Listen         string      `yaml:"listen"` // control-plane API, host:port; "" is off
-	TLS            TLS         `yaml:"tls"`
-	Socket         string      `yaml:"socket"`         // operator API
-	MetricsListen  string      `yaml:"metrics_listen"` // loopback host:port; "" is off
-	Store          Store       `yaml:"store"`
-	KeyFile        string      `yaml:"key_file"`   // the host's age identity
-	Recipients     []string    `yaml:"recipients"` // age recipients that can open new vaults, beside the host
-	Vault          Vault       `yaml:"vault"`
-	SigningKeyFile string      `yaml:"signing_key_file"` // Ed25519 key that signs receipts
-	TokensFile     string      `yaml:"tokens_file"`      // hashed tokens of callers; "" where IAM or certificates say who calls
-	IAM            IAM         `yaml:"iam"`
-	Audit          Audit       `yaml:"audit"`
-	Report         Report      `yaml:"report"`
-	Release        string      `yaml:"release"` // ReleaseAgent or ReleaseControlPlane; of instances that say nothing
-	Hold           string      `yaml:"hold"`    // one of the Hold constants; of instances that say nothing
-	Precopy        Precopy     `yaml:"precopy"`
-	Base           Base        `yaml:"base"`
-	Prepare        Prepare     `yaml:"prepare"`
-	Compression    Compression `yaml:"compression"`
-	Brake          Brake       `yaml:"brake"`
-	Bandwidth      Bandwidth   `yaml:"bandwidth"`
-	Limits         Limits      `yaml:"limits"`
-	Log            Log         `yaml:"log"`
-	Instances      []Instance  `yaml:"instances"`
+	// default: the host's name; same form as an instance id
+	HostID        string `yaml:"host_id"`
+	StateDir      string `yaml:"state_dir"`
+	Listen        string `yaml:"listen"` // control-plane API, host:port; "" is off
+	TLS           TLS    `yaml:"tls"`
+	Socket        string `yaml:"socket"`         // operator API
+	MetricsListen string `yaml:"metrics_listen"` // loopback host:port; "" is off
+	Store         Store  `yaml:"store"`
+	KeyFile       string `yaml:"key_file"` // the host's age identity
+	// age recipients that can open new vaults, beside the host
+	Recipients     []string `yaml:"recipients"`
+	Vault          Vault    `yaml:"vault"`
+	SigningKeyFile string   `yaml:"signing_key_file"` // Ed25519 key that signs receipts
+	// hashed tokens of callers; "" where IAM or certificates say who calls
+	TokensFile string `yaml:"tokens_file"`
+	IAM        IAM    `yaml:"iam"`
+	Audit      Audit  `yaml:"audit"`
+	Report     Report `yaml:"report"`
+	// ReleaseAgent or ReleaseControlPlane; of instances that say nothing
+	Release string `yaml:"release"`
+	// one of the Hold constants; of instances that say nothing
+	Hold        string      `yaml:"hold"`
+	Precopy     Precopy     `yaml:"precopy"`
+	Base        Base        `yaml:"base"`
+	Prepare     Prepare     `yaml:"prepare"`
+	Compression Compression `yaml:"compression"`
+	Brake       Brake       `yaml:"brake"`
+	Bandwidth   Bandwidth   `yaml:"bandwidth"`
+	Limits      Limits      `yaml:"limits"`
+	Log         Log         `yaml:"log"`
+	Instances   []Instance  `yaml:"instances"`
 
 	src *source // where each value stood; nil for a Config that was not parsed
 }
@@ -193,7 +209,8 @@ type TLS struct {
 	ClientCAFile string `yaml:"client_ca_file"` // "" asks for no client certificate
 	// ClientCRLFile has the authorities' revocation lists; "" revokes nobody.
 	ClientCRLFile string `yaml:"client_crl_file"`
-	// Clients are the callers that need no token. With none, a certificate of ClientCAFile is needed beside the token.
+	// Clients are the callers that need no token. With none, a
+	// certificate of ClientCAFile is needed beside the token.
 	Clients []Client `yaml:"clients"`
 }
 
@@ -213,18 +230,24 @@ type Audit struct {
 
 // IAM is a Keystone v3 that says whose a token is.
 type IAM struct {
-	URL         string             `yaml:"url"`          // https://host/v3, or http to a loopback address; "" asks none
-	CAFile      string             `yaml:"ca_file"`      // "" trusts the system's
-	AccountFile string             `yaml:"account_file"` // the account that looks tokens up; "" has each token ask about itself
-	Lookups     int                `yaml:"lookups"`      // tokens a second that IAM may be asked about; a quarter of them for one address
-	Roles       map[string]IAMRole `yaml:"roles"`        // role of IAM -> what its holders may do; any other is a tenant's
+	// https://host/v3, or http to a loopback address; "" asks none
+	URL    string `yaml:"url"`
+	CAFile string `yaml:"ca_file"` // "" trusts the system's
+	// the account that looks tokens up; "" has each token ask about itself
+	AccountFile string `yaml:"account_file"`
+	// tokens a second that IAM may be asked about; a quarter of them for one address
+	Lookups int `yaml:"lookups"`
+	// role of IAM -> what its holders may do; any other is a tenant's
+	Roles map[string]IAMRole `yaml:"roles"`
 }
 
-// IAMRole is what the holders of a role of IAM may do. In the file it is the name of a role, or a mapping.
+// IAMRole is what the holders of a role of IAM may do. In the file
+// it is the name of a role, or a mapping.
 type IAMRole struct {
 	Role string `yaml:"role"` // control-plane, operator or read-only
-	// Project and Domain are ids. They bound the mapping to tokens of this project, or to tokens of this domain and of its projects. One is
-	// required for an operator, who sees every tenant: anybody may have a role of the same name in an account of their own.
+	// Project and Domain are ids. They bound the mapping to tokens of this project, or to
+	// tokens of this domain and of its projects. One is required for an operator, who sees
+	// every tenant: anybody may have a role of the same name in an account of their own.
 	Project string `yaml:"project"`
 	Domain  string `yaml:"domain"`
 }
@@ -234,8 +257,10 @@ func (r *IAMRole) setText(text string) { r.Role = text }
 
 // Store is where backups go.
 type Store struct {
-	URL         string `yaml:"url"`           // file:///path, s3://bucket/prefix?…, obs://bucket/prefix?…
-	NameKeyFile string `yaml:"name_key_file"` // secret that goes into vault ids; "" lets who knows a tenant's id find its vault
+	// file:///path, s3://bucket/prefix?…, obs://bucket/prefix?…
+	URL string `yaml:"url"`
+	// secret that goes into vault ids; "" lets who knows a tenant's id find its vault
+	NameKeyFile string `yaml:"name_key_file"`
 }
 
 // Vault says how vaults come to be.
@@ -248,11 +273,14 @@ type Report struct {
 	URL       string `yaml:"url"`        // https, or http to a loopback address
 	CAFile    string `yaml:"ca_file"`    // "" trusts the system's
 	TokenFile string `yaml:"token_file"` // sent as a bearer token; "" sends none
-	// Acknowledge is the rule by which an answer acknowledges: AcknowledgeControlPlane or AcknowledgeAny2xx.
+	// Acknowledge is the rule by which an answer acknowledges:
+	// AcknowledgeControlPlane or AcknowledgeAny2xx.
 	Acknowledge string        `yaml:"acknowledge"`
-	Timeout     time.Duration `yaml:"timeout"`  // of one request
-	Progress    time.Duration `yaml:"progress"` // between two progress reports of a job; 0 sends none
-	Batch       int           `yaml:"batch"`    // events in one request, to a receiver that takes batches; 1 sends none
+	Timeout     time.Duration `yaml:"timeout"` // of one request
+	// between two progress reports of a job; 0 sends none
+	Progress time.Duration `yaml:"progress"`
+	// events in one request, to a receiver that takes batches; 1 sends none
+	Batch int `yaml:"batch"`
 }
 
 // Precopy bounds the rounds that store an instance while it runs.
@@ -263,15 +291,17 @@ type Precopy struct {
 	Bytes  Size          `yaml:"bytes"`  // read by all rounds; 0 is no limit
 }
 
-// Base says which snapshots stay after a restore, and after a backup that does not end in release, so that the next one reads only what differs.
+// Base says which snapshots stay after a restore, and after a backup that
+// does not end in release, so that the next one reads only what differs.
 type Base struct {
-	Keep    bool          `yaml:"keep"`
-	MaxAge  time.Duration `yaml:"max_age"`  // an older one is removed
-	MinFree int           `yaml:"min_free"` // percent of the space there; with less, the oldest are removed
+	Keep   bool          `yaml:"keep"`
+	MaxAge time.Duration `yaml:"max_age"` // an older one is removed
+	// percent of the space there; with less, the oldest are removed
+	MinFree int `yaml:"min_free"`
 }
 
-// Compression bounds how much CPU goes into storing less: the level rises while a backup waits for the store, and falls while
-// the store waits for it.
+// Compression bounds how much CPU goes into storing less: the level rises
+// while a backup waits for the store, and falls while the store waits for it.
 type Compression struct {
 	Min string `yaml:"min"` // fastest, default or better
 	Max string `yaml:"max"` // likewise, and not below Min
@@ -281,12 +311,13 @@ type Compression struct {
 type Prepare struct {
 	// Refuse takes no such command. The agent then needs, and has, fewer powers over the volumes.
 	Refuse bool `yaml:"refuse"`
-	// Start brings the instance up. Without, the control plane does; its runtime need not know it yet then.
+	// Start brings the instance up. Without, the control plane does;
+	// its runtime need not know it yet then.
 	Start bool `yaml:"start"`
 }
 
-// Brake says from where on rounds of pre-copy give way to the host's other work: percent of the time in which some task
-// waits for that resource; 0 never.
+// Brake says from where on rounds of pre-copy give way to the host's other work:
+// percent of the time in which some task waits for that resource; 0 never.
 type Brake struct {
 	CPU    int `yaml:"cpu"`
 	IO     int `yaml:"io"`
@@ -295,18 +326,25 @@ type Brake struct {
 
 // Limits are the budgets.
 type Limits struct {
-	Memory         Size          `yaml:"memory"`          // bytes of buffers of all jobs together
-	Jobs           int           `yaml:"jobs"`            // with content to store at the same time
-	Queue          int           `yaml:"queue"`           // jobs that wait; more are refused
-	Held           int           `yaml:"held"`            // instances that stand still at the same time for work under way
-	FrozenDeadline time.Duration `yaml:"frozen_deadline"` // longest freeze before a job fails and thaws
-	JobDeadline    time.Duration `yaml:"job_deadline"`    // longest job up to its manifest
-	VerifiedWithin time.Duration `yaml:"verified_within"` // before a power-down; an older verification is made anew; 0 makes it always
-	BackupAge      time.Duration `yaml:"backup_age"`      // after which an instance without a newer backup is in trouble; 0: never
-	DrainTimeout   time.Duration `yaml:"drain_timeout"`   // how long a stopping daemon waits for its jobs
-	StorePatience  time.Duration `yaml:"store_patience"`  // longest silence of the store before an instance that stands still is let go until it ends
-	Requests       int           `yaml:"requests"`        // a second and caller, over the network
-	Connections    int           `yaml:"connections"`     // over the network, at the same time; a quarter from one address
+	Memory Size `yaml:"memory"` // bytes of buffers of all jobs together
+	Jobs   int  `yaml:"jobs"`   // with content to store at the same time
+	Queue  int  `yaml:"queue"`  // jobs that wait; more are refused
+	// instances that stand still at the same time for work under way
+	Held int `yaml:"held"`
+	// longest freeze before a job fails and thaws
+	FrozenDeadline time.Duration `yaml:"frozen_deadline"`
+	JobDeadline    time.Duration `yaml:"job_deadline"` // longest job up to its manifest
+	// before a power-down; an older verification is made anew; 0 makes it always
+	VerifiedWithin time.Duration `yaml:"verified_within"`
+	// after which an instance without a newer backup is in trouble; 0: never
+	BackupAge time.Duration `yaml:"backup_age"`
+	// how long a stopping daemon waits for its jobs
+	DrainTimeout time.Duration `yaml:"drain_timeout"`
+	// longest silence of the store before an instance that stands still is let go until it ends
+	StorePatience time.Duration `yaml:"store_patience"`
+	Requests      int           `yaml:"requests"` // a second and caller, over the network
+	// over the network, at the same time; a quarter from one address
+	Connections int `yaml:"connections"`
 }
 
 // Log says what is logged, and how.
@@ -368,18 +406,22 @@ type None struct{}
 
 // Volume is one directory tree of an instance.
 type Volume struct {
-	Name        string `yaml:"name"`
-	Path        string `yaml:"path"`
-	Snapshot    string `yaml:"snapshot"`     // SnapshotAuto or one of the others
-	SnapshotDir string `yaml:"snapshot_dir"` // where snapshots are made; "" leaves it to the provider
-	AllowEmpty  bool   `yaml:"allow_empty"`  // back it up although it became empty, or lies on another file system
-	// Exclude are patterns of paths that no backup holds (see internal/pattern), and ExcludeCaches leaves out what folders with a
-	// CACHEDIR.TAG hold. An image has no paths, and ignores both.
+	Name     string `yaml:"name"`
+	Path     string `yaml:"path"`
+	Snapshot string `yaml:"snapshot"` // SnapshotAuto or one of the others
+	// where snapshots are made; "" leaves it to the provider
+	SnapshotDir string `yaml:"snapshot_dir"`
+	// back it up although it became empty, or lies on another file system
+	AllowEmpty bool `yaml:"allow_empty"`
+	// Exclude are patterns of paths that no backup holds (see internal/pattern), and ExcludeCaches
+	// leaves out what folders with a CACHEDIR.TAG hold. An image has no paths, and ignores both.
 	Exclude       []string `yaml:"exclude"`
 	ExcludeCaches bool     `yaml:"exclude_caches"`
-	// AcceptLosses are patterns of paths at which content may be missing: elsewhere a loss fails the backup.
+	// AcceptLosses are patterns of paths at which content may be
+	// missing: elsewhere a loss fails the backup.
 	AcceptLosses []string `yaml:"accept_losses"`
-	// AcceptUnflushed has jobs go on where something that is mounted on the volume can't be flushed. Without, they fail.
+	// AcceptUnflushed has jobs go on where something that is mounted
+	// on the volume can't be flushed. Without, they fail.
 	AcceptUnflushed bool `yaml:"accept_unflushed"`
 }
 
@@ -402,8 +444,8 @@ func (s Size) String() string {
 	return "0B"
 }
 
-// ParseSize reads what Size.String writes. Units are required, and binary: a bare number or "MB" leaves
-// open what is meant. 0 is the same in all.
+// ParseSize reads what Size.String writes. Units are required, and binary:
+// a bare number or "MB" leaves open what is meant. 0 is the same in all.
 func ParseSize(text string) (Size, error) {
 	if text == "0" {
 		return 0, nil

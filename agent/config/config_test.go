@@ -35,8 +35,8 @@ func TestExampleParses(t *testing.T) {
 	}
 }
 
-// What the example shows commented out is the default, word for word: with the comment signs gone it
-// parses to the same limits, log and addresses.
+// What the example shows commented out is the default, word for word: with
+// the comment signs gone it parses to the same limits, log and addresses.
 func TestExampleShowsDefaults(t *testing.T) {
 	var lines []string
 	for line := range strings.Lines(string(config.Example)) {

@@ -20,8 +20,8 @@ type Fault struct {
 	Msg          string
 }
 
-// Faults is everything that is wrong with a configuration, in the order of the file. It is the error
-// of Parse and CheckFiles, and is never empty.
+// Faults is everything that is wrong with a configuration, in the order of
+// the file. It is the error of Parse and CheckFiles, and is never empty.
 type Faults struct {
 	File string // as given to Parse
 	List []Fault
@@ -192,7 +192,8 @@ func (d *decoder) value(node ast.Node, v reflect.Value, path string) {
 			d.add(path, "is left empty: leave the key out for its default, or write \"\" for none")
 			return
 		}
-		if v.Kind() == reflect.Pointer && v.Type().Elem().Kind() == reflect.Struct { // "docker:" with nothing behind it is there, all defaults
+		// "docker:" with nothing behind it is there, all defaults
+		if v.Kind() == reflect.Pointer && v.Type().Elem().Kind() == reflect.Struct {
 			d.pointer(nil, v, path)
 		}
 		return
@@ -276,7 +277,8 @@ func (d *decoder) mapping(node ast.Node, v reflect.Value, path string) {
 			if p := placeOf(it.Value()); p != (place{}) && it.Value().Type() != ast.NullType {
 				d.src.at[sub] = p
 			}
-			if mv, ok := it.Value().(ast.MapNode); ok && mv != nil { // the token of a mapping is its first colon
+			// the token of a mapping is its first colon
+			if mv, ok := it.Value().(ast.MapNode); ok && mv != nil {
 				d.src.at[sub] = at
 			}
 			d.value(it.Value(), v.Field(i), sub)

@@ -11,22 +11,24 @@ import (
 	"strings"
 )
 
-// Content checks one value, or what the file that it names must hold, in a form that this package does not
-// know: that of keys and tokens.
+// Content checks one value, or what the file that it names must hold,
+// in a form that this package does not know: that of keys and tokens.
 type Content struct {
 	Path  string // of the value, such as key_file
 	Check func() error
 }
 
-// CheckFiles looks at the files and programs that c names: that they are there and can be read, that nobody
-// but owner and group can read a secret, that certificate and key belong together, and that authorities
-// are certificates; then it asks contents, but those whose value has a fault already. It does not look at volumes, which may be mounted later, and it contacts nobody.
-// The error is *Faults. A file may change afterwards; whoever opens it checks again.
+// CheckFiles looks at the files and programs that c names: that they are there and can be read,
+// that nobody but owner and group can read a secret, that certificate and key belong together,
+// and that authorities are certificates; then it asks contents, but those whose value has a
+// fault already. It does not look at volumes, which may be mounted later, and it contacts
+// nobody. The error is *Faults. A file may change afterwards; whoever opens it checks again.
 func (c *Config) CheckFiles(contents ...Content) error {
 	f := &faults{src: c.src, seen: map[string]bool{}}
 	secretFile(f, "store.name_key_file", c.Store.NameKeyFile)
 	secretFile(f, "key_file", c.KeyFile)
-	if _, err := os.Lstat(c.SigningKeyFile); !errors.Is(err, fs.ErrNotExist) { // the agent makes one at its first start
+	// the agent makes one at its first start
+	if _, err := os.Lstat(c.SigningKeyFile); !errors.Is(err, fs.ErrNotExist) {
 		secretFile(f, "signing_key_file", c.SigningKeyFile)
 	}
 	secretFile(f, "tokens_file", c.TokensFile)
@@ -64,7 +66,8 @@ func (c *Config) CheckFiles(contents ...Content) error {
 			continue
 		}
 		if err := content.Check(); err != nil {
-			f.add(content.Path, "%s", strings.ReplaceAll(err.Error(), "\n", "; ")) // one line a fault
+			// one line a fault
+			f.add(content.Path, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 		}
 	}
 	return f.err()
@@ -89,7 +92,8 @@ func regular(f *faults, path, name string) fs.FileInfo {
 	return nil
 }
 
-// secretFile reports a secret that others than owner and group can get at, itself or by replacing it.
+// secretFile reports a secret that others than owner and group can
+// get at, itself or by replacing it.
 func secretFile(f *faults, path, name string) {
 	info := regular(f, path, name)
 	if info == nil {

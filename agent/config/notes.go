@@ -2,7 +2,8 @@ package config
 
 import "fmt"
 
-// Notes lists what is allowed and has a consequence that an operator should know before the first command, one sentence each.
+// Notes lists what is allowed and has a consequence that an
+// operator should know before the first command, one sentence each.
 func (c *Config) Notes() []string {
 	notes := c.Report.notes()
 	for i, in := range c.Instances {

@@ -8,7 +8,8 @@ import (
 	"holdfast/agent/config"
 )
 
-// Where the agent can't tell whether an instance ran, it does not release it by itself, and the operator is told.
+// Where the agent can't tell whether an instance ran, it does not
+// release it by itself, and the operator is told.
 func TestNotesOfInstancesThatAreNotReleased(t *testing.T) {
 	c, err := config.Parse(config.Example, "example.yaml")
 	if err != nil {

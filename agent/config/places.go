@@ -20,8 +20,9 @@ type owned struct {
 	in     [2]int // instance and volume, of a volume
 }
 
-// owned lists the paths that must not lie in one another where one of them is a volume: a restore of a volume replaces all that lies in it, a
-// backup of it holds the keys in it, and its tenant may write there.
+// owned lists the paths that must not lie in one another where one of
+// them is a volume: a restore of a volume replaces all that lies in it,
+// a backup of it holds the keys in it, and its tenant may write there.
 func (c *Config) owned() []owned {
 	var all []owned
 	add := func(name, path string) {
@@ -70,7 +71,8 @@ func (c *Config) owned() []owned {
 	return all
 }
 
-// checkOverlaps finds paths that lie in one another by how they are written. CheckVolumes finds the others.
+// checkOverlaps finds paths that lie in one another by how they are
+// written. CheckVolumes finds the others.
 func (c *Config) checkOverlaps(f *faults) {
 	all := c.owned()
 	byPath := map[string][]int{}
@@ -91,7 +93,8 @@ func (c *Config) checkOverlaps(f *faults) {
 	}
 }
 
-// overlap reports that one of two lies in the other, at the volume. Of two volumes it is the inner one, and the later of two that are the same.
+// overlap reports that one of two lies in the other, at the volume. Of two
+// volumes it is the inner one, and the later of two that are the same.
 func overlap(f *faults, inner, outer owned) {
 	at, other := inner, outer
 	if !inner.volume || outer.volume && inner.path == outer.path && slices.Compare(inner.in[:], outer.in[:]) < 0 {
@@ -106,10 +109,12 @@ type VolumeFault struct {
 	Err              error
 }
 
-// CheckVolumes looks where the volumes of an instance lie now, or those of all with -1: no part of a path may be a link, or lie in a folder that
-// somebody else than root can write to (location.Strict), and no volume may overlap another, or a file or folder of the agent's, by
-// whatever mounts and links their paths lead to one place. What is not there yet is no fault, nor what look fails for otherwise. look is called for
-// all paths, from several goroutines at once; it is location.Of or location.Strict, or gives up where a file system does not answer.
+// CheckVolumes looks where the volumes of an instance lie now, or those of all with -1: no
+// part of a path may be a link, or lie in a folder that somebody else than root can write to
+// (location.Strict), and no volume may overlap another, or a file or folder of the agent's, by
+// whatever mounts and links their paths lead to one place. What is not there yet is no fault,
+// nor what look fails for otherwise. look is called for all paths, from several goroutines at
+// once; it is location.Of or location.Strict, or gives up where a file system does not answer.
 func (c *Config) CheckVolumes(instance int, look func(path string, strict bool) (location.Location, error)) []VolumeFault {
 	var found []VolumeFault
 	all := c.owned()
@@ -172,8 +177,8 @@ func (c *Config) CheckVolumes(instance int, look func(path string, strict bool) 
 // lookers bounds how many paths are looked at at once.
 const lookers = 16
 
-// locate finds where paths lie: of volumes strictly, and where that fails for safety as they are, with the reason. What can't be looked at lies
-// nowhere: whoever uses it says so.
+// locate finds where paths lie: of volumes strictly, and where that fails for safety as
+// they are, with the reason. What can't be looked at lies nowhere: whoever uses it says so.
 func (c *Config) locate(all []owned, look func(path string, strict bool) (location.Location, error)) ([]location.Location, []error) {
 	at, errs := make([]location.Location, len(all)), make([]error, len(all))
 	var g contain.Group

@@ -8,8 +8,9 @@ import (
 	"strings"
 )
 
-// checkScript reports what keeps the kernel from running a script although it is executable: its messages ("no such file", "exec format error")
-// name the script, and not what is wrong with its first line.
+// checkScript reports what keeps the kernel from running a script
+// although it is executable: its messages ("no such file", "exec format
+// error") name the script, and not what is wrong with its first line.
 func checkScript(f *faults, path, name string) {
 	file, err := os.Open(name)
 	if err != nil {

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestScripts: what keeps the kernel from running a command of an exec runtime is told in words that name it.
+// TestScripts: what keeps the kernel from running a command of an
+// exec runtime is told in words that name it.
 func TestScripts(t *testing.T) {
 	for content, want := range map[string]string{
 		"#!/bin/sh\nexit\n":             "",

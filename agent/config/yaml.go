@@ -10,12 +10,12 @@ import (
 	"github.com/goccy/go-yaml/parser"
 )
 
-// MaxFileBytes bounds the file: a thousand instances take a third of it, and a parser given the wrong
-// file (a disk image) would take all memory.
+// MaxFileBytes bounds the file: a thousand instances take a third of it,
+// and a parser given the wrong file (a disk image) would take all memory.
 const MaxFileBytes = 1 << 20
 
-// maxNesting bounds how deep flow collections nest. The format needs four levels; the parser recurses,
-// and Go ends the whole program when a stack overflows.
+// maxNesting bounds how deep flow collections nest. The format needs four levels;
+// the parser recurses, and Go ends the whole program when a stack overflows.
 const maxNesting = 64
 
 // byteOrderMark is what some editors begin a text in UTF-8 with.
@@ -37,8 +37,8 @@ func parseYAML(f *faults, data []byte) (root ast.Node, ok bool) {
 		f.add("", "nests brackets deeper than %d", maxNesting)
 		return nil, false
 	}
-	// Earlier versions of go-yaml panicked on some broken input; should this one too, then that is a
-	// syntax error as any other to an operator.
+	// Earlier versions of go-yaml panicked on some broken input; should this
+	// one too, then that is a syntax error as any other to an operator.
 	defer func() {
 		if p := recover(); p != nil {
 			f.add("", "is not YAML")

@@ -6,17 +6,19 @@ import (
 	"time"
 )
 
-// The watch over the space that bases take. A base costs what its instance overwrites, as fast as that writes: a file system with a
-// third free is full within seconds. So the space is looked at all the time that a base stands, and a base goes while there is still some.
+// The watch over the space that bases take. A base costs what its instance overwrites, as
+// fast as that writes: a file system with a third free is full within seconds. So the space
+// is looked at all the time that a base stands, and a base goes while there is still some.
 
 // Bounds of the watch, each with its reason.
 const (
-	// roomEvery is how often the space is looked at while it does not shrink: the look is one call of the kernel.
+	// roomEvery is how often the space is looked at while it does not
+	// shrink: the look is one call of the kernel.
 	roomEvery = time.Second
 	// roomSoon is how often while it shrinks towards the limit, or a base was just removed.
 	roomSoon = 250 * time.Millisecond
-	// roomAhead is how long the space has to last at the rate at which it shrinks: some file systems give the space of a snapshot back
-	// only some seconds after its removal.
+	// roomAhead is how long the space has to last at the rate at which it shrinks: some
+	// file systems give the space of a snapshot back only some seconds after its removal.
 	roomAhead = 10 * time.Second
 	// roomShare keeps a look that costs much (a run of lvm) from being most of what the agent does.
 	roomShare = 20
@@ -28,7 +30,8 @@ type roomSeen struct {
 	at   time.Time
 }
 
-// watchBases looks at the bases until ctx ends: at their space all the time, at the other rules from time to time.
+// watchBases looks at the bases until ctx ends: at their space all
+// the time, at the other rules from time to time.
 func (m *Manager) watchBases(ctx context.Context) {
 	rules, seen := time.Now(), map[string]roomSeen{}
 	pause := basesEvery
@@ -46,14 +49,16 @@ func (m *Manager) watchBases(ctx context.Context) {
 	}
 }
 
-// watchRoom looks at the space of each base once, removes the oldest one where that is short, and tells when to look again.
+// watchRoom looks at the space of each base once, removes the
+// oldest one where that is short, and tells when to look again.
 func (m *Manager) watchRoom(ctx context.Context, seen map[string]roomSeen) (pause time.Duration) {
 	bases, err := m.journal.Bases("")
 	if err != nil {
 		return roomEvery // the journal's own troubles are told of elsewhere
 	}
 	pause = roomEvery
-	dropped := map[int64]bool{} // file systems, by their size: one base at a time, as its space comes back a little later
+	// file systems, by their size: one base at a time, as its space comes back a little later
+	dropped := map[int64]bool{}
 	for _, b := range bases {
 		began := time.Now()
 		free, total, err := m.parts.Room(ctx, b)
@@ -85,7 +90,8 @@ func (m *Manager) watchRoom(ctx context.Context, seen map[string]roomSeen) (paus
 	return pause
 }
 
-// dropShort removes a base for lack of space and says so; false where it can't go, since a job uses it.
+// dropShort removes a base for lack of space and says so; false
+// where it can't go, since a job uses it.
 func (m *Manager) dropShort(ctx context.Context, b Base, free, total int64, lasts time.Duration) bool {
 	forgotten, err := m.journal.forgetBase(b)
 	if err != nil || !forgotten {

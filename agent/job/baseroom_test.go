@@ -11,8 +11,9 @@ import (
 	"holdfast/agent/job"
 )
 
-// TestBaseGoesBeforeTheDiskIsFull: a base that stands idle goes while there is space left, however fast the instance uses it up, and is told
-// of. One on a disk on which nothing happens, or that shrinks slowly, stays.
+// TestBaseGoesBeforeTheDiskIsFull: a base that stands idle goes while there
+// is space left, however fast the instance uses it up, and is told of. One
+// on a disk on which nothing happens, or that shrinks slowly, stays.
 func TestBaseGoesBeforeTheDiskIsFull(t *testing.T) {
 	const total = 100 << 30
 	for name, c := range map[string]struct {

@@ -14,19 +14,22 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// A base is a snapshot that stays after the engine has read it, or has restored what it holds, so that the next backup of its volume
-// reads only what differs from it. Nothing but the journal tells a base from a leftover. It comes to be in the transaction that takes it out of its
-// job's record, so a crash loses a base or keeps it, and leaks none.
+// A base is a snapshot that stays after the engine has read it, or has restored what it
+// holds, so that the next backup of its volume reads only what differs from it. Nothing
+// but the journal tells a base from a leftover. It comes to be in the transaction that
+// takes it out of its job's record, so a crash loses a base or keeps it, and leaks none.
 
 // Base is a base snapshot of one volume.
 type Base struct {
-	Instance  string    `json:"instance"`
-	Volume    string    `json:"volume"`
-	Ref       Ref       `json:"ref"`
-	Backup    string    `json:"backup,omitempty"` // that was made of it, or restored to it; empty after a round of pre-copy
-	Ino       uint64    `json:"ino,omitempty"`    // as Snapshot.Ino
-	Catalogue string    `json:"catalogue"`        // the engine's id of what it knows of this snapshot
-	Made      time.Time `json:"made"`             // UTC, for people
+	Instance string `json:"instance"`
+	Volume   string `json:"volume"`
+	Ref      Ref    `json:"ref"`
+	// that was made of it, or restored to it; empty after a round of pre-copy
+	Backup string `json:"backup,omitempty"`
+	Ino    uint64 `json:"ino,omitempty"` // as Snapshot.Ino
+	// the engine's id of what it knows of this snapshot
+	Catalogue string    `json:"catalogue"`
+	Made      time.Time `json:"made"` // UTC, for people
 	// MadeUp is when the base was made by the journal's clock, which its age is counted by.
 	MadeUp time.Duration `json:"made_up"`
 }
@@ -38,7 +41,8 @@ type Bases struct {
 	MinFree float64       // share of the space that must be free where a base lies, 0 to 1
 }
 
-// basesEvery is how often bases are looked at that no job touches: they cost what is written meanwhile.
+// basesEvery is how often bases are looked at that no job touches:
+// they cost what is written meanwhile.
 const basesEvery = time.Hour
 
 func baseKey(instance, volume string) []byte { return []byte(instance + "\x00" + volume) }
@@ -152,7 +156,8 @@ func (m *Manager) mayKeep(ctx context.Context, b Base) bool {
 	if errors.Is(err, ErrNoAnswer) {
 		return true // where nothing can be looked at, nothing can be removed
 	}
-	return err == nil && float64(free) >= rules.MinFree*float64(total) // what can't be looked at is not kept
+	// what can't be looked at is not kept
+	return err == nil && float64(free) >= rules.MinFree*float64(total)
 }
 
 // toKeep returns, of snapshots that the engine has read, those that become bases.
@@ -163,7 +168,8 @@ func (w *worker) toKeep(j *Job, snapshots []Snapshot, result *Result) []Base {
 	return w.basesOf(j, snapshots, result.BackupID, result.Catalogues)
 }
 
-// basesOf makes bases of those snapshots of which a catalogue is known, and which can be compared with.
+// basesOf makes bases of those snapshots of which a catalogue is
+// known, and which can be compared with.
 func (w *worker) basesOf(j *Job, snapshots []Snapshot, backup string, catalogues map[string]string) (bases []Base) {
 	for _, s := range snapshots {
 		if id := catalogues[s.Name]; s.Live && s.Comparable && id != "" {
@@ -175,7 +181,8 @@ func (w *worker) basesOf(j *Job, snapshots []Snapshot, backup string, catalogues
 	return bases
 }
 
-// atEnd returns the snapshots of a job at its end that become bases: of one that has stored a backup and did not release its instance.
+// atEnd returns the snapshots of a job at its end that become bases:
+// of one that has stored a backup and did not release its instance.
 func (w *worker) atEnd(hard context.Context, j *Job) []Base {
 	if j.State != Resuming && j.State != Ending && j.State != Failing {
 		return nil
@@ -220,8 +227,8 @@ func (w *worker) removeBases(bases []Base) {
 	}
 }
 
-// planRestored names the snapshots of the restored volumes that are to become bases, of those with a catalogue. What can't be had
-// costs the next backup time, and this restore nothing.
+// planRestored names the snapshots of the restored volumes that are to become bases, of those
+// with a catalogue. What can't be had costs the next backup time, and this restore nothing.
 func (w *worker) planRestored(ctx context.Context, j *Job, places []Place, result *RestoreResult) []Snapshot {
 	if !w.m.opts.Bases.Keep || len(result.Catalogues) == 0 {
 		return nil
@@ -237,9 +244,10 @@ func (w *worker) planRestored(ctx context.Context, j *Job, places []Place, resul
 	return slices.DeleteFunc(planned, func(s Snapshot) bool { return result.Catalogues[s.Name] == "" })
 }
 
-// baseRestored makes the bases of restored volumes, and returns those that stand. They are made before the first volume is in its place: there
-// the instance may write, by whomever it is started, and a base that holds more than the catalogue tells would make a wrong backup. So
-// once a volume is in its place, none is made any more.
+// baseRestored makes the bases of restored volumes, and returns those that stand. They
+// are made before the first volume is in its place: there the instance may write, by
+// whomever it is started, and a base that holds more than the catalogue tells would
+// make a wrong backup. So once a volume is in its place, none is made any more.
 func (w *worker) baseRestored(ctx context.Context, j *Job, placed int) []Base {
 	var standing []Snapshot
 	for _, s := range j.Snapshots {
@@ -272,12 +280,13 @@ func (w *worker) baseRestored(ctx context.Context, j *Job, placed int) []Base {
 	return w.basesOf(j, standing, j.Restore.Backup, j.Restore.Result.Catalogues)
 }
 
-// roundName names the snapshots of a round of pre-copy. No two rounds of a job have the same: the snapshot of one may stand as a base
-// while that of the next is made, and must not be taken for it.
+// roundName names the snapshots of a round of pre-copy. No two rounds of a job have the same: the
+// snapshot of one may stand as a base while that of the next is made, and must not be taken for it.
 func roundName(j *Job, round int) string { return fmt.Sprintf("%s-%d-%d", j.ID, j.Attempts, round) }
 
-// lastName names the snapshots that a backup is made of, or that become bases of restored volumes. Each try of the job has names of
-// its own: what the try before could not remove may be removed while this one works.
+// lastName names the snapshots that a backup is made of, or that become
+// bases of restored volumes. Each try of the job has names of its own: what
+// the try before could not remove may be removed while this one works.
 func lastName(j *Job) string {
 	if j.Attempts == 0 {
 		return j.ID

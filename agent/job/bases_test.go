@@ -12,8 +12,8 @@ import (
 	"holdfast/agent/job"
 )
 
-// TestBaseFollowsItsBackups: a backup that does not end in release leaves one base for each volume, which the next gets, and
-// which goes when that one leaves its own; a release leaves none.
+// TestBaseFollowsItsBackups: a backup that does not end in release leaves one base for each
+// volume, which the next gets, and which goes when that one leaves its own; a release leaves none.
 func TestBaseFollowsItsBackups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")

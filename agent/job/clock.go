@@ -9,10 +9,12 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// The journal has a clock of its own, which counts how long the host has been up since the journal began. Within one boot the
-// clock follows CLOCK_BOOTTIME, which no setting of the wall clock moves. Over a reboot the clock stands still from the last
-// transaction of the old boot to the begin of the new boot, because nothing on the host measures that time. Every duration that
-// something is decided by comes from this clock; the wall clock only tells people when something happened.
+// The journal has a clock of its own, which counts how long the host has been up
+// since the journal began. Within one boot the clock follows CLOCK_BOOTTIME, which
+// no setting of the wall clock moves. Over a reboot the clock stands still from the
+// last transaction of the old boot to the begin of the new boot, because nothing on
+// the host measures that time. Every duration that something is decided by comes
+// from this clock; the wall clock only tells people when something happened.
 
 var keyClock = []byte("clock") // in bucketMeta -> clockRecord
 
@@ -60,8 +62,9 @@ func (u *uptime) now() clockRecord {
 	return clockRecord{Boot: u.boot, Since: since, Up: u.read}
 }
 
-// Up is the reading of the journal's clock: how long the host has been up since the journal began, as far as the journal knows. It
-// goes on when the agent starts again, never falls, and does not depend on the wall clock.
+// Up is the reading of the journal's clock: how long the host has been up
+// since the journal began, as far as the journal knows. It goes on when the
+// agent starts again, never falls, and does not depend on the wall clock.
 func (jr *Journal) Up() time.Duration { return jr.clock.now().Up }
 
 // tick writes the reading of the clock, and tells whether the journal can be written.
@@ -83,8 +86,8 @@ func (jr *Journal) readClock(tx *bbolt.Tx) error {
 	return nil
 }
 
-// transact runs write in one transaction, adds the reading of the clock, and tells of what the journal itself does with
-// the transaction.
+// transact runs write in one transaction, adds the reading of the clock,
+// and tells of what the journal itself does with the transaction.
 func (jr *Journal) transact(write func(tx *bbolt.Tx) error) error {
 	refused := false // by write, which says nothing of the journal
 	err := jr.db.Update(func(tx *bbolt.Tx) error {
@@ -132,11 +135,12 @@ func (j *Job) heldFor(up time.Duration) time.Duration {
 	return max(0, up-j.HeldUp)
 }
 
-// FreezeSeconds is how long the instance has not run for this job so far, in seconds. up is a reading of the journal's clock, and
-// does not count once the instance runs again or is down.
+// FreezeSeconds is how long the instance has not run for this job so far, in seconds. up is a
+// reading of the journal's clock, and does not count once the instance runs again or is down.
 func (j *Job) FreezeSeconds(up time.Duration) float64 { return j.heldFor(up).Seconds() }
 
-// Took is how long the job took from a state to another, by the journal's clock; 0 when the job did not enter both in that order.
+// Took is how long the job took from a state to another, by the
+// journal's clock; 0 when the job did not enter both in that order.
 func (j *Job) Took(from, to State) time.Duration {
 	began, ok := j.EnteredUp[from]
 	ended, over := j.EnteredUp[to]

@@ -10,9 +10,10 @@ import (
 	"holdfast/internal/contain"
 )
 
-// commits writes to the journal for many at once: whoever comes while a transaction is being flushed waits, and goes into the next one
-// with all others that came. A flush takes milliseconds and there is one at a time, so else a hundred small jobs, of a dozen
-// transactions each, wait for little but each other's.
+// commits writes to the journal for many at once: whoever comes while a transaction
+// is being flushed waits, and goes into the next one with all others that came. A
+// flush takes milliseconds and there is one at a time, so else a hundred small
+// jobs, of a dozen transactions each, wait for little but each other's.
 type commits struct {
 	mu    sync.Mutex
 	queue []*commit
@@ -28,8 +29,9 @@ type commit struct {
 
 var errCommitter = errors.New("journal: who committed for others did not come back")
 
-// update has write done in a transaction, and returns when that is durable. When write or the flush fails, nothing of it is done, and its
-// error is returned. It may be called several times, the last of which counts, and so must give no result but its last. It is for any goroutine.
+// update has write done in a transaction, and returns when that is durable. When write or the
+// flush fails, nothing of it is done, and its error is returned. It may be called several times,
+// the last of which counts, and so must give no result but its last. It is for any goroutine.
 func (jr *Journal) update(write func(tx *bbolt.Tx) error) error {
 	c := &commit{write: write, done: make(chan error, 1), lead: make(chan struct{}, 1)}
 	s := &jr.commits
@@ -66,7 +68,8 @@ func (jr *Journal) update(write func(tx *bbolt.Tx) error) error {
 	return <-c.done
 }
 
-// commit writes what it can of the batch in one transaction, and what fails by itself, as if it were alone.
+// commit writes what it can of the batch in one transaction, and
+// what fails by itself, as if it were alone.
 func (jr *Journal) commit(batch []*commit) {
 	batch = slices.Clone(batch)
 	for len(batch) > 0 {

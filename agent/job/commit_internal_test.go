@@ -30,7 +30,8 @@ func (jr *Journal) txid(t *testing.T) (id int) {
 	return id
 }
 
-// Those who come while somebody commits go into one transaction, and who fails among them fails alone.
+// Those who come while somebody commits go into one transaction,
+// and who fails among them fails alone.
 func TestCommitsOfManyAreOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		jr := openTest(t)
@@ -80,7 +81,8 @@ func TestCommitsOfManyAreOne(t *testing.T) {
 	})
 }
 
-// A goroutine that ends in the middle of a commit, as those of a test do that plays a crash, does not keep the others waiting.
+// A goroutine that ends in the middle of a commit, as those of a
+// test do that plays a crash, does not keep the others waiting.
 func TestCommitterThatEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		jr := openTest(t)
@@ -106,7 +108,8 @@ func TestCommitterThatEnds(t *testing.T) {
 	})
 }
 
-// What is written after a failure of the file fails for all that are in the transaction, and for nobody later.
+// What is written after a failure of the file fails for all that
+// are in the transaction, and for nobody later.
 func TestCommitThatFails(t *testing.T) {
 	jr := openTest(t)
 	if err := jr.Close(); err != nil {

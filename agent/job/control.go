@@ -17,8 +17,8 @@ type Update struct {
 	Progress *Progress // set when the figures changed and not the state
 }
 
-// Watch sends what happens to the jobs of a task to the channel until stop is called. A watcher that does
-// not keep up misses updates; the journal has the truth.
+// Watch sends what happens to the jobs of a task to the channel until stop is
+// called. A watcher that does not keep up misses updates; the journal has the truth.
 func (m *Manager) Watch(task string) (updates <-chan Update, stop func()) {
 	c := make(chan Update, 64)
 	m.mu.Lock()
@@ -66,7 +66,8 @@ func (m *Manager) Progress(job string) (Progress, bool) {
 	return *p, true
 }
 
-// Ahead counts the jobs that are to begin before this one, as things stand; 0 when it does not wait.
+// Ahead counts the jobs that are to begin before this one, as
+// things stand; 0 when it does not wait.
 func (m *Manager) Ahead(job string) int {
 	m.mu.Lock()
 	w := m.running[job]
@@ -95,8 +96,9 @@ func (m *Manager) Heads(limit int, skip func(instance string) bool) ([]Event, er
 	return m.journal.Heads(limit, skip)
 }
 
-// TakeProgress returns at most limit events with the progress of jobs, where it has changed, with Seq 0: each is sent once, or not at
-// all, and an instance with an undelivered event has none. Instances that skip tells to leave out keep theirs.
+// TakeProgress returns at most limit events with the progress of jobs, where it has
+// changed, with Seq 0: each is sent once, or not at all, and an instance with an
+// undelivered event has none. Instances that skip tells to leave out keep theirs.
 func (m *Manager) TakeProgress(limit int, skip func(instance string) bool) (taken []Event, err error) {
 	var progress []Event
 	m.mu.Lock()
@@ -108,7 +110,8 @@ func (m *Manager) TakeProgress(limit int, skip func(instance string) bool) (take
 		}
 	}
 	m.mu.Unlock()
-	// Only now: an event that is journalled in between takes the place of progress, never the other way round.
+	// Only now: an event that is journalled in between takes the
+	// place of progress, never the other way round.
 	for _, e := range progress {
 		waits, err := m.journal.waits(e.Instance)
 		if err != nil {
@@ -121,13 +124,15 @@ func (m *Manager) TakeProgress(limit int, skip func(instance string) bool) (take
 	return taken, nil
 }
 
-// Acknowledge takes delivered events out of the outbox, in one transaction; the jobs that wait for them go on.
+// Acknowledge takes delivered events out of the outbox, in one
+// transaction; the jobs that wait for them go on.
 func (m *Manager) Acknowledge(seqs ...uint64) error {
 	return m.settle(crashpoint.WriteAcknowledged, seqs, "")
 }
 
-// Refuse takes an event out of the outbox that the control plane will never take. It stays among the refused reports. If it reports a
-// backup, its job is held: the instance stays frozen until Release or Resume is called, or the report is sent again.
+// Refuse takes an event out of the outbox that the control plane will never take. It
+// stays among the refused reports. If it reports a backup, its job is held: the
+// instance stays frozen until Release or Resume is called, or the report is sent again.
 func (m *Manager) Refuse(seq uint64, reason string) error {
 	if reason == "" {
 		reason = "no reason given"
@@ -153,8 +158,9 @@ func (m *Manager) settle(point string, seqs []uint64, refusal string) error {
 	return nil
 }
 
-// Cancel asks for the job to be undone. A job whose backup is stored can't be: ErrState says to resume
-// the instance instead; nor can a restore whose volumes get into their places. A job that is over, or being undone, is left alone.
+// Cancel asks for the job to be undone. A job whose backup is stored can't be:
+// ErrState says to resume the instance instead; nor can a restore whose volumes
+// get into their places. A job that is over, or being undone, is left alone.
 func (m *Manager) Cancel(id string) error {
 	_, _, err := m.journal.step(id, "", m.opts.Now(), func(_ *bbolt.Tx, j *Job) error {
 		switch {
@@ -185,9 +191,10 @@ func (m *Manager) Cancel(id string) error {
 // errNothingToDo ends a transaction that has nothing to change.
 var errNothingToDo = errors.New("nothing to do")
 
-// Release asks for the instance to be powered down. It is done when the report is acknowledged, not
-// before; for a job that is held the report is sent again, or the store looked at again where the backup is gone. Done twice it is no error. ErrState when
-// the instance has no stored backup that waits.
+// Release asks for the instance to be powered down. It is done when the report
+// is acknowledged, not before; for a job that is held the report is sent
+// again, or the store looked at again where the backup is gone. Done twice it
+// is no error. ErrState when the instance has no stored backup that waits.
 func (m *Manager) Release(instance string) error {
 	return m.ask(instance, "release", func(j *Job) error {
 		if j.ResumeAsked || !slices.Contains([]State{Stored, Reported, Held, Acknowledged, Releasing, Released}, j.State) {
@@ -243,26 +250,29 @@ func (m *Manager) ask(instance, what string, check func(*Job) error, edit func(*
 
 // eventData is the body of an event, beside what every event has.
 type eventData struct {
-	Task           string          `json:"task_id"`
-	Job            string          `json:"job_id"`
-	Instance       string          `json:"instance_id"`
-	Tenant         string          `json:"tenant"`
-	BackupID       string          `json:"backup_id,omitempty"`
-	Files          uint64          `json:"files,omitempty"`
-	Bytes          uint64          `json:"bytes,omitempty"` // content of the backup
-	BytesRead      uint64          `json:"bytes_read,omitempty"`
-	BytesNew       uint64          `json:"bytes_new,omitempty"`
-	BytesSent      uint64          `json:"bytes_sent,omitempty"`
-	BytesRestored  uint64          `json:"bytes_restored,omitempty"`
-	BytesTotal     uint64          `json:"bytes_total,omitempty"` // of a restore
-	BytesFetched   uint64          `json:"bytes_fetched,omitempty"`
-	Warnings       int             `json:"warnings,omitempty"`        // of a restore: what is not exactly as it was backed up
-	LossesAccepted int             `json:"losses_accepted,omitempty"` // places without their content, where the configuration accepts it
-	AlreadyReady   bool            `json:"already_ready,omitempty"`   // nothing had to be restored
-	FreezeSeconds  float64         `json:"freeze_seconds,omitempty"`
-	Reason         string          `json:"reason,omitempty"`  // why a job failed or is held, in plain words
-	Volumes        []volumeData    `json:"volumes,omitempty"` // of a stored backup
-	Receipt        json.RawMessage `json:"receipt,omitempty"`
+	Task          string `json:"task_id"`
+	Job           string `json:"job_id"`
+	Instance      string `json:"instance_id"`
+	Tenant        string `json:"tenant"`
+	BackupID      string `json:"backup_id,omitempty"`
+	Files         uint64 `json:"files,omitempty"`
+	Bytes         uint64 `json:"bytes,omitempty"` // content of the backup
+	BytesRead     uint64 `json:"bytes_read,omitempty"`
+	BytesNew      uint64 `json:"bytes_new,omitempty"`
+	BytesSent     uint64 `json:"bytes_sent,omitempty"`
+	BytesRestored uint64 `json:"bytes_restored,omitempty"`
+	BytesTotal    uint64 `json:"bytes_total,omitempty"` // of a restore
+	BytesFetched  uint64 `json:"bytes_fetched,omitempty"`
+	// of a restore: what is not exactly as it was backed up
+	Warnings int `json:"warnings,omitempty"`
+	// places without their content, where the configuration accepts it
+	LossesAccepted int     `json:"losses_accepted,omitempty"`
+	AlreadyReady   bool    `json:"already_ready,omitempty"` // nothing had to be restored
+	FreezeSeconds  float64 `json:"freeze_seconds,omitempty"`
+	// why a job failed or is held, in plain words
+	Reason  string          `json:"reason,omitempty"`
+	Volumes []volumeData    `json:"volumes,omitempty"` // of a stored backup
+	Receipt json.RawMessage `json:"receipt,omitempty"`
 }
 
 // volumeData says how a volume was read, and what that meant for the instance.
@@ -270,7 +280,8 @@ type volumeData struct {
 	Volume   string `json:"volume"`
 	Provider string `json:"provider"`
 	InPlace  bool   `json:"in_place,omitempty"` // the volume itself was read, and no snapshot
-	Held     string `json:"held,omitempty"`     // for how long the instance is held for it, in words
+	// for how long the instance is held for it, in words
+	Held string `json:"held,omitempty"`
 }
 
 // volumesRead tells how the volumes of a stored backup were read. Its snapshots stand.

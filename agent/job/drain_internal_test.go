@@ -9,8 +9,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// BenchmarkDrain settles 2,000 events of 100 instances, one after the other, as a deliverer does whose control plane is back after
-// an outage.
+// BenchmarkDrain settles 2,000 events of 100 instances, one after the
+// other, as a deliverer does whose control plane is back after an outage.
 func BenchmarkDrain(b *testing.B) {
 	const events, instances = 2000, 2000
 	data := []byte(`{"receipt":"` + string(make([]byte, 0)) + fmt.Sprintf("%03000d", 1) + `"}`)

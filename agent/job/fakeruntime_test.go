@@ -9,7 +9,8 @@ import (
 	"holdfast/agent/job"
 )
 
-// fakeRuntime is the driver of one instance of the world. With of it is bound to one identity, like the driver of an engine.
+// fakeRuntime is the driver of one instance of the world. With of
+// it is bound to one identity, like the driver of an engine.
 type fakeRuntime struct {
 	l  *life
 	id string
@@ -52,7 +53,8 @@ func (r *fakeRuntime) sight() job.Sight {
 	return s
 }
 
-// acting is what comes before each act: it is on the very instance that the job holds. The lock is held.
+// acting is what comes before each act: it is on the very instance
+// that the job holds. The lock is held.
 func (r *fakeRuntime) acting(act string) error {
 	if err := r.l.w.failing(act, r.id); err != nil {
 		return err
@@ -188,7 +190,8 @@ func (r *fakeRuntime) PowerDown(_ context.Context, held *job.Sight) error {
 		(now.State != held.State || now.ID != held.ID || now.Run != held.Run || held.Work != "" && now.Work != held.Work) {
 		return errors.New("not as it was held")
 	}
-	if !w.had(r.id, r.p.count) && !r.p.blind { // of a blind one somebody has said that it did not run
+	// of a blind one somebody has said that it did not run
+	if !w.had(r.id, r.p.count) && !r.p.blind {
 		w.fault("nothing-lost: power-down at count %d, backups have %v", r.p.count, w.backups[r.id])
 	}
 	if r.p.blind && !j.ReleaseAsked {

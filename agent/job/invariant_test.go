@@ -131,7 +131,8 @@ var aftermaths = map[string]func(w *world){
 
 func p0(w *world) *phone { return w.instances["phone"] }
 
-// runWay runs one course with a death at the chosen hit of a crash point (-1: none) and returns the points hit.
+// runWay runs one course with a death at the chosen hit of a crash
+// point (-1: none) and returns the points hit.
 func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
 	var points []string
 	synctest.Test(t, func(t *testing.T) {
@@ -183,7 +184,8 @@ func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
 				t.Errorf("after the loss of the journal the instance is %s", p.state)
 			}
 		}
-		// Invariant same-command-once: the command, sent again because its answer was lost, makes nothing new.
+		// Invariant same-command-once: the command, sent again because
+		// its answer was lost, makes nothing new.
 		again, err := l.accept("request-1", "phone")
 		if err != nil {
 			t.Fatal(err)
@@ -299,8 +301,9 @@ func checkEvents(t *testing.T, w *world, j *job.Job) {
 	}
 }
 
-// Invariant journal-first: every course, a death at every hit of a crash point on it, and each thing that
-// can happen to the host before the agent comes back. It holds all the invariants of this package.
+// Invariant journal-first: every course, a death at every hit of a
+// crash point on it, and each thing that can happen to the host before
+// the agent comes back. It holds all the invariants of this package.
 func TestInvariantJournalFirst(t *testing.T) {
 	seen := map[string]bool{}
 	runs := 0

@@ -13,33 +13,39 @@ type State string
 
 // The states. See DESIGN.md of package agent for the picture.
 const (
-	Accepted     State = "accepted"     // in the queue; the host is untouched
-	Precopying   State = "precopying"   // the instance runs; a round's snapshots are named, some may stand, the engine may send packs
+	Accepted State = "accepted" // in the queue; the host is untouched
+	// the instance runs; a round's snapshots are named, some may stand, the engine may send packs
+	Precopying   State = "precopying"
 	Freezing     State = "freezing"     // about to freeze (or stop), or doing it
 	Frozen       State = "frozen"       // the instance does not run
 	Snapshotting State = "snapshotting" // snapshots are named, some may stand
 	Snapshotted  State = "snapshotted"  // all snapshots stand
 	Uploading    State = "uploading"    // the engine may have sent packs
-	Stored       State = "stored"       // packs confirmed, manifest durable, read back, and it matches
+	// packs confirmed, manifest durable, read back, and it matches
+	Stored       State = "stored"
 	Reported     State = "reported"     // the completed report is in the outbox
 	Acknowledged State = "acknowledged" // the control plane answered it with 2xx
-	Held         State = "held"         // the control plane refused it for good, or the backup is gone (Job.Gone); the instance stays frozen
-	Releasing    State = "releasing"    // about to power down, or powering down
-	Released     State = "released"     // seen to be down; snapshots may stand
-	Resuming     State = "resuming"     // asked to let it run again after the backup was stored
-	Ending       State = "ending"       // backed up while it ran, and acknowledged; snapshots may stand
-	Suspending   State = "suspending"   // being put off: thaw, drop the snapshots, wait again
-	Failing      State = "failing"      // being undone: thaw, drop the snapshots
-	Done         State = "done"         // final: backed up, and released or resumed; or restored
-	Failed       State = "failed"       // final: the instance is as it was found
+	// the control plane refused it for good, or the backup is gone
+	// (Job.Gone); the instance stays frozen
+	Held      State = "held"
+	Releasing State = "releasing" // about to power down, or powering down
+	Released  State = "released"  // seen to be down; snapshots may stand
+	Resuming  State = "resuming"  // asked to let it run again after the backup was stored
+	// backed up while it ran, and acknowledged; snapshots may stand
+	Ending     State = "ending"
+	Suspending State = "suspending" // being put off: thaw, drop the snapshots, wait again
+	Failing    State = "failing"    // being undone: thaw, drop the snapshots
+	Done       State = "done"       // final: backed up, and released or resumed; or restored
+	Failed     State = "failed"     // final: the instance is as it was found
 )
 
 // The states of a restore, beside accepted, suspending, failing and the final ones.
 const (
-	Restoring State = "restoring" // the folders beside the volumes' places are named, some may stand, in part
-	Placing   State = "placing"   // all trees are complete beside their places; some may be in them
-	Restored  State = "restored"  // all are in place; what they have replaced may stand
-	Starting  State = "starting"  // about to start the instance, or doing it
+	// the folders beside the volumes' places are named, some may stand, in part
+	Restoring State = "restoring"
+	Placing   State = "placing"  // all trees are complete beside their places; some may be in them
+	Restored  State = "restored" // all are in place; what they have replaced may stand
+	Starting  State = "starting" // about to start the instance, or doing it
 )
 
 // Kind is what a job does.
@@ -79,7 +85,8 @@ var nextStates = map[State][]State{
 // canFail tells whether the job may go on to Failing from here.
 func (j *Job) canFail() bool { return slices.Contains(nextStates[j.State], Failing) }
 
-// undoing tells whether the state lies on a way that has no other way out: the instance has to run again.
+// undoing tells whether the state lies on a way that has no other
+// way out: the instance has to run again.
 func (s State) undoing() bool {
 	return s == Failing || s == Suspending || s == Resuming || s == Ending || s == Released
 }
@@ -87,16 +94,18 @@ func (s State) undoing() bool {
 // Final tells whether a job in this state is over.
 func (s State) Final() bool { return s == Done || s == Failed }
 
-// unstored tells whether the state lies between the queue and a stored backup: the time of work that can still fail.
+// unstored tells whether the state lies between the queue and a
+// stored backup: the time of work that can still fail.
 func (s State) unstored() bool { return s == Precopying || s.holding() }
 
-// holding tells whether the instance does not run for the sake of work that can still fail (unless it is
-// backed up live).
+// holding tells whether the instance does not run for the sake of
+// work that can still fail (unless it is backed up live).
 func (s State) holding() bool {
 	return slices.Contains([]State{Freezing, Frozen, Snapshotting, Snapshotted, Uploading}, s)
 }
 
-// standsStill tells whether the job has, or may have, stopped an instance that ran, for work that can still fail.
+// standsStill tells whether the job has, or may have, stopped an
+// instance that ran, for work that can still fail.
 func (j *Job) standsStill() bool {
 	return j.State.holding() && !j.HeldSince.IsZero() && j.Found != IsStopped
 }
@@ -113,16 +122,18 @@ const (
 // Mode says how an instance is held for its last snapshot, and what comes before.
 type Mode string
 
-// The modes. The state in which the instance is held for the last snapshot is the one it is powered down in.
+// The modes. The state in which the instance is held for the last
+// snapshot is the one it is powered down in.
 const (
-	// ModePrecopy stores most of it while it runs, where the storage can make snapshots of a running instance,
-	// and freezes it for what is left.
+	// ModePrecopy stores most of it while it runs, where the storage can
+	// make snapshots of a running instance, and freezes it for what is left.
 	ModePrecopy Mode = "precopy"
 	// ModeFrozen freezes it before the first byte is read.
 	ModeFrozen Mode = "frozen"
 	// ModeStop is ModePrecopy, but the instance is stopped in its own way and not frozen.
 	ModeStop Mode = "stop"
-	// ModeLive never holds it. Such a backup is as a power cut would leave the storage, and no release follows.
+	// ModeLive never holds it. Such a backup is as a power cut would
+	// leave the storage, and no release follows.
 	ModeLive Mode = "live"
 )
 
@@ -167,11 +178,13 @@ type Snapshot struct {
 	Taken time.Time `json:"taken,omitzero"` // when its making began; zero until it stands
 	// Live says that the snapshot can be made and read while the instance runs.
 	Live bool `json:"live,omitempty"`
-	// Warm says that the volume itself is read, and that a round of pre-copy can read it while the instance runs: what changes meanwhile
-	// shows in the times of its files. No snapshot is made for such a round.
+	// Warm says that the volume itself is read, and that a round of pre-copy
+	// can read it while the instance runs: what changes meanwhile shows in
+	// the times of its files. No snapshot is made for such a round.
 	Warm bool `json:"warm,omitempty"`
-	// Mounted is the mount of the file system that the snapshot is of, and Clock how far the wall clock was ahead of the time since the
-	// boot, ns, when it was made. The engine gets both; they are opaque here.
+	// Mounted is the mount of the file system that the snapshot is of, and
+	// Clock how far the wall clock was ahead of the time since the boot,
+	// ns, when it was made. The engine gets both; they are opaque here.
 	Mounted string `json:"mounted,omitempty"`
 	Clock   int64  `json:"clock,omitempty"`
 	// Held says, in words, for how long the instance is held for this snapshot. It is for reports.
@@ -180,35 +193,46 @@ type Snapshot struct {
 	Comparable bool `json:"comparable,omitempty"`
 	// Ino is what later snapshots have to know of one of an image, as snapshot.Snapshot has it.
 	Ino uint64 `json:"ino,omitempty"`
-	// At is where the volume lies that is not in its place yet (see Snapshotter.PlanRestored); empty: in its place.
+	// At is where the volume lies that is not in its place yet (see
+	// Snapshotter.PlanRestored); empty: in its place.
 	At string `json:"at,omitempty"`
 }
 
 // Result is what the engine says about a stored backup.
 type Result struct {
-	BackupID          string             `json:"backup_id"`
-	Seq               uint64             `json:"sequence"`         // orders the backups of the instance
-	Parent            string             `json:"parent,omitempty"` // the backup that was the newest when this one began
-	VaultID           string             `json:"vault_id"`
-	Object            string             `json:"object"` // the manifest's key in the store
-	ManifestSHA256    string             `json:"manifest_sha256"`
-	Files             uint64             `json:"files"`
-	Dirs              uint64             `json:"dirs"`
-	Bytes             uint64             `json:"bytes"`      // content of the backup, holes not counted
-	BytesRead         uint64             `json:"bytes_read"` // of it; the rest was known not to have changed
-	BytesNew          uint64             `json:"bytes_new"`  // not in the vault before, before compression
-	BytesSent         uint64             `json:"bytes_sent"` // to the store
-	BytesDeduplicated uint64             `json:"bytes_deduplicated"`
-	Packs             int                `json:"packs"`
-	Sampled           int                `json:"sampled"`        // chunks read back and compared
-	SampledReused     int                `json:"sampled_reused"` // of those, chunks that the vault had before
-	Depth             string             `json:"depth"`          // what the verification covered, in words
-	Warnings          int                `json:"warnings"`
-	LossesAccepted    int                `json:"losses_accepted,omitempty"` // places without their content, where the configuration accepts it
-	Created           time.Time          `json:"created"`
-	Verified          time.Time          `json:"verified"` // when the manifest was read back and matched
-	StageSeconds      map[string]float64 `json:"stage_seconds,omitempty"`
-	// Catalogues has, by volume, the engine's id of what it knows of the snapshot that it read; see Base.
+	BackupID string `json:"backup_id"`
+	// orders the backups of the instance
+	Seq uint64 `json:"sequence"`
+	// the backup that was the newest when this one began
+	Parent         string `json:"parent,omitempty"`
+	VaultID        string `json:"vault_id"`
+	Object         string `json:"object"` // the manifest's key in the store
+	ManifestSHA256 string `json:"manifest_sha256"`
+	Files          uint64 `json:"files"`
+	Dirs           uint64 `json:"dirs"`
+	// content of the backup, holes not counted
+	Bytes uint64 `json:"bytes"`
+	// of it; the rest was known not to have changed
+	BytesRead uint64 `json:"bytes_read"`
+	// not in the vault before, before compression
+	BytesNew          uint64 `json:"bytes_new"`
+	BytesSent         uint64 `json:"bytes_sent"` // to the store
+	BytesDeduplicated uint64 `json:"bytes_deduplicated"`
+	Packs             int    `json:"packs"`
+	Sampled           int    `json:"sampled"` // chunks read back and compared
+	// of those, chunks that the vault had before
+	SampledReused int `json:"sampled_reused"`
+	// what the verification covered, in words
+	Depth    string `json:"depth"`
+	Warnings int    `json:"warnings"`
+	// places without their content, where the configuration accepts it
+	LossesAccepted int       `json:"losses_accepted,omitempty"`
+	Created        time.Time `json:"created"`
+	// when the manifest was read back and matched
+	Verified     time.Time          `json:"verified"`
+	StageSeconds map[string]float64 `json:"stage_seconds,omitempty"`
+	// Catalogues has, by volume, the engine's id of what it knows of
+	// the snapshot that it read; see Base.
 	Catalogues map[string]string `json:"catalogues,omitempty"`
 }
 
@@ -219,19 +243,21 @@ type Job struct {
 	Seq      uint64 `json:"seq"` // order of acceptance
 	Instance string `json:"instance"`
 	Tenant   string `json:"tenant"`
-	Kind     Kind   `json:"kind,omitempty"` // "" in journals of version 1, which knew backups only; see IsRestore
-	Policy   Policy `json:"policy"`
-	Mode     Mode   `json:"mode,omitempty"`
-	State    State  `json:"state"`
+	// "" in journals of version 1, which knew backups only; see IsRestore
+	Kind   Kind   `json:"kind,omitempty"`
+	Policy Policy `json:"policy"`
+	Mode   Mode   `json:"mode,omitempty"`
+	State  State  `json:"state"`
 	// Deadline is when the host is needed, UTC; zero when there is no haste.
 	Deadline time.Time `json:"deadline,omitzero"`
 	// AcceptedAt is when the command was accepted, UTC.
 	AcceptedAt time.Time `json:"accepted_at"`
-	// Entered has the last time of entering each state, UTC, for people. EnteredUp has the same by the journal's clock (Journal.Up):
-	// durations come from there.
-	Entered    map[State]time.Time     `json:"entered"`
-	EnteredUp  map[State]time.Duration `json:"entered_up"`
-	AcceptedUp time.Duration           `json:"accepted_up"` // of the acceptance, by the journal's clock
+	// Entered has the last time of entering each state, UTC, for people. EnteredUp
+	// has the same by the journal's clock (Journal.Up): durations come from there.
+	Entered   map[State]time.Time     `json:"entered"`
+	EnteredUp map[State]time.Duration `json:"entered_up"`
+	// of the acceptance, by the journal's clock
+	AcceptedUp time.Duration `json:"accepted_up"`
 
 	// Rounds are those of pre-copy that were finished since the job last began.
 	Rounds []Round `json:"rounds,omitempty"`
@@ -240,28 +266,33 @@ type Job struct {
 	Found RuntimeState `json:"found,omitempty"`
 	// Kept is Instance.Keep of the job's instance, while the job is unfinished.
 	Kept json.RawMessage `json:"kept,omitempty"`
-	// Identity is the engine's own of the instance that the job is about to hold, or holds. From then on the job knows the
-	// instance by it, and not by its name. "" where the driver knows none.
+	// Identity is the engine's own of the instance that the job is
+	// about to hold, or holds. From then on the job knows the instance
+	// by it, and not by its name. "" where the driver knows none.
 	Identity string `json:"identity,omitempty"`
-	// Held is what was seen of the instance once it was held; zero before. Unless it looks the same it has run since.
+	// Held is what was seen of the instance once it was held; zero
+	// before. Unless it looks the same it has run since.
 	Held Sight `json:"held,omitzero"`
 	// Hold says that the job may have frozen the instance and has not let go of it since.
 	Hold bool `json:"hold,omitempty"`
-	// HeldSince is when freezing began, HeldUntil when the instance ran again or was down. UTC, for people.
+	// HeldSince is when freezing began, HeldUntil when the instance
+	// ran again or was down. UTC, for people.
 	HeldSince time.Time `json:"held_since,omitzero"`
 	HeldUntil time.Time `json:"held_until,omitzero"`
-	// HeldUp is when freezing began, by the journal's clock, and HeldFor how long it was once the instance ran again or was down.
+	// HeldUp is when freezing began, by the journal's clock, and
+	// HeldFor how long it was once the instance ran again or was down.
 	HeldUp    time.Duration `json:"held_up,omitempty"`
 	HeldFor   time.Duration `json:"held_for,omitempty"`
 	BootID    string        `json:"boot_id,omitempty"` // of the host when it froze
 	Snapshots []Snapshot    `json:"snapshots,omitempty"`
 	Attempts  int           `json:"attempts,omitempty"` // how often it was put off
-	// StoreWaits is how often of those the store had not answered, and the instance was let go until it would.
+	// StoreWaits is how often of those the store had not answered,
+	// and the instance was let go until it would.
 	StoreWaits int `json:"store_waits,omitempty"`
 	// ForStore says that it is being put off for that.
 	ForStore bool `json:"for_store,omitempty"`
-	// Fruitless counts those of the last times that it was put off after which the store had nothing new of it: no pack beyond
-	// PacksBefore, which the journal names.
+	// Fruitless counts those of the last times that it was put off after which the
+	// store had nothing new of it: no pack beyond PacksBefore, which the journal names.
 	Fruitless   int     `json:"fruitless,omitempty"`
 	PacksBefore int     `json:"packs_before,omitempty"`
 	Result      *Result `json:"result,omitempty"`
@@ -269,26 +300,30 @@ type Job struct {
 	// Restore is what a restore does and has done; nil until it is decided, and for backups.
 	Restore *Restore `json:"restore,omitempty"`
 
-	ReportSeq       uint64          `json:"report_seq,omitempty"` // of the completed event
-	AcknowledgedAt  time.Time       `json:"acknowledged_at,omitzero"`
-	ReleaseAsked    bool            `json:"release_asked,omitempty"`
-	ResumeAsked     bool            `json:"resume_asked,omitempty"`
-	CancelAsked     bool            `json:"cancel_asked,omitempty"`
-	CompletedReport json.RawMessage `json:"completed_report,omitempty"` // data of the completed event, to send again
-	Cause           string          `json:"cause,omitempty"`            // why it failed or is held, in plain words
-	Gone            string          `json:"gone,omitempty"`             // what the store lacks of the stored backup, while the job is held for that
+	ReportSeq      uint64    `json:"report_seq,omitempty"` // of the completed event
+	AcknowledgedAt time.Time `json:"acknowledged_at,omitzero"`
+	ReleaseAsked   bool      `json:"release_asked,omitempty"`
+	ResumeAsked    bool      `json:"resume_asked,omitempty"`
+	CancelAsked    bool      `json:"cancel_asked,omitempty"`
+	// data of the completed event, to send again
+	CompletedReport json.RawMessage `json:"completed_report,omitempty"`
+	// why it failed or is held, in plain words
+	Cause string `json:"cause,omitempty"`
+	// what the store lacks of the stored backup, while the job is held for that
+	Gone string `json:"gone,omitempty"`
 }
 
 // IsRestore tells restores from backups.
 func (j *Job) IsRestore() bool { return j.Kind == KindRestore }
 
-// undoable tells whether the job can still be cancelled: before its backup is stored, or before the volumes that it
-// restores get into their places.
+// undoable tells whether the job can still be cancelled: before its backup
+// is stored, or before the volumes that it restores get into their places.
 func (j *Job) undoable() bool {
 	return j.State == Accepted || j.State == Suspending || j.State == Restoring || j.State.unstored()
 }
 
-// Event is one report to the control plane. Those of one instance are delivered in the order of Seq.
+// Event is one report to the control plane. Those of one instance
+// are delivered in the order of Seq.
 type Event struct {
 	Seq      uint64          `json:"seq"` // 0: not in the journal, may be lost
 	ID       string          `json:"id"`  // the same each time it is sent
@@ -328,7 +363,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrState says that the job is not in a state in which that can be asked.
 	ErrState = errors.New("not possible in this state")
-	// ErrNoAnswer says that storage did not answer within the time of a call on it, which may go on.
+	// ErrNoAnswer says that storage did not answer within the time of
+	// a call on it, which may go on.
 	ErrNoAnswer = errors.New("the storage does not answer")
 	// ErrLocked says that another process has the journal open.
 	ErrLocked = errors.New("journal is in use by another process")

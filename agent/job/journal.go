@@ -13,8 +13,9 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// journalVersion is the version of what the buckets hold. A program takes no journal of another version. Version 2 has restores,
-// version 3 has the journal's own clock, indexes of the jobs, lines of events and refused reports.
+// journalVersion is the version of what the buckets hold. A program takes no
+// journal of another version. Version 2 has restores, version 3 has the
+// journal's own clock, indexes of the jobs, lines of events and refused reports.
 const journalVersion = 3
 
 // lockTimeout is how long OpenJournal waits for another process to let go: the old process of a
@@ -23,19 +24,22 @@ const lockTimeout = 2 * time.Second
 
 // The buckets.
 var (
-	bucketMeta      = []byte("meta")      // "version" -> decimal
-	bucketTasks     = []byte("tasks")     // task id -> Task
-	bucketRequests  = []byte("requests")  // tenant 0x00 request id -> task id
-	bucketJobs      = []byte("jobs")      // job id -> Job
-	bucketActive    = []byte("active")    // instance -> id of its unfinished job
-	bucketLatest    = []byte("latest")    // instance -> id of its last backup that was done
-	bucketEnded     = []byte("ended")     // instance -> id of its last job that is over
-	bucketContent   = []byte("content")   // instance -> Content; is never forgotten
-	bucketOutbox    = []byte("outbox")    // big-endian seq -> Event
-	bucketLines     = []byte("lines")     // instance 0x00 big-endian seq -> nothing; each event of the outbox
-	bucketHeads     = []byte("heads")     // big-endian seq -> instance; the oldest event of each instance in the outbox
-	bucketRefused   = []byte("refused")   // big-endian seq -> Refused
-	bucketRecent    = []byte("recent")    // big-endian seq -> Event; the last keepRecent, delivered or not
+	bucketMeta     = []byte("meta")     // "version" -> decimal
+	bucketTasks    = []byte("tasks")    // task id -> Task
+	bucketRequests = []byte("requests") // tenant 0x00 request id -> task id
+	bucketJobs     = []byte("jobs")     // job id -> Job
+	bucketActive   = []byte("active")   // instance -> id of its unfinished job
+	bucketLatest   = []byte("latest")   // instance -> id of its last backup that was done
+	bucketEnded    = []byte("ended")    // instance -> id of its last job that is over
+	bucketContent  = []byte("content")  // instance -> Content; is never forgotten
+	bucketOutbox   = []byte("outbox")   // big-endian seq -> Event
+	// instance 0x00 big-endian seq -> nothing; each event of the outbox
+	bucketLines = []byte("lines")
+	// big-endian seq -> instance; the oldest event of each instance in the outbox
+	bucketHeads   = []byte("heads")
+	bucketRefused = []byte("refused") // big-endian seq -> Refused
+	// big-endian seq -> Event; the last keepRecent, delivered or not
+	bucketRecent    = []byte("recent")
 	bucketBases     = []byte("bases")     // instance 0x00 volume -> Base
 	bucketLeftovers = []byte("leftovers") // provider 0x00 path -> Leftover
 	bucketPacks     = []byte("packs")     // job id 0x00 pack id -> nothing
@@ -51,9 +55,9 @@ var (
 	}
 )
 
-// Journal is the file in which tasks, jobs and undelivered reports live. One process has it open at
-// a time. Every method is one transaction, or a part of one, durable when it returns nil, and may be called from any
-// goroutine. Close it last.
+// Journal is the file in which tasks, jobs and undelivered reports live. One
+// process has it open at a time. Every method is one transaction, or a part of one,
+// durable when it returns nil, and may be called from any goroutine. Close it last.
 type Journal struct {
 	db    *bbolt.DB
 	path  string
@@ -233,9 +237,11 @@ func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) 
 
 // change is what a step writes beside the state.
 type change struct {
-	edit func(job *Job)                // may be nil
-	emit func(job *Job) (Event, error) // may be nil; the event joins the outbox in the same transaction
-	// bases take the places of those of the same volumes; dropBases forgets all of the instance first.
+	edit func(job *Job) // may be nil
+	// may be nil; the event joins the outbox in the same transaction
+	emit func(job *Job) (Event, error)
+	// bases take the places of those of the same volumes; dropBases
+	// forgets all of the instance first.
 	bases     []Base
 	dropBases bool
 	left      []Leftover // what the step could not remove
@@ -280,7 +286,8 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 			return err
 		}
 		if job.State.Final() {
-			job.CompletedReport, job.Kept = nil, nil // nobody sends it again, and nothing is done to the instance
+			// nobody sends it again, and nothing is done to the instance
+			job.CompletedReport, job.Kept = nil, nil
 		}
 		if err := put(tx, bucketJobs, []byte(id), job); err != nil || !job.State.Final() {
 			return err
@@ -401,7 +408,8 @@ func (jr *Journal) Active() (jobs []*Job, err error) {
 	return jobs, err
 }
 
-// ByInstance returns the unfinished job of the instance and its last backup that was done; nil where there is none.
+// ByInstance returns the unfinished job of the instance and its
+// last backup that was done; nil where there is none.
 func (jr *Journal) ByInstance(instance string) (active, latest *Job, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		if id := tx.Bucket(bucketActive).Get([]byte(instance)); id != nil {

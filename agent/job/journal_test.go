@@ -50,7 +50,8 @@ func TestJournalIsForOneProcess(t *testing.T) {
 	}
 }
 
-// Finished tasks are forgotten by age and by count, unfinished ones and those with undelivered reports never.
+// Finished tasks are forgotten by age and by count, unfinished ones
+// and those with undelivered reports never.
 func TestRetention(t *testing.T) {
 	opts := job.Options{KeepFor: 24 * time.Hour, KeepJobs: 2}
 	in := func(f func(w *world, l *life)) {
@@ -107,8 +108,8 @@ func TestRetention(t *testing.T) {
 	})
 }
 
-// TestDamagedJournalIsSetAside damages a journal in many ways: it opens, as it was or as a new one, and what was
-// there is kept for people to look at.
+// TestDamagedJournalIsSetAside damages a journal in many ways: it opens, as
+// it was or as a new one, and what was there is kept for people to look at.
 func TestDamagedJournalIsSetAside(t *testing.T) {
 	dir := memoryDir(t)
 	var whole []byte

@@ -16,8 +16,9 @@ import (
 // errDamaged says that the journal's file is not what was written.
 var errDamaged = errors.New("is damaged")
 
-// OpenJournal opens the journal at path, or makes an empty one (mode 0600). One that is damaged is set aside, see
-// Aside. The error is ErrLocked when another process has it, ErrNewer when a later version wrote it.
+// OpenJournal opens the journal at path, or makes an empty one (mode 0600).
+// One that is damaged is set aside, see Aside. The error is ErrLocked when
+// another process has it, ErrNewer when a later version wrote it.
 func OpenJournal(path string) (*Journal, error) {
 	j, err := openJournal(path)
 	if !errors.Is(err, errDamaged) {
@@ -35,7 +36,8 @@ func OpenJournal(path string) (*Journal, error) {
 	return j, nil
 }
 
-// Unfinished returns the unfinished jobs of a journal that no process has open. A damaged journal is an error and stays as it is.
+// Unfinished returns the unfinished jobs of a journal that no process
+// has open. A damaged journal is an error and stays as it is.
 func Unfinished(path string) (jobs []*Job, err error) {
 	j, err := openJournal(path)
 	if err != nil {
@@ -45,12 +47,13 @@ func Unfinished(path string) (jobs []*Job, err error) {
 	return jobs, errors.Join(err, j.Close())
 }
 
-// Aside says what was wrong with the journal that was found, and where it is now; empty when nothing was. The
-// journal is a new one then: what it knew of commands is lost, and what Marks says is held is let go.
+// Aside says what was wrong with the journal that was found, and where
+// it is now; empty when nothing was. The journal is a new one then: what
+// it knew of commands is lost, and what Marks says is held is let go.
 func (jr *Journal) Aside() string { return jr.aside }
 
-// openJournal opens the file and reads all of it: damage shows now, when nothing depends on it yet, and not in the
-// middle of a job.
+// openJournal opens the file and reads all of it: damage shows now,
+// when nothing depends on it yet, and not in the middle of a job.
 func openJournal(path string) (j *Journal, err error) {
 	// Pages that point out of the file fault, in memory that is mapped, and others panic.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -86,7 +89,8 @@ func openJournal(path string) (j *Journal, err error) {
 	return j, nil
 }
 
-// checkFile checks the pages of the file, which is mapped and not read: a large one takes no memory.
+// checkFile checks the pages of the file, which is mapped and not
+// read: a large one takes no memory.
 func checkFile(path string, pageSize int) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -108,7 +112,8 @@ func checkFile(path string, pageSize int) error {
 	return nil
 }
 
-// short tells whether the file ends before its second page does, as after a crash while it was made.
+// short tells whether the file ends before its second page does, as
+// after a crash while it was made.
 func short(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Size() < 2*int64(os.Getpagesize())

@@ -7,9 +7,9 @@ import (
 	"hash/fnv"
 )
 
-// checkPages walks the pages of a bbolt file before bbolt does: its cursors loop for ever where a damaged page
-// points back to one above it, and its own check follows them. (The layout is that of file format 2, in
-// go.etcd.io/bbolt/internal/common: meta, page and inode.)
+// checkPages walks the pages of a bbolt file before bbolt does: its cursors loop for ever
+// where a damaged page points back to one above it, and its own check follows them. (The
+// layout is that of file format 2, in go.etcd.io/bbolt/internal/common: meta, page and inode.)
 func checkPages(file []byte, pageSize int) error {
 	c := pageCheck{file: file, size: uint64(pageSize), seen: map[uint64]bool{}}
 	meta, err := c.meta()
@@ -67,7 +67,8 @@ func (c *pageCheck) meta() (newest []byte, err error) {
 	return newest, nil
 }
 
-// page returns the content of a page with those that it overflows into, each of which belongs to one page only.
+// page returns the content of a page with those that it overflows
+// into, each of which belongs to one page only.
 func (c *pageCheck) page(id uint64) (flags uint16, count int, body []byte, err error) {
 	if id < 2 || id >= c.high {
 		return 0, 0, nil, fmt.Errorf("page %d is not one of %d", id, c.high)
@@ -148,7 +149,8 @@ func (c *pageCheck) elements(id uint64, flags uint16, count int, body []byte) er
 	return nil
 }
 
-// bucket checks a bucket by its record: it has its pages elsewhere, or is small and has its page in the record.
+// bucket checks a bucket by its record: it has its pages elsewhere,
+// or is small and has its page in the record.
 func (c *pageCheck) bucket(id uint64, record []byte) error {
 	if len(record) < pageHeader {
 		return fmt.Errorf("page %d has a bucket without a header", id)

@@ -13,10 +13,10 @@ import (
 // errLeftConfiguration is why a job fails whose instance the configuration does not have any more.
 var errLeftConfiguration = errors.New("the instance left the configuration of this host while its job was under way")
 
-// instance finds the parts that act on the job's instance, also when the configuration does not
-// have it any more. Before the first act of a job, and for its plan, the configuration alone
-// counts: see configured. From the intent to hold the instance on, its runtime acts on that very one,
-// whoever has its name by now.
+// instance finds the parts that act on the job's instance, also when the
+// configuration does not have it any more. Before the first act of a job, and for
+// its plan, the configuration alone counts: see configured. From the intent to hold
+// the instance on, its runtime acts on that very one, whoever has its name by now.
 func (w *worker) instance(j *Job) (instance Instance, err error) {
 	if len(j.Kept) > 0 && w.m.parts.Recall != nil {
 		instance, err = w.m.parts.Recall(j.Instance, j.Kept)

@@ -138,7 +138,8 @@ func TestBaseIsThereWhenItIsKept(t *testing.T) {
 	}
 }
 
-// TestConfiguredAnewWhileItWaited: a job that has waited over a restart acts on its instance as it is configured when the job begins.
+// TestConfiguredAnewWhileItWaited: a job that has waited over a restart
+// acts on its instance as it is configured when the job begins.
 func TestConfiguredAnewWhileItWaited(t *testing.T) {
 	for name, c := range map[string]struct {
 		mode    job.Mode

@@ -14,9 +14,10 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// A leftover is a snapshot that nothing needs any more, or what a restore has replaced or left beside a volume. Those that could
-// not be removed are in the journal: no job waits for that, whatever stands in the way. The Manager tries again for as long as it
-// takes, and tells the operator.
+// A leftover is a snapshot that nothing needs any more, or what a restore
+// has replaced or left beside a volume. Those that could not be removed
+// are in the journal: no job waits for that, whatever stands in the way.
+// The Manager tries again for as long as it takes, and tells the operator.
 
 // Leftover is what could not be removed yet. One of Ref and Place is set.
 type Leftover struct {
@@ -36,15 +37,17 @@ func (l *Leftover) Path() string {
 	return l.Ref.Path
 }
 
-// key tells it from others: the mark of a frozen file system, say, has a path of another provider's form.
+// key tells it from others: the mark of a frozen file system, say,
+// has a path of another provider's form.
 func (l *Leftover) key() []byte { return []byte(l.Ref.Provider + "\x00" + l.Path()) }
 
 // Bounds of what is done about leftovers, each with its reason.
 const (
-	// removeTimeout bounds a removal at the end of a job: who waits for that end must not wait for a disk.
+	// removeTimeout bounds a removal at the end of a job: who waits
+	// for that end must not wait for a disk.
 	removeTimeout = 30 * time.Second
-	// firstLeftoverPause and lastLeftoverPause are between tries to remove one: what stands in the way is mostly there until
-	// a person acts, and a look costs a run of lvm.
+	// firstLeftoverPause and lastLeftoverPause are between tries to remove one: what stands
+	// in the way is mostly there until a person acts, and a look costs a run of lvm.
 	firstLeftoverPause = time.Minute
 	lastLeftoverPause  = time.Hour
 )
@@ -90,7 +93,8 @@ func (jr *Journal) noteLeftover(l Leftover) error {
 	})
 }
 
-// forgetLeftover writes that it is gone. One that was removed at the first try is not in the journal, and costs no write.
+// forgetLeftover writes that it is gone. One that was removed at
+// the first try is not in the journal, and costs no write.
 func (jr *Journal) forgetLeftover(l Leftover) error {
 	known := false
 	err := jr.db.View(func(tx *bbolt.Tx) error {
@@ -110,7 +114,8 @@ func (w *worker) leave(j *Job, l Leftover, err error) Leftover {
 	return l
 }
 
-// dropSnapshots removes the job's snapshots, but those that become bases. What can't be removed is returned.
+// dropSnapshots removes the job's snapshots, but those that become
+// bases. What can't be removed is returned.
 func (w *worker) dropSnapshots(ctx context.Context, j *Job, kept []Base) (left []Leftover) {
 	for _, s := range j.Snapshots {
 		if readInPlace(j, s) || slices.ContainsFunc(kept, func(b Base) bool { return b.Ref.Path == s.Ref.Path }) {
@@ -128,8 +133,8 @@ func (w *worker) dropSnapshots(ctx context.Context, j *Job, kept []Base) (left [
 	return left
 }
 
-// discard removes what lies beside the places of a restore: what was replaced, or what was built and is not needed. What can't be
-// removed is returned.
+// discard removes what lies beside the places of a restore: what was replaced,
+// or what was built and is not needed. What can't be removed is returned.
 func (w *worker) discard(j *Job) (left []Leftover) {
 	for _, p := range j.Restore.Places {
 		err := w.act(crashpoint.Discard, func() error {
@@ -169,7 +174,8 @@ func (m *Manager) removeLeftover(ctx context.Context, l Leftover) (removed bool)
 	return removed
 }
 
-// watchLeftovers tries to remove leftovers from time to time until ctx ends: each soon at first, and then ever more rarely.
+// watchLeftovers tries to remove leftovers from time to time until
+// ctx ends: each soon at first, and then ever more rarely.
 func (m *Manager) watchLeftovers(ctx context.Context) {
 	type due struct {
 		at    time.Time

@@ -32,8 +32,9 @@ func (w *world) heal() {
 	w.fail = nil
 }
 
-// TestCleanUpGatesNothing: a snapshot that can't be removed keeps no job from its end, no report from being sent, no other job from
-// being taken, and no agent from stopping. It is listed until it is gone.
+// TestCleanUpGatesNothing: a snapshot that can't be removed keeps no
+// job from its end, no report from being sent, no other job from being
+// taken, and no agent from stopping. It is listed until it is gone.
 func TestCleanUpGatesNothing(t *testing.T) {
 	for name, c := range map[string]struct {
 		mode  job.Mode
@@ -109,7 +110,8 @@ func TestCleanUpGatesNothing(t *testing.T) {
 	}
 }
 
-// TestPutOffWithLeftovers: a job that is put off while its snapshot can't be removed is done again, under another name.
+// TestPutOffWithLeftovers: a job that is put off while its snapshot
+// can't be removed is done again, under another name.
 func TestPutOffWithLeftovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
@@ -142,7 +144,8 @@ func TestPutOffWithLeftovers(t *testing.T) {
 	})
 }
 
-// TestRestoreLeavesWhatItReplaced: what a restore has replaced and can't remove keeps no instance from its start.
+// TestRestoreLeavesWhatItReplaced: what a restore has replaced and
+// can't remove keeps no instance from its start.
 func TestRestoreLeavesWhatItReplaced(t *testing.T) {
 	for name, c := range map[string]struct {
 		stuck string

@@ -10,8 +10,9 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Jobs are listed by indexes in the order of acceptance, of all jobs, of those of a tenant and of those of an instance. A page of a
-// list costs what the page holds, however many jobs the journal has.
+// Jobs are listed by indexes in the order of acceptance, of all jobs,
+// of those of a tenant and of those of an instance. A page of a list
+// costs what the page holds, however many jobs the journal has.
 
 // Query says which jobs a list has.
 type Query struct {
@@ -21,7 +22,8 @@ type Query struct {
 	Task     string // "" is any
 	Instance string // "" is any
 	Active   bool   // only jobs that are not over
-	// Before lists only jobs that were accepted before the one with this Job.Seq; 0 begins with the newest.
+	// Before lists only jobs that were accepted before the one with
+	// this Job.Seq; 0 begins with the newest.
 	Before uint64
 	// Limit is the most jobs that a page has; 0 is no limit.
 	Limit int
@@ -32,7 +34,8 @@ func (q *Query) wants(j *Job) bool {
 		(!q.Active || !j.State.Final()) && (q.Before == 0 || j.Seq < q.Before)
 }
 
-// orderKey is the end of each index key; owner is a tenant or an instance, "" in the index of all jobs.
+// orderKey is the end of each index key; owner is a tenant or an
+// instance, "" in the index of all jobs.
 func orderKey(owner string, seq uint64) []byte {
 	var key []byte
 	if owner != "" {
@@ -65,7 +68,8 @@ func unindexJob(tx *bbolt.Tx, id string) error {
 		tx.Bucket(bucketInstances).Delete(orderKey(j.Instance, j.Seq)))
 }
 
-// List returns the jobs of a page, the newest first, and what Query.Before is for the next page: 0 when there is none.
+// List returns the jobs of a page, the newest first, and what
+// Query.Before is for the next page: 0 when there is none.
 func (jr *Journal) List(q Query) (jobs []*Job, next uint64, err error) {
 	switch {
 	case q.Task != "": // at most the instances of one command

@@ -30,16 +30,19 @@ type worker struct {
 	hold    *ticket // the turn to hold the instance; nil before it is waited for
 	resumed bool    // the job comes from an earlier life; its true state is not known yet
 	checked func()  // call once the true state is known, or can't be
-	// mayBeDown says that this life, or an earlier one as far as is known, has powered the instance down.
+	// mayBeDown says that this life, or an earlier one as far as is
+	// known, has powered the instance down.
 	mayBeDown bool
-	// begun says that a power-down of this life has failed in the middle, down that the instance was seen to be down after one.
+	// begun says that a power-down of this life has failed in the
+	// middle, down that the instance was seen to be down after one.
 	begun, down bool
 	panics      int // in this life
-	// proved is when the last look began that found the backup in the store; zero: not in this life. provePause is the last pause between
-	// looks that the store did not answer.
+	// proved is when the last look began that found the backup in the store; zero: not in
+	// this life. provePause is the last pause between looks that the store did not answer.
 	proved     time.Time
 	provePause time.Duration
-	// tried says that the engine has worked for the job since it began, or was put off the last time.
+	// tried says that the engine has worked for the job since it
+	// began, or was put off the last time.
 	tried bool
 
 	mu     sync.Mutex
@@ -68,7 +71,8 @@ func (w *worker) run(soft, hard context.Context) {
 	w.cancel = cancel
 	w.mu.Unlock()
 	for pause := firstPause; ; {
-		// What others ask for is in the journal before they signal, so each step begins by reading it.
+		// What others ask for is in the journal before they signal, so
+		// each step begins by reading it.
 		j, err := w.m.journal.Job(w.id)
 		if err == nil {
 			if j.State.Final() {
@@ -86,8 +90,9 @@ func (w *worker) run(soft, hard context.Context) {
 		case errors.Is(err, errLeave), errors.Is(err, ErrNotFound):
 			return
 		}
-		// Only the journal fails here (a full disk, mostly), or a job that is being undone panics. Without the journal nothing
-		// may be done, not even undone, so the step is tried again: every act can be done twice.
+		// Only the journal fails here (a full disk, mostly), or a job that is
+		// being undone panics. Without the journal nothing may be done, not
+		// even undone, so the step is tried again: every act can be done twice.
 		instance := ""
 		if j != nil {
 			instance = j.Instance
@@ -223,9 +228,10 @@ func (w *worker) fail(j *Job, cause string) error {
 	return w.write(j, Failing, change{edit: func(j *Job) { j.Cause = cause }})
 }
 
-// panicked fails a job in which the program itself has failed: another try would most likely fail in the same way, now or
-// after a restart. A job that is being undone already has no other way out, so it is tried again after a pause, and the
-// error comes back. So is a release, some times: the instance may be down by now, and then nothing but the report is left to do.
+// panicked fails a job in which the program itself has failed: another try would most likely
+// fail in the same way, now or after a restart. A job that is being undone already has no other
+// way out, so it is tried again after a pause, and the error comes back. So is a release, some
+// times: the instance may be down by now, and then nothing but the report is left to do.
 func (w *worker) panicked(j *Job, err error) error {
 	w.trouble(j, "do the work of the state "+string(j.State), err)
 	w.checked()
@@ -242,7 +248,8 @@ func (w *worker) trouble(j *Job, doing string, err error) {
 	w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)
 }
 
-// undo fails the job because of an error. The stack of a panic goes to the log, and not into the journal.
+// undo fails the job because of an error. The stack of a panic goes
+// to the log, and not into the journal.
 func (w *worker) undo(j *Job, doing string, err error) error {
 	if contain.Of(err) != nil {
 		w.trouble(j, doing, err)
@@ -250,7 +257,8 @@ func (w *worker) undo(j *Job, doing string, err error) error {
 	return w.fail(j, fmt.Sprintf("%s: %v", doing, err))
 }
 
-// giveUp decides what an error in the middle of the work means: put off when the agent goes down, else undone.
+// giveUp decides what an error in the middle of the work means: put
+// off when the agent goes down, else undone.
 func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) error {
 	cause := context.Cause(ctx)
 	switch {
@@ -266,7 +274,8 @@ func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) er
 	return w.fail(j, fmt.Sprintf("%v, during: %s: %v", cause, doing, err))
 }
 
-// begin waits for the job's turn and journals the intent of the first thing that is done to the host.
+// begin waits for the job's turn and journals the intent of the
+// first thing that is done to the host.
 func (w *worker) begin(soft, work context.Context, j *Job) error {
 	if w.m.opts.RecoverOnly {
 		return errLeave
@@ -309,7 +318,8 @@ func (w *worker) begin(soft, work context.Context, j *Job) error {
 	return w.write(j, next, c)
 }
 
-// first decides what is done to the host first: a round of pre-copy, the hold, the snapshots of a live backup, or a restore.
+// first decides what is done to the host first: a round of
+// pre-copy, the hold, the snapshots of a live backup, or a restore.
 func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	if j.IsRestore() {
 		return w.toRestore(ctx, j)
@@ -372,8 +382,9 @@ func (w *worker) look(ctx context.Context, instance Instance) (Sight, error) {
 	return found, nil
 }
 
-// toHold waits for the turn to hold the instance, so that few are held at a time, and makes the change that
-// journals the intent. One that stands still by itself, or that nothing holds, needs no turn: nobody waits for it.
+// toHold waits for the turn to hold the instance, so that few are held at a
+// time, and makes the change that journals the intent. One that stands still
+// by itself, or that nothing holds, needs no turn: nobody waits for it.
 func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
 	instance, found, err := w.found(ctx, j)
 	if err != nil {
@@ -412,7 +423,8 @@ func (w *worker) completed(hard context.Context, j *Job) error {
 	resumed := false
 	err := w.persist(hard, j, "sign the receipt", func(ctx context.Context) error {
 		if now, err := w.m.journal.Job(j.ID); err == nil && now.ResumeAsked {
-			resumed = true // a key that can't be used must not hold an instance that is to run again
+			// a key that can't be used must not hold an instance that is to run again
+			resumed = true
 			return nil
 		}
 		return w.act(crashpoint.Sign, func() (err error) {
@@ -483,9 +495,9 @@ func (w *worker) await(soft, hard context.Context, j *Job) error {
 	}
 }
 
-// persist tries until it works, with growing pauses, for a way on that has no other way out. It gives
-// up with errLeave when hard ends, after three more tries, as the host may be going down. A panic ends the tries, and comes
-// back, except in the undoing of a job, which has to be done.
+// persist tries until it works, with growing pauses, for a way on that has no other way out. It
+// gives up with errLeave when hard ends, after three more tries, as the host may be going down.
+// A panic ends the tries, and comes back, except in the undoing of a job, which has to be done.
 func (w *worker) persist(hard context.Context, j *Job, doing string, try func(ctx context.Context) error) error {
 	pause, last := firstPause, 3
 	for {

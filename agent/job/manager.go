@@ -20,14 +20,16 @@ const (
 	// DefaultKeepFor is how long a finished task can be asked for: long enough for a control plane
 	// that repeats a request after a long outage.
 	DefaultKeepFor = 30 * 24 * time.Hour
-	// DefaultKeepJobs and DefaultKeepBytes bound the journal on a busy host: a list of all these jobs, and the check of the whole
-	// file at a start, take well below a second, and some 100 MB of memory.
+	// DefaultKeepJobs and DefaultKeepBytes bound the journal on a busy
+	// host: a list of all these jobs, and the check of the whole file
+	// at a start, take well below a second, and some 100 MB of memory.
 	DefaultKeepJobs  = 20_000
 	DefaultKeepBytes = 32 << 20
 	// pruneEvery spaces the looks for tasks to forget.
 	pruneEvery = 10 * time.Second
-	// maxFruitless is how often a job is put off, one time after the other and with nothing new stored in between, before it fails: its
-	// instance is held each time, and a host that goes down this often needs a person.
+	// maxFruitless is how often a job is put off, one time after the other
+	// and with nothing new stored in between, before it fails: its instance
+	// is held each time, and a host that goes down this often needs a person.
 	maxFruitless = 5
 	// actTimeout bounds one act on the way back. Drivers have their own, shorter ones.
 	actTimeout = 2 * time.Minute
@@ -41,29 +43,34 @@ const (
 
 // Options are the settings of a Manager. Zero durations mean no limit, except where said.
 type Options struct {
-	Jobs           int           // at once; at least 1
-	Queue          int           // jobs that may wait; 0: no limit
-	Held           int           // instances that are held at once for work that can still fail; 0: no limit
+	Jobs  int // at once; at least 1
+	Queue int // jobs that may wait; 0: no limit
+	// instances that are held at once for work that can still fail; 0: no limit
+	Held           int
 	Precopy        Precopy       // bounds of the rounds before an instance is held
 	FrozenDeadline time.Duration // from freezing to stored
-	ProofAge       time.Duration // of a verification that still counts at the power-down; an older one is made anew
-	JobDeadline    time.Duration // from acceptance to stored, the queue included
-	// StorePatience is how long the store may give no answer before an instance that stands still for an upload is let go until it does; 0: for ever.
+	// of a verification that still counts at the power-down; an older one is made anew
+	ProofAge    time.Duration
+	JobDeadline time.Duration // from acceptance to stored, the queue included
+	// StorePatience is how long the store may give no answer before an instance
+	// that stands still for an upload is let go until it does; 0: for ever.
 	StorePatience time.Duration
-	DrainTimeout  time.Duration // that Run gives running jobs after its context ended, beside LetGoTime; 0: none
-	KeepFor       time.Duration // finished tasks; 0: DefaultKeepFor
-	KeepJobs      int           // jobs of finished tasks; 0: DefaultKeepJobs
-	KeepBytes     int64         // of the records of finished tasks; 0: DefaultKeepBytes
-	Now           func() time.Time
-	Rand          io.Reader // for ids
-	BootID        string    // of the host; differs after a reboot
+	// that Run gives running jobs after its context ended, beside LetGoTime; 0: none
+	DrainTimeout time.Duration
+	KeepFor      time.Duration // finished tasks; 0: DefaultKeepFor
+	KeepJobs     int           // jobs of finished tasks; 0: DefaultKeepJobs
+	KeepBytes    int64         // of the records of finished tasks; 0: DefaultKeepBytes
+	Now          func() time.Time
+	Rand         io.Reader // for ids
+	BootID       string    // of the host; differs after a reboot
 	// Uptime is how long this boot of the host has lasted (CLOCK_BOOTTIME); nil counts from New on.
 	Uptime func() time.Duration
 	// ProgressEvery spaces the progress reports of one job; 0: there are none.
 	ProgressEvery time.Duration
 	Bases         Bases
-	// RecoverOnly makes a Run that takes no commands and begins no work. Jobs at work are put off, what is being undone is undone, and
-	// jobs with a stored backup go on. Run returns when all others are over.
+	// RecoverOnly makes a Run that takes no commands and begins no work.
+	// Jobs at work are put off, what is being undone is undone, and jobs
+	// with a stored backup go on. Run returns when all others are over.
 	RecoverOnly bool
 	// StartRestored starts instances after their volumes were restored.
 	StartRestored bool
@@ -71,8 +78,8 @@ type Options struct {
 	Hook func(point string)
 }
 
-// Precopy bounds the rounds that store an instance while it runs. Another round follows while the last one had
-// more than Enough to read, and clearly less than the one before.
+// Precopy bounds the rounds that store an instance while it runs. Another round follows
+// while the last one had more than Enough to read, and clearly less than the one before.
 type Precopy struct {
 	Rounds int           // at most; 0: none
 	Enough uint64        // bytes; what may be left for the hold
@@ -149,8 +156,9 @@ type Request struct {
 	Digest    [32]byte // of the body
 	Tenant    string   // whose the command is
 	Instances []string // known, without duplicates
-	// Deadline is when the host is needed; zero when there is no haste. Jobs with one go first, and give up compression
-	// and then depth of verification for speed. A job that is late goes on: what ends it is Options.JobDeadline.
+	// Deadline is when the host is needed; zero when there is no haste. Jobs with
+	// one go first, and give up compression and then depth of verification for
+	// speed. A job that is late goes on: what ends it is Options.JobDeadline.
 	Deadline time.Time
 }
 
@@ -245,11 +253,12 @@ func (m *Manager) Draining() bool {
 	return m.draining
 }
 
-// Run takes up what the journal holds, calls ready once the state of every unfinished job was
-// compared with the host, and advances jobs until ctx ends. Then it takes no more commands; jobs that
-// wait stay in the journal, those at work have DrainTimeout to reach a stored backup and are put off
-// after it (thawed, snapshots dropped, first in the queue of the next Run), and instances whose
-// backup is stored stay frozen for the next Run to go on with. It returns when no goroutine of it is left.
+// Run takes up what the journal holds, calls ready once the state of every unfinished
+// job was compared with the host, and advances jobs until ctx ends. Then it takes no
+// more commands; jobs that wait stay in the journal, those at work have DrainTimeout
+// to reach a stored backup and are put off after it (thawed, snapshots dropped, first
+// in the queue of the next Run), and instances whose backup is stored stay frozen for
+// the next Run to go on with. It returns when no goroutine of it is left.
 func (m *Manager) Run(ctx context.Context, ready func()) error {
 	ctx, recovered := context.WithCancel(ctx)
 	defer recovered()
@@ -357,8 +366,8 @@ func (m *Manager) contained(doing string, do func()) bool {
 	return err == nil
 }
 
-// place says where a job stands in the line. How large its instance is, its last backup tells; one that has none
-// counts as large.
+// place says where a job stands in the line. How large its instance
+// is, its last backup tells; one that has none counts as large.
 func (m *Manager) place(j *Job) place {
 	p := place{restore: j.IsRestore(), command: j.Task, deadline: j.Deadline, bytes: unknownSize, seq: j.Seq}
 	if _, latest, err := m.journal.ByInstance(j.Instance); err == nil && latest != nil && latest.Result != nil {
@@ -367,7 +376,8 @@ func (m *Manager) place(j *Job) place {
 	return p
 }
 
-// prune forgets old tasks. Jobs that end one after the other have it done once in pruneEvery: a look costs more than the end of a job.
+// prune forgets old tasks. Jobs that end one after the other have it
+// done once in pruneEvery: a look costs more than the end of a job.
 func (m *Manager) prune() error {
 	up := m.journal.Up()
 	m.mu.Lock()

@@ -64,7 +64,8 @@ func TestInvariantSameCommandOnce(t *testing.T) {
 		if _, err := l.accept("r", "a", "b"); !errors.Is(err, job.ErrRequestReused) {
 			t.Errorf("other body: %v", err)
 		}
-		// Another tenant's request of the same id is another command: it must not learn of the first.
+		// Another tenant's request of the same id is another command:
+		// it must not learn of the first.
 		task, err := l.m.Accept(job.Request{ID: "r", Digest: [32]byte{9}, Tenant: "other", Instances: []string{"b"}})
 		if err != nil || task.ID == ids[0] {
 			t.Errorf("other tenant: %v, %v", task, err)
@@ -79,7 +80,8 @@ func TestInvariantSameCommandOnce(t *testing.T) {
 	})
 }
 
-// Invariant nothing-lost: what is not in the backup is not powered down, whoever let the instance run.
+// Invariant nothing-lost: what is not in the backup is not powered
+// down, whoever let the instance run.
 func TestInvariantNothingLost(t *testing.T) {
 	opts := job.Options{}
 	in(t, opts, []string{"phone"}, func(t *testing.T, w *world, l *life) {
@@ -103,7 +105,8 @@ func TestInvariantNothingLost(t *testing.T) {
 	})
 }
 
-// An acknowledgement that comes after hours finds the instance frozen all the time, and then it goes down.
+// An acknowledgement that comes after hours finds the instance
+// frozen all the time, and then it goes down.
 func TestHeldUntilAcknowledged(t *testing.T) {
 	in(t, job.Options{FrozenDeadline: time.Minute, JobDeadline: time.Hour}, []string{"phone"}, func(t *testing.T, w *world, l *life) {
 		w.answer = func(e job.Event) (string, error) { return "", errors.New("no route to host") }
@@ -261,7 +264,8 @@ func TestHeldAfterRefusal(t *testing.T) {
 	})
 }
 
-// Jobs run in the order of acceptance, as many at once as allowed; more than the queue holds are refused.
+// Jobs run in the order of acceptance, as many at once as allowed;
+// more than the queue holds are refused.
 func TestQueue(t *testing.T) {
 	names := []string{"a", "b", "c", "d", "e", "f"}
 	in(t, job.Options{Jobs: 2, Queue: 3}, names, func(t *testing.T, w *world, l *life) {
@@ -314,7 +318,8 @@ func TestQueue(t *testing.T) {
 	})
 }
 
-// A job that can reach a stored backup within the drain time does; the rest waits for the next start, its instance running.
+// A job that can reach a stored backup within the drain time does;
+// the rest waits for the next start, its instance running.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "quick", "slow", "queued")
@@ -417,7 +422,8 @@ func TestProgressReports(t *testing.T) {
 	})
 }
 
-// A refused report stays until an operator sends it again or drops it. The instance that is held for it goes on when it is taken.
+// A refused report stays until an operator sends it again or drops
+// it. The instance that is held for it goes on when it is taken.
 func TestRefusedReports(t *testing.T) {
 	in(t, job.Options{}, []string{"phone", "other"}, func(t *testing.T, w *world, l *life) {
 		refuse := func(kind string) {
@@ -462,8 +468,8 @@ func TestRefusedReports(t *testing.T) {
 			t.Errorf("it was sent again as %+v, and was %+v", w.events[i], all[0].Event)
 		}
 
-		// A release sends the report of a held instance anew; the one that was refused is gone then. One that nobody is held for is kept
-		// although its job is over, and can be dropped.
+		// A release sends the report of a held instance anew; the one that was refused is gone
+		// then. One that nobody is held for is kept although its job is over, and can be dropped.
 		refuse(job.EventCompleted)
 		id = mustAccept(t, l, "r2", "other").Jobs[0].Job
 		l.until(id, job.Held)

@@ -8,8 +8,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Marks keeps a note of each instance that may be held, outside of the journal. It is what is left to let
-// instances go by when the journal is lost. All methods may be called from any goroutine.
+// Marks keeps a note of each instance that may be held, outside of the journal. It is what is left
+// to let instances go by when the journal is lost. All methods may be called from any goroutine.
 type Marks interface {
 	// Set makes the note durable.
 	Set(instance string, note []byte) error
@@ -48,8 +48,8 @@ func (w *worker) unmark(j *Job) error {
 // errJournalLost is why the job of an instance fails that only its note remembers.
 var errJournalLost = errors.New("the journal of this host was lost while the job was under way; whatever it had stored was not reported, and the instance is not released")
 
-// adopt takes up, as jobs that failed, the instances that notes say are held and of which the journal knows
-// nothing: it was damaged, or removed. They are let go of, and none is released.
+// adopt takes up, as jobs that failed, the instances that notes say are held and of which the
+// journal knows nothing: it was damaged, or removed. They are let go of, and none is released.
 func (m *Manager) adopt() error {
 	if m.parts.Marks == nil {
 		return nil
@@ -75,7 +75,8 @@ func (m *Manager) adopt() error {
 	return nil
 }
 
-// adopt writes the job as one that is being undone, unless the journal knows it or another of its instance.
+// adopt writes the job as one that is being undone, unless the
+// journal knows it or another of its instance.
 func (jr *Journal) adopt(j Job) (adopted bool, err error) {
 	err = jr.transact(func(tx *bbolt.Tx) error {
 		if tx.Bucket(bucketJobs).Get([]byte(j.ID)) != nil || tx.Bucket(bucketActive).Get([]byte(j.Instance)) != nil {

@@ -130,8 +130,8 @@ func TestFewInstancesAreHeldAtATime(t *testing.T) {
 	})
 }
 
-// Turns to hold are for instances that stand still because of us: one that is stopped, or that nothing holds, neither waits for one nor
-// keeps others waiting, also after a restart.
+// Turns to hold are for instances that stand still because of us: one that is stopped, or
+// that nothing holds, neither waits for one nor keeps others waiting, also after a restart.
 func TestWhatStandsStillByItselfTakesNoTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := []string{"running", "stopped-1", "stopped-2", "folder-1", "folder-2"}
@@ -175,7 +175,8 @@ func TestWhatStandsStillByItselfTakesNoTurn(t *testing.T) {
 	})
 }
 
-// Jobs that are put off at the start, since somebody let their instances run, wait for their turn to hold them as all others do.
+// Jobs that are put off at the start, since somebody let their
+// instances run, wait for their turn to hold them as all others do.
 func TestFewInstancesAreHeldAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := []string{"a", "b", "c", "d"}
@@ -269,7 +270,8 @@ func TestCancelWhileItWaitsToHold(t *testing.T) {
 	})
 }
 
-// A frozen instance that a reboot has ended while it was to be powered down may have written until it ended: it is not released.
+// A frozen instance that a reboot has ended while it was to be
+// powered down may have written until it ended: it is not released.
 func TestStoppedByTheHostWhileReleasing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
@@ -299,7 +301,8 @@ func TestStoppedByTheHostWhileReleasing(t *testing.T) {
 	})
 }
 
-// An instance that was released stays down when the journal is lost, also one that was stopped and not frozen: elsewhere it may run by now.
+// An instance that was released stays down when the journal is lost,
+// also one that was stopped and not frozen: elsewhere it may run by now.
 func TestReleasedStaysDownWithoutJournal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")

@@ -51,7 +51,8 @@ func (m *model) answer(e job.Event) (string, error) {
 	return judged(e, m.stranger())
 }
 
-// stranger answers in the place of the control plane: with any status and body, but not with one that only the control plane gives.
+// stranger answers in the place of the control plane: with any status
+// and body, but not with one that only the control plane gives.
 func (m *model) stranger() report.Answer {
 	for {
 		a := report.Answer{Status: 200 + m.other.IntN(400), Body: []byte(pick(m.other, answerBodies...))}
@@ -107,7 +108,8 @@ func (m *model) take(e job.Event) {
 	m.told[e.Job] = append(told, e.Type)
 }
 
-// kept looks whether the report for which an instance is held is among the refused ones. The lock is held.
+// kept looks whether the report for which an instance is held is
+// among the refused ones. The lock is held.
 func (m *model) kept(j *job.Job) {
 	all, err := m.l.j.Refused()
 	if err != nil || !slices.ContainsFunc(all, func(r job.Refused) bool { return r.Seq == j.ReportSeq }) {
@@ -115,7 +117,8 @@ func (m *model) kept(j *job.Job) {
 	}
 }
 
-// lookAfterReports is an operator who gives up a report that waits, sends a refused one again, or drops it.
+// lookAfterReports is an operator who gives up a report that waits,
+// sends a refused one again, or drops it.
 func (m *model) lookAfterReports() {
 	if waiting, err := m.l.m.Waiting(); err == nil && len(waiting) > 0 && m.r.IntN(3) == 0 {
 		seq := pick(m.r, waiting...).Seq

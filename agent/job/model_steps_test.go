@@ -138,8 +138,8 @@ func (m *model) hours() {
 // noNote is what is left of a note that was damaged.
 const noNote = "no note"
 
-// rewrite is an operator who restarts the agent with another configuration, which may lack instances, or after a note of a held instance was
-// damaged while the journal was not.
+// rewrite is an operator who restarts the agent with another configuration, which may lack
+// instances, or after a note of a held instance was damaged while the journal was not.
 func (m *model) rewrite() {
 	m.end(m.r.IntN(2) == 0)
 	m.lock(func() {
@@ -208,8 +208,8 @@ func (m *model) interfere() {
 	})
 }
 
-// reboot ends the agent and every instance. Those that ran, or were frozen, run again by the runtime's policy, or stay down
-// after they ran to their end.
+// reboot ends the agent and every instance. Those that ran, or were frozen,
+// run again by the runtime's policy, or stay down after they ran to their end.
 func (m *model) reboot() {
 	m.note("reboot")
 	m.end(false)
@@ -231,7 +231,8 @@ func (m *model) reboot() {
 	m.begin()
 }
 
-// recover is a start that faults stand in the way of: it only lets go of what is held. Then the faults are mended.
+// recover is a start that faults stand in the way of: it only lets
+// go of what is held. Then the faults are mended.
 func (m *model) recover() {
 	d := pick(m.r, time.Second, time.Minute, 10*time.Minute)
 	m.note("a start that only recovers, for %s", d)
@@ -246,7 +247,8 @@ func (m *model) recover() {
 	m.begin()
 }
 
-// lose takes the journal away. What was promised for a task is then promised no more, but for nothing-lost.
+// lose takes the journal away. What was promised for a task is then
+// promised no more, but for nothing-lost.
 func (m *model) lose() {
 	spoilt := false
 	m.lock(func() {
@@ -281,7 +283,8 @@ func (m *model) lose() {
 	m.lock(func() { clear(m.refused) })
 	m.lock(func() {
 		clear(m.w.packs)
-		// Which of two trees is to stay only the journal knew, so what restores left is for a person to remove.
+		// Which of two trees is to stay only the journal knew, so what
+		// restores left is for a person to remove.
 		maps.DeleteFunc(m.w.disks, func(path string, _ disk) bool { return strings.Contains(path, ".stage-") })
 	})
 	m.begin()
@@ -294,7 +297,8 @@ func (m *model) unmount() {
 	m.note("the volumes of %s are gone: %v", n, m.w.instances[n].gone)
 }
 
-// loseBackups is a bucket that loses what it had confirmed: a header, a manifest, packs or everything, which to a job is one and the same.
+// loseBackups is a bucket that loses what it had confirmed: a header,
+// a manifest, packs or everything, which to a job is one and the same.
 func (m *model) loseBackups() {
 	n := pick(m.r, m.names...)
 	all := m.r.IntN(3) == 0

@@ -17,9 +17,9 @@ import (
 	"holdfast/agent/job"
 )
 
-// model drives agents over one host with random commands, faults, restarts and clocks, and looks after each step whether what is
-// promised holds. Each step begins when every goroutine waits, so what a step does comes between two acts of an agent,
-// as a person or another program would.
+// model drives agents over one host with random commands, faults, restarts and clocks, and looks
+// after each step whether what is promised holds. Each step begins when every goroutine waits,
+// so what a step does comes between two acts of an agent, as a person or another program would.
 type model struct {
 	w     *world
 	l     *life
@@ -35,9 +35,10 @@ type model struct {
 	jobs    []string
 	lastSeq map[string]uint64   // instance -> of the events that the control plane took
 	told    map[string][]string // job -> types of events
-	took    map[string]bool     // "job type" of events that the control plane has, also those that it got late
-	refused map[uint64]bool     // numbers of events that the control plane refused
-	other   *rand.Rand          // of what the receiver answers; the world's lock is held
+	// "job type" of events that the control plane has, also those that it got late
+	took    map[string]bool
+	refused map[uint64]bool // numbers of events that the control plane refused
+	other   *rand.Rand      // of what the receiver answers; the world's lock is held
 	trail   []string
 	seq     int
 	began   time.Time
@@ -297,7 +298,8 @@ func (m *model) check() {
 	})
 }
 
-// stopped looks whether an instance that an agent stopped is held by a job, or was released by its last. The lock is held.
+// stopped looks whether an instance that an agent stopped is held
+// by a job, or was released by its last. The lock is held.
 func (m *model) stopped(name string, p *phone) {
 	if p.by != "stop" {
 		return
@@ -392,8 +394,9 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 
 const stepsPerRun = 100
 
-// TestModel makes 10,000 steps. HOLDFAST_SEED and HOLDFAST_RUNS do others; one run of a seed that was found is
-// HOLDFAST_SEED=it HOLDFAST_RUNS=1. The steps follow from the seed; which of two goroutines that wake in one instant goes first does not.
+// TestModel makes 10,000 steps. HOLDFAST_SEED and HOLDFAST_RUNS do others; one run of
+// a seed that was found is HOLDFAST_SEED=it HOLDFAST_RUNS=1. The steps follow from
+// the seed; which of two goroutines that wake in one instant goes first does not.
 func TestModel(t *testing.T) {
 	seed, runs := number(t, "HOLDFAST_SEED", 1), number(t, "HOLDFAST_RUNS", 100)
 	t.Logf("HOLDFAST_SEED=%d HOLDFAST_RUNS=%d, %d steps each", seed, runs, stepsPerRun)
@@ -405,7 +408,8 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// TestModelFindsWhatIsBroken: where one part of the world does not do what the agent rests on, the model sees it.
+// TestModelFindsWhatIsBroken: where one part of the world does not
+// do what the agent rests on, the model sees it.
 func TestModelFindsWhatIsBroken(t *testing.T) {
 	for _, broken := range []string{"journal", "acknowledgement", "state", "generation", "removal", "engine", "notes", "proof"} {
 		t.Run(broken, func(t *testing.T) {

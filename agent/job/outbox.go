@@ -10,11 +10,12 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// maxOutbox bounds the events that are undelivered or refused: above it no command is accepted. It is far above what an
-// outage of days makes.
+// maxOutbox bounds the events that are undelivered or refused: above it
+// no command is accepted. It is far above what an outage of days makes.
 const maxOutbox = 20_000
 
-// keepRecent is how many events can be looked at again: those of some thousand jobs, in some 10 MB of disk.
+// keepRecent is how many events can be looked at again: those of
+// some thousand jobs, in some 10 MB of disk.
 const keepRecent = 4096
 
 // outboxFull counts only when the ranges of the keys say that it may be.
@@ -70,14 +71,15 @@ func emit(tx *bbolt.Tx, job *Job, now time.Time, make func(*Job) (Event, error))
 	return enqueue(tx, e)
 }
 
-// The outbox is one line of events for each instance. Two buckets say where each line begins, so that the oldest events of all
-// instances are found without a look at the others.
+// The outbox is one line of events for each instance. Two buckets say where each line
+// begins, so that the oldest events of all instances are found without a look at the others.
 
 func lineKey(instance string, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte(instance+"\x00"), seq)
 }
 
-// headOf returns the number of the oldest event of the instance in the outbox; 0 when there is none.
+// headOf returns the number of the oldest event of the instance in
+// the outbox; 0 when there is none.
 func headOf(tx *bbolt.Tx, instance string) uint64 {
 	prefix := []byte(instance + "\x00")
 	k, _ := tx.Bucket(bucketLines).Cursor().Seek(prefix)
@@ -104,7 +106,8 @@ func enqueue(tx *bbolt.Tx, e Event) error {
 	return put(tx, bucketOutbox, outboxKey(e.Seq), e)
 }
 
-// indexOutbox makes the lines and heads anew of what is in the outbox, at the start: whatever became of them, each event is delivered.
+// indexOutbox makes the lines and heads anew of what is in the outbox,
+// at the start: whatever became of them, each event is delivered.
 func indexOutbox(tx *bbolt.Tx) error {
 	for _, name := range [][]byte{bucketLines, bucketHeads} {
 		if err := tx.DeleteBucket(name); err != nil {
@@ -148,8 +151,9 @@ type Recent struct {
 	Tenant string // "" where its job is no longer known
 }
 
-// Recent returns at most limit events that follow the one with the number after, in order, and between which numbers the
-// journal has any: oldest is 0 when it has none. Only the last keepRecent are kept.
+// Recent returns at most limit events that follow the one with the
+// number after, in order, and between which numbers the journal has
+// any: oldest is 0 when it has none. Only the last keepRecent are kept.
 func (jr *Journal) Recent(after uint64, limit int) (events []Recent, oldest, newest uint64, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketRecent).Cursor()
@@ -191,8 +195,8 @@ func eachEvent(tx *bbolt.Tx, fn func(*Event) error) error {
 	})
 }
 
-// Heads returns at most limit undelivered events, oldest first: the oldest of each instance but those that skip tells to leave
-// out. skip may be nil.
+// Heads returns at most limit undelivered events, oldest first: the oldest
+// of each instance but those that skip tells to leave out. skip may be nil.
 func (jr *Journal) Heads(limit int, skip func(instance string) bool) (heads []Event, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketHeads).Cursor()
@@ -239,8 +243,9 @@ type moved struct {
 	from State
 }
 
-// settle takes events out of the outbox, all in one transaction, because the control plane took them (refusal is empty) or never
-// will: then they stay among the refused ones. The jobs that wait for them go on in the same transaction.
+// settle takes events out of the outbox, all in one transaction, because the
+// control plane took them (refusal is empty) or never will: then they stay among
+// the refused ones. The jobs that wait for them go on in the same transaction.
 func (jr *Journal) settle(seqs []uint64, refusal string, now time.Time) (all []moved, err error) {
 	err = jr.update(func(tx *bbolt.Tx) error {
 		all = nil
@@ -289,7 +294,8 @@ func (jr *Journal) settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.
 	if waiting.State == Reported && waiting.ReportSeq == seq {
 		waiting.State = Acknowledged
 		if refusal != "" {
-			// A release that was asked for before has to be asked for again: it sends the report again.
+			// A release that was asked for before has to be asked for
+			// again: it sends the report again.
 			waiting.State, waiting.Cause, waiting.ReleaseAsked = Held, refusal, false
 		}
 		waiting.enter(now, jr.Up())

@@ -46,7 +46,8 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 	if again, _, err := jr.accept(Task{ID: "4", RequestID: "1"}, nil); err != nil || again.ID != "1" {
 		t.Errorf("a command that was accepted: %v, %v", again, err)
 	}
-	// Many were delivered and one old is left: the range of the keys is wide, the outbox nearly empty.
+	// Many were delivered and one old is left: the range of the keys
+	// is wide, the outbox nearly empty.
 	err = jr.db.Update(func(tx *bbolt.Tx) error {
 		for seq := uint64(2); seq <= maxOutbox; seq++ {
 			if err := dequeue(tx, Event{Seq: seq}); err != nil {
@@ -63,7 +64,8 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 	}
 }
 
-// The start makes the index of the outbox anew: what has become of it keeps no event from being delivered.
+// The start makes the index of the outbox anew: what has become of
+// it keeps no event from being delivered.
 func TestIndexOfOutboxIsMadeAnew(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	jr, err := OpenJournal(path)

@@ -13,8 +13,8 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// afterPanic checks what a panic may not do: leave an instance frozen or stopped, leave snapshots, take another job with it, or
-// stay untold.
+// afterPanic checks what a panic may not do: leave an instance frozen or
+// stopped, leave snapshots, take another job with it, or stay untold.
 func afterPanic(t *testing.T, w *world, l *life, opts job.Options, id, other string) *job.Job {
 	t.Helper()
 	j, beside := l.final(id), l.final(other)
@@ -56,13 +56,14 @@ func afterPanic(t *testing.T, w *world, l *life, opts job.Options, id, other str
 	return j
 }
 
-// ofJob tells whether a crash point is hit by the job itself, and not by the command or by the delivery of its reports.
+// ofJob tells whether a crash point is hit by the job itself, and
+// not by the command or by the delivery of its reports.
 func ofJob(point string) bool {
 	return !strings.HasPrefix(point, crashpoint.WriteAcknowledged) && !strings.HasPrefix(point, crashpoint.WriteTask)
 }
 
-// TestPanicAnywhere lets each crash point of each course panic once. The job fails, or has gone so far that it ends well; its instance is
-// let go, and the job beside it goes on.
+// TestPanicAnywhere lets each crash point of each course panic once. The job fails, or has
+// gone so far that it ends well; its instance is let go, and the job beside it goes on.
 func TestPanicAnywhere(t *testing.T) {
 	for _, way := range ways {
 		if way.drive != nil || way.end != job.Done {
@@ -119,7 +120,8 @@ func TestPanicAnywhere(t *testing.T) {
 	}
 }
 
-// TestPanicOfParts lets each part of the host panic, every time it is asked to do something for one instance.
+// TestPanicOfParts lets each part of the host panic, every time it
+// is asked to do something for one instance.
 func TestPanicOfParts(t *testing.T) {
 	explode := func(context.Context, job.BackupRequest) error { panic("in the engine") }
 	for _, c := range []struct {
@@ -179,8 +181,8 @@ func TestPanicOfParts(t *testing.T) {
 	}
 }
 
-// TestPanicAtStart: a job that was interrupted and panics when it is taken up again ends as failed, with its instance running, and
-// the agent becomes ready.
+// TestPanicAtStart: a job that was interrupted and panics when it is taken up
+// again ends as failed, with its instance running, and the agent becomes ready.
 func TestPanicAtStart(t *testing.T) {
 	for _, state := range []job.State{job.Freezing, job.Frozen, job.Snapshotting, job.Snapshotted, job.Uploading, job.Stored, job.Reported} {
 		for _, act := range []string{"state", "engine"} {
@@ -229,7 +231,8 @@ func TestPanicAtStart(t *testing.T) {
 	}
 }
 
-// TestPanicOfRestore lets each crash point of a restore panic once: the volumes are those of before or those of the backup, all of them.
+// TestPanicOfRestore lets each crash point of a restore panic once:
+// the volumes are those of before or those of the backup, all of them.
 func TestPanicOfRestore(t *testing.T) {
 	for at := 1; ; at++ {
 		reached := ""

@@ -16,32 +16,36 @@ const (
 	IsFrozen  RuntimeState = "frozen"  // exists, executes nothing
 	IsStopped RuntimeState = "stopped" // powered down
 	IsMissing RuntimeState = "missing" // the runtime does not know it
-	IsUnknown RuntimeState = "unknown" // the driver can't tell; what the journal says is believed within one boot
+	// the driver can't tell; what the journal says is believed within one boot
+	IsUnknown RuntimeState = "unknown"
 )
 
 // Runtime acts on one instance. Every method is idempotent, has a time-out of its own, and returns
 // nil only when the outcome was seen.
 type Runtime interface {
 	State(ctx context.Context) (Sight, error)
-	// Of returns the same for the one instance with that identity, whatever its name is by now; with "" for the one that has the name.
+	// Of returns the same for the one instance with that identity,
+	// whatever its name is by now; with "" for the one that has the name.
 	Of(id string) Runtime
 	Freeze(ctx context.Context) error
 	Thaw(ctx context.Context) error
 	// Stop lets the instance end in its own way, within a time-out, and Start brings it back.
 	Stop(ctx context.Context) error
 	Start(ctx context.Context) error
-	// PowerDown stops the instance. One that is frozen goes down without executing another instruction. It does nothing, and returns an
-	// error, unless a look right before its first act gives the sight that is held, of which an empty Work does not count. An error
-	// without ErrBegun says that the instance is as it was.
+	// PowerDown stops the instance. One that is frozen goes down without executing
+	// another instruction. It does nothing, and returns an error, unless a look right
+	// before its first act gives the sight that is held, of which an empty Work does
+	// not count. An error without ErrBegun says that the instance is as it was.
 	PowerDown(ctx context.Context, held *Sight) error
-	// KeepDown keeps a stopped instance from being started by its engine when the engine or the host restarts; ErrNoKeeping where that is
-	// not possible.
+	// KeepDown keeps a stopped instance from being started by its engine when
+	// the engine or the host restarts; ErrNoKeeping where that is not possible.
 	KeepDown(ctx context.Context) error
 }
 
 // Errors of a Runtime by which a job decides.
 var (
-	// ErrBegun says that a power-down failed after it had begun: the instance may be down, in part or all of it.
+	// ErrBegun says that a power-down failed after it had begun: the
+	// instance may be down, in part or all of it.
 	ErrBegun = errors.New("the power-down has begun")
 	// ErrNoKeeping says that the engine has no way to be told that an instance is to stay down.
 	ErrNoKeeping = errors.New("the engine can't be told to keep it down")
@@ -49,15 +53,18 @@ var (
 
 // Snapshotter makes and removes snapshots of an instance's volumes.
 type Snapshotter interface {
-	// Plan names the snapshots that Create will make, one per volume. It changes nothing on the host.
+	// Plan names the snapshots that Create will make, one per volume.
+	// It changes nothing on the host.
 	Plan(ctx context.Context, job string) ([]Snapshot, error)
-	// PlanRestored names snapshots of restored volumes that are still at the stages of their places, to be bases; of those volumes
-	// whose storage can compare with one. It changes nothing on the host. With an error what it returns is good for the other volumes.
+	// PlanRestored names snapshots of restored volumes that are still at the stages of their
+	// places, to be bases; of those volumes whose storage can compare with one. It changes
+	// nothing on the host. With an error what it returns is good for the other volumes.
 	PlanRestored(ctx context.Context, job string, places []Place) ([]Snapshot, error)
 	// Create makes the planned snapshot and returns it with Root set.
 	Create(ctx context.Context, job string, planned Snapshot) (Snapshot, error)
-	// Instead names another snapshot of the same volume where the planned one could not be made for that reason, and says what that
-	// means for the instance. False: there is none, or the configuration wants that one. It changes nothing on the host.
+	// Instead names another snapshot of the same volume where the planned one could not
+	// be made for that reason, and says what that means for the instance. False: there
+	// is none, or the configuration wants that one. It changes nothing on the host.
 	Instead(ctx context.Context, job string, failed Snapshot, why error) (planned Snapshot, means string, ok bool)
 	// Stands tells whether the snapshot is there, whole.
 	Stands(ctx context.Context, s Snapshot) (bool, error)
@@ -67,51 +74,61 @@ type Snapshotter interface {
 
 // Source is one volume to back up.
 type Source struct {
-	Volume string    // its name
-	Root   string    // path to read
-	View   string    // path of the snapshot that Root is or lies in; "" when the volume itself is read
-	Taken  time.Time // as in Snapshot
-	Ref    Ref       // of the snapshot that Root is in; zero when the instance runs and the volume itself is read
+	Volume string // its name
+	Root   string // path to read
+	// path of the snapshot that Root is or lies in; "" when the volume itself is read
+	View  string
+	Taken time.Time // as in Snapshot
+	// of the snapshot that Root is in; zero when the instance runs and the volume itself is read
+	Ref Ref
 	// Mounted and Clock are as in Snapshot.
 	Mounted string
 	Clock   int64
-	Base    *Base // an earlier snapshot that the journal knows of; nil when there is none. Whether it can serve, the engine finds out
+	// an earlier snapshot that the journal knows of; nil when there
+	// is none. Whether it can serve, the engine finds out
+	Base *Base
 }
 
 // BackupRequest is the work of the engine for one job.
 type BackupRequest struct {
 	Job, Task, Instance, Tenant string
 	Sources                     []Source
-	// Precopy asks for the content to be stored and remembered, but for no backup: a later request finds what
-	// did not change since.
+	// Precopy asks for the content to be stored and remembered, but
+	// for no backup: a later request finds what did not change since.
 	Precopy bool
 	// Deadline is when the host is needed; zero when there is no haste.
 	Deadline time.Time
 	// Resume has the packs that earlier tries of this job may have stored, as PackIntent was told.
 	Resume []string
-	// PackIntent journals the id and the size of a pack; it is called before the pack is sent, from any goroutine.
+	// PackIntent journals the id and the size of a pack; it is called
+	// before the pack is sent, from any goroutine.
 	PackIntent func(pack string) error
-	// Sent is called, from any goroutine, when all content is in the store, and what is left needs little of this host. Nil is allowed.
+	// Sent is called, from any goroutine, when all content is in the
+	// store, and what is left needs little of this host. Nil is allowed.
 	Sent func()
-	// Accept is asked when all content is in the store, right before the manifest is written; with its error there is no backup. Nil is allowed.
+	// Accept is asked when all content is in the store, right before the
+	// manifest is written; with its error there is no backup. Nil is allowed.
 	Accept func(ctx context.Context) error
 	// Progress takes figures as they grow; it may be called from any goroutine.
 	Progress func(Progress)
 }
 
-// Backuper runs the engine. A nil error means that every pack is confirmed, and, unless Precopy was asked
-// for, that the manifest is stored, was read back and matches. When ctx ends it returns soon, with nothing running.
+// Backuper runs the engine. A nil error means that every pack is confirmed,
+// and, unless Precopy was asked for, that the manifest is stored, was read
+// back and matches. When ctx ends it returns soon, with nothing running.
 type Backuper interface {
-	// Look tells, before anything is done to the instance, what keeps Backup from making a backup: above all a volume that is not
-	// mounted. It reads no content.
+	// Look tells, before anything is done to the instance, what keeps Backup from
+	// making a backup: above all a volume that is not mounted. It reads no content.
 	Look(ctx context.Context, instance, tenant string) error
 	Backup(ctx context.Context, r BackupRequest) (*Result, error)
-	// Present looks whether the stored backup of the job is still whole in the store: that the vault can be opened, the manifest, and that all
-	// packs are there. ErrBackupGone says that something is missing, and what; any other error that the store could not be asked. It returns
-	// soon after the end of ctx.
+	// Present looks whether the stored backup of the job is still whole in the
+	// store: that the vault can be opened, the manifest, and that all packs are
+	// there. ErrBackupGone says that something is missing, and what; any other error
+	// that the store could not be asked. It returns soon after the end of ctx.
 	Present(ctx context.Context, j *Job) error
-	// Over says that the job asks for nothing more, or begins anew: what its rounds of pre-copy keep for the backup can
-	// go. It may come more than once, and when ctx has ended it returns soon.
+	// Over says that the job asks for nothing more, or begins anew:
+	// what its rounds of pre-copy keep for the backup can go. It may
+	// come more than once, and when ctx has ended it returns soon.
 	Over(ctx context.Context, job string)
 }
 
@@ -141,7 +158,8 @@ type Instance struct {
 	Holds     bool
 	Runtime   Runtime
 	Snapshots Snapshotter
-	// Keep is what Parts.Recall needs to make these parts again without the configuration. It goes into the journal.
+	// Keep is what Parts.Recall needs to make these parts again
+	// without the configuration. It goes into the journal.
 	Keep json.RawMessage
 }
 
@@ -149,10 +167,12 @@ type Instance struct {
 type Parts struct {
 	// Instance finds an instance by its id; ErrNotFound when the configuration does not have it.
 	Instance func(id string) (Instance, error)
-	// Recall finds the instance on which an unfinished job acts, of which the journal kept what Instance.Keep said: by the configuration where that
-	// still names the same thing to act on, and else by what was kept. Nil: the configuration alone counts.
+	// Recall finds the instance on which an unfinished job acts, of which the journal
+	// kept what Instance.Keep said: by the configuration where that still names the same
+	// thing to act on, and else by what was kept. Nil: the configuration alone counts.
 	Recall func(id string, kept json.RawMessage) (Instance, error)
-	// Leftovers lists the snapshots of this agent that lie on the host, also those of earlier lives.
+	// Leftovers lists the snapshots of this agent that lie on the
+	// host, also those of earlier lives.
 	Leftovers func(ctx context.Context) ([]Ref, error)
 	// RemoveLeftover removes one of those.
 	RemoveLeftover func(ctx context.Context, ref Ref) error

@@ -5,14 +5,16 @@ import (
 	"slices"
 )
 
-// precopy does one round: snapshots of the running instance, what they have that the vault lacks goes to the store,
-// and the snapshots go away, or stay as bases until the next round. Then another round follows, or the hold.
+// precopy does one round: snapshots of the running instance, what they have
+// that the vault lacks goes to the store, and the snapshots go away, or stay
+// as bases until the next round. Then another round follows, or the hold.
 //
-// A volume whose storage makes no snapshots is read itself while the instance writes to it. Such a reading is of no single moment and makes
-// no backup, but what did not change from then on need not be read in the hold: above all after a reboot, when all has to be read once.
+// A volume whose storage makes no snapshots is read itself while the instance writes to it.
+// Such a reading is of no single moment and makes no backup, but what did not change from then
+// on need not be read in the hold: above all after a reboot, when all has to be read once.
 //
-// A crash leaves snapshots that the journal names. The next life removes them and does the round again; the engine
-// knows from its catalogues what the rounds before have stored.
+// A crash leaves snapshots that the journal names. The next life removes them and does the
+// round again; the engine knows from its catalogues what the rounds before have stored.
 func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 	instance, err := w.instance(j)
 	if err != nil {
@@ -59,8 +61,8 @@ func ofRound(planned []Snapshot) []Snapshot {
 	return slices.DeleteFunc(slices.Clone(planned), func(s Snapshot) bool { return !s.Live && !s.Warm })
 }
 
-// shrinking is by how much a round has to be smaller than the one before for another to be worth its while:
-// below it the instance changes about as fast as its changes can be stored.
+// shrinking is by how much a round has to be smaller than the one before for another to be
+// worth its while: below it the instance changes about as fast as its changes can be stored.
 const shrinking = 0.7
 
 // more tells whether another round makes the hold shorter.

@@ -9,8 +9,9 @@ import (
 	"holdfast/internal/contain"
 )
 
-// Between a stored backup and the power-down hours can pass, in which the control plane takes its time and a bucket can lose what it had
-// confirmed. So the store is looked at again before the power-down, unless the verification is recent. What goes away after that look, nobody
+// Between a stored backup and the power-down hours can pass, in which the control plane takes
+// its time and a bucket can lose what it had confirmed. So the store is looked at again before
+// the power-down, unless the verification is recent. What goes away after that look, nobody
 // can prevent; what went away before it keeps the instance held, where its bytes still are.
 
 // ErrBackupGone says that the store answers, and lacks something on which a stored backup rests.
@@ -22,8 +23,9 @@ var errUnproved = errors.New("the store was not asked lately whether it has the 
 // errAsked ends a look at the store because somebody asked for something meanwhile.
 var errAsked = errors.New("interrupted")
 
-// proofHolds tells whether the backup was seen to be in the store within the limit, by this process. Both clocks have to say so: the wall
-// clock can be set back, and the one of the process stands still while the host is suspended.
+// proofHolds tells whether the backup was seen to be in the store within the
+// limit, by this process. Both clocks have to say so: the wall clock can be set
+// back, and the one of the process stands still while the host is suspended.
 func (w *worker) proofHolds(limit time.Duration) bool {
 	if w.proved.IsZero() {
 		return false
@@ -33,8 +35,9 @@ func (w *worker) proofHolds(limit time.Duration) bool {
 	return within(now.Sub(w.proved)) && within(now.Round(0).Sub(w.proved.Round(0)))
 }
 
-// prove makes sure that the backup of an acknowledged job is still in the store, so that the power-down may follow. ok is false where it is
-// not, or is not known: then the job was moved on, or waits, and the caller returns err.
+// prove makes sure that the backup of an acknowledged job is still in the
+// store, so that the power-down may follow. ok is false where it is not, or is
+// not known: then the job was moved on, or waits, and the caller returns err.
 func (w *worker) prove(soft, hard context.Context, j *Job) (ok bool, err error) {
 	if j.Gone == "" && w.proofHolds(w.m.opts.ProofAge) {
 		return true, nil
@@ -65,8 +68,8 @@ func (w *worker) prove(soft, hard context.Context, j *Job) (ok bool, err error) 
 	return false, nil
 }
 
-// present asks the store once. A resume or another wish for the job, and the end of the agent, interrupt it: while the store does not answer
-// the instance stands still.
+// present asks the store once. A resume or another wish for the job, and the end of
+// the agent, interrupt it: while the store does not answer the instance stands still.
 func (w *worker) present(soft, hard context.Context, j *Job) error {
 	ctx, cancel := context.WithTimeoutCause(hard, actTimeout, fmt.Errorf("the store did not answer within %s", actTimeout))
 	defer cancel()
@@ -92,8 +95,8 @@ func (w *worker) present(soft, hard context.Context, j *Job) error {
 	return errAsked
 }
 
-// lose holds the job of a backup that the store lost, and tells the control plane. A release that was asked for has to be asked for again: it
-// looks once more.
+// lose holds the job of a backup that the store lost, and tells the control plane.
+// A release that was asked for has to be asked for again: it looks once more.
 func (w *worker) lose(j *Job, why error) error {
 	held := func(j *Job) {
 		j.Gone = why.Error()
@@ -112,7 +115,8 @@ func (w *worker) lose(j *Job, why error) error {
 	return nil
 }
 
-// regained is the end of the hold of a backup that the store has again, or has in truth: the job is acknowledged as before.
+// regained is the end of the hold of a backup that the store has
+// again, or has in truth: the job is acknowledged as before.
 func (w *worker) regained(soft, hard context.Context, j *Job) error {
 	ok, err := w.prove(soft, hard, j)
 	if !ok || err != nil {

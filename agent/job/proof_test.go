@@ -50,7 +50,8 @@ func (l *life) release(t *testing.T) {
 	}
 }
 
-// TestGoneIsHeld: a release of a backup that the store lost holds the job and says so; again it looks once more, until all is back.
+// TestGoneIsHeld: a release of a backup that the store lost holds
+// the job and says so; again it looks once more, until all is back.
 func TestGoneIsHeld(t *testing.T) {
 	waiting(t, job.Options{}, func(w *world, l *life, id string) {
 		had := w.backups["phone"]
@@ -78,7 +79,8 @@ func TestGoneIsHeld(t *testing.T) {
 	})
 }
 
-// TestGoneIsResumed: a resume lets the instance run, and the job has failed, since there is no backup.
+// TestGoneIsResumed: a resume lets the instance run, and the job
+// has failed, since there is no backup.
 func TestGoneIsResumed(t *testing.T) {
 	waiting(t, job.Options{}, func(w *world, l *life, id string) {
 		w.backups["phone"] = nil
@@ -94,7 +96,8 @@ func TestGoneIsResumed(t *testing.T) {
 	})
 }
 
-// TestStoreAwayAtPowerDown: the job waits for a store that does not answer, in this life and the next; a resume interrupts a look that hangs.
+// TestStoreAwayAtPowerDown: the job waits for a store that does not answer,
+// in this life and the next; a resume interrupts a look that hangs.
 func TestStoreAwayAtPowerDown(t *testing.T) {
 	for _, hangs := range []bool{false, true} {
 		waiting(t, job.Options{}, func(w *world, l *life, id string) {
@@ -130,7 +133,8 @@ func TestStoreAwayAtPowerDown(t *testing.T) {
 	}
 }
 
-// TestDeadWhileReleasing: a process that dies before the power-down has no look of its own to rest on, so the next one looks again.
+// TestDeadWhileReleasing: a process that dies before the power-down
+// has no look of its own to rest on, so the next one looks again.
 func TestDeadWhileReleasing(t *testing.T) {
 	waiting(t, job.Options{ProofAge: time.Hour}, func(w *world, l *life, id string) {
 		l.dieAt(crashpoint.PowerDown + crashpoint.Before)

@@ -9,14 +9,17 @@ import (
 	"time"
 )
 
-// slots lets a number of jobs work at once. A place in the line is taken at once by join, so the order does not
-// depend on which goroutine wakes up first.
+// slots lets a number of jobs work at once. A place in the line is taken at
+// once by join, so the order does not depend on which goroutine wakes up first.
 //
-// Who is next: restores before backups, since somebody waits for the instance; among each, jobs with a deadline before those without, the earliest deadline first and of one deadline the smallest
-// instance, so that some are free early. Among the others the commands take turns, and of a command the jobs come in
+// Who is next: restores before backups, since somebody waits for the instance;
+// among each, jobs with a deadline before those without, the earliest deadline
+// first and of one deadline the smallest instance, so that some are free early.
+// Among the others the commands take turns, and of a command the jobs come in
 // its order: a command of one instance does not wait for a hundred of another.
 //
-// A quarter of the slots is not for large instances, which keep theirs for long: however many of those there are, small ones come on.
+// A quarter of the slots is not for large instances, which keep theirs
+// for long: however many of those there are, small ones come on.
 type slots struct {
 	mu        sync.Mutex
 	all       int // slots
@@ -30,8 +33,9 @@ type slots struct {
 	granted   uint64              // how many slots were given so far
 }
 
-// command counts the turns of one. A new one begins with the turn that is on, and not with all those it has missed
-// (start-time fair queueing, Goyal, Vin and Cheng 1996, with jobs of one length).
+// command counts the turns of one. A new one begins with the turn
+// that is on, and not with all those it has missed (start-time fair
+// queueing, Goyal, Vin and Cheng 1996, with jobs of one length).
 type command struct {
 	tickets int
 	turn    uint64
@@ -46,11 +50,12 @@ type place struct {
 	seq      uint64    // order of acceptance
 }
 
-// largeInstance is the size from which an instance counts as large, bytes: it takes half a minute to read.
+// largeInstance is the size from which an instance counts as large,
+// bytes: it takes half a minute to read.
 const largeInstance = 8 << 30
 
-// large tells whether the job is a backup of a large instance. One whose size is not known, before its first backup, is not; nor is a
-// restore, for which somebody waits.
+// large tells whether the job is a backup of a large instance. One whose size is not
+// known, before its first backup, is not; nor is a restore, for which somebody waits.
 func (p *place) large() bool { return !p.restore && p.bytes >= largeInstance && p.bytes != unknownSize }
 
 // unknownSize comes after all that are known.
@@ -89,7 +94,8 @@ func (s *slots) ticket(p place) *ticket {
 	return &ticket{s: s, place: p, ready: make(chan struct{})}
 }
 
-// take gives a slot at once, beyond the number if need be: to a job that has what the slot stands for already.
+// take gives a slot at once, beyond the number if need be: to a job
+// that has what the slot stands for already.
 func (s *slots) take(p place) *ticket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,8 +119,8 @@ func (s *slots) give(t *ticket) {
 // mayBeLarge is how many of n slots large instances may have.
 func mayBeLarge(n int) int { return n - n/4 }
 
-// room tells whether there is a slot for the ticket: one that is free, or one beyond the number where all that it could have are lent. The
-// lock is held.
+// room tells whether there is a slot for the ticket: one that is free, or one
+// beyond the number where all that it could have are lent. The lock is held.
 func (s *slots) room(t *ticket) bool {
 	if s.free <= 0 && s.all-s.free > s.lent {
 		return false
@@ -166,7 +172,8 @@ func (s *slots) waiting() int {
 	return len(s.line)
 }
 
-// ahead counts the places in the line that are before the ticket's as things stand; 0 when it is not in the line.
+// ahead counts the places in the line that are before the ticket's
+// as things stand; 0 when it is not in the line.
 func (s *slots) ahead(t *ticket) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -225,8 +232,10 @@ func (t *ticket) leave() {
 	t.s.serve()
 }
 
-// lend says that the job that has the slot is stuck, and does nothing with it. A lent slot still counts, as its instance still stands still, but never so that
-// no other job could have one: where all slots are lent, one job more gets one. It is nothing for a nil ticket, and for one without a slot.
+// lend says that the job that has the slot is stuck, and does nothing with
+// it. A lent slot still counts, as its instance still stands still, but never
+// so that no other job could have one: where all slots are lent, one job more
+// gets one. It is nothing for a nil ticket, and for one without a slot.
 func (t *ticket) lend() { t.setLent(true) }
 
 // reclaim says that the job goes on.

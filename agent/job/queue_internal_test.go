@@ -66,7 +66,8 @@ func TestOrderOfTheLine(t *testing.T) {
 	none.leave()
 }
 
-// Restores go before backups, also before those with a deadline; a place in the line says how many are before it.
+// Restores go before backups, also before those with a deadline; a
+// place in the line says how many are before it.
 func TestRestoresGoFirst(t *testing.T) {
 	s := newSlots(1)
 	first := s.join(place{command: "first"})
@@ -93,7 +94,8 @@ func TestRestoresGoFirst(t *testing.T) {
 	}
 }
 
-// Large instances leave a quarter of the slots to the others, whoever came first; where there are few slots none is kept free.
+// Large instances leave a quarter of the slots to the others,
+// whoever came first; where there are few slots none is kept free.
 func TestSmallComesOnBesideLarge(t *testing.T) {
 	ready := func(l *ticket) bool {
 		select {

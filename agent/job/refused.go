@@ -10,8 +10,9 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// Refused is a report that the control plane refused for good, or that an operator gave up. It stays in the journal until an operator sends it again or drops it,
-// or until a release sends the report of that backup again.
+// Refused is a report that the control plane refused for good, or that an
+// operator gave up. It stays in the journal until an operator sends it again
+// or drops it, or until a release sends the report of that backup again.
 type Refused struct {
 	Event
 	Reason string    `json:"reason"` // who refused it, and why
@@ -45,8 +46,8 @@ func (jr *Journal) RefusedReports() (n int, err error) {
 	return n, err
 }
 
-// retryRefused puts a refused report into the outbox again, with the number and the id that it had. A job that is held for it waits for
-// its acknowledgement again: m has it then.
+// retryRefused puts a refused report into the outbox again, with the number and the id that
+// it had. A job that is held for it waits for its acknowledgement again: m has it then.
 func (jr *Journal) retryRefused(seq uint64, now time.Time) (m moved, err error) {
 	err = jr.update(func(tx *bbolt.Tx) error {
 		m = moved{}
@@ -85,7 +86,8 @@ func (jr *Journal) dropRefused(seq uint64) error {
 	})
 }
 
-// refused returns a refused report, or ErrNotFound, and the job that is held for it; nil where none is.
+// refused returns a refused report, or ErrNotFound, and the job
+// that is held for it; nil where none is.
 func refused(tx *bbolt.Tx, seq uint64) (r Refused, held *Job, err error) {
 	found, err := get(tx, bucketRefused, outboxKey(seq), &r)
 	if err != nil {
@@ -108,7 +110,8 @@ func refused(tx *bbolt.Tx, seq uint64) (r Refused, held *Job, err error) {
 // Refused returns the reports that the control plane refused, oldest first.
 func (m *Manager) Refused() ([]Refused, error) { return m.journal.Refused() }
 
-// RetryRefused sends a refused report again, with the same id. ErrNotFound when there is none of that number.
+// RetryRefused sends a refused report again, with the same id.
+// ErrNotFound when there is none of that number.
 func (m *Manager) RetryRefused(seq uint64) error {
 	moved, err := m.journal.retryRefused(seq, m.opts.Now())
 	if err != nil {
@@ -119,12 +122,12 @@ func (m *Manager) RetryRefused(seq uint64) error {
 	return nil
 }
 
-// DropRefused forgets a refused report: the control plane never gets it. ErrNotFound when there is none of that number, ErrState when
-// an instance is held for it.
+// DropRefused forgets a refused report: the control plane never gets it. ErrNotFound
+// when there is none of that number, ErrState when an instance is held for it.
 func (m *Manager) DropRefused(seq uint64) error { return m.journal.dropRefused(seq) }
 
-// GiveUp takes a report out of the outbox that is never acknowledged, as Refuse does, so that later reports of its instance get
-// through. ErrNotFound when none of that number waits.
+// GiveUp takes a report out of the outbox that is never acknowledged, as Refuse does, so that
+// later reports of its instance get through. ErrNotFound when none of that number waits.
 func (m *Manager) GiveUp(seq uint64) error {
 	waits, err := m.journal.inOutbox(seq)
 	if err != nil {

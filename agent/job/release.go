@@ -56,7 +56,8 @@ func mayRelease(tx *bbolt.Tx, j *Job) error {
 	return nil
 }
 
-// powerDown is the only caller of Runtime.PowerDown. errUnproved where the store has to be looked at first.
+// powerDown is the only caller of Runtime.PowerDown. errUnproved
+// where the store has to be looked at first.
 func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 	if !w.proofHolds(max(w.m.opts.ProofAge, actTimeout)) {
 		return errUnproved
@@ -88,9 +89,10 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 
 // release powers the instance down and journals that it was seen to be down.
 //
-// Invariant nothing-lost: only an instance that has not run since its snapshot is powered down. One
-// that runs, or has run (someone else resumed it, or the host rebooted and the runtime restarted it), has newer
-// bytes than the backup; it stays up, and the job fails and says so. One that was frozen and is down without this agent's
+// Invariant nothing-lost: only an instance that has not run since its snapshot is
+// powered down. One that runs, or has run (someone else resumed it, or the host
+// rebooted and the runtime restarted it), has newer bytes than the backup; it stays up,
+// and the job fails and says so. One that was frozen and is down without this agent's
 // doing was ended by a runtime that let it run for that, and may have newer bytes too.
 func (w *worker) release(hard context.Context, j *Job) error {
 	ran, stale, up := "", false, false
@@ -104,7 +106,9 @@ func (w *worker) release(hard context.Context, j *Job) error {
 			return err
 		}
 		if down && w.stands(j, IsStopped) == "" && !w.proofHolds(max(w.m.opts.ProofAge, actTimeout)) {
-			stale = true // it was found stopped, or this job stopped it: no power-down follows, which would ask for the proof
+			// it was found stopped, or this job stopped it: no
+			// power-down follows, which would ask for the proof
+			stale = true
 			return nil
 		}
 		if !down {
@@ -133,7 +137,8 @@ func (w *worker) release(hard context.Context, j *Job) error {
 	case ran != "":
 		return w.fail(j, ran)
 	case stale: // where the store is looked at, and a resume can be asked for meanwhile
-		// It was seen to be held as it was, so no earlier life has brought it down: who ends it from here on is somebody else.
+		// It was seen to be held as it was, so no earlier life has
+		// brought it down: who ends it from here on is somebody else.
 		if up = up && !w.begun; up {
 			w.mayBeDown = false
 		}
@@ -143,7 +148,8 @@ func (w *worker) release(hard context.Context, j *Job) error {
 			}
 		}})
 	}
-	// Before anybody is told: should the journal be lost later, its note must not let a released instance run again.
+	// Before anybody is told: should the journal be lost later, its
+	// note must not let a released instance run again.
 	if err := w.persist(hard, j, "forget that the instance was held", func(context.Context) error { return w.unmark(j) }); err != nil {
 		return err
 	}

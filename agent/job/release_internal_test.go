@@ -23,7 +23,8 @@ func (r *countingRuntime) KeepDown(context.Context) error          { return nil 
 
 const notLookedAt = "not looked at"
 
-// Invariant release-last: each condition of the gate on its own keeps the instance from being powered down.
+// Invariant release-last: each condition of the gate on its own
+// keeps the instance from being powered down.
 func TestInvariantReleaseLast(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	whole := func() *Job {

@@ -14,13 +14,16 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// Place is where a volume belongs on this host, and where its tree is built before it gets there, by one rename.
+// Place is where a volume belongs on this host, and where its tree
+// is built before it gets there, by one rename.
 type Place struct {
 	Volume string `json:"volume"` // its name
 	Target string `json:"target"`
-	Stage  string `json:"stage"`            // beside Target
-	Holder string `json:"holder,omitempty"` // tells the folder that held both when the restore was planned; opaque here
-	Tree   string `json:"tree,omitempty"`   // tells the restored tree from others; empty until it is complete
+	Stage  string `json:"stage"` // beside Target
+	// tells the folder that held both when the restore was planned; opaque here
+	Holder string `json:"holder,omitempty"`
+	// tells the restored tree from others; empty until it is complete
+	Tree string `json:"tree,omitempty"`
 }
 
 // Restore is the record of what a restore does.
@@ -41,12 +44,13 @@ type RestoreResult struct {
 	Bytes        uint64 `json:"bytes"` // of content written
 	BytesFetched uint64 `json:"bytes_fetched"`
 	Warnings     int    `json:"warnings"` // what is not exactly as it was backed up
-	// Catalogues has, by volume, the engine's id of what it knows of the tree that it made; see Base.
+	// Catalogues has, by volume, the engine's id of what it knows of
+	// the tree that it made; see Base.
 	Catalogues map[string]string `json:"catalogues,omitempty"`
 }
 
-// Content says which backup the volumes of an instance on this host hold, or have come from: the last that was made of
-// them or restored to them here.
+// Content says which backup the volumes of an instance on this host hold, or
+// have come from: the last that was made of them or restored to them here.
 type Content struct {
 	Backup  string    `json:"backup_id"`
 	Seq     uint64    `json:"sequence"` // orders the backups of an instance
@@ -78,25 +82,30 @@ type Restorer interface {
 	Look(ctx context.Context, instance string) (Presence, error)
 	// Newest names the newest backup; ErrNoBackup.
 	Newest(ctx context.Context, instance, tenant string) (Content, error)
-	// Plan names the places of all volumes and changes nothing. An error says why one can't be restored to its place.
+	// Plan names the places of all volumes and changes nothing. An
+	// error says why one can't be restored to its place.
 	Plan(ctx context.Context, instance, job string) ([]Place, error)
-	// Restore builds the tree of each place at its stage. It returns nil when all are complete and durable, and the places
-	// then with Tree. When ctx ends it returns soon, with nothing running. What an error leaves, Discard removes.
+	// Restore builds the tree of each place at its stage. It returns nil when all
+	// are complete and durable, and the places then with Tree. When ctx ends it
+	// returns soon, with nothing running. What an error leaves, Discard removes.
 	Restore(ctx context.Context, r RestoreRequest) (*RestoreResult, []Place, error)
 	// Placed tells whether the restored tree is in its place.
 	Placed(p Place) (bool, error)
-	// Put puts it there, in one step; what was there is at the stage then. Done twice it is no error.
+	// Put puts it there, in one step; what was there is at the stage
+	// then. Done twice it is no error.
 	Put(p Place) error
 	// Back undoes Put, in one step. Done twice it is no error.
 	Back(p Place) error
-	// Discard removes what is at the stage, and what an interrupted Restore left. Nothing there is no error.
+	// Discard removes what is at the stage, and what an interrupted
+	// Restore left. Nothing there is no error.
 	Discard(p Place) error
 }
 
 // toRestore decides what a restore has to do.
 //
-// Invariant nothing-lost: volumes that may have newer bytes than the newest backup are never replaced. Those of an instance that
-// runs, and those that come from that very backup (it was made of them, or restored to them), are ready as they are.
+// Invariant nothing-lost: volumes that may have newer bytes than the newest backup
+// are never replaced. Those of an instance that runs, and those that come from that
+// very backup (it was made of them, or restored to them), are ready as they are.
 func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 	no := func(doing string, err error) (State, change, error) {
 		return "", change{}, fmt.Errorf("%s: %w", doing, err)
@@ -105,7 +114,8 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 	if restorer == nil {
 		return "", change{}, errors.New("this agent does not restore")
 	}
-	instance, err := w.m.parts.Instance(j.Instance) // as it is configured now: the job may have waited over a restart
+	// as it is configured now: the job may have waited over a restart
+	instance, err := w.m.parts.Instance(j.Instance)
 	if err != nil {
 		return no("look for the instance", err)
 	}
@@ -159,7 +169,8 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 	return Restoring, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
 }
 
-// restore builds the volumes beside their places. A crash leaves folders that the journal names; the next life begins anew.
+// restore builds the volumes beside their places. A crash leaves
+// folders that the journal names; the next life begins anew.
 func (w *worker) restore(ctx context.Context, j *Job) error {
 	restorer := w.m.parts.Restorer
 	err := context.Cause(ctx)
@@ -198,8 +209,9 @@ func (w *worker) restore(ctx context.Context, j *Job) error {
 	return err
 }
 
-// putInPlace makes the base snapshots, and puts all volumes into their places. A crash may leave some of them in place; the next life goes
-// on. An error takes those that are out again, so that an instance never has volumes of two times.
+// putInPlace makes the base snapshots, and puts all volumes into their places. A
+// crash may leave some of them in place; the next life goes on. An error takes
+// those that are out again, so that an instance never has volumes of two times.
 func (w *worker) putInPlace(hard context.Context, j *Job) error {
 	placed, err := w.countPlaced(j)
 	var bases []Base
@@ -241,8 +253,8 @@ func (w *worker) countPlaced(j *Job) (n int, err error) {
 	return n, nil
 }
 
-// mayMove is nil when the instance does not run, so that its volumes can be exchanged: neither the one with which the restore began, nor what the
-// configuration has made of it since.
+// mayMove is nil when the instance does not run, so that its volumes can be exchanged: neither
+// the one with which the restore began, nor what the configuration has made of it since.
 func (w *worker) mayMove(ctx context.Context, j *Job) error {
 	instance, err := w.instance(j)
 	if err != nil {
@@ -277,8 +289,8 @@ func (w *worker) settle(j *Job) error {
 	return w.write(j, Done, change{left: left, emit: w.m.event(EventRestoreCompleted)})
 }
 
-// startTries is how often a start is tried: an engine that is just coming up gets some seconds; what keeps failing is for
-// a person to look at, and the volumes are in place.
+// startTries is how often a start is tried: an engine that is just coming up gets some
+// seconds; what keeps failing is for a person to look at, and the volumes are in place.
 const startTries = 3
 
 // start starts a restored instance and looks that it runs.
@@ -318,8 +330,8 @@ func (w *worker) startOnce(ctx context.Context, j *Job) error {
 	return nil
 }
 
-// undoRestore brings back what was there before a restore that failed or is put off. Volumes that are in place for good stay. All of
-// it can be done again after a crash.
+// undoRestore brings back what was there before a restore that failed or is put off.
+// Volumes that are in place for good stay. All of it can be done again after a crash.
 func (w *worker) undoRestore(ctx context.Context, j *Job) error {
 	if j.Restore == nil || j.Restore.Placed {
 		return nil
@@ -341,7 +353,8 @@ func (w *worker) undoRestore(ctx context.Context, j *Job) error {
 	return nil
 }
 
-// noteContent writes, in the transaction of the state, which backup an instance's volumes come from since then.
+// noteContent writes, in the transaction of the state, which backup
+// an instance's volumes come from since then.
 func noteContent(tx *bbolt.Tx, j *Job) error {
 	switch {
 	case j.State == Stored && j.Result != nil:
@@ -352,7 +365,8 @@ func noteContent(tx *bbolt.Tx, j *Job) error {
 	return nil
 }
 
-// Content returns which backup the instance's volumes on this host come from; zero when none is known.
+// Content returns which backup the instance's volumes on this host
+// come from; zero when none is known.
 func (jr *Journal) Content(instance string) (c Content, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		_, err := get(tx, bucketContent, []byte(instance), &c)
@@ -361,7 +375,8 @@ func (jr *Journal) Content(instance string) (c Content, err error) {
 	return c, err
 }
 
-// KnownIn returns an instance of which a backup in the vault of that id was made or restored here, and the last such backup; "" when there is none.
+// KnownIn returns an instance of which a backup in the vault of that id was
+// made or restored here, and the last such backup; "" when there is none.
 func (jr *Journal) KnownIn(vault string) (instance string, c Content, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketContent).ForEach(func(k, v []byte) error {
@@ -378,7 +393,8 @@ func (jr *Journal) KnownIn(vault string) (instance string, c Content, err error)
 	return instance, c, err
 }
 
-// Ended returns the last job of the instance that is over, of either kind and however it ended; nil when there is none.
+// Ended returns the last job of the instance that is over, of
+// either kind and however it ended; nil when there is none.
 func (jr *Journal) Ended(instance string) (last *Job, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		id := tx.Bucket(bucketEnded).Get([]byte(instance))

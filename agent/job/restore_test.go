@@ -13,8 +13,8 @@ import (
 	"holdfast/agent/job"
 )
 
-// fakeRestorer restores the last count of an instance's backups. A volume's content is a count, and its
-// identity is where it came from.
+// fakeRestorer restores the last count of an instance's backups. A
+// volume's content is a count, and its identity is where it came from.
 type fakeRestorer struct{ l *life }
 
 // catalogueOf is what the engine knows of a tree that it restored.
@@ -180,8 +180,9 @@ type restoreWay struct {
 	cause   string // part of it
 	count   int    // that both volumes hold at the end; 0: they are not there
 	runs    bool
-	bases   int    // that are left
-	written bool   // what is in place is written to before the second life; each write adds 100 to the count
+	bases   int // that are left
+	// what is in place is written to before the second life; each write adds 100 to the count
+	written bool
 	lacks   string // what it went on without
 }
 

@@ -9,8 +9,9 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// The journal forgets finished tasks by their age, and the oldest of them when their jobs or their bytes are too many. Age is counted
-// by the journal's clock, so a wall clock that jumps lets no request id be forgotten.
+// The journal forgets finished tasks by their age, and the oldest of them when
+// their jobs or their bytes are too many. Age is counted by the journal's
+// clock, so a wall clock that jumps lets no request id be forgotten.
 
 // finishedTask is what a finished task takes up.
 type finishedTask struct {
@@ -31,8 +32,9 @@ func putFinished(tx *bbolt.Tx, t *Task, up time.Duration) error {
 	return tx.Bucket(bucketFinished).Put(append(key, t.ID...), binary.BigEndian.AppendUint64(value, uint64(f.bytes)))
 }
 
-// prune forgets finished tasks that ended before a reading of the journal's clock, and the oldest of those that have more than so many
-// jobs or bytes together. The last task to end always stays, and so does a task with a report that was not delivered.
+// prune forgets finished tasks that ended before a reading of the journal's clock, and
+// the oldest of those that have more than so many jobs or bytes together. The last
+// task to end always stays, and so does a task with a report that was not delivered.
 func (jr *Journal) prune(before time.Duration, keepJobs int, keepBytes int64) (n int, err error) {
 	limit := binary.BigEndian.AppendUint64(nil, uint64(max(0, before)))
 	due := func(tx *bbolt.Tx) (keys [][]byte, err error) {

@@ -11,8 +11,8 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// secure does the next step from freezing to a stored backup. An error of an act ends the job or puts
-// it off; what is returned is of the journal.
+// secure does the next step from freezing to a stored backup. An error of
+// an act ends the job or puts it off; what is returned is of the journal.
 func (w *worker) secure(ctx context.Context, j *Job) error {
 	doing, err := "begin", context.Cause(ctx)
 	var next State
@@ -104,8 +104,9 @@ func (w *worker) snapshot(ctx context.Context, j *Job) (State, change, error) {
 	return Snapshotted, change{edit: func(j *Job) { j.Snapshots = made }}, nil
 }
 
-// makeSnapshots makes the snapshots that the journal names. Where one can't be made, another way is taken, which is journalled before; a
-// round of pre-copy goes on without a volume of which there can be no snapshot while the instance runs.
+// makeSnapshots makes the snapshots that the journal names. Where one can't be
+// made, another way is taken, which is journalled before; a round of pre-copy goes
+// on without a volume of which there can be no snapshot while the instance runs.
 func (w *worker) makeSnapshots(ctx context.Context, j *Job) (made []Snapshot, err error) {
 	instance, err := w.instance(j)
 	if err != nil {
@@ -119,7 +120,8 @@ func (w *worker) makeSnapshots(ctx context.Context, j *Job) (made []Snapshot, er
 			i++
 			continue
 		}
-		// An earlier life may have made it, in whole or in part; when it did is not known, so it goes.
+		// An earlier life may have made it, in whole or in part; when
+		// it did is not known, so it goes.
 		var left []Leftover
 		err := instance.Snapshots.Remove(ctx, planned.Ref)
 		if err != nil {
@@ -148,8 +150,9 @@ func (w *worker) makeSnapshots(ctx context.Context, j *Job) (made []Snapshot, er
 // readInPlace tells whether a round of pre-copy reads the volume itself, and has no snapshot.
 func readInPlace(j *Job, s Snapshot) bool { return j.State == Precopying && !s.Live }
 
-// instead journals what is made in the place of the i-th snapshot of the job, or that nothing is. It returns the cause where there is no
-// other way. left is what may stand of the snapshot that could not be made.
+// instead journals what is made in the place of the i-th snapshot of the
+// job, or that nothing is. It returns the cause where there is no other
+// way. left is what may stand of the snapshot that could not be made.
 func (w *worker) instead(ctx context.Context, j *Job, i int, instance Instance, cause error, left []Leftover) (*Job, error) {
 	if ctx.Err() != nil {
 		return nil, cause

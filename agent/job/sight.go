@@ -7,36 +7,43 @@ import (
 	"slices"
 )
 
-// Sight is one look at an instance. Two sights that are the same, both with Proof, say that the instance did not execute between them.
+// Sight is one look at an instance. Two sights that are the same, both
+// with Proof, say that the instance did not execute between them.
 type Sight struct {
 	State RuntimeState `json:"state"`
-	// ID is the runtime's own identity of the instance, which outlives a change of its name and is never given twice; "" where there is none.
+	// ID is the runtime's own identity of the instance, which outlives a
+	// change of its name and is never given twice; "" where there is none.
 	ID string `json:"id,omitempty"`
 	// Run is another text after each start of the instance; "" when the driver can't tell.
 	Run string `json:"run,omitempty"`
-	// Work is another text after each instruction that the instance has executed; "" when it is not frozen, and when the driver can't tell.
+	// Work is another text after each instruction that the instance has
+	// executed; "" when it is not frozen, and when the driver can't tell.
 	Work string `json:"work,omitempty"`
-	// Proof says that the driver can tell an instance that was left alone from one that ran in between.
+	// Proof says that the driver can tell an instance that was left
+	// alone from one that ran in between.
 	Proof bool `json:"proof,omitempty"`
 	// Passing says that the runtime may forget the instance when it is powered down.
 	Passing bool `json:"passing,omitempty"`
-	// Killed says that the instance is stopped and did not end in its own way, as far as the driver can tell.
+	// Killed says that the instance is stopped and did not end in its
+	// own way, as far as the driver can tell.
 	Killed bool `json:"killed,omitempty"`
 }
 
-// mayGoDown tells whether somebody has decided that the instance is powered down once its report is acknowledged. Where the driver can't
-// tell whether the instance ran since it was backed up, the agent does not decide that by itself: somebody who knows has to ask for the release.
+// mayGoDown tells whether somebody has decided that the instance is powered down once its report
+// is acknowledged. Where the driver can't tell whether the instance ran since it was backed up,
+// the agent does not decide that by itself: somebody who knows has to ask for the release.
 func (j *Job) mayGoDown() bool {
 	return j.ReleaseAsked || j.Policy == ReleaseByAgent && !j.Unproven()
 }
 
-// Unproven tells whether the job's instance is held by a driver that can't tell whether it ran since. An instance that nothing holds is none
-// such: there is nothing to power down.
+// Unproven tells whether the job's instance is held by a driver that can't tell whether it
+// ran since. An instance that nothing holds is none such: there is nothing to power down.
 func (j *Job) Unproven() bool {
 	return j.Hold && !j.HeldSince.IsZero() && !j.Held.Proof
 }
 
-// heldBy tells why the instance is not held by the job any more, or has run since it was; empty when it is, and has not.
+// heldBy tells why the instance is not held by the job any more, or
+// has run since it was; empty when it is, and has not.
 func (w *worker) heldBy(j *Job, now Sight) string {
 	if j.Mode == ModeLive {
 		return "" // it never was, and is not released
@@ -94,8 +101,9 @@ func (w *worker) stillHeld(ctx context.Context, j *Job, instance Instance) (Sigh
 	return now, err
 }
 
-// ranMeanwhile tells that the instance has run, or is another, since it was held: what was read meanwhile may be of more than one moment, and
-// makes no backup. A runtime that does not answer is asked again before the report.
+// ranMeanwhile tells that the instance has run, or is another, since it was
+// held: what was read meanwhile may be of more than one moment, and makes no
+// backup. A runtime that does not answer is asked again before the report.
 func (w *worker) ranMeanwhile(ctx context.Context, j *Job) error {
 	instance, err := w.instance(j)
 	if err != nil {
@@ -120,8 +128,9 @@ func (w *worker) lost(hard context.Context, j *Job) (why string, err error) {
 	return why, err
 }
 
-// downOrHeld looks at an instance that is being released: it is down by this agent's doing, or was down all the time; or it is held as it was;
-// or it has run since, and why says so. That an instance seems to run is not believed at once.
+// downOrHeld looks at an instance that is being released: it is down by this
+// agent's doing, or was down all the time; or it is held as it was; or it has run
+// since, and why says so. That an instance seems to run is not believed at once.
 func (w *worker) downOrHeld(ctx context.Context, j *Job, instance Instance) (down bool, why string, err error) {
 	for look := 1; ; look++ {
 		now, why, err := w.unheld(ctx, j, instance)
@@ -141,9 +150,10 @@ func (w *worker) downOrHeld(ctx context.Context, j *Job, instance Instance) (dow
 	}
 }
 
-// broughtDown tells whether the instance is down since this agent powered it down, whatever the call that did it has returned: it
-// is the same one, was not started since it was held, and was killed in the same boot of the host. One that is gone is that only if its runtime
-// forgets what is powered down.
+// broughtDown tells whether the instance is down since this agent powered it
+// down, whatever the call that did it has returned: it is the same one, was
+// not started since it was held, and was killed in the same boot of the host.
+// One that is gone is that only if its runtime forgets what is powered down.
 func (w *worker) broughtDown(j *Job, now Sight) bool {
 	if !w.mayBeDown || j.BootID != w.m.opts.BootID {
 		return false
@@ -158,8 +168,8 @@ func (w *worker) broughtDown(j *Job, now Sight) bool {
 	return false
 }
 
-// keepDown sees to it that an instance that is down stays down. It is a step of its own, since the instance may be down
-// by an act whose answer was lost.
+// keepDown sees to it that an instance that is down stays down. It is a step
+// of its own, since the instance may be down by an act whose answer was lost.
 func (w *worker) keepDown(ctx context.Context, j *Job, instance Instance) error {
 	err := instance.Runtime.KeepDown(ctx)
 	if errors.Is(err, ErrNoKeeping) {
@@ -169,8 +179,9 @@ func (w *worker) keepDown(ctx context.Context, j *Job, instance Instance) error 
 	return err
 }
 
-// user tells the state of what uses the volumes of an instance that is to be restored: the one that has its name, or else the one that
-// had it in the last job of this host, which may have another name by now.
+// user tells the state of what uses the volumes of an instance that is
+// to be restored: the one that has its name, or else the one that had
+// it in the last job of this host, which may have another name by now.
 func (w *worker) user(ctx context.Context, j *Job, instance Instance) (RuntimeState, error) {
 	sight, err := instance.Runtime.State(ctx)
 	if err != nil || sight.State != IsMissing {

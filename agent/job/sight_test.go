@@ -25,8 +25,8 @@ func (w *world) told(id string) (types []string) {
 	return types
 }
 
-// What somebody does to an instance while the report of its backup waits. The instance is not powered down on the strength of that
-// backup, the job says why, and what the job held is let go.
+// What somebody does to an instance while the report of its backup waits. The instance is not
+// powered down on the strength of that backup, the job says why, and what the job held is let go.
 func TestInstanceThatRanIsNotReleased(t *testing.T) {
 	for name, tt := range map[string]struct {
 		mode   job.Mode
@@ -64,7 +64,8 @@ func TestInstanceThatRanIsNotReleased(t *testing.T) {
 			mode: job.ModeStop, touch: func(p *phone) { p.starts(); p.state = job.IsStopped }, why: "was started", after: job.IsRunning,
 		},
 	} {
-		// The look comes before the report, before the power-down, and inside of it; and all of that in another life.
+		// The look comes before the report, before the power-down, and
+		// inside of it; and all of that in another life.
 		for _, when := range []job.State{job.Stored, job.Acknowledged, job.Releasing, "another life"} {
 			t.Run(name+", "+string(when), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -79,7 +80,9 @@ func TestInstanceThatRanIsNotReleased(t *testing.T) {
 						now := act == "sign" && when == job.Stored || act == "power-down" && when == job.Releasing
 						if now && !touched {
 							touched = true
-							tt.touch(p) // within the power-down: after the job's look, before that of the driver
+							// within the power-down: after the job's look,
+							// before that of the driver
+							tt.touch(p)
 							if act == "sign" {
 								return errors.New("one moment")
 							}
@@ -130,7 +133,8 @@ func TestInstanceThatRanIsNotReleased(t *testing.T) {
 	}
 }
 
-// An instance that gets another name while it is held is the same: it is released, resumed, or let go after a failure.
+// An instance that gets another name while it is held is the same:
+// it is released, resumed, or let go after a failure.
 func TestRenamedInstanceIsKnownByItsIdentity(t *testing.T) {
 	for name, ask := range map[string]func(l *life) error{
 		"release": func(l *life) error { return l.m.Release("phone") },
@@ -201,7 +205,8 @@ func TestRestoreLeavesARenamedInstanceAlone(t *testing.T) {
 	})
 }
 
-// A power-down that has worked is a release, whatever its call has returned, and the instance is kept down after it.
+// A power-down that has worked is a release, whatever its call has
+// returned, and the instance is kept down after it.
 func TestPowerDownThatReturnsAnError(t *testing.T) {
 	for _, dies := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -265,7 +270,8 @@ func TestEngineThatCannotKeepAnInstanceDown(t *testing.T) {
 	})
 }
 
-// The agent died before it could power the instance down, and its owner ended it meanwhile: that is no release.
+// The agent died before it could power the instance down, and its
+// owner ended it meanwhile: that is no release.
 func TestEndedByItsOwnerWhileTheAgentWasAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
@@ -286,7 +292,8 @@ func TestEndedByItsOwnerWhileTheAgentWasAway(t *testing.T) {
 	})
 }
 
-// Where the runtime can't tell whether the instance ran, somebody who can has to ask for the release.
+// Where the runtime can't tell whether the instance ran, somebody
+// who can has to ask for the release.
 func TestReleaseWithoutProofIsAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
@@ -316,7 +323,8 @@ func TestReleaseWithoutProofIsAskedFor(t *testing.T) {
 	})
 }
 
-// Of an instance that ran while it was read there is no backup that a restore could take for its newest.
+// Of an instance that ran while it was read there is no backup that
+// a restore could take for its newest.
 func TestNothingIsStoredOfAnInstanceThatRan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
@@ -337,8 +345,8 @@ func TestNothingIsStoredOfAnInstanceThatRan(t *testing.T) {
 	})
 }
 
-// An instance that is seen to be held when the store has to be asked first was not powered down by an earlier life: who lets it run and ends it
-// while the store is away is somebody else.
+// An instance that is seen to be held when the store has to be asked first was not powered down
+// by an earlier life: who lets it run and ends it while the store is away is somebody else.
 func TestEndedByItsOwnerWhileTheStoreIsAway(t *testing.T) {
 	for _, restarts := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -6,18 +6,19 @@ import (
 	"time"
 )
 
-// A stop has one deadline. After the end of its context Run gives jobs at work Options.DrainTimeout to reach a stored backup, and then
-// LetGoTime for all of them together to let their instances run again. What is not done by then stays in the journal, and the
-// next Run does it.
+// A stop has one deadline. After the end of its context Run gives jobs at work Options.DrainTimeout
+// to reach a stored backup, and then LetGoTime for all of them together to let their instances run
+// again. What is not done by then stays in the journal, and the next Run does it.
 
-// LetGoTime is how long Run waits, after Options.DrainTimeout, for jobs to let go of their instances: an engine answers within seconds, or hangs.
+// LetGoTime is how long Run waits, after Options.DrainTimeout, for jobs to
+// let go of their instances: an engine answers within seconds, or hangs.
 const LetGoTime = 15 * time.Second
 
 // stopKey is the key by which the contexts of jobs have the context that ends with the stop.
 type stopKey struct{}
 
-// withStop returns a context for what jobs do, and the function that begins its end: DrainTimeout later running work ends with
-// errDrained, and LetGoTime after that every act ends.
+// withStop returns a context for what jobs do, and the function that begins its end:
+// DrainTimeout later running work ends with errDrained, and LetGoTime after that every act ends.
 func withStop(ctx context.Context, drain time.Duration) (hard context.Context, begin, release func()) {
 	over, end := context.WithCancel(context.WithoutCancel(ctx))
 	hard, stop := context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), stopKey{}, over))
@@ -36,7 +37,8 @@ func withStop(ctx context.Context, drain time.Duration) (hard context.Context, b
 	}
 }
 
-// acting returns the context of an act that the end of ctx must not cut off. It ends after limit, and with the stop.
+// acting returns the context of an act that the end of ctx must not
+// cut off. It ends after limit, and with the stop.
 func acting(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
 	act, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	over, ok := ctx.Value(stopKey{}).(context.Context)
@@ -47,8 +49,9 @@ func acting(ctx context.Context, limit time.Duration) (context.Context, context.
 	return act, func() { keep(); cancel() }
 }
 
-// fruitless counts how often in a row the job was put off, this time included, without the store having anything new of it; packs is how many
-// packs the journal names. What this life has sent its progress tells, and what an earlier life has sent the journal.
+// fruitless counts how often in a row the job was put off, this time included, without
+// the store having anything new of it; packs is how many packs the journal names. What
+// this life has sent its progress tells, and what an earlier life has sent the journal.
 func (w *worker) fruitless(j *Job) (packs, n int, err error) {
 	named, err := w.m.journal.packs(j.ID)
 	if err != nil {

@@ -16,8 +16,8 @@ func untilDone(ctx context.Context, _ job.BackupRequest) error {
 	return context.Cause(ctx)
 }
 
-// TestStopHasOneDeadline: a stop takes DrainTimeout and LetGoTime, however many jobs have instances whose thaw hangs, and
-// the next life lets those go.
+// TestStopHasOneDeadline: a stop takes DrainTimeout and LetGoTime, however
+// many jobs have instances whose thaw hangs, and the next life lets those go.
 func TestStopHasOneDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := []string{"a", "b", "c"}
@@ -50,8 +50,8 @@ func TestStopHasOneDeadline(t *testing.T) {
 	})
 }
 
-// TestRestartsWithProgress: a backup that stores something new between any two restarts comes to its end, however many there are;
-// one that never does fails after some.
+// TestRestartsWithProgress: a backup that stores something new between any two restarts
+// comes to its end, however many there are; one that never does fails after some.
 func TestRestartsWithProgress(t *testing.T) {
 	for _, progress := range []bool{true, false} {
 		for _, orderly := range []bool{true, false} {
@@ -81,7 +81,8 @@ func TestRestartsWithProgress(t *testing.T) {
 					}
 					if !orderly {
 						l.kill()
-						w.mu.Lock() // somebody lets it run meanwhile, so the job can't go on where it was
+						// somebody lets it run meanwhile, so the job can't go on where it was
+						w.mu.Lock()
 						w.instances["a"].state = job.IsRunning
 						w.mu.Unlock()
 					}
@@ -107,7 +108,8 @@ func TestRestartsWithProgress(t *testing.T) {
 	}
 }
 
-// TestRecoverOnly: a life that only recovers lets instances go that are held for work under way, begins nothing, sees jobs with a stored backup
+// TestRecoverOnly: a life that only recovers lets instances go that are
+// held for work under way, begins nothing, sees jobs with a stored backup
 // to their end, and ends by itself. The next life goes on with what waits.
 func TestRecoverOnly(t *testing.T) {
 	for _, crash := range []job.State{job.Frozen, job.Uploading, job.Failing, job.Suspending, job.Reported, job.Resuming, job.Releasing} {
@@ -211,7 +213,8 @@ func TestRecoverOnly(t *testing.T) {
 	}
 }
 
-// TestResumeWithoutKey: an instance whose receipt can't be signed runs again when that is asked for.
+// TestResumeWithoutKey: an instance whose receipt can't be signed
+// runs again when that is asked for.
 func TestResumeWithoutKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")

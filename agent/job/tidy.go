@@ -42,7 +42,8 @@ func (m *Manager) findLeftovers(ctx context.Context, jobs []*Job) (left []Leftov
 	if err != nil {
 		m.parts.Observer.Trouble("", "", "look for leftover snapshots", err)
 	}
-	named := map[string]bool{} // by path: the volume that a snapshot is of is not always told by the snapshot
+	// by path: the volume that a snapshot is of is not always told by the snapshot
+	named := map[string]bool{}
 	for _, j := range jobs {
 		for _, s := range j.Snapshots {
 			named[s.Ref.Path] = true

@@ -28,7 +28,8 @@ func (w *worker) resume(work, hard context.Context, j *Job) error {
 			break
 		}
 		w.lendStuck(began)
-		// The runtime may come up later than the agent. The instance stays as it is until it can be seen.
+		// The runtime may come up later than the agent. The instance
+		// stays as it is until it can be seen.
 		w.m.parts.Observer.Trouble(j.Instance, j.ID, "look at the instance after a restart", lookErr)
 		w.checked()
 		err = sleep(ctx, pause)
@@ -59,11 +60,13 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 		return false, err
 	}
 	if j.State == Freezing && j.BootID != w.m.opts.BootID {
-		return false, nil // whatever froze it was before the host was restarted: let go of it, and begin anew
+		// whatever froze it was before the host was restarted: let go of it, and begin anew
+		return false, nil
 	}
 	if j.State == Freezing || j.State == Precopying {
-		// The intent alone: freezing it again is the same, whatever became of it, and so is a round of snapshots
-		// of a running instance. One that is gone can't be, and the thaw on the way back copes with that.
+		// The intent alone: freezing it again is the same, whatever became of
+		// it, and so is a round of snapshots of a running instance. One that
+		// is gone can't be, and the thaw on the way back copes with that.
 		return now.State != IsMissing, nil
 	}
 	if why != "" {
@@ -81,9 +84,9 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 	return true, nil
 }
 
-// letGo is the end of every way: the instance runs again where it should, its volumes are those that they were, the snapshots go, and
-// then the journal says so. All of it can be done again after a crash. What can't be removed is left (see Leftover): it keeps
-// nobody from the end of the job.
+// letGo is the end of every way: the instance runs again where it should, its volumes are those
+// that they were, the snapshots go, and then the journal says so. All of it can be done again after
+// a crash. What can't be removed is left (see Leftover): it keeps nobody from the end of the job.
 func (w *worker) letGo(hard context.Context, j *Job) error {
 	began := time.Now()
 	err := w.persist(hard, j, "let go of the instance", func(ctx context.Context) error {
@@ -132,7 +135,8 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		if j.IsRestore() && len(left) > 0 {
 			return w.fail(j, "it was put off, and what it had built can't be removed to make room for another try: "+left[0].Error)
 		}
-		// The snapshots of the next try have other names: those of this one may be leftovers, which are removed at any time.
+		// The snapshots of the next try have other names: those of
+		// this one may be leftovers, which are removed at any time.
 		return w.write(j, Accepted, change{left: left, edit: func(j *Job) {
 			over(j)
 			j.Identity, j.Held = "", Sight{} // another may have its name when it is held next
@@ -148,7 +152,8 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	return w.write(j, Failed, change{edit: over, emit: w.m.event(event), bases: kept, left: left})
 }
 
-// restoreHost lets the instance run again where it should, and brings its volumes back to what they were.
+// restoreHost lets the instance run again where it should, and
+// brings its volumes back to what they were.
 func (w *worker) restoreHost(ctx context.Context, j *Job) error {
 	if j.IsRestore() {
 		return w.undoRestore(ctx, j)
@@ -168,17 +173,19 @@ func (w *worker) restoreHost(ctx context.Context, j *Job) error {
 	return w.unmark(j)
 }
 
-// lateLooks and lateLook are how often, and how far apart, an instance is looked at after a hold whose outcome is not known: what was asked of an
+// lateLooks and lateLook are how often, and how far apart, an instance is
+// looked at after a hold whose outcome is not known: what was asked of an
 // engine, or of a command that was ended, may take effect a little later.
 const (
 	lateLooks = 5
 	lateLook  = time.Second
-	// lateStops is for a stop: an engine gives the instance tens of seconds to end in its own way, whatever has become of the call.
+	// lateStops is for a stop: an engine gives the instance tens of
+	// seconds to end in its own way, whatever has become of the call.
 	lateStops = 45
 )
 
-// thaw lets an instance that this job froze or stopped run again, and looks that it does, after a hold that failed more than once. One that
-// someone else has stopped or removed is left as it is.
+// thaw lets an instance that this job froze or stopped run again, and looks that it does, after a
+// hold that failed more than once. One that someone else has stopped or removed is left as it is.
 func (w *worker) thaw(ctx context.Context, j *Job, instance Instance) error {
 	looks := 1
 	if j.Entered[Frozen].Before(j.Entered[Freezing]) {
@@ -226,7 +233,8 @@ func (w *worker) thawOnce(ctx context.Context, j *Job, instance Instance) error 
 	return nil
 }
 
-// progressReport makes at most one progress event per Options.ProgressEvery of what the engine says.
+// progressReport makes at most one progress event per
+// Options.ProgressEvery of what the engine says.
 type progressReport struct {
 	mu    sync.Mutex
 	job   *Job
@@ -259,7 +267,8 @@ func (w *worker) progressed(j *Job, p Progress) {
 	}
 }
 
-// progressEvent returns the event that is due, nil when none is, or skip tells to leave its instance out. It counts as sent.
+// progressEvent returns the event that is due, nil when none is, or
+// skip tells to leave its instance out. It counts as sent.
 func (w *worker) progressEvent(now time.Time, skip func(instance string) bool) *Event {
 	w.report.mu.Lock()
 	defer w.report.mu.Unlock()

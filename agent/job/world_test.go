@@ -32,36 +32,53 @@ type world struct {
 	made      map[string]string // path -> the catalogue that tells of it
 	ended     map[string]int    // identity -> the count at which it was powered down
 	creations int
-	based     int                          // how often the engine was given a base that stands
-	backups   map[string][]int             // instance -> the counts that its manifests hold
-	lost      map[string]map[int]time.Time // instance -> the counts that they held, and when the store lost them
-	packs     map[string]int               // pack id -> how often it was sent
-	rounds    map[string]int               // job -> rounds of pre-copy
-	kept      map[string]bool              // jobs of which the engine was not told yet that they are over
-	marks     map[string][]byte
-	disks     map[string]disk                                       // path -> what a restore finds or leaves there
-	room      func(context.Context, job.Base) (int64, int64, error) // nil: not asked
-	restore   func(ctx context.Context, volume int) error           // what the store does to a restore; nil: well
-	stuck     string                                                // a volume that can't be renamed
-	away      error                                                 // what the store answers to a request before a hold; nil: well
-	silent    time.Duration                                         // for how long the store has not answered
-	asked     int                                                   // how often the store was asked before a hold
-	events    []job.Event                                           // as the control plane took them
-	bootID    string
-	booted    time.Time     // by the clock that no step of the host's clock moves
-	skew      time.Duration // of the host's clock
-	// fail is what the runtime, the snapshots or the notes answer instead of doing the act; nil: they do it.
-	fail    func(act, instance string) error
-	backup  func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
-	present func(ctx context.Context, j *job.Job) error          // what the store does when it is asked for a backup; nil: it answers
-	wait    func(ctx context.Context, act string)                // how long an act of the runtime takes; nil: no time
-	answer  func(e job.Event) (refusal string, err error)        // what the control plane says; nil: 2xx
-	observe func(j *job.Job)                                     // is told of each state; nil: nobody is
-	instead func(failed job.Snapshot) (job.Snapshot, bool)       // another way to make a snapshot; nil: there is none
-	broken  string                                               // the part that does not do its duty; see TestModelFindsWhatIsBroken
-	lacked  []string                                             // what jobs went on without
-	explode func(point string) bool                              // whether this hit of a crash point panics; nil: none does
-	panics  int                                                  // of which the agent was told
+	based     int              // how often the engine was given a base that stands
+	backups   map[string][]int // instance -> the counts that its manifests hold
+	// instance -> the counts that they held, and when the store lost them
+	lost   map[string]map[int]time.Time
+	packs  map[string]int // pack id -> how often it was sent
+	rounds map[string]int // job -> rounds of pre-copy
+	// jobs of which the engine was not told yet that they are over
+	kept  map[string]bool
+	marks map[string][]byte
+	// path -> what a restore finds or leaves there
+	disks map[string]disk
+	room  func(context.Context, job.Base) (int64, int64, error) // nil: not asked
+	// what the store does to a restore; nil: well
+	restore func(ctx context.Context, volume int) error
+	// a volume that can't be renamed
+	stuck string
+	// what the store answers to a request before a hold; nil: well
+	away error
+	// for how long the store has not answered
+	silent time.Duration
+	// how often the store was asked before a hold
+	asked int
+	// as the control plane took them
+	events []job.Event
+	bootID string
+	booted time.Time     // by the clock that no step of the host's clock moves
+	skew   time.Duration // of the host's clock
+	// fail is what the runtime, the snapshots or the notes answer
+	// instead of doing the act; nil: they do it.
+	fail   func(act, instance string) error
+	backup func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
+	// what the store does when it is asked for a backup; nil: it answers
+	present func(ctx context.Context, j *job.Job) error
+	// how long an act of the runtime takes; nil: no time
+	wait func(ctx context.Context, act string)
+	// what the control plane says; nil: 2xx
+	answer func(e job.Event) (refusal string, err error)
+	// is told of each state; nil: nobody is
+	observe func(j *job.Job)
+	// another way to make a snapshot; nil: there is none
+	instead func(failed job.Snapshot) (job.Snapshot, bool)
+	// the part that does not do its duty; see TestModelFindsWhatIsBroken
+	broken string
+	lacked []string // what jobs went on without
+	// whether this hit of a crash point panics; nil: none does
+	explode func(point string) bool
+	panics  int // of which the agent was told
 	faults  []string
 	current *job.Journal
 }
@@ -104,8 +121,8 @@ func newWorld(t *testing.T, names ...string) *world {
 	return w
 }
 
-// memoryDir is a folder that needs no disk where there is one: the matrix syncs thousands of times, and what
-// it tests is what was written, not what a disk keeps.
+// memoryDir is a folder that needs no disk where there is one: the matrix syncs
+// thousands of times, and what it tests is what was written, not what a disk keeps.
 func memoryDir(t *testing.T) string {
 	dir, err := os.MkdirTemp("/dev/shm", "holdfast-test-")
 	if err != nil {
@@ -187,7 +204,8 @@ func (w *world) start(crashAt int, opts job.Options) *life {
 	return l
 }
 
-// hook counts the crash points and kills the process at the chosen one. A dead process does nothing more.
+// hook counts the crash points and kills the process at the chosen
+// one. A dead process does nothing more.
 func (l *life) hook(point string) {
 	l.pmu.Lock()
 	l.points = append(l.points, point)
@@ -438,7 +456,8 @@ func (l *life) record(instance string) *job.Job {
 	return active
 }
 
-// notReleased finds a job that lets an instance run which the control plane was told is released. The lock is held.
+// notReleased finds a job that lets an instance run which the
+// control plane was told is released. The lock is held.
 func (l *life) notReleased(instance string) {
 	id := l.record(instance).ID
 	if slices.ContainsFunc(l.w.events, func(e job.Event) bool { return e.Type == job.EventReleased && e.Job == id }) {
@@ -446,13 +465,15 @@ func (l *life) notReleased(instance string) {
 	}
 }
 
-// had tells whether the store has a backup of the instance at that count, or lost the backup so late that the agent could not know. The lock is held.
+// had tells whether the store has a backup of the instance at that count, or
+// lost the backup so late that the agent could not know. The lock is held.
 func (w *world) had(instance string, count int) bool {
 	at, lost := w.lost[instance][count]
 	return slices.Contains(w.backups[instance], count) || lost && at.After(w.instances[instance].releasing.Add(-proofAge))
 }
 
-// proofAge is how old a look at the store may be at a power-down, with zero Options, and a little more.
+// proofAge is how old a look at the store may be at a power-down,
+// with zero Options, and a little more.
 const proofAge = 2*time.Minute + time.Second
 
 type fakeSnaps struct {
@@ -638,7 +659,8 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 
 // Present tells what the world has of the job's backup.
 func (b fakeEngine) Present(ctx context.Context, j *job.Job) error {
-	dead := func() error { // the one who waits is no goroutine of this call, so it can't be ended here
+	// the one who waits is no goroutine of this call, so it can't be ended here
+	dead := func() error {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}

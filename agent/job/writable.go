@@ -12,7 +12,8 @@ import (
 	"holdfast/internal/contain"
 )
 
-// writableFor is how long one look at whether the journal can be written is believed: a look costs a flush.
+// writableFor is how long one look at whether the journal can be
+// written is believed: a look costs a flush.
 const writableFor = 10 * time.Second
 
 // writeCheck finds out whether the journal can be written. It is safe for several goroutines.
@@ -23,11 +24,13 @@ type writeCheck struct {
 	outcome error         // of the latest write that has ended
 }
 
-// ErrJournalFull says that the journal can't be written because the disk, or a quota, is full. Starting again does not heal that.
+// ErrJournalFull says that the journal can't be written because the
+// disk, or a quota, is full. Starting again does not heal that.
 var ErrJournalFull = errors.New("no space is left for the journal")
 
-// Writable returns nil when the journal can be written, by a write that reaches the disk and is at most writableFor old. It returns at
-// the latest when ctx ends: then a write has not come back. A full disk is ErrJournalFull.
+// Writable returns nil when the journal can be written, by a write that reaches
+// the disk and is at most writableFor old. It returns at the latest when ctx
+// ends: then a write has not come back. A full disk is ErrJournalFull.
 func (jr *Journal) Writable(ctx context.Context) error {
 	c := &jr.write
 	c.mu.Lock()

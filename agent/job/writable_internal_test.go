@@ -13,7 +13,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// TestWritable: a write that hangs, and a journal that can't be written, show; a full disk shows as such; and afterwards all is well.
+// TestWritable: a write that hangs, and a journal that can't be
+// written, show; a full disk shows as such; and afterwards all is well.
 func TestWritable(t *testing.T) {
 	jr, err := OpenJournal(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {
@@ -60,7 +61,8 @@ func TestWritable(t *testing.T) {
 	}
 }
 
-// fill makes a journal of a host with many finished jobs, a hundred of each command, and returns its path.
+// fill makes a journal of a host with many finished jobs, a hundred
+// of each command, and returns its path.
 func fill(tb testing.TB, jobs, keepJobs int, keepBytes int64) string {
 	tb.Helper()
 	path := filepath.Join(tb.TempDir(), "journal")
@@ -125,7 +127,8 @@ func fill(tb testing.TB, jobs, keepJobs int, keepBytes int64) string {
 	return path
 }
 
-// BenchmarkLargeJournal opens the journal of a host that has done 72,000 jobs, and lists a tenant's: "kept" has all of them with their reports,
+// BenchmarkLargeJournal opens the journal of a host that has done 72,000
+// jobs, and lists a tenant's: "kept" has all of them with their reports,
 // as a bound by tasks keeps them, and "bounded" is what is kept of them.
 func BenchmarkLargeJournal(b *testing.B) {
 	for _, c := range []struct {

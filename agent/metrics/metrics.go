@@ -1,12 +1,12 @@
 // Package metrics counts what the agent does, and serves the counts with the two health checks.
 //
-// One Metrics owns one registry; nothing is registered globally, so that tests and several agents in one
-// process do not meet. Package agent calls the methods from the observers of lower layers. The package
-// starts no goroutine; counts are lost with the process, as Prometheus expects.
+// One Metrics owns one registry; nothing is registered globally, so that tests and several agents
+// in one process do not meet. Package agent calls the methods from the observers of lower layers.
+// The package starts no goroutine; counts are lost with the process, as Prometheus expects.
 //
-// Names, labels and units are an interface: the dashboard and the alert rules are written to them. Labels take
-// few values: nothing is labelled with an instance, a tenant or a path, which would also tell whoever
-// reads the page about tenants.
+// Names, labels and units are an interface: the dashboard and the alert rules are
+// written to them. Labels take few values: nothing is labelled with an instance,
+// a tenant or a path, which would also tell whoever reads the page about tenants.
 package metrics
 
 import (
@@ -25,7 +25,8 @@ const (
 	ResultCanceled = "canceled"
 )
 
-// Results of a request to the object store. That an object is not there is often just what was asked.
+// Results of a request to the object store. That an object is not
+// there is often just what was asked.
 const (
 	StoreOK       = "ok"
 	StoreNotFound = "not_found"
@@ -44,8 +45,8 @@ const (
 // apiCode begins the contract's error codes.
 const apiCode = "KOOPHONE.API."
 
-// labelOther stands for a value that is not of the known ones: a caller's mistake must not make a series
-// for each id that it passes.
+// labelOther stands for a value that is not of the known ones: a
+// caller's mistake must not make a series for each id that it passes.
 const labelOther = "other"
 
 // The values that labels take; anything else becomes labelOther.
@@ -62,16 +63,16 @@ var (
 		apiCode+"2005", apiCode+"2006", apiCode+"4001", apiCode+"5005", apiCode+"9999", "HOLDFAST.API.9001")
 )
 
-// Buckets in seconds. Freezes are felt by users from tenths of a second and end with the deadline of an
-// hour; stages reach from a snapshot's milliseconds to an upload's hours.
+// Buckets in seconds. Freezes are felt by users from tenths of a second and end with the
+// deadline of an hour; stages reach from a snapshot's milliseconds to an upload's hours.
 var (
 	freezeBuckets = []float64{0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600}
 	stageBuckets  = []float64{0.01, 0.1, 1, 5, 15, 60, 300, 900, 3600, 14400}
 	storeBuckets  = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
 )
 
-// Metrics holds every metric of an agent. All methods may be called from any number of goroutines, and on
-// a nil *Metrics, which counts nothing.
+// Metrics holds every metric of an agent. All methods may be called from
+// any number of goroutines, and on a nil *Metrics, which counts nothing.
 type Metrics struct {
 	registry *prometheus.Registry
 	stages   map[string]bool
@@ -119,7 +120,8 @@ type Options struct {
 	Version string    // of the build
 	Started time.Time // of the agent
 	Stages  []string  // what StageTook and Look take; another stage is counted under "other"
-	// Troubles are the names of the states in which a human must act, as Look takes them; another name is counted under "other".
+	// Troubles are the names of the states in which a human must act,
+	// as Look takes them; another name is counted under "other".
 	Troubles []string
 	Process  bool // also show what the operating system and the Go runtime tell about the process
 }
@@ -257,8 +259,8 @@ func (m *Metrics) JobStopped() {
 	}
 }
 
-// JobFinished counts a job by its kind ("backup", "restore") and result (Result constants). A success at
-// the given time also moves the time of the last one.
+// JobFinished counts a job by its kind ("backup", "restore") and result (Result
+// constants). A success at the given time also moves the time of the last one.
 func (m *Metrics) JobFinished(kind, result string, at time.Time) {
 	if m == nil {
 		return
@@ -319,7 +321,8 @@ func (m *Metrics) InstanceFrozen() {
 	}
 }
 
-// InstanceThawed counts an instance that runs again or is powered down, and how long it stood still.
+// InstanceThawed counts an instance that runs again or is powered
+// down, and how long it stood still.
 func (m *Metrics) InstanceThawed(d time.Duration) {
 	if m != nil {
 		m.frozen.Dec()
@@ -341,9 +344,9 @@ func (m *Metrics) BaseSnapshots(n int) {
 	}
 }
 
-// StoreRequest counts one request to the object store, each try of it for itself: its operation ("put",
-// "put new", "read", "stat", "list", "delete", "extend lock"), the bytes of objects moved, the time it took, its result
-// (Store constants), and whether it repeats one that failed.
+// StoreRequest counts one request to the object store, each try of it for itself: its operation
+// ("put", "put new", "read", "stat", "list", "delete", "extend lock"), the bytes of objects
+// moved, the time it took, its result (Store constants), and whether it repeats one that failed.
 func (m *Metrics) StoreRequest(op string, bytes int64, d time.Duration, result string, retry bool) {
 	if m == nil {
 		return
@@ -366,8 +369,8 @@ func (m *Metrics) StoreFault(kind string) {
 	}
 }
 
-// Leftovers shows, from now on, how many snapshots and replaced volumes could not be removed. It is called once; count is called from
-// any goroutine.
+// Leftovers shows, from now on, how many snapshots and replaced volumes could
+// not be removed. It is called once; count is called from any goroutine.
 func (m *Metrics) Leftovers(count func() int) {
 	if m == nil {
 		return
@@ -377,8 +380,9 @@ func (m *Metrics) Leftovers(count func() int) {
 	}, func() float64 { return float64(count()) }))
 }
 
-// StoreLoad shows, from now on, how many requests to the object store are under way, how many wait for one to end, and how
-// many may be under way. It is called once; load is called from any goroutine.
+// StoreLoad shows, from now on, how many requests to the object store
+// are under way, how many wait for one to end, and how many may be
+// under way. It is called once; load is called from any goroutine.
 func (m *Metrics) StoreLoad(load func() (inFlight, waiting, level int)) {
 	if m == nil {
 		return
@@ -392,8 +396,9 @@ func (m *Metrics) StoreLoad(load func() (inFlight, waiting, level int)) {
 	show("store_requests_level", "Requests to the object store that may be under way now.", func(_, _, n int) int { return n })
 }
 
-// StoreLimits shows, from now on, what bounds the requests to the object store: bytes a second up and down, and requests a
-// second; 0 is no limit. It is called once; limits is called from any goroutine.
+// StoreLimits shows, from now on, what bounds the requests to the
+// object store: bytes a second up and down, and requests a second; 0
+// is no limit. It is called once; limits is called from any goroutine.
 func (m *Metrics) StoreLimits(limits func() (up, down int64, requests float64)) {
 	if m == nil {
 		return
@@ -417,7 +422,8 @@ func (m *Metrics) APIRequest(code string) {
 	}
 }
 
-// IAMLookup counts a question to IAM about a token by its outcome: "valid", "refused", "unavailable" or "not_asked".
+// IAMLookup counts a question to IAM about a token by its outcome:
+// "valid", "refused", "unavailable" or "not_asked".
 func (m *Metrics) IAMLookup(outcome string) {
 	if m != nil {
 		m.iamLookups.WithLabelValues(known(lookups, outcome)).Inc()
@@ -438,7 +444,8 @@ func (m *Metrics) CertificateExpiry(left time.Duration) {
 	}
 }
 
-// Drift counts a volume of which content had changed although the means by which that is known said that it had not.
+// Drift counts a volume of which content had changed although the
+// means by which that is known said that it had not.
 func (m *Metrics) Drift() {
 	if m != nil {
 		m.drifts.Inc()

@@ -11,13 +11,14 @@ import (
 // scrapeTimeout ends a scrape before Prometheus gives up by default (10 s).
 const scrapeTimeout = 9 * time.Second
 
-// Check tells whether all is well: nil, or the reason why not, in words for an operator. It must answer at
-// once and may be called from many goroutines.
+// Check tells whether all is well: nil, or the reason why not, in words for
+// an operator. It must answer at once and may be called from many goroutines.
 type Check func() error
 
-// Handler serves /metrics, /healthz and /readyz, for a listener on loopback: it asks for no password. healthy is
-// nil while the agent's loops advance; ready is nil while it takes commands. A failing check is answered 503
-// with its reason. A nil check always passes. On a nil *Metrics /metrics is an empty page.
+// Handler serves /metrics, /healthz and /readyz, for a listener on loopback: it
+// asks for no password. healthy is nil while the agent's loops advance; ready is
+// nil while it takes commands. A failing check is answered 503 with its reason.
+// A nil check always passes. On a nil *Metrics /metrics is an empty page.
 func (m *Metrics) Handler(healthy, ready Check) http.Handler {
 	mux := http.NewServeMux()
 	if m != nil {

@@ -13,14 +13,16 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 )
 
-// What stands between an agent and its control plane answers too, with any status: an ingress that is rolled out, a balancer without
-// a backend, a portal for logging in, the welcome page of a web server. None of them may release an instance, or have a report
-// forgotten, so only an answer that nobody else gives counts.
+// What stands between an agent and its control plane answers too, with any status:
+// an ingress that is rolled out, a balancer without a backend, a portal for logging
+// in, the welcome page of a web server. None of them may release an instance, or
+// have a report forgotten, so only an answer that nobody else gives counts.
 
 const (
 	// codeOK is the error_code of the control plane's form when all is well.
 	codeOK = "0"
-	// gatewayCodes begin the codes of Huawei's API gateway, which answers for itself in the same form.
+	// gatewayCodes begin the codes of Huawei's API gateway, which
+	// answers for itself in the same form.
 	gatewayCodes = "APIG."
 	// answerShown is how much of an answer is shown.
 	answerShown = 200
@@ -44,13 +46,15 @@ type Answer struct {
 	Broken error // why Body is not whole; nil when it is
 }
 
-// Judge tells what an answer to one event, sent alone, says about it, and why it is not acknowledged. Acknowledged means: status 204;
-// status 200 with the control plane's form and the code "0", or with a header whose value is the event's id (no header of the
-// request has it, so whoever repeats it has read the event); status 409 with the control plane's form that names the event's id.
-// Refused means: status 400, 409, 410 or 422 with the control plane's form and another code. With any2xx each status from 200 to 299
-// acknowledges too.
+// Judge tells what an answer to one event, sent alone, says about it, and why it is not
+// acknowledged. Acknowledged means: status 204; status 200 with the control plane's form and
+// the code "0", or with a header whose value is the event's id (no header of the request has
+// it, so whoever repeats it has read the event); status 409 with the control plane's form
+// that names the event's id. Refused means: status 400, 409, 410 or 422 with the control
+// plane's form and another code. With any2xx each status from 200 to 299 acknowledges too.
 //
-// An answer whose event_id is that of another event says nothing about this one: a cache on the way may give such an answer.
+// An answer whose event_id is that of another event says nothing
+// about this one: a cache on the way may give such an answer.
 func Judge(a Answer, id string, any2xx bool) (Verdict, error) {
 	f, ok := a.form()
 	if ok && f.isOf != "" && f.isOf != id && !(any2xx && a.Status/100 == 2) && a.Status != http.StatusNoContent {
@@ -123,7 +127,8 @@ func (a Answer) repeats(id string) bool {
 	return false
 }
 
-// takesBatches tells whether an answer says that batches may be sent too, by the header Accept-Post.
+// takesBatches tells whether an answer says that batches may be
+// sent too, by the header Accept-Post.
 func (a Answer) takesBatches() bool {
 	for _, v := range a.Header.Values("Accept-Post") {
 		for one := range strings.SplitSeq(v, ",") {
@@ -135,12 +140,14 @@ func (a Answer) takesBatches() bool {
 	return false
 }
 
-// form is the form that all answers of the control plane have: {"error_code": "0", "error_msg": "OK", "data": …}.
+// form is the form that all answers of the control plane have:
+// {"error_code": "0", "error_msg": "OK", "data": …}.
 type form struct {
 	code string
-	isOf string            // event_id, also of data; "" where it does not say
-	ids  []string          // that it names, in id or event_id, also of data
-	each map[string]string // of an answer to a batch, in data.events: id -> code; "" where it has several
+	isOf string   // event_id, also of data; "" where it does not say
+	ids  []string // that it names, in id or event_id, also of data
+	// of an answer to a batch, in data.events: id -> code; "" where it has several
+	each map[string]string
 }
 
 // refuses tells whether the form is a refusal by the control plane itself.
@@ -155,7 +162,8 @@ func (f form) names(id string) bool {
 	return false
 }
 
-// form reads the answer's body. Names of fields are compared exactly, and one that is given twice makes it another form.
+// form reads the answer's body. Names of fields are compared
+// exactly, and one that is given twice makes it another form.
 func (a Answer) form() (f form, ok bool) {
 	if a.Broken != nil {
 		return form{}, false

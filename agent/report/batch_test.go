@@ -68,7 +68,8 @@ func TestNoBatchUnasked(t *testing.T) {
 	}
 }
 
-// Of a batch only those events are acknowledged that the answer names. All others are sent alone, which decides.
+// Of a batch only those events are acknowledged that the answer
+// names. All others are sent alone, which decides.
 func TestBatchAnswers(t *testing.T) {
 	odd := func(e report.Event) bool { return e.Seq%2 == 1 }
 	for name, c := range map[string]struct {

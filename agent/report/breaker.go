@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	// opensAfter is how many tries in a row fail before the receiver counts as away: one instance's event that the receiver can't
-	// digest must not hold up the events of the others.
+	// opensAfter is how many tries in a row fail before the receiver counts as away: one
+	// instance's event that the receiver can't digest must not hold up the events of the others.
 	opensAfter = 3
 	// firstBackOff is the pause after a first failure, doubled after each further one.
 	firstBackOff = time.Second
@@ -18,16 +18,17 @@ const (
 	longestRetryAfter = 15 * time.Minute
 )
 
-// breaker says whether the receiver of reports may be asked. After some failures in a row it counts as away: then one event is sent at
-// a time, ever more rarely, however many wait. The first word of the control plane ends that. It is for one goroutine.
+// breaker says whether the receiver of reports may be asked. After some failures in a
+// row it counts as away: then one event is sent at a time, ever more rarely, however
+// many wait. The first word of the control plane ends that. It is for one goroutine.
 type breaker struct {
 	failures int // in a row
 	away     bool
 	next     time.Time // while away: when it may be asked
 }
 
-// failed notes a try that was not answered by the control plane. after is the pause that the receiver asked for; 0: none. first is true
-// when the receiver counts as away from now on.
+// failed notes a try that was not answered by the control plane. after is the pause that the
+// receiver asked for; 0: none. first is true when the receiver counts as away from now on.
 func (b *breaker) failed(now time.Time, probe bool, after time.Duration) (first bool) {
 	if b.away && !probe {
 		return false // sent before the receiver counted as away
@@ -57,8 +58,8 @@ func pause(failures int, after time.Duration) time.Duration {
 	return backOff(failures)
 }
 
-// backOff is the pause after so many failures in a row: doubling, up to lastBackOff, of which a random
-// half to whole is taken, so that a thousand hosts do not come back at once.
+// backOff is the pause after so many failures in a row: doubling, up to lastBackOff, of
+// which a random half to whole is taken, so that a thousand hosts do not come back at once.
 func backOff(failures int) time.Duration {
 	pause := lastBackOff
 	if failures < 8 {

@@ -36,9 +36,10 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// NewClient returns a client for a Deliverer that trusts the authorities of caFile, read again when the file changes ("" trusts the
-// system's). It follows no redirect, which would send the token and the report to an address that nobody configured. timeout is
-// Options.Timeout. Close it with CloseIdleConnections.
+// NewClient returns a client for a Deliverer that trusts the authorities of
+// caFile, read again when the file changes ("" trusts the system's). It follows no
+// redirect, which would send the token and the report to an address that nobody
+// configured. timeout is Options.Timeout. Close it with CloseIdleConnections.
 func NewClient(caFile string, timeout time.Duration) (*http.Client, error) {
 	if timeout == 0 {
 		timeout = DefaultTimeout

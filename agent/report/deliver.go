@@ -23,12 +23,14 @@ type Event struct {
 
 // Outbox keeps events until they are settled. Its methods are called from one goroutine at a time.
 type Outbox interface {
-	// Heads returns at most limit events, oldest first: the oldest of each instance but those that skip tells to leave out.
+	// Heads returns at most limit events, oldest first: the oldest of
+	// each instance but those that skip tells to leave out.
 	Heads(limit int, skip func(instance string) bool) ([]Event, error)
-	// TakeProgress returns at most limit events that are not kept, of instances without any other event and that skip does not
-	// tell to leave out. Each is returned once.
+	// TakeProgress returns at most limit events that are not kept, of instances without
+	// any other event and that skip does not tell to leave out. Each is returned once.
 	TakeProgress(limit int, skip func(instance string) bool) ([]Event, error)
-	// Acknowledge settles events that the control plane took: all of them, or none when it returns an error.
+	// Acknowledge settles events that the control plane took: all of
+	// them, or none when it returns an error.
 	Acknowledge(seqs ...uint64) error
 	// Refuse settles an event that the control plane will never take.
 	Refuse(seq uint64, reason string) error
@@ -61,17 +63,21 @@ type Attempt struct {
 
 // Options are the settings of a Deliverer.
 type Options struct {
-	URL       string       // where events are POSTed; CheckURL must take it
-	Source    string       // the CloudEvents source: this host
-	Client    *http.Client // see NewClient
-	TokenFile string       // bearer token, read before each request so that it can be replaced; "" sends none
+	URL    string       // where events are POSTed; CheckURL must take it
+	Source string       // the CloudEvents source: this host
+	Client *http.Client // see NewClient
+	// bearer token, read before each request so that it can be replaced; "" sends none
+	TokenFile string
 	UserAgent string
 	Timeout   time.Duration // of one request; 0 is DefaultTimeout
 	Any2xx    bool          // see Judge
-	Batch     int           // events in one request, at most, to a receiver that takes batches; 0 is DefaultBatch, 1 sends none
+	// events in one request, at most, to a receiver that takes
+	// batches; 0 is DefaultBatch, 1 sends none
+	Batch int
 	// Attempted is told of each try. May be nil. It is called on Run's goroutine, as Away is.
 	Attempted func(Attempt)
-	// Away is told when the receiver begins to count as away, and why, and with nil when the control plane answers again. May be nil.
+	// Away is told when the receiver begins to count as away, and why,
+	// and with nil when the control plane answers again. May be nil.
 	Away func(err error)
 }
 
@@ -219,7 +225,8 @@ func (r *run) batch(events []Event, size int) (n int) {
 	return n
 }
 
-// probe sends one event to a receiver that is away, when it is time: of the line that was tried least lately.
+// probe sends one event to a receiver that is away, when it is
+// time: of the line that was tried least lately.
 func (r *run) probe(now time.Time) error {
 	if r.probing || now.Before(r.breaker.next) {
 		return nil
@@ -285,8 +292,8 @@ func (r *run) wait() time.Duration {
 	return wait
 }
 
-// settle takes the outcomes of requests. An outbox that can't be written (a full disk) is a failure as any
-// other: the event is sent again, with the same id.
+// settle takes the outcomes of requests. An outbox that can't be written (a full
+// disk) is a failure as any other: the event is sent again, with the same id.
 func (r *run) settle(all []outcome) {
 	var taken []uint64
 	for i := range all {

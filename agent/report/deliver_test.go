@@ -117,7 +117,8 @@ type sent struct {
 	at  time.Time
 }
 
-// deliver runs a Deliverer in a bubble for the time given and returns what was sent and when, from zero.
+// deliver runs a Deliverer in a bubble for the time given and
+// returns what was sent and when, from zero.
 func deliver(t *testing.T, b *box, p plane, d time.Duration, adjust ...func(*report.Options)) (got []sent, began time.Time) {
 	t.Helper()
 	var mu sync.Mutex
@@ -230,7 +231,8 @@ func TestBacksOffForAsLongAsItTakes(t *testing.T) {
 	})
 }
 
-// Answers to the first event of a line: what pauses, what is refused, and what the receiver asks for.
+// Answers to the first event of a line: what pauses, what is
+// refused, and what the receiver asks for.
 func TestAnswersOfTheReceiver(t *testing.T) {
 	const form = `{"error_code":"KOOPHONE.API.1000","error_msg":"because"}`
 	for _, c := range []struct {
@@ -277,7 +279,8 @@ func TestAnswersOfTheReceiver(t *testing.T) {
 	}
 }
 
-// However many reports wait, a receiver that is away is asked about once a minute; when it is back all of them go out at once.
+// However many reports wait, a receiver that is away is asked about
+// once a minute; when it is back all of them go out at once.
 func TestOneProbeWhileAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox()
@@ -320,7 +323,8 @@ func TestOneProbeWhileAway(t *testing.T) {
 	})
 }
 
-// An event that the receiver can't digest does not hold up those of other instances, and is sent again ever more rarely.
+// An event that the receiver can't digest does not hold up those of
+// other instances, and is sent again ever more rarely.
 func TestOneEventThatIsNeverTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox(ev(1, "bad"))
@@ -356,7 +360,8 @@ func TestOneEventThatIsNeverTaken(t *testing.T) {
 	})
 }
 
-// A receiver that takes its time gets it, where that is configured; a request that takes longer is told of as what it is.
+// A receiver that takes its time gets it, where that is configured;
+// a request that takes longer is told of as what it is.
 func TestSlowReceiver(t *testing.T) {
 	for _, c := range []struct {
 		timeout time.Duration

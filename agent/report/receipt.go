@@ -1,9 +1,10 @@
 // Package report tells the control plane what became of a job: receipts that this host signs, and
 // the delivery of events until each is acknowledged.
 //
-// Package agent gives a Deliverer the outbox of the journal and runs it; Run starts one goroutine
-// per event on its way and waits for them. A control plane uses Verify. Nothing is kept here: a
-// crash leaves every event that was not settled in the outbox, and it is sent again with the same id.
+// Package agent gives a Deliverer the outbox of the journal and runs it; Run
+// starts one goroutine per event on its way and waits for them. A control
+// plane uses Verify. Nothing is kept here: a crash leaves every event that
+// was not settled in the outbox, and it is sent again with the same id.
 package report
 
 import (
@@ -36,38 +37,43 @@ const StatementVersion = 1
 // Statement is what a receipt states: this backup of this instance was stored, read back and
 // matched. Times are UTC.
 type Statement struct {
-	Version        int    `json:"version"`
-	Instance       string `json:"instance"`
-	Tenant         string `json:"tenant"`
-	Task           string `json:"task"`
-	Job            string `json:"job"`
-	Vault          string `json:"vault"` // its id in the store
-	Backup         string `json:"backup"`
-	Sequence       uint64 `json:"sequence"`         // orders the backups of the instance, whatever clocks say
-	Parent         string `json:"parent,omitempty"` // the backup that was the newest when this one began
-	Object         string `json:"object"`           // the manifest's key in the store
-	ManifestSHA256 string `json:"manifest_sha256"`  // of the stored object, hex
-	Store          string `json:"store"`            // URL without secrets
+	Version  int    `json:"version"`
+	Instance string `json:"instance"`
+	Tenant   string `json:"tenant"`
+	Task     string `json:"task"`
+	Job      string `json:"job"`
+	Vault    string `json:"vault"` // its id in the store
+	Backup   string `json:"backup"`
+	// orders the backups of the instance, whatever clocks say
+	Sequence uint64 `json:"sequence"`
+	// the backup that was the newest when this one began
+	Parent         string `json:"parent,omitempty"`
+	Object         string `json:"object"`          // the manifest's key in the store
+	ManifestSHA256 string `json:"manifest_sha256"` // of the stored object, hex
+	Store          string `json:"store"`           // URL without secrets
 	Files          uint64 `json:"files"`
 	Dirs           uint64 `json:"dirs"`
 	Bytes          uint64 `json:"bytes"`      // of content, as the instance sees it
 	BytesSent      uint64 `json:"bytes_sent"` // to the store for this backup
-	// Frozen is when the freeze began: the backup holds the instance as it was from then on. Zero where
-	// nobody runs the instance, and nothing was frozen.
+	// Frozen is when the freeze began: the backup holds the instance as it was
+	// from then on. Zero where nobody runs the instance, and nothing was frozen.
 	Frozen        time.Time `json:"frozen,omitzero"`
 	FreezeSeconds float64   `json:"freeze_seconds"`
-	Hold          string    `json:"hold,omitempty"` // how it was held: precopy, frozen, stop or live
-	Stored        time.Time `json:"stored"`
-	Verified      time.Time `json:"verified"` // when the manifest was read back
-	// ChunksReadBack is how many chunks of content were read back from the store and compared with their names, and
-	// ChunksReadBackReused how many of those the vault had before this backup.
+	// how it was held: precopy, frozen, stop or live
+	Hold     string    `json:"hold,omitempty"`
+	Stored   time.Time `json:"stored"`
+	Verified time.Time `json:"verified"` // when the manifest was read back
+	// ChunksReadBack is how many chunks of content were read back from the store and compared with
+	// their names, and ChunksReadBackReused how many of those the vault had before this backup.
 	ChunksReadBack       int    `json:"chunks_read_back"`
 	ChunksReadBackReused int    `json:"chunks_read_back_reused"`
-	Verification         string `json:"verification"`    // how deep, in words
-	Warnings             int    `json:"warnings"`        // what could not be kept exact; the manifest lists it
-	LossesAccepted       int    `json:"losses_accepted"` // places without their content, where the configuration accepts it; the manifest names them
-	Host                 string `json:"host"`
-	Agent                string `json:"agent"` // version
+	Verification         string `json:"verification"` // how deep, in words
+	// what could not be kept exact; the manifest lists it
+	Warnings int `json:"warnings"`
+	// places without their content, where the configuration accepts it; the manifest names them
+	LossesAccepted int    `json:"losses_accepted"`
+	Host           string `json:"host"`
+	Agent          string `json:"agent"` // version
 }
 
 // Errors of receipts.

@@ -86,9 +86,10 @@ func (d *Deliverer) send(ctx context.Context, events []Event) (o outcome) {
 	return o
 }
 
-// judgeBatch tells what an answer to a batch says. A batch acknowledges an event only by naming it, in the control plane's form:
-// {"error_code": "0", "data": {"events": [{"id": "…", "error_code": "0"}, …]}}. An event with another code, or that is not named, is
-// sent alone, and what is answered then decides. An answer that names none says that batches are not understood.
+// judgeBatch tells what an answer to a batch says. A batch acknowledges an event only by naming
+// it, in the control plane's form: {"error_code": "0", "data": {"events": [{"id": "…",
+// "error_code": "0"}, …]}}. An event with another code, or that is not named, is sent alone, and
+// what is answered then decides. An answer that names none says that batches are not understood.
 func (d *Deliverer) judgeBatch(o *outcome, a Answer) {
 	f, ok := a.form()
 	if a.Status == http.StatusOK && ok && f.code == codeOK {
@@ -114,7 +115,8 @@ func (d *Deliverer) judgeBatch(o *outcome, a Answer) {
 	o.err = a.why(ok)
 }
 
-// notForBatches tells whether a status may be about the form of the request, and so says nothing about where it was sent.
+// notForBatches tells whether a status may be about the form of the
+// request, and so says nothing about where it was sent.
 func notForBatches(status int) bool {
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusProxyAuthRequired, http.StatusRequestTimeout,

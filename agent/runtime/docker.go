@@ -19,10 +19,12 @@ import (
 
 // DockerConfig names a container of an engine on this host.
 type DockerConfig struct {
-	Host        string        // unix:///path or tcp://host:port; empty: the engine's usual socket
-	Container   string        // name or id
-	Timeout     time.Duration // of each verb but PowerDown of a running container; 0: DefaultTimeout
-	StopTimeout time.Duration // what a running container gets to end by itself; 0: DefaultStopTimeout
+	Host      string // unix:///path or tcp://host:port; empty: the engine's usual socket
+	Container string // name or id
+	// of each verb but PowerDown of a running container; 0: DefaultTimeout
+	Timeout time.Duration
+	// what a running container gets to end by itself; 0: DefaultStopTimeout
+	StopTimeout time.Duration
 }
 
 type docker struct {
@@ -64,7 +66,8 @@ func (d *docker) Kind() string { return KindDocker }
 func (d *docker) Holds() bool  { return true }
 func (d *docker) Close() error { return d.client.Close() }
 
-// Of gives a driver that speaks of the container by its id: a name can be taken away from it, and given to another.
+// Of gives a driver that speaks of the container by its id: a name
+// can be taken away from it, and given to another.
 func (d *docker) Of(id string) Instance {
 	of := *d
 	of.id = id
@@ -89,8 +92,8 @@ const exitKilled = 128 + int(unix.SIGKILL)
 
 func (d *docker) look(ctx context.Context) (seen, error) {
 	res, err := d.client.ContainerInspect(ctx, cmp.Or(d.id, d.name), client.ContainerInspectOptions{})
-	// Only these words say that the container is not there: the same code comes from an engine, or something before it, that does not
-	// know the call.
+	// Only these words say that the container is not there: the same code comes
+	// from an engine, or something before it, that does not know the call.
 	if errdefs.IsNotFound(err) && strings.Contains(strings.ToLower(err.Error()), "no such container") {
 		return seen{state: Missing}, nil
 	}
@@ -121,7 +124,8 @@ func (d *docker) look(ctx context.Context) (seen, error) {
 	return s, nil
 }
 
-// sight is what others keep of a look. The time of the last start tells of each start; that somebody let a paused container run for a while
+// sight is what others keep of a look. The time of the last start tells
+// of each start; that somebody let a paused container run for a while
 // only shows in the time that its processes have spent on the processors.
 func (s seen) sight() (Sight, error) {
 	if s.state == Missing {
@@ -169,9 +173,9 @@ func (d *docker) State(ctx context.Context) (Sight, error) {
 	return sight, d.fail(ctx, "look", err)
 }
 
-// reach brings the container to a state. step is called with what was seen, again until want is seen
-// or step fails; a failed step whose state is reached all the same (another was faster) is no failure. check, which may be nil, is called
-// with what was seen first, and its error ends all.
+// reach brings the container to a state. step is called with what was seen, again until want is
+// seen or step fails; a failed step whose state is reached all the same (another was faster) is no
+// failure. check, which may be nil, is called with what was seen first, and its error ends all.
 func (d *docker) reach(ctx context.Context, verb string, want State, check func(seen) error, step func(context.Context, seen) error) error {
 	if ctx.Err() != nil {
 		return d.fail(ctx, verb, context.Cause(ctx))
@@ -208,8 +212,8 @@ func (d *docker) reach(ctx context.Context, verb string, want State, check func(
 	return d.fail(ctx, verb, err)
 }
 
-// Freeze pauses the container. The request is not cut off when the caller's context ends: the engine
-// could still carry it out, after the caller has seen a running container and let go.
+// Freeze pauses the container. The request is not cut off when the caller's context ends: the
+// engine could still carry it out, after the caller has seen a running container and let go.
 func (d *docker) Freeze(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return d.fail(ctx, "freeze", context.Cause(ctx))
@@ -234,9 +238,10 @@ func (d *docker) Freeze(ctx context.Context) error {
 		}
 		_, err = d.client.ContainerPause(ctx, s.id, client.ContainerPauseOptions{})
 		if errdefs.IsInternal(err) || errdefs.IsConflict(err) {
-			// "OCI runtime pause failed: unable to freeze": on control groups of version 1 a pause is
-			// given up, and undone, when some process does not come to a halt within milliseconds.
-			// With three busy writers and a load of 10 that was one pause in ten, and the next succeeded.
+			// "OCI runtime pause failed: unable to freeze": on control groups of
+			// version 1 a pause is given up, and undone, when some process does
+			// not come to a halt within milliseconds. With three busy writers and
+			// a load of 10 that was one pause in ten, and the next succeeded.
 			refused = err
 			return nil
 		}
@@ -341,10 +346,10 @@ func (d *docker) PowerDown(ctx context.Context, held *Sight) error {
 }
 
 // KeepDown sees to it that a restart of the engine does not start the container again. With the
-// policies always and on-failure it does, however the container was stopped (tried with 20.10); with
-// unless-stopped it does not, and once started again by someone, the container is kept up as before.
-// That the count of on-failure is lost is the smaller evil. The change comes after the stop: of a
-// paused container the engine would also write the resource limits, which can thaw it.
+// policies always and on-failure it does, however the container was stopped (tried with 20.10);
+// with unless-stopped it does not, and once started again by someone, the container is kept up as
+// before. That the count of on-failure is lost is the smaller evil. The change comes after the
+// stop: of a paused container the engine would also write the resource limits, which can thaw it.
 func (d *docker) KeepDown(ctx context.Context) error {
 	const verb = "change its restart policy"
 	ctx, cancel := limit(ctx, d.call)
@@ -364,7 +369,8 @@ func (d *docker) KeepDown(ctx context.Context) error {
 		RestartPolicy: &container.RestartPolicy{Name: container.RestartPolicyUnlessStopped},
 	})
 	if errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) {
-		// Engines that speak docker's language need not have this call (podman before its version 5). Or the container went meanwhile.
+		// Engines that speak docker's language need not have this call
+		// (podman before its version 5). Or the container went meanwhile.
 		if s, again := d.look(ctx); again == nil && s.state == Missing {
 			return nil
 		}

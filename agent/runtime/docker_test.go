@@ -131,7 +131,8 @@ func TestDockerStaysDown(t *testing.T) {
 			}
 			do(t, "power down", down(s))
 			do(t, "keep down", s.KeepDown)
-			time.Sleep(300 * time.Millisecond) // the engine's first pause before a restart is 100 ms
+			// the engine's first pause before a restart is 100 ms
+			time.Sleep(300 * time.Millisecond)
 			s.Expect(t, runtime.Stopped)
 			res, err := engine(t, d).ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
 			if err != nil {

@@ -21,7 +21,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// proxied is a driver of a container whose engine is behind a proxy that may answer in the engine's place. The fault is called with each
+// proxied is a driver of a container whose engine is behind a proxy
+// that may answer in the engine's place. The fault is called with each
 // request; when it returns false the request goes on to the engine.
 func proxied(t *testing.T, d *testbed.Docker, id string, fault func(w http.ResponseWriter, r *http.Request, pass http.Handler) bool) runtime.Instance {
 	t.Helper()
@@ -86,7 +87,8 @@ func (d *discarded) Header() http.Header {
 func (*discarded) Write(p []byte) (int, error) { return len(p), nil }
 func (*discarded) WriteHeader(int)             {}
 
-// Engines that speak docker's language need not have all its calls: podman before version 5 has no update. That is no missing container.
+// Engines that speak docker's language need not have all its calls:
+// podman before version 5 has no update. That is no missing container.
 func TestUnknownCallIsNoMissingContainer(t *testing.T) {
 	d := testbed.StartDocker(t)
 	s, id := dockerSubject(t, d, "always")
@@ -120,7 +122,8 @@ func TestUnknownCallIsNoMissingContainer(t *testing.T) {
 	}
 }
 
-// The engine may do what it is told and go away before it says so. Whoever looks again sees that it is this agent's doing.
+// The engine may do what it is told and go away before it says so.
+// Whoever looks again sees that it is this agent's doing.
 func TestPowerDownWhoseAnswerIsLost(t *testing.T) {
 	d := testbed.StartDocker(t)
 	s, id := dockerSubject(t, d, "always")
@@ -170,7 +173,8 @@ func TestPowerDownWhoseAnswerIsLost(t *testing.T) {
 	}
 }
 
-// A power-down that reached nobody has changed nothing, and what somebody does to the instance before the next try is noticed.
+// A power-down that reached nobody has changed nothing, and what
+// somebody does to the instance before the next try is noticed.
 func TestPowerDownThatReachedNobody(t *testing.T) {
 	d := testbed.StartDocker(t)
 	s, id := dockerSubject(t, d, "")
@@ -201,7 +205,8 @@ func TestPowerDownThatReachedNobody(t *testing.T) {
 	s.Expect(t, runtime.Frozen)
 }
 
-// The end of a container tells whether it was killed, as a power-down of a frozen one does, or ended in its own way.
+// The end of a container tells whether it was killed, as a
+// power-down of a frozen one does, or ended in its own way.
 func TestDockerTellsHowAContainerEnded(t *testing.T) {
 	d := testbed.StartDocker(t)
 	id := d.Run(t, testbed.Container{Command: []string{"/bin/sh", "-c", `trap "exit 3" TERM; while :; do sleep 0.05; done`}})

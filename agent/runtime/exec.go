@@ -10,11 +10,12 @@ import (
 	"time"
 )
 
-// ExecConfig has the commands that act on an instance. Each is a program and its arguments, run
-// without a shell, with an environment of PATH, HOLDFAST_INSTANCE and HOLDFAST_ACTION only (the agent's
-// own holds credentials). All processes of a command are killed at the time-out, and those that it leaves
-// behind when it ends, also in sessions of their own: see runHook. Only Start may leave the instance's
-// processes behind when it succeeds; it must redirect their output, and after exit is waited for 2 seconds.
+// ExecConfig has the commands that act on an instance. Each is a program and its
+// arguments, run without a shell, with an environment of PATH, HOLDFAST_INSTANCE and
+// HOLDFAST_ACTION only (the agent's own holds credentials). All processes of a command are
+// killed at the time-out, and those that it leaves behind when it ends, also in sessions
+// of their own: see runHook. Only Start may leave the instance's processes behind when it
+// succeeds; it must redirect their output, and after exit is waited for 2 seconds.
 type ExecConfig struct {
 	Instance string   // id of the instance
 	Freeze   []string // must succeed on a frozen instance when there is no State
@@ -22,10 +23,11 @@ type ExecConfig struct {
 	// PowerDown of a frozen instance must not let it execute again.
 	PowerDown []string
 	Start     []string // optional
-	// State prints running, frozen, stopped or missing, and may print one more word, the generation: any text that is another after each
-	// start and each thaw, and the same while the instance is frozen or stopped, also when a frozen one was powered down. With a
-	// generation the driver proves that an instance was left alone. State is optional; without it the state is Unknown, and that
-	// a command ends with exit status 0 is the only confirmation.
+	// State prints running, frozen, stopped or missing, and may print one more word, the
+	// generation: any text that is another after each start and each thaw, and the same while the
+	// instance is frozen or stopped, also when a frozen one was powered down. With a generation
+	// the driver proves that an instance was left alone. State is optional; without it the state
+	// is Unknown, and that a command ends with exit status 0 is the only confirmation.
 	State   []string
 	Timeout time.Duration // of each verb; 0: DefaultTimeout
 }
@@ -38,8 +40,9 @@ const (
 )
 
 type execInstance struct {
-	cfg  ExecConfig
-	down atomic.Bool // the command that powers the instance down has run, and KeepDown was not called since
+	cfg ExecConfig
+	// the command that powers the instance down has run, and KeepDown was not called since
+	down atomic.Bool
 }
 
 func newExec(cfg ExecConfig) (*execInstance, error) {
@@ -104,8 +107,8 @@ func (e *execInstance) look(ctx context.Context) (Sight, error) {
 		e.cfg.Instance, e.cfg.State[0], out)
 }
 
-// reach looks, runs the command if the state is another than the wanted one, and looks again. With held, it does nothing unless the instance
-// looks the same.
+// reach looks, runs the command if the state is another than the wanted one, and
+// looks again. With held, it does nothing unless the instance looks the same.
 func (e *execInstance) reach(ctx context.Context, verb string, want State, held *Sight, pick func(Sight) ([]string, error)) error {
 	ctx, cancel := limit(ctx, e.cfg.Timeout)
 	defer cancel()
@@ -180,8 +183,9 @@ func (e *execInstance) PowerDown(ctx context.Context, held *Sight) error {
 	return err
 }
 
-// KeepDown runs the command that powers the instance down also where the instance was found stopped, since that command keeps the
-// instance down: a supervisor that is about to start the instance, as after a start of the host, would start it after its release.
+// KeepDown runs the command that powers the instance down also where the instance was
+// found stopped, since that command keeps the instance down: a supervisor that is about
+// to start the instance, as after a start of the host, would start it after its release.
 // A command that fails, and leaves the instance stopped, has nothing to keep down.
 func (e *execInstance) KeepDown(ctx context.Context) error {
 	if e.down.Swap(false) {
@@ -215,8 +219,8 @@ func (e *execInstance) Start(ctx context.Context) error {
 	})
 }
 
-// run executes one command and gives what it printed to standard output, of which the last bytes are
-// kept. The error carries the end of its output, on one line.
+// run executes one command and gives what it printed to standard output, of which
+// the last bytes are kept. The error carries the end of its output, on one line.
 func (e *execInstance) run(ctx context.Context, verb string, argv []string) (string, error) {
 	var stdout, stderr tail
 	env := []string{execPath, "HOLDFAST_INSTANCE=" + e.cfg.Instance, "HOLDFAST_ACTION=" + strings.ReplaceAll(verb, " ", "_")}

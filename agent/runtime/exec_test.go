@@ -183,7 +183,8 @@ func TestExecStateIsChecked(t *testing.T) {
 	}
 }
 
-// What is found stopped is kept down each time: since the agent's own power-down somebody may have started it, and stopped it again.
+// What is found stopped is kept down each time: since the agent's
+// own power-down somebody may have started it, and stopped it again.
 func TestExecKeepsDownWhatIsFoundStopped(t *testing.T) {
 	dir := t.TempDir()
 	state, log := filepath.Join(dir, "state"), filepath.Join(dir, "log")

@@ -18,14 +18,16 @@ import (
 // minID is the length of an engine's full id.
 const minID = 64
 
-// group is the control group of a container. The kernel says in which group the container's first process is; the container's is that one or
-// the one above it whose name has the container's id. The list of processes of the engine ("docker top") is no use: it needs ps,
-// and numbers without a check of what they are now.
+// group is the control group of a container. The kernel says in which group the
+// container's first process is; the container's is that one or the one above it
+// whose name has the container's id. The list of processes of the engine ("docker
+// top") is no use: it needs ps, and numbers without a check of what they are now.
 type group struct {
 	path string // as the kernel names it, in the hierarchy of the freezer
 	dir  string // the same in the file system
-	cpu  string // the file that has the time that the group's processes have spent on the processors
-	v2   bool
+	// the file that has the time that the group's processes have spent on the processors
+	cpu string
+	v2  bool
 }
 
 // placement is the group of a process in one hierarchy.
@@ -38,7 +40,8 @@ const (
 	unified = ""
 )
 
-// placements reads in which groups a process is: lines are "4:freezer:/docker/<id>" and "0::/system.slice/docker-<id>.scope/below".
+// placements reads in which groups a process is: lines are
+// "4:freezer:/docker/<id>" and "0::/system.slice/docker-<id>.scope/below".
 func placements(pid int) ([]placement, error) {
 	b, err := os.ReadFile(filepath.Join(procDir(pid), "cgroup"))
 	if err != nil {
@@ -79,8 +82,9 @@ func upTo(path, id string) (string, bool) {
 	return "", false
 }
 
-// groupOf finds the group of the container with that id, whose first process has that number. It fails when that process can't be seen
-// under its number: the engine runs elsewhere, or in another PID namespace, and a held container could not be killed from here.
+// groupOf finds the group of the container with that id, whose first process has that number.
+// It fails when that process can't be seen under its number: the engine runs elsewhere, or in
+// another PID namespace, and a held container could not be killed from here.
 func groupOf(id string, first int) (*group, error) {
 	foreign := fmt.Errorf("its first process, %d by the engine's word, is not a process of this host: the agent must run on the engine's host and in its PID namespace", first)
 	if first <= 0 {
@@ -93,7 +97,8 @@ func groupOf(id string, first int) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A host may have both versions. The engine has put the container into the groups of the one that it uses.
+	// A host may have both versions. The engine has put the container
+	// into the groups of the one that it uses.
 	g := &group{}
 	hierarchy, accounts := freezer, cpuacct
 	where, _ := find(all, freezer)
@@ -144,8 +149,9 @@ func placed(table []mounts.Mount, hierarchy, path string) (string, error) {
 	return "", fmt.Errorf("control group %s is not to be found: the agent must see %s, as they are mounted below /sys/fs/cgroup", path, what)
 }
 
-// work is the time that the processes of the group have spent on the processors since the group was made, with those that ended. It
-// stands still while the group is frozen, and any instruction makes it another.
+// work is the time that the processes of the group have spent on the
+// processors since the group was made, with those that ended. It stands
+// still while the group is frozen, and any instruction makes it another.
 func (g *group) work() (string, error) {
 	b, err := os.ReadFile(g.cpu)
 	if err != nil {
@@ -162,8 +168,9 @@ func (g *group) work() (string, error) {
 	return "", fmt.Errorf("read how long it ran: %s has no line usage_usec", g.cpu)
 }
 
-// processes lists the processes of the group and of those below it, in numbers of this PID namespace, without those that are dead and wait
-// for their parent. It is complete only while the container is held or gone.
+// processes lists the processes of the group and of those below it, in
+// numbers of this PID namespace, without those that are dead and wait for
+// their parent. It is complete only while the container is held or gone.
 func (g *group) processes() (pids []int, err error) {
 	err = filepath.WalkDir(g.dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.IsDir() {
@@ -201,7 +208,8 @@ func gone(err error) error {
 	return err
 }
 
-// has tells whether the process, now, is in the group or in one below. A process that is gone is not.
+// has tells whether the process, now, is in the group or in one
+// below. A process that is gone is not.
 func (g *group) has(pid int) (bool, error) {
 	all, err := placements(pid)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
@@ -220,13 +228,16 @@ func (g *group) has(pid int) (bool, error) {
 
 // killAllBut sends SIGKILL to every process of a held container but its first.
 //
-// "docker kill" alone signals the first process and resumes, and until the kernel has torn down the rest, the others run: some records were
-// written in every try. So they get their SIGKILL while the freezer holds them, and when it lets go, they die before they are back in
-// their program. (Control groups of version 2 let SIGKILL through to a frozen process.) The first process is left to the engine, which
-// notes before it signals that the stop was wanted: if it died on its own, a restart policy would bring it up again. For the same reason
-// the one write to cgroup.kill of version 2 is no way.
+// "docker kill" alone signals the first process and resumes, and until the kernel has
+// torn down the rest, the others run: some records were written in every try. So they
+// get their SIGKILL while the freezer holds them, and when it lets go, they die before
+// they are back in their program. (Control groups of version 2 let SIGKILL through to a
+// frozen process.) The first process is left to the engine, which notes before it
+// signals that the stop was wanted: if it died on its own, a restart policy would bring
+// it up again. For the same reason the one write to cgroup.kill of version 2 is no way.
 //
-// It looks again until it has seen no new process: a held one can't fork, but the list is not read at one instant.
+// It looks again until it has seen no new process: a held one can't
+// fork, but the list is not read at one instant.
 func (g *group) killAllBut(first int) error {
 	sent := map[int]bool{first: true}
 	for {
@@ -250,8 +261,8 @@ func (g *group) killAllBut(first int) error {
 	}
 }
 
-// kill holds the process by a descriptor while it checks whose it is, so that a number which was given
-// to another process meanwhile hits nobody.
+// kill holds the process by a descriptor while it checks whose it is, so
+// that a number which was given to another process meanwhile hits nobody.
 func (g *group) kill(pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {

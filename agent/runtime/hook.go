@@ -62,7 +62,8 @@ func runHook(ctx context.Context, argv, env []string, stays bool, stdout, stderr
 	cmd.Args = append([]string{keeperName, strconv.FormatBool(stays), path}, argv...)
 	cmd.Env = env
 	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt at the terminal is for this process alone
+	// an interrupt at the terminal is for this process alone
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.ExtraFiles = []*os.File{end, told}
 	cmd.Cancel = control.Close

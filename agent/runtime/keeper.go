@@ -134,7 +134,8 @@ func killChildren() (alive int) {
 			continue
 		}
 		if isChild(pid) {
-			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // one that is gone is no child at the next look
+			// one that is gone is no child at the next look
+			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 		}
 		_ = unix.Close(fd)
 	}

@@ -19,7 +19,8 @@ func TestPodmanConforms(t *testing.T) {
 	})
 }
 
-// Podman before its version 5 can't be told to keep a container down, which is not that there is no such container.
+// Podman before its version 5 can't be told to keep a container
+// down, which is not that there is no such container.
 func TestPodmanKeepsDownOrSaysThatItCannot(t *testing.T) {
 	d := testbed.StartPodman(t)
 	id := d.Run(t, testbed.Container{Name: "phone-always", Command: []string{"/bin/sh", "-c", "while :; do busybox sleep 1; done"}, Restart: "always"})

@@ -2,9 +2,9 @@
 // workload whose storage is backed up. It knows docker containers, instances that commands act on
 // (exec), and plain data that nobody runs (none).
 //
-// Package agent makes one Instance per configured instance and gives it to agent/job. No goroutine
-// outlives a call. A crash leaves the instance in whatever state the last call reached; State tells it,
-// since it asks the engine and keeps nothing of its own.
+// Package agent makes one Instance per configured instance and gives it to agent/job.
+// No goroutine outlives a call. A crash leaves the instance in whatever state the last
+// call reached; State tells it, since it asks the engine and keeps nothing of its own.
 package runtime
 
 import (
@@ -30,7 +30,8 @@ const (
 var (
 	// ErrMissing says that the engine does not know the instance.
 	ErrMissing = errors.New("no such instance")
-	// ErrNotRunning says that a stopped instance can't be frozen: nothing would keep others from starting it.
+	// ErrNotRunning says that a stopped instance can't be frozen:
+	// nothing would keep others from starting it.
 	ErrNotRunning = errors.New("instance is not running")
 	// ErrUnavailable says that the engine does not answer. A later try may do.
 	ErrUnavailable = errors.New("container engine unavailable")
@@ -38,42 +39,46 @@ var (
 	ErrUnsupported = errors.New("not configured")
 	// ErrTimeout is the cause when a verb did not reach its state in the time given to it.
 	ErrTimeout = errors.New("timed out")
-	// ErrChanged says that PowerDown found another instance, or another run, than the one it was to end. It did nothing.
+	// ErrChanged says that PowerDown found another instance, or
+	// another run, than the one it was to end. It did nothing.
 	ErrChanged = errors.New("the instance is not as it was held")
-	// ErrBegun says that PowerDown failed after it had begun: the instance may be down, in part or all of it, and has to go down.
-	// An error of PowerDown without it says that the instance is as it was.
+	// ErrBegun says that PowerDown failed after it had begun: the
+	// instance may be down, in part or all of it, and has to go down. An
+	// error of PowerDown without it says that the instance is as it was.
 	ErrBegun = errors.New("the power-down has begun")
 )
 
-// Instance acts on one instance. All verbs are idempotent, end within their time-out, may be called
-// from any goroutine, and return nil only when the state was seen (where the driver can see it). Package
-// runtimetest has the laws that each driver keeps.
-// After an error the state is open: State tells, and the verb can be called again. Verbs on one
-// instance that run at the same time are a fault of the caller.
+// Instance acts on one instance. All verbs are idempotent, end within their time-out,
+// may be called from any goroutine, and return nil only when the state was seen
+// (where the driver can see it). Package runtimetest has the laws that each driver
+// keeps. After an error the state is open: State tells, and the verb can be called
+// again. Verbs on one instance that run at the same time are a fault of the caller.
 type Instance interface {
 	// State asks the engine. A missing instance is a state, an engine that is away an error.
 	State(context.Context) (Sight, error)
-	// Of returns the same driver for the one instance with that identity (Sight.ID), whatever its name is by now. Without Of, or with
-	// "", the verbs act on the instance that has the configured name at that moment. Closing either closes both.
+	// Of returns the same driver for the one instance with that identity (Sight.ID),
+	// whatever its name is by now. Without Of, or with "", the verbs act on the
+	// instance that has the configured name at that moment. Closing either closes both.
 	Of(id string) Instance
 
-	// Freeze stops all execution. What the instance had written is visible to readers of its storage
-	// when it returns; nothing is written after. Stopped: ErrNotRunning; missing: ErrMissing. An
-	// error does not say that it runs: the caller thaws.
+	// Freeze stops all execution. What the instance had written is visible to readers
+	// of its storage when it returns; nothing is written after. Stopped: ErrNotRunning;
+	// missing: ErrMissing. An error does not say that it runs: the caller thaws.
 	Freeze(context.Context) error
 
-	// Thaw lets a frozen instance go on. Nil for one that runs, and for one that is stopped: nothing
-	// holds it. Missing: ErrMissing.
+	// Thaw lets a frozen instance go on. Nil for one that runs, and
+	// for one that is stopped: nothing holds it. Missing: ErrMissing.
 	Thaw(context.Context) error
 
-	// PowerDown stops the instance. Invariant release-last needs more of a frozen one: it goes down without
-	// executing one more instruction, else it would write what no backup has. held is what was seen when the
-	// instance was frozen: PowerDown looks again right before its first act, and unless the sight is the
-	// same it does nothing (ErrChanged). With nil, a running instance is stopped in its own way, and writes while it
-	// ends. Missing: ErrMissing.
+	// PowerDown stops the instance. Invariant release-last needs more of a frozen one: it goes
+	// down without executing one more instruction, else it would write what no backup has. held
+	// is what was seen when the instance was frozen: PowerDown looks again right before its
+	// first act, and unless the sight is the same it does nothing (ErrChanged). With nil, a
+	// running instance is stopped in its own way, and writes while it ends. Missing: ErrMissing.
 	PowerDown(ctx context.Context, held *Sight) error
-	// KeepDown keeps a stopped instance from being started again by its engine when the engine or the host restarts. Nil where
-	// nothing has to be done, and for a missing one; ErrUnsupported where the engine has no way to be told.
+	// KeepDown keeps a stopped instance from being started again by its engine
+	// when the engine or the host restarts. Nil where nothing has to be done, and
+	// for a missing one; ErrUnsupported where the engine has no way to be told.
 	KeepDown(context.Context) error
 
 	// Start brings the instance to Running from any state but missing (ErrMissing).
@@ -82,37 +87,42 @@ type Instance interface {
 	// Kind is the name of the driver.
 	Kind() string
 
-	// Holds tells whether the verbs do anything. A driver without: Freeze, Thaw, PowerDown and Start
-	// return nil and do nothing, and State is Unknown. Reports must not say then that the instance was held.
+	// Holds tells whether the verbs do anything. A driver without: Freeze,
+	// Thaw, PowerDown and Start return nil and do nothing, and State is
+	// Unknown. Reports must not say then that the instance was held.
 	Holds() bool
 
 	// Close frees what the driver holds open; the instance stays as it is. Idempotent.
 	Close() error
 }
 
-// Sight is one look at an instance. Two sights that are the Same, both with Proof, say that the instance did not
-// execute between them. Sights are kept over restarts of the agent and of the host.
+// Sight is one look at an instance. Two sights that are the Same,
+// both with Proof, say that the instance did not execute between
+// them. Sights are kept over restarts of the agent and of the host.
 type Sight struct {
 	State State
-	// ID is the engine's own identity of the instance, which outlives a change of its name and is never given twice; "" when the driver
-	// knows none.
+	// ID is the engine's own identity of the instance, which outlives a change
+	// of its name and is never given twice; "" when the driver knows none.
 	ID string
-	// Run names the time since the instance was last started: another text after each start. "" when the driver can't tell.
+	// Run names the time since the instance was last started: another
+	// text after each start. "" when the driver can't tell.
 	Run string
-	// Work is what the instance has executed in this run: another text after each instruction, and the same while it is frozen. "" when the
-	// instance is not frozen, and when the driver can't tell.
+	// Work is what the instance has executed in this run: another text
+	// after each instruction, and the same while it is frozen. "" when
+	// the instance is not frozen, and when the driver can't tell.
 	Work string
-	// Proof says that the driver can tell an instance that was left alone from one that ran in between.
+	// Proof says that the driver can tell an instance that was left
+	// alone from one that ran in between.
 	Proof bool
 	// Passing says that the engine may forget the instance when it is powered down.
 	Passing bool
-	// Killed says that the instance is stopped and did not end in its own way, as far as the driver can tell: PowerDown of a frozen instance leaves
-	// it so, and most of what others do does not.
+	// Killed says that the instance is stopped and did not end in its own way, as far as the driver
+	// can tell: PowerDown of a frozen instance leaves it so, and most of what others do does not.
 	Killed bool
 }
 
-// Same tells whether the instance is as it was when the other sight was taken, as far as the driver can tell. Where one lacks Work, it does
-// not count.
+// Same tells whether the instance is as it was when the other sight was taken,
+// as far as the driver can tell. Where one lacks Work, it does not count.
 func (s Sight) Same(other Sight) bool {
 	return s.State == other.State && s.ID == other.ID && s.Run == other.Run && (s.Work == other.Work || s.Work == "" || other.Work == "")
 }
@@ -126,10 +136,11 @@ const (
 
 // Defaults of the time-outs.
 const (
-	// DefaultTimeout of one verb: pause and unpause take milliseconds; a machine that swaps takes seconds.
+	// DefaultTimeout of one verb: pause and unpause take
+	// milliseconds; a machine that swaps takes seconds.
 	DefaultTimeout = 30 * time.Second
-	// DefaultStopTimeout is what a running instance gets to end by itself: docker's own default is 10
-	// seconds, too short for a phone that writes its state out.
+	// DefaultStopTimeout is what a running instance gets to end by itself: docker's
+	// own default is 10 seconds, too short for a phone that writes its state out.
 	DefaultStopTimeout = 30 * time.Second
 )
 
@@ -153,7 +164,8 @@ func New(cfg Config) (Instance, error) {
 	return nil, fmt.Errorf("runtime %q: unknown; known are %s, %s and %s", cfg.Kind, KindDocker, KindExec, KindNone)
 }
 
-// none is for data that nobody runs. It can't tell whether something writes there, so it claims nothing.
+// none is for data that nobody runs. It can't tell whether
+// something writes there, so it claims nothing.
 type none struct{}
 
 func (none) State(context.Context) (Sight, error)    { return Sight{State: Unknown}, nil }

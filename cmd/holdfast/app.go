@@ -84,7 +84,8 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 
 func unknownCommand(cmd *cobra.Command, word string) error {
 	msg := fmt.Sprintf("no command %q", word)
-	cmd.SuggestionsMinimumDistance = 2 // typing errors; cobra's own default only sets in on its own path
+	// typing errors; cobra's own default only sets in on its own path
+	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(word); len(near) > 0 {
 		msg += fmt.Sprintf(" (nearest: %s)", strings.Join(near, ", "))
 	}
@@ -118,7 +119,8 @@ func (a *app) say(format string, args ...any) {
 	fmt.Fprintf(a.stderr, format+"\n", args...)
 }
 
-// beside prints a line on stderr from any goroutine while a command works: above the bar, if there is one.
+// beside prints a line on stderr from any goroutine while a command
+// works: above the bar, if there is one.
 func (a *app) beside(format string, args ...any) {
 	a.printing.Lock()
 	defer a.printing.Unlock()
@@ -131,8 +133,8 @@ func (a *app) beside(format string, args ...any) {
 	_, _ = io.WriteString(a.stderr, line) // there is nobody left to tell
 }
 
-// Bounds of what is told of a store that does not answer: a short fault is no news, a long one is told
-// now and then.
+// Bounds of what is told of a store that does not answer: a short
+// fault is no news, a long one is told now and then.
 const (
 	retryWorthTelling = time.Second
 	retryTellEvery    = 10 * time.Second
@@ -161,13 +163,15 @@ func (a *app) retrying(e obs.RetryEvent) {
 	case a.json:
 		a.printing.Lock()
 		defer a.printing.Unlock()
-		_ = encode(a.stderr, retryLine{"retry", e.Wait.Seconds(), sentence(e.Err.Error())}, "") // as above
+		// as above
+		_ = encode(a.stderr, retryLine{"retry", e.Wait.Seconds(), sentence(e.Err.Error())}, "")
 	default:
 		a.beside("waiting for the store, next try in %s: %s", seconds(e.Wait), sentence(e.Err.Error()))
 	}
 }
 
-// sideWarning tells what the file system of a file store lacks, or what else is amiss beside the work. It is called from any goroutine.
+// sideWarning tells what the file system of a file store lacks, or
+// what else is amiss beside the work. It is called from any goroutine.
 func (a *app) sideWarning(message string) {
 	if !a.json {
 		a.beside("warning: %s", oneLine(message))

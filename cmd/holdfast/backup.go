@@ -25,16 +25,17 @@ const volumeName = "data"
 
 // backupJSON is the result of a backup. Sizes are bytes.
 type backupJSON struct {
-	Type         string  `json:"type"` // "backup"
-	Instance     string  `json:"instance"`
-	Backup       string  `json:"backup"`
-	Object       string  `json:"object"`
-	Digest       string  `json:"manifest_sha256"`
-	Source       string  `json:"source"` // "in place" or the provider of the snapshot
-	Files        uint64  `json:"files"`
-	Dirs         uint64  `json:"dirs"`
-	Bytes        uint64  `json:"bytes"`     // content of the backup
-	Unchanged    uint64  `json:"unchanged"` // files that were not read: they are as at the last backup
+	Type     string `json:"type"` // "backup"
+	Instance string `json:"instance"`
+	Backup   string `json:"backup"`
+	Object   string `json:"object"`
+	Digest   string `json:"manifest_sha256"`
+	Source   string `json:"source"` // "in place" or the provider of the snapshot
+	Files    uint64 `json:"files"`
+	Dirs     uint64 `json:"dirs"`
+	Bytes    uint64 `json:"bytes"` // content of the backup
+	// files that were not read: they are as at the last backup
+	Unchanged    uint64  `json:"unchanged"`
 	Read         uint64  `json:"read_bytes"`
 	New          uint64  `json:"new_bytes"`
 	Sent         uint64  `json:"sent_bytes"`
@@ -43,9 +44,10 @@ type backupJSON struct {
 	Seconds      float64 `json:"seconds"`
 	Warnings     int     `json:"warnings"` // each was a line of its own
 	// Incomplete: the backup lacks content at as many places as Lost says; each was a warning.
-	Incomplete bool   `json:"incomplete"`
-	Lost       int    `json:"lost"`
-	Excluded   uint64 `json:"excluded"` // entries that patterns left out, not counting what lies below them
+	Incomplete bool `json:"incomplete"`
+	Lost       int  `json:"lost"`
+	// entries that patterns left out, not counting what lies below them
+	Excluded uint64 `json:"excluded"`
 }
 
 func (a *app) backupCommand() *cobra.Command {
@@ -202,7 +204,8 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backu
 		Agent:    "holdfast " + build().Version,
 		Sources:  []backup.Source{of},
 		Warn:     p.warn,
-		// What the last backup from here found, so that files that did not change are not read again.
+		// What the last backup from here found, so that files that did
+		// not change are not read again.
 		CatalogueDir: a.catalogueDir(),
 		IndexDir:     a.indexDir(),
 		Progress: func(b backup.Progress) {

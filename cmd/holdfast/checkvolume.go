@@ -23,9 +23,11 @@ type checkVolumeJSON struct {
 	Kind     snapshot.Kind `json:"kind"`
 	Provider string        `json:"provider"`
 	Reason   string        `json:"reason"`
-	InPlace  bool          `json:"in_place"` // the volume itself is read, and its instance held meanwhile
+	// the volume itself is read, and its instance held meanwhile
+	InPlace bool `json:"in_place"`
 	snapshot.Costs
-	FreeBytes  int64               `json:"free_bytes"` // where snapshots take their space; 0 of 0 where that is not known
+	// where snapshots take their space; 0 of 0 where that is not known
+	FreeBytes  int64               `json:"free_bytes"`
 	TotalBytes int64               `json:"total_bytes"`
 	TrySeconds *float64            `json:"try_seconds,omitempty"`
 	Others     []otherProviderJSON `json:"others"`

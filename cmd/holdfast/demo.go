@@ -23,8 +23,8 @@ const (
 	demoInstance = "cp-1"
 	// demoTimeout ends a demo that hangs; it takes a few seconds on a slow machine.
 	demoTimeout = 3 * time.Minute
-	// demoHold is how long the control plane keeps its acknowledgement back, so that a power-down before
-	// it would show.
+	// demoHold is how long the control plane keeps its acknowledgement
+	// back, so that a power-down before it would show.
 	demoHold = 300 * time.Millisecond
 	// demoRecords is how many records the instance writes before a backup is asked for.
 	demoRecords = 25

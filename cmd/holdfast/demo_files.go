@@ -20,9 +20,9 @@ import (
 	"holdfast/internal/tree"
 )
 
-// fillVolume writes the sample's files: what phone storage has in small, so that the figures mean
-// something (media that don't compress, databases and logs that do, many small files, copies), and one
-// of each kind of entry that needs no privilege.
+// fillVolume writes the sample's files: what phone storage has in small, so that the
+// figures mean something (media that don't compress, databases and logs that do,
+// many small files, copies), and one of each kind of entry that needs no privilege.
 func fillVolume(dir string) error {
 	random := rand.NewChaCha8([32]byte{1})
 	noise := func(n int) []byte {
@@ -66,7 +66,8 @@ func fillVolume(dir string) error {
 	)
 }
 
-// table is n bytes shaped like a SQLite database: its header, and pages that differ in a number and compress well.
+// table is n bytes shaped like a SQLite database: its header, and
+// pages that differ in a number and compress well.
 func table(n, page int) []byte {
 	var b bytes.Buffer
 	for i := 0; b.Len() < n; i++ {

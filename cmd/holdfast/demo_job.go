@@ -119,7 +119,8 @@ func (d *demo) backup(ctx context.Context, request string) error {
 	if err := d.stays("stopped", 0); err != nil {
 		return err
 	}
-	if err := d.stopInstance(); err != nil { // takes the status of the process that the agent killed
+	// takes the status of the process that the agent killed
+	if err := d.stopInstance(); err != nil {
 		return err
 	}
 	return d.step("release", "acknowledged, then powered down %s later; frozen for %.2f s until the report",

@@ -21,7 +21,8 @@ import (
 	"time"
 )
 
-// certificate is a self-made one for 127.0.0.1, which the demo's agent and control plane share and trust.
+// certificate is a self-made one for 127.0.0.1, which the demo's
+// agent and control plane share and trust.
 type certificate struct {
 	certFile, keyFile string
 	pool              *x509.CertPool
@@ -131,7 +132,8 @@ func newPlane(c *certificate, token string) (*plane, error) {
 		select {
 		case <-answer:
 			w.Header().Set("Content-Type", "application/json")
-			_, _ = io.WriteString(w, `{"error_code":"0","error_msg":"OK"}`) // the agent may have ended
+			// the agent may have ended
+			_, _ = io.WriteString(w, `{"error_code":"0","error_msg":"OK"}`)
 		case <-r.Context().Done():
 		}
 	})
@@ -145,8 +147,8 @@ func newPlane(c *certificate, token string) (*plane, error) {
 	return p, nil
 }
 
-// next waits for the next report of that type; those of other types are acknowledged on the way. A report
-// that the job failed ends the wait.
+// next waits for the next report of that type; those of other types are
+// acknowledged on the way. A report that the job failed ends the wait.
 func (p *plane) next(ctx context.Context, want string) (delivery, error) {
 	for {
 		select {

@@ -63,7 +63,8 @@ func checkMessage(t *testing.T, what, stderr string) {
 	}
 }
 
-// TestKeyFilesThatAreNone: the message says what the file is, and the hint what to do about it; neither repeats what is in it.
+// TestKeyFilesThatAreNone: the message says what the file is, and
+// the hint what to do about it; neither repeats what is in it.
 func TestKeyFilesThatAreNone(t *testing.T) {
 	dir := t.TempDir()
 	id, err := vault.GenerateIdentity()
@@ -158,7 +159,8 @@ func TestUnreadableKey(t *testing.T) {
 	}
 }
 
-// TestMessagesOfAllCommands: whatever a command is given that is wrong, its message says it once, in one line.
+// TestMessagesOfAllCommands: whatever a command is given that is
+// wrong, its message says it once, in one line.
 func TestMessagesOfAllCommands(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
@@ -236,7 +238,8 @@ func TestMessagesOfAllCommands(t *testing.T) {
 	}
 }
 
-// TestHintsFitTheirPlace: an error of a store never gets the hint of a local file, nor the other way round.
+// TestHintsFitTheirPlace: an error of a store never gets the hint
+// of a local file, nor the other way round.
 func TestHintsFitTheirPlace(t *testing.T) {
 	for _, c := range []struct {
 		err       error

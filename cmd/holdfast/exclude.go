@@ -52,7 +52,8 @@ func patternFile(path string) ([]string, error) {
 	return pattern.Lines(data, path)
 }
 
-// noteHostPaths tells of patterns that are written as paths of this host: they match nothing, as patterns are of paths in the volume.
+// noteHostPaths tells of patterns that are written as paths of this
+// host: they match nothing, as patterns are of paths in the volume.
 func (a *app) noteHostPaths(patterns []string, volume string) {
 	for _, p := range patterns {
 		if below, ok := strings.CutPrefix(p, volume+"/"); ok && below != "" {

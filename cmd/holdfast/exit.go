@@ -157,7 +157,8 @@ var verdicts = []struct {
 	{syscall.EROFS, verdict{exitFailed, "", "mount that file system for writing, or name a place on another"}},
 }
 
-// judge finds the exit code, the message and the hint for an error. stopped tells that a signal came.
+// judge finds the exit code, the message and the hint for an error.
+// stopped tells that a signal came.
 func judge(err error, stopped bool) (code int, msg, hint string) {
 	var doing, place string
 	var f *failure

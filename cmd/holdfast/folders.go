@@ -7,12 +7,12 @@ import (
 	"holdfast/internal/hostid"
 )
 
-// catalogueDir is where this user's catalogues are kept (XDG Base Directory Specification); "" where the
-// environment names no cache folder, and then every file is read.
+// catalogueDir is where this user's catalogues are kept (XDG Base Directory Specification);
+// "" where the environment names no cache folder, and then every file is read.
 func (a *app) catalogueDir() string { return a.userDir("XDG_CACHE_HOME", ".cache") }
 
-// indexDir is where this user's copies of the vaults' indexes are kept; "" where the environment names no cache folder,
-// and then each backup fetches the index.
+// indexDir is where this user's copies of the vaults' indexes are kept; "" where
+// the environment names no cache folder, and then each backup fetches the index.
 func (a *app) indexDir() string {
 	if dir := a.catalogueDir(); dir != "" {
 		return filepath.Join(dir, "index")
@@ -20,7 +20,8 @@ func (a *app) indexDir() string {
 	return ""
 }
 
-// userDir is the tool's folder in the one that the variable names, or in the folder below the user's home that stands for it.
+// userDir is the tool's folder in the one that the variable names,
+// or in the folder below the user's home that stands for it.
 func (a *app) userDir(variable, below string) string {
 	if dir := a.getenv(variable); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "holdfast")
@@ -31,7 +32,8 @@ func (a *app) userDir(variable, below string) string {
 	return ""
 }
 
-// identity is that of this host as the user's state folder keeps it. Without one, a backup is made as well.
+// identity is that of this host as the user's state folder keeps
+// it. Without one, a backup is made as well.
 func (a *app) identity() hostid.Identity {
 	dir := a.userDir("XDG_STATE_HOME", filepath.Join(".local", "state"))
 	if dir == "" {

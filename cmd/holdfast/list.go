@@ -20,7 +20,8 @@ type listBackupJSON struct {
 	Sequence   uint64    `json:"sequence"`
 	Time       time.Time `json:"time"` // by the clock of the host that made it
 	Incomplete bool      `json:"incomplete"`
-	Lost       uint64    `json:"lost,omitempty"` // places at which an incomplete one lacks content; absent where that was not looked up
+	// places at which an incomplete one lacks content; absent where that was not looked up
+	Lost uint64 `json:"lost,omitempty"`
 }
 
 func (a *app) listCommand() *cobra.Command {

@@ -9,8 +9,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// localVerdicts are of what happens on this host. They hold for errors that no store gave: a folder as a store has errors of the file
-// system too.
+// localVerdicts are of what happens on this host. They hold for errors that
+// no store gave: a folder as a store has errors of the file system too.
 var localVerdicts = []struct {
 	is error
 	verdict
@@ -24,7 +24,8 @@ var localVerdicts = []struct {
 	{fs.ErrNotExist, verdict{exitFailed, "", "check the path"}},
 }
 
-// doubtHint is for an error that leaves open whether a backup exists. It goes before what the class of the error says.
+// doubtHint is for an error that leaves open whether a backup
+// exists. It goes before what the class of the error says.
 func doubtHint(err error) string {
 	if errors.Is(err, vault.ErrMayExist) && !errors.Is(err, context.Canceled) {
 		return "holdfast list tells whether the backup exists; the next backup takes a place after it in any case"

@@ -12,7 +12,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// lossLine is a loss of a backup as a JSON line. Path is as in warningLine; "" is the volume as a whole.
+// lossLine is a loss of a backup as a JSON line. Path is as in
+// warningLine; "" is the volume as a whole.
 type lossLine struct {
 	Type      string `json:"type"` // "loss"
 	Volume    string `json:"volume"`
@@ -22,7 +23,8 @@ type lossLine struct {
 	Accepted  bool   `json:"accepted"` // the instance's configuration accepts losses at this path
 }
 
-// tellLosses lists losses of a backup: with --json as lines on stdout, else on stderr. count is how many there are at most.
+// tellLosses lists losses of a backup: with --json as lines on
+// stdout, else on stderr. count is how many there are at most.
 func (a *app) tellLosses(list []vault.Loss, count uint64) error {
 	for _, l := range list {
 		if a.json {
@@ -75,11 +77,12 @@ func excludesNote(v *vault.Volume) string {
 	return fmt.Sprintf("volume %s was backed up without %s", v.Name, strings.Join(parts, ", "))
 }
 
-// maxCounted is how many incomplete backups list opens to count their losses, a request each; those of others it leaves out.
+// maxCounted is how many incomplete backups list opens to count
+// their losses, a request each; those of others it leaves out.
 const maxCounted = 100
 
-// lostOf returns the numbers of losses of the last incomplete backups of a list, by id. A manifest that does not open has none: verify
-// tells what is wrong with it.
+// lostOf returns the numbers of losses of the last incomplete backups of a list, by
+// id. A manifest that does not open has none: verify tells what is wrong with it.
 func (v *vaultAt) lostOf(ctx context.Context, refs []vault.BackupRef) (map[string]uint64, error) {
 	var open []vault.BackupRef
 	for i := len(refs) - 1; i >= 0 && len(open) < maxCounted; i-- {
@@ -113,7 +116,8 @@ func (v *vaultAt) lostOf(ctx context.Context, refs []vault.BackupRef) (map[strin
 	return lost, nil
 }
 
-// newerIncomplete returns the id of an incomplete backup that is newer than the one that is chosen; "" when there is none.
+// newerIncomplete returns the id of an incomplete backup that is
+// newer than the one that is chosen; "" when there is none.
 func (v *vaultAt) newerIncomplete(ctx context.Context, chosen vault.BackupRef) (string, error) {
 	refs, err := v.Backups(ctx, chosen.Instance)
 	if err != nil {

@@ -40,8 +40,8 @@ func writeFiles(t *testing.T, dir string, names ...string) {
 	}
 }
 
-// TestBadEntriesThroughTheCLI: entries of all kinds that cannot be read leave a backup that is marked, and every command says so. With
-// those entries excluded the backup is complete.
+// TestBadEntriesThroughTheCLI: entries of all kinds that cannot be read leave a backup that
+// is marked, and every command says so. With those entries excluded the backup is complete.
 func TestBadEntriesThroughTheCLI(t *testing.T) {
 	testbed.Need(t, "root")
 	env := vaultEnv(t)
@@ -144,7 +144,8 @@ func TestBadEntriesThroughTheCLI(t *testing.T) {
 	}
 }
 
-// TestLossLines: a path that is not UTF-8 comes as bytes too, and nothing in it reaches the terminal as it is.
+// TestLossLines: a path that is not UTF-8 comes as bytes too, and
+// nothing in it reaches the terminal as it is.
 func TestLossLines(t *testing.T) {
 	env := vaultEnv(t)
 	f := testbed.StartFUSE(t)
@@ -176,7 +177,8 @@ func TestManyLossesAreToldInPart(t *testing.T) {
 	}
 }
 
-// TestSilentMountThroughTheCLI: a file system that never answers holds up no backup, nor the estimate of its size, and is no loss where it is excluded.
+// TestSilentMountThroughTheCLI: a file system that never answers holds up no
+// backup, nor the estimate of its size, and is no loss where it is excluded.
 func TestSilentMountThroughTheCLI(t *testing.T) {
 	testbed.Need(t, "root")
 	env := vaultEnv(t)

@@ -30,7 +30,8 @@ type entryLine struct {
 	LinkTo    string    `json:"link_to,omitempty"` // the first name of the same file
 }
 
-// backupLine comes before the entries of a backup that is incomplete, or that left something out on purpose.
+// backupLine comes before the entries of a backup that is
+// incomplete, or that left something out on purpose.
 type backupLine struct {
 	Type       string `json:"type"` // "backup"
 	Backup     string `json:"backup"`
@@ -123,8 +124,9 @@ func (a *app) tellBackup(m *vault.Manifest) error {
 	return nil
 }
 
-// items calls head with the manifest of a backup, and each for every item of it, in the order of the walk. Where the backup has several
-// volumes, the volume's name is the first element of path; that of an image is its path.
+// items calls head with the manifest of a backup, and each for every item of
+// it, in the order of the walk. Where the backup has several volumes, the
+// volume's name is the first element of path; that of an image is its path.
 func items(ctx context.Context, at *vaultAt, id string, head func(*vault.Manifest) error, each func(path string, item *vault.Item) error) error {
 	ref, err := at.Find(ctx, "", id)
 	if errors.Is(err, vault.ErrNoBackup) {

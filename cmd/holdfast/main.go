@@ -2,9 +2,9 @@
 // verifies without an agent, asks a running agent through its socket, and shows the whole job in a
 // temporary folder (holdfast demo).
 //
-// It keeps no state of its own. Killed at any instant it leaves what the packages below leave: packs
-// that no manifest names, and a target that is as it was. A snapshot that backup made and a killed
-// process could not remove is removed by the next backup of the same folder.
+// It keeps no state of its own. Killed at any instant it leaves what the packages below leave:
+// packs that no manifest names, and a target that is as it was. A snapshot that backup made
+// and a killed process could not remove is removed by the next backup of the same folder.
 package main
 
 import (

@@ -10,8 +10,9 @@ import (
 	"holdfast/internal/vault"
 )
 
-// olderWhole gives the error of a restore the hint that names the next older backup that is whole, where the error lies with what the
-// store has of the backup, and not with this host or the way to the store.
+// olderWhole gives the error of a restore the hint that names the next
+// older backup that is whole, where the error lies with what the store
+// has of the backup, and not with this host or the way to the store.
 func (a *app) olderWhole(ctx context.Context, at *vaultAt, ref vault.BackupRef, failed error) error {
 	if !errors.Is(failed, vault.ErrCorrupt) && !errors.Is(failed, vault.ErrNoBackup) && !errors.Is(failed, obs.ErrCold) {
 		return failed
@@ -24,8 +25,9 @@ func (a *app) olderWhole(ctx context.Context, at *vaultAt, ref vault.BackupRef, 
 	return &hintedError{failed, "backup " + older + " is the next older one of which all objects are there and open: restore it with --backup " + older}
 }
 
-// nextWhole returns the id of the newest complete backup before ref of which verify finds nothing wrong, and which does not need the object
-// over which the restore of ref failed; "" when there is none.
+// nextWhole returns the id of the newest complete backup before ref
+// of which verify finds nothing wrong, and which does not need the
+// object over which the restore of ref failed; "" when there is none.
 func (v *vaultAt) nextWhole(ctx context.Context, ref vault.BackupRef, failed error) (string, error) {
 	refs, err := v.Backups(ctx, ref.Instance)
 	if err != nil {

@@ -25,14 +25,15 @@ const (
 	envSocket  = "HOLDFAST_SOCKET"
 )
 
-// defaultVault is the vault's name where neither flag nor variable gives one: most operators who work
-// without an agent have one.
+// defaultVault is the vault's name where neither flag nor variable
+// gives one: most operators who work without an agent have one.
 const defaultVault = "default"
 
 // access is the flags that say which vault, and with which key.
 type access struct {
 	store, vault, key, nameKey string
-	// strict opens only a vault that the name key proves to be the fleet's, for who stores something in it.
+	// strict opens only a vault that the name key proves to be the
+	// fleet's, for who stores something in it.
 	strict bool
 	limits limits
 }
@@ -77,7 +78,8 @@ type opened struct {
 	place   string
 }
 
-// prepare reads the key files and opens the store; create makes the folder of a file store. Errors are *usageError, *configError or the store's.
+// prepare reads the key files and opens the store; create makes the folder
+// of a file store. Errors are *usageError, *configError or the store's.
 func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create bool) (*opened, error) {
 	url := a.value(v.store, envStore, "")
 	if url == "" {
@@ -133,7 +135,8 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create 
 	return o, nil
 }
 
-// withVault opens the vault, runs do on it and closes it. doing is the verb and the thing, for messages.
+// withVault opens the vault, runs do on it and closes it. doing is
+// the verb and the thing, for messages.
 func (a *app) withVault(cmd *cobra.Command, v access, doing string, do func(context.Context, *vaultAt) error) error {
 	ctx := cmd.Context()
 	o, err := a.prepare(ctx, cmd, v, false)
@@ -155,8 +158,8 @@ func (a *app) withVault(cmd *cobra.Command, v access, doing string, do func(cont
 	return nil
 }
 
-// openVault opens the vault, and looks for it in all of the store where the name alone does not lead to it and there is no name key:
-// a recovery key and the bucket may be all that is left.
+// openVault opens the vault, and looks for it in all of the store where the name alone does not
+// lead to it and there is no name key: a recovery key and the bucket may be all that is left.
 func (a *app) openVault(ctx context.Context, o *opened, strict bool) (*vault.Vault, error) {
 	v, err := vault.Open(ctx, o.store, o.name, o.nameKey, o.id)
 	if !errors.Is(err, vault.ErrNoVault) || len(o.nameKey) > 0 || strict {

@@ -13,8 +13,8 @@ import (
 	"holdfast/agent/api"
 )
 
-// serveAgent serves a fakeAgent at agent.sock in the script's folder, until the script ends or the agent is asked to watch
-// the task "dies", and sets HOLDFAST_SOCKET to it.
+// serveAgent serves a fakeAgent at agent.sock in the script's folder, until the script
+// ends or the agent is asked to watch the task "dies", and sets HOLDFAST_SOCKET to it.
 func serveAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: agent")
@@ -37,7 +37,8 @@ func serveAgent(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("HOLDFAST_SOCKET", path)
 }
 
-// fakeAgent answers with what the scripts look for. Methods that no verb calls are those of a nil Service.
+// fakeAgent answers with what the scripts look for. Methods that no
+// verb calls are those of a nil Service.
 type fakeAgent struct {
 	api.Service
 	die    func()

@@ -10,7 +10,8 @@ import (
 	"holdfast/agent/api"
 )
 
-// The verbs by which an operator takes a hand in what a running agent does. Each is a call of the API, and in the agent's audit.
+// The verbs by which an operator takes a hand in what a running
+// agent does. Each is a call of the API, and in the agent's audit.
 
 // drainPoll is how often drain --wait asks.
 const drainPoll = 500 * time.Millisecond

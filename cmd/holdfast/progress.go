@@ -15,8 +15,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// progress shows how far a long command is: a bar on a terminal, JSON lines with --json, nothing on a
-// pipe or with --quiet. set, expect and finish may be called from any goroutine.
+// progress shows how far a long command is: a bar on a terminal, JSON lines with --json,
+// nothing on a pipe or with --quiet. set, expect and finish may be called from any goroutine.
 type progress struct {
 	bars *mpb.Progress // nil: no bar
 	bar  *mpb.Bar
@@ -150,8 +150,8 @@ func (p *progress) print(line string) error {
 	return err
 }
 
-// warn lists something that could not be kept exact: with --json as a line on stdout, else on stderr,
-// above the bar.
+// warn lists something that could not be kept exact: with --json as
+// a line on stdout, else on stderr, above the bar.
 func (p *progress) warn(w tree.Warning) {
 	if p.app.json {
 		j := warningLine{Type: "warning", Path: w.Path, What: sentence(w.What), Lost: w.Lost}
@@ -172,8 +172,8 @@ func (p *progress) warn(w tree.Warning) {
 	p.app.beside("warning: %s: %s", name(path), sentence(w.What))
 }
 
-// meter turns byte counts into the words beside a bar: what is done, the rate of the last seconds, the
-// time left. It is for one goroutine (the one that draws).
+// meter turns byte counts into the words beside a bar: what is done, the rate of
+// the last seconds, the time left. It is for one goroutine (the one that draws).
 type meter struct {
 	samples []point // oldest first, at most meterWindow old
 }
@@ -183,8 +183,8 @@ type point struct {
 	bytes int64
 }
 
-// meterWindow is the time that the shown rate looks back on: long enough to smooth packs of 16 MiB over
-// a slow line, short enough to show a stall.
+// meterWindow is the time that the shown rate looks back on: long enough to
+// smooth packs of 16 MiB over a slow line, short enough to show a stall.
 const meterWindow = 10 * time.Second
 
 func newMeter(now time.Time) *meter {
@@ -213,8 +213,8 @@ func (m *meter) text(now time.Time, done, total int64) string {
 	return out
 }
 
-// scan counts the bytes below path beside the work, so that the bar gets a total. It returns a function
-// that stops the count and waits for it. Without a bar or lines nothing is counted.
+// scan counts the bytes below path beside the work, so that the bar gets a total. It returns a
+// function that stops the count and waits for it. Without a bar or lines nothing is counted.
 func (p *progress) scan(ctx context.Context, path string, exclude *pattern.Set) func() {
 	if p.bar == nil && p.emit == nil {
 		return func() {}

@@ -34,8 +34,8 @@ const samplePause = 5 * time.Millisecond
 // sampleTimeout bounds the wait for a signal to show in the process's state.
 const sampleTimeout = 5 * time.Second
 
-// sampleCommand is the hidden mode in which this program is the sample instance (run), or one of the
-// commands of its exec runtime.
+// sampleCommand is the hidden mode in which this program is the
+// sample instance (run), or one of the commands of its exec runtime.
 func (a *app) sampleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:    "sample-instance (run|state|freeze|thaw|power-down) DIR",
@@ -69,7 +69,8 @@ type sample struct{ dir string }
 
 func (s sample) volume() string { return filepath.Join(s.dir, sampleVolume) }
 
-// run appends records until stop closes or the process that started it ends. It goes on with the number after the last one in the file.
+// run appends records until stop closes or the process that started
+// it ends. It goes on with the number after the last one in the file.
 func (s sample) run(stop <-chan struct{}) (err error) {
 	if err := s.writePID(); err != nil {
 		return err
@@ -118,8 +119,8 @@ func recordLine(n uint64) string {
 	return fmt.Sprintf("record %08d: the instance did something worth keeping\n", n)
 }
 
-// readRecords returns how many records the file holds, which must be 1, 2, 3, … without a gap. A file that
-// is not there holds none.
+// readRecords returns how many records the file holds, which must
+// be 1, 2, 3, … without a gap. A file that is not there holds none.
 func readRecords(path string) (uint64, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -190,8 +191,9 @@ func (s sample) state() string {
 	return "running"
 }
 
-// generation is the time, in ns, that the process has spent on a processor: another after each instruction, and the same while it is
-// frozen. "" when it does not run, or the kernel does not tell.
+// generation is the time, in ns, that the process has spent on a
+// processor: another after each instruction, and the same while it
+// is frozen. "" when it does not run, or the kernel does not tell.
 func (s sample) generation() string {
 	pid, ok := s.pid()
 	if !ok {

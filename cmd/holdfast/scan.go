@@ -11,9 +11,10 @@ import (
 	"holdfast/internal/tree"
 )
 
-// treeSize adds up what a backup of the tree at root will read: allocated bytes of regular files, each
-// inode once, without crossing into other file systems, and nothing of what exclude matches. It asks no mounted file system, which may never answer. It is an estimate: what vanishes or can't be
-// read counts nothing.
+// treeSize adds up what a backup of the tree at root will read: allocated bytes
+// of regular files, each inode once, without crossing into other file systems,
+// and nothing of what exclude matches. It asks no mounted file system, which may
+// never answer. It is an estimate: what vanishes or can't be read counts nothing.
 func treeSize(ctx context.Context, root string, exclude *pattern.Set) (uint64, error) {
 	type inode struct{ dev, ino uint64 }
 	mounts := tree.MountPoints(root)

@@ -20,8 +20,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// asProgram in the environment makes this test's program holdfast under any name: what the demonstration starts is called as the file
-// is, and would run the tests again.
+// asProgram in the environment makes this test's program holdfast under any name: what
+// the demonstration starts is called as the file is, and would run the tests again.
 const asProgram = "HOLDFAST_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -97,8 +97,8 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// interrupted PROGRAM ARG… runs the program, sends it SIGINT once it has printed a line on stdout, and
-// checks that it ends with 130.
+// interrupted PROGRAM ARG… runs the program, sends it SIGINT once it
+// has printed a line on stdout, and checks that it ends with 130.
 func interruptedAt(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: interrupted PROGRAM ARG…")

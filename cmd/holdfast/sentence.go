@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// sentence is the text of an error or a warning as one line for a person: what several errors say stands side by side, and
-// nothing is said twice. Layers that know a path, and the system's own errors, both name it: `read "x": read x: no such file`.
+// sentence is the text of an error or a warning as one line for a person: what several
+// errors say stands side by side, and nothing is said twice. Layers that know a path,
+// and the system's own errors, both name it: `read "x": read x: no such file`.
 func sentence(text string) string {
 	var parts []string
 	for part := range strings.SplitSeq(text, "\n") { // as errors.Join has them
@@ -32,7 +33,8 @@ func once(text string) string {
 	return strings.Join(kept, ": ")
 }
 
-// repeats tells whether the second clause adds nothing to the first: it is the same, or a verb with the path that the first ends with.
+// repeats tells whether the second clause adds nothing to the first:
+// it is the same, or a verb with the path that the first ends with.
 func repeats(first, second string) bool {
 	if first == second {
 		return first != ""
@@ -41,7 +43,8 @@ func repeats(first, second string) bool {
 	if !ok || strings.Contains(verb, "/") || b == "" {
 		return false
 	}
-	if !strings.Contains(b, "/") && !strings.HasPrefix(first, verb+" ") { // "is empty" names no file
+	// "is empty" names no file
+	if !strings.Contains(b, "/") && !strings.HasPrefix(first, verb+" ") {
 		return false
 	}
 	last := first[strings.LastIndexByte(first, ' ')+1:]

@@ -16,8 +16,8 @@ var errInterrupted = errors.New("interrupted")
 // errReaderGone is the cause of a context that ended because nobody reads what the command prints.
 var errReaderGone = errors.New("nobody reads the output")
 
-// watched is an output whose broken pipe ends the command as a signal would: it undoes what it began.
-// It may be used as the writer below it may.
+// watched is an output whose broken pipe ends the command as a signal would:
+// it undoes what it began. It may be used as the writer below it may.
 type watched struct {
 	io.Writer
 	gone context.CancelCauseFunc
@@ -32,10 +32,10 @@ func (w watched) Write(p []byte) (int, error) {
 	return n, err //nolint:wrapcheck // of the writer itself
 }
 
-// interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP (the terminal is gone) cancels with
-// errInterrupted, so that the command undoes what it began; the second ends the process at once. SIGPIPE does
-// nothing from here on: writing fails instead. stop gives the signals back and waits for the goroutine that
-// listened.
+// interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP (the terminal
+// is gone) cancels with errInterrupted, so that the command undoes what it began; the
+// second ends the process at once. SIGPIPE does nothing from here on: writing fails
+// instead. stop gives the signals back and waits for the goroutine that listened.
 func interruptible(stderr io.Writer) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)
@@ -43,7 +43,8 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 	if !signal.Ignored(syscall.SIGHUP) { // nohup wants it ignored
 		signal.Notify(signals, syscall.SIGHUP)
 	}
-	// Never read: it takes the signal's default, to end the process. Ignoring it would be passed on to children.
+	// Never read: it takes the signal's default, to end the process.
+	// Ignoring it would be passed on to children.
 	broken := make(chan os.Signal, 1)
 	signal.Notify(broken, syscall.SIGPIPE)
 	quit, ended := make(chan struct{}), make(chan struct{})

@@ -11,15 +11,16 @@ import (
 	"time"
 )
 
-// TestEndedEarly: a reader that goes away and a terminal that does end the demonstration as Ctrl-C would,
-// with nothing left behind. It runs this test's own program as holdfast, for SIGPIPE is a matter of the
-// real standard output.
+// TestEndedEarly: a reader that goes away and a terminal that does end the
+// demonstration as Ctrl-C would, with nothing left behind. It runs this test's
+// own program as holdfast, for SIGPIPE is a matter of the real standard output.
 func TestEndedEarly(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Under nohup this process ignores it, and so would what it starts; what it catches, that gets back.
+	// Under nohup this process ignores it, and so would what it
+	// starts; what it catches, that gets back.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)

@@ -22,13 +22,15 @@ const removeTimeout = 30 * time.Second
 // snapshotView is a snapshot with what the engine has to know of its making.
 type snapshotView struct {
 	*snapshot.Snapshot
-	taken   time.Time // not after the making began
-	mounted string    // the mount of the file system that it is of, as evidence.MountOf; "" when that is not known
+	taken time.Time // not after the making began
+	// the mount of the file system that it is of, as evidence.MountOf; "" when that is not known
+	mounted string
 }
 
-// takeSnapshot makes a snapshot of path where the file system has them and the process may, and
-// removes those that killed processes of this tool left beside it; else it returns nil. tell is told of what stood in the way of a snapshot
-// or of the removal of an old one. remove takes the snapshot away, also after ctx ended; it is called exactly once.
+// takeSnapshot makes a snapshot of path where the file system has them and the process may,
+// and removes those that killed processes of this tool left beside it; else it returns nil.
+// tell is told of what stood in the way of a snapshot or of the removal of an old one.
+// remove takes the snapshot away, also after ctx ended; it is called exactly once.
 func takeSnapshot(ctx context.Context, path string, tell func(string)) (view *snapshotView, remove func() error, err error) {
 	if os.Geteuid() != 0 {
 		return nil, nil, nil
@@ -66,8 +68,8 @@ func takeSnapshot(ctx context.Context, path string, tell func(string)) (view *sn
 	}, nil
 }
 
-// snapshotHost is the host in the names of this tool's snapshots. It is not the agent's, which takes
-// every snapshot of its own host that its journal does not know for a leftover.
+// snapshotHost is the host in the names of this tool's snapshots. It is not the agent's,
+// which takes every snapshot of its own host that its journal does not know for a leftover.
 func snapshotHost() string {
 	host, err := os.Hostname()
 	if err != nil || host == "" {
@@ -77,7 +79,8 @@ func snapshotHost() string {
 	return host[:min(len(host), 64)]
 }
 
-// removeLeftovers removes the snapshots of this tool whose process is gone. What stays is told of, and no reason to do without a backup.
+// removeLeftovers removes the snapshots of this tool whose process is
+// gone. What stays is told of, and no reason to do without a backup.
 func removeLeftovers(ctx context.Context, request snapshot.Request, tell func(string)) {
 	refs, err := snapshot.Leftovers(ctx, request)
 	if err != nil {

@@ -16,7 +16,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// On btrfs, root backs up a snapshot, which is gone afterwards, and so is one that a killed process left.
+// On btrfs, root backs up a snapshot, which is gone afterwards, and
+// so is one that a killed process left.
 func TestBackupReadsSnapshot(t *testing.T) {
 	testbed.Need(t, "root", "mkfs.btrfs")
 	mount := testbed.Btrfs(t)
@@ -64,8 +65,8 @@ func TestBackupReadsSnapshot(t *testing.T) {
 	}
 }
 
-// TestSnapshotsTimeIsKnown: a file that changed seconds before the snapshot was made is not read again by the next backup. Without the
-// time of the snapshot it would be, for a minute.
+// TestSnapshotsTimeIsKnown: a file that changed seconds before the snapshot was made is not
+// read again by the next backup. Without the time of the snapshot it would be, for a minute.
 func TestSnapshotsTimeIsKnown(t *testing.T) {
 	testbed.Need(t, "root", "mkfs.btrfs")
 	volume := filepath.Join(testbed.Btrfs(t), "volume")
@@ -75,7 +76,8 @@ func TestSnapshotsTimeIsKnown(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(volume, "file"), []byte("content"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(3 * time.Second) // longer than a clock of a file system stands still; more does no harm
+	// longer than a clock of a file system stands still; more does no harm
+	time.Sleep(3 * time.Second)
 	dir := t.TempDir()
 	env := map[string]string{
 		envStore: "file://" + filepath.Join(dir, "store"), envKey: filepath.Join(dir, "key"), "XDG_CACHE_HOME": dir, "XDG_STATE_HOME": dir,

@@ -12,7 +12,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// The verbs against a real S3 store: the way there and back, and what a person reads when it does not work.
+// The verbs against a real S3 store: the way there and back, and
+// what a person reads when it does not work.
 func TestVerbsOnS3(t *testing.T) {
 	minio := testbed.StartMinIO(t)
 	dir := t.TempDir()
@@ -58,7 +59,8 @@ func TestVerbsOnS3(t *testing.T) {
 	interruptWaiting(t, env)
 }
 
-// interruptWaiting runs a verb against a store that is away: it says so, and Ctrl-C ends it at once.
+// interruptWaiting runs a verb against a store that is away: it
+// says so, and Ctrl-C ends it at once.
 func interruptWaiting(t *testing.T, env map[string]string) {
 	t.Helper()
 	program, err := exec.LookPath("holdfast") // this test's own binary, which testscript put there

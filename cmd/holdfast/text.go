@@ -27,8 +27,8 @@ func oneLine(s string) string {
 	return q[1 : len(q)-1]
 }
 
-// printable reports whether s is UTF-8 of graphic runes and plain spaces. Format characters (category
-// Cf, among them the ones that turn the direction of text) are not printable.
+// printable reports whether s is UTF-8 of graphic runes and plain spaces. Format characters
+// (category Cf, among them the ones that turn the direction of text) are not printable.
 func printable(s string) bool {
 	if !utf8.ValidString(s) {
 		return false

@@ -12,7 +12,8 @@ import (
 	"holdfast/agent/config"
 )
 
-// runAgent runs a real agent with a configuration file, until the script ends. $WORK stands for the script's folder in it.
+// runAgent runs a real agent with a configuration file, until the
+// script ends. $WORK stands for the script's folder in it.
 func runAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: real-agent CONFIGURATION")

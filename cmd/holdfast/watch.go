@@ -13,7 +13,8 @@ import (
 	"holdfast/agent/job"
 )
 
-// How long watch waits before it asks an agent again that went away: an agent that was killed is back after five seconds.
+// How long watch waits before it asks an agent again that went
+// away: an agent that was killed is back after five seconds.
 const (
 	watchPause    = 100 * time.Millisecond // the first time; then twice as long each time
 	watchPauseMax = 5 * time.Second
@@ -94,7 +95,8 @@ func (w *watcher) tellLost(pause time.Duration, err error) {
 	}
 	a.printing.Lock()
 	defer a.printing.Unlock()
-	_ = encode(a.stderr, retryLine{"retry", pause.Seconds(), err.Error()}, "") // there is nobody left to tell
+	// there is nobody left to tell
+	_ = encode(a.stderr, retryLine{"retry", pause.Seconds(), err.Error()}, "")
 }
 
 // event shows one event. What the agent tells again after it was away was shown already.

@@ -23,8 +23,8 @@ import (
 // errNoConfig is a configuration file that is not there or can't be read.
 var errNoConfig = errors.New("no configuration")
 
-// load reads the configuration and checks the files that it names, and what they hold. Where only those have faults, it returns the
-// configuration beside the error.
+// load reads the configuration and checks the files that it names, and what they
+// hold. Where only those have faults, it returns the configuration beside the error.
 func load(path string, more ...func(*config.Config) config.Content) (*config.Config, error) {
 	cfg, _, err := loadBytes(path, more...)
 	return cfg, err
@@ -47,8 +47,8 @@ func loadBytes(path string, more ...func(*config.Config) config.Content) (*confi
 	return cfg, data, cfg.CheckFiles(contents...)
 }
 
-// contentsOf are the checks of what only the packages that use it can read. What they find would end the
-// agent at its start, or fail its first job.
+// contentsOf are the checks of what only the packages that use it can read.
+// What they find would end the agent at its start, or fail its first job.
 func contentsOf(cfg *config.Config) []config.Content {
 	contents := []config.Content{{Path: "key_file", Check: func() error {
 		_, err := vault.LoadIdentity(cfg.KeyFile)
@@ -74,8 +74,8 @@ func contentsOf(cfg *config.Config) []config.Content {
 	return contents
 }
 
-// certificateInTime checks that callers take the certificate now. It keeps no agent from starting: there
-// are jobs to finish, and a renewed certificate is served without a restart.
+// certificateInTime checks that callers take the certificate now. It keeps no agent from
+// starting: there are jobs to finish, and a renewed certificate is served without a restart.
 func certificateInTime(cfg *config.Config) config.Content {
 	return config.Content{Path: "tls.cert_file", Check: func() error {
 		if cfg.Listen == "" {
@@ -97,7 +97,9 @@ func certificateInTime(cfg *config.Config) config.Content {
 
 func checkConfig(path string, stdout io.Writer) error {
 	cfg, err := load(path, certificateInTime)
-	if cfg != nil { // where volumes lie depends on what is mounted, so the agent looks again, and goes on with the other instances
+	// where volumes lie depends on what is mounted, so the agent
+	// looks again, and goes on with the other instances
+	if cfg != nil {
 		err = errors.Join(err, cfg.CheckPlaces())
 	}
 	if err != nil {

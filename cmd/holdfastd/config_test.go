@@ -83,8 +83,8 @@ func (s *site) certificate(from, to time.Time) {
 
 func (s *site) path() string { return filepath.Join(s.dir, "holdfast.yaml") }
 
-// TestCheckConfigContents: what would end the agent at its start, or fail its first job, is told with its
-// place before.
+// TestCheckConfigContents: what would end the agent at its start,
+// or fail its first job, is told with its place before.
 func TestCheckConfigContents(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil  func(*site)

@@ -8,8 +8,8 @@ import (
 	"github.com/coreos/go-systemd/v22/login1"
 )
 
-// logind is the connection to systemd's login manager, made when it is first needed. A host without one goes
-// down without asking.
+// logind is the connection to systemd's login manager, made when it
+// is first needed. A host without one goes down without asking.
 type logind struct {
 	mu   sync.Mutex
 	conn *login1.Conn
@@ -28,8 +28,8 @@ func (l *logind) connect() (*login1.Conn, error) {
 	return l.conn, nil
 }
 
-// inhibit delays a shutdown until release is called, for as long as logind's InhibitDelayMaxSec allows.
-// (https://systemd.io/INHIBITOR_LOCKS: the lock is the descriptor.)
+// inhibit delays a shutdown until release is called, for as long as logind's
+// InhibitDelayMaxSec allows. (https://systemd.io/INHIBITOR_LOCKS: the lock is the descriptor.)
 func (l *logind) inhibit(why string) (release func(), err error) {
 	conn, err := l.connect()
 	if err != nil {
@@ -42,8 +42,9 @@ func (l *logind) inhibit(why string) (release func(), err error) {
 	return sync.OnceFunc(func() { _ = lock.Close() }), nil // only read from
 }
 
-// watch calls shutdown when logind says that the host is about to go down, until ctx ends: time enough to finish
-// what is held, before units are stopped. It returns at once where there is no logind.
+// watch calls shutdown when logind says that the host is about to go
+// down, until ctx ends: time enough to finish what is held, before
+// units are stopped. It returns at once where there is no logind.
 func (l *logind) watch(ctx context.Context, shutdown func()) {
 	conn, err := l.connect()
 	if err != nil {

@@ -11,11 +11,12 @@ import (
 	"holdfast/agent/config"
 )
 
-// besideBuffers is what the daemon takes beside limits.memory at most, in bytes: the journal, indexes of vaults, callers, the program itself.
+// besideBuffers is what the daemon takes beside limits.memory at most,
+// in bytes: the journal, indexes of vaults, callers, the program itself.
 const besideBuffers config.Size = 512 << 20
 
-// limitMemory has the collector of garbage keep the daemon below what the configuration lets it take, unless GOMEMLIMIT says another
-// figure, and warns where its control group gives it less.
+// limitMemory has the collector of garbage keep the daemon below what the configuration lets it
+// take, unless GOMEMLIMIT says another figure, and warns where its control group gives it less.
 func limitMemory(cfg *config.Config, log *slog.Logger) {
 	limit := cfg.Limits.Memory + besideBuffers
 	if os.Getenv("GOMEMLIMIT") == "" {
@@ -27,7 +28,8 @@ func limitMemory(cfg *config.Config, log *slog.Logger) {
 	}
 }
 
-// groupLimit is the least limit of memory that the control group of the process has, by MemoryHigh= or MemoryMax= of systemd; 0 for none.
+// groupLimit is the least limit of memory that the control group of the
+// process has, by MemoryHigh= or MemoryMax= of systemd; 0 for none.
 func groupLimit(of, root string) (least config.Size, setting string) {
 	data, err := os.ReadFile(of)
 	if err != nil {

@@ -1,10 +1,10 @@
-// Command holdfastd is the backup agent of one host. Run without a command it serves until it is told to
-// stop, in the foreground or under a service manager; the other commands check its configuration and manage
-// it as a service.
+// Command holdfastd is the backup agent of one host. Run without a command it
+// serves until it is told to stop, in the foreground or under a service manager;
+// the other commands check its configuration and manage it as a service.
 //
-// It starts one goroutine beside those of package agent: the one that runs the agent, so that the service
-// manager's library can wait for a signal or for the agent's end. After a crash the next start finishes or
-// undoes what was going on.
+// It starts one goroutine beside those of package agent: the one that runs the
+// agent, so that the service manager's library can wait for a signal or for the
+// agent's end. After a crash the next start finishes or undoes what was going on.
 package main
 
 import (

@@ -122,7 +122,8 @@ func install(svc service.Service) (err error) {
 	return svc.Install()
 }
 
-// uninstall stops the service and removes what install wrote. The group stays, as files may belong to it.
+// uninstall stops the service and removes what install wrote. The
+// group stays, as files may belong to it.
 func uninstall(svc service.Service) error {
 	for _, path := range packagedUnits {
 		if _, err := os.Lstat(path); err == nil {

@@ -11,15 +11,16 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// notifier tells systemd how the daemon is. Without systemd it does nothing. It is safe for several goroutines.
+// notifier tells systemd how the daemon is. Without systemd it does
+// nothing. It is safe for several goroutines.
 type notifier struct {
 	socket   string
 	watchdog time.Duration // 0: systemd does not watch
 	log      *slog.Logger
 }
 
-// newNotifier reads what systemd has put into the environment, and takes it out: the commands that the
-// daemon runs must not speak for it.
+// newNotifier reads what systemd has put into the environment, and takes
+// it out: the commands that the daemon runs must not speak for it.
 func newNotifier(log *slog.Logger) (*notifier, error) {
 	n := &notifier{socket: os.Getenv("NOTIFY_SOCKET"), log: log}
 	watchdog, err := daemon.SdWatchdogEnabled(true)
@@ -33,7 +34,8 @@ func newNotifier(log *slog.Logger) (*notifier, error) {
 	return n, nil
 }
 
-// send sends one message. A message that gets lost costs a restart at worst, so it is logged and no more.
+// send sends one message. A message that gets lost costs a restart
+// at worst, so it is logged and no more.
 func (n *notifier) send(state string) {
 	if n.socket == "" {
 		return
@@ -50,8 +52,8 @@ func (n *notifier) send(state string) {
 
 func (n *notifier) ready(status string) { n.send(daemon.SdNotifyReady + "\nSTATUS=" + status) }
 
-// watch pings the watchdog, twice in the time that it allows, for as long as alive returns nil in time.
-// It returns when ctx ends.
+// watch pings the watchdog, twice in the time that it allows, for
+// as long as alive returns nil in time. It returns when ctx ends.
 func (n *notifier) watch(ctx context.Context, alive func(context.Context) error) {
 	if n.watchdog <= 0 || n.socket == "" {
 		<-ctx.Done()

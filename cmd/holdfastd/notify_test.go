@@ -85,7 +85,8 @@ func TestNotifierWithoutSystemd(t *testing.T) {
 	})
 }
 
-// TestWatchdogIsPingedOnlyWhileAlive: an agent that does not answer gets no ping, and again some when it does.
+// TestWatchdogIsPingedOnlyWhileAlive: an agent that does not answer
+// gets no ping, and again some when it does.
 func TestWatchdogIsPingedOnlyWhileAlive(t *testing.T) {
 	n, receive := newTestNotifier(t, 40*time.Millisecond)
 	var asked atomic.Int32

@@ -27,8 +27,9 @@ var capabilities = []string{
 // capabilitySets are those of a thread, 32 capabilities each.
 type capabilitySets [2]struct{ effective, permitted, inheritable uint32 }
 
-// keepPowers gives up, for all threads and for good, the capabilities that the agent's work does not need; programs that it
-// starts have no others either. Nobody has been served yet. It tells the log which are left, and why.
+// keepPowers gives up, for all threads and for good, the capabilities that the
+// agent's work does not need; programs that it starts have no others either.
+// Nobody has been served yet. It tells the log which are left, and why.
 func keepPowers(a *agent.Agent, log *slog.Logger) error {
 	need, all, err := a.Powers()
 	if err != nil {

@@ -15,14 +15,17 @@ import (
 	"holdfast/internal/durable"
 )
 
-// A configuration with faults ends the daemon with exitConfig, and systemd does not start it again. Where an earlier life has left
-// instances held, that would leave them so until a person comes. Then the daemon recovers first: by the file where only files that
-// it names have faults, else by the last configuration that it ran with.
+// A configuration with faults ends the daemon with exitConfig, and systemd does not
+// start it again. Where an earlier life has left instances held, that would leave them
+// so until a person comes. Then the daemon recovers first: by the file where only
+// files that it names have faults, else by the last configuration that it ran with.
 
-// lastConfiguration is the name, in the state folder, of the last configuration that the daemon ran with.
+// lastConfiguration is the name, in the state folder, of the last
+// configuration that the daemon ran with.
 const lastConfiguration = "configuration.yaml"
 
-// keepConfiguration writes the configuration into the state folder for a start that finds another one with faults.
+// keepConfiguration writes the configuration into the state folder
+// for a start that finds another one with faults.
 func keepConfiguration(cfg *config.Config, data []byte) error {
 	if err := durable.WriteFile(filepath.Join(cfg.StateDir, lastConfiguration), data, 0o600); err != nil {
 		return fmt.Errorf("keep a copy of the configuration for a start that finds it broken: %w", err)
@@ -30,8 +33,9 @@ func keepConfiguration(cfg *config.Config, data []byte) error {
 	return nil
 }
 
-// recovery returns the configuration by which this start recovers, and the instances that an earlier life has left unfinished; nil where
-// there are none. cfg is the configuration of which only files that it names have faults, nil where it could not be used at all.
+// recovery returns the configuration by which this start recovers, and the instances that
+// an earlier life has left unfinished; nil where there are none. cfg is the configuration
+// of which only files that it names have faults, nil where it could not be used at all.
 func recovery(path string, cfg *config.Config) (*config.Config, []string) {
 	if cfg != nil {
 		if left, _ := agent.Unfinished(cfg.StateDir); len(left) > 0 {
@@ -88,7 +92,8 @@ func distinct(list []string) (once []string) {
 // errHeld is the answer of the command held when there are such instances.
 var errHeld = errors.New("instances are held")
 
-// held lists the instances that the notes in the state folder say are held, one a line. It is for scripts that are about to take the
+// held lists the instances that the notes in the state folder say
+// are held, one a line. It is for scripts that are about to take the
 // agent away, and looks at nothing that a running agent has open.
 func held(path string, stdout io.Writer) error {
 	var found []string

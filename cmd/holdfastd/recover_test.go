@@ -16,7 +16,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// heldHost is a host whose agent was killed while its only instance was held with a report that nobody takes.
+// heldHost is a host whose agent was killed while its only instance
+// was held with a report that nobody takes.
 type heldHost struct {
 	dir, config, metrics string
 	client               *api.Client
@@ -94,8 +95,9 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
-// TestRecoversWithFaults: whatever keeps the agent from a common life, a start with a held instance answers operators, takes no commands, can
-// let the instance go, and ends with the code of the fault when nothing is held. With nothing held it ends at once.
+// TestRecoversWithFaults: whatever keeps the agent from a common life, a start with a
+// held instance answers operators, takes no commands, can let the instance go, and ends
+// with the code of the fault when nothing is held. With nothing held it ends at once.
 func TestRecoversWithFaults(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil func(t *testing.T, h *heldHost)
@@ -186,8 +188,8 @@ func check(t *testing.T, errs ...error) {
 	}
 }
 
-// TestStopEnds: a stop comes to its end near limits.drain_timeout also where the command that lets an instance run hangs, and the next start
-// lets the instance run.
+// TestStopEnds: a stop comes to its end near limits.drain_timeout also where the
+// command that lets an instance run hangs, and the next start lets the instance run.
 func TestStopEnds(t *testing.T) {
 	t.Parallel()
 	h := newHeldHost(t)
@@ -202,7 +204,8 @@ func TestStopEnds(t *testing.T) {
 	if code := d.end(t, syscall.SIGTERM); code != exitDone && code != exitFailed {
 		t.Errorf("the exit code is %d", code)
 	}
-	if took := time.Since(began); took > 80*time.Second { // 2 s and 25 s of agent.StopTime, on a machine that is busy
+	// 2 s and 25 s of agent.StopTime, on a machine that is busy
+	if took := time.Since(began); took > 80*time.Second {
 		t.Errorf("the stop took %s", took)
 	}
 	if got := h.state(t); got != "frozen" {
@@ -227,7 +230,8 @@ func TestParseUnitTime(t *testing.T) {
 	}
 }
 
-// TestSocketAnswersDuringRecovery: while the agent waits for a runtime that does not answer, before it is ready, operators are answered.
+// TestSocketAnswersDuringRecovery: while the agent waits for a runtime
+// that does not answer, before it is ready, operators are answered.
 func TestSocketAnswersDuringRecovery(t *testing.T) {
 	t.Parallel()
 	h := newHeldHost(t)

@@ -20,8 +20,8 @@ import (
 	"holdfast/agent/config"
 )
 
-// serve runs the agent until a signal, the end of ctx or a failure of its own stops it. After SIGTERM and
-// the end of ctx it returns nil, after SIGINT errInterrupted.
+// serve runs the agent until a signal, the end of ctx or a failure of its own stops
+// it. After SIGTERM and the end of ctx it returns nil, after SIGINT errInterrupted.
 func serve(ctx context.Context, path string, stderr io.Writer) error {
 	cfg, data, fault := loadBytes(path)
 	var left []string
@@ -39,7 +39,8 @@ func serve(ctx context.Context, path string, stderr io.Writer) error {
 			"put the configuration right and restart", "error", fault.Error(), "instances", strings.Join(left, " "))
 	}
 	if err := longSlices(); err != nil {
-		log.Warn("the daemon's threads are in the way of the host's other work", "error", err) // and do their own all the same
+		// and do their own all the same
+		log.Warn("the daemon's threads are in the way of the host's other work", "error", err)
 	}
 	limitMemory(cfg, log)
 	if err := keepMemory(); err != nil {
@@ -73,8 +74,8 @@ func serve(ctx context.Context, path string, stderr io.Writer) error {
 	return svc.Run()
 }
 
-// program is one run of the agent, in the form that the service library wants: Start returns at once,
-// wait returns when the agent is to stop or has ended, Stop ends it and returns its error.
+// program is one run of the agent, in the form that the service library wants: Start returns at
+// once, wait returns when the agent is to stop or has ended, Stop ends it and returns its error.
 type program struct {
 	path    string
 	cfg     *config.Config
@@ -153,7 +154,8 @@ func (p *program) run() (err error) {
 	return p.fault // nothing is held any more
 }
 
-// open opens the agent. Where that fails although the configuration has no faults, and instances are held, the agent recovers.
+// open opens the agent. Where that fails although the configuration
+// has no faults, and instances are held, the agent recovers.
 func (p *program) open() (*agent.Agent, error) {
 	options := agent.Options{
 		Config: p.cfg, Log: p.log, Version: buildVersion(), Inhibit: p.logind.inhibit, Recover: p.fault != nil,
@@ -205,8 +207,9 @@ func (p *program) wait() {
 	}
 }
 
-// Stop drains the agent, waits for its end and returns its error. A second signal meanwhile ends the
-// process at once; the next start recovers. So it does after a stop that takes longer than it may.
+// Stop drains the agent, waits for its end and returns its error. A
+// second signal meanwhile ends the process at once; the next start
+// recovers. So it does after a stop that takes longer than it may.
 func (p *program) Stop(service.Service) error {
 	within := agent.StopTime(p.cfg.Limits.DrainTimeout) + stopMargin
 	p.notify.stopping(within)
@@ -230,9 +233,9 @@ func (p *program) Stop(service.Service) error {
 // errStopped is the cause of the end of a run that was told to stop.
 var errStopped = errors.New("the daemon was told to stop")
 
-// reload reads the configuration file again, has the agent take its section bandwidth, and says what it found. For all else
-// the running agent keeps what it started with: instances, limits and listeners change together, at a restart, which loses
-// no work.
+// reload reads the configuration file again, has the agent take its section bandwidth,
+// and says what it found. For all else the running agent keeps what it started with:
+// instances, limits and listeners change together, at a restart, which loses no work.
 func (p *program) reload() {
 	cfg, err := load(p.path)
 	if err != nil {

@@ -25,8 +25,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// asDaemon makes a run of this test program a run of holdfastd: what is tested is the very code, and nothing
-// has to be built.
+// asDaemon makes a run of this test program a run of holdfastd:
+// what is tested is the very code, and nothing has to be built.
 const asDaemon = "HOLDFASTD_TEST_AS_DAEMON"
 
 func TestMain(m *testing.M) {
@@ -161,8 +161,8 @@ func (d *daemonRun) end(t *testing.T, sig os.Signal) int {
 	return d.cmd.ProcessState.ExitCode()
 }
 
-// TestDaemonLife: ready only when it serves, SIGHUP reads the file again, each way to stop has its code, and
-// after SIGKILL it starts again.
+// TestDaemonLife: ready only when it serves, SIGHUP reads the file again,
+// each way to stop has its code, and after SIGKILL it starts again.
 func TestDaemonLife(t *testing.T) {
 	metrics := testbed.FreeAddress(t)
 	dir := testbed.Dir(t)
@@ -218,8 +218,8 @@ func TestDaemonLife(t *testing.T) {
 	}
 }
 
-// TestReloadTakesBandwidth: after SIGHUP the limits are those of the file as it is now, what an operator has set stays, and the
-// rest of the file waits for a restart.
+// TestReloadTakesBandwidth: after SIGHUP the limits are those of the file as it is
+// now, what an operator has set stays, and the rest of the file waits for a restart.
 func TestReloadTakesBandwidth(t *testing.T) {
 	metrics := testbed.FreeAddress(t)
 	dir := testbed.Dir(t)
@@ -264,8 +264,8 @@ func TestReloadTakesBandwidth(t *testing.T) {
 	}
 }
 
-// TestDaemonListensLater: a port that is taken, or an address that is not there yet, keeps the daemon from nothing else, and is listened on once
-// that is possible.
+// TestDaemonListensLater: a port that is taken, or an address that is not there yet,
+// keeps the daemon from nothing else, and is listened on once that is possible.
 func TestDaemonListensLater(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

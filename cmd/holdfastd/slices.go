@@ -9,12 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// longSlice is what the daemon's threads ask for. The kernel's own is 1 to 3 ms, which whoever works in shorter slices need not wait for.
+// longSlice is what the daemon's threads ask for. The kernel's own is
+// 1 to 3 ms, which whoever works in shorter slices need not wait for.
 const longSlice = 20 * time.Millisecond
 
-// longSlices has the kernel run all threads of this process, and those that they start, for long at a time and so let others who wake up
-// go before (sched_setattr(2), since Linux 6.12; an older kernel takes no notice). The process gets no less of the processors by it, so it
-// holds in the frozen round too, which a nice value must not.
+// longSlices has the kernel run all threads of this process, and those that they
+// start, for long at a time and so let others who wake up go before (sched_setattr(2),
+// since Linux 6.12; an older kernel takes no notice). The process gets no less of the
+// processors by it, so it holds in the frozen round too, which a nice value must not.
 func longSlices() error {
 	for done := map[int]bool{}; ; {
 		tasks, err := os.ReadDir("/proc/self/task")

@@ -13,16 +13,19 @@ import (
 	"holdfast/agent/config"
 )
 
-// stopMargin is what a stop gets beyond the time that it may take by agent.StopTime before the process ends all the same. What hangs then
-// is an act that no context ends, such as a call of the kernel.
+// stopMargin is what a stop gets beyond the time that it may take by
+// agent.StopTime before the process ends all the same. What hangs
+// then is an act that no context ends, such as a call of the kernel.
 const stopMargin = 3 * time.Second
 
-// stopping tells systemd that the daemon drains, and how long that may take: systemd then waits for as long, also where its unit says less.
+// stopping tells systemd that the daemon drains, and how long that may
+// take: systemd then waits for as long, also where its unit says less.
 func (n *notifier) stopping(within time.Duration) {
 	n.send(fmt.Sprintf("%s\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=%d", daemon.SdNotifyStopping, within.Microseconds()))
 }
 
-// unitStopTime asks systemd how long it lets the service stop; 0 where there is no systemd or it sets no limit.
+// unitStopTime asks systemd how long it lets the service stop; 0
+// where there is no systemd or it sets no limit.
 func unitStopTime() time.Duration {
 	out, err := exec.Command("systemctl", "show", "--property=TimeoutStopUSec", "--value", serviceName+".service").Output()
 	if err != nil {
@@ -31,7 +34,8 @@ func unitStopTime() time.Duration {
 	return parseUnitTime(strings.TrimSpace(string(out)))
 }
 
-// parseUnitTime reads a time as systemd prints it, such as "1min 30s"; 0 for one that it can't read, and for "infinity".
+// parseUnitTime reads a time as systemd prints it, such as "1min
+// 30s"; 0 for one that it can't read, and for "infinity".
 func parseUnitTime(text string) (sum time.Duration) {
 	for word := range strings.FieldsSeq(text) {
 		word = strings.NewReplacer("min", "m", "us", "µs").Replace(word)
@@ -44,7 +48,8 @@ func parseUnitTime(text string) (sum time.Duration) {
 	return sum
 }
 
-// adviseStop writes what is odd about the time that a stop may take, beside the time that systemd gives it.
+// adviseStop writes what is odd about the time that a stop may
+// take, beside the time that systemd gives it.
 func adviseStop(cfg *config.Config, unit time.Duration, w io.Writer) error {
 	need := agent.StopTime(cfg.Limits.DrainTimeout) + stopMargin
 	if unit == 0 || need <= unit {

@@ -12,7 +12,8 @@ import (
 	"holdfast/systemd"
 )
 
-// TestUnitGivesTheTimeOfAStop: with the default drain_timeout a stop ends before systemd kills, without being asked for more time.
+// TestUnitGivesTheTimeOfAStop: with the default drain_timeout a stop
+// ends before systemd kills, without being asked for more time.
 func TestUnitGivesTheTimeOfAStop(t *testing.T) {
 	m := regexp.MustCompile(`(?m)^TimeoutStopSec=(.*)$`).FindStringSubmatch(systemd.Unit)
 	if m == nil {

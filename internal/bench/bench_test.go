@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// TestMain is also the program that TestBench's runs start for their parts; flags of tests begin with a dash.
+// TestMain is also the program that TestBench's runs start for
+// their parts; flags of tests begin with a dash.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1][0] != '-' {
 		if err := part(os.Args[1], os.Args[2:], os.Stdout); err != nil {
@@ -64,7 +65,8 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// made adds two rounds of a step to r: wall seconds and one more, size MiB of memory and in the store.
+// made adds two rounds of a step to r: wall seconds and one more,
+// size MiB of memory and in the store.
 func made(r results, tool, step string, wall, size int) {
 	for _, more := range []time.Duration{0, time.Second} {
 		r.add(tool, step, cost{
@@ -189,10 +191,12 @@ func TestFloor(t *testing.T) {
 	}
 }
 
-// manyPeak bounds the memory of a backup of 200,000 small files, bytes: of any number, but for what the catalogue and the index need.
+// manyPeak bounds the memory of a backup of 200,000 small files,
+// bytes: of any number, but for what the catalogue and the index need.
 const manyPeak = 128 << 20
 
-// TestManyFiles runs the first step of BIG=1. How long a file takes is printed, and depends on the machine.
+// TestManyFiles runs the first step of BIG=1. How long a file takes
+// is printed, and depends on the machine.
 func TestManyFiles(t *testing.T) {
 	dir, err := os.MkdirTemp("/dev/shm", "holdfast-testbed-")
 	if err != nil {

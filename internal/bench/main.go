@@ -1,6 +1,6 @@
-// Command bench measures holdfast side by side with restic, borg and kopia, as far as they are on PATH:
-// whole processes, on the same bytes, in a memory file system. "make bench" runs it. See run.go for the
-// steps, and package phone for the data.
+// Command bench measures holdfast side by side with restic, borg and kopia, as far
+// as they are on PATH: whole processes, on the same bytes, in a memory file system.
+// "make bench" runs it. See run.go for the steps, and package phone for the data.
 //
 // It is set by variables of the environment:
 //
@@ -14,7 +14,8 @@
 //	BIG=1         instead: back up 200 thousand, 1, 3 and 10 million small files, and print what each costs
 //	COUNT=n       with BIG: at most so many; a million take about 0.4 GiB of memory as root, 5 GiB else
 //
-// It starts no goroutine but those of the floor. Killed, it leaves a folder holdfast-bench-* in DIR, perhaps with a file system mounted in it.
+// It starts no goroutine but those of the floor. Killed, it leaves a folder
+// holdfast-bench-* in DIR, perhaps with a file system mounted in it.
 package main
 
 import (
@@ -49,8 +50,8 @@ func main() {
 	}
 }
 
-// part does one thing in a process of its own: a child's peak of memory, as the kernel counts it, is never
-// below its parent's, so the process that measures has to stay small.
+// part does one thing in a process of its own: a child's peak of memory, as the kernel
+// counts it, is never below its parent's, so the process that measures has to stay small.
 func part(name string, args []string, out io.Writer) error {
 	switch {
 	case name == "phone" && len(args) == 4: // DIR SEED BYTES INSTANCE

@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// manySteps are the numbers of small files that BIG=1 backs up, up to COUNT. In an ext4 in memory that keeps them in their inodes
-// a million of them take about 0.4 GiB, and 1.5 GiB more that the kernel may take back.
+// manySteps are the numbers of small files that BIG=1 backs up, up to
+// COUNT. In an ext4 in memory that keeps them in their inodes a million of
+// them take about 0.4 GiB, and 1.5 GiB more that the kernel may take back.
 var manySteps = []int{200_000, 1_000_000, 3_000_000, 10_000_000}
 
 // manyFolder is how many files are in each folder.
@@ -25,7 +26,8 @@ func manyName(dir string, i int) string {
 	return filepath.Join(dir, fmt.Sprintf("%03d/%03d/file-%d", i/manyFolder/1000, i/manyFolder%1000, i))
 }
 
-// makeMany makes the files from the first up to that before the last, each with some bytes of its own.
+// makeMany makes the files from the first up to that before the
+// last, each with some bytes of its own.
 func makeMany(dir string, first, last int) error {
 	var text []byte
 	for i := first; i < last; i++ {
@@ -48,8 +50,9 @@ type many struct {
 	first, again cost
 }
 
-// many backs up growing numbers of small files, each time into a new vault and then once more, and writes a row for each to out. The
-// time for a file must not grow with their number, nor the memory by more than what is known of a file needs.
+// many backs up growing numbers of small files, each time into a new vault and then
+// once more, and writes a row for each to out. The time for a file must not grow
+// with their number, nor the memory by more than what is known of a file needs.
 func (r *runner) many(ctx context.Context, steps []int, out io.Writer) (all []many, err error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(r.trees, &fs); err != nil {

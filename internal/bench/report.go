@@ -41,7 +41,8 @@ var (
 	stored = func(c cost) float64 { return float64(c.stored) }
 )
 
-// median is the middle one of a figure, the mean of the two in the middle where there is an even number.
+// median is the middle one of a figure, the mean of the two in the
+// middle where there is an even number.
 func median(list []cost, figure func(cost) float64) float64 {
 	values := make([]float64, len(list))
 	for i, c := range list {
@@ -189,8 +190,8 @@ func (r results) figures(list []found) string {
 	return table(rows)
 }
 
-// table lays out rows, of which the first is the head, as a markdown table that reads well as it is.
-// What begins with a digit stands at the right.
+// table lays out rows, of which the first is the head, as a markdown table
+// that reads well as it is. What begins with a digit stands at the right.
 func table(rows [][]string) string {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {

@@ -17,15 +17,17 @@ import (
 
 // The steps, in their order. Each is one process of each tool.
 const (
-	stepFirst        = "first"           // phone a into an empty repository
-	stepAgain        = "again"           // nothing has changed
-	stepSibling      = "sibling"         // phone b, with three of five apps of a
-	stepChanged      = "changed"         // a day later, phone a again
-	stepRestore      = "restore"         // phone a, to a new place
-	stepOnDisk       = "restore, synced" // restore, and what it left to be written back; of other figures it has none
-	stepVerify       = "verify"          // read and check all that is stored
-	stepAfterRestore = "after-restore"   // what was restored takes the place of phone a, and is backed up
-	stepFloor        = "floor"           // no tool: read phone a and compress it, in one process
+	stepFirst   = "first"   // phone a into an empty repository
+	stepAgain   = "again"   // nothing has changed
+	stepSibling = "sibling" // phone b, with three of five apps of a
+	stepChanged = "changed" // a day later, phone a again
+	stepRestore = "restore" // phone a, to a new place
+	// restore, and what it left to be written back; of other figures it has none
+	stepOnDisk = "restore, synced"
+	stepVerify = "verify" // read and check all that is stored
+	// what was restored takes the place of phone a, and is backed up
+	stepAfterRestore = "after-restore"
+	stepFloor        = "floor" // no tool: read phone a and compress it, in one process
 )
 
 var steps = []string{stepFirst, stepAgain, stepSibling, stepChanged, stepRestore, stepOnDisk, stepVerify, stepAfterRestore}
@@ -81,8 +83,8 @@ func (r *runner) find(ctx context.Context) error {
 	return nil
 }
 
-// run runs all rounds. The tools take turns in a round, and which is first changes with the round, so that a
-// machine that gets slower is no tool's loss.
+// run runs all rounds. The tools take turns in a round, and which is first
+// changes with the round, so that a machine that gets slower is no tool's loss.
 func (r *runner) run(ctx context.Context) error {
 	r.results = results{}
 	if _, err := r.self(ctx, "phone", r.tree("b"), r.number(r.seed), strconv.FormatInt(r.bytes, 10), "1"); err != nil {
@@ -122,7 +124,8 @@ func (r *runner) selfCost(ctx context.Context, args ...string) (cost, string, er
 // settled is how old the youngest file is when a tool sees it first.
 const settled = 3 * time.Second
 
-// turn runs the steps of one tool, with phone a as it is on the first day, and removes all but phone b.
+// turn runs the steps of one tool, with phone a as it is on the
+// first day, and removes all but phone b.
 func (r *runner) turn(ctx context.Context, f found, measureFloor bool) (err error) {
 	a := r.tree("a")
 	if r.data, err = r.self(ctx, "phone", a, r.number(r.seed), strconv.FormatInt(r.bytes, 10), "0"); err != nil {
@@ -139,8 +142,9 @@ func (r *runner) turn(ctx context.Context, f found, measureFloor bool) (err erro
 		c.added = c.stored
 		r.results.add(stepFloor, stepFirst, c)
 	}
-	// A phone's files were not written a moment ago. Tools do not trust the times of those that were, and read
-	// them again at the next step: holdfast within two seconds of its begin, borg the newest of all.
+	// A phone's files were not written a moment ago. Tools do not trust
+	// the times of those that were, and read them again at the next step:
+	// holdfast within two seconds of its begin, borg the newest of all.
 	select {
 	case <-time.After(settled):
 	case <-ctx.Done():

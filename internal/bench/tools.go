@@ -2,8 +2,8 @@ package main
 
 import "path/filepath"
 
-// place is where a tool works in a round. Everything there is new in each round, caches too: a tool begins as it
-// does for a user who has just installed it.
+// place is where a tool works in a round. Everything there is new in each round,
+// caches too: a tool begins as it does for a user who has just installed it.
 type place struct {
 	bin  string
 	home string // HOME, caches, settings, temporary files
@@ -15,17 +15,19 @@ func (p place) in(name string) string { return filepath.Join(p.home, name) }
 // phones names the instances, by the folder that they are in.
 var phones = map[string]string{"a": "phone-1", "b": "phone-2"}
 
-// tool is one program: how it is called, as its users call it, encrypted, with the rest as it comes unless
-// said otherwise.
+// tool is one program: how it is called, as its users call it,
+// encrypted, with the rest as it comes unless said otherwise.
 type tool struct {
 	program string // its name on PATH
 	version []string
 	noted   string // what a reader of the figures should know
 	env     func(place) []string
 	initial func(place) [][]string
-	// backup returns the command that backs up tree, an absolute path; label differs from call to call.
+	// backup returns the command that backs up tree, an absolute
+	// path; label differs from call to call.
 	backup func(p place, tree, label string) []string
-	// restore returns the command that restores the newest backup of tree, which has that label, to the folder to.
+	// restore returns the command that restores the newest backup of
+	// tree, which has that label, to the folder to.
 	restore func(p place, tree, label, to string) []string
 	// made says that the folder to must be there before, and that the command runs in it.
 	made bool
@@ -97,7 +99,8 @@ var tools = map[string]*tool{
 			return []string{p.bin, "snapshot", "create", "--no-progress", "--tags", "label:" + label, tree}
 		},
 		restore: func(p place, tree, _, to string) []string {
-			return []string{p.bin, "restore", "--no-progress", tree, to} // a path as the source is its newest snapshot
+			// a path as the source is its newest snapshot
+			return []string{p.bin, "restore", "--no-progress", tree, to}
 		},
 		restored: func(_, to string) string { return to },
 		verify: func(p place) []string {

@@ -59,10 +59,10 @@ func (p Params) Check() error {
 	return nil
 }
 
-// Cutter finds cut points with a gear hash whose table is drawn from the vault's key, so that two
-// vaults cut the same content in different places. The mask is stricter before the average and
-// laxer after it (normalised chunking, FastCDC, Xia et al., ATC 2016), which draws sizes towards the
-// average. A Cutter is constant and may be shared by goroutines.
+// Cutter finds cut points with a gear hash whose table is drawn from the vault's key, so
+// that two vaults cut the same content in different places. The mask is stricter before the
+// average and laxer after it (normalised chunking, FastCDC, Xia et al., ATC 2016), which
+// draws sizes towards the average. A Cutter is constant and may be shared by goroutines.
 type Cutter struct {
 	gear        [256]uint64
 	p           Params
@@ -89,9 +89,9 @@ func NewCutter(key [32]byte, p Params) *Cutter {
 // Params returns the sizes that c keeps to.
 func (c *Cutter) Params() Params { return c.p }
 
-// Cut returns the length of the first chunk of p: len(p) when p is empty, no longer than the minimum,
-// or holds no cut point before the maximum. Unless p is all that is left of the content, p must
-// have at least Max bytes, or the cut is not the one that the whole content would give.
+// Cut returns the length of the first chunk of p: len(p) when p is empty, no longer than the
+// minimum, or holds no cut point before the maximum. Unless p is all that is left of the content,
+// p must have at least Max bytes, or the cut is not the one that the whole content would give.
 func (c *Cutter) Cut(p []byte) int {
 	if len(p) <= c.p.Min {
 		return len(p)

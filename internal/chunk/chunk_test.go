@@ -71,8 +71,8 @@ func TestCutsFindThemselvesAgain(t *testing.T) {
 	}
 }
 
-// TestCutIsPartOfTheFormat fails when the cut points or names of given content move: vaults that exist
-// would then be deduplicated against no more.
+// TestCutIsPartOfTheFormat fails when the cut points or names of given
+// content move: vaults that exist would then be deduplicated against no more.
 func TestCutIsPartOfTheFormat(t *testing.T) {
 	c := chunk.NewCutter([32]byte{7}, params)
 	n := chunk.NewNamer([32]byte{7})

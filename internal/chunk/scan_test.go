@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// FuzzScan compares the assembly with the Go version: the same place and the same hash, on any input.
+// FuzzScan compares the assembly with the Go version: the same
+// place and the same hash, on any input.
 func FuzzScan(f *testing.F) {
 	f.Add([]byte("some bytes to begin with"), uint64(0), uint64(1)<<63, uint8(0))
 	f.Add(make([]byte, 100), uint64(7), uint64(0xff)<<56, uint8(3))

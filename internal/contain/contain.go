@@ -1,12 +1,14 @@
-// Package contain turns panics into errors, so that a fault in one piece of work does not end the whole
-// program and all other work with it.
+// Package contain turns panics into errors, so that a fault in one piece
+// of work does not end the whole program and all other work with it.
 //
-// All code that an agent runs for a job, for a call or for a look-up calls it, directly or through a Group: a
-// panic on a goroutine of its own ends the process, whoever waits for that goroutine. The error goes up to
-// whoever started the work, which fails the work, counts the panic and logs its stack, once.
+// All code that an agent runs for a job, for a call or for a look-up calls it,
+// directly or through a Group: a panic on a goroutine of its own ends the
+// process, whoever waits for that goroutine. The error goes up to whoever started
+// the work, which fails the work, counts the panic and logs its stack, once.
 //
-// Goroutines: those of a Group, which ends when Wait returns. A panic may leave a mutex locked or a shared
-// value half changed, so what the work shared with other work is not to be used on. A crash leaves nothing.
+// Goroutines: those of a Group, which ends when Wait returns. A panic may
+// leave a mutex locked or a shared value half changed, so what the work
+// shared with other work is not to be used on. A crash leaves nothing.
 package contain
 
 import (
@@ -18,8 +20,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// PanicError is a panic that was contained. It is no error of any other kind, whatever the value of the
-// panic was, so nobody takes it for a fault that another try would mend.
+// PanicError is a panic that was contained. It is no error of any other kind, whatever
+// the value of the panic was, so nobody takes it for a fault that another try would mend.
 type PanicError struct {
 	Value any    // what was passed to panic
 	Stack []byte // of the goroutine that panicked, as text
@@ -29,8 +31,8 @@ func (e *PanicError) Error() string {
 	return fmt.Sprintf("a fault of the program itself (panic: %v)", e.Value)
 }
 
-// Caught makes the error for a value that recover returned. A panic that went on with a PanicError keeps
-// the stack of the first.
+// Caught makes the error for a value that recover returned. A panic
+// that went on with a PanicError keeps the stack of the first.
 func Caught(value any) *PanicError {
 	if e, ok := value.(*PanicError); ok {
 		return e
@@ -48,7 +50,8 @@ func Call(do func() error) (err error) {
 	return do()
 }
 
-// Value is Call for a function that returns a value as well. After a panic the value is the zero value.
+// Value is Call for a function that returns a value as well. After
+// a panic the value is the zero value.
 func Value[T any](do func() (T, error)) (value T, err error) {
 	err = Call(func() (err error) {
 		value, err = do()
@@ -63,11 +66,12 @@ func Of(err error) *PanicError {
 	return e
 }
 
-// Group runs functions on goroutines of their own, as errgroup.Group does, and contains their panics. The
-// zero value is usable.
+// Group runs functions on goroutines of their own, as errgroup.Group
+// does, and contains their panics. The zero value is usable.
 type Group struct{ group *errgroup.Group }
 
-// WithContext makes a Group, and a context that ends when a function of the Group fails or Wait returns.
+// WithContext makes a Group, and a context that ends when a
+// function of the Group fails or Wait returns.
 func WithContext(ctx context.Context) (*Group, context.Context) {
 	g, ctx := errgroup.WithContext(ctx)
 	return &Group{g}, ctx

@@ -9,7 +9,8 @@ package crashpoint
 
 import "slices"
 
-// Before and After are the two ends of an act: the name of a point is the act's name and one of them.
+// Before and After are the two ends of an act: the name of a point
+// is the act's name and one of them.
 const (
 	Before = ".before"
 	After  = ".after"
@@ -17,8 +18,9 @@ const (
 
 // Acts of a job, in the order in which one that succeeds does them.
 const (
-	WriteTask         = "job.write-task"         // the command enters the journal
-	WritePrecopying   = "job.write-precopying"   // the names of the snapshots of a round enter the journal
+	WriteTask = "job.write-task" // the command enters the journal
+	// the names of the snapshots of a round enter the journal
+	WritePrecopying   = "job.write-precopying"
 	WriteFreezing     = "job.write-freezing"     // the intent to freeze enters the journal
 	Freeze            = "job.freeze"             // the runtime freezes or stops the instance
 	WriteFrozen       = "job.write-frozen"       // that it is frozen enters the journal
@@ -26,9 +28,11 @@ const (
 	Snapshot          = "job.snapshot"           // one snapshot is made
 	WriteSnapshotted  = "job.write-snapshotted"  // that all stand enters the journal
 	WriteUploading    = "job.write-uploading"    // that the upload begins enters the journal
-	WritePack         = "job.write-pack"         // the id of a pack about to be sent enters the journal
-	Upload            = "job.upload"             // the whole run of the backup engine
-	WriteStored       = "job.write-stored"       // that the manifest is stored and read back enters the journal
+	// the id of a pack about to be sent enters the journal
+	WritePack = "job.write-pack"
+	Upload    = "job.upload" // the whole run of the backup engine
+	// that the manifest is stored and read back enters the journal
+	WriteStored       = "job.write-stored"
 	Sign              = "job.sign"               // the receipt is signed
 	WriteReported     = "job.write-reported"     // the completed report enters the outbox
 	Deliver           = "report.deliver"         // one event goes to the control plane
@@ -42,27 +46,32 @@ const (
 
 // Acts of a job that is undone, put off or resumed.
 const (
-	WriteFailing    = "job.write-failing"    // the cause of a failure enters the journal
-	Thaw            = "job.thaw"             // the runtime lets the instance run again, or starts it
+	WriteFailing = "job.write-failing" // the cause of a failure enters the journal
+	// the runtime lets the instance run again, or starts it
+	Thaw            = "job.thaw"
 	WriteFailed     = "job.write-failed"     // the failure and its report enter the journal
 	WriteSuspending = "job.write-suspending" // the intent to put the job off enters the journal
 	WriteAccepted   = "job.write-accepted"   // the job that was put off waits again
 	WriteHeld       = "job.write-held"       // the control plane refused the report for good
-	WriteResuming   = "job.write-resuming"   // the intent to let a held instance run enters the journal
-	WriteEnding     = "job.write-ending"     // that a backup of a running instance is over enters the journal
+	// the intent to let a held instance run enters the journal
+	WriteResuming = "job.write-resuming"
+	// that a backup of a running instance is over enters the journal
+	WriteEnding = "job.write-ending"
 )
 
 // Acts of a restore, beside those that it shares with a backup.
 const (
-	WriteRestoring = "job.write-restoring" // the names of the folders beside the volumes' places enter the journal
-	Restore        = "job.restore"         // the whole run of the restore engine
-	WritePlacing   = "job.write-placing"   // that all trees are complete enters the journal
-	Place          = "job.place"           // one volume is put into its place
-	WriteRestored  = "job.write-restored"  // that all are in their places enters the journal
-	Discard        = "job.discard"         // what one volume has replaced is removed, or what was to replace it
-	WriteStarting  = "job.write-starting"  // the intent to start the instance enters the journal
-	Start          = "job.start"           // the runtime starts the instance
-	PutBack        = "job.put-back"        // one volume is taken out of its place again
+	// the names of the folders beside the volumes' places enter the journal
+	WriteRestoring = "job.write-restoring"
+	Restore        = "job.restore"        // the whole run of the restore engine
+	WritePlacing   = "job.write-placing"  // that all trees are complete enters the journal
+	Place          = "job.place"          // one volume is put into its place
+	WriteRestored  = "job.write-restored" // that all are in their places enters the journal
+	// what one volume has replaced is removed, or what was to replace it
+	Discard       = "job.discard"
+	WriteStarting = "job.write-starting" // the intent to start the instance enters the journal
+	Start         = "job.start"          // the runtime starts the instance
+	PutBack       = "job.put-back"       // one volume is taken out of its place again
 )
 
 var acts = []string{

@@ -1,13 +1,13 @@
 // Package durable writes files that are whole or absent, whatever happens: a crash at any instant
 // leaves the old content or the new one under a name, never a part of either.
 //
-// It is called by whoever keeps a file that must outlive power loss. It starts no goroutine. A crash
-// may leave a temporary file (see IsTemporary) beside the file, or in the temporary folder of a Tree;
-// SweepTemporary clears that folder.
+// It is called by whoever keeps a file that must outlive power loss. It starts
+// no goroutine. A crash may leave a temporary file (see IsTemporary) beside the
+// file, or in the temporary folder of a Tree; SweepTemporary clears that folder.
 //
-// Some file systems lack a call that this package makes. Hard links have a substitute (a rename that
-// replaces nothing). Where the kernel refuses to flush folders, nobody can flush them, so that refusal
-// is no error; a Tree tells its caller of it.
+// Some file systems lack a call that this package makes. Hard links have a substitute
+// (a rename that replaces nothing). Where the kernel refuses to flush folders, nobody
+// can flush them, so that refusal is no error; a Tree tells its caller of it.
 package durable
 
 import (
@@ -23,9 +23,10 @@ import (
 // temporaryPrefix begins the name of every temporary file. The "+" keeps it apart from object keys.
 const temporaryPrefix = ".holdfast+"
 
-// WriteFile makes data the content of path, atomically and durably, with exactly the permissions perm.
-// A symbolic link at path is replaced, not followed. After an error the file has its old content or,
-// if only the last flush of the folder failed, the new one. Of several writers at once the last wins.
+// WriteFile makes data the content of path, atomically and durably, with exactly
+// the permissions perm. A symbolic link at path is replaced, not followed. After
+// an error the file has its old content or, if only the last flush of the folder
+// failed, the new one. Of several writers at once the last wins.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
 	return inFolder(path, func(o ops, name string) error {
 		return write(o, writing{name: name, data: data, perm: perm, replace: true})
@@ -60,7 +61,8 @@ func MkdirAll(path string, perm fs.FileMode) error {
 	return inFolder(path, func(o ops, _ string) error { return flushFolder(o, ".", nil) })
 }
 
-// SyncFolder makes durable which names the folder inside root holds, where the file system can flush folders.
+// SyncFolder makes durable which names the folder inside root
+// holds, where the file system can flush folders.
 func SyncFolder(root *os.Root, folder string) error {
 	return flushFolder(rootOps{root}, folder, nil)
 }

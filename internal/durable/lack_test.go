@@ -94,7 +94,8 @@ func (d *replacing) link(from, to string) error {
 	return d.disk.link(from, to)
 }
 
-// TestSweepMeetsWriter has a sweep come before each call that a writer makes on its temporary file. The sweep removes what is not locked.
+// TestSweepMeetsWriter has a sweep come before each call that a writer
+// makes on its temporary file. The sweep removes what is not locked.
 func TestSweepMeetsWriter(t *testing.T) {
 	for _, at := range []string{"lock", "look at", "write", "chmod", "sync", "close", "link"} {
 		d := newDisk(-1)

@@ -25,13 +25,14 @@ type file interface {
 	Write(p []byte) (int, error)
 	Chmod(perm fs.FileMode) error
 	Sync() error
-	// Lock locks the file until unlock is called, also beyond Close. It does not wait: EWOULDBLOCK says that
-	// another has locked the file.
+	// Lock locks the file until unlock is called, also beyond Close. It
+	// does not wait: EWOULDBLOCK says that another has locked the file.
 	Lock() (unlock func(), err error)
 	Close() error
 }
 
-// folderPerm is for folders made on the way: what lies in a store is sealed, but who has how much is not for others.
+// folderPerm is for folders made on the way: what lies in a store
+// is sealed, but who has how much is not for others.
 const folderPerm = 0o700
 
 // rootOps is the kernel, below one folder: no symbolic link leads out of it.
@@ -85,7 +86,8 @@ type rootFile struct{ *os.File }
 
 func (f rootFile) Lock() (unlock func(), err error) { return lock(f.File) }
 
-// lock locks a file without waiting for it. A second descriptor keeps the lock beyond the file's Close.
+// lock locks a file without waiting for it. A second descriptor
+// keeps the lock beyond the file's Close.
 func lock(f *os.File) (unlock func(), err error) {
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {

@@ -17,11 +17,12 @@ import (
 type disk struct {
 	live, sure map[string]*inode // by path
 	calls      []string
-	cutAfter   int                               // -1: never
-	failAt     int                               // the call that fails with errFull, from 1; 0: none
-	refuse     map[string]error                  // by the first word of a call
-	sweeper    func(temp string, calls []string) // runs before each call on a temporary file
-	locked     map[string]bool
+	cutAfter   int // -1: never
+	// the call that fails with errFull, from 1; 0: none
+	failAt  int
+	refuse  map[string]error                  // by the first word of a call
+	sweeper func(temp string, calls []string) // runs before each call on a temporary file
+	locked  map[string]bool
 }
 
 type inode struct {
@@ -217,8 +218,8 @@ func (h *handle) Lock() (func(), error) {
 
 func (h *handle) Close() error { return h.d.call("close %s", h.name) }
 
-// after returns what a reader may find under name after the cut: with none, or with all, of the names
-// that were not flushed. "" is absent, "torn" is content that was not flushed.
+// after returns what a reader may find under name after the cut: with none, or with all, of
+// the names that were not flushed. "" is absent, "torn" is content that was not flushed.
 func (d *disk) after(name string) []string {
 	var found []string
 	for _, names := range []map[string]*inode{d.sure, d.live} {

@@ -25,10 +25,12 @@ type flushCall struct {
 // syncfs is replaced by tests.
 var syncfs = unix.Syncfs
 
-// SyncFilesystem is syncfs(2) of the file system that fd lies on, for all who ask while one is under way together: it writes back what
-// everybody on the file system has changed, so that a hundred of them side by side take a hundred times as long as one. A call that began
-// before the caller asked does not count for it, but its error does, since what could not be written back may be the caller's. Of errors
-// before that nothing is told, so it is for who opened fd a moment ago, and not for who has written through it.
+// SyncFilesystem is syncfs(2) of the file system that fd lies on, for all who ask while
+// one is under way together: it writes back what everybody on the file system has changed,
+// so that a hundred of them side by side take a hundred times as long as one. A call that
+// began before the caller asked does not count for it, but its error does, since what
+// could not be written back may be the caller's. Of errors before that nothing is told, so
+// it is for who opened fd a moment ago, and not for who has written through it.
 func SyncFilesystem(fd int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestFlushesOfManyAreOne: who asks while one is under way waits for the next, which is for all of them, and is told of the error of either.
+// TestFlushesOfManyAreOne: who asks while one is under way waits for the
+// next, which is for all of them, and is told of the error of either.
 func TestFlushesOfManyAreOne(t *testing.T) {
 	dir, err := os.Open(t.TempDir())
 	if err != nil {

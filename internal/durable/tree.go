@@ -11,9 +11,9 @@ import (
 	"syscall"
 )
 
-// Tree publishes files inside one folder, with the temporary files in one place of it. It is safe for
-// any number of goroutines, and several processes may have a Tree of the same folder. The zero value
-// is not usable: see NewTree.
+// Tree publishes files inside one folder, with the temporary files in one place
+// of it. It is safe for any number of goroutines, and several processes may
+// have a Tree of the same folder. The zero value is not usable: see NewTree.
 type Tree struct {
 	ops     ops
 	tmp     string
@@ -21,19 +21,20 @@ type Tree struct {
 	flushed sync.Map // folder name -> struct{}: it and all above it are durable
 }
 
-// NewTree makes a Tree of root with its temporary files in the folder tmp, which must be there. lacks is
-// called whenever the file system turns out to lack something that the Tree does without, from any
-// goroutine of a caller. The caller closes root when the Tree is no longer used.
+// NewTree makes a Tree of root with its temporary files in the folder tmp, which must be there.
+// lacks is called whenever the file system turns out to lack something that the Tree does without,
+// from any goroutine of a caller. The caller closes root when the Tree is no longer used.
 func NewTree(root *os.Root, tmp string, lacks func(Lack)) *Tree {
 	return &Tree{ops: rootOps{root}, tmp: tmp, lacks: lacks}
 }
 
-// publishTries is more than once for two reasons: somebody may remove an empty folder that this Tree has
-// seen, and a sweep of another host may remove a temporary file where hosts do not see each other's locks.
+// publishTries is more than once for two reasons: somebody may remove an
+// empty folder that this Tree has seen, and a sweep of another host may
+// remove a temporary file where hosts do not see each other's locks.
 const publishTries = 3
 
-// Publish is the function of that name for a file of the Tree. Folders that lack on the way to it are
-// made, and are durable before the file is.
+// Publish is the function of that name for a file of the Tree. Folders
+// that lack on the way to it are made, and are durable before the file is.
 func (t *Tree) Publish(name string, data []byte, perm fs.FileMode) (err error) {
 	for range publishTries {
 		if err = t.mkdirs(filepath.Dir(name)); err != nil {
@@ -48,11 +49,13 @@ func (t *Tree) Publish(name string, data []byte, perm fs.FileMode) (err error) {
 	return err
 }
 
-// SyncFolder makes durable which names a folder of the Tree holds, where the file system can flush folders.
+// SyncFolder makes durable which names a folder of the Tree holds,
+// where the file system can flush folders.
 func (t *Tree) SyncFolder(folder string) error { return flushFolder(t.ops, folder, t.lacks) }
 
-// Probe tries in the temporary folder all that Publish does. It tells what the file system lacks, and
-// fails where Publish would. It leaves nothing behind, except that a crash may leave a temporary file.
+// Probe tries in the temporary folder all that Publish does. It tells
+// what the file system lacks, and fails where Publish would. It leaves
+// nothing behind, except that a crash may leave a temporary file.
 func (t *Tree) Probe() (err error) {
 	for range publishTries { // a sweep may come between the two
 		w := writing{
@@ -99,14 +102,15 @@ func (t *Tree) mkdirs(folder string) error {
 	return nil
 }
 
-// SweepTemporary removes from the folder inside root the temporary files of writers that died. Every
-// writer keeps its temporary file locked, and the kernel frees the lock with the process, so a file
-// whose lock is free has no writer. No time is looked at: clocks jump, and hosts have different ones.
+// SweepTemporary removes from the folder inside root the temporary files of
+// writers that died. Every writer keeps its temporary file locked, and the
+// kernel frees the lock with the process, so a file whose lock is free has no
+// writer. No time is looked at: clocks jump, and hosts have different ones.
 //
-// Where the file system has no locks, nobody can tell a dead writer's file from that of a writer that
-// is slow. The files stay there, since a repeated removal could keep a slow writer from ever getting
-// done, and unsure is how many there are. A file that this process may not open for writing is somebody
-// else's to sweep.
+// Where the file system has no locks, nobody can tell a dead writer's file from that
+// of a writer that is slow. The files stay there, since a repeated removal could
+// keep a slow writer from ever getting done, and unsure is how many there are. A
+// file that this process may not open for writing is somebody else's to sweep.
 func SweepTemporary(root *os.Root, folder string) (unsure int, err error) {
 	d, err := root.Open(folder)
 	if err != nil {
@@ -137,7 +141,8 @@ func sweep(root *os.Root, name string) error {
 	if fi, err := root.Lstat(name); err != nil || !fi.Mode().IsRegular() {
 		return ignore(err, fs.ErrNotExist)
 	}
-	// For writing: NFS has exclusive locks only for those who may write. Not to wait for a fifo's reader either.
+	// For writing: NFS has exclusive locks only for those who may
+	// write. Not to wait for a fifo's reader either.
 	f, err := root.OpenFile(name, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return ignore(err, fs.ErrNotExist, fs.ErrPermission, syscall.EROFS)
@@ -147,7 +152,8 @@ func sweep(root *os.Root, name string) error {
 	if err != nil {
 		return ignore(err, syscall.EWOULDBLOCK)
 	}
-	// The writer that made the file this instant and has not locked it yet finds it locked or gone, and makes another.
+	// The writer that made the file this instant and has not locked
+	// it yet finds it locked or gone, and makes another.
 	defer unlock()
 	return ignore(root.Remove(name), fs.ErrNotExist, fs.ErrPermission)
 }

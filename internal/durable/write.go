@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// ErrNoExclusive says that a file system has neither hard links nor a rename that replaces nothing, so
-// that a name can't be taken in one step that only one writer wins.
+// ErrNoExclusive says that a file system has neither hard links nor a rename that
+// replaces nothing, so that a name can't be taken in one step that only one writer wins.
 var ErrNoExclusive = errors.New("the file system has neither hard links nor a rename that replaces nothing")
 
 // Lack is something that a file system does not have.
@@ -30,9 +30,10 @@ type writing struct {
 	name    string
 	data    []byte
 	perm    fs.FileMode
-	replace bool       // else the name must be free
-	lock    bool       // keep the temporary file locked, against SweepTemporary
-	lacks   func(Lack) // is told what the file system lacks; nil: without permissions it is an error
+	replace bool // else the name must be free
+	lock    bool // keep the temporary file locked, against SweepTemporary
+	// is told what the file system lacks; nil: without permissions it is an error
+	lacks func(Lack)
 }
 
 func (w writing) lacking(l Lack) {
@@ -56,8 +57,8 @@ func write(o ops, w writing) (err error) {
 		if open {
 			_ = f.Close()
 		}
-		// From here on a sweep may take the file: it has its name, or never gets it. NFS and FUSE keep a file that
-		// is removed while it is open under another name, so it is closed first.
+		// From here on a sweep may take the file: it has its name, or never gets it. NFS and FUSE
+		// keep a file that is removed while it is open under another name, so it is closed first.
 		unlock()
 		// After a rename the name is gone, which is no error worth telling; after a failure the
 		// caller learns of that, and SweepTemporary gets what stays.
@@ -75,12 +76,14 @@ func write(o ops, w writing) (err error) {
 		}
 		w.lacking(LackPermissions)
 	}
-	// Before the name: a name that is durable ahead of its content is an empty file after power loss.
+	// Before the name: a name that is durable ahead of its content is
+	// an empty file after power loss.
 	if err := f.Sync(); err != nil {
 		return err
 	}
 	open = false
-	// Before the name as well: some network file systems tell only here that the content did not arrive.
+	// Before the name as well: some network file systems tell only
+	// here that the content did not arrive.
 	if err := f.Close(); err != nil {
 		return err
 	}
@@ -95,13 +98,14 @@ func write(o ops, w writing) (err error) {
 	return flushFolder(o, folder, w.lacks)
 }
 
-// createTries bounds how often a sweep may come between the creation of a temporary file and its lock.
+// createTries bounds how often a sweep may come between the
+// creation of a temporary file and its lock.
 const createTries = 100
 
 // create makes the temporary file. With w.lock the file stays locked until unlock is called.
 //
-// A sweep may find the file before it is locked, and remove it. The sweep then holds the lock, or the
-// name is gone when this function has the lock. In both cases another file is made.
+// A sweep may find the file before it is locked, and remove it. The sweep then holds the lock,
+// or the name is gone when this function has the lock. In both cases another file is made.
 func (w writing) create(o ops) (f file, temp string, unlock func(), err error) {
 	for range createTries {
 		temp = filepath.Join(w.tmp, temporaryPrefix+rand.Text())
@@ -156,7 +160,8 @@ func (w writing) take(o ops, temp string) error {
 	}
 }
 
-// flushFolder makes durable which names a folder holds. A refusal to flush any folder is no error, but a Lack.
+// flushFolder makes durable which names a folder holds. A refusal
+// to flush any folder is no error, but a Lack.
 func flushFolder(o ops, folder string, lacks func(Lack)) error {
 	err := o.syncFolder(folder)
 	// EBADF comes from file systems that flush only what is open for writing, as no folder can be.

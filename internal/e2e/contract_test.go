@@ -70,8 +70,8 @@ func as(token, requestID string) http.Header {
 	return headers("x-auth-token", token, "x-request-id", requestID)
 }
 
-// send makes a call just as it is given, and returns the answer, its text and its headers. Whatever the
-// answer, it must have the contract's form.
+// send makes a call just as it is given, and returns the answer, its text
+// and its headers. Whatever the answer, it must have the contract's form.
 func (h *host) send(method, path string, hd http.Header, body string) (answer, string, http.Header) {
 	h.t.Helper()
 	req, err := http.NewRequestWithContext(h.t.Context(), method, "https://"+h.api+path, strings.NewReader(body))
@@ -172,7 +172,8 @@ func TestContractRefusals(t *testing.T) {
 		})
 	}
 
-	// Invariant tenant-walls: what is another's and what is nowhere answer alike, to the letter but for the id.
+	// Invariant tenant-walls: what is another's and what is nowhere
+	// answer alike, to the letter but for the id.
 	t.Run("tenant walls", func(t *testing.T) {
 		_, theirs, _ := h.send(http.MethodPost, backupPath, good, `{"instance_ids":["other-1"]}`)
 		_, none, _ := h.send(http.MethodPost, backupPath, good, `{"instance_ids":["other-2"]}`)
@@ -237,7 +238,8 @@ func TestContractRefusals(t *testing.T) {
 	}
 }
 
-// TestContract: accepted commands in both forms, said again, while busy, after a restart, and draining.
+// TestContract: accepted commands in both forms, said again, while
+// busy, after a restart, and draining.
 func TestContract(t *testing.T) {
 	h, p := contractHost(t)
 	acknowledge := make(chan struct{})

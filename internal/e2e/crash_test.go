@@ -19,8 +19,8 @@ func forward() []string {
 	return points[:slices.Index(points, crashpoint.WriteDone+crashpoint.After)+1]
 }
 
-// TestKilledAtEachState kills the agent with SIGKILL at every point of the way of a job, starts it again
-// and looks from outside: the job is finished or undone, and nothing is left behind.
+// TestKilledAtEachState kills the agent with SIGKILL at every point of the way of a job, starts
+// it again and looks from outside: the job is finished or undone, and nothing is left behind.
 func TestKilledAtEachState(t *testing.T) {
 	needs(t)
 	docker := testbed.StartDocker(t)
@@ -61,7 +61,9 @@ func killedAt(t *testing.T, docker *testbed.Docker, mount, point string, undo bo
 	_, _ = h.call(http.MethodPost, "/v1/instances/backup", "request-1", map[string]any{"instance_ids": []string{"phone-1"}})
 	over := func() bool { return len(p.got(released))+len(p.got(failed)) > 0 }
 	h.killed()
-	cut := temporary(t, store) // where the point is not one of the upload's, that may have been at work; a store removes them when they are a day old
+	// where the point is not one of the upload's, that may have been
+	// at work; a store removes them when they are a day old
+	cut := temporary(t, store)
 	h.start("")
 	task := h.backup("request-1", "phone-1")
 	if again := h.backup("request-1", "phone-1"); again != task {

@@ -73,7 +73,8 @@ func program(t testing.TB, name string) string {
 			}
 		}
 		build("holdfast", "holdfast/cmd/holdfast")
-		build("holdfastd", "holdfast/cmd/holdfastd", "CGO_ENABLED=0") // as shipped: it gives up powers
+		// as shipped: it gives up powers
+		build("holdfastd", "holdfast/cmd/holdfastd", "CGO_ENABLED=0")
 		build("writer", "./testdata/writer", "CGO_ENABLED=0")
 		build("burster", "./testdata/burster", "CGO_ENABLED=0")
 		build("neighbour", "./testdata/neighbour", "CGO_ENABLED=0")
@@ -161,7 +162,8 @@ instances:%[9]s`, h.dir, h.api, h.metrics, h.store, h.key, h.plane.server.URL, h
 	return path
 }
 
-// start runs the agent and waits until it says that it serves. With a crash point it may die before.
+// start runs the agent and waits until it says that it serves. With
+// a crash point it may die before.
 func (h *host) start(crashAt string) {
 	h.t.Helper()
 	h.launch(crashAt)

@@ -26,8 +26,9 @@ func bulkFile(t testing.TB, path string, mib int) {
 	must(t, f.Close())
 }
 
-// TestPrecopyUnderLoad backs up an instance that never stops writing, while it runs, and prints how long it stood still as it saw it
-// itself: from the freeze to the resume after the report, several times over. MIB is the size of its volume, ROUNDS how often.
+// TestPrecopyUnderLoad backs up an instance that never stops writing, while it runs, and
+// prints how long it stood still as it saw it itself: from the freeze to the resume
+// after the report, several times over. MIB is the size of its volume, ROUNDS how often.
 func TestPrecopyUnderLoad(t *testing.T) {
 	needs(t)
 	docker := testbed.StartDocker(t)
@@ -96,7 +97,8 @@ func (h *host) records(instance string) []byte {
 	return b
 }
 
-// TestSameCommandFiftyTimes sends one command fifty times at once to an agent that is killed meanwhile, and fifty times to the next: one task.
+// TestSameCommandFiftyTimes sends one command fifty times at once to an
+// agent that is killed meanwhile, and fifty times to the next: one task.
 func TestSameCommandFiftyTimes(t *testing.T) {
 	store := filepath.Join(t.TempDir(), "store")
 	obstest.Folder(t, store)

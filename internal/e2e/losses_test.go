@@ -21,8 +21,9 @@ func (h *host) addVolume(id, volume, lines string) {
 `, id, tenant, volume, lines)
 }
 
-// TestAcceptedLosses: a loss fails the job, unless the configuration accepts losses at its path or excludes the path. Then the backup is
-// complete, the receipt and the log tell of accepted losses, and another host prepares the instance from it.
+// TestAcceptedLosses: a loss fails the job, unless the configuration accepts losses
+// at its path or excludes the path. Then the backup is complete, the receipt and
+// the log tell of accepted losses, and another host prepares the instance from it.
 func TestAcceptedLosses(t *testing.T) {
 	testbed.Need(t, "root")
 	base := t.TempDir()

@@ -158,8 +158,8 @@ func TestMainJob(t *testing.T) {
 		t.Errorf("released at %s, acknowledged at %s", e.Time, before)
 	}
 
-	// Invariant nothing-lost: what the instance saw become durable is in the backup, and the backup is
-	// what its storage holds now that it is down.
+	// Invariant nothing-lost: what the instance saw become durable is in the
+	// backup, and the backup is what its storage holds now that it is down.
 	in := map[string]bool{}
 	b, err := os.ReadFile(filepath.Join(restored, "records"))
 	must(t, err)

@@ -34,7 +34,8 @@ func (h *host) peak() (mib float64) {
 	return mib / 1024
 }
 
-// cpuTime is what a process has used of the processors; 0 is this one, in which the path to the store and the control plane are.
+// cpuTime is what a process has used of the processors; 0 is this
+// one, in which the path to the store and the control plane are.
 func cpuTime(t *testing.T, pid int) time.Duration {
 	t.Helper()
 	if pid == 0 {
@@ -138,8 +139,9 @@ func flush(t *testing.T, dir string) {
 	must(t, errors.Join(unix.Syncfs(int(f.Fd())), f.Close()))
 }
 
-// fair fails the test unless instances of one size were done about in the order of the command, as the agent's DESIGN.md promises: none
-// was overtaken by, or overtook, more than four times as many as may be at work.
+// fair fails the test unless instances of one size were done about in the
+// order of the command, as the agent's DESIGN.md promises: none was
+// overtaken by, or overtook, more than four times as many as may be at work.
 func fair(t *testing.T, ids []string, done []received) {
 	t.Helper()
 	most := 0
@@ -153,14 +155,17 @@ func fair(t *testing.T, ids []string, done []received) {
 	t.Logf("of %d, all were done at most %d places from their own", len(ids), most)
 }
 
-// TestManyInstances backs up a hundred instances with one command, to a store that answers 20 ms later, beside one instance that has as
-// much, and prints what that takes; memory, the reports and their order are what it holds. MIB is the size of an instance. In the end it does so
-// once more with the agent and the neighbour on a processor of their own, as where the store is elsewhere, to tell what the neighbour feels of the agent.
+// TestManyInstances backs up a hundred instances with one command, to a store that answers
+// 20 ms later, beside one instance that has as much, and prints what that takes; memory,
+// the reports and their order are what it holds. MIB is the size of an instance. In the
+// end it does so once more with the agent and the neighbour on a processor of their own,
+// as where the store is elsewhere, to tell what the neighbour feels of the agent.
 func TestManyInstances(t *testing.T) {
 	testbed.Need(t, "root")
 	const count = 100
 	mib := fromEnv(t, "MIB", 4)
-	// A store is elsewhere. Beside the instances and the journal its data would have to reach the disk with each flush of theirs.
+	// A store is elsewhere. Beside the instances and the journal its
+	// data would have to reach the disk with each flush of theirs.
 	minio := testbed.StartMinIOIn(t, testbed.Tmpfs(t, fmt.Sprintf("size=%dm", 2*count*mib+1024)))
 	volumes := testbed.Filesystem(t, "ext4", int64(count*mib)<<20*5/4+4<<30)
 	far := testbed.StartToxic(t, minio.Endpoint)
@@ -169,7 +174,8 @@ func TestManyInstances(t *testing.T) {
 	time.Sleep(2 * time.Second)
 	alone := other.p99()
 
-	// What store and path alone cost a neighbour, as they are on this host for the sake of the test: packs put by this process.
+	// What store and path alone cost a neighbour, as they are on this
+	// host for the sake of the test: packs put by this process.
 	bucket := minio.Bucket(t)
 	store, err := obs.Open(t.Context(), minio.URLVia(far.Endpoint, bucket, ""), obs.Options{Getenv: minio.Getenv})
 	must(t, err)
@@ -185,7 +191,8 @@ func TestManyInstances(t *testing.T) {
 	must(t, puts.Wait())
 	storeLate := other.p99()
 	must(t, store.Close())
-	discard := func(bucket string) { must(t, os.RemoveAll(filepath.Join(minio.DataDir(), bucket))) } // it takes memory
+	// it takes memory
+	discard := func(bucket string) { must(t, os.RemoveAll(filepath.Join(minio.DataDir(), bucket))) }
 	discard(bucket)
 
 	back := func(n, files int, apart bool) (took, first time.Duration, peak float64, late time.Duration) {

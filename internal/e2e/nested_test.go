@@ -13,8 +13,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestInvariantNothingLost: storage that a snapshot and a walk leave out keeps the instance from being
-// powered down.
+// TestInvariantNothingLost: storage that a snapshot and a walk
+// leave out keeps the instance from being powered down.
 func TestInvariantNothingLost(t *testing.T) {
 	needs(t)
 	docker := testbed.StartDocker(t)
@@ -54,8 +54,8 @@ func mounted(t *testing.T, folder string) {
 	t.Cleanup(func() { must(t, unix.Unmount(folder, unix.MNT_DETACH)) })
 }
 
-// TestOwnSubvolumesAreBackedUp: subvolumes that a user made inside of the volume, in one another too, keep no instance from being backed up
-// and released, and what they hold comes back.
+// TestOwnSubvolumesAreBackedUp: subvolumes that a user made inside of the volume, in one another
+// too, keep no instance from being backed up and released, and what they hold comes back.
 func TestOwnSubvolumesAreBackedUp(t *testing.T) {
 	needs(t)
 	docker := testbed.StartDocker(t)

@@ -29,7 +29,8 @@ type plane struct {
 
 	mu     sync.Mutex
 	events []received
-	// answer decides the status of an answer, and may wait before it gives it. The body follows from the status.
+	// answer decides the status of an answer, and may wait before it
+	// gives it. The body follows from the status.
 	answer func(report.Event) int
 }
 

@@ -18,8 +18,9 @@ import (
 // powerCuts is how often the power goes in CI; ROUNDS makes it more.
 const powerCuts = 50
 
-// Every other cut comes after so much processor time of the emulating host, which does not depend on what else that host does: at the least
-// the machine begins to run, at the most it has started and ended some jobs. The others come while the disk is at one of so many flushes.
+// Every other cut comes after so much processor time of the emulating host, which does not
+// depend on what else that host does: at the least the machine begins to run, at the most it
+// has started and ended some jobs. The others come while the disk is at one of so many flushes.
 const (
 	leastWork, mostWork = 500 * time.Millisecond, 9 * time.Second
 	mostFlushes         = 300
@@ -40,10 +41,11 @@ func fromEnv(t testing.TB, name string, otherwise int) int {
 	return n
 }
 
-// TestPowerCuts backs up three instances again and again in a virtual machine, takes its power away at random instants, boots it
-// with the same disk, and in the end lets all jobs end: the journal opens each time, an instance is down only after its report
-// was taken, and each backup of one that is down has what its storage holds. The disk has a cache, and of what was not flushed a cut loses
-// all or a part, sector by sector. HOLDFAST_SEED makes other cuts.
+// TestPowerCuts backs up three instances again and again in a virtual machine, takes its power
+// away at random instants, boots it with the same disk, and in the end lets all jobs end: the
+// journal opens each time, an instance is down only after its report was taken, and each
+// backup of one that is down has what its storage holds. The disk has a cache, and of what was
+// not flushed a cut loses all or a part, sector by sector. HOLDFAST_SEED makes other cuts.
 func TestPowerCuts(t *testing.T) {
 	testbed.Need(t, "machine", "btrfs")
 	dir := t.TempDir()
@@ -122,9 +124,10 @@ type cuts struct {
 	disk  *testbed.VolatileDisk
 	r     *rand.Rand
 
-	seen                            map[string]int  // events and what else was printed
-	boots                           map[string]bool // ids
-	all, atFlush, withLoss, sectors int             // cuts; those in a flush; those that lost sectors; these
+	seen  map[string]int  // events and what else was printed
+	boots map[string]bool // ids
+	// cuts; those in a flush; those that lost sectors; these
+	all, atFlush, withLoss, sectors int
 	worked                          time.Duration
 }
 
@@ -155,7 +158,8 @@ func (c *cuts) cut(n int) {
 		}
 	})
 	m.Cut()
-	unflushed, lost, err := c.disk.PowerLost(c.r, max(0, 2*c.r.Float64()-1)) // nothing stays, every other time
+	// nothing stays, every other time
+	unflushed, lost, err := c.disk.PowerLost(c.r, max(0, 2*c.r.Float64()-1))
 	must(c.t, err)
 	c.all++
 	if lost > 0 {
@@ -176,7 +180,8 @@ func (c *cuts) final() {
 	}
 }
 
-// look judges what a life has printed: "0.00 boot ID", "0.00 took EVENT of INSTANCE JOB REASON", "0.00 WORD", "0.00 FAIL …".
+// look judges what a life has printed: "0.00 boot ID", "0.00 took
+// EVENT of INSTANCE JOB REASON", "0.00 WORD", "0.00 FAIL …".
 func (c *cuts) look(m *testbed.Machine, what string) {
 	spent, err := m.Worked()
 	must(c.t, err)
@@ -197,7 +202,8 @@ func (c *cuts) look(m *testbed.Machine, what string) {
 		default:
 			c.seen[f[1]]++
 		}
-		// The power took the hold from an instance, came between its power-down and the journal, or came too often.
+		// The power took the hold from an instance, came between its
+		// power-down and the journal, or came too often.
 		if strings.Contains(line, failed) && !strings.Contains(line, "although this job holds it") && !strings.Contains(line, "it was interrupted 5 times") {
 			c.t.Errorf("HOLDFAST_SEED=%d, %s: %s", c.seed, what, line)
 		}

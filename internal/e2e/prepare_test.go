@@ -102,8 +102,9 @@ func (h *host) wants(what string, progress, status int) {
 	}
 }
 
-// TestPrepare: an instance is backed up and released on one host, and comes back on another with other paths, is started with its
-// data, and is backed up again from there without being read. Every part is real.
+// TestPrepare: an instance is backed up and released on one host, and
+// comes back on another with other paths, is started with its data, and
+// is backed up again from there without being read. Every part is real.
 func TestPrepare(t *testing.T) {
 	needs(t)
 	minio := testbed.StartMinIO(t)
@@ -210,7 +211,8 @@ func TestPrepare(t *testing.T) {
 		t.Errorf("prepare of an instance that runs: %d, %s", status, why)
 	}
 
-	// Files that changed within two seconds before a backup begins are read in any case, also those that a restore made.
+	// Files that changed within two seconds before a backup begins
+	// are read in any case, also those that a restore made.
 	time.Sleep(2500 * time.Millisecond)
 	acknowledge := make(chan struct{})
 	p.setAnswer(func(e report.Event) int {
@@ -269,8 +271,8 @@ func snapshotsIn(t *testing.T, dir string) []string {
 	return left
 }
 
-// TestRestoreKilledAtEachState kills the agent at every point of a restore over an older state, and starts it again: the instance has
-// the volumes of the backup, all of them, and nothing is left.
+// TestRestoreKilledAtEachState kills the agent at every point of a restore over an older state, and
+// starts it again: the instance has the volumes of the backup, all of them, and nothing is left.
 func TestRestoreKilledAtEachState(t *testing.T) {
 	needs(t)
 	docker := testbed.StartDocker(t)
@@ -296,7 +298,8 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 			b.addTwo(fmt.Sprintf(`{docker: {container: %s, host: "%s"}}`, container, docker.Host), dir)
 			b.extra = "prepare: {start: true}"
 			b.start(point)
-			// The agent may die before it answers; the control plane then sends the same command again.
+			// The agent may die before it answers; the control plane
+			// then sends the same command again.
 			_, _ = b.call(http.MethodPost, preparePath, "prepare-1", map[string]any{"user_id": "u", "instance_ids": []string{"phone-1"}})
 			b.killed()
 			b.start("")
@@ -333,7 +336,8 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 			}
 		})
 	}
-	// One volume can't be put into place, since something was mounted there meanwhile: the other one comes out again.
+	// One volume can't be put into place, since something was mounted
+	// there meanwhile: the other one comes out again.
 	undo := []string{
 		crashpoint.PutBack + crashpoint.Before, crashpoint.PutBack + crashpoint.After, crashpoint.RemoveSnapshot + crashpoint.Before,
 		crashpoint.RemoveSnapshot + crashpoint.After, crashpoint.WriteFailed + crashpoint.Before,

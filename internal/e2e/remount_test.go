@@ -70,7 +70,8 @@ func (c *cli) backup(dir string, flags ...string) (files, unchanged uint64) {
 	return res.Files, res.Unchanged
 }
 
-// TestPowerCutKeepsNoOldContent: what the real program says after a power cut, after a reboot, and of a volume that is not mounted.
+// TestPowerCutKeepsNoOldContent: what the real program says after a
+// power cut, after a reboot, and of a volume that is not mounted.
 func TestPowerCutKeepsNoOldContent(t *testing.T) {
 	testbed.Need(t, "unshare")
 	c, d := newCLI(t), testbed.NewPowerDisk(t, "ext4", 256<<20)

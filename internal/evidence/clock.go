@@ -6,8 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ClockOffset is how far the wall clock is ahead of the time since the boot, which nobody can set and which counts while the
-// host sleeps. An offset that became smaller says that the wall clock was set back, or slowed down, by the difference.
+// ClockOffset is how far the wall clock is ahead of the time since the boot, which
+// nobody can set and which counts while the host sleeps. An offset that became
+// smaller says that the wall clock was set back, or slowed down, by the difference.
 func ClockOffset() time.Duration {
 	var wall, boot unix.Timespec
 	// Both calls fail for clocks alone that the kernel does not have.
@@ -16,14 +17,16 @@ func ClockOffset() time.Duration {
 	return time.Duration(wall.Nano() - boot.Nano())
 }
 
-// SinceBoot is the time since the boot, which nobody can set and which counts while the host sleeps: durations within one boot are
-// differences of it.
+// SinceBoot is the time since the boot, which nobody can set and which counts
+// while the host sleeps: durations within one boot are differences of it.
 func SinceBoot() time.Duration {
 	var boot unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) // fails for clocks alone that the kernel does not have
+	// fails for clocks alone that the kernel does not have
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
 	return time.Duration(boot.Nano())
 }
 
-// Earliest is a wall time at which the clock was ahead by then, on the clock that is ahead by now: the same, or earlier by as much as the
-// clock was set back since. What happened after that time has no earlier time on the new clock.
+// Earliest is a wall time at which the clock was ahead by then, on the clock that
+// is ahead by now: the same, or earlier by as much as the clock was set back
+// since. What happened after that time has no earlier time on the new clock.
 func Earliest(t time.Time, then, now time.Duration) time.Time { return t.Add(min(0, now-then)) }

@@ -1,15 +1,18 @@
-// Package evidence holds the facts of the kernel on which the engine concludes that a file which shows the same path, inode, size and
-// times as at the last backup has the same content.
+// Package evidence holds the facts of the kernel on which the engine concludes that a file
+// which shows the same path, inode, size and times as at the last backup has the same content.
 //
-// The times of a file are evidence only while its file system stays mounted. A power cut can keep what a program wrote in
-// place and lose the change of the times, because the two reach the disk on different ways: afterwards the file has new
-// content under old times. So a backup notes which mount it has looked at (Mount), and a later backup believes its notes
-// only while that mount stands. Where the kernel does not tell that for sure, nothing is believed, and content is read.
+// The times of a file are evidence only while its file system stays mounted. A power cut can keep
+// what a program wrote in place and lose the change of the times, because the two reach the disk
+// on different ways: afterwards the file has new content under old times. So a backup notes which
+// mount it has looked at (Mount), and a later backup believes its notes only while that mount
+// stands. Where the kernel does not tell that for sure, nothing is believed, and content is read.
 //
-// FileSystem identifies what is mounted, also across reboots, so that a backup can tell a volume from the empty folder that is
-// left where the volume is not mounted. ClockOffset shows that the clock was set.
+// FileSystem identifies what is mounted, also across reboots, so that
+// a backup can tell a volume from the empty folder that is left where
+// the volume is not mounted. ClockOffset shows that the clock was set.
 //
-// The engine and the agent call the package. It starts no goroutine, keeps no state and changes nothing.
+// The engine and the agent call the package. It starts no
+// goroutine, keeps no state and changes nothing.
 package evidence
 
 import (
@@ -36,12 +39,14 @@ type kernel struct {
 
 var running = kernel{bootID: "/proc/sys/kernel/random/boot_id", sys: "/sys"}
 
-// Mount identifies the mounted file system that the open file lies on: the same string as long as the file system stays
-// mounted, however many times and wherever, and never the same again after it was unmounted or the host was booted. The
-// string is opaque. "" says that the kernel does not tell for sure.
+// Mount identifies the mounted file system that the open file lies on: the same
+// string as long as the file system stays mounted, however many times and
+// wherever, and never the same again after it was unmounted or the host was
+// booted. The string is opaque. "" says that the kernel does not tell for sure.
 //
-// The string also changes when the file system becomes read-only, and when ext4 counts an error: a journal that was
-// aborted no longer brings the times of a file to the disk, and the kernel may read them from there again.
+// The string also changes when the file system becomes read-only, and when
+// ext4 counts an error: a journal that was aborted no longer brings the times
+// of a file to the disk, and the kernel may read them from there again.
 func Mount(f *os.File) string { return withFD(f, running.mount) }
 
 // MountByFD is Mount for an open descriptor.
@@ -91,8 +96,9 @@ func (k kernel) mount(fd int) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// boot returns the id of this boot. A container manager may mount a file of its own over that of the kernel. One on a
-// tmpfs was written since the boot; a file on a disk may have survived a reboot, and is not believed.
+// boot returns the id of this boot. A container manager may mount a file
+// of its own over that of the kernel. One on a tmpfs was written since the
+// boot; a file on a disk may have survived a reboot, and is not believed.
 func (k kernel) boot() (string, error) {
 	f, err := open(k.bootID)
 	if err != nil {
@@ -116,13 +122,14 @@ func (k kernel) boot() (string, error) {
 	return string(b), nil
 }
 
-// kernfsCounts is the first kernel whose kernfs never gives a number twice: its numbers have 64 bits there, and are handed
-// out in ascending order (fs/kernfs/dir.c, __kernfs_new_node).
+// kernfsCounts is the first kernel whose kernfs never gives a number twice: its numbers have
+// 64 bits there, and are handed out in ascending order (fs/kernfs/dir.c, __kernfs_new_node).
 var kernfsCounts = [2]int{5, 5}
 
-// superblock identifies a mounted superblock by the inode number of its folder in sysfs. The kernel makes the folder when the file
-// system is mounted for the first time and removes it when the last of its mounts goes, so all mounts of one superblock
-// have the same folder. The open file keeps the superblock, so the folder of that name is its own.
+// superblock identifies a mounted superblock by the inode number of its folder in sysfs.
+// The kernel makes the folder when the file system is mounted for the first time and
+// removes it when the last of its mounts goes, so all mounts of one superblock have the
+// same folder. The open file keeps the superblock, so the folder of that name is its own.
 func (k kernel) superblock(fd int, magic int64) (string, error) {
 	if !k.atLeast(kernfsCounts) || strconv.IntSize < 64 {
 		return "", errors.New("numbers of kernfs may come again")
@@ -201,9 +208,9 @@ func (k kernel) atLeast(want [2]int) bool {
 	return major > want[0] || major == want[0] && minor >= want[1]
 }
 
-// mountID identifies the mount through which the file was opened, by a number that the kernel gives once (Linux 6.8). A second
-// mount of the same superblock has another number, which costs a full read. The older mount ids are given again after an
-// unmount, and identify nothing.
+// mountID identifies the mount through which the file was opened, by a number that the kernel
+// gives once (Linux 6.8). A second mount of the same superblock has another number, which costs
+// a full read. The older mount ids are given again after an unmount, and identify nothing.
 func mountID(fd int) (string, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID_UNIQUE, &st); err != nil {

@@ -28,8 +28,8 @@ func (k kernel) mountBy(t *testing.T, path string) string {
 	return withFD(f, k.mount)
 }
 
-// TestMountIsOneMountedFileSystem: the id stays the same for all mounts of a mounted file system and whatever is remounted, and never comes
-// again after the last of them went.
+// TestMountIsOneMountedFileSystem: the id stays the same for all mounts of a mounted file
+// system and whatever is remounted, and never comes again after the last of them went.
 func TestMountIsOneMountedFileSystem(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {
@@ -99,14 +99,15 @@ func TestMountOfManyDevices(t *testing.T) {
 	}
 }
 
-// TestMountAfterAnError: once ext4 has counted an error, what the times said before is not believed: the journal may not bring
-// them to the disk any more.
+// TestMountAfterAnError: once ext4 has counted an error, what the times said
+// before is not believed: the journal may not bring them to the disk any more.
 func TestMountAfterAnError(t *testing.T) {
 	d := testbed.NewPowerDisk(t, "ext4", 256<<20, "errors=continue")
 	id := MountOf(d.Point)
 	trigger := filepath.Join("/sys/fs/ext4", filepath.Base(d.Device), "trigger_fs_error")
 	must(t, os.WriteFile(trigger, []byte("test\n"), 0o600))
-	for end := time.Now().Add(time.Minute); MountOf(d.Point) == id; time.Sleep(10 * time.Millisecond) { // ext4 counts a little later
+	// ext4 counts a little later
+	for end := time.Now().Add(time.Minute); MountOf(d.Point) == id; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the id is the same after an error")
 		}
@@ -164,7 +165,8 @@ func TestMountWithoutFacts(t *testing.T) {
 	}
 }
 
-// TestMountIDFallback: without sysfs the number of the mount counts, where the kernel gives each once.
+// TestMountIDFallback: without sysfs the number of the mount
+// counts, where the kernel gives each once.
 func TestMountIDFallback(t *testing.T) {
 	d := testbed.NewPowerDisk(t, "xfs", 512<<20)
 	k := kernel{bootID: running.bootID, sys: t.TempDir()}

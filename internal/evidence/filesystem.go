@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Names of file systems by their magic numbers (statfs(2)). One that is not here is named by its number.
+// Names of file systems by their magic numbers (statfs(2)). One
+// that is not here is named by its number.
 var kinds = map[int64]string{
 	unix.EXT4_SUPER_MAGIC: "ext4", // ext2 and ext3 have the same number
 	unix.XFS_SUPER_MAGIC:  "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs", unix.F2FS_SUPER_MAGIC: "f2fs",
@@ -29,9 +30,10 @@ const (
 // Device is what FileSystem says of a block device.
 const Device = "block device"
 
-// FileSystem names the file system that the open file lies on: its type and, where the file system keeps a UUID on its disk and
-// the kernel tells it, the UUID, as "ext4 0c3f…". It is the same after a reboot, for all mounts, and for a snapshot of the file
-// system's device. A block device gives "block device". "" says that the kernel did not answer.
+// FileSystem names the file system that the open file lies on: its type and, where the
+// file system keeps a UUID on its disk and the kernel tells it, the UUID, as "ext4 0c3f…".
+// It is the same after a reboot, for all mounts, and for a snapshot of the file system's
+// device. A block device gives "block device". "" says that the kernel did not answer.
 func FileSystem(f *os.File) string { return withFD(f, FileSystemByFD) }
 
 // FileSystemOf is FileSystem for the file or folder at path.
@@ -71,8 +73,9 @@ func FileSystemByFD(fd int) string {
 	return kind
 }
 
-// SameFileSystem tells whether two names of FileSystem may be of one file system. Where one of them has no UUID, the types
-// alone are compared: a kernel that tells the UUID may follow one that does not. "" is like anything.
+// SameFileSystem tells whether two names of FileSystem may be of one file
+// system. Where one of them has no UUID, the types alone are compared: a kernel
+// that tells the UUID may follow one that does not. "" is like anything.
 func SameFileSystem(a, b string) bool {
 	if a == "" || b == "" {
 		return true

@@ -8,7 +8,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestFileSystemHasTheUUID: the name has the UUID that blkid(8) shows, stays the same over a power cut, and is another one after mkfs.
+// TestFileSystemHasTheUUID: the name has the UUID that blkid(8) shows,
+// stays the same over a power cut, and is another one after mkfs.
 func TestFileSystemHasTheUUID(t *testing.T) {
 	testbed.Need(t, "blkid")
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {

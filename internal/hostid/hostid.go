@@ -1,15 +1,18 @@
-// Package hostid keeps a random identity of this host in a state folder, and the boots that the folder has lived through.
+// Package hostid keeps a random identity of this host in a state
+// folder, and the boots that the folder has lived through.
 //
-// The agent and the command line call Load, each with its own state folder, and give the result to the sessions of
-// internal/vault, which judge by it whether a process of an earlier boot has ended. Any number of processes may call it at
-// the same time for one folder. It starts no goroutine. A crash leaves the old file or the new one, and perhaps a temporary
-// file (see internal/durable).
+// The agent and the command line call Load, each with its own state folder, and give the result to
+// the sessions of internal/vault, which judge by it whether a process of an earlier boot has ended.
+// Any number of processes may call it at the same time for one folder. It starts no goroutine. A
+// crash leaves the old file or the new one, and perhaps a temporary file (see internal/durable).
 //
-// Neither the machine id nor the name of a host is enough for that: machines that were cloned have both in common, and
-// containers often have no machine id. An identity of our own has the same weakness when its folder is copied, so it is bound in
-// two ways. It holds digests of what the hardware and the system say of themselves: where they say something else, the
-// folder is a copy, and gets a new identity. And it lists the boots in which the folder was used: a copy that goes on with
-// the same hardware facts lists the boots of its own and not those of the other, so neither judges the other.
+// Neither the machine id nor the name of a host is enough for that: machines that were
+// cloned have both in common, and containers often have no machine id. An identity of
+// our own has the same weakness when its folder is copied, so it is bound in two ways.
+// It holds digests of what the hardware and the system say of themselves: where they
+// say something else, the folder is a copy, and gets a new identity. And it lists the
+// boots in which the folder was used: a copy that goes on with the same hardware facts
+// lists the boots of its own and not those of the other, so neither judges the other.
 package hostid
 
 import (
@@ -31,8 +34,8 @@ import (
 	"holdfast/internal/durable"
 )
 
-// Identity is this host as a state folder knows it. The zero value is a host without an identity: of it nobody says after a
-// reboot that its processes have ended.
+// Identity is this host as a state folder knows it. The zero value is a host without
+// an identity: of it nobody says after a reboot that its processes have ended.
 type Identity struct {
 	ID    string   // 32 hex digits
 	Boots []string // ids of the boots in which the folder was used, the present one included
@@ -50,8 +53,9 @@ const (
 
 // kept is what the file holds.
 type kept struct {
-	ID    string            `json:"id"`
-	Bound map[string]string `json:"bound"` // by fact: hex of HMAC-SHA256 of what it says, under the id
+	ID string `json:"id"`
+	// by fact: hex of HMAC-SHA256 of what it says, under the id
+	Bound map[string]string `json:"bound"`
 	Boots []string          `json:"boots"`
 }
 
@@ -61,8 +65,8 @@ type system struct {
 	boot  string            // id of this boot; "" where it is not known
 }
 
-// sources are the facts that differ for two machines, or two virtual machines, unless somebody gave both the same on purpose. Some
-// can be read by root only, and containers lack some.
+// sources are the facts that differ for two machines, or two virtual machines, unless somebody
+// gave both the same on purpose. Some can be read by root only, and containers lack some.
 var sources = map[string]string{
 	"machine-id":    "/etc/machine-id",
 	"product-uuid":  "/sys/class/dmi/id/product_uuid",
@@ -82,8 +86,8 @@ func look() system {
 	return s
 }
 
-// Boot returns the kernel's id of this boot of the host, which no other boot of any host has; "" when it
-// can't be read.
+// Boot returns the kernel's id of this boot of the host, which no
+// other boot of any host has; "" when it can't be read.
 func Boot() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -92,9 +96,9 @@ func Boot() string {
 	return string(bytes.TrimSpace(b))
 }
 
-// Load returns the identity of the host from its state folder, and makes folder and identity where there are none. The error says
-// why the identity could not be read or written; what is returned beside it may be used all the same, and is the zero value
-// where there is no identity.
+// Load returns the identity of the host from its state folder, and makes folder and identity
+// where there are none. The error says why the identity could not be read or written; what is
+// returned beside it may be used all the same, and is the zero value where there is no identity.
 func Load(dir string) (Identity, error) {
 	id, err := load(dir, look())
 	if err != nil {
@@ -111,8 +115,8 @@ func load(dir string, now system) (Identity, error) {
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return readOnly(path, now, err)
 	}
-	// Two processes that begin at once get one identity. Where the file system has no locks, the worst is that one of them
-	// has an identity of which the file knows nothing.
+	// Two processes that begin at once get one identity. Where the file system has no
+	// locks, the worst is that one of them has an identity of which the file knows nothing.
 	if unlock, err := lock(filepath.Join(dir, lockFile)); err == nil {
 		defer unlock()
 	}
@@ -187,8 +191,8 @@ func (k kept) digest(name, text string) string {
 	return hex.EncodeToString(m.Sum(nil))
 }
 
-// fits tells whether no fact contradicts the file. One that is known to only one of the two says nothing: not every process may
-// read every fact.
+// fits tells whether no fact contradicts the file. One that is known to
+// only one of the two says nothing: not every process may read every fact.
 func (k kept) fits(now system) bool {
 	for name, text := range now.facts {
 		if d, ok := k.Bound[name]; ok && d != k.digest(name, text) {

@@ -74,8 +74,8 @@ func TestIdentityStaysWithItsHost(t *testing.T) {
 	}
 }
 
-// TestCopiesWithTheSameFactsHaveOtherBoots: of two machines that nothing tells apart but what they have lived through, neither lists the
-// later boots of the other.
+// TestCopiesWithTheSameFactsHaveOtherBoots: of two machines that nothing tells apart
+// but what they have lived through, neither lists the later boots of the other.
 func TestCopiesWithTheSameFactsHaveOtherBoots(t *testing.T) {
 	one, two := t.TempDir(), t.TempDir()
 	common := host("common", "machine-id", "m")
@@ -122,7 +122,8 @@ func TestProcessesAtOnceGetOneIdentity(t *testing.T) {
 	}
 }
 
-// TestFolderThatTakesNoIdentity: there is none then, or the one that is there, and the error says why.
+// TestFolderThatTakesNoIdentity: there is none then, or the one
+// that is there, and the error says why.
 func TestFolderThatTakesNoIdentity(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Uptime is how long this boot of the host has lasted, the time in which the host was suspended included (CLOCK_BOOTTIME). No setting of
-// the wall clock moves it.
+// Uptime is how long this boot of the host has lasted, the time in which the host
+// was suspended included (CLOCK_BOOTTIME). No setting of the wall clock moves it.
 func Uptime() time.Duration {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {

@@ -1,9 +1,9 @@
-// Package image reads and writes images: volumes that are the content of one regular file, a raw disk, or of one block
-// device, without regard to what is in it.
+// Package image reads and writes images: volumes that are the content of one regular
+// file, a raw disk, or of one block device, without regard to what is in it.
 //
-// internal/backup reads with it, internal/restore writes with it. It starts no goroutine. What a crash leaves is the
-// caller's: a file that is written lies where the caller put it, and a device that was being written is neither what it was nor
-// what it should be.
+// internal/backup reads with it, internal/restore writes with it. It starts no goroutine.
+// What a crash leaves is the caller's: a file that is written lies where the caller put
+// it, and a device that was being written is neither what it was nor what it should be.
 package image
 
 import (
@@ -22,17 +22,20 @@ import (
 	"holdfast/internal/tree"
 )
 
-// Chunk is how images are cut, bytes: at its multiples. Machines overwrite their disks in place, so content never moves and
-// cuts need not look for it; FORMAT.md has the measurement behind the size. A chunk of zeros is a hole.
+// Chunk is how images are cut, bytes: at its multiples. Machines overwrite
+// their disks in place, so content never moves and cuts need not look for it;
+// FORMAT.md has the measurement behind the size. A chunk of zeros is a hole.
 const Chunk = 64 << 10
 
-// block is the unit in which zeros are left out when a file is written, bytes: the block of most file systems.
+// block is the unit in which zeros are left out when a file is
+// written, bytes: the block of most file systems.
 const block = 4 << 10
 
 // ErrNoImage says that something is neither a regular file nor a block device.
 var ErrNoImage = errors.New("neither a regular file nor a block device")
 
-// Image is an image that is read. Its methods may be called from several goroutines at once. Close is due at the end.
+// Image is an image that is read. Its methods may be called from
+// several goroutines at once. Close is due at the end.
 type Image struct {
 	f      *os.File
 	size   int64
@@ -49,10 +52,11 @@ type state struct {
 	writes string // of a device since it is there, as the kernel counts; "" where it doesn't
 }
 
-// Open opens the image at path. Links are followed: the path comes from the operator, or is that of a snapshot. The error is
-// ErrNoImage for a folder and the like.
+// Open opens the image at path. Links are followed: the path comes from the operator,
+// or is that of a snapshot. The error is ErrNoImage for a folder and the like.
 func Open(path string) (*Image, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // not waiting for who writes to a pipe
+	// not waiting for who writes to a pipe
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -130,15 +134,16 @@ func (i *Image) File() *os.File { return i.f }
 // Device tells whether the image is a block device.
 func (i *Image) Device() bool { return i.device }
 
-// Size is the size in bytes when the image was opened: what stat says, or where reads ended on a file system that is not known to keep
-// honest sizes.
+// Size is the size in bytes when the image was opened: what stat says, or
+// where reads ended on a file system that is not known to keep honest sizes.
 func (i *Image) Size() int64 { return i.size }
 
 // ReadAt reads as io.ReaderAt does. Holes are zeros.
 func (i *Image) ReadAt(p []byte, off int64) (int, error) { return i.f.ReadAt(p, off) }
 
-// NextData returns the first range from off on, before end, that may hold something else than zeros; its Len is 0 when there
-// is none. A device has one range, and so has a file whose size is wrong.
+// NextData returns the first range from off on, before end, that may
+// hold something else than zeros; its Len is 0 when there is none. A
+// device has one range, and so has a file whose size is wrong.
 func (i *Image) NextData(off, end int64) tree.Range {
 	end = min(end, i.size)
 	if i.device || i.plain {
@@ -149,8 +154,8 @@ func (i *Image) NextData(off, end int64) tree.Range {
 	return tree.NextData(i.f, off, end)
 }
 
-// Changed tells whether somebody wrote to the image since it was opened, so that what was read is of no single moment. Of a
-// device only those writes count that reached it.
+// Changed tells whether somebody wrote to the image since it was opened, so that what
+// was read is of no single moment. Of a device only those writes count that reached it.
 func (i *Image) Changed() (bool, error) {
 	now, err := i.state()
 	return now != i.began, err

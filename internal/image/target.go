@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Target is an image that is written. WriteAt may be called from several goroutines at once, for ranges that do not
-// overlap. Close is due at the end, also after Finish.
+// Target is an image that is written. WriteAt may be called from several goroutines at
+// once, for ranges that do not overlap. Close is due at the end, also after Finish.
 type Target struct {
 	f      *os.File
 	device bool
@@ -27,8 +27,8 @@ func Create(path string) (*Target, error) {
 	return &Target{f: f}, nil
 }
 
-// OpenDevice opens a block device for writing, links followed, unless it is in use: mounted, or part of another device.
-// ErrNoImage for what is none.
+// OpenDevice opens a block device for writing, links followed, unless it is
+// in use: mounted, or part of another device. ErrNoImage for what is none.
 func OpenDevice(path string) (*Target, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -57,8 +57,8 @@ func (t *Target) Device() bool { return t.device }
 // Room is the size of a device, bytes.
 func (t *Target) Room() int64 { return t.room }
 
-// Resize prepares for an image of that size, bytes, before anything is written: a file gets the size, of a device nothing
-// changes. *TooSmallError.
+// Resize prepares for an image of that size, bytes, before anything is
+// written: a file gets the size, of a device nothing changes. *TooSmallError.
 func (t *Target) Resize(size int64) error {
 	if !t.device {
 		return t.f.Truncate(size)
@@ -69,7 +69,8 @@ func (t *Target) Resize(size int64) error {
 	return nil
 }
 
-// WriteAt writes p, which of a file leaves blocks of zeros out. The range must not have been written to before.
+// WriteAt writes p, which of a file leaves blocks of zeros out. The
+// range must not have been written to before.
 func (t *Target) WriteAt(p []byte, off int64) (int, error) {
 	if t.device {
 		return t.f.WriteAt(p, off)
@@ -98,7 +99,8 @@ func (t *Target) piece(p []byte, off int64, at int) int {
 	return min(at+block-int((off+int64(at))%block), len(p))
 }
 
-// Zero sees to it that the range reads as zeros. The range of a file must not have been written to before: it is a hole.
+// Zero sees to it that the range reads as zeros. The range of a
+// file must not have been written to before: it is a hole.
 func (t *Target) Zero(off, n int64) error {
 	if !t.device {
 		return nil
@@ -119,8 +121,8 @@ func (t *Target) Zero(off, n int64) error {
 	return nil
 }
 
-// zeroOut has the device make zeros itself (BLKZEROOUT, linux/fs.h), by discarding where that gives zeros. The kernel writes
-// them where the device can't.
+// zeroOut has the device make zeros itself (BLKZEROOUT, linux/fs.h), by discarding
+// where that gives zeros. The kernel writes them where the device can't.
 func (t *Target) zeroOut(off, n int64) error {
 	const blkZeroOut = 0x127f // _IO(0x12, 127)
 	span := [2]uint64{uint64(off), uint64(n)}

@@ -1,8 +1,10 @@
-// Package location tells where a configured path lies: which file it is, by device and inode, in which folders, and at which place of
-// which file system, so that two paths to one place are known to be two paths to one place.
+// Package location tells where a configured path lies: which file it is, by
+// device and inode, in which folders, and at which place of which file system,
+// so that two paths to one place are known to be two paths to one place.
 //
-// agent/config compares the locations of volumes and of the agent's own files, and package agent looks at a volume's path before each use.
-// The package starts no goroutine and changes nothing, so a crash leaves nothing. A call waits for as long as a file system does not answer.
+// agent/config compares the locations of volumes and of the agent's own files, and package agent
+// looks at a volume's path before each use. The package starts no goroutine and changes nothing,
+// so a crash leaves nothing. A call waits for as long as a file system does not answer.
 package location
 
 import (
@@ -62,13 +64,14 @@ type Location struct {
 	There bool // something is at the path
 	ID    ID   // of what is there
 	Above []ID // of the folders on the way, the root first; those that are not there lack
-	// FileSystem is the device number of the file system, as the table of mounts has it, and Inside the path in it, also of what is not there
-	// yet. Inside is "" where the kernel does not tell.
+	// FileSystem is the device number of the file system, as the table of mounts has it, and Inside
+	// the path in it, also of what is not there yet. Inside is "" where the kernel does not tell.
 	FileSystem uint64
 	Inside     string
 }
 
-// Within tells whether l is o, or lies in it: also by another mount of the same file system, or by a hard link of the same file.
+// Within tells whether l is o, or lies in it: also by another mount
+// of the same file system, or by a hard link of the same file.
 func (l Location) Within(o Location) bool {
 	if o.There {
 		if l.There && l.ID == o.ID {
@@ -94,10 +97,12 @@ func Of(path string) (Location, error) {
 	return walk(path, false)
 }
 
-// Strict finds where a path lies that nobody but root can make lead elsewhere. Each folder on the way is opened by the descriptor of the one
-// before. ErrUnsafe where a part of the path is a link (*LinkError), or where somebody else than root, or the user of this process, can write to a
-// folder on the way (*WritableError). What lies at the path may belong to anybody. Device files are the exception: a path below /dev may be a
-// link to a block device there, as the kernel's numbers change and only root can write to /dev. A path that leads to nothing is no error.
+// Strict finds where a path lies that nobody but root can make lead elsewhere. Each folder on the
+// way is opened by the descriptor of the one before. ErrUnsafe where a part of the path is a link
+// (*LinkError), or where somebody else than root, or the user of this process, can write to a
+// folder on the way (*WritableError). What lies at the path may belong to anybody. Device files
+// are the exception: a path below /dev may be a link to a block device there, as the kernel's
+// numbers change and only root can write to /dev. A path that leads to nothing is no error.
 func Strict(path string) (Location, error) {
 	l, err := walk(path, true)
 	link, ok := errors.AsType[*LinkError](err)
@@ -172,7 +177,8 @@ func walk(path string, strict bool) (Location, error) {
 	return l, l.place(at, path)
 }
 
-// place notes at which place of its file system the path lies. at is open at seen, the part of it that is there.
+// place notes at which place of its file system the path lies. at
+// is open at seen, the part of it that is there.
 func (l *Location) place(at int, seen string) error {
 	var stx unix.Statx_t
 	err := unix.Statx(at, "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &stx)
@@ -194,8 +200,9 @@ func (l *Location) place(at int, seen string) error {
 	return nil
 }
 
-// writers tells who else than root, and the user of this process, can put something else in the place of an entry of a folder; "" for
-// nobody. entry is nil where none is there yet. In a folder with the sticky bit only the owners of folder and entry can.
+// writers tells who else than root, and the user of this process, can put something
+// else in the place of an entry of a folder; "" for nobody. entry is nil where none is
+// there yet. In a folder with the sticky bit only the owners of folder and entry can.
 func writers(fd int, folder unix.Stat_t, entry *unix.Stat_t) string {
 	ours := func(uid uint32) bool { return uid == 0 || int(uid) == os.Geteuid() }
 	switch {

@@ -20,8 +20,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestStrict: a path with a link, or below a folder that somebody else than root can write to, is refused with the remedy. What lies at the path
-// may be anybody's.
+// TestStrict: a path with a link, or below a folder that somebody else than root
+// can write to, is refused with the remedy. What lies at the path may be anybody's.
 func TestStrict(t *testing.T) {
 	testbed.Need(t, "root")
 	for name, c := range map[string]struct {

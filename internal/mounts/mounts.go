@@ -1,8 +1,8 @@
 // Package mounts reads the kernel's tables of mounts (proc_pid_mountinfo(5)).
 //
-// internal/tree asks which places of a tree are mount points, and internal/snapshot asks what a volume
-// lies on and what stands on it. The package starts no goroutine, and asks no file system anything: a
-// table tells of dead file systems too.
+// internal/tree asks which places of a tree are mount points, and internal/snapshot
+// asks what a volume lies on and what stands on it. The package starts no goroutine,
+// and asks no file system anything: a table tells of dead file systems too.
 package mounts
 
 import (
@@ -75,7 +75,8 @@ func ParseDevice(text string) (uint64, error) {
 	return unix.Mkdev(uint32(ma), uint32(mi)), nil
 }
 
-// unescape undoes that the kernel writes white space, backslashes and number signs as a backslash and three octal digits.
+// unescape undoes that the kernel writes white space, backslashes
+// and number signs as a backslash and three octal digits.
 func unescape(s string) string {
 	if !strings.Contains(s, `\`) {
 		return s

@@ -6,15 +6,17 @@ import (
 	"sync"
 )
 
-// ErrDamagedOnWay says that bytes came damaged over one connection and whole over another: something between this host and the
-// store changes what it passes on. Only an Observer gets it, with the read that came damaged.
+// ErrDamagedOnWay says that bytes came damaged over one connection and whole
+// over another: something between this host and the store changes what it
+// passes on. Only an Observer gets it, with the read that came damaged.
 var ErrDamagedOnWay = newClass(nil, "bytes were damaged on their way from the store", "look at what stands between this host and the "+
 	"store (a proxy, a gateway, a network card that computes check sums), since not all damage is found")
 
 // afreshKey is where a context holds that its requests get a connection of their own.
 type afreshKey struct{}
 
-// Afresh is a context whose requests go over new connections, which nothing else uses: for a second look at what came damaged.
+// Afresh is a context whose requests go over new connections, which
+// nothing else uses: for a second look at what came damaged.
 func Afresh(ctx context.Context) context.Context { return context.WithValue(ctx, afreshKey{}, true) }
 
 // afreshTransport gives requests of such contexts a connection of their own.
@@ -41,7 +43,8 @@ func (t afreshTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 // damageTeller is a store of this package with an observer, or around one.
 type damageTeller interface{ tellDamage(key string) }
 
-// TellDamage tells the observer of a store that an object came damaged over one connection and whole over another.
+// TellDamage tells the observer of a store that an object came
+// damaged over one connection and whole over another.
 func TellDamage(s Store, key string) {
 	if t, ok := s.(damageTeller); ok {
 		t.tellDamage(key)

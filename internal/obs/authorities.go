@@ -7,8 +7,8 @@ import (
 	"holdfast/internal/reread"
 )
 
-// authorities sends each request by the transport that was made of the file of authorities as it is now, and none while the file is no
-// good. It is safe for concurrent use.
+// authorities sends each request by the transport that was made of the file of authorities
+// as it is now, and none while the file is no good. It is safe for concurrent use.
 type authorities struct {
 	made *reread.Files[*afreshTransport]
 
@@ -42,7 +42,8 @@ func (a *authorities) RoundTrip(req *http.Request) (*http.Response, error) {
 	if old := a.current; old != now {
 		a.current = now
 		if old != nil {
-			// Connections that are at work are closed when they are done: the transport keeps none until it is asked for one again.
+			// Connections that are at work are closed when they are done:
+			// the transport keeps none until it is asked for one again.
 			old.next.CloseIdleConnections()
 		}
 	}

@@ -13,8 +13,8 @@ import (
 	"holdfast/internal/obs/proxytest"
 )
 
-// TestAuthoritiesOfStoreAreReadAgain: ca-file counts as it is now; while it is no good the store is not reached, and no other error is
-// made of that.
+// TestAuthoritiesOfStoreAreReadAgain: ca-file counts as it is now; while it
+// is no good the store is not reached, and no other error is made of that.
 func TestAuthoritiesOfStoreAreReadAgain(t *testing.T) {
 	other, _, _ := clientPair(t)
 	server := httptest.NewUnstartedServer(proxytest.NewBucket())

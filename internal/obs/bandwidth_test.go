@@ -14,9 +14,10 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// BenchmarkBandwidth is TestBandwidth in real time and by the real network of this machine: packs go to and come from MinIO
-// under a limit, by 1 job and by 20, and a relay before the server counts what passes. It prints how far the 10 s with the
-// fewest and with the most bytes are from the limit, in per cent; HTTP's headers count too.
+// BenchmarkBandwidth is TestBandwidth in real time and by the real network of this
+// machine: packs go to and come from MinIO under a limit, by 1 job and by 20, and a
+// relay before the server counts what passes. It prints how far the 10 s with the fewest
+// and with the most bytes are from the limit, in per cent; HTTP's headers count too.
 func BenchmarkBandwidth(b *testing.B) {
 	const size, rate, long = 16 << 20, 20 << 20, 30 * time.Second
 	m := testbed.StartMinIO(b)
@@ -82,7 +83,8 @@ func BenchmarkBandwidth(b *testing.B) {
 	}
 }
 
-// windows tells how far from rate bytes a second the 10 s with the fewest and with the most bytes are, in per cent.
+// windows tells how far from rate bytes a second the 10 s with the
+// fewest and with the most bytes are, in per cent.
 func (m *meter) windows(long time.Duration, rate int64) (least, most float64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -127,7 +129,8 @@ func startRelay(b *testing.B, server string) *relay {
 			if err != nil {
 				return
 			}
-			_ = client.(*net.TCPConn).SetWriteBuffer(32 << 10) // what is counted as sent is on its way, and not kept here
+			// what is counted as sent is on its way, and not kept here
+			_ = client.(*net.TCPConn).SetWriteBuffer(32 << 10)
 			conn, err := net.Dial("tcp", server)
 			if err != nil {
 				_ = client.Close()

@@ -14,10 +14,10 @@ import (
 // errDetached is what a late reader of a body gets. Nobody sees it: the request has its answer.
 var errDetached = errors.New("the request is over")
 
-// putBody is the body of a put. The HTTP transport may go on reading a body after the request returned (an
-// answer that came early, a context that ended), but Store.Put keeps no reference to the caller's bytes, which
-// may be unmapped memory by then. So detach ends all access first. It has no WriteTo, which would hand out the
-// bytes themselves.
+// putBody is the body of a put. The HTTP transport may go on reading a body after the
+// request returned (an answer that came early, a context that ended), but Store.Put keeps
+// no reference to the caller's bytes, which may be unmapped memory by then. So detach
+// ends all access first. It has no WriteTo, which would hand out the bytes themselves.
 type putBody struct {
 	ctx  context.Context //nolint:containedctx // lives for one request
 	pace *pace           // or nil
@@ -101,8 +101,9 @@ func readPaced(ctx context.Context, w *watch, r io.Reader, p []byte) (n int, err
 	return n, err
 }
 
-// slowest is how few bytes a second a request may move, seen over the time of a stall, before it is given up: a
-// connection over which they drip holds up a backup as a dead one does, and a new one may be whole.
+// slowest is how few bytes a second a request may move, seen over the
+// time of a stall, before it is given up: a connection over which they
+// drip holds up a backup as a dead one does, and a new one may be whole.
 const slowest = 1 << 10
 
 // errDrips is the end of a request that moved too little.

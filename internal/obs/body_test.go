@@ -12,8 +12,8 @@ import (
 	"holdfast/internal/obs"
 )
 
-// TestPutKeepsNoReference unmaps the body right after Put returned, while the transport would still be
-// sending it: a late read would kill the process.
+// TestPutKeepsNoReference unmaps the body right after Put returned, while the
+// transport would still be sending it: a late read would kill the process.
 func TestPutKeepsNoReference(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Answered before the body was read; the client's transport goes on sending for a moment.

@@ -18,8 +18,8 @@ const (
 	opExtend = "extend lock"
 )
 
-// lister is what a store of this package can do beyond Store: begin a list after a key, so that a list
-// that broke goes on where it was.
+// lister is what a store of this package can do beyond Store: begin a
+// list after a key, so that a list that broke goes on where it was.
 type lister interface {
 	listAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error]
 }

@@ -157,8 +157,8 @@ func (tr *trial) run() {
 	tr.lists("a/")
 }
 
-// TestMisbehaviours runs a store against every server of the catalogue: what works gives what it should, what does not gives an
-// error, and nothing hangs or panics.
+// TestMisbehaviours runs a store against every server of the catalogue: what works
+// gives what it should, what does not gives an error, and nothing hangs or panics.
 func TestMisbehaviours(t *testing.T) {
 	for _, m := range proxytest.Misbehaviours() {
 		for _, scheme := range []string{"s3", "obs"} {
@@ -190,7 +190,8 @@ func TestMisbehaviours(t *testing.T) {
 				}
 				tr := &trial{t: t, b: b, m: m, s: open(t, url, toServer(server, opts))}
 				tr.run()
-				// OBS is asked for lists of version 1 and for no batches, and met no condition: such rows are not met.
+				// OBS is asked for lists of version 1 and for no batches,
+				// and met no condition: such rows are not met.
 				if !m.Works && len(tr.failed) == 0 && scheme == "s3" {
 					t.Error("no call failed")
 				}

@@ -12,7 +12,8 @@ import (
 	"holdfast/internal/obs"
 )
 
-// TestColdObjects: an object that a lifecycle rule moved to an archive class answers HEAD, and no GET.
+// TestColdObjects: an object that a lifecycle rule moved to an
+// archive class answers HEAD, and no GET.
 func TestColdObjects(t *testing.T) {
 	const ended, goesOn = `ongoing-request="false", expiry-date="Fri, 21 Dec 2046 00:00:00 GMT"`, `ongoing-request="true"`
 	header := map[string]string{}
@@ -41,9 +42,10 @@ func TestColdObjects(t *testing.T) {
 			t.Errorf("read of a cold object: %v, want ErrCold", err)
 		}
 		for _, c := range []struct {
-			header     map[string]string
-			class      string
-			cold, rows bool // as HEAD tells, and as a row of a list tells, which has the class alone
+			header map[string]string
+			class  string
+			// as HEAD tells, and as a row of a list tells, which has the class alone
+			cold, rows bool
 		}{
 			{nil, "", false, false},
 			{map[string]string{"X-Amz-Storage-Class": "STANDARD_IA"}, "STANDARD_IA", false, false},

@@ -53,7 +53,8 @@ func TestFile(t *testing.T) {
 	obstest.Run(t, func(t *testing.T) obs.Store { return open(t, "file://"+t.TempDir(), obs.Options{Create: true}) })
 }
 
-// TestServers runs the suite against servers of others. HOLDFAST_LONG=1 adds those that take long to build.
+// TestServers runs the suite against servers of others.
+// HOLDFAST_LONG=1 adds those that take long to build.
 func TestServers(t *testing.T) {
 	servers := map[string]func(testing.TB) *testbed.S3{"MinIO": testbed.StartMinIO, "Versity": testbed.StartVersity}
 	if os.Getenv("HOLDFAST_LONG") == "1" {
@@ -63,7 +64,8 @@ func TestServers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var except []string
 			if name == "Rclone" {
-				except = []string{"Delete"} // it answers 500 when a name that others begin with is deleted
+				// it answers 500 when a name that others begin with is deleted
+				except = []string{"Delete"}
 			}
 			inPrefix := except
 			if name == "Versity" {
@@ -124,7 +126,8 @@ func TestLock(t *testing.T) {
 				t.Fatal(err)
 			}
 			err := plain.Extend(t.Context(), "free/k", time.Now().Add(time.Hour))
-			if name != "Versity" && !errors.Is(err, errors.ErrUnsupported) { // Versity keeps a lock in every bucket
+			// Versity keeps a lock in every bucket
+			if name != "Versity" && !errors.Is(err, errors.ErrUnsupported) {
 				t.Errorf("Extend in a bucket without lock: %v", err)
 			}
 		})

@@ -21,7 +21,8 @@ var connectParameters = []string{"ca-file", "client-cert", "client-key", "proxy"
 // The range of connect-timeout.
 const minDial, maxDial = 100 * time.Millisecond, 5 * time.Minute
 
-// proxyCredentials is the variable, and in small letters the systemd credential, that has "user:password" for a proxy.
+// proxyCredentials is the variable, and in small letters the
+// systemd credential, that has "user:password" for a proxy.
 const proxyCredentials = "HOLDFAST_PROXY_CREDENTIALS"
 
 // connectOptions say how connections are made.
@@ -106,7 +107,8 @@ func rootsFrom(name string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// clientCertificate reads the certificate at each handshake, so that a renewed one is used without a restart.
+// clientCertificate reads the certificate at each handshake, so
+// that a renewed one is used without a restart.
 func (c *connectOptions) clientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	fi, err := os.Stat(c.keyFile)
 	if err != nil {
@@ -185,8 +187,8 @@ func (c *connectOptions) network(network string) string {
 	return network
 }
 
-// noSuchHost tells the answer of a name service that knows no such name. What a name service says that is out of order is
-// another thing.
+// noSuchHost tells the answer of a name service that knows no such
+// name. What a name service says that is out of order is another thing.
 func noSuchHost(err error) bool {
 	var dns *net.DNSError
 	return errors.As(err, &dns) && dns.IsNotFound

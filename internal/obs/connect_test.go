@@ -64,7 +64,8 @@ func clientPair(t *testing.T) (cert *x509.Certificate, certFile, keyFile string)
 	return cert, writePEM(t, "cert.pem", "CERTIFICATE", der, 0o644), writePEM(t, "key.pem", "PRIVATE KEY", keyDER, 0o600)
 }
 
-// TestPrivateStore: a store with a certificate of its own authority, which wants one of its clients as well.
+// TestPrivateStore: a store with a certificate of its own
+// authority, which wants one of its clients as well.
 func TestPrivateStore(t *testing.T) {
 	client, certFile, keyFile := clientPair(t)
 	server := httptest.NewUnstartedServer(proxytest.NewBucket())
@@ -78,7 +79,8 @@ func TestPrivateStore(t *testing.T) {
 	for query, want := range map[string]error{
 		"&ca-file=" + ca + "&client-cert=" + certFile + "&client-key=" + keyFile: nil,
 		"&client-cert=" + certFile + "&client-key=" + keyFile:                    obs.ErrUsage,
-		"&ca-file=" + ca: obs.ErrUnavailable, // what the server's alert says comes with the first read
+		// what the server's alert says comes with the first read
+		"&ca-file=" + ca: obs.ErrUnavailable,
 	} {
 		err := open(t, url+query, obs.Options{Getenv: keys, Retry: &once}).Put(t.Context(), "k", []byte("x"))
 		if !errors.Is(err, want) {

@@ -24,15 +24,15 @@ const (
 	metadataAddress  = "http://169.254.169.254"
 	// securityKeyPath is where a host in the cloud of OBS gets its temporary keys.
 	securityKeyPath = "/openstack/latest/securitykey"
-	// systemdCredential is the credential of the service (LoadCredential= of its unit) that has the keys, in the form
-	// of a shared credentials file.
+	// systemdCredential is the credential of the service (LoadCredential= of
+	// its unit) that has the keys, in the form of a shared credentials file.
 	systemdCredential = "store-credentials"
 	// securityKeyLimit is more than the document has, in bytes.
 	securityKeyLimit = 64 << 10
 )
 
-// credentialsError says that nobody has credentials, and keeps what each source said as words: their
-// time-outs are not the caller's.
+// credentialsError says that nobody has credentials, and keeps what
+// each source said as words: their time-outs are not the caller's.
 type credentialsError struct {
 	said []string
 	had  bool // somebody had some before
@@ -46,7 +46,8 @@ func (e *credentialsError) Error() string {
 // source is one place where credentials may be.
 type source interface {
 	credentials.Provider
-	// changed tells, without asking anybody, that what the source gave last may not be all that it has now.
+	// changed tells, without asking anybody, that what the source
+	// gave last may not be all that it has now.
 	changed() bool
 }
 
@@ -55,10 +56,10 @@ type constant struct{ credentials.Provider }
 
 func (constant) changed() bool { return false }
 
-// provider asks several sources in turn. Unlike the client's own chain it fails when all do: that one
-// goes on without a signature, and the operator reads "access denied" instead of "no credentials".
-// Temporary keys are renewed when a fifth of their life is left, and stay in use until their end while the
-// service that renews them is away. The client calls it under a lock.
+// provider asks several sources in turn. Unlike the client's own chain it fails when all do:
+// that one goes on without a signature, and the operator reads "access denied" instead of "no
+// credentials". Temporary keys are renewed when a fifth of their life is left, and stay in use
+// until their end while the service that renews them is away. The client calls it under a lock.
 type provider struct {
 	sources []source
 	now     func() time.Time
@@ -89,7 +90,8 @@ func (p *provider) RetrieveWithCredContext(cc *credentials.CredContext) (credent
 			return v, nil
 		}
 		if exposed := (*exposedError)(nil); errors.As(err, &exposed) {
-			return credentials.Value{}, exposed // and not the keys of somebody else, from further down
+			// and not the keys of somebody else, from further down
+			return credentials.Value{}, exposed
 		}
 		if err != nil {
 			said = append(said, err.Error())
@@ -130,7 +132,8 @@ func newFileSource(name, profile string) *fileSource {
 }
 
 func (f *fileSource) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
-	if fi, err := os.Stat(f.Filename); err == nil { // before it is read: a change in between is seen later
+	// before it is read: a change in between is seen later
+	if fi, err := os.Stat(f.Filename); err == nil {
 		f.at, f.size = fi.ModTime(), fi.Size()
 		if perm := fi.Mode().Perm(); perm&0o007 != 0 {
 			return credentials.Value{}, &exposedError{f.Filename, perm}
@@ -145,7 +148,8 @@ func (f *fileSource) changed() bool {
 	return err == nil && (!fi.ModTime().Equal(f.at) || fi.Size() != f.size)
 }
 
-// findCredentials names the sources in their order and asks them once, so that Open can tell that there are none.
+// findCredentials names the sources in their order and asks them
+// once, so that Open can tell that there are none.
 func findCredentials(ctx context.Context, d dialect, getenv func(string) string) (*credentials.Credentials, error) {
 	p := &provider{now: time.Now}
 	names := [][3]string{

@@ -41,7 +41,8 @@ func TestRenewal(t *testing.T) {
 		{11 * time.Minute, false, "key1", 1},
 		{12 * time.Minute, false, "key2", 2}, // a fifth of their life is left
 		{23 * time.Minute, true, "key2", 2},
-		{24 * time.Minute, true, "key2", 3},                // it tried, and the old ones are still good
+		// it tried, and the old ones are still good
+		{24 * time.Minute, true, "key2", 3},
 		{24*time.Minute + 29*time.Second, true, "key2", 3}, // it does not ask for each request
 		{24*time.Minute + 30*time.Second, true, "key2", 4},
 		{26*time.Minute + 59*time.Second, true, "key2", 5},
@@ -57,9 +58,10 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// TestKeysEndWhileUploading: a metadata service gives keys that live for six seconds, and is away now and then while
-// the last ones live; a strict OBS refuses each after its end. No put fails, and hardly any is refused: on a host that is
-// so busy that a request takes a fifth of the keys' life, their end catches each worker once.
+// TestKeysEndWhileUploading: a metadata service gives keys that live for six seconds,
+// and is away now and then while the last ones live; a strict OBS refuses each after
+// its end. No put fails, and hardly any is refused: on a host that is so busy that a
+// request takes a fifth of the keys' life, their end catches each worker once.
 func TestKeysEndWhileUploading(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	p := strict(t, m, proxytest.Options{})
@@ -111,8 +113,8 @@ func TestKeysEndWhileUploading(t *testing.T) {
 	}
 }
 
-// TestKeysThatAreWrittenAnew: a file of credentials is read again when it changes, also when the store refuses the
-// old keys before that.
+// TestKeysThatAreWrittenAnew: a file of credentials is read again when
+// it changes, also when the store refuses the old keys before that.
 func TestKeysThatAreWrittenAnew(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	p := strict(t, m, proxytest.Options{})

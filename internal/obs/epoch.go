@@ -5,10 +5,12 @@ import (
 	"time"
 )
 
-// leastCalls is how many calls an epoch has at least: of fewer, one slow call would tell of a slow store.
+// leastCalls is how many calls an epoch has at least: of fewer, one
+// slow call would tell of a slow store.
 const leastCalls = 8
 
-// callClass is a kind of call and the size of what it moves, to a factor of two. Calls of a class take about as long as each other.
+// callClass is a kind of call and the size of what it moves, to a
+// factor of two. Calls of a class take about as long as each other.
 type callClass uint8
 
 const (
@@ -30,8 +32,9 @@ func classOf(op string, n int) callClass {
 	return callClass(kind*callSizes + min(size, callSizes-1))
 }
 
-// epoch has a number of calls that began after each other. All of them count, and it is over when the last has ended: a mixture of what
-// ended in some time would have too many of the short ones. Only for those that take without end it does not wait. The limiter's lock guards it.
+// epoch has a number of calls that began after each other. All of them count, and it is over
+// when the last has ended: a mixture of what ended in some time would have too many of the short
+// ones. Only for those that take without end it does not wait. The limiter's lock guards it.
 type epoch struct {
 	number  int // from 1; of no other
 	size    int // calls in all
@@ -52,7 +55,8 @@ type slot struct {
 	epoch int // its epoch's number, or 0
 }
 
-// epochPatience is how many times its own calls may begin after it while an epoch waits for its last.
+// epochPatience is how many times its own calls may begin after it
+// while an epoch waits for its last.
 const epochPatience = 64
 
 func newEpoch(number, calls int) epoch { return epoch{number: number, size: calls, joining: calls} }
@@ -76,9 +80,11 @@ func (e *epoch) over() bool { return e.joining == 0 && (e.open == 0 || e.later >
 // tells whether so many of its calls did what was asked that their times say something.
 func (e *epoch) tells() bool { return e.ended*2 >= e.size }
 
-// costs has how long calls of each class take, in seconds at a speed of 1, so that calls that differ can be added up as work: what a store gets done
-// in a second must not look like less when it is asked for many small objects after a few large ones. What that speed is depends on how busy
-// the store was at first; it says nothing by itself, but can be compared. 0 is a class that was not seen yet.
+// costs has how long calls of each class take, in seconds at a speed of 1, so that
+// calls that differ can be added up as work: what a store gets done in a second
+// must not look like less when it is asked for many small objects after a few
+// large ones. What that speed is depends on how busy the store was at first; it
+// says nothing by itself, but can be compared. 0 is a class that was not seen yet.
 type costs [callKinds * callSizes]float64
 
 // costWeight is what an epoch weighs beside all before it.
@@ -100,8 +106,8 @@ func (c *costs) speed(e *epoch) (speed float64, known int) {
 	return speed, known
 }
 
-// learn corrects the costs by the calls of an epoch of that speed. They change beside each other, not in sum: a store that gets slow stays
-// slower than before, however long that lasts.
+// learn corrects the costs by the calls of an epoch of that speed. They change beside each
+// other, not in sum: a store that gets slow stays slower than before, however long that lasts.
 func (c *costs) learn(e *epoch, speed float64) {
 	for i, calls := range e.calls {
 		if calls.n == 0 {

@@ -6,18 +6,20 @@ import (
 	"os"
 )
 
-// Errors by class. Implementations wrap them with the operation, the object and the server's words; Hint tells
-// an operator what to do. Some belong to a wider class, which errors.Is finds too. ErrUnavailable is retried, and what a second
-// look may mend a few times (ErrOdd, ErrNoHost).
+// Errors by class. Implementations wrap them with the operation, the object and the server's
+// words; Hint tells an operator what to do. Some belong to a wider class, which errors.Is finds
+// too. ErrUnavailable is retried, and what a second look may mend a few times (ErrOdd, ErrNoHost).
 var (
 	// ErrNotFound says that the object is not there.
 	ErrNotFound = newClass(nil, "object not found", "")
 	// ErrExists says that the name is taken by other bytes. Names are written once.
 	ErrExists = newClass(nil, "object exists with other content", "")
-	// ErrCold says that the object is in a storage class whose objects have to be restored before they can be read.
+	// ErrCold says that the object is in a storage class whose
+	// objects have to be restored before they can be read.
 	ErrCold = newClass(nil, "the object is in an archive class and can't be read", "restore the object in the store, and end the "+
 		"lifecycle rule that moved it: only classes whose objects can be read at any time are fit for backups")
-	// ErrNoBucket says that the bucket (or the folder of a file store) is not there. The message names it.
+	// ErrNoBucket says that the bucket (or the folder of a file
+	// store) is not there. The message names it.
 	ErrNoBucket = newClass(nil, "no such bucket", "make the bucket first, or check the store's URL (--store, or store.url of the agent)")
 	// ErrAccess says that the store refused the request for who made it.
 	ErrAccess = newClass(nil, "access denied by the store", "check what these credentials may do with the bucket: "+
@@ -26,23 +28,23 @@ var (
 	ErrNoKeys = newClass(ErrAccess, "no credentials for the store", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "+
 		"(or OBS_ACCESS_KEY_ID and OBS_SECRET_ACCESS_KEY), or write them to a shared credentials file, "+
 		"a systemd credential or the instance's role")
-	// ErrWrongKeys says that the store does not know the access key, or that the secret is not that key's. It is
-	// an ErrAccess.
+	// ErrWrongKeys says that the store does not know the access key,
+	// or that the secret is not that key's. It is an ErrAccess.
 	ErrWrongKeys = newClass(ErrAccess, "the store does not accept the keys", "check the access key and its secret; "+
 		"they may have been deleted, or be those of another cloud or region")
 	// ErrExpiredKeys says that temporary keys have ended or lack their token. It is an ErrAccess.
 	ErrExpiredKeys = newClass(ErrAccess, "the temporary keys have expired", "get new temporary keys, and set their token as well; "+
 		"keys of the instance's role are renewed by themselves while its metadata service answers")
-	// ErrClockSkew says that this host's clock and the store's differ by more than the store allows (15 minutes).
-	// It is an ErrAccess.
+	// ErrClockSkew says that this host's clock and the store's differ
+	// by more than the store allows (15 minutes). It is an ErrAccess.
 	ErrClockSkew = newClass(ErrAccess, "this host's clock differs from the store's", "set the clock of this host: "+
 		"timedatectl status, and see that a time service runs")
-	// ErrPolicy says that a rule forbids the request, whoever makes it: of the bucket, of an organization or of an end point
-	// of the network. It is an ErrAccess.
+	// ErrPolicy says that a rule forbids the request, whoever makes it: of the bucket,
+	// of an organization or of an end point of the network. It is an ErrAccess.
 	ErrPolicy = newClass(ErrAccess, "a policy forbids the request", "look for a rule that denies it: in the bucket's policy, in the "+
 		"organization's policies, and in those of the network's end point")
-	// ErrKMS says that the store can't use the key by which it encrypts: it is disabled or gone, or these credentials may not
-	// use it.
+	// ErrKMS says that the store can't use the key by which it encrypts:
+	// it is disabled or gone, or these credentials may not use it.
 	ErrKMS = newClass(nil, "the store can't use its encryption key", "see that the key of the key management service is there and "+
 		"enabled, and that these credentials may use it to encrypt and to decrypt")
 	// ErrProxy says that a proxy refused the request.
@@ -60,25 +62,29 @@ var (
 	// ErrUnavailable says that the store did not answer, or answered that it can't now; a later try
 	// may do. After a failed Put with this error the outcome is unknown.
 	ErrUnavailable = newClass(nil, "store unavailable", "try again when the store answers")
-	// ErrOdd says that an answer is not that of an object store, or that the server does not do what one must do. A call is
-	// repeated a few times for it.
+	// ErrOdd says that an answer is not that of an object store, or that the
+	// server does not do what one must do. A call is repeated a few times for it.
 	ErrOdd = newClass(nil, "the answer is not that of an object store", "look at what stands between this host and the store "+
 		"(a proxy, a gateway, a load balancer, a page for logging in), and at the endpoint in the store's URL")
 	// ErrUsage says that a URL, a key or a range is not of the form that the store takes.
 	ErrUsage = newClass(nil, "not usable", "")
-	// ErrWrongRegion says that the bucket is in another region than the URL says. It is an ErrUsage.
+	// ErrWrongRegion says that the bucket is in another region than
+	// the URL says. It is an ErrUsage.
 	ErrWrongRegion = newClass(ErrUsage, "the bucket is in another region", "name the bucket's region in the store's URL: &region=…")
 
 	// Of file stores.
 
-	// ErrNoFolder says that the folder of a file store is not there. It is an ErrNoBucket. The message names the folder.
+	// ErrNoFolder says that the folder of a file store is not there.
+	// It is an ErrNoBucket. The message names the folder.
 	ErrNoFolder = newClass(ErrNoBucket, "the store's folder is not there", "see that the disk of the store is mounted, and check the "+
 		"store's URL (--store, or store.url of the agent); holdfast store init and holdfast vault create make the folder of a new store")
-	// ErrNoMarker says that the folder of a file store is there and has not the marker that a store has. It is an ErrNoBucket.
+	// ErrNoMarker says that the folder of a file store is there and
+	// has not the marker that a store has. It is an ErrNoBucket.
 	ErrNoMarker = newClass(ErrNoBucket, "the folder is no store of Holdfast: the file "+markerName+" is not in it", "see that the disk of the store is "+
 		"mounted: an empty mount point looks like this; check the store's URL (--store, or store.url of the agent); only where the folder is to become a "+
 		"store, or its file "+markerName+" was deleted: holdfast store init")
-	// ErrFolderAccess says that the permissions of the folder do not allow the operation. It is an ErrAccess.
+	// ErrFolderAccess says that the permissions of the folder do not
+	// allow the operation. It is an ErrAccess.
 	ErrFolderAccess = newClass(ErrAccess, "the store's folder does not allow it", "check the owner and the permissions of the store's folder, "+
 		"of what lies in it and of the folders above it (namei -l shows them), and whether a sandbox confines the program "+
 		"(ReadWritePaths of the unit, AppArmor, SELinux)")
@@ -88,7 +94,8 @@ var (
 	// ErrDiskFull says that the disk of the folder is full. It is an ErrNoSpace.
 	ErrDiskFull = newClass(ErrNoSpace, "the disk of the store is full", "make room on the disk of the store's folder (df shows its space), "+
 		"or move the folder to a larger disk")
-	// ErrNoInodes says that the file system of the folder has room for bytes, but not for another file. It is an ErrNoSpace.
+	// ErrNoInodes says that the file system of the folder has room
+	// for bytes, but not for another file. It is an ErrNoSpace.
 	ErrNoInodes = newClass(ErrNoSpace, "the file system of the store has no inodes left", "remove files from the disk of the store's folder "+
 		"(df -i shows its inodes), or move the folder to a file system with more inodes; free bytes do not help")
 	// ErrDiskQuota says that a quota on the disk of the folder is used up. It is an ErrNoSpace.
@@ -97,10 +104,12 @@ var (
 	// ErrFileSize says that the object is larger than a file may be. It is an ErrNoSpace.
 	ErrFileSize = newClass(ErrNoSpace, "the file system of the store takes no file of that size", "move the store's folder to a file system "+
 		"with larger files (FAT ends at 4 GiB), or raise the limit on the size of files (ulimit -f)")
-	// ErrDisk says that the disk of the folder, or the server of a network file system, failed. It is an ErrUnavailable.
+	// ErrDisk says that the disk of the folder, or the server of a
+	// network file system, failed. It is an ErrUnavailable.
 	ErrDisk = newClass(ErrUnavailable, "the disk of the store fails", "see what the kernel says of the disk of the store's folder (dmesg), "+
 		"or whether the server of a network file system answers")
-	// ErrHostBusy says that this host lacks memory, file descriptors or locks. It is an ErrUnavailable.
+	// ErrHostBusy says that this host lacks memory, file descriptors
+	// or locks. It is an ErrUnavailable.
 	ErrHostBusy = newClass(ErrUnavailable, "this host has no resources left for it", "see what takes the memory and the open files of this host, "+
 		"and try again")
 	// ErrFileSystem says that the file system of the folder can't do what a store needs.
@@ -120,7 +129,8 @@ func newClass(wider error, says, hint string) error { return &errorClass{wider, 
 func (c *errorClass) Error() string { return c.says }
 func (c *errorClass) Unwrap() error { return c.wider }
 
-// Hint is what an operator can do about an error of a store, in one sentence; "" where nothing can be said.
+// Hint is what an operator can do about an error of a store, in one
+// sentence; "" where nothing can be said.
 func Hint(err error) string {
 	var c *errorClass
 	if errors.As(err, &c) {
@@ -129,8 +139,8 @@ func Hint(err error) string {
 	return ""
 }
 
-// Kind is the class of an error in one word, for metrics and logs: "" for nil, "slow_down" where the store asked for fewer
-// requests, "other" for errors that are none of this package's.
+// Kind is the class of an error in one word, for metrics and logs: "" for nil, "slow_down"
+// where the store asked for fewer requests, "other" for errors that are none of this package's.
 func Kind(err error) string {
 	var asked interface{ SlowDown() bool }
 	if errors.As(err, &asked) && asked.SlowDown() {
@@ -147,8 +157,8 @@ func Kind(err error) string {
 	return "other"
 }
 
-// kinds has the narrower classes first. The classes of file stores have the words of the wider ones, so that
-// an alert on a full store is the same for every store.
+// kinds has the narrower classes first. The classes of file stores have the words
+// of the wider ones, so that an alert on a full store is the same for every store.
 var kinds = []struct {
 	is   error
 	word string

@@ -27,7 +27,8 @@ func AlsoTransport(o Options, f func(*http.Transport)) Options {
 	})
 }
 
-// ReceiveBuffer is how much the kernel may receive of a connection of a store's ahead of its reader, in bytes; twice what was set.
+// ReceiveBuffer is how much the kernel may receive of a connection
+// of a store's ahead of its reader, in bytes; twice what was set.
 func ReceiveBuffer(c net.Conn) (size int, err error) {
 	raw, err := c.(*stallConn).Conn.(*net.TCPConn).SyscallConn()
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestFileOnFAT runs the suite of the contract on FAT and exFAT. It takes a machine, since kernels of build hosts often lack them.
+// TestFileOnFAT runs the suite of the contract on FAT and exFAT. It
+// takes a machine, since kernels of build hosts often lack them.
 func TestFileOnFAT(t *testing.T) {
 	if !testbed.InMachine() {
 		testbed.RunInMachine(t, testbed.MachineSpec{

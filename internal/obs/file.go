@@ -22,20 +22,22 @@ const (
 	compareBuffer = 256 << 10
 )
 
-// fileStore keeps each object as a file below one folder. Several processes may use the folder at
-// once. A name is taken by link(2), or by a rename that replaces nothing where the file system has no
-// links, so it appears whole and durable, and only once. Folders stay when
-// their last object goes. One thing object stores allow and this does not: an object below the name
-// of another ("a" and "a/b").
+// fileStore keeps each object as a file below one folder. Several processes may
+// use the folder at once. A name is taken by link(2), or by a rename that replaces
+// nothing where the file system has no links, so it appears whole and durable, and
+// only once. Folders stay when their last object goes. One thing object stores
+// allow and this does not: an object below the name of another ("a" and "a/b").
 type fileStore struct {
 	dir  string // as the user wrote it, for messages
 	root *os.Root
 	tree *durable.Tree
 }
 
-// openFile opens the store in dir. With create it makes the folder, those above it and the marker, and tries whether
-// the file system can hold a store; else a folder that is not there is ErrNoFolder, and one without a marker ErrNoMarker: the
-// mount point of a disk that is not mounted must not be taken for an empty store. warn is told what the file system lacks, at most once a Lack.
+// openFile opens the store in dir. With create it makes the folder, those above
+// it and the marker, and tries whether the file system can hold a store; else a
+// folder that is not there is ErrNoFolder, and one without a marker ErrNoMarker:
+// the mount point of a disk that is not mounted must not be taken for an empty
+// store. warn is told what the file system lacks, at most once a Lack.
 func openFile(dir string, create bool, warn func(string)) (*fileStore, error) {
 	if create {
 		if err := durable.MkdirAll(dir, 0o700); err != nil {
@@ -57,7 +59,8 @@ func openFile(dir string, create bool, warn func(string)) (*fileStore, error) {
 	return s, nil
 }
 
-// begin removes what writers that died have left, and looks for the marker. With create it tries the file system, and makes the marker.
+// begin removes what writers that died have left, and looks for the
+// marker. With create it tries the file system, and makes the marker.
 func (s *fileStore) begin(create bool, lacks *lacks) error {
 	if create {
 		if err := s.makeTempFolder(); err != nil {
@@ -158,7 +161,8 @@ func (s *fileStore) holds(key string, body []byte) (bool, error) {
 	return true, nil
 }
 
-// open opens an object; what is no regular file is no object. Not to block on a fifo that somebody put there.
+// open opens an object; what is no regular file is no object. Not
+// to block on a fifo that somebody put there.
 func (s *fileStore) open(key string) (*os.File, fs.FileInfo, error) {
 	f, err := s.root.OpenFile(key, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENOTDIR) {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// markerName is the file in the root of a file store that tells a store from any other folder: from the mount point of a disk that is
-// not mounted above all. It is no element that begins a key.
+// markerName is the file in the root of a file store that tells a store from any other folder: from
+// the mount point of a disk that is not mounted above all. It is no element that begins a key.
 const markerName = ".holdfast-store"
 
 // marker is what the file holds. Nobody reads it but people.
@@ -40,8 +40,9 @@ func (s *fileStore) marked() error {
 	return nil
 }
 
-// fileAt is the file store at a path, whatever lies there at the moment of a call: a disk may be mounted, unmounted and mounted again while
-// a program runs. A fileStore holds one folder open, which would go on to take objects after its disk was detached, where nobody finds them.
+// fileAt is the file store at a path, whatever lies there at the moment of a call: a disk may
+// be mounted, unmounted and mounted again while a program runs. A fileStore holds one folder
+// open, which would go on to take objects after its disk was detached, where nobody finds them.
 type fileAt struct {
 	dir  string
 	warn func(string)
@@ -52,7 +53,8 @@ type fileAt struct {
 	closed bool
 }
 
-// openFileAt opens the store at the path. With later a path that can't be opened now is no error: each call tries again.
+// openFileAt opens the store at the path. With later a path that
+// can't be opened now is no error: each call tries again.
 func openFileAt(dir string, create, later bool, warn func(string)) (Store, error) {
 	f := &fileAt{dir: dir, warn: warn, users: map[*fileStore]int{}}
 	s, err := openFile(dir, create, warn)
@@ -63,8 +65,9 @@ func openFileAt(dir string, create, later bool, warn func(string)) (Store, error
 	return f, nil
 }
 
-// use returns the store that lies at the path now, and what is to be called when the caller is done with it. What was open before is
-// closed after its last user. The lock is not held while the file system is asked, which may never answer.
+// use returns the store that lies at the path now, and what is to be called when
+// the caller is done with it. What was open before is closed after its last user.
+// The lock is not held while the file system is asked, which may never answer.
 func (f *fileAt) use() (*fileStore, func(), error) {
 	s, done, err := f.take(nil)
 	if err != nil || s != nil && s.there() {

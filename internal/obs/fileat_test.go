@@ -13,7 +13,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestFileMarker: a folder is a store only with the marker that Create makes, which is no object of the store.
+// TestFileMarker: a folder is a store only with the marker that
+// Create makes, which is no object of the store.
 func TestFileMarker(t *testing.T) {
 	dir := t.TempDir()
 	url := "file://" + dir
@@ -46,8 +47,9 @@ func TestFileMarker(t *testing.T) {
 	}
 }
 
-// TestFileUnmounted: a store says so while its disk is not mounted, takes nothing into the mount point, and goes on when the disk
-// is back. One that is open already notices that its disk was detached.
+// TestFileUnmounted: a store says so while its disk is not mounted,
+// takes nothing into the mount point, and goes on when the disk is
+// back. One that is open already notices that its disk was detached.
 func TestFileUnmounted(t *testing.T) {
 	d := testbed.NewPowerDisk(t, "ext4", 64<<20)
 	dir := filepath.Join(d.Point, "backups")
@@ -77,7 +79,8 @@ func TestFileUnmounted(t *testing.T) {
 			}
 		}
 	}
-	// Detached lazily, as an impatient operator does: whoever has it open could go on to write where nobody finds it.
+	// Detached lazily, as an impatient operator does: whoever has it
+	// open could go on to write where nobody finds it.
 	if err := unix.Unmount(d.Point, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}

@@ -53,8 +53,8 @@ func (l *lacks) left(n int) {
 	}
 }
 
-// there tells whether the store's folder is still what its path names. On a file system whose inode numbers
-// change from look to look only the device can be compared.
+// there tells whether the store's folder is still what its path names. On a file
+// system whose inode numbers change from look to look only the device can be compared.
 func (s *fileStore) there() bool {
 	held, err := s.root.Lstat(".")
 	if err != nil {
@@ -126,15 +126,15 @@ func fileError(dir string, err error) error {
 	return bare(err)
 }
 
-// noInodes tells whether the file system of a folder has no room for another file. File systems that
-// count no inodes say 0 of 0.
+// noInodes tells whether the file system of a folder has no room
+// for another file. File systems that count no inodes say 0 of 0.
 func noInodes(dir string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(dir, &st) == nil && st.Files > 0 && st.Ffree == 0
 }
 
-// bare takes the operation and the path off an error: its message is part of one that names the object, and
-// the path of a temporary file tells a user nothing.
+// bare takes the operation and the path off an error: its message is part of one
+// that names the object, and the path of a temporary file tells a user nothing.
 func bare(err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok && error(e) == err { //nolint:errorlint // the outermost error only
 		return e.Err

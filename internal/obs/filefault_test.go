@@ -24,8 +24,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// fileClass checks that an error of a file store is of a class and does not speak of the store's inside, and that its hint
-// speaks of the folder and the disk.
+// fileClass checks that an error of a file store is of a class and does not speak
+// of the store's inside, and that its hint speaks of the folder and the disk.
 func fileClass(t *testing.T, what string, err, class error, hint string) {
 	t.Helper()
 	if !errors.Is(err, class) {
@@ -123,7 +123,8 @@ func TestFileFaults(t *testing.T) {
 	}
 }
 
-// TestFileFaultsOfDisks: a read-only mount, a folder without rights and a disk without inodes, for real.
+// TestFileFaultsOfDisks: a read-only mount, a folder without rights
+// and a disk without inodes, for real.
 func TestFileFaultsOfDisks(t *testing.T) {
 	testbed.Need(t, "ext4")
 	dir := testbed.Filesystem(t, "ext4", 16<<20)
@@ -227,7 +228,8 @@ func (w *warnings) check(t *testing.T, words ...string) {
 	}
 }
 
-// TestFileSystemThatHoldsNoStore: refused at creation, with the reason and the remedy, and nothing is left in the folder.
+// TestFileSystemThatHoldsNoStore: refused at creation, with the
+// reason and the remedy, and nothing is left in the folder.
 func TestFileSystemThatHoldsNoStore(t *testing.T) {
 	for name, ops := range map[string][]testbed.FUSEOp{
 		"neither links nor the rename": {testbed.FUSELink, testbed.FUSERenameNew}, "no flush of files": {testbed.FUSESync},
@@ -249,7 +251,8 @@ func TestFileSystemThatHoldsNoStore(t *testing.T) {
 	}
 }
 
-// TestFileTemporaryOfLiveWriter: whatever the clock says, the file of a writer at work stays, and that of a dead one goes.
+// TestFileTemporaryOfLiveWriter: whatever the clock says, the file
+// of a writer at work stays, and that of a dead one goes.
 func TestFileTemporaryOfLiveWriter(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	dir := f.Point
@@ -258,7 +261,8 @@ func TestFileTemporaryOfLiveWriter(t *testing.T) {
 	begun, goOn := make(chan struct{}), make(chan struct{})
 	var first atomic.Bool
 	f.Set(testbed.Oddity{Fail: func(op testbed.FUSEOp, _ string) syscall.Errno {
-		if op == testbed.FUSEFlush && first.CompareAndSwap(false, true) { // while it waits, the file can still be looked at
+		// while it waits, the file can still be looked at
+		if op == testbed.FUSEFlush && first.CompareAndSwap(false, true) {
 			close(begun)
 			<-goOn
 		}
@@ -298,7 +302,8 @@ func TestFileTemporaryOfLiveWriter(t *testing.T) {
 	}
 }
 
-// TestFileKilledWriter kills a process while it writes: the next Open removes what it left, dated in the future or not.
+// TestFileKilledWriter kills a process while it writes: the next
+// Open removes what it left, dated in the future or not.
 func TestFileKilledWriter(t *testing.T) {
 	dir := t.TempDir()
 	obstest.Folder(t, dir)

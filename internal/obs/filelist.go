@@ -39,7 +39,8 @@ type fileWalk struct {
 func (w *fileWalk) folder(name string) bool {
 	entries, err := w.s.readFolder(name)
 	if err != nil {
-		// The top is either the store itself, whose loss is an error, or a prefix that names nothing.
+		// The top is either the store itself, whose loss is an error,
+		// or a prefix that names nothing.
 		if errors.Is(err, fs.ErrNotExist) && w.s.there() {
 			return true
 		}

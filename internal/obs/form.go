@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// oddTries is how often a request is made whose answer is not that of an object store: a gateway's page may be gone a moment
-// later, and what a server does not know it will not learn.
+// oddTries is how often a request is made whose answer is not that of an object store: a
+// gateway's page may be gone a moment later, and what a server does not know it will not learn.
 const oddTries = 3
 
 // oddError is an answer that is not one of an object store. It is repeated a few times.
@@ -34,8 +34,8 @@ func withForm(ctx context.Context, check func(*http.Response) error) context.Con
 	return context.WithValue(ctx, formKey{}, check)
 }
 
-// checkForm checks an answer, if its context says how. What the client library asks on its own, about the region of a bucket,
-// is not meant.
+// checkForm checks an answer, if its context says how. What the client
+// library asks on its own, about the region of a bucket, is not meant.
 func checkForm(req *http.Request, res *http.Response) error {
 	check, ok := req.Context().Value(formKey{}).(func(*http.Response) error)
 	if !ok || res.StatusCode < 200 || res.StatusCode > 299 || req.URL.Query().Has("location") {
@@ -44,7 +44,8 @@ func checkForm(req *http.Request, res *http.Response) error {
 	return check(res)
 }
 
-// missingForm refuses the page of a gateway that knows no such address: it does not say that an object is not there.
+// missingForm refuses the page of a gateway that knows no such
+// address: it does not say that an object is not there.
 func missingForm(res *http.Response) error {
 	h := res.Header
 	if res.StatusCode == http.StatusNotFound && strings.HasPrefix(h.Get("Content-Type"), "text/html") && requestID(h) == "" {
@@ -83,7 +84,8 @@ func encodingForm(res *http.Response) error {
 	return nil
 }
 
-// quietForm wants an answer without a document, or with one that is neither an error nor a page for people.
+// quietForm wants an answer without a document, or with one that is
+// neither an error nor a page for people.
 func quietForm(res *http.Response) error {
 	if res.ContentLength == 0 || res.StatusCode == http.StatusNoContent || res.Body == nil {
 		return nil

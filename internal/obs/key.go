@@ -6,11 +6,13 @@ import (
 )
 
 const (
-	// maxKey is the longest key in bytes; with a prefix of the store it stays below the 1024 of S3 and OBS.
+	// maxKey is the longest key in bytes; with a prefix of the store
+	// it stays below the 1024 of S3 and OBS.
 	maxKey = 512
 	// maxElement is the longest element of a key in bytes: NAME_MAX of Linux, and MinIO's limit.
 	maxElement = 255
-	// tempFolder is where the file store keeps what it is writing. It is no element that begins a key, nor is markerName.
+	// tempFolder is where the file store keeps what it is writing. It
+	// is no element that begins a key, nor is markerName.
 	tempFolder = ".tmp"
 )
 

@@ -15,8 +15,9 @@ import (
 	"holdfast/internal/obs/proxytest"
 )
 
-// TestServerLosesAProperty: a server that did a thing and later refuses it (it was rolled back, or is an older one behind the same name)
-// is asked in the way that servers without the property understand, also in the middle of a list.
+// TestServerLosesAProperty: a server that did a thing and later refuses it (it
+// was rolled back, or is an older one behind the same name) is asked in the way
+// that servers without the property understand, also in the middle of a list.
 func TestServerLosesAProperty(t *testing.T) {
 	lost := func(m proxytest.Misbehaviour) bool {
 		return m.Works && (strings.HasPrefix(m.Fault, "version 2 is") || m.Fault == "the checksum is an invalid request" ||
@@ -60,7 +61,8 @@ func TestServerLosesAProperty(t *testing.T) {
 			if err := s.Delete(ctx, "b/0", "b/1"); err != nil {
 				t.Fatal(err)
 			}
-			for range 2 { // in the middle of the first list, and from the beginning of the second one
+			// in the middle of the first list, and from the beginning of the second one
+			for range 2 {
 				var got []string
 				for in, err := range s.List(ctx, "a/") {
 					if err != nil {

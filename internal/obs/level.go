@@ -1,18 +1,19 @@
 package obs
 
 const (
-	// minLevel and maxLevel bound the requests in flight: one goes on beside one on a dead connection (unless the limits allow for one only), and more than a store
-	// has connections for (idleConnections) would open new ones all the time.
+	// minLevel and maxLevel bound the requests in flight: one goes on beside one on
+	// a dead connection (unless the limits allow for one only), and more than a
+	// store has connections for (idleConnections) would open new ones all the time.
 	minLevel, maxLevel = 2, idleConnections
 	// firstLevel is where a limiter begins. It doubles until that no longer pays.
 	firstLevel = 8
 )
 
-// level finds how many requests to have in flight: it tries more or fewer, for one epoch, and keeps what
-// pays. More requests pay when more work gets done in the same time; fewer when about as much does. With a given
-// number in flight, work per second falls as latency rises (Little's law), so it watches both by one figure. While
-// steps in one direction pay they get longer; after one that does not it turns back, and rests for a while. It is
-// a pure state machine: no clock, no lock.
+// level finds how many requests to have in flight: it tries more or fewer, for one epoch, and keeps
+// what pays. More requests pay when more work gets done in the same time; fewer when about as much
+// does. With a given number in flight, work per second falls as latency rises (Little's law), so it
+// watches both by one figure. While steps in one direction pay they get longer; after one that does
+// not it turns back, and rests for a while. It is a pure state machine: no clock, no lock.
 type level struct {
 	limit int
 	most  int     // the highest limit
@@ -74,8 +75,8 @@ func (l *level) epoch(rate float64) {
 	l.try()
 }
 
-// try begins a probe. A step is an eighth of the limit at least, or nobody could tell whether it paid, and at most
-// doubles or halves it.
+// try begins a probe. A step is an eighth of the limit at least, or
+// nobody could tell whether it paid, and at most doubles or halves it.
 func (l *level) try() {
 	l.from = l.limit
 	least, most := max(1, l.limit/8), l.limit

@@ -26,8 +26,9 @@ type LimiterState struct {
 	Level    int // requests that may be under way now
 }
 
-// Limiter holds all calls to the stores of a host within one budget, and finds how many requests the store bears: more
-// while that gets more done, fewer when the store asks for it or gets slow. Calls wait their turn in the order
+// Limiter holds all calls to the stores of a host within one budget, and finds
+// how many requests the store bears: more while that gets more done, fewer
+// when the store asks for it or gets slow. Calls wait their turn in the order
 // in which they came. It is safe for any number of goroutines and starts none.
 type Limiter struct {
 	up, down, requests pacer
@@ -37,7 +38,8 @@ type Limiter struct {
 	level    level
 	inFlight int
 	waiting  []chan struct{} // closed when a slot is theirs
-	trouble  error           // why the store did not do the last call that it ended; nil when it did
+	// why the store did not do the last call that it ended; nil when it did
+	trouble error
 
 	epoch epoch
 	costs costs
@@ -69,8 +71,9 @@ func (l *Limiter) Set(limits Limits) {
 	l.grant()
 }
 
-// MinRate is how many bytes a second each request has of a limit, and so what a limit is at least. With less, a connection
-// would look dead to the server, and many slow requests get no more done than a few.
+// MinRate is how many bytes a second each request has of a limit, and
+// so what a limit is at least. With less, a connection would look dead
+// to the server, and many slow requests get no more done than a few.
 const MinRate = 16 << 10
 
 // mostInFlight is the highest level within limits.
@@ -94,9 +97,9 @@ func (l *Limiter) State() LimiterState {
 	return LimiterState{l.limits, l.inFlight, len(l.waiting), l.level.limit}
 }
 
-// Store makes a store whose calls this limiter holds back. Bytes of s3 and obs are held back as they move; those
-// of other stores before a put and after a read. A list counts as one request and takes no slot, since its
-// caller may make others meanwhile.
+// Store makes a store whose calls this limiter holds back. Bytes of s3 and obs are
+// held back as they move; those of other stores before a put and after a read. A list
+// counts as one request and takes no slot, since its caller may make others meanwhile.
 func (l *Limiter) Store(s Store) Store { return &limited{s, l, pacesItself(s)} }
 
 // pacesItself tells whether a store asks the pace in its context.
@@ -177,7 +180,8 @@ func (l *Limiter) leave(c slot, op string, n int, err error) {
 		l.trouble = err
 	}
 	var asked interface{ SlowDown() bool }
-	if errors.As(err, &asked) && asked.SlowDown() && c.start.After(l.cut) { // requests that were under way then tell nothing new
+	// requests that were under way then tell nothing new
+	if errors.As(err, &asked) && asked.SlowDown() && c.start.After(l.cut) {
 		l.level.slowDown()
 		l.cut = now
 		l.newEpoch()
@@ -218,9 +222,11 @@ func (l *Limiter) endEpoch() {
 		speed, judged = 1, true
 	}
 	l.costs.learn(e, speed)
-	if judged && e.full*2 >= e.ended { // else there was too little to do to tell what more or fewer would bring
+	// else there was too little to do to tell what more or fewer would bring
+	if judged && e.full*2 >= e.ended {
 		l.speed = speed
-		// By Little's law. Counting what ends in a time would depend on where in a batch that time ends.
+		// By Little's law. Counting what ends in a time would depend
+		// on where in a batch that time ends.
 		l.level.epoch(float64(l.level.limit) * speed)
 	}
 }
@@ -234,7 +240,8 @@ type paceKey struct{}
 // pace is how fast the bytes of one call may move.
 type pace struct {
 	pacer *pacer
-	held  atomic.Int64 // how many are waiting for it now: a connection that is held back is not a dead one
+	// how many are waiting for it now: a connection that is held back is not a dead one
+	held atomic.Int64
 }
 
 // take waits until n bytes are due.
@@ -251,7 +258,8 @@ type limited struct {
 	inside bool // the store moves its bytes at the pace in the context
 }
 
-// do makes one call within the budget. It moves bytes at the pace of p; f returns how many it moved, or how many objects it deleted.
+// do makes one call within the budget. It moves bytes at the pace of
+// p; f returns how many it moved, or how many objects it deleted.
 func (s *limited) do(ctx context.Context, op, key string, p *pacer, f func(context.Context) (int, error)) error {
 	c, err := s.l.enter(ctx)
 	if err != nil {

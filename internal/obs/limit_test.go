@@ -17,7 +17,8 @@ import (
 	"holdfast/internal/obs/obstest"
 )
 
-// pipes is a listener whose connections are pipes, so that client and server live by a test's clock.
+// pipes is a listener whose connections are pipes, so that client
+// and server live by a test's clock.
 type pipes struct {
 	conns chan net.Conn
 	once  sync.Once
@@ -82,8 +83,8 @@ func (m *meter) check(t *testing.T, what string, from, to time.Duration, rate in
 	}
 }
 
-// TestBandwidth: the bytes that a server gets and gives, over a real HTTP connection under a clock of the test's, keep
-// to the limits in any 10 s, for 1 job and for 20, also after they change.
+// TestBandwidth: the bytes that a server gets and gives, over a real HTTP connection under a clock
+// of the test's, keep to the limits in any 10 s, for 1 job and for 20, also after they change.
 func TestBandwidth(t *testing.T) {
 	const size = 4 << 20
 	for _, jobs := range []int{1, 20} {
@@ -164,8 +165,8 @@ func TestBandwidth(t *testing.T) {
 	}
 }
 
-// TestReceiveAhead: the kernel receives little ahead of a reader that is held back, also on a connection that was there
-// before the limit, and as much as it can again without one.
+// TestReceiveAhead: the kernel receives little ahead of a reader that is held back, also on
+// a connection that was there before the limit, and as much as it can again without one.
 func TestReceiveAhead(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
@@ -205,7 +206,8 @@ func TestReceiveAhead(t *testing.T) {
 	}
 }
 
-// TestRequestsAndOtherStores: requests a second, and the bytes of a store that does not pace them itself.
+// TestRequestsAndOtherStores: requests a second, and the bytes of a
+// store that does not pace them itself.
 func TestRequestsAndOtherStores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := obs.NewLimiter(obs.Limits{Requests: 50})
@@ -237,8 +239,8 @@ func TestRequestsAndOtherStores(t *testing.T) {
 	})
 }
 
-// service is a store by a clock: it does up to capacity requests at their full speed and shares it among more, and
-// refuses those above refuse.
+// service is a store by a clock: it does up to capacity requests at their
+// full speed and shares it among more, and refuses those above refuse.
 type service struct {
 	obs.Store
 	mu               sync.Mutex
@@ -299,7 +301,8 @@ func (s *service) run(t *testing.T, store obs.Store, jobs int, how time.Duration
 	return float64(s.done-before) / how.Seconds()
 }
 
-// TestLevel: requests in flight find the level at which a service does all that it can, and not many more.
+// TestLevel: requests in flight find the level at which a service
+// does all that it can, and not many more.
 func TestLevel(t *testing.T) {
 	for _, capacity := range []int{3, 12, 50} {
 		synctest.Test(t, func(t *testing.T) {
@@ -334,8 +337,8 @@ func TestLevel(t *testing.T) {
 	}
 }
 
-// mixture is a store by a clock whose requests differ as a backup's do: each takes 25 ms, and its bytes take more the more of
-// them are under way. Times vary by a fifth either way.
+// mixture is a store by a clock whose requests differ as a backup's do: each takes 25 ms,
+// and its bytes take more the more of them are under way. Times vary by a fifth either way.
 type mixture struct {
 	obs.Store
 	mu       sync.Mutex
@@ -369,8 +372,8 @@ func (m *mixture) Put(ctx context.Context, _ string, body []byte) error {
 	return ctx.Err()
 }
 
-// run puts from many goroutines for a while, so that one second a pack stands for a share of the requests and the next second for
-// another, and returns how many bytes a second were stored.
+// run puts from many goroutines for a while, so that one second a pack stands for a share of the
+// requests and the next second for another, and returns how many bytes a second were stored.
 func (m *mixture) run(t *testing.T, store obs.Store, jobs int, how, every time.Duration, shares [2]float64) int64 {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), how)
@@ -397,8 +400,8 @@ func (m *mixture) run(t *testing.T, store obs.Store, jobs int, how, every time.D
 	return int64(float64(m.bytes-before) / how.Seconds())
 }
 
-// TestLevelOfMixedRequests: requests of many sizes, now more of the small and now of the large as the jobs of a batch make them, do not
-// look like a store that gets slow and fast again.
+// TestLevelOfMixedRequests: requests of many sizes, now more of the small and now of the large
+// as the jobs of a batch make them, do not look like a store that gets slow and fast again.
 func TestLevelOfMixedRequests(t *testing.T) {
 	for _, c := range []struct {
 		capacity int
@@ -416,7 +419,8 @@ func TestLevelOfMixedRequests(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			fresh := func() *mixture { return &mixture{r: rand.New(rand.NewPCG(1, 1)), capacity: c.capacity} }
 			m := fresh()
-			most := m.run(t, m, 64, 5*time.Minute, c.every, c.shares) // this store gets no worse by too many
+			// this store gets no worse by too many
+			most := m.run(t, m, 64, 5*time.Minute, c.every, c.shares)
 			m = fresh()
 			limiter := obs.NewLimiter(obs.Limits{})
 			got := m.run(t, limiter.Store(m), 100, 5*time.Minute, c.every, c.shares)
@@ -428,7 +432,8 @@ func TestLevelOfMixedRequests(t *testing.T) {
 	}
 }
 
-// TestLevelObeys: a service that refuses what is too much is asked for less, and hardly refuses any more.
+// TestLevelObeys: a service that refuses what is too much is asked
+// for less, and hardly refuses any more.
 func TestLevelObeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{capacity: 100, refuse: 10}
@@ -446,8 +451,8 @@ func TestLevelObeys(t *testing.T) {
 	})
 }
 
-// TestInFlight: the limit holds for all stores of a host together, and can be changed; whoever leaves the queue
-// does not take a place.
+// TestInFlight: the limit holds for all stores of a host together,
+// and can be changed; whoever leaves the queue does not take a place.
 func TestInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{capacity: 100}

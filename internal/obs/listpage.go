@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// maxDocument is the longest document that a store may answer with, in bytes: 1000 rows with keys of 1024 bytes, each of
-	// them escaped, have less than half of it.
+	// maxDocument is the longest document that a store may answer with, in bytes: 1000
+	// rows with keys of 1024 bytes, each of them escaped, have less than half of it.
 	maxDocument = 16 << 20
 	// fullPage is how many rows a page has at most where the server does not say.
 	fullPage = 1000
@@ -79,8 +79,8 @@ func (p *listPage) read(res *http.Response, bucket, prefix string) error {
 	return nil
 }
 
-// parse checks a page for what it is: a server that answers with another document must not be taken for one without
-// objects.
+// parse checks a page for what it is: a server that answers with
+// another document must not be taken for one without objects.
 func (p *listPage) parse(body []byte, prefix string) error {
 	var doc listDocument
 	if err := parseDocument(body, "ListBucketResult", &doc); err != nil {
@@ -154,8 +154,8 @@ func readDocument(res *http.Response) ([]byte, error) {
 	return body, nil
 }
 
-// parseDocument decodes a document whose root element has that name. An error document, which some servers send with the status
-// 200, is that error.
+// parseDocument decodes a document whose root element has that name. An error
+// document, which some servers send with the status 200, is that error.
 func parseDocument(body []byte, root string, into any) error {
 	d := xml.NewDecoder(bytes.NewReader(body))
 	for {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// FuzzListPage: whatever a server sends for a page, nothing panics, and what is taken for a page has only keys that begin with
-// the prefix, with sizes.
+// FuzzListPage: whatever a server sends for a page, nothing panics, and what
+// is taken for a page has only keys that begin with the prefix, with sizes.
 func FuzzListPage(f *testing.F) {
 	const row = "<Contents><Key>%s</Key><Size>%s</Size><LastModified>2026-01-02T03:04:05Z</LastModified></Contents>"
 	for _, body := range []string{
@@ -34,7 +34,8 @@ func FuzzListPage(f *testing.F) {
 				t.Errorf("row %+v for the prefix %q", r, prefix)
 			}
 		}
-		// Whatever the rows are, those that are accepted are in order, and a page that is accepted without rows can't go on by itself.
+		// Whatever the rows are, those that are accepted are in order,
+		// and a page that is accepted without rows can't go on by itself.
 		l := &listing{prefix: prefix, tokens: map[string]bool{}}
 		for range 3 {
 			before := l.last

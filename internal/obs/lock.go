@@ -37,7 +37,8 @@ func (s *s3Store) Extend(ctx context.Context, key string, until time.Time) error
 		return fmt.Errorf("%s %s: the store's URL has no retain=: %w", opExtend, key, errNoLock)
 	}
 	if short := until.Truncate(time.Second); !short.Equal(until) {
-		until = short.Add(time.Second) // the wire has whole seconds, and the lock is not to end before
+		// the wire has whole seconds, and the lock is not to end before
+		until = short.Add(time.Second)
 	}
 	ends, mode, err := s.lockOf(ctx, opExtend, key)
 	if err != nil || !ends.Before(until) {
@@ -113,8 +114,8 @@ func lockless(err error) bool {
 	}, res.Code) || res.StatusCode == http.StatusMethodNotAllowed || res.StatusCode == http.StatusNotImplemented
 }
 
-// confirmRetention asks the server, once for each Store, whether it keeps the retention that a put asked for: a
-// bucket without it would let anybody with its keys delete what somebody relies on.
+// confirmRetention asks the server, once for each Store, whether it keeps the retention that a put
+// asked for: a bucket without it would let anybody with its keys delete what somebody relies on.
 func (s *s3Store) confirmRetention(c *call) error {
 	if s.put.retains(c.key) == 0 {
 		return nil
@@ -136,7 +137,8 @@ func (s *s3Store) confirmRetention(c *call) error {
 	return nil
 }
 
-// lockTime reads the end of a lock: S3 has RFC 3339, OBS has milliseconds. What is neither is no lock.
+// lockTime reads the end of a lock: S3 has RFC 3339, OBS has
+// milliseconds. What is neither is no lock.
 func lockTime(text string) time.Time {
 	if at, err := time.Parse(time.RFC3339Nano, text); err == nil {
 		return at.UTC()

@@ -37,8 +37,8 @@ func (o memoryObject) info(key string) Info {
 // NewMemory makes an empty store in memory. It is whole in every promise but durability.
 func NewMemory() Store { return &memory{objects: make(map[string]memoryObject)} }
 
-// NewLockedMemory is NewMemory with an object lock, as a URL with retain= asks for: objects for which retention is not 0 (nil: all)
-// can't be deleted before their time.
+// NewLockedMemory is NewMemory with an object lock, as a URL with retain= asks for:
+// objects for which retention is not 0 (nil: all) can't be deleted before their time.
 func NewLockedMemory(retain time.Duration, retention func(key string, asked time.Duration) time.Duration) Store {
 	return &memory{objects: make(map[string]memoryObject), retain: retain, retention: retention}
 }

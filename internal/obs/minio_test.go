@@ -15,8 +15,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestServerKilledAndBack kills the server while objects are sent and read, starts it again, and wants
-// every call to have come to its end as if nothing had happened.
+// TestServerKilledAndBack kills the server while objects are sent and read, starts
+// it again, and wants every call to have come to its end as if nothing had happened.
 func TestServerKilledAndBack(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	var retries, failed atomic.Int64

@@ -16,26 +16,30 @@ import (
 type Options struct {
 	// Getenv looks up the environment, in which credentials are; nil means os.Getenv.
 	Getenv func(string) string
-	// Observe, if set, is called for each request on the goroutine that made it: from several at once.
+	// Observe, if set, is called for each request on the goroutine
+	// that made it: from several at once.
 	Observe func(Event)
 	// Retry is the policy for failed requests; nil means DefaultRetry.
 	Retry *RetryPolicy
-	// Create makes the folder of a file store that is not there, and the marker that tells a store from any other folder, and tries
+	// Create makes the folder of a file store that is not there, and
+	// the marker that tells a store from any other folder, and tries
 	// whether its file system can hold a store. Buckets are never made.
 	Create bool
-	// Later opens a file store also while its folder is not there or has no marker, as before its disk is mounted: calls fail until then.
+	// Later opens a file store also while its folder is not there or has
+	// no marker, as before its disk is mounted: calls fail until then.
 	Later bool
-	// Warn, if set, is told in a sentence what the file system of a file store lacks, and what follows from that:
-	// on the goroutine of the call that met the lack, once a lack.
+	// Warn, if set, is told in a sentence what the file system of a file store lacks, and
+	// what follows from that: on the goroutine of the call that met the lack, once a lack.
 	Warn func(message string)
-	// Retention tells how long an object is locked where the URL asks for locks of that length: 0 is not at all.
-	// Nil means that all are locked as long as the URL asks.
+	// Retention tells how long an object is locked where the URL asks for locks of that
+	// length: 0 is not at all. Nil means that all are locked as long as the URL asks.
 	Retention func(key string, asked time.Duration) time.Duration
-	// Limiter, if set, holds this store and all others that have it within one budget. Waiting for it is no part
-	// of an Event's duration.
+	// Limiter, if set, holds this store and all others that have it within
+	// one budget. Waiting for it is no part of an Event's duration.
 	Limiter *Limiter
-	// Stall is how long a connection may move nothing, or next to nothing, before it is given up, and how long a server may think
-	// about a request; 0 means a minute. The latter doubles with each try that the server did not answer, three times at most.
+	// Stall is how long a connection may move nothing, or next to nothing, before it is
+	// given up, and how long a server may think about a request; 0 means a minute. The
+	// latter doubles with each try that the server did not answer, three times at most.
 	Stall time.Duration
 
 	// transport changes how connections are made, in tests of this package.
@@ -48,13 +52,15 @@ type Options struct {
 //	s3://bucket/prefix?endpoint=https://host[:port]&region=r&addressing=auto|path|virtual
 //	obs://bucket/prefix?region=r
 //
-// It reads the files of certificates that the URL names. README.md has the parameters of s3 and obs. It sends nothing to the store, but may ask for credentials (never from the URL): the environment
-// first (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or the same with OBS_ and
-// OBS_SECURITY_TOKEN), then the shared credentials file, then the metadata service of the instance,
-// within metadataPatience. The store retries (see Options.Retry).
+// It reads the files of certificates that the URL names. README.md has the parameters of s3
+// and obs. It sends nothing to the store, but may ask for credentials (never from the URL):
+// the environment first (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or the
+// same with OBS_ and OBS_SECURITY_TOKEN), then the shared credentials file, then the metadata
+// service of the instance, within metadataPatience. The store retries (see Options.Retry).
 //
-// A URL that is not of this form is ErrUsage, a file store whose folder is not there ErrNoFolder, one whose folder has no marker ErrNoMarker,
-// one on a file system that can hold no store ErrFileSystem, and a bucket without credentials ErrAccess. Messages repeat no secret.
+// A URL that is not of this form is ErrUsage, a file store whose folder is not there
+// ErrNoFolder, one whose folder has no marker ErrNoMarker, one on a file system that can hold no
+// store ErrFileSystem, and a bucket without credentials ErrAccess. Messages repeat no secret.
 func Open(ctx context.Context, rawURL string, opts Options) (Store, error) {
 	if opts.Getenv == nil {
 		opts.Getenv = os.Getenv
@@ -90,7 +96,8 @@ func Open(ctx context.Context, rawURL string, opts Options) (Store, error) {
 	return Retry(s, policy), nil
 }
 
-// parseURL parses a store's URL. Its errors never hold the URL, which may hold a secret that it should not.
+// parseURL parses a store's URL. Its errors never hold the URL,
+// which may hold a secret that it should not.
 func parseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -106,7 +113,8 @@ func parseURL(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-// parameters returns the query's values, refusing what is not in known, what is repeated and what is empty.
+// parameters returns the query's values, refusing what is not in
+// known, what is repeated and what is empty.
 func parameters(u *url.URL, known ...string) (map[string]string, error) {
 	q, err := url.ParseQuery(u.RawQuery)
 	if err != nil {

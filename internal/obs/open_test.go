@@ -177,7 +177,8 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("%s: signed with %q and token %q, want %s and %q", c.scheme, auth, token, c.id, c.token)
 		}
 	}
-	// Everybody's keys are nobody's, and those that come after them in the order are not taken in their place.
+	// Everybody's keys are nobody's, and those that come after them
+	// in the order are not taken in their place.
 	if err := os.Chmod(file, 0o604); err != nil {
 		t.Fatal(err)
 	}

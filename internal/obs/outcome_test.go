@@ -41,8 +41,8 @@ func changesOf(s obs.Store) map[string]func(context.Context) error {
 	}
 }
 
-// TestUncertainOutcomeIsKept: when the first try may have taken effect, the error of the last one does not hide it,
-// whatever that was; and a first try that certainly had none leaves no doubt.
+// TestUncertainOutcomeIsKept: when the first try may have taken effect, the error of the last one
+// does not hide it, whatever that was; and a first try that certainly had none leaves no doubt.
 func TestUncertainOutcomeIsKept(t *testing.T) {
 	answer := func(status int, doc string) func(http.ResponseWriter) {
 		return func(w http.ResponseWriter) {
@@ -130,7 +130,8 @@ func TestCertainFailures(t *testing.T) {
 	}
 }
 
-// TestUncertainThroughAllLayers: a context that ends while the request is under way, with limiter and observer around it.
+// TestUncertainThroughAllLayers: a context that ends while the
+// request is under way, with limiter and observer around it.
 func TestUncertainThroughAllLayers(t *testing.T) {
 	entered, release := make(chan struct{}, 1), make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -172,7 +173,8 @@ func TestUncertainOfOtherStores(t *testing.T) {
 			{obs.ErrUnavailable, obs.ErrUsage, false, true},
 			{obs.ErrUnavailable, obs.ErrNoSpace, true, true},
 			{obs.ErrAccess, obs.ErrAccess, false, false},
-			{obs.ErrUnavailable, obs.ErrExists, false, false}, // other bytes under the name: ours are not there
+			// other bytes under the name: ours are not there
+			{obs.ErrUnavailable, obs.ErrExists, false, false},
 		} {
 			for _, call := range []string{"Put", "PutNew", "Delete"} {
 				f := obstest.NewFaulty(obs.NewMemory())
@@ -207,7 +209,8 @@ func TestUncertainOfOtherStores(t *testing.T) {
 	})
 }
 
-// TestStoredButNotAsAsked: an object that the server stored in another way than the URL asks for is there.
+// TestStoredButNotAsAsked: an object that the server stored in
+// another way than the URL asks for is there.
 func TestStoredButNotAsAsked(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
 	defer server.Close()

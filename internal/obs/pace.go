@@ -7,18 +7,19 @@ import (
 )
 
 const (
-	// paceBurst is how much an idle pacer lets through at once, as the time in which it would be earned. It is
-	// 1.5 % of the ten seconds over which a limit is held; with less, pauses between requests would not be made up for.
+	// paceBurst is how much an idle pacer lets through at once, as the time in
+	// which it would be earned. It is 1.5 % of the ten seconds over which a limit
+	// is held; with less, pauses between requests would not be made up for.
 	paceBurst = 150 * time.Millisecond
-	// paceChunk is how many bytes are asked for at a time, at most: a connection that waits for more than
-	// it soon gets looks dead to the server.
+	// paceChunk is how many bytes are asked for at a time, at most: a connection
+	// that waits for more than it soon gets looks dead to the server.
 	paceChunk = 64 << 10
 	// paceShare is the part of a second's rate that a chunk is at most.
 	paceShare = 50
 )
 
-// pacer lets through so many units a second, in the order in which they were asked for. It is safe for any number
-// of goroutines. The zero value has no limit.
+// pacer lets through so many units a second, in the order in which they were asked
+// for. It is safe for any number of goroutines. The zero value has no limit.
 type pacer struct {
 	mu      sync.Mutex
 	rate    float64       // units a second; 0 is no limit

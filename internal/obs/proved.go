@@ -65,14 +65,16 @@ type facts struct {
 	key    string     // of the object by which conditionalPut is proved; "" until the first trial
 }
 
-// prover is what a store of this package can do beyond Store: find out whether its server takes a name once.
+// prover is what a store of this package can do beyond Store: find
+// out whether its server takes a name once.
 type prover interface {
 	proveConditionalPut(ctx context.Context, key string, body []byte) (bool, error)
 }
 
-// ProveConditionalPut puts an object and tells whether PutNew of the store is atomic, as proved and not as assumed. It is for
-// a caller about to rely on that. The object must be one that every writer puts with the same bytes, since a server
-// that ignores the condition writes it again. On success the object is there, and Capabilities tell the same.
+// ProveConditionalPut puts an object and tells whether PutNew of the store is atomic, as
+// proved and not as assumed. It is for a caller about to rely on that. The object must be
+// one that every writer puts with the same bytes, since a server that ignores the condition
+// writes it again. On success the object is there, and Capabilities tell the same.
 func ProveConditionalPut(ctx context.Context, s Store, key string, body []byte) (bool, error) {
 	if p, ok := s.(prover); ok {
 		return p.proveConditionalPut(ctx, key, body)
@@ -109,7 +111,8 @@ func (s *s3Store) proveConditionalPut(ctx context.Context, key string, body []by
 	}
 	c := s.begin(ctx, opPut, key)
 	defer c.end()
-	// Where the name is free the first put takes it, and the second one shows whether the server looks at the condition.
+	// Where the name is free the first put takes it, and the second
+	// one shows whether the server looks at the condition.
 	for range 2 {
 		err := s.send(c, body, true)
 		switch {
@@ -132,14 +135,16 @@ func (s *s3Store) proveConditionalPut(ctx context.Context, key string, body []by
 	return false, nil
 }
 
-// mustTakeCondition proves by an object of its own, which it removes, that the server takes a name once.
+// mustTakeCondition proves by an object of its own, which it
+// removes, that the server takes a name once.
 func (s *s3Store) mustTakeCondition(ctx context.Context) error {
 	if s.proved.conditionalPut.proof() == Unproved {
 		s.proved.trying.Lock()
 		defer s.proved.trying.Unlock()
 	}
 	if s.proved.conditionalPut.proof() == Unproved {
-		if s.proved.key == "" { // the same at each try: a lost answer to the first leaves the proof to the second
+		// the same at each try: a lost answer to the first leaves the proof to the second
+		if s.proved.key == "" {
 			s.proved.key = "conditional-put-check/" + rand.Text()
 		}
 		key := s.proved.key
@@ -160,7 +165,8 @@ func (s *s3Store) mustTakeCondition(ctx context.Context) error {
 // takesCondition tells whether puts have If-None-Match.
 func (s *s3Store) takesCondition() bool { return s.conditional && !s.proved.conditionalPut.fails() }
 
-// stumbles tells the answers of servers that do not know what they were asked for: a header, or a kind of request.
+// stumbles tells the answers of servers that do not know what they
+// were asked for: a header, or a kind of request.
 func stumbles(err error) bool {
 	res := minio.ToErrorResponse(err)
 	switch res.StatusCode {

@@ -49,14 +49,15 @@ var checksums = map[string]minio.ChecksumType{
 type putter struct {
 	putOptions
 	retention func(key string, asked time.Duration) time.Duration // as in Options
-	// checksumOff is set when the server turns out not to verify the checksum; checksumSeen when it did.
+	// checksumOff is set when the server turns out not to verify the
+	// checksum; checksumSeen when it did.
 	checksumOff, checksumSeen atomic.Bool
 	// etagOther is set when the server's ETag turned out not to be the MD5 of what it stored.
 	etagOther atomic.Bool
 
 	mu sync.Mutex
-	// verifies, holds and extends are set when the server was seen to verify x-obs-content-sha256, to keep a retention
-	// and to prolong one.
+	// verifies, holds and extends are set when the server was seen to
+	// verify x-obs-content-sha256, to keep a retention and to prolong one.
 	verifies, holds, extends bool
 }
 
@@ -77,7 +78,8 @@ func (s *s3Store) optionsS3(key string) minio.PutObjectOptions {
 	opts := minio.PutObjectOptions{StorageClass: s.put.storageClass, UserMetadata: map[string]string{}}
 	switch s.put.encryption {
 	case "kms":
-		opts.ServerSideEncryption, _ = encrypt.NewSSEKMS(s.put.kmsKey, nil) // fails for a context only
+		// fails for a context only
+		opts.ServerSideEncryption, _ = encrypt.NewSSEKMS(s.put.kmsKey, nil)
 	case "AES256":
 		opts.ServerSideEncryption = encrypt.NewSSE()
 	}
@@ -87,8 +89,9 @@ func (s *s3Store) optionsS3(key string) minio.PutObjectOptions {
 	return opts
 }
 
-// sendS3 lets the server verify a CRC where it does, and the SHA-256 of the payload otherwise. Whether it does
-// shows in its answer, which repeats a checksum that was verified. Until one did, both are sent.
+// sendS3 lets the server verify a CRC where it does, and the SHA-256
+// of the payload otherwise. Whether it does shows in its answer, which
+// repeats a checksum that was verified. Until one did, both are sent.
 func (s *s3Store) sendS3(c *call, body []byte, opts minio.PutObjectOptions) error {
 	integrity := s.put.integrity
 	if integrity == integrityAuto {
@@ -109,7 +112,8 @@ func (s *s3Store) sendS3(c *call, body []byte, opts minio.PutObjectOptions) erro
 	if integrity == integritySHA256 || s.put.integrity == integrityAuto && !s.put.checksumSeen.Load() {
 		sum := sha256.Sum256(body)
 		shaHex = hex.EncodeToString(sum[:])
-		if !crc { // the same digest where S3 asks for one beside the signature: of objects with a lock
+		// the same digest where S3 asks for one beside the signature: of objects with a lock
+		if !crc {
 			opts.UserMetadata[minio.ChecksumSHA256.Key()] = base64.StdEncoding.EncodeToString(sum[:])
 		}
 	}
@@ -196,8 +200,8 @@ func (s *s3Store) sendOBS(c *call, body []byte) error {
 	return s.confirmRetention(c)
 }
 
-// otherETag tells whether the server stored these bytes although its ETag is not their MD5: a bucket that encrypts does not
-// always say so. It reads the object back once for each Store.
+// otherETag tells whether the server stored these bytes although its ETag is not their MD5: a
+// bucket that encrypts does not always say so. It reads the object back once for each Store.
 func (s *s3Store) otherETag(c *call, body []byte) bool {
 	if !s.put.etagOther.Load() {
 		same, err := holdsSame(c.caller, s, c.key, body)
@@ -206,8 +210,8 @@ func (s *s3Store) otherETag(c *call, body []byte) bool {
 	return s.put.etagOther.Load()
 }
 
-// mustVerifySHA256 offers the server an object with a wrong digest, once for each Store. A server that takes it
-// does not look at the digest.
+// mustVerifySHA256 offers the server an object with a wrong digest, once
+// for each Store. A server that takes it does not look at the digest.
 func (s *s3Store) mustVerifySHA256(c *call) error {
 	s.put.mu.Lock()
 	defer s.put.mu.Unlock()

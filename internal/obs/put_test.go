@@ -51,7 +51,8 @@ func TestIntegrityOfS3(t *testing.T) {
 		{"verifies the checksum", "", echo, "sha256+crc crc crc"},
 		{"does not know it", "", silent, "sha256+crc sha256 sha256"},
 		{"stumbles over it", "", stumbles, "sha256+crc sha256 sha256 sha256"},
-		// The third put was not confirmed, so it is sent again with a digest that everybody verifies.
+		// The third put was not confirmed, so it is sent again with a
+		// digest that everybody verifies.
 		{"forgets it", "", forgets, "sha256+crc crc crc sha256"},
 		{"told to use SHA-256", "&integrity=sha256", echo, "sha256 sha256 sha256"},
 		{"told to use the checksum", "&integrity=crc64nvme", echo, "crc crc crc"},
@@ -92,7 +93,8 @@ func TestIntegrityOfS3(t *testing.T) {
 	}
 }
 
-// flipping damages one byte of the first bodies that pass it: the n bytes of each that follow the header.
+// flipping damages one byte of the first bodies that pass it: the n
+// bytes of each that follow the header.
 type flipping struct {
 	net.Conn
 	left *atomic.Int64
@@ -106,8 +108,8 @@ func (c flipping) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// TestDamageOnTheWay: whatever digest goes with a put, a real server refuses bytes that are not those, and the
-// put is made again.
+// TestDamageOnTheWay: whatever digest goes with a put, a real server
+// refuses bytes that are not those, and the put is made again.
 func TestDamageOnTheWay(t *testing.T) {
 	for name, start := range map[string]func(testing.TB) *testbed.S3{"MinIO": testbed.StartMinIO, "Versity": testbed.StartVersity} {
 		t.Run(name, func(t *testing.T) {
@@ -137,7 +139,8 @@ func TestDamageOnTheWay(t *testing.T) {
 					}
 				})
 				s := open(t, url, o)
-				if err := s.Put(t.Context(), "first", []byte("x")); err != nil { // it learns what the server verifies
+				// it learns what the server verifies
+				if err := s.Put(t.Context(), "first", []byte("x")); err != nil {
 					t.Fatalf("%s: %v", url, err)
 				}
 				left.Store(2)

@@ -20,10 +20,11 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// BenchmarkRclone puts a folder of packs to MinIO by eight jobs, in turns with "rclone copy" of the same folder with eight
-// transfers, as it comes and with all checks that it can do without switched off. It prints the medians of the ratios of the
-// rates, and what a GiB costs each client. The time in which rclone starts and ends, which copying an empty folder shows, is taken off.
-// The server shares the processors.
+// BenchmarkRclone puts a folder of packs to MinIO by eight jobs, in turns with "rclone
+// copy" of the same folder with eight transfers, as it comes and with all checks that
+// it can do without switched off. It prints the medians of the ratios of the rates,
+// and what a GiB costs each client. The time in which rclone starts and ends, which
+// copying an empty folder shows, is taken off. The server shares the processors.
 func BenchmarkRclone(b *testing.B) {
 	const size, jobs, packs = 16 << 20, 8, 32
 	program, err := testbed.GoProgram("rclone")
@@ -156,7 +157,8 @@ func putFile(ctx context.Context, s obs.Store, path, key string, buffer []byte) 
 	return s.Put(ctx, key, buffer)
 }
 
-// watchMemory looks at what this process has from the system, until peak tells the most that was seen, in MiB.
+// watchMemory looks at what this process has from the system, until
+// peak tells the most that was seen, in MiB.
 func watchMemory() (peak func() float64) {
 	stop, result := make(chan struct{}), make(chan uint64)
 	go func() {

@@ -14,13 +14,16 @@ import (
 // RetryPolicy says how often and how long a call is tried again. The zero value tries until the
 // context ends, at the default pace.
 type RetryPolicy struct {
-	// MaxElapsed is how long a call may take with all its tries and waits; 0 means only the context limits it.
+	// MaxElapsed is how long a call may take with all its tries and
+	// waits; 0 means only the context limits it.
 	MaxElapsed time.Duration
 	// MaxAttempts is how often a call is tried in all; 0 means any number, 1 means no retry.
 	MaxAttempts int
-	// Base and Cap are the first and the longest mean wait; 0 means DefaultRetryBase and DefaultRetryCap.
+	// Base and Cap are the first and the longest mean wait; 0 means
+	// DefaultRetryBase and DefaultRetryCap.
 	Base, Cap time.Duration
-	// Rand gives numbers in [0,1) for the jitter, from several goroutines at once; nil means math/rand.
+	// Rand gives numbers in [0,1) for the jitter, from several
+	// goroutines at once; nil means math/rand.
 	Rand func() float64
 	// OnRetry, if set, is called on the goroutine of the call, before each wait.
 	OnRetry func(RetryEvent)
@@ -48,11 +51,12 @@ var DefaultRetry = RetryPolicy{MaxElapsed: 2 * time.Minute}
 // errGaveUp marks, for messages, an error that outlasted the policy.
 var errGaveUp = errors.New("gave up")
 
-// Retry makes a store that repeats what failed with ErrUnavailable, with exponential back-off, full
-// jitter and no less than the wait that the server asked for. All other errors come back at once. The
-// error of the last try is kept; when the context ends during a wait, both are. If any try of a put or a
-// delete may have taken effect, the error is ErrUncertain as well, whatever the last try failed of. A list goes on
-// behind the last object that it gave. A store that retries already gets the new policy instead of the old.
+// Retry makes a store that repeats what failed with ErrUnavailable, with exponential
+// back-off, full jitter and no less than the wait that the server asked for. All other
+// errors come back at once. The error of the last try is kept; when the context ends during
+// a wait, both are. If any try of a put or a delete may have taken effect, the error is
+// ErrUncertain as well, whatever the last try failed of. A list goes on behind the last
+// object that it gave. A store that retries already gets the new policy instead of the old.
 func Retry(s Store, p RetryPolicy) Store {
 	if r, ok := s.(*retrying); ok {
 		s = r.Store
@@ -74,8 +78,8 @@ type retrying struct {
 	policy RetryPolicy
 }
 
-// Put looks before it sends an object again that may be there: a store that answers late would else be sent the same
-// object for ever.
+// Put looks before it sends an object again that may be there: a store
+// that answers late would else be sent the same object for ever.
 func (r *retrying) Put(ctx context.Context, key string, body []byte) error {
 	look := false
 	return r.do(ctx, opPut, key, func(ctx context.Context) error {
@@ -91,8 +95,8 @@ func (r *retrying) Put(ctx context.Context, key string, body []byte) error {
 	})
 }
 
-// PutNew resolves an unknown outcome by asking: ErrExists after a try that may have stored the object is
-// the caller's own object when the bytes are the same.
+// PutNew resolves an unknown outcome by asking: ErrExists after a try that may
+// have stored the object is the caller's own object when the bytes are the same.
 func (r *retrying) PutNew(ctx context.Context, key string, body []byte) error {
 	doubt := false
 	return r.do(ctx, opPutNew, key, func(ctx context.Context) error {
@@ -160,7 +164,8 @@ func (r *retrying) listAfter(ctx context.Context, prefix, after string) iter.Seq
 						}
 						return err
 					}
-					// A row that was not asked for must not reach a caller, who takes the prefix off its key.
+					// A row that was not asked for must not reach a
+					// caller, who takes the prefix off its key.
 					if !strings.HasPrefix(in.Key, prefix) || in.Key <= last {
 						return odd("%s %s: the list has the key %q behind %q", opList, prefix, in.Key, last)
 					}
@@ -209,8 +214,8 @@ func listFrom(ctx context.Context, s Store, prefix, after string) iter.Seq2[Info
 // attemptKey is where a context holds how often its call was tried before.
 type attemptKey struct{}
 
-// do calls f until it returns nil or an error that a repetition does not mend. It keeps in mind whether a try may have
-// taken effect.
+// do calls f until it returns nil or an error that a repetition does
+// not mend. It keeps in mind whether a try may have taken effect.
 func (r *retrying) do(ctx context.Context, op, key string, f func(context.Context) error) error {
 	if !changes(op) {
 		return r.repeat(ctx, op, key, f)
@@ -282,8 +287,8 @@ func looks(err error) int {
 	return 1
 }
 
-// longestRetryAfter bounds what a server may ask for. MinIO asks for two minutes while it starts, which takes it
-// a second, and an instance may be frozen meanwhile.
+// longestRetryAfter bounds what a server may ask for. MinIO asks for two minutes
+// while it starts, which takes it a second, and an instance may be frozen meanwhile.
 const longestRetryAfter = 15 * time.Second
 
 // wait is how long to wait after that many tries: anything between a tenth and the whole of a time

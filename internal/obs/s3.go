@@ -93,7 +93,8 @@ func (s *s3Store) begin(ctx context.Context, op, key string) *call {
 	return c
 }
 
-// fail gives a client's error its class, and says of a put or a delete whether it may have taken effect. nil stays nil.
+// fail gives a client's error its class, and says of a put or a
+// delete whether it may have taken effect. nil stays nil.
 func (c *call) fail(err error) error {
 	err = c.classify(err)
 	switch {
@@ -128,8 +129,9 @@ func (c *call) classify(err error) error {
 	return fmt.Errorf("%s %s: %w", c.op, c.key, err)
 }
 
-// renewed asks for credentials anew after the store refused a request for its keys, and tells whether there are
-// others now: somebody rotated them, or the store's clock ended them before ours did.
+// renewed asks for credentials anew after the store refused a request
+// for its keys, and tells whether there are others now: somebody
+// rotated them, or the store's clock ended them before ours did.
 func (s *s3Store) renewed(said *answer) bool {
 	s.creds.Expire()
 	v, err := s.creds.GetWithContext(&credentials.CredContext{Context: s.life})
@@ -271,7 +273,8 @@ func (s *s3Store) deleteSingly(c *call, keys []string) error {
 	return c.fail(g.Wait())
 }
 
-// deleteMany removes objects by one request. The answer has to be of the form that tells of objects that stayed.
+// deleteMany removes objects by one request. The answer has to be
+// of the form that tells of objects that stayed.
 func (s *s3Store) deleteMany(c *call, keys []string) error {
 	ctx := withForm(c.ctx, func(res *http.Response) error {
 		body, err := readDocument(res)

@@ -18,7 +18,8 @@ type unavailableError struct {
 	err   error
 	after time.Duration
 	slow  bool // it asked for fewer requests
-	// resend is set of a put that was answered, but not as whole: there is nothing to look for before it is sent again.
+	// resend is set of a put that was answered, but not as whole:
+	// there is nothing to look for before it is sent again.
 	resend bool
 }
 
@@ -41,8 +42,8 @@ func (e *unavailableError) RetryAfter() time.Duration { return e.after }
 // SlowDown tells whether the server asked for fewer requests.
 func (e *unavailableError) SlowDown() bool { return e.slow }
 
-// classByCode is for the error codes whose status tells less, or lies. They come from the documents of S3 and OBS
-// and from MinIO.
+// classByCode is for the error codes whose status tells less, or
+// lies. They come from the documents of S3 and OBS and from MinIO.
 var classByCode = map[string]error{
 	"NoSuchKey":                  ErrNotFound,
 	"NoSuchBucket":               ErrNoBucket,
@@ -99,7 +100,8 @@ var classByCode = map[string]error{
 	"IncompleteBody":              ErrUnavailable,
 }
 
-// classify wraps an error of the client with the class that fits it and with the server's own words.
+// classify wraps an error of the client with the class that fits it
+// and with the server's own words.
 func (s *s3Store) classify(err error, said *answer) error {
 	var u *unavailableError
 	var of *errorClass
@@ -136,7 +138,8 @@ func (s *s3Store) classify(err error, said *answer) error {
 	case res.Code == "XAmzContentSHA256Mismatch" && s.scheme == dialectOBS.scheme:
 		class = nil // OBS means by this that it does not take such signatures
 	}
-	if res.Code == "AuthorizationHeaderMalformed" { // most often a signature for another region than the bucket's
+	// most often a signature for another region than the bucket's
+	if res.Code == "AuthorizationHeaderMalformed" {
 		class = ErrWrongRegion
 	}
 	if class == ErrAccess { //nolint:errorlint // the class itself
@@ -165,7 +168,8 @@ func (s *s3Store) classify(err error, said *answer) error {
 	return fmt.Errorf("%w: %w", class, words)
 }
 
-// keyTrouble tells the errors of a key management service, which the codes of S3, OBS and MinIO begin with.
+// keyTrouble tells the errors of a key management service, which
+// the codes of S3, OBS and MinIO begin with.
 func keyTrouble(res minio.ErrorResponse) bool {
 	code := strings.ToUpper(res.Code)
 	for _, begin := range []string{"KMS.", "KMS:", "KMSNOT", "KMSKEY", "KMSINVALID", "KMSACCESS", "KMSDISABLED", "XMINIOKMS", "KEYDISABLED", "KEYUNAVAILABLE"} {

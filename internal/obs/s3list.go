@@ -12,8 +12,8 @@ import (
 	"github.com/minio/minio-go/v7"
 )
 
-// maxEmptyPages is how many pages without an object a list may have one after the other. Stores give some where many
-// objects were deleted.
+// maxEmptyPages is how many pages without an object a list may have one
+// after the other. Stores give some where many objects were deleted.
 const maxEmptyPages = 1000
 
 // pager is how the next page of a list is asked for.
@@ -22,7 +22,8 @@ type pager int
 const (
 	// byToken is version 2 with the token of the page before, where there is one.
 	byToken pager = iota
-	// byKey is version 2 after the last key: what is left when a token expired, or leads in a circle.
+	// byKey is version 2 after the last key: what is left when a
+	// token expired, or leads in a circle.
 	byKey
 	// byMarker is version 1, which all servers know.
 	byMarker
@@ -45,8 +46,8 @@ func (s *s3Store) List(ctx context.Context, prefix string) iter.Seq2[Info, error
 	return s.listAfter(ctx, prefix, "")
 }
 
-// listAfter yields each object once and in order, or ends with an error: a list that lacks objects in silence would let its
-// reader take them for deleted.
+// listAfter yields each object once and in order, or ends with an error: a list
+// that lacks objects in silence would let its reader take them for deleted.
 func (s *s3Store) listAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		if err := enterList(ctx, prefix); err != nil {
@@ -79,7 +80,8 @@ func (s *s3Store) listAfter(ctx context.Context, prefix, after string) iter.Seq2
 	}
 }
 
-// next gets the next page. When the way by which it was asked for fails, it is asked for by the next way.
+// next gets the next page. When the way by which it was asked for
+// fails, it is asked for by the next way.
 func (l *listing) next() (*listPage, error) {
 	for {
 		page, err := l.ask()
@@ -98,7 +100,8 @@ func (l *listing) next() (*listPage, error) {
 	}
 }
 
-// another changes the way by which pages are asked for, and tells whether there is another one for this error.
+// another changes the way by which pages are asked for, and tells
+// whether there is another one for this error.
 func (l *listing) another(err error) bool {
 	first := l.last == "" && l.token == ""
 	refused := refusesRequest(err)
@@ -139,7 +142,8 @@ func (l *listing) ask() (*listPage, error) {
 	} else {
 		opts.StartAfter = l.last
 	}
-	// The client library takes the request to its answer. The page has read it by then, and leaves an empty one to the library.
+	// The client library takes the request to its answer. The page
+	// has read it by then, and leaves an empty one to the library.
 	for o := range l.s.client.ListObjectsIter(ctx, l.s.bucket, opts) {
 		if o.Err != nil {
 			return nil, o.Err
@@ -157,7 +161,8 @@ func (l *listing) ask() (*listPage, error) {
 // errListCircle is a list that gives again what it gave before.
 var errListCircle = odd("the pages of the list repeat themselves or are not in the order of their keys")
 
-// accept checks that a page goes on behind those before it, and finds out whether another one follows.
+// accept checks that a page goes on behind those before it, and
+// finds out whether another one follows.
 func (l *listing) accept(page *listPage) error {
 	rows := page.rows[:0:len(page.rows)]
 	last := l.last
@@ -201,7 +206,8 @@ func (l *listing) accept(page *listPage) error {
 	return nil
 }
 
-// infoOfRow makes an Info of a row, and tells whether it is one of ours: consoles make objects that end in "/".
+// infoOfRow makes an Info of a row, and tells whether it is one of
+// ours: consoles make objects that end in "/".
 func (s *s3Store) infoOfRow(row listRow) (Info, bool) {
 	key := strings.TrimPrefix(row.Key, s.prefix)
 	if KeyValid(key) != nil {

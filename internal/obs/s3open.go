@@ -129,8 +129,8 @@ func parseEndpoint(text string) (*url.URL, error) {
 	return e, nil
 }
 
-// noWaits ends the waits of the client library, which waits after its last try as well, while the call holds a slot of the
-// limiter. Retry does the waiting.
+// noWaits ends the waits of the client library, which waits after its last try
+// as well, while the call holds a slot of the limiter. Retry does the waiting.
 var noWaits = sync.OnceFunc(func() { minio.DefaultRetryUnit = 0 })
 
 func openBucket(ctx context.Context, u *url.URL, d dialect, opts Options) (Store, error) {

@@ -13,7 +13,8 @@ import (
 	"github.com/minio/minio-go/v7"
 )
 
-// ReadAt asks for the bytes again behind those that came, where a server or a gateway gives fewer at a time.
+// ReadAt asks for the bytes again behind those that came, where a
+// server or a gateway gives fewer at a time.
 func (s *s3Store) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
 	if err := enter(ctx, opRead, key); err != nil {
 		return 0, err
@@ -43,7 +44,8 @@ func (s *s3Store) ReadAt(ctx context.Context, key string, p []byte, off int64) (
 	}
 }
 
-// readPart makes one request, whose answer may have fewer bytes than asked for. end says that the object ends behind them.
+// readPart makes one request, whose answer may have fewer bytes
+// than asked for. end says that the object ends behind them.
 func (s *s3Store) readPart(c *call, p []byte, off int64) (n int, end bool, err error) {
 	var opts minio.GetObjectOptions
 	if err := opts.SetRange(off, off+int64(len(p))-1); err != nil {
@@ -71,7 +73,8 @@ func (s *s3Store) readPart(c *call, p []byte, off int64) (n int, end bool, err e
 	return n, end && n == want, err
 }
 
-// behindEnd checks the answer to a read that begins behind the object's end. It names the size, where the server tells it.
+// behindEnd checks the answer to a read that begins behind the
+// object's end. It names the size, where the server tells it.
 func behindEnd(contentRange string, off int64) error {
 	_, text, _ := strings.Cut(contentRange, "*/")
 	if size, err := strconv.ParseInt(text, 10, 64); err == nil && size > off {
@@ -80,7 +83,8 @@ func behindEnd(contentRange string, off int64) error {
 	return nil
 }
 
-// rangeOf reads from the answer how many bytes it has of those that were asked for, and whether the object ends behind them.
+// rangeOf reads from the answer how many bytes it has of those that
+// were asked for, and whether the object ends behind them.
 func rangeOf(h http.Header, off int64, length int) (n int, end bool, err error) {
 	text := h.Get("Content-Range")
 	told, terr := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
@@ -101,7 +105,8 @@ func rangeOf(h http.Header, off int64, length int) (n int, end bool, err error) 
 	return int(last - first + 1), last+1 == size, nil
 }
 
-// parseRange reads "bytes 0-9/100", and "bytes 0-9/*" of servers that do not tell the size; it is -1 then.
+// parseRange reads "bytes 0-9/100", and "bytes 0-9/*" of servers
+// that do not tell the size; it is -1 then.
 func parseRange(text string) (first, last, size int64, ok bool) {
 	unit, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
 	span, total, found := strings.Cut(rest, "/")
@@ -119,8 +124,9 @@ func parseRange(text string) (first, last, size int64, ok bool) {
 	return first, last, size, ferr == nil && lerr == nil && serr == nil && first >= 0
 }
 
-// How often an object is looked for in all that is not there. One that is read was seen before, in a list or in another
-// object; one that this Store put is there, and a server whose parts learn of it one after the other may not show it at once.
+// How often an object is looked for in all that is not there. One that is read was
+// seen before, in a list or in another object; one that this Store put is there,
+// and a server whose parts learn of it one after the other may not show it at once.
 const (
 	lookStats = 1
 	lookReads = 2

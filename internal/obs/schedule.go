@@ -6,22 +6,24 @@ import (
 	"time"
 )
 
-// Window is a part of the day with limits of its own. One that ends before it begins goes on past midnight, and
-// belongs to the day on which it began. Times of day are those that clocks show, also when they are changed.
+// Window is a part of the day with limits of its own. One that ends before
+// it begins goes on past midnight, and belongs to the day on which it began.
+// Times of day are those that clocks show, also when they are changed.
 type Window struct {
 	From, To time.Duration  // since midnight, below 24 h; equal ones are the whole day
 	Days     []time.Weekday // nil is every day
 	Limits   Limits
 }
 
-// Schedule says which limits hold when. The first window that a time is in counts; outside of all it is Otherwise.
+// Schedule says which limits hold when. The first window that a
+// time is in counts; outside of all it is Otherwise.
 type Schedule struct {
 	Otherwise Limits
 	Windows   []Window
 }
 
-// At returns the limits at a time, by the clock of its zone, and until when they hold at least: the next time at
-// which a window begins or ends, a day later at most.
+// At returns the limits at a time, by the clock of its zone, and until when they hold
+// at least: the next time at which a window begins or ends, a day later at most.
 func (s Schedule) At(t time.Time) (limits Limits, until time.Time) {
 	limits = s.Otherwise
 	if w, ok := s.Holding(t); ok {

@@ -59,7 +59,8 @@ func TestSchedule(t *testing.T) {
 	for when, want := range map[string]string{
 		"2026-11-23 07:00:00": "2026-11-23 08:00:00",
 		"2026-11-28 06:30:00": "2026-11-28 12:00:00", // the days of work have ended
-		"2026-11-28 13:00:00": "2026-11-29 12:00:00", // past edges of windows that do not hold on that day
+		// past edges of windows that do not hold on that day
+		"2026-11-28 13:00:00": "2026-11-29 12:00:00",
 		"2026-11-29 13:00:00": "2026-11-30 08:00:00",
 	} {
 		at, err := time.ParseInLocation(time.DateTime, when, berlin)

@@ -40,7 +40,8 @@ func atStrict(bucket, rest string) string {
 // viaStrict sends every connection to the proxy.
 func viaStrict(p *proxytest.Proxy, o obs.Options) obs.Options { return toServer(p.Server, o) }
 
-// TestStrictOBS runs the suite against an OBS that refuses whatever OBS refuses, in front of two servers.
+// TestStrictOBS runs the suite against an OBS that refuses whatever
+// OBS refuses, in front of two servers.
 func TestStrictOBS(t *testing.T) {
 	for name, start := range map[string]func(testing.TB) *testbed.S3{"MinIO": testbed.StartMinIO, "Versity": testbed.StartVersity} {
 		t.Run(name, func(t *testing.T) {
@@ -57,7 +58,8 @@ func TestStrictOBS(t *testing.T) {
 	}
 }
 
-// TestPlainClientAtStrictOBS: the client library as it comes breaks the rules that this package keeps.
+// TestPlainClientAtStrictOBS: the client library as it comes breaks
+// the rules that this package keeps.
 func TestPlainClientAtStrictOBS(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	p, bucket := strict(t, m, proxytest.Options{}), m.Bucket(t)
@@ -102,7 +104,8 @@ func TestStrictOBSSlowsDown(t *testing.T) {
 		MaxElapsed: time.Minute, OnRetry: func(obs.RetryEvent) { slowed.Add(1) },
 	}}))
 	var all sync.WaitGroup
-	for i := range 8 { // at once, which no busy host spreads over the two seconds that they would need
+	// at once, which no busy host spreads over the two seconds that they would need
+	for i := range 8 {
 		all.Go(func() {
 			if err := s.Put(t.Context(), string(rune('a'+i))+"/k", []byte("x")); err != nil {
 				t.Error(err)

@@ -17,8 +17,9 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// BenchmarkPacks puts packs to MinIO from eight jobs at once, in turns with the same puts by the client library alone as
-// it comes, and prints the ratio of the rates and what a GiB costs this process. The server shares the processors.
+// BenchmarkPacks puts packs to MinIO from eight jobs at once, in turns with the
+// same puts by the client library alone as it comes, and prints the ratio of the
+// rates and what a GiB costs this process. The server shares the processors.
 func BenchmarkPacks(b *testing.B) {
 	const size, jobs, each = 16 << 20, 8, 3
 	m := testbed.StartMinIO(b)
@@ -45,7 +46,8 @@ func BenchmarkPacks(b *testing.B) {
 		}
 		wg.Wait()
 		seconds, cpu = time.Since(start).Seconds(), (processorTime(b) - used).Seconds()
-		for o := range raw.ListObjectsIter(b.Context(), bucket, minio.ListObjectsOptions{Recursive: true}) { // not to fill the disk
+		// not to fill the disk
+		for o := range raw.ListObjectsIter(b.Context(), bucket, minio.ListObjectsOptions{Recursive: true}) {
 			_ = raw.RemoveObject(b.Context(), bucket, o.Key, minio.RemoveObjectOptions{})
 		}
 		return seconds, cpu

@@ -18,8 +18,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestNetwork puts and reads through a network with one fault after the other. Those that break a request are
-// healed when it has failed; every call comes to its end as if nothing had happened.
+// TestNetwork puts and reads through a network with one fault after the other. Those that break a
+// request are healed when it has failed; every call comes to its end as if nothing had happened.
 func TestNetwork(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	bucket := m.Bucket(t)
@@ -48,7 +48,9 @@ func TestNetwork(t *testing.T) {
 			var retries atomic.Int64
 			stall := time.Minute
 			if c.puts && c.reads && c.kind != "limit_data" {
-				stall = 3 * time.Second // what else ends a request that nobody answers; after the healing a busy host has as long
+				// what else ends a request that nobody answers; after the
+				// healing a busy host has as long
+				stall = 3 * time.Second
 			}
 			s := open(t, m.URLVia(x.Endpoint, bucket, ""), obs.Options{Getenv: m.Getenv, Stall: stall, Retry: &obs.RetryPolicy{
 				Base: 10 * time.Millisecond, MaxElapsed: time.Minute,
@@ -79,8 +81,8 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// TestOneDeadConnection: of several puts at once one meets a connection that is dead; it is given up and made on
-// another, and the rest does not wait for it.
+// TestOneDeadConnection: of several puts at once one meets a connection that is
+// dead; it is given up and made on another, and the rest does not wait for it.
 func TestOneDeadConnection(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	hole, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing

@@ -25,15 +25,18 @@ const (
 	// stallTimeout is how long a connection may move no byte in either direction, and how long a
 	// server may think about a request at the first try. OBS answers the PUT of a pack in seconds.
 	stallTimeout = 60 * time.Second
-	// idleTimeout is shorter than servers hold idle connections, so that a request does not meet a closing one.
+	// idleTimeout is shorter than servers hold idle connections, so
+	// that a request does not meet a closing one.
 	idleTimeout = 30 * time.Second
 	// idleConnections covers the uploads that run at once, so that each finds its connection again.
 	idleConnections = 64
-	// connectionBuffer halves the system calls of a large put against the default of 4 KiB, in bytes.
+	// connectionBuffer halves the system calls of a large put against
+	// the default of 4 KiB, in bytes.
 	connectionBuffer = 128 << 10
 )
 
-// newTransport makes the connections of one store. A connection on which nothing moves for stall fails. A limiter may be nil.
+// newTransport makes the connections of one store. A connection on
+// which nothing moves for stall fails. A limiter may be nil.
 func newTransport(o connectOptions, stall time.Duration, l *Limiter) *http.Transport {
 	dialer := &net.Dialer{Timeout: o.dial, KeepAlive: 30 * time.Second}
 	tr := &http.Transport{
@@ -62,7 +65,8 @@ func newTransport(o connectOptions, stall time.Duration, l *Limiter) *http.Trans
 	return tr
 }
 
-// stallConn fails when a connection takes no byte for a while. How long an answer may take is up to its request.
+// stallConn fails when a connection takes no byte for a while. How
+// long an answer may take is up to its request.
 type stallConn struct {
 	net.Conn
 	stall  time.Duration
@@ -83,17 +87,21 @@ func (c *stallConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// What the kernel receives of a connection ahead of its reader is limited while bytes a second are: megabytes for each of many
-// connections otherwise, and a limit that holds for the reader alone is exceeded on the line.
+// What the kernel receives of a connection ahead of its reader is limited
+// while bytes a second are: megabytes for each of many connections otherwise,
+// and a limit that holds for the reader alone is exceeded on the line.
 const (
-	// bufferShare is the part of a second's rate that a connection may be ahead: one alone still fills the line when an answer takes
-	// 15 ms, and twenty are ahead by a third of a second.
+	// bufferShare is the part of a second's rate that a connection may be ahead: one alone still
+	// fills the line when an answer takes 15 ms, and twenty are ahead by a third of a second.
 	bufferShare = 64
 	minBuffer   = 16 << 10
-	maxBuffer   = 4 << 20 // also what is asked for when the limit goes; the kernel's default is less, and grows by itself in new connections
+	// also what is asked for when the limit goes; the kernel's
+	// default is less, and grows by itself in new connections
+	maxBuffer = 4 << 20
 )
 
-// receiveMost is the largest receive buffer that may be asked for (socket(7), rmem_max), or Linux's default where that is not told.
+// receiveMost is the largest receive buffer that may be asked for
+// (socket(7), rmem_max), or Linux's default where that is not told.
 var receiveMost = sync.OnceValue(func() int {
 	text, err := os.ReadFile("/proc/sys/net/core/rmem_max")
 	if n, nerr := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && nerr == nil {
@@ -102,7 +110,8 @@ var receiveMost = sync.OnceValue(func() int {
 	return 212992
 })
 
-// receiveBuffer keeps the kernel's buffer of a connection in proportion to a limit. It is for the goroutine that reads.
+// receiveBuffer keeps the kernel's buffer of a connection in
+// proportion to a limit. It is for the goroutine that reads.
 type receiveBuffer struct {
 	tcp  *net.TCPConn
 	down *pacer
@@ -112,7 +121,9 @@ type receiveBuffer struct {
 func (b *receiveBuffer) follow() {
 	size := b.down.ahead()
 	if size > receiveMost() {
-		size = 0 // what the kernel would give is less than the rate needs, and its own choice grows beyond that
+		// what the kernel would give is less than the rate needs, and
+		// its own choice grows beyond that
+		size = 0
 	}
 	if size == 0 && b.size != 0 {
 		size = maxBuffer
@@ -129,7 +140,8 @@ func stalled(err error) bool {
 	return errors.Is(err, errDrips) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// answer keeps what the client library drops of the last answer to a call: its headers and when it came.
+// answer keeps what the client library drops of the last answer to
+// a call: its headers and when it came.
 type answer struct {
 	mu     sync.Mutex
 	header http.Header
@@ -148,8 +160,8 @@ func (a *answer) set(req *http.Request, res *http.Response) {
 	a.key, _, _ = strings.Cut(rest, "/")
 }
 
-// outcome notes how a request ended that changes the store. It certainly changed nothing only when it got no connection,
-// or when the server refused it.
+// outcome notes how a request ended that changes the store. It certainly changed
+// nothing only when it got no connection, or when the server refused it.
 func (a *answer) outcome(connected bool, res *http.Response, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -221,8 +233,8 @@ type extraKey struct{}
 // queryKey is where a context holds the parameters of a request that the client library can't set.
 type queryKey struct{}
 
-// extraTransport adds both and signs the request again, since a store takes them only when they are signed.
-// A payload is not part of the signature (UNSIGNED-PAYLOAD).
+// extraTransport adds both and signs the request again, since a store takes them only
+// when they are signed. A payload is not part of the signature (UNSIGNED-PAYLOAD).
 type extraTransport struct {
 	next   http.RoundTripper
 	creds  *credentials.Credentials
@@ -253,7 +265,8 @@ func (t extraTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.next.RoundTrip(signer.SignV4(*again, keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken, regionOf(req, t.region)))
 }
 
-// regionOf is the region that a request is signed for: the store's, or the one that the client library found out.
+// regionOf is the region that a request is signed for: the store's,
+// or the one that the client library found out.
 func regionOf(req *http.Request, region string) string {
 	if region != "" {
 		return region

@@ -11,11 +11,13 @@ import (
 	"time"
 )
 
-// longestPatience is how many times Options.Stall is doubled at most for a server that did not answer in time.
+// longestPatience is how many times Options.Stall is doubled at
+// most for a server that did not answer in time.
 const longestPatience = 3
 
-// patience is how long the server may think about a request: longer with each try that it did not answer in time, since a
-// store that takes 75 s for each put would else be sent the same put for ever.
+// patience is how long the server may think about a request: longer
+// with each try that it did not answer in time, since a store that
+// takes 75 s for each put would else be sent the same put for ever.
 func patience(ctx context.Context, stall time.Duration) time.Duration {
 	tried, _ := ctx.Value(attemptKey{}).(int)
 	return stall << min(tried, longestPatience)
@@ -30,7 +32,8 @@ func (e *silentError) Error() string { return fmt.Sprintf("the server sent nothi
 func (e *silentError) Timeout() bool   { return true }
 func (e *silentError) Temporary() bool { return true }
 
-// silence ends a request when the server is silent for too long: after the request was sent, and in the middle of the answer.
+// silence ends a request when the server is silent for too long:
+// after the request was sent, and in the middle of the answer.
 type silence struct {
 	ctx    context.Context //nolint:containedctx // of the request
 	cancel context.CancelCauseFunc
@@ -89,8 +92,8 @@ func (b *silenceBody) Close() error {
 	return err
 }
 
-// answerTransport notes the answers to a call in its context's answer, checks them for what they are, and gives up
-// requests that get none.
+// answerTransport notes the answers to a call in its context's answer,
+// checks them for what they are, and gives up requests that get none.
 type answerTransport struct {
 	next  http.RoundTripper
 	stall time.Duration

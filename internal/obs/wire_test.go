@@ -80,7 +80,8 @@ func TestOBSRequests(t *testing.T) {
 		}
 	})
 	server := httptest.NewUnstartedServer(handler)
-	server.Config.ErrorLog = log.New(io.Discard, "", 0) // connections that the client closes in their beginning
+	// connections that the client closes in their beginning
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()
 	defer server.Close()
 	s := open(t, "obs://bucket/pre?region=region-1", toServer(server, obs.Options{Getenv: keys, Retry: &once}))
@@ -171,7 +172,8 @@ func TestStalledConnection(t *testing.T) {
 			<-r.Context().Done()
 		},
 		"in the answer": func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat)) // the client drains answers without it
+			// the client drains answers without it
+			w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
 			w.Header().Set("Content-Range", "bytes 0-99/100")
 			w.Header().Set("Content-Length", "100")
 			w.WriteHeader(http.StatusPartialContent)
@@ -180,7 +182,8 @@ func TestStalledConnection(t *testing.T) {
 			<-r.Context().Done()
 		},
 		"in drips": func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat)) // the client drains answers without it
+			// the client drains answers without it
+			w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
 			w.Header().Set("Content-Range", "bytes 0-99/100")
 			w.Header().Set("Content-Length", "100")
 			w.WriteHeader(http.StatusPartialContent)
@@ -256,7 +259,8 @@ func TestNetworkErrors(t *testing.T) {
 	}{
 		{"http://" + closed, obs.ErrUnavailable},
 		{hangup.URL, obs.ErrUnavailable},
-		{secure.URL, obs.ErrUsage},                                        // a certificate that nobody vouches for
+		// a certificate that nobody vouches for
+		{secure.URL, obs.ErrUsage},
 		{strings.Replace(hangup.URL, "http:", "https:", 1), obs.ErrUsage}, // no TLS there
 	} {
 		s := open(t, "s3://bucket?endpoint="+c.endpoint, obs.Options{Getenv: keys, Retry: &once})

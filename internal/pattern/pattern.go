@@ -1,14 +1,15 @@
-// Package pattern matches paths in a volume with patterns that an operator writes: what a backup leaves
-// out, and where losses are accepted.
+// Package pattern matches paths in a volume with patterns that an operator
+// writes: what a backup leaves out, and where losses are accepted.
 //
-// The command line and the agent's configuration check patterns with it, and internal/backup matches
-// with it. A Set is not changed after Compile returned it, so any number of goroutines may use one.
+// The command line and the agent's configuration check patterns with
+// it, and internal/backup matches with it. A Set is not changed after
+// Compile returned it, so any number of goroutines may use one.
 //
 // A pattern without a slash matches the last element of a path, wherever that is. A pattern with a
-// slash, at its beginning or inside, matches a path from the root of the volume on. A slash at the end
-// restricts the pattern to folders. "*" and "?" match within one element, "**" as a whole element
-// matches any number of elements, "[a-z]" matches one character and "{a,b}" one of several texts; a
-// backslash takes the meaning from the character that follows it. Letter case counts.
+// slash, at its beginning or inside, matches a path from the root of the volume on. A slash at the
+// end restricts the pattern to folders. "*" and "?" match within one element, "**" as a whole
+// element matches any number of elements, "[a-z]" matches one character and "{a,b}" one of several
+// texts; a backslash takes the meaning from the character that follows it. Letter case counts.
 package pattern
 
 import (
@@ -21,7 +22,8 @@ import (
 	"github.com/bmatcuk/doublestar/v4"
 )
 
-// Limits of a list of patterns. A manifest records the list, and a walk compares each entry with it.
+// Limits of a list of patterns. A manifest records the list, and a
+// walk compares each entry with it.
 const (
 	MaxPatterns = 10_000
 	maxLength   = 4096 // of one pattern, bytes: no path of a system call is longer
@@ -89,7 +91,8 @@ type Set struct {
 
 type glob struct {
 	parsed
-	outside string // what ends with "/**" matches the content of a folder, and not the folder, which this matches
+	// what ends with "/**" matches the content of a folder, and not the folder, which this matches
+	outside string
 }
 
 // Compile makes a Set of patterns. Its error names the first pattern that is wrong.
@@ -132,8 +135,8 @@ func Compile(patterns []string) (*Set, error) {
 // literal says whether a pattern matches nothing but its own text.
 func literal(body string) bool { return !strings.ContainsAny(body, `*?[{\`) }
 
-// Match says whether the path of an entry matches a pattern. folder tells whether the entry is a folder,
-// and is asked only where a pattern that matches folders only depends on it.
+// Match says whether the path of an entry matches a pattern. folder tells whether the entry
+// is a folder, and is asked only where a pattern that matches folders only depends on it.
 func (s *Set) Match(path string, folder func() bool) bool {
 	if s == nil || path == "" {
 		return false
@@ -170,7 +173,8 @@ func (g *glob) matches(path, last string) bool {
 	return doublestar.MatchUnvalidated(g.body, path) && (g.outside == "" || !doublestar.MatchUnvalidated(g.outside, path))
 }
 
-// Covers says whether path, or a folder on the way to it, matches a pattern. What lies at path may be a folder.
+// Covers says whether path, or a folder on the way to it, matches a
+// pattern. What lies at path may be a folder.
 func (s *Set) Covers(path string) bool {
 	if s == nil {
 		return false
@@ -184,9 +188,9 @@ func (s *Set) Covers(path string) bool {
 	return s.Match(path, isFolder)
 }
 
-// Lines reads the patterns of a file: one on a line, without blank lines and lines that begin with "#".
-// A line may end as on Windows, and the file may begin with a byte order mark. The error names the file
-// and the line.
+// Lines reads the patterns of a file: one on a line, without blank lines
+// and lines that begin with "#". A line may end as on Windows, and the file
+// may begin with a byte order mark. The error names the file and the line.
 func Lines(data []byte, file string) ([]string, error) {
 	text := strings.TrimPrefix(string(data), "\ufeff")
 	var patterns []string

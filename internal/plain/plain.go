@@ -1,5 +1,5 @@
-// Package plain keeps text that others chose, such as names of files, from acting on the terminal on which somebody reads
-// it. It starts no goroutine and keeps nothing.
+// Package plain keeps text that others chose, such as names of files, from acting on
+// the terminal on which somebody reads it. It starts no goroutine and keeps nothing.
 package plain
 
 import (
@@ -9,9 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// JSON returns JSON text that means the same, with what does not print written as \u escapes: encoding/json leaves
-// DEL, the control characters of C1 (U+009B begins an escape sequence) and those that turn the direction of text as they are. Text
-// without any comes back as it is, with the same memory.
+// JSON returns JSON text that means the same, with what does not print written
+// as \u escapes: encoding/json leaves DEL, the control characters of C1
+// (U+009B begins an escape sequence) and those that turn the direction of text
+// as they are. Text without any comes back as it is, with the same memory.
 func JSON(text []byte) []byte {
 	i := 0
 	for i < len(text) {
@@ -41,6 +42,6 @@ func JSON(text []byte) []byte {
 	return out
 }
 
-// acts tells of characters that may be in a JSON string as they are, but do not print. Bytes that are no UTF-8 decode to one
-// that prints; encoding/json lets none through.
+// acts tells of characters that may be in a JSON string as they are, but do not print.
+// Bytes that are no UTF-8 decode to one that prints; encoding/json lets none through.
 func acts(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) }

@@ -14,20 +14,21 @@ type Limits struct {
 }
 
 const (
-	// every is how often the brake looks: often enough to be off soon, rarely enough for a share to mean something.
+	// every is how often the brake looks: often enough to be off
+	// soon, rarely enough for a share to mean something.
 	every = 500 * time.Millisecond
 	// least is the slowest: one part in twenty of the time.
 	least = 0.05
-	// slower and faster change the pace at each look. It halves at once when something waits, and is back at full
-	// pace within three seconds.
+	// slower and faster change the pace at each look. It halves at once
+	// when something waits, and is back at full pace within three seconds.
 	slower = 0.5
 	faster = 2.0
 	// longest is how long one rest takes at most, so that a pace that got faster is followed.
 	longest = time.Second
 )
 
-// Brake slows work down while the host is pressed. Its methods may be called from any goroutine. The zero value,
-// and a nil *Brake, never slow anything down.
+// Brake slows work down while the host is pressed. Its methods may be called from
+// any goroutine. The zero value, and a nil *Brake, never slow anything down.
 type Brake struct {
 	mu     sync.Mutex
 	limits Limits
@@ -38,8 +39,8 @@ type Brake struct {
 // NewBrake returns a Brake with those limits. It does nothing before Run.
 func NewBrake(limits Limits) *Brake { return &Brake{limits: limits} }
 
-// Run looks at the source until ctx ends. Each look that changed the pace is told to observe, with the pace and why; nil
-// is allowed. A source that can't be read lets the brake go: work goes on.
+// Run looks at the source until ctx ends. Each look that changed the pace is told to observe, with
+// the pace and why; nil is allowed. A source that can't be read lets the brake go: work goes on.
 func (b *Brake) Run(ctx context.Context, s Source, observe func(pace float64, why string)) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()

@@ -1,8 +1,8 @@
-// Package pressure tells how hard the work of a host is pressed for CPU, I/O and memory, and slows our own work
-// down while it is.
+// Package pressure tells how hard the work of a host is pressed for
+// CPU, I/O and memory, and slows our own work down while it is.
 //
-// Package agent makes one Brake, runs it, and hands it to the engine, whose workers call Rest. It keeps no state
-// outside of memory.
+// Package agent makes one Brake, runs it, and hands it to the engine,
+// whose workers call Rest. It keeps no state outside of memory.
 package pressure
 
 import (
@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// Sample says for which share of the time since the sample before, 0 to 1, some task of the host waited for a
-// resource that was in use.
+// Sample says for which share of the time since the sample before, 0
+// to 1, some task of the host waited for a resource that was in use.
 type Sample struct {
 	CPU, IO, Memory float64
 }
@@ -31,7 +31,8 @@ type Source interface {
 	String() string
 }
 
-// Open returns the best source that the kernel has: pressure stall information (Linux 4.20), or the load.
+// Open returns the best source that the kernel has: pressure stall
+// information (Linux 4.20), or the load.
 func Open() Source { return openIn("/proc", time.Now) }
 
 func openIn(proc string, now func() time.Time) Source {
@@ -42,8 +43,8 @@ func openIn(proc string, now func() time.Time) Source {
 	return &load{file: filepath.Join(proc, "loadavg"), cpus: float64(runtime.NumCPU())}
 }
 
-// stalls reads /proc/pressure (https://docs.kernel.org/accounting/psi.html). The averages that the kernel makes lag
-// by ten seconds, so the totals are compared.
+// stalls reads /proc/pressure (https://docs.kernel.org/accounting/psi.html). The
+// averages that the kernel makes lag by ten seconds, so the totals are compared.
 type stalls struct {
 	dir  string
 	now  func() time.Time
@@ -87,8 +88,8 @@ func (s *stalls) total(name string) (uint64, error) {
 	return strconv.ParseUint(string(total), 10, 64)
 }
 
-// load takes the tasks beyond the number of processors, which wait for one, or for I/O, as a share of all: what a
-// kernel without pressure stall information tells.
+// load takes the tasks beyond the number of processors, which wait for one, or for
+// I/O, as a share of all: what a kernel without pressure stall information tells.
 type load struct {
 	file string
 	cpus float64

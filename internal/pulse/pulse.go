@@ -1,6 +1,7 @@
 // Package pulse tells how far something is, for as long as it works.
 //
-// The pipelines call it. Each call starts one goroutine, which the function that it returns waits for.
+// The pipelines call it. Each call starts one goroutine, which the
+// function that it returns waits for.
 package pulse
 
 import (
@@ -9,8 +10,9 @@ import (
 	"holdfast/internal/contain"
 )
 
-// Every calls tell once in d, from one goroutine, until the returned function is called, which waits for a call
-// under way and makes the last one itself. It must be called once, and panics when a call of tell has. A nil tell does nothing.
+// Every calls tell once in d, from one goroutine, until the returned function is
+// called, which waits for a call under way and makes the last one itself. It must
+// be called once, and panics when a call of tell has. A nil tell does nothing.
 func Every(d time.Duration, tell func()) (stop func()) {
 	if tell == nil {
 		return func() {}

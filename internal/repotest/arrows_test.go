@@ -6,8 +6,9 @@ import (
 	"testing"
 )
 
-// levels gives each package its height. A package imports only packages below it: not its equals either, so
-// that what two of them share has a place of its own and each can be understood, tested and replaced alone.
+// levels gives each package its height. A package imports only packages
+// below it: not its equals either, so that what two of them share has a
+// place of its own and each can be understood, tested and replaced alone.
 var levels = map[string]int{
 	"internal/e2e":       7, // tests of the whole
 	"internal/e2e/fleet": 7,
@@ -81,7 +82,8 @@ var wallDoors = map[[2]string]string{
 	{"internal/obs/obstest", "internal/"}: "only tests import it",
 }
 
-// home is the one package that imports a foreign module, so that replacing the module touches one package.
+// home is the one package that imports a foreign module, so that
+// replacing the module touches one package.
 var home = map[string]string{
 	"filippo.io/age":                                    "internal/vault",
 	"github.com/Shopify/toxiproxy":                      "internal/testbed",
@@ -103,11 +105,12 @@ var home = map[string]string{
 	"github.com/secure-systems-lab/go-securesystemslib": "agent/report",
 	"github.com/spf13/cobra":                            "cmd/holdfast",
 	"github.com/spf13/pflag":                            "cmd/holdfast",
-	"github.com/rs/zerolog":                             "internal/testbed", // toxiproxy asks for one
-	"github.com/vbauerster/mpb":                         "cmd/holdfast",
-	"github.com/zeebo/blake3":                           "internal/chunk",
-	"go.etcd.io/bbolt":                                  "agent/job",
-	"go.uber.org/goleak":                                "internal/testbed",
+	// toxiproxy asks for one
+	"github.com/rs/zerolog":     "internal/testbed",
+	"github.com/vbauerster/mpb": "cmd/holdfast",
+	"github.com/zeebo/blake3":   "internal/chunk",
+	"go.etcd.io/bbolt":          "agent/job",
+	"go.uber.org/goleak":        "internal/testbed",
 }
 
 // testModules may be imported by any test.
@@ -187,7 +190,8 @@ func TestEachModuleHasOneHome(t *testing.T) {
 	}
 }
 
-// isTestSupport tells packages that only tests import: conformance suites such as internal/obs/obstest.
+// isTestSupport tells packages that only tests import: conformance
+// suites such as internal/obs/obstest.
 func isTestSupport(pkg string) bool {
 	return strings.HasSuffix(path.Base(pkg), "test") && pkg != "internal/repotest"
 }

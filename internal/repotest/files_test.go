@@ -27,7 +27,8 @@ type goFile struct {
 	ast     *ast.File
 }
 
-// textFiles lists the files of the project, from the module's root, without what is built and test data.
+// textFiles lists the files of the project, from the module's root,
+// without what is built and test data.
 func textFiles(t *testing.T) []string {
 	t.Helper()
 	var files []string
@@ -125,8 +126,8 @@ var (
 	link     = regexp.MustCompile(`\]\(([^)#\s]+)(?:#[^)\s]*)?\)`)
 )
 
-// TestNoFileRefersOutsideTheProject holds comments and documents to paths inside the module: nobody else has
-// the folders around it.
+// TestNoFileRefersOutsideTheProject holds comments and documents to
+// paths inside the module: nobody else has the folders around it.
 func TestNoFileRefersOutsideTheProject(t *testing.T) {
 	said := map[string]string{}
 	for _, f := range goFiles(t) {
@@ -168,8 +169,8 @@ func TestNoFileRefersOutsideTheProject(t *testing.T) {
 
 var invariant = regexp.MustCompile(`\bInvariant ([a-z]+(?:-[a-z]+)+)\b`)
 
-// TestEachInvariantHasItsTest finds, for each "Invariant manifest-last" that a comment names, the test
-// TestInvariantManifestLast.
+// TestEachInvariantHasItsTest finds, for each "Invariant manifest-last"
+// that a comment names, the test TestInvariantManifestLast.
 func TestEachInvariantHasItsTest(t *testing.T) {
 	named, tested := map[string]string{}, map[string]bool{}
 	for _, f := range goFiles(t) {
@@ -197,7 +198,8 @@ func TestEachInvariantHasItsTest(t *testing.T) {
 	}
 }
 
-// TestCIRunsTheCommandOfTheReadme keeps the first commands of README.md and those of the CI the same.
+// TestCIRunsTheCommandOfTheReadme keeps the first commands of
+// README.md and those of the CI the same.
 func TestCIRunsTheCommandOfTheReadme(t *testing.T) {
 	ci, err := os.ReadFile(filepath.Join(root, ".ci/run"))
 	if err != nil {

@@ -7,12 +7,13 @@ import (
 	"testing"
 )
 
-// mayPanic are packages whose goroutines may end the process with a panic: each program or test that they are part of has one piece of
-// work, or is no part of the agent.
+// mayPanic are packages whose goroutines may end the process with a panic: each program
+// or test that they are part of has one piece of work, or is no part of the agent.
 var mayPanic = []string{"cmd/", "internal/bench", "internal/testbed", "internal/contain", "internal/e2e", "internal/crashpoint"}
 
-// TestGoroutinesContainPanics: a panic on a goroutine ends the process, whoever waits for it. What an agent runs beside other work contains
-// its panics: it is started by a contain.Group, or its function calls the package contain.
+// TestGoroutinesContainPanics: a panic on a goroutine ends the process, whoever
+// waits for it. What an agent runs beside other work contains its panics: it is
+// started by a contain.Group, or its function calls the package contain.
 func TestGoroutinesContainPanics(t *testing.T) {
 	for _, f := range goFiles(t) {
 		exempt := slices.ContainsFunc(mayPanic, func(pkg string) bool { return strings.HasPrefix(f.pkg+"/", strings.TrimSuffix(pkg, "/")+"/") })
@@ -38,8 +39,8 @@ func TestGoroutinesContainPanics(t *testing.T) {
 	}
 }
 
-// startsBare tells calls that run a function on another goroutine: WaitGroup.Go, which is known by a function without a result, and those of
-// singleflight.
+// startsBare tells calls that run a function on another goroutine: WaitGroup.Go,
+// which is known by a function without a result, and those of singleflight.
 func startsBare(name string, args []ast.Expr) bool {
 	if name == "DoChan" {
 		return true

@@ -1,7 +1,8 @@
 // Package reread keeps what was read from files, and reads the files again when they change.
 //
-// Callers are the agent's packages that are configured with files: certificates, authorities, keys, accounts. The package starts no
-// goroutine: whoever asks for a value looks at the files, at most once a second. It writes nothing.
+// Callers are the agent's packages that are configured with files: certificates,
+// authorities, keys, accounts. The package starts no goroutine: whoever asks for
+// a value looks at the files, at most once a second. It writes nothing.
 package reread
 
 import (
@@ -17,8 +18,8 @@ import (
 // Every is how long a change of a file may stay unseen.
 const Every = time.Second
 
-// Version tells states of a file apart. The time of change moves even where an editor sets the time of modification back, and a file
-// that is renamed into the place of another has another inode.
+// Version tells states of a file apart. The time of change moves even where an editor sets the time
+// of modification back, and a file that is renamed into the place of another has another inode.
 type Version struct {
 	dev, ino uint64
 	size     int64
@@ -48,8 +49,9 @@ type Files[T any] struct {
 	checked  time.Time
 }
 
-// New returns the value that read makes of the files at the paths; it reads them when it is asked first. read is called by one
-// goroutine at a time. now is the clock, for how often to look; nil is time.Now.
+// New returns the value that read makes of the files at the paths; it
+// reads them when it is asked first. read is called by one goroutine
+// at a time. now is the clock, for how often to look; nil is time.Now.
 func New[T any](now func() time.Time, read func() (T, error), paths ...string) *Files[T] {
 	if now == nil {
 		now = time.Now
@@ -69,7 +71,8 @@ func (f *Files[T]) Get() (T, error) {
 	return f.value, nil
 }
 
-// Last returns the value of the files as they last were good (the zero value when they never were), and why they are no good now.
+// Last returns the value of the files as they last were good (the
+// zero value when they never were), and why they are no good now.
 func (f *Files[T]) Last() (T, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

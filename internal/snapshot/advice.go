@@ -9,8 +9,9 @@ import (
 	"holdfast/internal/mounts"
 )
 
-// Advice says what a person can do so that snapshots of a volume can be made that is read in place; "" where nothing is known to help. A
-// volume that is mounted by itself (subvol=) has no folder beside it on its btrfs: one somewhere else on it does, given as snapshot_dir.
+// Advice says what a person can do so that snapshots of a volume can be made that is read in
+// place; "" where nothing is known to help. A volume that is mounted by itself (subvol=) has
+// no folder beside it on its btrfs: one somewhere else on it does, given as snapshot_dir.
 func Advice(ctx context.Context, req Request) string {
 	at, err := locate(req.Volume, req.Dir)
 	if err != nil || at.usable() == nil {

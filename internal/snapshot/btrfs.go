@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// btrfs makes read-only snapshots of the subvolume that contains a volume: a folder or an image file. For an image that is
-// quicker than a clone, whose time grows with the extents, and they grow with every write.
+// btrfs makes read-only snapshots of the subvolume that contains a volume:
+// a folder or an image file. For an image that is quicker than a clone,
+// whose time grows with the extents, and they grow with every write.
 //
 // What the kernel's call guarantees (fs/btrfs/ioctl.c, btrfs_mksnapshot): before it cuts, it writes
 // out all delayed data of the subvolume and waits for it, and when it returns, the transaction that
@@ -103,7 +104,8 @@ func (btrfs) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	return snap, nil
 }
 
-// snap makes the snapshot of the volume and those of the subvolumes inside. After an error nothing of them is left.
+// snap makes the snapshot of the volume and those of the subvolumes
+// inside. After an error nothing of them is left.
 func (at *place) snap(ref Ref) (*Snapshot, error) {
 	source, err := os.Open(at.root)
 	if err != nil {
@@ -130,8 +132,9 @@ func (at *place) snap(ref Ref) (*Snapshot, error) {
 	if snap.Kind, snap.Root = Tree, view; at.image {
 		snap.Kind, snap.Root, snap.Image = Image, "", view
 	}
-	// Inode numbers are the same in a snapshot: another number means another thing than the volume. And what was mounted or made in
-	// the volume between the look and the call is found by looking again.
+	// Inode numbers are the same in a snapshot: another number means
+	// another thing than the volume. And what was mounted or made in the
+	// volume between the look and the call is found by looking again.
 	ino, err := at.same(view)
 	if err := errors.Join(err, at.nested()); err != nil {
 		return fail(err)
@@ -197,7 +200,8 @@ func (btrfs) Stands(ctx context.Context, ref Ref) (bool, error) {
 // Check is that of Checker.
 func (p btrfs) Check(ctx context.Context, ref Ref) error { return checkStands(ctx, p, ref) }
 
-// Remove flushes the folder of the snapshot. After a power loss before that the snapshot may be there again, and Leftovers finds it.
+// Remove flushes the folder of the snapshot. After a power loss before
+// that the snapshot may be there again, and Leftovers finds it.
 func (btrfs) Remove(ctx context.Context, ref Ref) error {
 	if err := checkRef(ctx, "remove", NameBtrfs, ref); err != nil {
 		return err
@@ -209,8 +213,9 @@ func (btrfs) Room(ctx context.Context, req Request) (free, total int64, err erro
 	return folderRoom(ctx, req)
 }
 
-// Changed compares two snapshots of one subvolume by the generations and extents in its tree; see compareTrees
-// for what makes a base doubtful. It costs some milliseconds and the reading of the leaves that changed.
+// Changed compares two snapshots of one subvolume by the generations and
+// extents in its tree; see compareTrees for what makes a base doubtful.
+// It costs some milliseconds and the reading of the leaves that changed.
 func (btrfs) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error) {
 	for _, ref := range []Ref{base.Ref, now.Ref} {
 		if err := checkRef(ctx, "compare", NameBtrfs, ref); err != nil {
@@ -235,8 +240,8 @@ func (btrfs) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, e
 	if err := unix.Lstat(now.Image, &st); err != nil {
 		return nil, fmt.Errorf("compare %s with %s: %w: %w", now.Image, base.Path, ErrBase, err)
 	}
-	// Another file may have been put in the place of the image. One that was there before the base is unchanged since, and not the one
-	// whose content is known.
+	// Another file may have been put in the place of the image. One that was there
+	// before the base is unchanged since, and not the one whose content is known.
 	if base.Ino == 0 || st.Ino != base.Ino {
 		return nil, fmt.Errorf("compare %s with %s: %w: the image is another file now", now.Image, base.Path, ErrBase)
 	}
@@ -263,17 +268,18 @@ func removeBtrfs(ref Ref) error {
 	return removeIn(ref, isSnapshot, func(dir *os.File, name string) error {
 		err := snapDestroy(dir, name)
 		if err == nil && roomIsShort(dir) {
-			// The space comes back when the kernel's cleaner has run after the next commit, which may be half a minute away.
-			// BTRFS_IOC_SYNC commits in this thread and wakes the cleaner. BTRFS_IOC_START_SYNC could wait out that half minute,
-			// and no signal would end it, where the kernel's thread that commits is just about to sleep.
+			// The space comes back when the kernel's cleaner has run after the next commit,
+			// which may be half a minute away. BTRFS_IOC_SYNC commits in this thread and wakes
+			// the cleaner. BTRFS_IOC_START_SYNC could wait out that half minute, and no signal
+			// would end it, where the kernel's thread that commits is just about to sleep.
 			_ = ioctl(dir, iocSync, nil)
 		}
 		return err
 	})
 }
 
-// roomIsShort tells whether less than a quarter of the file system is free. Only then is it worth a commit of its own, for
-// which everything that writes to the file system waits.
+// roomIsShort tells whether less than a quarter of the file system is free. Only then is
+// it worth a commit of its own, for which everything that writes to the file system waits.
 func roomIsShort(dir *os.File) bool {
 	var st unix.Statfs_t
 	err := unix.Fstatfs(int(dir.Fd()), &st)

@@ -9,8 +9,9 @@ import (
 	"unsafe"
 )
 
-// Reading the trees of a btrfs (BTRFS_IOC_TREE_SEARCH_V2, which needs CAP_SYS_ADMIN): what FIEMAP does not
-// tell. The forms of the items are those of linux/btrfs_tree.h; numbers there are little-endian.
+// Reading the trees of a btrfs (BTRFS_IOC_TREE_SEARCH_V2, which needs
+// CAP_SYS_ADMIN): what FIEMAP does not tell. The forms of the items
+// are those of linux/btrfs_tree.h; numbers there are little-endian.
 
 // Types of items, the middle part of a key.
 const (
@@ -53,9 +54,9 @@ type searchArgs struct {
 // searchBuffer holds any item: the largest is a tree node, 64 KiB.
 const searchBuffer = 256 << 10
 
-// treeSearch lists the items of the subvolume that f lies in, from low to high inclusive, of those leaves
-// of its tree that were written in transaction minTransid or later. Other items of such leaves are listed
-// as well.
+// treeSearch lists the items of the subvolume that f lies in, from low to high
+// inclusive, of those leaves of its tree that were written in transaction
+// minTransid or later. Other items of such leaves are listed as well.
 func treeSearch(f *os.File, low, high treeKey, minTransid uint64) iter.Seq2[treeItem, error] {
 	return func(yield func(treeItem, error) bool) {
 		args := new(searchArgs)
@@ -220,9 +221,10 @@ func (p *treePair) file(ino uint64, size int64) ([]Range, bool, error) {
 
 // changedInodes lists the inodes of the subvolume now that were changed after transaction base.
 //
-// Whatever changes a file, its metadata or its names writes its inode item, with the transaction's number
-// in it; extents have the number of theirs. A leaf of the tree is never older than an item in it that
-// changed, so that leaves from base or before are not read. The tests have a case for each way of change.
+// Whatever changes a file, its metadata or its names writes its inode item, with
+// the transaction's number in it; extents have the number of theirs. A leaf of
+// the tree is never older than an item in it that changed, so that leaves from
+// base or before are not read. The tests have a case for each way of change.
 func changedInodes(now *os.File, base uint64) (runs, error) {
 	var set runs
 	low, high := treeKey{object: subvolIno}, treeKey{lastFreeObject, 255, ^uint64(0)}
@@ -241,11 +243,12 @@ func changedInodes(now *os.File, base uint64) (runs, error) {
 		case itemExtentData:
 			newer = len(item.data) < 8 || binary.LittleEndian.Uint64(item.data) > base
 		case itemXattr, itemDir, itemDirIndex:
-			// struct btrfs_dir_item: a key of 17 bytes, then the transaction; several of one hash lie in a row, and
-			// the inode item tells of those.
+			// struct btrfs_dir_item: a key of 17 bytes, then the transaction;
+			// several of one hash lie in a row, and the inode item tells of those.
 			newer = len(item.data) < 25 || binary.LittleEndian.Uint64(item.data[17:]) > base
 		case itemInodeRef, itemInodeExref:
-			newer = false // a name that came or went changed the count of links or the time of the inode
+			// a name that came or went changed the count of links or the time of the inode
+			newer = false
 		}
 		if newer {
 			set.add(item.object)
@@ -254,9 +257,10 @@ func changedInodes(now *os.File, base uint64) (runs, error) {
 	return set, nil
 }
 
-// compareTrees opens base and now and finds what changed. The pair can be trusted when both are read-only
-// snapshots of one subvolume (the same parent UUID), neither was ever written to (the generation of its tree is
-// that of the transaction that made it), and base is the older one: the numbers of transactions only grow.
+// compareTrees opens base and now and finds what changed. The pair can be trusted
+// when both are read-only snapshots of one subvolume (the same parent UUID), neither
+// was ever written to (the generation of its tree is that of the transaction that
+// made it), and base is the older one: the numbers of transactions only grow.
 func compareTrees(base, now Ref) (*Changes, error) {
 	doubt := func(format string, args ...any) error {
 		return fmt.Errorf("compare %s with %s: %w: %s", now.Path, base.Path, ErrBase, fmt.Sprintf(format, args...))

@@ -14,11 +14,11 @@ type Range struct {
 // End is the offset of the first byte behind the range.
 func (r Range) End() int64 { return r.Offset + r.Length }
 
-// Changes is what may differ between a base and a later view: a superset. It is for one goroutine at a
-// time. Close is due after use, before either view is removed.
+// Changes is what may differ between a base and a later view: a superset. It is for
+// one goroutine at a time. Close is due after use, before either view is removed.
 //
-// For an image it is the list of ranges. For a tree it is a set of inode numbers, and for each of those
-// files a list of ranges. Inode numbers are those of the view, which are those of the volume.
+// For an image it is the list of ranges. For a tree it is a set of inode numbers, and for each of
+// those files a list of ranges. Inode numbers are those of the view, which are those of the volume.
 type Changes struct {
 	image  []Range
 	exact  bool
@@ -27,27 +27,30 @@ type Changes struct {
 	closes []*os.File
 }
 
-// ImageChanges makes the answer for an image. The ranges are in order and do not overlap; exact is as
-// Changes.Image tells it.
+// ImageChanges makes the answer for an image. The ranges are in
+// order and do not overlap; exact is as Changes.Image tells it.
 func ImageChanges(ranges []Range, exact bool) *Changes {
 	return &Changes{image: ranges, exact: exact}
 }
 
-// Image lists, in order and without overlap, the ranges of an image that may differ. What lies behind the
-// end of the base is in it, also where it is a hole. exact is false when some are listed only because
-// the file system did not tell enough of them (compressed or inline extents, preallocated space).
+// Image lists, in order and without overlap, the ranges of an image that may
+// differ. What lies behind the end of the base is in it, also where it is a
+// hole. exact is false when some are listed only because the file system did
+// not tell enough of them (compressed or inline extents, preallocated space).
 func (c *Changes) Image() (ranges []Range, exact bool) { return c.image, c.exact }
 
-// Inode tells whether anything of the file, folder or link with that number may differ: content, size, any
-// metadata, any of its names. Of a folder it is true as well when an entry was added, removed or renamed. For
-// a number that the base did not have it is true. An image has no inodes: always true.
+// Inode tells whether anything of the file, folder or link with that number
+// may differ: content, size, any metadata, any of its names. Of a folder it
+// is true as well when an entry was added, removed or renamed. For a number
+// that the base did not have it is true. An image has no inodes: always true.
 func (c *Changes) Inode(ino uint64) bool { return c.tree == nil || c.inodes.has(ino) }
 
 // Inodes is the count of inodes that may differ, also of those that are gone.
 func (c *Changes) Inodes() int64 { return c.inodes.count() }
 
-// File lists the ranges of the regular file with that inode number, in a tree, that may differ, as Image does.
-// size is the file's size in the view. A file that the base did not have differs in whole.
+// File lists the ranges of the regular file with that inode number,
+// in a tree, that may differ, as Image does. size is the file's size
+// in the view. A file that the base did not have differs in whole.
 func (c *Changes) File(ino uint64, size int64) (ranges []Range, exact bool, err error) {
 	if c.tree == nil {
 		return []Range{{0, size}}, false, nil
@@ -65,8 +68,8 @@ func (c *Changes) Close() error {
 	return errors.Join(errs...)
 }
 
-// runs is a set of numbers as runs in ascending order: files made one after the other have numbers side by
-// side, so that a million changed ones take little memory.
+// runs is a set of numbers as runs in ascending order: files made one after the other
+// have numbers side by side, so that a million changed ones take little memory.
 type runs []struct{ first, last uint64 }
 
 // add puts n into the set; it must not be less than any number before.

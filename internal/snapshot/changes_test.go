@@ -66,17 +66,18 @@ func overwrite(t *testing.T, path string, offset int64, b []byte) {
 	must(t, err)
 }
 
-// Every way in which a file, its metadata or its names can change shows by its inode number, and what did
-// not change does not.
+// Every way in which a file, its metadata or its names can change
+// shows by its inode number, and what did not change does not.
 func TestChangedInodes(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	vol := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))
 	past := unix.NsecToTimespec(time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC).UnixNano())
 	big := bytes.Repeat([]byte("0123456789abcdef"), 64<<10) // 1 MiB
 	cases := []struct {
-		what   string
-		change func(t *testing.T, file, dir string) // in dir there are file and an empty folder "sub"
-		dir    bool                                 // the folder changes too
+		what string
+		// in dir there are file and an empty folder "sub"
+		change func(t *testing.T, file, dir string)
+		dir    bool // the folder changes too
 	}{
 		{"write in the middle", func(t *testing.T, file, _ string) { overwrite(t, file, 5000, []byte("x")) }, false},
 		{"append", func(t *testing.T, file, _ string) { overwrite(t, file, int64(len(big)), []byte("x")) }, false},

@@ -20,8 +20,8 @@ const (
 	NameFsFreeze = "fsfreeze"
 )
 
-// providers has all providers. NameAuto takes the first that fits; those behind freeze, which always
-// fits, are taken by name only.
+// providers has all providers. NameAuto takes the first that fits;
+// those behind freeze, which always fits, are taken by name only.
 var providers = []Provider{btrfs{}, reflink{}, lvm{}, lvm{classic: true}, freeze{}, fsfreeze{}}
 
 // Names lists the providers in the order in which NameAuto tries them.
@@ -43,9 +43,10 @@ func ByName(name string) (Provider, error) {
 	return nil, fmt.Errorf("snapshot provider %q: %w: known are %s", name, ErrUsage, strings.Join(Names(), ", "))
 }
 
-// Detect picks the provider for Request.Volume with its snapshots in Request.Dir; the other fields are not
-// looked at. want is NameAuto (or empty) or the name of a provider. The string says in one line for a person
-// why this one. A wanted provider that can't serve is an error; NameAuto falls back to freeze, which always can.
+// Detect picks the provider for Request.Volume with its snapshots in Request.Dir;
+// the other fields are not looked at. want is NameAuto (or empty) or the name of a
+// provider. The string says in one line for a person why this one. A wanted provider
+// that can't serve is an error; NameAuto falls back to freeze, which always can.
 //
 // A volume that holds a mount point is never given to a provider whose snapshots would show
 // an empty folder there: the loss would be noticed at the restore. Read in place, the walk sees
@@ -68,8 +69,8 @@ func Detect(ctx context.Context, req Request, want string) (Provider, string, er
 	return firstOf(ctx, req, providers)
 }
 
-// Next picks the provider that NameAuto takes where the view of the named one could not be made: the first behind it that fits. ErrUnsupported
-// says that there is none.
+// Next picks the provider that NameAuto takes where the view of the named one could
+// not be made: the first behind it that fits. ErrUnsupported says that there is none.
 func Next(ctx context.Context, req Request, failed string) (Provider, string, error) {
 	i := slices.IndexFunc(providers, func(p Provider) bool { return p.Name() == failed })
 	if failed == NameFreeze || failed == NameFsFreeze {
@@ -94,8 +95,8 @@ func firstOf(ctx context.Context, req Request, among []Provider) (Provider, stri
 	return nil, "", fmt.Errorf("volume %s: %w", req.Volume, ErrUnsupported)
 }
 
-// Blocked tells what keeps snapshots of a volume from being made that could be made else: a folder or file of somebody else where they go. Nil where
-// nothing is in the way.
+// Blocked tells what keeps snapshots of a volume from being made that could be made else:
+// a folder or file of somebody else where they go. Nil where nothing is in the way.
 func Blocked(ctx context.Context, req Request) error {
 	for _, p := range []Provider{btrfs{}, reflink{}} {
 		if _, err := p.Fits(ctx, req); errors.Is(err, ErrForeign) {
@@ -105,8 +106,9 @@ func Blocked(ctx context.Context, req Request) error {
 	return nil
 }
 
-// Take makes a view as NameAuto chooses. Where one can't be made (a swap file, a quota, a folder that is in the way), it goes on with the next
-// provider, and tells instead of it; freeze comes last.
+// Take makes a view as NameAuto chooses. Where one can't be made (a
+// swap file, a quota, a folder that is in the way), it goes on with
+// the next provider, and tells instead of it; freeze comes last.
 func Take(ctx context.Context, req Request, instead func(failed, next Provider, why error)) (Provider, *Snapshot, error) {
 	p, _, err := Detect(ctx, req, NameAuto)
 	for err == nil {
@@ -127,7 +129,8 @@ func Take(ctx context.Context, req Request, instead func(failed, next Provider, 
 	return nil, nil, err
 }
 
-// Comparable tells whether p finds what changed in the volume between two snapshots of it, so that one is worth keeping as a base.
+// Comparable tells whether p finds what changed in the volume between
+// two snapshots of it, so that one is worth keeping as a base.
 func Comparable(p Provider, volume string) (bool, error) {
 	kind, err := checkVolume(volume)
 	if err != nil {
@@ -135,7 +138,8 @@ func Comparable(p Provider, volume string) (bool, error) {
 	}
 	if lv, ok := p.(lvm); ok && kind == Image {
 		st, err := os.Stat(volume)
-		return err == nil && !st.Mode().IsRegular() && !lv.classic, err // it knows blocks of devices, and not whose they are
+		// it knows blocks of devices, and not whose they are
+		return err == nil && !st.Mode().IsRegular() && !lv.classic, err
 	}
 	if _, ok := p.(btrfs); ok && kind == Tree {
 		if inside, err := holdsSubvolumes(volume); err != nil || inside {
@@ -145,8 +149,8 @@ func Comparable(p Provider, volume string) (bool, error) {
 	return p.Costs(kind).Changes != "", nil
 }
 
-// Leftovers lists what Provider.Leftovers lists, of all providers: a volume may have been served by another
-// one before. Where one fails, the others are asked all the same.
+// Leftovers lists what Provider.Leftovers lists, of all providers: a volume may have
+// been served by another one before. Where one fails, the others are asked all the same.
 func Leftovers(ctx context.Context, req Request) ([]Ref, error) {
 	var refs []Ref
 	var errs []error
@@ -194,7 +198,8 @@ func kindOf(m fs.FileMode) (Kind, bool) {
 	return "", false
 }
 
-// checkRequest refuses a request that names no snapshot, or one of something that no provider takes.
+// checkRequest refuses a request that names no snapshot, or one of
+// something that no provider takes.
 func checkRequest(req Request) (name string, kind Kind, err error) {
 	if name, err = snapshotName(req); err != nil {
 		return "", "", err

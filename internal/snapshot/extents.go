@@ -13,23 +13,24 @@ import (
 // Extent is a run of a file's content and where it lies. What no extent covers is a hole.
 type Extent struct {
 	Logical, Length int64 // bytes, in the file; a last extent may reach beyond its end
-	// Physical is the address in bytes in the file's AddressSpace. Where Encoded, it is that of the whole
-	// encoded (compressed) run, and Inside is how far into the decoded run the extent begins.
+	// Physical is the address in bytes in the file's AddressSpace. Where Encoded, it is that of the
+	// whole encoded (compressed) run, and Inside is how far into the decoded run the extent begins.
 	Physical uint64
 	Inside   uint64
 	Encoded  bool
 	// Zero marks allocated space that was never written: it reads as zeros.
 	Zero bool
-	// Vague marks an extent whose address does not determine its content: not allocated yet, inside the
-	// file system's own trees, or encoded without Inside being known. Its other places are of no use.
+	// Vague marks an extent whose address does not determine its content:
+	// not allocated yet, inside the file system's own trees, or encoded
+	// without Inside being known. Its other places are of no use.
 	Vague bool
 }
 
 // End is the offset of the first byte behind the extent.
 func (e Extent) End() int64 { return e.Logical + e.Length }
 
-// same tells whether two extents have the same bytes at pos, which lies in both, and to the end of the
-// shorter one, because they are the same bytes of the device.
+// same tells whether two extents have the same bytes at pos, which lies in both,
+// and to the end of the shorter one, because they are the same bytes of the device.
 func (e Extent) same(o Extent, pos int64) bool {
 	if e.Vague || o.Vague || e.Encoded != o.Encoded {
 		return false
@@ -40,12 +41,13 @@ func (e Extent) same(o Extent, pos int64) bool {
 	return e.Physical+uint64(pos-e.Logical) == o.Physical+uint64(pos-o.Logical)
 }
 
-// AddressSpace names what addresses of extents count in: two files share bytes only when theirs is the same,
-// and then extents with the same address (and the same Inside) have the same content for as long as
-// neither file is written. The name is good while the file system stays mounted.
+// AddressSpace names what addresses of extents count in: two files share bytes only when theirs
+// is the same, and then extents with the same address (and the same Inside) have the same content
+// for as long as neither file is written. The name is good while the file system stays mounted.
 func AddressSpace(f *os.File) (string, error) {
 	if id, err := fsid(f); err == nil {
-		return fmt.Sprintf("btrfs %x", id), nil // subvolumes differ in st_dev, and share their blocks
+		// subvolumes differ in st_dev, and share their blocks
+		return fmt.Sprintf("btrfs %x", id), nil
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -53,14 +55,16 @@ func AddressSpace(f *os.File) (string, error) {
 	}
 	var attr fsxattr
 	if ioctl(f, iocFsGetXattr, unsafe.Pointer(&attr)) == nil && attr.xflags&xflagRealtime != 0 {
-		return fmt.Sprintf("realtime %x", st.Dev), nil // XFS: another device, with addresses of its own
+		// XFS: another device, with addresses of its own
+		return fmt.Sprintf("realtime %x", st.Dev), nil
 	}
 	return fmt.Sprintf("device %x", st.Dev), nil
 }
 
-// Extents lists the extents of a regular file in the order of Logical; it flushes the file first. The same
-// run may come in several pieces. On btrfs with CAP_SYS_ADMIN they come from the file system's trees, elsewhere from
-// FIEMAP; a file system that has neither gives unix.EOPNOTSUPP. An error ends the list.
+// Extents lists the extents of a regular file in the order of Logical; it
+// flushes the file first. The same run may come in several pieces. On btrfs with
+// CAP_SYS_ADMIN they come from the file system's trees, elsewhere from FIEMAP; a
+// file system that has neither gives unix.EOPNOTSUPP. An error ends the list.
 func Extents(f *os.File) iter.Seq2[Extent, error] {
 	return func(yield func(Extent, error) bool) {
 		var st unix.Stat_t
@@ -121,8 +125,8 @@ type fiemapArgs struct {
 	}
 }
 
-// fiemap asks the kernel for the extents of f. Compressed extents of btrfs are Vague here: their place
-// inside the encoded run is not told.
+// fiemap asks the kernel for the extents of f. Compressed extents of
+// btrfs are Vague here: their place inside the encoded run is not told.
 func fiemap(f *os.File) iter.Seq2[Extent, error] {
 	return func(yield func(Extent, error) bool) {
 		args := new(fiemapArgs)
@@ -153,14 +157,16 @@ func fiemap(f *os.File) iter.Seq2[Extent, error] {
 	}
 }
 
-// ChangedRanges lists, in order and without overlap, the ranges of now that may differ from base, by
-// comparing where both lie: bytes of the same address are equal, and so are holes and space that was never written.
-// What lies behind the end of base differs. Both must be regular files on one file system that nobody writes to
-// meanwhile: views, such as a clone and a later clone. They need not be of the same volume.
+// ChangedRanges lists, in order and without overlap, the ranges of now that may differ
+// from base, by comparing where both lie: bytes of the same address are equal, and so
+// are holes and space that was never written. What lies behind the end of base differs.
+// Both must be regular files on one file system that nobody writes to meanwhile: views,
+// such as a clone and a later clone. They need not be of the same volume.
 //
-// The list is a superset of the bytes that differ, in units of the file system's blocks. It is joined where it
-// would grow beyond a million ranges. exact is false when ranges are listed only because the file system did not tell
-// enough of them, such as a compressed extent without CAP_SYS_ADMIN. ErrBase says that the two can't be compared.
+// The list is a superset of the bytes that differ, in units of the file system's
+// blocks. It is joined where it would grow beyond a million ranges. exact is false when
+// ranges are listed only because the file system did not tell enough of them, such as a
+// compressed extent without CAP_SYS_ADMIN. ErrBase says that the two can't be compared.
 func ChangedRanges(base, now *os.File) (ranges []Range, exact bool, err error) {
 	fail := func(err error) ([]Range, bool, error) {
 		return nil, false, fmt.Errorf("compare the extents of %s with %s: %w", now.Name(), base.Name(), err)
@@ -185,8 +191,8 @@ func ChangedRanges(base, now *os.File) (ranges []Range, exact bool, err error) {
 	if err != nil {
 		return fail(err)
 	}
-	// A defragmentation that moved blocks while the lists were read could make two addresses look equal
-	// that never were so at one time.
+	// A defragmentation that moved blocks while the lists were read could
+	// make two addresses look equal that never were so at one time.
 	after, err := views(base, now)
 	if err != nil {
 		return fail(err)

@@ -190,8 +190,8 @@ func readFile(t *testing.T, path string) []byte {
 	return b
 }
 
-// The trees of btrfs and FIEMAP tell the same of plain files; of compressed ones FIEMAP tells nothing
-// that could be compared.
+// The trees of btrfs and FIEMAP tell the same of plain files; of
+// compressed ones FIEMAP tells nothing that could be compared.
 func TestTreeAgreesWithFiemap(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	root := testbed.Btrfs(t)
@@ -267,7 +267,8 @@ func join(list []snapshot.Extent) []snapshot.Extent {
 	return out
 }
 
-// Clones share addresses, in one address space over all subvolumes; copies and other file systems do not.
+// Clones share addresses, in one address space over all subvolumes;
+// copies and other file systems do not.
 func TestAddressSpace(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs")
 	root, xfs := testbed.Btrfs(t), testbed.Xfs(t)
@@ -340,7 +341,8 @@ func TestRangesAreJoined(t *testing.T) {
 	}
 }
 
-// Content that lies inside the trees of btrfs has no address: it is listed when its file changed, and said to be in doubt.
+// Content that lies inside the trees of btrfs has no address: it is
+// listed when its file changed, and said to be in doubt.
 func TestInlineContent(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	vol := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))

@@ -14,12 +14,14 @@ import (
 	"holdfast/internal/durable"
 )
 
-// FlushStacked writes out what was written to anything that is mounted or stacked on a volume and is not in the volume yet: a
-// file system in an image file, on a device or on one of its partitions, be it through a loop device, a network block device,
-// dm-crypt, LVM or RAID, and in whichever mount namespace. Of a folder it does so for the images in it. Providers call it before
-// they make a view, so that the view holds what its instance wrote.
+// FlushStacked writes out what was written to anything that is mounted or stacked on a
+// volume and is not in the volume yet: a file system in an image file, on a device or on one
+// of its partitions, be it through a loop device, a network block device, dm-crypt, LVM or
+// RAID, and in whichever mount namespace. Of a folder it does so for the images in it.
+// Providers call it before they make a view, so that the view holds what its instance wrote.
 //
-// It returns a sentence for a person for each thing that it could not flush: what was written there may be missing in a view.
+// It returns a sentence for a person for each thing that it could
+// not flush: what was written there may be missing in a view.
 func FlushStacked(ctx context.Context, volume string) []string {
 	real, err := filepath.EvalSymlinks(volume)
 	if err != nil {
@@ -83,7 +85,8 @@ func (f *flusher) over(target *stackTarget) {
 	}
 }
 
-// device flushes what stands on a block device, the topmost first, and then the device. on names what the device is for.
+// device flushes what stands on a block device, the topmost first,
+// and then the device. on names what the device is for.
 func (f *flusher) device(number uint64, on string) {
 	if f.done[number] || f.ctx.Err() != nil {
 		return
@@ -101,8 +104,8 @@ func (f *flusher) device(number uint64, on string) {
 		}
 	}
 	mounted := f.filesystem(number, name, on)
-	// The state of the device is looked at before its flush. One that cannot be opened is of no concern when the file system
-	// on it was flushed: that writes out the device as well.
+	// The state of the device is looked at before its flush. One that cannot be opened is of
+	// no concern when the file system on it was flushed: that writes out the device as well.
 	taken, err := claimed(node)
 	if ferr := flushDevice(node); err == nil {
 		err = ferr
@@ -128,7 +131,8 @@ func (f *flusher) blind() string {
 	return " (the mounts of other namespaces can't be read without CAP_SYS_PTRACE)"
 }
 
-// filesystem flushes the file system on a block device and what stands on files of that one; false when none is mounted.
+// filesystem flushes the file system on a block device and what
+// stands on files of that one; false when none is mounted.
 func (f *flusher) filesystem(number uint64, name, on string) bool {
 	wanted := func(m *seenMount) bool { return m.Device == number }
 	same := func(d *os.File) bool {
@@ -169,8 +173,8 @@ func (f *flusher) filesystem(number uint64, name, on string) bool {
 	return mounted
 }
 
-// used flushes the file system on a block device through what a process has open there. So a file system is reached that is
-// hidden by another mount, or that was unmounted while it was in use.
+// used flushes the file system on a block device through what a process has open there. So a file
+// system is reached that is hidden by another mount, or that was unmounted while it was in use.
 func (f *flusher) used(number uint64) error {
 	for _, pid := range processes() {
 		folder := "/proc/" + pid
@@ -211,9 +215,10 @@ func (f *flusher) mounted(d *os.File) error {
 	return durable.SyncFilesystem(int(d.Fd()))
 }
 
-// named looks for file systems that name the volume, or something in it, as their source without a device between: eCryptfs, which
-// is flushed, and those that a program of the host serves from an image through FUSE. (One that it serves from a folder writes
-// through to the files there.) Mounts of FUSE are never opened: their program may be frozen, and whoever opens them waits for it.
+// named looks for file systems that name the volume, or something in it, as their source without a
+// device between: eCryptfs, which is flushed, and those that a program of the host serves from an
+// image through FUSE. (One that it serves from a folder writes through to the files there.) Mounts
+// of FUSE are never opened: their program may be frozen, and whoever opens them waits for it.
 func (f *flusher) named(target *stackTarget) {
 	if target.stat.Mode&unix.S_IFMT == unix.S_IFBLK {
 		return // found by its number
@@ -254,8 +259,9 @@ func isFuse(kind string) bool {
 	return kind == "fuse" || kind == "fuseblk" || strings.HasPrefix(kind, "fuse.") || strings.HasPrefix(kind, "fuseblk.")
 }
 
-// servers flushes what programs make of a volume: one that has an image open and serves a block device (qemu-nbd, ublk) or a
-// file system (FUSE) from it. Only processes of such devices are looked at.
+// servers flushes what programs make of a volume: one that has an
+// image open and serves a block device (qemu-nbd, ublk) or a file
+// system (FUSE) from it. Only processes of such devices are looked at.
 func (f *flusher) servers(target *stackTarget) {
 	if !servesAny(f.table()) {
 		return
@@ -293,12 +299,14 @@ func (f *flusher) servers(target *stackTarget) {
 	}
 }
 
-// opened tells whether a descriptor of a process is of the target, or of a file in it. link is what the descriptor is named.
+// opened tells whether a descriptor of a process is of the target,
+// or of a file in it. link is what the descriptor is named.
 func (t *stackTarget) opened(fd, link string) bool {
 	if t.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return within(t.path, link)
 	}
-	if filepath.Base(link) != filepath.Base(t.path) { // spares a look at each descriptor of the host
+	// spares a look at each descriptor of the host
+	if filepath.Base(link) != filepath.Base(t.path) {
 		return false
 	}
 	var st unix.Stat_t

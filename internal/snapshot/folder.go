@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The snapshot folder, which the providers share whose snapshots have a name in the file system. Each tells by a
-// function of its own what is a snapshot of its making.
+// The snapshot folder, which the providers share whose snapshots have a name in the
+// file system. Each tells by a function of its own what is a snapshot of its making.
 
-// isOurs is nil when name in dir is a snapshot of the provider's making; else fs.ErrNotExist, or ErrForeign with
-// what it is.
+// isOurs is nil when name in dir is a snapshot of the provider's
+// making; else fs.ErrNotExist, or ErrForeign with what it is.
 type isOurs func(dir *os.File, name string) error
 
 // openFolder opens the snapshot folder, and makes it if asked to. It must be ours and closed to
@@ -68,16 +68,18 @@ func checkFolder(folder string) error {
 	case int(st.Uid) != os.Geteuid():
 		return fmt.Errorf("%w: folder %s: %w: it belongs to user %d; remove it, or set snapshot_dir", ErrUnsupported, folder, ErrForeign, st.Uid)
 	}
-	// Another job may have removed the empty folder since the look above, which leaves the way free.
+	// Another job may have removed the empty folder since the look
+	// above, which leaves the way free.
 	if err := unix.Faccessat(unix.AT_FDCWD, folder, unix.W_OK, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return unsupported("%s, where the snapshots go, can't be written: %v", folder, err)
 	}
 	return nil
 }
 
-// makeIn makes the snapshot folder and has create make a snapshot in it. Another job may remove the empty folder
-// between the two steps, so it begins again then; only losing that race many times in a row is an error. After a
-// failure nothing is left, not even the folder, unless others use it. EEXIST becomes ErrExists.
+// makeIn makes the snapshot folder and has create make a snapshot in it. Another
+// job may remove the empty folder between the two steps, so it begins again then;
+// only losing that race many times in a row is an error. After a failure nothing
+// is left, not even the folder, unless others use it. EEXIST becomes ErrExists.
 func makeIn(folder string, create func(dir *os.File) error) error {
 	var err error
 	for range 100 {
@@ -163,8 +165,8 @@ func removeIn(ref Ref, ours isOurs, remove func(dir *os.File, name string) error
 	return nil
 }
 
-// leftoversIn lists the provider's snapshots in the folder for req. It works also when the volume itself is gone:
-// the folder beside it is known by the path.
+// leftoversIn lists the provider's snapshots in the folder for req. It works also
+// when the volume itself is gone: the folder beside it is known by the path.
 func leftoversIn(ctx context.Context, req Request, provider string, ours isOurs) ([]Ref, error) {
 	if !validPart(req.Host) {
 		return nil, fmt.Errorf("host id %q: %w: 1 to %d characters of [A-Za-z0-9._-]", req.Host, ErrUsage, maxPart)

@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Found is a snapshot of this program, of any host and job, that lies where those of a volume do. Unlike what Leftovers lists, its host may be
-// another one, as after a change of the host's id, and it may have been made writable since.
+// Found is a snapshot of this program, of any host and job, that lies where those
+// of a volume do. Unlike what Leftovers lists, its host may be another one, as
+// after a change of the host's id, and it may have been made writable since.
 type Found struct {
 	Ref
 	Host     string    // by its name
@@ -27,7 +28,8 @@ type Found struct {
 // Find lists them for the volume and the folder of the request; its other fields are not looked at.
 func Find(ctx context.Context, req Request) ([]Found, error) {
 	real, err := filepath.EvalSymlinks(req.Volume)
-	if errors.Is(err, fs.ErrNotExist) { // the folder beside a volume that is gone is known by the path
+	// the folder beside a volume that is gone is known by the path
+	if errors.Is(err, fs.ErrNotExist) {
 		if real, err = filepath.EvalSymlinks(filepath.Dir(req.Volume)); err == nil {
 			real = filepath.Join(real, filepath.Base(req.Volume))
 		}
@@ -82,7 +84,8 @@ func findIn(folder, volume string) (all []Found, err error) {
 			}
 		} else if info, writable, ok := snapshotInfo(dir, name); ok {
 			f.Provider, f.Writable = NameBtrfs, writable
-			f.Made = time.Unix(int64(info.times[1].sec), int64(info.times[1].nsec)) // ctime, otime, stime, rtime
+			// ctime, otime, stime, rtime
+			f.Made = time.Unix(int64(info.times[1].sec), int64(info.times[1].nsec))
 		} else {
 			continue
 		}
@@ -135,7 +138,8 @@ func findLogical(ctx context.Context, volume string) (all []Found, err error) {
 	return all, nil
 }
 
-// Drop removes a snapshot that Find has listed, also one that was made writable. Nobody may need it any more: whose it is, its journal knows.
+// Drop removes a snapshot that Find has listed, also one that was made
+// writable. Nobody may need it any more: whose it is, its journal knows.
 func Drop(ctx context.Context, f Found) error {
 	provider, err := ByName(f.Provider)
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 	"holdfast/internal/durable"
 )
 
-// freeze is the provider for everything that has no snapshots: the volume is read in place and the
-// instance held meanwhile, by its runtime driver and not by this package. It makes nothing, so there
-// is nothing to remove.
+// freeze is the provider for everything that has no snapshots: the volume
+// is read in place and the instance held meanwhile, by its runtime driver
+// and not by this package. It makes nothing, so there is nothing to remove.
 type freeze struct{}
 
 func (freeze) Name() string { return NameFreeze }
@@ -43,9 +43,10 @@ func (freeze) Plan(_ context.Context, req Request) (Ref, error) {
 	return Ref{Provider: NameFreeze, Volume: req.Volume}, nil
 }
 
-// Create flushes the file system, or the device. Reading goes through the page cache and would see unflushed
-// data as well; the flush is there because delayed allocation can still fail: a full or broken disk shows
-// here as an error, and not as a volume that looks sound and is lost with the page cache.
+// Create flushes the file system, or the device. Reading goes through the page
+// cache and would see unflushed data as well; the flush is there because
+// delayed allocation can still fail: a full or broken disk shows here as an
+// error, and not as a volume that looks sound and is lost with the page cache.
 func (p freeze) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	ref, err := p.Plan(ctx, req)
 	if err != nil {

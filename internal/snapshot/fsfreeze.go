@@ -20,16 +20,18 @@ import (
 // after a reboot, as is the kernel's list of frozen file systems.
 const freezeFolder = "/run/holdfast-freeze"
 
-// fsfreeze reads in place as freeze does, and freezes the file system of the volume meanwhile (FIFREEZE): whoever writes
-// waits, also programs that are not of the instance.
+// fsfreeze reads in place as freeze does, and freezes the file system of the volume
+// meanwhile (FIFREEZE): whoever writes waits, also programs that are not of the instance.
 //
-// A file system that stays frozen hangs its host, so a child process holds the freeze and lets it go as soon
-// as its pipe to this process is closed, which the kernel does for a process that dies (see runGuard). It also lets go when this
-// process does not say for GuardPatience that it makes progress (KeepFrozen), and after Request.FreezeLimit. Should the child be
-// killed as well, its mark stays and tells the next start to thaw.
+// A file system that stays frozen hangs its host, so a child process holds the freeze
+// and lets it go as soon as its pipe to this process is closed, which the kernel does
+// for a process that dies (see runGuard). It also lets go when this process does not say
+// for GuardPatience that it makes progress (KeepFrozen), and after Request.FreezeLimit.
+// Should the child be killed as well, its mark stays and tells the next start to thaw.
 type fsfreeze struct{}
 
-// freezes has the frozen file systems of this process. Its lock is held while one is frozen or thawed.
+// freezes has the frozen file systems of this process. Its lock is
+// held while one is frozen or thawed.
 var freezes struct {
 	sync.Mutex
 	by map[uint64]*frozen // by device number
@@ -137,8 +139,8 @@ func (fsfreeze) Plan(_ context.Context, req Request) (Ref, error) {
 	return Ref{Provider: NameFsFreeze, Path: filepath.Join(freezeFolder, name), Volume: req.Volume}, nil
 }
 
-// Create flushes and freezes. A second view of the same file system in this process shares the freeze; a freeze by
-// another program is an error.
+// Create flushes and freezes. A second view of the same file system in
+// this process shares the freeze; a freeze by another program is an error.
 func (p fsfreeze) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	ref, err := p.Plan(ctx, req)
 	if err != nil {
@@ -175,7 +177,8 @@ func (p fsfreeze) Create(ctx context.Context, req Request) (*Snapshot, error) {
 		return fail(err)
 	}
 	f := freezes.by[mark.Device]
-	if f != nil && !f.guard.alive() { // it has thawed, and the views before are of no point in time any more
+	// it has thawed, and the views before are of no point in time any more
+	if f != nil && !f.guard.alive() {
 		_ = f.guard.release()
 		f = nil
 	}
@@ -259,7 +262,8 @@ func (fsfreeze) Remove(ctx context.Context, ref Ref) error {
 	return nil
 }
 
-// forgetFreeze ends the wait for a guard that has thawed by itself and removed the mark of this view.
+// forgetFreeze ends the wait for a guard that has thawed by itself
+// and removed the mark of this view.
 func forgetFreeze(path string) {
 	for device, f := range freezes.by {
 		if f.refs[path] {
@@ -281,7 +285,8 @@ func (p fsfreeze) Check(ctx context.Context, ref Ref) error {
 	return err
 }
 
-// thaw lets a file system go that nobody holds frozen any more. One that is not frozen, or not mounted, is fine.
+// thaw lets a file system go that nobody holds frozen any more. One
+// that is not frozen, or not mounted, is fine.
 func thaw(mark *freezeMark) error {
 	f, err := os.OpenFile(mark.Mount, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {

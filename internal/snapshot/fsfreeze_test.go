@@ -103,7 +103,8 @@ func TestFsFreezeRefuses(t *testing.T) {
 	for _, c := range []struct {
 		volume, spare, reason string
 	}{
-		{"/", "", ""}, // for being needed, or for being mounted elsewhere too, which depends on the host
+		// for being needed, or for being mounted elsewhere too, which depends on the host
+		{"/", "", ""},
 		{root, "", "no file system of its own"},
 		{below, "", "no file system of its own"},
 		{twice, "", "mounted at " + bind},
@@ -132,8 +133,8 @@ func TestFsFreezeRefuses(t *testing.T) {
 	}
 }
 
-// A guard thaws by itself when its process makes no progress, and when the time that the request gives is over. The view is then
-// said to be gone, and another one can be made.
+// A guard thaws by itself when its process makes no progress, and when the time that the
+// request gives is over. The view is then said to be gone, and another one can be made.
 func TestFsFreezeGuardHasATimer(t *testing.T) {
 	testbed.Need(t, "ext4")
 	dir := testbed.Filesystem(t, "ext4", 64<<20)
@@ -236,7 +237,8 @@ func TestFsFreezeStoppedProcess(t *testing.T) {
 // freezeShort gives the guard of a victim little patience.
 const freezeShort = "HOLDFAST_TEST_FREEZE_SHORT"
 
-// freezeVictim makes a run of this test program one that freezes that volume and waits to be killed.
+// freezeVictim makes a run of this test program one that freezes
+// that volume and waits to be killed.
 const freezeVictim = "HOLDFAST_TEST_FREEZE"
 
 func init() {
@@ -257,7 +259,8 @@ func init() {
 	time.Sleep(time.Hour)
 }
 
-// The agent dies by SIGKILL: its guard thaws. The guard dies too: the next start finds the mark, and thaws.
+// The agent dies by SIGKILL: its guard thaws. The guard dies too:
+// the next start finds the mark, and thaws.
 func TestFsFreezeOutlivesNobody(t *testing.T) {
 	testbed.Need(t, "ext4")
 	dir := testbed.Filesystem(t, "ext4", 64<<20)

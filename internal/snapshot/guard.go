@@ -23,8 +23,9 @@ const (
 // guardName is the first argument of a process that is a guard.
 const guardName = "holdfast-freeze-guard"
 
-// init makes this process a guard when it was started as one: before any other work, and never to return. It is
-// no function that each program would have to call first: one that forgot would run a second time.
+// init makes this process a guard when it was started as one: before any
+// other work, and never to return. It is no function that each program
+// would have to call first: one that forgot would run a second time.
 func init() {
 	if len(os.Args) == 4 && os.Args[0] == guardName {
 		patience, err1 := time.ParseDuration(os.Args[2])
@@ -36,8 +37,9 @@ func init() {
 	}
 }
 
-// GuardPatience is how long a guard waits to be told that its process makes progress (KeepFrozen): longer than a busy host keeps a
-// process from running, and shorter than programs bear that write to the file system. It is changed by tests alone.
+// GuardPatience is how long a guard waits to be told that its process makes progress
+// (KeepFrozen): longer than a busy host keeps a process from running, and shorter
+// than programs bear that write to the file system. It is changed by tests alone.
 var GuardPatience = 30 * time.Second
 
 // The files of a guard.
@@ -47,9 +49,10 @@ const (
 	guardFolder = 2 // any folder of the file system
 )
 
-// runGuard freezes, tells so, waits, thaws and removes the mark. The wait ends with its input, when no byte came for as long as its
-// patience, and after the limit unless that is 0. Only it knows for sure whether it was this freeze that froze. Nothing but
-// SIGKILL ends it before, so a mark without its guard tells of a freeze that is still there.
+// runGuard freezes, tells so, waits, thaws and removes the mark. The wait ends with its
+// input, when no byte came for as long as its patience, and after the limit unless that
+// is 0. Only it knows for sure whether it was this freeze that froze. Nothing but SIGKILL
+// ends it before, so a mark without its guard tells of a freeze that is still there.
 func runGuard(mark string, patience, limit time.Duration) int {
 	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
 	folder := os.NewFile(guardFolder, "folder")
@@ -157,7 +160,8 @@ func startGuard(ctx context.Context, folder, mark string, limit time.Duration) (
 	return g, nil
 }
 
-// guards are those of this process. Its lock is held for a moment only, while that of freezes is held as long as a flush takes.
+// guards are those of this process. Its lock is held for a moment
+// only, while that of freezes is held as long as a flush takes.
 var guards struct {
 	sync.Mutex
 	all map[*guard]bool
@@ -170,8 +174,9 @@ func Frozen() int {
 	return len(guards.all)
 }
 
-// KeepFrozen tells the guards of all file systems which this process keeps frozen that it makes progress. A guard that was not
-// told for GuardPatience thaws: a process that hangs in a write to what it froze can't be killed, and would never thaw it.
+// KeepFrozen tells the guards of all file systems which this process keeps frozen that
+// it makes progress. A guard that was not told for GuardPatience thaws: a process that
+// hangs in a write to what it froze can't be killed, and would never thaw it.
 func KeepFrozen() {
 	guards.Lock()
 	defer guards.Unlock()
@@ -180,7 +185,8 @@ func KeepFrozen() {
 	}
 }
 
-// keep tells the guard that this process makes progress. It never blocks: a pipe that is full has told it.
+// keep tells the guard that this process makes progress. It never
+// blocks: a pipe that is full has told it.
 func (g *guard) keep() {
 	_ = g.control.SetWriteDeadline(time.Now().Add(time.Millisecond))
 	_, _ = g.control.Write([]byte{1})

@@ -164,7 +164,8 @@ func getSubvolInfo(f *os.File) (*subvolInfo, error) {
 	return info, ioctl(f, iocGetSubvolInfo, unsafe.Pointer(info))
 }
 
-// fsid is the id of the file system, the same for all its subvolumes (statfs mixes the subvolume in).
+// fsid is the id of the file system, the same for all its
+// subvolumes (statfs mixes the subvolume in).
 func fsid(f *os.File) ([16]byte, error) {
 	info := new(fsInfoArgs)
 	err := ioctl(f, iocFsInfo, unsafe.Pointer(info))

@@ -126,7 +126,8 @@ func (at *place) usable() error {
 	return at.nested()
 }
 
-// nested fails with ErrNested when something is mounted inside the volume. Subvolumes inside are content (see nested.go).
+// nested fails with ErrNested when something is mounted inside the
+// volume. Subvolumes inside are content (see nested.go).
 func (at *place) nested() error {
 	if at.image {
 		return nil
@@ -227,8 +228,8 @@ func room(ctx context.Context, path string) (free, total int64, err error) {
 	return int64(st.Bavail) * st.Frsize, int64(st.Blocks) * st.Frsize, nil
 }
 
-// RoomAround tells how much space is free, and in all, on the file system from which a view takes its space; false where it takes none, or
-// has limits of its own (LVM).
+// RoomAround tells how much space is free, and in all, on the file system from which
+// a view takes its space; false where it takes none, or has limits of its own (LVM).
 func RoomAround(ref Ref) (free, total int64, ok bool) {
 	if ref.Provider != NameBtrfs && ref.Provider != NameReflink {
 		return 0, 0, false

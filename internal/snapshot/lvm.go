@@ -21,13 +21,14 @@ const (
 	NameLVMClassic = "lvm-classic"
 )
 
-// lvmTag is on every logical volume that is made here. The name of the snapshot is a second tag, since it
-// can be longer than the name of a logical volume; that name is made of it (see lvmVolumeName).
+// lvmTag is on every logical volume that is made here. The name of
+// the snapshot is a second tag, since it can be longer than the name
+// of a logical volume; that name is made of it (see lvmVolumeName).
 const lvmTag = "holdfast"
 
-// Limits of a thin pool, in percent of its data or metadata room. A full pool stops the writes of all that lie
-// in it. Every snapshot makes it grow with each write to its volume, so none is made close to the end,
-// and one that stands goes before it is reached.
+// Limits of a thin pool, in percent of its data or metadata room. A full pool stops the
+// writes of all that lie in it. Every snapshot makes it grow with each write to its
+// volume, so none is made close to the end, and one that stands goes before it is reached.
 const (
 	poolStart = 90
 	poolWork  = 95
@@ -39,14 +40,14 @@ const (
 	classicLeast = 1 << 30 // bytes; less only for a volume that is smaller
 )
 
-// lvm makes snapshots of logical volumes: of thin ones in their pool, of all others classic ones with
-// room of their own in the volume group.
+// lvm makes snapshots of logical volumes: of thin ones in their pool, of
+// all others classic ones with room of their own in the volume group.
 //
-// What LVM and the kernel guarantee: the volume is suspended while its snapshot is made, and before
-// that its file system is frozen (drivers/md/dm.c, lock_fs): delayed data is written out, the journal is empty
-// (ext4) or holds nothing that is not in its place as well (xfs). So the snapshot is read without
-// replaying the journal (noload, norecovery), and nothing is written to it. A device without a
-// mounted file system has its buffered writes written out in the same way.
+// What LVM and the kernel guarantee: the volume is suspended while its snapshot is made, and
+// before that its file system is frozen (drivers/md/dm.c, lock_fs): delayed data is written out,
+// the journal is empty (ext4) or holds nothing that is not in its place as well (xfs). So the
+// snapshot is read without replaying the journal (noload, norecovery), and nothing is written to
+// it. A device without a mounted file system has its buffered writes written out in the same way.
 type lvm struct{ classic bool }
 
 func (p lvm) Name() string {
@@ -225,7 +226,8 @@ func (p lvm) open(at *lvmPlace, ref Ref) (*Snapshot, error) {
 		return nil, err
 	}
 	view := filepath.Join(ref.Path, at.rel)
-	// Inode numbers are the same in a snapshot: another number means another folder than the volume.
+	// Inode numbers are the same in a snapshot: another number means
+	// another folder than the volume.
 	var want, got unix.Stat_t
 	if err := errors.Join(unix.Stat(at.real, &want), unix.Lstat(view, &got)); err != nil {
 		return nil, fmt.Errorf("stat %s and %s: %w", at.real, view, err)
@@ -254,7 +256,8 @@ func (p lvm) checkRef(ctx context.Context, verb string, ref Ref) (group, name st
 	return group, name, nil
 }
 
-// find looks for the logical volume of a reference, with all others of its group. ErrGone: there is none.
+// find looks for the logical volume of a reference, with all others
+// of its group. ErrGone: there is none.
 func (p lvm) find(ctx context.Context, verb string, ref Ref) (*logicalVolume, []logicalVolume, error) {
 	group, name, err := p.checkRef(ctx, verb, ref)
 	if err != nil {
@@ -283,7 +286,8 @@ func (p lvm) pick(verb string, ref Ref, name string, all []logicalVolume) (*logi
 	return lv, nil
 }
 
-// Stands makes the snapshot readable again where a restart has taken its mount, or a reboot its mapping.
+// Stands makes the snapshot readable again where a restart has
+// taken its mount, or a reboot its mapping.
 func (p lvm) Stands(ctx context.Context, ref Ref) (bool, error) {
 	lv, all, err := p.find(ctx, "look at", ref)
 	if errors.Is(err, ErrGone) {
@@ -375,8 +379,8 @@ func removeVolume(ctx context.Context, lv *logicalVolume) error {
 	}
 	err := remove()
 	if err != nil && lv.thin() {
-		// One whose making was cut off, so that the pool does not know it yet, can't be removed: "pool is used by
-		// another device". Activating it finishes the making.
+		// One whose making was cut off, so that the pool does not know it yet, can't be
+		// removed: "pool is used by another device". Activating it finishes the making.
 		if lvmRun(ctx, "lvm", "lvchange", "--autobackup", "n", "--activate", "y", "--ignoreactivationskip", lv.path()) == nil {
 			err = remove()
 		}
@@ -384,11 +388,12 @@ func removeVolume(ctx context.Context, lv *logicalVolume) error {
 	return err
 }
 
-// Leftovers lists the snapshots in the volume group of the volume; in all groups where the volume is gone. A
-// folder in MountFolder without a snapshot counts: someone was about to make or remove one.
+// Leftovers lists the snapshots in the volume group of the volume; in
+// all groups where the volume is gone. A folder in MountFolder
+// without a snapshot counts: someone was about to make or remove one.
 //
-// First it waits until no program of an agent that died is at work any more, and lets run again what such a
-// program, killed as well, has left suspended.
+// First it waits until no program of an agent that died is at work any more,
+// and lets run again what such a program, killed as well, has left suspended.
 func (p lvm) Leftovers(ctx context.Context, req Request) ([]Ref, error) {
 	if !validPart(req.Host) {
 		return nil, fmt.Errorf("host id %q: %w: 1 to %d characters of [A-Za-z0-9._-]", req.Host, ErrUsage, maxPart)

@@ -27,8 +27,8 @@ const lvmGroup = "data-1"
 // lvmPatience is for all of TestLVM, and a multiple of what that takes.
 const lvmPatience = 15 * time.Minute
 
-// TestLVM runs in a virtual machine, as not every kernel that tests run on has a device mapper. One boot serves
-// all cases.
+// TestLVM runs in a virtual machine, as not every kernel that tests
+// run on has a device mapper. One boot serves all cases.
 func TestLVM(t *testing.T) {
 	if !testbed.InMachine() {
 		spec := testbed.LVMMachine(t, 4<<30)
@@ -47,7 +47,8 @@ func TestLVM(t *testing.T) {
 	lvm(t, "pvcreate", "/dev/mapper/disk")
 	lvm(t, "vgcreate", lvmGroup, "/dev/mapper/disk")
 	lvm(t, "lvcreate", "--type", "thin-pool", "--size", "640m", "--poolmetadatasize", "8m", "--name", "pool-1", lvmGroup)
-	lvm(t, "lvcreate", "--thin", "--virtualsize", "4m", "--name", "first", lvmGroup+"/pool-1") // the pool is mapped in full from here on
+	// the pool is mapped in full from here on
+	lvm(t, "lvcreate", "--thin", "--virtualsize", "4m", "--name", "first", lvmGroup+"/pool-1")
 	for _, c := range []struct {
 		name string
 		test func(*testing.T)
@@ -97,7 +98,8 @@ func lvmState(t *testing.T) string {
 		command(t, "dmsetup", "info", "-c", "--noheadings", "-o", "name,suspended") + string(mounts) + strings.Join(folders, "\n")
 }
 
-// lvmThin makes a thin volume in the pool, classic one beside it; both are of that size (such as "100m") and go with the test.
+// lvmThin makes a thin volume in the pool, classic one beside it;
+// both are of that size (such as "100m") and go with the test.
 func lvmThin(t *testing.T, name, size string) string {
 	t.Helper()
 	lvm(t, "lvcreate", "--thin", "--virtualsize", size, "--name", name, lvmGroup+"/pool-1")
@@ -222,8 +224,8 @@ func lvmNearlyFull(t *testing.T) {
 	}
 }
 
-// The writer of the volume runs into the end of the pool while a snapshot stands. Check names the cause,
-// and with the snapshot gone the writer goes on.
+// The writer of the volume runs into the end of the pool while a snapshot
+// stands. Check names the cause, and with the snapshot gone the writer goes on.
 func lvmGetsFull(t *testing.T) {
 	device := lvmSmallPool(t)
 	lvmFill(t, device, 0, 40)
@@ -233,7 +235,8 @@ func lvmGetsFull(t *testing.T) {
 	go func() {
 		f, err := os.OpenFile(device, os.O_WRONLY|unix.O_DSYNC, 0)
 		if err == nil {
-			_, err = io.Copy(f, io.LimitReader(lvmRandom(), 40<<20)) // 40 are there, 40 more are needed, 64 is all
+			// 40 are there, 40 more are needed, 64 is all
+			_, err = io.Copy(f, io.LimitReader(lvmRandom(), 40<<20))
 			err = errors.Join(err, f.Close())
 		}
 		done <- err
@@ -392,7 +395,8 @@ func lvmForeign(t *testing.T) {
 	}
 }
 
-// After a restart of the agent the mount may be gone, after a reboot the mapping and the folder too.
+// After a restart of the agent the mount may be gone, after a
+// reboot the mapping and the folder too.
 func lvmRestart(t *testing.T) {
 	root := lvmMounted(t, "ext4", lvmThin(t, "again", "64m"))
 	if err := os.WriteFile(root+"/file", []byte("then"), 0o600); err != nil {

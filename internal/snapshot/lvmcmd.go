@@ -17,15 +17,16 @@ import (
 )
 
 const (
-	// lvmPatience is how long one command may take. Most take under a second; each waits for those of
-	// others on the same volume group.
+	// lvmPatience is how long one command may take. Most take under a
+	// second; each waits for those of others on the same volume group.
 	lvmPatience = 2 * time.Minute
-	// lvmGrace is how long a command that was asked to end may go on. One that is about to change the
-	// kernel's tables does not hear: see lvmRun.
+	// lvmGrace is how long a command that was asked to end may go on. One
+	// that is about to change the kernel's tables does not hear: see lvmRun.
 	lvmGrace = 30 * time.Second
 )
 
-// programFolders is where programs are looked for beside PATH: a service's PATH may lack the sbin folders.
+// programFolders is where programs are looked for beside PATH: a
+// service's PATH may lack the sbin folders.
 var programFolders = []string{"/usr/sbin", "/sbin", "/usr/bin", "/bin"}
 
 // forwarded are the variables that LVM's programs get of ours.
@@ -66,9 +67,9 @@ func lvmRead(ctx context.Context, args ...string) ([]byte, error) {
 	return runProgram(ctx, nil, args...)
 }
 
-// lvmRun runs a program that changes something. It is not ended with ctx, as a volume is suspended for a
-// moment meanwhile: who kills the program then leaves everything hanging that writes to the volume
-// (resumeVolumes lets it run again). LVM itself does not hear SIGINT in that moment.
+// lvmRun runs a program that changes something. It is not ended with ctx, as a volume is suspended
+// for a moment meanwhile: who kills the program then leaves everything hanging that writes to the
+// volume (resumeVolumes lets it run again). LVM itself does not hear SIGINT in that moment.
 //
 // The program's standard input is the lock file: whoever holds that lock alone knows that no
 // program of an agent that died is still at work (see Leftovers).
@@ -120,7 +121,8 @@ func runProgram(ctx context.Context, stdin *os.File, args ...string) ([]byte, er
 	return stdout.Bytes(), nil
 }
 
-// errorWords joins the lines of an error message, without LVM's advice on how pools should be set up.
+// errorWords joins the lines of an error message, without LVM's
+// advice on how pools should be set up.
 func errorWords(stderr string) string {
 	var lines []string
 	for line := range strings.Lines(stderr) {
@@ -164,8 +166,9 @@ func (lv *logicalVolume) tags() []string {
 	return strings.FieldsFunc(lv.Tags, func(r rune) bool { return r == ',' })
 }
 
-// listVolumes lists the logical volumes of a group, or of all groups where group is empty, the hidden ones
-// too: their names are without the brackets of lvs. A group that is not there is errNoGroup.
+// listVolumes lists the logical volumes of a group, or of all groups
+// where group is empty, the hidden ones too: their names are without
+// the brackets of lvs. A group that is not there is errNoGroup.
 func listVolumes(ctx context.Context, group string) ([]logicalVolume, error) {
 	args := []string{"lvm", "lvs", "--all", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", lvFields}
 	if group != "" {
@@ -183,8 +186,8 @@ func listVolumes(ctx context.Context, group string) ([]logicalVolume, error) {
 
 var errNoGroup = errors.New("no such volume group")
 
-// parseVolumes reads the report of lvs. A volume that lies in several places has a line for each; the
-// first stands for all.
+// parseVolumes reads the report of lvs. A volume that lies in
+// several places has a line for each; the first stands for all.
 func parseVolumes(report []byte) ([]logicalVolume, error) {
 	var r struct {
 		Report []struct {
@@ -217,8 +220,8 @@ func findVolume(all []logicalVolume, name string) *logicalVolume {
 	return nil
 }
 
-// lvmLock takes the lock of LVM's programs: LOCK_SH to change something, LOCK_EX to wait until nobody does.
-// Closing gives it back, once all programs that inherited it have ended.
+// lvmLock takes the lock of LVM's programs: LOCK_SH to change something, LOCK_EX to wait
+// until nobody does. Closing gives it back, once all programs that inherited it have ended.
 func lvmLock(ctx context.Context, how int) (*os.File, error) {
 	return takeLock(ctx, MountFolder+"/lock", how)
 }

@@ -17,8 +17,9 @@ import (
 // sectorSize is the unit of device mapper's numbers in bytes.
 const sectorSize = 512
 
-// metadataTag is on a pool whose metadata we have a snapshot of: there can be one at a time, and after a
-// crash, also of the host, it is there still. The tag tells it from that of another program.
+// metadataTag is on a pool whose metadata we have a snapshot of:
+// there can be one at a time, and after a crash, also of the host,
+// it is there still. The tag tells it from that of another program.
 func metadataTag(host string) string { return "hf." + strings.ReplaceAll(host, ".", "+") + ".metadata" }
 
 // Changed answers for devices of thin volumes, from the pool's metadata alone: no data is read.
@@ -64,7 +65,8 @@ func (p lvm) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, e
 	return ImageChanges(ranges, true), nil
 }
 
-// thinDelta lists what differs between two thin volumes of one pool, as ranges of bytes, in whole blocks of the pool.
+// thinDelta lists what differs between two thin volumes of one
+// pool, as ranges of bytes, in whole blocks of the pool.
 func thinDelta(ctx context.Context, pool, older, newer *logicalVolume, host string) (ranges []Range, err error) {
 	if pool == nil {
 		return nil, fmt.Errorf("%w: its thin pool %s", ErrGone, newer.Pool)
@@ -91,7 +93,8 @@ func metadataLock(ctx context.Context) (*os.File, error) {
 	return takeLock(ctx, MountFolder+"/metadata", unix.LOCK_EX)
 }
 
-// reserveMetadata makes the pool's snapshot of its metadata. One of ours that is there already was left by a crash.
+// reserveMetadata makes the pool's snapshot of its metadata. One of
+// ours that is there already was left by a crash.
 func reserveMetadata(ctx context.Context, pool *logicalVolume, host string) error {
 	if slices.Contains(pool.tags(), metadataTag(host)) {
 		if err := dropMetadata(ctx, pool, host); err != nil {
@@ -149,9 +152,9 @@ func poolMessage(ctx context.Context, pool *logicalVolume, message string) error
 	return lvmRun(ctx, "dmsetup", "message", mappingName(pool.Group, pool.Name, "tpool"), "0", message)
 }
 
-// metadataHeld tells whether the pool has a snapshot of its metadata. The status line of a thin pool
-// (Documentation/admin-guide/device-mapper/thin-provisioning.rst) is: start, length, "thin-pool",
-// transaction id, metadata blocks, data blocks, root of that snapshot or "-", …
+// metadataHeld tells whether the pool has a snapshot of its metadata. The status line of a
+// thin pool (Documentation/admin-guide/device-mapper/thin-provisioning.rst) is: start, length,
+// "thin-pool", transaction id, metadata blocks, data blocks, root of that snapshot or "-", …
 func metadataHeld(ctx context.Context, pool *logicalVolume) (bool, error) {
 	out, err := lvmRead(ctx, "dmsetup", "status", mappingName(pool.Group, pool.Name, "tpool"))
 	if err != nil {
@@ -164,8 +167,9 @@ func metadataHeld(ctx context.Context, pool *logicalVolume) (bool, error) {
 	return f[6] != "-", nil
 }
 
-// parseDelta reads what thin_delta prints: runs of blocks that are the same, differ, or are mapped in one of
-// the two snapshots only. size is that of the volume in bytes; its last block may reach beyond.
+// parseDelta reads what thin_delta prints: runs of blocks that are the
+// same, differ, or are mapped in one of the two snapshots only. size
+// is that of the volume in bytes; its last block may reach beyond.
 func parseDelta(r io.Reader, size int64) ([]Range, error) {
 	var ranges []Range
 	var block int64

@@ -18,7 +18,8 @@ import (
 	"holdfast/internal/snapshot"
 )
 
-// victimVariable makes a run of this test program one that makes and removes snapshots of that volume until it is killed.
+// victimVariable makes a run of this test program one that makes
+// and removes snapshots of that volume until it is killed.
 const victimVariable = "HOLDFAST_LVM_VICTIM"
 
 func victim(t *testing.T, volume string) {
@@ -37,8 +38,8 @@ func victim(t *testing.T, volume string) {
 	}
 }
 
-// An agent dies while a program of LVM is at work for it, in every other round with that program. The next one finds all
-// that is left, and the volume can be written.
+// An agent dies while a program of LVM is at work for it, in every other round with
+// that program. The next one finds all that is left, and the volume can be written.
 func lvmKilled(t *testing.T) {
 	volumes := []string{lvmMounted(t, "ext4", lvmThin(t, "kill-t", "64m")), lvmMounted(t, "ext4", lvmClassic(t, "kill-c", "64m"))}
 	before := lvmState(t)
@@ -108,8 +109,8 @@ func lvmKill(t *testing.T, volume, program string, with bool, moment time.Durati
 	}
 }
 
-// What a program that was killed at its worst moments leaves: a suspended volume, mappings that LVM forgets. Where nothing
-// of ours was begun, a suspended volume is somebody's wish.
+// What a program that was killed at its worst moments leaves: a suspended volume, mappings
+// that LVM forgets. Where nothing of ours was begun, a suspended volume is somebody's wish.
 func lvmHalfDone(t *testing.T) {
 	thin, classic := lvmThin(t, "half-t", "16m"), lvmClassic(t, "half-c", "16m")
 	suspended := func(mapping string) bool {

@@ -12,12 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MountFolder is the folder, with mode 0700, below which the snapshots of LVM are mounted. Each has a folder of its own there,
-// also one of a device, which is not mounted: GROUP/NAME. It lies in /run, so after a reboot it is as empty as the
-// table of mounts is.
+// MountFolder is the folder, with mode 0700, below which the snapshots of LVM are mounted.
+// Each has a folder of its own there, also one of a device, which is not mounted:
+// GROUP/NAME. It lies in /run, so after a reboot it is as empty as the table of mounts is.
 const MountFolder = "/run/holdfast-snapshots"
 
-// unmountPatience is how long a mount that is in use is asked again: a scanner of the system may be in it.
+// unmountPatience is how long a mount that is in use is asked
+// again: a scanner of the system may be in it.
 const unmountPatience = 5 * time.Second
 
 func mountSnapshot(device, point, kind string) error {
@@ -76,8 +77,8 @@ func unmountSnapshot(path string) error {
 	}
 }
 
-// begun lists the folders in MountFolder that are this host's: of all snapshots that stand, are about to be made, or
-// about to be removed.
+// begun lists the folders in MountFolder that are this host's: of all
+// snapshots that stand, are about to be made, or about to be removed.
 func begun(host string) ([]string, error) {
 	folders, err := filepath.Glob(MountFolder + "/*/hf.*")
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lvmPlace is a volume that lies on a logical volume: a device, or a folder or file of a file system there.
+// lvmPlace is a volume that lies on a logical volume: a device, or
+// a folder or file of a file system there.
 type lvmPlace struct {
 	volume string // as asked for
 	real   string // the same without symbolic links
@@ -26,7 +27,8 @@ type lvmPlace struct {
 
 func (at *lvmPlace) device() bool { return at.fs == "" }
 
-// lvmLocate finds the logical volume under a volume. ErrUnsupported says why there are no snapshots here.
+// lvmLocate finds the logical volume under a volume. ErrUnsupported
+// says why there are no snapshots here.
 func lvmLocate(ctx context.Context, volume string) (*lvmPlace, error) {
 	real, err := filepath.EvalSymlinks(volume)
 	if err != nil {
@@ -102,7 +104,8 @@ func (at *lvmPlace) describe() string {
 	return fmt.Sprintf("%s lies on the logical volume %s, of which %s is made", at.volume, at.origin.path(), how)
 }
 
-// lvmUnder gives the names of the logical volume that a device is, or that a file or folder lies on.
+// lvmUnder gives the names of the logical volume that a device is,
+// or that a file or folder lies on.
 func lvmUnder(st *unix.Stat_t) (group, name string, ok bool) {
 	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
 		return lvmName(st.Rdev)
@@ -110,8 +113,8 @@ func lvmUnder(st *unix.Stat_t) (group, name string, ok bool) {
 	return lvmName(st.Dev)
 }
 
-// lvmName gives the names of the logical volume that a device number stands for, from what the kernel says of
-// the mapping: no program has to run to learn that a device is none.
+// lvmName gives the names of the logical volume that a device number stands for, from what
+// the kernel says of the mapping: no program has to run to learn that a device is none.
 func lvmName(number uint64) (group, name string, ok bool) {
 	dir := fmt.Sprintf("/sys/dev/block/%d:%d/dm/", unix.Major(number), unix.Minor(number))
 	uuid, err := os.ReadFile(dir + "uuid")
@@ -125,8 +128,8 @@ func lvmName(number uint64) (group, name string, ok bool) {
 	return parseMapping(strings.TrimSpace(string(mapping)))
 }
 
-// parseMapping takes the name of a mapping apart: group-volume, with hyphens inside of a name doubled. One with a
-// third part is not a volume but a layer of one.
+// parseMapping takes the name of a mapping apart: group-volume, with hyphens inside
+// of a name doubled. One with a third part is not a volume but a layer of one.
 func parseMapping(mapping string) (group, name string, ok bool) {
 	const hyphen = "\x00"
 	parts := strings.Split(strings.ReplaceAll(mapping, "--", hyphen), "-")

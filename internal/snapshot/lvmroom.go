@@ -14,7 +14,8 @@ import (
 
 // Errors of snapshots that go bad. They come wrapped, with the volume and the figures.
 var (
-	// ErrNoRoom says that there is too little room for a snapshot to be made, or to stand any longer.
+	// ErrNoRoom says that there is too little room for a snapshot to
+	// be made, or to stand any longer.
 	ErrNoRoom = errors.New("too little room for snapshots")
 	// ErrOverflow says that a snapshot lost its content, since its room was used up.
 	ErrOverflow = errors.New("snapshot overflowed")
@@ -24,9 +25,10 @@ var (
 
 // A Checker is a Provider whose views can go bad while they are read.
 type Checker interface {
-	// Check tells why a view can no longer be trusted, or has to go: nil while all is well. The caller asks
-	// from time to time while it reads, and when it has ended, since the kernel's EIO has no cause and its cache may hide it. It
-	// is ErrGone, ErrOverflow or ErrNoRoom; after ErrNoRoom what was read before is good. Another error says that nothing could be found out.
+	// Check tells why a view can no longer be trusted, or has to go: nil while all is well. The
+	// caller asks from time to time while it reads, and when it has ended, since the kernel's EIO
+	// has no cause and its cache may hide it. It is ErrGone, ErrOverflow or ErrNoRoom; after
+	// ErrNoRoom what was read before is good. Another error says that nothing could be found out.
 	Check(context.Context, Ref) error
 }
 
@@ -42,7 +44,8 @@ func checkStands(ctx context.Context, p Provider, ref Ref) error {
 	return err
 }
 
-// poolRoom is nil when data and metadata of a pool are used by less than limit percent and the pool is sound.
+// poolRoom is nil when data and metadata of a pool are used by less
+// than limit percent and the pool is sound.
 func poolRoom(all []logicalVolume, pool string, limit float64) error {
 	lv := findVolume(all, pool)
 	if lv == nil {
@@ -63,12 +66,12 @@ func poolRoom(all []logicalVolume, pool string, limit float64) error {
 	return nil
 }
 
-// classicSize gives the room for a classic snapshot in bytes: a share of the volume, within what the group
-// has and what can be of use.
+// classicSize gives the room for a classic snapshot in bytes: a share
+// of the volume, within what the group has and what can be of use.
 func classicSize(origin *logicalVolume) (int64, error) {
 	up := func(n int64) int64 { return (n + origin.ExtentSize - 1) / origin.ExtentSize * origin.ExtentSize }
-	// All of the volume overwritten needs its size, and the table of what was copied: one part in 256 of
-	// chunks of 4 KiB, and an extent that is rounded.
+	// All of the volume overwritten needs its size, and the table of what was
+	// copied: one part in 256 of chunks of 4 KiB, and an extent that is rounded.
 	most := up(origin.Size+origin.Size/128) + origin.ExtentSize
 	least := min(up(classicLeast), most)
 	size := min(max(up(origin.Size/classicShare), least), most)
@@ -79,10 +82,10 @@ func classicSize(origin *logicalVolume) (int64, error) {
 	return min(size, origin.Free/origin.ExtentSize*origin.ExtentSize), nil
 }
 
-// resumeVolumes lets run again what lies suspended in the volume groups of the given folders of MountFolder.
-// A folder tells that something of ours was begun in its group and not ended. Once no program of ours is at work and
-// LVM's own lock was free as well, what is suspended was left so by a program that was killed, and
-// everything that writes to it hangs until someone acts.
+// resumeVolumes lets run again what lies suspended in the volume groups of the given folders of
+// MountFolder. A folder tells that something of ours was begun in its group and not ended. Once
+// no program of ours is at work and LVM's own lock was free as well, what is suspended was left
+// so by a program that was killed, and everything that writes to it hangs until someone acts.
 func resumeVolumes(ctx context.Context, folders []string) error {
 	groups := map[string]bool{}
 	for _, path := range folders {
@@ -114,8 +117,8 @@ func resumeVolumes(ctx context.Context, folders []string) error {
 		if !ok || !groups[group] || !strings.HasPrefix(read("uuid"), "LVM-") || read("suspended") != "1" {
 			continue
 		}
-		// The tables as LVM's metadata has them, be that from before or after the change. A layer that is no
-		// volume of its own goes on with the table it has.
+		// The tables as LVM's metadata has them, be that from before or after the
+		// change. A layer that is no volume of its own goes on with the table it has.
 		err := lvmRun(ctx, "lvm", "lvchange", "--autobackup", "n", "--refresh", group+"/"+volume)
 		if read("suspended") == "1" {
 			err = errors.Join(err, lvmRun(ctx, "dmsetup", "resume", mapping))
@@ -137,8 +140,9 @@ func parseLayer(mapping string) (group, volume string, ok bool) {
 	return parseMapping(strings.ReplaceAll(strings.Join(parts, "-"), hyphen, "--"))
 }
 
-// dropLayers removes the mappings of a snapshot whose logical volume is gone: a program that was killed while it removed one
-// leaves them, and LVM does not look for them. That of the volume itself ("real") stays while another snapshot needs it.
+// dropLayers removes the mappings of a snapshot whose logical volume is gone: a
+// program that was killed while it removed one leaves them, and LVM does not look for
+// them. That of the volume itself ("real") stays while another snapshot needs it.
 func dropLayers(ctx context.Context, ref Ref) error {
 	group, own := filepath.Base(filepath.Dir(ref.Path)), lvmVolumeName(filepath.Base(ref.Path))
 	layers := []string{mappingName(group, own, ""), mappingName(group, own, "cow")}

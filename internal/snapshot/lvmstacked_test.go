@@ -8,7 +8,8 @@ import (
 	"holdfast/internal/snapshot/snapshottest"
 )
 
-// A file system is mounted on a logical volume of an instance, by itself, behind dm-crypt, and on a volume group that lies in it.
+// A file system is mounted on a logical volume of an instance, by
+// itself, behind dm-crypt, and on a volume group that lies in it.
 func lvmStacked(t *testing.T) {
 	const key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
 	for _, c := range []struct {
@@ -40,14 +41,16 @@ func lvmStacked(t *testing.T) {
 	}
 }
 
-// lvmMapped makes a mapping of a device with a table in which DEVICE stands for it; it goes with the test.
+// lvmMapped makes a mapping of a device with a table in which
+// DEVICE stands for it; it goes with the test.
 func lvmMapped(table string) func(t *testing.T, device string) string {
 	return func(t *testing.T, device string) string {
 		t.Helper()
 		name := "map-" + strings.NewReplacer("/", "-", " ", "-").Replace(device)
 		sectors := strings.TrimSpace(command(t, "blockdev", "--getsz", device))
 		args := []string{"dmsetup", "create", name, "--table", "0 " + sectors + " " + strings.ReplaceAll(table, "DEVICE", device)}
-		if strings.Contains(device, "/hf_") || strings.Contains(device, "-hf_") { // a snapshot, which is read-only
+		// a snapshot, which is read-only
+		if strings.Contains(device, "/hf_") || strings.Contains(device, "-hf_") {
 			args = append(args, "--readonly")
 		}
 		command(t, args...)

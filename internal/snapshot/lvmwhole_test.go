@@ -20,7 +20,8 @@ import (
 	"holdfast/internal/snapshot"
 )
 
-// A writer makes, fills, renames and removes files without a sync. Every snapshot is a whole file system, read without the journal.
+// A writer makes, fills, renames and removes files without a sync.
+// Every snapshot is a whole file system, read without the journal.
 func lvmWhole(t *testing.T) {
 	for _, c := range []struct{ name, kind, device, want string }{
 		{"thin ext4", "ext4", lvmThin(t, "w-ext4", "64m"), snapshot.NameLVMThin},
@@ -38,7 +39,8 @@ func lvmWhole(t *testing.T) {
 				}
 			})
 			for i := range 2 {
-				// Held by nobody: what was written before the call has to be in it, whatever is written meanwhile.
+				// Held by nobody: what was written before the call has to
+				// be in it, whatever is written meanwhile.
 				sure := filepath.Join(root, fmt.Sprintf("sure-%d", i))
 				if err := os.WriteFile(sure, bytes.Repeat([]byte{byte('a' + i)}, 100_000), 0o600); err != nil {
 					t.Fatal(err)
@@ -60,7 +62,8 @@ func lvmWhole(t *testing.T) {
 				}
 				device := lvmMountedDevice(t, snap.Ref.Path)
 				if c.kind == "ext4" {
-					command(t, "e2fsck", "-fn", device) // complains where it is not what a clean one is
+					// complains where it is not what a clean one is
+					command(t, "e2fsck", "-fn", device)
 				} else {
 					lvmEqualAfterReplay(t, snap.Root, device)
 				}
@@ -80,7 +83,8 @@ func lvmMountedDevice(t *testing.T, point string) string {
 	return ""
 }
 
-// lvmEqualAfterReplay mounts a copy of the device of an xfs with its journal replayed: what it holds is what is seen without.
+// lvmEqualAfterReplay mounts a copy of the device of an xfs with
+// its journal replayed: what it holds is what is seen without.
 func lvmEqualAfterReplay(t *testing.T, root, device string) {
 	t.Helper()
 	lvm(t, "lvcreate", "--snapshot", "--setactivationskip", "n", "--activate", "y", "--permission", "rw", "--name", "replay", device)

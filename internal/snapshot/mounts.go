@@ -41,7 +41,8 @@ func mountsBelow(dir string) ([]string, error) {
 	return below, nil
 }
 
-// Mounts lists the mount points that this process sees at the path and below it. The path is absolute, clean and without links.
+// Mounts lists the mount points that this process sees at the path
+// and below it. The path is absolute, clean and without links.
 func Mounts(path string) ([]string, error) {
 	all, err := mounts.Read(mounts.Own)
 	if err != nil {

@@ -17,21 +17,24 @@ import (
 	"holdfast/internal/durable"
 )
 
-// Subvolumes inside a volume are content of it, whoever made them: any user can. A snapshot of the volume's subvolume has an
-// empty folder (a stub) in the place of each. So each gets a snapshot of its own, beside that of the volume: in the folder
-// NAME.nested, under its number, with a file that tells which number belongs to which path. Who reads the view puts them in the places of
-// the stubs (Nested). The volume's snapshot is made first: the time of a view is never later than anything in it.
+// Subvolumes inside a volume are content of it, whoever made them: any user can. A
+// snapshot of the volume's subvolume has an empty folder (a stub) in the place of
+// each. So each gets a snapshot of its own, beside that of the volume: in the folder
+// NAME.nested, under its number, with a file that tells which number belongs to which
+// path. Who reads the view puts them in the places of the stubs (Nested). The volume's
+// snapshot is made first: the time of a view is never later than anything in it.
 
 const (
 	nestedSuffix = ".nested"
-	nestedPaths  = "paths" // a list of paths below the volume, as JSON; written last, so that it says that all are there
+	// a list of paths below the volume, as JSON; written last, so that it says that all are there
+	nestedPaths = "paths"
 )
 
 // nestedTries is how often a view is begun anew because subvolumes came or went while it was made.
 const nestedTries = 5
 
-// Nested tells where the content of the stubs in a view is, by their paths below the view's root. It is empty where a view has none, and
-// for a volume that is read in place.
+// Nested tells where the content of the stubs in a view is, by their paths below the
+// view's root. It is empty where a view has none, and for a volume that is read in place.
 func Nested(ref Ref) (map[string]string, error) {
 	if ref.Provider != NameBtrfs {
 		return nil, nil
@@ -55,8 +58,9 @@ func Nested(ref Ref) (map[string]string, error) {
 	return at, nil
 }
 
-// subvolumes lists the subvolumes below the volume, also those in one another: id by path below the volume. Those that this program
-// made beside other volumes (in a folder SnapshotFolder) are no content, and are left out.
+// subvolumes lists the subvolumes below the volume, also those in one another:
+// id by path below the volume. Those that this program made beside other
+// volumes (in a folder SnapshotFolder) are no content, and are left out.
 func (at *place) subvolumes(root *os.File) (map[string]uint64, error) {
 	found := map[string]uint64{}
 	if at.image {
@@ -126,7 +130,8 @@ func (at *place) addSubvolume(dir *os.File, name, inside string, found map[strin
 	return at.subvolumesIn(sub, inside, found)
 }
 
-// openInside opens a folder below dir. A link or mount that a tenant has put on the way leads nowhere.
+// openInside opens a folder below dir. A link or mount that a
+// tenant has put on the way leads nowhere.
 func openInside(dir *os.File, path string) (*os.File, error) {
 	if path == "" {
 		path = "."
@@ -144,8 +149,8 @@ func openInside(dir *os.File, path string) (*os.File, error) {
 // errMoved says that a subvolume came, went or was moved while a view was made.
 var errMoved = errors.New("subvolumes inside the volume kept changing while the snapshot was made")
 
-// snapNested makes snapshots of the subvolumes inside the volume, for the view name in the snapshot folder dir. root is the open root of
-// the subvolume that contains the volume.
+// snapNested makes snapshots of the subvolumes inside the volume, for the view name in the
+// snapshot folder dir. root is the open root of the subvolume that contains the volume.
 func (at *place) snapNested(dir, root *os.File, name string, subs map[string]uint64) error {
 	if len(subs) == 0 {
 		return nil
@@ -198,8 +203,8 @@ func snapOne(into, volume *os.File, path string, id uint64, name string) error {
 	return nil
 }
 
-// removeNested removes the snapshots of the subvolumes inside of the view name in dir. Anything else in their folder is left, with an
-// error.
+// removeNested removes the snapshots of the subvolumes inside of the view
+// name in dir. Anything else in their folder is left, with an error.
 func removeNested(dir *os.File, name string) error {
 	from, err := openFolderIn(dir, name+nestedSuffix)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -237,7 +242,8 @@ func removeNested(dir *os.File, name string) error {
 	return nil
 }
 
-// nestedStand tells whether the snapshots of the subvolumes inside of a view are all there. A view without a folder for them has none.
+// nestedStand tells whether the snapshots of the subvolumes inside of
+// a view are all there. A view without a folder for them has none.
 func nestedStand(dir *os.File, ref Ref) (bool, error) {
 	folder := filepath.Base(ref.Path) + nestedSuffix
 	from, err := openFolderIn(dir, folder)

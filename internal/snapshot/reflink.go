@@ -13,14 +13,15 @@ import (
 
 // reflink makes a clone of an image file that shares its blocks (FICLONE).
 //
-// What the kernel guarantees (fs/remap_range.c and the file systems): the call holds the locks that writes of the
-// image take, and before it remaps it writes out the image's dirty pages, so the clone is the image as it
-// was at one instant, also when its instance runs on. It says nothing of two images: for several volumes at one
-// instant the instance is held. The clone has no name until it is whole and on the disk (O_TMPFILE, then a link), so
-// that a crash leaves either all of it or nothing.
+// What the kernel guarantees (fs/remap_range.c and the file systems): the call holds
+// the locks that writes of the image take, and before it remaps it writes out the
+// image's dirty pages, so the clone is the image as it was at one instant, also when
+// its instance runs on. It says nothing of two images: for several volumes at one
+// instant the instance is held. The clone has no name until it is whole and on the
+// disk (O_TMPFILE, then a link), so that a crash leaves either all of it or nothing.
 //
-// The mark by which a clone is known as ours is an extended attribute that holds its name: neither a copy under another name
-// nor a file that someone put there has it.
+// The mark by which a clone is known as ours is an extended attribute that holds its
+// name: neither a copy under another name nor a file that someone put there has it.
 type reflink struct{}
 
 // markAttr is on every clone; FICLONE copies no attributes, so an image never has it.
@@ -89,9 +90,9 @@ func locateImage(req Request) (*imagePlace, error) {
 	return at, nil
 }
 
-// tryClone finds out whether the image can be cloned into its folder, by cloning it into a file without a name: no table of
-// file systems knows whether one was made with or without shared blocks. An image that is larger than a quick
-// clone is tried with its first block.
+// tryClone finds out whether the image can be cloned into its folder, by cloning it into a
+// file without a name: no table of file systems knows whether one was made with or without
+// shared blocks. An image that is larger than a quick clone is tried with its first block.
 func (at *imagePlace) tryClone() error {
 	src, err := os.Open(at.real)
 	if err != nil {
@@ -152,7 +153,8 @@ func planImage(req Request) (*imagePlace, Ref, error) {
 	return at, Ref{Provider: NameReflink, Path: filepath.Join(at.folder, name), Volume: req.Volume}, nil
 }
 
-// Create flushes the image first, so that a disk which is full or broken shows as an error of its own.
+// Create flushes the image first, so that a disk which is full or
+// broken shows as an error of its own.
 func (reflink) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	at, ref, err := planImage(req)
 	if err != nil {
@@ -256,8 +258,9 @@ func (reflink) Stands(ctx context.Context, ref Ref) (bool, error) {
 // Check is that of Checker.
 func (p reflink) Check(ctx context.Context, ref Ref) error { return checkStands(ctx, p, ref) }
 
-// Changed compares the extents of two clones; see ChangedRanges. That needs no trust in the base's history: blocks that both
-// share are equal, whatever was done to either. The mark tells that the base is the one that was made under this name.
+// Changed compares the extents of two clones; see ChangedRanges. That needs no
+// trust in the base's history: blocks that both share are equal, whatever was done
+// to either. The mark tells that the base is the one that was made under this name.
 func (reflink) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error) {
 	for _, ref := range []Ref{base.Ref, now.Ref} {
 		if err := checkRef(ctx, "compare", NameReflink, ref); err != nil {

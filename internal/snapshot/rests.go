@@ -10,15 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// below finds the devices on which a path rests: that of its file system, what that device is made of (partitions, mappings, RAID),
-// and, where one of them is a loop device, all that its image rests on. A write to the path waits while a file system on any of
-// them is frozen.
+// below finds the devices on which a path rests: that of its file system, what that device is
+// made of (partitions, mappings, RAID), and, where one of them is a loop device, all that its
+// image rests on. A write to the path waits while a file system on any of them is frozen.
 type below struct {
 	devices map[uint64]bool
 	paths   map[string]bool
 }
 
-// restsOn tells whether path, or the nearest folder above it that exists, rests on the file system of that device.
+// restsOn tells whether path, or the nearest folder above it that
+// exists, rests on the file system of that device.
 func restsOn(path string, device uint64) (bool, error) {
 	b := below{devices: map[uint64]bool{}, paths: map[string]bool{}}
 	if err := b.path(path); err != nil {
@@ -102,7 +103,8 @@ func (b *below) device(number uint64) {
 		}
 		dev.Close()
 	}
-	_ = b.path(strings.TrimSuffix(string(image), "\n")) // it may have been removed; what the kernel said of it counts
+	// it may have been removed; what the kernel said of it counts
+	_ = b.path(strings.TrimSuffix(string(image), "\n"))
 }
 
 func (b *below) btrfs(path string) error {

@@ -1,8 +1,8 @@
-// Package snapshot makes local, read-only, point-in-time views of volumes, says what changed since an
-// earlier view, and takes the views away again.
+// Package snapshot makes local, read-only, point-in-time views of volumes,
+// says what changed since an earlier view, and takes the views away again.
 //
-// A volume is a tree (a folder) or an image (a regular file that is a raw disk, or a block device). What
-// it lies on decides the provider:
+// A volume is a tree (a folder) or an image (a regular file that is a
+// raw disk, or a block device). What it lies on decides the provider:
 //
 //   - btrfs: a snapshot of the subvolume that contains the tree or image. Milliseconds; changed files and ranges
 //     from the file system's own trees.
@@ -15,21 +15,24 @@
 //   - fsfreeze: as freeze, and the file system of the volume, which must be the volume's own, is frozen
 //     (FIFREEZE) until the view is removed. Only on request.
 //
-// The state machine of a job (agent/job) calls the package through package agent, and so does the CLI.
-// It starts no goroutine and never logs. It keeps no state between calls, except that fsfreeze has one
-// child process per frozen file system, which thaws it when this process ends in whatever way.
+// The state machine of a job (agent/job) calls the package through package
+// agent, and so does the CLI. It starts no goroutine and never logs. It keeps
+// no state between calls, except that fsfreeze has one child process per
+// frozen file system, which thaws it when this process ends in whatever way.
 //
-// What a crash leaves: a snapshot in a folder named SnapshotFolder or in a volume group, or the mark of a freeze. Each carries
-// the host's and the job's id in its name, is found by Leftovers and removed by Remove. What is not ours is
-// never touched.
+// What a crash leaves: a snapshot in a folder named SnapshotFolder or in a volume
+// group, or the mark of a freeze. Each carries the host's and the job's id in its name,
+// is found by Leftovers and removed by Remove. What is not ours is never touched.
 //
 // # Base snapshots
 //
-// A base is a snapshot that is kept after its job: the state that a backup or a restore left, with which
-// the next backup compares, where Comparable says that it can. Nothing on the disk tells a base from another snapshot: it keeps the name of the job that made
-// it, and Leftovers lists it. Which Ref is a base, and of which backup, is known to the caller's journal alone; what
-// the journal does not name is a leftover, so a lost journal costs bases and never leaks them. Changed takes
-// a base and answers ErrBase whenever it can't vouch for the comparison: the caller then reads everything.
+// A base is a snapshot that is kept after its job: the state that a backup or a restore
+// left, with which the next backup compares, where Comparable says that it can. Nothing
+// on the disk tells a base from another snapshot: it keeps the name of the job that
+// made it, and Leftovers lists it. Which Ref is a base, and of which backup, is known
+// to the caller's journal alone; what the journal does not name is a leftover, so a
+// lost journal costs bases and never leaks them. Changed takes a base and answers
+// ErrBase whenever it can't vouch for the comparison: the caller then reads everything.
 package snapshot
 
 import (
@@ -40,19 +43,22 @@ import (
 
 // Errors that a caller decides on. They come wrapped, with the path and the cause.
 var (
-	// ErrUsage says that a request is malformed: a path that is not absolute, a part of the name that
-	// is empty, too long or holds other bytes than [A-Za-z0-9._-], a reference of another provider.
+	// ErrUsage says that a request is malformed: a path that is not
+	// absolute, a part of the name that is empty, too long or holds
+	// other bytes than [A-Za-z0-9._-], a reference of another provider.
 	ErrUsage = errors.New("not usable")
-	// ErrNested says that the volume holds a mount point, which would be an empty folder in a snapshot, so none is made.
+	// ErrNested says that the volume holds a mount point, which would
+	// be an empty folder in a snapshot, so none is made.
 	ErrNested = errors.New("volume holds another file system")
-	// ErrUnsupported says that the volume lies on something that this provider can't make a snapshot of.
+	// ErrUnsupported says that the volume lies on something that this
+	// provider can't make a snapshot of.
 	ErrUnsupported = errors.New("no snapshot possible")
 	// ErrForeign says that a path that should have been removed is not a snapshot made here.
 	ErrForeign = errors.New("not a snapshot of this program")
 	// ErrExists says that the name of the planned snapshot is taken.
 	ErrExists = errors.New("snapshot exists")
-	// ErrBase says that a view can't be compared with that base: it is gone, is not ours, is of another
-	// volume, or there is a doubt. The caller reads the volume in full.
+	// ErrBase says that a view can't be compared with that base: it is gone, is not ours,
+	// is of another volume, or there is a doubt. The caller reads the volume in full.
 	ErrBase = errors.New("base snapshot can't be used")
 )
 
@@ -71,41 +77,43 @@ type Request struct {
 	Host   string // id of this host
 	Job    string // id of the job
 	Name   string // name of the volume inside its instance
-	// Dir is the folder in which SnapshotFolder is made; empty: the folder that holds the volume. It
-	// must lie on the volume's file system and outside of the volume. Providers that make nothing in a folder
-	// do not look at it.
+	// Dir is the folder in which SnapshotFolder is made; empty: the folder that
+	// holds the volume. It must lie on the volume's file system and outside of
+	// the volume. Providers that make nothing in a folder do not look at it.
 	Dir string
-	// Spare lists paths whose file systems fsfreeze refuses to freeze, also where those lie on images or
-	// mappings that rest on it: the caller's journal, state, store and logs. A program that writes to what it
-	// froze waits for itself.
+	// Spare lists paths whose file systems fsfreeze refuses to freeze, also where
+	// those lie on images or mappings that rest on it: the caller's journal, state,
+	// store and logs. A program that writes to what it froze waits for itself.
 	Spare []string
-	// FreezeLimit is after which time a file system is thawed that fsfreeze has frozen, whatever its view is still
-	// needed for; 0: no limit.
+	// FreezeLimit is after which time a file system is thawed that fsfreeze
+	// has frozen, whatever its view is still needed for; 0: no limit.
 	FreezeLimit time.Duration
 }
 
 // Ref names one snapshot, also one that is not made yet. It is plain data for a journal.
 type Ref struct {
 	Provider string `json:"provider"`
-	Path     string `json:"path,omitempty"` // of the snapshot, or of what marks it; empty where the provider makes none
-	Volume   string `json:"volume"`         // as in the Request
+	// of the snapshot, or of what marks it; empty where the provider makes none
+	Path   string `json:"path,omitempty"`
+	Volume string `json:"volume"` // as in the Request
 }
 
 // Snapshot is a view that can be read until it is removed.
 type Snapshot struct {
 	Ref  Ref
 	Kind Kind
-	// Root is the tree to read, Image the file or block device; the other one is empty. Where nothing is
-	// made, it is the volume itself.
+	// Root is the tree to read, Image the file or block device; the other
+	// one is empty. Where nothing is made, it is the volume itself.
 	Root, Image string
-	// Ino is the inode number of Image where it is the volume's own, as on btrfs: an image with another one is another file, of which
-	// what changed since a base of this one says nothing. 0: Changed finds out by itself.
+	// Ino is the inode number of Image where it is the volume's own, as on
+	// btrfs: an image with another one is another file, of which what changed
+	// since a base of this one says nothing. 0: Changed finds out by itself.
 	Ino uint64
 	// NeedsHold is true when the volume itself is read: the instance must stay held from before
 	// Create until the last byte is read, else the view is of no point in time.
 	NeedsHold bool
-	// Unflushed has a sentence for each thing on the volume, such as a mounted image, that could not be flushed before the
-	// view was made: what was written there may be missing in the view.
+	// Unflushed has a sentence for each thing on the volume, such as a mounted image, that could
+	// not be flushed before the view was made: what was written there may be missing in the view.
 	Unflushed []string
 }
 
@@ -124,13 +132,14 @@ type Provider interface {
 	// Name is what a Ref says in Provider.
 	Name() string
 
-	// InPlace tells whether the views are the volumes themselves, so that the instance must stay held while one is
-	// read (see Snapshot.NeedsHold).
+	// InPlace tells whether the views are the volumes themselves, so that the
+	// instance must stay held while one is read (see Snapshot.NeedsHold).
 	InPlace() bool
 
-	// Fits says in one line, for a person, why this provider can serve Request.Volume and Request.Dir, and
-	// where its snapshots go. An error that wraps ErrUnsupported or ErrNested says why it can't; another
-	// one says that this could not be found out. It changes nothing. Host, Job and Name are not looked at.
+	// Fits says in one line, for a person, why this provider can serve Request.Volume
+	// and Request.Dir, and where its snapshots go. An error that wraps ErrUnsupported
+	// or ErrNested says why it can't; another one says that this could not be found
+	// out. It changes nothing. Host, Job and Name are not looked at.
 	Fits(context.Context, Request) (string, error)
 
 	// Costs says what a view costs and what it can't do, for volumes that Fits.
@@ -140,41 +149,45 @@ type Provider interface {
 	// first, so that a crash during Create leaves nothing unknown.
 	Plan(context.Context, Request) (Ref, error)
 
-	// Create makes the view. When it returns nil, everything is in it that was written to the volume, or to
-	// what is mounted or stacked on it, before the call, synced or not (but for what Snapshot.Unflushed names), and
-	// nothing written to the volume later shows in it (as long as the instance is held, if NeedsHold). After an error nothing is left; after a crash
-	// at most what Plan named. An existing name is ErrExists.
+	// Create makes the view. When it returns nil, everything is in it that was written to
+	// the volume, or to what is mounted or stacked on it, before the call, synced or not
+	// (but for what Snapshot.Unflushed names), and nothing written to the volume later
+	// shows in it (as long as the instance is held, if NeedsHold). After an error nothing
+	// is left; after a crash at most what Plan named. An existing name is ErrExists.
 	Create(context.Context, Request) (*Snapshot, error)
 
-	// Stands tells whether what Ref names can still be read: a job that goes on after a restart asks
-	// before it trusts its journal. A snapshot is made in one step, so one that is there is whole. Where the
-	// volume is read in place, it is true when the volume is there; whether it was held all the time is
-	// not known here.
+	// Stands tells whether what Ref names can still be read: a job that goes on after
+	// a restart asks before it trusts its journal. A snapshot is made in one step, so
+	// one that is there is whole. Where the volume is read in place, it is true when
+	// the volume is there; whether it was held all the time is not known here.
 	Stands(context.Context, Ref) (bool, error)
 
-	// Changed tells what may differ between base, an earlier view of the same volume, and now. Both must
-	// stand until Close of the Changes. The answer is a superset: what it does not name is equal. ErrBase
-	// says that there is no answer, and why; Changed never guesses.
+	// Changed tells what may differ between base, an earlier view of the same volume, and now.
+	// Both must stand until Close of the Changes. The answer is a superset: what it does not
+	// name is equal. ErrBase says that there is no answer, and why; Changed never guesses.
 	Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error)
 
-	// Room tells how much space, in bytes, is free and in all where the snapshots of Request.Volume and
-	// Request.Dir take theirs: a snapshot that is kept costs what is written to the volume meanwhile.
+	// Room tells how much space, in bytes, is free and in all where the
+	// snapshots of Request.Volume and Request.Dir take theirs: a snapshot
+	// that is kept costs what is written to the volume meanwhile.
 	Room(context.Context, Request) (free, total int64, err error)
 
 	// Remove takes away what Ref names, and the folder that held it once that is empty. Nil when it
 	// is gone already. A path that is anything but a snapshot made here is left, with ErrForeign.
 	Remove(context.Context, Ref) error
 
-	// Leftovers lists the snapshots of Request.Host in the place used for Request.Volume and
-	// Request.Dir; Job and Name are not looked at. Volumes that lie side by side share that place, so
-	// the list can hold snapshots that a live job of a neighbour uses, and bases: the caller asks its journal.
+	// Leftovers lists the snapshots of Request.Host in the place used for
+	// Request.Volume and Request.Dir; Job and Name are not looked at. Volumes
+	// that lie side by side share that place, so the list can hold snapshots that
+	// a live job of a neighbour uses, and bases: the caller asks its journal.
 	Leftovers(context.Context, Request) ([]Ref, error)
 }
 
 // Costs tells a person what views of one provider cost. Each text is one line.
 type Costs struct {
-	Hold    string   `json:"hold"`             // for how long the instance is held
-	Space   string   `json:"space"`            // what a view takes on the disk while it stands
-	Changes string   `json:"changes"`          // how the next backup finds what changed since a base; empty: it can't
+	Hold  string `json:"hold"`  // for how long the instance is held
+	Space string `json:"space"` // what a view takes on the disk while it stands
+	// how the next backup finds what changed since a base; empty: it can't
+	Changes string   `json:"changes"`
 	Limits  []string `json:"limits,omitempty"` // what a view does not hold or can't do
 }

@@ -206,8 +206,8 @@ func TestDetect(t *testing.T) {
 	}
 }
 
-// Of many subvolumes inside, more than one answer of the kernel (255) holds, none is lost; and where one of their snapshots is
-// gone, the view does not stand.
+// Of many subvolumes inside, more than one answer of the kernel (255) holds, none
+// is lost; and where one of their snapshots is gone, the view does not stand.
 func TestManyNested(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	vol := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))
@@ -244,7 +244,8 @@ func TestManyNested(t *testing.T) {
 	}
 }
 
-// What a crash leaves of a view is found, and goes, also when the snapshot of the volume itself is not there.
+// What a crash leaves of a view is found, and goes, also when the
+// snapshot of the volume itself is not there.
 func TestHalfMadeNested(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	vol := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))

@@ -15,9 +15,10 @@ import (
 	"holdfast/internal/mounts"
 )
 
-// What the kernel and programs have stacked on a volume: loop devices on image files, network block devices whose server
-// serves an image, partitions, mappings (dm-crypt, LVM, multipath), software RAID, and file systems that are mounted on any of
-// them, in any mount namespace. All of it can hold data that was written and is not in the volume yet.
+// What the kernel and programs have stacked on a volume: loop devices on image files,
+// network block devices whose server serves an image, partitions, mappings (dm-crypt, LVM,
+// multipath), software RAID, and file systems that are mounted on any of them, in any
+// mount namespace. All of it can hold data that was written and is not in the volume yet.
 
 // loopDevice is a block device that stands for a file or for another device.
 type loopDevice struct {
@@ -30,7 +31,8 @@ type loopDevice struct {
 	ofDevice uint64 // device number of the block device that it stands for
 }
 
-// loopDevices lists the loop devices that are in use. One that this process may not open is told by its path alone.
+// loopDevices lists the loop devices that are in use. One that this
+// process may not open is told by its path alone.
 func loopDevices() ([]loopDevice, error) {
 	if _, err := os.Stat("/sys/block"); err != nil {
 		return nil, fmt.Errorf("list the loop devices: %w", err)
@@ -65,8 +67,9 @@ func loopDevices() ([]loopDevice, error) {
 	return all, nil
 }
 
-// standsFor tells whether the loop device stands for the file or device that want is, or for a file below the folder that it is. sure is
-// false where that is only possible: the path may be that of another mount namespace.
+// standsFor tells whether the loop device stands for the file or device that
+// want is, or for a file below the folder that it is. sure is false where
+// that is only possible: the path may be that of another mount namespace.
 func (l *loopDevice) standsFor(want *stackTarget) (it, sure bool) {
 	var st unix.Stat_t
 	seen := unix.Stat(l.backing, &st) == nil
@@ -143,7 +146,8 @@ func devicesOver(number uint64) []uint64 {
 	return over
 }
 
-// btrfsOf gives the id of the btrfs that a block device is a part of, as /sys writes it; "" when it is of none that is mounted.
+// btrfsOf gives the id of the btrfs that a block device is a part
+// of, as /sys writes it; "" when it is of none that is mounted.
 func btrfsOf(number uint64) string {
 	parts, _ := filepath.Glob("/sys/fs/btrfs/*/devices/*")
 	for _, part := range parts {
@@ -154,7 +158,8 @@ func btrfsOf(number uint64) string {
 	return ""
 }
 
-// isSwap tells whether the kernel swaps to a block device: that is what claims it, and there is nothing to flush.
+// isSwap tells whether the kernel swaps to a block device: that is
+// what claims it, and there is nothing to flush.
 func isSwap(number uint64) bool {
 	table, err := os.ReadFile("/proc/swaps")
 	if err != nil {
@@ -179,8 +184,8 @@ type seenMount struct {
 	pids []string // processes of that mount namespace
 }
 
-// allMounts lists the mounts of all mount namespaces that have a process. complete is false when this process may not look into
-// some of them.
+// allMounts lists the mounts of all mount namespaces that have a process.
+// complete is false when this process may not look into some of them.
 func allMounts() (all []seenMount, complete bool, err error) {
 	own, err := mounts.Read(mounts.Own)
 	if err != nil {
@@ -233,8 +238,9 @@ func processes() []string {
 	})
 }
 
-// open opens the mount's folder or file so that its file system can be flushed. wanted tells whether a descriptor is of the
-// file system that is looked for: something else may be mounted over the mount point.
+// open opens the mount's folder or file so that its file system can be
+// flushed. wanted tells whether a descriptor is of the file system that
+// is looked for: something else may be mounted over the mount point.
 func (m *seenMount) open(wanted func(*os.File) bool) (*os.File, error) {
 	err := error(unix.ENOENT)
 	for _, pid := range m.pids {
@@ -251,8 +257,8 @@ func (m *seenMount) open(wanted func(*os.File) bool) (*os.File, error) {
 	return nil, err
 }
 
-// openInRoot opens a folder or file as processes with that root folder see it. A symbolic link that a tenant has put on the way
-// does not lead out of it.
+// openInRoot opens a folder or file as processes with that root folder see it.
+// A symbolic link that a tenant has put on the way does not lead out of it.
 func openInRoot(root, path string) (*os.File, error) {
 	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -270,8 +276,9 @@ func openInRoot(root, path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// claimed tells whether the kernel has given a block device to somebody alone: to a mounted file system, also one that no mount
-// namespace shows any more, to a mapping, to a target of a storage network.
+// claimed tells whether the kernel has given a block device to somebody
+// alone: to a mounted file system, also one that no mount namespace
+// shows any more, to a mapping, to a target of a storage network.
 func claimed(node string) (bool, error) {
 	f, err := os.OpenFile(node, os.O_RDONLY|unix.O_NONBLOCK|unix.O_EXCL, 0)
 	if errors.Is(err, unix.EBUSY) {
@@ -283,8 +290,9 @@ func claimed(node string) (bool, error) {
 	return false, f.Close()
 }
 
-// flushDevice writes out what the kernel keeps for a block device. BLKFLSBUF flushes a file system that is mounted on it as
-// well, even where no path leads to that one; it gives no errors of it, so fsync is asked for those of the device.
+// flushDevice writes out what the kernel keeps for a block device. BLKFLSBUF
+// flushes a file system that is mounted on it as well, even where no path leads to
+// that one; it gives no errors of it, so fsync is asked for those of the device.
 func flushDevice(node string) error {
 	f, err := os.OpenFile(node, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -27,7 +27,8 @@ func mountAt(t *testing.T, device, kind, options string) string {
 	return point
 }
 
-// Whatever lies between an image and the file system that is written to, the view holds what was written.
+// Whatever lies between an image and the file system that is
+// written to, the view holds what was written.
 func TestFlushStacked(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs", "ext4")
 	btrfs, xfs, ext4 := testbed.Btrfs(t), testbed.Xfs(t), testbed.Ext4(t)
@@ -35,8 +36,8 @@ func TestFlushStacked(t *testing.T) {
 		for _, c := range []struct {
 			name string
 			size int64
-			// stack makes the image hold something, and gives where the file system in it is mounted; look mounts
-			// what a copy of the image holds.
+			// stack makes the image hold something, and gives where the file
+			// system in it is mounted; look mounts what a copy of the image holds.
 			stack, look func(t *testing.T, path string) (point string)
 		}{
 			{"xfs", 320 << 20, makes("xfs"), mounts("xfs")},
@@ -148,7 +149,8 @@ func stackElsewhere(t *testing.T, path string) string {
 	return fmt.Sprintf("/proc/%d/root%s", other.Process.Pid, point)
 }
 
-// A file system that spans two images is flushed for either, and one whose device an image is the second of is found.
+// A file system that spans two images is flushed for either, and
+// one whose device an image is the second of is found.
 func TestFlushStackedSeveralDevices(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs")
 	xfs := testbed.Xfs(t)

@@ -15,8 +15,9 @@ import (
 // iocSubvolCreate makes an empty subvolume: _IOW(0x94, 14, vol_args) of linux/btrfs.h.
 const iocSubvolCreate = 0x5000940e
 
-// MakeFolder makes a folder (mode 0700) for what will be a volume: on btrfs a subvolume, so that a snapshot of it holds
-// the volume and nothing else, elsewhere a plain folder. The folder that holds it must exist; the name must be free.
+// MakeFolder makes a folder (mode 0700) for what will be a volume: on btrfs a
+// subvolume, so that a snapshot of it holds the volume and nothing else, elsewhere
+// a plain folder. The folder that holds it must exist; the name must be free.
 func MakeFolder(path string) error {
 	holder := filepath.Dir(path)
 	kind, err := fsKind(holder)
@@ -43,9 +44,10 @@ func MakeFolder(path string) error {
 	return os.Chmod(path, 0o700)
 }
 
-// DestroyFolder removes the subvolume at path with all that it holds, further subvolumes first. False says that path is no such
-// subvolume, or that the kernel does not let this process do it: then its content has to be removed piece by piece (after which a
-// subvolume goes as an empty folder does).
+// DestroyFolder removes the subvolume at path with all that it holds, further
+// subvolumes first. False says that path is no such subvolume, or that the
+// kernel does not let this process do it: then its content has to be removed
+// piece by piece (after which a subvolume goes as an empty folder does).
 func DestroyFolder(path string) (bool, error) {
 	real, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if err != nil {
@@ -63,7 +65,8 @@ func DestroyFolder(path string) (bool, error) {
 	return destroy(path)
 }
 
-// subvolumesBelow lists the subvolumes in the one at path, the innermost first; none where path is no subvolume.
+// subvolumesBelow lists the subvolumes in the one at path, the
+// innermost first; none where path is no subvolume.
 func subvolumesBelow(path string) ([]string, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Ino != subvolIno {

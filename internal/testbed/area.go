@@ -16,10 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// areaPrefix begins the name of every area; the CI looks for it in mounts, loop devices and command lines.
+// areaPrefix begins the name of every area; the CI looks for it in
+// mounts, loop devices and command lines.
 const areaPrefix = "holdfast-testbed-"
 
-// reaperVariable names the area to watch over; a test program that finds it set is the reaper of that area.
+// reaperVariable names the area to watch over; a test program that
+// finds it set is the reaper of that area.
 const reaperVariable = "HOLDFAST_TESTBED_REAPER"
 
 // area is the folder of this test process. It is made at first use.
@@ -27,14 +29,16 @@ var area struct {
 	once sync.Once
 	dir  string
 	err  error
-	// lock is held, by flock, for as long as this process lives: a free lock means a dead owner, which a
-	// process number that was given out again can't feign.
+	// lock is held, by flock, for as long as this process lives: a free lock means
+	// a dead owner, which a process number that was given out again can't feign.
 	lock *os.File
-	// alive is the reaper's standard input; the kernel closes it with this process, however that ends.
+	// alive is the reaper's standard input; the kernel closes it with
+	// this process, however that ends.
 	alive io.WriteCloser
 }
 
-// init makes this process the reaper when it was started as one: before any test, and never to return.
+// init makes this process the reaper when it was started as one:
+// before any test, and never to return.
 func init() {
 	dir := os.Getenv(reaperVariable)
 	if dir == "" {
@@ -63,8 +67,8 @@ func init() {
 	os.Exit(0)
 }
 
-// abortFUSE ends the file systems in user space of a test process that is killed and cannot end: one of its threads
-// waits for an answer from a file system that the process itself serves.
+// abortFUSE ends the file systems in user space of a test process that is killed and cannot end:
+// one of its threads waits for an answer from a file system that the process itself serves.
 func abortFUSE(owner int, dir string) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", owner))
 	if err != nil {
@@ -83,7 +87,8 @@ func abortFUSE(owner int, dir string) {
 	}
 }
 
-// Dir makes a new folder in the area; it goes with the test. Its path is short enough for a unix socket in it.
+// Dir makes a new folder in the area; it goes with the test. Its
+// path is short enough for a unix socket in it.
 func Dir(t testing.TB) string {
 	t.Helper()
 	root, err := areaDir()
@@ -102,7 +107,8 @@ func Dir(t testing.TB) string {
 	return dir
 }
 
-// SharedDir makes a new folder for what several tests of this process use; it goes with the process.
+// SharedDir makes a new folder for what several tests of this
+// process use; it goes with the process.
 func SharedDir() (string, error) {
 	root, err := areaDir()
 	if err != nil {

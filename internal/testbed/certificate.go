@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// WriteCertificate makes a certificate for the IP addresses that signs itself, and writes it and its key as PEM. It is valid for
-// longer than any clock of a test is wrong.
+// WriteCertificate makes a certificate for the IP addresses that signs itself, and writes
+// it and its key as PEM. It is valid for longer than any clock of a test is wrong.
 func WriteCertificate(t testing.TB, certFile, keyFile string, addresses ...string) *x509.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

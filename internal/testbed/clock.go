@@ -14,19 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// clockVariable names the file of a Clock, for programs that were built with the overlay of SkewedClocks.
+// clockVariable names the file of a Clock, for programs that were
+// built with the overlay of SkewedClocks.
 const clockVariable = "HOLDFAST_TESTBED_CLOCK"
 
-// Clock is the wall clock of a test's host, which the test sets while the host's programs run. The times of files stay those of the
-// kernel. Its methods may be called from any goroutine.
+// Clock is the wall clock of a test's host, which the test sets while the host's programs run.
+// The times of files stay those of the kernel. Its methods may be called from any goroutine.
 type Clock struct {
 	t    testing.TB
 	path string
 	page []byte
 }
 
-// NewClock makes a clock that is right. Programs that were built with the overlay of SkewedClocks follow it when Env is in their
-// environment.
+// NewClock makes a clock that is right. Programs that were built with the
+// overlay of SkewedClocks follow it when Env is in their environment.
 func NewClock(t testing.TB) *Clock {
 	t.Helper()
 	c := &Clock{t: t, path: filepath.Join(Dir(t), "clock")}
@@ -86,9 +87,10 @@ func openSkew() *int64 {
 func skew() int64 { return atomic.LoadInt64(skewed) }
 `
 
-// SkewedClocks writes, into a folder that is there, an overlay for "go build -overlay" and returns its path. The overlay replaces
-// time.Now of the standard library by one that follows the Clock whose Env a program has. So the program is the real one, and
-// nothing in it knows of the test. What asks the kernel by itself gets the kernel's time, which is also that of files.
+// SkewedClocks writes, into a folder that is there, an overlay for "go build -overlay" and
+// returns its path. The overlay replaces time.Now of the standard library by one that follows
+// the Clock whose Env a program has. So the program is the real one, and nothing in it knows of
+// the test. What asks the kernel by itself gets the kernel's time, which is also that of files.
 func SkewedClocks(dir string) (string, error) {
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {

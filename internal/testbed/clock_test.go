@@ -13,7 +13,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestClock: a program that was built with the overlay follows its clock while it runs, and another one goes by the kernel's.
+// TestClock: a program that was built with the overlay follows its
+// clock while it runs, and another one goes by the kernel's.
 func TestClock(t *testing.T) {
 	dir := t.TempDir()
 	overlay, err := testbed.SkewedClocks(dir)

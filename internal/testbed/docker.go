@@ -19,14 +19,16 @@ import (
 	"time"
 )
 
-// Patience with the container engine: it needs one to two seconds to start, and as much to stop, on an idle machine.
+// Patience with the container engine: it needs one to two seconds
+// to start, and as much to stop, on an idle machine.
 const (
 	dockerStartPatience = 3 * time.Minute
 	dockerStopPatience  = 20 * time.Second
 	dockerCallPatience  = 60 * time.Second
 )
 
-// BusyboxImage is an image, in every started engine, that holds a static busybox and its applets in /bin.
+// BusyboxImage is an image, in every started engine, that holds a
+// static busybox and its applets in /bin.
 const BusyboxImage = "busybox:test"
 
 // Docker is a container engine of the test's own, without a network, beside any that the host has.
@@ -66,8 +68,8 @@ var shared struct {
 	docker *Docker
 }
 
-// StartDocker gives the test a container engine. It starts at first use and serves every test of the process,
-// so a test names its containers as nobody else does, and asks for no list of all.
+// StartDocker gives the test a container engine. It starts at first use and serves every test of
+// the process, so a test names its containers as nobody else does, and asks for no list of all.
 func StartDocker(t testing.TB) *Docker {
 	t.Helper()
 	Need(t, "docker")
@@ -257,7 +259,8 @@ func (d *Docker) Output(t testing.TB, id string) []byte {
 	if err := d.call(http.MethodGet, "/containers/"+id+"/logs?stdout=1", nil, &raw); err != nil {
 		t.Fatal(err)
 	}
-	// Without a terminal the log is framed: a byte for the stream, three zeros, the length, the bytes.
+	// Without a terminal the log is framed: a byte for the stream,
+	// three zeros, the length, the bytes.
 	var out []byte
 	for b := raw.Bytes(); len(b) >= 8; {
 		n := int(b[4])<<24 | int(b[5])<<16 | int(b[6])<<8 | int(b[7])
@@ -289,7 +292,8 @@ func isStatus(err error, code int) bool {
 	return errors.As(err, &s) && s.code == code
 }
 
-// call sends one request; into takes the answer: nil, a *bytes.Buffer for its bytes, or a place for its JSON.
+// call sends one request; into takes the answer: nil, a
+// *bytes.Buffer for its bytes, or a place for its JSON.
 func (d *Docker) call(method, path string, body io.Reader, into any) error {
 	ctx, cancel := context.WithTimeout(context.Background(), dockerCallPatience)
 	defer cancel()

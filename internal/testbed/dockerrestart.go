@@ -46,7 +46,8 @@ func (d *Docker) answers() error {
 	return err
 }
 
-// Restart ends the engine in an orderly way and starts it again. By default that ends its containers.
+// Restart ends the engine in an orderly way and starts it again. By
+// default that ends its containers.
 func (d *Docker) Restart(t testing.TB) {
 	t.Helper()
 	d.proc.stop(syscall.SIGTERM, dockerStopPatience)
@@ -67,8 +68,8 @@ func (d *Docker) KeepContainers(t testing.TB) {
 	t.Cleanup(func() { set("{}") })
 }
 
-// Reboot does to the engine what a restart of the host does: it and all that it has started are killed, what it kept for the time of
-// one boot is lost, and it starts again.
+// Reboot does to the engine what a restart of the host does: it and all that it has
+// started are killed, what it kept for the time of one boot is lost, and it starts again.
 func (d *Docker) Reboot(t testing.TB) {
 	t.Helper()
 	d.proc.stop(syscall.SIGKILL, 0)
@@ -88,7 +89,8 @@ func (d *Docker) Reboot(t testing.TB) {
 	time.Sleep(100 * time.Millisecond) // containers that it is to start again are on their way
 }
 
-// Act does to a container, by name or id, what the engine's call of that name does: "pause", "unpause", "start", "stop?t=1", "rename?name=other".
+// Act does to a container, by name or id, what the engine's call of that
+// name does: "pause", "unpause", "start", "stop?t=1", "rename?name=other".
 func (d *Docker) Act(t testing.TB, id, call string) {
 	t.Helper()
 	if err := d.call(http.MethodPost, "/containers/"+id+"/"+call, nil, nil); err != nil {

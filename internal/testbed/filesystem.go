@@ -18,8 +18,8 @@ import (
 // filesystemSize is the size in bytes of a made file system; the file under it is sparse.
 const filesystemSize = 4 << 30
 
-// unmountPatience is how long a busy file system is asked again before it is detached lazily. Containers
-// that just ended hold their mounts for a moment.
+// unmountPatience is how long a busy file system is asked again before it is
+// detached lazily. Containers that just ended hold their mounts for a moment.
 const unmountPatience = 3 * time.Second
 
 // Btrfs mounts a new btrfs on a loop device and returns where. It goes with the test.
@@ -58,7 +58,8 @@ func Filesystem(t testing.TB, kind string, size int64) string {
 	return point
 }
 
-// Tmpfs mounts a new tmpfs with these mount options, such as "size=1g", and returns where. It goes with the test.
+// Tmpfs mounts a new tmpfs with these mount options, such as
+// "size=1g", and returns where. It goes with the test.
 func Tmpfs(t testing.TB, options string) string {
 	t.Helper()
 	Need(t, "root")
@@ -115,8 +116,9 @@ func mountsBelow(dir string) ([]string, error) {
 	return points, nil
 }
 
-// unmountElsewhere unmounts a device in all other mount namespaces. A process of another test that was
-// started in a mount namespace of its own has a copy of each mount, which keeps the file system alive.
+// unmountElsewhere unmounts a device in all other mount namespaces. A
+// process of another test that was started in a mount namespace of its
+// own has a copy of each mount, which keeps the file system alive.
 func unmountElsewhere(device string) error {
 	own, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {
@@ -150,8 +152,8 @@ func unmountElsewhere(device string) error {
 	return nil
 }
 
-// detachBelow frees the loop devices whose file lies below dir. Mounting with -o loop makes them free
-// themselves when unmounted, so this finds only what another way has left.
+// detachBelow frees the loop devices whose file lies below dir. Mounting with -o loop
+// makes them free themselves when unmounted, so this finds only what another way has left.
 func detachBelow(dir string) error {
 	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	var errs []error

@@ -16,11 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FUSE is a file system in user space. It shows a folder of the machine, and it fails or lies where its oddities say so. The test process
-// serves it, so other programs can use it as well. Reads bypass the page cache of the kernel, and the kernel keeps no attributes: every
+// FUSE is a file system in user space. It shows a folder of the machine, and it fails or lies
+// where its oddities say so. The test process serves it, so other programs can use it as
+// well. Reads bypass the page cache of the kernel, and the kernel keeps no attributes: every
 // look and every read reaches the oddities. Its methods are for any number of goroutines.
 type FUSE struct {
-	Folder string // the folder that the file system shows; a test may change it behind the file system's back
+	// the folder that the file system shows; a test may change it behind the file system's back
+	Folder string
 	Point  string // where the file system is mounted
 
 	mu  sync.RWMutex
@@ -30,7 +32,8 @@ type FUSE struct {
 // FUSEOp is an operation of a file system.
 type FUSEOp string
 
-// The operations that an oddity can let fail. Rename is a rename that may replace a file, RenameNew is one with RENAME_NOREPLACE. Lock is
+// The operations that an oddity can let fail. Rename is a rename that
+// may replace a file, RenameNew is one with RENAME_NOREPLACE. Lock is
 // flock(2) or fcntl(2). Sync is for files and SyncFolder for folders.
 const (
 	FUSELookup      FUSEOp = "lookup"
@@ -67,16 +70,19 @@ const (
 	FUSEAllocate    FUSEOp = "allocate"
 )
 
-// Oddity is one way in which a FUSE differs from a good file system. A field that is nil changes nothing. Paths are relative to the top of
-// the file system, which is "."; a file that was removed while it is open has a path that begins with ".deleted". The functions run on
-// goroutines of the file system's, several at a time, and one may block to stand for a file system that does not answer.
+// Oddity is one way in which a FUSE differs from a good file system. A field
+// that is nil changes nothing. Paths are relative to the top of the file system,
+// which is "."; a file that was removed while it is open has a path that begins
+// with ".deleted". The functions run on goroutines of the file system's, several
+// at a time, and one may block to stand for a file system that does not answer.
 type Oddity struct {
-	// Fail is asked before each operation: an errno other than 0 is the operation's result. For an operation that makes, removes or
-	// renames a name, path is the path of that name.
+	// Fail is asked before each operation: an errno other than 0 is the operation's result.
+	// For an operation that makes, removes or renames a name, path is the path of that name.
 	Fail func(op FUSEOp, path string) syscall.Errno
 	// Attr may change the attributes that the file system tells of a path.
 	Attr func(path string, a *FUSEAttr)
-	// Inode gives the inode number that the file system tells in place of the true one. Names in a listing keep the true number.
+	// Inode gives the inode number that the file system tells in
+	// place of the true one. Names in a listing keep the true number.
 	Inode func(number uint64) uint64
 	// Read gives the bytes that a read at the offset returns in place of the true ones, or fails.
 	Read func(path string, offset int64, data []byte) ([]byte, syscall.Errno)
@@ -138,7 +144,8 @@ func StartFUSE(t testing.TB) *FUSE {
 	return f
 }
 
-// Set gives the file system these oddities in place of those it had. With none it is a good file system again. Of several that let an
+// Set gives the file system these oddities in place of those it had.
+// With none it is a good file system again. Of several that let an
 // operation fail the first counts; the changes of the others add up.
 func (f *FUSE) Set(odd ...Oddity) {
 	f.mu.Lock()
@@ -152,9 +159,10 @@ func (f *FUSE) oddities() []Oddity {
 	return f.odd
 }
 
-// FUSERefuses lets operations fail: with EPERM and FUSELink it is a file system that cannot link, with FUSEChmod one that cannot chmod,
-// with EINVAL and FUSESyncFolder one that cannot flush folders, with EIO and FUSERead a disk that is broken, with ENOSYS and FUSELock a
-// file system without locks.
+// FUSERefuses lets operations fail: with EPERM and FUSELink it is a file
+// system that cannot link, with FUSEChmod one that cannot chmod, with EINVAL
+// and FUSESyncFolder one that cannot flush folders, with EIO and FUSERead a
+// disk that is broken, with ENOSYS and FUSELock a file system without locks.
 func FUSERefuses(errno syscall.Errno, ops ...FUSEOp) Oddity {
 	return Oddity{Fail: func(op FUSEOp, _ string) syscall.Errno {
 		if slices.Contains(ops, op) {
@@ -180,7 +188,8 @@ func FUSESizes(size func(path string, size uint64) uint64) Oddity {
 	}}
 }
 
-// At limits an oddity to these paths. Inode numbers are told without a path, so At drops that part of the oddity.
+// At limits an oddity to these paths. Inode numbers are told
+// without a path, so At drops that part of the oddity.
 func (o Oddity) At(paths ...string) Oddity {
 	var limited Oddity
 	if o.Fail != nil {

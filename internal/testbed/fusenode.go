@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fuseNode is a file or folder of a FUSE. Each method asks the oddities first and then does what a good file system does.
+// fuseNode is a file or folder of a FUSE. Each method asks the
+// oddities first and then does what a good file system does.
 type fuseNode struct {
 	fs.LoopbackNode
 	f *FUSE
@@ -346,7 +347,8 @@ func (d *fuseFolder) Fsyncdir(ctx context.Context, flags uint32) syscall.Errno {
 	return d.loopbackFolder.Fsyncdir(ctx, flags)
 }
 
-// fuseNumbers changes the inode numbers on their way to the kernel: the library of the nodes has one number for a node's whole life.
+// fuseNumbers changes the inode numbers on their way to the kernel:
+// the library of the nodes has one number for a node's whole life.
 type fuseNumbers struct {
 	fuse.RawFileSystem
 	f *FUSE

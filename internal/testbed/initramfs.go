@@ -47,7 +47,8 @@ func findKernel() (machineKernel, error) {
 	return machineKernel{}, errors.New("a kernel for virtual machines in build/vm (\"make tools\" fetches it)")
 }
 
-// closure lists the files of the named modules and of all that they need, below modules, those needed first.
+// closure lists the files of the named modules and of all that they
+// need, below modules, those needed first.
 func (k machineKernel) closure(names []string) ([]string, error) {
 	table, err := os.ReadFile(filepath.Join(k.modules, "modules.dep"))
 	if err != nil {
@@ -60,7 +61,8 @@ func (k machineKernel) closure(names []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := map[string][]string{} // module name -> its file, then what that needs in the order of removal
+	// module name -> its file, then what that needs in the order of removal
+	files := map[string][]string{}
 	for file := range strings.Lines(string(inside)) {
 		files[moduleName(strings.TrimSpace(file))] = []string{}
 	}
@@ -137,8 +139,9 @@ ip link set lo up
 			fmt.Fprintf(&s, "insmod /modules/%s\n", path.Base(file))
 		}
 	}
-	// The ports' numbers depend on the order in which devices were found, so they go by their names, which the kernel hears a moment
-	// after it has the ports. Until it has heard that this host's side is open, too, a port is at its end. It stays
+	// The ports' numbers depend on the order in which devices were found, so they go
+	// by their names, which the kernel hears a moment after it has the ports. Until
+	// it has heard that this host's side is open, too, a port is at its end. It stays
 	// open meanwhile: what has arrived is discarded with the last who closes it.
 	ports := []string{"output"}
 	if mode != bootThrough {
@@ -175,8 +178,9 @@ func programInside(spec MachineSpec) string { return "/program/" + filepath.Base
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// cpioWriter writes an archive in the format "newc", which the kernel unpacks as its first root folder
-// (Documentation/driver-api/early-userspace/buffer-format.rst). After an error it does nothing more.
+// cpioWriter writes an archive in the format "newc", which the kernel unpacks as its
+// first root folder (Documentation/driver-api/early-userspace/buffer-format.rst).
+// After an error it does nothing more.
 type cpioWriter struct {
 	w    io.Writer
 	size int64
@@ -241,7 +245,8 @@ func (w *cpioWriter) entry(name string, mode uint32, content io.Reader, size int
 	name = strings.TrimPrefix(name, "/")
 	var header bytes.Buffer
 	header.WriteString("070701")
-	// inode, mode, user, group, links, time, size, device (2), device it stands for (2), length of the name, sum
+	// inode, mode, user, group, links, time, size, device (2), device
+	// it stands for (2), length of the name, sum
 	for _, v := range []uint32{uint32(len(w.seen)), mode, 0, 0, 1, 0, uint32(size), 0, 0, 0, 0, uint32(len(name) + 1), 0} {
 		fmt.Fprintf(&header, "%08x", v)
 	}
@@ -269,7 +274,8 @@ func (w *cpioWriter) copy(r io.Reader) {
 // libraryFolders are where Debian keeps shared libraries.
 var libraryFolders = []string{"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib"}
 
-// sharedLibraries lists the loader and all libraries that a program needs, and those that they need.
+// sharedLibraries lists the loader and all libraries that a program
+// needs, and those that they need.
 func sharedLibraries(program string) ([]string, error) {
 	var all []string
 	for todo := []string{program}; len(todo) > 0; todo = todo[1:] {

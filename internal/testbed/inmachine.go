@@ -20,9 +20,10 @@ const machineVariable = "HOLDFAST_TESTBED_MACHINE"
 // InMachine reports whether this test program runs in a machine of RunInMachine.
 func InMachine() bool { return os.Getenv(machineVariable) != "" }
 
-// RunInMachine runs the calling top-level test, which does the work when InMachine and calls this when not, in
-// a machine: it builds the test program of the package in the working folder, boots it with spec (whose Program,
-// Args and Env it fills) and passes on the outcome of every subtest. A machine that is not done after patience is cut.
+// RunInMachine runs the calling top-level test, which does the work when InMachine and
+// calls this when not, in a machine: it builds the test program of the package in the
+// working folder, boots it with spec (whose Program, Args and Env it fills) and passes
+// on the outcome of every subtest. A machine that is not done after patience is cut.
 func RunInMachine(t *testing.T, spec MachineSpec, patience time.Duration) {
 	t.Helper()
 	Need(t, append([]string{"machine"}, spec.Tools...)...)
@@ -90,7 +91,8 @@ func (o *testOutcome) pass(t *testing.T) {
 	}
 }
 
-// readOutcome reads what a test program printed with -test.v=test2json: name of the test -> outcome.
+// readOutcome reads what a test program printed with
+// -test.v=test2json: name of the test -> outcome.
 func readOutcome(output []byte) (map[string]*testOutcome, error) {
 	convert := exec.Command("go", "tool", "test2json")
 	convert.Stdin = bytes.NewReader(output)

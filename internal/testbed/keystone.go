@@ -17,7 +17,8 @@ import (
 // keystonePatience is how long Keystone may take to make its database, and to answer.
 const keystonePatience = 5 * time.Minute
 
-// Keystone is the identity service of OpenStack, real, on 127.0.0.1. Its methods are for one goroutine.
+// Keystone is the identity service of OpenStack, real, on
+// 127.0.0.1. Its methods are for one goroutine.
 type Keystone struct {
 	URL      string // http://127.0.0.1:port/v3
 	Password string // of the user admin in the project admin, domain Default
@@ -205,8 +206,9 @@ func (k *Keystone) Project(name string) string {
 	return got["project"].(map[string]any)["id"].(string)
 }
 
-// User makes a user with a role in a project, and returns its id. The roles are those of the bootstrap: admin, member
-// and reader (one more can't be made: over SQLite, Keystone locks itself out).
+// User makes a user with a role in a project, and returns its id.
+// The roles are those of the bootstrap: admin, member and reader
+// (one more can't be made: over SQLite, Keystone locks itself out).
 func (k *Keystone) User(name, password, project, role string) string {
 	k.t.Helper()
 	k.admin()

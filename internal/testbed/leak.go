@@ -9,8 +9,9 @@ import (
 	"go.uber.org/goleak"
 )
 
-// LeakCheck runs the tests of a package and ends the process; it fails when a goroutine outlives the tests.
-// It is the whole of a TestMain. The shared container engine is stopped before the check.
+// LeakCheck runs the tests of a package and ends the process; it
+// fails when a goroutine outlives the tests. It is the whole of a
+// TestMain. The shared container engine is stopped before the check.
 func LeakCheck(m *testing.M, options ...goleak.Option) {
 	code := m.Run()
 	if err := stopSharedDocker(); err != nil {
@@ -30,7 +31,8 @@ func LeakCheck(m *testing.M, options ...goleak.Option) {
 	os.Exit(code)
 }
 
-// FindLeak is an error when a goroutine goes on. Those that are about to end have time to: the patience of goleak is less than half a second.
+// FindLeak is an error when a goroutine goes on. Those that are about to
+// end have time to: the patience of goleak is less than half a second.
 func FindLeak(options ...goleak.Option) error {
 	for end := time.Now().Add(30 * time.Second); ; {
 		if err := goleak.Find(options...); err == nil || time.Now().After(end) {

@@ -2,8 +2,9 @@ package testbed
 
 import "testing"
 
-// LVMMachine is a machine for RunInMachine with LVM, thin pools, ext4 and xfs, and an empty disk of that size in bytes, /dev/vda, for a volume
-// group. Its LVM takes any block device for a physical volume but the disk itself, so that a mapping can be put between.
+// LVMMachine is a machine for RunInMachine with LVM, thin pools, ext4 and xfs, and an
+// empty disk of that size in bytes, /dev/vda, for a volume group. Its LVM takes any block
+// device for a physical volume but the disk itself, so that a mapping can be put between.
 func LVMMachine(t testing.TB, size int64) MachineSpec {
 	t.Helper()
 	return MachineSpec{

@@ -21,7 +21,8 @@ const exitMark = "holdfast-machine-exit "
 
 // MachineSpec tells StartMachine what to run.
 type MachineSpec struct {
-	Program string   // path of a program of this host; the machine gets the shared libraries that it names
+	// path of a program of this host; the machine gets the shared libraries that it names
+	Program string
 	Args    []string // without the program's name
 	Env     []string // "NAME=value", beside PATH, HOME and TMPDIR
 
@@ -29,13 +30,15 @@ type MachineSpec struct {
 	Files   map[string]string // further files: absolute path there -> content
 	Modules []string          // kernel modules to load, beside those for disks and output
 
-	// Disks are files of this host, or the Drive of a VolatileDisk, that appear as /dev/vda, /dev/vdb, … Files are written in
-	// place, and what the machine has written is in them however it ends.
+	// Disks are files of this host, or the Drive of a VolatileDisk,
+	// that appear as /dev/vda, /dev/vdb, … Files are written in place,
+	// and what the machine has written is in them however it ends.
 	Disks []string
 }
 
-// Machine is a running virtual machine, emulated, so it needs neither root nor KVM. It has two processors (a
-// saved one has one), a kernel of Debian's, no network, and nothing but what its MachineSpec names. It ends when its program does.
+// Machine is a running virtual machine, emulated, so it needs neither root nor KVM.
+// It has two processors (a saved one has one), a kernel of Debian's, no network,
+// and nothing but what its MachineSpec names. It ends when its program does.
 //
 // Its methods may be called from several goroutines.
 type Machine struct {
@@ -84,7 +87,8 @@ func bootMachine(dir string, spec MachineSpec, mode bootMode, more ...string) (*
 		"-M", "q35", "-accel", "tcg,thread=multi", "-smp", processors, "-m", strconv.Itoa(machineMemory),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-serial", "file:" + m.console(),
-		// A file on the serial line would do, but each of its bytes is a trap of the emulated processor.
+		// A file on the serial line would do, but each of its bytes is
+		// a trap of the emulated processor.
 		"-device", "virtio-serial-pci", "-chardev", "file,id=output,path=" + m.output(),
 		"-device", "virtserialport,chardev=output,name=output",
 	}
@@ -98,13 +102,15 @@ func bootMachine(dir string, spec MachineSpec, mode bootMode, more ...string) (*
 		if err := m.writeInitramfs(kernel, spec, mode); err != nil {
 			return nil, fmt.Errorf("pack what the machine boots: %w", err)
 		}
-		// panic=-1 ends the machine at once. A time stamp counter is measured wrong on a busy host, and the clock
-		// then runs at twice its speed. The rest spares an emulated start what it has no use for.
+		// panic=-1 ends the machine at once. A time stamp counter is measured
+		// wrong on a busy host, and the clock then runs at twice its speed.
+		// The rest spares an emulated start what it has no use for.
 		args = append(args, "-kernel", kernel.image, "-initrd", m.initramfs(),
 			"-append", "console=ttyS0 panic=-1 tsc=unstable quiet mitigations=off nokaslr")
 	}
 	for _, disk := range spec.Disks {
-		// Of a file, flushes are not passed on: a machine that is cut loses nothing of what reached this host's kernel.
+		// Of a file, flushes are not passed on: a machine that is cut
+		// loses nothing of what reached this host's kernel.
 		cache := "unsafe"
 		if strings.HasPrefix(disk, nbdPrefix) {
 			cache = "writeback"
@@ -131,8 +137,8 @@ func (m *Machine) Console() []byte {
 	return out
 }
 
-// Worked is the processor time of this host that the machine has taken so far, its start included: how far it has come, on a busy
-// host too.
+// Worked is the processor time of this host that the machine has taken
+// so far, its start included: how far it has come, on a busy host too.
 func (m *Machine) Worked() (time.Duration, error) {
 	select {
 	case <-m.proc.ended:
@@ -151,11 +157,12 @@ func (m *Machine) Worked() (time.Duration, error) {
 	}
 	user, err1 := strconv.Atoi(f[11])
 	system, err2 := strconv.Atoi(f[12])
-	return time.Duration(user+system) * (time.Second / 100), errors.Join(err1, err2) // ticks of 10 ms, on any Linux
+	// ticks of 10 ms, on any Linux
+	return time.Duration(user+system) * (time.Second / 100), errors.Join(err1, err2)
 }
 
-// Wait waits for the program to end and gives its exit code. A machine that takes longer than patience is
-// cut; that, and one that ends otherwise, is an error, with the end of what it printed.
+// Wait waits for the program to end and gives its exit code. A machine that takes longer than
+// patience is cut; that, and one that ends otherwise, is an error, with the end of what it printed.
 func (m *Machine) Wait(patience time.Duration) (int, error) {
 	fail := func(what string) (int, error) {
 		return 0, fmt.Errorf("%s; its console:\n%s\nits output:\n%s", what, tail(m.Console()), tail(m.Output()))
@@ -180,8 +187,8 @@ func (m *Machine) Wait(patience time.Duration) (int, error) {
 	return code, nil
 }
 
-// Cut takes the power away: nothing that runs in the machine hears of it. It returns when the machine is gone,
-// so that its disks can be given to another one.
+// Cut takes the power away: nothing that runs in the machine hears of it. It
+// returns when the machine is gone, so that its disks can be given to another one.
 func (m *Machine) Cut() {
 	m.proc.stop(syscall.SIGKILL, time.Minute)
 	if m.input != nil {

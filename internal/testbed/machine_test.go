@@ -17,7 +17,8 @@ func script(lines ...string) testbed.MachineSpec {
 	return testbed.MachineSpec{Program: "/bin/busybox", Args: []string{"sh", "-c", strings.Join(lines, "\n")}}
 }
 
-// A program's code, output and environment come back; disks keep what was written when the power goes.
+// A program's code, output and environment come back; disks keep
+// what was written when the power goes.
 func TestMachineKeepsDisksWhenCut(t *testing.T) {
 	testbed.Need(t, "machine", "mkfs.ext4")
 	disk := testbed.Disk(t, 64<<20)

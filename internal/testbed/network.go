@@ -14,10 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Network is a network namespace of a test's host, with one link to the namespace of the test. On the test's side of the link
-// are several addresses, so that the host can be cut off from one server and not from another. The namespace is held by a file
-// descriptor of this process alone: it goes with the test, and with the process, however the process ends. Its methods may be
-// called from any goroutine.
+// Network is a network namespace of a test's host, with one link to the namespace
+// of the test. On the test's side of the link are several addresses, so that the
+// host can be cut off from one server and not from another. The namespace is held
+// by a file descriptor of this process alone: it goes with the test, and with the
+// process, however the process ends. Its methods may be called from any goroutine.
 type Network struct {
 	Host    string   // address of the host, in the namespace
 	Servers []string // addresses of the test's side
@@ -29,7 +30,8 @@ type Network struct {
 // networks numbers the networks of this process.
 var networks atomic.Int64
 
-// link is the name of the host's end of the link, and nobody a hardware address that no interface has.
+// link is the name of the host's end of the link, and nobody a
+// hardware address that no interface has.
 const (
 	link   = "eth0"
 	nobody = "02:00:00:00:00:01"
@@ -38,7 +40,8 @@ const (
 // serversPerNetwork are the addresses of the test's side in a network of eight.
 const serversPerNetwork = 5
 
-// StartNetwork makes the namespace, with a loopback interface and the link up. It needs root and the program ip.
+// StartNetwork makes the namespace, with a loopback interface and
+// the link up. It needs root and the program ip.
 func StartNetwork(t testing.TB) *Network {
 	t.Helper()
 	Need(t, "root", "ip")
@@ -48,8 +51,8 @@ func StartNetwork(t testing.TB) *Network {
 		t.Fatalf("make a network namespace: %v", err)
 	}
 	t.Cleanup(func() { _ = n.ns.Close() })
-	// 198.18.0.0/15 is for tests of networks (RFC 2544), so no route of the host leads there. The number of the process keeps
-	// test processes that run at the same time apart.
+	// 198.18.0.0/15 is for tests of networks (RFC 2544), so no route of the host leads
+	// there. The number of the process keeps test processes that run at the same time apart.
 	number := networks.Add(1)
 	block := (os.Getpid()*16 + int(number)) % (1 << 14)
 	address := func(i int) string { return fmt.Sprintf("198.%d.%d.%d", 18+block>>13, block>>5&0xff, block&0x1f*8+i) }
@@ -75,10 +78,12 @@ func StartNetwork(t testing.TB) *Network {
 	return n
 }
 
-// Do calls f on a thread that is in the namespace: sockets that f opens and programs that f starts are the host's.
+// Do calls f on a thread that is in the namespace: sockets that f
+// opens and programs that f starts are the host's.
 func (n *Network) Do(f func() error) error { return inNamespace(n.ns, f) }
 
-// Dial connects from within the namespace, for instance to a loopback address of the host. The address is of the form IP:port.
+// Dial connects from within the namespace, for instance to a
+// loopback address of the host. The address is of the form IP:port.
 func (n *Network) Dial(ctx context.Context, network, address string) (c net.Conn, err error) {
 	err = n.Do(func() error {
 		c, err = new(net.Dialer).DialContext(ctx, network, address)
@@ -87,7 +92,8 @@ func (n *Network) Dial(ctx context.Context, network, address string) (c net.Conn
 	return c, err
 }
 
-// Cut loses all that the host sends to one of the servers, without a word: a connection hangs, and a new one is not answered.
+// Cut loses all that the host sends to one of the servers, without
+// a word: a connection hangs, and a new one is not answered.
 func (n *Network) Cut(server string) error {
 	return n.Do(func() error {
 		return run("ip", "neigh", "replace", server, "lladdr", nobody, "dev", link, "nud", "permanent")
@@ -133,14 +139,16 @@ func inNamespace(ns *os.File, f func() error) error {
 	})
 }
 
-// onOtherThread calls f on a thread that ends afterwards, so that f may change the thread. The first thread of the process
-// stands for the process in /proc, and cannot end alone: f never runs there.
+// onOtherThread calls f on a thread that ends afterwards, so that f
+// may change the thread. The first thread of the process stands for
+// the process in /proc, and cannot end alone: f never runs there.
 func onOtherThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
 		if unix.Gettid() == unix.Getpid() {
-			// This goroutine keeps the first thread busy meanwhile, so the next goroutine gets another.
+			// This goroutine keeps the first thread busy meanwhile, so
+			// the next goroutine gets another.
 			defer runtime.UnlockOSThread()
 			done <- onOtherThread(f)
 			return

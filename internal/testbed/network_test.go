@@ -10,7 +10,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestNetwork: a host in a namespace reaches the servers of the test; each can be cut off alone, the link can be pulled, and both heal.
+// TestNetwork: a host in a namespace reaches the servers of the test;
+// each can be cut off alone, the link can be pulled, and both heal.
 func TestNetwork(t *testing.T) {
 	n := testbed.StartNetwork(t)
 	serve := func(address string) string {

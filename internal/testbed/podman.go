@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// StartPodman gives the test an engine of its own that speaks docker's language and is not docker: podman's service. It has no daemon
-// that starts containers again, and containers outlive it.
+// StartPodman gives the test an engine of its own that speaks docker's language and is not docker:
+// podman's service. It has no daemon that starts containers again, and containers outlive it.
 func StartPodman(t testing.TB) *Docker {
 	t.Helper()
 	Need(t, "root", "podman", "runc", "busybox")

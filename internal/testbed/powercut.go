@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PowerDisk is a file system on a loop device whose power can be cut. Device, mount point and UUID stay the same all the time, as on a
-// host that boots again.
+// PowerDisk is a file system on a loop device whose power can be cut. Device,
+// mount point and UUID stay the same all the time, as on a host that boots again.
 type PowerDisk struct {
 	Kind   string // ext4, xfs or btrfs
 	Point  string // where it is mounted
@@ -25,8 +25,9 @@ type PowerDisk struct {
 	image   string // the file under the device
 }
 
-// NewPowerDisk mounts a new file system of that kind and size, bytes, with these options. The changes of inodes reach the disk
-// minutes later, or when somebody asks for it, so that a power cut loses them. The disk goes with the test.
+// NewPowerDisk mounts a new file system of that kind and size, bytes, with these
+// options. The changes of inodes reach the disk minutes later, or when somebody
+// asks for it, so that a power cut loses them. The disk goes with the test.
 func NewPowerDisk(t testing.TB, kind string, size int64, options ...string) *PowerDisk {
 	t.Helper()
 	Need(t, kind, "losetup", "mount", "cp")
@@ -72,8 +73,8 @@ func (d *PowerDisk) Mount() {
 	}
 }
 
-// UnmountPoint unmounts the disk from Point in the proper way. Where another mount of the disk stands, the
-// file system lives on.
+// UnmountPoint unmounts the disk from Point in the proper way.
+// Where another mount of the disk stands, the file system lives on.
 func (d *PowerDisk) UnmountPoint() {
 	d.t.Helper()
 	if err := unmountBelow(d.Point); err != nil {
@@ -81,8 +82,8 @@ func (d *PowerDisk) UnmountPoint() {
 	}
 }
 
-// Unmount unmounts the disk in the proper way, and waits until the kernel has given up the file system: else
-// the next mount would show the file system that lives on.
+// Unmount unmounts the disk in the proper way, and waits until the kernel has given
+// up the file system: else the next mount would show the file system that lives on.
 func (d *PowerDisk) Unmount() {
 	d.t.Helper()
 	d.UnmountPoint()
@@ -94,7 +95,8 @@ func (d *PowerDisk) Unmount() {
 			_ = unix.Close(fd) // nothing was written
 			return
 		}
-		err = errors.Join(err, unmountElsewhere(d.Device)) // a process may have ended meanwhile: the next look tells
+		// a process may have ended meanwhile: the next look tells
+		err = errors.Join(err, unmountElsewhere(d.Device))
 	}
 	d.t.Fatalf("%s is still in use a minute after it was unmounted: %v", d.Device, err)
 }
@@ -119,8 +121,8 @@ func (d *PowerDisk) Free() string {
 	return d.Device
 }
 
-// PowerCut mounts what has reached the disk at this moment, and nothing that the kernel still has in memory. Files of the
-// disk must be closed. The boot id of the host stays the same.
+// PowerCut mounts what has reached the disk at this moment, and nothing that the kernel still
+// has in memory. Files of the disk must be closed. The boot id of the host stays the same.
 func (d *PowerDisk) PowerCut() {
 	d.t.Helper()
 	cut := d.image + ".cut"
@@ -128,7 +130,8 @@ func (d *PowerDisk) PowerCut() {
 		d.t.Fatal(err)
 	}
 	d.Unmount()
-	// The content goes back under the same device: one that was given up may be taken by another test.
+	// The content goes back under the same device: one that was given
+	// up may be taken by another test.
 	if err := errors.Join(overwrite(d.image, cut), run("blockdev", "--flushbufs", d.Device), os.Remove(cut)); err != nil {
 		d.t.Fatal(err)
 	}

@@ -53,7 +53,8 @@ var (
 		env: func(s *S3) []string {
 			return []string{"ROOT_ACCESS_KEY_ID=" + s.AccessKey, "ROOT_SECRET_ACCESS_KEY=" + s.SecretKey}
 		},
-		// A side folder holds what would else be in extended attributes, which the file system may lack.
+		// A side folder holds what would else be in extended
+		// attributes, which the file system may lack.
 		args: func(s *S3, data string) []string {
 			return []string{"--quiet", "--keep-alive", "--port", s.address, "posix", "--sidecar", filepath.Join(s.dir, "side"), data}
 		},
@@ -83,14 +84,16 @@ type S3 struct {
 	buckets int
 }
 
-// StartMinIO starts MinIO, with its data in a folder of its own; it goes with the test. The program is looked
-// for in HOLDFAST_TOOLS, in build/bin of this module, where "go install" puts programs, and on PATH.
+// StartMinIO starts MinIO, with its data in a folder of its own; it goes
+// with the test. The program is looked for in HOLDFAST_TOOLS, in build/bin
+// of this module, where "go install" puts programs, and on PATH.
 func StartMinIO(t testing.TB) *S3 {
 	t.Helper()
 	return startS3(t, minio, "")
 }
 
-// StartMinIOIn is StartMinIO with the data in a folder that is there, such as one on a file system of its own.
+// StartMinIOIn is StartMinIO with the data in a folder that is
+// there, such as one on a file system of its own.
 func StartMinIOIn(t testing.TB, data string) *S3 {
 	t.Helper()
 	return startS3(t, minio, data)
@@ -216,7 +219,8 @@ func (s *S3) newBucket(t testing.TB, lock bool) string {
 		if err == nil {
 			return name
 		}
-		if time.Now().After(deadline) { // MinIO answers 503 for a moment after it says that it is ready
+		// MinIO answers 503 for a moment after it says that it is ready
+		if time.Now().After(deadline) {
 			t.Fatal(err)
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -250,8 +254,8 @@ func (s *S3) Getenv(name string) string {
 // DataDir is the folder in which the server keeps its objects, for tests that damage them.
 func (s *S3) DataDir() string { return s.data }
 
-// makeBucket sends one PUT, signed by hand with AWS signature version 4: the client library has its home in
-// internal/obs, whose tests use this package.
+// makeBucket sends one PUT, signed by hand with AWS signature version 4: the
+// client library has its home in internal/obs, whose tests use this package.
 func (s *S3) makeBucket(name string, lock bool) error {
 	req, err := http.NewRequest(http.MethodPut, s.Endpoint+"/"+name, http.NoBody)
 	if err != nil {
@@ -302,8 +306,9 @@ func hmacSHA256(key []byte, text string) []byte {
 // handedOut has the addresses that freeAddress gave.
 var handedOut sync.Map
 
-// freeAddress picks a port on 127.0.0.1 below those that the kernel hands out to clients, so that no other
-// connection takes it while the server is stopped. It gives none twice: the one who was given it may not listen yet.
+// freeAddress picks a port on 127.0.0.1 below those that the kernel hands
+// out to clients, so that no other connection takes it while the server is
+// stopped. It gives none twice: the one who was given it may not listen yet.
 func freeAddress() (string, error) {
 	for range 1000 {
 		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(22000))
@@ -352,7 +357,8 @@ func GoProgram(name string) (string, error) {
 	return "", fmt.Errorf("%s (\"make tools\" builds it)", name)
 }
 
-// moduleRoot is the folder of go.mod above the working folder, which for a test is that of its package.
+// moduleRoot is the folder of go.mod above the working folder,
+// which for a test is that of its package.
 func moduleRoot() string {
 	dir, err := os.Getwd()
 	if err != nil {

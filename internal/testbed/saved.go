@@ -19,12 +19,14 @@ import (
 // savedMark is the console's line by which a machine says that it can be saved.
 const savedMark = "holdfast-machine-booted"
 
-// SavedMachine is a machine that has booted and was saved before it saw its disk or its program. It starts any number of
-// times, in a fraction of the time that a boot takes.
+// SavedMachine is a machine that has booted and was saved before it saw its disk or its
+// program. It starts any number of times, in a fraction of the time that a boot takes.
 //
-// Each start is a boot to those who look: another boot id (given that nobody asked for it before) and a later clock. Only the kernel's random
-// numbers would be the same each time, so the program's variable ENTROPY has 32 bytes in hex: it has to give them to the kernel and to make
-// it use them (ioctls RNDADDENTROPY and RNDRESEEDCRNG of /dev/urandom) before it, or a program that it starts, needs any.
+// Each start is a boot to those who look: another boot id (given that nobody asked
+// for it before) and a later clock. Only the kernel's random numbers would be the
+// same each time, so the program's variable ENTROPY has 32 bytes in hex: it has to
+// give them to the kernel and to make it use them (ioctls RNDADDENTROPY and
+// RNDRESEEDCRNG of /dev/urandom) before it, or a program that it starts, needs any.
 //
 // Start may be called from several goroutines.
 type SavedMachine struct {
@@ -34,7 +36,8 @@ type SavedMachine struct {
 	starts atomic.Int64
 }
 
-// SaveMachine boots a machine and saves it; what it saved goes with the test. The spec has no disks: Start gives the one.
+// SaveMachine boots a machine and saves it; what it saved goes with
+// the test. The spec has no disks: Start gives the one.
 func SaveMachine(t testing.TB, spec MachineSpec) *SavedMachine {
 	t.Helper()
 	Need(t, "machine")
@@ -79,8 +82,8 @@ const bootPatience = 10 * time.Minute
 func (s *SavedMachine) state() string   { return filepath.Join(s.dir, "state") }
 func (s *SavedMachine) monitor() string { return filepath.Join(s.dir, "monitor") }
 
-// Start makes the saved machine go on, with that disk as /dev/vda and the variables of env beside those of its spec. It is gone with the
-// test, at the latest.
+// Start makes the saved machine go on, with that disk as /dev/vda and the variables
+// of env beside those of its spec. It is gone with the test, at the latest.
 func (s *SavedMachine) Start(t testing.TB, disk string, env ...string) *Machine {
 	t.Helper()
 	spec := s.spec

@@ -1,13 +1,14 @@
-// Package testbed gives tests the real parts they need: loop file systems, an object store, a container
-// engine, a virtual machine. Only tests import it.
+// Package testbed gives tests the real parts they need: loop file systems, an
+// object store, a container engine, a virtual machine. Only tests import it.
 //
-// All that it makes lies in one folder per test process (the area), named after the process, and goes when
-// the test that asked for it ends. A second process, started with the first area, waits for the test process
-// to end and then removes what is left: a panic on another goroutine, a time-out of "go test" and SIGKILL
-// leave no mount, loop device, container or process either. Should that process be killed too, the next
-// test run sweeps the areas whose owner is dead.
+// All that it makes lies in one folder per test process (the area), named after the process, and
+// goes when the test that asked for it ends. A second process, started with the first area,
+// waits for the test process to end and then removes what is left: a panic on another goroutine,
+// a time-out of "go test" and SIGKILL leave no mount, loop device, container or process either.
+// Should that process be killed too, the next test run sweeps the areas whose owner is dead.
 //
-// Goroutines: one per running program, ended by its Stop or Cleanup, and those that serve a FUSE, ended with its test.
+// Goroutines: one per running program, ended by its Stop or
+// Cleanup, and those that serve a FUSE, ended with its test.
 package testbed
 
 import (
@@ -50,18 +51,19 @@ var debianPackage = map[string]string{
 	"thin_delta":           "thin-provisioning-tools",
 }
 
-// programPath is where programs are looked for beside PATH: an ordinary user's PATH lacks the sbin folders.
+// programPath is where programs are looked for beside PATH: an
+// ordinary user's PATH lacks the sbin folders.
 const programPath = "/usr/sbin:/sbin:/usr/bin:/bin"
 
-// MustRun reports whether a test that lacks something has to fail instead of being skipped: in CI (CI=true)
-// and where HOLDFAST_MUST_RUN=1.
+// MustRun reports whether a test that lacks something has to fail instead
+// of being skipped: in CI (CI=true) and where HOLDFAST_MUST_RUN=1.
 func MustRun() bool {
 	return os.Getenv("CI") == "true" || os.Getenv("HOLDFAST_MUST_RUN") == "1"
 }
 
-// Need skips the test unless everything named is there; where MustRun, it fails instead. Names are programs
-// ("rsync", "mkfs.btrfs") and the words root, btrfs, ext4, xfs, fuse, minio, docker and machine, which stand
-// for all that the function of that name needs.
+// Need skips the test unless everything named is there; where MustRun, it fails instead.
+// Names are programs ("rsync", "mkfs.btrfs") and the words root, btrfs, ext4, xfs, fuse,
+// minio, docker and machine, which stand for all that the function of that name needs.
 func Need(t testing.TB, what ...string) {
 	t.Helper()
 	var lacking []string

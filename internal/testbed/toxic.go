@@ -12,7 +12,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Toxic is a network path to a server, whose faults a test chooses. Its methods may be called from any goroutine.
+// Toxic is a network path to a server, whose faults a test chooses.
+// Its methods may be called from any goroutine.
 type Toxic struct {
 	Endpoint string // http://host:port, in place of the server's
 
@@ -27,8 +28,8 @@ const (
 	FromServer = "downstream"
 )
 
-// StartToxic opens a path without faults to a server (host:port, or a URL with no more than that); it goes with
-// the test.
+// StartToxic opens a path without faults to a server (host:port, or
+// a URL with no more than that); it goes with the test.
 func StartToxic(t testing.TB, server string) *Toxic {
 	t.Helper()
 	_, after, isURL := strings.Cut(server, "://")
@@ -45,9 +46,9 @@ func StartToxic(t testing.TB, server string) *Toxic {
 	return x
 }
 
-// Add adds a fault in one direction, by its name and attributes in toxiproxy ("latency" with "latency" in ms,
-// "bandwidth" with "rate" in KB/s, "slicer", "reset_peer", "timeout", "limit_data", "slow_close"), for connections that
-// are open and for new ones.
+// Add adds a fault in one direction, by its name and attributes in toxiproxy ("latency"
+// with "latency" in ms, "bandwidth" with "rate" in KB/s, "slicer", "reset_peer",
+// "timeout", "limit_data", "slow_close"), for connections that are open and for new ones.
 func (x *Toxic) Add(kind, direction string, attributes map[string]int) {
 	x.t.Helper()
 	x.mu.Lock()

@@ -14,15 +14,17 @@ import (
 	"testing"
 )
 
-// sector is what the disk writes whole or not at all, in bytes: that of disks of today. btrfs relies on it for its superblock.
+// sector is what the disk writes whole or not at all, in bytes:
+// that of disks of today. btrfs relies on it for its superblock.
 const sector = 4096
 
-// VolatileDisk is a disk of machines that has a cache, as real ones have: what was written, but not flushed after, is lost in
-// part when the power goes. It can be used by one machine at a time. Its methods are for one goroutine.
+// VolatileDisk is a disk of machines that has a cache, as real ones have: what
+// was written, but not flushed after, is lost in part when the power goes. It
+// can be used by one machine at a time. Its methods are for one goroutine.
 //
-// It is served to the machine over a unix socket in the protocol NBD (the document doc/proto.md of the project NetworkBlockDevice),
-// of which it speaks what qemu asks for: the handshake "fixed newstyle", READ, WRITE, FLUSH and DISC. One goroutine serves,
-// until the test ends.
+// It is served to the machine over a unix socket in the protocol NBD (the document doc/proto.md
+// of the project NetworkBlockDevice), of which it speaks what qemu asks for: the handshake
+// "fixed newstyle", READ, WRITE, FLUSH and DISC. One goroutine serves, until the test ends.
 type VolatileDisk struct {
 	path   string
 	file   *os.File
@@ -67,14 +69,16 @@ func NewVolatileDisk(t testing.TB, size int64) *VolatileDisk {
 
 func (d *VolatileDisk) socket() string { return filepath.Join(filepath.Dir(d.path), "nbd") }
 
-// Path is the file with what the disk holds, to be looked at or changed while no machine has the disk.
+// Path is the file with what the disk holds, to be looked at or
+// changed while no machine has the disk.
 func (d *VolatileDisk) Path() string { return d.path }
 
 // Drive is the disk's name for MachineSpec.Disks.
 func (d *VolatileDisk) Drive() string { return nbdPrefix + d.socket() }
 
-// DieAt makes the next machine's flush of that number, counted from 1, and all that comes after it remain without an answer. The
-// channel is closed then, so that the machine can be cut at this very instant. 0 stands for no flush.
+// DieAt makes the next machine's flush of that number, counted from 1, and all
+// that comes after it remain without an answer. The channel is closed then, so
+// that the machine can be cut at this very instant. 0 stands for no flush.
 func (d *VolatileDisk) DieAt(flush int) <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -82,8 +86,9 @@ func (d *VolatileDisk) DieAt(flush int) <-chan struct{} {
 	return d.died
 }
 
-// PowerLost is to be called after the machine was cut. Of what was not flushed, each sector stays with the given probability, as the last or
-// an earlier one of the writes to it. It returns how many sectors were written but not flushed, and how many of those writes are lost.
+// PowerLost is to be called after the machine was cut. Of what was not flushed, each sector
+// stays with the given probability, as the last or an earlier one of the writes to it. It
+// returns how many sectors were written but not flushed, and how many of those writes are lost.
 func (d *VolatileDisk) PowerLost(r *rand.Rand, stays float64) (unflushed, lost int, err error) {
 	d.mu.Lock() // when the server has read all that the machine has sent
 	defer d.mu.Unlock()
@@ -132,7 +137,8 @@ func (d *VolatileDisk) serve() {
 const (
 	nbdPrefix = "nbd:unix:" // of a disk's name, for qemu
 
-	nbdHello, nbdOption                = 0x4e42444d41474943, 0x49484156454F5054 // "NBDMAGIC", "IHAVEOPT"
+	// "NBDMAGIC", "IHAVEOPT"
+	nbdHello, nbdOption                = 0x4e42444d41474943, 0x49484156454F5054
 	nbdOptionReply                     = 0x3e889045565a9
 	nbdRequest, nbdReply               = 0x25609513, 0x67446698
 	nbdFixedNewstyle, nbdNoZeroes      = 1, 2

@@ -78,8 +78,8 @@ func BenchmarkReadFlags(b *testing.B) {
 	}
 }
 
-// cpuTime is the time that the process has used on any core, in nanoseconds: unlike the time on the wall it
-// says something on a machine that has other work.
+// cpuTime is the time that the process has used on any core, in nanoseconds:
+// unlike the time on the wall it says something on a machine that has other work.
 func cpuTime(b *testing.B) int64 {
 	b.Helper()
 	var u unix.Rusage

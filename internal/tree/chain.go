@@ -10,9 +10,9 @@ import (
 // nearest to the root and open them again on the way back.
 const maxOpen = 64
 
-// chain is the current path of a walk or a restore: the folders from the root down, the lowest of
-// them open. Only its last maxOpen folders hold descriptors, always a run that ends at the last one.
-// It is for one goroutine.
+// chain is the current path of a walk or a restore: the folders from the root
+// down, the lowest of them open. Only its last maxOpen folders hold
+// descriptors, always a run that ends at the last one. It is for one goroutine.
 type chain struct {
 	base   int   // the root, owned by the caller
 	root   *Root // of a walk, whose grafts are in the path; nil for a restore

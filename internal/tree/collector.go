@@ -2,7 +2,8 @@ package tree
 
 import "sync"
 
-// maxCollected is how many warnings a Collector keeps. A tree of ten million files can have as many.
+// maxCollected is how many warnings a Collector keeps. A tree of
+// ten million files can have as many.
 const maxCollected = 1000
 
 // Collector takes warnings from any goroutine. Its zero value is ready.

@@ -16,10 +16,10 @@ type ownFault struct{ err error }
 func (e *ownFault) Error() string { return e.err.Error() }
 func (e *ownFault) Unwrap() error { return e.err }
 
-// Ours says whether err, which an operation on an entry of a tree returned, tells of this process or
-// this host and not of the entry: descriptors or memory ran out, a temporary file could not be written,
-// the work was ended. Such an error must never become a loss of the entry. It fails the backup, which
-// can be tried again. All other errors are the entry's.
+// Ours says whether err, which an operation on an entry of a tree returned, tells of this
+// process or this host and not of the entry: descriptors or memory ran out, a temporary file
+// could not be written, the work was ended. Such an error must never become a loss of the
+// entry. It fails the backup, which can be tried again. All other errors are the entry's.
 func Ours(err error) bool {
 	if _, own := errors.AsType[*ownFault](err); own {
 		return true
@@ -32,8 +32,10 @@ func Ours(err error) bool {
 	errno, _ := errors.AsType[syscall.Errno](err)
 	switch errno {
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS, // this process or host has no more
-		unix.ENOSPC, unix.EDQUOT, unix.EROFS, // of something that is written, and a tree is only read
-		unix.EBADF, unix.EFAULT, unix.ENOSYS, unix.EINTR: // this program is wrong, or runs where it cannot
+		// of something that is written, and a tree is only read
+		unix.ENOSPC, unix.EDQUOT, unix.EROFS,
+		// this program is wrong, or runs where it cannot
+		unix.EBADF, unix.EFAULT, unix.ENOSYS, unix.EINTR:
 		return true
 	}
 	return false

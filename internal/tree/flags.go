@@ -11,12 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Flags are the inode flags of a file or folder that chattr(1) shows and sets, as FS_IOC_GETFLAGS gives them
-// (ioctl_iflags(2), linux/fs.h). The numbers are part of the format of a recipe.
+// Flags are the inode flags of a file or folder that chattr(1) shows and sets, as FS_IOC_GETFLAGS
+// gives them (ioctl_iflags(2), linux/fs.h). The numbers are part of the format of a recipe.
 type Flags uint32
 
-// The flags that a user can set on some file system, and that say something of the file. Left out is what a file
-// system sets by itself and what is a state of its disk layout (extents, index, inline data), and two states
+// The flags that a user can set on some file system, and that say something
+// of the file. Left out is what a file system sets by itself and what is a
+// state of its disk layout (extents, index, inline data), and two states
 // that nobody can set back: encrypted and verity, of which a walk warns.
 const (
 	SecureDelete   Flags = 1 << 0  // s
@@ -77,8 +78,9 @@ func (f Flags) String() string {
 	return strings.Join(names, ", ")
 }
 
-// extended are the flags that FS_IOC_FSSETXATTR sets too, without touching the others: what keeps a file from being
-// changed can so come last, when everything else is in place. (On btrfs FS_IOC_SETFLAGS sets the way of compression anew.)
+// extended are the flags that FS_IOC_FSSETXATTR sets too, without touching the
+// others: what keeps a file from being changed can so come last, when everything
+// else is in place. (On btrfs FS_IOC_SETFLAGS sets the way of compression anew.)
 const extended = Immutable | AppendOnly | Sync | NoAtime | NoDump | ProjectInherit | DAX
 
 // sealing are the flags that keep a file or folder from being changed, renamed, linked or removed.
@@ -157,8 +159,8 @@ func setFlags(fd int, flags uint32) error {
 	return errnoErr(e)
 }
 
-// getExtended reads the extended flags and the project id of fd: of an open file or folder from every kernel, through
-// an O_PATH descriptor from Linux 6.17 on.
+// getExtended reads the extended flags and the project id of fd: of an open file
+// or folder from every kernel, through an O_PATH descriptor from Linux 6.17 on.
 func getExtended(fd int, opened bool) (x fsxattr, err error) {
 	if opened {
 		_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsGetXattr, uintptr(unsafe.Pointer(&x)))
@@ -214,7 +216,8 @@ func noFlags(err error) bool {
 	return false
 }
 
-// lacksFlags says whether err means that this one file has no flags, in a file system that keeps them: a refusal does not.
+// lacksFlags says whether err means that this one file has no
+// flags, in a file system that keeps them: a refusal does not.
 func lacksFlags(err error) bool { return noFlags(err) && err != unix.EPERM && err != unix.EACCES }
 
 // flagsKept says what of flags and project ids a file system keeps.
@@ -228,14 +231,16 @@ func keptBy(fd int, magic int64) flagsKept {
 	var k flagsKept
 	_, err := getFlags(fd)
 	k.flags = err == nil
-	if k.flags && magic != unix.BTRFS_SUPER_MAGIC && magic != unix.TMPFS_MAGIC { // both answer, always 0
+	// both answer, always 0
+	if k.flags && magic != unix.BTRFS_SUPER_MAGIC && magic != unix.TMPFS_MAGIC {
 		_, err = getExtended(fd, true)
 		k.projects = err == nil
 	}
 	return k
 }
 
-// read puts the flags and the project id of the open file or folder fd into e, and of both what can be read.
+// read puts the flags and the project id of the open file or folder
+// fd into e, and of both what can be read.
 func (k flagsKept) read(fd int, e *Entry) error {
 	if !k.flags {
 		return nil
@@ -261,9 +266,10 @@ func (k flagsKept) read(fd int, e *Entry) error {
 // HasFlags says whether files of the tree can have inode flags or project ids at all.
 func (r *Root) HasFlags() bool { return r.kept.flags }
 
-// ReadFlags puts the inode flags and the project id of f, which Open returned for e, into e. A walk leaves them out for
-// files, because they can only be read from an open file, which costs as much as all else of a walk. An error that is Ours does not claim is
-// a loss: e then has what could be read. A caller who keeps e must see to it that no later backup takes its flags for known.
+// ReadFlags puts the inode flags and the project id of f, which Open returned for e, into e. A walk
+// leaves them out for files, because they can only be read from an open file, which costs as much
+// as all else of a walk. An error that is Ours does not claim is a loss: e then has what could be
+// read. A caller who keeps e must see to it that no later backup takes its flags for known.
 func (r *Root) ReadFlags(e *Entry, f *os.File) error {
 	if !r.kept.flags {
 		return nil

@@ -100,8 +100,8 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestFlagsOfOtherKernel copies a tree on ext4 with what this host's kernel may lack (casefold, projects) on a kernel that has
-// neither file_getattr nor listxattrat.
+// TestFlagsOfOtherKernel copies a tree on ext4 with what this host's kernel may lack
+// (casefold, projects) on a kernel that has neither file_getattr nor listxattrat.
 func TestFlagsOfOtherKernel(t *testing.T) {
 	if !testbed.InMachine() {
 		testbed.RunInMachine(t, testbed.MachineSpec{

@@ -7,15 +7,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// graft is a folder of its own that a walk shows in the place of an empty one: the snapshot of a btrfs subvolume that was nested in the
+// graft is a folder of its own that a walk shows in the place of an
+// empty one: the snapshot of a btrfs subvolume that was nested in the
 // tree. The snapshot of the tree has an empty folder (a stub) there.
 type graft struct {
 	path string // of the stub, below the root
 	fd   int
 }
 
-// Graft has the tree show folder in the place of the stub at path, for walks and for Open from now on. It is called before the tree is used.
-// The folder lies on the same mount; Close releases it. Of two grafts one may be inside the other.
+// Graft has the tree show folder in the place of the stub at path, for walks and
+// for Open from now on. It is called before the tree is used. The folder lies on
+// the same mount; Close releases it. Of two grafts one may be inside the other.
 func (r *Root) Graft(path, folder string) error {
 	fd, err := openAt(unix.AT_FDCWD, folder, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -26,7 +28,8 @@ func (r *Root) Graft(path, folder string) error {
 	return nil
 }
 
-// grafted gives the folder that path is below, and the rest of the path: that of the innermost graft, or of the root.
+// grafted gives the folder that path is below, and the rest of the
+// path: that of the innermost graft, or of the root.
 func (r *Root) grafted(path string) (base int, rest string) {
 	base, rest = r.fd, path
 	best := -1

@@ -20,7 +20,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// TestHostileEntries feeds a target what only a forger writes. Nothing beside the target may change.
+// TestHostileEntries feeds a target what only a forger writes.
+// Nothing beside the target may change.
 func TestHostileEntries(t *testing.T) {
 	file := func(path string) *tree.Entry { return &tree.Entry{Path: path, Kind: tree.File, Mode: 0o644} }
 	link := func(path, to string) *tree.Entry {
@@ -110,8 +111,8 @@ func deref(entries []*tree.Entry) []tree.Entry {
 	return all
 }
 
-// TestSwappedWhileWalked swaps a folder, a file and a symlink to a secret for each other as fast as it goes.
-// Neither a walk nor Open ever gives what lies outside.
+// TestSwappedWhileWalked swaps a folder, a file and a symlink to a secret for each
+// other as fast as it goes. Neither a walk nor Open ever gives what lies outside.
 func TestSwappedWhileWalked(t *testing.T) {
 	top := t.TempDir()
 	src, outside := filepath.Join(top, "src"), filepath.Join(top, "outside")
@@ -190,8 +191,8 @@ func TestSwappedWhileWalked(t *testing.T) {
 	}
 }
 
-// TestMovedAwayWhileWalked moves a folder out of the tree while the walk is deep inside it, below what it
-// keeps open: the way back must not lead to where the folder is now.
+// TestMovedAwayWhileWalked moves a folder out of the tree while the walk is deep inside
+// it, below what it keeps open: the way back must not lead to where the folder is now.
 func TestMovedAwayWhileWalked(t *testing.T) {
 	top := t.TempDir()
 	src, outside := filepath.Join(top, "src"), filepath.Join(top, "outside")
@@ -218,7 +219,8 @@ func TestMovedAwayWhileWalked(t *testing.T) {
 	}
 }
 
-// TestMountsAreNotCrossed puts a mounted folder, a mounted file and a subvolume into a tree. The subvolume is a folder like others, where the
+// TestMountsAreNotCrossed puts a mounted folder, a mounted file and a
+// subvolume into a tree. The subvolume is a folder like others, where the
 // tree has it; a snapshot has a stub in its place, which is a warning.
 func TestMountsAreNotCrossed(t *testing.T) {
 	testbed.Need(t, "root", "btrfs")
@@ -282,8 +284,9 @@ func TestMountsAreNotCrossed(t *testing.T) {
 	}
 }
 
-// TestGrafts has snapshots of nested subvolumes shown in the places of their stubs, deep ones and one in another, and opens what they
-// hold. Snapshots that Holdfast has made of other volumes are left out.
+// TestGrafts has snapshots of nested subvolumes shown in the places of
+// their stubs, deep ones and one in another, and opens what they hold.
+// Snapshots that Holdfast has made of other volumes are left out.
 func TestGrafts(t *testing.T) {
 	testbed.Need(t, "root", "btrfs")
 	mount := testbed.Btrfs(t)

@@ -2,9 +2,9 @@ package tree
 
 import "golang.org/x/sys/unix"
 
-// numbered are file systems on which a file keeps its inode number while it is moved, and on which a listing tells the number that a
-// stat tells. An overlay and a file system in user space may make numbers up at each look, and a network file system may ask somebody
-// who does.
+// numbered are file systems on which a file keeps its inode number while it is moved, and on
+// which a listing tells the number that a stat tells. An overlay and a file system in user
+// space may make numbers up at each look, and a network file system may ask somebody who does.
 var numbered = map[int64]bool{
 	unix.EXT4_SUPER_MAGIC:  true, // ext2 and ext3 have the same number
 	unix.XFS_SUPER_MAGIC:   true,
@@ -15,5 +15,6 @@ var numbered = map[int64]bool{
 	0xca451a4e:             true, // bcachefs
 }
 
-// KeepsNumbers says whether an inode number tells a file of the tree from every other one, wherever the file is moved.
+// KeepsNumbers says whether an inode number tells a file of the
+// tree from every other one, wherever the file is moved.
 func (r *Root) KeepsNumbers() bool { return numbered[int64(uint32(r.magic))] }

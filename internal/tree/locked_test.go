@@ -15,7 +15,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// encryptedFolder makes an empty folder on an ext4 that it encrypts (fscrypt), and returns what takes its key away.
+// encryptedFolder makes an empty folder on an ext4 that it encrypts
+// (fscrypt), and returns what takes its key away.
 func encryptedFolder(t *testing.T) (dir string, lock func()) {
 	t.Helper()
 	mount := testbed.Ext4(t)

@@ -58,7 +58,8 @@ func openRoot(t testing.TB, dir string) *tree.Root {
 	return r
 }
 
-// copyTree copies src into the new folder dst as a backup and a restore would, several files at a time.
+// copyTree copies src into the new folder dst as a backup and a
+// restore would, several files at a time.
 func copyTree(t testing.TB, src, dst string) []tree.Warning {
 	t.Helper()
 	if err := os.Mkdir(dst, 0o755); err != nil {

@@ -100,9 +100,10 @@ type setter struct {
 	flagsLost atomic.Bool // some flag or project id could not be set
 }
 
-// apply gives fd, the open entry e at path, its metadata. fd is O_PATH for all but files and folders. The order
-// matters: a change of owner takes setuid and security.capability away, an ACL writes into the mode,
-// everything but the time changes nothing of the time, and what is immutable takes nothing more.
+// apply gives fd, the open entry e at path, its metadata. fd is O_PATH for all
+// but files and folders. The order matters: a change of owner takes setuid and
+// security.capability away, an ACL writes into the mode, everything but the
+// time changes nothing of the time, and what is immutable takes nothing more.
 func (s *setter) apply(fd int, path string, e *Entry, mode uint32) error {
 	mode, err := s.owner(fd, path, e, mode)
 	if err != nil {
@@ -185,7 +186,8 @@ func (s *setter) xattr(fd int, path string, e *Entry, x *Xattr) error {
 		}
 		s.lose(path, fmt.Sprintf("attribute %s could not be set: %v", quote(x.Name), err), limit)
 	case unix.EOPNOTSUPP, unix.EINVAL, unix.E2BIG, unix.ERANGE, unix.ENOSPC, unix.EDQUOT:
-		// ENOSPC: ext4 has one block for the attributes of a file; a disk that is full shows elsewhere.
+		// ENOSPC: ext4 has one block for the attributes of a file; a
+		// disk that is full shows elsewhere.
 		s.lose(path, fmt.Sprintf("attribute %s could not be set: %v", quote(x.Name), err), told)
 	default:
 		return pathError("set attribute "+quote(x.Name)+" of", path, err)
@@ -193,7 +195,8 @@ func (s *setter) xattr(fd int, path string, e *Entry, x *Xattr) error {
 	return nil
 }
 
-// setTime sets when the content of name in dirfd changed, or of dirfd itself, and leaves the access time.
+// setTime sets when the content of name in dirfd changed, or of
+// dirfd itself, and leaves the access time.
 func setTime(dirfd int, name string, t Time) error {
 	flags := unix.AT_SYMLINK_NOFOLLOW
 	if name == "" {

@@ -7,8 +7,9 @@ import (
 	"holdfast/internal/mounts"
 )
 
-// MountPoints returns the places below the folder dir at which something is mounted, as paths in dir, also of file systems that are dead.
-// It asks none of them. It returns nil where nothing is mounted, and where there is no /proc that tells.
+// MountPoints returns the places below the folder dir at which something is mounted,
+// as paths in dir, also of file systems that are dead. It asks none of them. It
+// returns nil where nothing is mounted, and where there is no /proc that tells.
 func MountPoints(dir string) (points map[string]bool) {
 	dir, err := filepath.EvalSymlinks(dir)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// namesMemory is about what the names of all folders on the way may take together, bytes. Half of what is left
-	// of it is for the next folder on the way, and leastNames in any case.
+	// namesMemory is about what the names of all folders on the way may take together, bytes.
+	// Half of what is left of it is for the next folder on the way, and leastNames in any case.
 	namesMemory = 16 << 20
 	leastNames  = 64 << 10
 	// runBuffer is how much of each run is in memory while runs are merged, bytes.
@@ -30,9 +30,9 @@ func (n cname) bytes() []byte { return n[:len(n)-1] }
 
 func (n cname) String() string { return string(n.bytes()) }
 
-// names are those that a walk has still to visit: for each folder on the way those left in it, sorted. What does not fit
-// in memory is in a file, as sorted runs that are merged when they are read. It is for one goroutine; its zero value
-// is ready, close is due.
+// names are those that a walk has still to visit: for each folder on the way those left
+// in it, sorted. What does not fit in memory is in a file, as sorted runs that are merged
+// when they are read. It is for one goroutine; its zero value is ready, close is due.
 type names struct {
 	memory int // namesMemory, but for tests
 	lists  []*listing
@@ -72,9 +72,10 @@ const inoSize = 8
 
 func (n *names) depth() int { return len(n.lists) }
 
-// enter lists the folder fd, whose offset is at its start, through buf. It becomes the last one, also after an error. cut is the
-// error that ended the listing before its end, if one did: the folder then has the names that were listed before. A folder that is
-// removed meanwhile is cut too (ENOENT), as one that can go away with its content (a snapshot) had more.
+// enter lists the folder fd, whose offset is at its start, through buf. It becomes the last
+// one, also after an error. cut is the error that ended the listing before its end, if one did:
+// the folder then has the names that were listed before. A folder that is removed meanwhile is
+// cut too (ENOENT), as one that can go away with its content (a snapshot) had more.
 func (n *names) enter(fd int, buf []byte) (cut, err error) {
 	l := &listing{}
 	if last := len(n.free) - 1; last >= 0 {
@@ -155,8 +156,8 @@ func (n *names) merge(l *listing) error {
 	return nil
 }
 
-// next gives the next name of the last folder, good until the next call, and the inode number that the listing gave; nil when there
-// is none.
+// next gives the next name of the last folder, good until the next call,
+// and the inode number that the listing gave; nil when there is none.
 func (n *names) next() (cname, uint64, error) {
 	l := n.lists[len(n.lists)-1]
 	if l.at < len(l.spans) {
@@ -228,7 +229,8 @@ func (l *listing) sort() {
 	l.spans = slices.CompactFunc(l.spans, func(a, b span) bool { return bytes.Equal(l.bytes(a), l.bytes(b)) })
 }
 
-// add takes the names of a run of struct linux_dirent64: inode, offset, length (at 16), type, name (at 19).
+// add takes the names of a run of struct linux_dirent64: inode,
+// offset, length (at 16), type, name (at 19).
 func (l *listing) add(d []byte) {
 	const inoAt, lenAt, nameAt = 0, 16, 19
 	for len(d) > nameAt {
@@ -269,7 +271,8 @@ func (r *run) next() error {
 	return nil
 }
 
-// before orders runs by the name at hand, those at their end last. The NUL sorts before every other byte.
+// before orders runs by the name at hand, those at their end last.
+// The NUL sorts before every other byte.
 func (r *run) before(other *run) bool {
 	return r.name != nil && (other.name == nil || bytes.Compare(r.name, other.name) < 0)
 }
@@ -329,7 +332,8 @@ func (s *scratch) close() {
 	}
 }
 
-// links remembers the first name of every file of which further names are to come. Its zero value is ready, close is due.
+// links remembers the first name of every file of which further
+// names are to come. Its zero value is ready, close is due.
 type links struct {
 	seen  map[linkID]firstName
 	file  scratch // paths, one behind the other

@@ -15,7 +15,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// makeNames makes n empty files of random names, of any bytes, in dir, and returns the names, sorted.
+// makeNames makes n empty files of random names, of any bytes, in
+// dir, and returns the names, sorted.
 func makeNames(t *testing.T, dir string, n int) []string {
 	t.Helper()
 	r := rand.New(rand.NewPCG(1, uint64(n)))
@@ -124,7 +125,8 @@ func TestNamesOfLargeFolder(t *testing.T) {
 	}
 }
 
-// TestNamesWithoutRoom: where names that do not fit in memory can't be put, the walk fails and leaves nothing out in silence.
+// TestNamesWithoutRoom: where names that do not fit in memory can't
+// be put, the walk fails and leaves nothing out in silence.
 func TestNamesWithoutRoom(t *testing.T) {
 	dir := t.TempDir()
 	makeNames(t, dir, 3000)
@@ -141,7 +143,8 @@ func TestNamesWithoutRoom(t *testing.T) {
 	}
 }
 
-// TestNameGivenTwice: a folder that changes while it is listed may give a name twice, also in two runs.
+// TestNameGivenTwice: a folder that changes while it is listed may
+// give a name twice, also in two runs.
 func TestNameGivenTwice(t *testing.T) {
 	n := &names{lists: []*listing{{}}}
 	defer n.close()

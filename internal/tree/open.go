@@ -19,15 +19,18 @@ var (
 	errUnknown  = errors.New("it is of a kind that Holdfast does not know now")
 )
 
-// Open opens the content of e, a File of a walk of this tree, for reading. A file is read as it is at its path now: where
-// the path leads to another file by now, or the file changed since the walk, Open makes e anew from the file that it opened,
-// but for the flags, which ReadFlags reads. (Names that the walk gave as further names of e may then belong to another file.)
-// Where the path leads to a symlink, fifo, socket or device by now, Open makes e that entry and returns no file. It is
-// ErrVanished when the path leads nowhere, and ErrFolder when it leads to a folder. After an error e is as it was.
+// Open opens the content of e, a File of a walk of this tree, for reading. A file is read
+// as it is at its path now: where the path leads to another file by now, or the file
+// changed since the walk, Open makes e anew from the file that it opened, but for the
+// flags, which ReadFlags reads. (Names that the walk gave as further names of e may then
+// belong to another file.) Where the path leads to a symlink, fifo, socket or device by
+// now, Open makes e that entry and returns no file. It is ErrVanished when the path leads
+// nowhere, and ErrFolder when it leads to a folder. After an error e is as it was.
 //
-// No link and no mount point on the way is followed, the access time is left alone where the kernel allows, and nothing but
-// a regular file is opened. On a file system that does not keep honest sizes, a read of the file does not wait for more
-// content. warn is told which attributes could not be read; nil drops that.
+// No link and no mount point on the way is followed, the access time is left alone
+// where the kernel allows, and nothing but a regular file is opened. On a file
+// system that does not keep honest sizes, a read of the file does not wait for
+// more content. warn is told which attributes could not be read; nil drops that.
 func (r *Root) Open(e *Entry, warn func(Warning)) (*os.File, error) {
 	if r.closed.Load() {
 		return nil, pathError("open", e.Path, ErrClosed)
@@ -97,8 +100,8 @@ func openError(path string, err error) error {
 	return pathError("open", path, err)
 }
 
-// reopen opens for reading the regular file that the O_PATH descriptor at is open on, and sets st anew where the path had to
-// be followed once more.
+// reopen opens for reading the regular file that the O_PATH descriptor at
+// is open on, and sets st anew where the path had to be followed once more.
 func (r *Root) reopen(at int, path string, st *unix.Stat_t) (int, error) {
 	flags := unix.O_RDONLY | unix.O_NOATIME
 	if !r.HonestSizes() {
@@ -110,8 +113,9 @@ func (r *Root) reopen(at int, path string, st *unix.Stat_t) (int, error) {
 			return fd, err
 		}
 	}
-	// There is no /proc, or it stands in the way: only the path itself tells of the file. In the moment since the look
-	// somebody may have put a fifo or a device at the path; of those this opens one, without waiting, and reads nothing.
+	// There is no /proc, or it stands in the way: only the path itself tells of the
+	// file. In the moment since the look somebody may have put a fifo or a device
+	// at the path; of those this opens one, without waiting, and reads nothing.
 	fd, err := openUnleased(func() (int, error) { return r.openIn(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK) })
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) {
 		return -1, errAgain // it is a link or a socket by now
@@ -131,12 +135,14 @@ func (r *Root) reopen(at int, path string, st *unix.Stat_t) (int, error) {
 }
 
 const (
-	// leaseWait is longer than a program may hold on to a lease after another one opened the file (fs.lease-break-time).
+	// leaseWait is longer than a program may hold on to a lease after
+	// another one opened the file (fs.lease-break-time).
 	leaseWait = time.Minute
 	leaseLook = 50 * time.Millisecond
 )
 
-// openUnleased calls open until the file has no lease (fcntl(2), F_SETLEASE) that stands against reading it.
+// openUnleased calls open until the file has no lease (fcntl(2),
+// F_SETLEASE) that stands against reading it.
 func openUnleased(open func() (int, error)) (int, error) {
 	for waited := time.Duration(0); ; waited += leaseLook {
 		fd, err := open()
@@ -165,8 +171,8 @@ func (r *Root) renew(e *Entry, fd int, warn func(Warning)) error {
 	return nil
 }
 
-// attributes reads the attributes of name in dirfd, or without a name of dirfd itself, into e. Attributes that can't be read
-// are a loss and no error.
+// attributes reads the attributes of name in dirfd, or without a name of dirfd
+// itself, into e. Attributes that can't be read are a loss and no error.
 func (r *Root) attributes(e *Entry, dirfd int, name cname, warn func(Warning)) (err error) {
 	reader := r.readers.Get().(*xattrReader)
 	defer r.readers.Put(reader)
@@ -215,7 +221,8 @@ func (r *Root) special(e *Entry, warn func(Warning)) error {
 		return err
 	}
 	if r.kept.projects {
-		if x, err := getAttrAt(parent, name, unix.AT_SYMLINK_NOFOLLOW); err == nil { // as in a walk, where the kernel has a way
+		// as in a walk, where the kernel has a way
+		if x, err := getAttrAt(parent, name, unix.AT_SYMLINK_NOFOLLOW); err == nil {
 			fresh.Flags, fresh.Project = x.flags(), x.projid
 		}
 	}
@@ -224,8 +231,8 @@ func (r *Root) special(e *Entry, warn func(Warning)) error {
 	return nil
 }
 
-// Refresh says whether the open file f is still what e says, as Unchanged does, and makes e anew from f when it is not, as
-// Open does.
+// Refresh says whether the open file f is still what e says, as
+// Unchanged does, and makes e anew from f when it is not, as Open does.
 func (r *Root) Refresh(e *Entry, f *os.File, warn func(Warning)) (same bool, err error) {
 	if same, err = r.Unchanged(e, f); same || err != nil {
 		return same, err

@@ -8,9 +8,9 @@ import (
 // maxName is the longest element of a path that Linux takes, in bytes.
 const maxName = 255
 
-// CheckPath returns nil for the path of an entry as a walk makes it: "" for the root, otherwise
-// elements of 1 to 255 bytes separated by single slashes, none of them "." or "..", no NUL. Any other
-// path gives an error that is ErrUnsafePath.
+// CheckPath returns nil for the path of an entry as a walk makes it: "" for the
+// root, otherwise elements of 1 to 255 bytes separated by single slashes, none of
+// them "." or "..", no NUL. Any other path gives an error that is ErrUnsafePath.
 func CheckPath(path string) error {
 	if path == "" {
 		return nil

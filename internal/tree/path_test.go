@@ -29,8 +29,8 @@ func TestComparePathsIsTheOrderOfAWalk(t *testing.T) {
 	}
 }
 
-// FuzzCheckPath compares with what filepath says of the same bytes, and that no path that passes leaves
-// the folder that it is made in.
+// FuzzCheckPath compares with what filepath says of the same bytes,
+// and that no path that passes leaves the folder that it is made in.
 func FuzzCheckPath(f *testing.F) {
 	for _, s := range []string{"", "a", "a/b", "..", "a/..", "../a", ".", "a/./b", "/a", "a/", "a//b", "a\x00", "...", "..a/b..", strings.Repeat("n", 255), strings.Repeat("n", 256), "\xff/\n"} {
 		f.Add(s)
@@ -51,7 +51,8 @@ func FuzzCheckPath(f *testing.F) {
 	})
 }
 
-// FuzzTarget makes entries of any path, kind and link in a target, beside a folder that must stay as it is.
+// FuzzTarget makes entries of any path, kind and link in a target,
+// beside a folder that must stay as it is.
 func FuzzTarget(f *testing.F) {
 	f.Add("a", "a/b", "../victim/file", uint8(tree.Symlink), uint8(tree.File))
 	f.Add("a", "a/new", "", uint8(tree.Dir), uint8(tree.File))

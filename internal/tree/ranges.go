@@ -11,9 +11,9 @@ import (
 // Range is a run of bytes of a file.
 type Range struct{ Off, Len int64 }
 
-// DataRanges yields the parts of f that hold data, in order, none empty, none beyond size; what lies
-// between them is holes. It moves the offset of f, so read with ReadAt. A file system that does not know
-// holes gives one range.
+// DataRanges yields the parts of f that hold data, in order, none empty, none
+// beyond size; what lies between them is holes. It moves the offset of f, so
+// read with ReadAt. A file system that does not know holes gives one range.
 func DataRanges(f *os.File, size int64) iter.Seq[Range] {
 	return func(yield func(Range) bool) {
 		for off := int64(0); ; {
@@ -26,14 +26,14 @@ func DataRanges(f *os.File, size int64) iter.Seq[Range] {
 	}
 }
 
-// NextData returns the first range of DataRanges from off on, which is 0 or the end of the range before; its Len is 0 when
-// there is none.
+// NextData returns the first range of DataRanges from off on, which is
+// 0 or the end of the range before; its Len is 0 when there is none.
 func NextData(f *os.File, off, size int64) Range {
 	if off >= size {
 		return Range{}
 	}
-	// Any other answer than a place, or that there is none, tells nothing of holes: what is left is read as data, and if
-	// the file is at fault, that shows when it is read.
+	// Any other answer than a place, or that there is none, tells nothing of holes: what
+	// is left is read as data, and if the file is at fault, that shows when it is read.
 	rest := Range{off, size - off}
 	data, err := f.Seek(off, unix.SEEK_DATA)
 	switch {

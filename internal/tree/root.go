@@ -114,9 +114,10 @@ func statOf(st *unix.Stat_t) Stat {
 	}
 }
 
-// Unchanged says whether the open file f is still what e says: the same size, time of change of its content and of
-// its metadata. Asked after reading, it tells whether what was read is of one piece. The inode number is not compared:
-// an open file stays the same file, and some file systems in user space tell another number at every look.
+// Unchanged says whether the open file f is still what e says: the same size, time of
+// change of its content and of its metadata. Asked after reading, it tells whether what
+// was read is of one piece. The inode number is not compared: an open file stays the
+// same file, and some file systems in user space tell another number at every look.
 func (r *Root) Unchanged(e *Entry, f *os.File) (bool, error) {
 	st, err := Restat(f)
 	if err != nil {
@@ -128,10 +129,10 @@ func (r *Root) Unchanged(e *Entry, f *os.File) (bool, error) {
 // Still says whether the tree is a read-only snapshot, in which nothing changes.
 func (r *Root) Still() bool { return r.still }
 
-// Settle sees to it that whatever changes in the tree from now on shows in Ctime: it writes back what
-// programs changed through shared maps, whose further writes to the same page show in no time otherwise.
-// It returns the moment that the tree shows: when a read-only snapshot was made, else now. ErrSilentChanges where
-// the times can't be relied upon.
+// Settle sees to it that whatever changes in the tree from now on shows in Ctime: it writes
+// back what programs changed through shared maps, whose further writes to the same page
+// show in no time otherwise. It returns the moment that the tree shows: when a read-only
+// snapshot was made, else now. ErrSilentChanges where the times can't be relied upon.
 func (r *Root) Settle() (time.Time, error) {
 	if r.still {
 		return snapshotTime(r.fd)
@@ -153,10 +154,11 @@ func silentChanges(magic int64) error {
 	return fmt.Errorf("%w (statfs calls its type %#x)", ErrSilentChanges, uint32(magic))
 }
 
-// tellsChanges says whether each change of a file, also one through a shared map whose page was written back before, sets
-// its time of change by the clock of this host. On tmpfs the first write to a mapped page does and no later one: nothing is
-// written back there. NFS, FUSE and their like have the clock of somebody else, and an overlay is as its upper layer is.
-// So the ones that do are listed, and a file system that is not known is not relied upon.
+// tellsChanges says whether each change of a file, also one through a shared map whose page
+// was written back before, sets its time of change by the clock of this host. On tmpfs the
+// first write to a mapped page does and no later one: nothing is written back there. NFS,
+// FUSE and their like have the clock of somebody else, and an overlay is as its upper layer
+// is. So the ones that do are listed, and a file system that is not known is not relied upon.
 func tellsChanges(magic int64) bool {
 	switch magic {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC: // ext2 and ext3 have the number of ext4
@@ -165,7 +167,8 @@ func tellsChanges(magic int64) bool {
 	return false
 }
 
-// snapshotTime returns when the subvolume fd was made (linux/btrfs.h, struct btrfs_ioctl_get_subvol_info_args).
+// snapshotTime returns when the subvolume fd was made
+// (linux/btrfs.h, struct btrfs_ioctl_get_subvol_info_args).
 func snapshotTime(fd int) (time.Time, error) {
 	const (
 		getInfo = 0x81f8943c // BTRFS_IOC_GET_SUBVOL_INFO

@@ -9,11 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// storage are the flags that say how content is stored and must be there before it, and those that only
-// FS_IOC_SETFLAGS sets.
+// storage are the flags that say how content is stored and must be
+// there before it, and those that only FS_IOC_SETFLAGS sets.
 const storage = AllFlags &^ extended &^ Casefold
 
-// plain makes those of the flags of fd, an open file or folder at path, that are in mask the same as in want.
+// plain makes those of the flags of fd, an open file or folder at
+// path, that are in mask the same as in want.
 func (s *setter) plain(fd int, path string, want, mask Flags) error {
 	want &= mask
 	have, err := getFlags(fd)
@@ -36,7 +37,8 @@ func oneByOne(fd int, want Flags) {
 	}
 }
 
-// extended gives fd, the open entry e at path, its extended flags and project id. After that it may be immutable.
+// extended gives fd, the open entry e at path, its extended flags
+// and project id. After that it may be immutable.
 func (s *setter) extended(fd int, path string, e *Entry) error {
 	if e.Flags&extended == 0 && e.Project == 0 {
 		return nil // nothing is inherited, see prepare
@@ -68,7 +70,8 @@ func (s *setter) putExtended(fd int, opened bool, path string, flags Flags, proj
 	return s.differ(path, now.flags()^flags, err)
 }
 
-// extendedOneByOne sets those of them that the file system does know, those that forbid the others last.
+// extendedOneByOne sets those of them that the file system does
+// know, those that forbid the others last.
 func extendedOneByOne(fd int, opened bool, flags Flags, project uint32) {
 	if have, err := getExtended(fd, opened); err == nil {
 		have.projid = project
@@ -84,7 +87,8 @@ func extendedOneByOne(fd int, opened bool, flags Flags, project uint32) {
 	}
 }
 
-// differ tells that flags are not as they were, err being why, or nil where the file system took them without keeping them.
+// differ tells that flags are not as they were, err being why, or
+// nil where the file system took them without keeping them.
 func (s *setter) differ(path string, flags Flags, err error) error {
 	if flags == 0 {
 		return nil
@@ -141,9 +145,9 @@ func (t *Target) holdBack(e *Entry) {
 	}
 }
 
-// Seal gives the root what would have kept it from being renamed: that it is immutable or append only, and its
-// project id. It is called after Finish, when the tree is in its place, once, and not at all when the tree is
-// thrown away. After an error the root may lack these.
+// Seal gives the root what would have kept it from being renamed: that it is immutable or
+// append only, and its project id. It is called after Finish, when the tree is in its place,
+// once, and not at all when the tree is thrown away. After an error the root may lack these.
 func (t *Target) Seal() error {
 	if t.closed {
 		return pathError("seal", "", ErrClosed)
@@ -152,7 +156,8 @@ func (t *Target) Seal() error {
 		return nil
 	}
 	x, _ := getExtended(t.root, true)
-	if t.seal.Flags&sealing == 0 && x.projid == t.seal.Project { // 0 where the file system knows none
+	// 0 where the file system knows none
+	if t.seal.Flags&sealing == 0 && x.projid == t.seal.Project {
 		return nil
 	}
 	err := t.setter.putExtended(t.root, true, "", x.flags()|t.seal.Flags&sealing, t.seal.Project)
@@ -166,16 +171,17 @@ func (t *Target) Seal() error {
 // FlagsLost says whether some flag or project id of the tree could not be set.
 func (t *Target) FlagsLost() bool { return t.setter.flagsLost.Load() }
 
-// linkSealed makes name in dirfd a further name of base in from, which took no link, if that is because it is
-// immutable or append only: it is then neither for a moment. Else it returns EPERM.
+// linkSealed makes name in dirfd a further name of base in from, which took no link, if that is
+// because it is immutable or append only: it is then neither for a moment. Else it returns EPERM.
 func linkSealed(from int, base string, dirfd int, name string) error {
 	var done error = unix.EPERM
 	err := unsealed(from, base, func() { done = unix.Linkat(from, base, dirfd, name, 0) })
 	return errors.Join(done, err)
 }
 
-// unsealed takes what seals name in dirfd from it, calls do, and puts it back; without do it stays as it is then. What is
-// not sealed is left alone, and do is not called. Nobody else changes the folder meanwhile.
+// unsealed takes what seals name in dirfd from it, calls do, and puts it
+// back; without do it stays as it is then. What is not sealed is left
+// alone, and do is not called. Nobody else changes the folder meanwhile.
 func unsealed(dirfd int, name string, do func()) error {
 	at, err := openAt(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -210,8 +216,8 @@ func unsealed(dirfd int, name string, do func()) error {
 	return setExtended(fd, opened, x)
 }
 
-// Remove removes the folder dir with all that it holds, as a failed restore leaves it: also what is immutable or append
-// only. Nobody else changes it meanwhile. What is mounted in it stops it.
+// Remove removes the folder dir with all that it holds, as a failed restore leaves it: also what
+// is immutable or append only. Nobody else changes it meanwhile. What is mounted in it stops it.
 func Remove(dir string) error {
 	err := os.RemoveAll(dir)
 	if !errors.Is(err, unix.EPERM) {

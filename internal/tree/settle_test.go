@@ -41,8 +41,8 @@ func TestSettleOfASnapshot(t *testing.T) {
 	}
 }
 
-// TestSettleShowsWritesThroughMaps: after Settle a write through a shared map shows in the time of change, also on a page that
-// was written before; where it would not, Settle fails.
+// TestSettleShowsWritesThroughMaps: after Settle a write through a shared map shows in the
+// time of change, also on a page that was written before; where it would not, Settle fails.
 func TestSettleShowsWritesThroughMaps(t *testing.T) {
 	for name, mount := range map[string]func(testing.TB) string{
 		"btrfs": testbed.Btrfs, "ext4": testbed.Ext4, "xfs": testbed.Xfs, "tmpfs": tmpfs,

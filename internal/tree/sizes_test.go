@@ -92,7 +92,8 @@ func TestHonestSizes(t *testing.T) {
 	}
 }
 
-// TestOpenWaitsForALease: a file on which another program has a lease is read once that is given back, also where an open must not wait.
+// TestOpenWaitsForALease: a file on which another program has a lease
+// is read once that is given back, also where an open must not wait.
 func TestOpenWaitsForALease(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "f", "content")

@@ -193,7 +193,8 @@ func getXattrProc(dirfd int, name cname, attr string, buf []byte) (n int, err er
 	return n, err
 }
 
-// missingCall says whether the kernel does not know the call; filters of containers answer EPERM too.
+// missingCall says whether the kernel does not know the call;
+// filters of containers answer EPERM too.
 func missingCall(e syscall.Errno) bool { return e == unix.ENOSYS || e == unix.EPERM }
 
 func errnoErr(e syscall.Errno) error {
@@ -208,8 +209,8 @@ func pathError(op, path string, err error) error {
 	return &PathError{Op: op, Path: path, Err: err}
 }
 
-// PathError says which operation failed on which path of the tree, and why. Its text quotes the path,
-// so that names with newlines or escape sequences are harmless in logs and terminals.
+// PathError says which operation failed on which path of the tree, and why. Its text quotes the
+// path, so that names with newlines or escape sequences are harmless in logs and terminals.
 type PathError struct {
 	Op   string
 	Path string // relative to the root of the tree, raw bytes

@@ -21,8 +21,9 @@ var ErrOrder = errors.New("entry out of order")
 type Target struct {
 	root  int
 	chain chain
-	// dirs is what each level of the chain is to become; nil for a root that no entry came for. Without
-	// paths, which the chain has: those of a deep tree would add up to the square of its depth.
+	// dirs is what each level of the chain is to become; nil for a
+	// root that no entry came for. Without paths, which the chain has:
+	// those of a deep tree would add up to the square of its depth.
 	dirs   []*Entry
 	last   string
 	any    bool
@@ -30,7 +31,8 @@ type Target struct {
 	// late are the folders that a user who is not root could not pass through with their own mode;
 	// hard links to what they hold may still come.
 	late []lateMode
-	// skipped are the paths that could not be made, so that links to them are not mistaken for forged ones.
+	// skipped are the paths that could not be made, so that links to
+	// them are not mistaken for forged ones.
 	skipped map[string]struct{}
 	// seal is what Seal gives the root; nil for a root that no entry came for.
 	seal   *Entry
@@ -62,9 +64,9 @@ func NewTarget(dir string, warn func(Warning)) (*Target, error) {
 	return t, nil
 }
 
-// prepare checks that the folder is empty and takes from it what its children would inherit: ACLs, and flags, which
-// folders get only after what they hold. (Its project id stays until Seal, without which it can't be renamed
-// into a folder whose children inherit theirs.)
+// prepare checks that the folder is empty and takes from it what its children would inherit:
+// ACLs, and flags, which folders get only after what they hold. (Its project id stays until
+// Seal, without which it can't be renamed into a folder whose children inherit theirs.)
 func (t *Target) prepare(dir string) error {
 	var in names
 	defer in.close()
@@ -320,7 +322,8 @@ func (t *Target) link(dirfd int, name string, e *Entry) error {
 	}
 }
 
-// skip makes a warning of err if it says that this file system or this user can't make such a thing.
+// skip makes a warning of err if it says that this file system or
+// this user can't make such a thing.
 func (t *Target) skip(e *Entry, op string, err error) error {
 	switch err {
 	case unix.EPERM, unix.EOPNOTSUPP, unix.ENOSYS, unix.EMLINK, unix.ENAMETOOLONG, unix.EINVAL:
@@ -331,16 +334,17 @@ func (t *Target) skip(e *Entry, op string, err error) error {
 	return pathError(op, e.Path, err)
 }
 
-// writeBackFrom is how large a file is, in bytes, whose content is written back at once. The many smaller ones the file system places
-// better together.
+// writeBackFrom is how large a file is, in bytes, whose content is written
+// back at once. The many smaller ones the file system places better together.
 const writeBackFrom = 128 << 10
 
-// FinishFile gives f, made by Create for e, its owner, attributes, mode and time, and closes it in any
-// case. It may run on any goroutine, for each file once.
+// FinishFile gives f, made by Create for e, its owner, attributes, mode and time,
+// and closes it in any case. It may run on any goroutine, for each file once.
 func (t *Target) FinishFile(e *Entry, f *os.File) error {
 	err := control(f, func(fd int) error {
 		if e.Size >= writeBackFrom {
-			// Only begun: so the disk works while more is fetched, and Finish has little left to wait for. Whether it is done shows there.
+			// Only begun: so the disk works while more is fetched, and Finish
+			// has little left to wait for. Whether it is done shows there.
 			_ = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 		}
 		return t.setter.apply(fd, e.Path, e, e.Mode)
@@ -351,9 +355,9 @@ func (t *Target) FinishFile(e *Entry, f *os.File) error {
 	return err
 }
 
-// Finish gives the folders that are still open their metadata, from the leaves up, and tells the warnings
-// that are counted. Every FinishFile has returned before. What would keep the root from being renamed is left to Seal; nothing is
-// durable before Sync.
+// Finish gives the folders that are still open their metadata, from the leaves up, and
+// tells the warnings that are counted. Every FinishFile has returned before. What would
+// keep the root from being renamed is left to Seal; nothing is durable before Sync.
 func (t *Target) Finish() error {
 	if t.closed {
 		return pathError("finish", "", ErrClosed)
@@ -373,7 +377,8 @@ func (t *Target) Finish() error {
 	return nil
 }
 
-// Sync makes durable what was made so far. It changes nothing that can be seen, so it may run beside readers of the tree.
+// Sync makes durable what was made so far. It changes nothing that
+// can be seen, so it may run beside readers of the tree.
 func (t *Target) Sync() error {
 	if err := unix.Syncfs(t.root); err != nil {
 		return pathError("sync", "", err)

@@ -54,30 +54,33 @@ type Entry struct {
 	Major  uint32  // devices
 	Minor  uint32  // devices
 	Xattrs []Xattr // sorted by name; nil when there are none
-	// Flags and Project are what chattr(1) sets; a file's are read by Root.ReadFlags. Project is 0 where the file
-	// system counts no projects.
+	// Flags and Project are what chattr(1) sets; a file's are read by
+	// Root.ReadFlags. Project is 0 where the file system counts no projects.
 	Flags   Flags
 	Project uint32
 	// LinkTo is the path of the first entry, in the order of the walk, of the same inode. Set for
 	// every further name of a file that has several; such an entry has no content and no metadata.
 	LinkTo    string
 	HasLinkTo bool
-	// Linked says of what is no folder that it has further names, in the tree or outside. It is not part of a recipe.
+	// Linked says of what is no folder that it has further names, in
+	// the tree or outside. It is not part of a recipe.
 	Linked bool
 
 	// What follows tells whether a file changed; it is not part of a recipe.
 	Ino   uint64
 	Ctime Time
-	// Nested says that the entry lies on another device number than the root, in a btrfs subvolume inside: entries of the root have the
-	// same inode numbers.
+	// Nested says that the entry lies on another device number than the root, in
+	// a btrfs subvolume inside: entries of the root have the same inode numbers.
 	Nested bool
 }
 
-// Warning is something that a walk or a restore could not keep exact. The job goes on; it is listed.
+// Warning is something that a walk or a restore could not keep
+// exact. The job goes on; it is listed.
 type Warning struct {
 	Path string
 	What string // one sentence without path
-	// NoPlace says that the sentence is about the backup or the restore as a whole; else an empty Path is the root.
+	// NoPlace says that the sentence is about the backup or the
+	// restore as a whole; else an empty Path is the root.
 	NoPlace bool
 	// Lost says that content of the tree is not in the backup, or not as it was at one moment. An
 	// instance must not be powered down on such a backup.

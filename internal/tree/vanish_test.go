@@ -12,8 +12,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// TestSnapshotVanishesWhileRead: a btrfs snapshot that is removed before or while its tree is walked never looks like a whole tree with
-// less in it.
+// TestSnapshotVanishesWhileRead: a btrfs snapshot that is removed before or
+// while its tree is walked never looks like a whole tree with less in it.
 func TestSnapshotVanishesWhileRead(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	mount := testbed.Btrfs(t)

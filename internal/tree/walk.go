@@ -13,35 +13,39 @@ import (
 type WalkOptions struct {
 	// Warn is told of what could not be kept exact; nil drops it.
 	Warn func(Warning)
-	// NoXattrs leaves Xattrs of all entries nil, and Flags and Project 0: asking for them is half of a walk.
+	// NoXattrs leaves Xattrs of all entries nil, and Flags and
+	// Project 0: asking for them is half of a walk.
 	NoXattrs bool
-	// Exclude says whether the walk leaves out the entry at path, a folder with all below it. It is asked before anything but the
-	// name is known, so that an excluded entry need not be readable; folder finds out whether it is a folder. Nil leaves out nothing.
+	// Exclude says whether the walk leaves out the entry at path, a folder with all below
+	// it. It is asked before anything but the name is known, so that an excluded entry need
+	// not be readable; folder finds out whether it is a folder. Nil leaves out nothing.
 	Exclude func(path string, folder func() bool) bool
-	// ExcludeCaches leaves out what folders with a CACHEDIR.TAG hold, but for the tag (bford.info/cachedir).
+	// ExcludeCaches leaves out what folders with a CACHEDIR.TAG hold,
+	// but for the tag (bford.info/cachedir).
 	ExcludeCaches bool
-	// Vanished is told of a name that was gone when the walk came to it, with the inode number that it had; 0 where that is not known.
-	// Nil makes it a Warning that is Lost.
+	// Vanished is told of a name that was gone when the walk came to it, with the inode
+	// number that it had; 0 where that is not known. Nil makes it a Warning that is Lost.
 	Vanished func(path string, ino uint64)
 }
 
-// Walk calls fn for the root of the tree and every entry below it: depth first, a folder before its
-// content, names of a folder in the order of their bytes. fn runs on the caller's goroutine and may
-// keep the entries. Flags and Project of files are left to Root.ReadFlags, as a walk opens none. If fn
-// returns fs.SkipDir for a folder, what it holds is left out; any other error ends the walk and is
-// returned as it is.
+// Walk calls fn for the root of the tree and every entry below it: depth first, a
+// folder before its content, names of a folder in the order of their bytes. fn runs on
+// the caller's goroutine and may keep the entries. Flags and Project of files are left
+// to Root.ReadFlags, as a walk opens none. If fn returns fs.SkipDir for a folder, what
+// it holds is left out; any other error ends the walk and is returned as it is.
 //
-// Nothing outside the tree is read, whoever changes it meanwhile: folders are opened by name from the
-// folder above, never through a link, and compared with what was there before. Mount points are given as the
-// folders that they are, with a warning, and not entered. Nested btrfs subvolumes are folders like others; so is what Graft shows in
-// the place of their stubs, and a stub without is a warning.
+// Nothing outside the tree is read, whoever changes it meanwhile: folders are
+// opened by name from the folder above, never through a link, and compared with
+// what was there before. Mount points are given as the folders that they are, with
+// a warning, and not entered. Nested btrfs subvolumes are folders like others; so
+// is what Graft shows in the place of their stubs, and a stub without is a warning.
 //
-// An entry that cannot be looked at, or not be read in full, never ends the walk: the entry is given with what could be read, or not
-// at all, with one warning that is Lost. What ends the walk is a root that cannot be opened, and an error of this process's own
-// (see Ours).
-// At most maxOpen folders are open at once. Names of large folders, and first names of many hard links, wait in an
-// unlinked temporary file (os.TempDir), so that memory does not grow with the tree but for some 85 bytes for each file
-// of which some names were seen and others not yet.
+// An entry that cannot be looked at, or not be read in full, never ends the walk: the entry is
+// given with what could be read, or not at all, with one warning that is Lost. What ends the
+// walk is a root that cannot be opened, and an error of this process's own (see Ours). At most
+// maxOpen folders are open at once. Names of large folders, and first names of many hard links,
+// wait in an unlinked temporary file (os.TempDir), so that memory does not grow with the tree
+// but for some 85 bytes for each file of which some names were seen and others not yet.
 func (r *Root) Walk(ctx context.Context, o WalkOptions, fn func(*Entry) error) error {
 	return r.walk(ctx, &walker{WalkOptions: o, fn: fn})
 }
@@ -76,9 +80,11 @@ type walker struct {
 	dents []byte
 	xattr *xattrReader
 
-	mounts  map[string]bool // places in the tree at which something is mounted
-	unseal  bool            // take from all what keeps it from being removed, and fail where an entry cannot be read, see Remove
-	special bool            // flags of what is neither file nor folder can be read
+	mounts map[string]bool // places in the tree at which something is mounted
+	// take from all what keeps it from being removed, and fail where
+	// an entry cannot be read, see Remove
+	unseal  bool
+	special bool // flags of what is neither file nor folder can be read
 	states  losses
 	st      unix.Statx_t
 
@@ -139,7 +145,8 @@ func (w *walker) visit() (err error) {
 	if w.Exclude != nil && w.Exclude(w.pathOf(), w.folder) {
 		return nil
 	}
-	// A file system that is mounted in the tree, of which only the root is given, may never answer a question.
+	// A file system that is mounted in the tree, of which only the
+	// root is given, may never answer a question.
 	flags := 0
 	if w.mounts != nil && w.mounts[w.pathOf()] {
 		flags = unix.AT_STATX_DONT_SYNC
@@ -198,8 +205,8 @@ func (w *walker) visitDir(st *unix.Statx_t) error {
 		closeFD(fd)
 		return errAgain
 	case err == nil:
-		// A folder that took the place of the one before is taken as it is. (Some file systems in user space tell another inode number at
-		// every look.)
+		// A folder that took the place of the one before is taken as it is. (Some
+		// file systems in user space tell another inode number at every look.)
 		return w.enter(w.name, fd)
 	case changed(err):
 		return errAgain
@@ -226,14 +233,15 @@ func (w *walker) closed(st *unix.Statx_t) error {
 	return skipped(w.fn(e))
 }
 
-// ownSnapshots is the folder that snapshots of volumes are made in, beside each (snapshot.SnapshotFolder), and ownPrefix what the names of
-// snapshots begin with.
+// ownSnapshots is the folder that snapshots of volumes are made in, beside each
+// (snapshot.SnapshotFolder), and ownPrefix what the names of snapshots begin with.
 const (
 	ownSnapshots = ".holdfast-snapshots"
 	ownPrefix    = "hf."
 )
 
-// boundary says why the folder name is not entered, or nothing. lost is true when content is missing for that.
+// boundary says why the folder name is not entered, or nothing.
+// lost is true when content is missing for that.
 func (w *walker) boundary(id fileID) (why string, lost bool) {
 	const (
 		firstFree = 256 // BTRFS_FIRST_FREE_OBJECTID: the root folder of every subvolume
@@ -300,8 +308,9 @@ func (w *walker) enter(name cname, fd int) error {
 	return nil
 }
 
-// readFolder reads what the open folder fd has beside what a stat tells, and lists it. After nil its names are the last of w.names.
-// removed says that the folder was removed while it was listed, which Vanished is to be told.
+// readFolder reads what the open folder fd has beside what a stat tells, and
+// lists it. After nil its names are the last of w.names. removed says that
+// the folder was removed while it was listed, which Vanished is to be told.
 func (w *walker) readFolder(fd int, e *Entry, encrypted bool) (removed bool, err error) {
 	if !w.NoXattrs {
 		if err := w.fault("read flags of", w.root.kept.read(fd, e), flagsWrong, flagsSo); err != nil {
@@ -408,8 +417,8 @@ func (w *walker) visitOther(st *unix.Statx_t) error {
 	return w.fn(e)
 }
 
-// specialFlags reads the flags and the project id of what can't be opened, where the kernel and the file system have a
-// way (XFS on Linux 6.17).
+// specialFlags reads the flags and the project id of what can't be opened,
+// where the kernel and the file system have a way (XFS on Linux 6.17).
 func (w *walker) specialFlags(dirfd int, name cname, e *Entry) error {
 	x, err := getAttrAt(dirfd, name, unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {

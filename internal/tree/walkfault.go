@@ -9,8 +9,9 @@ import (
 
 // What a walk does with an entry that cannot be read, or that it is to leave out.
 
-// fault takes the error of an operation on the name at hand: nil is none, an error of this process's own is returned, and any other
-// one becomes a part of the loss that tellLoss tells. wrong and so say what is the matter and what follows.
+// fault takes the error of an operation on the name at hand: nil is none, an error
+// of this process's own is returned, and any other one becomes a part of the loss
+// that tellLoss tells. wrong and so say what is the matter and what follows.
 func (w *walker) fault(op string, err error, wrong, so string) error {
 	switch {
 	case err == nil:
@@ -41,7 +42,8 @@ func (w *walker) leftOut(what string) error {
 	return nil
 }
 
-// number is an inode number on a device as Vanished is told of it: 0 in a nested subvolume, which counts from the same number as the root.
+// number is an inode number on a device as Vanished is told of it: 0 in
+// a nested subvolume, which counts from the same number as the root.
 func (w *walker) number(dev, ino uint64) uint64 {
 	if dev != w.root.id.dev {
 		return 0
@@ -72,8 +74,8 @@ func (w *walker) unseen(err error) error {
 	if gone(err) {
 		return w.gone(w.ino)
 	}
-	// The owner of a file system that is mounted here decides what a stat answers, so what it answers is never an error of this
-	// process's own.
+	// The owner of a file system that is mounted here decides what a stat
+	// answers, so what it answers is never an error of this process's own.
 	mounted := w.foreign()
 	if !mounted && (w.unseal || Ours(err)) {
 		return pathError("stat", w.pathOf(), err)
@@ -85,8 +87,8 @@ func (w *walker) unseen(err error) error {
 	return w.leftOut(fmt.Sprintf("%s (%v), it is left out", what, err))
 }
 
-// foreign says whether another file system is mounted at the name at hand. It does not ask that file system, which may refuse to
-// answer or be dead.
+// foreign says whether another file system is mounted at the name at hand.
+// It does not ask that file system, which may refuse to answer or be dead.
 func (w *walker) foreign() bool {
 	fd, err := openat2(w.dirfd, w.name.String(), unix.O_PATH|unix.O_NOFOLLOW)
 	if err == nil {
@@ -118,7 +120,8 @@ func (w *walker) noLink(err error, ino uint64) error {
 	return w.leftOut(fmt.Sprintf("where the link leads can't be read (%v), it is left out", err))
 }
 
-// lostFolder takes the error of opening the last folder of the chain again, and gives up what is left in it, from the name at hand on.
+// lostFolder takes the error of opening the last folder of the chain
+// again, and gives up what is left in it, from the name at hand on.
 func (w *walker) lostFolder(err error) error {
 	path := string(w.chain.path)
 	moved := gone(err) || changed(err)
@@ -154,7 +157,8 @@ const (
 	cacheSignature = "Signature: 8a477f597d28d172789f06886806bc55"
 )
 
-// isCache says whether the open folder fd is marked as a cache. A tag that can't be read marks nothing.
+// isCache says whether the open folder fd is marked as a cache. A
+// tag that can't be read marks nothing.
 func isCache(fd int) bool {
 	at, err := openBeneath(fd, cacheTag, unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
@@ -165,7 +169,8 @@ func isCache(fd int) bool {
 	if unix.Fstat(at, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return false
 	}
-	// The file is opened by its name again, as /proc may be missing. Without O_NONBLOCK a pipe in its place would wait.
+	// The file is opened by its name again, as /proc may be missing.
+	// Without O_NONBLOCK a pipe in its place would wait.
 	tag, err := openBeneath(fd, cacheTag, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NOATIME|unix.O_NONBLOCK)
 	if err != nil {
 		return false

@@ -19,7 +19,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// TestErrorsOfOurOwn: no error of this process's own is taken for a fact about an entry, however it is wrapped.
+// TestErrorsOfOurOwn: no error of this process's own is taken for a
+// fact about an entry, however it is wrapped.
 func TestErrorsOfOurOwn(t *testing.T) {
 	for _, err := range []error{
 		unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOSPC, unix.EDQUOT, unix.EBADF, unix.EFAULT, unix.ENOSYS,
@@ -59,7 +60,8 @@ func oddTree(t *testing.T) *testbed.FUSE {
 	return f
 }
 
-// TestBadEntryDoesNotStopTheWalk lets each operation on one entry fail in many ways. All else is given, and the entry is named once.
+// TestBadEntryDoesNotStopTheWalk lets each operation on one entry
+// fail in many ways. All else is given, and the entry is named once.
 func TestBadEntryDoesNotStopTheWalk(t *testing.T) {
 	f := oddTree(t)
 	all := []string{"", "a", "a/f", "odd", "odd/f", "odd/sub", "odd/sub/g", "oddfile", "oddlink", "z", "z/f"}
@@ -94,7 +96,8 @@ func TestBadEntryDoesNotStopTheWalk(t *testing.T) {
 					t.Errorf("got %q, want %q", got, c.want)
 				}
 				says := errno
-				if errno == unix.ERANGE { // that is how the kernel says it where no buffer is large enough
+				// that is how the kernel says it where no buffer is large enough
+				if errno == unix.ERANGE {
 					says = unix.E2BIG
 				}
 				if len(losses) != 1 || losses[0].Path != c.path || !losses[0].Lost || !strings.Contains(losses[0].What, says.Error()) {
@@ -119,7 +122,8 @@ func TestBadEntryDoesNotStopTheWalk(t *testing.T) {
 	}
 }
 
-// TestOneAttributeIsLost: an attribute that can't be read costs neither the others nor the entry. One that is listed and not there is none.
+// TestOneAttributeIsLost: an attribute that can't be read costs neither
+// the others nor the entry. One that is listed and not there is none.
 func TestOneAttributeIsLost(t *testing.T) {
 	f := oddTree(t)
 	for _, c := range []struct {
@@ -145,7 +149,8 @@ func TestOneAttributeIsLost(t *testing.T) {
 	}
 }
 
-// TestAttributeGoneMeanwhileIsNoLoss: one that is removed between list and read is asked for again, with those that came in its place.
+// TestAttributeGoneMeanwhileIsNoLoss: one that is removed between list
+// and read is asked for again, with those that came in its place.
 func TestAttributeGoneMeanwhileIsNoLoss(t *testing.T) {
 	f := oddTree(t)
 	var once atomic.Bool
@@ -209,7 +214,8 @@ func TestRootThatCannotBeReadFails(t *testing.T) {
 	}
 }
 
-// TestMountOfAnotherUser: what nobody but its owner may look at, and what is dead, is one loss each, or none where it is excluded.
+// TestMountOfAnotherUser: what nobody but its owner may look at,
+// and what is dead, is one loss each, or none where it is excluded.
 func TestMountOfAnotherUser(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a", "", "home/.gvfs/x", "", "home/.dead/x", "", "home/f", "", "z", "")
@@ -234,7 +240,8 @@ func TestMountOfAnotherUser(t *testing.T) {
 	}
 }
 
-// TestAttributesBeyondTheList: XFS keeps more names of attributes than the kernel lists. The entry stays, with what says who may do what.
+// TestAttributesBeyondTheList: XFS keeps more names of attributes than
+// the kernel lists. The entry stays, with what says who may do what.
 func TestAttributesBeyondTheList(t *testing.T) {
 	dir := testbed.Xfs(t)
 	write(t, dir, "a", "", "many", "content", "manydir/f", "", "z", "")
@@ -298,7 +305,8 @@ func TestVanishedNames(t *testing.T) {
 	}
 }
 
-// TestExcludedEntries: what is excluded is neither given nor looked at, and the first name of a file is the first that is not excluded.
+// TestExcludedEntries: what is excluded is neither given nor looked
+// at, and the first name of a file is the first that is not excluded.
 func TestExcludedEntries(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a/first", "x", "b/second", "y", "b/sub/f", "", "c", "")
@@ -326,7 +334,8 @@ func TestExcludedEntries(t *testing.T) {
 	}
 }
 
-// TestExcludedCaches: of a folder with a tag of the standard the tag stays and nothing else; what only looks like a tag marks nothing.
+// TestExcludedCaches: of a folder with a tag of the standard the tag
+// stays and nothing else; what only looks like a tag marks nothing.
 func TestExcludedCaches(t *testing.T) {
 	const tag = "Signature: 8a477f597d28d172789f06886806bc55"
 	dir := t.TempDir()
@@ -356,7 +365,8 @@ func TestExcludedCaches(t *testing.T) {
 	}
 }
 
-// TestChangingNumbers: a file system that tells another inode number at every look is walked like any other.
+// TestChangingNumbers: a file system that tells another inode
+// number at every look is walked like any other.
 func TestChangingNumbers(t *testing.T) {
 	f := oddTree(t)
 	f.Set(testbed.FUSENumbersChange())
@@ -366,7 +376,8 @@ func TestChangingNumbers(t *testing.T) {
 	}
 }
 
-// TestSilentMount: a file system that is mounted in the tree and never answers is a loss and does not hold up the walk.
+// TestSilentMount: a file system that is mounted in the tree and
+// never answers is a loss and does not hold up the walk.
 func TestSilentMount(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a", "", "with space/silent\\ mount/x", "", "z", "")

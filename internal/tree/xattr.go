@@ -14,7 +14,8 @@ type xattrReader struct {
 	list  []byte
 	value []byte
 	off   bool // the file system keeps none
-	// The same few names and values (a label of SELinux, a project's default ACL) come again and again.
+	// The same few names and values (a label of SELinux, a project's
+	// default ACL) come again and again.
 	names  map[string]string
 	values map[string][]byte
 }
@@ -29,11 +30,12 @@ func newXattrReader(off bool) *xattrReader {
 // maxInterned bounds how many different names or values are remembered.
 const maxInterned = 1024
 
-// relists is how often the attributes are listed again, when one of the list was gone before it was read.
+// relists is how often the attributes are listed again, when one of
+// the list was gone before it was read.
 const relists = 3
 
-// read gives the attributes of name in dirfd, or without a name of dirfd itself, sorted. With an error it gives those that could be
-// read all the same.
+// read gives the attributes of name in dirfd, or without a name of dirfd
+// itself, sorted. With an error it gives those that could be read all the same.
 func (r *xattrReader) read(dirfd int, name cname) ([]Xattr, error) {
 	if r.off {
 		return nil, nil
@@ -46,15 +48,17 @@ func (r *xattrReader) read(dirfd int, name cname) ([]Xattr, error) {
 	}
 }
 
-// once lists the attributes and reads them. stale says that an attribute of the list was gone before it was read: it may have been
-// replaced by one of another name, so that the list has to be asked for again.
+// once lists the attributes and reads them. stale says that an attribute
+// of the list was gone before it was read: it may have been replaced by
+// one of another name, so that the list has to be asked for again.
 func (r *xattrReader) once(dirfd int, name cname) (attrs []Xattr, stale bool, err error) {
 	n, err := r.grow(&r.list, func(buf []byte) (int, error) { return listXattrs(dirfd, name, buf) })
 	switch {
 	case err == unix.EOPNOTSUPP:
 		return nil, false, nil // this kind of file has none
 	case err == unix.E2BIG:
-		// The names take more than the kernel gives (XATTR_LIST_MAX). Those that decide who may do what have known names.
+		// The names take more than the kernel gives (XATTR_LIST_MAX).
+		// Those that decide who may do what have known names.
 		attrs = r.wellKnown(dirfd, name)
 		return attrs, false, err
 	case err != nil || n == 0:
@@ -122,8 +126,8 @@ func (r *xattrReader) get(dirfd int, name cname, attr string) (int, error) {
 	return r.grow(&r.value, func(buf []byte) (int, error) { return getXattr(dirfd, name, attr, buf) })
 }
 
-// grow calls get until its buffer is large enough. No list and no value of the kernel is larger than maxXattr, so that one that
-// asks for more never ends growing.
+// grow calls get until its buffer is large enough. No list and no value of the
+// kernel is larger than maxXattr, so that one that asks for more never ends growing.
 func (r *xattrReader) grow(buf *[]byte, get func([]byte) (int, error)) (int, error) {
 	for {
 		n, err := get(*buf)

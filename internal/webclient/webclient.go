@@ -1,8 +1,9 @@
-// Package webclient makes the HTTP clients by which the agent calls services that the configuration names: the receiver of reports, and
-// IAM.
+// Package webclient makes the HTTP clients by which the agent calls
+// services that the configuration names: the receiver of reports, and IAM.
 //
-// A client trusts the authorities of a file, which it reads again when the file changes, finds connections that are dead, and follows no
-// redirect. Callers close its idle connections at the end; net/http's own goroutines are the only ones. Nothing is written.
+// A client trusts the authorities of a file, which it reads again when the file changes,
+// finds connections that are dead, and follows no redirect. Callers close its idle
+// connections at the end; net/http's own goroutines are the only ones. Nothing is written.
 package webclient
 
 import (
@@ -23,16 +24,17 @@ import (
 
 // Bounds of a connection, each with its reason.
 const (
-	// DefaultPingAfter is how long a connection of HTTP/2 may be silent before it is asked for a sign of life. A balancer that forgets a
-	// connection tells nobody.
+	// DefaultPingAfter is how long a connection of HTTP/2 may be silent before it is
+	// asked for a sign of life. A balancer that forgets a connection tells nobody.
 	DefaultPingAfter = 15 * time.Second
-	// DefaultPingTimeout is how long the sign of life may take: far above the time of any network that works.
+	// DefaultPingTimeout is how long the sign of life may take: far
+	// above the time of any network that works.
 	DefaultPingTimeout = 10 * time.Second
 	// dialTimeout and handshakeTimeout bound what comes before the first request.
 	dialTimeout      = 10 * time.Second
 	handshakeTimeout = 10 * time.Second
-	// unackedTimeout ends a connection whose peer does not confirm what was sent, on the level of TCP. It is what finds a dead
-	// connection of HTTP/1.1, which has no pings.
+	// unackedTimeout ends a connection whose peer does not confirm what was sent, on the
+	// level of TCP. It is what finds a dead connection of HTTP/1.1, which has no pings.
 	unackedTimeout = 30 * time.Second
 	idleTimeout    = time.Minute
 )
@@ -48,9 +50,10 @@ type Options struct {
 	PingAfter, PingTimeout time.Duration
 }
 
-// New returns a client. It reads the file of authorities, which must be right; when the file changes later, new connections trust what it
-// holds then, and connections that are open are not used any more. While the file is no good each request fails and says so: it may
-// have been edited to trust somebody no more. Close the client with CloseIdleConnections.
+// New returns a client. It reads the file of authorities, which must be right; when the file
+// changes later, new connections trust what it holds then, and connections that are open are
+// not used any more. While the file is no good each request fails and says so: it may have
+// been edited to trust somebody no more. Close the client with CloseIdleConnections.
 func New(o Options) (*http.Client, error) {
 	if o.PingAfter == 0 {
 		o.PingAfter = DefaultPingAfter
@@ -109,7 +112,8 @@ func newTransport(o Options) (*http.Transport, error) {
 	}, nil
 }
 
-// transport sends each request by the transport that was made of the file of authorities as it is now. It is safe for concurrent use.
+// transport sends each request by the transport that was made of the
+// file of authorities as it is now. It is safe for concurrent use.
 type transport struct {
 	made *reread.Files[*http.Transport]
 
@@ -143,8 +147,8 @@ func (t *transport) CloseIdleConnections() {
 	t.close()
 }
 
-// close closes what is idle. Requests of the transport before the current one may be under way when that is replaced, so it is looked at
-// again later. The lock is held.
+// close closes what is idle. Requests of the transport before the current one may be
+// under way when that is replaced, so it is looked at again later. The lock is held.
 func (t *transport) close() {
 	for _, one := range []*http.Transport{t.old, t.current} {
 		if one != nil {

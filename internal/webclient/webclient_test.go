@@ -85,7 +85,8 @@ func eventually(t *testing.T, what string, f func() bool) {
 	t.Fatalf("in vain: %s", what)
 }
 
-// balancer passes connections on until it forgets them: then they stay open, and nothing goes through them any more.
+// balancer passes connections on until it forgets them: then they
+// stay open, and nothing goes through them any more.
 type balancer struct {
 	net.Listener
 	mu      sync.Mutex
@@ -156,8 +157,8 @@ func (b *balancer) forget() {
 	b.forgets = make(chan struct{})
 }
 
-// A connection that a balancer has forgotten fails its request long before the request's own time is over, and the next request goes
-// over another connection.
+// A connection that a balancer has forgotten fails its request long before the
+// request's own time is over, and the next request goes over another connection.
 func TestDeadConnectionIsNoticed(t *testing.T) {
 	s, authorities := server(t)
 	ca := filepath.Join(t.TempDir(), "ca.pem")
@@ -187,7 +188,8 @@ func TestDeadConnectionIsNoticed(t *testing.T) {
 	}
 }
 
-// The file of authorities counts as it is now, for connections that are open too, and while it is no good nobody is trusted.
+// The file of authorities counts as it is now, for connections that
+// are open too, and while it is no good nobody is trusted.
 func TestAuthoritiesAreReadAgain(t *testing.T) {
 	s, own := server(t)
 	other, _ := pem.Decode(own)

@@ -1,5 +1,5 @@
-// Package runtimetest is the conformance suite of runtime.Instance: the laws on which the agent rests when it decides that an instance is
-// powered down. Each driver passes it.
+// Package runtimetest is the conformance suite of runtime.Instance: the laws on which the
+// agent rests when it decides that an instance is powered down. Each driver passes it.
 //
 // Only tests import it. It starts no goroutine.
 package runtimetest
@@ -20,19 +20,22 @@ import (
 // Patience bounds each wait for something that happens sooner or later.
 const Patience = time.Minute
 
-// Subject is an instance that runs, and what else than its driver can happen to it. Where a hook is nil, the laws that need it are left out.
+// Subject is an instance that runs, and what else than its driver can
+// happen to it. Where a hook is nil, the laws that need it are left out.
 type Subject struct {
 	runtime.Instance
-	// Volume is the folder to which the instance's programs append as fast as they can while it runs. Empty: the driver holds nothing, so
-	// there is no program.
+	// Volume is the folder to which the instance's programs append as fast as they
+	// can while it runs. Empty: the driver holds nothing, so there is no program.
 	Volume string
 	// Blind says that the driver can't tell the state.
 	Blind bool
-	// Again makes another driver of the same instance, as a later life of the agent does, or another user of the engine.
+	// Again makes another driver of the same instance, as a later
+	// life of the agent does, or another user of the engine.
 	Again func() runtime.Instance
 	// Remove makes the instance missing.
 	Remove func()
-	// Recreate removes the instance and makes another under its name, which runs on the same volume.
+	// Recreate removes the instance and makes another under its name,
+	// which runs on the same volume.
 	Recreate func()
 	// Rename gives the instance another name than the one in its configuration.
 	Rename func()
@@ -48,7 +51,8 @@ const (
 	LawKeptDown = "an instance that is kept down stays down over a restart of the engine"
 )
 
-// Run tries all laws, or only the named ones. Each call of fresh gives an instance that belongs to one law.
+// Run tries all laws, or only the named ones. Each call of fresh
+// gives an instance that belongs to one law.
 func Run(t *testing.T, fresh func(t *testing.T) Subject, only ...string) {
 	for _, c := range []struct {
 		name string
@@ -107,7 +111,8 @@ func (s Subject) Expect(t *testing.T, want runtime.State) {
 	}
 }
 
-// Size is how much the programs have written. Reading sees all that was written before, synced or not.
+// Size is how much the programs have written. Reading sees all that
+// was written before, synced or not.
 func (s Subject) Size(t *testing.T) int64 {
 	t.Helper()
 	if s.Volume == "" {

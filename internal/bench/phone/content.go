@@ -14,7 +14,8 @@ import (
 	"sync"
 )
 
-// source returns the random source of one thing of a tree, so that things don't depend on each other.
+// source returns the random source of one thing of a tree, so that
+// things don't depend on each other.
 func source(seed uint64, what ...any) *random {
 	c := rand.NewChaCha8(sha256.Sum256(fmt.Appendln(nil, append([]any{seed}, what...)...)))
 	return &random{Rand: rand.New(c), bytes: c}
@@ -23,7 +24,8 @@ func source(seed uint64, what ...any) *random {
 // fill fills b with bytes that don't compress. It never fails.
 func (r *random) fill(b []byte) { _, _ = r.bytes.Read(b) }
 
-// packed fills with what is compressed already, with a readable header now and then as archives have.
+// packed fills with what is compressed already, with a readable
+// header now and then as archives have.
 func packed(rng *random) func([]byte) {
 	return func(b []byte) {
 		rng.fill(b)
@@ -34,8 +36,9 @@ func packed(rng *random) func([]byte) {
 	}
 }
 
-// code fills with native code: pieces of programs, from places chosen at random. So that no piece is the same
-// twice, not even in a small part, a word of it changes every few hundred bytes, as addresses do.
+// code fills with native code: pieces of programs, from places chosen
+// at random. So that no piece is the same twice, not even in a small
+// part, a word of it changes every few hundred bytes, as addresses do.
 func code(rng *random, pool []byte) func([]byte) {
 	return func(b []byte) {
 		for at := 0; at < len(b); {
@@ -50,7 +53,8 @@ func code(rng *random, pool []byte) func([]byte) {
 	}
 }
 
-// poolBytes is how much native code is read; pieces of it are in random order, so it need not be more.
+// poolBytes is how much native code is read; pieces of it are in
+// random order, so it need not be more.
 const poolBytes = 48 * mib
 
 // codePool returns native code of the machine, or made-up code where too little is installed. It is
@@ -68,8 +72,8 @@ var codePool = sync.OnceValue(func() []byte {
 	return pool
 })
 
-// readELF appends the programs and libraries below dir, in order of their names, until pool is full. No file
-// gives more than an eighth of it. What cannot be read is passed over.
+// readELF appends the programs and libraries below dir, in order of their names, until pool
+// is full. No file gives more than an eighth of it. What cannot be read is passed over.
 func readELF(pool []byte, dir string) []byte {
 	var names []string
 	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -104,8 +108,8 @@ func appendELF(pool []byte, name string) []byte {
 	return pool[:start+n]
 }
 
-// madeUpCode returns words as of a RISC machine: few operations, registers of which some are frequent,
-// constants that are small. zstd makes it half as large, as it does with real code.
+// madeUpCode returns words as of a RISC machine: few operations, registers of which some are
+// frequent, constants that are small. zstd makes it half as large, as it does with real code.
 func madeUpCode(size int) []byte {
 	rng := source(0, "code")
 	var ops [400]uint32
@@ -126,8 +130,9 @@ func madeUpCode(size int) []byte {
 
 const pageSize = 4096
 
-// pages fills with the pages of a SQLite database: a header, pointers to cells, free space, and the cells from
-// the end on. Buffers must be of whole pages; the first page of the file is the first that is asked for.
+// pages fills with the pages of a SQLite database: a header, pointers to
+// cells, free space, and the cells from the end on. Buffers must be of
+// whole pages; the first page of the file is the first that is asked for.
 func pages(rng *random) func([]byte) {
 	first := true
 	return func(b []byte) {

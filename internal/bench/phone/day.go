@@ -24,9 +24,9 @@ type Change struct {
 	Before, After int64 // the sum of the sizes of all files
 }
 
-// Day changes about 2 % of the bytes of a tree that Make made, as a day of use does: database pages are
-// rewritten in place, here and there; cache files come and go; apps are updated; pictures are taken.
-// The same tree and seed give the same change.
+// Day changes about 2 % of the bytes of a tree that Make made, as a day of use does:
+// database pages are rewritten in place, here and there; cache files come and go;
+// apps are updated; pictures are taken. The same tree and seed give the same change.
 func Day(dir string, seed uint64) (Change, error) {
 	d := &day{maker: maker{dir: dir, root: os.Geteuid() == 0}, rng: source(seed, "day")}
 	if err := d.find(); err != nil {
@@ -82,8 +82,8 @@ func shuffle(rng *random, list []file) {
 	rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 }
 
-// rewrite writes pages anew in half of the databases, each page with the same chance, and the first page of
-// each, where SQLite counts changes.
+// rewrite writes pages anew in half of the databases, each page with the
+// same chance, and the first page of each, where SQLite counts changes.
 func (d *day) rewrite(budget int64) error {
 	shuffle(d.rng, d.databases)
 	used := d.databases[:(len(d.databases)+1)/2]
@@ -122,8 +122,8 @@ func (d *day) rewriteIn(db file, chance float64) error {
 	return f.Close()
 }
 
-// replace updates packages: a new file takes the name of the old one. Those that are larger than what is left of
-// the budget stay, but for the smallest of all.
+// replace updates packages: a new file takes the name of the old one. Those that
+// are larger than what is left of the budget stay, but for the smallest of all.
 func (d *day) replace(budget int64) error {
 	shuffle(d.rng, d.packages)
 	smallest := 0

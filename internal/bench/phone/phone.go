@@ -1,10 +1,11 @@
-// Package phone makes trees shaped like the /data of an Android phone, for measuring and testing: packages
-// and pictures that are compressed already, native code, databases, thousands of small cache files, links
-// and extended attributes. internal/bench calls it, and any test may.
+// Package phone makes trees shaped like the /data of an Android phone, for measuring and testing:
+// packages and pictures that are compressed already, native code, databases, thousands of small
+// cache files, links and extended attributes. internal/bench calls it, and any test may.
 //
-// The same options give the same tree on one machine. Across machines the names, sizes and kinds are the
-// same, and the bytes of native code are not: they are taken from the programs that are installed.
-// Nothing here starts a goroutine. A call that fails or is killed leaves a part of the tree.
+// The same options give the same tree on one machine. Across machines the
+// names, sizes and kinds are the same, and the bytes of native code are not:
+// they are taken from the programs that are installed. Nothing here starts a
+// goroutine. A call that fails or is killed leaves a part of the tree.
 package phone
 
 import (
@@ -61,8 +62,8 @@ const (
 type Options struct {
 	Seed  uint64
 	Bytes int64 // the sum of the files' sizes, about; at least 4 MiB is of use
-	// Instance is which phone. All phones of a seed share three of five apps: their packages and code, not
-	// what the apps keep. 0 is the first phone, 1 its sibling.
+	// Instance is which phone. All phones of a seed share three of five apps: their
+	// packages and code, not what the apps keep. 0 is the first phone, 1 its sibling.
 	Instance int
 }
 
@@ -102,7 +103,8 @@ func Make(dir string, o Options) (Totals, error) {
 	m.totals.Apps = apps
 	share := func(s float64) int64 { return int64(s * float64(o.Bytes)) }
 
-	// Sizes of packages and code depend on the seed only, so that apps that two phones share are equal.
+	// Sizes of packages and code depend on the seed only, so that
+	// apps that two phones share are equal.
 	sizes := source(o.Seed, "sizes")
 	packages := spread(sizes, share(packageShare), apps, 1)
 	code := spread(sizes, share(codeShare), apps, 1)
@@ -343,8 +345,8 @@ func (m *maker) link(sort func(string, string) error, count *int, old, path stri
 	return sort(old, filepath.Join(m.dir, path))
 }
 
-// spread divides total into n parts, none negative, log-normally: sizes of files are, about. sigma 0 makes
-// them equal.
+// spread divides total into n parts, none negative, log-normally:
+// sizes of files are, about. sigma 0 makes them equal.
 func spread(rng *random, total int64, n int, sigma float64) []int64 {
 	weights, sum := make([]float64, n), 0.0
 	for i := range weights {

@@ -13,7 +13,8 @@ type fault struct {
 	name   string
 	weight int
 	lasts  [2]time.Duration // from, to
-	// do makes it happen. It returns what undoes it, or an error where it can't happen now. The random numbers are its own.
+	// do makes it happen. It returns what undoes it, or an error
+	// where it can't happen now. The random numbers are its own.
 	do func(ctx context.Context, f *fleet, h *host, r *rand.Rand) (what string, undo func(), err error)
 }
 
@@ -46,7 +47,8 @@ func plan(r *rand.Rand, faults []fault) happening {
 	}
 }
 
-// disturb has faults happen for the time of the fleet, several at once, and returns when all are undone.
+// disturb has faults happen for the time of the fleet, several at
+// once, and returns when all are undone.
 func (f *fleet) disturb(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, f.time)
 	defer cancel()
@@ -97,5 +99,6 @@ func (f *fleet) disturb(ctx context.Context) {
 	}
 }
 
-// wants tells whether a fault, or a way of not being well, may happen: HOLDFAST_FLEET_WITHOUT is a pattern of those that may not.
+// wants tells whether a fault, or a way of not being well, may
+// happen: HOLDFAST_FLEET_WITHOUT is a pattern of those that may not.
 func (f *fleet) wants(name string) bool { return f.without == nil || !f.without.MatchString(name) }

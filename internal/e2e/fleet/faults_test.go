@@ -203,8 +203,8 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// reboot makes a fault of the end of all that runs on a host, and of another boot in which the engine starts the phones that
-// lived: before the agent, or later.
+// reboot makes a fault of the end of all that runs on a host, and of another boot
+// in which the engine starts the phones that lived: before the agent, or later.
 func reboot(late bool) func(context.Context, *fleet, *host, *rand.Rand) (string, func(), error) {
 	return func(ctx context.Context, f *fleet, h *host, _ *rand.Rand) (string, func(), error) {
 		h.down(syscall.SIGKILL)
@@ -267,7 +267,8 @@ func meddle(do func(p *phone, h *host, pid int) error) func(context.Context, *fl
 	}
 }
 
-// signalPhone sends the process of a phone a signal. Number 0, of a phone without one, would be the process group of the test.
+// signalPhone sends the process of a phone a signal. Number 0, of a
+// phone without one, would be the process group of the test.
 func signalPhone(pid int, sig unix.Signal) error {
 	if pid <= 0 {
 		return errNotNow

@@ -35,7 +35,8 @@ const (
 	usualSeed  = 14
 )
 
-// Bounds on how long things take to come right when nothing disturbs them. They are generous: the machine may be slow and shared.
+// Bounds on how long things take to come right when nothing disturbs
+// them. They are generous: the machine may be slow and shared.
 const (
 	patience     = 5 * time.Minute  // until everything is at rest after the last fault
 	signPatience = 20 * time.Second // until what stands still shows
@@ -166,7 +167,8 @@ func (f *fleet) cli(args ...string) {
 // tools are the programs of a fleet.
 type tools struct{ daemon, cli, phone string }
 
-// build builds the two programs with a clock that the test sets, and the instance with the kernel's.
+// build builds the two programs with a clock that the test sets,
+// and the instance with the kernel's.
 func build(t *testing.T) tools {
 	t.Helper()
 	dir, err := testbed.SharedDir()

@@ -153,7 +153,8 @@ func (h *host) keep(ctx context.Context) {
 	}
 }
 
-// resend has the agent send again what the control plane refused, as an operator does who has mended the control plane.
+// resend has the agent send again what the control plane refused,
+// as an operator does who has mended the control plane.
 func (h *host) resend(ctx context.Context) {
 	if !h.refused.Load() || h.plane.get() == "refuses" {
 		return
@@ -199,7 +200,8 @@ func (h *host) launch() {
 	}()
 }
 
-// endCommands ends the commands of an agent that was killed, as a service manager does that kills the whole control group.
+// endCommands ends the commands of an agent that was killed, as a
+// service manager does that kills the whole control group.
 func (h *host) endCommands() {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range files {

@@ -66,7 +66,8 @@ func (p *phone) lives() ([]*life, error) {
 	return all, nil
 }
 
-// lines reads the whole lines of a file that another process may be writing; a file that is not there has none.
+// lines reads the whole lines of a file that another process may be
+// writing; a file that is not there has none.
 func lines(path string) ([]string, error) {
 	text, err := os.ReadFile(path)
 	if os.IsNotExist(err) {
@@ -82,8 +83,8 @@ func lines(path string) ([]string, error) {
 	return strings.Split(string(text[:end]), "\n"), nil
 }
 
-// compareLives looks whether the lives of each phone are one after the other: each found all that the outside had been told
-// before, and its volume whole. A fault is told once.
+// compareLives looks whether the lives of each phone are one after the other: each found
+// all that the outside had been told before, and its volume whole. A fault is told once.
 func (f *fleet) compareLives() {
 	records, starts := 0, 0
 	for _, p := range f.phones {

@@ -30,7 +30,8 @@ type work struct {
 	began     time.Time
 }
 
-// move moves the phone from host to host as a control plane does, until moving ends; a movement under way goes on until patient ends.
+// move moves the phone from host to host as a control plane does,
+// until moving ends; a movement under way goes on until patient ends.
 func (p *phone) move(moving, patient context.Context) error {
 	for n := 0; pause(moving, between(p.r, 2*time.Second, 6*time.Second)); n++ {
 		to := p.f.hosts[(p.at+1+p.r.IntN(hostCount-1))%hostCount]
@@ -53,7 +54,8 @@ func (p *phone) move(moving, patient context.Context) error {
 	return nil
 }
 
-// leave backs the phone up and has it released. It tells whether the phone is gone from the host; else it runs there.
+// leave backs the phone up and has it released. It tells whether
+// the phone is gone from the host; else it runs there.
 func (p *phone) leave(ctx context.Context, h *host, request string) (bool, error) {
 	w, err := p.command(ctx, h, backupPath, request, map[string]any{"instance_ids": []string{p.id}})
 	if err != nil {
@@ -78,9 +80,11 @@ func (p *phone) leave(ctx context.Context, h *host, request string) (bool, error
 		switch {
 		case completed.IsZero() || time.Since(completed) < wait || n%5 != 0:
 		case keep:
-			_, _ = h.call(ctx, http.MethodPost, agentPath+p.id+"/resume", request+"-resume", nil) // tried again
+			// tried again
+			_, _ = h.call(ctx, http.MethodPost, agentPath+p.id+"/resume", request+"-resume", nil)
 		case p.release == "control-plane":
-			_, _ = h.call(ctx, http.MethodPost, agentPath+p.id+"/release", request+"-release", nil) // tried again
+			// tried again
+			_, _ = h.call(ctx, http.MethodPost, agentPath+p.id+"/release", request+"-release", nil)
 		}
 		if n%15 == 14 {
 			p.lookAfter(ctx, w, request)
@@ -132,7 +136,8 @@ func (p *phone) arrive(ctx context.Context, h *host, request string) error {
 	}
 }
 
-// command sends a command until it is accepted: the same request again and again, as its answer may have been lost.
+// command sends a command until it is accepted: the same request
+// again and again, as its answer may have been lost.
 func (p *phone) command(ctx context.Context, h *host, path, request string, body any) (work, error) {
 	last, refusals, again := "no answer", 0, ""
 	for {
@@ -164,8 +169,8 @@ func (p *phone) command(ctx context.Context, h *host, path, request string, body
 	}
 }
 
-// mend sees to it that the phone runs on the host after a job. By itself that is so, unless somebody else acted on the phone or
-// the host was rebooted.
+// mend sees to it that the phone runs on the host after a job. By itself that
+// is so, unless somebody else acted on the phone or the host was rebooted.
 func (p *phone) mend(ctx context.Context, w work) error {
 	for end := time.Now().Add(signPatience); !p.runs(w.h); {
 		disturbed := p.meddledSince(w.began.Add(-time.Minute))

@@ -49,7 +49,8 @@ func newPhone(f *fleet, number int, r *rand.Rand) *phone {
 	return p
 }
 
-// dir has what the outside of the instance knows of its lives on a host, and volume what the instance has.
+// dir has what the outside of the instance knows of its lives on a
+// host, and volume what the instance has.
 func (p *phone) dir(h *host) string    { return filepath.Join(h.dir, p.id) }
 func (p *phone) volume(h *host) string { return filepath.Join(p.f.disk, h.name, p.id, "data") }
 
@@ -135,7 +136,8 @@ func (p *phone) whileFrozen(h *host, f func(pid int) error) (bool, error) {
 	return true, f(v.pid)
 }
 
-// begin starts a new life while this process holds the lock of the phone, as an engine does that recreates an instance.
+// begin starts a new life while this process holds the lock of the
+// phone, as an engine does that recreates an instance.
 func (p *phone) begin(h *host) error {
 	c := exec.Command(p.f.tools.phone, p.dir(h), p.volume(h))
 	c.Env = append(os.Environ(), "HOLDFAST_ACTION=recreate")

@@ -98,7 +98,8 @@ func serve(f *fleet, l net.Listener, handler http.Handler) {
 
 func (p *plane) address(h *host) string { return p.ports[h] }
 
-// planeModes are the ways in which a control plane, or what is in front of it, is not well. In "refuses" it is itself, and says no.
+// planeModes are the ways in which a control plane, or what is in
+// front of it, is not well. In "refuses" it is itself, and says no.
 var planeModes = []string{"500", "503", "slow", "cut", "404", "page", "redirect", "409", "refuses"}
 
 func (p *plane) serve(h *host, w http.ResponseWriter, r *http.Request) {
@@ -179,7 +180,8 @@ func (p *plane) take(h *host, body []byte) bool {
 	return true
 }
 
-// took tells which of the types was reported of a job; "" for none. The first of them that was reported counts.
+// took tells which of the types was reported of a job; "" for none.
+// The first of them that was reported counts.
 func (p *plane) took(job string, types ...string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,7 +10,8 @@ import (
 
 var jobsActive = api.JobFilter{Active: true}
 
-// settle waits until everything is at rest, and looks whether each phone is where the control plane has it, and nowhere else.
+// settle waits until everything is at rest, and looks whether each
+// phone is where the control plane has it, and nowhere else.
 func (f *fleet) settle(ctx context.Context) {
 	began := time.Now()
 	end := began.Add(patience)

@@ -86,7 +86,8 @@ func (l *trail) over(what string) {
 // shown is how much of a text a failed test prints, from its end on.
 const shown = 100 << 10
 
-// keep puts a text of the run into the folder that HOLDFAST_FLEET_KEEP names; without one, a failed test prints its end.
+// keep puts a text of the run into the folder that HOLDFAST_FLEET_KEEP
+// names; without one, a failed test prints its end.
 func keep(t *testing.T, name string, text []byte) {
 	t.Helper()
 	if dir := os.Getenv("HOLDFAST_FLEET_KEEP"); dir != "" {

@@ -50,7 +50,8 @@ func (w *watcher) places() {
 	}
 }
 
-// signs: what stands still for a while shows in the list of the host's instances and in its metrics.
+// signs: what stands still for a while shows in the list of the
+// host's instances and in its metrics.
 func (w *watcher) signs(ctx context.Context) {
 	for _, p := range w.f.phones {
 		h := p.where()

@@ -24,8 +24,8 @@ type Odds struct {
 	Err    error   // that error; nil is obs.ErrNoSpace
 }
 
-// Chaos is a store in which calls fail by chance, given by a seed. It is safe for any number of goroutines; the order
-// in which they call decides which call meets which fault.
+// Chaos is a store in which calls fail by chance, given by a seed. It is safe for any
+// number of goroutines; the order in which they call decides which call meets which fault.
 type Chaos struct {
 	obs.Store
 

@@ -29,23 +29,27 @@ const (
 
 // Fault is what goes wrong, and when. The zero value fails every call with obs.ErrUnavailable.
 type Fault struct {
-	Op  Op                    // of which operation
-	Key func(key string) bool // of which keys (the prefix of a list, the first key of a delete); nil: all
-	// Nth is the first call that it meets, counted from 1 among those of Op and Key since Inject; 0 is 1.
+	Op Op // of which operation
+	// of which keys (the prefix of a list, the first key of a delete); nil: all
+	Key func(key string) bool
+	// Nth is the first call that it meets, counted from 1 among those
+	// of Op and Key since Inject; 0 is 1.
 	Nth int
 	// Times is how many calls it meets; 0 is all from the Nth on.
 	Times int
 
-	// Err is what the call returns; nil means obs.ErrUnavailable, unless Corrupt or Block say what happens.
+	// Err is what the call returns; nil means obs.ErrUnavailable,
+	// unless Corrupt or Block say what happens.
 	Err error
 	// After lets the call do its work first: its outcome is then unknown to the caller.
 	After bool
 	// Corrupt changes the bytes that a read gives; the read succeeds. Size and name stay.
 	Corrupt func(p []byte, off int64)
-	// Block holds the call until the channel is closed or its context ends; then it goes on without a fault.
+	// Block holds the call until the channel is closed or its context
+	// ends; then it goes on without a fault.
 	Block <-chan struct{}
-	// Entered, if set, gets one value for each call that the fault meets, before anything else happens. It
-	// must have room or a reader.
+	// Entered, if set, gets one value for each call that the fault meets,
+	// before anything else happens. It must have room or a reader.
 	Entered chan<- string
 }
 

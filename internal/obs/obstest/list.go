@@ -16,7 +16,8 @@ func listOrder(t *testing.T, s obs.Store) {
 	shuffled := slices.Clone(want)
 	slices.Reverse(shuffled)
 	for _, key := range shuffled {
-		if key == "a-b" || key == "a.b" || key == "a/b" || key == "a0" { // a file store has no object at a folder's name
+		// a file store has no object at a folder's name
+		if key == "a-b" || key == "a.b" || key == "a/b" || key == "a0" {
 			continue
 		}
 		put(t, s, key, []byte(key))
@@ -151,7 +152,8 @@ func deleteMany(t *testing.T, s obs.Store) {
 		all = append(all, fmt.Sprintf("d/%02d", i))
 		put(t, s, all[i], nil)
 	}
-	// A bad key is refused before anything goes, or after some went; never is the rest lost sight of.
+	// A bad key is refused before anything goes, or after some went;
+	// never is the rest lost sight of.
 	wantErr(t, "Delete with a bad key", s.Delete(t.Context(), "none", "bad key"), obs.ErrUsage)
 	if err := s.Delete(t.Context(), append(all, "d/none")...); err != nil {
 		t.Fatalf("Delete: %v", err)

@@ -22,8 +22,8 @@ func extend(t *testing.T, s obs.Store) {
 	}
 }
 
-// RunLock checks the promises of obs.Store about locks, in a store that is empty, asks retention of the objects below
-// "locked/" and of no others, and belongs to the caller.
+// RunLock checks the promises of obs.Store about locks, in a store that is empty, asks
+// retention of the objects below "locked/" and of no others, and belongs to the caller.
 func RunLock(t *testing.T, s obs.Store) {
 	retain := s.Capabilities().Retain
 	if retain == 0 {

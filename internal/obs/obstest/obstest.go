@@ -21,9 +21,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// Run checks every promise of obs.Store against the stores that factory makes. Each call of factory
-// gives a store that is empty and belongs to the caller, who closes it. Cases in except are left out, for servers
-// that are known to break a promise.
+// Run checks every promise of obs.Store against the stores that factory makes. Each
+// call of factory gives a store that is empty and belongs to the caller, who closes
+// it. Cases in except are left out, for servers that are known to break a promise.
 func Run(t *testing.T, factory func(t *testing.T) obs.Store, except ...string) {
 	for _, c := range []struct {
 		name  string
@@ -224,7 +224,8 @@ func putNewOneWinner(t *testing.T, s obs.Store) {
 		for w := range 8 {
 			wg.Go(func() {
 				err := s.PutNew(t.Context(), key, Body(fmt.Sprint(w), 10_000))
-				for errors.Is(err, obs.ErrUnavailable) { // allowed: the loser of a tie may be asked to come back
+				// allowed: the loser of a tie may be asked to come back
+				for errors.Is(err, obs.ErrUnavailable) {
 					err = s.PutNew(t.Context(), key, Body(fmt.Sprint(w), 10_000))
 				}
 				switch {
@@ -345,7 +346,8 @@ func concurrent(t *testing.T, s obs.Store) {
 	for w := range 16 {
 		wg.Go(func() {
 			for i := range 6 {
-				key := fmt.Sprintf("c/%02d/%d", w%4, i) // four writers of the same bytes under each name
+				// four writers of the same bytes under each name
+				key := fmt.Sprintf("c/%02d/%d", w%4, i)
 				body := Body(key, 20_000)
 				if err := s.Put(t.Context(), key, body); err != nil {
 					t.Errorf("Put %s: %v", key, err)

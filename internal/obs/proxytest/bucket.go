@@ -19,8 +19,9 @@ import (
 // BucketName is the name of every Bucket.
 const BucketName = "bucket-7"
 
-// Bucket is a server with one bucket in memory, which speaks S3 as its documents say and asks nobody for keys. It is the
-// sound server behind the Misbehaviours. Its methods may be called from any goroutine.
+// Bucket is a server with one bucket in memory, which speaks S3 as its
+// documents say and asks nobody for keys. It is the sound server behind
+// the Misbehaviours. Its methods may be called from any goroutine.
 type Bucket struct {
 	PageSize int // of lists; 0 is 1000
 

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// extend sets the retention of an object: OBS takes it in COMPLIANCE mode only, in milliseconds, and never shorter
-// than it is.
+// extend sets the retention of an object: OBS takes it in COMPLIANCE
+// mode only, in milliseconds, and never shorter than it is.
 func (p *Proxy) extend(body []byte, seen *Request) *refusal {
 	var doc struct {
 		XMLName         xml.Name `xml:"Retention"`

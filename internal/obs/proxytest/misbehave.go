@@ -40,18 +40,21 @@ func OpOf(r *http.Request) Op {
 	return OpGet
 }
 
-// Misbehaviour is one way in which servers, gateways and proxies were seen to answer otherwise than an object store does.
+// Misbehaviour is one way in which servers, gateways and proxies
+// were seen to answer otherwise than an object store does.
 type Misbehaviour struct {
 	Op    Op
 	Fault string
-	// Works tells that a store has to get along with it: all calls succeed. Otherwise calls that meet it fail, and none
-	// succeeds with a wrong result.
+	// Works tells that a store has to get along with it: all calls succeed.
+	// Otherwise calls that meet it fail, and none succeeds with a wrong result.
 	Works bool
 	// V2 tells that only a list of version 2 shows it.
 	V2 bool
-	// Late tells that the server takes longer than a store's patience (Options.Stall) of a quarter of a second.
+	// Late tells that the server takes longer than a store's patience
+	// (Options.Stall) of a quarter of a second.
 	Late bool
-	// Damages tells that bytes change on their way: what a store reads is not what it put, without an error.
+	// Damages tells that bytes change on their way: what a store
+	// reads is not what it put, without an error.
 	Damages bool
 
 	wrap func(next http.Handler) http.Handler
@@ -93,7 +96,8 @@ func (a *answered) write(w http.ResponseWriter, r *http.Request) {
 // always meets every request of a kind.
 const always = 1 << 30
 
-// meet lets f answer the requests of a kind from the first to the last of those numbers, counted from 1.
+// meet lets f answer the requests of a kind from the first to the
+// last of those numbers, counted from 1.
 func meet(op Op, first, last int, f func(w http.ResponseWriter, r *http.Request, next http.Handler)) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		var n atomic.Int64
@@ -149,7 +153,8 @@ func cutAnswer(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	panic(http.ErrAbortHandler)
 }
 
-// stored gives another answer to what the sound server has done. What the sound server refuses keeps its answer.
+// stored gives another answer to what the sound server has done.
+// What the sound server refuses keeps its answer.
 func stored(op Op, first, last int, f func(w http.ResponseWriter)) func(http.Handler) http.Handler {
 	return meet(op, first, last, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if a := record(next, r); a.status >= http.StatusMultipleChoices {

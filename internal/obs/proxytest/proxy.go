@@ -1,9 +1,9 @@
-// Package proxytest is a strict OBS for tests: a proxy in front of a server that speaks S3, which refuses
-// whatever OBS refuses and answers in its words.
+// Package proxytest is a strict OBS for tests: a proxy in front of a server
+// that speaks S3, which refuses whatever OBS refuses and answers in its words.
 //
-// OBS can't be reached from a test, so what is here comes from its documents and from reports of its users; where
-// those are silent, the proxy is the stricter of the two. Only tests import it. Its one goroutine per connection
-// is that of net/http/httptest, and ends with Close.
+// OBS can't be reached from a test, so what is here comes from its documents and from reports
+// of its users; where those are silent, the proxy is the stricter of the two. Only tests import
+// it. Its one goroutine per connection is that of net/http/httptest, and ends with Close.
 package proxytest
 
 import (
@@ -46,12 +46,15 @@ type Key struct {
 	Ends   time.Time // of temporary keys; zero for never
 }
 
-// Options say what kind of OBS it is. The zero value has one region, test-1, no limit and the host's clock.
+// Options say what kind of OBS it is. The zero value has one
+// region, test-1, no limit and the host's clock.
 type Options struct {
 	Region string
-	// Domain is that of the service, to which a bucket's name is prefixed; "" is obs.REGION.myhuaweicloud.com.
+	// Domain is that of the service, to which a bucket's name is
+	// prefixed; "" is obs.REGION.myhuaweicloud.com.
 	Domain string
-	// PerSecond is how many requests a second it takes before it answers 503 SlowDown; 0 is any number.
+	// PerSecond is how many requests a second it takes before it
+	// answers 503 SlowDown; 0 is any number.
 	PerSecond int
 	// Now is its clock; nil is the host's.
 	Now func() time.Time
@@ -152,7 +155,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if no != nil {
 		seen.Status, seen.Code = no.status, no.code
 		if r.ContentLength <= drained {
-			// A client that still sends when the connection is closed may see a reset before it reads the answer.
+			// A client that still sends when the connection is closed
+			// may see a reset before it reads the answer.
 			_, _ = io.CopyN(io.Discard, r.Body, drained)
 		}
 		h.Set("Content-Type", "application/xml")
@@ -241,8 +245,8 @@ func (p *Proxy) authorize(r *http.Request) (authorization, Key, *refusal) {
 	return auth, key, nil
 }
 
-// readBody reads the body in one of the two modes that OBS takes. A request without a body may say so by the
-// digest of nothing, as every S3 client does.
+// readBody reads the body in one of the two modes that OBS takes. A request
+// without a body may say so by the digest of nothing, as every S3 client does.
 func readBody(r *http.Request, auth authorization, key Key) ([]byte, *refusal) {
 	mode := r.Header.Get("X-Amz-Content-Sha256")
 	decoded, _ := strconv.ParseInt(r.Header.Get("X-Amz-Decoded-Content-Length"), 10, 64)

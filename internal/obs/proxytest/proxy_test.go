@@ -113,7 +113,8 @@ func sha256Hex(p []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// TestRules: a client that keeps the rules is served, and one that breaks any of them is refused as OBS does it.
+// TestRules: a client that keeps the rules is served, and one that
+// breaks any of them is refused as OBS does it.
 func TestRules(t *testing.T) {
 	temporary := proxytest.Key{Secret: "s", Token: "tok", Ends: time.Now().Add(time.Hour)}
 	p, bucket := start(t, proxytest.Options{WORM: true})

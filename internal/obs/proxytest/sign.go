@@ -137,8 +137,8 @@ func (a authorization) readChunks(r *http.Request, secret string) ([]byte, error
 	}
 }
 
-// Sign signs a request as an S3 client does, with all the headers that it has. mode is the payload mode; key
-// and region are whom it is from and for.
+// Sign signs a request as an S3 client does, with all the headers that it
+// has. mode is the payload mode; key and region are whom it is from and for.
 func Sign(r *http.Request, mode, access string, key Key, region string, now time.Time) {
 	r.Header.Set("X-Amz-Date", now.UTC().Format(stampForm))
 	r.Header.Set("X-Amz-Content-Sha256", mode)

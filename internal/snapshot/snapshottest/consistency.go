@@ -24,11 +24,12 @@ const (
 	imageSize = 1 << 20
 )
 
-// Consistency takes views of all subjects, the volumes of one instance, again and again while it writes to them at random.
-// In every round the instance is held once for all views, as an agent does, and these must be the
-// state of all volumes at that one point in its log. Then the Atomic ones are taken once more while it runs: each must be its
-// volume's state at one point between the begin and the end of the call. Where the provider compares, what it says
-// changed since the round before must make the new view out of the old one.
+// Consistency takes views of all subjects, the volumes of one instance, again and again
+// while it writes to them at random. In every round the instance is held once for all views,
+// as an agent does, and these must be the state of all volumes at that one point in its log.
+// Then the Atomic ones are taken once more while it runs: each must be its volume's state at
+// one point between the begin and the end of the call. Where the provider compares, what it
+// says changed since the round before must make the new view out of the old one.
 func Consistency(t *testing.T, seed uint64, rounds int, subjects ...Subject) {
 	in := newInstance(t, seed, subjects)
 	stop := in.run(t)
@@ -252,7 +253,8 @@ func (r record) apply(state map[string][]byte) {
 	state[r.name] = b
 }
 
-// match finds the first n from lo to hi for which got is the state of a subject after n records of the log.
+// match finds the first n from lo to hi for which got is the state
+// of a subject after n records of the log.
 func (in *instance) match(subject int, got map[string][]byte, lo, hi int) (n int, ok bool) {
 	in.mu.Lock()
 	log := in.log[:min(hi, len(in.log))]
@@ -277,7 +279,8 @@ func (in *instance) match(subject int, got map[string][]byte, lo, hi int) (n int
 	}
 }
 
-// waitTouched returns when both halves of something that a subject holds were written after record n.
+// waitTouched returns when both halves of something that a subject
+// holds were written after record n.
 func (in *instance) waitTouched(t *testing.T, subject, n int) {
 	t.Helper()
 	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {

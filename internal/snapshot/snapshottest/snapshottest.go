@@ -20,7 +20,8 @@ import (
 	"holdfast/internal/snapshot"
 )
 
-// Subject is a provider and a volume that it can serve: an empty folder, or an image of zeros of at least 4 MiB.
+// Subject is a provider and a volume that it can serve: an empty
+// folder, or an image of zeros of at least 4 MiB.
 type Subject struct {
 	Provider snapshot.Provider
 	Volume   string
@@ -340,7 +341,8 @@ func endedContext(t *testing.T, s Subject) {
 	}
 }
 
-// manyAtOnce has jobs come and go that share one snapshot folder, which is made and removed by turns.
+// manyAtOnce has jobs come and go that share one snapshot folder,
+// which is made and removed by turns.
 func manyAtOnce(t *testing.T, s Subject) {
 	var wg sync.WaitGroup
 	for i := range 4 {
@@ -364,8 +366,8 @@ func manyAtOnce(t *testing.T, s Subject) {
 	}
 }
 
-// saysChanged checks that a provider that compares finds a change, and that one that does not says so. What Changes
-// finds in each case is tested beside the provider.
+// saysChanged checks that a provider that compares finds a change, and that one that
+// does not says so. What Changes finds in each case is tested beside the provider.
 func saysChanged(t *testing.T, s Subject) {
 	s.put(t, "before")
 	base := create(t, s, "base")
@@ -423,8 +425,8 @@ func saysChanged(t *testing.T, s Subject) {
 	}
 }
 
-// seesAnotherImage puts an older file in the place of an image. Nothing of it has changed since the base, and all of it differs from
-// what the base is of.
+// seesAnotherImage puts an older file in the place of an image. Nothing of it
+// has changed since the base, and all of it differs from what the base is of.
 func seesAnotherImage(t *testing.T, s Subject) {
 	info, err := os.Stat(s.Volume)
 	if err != nil {
@@ -478,7 +480,8 @@ func saysCosts(t *testing.T, s Subject) {
 	}
 }
 
-// writer writes 8-byte numbers from 1 one after the other to a file, synced every 16, until the test ends.
+// writer writes 8-byte numbers from 1 one after the other to a
+// file, synced every 16, until the test ends.
 type writer struct {
 	mu            sync.Mutex
 	written, safe uint64
@@ -539,7 +542,8 @@ func (w *writer) waitBeyond(t *testing.T, n uint64) {
 	}
 }
 
-// checkRecords counts whole records up to the first zero and fails on the first that is not the next number.
+// checkRecords counts whole records up to the first zero and fails
+// on the first that is not the next number.
 func checkRecords(t *testing.T, log string) int {
 	t.Helper()
 	n := len(log) / 8

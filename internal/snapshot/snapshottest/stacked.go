@@ -20,8 +20,8 @@ const (
 	stackedUnsynced = 1500 // of records in all
 )
 
-// flushesStacked mounts a file system that lies in the volume and writes numbered records to it, first with fsync and then
-// without. A view holds all of them, though nobody has written them back.
+// flushesStacked mounts a file system that lies in the volume and writes numbered records to it,
+// first with fsync and then without. A view holds all of them, though nobody has written them back.
 func flushesStacked(t *testing.T, s Subject) {
 	device := s.Volume
 	if !s.Image {
@@ -77,7 +77,8 @@ func mountImage(t testing.TB, path string) (point string) {
 	return point
 }
 
-// AttachLoop attaches a loop device to a file until the test ends and gives the device. A block device stands for itself.
+// AttachLoop attaches a loop device to a file until the test ends
+// and gives the device. A block device stands for itself.
 func AttachLoop(t testing.TB, path string) (device string) {
 	t.Helper()
 	if info, err := os.Stat(path); err == nil && info.Mode()&os.ModeDevice != 0 {
@@ -127,8 +128,8 @@ func AttachLoop(t testing.TB, path string) (device string) {
 	return device
 }
 
-// WriteRecords writes numbered records of 8 bytes to the file system at point: those of one file are flushed with fsync, and
-// those of the other and of many small ones are not.
+// WriteRecords writes numbered records of 8 bytes to the file system at point: those of
+// one file are flushed with fsync, and those of the other and of many small ones are not.
 func WriteRecords(t testing.TB, point string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(point, "records"))

@@ -1,5 +1,6 @@
-// Command burster is a test's instance that writes 20 MB/s all the time: blocks over a file of bulk, and every tenth of a second
-// a record that is made durable before it is printed, with the longest time between two writes since the record before (in ms).
+// Command burster is a test's instance that writes 20 MB/s all the time: blocks over a
+// file of bulk, and every tenth of a second a record that is made durable before it is
+// printed, with the longest time between two writes since the record before (in ms).
 package main
 
 import (
@@ -29,7 +30,8 @@ func main() {
 	must(err)
 	content := make([]byte, block)
 	source := rand.NewChaCha8([32]byte{})
-	// An instance that is backed up in rounds rewrites some places more than others: a sixteenth of the bulk.
+	// An instance that is backed up in rounds rewrites some places
+	// more than others: a sixteenth of the bulk.
 	places := max(info.Size()/block/16, 1)
 	last := time.Now()
 	for n := 0; ; n++ {

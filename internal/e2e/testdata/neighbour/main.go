@@ -1,4 +1,5 @@
-// Command neighbour is other work on a host: every 10 ms it hashes 4 KiB, and prints how much later than it should that was done, in µs.
+// Command neighbour is other work on a host: every 10 ms it hashes 4
+// KiB, and prints how much later than it should that was done, in µs.
 package main
 
 import (

@@ -1,6 +1,7 @@
-// Command powercut is all that a virtual machine has around an agent: the instances, whose state only a power cut takes from it,
-// the control plane, and who commands backups without end. It prints what it sees, with "FAIL" before what breaks a promise.
-// With FINAL=1 it lets everything end, looks once more, and ends. ENTROPY is for the kernel (testbed.SavedMachine).
+// Command powercut is all that a virtual machine has around an agent: the instances, whose
+// state only a power cut takes from it, the control plane, and who commands backups without
+// end. It prints what it sees, with "FAIL" before what breaks a promise. With FINAL=1 it lets
+// everything end, looks once more, and ends. ENTROPY is for the kernel (testbed.SavedMachine).
 package main
 
 import (
@@ -82,7 +83,8 @@ func syncDir(dir string) {
 	must(d.Close())
 }
 
-// instance writes numbers while it runs. That it is down survives a power cut; that it is frozen does not.
+// instance writes numbers while it runs. That it is down survives a
+// power cut; that it is frozen does not.
 type instance struct {
 	id    string
 	mu    sync.Mutex
@@ -290,7 +292,8 @@ func (w *world) check(i *instance) {
 	say("checked %s", i.id)
 }
 
-// command backs the instance up, checks the backup and starts it again, for ever or until it is down.
+// command backs the instance up, checks the backup and starts it
+// again, for ever or until it is down.
 func (w *world) command(i *instance, final bool) {
 	for {
 		i.mu.Lock()
@@ -318,7 +321,8 @@ func (w *world) command(i *instance, final bool) {
 	}
 }
 
-// reseed gives the kernel's random numbers what sets this life of a saved machine apart from its others.
+// reseed gives the kernel's random numbers what sets this life of a
+// saved machine apart from its others.
 func reseed(entropy string) {
 	bits, err := hex.DecodeString(entropy)
 	must(err)
@@ -359,7 +363,8 @@ func main() {
 		durable("/disk/prepared")
 	}
 	w := &world{instances: map[string]*instance{}, api: "https://127.0.0.1:8443/v1/instances/backup", token: os.Getenv("TOKEN")}
-	w.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // a loopback, and a test
+	// a loopback, and a test
+	w.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	for n := range 3 {
 		i := &instance{id: fmt.Sprintf("phone-%d", n+1), state: "running", jobs: map[string]bool{}, said: map[string]string{}, tasks: map[string]string{}, news: make(chan struct{}, 1)}
 		w.instances[i.id] = i

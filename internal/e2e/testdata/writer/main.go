@@ -1,5 +1,5 @@
-// Command writer is the program of a test's instance: it appends numbered records to a file of its volume,
-// each made durable before its number is printed.
+// Command writer is the program of a test's instance: it appends numbered records
+// to a file of its volume, each made durable before its number is printed.
 package main
 
 import (

@@ -26,9 +26,10 @@ type process struct {
 	work  uint64 // nanoseconds that its threads have run
 }
 
-// line is what the state command prints: the state and a generation word. The word changes with each life, and whenever the life
-// has run: the processor time of a process that stands still stands still too. A phone that was powered down keeps the word
-// that it had; of one that ended in another way nobody knows how long it ran.
+// line is what the state command prints: the state and a generation word. The word
+// changes with each life, and whenever the life has run: the processor time of a
+// process that stands still stands still too. A phone that was powered down keeps the
+// word that it had; of one that ended in another way nobody knows how long it ran.
 func (p process) line(dir string) string {
 	if p.state == stopped {
 		word := fmt.Sprintf("%d.%s.ended", p.pid, p.began)
@@ -54,7 +55,8 @@ func look(dir string) process {
 	return examine(p)
 }
 
-// examine looks at all threads: a signal that stops a process stops each thread when that leaves the kernel.
+// examine looks at all threads: a signal that stops a process stops
+// each thread when that leaves the kernel.
 func examine(p process) process {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", p.pid))
 	p.state, p.work = stopped, 0

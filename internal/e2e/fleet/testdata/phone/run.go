@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a volume has: records is appended to; pages is written in place, a page for each of the last records; lives has a file
-// for each of the last lives, named by its digest.
+// What a volume has: records is appended to; pages is written in place, a page for each
+// of the last records; lives has a file for each of the last lives, named by its digest.
 const (
 	pageSize  = 4096
 	pageCount = 64
@@ -25,7 +25,8 @@ const (
 	pause     = 150 * time.Millisecond
 )
 
-// run is one life: it looks whether the volume is whole, says what it found, and goes on where the last life ended.
+// run is one life: it looks whether the volume is whole, says what
+// it found, and goes on where the last life ended.
 func run(dir, volume, life string) error {
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
