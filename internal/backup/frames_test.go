@@ -248,6 +248,47 @@ func (c *changedRanges) File(uint64, int64) ([]snapshot.Range, bool, error) {
 	return c.ranges, true, nil
 }
 
+// TestPacksOfDatabasesGone: pieces in packs that are gone are stored anew, whatever tells that the pieces did not change.
+func TestPacksOfDatabasesGone(t *testing.T) {
+	for name, changed := range map[string]snapshot.Range{
+		"sums":         {},
+		"base":         {Offset: 300 << 10, Length: 4096},
+		"another file": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := obs.NewMemory()
+			v := newVault(t, st)
+			dir := t.TempDir()
+			d := newDatabase(t, filepath.Join(dir, "db"), 900<<10, 6)
+			o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: t.TempDir()}
+			runBackup(t, o)
+			first := packKeys(t, st)
+			d.change(100<<10, 4096)
+			res := runBackup(t, o) // its pieces lie in two packs
+			if err := st.Delete(t.Context(), first...); err != nil {
+				t.Fatal(err)
+			}
+			d.change(300<<10, 4096)
+			switch name {
+			case "base":
+				o.Sources[0].Base = &backup.Base{Catalogue: res.Catalogues["data"], Changes: &changedRanges{[]snapshot.Range{changed}}}
+			case "another file":
+				if err := os.WriteFile(d.path+".new", d.b, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Rename(d.path+".new", d.path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			res = runBackup(t, o)
+			d.compare(v, res)
+			if len(res.Damaged) == 0 {
+				t.Error("nobody is told that packs are gone")
+			}
+		})
+	}
+}
+
 // TestDatabasesAtRandom backs up a database that is changed, cut, grown, replaced and restored at random, with all ways of
 // knowing what changed. Each backup holds the file as it is.
 func TestDatabasesAtRandom(t *testing.T) {
