@@ -26,7 +26,8 @@ func (s *third) Put(ctx context.Context, key string, body []byte) error {
 	return s.Store.Put(ctx, key, body)
 }
 
-// TestAbortedBackupIsNotLost: what arrived of a backup that nobody can resume is known to the next one.
+// TestAbortedBackupIsNotLost: what arrived of a backup that nobody
+// can resume is known to the next one.
 func TestAbortedBackupIsNotLost(t *testing.T) {
 	for name, cancelled := range map[string]bool{"failed": false, "cancelled": true} {
 		t.Run(name, func(t *testing.T) {

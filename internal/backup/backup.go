@@ -1,9 +1,9 @@
-// Package backup is the way from volumes to a backup in a vault: walk, read, cut, name, skip what is
-// known, compress, seal, upload, and at the end the manifest that makes it exist.
+// Package backup is the way from volumes to a backup in a vault: walk, read, cut, name, skip
+// what is known, compress, seal, upload, and at the end the manifest that makes it exist.
 //
-// The agent's jobs and the CLI call Run, which starts goroutines and waits for all of them. Memory is
-// bounded by Options.Budget, however large a volume is. A crash leaves packs that no manifest names,
-// which a later Run with Options.Resume uses.
+// The agent's jobs and the CLI call Run, which starts goroutines and waits for all
+// of them. Memory is bounded by Options.Budget, however large a volume is. A crash
+// leaves packs that no manifest names, which a later Run with Options.Resume uses.
 package backup
 
 import (
@@ -30,24 +30,27 @@ const (
 
 // run is one call of Run.
 type run struct {
-	o        Options
-	w        *vault.Writer
-	packs    *vault.NamedPacks
-	job      *Job
-	first    bool // nothing was tried before
-	session  *session
-	turn     *turn
-	earlier  func() ([]vault.BackupRef, error) // the instance's backups when the run began
-	newest   func() (*vault.Manifest, error)   // of the last of them; vault.ErrNoBackup
-	readable func() (*vault.Manifest, error)   // of the last of them whose manifest opens; vault.ErrNoBackup
-	lost     []vault.PackID                    // packs that can't be used
-	without  []vault.PackID                    // those, and what is condemned
-	gone     map[vault.PackID]bool             // the same
+	o       Options
+	w       *vault.Writer
+	packs   *vault.NamedPacks
+	job     *Job
+	first   bool // nothing was tried before
+	session *session
+	turn    *turn
+	earlier func() ([]vault.BackupRef, error) // the instance's backups when the run began
+	newest  func() (*vault.Manifest, error)   // of the last of them; vault.ErrNoBackup
+	// of the last of them whose manifest opens; vault.ErrNoBackup
+	readable func() (*vault.Manifest, error)
+	lost     []vault.PackID        // packs that can't be used
+	without  []vault.PackID        // those, and what is condemned
+	gone     map[vault.PackID]bool // the same
 	cats     []*catalogue
 	sending  *sending
 	counts   struct{ entries, files, unchanged, known, read, fresh, sent, checked, excluded atomic.Uint64 }
-	former   atomic.Int64                                 // bytes of content read from the vault to compare databases with
-	recorded struct{ entries, files, dirs atomic.Uint64 } // what the recipes have; counts has what the walk saw
+	// bytes of content read from the vault to compare databases with
+	former atomic.Int64
+	// what the recipes have; counts has what the walk saw
+	recorded struct{ entries, files, dirs atomic.Uint64 }
 	checks   sampler
 	images   []string // volumes that are
 	walked   atomic.Bool
@@ -61,10 +64,10 @@ type run struct {
 	res      Result
 }
 
-// Run makes a backup. When it returns nil, every pack and recipe was confirmed by the store, a sample
-// of the new chunks was opened, and then the manifest was written and read back (Invariant
-// manifest-last). After an error no backup of this run exists, unless the outcome of writing or reading
-// back the manifest is what is not known.
+// Run makes a backup. When it returns nil, every pack and recipe was confirmed by the
+// store, a sample of the new chunks was opened, and then the manifest was written and
+// read back (Invariant manifest-last). After an error no backup of this run exists,
+// unless the outcome of writing or reading back the manifest is what is not known.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if err := vault.CheckInstance(o.Instance); err != nil {
 		return nil, err
@@ -111,10 +114,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	return res, nil
 }
 
-// untilWhole makes a backup, and makes it again when its session was gone, which is tried once, or when it turned out that
-// somebody had removed packs from the bucket. What they held has to be read and stored again; the old backups that
-// rest on them are lost, which verify tells. Where other packs with the same content are gone too, that shows only then; each try
-// leaves out more packs, and what it stores itself is there.
+// untilWhole makes a backup, and makes it again when its session was gone, which is
+// tried once, or when it turned out that somebody had removed packs from the bucket.
+// What they held has to be read and stored again; the old backups that rest on them are
+// lost, which verify tells. Where other packs with the same content are gone too, that
+// shows only then; each try leaves out more packs, and what it stores itself is there.
 func untilWhole(ctx context.Context, o Options) (*Result, error) {
 	job := o.Job
 	if job == nil {
@@ -211,7 +215,8 @@ func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first b
 	return r.result(), nil
 }
 
-// underSession does the work in the session of the job, which keeps what the vault has from being collected.
+// underSession does the work in the session of the job, which keeps
+// what the vault has from being collected.
 func (r *run) underSession(ctx context.Context) error {
 	s, err := r.job.under(ctx, r.o.Vault, vault.SessionOptions{
 		Host: r.o.Host, Identity: r.o.Identity, Instance: r.o.Instance,
@@ -296,7 +301,8 @@ func (r *run) all(ctx context.Context) (err error) {
 	r.stage("pipeline", &start)
 
 	var lost []vault.LostPack
-	sampleErr := errors.New("the look at packs of earlier backups did not end") // stays where it panics
+	// stays where it panics
+	sampleErr := errors.New("the look at packs of earlier backups did not end")
 	sampled := make(chan struct{})
 	beside.Go(func() error {
 		defer close(sampled)
@@ -323,7 +329,8 @@ func (r *run) all(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	beside.Go(func() error { r.tidy(asking); return nil }) // the manifest rests on nothing of it, and it takes as long
+	// the manifest rests on nothing of it, and it takes as long
+	beside.Go(func() error { r.tidy(asking); return nil })
 	if !r.o.Precopy {
 		if err := r.commit(ctx, volumes, refs); err != nil {
 			return err
@@ -338,8 +345,8 @@ func (r *run) all(ctx context.Context) (err error) {
 	return nil
 }
 
-// confirmed makes room for another backup, since what is left takes small requests and no memory of the host, and looks at the packs
-// that were added: no backup comes to be whose packs do not open.
+// confirmed makes room for another backup, since what is left takes small requests and no memory of
+// the host, and looks at the packs that were added: no backup comes to be whose packs do not open.
 func (r *run) confirmed(ctx context.Context, added []vault.PackRef) error {
 	if err := r.turn.finish(ctx); err != nil {
 		return err
@@ -350,7 +357,8 @@ func (r *run) confirmed(ctx context.Context, added []vault.PackRef) error {
 	return r.sampleNew(ctx, added)
 }
 
-// commit writes the manifest, after every pack was confirmed and looked at. refs are all packs of the backup.
+// commit writes the manifest, after every pack was confirmed and
+// looked at. refs are all packs of the backup.
 func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.PackRef) error {
 	for _, v := range volumes {
 		r.res.Bytes += v.Bytes

@@ -174,7 +174,8 @@ func TestBackupHoldsEveryByte(t *testing.T) {
 	}
 }
 
-// TestInvariantManifestLast watches the order of writes: no manifest before the last pack and index.
+// TestInvariantManifestLast watches the order of writes: no
+// manifest before the last pack and index.
 func TestInvariantManifestLast(t *testing.T) {
 	st := &recorder{Store: obs.NewMemory()}
 	v := newVault(t, st)
@@ -205,7 +206,8 @@ func TestInvariantManifestLast(t *testing.T) {
 	}
 }
 
-// TestAccept: what is not accepted is no backup, and no catalogue knows it: the next Run reads all again, and sends none of it twice.
+// TestAccept: what is not accepted is no backup, and no catalogue
+// knows it: the next Run reads all again, and sends none of it twice.
 func TestAccept(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir, catalogues := t.TempDir(), t.TempDir()
@@ -271,7 +273,8 @@ func (r *recorder) Put(ctx context.Context, key string, body []byte) error {
 	return err
 }
 
-// TestResumeSendsNothingTwice fails a backup after some packs and takes it up with the ids it noted.
+// TestResumeSendsNothingTwice fails a backup after some packs and
+// takes it up with the ids it noted.
 func TestResumeSendsNothingTwice(t *testing.T) {
 	st := &recorder{Store: obs.NewMemory()}
 	v := newVault(t, st)
@@ -337,8 +340,8 @@ func TestHolesAreNotRead(t *testing.T) {
 	}
 }
 
-// TestUnchangedFilesAreNotRead: with a catalogue, what did not change is not read, and the backup is the
-// same in every byte; what did change is found however it hides.
+// TestUnchangedFilesAreNotRead: with a catalogue, what did not change is not read, and
+// the backup is the same in every byte; what did change is found however it hides.
 func TestUnchangedFilesAreNotRead(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)
@@ -346,7 +349,8 @@ func TestUnchangedFilesAreNotRead(t *testing.T) {
 	want := makeTree(t, dir, 5, 600, 5)
 	o := backup.Options{
 		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: cache,
-		Now: func() time.Time { return time.Now().Add(time.Hour) }, // no time of change is too young
+		// no time of change is too young
+		Now: func() time.Time { return time.Now().Add(time.Hour) },
 	}
 	run := func() *backup.Result {
 		t.Helper()
@@ -389,7 +393,8 @@ func TestUnchangedFilesAreNotRead(t *testing.T) {
 	if changed.BytesRead == 0 || changed.BytesRead > uint64(len(want["large/1"]))+1<<20 {
 		t.Errorf("changed: read %d bytes", changed.BytesRead)
 	}
-	// By a clock that is an hour late everything changed just now, and may change again in the same tick.
+	// By a clock that is an hour late everything changed just now,
+	// and may change again in the same tick.
 	o.Now = func() time.Time { return time.Now().Add(-time.Hour) }
 	run()
 	if r := run(); r.Unchanged != 0 {
@@ -438,7 +443,8 @@ func TestUnchangedFilesAreNotRead(t *testing.T) {
 	}
 }
 
-// TestPackThatWentAway: somebody deletes packs from the bucket; the next backup is whole all the same.
+// TestPackThatWentAway: somebody deletes packs from the bucket; the
+// next backup is whole all the same.
 func TestPackThatWentAway(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)

@@ -47,8 +47,8 @@ func newBadDisk(t testing.TB, kind string) *badDisk {
 	return d
 }
 
-// damage lets reads of the block fail, or give other bytes, that the file at path has at a multiple of 4096. It returns how many such
-// reads there were.
+// damage lets reads of the block fail, or give other bytes, that the file at
+// path has at a multiple of 4096. It returns how many such reads there were.
 func (d *badDisk) damage(t testing.TB, path string, at int64, change func(data []byte) ([]byte, syscall.Errno)) *atomic.Int64 {
 	t.Helper()
 	must(t, exec.Command("sync", "-f", d.dir).Run())
@@ -83,8 +83,8 @@ func (d *badDisk) damage(t testing.TB, path string, at int64, change func(data [
 
 func ioError([]byte) ([]byte, syscall.Errno) { return nil, unix.EIO }
 
-// TestBadBlocks: files on bad blocks are left out, small and large ones, first and later names; the next backup looks at them
-// again, and finds them when they can be read.
+// TestBadBlocks: files on bad blocks are left out, small and large ones, first and later
+// names; the next backup looks at them again, and finds them when they can be read.
 func TestBadBlocks(t *testing.T) {
 	for kind, change := range map[string]func([]byte) ([]byte, syscall.Errno){
 		"ext4": ioError, "xfs": ioError,
@@ -127,8 +127,8 @@ func TestBadBlocks(t *testing.T) {
 	}
 }
 
-// TestStreamedFileOnBadBlocks: a very large file that fails when its item is in the recipe is not taken for unchanged later,
-// neither by what this host remembers nor by what the store has.
+// TestStreamedFileOnBadBlocks: a very large file that fails when its item is in the recipe is
+// not taken for unchanged later, neither by what this host remembers nor by what the store has.
 func TestStreamedFileOnBadBlocks(t *testing.T) {
 	d := newBadDisk(t, "ext4")
 	const size = 30 << 20
@@ -165,7 +165,8 @@ func (c changedRange) File(uint64, int64) ([]snapshot.Range, bool, error) {
 	return []snapshot.Range{c.Range}, true, nil
 }
 
-// TestBadBlockInWhatChanged: a file of which only what changed is read is left out too when that fails.
+// TestBadBlockInWhatChanged: a file of which only what changed is
+// read is left out too when that fails.
 func TestBadBlockInWhatChanged(t *testing.T) {
 	d := newBadDisk(t, "ext4")
 	want := filesIn(t, d.dir, map[string]int{"f": 8 << 20})["f"]
@@ -194,7 +195,8 @@ func TestBadBlockInWhatChanged(t *testing.T) {
 	compare(t, contents(t, v, vault.BackupRef{Instance: "i", ID: res.BackupID}), map[string][]byte{"f": want})
 }
 
-// TestCheckOfAnUnreadableFile: the vault has the content of a file that did not change, so that it can't be read now loses nothing.
+// TestCheckOfAnUnreadableFile: the vault has the content of a file
+// that did not change, so that it can't be read now loses nothing.
 func TestCheckOfAnUnreadableFile(t *testing.T) {
 	d := newBadDisk(t, "ext4")
 	want := filesIn(t, d.dir, map[string]int{"f": 4096})

@@ -11,21 +11,23 @@ import (
 	"holdfast/internal/vault"
 )
 
-// Base is an earlier view of a volume that still stands, by which a backup knows what changed without reading it.
+// Base is an earlier view of a volume that still stands, by which a
+// backup knows what changed without reading it.
 type Base struct {
-	// Catalogue is the id of the catalogue that was made of that view, as Result.Catalogues told. While the volume's
-	// catalogue on this host is another one, the base is not looked at: nothing says what it held.
+	// Catalogue is the id of the catalogue that was made of that view, as
+	// Result.Catalogues told. While the volume's catalogue on this host is
+	// another one, the base is not looked at: nothing says what it held.
 	Catalogue string
 	Changes   Changes
 }
 
-// Changes is what may differ between a base and the view that is backed up: a superset. *snapshot.Changes is one. It is
-// used by one goroutine at a time.
+// Changes is what may differ between a base and the view that is backed up: a
+// superset. *snapshot.Changes is one. It is used by one goroutine at a time.
 type Changes interface {
 	// Inode tells whether anything of the file with that number may differ.
 	Inode(ino uint64) bool
-	// File lists in order the ranges of the file, which now has that size, that may differ. After an error the file is read
-	// in whole.
+	// File lists in order the ranges of the file, which now has that
+	// size, that may differ. After an error the file is read in whole.
 	File(ino uint64, size int64) (ranges []snapshot.Range, exact bool, err error)
 }
 
@@ -35,19 +37,21 @@ var _ Changes = (*snapshot.Changes)(nil)
 type known struct {
 	stretch      // where its content was; the extents are never nil
 	same    bool // and is: it need not be read
-	whole   bool // ranges does not tell what changed: the file has to be read, and its pieces compared
-	ranges  []snapshot.Range
+	// ranges does not tell what changed: the file has to be read, and its pieces compared
+	whole  bool
+	ranges []snapshot.Range
 }
 
-// patchExtents bounds what is held in memory of a large file that changed in part (16 GiB of average chunks, 12 MiB); a
-// larger one is read in whole.
+// patchExtents bounds what is held in memory of a large file that changed in
+// part (16 GiB of average chunks, 12 MiB); a larger one is read in whole.
 const patchExtents = 256 << 10
 
-// knownSums bounds what is held in memory of a database, sums (16 GiB of content, 32 MiB); a larger one is read in whole.
+// knownSums bounds what is held in memory of a database, sums (16
+// GiB of content, 32 MiB); a larger one is read in whole.
 const knownSums = 2 << 20
 
-// judge compares the entry of the walk with the item of the catalogue that has its path. What it answers with false has to
-// be read in whole.
+// judge compares the entry of the walk with the item of the catalogue
+// that has its path. What it answers with false has to be read in whole.
 func (p *previous) judge(it *vault.Item, e *tree.Entry, content stretch) (known, bool) {
 	if it.Kind != tree.File || it.HasLinkTo {
 		return known{}, false
@@ -63,7 +67,8 @@ func (p *previous) judge(it *vault.Item, e *tree.Entry, content stretch) (known,
 		extents = []vault.Extent{} // a file of holes only is known too
 	}
 	k := known{stretch: stretch{extents: extents, sums: content.sums}}
-	// Where the time of change can't be relied upon, only a base can tell: it was too young, or the file system was mounted anew.
+	// Where the time of change can't be relied upon, only a base can
+	// tell: it was too young, or the file system was mounted anew.
 	dated := p.dated(it)
 	like := it.Size == e.Size && it.Mtime == e.Mtime && (it.Ctime == e.Ctime || !dated)
 	gone := func(x vault.Extent) bool { return p.without[x.Chunk.Pack] }
@@ -99,8 +104,8 @@ const (
 	ByTimes = "times of change"
 )
 
-// DriftError says that something changed although it was known not to: the means by which that was known can't be relied
-// upon. It is an alarm. The backup starts over and reads the volume in full.
+// DriftError says that something changed although it was known not to: the means by which that was
+// known can't be relied upon. It is an alarm. The backup starts over and reads the volume in full.
 type DriftError struct {
 	Instance, Volume string
 	Path             string // in the volume
@@ -111,9 +116,10 @@ func (e *DriftError) Error() string {
 	return fmt.Sprintf("volume %s of %s: %q changed, although the %s says that it did not", e.Volume, e.Instance, e.Path, e.By)
 }
 
-// Of what is known not to have changed, a share is read all the same and compared with what the vault has: the first that
-// there is, one in checkEvery, and between some more, so that a backup that has few has some. At most checkMost a backup,
-// each of one chunk: with chunks that have to be fetched, that is some round trips to the store and no more.
+// Of what is known not to have changed, a share is read all the same and compared with
+// what the vault has: the first that there is, one in checkEvery, and between some more,
+// so that a backup that has few has some. At most checkMost a backup, each of one chunk:
+// with chunks that have to be fetched, that is some round trips to the store and no more.
 const (
 	checkEvery = 512
 	checkMost  = 16
@@ -137,8 +143,8 @@ func (s *sampler) pick() bool {
 	return true
 }
 
-// picks tells whether something that was taken as unchanged is to be checked. Never where no sample is read back either: there is no
-// time for it.
+// picks tells whether something that was taken as unchanged is to be checked.
+// Never where no sample is read back either: there is no time for it.
 func (p *pipeline) picks() bool { return p.o.Sample > 0 && p.checks.pick() }
 
 // distrusted has, by volume, what turned out not to be reliable.

@@ -23,7 +23,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// based backs up a folder of a btrfs again and again, each time from a snapshot that is then the base of the next.
+// based backs up a folder of a btrfs again and again, each time
+// from a snapshot that is then the base of the next.
 type based struct {
 	t    testing.TB
 	dir  string // the volume
@@ -63,7 +64,8 @@ func (b *based) view() (snap *snapshot.Snapshot, taken time.Time) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.t.Cleanup(func() { _ = b.provider().Remove(b.t.Context(), snap.Ref) }) // unmounted in any case
+	// unmounted in any case
+	b.t.Cleanup(func() { _ = b.provider().Remove(b.t.Context(), snap.Ref) })
 	return snap, taken
 }
 
@@ -74,7 +76,8 @@ func (b *based) remove(snap *snapshot.Snapshot) {
 	}
 }
 
-// back makes a backup from a new snapshot, with the base that there is, and keeps the snapshot as the next one.
+// back makes a backup from a new snapshot, with the base that there
+// is, and keeps the snapshot as the next one.
 func (b *based) back() *backup.Result {
 	b.t.Helper()
 	snap, taken := b.view()
@@ -176,9 +179,10 @@ func baseMiB(t testing.TB) int {
 	return mib
 }
 
-// TestBackupReadsWhatDiffersFromTheBase: a backup reads at most one and a half times what changed, and metadata. Half of the
-// data is in small files, of which some are written anew; half is in large ones, in which ranges of half a MiB are.
-// HOLDFAST_BASE_MIB has another size of the whole than 128; of 8 GiB 64 MiB change, of less a larger part.
+// TestBackupReadsWhatDiffersFromTheBase: a backup reads at most one and a half times what
+// changed, and metadata. Half of the data is in small files, of which some are written
+// anew; half is in large ones, in which ranges of half a MiB are. HOLDFAST_BASE_MIB has
+// another size of the whole than 128; of 8 GiB 64 MiB change, of less a larger part.
 func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 	mib := baseMiB(t)
 	store, err := obs.Open(t.Context(), "file://"+t.TempDir(), obs.Options{Create: true})
@@ -219,7 +223,9 @@ func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 
 	const piece = 512 << 10
 	changed := int64(0)
-	for i := range max(8, mib/128) { // how far a range reaches beyond what changed depends on the vault's cuts: few could all be unlucky
+	// how far a range reaches beyond what changed depends on the
+	// vault's cuts: few could all be unlucky
+	for i := range max(8, mib/128) {
 		overwriteAt(t, rnd, big(i%large), r.Int64N(largeSize-piece), piece)
 		changed += piece
 	}
@@ -228,7 +234,8 @@ func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 		changed += int64(smallSize)
 	}
 	unix.Sync()
-	// What a backup of no change reads is the metadata: catalogue, index of the vault, and what the process reads besides.
+	// What a backup of no change reads is the metadata: catalogue,
+	// index of the vault, and what the process reads besides.
 	before := readByProcess(t)
 	snap, taken := b.view()
 	c, err := b.provider().Changed(t.Context(), b.base.Base(), snap)
@@ -248,7 +255,8 @@ func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 	if most := changed * 3 / 2; int64(res.BytesRead) > most {
 		t.Errorf("read %d bytes of the volume, want at most %d", res.BytesRead, most)
 	}
-	metadata := int64(small+large)*400 + 4<<20 // rows of the catalogue, of the index, of the packs; the sample and the checks
+	// rows of the catalogue, of the index, of the packs; the sample and the checks
+	metadata := int64(small+large)*400 + 4<<20
 	if most := changed*3/2 + metadata; read > most {
 		t.Errorf("the process read %d bytes, want at most %d with metadata", read, most)
 	}
@@ -260,7 +268,8 @@ func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 	b.holds(res)
 }
 
-// TestChainOfBases: thirty backups, each by the base that the one before left, hold every byte whatever is done to files.
+// TestChainOfBases: thirty backups, each by the base that the one
+// before left, hold every byte whatever is done to files.
 func TestChainOfBases(t *testing.T) {
 	b := newBased(t, obs.NewMemory())
 	makeTree(t, b.dir, 3, 150, 5)
@@ -331,8 +340,8 @@ type rangeLiar struct{ backup.Changes }
 
 func (rangeLiar) File(uint64, int64) ([]snapshot.Range, bool, error) { return nil, true, nil }
 
-// TestChangesThatLie: a means that says of what changed that it did not is found out, the volume is read whole, and the
-// means is not used again.
+// TestChangesThatLie: a means that says of what changed that it did not is
+// found out, the volume is read whole, and the means is not used again.
 func TestChangesThatLie(t *testing.T) {
 	for _, kind := range []string{"inodes", "ranges"} {
 		t.Run(kind, func(t *testing.T) {
@@ -386,7 +395,8 @@ func TestChangesThatLie(t *testing.T) {
 	}
 }
 
-// TestBaseOfAnotherCatalogue: a base counts with the catalogue that was made of it, and with no other.
+// TestBaseOfAnotherCatalogue: a base counts with the catalogue that
+// was made of it, and with no other.
 func TestBaseOfAnotherCatalogue(t *testing.T) {
 	b := newBased(t, obs.NewMemory())
 	makeTree(t, b.dir, 5, 30, 2)

@@ -39,8 +39,9 @@ func badDisks(t *testing.T) map[string]string {
 	}
 }
 
-// TestCacheDiskFailsNoBackup: whatever is wrong with the disk of the catalogues and the index, trees and images are backed up, and nothing
-// is stored twice. Something says that the cache is of no use.
+// TestCacheDiskFailsNoBackup: whatever is wrong with the disk of the
+// catalogues and the index, trees and images are backed up, and
+// nothing is stored twice. Something says that the cache is of no use.
 func TestCacheDiskFailsNoBackup(t *testing.T) {
 	dir := t.TempDir()
 	want := makeTree(t, dir, 7, 300, 1)

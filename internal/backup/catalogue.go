@@ -16,9 +16,9 @@ import (
 	"holdfast/internal/vault"
 )
 
-// catalogue is the old and the new catalogue of one volume. The new one becomes the volume's catalogue when
-// the backup exists (keep); else nothing changes on disk (close). What it says of the files is stored with the
-// recipe too, as stat pages.
+// catalogue is the old and the new catalogue of one volume. The new one becomes the
+// volume's catalogue when the backup exists (keep); else nothing changes on disk
+// (close). What it says of the files is stored with the recipe too, as stat pages.
 type catalogue struct {
 	volume string
 	rest   vault.Evidence       // what the rows of the new one rest on
@@ -32,15 +32,18 @@ type catalogue struct {
 // tick is longer than any file system's clock stands still (ext3 and HFS: a second).
 const tick = 2 * time.Second
 
-// making is longer than it takes to make a snapshot, or to write what a program has asked to be written: a file written
-// meanwhile may be read with its new time of change and its old content. It stands for Source.Taken where nobody knows that.
+// making is longer than it takes to make a snapshot, or to write what a program has
+// asked to be written: a file written meanwhile may be read with its new time of
+// change and its old content. It stands for Source.Taken where nobody knows that.
 const making = time.Minute
 
-// catalogue finds what is known of a volume and begins its new catalogue. A fault of either costs a full
-// read, now or next time, and is a warning: the backup itself does not depend on it. Nil when no catalogue is kept.
+// catalogue finds what is known of a volume and begins its new catalogue.
+// A fault of either costs a full read, now or next time, and is a warning:
+// the backup itself does not depend on it. Nil when no catalogue is kept.
 //
-// What is known is believed only while the mount stands that was looked at: a power cut can keep what was written to a file in
-// place, and lose the change of its times (see package evidence). A base snapshot needs no times and no mount.
+// What is known is believed only while the mount stands that was looked at: a
+// power cut can keep what was written to a file in place, and lose the change of
+// its times (see package evidence). A base snapshot needs no times and no mount.
 func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalogue {
 	volume := s.Volume
 	if r.o.CatalogueDir == "" {
@@ -92,11 +95,13 @@ func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalog
 	return c
 }
 
-// young returns the time of change from which on nothing is believed of a file: it may have been written once more in the same
-// tick of the clock, or while the snapshot was made. still says that the source is a snapshot, and moment when it was made.
+// young returns the time of change from which on nothing is believed of a file: it may
+// have been written once more in the same tick of the clock, or while the snapshot was
+// made. still says that the source is a snapshot, and moment when it was made.
 //
-// A direct write that was begun has set the time of change, and reaches the file later, on a slow disk by seconds. Snapshots wait for such
-// writes. A round of pre-copy that reads a volume while its instance runs does not, and does not believe the last minute.
+// A direct write that was begun has set the time of change, and reaches the file later,
+// on a slow disk by seconds. Snapshots wait for such writes. A round of pre-copy that
+// reads a volume while its instance runs does not, and does not believe the last minute.
 func (r *run) young(s Source, still bool, moment time.Time) time.Time {
 	young := r.res.Created
 	switch {
@@ -130,7 +135,8 @@ func (r *run) lastBackup(ctx context.Context) (*vault.Manifest, error) {
 	return r.o.Vault.Manifest(ctx, refs[len(refs)-1])
 }
 
-// lastReadable is lastBackup, but where a manifest is damaged it goes back to the backup before. The error is that of the newest.
+// lastReadable is lastBackup, but where a manifest is damaged it
+// goes back to the backup before. The error is that of the newest.
 func (r *run) lastReadable(ctx context.Context) (*vault.Manifest, error) {
 	m, first := r.newest()
 	if first == nil || !unusable(first) {
@@ -149,20 +155,22 @@ func (r *run) lastReadable(ctx context.Context) (*vault.Manifest, error) {
 	return nil, first
 }
 
-// unusable says whether a manifest was read and is of no use, so that reading it once more would not help.
+// unusable says whether a manifest was read and is of no use, so
+// that reading it once more would not help.
 func unusable(err error) bool {
 	return errors.Is(err, vault.ErrCorrupt) || errors.Is(err, vault.ErrWrongKey) || errors.Is(err, vault.ErrNewer)
 }
 
-// asksForNewest tells whether some volume has no catalogue here, so that the newest backup is asked what it knows of the volume: a round
-// trip that need not wait for the index.
+// asksForNewest tells whether some volume has no catalogue here, so that the newest backup
+// is asked what it knows of the volume: a round trip that need not wait for the index.
 func (r *run) asksForNewest() bool {
 	return slices.ContainsFunc(r.o.Sources, func(s Source) bool {
 		return !(s.readAll && s.AllowEmpty) && (r.o.CatalogueDir == "" || !r.o.Vault.HasCatalogue(r.o.CatalogueDir, r.o.Instance, s.Volume))
 	})
 }
 
-// stored takes what the instance's last backup says of the volume, if it has looked at the same mount.
+// stored takes what the instance's last backup says of the volume,
+// if it has looked at the same mount.
 func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func(error, string)) error {
 	m, err := r.newest()
 	if errors.Is(err, vault.ErrNoBackup) {
@@ -172,7 +180,8 @@ func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func
 	}
 	vol, err := m.Volume(volume)
 	if err != nil || vol.Kind != vault.KindTree || len(vol.Stats) == 0 || !vol.Evidence().Holds(c.rest.Mounted) {
-		return nil // the volume is new, or nothing is known of its files, or not of those that are mounted now
+		// the volume is new, or nothing is known of its files, or not of those that are mounted now
+		return nil
 	}
 	next, stop := iter.Pull2(r.o.Vault.StoredCatalogue(ctx, vol))
 	c.done() // what this host knew says less
@@ -195,7 +204,8 @@ func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func
 	return nil
 }
 
-// page takes a page of the new recipe. The clock is asked for each page, since somebody may set it back while the backup runs.
+// page takes a page of the new recipe. The clock is asked for each
+// page, since somebody may set it back while the backup runs.
 func (c *catalogue) page(page []byte, items []vault.Item) error {
 	young := c.rest.Until(c.clock())
 	for i := range items {
@@ -212,8 +222,8 @@ func (c *catalogue) page(page []byte, items []vault.Item) error {
 
 func earlier(a, b tree.Time) bool { return a.Sec < b.Sec || a.Sec == b.Sec && a.Nsec < b.Nsec }
 
-// keep puts the new catalogue into the place of the old one and returns its id. When that fails the next backup reads more, and
-// there is none.
+// keep puts the new catalogue into the place of the old one and returns
+// its id. When that fails the next backup reads more, and there is none.
 func (c *catalogue) keep() (id string, ok bool) {
 	if c.new == nil || c.new.Keep() != nil {
 		return "", false
@@ -245,18 +255,21 @@ func (r *run) withoutSet() map[vault.PackID]bool {
 	return set
 }
 
-// previous finds the entries of an earlier backup in the order of the walk. It is for the walk's goroutine.
+// previous finds the entries of an earlier backup in the order of
+// the walk. It is for the walk's goroutine.
 type previous struct {
-	next    func() ([]vault.Item, error)
-	rest    vault.Evidence
-	clock   func() time.Duration // Options.Clock
-	holds   bool                 // the mount stands that the items tell of
-	until   tree.Time            // from this time of change on the items of the page at hand tell nothing
+	next  func() ([]vault.Item, error)
+	rest  vault.Evidence
+	clock func() time.Duration // Options.Clock
+	holds bool                 // the mount stands that the items tell of
+	// from this time of change on the items of the page at hand tell nothing
+	until   tree.Time
 	warn    func(error)
 	without map[vault.PackID]bool // what these hold is not known any more
-	base    Changes               // what may differ from the view that the catalogue is of; nil: the times alone tell
-	items   []vault.Item
-	ended   bool
+	// what may differ from the view that the catalogue is of; nil: the times alone tell
+	base  Changes
+	items []vault.Item
+	ended bool
 }
 
 // dated tells whether the time of change of an item is evidence.
@@ -264,9 +277,10 @@ func (p *previous) dated(it *vault.Item) bool {
 	return p.holds && it.Ctime != tree.Time{} && earlier(it.Ctime, p.until)
 }
 
-// find returns what is known of e, when e is the file that the last backup stored: it did not change since (the same inode,
-// size, time of change of content and of metadata, or a base that tells), or changed in part. Of the first it puts what the
-// walk did not read, flags and project id, into e. Calls must come in the order of the walk.
+// find returns what is known of e, when e is the file that the last backup stored: it
+// did not change since (the same inode, size, time of change of content and of metadata,
+// or a base that tells), or changed in part. Of the first it puts what the walk did not
+// read, flags and project id, into e. Calls must come in the order of the walk.
 func (p *previous) find(e *tree.Entry) (known, bool) {
 	for {
 		it := p.peek()
@@ -293,7 +307,8 @@ func (p *previous) find(e *tree.Entry) (known, bool) {
 			break
 		}
 		if len(content.extents)+len(more.Extents) > most || len(content.sums)+len(more.Sums) > knownSums {
-			return known{}, false // a file of many GiB is rather read than held in memory as extents and sums
+			// a file of many GiB is rather read than held in memory as extents and sums
+			return known{}, false
 		}
 		content.extents, content.sums = append(content.extents, more.Extents...), append(content.sums, more.Sums...)
 		p.items = p.items[1:]
@@ -303,7 +318,8 @@ func (p *previous) find(e *tree.Entry) (known, bool) {
 	}
 	k, ok := p.judge(&it, e, content)
 	if ok && k.same {
-		e.Flags, e.Project = it.Flags, it.Project // a change of those shows in the time of change too
+		// a change of those shows in the time of change too
+		e.Flags, e.Project = it.Flags, it.Project
 	}
 	return k, ok
 }

@@ -21,7 +21,8 @@ import (
 
 func TestMain(m *testing.M) { testbed.LeakCheck(m) }
 
-// TestEndsAnywhere cancels backups at many moments: each returns, leaves no goroutine and no backup.
+// TestEndsAnywhere cancels backups at many moments: each returns,
+// leaves no goroutine and no backup.
 func TestEndsAnywhere(t *testing.T) {
 	dir := t.TempDir()
 	makeTree(t, dir, 10, 200, 4)
@@ -43,8 +44,8 @@ func TestEndsAnywhere(t *testing.T) {
 	}
 }
 
-// TestFilesThatChangeMeanwhile: whatever a file does while it is read, the backup can be read, and what
-// it does not hold is told.
+// TestFilesThatChangeMeanwhile: whatever a file does while it is
+// read, the backup can be read, and what it does not hold is told.
 func TestFilesThatChangeMeanwhile(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()
@@ -114,7 +115,8 @@ func TestPackThatWasEmptied(t *testing.T) {
 	compare(t, contents(t, v, vault.BackupRef{Instance: "i", ID: res.BackupID}), want)
 }
 
-// TestVolumeNames: a name that no restore can make a folder of, or two of one name, end before work begins.
+// TestVolumeNames: a name that no restore can make a folder of, or
+// two of one name, end before work begins.
 func TestVolumeNames(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()
@@ -153,8 +155,8 @@ func TestNoBackupOfPacksThatDoNotOpen(t *testing.T) {
 	}
 }
 
-// TestChangeThroughAMap: a page that a program changed through a shared map shows no further change in
-// the times of its file until it was written back.
+// TestChangeThroughAMap: a page that a program changed through a shared map
+// shows no further change in the times of its file until it was written back.
 func TestChangeThroughAMap(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()
@@ -173,7 +175,8 @@ func TestChangeThroughAMap(t *testing.T) {
 	defer func() { _ = unix.Munmap(m) }()
 	o := backup.Options{
 		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: t.TempDir(),
-		Now: func() time.Time { return time.Now().Add(time.Hour) }, // as if the page was changed long ago
+		// as if the page was changed long ago
+		Now: func() time.Time { return time.Now().Add(time.Hour) },
 	}
 	for i := range byte(3) {
 		m[100] = i + 1

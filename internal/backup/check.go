@@ -11,7 +11,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// checkFile reads a piece of a file that was taken as unchanged and compares it with what the vault has.
+// checkFile reads a piece of a file that was taken as unchanged and
+// compares it with what the vault has.
 func (w *worker) checkFile(ctx context.Context, e *tree.Entry, extents []vault.Extent) error {
 	now := *e
 	f, err := w.p.root.Open(&now, nil)
@@ -19,7 +20,8 @@ func (w *worker) checkFile(ctx context.Context, e *tree.Entry, extents []vault.E
 		return err
 	}
 	if f == nil {
-		return nil // it changed after the walk, or can't be read now; what the walk saw was unchanged
+		// it changed after the walk, or can't be read now; what the walk saw was unchanged
+		return nil
 	}
 	defer f.Close() // nothing was written
 	if now.Ino != e.Ino || now.Size != e.Size || now.Mtime != e.Mtime || now.Ctime != e.Ctime {
@@ -38,8 +40,9 @@ func (w *worker) checkFile(ctx context.Context, e *tree.Entry, extents []vault.E
 	return err
 }
 
-// check compares the extent of a file, which has to be what the vault has, with what the file has; *DriftError when it has other
-// bytes, *vault.MissingPacksError when what the vault has can't be read.
+// check compares the extent of a file, which has to be what the vault
+// has, with what the file has; *DriftError when it has other bytes,
+// *vault.MissingPacksError when what the vault has can't be read.
 func (w *worker) check(ctx context.Context, f io.ReaderAt, path string, x vault.Extent) error {
 	got := make([]byte, x.Len)
 	n, err := f.ReadAt(got, x.Off)
@@ -51,7 +54,8 @@ func (w *worker) check(ctx context.Context, f io.ReaderAt, path string, x vault.
 		return err
 	}
 	got = got[:n]
-	// Names tell for nothing. Part of a chunk has none, and the same content may have been stored twice.
+	// Names tell for nothing. Part of a chunk has none, and the same
+	// content may have been stored twice.
 	if x.In == 0 && x.Len == x.Chunk.Raw && uint32(n) == x.Len {
 		if loc, ok := w.p.w.Known(w.namer.Name(got)); ok && loc == x.Chunk {
 			w.p.counts.checked.Add(1)
@@ -64,7 +68,8 @@ func (w *worker) check(ctx context.Context, f io.ReaderAt, path string, x vault.
 	case lost:
 		return &vault.MissingPacksError{Vault: v.Info().ID, Packs: []vault.LostPack{v.Lost(x.Chunk.Pack, err)}}
 	case err != nil:
-		return context.Cause(ctx) // the store can't be reached just now, which says nothing of the file
+		// the store can't be reached just now, which says nothing of the file
+		return context.Cause(ctx)
 	}
 	w.p.counts.checked.Add(1)
 	if uint64(x.In)+uint64(x.Len) <= uint64(len(want)) && bytes.Equal(got, want[x.In:x.In+x.Len]) {

@@ -10,14 +10,16 @@ import (
 	"holdfast/internal/obs"
 )
 
-// TestClockThatWasSetBackHidesNoChange: what changes after the clock was set back may have the time of an earlier change. So files whose
-// time of change the clock could show again are read, and all others are not.
+// TestClockThatWasSetBackHidesNoChange: what changes after the clock was
+// set back may have the time of an earlier change. So files whose time
+// of change the clock could show again are read, and all others are not.
 func TestClockThatWasSetBackHidesNoChange(t *testing.T) {
 	dir := volumeDir(t)
 	makeTree(t, dir, 21, 40, 2)
 	for _, c := range []struct {
-		name         string
-		first, again time.Duration // what the clock is set by while the first backup runs, and after it
+		name string
+		// what the clock is set by while the first backup runs, and after it
+		first, again time.Duration
 		known        bool
 	}{
 		{"not set", 0, 0, true},

@@ -13,8 +13,9 @@ import (
 	"holdfast/internal/tree"
 )
 
-// content is an open file of a tree while it is read. Its methods may be called from several goroutines at once, but for
-// next. What was read is believed, and not what stat said: content notes where reads met the end of the file.
+// content is an open file of a tree while it is read. Its methods may be called
+// from several goroutines at once, but for next. What was read is believed, and
+// not what stat said: content notes where reads met the end of the file.
 type content struct {
 	f     *os.File
 	size  int64 // up to where it is read
@@ -46,7 +47,8 @@ func (c *content) ReadAt(p []byte, off int64) (int, error) {
 	return n, faultOf("read", c.f.Name(), err)
 }
 
-// next returns the first range of data from off on, which is 0 or the end of the range before; its Len is 0 when there is none.
+// next returns the first range of data from off on, which is 0 or
+// the end of the range before; its Len is 0 when there is none.
 func (c *content) next(off int64) tree.Range {
 	if c.whole {
 		return tree.Range{Off: off, Len: max(c.size-off, 0)}
@@ -54,7 +56,8 @@ func (c *content) next(off int64) tree.Range {
 	return tree.NextData(c.f, off, c.size)
 }
 
-// length is how much there is: size, or less where the file ended before, or more where a read met its end behind.
+// length is how much there is: size, or less where the file ended
+// before, or more where a read met its end behind.
 func (c *content) length() int64 {
 	if end := c.end.Load(); end != noEnd {
 		return end
@@ -62,14 +65,16 @@ func (c *content) length() int64 {
 	return c.size
 }
 
-// fault says why a file of the user can't be read: an answer of its file system, which is a loss of that file and lets the
-// backup go on. All other errors end the backup. Its text is the reason alone, since whoever tells it names the file.
+// fault says why a file of the user can't be read: an answer of its file system,
+// which is a loss of that file and lets the backup go on. All other errors end the
+// backup. Its text is the reason alone, since whoever tells it names the file.
 type fault struct{ err error }
 
 func (f *fault) Error() string { return f.err.Error() }
 func (f *fault) Unwrap() error { return f.err }
 
-// faultOf makes a fault of the error of an operation on the file at path, unless the error is our own.
+// faultOf makes a fault of the error of an operation on the file at
+// path, unless the error is our own.
 func faultOf(op, path string, err error) error {
 	if err == nil {
 		return nil

@@ -58,7 +58,8 @@ func change(t testing.TB, st obs.Store, key string, to func([]byte) []byte) {
 	}
 }
 
-// coldStore says that objects are in an archive class: they are there, and nothing can be read of them.
+// coldStore says that objects are in an archive class: they are
+// there, and nothing can be read of them.
 type coldStore struct {
 	obs.Store
 	cold map[string]bool
@@ -79,8 +80,9 @@ func (s *coldStore) ReadAt(ctx context.Context, key string, p []byte, off int64)
 	return s.Store.ReadAt(ctx, key, p, off)
 }
 
-// TestReusedPackThatCantBeUsed: whatever became of packs that the vault has, a backup that finds its content in them stores it anew,
-// raises the alarm, and can be restored; the next one finds nothing to complain of.
+// TestReusedPackThatCantBeUsed: whatever became of packs that the vault
+// has, a backup that finds its content in them stores it anew, raises the
+// alarm, and can be restored; the next one finds nothing to complain of.
 func TestReusedPackThatCantBeUsed(t *testing.T) {
 	for name, harm := range map[string]func(b []byte) []byte{
 		"gone":        func([]byte) []byte { return nil },
@@ -124,7 +126,8 @@ func TestReusedPackThatCantBeUsed(t *testing.T) {
 						t.Fatal(err)
 					}
 					compare(t, contents(t, v, vault.BackupRef{Instance: "i", ID: res.BackupID}), want)
-					// Rot within a pack is found when the sample falls on it, which with so few packs is at once.
+					// Rot within a pack is found when the sample falls on
+					// it, which with so few packs is at once.
 					if first := i == 0; len(res.Damaged) > 0 != first || len(told) != 1 || res.WarningCount > 0 != first {
 						t.Errorf("backup %d: damaged %v, told %v, warnings %v", i, res.Damaged, told, res.Warnings)
 					}
@@ -155,8 +158,9 @@ func TestReusedPackThatCantBeUsed(t *testing.T) {
 	}
 }
 
-// TestStoreThatKeepsOtherBytes: a store that confirms a pack and gives back something else is found out before there is a manifest. Is it so
-// once, the content is stored again; does it stay so, the backup fails, and no later one takes those packs for content.
+// TestStoreThatKeepsOtherBytes: a store that confirms a pack and gives back something else
+// is found out before there is a manifest. Is it so once, the content is stored again;
+// does it stay so, the backup fails, and no later one takes those packs for content.
 func TestStoreThatKeepsOtherBytes(t *testing.T) {
 	for _, times := range []int{1, 1000} {
 		mem := obs.NewMemory()
@@ -223,7 +227,8 @@ func TestBytesThatChangeOnTheWay(t *testing.T) {
 	}
 }
 
-// TestCheckOfRottenContent: the comparison of a file with what the vault has does not take content that does not open for a change of the file.
+// TestCheckOfRottenContent: the comparison of a file with what the vault
+// has does not take content that does not open for a change of the file.
 func TestCheckOfRottenContent(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)
@@ -252,14 +257,16 @@ func TestCheckOfRottenContent(t *testing.T) {
 	compare(t, contents(t, v, vault.BackupRef{Instance: "i", ID: res.BackupID}), want)
 }
 
-// TestSampleTakesTurns: with few chunks a backup, all packs of a vault are read back within as many backups as it takes, and none twice before.
+// TestSampleTakesTurns: with few chunks a backup, all packs of a vault are
+// read back within as many backups as it takes, and none twice before.
 func TestSampleTakesTurns(t *testing.T) {
 	st := obstest.NewFaulty(obs.NewMemory())
 	v := newVault(t, st)
 	dir := t.TempDir()
 	o := backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, IndexDir: t.TempDir(), Sample: -1}
 	for i := range 10 {
-		fill(t, filepath.Join(dir, fmt.Sprint(i)), 0, 600<<10, uint64(40+i)) // too large to share chunks with others
+		// too large to share chunks with others
+		fill(t, filepath.Join(dir, fmt.Sprint(i)), 0, 600<<10, uint64(40+i))
 		if _, err := backup.Run(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
@@ -284,8 +291,8 @@ func TestSampleTakesTurns(t *testing.T) {
 	}
 }
 
-// TestReadsThatAreDenied: a pack that these credentials may not read, of a key that was disabled, say, can't be used; when they may read nothing,
-// the backup fails with that.
+// TestReadsThatAreDenied: a pack that these credentials may not read, of a key that was
+// disabled, say, can't be used; when they may read nothing, the backup fails with that.
 func TestReadsThatAreDenied(t *testing.T) {
 	st := obstest.NewFaulty(obs.NewMemory())
 	v := newVault(t, st)

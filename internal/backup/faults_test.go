@@ -33,9 +33,10 @@ func packs(t *testing.T, st obs.Store) map[string]bool {
 	return all
 }
 
-// afterFaults wants what a backup with faults left to be sound. failed is what it returned; st is the store without
-// them. Either there is a backup, which verifies, or there is none and a second one makes it. What no
-// manifest names then are packs of the failed one: FORMAT.md allows a writer that ends early to leave those.
+// afterFaults wants what a backup with faults left to be sound. failed is what it
+// returned; st is the store without them. Either there is a backup, which verifies,
+// or there is none and a second one makes it. What no manifest names then are packs
+// of the failed one: FORMAT.md allows a writer that ends early to leave those.
 func afterFaults(t *testing.T, seed int, st obs.Store, o backup.Options, failed error) {
 	t.Helper()
 	v := o.Vault
@@ -47,7 +48,8 @@ func afterFaults(t *testing.T, seed int, st obs.Store, o backup.Options, failed 
 		}
 	}
 	refs, err := v.Backups(t.Context(), o.Instance)
-	// A manifest whose confirmation was lost is a whole backup, though its caller was told that it failed.
+	// A manifest whose confirmation was lost is a whole backup,
+	// though its caller was told that it failed.
 	if err != nil || len(refs) == 0 || failed == nil && len(refs) != 1 || len(refs) > 2 {
 		t.Fatalf("seed %d: backups %v, %v", seed, refs, err)
 	}
@@ -138,8 +140,8 @@ func TestBackupsWithFaults(t *testing.T) {
 	}
 }
 
-// TestBackupsThroughABadNetwork makes backups to a real server through one network fault after the other. It heals
-// after a few requests broke; in every third round it stays, and the backup fails.
+// TestBackupsThroughABadNetwork makes backups to a real server through one network fault after the
+// other. It heals after a few requests broke; in every third round it stays, and the backup fails.
 func TestBackupsThroughABadNetwork(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	dir := t.TempDir()
@@ -171,7 +173,8 @@ func TestBackupsThroughABadNetwork(t *testing.T) {
 			policy := obs.RetryPolicy{Base: time.Millisecond, Cap: 10 * time.Millisecond, MaxElapsed: time.Minute}
 			stall := time.Minute
 			if fault.kind == "timeout" {
-				stall = time.Second / 2 // what else ends a request that nobody answers; each further try waits longer
+				// what else ends a request that nobody answers; each further try waits longer
+				stall = time.Second / 2
 			}
 			if round == 2 {
 				policy.MaxElapsed = time.Second

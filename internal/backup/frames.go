@@ -11,24 +11,25 @@ import (
 	"holdfast/internal/vault"
 )
 
-// A database is stored in frames (vault/FORMAT.md, "Databases"): large ones compress better, and small
-// ones let a changed page cost less. So what is stored first is a whole frame. When pages of the frame
-// change, the pieces that changed are stored as chunks, and the extents of the other pieces go on naming
-// the frame. A frame that would come to lie in too many chunks is stored anew.
+// A database is stored in frames (vault/FORMAT.md, "Databases"): large ones compress better, and
+// small ones let a changed page cost less. So what is stored first is a whole frame. When pages of
+// the frame change, the pieces that changed are stored as chunks, and the extents of the other
+// pieces go on naming the frame. A frame that would come to lie in too many chunks is stored anew.
 
 const (
 	frameSize = 128 << 10
-	// frameChunks is how many extents a frame of a file may have: a restore fetches each of them, and a pack that
-	// one of them lies in can't be collected.
+	// frameChunks is how many extents a frame of a file may have: a restore fetches
+	// each of them, and a pack that one of them lies in can't be collected.
 	frameChunks = 12
-	// formerLimit is how much one Run reads from the vault, bytes of content, to find out which pieces of databases
-	// changed whose sums are not known: its instance may be held meanwhile.
+	// formerLimit is how much one Run reads from the vault, bytes of content, to find out which
+	// pieces of databases changed whose sums are not known: its instance may be held meanwhile.
 	formerLimit = 64 << 20
 )
 
-// frameOf is the size of a database's frames, bytes, or 0 for any other content. A SQLite database is rewritten
-// in place, page by page: a cut by content that moves is of no use there. A file that would have too many
-// frames has larger ones. (The header of the format: https://www.sqlite.org/fileformat.html, section 1.3.)
+// frameOf is the size of a database's frames, bytes, or 0 for any other content. A
+// SQLite database is rewritten in place, page by page: a cut by content that moves
+// is of no use there. A file that would have too many frames has larger ones. (The
+// header of the format: https://www.sqlite.org/fileformat.html, section 1.3.)
 func frameOf(f io.ReaderAt, size int64, most int) (int, error) {
 	const header, frames = "SQLite format 3\x00", wholeExtents / 2
 	begin := make([]byte, len(header))
@@ -45,7 +46,8 @@ func frameOf(f io.ReaderAt, size int64, most int) (int, error) {
 	return min(grid, most), nil
 }
 
-// stretch is a run of content that is stored: its extents, and of a database the sums of their pieces.
+// stretch is a run of content that is stored: its extents, and of a
+// database the sums of their pieces.
 type stretch struct {
 	extents []vault.Extent
 	sums    []vault.PieceSum // nil, or as many as the extents have pieces
@@ -72,7 +74,8 @@ func (s stretch) first(n int) (first, rest stretch) {
 	return first, rest
 }
 
-// frames is what the last backup knew of the content of a database. It is constant, and nil knows nothing.
+// frames is what the last backup knew of the content of a database.
+// It is constant, and nil knows nothing.
 type frames struct {
 	stretch       // sums are as many as the extents have pieces
 	begin   []int // of each extent, the place of its first sum
@@ -101,7 +104,8 @@ func newFrames(known stretch, gone map[vault.PackID]bool) *frames {
 	return f
 }
 
-// find returns where the vault has the piece of n bytes that lay at off, and its sum, which may not be known.
+// find returns where the vault has the piece of n bytes that lay at
+// off, and its sum, which may not be known.
 func (f *frames) find(off int64, n int) (x vault.Extent, sum vault.PieceSum, ok bool) {
 	if f == nil {
 		return x, sum, false
@@ -145,7 +149,8 @@ func (w *worker) pieces(p []byte, off int64) (pieces []piece, sums []vault.Piece
 	return pieces, sums
 }
 
-// frame stores the frame p of a file, which lies at off, but for the pieces that the vault has from the last backup.
+// frame stores the frame p of a file, which lies at off, but for
+// the pieces that the vault has from the last backup.
 func (w *worker) frame(ctx context.Context, f *frames, p []byte, off int64) (stretch, error) {
 	pieces, sums := w.pieces(p, off)
 	name := w.namer.Name(p)
@@ -175,8 +180,8 @@ func (w *worker) frame(ctx context.Context, f *frames, p []byte, off int64) (str
 	return out, nil
 }
 
-// look finds the pieces that the last backup saw, by their sums. Where sums are not known, as after a restore, it
-// reads from the vault what the last backup saw, and compares.
+// look finds the pieces that the last backup saw, by their sums. Where sums are not known,
+// as after a restore, it reads from the vault what the last backup saw, and compares.
 func (w *worker) look(ctx context.Context, f *frames, p []byte, off int64, pieces []piece, sums []vault.PieceSum) {
 	var last vault.Loc
 	var content []byte // of the chunk last; nil when it can't be had
@@ -198,9 +203,9 @@ func (w *worker) look(ctx context.Context, f *frames, p []byte, off int64, piece
 	}
 }
 
-// formerContent reads a chunk of the last backup, up to a limit for all of a Run. Nil says that the chunk can't be
-// had, which costs some bytes in the vault. A store that can't be read is not asked again: its instance may be held
-// while each call is repeated for as long as calls are.
+// formerContent reads a chunk of the last backup, up to a limit for all of a Run. Nil says that
+// the chunk can't be had, which costs some bytes in the vault. A store that can't be read is not
+// asked again: its instance may be held while each call is repeated for as long as calls are.
 func (p *pipeline) formerContent(ctx context.Context, loc vault.Loc) []byte {
 	if p.former.Add(int64(loc.Raw)) > formerLimit {
 		return nil
@@ -215,7 +220,8 @@ func (p *pipeline) formerContent(ctx context.Context, loc vault.Loc) []byte {
 	return content
 }
 
-// joined joins neighbours to runs that become one extent each. changed is how many bytes are not known.
+// joined joins neighbours to runs that become one extent each.
+// changed is how many bytes are not known.
 func joined(pieces []piece) (runs []piece, changed int) {
 	for _, q := range pieces {
 		if !q.known {
@@ -234,7 +240,8 @@ func joined(pieces []piece) (runs []piece, changed int) {
 	return runs, changed
 }
 
-// storeFrames stores the frames of buf from from on that end at ends; buf lies at off in the file. Whoever is idle helps.
+// storeFrames stores the frames of buf from from on that end at
+// ends; buf lies at off in the file. Whoever is idle helps.
 func (w *worker) storeFrames(ctx context.Context, f *frames, buf []byte, off int64, from int, ends []int) (stretch, error) {
 	done := make([]stretch, len(ends))
 	errs := make([]error, len(ends))
@@ -249,9 +256,9 @@ func (w *worker) storeFrames(ctx context.Context, f *frames, buf []byte, off int
 	return all, errors.Join(errs...)
 }
 
-// each has do called with each part of buf from from on that ends at one of ends and is not to be left out, by
-// whoever is idle, so that the last section of a file, and a file of one, are not the work of one core. at is
-// where the part begins.
+// each has do called with each part of buf from from on that ends at one of ends and
+// is not to be left out, by whoever is idle, so that the last section of a file, and
+// a file of one, are not the work of one core. at is where the part begins.
 func (w *worker) each(buf []byte, from int, ends []int, leaveOut []bool, do func(w *worker, i int, p []byte, at int)) {
 	var wg sync.WaitGroup
 	for i, end := range ends {

@@ -9,7 +9,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestSumsInMemory: of a database that has more sums than are held in memory nothing is known, however few its extents are.
+// TestSumsInMemory: of a database that has more sums than are held
+// in memory nothing is known, however few its extents are.
 func TestSumsInMemory(t *testing.T) {
 	const size, part = 32 << 20, 256
 	for parts, want := range map[int]bool{1: true, 2: true, 3: false} {

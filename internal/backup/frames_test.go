@@ -117,7 +117,8 @@ func extentsOf(t *testing.T, v *vault.Vault, res *backup.Result) (extents []vaul
 	return extents
 }
 
-// restoreInto puts the newest backup in the place of dir. The catalogue that a restore leaves has no sums.
+// restoreInto puts the newest backup in the place of dir. The
+// catalogue that a restore leaves has no sums.
 func restoreInto(t *testing.T, v *vault.Vault, dir, catalogues string) {
 	t.Helper()
 	if err := os.RemoveAll(dir); err != nil {
@@ -132,8 +133,8 @@ func restoreInto(t *testing.T, v *vault.Vault, dir, catalogues string) {
 	}
 }
 
-// TestDatabasePages: pages of a database that are rewritten in place cost little more than themselves, whatever
-// the host knows of the backup before.
+// TestDatabasePages: pages of a database that are rewritten in place cost
+// little more than themselves, whatever the host knows of the backup before.
 func TestDatabasePages(t *testing.T) {
 	for name, c := range map[string]struct {
 		most int // bytes for a change
@@ -188,8 +189,8 @@ func (s *unreadStore) ReadAt(ctx context.Context, key string, p []byte, off int6
 	return s.Store.ReadAt(ctx, key, p, off)
 }
 
-// TestDatabaseIsNotComparedForEver: a store that does not answer reads is not asked for each frame in turn, since each
-// answer may take long. Nothing is lost by it.
+// TestDatabaseIsNotComparedForEver: a store that does not answer reads is not asked
+// for each frame in turn, since each answer may take long. Nothing is lost by it.
 func TestDatabaseIsNotComparedForEver(t *testing.T) {
 	st := &unreadStore{Store: obs.NewMemory()}
 	v := newVault(t, st)
@@ -214,7 +215,8 @@ func TestDatabaseIsNotComparedForEver(t *testing.T) {
 	}
 }
 
-// TestFramesStayWhole: however often pages change, a frame lies in few chunks, so that a restore asks for few.
+// TestFramesStayWhole: however often pages change, a frame lies in
+// few chunks, so that a restore asks for few.
 func TestFramesStayWhole(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()
@@ -248,7 +250,8 @@ func (c *changedRanges) File(uint64, int64) ([]snapshot.Range, bool, error) {
 	return c.ranges, true, nil
 }
 
-// TestPacksOfDatabasesGone: pieces in packs that are gone are stored anew, whatever tells that the pieces did not change.
+// TestPacksOfDatabasesGone: pieces in packs that are gone are
+// stored anew, whatever tells that the pieces did not change.
 func TestPacksOfDatabasesGone(t *testing.T) {
 	for name, changed := range map[string]snapshot.Range{
 		"sums":         {},
@@ -289,8 +292,8 @@ func TestPacksOfDatabasesGone(t *testing.T) {
 	}
 }
 
-// TestDatabasesAtRandom backs up a database that is changed, cut, grown, replaced and restored at random, with all ways of
-// knowing what changed. Each backup holds the file as it is.
+// TestDatabasesAtRandom backs up a database that is changed, cut, grown, replaced and restored
+// at random, with all ways of knowing what changed. Each backup holds the file as it is.
 func TestDatabasesAtRandom(t *testing.T) {
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

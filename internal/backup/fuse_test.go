@@ -39,7 +39,8 @@ func filesIn(t testing.TB, dir string, sizes map[string]int) map[string][]byte {
 	want := map[string][]byte{}
 	for name, size := range sizes {
 		path := filepath.Join(dir, name)
-		want[name] = make([]byte, size)                                      // no two files share a block, so a block on the disk is that of one file
+		// no two files share a block, so a block on the disk is that of one file
+		want[name] = make([]byte, size)
 		_, _ = rand.NewChaCha8(sha256.Sum256([]byte(path))).Read(want[name]) // never fails
 		must(t, os.WriteFile(path, want[name], 0o600))
 	}
@@ -60,7 +61,8 @@ func contentsRestored(t testing.TB, v *vault.Vault, res *backup.Result) map[stri
 	return got
 }
 
-// TestShortFileIsNotPadded: a file that ends before its size is stored as long as it is, with a warning and no loss.
+// TestShortFileIsNotPadded: a file that ends before its size is
+// stored as long as it is, with a warning and no loss.
 func TestShortFileIsNotPadded(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	want := filesIn(t, f.Folder, oddSizes)
@@ -132,7 +134,8 @@ func TestEndlessFile(t *testing.T) {
 	}
 }
 
-// TestFilesOfTheKernel: files of sysfs and procfs, whose sizes are a page or 0, are stored as they read.
+// TestFilesOfTheKernel: files of sysfs and procfs, whose sizes are
+// a page or 0, are stored as they read.
 func TestFilesOfTheKernel(t *testing.T) {
 	for _, dir := range []string{"/sys/module/fuse/parameters", "/sys/module/loop/parameters", "/proc/sys/kernel/keys", "/proc/sys/fs/mqueue"} {
 		t.Run(dir, func(t *testing.T) {
@@ -174,7 +177,8 @@ func imageOf(t testing.TB, v *vault.Vault, res *backup.Result) []byte {
 	return b
 }
 
-// TestInodeNumbersThatChange: a file system that tells another inode number at every look loses nothing.
+// TestInodeNumbersThatChange: a file system that tells another
+// inode number at every look loses nothing.
 func TestInodeNumbersThatChange(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	want := filesIn(t, f.Folder, oddSizes)
@@ -197,7 +201,8 @@ func TestInodeNumbersThatChange(t *testing.T) {
 	}
 }
 
-// TestTimesThatChange: a file system that tells another time at every look loses no content that does not change.
+// TestTimesThatChange: a file system that tells another time at
+// every look loses no content that does not change.
 func TestTimesThatChange(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	want := filesIn(t, f.Folder, oddSizes)
@@ -217,8 +222,8 @@ func TestTimesThatChange(t *testing.T) {
 	}
 }
 
-// TestUnreadableFileIsLeftOut: a file that can't be opened, looked at or read whole is a loss that names it, whatever the file
-// system's reason, and all others are in the backup.
+// TestUnreadableFileIsLeftOut: a file that can't be opened, looked at or read whole is a
+// loss that names it, whatever the file system's reason, and all others are in the backup.
 func TestUnreadableFileIsLeftOut(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	want := filesIn(t, f.Folder, map[string]int{"small": 1000, "large": 3 << 20, "bad small": 2000, "bad large": 5 << 20, "linked": 3000})
@@ -242,7 +247,8 @@ func TestUnreadableFileIsLeftOut(t *testing.T) {
 				return data, 0
 			}}.At(bad...),
 		}
-		if errno != unix.EAGAIN && errno != unix.EINVAL { // an open of a file with a lease is tried for long
+		// an open of a file with a lease is tried for long
+		if errno != unix.EAGAIN && errno != unix.EINVAL {
 			odd["open"] = testbed.FUSERefuses(errno, testbed.FUSEOpen).At(bad...)
 		}
 		for op, o := range odd {
@@ -265,7 +271,8 @@ func TestUnreadableFileIsLeftOut(t *testing.T) {
 	}
 }
 
-// TestOwnLackFailsTheBackup: what our own process or machine lacks is not taken for a fault of a file.
+// TestOwnLackFailsTheBackup: what our own process or machine lacks
+// is not taken for a fault of a file.
 func TestOwnLackFailsTheBackup(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	filesIn(t, f.Folder, map[string]int{"small": 1000, "large": 3 << 20})
@@ -298,8 +305,9 @@ func TestSeekIsRefused(t *testing.T) {
 	}
 }
 
-// TestStreamedFile: the item of a very large file is in the recipe before its end is read. What is missing then is a loss that says
-// so, the file restores, and the next backup does not take it for unchanged.
+// TestStreamedFile: the item of a very large file is in the recipe
+// before its end is read. What is missing then is a loss that says so,
+// the file restores, and the next backup does not take it for unchanged.
 func TestStreamedFile(t *testing.T) {
 	const size = 32 << 20
 	f := testbed.StartFUSE(t)
@@ -346,7 +354,8 @@ func errnoWithin(off, from, to int64) syscall.Errno {
 	return 0
 }
 
-// hostile is a file system whose files become other versions of themselves at any look and any read.
+// hostile is a file system whose files become other versions of
+// themselves at any look and any read.
 type hostile struct {
 	mu    sync.Mutex
 	rnd   *rand.Rand
@@ -410,8 +419,8 @@ func (h *hostile) oddity() testbed.Oddity {
 	}
 }
 
-// TestHostileFiles: whatever files do while they are read, the backup restores, and each file in it is a version of the file that
-// there was, or is told as lost.
+// TestHostileFiles: whatever files do while they are read, the backup restores,
+// and each file in it is a version of the file that there was, or is told as lost.
 func TestHostileFiles(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	for name := range filesIn(t, f.Folder, map[string]int{"a": 1, "b": 1, "c": 1, "d": 1, "e": 1}) {

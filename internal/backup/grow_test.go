@@ -14,12 +14,13 @@ import (
 	"holdfast/internal/vault"
 )
 
-// volumeDir is a new file system: each backup writes the volume's back, and that of the temporary folder has more to write
-// than what the test changed.
+// volumeDir is a new file system: each backup writes the volume's back, and
+// that of the temporary folder has more to write than what the test changed.
 func volumeDir(t *testing.T) string { return testbed.Filesystem(t, "xfs", 64<<30) }
 
-// TestFewChangesAddKilobytes: a backup of very many files of which ten changed stores neither the other files nor
-// what the last backup had of them once more. HOLDFAST_FILES has another number of files than 100,000.
+// TestFewChangesAddKilobytes: a backup of very many files of which ten
+// changed stores neither the other files nor what the last backup had of
+// them once more. HOLDFAST_FILES has another number of files than 100,000.
 func TestFewChangesAddKilobytes(t *testing.T) {
 	files := 100_000
 	if s := os.Getenv("HOLDFAST_FILES"); s != "" {
@@ -72,7 +73,8 @@ func TestFewChangesAddKilobytes(t *testing.T) {
 			}
 		}
 	}
-	for round, cache := range []string{o.CatalogueDir, t.TempDir()} { // the host's catalogue, and the store's
+	// the host's catalogue, and the store's
+	for round, cache := range []string{o.CatalogueDir, t.TempDir()} {
 		change(round)
 		o.CatalogueDir = cache
 		if res, added := run(); added > 128<<10 || res.BytesRead > 1000 {

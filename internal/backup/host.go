@@ -14,11 +14,12 @@ import (
 	"holdfast/internal/vault"
 )
 
-// Host is what the backups of one host share, so that a hundred of them take no more than one: the memory of packs, and
-// that of the workers, of whom there are not many more than processors. It may be used by any number of Runs at once.
+// Host is what the backups of one host share, so that a hundred of them take no
+// more than one: the memory of packs, and that of the workers, of whom there are
+// not many more than processors. It may be used by any number of Runs at once.
 //
-// Each Run has one worker of its own, so a small instance comes on beside a huge one; the others are lent to whoever
-// has work for them, a unit at a time, first come first served.
+// Each Run has one worker of its own, so a small instance comes on beside a huge one; the
+// others are lent to whoever has work for them, a unit at a time, first come first served.
 type Host struct {
 	// Brake slows the workers down in rounds of pre-copy; nil does not.
 	Brake *pressure.Brake
@@ -29,7 +30,8 @@ type Host struct {
 	drifted  distrusted
 	buffers  *vault.Buffers
 	runs     chan struct{} // a token of each Run that has content to store
-	// again has one of a Run that has to be made again, whose instance stands still: it does not wait behind all that begin.
+	// again has one of a Run that has to be made again, whose
+	// instance stands still: it does not wait behind all that begin.
 	again chan struct{}
 	// finishing has one of each that has none any more, but is not at its end.
 	finishing chan struct{}
@@ -47,16 +49,17 @@ type scratch struct {
 
 // HostOptions are the bounds of a Host.
 type HostOptions struct {
-	// Budget bounds the memory for content on its way, bytes; 0 is 64 MiB. Less than the least that works is taken
-	// as that.
+	// Budget bounds the memory for content on its way, bytes; 0 is 64
+	// MiB. Less than the least that works is taken as that.
 	Budget int64
-	// Runs is how many backups may have content to store at once, and how many more may finish; 0 is one. More of them wait for
-	// each other.
+	// Runs is how many backups may have content to store at once, and how
+	// many more may finish; 0 is one. More of them wait for each other.
 	Runs int
-	// Workers is how many goroutines read, hash and compress for one backup that is alone; 0 is one more than there are
-	// processors.
+	// Workers is how many goroutines read, hash and compress for one
+	// backup that is alone; 0 is one more than there are processors.
 	Workers int
-	// MaxLevel is the strongest compression of the backups, on which the memory of a worker depends; 0 is seal.Default.
+	// MaxLevel is the strongest compression of the backups, on which
+	// the memory of a worker depends; 0 is seal.Default.
 	MaxLevel seal.Level
 	// Pack is the size of the vaults' packs, bytes; 0 is that of vault.DefaultParams.
 	Pack int
@@ -84,14 +87,16 @@ func NewHost(o HostOptions) *Host {
 	}
 	o.Runs = max(o.Runs, 1)
 	worker := workerMemory(seal.Fastest, o.MaxLevel)
-	// A host with many processors and a small budget has fewer workers than processors: packs come first.
+	// A host with many processors and a small budget has fewer
+	// workers than processors: packs come first.
 	most := max(int(o.Budget/2/worker)-o.Runs, 0)
 	h := &Host{
 		lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: newShares(), sessions: newSessions(),
 		runs: make(chan struct{}, o.Runs), again: make(chan struct{}, 1), finishing: make(chan struct{}, o.Runs),
 	}
 	left := o.Budget - int64(o.Runs+cap(h.again)+h.lent)*worker
-	// Each Run fills one pack, so with fewer than one for each they could wait for each other for ever.
+	// Each Run fills one pack, so with fewer than one for each they
+	// could wait for each other for ever.
 	packs := max(int(left/int64(o.Pack)), o.Runs+cap(h.again)+1)
 	h.buffers = vault.NewBuffers(min(packs, max(mostPacks, o.Runs+cap(h.again)+1)))
 	h.free = make(chan *scratch, h.lent)
@@ -101,8 +106,8 @@ func NewHost(o HostOptions) *Host {
 	return h
 }
 
-// turn is a Run's right to workers and memory, until it finishes, and to be there, until it leaves. It is for one goroutine at a time, beside
-// that of watch.
+// turn is a Run's right to workers and memory, until it finishes, and to be there,
+// until it leaves. It is for one goroutine at a time, beside that of watch.
 type turn struct {
 	h *Host
 
@@ -112,8 +117,9 @@ type turn struct {
 	ended bool
 }
 
-// admit waits until there are fewer Runs with content to store than the memory was divided for, or ctx ends. Each of the others could hold
-// a pack that it is filling, and none be left for the one on whom they wait. For one that is made again there is a place besides.
+// admit waits until there are fewer Runs with content to store than the memory was divided
+// for, or ctx ends. Each of the others could hold a pack that it is filling, and none be
+// left for the one on whom they wait. For one that is made again there is a place besides.
 func (h *Host) admit(ctx context.Context, first bool) (*turn, error) {
 	again := h.again
 	if first {
@@ -129,8 +135,8 @@ func (h *Host) admit(ctx context.Context, first bool) (*turn, error) {
 	}
 }
 
-// finish is called by a Run that has no content to store any more: another may begin. Those that finish are bounded too, since an index is
-// in memory until it is stored.
+// finish is called by a Run that has no content to store any more: another may begin.
+// Those that finish are bounded too, since an index is in memory until it is stored.
 func (t *turn) finish(ctx context.Context) error {
 	select {
 	case t.h.finishing <- struct{}{}:
@@ -158,8 +164,8 @@ func (t *turn) leaveLocked() {
 	}
 }
 
-// borrow waits for a worker's memory, until ctx ends. Meanwhile u, unless it is nil, is offered to those in pass; when one took
-// it, there is neither memory nor an error.
+// borrow waits for a worker's memory, until ctx ends. Meanwhile u, unless it is nil,
+// is offered to those in pass; when one took it, there is neither memory nor an error.
 func (h *Host) borrow(ctx context.Context, u *unit, pass chan<- *unit) (*scratch, error) {
 	if u == nil {
 		pass = nil
@@ -181,9 +187,9 @@ func (h *Host) borrow(ctx context.Context, u *unit, pass chan<- *unit) (*scratch
 
 func (h *Host) giveBack(s *scratch) { h.free <- s }
 
-// inBackground makes the calling goroutine's thread one that others go before: for CPU by its nice value, for I/O by
-// the idle class (ioprio_set(2)). The thread ends with the goroutine, so nothing has to be put back. A kernel that refuses
-// costs politeness and nothing else.
+// inBackground makes the calling goroutine's thread one that others go before: for CPU by its
+// nice value, for I/O by the idle class (ioprio_set(2)). The thread ends with the goroutine,
+// so nothing has to be put back. A kernel that refuses costs politeness and nothing else.
 func inBackground() {
 	const (
 		whoProcess = 1       // IOPRIO_WHO_PROCESS: a thread, despite its name
@@ -196,12 +202,14 @@ func inBackground() {
 	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, uintptr(tid), idleClass)
 }
 
-// rest makes a pause after work that began then, when the host is pressed and the backup is one that can wait.
+// rest makes a pause after work that began then, when the host is
+// pressed and the backup is one that can wait.
 func (r *run) rest(ctx context.Context, began time.Time) error {
 	if !r.o.Precopy {
 		return nil
 	}
-	if err := r.o.On.Brake.Rest(ctx, time.Since(began)); err != nil && !errors.Is(err, errEnded) { // whoever rests when all is done has done it
+	// whoever rests when all is done has done it
+	if err := r.o.On.Brake.Rest(ctx, time.Since(began)); err != nil && !errors.Is(err, errEnded) {
 		return err
 	}
 	return nil

@@ -53,8 +53,8 @@ func someFiles(t *testing.T, seed byte) string {
 	return dir
 }
 
-// TestComesOnWhileOthersHaveAllWorkers: a Run needs nobody but its own worker, also for what others of its workers took before
-// they had memory.
+// TestComesOnWhileOthersHaveAllWorkers: a Run needs nobody but its own
+// worker, also for what others of its workers took before they had memory.
 func TestComesOnWhileOthersHaveAllWorkers(t *testing.T) {
 	h := NewHost(HostOptions{Runs: 2, Workers: 4, Budget: 256 << 20})
 	for range h.lent { // as a huge backup may for hours
@@ -95,7 +95,8 @@ func (s countsSessions) Delete(ctx context.Context, keys ...string) error {
 	return s.Store.Delete(ctx, keys...)
 }
 
-// TestNoMoreRunsThanHaveMemory: with more of them than the memory was divided for, each could fill a pack and none be left.
+// TestNoMoreRunsThanHaveMemory: with more of them than the memory
+// was divided for, each could fill a pack and none be left.
 func TestNoMoreRunsThanHaveMemory(t *testing.T) {
 	const runs = 2
 	h := NewHost(HostOptions{Runs: runs, Workers: 2, Budget: 1})
@@ -140,7 +141,8 @@ func (s slowManifest) Put(ctx context.Context, key string, body []byte) error {
 	return s.Store.Put(ctx, key, body)
 }
 
-// TestAnotherBeginsWhileOneFinishes: a Run that has nothing to store any more gives its place to the next, as long as few finish.
+// TestAnotherBeginsWhileOneFinishes: a Run that has nothing to store
+// any more gives its place to the next, as long as few finish.
 func TestAnotherBeginsWhileOneFinishes(t *testing.T) {
 	h := NewHost(HostOptions{Runs: 1})
 	st := slowManifest{obs.NewMemory(), make(chan string, 3), make(chan struct{})}
@@ -171,7 +173,8 @@ func TestAnotherBeginsWhileOneFinishes(t *testing.T) {
 	}
 }
 
-// TestMadeAgainGoesBefore: a Run that has to be made again, and may hold an instance, does not wait behind those that begin.
+// TestMadeAgainGoesBefore: a Run that has to be made again, and may
+// hold an instance, does not wait behind those that begin.
 func TestMadeAgainGoesBefore(t *testing.T) {
 	h := NewHost(HostOptions{Runs: 2, Budget: 1})
 	ended, cancel := context.WithCancel(t.Context())
@@ -206,8 +209,8 @@ func TestMadeAgainGoesBefore(t *testing.T) {
 	}
 }
 
-// TestRunsEndAnywhere ends Runs that share a host at many moments, some of them by their context and some by their store:
-// whatever the others do, they return, and the host is whole.
+// TestRunsEndAnywhere ends Runs that share a host at many moments, some of them by their
+// context and some by their store: whatever the others do, they return, and the host is whole.
 func TestRunsEndAnywhere(t *testing.T) {
 	const runs = 6
 	h := NewHost(HostOptions{Runs: runs, Workers: 4, Budget: 1})
@@ -248,7 +251,8 @@ func TestRunsEndAnywhere(t *testing.T) {
 	}
 }
 
-// background counts the threads that have the nice value and the class of I/O of one in the background.
+// background counts the threads that have the nice value and the
+// class of I/O of one in the background.
 func background(t *testing.T) (n int) {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
@@ -269,7 +273,8 @@ func background(t *testing.T) (n int) {
 			continue // the Go runtime never ends its first thread: it parks it, as a round left it
 		}
 		class, _, errno := unix.Syscall(unix.SYS_IOPRIO_GET, 1, uintptr(tid), 0)
-		if strings.Fields(after)[16] == "10" && errno == 0 && class == 3<<13 { // proc_pid_stat(5): (19) nice
+		// proc_pid_stat(5): (19) nice
+		if strings.Fields(after)[16] == "10" && errno == 0 && class == 3<<13 {
 			n++
 		}
 	}

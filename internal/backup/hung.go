@@ -11,13 +11,13 @@ import (
 // the kernel, on storage that does not answer.
 const hungAfter = 30 * time.Second
 
-// hungBuffers is how many packs a Run that hangs has at most for certain: one that it fills, and one
-// on its way.
+// hungBuffers is how many packs a Run that hangs has at most for
+// certain: one that it fills, and one on its way.
 const hungBuffers = 2
 
-// watch gives the turn's place and memory to others when the Run hangs: storage that does not answer
-// must not keep the backups of other storage from beginning. The end is due when the Run ends; then
-// the Host is what it was.
+// watch gives the turn's place and memory to others when the Run hangs:
+// storage that does not answer must not keep the backups of other storage from
+// beginning. The end is due when the Run ends; then the Host is what it was.
 func (t *turn) watch(ctx context.Context) (end func()) {
 	over := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

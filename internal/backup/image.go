@@ -17,12 +17,13 @@ import (
 type imageBase struct {
 	// changed is what may differ from that backup, in order and without overlap.
 	changed []snapshot.Range
-	// next yields the extents of that backup, of its whole image, in order; false at the end. It is called by one goroutine at a
-	// time, and not always the same.
+	// next yields the extents of that backup, of its whole image, in order; false
+	// at the end. It is called by one goroutine at a time, and not always the same.
 	next func() (vault.Extent, bool, error)
 }
 
-// imageReading says which sections an image has. All are cut at multiples of grid, so that none depends on another.
+// imageReading says which sections an image has. All are cut at
+// multiples of grid, so that none depends on another.
 type imageReading struct {
 	p    *pipeline
 	img  *image.Image
@@ -76,7 +77,8 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 	if err != nil {
 		return vault.Volume{}, err
 	}
-	if p.doubtful.Load() { // no base: what this backup lacks, the next one would lack without a word
+	// no base: what this backup lacks, the next one would lack without a word
+	if p.doubtful.Load() {
 		round.drop()
 	} else {
 		r.images = append(r.images, s.Volume)
@@ -212,8 +214,8 @@ func clip(x vault.Extent, from, to int64) vault.Extent {
 	return vault.Extent{Off: from, Chunk: x.Chunk, In: x.In + uint32(from-x.Off), Len: uint32(to - from)}
 }
 
-// section reads the chunks from from to to, but for those that the vault has from another image that shares them, and
-// stores them.
+// section reads the chunks from from to to, but for those that the
+// vault has from another image that shares them, and stores them.
 func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (stretch, error) {
 	if n := int(to - from); cap(w.buf) < n {
 		w.buf = make([]byte, 0, r.p.sectionSize()+r.p.cutter.Params().Max)
@@ -262,7 +264,8 @@ func (s *imageSection) chunk(i int) (from, to int) {
 	return i * int(s.r.grid), min((i+1)*int(s.r.grid), len(s.buf))
 }
 
-// read reads and stores the chunks of those numbers, which ascend. Neighbours are read together, unless that fails.
+// read reads and stores the chunks of those numbers, which ascend.
+// Neighbours are read together, unless that fails.
 func (s *imageSection) read(chunks []int) error {
 	for len(chunks) > 0 {
 		n := 1

@@ -230,7 +230,8 @@ func TestClonesAreReadOnce(t *testing.T) {
 				}
 				paths = append(paths, path)
 			}
-			limit := size + clones*own + size/10 // and the chunks around the ends of what is its own, and the checks
+			// and the chunks around the ends of what is its own, and the checks
+			limit := size + clones*own + size/10
 			for _, mode := range []string{"in turn", "at once"} {
 				t.Run(mode, func(t *testing.T) {
 					v := memory(t)
@@ -264,7 +265,8 @@ func TestClonesAreReadOnce(t *testing.T) {
 						sameImage(t, v, fmt.Sprint("vm-", i), res, paths[i])
 					}
 					t.Logf("%d clones of %d MiB with %d MiB of their own: read %d MiB, from disk %d MiB", clones, size>>20, own>>20, read>>20, fromDisk>>20)
-					// The kernel reads ahead in each clone that is read at once with others: a quarter more was seen, and twice would be double.
+					// The kernel reads ahead in each clone that is read at once with
+					// others: a quarter more was seen, and twice would be double.
 					if int64(read) > limit || fromDisk > limit+limit/2 {
 						t.Errorf("read %d bytes, %d from disk; want %d at most", read, fromDisk, limit)
 					}
@@ -274,7 +276,8 @@ func TestClonesAreReadOnce(t *testing.T) {
 	}
 }
 
-// uncache takes a file out of the kernel's cache. The kernel leaves pages there that somebody is just at, so it is asked again.
+// uncache takes a file out of the kernel's cache. The kernel leaves
+// pages there that somebody is just at, so it is asked again.
 func uncache(t testing.TB, path string) {
 	t.Helper()
 	f, err := os.Open(path)

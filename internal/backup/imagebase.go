@@ -12,7 +12,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// Where the content of an image's base is, the recipe of its backup tells, or the catalogue of the round of pre-copy that it is of, which
+// Where the content of an image's base is, the recipe of its backup
+// tells, or the catalogue of the round of pre-copy that it is of, which
 // no backup has. It is read while the image is, a page at a time.
 
 // imageChanges is what Changes of an image tell. *snapshot.Changes does.
@@ -23,8 +24,8 @@ type imageChanges interface {
 // errEnough ends the reading of a recipe of which no more is wanted.
 var errEnough = errors.New("no more is wanted")
 
-// imageBase finds what of an image need not be read; nil when all has to be. feed brings the extents of the base's backup, until
-// done is closed; who takes them waits for it.
+// imageBase finds what of an image need not be read; nil when all has to be. feed brings
+// the extents of the base's backup, until done is closed; who takes them waits for it.
 func (r *run) imageBase(ctx context.Context, s Source, done <-chan struct{}) (base *imageBase, feed func(context.Context) error) {
 	if s.Base == nil || s.readAll || r.o.On.drifted.has(distrustKey(r.o.Vault, r.o.Instance, s.Volume, ByBase)) {
 		return nil, nil
@@ -82,8 +83,8 @@ func (r *run) imageBase(ctx context.Context, s Source, done <-chan struct{}) (ba
 // eachItem gives the items of an image in order, a page at a time, until take fails.
 type eachItem func(ctx context.Context, take func([]vault.Item) error) error
 
-// storedItems are those of the backup that the base is of; nil when it is gone, can't be read now, or holds what is gone: that costs
-// a full read.
+// storedItems are those of the backup that the base is of; nil when it is
+// gone, can't be read now, or holds what is gone: that costs a full read.
 func (r *run) storedItems(ctx context.Context, s Source) eachItem {
 	m, err := r.o.Vault.Manifest(ctx, vault.BackupRef{Instance: r.o.Instance, ID: s.Base.Catalogue})
 	if err != nil || slices.ContainsFunc(m.Packs, func(p vault.PackRef) bool { return r.gone[p.ID] }) {
@@ -96,7 +97,8 @@ func (r *run) storedItems(ctx context.Context, s Source) eachItem {
 	return func(ctx context.Context, take func([]vault.Item) error) error { return r.o.Vault.Items(ctx, vol, take) }
 }
 
-// roundItems are those of the round of pre-copy that the base is of; nil when it is of none, or what the round stored is gone.
+// roundItems are those of the round of pre-copy that the base is
+// of; nil when it is of none, or what the round stored is gone.
 func (r *run) roundItems(ctx context.Context, s Source) eachItem {
 	if r.o.CatalogueDir == "" {
 		return nil
@@ -144,8 +146,8 @@ func (r *run) roundItems(ctx context.Context, s Source) eachItem {
 // errOther says that a catalogue can't be used for a base.
 var errOther = errors.New("the catalogue is of another view, or of what is gone")
 
-// roundCatalogue notes what a round of pre-copy stores of an image that lies on that file system. It
-// returns nil where nothing is noted. A base tells what changed since, so no row rests on times.
+// roundCatalogue notes what a round of pre-copy stores of an image that lies on that file system.
+// It returns nil where nothing is noted. A base tells what changed since, so no row rests on times.
 func (r *run) roundCatalogue(rec *vault.RecipeWriter, s Source, on string) *catalogue {
 	if !r.o.Precopy || r.o.CatalogueDir == "" {
 		return nil

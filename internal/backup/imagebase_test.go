@@ -47,8 +47,9 @@ type imageLiar struct{ backup.Changes }
 
 func (imageLiar) Image() ([]snapshot.Range, bool) { return nil, true }
 
-// TestImagesReadWhatDiffersFromTheBase: thirty backups of an image on xfs, each by the clone that the one before left, read little
-// more than what changed and hold every byte; a base that says that nothing changed is found out.
+// TestImagesReadWhatDiffersFromTheBase: thirty backups of an image on xfs, each
+// by the clone that the one before left, read little more than what changed and
+// hold every byte; a base that says that nothing changed is found out.
 func TestImagesReadWhatDiffersFromTheBase(t *testing.T) {
 	testbed.Need(t, "xfs")
 	const size = 32 << 20
@@ -142,8 +143,9 @@ func TestImagesReadWhatDiffersFromTheBase(t *testing.T) {
 	}
 }
 
-// TestImageReadsWhatDiffersFromTheBase: a backup of an image on xfs reads at most one and a half times what changed, counted for the process
-// too. HOLDFAST_BASE_MIB has another size than 128; of 8 GiB 64 MiB change, in ranges of half a MiB at any offset.
+// TestImageReadsWhatDiffersFromTheBase: a backup of an image on xfs reads at most one
+// and a half times what changed, counted for the process too. HOLDFAST_BASE_MIB has
+// another size than 128; of 8 GiB 64 MiB change, in ranges of half a MiB at any offset.
 func TestImageReadsWhatDiffersFromTheBase(t *testing.T) {
 	testbed.Need(t, "xfs")
 	mib := baseMiB(t)
@@ -211,7 +213,8 @@ func TestImageReadsWhatDiffersFromTheBase(t *testing.T) {
 	if most := changed * 3 / 2; int64(res.BytesRead) > most || res.BytesRead == 0 {
 		t.Errorf("read %d bytes of the image, want at most %d", res.BytesRead, most)
 	}
-	if most := changed*3/2 + int64(mib)*1024 + 4<<20; read > most { // rows of the recipe and of the index; the sample and the checks
+	// rows of the recipe and of the index; the sample and the checks
+	if most := changed*3/2 + int64(mib)*1024 + 4<<20; read > most {
 		t.Errorf("the process read %d bytes, want at most %d with metadata", read, most)
 	}
 	sameAsView(t, v, res.BackupID, snap.Image)
@@ -266,8 +269,9 @@ func sameAsView(t *testing.T, v *vault.Vault, id, path string) {
 	}
 }
 
-// TestImageRoundsReadWhatDiffers: each round of pre-copy, and the backup after them, reads what was written to the image since the round
-// before; a catalogue that is gone, or of another round, costs a full read.
+// TestImageRoundsReadWhatDiffers: each round of pre-copy, and the backup
+// after them, reads what was written to the image since the round before;
+// a catalogue that is gone, or of another round, costs a full read.
 func TestImageRoundsReadWhatDiffers(t *testing.T) {
 	testbed.Need(t, "xfs")
 	const size, piece = 32 << 20, 256 << 10
@@ -345,7 +349,8 @@ func TestImageRoundsReadWhatDiffers(t *testing.T) {
 	}
 	back(false, "without a catalogue", size, size)
 
-	// What the round stored goes away: noticed before the manifest names it, and then all is read and stored anew.
+	// What the round stored goes away: noticed before the manifest
+	// names it, and then all is read and stored anew.
 	write(25 << 20)
 	back(true, "round whose packs go away", piece, 2*piece)
 	forget(t, st, o.Vault.Info().ID+"/packs/")

@@ -11,15 +11,18 @@ import (
 	"holdfast/internal/tree"
 )
 
-// imageFaults is what of an image could not be read as its size said. It may be used by several goroutines at once.
+// imageFaults is what of an image could not be read as its size
+// said. It may be used by several goroutines at once.
 type imageFaults struct {
-	mu     sync.Mutex
-	any    bool             // something could be read
-	end    int64            // the least offset at which a read met the image's end; noEnd when none did
-	bad    []snapshot.Range // that can't be read, up to maxBad; neighbours that came one after the other are one
-	more   int              // ranges beyond those
-	bytes  int64            // in all of them
-	reason error            // of the first
+	mu  sync.Mutex
+	any bool // something could be read
+	// the least offset at which a read met the image's end; noEnd when none did
+	end int64
+	// that can't be read, up to maxBad; neighbours that came one after the other are one
+	bad    []snapshot.Range
+	more   int   // ranges beyond those
+	bytes  int64 // in all of them
+	reason error // of the first
 }
 
 const (
@@ -77,8 +80,9 @@ func (f *imageFaults) String() string {
 	return strings.Join(names, ", ")
 }
 
-// tell tells, after all was read, what of the image is not as its size and its content were at one moment, and brings e, its
-// entry, up to date while the recipe does not have it. It is an error when nothing of the image can be read.
+// tell tells, after all was read, what of the image is not as its size and its
+// content were at one moment, and brings e, its entry, up to date while the
+// recipe does not have it. It is an error when nothing of the image can be read.
 func (r *imageReading) tell(e *tree.Entry, s *sender) error {
 	f, path, size := &r.faults, r.img.File().Name(), r.img.Size()
 	if len(f.bad) > 0 {
@@ -107,7 +111,8 @@ func (r *imageReading) tell(e *tree.Entry, s *sender) error {
 	return nil
 }
 
-// lost tells of content of the image that the backup does not have as it was, and keeps the backup from being a base.
+// lost tells of content of the image that the backup does not have
+// as it was, and keeps the backup from being a base.
 func (r *imageReading) lost(what string) {
 	r.p.lost(r.img.File().Name(), what)
 	r.p.doubtful.Store(true)

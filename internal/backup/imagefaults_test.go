@@ -17,7 +17,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestImageIsNotPadded: an image that ends before its size, or goes on behind it, is stored as long as it is.
+// TestImageIsNotPadded: an image that ends before its size, or goes
+// on behind it, is stored as long as it is.
 func TestImageIsNotPadded(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	for _, size := range []int{0, 1000, 64 << 10, 3<<20 + 77} {
@@ -33,13 +34,15 @@ func TestImageIsNotPadded(t *testing.T) {
 	}
 }
 
-// TestImageThatEndsWhileItIsRead: an image that was cut short while it is read is told as lost, and has no zeros for what it lost.
+// TestImageThatEndsWhileItIsRead: an image that was cut short while
+// it is read is told as lost, and has no zeros for what it lost.
 func TestImageThatEndsWhileItIsRead(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	const size, end = 5 << 20, 3<<20 + 1000
 	want := filesIn(t, f.Folder, map[string]int{"image": size})["image"]
 	f.Set(testbed.Oddity{Read: func(_ string, off int64, data []byte) ([]byte, syscall.Errno) {
-		if len(data) > 1 && off+int64(len(data)) > end { // single bytes are how its end is looked for
+		// single bytes are how its end is looked for
+		if len(data) > 1 && off+int64(len(data)) > end {
 			data = data[:max(end-off, 0)]
 		}
 		return data, 0
@@ -54,7 +57,8 @@ func TestImageThatEndsWhileItIsRead(t *testing.T) {
 	}
 }
 
-// TestUnreadableChunksOfAnImage: what can't be read of an image is zeros and a loss that names it, and the backup is no base.
+// TestUnreadableChunksOfAnImage: what can't be read of an image is
+// zeros and a loss that names it, and the backup is no base.
 func TestUnreadableChunksOfAnImage(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	const grid = 64 << 10

@@ -8,10 +8,10 @@ import (
 	"holdfast/internal/vault"
 )
 
-// Job ties together the Runs of one job in one vault: the rounds of pre-copy, and the backup. They are under one session,
-// so what one of them found out about packs in the store counts for those that follow, and the backup, while an instance
-// stands still for it, looks only at packs that no round named. A collector waits for the end of the job. Runs of a job
-// come one after the other.
+// Job ties together the Runs of one job in one vault: the rounds of pre-copy, and the backup. They
+// are under one session, so what one of them found out about packs in the store counts for those
+// that follow, and the backup, while an instance stands still for it, looks only at packs that no
+// round named. A collector waits for the end of the job. Runs of a job come one after the other.
 type Job struct {
 	on *Host
 
@@ -19,8 +19,8 @@ type Job struct {
 	session *session // nil: not begun, or gone
 	sampled int      // chunks that were read back
 	reused  int      // of those, chunks that the vault had before the job
-	// stored has the packs that earlier Runs of the job stored. They were read back then, so they are not
-	// read back as packs that the vault had before.
+	// stored has the packs that earlier Runs of the job stored. They were read
+	// back then, so they are not read back as packs that the vault had before.
 	stored map[vault.PackID]bool
 }
 

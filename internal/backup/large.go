@@ -51,8 +51,9 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 	}
 }
 
-// endStream tells what is wrong with the content of a file whose item the recipe has by now, with the size that was known when
-// its reading began: it can neither be left out nor read again. err is what ended its reading.
+// endStream tells what is wrong with the content of a file whose item the
+// recipe has by now, with the size that was known when its reading began:
+// it can neither be left out nor read again. err is what ended its reading.
 func (w *worker) endStream(r *reading, s *sender, err error) error {
 	at, length := s.end(), r.c.length()
 	switch {
@@ -72,7 +73,8 @@ func (w *worker) endStream(r *reading, s *sender, err error) error {
 		}
 		return nil
 	}
-	// Its inode may show no change ever after, and nothing in the recipe tells that it has not all of the content.
+	// Its inode may show no change ever after, and nothing in the
+	// recipe tells that it has not all of the content.
 	w.p.doubtful.Store(true)
 	return nil
 }
@@ -143,15 +145,17 @@ func (s *sender) flush() error {
 	return nil
 }
 
-// spread is one reading of a large file, or of an image, by any number of workers side by side, who take its sections in turn.
+// spread is one reading of a large file, or of an image, by any
+// number of workers side by side, who take its sections in turn.
 type spread struct {
 	p    *pipeline
 	wait sync.WaitGroup // for the workers that joined
 
-	mu    sync.Mutex
-	next  func() (read reader, more bool, err error) // the next section, nil when there is none, and whether another follows at once
-	taken int                                        // sections
-	err   error                                      // the first one; ends the reading
+	mu sync.Mutex
+	// the next section, nil when there is none, and whether another follows at once
+	next  func() (read reader, more bool, err error)
+	taken int   // sections
+	err   error // the first one; ends the reading
 
 	out  sync.Mutex // held while the recipe takes extents
 	s    *sender
@@ -176,8 +180,9 @@ type fileReading struct {
 // none is the place of a chunk that there is not.
 const none = -1
 
-// part is a section of a file, with its turn: where its first chunk begins comes from the section before and
-// goes to the one behind. Every part that was taken passes something on, so nobody waits for ever.
+// part is a section of a file, with its turn: where its first chunk
+// begins comes from the section before and goes to the one behind. Every
+// part that was taken passes something on, so nobody waits for ever.
 type part struct {
 	at   int64
 	size int
@@ -199,7 +204,8 @@ func (w *worker) spread(ctx context.Context, c *content, known *patch, s *sender
 	return w.readAll(ctx, func() (reader, bool, error) { return r.next(ctx) }, s)
 }
 
-// readAll reads all sections and gives their extents to s in their order. next is called by one goroutine at a time.
+// readAll reads all sections and gives their extents to s in their
+// order. next is called by one goroutine at a time.
 func (w *worker) readAll(ctx context.Context, next func() (reader, bool, error), s *sender) error {
 	sp := &spread{p: w.p, next: next, s: s, done: map[int]stretch{}}
 	sp.work(ctx, w, false)
@@ -207,8 +213,8 @@ func (w *worker) readAll(ctx context.Context, next func() (reader, bool, error),
 	return sp.err
 }
 
-// work takes sections until there are none, and asks whoever is idle to do the same. A helper leaves when another
-// backup of the host waits for a worker.
+// work takes sections until there are none, and asks whoever is idle to do the
+// same. A helper leaves when another backup of the host waits for a worker.
 func (f *spread) work(ctx context.Context, w *worker, helper bool) {
 	for {
 		if helper && w.handOver() {
@@ -249,7 +255,8 @@ func (f *spread) invite(ctx context.Context) {
 	}
 }
 
-// take returns a section that nobody took, nil when there is none, and whether another follows at once.
+// take returns a section that nobody took, nil when there is none,
+// and whether another follows at once.
 func (f *spread) take(ctx context.Context) (n int, read reader, more bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -269,7 +276,8 @@ func (f *spread) take(ctx context.Context) (n int, read reader, more bool) {
 // next is the next section of the file.
 func (r *fileReading) next(ctx context.Context) (reader, bool, error) {
 	if r.rest.Len == 0 {
-		// Not iter.Pull2 of all ranges: workers in the background are bound to their threads, and only one of them could call that.
+		// Not iter.Pull2 of all ranges: workers in the background are
+		// bound to their threads, and only one of them could call that.
 		data := r.c.next(r.end)
 		if data.Len == 0 {
 			return nil, false, nil
@@ -346,8 +354,8 @@ func (f *spread) deliver(n int, stored stretch) error {
 	}
 }
 
-// storeAll stores the chunks of buf from from on that end at ends, and returns what came of each. Whoever is idle
-// helps. A chunk that is the same as the one before it is stored already.
+// storeAll stores the chunks of buf from from on that end at ends, and returns what came of
+// each. Whoever is idle helps. A chunk that is the same as the one before it is stored already.
 func (w *worker) storeAll(buf []byte, from int, ends []int) ([]vault.Stored, error) {
 	stored := make([]vault.Stored, len(ends))
 	errs := make([]error, len(ends))

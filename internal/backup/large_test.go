@@ -13,8 +13,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestLargeFilesAreCutAsInOnePass: however many workers share a file, every run of data in it has the chunks that
-// cutting it from its beginning to its end gives, and the recipe has them in order.
+// TestLargeFilesAreCutAsInOnePass: however many workers share a file, every run of data in it has
+// the chunks that cutting it from its beginning to its end gives, and the recipe has them in order.
 func TestLargeFilesAreCutAsInOnePass(t *testing.T) {
 	dir := t.TempDir()
 	src := rand.NewChaCha8([32]byte{5})

@@ -10,21 +10,24 @@ import (
 
 // When the level of compression is looked at, and what makes it change.
 const (
-	// lookPacks is how many packs lie between two looks at the least: filling one and waiting for the next buffer alternate,
-	// and a shorter time may have seen one of them only. With more packs on their way it is as many as those, since uploads that began
-	// together end together, and then so many are filled without a wait.
+	// lookPacks is how many packs lie between two looks at the least: filling one and
+	// waiting for the next buffer alternate, and a shorter time may have seen one of
+	// them only. With more packs on their way it is as many as those, since uploads
+	// that began together end together, and then so many are filled without a wait.
 	lookPacks = 2
-	// idleShare is the part of the time that the workers wait for the store from where on their cores can do more.
+	// idleShare is the part of the time that the workers wait for the
+	// store from where on their cores can do more.
 	idleShare = 0.5
-	// busyShare is the part below which the cores hold the backup up. Between the two the level stays.
+	// busyShare is the part below which the cores hold the backup up.
+	// Between the two the level stays.
 	busyShare = 0.1
-	// raiseAfter is how many looks in a row have to find idle cores at first. Each time that a level proved too
-	// dear it doubles, up to raiseMost.
+	// raiseAfter is how many looks in a row have to find idle cores at first.
+	// Each time that a level proved too dear it doubles, up to raiseMost.
 	raiseAfter, raiseMost = 2, 64
 )
 
-// governor chooses the level of compression of a backup by what holds it up: stronger while workers wait for the store,
-// faster while the store waits for them. Any goroutine may call it.
+// governor chooses the level of compression of a backup by what holds it up: stronger while
+// workers wait for the store, faster while the store waits for them. Any goroutine may call it.
 type governor struct {
 	min, max seal.Level
 	level    atomic.Int32
@@ -45,8 +48,9 @@ func newGovernor(least, most seal.Level) *governor {
 	return g
 }
 
-// observe takes how long the backup runs, how many packs were begun since then, and how long their workers waited for
-// buffers all in all, of which none ever gets less; and how many packs are on their way.
+// observe takes how long the backup runs, how many packs were begun
+// since then, and how long their workers waited for buffers all in all,
+// of which none ever gets less; and how many packs are on their way.
 func (g *governor) observe(now time.Duration, packs int64, waited time.Duration, held int) {
 	if g.min == g.max || !g.mu.TryLock() { // who holds it is looking
 		return

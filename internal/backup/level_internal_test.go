@@ -9,8 +9,8 @@ import (
 	"holdfast/internal/seal"
 )
 
-// TestGovernor feeds it looks, one a second and two packs apart: what a letter stands for is the part of that second in
-// which the workers waited. What comes out is the level after each look.
+// TestGovernor feeds it looks, one a second and two packs apart: what a letter stands for is the
+// part of that second in which the workers waited. What comes out is the level after each look.
 func TestGovernor(t *testing.T) {
 	share := map[rune]float64{'w': 0.9, '.': 0, 'm': 0.3}
 	for _, c := range []struct {
@@ -42,7 +42,8 @@ func TestGovernor(t *testing.T) {
 	}
 }
 
-// TestGovernorHoldsStill: where a level makes the cores busy and the one below leaves them idle, it changes ever more rarely.
+// TestGovernorHoldsStill: where a level makes the cores busy and
+// the one below leaves them idle, it changes ever more rarely.
 func TestGovernorHoldsStill(t *testing.T) {
 	g := newGovernor(seal.Fastest, seal.Default)
 	waited := time.Duration(0)
@@ -72,8 +73,8 @@ func TestGovernorLooksAtWholePacks(t *testing.T) {
 	}
 }
 
-// TestGovernorSeesBeyondBursts: five uploads at once end at once, and the five packs that are filled then say nothing of the wait
-// before.
+// TestGovernorSeesBeyondBursts: five uploads at once end at once, and
+// the five packs that are filled then say nothing of the wait before.
 func TestGovernorSeesBeyondBursts(t *testing.T) {
 	g := newGovernor(seal.Fastest, seal.Default)
 	now, waited := time.Duration(0), time.Duration(0)

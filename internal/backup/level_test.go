@@ -29,8 +29,9 @@ func (s slow) Put(ctx context.Context, key string, body []byte) error {
 	return s.Store.Put(ctx, key, body)
 }
 
-// TestLevelFollowsTheStore: the same content takes less room in a store that is slow, for the cores have time to compress
-// it well, and bounds hold either way. How slow a store has to be depends on how busy this machine is.
+// TestLevelFollowsTheStore: the same content takes less room in a store that
+// is slow, for the cores have time to compress it well, and bounds hold
+// either way. How slow a store has to be depends on how busy this machine is.
 func TestLevelFollowsTheStore(t *testing.T) {
 	dir := t.TempDir()
 	r := rand.New(rand.NewPCG(1, 1))
@@ -38,7 +39,8 @@ func TestLevelFollowsTheStore(t *testing.T) {
 	for i := range words {
 		words[i] = fmt.Sprintf("%x", r.Uint64()>>r.IntN(50))
 	}
-	for i := range 100 { // so many packs that those which are under way before the level follows do not count
+	// so many packs that those which are under way before the level follows do not count
+	for i := range 100 {
 		var b strings.Builder
 		for b.Len() < 1<<20 {
 			b.WriteString(words[int(r.ExpFloat64()*300)%len(words)])

@@ -54,8 +54,8 @@ func (s *extensions) take() int {
 	return n
 }
 
-// TestLocksOfReusedPacks: daily backups of content that does not change keep its packs locked as long as every manifest, and
-// prolong a lock once in five days and not each day.
+// TestLocksOfReusedPacks: daily backups of content that does not change keep its packs
+// locked as long as every manifest, and prolong a lock once in five days and not each day.
 func TestLocksOfReusedPacks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour
@@ -86,7 +86,8 @@ func TestLocksOfReusedPacks(t *testing.T) {
 	})
 }
 
-// TestBackupThatTakesLong: between the first look at a pack and the manifest time passes; the lock is compared again.
+// TestBackupThatTakesLong: between the first look at a pack and the
+// manifest time passes; the lock is compared again.
 func TestBackupThatTakesLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour
@@ -117,8 +118,8 @@ func TestBackupThatTakesLong(t *testing.T) {
 	})
 }
 
-// TestLocksThatCantBeProlonged: where the store refuses, the content is stored again, the operator is told what to allow, and nothing is called
-// damaged. The next backup finds the new packs.
+// TestLocksThatCantBeProlonged: where the store refuses, the content is stored again, the operator
+// is told what to allow, and nothing is called damaged. The next backup finds the new packs.
 func TestLocksThatCantBeProlonged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour
@@ -150,7 +151,8 @@ func TestLocksThatCantBeProlonged(t *testing.T) {
 	})
 }
 
-// TestExtensionThatFails: a store that does not answer fails the backup, and no content is stored again for it.
+// TestExtensionThatFails: a store that does not answer fails the
+// backup, and no content is stored again for it.
 func TestExtensionThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour

@@ -56,7 +56,8 @@ func (s *far) ask(op, key string) {
 	}
 }
 
-// reset returns what was counted, and begins anew. Requests of the kind gather wait from now on until eight of them are under way.
+// reset returns what was counted, and begins anew. Requests of the
+// kind gather wait from now on until eight of them are under way.
 func (s *far) reset(gather string) (requests map[string]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,8 +108,9 @@ func manyPacks(t *testing.T, st obs.Store, packs int) (v *vault.Vault, file stri
 	return v, file
 }
 
-// TestLooksWhileFrozenAreFew: of 10,000 packs that a backup needs, the rounds of pre-copy look at all with as few requests as listing takes,
-// and the backup, while the instance stands still, at none that a round named. Without rounds it lists too, many requests at a time.
+// TestLooksWhileFrozenAreFew: of 10,000 packs that a backup needs, the rounds of pre-copy look
+// at all with as few requests as listing takes, and the backup, while the instance stands
+// still, at none that a round named. Without rounds it lists too, many requests at a time.
 func TestLooksWhileFrozenAreFew(t *testing.T) {
 	const packs = 10_000
 	mem := obs.NewMemory()
@@ -177,7 +179,8 @@ func TestLooksWhileFrozenAreFew(t *testing.T) {
 	}
 }
 
-// TestSessionForgottenBetweenRounds: what a round found out about packs is not believed when its session is gone.
+// TestSessionForgottenBetweenRounds: what a round found out about
+// packs is not believed when its session is gone.
 func TestSessionForgottenBetweenRounds(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)
@@ -217,7 +220,8 @@ func TestSessionForgottenBetweenRounds(t *testing.T) {
 	compare(t, contents(t, v, vault.BackupRef{Instance: "i", ID: res.BackupID}), want)
 }
 
-// TestResumeAsksOnce: packs of an earlier try that the index lists take no request, and each of the others takes one, many at a time.
+// TestResumeAsksOnce: packs of an earlier try that the index lists
+// take no request, and each of the others takes one, many at a time.
 func TestResumeAsksOnce(t *testing.T) {
 	const packs = 60
 	st := &far{Store: obs.NewMemory(), requests: map[string]int{}}
@@ -269,7 +273,8 @@ func TestResumeAsksOnce(t *testing.T) {
 	}
 }
 
-// TestLooksFail: a store that does not answer a look fails the backup, and is no reason to take packs for lost.
+// TestLooksFail: a store that does not answer a look fails the
+// backup, and is no reason to take packs for lost.
 func TestLooksFail(t *testing.T) {
 	st := obstest.NewFaulty(obs.NewMemory())
 	v := newVault(t, st)

@@ -11,15 +11,18 @@ import (
 	"holdfast/internal/vault"
 )
 
-// A loss is content of a volume that the backup should have and lacks. Walk and workers tell it as a Warning that is Lost. It is counted,
-// and the manifest names it, so that nobody takes the backup for whole later.
+// A loss is content of a volume that the backup should have and lacks.
+// Walk and workers tell it as a Warning that is Lost. It is counted, and
+// the manifest names it, so that nobody takes the backup for whole later.
 
 const (
-	// lossBytes bounds the paths and words of the named losses in a manifest: a path can have megabytes.
+	// lossBytes bounds the paths and words of the named losses in a
+	// manifest: a path can have megabytes.
 	lossBytes = 1 << 20
 	// lossWhat bounds what one loss says, bytes.
 	lossWhat = 1 << 10
-	// lossPaths is how many lost entries of a volume are remembered, in some 10 MiB, so that one that is lost twice, by its attributes
+	// lossPaths is how many lost entries of a volume are remembered, in
+	// some 10 MiB, so that one that is lost twice, by its attributes
 	// and by its content, counts once. Of further ones it counts twice.
 	lossPaths = 1 << 18
 )
@@ -33,7 +36,8 @@ type losses struct {
 	accepted int
 }
 
-// add counts a loss and names it while there is room. It returns the place of the loss in the list, or -1.
+// add counts a loss and names it while there is room. It returns
+// the place of the loss in the list, or -1.
 func (l *losses) add(loss vault.Loss) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,7 +77,8 @@ func (l *losses) sum() (list []vault.Loss, lost, accepted int) {
 	return append([]vault.Loss(nil), l.list...), l.lost, l.accepted
 }
 
-// volumeWarnings takes the warnings of one volume, and makes a loss of each that is Lost. Its methods may be called from any goroutine.
+// volumeWarnings takes the warnings of one volume, and makes a loss
+// of each that is Lost. Its methods may be called from any goroutine.
 type volumeWarnings struct {
 	run    *run
 	volume string

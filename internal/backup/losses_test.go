@@ -57,7 +57,8 @@ func places(m *vault.Manifest) []string {
 	return all
 }
 
-// TestLossesAreRecorded: the manifest names each lost place once, with its volume, and tells which ones are accepted.
+// TestLossesAreRecorded: the manifest names each lost place once,
+// with its volume, and tells which ones are accepted.
 func TestLossesAreRecorded(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	for _, name := range []string{"a", "dir/f", "dir/g", "bad\xff", "sub/x/y", "z"} {
@@ -70,7 +71,8 @@ func TestLossesAreRecorded(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Set(
-		testbed.FUSERefuses(unix.EIO, testbed.FUSEListXattr, testbed.FUSERead).At("a"), // attributes and content: one loss
+		// attributes and content: one loss
+		testbed.FUSERefuses(unix.EIO, testbed.FUSEListXattr, testbed.FUSERead).At("a"),
 		testbed.FUSERefuses(unix.EACCES, testbed.FUSEOpenFolder).At("dir"),
 		testbed.FUSERefuses(unix.ESTALE, testbed.FUSELookup).At("bad\xff"),
 		testbed.FUSERefuses(unix.ENOKEY, testbed.FUSEOpen).At("sub/x/y"),
@@ -129,7 +131,8 @@ func TestOwnErrorIsNoLoss(t *testing.T) {
 	}
 }
 
-// TestManyLossesAreBounded: all are counted, the first are named, and one that nobody accepted is among them.
+// TestManyLossesAreBounded: all are counted, the first are named,
+// and one that nobody accepted is among them.
 func TestManyLossesAreBounded(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	const n = 1500
@@ -155,11 +158,13 @@ func TestManyLossesAreBounded(t *testing.T) {
 	}
 }
 
-// TestVanishedEntries: what is removed from a live tree while it is read is no loss, what is moved is one, and in a quiet tree both are.
+// TestVanishedEntries: what is removed from a live tree while it is
+// read is no loss, what is moved is one, and in a quiet tree both are.
 func TestVanishedEntries(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		at     string // the walk gave this folder, and looked at nothing in it, when the change comes
+		name string
+		// the walk gave this folder, and looked at nothing in it, when the change comes
+		at     string
 		quiet  bool
 		change func(t *testing.T, dir string) error
 		want   []string // losses
@@ -241,8 +246,8 @@ func TestVanishedWithoutNumbers(t *testing.T) {
 	}
 }
 
-// TestExcludesChange: what was excluded by the last backup is read by this one, and what is excluded by this one is not in it, with the
-// catalogue of the last one at hand.
+// TestExcludesChange: what was excluded by the last backup is read by this one, and what
+// is excluded by this one is not in it, with the catalogue of the last one at hand.
 func TestExcludesChange(t *testing.T) {
 	dir := testbed.Ext4(t)
 	for _, name := range []string{"a/f", "b/f", "c/f", "c/g.tmp"} {

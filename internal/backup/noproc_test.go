@@ -13,7 +13,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestWithoutProc: where /proc is not mounted, as in a chroot, a backup and a restore have all content and metadata.
+// TestWithoutProc: where /proc is not mounted, as in a chroot, a
+// backup and a restore have all content and metadata.
 func TestWithoutProc(t *testing.T) {
 	testbed.Need(t, "root")
 	const inside = "HOLDFAST_TEST_WITHOUT_PROC"

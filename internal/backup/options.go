@@ -14,17 +14,19 @@ import (
 type Source struct {
 	Volume string // name
 	Root   string // path of the tree or image to read: a snapshot's, or the volume's own
-	// View names the snapshot that Root is or lies in, to which nobody writes and which stands until the Run has ended. Images in
-	// views share what was read of blocks that they share (see Host.BeginView). "" says that Root is read in place.
+	// View names the snapshot that Root is or lies in, to which nobody writes and
+	// which stands until the Run has ended. Images in views share what was read of
+	// blocks that they share (see Host.BeginView). "" says that Root is read in place.
 	View string
-	// Taken is a time not after the making of the snapshot began; zero when not known. The nearer it is, the fewer
-	// files that changed around it does the next backup read again.
+	// Taken is a time not after the making of the snapshot began; zero when not known. The
+	// nearer it is, the fewer files that changed around it does the next backup read again.
 	Taken time.Time
-	// Base is an earlier view of the volume, where one stands: what did not change since is not read. Nil is allowed.
+	// Base is an earlier view of the volume, where one stands: what
+	// did not change since is not read. Nil is allowed.
 	Base *Base
-	// Exclude are patterns (github.com/bmatcuk/doublestar/v4) of paths in the volume that the backup
-	// leaves out, folders with all that they hold. A pattern without a slash matches the last element
-	// of a path. An image has no paths and ignores them.
+	// Exclude are patterns (github.com/bmatcuk/doublestar/v4) of paths in the volume
+	// that the backup leaves out, folders with all that they hold. A pattern without a
+	// slash matches the last element of a path. An image has no paths and ignores them.
 	Exclude []string
 	// ExcludeCaches leaves out what folders with a CACHEDIR.TAG hold, but for the tag.
 	ExcludeCaches bool
@@ -34,15 +36,16 @@ type Source struct {
 	// AllowEmpty backs up a volume that is empty, or lies on another file system, although the last
 	// backup had content of it and found it elsewhere.
 	AllowEmpty bool
-	// Mounted identifies the mount of the live file system that Root is a snapshot of, where Root lies
-	// on a mount of its own (see evidence.MountOf): asked before and after the snapshot was made, and the
-	// same. "" where Root lies on the same file system as the volume, or that is not known.
+	// Mounted identifies the mount of the live file system that Root is a
+	// snapshot of, where Root lies on a mount of its own (see evidence.MountOf):
+	// asked before and after the snapshot was made, and the same. "" where Root
+	// lies on the same file system as the volume, or that is not known.
 	Mounted string
 	// Quiet says that nobody writes to what Root shows while the Run reads it: it is a snapshot, or
 	// the instance stands still. An entry that vanishes meanwhile is then a loss.
 	Quiet bool
-	// Nested has the snapshots of the btrfs subvolumes that are nested in the tree, by their paths below Root, in whose places a snapshot has
-	// nothing (see snapshot.Nested).
+	// Nested has the snapshots of the btrfs subvolumes that are nested in the tree, by
+	// their paths below Root, in whose places a snapshot has nothing (see snapshot.Nested).
 	Nested map[string]string
 
 	readAll bool // what was known of it turned out to be wrong
@@ -53,71 +56,84 @@ type Options struct {
 	Vault    *vault.Vault
 	Instance string
 	Host     string // of the agent; goes into the manifest
-	// Identity tells the host from all others (internal/hostid), by which the sessions of its earlier boots are removed. The zero
-	// value leaves them.
+	// Identity tells the host from all others (internal/hostid), by which the
+	// sessions of its earlier boots are removed. The zero value leaves them.
 	Identity hostid.Identity
 	Agent    string // version; goes into the manifest
 	Sources  []Source
 	Now      func() time.Time // nil: time.Now
-	// Clock is how far the wall clock is ahead of the time since the boot; nil is evidence.ClockOffset.
+	// Clock is how far the wall clock is ahead of the time since the
+	// boot; nil is evidence.ClockOffset.
 	Clock func() time.Duration
 
-	// Precopy stores what the sources have and remembers it in the catalogues, but makes no backup: a later Run
-	// reads only what changed since. Without CatalogueDir that is still the content that is not sent again.
+	// Precopy stores what the sources have and remembers it in the catalogues,
+	// but makes no backup: a later Run reads only what changed since. Without
+	// CatalogueDir that is still the content that is not sent again.
 	Precopy bool
-	// Job is the job that this Run belongs to, when there are several: rounds of pre-copy, and the backup. Nil is one of its own.
+	// Job is the job that this Run belongs to, when there are several:
+	// rounds of pre-copy, and the backup. Nil is one of its own.
 	Job *Job
 	// Resume names packs that earlier tries of this job meant to send, as PackIntent was told.
 	Resume []string
-	// PackIntent is called before a pack is sent, from any goroutine, with its id and size as one text, and must make
-	// that durable. Nil when nobody resumes.
+	// PackIntent is called before a pack is sent, from any goroutine, with its id
+	// and size as one text, and must make that durable. Nil when nobody resumes.
 	PackIntent func(pack string) error
-	// Progress is called at most five times a second and once at the end, one call at a time. Nil is allowed.
+	// Progress is called at most five times a second and once at the
+	// end, one call at a time. Nil is allowed.
 	Progress func(Progress)
-	// Sent is called when the store has all content, from any goroutine: what is left is small requests, for which the backup needs neither
-	// workers nor memory for packs. It comes once more when the backup has to be made again. Nil is allowed.
+	// Sent is called when the store has all content, from any goroutine: what is left
+	// is small requests, for which the backup needs neither workers nor memory for
+	// packs. It comes once more when the backup has to be made again. Nil is allowed.
 	Sent func()
-	// Begin is called before the sources are read, and again each time the backup has to be made again. Nil is allowed.
+	// Begin is called before the sources are read, and again each
+	// time the backup has to be made again. Nil is allowed.
 	Begin func()
-	// Drifted is told of a volume in which something had changed without a sign; it is read whole then. Result lists them too, of a Run that succeeds.
-	// Nil is allowed.
+	// Drifted is told of a volume in which something had changed without a sign; it is
+	// read whole then. Result lists them too, of a Run that succeeds. Nil is allowed.
 	Drifted func(*DriftError)
-	// Damaged is told, once each, of packs of the vault that are missing, or can't be read, or do not open: an alarm, since earlier
-	// backups may need them. This one stores anew what it needs of them. Result lists them too, of a Run that succeeds. Nil is allowed.
+	// Damaged is told, once each, of packs of the vault that are missing, or can't be read,
+	// or do not open: an alarm, since earlier backups may need them. This one stores anew
+	// what it needs of them. Result lists them too, of a Run that succeeds. Nil is allowed.
 	Damaged func(vault.LostPack)
-	// Accept is asked when all has been read and the store has all content, before anything comes to rest on that: the manifest, and the
-	// catalogues. It gets what was counted so far, and what was lost. Its error ends the Run, and there is no backup. It is asked again when the
-	// backup has to be made again. Nil accepts.
+	// Accept is asked when all has been read and the store has all content, before
+	// anything comes to rest on that: the manifest, and the catalogues. It gets what
+	// was counted so far, and what was lost. Its error ends the Run, and there is no
+	// backup. It is asked again when the backup has to be made again. Nil accepts.
 	Accept func(ctx context.Context, so *Result) error
 	// Warn is told of each thing that could not be kept exact, one call at a time; Result lists the
 	// first thousand too. Nil is allowed.
 	Warn func(tree.Warning)
 
-	// CatalogueDir is a folder of this host's where a catalogue of each volume is kept, by which the next
-	// backup knows the files that did not change and need not be read. What is in it may be deleted at any
-	// time: the store has the same in the instance's last backup. "" keeps none, here or there, and reads all.
+	// CatalogueDir is a folder of this host's where a catalogue of each volume is
+	// kept, by which the next backup knows the files that did not change and need
+	// not be read. What is in it may be deleted at any time: the store has the same
+	// in the instance's last backup. "" keeps none, here or there, and reads all.
 	CatalogueDir string
-	// IndexDir is a folder of this host's where the vault's index is kept, so that the next backup fetches what is new
-	// only. "" fetches all of it each time. What is in it may be deleted at any time.
+	// IndexDir is a folder of this host's where the vault's index is
+	// kept, so that the next backup fetches what is new only. "" fetches
+	// all of it each time. What is in it may be deleted at any time.
 	IndexDir string
-	// Sample is how many of the chunks that were stored are read back at the end; 0 is 16, negative none. Of packs that the vault
-	// had before, half as many are read back; as many where nothing was stored.
+	// Sample is how many of the chunks that were stored are read back at
+	// the end; 0 is 16, negative none. Of packs that the vault had before,
+	// half as many are read back; as many where nothing was stored.
 	Sample int
-	// On is the host that this backup shares with others; nil is one of its own, with Budget and Workers.
+	// On is the host that this backup shares with others; nil is one
+	// of its own, with Budget and Workers.
 	On *Host
 	// Budget and Workers are as in HostOptions. They are not looked at where On is set.
 	Budget  int64
 	Workers int
-	// MinLevel and MaxLevel bound the compression, which is stronger while the store is what the backup waits for. 0 is
-	// seal.Fastest and seal.Default; a MaxLevel below MinLevel is MinLevel.
+	// MinLevel and MaxLevel bound the compression, which is stronger while the store is what the
+	// backup waits for. 0 is seal.Fastest and seal.Default; a MaxLevel below MinLevel is MinLevel.
 	MinLevel, MaxLevel seal.Level
 }
 
 // Progress says how far a backup is. All counts only grow.
 type Progress struct {
-	Entries      uint64 `json:"entries"`
-	Files        uint64 `json:"files"`
-	Bytes        uint64 `json:"bytes"`         // content of files that is dealt with: read, or known not to have changed
+	Entries uint64 `json:"entries"`
+	Files   uint64 `json:"files"`
+	// content of files that is dealt with: read, or known not to have changed
+	Bytes        uint64 `json:"bytes"`
 	BytesRead    uint64 `json:"bytes_read"`    // of it
 	BytesNew     uint64 `json:"bytes_new"`     // of those, not known to the vault before
 	BytesSent    uint64 `json:"bytes_sent"`    // packs that the store confirmed
@@ -126,46 +142,53 @@ type Progress struct {
 
 // Result is what a finished backup is.
 type Result struct {
-	BackupID          string `json:"backup_id"`
-	Seq               uint64 `json:"sequence"`
-	Parent            string `json:"parent,omitempty"` // the backup that was the newest when this one began
-	Object            string `json:"object"`           // the manifest's key in the store
-	ManifestSHA256    string `json:"manifest_sha256"`
-	Entries           uint64 `json:"entries"`
-	Files             uint64 `json:"files"`
-	Dirs              uint64 `json:"dirs"`
-	Excluded          uint64 `json:"excluded"`   // entries that patterns left out, not counting what lies below them
-	Unchanged         uint64 `json:"unchanged"`  // files that were not read, since they are as they were
+	BackupID string `json:"backup_id"`
+	Seq      uint64 `json:"sequence"`
+	// the backup that was the newest when this one began
+	Parent         string `json:"parent,omitempty"`
+	Object         string `json:"object"` // the manifest's key in the store
+	ManifestSHA256 string `json:"manifest_sha256"`
+	Entries        uint64 `json:"entries"`
+	Files          uint64 `json:"files"`
+	Dirs           uint64 `json:"dirs"`
+	// entries that patterns left out, not counting what lies below them
+	Excluded uint64 `json:"excluded"`
+	// files that were not read, since they are as they were
+	Unchanged         uint64 `json:"unchanged"`
 	Bytes             uint64 `json:"bytes"`      // content of the backup, holes not counted
 	BytesRead         uint64 `json:"bytes_read"` // of it
 	BytesNew          uint64 `json:"bytes_new"`
 	BytesDeduplicated uint64 `json:"bytes_deduplicated"` // read, but known to the vault
 	BytesSent         uint64 `json:"bytes_sent"`
 	Packs             int    `json:"packs"`
-	// Sampled is how many chunks were read back and compared, by this Run and those of its Job before it, and SampledReused
-	// how many of those the vault had before.
-	Sampled       int            `json:"sampled"`
-	SampledReused int            `json:"sampled_reused"`
-	Created       time.Time      `json:"created"`
-	Verified      time.Time      `json:"verified"` // when the manifest had been read back and the sample compared
-	Warnings      []tree.Warning `json:"warnings"`
-	WarningCount  int            `json:"warning_count"`
-	// Lost counts the losses that nobody accepted: content that the backup does not hold as it was. An
-	// instance must not be powered down on a backup with any. LostAccepted counts those that
-	// Source.AcceptLosses allows, and Losses names both, the first vault.MaxLosses.
+	// Sampled is how many chunks were read back and compared, by this Run and those
+	// of its Job before it, and SampledReused how many of those the vault had before.
+	Sampled       int       `json:"sampled"`
+	SampledReused int       `json:"sampled_reused"`
+	Created       time.Time `json:"created"`
+	// when the manifest had been read back and the sample compared
+	Verified     time.Time      `json:"verified"`
+	Warnings     []tree.Warning `json:"warnings"`
+	WarningCount int            `json:"warning_count"`
+	// Lost counts the losses that nobody accepted: content that the backup does not hold as it
+	// was. An instance must not be powered down on a backup with any. LostAccepted counts
+	// those that Source.AcceptLosses allows, and Losses names both, the first vault.MaxLosses.
 	Lost         int          `json:"lost"`
 	LostAccepted int          `json:"lost_accepted"`
 	Losses       []vault.Loss `json:"losses,omitempty"`
-	// Fork names other backups of the instance that another host made at the same time, on top of the
-	// same parent. While they and this one are the newest, no restore chooses among them by itself.
+	// Fork names other backups of the instance that another host made
+	// at the same time, on top of the same parent. While they and this
+	// one are the newest, no restore chooses among them by itself.
 	Fork []vault.BackupRef `json:"fork,omitempty"`
 	// Compressed is the content that was new by the level of compression that it met, bytes before.
 	Compressed map[string]uint64 `json:"compressed"`
-	// Catalogues has, by volume, the id of the catalogue that was kept of the view that was backed up, so that the view can
-	// be the Base of the next backup; of an image, that of the backup itself. A volume of which none could be kept is not in it.
+	// Catalogues has, by volume, the id of the catalogue that was kept of the view that
+	// was backed up, so that the view can be the Base of the next backup; of an image,
+	// that of the backup itself. A volume of which none could be kept is not in it.
 	Catalogues map[string]string `json:"catalogues"`
-	// Checked is how many pieces of content that was known not to have changed were read and compared all the same, and
-	// Drifts says what of it had changed: an alarm, see DriftError. This backup has read all of those volumes.
+	// Checked is how many pieces of content that was known not to have changed
+	// were read and compared all the same, and Drifts says what of it had changed:
+	// an alarm, see DriftError. This backup has read all of those volumes.
 	Checked uint64        `json:"checked"`
 	Drifts  []*DriftError `json:"drifts,omitempty"`
 	// Damaged lists the packs that this backup found that they can't be used, see Options.Damaged.

@@ -22,10 +22,10 @@ func (r *run) tellClock(earlier []vault.BackupRef) {
 	}
 }
 
-// tellFork looks whether another host made a backup of the instance while this one was made: both then
-// have the same sequence number. Each of two such writers looks after its own manifest is stored, so at
-// least one of them finds the other. The look comes too late to prevent a fork. Restores
-// notice every fork by themselves.
+// tellFork looks whether another host made a backup of the instance while this one
+// was made: both then have the same sequence number. Each of two such writers looks
+// after its own manifest is stored, so at least one of them finds the other. The
+// look comes too late to prevent a fork. Restores notice every fork by themselves.
 func (r *run) tellFork(ctx context.Context, earlier []vault.BackupRef, made *vault.Manifest) {
 	now, err := r.o.Vault.Backups(ctx, r.o.Instance)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestNewestDoesNotDependOnClocks: a host whose clock is years ahead or days behind makes backups in
-// the order in which they are made.
+// TestNewestDoesNotDependOnClocks: a host whose clock is years ahead
+// or days behind makes backups in the order in which they are made.
 func TestNewestDoesNotDependOnClocks(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()
@@ -63,7 +63,8 @@ func TestForkIsToldAndNotResolved(t *testing.T) {
 		}
 		res, err := backup.Run(t.Context(), backup.Options{
 			Vault: v, Instance: "i", Host: content, Sources: []backup.Source{{Volume: "data", Root: dir}},
-			Accept: func(context.Context, *backup.Result) error { // when all is stored but the manifest
+			// when all is stored but the manifest
+			Accept: func(context.Context, *backup.Result) error {
 				if beside != nil {
 					beside()
 				}

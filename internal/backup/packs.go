@@ -10,8 +10,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// What a backup does about the packs that it needs: it looks whether the store has them, reads a sample back, and when one
-// can't be used, the backup is made again without it.
+// What a backup does about the packs that it needs: it looks whether the store has them,
+// reads a sample back, and when one can't be used, the backup is made again without it.
 
 // rejected says that packs which this Run stored do not read back as they were stored.
 type rejected struct{ *vault.MissingPacksError }
@@ -22,7 +22,8 @@ func (e rejected) Error() string {
 	return fmt.Sprintf("the store does not give back what it confirmed: %s", e.MissingPacksError)
 }
 
-// sampleNew reads back a sample of the packs that this Run stored: no backup comes to be whose packs do not open.
+// sampleNew reads back a sample of the packs that this Run stored:
+// no backup comes to be whose packs do not open.
 func (r *run) sampleNew(ctx context.Context, added []vault.PackRef) error {
 	if r.o.Sample < 0 || len(added) == 0 {
 		return nil
@@ -42,9 +43,10 @@ func (r *run) sampleNew(ctx context.Context, added []vault.PackRef) error {
 	return nil
 }
 
-// sampleReused reads back a sample of the packs that the vault had before, those first whose turn on this host came longest ago:
-// half as many chunks as of new packs, or as many where this Run stored nothing. It returns the packs that can't be used. Of a job whose
-// rounds did so already, nothing is left for the backup to do.
+// sampleReused reads back a sample of the packs that the vault had before, those
+// first whose turn on this host came longest ago: half as many chunks as of new
+// packs, or as many where this Run stored nothing. It returns the packs that can't be
+// used. Of a job whose rounds did so already, nothing is left for the backup to do.
 func (r *run) sampleReused(ctx context.Context) ([]vault.LostPack, error) {
 	_, before := r.job.sampledSoFar()
 	if r.o.Sample < 0 || before > 0 && !r.o.Precopy && r.first {
@@ -71,7 +73,8 @@ func (r *run) sampleReused(ctx context.Context) ([]vault.LostPack, error) {
 	return found.Lost, nil
 }
 
-// refs returns the packs of the backup, all of which the store has. reused waits for the sample of those that it had before.
+// refs returns the packs of the backup, all of which the store has.
+// reused waits for the sample of those that it had before.
 func (r *run) refs(ctx context.Context, reused func() ([]vault.LostPack, error)) ([]vault.PackRef, error) {
 	lost, err := reused()
 	if err != nil {
@@ -141,8 +144,9 @@ func (l *lostPacks) notes(vaultID string) (notes []string) {
 // forgetTime bounds how long a backup that failed tries to take packs out of the index.
 const forgetTime = 10 * time.Second
 
-// forget takes the packs out of the index after a backup that failed because the store does not give back what it
-// confirmed. What stays in the index, the next backup finds out when it samples it.
+// forget takes the packs out of the index after a backup that failed
+// because the store does not give back what it confirmed. What stays
+// in the index, the next backup finds out when it samples it.
 func (l *lostPacks) forget(ctx context.Context, o Options) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTime)
 	defer cancel()

@@ -54,8 +54,9 @@ func (e *exploding) Delete(ctx context.Context, keys ...string) error {
 	return e.Store.Delete(ctx, keys...)
 }
 
-// TestPanicOfStore lets each call to the store of one backup panic, on whatever goroutine it comes. That backup fails, and backups after
-// it on the same host find all that the host shares (memory for packs, workers, turns) as it was.
+// TestPanicOfStore lets each call to the store of one backup panic, on whatever
+// goroutine it comes. That backup fails, and backups after it on the same host
+// find all that the host shares (memory for packs, workers, turns) as it was.
 func TestPanicOfStore(t *testing.T) {
 	dir := t.TempDir()
 	makeTree(t, dir, 21, 40, 3)

@@ -12,8 +12,9 @@ import (
 	"holdfast/internal/vault"
 )
 
-// A large file that changed in part keeps the extents that lie whole outside of what changed. What is between them is read
-// and cut from the border of a chunk before the change to where a cut falls on a border of a chunk behind it: cuts
+// A large file that changed in part keeps the extents that lie whole outside of
+// what changed. What is between them is read and cut from the border of a chunk
+// before the change to where a cut falls on a border of a chunk behind it: cuts
 // follow from what is in a chunk alone, so that this is soon, mostly at the first.
 
 // patch is what is known of such a file.
@@ -23,7 +24,8 @@ type patch struct {
 	whole   bool             // ranges does not tell what differs
 }
 
-// resyncStep is how much is read at a time to find the next cut, bytes: less than for a file that is read in any case.
+// resyncStep is how much is read at a time to find the next cut,
+// bytes: less than for a file that is read in any case.
 const resyncStep = 8 << 10
 
 // errEnds says that a file ended before its size.
@@ -31,10 +33,11 @@ var errEnds = errors.New("it ended before its size")
 
 // patching is the work on one patch.
 type patching struct {
-	c     *content
-	cuts  cuts
-	old   *frames      // of a database
-	kept  stretch      // what lies outside of what changed: whole extents, of a database whole pieces
+	c    *content
+	cuts cuts
+	old  *frames // of a database
+	// what lies outside of what changed: whole extents, of a database whole pieces
+	kept  stretch
 	areas []tree.Range // to be read at the least, ascending, apart
 }
 
@@ -134,14 +137,16 @@ func apart(ranges []tree.Range) []tree.Range {
 	return out
 }
 
-// border tells whether what is kept can be taken from at on: no extent of it has bytes on both sides.
+// border tells whether what is kept can be taken from at on: no
+// extent of it has bytes on both sides.
 func (p *patching) border(at int64) bool {
 	kept := p.kept.extents
 	i, found := slices.BinarySearchFunc(kept, at, func(x vault.Extent, at int64) int { return cmp.Compare(x.Off, at) })
 	return found || i == 0 || kept[i-1].Off+int64(kept[i-1].Len) <= at
 }
 
-// recut reads, cuts and stores what lies from at to until, and on to the next border, whose place it returns.
+// recut reads, cuts and stores what lies from at to until, and on
+// to the next border, whose place it returns.
 func (w *worker) recut(ctx context.Context, p *patching, at, until int64, s *sender) (int64, error) {
 	for at < p.c.size {
 		data := p.c.next(at)

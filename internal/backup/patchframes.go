@@ -5,8 +5,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// planFrames is plan for a database. It keeps the pieces that lie outside of what changed, and reads a
-// frame in whole that would come to lie in too many chunks.
+// planFrames is plan for a database. It keeps the pieces that lie outside of what
+// changed, and reads a frame in whole that would come to lie in too many chunks.
 func (p *patching) planFrames(known *patch, without map[vault.PackID]bool) {
 	p.old = newFrames(known.stretch, without)
 	p.changed(known)
@@ -66,8 +66,8 @@ func (p *patching) keepOutside(x vault.Extent, sums []vault.PieceSum, areas []tr
 	keep(at, end)
 }
 
-// scattered returns the frames of which more than half changed, or which would come to have more extents than a
-// frame may: an area splits the extent that it lies in, so it adds two at the most.
+// scattered returns the frames of which more than half changed, or which would come to have more
+// extents than a frame may: an area splits the extent that it lies in, so it adds two at the most.
 func (p *patching) scattered(extents []vault.Extent) (frames []tree.Range) {
 	next := int64(0) // where the first frame begins that was not looked at
 	for i, a := range p.areas {

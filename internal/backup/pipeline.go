@@ -17,39 +17,41 @@ import (
 	"holdfast/internal/vault"
 )
 
-// How a volume becomes a recipe: one goroutine walks and makes units, in the order of the walk; the
-// workers take units, read their content, cut it and store the chunks; the caller's goroutine takes the
-// finished units in the order of the walk and writes the recipe. A unit is a run of entries whose files
-// are small, which share chunks, or one large file.
+// How a volume becomes a recipe: one goroutine walks and makes units, in the order of the
+// walk; the workers take units, read their content, cut it and store the chunks; the caller's
+// goroutine takes the finished units in the order of the walk and writes the recipe. A unit
+// is a run of entries whose files are small, which share chunks, or one large file.
 
 const (
 	// bundleMax is the content of a bundle, bytes, and what a larger file has is a unit of its own.
 	bundleMax = 512 << 10
-	// bundleMin is from where on a bundle may end at a place that its names choose, so that a file more or
-	// less moves the ends of one bundle and not of all that follow.
+	// bundleMin is from where on a bundle may end at a place that its names choose, so
+	// that a file more or less moves the ends of one bundle and not of all that follow.
 	bundleMin     = 128 << 10
 	bundleEntries = 512
-	// sectionMin is how much of a large file a worker takes at a time, bytes, at the least. Twice as much saves no time that
-	// can be measured, and every worker holds one.
+	// sectionMin is how much of a large file a worker takes at a time, bytes, at the
+	// least. Twice as much saves no time that can be measured, and every worker holds one.
 	sectionMin = 1 << 20
 	// ahead is how many units may be on their way between walk and recipe.
 	ahead = 128
-	// unitWeight is from where on what a unit keeps in memory besides content ends it, and aheadWeight is
-	// how much of that may be on its way, bytes. Few trees reach it: long paths, large attributes, or the
-	// extents of large files that did not change.
+	// unitWeight is from where on what a unit keeps in memory besides content ends it,
+	// and aheadWeight is how much of that may be on its way, bytes. Few trees reach it:
+	// long paths, large attributes, or the extents of large files that did not change.
 	unitWeight  = 1 << 20
 	aheadWeight = 32 << 20
 	// What a tree.Entry and a vault.Extent take, bytes.
 	entryMemory  = 256
 	extentMemory = 48
-	// A large file's extents reach the recipe in parts. Up to wholeExtents (4 GiB of average chunks) the
-	// first is sent when the file was read to its end and had not changed; a larger file is not held back.
+	// A large file's extents reach the recipe in parts. Up to wholeExtents
+	// (4 GiB of average chunks) the first is sent when the file was read
+	// to its end and had not changed; a larger file is not held back.
 	partExtents  = vault.MaxExtents / 4
 	partsAhead   = wholeExtents / partExtents
 	wholeExtents = 64 << 10
 )
 
-// workerMemory is about what one worker holds, bytes: a section with the end of its last chunk, or a bundle, and zstd's tables.
+// workerMemory is about what one worker holds, bytes: a section
+// with the end of its last chunk, or a bundle, and zstd's tables.
 func workerMemory(least, most seal.Level) int64 {
 	n := int64(sectionMin + 512<<10)
 	for l := least; l <= most; l++ {
@@ -63,25 +65,29 @@ type unit struct {
 	large   bool // entries has one file, or image, whose extents come through parts
 	image   *imageReading
 	size    int64
-	weight  int64                    // bytes of entries and known extents, about
-	known   [][]vault.Extent         // of each entry, nil where its content has to be read; nil when all have to
-	sums    map[int][]vault.PieceSum // of the entries of known that are databases
-	check   []int                    // entries of known that are read all the same
-	patch   *patch                   // of a large file that changed in part
-	parts   chan stretch
-	done    chan struct{}
+	weight  int64 // bytes of entries and known extents, about
+	// of each entry, nil where its content has to be read; nil when all have to
+	known [][]vault.Extent
+	sums  map[int][]vault.PieceSum // of the entries of known that are databases
+	check []int                    // entries of known that are read all the same
+	patch *patch                   // of a large file that changed in part
+	parts chan stretch
+	done  chan struct{}
 
-	// What follows is the worker's until done is closed, or of a large file until the first part comes or parts is closed;
-	// then it is the recipe's. So are the entries, which a worker brings up to date, or takes out: nil.
+	// What follows is the worker's until done is closed, or of a large file
+	// until the first part comes or parts is closed; then it is the recipe's.
+	// So are the entries, which a worker brings up to date, or takes out: nil.
 	extents [][]vault.Extent // of each entry
 	late    []int            // entries that are files too large for a bundle, ascending
-	moved   []string         // paths at which is not the file that the walk saw, of which it saw further names
+	// paths at which is not the file that the walk saw, of which it saw further names
+	moved []string
 }
 
 type pipeline struct {
 	*run
 	root *tree.Root // nil for an image
-	// warnings are those of this volume: they hide the run's, so that each loss is known with its volume.
+	// warnings are those of this volume: they hide the run's, so that
+	// each loss is known with its volume.
 	warnings *volumeWarnings
 	away     *vanished                                  // nil for an image
 	exclude  func(path string, folder func() bool) bool // nil excludes nothing
@@ -97,7 +103,8 @@ type pipeline struct {
 	weight   *semaphore.Weighted
 	heirs    heirs   // for the recipe's goroutine
 	late     *worker // that goroutine's own; nil while it had nothing to read
-	// doubtful says that the recipe has a file that lacks content, and that the next backup may find unchanged: no catalogue of it is kept.
+	// doubtful says that the recipe has a file that lacks content, and
+	// that the next backup may find unchanged: no catalogue of it is kept.
 	doubtful atomic.Bool
 }
 
@@ -137,7 +144,8 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 			p.by = ByBase
 		}
 		rec.Tap = cat.page
-		if rec.KeepStats = cat.rest.Mounted != ""; rec.KeepStats { // else no later backup could believe them
+		// else no later backup could believe them
+		if rec.KeepStats = cat.rest.Mounted != ""; rec.KeepStats {
 			vol.SetEvidence(cat.rest)
 		}
 	}
@@ -349,12 +357,13 @@ func endsBundle(path string) bool {
 	return (h^h>>16)&7 == 0
 }
 
-// sectionSize is how much of a large file a worker takes at a time, bytes: no less than the largest chunk, so that a chunk
-// that begins in a section ends before the next but one.
+// sectionSize is how much of a large file a worker takes at a time, bytes: no less than the
+// largest chunk, so that a chunk that begins in a section ends before the next but one.
 func (p *pipeline) sectionSize() int { return max(sectionMin, p.cutter.Params().Max) }
 
-// work is one worker: the Run's own, which always has memory, or one who has it while there is work and nobody else
-// waits for it. Who has none takes no part of another's work, who would wait for it.
+// work is one worker: the Run's own, which always has memory, or one
+// who has it while there is work and nobody else waits for it. Who
+// has none takes no part of another's work, who would wait for it.
 func (p *pipeline) work(ctx context.Context, own bool) error {
 	if p.o.Precopy {
 		inBackground()

@@ -93,7 +93,8 @@ var grounds = []struct {
 	{"btrfs nodatacow", "btrfs", nil, true, []string{"O_DIRECT", "writeback", "mmap"}},
 }
 
-// cutFiles are the files of a volume that a power cut changes: one in a bundle, and one that is large.
+// cutFiles are the files of a volume that a power cut changes: one
+// in a bundle, and one that is large.
 var cutFiles = map[string]int{"small": 16 << 10, "large": 2 << 20}
 
 // fillForCut makes those files, and some more, and brings all to the disk.
@@ -141,7 +142,8 @@ func restat(t *testing.T, path string) tree.Stat {
 	return st
 }
 
-// changeAndCut changes the files in place, cuts the power, and tells whether both now have new content and show the same as before.
+// changeAndCut changes the files in place, cuts the power, and tells
+// whether both now have new content and show the same as before.
 func changeAndCut(t *testing.T, d *testbed.PowerDisk, dir string, write func(*testing.T, *os.File, []byte)) (unseen bool) {
 	t.Helper()
 	was := map[string]tree.Stat{}
@@ -186,8 +188,9 @@ func holdsTree(t *testing.T, v *vault.Vault, id, dir string) {
 	compare(t, contents(t, v, vault.BackupRef{Instance: "i", ID: id}), want)
 }
 
-// TestPowerCutKeepsNoOldContent: what was written in place before a power cut is in the backups after it, also where the cut has lost
-// the times of the change, with the catalogue of this host and with what the store has.
+// TestPowerCutKeepsNoOldContent: what was written in place before a power
+// cut is in the backups after it, also where the cut has lost the times of
+// the change, with the catalogue of this host and with what the store has.
 func TestPowerCutKeepsNoOldContent(t *testing.T) {
 	for _, g := range grounds {
 		for how, write := range writers {
@@ -199,8 +202,9 @@ func TestPowerCutKeepsNoOldContent(t *testing.T) {
 	}
 }
 
-// provoke tries a power cut until it has lost the times of what it has kept, if it has to: another process of this machine may call
-// sync(2) at any time, which keeps them. What the backups hold is tested each time.
+// provoke tries a power cut until it has lost the times of what it has
+// kept, if it has to: another process of this machine may call sync(2) at
+// any time, which keeps them. What the backups hold is tested each time.
 func provoke(t *testing.T, must bool, try func() (unseen bool)) {
 	t.Helper()
 	for range 20 {
@@ -248,8 +252,8 @@ func powerCut(t *testing.T, kind string, options []string, noCow bool, write fun
 	return unseen
 }
 
-// TestPowerCutOfSQLite: a row that was committed before a power cut is in the backup after it. SQLite overwrites the write-ahead log in
-// place and asks for fdatasync.
+// TestPowerCutOfSQLite: a row that was committed before a power cut is in the backup
+// after it. SQLite overwrites the write-ahead log in place and asks for fdatasync.
 func TestPowerCutOfSQLite(t *testing.T) {
 	testbed.Need(t, "python3")
 	for _, kind := range []string{"ext4", "xfs"} {
@@ -348,8 +352,8 @@ func (s *sqlite) do(statements ...string) (got string) {
 	return got
 }
 
-// TestRemountReadsOnce: after an unmount in the proper way content is read once, and nothing is sent again. A bind mount and a
-// second mount are the same mounted file system.
+// TestRemountReadsOnce: after an unmount in the proper way content is read once, and
+// nothing is sent again. A bind mount and a second mount are the same mounted file system.
 func TestRemountReadsOnce(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {
@@ -406,8 +410,8 @@ func TestRemountReadsOnce(t *testing.T) {
 	}
 }
 
-// TestOtherMountIsNotBelieved: a source that says of which mount it is a snapshot is known by that mount, wherever the snapshot is
-// mounted itself.
+// TestOtherMountIsNotBelieved: a source that says of which mount it is a
+// snapshot is known by that mount, wherever the snapshot is mounted itself.
 func TestOtherMountIsNotBelieved(t *testing.T) {
 	d := testbed.NewPowerDisk(t, "ext4", 256<<20)
 	dir := filepath.Join(d.Point, "volume")

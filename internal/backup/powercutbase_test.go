@@ -16,10 +16,12 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestPowerCutAfterRestore: the catalogue that a restore leaves is believed only while the file system stays mounted.
+// TestPowerCutAfterRestore: the catalogue that a restore leaves is
+// believed only while the file system stays mounted.
 func TestPowerCutAfterRestore(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
-		for _, again := range []bool{false, true} { // a backup comes between the restore and the cut
+		// a backup comes between the restore and the cut
+		for _, again := range []bool{false, true} {
 			t.Run(kind+" "+strconv.FormatBool(again), func(t *testing.T) {
 				provoke(t, true, func() bool { return powerCutAfterRestore(t, kind, again) })
 			})
@@ -65,9 +67,10 @@ func powerCutAfterRestore(t *testing.T, kind string, again bool) (unseen bool) {
 	return unseen
 }
 
-// TestPowerCutLeavesBasesGood: a base snapshot stays evidence over a power cut. What is written to the volume after it goes to other blocks,
-// at the first write also for files that btrfs overwrites in place else, and the file system's own trees tell which. So what the
-// cut has kept shows in them, and little is read.
+// TestPowerCutLeavesBasesGood: a base snapshot stays evidence over a power cut.
+// What is written to the volume after it goes to other blocks, at the first write
+// also for files that btrfs overwrites in place else, and the file system's own
+// trees tell which. So what the cut has kept shows in them, and little is read.
 func TestPowerCutLeavesBasesGood(t *testing.T) {
 	for _, noCow := range []bool{false, true} {
 		for how, write := range writers {
@@ -140,7 +143,8 @@ func TestPowerCutLeavesBasesOfImagesGood(t *testing.T) {
 	}
 }
 
-// cutBase backs up a volume again and again, each time from a snapshot that is then the base of the next.
+// cutBase backs up a volume again and again, each time from a
+// snapshot that is then the base of the next.
 type cutBase struct {
 	t        *testing.T
 	v        *vault.Vault

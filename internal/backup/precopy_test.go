@@ -12,7 +12,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestPrecopyLeavesLittleForTheEnd: rounds make no backup, and the last one reads and sends only what changed since.
+// TestPrecopyLeavesLittleForTheEnd: rounds make no backup, and the
+// last one reads and sends only what changed since.
 func TestPrecopyLeavesLittleForTheEnd(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()
@@ -62,7 +63,8 @@ func TestPrecopyLeavesLittleForTheEnd(t *testing.T) {
 	}
 }
 
-// TestRoundReadsAFileWithHoles: the workers of a round are bound to their threads, and take the ranges of a file in turn.
+// TestRoundReadsAFileWithHoles: the workers of a round are bound to
+// their threads, and take the ranges of a file in turn.
 func TestRoundReadsAFileWithHoles(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()

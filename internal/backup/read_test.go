@@ -133,8 +133,8 @@ func lossesOf(res *backup.Result) map[string]string {
 	return lost
 }
 
-// backUpChanging makes a backup of dir and calls change after the walk has seen everything and before anything was read: a lease on
-// the first file makes the one worker wait.
+// backUpChanging makes a backup of dir and calls change after the walk has seen everything
+// and before anything was read: a lease on the first file makes the one worker wait.
 func backUpChanging(t testing.TB, v *vault.Vault, dir string, change func()) *backup.Result {
 	t.Helper()
 	gate := filepath.Join(dir, "0 gate")
@@ -179,8 +179,8 @@ func backUpChanging(t testing.TB, v *vault.Vault, dir string, change func()) *ba
 	return o.res
 }
 
-// TestReplacedFileIsRead: what took the place of a file between the walk and the read is in the backup, whole and with its own
-// metadata.
+// TestReplacedFileIsRead: what took the place of a file between the
+// walk and the read is in the backup, whole and with its own metadata.
 func TestReplacedFileIsRead(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {
@@ -265,7 +265,8 @@ func TestVanishedFileIsLeftOut(t *testing.T) {
 	}
 }
 
-// TestFurtherNameTakesOver: when the first name of a file does not lead to it any more, another name has its content.
+// TestFurtherNameTakesOver: when the first name of a file does not
+// lead to it any more, another name has its content.
 func TestFurtherNameTakesOver(t *testing.T) {
 	dir := testbed.Ext4(t)
 	in := func(name string) string { return filepath.Join(dir, name) }
@@ -303,7 +304,8 @@ func TestFurtherNameTakesOver(t *testing.T) {
 	sameEntries(t, entriesOf(t, restored(t, v, res)), want)
 }
 
-// TestSavesByRename: an editor saves small and large files by rename, again and again. Each backup has one complete version of each.
+// TestSavesByRename: an editor saves small and large files by rename,
+// again and again. Each backup has one complete version of each.
 func TestSavesByRename(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
@@ -357,8 +359,8 @@ func TestSavesByRename(t *testing.T) {
 	}
 }
 
-// tinyChunks makes a vault in which a file of 30 MiB has more extents than the pipeline holds back: its item is in the recipe before
-// its end was read.
+// tinyChunks makes a vault in which a file of 30 MiB has more extents than
+// the pipeline holds back: its item is in the recipe before its end was read.
 func tinyChunks(t testing.TB) *vault.Vault {
 	t.Helper()
 	id, err := vault.GenerateIdentity()

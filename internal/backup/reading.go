@@ -11,7 +11,8 @@ import (
 const (
 	// rereads is how often a file that changed while it was read is read again.
 	rereads = 3
-	// endless is how many bytes more than its size says a file may have. A longer one is taken for one without an end.
+	// endless is how many bytes more than its size says a file may
+	// have. A longer one is taken for one without an end.
 	endless = 1 << 30
 )
 
@@ -23,7 +24,8 @@ type reading struct {
 	was tree.Entry // what e was when the try began
 	c   *content   // of the try
 	try int
-	// whole says that the file is read with its holes: its size and its reads contradict each other.
+	// whole says that the file is read with its holes: its size and
+	// its reads contradict each other.
 	whole bool
 	// sum and length are of the try before, where they can tell that nothing changed.
 	sum    uint64
@@ -38,9 +40,10 @@ func (r *reading) begin(size int64) *content {
 	return r.c
 }
 
-// settled says whether the try need not be repeated, after its content was read and stored: e has the size, the times and
-// all else of that content then. last is where its last extent ends, and sum tells its content from other content. Where the
-// file changed each time, what was read is a loss, and e has a size that takes it.
+// settled says whether the try need not be repeated, after its content was read and
+// stored: e has the size, the times and all else of that content then. last is where
+// its last extent ends, and sum tells its content from other content. Where the file
+// changed each time, what was read is a loss, and e has a size that takes it.
 func (r *reading) settled(last int64, sum func() uint64) (bool, error) {
 	same, err := r.p.root.Refresh(r.e, r.f, r.p.warnings.Warn)
 	if err != nil {
@@ -69,7 +72,8 @@ func (r *reading) settled(last int64, sum func() uint64) (bool, error) {
 		r.whole = true
 	}
 	if !r.p.root.HonestSizes() && !same {
-		// Some file systems in user space tell another time at every look. Then content that came twice is settled.
+		// Some file systems in user space tell another time at every
+		// look. Then content that came twice is settled.
 		before, was := r.sum, r.length
 		r.sum, r.length = sum(), length
 		if r.try == rereads && before == r.sum && was == length && last <= length {
@@ -95,8 +99,8 @@ func (r *reading) endsAt(length int64) (bool, error) {
 	return exact, faultOf("read", r.was.Path, err)
 }
 
-// measured returns where the content of a large file ends: what e says, or on a file system whose sizes are not relied upon
-// what reads tell.
+// measured returns where the content of a large file ends: what e says,
+// or on a file system whose sizes are not relied upon what reads tell.
 func (r *reading) measured() (int64, error) {
 	if r.p.root.HonestSizes() {
 		return r.e.Size, nil
@@ -106,7 +110,8 @@ func (r *reading) measured() (int64, error) {
 	return size, faultOf("read", r.e.Path, err)
 }
 
-// unchanged says whether the file is still what it was when the try began, once e belongs to the recipe.
+// unchanged says whether the file is still what it was when the try
+// began, once e belongs to the recipe.
 func (r *reading) unchanged() (bool, error) {
 	same, err := r.p.root.Unchanged(&r.was, r.f)
 	return same, faultOf("stat", r.was.Path, err)
@@ -117,7 +122,8 @@ func (p *pipeline) lost(path, what string) {
 	p.warnings.Warn(tree.Warning{Path: path, What: what, Lost: true})
 }
 
-// torn tells that e changed each time it was read. Its content is stored, and the next backup reads it again.
+// torn tells that e changed each time it was read. Its content is
+// stored, and the next backup reads it again.
 func (p *pipeline) torn(e *tree.Entry) {
 	e.Ino, e.Ctime = 0, tree.Time{}
 	p.lost(e.Path, "it changed each time while it was read; its content is of no single moment")
@@ -130,8 +136,8 @@ func (p *pipeline) tellSize(path string, said, has int64) {
 	}
 }
 
-// leaveOut takes entry i from the unit, because of err: the recipe gets none. Any other error than that of the user's file
-// it returns.
+// leaveOut takes entry i from the unit, because of err: the recipe
+// gets none. Any other error than that of the user's file it returns.
 func (p *pipeline) leaveOut(u *unit, i int, err error) error {
 	e := u.entries[i]
 	switch {
@@ -156,8 +162,9 @@ func (p *pipeline) leaveOut(u *unit, i int, err error) error {
 	return nil
 }
 
-// open opens entry i of u, a file, as it is now. There is no file where the entry is left out, or is no file any more.
-// fresh says that it is not the file that the walk saw, or not as the walk saw it.
+// open opens entry i of u, a file, as it is now. There is no file
+// where the entry is left out, or is no file any more. fresh says that
+// it is not the file that the walk saw, or not as the walk saw it.
 func (p *pipeline) open(u *unit, i int) (f *os.File, fresh bool, err error) {
 	e := u.entries[i]
 	was := *e
@@ -178,7 +185,8 @@ func (p *pipeline) open(u *unit, i int) (f *os.File, fresh bool, err error) {
 	return f, e.Ino != was.Ino || e.Size != was.Size || e.Mtime != was.Mtime || e.Ctime != was.Ctime, nil
 }
 
-// readFlags reads the flags of a file. Those that can't be read are a loss, and no reason to lose the content too.
+// readFlags reads the flags of a file. Those that can't be read are
+// a loss, and no reason to lose the content too.
 func (p *pipeline) readFlags(e *tree.Entry, f *os.File) error {
 	err := faultOf("read flags of", e.Path, p.root.ReadFlags(e, f))
 	if isFault(err) {

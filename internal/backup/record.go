@@ -8,9 +8,10 @@ import (
 	"holdfast/internal/vault"
 )
 
-// The end of the pipeline: one goroutine takes the units in the order of the walk and writes the recipe. What turns out only
-// there to need a reader, it reads itself: a file that grew too large for its bundle after the walk, and a further name of a
-// file whose first name was gone when it was to be read.
+// The end of the pipeline: one goroutine takes the units in the order of the
+// walk and writes the recipe. What turns out only there to need a reader, it
+// reads itself: a file that grew too large for its bundle after the walk, and
+// a further name of a file whose first name was gone when it was to be read.
 
 // record writes the recipe.
 func (p *pipeline) record(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume) error {
@@ -97,7 +98,8 @@ func (p *pipeline) recordLarge(ctx context.Context, rec *vault.RecipeWriter, vol
 	}
 }
 
-// itemOf is the item of an entry with the first part of its extents, or the continuation that has a later one.
+// itemOf is the item of an entry with the first part of its
+// extents, or the continuation that has a later one.
 func itemOf(e *tree.Entry, part stretch, first bool) vault.Item {
 	if first {
 		return vault.Item{Entry: *e, Extents: part.extents, Sums: part.sums}
@@ -133,8 +135,8 @@ func newLarge(e *tree.Entry) *unit {
 	}
 }
 
-// recordLate reads a file that no worker has read, and writes its item. It says whether the path still had the file that the
-// walk saw there.
+// recordLate reads a file that no worker has read, and writes its item.
+// It says whether the path still had the file that the walk saw there.
 func (p *pipeline) recordLate(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume, e *tree.Entry) (same bool, err error) {
 	if p.late == nil {
 		p.late = newWorker(p)
@@ -148,8 +150,9 @@ func (p *pipeline) recordLate(ctx context.Context, rec *vault.RecipeWriter, vol 
 	return len(u.moved) == 0, err
 }
 
-// heirs has, by the first name of a file with several, the name that took its place in the recipe; "" while none did. Only
-// first names that lead to another file by now are in it. Its zero value is ready.
+// heirs has, by the first name of a file with several, the name that
+// took its place in the recipe; "" while none did. Only first names
+// that lead to another file by now are in it. Its zero value is ready.
 type heirs map[string]string
 
 // lost notes first names that do not lead to the file that the walk saw there.
@@ -162,8 +165,9 @@ func (h *heirs) lost(paths []string) {
 	}
 }
 
-// inherit takes care of a further name of a file. If the recipe does not have the file under its first name, this name takes
-// its place, with content and metadata, and those that follow are names of this one. done says that its item is written.
+// inherit takes care of a further name of a file. If the recipe does not have the
+// file under its first name, this name takes its place, with content and metadata,
+// and those that follow are names of this one. done says that its item is written.
 func (p *pipeline) inherit(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume, e *tree.Entry) (done bool, err error) {
 	first := e.LinkTo
 	heir, lost := p.heirs[first]

@@ -53,17 +53,19 @@ func (s *tallied) Delete(ctx context.Context, keys ...string) error {
 	return s.Store.Delete(ctx, keys...)
 }
 
-// TestRequestsOfASmallBackup: of a hundred small instances the requests are what takes time, so none comes in without being seen here.
+// TestRequestsOfASmallBackup: of a hundred small instances the requests
+// are what takes time, so none comes in without being seen here.
 func TestRequestsOfASmallBackup(t *testing.T) {
 	st := &tallied{Store: obs.NewMemory(), ops: map[string]int{}}
 	v := newVault(t, st)
 	root, state := volumeDir(t), t.TempDir()
 	r := rand.NewChaCha8([32]byte{})
 	for i, want := range []map[string]int{
-		// Session, pack, index segment, manifest; sessions, condemned packs, index, backups before and after; table, two runs, header, manifest;
-		// session, signpost; session.
+		// Session, pack, index segment, manifest; sessions, condemned packs, index, backups
+		// before and after; table, two runs, header, manifest; session, signpost; session.
 		{"put": 4, "list": 5, "read": 5, "stat": 2, "delete": 1},
-		{"put": 4, "list": 5, "read": 7, "stat": 3, "delete": 1}, // a pack is of the backup before: a look, its table and a run
+		// a pack is of the backup before: a look, its table and a run
+		{"put": 4, "list": 5, "read": 7, "stat": 3, "delete": 1},
 	} {
 		b := make([]byte, 4<<20)
 		_, _ = r.Read(b) // never fails

@@ -9,22 +9,26 @@ import (
 	"holdfast/internal/chunk"
 )
 
-// section is a part of a data range that a worker reads and cuts before anybody knows where its first chunk begins,
-// since one of the section before may reach into it. It cuts ahead as if a chunk began with it. Where a chunk ends depends
-// on what is in it and on nothing before, so from the first end on that both ways of cutting share, all are shared: what the
-// worker does when its turn comes is to cut up to there. The cuts are those that one pass over the range makes.
+// section is a part of a data range that a worker reads and cuts before anybody knows where its
+// first chunk begins, since one of the section before may reach into it. It cuts ahead as if a
+// chunk began with it. Where a chunk ends depends on what is in it and on nothing before, so from
+// the first end on that both ways of cutting share, all are shared: what the worker does when its
+// turn comes is to cut up to there. The cuts are those that one pass over the range makes.
 type section struct {
 	cuts
-	src  io.ReaderAt
-	at   int64 // offset in the file
-	size int   // bytes up to the next section or the end of the range; but for the last, no less than the largest chunk
+	src io.ReaderAt
+	at  int64 // offset in the file
+	// bytes up to the next section or the end of the range; but for
+	// the last, no less than the largest chunk
+	size int
 	left int64 // bytes up to the end of the range
 	step int   // how much more is read at a time to find the end of a chunk, bytes; 0 is lookahead
 
-	buf   []byte // what was read from at on, which is beyond size where a chunk reaches there; has room for that
-	ended bool   // nothing follows buf
-	ahead []int  // ends of the chunks that were cut ahead
-	ends  []int  // of those that are
+	// what was read from at on, which is beyond size where a chunk reaches there; has room for that
+	buf   []byte
+	ended bool  // nothing follows buf
+	ahead []int // ends of the chunks that were cut ahead
+	ends  []int // of those that are
 }
 
 // cuts says where a file is cut.
@@ -65,8 +69,8 @@ func (s *section) cutAhead() error {
 	return err
 }
 
-// cutFrom cuts the section knowing that a chunk begins at from, and returns where the first chunk of the next one
-// begins: none when the file ended before.
+// cutFrom cuts the section knowing that a chunk begins at from, and returns
+// where the first chunk of the next one begins: none when the file ended before.
 func (s *section) cutFrom(from int64) (next int64, err error) {
 	s.ends, err = s.chain(s.ends[:0], int(from-s.at), s.ahead)
 	if n := len(s.ends); n > 0 && s.ends[n-1] >= s.size {
@@ -75,9 +79,10 @@ func (s *section) cutFrom(from int64) (next int64, err error) {
 	return none, err
 }
 
-// chain appends the ends of the chunks from from on that begin in the section. At the first end that known has too it takes
-// what follows from there. Where content decides, a chunk that begins with the bytes of the one before it ends like it: what
-// repeats itself, zeros above all, is compared and not scanned.
+// chain appends the ends of the chunks from from on that begin in the section.
+// At the first end that known has too it takes what follows from there. Where
+// content decides, a chunk that begins with the bytes of the one before it ends
+// like it: what repeats itself, zeros above all, is compared and not scanned.
 func (s *section) chain(ends []int, from int, known []int) ([]int, error) {
 	for last := 0; from < min(s.size, len(s.buf)); {
 		end := from + last

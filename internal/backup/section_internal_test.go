@@ -12,8 +12,8 @@ import (
 
 var smallChunks = chunk.Params{Min: 64, Avg: 256, Max: 1024}
 
-// contentOf makes n bytes of a kind by seed: what hurts is what gives no cut for long, and what gives the same one
-// again and again.
+// contentOf makes n bytes of a kind by seed: what hurts is what gives
+// no cut for long, and what gives the same one again and again.
 func contentOf(kind string, seed uint64, n int) []byte {
 	r := rand.New(rand.NewPCG(seed, 1))
 	b := make([]byte, n)
@@ -69,8 +69,8 @@ func onePass(c cuts, p []byte, at int64) (ends []int64) {
 	return ends
 }
 
-// bySections does the same in sections of that size: all are cut ahead before the first is cut in truth. left is
-// how much the range had when it was looked up, which may be more than file has now.
+// bySections does the same in sections of that size: all are cut ahead before the first is cut in
+// truth. left is how much the range had when it was looked up, which may be more than file has now.
 func bySections(t testing.TB, c cuts, file []byte, at int64, left, size int) (ends []int64) {
 	t.Helper()
 	var sections []*section
@@ -114,8 +114,9 @@ func cutsBy(seed uint64) map[string]cuts {
 	return map[string]cuts{"content": {cutter: c}, "grid": {cutter: c, grid: 512}}
 }
 
-// TestInvariantSameCuts: what is cut in sections side by side has the cuts that one pass makes, whatever the content, wherever
-// the sections lie, and when the file became shorter meanwhile. Two backups of one content share their chunks by that.
+// TestInvariantSameCuts: what is cut in sections side by side has the cuts that one
+// pass makes, whatever the content, wherever the sections lie, and when the file
+// became shorter meanwhile. Two backups of one content share their chunks by that.
 func TestInvariantSameCuts(t *testing.T) {
 	for _, kind := range kindsOfContent {
 		for seed := range uint64(60) {
@@ -175,7 +176,8 @@ func FuzzSameCuts(f *testing.F) {
 	})
 }
 
-// BenchmarkSection is the part of the work on a large file that is done one section after the other, beside all of the cutting.
+// BenchmarkSection is the part of the work on a large file that is
+// done one section after the other, beside all of the cutting.
 func BenchmarkSection(b *testing.B) {
 	const size = 2 << 20
 	params := chunk.Params{Min: 16 << 10, Avg: 64 << 10, Max: 256 << 10}

@@ -47,8 +47,8 @@ func (s *sending) failed(id vault.PackID) bool {
 	return s.ended && !s.packs[id]
 }
 
-// rests tells whether a pack has not arrived, and may take as long as a round of pre-copy likes: nobody who is held waits
-// for it.
+// rests tells whether a pack has not arrived, and may take as long
+// as a round of pre-copy likes: nobody who is held waits for it.
 func (s *sending) rests(id vault.PackID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -77,8 +77,8 @@ func (s *sending) uses(e entry) {
 	s.used[e.loc.Pack] = e.by
 }
 
-// wait waits until the packs of others that are used have arrived, or never will, which the caller finds out by looking for them. The
-// others wait for nobody before that.
+// wait waits until the packs of others that are used have arrived, or never will, which
+// the caller finds out by looking for them. The others wait for nobody before that.
 func (s *sending) wait(ctx context.Context) error {
 	for id, by := range s.used { // nobody uses more any more
 		for {

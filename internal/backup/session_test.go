@@ -14,7 +14,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestBackupRunsUnderASession: a session is there before the first pack and gone after the manifest, and after a failure.
+// TestBackupRunsUnderASession: a session is there before the first
+// pack and gone after the manifest, and after a failure.
 func TestBackupRunsUnderASession(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()
@@ -45,7 +46,8 @@ func TestBackupRunsUnderASession(t *testing.T) {
 	}
 }
 
-// TestSessionForgottenMeanwhile: an operator who takes the host for dead costs a backup a second run, and nothing else.
+// TestSessionForgottenMeanwhile: an operator who takes the host for
+// dead costs a backup a second run, and nothing else.
 func TestSessionForgottenMeanwhile(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)
@@ -78,7 +80,8 @@ func TestSessionForgottenMeanwhile(t *testing.T) {
 	compare(t, contents(t, v, refs[0]), want)
 }
 
-// sharedRuns begins that many backups of one host, and lets each send its first pack only once all of them want to.
+// sharedRuns begins that many backups of one host, and lets each
+// send its first pack only once all of them want to.
 func sharedRuns(t *testing.T, n int, v *vault.Vault, before func()) []error {
 	t.Helper()
 	h := backup.NewHost(backup.HostOptions{Runs: n})
@@ -105,7 +108,8 @@ func sharedRuns(t *testing.T, n int, v *vault.Vault, before func()) []error {
 	return errs
 }
 
-// TestBackupsOfAHostShareASession: and it is there until the last of them has ended; should somebody remove it, each is made again.
+// TestBackupsOfAHostShareASession: and it is there until the last
+// of them has ended; should somebody remove it, each is made again.
 func TestBackupsOfAHostShareASession(t *testing.T) {
 	const n = 4
 	for _, forget := range []bool{false, true} {
@@ -151,7 +155,8 @@ func (d doubtful) Put(ctx context.Context, key string, body []byte) error {
 	return d.Store.Put(ctx, key, body)
 }
 
-// TestDoubtOfOneKeepsTheSessionOfAll: a manifest that may come late keeps its session, whatever became of those who shared it.
+// TestDoubtOfOneKeepsTheSessionOfAll: a manifest that may come late
+// keeps its session, whatever became of those who shared it.
 func TestDoubtOfOneKeepsTheSessionOfAll(t *testing.T) {
 	v := newVault(t, obs.Retry(doubtful{obs.NewMemory(), "cp-1"}, obs.RetryPolicy{MaxAttempts: 1}))
 	for i, err := range sharedRuns(t, 3, v, func() {}) {

@@ -9,9 +9,10 @@ import (
 	"holdfast/internal/vault"
 )
 
-// sessions lets the Runs of one host share their sessions in a vault: each costs four requests, which of a hundred small backups is more
-// than their content does. To a collector those who share one are one writer that makes several backups: it waits until the last of
-// them has ended, and what was condemned when the session began holds for all (FORMAT.md, Session).
+// sessions lets the Runs of one host share their sessions in a vault: each costs four requests,
+// which of a hundred small backups is more than their content does. To a collector those who
+// share one are one writer that makes several backups: it waits until the last of them has
+// ended, and what was condemned when the session began holds for all (FORMAT.md, Session).
 type sessions struct {
 	mu   sync.Mutex
 	open map[sessionKey]*session // that one may join
@@ -35,8 +36,8 @@ type session struct {
 	looks          *vault.PackLooks // of all who share it
 }
 
-// joinFor is how long a session may be joined after it began: else one after the other would keep it for ever, and a collector that waits
-// for its end with it.
+// joinFor is how long a session may be joined after it began: else one after the
+// other would keep it for ever, and a collector that waits for its end with it.
 const joinFor = 10 * time.Second
 
 func newSessions() *sessions {
@@ -102,7 +103,8 @@ func (s *sessions) leave(ctx context.Context, one *session) error {
 	return one.End(ctx)
 }
 
-// tidying tells whether the caller may tidy the vault's index, since no other Run does; end is due then.
+// tidying tells whether the caller may tidy the vault's index,
+// since no other Run does; end is due then.
 func (s *sessions) tidying(v *vault.Vault) (end func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,17 +17,20 @@ import (
 	"holdfast/internal/vault"
 )
 
-// Images that were cloned from one lie on the same blocks until they are written to. What a backup has read of one, the
-// backups of the others need not read: a chunk is known by the addresses of all its blocks.
+// Images that were cloned from one lie on the same blocks until they are
+// written to. What a backup has read of one, the backups of the others
+// need not read: a chunk is known by the addresses of all its blocks.
 //
-// An address says what is there only for as long as something keeps the blocks from being written to or freed. That is a View, a
-// snapshot, and an entry lives no longer than the views of which it is known that they hold it. So an image that is read in place
-// shares nothing. What moves blocks of files that nobody writes to (btrfs balance, xfs_fsr) is noticed too: before an image is read, the
-// addresses in the other views are looked up again, and what is not there any more is forgotten. Against what is left, and faults
-// of the file system, one hit in crossCheck is read all the same.
+// An address says what is there only for as long as something keeps the blocks from
+// being written to or freed. That is a View, a snapshot, and an entry lives no longer
+// than the views of which it is known that they hold it. So an image that is read in
+// place shares nothing. What moves blocks of files that nobody writes to (btrfs
+// balance, xfs_fsr) is noticed too: before an image is read, the addresses in the other
+// views are looked up again, and what is not there any more is forgotten. Against what
+// is left, and faults of the file system, one hit in crossCheck is read all the same.
 //
-// Entries belong to a vault: where another tenant's vault has the same bytes is of no use, and nothing tells one tenant what
-// another has.
+// Entries belong to a vault: where another tenant's vault has the same
+// bytes is of no use, and nothing tells one tenant what another has.
 
 const (
 	// crossCheck is of how many chunks that need not be read one is read.
@@ -41,19 +44,22 @@ const (
 // errShared says that blocks which should have been the same were not.
 var errShared = errors.New("blocks that images share are not the same in both")
 
-// blockKey is made of the addresses of all blocks of a chunk: half a SHA-256, so that no two are ever the same by chance.
+// blockKey is made of the addresses of all blocks of a chunk: half
+// a SHA-256, so that no two are ever the same by chance.
 type blockKey [16]byte
 
 // shares is what a Host knows of blocks that views share.
 type shares struct {
 	seed maphash.Seed
 
-	mu     sync.Mutex
-	off    bool // something was not as it should be: until the process ends
-	views  map[string]*view
-	slots  uint64                        // of the views, a bit each: with 64 of them at a time, later ones share nothing
-	vaults map[*vault.Vault]*vaultShares // not by id, which is the same for two of one name in two stores
-	n      int                           // entries of all
+	mu    sync.Mutex
+	off   bool // something was not as it should be: until the process ends
+	views map[string]*view
+	// of the views, a bit each: with 64 of them at a time, later ones share nothing
+	slots uint64
+	// not by id, which is the same for two of one name in two stores
+	vaults map[*vault.Vault]*vaultShares
+	n      int // entries of all
 }
 
 type vaultShares struct {
@@ -81,11 +87,12 @@ func newShares() *shares {
 	return &shares{seed: maphash.MakeSeed(), views: map[string]*view{}, vaults: map[*vault.Vault]*vaultShares{}}
 }
 
-// BeginView says that a snapshot of that name (Source.View) stands and stays after the Runs that read it, until as many calls
-// of EndView. Without it, a view is known while Runs read it.
+// BeginView says that a snapshot of that name (Source.View) stands and stays after the Runs
+// that read it, until as many calls of EndView. Without it, a view is known while Runs read it.
 func (h *Host) BeginView(name string) { h.shares.begin(name) }
 
-// EndView must be called before the view is removed, or written to. For a name that is not known it does nothing.
+// EndView must be called before the view is removed, or written to.
+// For a name that is not known it does nothing.
 func (h *Host) EndView(name string) { h.shares.end(name) }
 
 func (s *shares) begin(name string) *view {
@@ -197,7 +204,8 @@ func layoutOf(img *image.Image, grid int64) *layout {
 	return l
 }
 
-// key is that of the chunk at that multiple of the grid; false when its addresses don't tell what is in it.
+// key is that of the chunk at that multiple of the grid; false when
+// its addresses don't tell what is in it.
 func (l *layout) key(at int64) (blockKey, bool) {
 	end := min(at+l.grid, l.size)
 	if end > l.end {
@@ -244,7 +252,8 @@ func (l *layout) key(at int64) (blockKey, bool) {
 	return blockKey(sum[:16]), true
 }
 
-// sharedBlocks is what one Run does with the shares of its host for one image. A nil one shares nothing.
+// sharedBlocks is what one Run does with the shares of its host for
+// one image. A nil one shares nothing.
 type sharedBlocks struct {
 	*shares
 	run  *run
@@ -326,7 +335,9 @@ func (b *sharedBlocks) begin(at int64, n int) *claim {
 			c.others[i] = busy
 			continue
 		}
-		b.of.being[k] = c // perhaps in the place of a round of pre-copy, which may rest: a held instance reads the blocks itself
+		// perhaps in the place of a round of pre-copy, which may rest:
+		// a held instance reads the blocks itself
+		b.of.being[k] = c
 		c.held = append(c.held, i)
 	}
 	return c
@@ -397,8 +408,8 @@ func (c *claim) release() {
 	close(c.done)
 }
 
-// fromOthers waits for what others read, and returns what has to be read here all the same: of a hit in crossCheck, and
-// what the others could not.
+// fromOthers waits for what others read, and returns what has to be read
+// here all the same: of a hit in crossCheck, and what the others could not.
 func (c *claim) fromOthers(ctx context.Context, s *imageSection) ([]int, error) {
 	var read []int
 	for i, busy := range c.others {

@@ -14,7 +14,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// An address that is written to again, after the view that held it ended, is not taken for what it was.
+// An address that is written to again, after the view that held it
+// ended, is not taken for what it was.
 func TestBlocksThatAreReusedAreReadAgain(t *testing.T) {
 	testbed.Need(t, "xfs")
 	path := filepath.Join(testbed.Xfs(t), "disk.img")
@@ -35,7 +36,8 @@ func TestBlocksThatAreReusedAreReadAgain(t *testing.T) {
 	}
 }
 
-// Blocks that changed under a view that stands, which never may be, are noticed: the backup begins again, and nothing is shared any more.
+// Blocks that changed under a view that stands, which never may be, are
+// noticed: the backup begins again, and nothing is shared any more.
 func TestCrossCheckOfSharedBlocks(t *testing.T) {
 	testbed.Need(t, "xfs")
 	path := filepath.Join(testbed.Xfs(t), "disk.img")
@@ -72,8 +74,9 @@ func TestVaultsShareNoBlocks(t *testing.T) {
 	}
 }
 
-// TestHeldInstanceWaitsForNoRound: a round of pre-copy may be slowed down, or rest, for as long as it likes. While its packs do not arrive, and it
-// is in the middle of blocks that another image shares, the backup of that image reads the blocks itself, and ends.
+// TestHeldInstanceWaitsForNoRound: a round of pre-copy may be slowed down, or rest, for
+// as long as it likes. While its packs do not arrive, and it is in the middle of blocks
+// that another image shares, the backup of that image reads the blocks itself, and ends.
 func TestHeldInstanceWaitsForNoRound(t *testing.T) {
 	testbed.Need(t, "xfs")
 	for name, size := range map[string]int64{"all is read, and on its way": 8 << 20, "in the middle": 160 << 20} {
@@ -98,7 +101,8 @@ func TestHeldInstanceWaitsForNoRound(t *testing.T) {
 				}
 			})
 			<-slow.entered
-			if name == "in the middle" { // until no buffer is left for it, which it waits for with blocks in hand
+			// until no buffer is left for it, which it waits for with blocks in hand
+			if name == "in the middle" {
 				time.Sleep(time.Second)
 			}
 			slow.round.Store(false)

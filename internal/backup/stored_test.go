@@ -21,8 +21,8 @@ import (
 
 func inAnHour() time.Time { return time.Now().Add(time.Hour) } // no time of change is too young
 
-// TestCatalogueFromTheStore: a host without a catalogue reads what changed and no more, since the last backup has
-// what the catalogue had.
+// TestCatalogueFromTheStore: a host without a catalogue reads what
+// changed and no more, since the last backup has what the catalogue had.
 func TestCatalogueFromTheStore(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()
@@ -138,7 +138,8 @@ func TestStoredCatalogueThatIsDamaged(t *testing.T) {
 	}
 }
 
-// TestStoredCatalogueEndsAnywhere: a backup that is cancelled while it reads the store's catalogue ends, with all that it started.
+// TestStoredCatalogueEndsAnywhere: a backup that is cancelled while
+// it reads the store's catalogue ends, with all that it started.
 func TestStoredCatalogueEndsAnywhere(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := volumeDir(t)
@@ -158,8 +159,8 @@ func TestStoredCatalogueEndsAnywhere(t *testing.T) {
 	}
 }
 
-// TestPackThatWentAwayIsForgotten: the backup after the one that stored anew what a lost pack held reads nothing, and
-// neither catalogue names the pack.
+// TestPackThatWentAwayIsForgotten: the backup after the one that stored anew
+// what a lost pack held reads nothing, and neither catalogue names the pack.
 func TestPackThatWentAwayIsForgotten(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)
@@ -186,8 +187,8 @@ func TestPackThatWentAwayIsForgotten(t *testing.T) {
 	}
 }
 
-// TestPackThatWentAwayLeavesTheIndex: after the backup that found a pack missing the index has no row of it, so that backups
-// of other instances do not run twice for the same loss.
+// TestPackThatWentAwayLeavesTheIndex: after the backup that found a pack missing the index
+// has no row of it, so that backups of other instances do not run twice for the same loss.
 func TestPackThatWentAwayLeavesTheIndex(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)
@@ -210,7 +211,8 @@ func TestPackThatWentAwayLeavesTheIndex(t *testing.T) {
 	}
 }
 
-// TestPacksThatHoldTheSame: when all packs are gone that hold a chunk, the backup finds it out one after the other.
+// TestPacksThatHoldTheSame: when all packs are gone that hold a
+// chunk, the backup finds it out one after the other.
 func TestPacksThatHoldTheSame(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)
@@ -248,7 +250,8 @@ func TestPacksThatHoldTheSame(t *testing.T) {
 	compare(t, contents(t, v, vault.BackupRef{Instance: "i", ID: res.BackupID}), want)
 }
 
-// TestRoundFindsALoss: a round of a precopy finds out that a pack is gone, so that nobody does while the instance stands still.
+// TestRoundFindsALoss: a round of a precopy finds out that a pack
+// is gone, so that nobody does while the instance stands still.
 func TestRoundFindsALoss(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)
@@ -281,7 +284,8 @@ func forget(t *testing.T, st obs.Store, prefix string) {
 	}
 }
 
-// TestStoredCatalogueOfAChain: pages that lie in the packs of many backups are read with few requests.
+// TestStoredCatalogueOfAChain: pages that lie in the packs of many
+// backups are read with few requests.
 func TestStoredCatalogueOfAChain(t *testing.T) {
 	st := &faulty{Store: obs.NewMemory()}
 	v := newVault(t, st)
@@ -326,7 +330,8 @@ func TestStoredCatalogueOfAChain(t *testing.T) {
 	}
 }
 
-// TestStoredCatalogueOfCoarseTimes: a file system that counts whole seconds is known by its mount too.
+// TestStoredCatalogueOfCoarseTimes: a file system that counts whole
+// seconds is known by its mount too.
 func TestStoredCatalogueOfCoarseTimes(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "mke2fs.conf")
 	if err := os.WriteFile(config, []byte("[defaults]\ninode_size = 128\nblocksize = 4096\n"), 0o600); err != nil {

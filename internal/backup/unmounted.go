@@ -15,11 +15,13 @@ import (
 	"holdfast/internal/vault"
 )
 
-// A volume that is not mounted looks like an empty folder, or like a folder of another file system. A backup of that would be
-// the newest, and the next restore would bring back nothing. So a source is compared with what is known of the last backup
-// before anything of it is read: the volume's catalogue on this host, which a restore renews too, and the manifest.
+// A volume that is not mounted looks like an empty folder, or like a folder of another file
+// system. A backup of that would be the newest, and the next restore would bring back nothing.
+// So a source is compared with what is known of the last backup before anything of it is read:
+// the volume's catalogue on this host, which a restore renews too, and the manifest.
 
-// UnmountedError says that a volume is empty, or lies on another file system, although the last backup has content of it.
+// UnmountedError says that a volume is empty, or lies on another
+// file system, although the last backup has content of it.
 type UnmountedError struct {
 	Instance, Volume string
 	Path             string // of the source
@@ -61,8 +63,9 @@ func (e *UnmountedError) Error() string {
 
 const allowEmpty = "allow it with --allow-empty, or with allow_empty: true for the volume in the agent's configuration"
 
-// Look tells what keeps Run from making a backup of the sources before anything is read: an *UnmountedError. It reads no content of
-// files. Sources, Vault, Instance, Host and CatalogueDir are looked at. What can't be found out is no error.
+// Look tells what keeps Run from making a backup of the sources before anything is
+// read: an *UnmountedError. It reads no content of files. Sources, Vault, Instance,
+// Host and CatalogueDir are looked at. What can't be found out is no error.
 func Look(ctx context.Context, o Options) error {
 	r := &run{o: o}
 	r.ask(ctx)
@@ -99,8 +102,8 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	// Where either knows the place, all is well: a restore renews the catalogue, and not the manifest; a restore to somewhere else,
-	// for a look at it, renews the catalogue too.
+	// Where either knows the place, all is well: a restore renews the catalogue, and not the
+	// manifest; a restore to somewhere else, for a look at it, renews the catalogue too.
 	var places []string
 	for _, at := range []string{local, stored.fileSystem} {
 		if at != "" {
@@ -139,7 +142,8 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 	return e
 }
 
-// becameZeros fails for an image that turned out to be nothing but zeros, unlike that of the last backup.
+// becameZeros fails for an image that turned out to be nothing but
+// zeros, unlike that of the last backup.
 func (r *run) becameZeros(s Source, vol vault.Volume) error {
 	if vol.Bytes > 0 || s.AllowEmpty {
 		return nil
@@ -176,7 +180,8 @@ func (r *run) localFileSystem(volume string) string {
 	return last.Evidence().FileSystem
 }
 
-// localVolume is what the catalogue on this host tells of the entries of the volume; false when it tells of none.
+// localVolume is what the catalogue on this host tells of the
+// entries of the volume; false when it tells of none.
 func (r *run) localVolume(volume string) (known lastVolume, ok bool) {
 	if r.o.CatalogueDir == "" {
 		return known, false
@@ -204,8 +209,9 @@ func (r *run) localVolume(volume string) (known lastVolume, ok bool) {
 	}
 }
 
-// storedVolume is what the newest backup whose manifest opens says, of the place only if this host made it. A damaged manifest does
-// not hide what the backups before it tell. The error says why no manifest of an earlier backup could be read.
+// storedVolume is what the newest backup whose manifest opens says, of the place
+// only if this host made it. A damaged manifest does not hide what the backups
+// before it tell. The error says why no manifest of an earlier backup could be read.
 func (r *run) storedVolume(volume string) (known lastVolume, err error) {
 	m, err := r.readable()
 	if errors.Is(err, vault.ErrNoBackup) {
@@ -239,8 +245,9 @@ const lostAndFound = "lost+found"
 
 var errContent = errors.New("something is there")
 
-// lookAt finds out where a source lies and whether it is empty. A tree is when it has nothing but folders and what fsck has put
-// into lost+found; an image when it has no length, or nothing but a hole.
+// lookAt finds out where a source lies and whether it is empty. A
+// tree is when it has nothing but folders and what fsck has put into
+// lost+found; an image when it has no length, or nothing but a hole.
 func lookAt(ctx context.Context, root string) (place, error) {
 	info, err := os.Stat(root)
 	if err != nil {

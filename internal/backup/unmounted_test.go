@@ -46,8 +46,9 @@ func backups(t *testing.T, v *vault.Vault) int {
 	return len(refs)
 }
 
-// TestUnmountedSourceIsNoBackup: the empty folder where a volume is not mounted, or what lies below its mount point, does not become
-// the newest backup, with the catalogue of this host, without it, and in a round of pre-copy.
+// TestUnmountedSourceIsNoBackup: the empty folder where a volume is not mounted,
+// or what lies below its mount point, does not become the newest backup, with
+// the catalogue of this host, without it, and in a round of pre-copy.
 func TestUnmountedSourceIsNoBackup(t *testing.T) {
 	for below, write := range map[string]func(dir string) error{
 		"nothing":        func(string) error { return nil },
@@ -106,7 +107,8 @@ func makeFile(path string) error {
 	return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("x"), 0o600))
 }
 
-// TestRestoredVolumeIsNoUnmountedSource: a restore onto another disk, or on another host, and a power cut are none of it.
+// TestRestoredVolumeIsNoUnmountedSource: a restore onto another
+// disk, or on another host, and a power cut are none of it.
 func TestRestoredVolumeIsNoUnmountedSource(t *testing.T) {
 	d, other := testbed.NewPowerDisk(t, "ext4", 256<<20), testbed.NewPowerDisk(t, "xfs", 512<<20)
 	dir, there := filepath.Join(d.Point, "volume"), filepath.Join(other.Point, "volume")
@@ -149,7 +151,8 @@ func TestRestoredVolumeIsNoUnmountedSource(t *testing.T) {
 	}
 }
 
-// TestVolumeThatWasAlwaysEmpty: an instance whose volume has never had anything is backed up, and so is one that fills.
+// TestVolumeThatWasAlwaysEmpty: an instance whose volume has never
+// had anything is backed up, and so is one that fills.
 func TestVolumeThatWasAlwaysEmpty(t *testing.T) {
 	dir := t.TempDir()
 	o := backup.Options{
@@ -211,7 +214,8 @@ func TestEmptyImageIsNoBackup(t *testing.T) {
 	}
 }
 
-// TestDamagedManifestHidesNoUnmountedSource: where the newest manifest does not open, the one before it tells what the volume had. Where
+// TestDamagedManifestHidesNoUnmountedSource: where the newest manifest
+// does not open, the one before it tells what the volume had. Where
 // none opens, nothing is known, and an empty volume needs leave.
 func TestDamagedManifestHidesNoUnmountedSource(t *testing.T) {
 	dir := t.TempDir()
@@ -256,7 +260,8 @@ func TestDamagedManifestHidesNoUnmountedSource(t *testing.T) {
 	}
 }
 
-// TestRestoredImageOnAnotherDisk: an image that was restored onto another disk is no unmounted source.
+// TestRestoredImageOnAnotherDisk: an image that was restored onto
+// another disk is no unmounted source.
 func TestRestoredImageOnAnotherDisk(t *testing.T) {
 	d, other := testbed.NewPowerDisk(t, "ext4", 256<<20), testbed.NewPowerDisk(t, "xfs", 512<<20)
 	v := newVault(t, obs.NewMemory())

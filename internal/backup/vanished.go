@@ -9,12 +9,14 @@ import (
 	"holdfast/internal/tree"
 )
 
-// A name that vanishes from a tree in which programs work while it is read was removed, which is no loss: the backup shows the tree
-// without it. Or it was moved to a place where the walk had been already, and then the backup lacks it although it was there all the
-// time. Only another look at the whole tree tells. In a tree that nobody changes a name that vanishes is a loss at once.
+// A name that vanishes from a tree in which programs work while it is read was removed, which is
+// no loss: the backup shows the tree without it. Or it was moved to a place where the walk had
+// been already, and then the backup lacks it although it was there all the time. Only another look
+// at the whole tree tells. In a tree that nobody changes a name that vanishes is a loss at once.
 
 const (
-	// maxVanished and vanishedBytes bound the names that wait for that look. Further ones are losses.
+	// maxVanished and vanishedBytes bound the names that wait for
+	// that look. Further ones are losses.
 	maxVanished   = 100_000
 	vanishedBytes = 16 << 20
 	// vanishedTold is how many removed names are told one by one.
@@ -23,7 +25,8 @@ const (
 
 const whatVanished = "it vanished while the tree was read"
 
-// vanished are the names that vanished from one volume. Its methods may be called from any goroutine.
+// vanished are the names that vanished from one volume. Its methods
+// may be called from any goroutine.
 type vanished struct {
 	lose    func(path, what string)
 	waits   bool // names wait for another look; else each is a loss
@@ -34,7 +37,8 @@ type vanished struct {
 	paths map[uint64][]string // by inode number
 }
 
-// add takes a name that was gone when somebody came to it, with its inode number, 0 when that is not known.
+// add takes a name that was gone when somebody came to it, with its
+// inode number, 0 when that is not known.
 func (v *vanished) add(path string, ino uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -50,10 +54,12 @@ func (v *vanished) add(path string, ino uint64) {
 	v.waiting.Add(1)
 }
 
-// vanished takes a name that was gone when somebody came to it, see vanished.add. It may be called from any goroutine.
+// vanished takes a name that was gone when somebody came to it, see
+// vanished.add. It may be called from any goroutine.
 func (p *pipeline) vanished(path string, ino uint64) { p.away.add(path, ino) }
 
-// stored takes an entry that the walk gives: names of the same file that vanished before are no loss, since this one is in the backup.
+// stored takes an entry that the walk gives: names of the same file
+// that vanished before are no loss, since this one is in the backup.
 func (v *vanished) stored(e *tree.Entry) {
 	if v.waiting.Load() == 0 || e.Nested {
 		return

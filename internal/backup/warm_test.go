@@ -14,8 +14,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestRoundInPlaceAfterARemount: a round that reads a volume in place while its instance runs leaves little to read in the hold, also when
-// nothing of the last backup is believed any more.
+// TestRoundInPlaceAfterARemount: a round that reads a volume in place while its instance runs
+// leaves little to read in the hold, also when nothing of the last backup is believed any more.
 func TestRoundInPlaceAfterARemount(t *testing.T) {
 	d := testbed.NewPowerDisk(t, "ext4", 512<<20)
 	dir := filepath.Join(d.Point, "volume")
@@ -61,9 +61,10 @@ func TestRoundInPlaceBelievesNoYoungFile(t *testing.T) {
 	}
 }
 
-// TestRoundInPlaceOfABusyVolume: while a round reads in place, an instance writes, makes, renames and removes files in every way. The round
-// does not fail, raises no alarm, and the backup in the hold is exact. By a clock that makes all changes old, the test finds content
-// that a round has read too early.
+// TestRoundInPlaceOfABusyVolume: while a round reads in place, an instance
+// writes, makes, renames and removes files in every way. The round does not
+// fail, raises no alarm, and the backup in the hold is exact. By a clock that
+// makes all changes old, the test finds content that a round has read too early.
 func TestRoundInPlaceOfABusyVolume(t *testing.T) {
 	d := testbed.NewPowerDisk(t, "ext4", 512<<20)
 	dir := filepath.Join(d.Point, "volume")
@@ -95,7 +96,8 @@ func TestRoundInPlaceOfABusyVolume(t *testing.T) {
 					f.Close()
 				}
 				name := filepath.Join(dir, fmt.Sprint("other", r.IntN(20)))
-				_ = os.WriteFile(name+".new", fmt.Append(nil, "content ", i), 0o600) // nobody needs it
+				// nobody needs it
+				_ = os.WriteFile(name+".new", fmt.Append(nil, "content ", i), 0o600)
 				_ = os.Rename(name+".new", name)
 				_ = os.Remove(filepath.Join(dir, fmt.Sprint("other", r.IntN(20))))
 			}

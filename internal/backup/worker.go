@@ -14,7 +14,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// worker reads, cuts, names, compresses and stores. It belongs to one goroutine. Without memory it can do nothing.
+// worker reads, cuts, names, compresses and stores. It belongs to
+// one goroutine. Without memory it can do nothing.
 type worker struct {
 	*scratch
 	p     *pipeline
@@ -103,8 +104,9 @@ func (w *worker) cutBundle(u *unit) error {
 	return nil
 }
 
-// smallFile appends the content of entry i to buf and its spans to spans, and brings the entry up to date if the file changed
-// after the walk. A file that is too large for a bundle by now is left to the one who writes the recipe.
+// smallFile appends the content of entry i to buf and its spans to spans, and
+// brings the entry up to date if the file changed after the walk. A file that
+// is too large for a bundle by now is left to the one who writes the recipe.
 func (w *worker) smallFile(u *unit, i int) error {
 	f, _, err := w.p.open(u, i)
 	if f == nil || err != nil {
@@ -144,13 +146,15 @@ var contentSeed = maphash.MakeSeed()
 // errLarge says that a file is too large for a bundle.
 var errLarge = errors.New("it is too large for a bundle")
 
-// readSmall appends what c has to buf and its spans, those of entry i, to spans. It is errLarge for more than bundleMax.
+// readSmall appends what c has to buf and its spans, those of entry
+// i, to spans. It is errLarge for more than bundleMax.
 func (w *worker) readSmall(i int, c *content) error {
 	if c.size > bundleMax {
 		return errLarge
 	}
 	first := c.next(0)
-	if !w.p.root.HonestSizes() && (c.whole || first.Len == c.size) { // without a hole, or without any content as far as is known
+	// without a hole, or without any content as far as is known
+	if !w.p.root.HonestSizes() && (c.whole || first.Len == c.size) {
 		return w.readToEnd(i, c)
 	}
 	for r := first; r.Len > 0; r = c.next(r.Off + r.Len) {
@@ -170,7 +174,8 @@ func (w *worker) readSmall(i int, c *content) error {
 
 // readToEnd reads c to where a read meets its end, whatever its size is.
 func (w *worker) readToEnd(i int, c *content) error {
-	const least = 32 << 10 // of a read: some files of the kernel give their content only to the first one
+	// of a read: some files of the kernel give their content only to the first one
+	const least = 32 << 10
 	from := len(w.buf)
 	for {
 		read := len(w.buf) - from
@@ -212,7 +217,8 @@ func (w *worker) storeNamed(name chunk.Name, p []byte) (vault.Stored, error) {
 	return st, err
 }
 
-// compress compresses a chunk at the level that is right now. The payload is valid until the next call.
+// compress compresses a chunk at the level that is right now. The
+// payload is valid until the next call.
 func (w *worker) compress(p []byte) (seal.Method, []byte, error) {
 	g := w.p.governor
 	packs, waited, held := w.p.w.Waits()

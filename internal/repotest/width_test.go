@@ -11,8 +11,9 @@ import (
 // commentWidth is how many columns a line of comment may have, with tabs of four.
 const commentWidth = 100
 
-// TestCommentsAreNarrow: a line that stands for itself and has a comment is at most commentWidth columns wide. Lists,
-// tables and code in comments, which are indented, and addresses, which can't be wrapped, may be wider.
+// TestCommentsAreNarrow: a line that stands for itself and has a comment is
+// at most commentWidth columns wide. Lists, tables and code in comments,
+// which are indented, and addresses, which can't be wrapped, may be wider.
 func TestCommentsAreNarrow(t *testing.T) {
 	for _, f := range goFiles(t) {
 		data, err := os.ReadFile(filepath.Join(root, f.path))

@@ -12,12 +12,12 @@ import (
 	"holdfast/internal/vault"
 )
 
-// A restore makes every file anew, so the next backup would read all of them: inode and time of change are
-// others than before. But what a restore wrote is known. So it leaves a catalogue, as a backup does, with
-// the inodes and times of the tree that it made.
+// A restore makes every file anew, so the next backup would read all of them: inode and
+// time of change are others than before. But what a restore wrote is known. So it leaves
+// a catalogue, as a backup does, with the inodes and times of the tree that it made.
 
-// clockTick is longer than the clock of ctime stands still where it counts nanoseconds: a tick of the kernel,
-// 10 ms at the most (CONFIG_HZ of 100), and then some.
+// clockTick is longer than the clock of ctime stands still where it counts nanoseconds:
+// a tick of the kernel, 10 ms at the most (CONFIG_HZ of 100), and then some.
 const clockTick = 25 * time.Millisecond
 
 // errCoarse says that the times of a tree count whole seconds only.
@@ -26,8 +26,9 @@ var errCoarse = errors.New("the file system's times are coarse")
 // errClock says that files have times of change that this host's clock has not reached.
 var errClock = errors.New("the clock was set back while the volume was restored")
 
-// baseline writes the catalogue of a volume that was restored to dir and that nobody else can see yet. When it
-// returns, a later change of any file shows in its time of change, as long as the file system stays mounted.
+// baseline writes the catalogue of a volume that was restored to dir and
+// that nobody else can see yet. When it returns, a later change of any file
+// shows in its time of change, as long as the file system stays mounted.
 func (r *run) baseline(ctx context.Context, vol *vault.Volume, dir string) error {
 	root, err := tree.OpenRoot(dir)
 	if err != nil {
@@ -70,8 +71,8 @@ func (r *run) baseline(ctx context.Context, vol *vault.Volume, dir string) error
 	return nil
 }
 
-// place keeps a catalogue that tells of no file, only on which file system the volume lies now, so that the next
-// backup does not take the restored volume for one that is not mounted.
+// place keeps a catalogue that tells of no file, only on which file system the volume lies
+// now, so that the next backup does not take the restored volume for one that is not mounted.
 func (r *run) place(vol *vault.Volume, path string) error {
 	rest := vault.Evidence{FileSystem: evidence.FileSystemOf(path), Clock: evidence.ClockOffset(), Young: r.o.Now()}
 	cat, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Ref.Instance, vol.Name, rest)
@@ -99,7 +100,8 @@ func (r *run) pages(ctx context.Context, vol *vault.Volume) iter.Seq2[[]vault.It
 
 var errStopped = errors.New("nobody wants more pages")
 
-// merger gives the items of a recipe the inodes and times of a tree. Both come in the order of a walk.
+// merger gives the items of a recipe the inodes and times of a
+// tree. Both come in the order of a walk.
 type merger struct {
 	next  func() ([]vault.Item, error, bool)
 	cat   *vault.CatalogueFile
@@ -162,7 +164,8 @@ func (m *merger) entry(e *tree.Entry) error {
 	}
 }
 
-// rest takes the items that are left: without an inode, they are no file that a backup could find again.
+// rest takes the items that are left: without an inode, they are no
+// file that a backup could find again.
 func (m *merger) rest() error {
 	for {
 		it, err := m.item()
@@ -173,7 +176,8 @@ func (m *merger) rest() error {
 	}
 }
 
-// leaveBaseline is baseline, or at least place, whose faults cost the next backup time and this restore nothing.
+// leaveBaseline is baseline, or at least place, whose faults cost
+// the next backup time and this restore nothing.
 func (r *run) leaveBaseline(ctx context.Context, vol *vault.Volume, path string) error {
 	if r.o.CatalogueDir == "" || len(r.o.Include) > 0 {
 		return nil

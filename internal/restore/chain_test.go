@@ -30,8 +30,9 @@ func (r *requests) ReadAt(ctx context.Context, key string, p []byte, off int64) 
 	return r.Store.ReadAt(ctx, key, p, off)
 }
 
-// BenchmarkRestoreOfChain restores the last of a chain of daily backups of a phone, whose content lies in the packs of
-// all of them: what that costs in requests, and in bytes that no file needs. FORMAT.md has larger figures.
+// BenchmarkRestoreOfChain restores the last of a chain of daily backups of a
+// phone, whose content lies in the packs of all of them: what that costs in
+// requests, and in bytes that no file needs. FORMAT.md has larger figures.
 func BenchmarkRestoreOfChain(b *testing.B) {
 	for _, days := range []int{0, 30, 100} {
 		b.Run(fmt.Sprintf("days=%d", days), func(b *testing.B) {
@@ -42,14 +43,16 @@ func BenchmarkRestoreOfChain(b *testing.B) {
 			v := newVault(b, st)
 			o := backup.Options{
 				Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: b.TempDir(),
-				Now: func() time.Time { return time.Now().Add(time.Hour) }, Sample: -1, // no time of change is too young
+				// no time of change is too young
+				Now: func() time.Time { return time.Now().Add(time.Hour) }, Sample: -1,
 			}
 			last, err := backup.Run(b.Context(), o)
 			must(b, err)
 			for day := range days {
 				_, err := phone.Day(dir, uint64(day))
 				must(b, err)
-				camera := filepath.Join(dir, "media/0/DCIM/Camera") // each day takes the same picture
+				// each day takes the same picture
+				camera := filepath.Join(dir, "media/0/DCIM/Camera")
 				must(b, os.Rename(filepath.Join(camera, "IMG_20269999_000000.jpg"), filepath.Join(camera, fmt.Sprintf("%d.jpg", day))))
 				last, err = backup.Run(b.Context(), o)
 				must(b, err)

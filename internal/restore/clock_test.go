@@ -10,8 +10,9 @@ import (
 	"holdfast/internal/restore"
 )
 
-// TestRestoreWithAWrongClock: a clock that was set back by hours while a volume was restored holds up nobody, and the next backup reads
-// all: a later change could have the time of a file that was restored before.
+// TestRestoreWithAWrongClock: a clock that was set back by hours while a
+// volume was restored holds up nobody, and the next backup reads all: a
+// later change could have the time of a file that was restored before.
 func TestRestoreWithAWrongClock(t *testing.T) {
 	for back, known := range map[time.Duration]bool{0: true, 3 * time.Hour: false} {
 		v := newVault(t, obs.NewMemory())

@@ -16,8 +16,9 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestPowerCutLeavesNoVolumeWithoutItsName: before what was restored comes to its place, each image and the folder that holds the names of
-// several volumes are flushed, in whatever order volumes come; then the folder of the place is.
+// TestPowerCutLeavesNoVolumeWithoutItsName: before what was restored comes to
+// its place, each image and the folder that holds the names of several volumes
+// are flushed, in whatever order volumes come; then the folder of the place is.
 func TestPowerCutLeavesNoVolumeWithoutItsName(t *testing.T) {
 	tree, data := t.TempDir(), t.TempDir()
 	must(t, os.WriteFile(filepath.Join(tree, "file"), []byte("content"), 0o600))
@@ -84,7 +85,8 @@ func TestPowerCutLeavesNoVolumeWithoutItsName(t *testing.T) {
 	}
 }
 
-// TestCacheDiskFailsNoRestore: a catalogue that can't be left costs the next backup time, and the restore nothing.
+// TestCacheDiskFailsNoRestore: a catalogue that can't be left costs
+// the next backup time, and the restore nothing.
 func TestCacheDiskFailsNoRestore(t *testing.T) {
 	testbed.Need(t, "root")
 	tree := t.TempDir()
@@ -92,7 +94,8 @@ func TestCacheDiskFailsNoRestore(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	ref := backUp(t, v, tree)
 	full := testbed.Tmpfs(t, "size=4k")
-	must(t, os.WriteFile(filepath.Join(full, "filler"), make([]byte, 4096), 0o600)) // all that there is room for
+	// all that there is room for
+	must(t, os.WriteFile(filepath.Join(full, "filler"), make([]byte, 4096), 0o600))
 	sealed := testbed.Tmpfs(t, "size=1m,ro")
 	file := filepath.Join(t.TempDir(), "file")
 	must(t, os.WriteFile(file, nil, 0o600))

@@ -12,8 +12,9 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestBackupElsewhere: what another host stored of an instance is compared with the tree that was restored here. No file
-// of it shows the same, until this host has backed it up once: then no catalogue of its own is needed.
+// TestBackupElsewhere: what another host stored of an instance is compared
+// with the tree that was restored here. No file of it shows the same, until
+// this host has backed it up once: then no catalogue of its own is needed.
 func TestBackupElsewhere(t *testing.T) {
 	testbed.Need(t, "rsync")
 	v := newVault(t, obs.NewMemory())
@@ -23,7 +24,8 @@ func TestBackupElsewhere(t *testing.T) {
 		t.Helper()
 		res, err := backup.Run(t.Context(), backup.Options{
 			Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "v0", Root: dir}}, CatalogueDir: cache,
-			Now: func() time.Time { return time.Now().Add(time.Hour) }, // no time of change is too young
+			// no time of change is too young
+			Now: func() time.Time { return time.Now().Add(time.Hour) },
 		})
 		must(t, err)
 		if res.WarningCount != 0 {

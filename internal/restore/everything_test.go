@@ -90,15 +90,16 @@ func makeEverything(t *testing.T, src, kind string) {
 	setTime(t, src, 4, 4)
 }
 
-// flagsOf are the flags of chattr(1) that each file system lets be set on files, and on folders. (Not j, for which ext4
-// wants a privilege that root in a container lacks.)
+// flagsOf are the flags of chattr(1) that each file system lets be set on files, and on
+// folders. (Not j, for which ext4 wants a privilege that root in a container lacks.)
 var flagsOf = map[string][2]string{
 	"ext4":  {"s u c S i a d A t", "s u c S i a d A t D T"},
 	"btrfs": {"c S i a d A C", "c S i a d A C D"},
 	"xfs":   {"S i a d A x", "S i a d A x P"},
 }
 
-// makeFlags makes a file and a folder with each flag of the file system, and projects where it counts them.
+// makeFlags makes a file and a folder with each flag of the file
+// system, and projects where it counts them.
 func makeFlags(t *testing.T, src, kind string) {
 	t.Helper()
 	at := func(name string) string { return filepath.Join(src, "flags", name) }

@@ -57,8 +57,8 @@ func requests(win *window) []request {
 	return out
 }
 
-// Bounds of what one request has in memory, bytes. Neighbouring chunks of a file open to neighbouring bytes of
-// one buffer, so one call writes them all.
+// Bounds of what one request has in memory, bytes. Neighbouring chunks of a
+// file open to neighbouring bytes of one buffer, so one call writes them all.
 const (
 	openedBytes = 512 << 10 // after so many opened bytes they are written
 	writeBytes  = 256 << 10 // of one call: the kernel finds memory for larger ones less easily
@@ -149,7 +149,8 @@ func (b *builder) write(out *batch) error {
 	return nil
 }
 
-// leadsTo tells whether the bytes of q are those behind the bytes of p, in the file and in the batch.
+// leadsTo tells whether the bytes of q are those behind the bytes
+// of p, in the file and in the batch.
 func (p piece) leadsTo(q piece) bool {
 	return q.to == p.to && q.off == p.off+int64(p.n) && q.from == p.from+p.n
 }

@@ -19,7 +19,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// TestFidelity backs up a tree of every case on each file system, restores it, and compares with tools that are not ours.
+// TestFidelity backs up a tree of every case on each file system,
+// restores it, and compares with tools that are not ours.
 func TestFidelity(t *testing.T) {
 	for _, c := range []struct {
 		kind  string
@@ -45,7 +46,8 @@ func TestFidelity(t *testing.T) {
 	}
 }
 
-// backUpUnderAMount mounts something in src, whose root looks as the folder below it, and takes src and deep to dst.
+// backUpUnderAMount mounts something in src, whose root looks as
+// the folder below it, and takes src and deep to dst.
 func backUpUnderAMount(t *testing.T, src, deep, dst string) []tree.Warning {
 	t.Helper()
 	mnt := filepath.Join(src, "mnt")
@@ -129,8 +131,8 @@ func recordDifferences(name, a, b, sep string) []string {
 	return all
 }
 
-// specialProjects lists flags and projects of what is neither file nor folder, for which no tool has an option: through
-// file_getattr of Linux 6.17.
+// specialProjects lists flags and projects of what is neither file nor folder,
+// for which no tool has an option: through file_getattr of Linux 6.17.
 func specialProjects(t *testing.T, dir string) string {
 	t.Helper()
 	var s strings.Builder
@@ -143,7 +145,8 @@ func specialProjects(t *testing.T, dir string) string {
 		if e != 0 && e != unix.ENOSYS {
 			t.Fatalf("file_getattr %q: %v", name, e)
 		}
-		fmt.Fprintf(&s, "%q %v %d %d\n", name, e, attr[0]&^(1<<31), attr[4]) // the bit says that there are attributes
+		// the bit says that there are attributes
+		fmt.Fprintf(&s, "%q %v %d %d\n", name, e, attr[0]&^(1<<31), attr[4])
 	}
 	return s.String()
 }

@@ -45,8 +45,8 @@ func TestRestoreOfAnImmutableRoot(t *testing.T) {
 	}
 }
 
-// TestRestoreIntoAProject: a folder whose children inherit its project takes no folder of another one, unless that was
-// made in it.
+// TestRestoreIntoAProject: a folder whose children inherit its
+// project takes no folder of another one, unless that was made in it.
 func TestRestoreIntoAProject(t *testing.T) {
 	testbed.Need(t, "xfs", "chattr")
 	mount := testbed.Xfs(t)
@@ -73,7 +73,8 @@ func TestRestoreIntoAProject(t *testing.T) {
 	}
 }
 
-// TestFailedRestoreRemovesWhatIsImmutable: what keeps a user from removing a file does not keep a failed restore.
+// TestFailedRestoreRemovesWhatIsImmutable: what keeps a user from
+// removing a file does not keep a failed restore.
 func TestFailedRestoreRemovesWhatIsImmutable(t *testing.T) {
 	testbed.Need(t, "ext4", "chattr")
 	mount := testbed.Ext4(t)
@@ -111,7 +112,8 @@ func TestFailedRestoreRemovesWhatIsImmutable(t *testing.T) {
 	}
 }
 
-// TestFlagsThatTheTargetLacks are warnings, and the next backup does not take them from the catalogue.
+// TestFlagsThatTheTargetLacks are warnings, and the next backup
+// does not take them from the catalogue.
 func TestFlagsThatTheTargetLacks(t *testing.T) {
 	testbed.Need(t, "btrfs", "ext4", "chattr")
 	from, to, cache := testbed.Btrfs(t), testbed.Ext4(t), t.TempDir()
@@ -134,7 +136,8 @@ func TestFlagsThatTheTargetLacks(t *testing.T) {
 	}
 }
 
-// TestFlagsOfUnchangedFiles: a file that is not read keeps its flags in the next backup, and a change of flags is seen.
+// TestFlagsOfUnchangedFiles: a file that is not read keeps its
+// flags in the next backup, and a change of flags is seen.
 func TestFlagsOfUnchangedFiles(t *testing.T) {
 	testbed.Need(t, "ext4", "chattr")
 	src, cache := filepath.Join(testbed.Ext4(t), "src"), t.TempDir()
@@ -155,7 +158,8 @@ func TestFlagsOfUnchangedFiles(t *testing.T) {
 	}
 }
 
-// flagsStored backs up dir and gives the flags of every entry of the backup, and how many files it did not open.
+// flagsStored backs up dir and gives the flags of every entry of
+// the backup, and how many files it did not open.
 func flagsStored(t *testing.T, v *vault.Vault, dir, cache string) (map[string]tree.Flags, uint64) {
 	t.Helper()
 	res, err := backup.Run(t.Context(), backup.Options{

@@ -14,13 +14,15 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestHostileBucket restores from a bucket whose owner puts other content under the names of objects: that of another
-// tenant, another instance or another date, or the right one cut short or followed by more. Each restore fails, and leaves nothing.
+// TestHostileBucket restores from a bucket whose owner puts other content under the
+// names of objects: that of another tenant, another instance or another date, or the
+// right one cut short or followed by more. Each restore fails, and leaves nothing.
 func TestHostileBucket(t *testing.T) {
 	st := obs.NewMemory()
 	id, err := vault.GenerateIdentity()
 	must(t, err)
-	// made is a backup with its objects. The host, and so the identity, is the same for both tenants.
+	// made is a backup with its objects. The host, and so the
+	// identity, is the same for both tenants.
 	type made struct {
 		v     *vault.Vault
 		ref   vault.BackupRef
@@ -98,11 +100,14 @@ func TestHostileBucket(t *testing.T) {
 			good := read(t, st, key)
 			for _, n := range []int{0, 1, len(good) / 3, len(good) - 1} {
 				if what == "pack" && n == len(good)-1 {
-					continue // the end is the pack's table: chunks are found by the recipe, which names where they are
+					// the end is the pack's table: chunks are found by the
+					// recipe, which names where they are
+					continue
 				}
 				harm(fmt.Sprintf("%s cut to %d bytes", what, n), key, bytes.Clone(good[:n]))
 			}
-			if what == "manifest" { // the content of a pack is found by its recipe, and what follows is not read
+			// the content of a pack is found by its recipe, and what follows is not read
+			if what == "manifest" {
 				harm("manifest followed by more", key, append(bytes.Clone(good), 0))
 				harm("manifest of 200 MiB", key, append(bytes.Clone(good), make([]byte, 200<<20)...))
 			}

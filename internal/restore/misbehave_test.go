@@ -23,9 +23,10 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestMisbehaviours backs up to, and restores from, every server of the catalogue, which misbehaves from its first request on, or from a
-// later one. No run panics or goes on without end, a backup that succeeds restores exactly from the sound server, a restore that succeeds
-// is exact, one that fails leaves nothing, and no object that earlier backups need is changed or deleted.
+// TestMisbehaviours backs up to, and restores from, every server of the catalogue, which
+// misbehaves from its first request on, or from a later one. No run panics or goes on without end,
+// a backup that succeeds restores exactly from the sound server, a restore that succeeds is exact,
+// one that fails leaves nothing, and no object that earlier backups need is changed or deleted.
 func TestMisbehaviours(t *testing.T) {
 	base := newMisled(t)
 	sound := proxytest.Misbehaviour{Works: true}
@@ -50,7 +51,8 @@ func TestMisbehaviours(t *testing.T) {
 	}
 }
 
-// misled is a vault with backups of a tree that has changed since, in a bucket behind a server that begins to misbehave.
+// misled is a vault with backups of a tree that has changed since,
+// in a bucket behind a server that begins to misbehave.
 type misled struct {
 	t       *testing.T
 	m       proxytest.Misbehaviour
@@ -105,7 +107,8 @@ func (tr *misled) copied(t *testing.T, m proxytest.Misbehaviour, soundly int64) 
 
 func (tr *misled) in(name string) string { return filepath.Join(tr.dir, name) }
 
-// store opens a store at a server that misbehaves like m after its first requests; nil is the sound server.
+// store opens a store at a server that misbehaves like m after its
+// first requests; nil is the sound server.
 func (tr *misled) store(m *proxytest.Misbehaviour) obs.Store {
 	tr.t.Helper()
 	o := obs.Options{
@@ -161,7 +164,8 @@ func (tr *misled) options(v *vault.Vault) backup.Options {
 	}
 }
 
-// misbehaving runs f with the vault at the server that misbehaves, and reports whether it succeeded.
+// misbehaving runs f with the vault at the server that misbehaves,
+// and reports whether it succeeded.
 func (tr *misled) misbehaving(what string, f func(ctx context.Context, v *vault.Vault) error) bool {
 	tr.t.Helper()
 	ctx, cancel := context.WithTimeout(tr.t.Context(), time.Minute)

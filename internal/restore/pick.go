@@ -52,15 +52,16 @@ func (p *picker) want(e *tree.Entry) (parents []*tree.Entry, ok bool) {
 
 func (p *picker) matches(name string) bool {
 	for _, pat := range p.patterns {
-		if ok, _ := path.Match(strings.TrimPrefix(pat, "/"), name); ok { // the CLI checked the patterns
+		// the CLI checked the patterns
+		if ok, _ := path.Match(strings.TrimPrefix(pat, "/"), name); ok {
 			return true
 		}
 	}
 	return false
 }
 
-// left says whether an entry of that path that is no folder is left out: neither it nor a folder above it
-// matches. It is worked out and not remembered, since millions may be.
+// left says whether an entry of that path that is no folder is left out: neither it nor
+// a folder above it matches. It is worked out and not remembered, since millions may be.
 func (p *picker) left(name string) bool {
 	if len(p.patterns) == 0 {
 		return false

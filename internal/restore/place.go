@@ -15,26 +15,29 @@ import (
 	"holdfast/internal/tree"
 )
 
-// A Place is where a volume belongs on this host, and where its tree is built before it gets there: beside it, so that one
-// rename puts it into place, also over a volume that is there. It is plain data for a journal.
+// A Place is where a volume belongs on this host, and where its tree is
+// built before it gets there: beside it, so that one rename puts it into
+// place, also over a volume that is there. It is plain data for a journal.
 type Place struct {
 	Target string // absolute, without links
 	Stage  string // beside Target; not there until a restore to it is done, and after Discard
-	// Tree tells the restored tree from others, also after it was renamed and after a reboot. It is known once the
-	// tree is complete (see Identify); until then it is empty.
+	// Tree tells the restored tree from others, also after it was renamed and after a
+	// reboot. It is known once the tree is complete (see Identify); until then it is empty.
 	Tree string
 }
 
-// stagePrefix begins the names of stages. With the job and the volume, which are 53 bytes at most, they fit into any folder.
+// stagePrefix begins the names of stages. With the job and the
+// volume, which are 53 bytes at most, they fit into any folder.
 const stagePrefix = ".holdfast-prepare-"
 
 // ErrPlace says that a volume can't be put where it belongs, as things are there.
 var ErrPlace = errors.New("volume can't be restored to its place")
 
-// PlaceOf tells where a volume is restored to. It changes nothing. The job and the volume's name tell the stage from those of
-// other restores. The error wraps ErrPlace when target has a link in it or lies below a folder that others than root can write to (see
-// location.Strict), when the folder that holds target is missing, when target is a mount point or has one below (nothing can be renamed over
-// those), or is something else than a folder or a file.
+// PlaceOf tells where a volume is restored to. It changes nothing. The job and the volume's
+// name tell the stage from those of other restores. The error wraps ErrPlace when target has a
+// link in it or lies below a folder that others than root can write to (see location.Strict),
+// when the folder that holds target is missing, when target is a mount point or has one below
+// (nothing can be renamed over those), or is something else than a folder or a file.
 func PlaceOf(target, job, volume string) (Place, error) {
 	no := func(format string, args ...any) (Place, error) {
 		return Place{}, fmt.Errorf("%w: %s: %s", ErrPlace, target, fmt.Sprintf(format, args...))
@@ -73,7 +76,8 @@ func PlaceOf(target, job, volume string) (Place, error) {
 	return Place{Target: real, Stage: filepath.Join(filepath.Dir(real), stagePrefix+job+"-"+volume)}, nil
 }
 
-// Holds tells whether something is at the path, of which links are followed: a folder with content, or anything else than a folder.
+// Holds tells whether something is at the path, of which links are
+// followed: a folder with content, or anything else than a folder.
 func Holds(path string) (bool, error) {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
@@ -88,8 +92,8 @@ func Holds(path string) (bool, error) {
 	return false, err
 }
 
-// Identify tells what is at the path: the same text for the same folder wherever it is renamed to, also after a reboot;
-// "" for nothing.
+// Identify tells what is at the path: the same text for the same folder
+// wherever it is renamed to, also after a reboot; "" for nothing.
 func Identify(path string) (string, error) {
 	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path, 0)
 	switch {
@@ -100,7 +104,8 @@ func Identify(path string) (string, error) {
 	case !errors.Is(err, unix.EOPNOTSUPP):
 		return "", &os.PathError{Op: "identify", Path: path, Err: err}
 	}
-	// Without handles (overlayfs): an inode's number is used again, but not with the time at which it was made.
+	// Without handles (overlayfs): an inode's number is used again,
+	// but not with the time at which it was made.
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
 		return "", &os.PathError{Op: "identify", Path: path, Err: err}
@@ -114,9 +119,10 @@ func (p Place) Placed() (bool, error) {
 	return err == nil && p.Tree != "" && at == p.Tree, err
 }
 
-// Put puts the restored tree into its place, in one step, durable when it returns nil. What was there is at Stage afterwards. Done
-// twice it is no error; Placed tells whether an error came before it moved. A crash in the middle may leave either root without its
-// project id, or without being immutable or append only (see tree.Movable).
+// Put puts the restored tree into its place, in one step, durable when it returns nil.
+// What was there is at Stage afterwards. Done twice it is no error; Placed tells
+// whether an error came before it moved. A crash in the middle may leave either root
+// without its project id, or without being immutable or append only (see tree.Movable).
 func (p Place) Put() error {
 	if in, err := p.Placed(); in || err != nil {
 		return err
@@ -129,8 +135,8 @@ func (p Place) Put() error {
 	return p.swap(p.Stage, p.Target)
 }
 
-// Back takes a tree that Put has put into its place out of it again, and brings back what was there. It is for a Place of which
-// Discard was not called since. Done twice it is no error.
+// Back takes a tree that Put has put into its place out of it again, and brings back what was
+// there. It is for a Place of which Discard was not called since. Done twice it is no error.
 func (p Place) Back() error {
 	if in, err := p.Placed(); !in || err != nil {
 		return err
@@ -148,7 +154,8 @@ func (p Place) swap(from, to string) error {
 func swapFree(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
-		// Nothing is there, or the file system can't exchange two: then this puts it over an empty folder only.
+		// Nothing is there, or the file system can't exchange two:
+		// then this puts it over an empty folder only.
 		err = unix.Rename(from, to)
 	}
 	switch {
@@ -160,8 +167,9 @@ func swapFree(from, to string) error {
 	return syncFolder(filepath.Dir(to))
 }
 
-// Discard removes what is at Stage, and what a restore to it that was interrupted left beside it: the new tree before Put, the old
-// one after it. What is not there is no error. It must not be called before it is known which of the two is to stay.
+// Discard removes what is at Stage, and what a restore to it that was interrupted
+// left beside it: the new tree before Put, the old one after it. What is not there
+// is no error. It must not be called before it is known which of the two is to stay.
 func (p Place) Discard() error {
 	holder, name := filepath.Split(p.Stage)
 	if !strings.HasPrefix(name, stagePrefix) {
@@ -187,14 +195,16 @@ func (p Place) Discard() error {
 	return errors.Join(errs...)
 }
 
-// removeTree removes a folder and all that it holds; a subvolume in one step. Nothing that is mounted in it is touched.
+// removeTree removes a folder and all that it holds; a subvolume in
+// one step. Nothing that is mounted in it is touched.
 func removeTree(path string) error {
 	if mounts, err := snapshot.Mounts(path); err != nil {
 		return err
 	} else if len(mounts) > 0 {
 		return fmt.Errorf("%s can't be removed: %s is mounted", path, mounts[0])
 	}
-	for _, p := range []string{filepath.Join(path, "volume"), path} { // the first is where an interrupted restore builds
+	// the first is where an interrupted restore builds
+	for _, p := range []string{filepath.Join(path, "volume"), path} {
 		if _, err := snapshot.DestroyFolder(p); err != nil {
 			return err
 		}

@@ -36,8 +36,9 @@ func content(t *testing.T, path string) string {
 	return string(b)
 }
 
-// A volume is restored beside its place, put into it, taken out and put into it again, and what it replaced goes; each step
-// can be done twice. On btrfs it becomes a subvolume, whatever it replaces.
+// A volume is restored beside its place, put into it, taken out and
+// put into it again, and what it replaced goes; each step can be
+// done twice. On btrfs it becomes a subvolume, whatever it replaces.
 func TestPlace(t *testing.T) {
 	src := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(src, "file"), []byte("new"), 0o600))
@@ -118,7 +119,8 @@ func TestPlace(t *testing.T) {
 	}
 }
 
-// What an interrupted restore leaves is found by the name of its stage, and nothing else is touched.
+// What an interrupted restore leaves is found by the name of its
+// stage, and nothing else is touched.
 func TestDiscardFindsUnfinishedRestores(t *testing.T) {
 	dir := testbed.Dir(t)
 	p, err := restore.PlaceOf(filepath.Join(dir, "data"), "job1", "data")
@@ -161,8 +163,8 @@ func TestPlaceRefusals(t *testing.T) {
 	}
 }
 
-// A root that can't be renamed as it is, for its flags or its project, is put into place, out of it and into it again, over one
-// that can't be either, and each keeps what it has.
+// A root that can't be renamed as it is, for its flags or its project, is put into place,
+// out of it and into it again, over one that can't be either, and each keeps what it has.
 func TestPlaceOfSealedRoots(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		for _, flag := range []string{"i", "a", "project"} {

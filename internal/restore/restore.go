@@ -1,10 +1,10 @@
-// Package restore is the way from a backup to volumes: manifest, recipe, packs, and a tree built beside
-// its place and renamed into it.
+// Package restore is the way from a backup to volumes: manifest,
+// recipe, packs, and a tree built beside its place and renamed into it.
 //
 // The agent's jobs and the CLI call Run, which starts goroutines and waits for all of them. A crash
-// leaves a folder named .NAME.holdfast-restore-… beside the destination, and the destination as it was; what is immutable in
-// that folder has to be made removable first (chattr -R -ia). A crash right after the rename may leave the root without its
-// project id, or without being immutable.
+// leaves a folder named .NAME.holdfast-restore-… beside the destination, and the destination as it
+// was; what is immutable in that folder has to be made removable first (chattr -R -ia). A crash
+// right after the rename may leave the root without its project id, or without being immutable.
 package restore
 
 import (
@@ -31,21 +31,25 @@ import (
 type Options struct {
 	Vault *vault.Vault
 	Ref   vault.BackupRef
-	// Dest is the folder that will hold the volume; with several volumes it holds a folder for each. It must
-	// be absent or an empty folder, and its parent must exist. An image becomes a file, which must be absent, or is written onto
-	// Dest when that is a block device that is not in use.
+	// Dest is the folder that will hold the volume; with several volumes it
+	// holds a folder for each. It must be absent or an empty folder, and its
+	// parent must exist. An image becomes a file, which must be absent, or
+	// is written onto Dest when that is a block device that is not in use.
 	Dest string
 	// Volume is the one to restore; "" is all.
 	Volume string
-	// Include keeps only entries whose path, or that of a folder above them, matches one of these patterns
-	// (path.Match); empty keeps all.
+	// Include keeps only entries whose path, or that of a folder above
+	// them, matches one of these patterns (path.Match); empty keeps all.
 	Include []string
-	// Progress is called at most five times a second and once at the end, one call at a time. Nil is allowed.
+	// Progress is called at most five times a second and once at the
+	// end, one call at a time. Nil is allowed.
 	Progress func(Progress)
-	// Warn is told of each thing that is not exact, one call at a time; Result lists the first thousand. Nil is allowed.
+	// Warn is told of each thing that is not exact, one call at a
+	// time; Result lists the first thousand. Nil is allowed.
 	Warn func(tree.Warning)
-	// CatalogueDir is the folder of this host's catalogues (see backup.Options), in which a restore leaves one, so
-	// that the next backup of the restored tree reads only what changed since. "" leaves none.
+	// CatalogueDir is the folder of this host's catalogues (see
+	// backup.Options), in which a restore leaves one, so that the next backup
+	// of the restored tree reads only what changed since. "" leaves none.
 	CatalogueDir string
 	// Now is the wall clock, with which times of change are compared; nil: time.Now.
 	Now func() time.Time
@@ -53,15 +57,16 @@ type Options struct {
 	Trouble func(error)
 	// Workers is how many requests are in flight; 0 is 8.
 	Workers int
-	// Subvolume makes the folder of the volume a subvolume where its file system has them, so that snapshots of it are
-	// cheap. It is for one volume.
+	// Subvolume makes the folder of the volume a subvolume where its file
+	// system has them, so that snapshots of it are cheap. It is for one volume.
 	Subvolume bool
 }
 
 // Progress says how far a restore is.
 type Progress struct {
 	Entries, TotalEntries uint64
-	Bytes, TotalBytes     uint64 // of content; with Include the totals are those of the whole backup
+	// of content; with Include the totals are those of the whole backup
+	Bytes, TotalBytes uint64
 }
 
 // Result is what was restored.
@@ -75,12 +80,14 @@ type Result struct {
 	BytesFetched uint64         `json:"bytes_fetched"` // of packs
 	Warnings     []tree.Warning `json:"warnings"`      // what is not as it was backed up
 	WarningCount int            `json:"warning_count"`
-	// Losses are those of the backup that concern what was restored, accepted ones too, as far as the manifest names them, and LossCount
-	// is how many there are at most. The restore itself did all that the backup allows.
+	// Losses are those of the backup that concern what was restored, accepted
+	// ones too, as far as the manifest names them, and LossCount is how many
+	// there are at most. The restore itself did all that the backup allows.
 	Losses    []vault.Loss `json:"losses,omitempty"`
 	LossCount uint64       `json:"loss_count"`
-	// Catalogues has, by volume, the id of the catalogue that was left of it, so that a snapshot of it can serve as a base of the next
-	// backup (see backup.Base). An image needs none, and has the id of the backup.
+	// Catalogues has, by volume, the id of the catalogue that was left of
+	// it, so that a snapshot of it can serve as a base of the next backup
+	// (see backup.Base). An image needs none, and has the id of the backup.
 	Catalogues map[string]string `json:"-"`
 }
 
@@ -90,7 +97,8 @@ var ErrTargetExists = errors.New("destination exists and is not an empty folder"
 // ErrNothingIncluded says that no entry matched Include.
 var ErrNothingIncluded = errors.New("nothing in the backup matches")
 
-// workInfix stands in the names of folders in which trees are built, between that of the destination and something random.
+// workInfix stands in the names of folders in which trees are
+// built, between that of the destination and something random.
 const workInfix = ".holdfast-restore-"
 
 const (
@@ -107,9 +115,9 @@ type run struct {
 	res      Result
 }
 
-// Run restores a backup. When it returns nil, Dest holds it, durable; what could not be kept exact is in
-// Result.Warnings, and what the backup itself lacks in Result.Losses. After an error Dest is as it was (Invariant restore-exact), but
-// for a block device.
+// Run restores a backup. When it returns nil, Dest holds it, durable; what could not be
+// kept exact is in Result.Warnings, and what the backup itself lacks in Result.Losses.
+// After an error Dest is as it was (Invariant restore-exact), but for a block device.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Workers <= 0 {
 		o.Workers = defaultWorkers
@@ -192,7 +200,8 @@ func (r *run) all(ctx context.Context) (err error) {
 		}
 	}()
 	var syncing contain.Group
-	defer func() { _ = syncing.Wait() }() // before the targets close; where it counts, its error was returned below
+	// before the targets close; where it counts, its error was returned below
+	defer func() { _ = syncing.Wait() }()
 	for i := range volumes {
 		dir := filepath.Join(work, "volume")
 		if len(volumes) > 1 {
@@ -230,7 +239,8 @@ func (r *run) all(ctx context.Context) (err error) {
 		return fmt.Errorf("%w %q", ErrNothingIncluded, r.o.Include)
 	}
 	if len(volumes) > 1 {
-		// An image syncs its content, and the sync of a tree may have come before the image: their names are still to be made durable.
+		// An image syncs its content, and the sync of a tree may have come
+		// before the image: their names are still to be made durable.
 		if err := syncFolder(filepath.Join(work, "volume")); err != nil {
 			return fmt.Errorf("sync the folder of the volumes: %w", err)
 		}

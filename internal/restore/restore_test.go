@@ -312,7 +312,8 @@ func rewrite(t testing.TB, st obs.Store, key string, change func([]byte) []byte)
 	must(t, st.Put(t.Context(), key, b))
 }
 
-// TestBackupAfterRestore: a restore leaves what the next backup needs to read nothing but what changed since.
+// TestBackupAfterRestore: a restore leaves what the next backup
+// needs to read nothing but what changed since.
 func TestBackupAfterRestore(t *testing.T) {
 	testbed.Need(t, "rsync")
 	v := newVault(t, obs.NewMemory())
@@ -363,7 +364,8 @@ func BenchmarkRestore(b *testing.B) {
 	}
 }
 
-// TestIncludeOfHardLinks: a further name of what was left out, of whatever kind, is left out with a warning.
+// TestIncludeOfHardLinks: a further name of what was left out, of
+// whatever kind, is left out with a warning.
 func TestIncludeOfHardLinks(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	src := t.TempDir()

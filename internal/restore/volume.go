@@ -15,16 +15,16 @@ import (
 )
 
 // A volume is restored in windows: the entries of a window are made, then the chunks that their
-// content needs are fetched in the order of packs, each once for all its places, while the next window's
-// entries are made. That bounds memory and open files, however large the volume is.
+// content needs are fetched in the order of packs, each once for all its places, while the next
+// window's entries are made. That bounds memory and open files, however large the volume is.
 const (
 	windowFiles   = 512
 	windowBytes   = 256 << 20
 	windowExtents = 64 << 10
 	runBytes      = 2 << 20 // of one request
-	// runGap is how many unneeded bytes are read rather than ask twice: about what a connection brings while
-	// another request is on its way. In a chain of backups it halves the requests, against 32 KiB, for a sixth more bytes
-	// (vault/FORMAT.md, "Locality").
+	// runGap is how many unneeded bytes are read rather than ask twice: about what a
+	// connection brings while another request is on its way. In a chain of backups it halves
+	// the requests, against 32 KiB, for a sixth more bytes (vault/FORMAT.md, "Locality").
 	runGap = 128 << 10
 )
 

@@ -1,5 +1,5 @@
-// Package seal turns a chunk's plaintext into the bytes that are stored, and back: compression where it
-// pays, then AES-256-GCM.
+// Package seal turns a chunk's plaintext into the bytes that are
+// stored, and back: compression where it pays, then AES-256-GCM.
 //
 // internal/vault calls it, one Sealer or Opener to a goroutine. Nothing here does I/O or starts a
 // goroutine.
@@ -27,15 +27,17 @@ const (
 // Overhead is how many bytes sealing adds to a payload: the method and GCM's tag (NIST SP 800-38D).
 const Overhead = 1 + 16
 
-// ErrOpen says that sealed bytes are not what was sealed: changed, moved, cut off or of another key.
+// ErrOpen says that sealed bytes are not what was sealed: changed,
+// moved, cut off or of another key.
 var ErrOpen = errors.New("does not open: damaged, forged or of another key")
 
 // Level is how much CPU goes into compression.
 type Level int
 
-// The levels, from cheap to strong. Measured on chunks of 64 KiB of a phone's data that compress (2026-11-23): Default takes 1.4 times the
-// CPU of Fastest and stores 2 % less; Better takes 3.2 times, and stores hardly less than Default there. The level
-// above it would take 14 times, and 35 MiB an encoder, for 3 %.
+// The levels, from cheap to strong. Measured on chunks of 64 KiB of a phone's
+// data that compress (2026-11-23): Default takes 1.4 times the CPU of Fastest and
+// stores 2 % less; Better takes 3.2 times, and stores hardly less than Default
+// there. The level above it would take 14 times, and 35 MiB an encoder, for 3 %.
 const (
 	Fastest Level = iota + 1
 	Default
@@ -65,7 +67,8 @@ func ParseLevel(name string) (Level, error) {
 	return 0, fmt.Errorf("%q is not a level of compression: fastest, default, better", name)
 }
 
-// Memory is what a Compressor of that level holds once it was used, bytes, for chunks of up to 256 KiB. Measured.
+// Memory is what a Compressor of that level holds once it was used,
+// bytes, for chunks of up to 256 KiB. Measured.
 func (l Level) Memory() int64 {
 	switch l {
 	case Fastest:
@@ -103,10 +106,10 @@ func NewCompressor(level Level, maxChunk int) (*Compressor, error) {
 	return &Compressor{enc: enc}, nil
 }
 
-// Compress returns what to store for src: its compressed form, which is valid until the next call, or
-// src itself where compressing saves less than one part in 32 (decoding costs time on the way back, and it
-// is the restore that somebody waits for). zstd gives up early on content that does not compress, so it
-// is its own cheap look: measured, it passes such content at several GB/s.
+// Compress returns what to store for src: its compressed form, which is valid until the next call,
+// or src itself where compressing saves less than one part in 32 (decoding costs time on the way
+// back, and it is the restore that somebody waits for). zstd gives up early on content that does
+// not compress, so it is its own cheap look: measured, it passes such content at several GB/s.
 func (c *Compressor) Compress(src []byte) (Method, []byte) {
 	if len(src) < 32 {
 		return Raw, src
@@ -156,9 +159,10 @@ const maxRaw = 128 << 20
 // decoder copies in steps of 16 bytes and need not look for the end of its buffer at each step.
 const Room = 64
 
-// Open opens sealed in place, destroying it, and returns the plaintext of raw bytes. The plaintext lies in
-// dst's array where the array has a capacity of at least raw+Room bytes. A payload that opens to more or
-// less than raw bytes is ErrOpen, and Open takes at most raw+Room bytes of memory, whatever sealed says.
+// Open opens sealed in place, destroying it, and returns the plaintext of raw
+// bytes. The plaintext lies in dst's array where the array has a capacity of at
+// least raw+Room bytes. A payload that opens to more or less than raw bytes is
+// ErrOpen, and Open takes at most raw+Room bytes of memory, whatever sealed says.
 func Open(aead cipher.AEAD, nonce, aad, sealed, dst []byte, raw int) ([]byte, error) {
 	if len(sealed) < Overhead || raw < 0 || raw > maxRaw {
 		return nil, ErrOpen

@@ -120,7 +120,8 @@ func BenchmarkSeal(b *testing.B) {
 	}
 }
 
-// BenchmarkOpen opens and, where it was compressed, decompresses. What is opened is destroyed, so it is copied first.
+// BenchmarkOpen opens and, where it was compressed, decompresses.
+// What is opened is destroyed, so it is copied first.
 func BenchmarkOpen(b *testing.B) {
 	aead := seal.NewAEAD([32]byte{1})
 	for name, p := range contents() {

@@ -7,15 +7,17 @@ import (
 	"holdfast/internal/obs"
 )
 
-// An object is called damaged only after a second look over another connection: a bit that flips on the way would else make a
-// restore fail for good, and of a header it would seem that the key is the wrong one.
+// An object is called damaged only after a second look over another
+// connection: a bit that flips on the way would else make a restore fail
+// for good, and of a header it would seem that the key is the wrong one.
 
 // damaged tells the errors that bytes which changed on their way may have caused.
 func damaged(err error) bool {
 	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrWrongKey) || errors.Is(err, ErrNewer)
 }
 
-// lookTwice reads and opens an object, and does both again over a new connection when the object seems damaged.
+// lookTwice reads and opens an object, and does both again over a
+// new connection when the object seems damaged.
 func lookTwice[T any](ctx context.Context, st obs.Store, key string, look func(context.Context) (T, error)) (T, error) {
 	seen, err := look(ctx)
 	if !damaged(err) {
@@ -28,8 +30,8 @@ func lookTwice[T any](ctx context.Context, st obs.Store, key string, look func(c
 	return again, err
 }
 
-// Again reads and opens a chunk over a new connection after err, with which the bytes of a run did not open. An error is err, or
-// says why no second look was possible.
+// Again reads and opens a chunk over a new connection after err, with which the bytes
+// of a run did not open. An error is err, or says why no second look was possible.
 func (v *Vault) Again(ctx context.Context, kind ChunkKind, loc Loc, err error) ([]byte, error) {
 	if !damaged(err) {
 		return nil, err

@@ -14,16 +14,17 @@ import (
 	"time"
 )
 
-// The order of an instance's backups, and which of them is the newest. A sequence number orders them,
-// never a clock: the clocks of two hosts differ, and any clock may be wrong.
+// The order of an instance's backups, and which of them is the newest. A sequence number
+// orders them, never a clock: the clocks of two hosts differ, and any clock may be wrong.
 
-// BackupRef names a backup. Everything but the size follows from its id, which is authentic once the
-// manifest was opened.
+// BackupRef names a backup. Everything but the size follows from
+// its id, which is authentic once the manifest was opened.
 type BackupRef struct {
-	Instance   string    `json:"instance"`
-	ID         string    `json:"id"`
-	Seq        uint64    `json:"sequence"`
-	Time       time.Time `json:"time"`       // when it began, by its writer's clock; for people only
+	Instance string `json:"instance"`
+	ID       string `json:"id"`
+	Seq      uint64 `json:"sequence"`
+	// when it began, by its writer's clock; for people only
+	Time       time.Time `json:"time"`
 	Incomplete bool      `json:"incomplete"` // it lacks content that nobody agreed to lose
 	Size       int64     `json:"-"`          // of the manifest, bytes
 }
@@ -58,9 +59,9 @@ func parseBackupID(id string) (backupID, bool) {
 	return backupID{seq: seq, time: t, incomplete: m[3] != ""}, true
 }
 
-// NewBackupID returns an id for the backup of an instance that has that sequence number, which is 1
-// for the first one. Ids of one instance sort by it, and are unique without asking anybody. t is for
-// people. incomplete says that the backup lacks content that nobody agreed to lose.
+// NewBackupID returns an id for the backup of an instance that has that sequence number, which
+// is 1 for the first one. Ids of one instance sort by it, and are unique without asking anybody.
+// t is for people. incomplete says that the backup lacks content that nobody agreed to lose.
 func NewBackupID(seq uint64, t time.Time, incomplete bool) string {
 	var r [8]byte
 	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
@@ -110,9 +111,9 @@ func (v *Vault) Backups(ctx context.Context, instance string) ([]BackupRef, erro
 	return refs, nil
 }
 
-// ForkError says that an instance has several newest backups: hosts made them at the same time, each
-// on top of the same earlier one. Which of them continues the instance only a person, or the control
-// plane, can decide.
+// ForkError says that an instance has several newest backups: hosts made
+// them at the same time, each on top of the same earlier one. Which of them
+// continues the instance only a person, or the control plane, can decide.
 type ForkError struct {
 	Instance string
 	Refs     []BackupRef // those with the greatest sequence number
@@ -130,8 +131,9 @@ func (e *ForkError) Error() string {
 // ErrOnlyIncomplete says that all backups of an instance lack content. It is an ErrNoBackup.
 var ErrOnlyIncomplete = fmt.Errorf("%w that is complete", ErrNoBackup)
 
-// Newest returns the complete backup of an instance that has the greatest sequence number. Only Find
-// returns an incomplete one, for who asks for it by id. ErrNoBackup, ErrOnlyIncomplete, *ForkError.
+// Newest returns the complete backup of an instance that has the
+// greatest sequence number. Only Find returns an incomplete one, for
+// who asks for it by id. ErrNoBackup, ErrOnlyIncomplete, *ForkError.
 func (v *Vault) Newest(ctx context.Context, instance string) (BackupRef, error) {
 	refs, err := v.Backups(ctx, instance)
 	if err != nil {
@@ -179,9 +181,9 @@ func (v *Vault) Find(ctx context.Context, instance, id string) (BackupRef, error
 	return BackupRef{}, fmt.Errorf("%w: %q in vault %s (%s)", ErrNoBackup, id, v.info.Name, v.st)
 }
 
-// NextSeq returns the sequence number of a backup that follows those of the list, which Backups gave
-// of the instance, and the id of the backup that it follows; "" when there is none. It passes over the numbers of
-// backups of this process that may come to be stored late (see Settle).
+// NextSeq returns the sequence number of a backup that follows those of the list, which Backups
+// gave of the instance, and the id of the backup that it follows; "" when there is none. It passes
+// over the numbers of backups of this process that may come to be stored late (see Settle).
 func (v *Vault) NextSeq(instance string, refs []BackupRef) (seq uint64, parent string, err error) {
 	taken := v.ledger.seqTaken(instance)
 	if len(refs) == 0 {

@@ -9,15 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Buffers is the memory of packs, which any number of Writers may share: outside the Go heap, since the collector would
-// otherwise let the heap grow to twice of it. A Writer fills one at a time, so those that share n buffers come on as long
-// as there are no more than n of them, or fewer than n where some are in the background. Who waits is served in the order of asking.
+// Buffers is the memory of packs, which any number of Writers may share: outside the Go heap,
+// since the collector would otherwise let the heap grow to twice of it. A Writer fills one at a
+// time, so those that share n buffers come on as long as there are no more than n of them, or
+// fewer than n where some are in the background. Who waits is served in the order of asking.
 //
-// A Writer gets two at once, one to fill and one on its way, and more only when the store keeps them longer than
-// patience, so that a fast store costs the memory of two. When no Writer uses it, it has no memory.
+// A Writer gets two at once, one to fill and one on its way, and more only
+// when the store keeps them longer than patience, so that a fast store
+// costs the memory of two. When no Writer uses it, it has no memory.
 //
-// Writers in the background, whose packs may be long on their way, never have all: one buffer is for the others alone, who
-// are also served first. So a Writer for which an instance stands still waits for no pack of one in the background.
+// Writers in the background, whose packs may be long on their way, never have
+// all: one buffer is for the others alone, who are also served first. So a Writer
+// for which an instance stands still waits for no pack of one in the background.
 type Buffers struct {
 	limit int
 
@@ -35,14 +38,16 @@ type waiter struct {
 	background bool
 }
 
-// patience is how long a further buffer is not taken while others are on their way: longer than a store on a local disk or
-// network keeps a pack of 16 MiB, and too short to be felt, since it passes once for each buffer.
+// patience is how long a further buffer is not taken while others are on
+// their way: longer than a store on a local disk or network keeps a pack of
+// 16 MiB, and too short to be felt, since it passes once for each buffer.
 const patience = 50 * time.Millisecond
 
 // NewBuffers returns room for n packs, 2 at the least.
 func NewBuffers(n int) *Buffers { return &Buffers{limit: max(n, 2)} }
 
-// Grow makes room for n packs more, or fewer: a Writer that hangs keeps what it has. Packs that are there stay until no Writer needs them.
+// Grow makes room for n packs more, or fewer: a Writer that hangs keeps
+// what it has. Packs that are there stay until no Writer needs them.
 func (b *Buffers) Grow(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -162,7 +167,8 @@ func (b *Buffers) leave(mine chan []byte) bool {
 	return i >= 0
 }
 
-// fit returns p if it has that many bytes, else memory in its place. Vaults differ in the size of their packs.
+// fit returns p if it has that many bytes, else memory in its
+// place. Vaults differ in the size of their packs.
 func (b *Buffers) fit(p []byte, size int, background bool) ([]byte, error) {
 	if len(p) == size {
 		return p, nil
@@ -180,7 +186,8 @@ func (b *Buffers) fit(p []byte, size int, background bool) ([]byte, error) {
 	return p, err
 }
 
-// give takes a buffer back, and gives it to the first in line, those in the background behind all others.
+// give takes a buffer back, and gives it to the first in line,
+// those in the background behind all others.
 func (b *Buffers) give(p []byte, background bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -201,8 +208,8 @@ func (b *Buffers) give(p []byte, background bool) {
 	w.ch <- p
 }
 
-// end ends the use, and gives back what the Writer still has: packs that did not arrive. Nobody may touch them any
-// more. It is idempotent.
+// end ends the use, and gives back what the Writer still has: packs that
+// did not arrive. Nobody may touch them any more. It is idempotent.
 func (u *buffers) end() {
 	u.mu.Lock()
 	held, ended := u.held, u.ended

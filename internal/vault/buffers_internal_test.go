@@ -82,7 +82,8 @@ func TestBuffersAreShared(t *testing.T) {
 	})
 }
 
-// TestBuffersUnderManyWriters: as many writers as there are buffers, each of which fills one at a time, all come on.
+// TestBuffersUnderManyWriters: as many writers as there are
+// buffers, each of which fills one at a time, all come on.
 func TestBuffersUnderManyWriters(t *testing.T) {
 	b := NewBuffers(4)
 	var all sync.WaitGroup
@@ -109,8 +110,8 @@ func TestBuffersUnderManyWriters(t *testing.T) {
 	}
 }
 
-// TestBackgroundLeavesABuffer: writers in the background, whose packs never arrive, take all buffers but one, and who is not in the background
-// goes before them.
+// TestBackgroundLeavesABuffer: writers in the background, whose packs never arrive,
+// take all buffers but one, and who is not in the background goes before them.
 func TestBackgroundLeavesABuffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBuffers(3)

@@ -14,16 +14,18 @@ import (
 	"holdfast/internal/seal"
 )
 
-// A catalogue is kept on the host's disk: the pages of a recipe, each with its stat page, which tell a later backup
-// which files it need not read. The store has the same in other order (StoredCatalogue); this one costs no request.
-// It is sealed, since it has the tenant's names, and so that nobody who can write to the disk makes a
-// backup name other content. A catalogue that is missing, torn or of another vault costs a full read.
+// A catalogue is kept on the host's disk: the pages of a recipe, each with its stat page,
+// which tell a later backup which files it need not read. The store has the same in other
+// order (StoredCatalogue); this one costs no request. It is sealed, since it has the
+// tenant's names, and so that nobody who can write to the disk makes a backup name other
+// content. A catalogue that is missing, torn or of another vault costs a full read.
 //
 //	"HFCATA" 0x00 0x04 | 16 random bytes | blocks: plain length u32 | sealed length u32 | sealed
 //
-// The random bytes are the catalogue's id. The key is derived from them, the nonce is the number of the block, so that blocks
-// can't be swapped. The first block says what the rows rest on (Evidence), as CBOR, and the last block is empty, so that a cut off
-// end is found. A catalogue without pages is sound: it tells of the file system and of no file.
+// The random bytes are the catalogue's id. The key is derived from them, the nonce is the
+// number of the block, so that blocks can't be swapped. The first block says what the
+// rows rest on (Evidence), as CBOR, and the last block is empty, so that a cut off end is
+// found. A catalogue without pages is sound: it tells of the file system and of no file.
 const (
 	catalogueMagic = "HFCATA\x00\x04"
 	maxBlock       = 2 * maxMeta
@@ -50,8 +52,8 @@ type CatalogueWriter struct {
 	id    string
 }
 
-// ID names the catalogue: no other has the same, not of the same volume either. The key is derived from it, so that it can't be
-// put on another's content.
+// ID names the catalogue: no other has the same, not of the same volume either.
+// The key is derived from it, so that it can't be put on another's content.
 func (c *CatalogueWriter) ID() string { return c.id }
 
 // NewCatalogue begins a catalogue in w, whose rows rest on e.
@@ -84,7 +86,8 @@ func (c *CatalogueWriter) Page(page []byte, items []Item) error {
 	if err != nil {
 		return err
 	}
-	if len(with)+seal.Overhead <= maxBlock { // else the next backup reads what it compares from the vault
+	// else the next backup reads what it compares from the vault
+	if len(with)+seal.Overhead <= maxBlock {
 		c.buf = with
 	}
 	return c.block(c.buf)
@@ -194,8 +197,8 @@ func (c *CatalogueReader) block() ([]byte, error) {
 	return plain, nil
 }
 
-// Next returns the items of the next page with Ino and Ctime set, or io.EOF at the catalogue's proper
-// end. The slice is the caller's.
+// Next returns the items of the next page with Ino and Ctime set, or
+// io.EOF at the catalogue's proper end. The slice is the caller's.
 func (c *CatalogueReader) Next() ([]Item, error) {
 	plain, err := c.block()
 	if err != nil {

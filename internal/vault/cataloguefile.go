@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// A folder of catalogues has one folder for each vault, by its fingerprint, with one file for each volume
-// of each instance. All of it may be deleted at any time.
+// A folder of catalogues has one folder for each vault, by its fingerprint, with
+// one file for each volume of each instance. All of it may be deleted at any time.
 
-// CatalogueFile is a catalogue that is being written. It takes the place of the volume's last one with Keep,
-// or is gone with Close.
+// CatalogueFile is a catalogue that is being written. It takes the
+// place of the volume's last one with Keep, or is gone with Close.
 type CatalogueFile struct {
 	*CatalogueWriter
 	path string
@@ -24,15 +24,16 @@ func (v *Vault) cataloguePath(dir, instance, volume string) string {
 	return filepath.Join(dir, v.Fingerprint(), instance+"+"+volume)
 }
 
-// BeginCatalogue begins the catalogue of a volume, whose rows rest on e, in a folder of catalogues. Close is due in any case.
+// BeginCatalogue begins the catalogue of a volume, whose rows rest
+// on e, in a folder of catalogues. Close is due in any case.
 func (v *Vault) BeginCatalogue(dir, instance, volume string, e Evidence) (*CatalogueFile, error) {
 	c := &CatalogueFile{path: v.cataloguePath(dir, instance, volume)}
 	in := filepath.Dir(c.path)
 	if err := os.MkdirAll(in, 0o700); err != nil {
 		return nil, err
 	}
-	// An earlier run that was killed left its own behind, if any. Should another backup of this volume be
-	// running, it keeps no catalogue, and no more happens.
+	// An earlier run that was killed left its own behind, if any. Should another
+	// backup of this volume be running, it keeps no catalogue, and no more happens.
 	beginning := unfinished + filepath.Base(c.path) + "-"
 	removeUnfinished(in, beginning)
 	var err error
@@ -46,8 +47,8 @@ func (v *Vault) BeginCatalogue(dir, instance, volume string, e Evidence) (*Catal
 	return c, nil
 }
 
-// Keep ends the catalogue and puts it into the place of the last one. When that fails, the last one stays,
-// which says of no file that it is unchanged unless it is.
+// Keep ends the catalogue and puts it into the place of the last one. When that
+// fails, the last one stays, which says of no file that it is unchanged unless it is.
 func (c *CatalogueFile) Keep() error {
 	if err := c.CatalogueWriter.Close(); err != nil {
 		return err
@@ -61,8 +62,8 @@ func (c *CatalogueFile) Close() {
 	_ = os.Remove(c.tmp.Name()) // gone when it was kept
 }
 
-// LastCatalogue opens the catalogue that was kept last of a volume: fs.ErrNotExist when there is none. The
-// file is the caller's to close.
+// LastCatalogue opens the catalogue that was kept last of a volume:
+// fs.ErrNotExist when there is none. The file is the caller's to close.
 func (v *Vault) LastCatalogue(dir, instance, volume string) (*CatalogueReader, *os.File, error) {
 	f, err := os.Open(v.cataloguePath(dir, instance, volume))
 	if err != nil {
@@ -82,8 +83,8 @@ func (v *Vault) HasCatalogue(dir, instance, volume string) bool {
 	return err == nil
 }
 
-// SweepCatalogues removes what killed backups left in a folder of catalogues. No backup may be running
-// that uses the folder. It is best effort: what stays costs room and nothing else.
+// SweepCatalogues removes what killed backups left in a folder of catalogues. No backup may
+// be running that uses the folder. It is best effort: what stays costs room and nothing else.
 func SweepCatalogues(dir string) {
 	vaults, err := os.ReadDir(dir)
 	if err != nil {

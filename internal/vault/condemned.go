@@ -7,7 +7,8 @@ import (
 	"slices"
 )
 
-// condemned is what a condemned/ object holds, sealed: packs that a collector found in no manifest and is about to delete.
+// condemned is what a condemned/ object holds, sealed: packs that a
+// collector found in no manifest and is about to delete.
 type condemned struct {
 	Session string   `cbor:"1,keyasint"` // id of the collector's
 	Packs   []PackID `cbor:"2,keyasint"`
@@ -24,8 +25,8 @@ var condemnedPattern = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 func (v *Vault) condemnedPrefix() string { return v.info.ID + "/condemned/" }
 
-// readCondemned returns all packs that are condemned. An object that does not open is an error: a backup that used what it condemns
-// would lose it.
+// readCondemned returns all packs that are condemned. An object that does
+// not open is an error: a backup that used what it condemns would lose it.
 func (v *Vault) readCondemned(ctx context.Context) ([]PackID, error) {
 	var packs []PackID
 	err := v.readSmall(ctx, v.condemnedPrefix(), "", maxCondemnedObject, condemnedPattern.MatchString, func(id string, object []byte) error {

@@ -13,12 +13,14 @@ import (
 	"holdfast/internal/obs"
 )
 
-// What a backup rests on can go away after it was stored: a lifecycle rule removes the oldest objects of a bucket first, and the header
-// of a vault is the oldest of all. This file looks again.
+// What a backup rests on can go away after it was stored: a lifecycle rule removes the oldest
+// objects of a bucket first, and the header of a vault is the oldest of all. This file looks again.
 
-// Confirm looks whether the vault can still be opened: its header is in the store and is that of this vault's key. A signpost that went away
-// is put again, of which mended is told; mended may be nil. It takes two requests, both at once. ErrCorrupt where the header is gone or is another
-// vault's: then nobody can open what is stored in the vault. Any other error says that the store could not be asked.
+// Confirm looks whether the vault can still be opened: its header is in the store
+// and is that of this vault's key. A signpost that went away is put again, of which
+// mended is told; mended may be nil. It takes two requests, both at once. ErrCorrupt
+// where the header is gone or is another vault's: then nobody can open what is
+// stored in the vault. Any other error says that the store could not be asked.
 func (v *Vault) Confirm(ctx context.Context, mended func(error)) error {
 	g, ctx := contain.WithContext(ctx)
 	g.Go(func() error { return v.confirmHeader(ctx) })
@@ -32,7 +34,8 @@ func (v *Vault) confirmHeader(ctx context.Context) error {
 	if !errors.Is(err, obs.ErrNotFound) {
 		return err
 	}
-	// A rekey replaces the header. A list tells of the new one, and so does no list of a vault without any.
+	// A rekey replaces the header. A list tells of the new one, and
+	// so does no list of a vault without any.
 	refs, err := headersOf(obs.Afresh(ctx), v.st, v.info.ID)
 	if err != nil {
 		return fmt.Errorf("look at the header of vault %s: %w", v.info.Name, err)
@@ -78,7 +81,8 @@ func (v *Vault) readOwnHeader(ctx context.Context, ref headerRef) error {
 	return err
 }
 
-// confirmSignpost puts the signpost again where it is missing: its bytes are the same whoever puts it.
+// confirmSignpost puts the signpost again where it is missing: its
+// bytes are the same whoever puts it.
 func (v *Vault) confirmSignpost(ctx context.Context, mended func(error)) error {
 	key := signpostKey(v.info.ID)
 	_, err := v.st.Stat(ctx, key)
@@ -94,9 +98,11 @@ func (v *Vault) confirmSignpost(ctx context.Context, mended func(error)) error {
 	return nil
 }
 
-// Present looks whether a backup is still in the store: the header of the vault, the manifest with that SHA-256 (hex), and every pack that
-// the manifest names, in its size and not in an archive class. It reads no pack. A few packs take a request each, many a list of all packs.
-// ErrCorrupt says what is missing or not what was stored; any other error says that the store could not be asked. mended is as in Confirm.
+// Present looks whether a backup is still in the store: the header of the vault, the
+// manifest with that SHA-256 (hex), and every pack that the manifest names, in its
+// size and not in an archive class. It reads no pack. A few packs take a request each,
+// many a list of all packs. ErrCorrupt says what is missing or not what was stored;
+// any other error says that the store could not be asked. mended is as in Confirm.
 func (v *Vault) Present(ctx context.Context, ref BackupRef, manifestSHA256 string, mended func(error)) error {
 	var m *Manifest
 	g, gctx := contain.WithContext(ctx)
@@ -118,8 +124,8 @@ func (v *Vault) Present(ctx context.Context, ref BackupRef, manifestSHA256 strin
 	return v.packsPresent(ctx, m.Packs)
 }
 
-// fewPacks is how many packs are looked at one by one rather than by a list of all packs, which takes a request for each folder of packs
-// at the least.
+// fewPacks is how many packs are looked at one by one rather than by a list
+// of all packs, which takes a request for each folder of packs at the least.
 const fewPacks = 2 * prefixes
 
 // packsPresent is a *MissingPacksError unless the store has all of the packs.
@@ -158,8 +164,8 @@ func (v *Vault) packsPresent(ctx context.Context, packs []PackRef) error {
 	return nil
 }
 
-// packAbsent tells why a pack can't be used; "" where the store has it. A pack that seems to be missing is looked at a second time, over
-// another connection.
+// packAbsent tells why a pack can't be used; "" where the store has it. A pack
+// that seems to be missing is looked at a second time, over another connection.
 func (v *Vault) packAbsent(ctx context.Context, p PackRef) (string, error) {
 	key := v.packKey(p.ID)
 	info, err := v.st.Stat(ctx, key)

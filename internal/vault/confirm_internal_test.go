@@ -62,7 +62,8 @@ func withBackup(t *testing.T, st obs.Store, packs int) (*Vault, BackupRef, *Mani
 	return v, BackupRef{Instance: "i", ID: m.ID}, m, id
 }
 
-// TestPresent: whatever a backup rests on and went away is found; what the store does not answer is no answer.
+// TestPresent: whatever a backup rests on and went away is found;
+// what the store does not answer is no answer.
 func TestPresent(t *testing.T) {
 	for _, packs := range []int{3, fewPacks + 90} {
 		for name, c := range map[string]struct {
@@ -148,7 +149,8 @@ func TestPresentIsCheap(t *testing.T) {
 	}
 }
 
-// TestConfirm: a signpost that is missing comes back, the header of a rekey is found, and no manifest is written without a header.
+// TestConfirm: a signpost that is missing comes back, the header of
+// a rekey is found, and no manifest is written without a header.
 func TestConfirm(t *testing.T) {
 	st := obs.NewMemory()
 	v, _, _, id := withBackup(t, st, 1)

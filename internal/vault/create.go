@@ -8,15 +8,17 @@ import (
 	"holdfast/internal/obs"
 )
 
-// CreatesOnce tells whether, of two that create a vault in this store at the same moment, one is sure to get ErrVaultExists.
-// It finds out from what the store does, and not from what kind of store it is: it puts the signpost of the vault, whose bytes
-// are the same whoever puts it, and puts it again.
+// CreatesOnce tells whether, of two that create a vault in this store at the
+// same moment, one is sure to get ErrVaultExists. It finds out from what the
+// store does, and not from what kind of store it is: it puts the signpost of
+// the vault, whose bytes are the same whoever puts it, and puts it again.
 func CreatesOnce(ctx context.Context, st obs.Store, name string, nameKey []byte) (bool, error) {
 	return obs.ProveConditionalPut(ctx, st, signpostKey(ID(name, nameKey)), []byte(signpost))
 }
 
-// mustBeFree returns nil only when nothing answers below the id of a vault that is to be made. A new header over an old one
-// would make every backup of the old vault unreadable, so a list that shows no header is not taken for proof alone.
+// mustBeFree returns nil only when nothing answers below the id of a vault that
+// is to be made. A new header over an old one would make every backup of the old
+// vault unreadable, so a list that shows no header is not taken for proof alone.
 func mustBeFree(ctx context.Context, st obs.Store, vid, name string) error {
 	there, err := headersOf(ctx, st, vid)
 	if err != nil {

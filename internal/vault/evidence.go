@@ -7,16 +7,20 @@ import (
 	"holdfast/internal/tree"
 )
 
-// Evidence says of which file system the rows of a catalogue, or of stat pages, tell, and for how long and up to which time of
-// change a file that shows the same has the same content. See "On what it rests" in FORMAT.md.
+// Evidence says of which file system the rows of a catalogue, or of stat
+// pages, tell, and for how long and up to which time of change a file that
+// shows the same has the same content. See "On what it rests" in FORMAT.md.
 type Evidence struct {
 	// FileSystem is the volume's, as evidence.FileSystem names it.
 	FileSystem string
-	// Mounted is the mount that was looked at, as evidence.Mount names it. The rows are evidence only while it stands; "": never.
+	// Mounted is the mount that was looked at, as evidence.Mount names
+	// it. The rows are evidence only while it stands; "": never.
 	Mounted string
-	// Clock is how far the wall clock was ahead of the time since the boot when the rows were begun.
+	// Clock is how far the wall clock was ahead of the time since the
+	// boot when the rows were begun.
 	Clock time.Duration
-	// Young is the wall time from which on a time of change is no evidence: a later change may show the same.
+	// Young is the wall time from which on a time of change is no
+	// evidence: a later change may show the same.
 	Young time.Time
 }
 
@@ -33,9 +37,10 @@ func (v *Volume) SetEvidence(e Evidence) {
 // Holds tells whether the rows are evidence of what is mounted as mounted.
 func (e Evidence) Holds(mounted string) bool { return e.Mounted != "" && e.Mounted == mounted }
 
-// Until returns the time of change from which on the rows are no evidence, on a clock that is ahead of the time since
-// the boot by clock. A clock that was set back by an hour shows every time of the last hour again, so a change may
-// have the time of an earlier one. Whatever changed after the rows were begun has a time from Young less that hour on.
+// Until returns the time of change from which on the rows are no evidence, on a clock that
+// is ahead of the time since the boot by clock. A clock that was set back by an hour shows
+// every time of the last hour again, so a change may have the time of an earlier one.
+// Whatever changed after the rows were begun has a time from Young less that hour on.
 func (e Evidence) Until(clock time.Duration) tree.Time {
 	young := evidence.Earliest(e.Young, e.Clock, clock)
 	return tree.Time{Sec: young.Unix(), Nsec: uint32(young.Nanosecond())}

@@ -8,8 +8,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestEvidenceHoldsForItsMountAlone: rows without a mount are never evidence, and a clock that was set back moves the time from which
-// on they are none.
+// TestEvidenceHoldsForItsMountAlone: rows without a mount are never evidence,
+// and a clock that was set back moves the time from which on they are none.
 func TestEvidenceHoldsForItsMountAlone(t *testing.T) {
 	e := vault.Evidence{FileSystem: "ext4 1", Mounted: "a", Clock: time.Hour, Young: time.Unix(1000, 5)}
 	if !e.Holds("a") || e.Holds("b") || e.Holds("") || (vault.Evidence{}).Holds("") {

@@ -18,9 +18,9 @@ type Found struct {
 	Err  error // why the identity does not open it: ErrWrongKey, ErrCorrupt, ErrNewer
 }
 
-// List returns the vaults of a store in the order of their ids, also those that id does not open. It needs no name
-// key. A vault that id opens says its name itself, and anybody who knows the recipient could have made it: only
-// Open, with the name key, tells that it is the fleet's.
+// List returns the vaults of a store in the order of their ids, also those that id does not
+// open. It needs no name key. A vault that id opens says its name itself, and anybody who knows
+// the recipient could have made it: only Open, with the name key, tells that it is the fleet's.
 func List(ctx context.Context, st obs.Store, id *Identity) ([]Found, error) {
 	var all []Found
 	for info, err := range st.List(ctx, signpostPrefix) {
@@ -65,9 +65,9 @@ func isVaultID(s string) bool {
 	return err == nil && len(b) == 16 && s == strings.ToLower(s)
 }
 
-// Search opens the vault of that name without its name key, by looking into every vault of the store that id opens. In place of a
-// name it takes a vault's id. Who backs up must not use it: see List. ErrNoVault; an error that lists the ids when there are
-// several.
+// Search opens the vault of that name without its name key, by looking into every vault
+// of the store that id opens. In place of a name it takes a vault's id. Who backs up must
+// not use it: see List. ErrNoVault; an error that lists the ids when there are several.
 func Search(ctx context.Context, st obs.Store, name string, id *Identity) (*Vault, error) {
 	found, err := List(ctx, st, id)
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// TestPageOfFlags: flags and project ids come back, a page without them has the bytes that it always had, and flags
-// that this version does not know, and so could not restore, are refused.
+// TestPageOfFlags: flags and project ids come back, a page without them has the bytes that it
+// always had, and flags that this version does not know, and so could not restore, are refused.
 func TestPageOfFlags(t *testing.T) {
 	v := &Vault{}
 	file := func(flags tree.Flags, project uint32) []Item {

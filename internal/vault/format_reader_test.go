@@ -6,8 +6,9 @@ import (
 	"testing"
 )
 
-// readCBOR decodes the CBOR (RFC 8949) that vaults are made of: unsigned numbers to uint64, negative ones to int64, strings of bytes and
-// of text, arrays to []any, maps with numbers as keys, and what is false, true or null.
+// readCBOR decodes the CBOR (RFC 8949) that vaults are made of: unsigned
+// numbers to uint64, negative ones to int64, strings of bytes and of text,
+// arrays to []any, maps with numbers as keys, and what is false, true or null.
 func readCBOR(t *testing.T, b []byte) any {
 	t.Helper()
 	v, rest := oneCBOR(t, b)
@@ -71,7 +72,8 @@ func bytesOf(v any) []byte {
 	return b
 }
 
-// keyedBLAKE3 is the keyed hash of "BLAKE3: one function, fast everywhere" (2020), sections 2.1 to 2.4.
+// keyedBLAKE3 is the keyed hash of "BLAKE3: one function, fast
+// everywhere" (2020), sections 2.1 to 2.4.
 func keyedBLAKE3(key, p []byte) (out [32]byte) {
 	var k [8]uint32
 	for i := range k {

@@ -32,8 +32,9 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestFormat reads a vault with what FORMAT.md says and none of this package's code, so that what is written down is what is stored.
-// It has a BLAKE3 and a CBOR of its own in format_reader_test.go, and takes zstd from the program.
+// TestFormat reads a vault with what FORMAT.md says and none of this package's
+// code, so that what is written down is what is stored. It has a BLAKE3 and a
+// CBOR of its own in format_reader_test.go, and takes zstd from the program.
 func TestFormat(t *testing.T) {
 	testbed.Need(t, "zstd")
 	st, id, nameKey := obs.NewMemory(), identity(t), []byte("the fleet's")

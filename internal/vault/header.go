@@ -36,7 +36,8 @@ type document struct {
 	MAC   string          `json:"mac"` // hex HMAC-SHA256 of the compact form of Vault
 }
 
-// secret is what the wrapped key opens to. The name is in here so that a bucket's owner can't read it.
+// secret is what the wrapped key opens to. The name is in here so
+// that a bucket's owner can't read it.
 type secret struct {
 	Key   []byte `json:"key"`
 	Name  string `json:"name"`
@@ -45,8 +46,8 @@ type secret struct {
 
 func (s *secret) clear() { clear(s.Key) }
 
-// proofOf is known to who has the name key, and to a vault's recipients for that vault only: with the name
-// key itself, one tenant's recipient could ask for the vaults of others.
+// proofOf is known to who has the name key, and to a vault's recipients for that vault only:
+// with the name key itself, one tenant's recipient could ask for the vaults of others.
 func proofOf(nameKey []byte, vid string) []byte {
 	return keyedByName("holdfast vault proof v1\x00", nameKey, vid)
 }
@@ -106,8 +107,8 @@ func headersOf(ctx context.Context, st obs.Store, vid string) ([]headerRef, erro
 	return refs, nil
 }
 
-// newestHeader reads and opens the header that is in force. The caller clears the secret. ErrNoVault,
-// ErrWrongKey, ErrCorrupt, ErrNewer.
+// newestHeader reads and opens the header that is in force. The caller
+// clears the secret. ErrNoVault, ErrWrongKey, ErrCorrupt, ErrNewer.
 func newestHeader(ctx context.Context, st obs.Store, vid string, id *Identity) (headerRef, header, secret, error) {
 	for seen := ""; ; {
 		refs, err := headersOf(ctx, st, vid)
@@ -123,7 +124,8 @@ func newestHeader(ctx context.Context, st obs.Store, vid string, id *Identity) (
 		h, s, err := readHeader(ctx, st, ref, vid, id)
 		if errors.Is(err, obs.ErrNotFound) {
 			if ref.key != seen {
-				seen = ref.key // replaced since the list was made: its successor was there before it went
+				// replaced since the list was made: its successor was there before it went
+				seen = ref.key
 				continue
 			}
 			err = readError(ref.key, 0, int(ref.size), 0, err)
@@ -208,7 +210,8 @@ func parseSecret(plain []byte) (secret, error) {
 	var s secret
 	if err := json.Unmarshal(plain, &s); err != nil || len(s.Key) != 32 || s.Name == "" || len(s.Name) > 256 || len(s.Proof) != sha256.Size {
 		s.clear()
-		return secret{}, errors.New("wrapped key is not of the form of a vault key") // never with what it is
+		// never with what it is
+		return secret{}, errors.New("wrapped key is not of the form of a vault key")
 	}
 	return s, nil
 }

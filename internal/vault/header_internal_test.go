@@ -10,8 +10,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// TestVaultWithoutTheNameKey: who has the bucket and knows the recipients, but not the fleet's name key, wraps a vault key of
-// their own and puts it where the fleet looks. A host must not store anything under it.
+// TestVaultWithoutTheNameKey: who has the bucket and knows the recipients,
+// but not the fleet's name key, wraps a vault key of their own and puts it
+// where the fleet looks. A host must not store anything under it.
 func TestVaultWithoutTheNameKey(t *testing.T) {
 	id, err := GenerateIdentity()
 	if err != nil {
@@ -34,7 +35,8 @@ func TestVaultWithoutTheNameKey(t *testing.T) {
 	}
 }
 
-// TestNameKeyDoesNotTravel: a recipient of one tenant's vault must not learn the secret that leads to the others'.
+// TestNameKeyDoesNotTravel: a recipient of one tenant's vault must
+// not learn the secret that leads to the others'.
 func TestNameKeyDoesNotTravel(t *testing.T) {
 	id, err := GenerateIdentity()
 	if err != nil {

@@ -51,10 +51,11 @@ func (e *KeyError) Unwrap() error { return e.Err }
 // maxKeyFile is more than any file of identities has: a device gives bytes without an end.
 const maxKeyFile = 1 << 20
 
-// ParseIdentity reads an age identity file: lines of AGE-SECRET-KEY-1…, comments with #, whatever ends the lines. The recipient
-// is that of the first. Its errors are *KeyError.
+// ParseIdentity reads an age identity file: lines of AGE-SECRET-KEY-1…, comments with #,
+// whatever ends the lines. The recipient is that of the first. Its errors are *KeyError.
 func ParseIdentity(file []byte) (*Identity, error) {
-	lines := bytes.Split(bytes.TrimPrefix(file, []byte("\xef\xbb\xbf")), []byte("\n")) // an editor may begin a file with this mark
+	// an editor may begin a file with this mark
+	lines := bytes.Split(bytes.TrimPrefix(file, []byte("\xef\xbb\xbf")), []byte("\n"))
 	for i := range lines {
 		lines[i] = bytes.TrimSpace(lines[i])
 	}

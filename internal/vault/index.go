@@ -14,10 +14,10 @@ import (
 	"holdfast/internal/contain"
 )
 
-// index finds the vault's chunks by name: in the segments that are stored, and in the rows that one writer adds.
-// find may be called from any number of goroutines, beside one that calls add and freeze. In memory are
-// about two bytes for each chunk of a segment, and at most some ten megabytes of rows that are not written
-// as a segment yet; see FORMAT.md.
+// index finds the vault's chunks by name: in the segments that are stored, and in the rows
+// that one writer adds. find may be called from any number of goroutines, beside one that
+// calls add and freeze. In memory are about two bytes for each chunk of a segment, and at
+// most some ten megabytes of rows that are not written as a segment yet; see FORMAT.md.
 type index struct {
 	v       *Vault
 	dir     segmentDir
@@ -40,8 +40,8 @@ type indexView struct {
 	spilled []*segment
 }
 
-// openIndex opens the index with the segments that the store has. What is damaged is left out and told: what it lists is
-// stored anew, and is not lost, since no restore needs the index.
+// openIndex opens the index with the segments that the store has. What is damaged is left out
+// and told: what it lists is stored anew, and is not lost, since no restore needs the index.
 func (v *Vault) openIndex(ctx context.Context, dir string, without []PackID, tell func(error)) (*index, error) {
 	if tell == nil {
 		tell = func(error) {}
@@ -74,8 +74,8 @@ func (x *index) find(name chunk.Name) (Loc, bool) {
 	return x.findIn(view.segs, &name)
 }
 
-// findAdded is find among the chunks that were added since the index was opened. What the stored segments
-// list does not change meanwhile.
+// findAdded is find among the chunks that were added since the index
+// was opened. What the stored segments list does not change meanwhile.
 func (x *index) findAdded(name chunk.Name) (Loc, bool) {
 	view := x.view.Load()
 	if loc, ok := view.findRow(&name); ok {
@@ -112,7 +112,8 @@ func (x *index) findIn(segs []*segment, name *chunk.Name) (Loc, bool) {
 	return best, found
 }
 
-// fault tells, once, that a block of a segment did not open on the local disk. The next writer fetches it again.
+// fault tells, once, that a block of a segment did not open on the
+// local disk. The next writer fetches it again.
 func (x *index) fault(s *segment, err error) {
 	if s.faulty.Swap(true) {
 		return
@@ -120,7 +121,8 @@ func (x *index) fault(s *segment, err error) {
 	x.tell(x.v.damage(s, err))
 }
 
-// packs calls each with the packs that the index lists, and with the size of each; a pack may come twice.
+// packs calls each with the packs that the index lists, and with
+// the size of each; a pack may come twice.
 func (x *index) packs(each func(PackRef)) {
 	view := x.view.Load()
 	for _, s := range view.segs {
@@ -158,9 +160,10 @@ func (x *index) sizePack(p PackRef) { x.view.Load().active.sizePack(p) }
 // add records where a chunk is whose name find does not know.
 func (x *index) add(name chunk.Name, loc Loc) { x.view.Load().active.add(name, loc) }
 
-// freeze is called between two packs. When many rows were added it puts them aside and returns the function that
-// writes them as a segment to the local disk, which may run beside all else; nil when there is nothing to do. So
-// all rows of a pack that a writer adds are in one segment, on which RebuildIndex relies.
+// freeze is called between two packs. When many rows were added it puts them
+// aside and returns the function that writes them as a segment to the local disk,
+// which may run beside all else; nil when there is nothing to do. So all rows of
+// a pack that a writer adds are in one segment, on which RebuildIndex relies.
 func (x *index) freeze() (spill func()) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -216,7 +219,8 @@ func (x *index) writeLocal(t *rowTable) (*segment, error) {
 	return s, nil
 }
 
-// store writes what was added into the store, as segments. No call of add, freeze or spill may come any more.
+// store writes what was added into the store, as segments. No call
+// of add, freeze or spill may come any more.
 func (x *index) store(ctx context.Context) error {
 	view := x.view.Load()
 	g, ctx := contain.WithContext(ctx)
@@ -273,8 +277,8 @@ func (x *index) storeTable(ctx context.Context, t *rowTable) error {
 	return nil
 }
 
-// storeSegment stores a segment of the local disk. It copies it first: a disk that fails under a mapping would
-// end the process while the store reads it.
+// storeSegment stores a segment of the local disk. It copies it first: a disk
+// that fails under a mapping would end the process while the store reads it.
 func (v *Vault) storeSegment(ctx context.Context, s *segment) error {
 	body, err := takeMemory(len(s.data))
 	if err != nil {

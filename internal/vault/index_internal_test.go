@@ -51,7 +51,8 @@ func openIndex(t testing.TB, v *Vault, dir string) *index {
 	return x
 }
 
-// holds fails unless the index finds the names from first to before end, where they are, and none of as many others.
+// holds fails unless the index finds the names from first to before
+// end, where they are, and none of as many others.
 func holds(t testing.TB, x *index, first, end int) {
 	t.Helper()
 	for i := first; i < end; i++ {
@@ -132,7 +133,8 @@ func TestRowTable(t *testing.T) {
 	}
 }
 
-// TestMergeAgainstMap merges random segments with names in common, and compares with the rule that says which place counts.
+// TestMergeAgainstMap merges random segments with names in common,
+// and compares with the rule that says which place counts.
 func TestMergeAgainstMap(t *testing.T) {
 	v := fuzzVault(t)
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -188,7 +190,8 @@ func TestMergeAgainstMap(t *testing.T) {
 	set.close()
 }
 
-// TestMergesStayFew: however many backups add however little, the segments stay few, and none is lost.
+// TestMergesStayFew: however many backups add however little, the
+// segments stay few, and none is lost.
 func TestMergesStayFew(t *testing.T) {
 	v := fuzzVault(t)
 	dir := t.TempDir()
@@ -209,7 +212,8 @@ func TestMergesStayFew(t *testing.T) {
 	}
 }
 
-// TestMergeLeavesDamagedOnesAlone: a segment with a damaged block is told, and keeps nobody from merging the others.
+// TestMergeLeavesDamagedOnesAlone: a segment with a damaged block
+// is told, and keeps nobody from merging the others.
 func TestMergeLeavesDamagedOnesAlone(t *testing.T) {
 	v := fuzzVault(t)
 	const each = 100
@@ -258,7 +262,8 @@ func TestMergeLeavesDamagedOnesAlone(t *testing.T) {
 	}
 }
 
-// TestMergeFetchesWhatIsDamagedHere: of a cached file that is damaged the merge does not say that the store's is, and the next has it.
+// TestMergeFetchesWhatIsDamagedHere: of a cached file that is damaged
+// the merge does not say that the store's is, and the next has it.
 func TestMergeFetchesWhatIsDamagedHere(t *testing.T) {
 	v, dir := fuzzVault(t), t.TempDir()
 	const each = 100
@@ -283,7 +288,8 @@ func TestMergeFetchesWhatIsDamagedHere(t *testing.T) {
 	}
 }
 
-// TestReplacedSegmentsThatStay: a store that deletes nothing does not make readers use, or merge, replaced segments again.
+// TestReplacedSegmentsThatStay: a store that deletes nothing does
+// not make readers use, or merge, replaced segments again.
 func TestReplacedSegmentsThatStay(t *testing.T) {
 	v := fuzzVault(t)
 	st := &noDelete{Store: v.st}
@@ -316,7 +322,8 @@ func TestReplacedSegmentsThatStay(t *testing.T) {
 	}
 }
 
-// TestSpill: the rows of a long backup move to the local disk, are found all the while by others, and end in the store.
+// TestSpill: the rows of a long backup move to the local disk, are
+// found all the while by others, and end in the store.
 func TestSpill(t *testing.T) {
 	v := fuzzVault(t)
 	dir := t.TempDir()
@@ -386,7 +393,8 @@ func TestSpill(t *testing.T) {
 	holds(t, openIndex(t, v, dir), 0, n)
 }
 
-// TestSpillWithoutRoom: when the local disk takes nothing, the rows stay in memory and reach the store all the same.
+// TestSpillWithoutRoom: when the local disk takes nothing, the rows
+// stay in memory and reach the store all the same.
 func TestSpillWithoutRoom(t *testing.T) {
 	v := fuzzVault(t)
 	told := 0
@@ -412,7 +420,8 @@ func TestSpillWithoutRoom(t *testing.T) {
 	holds(t, openIndex(t, v, ""), 0, n)
 }
 
-// TestReadersBesideMergers: hosts that merge, write and read at once see every name that was stored before they opened.
+// TestReadersBesideMergers: hosts that merge, write and read at
+// once see every name that was stored before they opened.
 func TestReadersBesideMergers(t *testing.T) {
 	v := fuzzVault(t)
 	const hosts, rounds, each = 4, 12, 50
@@ -452,7 +461,8 @@ func TestReadersBesideMergers(t *testing.T) {
 	wg.Wait()
 }
 
-// TestReplacedWhileReading: what is listed and gone when it is fetched is found in what replaced it.
+// TestReplacedWhileReading: what is listed and gone when it is
+// fetched is found in what replaced it.
 func TestReplacedWhileReading(t *testing.T) {
 	v := fuzzVault(t)
 	for i := range mergeAt {

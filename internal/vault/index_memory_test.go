@@ -15,8 +15,9 @@ import (
 
 var indexRows = flag.Int("index.rows", 500_000, "chunks of TestMemoryOfIndex")
 
-// TestMemoryOfIndex builds an index of very many chunks as backups and merges do, and holds it to what each may cost: 12
-// bytes of resident memory, 64 on disk. It prints times, which depend on the machine, and does not judge them.
+// TestMemoryOfIndex builds an index of very many chunks as backups and merges
+// do, and holds it to what each may cost: 12 bytes of resident memory, 64 on
+// disk. It prints times, which depend on the machine, and does not judge them.
 func TestMemoryOfIndex(t *testing.T) {
 	v, dir, n := fuzzVault(t), t.TempDir(), *indexRows
 	st, err := obs.Open(t.Context(), "file://"+t.TempDir(), obs.Options{Create: true})

@@ -14,7 +14,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// store adds chunks of the numbers from first to before end with a Writer of its own, and returns how many were new.
+// store adds chunks of the numbers from first to before end with a
+// Writer of its own, and returns how many were new.
 func store(t testing.TB, v *vault.Vault, dir string, first, end int) (fresh int, packs []vault.PackRef) {
 	t.Helper()
 	w, err := v.NewWriter(t.Context(), vault.WriterOptions{IndexDir: dir})
@@ -44,8 +45,8 @@ func segments(t testing.TB, st obs.Store) (found []string) {
 	return found
 }
 
-// TestManyWritersAtOnce: writers of several hosts, which know nothing of each other, lose nothing, and who comes after
-// them finds what they all stored.
+// TestManyWritersAtOnce: writers of several hosts, which know nothing of each
+// other, lose nothing, and who comes after them finds what they all stored.
 func TestManyWritersAtOnce(t *testing.T) {
 	v, st := newVault(t)
 	const hosts, rounds, each = 6, 8, 50
@@ -72,7 +73,8 @@ func TestManyWritersAtOnce(t *testing.T) {
 	}
 }
 
-// TestDamagedSegments: they stop no writer, verify names each, and RebuildIndex makes them anew from the packs.
+// TestDamagedSegments: they stop no writer, verify names each, and
+// RebuildIndex makes them anew from the packs.
 func TestDamagedSegments(t *testing.T) {
 	v, st := newVault(t)
 	store(t, v, "", 0, 100)
@@ -124,7 +126,8 @@ func TestDamagedSegments(t *testing.T) {
 	}
 }
 
-// TestIndexOfMissingPacks: what it lists in packs that are gone is not used when the writer is told so, and RebuildIndex forgets it.
+// TestIndexOfMissingPacks: what it lists in packs that are gone is
+// not used when the writer is told so, and RebuildIndex forgets it.
 func TestIndexOfMissingPacks(t *testing.T) {
 	v, st := newVault(t)
 	_, lost := store(t, v, "", 0, 100)

@@ -15,23 +15,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// segmentDir is a vault's folder of index segments on the local disk: files with the very bytes of the stored
-// objects and their ids as names. They are sealed, so whoever can read or write the disk can neither read nor
-// forge a row. Any number of processes may use a folder at once: a file comes to its name by a rename, is
-// never changed, and may be removed while others have it mapped. Without a path, files have no names and are
-// gone with the process.
+// segmentDir is a vault's folder of index segments on the local disk: files with the very
+// bytes of the stored objects and their ids as names. They are sealed, so whoever can read or
+// write the disk can neither read nor forge a row. Any number of processes may use a folder
+// at once: a file comes to its name by a rename, is never changed, and may be removed while
+// others have it mapped. Without a path, files have no names and are gone with the process.
 //
-// Nothing is synced: after a power loss a file may be torn, which its length or its seal tells, and then it is
-// fetched again.
+// Nothing is synced: after a power loss a file may be torn, which
+// its length or its seal tells, and then it is fetched again.
 //
-// No fault of the disk fails a backup: what the folder does not take is fetched into a file without a name, and where there is
-// no room for that either, into memory, up to maxInMemory. Without the rest the backup goes on, and stores anew what that lists.
+// No fault of the disk fails a backup: what the folder does not take is fetched into a
+// file without a name, and where there is no room for that either, into memory, up to
+// maxInMemory. Without the rest the backup goes on, and stores anew what that lists.
 type segmentDir struct {
 	path   string
 	shared *segmentPlaces
 }
 
-// maxInMemory is how many bytes of segments one index holds in memory when no disk takes them. A segment has 51 bytes a chunk.
+// maxInMemory is how many bytes of segments one index holds in
+// memory when no disk takes them. A segment has 51 bytes a chunk.
 const maxInMemory = 64 << 20
 
 // segmentPlaces is what the copies of a segmentDir share.
@@ -49,8 +51,8 @@ func newSegmentDir(path string) segmentDir {
 	return segmentDir{path, &segmentPlaces{locked: map[string]*os.File{}, maxInMem: maxInMemory}}
 }
 
-// openSegmentDir returns the vault's folder in dir, and removes those of vaults not used for long; "" keeps nothing. Beside an error
-// it returns a folder that works without a disk.
+// openSegmentDir returns the vault's folder in dir, and removes those of vaults not used for
+// long; "" keeps nothing. Beside an error it returns a folder that works without a disk.
 func (v *Vault) openSegmentDir(dir string) (segmentDir, error) {
 	none := newSegmentDir("")
 	if dir == "" {
@@ -79,7 +81,8 @@ func (v *Vault) openSegmentDir(dir string) (segmentDir, error) {
 
 func (d segmentDir) file(id segmentID) string { return filepath.Join(d.path, id.String()) }
 
-// create begins a file. keep or discard ends it. Until then it is locked, by which others tell it from what a killed process left.
+// create begins a file. keep or discard ends it. Until then it is
+// locked, by which others tell it from what a killed process left.
 func (d segmentDir) create() (*os.File, error) {
 	if d.path == "" {
 		return d.nameless()
@@ -108,9 +111,11 @@ func (d segmentDir) create() (*os.File, error) {
 // errSwept says that somebody removed a file before it was locked.
 var errSwept = errors.New("a file that was just made is gone again")
 
-// lockFile locks f until what it returns is closed. Where the file system has no locks, nobody takes the file for left behind.
+// lockFile locks f until what it returns is closed. Where the file
+// system has no locks, nobody takes the file for left behind.
 func lockFile(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0) // of the same open file, so it holds the lock when f is closed
+	// of the same open file, so it holds the lock when f is closed
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -172,8 +177,8 @@ func (d segmentDir) memory(size int64) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "holdfast-index"), nil
 }
 
-// keep gives the file begun as tmp its name, and returns that; "" when it could not, and then the next
-// writer fetches the segment.
+// keep gives the file begun as tmp its name, and returns that; ""
+// when it could not, and then the next writer fetches the segment.
 func (d segmentDir) keep(tmp string, id segmentID) string {
 	if d.path == "" {
 		return ""
@@ -194,7 +199,8 @@ func (d segmentDir) discard(tmp string) {
 	}
 }
 
-// open maps the cached segment of that id and size, and removes a file that is not what it should be.
+// open maps the cached segment of that id and size, and removes a
+// file that is not what it should be.
 func (d segmentDir) open(v *Vault, id segmentID, size int64) (*segment, error) {
 	if d.path == "" {
 		return nil, os.ErrNotExist
@@ -217,7 +223,8 @@ func (d segmentDir) open(v *Vault, id segmentID, size int64) (*segment, error) {
 	return s, nil
 }
 
-// sweep removes the files of segments for which keep is false, and what killed processes left. Whatever has another name stays.
+// sweep removes the files of segments for which keep is false, and
+// what killed processes left. Whatever has another name stays.
 func (d segmentDir) sweep(keep func(segmentID) bool) {
 	if d.path == "" {
 		return
@@ -236,7 +243,8 @@ func (d segmentDir) sweep(keep func(segmentID) bool) {
 	}
 }
 
-// sweepUnfinished removes an unfinished file whose writer has ended: a lock goes with the process that has it.
+// sweepUnfinished removes an unfinished file whose writer has
+// ended: a lock goes with the process that has it.
 func sweepUnfinished(name string) {
 	f, err := os.OpenFile(name, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -259,9 +267,9 @@ func parseSegmentID(s string) (id segmentID, ok bool) {
 // fetchPart is how much of a segment is in memory while it is fetched.
 const fetchPart = 1 << 20
 
-// fetch copies the stored segment of that id and size to the local disk, or into memory where that takes it not, and maps it.
-// obs.ErrNotFound when it is not in the store any more, a *CorruptError when it is damaged, errNoRoom when nothing takes it; other
-// errors are the store's.
+// fetch copies the stored segment of that id and size to the local disk, or into memory where that
+// takes it not, and maps it. obs.ErrNotFound when it is not in the store any more, a *CorruptError
+// when it is damaged, errNoRoom when nothing takes it; other errors are the store's.
 func (d segmentDir) fetch(ctx context.Context, v *Vault, id segmentID, size int64) (*segment, error) {
 	key := v.segmentKey(id)
 	if size < int64(indexTrailer) || size > maxIndexObject {

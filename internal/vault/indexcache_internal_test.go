@@ -30,7 +30,8 @@ func (c *countReads) ReadAt(ctx context.Context, key string, p []byte, off int64
 	return c.Store.ReadAt(ctx, key, p, off)
 }
 
-// TestLocalFiles: the cached files are used, swept, made anew when they are not sound, and never missed.
+// TestLocalFiles: the cached files are used, swept, made anew when
+// they are not sound, and never missed.
 func TestLocalFiles(t *testing.T) {
 	v := fuzzVault(t)
 	dir := t.TempDir()
@@ -86,8 +87,9 @@ func zero(file string, at int) error {
 	return errors.Join(err, f.Close())
 }
 
-// TestFoldersOfOtherVaults: those that no backup used for long are removed, by the time that the host was up and by its boots, whatever
-// the wall clock and the times of the folders say. What is not of the form of one is left.
+// TestFoldersOfOtherVaults: those that no backup used for long are removed,
+// by the time that the host was up and by its boots, whatever the wall clock
+// and the times of the folders say. What is not of the form of one is left.
 func TestFoldersOfOtherVaults(t *testing.T) {
 	v := fuzzVault(t)
 	dir := t.TempDir()
@@ -150,7 +152,8 @@ func TestFoldersOfOtherVaults(t *testing.T) {
 	there("a stamp that is torn", used)
 }
 
-// TestUnfinishedFilesAreLocked: a file that a process writes stays, whatever its times say; one whose process was killed goes at once.
+// TestUnfinishedFilesAreLocked: a file that a process writes stays,
+// whatever its times say; one whose process was killed goes at once.
 func TestUnfinishedFilesAreLocked(t *testing.T) {
 	v, dir := fuzzVault(t), t.TempDir()
 	mine, err := v.openSegmentDir(dir)
@@ -161,7 +164,8 @@ func TestUnfinishedFilesAreLocked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(f.Close(), os.Chtimes(f.Name(), time.Unix(0, 0), time.Unix(0, 0))); err != nil { // as a mapped one is
+	// as a mapped one is
+	if err := errors.Join(f.Close(), os.Chtimes(f.Name(), time.Unix(0, 0), time.Unix(0, 0))); err != nil {
 		t.Fatal(err)
 	}
 	killed := filepath.Join(filepath.Dir(f.Name()), unfinished+"killed")
@@ -187,7 +191,8 @@ func TestUnfinishedFilesAreLocked(t *testing.T) {
 	}
 }
 
-// TestFolderThatIsSomewhereElse: whoever puts a link in the place of the vault's folder makes nobody remove other things there.
+// TestFolderThatIsSomewhereElse: whoever puts a link in the place
+// of the vault's folder makes nobody remove other things there.
 func TestFolderThatIsSomewhereElse(t *testing.T) {
 	v, dir, other := fuzzVault(t), t.TempDir(), t.TempDir()
 	put(t, v, 0, 10)
@@ -221,8 +226,8 @@ func TestFolderThatCanNotBeUsed(t *testing.T) {
 	}
 }
 
-// TestDiskThatTakesNoIndex: nothing that is wrong with the disk of the cache fails, or is more than one warning, and what there is memory for
-// is found.
+// TestDiskThatTakesNoIndex: nothing that is wrong with the disk of the cache
+// fails, or is more than one warning, and what there is memory for is found.
 func TestDiskThatTakesNoIndex(t *testing.T) {
 	testbed.Need(t, "root")
 	v := fuzzVault(t)
@@ -291,8 +296,8 @@ func TestDiskThatTakesNoIndex(t *testing.T) {
 	}
 }
 
-// TestFileThatFailsWhileItIsMapped: a cached file that loses its end, or a block, under a running writer makes names
-// unknown, is told once and fetched again by the next; nothing crashes.
+// TestFileThatFailsWhileItIsMapped: a cached file that loses its end, or a block, under a running
+// writer makes names unknown, is told once and fetched again by the next; nothing crashes.
 func TestFileThatFailsWhileItIsMapped(t *testing.T) {
 	for name, harm := range map[string]func(file string) error{
 		"cut off": func(f string) error { return os.Truncate(f, 0) },

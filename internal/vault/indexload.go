@@ -24,8 +24,9 @@ type segmentSet struct {
 	open     map[segmentID]*segment // those that open and that none of them replaces
 	replaced map[segmentID]bool     // ids that another replaces, listed or not
 	damaged  map[segmentID]error
-	noRoom   map[segmentID]bool // sound for all that is known, but neither disk nor memory takes them
-	tell     func(error)
+	// sound for all that is known, but neither disk nor memory takes them
+	noRoom map[segmentID]bool
+	tell   func(error)
 
 	mu sync.Mutex
 }
@@ -33,13 +34,14 @@ type segmentSet struct {
 // fileWriter buffers what is written to a file of the local disk.
 func fileWriter(f *os.File) *bufio.Writer { return bufio.NewWriterSize(f, 64<<10) }
 
-// maxRounds is how often the index is listed when segments are replaced while they are read. A reader that then
-// still lacks some stores anew what it does not find.
+// maxRounds is how often the index is listed when segments are replaced while they
+// are read. A reader that then still lacks some stores anew what it does not find.
 const maxRounds = 10
 
-// openSegments lists the index and opens what it lists, from the local folder where it is there, and else from the
-// store. A segment that is listed but gone was replaced, so the index is listed again. Damaged ones are
-// told and left out. When the folder can't be used, that is told, and the segments are fetched into files without a name.
+// openSegments lists the index and opens what it lists, from the local folder where it
+// is there, and else from the store. A segment that is listed but gone was replaced,
+// so the index is listed again. Damaged ones are told and left out. When the folder
+// can't be used, that is told, and the segments are fetched into files without a name.
 func (v *Vault) openSegments(ctx context.Context, dir string, tell func(error)) (_ *segmentSet, err error) {
 	set := &segmentSet{v: v, open: map[segmentID]*segment{}, replaced: map[segmentID]bool{}, damaged: map[segmentID]error{}, noRoom: map[segmentID]bool{}, tell: tell}
 	defer func() {
@@ -116,8 +118,8 @@ func (set *segmentSet) openCached() {
 	}
 }
 
-// fetchMissing fetches what is not open, the largest first, since those replace others. gone says that some
-// was not there any more.
+// fetchMissing fetches what is not open, the largest first, since
+// those replace others. gone says that some was not there any more.
 func (set *segmentSet) fetchMissing(ctx context.Context) (gone bool, err error) {
 	ids := slices.SortedFunc(maps.Keys(set.listed), func(a, b segmentID) int { return cmp.Compare(set.listed[b], set.listed[a]) })
 	g, ctx := contain.WithContext(ctx)

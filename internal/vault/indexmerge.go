@@ -10,17 +10,19 @@ import (
 	"slices"
 )
 
-// Every backup that stored anything adds a segment, and every lookup asks all segments, so many small ones are
-// merged into one: eight of a class of sizes, which grow eightfold, so that a row is written at most five
-// times. No lock is needed. The merged segment is stored, and says which it replaces, before those are deleted;
-// two hosts that merge the same ones leave each row twice, until their two are merged.
+// Every backup that stored anything adds a segment, and every lookup asks all
+// segments, so many small ones are merged into one: eight of a class of sizes, which
+// grow eightfold, so that a row is written at most five times. No lock is needed. The
+// merged segment is stored, and says which it replaces, before those are deleted; two
+// hosts that merge the same ones leave each row twice, until their two are merged.
 const (
 	mergeAt      = 8
 	mergeSources = 64 // at most in one merge
 	classes      = 5
 )
 
-// segmentClass is the class of a segment's size: below 1024 rows, 8192, 65536, 524288, and those that are never merged.
+// segmentClass is the class of a segment's size: below 1024 rows,
+// 8192, 65536, 524288, and those that are never merged.
 func segmentClass(rows int) int {
 	class := 0
 	for ; rows >= 1<<10 && class < classes-1; class++ {
@@ -55,13 +57,14 @@ func mergeGroups(open map[segmentID]*segment) (groups [][]*segment) {
 			rows += all[n].rows
 			n++
 		}
-		groups = append(groups, all[:n]) // two at least: no segment of these classes fills half of one
+		// two at least: no segment of these classes fills half of one
+		groups = append(groups, all[:n])
 	}
 	return groups
 }
 
-// mergeIndex merges what is due, leaves out the rows of the packs without, of which lost are gone from the store, and deletes
-// what is replaced.
+// mergeIndex merges what is due, leaves out the rows of the packs without,
+// of which lost are gone from the store, and deletes what is replaced.
 func (v *Vault) mergeIndex(ctx context.Context, dir string, without map[PackID]bool, lost []PackID, tell func(error)) error {
 	set, err := v.openSegments(ctx, dir, tell)
 	if err != nil {
@@ -107,8 +110,8 @@ func (v *Vault) mergeIndex(ctx context.Context, dir string, without map[PackID]b
 	return v.deleteSegments(ctx, left)
 }
 
-// ForgetPacks takes packs that can't be used out of the index, so that no backup finds their chunks. dir is as in
-// WriterOptions.IndexDir.
+// ForgetPacks takes packs that can't be used out of the index, so that
+// no backup finds their chunks. dir is as in WriterOptions.IndexDir.
 func (v *Vault) ForgetPacks(ctx context.Context, dir string, packs []PackID) error {
 	without := make(map[PackID]bool, len(packs))
 	for _, p := range packs {
@@ -117,8 +120,8 @@ func (v *Vault) ForgetPacks(ctx context.Context, dir string, packs []PackID) err
 	return v.mergeIndex(ctx, dir, without, packs, func(error) {})
 }
 
-// mergeGroup replaces the segments of a group by one. left, which others replace and which are still there, is said to
-// be replaced by the new one too: what replaces it may be in the group.
+// mergeGroup replaces the segments of a group by one. left, which others replace and which are
+// still there, is said to be replaced by the new one too: what replaces it may be in the group.
 func (v *Vault) mergeGroup(ctx context.Context, set *segmentSet, group []*segment, left []segmentID, without map[PackID]bool) error {
 	replaces := slices.Clone(left)
 	for _, s := range group {
@@ -160,8 +163,8 @@ func (v *Vault) mergeGroup(ctx context.Context, set *segmentSet, group []*segmen
 	return v.deleteSegments(ctx, replaces)
 }
 
-// mergeInto writes the rows of the group as one segment into f and maps it; nil when no row is left. Of two places of a
-// chunk it takes the one that a lookup takes.
+// mergeInto writes the rows of the group as one segment into f and maps it; nil when
+// no row is left. Of two places of a chunk it takes the one that a lookup takes.
 func (v *Vault) mergeInto(f *os.File, group []*segment, replaces []segmentID, without map[PackID]bool) (*segment, error) {
 	limit := 0
 	var packs []PackRef

@@ -12,8 +12,8 @@ import (
 	"holdfast/internal/obs"
 )
 
-// checkIndex reads all segments that the store has, and opens every block. It returns the damaged ones; its error is for
-// what kept it from looking.
+// checkIndex reads all segments that the store has, and opens every block.
+// It returns the damaged ones; its error is for what kept it from looking.
 func (v *Vault) checkIndex(ctx context.Context) (*segmentSet, error) {
 	// Without a folder: what is looked at is what the store has.
 	set, err := v.openSegments(ctx, "", func(error) {})
@@ -32,17 +32,20 @@ func (v *Vault) checkIndex(ctx context.Context) (*segmentSet, error) {
 
 // IndexReport is what RebuildIndex found and did.
 type IndexReport struct {
-	Packs    int      `json:"packs"`    // that the store has
-	Read     int      `json:"read"`     // of them: those that no sound segment listed
-	Chunks   int      `json:"chunks"`   // of those, that the index did not have
-	Gone     int      `json:"gone"`     // packs that a segment listed and that the store does not have in that size, or that are condemned
+	Packs  int `json:"packs"`  // that the store has
+	Read   int `json:"read"`   // of them: those that no sound segment listed
+	Chunks int `json:"chunks"` // of those, that the index did not have
+	// packs that a segment listed and that the store does not have in
+	// that size, or that are condemned
+	Gone     int      `json:"gone"`
 	Replaced int      `json:"replaced"` // segments that were damaged, or listed packs that are gone
 	Damaged  []string `json:"damaged"`  // packs that do not open; their chunks are not in the index
 }
 
-// RebuildIndex makes the index list what the packs in the store hold. It reads the tables of those packs that no sound
-// segment lists, stores new segments, and only then deletes damaged ones; segments that list packs that are
-// gone are written without those. Backups may run meanwhile. A pack that no manifest names comes into the index
+// RebuildIndex makes the index list what the packs in the store hold. It reads the
+// tables of those packs that no sound segment lists, stores new segments, and only then
+// deletes damaged ones; segments that list packs that are gone are written without
+// those. Backups may run meanwhile. A pack that no manifest names comes into the index
 // too: it is as good as any, unless it is condemned. o is as for BeginSession.
 func (v *Vault) RebuildIndex(ctx context.Context, o SessionOptions) (IndexReport, error) {
 	s, err := v.BeginSession(ctx, o)
@@ -69,7 +72,8 @@ func (v *Vault) rebuildIndex(ctx context.Context, condemned []PackID) (IndexRepo
 		delete(stored, p)
 	}
 	report.Packs = len(stored)
-	// A pack of another size than it had is as good as gone, and its table, which does not open, tells of the damage.
+	// A pack of another size than it had is as good as gone, and its
+	// table, which does not open, tells of the damage.
 	listed, gone := map[PackID]bool{}, map[PackID]bool{}
 	for _, s := range set.open {
 		for i := range s.packs {
@@ -132,8 +136,8 @@ func (v *Vault) readTables(ctx context.Context, x *index, stored map[PackID]int6
 	return err
 }
 
-// replaceUnsound deletes the damaged segments and those that others replace, and writes those that list packs that are gone
-// without them.
+// replaceUnsound deletes the damaged segments and those that others
+// replace, and writes those that list packs that are gone without them.
 func (v *Vault) replaceUnsound(ctx context.Context, set *segmentSet, gone map[PackID]bool, report *IndexReport) error {
 	unsound := slices.Collect(maps.Keys(set.damaged))
 	report.Replaced = len(unsound)

@@ -71,8 +71,8 @@ func (s shape) trailer() []byte {
 	return append(out, indexMagic...)
 }
 
-// parseTrailer reads the end of a segment of size bytes. Its numbers are within the limits of the format
-// and fit the size.
+// parseTrailer reads the end of a segment of size bytes. Its
+// numbers are within the limits of the format and fit the size.
 func parseTrailer(b []byte, size int64) (s shape, err error) {
 	if len(b) != indexTrailer || string(b[4*4:]) != indexMagic {
 		if len(b) == indexTrailer && bytes.HasPrefix(b[4*4:], []byte(indexMagic[:6])) {
@@ -89,9 +89,10 @@ func parseTrailer(b []byte, size int64) (s shape, err error) {
 	return s, nil
 }
 
-// A filter tells of most names that a segment does not have them, without a look at its rows: a Bloom filter
-// whose bits of one name all lie in one line of a processor's cache (Putze, Sanders, Singler, "Cache-,
-// hash- and space-efficient Bloom filters", 2007). Names are keyed hashes, so bits of the name serve as hash.
+// A filter tells of most names that a segment does not have them, without a look at
+// its rows: a Bloom filter whose bits of one name all lie in one line of a
+// processor's cache (Putze, Sanders, Singler, "Cache-, hash- and space-efficient
+// Bloom filters", 2007). Names are keyed hashes, so bits of the name serve as hash.
 type filter []byte
 
 const (
@@ -128,8 +129,8 @@ func (f filter) mayHold(name *chunk.Name) bool {
 	return true
 }
 
-// segment is an open index segment: its file is mapped, its head lies open in memory. Its methods may be
-// called from any number of goroutines until close.
+// segment is an open index segment: its file is mapped, its head lies open in
+// memory. Its methods may be called from any number of goroutines until close.
 type segment struct {
 	id   segmentID
 	aead cipher.AEAD
@@ -185,8 +186,8 @@ func takeMemory(n int) ([]byte, error) {
 	return b, nil
 }
 
-// mapSegment opens the segment in f, which may be closed afterwards. Nobody changes the file, but the disk may
-// fail under it, so its mapping is only read under guardFaults.
+// mapSegment opens the segment in f, which may be closed afterwards. Nobody changes the
+// file, but the disk may fail under it, so its mapping is only read under guardFaults.
 func mapSegment(id segmentID, aead cipher.AEAD, f *os.File) (*segment, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -221,13 +222,14 @@ func (s *segment) close() {
 // errFault says that the disk failed under a mapping.
 var errFault = errors.New("cached index segment can't be read")
 
-// guardFaults runs read, which reads mapped memory, and returns an error where that fails: a disk that
-// can't be read, or a file that somebody made shorter, raises SIGBUS.
+// guardFaults runs read, which reads mapped memory, and returns an error where that
+// fails: a disk that can't be read, or a file that somebody made shorter, raises SIGBUS.
 func guardFaults(read func()) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			fault, ok := r.(interface{ Addr() uintptr }) // what the runtime panics with, see SetPanicOnFault
+			// what the runtime panics with, see SetPanicOnFault
+			fault, ok := r.(interface{ Addr() uintptr })
 			if !ok {
 				panic(r)
 			}
@@ -265,8 +267,8 @@ func (s *segment) find(name *chunk.Name) (Loc, bool, error) {
 	after := sort.Search(s.blocks(), func(i int) bool { return s.fence(i) > want })
 	buf := blockBuffers.Get().(*[blockSize]byte)
 	defer blockBuffers.Put(buf)
-	// The row is in the last block that does not begin behind it; where that begins with the same eight
-	// bytes, perhaps in the one before.
+	// The row is in the last block that does not begin behind it; where
+	// that begins with the same eight bytes, perhaps in the one before.
 	for i := after - 1; i >= 0; i-- {
 		rows, err := s.block(i, buf)
 		if err != nil {
@@ -313,8 +315,9 @@ func (s *segment) lists(packs map[PackID]bool) bool {
 	return false
 }
 
-// damage returns what to tell of a segment of which a block did not open because of err. Is it the cached copy, that is
-// removed, so that the next writer fetches the segment; else it is a *CorruptError.
+// damage returns what to tell of a segment of which a block did not
+// open because of err. Is it the cached copy, that is removed, so that
+// the next writer fetches the segment; else it is a *CorruptError.
 func (v *Vault) damage(s *segment, err error) error {
 	if s.path == "" {
 		return &CorruptError{Object: v.segmentKey(s.id), Reason: err.Error()}
@@ -379,8 +382,8 @@ func (c *cursor) step() bool {
 	return c.err == nil
 }
 
-// compareLoc is the rule by which of two places of one chunk the first is taken, by every writer alike,
-// whatever segments they are in: recipes of unchanged content stay the same bytes.
+// compareLoc is the rule by which of two places of one chunk the first is taken, by every writer
+// alike, whatever segments they are in: recipes of unchanged content stay the same bytes.
 func compareLoc(a, b Loc) int {
 	return cmp.Or(bytes.Compare(a.Pack[:], b.Pack[:]), cmp.Compare(a.Off, b.Off))
 }

@@ -12,8 +12,8 @@ import (
 	"holdfast/internal/chunk"
 )
 
-// segmentWriter writes one index segment: rows in order of their names, then finish. It is for one goroutine,
-// and needs memory for the head only, about two bytes a row.
+// segmentWriter writes one index segment: rows in order of their names, then finish.
+// It is for one goroutine, and needs memory for the head only, about two bytes a row.
 type segmentWriter struct {
 	id     segmentID
 	aead   cipher.AEAD

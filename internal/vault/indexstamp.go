@@ -10,12 +10,14 @@ import (
 	"holdfast/internal/hostid"
 )
 
-// A folder of the index cache that nobody uses is removed in the end. No wall clock decides that: it may be set back, or be
-// years ahead at a boot without a network, and then every cache would be thrown away, or none. A stamp in the folder counts the
-// time that the host was up, and the boots, since a backup used the folder.
+// A folder of the index cache that nobody uses is removed in the end. No wall clock
+// decides that: it may be set back, or be years ahead at a boot without a network,
+// and then every cache would be thrown away, or none. A stamp in the folder counts
+// the time that the host was up, and the boots, since a backup used the folder.
 
 const (
-	// unusedTime is for how long a host is up, in seconds, before a folder that no backup used goes.
+	// unusedTime is for how long a host is up, in seconds, before a
+	// folder that no backup used goes.
 	unusedTime = 30 * 24 * 3600
 	// unusedBoots is the same for a host that is started often.
 	unusedBoots = 100
@@ -72,6 +74,7 @@ func unused(folder string, now bootClock) bool {
 
 func writeStamp(folder string, s stamp) {
 	if b, err := json.Marshal(s); err == nil {
-		_ = os.WriteFile(filepath.Join(folder, stampName), b, 0o600) // one that is torn is written anew
+		// one that is torn is written anew
+		_ = os.WriteFile(filepath.Join(folder, stampName), b, 0o600)
 	}
 }

@@ -10,9 +10,10 @@ import (
 	"holdfast/internal/chunk"
 )
 
-// rowTable holds the rows that a writer adds, until they are written as a segment: 48 bytes a row in pages,
-// so that growing copies nothing, and an open-addressing table of row numbers, at most half full; 60 bytes
-// a row all in all, where a Go map has 150. One goroutine at a time adds, any number look up meanwhile.
+// rowTable holds the rows that a writer adds, until they are written as a segment:
+// 48 bytes a row in pages, so that growing copies nothing, and an open-addressing
+// table of row numbers, at most half full; 60 bytes a row all in all, where a Go
+// map has 150. One goroutine at a time adds, any number look up meanwhile.
 type rowTable struct {
 	mu    sync.RWMutex
 	pages [][]byte // of tablePage rows each, as in a segment's block
@@ -54,8 +55,8 @@ func (t *rowTable) find(name *chunk.Name) (Loc, bool) {
 	return Loc{Pack: t.packs[u(0)].ID, Off: u(1), Len: u(2), Raw: u(3)}, true
 }
 
-// add adds a row of a name that the table does not have. Rows of one pack are added one after the other,
-// and sizePack follows when the pack's size is known.
+// add adds a row of a name that the table does not have. Rows of one pack are
+// added one after the other, and sizePack follows when the pack's size is known.
 func (t *rowTable) add(name chunk.Name, loc Loc) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -80,7 +81,8 @@ func (t *rowTable) add(name chunk.Name, loc Loc) {
 	}
 }
 
-// sizePack notes the size of the pack whose rows were added last. It does nothing for a pack without rows.
+// sizePack notes the size of the pack whose rows were added last.
+// It does nothing for a pack without rows.
 func (t *rowTable) sizePack(p PackRef) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -96,7 +98,8 @@ func (t *rowTable) refs() []PackRef {
 	return slices.Clone(t.packs)
 }
 
-// write writes the rows, of which there is at least one, as a segment to w. Nobody may add any more.
+// write writes the rows, of which there is at least one, as a
+// segment to w. Nobody may add any more.
 func (t *rowTable) write(v *Vault, w io.Writer) (segmentID, shape, error) {
 	order := make([]uint32, t.n)
 	for i := range order {

@@ -93,8 +93,8 @@ func TestRekey(t *testing.T) {
 	must(t, opens(recovery))
 }
 
-// TestRekeyThatCrashed stops Rekey at each of its requests: the vault always opens for those who keep their place, and the next
-// Rekey leaves one header.
+// TestRekeyThatCrashed stops Rekey at each of its requests: the vault always
+// opens for those who keep their place, and the next Rekey leaves one header.
 func TestRekeyThatCrashed(t *testing.T) {
 	for stop := 1; ; stop++ {
 		st := &breaking{Store: obs.NewMemory(), left: -1}
@@ -174,7 +174,8 @@ func TestOldHeader(t *testing.T) {
 	}
 }
 
-// TestFindWithoutTheNameKey: the bucket and a recovery key are enough to find the vaults and to open them.
+// TestFindWithoutTheNameKey: the bucket and a recovery key are
+// enough to find the vaults and to open them.
 func TestFindWithoutTheNameKey(t *testing.T) {
 	st := obs.NewMemory()
 	host, recovery, stranger := identity(t), identity(t), identity(t)
@@ -187,7 +188,8 @@ func TestFindWithoutTheNameKey(t *testing.T) {
 	}
 	other, err := vault.Create(t.Context(), st, "four", nil, nil, stranger)
 	must(t, err)
-	must(t, st.Put(t.Context(), "vaults/"+strings.Repeat("0", 32), []byte("HFVAULT\n"))) // never finished
+	// never finished
+	must(t, st.Put(t.Context(), "vaults/"+strings.Repeat("0", 32), []byte("HFVAULT\n")))
 	must(t, st.Put(t.Context(), "vaults/readme", []byte("not ours")))
 
 	found, err := vault.List(t.Context(), st, recovery)

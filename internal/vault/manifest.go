@@ -16,8 +16,9 @@ import (
 
 // What a volume is.
 const (
-	KindTree  = "tree"  // a folder with all that is in it
-	KindImage = "image" // the content of one file or block device; its recipe has one item, a file whose path is empty
+	KindTree = "tree" // a folder with all that is in it
+	// the content of one file or block device; its recipe has one item, a file whose path is empty
+	KindImage = "image"
 )
 
 // Volume is one volume of a backup.
@@ -29,7 +30,8 @@ type Volume struct {
 	Files   uint64    `cbor:"5,keyasint" json:"files"`
 	Dirs    uint64    `cbor:"6,keyasint" json:"dirs"`
 	Bytes   uint64    `cbor:"7,keyasint" json:"bytes"` // of the files' content, holes not counted
-	// Stats are the lists of stat pages, beside Lists. Empty when none were stored; a restore does not need them.
+	// Stats are the lists of stat pages, beside Lists. Empty when
+	// none were stored; a restore does not need them.
 	Stats []PageRef `cbor:"8,keyasint,omitempty" json:"-"`
 	// FileSystem identifies the file system that the volume lay on: its type and, where the kernel
 	// tells, its UUID. "" means that it is not known.
@@ -46,11 +48,13 @@ type Volume struct {
 	Young int64 `cbor:"14,keyasint,omitempty" json:"-"`
 }
 
-// Loss is content of a volume that a backup should have and lacks, or has not as it was at one moment.
+// Loss is content of a volume that a backup should have and lacks,
+// or has not as it was at one moment.
 type Loss struct {
 	Volume string `cbor:"1,keyasint" json:"volume"`
-	Path   []byte `cbor:"2,keyasint" json:"-"`    // in the volume, raw bytes; empty is the volume as a whole
-	What   string `cbor:"3,keyasint" json:"what"` // one sentence without the path
+	// in the volume, raw bytes; empty is the volume as a whole
+	Path []byte `cbor:"2,keyasint" json:"-"`
+	What string `cbor:"3,keyasint" json:"what"` // one sentence without the path
 	// Accepted says that the configuration of the instance accepts losses at this path.
 	Accepted bool `cbor:"4,keyasint,omitempty" json:"accepted,omitempty"`
 }
@@ -77,7 +81,8 @@ type Manifest struct {
 	// Parent is the id of the backup that had the greatest sequence number when the writer began;
 	// "" for the first backup of an instance.
 	Parent string `cbor:"13,keyasint,omitempty" json:"parent,omitempty"`
-	// Lost counts the losses that nobody accepted. A backup with any is incomplete, and its id says so.
+	// Lost counts the losses that nobody accepted. A backup with any
+	// is incomplete, and its id says so.
 	Lost uint64 `cbor:"14,keyasint,omitempty" json:"lost"`
 	// LostAccepted counts the losses that the configuration accepts.
 	LostAccepted uint64 `cbor:"15,keyasint,omitempty" json:"lost_accepted"`
@@ -109,9 +114,10 @@ func (v *Vault) manifestKey(instance, id string) string {
 	return v.backupsPrefix() + instance + "/" + id
 }
 
-// WriteManifest stores m, reads it back, and returns nil only when the store gave back the very bytes. It
-// sets m's Object and Digest. Invariant manifest-last: the caller calls it after Writer.Finish returned
-// nil. After an error no such backup exists, unless the error is ErrMayExist.
+// WriteManifest stores m, reads it back, and returns nil only when the
+// store gave back the very bytes. It sets m's Object and Digest. Invariant
+// manifest-last: the caller calls it after Writer.Finish returned nil.
+// After an error no such backup exists, unless the error is ErrMayExist.
 func (v *Vault) WriteManifest(ctx context.Context, m *Manifest) error {
 	return v.writeManifest(ctx, m, nil)
 }

@@ -48,8 +48,8 @@ func atServer(t *testing.T, b *proxytest.Bucket, m *proxytest.Misbehaviour) obs.
 	return st
 }
 
-// TestNothingIsMadeOverAVault: whatever a server answers, a vault that is there keeps its header, and what can't be read is no
-// finding that there is nothing.
+// TestNothingIsMadeOverAVault: whatever a server answers, a vault that is there
+// keeps its header, and what can't be read is no finding that there is nothing.
 func TestNothingIsMadeOverAVault(t *testing.T) {
 	id := identity(t)
 	for _, m := range proxytest.Misbehaviours() {
@@ -100,7 +100,8 @@ func (blind) List(context.Context, string) iter.Seq2[obs.Info, error] {
 	return func(func(obs.Info, error) bool) {}
 }
 
-// TestNothingIsMadeBesideObjects: objects below an id keep a vault from being made there, and so does a header that no list shows.
+// TestNothingIsMadeBesideObjects: objects below an id keep a vault
+// from being made there, and so does a header that no list shows.
 func TestNothingIsMadeBesideObjects(t *testing.T) {
 	st, id := obs.NewMemory(), identity(t)
 	vid := vault.ID("tenant", nil)
@@ -123,7 +124,8 @@ func TestNothingIsMadeBesideObjects(t *testing.T) {
 	}
 }
 
-// TestTwoCreatorsWithoutCondition: on a server that ignores the condition, CreatesOnce says so, and vaults are made by plain puts.
+// TestTwoCreatorsWithoutCondition: on a server that ignores the
+// condition, CreatesOnce says so, and vaults are made by plain puts.
 func TestTwoCreatorsWithoutCondition(t *testing.T) {
 	for _, m := range proxytest.Misbehaviours() {
 		if m.Op != proxytest.OpPut || !strings.HasPrefix(m.Fault, "the condition is") {
@@ -148,7 +150,8 @@ func TestTwoCreatorsWithoutCondition(t *testing.T) {
 	}
 }
 
-// TestABitThatFlipsOnItsWay: one damaged answer to any read is no damage of the object, and a wrong key is not what it means.
+// TestABitThatFlipsOnItsWay: one damaged answer to any read is no
+// damage of the object, and a wrong key is not what it means.
 func TestABitThatFlipsOnItsWay(t *testing.T) {
 	inner, id := obs.NewMemory(), identity(t)
 	v, err := vault.Create(t.Context(), inner, "tenant", nil, nil, id)

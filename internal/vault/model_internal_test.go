@@ -19,8 +19,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// rules are how the actors of the model behave. The zero value is what FORMAT.md says; each field breaks it in one way, by which
-// the model shows that it would notice.
+// rules are how the actors of the model behave. The zero value is what FORMAT.md says;
+// each field breaks it in one way, by which the model shows that it would notice.
 type rules struct {
 	collectorDoesNotWait     bool // step 3 of the collector is left out
 	collectorDoesNotReprieve bool // step 4
@@ -29,8 +29,8 @@ type rules struct {
 	writerForgetsDoubt       bool // the session ends although the manifest's put was not answered
 }
 
-// TestModel interleaves writers, collectors, deletions, rekeys and faults at random, and looks after each step whether every backup
-// restores to the byte. A failure names its seed.
+// TestModel interleaves writers, collectors, deletions, rekeys and faults at random, and
+// looks after each step whether every backup restores to the byte. A failure names its seed.
 func TestModel(t *testing.T) {
 	var sum tally
 	dir := t.TempDir()
@@ -62,11 +62,13 @@ func (s tally) complete() bool {
 	return s.Backups > 0 && s.Deleted > 0 && s.Crashes > 0 && s.Lost > 0 && s.Avoided > 0 && s.TakenOver > 0 && s.Joined > 0 && s.Settled > 0
 }
 
-// TestModelFindsBrokenProtocols: each rule of FORMAT.md is there because without it a backup is lost, and the model sees that.
+// TestModelFindsBrokenProtocols: each rule of FORMAT.md is there
+// because without it a backup is lost, and the model sees that.
 func TestModelFindsBrokenProtocols(t *testing.T) {
 	for name, c := range map[string]struct {
 		rules rules
-		first int // a seed that finds it soon; when the model changes, the search goes on from there
+		// a seed that finds it soon; when the model changes, the search goes on from there
+		first int
 	}{
 		"collector does not wait":     {rules{collectorDoesNotWait: true}, 188},
 		"collector does not reprieve": {rules{collectorDoesNotReprieve: true}, 244},
@@ -113,20 +115,23 @@ type game struct {
 
 	writers    []*writer
 	collectors []*collector
-	lingering  []*view // processes whose writer ended, but that still have something in doubt or on its way
-	nested     bool
-	failed     error
+	// processes whose writer ended, but that still have something in doubt or on its way
+	lingering []*view
+	nested    bool
+	failed    error
 
 	want      map[string][]int // backup id: numbers of the chunks that its files hold
 	confirmed map[string]bool
 	seen      map[string]bool // backups that were compared since packs were last deleted
 	resume    []string        // packs of writers that crashed
-	known     map[int]Loc     // what a host remembers of old backups, whether or not it is still there
+	// what a host remembers of old backups, whether or not it is still there
+	known map[int]Loc
 }
 
 // play plays a game and returns what went wrong.
 func play(t *testing.T, rt *rapid.T, dir string, r rules, sum *tally) error {
-	cryptotest.SetGlobalRandom(t, rapid.Uint64().Draw(rt, "random")) // pack ids decide which of two places of a chunk counts
+	// pack ids decide which of two places of a chunk counts
+	cryptotest.SetGlobalRandom(t, rapid.Uint64().Draw(rt, "random"))
 	id, err := ParseIdentity([]byte(fuzzIdentity))
 	if err != nil {
 		return err
@@ -432,7 +437,8 @@ func (a *writer) step() {
 			return nil
 		}})
 		if err == nil {
-			a.packs = a.w.NamePacks(g.ctx, func(PackID) bool { return true }) // the game looks itself, in its own order
+			// the game looks itself, in its own order
+			a.packs = a.w.NamePacks(g.ctx, func(PackID) bool { return true })
 			a.rec, err = a.w.NewRecipe(a.packs)
 		}
 	case 2: // store
@@ -622,7 +628,8 @@ func (g *game) kill(a *writer) {
 	g.exit(a.view)
 }
 
-// exit ends a process: no request of it has an effect any more, and its sessions are those of a dead one.
+// exit ends a process: no request of it has an effect any more, and
+// its sessions are those of a dead one.
 func (g *game) exit(p *view) {
 	p.late = nil
 	running.Delete(p.session)

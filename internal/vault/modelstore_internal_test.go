@@ -14,8 +14,8 @@ import (
 	"holdfast/internal/obs"
 )
 
-// view is the store as one process of the model sees it: its requests may be the last before it dies, and the answer to
-// a put may be lost, with the put done at once, later or never.
+// view is the store as one process of the model sees it: its requests may be the last before
+// it dies, and the answer to a put may be lost, with the put done at once, later or never.
 type view struct {
 	g       *game
 	sound   bool // has no faults
@@ -29,7 +29,8 @@ type view struct {
 	loseIn int // puts until an answer is lost
 	how    int // 0 never done, 1 done at once, 2 done later
 	late   []latePut
-	// refuses makes the store refuse every put after the one whose answer was lost, until the step ends: only a look is left.
+	// refuses makes the store refuse every put after the one whose
+	// answer was lost, until the step ends: only a look is left.
 	refuses bool
 	refused bool
 	ledger  *ledger // of the process, over all its steps
@@ -57,7 +58,8 @@ func (p *view) plan() {
 	case 11:
 		p.loseIn, p.how, p.refuses = p.g.draw(2, "loses"), p.g.draw(3, "how"), p.g.draw(3, "refuses") > 0
 	}
-	if p.g.rules.writerForgetsDoubt && p.g.draw(3, "doubt") == 0 { // what this rule is about comes by chance too seldom
+	// what this rule is about comes by chance too seldom
+	if p.g.rules.writerForgetsDoubt && p.g.draw(3, "doubt") == 0 {
 		p.dieIn, p.loseIn, p.how, p.refuses = -1, 0, 2, true
 	}
 }
@@ -335,7 +337,8 @@ func (c *collector) waiting() bool {
 	return false
 }
 
-// forget puts index segments without the rows of the packs that are to be deleted, and deletes those that they replace.
+// forget puts index segments without the rows of the packs that are
+// to be deleted, and deletes those that they replace.
 func (c *collector) forget(v *Vault) error {
 	without := map[PackID]bool{}
 	for _, p := range c.deleted {

@@ -10,11 +10,12 @@ import (
 	"holdfast/internal/obs"
 )
 
-// A request can fail although it took effect: the answer was lost, or a later try was refused. This file
-// finds out what became of the manifests whose put ended so, and remembers those of which it can't.
+// A request can fail although it took effect: the answer was lost, or
+// a later try was refused. This file finds out what became of the
+// manifests whose put ended so, and remembers those of which it can't.
 
-// ErrMayExist says that a manifest could not be confirmed, and that nobody knows whether it is stored. The
-// vault remembers the doubt and resolves it later, see Vault.Settle.
+// ErrMayExist says that a manifest could not be confirmed, and that nobody knows whether
+// it is stored. The vault remembers the doubt and resolves it later, see Vault.Settle.
 var ErrMayExist = errors.New("the backup may exist all the same")
 
 // Settled is a backup whose manifest was in doubt and is not any more.
@@ -39,9 +40,9 @@ type ledger struct {
 
 	mu     sync.Mutex
 	doubts []*doubt
-	// taken has, by instance, the greatest sequence number that a manifest in doubt has or had. A later
-	// backup takes a greater one, whatever the lists of the store say, so that it makes no fork with a
-	// manifest that comes late.
+	// taken has, by instance, the greatest sequence number that a manifest in
+	// doubt has or had. A later backup takes a greater one, whatever the lists of
+	// the store say, so that it makes no fork with a manifest that comes late.
 	taken map[string]uint64
 	left  []string // ids of sessions that ended and whose objects may still be in the store
 }
@@ -82,7 +83,8 @@ func (l *ledger) remove(d *doubt) (over bool) {
 	return d.session.ended && d.session.doubts == 0
 }
 
-// end notes that nobody writes under the session any more, and tells whether its object can be removed.
+// end notes that nobody writes under the session any more, and
+// tells whether its object can be removed.
 func (l *ledger) end(s *Session) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -119,7 +121,8 @@ const (
 	absent      // the store does not have it now; a put that is under way may still come
 )
 
-// storeManifest puts a manifest and reads it back. When that fails, open tells that it may be stored all the same.
+// storeManifest puts a manifest and reads it back. When that fails,
+// open tells that it may be stored all the same.
 func (v *Vault) storeManifest(ctx context.Context, key string, object []byte) (open bool, err error) {
 	if err := v.st.Put(ctx, key, object); err != nil {
 		return obs.Uncertain(err), fmt.Errorf("store manifest: %w", err)
@@ -130,10 +133,10 @@ func (v *Vault) storeManifest(ctx context.Context, key string, object []byte) (o
 	return false, nil
 }
 
-// decide finds out what became of a manifest. It repeats the put: the name is written once, so the same bytes
-// under it are harmless, and a put that is confirmed leaves nothing open. Where the store refuses that, only a look
-// is left, which can tell that the manifest is there, and never that it will not come: the first put may still be
-// under way.
+// decide finds out what became of a manifest. It repeats the put: the name is written once,
+// so the same bytes under it are harmless, and a put that is confirmed leaves nothing open.
+// Where the store refuses that, only a look is left, which can tell that the manifest is
+// there, and never that it will not come: the first put may still be under way.
 func (v *Vault) decide(ctx context.Context, d *doubt, repeat bool) (outcome, error) {
 	var perr error
 	if repeat {
@@ -155,8 +158,8 @@ func (v *Vault) decide(ctx context.Context, d *doubt, repeat bool) (outcome, err
 	return unknown, err
 }
 
-// confirm stores a manifest and returns nil only when the store gave back its very bytes. An error that is
-// ErrMayExist left a doubt in the ledger.
+// confirm stores a manifest and returns nil only when the store gave back
+// its very bytes. An error that is ErrMayExist left a doubt in the ledger.
 func (v *Vault) confirm(ctx context.Context, d *doubt) error {
 	open, err := v.storeManifest(ctx, d.key, d.object)
 	if err == nil || !open {
@@ -181,8 +184,9 @@ func (v *Vault) confirm(ctx context.Context, d *doubt) error {
 		err, ErrMayExist, d.backup.ID, d.backup.Instance, derr)
 }
 
-// putHeader puts a vault's header with put. When that fails and may have taken effect, it looks and, where the header is not there,
-// puts it once more. obs.ErrExists says that another header has the name; an error that is obs.ErrUncertain, that it may come to have it.
+// putHeader puts a vault's header with put. When that fails and may have taken effect, it
+// looks and, where the header is not there, puts it once more. obs.ErrExists says that another
+// header has the name; an error that is obs.ErrUncertain, that it may come to have it.
 func putHeader(ctx context.Context, st obs.Store, key string, doc []byte, put func(context.Context, string, []byte) error) error {
 	err := put(ctx, key, doc)
 	if !obs.Uncertain(err) {
@@ -202,9 +206,10 @@ func putHeader(ctx context.Context, st obs.Store, key string, doc []byte, put fu
 	return err
 }
 
-// Settle resolves what is in doubt: manifests whose put or reading back failed, and sessions that ended and could not be
-// removed. It takes no request where there is neither. A process that stays calls it now and then; BeginSession resolves the
-// manifests too. It returns what became of which backup; what stays in doubt is the error.
+// Settle resolves what is in doubt: manifests whose put or reading back failed, and
+// sessions that ended and could not be removed. It takes no request where there is
+// neither. A process that stays calls it now and then; BeginSession resolves the manifests
+// too. It returns what became of which backup; what stays in doubt is the error.
 func (v *Vault) Settle(ctx context.Context) ([]Settled, error) {
 	done, err := v.settleManifests(ctx)
 	v.ledger.mu.Lock()
@@ -265,7 +270,8 @@ func (v *Vault) settleOne(ctx context.Context, d *doubt) (*Settled, error) {
 	case what == overwritten:
 		so.Err = err
 	case what == absent && !protected:
-		// Nobody puts it any more, and the packs of a manifest that comes late may be gone: it can't be relied upon.
+		// Nobody puts it any more, and the packs of a manifest that
+		// comes late may be gone: it can't be relied upon.
 		so.Err = ErrSessionGone
 	default:
 		return nil, fmt.Errorf("backup %s of instance %s: %w: %w", d.backup.ID, d.backup.Instance, ErrMayExist, err)
@@ -276,8 +282,9 @@ func (v *Vault) settleOne(ctx context.Context, d *doubt) (*Settled, error) {
 	return so, d.session.remove(ctx)
 }
 
-// mayRepeat tells whether the packs of a backup in doubt are protected still, and whether its manifest may be put once more. It
-// may not when another host made a backup with the same sequence number meanwhile: the put would make a fork that may never have been.
+// mayRepeat tells whether the packs of a backup in doubt are protected still, and whether
+// its manifest may be put once more. It may not when another host made a backup with the
+// same sequence number meanwhile: the put would make a fork that may never have been.
 func (v *Vault) mayRepeat(ctx context.Context, d *doubt) (protected, repeat bool, err error) {
 	if d.session != nil {
 		_, err := v.st.Stat(ctx, v.sessionsPrefix()+d.session.id)

@@ -64,7 +64,8 @@ func exists(t *testing.T, v *vault.Vault, m *vault.Manifest) bool {
 	return err == nil
 }
 
-// TestUnknownOutcomeOfManifestIsResolved: whatever the tries of a put ended with, the store is asked before a backup is called failed.
+// TestUnknownOutcomeOfManifestIsResolved: whatever the tries of a put
+// ended with, the store is asked before a backup is called failed.
 func TestUnknownOutcomeOfManifestIsResolved(t *testing.T) {
 	put := func(nth, times int, err error, after bool) obstest.Fault {
 		return obstest.Fault{Op: obstest.Put, Key: part("backups"), Nth: nth, Times: times, Err: err, After: after}
@@ -123,7 +124,8 @@ func TestUnknownOutcomeOfManifestIsResolved(t *testing.T) {
 	}
 }
 
-// TestUnknownOutcomeOfCancelledManifest: a put that a cancellation cuts off is looked at, and what stays unknown is said.
+// TestUnknownOutcomeOfCancelledManifest: a put that a cancellation
+// cuts off is looked at, and what stays unknown is said.
 func TestUnknownOutcomeOfCancelledManifest(t *testing.T) {
 	for name, gone := range map[string]bool{"the store answers again": false, "the store does not answer any more": true} {
 		v, f := doubtful(t)
@@ -154,8 +156,8 @@ func TestUnknownOutcomeOfCancelledManifest(t *testing.T) {
 	}
 }
 
-// TestLateManifestMakesNoFork: a backup that comes to be stored after its job failed keeps its place before the next one of this process,
-// whether that one could settle it first or not.
+// TestLateManifestMakesNoFork: a backup that comes to be stored after its job failed keeps its
+// place before the next one of this process, whether that one could settle it first or not.
 func TestLateManifestMakesNoFork(t *testing.T) {
 	for name, refusedStill := range map[string]bool{"settled by the next backup": false, "in doubt still at the next backup": true} {
 		v, f := doubtful(t)
@@ -195,7 +197,8 @@ func TestLateManifestMakesNoFork(t *testing.T) {
 	}
 }
 
-// TestStoreGoneForTheRestOfAProcess: a doubt that can't be resolved fails nothing else, and is told each time.
+// TestStoreGoneForTheRestOfAProcess: a doubt that can't be resolved
+// fails nothing else, and is told each time.
 func TestStoreGoneForTheRestOfAProcess(t *testing.T) {
 	v, f := doubtful(t)
 	s := begin(t, v)
@@ -222,7 +225,8 @@ func TestStoreGoneForTheRestOfAProcess(t *testing.T) {
 	}
 }
 
-// TestDoubtUnderASharedSession: of two backups of a process under one session, the session stays for the one in doubt.
+// TestDoubtUnderASharedSession: of two backups of a process under
+// one session, the session stays for the one in doubt.
 func TestDoubtUnderASharedSession(t *testing.T) {
 	v, f := doubtful(t)
 	s := begin(t, v)
@@ -244,8 +248,8 @@ func TestDoubtUnderASharedSession(t *testing.T) {
 	}
 }
 
-// TestDoubtWhoseSessionIsGone: when an operator has removed the session, the packs of the backup may be gone, so its manifest is never
-// put again.
+// TestDoubtWhoseSessionIsGone: when an operator has removed the session,
+// the packs of the backup may be gone, so its manifest is never put again.
 func TestDoubtWhoseSessionIsGone(t *testing.T) {
 	v, f := doubtful(t)
 	s := begin(t, v)
@@ -270,8 +274,8 @@ func TestDoubtWhoseSessionIsGone(t *testing.T) {
 	}
 }
 
-// TestSettlingMakesNoFork: when another host made a backup with the same number meanwhile, the late manifest is put only after a newer
-// backup follows both.
+// TestSettlingMakesNoFork: when another host made a backup with the same number
+// meanwhile, the late manifest is put only after a newer backup follows both.
 func TestSettlingMakesNoFork(t *testing.T) {
 	v, f := doubtful(t)
 	s := begin(t, v)
@@ -299,12 +303,13 @@ func TestSettlingMakesNoFork(t *testing.T) {
 	}
 }
 
-// TestUnknownOutcomeOfSessions: a session whose put or whose removal has an unknown outcome goes with Settle, also when no other backup
-// follows.
+// TestUnknownOutcomeOfSessions: a session whose put or whose removal has
+// an unknown outcome goes with Settle, also when no other backup follows.
 func TestUnknownOutcomeOfSessions(t *testing.T) {
 	v, f := doubtful(t)
 	f.Inject(obstest.Fault{Op: obstest.Put, Key: part("sessions"), Times: 2, After: true})
-	f.Inject(obstest.Fault{Op: obstest.Stat, Key: part("sessions"), Times: 8}) // else a look resolves it
+	// else a look resolves it
+	f.Inject(obstest.Fault{Op: obstest.Stat, Key: part("sessions"), Times: 8})
 	if _, err := v.BeginSession(t.Context(), vault.SessionOptions{Host: "h"}); !obs.Uncertain(err) {
 		t.Fatal(err)
 	}
@@ -326,8 +331,9 @@ func TestUnknownOutcomeOfSessions(t *testing.T) {
 	}
 }
 
-// TestChaosLeavesNoDoubt: backups of one process while the store fails at random. What was reported as made exists, what was reported as
-// failed without doubt does not, and once the store is well everything in doubt is resolved.
+// TestChaosLeavesNoDoubt: backups of one process while the store fails at
+// random. What was reported as made exists, what was reported as failed without
+// doubt does not, and once the store is well everything in doubt is resolved.
 func TestChaosLeavesNoDoubt(t *testing.T) {
 	resolved, doubted := 0, 0
 	for seed := range uint64(400) {
@@ -394,8 +400,8 @@ func TestChaosLeavesNoDoubt(t *testing.T) {
 	}
 }
 
-// TestUnknownOutcomeOfHeaders: a vault that was made without an answer is made, and so is a change of its recipients; a second try to
-// make it does not replace its key.
+// TestUnknownOutcomeOfHeaders: a vault that was made without an answer is made, and
+// so is a change of its recipients; a second try to make it does not replace its key.
 func TestUnknownOutcomeOfHeaders(t *testing.T) {
 	header := func(key string) bool { return strings.Contains(key, "/vault") && !strings.HasPrefix(key, "vaults/") }
 	for name, c := range map[string]struct {

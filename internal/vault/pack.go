@@ -114,7 +114,8 @@ func subkey(master [32]byte, kind string, id []byte) (sub [32]byte) {
 	return sub
 }
 
-// packNonce is the offset of what is sealed: unique under the pack's own key, since a pack is written once.
+// packNonce is the offset of what is sealed: unique under the
+// pack's own key, since a pack is written once.
 func packNonce(off uint32) []byte {
 	var n [12]byte
 	binary.BigEndian.PutUint64(n[4:], uint64(off))
@@ -147,7 +148,8 @@ func appendTable(aead cipher.AEAD, pack []byte, rows []Row) []byte {
 	return append(pack, packEnd...)
 }
 
-// parseRows decodes an opened table whose first chunk begins at packHeader and whose last must end at end.
+// parseRows decodes an opened table whose first chunk begins at
+// packHeader and whose last must end at end.
 func parseRows(table []byte, end uint32) ([]Row, error) {
 	if len(table)%rowSize != 0 {
 		return nil, fmt.Errorf("table of %d bytes is no number of rows", len(table))
@@ -171,7 +173,8 @@ func parseRows(table []byte, end uint32) ([]Row, error) {
 	return rows, nil
 }
 
-// PackTable reads and opens the table of a pack. ErrCorrupt; obs.ErrNotFound when there is no such pack.
+// PackTable reads and opens the table of a pack. ErrCorrupt;
+// obs.ErrNotFound when there is no such pack.
 func (v *Vault) PackTable(ctx context.Context, id PackID) ([]Row, int64, error) {
 	info, err := v.st.Stat(ctx, v.packKey(id))
 	if err != nil {
@@ -236,8 +239,8 @@ type Opener struct {
 // Opener returns the Opener of a pack.
 func (v *Vault) Opener(id PackID) Opener { return Opener{aead: v.packAEAD(id), object: v.packKey(id)} }
 
-// Open opens the sealed bytes of the chunk at loc, destroying them, into dst's array where it has room.
-// An error is a *CorruptError.
+// Open opens the sealed bytes of the chunk at loc, destroying them,
+// into dst's array where it has room. An error is a *CorruptError.
 func (o Opener) Open(kind ChunkKind, loc Loc, sealed, dst []byte) ([]byte, error) {
 	return openChunk(o.aead, o.object, kind, loc, sealed, dst)
 }

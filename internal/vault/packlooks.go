@@ -12,9 +12,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// PackLooks is what the store was found to have of packs, under one session: since then the session keeps
-// them from being collected (FORMAT.md, Garbage), so each pack has to be looked at once, however many backups
-// the session has. It may be used by any number of goroutines.
+// PackLooks is what the store was found to have of packs, under one session: since then the
+// session keeps them from being collected (FORMAT.md, Garbage), so each pack has to be looked
+// at once, however many backups the session has. It may be used by any number of goroutines.
 type PackLooks struct {
 	v *Vault
 
@@ -34,8 +34,8 @@ type packSeen struct {
 const (
 	// looksInFlight is how many looks are under way at once.
 	looksInFlight = 16
-	// prefixes is how many folders the packs lie in. Listing all packs takes a request for each folder, and one
-	// more for each listPage packs.
+	// prefixes is how many folders the packs lie in. Listing all packs takes
+	// a request for each folder, and one more for each listPage packs.
 	prefixes = 256
 	listPage = 1000
 )
@@ -117,8 +117,8 @@ func (l *PackLooks) prolong(ctx context.Context, id PackID, s packSeen, retain, 
 
 func lockText(at time.Time) string { return at.UTC().Format(time.RFC3339) }
 
-// list looks at all packs of the vault with as few requests as listing takes. Packs that are not in the list, or
-// of which a list does not say enough, stay unknown.
+// list looks at all packs of the vault with as few requests as listing takes. Packs
+// that are not in the list, or of which a list does not say enough, stay unknown.
 func (l *PackLooks) list(ctx context.Context) error {
 	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(looksInFlight)

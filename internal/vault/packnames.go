@@ -12,8 +12,8 @@ import (
 	"holdfast/internal/contain"
 )
 
-// MaxPacks is how many packs a backup can name: an entry of the manifest's list has up to 23 bytes, which makes 46 MiB
-// of the 64 MiB that a manifest may have.
+// MaxPacks is how many packs a backup can name: an entry of the manifest's list
+// has up to 23 bytes, which makes 46 MiB of the 64 MiB that a manifest may have.
 const MaxPacks = 1 << 21
 
 // ErrTooManyPacks says that a backup names more packs than a manifest can list.
@@ -25,8 +25,8 @@ type LostPack struct {
 	ID     PackID
 	Object string // its key in the store
 	Reason string
-	// Whole says that nothing is wrong with the pack but its lock, which ends too early and can't be prolonged.
-	// What it holds can be restored.
+	// Whole says that nothing is wrong with the pack but its lock, which
+	// ends too early and can't be prolonged. What it holds can be restored.
 	Whole bool
 }
 
@@ -41,8 +41,8 @@ func (v *Vault) Lost(id PackID, err error) LostPack {
 	return p
 }
 
-// MissingPacksError says that the index, or a catalogue, names packs that the store does not have, or has in a form
-// that can't be used.
+// MissingPacksError says that the index, or a catalogue, names packs
+// that the store does not have, or has in a form that can't be used.
 type MissingPacksError struct {
 	Vault string // id
 	Packs []LostPack
@@ -58,13 +58,15 @@ func (e *MissingPacksError) Error() string {
 // Is makes errors.Is(err, ErrCorrupt) true.
 func (e *MissingPacksError) Is(target error) bool { return target == ErrCorrupt }
 
-// NamedPacks are the packs that the recipes of one backup name. While names accumulate it looks whether the store has
-// these packs, in goroutines of its own, which Refs or Stop waits for. One of these must be called.
+// NamedPacks are the packs that the recipes of one backup name. While names
+// accumulate it looks whether the store has these packs, in goroutines of
+// its own, which Refs or Stop waits for. One of these must be called.
 type NamedPacks struct {
 	w     *Writer
 	looks *PackLooks
 	later func(PackID) bool
-	// direct is how many packs are looked at one by one before all packs of the vault are listed instead.
+	// direct is how many packs are looked at one by one before all
+	// packs of the vault are listed instead.
 	direct int
 
 	ctx    context.Context // of the looks
@@ -85,8 +87,8 @@ type namedPack struct {
 	size uint32 // as the index has it; 0 where it does not list the pack
 }
 
-// NamePacks returns the NamedPacks of a backup that stores through w. later, unless it is nil, tells of which packs
-// others have not finished the put yet: those are looked at in Refs.
+// NamePacks returns the NamedPacks of a backup that stores through w. later, unless it is nil,
+// tells of which packs others have not finished the put yet: those are looked at in Refs.
 func (w *Writer) NamePacks(ctx context.Context, later func(PackID) bool) *NamedPacks {
 	if later == nil {
 		later = func(PackID) bool { return false }
@@ -158,8 +160,8 @@ func (n *NamedPacks) work() error {
 	}
 }
 
-// look looks at packs: one by one while those are few, by a list of all packs when that takes fewer requests. A lock
-// only a look at the pack itself tells.
+// look looks at packs: one by one while those are few, by a list of all packs
+// when that takes fewer requests. A lock only a look at the pack itself tells.
 func (n *NamedPacks) look(ctx context.Context, ids []PackID) error {
 	locks := n.looks.v.st.Capabilities().Retain > 0
 	n.looks.mu.Lock()
@@ -188,8 +190,8 @@ func (n *NamedPacks) look(ctx context.Context, ids []PackID) error {
 	return g.Wait()
 }
 
-// Reused waits for the looks that are under way, and returns the packs that were named and found in the store, but for those
-// that w added. Nothing may be named any more.
+// Reused waits for the looks that are under way, and returns the packs that were named
+// and found in the store, but for those that w added. Nothing may be named any more.
 func (n *NamedPacks) Reused() ([]PackRef, error) {
 	if err := n.g.Wait(); err != nil {
 		return nil, err
@@ -205,9 +207,10 @@ func (n *NamedPacks) Reused() ([]PackRef, error) {
 	return reused, nil
 }
 
-// Refs returns the packs that were named, with their sizes. Nothing may be named any more, and w has finished. A pack that
-// the store does not have, in the size that the index says or that the named chunks need, is in a *MissingPacksError,
-// and so is one that can't be read or whose lock can't be prolonged: then no manifest may name it.
+// Refs returns the packs that were named, with their sizes. Nothing may be named any
+// more, and w has finished. A pack that the store does not have, in the size that the
+// index says or that the named chunks need, is in a *MissingPacksError, and so is one
+// that can't be read or whose lock can't be prolonged: then no manifest may name it.
 func (n *NamedPacks) Refs(ctx context.Context) ([]PackRef, error) {
 	defer n.Stop()
 	if err := n.g.Wait(); err != nil {

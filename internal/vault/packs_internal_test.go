@@ -16,7 +16,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// TestTooManyPacks: a backup that names more packs than a manifest can list fails while it names them.
+// TestTooManyPacks: a backup that names more packs than a manifest
+// can list fails while it names them.
 func TestTooManyPacks(t *testing.T) {
 	v := fuzzVault(t)
 	w, err := v.NewWriter(t.Context(), WriterOptions{})
@@ -66,7 +67,8 @@ func TestManifestOfManyPacks(t *testing.T) {
 	}
 }
 
-// TestIndexKnowsSizes: of every pack, whether its rows are in memory, on the local disk, stored or merged.
+// TestIndexKnowsSizes: of every pack, whether its rows are in
+// memory, on the local disk, stored or merged.
 func TestIndexKnowsSizes(t *testing.T) {
 	v, dir := fuzzVault(t), t.TempDir()
 	x := openIndex(t, v, dir)
@@ -124,8 +126,8 @@ func TestIndexKnowsSizes(t *testing.T) {
 	same("forgotten", openIndex(t, v, dir))
 }
 
-// TestAddLooksAtWhatIsNew: what Known said of the stored segments is not asked for again, and what others added since is found, in memory or
-// on the local disk.
+// TestAddLooksAtWhatIsNew: what Known said of the stored segments is not asked for
+// again, and what others added since is found, in memory or on the local disk.
 func TestAddLooksAtWhatIsNew(t *testing.T) {
 	v := fuzzVault(t)
 	put(t, v, 0, 250)
@@ -157,8 +159,8 @@ func TestAddLooksAtWhatIsNew(t *testing.T) {
 	}
 }
 
-// TestTurns: packs that were never sampled come first, then those whose turn came longest ago; a file that is torn, forged or too large
-// costs nothing else.
+// TestTurns: packs that were never sampled come first, then those whose turn
+// came longest ago; a file that is torn, forged or too large costs nothing else.
 func TestTurns(t *testing.T) {
 	v, dir := fuzzVault(t), t.TempDir()
 	if _, err := v.openSegmentDir(dir); err != nil {
@@ -214,7 +216,8 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// TestLooksAtColdPacks: a list does not tell whether a cold pack was restored, so it is asked for itself.
+// TestLooksAtColdPacks: a list does not tell whether a cold pack
+// was restored, so it is asked for itself.
 func TestLooksAtColdPacks(t *testing.T) {
 	st := obstest.NewFaulty(obs.NewMemory())
 	v := verifyVault(t, st, 2)

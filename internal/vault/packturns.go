@@ -10,17 +10,19 @@ import (
 	"sync"
 )
 
-// A host keeps beside its index when it last read back chunks of each pack, so that a backup samples the packs whose
-// turn came longest ago. Turns are counted and no clock is asked. The file is bounded: the packs whose turns are the
-// oldest fall out of it, and are then as good as never sampled. It may be deleted, torn or forged: all that depends on it is
-// which packs are sampled next.
+// A host keeps beside its index when it last read back chunks of each pack, so
+// that a backup samples the packs whose turn came longest ago. Turns are counted
+// and no clock is asked. The file is bounded: the packs whose turns are the oldest
+// fall out of it, and are then as good as never sampled. It may be deleted, torn
+// or forged: all that depends on it is which packs are sampled next.
 const (
 	turnsFile  = "sampled"
 	turnsMagic = "HFTURN\x00\x01"
 	maxTurns   = 1 << 16
 )
 
-// turnsMu is held while the file is changed. Of two processes that change it at once, one's turns are forgotten.
+// turnsMu is held while the file is changed. Of two processes that
+// change it at once, one's turns are forgotten.
 var turnsMu sync.Mutex
 
 // readTurns reads the file; what is damaged in it is left out.
@@ -38,8 +40,8 @@ func (v *Vault) readTurns(dir string) (turns map[PackID]uint32, last uint32) {
 	return turns, last
 }
 
-// LongestUnsampled returns up to n of the packs: those that this host never sampled, and then those whose turn came
-// longest ago. dir is the folder of the index; "" makes a random choice.
+// LongestUnsampled returns up to n of the packs: those that this host never sampled, and then
+// those whose turn came longest ago. dir is the folder of the index; "" makes a random choice.
 func (v *Vault) LongestUnsampled(dir string, packs []PackRef, n int) []PackRef {
 	packs = slices.Clone(packs)
 	rand.Shuffle(len(packs), func(i, j int) { packs[i], packs[j] = packs[j], packs[i] })

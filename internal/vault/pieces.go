@@ -13,8 +13,9 @@ import (
 // naming the old frame. Which pieces changed follows from their sums: the catalogue of a host has a
 // sum of each piece that the last backup saw.
 
-// PieceSize is the size of a piece, bytes: two pages of the usual size of a database. Pieces begin at
-// the multiples of PieceSize in the file. The first and the last piece of an extent may be shorter.
+// PieceSize is the size of a piece, bytes: two pages of the usual
+// size of a database. Pieces begin at the multiples of PieceSize in
+// the file. The first and the last piece of an extent may be shorter.
 const PieceSize = 8 << 10
 
 // PieceSum is the beginning of the name that a chunk with the content of the piece has (see

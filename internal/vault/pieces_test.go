@@ -66,7 +66,8 @@ func TestCatalogueOfAnySums(t *testing.T) {
 	}
 }
 
-// FuzzSums: whatever fits the items encodes to the same, and nothing crashes or takes memory that the page does not have.
+// FuzzSums: whatever fits the items encodes to the same, and
+// nothing crashes or takes memory that the page does not have.
 func FuzzSums(f *testing.F) {
 	items := slices.Concat(databaseItems(1, 3, 20000), make([]Item, 2), databaseItems(2, 1, 8192))
 	b, err := appendSums(nil, items)

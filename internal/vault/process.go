@@ -15,15 +15,18 @@ import (
 	"holdfast/internal/hostid"
 )
 
-// process says which process of which boot of which machine, so exactly that another process of that machine can tell,
-// without any clock, that it has ended. What could not be found out is empty, and such a process is never said to have ended.
+// process says which process of which boot of which machine, so exactly that another
+// process of that machine can tell, without any clock, that it has ended. What could
+// not be found out is empty, and such a process is never said to have ended.
 type process struct {
-	Machine    string `cbor:"1,keyasint"` // hex of half the SHA-256 of /etc/machine-id
-	Boot       string `cbor:"2,keyasint"` // /proc/sys/kernel/random/boot_id: another with each boot of any machine
+	Machine string `cbor:"1,keyasint"` // hex of half the SHA-256 of /etc/machine-id
+	// /proc/sys/kernel/random/boot_id: another with each boot of any machine
+	Boot       string `cbor:"2,keyasint"`
 	Namespaces string `cbor:"3,keyasint"` // of pids, and of the clock that Start is counted by
 	PID        int    `cbor:"4,keyasint"`
 	Start      uint64 `cbor:"5,keyasint"` // field 22 of /proc/PID/stat, in ticks since the boot
-	Identity   string `cbor:"6,keyasint"` // of the host, as its state folder keeps it (internal/hostid)
+	// of the host, as its state folder keeps it (internal/hostid)
+	Identity string `cbor:"6,keyasint"`
 }
 
 // observer is a process that judges whether others have ended.
@@ -40,7 +43,8 @@ func observe(o SessionOptions) observer {
 	return me
 }
 
-// thisProcess describes the process that runs this. It is read anew each time: it is a handful of reads of procfs.
+// thisProcess describes the process that runs this. It is read anew
+// each time: it is a handful of reads of procfs.
 func thisProcess() process {
 	p := process{PID: os.Getpid()}
 	if b, err := os.ReadFile("/etc/machine-id"); err == nil && len(bytes.TrimSpace(b)) > 0 {
@@ -68,15 +72,16 @@ func (me observer) is(p process) bool {
 	return p == me.process && p.Boot != "" && p.Namespaces != "" && p.Start != 0
 }
 
-// ended reports whether p, of a host with that name, has certainly ended. A process of another machine, or in another
-// namespace, never has: it can't be seen from here.
+// ended reports whether p, of a host with that name, has certainly ended. A process
+// of another machine, or in another namespace, never has: it can't be seen from here.
 func (me observer) ended(p process, host string) bool {
 	if p.Boot == "" || me.Boot == "" {
 		return false
 	}
 	if p.Boot != me.Boot {
-		// A boot that this very host has left behind. The machine id and the name of a host are not enough to say so: clones have
-		// both in common. Copies of a state folder have the identity in common too, but not each other's boots.
+		// A boot that this very host has left behind. The machine id and the name of
+		// a host are not enough to say so: clones have both in common. Copies of a
+		// state folder have the identity in common too, but not each other's boots.
 		return p.Identity != "" && p.Identity == me.Identity && p.Machine == me.Machine && host == me.host && slices.Contains(me.boots, p.Boot)
 	}
 	if p.Namespaces == "" || p.Namespaces != me.Namespaces || p.PID <= 0 || p.Start == 0 {
@@ -90,7 +95,8 @@ func (me observer) ended(p process, host string) bool {
 	if err != nil {
 		return false
 	}
-	return start != p.Start || state == 'Z' || state == 'X' // the number is another process's; or nobody waited for it yet
+	// the number is another process's; or nobody waited for it yet
+	return start != p.Start || state == 'Z' || state == 'X'
 }
 
 // procStat returns when a process started, in ticks since the boot, and its state.

@@ -72,8 +72,9 @@ func TestProcessEnded(t *testing.T) {
 	}
 }
 
-// TestSessionsOfEarlierBoots: the next backup of a host removes the session of a boot that its state folder has lived through, also in a
-// container without a machine id, and never that of a machine that has machine id, name and identity in common with it.
+// TestSessionsOfEarlierBoots: the next backup of a host removes the session of a boot
+// that its state folder has lived through, also in a container without a machine id,
+// and never that of a machine that has machine id, name and identity in common with it.
 func TestSessionsOfEarlierBoots(t *testing.T) {
 	id, err := ParseIdentity([]byte(fuzzIdentity))
 	if err != nil {
@@ -83,11 +84,12 @@ func TestSessionsOfEarlierBoots(t *testing.T) {
 		machine, identity, boot string // of the session
 		gone                    bool
 	}{
-		"of this host":                     {"", "i", "an earlier boot", true},
-		"of a clone":                       {"", "i", "the clone's boot", false},
-		"of another host of that name":     {"", "j", "an earlier boot", false},
-		"of a host without state folder":   {"", "", "an earlier boot", false},
-		"of this host, without machine id": {"-", "i", "an earlier boot", false}, // it has one now: it may be another
+		"of this host":                   {"", "i", "an earlier boot", true},
+		"of a clone":                     {"", "i", "the clone's boot", false},
+		"of another host of that name":   {"", "j", "an earlier boot", false},
+		"of a host without state folder": {"", "", "an earlier boot", false},
+		// it has one now: it may be another
+		"of this host, without machine id": {"-", "i", "an earlier boot", false},
 	} {
 		v, err := Create(t.Context(), obs.NewMemory(), "tenant", nil, nil, id)
 		if err != nil {

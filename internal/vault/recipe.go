@@ -24,12 +24,14 @@ type Item struct {
 	// Continued marks further extents of the file of the item before: Path and Extents only.
 	Continued bool
 	Extents   []Extent // ascending, without overlap
-	// Sums has, of a database (see FORMAT.md, "Databases"), the sum of each piece of Extents, in order: Pieces(Extents)
-	// of them. It is nil where no sums are known. Catalogues keep sums, recipes do not.
+	// Sums has, of a database (see FORMAT.md, "Databases"), the sum of
+	// each piece of Extents, in order: Pieces(Extents) of them. It is
+	// nil where no sums are known. Catalogues keep sums, recipes do not.
 	Sums []PieceSum
 }
 
-// page is a run of items as it is encoded. It stands alone: paths and packs refer to nothing outside.
+// page is a run of items as it is encoded. It stands alone: paths
+// and packs refer to nothing outside.
 type page struct {
 	_      struct{} `cbor:",toarray"`
 	Packs  []PackID
@@ -124,8 +126,8 @@ func decoding(maxElements int) cbor.DecMode {
 const (
 	pageItems   = 1024
 	pageExtents = 8192 // of a page; more of one file go on in the next
-	// pageWeight is from how many bytes of paths, link targets and attributes on a page ends: few names
-	// are long, but a tenant can make all of them so.
+	// pageWeight is from how many bytes of paths, link targets and attributes
+	// on a page ends: few names are long, but a tenant can make all of them so.
 	pageWeight = 1 << 20
 	// maxPaths bounds the paths of a page, which share beginnings and are much longer decoded.
 	maxPaths = 64 << 20

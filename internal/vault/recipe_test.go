@@ -13,7 +13,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestPagesOfHeavyItems: names and attributes that add up to more than a page may have end it early.
+// TestPagesOfHeavyItems: names and attributes that add up to more
+// than a page may have end it early.
 func TestPagesOfHeavyItems(t *testing.T) {
 	v, _ := newVault(t)
 	w, err := v.NewWriter(t.Context(), vault.WriterOptions{})
@@ -81,8 +82,8 @@ func TestRecipeRefusesWhatNobodyCanRestore(t *testing.T) {
 	}
 }
 
-// TestFileWithTheBytesOfAPage: a page of a tree without content is easy to guess, so a tenant can make a
-// file of it. Neither may be taken for the other.
+// TestFileWithTheBytesOfAPage: a page of a tree without content is easy to
+// guess, so a tenant can make a file of it. Neither may be taken for the other.
 func TestFileWithTheBytesOfAPage(t *testing.T) {
 	v, _ := newVault(t)
 	root := vault.Item{Entry: tree.Entry{Kind: tree.Dir, Mode: 0o755}}

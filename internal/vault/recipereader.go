@@ -10,15 +10,16 @@ import (
 	"holdfast/internal/contain"
 )
 
-// How a recipe is read. Its pages lie in runs, but in a chain of backups a recipe has pages of all of them, in turns;
-// so many references are looked at together, and neighbours in a pack are fetched with one request.
+// How a recipe is read. Its pages lie in runs, but in a chain of backups a
+// recipe has pages of all of them, in turns; so many references are looked
+// at together, and neighbours in a pack are fetched with one request.
 const (
-	// batchRefs and batchBytes (sealed) are what is looked at together. Two batches are in memory: one is
-	// fetched while the one before is worked on.
+	// batchRefs and batchBytes (sealed) are what is looked at together. Two
+	// batches are in memory: one is fetched while the one before is worked on.
 	batchRefs  = 1024
 	batchBytes = 2 << 20
-	// runGap is how many unneeded bytes between two pages are read rather than ask twice, and batchGaps how
-	// many in a batch.
+	// runGap is how many unneeded bytes between two pages are read
+	// rather than ask twice, and batchGaps how many in a batch.
 	runGap    = 64 << 10
 	batchGaps = 2 << 20
 	// batchRequests of a batch are in flight.
@@ -39,8 +40,8 @@ func (v *Vault) Items(ctx context.Context, vol *Volume, each func([]Item) error)
 	})
 }
 
-// readPages reads lists, an even number of them at once, and then what pages makes of them, and calls each with every
-// page in order, counted from an even number.
+// readPages reads lists, an even number of them at once, and then what pages makes
+// of them, and calls each with every page in order, counted from an even number.
 func (v *Vault) readPages(ctx context.Context, lists []PageRef, pages func([][]PageRef) ([]PageRef, error), each func(int, PageRef, []byte) error) error {
 	for some := range slices.Chunk(lists, listsAtOnce) {
 		decoded := make([][]PageRef, len(some))
@@ -66,8 +67,8 @@ func (v *Vault) readPages(ctx context.Context, lists []PageRef, pages func([][]P
 	return nil
 }
 
-// readMeta reads Meta chunks and calls each with the number, the reference and the plaintext of every one, in order, on
-// the caller's goroutine. The plaintext is each's to keep.
+// readMeta reads Meta chunks and calls each with the number, the reference and the plaintext
+// of every one, in order, on the caller's goroutine. The plaintext is each's to keep.
 func (v *Vault) readMeta(ctx context.Context, refs []PageRef, each func(int, PageRef, []byte) error) error {
 	for _, r := range refs {
 		if err := v.checkLoc(Meta, r.Loc()); err != nil {

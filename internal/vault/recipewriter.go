@@ -9,8 +9,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// pageList is a run of a recipe's pages. Lists are cut where the content says, like pages, so that a
-// small change to a large tree changes one page and one list.
+// pageList is a run of a recipe's pages. Lists are cut where the content says, like
+// pages, so that a small change to a large tree changes one page and one list.
 type pageList struct {
 	_     struct{} `cbor:",toarray"`
 	Pages []PageRef
@@ -24,10 +24,11 @@ const (
 // RecipeWriter turns the items of one volume, in the order of the walk, into pages. It is for one
 // goroutine. What it adds belongs to its Writer.
 type RecipeWriter struct {
-	// Tap, when set before the first Add, gets every page and its items, which it must not keep. It sets
-	// Ino to 0 where a later change may not show in Ctime: a stat page is made after it.
+	// Tap, when set before the first Add, gets every page and its items, which it must not keep.
+	// It sets Ino to 0 where a later change may not show in Ctime: a stat page is made after it.
 	Tap func(page []byte, items []Item) error
-	// KeepStats, when set before the first Add, stores a stat page beside every page. Its items then need Ino and Ctime.
+	// KeepStats, when set before the first Add, stores a stat page
+	// beside every page. Its items then need Ino and Ctime.
 	KeepStats bool
 
 	w     *Writer
@@ -50,7 +51,8 @@ type metaRef struct {
 	stored Stored
 }
 
-// NewRecipe returns a RecipeWriter whose pages go through w. The packs that its items name are added to packs.
+// NewRecipe returns a RecipeWriter whose pages go through w. The
+// packs that its items name are added to packs.
 func (w *Writer) NewRecipe(packs *NamedPacks) (*RecipeWriter, error) {
 	comp, err := seal.NewCompressor(seal.Default, 1<<20)
 	if err != nil {
@@ -76,7 +78,8 @@ func (r *RecipeWriter) Add(it Item) error {
 	r.items = append(r.items, it)
 	r.extents += len(it.Extents)
 	r.weight += weight(&it)
-	// Where a page ends depends on the path alone, so that a tree with one more file has one other page.
+	// Where a page ends depends on the path alone, so that a tree
+	// with one more file has one other page.
 	if len(r.items) >= pageItems || r.extents >= pageExtents || r.weight >= pageWeight ||
 		len(r.items) >= pageItems/8 && pathHash(it.Path)&(pageItems/4-1) == 0 {
 		return r.flush()
@@ -233,7 +236,8 @@ func (r *RecipeWriter) nameMeta(m *metaRef) error {
 	return r.packs.name(m.stored.Loc.Pack, m.stored.Loc.Off+m.stored.Loc.Len)
 }
 
-// Stats returns where the lists of the stat pages are, one for each list that Finish returned, or nil without KeepStats.
+// Stats returns where the lists of the stat pages are, one for each
+// list that Finish returned, or nil without KeepStats.
 func (r *RecipeWriter) Stats() []PageRef { return r.lists }
 
 // list stores a list of pages, whose places are known.

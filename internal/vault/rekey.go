@@ -15,8 +15,8 @@ import (
 var (
 	// ErrLockOut says that after the change the caller's own key would not open the vault.
 	ErrLockOut = errors.New("the key in use would no longer open the vault")
-	// ErrRekeyed says that somebody else changed the recipients at the same moment. This change's header was withdrawn, but the
-	// other's may rest on it: the caller looks and tries again.
+	// ErrRekeyed says that somebody else changed the recipients at the same moment. This change's
+	// header was withdrawn, but the other's may rest on it: the caller looks and tries again.
 	ErrRekeyed = errors.New("somebody else changed the vault's recipients at the same moment")
 )
 
@@ -28,12 +28,15 @@ type Change struct {
 	LockOut bool
 }
 
-// Rekey wraps the vault's key anew, for the recipients as changed, and returns what the vault is then. Those who have
-// it open go on. It does not change the vault's key: who could open the vault before, and kept that key or a header, still
-// reads what is and will be stored; only a new vault ends that.
+// Rekey wraps the vault's key anew, for the recipients as changed, and returns
+// what the vault is then. Those who have it open go on. It does not change the
+// vault's key: who could open the vault before, and kept that key or a header,
+// still reads what is and will be stored; only a new vault ends that.
 //
-// A crash leaves the old recipients or the new ones, and perhaps both headers, of which the newer counts and the next
-// Rekey deletes the other. After an error that is obs.ErrUncertain the recipients may be the new ones. Of two at the same moment at most one succeeds; the other gets ErrRekeyed.
+// A crash leaves the old recipients or the new ones, and perhaps both
+// headers, of which the newer counts and the next Rekey deletes the other.
+// After an error that is obs.ErrUncertain the recipients may be the new ones.
+// Of two at the same moment at most one succeeds; the other gets ErrRekeyed.
 func (v *Vault) Rekey(ctx context.Context, id *Identity, c Change) (Info, error) {
 	before, err := v.settledHeaders(ctx)
 	if err != nil {
@@ -79,8 +82,9 @@ func (v *Vault) Rekey(ctx context.Context, id *Identity, c Change) (Info, error)
 // withdrawal is how long it is waited for that one of two headers of one generation is withdrawn.
 const withdrawal = 3 * time.Second
 
-// settledHeaders lists the headers, when no two of them are the newest: one of those lacks the change of the other and is
-// about to be withdrawn, so nothing may be built on it. When they stay, a crash left them.
+// settledHeaders lists the headers, when no two of them are the newest:
+// one of those lacks the change of the other and is about to be withdrawn,
+// so nothing may be built on it. When they stay, a crash left them.
 func (v *Vault) settledHeaders(ctx context.Context) ([]headerRef, error) {
 	for end := time.Now().Add(withdrawal); ; {
 		refs, err := headersOf(ctx, v.st, v.info.ID)
@@ -118,9 +122,9 @@ func (c Change) apply(recipients []string, id *Identity) ([]string, error) {
 	return after, nil
 }
 
-// settleHeader makes sure that the header just written is what the store has and that nobody wrote another since before was
-// listed, and then deletes the older ones. When somebody did, it withdraws its own: whoever comes second sees
-// the first, and of two that see each other both withdraw.
+// settleHeader makes sure that the header just written is what the store has and that nobody wrote
+// another since before was listed, and then deletes the older ones. When somebody did, it withdraws
+// its own: whoever comes second sees the first, and of two that see each other both withdraw.
 func (v *Vault) settleHeader(ctx context.Context, key string, doc []byte, before []headerRef) error {
 	back, err := readAll(ctx, v.st, key, maxHeader)
 	if err != nil {

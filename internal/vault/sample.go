@@ -19,8 +19,9 @@ type Sampled struct {
 	Denied error      // an obs.ErrAccess, when that is why one of Lost can't be read
 }
 
-// Sample reads n chunks of the packs, in runs at random places, and compares each with its name: a look whether
-// the store gives back what it confirmed. Its error is for what kept it from looking, never for damage.
+// Sample reads n chunks of the packs, in runs at random places, and
+// compares each with its name: a look whether the store gives back what it
+// confirmed. Its error is for what kept it from looking, never for damage.
 func (v *Vault) Sample(ctx context.Context, packs []PackRef, n int) (Sampled, error) {
 	// Side by side: an instance is held meanwhile, and a store is a round trip away.
 	picked := rand.Perm(len(packs))[:min(n, len(packs))]
@@ -54,7 +55,8 @@ func unusable(err error) bool {
 	return errors.Is(err, ErrCorrupt) || errors.Is(err, obs.ErrNotFound) || errors.Is(err, obs.ErrCold) || errors.Is(err, obs.ErrAccess)
 }
 
-// sampleTwice samples one pack, and once more when something does not open: bytes may have changed on the way.
+// sampleTwice samples one pack, and once more when something does
+// not open: bytes may have changed on the way.
 func (v *Vault) sampleTwice(ctx context.Context, p PackRef, want int) (int, error) {
 	chunks, err := v.samplePack(ctx, p, want)
 	if errors.Is(err, ErrCorrupt) {
@@ -89,12 +91,14 @@ func (v *Vault) samplePack(ctx context.Context, p PackRef, want int) (int, error
 const (
 	// sampleInFlight is how many packs of a sample are read at once, and how many runs of one pack.
 	sampleInFlight = 8
-	// sampleRun is how many neighbours of a sample are read with one request at most: of a hundred small backups the requests are
-	// what the store has to do, and neighbours tell as much as chunks from everywhere, but of damage that is smaller than a run.
+	// sampleRun is how many neighbours of a sample are read with one request at most: of
+	// a hundred small backups the requests are what the store has to do, and neighbours
+	// tell as much as chunks from everywhere, but of damage that is smaller than a run.
 	sampleRun = 8
 )
 
-// sampleRuns picks want of the rows, or all: runs of neighbours, each at a random place of an equal part of the pack.
+// sampleRuns picks want of the rows, or all: runs of neighbours,
+// each at a random place of an equal part of the pack.
 func sampleRuns(rows []Row, want int) (runs [][]Row) {
 	want = min(want, len(rows))
 	parts := (want + sampleRun - 1) / sampleRun
@@ -107,8 +111,8 @@ func sampleRuns(rows []Row, want int) (runs [][]Row) {
 	return runs
 }
 
-// ReadChunkTwice is ReadChunk, and reads once more when the chunk does not open: bytes may have changed on the way. lost
-// says that the store answered, and the pack can't be used.
+// ReadChunkTwice is ReadChunk, and reads once more when the chunk does not open: bytes may
+// have changed on the way. lost says that the store answered, and the pack can't be used.
 func (v *Vault) ReadChunkTwice(ctx context.Context, kind ChunkKind, loc Loc) (plain []byte, lost bool, err error) {
 	plain, err = v.ReadChunk(ctx, kind, loc)
 	if errors.Is(err, ErrCorrupt) {

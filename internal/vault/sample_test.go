@@ -30,7 +30,8 @@ func packsOf(t *testing.T, v *vault.Vault, chunks ...int) (all []vault.PackRef) 
 	return all
 }
 
-// TestSample: it reads what it is asked for with few requests, since of many small backups the requests are the store's work.
+// TestSample: it reads what it is asked for with few requests,
+// since of many small backups the requests are the store's work.
 func TestSample(t *testing.T) {
 	for _, c := range []struct {
 		chunks            []int
@@ -84,7 +85,8 @@ func TestSampleFindsDamage(t *testing.T) {
 	}
 }
 
-// TestManifestThatReadsBackOtherwise: a backup whose manifest the store gives back with other bytes, more or fewer, is none.
+// TestManifestThatReadsBackOtherwise: a backup whose manifest the
+// store gives back with other bytes, more or fewer, is none.
 func TestManifestThatReadsBackOtherwise(t *testing.T) {
 	for name, change := range map[string]func([]byte) []byte{
 		"gone":     func([]byte) []byte { return nil },

@@ -17,35 +17,41 @@ import (
 	"holdfast/internal/obs"
 )
 
-// ErrSessionGone says that a session's object is no longer in the store, so that packs the backup rests on may have been collected.
+// ErrSessionGone says that a session's object is no longer in the
+// store, so that packs the backup rests on may have been collected.
 var ErrSessionGone = errors.New("the backup's session was removed from the vault")
 
-// Session tells a collector that somebody is writing to the vault: while its object is in the store, no pack is deleted that
-// was not condemned before it began. A writer begins one before it looks at anything that says what is stored (index, catalogue,
-// manifests, packs of an earlier try), writes its manifest through it, and ends it. Several backups of one process may be made under one, at
-// once or one after the other; End comes after the last. A crash leaves the object, which the next BeginSession on the same host removes.
+// Session tells a collector that somebody is writing to the vault: while its object is in
+// the store, no pack is deleted that was not condemned before it began. A writer begins one
+// before it looks at anything that says what is stored (index, catalogue, manifests, packs
+// of an earlier try), writes its manifest through it, and ends it. Several backups of one
+// process may be made under one, at once or one after the other; End comes after the last.
+// A crash leaves the object, which the next BeginSession on the same host removes.
 type Session struct {
 	v         *Vault
 	id        string
 	condemned []PackID
 	mended    func(error) // may be nil
 
-	doubts int  // manifests under it of which nobody knows whether they are stored; guarded by the ledger's mu
+	// manifests under it of which nobody knows whether they are stored; guarded by the ledger's mu
+	doubts int
 	ended  bool // nobody writes under it any more; guarded by the ledger's mu
 }
 
 // SessionOptions say whose session it is.
 type SessionOptions struct {
 	Host string // name of the host, the same after each boot of it and no other host's
-	// Identity tells this host from all others. Without one, nobody says after a reboot that its sessions have ended.
+	// Identity tells this host from all others. Without one, nobody
+	// says after a reboot that its sessions have ended.
 	Identity hostid.Identity
 	Instance string // what is backed up; for people
-	// Warn is told of sessions that could not be looked at or removed, and of backups that are in doubt still.
-	// Nil is allowed.
+	// Warn is told of sessions that could not be looked at or removed,
+	// and of backups that are in doubt still. Nil is allowed.
 	Warn func(error)
 	// Mended is told of what the vault lacked, and has again. Nil is allowed.
 	Mended func(error)
-	// Settled is told of each backup that was in doubt, and of which it shows now whether it exists. Nil is allowed.
+	// Settled is told of each backup that was in doubt, and of which
+	// it shows now whether it exists. Nil is allowed.
 	Settled func(Settled)
 }
 
@@ -67,7 +73,8 @@ const (
 const (
 	sessionMagic = "HFSESS\x00\x01"
 	maxSession   = 1 << 16
-	// endTime bounds how long the end of a session may hold up a backup that is done or was given up.
+	// endTime bounds how long the end of a session may hold up a
+	// backup that is done or was given up.
 	endTime = 10 * time.Second
 	// hastyEnd is the same for one that was told to end: an instance may be held until it has.
 	hastyEnd = time.Second
@@ -75,21 +82,23 @@ const (
 
 var sessionPattern = regexp.MustCompile(`^[0-9a-f]{16}-[0-9a-f]{32}$`)
 
-// running are the ids of the sessions that this process has under way. One that names this process and is not in here has ended,
-// but its object could not be deleted.
+// running are the ids of the sessions that this process has under way. One that names
+// this process and is not in here has ended, but its object could not be deleted.
 var running sync.Map
 
 func (v *Vault) sessionsPrefix() string { return v.info.ID + "/sessions/" }
 
-// hostTag begins the names of the sessions of one machine, so that it finds its own without reading the others'. All state folders of
-// a machine have it in common; where there is no machine id, the identity stands for it.
+// hostTag begins the names of the sessions of one machine, so that it finds
+// its own without reading the others'. All state folders of a machine have
+// it in common; where there is no machine id, the identity stands for it.
 func (v *Vault) hostTag(p process) string {
 	k := subkey(v.meta, "host", []byte(cmp.Or(p.Machine, p.Identity)))
 	return hex.EncodeToString(k[:8])
 }
 
-// BeginSession stores a session, removes those of this host whose process has ended, and reads which packs are condemned. It takes
-// three requests when nothing is to be removed and nothing is condemned; a manifest and the end take one each.
+// BeginSession stores a session, removes those of this host whose process has
+// ended, and reads which packs are condemned. It takes three requests when nothing
+// is to be removed and nothing is condemned; a manifest and the end take one each.
 func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, error) {
 	// Before this backup takes its sequence number.
 	within, cancel := context.WithTimeout(ctx, endTime)
@@ -111,7 +120,8 @@ func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, e
 	if err := v.removeEnded(ctx, me); err != nil && o.Warn != nil {
 		o.Warn(err)
 	}
-	// Invariant session-first: whatever is read from here on, the collector waits for us or we see what it condemned.
+	// Invariant session-first: whatever is read from here on, the
+	// collector waits for us or we see what it condemned.
 	if s.condemned, err = v.readCondemned(ctx); err != nil {
 		return nil, errors.Join(err, s.End(ctx))
 	}
@@ -130,7 +140,8 @@ func (v *Vault) putSession(ctx context.Context, kind int, o SessionOptions, me p
 	}
 	running.Store(s.id, true)
 	if err := v.st.Put(ctx, v.sessionsPrefix()+s.id, object); err != nil {
-		running.Delete(s.id) // should it be there all the same, the next session or Settle removes it
+		// should it be there all the same, the next session or Settle removes it
+		running.Delete(s.id)
 		if obs.Uncertain(err) {
 			v.ledger.leave(s.id)
 		}
@@ -160,11 +171,13 @@ func (v *Vault) removeEnded(ctx context.Context, me observer) error {
 	return nil
 }
 
-// Condemned returns the packs that a collector is about to delete: what they hold is to be stored anew.
+// Condemned returns the packs that a collector is about to delete:
+// what they hold is to be stored anew.
 func (s *Session) Condemned() []PackID { return slices.Clone(s.condemned) }
 
-// WriteManifest is Vault.WriteManifest under this session, of a vault that can be opened (see Confirm). ErrSessionGone when the session is
-// not there any more: then the backup has to be made again, under another.
+// WriteManifest is Vault.WriteManifest under this session, of a vault that
+// can be opened (see Confirm). ErrSessionGone when the session is not
+// there any more: then the backup has to be made again, under another.
 func (s *Session) WriteManifest(ctx context.Context, m *Manifest) error {
 	g, gctx := contain.WithContext(ctx)
 	g.Go(func() error {
@@ -184,9 +197,10 @@ func (s *Session) WriteManifest(ctx context.Context, m *Manifest) error {
 	return s.v.writeManifest(ctx, m, s)
 }
 
-// End removes the session: its manifests are stored, or never will be. When that is not known of one, the session stays until
-// Settle finds out or this process has ended, since a manifest that comes late must find its packs. A session that could
-// not be removed goes with Settle or with the host's next one.
+// End removes the session: its manifests are stored, or never will be. When that
+// is not known of one, the session stays until Settle finds out or this process
+// has ended, since a manifest that comes late must find its packs. A session
+// that could not be removed goes with Settle or with the host's next one.
 func (s *Session) End(ctx context.Context) error {
 	if !s.v.ledger.end(s) {
 		return nil
@@ -228,8 +242,9 @@ func (v *Vault) Sessions(ctx context.Context) ([]SessionInfo, error) {
 	return all, err
 }
 
-// Forget removes the sessions of a host that is gone for ever, and returns how many. Of this host's own it leaves those whose process
-// may still run. Should the host be alive after all, its backups under way notice and begin anew.
+// Forget removes the sessions of a host that is gone for ever, and returns how
+// many. Of this host's own it leaves those whose process may still run. Should
+// the host be alive after all, its backups under way notice and begin anew.
 func (v *Vault) Forget(ctx context.Context, host string) (int, error) {
 	all, err := v.readSessions(ctx, "", sessionPattern.MatchString)
 	if err != nil {
@@ -249,7 +264,8 @@ func (v *Vault) Forget(ctx context.Context, host string) (int, error) {
 	return len(gone), nil
 }
 
-// readSessions reads the sessions whose names begin with prefix and that are wanted, and what it can of them when some are damaged.
+// readSessions reads the sessions whose names begin with prefix and
+// that are wanted, and what it can of them when some are damaged.
 func (v *Vault) readSessions(ctx context.Context, prefix string, wanted func(id string) bool) ([]SessionInfo, error) {
 	var all []SessionInfo
 	var failed error

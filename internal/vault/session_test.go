@@ -18,7 +18,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// childEnv makes this test binary a process that begins a session in the store of that URL, with the key in the file, and waits.
+// childEnv makes this test binary a process that begins a session
+// in the store of that URL, with the key in the file, and waits.
 const childEnv = "HOLDFAST_TEST_SESSION"
 
 func init() {
@@ -75,8 +76,9 @@ func pids(t *testing.T, v *vault.Vault) (out []int) {
 	return out
 }
 
-// TestSessionsOfKilledProcesses: the next backup on the host removes the session of a process that was killed, and only that,
-// as soon as the process is dead and whether or not somebody waited for it.
+// TestSessionsOfKilledProcesses: the next backup on the host removes
+// the session of a process that was killed, and only that, as soon
+// as the process is dead and whether or not somebody waited for it.
 func TestSessionsOfKilledProcesses(t *testing.T) {
 	url := "file://" + t.TempDir()
 	st, err := obs.Open(t.Context(), url, obs.Options{Create: true, Getenv: os.Getenv})
@@ -196,12 +198,14 @@ func manifest() *vault.Manifest {
 	return &vault.Manifest{Instance: "i", Seq: 1, ID: vault.NewBackupID(1, time.Unix(1700000000, 0), false)}
 }
 
-// TestInvariantSessionFirst: the session is stored before anything is read, and other sessions cost nothing, however many there are.
+// TestInvariantSessionFirst: the session is stored before anything
+// is read, and other sessions cost nothing, however many there are.
 func TestInvariantSessionFirst(t *testing.T) {
 	v, st := countingVault(t)
 	s, err := v.BeginSession(t.Context(), vault.SessionOptions{Host: "h"})
 	must(t, err)
-	other, err := v.BeginSession(t.Context(), vault.SessionOptions{Host: "h"}) // of the same process
+	// of the same process
+	other, err := v.BeginSession(t.Context(), vault.SessionOptions{Host: "h"})
 	must(t, err)
 	if want := []string{"put", "list", "list", "put", "list", "list"}; !slices.Equal(st.ops, want) {
 		t.Errorf("two begins take %q, want %q", st.ops, want)
@@ -219,7 +223,8 @@ func TestInvariantSessionFirst(t *testing.T) {
 	}
 }
 
-// TestSessionThatCouldNotBeRemoved: it goes with the next one of the same process, which still runs.
+// TestSessionThatCouldNotBeRemoved: it goes with the next one of
+// the same process, which still runs.
 func TestSessionThatCouldNotBeRemoved(t *testing.T) {
 	v, st := countingVault(t)
 	s, err := v.BeginSession(t.Context(), vault.SessionOptions{Host: "h"})
@@ -258,8 +263,8 @@ func TestSessionThatIsGone(t *testing.T) {
 	must(t, s.End(t.Context()))
 }
 
-// TestDamagedSessionsAndCondemnations: a session that does not open is told and left; an unreadable condemnation stops a writer, since
-// it would rest on packs that are about to go.
+// TestDamagedSessionsAndCondemnations: a session that does not open is told and left; an
+// unreadable condemnation stops a writer, since it would rest on packs that are about to go.
 func TestDamagedSessionsAndCondemnations(t *testing.T) {
 	v, st := countingVault(t)
 	s, err := v.BeginSession(t.Context(), vault.SessionOptions{Host: "h"})

@@ -89,7 +89,8 @@ func FuzzPack(f *testing.F) {
 	})
 }
 
-// FuzzChunk opens chunks whose payload was sealed under the key, as a broken writer might, at a place that a recipe gives.
+// FuzzChunk opens chunks whose payload was sealed under the key, as
+// a broken writer might, at a place that a recipe gives.
 func FuzzChunk(f *testing.F) {
 	v := fuzzVault(f)
 	id := PackID{1}
@@ -141,7 +142,8 @@ func FuzzPageList(f *testing.F) {
 	})
 }
 
-// FuzzCatalogue reads catalogues whose blocks were sealed under the key, and files that somebody else put there.
+// FuzzCatalogue reads catalogues whose blocks were sealed under the
+// key, and files that somebody else put there.
 func FuzzCatalogue(f *testing.F) {
 	v := fuzzVault(f)
 	items := []Item{{Entry: tree.Entry{Kind: tree.Dir}}, {Entry: tree.Entry{Kind: tree.File, Path: "f", Ino: 7, Ctime: tree.Time{Sec: 1, Nsec: 2}}}}

@@ -13,8 +13,8 @@ import (
 	"holdfast/internal/seal"
 )
 
-// readSmall reads the objects below folder whose names begin with prefix and that are wanted, and calls each for one at a time. One
-// that was deleted meanwhile is passed over.
+// readSmall reads the objects below folder whose names begin with prefix and that are
+// wanted, and calls each for one at a time. One that was deleted meanwhile is passed over.
 func (v *Vault) readSmall(ctx context.Context, folder, prefix string, limit int64, wanted func(id string) bool, each func(id string, object []byte) error) error {
 	var mu sync.Mutex
 	g, gctx := contain.WithContext(ctx)
@@ -49,7 +49,8 @@ func (v *Vault) readSmall(ctx context.Context, folder, prefix string, limit int6
 	return g.Wait()
 }
 
-// sealSmall returns the bytes of a small object: its magic and its value, sealed under a key of its own.
+// sealSmall returns the bytes of a small object: its magic and its
+// value, sealed under a key of its own.
 func (v *Vault) sealSmall(kind, magic, id string, value any) ([]byte, error) {
 	plain, err := encMode.Marshal(value)
 	if err != nil {

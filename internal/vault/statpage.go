@@ -10,24 +10,25 @@ import (
 	"holdfast/internal/tree"
 )
 
-// A stat page stands beside a page of a recipe and has, for each of its files, the inode and
-// the time of the last change as the backup saw them. A restore has no use for it. The next backup takes it,
-// with the page, for the catalogue that its host does not have. See FORMAT.md for the bytes and the reasons.
+// A stat page stands beside a page of a recipe and has, for each of its files,
+// the inode and the time of the last change as the backup saw them. A restore
+// has no use for it. The next backup takes it, with the page, for the catalogue
+// that its host does not have. See FORMAT.md for the bytes and the reasons.
 
 // ErrNoStats says that a backup was stored without stat pages.
 var ErrNoStats = errors.New("backup has no stat pages")
 
 var errStatPage = errors.New("stat page does not fit its page")
 
-// statted says whether a stat page has a row for the item: only of these does a backup ask whether they changed. Empty
-// files are among them, for their flags, which it would have to open them for.
+// statted says whether a stat page has a row for the item: only of these does a backup ask whether
+// they changed. Empty files are among them, for their flags, which it would have to open them for.
 func statted(it *Item) bool {
 	return it.Kind == tree.File && !it.Continued && !it.HasLinkTo
 }
 
-// appendStats appends the stat page of those items: how many rows there are, then three columns, each number as
-// the difference to the row before, since neighbours in a folder were often made one after the other. An
-// inode of 0 has no time.
+// appendStats appends the stat page of those items: how many rows there are, then
+// three columns, each number as the difference to the row before, since neighbours
+// in a folder were often made one after the other. An inode of 0 has no time.
 func appendStats(b []byte, items []Item) []byte {
 	rows := make([]*Item, 0, len(items))
 	for i := range items {
@@ -107,9 +108,9 @@ func setStats(b []byte, items []Item) error {
 	return nil
 }
 
-// StoredCatalogue yields the items of a volume's recipe, in order, a page at a time, with Ino and Ctime as its stat
-// pages have them: 0 where a later change may not show in the time of change. The last pair may be an error:
-// ErrNoStats, ErrCorrupt, ErrNewer, or what the store said.
+// StoredCatalogue yields the items of a volume's recipe, in order, a page at a time, with Ino and
+// Ctime as its stat pages have them: 0 where a later change may not show in the time of change.
+// The last pair may be an error: ErrNoStats, ErrCorrupt, ErrNewer, or what the store said.
 func (v *Vault) StoredCatalogue(ctx context.Context, vol *Volume) iter.Seq2[[]Item, error] {
 	return func(yield func([]Item, error) bool) {
 		var items []Item

@@ -1,11 +1,11 @@
 // Package vault is one tenant's set of backups in object storage: keys, packs, index, recipes and
 // manifests. It alone knows the object layout, which FORMAT.md gives byte by byte.
 //
-// internal/backup writes through it, internal/restore and the programs read through it. A Writer runs
-// uploads in goroutines of its own, which Finish or Abort waits for; nothing else here starts one
-// that outlives its call. A crash leaves packs and index segments that no manifest names; they are
-// valid, found by name, and may be used or collected later. Everything read from the store is
-// untrusted until it opened under the vault's key.
+// internal/backup writes through it, internal/restore and the programs read through it. A
+// Writer runs uploads in goroutines of its own, which Finish or Abort waits for; nothing
+// else here starts one that outlives its call. A crash leaves packs and index segments that
+// no manifest names; they are valid, found by name, and may be used or collected later.
+// Everything read from the store is untrusted until it opened under the vault's key.
 package vault
 
 import (
@@ -57,9 +57,10 @@ type Params struct {
 	Pack  int          `json:"pack"` // bytes; the size that packs are filled to
 }
 
-// DefaultParams are those of a new vault. Chunks of 64 KiB on average: larger ones store a phone's
-// databases, which are rewritten in 4 KiB pages, again and again; smaller ones make the index dear.
-// Packs of 16 MiB: the smallest of the design's range, since every pack in flight is held in memory.
+// DefaultParams are those of a new vault. Chunks of 64 KiB on average: larger
+// ones store a phone's databases, which are rewritten in 4 KiB pages, again
+// and again; smaller ones make the index dear. Packs of 16 MiB: the smallest
+// of the design's range, since every pack in flight is held in memory.
 func DefaultParams() Params {
 	return Params{Chunk: chunk.Params{Min: 16 << 10, Avg: 64 << 10, Max: 256 << 10}, Pack: 16 << 20}
 }
@@ -93,14 +94,15 @@ type Vault struct {
 
 // Info describes a vault.
 type Info struct {
-	ID         string    `json:"id"`
-	Name       string    `json:"name"`
-	Created    time.Time `json:"created"`
-	Format     int       `json:"format"`
-	Generation uint32    `json:"generation"` // of the header: how often it was written; 1 is a new vault's
-	Recipients []string  `json:"recipients"` // whose identities open it
-	Params     Params    `json:"params"`
-	Store      string    `json:"store"`
+	ID      string    `json:"id"`
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+	Format  int       `json:"format"`
+	// of the header: how often it was written; 1 is a new vault's
+	Generation uint32   `json:"generation"`
+	Recipients []string `json:"recipients"` // whose identities open it
+	Params     Params   `json:"params"`
+	Store      string   `json:"store"`
 }
 
 // ID returns the 32 hex digits under which the vault of that name stands in a store. With a
@@ -116,10 +118,10 @@ func keyedByName(purpose string, nameKey []byte, text string) []byte {
 	return m.Sum(nil)
 }
 
-// Create makes the vault of that name, whose key the recipients and id can open. Where the store can
-// put conditionally, of two that create at the same moment one gets ErrVaultExists; elsewhere two
-// creators at the same moment could each believe to have made it, so only a person or one control
-// plane should create vaults there.
+// Create makes the vault of that name, whose key the recipients and id can open.
+// Where the store can put conditionally, of two that create at the same moment one
+// gets ErrVaultExists; elsewhere two creators at the same moment could each believe
+// to have made it, so only a person or one control plane should create vaults there.
 func Create(ctx context.Context, st obs.Store, name string, nameKey []byte, recipients []string, id *Identity) (*Vault, error) {
 	return CreateWith(ctx, st, name, nameKey, recipients, id, DefaultParams())
 }
@@ -179,7 +181,8 @@ func Open(ctx context.Context, st obs.Store, name string, nameKey []byte, id *Id
 	if s.Name != name {
 		return nil, &CorruptError{Object: at.key, Reason: fmt.Sprintf("is the header of another vault (%q)", s.Name)}
 	}
-	// Anybody can wrap a vault key of their own for recipients that they know, and would read what is stored under it.
+	// Anybody can wrap a vault key of their own for recipients that
+	// they know, and would read what is stored under it.
 	if !hmac.Equal(s.Proof, proofOf(nameKey, vid)) {
 		return nil, &CorruptError{Object: at.key, Reason: "was not made with this name key: somebody put another vault in the place of this one"}
 	}
@@ -208,8 +211,8 @@ func infoOf(st obs.Store, h header, s secret) Info {
 // Info returns what the vault is.
 func (v *Vault) Info() Info { return v.info }
 
-// Fingerprint returns 16 hex digits that differ for two vaults with different keys, whatever their names
-// and stores, and tell nothing about the key.
+// Fingerprint returns 16 hex digits that differ for two vaults with different
+// keys, whatever their names and stores, and tell nothing about the key.
 func (v *Vault) Fingerprint() string {
 	sub := subkey(v.meta, "fingerprint", nil)
 	return hex.EncodeToString(sub[:8])
@@ -221,8 +224,9 @@ func (v *Vault) Params() Params { return v.params }
 // Namer returns a Namer of content under the vault's key, for one goroutine.
 func (v *Vault) Namer() *chunk.Namer { return chunk.NewNamer(v.name) }
 
-// pageNamer returns a Namer of Meta chunks. Their names are under a key of their own: a file with the
-// very bytes of a recipe page would otherwise be found as that page, which does not open as content.
+// pageNamer returns a Namer of Meta chunks. Their names are under a
+// key of their own: a file with the very bytes of a recipe page would
+// otherwise be found as that page, which does not open as content.
 func (v *Vault) pageNamer() *chunk.Namer { return chunk.NewNamer(v.page) }
 
 // Cutter returns the vault's cutter, which goroutines may share.
@@ -249,7 +253,8 @@ func derive(master []byte, purpose string) (sub [32]byte) {
 // readAll reads an object whole, but refuses one of more than limit bytes before taking memory.
 func readAll(ctx context.Context, st obs.Store, key string, limit int64) ([]byte, error) {
 	info, err := st.Stat(ctx, key)
-	if errors.Is(err, obs.ErrNotFound) { // who reads an object saw it in a list, so a second look is worth its while
+	// who reads an object saw it in a list, so a second look is worth its while
+	if errors.Is(err, obs.ErrNotFound) {
 		info, err = st.Stat(obs.Afresh(ctx), key)
 	}
 	if err != nil {
@@ -275,8 +280,8 @@ const (
 	sameBytes
 )
 
-// compare reads the object of that key in one request and tells whether it has the bytes want and no others. The error is nil
-// for sameBytes only.
+// compare reads the object of that key in one request and tells whether it
+// has the bytes want and no others. The error is nil for sameBytes only.
 func compare(ctx context.Context, st obs.Store, key string, want []byte) (found, error) {
 	p := make([]byte, len(want)+1)
 	n, err := st.ReadAt(ctx, key, p, 0)

@@ -355,8 +355,8 @@ func TestInvariantTenantWallsInVaults(t *testing.T) {
 	}
 }
 
-// TestOrderNeedsNoClock: sequence numbers order the backups of an instance, also where the clocks of
-// their writers say the opposite, and an incomplete backup is never the newest.
+// TestOrderNeedsNoClock: sequence numbers order the backups of an instance, also where the
+// clocks of their writers say the opposite, and an incomplete backup is never the newest.
 func TestOrderNeedsNoClock(t *testing.T) {
 	v, _ := newVault(t)
 	base := time.Date(2031, 11, 23, 12, 0, 0, 0, time.UTC)
@@ -411,7 +411,8 @@ func TestOrderNeedsNoClock(t *testing.T) {
 		!strings.Contains(err.Error(), other) || !strings.Contains(err.Error(), ids[4]) {
 		t.Errorf("a fork: %v", err)
 	}
-	// A name that only the owner of the bucket can have made is not trusted beyond its place in the order.
+	// A name that only the owner of the bucket can have made is not
+	// trusted beyond its place in the order.
 	must(t, v.Store().Put(t.Context(), v.Info().ID+"/backups/i/99999999-20200101T000000Z-0123456789abcdef", []byte("junk")))
 	if refs, err = v.Backups(t.Context(), "i"); err != nil {
 		t.Fatal(err)

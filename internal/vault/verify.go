@@ -16,8 +16,9 @@ import (
 type VerifyOptions struct {
 	Instance string // "" is all
 	Backup   string // "" is all of the instance
-	// ReadDataPercent of the packs, chosen at random and rounded up, are read whole, and every chunk in them is opened
-	// and compared with its name; 0 to 100. The tables of all packs are opened in any case.
+	// ReadDataPercent of the packs, chosen at random and rounded up, are
+	// read whole, and every chunk in them is opened and compared with its
+	// name; 0 to 100. The tables of all packs are opened in any case.
 	ReadDataPercent float64
 	// Progress is called after each step, one call at a time. Nil is allowed.
 	Progress func(VerifyProgress)
@@ -38,10 +39,11 @@ type VerifyReport struct {
 	Chunks    uint64   `json:"chunks"` // read and compared with their names
 	BytesRead uint64   `json:"bytes_read"`
 	Damaged   []Damage `json:"damaged"` // empty when all is well
-	// Unread lists objects that could not be looked at, for a reason that lies with them alone: access is denied, for one. What
-	// is in them is not known.
+	// Unread lists objects that could not be looked at, for a reason that lies
+	// with them alone: access is denied, for one. What is in them is not known.
 	Unread []Damage `json:"unread"`
-	// Unprotected lists packs whose lock ends before that of a backup that needs them. Nothing is lost yet.
+	// Unprotected lists packs whose lock ends before that of a backup
+	// that needs them. Nothing is lost yet.
 	Unprotected []Damage `json:"unprotected"`
 	// Incomplete are the backups that lack content since they were made. They are not damaged.
 	Incomplete []IncompleteBackup `json:"incomplete"`
@@ -64,9 +66,10 @@ type Damage struct {
 	Backups []string `json:"backups"` // none for the index, which spares new backups what is stored
 }
 
-// Verify reads manifests, recipes, pack tables and, when all backups are verified, the index, and as much
-// content as asked, and reports what is damaged. Its error is for what kept it from looking, never for damage.
-// It takes 64 MiB of memory for what recipes name, and keeps more in temporary files.
+// Verify reads manifests, recipes, pack tables and, when all backups are
+// verified, the index, and as much content as asked, and reports what is damaged.
+// Its error is for what kept it from looking, never for damage. It takes 64 MiB
+// of memory for what recipes name, and keeps more in temporary files.
 func (v *Vault) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, error) {
 	return v.verify(ctx, o, verifyBudget)
 }
@@ -154,19 +157,20 @@ type check struct {
 
 // packUse is what the manifests say of one pack.
 type packUse struct {
-	id    PackID
-	size  int64
-	until int64  // the latest end of the lock of a manifest that names it, seconds since 1970; 0 is none
+	id   PackID
+	size int64
+	// the latest end of the lock of a manifest that names it, seconds since 1970; 0 is none
+	until int64
 	by    uint32 // the number of that backup
 	last  uint32 // the number plus one of the last backup whose manifest names it
 }
 
-// maxPages bounds the pages of which a verification knows that it has their chunks. Those of more pages are noted
-// again, and sorted out.
+// maxPages bounds the pages of which a verification knows that it has
+// their chunks. Those of more pages are noted again, and sorted out.
 const maxPages = 1 << 20
 
-// found files err, which is about that object, or returns it when it is about the way to the store. A *CorruptError may
-// name another object.
+// found files err, which is about that object, or returns it when it is
+// about the way to the store. A *CorruptError may name another object.
 func (c *check) found(err error, object string, backups ...string) error {
 	if err == nil {
 		return nil
@@ -289,7 +293,8 @@ func (c *check) volume(ctx context.Context, m *Manifest, vol *Volume, number int
 	return err
 }
 
-// newPage tells whether the chunks of a page have to be noted: those of a page that an earlier recipe named are.
+// newPage tells whether the chunks of a page have to be noted:
+// those of a page that an earlier recipe named are.
 func (c *check) newPage(ref PageRef) bool {
 	n, known := c.numbers[ref.Pack]
 	if !known {
@@ -322,7 +327,8 @@ func (c *check) item(m *Manifest, extents []Extent, number int, fresh bool) erro
 	return nil
 }
 
-// findGone judges the backups that were listed and then not found: they were deleted meanwhile, unless they are still listed.
+// findGone judges the backups that were listed and then not found:
+// they were deleted meanwhile, unless they are still listed.
 func (c *check) findGone(ctx context.Context) error {
 	if len(c.gone) == 0 {
 		return nil

@@ -22,7 +22,8 @@ import (
 
 var verifyRefs = flag.Int("verify.refs", 5_000_000, "references of TestMemoryOfVerify")
 
-// TestRefsAgainstMap: whatever comes in whatever order, however little memory there is, each reference is given once, in order.
+// TestRefsAgainstMap: whatever comes in whatever order, however
+// little memory there is, each reference is given once, in order.
 func TestRefsAgainstMap(t *testing.T) {
 	for _, c := range []struct{ budget, refs, distinct int }{
 		{2 * refSize, 500, 100},
@@ -175,7 +176,8 @@ func keysOf(t *testing.T, st obs.Store, folder string) (keys []string) {
 	return keys
 }
 
-// TestVerifyWithLittleMemory: damage of every sort is found with hardly any memory as with much, and names the same backups.
+// TestVerifyWithLittleMemory: damage of every sort is found with
+// hardly any memory as with much, and names the same backups.
 func TestVerifyWithLittleMemory(t *testing.T) {
 	st := obs.NewMemory()
 	v := verifyVault(t, st, 8)
@@ -289,8 +291,9 @@ func TestVerifyFindsWrongReferences(t *testing.T) {
 	}
 }
 
-// TestVerifyGoesOn: a manifest that is damaged, can't be read, was made by a newer version, or is listed and not found, is reported, and all else is
-// looked at; one that was deleted meanwhile is none.
+// TestVerifyGoesOn: a manifest that is damaged, can't be read, was
+// made by a newer version, or is listed and not found, is reported,
+// and all else is looked at; one that was deleted meanwhile is none.
 func TestVerifyGoesOn(t *testing.T) {
 	mem := obs.NewMemory()
 	st := obstest.NewFaulty(mem)

@@ -138,7 +138,8 @@ func (c *check) unlocked(use packUse, until time.Time) {
 		fmt.Sprintf("%s, and backup %s, which needs it, until %s: it can be deleted before", lock, name, lockText(time.Unix(use.until, 0))), name)
 }
 
-// nameBackups finds out which backups the packs that are hurt are of. No list of these is kept for every pack, so the manifests are read again.
+// nameBackups finds out which backups the packs that are hurt are of. No
+// list of these is kept for every pack, so the manifests are read again.
 func (c *check) nameBackups(ctx context.Context) error {
 	if len(c.hurt) == 0 {
 		return nil

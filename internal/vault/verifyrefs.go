@@ -15,10 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A verification notes every chunk that recipes name, and compares them with the tables of the packs, pack after pack. The
-// chunks of a large vault do not fit into memory, so they are sorted outside: in memory up to a bound, then in sorted runs
-// in temporary files, which are merged when they have twice as much as after the merge before. A chunk that several
-// recipes name is kept once, so the files have at most about three times the chunks of the vault, 16 bytes each.
+// A verification notes every chunk that recipes name, and compares them with the tables of the
+// packs, pack after pack. The chunks of a large vault do not fit into memory, so they are sorted
+// outside: in memory up to a bound, then in sorted runs in temporary files, which are merged
+// when they have twice as much as after the merge before. A chunk that several recipes name is
+// kept once, so the files have at most about three times the chunks of the vault, 16 bytes each.
 
 // chunkRef is a chunk that a recipe names. pack is the number of its pack in the verification.
 type chunkRef struct{ pack, off, size, raw uint32 }
@@ -35,7 +36,8 @@ const (
 	maxRuns = 64
 )
 
-// refSorter takes references in any order and gives each once, in order. It is for one goroutine. close is due.
+// refSorter takes references in any order and gives each once, in
+// order. It is for one goroutine. close is due.
 type refSorter struct {
 	most   int    // references in memory
 	mem    []byte // what buf lies in; nil where that is on the Go heap
@@ -53,8 +55,9 @@ type refRun struct {
 
 func newRefSorter(budget int) *refSorter {
 	s := &refSorter{most: max(budget/refSize, 2)}
-	// At once, since growing would leave as much again behind, and outside of the Go heap, since the collector would let the
-	// heap grow in proportion to it. What is not used of it costs address space and no memory.
+	// At once, since growing would leave as much again behind, and outside of
+	// the Go heap, since the collector would let the heap grow in proportion
+	// to it. What is not used of it costs address space and no memory.
 	if mem, err := takeMemory(s.most * refSize); err == nil {
 		s.mem = mem
 		s.buf = unsafe.Slice((*chunkRef)(unsafe.Pointer(unsafe.SliceData(mem))), s.most)[:0]

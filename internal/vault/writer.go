@@ -19,31 +19,35 @@ import (
 
 // WriterOptions say how a Writer works.
 type WriterOptions struct {
-	// Buffers is the memory for packs, filling and on their way together; nil is room for two of its own.
+	// Buffers is the memory for packs, filling and on their way
+	// together; nil is room for two of its own.
 	Buffers *Buffers
-	// Intent is called before a pack is sent, with its id and size as PackRef.String writes them, and must
-	// make that text durable, so that a later try finds what this one stored (see Resume). Nil when nobody
-	// resumes. Called from any goroutine.
+	// Intent is called before a pack is sent, with its id and size as PackRef.String
+	// writes them, and must make that text durable, so that a later try finds what this
+	// one stored (see Resume). Nil when nobody resumes. Called from any goroutine.
 	Intent func(pack string) error
-	// Resume names packs that an earlier try meant to send, as Intent was told. Those that the store has
-	// are used.
+	// Resume names packs that an earlier try meant to send, as Intent
+	// was told. Those that the store has are used.
 	Resume []string
 	// Background says that others who share Buffers go before this Writer.
 	Background bool
-	// Looks is what the session of this Writer knows of packs in the store. Nil begins with nothing.
+	// Looks is what the session of this Writer knows of packs in the
+	// store. Nil begins with nothing.
 	Looks *PackLooks
 	// Without names packs that are condemned (Session.Condemned): what they hold is stored anew.
 	Without []PackID
-	// Lost names packs that the store does not have any more. What they held is stored anew too, and Tidy takes them out of the index.
+	// Lost names packs that the store does not have any more. What they
+	// held is stored anew too, and Tidy takes them out of the index.
 	Lost []PackID
-	// IndexDir is a folder of this host's where the index is kept, of all vaults; any number of processes may use it.
-	// "" fetches the index for this Writer alone. What is in it may be deleted at any time.
+	// IndexDir is a folder of this host's where the index is kept, of all
+	// vaults; any number of processes may use it. "" fetches the index
+	// for this Writer alone. What is in it may be deleted at any time.
 	IndexDir string
-	// Warn is told of what is wrong with the index, from any goroutine: chunks that it would have found are stored
-	// anew. Nil is allowed.
+	// Warn is told of what is wrong with the index, from any goroutine:
+	// chunks that it would have found are stored anew. Nil is allowed.
 	Warn func(error)
-	// Confirmed is called by Finish with the packs that this writer added, once the store confirmed all of them, beside the storing of the
-	// index. Its error is Finish's. Nil is allowed.
+	// Confirmed is called by Finish with the packs that this writer added, once the store confirmed
+	// all of them, beside the storing of the index. Its error is Finish's. Nil is allowed.
 	Confirmed func(ctx context.Context, added []PackRef) error
 	// Sent is told of every pack that the store confirmed, with its size. Nil is allowed.
 	Sent func(id PackID, bytes int64)
@@ -55,9 +59,9 @@ type Stored struct {
 	New bool // false when the vault had it already
 }
 
-// Writer adds chunks to the vault: it fills packs and uploads them while others are filled. Add and
-// Known may be called from any number of goroutines. It ends with Finish or with Abort, one of which must
-// be called. Before Finish returned nil, a crash leaves packs that no backup names.
+// Writer adds chunks to the vault: it fills packs and uploads them while others are filled. Add
+// and Known may be called from any number of goroutines. It ends with Finish or with Abort, one
+// of which must be called. Before Finish returned nil, a crash leaves packs that no backup names.
 type Writer struct {
 	v    *Vault
 	opts WriterOptions
@@ -103,8 +107,8 @@ type pendingMeta struct {
 	out    *Stored
 }
 
-// maxPackRows bounds the chunks of one pack, so that the rows between two segments are bounded; full packs have some
-// hundreds.
+// maxPackRows bounds the chunks of one pack, so that the rows
+// between two segments are bounded; full packs have some hundreds.
 const maxPackRows = 1 << 18
 
 // metaRun is how many compressed bytes of Meta chunks are collected before they are placed, so that
@@ -138,8 +142,8 @@ func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, err
 // resumeInFlight is how many tables of earlier tries are read at once.
 const resumeInFlight = 16
 
-// resume adds what the packs of earlier tries hold. It reads the tables of those that the index does not list yet,
-// each with one request where the table is not uncommonly large.
+// resume adds what the packs of earlier tries hold. It reads the tables of those that the
+// index does not list yet, each with one request where the table is not uncommonly large.
 func (w *Writer) resume(ctx context.Context) error {
 	if len(w.opts.Resume) == 0 {
 		return nil
@@ -182,13 +186,14 @@ func (v *Vault) bufferSize() int {
 	return v.params.Pack + maxMeta + 4096
 }
 
-// Known returns where the vault, or this writer's unfinished part of it, holds the chunk of that name. It waits for
-// nobody. All calls must have returned before Finish or Abort.
+// Known returns where the vault, or this writer's unfinished part of it, holds the chunk
+// of that name. It waits for nobody. All calls must have returned before Finish or Abort.
 func (w *Writer) Known(name chunk.Name) (Loc, bool) { return w.idx.find(name) }
 
-// Add stores the payload, compressed by that method from raw bytes, as the chunk of that name, which Known did
-// not know, or finds that another goroutine added it since. The bytes are copied before it returns. It blocks while all buffers
-// are on their way, and fails with the cause when an upload failed.
+// Add stores the payload, compressed by that method from raw bytes, as the
+// chunk of that name, which Known did not know, or finds that another goroutine
+// added it since. The bytes are copied before it returns. It blocks while all
+// buffers are on their way, and fails with the cause when an upload failed.
 func (w *Writer) Add(name chunk.Name, m seal.Method, payload []byte, raw int) (Stored, error) {
 	return w.add(Content, name, m, payload, raw)
 }
@@ -228,8 +233,8 @@ func (w *Writer) add(kind ChunkKind, name chunk.Name, m seal.Method, payload []b
 	return Stored{Loc: loc, New: true}, nil
 }
 
-// AddMeta stores a Meta chunk. Where it lies is written to *out when Finish, or a FlushMeta before it,
-// returned nil: these chunks are placed in runs.
+// AddMeta stores a Meta chunk. Where it lies is written to *out when Finish,
+// or a FlushMeta before it, returned nil: these chunks are placed in runs.
 func (w *Writer) AddMeta(name chunk.Name, m seal.Method, payload []byte, raw int, out *Stored) error {
 	if raw > maxMeta {
 		return fmt.Errorf("recipe page of %d bytes: more than the %d that the format allows", raw, maxMeta)
@@ -245,7 +250,8 @@ func (w *Writer) AddMeta(name chunk.Name, m seal.Method, payload []byte, raw int
 	return nil
 }
 
-// FlushMeta places all Meta chunks that were added so far. One goroutine at a time may add or flush.
+// FlushMeta places all Meta chunks that were added so far. One
+// goroutine at a time may add or flush.
 func (w *Writer) FlushMeta() error {
 	w.mu.Lock()
 	pend := w.pend
@@ -282,14 +288,15 @@ func (w *Writer) openPack() error {
 	return nil
 }
 
-// Waits returns how many packs were begun, and how long adding waited for their buffers, all in all: a long time says that
-// the store is slower than those who add. held is how many buffers there are packs in now: so many may be confirmed at once. It may be
-// called at any time.
+// Waits returns how many packs were begun, and how long adding waited for their buffers, all in
+// all: a long time says that the store is slower than those who add. held is how many buffers
+// there are packs in now: so many may be confirmed at once. It may be called at any time.
 func (w *Writer) Waits() (packs int64, waited time.Duration, held int) {
 	return w.begun.Load(), time.Duration(w.waited.Load()), w.buffers.count()
 }
 
-// Began tells whether the pack of a chunk that was added or known is this Writer's own, and so may not have reached the store.
+// Began tells whether the pack of a chunk that was added or known
+// is this Writer's own, and so may not have reached the store.
 func (w *Writer) Began(id PackID) bool {
 	w.sentMu.Lock()
 	defer w.sentMu.Unlock()
@@ -376,9 +383,10 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	return added, nil
 }
 
-// Abort stops the uploads, because of cause, waits for them, and returns the first error of one that
-// failed before or because of it. Without opts.Intent it stores the index of the packs that arrived, which takes ten seconds
-// at the most. All calls of Add must have returned. After Finish it does nothing.
+// Abort stops the uploads, because of cause, waits for them, and returns the
+// first error of one that failed before or because of it. Without opts.Intent
+// it stores the index of the packs that arrived, which takes ten seconds at
+// the most. All calls of Add must have returned. After Finish it does nothing.
 func (w *Writer) Abort(cause error) error {
 	w.cancel(cause)
 	w.mu.Lock()
@@ -394,8 +402,8 @@ func (w *Writer) Abort(cause error) error {
 	return err
 }
 
-// Tidy merges index segments where the vault has many small ones, and writes those anew that list a lost pack. It comes after Finish;
-// whatever it returns, the vault is as good as before.
+// Tidy merges index segments where the vault has many small ones, and writes those anew that
+// list a lost pack. It comes after Finish; whatever it returns, the vault is as good as before.
 func (w *Writer) Tidy(ctx context.Context) error {
 	if !w.idx.classes.due() && len(w.opts.Lost) == 0 {
 		return nil
