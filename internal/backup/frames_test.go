@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"holdfast/internal/backup"
 	"holdfast/internal/obs"
@@ -357,5 +359,68 @@ func TestDatabasesAtRandom(t *testing.T) {
 				last = res.Catalogues["data"]
 			}
 		})
+	}
+}
+
+// TestUnchangedDatabasesKeepTheirSums: a backup that finds databases unchanged knows their pieces as well as the one that
+// read them.
+func TestUnchangedDatabasesKeepTheirSums(t *testing.T) {
+	v := newVault(t, obs.NewMemory())
+	dir := t.TempDir()
+	want := map[string][]byte{}
+	var all []*database
+	for i := range 3 {
+		for _, name := range []string{fmt.Sprintf("a%d", i), fmt.Sprintf("c%d", i)} {
+			want[name] = []byte("small " + name)
+			if err := os.WriteFile(filepath.Join(dir, name), want[name], 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all = append(all, newDatabase(t, filepath.Join(dir, fmt.Sprintf("b%d", i)), 1<<20+i*5000, uint64(i)))
+	}
+	inAnHour := func() time.Time { return time.Now().Add(time.Hour) } // else the files are too young to be known
+	o := backup.Options{
+		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: t.TempDir(), Now: inAnHour,
+	}
+	runBackup(t, o)
+	if res := runBackup(t, o); res.Unchanged != 9 {
+		t.Fatalf("%d of 9 files are unchanged", res.Unchanged)
+	}
+	for i, d := range all {
+		d.change(200_000+i*100_000, 4096)
+		want[fmt.Sprintf("b%d", i)] = d.b
+	}
+	res := runBackup(t, o)
+	// A page of 4 KiB that begins anywhere lies in two pieces.
+	if res.BytesNew > uint64(len(all))*2*vault.PieceSize+1000 {
+		t.Errorf("a page of each of %d databases stored %d bytes", len(all), res.BytesNew)
+	}
+	ref, err := v.Find(t.Context(), "i", res.BackupID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, contents(t, v, ref), want)
+}
+
+// TestRepeatedFrames: frames with the same content lie next to each other in the file, and are one chunk in the vault.
+func TestRepeatedFrames(t *testing.T) {
+	v := newVault(t, obs.NewMemory())
+	dir, catalogues := filepath.Join(t.TempDir(), "tree"), t.TempDir()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const frame = 128 << 10
+	d := newDatabase(t, filepath.Join(dir, "db"), 9*frame, 5)
+	for _, i := range []int{3, 4, 7} { // next to the frame 2, and once more
+		copy(d.b[i*frame:], d.b[2*frame:][:frame])
+	}
+	if err := os.WriteFile(d.path, d.b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	runBackup(t, backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}})
+	restoreInto(t, v, dir, catalogues)
+	got, err := os.ReadFile(d.path)
+	if err != nil || !bytes.Equal(got, d.b) {
+		t.Errorf("the restored database differs: %v", err)
 	}
 }
