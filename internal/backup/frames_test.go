@@ -362,8 +362,8 @@ func TestDatabasesAtRandom(t *testing.T) {
 	}
 }
 
-// TestUnchangedDatabasesKeepTheirSums: a backup that finds databases unchanged knows their pieces as well as the one that
-// read them.
+// TestUnchangedDatabasesKeepTheirSums: a backup that finds databases
+// unchanged knows their pieces as well as the one that read them.
 func TestUnchangedDatabasesKeepTheirSums(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()
@@ -378,7 +378,8 @@ func TestUnchangedDatabasesKeepTheirSums(t *testing.T) {
 		}
 		all = append(all, newDatabase(t, filepath.Join(dir, fmt.Sprintf("b%d", i)), 1<<20+i*5000, uint64(i)))
 	}
-	inAnHour := func() time.Time { return time.Now().Add(time.Hour) } // else the files are too young to be known
+	// else the files are too young to be known
+	inAnHour := func() time.Time { return time.Now().Add(time.Hour) }
 	o := backup.Options{
 		Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: t.TempDir(), Now: inAnHour,
 	}
@@ -402,7 +403,8 @@ func TestUnchangedDatabasesKeepTheirSums(t *testing.T) {
 	compare(t, contents(t, v, ref), want)
 }
 
-// TestRepeatedFrames: frames with the same content lie next to each other in the file, and are one chunk in the vault.
+// TestRepeatedFrames: frames with the same content lie next to each
+// other in the file, and are one chunk in the vault.
 func TestRepeatedFrames(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir, catalogues := filepath.Join(t.TempDir(), "tree"), t.TempDir()
