@@ -29,8 +29,13 @@ func TestMayMove(t *testing.T) {
 		before, now RuntimeState // "": it left the configuration
 		may         bool
 	}{
-		{IsStopped, IsStopped, true}, {IsStopped, "", true}, {IsMissing, IsStopped, true},
-		{IsMissing, IsRunning, false}, {IsStopped, IsFrozen, false}, {IsRunning, IsStopped, false}, {IsRunning, "", false},
+		{IsStopped, IsStopped, true},
+		{IsStopped, "", true},
+		{IsMissing, IsStopped, true},
+		{IsMissing, IsRunning, false},
+		{IsStopped, IsFrozen, false},
+		{IsRunning, IsStopped, false},
+		{IsRunning, "", false},
 	} {
 		made := func(state RuntimeState, keep string) Instance {
 			return Instance{ID: "phone", Holds: true, Runtime: &restingRuntime{state: state}, Keep: json.RawMessage(keep)}
