@@ -28,6 +28,7 @@ import (
 	"holdfast/agent/report"
 	"holdfast/internal/backup"
 	"holdfast/internal/contain"
+	"holdfast/internal/evidence"
 	"holdfast/internal/hostid"
 	"holdfast/internal/obs"
 	"holdfast/internal/pressure"
@@ -218,7 +219,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		JobDeadline: cfg.Limits.JobDeadline, ProofAge: cfg.Limits.VerifiedWithin, DrainTimeout: cfg.Limits.DrainTimeout,
 		StorePatience: cfg.Limits.StorePatience,
 		ProgressEvery: cfg.Report.Progress,
-		Now:           time.Now, Rand: rand.Reader, BootID: bootID, Uptime: hostid.Uptime, RecoverOnly: o.Recover,
+		Now:           time.Now, Rand: rand.Reader, BootID: bootID, Uptime: evidence.SinceBoot, RecoverOnly: o.Recover,
 	})
 	a.metrics.Leftovers(func() int {
 		left, err := a.manager.Leftovers()

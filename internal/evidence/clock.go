@@ -10,21 +10,22 @@ import (
 // nobody can set and which counts while the host sleeps. An offset that became
 // smaller says that the wall clock was set back, or slowed down, by the difference.
 func ClockOffset() time.Duration {
-	var wall, boot unix.Timespec
-	// Both calls fail for clocks alone that the kernel does not have.
-	_ = unix.ClockGettime(unix.CLOCK_REALTIME, &wall)
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
-	return time.Duration(wall.Nano() - boot.Nano())
+	var wall unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_REALTIME, &wall) // every kernel has that clock
+	return time.Duration(wall.Nano()) - SinceBoot()
 }
 
 // SinceBoot is the time since the boot, which nobody can set and which counts
 // while the host sleeps: durations within one boot are differences of it.
 func SinceBoot() time.Duration {
 	var boot unix.Timespec
-	// fails for clocks alone that the kernel does not have
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return time.Since(processBegan) // no kernel that the agent runs on lacks the clock
+	}
 	return time.Duration(boot.Nano())
 }
+
+var processBegan = time.Now()
 
 // Earliest is a wall time at which the clock was ahead by then, on the clock that
 // is ahead by now: the same, or earlier by as much as the clock was set back
