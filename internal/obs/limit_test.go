@@ -246,13 +246,22 @@ type service struct {
 	mu               sync.Mutex
 	capacity, refuse int
 	inFlight, peak   int
+	changed          time.Time     // the last change of inFlight
+	busy             time.Duration // the sum of the times that all requests were in flight until changed
 	done             int
 	refused          int
 }
 
+// count adds change to the requests in flight. The caller holds mu.
+func (s *service) count(change int) {
+	s.busy += time.Duration(s.inFlight) * time.Since(s.changed)
+	s.changed = time.Now()
+	s.inFlight += change
+}
+
 func (s *service) Put(ctx context.Context, _ string, _ []byte) error {
 	s.mu.Lock()
-	s.inFlight++
+	s.count(1)
 	s.peak = max(s.peak, s.inFlight)
 	took := 500 * time.Millisecond * time.Duration(max(s.inFlight, s.capacity)) / time.Duration(s.capacity)
 	refused := s.refuse > 0 && s.inFlight > s.refuse
@@ -268,7 +277,7 @@ func (s *service) Put(ctx context.Context, _ string, _ []byte) error {
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
-	s.inFlight--
+	s.count(-1)
 	s.mu.Unlock()
 	if refused {
 		return obs.SlowDownError(errors.New("slow down"))
@@ -276,13 +285,16 @@ func (s *service) Put(ctx context.Context, _ string, _ []byte) error {
 	return ctx.Err()
 }
 
-// run puts from many goroutines for a while, and returns how many puts a second were done.
-func (s *service) run(t *testing.T, store obs.Store, jobs int, how time.Duration) float64 {
+// run puts from many goroutines for a while, and returns how many puts a second were done,
+// and how many requests were in flight on average. The level goes up and down while it looks for
+// a better one, so its average is a fact about the limiter, and its last value is chance.
+func (s *service) run(t *testing.T, store obs.Store, jobs int, how time.Duration) (rate, level float64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), how)
 	defer cancel()
 	s.mu.Lock()
-	before := s.done
+	s.count(0)
+	before, busy := s.done, s.busy
 	s.mu.Unlock()
 	body := make([]byte, 1<<20)
 	var wg sync.WaitGroup
@@ -298,7 +310,8 @@ func (s *service) run(t *testing.T, store obs.Store, jobs int, how time.Duration
 	wg.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return float64(s.done-before) / how.Seconds()
+	s.count(0)
+	return float64(s.done-before) / how.Seconds(), (s.busy - busy).Seconds() / how.Seconds()
 }
 
 // TestLevel: requests in flight find the level at which a service
@@ -310,28 +323,28 @@ func TestLevel(t *testing.T) {
 			limiter := obs.NewLimiter(obs.Limits{})
 			store := limiter.Store(s)
 			s.run(t, store, 100, 2*time.Minute)
-			rate := s.run(t, store, 100, time.Minute)
-			got, most := limiter.State().Level, float64(capacity*2)
-			if rate < 0.9*most {
-				t.Errorf("capacity %d: %.0f puts a second at level %d, it can do %.0f", capacity, rate, got, most)
+			rate, level := s.run(t, store, 100, time.Minute)
+			if most := float64(capacity * 2); rate < 0.9*most {
+				t.Errorf("capacity %d: %.0f puts a second at level %.1f, it can do %.0f", capacity, rate, level, most)
 			}
-			if got > capacity*3/2+3 {
-				t.Errorf("capacity %d: level %d", capacity, got)
+			if level > float64(capacity)*1.5+8 {
+				t.Errorf("capacity %d: level %.1f", capacity, level)
 			}
 			// The service gets slower, and then faster than ever.
 			s.mu.Lock()
 			s.capacity = max(1, capacity/4)
 			s.mu.Unlock()
-			s.run(t, store, 100, 4*time.Minute)
-			if got := limiter.State().Level; got > max(1, capacity/4)*3/2+4 {
-				t.Errorf("capacity %d fell to a quarter: level %d", capacity, got)
+			s.run(t, store, 100, 3*time.Minute)
+			if _, level := s.run(t, store, 100, time.Minute); level > float64(max(1, capacity/4))*1.5+8 {
+				t.Errorf("capacity %d fell to a quarter: level %.1f", capacity, level)
 			}
 			s.mu.Lock()
 			s.capacity = 40
 			s.mu.Unlock()
 			s.run(t, store, 100, 4*time.Minute)
-			if rate := s.run(t, store, 100, time.Minute); rate < 0.85*80 {
-				t.Errorf("capacity %d grew to 40: %.0f puts a second of 80, level %d", capacity, rate, limiter.State().Level)
+			rate, level = s.run(t, store, 100, time.Minute)
+			if rate < 0.85*80 {
+				t.Errorf("capacity %d grew to 40: %.0f puts a second of 80, level %.1f", capacity, rate, level)
 			}
 		})
 	}
@@ -441,7 +454,7 @@ func TestLevelObeys(t *testing.T) {
 		store := limiter.Store(s)
 		s.run(t, store, 100, time.Minute)
 		before := s.refused
-		rate := s.run(t, store, 100, 2*time.Minute)
+		rate, _ := s.run(t, store, 100, 2*time.Minute)
 		if share := float64(s.refused-before) / float64(s.refused-before+int(rate*120)); share > 0.05 {
 			t.Errorf("%.1f %% of the requests are refused", share*100)
 		}
