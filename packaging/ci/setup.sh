@@ -12,7 +12,7 @@ needed=(
 	dockerd:docker.io busybox:busybox-static podman:podman
 	qemu-system-x86_64:qemu-system-x86 depmod:kmod lvm:lvm2 thin_delta:thin-provisioning-tools
 	debootstrap:debootstrap systemd-nspawn:systemd-container systemd-analyze:systemd
-	keystone-manage:keystone promtool:prometheus
+	keystone-manage:keystone promtool:prometheus logrotate:logrotate
 )
 # The commit that MinIO's latest release was made of; newer ones are not offered as a program.
 minio=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
