@@ -149,6 +149,7 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 		res, done := j.Result, w.counted[j.ID]
 		w.add(job.Progress{BytesRead: res.BytesRead, BytesSent: res.BytesSent}, done)
 		w.metrics.BytesDeduplicated(res.BytesDeduplicated)
+		w.metrics.BytesCompressed(res.Compressed)
 		w.metrics.Warnings(res.Warnings)
 	}
 	if j.State == job.Placing {

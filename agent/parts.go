@@ -440,6 +440,7 @@ func (r receipts) Receipt(ctx context.Context, j *job.Job) (json.RawMessage, err
 		Instance: j.Instance, Tenant: j.Tenant, Task: j.Task, Job: j.ID,
 		Vault: res.VaultID, Backup: res.BackupID, Sequence: res.Seq, Parent: res.Parent, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
 		Store: r.a.store.String(), Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesSent: res.BytesSent,
+		Compressed: res.Compressed, CompressedWhy: res.CompressedWhy,
 		Frozen: j.HeldSince, Hold: string(j.Mode), FreezeSeconds: j.FreezeSeconds(r.a.journal.Up()), Stored: j.Entered[job.Stored], Verified: res.Verified,
 		ChunksReadBack: res.Sampled, ChunksReadBackReused: res.SampledReused, Verification: res.Depth, Warnings: res.Warnings,
 		LossesAccepted: res.LossesAccepted, Host: r.a.cfg.HostID, Agent: r.a.version,

@@ -252,7 +252,8 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	if !r.Deadline.IsZero() {
 		// What gives way to a deadline: first compression, then the reading back of a
 		// sample. The manifest is read back whatever the time (Invariant release-last).
-		o.MinLevel, o.MaxLevel = seal.Fastest, seal.Fastest
+		o.MinLevel = min(least, seal.Fastest)
+		o.MaxLevel = o.MinLevel
 		if time.Until(r.Deadline) < hurry {
 			o.Sample = -1
 			depth += "for lack of time before the deadline "
@@ -328,6 +329,7 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		BackupID: res.BackupID, Seq: res.Seq, Parent: res.Parent, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
 		Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesRead: res.BytesRead, BytesNew: res.BytesNew, BytesSent: res.BytesSent,
 		BytesDeduplicated: res.BytesDeduplicated, Packs: res.Packs, Sampled: res.Sampled, SampledReused: res.SampledReused, Warnings: res.WarningCount,
+		Compressed: res.Compressed, CompressedWhy: res.CompressedWhy,
 		LossesAccepted: res.LostAccepted,
 		Depth:          fmt.Sprintf("%s%d chunks read back (%d new, %d reused)", depth, res.Sampled, res.Sampled-res.SampledReused, res.SampledReused),
 		Created:        res.Created.UTC(), Verified: res.Verified.UTC(), StageSeconds: map[string]float64{},

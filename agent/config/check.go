@@ -137,7 +137,7 @@ func (c *Config) check(f *faults) {
 }
 
 // levels of compression, from cheap to strong.
-var levels = []string{"fastest", "default", "better"}
+var levels = []string{"s2", "fastest", "default", "better"}
 
 var holds = []string{HoldPrecopy, HoldFrozen, HoldStop, HoldLive}
 

@@ -179,7 +179,7 @@ func TestFaults(t *testing.T) {
 		{"no port", "metrics_listen: 127.0.0.1", `metrics_listen: must be host:port, got "127.0.0.1"`},
 		{"host name", "metrics_listen: example.com:9477", `metrics_listen: the host must be an address, localhost or empty, got "example.com"`},
 		{"release", "release: never", `release: must be one of agent, control-plane; got "never"`},
-		{"compression", "compression: {min: best}", `compression.min: must be one of fastest, default, better; got "best"`},
+		{"compression", "compression: {min: best}", `compression.min: must be one of s2, fastest, default, better; got "best"`},
 		{"compression crossed", "compression: {min: better}", `compression.max: must not be below compression.min, better; got default`},
 		{"log level", "log: {level: loud}", `log.level: must be one of debug, info, warn, error; got "loud"`},
 		{"recipient", "recipients: [bob]", `recipients[0]: must be an age recipient (age1...), got "bob"`},

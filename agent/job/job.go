@@ -219,7 +219,11 @@ type Result struct {
 	BytesSent         uint64 `json:"bytes_sent"` // to the store
 	BytesDeduplicated uint64 `json:"bytes_deduplicated"`
 	Packs             int    `json:"packs"`
-	Sampled           int    `json:"sampled"` // chunks read back and compared
+	// Compressed is the new content by the level of compression that it met, bytes before
+	// compression, and CompressedWhy tells in words by what the levels were chosen.
+	Compressed    map[string]uint64 `json:"compressed,omitempty"`
+	CompressedWhy string            `json:"compressed_why,omitempty"`
+	Sampled       int               `json:"sampled"` // chunks read back and compared
 	// of those, chunks that the vault had before
 	SampledReused int `json:"sampled_reused"`
 	// what the verification covered, in words

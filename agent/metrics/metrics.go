@@ -82,6 +82,7 @@ type Metrics struct {
 	queue        prometheus.Gauge
 	read         prometheus.Counter
 	uploaded     prometheus.Counter
+	compressed   *prometheus.CounterVec
 	deduplicated prometheus.Counter
 	restored     prometheus.Counter
 	stage        *prometheus.HistogramVec
@@ -136,6 +137,7 @@ func New(o Options) *Metrics {
 		queue:        gauge("queue_jobs", "Jobs accepted and waiting for their turn."),
 		read:         counter("read_bytes_total", "Bytes read from volumes."),
 		uploaded:     counter("uploaded_bytes_total", "Bytes sent to the object store by backups, compressed and sealed."),
+		compressed:   counterVec("compressed_bytes_total", "New content of backups by the level of compression that it met, bytes before compression.", "level"),
 		deduplicated: counter("deduplicated_bytes_total", "Bytes read that the vault held already."),
 		restored:     counter("restored_bytes_total", "Bytes of content that restores wrote to volumes."),
 		stage:        histogramVec("stage_duration_seconds", "Time that jobs spent in each stage.", stageBuckets, "stage"),
@@ -170,7 +172,7 @@ func New(o Options) *Metrics {
 		start:        gauge("start_timestamp_seconds", "When the agent started, Unix time."),
 	}
 	m.registry.MustRegister(
-		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
+		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.compressed, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
 		m.reports, m.retries, m.pending, m.refused, m.refusedKept, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
 		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.damagedPacks, m.backupsGone, m.pace, m.bases, m.panics, m.warnings, m.info, m.start,
 	)
@@ -290,6 +292,16 @@ func (m *Metrics) BytesRead(n uint64) {
 func (m *Metrics) BytesUploaded(n uint64) {
 	if m != nil {
 		m.uploaded.Add(float64(n))
+	}
+}
+
+// BytesCompressed counts the new content of a backup by its level of compression, bytes before
+// compression.
+func (m *Metrics) BytesCompressed(byLevel map[string]uint64) {
+	if m != nil {
+		for level, n := range byLevel {
+			m.compressed.WithLabelValues(level).Add(float64(n))
+		}
 	}
 }
 

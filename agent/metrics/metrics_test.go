@@ -43,6 +43,7 @@ func use(m *metrics.Metrics) {
 	m.QueueLength(7)
 	m.BytesRead(3 << 30)
 	m.BytesUploaded(1 << 20)
+	m.BytesCompressed(map[string]uint64{"fastest": 3 << 20, "s2": 1 << 20})
 	m.BytesRestored(1 << 20)
 	m.BytesDeduplicated(2 << 30)
 	m.StageTook("upload", 90*time.Second)

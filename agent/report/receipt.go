@@ -55,6 +55,10 @@ type Statement struct {
 	Dirs           uint64 `json:"dirs"`
 	Bytes          uint64 `json:"bytes"`      // of content, as the instance sees it
 	BytesSent      uint64 `json:"bytes_sent"` // to the store for this backup
+	// Compressed is the new content by the level of compression that it met, bytes before
+	// compression, and CompressedWhy tells in words by what the levels were chosen.
+	Compressed    map[string]uint64 `json:"compressed,omitempty"`
+	CompressedWhy string            `json:"compressed_why,omitempty"`
 	// Frozen is when the freeze began: the backup holds the instance as it was
 	// from then on. Zero where nobody runs the instance, and nothing was frozen.
 	Frozen        time.Time `json:"frozen,omitzero"`

@@ -15,6 +15,7 @@ import (
 
 	"holdfast/internal/backup"
 	"holdfast/internal/pattern"
+	"holdfast/internal/seal"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -35,14 +36,16 @@ type backupJSON struct {
 	Dirs     uint64 `json:"dirs"`
 	Bytes    uint64 `json:"bytes"` // content of the backup
 	// files that were not read: they are as at the last backup
-	Unchanged    uint64  `json:"unchanged"`
-	Read         uint64  `json:"read_bytes"`
-	New          uint64  `json:"new_bytes"`
-	Sent         uint64  `json:"sent_bytes"`
-	Deduplicated uint64  `json:"deduplicated_bytes"`
-	Packs        int     `json:"packs"`
-	Seconds      float64 `json:"seconds"`
-	Warnings     int     `json:"warnings"` // each was a line of its own
+	Unchanged    uint64 `json:"unchanged"`
+	Read         uint64 `json:"read_bytes"`
+	New          uint64 `json:"new_bytes"`
+	Sent         uint64 `json:"sent_bytes"`
+	Deduplicated uint64 `json:"deduplicated_bytes"`
+	Packs        int    `json:"packs"`
+	// Compressed is the new content by the level of compression that it met, before compression.
+	Compressed map[string]uint64 `json:"compressed"`
+	Seconds    float64           `json:"seconds"`
+	Warnings   int               `json:"warnings"` // each was a line of its own
 	// Incomplete: the backup lacks content at as many places as Lost says; each was a warning.
 	Incomplete bool `json:"incomplete"`
 	Lost       int  `json:"lost"`
@@ -53,7 +56,7 @@ type backupJSON struct {
 func (a *app) backupCommand() *cobra.Command {
 	v := access{strict: true}
 	of := backup.Source{Volume: volumeName}
-	var instance, snap string
+	var instance, snap, levels string
 	var exclude, excludeFrom []string
 	cmd := &cobra.Command{
 		Use:   "backup --instance ID PATH",
@@ -84,7 +87,10 @@ func (a *app) backupCommand() *cobra.Command {
 					command: cmd.CommandPath(),
 				}
 			}
-			var err error
+			least, most, err := parseLevels(levels)
+			if err != nil {
+				return &usageError{msg: "--compression: " + err.Error(), command: cmd.CommandPath()}
+			}
 			if of.Exclude, err = excludes(cmd, exclude, excludeFrom); err != nil {
 				return err
 			}
@@ -101,7 +107,7 @@ func (a *app) backupCommand() *cobra.Command {
 			a.noteHostPaths(of.Exclude, path)
 			return a.withVault(cmd, v, doing, func(ctx context.Context, at *vaultAt) error {
 				of.Root = path
-				return a.backup(ctx, at, instance, of, snap == "auto")
+				return a.backup(ctx, at, instance, of, [2]seal.Level{least, most}, snap == "auto")
 			})
 		},
 	}
@@ -110,12 +116,32 @@ func (a *app) backupCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&instance, "instance", "", "`ID` of the instance")
 	f.StringVar(&snap, "snapshot", "auto", "auto or off: whether to read a snapshot where one can be made")
+	f.StringVar(&levels, "compression", "fastest-default",
+		"`LEVEL` or LEVEL-LEVEL: how much CPU goes into storing less, s2, fastest, default or better;\nof two, the level rises while the backup waits for the store")
 	f.BoolVar(&of.AllowEmpty, "allow-empty", false,
 		"back up PATH although it is empty, or lies on another file system, and the last backup has content of it")
 	f.StringArrayVar(&exclude, "exclude", nil, "leave out what matches `GLOB`; repeat for several")
 	f.StringArrayVar(&excludeFrom, "exclude-from", nil, "leave out what matches a pattern of `FILE`; repeat for several")
 	f.BoolVar(&of.ExcludeCaches, "exclude-caches", false, "leave out what folders with a CACHEDIR.TAG hold")
 	return cmd
+}
+
+// parseLevels reads one level of compression, or the least and the strongest with a dash between.
+func parseLevels(s string) (least, most seal.Level, err error) {
+	from, to, both := strings.Cut(s, "-")
+	if least, err = seal.ParseLevel(from); err != nil {
+		return 0, 0, err
+	}
+	if !both {
+		return least, least, nil
+	}
+	if most, err = seal.ParseLevel(to); err != nil {
+		return 0, 0, err
+	}
+	if most < least {
+		return 0, 0, fmt.Errorf("%s is a weaker level than %s; write the weaker one first", most, least)
+	}
+	return least, most, nil
 }
 
 // needInstance checks the id that --instance gave.
@@ -153,7 +179,7 @@ func volume(path string) (string, snapshot.Kind, error) {
 	return abs, kind, nil
 }
 
-func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backup.Source, wantSnapshot bool) (err error) {
+func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backup.Source, levels [2]seal.Level, wantSnapshot bool) (err error) {
 	path := of.Root
 	if storeBelow(at.store.String(), path) {
 		return &hintedError{
@@ -197,6 +223,8 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backu
 	}
 	stopScan := p.scan(ctx, of.Root, exclude)
 	result, err := backup.Run(ctx, backup.Options{
+		MinLevel: levels[0],
+		MaxLevel: levels[1],
 		Vault:    at.Vault,
 		Instance: instance,
 		Host:     host,
@@ -222,7 +250,7 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backu
 			Type: "backup", Instance: instance, Backup: result.BackupID, Object: result.Object,
 			Digest: result.ManifestSHA256, Source: source, Files: result.Files, Dirs: result.Dirs,
 			Bytes: result.Bytes, Unchanged: result.Unchanged, Read: result.BytesRead, New: result.BytesNew, Sent: result.BytesSent,
-			Deduplicated: result.BytesDeduplicated, Packs: result.Packs,
+			Deduplicated: result.BytesDeduplicated, Packs: result.Packs, Compressed: result.Compressed,
 			Seconds: time.Since(start).Seconds(), Warnings: result.WarningCount,
 			Incomplete: result.Lost > 0, Lost: result.Lost, Excluded: result.Excluded,
 		})

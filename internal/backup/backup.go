@@ -417,6 +417,8 @@ func (r *run) result() *Result {
 	res.Unchanged, res.Checked = r.counts.unchanged.Load(), r.counts.checked.Load()
 	res.Excluded = r.counts.excluded.Load()
 	res.Compressed = r.governor.byLevel()
+	_, waited, _ := r.w.Waits()
+	res.CompressedWhy = r.governor.why(res.Stages["pipeline"], waited)
 	res.Sampled, res.SampledReused = r.job.sampledSoFar()
 	res.BytesDeduplicated = res.BytesRead - res.BytesNew
 	return res

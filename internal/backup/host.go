@@ -86,7 +86,7 @@ func NewHost(o HostOptions) *Host {
 		o.Pack = vault.DefaultParams().Pack
 	}
 	o.Runs = max(o.Runs, 1)
-	worker := workerMemory(seal.Fastest, o.MaxLevel)
+	worker := workerMemory(seal.S2, o.MaxLevel)
 	// A host with many processors and a small budget has fewer
 	// workers than processors: packs come first.
 	most := max(int(o.Budget/2/worker)-o.Runs, 0)

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,6 +77,16 @@ func (g *governor) observe(now time.Duration, packs int64, waited time.Duration,
 	default:
 		g.idle = 0
 	}
+}
+
+// why tells in words what the level was chosen by: within which bounds, and how long the workers
+// of a backup that took that long waited for the store.
+func (g *governor) why(took, waited time.Duration) string {
+	bounds := fmt.Sprintf("level %s alone is allowed", g.min)
+	if g.min != g.max {
+		bounds = fmt.Sprintf("levels %s to %s are allowed", g.min, g.max)
+	}
+	return fmt.Sprintf("%s; workers waited for the store for %.1f of %.1f s", bounds, waited.Seconds(), took.Seconds())
 }
 
 // byLevel returns how many bytes were compressed at each level that was used.

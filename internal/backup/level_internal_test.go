@@ -19,14 +19,17 @@ func TestGovernor(t *testing.T) {
 		looks    string
 		want     string
 	}{
-		{"a fast store", seal.Fastest, seal.Better, "........", "11111111"},
-		{"a slow store", seal.Fastest, seal.Better, "wwwwwwww", "12233333"},
-		{"a slow store within bounds", seal.Fastest, seal.Default, "wwwwwwww", "12222222"},
-		{"one level", seal.Default, seal.Default, "wwww....", "22222222"},
-		{"one slow moment", seal.Fastest, seal.Better, "w.w.mwmw", "11111111"},
-		{"neither waits much", seal.Fastest, seal.Better, "wwmmmmmm", "12222222"},
-		{"the store gets faster", seal.Fastest, seal.Better, "wwww..mm", "12232111"},
-		{"never below the least", seal.Default, seal.Better, "ww....", "232222"},
+		{"a fast store", seal.Fastest, seal.Better, "........", "22222222"},
+		{"a slow store", seal.Fastest, seal.Better, "wwwwwwww", "23344444"},
+		{"a slow store within bounds", seal.Fastest, seal.Default, "wwwwwwww", "23333333"},
+		{"one level", seal.Default, seal.Default, "wwww....", "33333333"},
+		{"one slow moment", seal.Fastest, seal.Better, "w.w.mwmw", "22222222"},
+		{"neither waits much", seal.Fastest, seal.Better, "wwmmmmmm", "23333333"},
+		{"the store gets faster", seal.Fastest, seal.Better, "wwww..mm", "23343222"},
+		{"a fast store, and S2 allowed", seal.S2, seal.Default, "........", "11111111"},
+		{"a slow store, and S2 allowed", seal.S2, seal.Default, "wwwwwwww", "12233333"},
+		{"the store gets faster, and S2 allowed", seal.S2, seal.Default, "wwwww...", "12233211"},
+		{"never below the least", seal.Default, seal.Better, "ww....", "343333"},
 	} {
 		g := newGovernor(c.min, c.max)
 		var got strings.Builder

@@ -82,6 +82,13 @@ func TestLevelFollowsTheStore(t *testing.T) {
 	if n := fast.Compressed["fastest"]; n == 0 || len(fast.Compressed) != 1 {
 		t.Errorf("one level allowed, and compressed %v", fast.Compressed)
 	}
+	light := run(0, seal.S2, seal.S2)
+	if n := light.Compressed["s2"]; n == 0 || len(light.Compressed) != 1 || !strings.Contains(light.CompressedWhy, "level s2 alone is allowed") {
+		t.Errorf("S2 alone allowed, and compressed %v: %s", light.Compressed, light.CompressedWhy)
+	}
+	if light.BytesSent <= fast.BytesSent {
+		t.Errorf("S2 sent %d bytes, and zstd %d", light.BytesSent, fast.BytesSent)
+	}
 	for delay := 80 * time.Millisecond; ; delay *= 4 {
 		res := run(delay, 0, 0)
 		t.Logf("%v for a pack: %d bytes sent after %d, compressed %v", delay, res.BytesSent, fast.BytesSent, res.Compressed)

@@ -124,7 +124,8 @@ type Options struct {
 	Budget  int64
 	Workers int
 	// MinLevel and MaxLevel bound the compression, which is stronger while the store is what the
-	// backup waits for. 0 is seal.Fastest and seal.Default; a MaxLevel below MinLevel is MinLevel.
+	// backup waits for. 0 is seal.Fastest and seal.Default, so
+	// that S2 is used only where somebody asked for it; a MaxLevel below MinLevel is MinLevel.
 	MinLevel, MaxLevel seal.Level
 }
 
@@ -182,6 +183,8 @@ type Result struct {
 	Fork []vault.BackupRef `json:"fork,omitempty"`
 	// Compressed is the content that was new by the level of compression that it met, bytes before.
 	Compressed map[string]uint64 `json:"compressed"`
+	// CompressedWhy tells in words by what the levels were chosen.
+	CompressedWhy string `json:"compressed_why"`
 	// Catalogues has, by volume, the id of the catalogue that was kept of the view that
 	// was backed up, so that the view can be the Base of the next backup; of an image,
 	// that of the backup itself. A volume of which none could be kept is not in it.

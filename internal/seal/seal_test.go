@@ -2,9 +2,11 @@ package seal_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"holdfast/internal/seal"
@@ -27,10 +29,14 @@ func random(n int) []byte {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, level := range []seal.Level{seal.Fastest, seal.Default, seal.Better} {
+	for _, level := range []seal.Level{seal.S2, seal.Fastest, seal.Default, seal.Better} {
+		want := seal.Zstd
+		if level == seal.S2 {
+			want = seal.S2Block
+		}
 		for _, p := range [][]byte{nil, []byte("a"), bytes.Repeat([]byte("text "), 10000), make([]byte, 200000), random(100000)} {
 			s, m := sealed(t, level, p)
-			if compressible := len(p) == 50000 || len(p) == 200000; compressible != (m == seal.Zstd) {
+			if compressible := len(p) == 50000 || len(p) == 200000; compressible != (m == want) || !compressible && m != seal.Raw {
 				t.Errorf("level %d, %d bytes: method %d", level, len(p), m)
 			}
 			got, err := seal.Open(seal.NewAEAD([32]byte{1}), nonce(1), []byte("aad"), s, nil, len(p))
@@ -56,23 +62,80 @@ func TestOpenRefuses(t *testing.T) {
 		"claims none": func(s []byte) ([]byte, error) { return seal.Open(good, nonce(1), []byte("aad"), s, nil, 0) },
 		"absurd":      func(s []byte) ([]byte, error) { return seal.Open(good, nonce(1), []byte("aad"), s, nil, 1<<40) },
 	} {
-		s, _ := sealed(t, seal.Fastest, p)
-		if got, err := open(s); !errors.Is(err, seal.ErrOpen) {
+		for _, level := range []seal.Level{seal.S2, seal.Fastest} {
+			s, _ := sealed(t, level, p)
+			if got, err := open(s); !errors.Is(err, seal.ErrOpen) {
+				t.Errorf("%s, level %s: %d bytes, %v", name, level, len(got), err)
+			}
+		}
+	}
+}
+
+// TestBomb: content that decompresses to far more than the reference says takes no memory for that.
+func TestBomb(t *testing.T) {
+	for _, level := range []seal.Level{seal.S2, seal.Better} {
+		s, _ := sealed(t, level, make([]byte, 64<<20))
+		dst := make([]byte, 0, 1000)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := seal.Open(seal.NewAEAD([32]byte{1}), nonce(1), []byte("aad"), s, dst, 1000)
+		runtime.ReadMemStats(&after)
+		if took := after.TotalAlloc - before.TotalAlloc; !errors.Is(err, seal.ErrOpen) || took > 32<<20 {
+			t.Errorf("level %s: a bomb opens, or takes %d bytes: %v", level, took, err)
+		}
+	}
+}
+
+// TestS2Lies: a block of S2 whose own length is not that of the reference, or whose content ends
+// before or goes on behind that length, does not open, and takes no memory for what it claims.
+func TestS2Lies(t *testing.T) {
+	aead := seal.NewAEAD([32]byte{1})
+	c := compressor(t, seal.S2)
+	p := bytes.Repeat([]byte("text "), 1000)
+	_, good := c.Compress(p)
+	_, n := binary.Uvarint(good)
+	body := bytes.Clone(good[n:])
+	block := func(claims uint64, body []byte) []byte { return append(binary.AppendUvarint(nil, claims), body...) }
+	for name, lie := range map[string]struct {
+		payload []byte
+		raw     int
+	}{
+		"claims 4 GiB":       {block(1<<32-1, body), len(p)},
+		"claims 10 MiB":      {block(10<<20, body), 10 << 20},
+		"claims less":        {block(uint64(len(p)-1), body), len(p) - 1},
+		"claims more":        {block(uint64(len(p)+1), body), len(p) + 1},
+		"cut off":            {block(uint64(len(p)), body[:len(body)-1]), len(p)},
+		"goes on":            {append(block(uint64(len(p)), body), 0, 'x'), len(p)},
+		"no length":          {nil, 0},
+		"an endless length":  {bytes.Repeat([]byte{0xff}, 20), len(p)},
+		"a copy from before": {block(4, []byte{0x01 | 0<<2, 9}), 4},
+	} {
+		s := make([]byte, len(lie.payload)+seal.Overhead)
+		seal.Seal(aead, nonce(1), nil, seal.S2Block, lie.payload, s)
+		if got, err := seal.Open(aead, nonce(1), nil, s, nil, lie.raw); !errors.Is(err, seal.ErrOpen) {
 			t.Errorf("%s: %d bytes, %v", name, len(got), err)
 		}
 	}
 }
 
-// TestBomb: what decompresses to far more than the reference says takes no memory for it.
-func TestBomb(t *testing.T) {
-	s, _ := sealed(t, seal.Better, make([]byte, 64<<20))
-	if _, err := seal.Open(seal.NewAEAD([32]byte{1}), nonce(1), []byte("aad"), s, make([]byte, 0, 1000), 1000); !errors.Is(err, seal.ErrOpen) {
-		t.Errorf("a bomb opens: %v", err)
+// TestS2TakesTheRoom: the plaintext lies in the array that the caller gave, and nothing behind
+// it and the room is touched.
+func TestS2TakesTheRoom(t *testing.T) {
+	aead := seal.NewAEAD([32]byte{1})
+	p := bytes.Repeat([]byte("0123456789abcdef"), 300)
+	s, _ := sealed(t, seal.S2, p)
+	array := bytes.Repeat([]byte{0xaa}, len(p)+seal.Room+100)
+	got, err := seal.Open(aead, nonce(1), []byte("aad"), s, array[:0], len(p))
+	if err != nil || !bytes.Equal(got, p) || &got[0] != &array[0] {
+		t.Fatalf("opens to %d bytes elsewhere: %v", len(got), err)
+	}
+	if !bytes.Equal(array[len(p)+seal.Room:], bytes.Repeat([]byte{0xaa}, 100)) {
+		t.Error("bytes behind the room changed")
 	}
 }
 
 func TestLevelNames(t *testing.T) {
-	for l := seal.Fastest; int(l) <= seal.Levels; l++ {
+	for l := seal.S2; int(l) <= seal.Levels; l++ {
 		if got, err := seal.ParseLevel(l.String()); err != nil || got != l {
 			t.Errorf("%v: %v, %v", l, got, err)
 		}
@@ -88,6 +151,8 @@ func FuzzOpen(f *testing.F) {
 	aead := seal.NewAEAD([32]byte{1})
 	f.Add(byte(1), []byte("\x28\xb5\x2f\xfd"), 100)
 	f.Add(byte(0), []byte("raw"), 3)
+	f.Add(byte(2), []byte("\x03\x08raw"), 3)
+	f.Add(byte(2), []byte("\xff\xff\xff\xff\x0f\x00"), 100)
 	f.Fuzz(func(t *testing.T, method byte, payload []byte, raw int) {
 		s := make([]byte, len(payload)+seal.Overhead)
 		seal.Seal(aead, nonce(1), nil, seal.Method(method), payload, s)
@@ -99,7 +164,7 @@ func FuzzOpen(f *testing.F) {
 
 func BenchmarkCompress(b *testing.B) {
 	for name, p := range contents() {
-		for l := seal.Fastest; int(l) <= seal.Levels; l++ {
+		for l := seal.S2; int(l) <= seal.Levels; l++ {
 			b.Run(fmt.Sprintf("%s/%s", name, l), func(b *testing.B) {
 				c := compressor(b, l)
 				b.SetBytes(int64(len(p)))
@@ -125,19 +190,21 @@ func BenchmarkSeal(b *testing.B) {
 func BenchmarkOpen(b *testing.B) {
 	aead := seal.NewAEAD([32]byte{1})
 	for name, p := range contents() {
-		b.Run(name, func(b *testing.B) {
-			m, payload := compressor(b, seal.Fastest).Compress(p)
-			sealed := make([]byte, len(payload)+seal.Overhead)
-			seal.Seal(aead, nonce(1), nil, m, payload, sealed)
-			in, out := make([]byte, len(sealed)), make([]byte, 0, len(p))
-			b.SetBytes(int64(len(p)))
-			for b.Loop() {
-				copy(in, sealed)
-				if _, err := seal.Open(aead, nonce(1), nil, in, out, len(p)); err != nil {
-					b.Fatal(err)
+		for _, l := range []seal.Level{seal.S2, seal.Fastest} {
+			b.Run(fmt.Sprintf("%s/%s", name, l), func(b *testing.B) {
+				m, payload := compressor(b, l).Compress(p)
+				sealed := make([]byte, len(payload)+seal.Overhead)
+				seal.Seal(aead, nonce(1), nil, m, payload, sealed)
+				in, out := make([]byte, len(sealed)), make([]byte, 0, len(p)+seal.Room)
+				b.SetBytes(int64(len(p)))
+				for b.Loop() {
+					copy(in, sealed)
+					if _, err := seal.Open(aead, nonce(1), nil, in, out, len(p)); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }
 
