@@ -12,7 +12,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 
 export HOLDFAST_TOOLS := $(CURDIR)/build/bin
 TOOL := go tool -modfile=$(CURDIR)/packaging/tools/go.mod
 
-.PHONY: help demo build tools test test-long soak lint bench fuzz package clean
+.PHONY: help demo build tools check test test-long soak lint bench fuzz package clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ build: ## build holdfast and holdfastd into build/bin
 
 tools: ## install what the tests need: Debian packages (as root), object stores, a kernel for virtual machines
 	@packaging/ci/setup.sh
+
+check: ## build, vet, lint and the tests that need neither root nor network nor containers
+	@packaging/ci/check.sh
 
 test: tools ## run all tests, with all real parts
 	@packaging/ci/test.sh

@@ -61,11 +61,15 @@ func MustRun() bool {
 	return os.Getenv("CI") == "true" || os.Getenv("HOLDFAST_MUST_RUN") == "1"
 }
 
-// Need skips the test unless everything named is there; where MustRun, it fails instead.
-// Names are programs ("rsync", "mkfs.btrfs") and the words root, btrfs, ext4, xfs, fuse,
-// minio, docker and machine, which stand for all that the function of that name needs.
+// Need skips the test unless everything named is there; where MustRun, it fails instead. With
+// "go test -short" (make check) it skips the test in any case. Names are programs ("rsync",
+// "mkfs.btrfs") and the words root, btrfs, ext4, xfs, fuse, minio, docker and machine, which
+// stand for all that the function of that name needs.
 func Need(t testing.TB, what ...string) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: this test needs " + strings.Join(what, ", "))
+	}
 	var lacking []string
 	for _, w := range what {
 		lacking = append(lacking, lack(w)...)

@@ -1,0 +1,8 @@
+#!/bin/bash
+# The quick look before a commit: builds, lints, and runs the tests that need neither root nor network nor containers.
+# "make test" runs all tests. Tests of whole programs (internal/e2e) and of the installed package are left to it.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+go build ./...
+packaging/ci/lint.sh
+go list ./... | grep -v -e /internal/e2e -e /packaging$ -e /internal/bench$ | xargs go test -short
