@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 
-	"holdfast/internal/contain"
 	"holdfast/internal/seal"
 	"holdfast/internal/vault"
 )
@@ -19,18 +18,6 @@ import (
 type request struct {
 	locs []vault.Loc
 	size uint32
-}
-
-func (b *builder) fetch(ctx context.Context, win *window) error {
-	g, ctx := contain.WithContext(ctx)
-	g.SetLimit(b.o.Workers)
-	for _, q := range requests(win) {
-		g.Go(func() error { return b.get(ctx, win, q) })
-	}
-	for _, f := range win.ends {
-		g.Go(func() error { return b.done(f) })
-	}
-	return g.Wait()
 }
 
 // requests groups the window's chunks into requests, in the order of packs and offsets.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync/atomic"
 
-	"holdfast/internal/contain"
 	"holdfast/internal/image"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -16,11 +15,11 @@ import (
 
 // A volume is restored in windows: the entries of a window are made, then the chunks that their
 // content needs are fetched in the order of packs, each once for all its places, while the next
-// window's entries are made. That bounds memory and open files, however large the volume is.
+// windows' entries are made. That bounds memory and open files, however large the volume is.
 const (
-	windowFiles   = 512
+	windowFiles   = 192 // with windowsAhead and the window being made, fewer than 1024 open files
 	windowBytes   = 256 << 20
-	windowExtents = 64 << 10
+	windowExtents = 32 << 10
 	runBytes      = 2 << 20 // of one request
 	// runGap is how many unneeded bytes are read rather than ask twice: about what a
 	// connection brings while another request is on its way. In a chain of backups it halves
@@ -54,7 +53,8 @@ type window struct {
 	places map[vault.Loc][]place
 	files  int
 	bytes  int64
-	ends   []*file // whose last item was seen in this window
+	ends   []*file      // whose last item was seen in this window
+	left   atomic.Int64 // requests and ends that are not done yet, once it is being fetched
 }
 
 func newWindow() *window { return &window{places: map[vault.Loc][]place{}} }
@@ -69,8 +69,8 @@ type builder struct {
 	skip   bool  // the last file was not included
 	end    int64 // how far the extents of cur reach
 
-	fetching *contain.Group // of the window before, or nil
-	before   *window        // that it fetches
+	fetching *fetching // nil before the first window is complete
+	ahead    []*window // that are being fetched, or were a moment ago
 }
 
 func (r *run) volume(ctx context.Context, vol *vault.Volume, dir string) error {
@@ -171,35 +171,11 @@ func (b *builder) endFile() {
 	}
 }
 
-// fetchWindow begins to fetch the window's content, after the window before is done.
-func (b *builder) fetchWindow(ctx context.Context) error {
-	if err := b.wait(); err != nil {
-		return err
-	}
-	win := b.win
-	b.win, b.before = newWindow(), win
-	g, gctx := contain.WithContext(ctx)
-	b.fetching = g
-	g.Go(func() error { return b.fetch(gctx, win) })
-	return nil
-}
-
-func (b *builder) wait() error {
-	if b.fetching == nil {
-		return nil
-	}
-	err := b.fetching.Wait()
-	b.fetching = nil
-	return err
-}
-
 // closeAll closes what a failed restore left open. Nothing is fetched any more.
 func (b *builder) closeAll() {
+	_ = b.wait() // its error was returned, or a panic is on its way
 	b.endFile()
-	for _, w := range []*window{b.before, b.win} {
-		if w == nil {
-			continue
-		}
+	for _, w := range append(b.ahead, b.win) {
 		for _, f := range w.ends {
 			_ = f.f.Close() // is closed already, or the tree is thrown away
 		}
