@@ -102,8 +102,8 @@ func TestWindowsOverlap(t *testing.T) {
 	}
 }
 
-// TestWindowsEnd: a request that fails, and a restore that is interrupted while all windows wait, end
-// the restore with the reason, and leave nothing.
+// TestWindowsEnd: a request that fails, and a restore that is interrupted
+// while all windows wait, end the restore with the reason, and leave nothing.
 func TestWindowsEnd(t *testing.T) {
 	why := errors.New("no such luck")
 	for name, c := range map[string]struct {
