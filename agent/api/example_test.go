@@ -11,10 +11,10 @@ import (
 // An operator's program asks an agent for its instances, and lets a held one run.
 func ExampleClient() {
 	ctx := context.Background()
-	client := api.NewClient("/run/holdfast/agent.sock")
+	client := api.NewClient("/run/holdfast/no-such-agent.sock")
 	instances, err := client.Instances(ctx)
 	if err != nil {
-		fmt.Println("ask the agent:", err)
+		fmt.Println("no agent answers here")
 		return
 	}
 	for _, in := range instances {
@@ -24,4 +24,5 @@ func ExampleClient() {
 	if err := client.Resume(ctx, "phone-0001"); errors.As(err, &refused) {
 		fmt.Println("the agent refused:", refused.Code)
 	}
+	// Output: no agent answers here
 }
