@@ -15,7 +15,7 @@ const windowsAhead = 4
 // fetching fetches the windows of one volume, in their order, with as many requests at a time
 // as Options.Workers, whichever windows those belong to.
 type fetching struct {
-	ctx      context.Context // ends when a request fails
+	stopped  <-chan struct{} // closed when a request fails, or the restore is interrupted
 	order    contain.Group   // of the one goroutine that begins requests
 	requests *contain.Group
 	windows  chan *window
@@ -24,7 +24,8 @@ type fetching struct {
 
 func (b *builder) startFetching(ctx context.Context) {
 	f := &fetching{windows: make(chan *window, windowsAhead), room: make(chan struct{}, windowsAhead)}
-	f.requests, f.ctx = contain.WithContext(ctx)
+	f.requests, ctx = contain.WithContext(ctx)
+	f.stopped = ctx.Done()
 	f.requests.SetLimit(b.o.Workers)
 	f.order.Go(func() error {
 		for win := range f.windows {
@@ -33,7 +34,7 @@ func (b *builder) startFetching(ctx context.Context) {
 			for _, q := range all {
 				f.requests.Go(func() error {
 					defer f.finished(win)
-					return b.get(f.ctx, win, q)
+					return b.get(ctx, win, q)
 				})
 			}
 			for _, to := range win.ends {
@@ -65,17 +66,15 @@ func (b *builder) fetchWindow(ctx context.Context) error {
 	b.win = newWindow()
 	b.keep(win)
 	select {
-	case f.room <- struct{}{}:
-	case <-f.ctx.Done():
-	}
-	if f.ctx.Err() != nil {
+	case <-f.stopped:
 		if err := b.wait(); err != nil {
 			return err
 		}
 		return context.Cause(ctx)
+	case f.room <- struct{}{}:
+		f.windows <- win
+		return nil
 	}
-	f.windows <- win
-	return nil
 }
 
 // keep remembers a window until it is fetched, for closeAll.
