@@ -129,7 +129,7 @@ func startRelay(b *testing.B, server string) *relay {
 			if err != nil {
 				return
 			}
-			// what is counted as sent is on its way, and not kept here
+			// the server counts these bytes as sent: keep them on their way, not in a buffer here
 			_ = client.(*net.TCPConn).SetWriteBuffer(32 << 10)
 			conn, err := net.Dial("tcp", server)
 			if err != nil {
@@ -162,7 +162,7 @@ func (r *relay) meter(sent bool) *meter {
 	return r.received
 }
 
-// counted is a writer that counts what it writes.
+// counted is a writer that counts the bytes written through it.
 type counted struct {
 	w io.Writer
 	m func() *meter

@@ -46,8 +46,8 @@ func (e *credentialsError) Error() string {
 // source is one place where credentials may be.
 type source interface {
 	credentials.Provider
-	// changed tells, without asking anybody, that what the source
-	// gave last may not be all that it has now.
+	// changed reports, without a request, whether the source may now have other
+	// credentials than it gave last.
 	changed() bool
 }
 
@@ -142,7 +142,7 @@ func (f *fileSource) RetrieveWithCredContext(cc *credentials.CredContext) (crede
 	return f.FileAWSCredentials.RetrieveWithCredContext(cc)
 }
 
-// changed is false while the file is away: whoever writes it anew may have removed it first.
+// changed is false while the file is absent: a program that replaces the file may remove it first.
 func (f *fileSource) changed() bool {
 	fi, err := os.Stat(f.Filename)
 	return err == nil && (!fi.ModTime().Equal(f.at) || fi.Size() != f.size)

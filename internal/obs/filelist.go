@@ -54,7 +54,8 @@ func (w *fileWalk) folder(name string) bool {
 		}
 		key := path.Join(name, e.Name())
 		switch {
-		case KeyValid(key) != nil: // the temporary folder, and what others put there
+		// the temporary folder, and files that are no objects of the store
+		case KeyValid(key) != nil:
 		case e.IsDir():
 			below := key + "/"
 			related := strings.HasPrefix(below, w.prefix) || strings.HasPrefix(w.prefix, below)

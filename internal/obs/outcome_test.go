@@ -41,8 +41,8 @@ func changesOf(s obs.Store) map[string]func(context.Context) error {
 	}
 }
 
-// TestUncertainOutcomeIsKept: when the first try may have taken effect, the error of the last one
-// does not hide it, whatever that was; and a first try that certainly had none leaves no doubt.
+// TestUncertainOutcomeIsKept: when the first try may have taken effect, no error of the
+// last try hides that; and a first try that certainly had no effect leaves no doubt.
 func TestUncertainOutcomeIsKept(t *testing.T) {
 	answer := func(status int, doc string) func(http.ResponseWriter) {
 		return func(w http.ResponseWriter) {

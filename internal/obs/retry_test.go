@@ -138,8 +138,8 @@ func (h *hangs) Put(ctx context.Context, _ string, _ []byte) error {
 	return context.Cause(ctx)
 }
 
-// TestRetryKeepsTheReason: when time is up during a later try, what
-// the first one failed of is told too.
+// TestRetryKeepsTheReason: when time is up during a later try, the error also tells why
+// the first try failed.
 func TestRetryKeepsTheReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -154,8 +154,8 @@ func TestRetryKeepsTheReason(t *testing.T) {
 func TestRetryHonoursRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := obstest.NewFaulty(obs.NewMemory())
-		// What it asks for, but no longer than an instance can be kept
-		// frozen for a server that restarts.
+		// The store waits as long as the server asks, but no longer than an instance
+		// can be kept frozen for a server that restarts.
 		for asked, want := range map[time.Duration]time.Duration{12 * time.Second: 12 * time.Second, 90 * time.Second: 15 * time.Second} {
 			f.Inject(obstest.Fault{Times: 1, Err: &askedError{asked}})
 			start := time.Now()

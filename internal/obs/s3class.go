@@ -117,7 +117,7 @@ func (s *s3Store) classify(err error, said *answer) error {
 	}
 	var res minio.ErrorResponse
 	if !errors.As(err, &res) {
-		if noSuchHost(err) { // it may be that of a name service that starts
+		if noSuchHost(err) { // a name service that is starting may give this answer
 			return &againError{fmt.Errorf("%w: %w", ErrNoHost, err), oddTries}
 		}
 		if permanent(err) {
