@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Names of the providers, and of the choice by what the volume lies on.
+// Names of the providers, and of the choice by the storage of the volume.
 const (
 	NameAuto     = "auto"
 	NameBtrfs    = "btrfs"
@@ -74,7 +74,7 @@ func Detect(ctx context.Context, req Request, want string) (Provider, string, er
 func Next(ctx context.Context, req Request, failed string) (Provider, string, error) {
 	i := slices.IndexFunc(providers, func(p Provider) bool { return p.Name() == failed })
 	if failed == NameFreeze || failed == NameFsFreeze {
-		i = len(providers) - 1 // what is read in place can't be read in a simpler way
+		i = len(providers) - 1 // a volume that is read in place can't be read in a simpler way
 	}
 	return firstOf(ctx, req, providers[i+1:])
 }
@@ -169,10 +169,12 @@ func unsupported(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
 }
 
-// KindOf tells which form of volume is at path, links followed; ErrUsage for what can be none.
+// KindOf tells which form of volume is at path, links followed; ErrUsage if the object
+// at path can be no volume.
 func KindOf(path string) (Kind, error) { return checkVolume(path) }
 
-// checkVolume refuses what no provider takes. It looks at the path's form and at what is there.
+// checkVolume refuses a path that no provider takes. It checks the form of the path and
+// the object there.
 func checkVolume(volume string) (Kind, error) {
 	if !filepath.IsAbs(volume) {
 		return "", fmt.Errorf("volume %q: %w: not an absolute path", volume, ErrUsage)

@@ -13,8 +13,9 @@ import (
 // Extent is a run of a file's content and where it lies. What no extent covers is a hole.
 type Extent struct {
 	Logical, Length int64 // bytes, in the file; a last extent may reach beyond its end
-	// Physical is the address in bytes in the file's AddressSpace. Where Encoded, it is that of the
-	// whole encoded (compressed) run, and Inside is how far into the decoded run the extent begins.
+	// Physical is the address in bytes in the file's AddressSpace. Where Encoded, it is
+	// the address of the whole encoded (compressed) run, and Inside is how far into the
+	// decoded run the extent begins.
 	Physical uint64
 	Inside   uint64
 	Encoded  bool
@@ -158,15 +159,15 @@ func fiemap(f *os.File) iter.Seq2[Extent, error] {
 }
 
 // ChangedRanges lists, in order and without overlap, the ranges of now that may differ
-// from base, by comparing where both lie: bytes of the same address are equal, and so
-// are holes and space that was never written. What lies behind the end of base differs.
-// Both must be regular files on one file system that nobody writes to meanwhile: views,
-// such as a clone and a later clone. They need not be of the same volume.
+// from base. It compares the addresses of both: bytes of the same address are equal, and
+// so are holes and space that was never written. All bytes behind the end of base
+// differ. Both must be regular files on one file system that nobody writes to meanwhile:
+// views, such as a clone and a later clone. They need not be of the same volume.
 //
-// The list is a superset of the bytes that differ, in units of the file system's
-// blocks. It is joined where it would grow beyond a million ranges. exact is false when
-// ranges are listed only because the file system did not tell enough of them, such as a
-// compressed extent without CAP_SYS_ADMIN. ErrBase says that the two can't be compared.
+// The list is a superset of the bytes that differ, in units of the file system's blocks.
+// Ranges are joined where the list would grow beyond a million ranges. exact is false when
+// some ranges are listed only because the file system told too little about them, such as
+// a compressed extent without CAP_SYS_ADMIN. ErrBase says that the two can't be compared.
 func ChangedRanges(base, now *os.File) (ranges []Range, exact bool, err error) {
 	fail := func(err error) ([]Range, bool, error) {
 		return nil, false, fmt.Errorf("compare the extents of %s with %s: %w", now.Name(), base.Name(), err)

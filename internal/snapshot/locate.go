@@ -73,7 +73,7 @@ func locate(volume, dir string) (*place, error) {
 	return at, nil
 }
 
-// snapshotHome is the folder that holds the snapshot folder: dir, or the one that holds the volume.
+// snapshotHome is the folder that holds the snapshot folder: dir, or the parent of the volume.
 func snapshotHome(realVolume, dir string) (string, error) {
 	if dir == "" {
 		return filepath.Dir(realVolume), nil

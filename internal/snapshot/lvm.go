@@ -26,9 +26,9 @@ const (
 // of a logical volume; that name is made of it (see lvmVolumeName).
 const lvmTag = "holdfast"
 
-// Limits of a thin pool, in percent of its data or metadata room. A full pool stops the
-// writes of all that lie in it. Every snapshot makes it grow with each write to its
-// volume, so none is made close to the end, and one that stands goes before it is reached.
+// Limits of a thin pool, in percent of its data or metadata room. A full pool stops the writes
+// of all volumes in it. A snapshot makes the pool grow with each write to its volume, so close
+// to the limit no snapshot is made, and an existing snapshot is removed before the pool is full.
 const (
 	poolStart = 90
 	poolWork  = 95
@@ -117,7 +117,7 @@ func (p lvm) locate(ctx context.Context, req Request) (*lvmPlace, error) {
 	return at, err
 }
 
-// Room is that of the thin pool, or of the volume group.
+// Room is the room of the thin pool, or of the volume group.
 func (p lvm) Room(ctx context.Context, req Request) (free, total int64, err error) {
 	at, err := p.locate(ctx, req)
 	if err != nil {
@@ -324,7 +324,7 @@ func (p lvm) Stands(ctx context.Context, ref Ref) (bool, error) {
 	return true, nil
 }
 
-// Check is that of Checker.
+// Check implements Checker.
 func (p lvm) Check(ctx context.Context, ref Ref) error {
 	lv, all, err := p.find(ctx, "look at", ref)
 	if err != nil {

@@ -51,7 +51,7 @@ func MakeFolder(path string) error {
 func DestroyFolder(path string) (bool, error) {
 	real, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if err != nil {
-		return false, nil //nolint:nilerr // whoever removes the pieces says what is wrong
+		return false, nil //nolint:nilerr // the caller, which removes the pieces, reports the fault
 	}
 	inside, err := subvolumesBelow(filepath.Join(real, filepath.Base(path)))
 	if err != nil {
@@ -85,7 +85,7 @@ func subvolumesBelow(path string) ([]string, error) {
 	if err := at.subvolumesIn(root, "", found); err != nil {
 		return nil, err
 	}
-	paths := slices.Sorted(maps.Keys(found)) // one that is in another comes after it
+	paths := slices.Sorted(maps.Keys(found)) // a nested subvolume comes after its parent
 	slices.Reverse(paths)
 	for i := range paths {
 		paths[i] = filepath.Join(path, paths[i])
