@@ -29,7 +29,7 @@ func TestFlagsNamed(t *testing.T) {
 	}
 }
 
-// TestHostileFlags: bits that no entry may have reach no file, whatever a recipe says.
+// TestHostileFlags: forbidden flag bits of a recipe reach no file.
 func TestHostileFlags(t *testing.T) {
 	testbed.Need(t, "ext4", "lsattr")
 	dst := filepath.Join(testbed.Ext4(t), "dst")
@@ -100,8 +100,8 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestFlagsOfOtherKernel copies a tree on ext4 with what this host's kernel may lack
-// (casefold, projects) on a kernel that has neither file_getattr nor listxattrat.
+// TestFlagsOfOtherKernel copies a tree on ext4 with features that this host's kernel may
+// lack (casefold, projects) on a kernel that has neither file_getattr nor listxattrat.
 func TestFlagsOfOtherKernel(t *testing.T) {
 	if !testbed.InMachine() {
 		testbed.RunInMachine(t, testbed.MachineSpec{

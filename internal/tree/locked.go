@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A folder that its file system encrypts (fscrypt) can be listed without the key:
-// in place of names and targets of links the kernel gives text that nobody can use,
-// which looks like any other. So such a folder is taken as one that can't be read.
+// A folder that its file system encrypts (fscrypt) can be listed without the key: in
+// place of names and targets of links the kernel gives useless text that looks like any
+// other. So the walk treats such a folder as unreadable.
 
 var errLocked = errors.New("its encryption by the file system (fscrypt) is locked: the key is not there")
 

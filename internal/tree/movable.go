@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// projectInherit (FS_XFLAG_PROJINHERIT of linux/fs.h) is the flag
-// of a folder that takes only what has its own project id.
+// projectInherit (FS_XFLAG_PROJINHERIT of linux/fs.h) is the flag of a folder that
+// takes only entries with its own project id.
 const projectInherit = 0x200
 
 // Movable calls do while nothing at the root of the folder or file at path keeps it from

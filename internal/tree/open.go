@@ -89,7 +89,7 @@ func (r *Root) open(e *Entry, warn func(Warning)) (*os.File, error) {
 	return os.NewFile(uintptr(fd), e.Path), nil
 }
 
-// openError says what the kernel's answer to opening a path of the tree means for the path.
+// openError translates the kernel's answer to opening a path of the tree.
 func openError(path string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// honest are file systems on whose files a read never gives less or more than the size that
-// stat tells, unless the file changed: their reads go through the page cache of this host,
-// which ends at that size. All others are not relied upon. The kernel's own file systems
-// (proc, sysfs, cgroup) tell 0 or a page for files of any length, network file systems and
-// those in user space tell what somebody else says, and an overlay is as what lies below it.
+// honest are file systems on whose files a read never gives less or more than the size that stat
+// tells, unless the file changed: their reads go through the page cache of this host, which ends
+// at that size. All others are not relied upon. The kernel's own file systems (proc, sysfs,
+// cgroup) tell 0 or a page for files of any length, network file systems and file systems in
+// user space pass on another program's answer, and an overlay behaves as its lower file system.
 var honest = map[int64]bool{
 	unix.EXT4_SUPER_MAGIC:  true, // ext2 and ext3 have the same number
 	unix.XFS_SUPER_MAGIC:   true,
@@ -39,8 +39,8 @@ const (
 	ntfs3Magic    = 0x7366746e
 )
 
-// HonestSizes says whether the file system is known to tell sizes that reads agree with. On one
-// that is not, a file has content whatever its size says, and only a read tells where it ends.
+// HonestSizes reports whether the file system is known to tell sizes that reads agree with. On any
+// other file system, a file may have content beyond its size, and only a read tells where it ends.
 func (r *Root) HonestSizes() bool { return r.honest }
 
 // HasHonestSize says so of the file system of the open file f.

@@ -10,7 +10,7 @@ import (
 	"fmt"
 )
 
-// Kind is what an entry is.
+// Kind is the kind of an entry.
 type Kind uint8
 
 // The kinds; the numbers are part of the format of a recipe.
@@ -62,8 +62,8 @@ type Entry struct {
 	// every further name of a file that has several; such an entry has no content and no metadata.
 	LinkTo    string
 	HasLinkTo bool
-	// Linked says of what is no folder that it has further names, in
-	// the tree or outside. It is not part of a recipe.
+	// Linked says that an entry, which is no folder, has further names, in the tree or
+	// outside. It is not part of a recipe.
 	Linked bool
 
 	// What follows tells whether a file changed; it is not part of a recipe.
