@@ -180,7 +180,7 @@ func sweepDead() {
 	sweepControlGroups()
 }
 
-// clearArea ends the processes of an area, unmounts and detaches what lies in it, and removes it.
+// clearArea ends the processes of an area, unmounts and detaches everything in it, and removes it.
 func clearArea(dir string) error {
 	if !strings.HasPrefix(filepath.Base(dir), areaPrefix) {
 		return fmt.Errorf("%s is not an area", dir)

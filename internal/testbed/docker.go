@@ -53,7 +53,7 @@ type Container struct {
 	Restart string // policy of the engine; "" for no
 }
 
-// ContainerState is what the engine says of a container.
+// ContainerState is the engine's description of a container's state.
 type ContainerState struct {
 	Status   string // created, running, paused, exited, …
 	Running  bool   // also true while paused
