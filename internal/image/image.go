@@ -1,9 +1,9 @@
 // Package image reads and writes images: volumes that are the content of one regular
-// file, a raw disk, or of one block device, without regard to what is in it.
+// file, a raw disk, or of one block device, without a look at the content.
 //
 // internal/backup reads with it, internal/restore writes with it. It starts no goroutine.
-// What a crash leaves is the caller's: a file that is written lies where the caller put
-// it, and a device that was being written is neither what it was nor what it should be.
+// Cleaning up after a crash is the caller's work: a file that is being written lies where the
+// caller put it, and a device that was being written has neither its old content nor the new one.
 package image
 
 import (
@@ -40,7 +40,7 @@ type Image struct {
 	f      *os.File
 	size   int64
 	device bool
-	plain  bool  // what the file system says of holes is not asked
+	plain  bool  // do not ask the file system about holes
 	began  state // at Open
 
 	mu sync.Mutex // the offset of f, which NextData moves
@@ -52,8 +52,8 @@ type state struct {
 	writes string // of a device since it is there, as the kernel counts; "" where it doesn't
 }
 
-// Open opens the image at path. Links are followed: the path comes from the operator,
-// or is that of a snapshot. The error is ErrNoImage for a folder and the like.
+// Open opens the image at path. It follows links, because the path comes from the operator,
+// or is the path of a snapshot. The error is ErrNoImage for a folder and the like.
 func Open(path string) (*Image, error) {
 	// not waiting for who writes to a pipe
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -81,7 +81,7 @@ func (i *Image) look() error {
 	} else if i.size = info.Size(); !tree.HasHonestSize(i.f) {
 		i.size, err = tree.Measure(i.f, i.size, endless)
 		if err != nil && !errors.Is(err, tree.ErrEndless) && !tree.Ours(err) {
-			i.size, err = info.Size(), nil // whoever reads it finds what can't be read
+			i.size, err = info.Size(), nil // a reader finds the part that can't be read
 		}
 		i.plain = i.size != info.Size()
 	}
@@ -154,8 +154,8 @@ func (i *Image) NextData(off, end int64) tree.Range {
 	return tree.NextData(i.f, off, end)
 }
 
-// Changed tells whether somebody wrote to the image since it was opened, so that what
-// was read is of no single moment. Of a device only those writes count that reached it.
+// Changed reports whether somebody wrote to the image since it was opened, so that the
+// content read is of no single moment. For a device only writes that reached it count.
 func (i *Image) Changed() (bool, error) {
 	now, err := i.state()
 	return now != i.began, err
