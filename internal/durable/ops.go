@@ -31,8 +31,8 @@ type file interface {
 	Close() error
 }
 
-// folderPerm is for folders made on the way: what lies in a store
-// is sealed, but who has how much is not for others.
+// folderPerm is the mode of folders made on the way: the objects of a store are sealed,
+// but other users shall not see how much each tenant stores.
 const folderPerm = 0o700
 
 // rootOps is the kernel, below one folder: no symbolic link leads out of it.

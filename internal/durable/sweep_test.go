@@ -43,7 +43,7 @@ func TestSweepLooksAtNoTime(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// What others may lay there is neither followed nor waited for.
+	// The sweep neither follows nor waits for other objects in the folder.
 	outside := filepath.Join(t.TempDir(), "outside")
 	if err := errors.Join(
 		os.WriteFile(outside, nil, 0o600), os.Symlink(outside, filepath.Join(dir, ".holdfast+LINK")),
