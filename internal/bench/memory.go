@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roomForRounds is the size of the file system that the tools work
-// in. It is sparse: what is not used takes no memory.
+// roomForRounds is the size of the file system that the tools work in. It is sparse:
+// unused space takes no memory.
 const roomForRounds = 64 << 30
 
 // inMemory gives folders to work in below dir: rest, and one for trees. Where dir is

@@ -236,7 +236,7 @@ func keepNotes(file, text string) error {
 	return os.WriteFile(file, []byte(text), 0o644)
 }
 
-// machine says what the figures were measured on.
+// machine describes the machine of the measurements.
 func machine() string {
 	model := runtime.GOARCH
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {

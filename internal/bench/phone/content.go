@@ -24,8 +24,8 @@ func source(seed uint64, what ...any) *random {
 // fill fills b with bytes that don't compress. It never fails.
 func (r *random) fill(b []byte) { _, _ = r.bytes.Read(b) }
 
-// packed fills with what is compressed already, with a readable
-// header now and then as archives have.
+// packed fills with content that is compressed already, with a readable header now and
+// then, as in archives.
 func packed(rng *random) func([]byte) {
 	return func(b []byte) {
 		rng.fill(b)
