@@ -309,7 +309,8 @@ func TestIAMPanic(t *testing.T) {
 	}
 }
 
-// FuzzIAMAnswer: whatever IAM answers, nothing panics, and who comes in has a user and a tenant.
+// FuzzIAMAnswer: no answer of IAM causes a panic, and every admitted caller has a user
+// and a tenant.
 func FuzzIAMAnswer(f *testing.F) {
 	for _, c := range iamFaults {
 		if len(c.answer.body) < 10_000 {

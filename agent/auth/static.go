@@ -120,7 +120,7 @@ func readSecret(path string) ([]byte, reread.Version, error) {
 		return nil, reread.Version{}, err
 	}
 	defer f.Close()
-	info, err := f.Stat() // of what is open, so that it can't be swapped in between
+	info, err := f.Stat() // of the open file, so that it can't be swapped in between
 	if err != nil {
 		return nil, reread.Version{}, err
 	}
