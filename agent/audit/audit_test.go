@@ -187,7 +187,7 @@ func TestTornAnywhere(t *testing.T) {
 	}
 }
 
-// What is no log is set aside, not overwritten.
+// A file that is no log is set aside, not overwritten.
 func TestDamagedIsSetAside(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	if err := os.WriteFile(path, []byte("something else\n"), 0o600); err != nil {
