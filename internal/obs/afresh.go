@@ -12,7 +12,7 @@ import (
 var ErrDamagedOnWay = newClass(nil, "bytes were damaged on their way from the store", "look at what stands between this host and the "+
 	"store (a proxy, a gateway, a network card that computes check sums), since not all damage is found")
 
-// afreshKey is where a context holds that its requests get a connection of their own.
+// afreshKey is the key of a context's mark that its requests get a connection of their own.
 type afreshKey struct{}
 
 // Afresh returns a context whose requests go over new connections, which no other request

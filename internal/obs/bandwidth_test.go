@@ -16,7 +16,7 @@ import (
 
 // BenchmarkBandwidth is TestBandwidth in real time and by the real network of this
 // machine: packs go to and come from MinIO under a limit, by 1 job and by 20, and a
-// relay before the server counts what passes. It prints how far the 10 s with the fewest
+// relay before the server counts the bytes. It prints how far the 10 s with the fewest
 // and with the most bytes are from the limit, in per cent; HTTP's headers count too.
 func BenchmarkBandwidth(b *testing.B) {
 	const size, rate, long = 16 << 20, 20 << 20, 30 * time.Second

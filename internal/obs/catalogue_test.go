@@ -18,7 +18,7 @@ import (
 	"holdfast/internal/obs/proxytest"
 )
 
-// trial is a store at a server that misbehaves, and what its calls came to.
+// trial is a store at a server that misbehaves, and the outcomes of its calls.
 type trial struct {
 	t      *testing.T
 	b      *proxytest.Bucket

@@ -6,9 +6,9 @@ import (
 	"github.com/minio/minio-go/v7/pkg/s3utils"
 )
 
-// coldClasses are the storage classes whose objects a GET does not give until
-// somebody restores them, in the words of S3, OBS and the stores of others.
-// Google has a class of the name ARCHIVE, whose objects can be read at once.
+// coldClasses are the storage classes whose objects a GET does not give until somebody
+// restores them, in the words of S3, OBS and other vendors' stores. Google has a class
+// of the name ARCHIVE, whose objects can be read at once.
 var coldClasses = map[string]bool{
 	"GLACIER": true, "DEEP_ARCHIVE": true, // S3, and OBS in the words of S3
 	"COLD": true, // OBS

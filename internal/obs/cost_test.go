@@ -13,8 +13,8 @@ import (
 	"holdfast/internal/obs/obstest"
 )
 
-// BenchmarkDigest is what each check that a server can make costs
-// its client, for one pack of 16 MiB.
+// BenchmarkDigest measures the client's cost of each check that a server can make, for
+// one pack of 16 MiB.
 func BenchmarkDigest(b *testing.B) {
 	body := obstest.Body("pack", 16<<20)
 	table := crc32.MakeTable(crc32.Castagnoli)

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// leastCalls is how many calls an epoch has at least: of fewer, one
-// slow call would tell of a slow store.
+// leastCalls is the least number of calls of an epoch: with fewer, one slow call would
+// make the whole store look slow.
 const leastCalls = 8
 
 // callClass is a kind of call together with the size of its data, to a factor of two.
@@ -43,7 +43,7 @@ type epoch struct {
 	later   int // calls that began when all had joined
 	open    int // calls that have begun
 	ended   int // calls of the epoch that succeeded or were answered by "not found" or "exists"
-	full    int // of those, how many ended while the limit was reached
+	full    int // ended calls that ended while the limit was reached
 	calls   [callKinds * callSizes]struct {
 		n    int
 		busy time.Duration
@@ -92,7 +92,8 @@ type costs [callKinds * callSizes]float64
 // costWeight is the weight of an epoch beside all epochs before it.
 const costWeight = 0.15
 
-// speed is how fast the calls of an epoch were that are of known classes, and how many they were.
+// speed is the speed of the calls of an epoch whose classes are known, and the number
+// of those calls.
 func (c *costs) speed(e *epoch) (speed float64, known int) {
 	var cost, busy float64
 	for i, calls := range e.calls {

@@ -22,7 +22,7 @@ var (
 	// ErrNoBucket says that the bucket (or the folder of a file
 	// store) is not there. The message names it.
 	ErrNoBucket = newClass(nil, "no such bucket", "make the bucket first, or check the store's URL (--store, or store.url of the agent)")
-	// ErrAccess says that the store refused the request for who made it.
+	// ErrAccess says that the store refused the request because of its sender.
 	ErrAccess = newClass(nil, "access denied by the store", "check what these credentials may do with the bucket: "+
 		"list it, and read, write and delete its objects")
 	// ErrNoKeys says that there are no credentials, or half of them. It is an ErrAccess.

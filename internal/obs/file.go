@@ -59,8 +59,8 @@ func openFile(dir string, create bool, warn func(string)) (*fileStore, error) {
 	return s, nil
 }
 
-// begin removes what writers that died have left, and looks for the
-// marker. With create it tries the file system, and makes the marker.
+// begin removes the temporary files of dead writers, and looks for the marker. With
+// create it tries the file system, and makes the marker.
 func (s *fileStore) begin(create bool, lacks *lacks) error {
 	if create {
 		if err := s.makeTempFolder(); err != nil {

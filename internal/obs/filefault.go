@@ -53,8 +53,8 @@ func (l *lacks) left(n int) {
 	}
 }
 
-// there tells whether the store's folder is still what its path names. On a file
-// system whose inode numbers change from look to look only the device can be compared.
+// there reports whether the path of the store still leads to the folder that is open. On a
+// file system whose inode numbers change from look to look only the device can be compared.
 func (s *fileStore) there() bool {
 	held, err := s.root.Lstat(".")
 	if err != nil {

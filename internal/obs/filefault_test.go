@@ -363,7 +363,7 @@ const endlessVariable = "HOLDFAST_OBS_TEST_ENDLESS"
 
 func endlessBody() []byte { return obstest.Body("endless", 4<<20) }
 
-// endless is what such a process does: it writes until it is killed.
+// endless is the work of such a process: it writes until it is killed.
 func endless(url string) error {
 	s, err := obs.Open(context.Background(), url, obs.Options{})
 	if err != nil {

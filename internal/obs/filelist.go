@@ -27,7 +27,7 @@ func (s *fileStore) listAfter(ctx context.Context, prefix, after string) iter.Se
 	}
 }
 
-// fileWalk yields the objects of a folder and those below it.
+// fileWalk yields the objects of a folder and of the folders below it.
 type fileWalk struct {
 	s             *fileStore
 	ctx           context.Context //nolint:containedctx // lives for one call of List

@@ -5,7 +5,7 @@ const (
 	// a dead connection (unless the limits allow for one only), and more than a
 	// store has connections for (idleConnections) would open new ones all the time.
 	minLevel, maxLevel = 2, idleConnections
-	// firstLevel is where a limiter begins. It doubles until that no longer pays.
+	// firstLevel is a limiter's first level. The limiter doubles it until that no longer pays.
 	firstLevel = 8
 )
 

@@ -135,7 +135,7 @@ func (l *Limiter) enter(ctx context.Context) (slot, error) {
 	case <-ctx.Done():
 		l.mu.Lock()
 		l.withdraw(turn)
-		if l.trouble != nil { // what those before it wait for
+		if l.trouble != nil { // the reason why the calls before it wait
 			return slot{}, fmt.Errorf("%w, while it waited behind others: %w", ctx.Err(), l.trouble)
 		}
 		return slot{}, ctx.Err()
@@ -223,11 +223,11 @@ func (l *Limiter) endEpoch() {
 		speed, judged = 1, true
 	}
 	l.costs.learn(e, speed)
-	// else there was too little to do to tell what more or fewer would bring
+	// else there were too few calls to tell the effect of another limit
 	if judged && e.full*2 >= e.ended {
 		l.speed = speed
-		// By Little's law. Counting what ends in a time would depend
-		// on where in a batch that time ends.
+		// By Little's law. A count of the calls that end in a span of time would depend
+		// on where in a batch the span ends.
 		l.level.epoch(float64(l.level.limit) * speed)
 	}
 }
@@ -235,10 +235,10 @@ func (l *Limiter) endEpoch() {
 // newEpoch begins an epoch. The lock is held.
 func (l *Limiter) newEpoch() { l.epoch = newEpoch(l.epoch.number+1, max(leastCalls, l.level.limit)) }
 
-// paceKey is where a context holds the pace of its call.
+// paceKey is the key of a context's value that holds the pace of its call.
 type paceKey struct{}
 
-// pace is how fast the bytes of one call may move.
+// pace bounds the speed of the bytes of one call.
 type pace struct {
 	pacer *pacer
 	// how many are waiting for it now: a connection that is held back is not a dead one

@@ -239,8 +239,8 @@ func TestRequestsAndOtherStores(t *testing.T) {
 	})
 }
 
-// service is a store by a clock: it does up to capacity requests at their
-// full speed and shares it among more, and refuses those above refuse.
+// service is a store by a clock: it does up to capacity requests at their full speed
+// and shares it among more, and refuses requests above refuse.
 type service struct {
 	obs.Store
 	mu               sync.Mutex

@@ -151,7 +151,8 @@ func lockTime(text string) time.Time {
 	return time.Time{}
 }
 
-// documentKey is where a context holds the body that a request has instead of the client library's.
+// documentKey is the key of a context's value that holds a request's body in place of
+// the client library's.
 type documentKey struct{}
 
 // withDocument puts the body of the context into a request, if there is one.

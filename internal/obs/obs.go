@@ -17,8 +17,8 @@ type Info struct {
 	Key      string    // without the store's own prefix
 	Size     int64     // bytes
 	Modified time.Time // UTC, by the store's clock; only for display
-	// RetainUntil is until when the object is locked, UTC. Stat sets
-	// it where the server tells; zero is not known or not locked.
+	// RetainUntil is the end of the object's lock, UTC. Stat sets it where the server
+	// tells; zero is not known or not locked.
 	RetainUntil time.Time
 	// Class is the object's storage class as the server names it; "" where it names none.
 	Class string
@@ -29,8 +29,8 @@ type Info struct {
 // Capabilities are the abilities of a store beyond the contract.
 type Capabilities struct {
 	// ConditionalPut is true when PutNew is atomic: of two writers of one name exactly
-	// one wins. Of a server it is assumed until the first PutNew or ProveConditionalPut
-	// proves it, and false from then on where the server does not do it.
+	// one wins. For a server it is assumed until the first PutNew or ProveConditionalPut
+	// proves it, and false from then on where the server ignores the condition.
 	ConditionalPut bool
 	// Integrity names the checksum that the server verified before Put returned:
 	// "crc64nvme or sha256" (whichever it verifies), "sha256", "md5", "crc64nvme",

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Options are what Open needs beside the URL. The zero value is usable.
+// Options are Open's arguments beside the URL. The zero value is usable.
 type Options struct {
 	// Getenv looks up the environment, in which credentials are; nil means os.Getenv.
 	Getenv func(string) string
@@ -58,9 +58,9 @@ type Options struct {
 // same with OBS_ and OBS_SECURITY_TOKEN), then the shared credentials file, then the metadata
 // service of the instance, within metadataPatience. The store retries (see Options.Retry).
 //
-// A URL that is not of this form is ErrUsage, a file store whose folder is not there
-// ErrNoFolder, one whose folder has no marker ErrNoMarker, one on a file system that can hold no
-// store ErrFileSystem, and a bucket without credentials ErrAccess. Messages repeat no secret.
+// A URL that is not of this form is ErrUsage, a file store whose folder does not exist ErrNoFolder,
+// a file store whose folder has no marker ErrNoMarker, a file store on a file system that can hold
+// no store ErrFileSystem, and a bucket without credentials ErrAccess. Messages repeat no secret.
 func Open(ctx context.Context, rawURL string, opts Options) (Store, error) {
 	if opts.Getenv == nil {
 		opts.Getenv = os.Getenv

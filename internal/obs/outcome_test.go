@@ -90,7 +90,7 @@ func TestUncertainOutcomeIsKept(t *testing.T) {
 	}
 }
 
-// TestCertainFailures: what never reached a server has no unknown outcome.
+// TestCertainFailures: a request that never reached a server has no unknown outcome.
 func TestCertainFailures(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

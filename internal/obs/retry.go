@@ -45,8 +45,8 @@ const (
 	DefaultRetryCap = 20 * time.Second
 )
 
-// DefaultRetry is what Open uses when Options name no policy: long enough for a restart of a store,
-// short enough for somebody who waits at a terminal.
+// DefaultRetry is Open's policy when Options name none: long enough for a restart of a
+// store, short enough for a person at a terminal.
 var DefaultRetry = RetryPolicy{MaxElapsed: 2 * time.Minute}
 
 // errGaveUp marks, for messages, an error that outlasted the policy.
@@ -154,7 +154,7 @@ func (r *retrying) listAfter(ctx context.Context, prefix, after string) iter.Seq
 	return func(yield func(Info, error) bool) {
 		last := after
 		stopped := false
-		// Each object that came is progress: the budget is for what follows it.
+		// Each object that came is progress: the budget starts again for the objects after it.
 		for {
 			begun := last
 			err := r.do(ctx, opList, prefix, func(ctx context.Context) error {
@@ -212,7 +212,7 @@ func listFrom(ctx context.Context, s Store, prefix, after string) iter.Seq2[Info
 	}
 }
 
-// attemptKey is where a context holds how often its call was tried before.
+// attemptKey is the key of a context's value that holds the number of earlier tries of its call.
 type attemptKey struct{}
 
 // do calls f until it returns nil or an error that a repetition does
@@ -280,7 +280,7 @@ func (r *retrying) repeat(ctx context.Context, op, key string, f func(context.Co
 	}
 }
 
-// looks is how often a call is tried whose error a second look may mend; 1 for all others.
+// looks is the number of tries of a call whose error a second look may mend; 1 for all others.
 func looks(err error) int {
 	var again interface{ Tries() int }
 	if errors.As(err, &again) {

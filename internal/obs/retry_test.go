@@ -246,7 +246,7 @@ func TestRetryListGoesOn(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		// Each list breaks after the first object of the store, also of those given before.
+		// Each list breaks after the first object of the store, also if the list gave it before.
 		f.Inject(obstest.Fault{Op: obstest.List, Times: 3, After: true})
 		s := obs.Retry(f, obs.RetryPolicy{})
 		var got []string

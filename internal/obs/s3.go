@@ -26,7 +26,7 @@ const (
 	deleteWorkers = 8
 )
 
-// dialect is in what OBS and S3 differ.
+// dialect holds the differences between OBS and S3.
 type dialect struct {
 	scheme string
 	// integrity is the checksum that the server verifies where the URL names none.

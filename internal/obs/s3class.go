@@ -193,7 +193,7 @@ func classOfRefusal(res minio.ErrorResponse) error {
 	return ErrAccess
 }
 
-// clockSkew is what stores allow a request's time to differ from their own.
+// clockSkew is the difference that stores allow between a request's time and their own.
 const clockSkew = 15 * time.Minute
 
 // slowStatus tells the answers by which a store asks for fewer requests.

@@ -16,7 +16,7 @@ import (
 // after the other. Stores give some where many objects were deleted.
 const maxEmptyPages = 1000
 
-// pager is how the next page of a list is asked for.
+// pager is the way to ask for the next page of a list.
 type pager int
 
 const (
@@ -161,8 +161,8 @@ func (l *listing) ask() (*listPage, error) {
 // errListCircle is a list that repeats objects that it gave before.
 var errListCircle = odd("the pages of the list repeat themselves or are not in the order of their keys")
 
-// accept checks that a page goes on behind those before it, and
-// finds out whether another one follows.
+// accept checks that a page goes on behind the pages before it, and finds out whether
+// another one follows.
 func (l *listing) accept(page *listPage) error {
 	rows := page.rows[:0:len(page.rows)]
 	last := l.last

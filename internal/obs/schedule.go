@@ -77,7 +77,7 @@ func (w Window) holds(t time.Time) bool {
 
 func (w Window) on(d time.Weekday) bool { return w.Days == nil || slices.Contains(w.Days, d) }
 
-// clock is when clocks show at, on the day of t or some days later.
+// clock is the instant at which clocks show the time of day at, on the day of t or some days later.
 func clock(t time.Time, days int, at time.Duration) time.Time {
 	y, m, d := t.Date()
 	return time.Date(y, m, d+days, 0, int(at/time.Minute), int(at%time.Minute/time.Second), 0, t.Location())

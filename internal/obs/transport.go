@@ -184,7 +184,7 @@ func (a *answer) mayHaveActed() bool {
 	return a.acted
 }
 
-// statusClientClosed is what nginx answers when the other side went away.
+// statusClientClosed is nginx's status when the other side went away.
 const statusClientClosed = 499
 
 // signedWith is the access key of the request.
@@ -227,10 +227,11 @@ func (a *answer) skew() time.Duration {
 	return date.Sub(a.at)
 }
 
-// extraKey is where a context holds the headers of a request that the client library can't set.
+// extraKey is the key of a context's value that holds headers which the client library can't set.
 type extraKey struct{}
 
-// queryKey is where a context holds the parameters of a request that the client library can't set.
+// queryKey is the key of a context's value that holds parameters which the client
+// library can't set.
 type queryKey struct{}
 
 // extraTransport adds both and signs the request again, since a store takes them only

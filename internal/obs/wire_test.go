@@ -2,7 +2,7 @@ package obs_test
 
 import (
 	"context"
-	"crypto/md5" //nolint:gosec // what OBS verifies
+	"crypto/md5" //nolint:gosec // the digest that OBS verifies
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -239,7 +239,8 @@ func TestStalledConnection(t *testing.T) {
 	})
 }
 
-// TestNetworkErrors: what never got an answer may be tried again, except where no try will do.
+// TestNetworkErrors: a request that got no answer may be tried again, except where no
+// try can succeed.
 func TestNetworkErrors(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -27,7 +27,8 @@ const (
 	Extend Op = "extend lock"
 )
 
-// Fault is what goes wrong, and when. The zero value fails every call with obs.ErrUnavailable.
+// Fault is a fault and the calls that it meets. The zero value fails every call with
+// obs.ErrUnavailable.
 type Fault struct {
 	Op Op // of which operation
 	// of which keys (the prefix of a list, the first key of a delete); nil: all
@@ -78,7 +79,7 @@ type fault struct {
 // NewFaulty wraps a store. Closing it closes the inner store.
 func NewFaulty(s obs.Store) *Faulty { return &Faulty{Store: s} }
 
-// Inject adds a fault. Of several that meet one call the first added acts.
+// Inject adds a fault. If several faults meet one call, the first added acts.
 func (f *Faulty) Inject(x Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -97,8 +97,7 @@ func (a *answered) write(w http.ResponseWriter, r *http.Request) {
 // always meets every request of a kind.
 const always = 1 << 30
 
-// meet lets f answer the requests of a kind from the first to the
-// last of those numbers, counted from 1.
+// meet lets f answer the requests of a kind with the numbers from first to last, counted from 1.
 func meet(op Op, first, last int, f func(w http.ResponseWriter, r *http.Request, next http.Handler)) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		var n atomic.Int64

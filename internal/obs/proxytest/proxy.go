@@ -8,7 +8,7 @@ package proxytest
 
 import (
 	"bytes"
-	"crypto/md5" //nolint:gosec // what OBS verifies
+	"crypto/md5" //nolint:gosec // the digest that OBS verifies
 	"encoding/base64"
 	"encoding/xml"
 	"fmt"
@@ -46,8 +46,8 @@ type Key struct {
 	Ends   time.Time // of temporary keys; zero for never
 }
 
-// Options say what kind of OBS it is. The zero value has one
-// region, test-1, no limit and the host's clock.
+// Options select the kind of OBS. The zero value has one region, test-1, no limit and
+// the host's clock.
 type Options struct {
 	Region string
 	// Domain is the domain of the service, to which a bucket's name is prefixed; "" is
@@ -377,7 +377,7 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, body []byte, see
 	return nil
 }
 
-// speak adds to an answer what OBS says of encryption and retention.
+// speak adds to an answer the headers of OBS about encryption and retention.
 func (p *Proxy) speak(h http.Header, r *http.Request, seen *Request) {
 	if sse := either(r.Header, "Server-Side-Encryption", "Server-Side-Encryption"); sse != "" && !p.opts.IgnoreSSE {
 		h.Set("X-Obs-Server-Side-Encryption", "kms")

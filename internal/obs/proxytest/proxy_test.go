@@ -2,7 +2,7 @@ package proxytest_test
 
 import (
 	"bytes"
-	"crypto/md5" //nolint:gosec // what OBS verifies
+	"crypto/md5" //nolint:gosec // the digest that OBS verifies
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
