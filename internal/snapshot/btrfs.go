@@ -213,9 +213,8 @@ func (btrfs) Room(ctx context.Context, req Request) (free, total int64, err erro
 	return folderRoom(ctx, req)
 }
 
-// Changed compares two snapshots of one subvolume by the generations and
-// extents in its tree; see compareTrees for what makes a base doubtful.
-// It costs some milliseconds and the reading of the leaves that changed.
+// Changed compares two snapshots of one subvolume by the generations and extents in its
+// tree; compareTrees lists the conditions of a base. It reads the leaves that changed.
 func (btrfs) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error) {
 	for _, ref := range []Ref{base.Ref, now.Ref} {
 		if err := checkRef(ctx, "compare", NameBtrfs, ref); err != nil {

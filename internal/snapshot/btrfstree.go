@@ -54,9 +54,9 @@ type searchArgs struct {
 // searchBuffer holds any item: the largest is a tree node, 64 KiB.
 const searchBuffer = 256 << 10
 
-// treeSearch lists the items of the subvolume that f lies in, from low to high
-// inclusive, of those leaves of its tree that were written in transaction
-// minTransid or later. Other items of such leaves are listed as well.
+// treeSearch lists the items of the subvolume of f, from low to high inclusive, in the
+// leaves of its tree that were written in transaction minTransid or later. Other items
+// of such leaves are listed as well.
 func treeSearch(f *os.File, low, high treeKey, minTransid uint64) iter.Seq2[treeItem, error] {
 	return func(yield func(treeItem, error) bool) {
 		args := new(searchArgs)
@@ -244,8 +244,8 @@ func changedInodes(now *os.File, base uint64) (runs, error) {
 		case itemExtentData:
 			newer = len(item.data) < 8 || binary.LittleEndian.Uint64(item.data) > base
 		case itemXattr, itemDir, itemDirIndex:
-			// struct btrfs_dir_item: a key of 17 bytes, then the transaction;
-			// several of one hash lie in a row, and the inode item tells of those.
+			// struct btrfs_dir_item: a key of 17 bytes, then the transaction; several
+			// of one hash lie in a row, and the inode item shows their changes.
 			newer = len(item.data) < 25 || binary.LittleEndian.Uint64(item.data[17:]) > base
 		case itemInodeRef, itemInodeExref:
 			// a name that came or went changed the count of links or the time of the inode

@@ -39,10 +39,10 @@ func ImageChanges(ranges []Range, exact bool) *Changes {
 // or inline extents, preallocated space).
 func (c *Changes) Image() (ranges []Range, exact bool) { return c.image, c.exact }
 
-// Inode tells whether anything of the file, folder or link with that number
-// may differ: content, size, any metadata, any of its names. Of a folder it
-// is true as well when an entry was added, removed or renamed. For a number
-// that the base did not have it is true. An image has no inodes: always true.
+// Inode reports whether anything of the file, folder or link with that number may
+// differ: content, size, any metadata, any of its names. For a folder it is true as
+// well when an entry was added, removed or renamed. For a number that the base did not
+// have it is true. An image has no inodes: always true.
 func (c *Changes) Inode(ino uint64) bool { return c.tree == nil || c.inodes.has(ino) }
 
 // Inodes is the count of inodes that may differ, including removed ones.

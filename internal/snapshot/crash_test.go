@@ -76,7 +76,8 @@ func TestKilled(t *testing.T) {
 		}
 		_ = v.Wait()
 
-		// What looks alike: a file and a folder of that name without the mark, another host's view.
+		// Foreign objects that look alike: a file and a folder of that name without the
+		// mark, another host's view.
 		folder(t, dir)
 		folder(t, filepath.Join(dir, "hf.h.folder.v"))
 		must(t, os.WriteFile(filepath.Join(dir, "hf.h.file.v"), []byte("x"), 0o600))

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Extent is a run of a file's content and where it lies. What no extent covers is a hole.
+// Extent is a run of a file's content and its address. Content that no extent covers is a hole.
 type Extent struct {
 	Logical, Length int64 // bytes, in the file; a last extent may reach beyond its end
 	// Physical is the address in bytes in the file's AddressSpace. Where Encoded, it is
@@ -21,9 +21,9 @@ type Extent struct {
 	Encoded  bool
 	// Zero marks allocated space that was never written: it reads as zeros.
 	Zero bool
-	// Vague marks an extent whose address does not determine its content:
-	// not allocated yet, inside the file system's own trees, or encoded
-	// without Inside being known. Its other places are of no use.
+	// Vague marks an extent whose address does not determine its content: not allocated
+	// yet, inside the file system's own trees, or encoded with an unknown Inside. Its
+	// other fields are of no use.
 	Vague bool
 }
 
@@ -42,9 +42,10 @@ func (e Extent) same(o Extent, pos int64) bool {
 	return e.Physical+uint64(pos-e.Logical) == o.Physical+uint64(pos-o.Logical)
 }
 
-// AddressSpace names what addresses of extents count in: two files share bytes only when theirs
-// is the same, and then extents with the same address (and the same Inside) have the same content
-// for as long as neither file is written. The name is good while the file system stays mounted.
+// AddressSpace names the space of the addresses of extents: two files can share bytes
+// only when their spaces are the same, and then extents with the same address (and the
+// same Inside) have the same content for as long as neither file is written. The name
+// is good while the file system stays mounted.
 func AddressSpace(f *os.File) (string, error) {
 	if id, err := fsid(f); err == nil {
 		// subvolumes differ in st_dev, and share their blocks

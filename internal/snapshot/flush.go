@@ -131,8 +131,8 @@ func (f *flusher) blind() string {
 	return " (the mounts of other namespaces can't be read without CAP_SYS_PTRACE)"
 }
 
-// filesystem flushes the file system on a block device and what
-// stands on files of that one; false when none is mounted.
+// filesystem flushes the file system on a block device and the layers on its files,
+// first the layers; false when none is mounted.
 func (f *flusher) filesystem(number uint64, name, on string) bool {
 	wanted := func(m *seenMount) bool { return m.Device == number }
 	same := func(d *os.File) bool {
@@ -204,7 +204,7 @@ func (f *flusher) used(number uint64) error {
 	return errors.New("no process has anything open on it")
 }
 
-// mounted flushes the file system that d lies on; first what stands on its files.
+// mounted flushes the file system of d; first the layers on its files.
 func (f *flusher) mounted(d *os.File) error {
 	for i := range f.loops {
 		l := &f.loops[i]

@@ -179,7 +179,7 @@ func TestFsFreezeGuardHasATimer(t *testing.T) {
 	}
 }
 
-// A guard that is told of progress keeps the file system frozen beyond its patience.
+// A guard that hears of progress keeps the file system frozen beyond its patience.
 func TestFsFreezeGuardIsTold(t *testing.T) {
 	testbed.Need(t, "ext4")
 	dir := testbed.Filesystem(t, "ext4", 64<<20)

@@ -37,9 +37,9 @@ func init() {
 	}
 }
 
-// GuardPatience is how long a guard waits to be told that its process makes progress
-// (KeepFrozen): longer than a busy host keeps a process from running, and shorter
-// than programs bear that write to the file system. It is changed by tests alone.
+// GuardPatience is how long a guard waits for news that its process makes progress
+// (KeepFrozen): longer than a busy host keeps a process from running, and shorter than
+// programs that write to the file system can bear. Only tests change it.
 var GuardPatience = 30 * time.Second
 
 // The files of a guard.

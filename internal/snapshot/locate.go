@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// place is where a volume lies on a btrfs, and where its snapshots go.
+// place has the paths of a volume on a btrfs and of its snapshots.
 type place struct {
 	volume string // the volume as asked for
 	image  bool   // it is a file

@@ -25,8 +25,7 @@ const (
 	lvmGrace = 30 * time.Second
 )
 
-// programFolders is where programs are looked for beside PATH: a
-// service's PATH may lack the sbin folders.
+// programFolders are searched for programs after PATH: a service's PATH may lack the sbin folders.
 var programFolders = []string{"/usr/sbin", "/sbin", "/usr/bin", "/bin"}
 
 // forwarded are the variables that LVM's programs get of ours.

@@ -65,8 +65,8 @@ func (p lvm) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, e
 	return ImageChanges(ranges, true), nil
 }
 
-// thinDelta lists what differs between two thin volumes of one
-// pool, as ranges of bytes, in whole blocks of the pool.
+// thinDelta lists the differences between two thin volumes of one pool, as ranges of
+// bytes, in whole blocks of the pool.
 func thinDelta(ctx context.Context, pool, older, newer *logicalVolume, host string) (ranges []Range, err error) {
 	if pool == nil {
 		return nil, fmt.Errorf("%w: its thin pool %s", ErrGone, newer.Pool)
@@ -93,8 +93,8 @@ func metadataLock(ctx context.Context) (*os.File, error) {
 	return takeLock(ctx, MountFolder+"/metadata", unix.LOCK_EX)
 }
 
-// reserveMetadata makes the pool's snapshot of its metadata. One of
-// ours that is there already was left by a crash.
+// reserveMetadata makes the pool's snapshot of its metadata. A crash left any snapshot
+// of ours that is there already.
 func reserveMetadata(ctx context.Context, pool *logicalVolume, host string) error {
 	if slices.Contains(pool.tags(), metadataTag(host)) {
 		if err := dropMetadata(ctx, pool, host); err != nil {

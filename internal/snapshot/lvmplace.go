@@ -128,8 +128,8 @@ func lvmName(number uint64) (group, name string, ok bool) {
 	return parseMapping(strings.TrimSpace(string(mapping)))
 }
 
-// parseMapping takes the name of a mapping apart: group-volume, with hyphens inside
-// of a name doubled. One with a third part is not a volume but a layer of one.
+// parseMapping takes the name of a mapping apart: group-volume, with hyphens inside of
+// a name doubled. A name with a third part is not a volume but a layer of one.
 func parseMapping(mapping string) (group, name string, ok bool) {
 	const hyphen = "\x00"
 	parts := strings.Split(strings.ReplaceAll(mapping, "--", hyphen), "-")

@@ -69,7 +69,8 @@ func (at *place) subvolumes(root *os.File) (map[string]uint64, error) {
 	return found, at.subvolumesIn(root, "", found)
 }
 
-// subvolumesIn adds those below the subvolume whose root is open; inside is its path below at.root.
+// subvolumesIn adds the subvolumes below the subvolume whose root is open; inside is
+// the path of that root below at.root.
 func (at *place) subvolumesIn(root *os.File, inside string, found map[string]uint64) error {
 	dirs, err := childFolders(root)
 	if err != nil {

@@ -57,7 +57,7 @@ func (reflink) Costs(Kind) Costs {
 	}
 }
 
-// imagePlace is where an image lies and where its clones go.
+// imagePlace has the paths of an image and of its clones.
 type imagePlace struct {
 	real   string // the image without symbolic links
 	fs     string // the kind of its file system

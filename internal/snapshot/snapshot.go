@@ -73,7 +73,7 @@ const (
 	Image Kind = "image" // the content of one regular file or block device
 )
 
-// Request says of what to make a snapshot, and for whom.
+// Request names the volume of a snapshot and the owner of the snapshot.
 type Request struct {
 	Volume string // absolute path of the folder, file or block device; links are followed
 	Host   string // id of this host
@@ -95,7 +95,7 @@ type Request struct {
 // Ref names one snapshot, also a snapshot that is not made yet. It is plain data for a journal.
 type Ref struct {
 	Provider string `json:"provider"`
-	// of the snapshot, or of what marks it; empty where the provider makes none
+	// of the snapshot, or of the object that marks it; empty where the provider makes none
 	Path   string `json:"path,omitempty"`
 	Volume string `json:"volume"` // as in the Request
 }
@@ -107,9 +107,9 @@ type Snapshot struct {
 	// Root is the tree to read, Image the file or block device; the other
 	// one is empty. Where nothing is made, it is the volume itself.
 	Root, Image string
-	// Ino is the inode number of Image where it is the volume's own, as on
-	// btrfs: an image with another one is another file, of which what changed
-	// since a base of this one says nothing. 0: Changed finds out by itself.
+	// Ino is the inode number of Image where it is the volume's own, as on btrfs. An
+	// image with another number is another file, so a base of this one tells nothing
+	// about its changes. 0: Changed finds out by itself.
 	Ino uint64
 	// NeedsHold is true when the volume itself is read: the instance must stay held from before
 	// Create until the last byte is read, else the view is of no point in time.
@@ -125,7 +125,7 @@ type Base struct {
 	Ino uint64 // as Snapshot.Ino
 }
 
-// Base is what to keep of s, so that later views can be compared with it.
+// Base is the part of s to keep, so that later views can be compared with it.
 func (s *Snapshot) Base() Base { return Base{Ref: s.Ref, Ino: s.Ino} }
 
 // Provider makes snapshots in one way. All methods may be called at the same time from any number
@@ -147,8 +147,8 @@ type Provider interface {
 	// Costs lists the costs and the limits of a view, for volumes that Fits.
 	Costs(Kind) Costs
 
-	// Plan says what Create would make, and makes nothing: the caller writes the Ref to its journal
-	// first, so that a crash during Create leaves nothing unknown.
+	// Plan names the snapshot that Create would make, and makes nothing: the caller writes
+	// the Ref to its journal first, so that a crash during Create leaves nothing unknown.
 	Plan(context.Context, Request) (Ref, error)
 
 	// Create makes the view. When it returns nil, the view holds all data that was written to
@@ -174,8 +174,9 @@ type Provider interface {
 	// much space as programs write to the volume meanwhile.
 	Room(context.Context, Request) (free, total int64, err error)
 
-	// Remove takes away what Ref names, and the folder that held it once that is empty. Nil when it
-	// is gone already. A path that is anything but a snapshot made here is left, with ErrForeign.
+	// Remove removes the snapshot of the Ref, and its folder once that is empty. Nil
+	// when the snapshot is gone already. Remove leaves a path that is anything but a
+	// snapshot of this program, with ErrForeign.
 	Remove(context.Context, Ref) error
 
 	// Leftovers lists the snapshots of Request.Host in the place used for
@@ -185,11 +186,11 @@ type Provider interface {
 	Leftovers(context.Context, Request) ([]Ref, error)
 }
 
-// Costs tells a person what views of one provider cost. Each text is one line.
+// Costs describes the costs of one provider's views for a person. Each text is one line.
 type Costs struct {
 	Hold  string `json:"hold"`  // for how long the instance is held
 	Space string `json:"space"` // the space that a view takes on the disk while it stands
-	// how the next backup finds what changed since a base; empty: it can't
+	// how the next backup finds the changes since a base; empty: it can't
 	Changes string `json:"changes"`
 	// the content that a view lacks, and its other limits
 	Limits []string `json:"limits,omitempty"`

@@ -387,7 +387,7 @@ func TestForeignSnapshotFolder(t *testing.T) {
 	}
 }
 
-// TestComparable: snapshots are worth keeping as bases where something finds what changed since.
+// TestComparable: snapshots are worth keeping as bases where the provider finds the changes since.
 func TestComparable(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "image")

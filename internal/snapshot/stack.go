@@ -158,8 +158,8 @@ func btrfsOf(number uint64) string {
 	return ""
 }
 
-// isSwap tells whether the kernel swaps to a block device: that is
-// what claims it, and there is nothing to flush.
+// isSwap reports whether the kernel swaps to a block device. Then the swap claims the
+// device, and there is nothing to flush.
 func isSwap(number uint64) bool {
 	table, err := os.ReadFile("/proc/swaps")
 	if err != nil {

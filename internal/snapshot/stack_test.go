@@ -149,8 +149,8 @@ func stackElsewhere(t *testing.T, path string) string {
 	return fmt.Sprintf("/proc/%d/root%s", other.Process.Pid, point)
 }
 
-// A file system that spans two images is flushed for either, and
-// one whose device an image is the second of is found.
+// A file system that spans two images is flushed for either image, also for the image
+// of its second device.
 func TestFlushStackedSeveralDevices(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs")
 	xfs := testbed.Xfs(t)

@@ -317,7 +317,7 @@ func contents(t *testing.T, s Subject, snap *snapshot.Snapshot) map[string][]byt
 	return all
 }
 
-// checkChanges makes the new view out of the old one and what changed, and compares.
+// checkChanges makes the new view out of the old one and the changes, and compares.
 func checkChanges(t *testing.T, s Subject, base, now *snapshot.Snapshot) {
 	t.Helper()
 	changes, err := s.Provider.Changed(t.Context(), base.Base(), now)

@@ -66,7 +66,7 @@ func (s Subject) put(t *testing.T, content string) {
 	}
 }
 
-// get reads from a view as many bytes of what put has written.
+// get reads from a view as many bytes as put has written.
 func (s Subject) get(t *testing.T, snap *snapshot.Snapshot, n int) string {
 	t.Helper()
 	path := snap.Image
