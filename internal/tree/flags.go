@@ -78,9 +78,9 @@ func (f Flags) String() string {
 	return strings.Join(names, ", ")
 }
 
-// extended are the flags that FS_IOC_FSSETXATTR sets too, without touching the
-// others: what keeps a file from being changed can so come last, when everything
-// else is in place. (On btrfs FS_IOC_SETFLAGS sets the way of compression anew.)
+// extended are the flags that FS_IOC_FSSETXATTR sets too, without touching the others:
+// so the flags that keep a file from being changed can come last, when everything else
+// is in place. (On btrfs FS_IOC_SETFLAGS sets the way of compression anew.)
 const extended = Immutable | AppendOnly | Sync | NoAtime | NoDump | ProjectInherit | DAX
 
 // sealing are the flags that keep a file or folder from being changed, renamed, linked or removed.
@@ -220,7 +220,7 @@ func noFlags(err error) bool {
 // flags, in a file system that keeps them: a refusal does not.
 func lacksFlags(err error) bool { return noFlags(err) && err != unix.EPERM && err != unix.EACCES }
 
-// flagsKept says what of flags and project ids a file system keeps.
+// flagsKept says whether a file system keeps flags and project ids.
 type flagsKept struct {
 	flags    bool // FS_IOC_GETFLAGS answers
 	projects bool // files belong to projects

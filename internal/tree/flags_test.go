@@ -76,7 +76,8 @@ func TestHostileFlags(t *testing.T) {
 	}
 }
 
-// TestRemove removes what only root could have made so that even root can't remove it.
+// TestRemove removes entries with flags that only root can set, and that keep even root
+// from removing them.
 func TestRemove(t *testing.T) {
 	testbed.Need(t, "btrfs", "chattr")
 	mount := testbed.Btrfs(t)
@@ -106,7 +107,7 @@ func TestFlagsOfOtherKernel(t *testing.T) {
 	if !testbed.InMachine() {
 		testbed.RunInMachine(t, testbed.MachineSpec{
 			Tools: []string{"mkfs.ext4", "lsattr", "chattr", "mount", "find"},
-			// quota_v2 is what ext4 counts projects with.
+			// ext4 counts projects with quota_v2.
 			Modules: []string{"ext4", "quota_v2", "crc32c_generic"}, Disks: []string{testbed.Disk(t, 256<<20)},
 		}, 10*time.Minute)
 		return

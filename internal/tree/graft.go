@@ -15,9 +15,9 @@ type graft struct {
 	fd   int
 }
 
-// Graft has the tree show folder in the place of the stub at path, for walks and
-// for Open from now on. It is called before the tree is used. The folder lies on
-// the same mount; Close releases it. Of two grafts one may be inside the other.
+// Graft makes the tree show folder in the place of the stub at path, for walks and for
+// Open from now on. It is called before the tree is used. The folder is on the same
+// mount; Close releases it. One graft may be inside another.
 func (r *Root) Graft(path, folder string) error {
 	fd, err := openAt(unix.AT_FDCWD, folder, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// TestHostileEntries feeds a target what only a forger writes.
-// Nothing beside the target may change.
+// TestHostileEntries feeds a target entries that only a forger writes. Nothing beside
+// the target may change.
 func TestHostileEntries(t *testing.T) {
 	file := func(path string) *tree.Entry { return &tree.Entry{Path: path, Kind: tree.File, Mode: 0o644} }
 	link := func(path, to string) *tree.Entry {

@@ -206,7 +206,7 @@ func setTime(dirfd int, name string, t Time) error {
 	return unix.UtimesNanoAt(dirfd, name, ts, flags)
 }
 
-// checkTime looks whether a time outside what every file system holds was kept.
+// checkTime checks whether a time outside the range of some file systems was kept.
 func (s *setter) checkTime(fd int, path string, e *Entry) error {
 	if e.Mtime.Sec >= 0 && e.Mtime.Sec < 1<<31 {
 		return nil

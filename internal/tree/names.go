@@ -271,8 +271,8 @@ func (r *run) next() error {
 	return nil
 }
 
-// before orders runs by the name at hand, those at their end last.
-// The NUL sorts before every other byte.
+// before orders runs by the name at hand, runs at their end last. The NUL sorts before
+// every other byte.
 func (r *run) before(other *run) bool {
 	return r.name != nil && (other.name == nil || bytes.Compare(r.name, other.name) < 0)
 }
@@ -343,7 +343,7 @@ type links struct {
 // linkID is a fileID without the mount: all linkIDs are on the mount of the tree's root.
 type linkID struct{ dev, ino uint64 }
 
-// firstName is where the path of a first name is, and how many names are still to come.
+// firstName is the place of the path of a first name, and the number of names still to come.
 type firstName struct {
 	at   int64
 	len  uint32

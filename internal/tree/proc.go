@@ -38,7 +38,7 @@ func viaProc(fd int, name string, do func(path string) error) error {
 	return do(procFD(fd, name))
 }
 
-// chmodAt sets the mode of what fd, an O_PATH descriptor, is open on.
+// chmodAt sets the mode of the object that fd, an O_PATH descriptor, is open on.
 func chmodAt(fd int, mode uint32) error {
 	err := unix.Fchmodat(fd, "", mode, unix.AT_EMPTY_PATH) // fchmodat2, Linux 6.6
 	if err == unix.ENOSYS || err == unix.EOPNOTSUPP || err == unix.EPERM && procMounted() {

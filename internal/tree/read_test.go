@@ -251,8 +251,8 @@ func TestDataRanges(t *testing.T) {
 	}
 }
 
-// TestFolderWithoutPermissionIsALoss walks as a user who may not
-// read everything: the folder is there, without its content.
+// TestFolderWithoutPermissionIsALoss walks as a user without permission to read
+// everything: the folder is there, without its content.
 func TestFolderWithoutPermissionIsALoss(t *testing.T) {
 	testbed.Need(t, "root")
 	dir := t.TempDir()

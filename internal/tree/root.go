@@ -96,7 +96,7 @@ type Stat struct {
 	Ctime Time
 }
 
-// Restat reads from an open file what Unchanged compares.
+// Restat reads from an open file the facts that Unchanged compares.
 func Restat(f *os.File) (Stat, error) {
 	var st unix.Stat_t
 	err := control(f, func(fd int) error { return unix.Fstat(fd, &st) })

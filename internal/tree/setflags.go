@@ -27,7 +27,7 @@ func (s *setter) plain(fd int, path string, want, mask Flags) error {
 	return s.differ(path, Flags(now)&mask^want, err)
 }
 
-// oneByOne sets those flags that the file system does know.
+// oneByOne sets each of the flags that the file system knows.
 func oneByOne(fd int, want Flags) {
 	for _, n := range flagNames {
 		have, err := getFlags(fd)
@@ -133,7 +133,7 @@ func (t *Target) rootCase(e *Entry) error {
 	return t.setter.plain(fd, "", e.Flags, Casefold)
 }
 
-// holdBack takes from e, which becomes the root, what only Seal sets.
+// holdBack takes from e, which becomes the root, the attributes that only Seal sets.
 func (t *Target) holdBack(e *Entry) {
 	seal := *e
 	t.seal = &seal
@@ -145,9 +145,9 @@ func (t *Target) holdBack(e *Entry) {
 	}
 }
 
-// Seal gives the root what would have kept it from being renamed: that it is immutable or
-// append only, and its project id. It is called after Finish, when the tree is in its place,
-// once, and not at all when the tree is thrown away. After an error the root may lack these.
+// Seal gives the root the attributes that would have kept it from being renamed: the flags
+// immutable and append only, and its project id. It is called after Finish, when the tree is in its
+// place, once, and not at all when the tree is thrown away. After an error the root may lack these.
 func (t *Target) Seal() error {
 	if t.closed {
 		return pathError("seal", "", ErrClosed)

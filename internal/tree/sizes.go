@@ -31,7 +31,7 @@ var honest = map[int64]bool{
 	ntfs3Magic:             true,
 }
 
-// What linux/magic.h does not name, or x/sys does not.
+// File systems that linux/magic.h or x/sys does not name.
 const (
 	erofsMagic    = 0xe0f5e1e2
 	bcachefsMagic = 0xca451a4e
@@ -55,8 +55,8 @@ func honestSizes(magic int64) bool { return honest[int64(uint32(magic))] }
 // ErrEndless says that a file goes on for longer than anybody wants to read.
 var ErrEndless = errors.New("it has no end")
 
-// Measure finds out by reads where the file f ends whose size was given as size; ErrEndless when
-// it goes on for more than beyond bytes behind that. It reads the beginning and single bytes.
+// Measure finds out by reads the end of the file f, whose size was given as size; ErrEndless when
+// f goes on for more than beyond bytes behind size. It reads the beginning and single bytes.
 func Measure(f io.ReaderAt, size, beyond int64) (int64, error) {
 	begin := make([]byte, 64<<10)
 	// at once: some files of the kernel have no content behind an offset but 0

@@ -37,8 +37,8 @@ func idOf(st *unix.Statx_t) fileID {
 	return id
 }
 
-// statAt fills st with what name in dirfd is, links not followed, automounts not started.
-// An empty name means dirfd itself.
+// statAt fills st with the attributes of name in dirfd, links not followed, automounts
+// not started. An empty name means dirfd itself.
 func statAt(dirfd int, name string, st *unix.Statx_t) error {
 	flags := unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
 	if name == "" {

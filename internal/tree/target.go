@@ -34,7 +34,7 @@ type Target struct {
 	// skipped are the paths that could not be made, so that links to
 	// them are not mistaken for forged ones.
 	skipped map[string]struct{}
-	// seal is what Seal gives the root; nil for a root that no entry came for.
+	// seal is the entry of the root, for Seal; nil for a root that no entry came for.
 	seal   *Entry
 	closed bool
 }
@@ -338,8 +338,8 @@ func (t *Target) skip(e *Entry, op string, err error) error {
 	return pathError(op, e.Path, err)
 }
 
-// writeBackFrom is how large a file is, in bytes, whose content is written
-// back at once. The many smaller ones the file system places better together.
+// writeBackFrom is the size, in bytes, from which on the content of a file is written
+// back at once. The file system places the many smaller files better together.
 const writeBackFrom = 128 << 10
 
 // FinishFile gives f, made by Create for e, its owner, attributes, mode and time,
@@ -359,9 +359,9 @@ func (t *Target) FinishFile(e *Entry, f *os.File) error {
 	return err
 }
 
-// Finish gives the folders that are still open their metadata, from the leaves up, and
-// tells the warnings that are counted. Every FinishFile has returned before. What would
-// keep the root from being renamed is left to Seal; nothing is durable before Sync.
+// Finish gives the folders that are still open their metadata, from the leaves up, and tells
+// the warnings that are counted. Every FinishFile has returned before. Attributes that would
+// keep the root from being renamed are left to Seal; nothing is durable before Sync.
 func (t *Target) Finish() error {
 	if t.closed {
 		return pathError("finish", "", ErrClosed)

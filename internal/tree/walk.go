@@ -20,11 +20,11 @@ type WalkOptions struct {
 	// it. It is asked before anything but the name is known, so that an excluded entry need
 	// not be readable; folder finds out whether it is a folder. Nil leaves out nothing.
 	Exclude func(path string, folder func() bool) bool
-	// ExcludeCaches leaves out what folders with a CACHEDIR.TAG hold,
-	// but for the tag (bford.info/cachedir).
+	// ExcludeCaches leaves out the content of folders with a CACHEDIR.TAG, except the
+	// tag (bford.info/cachedir).
 	ExcludeCaches bool
-	// Vanished is told of a name that was gone when the walk came to it, with the inode
-	// number that it had; 0 where that is not known. Nil makes it a Warning that is Lost.
+	// Vanished gets a name that was gone when the walk came to it, with the inode number
+	// that it had; 0 where that is not known. Nil makes it a Warning that is Lost.
 	Vanished func(path string, ino uint64)
 }
 
@@ -81,7 +81,7 @@ type walker struct {
 	xattr *xattrReader
 
 	mounts map[string]bool // places in the tree at which something is mounted
-	// take from all what keeps it from being removed, and fail where
+	// take from all entries the flags that keep them from being removed, and fail where
 	// an entry cannot be read, see Remove
 	unseal  bool
 	special bool // flags can be read also of entries that are neither files nor folders
@@ -205,8 +205,8 @@ func (w *walker) visitDir(st *unix.Statx_t) error {
 		closeFD(fd)
 		return errAgain
 	case err == nil:
-		// A folder that took the place of the one before is taken as it is. (Some
-		// file systems in user space tell another inode number at every look.)
+		// The walk enters a folder that took the place of the folder before. (Some file
+		// systems in user space tell another inode number at every look.)
 		return w.enter(w.name, fd)
 	case changed(err):
 		return errAgain

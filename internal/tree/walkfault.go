@@ -42,8 +42,8 @@ func (w *walker) leftOut(what string) error {
 	return nil
 }
 
-// number is an inode number on a device as Vanished is told of it: 0 in
-// a nested subvolume, which counts from the same number as the root.
+// number is an inode number on a device in the form for Vanished: 0 in a nested
+// subvolume, which counts from the same number as the root.
 func (w *walker) number(dev, ino uint64) uint64 {
 	if dev != w.root.id.dev {
 		return 0

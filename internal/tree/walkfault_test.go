@@ -240,8 +240,8 @@ func TestMountOfAnotherUser(t *testing.T) {
 	}
 }
 
-// TestAttributesBeyondTheList: XFS keeps more names of attributes than
-// the kernel lists. The entry stays, with what says who may do what.
+// TestAttributesBeyondTheList: XFS keeps more names of attributes than the kernel
+// lists. The entry stays, with the attributes that control access.
 func TestAttributesBeyondTheList(t *testing.T) {
 	dir := testbed.Xfs(t)
 	write(t, dir, "a", "", "many", "content", "manydir/f", "", "z", "")
@@ -334,8 +334,8 @@ func TestExcludedEntries(t *testing.T) {
 	}
 }
 
-// TestExcludedCaches: of a folder with a tag of the standard the tag
-// stays and nothing else; what only looks like a tag marks nothing.
+// TestExcludedCaches: of a folder with a tag of the standard the tag stays and nothing
+// else; a file that only looks like a tag marks nothing.
 func TestExcludedCaches(t *testing.T) {
 	const tag = "Signature: 8a477f597d28d172789f06886806bc55"
 	dir := t.TempDir()

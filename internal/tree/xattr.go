@@ -93,7 +93,7 @@ func (r *xattrReader) once(dirfd int, name cname) (attrs []Xattr, stale bool, er
 	return attrs, stale, attrErrors(errs)
 }
 
-// wellKnown reads the attributes whose names need no list.
+// wellKnown reads the attributes with well-known names, which it need not list.
 func (r *xattrReader) wellKnown(dirfd int, name cname) (attrs []Xattr) {
 	for _, attr := range []string{
 		"security.apparmor", "security.capability", "security.ima", "security.selinux", "security.SMACK64",
