@@ -107,8 +107,8 @@ func Dir(t testing.TB) string {
 	return dir
 }
 
-// SharedDir makes a new folder for what several tests of this
-// process use; it goes with the process.
+// SharedDir makes a new folder for files that several tests of this process use; the
+// folder is removed after the process.
 func SharedDir() (string, error) {
 	root, err := areaDir()
 	if err != nil {

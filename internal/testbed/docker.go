@@ -43,7 +43,7 @@ type Docker struct {
 	client *http.Client
 }
 
-// Container tells StartDocker's engine what to run.
+// Container describes a container that StartDocker's engine is to run.
 type Container struct {
 	Name    string   // "" for a name of the engine's choice
 	Image   string   // "" for BusyboxImage

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// What happens to engines and their containers.
+// Restarts, reboots and other events of engines and their containers.
 
 // launch starts the engine over the content of its folder, and waits until it answers.
 func (d *Docker) launch() error {

@@ -144,9 +144,9 @@ func StartFUSE(t testing.TB) *FUSE {
 	return f
 }
 
-// Set gives the file system these oddities in place of those it had.
-// With none it is a good file system again. Of several that let an
-// operation fail the first counts; the changes of the others add up.
+// Set gives the file system these oddities in place of its former ones. With none it is
+// a good file system again. If several let an operation fail, the first counts; the
+// changes of the others add up.
 func (f *FUSE) Set(odd ...Oddity) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

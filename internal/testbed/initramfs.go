@@ -47,8 +47,8 @@ func findKernel() (machineKernel, error) {
 	return machineKernel{}, errors.New("a kernel for virtual machines in build/vm (\"make tools\" fetches it)")
 }
 
-// closure lists the files of the named modules and of all that they
-// need, below modules, those needed first.
+// closure lists the files of the named modules and of all modules that they need, below
+// modules, each after the modules that it needs.
 func (k machineKernel) closure(names []string) ([]string, error) {
 	table, err := os.ReadFile(filepath.Join(k.modules, "modules.dep"))
 	if err != nil {
@@ -173,7 +173,7 @@ done
 	return s.String()
 }
 
-// programInside is where the machine has its program. The name stays: busybox goes by it.
+// programInside is the path of the program in the machine. The name stays: busybox goes by it.
 func programInside(spec MachineSpec) string { return "/program/" + filepath.Base(spec.Program) }
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
@@ -271,7 +271,7 @@ func (w *cpioWriter) copy(r io.Reader) {
 	w.err = err
 }
 
-// libraryFolders are where Debian keeps shared libraries.
+// libraryFolders are Debian's folders of shared libraries.
 var libraryFolders = []string{"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib"}
 
 // sharedLibraries lists the loader and all libraries that a program needs, and the

@@ -19,7 +19,7 @@ const machineMemory = 1024
 // exitMark begins the console's line with the exit code of a machine's program.
 const exitMark = "holdfast-machine-exit "
 
-// MachineSpec tells StartMachine what to run.
+// MachineSpec describes a machine for StartMachine.
 type MachineSpec struct {
 	// path of a program of this host; the machine gets the shared libraries that it names
 	Program string
@@ -28,7 +28,7 @@ type MachineSpec struct {
 
 	Tools   []string          // names of programs of this host that the machine's PATH shall hold
 	Files   map[string]string // further files: absolute path there -> content
-	Modules []string          // kernel modules to load, beside those for disks and output
+	Modules []string          // kernel modules to load, beside the modules for disks and output
 
 	// Disks are files of this host, or the Drive of a VolatileDisk, that appear as
 	// /dev/vda, /dev/vdb, … Files are written in place, so they hold the machine's
@@ -47,7 +47,7 @@ type Machine struct {
 	input *os.File // a saved machine waits for it; nil for others
 }
 
-// bootMode is what happens to a machine between its boot and its program.
+// bootMode is the course of a machine between its boot and its program.
 type bootMode int
 
 const (
@@ -109,8 +109,8 @@ func bootMachine(dir string, spec MachineSpec, mode bootMode, more ...string) (*
 			"-append", "console=ttyS0 panic=-1 tsc=unstable quiet mitigations=off nokaslr")
 	}
 	for _, disk := range spec.Disks {
-		// Of a file, flushes are not passed on: a machine that is cut
-		// loses nothing of what reached this host's kernel.
+		// Flushes of a file are not passed on: a machine that is cut loses no write
+		// that reached this host's kernel.
 		cache := "unsafe"
 		if strings.HasPrefix(disk, nbdPrefix) {
 			cache = "writeback"

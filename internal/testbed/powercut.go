@@ -33,7 +33,7 @@ func NewPowerDisk(t testing.TB, kind string, size int64, options ...string) *Pow
 	Need(t, kind, "losetup", "mount", "cp")
 	dir := Dir(t)
 	d := &PowerDisk{Kind: kind, Point: filepath.Join(dir, "disk"), t: t, image: filepath.Join(dir, "disk.img")}
-	if kind != "xfs" { // whose log is written every 30 seconds
+	if kind != "xfs" { // xfs writes its log every 30 seconds
 		options = append(options, "commit=300")
 	}
 	d.options = strings.Join(append([]string{"rw"}, options...), ",")

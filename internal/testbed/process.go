@@ -84,7 +84,7 @@ func (p *process) tail() string {
 }
 
 // killArea ends every process whose command line names the area, and their descendants:
-// programs, daemons that those left running, and containers, paused ones too.
+// programs, daemons that the programs left running, and containers, paused ones too.
 func killArea(dir string) {
 	for range 20 {
 		pids := areaProcesses(dir)

@@ -53,8 +53,8 @@ var (
 		env: func(s *S3) []string {
 			return []string{"ROOT_ACCESS_KEY_ID=" + s.AccessKey, "ROOT_SECRET_ACCESS_KEY=" + s.SecretKey}
 		},
-		// A side folder holds what would else be in extended
-		// attributes, which the file system may lack.
+		// A side folder holds the metadata that would else be in extended attributes,
+		// which the file system may lack.
 		args: func(s *S3, data string) []string {
 			return []string{"--quiet", "--keep-alive", "--port", s.address, "posix", "--sidecar", filepath.Join(s.dir, "side"), data}
 		},

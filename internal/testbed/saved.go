@@ -109,7 +109,8 @@ func (s *SavedMachine) Start(t testing.TB, disk string, env ...string) *Machine 
 	return m
 }
 
-// openPipe makes what qemu calls a pipe: a fifo from which it reads, and a file to which it writes.
+// openPipe makes a pipe in qemu's sense: a fifo from which qemu reads, and a file to
+// which it writes.
 func openPipe(path string) (*os.File, error) {
 	if err := errors.Join(unix.Mkfifo(path+".in", 0o600), os.WriteFile(path+".out", nil, 0o600)); err != nil {
 		return nil, err

@@ -51,8 +51,7 @@ var debianPackage = map[string]string{
 	"thin_delta":           "thin-provisioning-tools",
 }
 
-// programPath is where programs are looked for beside PATH: an
-// ordinary user's PATH lacks the sbin folders.
+// programPath is searched for programs after PATH: an ordinary user's PATH lacks the sbin folders.
 const programPath = "/usr/sbin:/sbin:/usr/bin:/bin"
 
 // MustRun reports whether a test that lacks something has to fail instead
@@ -84,7 +83,7 @@ func Need(t testing.TB, what ...string) {
 	t.Skip(msg)
 }
 
-// lack returns what of w is missing, in words.
+// lack returns the missing parts of w, in words.
 func lack(w string) []string {
 	var all []string
 	switch w {
