@@ -22,9 +22,9 @@ import (
 	"holdfast/internal/tree"
 )
 
-// Chunk is how images are cut, bytes: at its multiples. Machines overwrite
-// their disks in place, so content never moves and cuts need not look for it;
-// FORMAT.md has the measurement behind the size. A chunk of zeros is a hole.
+// Chunk is the size of the chunks of images, bytes: images are cut at its multiples.
+// Machines overwrite their disks in place, so content never moves and cuts need not look
+// for it; FORMAT.md has the measurement behind the size. A chunk of zeros is a hole.
 const Chunk = 64 << 10
 
 // block is the unit in which zeros are left out when a file is
@@ -46,7 +46,7 @@ type Image struct {
 	mu sync.Mutex // the offset of f, which NextData moves
 }
 
-// state is what tells that an image was written to.
+// state shows by a change that an image was written to.
 type state struct {
 	file   tree.Stat
 	writes string // of a device since it is there, as the kernel counts; "" where it doesn't
@@ -55,7 +55,7 @@ type state struct {
 // Open opens the image at path. It follows links, because the path comes from the operator,
 // or is the path of a snapshot. The error is ErrNoImage for a folder and the like.
 func Open(path string) (*Image, error) {
-	// not waiting for who writes to a pipe
+	// O_NONBLOCK keeps it from waiting for the writer of a pipe
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func (i *Image) look() error {
 	if i.device, err = isDevice(info); err != nil {
 		return err
 	}
-	if i.device { // whose size stat gives as 0
+	if i.device { // stat gives the size of a device as 0
 		i.size, err = i.f.Seek(0, io.SeekEnd)
 	} else if i.size = info.Size(); !tree.HasHonestSize(i.f) {
 		i.size, err = tree.Measure(i.f, i.size, endless)
@@ -134,8 +134,8 @@ func (i *Image) File() *os.File { return i.f }
 // Device tells whether the image is a block device.
 func (i *Image) Device() bool { return i.device }
 
-// Size is the size in bytes when the image was opened: what stat says, or
-// where reads ended on a file system that is not known to keep honest sizes.
+// Size is the size in bytes when the image was opened: stat's size, or the end of reads
+// on a file system that is not known to keep honest sizes.
 func (i *Image) Size() int64 { return i.size }
 
 // ReadAt reads as io.ReaderAt does. Holes are zeros.

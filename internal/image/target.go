@@ -94,7 +94,7 @@ func (t *Target) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// piece is where the block of the file ends that holds p[at].
+// piece is the end, in p, of the file's block that holds p[at].
 func (t *Target) piece(p []byte, off int64, at int) int {
 	return min(at+block-int((off+int64(at))%block), len(p))
 }
