@@ -31,7 +31,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernel is where the facts come from. Tests put other files there.
+// kernel names the sources of the facts. Tests put other files there.
 type kernel struct {
 	bootID  string // file that holds a UUID which is another one after each boot
 	sys     string // where sysfs is mounted

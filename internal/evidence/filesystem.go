@@ -27,7 +27,7 @@ const (
 	bcachefsMagic = 0xca451a4e
 )
 
-// Device is what FileSystem says of a block device.
+// Device is FileSystem's name for a block device.
 const Device = "block device"
 
 // FileSystem names the file system that the open file lies on: its type and, where the
