@@ -19,7 +19,7 @@ import (
 	"holdfast/internal/mounts"
 )
 
-// ErrUnsafe is what every *LinkError and every *WritableError is.
+// ErrUnsafe is the class of every *LinkError and every *WritableError.
 var ErrUnsafe = errors.New("the path may lead elsewhere")
 
 // LinkError says that a path has a symbolic link in it.
@@ -27,7 +27,7 @@ type LinkError struct {
 	Path   string
 	Link   string // the part of Path that is the link
 	Target string // of the link, as it is written there
-	Real   string // what Path leads to now; "" where it leads nowhere
+	Real   string // the present target of Path; "" where it leads nowhere
 }
 
 func (e *LinkError) Error() string {
@@ -58,7 +58,7 @@ func (e *WritableError) Is(target error) bool { return target == ErrUnsafe }
 // ID is a file by its device and inode.
 type ID struct{ Device, Inode uint64 }
 
-// Location is where a path lies. The zero value lies nowhere.
+// Location is the location of a path. The zero value is the location of no path.
 type Location struct {
 	Path  string
 	There bool // something is at the path
@@ -119,7 +119,7 @@ func Strict(path string) (Location, error) {
 
 const devices = "/dev/"
 
-// walk opens each part of a path beneath the one before, without following links.
+// walk opens each part of a path beneath the part before, without following links.
 func walk(path string, strict bool) (Location, error) {
 	if !filepath.IsAbs(path) {
 		return Location{}, fmt.Errorf("%s is no absolute path", path)
