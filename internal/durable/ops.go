@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ops is what write asks of the file system. Tests put a model with power cuts in its place.
+// ops are the calls that write makes to the file system. Tests put a model with power
+// cuts in its place.
 type ops interface {
 	create(name string) (file, error)
 	exists(name string) error // fs.ErrNotExist where there is nothing

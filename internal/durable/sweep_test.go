@@ -60,7 +60,7 @@ func TestSweepLooksAtNoTime(t *testing.T) {
 	}
 }
 
-// TestSweepWithoutLocks: nothing is removed where nobody can tell whose it is.
+// TestSweepWithoutLocks: nothing is removed where nobody can tell the owner.
 func TestSweepWithoutLocks(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	if err := os.WriteFile(filepath.Join(f.Folder, ".holdfast+A"), nil, 0o600); err != nil {

@@ -78,9 +78,9 @@ func (t *Tree) Probe() (err error) {
 	return err
 }
 
-// mkdirs makes folder and what lacks above it, each flushed into the one above. A folder that is
-// there already may have been made this instant by a writer that dies before it flushes it, so each
-// is flushed once by every Tree that writes below it.
+// mkdirs makes folder and the missing folders above it, and flushes each into its parent.
+// A folder that is there already may have been made this instant by a writer that dies
+// before it flushes it, so every Tree that writes below a folder flushes it once.
 func (t *Tree) mkdirs(folder string) error {
 	if folder == "." {
 		return nil

@@ -24,7 +24,7 @@ const (
 	LackLocks                   // flock
 )
 
-// writing is what write is to do.
+// writing holds the arguments of write.
 type writing struct {
 	tmp     string // the folder for the temporary file; "" is the folder of name
 	name    string
@@ -69,7 +69,7 @@ func write(o ops, w writing) (err error) {
 	if _, err := f.Write(w.data); err != nil {
 		return err
 	}
-	// The mask of the process must not decide who may read a key.
+	// The mask of the process must not decide which users may read a key.
 	if err := f.Chmod(w.perm); err != nil {
 		if w.lacks == nil || !refused(err) && !errors.Is(err, fs.ErrPermission) {
 			return err
