@@ -33,7 +33,7 @@ const Overhead = 1 + 16
 // or belong to another key.
 var ErrOpen = errors.New("does not open: damaged, forged or of another key")
 
-// Level is how much CPU goes into compression.
+// Level is the effort of compression.
 type Level int
 
 // The levels, from cheap to strong. S2 takes a third of the CPU of Fastest and
@@ -46,7 +46,7 @@ const (
 	Better
 )
 
-// Levels is how many there are.
+// Levels is the number of levels.
 const Levels = int(Better)
 
 var levelNames = [Levels + 1]string{"", "s2", "fastest", "default", "better"}
@@ -87,7 +87,7 @@ func (l Level) Memory() int64 {
 // Compressor compresses chunks. It is for one goroutine.
 type Compressor struct {
 	enc *zstd.Encoder // nil at level S2
-	buf []byte        // for what comes out; grows to the largest chunk and stays
+	buf []byte        // for the output; grows to the largest chunk and stays
 }
 
 // NewCompressor returns a Compressor of that level for chunks of at most maxChunk bytes.
@@ -113,9 +113,9 @@ func NewCompressor(level Level, maxChunk int) (*Compressor, error) {
 	return &Compressor{enc: enc}, nil
 }
 
-// Compress returns what to store for src: its compressed form, which is valid until the next call,
-// or src itself where compressing saves less than one part in 32 (decoding costs time on the way
-// back, and it is the restore that somebody waits for). Both methods give up early on
+// Compress returns the form of src to store: its compressed form, which is valid until
+// the next call, or src itself where compressing saves less than one part in 32 (decoding
+// takes time at the restore, and then somebody waits). Both methods give up early on
 // content that does not compress, so no cheaper look at the content comes before them.
 func (c *Compressor) Compress(src []byte) (Method, []byte) {
 	if len(src) < 32 {
