@@ -30,7 +30,7 @@ const (
 	// DefaultPingTimeout is how long the sign of life may take: far
 	// above the time of any network that works.
 	DefaultPingTimeout = 10 * time.Second
-	// dialTimeout and handshakeTimeout bound what comes before the first request.
+	// dialTimeout and handshakeTimeout bound the steps before the first request.
 	dialTimeout      = 10 * time.Second
 	handshakeTimeout = 10 * time.Second
 	// unackedTimeout ends a connection whose peer does not confirm the sent bytes, on the level
@@ -46,7 +46,7 @@ type Options struct {
 	AnswerTimeout time.Duration
 	// Connections that are idle and kept; at least 1.
 	Connections int
-	// PingAfter and PingTimeout: see DefaultPingAfter and DefaultPingTimeout; 0 is those.
+	// PingAfter and PingTimeout: see DefaultPingAfter and DefaultPingTimeout, which 0 stands for.
 	PingAfter, PingTimeout time.Duration
 }
 
