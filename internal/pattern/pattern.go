@@ -91,7 +91,8 @@ type Set struct {
 
 type glob struct {
 	parsed
-	// what ends with "/**" matches the content of a folder, and not the folder, which this matches
+	// a pattern that ends with "/**" matches the content of a folder, but not the
+	// folder; outside matches the folder
 	outside string
 }
 
