@@ -7,12 +7,15 @@
 //	SIZE=512      size of the tree in MiB; about five times this size of memory is needed
 //	ROUNDS=3      rounds; each figure is the median of them
 //	SEED=1        of the data
-//	TOOLS=...     which to run: holdfast restic borg borg-zstd kopia; all but borg-zstd if not given
-//	OUT=FILE      writes the report to FILE too, as markdown; the text of FILE from "## Notes" on stays
-//	DIR=/dev/shm  the working folder, trees as root in an ext4 in memory there; bench empties it at the end
-//	HOLDFAST=FILE the program to measure; built from the source if not given
-//	BIG=1         instead: back up 200 thousand, 1, 3 and 10 million small files, and print the costs
-//	COUNT=n       with BIG: at most so many; a million take about 0.4 GiB of memory as root, 5 GiB else
+//	TOOLS=...     the tools: holdfast restic borg borg-zstd kopia; default: all but borg-zstd
+//	OUT=FILE      writes the report to FILE too, as markdown; keeps FILE from "## Notes" on
+//	DIR=/dev/shm  the working folder, emptied at the end; as root, trees are in an ext4 in
+//	              memory there
+//	HOLDFAST=FILE the program to measure; default: built from the source
+//	BIG=1         instead: backs up 200 thousand, 1, 3 and 10 million small files, and
+//	              prints the costs
+//	COUNT=n       with BIG: at most n files; a million take about 0.4 GiB of memory as root,
+//	              else 5 GiB
 //
 // It starts no goroutine except in the floor. If it is killed, it leaves a folder
 // holdfast-bench-* in DIR, perhaps with a file system mounted in it.

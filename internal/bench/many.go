@@ -44,7 +44,7 @@ func makeMany(dir string, first, last int) error {
 	return nil
 }
 
-// many is what backing up that many small files cost.
+// many is the cost of backing up a number of small files.
 type many struct {
 	files        int
 	first, again cost

@@ -31,14 +31,14 @@ type tool struct {
 	restore func(p place, tree, label, to string) []string
 	// made says that the folder to must be there before, and that the command runs in it.
 	made bool
-	// restored is where the tree is below to then.
+	// restored is the path of the tree below to after that.
 	restored func(tree, to string) string
 	verify   func(place) []string
 }
 
 const password = "correct horse battery staple"
 
-// below is where tools that keep whole paths restore to.
+// below is the path of a restored tree for tools that keep whole paths.
 func below(tree, to string) string { return filepath.Join(to, tree) }
 
 var tools = map[string]*tool{

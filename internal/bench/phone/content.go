@@ -73,7 +73,7 @@ var codePool = sync.OnceValue(func() []byte {
 })
 
 // readELF appends the programs and libraries below dir, in order of their names, until pool
-// is full. No file gives more than an eighth of it. What cannot be read is passed over.
+// is full. No file gives more than an eighth of it. readELF passes over unreadable files.
 func readELF(pool []byte, dir string) []byte {
 	var names []string
 	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

@@ -23,7 +23,7 @@ import (
 // Kind says what sort of content a file has.
 type Kind int
 
-// The kinds, and what of the bytes they have (phones differ; these are round figures).
+// The kinds, and their parts of the bytes (phones differ; these are round figures).
 const (
 	Packed   Kind = iota // packages and pictures: compressed already; 40 %
 	Code                 // native libraries and compiled code: 30 %
@@ -310,7 +310,7 @@ func (m *maker) own(path string, uid int) error {
 	return os.Lchown(path, uid, uid)
 }
 
-// mkdir makes a folder and those above it. Android labels each.
+// mkdir makes a folder and the folders above it. Android labels each.
 func (m *maker) mkdir(dir string, mode os.FileMode, uid int) error {
 	path := filepath.Join(m.dir, dir)
 	if _, err := os.Lstat(path); err == nil {
