@@ -28,7 +28,7 @@ const (
 	RoleTenant       Role = "tenant"    // commands and sees only its own tenant's instances
 )
 
-// Caller is who holds a token.
+// Caller is the holder of a token.
 type Caller struct {
 	Tenant string // "" is every tenant; never "" for RoleTenant
 	User   string // "" where the token names no user
@@ -47,9 +47,9 @@ var (
 	ErrTooOften = errors.New("too many unknown tokens")
 )
 
-// Authenticator tells who holds a token, or ErrUnknownToken, ErrUnavailable or
-// ErrTooOften (wrapped, with the reason; never with the token). It may be called
-// from many goroutines at the same time, and returns early when ctx ends.
+// Authenticator returns the holder of a token, or ErrUnknownToken, ErrUnavailable or
+// ErrTooOften (wrapped, with the reason; never with the token). It may be called from
+// many goroutines at the same time, and returns early when ctx ends.
 type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (Caller, error)
 }
@@ -58,7 +58,7 @@ type Authenticator interface {
 // of them can't tell, nobody is let in with that error: the token may be right.
 type Chain []Authenticator
 
-// Authenticate tells who holds the token.
+// Authenticate returns the holder of the token.
 func (c Chain) Authenticate(ctx context.Context, token string) (Caller, error) {
 	var unavailable error
 	for _, a := range c {

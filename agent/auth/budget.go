@@ -21,7 +21,8 @@ const (
 // addressKey is the key of the caller's address in a context.
 type addressKey struct{}
 
-// WithAddress tells Authenticate the address of who calls, by which questions to IAM are counted.
+// WithAddress gives Authenticate the address of the caller, which has a budget of its
+// own for questions to IAM.
 func WithAddress(ctx context.Context, address string) context.Context {
 	return context.WithValue(ctx, addressKey{}, address)
 }

@@ -63,8 +63,8 @@ type IAMOptions struct {
 	// Observe gets the outcome of each look-up at IAM, on a goroutine of the look-up's:
 	// one of the Lookup constants. A remembered token is not looked up. May be nil.
 	Observe func(outcome string)
-	// Panicked is told of a panic in a look-up, on the same goroutine,
-	// once a look-up. The look-up ends as unavailable. May be nil.
+	// Panicked gets a panic in a look-up, on the same goroutine, once per look-up. The
+	// look-up ends as unavailable. May be nil.
 	Panicked func(err error)
 }
 
@@ -100,7 +100,7 @@ type IAM struct {
 	account Account                     // of service
 }
 
-// verdict is what IAM said of a token.
+// verdict is IAM's answer about a token.
 type verdict struct {
 	caller Caller
 	err    error // ErrUnknownToken, wrapped, or nil
@@ -151,7 +151,7 @@ func NewIAM(o IAMOptions) (*IAM, error) {
 	return &IAM{o: o, lookups: semaphore.NewWeighted(maxLookups), budget: counted, known: map[[sha256.Size]byte]verdict{}}, nil
 }
 
-// Authenticate tells who holds the token.
+// Authenticate returns the holder of the token.
 func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return Caller{}, fmt.Errorf("%w: it has characters that no token has", ErrUnknownToken)
@@ -251,7 +251,7 @@ func (a *IAM) Forget() {
 func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
 	address := addressOf(ctx)
 	if !a.budget.allows(address) {
-		return verdict{}, ErrTooOften // who tries tokens keeps nobody waiting
+		return verdict{}, ErrTooOften // a caller that tries tokens keeps no other waiting
 	}
 	if err := a.lookups.Acquire(ctx, 1); err != nil {
 		return verdict{}, errors.New("too many look-ups are under way")
@@ -345,7 +345,7 @@ func (a *IAM) role(t *tokenAnswer) Role {
 	return RoleTenant
 }
 
-// provider returns whose token the look-up itself is authorised with.
+// provider returns the client for a look-up, with the token that authorises the look-up itself.
 func (a *IAM) provider(ctx context.Context, token string) (*gophercloud.ProviderClient, error) {
 	if a.o.Account == nil {
 		return &gophercloud.ProviderClient{IdentityEndpoint: a.o.URL, TokenID: token, HTTPClient: *a.o.Client}, nil
