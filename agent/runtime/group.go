@@ -178,7 +178,7 @@ func (g *group) processes() (pids []int, err error) {
 		}
 		b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
 		if errors.Is(err, unix.EOPNOTSUPP) {
-			return nil // of a group of threads: its processes are listed in the one above
+			return nil // a group of threads: the group above lists its processes
 		}
 		if err != nil {
 			return gone(err)
@@ -261,8 +261,8 @@ func (g *group) killAllBut(first int) error {
 	}
 }
 
-// kill holds the process by a descriptor while it checks whose it is, so
-// that a number which was given to another process meanwhile hits nobody.
+// kill holds the process by a descriptor while it checks the process's group, so that a
+// number which was given to another process meanwhile hits nobody.
 func (g *group) kill(pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
@@ -281,7 +281,7 @@ func (g *group) kill(pid int) error {
 	return nil
 }
 
-// procDir is where the kernel tells about a process.
+// procDir is the kernel's folder of facts about a process.
 func procDir(pid int) string { return "/proc/" + strconv.Itoa(pid) }
 
 // dead tells whether the process has ended: its state, after the name in parentheses, is Z or X.

@@ -39,12 +39,12 @@ var (
 	ErrUnsupported = errors.New("not configured")
 	// ErrTimeout is the cause when a verb did not reach its state in the time given to it.
 	ErrTimeout = errors.New("timed out")
-	// ErrChanged says that PowerDown found another instance, or
-	// another run, than the one it was to end. It did nothing.
+	// ErrChanged says that PowerDown found another instance, or another run, than held
+	// shows. It did nothing.
 	ErrChanged = errors.New("the instance is not as it was held")
-	// ErrBegun says that PowerDown failed after it had begun: the
-	// instance may be down, in part or all of it, and has to go down. An
-	// error of PowerDown without it says that the instance is as it was.
+	// ErrBegun says that PowerDown failed after it had begun: the instance may be down,
+	// in part or all of it, and has to go down. An error of PowerDown without ErrBegun
+	// says that the instance is unchanged.
 	ErrBegun = errors.New("the power-down has begun")
 )
 
@@ -121,8 +121,8 @@ type Sight struct {
 	Killed bool
 }
 
-// Same tells whether the instance is as it was when the other sight was taken,
-// as far as the driver can tell. Where one lacks Work, it does not count.
+// Same reports whether the instance is unchanged since the other sight, as far as the
+// driver can tell. Where one sight lacks Work, Work does not count.
 func (s Sight) Same(other Sight) bool {
 	return s.State == other.State && s.ID == other.ID && s.Run == other.Run && (s.Work == other.Work || s.Work == "" || other.Work == "")
 }
@@ -144,7 +144,7 @@ const (
 	DefaultStopTimeout = 30 * time.Second
 )
 
-// Config says what to act on; the part named by Kind is used.
+// Config selects the instance to act on; the part named by Kind is used.
 type Config struct {
 	Kind   string
 	Docker DockerConfig

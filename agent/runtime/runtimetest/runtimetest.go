@@ -37,11 +37,11 @@ type Subject struct {
 	// Recreate removes the instance and makes another under its name,
 	// which runs on the same volume.
 	Recreate func()
-	// Rename gives the instance another name than the one in its configuration.
+	// Rename gives the instance another name than in its configuration.
 	Rename func()
 	// RestartEngine ends the engine and starts it again.
 	RestartEngine func()
-	// Reboot ends the host and starts it again, or does what comes next to that.
+	// Reboot ends the host and starts it again, or does the nearest to that.
 	Reboot func()
 }
 
