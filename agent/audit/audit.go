@@ -32,8 +32,8 @@ import (
 // MaxLineBytes bounds a line: a hundred instance ids and all the rest take a tenth of it.
 const MaxLineBytes = 64 << 10
 
-// seqDigits is how a rotated file's name ends: the number of its
-// last line, so that names sort as lines do.
+// seqDigits is the length of the number at the end of a rotated file's name: the Seq of the
+// file's last line, padded with zeros, so that names sort as lines do.
 const seqDigits = 20
 
 // Entry is one command and its answer. It holds no token and no content of a backup.
@@ -145,7 +145,7 @@ func (l *Log) open() (err error) {
 			return err
 		}
 	}
-	// What follows the last line end is a line that was not written whole.
+	// The bytes behind the last line end are a line that was not written whole.
 	if err := l.file.Truncate(end); err != nil {
 		return errors.Join(err, l.file.Close())
 	}

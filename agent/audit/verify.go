@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Summary is what Verify found.
+// Summary is the result of Verify.
 type Summary struct {
 	Files int
 	Lines uint64
