@@ -1,13 +1,13 @@
-// Package audit keeps the log of who commanded what: one JSON object a line, each with the
-// SHA-256 of the line before, so that a line that was changed, added or taken out shows (Verify).
+// Package audit keeps the log of all commands and their callers: one JSON object a line, each
+// with the SHA-256 of the line before, so that a changed, added or removed line shows (Verify).
 //
-// Package agent appends an Entry for each command before it is answered; the command line
-// verifies. What a chain can't show is that its end was cut off, or all of it written anew, by
-// somebody who may write the file: for that the head (the number and hash of the last line) is
-// to be kept elsewhere. The agent writes it to its own log at each start, stop and rotation.
+// Package agent appends an Entry for each command before the command is answered; the command
+// line verifies. A chain can't show that somebody who may write the file cut off its end, or
+// wrote all of it anew: to show that, the head (the number and hash of the last line) must be
+// kept elsewhere. The agent writes the head to its own log at each start, stop and rotation.
 //
-// The package starts no goroutine. A crash may leave a part of a line
-// at the end, of a command that was not answered; Open takes it off.
+// The package starts no goroutine. A crash may leave a part of a line at the end, of a
+// command that was not answered; Open removes it.
 package audit
 
 import (
@@ -32,12 +32,11 @@ import (
 // MaxLineBytes bounds a line: a hundred instance ids and all the rest take a tenth of it.
 const MaxLineBytes = 64 << 10
 
-// seqDigits is how a rotated file's name ends: the number of its
-// last line, so that names sort as lines do.
+// seqDigits is the length of the number at the end of a rotated file's name: the Seq of the
+// file's last line, padded with zeros, so that names sort as lines do.
 const seqDigits = 20
 
-// Entry is one command and what it was answered. It holds no token
-// and nothing of what was backed up.
+// Entry is one command and its answer. It holds no token and no content of a backup.
 type Entry struct {
 	Seq uint64 `json:"seq"` // from 1, without gaps; set by Append
 	// SHA-256 of the line before, in hex; zeros for the first; set by Append
@@ -60,7 +59,7 @@ type Entry struct {
 	Unlisted uint64 `json:"unlisted,omitempty"`
 }
 
-// Head is the end of a chain. The zero value is that of an empty one.
+// Head is the end of a chain. The zero value is the head of an empty chain.
 type Head struct {
 	Seq  uint64
 	Hash [sha256.Size]byte
@@ -146,7 +145,7 @@ func (l *Log) open() (err error) {
 			return err
 		}
 	}
-	// What follows the last line end is a line that was not written whole.
+	// The bytes behind the last line end are a line that was not written whole.
 	if err := l.file.Truncate(end); err != nil {
 		return errors.Join(err, l.file.Close())
 	}
@@ -154,8 +153,8 @@ func (l *Log) open() (err error) {
 	return syncDir(l.path)
 }
 
-// Aside says what was wrong with the log that was found and where
-// it is now; empty when nothing was.
+// Aside names the fault of a damaged log that Open found, and its new path; empty when
+// Open found none.
 func (l *Log) Aside() string { return l.aside }
 
 // Head is the end of the chain as it is now.

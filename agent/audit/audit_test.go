@@ -187,7 +187,7 @@ func TestTornAnywhere(t *testing.T) {
 	}
 }
 
-// What is no log is set aside, not overwritten.
+// A file that is no log is set aside, not overwritten.
 func TestDamagedIsSetAside(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	if err := os.WriteFile(path, []byte("something else\n"), 0o600); err != nil {
@@ -247,8 +247,7 @@ func TestLinesStayLines(t *testing.T) {
 	}
 }
 
-// Any file is verified or refused, never a panic, and what Open
-// goes on with is a chain from there on.
+// Any file is verified or refused, never a panic, and after Open the log is a chain from there on.
 func FuzzVerify(f *testing.F) {
 	f.Add([]byte(`{"seq":1,"prev":"` + strings.Repeat("0", 64) + `","time":"2026-01-01T00:00:00Z","from":"a","call":"c","status":200,"code":"0"}` + "\n"))
 	f.Add([]byte("\n\n{"))

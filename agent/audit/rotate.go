@@ -14,9 +14,8 @@ import (
 // administrator) renames, removes or empties it. In each case the chain goes on:
 // the first line of the new file has the hash of the last line of the old one.
 
-// follow looks whether the file at the path is still the one that is
-// open, and goes on in a new one where it is not. rotated tells that
-// it does. After an error the log goes on in the file that is open.
+// follow checks whether the file at the path is still the file that is open, and goes on in a new
+// file where it is not. rotated says that it does. After an error the log goes on in the open file.
 func (l *Log) follow() (rotated bool, err error) {
 	there, err := os.Stat(l.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -92,9 +91,9 @@ func (l *Log) rotate() (began bool, err error) {
 	return true, nil
 }
 
-// newestOf returns the last line of the chain among the files that
-// were renamed: those of this package, and those that logrotate names
-// (audit.log.1, audit.log-20261130). It is nil where there is none.
+// newestOf returns the last line of the chain among the renamed files: the files of
+// this package, and the files that logrotate names (audit.log.1, audit.log-20261130).
+// It is nil where there is no such line.
 func newestOf(path string) (line []byte, err error) {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {

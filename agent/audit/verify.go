@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Summary is what Verify found.
+// Summary is the result of Verify.
 type Summary struct {
 	Files int
 	Lines uint64
@@ -25,7 +25,7 @@ type Summary struct {
 	sawExpected bool
 }
 
-// ChainError says where a log is not what was written.
+// ChainError names the place where a log differs from the log that the agent wrote.
 type ChainError struct {
 	File string
 	Line int // from 1

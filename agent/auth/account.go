@@ -13,9 +13,9 @@ import (
 //	domain=Default
 //	project=services
 //
-// All four must be there; empty lines and lines that begin with # do not count.
-// What follows the first = is the value, to the end of the line. The permissions
-// of the file are those that Static asks for. No error repeats a value.
+// All four must be there; empty lines and lines that begin with # do not count. The
+// value begins after the first = and goes to the end of the line. The file must have
+// the permissions that Static asks for. No error repeats a value.
 func LoadAccount(path string) (*Account, error) {
 	data, _, err := readSecret(path)
 	if err != nil {

@@ -1,10 +1,10 @@
-// Package auth tells who holds a token, and what they are.
+// Package auth finds the holder of a token, and the holder's role.
 //
-// Authenticator is what the API asks on every call. Static answers from
-// a file of hashed tokens, IAM from Keystone v3; Chain asks several.
+// The API asks an Authenticator on every call. Static answers from a file of hashed
+// tokens, IAM from Keystone v3; Chain asks several.
 //
-// Package agent adapts an Authenticator to the one that agent/api consumes; the two packages are
-// of one level and do not know each other. The package starts no goroutine and writes nothing.
+// Package agent adapts an Authenticator to the interface that agent/api consumes; the two packages
+// are of one level and do not know each other. The package starts no goroutine and writes nothing.
 package auth
 
 import (
@@ -16,7 +16,7 @@ import (
 	"errors"
 )
 
-// Role says what a caller may do.
+// Role is the set of a caller's permissions.
 type Role string
 
 // The roles, as they stand in files.
@@ -25,10 +25,10 @@ const (
 	RoleControlPlane Role = "control-plane"
 	RoleOperator     Role = "operator"  // everything, for every tenant
 	RoleReadOnly     Role = "read-only" // sees; its own tenant, or all where it has none
-	RoleTenant       Role = "tenant"    // commands and sees what is its own tenant's
+	RoleTenant       Role = "tenant"    // commands and sees only its own tenant's instances
 )
 
-// Caller is who holds a token.
+// Caller is the holder of a token.
 type Caller struct {
 	Tenant string // "" is every tenant; never "" for RoleTenant
 	User   string // "" where the token names no user
@@ -39,17 +39,17 @@ type Caller struct {
 var (
 	// ErrUnknownToken says that nobody has this token, or that it has expired or was revoked.
 	ErrUnknownToken = errors.New("unknown token")
-	// ErrUnavailable says that tokens can't be checked now. It is never
-	// a pass: who can't be checked is refused, and may try again.
+	// ErrUnavailable says that tokens can't be checked now. It never lets a caller in:
+	// the API refuses a caller that can't be checked, and the caller may try again.
 	ErrUnavailable = errors.New("tokens cannot be checked")
 	// ErrTooOften says that so many unknown tokens were asked about, over all or from
 	// one address, that this one is not. It may be right, and tried again later.
 	ErrTooOften = errors.New("too many unknown tokens")
 )
 
-// Authenticator tells who holds a token, or ErrUnknownToken, ErrUnavailable or
-// ErrTooOften (wrapped, with the reason; never with the token). It may be called
-// from many goroutines at the same time, and returns early when ctx ends.
+// Authenticator returns the holder of a token, or ErrUnknownToken, ErrUnavailable or
+// ErrTooOften (wrapped, with the reason; never with the token). It may be called from
+// many goroutines at the same time, and returns early when ctx ends.
 type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (Caller, error)
 }
@@ -58,7 +58,7 @@ type Authenticator interface {
 // of them can't tell, nobody is let in with that error: the token may be right.
 type Chain []Authenticator
 
-// Authenticate tells who holds the token.
+// Authenticate returns the holder of the token.
 func (c Chain) Authenticate(ctx context.Context, token string) (Caller, error) {
 	var unavailable error
 	for _, a := range c {

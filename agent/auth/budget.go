@@ -10,8 +10,8 @@ const (
 	// DefaultLookups is how many unknown tokens a second IAM is asked
 	// about: little for an IAM that serves a cloud.
 	DefaultLookups = 20
-	// addressShare is the part of them that one address gets, so that
-	// whoever tries tokens does not keep others out.
+	// addressShare is the part of them that one address gets, so that an address that
+	// tries tokens does not keep others out.
 	addressShare = 4
 	// maxAddresses bounds how many addresses are remembered in each of two
 	// generations: about 1 MB in all. Forgotten ones begin anew, with a full budget.
@@ -21,7 +21,8 @@ const (
 // addressKey is the key of the caller's address in a context.
 type addressKey struct{}
 
-// WithAddress tells Authenticate the address of who calls, by which questions to IAM are counted.
+// WithAddress gives Authenticate the address of the caller, which has a budget of its
+// own for questions to IAM.
 func WithAddress(ctx context.Context, address string) context.Context {
 	return context.WithValue(ctx, addressKey{}, address)
 }
@@ -31,8 +32,8 @@ func addressOf(ctx context.Context) string {
 	return address
 }
 
-// budget bounds the questions to IAM about tokens that turn out to be none: over
-// all, and for each address. A token that is valid gives back what it took, so that
+// budget bounds the questions to IAM about tokens that turn out to be unknown: over
+// all, and for each address. A valid token gives back its part of the budget, so that
 // many callers with valid tokens can come at once. It is safe for concurrent use.
 type budget struct {
 	perSecond float64
@@ -62,7 +63,7 @@ func (b *bucket) fill(now time.Time, perSecond, most float64) bool {
 }
 
 func (g *budget) most() (all, one float64) {
-	// What is under way at once must fit in, also when all of it comes from one address.
+	// All look-ups that are under way at once must fit in, even if all come from one address.
 	return max(2*g.perSecond, 4*maxLookups), max(2*g.perSecond/addressShare, 2*maxLookups)
 }
 

@@ -30,12 +30,12 @@ const (
 	// keepRefused is how long a refusal is believed: long enough to keep a caller's retries
 	// off IAM, short enough for a token that has only just reached all of IAM's servers.
 	keepRefused = 10 * time.Second
-	// maxTokens bounds what is remembered, and so what callers with
-	// made-up tokens can make us hold: about 3 MB.
+	// maxTokens bounds the number of remembered tokens, and so the memory that callers
+	// with made-up tokens can take: about 3 MB.
 	maxTokens = 10_000
 	// maxLookups bounds the requests to IAM at a time.
 	maxLookups = 16
-	// defaultTimeout is well above what IAM takes, and below what a caller waits for.
+	// defaultTimeout is well above the time that IAM takes, and below a caller's patience.
 	defaultTimeout = 10 * time.Second
 )
 
@@ -43,12 +43,12 @@ const (
 type IAMOptions struct {
 	// URL is Keystone's version 3 endpoint, such as https://iam.example.com/v3.
 	URL string
-	// Client is used for all requests; nil is one with the system's
-	// authorities. It follows no redirects, whatever it says.
+	// Client is used for all requests; nil is a client with the system's authorities.
+	// IAM never follows redirects, even if Client would.
 	Client *http.Client
-	// Account returns the service account that looks tokens up; it is asked
-	// before each look-up, as the account may change. Nil: each token is
-	// asked about itself, which needs no permission but that of being valid.
+	// Account returns the service account that looks tokens up; IAM calls it before
+	// each look-up, as the account may change. Nil: IAM uses each token to look itself
+	// up, which needs no permission except that the token is valid.
 	Account func() (*Account, error)
 	// Lookups is how many tokens a second IAM is asked about that turn out to be
 	// none, a quarter of them for one address (see WithAddress); 0 is DefaultLookups.
@@ -60,11 +60,11 @@ type IAMOptions struct {
 	Timeout time.Duration
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
-	// Observe is told how each look-up at IAM ended, on a goroutine of the look-up's:
-	// one of the Lookup constants. What is remembered is not looked up. May be nil.
+	// Observe gets the outcome of each look-up at IAM, on a goroutine of the look-up's:
+	// one of the Lookup constants. A remembered token is not looked up. May be nil.
 	Observe func(outcome string)
-	// Panicked is told of a panic in a look-up, on the same goroutine,
-	// once a look-up. The look-up ends as unavailable. May be nil.
+	// Panicked gets a panic in a look-up, on the same goroutine, once per look-up. The
+	// look-up ends as unavailable. May be nil.
 	Panicked func(err error)
 }
 
@@ -100,7 +100,7 @@ type IAM struct {
 	account Account                     // of service
 }
 
-// verdict is what IAM said of a token.
+// verdict is IAM's answer about a token.
 type verdict struct {
 	caller Caller
 	err    error // ErrUnknownToken, wrapped, or nil
@@ -151,7 +151,7 @@ func NewIAM(o IAMOptions) (*IAM, error) {
 	return &IAM{o: o, lookups: semaphore.NewWeighted(maxLookups), budget: counted, known: map[[sha256.Size]byte]verdict{}}, nil
 }
 
-// Authenticate tells who holds the token.
+// Authenticate returns the holder of the token.
 func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return Caller{}, fmt.Errorf("%w: it has characters that no token has", ErrUnknownToken)
@@ -160,7 +160,7 @@ func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
 	if v, ok := a.remembered(key); ok {
 		return v.caller, v.err
 	}
-	// The look-up is not ended by one of those who wait for it.
+	// No single waiting caller can end the look-up.
 	result := a.group.DoChan(string(key[:]), func() (any, error) {
 		if v, ok := a.remembered(key); ok {
 			return v, nil
@@ -245,13 +245,13 @@ func (a *IAM) Forget() {
 	clear(a.known)
 }
 
-// look asks IAM. An error says that IAM did not tell; what it refused is
-// a verdict. Only an answer that has IAM's form in all that is used of it
-// counts: a wrong one may let in anybody, or keep out who may come in.
+// look asks IAM. An error says that IAM did not tell; a refusal by IAM is a verdict. An
+// answer counts only if every part that look uses has IAM's form: a wrong one may let
+// in anybody, or keep out a rightful caller.
 func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
 	address := addressOf(ctx)
 	if !a.budget.allows(address) {
-		return verdict{}, ErrTooOften // who tries tokens keeps nobody waiting
+		return verdict{}, ErrTooOften // a caller that tries tokens keeps no other waiting
 	}
 	if err := a.lookups.Acquire(ctx, 1); err != nil {
 		return verdict{}, errors.New("too many look-ups are under way")
@@ -313,7 +313,7 @@ func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
 	return verdict{caller: c, until: until}, nil
 }
 
-// Mapping says what the holders of a role of IAM may do.
+// Mapping gives the holders of a role of IAM their permissions.
 type Mapping struct {
 	Role Role
 	// Project, or Domain, is the id of the only project, or domain with its
@@ -345,7 +345,7 @@ func (a *IAM) role(t *tokenAnswer) Role {
 	return RoleTenant
 }
 
-// provider returns whose token the look-up itself is authorised with.
+// provider returns the client for a look-up, with the token that authorises the look-up itself.
 func (a *IAM) provider(ctx context.Context, token string) (*gophercloud.ProviderClient, error) {
 	if a.o.Account == nil {
 		return &gophercloud.ProviderClient{IdentityEndpoint: a.o.URL, TokenID: token, HTTPClient: *a.o.Client}, nil
@@ -381,7 +381,7 @@ func (a *IAM) provider(ctx context.Context, token string) (*gophercloud.Provider
 	return service, nil
 }
 
-// plain leaves out of an error what the server said and what was sent: it may hold a token.
+// plain removes from an error the texts of the request and the answer: they may hold a token.
 func plain(err error) error {
 	if e, ok := errors.AsType[*notIAMError](err); ok {
 		return e

@@ -97,7 +97,7 @@ func TestIAM(t *testing.T) {
 			if _, err := ask(token["bob"]); err != nil || f.calls.Load() != calls {
 				t.Errorf("a token that is known: %v, %d requests", err, f.calls.Load()-calls)
 			}
-			// What is remembered passes while IAM is away, and nothing else does.
+			// Remembered tokens pass while IAM is away, and no other token does.
 			f.away.Store(true)
 			fresh := k.Token("alice", "a", "red")
 			if _, err := ask(fresh); !errors.Is(err, auth.ErrUnavailable) || strings.Contains(err.Error(), fresh) {
@@ -142,9 +142,9 @@ func TestIAM(t *testing.T) {
 				t.Errorf("50 callers made %d requests", n)
 			}
 			mu.Lock()
-			// Known: three users, bob again after six minutes, and the fresh
-			// token. Refused: what is made up of printable characters, and
-			// the revoked. Unavailable: the fresh token and bob's.
+			// Known: three users, bob again after six minutes, and the fresh token.
+			// Refused: the tokens of printable characters, and the revoked one.
+			// Unavailable: the fresh token and bob's.
 			if outcomes[auth.LookupValid] != 5 || outcomes[auth.LookupRefused] != 5 || outcomes[auth.LookupUnavailable] != 2 {
 				t.Errorf("look-ups ended as %v", outcomes)
 			}

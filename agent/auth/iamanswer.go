@@ -43,7 +43,8 @@ func (c checked) RoundTrip(req *http.Request) (*http.Response, error) {
 	switch code := res.StatusCode; {
 	case code >= 200 && code < 300:
 		err = checkJSON(res.Header, body)
-	case code == http.StatusNotFound, code == http.StatusUnauthorized: // what can mean that IAM refuses a token
+	// the codes that can mean that IAM refuses a token
+	case code == http.StatusNotFound, code == http.StatusUnauthorized:
 		if err = checkJSON(res.Header, body); err == nil && !refusal(body, code) {
 			err = errors.New("it is no error of IAM's")
 		}
@@ -90,8 +91,8 @@ func refusal(body []byte, code int) bool {
 	return said.Error != nil && said.Error.Code == code || strings.HasPrefix(said.ErrorCode, "IAM.")
 }
 
-// tokenAnswer is what IAM says of a token, as far as it is looked
-// at. Pointers tell what is not there.
+// tokenAnswer is the part of IAM's answer about a token that this package reads. A nil
+// pointer says that a field is missing.
 type tokenAnswer struct {
 	Token *struct {
 		ExpiresAt *time.Time   `json:"expires_at"`
@@ -111,8 +112,8 @@ type idAnswer struct {
 	Domain *idAnswer `json:"domain"` // of a project; nil where IAM does not say it
 }
 
-// check tells why the answer says nothing of a token. Only what is
-// used is looked at, and all of that.
+// check returns the reason why the answer is no statement about a token. It checks all
+// fields that this package uses, and no others.
 func (a *tokenAnswer) check() error {
 	t := a.Token
 	switch {

@@ -58,8 +58,8 @@ func keystoneError(code int) string {
 	return fmt.Sprintf(`{"error":{"code":%d,"message":"in words","title":"T"}}`, code)
 }
 
-// iamFaults are the misbehaviours of a server that should be IAM,
-// by what becomes of the caller. nil is: it may come in.
+// iamFaults are the misbehaviours of a server that should be IAM, each with the error
+// for the caller. nil: the caller may come in.
 var iamFaults = []struct {
 	name   string
 	answer iamAnswer
@@ -281,8 +281,8 @@ type panicking struct{}
 
 func (panicking) RoundTrip(*http.Request) (*http.Response, error) { panic("in the look-up") }
 
-// TestIAMPanic: a panic in a look-up fails that look-up for all who
-// wait for it, and is told of once.
+// TestIAMPanic: a panic in a look-up fails that look-up for all callers that wait for
+// it, and is reported once.
 func TestIAMPanic(t *testing.T) {
 	var panics atomic.Int64
 	var outcome atomic.Pointer[string]
@@ -309,7 +309,8 @@ func TestIAMPanic(t *testing.T) {
 	}
 }
 
-// FuzzIAMAnswer: whatever IAM answers, nothing panics, and who comes in has a user and a tenant.
+// FuzzIAMAnswer: no answer of IAM causes a panic, and every admitted caller has a user
+// and a tenant.
 func FuzzIAMAnswer(f *testing.F) {
 	for _, c := range iamFaults {
 		if len(c.answer.body) < 10_000 {

@@ -22,7 +22,7 @@ import (
 // maxFileBytes holds some thousand tokens.
 const maxFileBytes = 1 << 20
 
-// Static answers from a file with one token a line, as the hash of it and what its holder is:
+// Static answers from a file with one token a line, as the token's hash and its holder:
 //
 //	# who       token                tenant               user        role
 //	sha256:9f86d081884c7d65...       tenant=1008600000    user=alice  role=tenant
@@ -75,7 +75,7 @@ func (s *Static) load() error {
 	return s.fault
 }
 
-// Authenticate tells who holds the token.
+// Authenticate returns the holder of the token.
 func (s *Static) Authenticate(ctx context.Context, token string) (Caller, error) {
 	if err := ctx.Err(); err != nil {
 		return Caller{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -112,7 +112,7 @@ func (s *Static) current() ([]entry, error) {
 	return s.entries, s.fault
 }
 
-// readSecret reads a file that only those can read or change who may.
+// readSecret reads a file that only its owner and group can read or change.
 func readSecret(path string) ([]byte, reread.Version, error) {
 	// Without O_NONBLOCK a fifo at that path would hold the open for ever.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
@@ -120,7 +120,7 @@ func readSecret(path string) ([]byte, reread.Version, error) {
 		return nil, reread.Version{}, err
 	}
 	defer f.Close()
-	info, err := f.Stat() // of what is open, so that it can't be swapped in between
+	info, err := f.Stat() // of the open file, so that it can't be swapped in between
 	if err != nil {
 		return nil, reread.Version{}, err
 	}
@@ -157,7 +157,7 @@ func readTokens(path string) ([]entry, reread.Version, error) {
 	return entries, v, nil
 }
 
-// safe checks that only those can read or change the file who may.
+// safe checks that only the owner and the group can read or change the file.
 func safe(info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
 		return errors.New("not a regular file")

@@ -135,8 +135,8 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
-// A change is seen within a second; a file that is broken or gone lets
-// nobody in; and once it is right again everybody who stands in it.
+// A change is seen within a second; a file that is broken or gone lets nobody in; and
+// once it is right again it lets in every holder that it names.
 func TestReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tokens")
 	c := &clock{t: time.Unix(1000, 0)}

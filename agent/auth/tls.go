@@ -31,7 +31,7 @@ type TLSOptions struct {
 	Now func() time.Time
 }
 
-// Client is who has a certificate of a certain name: its common name, or a DNS name, mail
+// Client is the holder of a certificate of a certain name: its common name, or a DNS name, mail
 // address or URI among its alternative names. Names are compared exactly, without wildcards.
 type Client struct {
 	Name   string
@@ -52,7 +52,7 @@ type TLS struct {
 	mu   sync.Mutex
 	last *tls.Certificate // the last good one
 	made *x509.CertPool   // the authorities of forClient
-	// forClient is what a handshake uses while the authorities are those of made.
+	// forClient is the configuration of a handshake while the authorities are still made.
 	forClient *tls.Config
 }
 
@@ -61,7 +61,7 @@ type authorities struct {
 	pool *x509.CertPool
 }
 
-// revoked has by issuer (its name in DER) what it revoked.
+// revoked maps an issuer (its name in DER) to the list of the certificates that it revoked.
 type revoked map[string]list
 
 type list struct {
@@ -132,8 +132,8 @@ func (t *TLS) serving() (*tls.Certificate, error) {
 	return t.last, nil
 }
 
-// Expiry tells when the certificate that is served expires, and
-// what is wrong with the files that were to replace it.
+// Expiry returns when the served certificate expires, and the fault of the files that
+// were to replace it.
 func (t *TLS) Expiry() (time.Time, error) {
 	_, err := t.certificate()
 	t.mu.Lock()
@@ -163,10 +163,10 @@ func (t *TLS) clientConfig() (*tls.Config, error) {
 	return t.forClient, nil
 }
 
-// Caller tells who has the certificate of a connection, and by which name. found is false
-// where there is no certificate or none of its names is known. It is to be asked on each
-// call, since a connection outlives a revocation: the error wraps ErrUnknownToken for a
-// certificate that is revoked or expired, and ErrUnavailable where that can't be told.
+// Caller returns the holder of the certificate of a connection, and the name by which TLS knows
+// the holder. found is false where there is no certificate or none of its names is known. It is to
+// be asked on each call, since a connection outlives a revocation: the error wraps ErrUnknownToken
+// for a certificate that is revoked or expired, and ErrUnavailable where TLS can't tell.
 func (t *TLS) Caller(s *tls.ConnectionState) (c Caller, name string, found bool, err error) {
 	if s == nil || len(s.PeerCertificates) == 0 {
 		return Caller{}, "", false, nil

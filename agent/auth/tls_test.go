@@ -146,8 +146,8 @@ func newDoorway(t *testing.T, o auth.TLSOptions, root *x509.CertPool) *doorway {
 	return d
 }
 
-// enter connects with a certificate (nil: none) and gives what the
-// server saw, or false where it was refused.
+// enter connects with a certificate (nil: none) and returns the server's view of the
+// caller, or false where it was refused.
 func (d *doorway) enter(c *tls.Certificate, versions ...uint16) (seen, *x509.Certificate, bool) {
 	d.t.Helper()
 	cfg := &tls.Config{RootCAs: d.root, ServerName: "host", MinVersion: tls.VersionTLS12}
@@ -155,8 +155,8 @@ func (d *doorway) enter(c *tls.Certificate, versions ...uint16) (seen, *x509.Cer
 		cfg.MaxVersion = versions[0]
 	}
 	if c != nil {
-		// Not by Certificates: there a client sends only what the
-		// server's list of authorities names.
+		// Certificates is no use here: with it, a client sends only a certificate of an
+		// authority in the server's list.
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c, nil }
 	}
 	conn, err := tls.Dial("tcp", d.l.Addr().String(), cfg)

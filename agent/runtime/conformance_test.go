@@ -17,7 +17,7 @@ func do(t *testing.T, what string, verb func(context.Context) error) {
 	}
 }
 
-// down is a power-down of whatever state the instance is in.
+// down is a power-down from any state of the instance.
 func down(i runtime.Instance) func(context.Context) error {
 	return func(ctx context.Context) error { return i.PowerDown(ctx, nil) }
 }

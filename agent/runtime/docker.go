@@ -23,13 +23,13 @@ type DockerConfig struct {
 	Container string // name or id
 	// of each verb but PowerDown of a running container; 0: DefaultTimeout
 	Timeout time.Duration
-	// what a running container gets to end by itself; 0: DefaultStopTimeout
+	// the time that a running container has to end by itself; 0: DefaultStopTimeout
 	StopTimeout time.Duration
 }
 
 type docker struct {
 	name   string // by the configuration
-	id     string // of the one container that is meant; "": the one that has the name
+	id     string // of the chosen container; "": the container that has the name
 	call   time.Duration
 	stop   time.Duration
 	client *client.Client
@@ -74,7 +74,7 @@ func (d *docker) Of(id string) Instance {
 	return &of
 }
 
-// seen is what one look at the container gave.
+// seen is the result of one look at the container.
 type seen struct {
 	state      State
 	id         string
@@ -87,7 +87,7 @@ type seen struct {
 	policy     container.RestartPolicyMode
 }
 
-// exitKilled is what an engine gives as exit code of a program that SIGKILL has ended.
+// exitKilled is the exit code that an engine reports for a program that SIGKILL has ended.
 const exitKilled = 128 + int(unix.SIGKILL)
 
 func (d *docker) look(ctx context.Context) (seen, error) {
@@ -109,7 +109,7 @@ func (d *docker) look(ctx context.Context) (seen, error) {
 		passing: c.HostConfig.AutoRemove, policy: c.HostConfig.RestartPolicy.Name,
 	}
 	if at, err := time.Parse(time.RFC3339Nano, s.run); err == nil {
-		s.run = at.UTC().Format(time.RFC3339Nano) // whatever the engine's time zone is by now
+		s.run = at.UTC().Format(time.RFC3339Nano) // the engine's time zone may have changed
 	}
 	switch {
 	case c.State.Status == container.StateRemoving:
@@ -124,9 +124,9 @@ func (d *docker) look(ctx context.Context) (seen, error) {
 	return s, nil
 }
 
-// sight is what others keep of a look. The time of the last start tells
-// of each start; that somebody let a paused container run for a while
-// only shows in the time that its processes have spent on the processors.
+// sight is the part of a look that other packages keep. The time of the last start
+// changes with each start. If somebody let a paused container run for a while, only the
+// processor time of its processes shows that.
 func (s seen) sight() (Sight, error) {
 	if s.state == Missing {
 		return Sight{State: Missing}, nil
@@ -173,9 +173,10 @@ func (d *docker) State(ctx context.Context) (Sight, error) {
 	return sight, d.fail(ctx, "look", err)
 }
 
-// reach brings the container to a state. step is called with what was seen, again until want is
-// seen or step fails; a failed step whose state is reached all the same (another was faster) is no
-// failure. check, which may be nil, is called with what was seen first, and its error ends all.
+// reach brings the container to a state. It calls step with the result of a look, again
+// until the container has the state want or step fails; a failed step whose state is
+// reached all the same (another program was faster) is no failure. It calls check,
+// which may be nil, with the first look, and an error of check ends reach.
 func (d *docker) reach(ctx context.Context, verb string, want State, check func(seen) error, step func(context.Context, seen) error) error {
 	if ctx.Err() != nil {
 		return d.fail(ctx, verb, context.Cause(ctx))
@@ -337,7 +338,7 @@ func (d *docker) PowerDown(ctx context.Context, held *Sight) error {
 		}))
 	}
 	if err != nil && begun {
-		// What an engine that does not answer makes of the request is not known.
+		// If an engine does not answer, it may or may not have carried out the request.
 		if now, again := d.State(ctx); again != nil || !now.Same(before) {
 			err = fmt.Errorf("%w: %w", ErrBegun, err)
 		}
@@ -379,7 +380,7 @@ func (d *docker) KeepDown(ctx context.Context) error {
 	return d.fail(ctx, verb, err)
 }
 
-// changed tells how an instance differs from what was held.
+// changed tells how an instance differs from the sight of it when it was held.
 func changed(held, now Sight) error {
 	switch {
 	case now.ID != held.ID:

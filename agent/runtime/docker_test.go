@@ -86,7 +86,7 @@ func TestDockerConforms(t *testing.T) {
 		t.Run("policy "+policy, func(t *testing.T) {
 			runtimetest.Run(t, func(t *testing.T) runtimetest.Subject {
 				s, _ := dockerSubject(t, d, policy)
-				if policy == "" { // what happens to engines takes some time
+				if policy == "" { // restarts and reboots of engines take some time
 					s.RestartEngine, s.Reboot = nil, nil
 				}
 				return s
@@ -102,7 +102,8 @@ func TestDockerConforms(t *testing.T) {
 	})
 }
 
-// The test of the test: what downFrozen looks for is there when the container is only killed.
+// The test of the test: when the container is only killed, it makes the write that
+// downFrozen looks for.
 func TestPlainKillLetsAHeldContainerWrite(t *testing.T) {
 	d := testbed.StartDocker(t)
 	s, id := dockerSubject(t, d, "")

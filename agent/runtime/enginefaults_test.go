@@ -122,8 +122,8 @@ func TestUnknownCallIsNoMissingContainer(t *testing.T) {
 	}
 }
 
-// The engine may do what it is told and go away before it says so.
-// Whoever looks again sees that it is this agent's doing.
+// The engine may carry out a request and go away before it answers. The next look shows
+// that the power-down was this agent's doing.
 func TestPowerDownWhoseAnswerIsLost(t *testing.T) {
 	d := testbed.StartDocker(t)
 	s, id := dockerSubject(t, d, "always")
@@ -173,8 +173,8 @@ func TestPowerDownWhoseAnswerIsLost(t *testing.T) {
 	}
 }
 
-// A power-down that reached nobody has changed nothing, and what
-// somebody does to the instance before the next try is noticed.
+// A power-down that did not reach the engine has changed nothing, and the driver
+// notices a change of the instance before the next try.
 func TestPowerDownThatReachedNobody(t *testing.T) {
 	d := testbed.StartDocker(t)
 	s, id := dockerSubject(t, d, "")

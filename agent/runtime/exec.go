@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// ExecConfig has the commands that act on an instance. Each is a program and its
-// arguments, run without a shell, with an environment of PATH, HOLDFAST_INSTANCE and
-// HOLDFAST_ACTION only (the agent's own holds credentials). All processes of a command are
-// killed at the time-out, and those that it leaves behind when it ends, also in sessions
-// of their own: see runHook. Only Start may leave the instance's processes behind when it
-// succeeds; it must redirect their output, and after exit is waited for 2 seconds.
+// ExecConfig has the commands that act on an instance. Each is a program and its arguments, run
+// without a shell, with an environment of PATH, HOLDFAST_INSTANCE and HOLDFAST_ACTION only (the
+// agent's own holds credentials). All processes of a command are killed at the time-out. When
+// the command ends, all processes that it left behind are killed too, also in sessions of their
+// own: see runHook. Only Start may leave the instance's processes behind when it succeeds; it
+// must redirect their output, and after its exit the driver waits for it for 2 seconds.
 type ExecConfig struct {
 	Instance string   // id of the instance
 	Freeze   []string // must succeed on a frozen instance when there is no State
@@ -32,7 +32,7 @@ type ExecConfig struct {
 	Timeout time.Duration // of each verb; 0: DefaultTimeout
 }
 
-// Bounds on what a command may say.
+// Bounds on the output of a command.
 const (
 	maxOutput = 2 << 10 // bytes kept for the error: the last ones, where the reason stands
 	pipeWait  = 2 * time.Second
@@ -219,8 +219,8 @@ func (e *execInstance) Start(ctx context.Context) error {
 	})
 }
 
-// run executes one command and gives what it printed to standard output, of which
-// the last bytes are kept. The error carries the end of its output, on one line.
+// run executes one command and returns the last bytes of its standard output. The error
+// carries the end of its output, on one line.
 func (e *execInstance) run(ctx context.Context, verb string, argv []string) (string, error) {
 	var stdout, stderr tail
 	env := []string{execPath, "HOLDFAST_INSTANCE=" + e.cfg.Instance, "HOLDFAST_ACTION=" + strings.ReplaceAll(verb, " ", "_")}

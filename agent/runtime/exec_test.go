@@ -122,7 +122,8 @@ func TestExecErrors(t *testing.T) {
 	}
 }
 
-// The whole process group ends at the time-out, so that no late child freezes what was let go.
+// The whole process group ends at the time-out, so that no late child freezes an
+// instance that was thawed.
 func TestExecTimeoutKillsTheGroup(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "late")
 	begin := time.Now()
@@ -183,7 +184,7 @@ func TestExecStateIsChecked(t *testing.T) {
 	}
 }
 
-// What is found stopped is kept down each time: since the agent's
+// The driver keeps a stopped instance down each time it finds one: since the agent's
 // own power-down somebody may have started it, and stopped it again.
 func TestExecKeepsDownWhatIsFoundStopped(t *testing.T) {
 	dir := t.TempDir()

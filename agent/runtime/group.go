@@ -18,10 +18,10 @@ import (
 // minID is the length of an engine's full id.
 const minID = 64
 
-// group is the control group of a container. The kernel says in which group the
-// container's first process is; the container's is that one or the one above it
-// whose name has the container's id. The list of processes of the engine ("docker
-// top") is no use: it needs ps, and numbers without a check of what they are now.
+// group is the control group of a container. The kernel names the group of the
+// container's first process; the container's group is that group, or the group above it
+// whose name has the container's id. The list of processes of the engine ("docker top")
+// is no use: it needs ps, and its numbers may belong to other processes by now.
 type group struct {
 	path string // as the kernel names it, in the hierarchy of the freezer
 	dir  string // the same in the file system
@@ -97,8 +97,8 @@ func groupOf(id string, first int) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A host may have both versions. The engine has put the container
-	// into the groups of the one that it uses.
+	// A host may have both versions. The engine has put the container into the groups
+	// of the version that it uses.
 	g := &group{}
 	hierarchy, accounts := freezer, cpuacct
 	where, _ := find(all, freezer)
@@ -149,9 +149,9 @@ func placed(table []mounts.Mount, hierarchy, path string) (string, error) {
 	return "", fmt.Errorf("control group %s is not to be found: the agent must see %s, as they are mounted below /sys/fs/cgroup", path, what)
 }
 
-// work is the time that the processes of the group have spent on the
-// processors since the group was made, with those that ended. It stands
-// still while the group is frozen, and any instruction makes it another.
+// work is the time that the processes of the group, with the ended ones, have spent on
+// the processors since the group was made. It stands still while the group is frozen,
+// and any instruction changes it.
 func (g *group) work() (string, error) {
 	b, err := os.ReadFile(g.cpu)
 	if err != nil {
@@ -168,9 +168,9 @@ func (g *group) work() (string, error) {
 	return "", fmt.Errorf("read how long it ran: %s has no line usage_usec", g.cpu)
 }
 
-// processes lists the processes of the group and of those below it, in
-// numbers of this PID namespace, without those that are dead and wait for
-// their parent. It is complete only while the container is held or gone.
+// processes lists the processes of the group and of the groups below it, in numbers of
+// this PID namespace, without dead processes that wait for their parent. It is complete
+// only while the container is held or gone.
 func (g *group) processes() (pids []int, err error) {
 	err = filepath.WalkDir(g.dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.IsDir() {
@@ -178,7 +178,7 @@ func (g *group) processes() (pids []int, err error) {
 		}
 		b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
 		if errors.Is(err, unix.EOPNOTSUPP) {
-			return nil // of a group of threads: its processes are listed in the one above
+			return nil // a group of threads: the group above lists its processes
 		}
 		if err != nil {
 			return gone(err)
@@ -261,8 +261,8 @@ func (g *group) killAllBut(first int) error {
 	}
 }
 
-// kill holds the process by a descriptor while it checks whose it is, so
-// that a number which was given to another process meanwhile hits nobody.
+// kill holds the process by a descriptor while it checks the process's group, so that a
+// number which was given to another process meanwhile hits nobody.
 func (g *group) kill(pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
@@ -281,7 +281,7 @@ func (g *group) kill(pid int) error {
 	return nil
 }
 
-// procDir is where the kernel tells about a process.
+// procDir is the kernel's folder of facts about a process.
 func procDir(pid int) string { return "/proc/" + strconv.Itoa(pid) }
 
 // dead tells whether the process has ended: its state, after the name in parentheses, is Z or X.

@@ -12,9 +12,9 @@ import (
 // onGroups2 is set in the process that sees control groups of version 2 alone.
 const onGroups2 = "HOLDFAST_TEST_CONTROL_GROUPS_2"
 
-// The laws that rest on control groups hold with those of both versions. On a host
-// with those of version 1, another process of this test sees only the tree of
-// version 2, in a mount namespace of its own, and so does the engine that it starts.
+// The laws that rest on control groups hold with the groups of both versions. On a host
+// with groups of version 1, another process of this test sees only the tree of version
+// 2, in a mount namespace of its own, and so does the engine that it starts.
 func TestDockerConformsOnControlGroups2(t *testing.T) {
 	testbed.Need(t, "docker")
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {

@@ -17,19 +17,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A hook is a command of the configuration. It runs below a keeper, which is a process of this
-// program that inherits the command's orphans (PR_SET_CHILD_SUBREAPER), also those in sessions of
-// their own. The keeper ends when none of them is left: what a hook has started must not act on the
-// instance after the verb has ended, when the job goes on to something else. The keeper kills them
-// all when the agent dies, as it then reads the end of its pipe. No control group is needed for
-// that, which the agent's unit could not make.
+// A hook is a command of the configuration. It runs below a keeper, which is a process of
+// this program that inherits the command's orphans (PR_SET_CHILD_SUBREAPER), also orphans in
+// sessions of their own. The keeper ends when none of them is left: a process that a hook
+// has started must not act on the instance after the verb has ended, when the job goes on to
+// something else. The keeper kills them all when the agent dies, because it then reads the
+// end of its pipe. This needs no control group, which the agent's unit could not make.
 
 // Bounds of a hook's end, each with its reason.
 const (
-	// killTime is what processes get to die. One that waits in the kernel dies when that wait ends,
-	// and executes nothing more.
+	// killTime is how long processes get to die. A process that waits in the kernel
+	// dies when that wait ends, and executes nothing more.
 	killTime = 5 * time.Second
-	// keeperWait is what a keeper gets beyond that.
+	// keeperWait is how long a keeper gets beyond that.
 	keeperWait = 2 * killTime
 )
 

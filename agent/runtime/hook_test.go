@@ -82,8 +82,8 @@ func TestNoProcessOfAHookSurvives(t *testing.T) {
 	}
 }
 
-// TestStartLeavesTheInstance: what starts an instance may leave the instance's processes behind, if
-// it succeeds.
+// TestStartLeavesTheInstance: a start command may leave the instance's processes
+// behind, if it succeeds.
 func TestStartLeavesTheInstance(t *testing.T) {
 	testbed.Need(t, "setsid")
 	for _, ends := range []string{"exit 0", "exit 1"} {

@@ -21,7 +21,7 @@ import (
 // keeperName is the first argument of a process that is a keeper.
 const keeperName = "holdfast-hook"
 
-// The files of a keeper beside those of the command.
+// The files of a keeper beside the files of the command.
 const (
 	keeperEnd    = 3 // is at its end when the command has to be ended
 	keeperResult = 4 // takes one line on how the command ended
@@ -49,7 +49,7 @@ func keep(stays bool, path string, argv []string) int {
 		}
 		return 0
 	}
-	// Caught and not ignored: what is ignored here would be ignored by the command too.
+	// Caught and not ignored: the command would inherit an ignored signal.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return tell("start 0 become the parent of the command's orphans: %v", err)
@@ -99,8 +99,8 @@ func keep(stays bool, path string, argv []string) int {
 	return tell("exit %d", status.ExitStatus())
 }
 
-// endOrphans kills what is left below this process until nothing is, and returns 0, or a process
-// that does not die.
+// endOrphans kills the processes below this process until none is left, and returns 0,
+// or a process that does not die.
 func endOrphans() int {
 	for began := time.Now(); ; time.Sleep(killPause) {
 		for pid, err := 1, error(nil); err == nil && pid > 0 || errors.Is(err, unix.EINTR); {
@@ -134,7 +134,7 @@ func killChildren() (alive int) {
 			continue
 		}
 		if isChild(pid) {
-			// one that is gone is no child at the next look
+			// a process that is gone is no child at the next look
 			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 		}
 		_ = unix.Close(fd)

@@ -1,10 +1,10 @@
-// Package runtime holds the drivers of instances: what freezes, thaws, starts and powers down the
-// workload whose storage is backed up. It knows docker containers, instances that commands act on
-// (exec), and plain data that nobody runs (none).
+// Package runtime holds the drivers of instances: they freeze, thaw, start and power
+// down the workload whose storage is backed up. It knows docker containers, instances
+// that commands act on (exec), and plain data that nobody runs (none).
 //
-// Package agent makes one Instance per configured instance and gives it to agent/job.
-// No goroutine outlives a call. A crash leaves the instance in whatever state the last
-// call reached; State tells it, since it asks the engine and keeps nothing of its own.
+// Package agent makes one Instance per configured instance and gives it to agent/job. No
+// goroutine outlives a call. A crash leaves the instance in the state that the last call
+// reached; State returns that state, since it asks the engine and keeps no record of its own.
 package runtime
 
 import (
@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// State is what a driver sees of an instance.
+// State is the state of an instance as its driver sees it.
 type State string
 
 // The states of an instance.
@@ -35,16 +35,16 @@ var (
 	ErrNotRunning = errors.New("instance is not running")
 	// ErrUnavailable says that the engine does not answer. A later try may do.
 	ErrUnavailable = errors.New("container engine unavailable")
-	// ErrUnsupported says that the instance's config has nothing for what was asked.
+	// ErrUnsupported says that the instance's configuration has no command for the verb.
 	ErrUnsupported = errors.New("not configured")
 	// ErrTimeout is the cause when a verb did not reach its state in the time given to it.
 	ErrTimeout = errors.New("timed out")
-	// ErrChanged says that PowerDown found another instance, or
-	// another run, than the one it was to end. It did nothing.
+	// ErrChanged says that PowerDown found another instance, or another run, than held
+	// shows. It did nothing.
 	ErrChanged = errors.New("the instance is not as it was held")
-	// ErrBegun says that PowerDown failed after it had begun: the
-	// instance may be down, in part or all of it, and has to go down. An
-	// error of PowerDown without it says that the instance is as it was.
+	// ErrBegun says that PowerDown failed after it had begun: the instance may be down,
+	// in part or all of it, and has to go down. An error of PowerDown without ErrBegun
+	// says that the instance is unchanged.
 	ErrBegun = errors.New("the power-down has begun")
 )
 
@@ -57,23 +57,23 @@ type Instance interface {
 	// State asks the engine. A missing instance is a state, an engine that is away an error.
 	State(context.Context) (Sight, error)
 	// Of returns the same driver for the one instance with that identity (Sight.ID),
-	// whatever its name is by now. Without Of, or with "", the verbs act on the
+	// under any name that it has by now. Without Of, or with "", the verbs act on the
 	// instance that has the configured name at that moment. Closing either closes both.
 	Of(id string) Instance
 
-	// Freeze stops all execution. What the instance had written is visible to readers
-	// of its storage when it returns; nothing is written after. Stopped: ErrNotRunning;
-	// missing: ErrMissing. An error does not say that it runs: the caller thaws.
+	// Freeze stops all execution. When it returns, readers of the instance's storage see
+	// all of its writes, and no write follows. Stopped: ErrNotRunning; missing:
+	// ErrMissing. After an error the instance may be frozen or running: the caller thaws.
 	Freeze(context.Context) error
 
-	// Thaw lets a frozen instance go on. Nil for one that runs, and
-	// for one that is stopped: nothing holds it. Missing: ErrMissing.
+	// Thaw lets a frozen instance go on. Nil for a running instance, and for a stopped
+	// one: nothing holds it. Missing: ErrMissing.
 	Thaw(context.Context) error
 
 	// PowerDown stops the instance. Invariant release-last needs more of a frozen one: it goes
-	// down without executing one more instruction, else it would write what no backup has. held
-	// is what was seen when the instance was frozen: PowerDown looks again right before its
-	// first act, and unless the sight is the same it does nothing (ErrChanged). With nil, a
+	// down without executing one more instruction, else it would write data that no backup has.
+	// held is the sight of the instance when it was frozen: PowerDown looks again right before
+	// its first act, and unless the sight is the same it does nothing (ErrChanged). With nil, a
 	// running instance is stopped in its own way, and writes while it ends. Missing: ErrMissing.
 	PowerDown(ctx context.Context, held *Sight) error
 	// KeepDown keeps a stopped instance from being started again by its engine
@@ -92,7 +92,7 @@ type Instance interface {
 	// Unknown. Reports must not say then that the instance was held.
 	Holds() bool
 
-	// Close frees what the driver holds open; the instance stays as it is. Idempotent.
+	// Close frees the driver's resources; the instance stays as it is. Idempotent.
 	Close() error
 }
 
@@ -107,22 +107,22 @@ type Sight struct {
 	// Run names the time since the instance was last started: another
 	// text after each start. "" when the driver can't tell.
 	Run string
-	// Work is what the instance has executed in this run: another text
-	// after each instruction, and the same while it is frozen. "" when
-	// the instance is not frozen, and when the driver can't tell.
+	// Work measures the execution of the instance in this run: the text changes with
+	// each instruction, and stays the same while the instance is frozen. "" when the
+	// instance is not frozen, and when the driver can't tell.
 	Work string
-	// Proof says that the driver can tell an instance that was left
-	// alone from one that ran in between.
+	// Proof says that the driver can tell an untouched instance from an instance that
+	// ran in between.
 	Proof bool
 	// Passing says that the engine may forget the instance when it is powered down.
 	Passing bool
 	// Killed says that the instance is stopped and did not end in its own way, as far as the driver
-	// can tell: PowerDown of a frozen instance leaves it so, and most of what others do does not.
+	// can tell: PowerDown of a frozen instance has this effect, and most acts of others do not.
 	Killed bool
 }
 
-// Same tells whether the instance is as it was when the other sight was taken,
-// as far as the driver can tell. Where one lacks Work, it does not count.
+// Same reports whether the instance is unchanged since the other sight, as far as the
+// driver can tell. Where one sight lacks Work, Work does not count.
 func (s Sight) Same(other Sight) bool {
 	return s.State == other.State && s.ID == other.ID && s.Run == other.Run && (s.Work == other.Work || s.Work == "" || other.Work == "")
 }
@@ -139,12 +139,12 @@ const (
 	// DefaultTimeout of one verb: pause and unpause take
 	// milliseconds; a machine that swaps takes seconds.
 	DefaultTimeout = 30 * time.Second
-	// DefaultStopTimeout is what a running instance gets to end by itself: docker's
+	// DefaultStopTimeout is how long a running instance gets to end by itself: docker's
 	// own default is 10 seconds, too short for a phone that writes its state out.
 	DefaultStopTimeout = 30 * time.Second
 )
 
-// Config says what to act on; the part named by Kind is used.
+// Config selects the instance to act on; the part named by Kind is used.
 type Config struct {
 	Kind   string
 	Docker DockerConfig

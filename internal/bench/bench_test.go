@@ -191,8 +191,8 @@ func TestFloor(t *testing.T) {
 	}
 }
 
-// manyPeak bounds the memory of a backup of 200,000 small files,
-// bytes: of any number, but for what the catalogue and the index need.
+// manyPeak bounds the memory of a backup of 200,000 small files, in bytes. Apart from
+// the catalogue and the index, the memory does not depend on the number of files.
 const manyPeak = 128 << 20
 
 // TestManyFiles runs the first step of BIG=1. How long a file takes

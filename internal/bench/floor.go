@@ -16,8 +16,9 @@ import (
 // floorBlock is how much is compressed at a time, bytes.
 const floorBlock = 1 << 20
 
-// floor reads the files below dir and compresses what they hold at the fastest level, on all cores.
-// It returns how many bytes are left. No backup that compresses this way is faster than that.
+// floor reads the files below dir and compresses their content at the fastest level, on
+// all cores. It returns the number of bytes after compression. No backup that
+// compresses this way is faster than floor.
 func floor(dir string) (int64, error) {
 	var files []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

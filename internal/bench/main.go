@@ -1,20 +1,23 @@
-// Command bench measures holdfast side by side with restic, borg and kopia, as far
-// as they are on PATH: whole processes, on the same bytes, in a memory file system.
-// "make bench" runs it. See run.go for the steps, and package phone for the data.
+// Command bench measures holdfast side by side with restic, borg and kopia, as far as
+// they are on PATH: whole processes, on the same bytes, in a memory file system. "make
+// bench" runs it. See run.go for the steps, and package phone for the data.
 //
-// It is set by variables of the environment:
+// Variables of the environment set it:
 //
-//	SIZE=512      size of the tree in MiB; about five times that of memory is needed
+//	SIZE=512      size of the tree in MiB; about five times this size of memory is needed
 //	ROUNDS=3      rounds; each figure is the median of them
 //	SEED=1        of the data
-//	TOOLS=...     which to run: holdfast restic borg borg-zstd kopia; all but borg-zstd if not given
-//	OUT=FILE      writes the report to FILE too, as markdown; what FILE says from "## Notes" on stays
-//	DIR=/dev/shm  where to work, trees as root in an ext4 in memory there; all that is made there is removed at the end
-//	HOLDFAST=FILE the program to measure; built from the source if not given
-//	BIG=1         instead: back up 200 thousand, 1, 3 and 10 million small files, and print what each costs
-//	COUNT=n       with BIG: at most so many; a million take about 0.4 GiB of memory as root, 5 GiB else
+//	TOOLS=...     the tools: holdfast restic borg borg-zstd kopia; default: all but borg-zstd
+//	OUT=FILE      writes the report to FILE too, as markdown; keeps FILE from "## Notes" on
+//	DIR=/dev/shm  the working folder, emptied at the end; as root, trees are in an ext4 in
+//	              memory there
+//	HOLDFAST=FILE the program to measure; default: built from the source
+//	BIG=1         instead: backs up 200 thousand, 1, 3 and 10 million small files, and
+//	              prints the costs
+//	COUNT=n       with BIG: at most n files; a million take about 0.4 GiB of memory as root,
+//	              else 5 GiB
 //
-// It starts no goroutine but those of the floor. Killed, it leaves a folder
+// It starts no goroutine except in the floor. If it is killed, it leaves a folder
 // holdfast-bench-* in DIR, perhaps with a file system mounted in it.
 package main
 
@@ -98,7 +101,7 @@ func numbers(args []string) ([]int64, error) {
 	return list, nil
 }
 
-// settings are what a run is made with.
+// settings are the settings of a run.
 type settings struct {
 	bytes    int64
 	rounds   int

@@ -44,15 +44,15 @@ func makeMany(dir string, first, last int) error {
 	return nil
 }
 
-// many is what backing up that many small files cost.
+// many is the cost of backing up a number of small files.
 type many struct {
 	files        int
 	first, again cost
 }
 
-// many backs up growing numbers of small files, each time into a new vault and then
-// once more, and writes a row for each to out. The time for a file must not grow
-// with their number, nor the memory by more than what is known of a file needs.
+// many backs up growing numbers of small files, each time into a new vault and then once
+// more, and writes a row for each to out. The time for a file must not grow with their
+// number, and the memory must not grow by more than the facts kept about each file need.
 func (r *runner) many(ctx context.Context, steps []int, out io.Writer) (all []many, err error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(r.trees, &fs); err != nil {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// cost is what one process took, with the processes that it waited for.
+// cost is the cost of one process, with the processes that it waited for.
 type cost struct {
 	wall   time.Duration
 	cpu    time.Duration // user and system
@@ -29,8 +29,8 @@ type command struct {
 	env  []string
 }
 
-// run runs c and returns its cost, but for what is stored, and what it wrote to
-// stdout. A process that fails is an error that has the end of what it said.
+// run runs c and returns its cost, without the stored bytes, and its standard output. A
+// process that fails is an error with the end of the process's messages.
 func (c command) run(ctx context.Context) (cost, string, error) {
 	cmd := exec.CommandContext(ctx, c.args[0], c.args[1:]...)
 	cmd.Dir, cmd.Env = c.dir, c.env
@@ -70,8 +70,8 @@ func sizeOf(dir string) (int64, error) {
 	return n, err
 }
 
-// same compares two trees: what is at which path, what files hold and where symbolic
-// links point. A tool that is fast because it restores something else is not fast.
+// same compares two trees: the kind of object at each path, the content of files and the targets
+// of symbolic links. A tool that is fast because it restores something else is not fast.
 func same(a, b string) error {
 	var count [2]int
 	for i, dir := range []string{a, b} {

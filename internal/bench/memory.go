@@ -13,15 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roomForRounds is the size of the file system that the tools work
-// in. It is sparse: what is not used takes no memory.
+// roomForRounds is the size of the file system that the tools work in. It is sparse:
+// unused space takes no memory.
 const roomForRounds = 64 << 30
 
-// inMemory gives folders to work in below dir: rest, and one for trees. Where dir is
-// on tmpfs and we are root, the one for trees is an ext4 in memory: on tmpfs times of
-// change do not tell of every change, so a tool that is careful has to read everything
-// again there, which no instance's storage makes it do. undo takes all of it away. It
-// has room for that many small files, each in its inode, and for a phone's.
+// inMemory makes folders to work in below dir: rest, and trees for the trees. Where dir is
+// on tmpfs and the process runs as root, trees is an ext4 in memory. On tmpfs the times of
+// change do not tell of every change, so a careful tool would have to read everything
+// again there, which no instance's storage makes it do. undo removes everything. The file
+// system has room for that many small files, each in its inode, and for a phone's.
 func inMemory(ctx context.Context, dir string, files int, progress io.Writer) (rest, trees string, undo func() error, err error) {
 	made, err := os.MkdirTemp(dir, "holdfast-bench-")
 	if err != nil {

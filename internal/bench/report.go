@@ -55,7 +55,7 @@ func median(list []cost, figure func(cost) float64) float64 {
 	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
 }
 
-// best is the smallest median among the peers, and whose it is; "" without peers.
+// best is the smallest median among the peers, and the peer's name; "" without peers.
 func (r results) best(step string, figure func(cost) float64) (string, float64) {
 	name, least := "", 0.0
 	for tool, bySteps := range r {
@@ -190,8 +190,8 @@ func (r results) figures(list []found) string {
 	return table(rows)
 }
 
-// table lays out rows, of which the first is the head, as a markdown table
-// that reads well as it is. What begins with a digit stands at the right.
+// table lays out rows, of which the first is the head, as a markdown table that reads
+// well as it is. A cell that begins with a digit stands at the right.
 func table(rows [][]string) string {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
@@ -224,7 +224,7 @@ func table(rows [][]string) string {
 // notes begins the part of a report that people write.
 const notes = "\n## Notes\n"
 
-// keepNotes writes the report to file; what people have written there stays.
+// keepNotes writes the report to file; people's notes there stay.
 func keepNotes(file, text string) error {
 	old, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -236,7 +236,7 @@ func keepNotes(file, text string) error {
 	return os.WriteFile(file, []byte(text), 0o644)
 }
 
-// machine says what the figures were measured on.
+// machine describes the machine of the measurements.
 func machine() string {
 	model := runtime.GOARCH
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {

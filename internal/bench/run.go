@@ -22,10 +22,10 @@ const (
 	stepSibling = "sibling" // phone b, with three of five apps of a
 	stepChanged = "changed" // a day later, phone a again
 	stepRestore = "restore" // phone a, to a new place
-	// restore, and what it left to be written back; of other figures it has none
+	// restore, and the flush of the restored data to the disk; it has no other figures
 	stepOnDisk = "restore, synced"
 	stepVerify = "verify" // read and check all that is stored
-	// what was restored takes the place of phone a, and is backed up
+	// the restored tree takes the place of phone a, and is backed up
 	stepAfterRestore = "after-restore"
 	stepFloor        = "floor" // no tool: read phone a and compress it, in one process
 )
@@ -49,11 +49,11 @@ func (r results) add(tool, step string, c cost) {
 type runner struct {
 	settings
 	dir      string // all that is made is below it
-	trees    string // below dir too, or dir itself: what is backed up and restored
+	trees    string // below dir too, or dir itself: the trees that are backed up and restored
 	path     string // PATH
 	progress io.Writer
 	found    []found
-	data     string // what the tree has
+	data     string // the entries of the tree
 	results  results
 }
 
@@ -107,7 +107,7 @@ func (r *runner) tree(name string) string { return filepath.Join(r.trees, name) 
 func (r *runner) in(name string) string   { return filepath.Join(r.dir, name) }
 func (r *runner) number(n int) string     { return strconv.Itoa(n) }
 
-// self runs a part of this program in a process of its own and returns what it wrote.
+// self runs a part of this program in a process of its own and returns its output.
 func (r *runner) self(ctx context.Context, args ...string) (string, error) {
 	_, said, err := r.selfCost(ctx, args...)
 	return said, err
@@ -142,9 +142,9 @@ func (r *runner) turn(ctx context.Context, f found, measureFloor bool) (err erro
 		c.added = c.stored
 		r.results.add(stepFloor, stepFirst, c)
 	}
-	// A phone's files were not written a moment ago. Tools do not trust
-	// the times of those that were, and read them again at the next step:
-	// holdfast within two seconds of its begin, borg the newest of all.
+	// The files of a phone are older than a moment. Tools do not trust the times of new
+	// files, and read them again at the next step: holdfast does so for files that
+	// changed within two seconds of its begin, borg for the newest of all.
 	select {
 	case <-time.After(settled):
 	case <-ctx.Done():
@@ -230,9 +230,9 @@ func (t *turn) getBack(ctx context.Context, tree string) (string, error) {
 	return restored, err
 }
 
-// step runs a command, and adds what it cost.
+// step runs a command, and adds its cost.
 func (t *turn) step(ctx context.Context, name string, c command) error {
-	unix.Sync() // what was written before is not this step's to wait for
+	unix.Sync() // this step must not wait for the writes before it
 	spent, _, err := c.run(ctx)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)

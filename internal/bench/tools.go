@@ -2,8 +2,8 @@ package main
 
 import "path/filepath"
 
-// place is where a tool works in a round. Everything there is new in each round,
-// caches too: a tool begins as it does for a user who has just installed it.
+// place has the folders of a tool in a round. Everything there is new in each round,
+// caches too: a tool begins as after its installation.
 type place struct {
 	bin  string
 	home string // HOME, caches, settings, temporary files
@@ -20,7 +20,7 @@ var phones = map[string]string{"a": "phone-1", "b": "phone-2"}
 type tool struct {
 	program string // its name on PATH
 	version []string
-	noted   string // what a reader of the figures should know
+	noted   string // a remark for readers of the figures
 	env     func(place) []string
 	initial func(place) [][]string
 	// backup returns the command that backs up tree, an absolute
@@ -31,14 +31,14 @@ type tool struct {
 	restore func(p place, tree, label, to string) []string
 	// made says that the folder to must be there before, and that the command runs in it.
 	made bool
-	// restored is where the tree is below to then.
+	// restored is the path of the tree below to after that.
 	restored func(tree, to string) string
 	verify   func(place) []string
 }
 
 const password = "correct horse battery staple"
 
-// below is where tools that keep whole paths restore to.
+// below is the path of a restored tree for tools that keep whole paths.
 func below(tree, to string) string { return filepath.Join(to, tree) }
 
 var tools = map[string]*tool{

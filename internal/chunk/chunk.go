@@ -14,8 +14,8 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// Name is what a chunk is known by: the keyed BLAKE3 of its plaintext. Nobody without the vault's
-// key can tell whether a known content has a given name.
+// Name identifies a chunk: the keyed BLAKE3 of its plaintext. Without the vault's key
+// nobody can tell whether a known content has a given name.
 type Name [32]byte
 
 // Namer computes names. It is for one goroutine.
@@ -46,7 +46,7 @@ type Params struct {
 	Max int `json:"max"`
 }
 
-// Check says what is wrong with p, or nil.
+// Check returns the fault of p, or nil.
 func (p Params) Check() error {
 	switch {
 	case p.Avg < 1<<8 || p.Avg > 1<<24 || bits.OnesCount(uint(p.Avg)) != 1:
@@ -89,9 +89,10 @@ func NewCutter(key [32]byte, p Params) *Cutter {
 // Params returns the sizes that c keeps to.
 func (c *Cutter) Params() Params { return c.p }
 
-// Cut returns the length of the first chunk of p: len(p) when p is empty, no longer than the
-// minimum, or holds no cut point before the maximum. Unless p is all that is left of the content,
-// p must have at least Max bytes, or the cut is not the one that the whole content would give.
+// Cut returns the length of the first chunk of p: len(p) when p is empty, no longer
+// than the minimum, or holds no cut point before the maximum. Unless p is the whole
+// rest of the content, p must have at least Max bytes; with fewer bytes the cut may
+// differ from the cut in the whole content.
 func (c *Cutter) Cut(p []byte) int {
 	if len(p) <= c.p.Min {
 		return len(p)

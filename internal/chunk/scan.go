@@ -1,7 +1,7 @@
 package chunk
 
-// scanGo is what scan does: the reference that the assembly is
-// compared with, and its stand-in elsewhere.
+// scanGo has the same result as scan: it is the reference for the assembly, and its
+// stand-in elsewhere.
 func scanGo(gear *[256]uint64, p []byte, h, mask uint64) (int, uint64) {
 	for i, b := range p {
 		h = h<<1 + gear[b]

@@ -1,14 +1,14 @@
-// Package contain turns panics into errors, so that a fault in one piece
-// of work does not end the whole program and all other work with it.
+// Package contain turns panics into errors, so that a fault in one piece of work does
+// not end the whole program and all other work with it.
 //
-// All code that an agent runs for a job, for a call or for a look-up calls it,
-// directly or through a Group: a panic on a goroutine of its own ends the
-// process, whoever waits for that goroutine. The error goes up to whoever started
-// the work, which fails the work, counts the panic and logs its stack, once.
+// All code that an agent runs for a job, for a call or for a look-up uses it, directly or
+// through a Group: without it, a panic on a goroutine ends the process, although another
+// goroutine waits for it. The error goes up to the function that started
+// the work. That function fails the work, counts the panic and logs its stack, once.
 //
-// Goroutines: those of a Group, which ends when Wait returns. A panic may
-// leave a mutex locked or a shared value half changed, so what the work
-// shared with other work is not to be used on. A crash leaves nothing.
+// Goroutines: a Group starts some, and they have ended when Wait returns. A panic may
+// leave a mutex locked or a shared value half changed, so no goroutine may go on to use
+// values that the work shared with other work. A crash leaves nothing.
 package contain
 
 import (
@@ -20,10 +20,10 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// PanicError is a panic that was contained. It is no error of any other kind, whatever
-// the value of the panic was, so nobody takes it for a fault that another try would mend.
+// PanicError is a panic that was contained. It is no error of any other kind, for any
+// value of the panic, so no caller takes it for a fault that another try would mend.
 type PanicError struct {
-	Value any    // what was passed to panic
+	Value any    // the argument of panic
 	Stack []byte // of the goroutine that panicked, as text
 }
 

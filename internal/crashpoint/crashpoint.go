@@ -16,7 +16,7 @@ const (
 	After  = ".after"
 )
 
-// Acts of a job, in the order in which one that succeeds does them.
+// Acts of a job, in the order in which a successful job does them.
 const (
 	WriteTask = "job.write-task" // the command enters the journal
 	// the names of the snapshots of a round enter the journal
@@ -59,7 +59,7 @@ const (
 	WriteEnding = "job.write-ending"
 )
 
-// Acts of a restore, beside those that it shares with a backup.
+// Acts of a restore, beside the acts that it shares with a backup.
 const (
 	// the names of the folders beside the volumes' places enter the journal
 	WriteRestoring = "job.write-restoring"
@@ -67,7 +67,7 @@ const (
 	WritePlacing   = "job.write-placing"  // that all trees are complete enters the journal
 	Place          = "job.place"          // one volume is put into its place
 	WriteRestored  = "job.write-restored" // that all are in their places enters the journal
-	// what one volume has replaced is removed, or what was to replace it
+	// removes the content that one volume has replaced, or the content that was to replace it
 	Discard       = "job.discard"
 	WriteStarting = "job.write-starting" // the intent to start the instance enters the journal
 	Start         = "job.start"          // the runtime starts the instance
@@ -83,8 +83,8 @@ var acts = []string{
 	WriteRestoring, Restore, WritePlacing, Place, WriteRestored, Discard, WriteStarting, Start, PutBack,
 }
 
-// List returns the names of all points, in the order in which a job that goes well reaches them,
-// then those of the ways back. The slice is the caller's.
+// List returns the names of all points, in the order in which a job that goes well
+// reaches them, then the names of the points on the ways back. The slice is the caller's.
 func List() []string {
 	points := make([]string, 0, 2*len(acts))
 	for _, act := range acts {

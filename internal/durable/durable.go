@@ -1,9 +1,9 @@
-// Package durable writes files that are whole or absent, whatever happens: a crash at any instant
+// Package durable writes files that are always whole or absent: a crash at any instant
 // leaves the old content or the new one under a name, never a part of either.
 //
-// It is called by whoever keeps a file that must outlive power loss. It starts
-// no goroutine. A crash may leave a temporary file (see IsTemporary) beside the
-// file, or in the temporary folder of a Tree; SweepTemporary clears that folder.
+// Its callers are the packages that keep files which must outlive power loss. It starts
+// no goroutine. A crash may leave a temporary file (see IsTemporary) beside the file,
+// or in the temporary folder of a Tree; SweepTemporary clears that folder.
 //
 // Some file systems lack a call that this package makes. Hard links have a substitute
 // (a rename that replaces nothing). Where the kernel refuses to flush folders, nobody
@@ -41,7 +41,8 @@ func Publish(path string, data []byte, perm fs.FileMode) error {
 	})
 }
 
-// MkdirAll makes the folder path and what lacks above it, durably. One that is there is no error.
+// MkdirAll makes the folder path and the missing folders above it, durably. A folder
+// that exists is no error.
 func MkdirAll(path string, perm fs.FileMode) error {
 	if fi, err := os.Stat(path); err == nil {
 		if !fi.IsDir() {

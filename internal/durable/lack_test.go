@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestLacks: what a file system lacks is done in another way, done without, or refused.
+// TestLacks: if a file system lacks a call, Publish does without it, uses another call, or refuses.
 func TestLacks(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -94,8 +94,8 @@ func (d *replacing) link(from, to string) error {
 	return d.disk.link(from, to)
 }
 
-// TestSweepMeetsWriter has a sweep come before each call that a writer
-// makes on its temporary file. The sweep removes what is not locked.
+// TestSweepMeetsWriter runs a sweep before each call that a writer makes on its
+// temporary file. The sweep removes the file unless it is locked.
 func TestSweepMeetsWriter(t *testing.T) {
 	for _, at := range []string{"lock", "look at", "write", "chmod", "sync", "close", "link"} {
 		d := newDisk(-1)

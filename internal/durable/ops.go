@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ops is what write asks of the file system. Tests put a model with power cuts in its place.
+// ops are the calls that write makes to the file system. Tests put a model with power
+// cuts in its place.
 type ops interface {
 	create(name string) (file, error)
 	exists(name string) error // fs.ErrNotExist where there is nothing
@@ -31,8 +32,8 @@ type file interface {
 	Close() error
 }
 
-// folderPerm is for folders made on the way: what lies in a store
-// is sealed, but who has how much is not for others.
+// folderPerm is the mode of folders made on the way: the objects of a store are sealed,
+// but other users shall not see how much each tenant stores.
 const folderPerm = 0o700
 
 // rootOps is the kernel, below one folder: no symbolic link leads out of it.

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// disk is a model of a file system whose power is cut after a number of calls. It keeps what the
-// kernel shows apart from what has surely reached the disk.
+// disk is a model of a file system whose power is cut after a number of calls. It keeps the
+// content that the kernel shows apart from the content that has surely reached the disk.
 type disk struct {
 	live, sure map[string]*inode // by path
 	calls      []string
@@ -218,8 +218,8 @@ func (h *handle) Lock() (func(), error) {
 
 func (h *handle) Close() error { return h.d.call("close %s", h.name) }
 
-// after returns what a reader may find under name after the cut: with none, or with all, of
-// the names that were not flushed. "" is absent, "torn" is content that was not flushed.
+// after returns the content that a reader may find under name after the cut: with none, or with
+// all, of the names that were not flushed. "" is absent, "torn" is content that was not flushed.
 func (d *disk) after(name string) []string {
 	var found []string
 	for _, names := range []map[string]*inode{d.sure, d.live} {
@@ -286,8 +286,8 @@ func TestPublishCallsInOrder(t *testing.T) {
 	}
 }
 
-// TestPowerCut cuts the power after each call: what a reader then finds is the old file or the new
-// one, and the new one for sure when the writer was told that all is well.
+// TestPowerCut cuts the power after each call: a reader then finds the old file or the
+// new one, and the new one for sure when the writer was told that all is well.
 func TestPowerCut(t *testing.T) {
 	for _, c := range []struct {
 		name, file, old string

@@ -43,7 +43,7 @@ func TestSweepLooksAtNoTime(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// What others may lay there is neither followed nor waited for.
+	// The sweep neither follows nor waits for other objects in the folder.
 	outside := filepath.Join(t.TempDir(), "outside")
 	if err := errors.Join(
 		os.WriteFile(outside, nil, 0o600), os.Symlink(outside, filepath.Join(dir, ".holdfast+LINK")),
@@ -60,7 +60,7 @@ func TestSweepLooksAtNoTime(t *testing.T) {
 	}
 }
 
-// TestSweepWithoutLocks: nothing is removed where nobody can tell whose it is.
+// TestSweepWithoutLocks: nothing is removed where nobody can tell the owner.
 func TestSweepWithoutLocks(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	if err := os.WriteFile(filepath.Join(f.Folder, ".holdfast+A"), nil, 0o600); err != nil {

@@ -25,12 +25,12 @@ type flushCall struct {
 // syncfs is replaced by tests.
 var syncfs = unix.Syncfs
 
-// SyncFilesystem is syncfs(2) of the file system that fd lies on, for all who ask while
-// one is under way together: it writes back what everybody on the file system has changed,
-// so that a hundred of them side by side take a hundred times as long as one. A call that
-// began before the caller asked does not count for it, but its error does, since what
-// could not be written back may be the caller's. Of errors before that nothing is told, so
-// it is for who opened fd a moment ago, and not for who has written through it.
+// SyncFilesystem is syncfs(2) of the file system of fd. It writes back the changes of every
+// program on the file system, so a hundred calls side by side take a hundred times as long as
+// one; therefore callers that wait while one flush is under way share the next one. A flush that
+// began before the call does not count for the caller, but its error does, since the data that
+// could not be written back may be the caller's. SyncFilesystem reports no earlier errors, so it
+// is for a caller that has just opened fd, and not for a caller that has written through fd.
 func SyncFilesystem(fd int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -57,7 +57,7 @@ func SyncFilesystem(fd int) error {
 	calls := f.waiting
 	f.waiting = nil
 	flushes.Unlock()
-	err := syncfs(calls[0].fd) // of who came first
+	err := syncfs(calls[0].fd) // the fd of the first caller
 	flushes.Lock()
 	if err != nil {
 		calls, f.waiting = append(calls, f.waiting...), nil

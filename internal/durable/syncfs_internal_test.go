@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestFlushesOfManyAreOne: who asks while one is under way waits for the
-// next, which is for all of them, and is told of the error of either.
+// TestFlushesOfManyAreOne: callers that come while a flush is under way wait for the
+// next flush, which is for all of them, and get the error of either.
 func TestFlushesOfManyAreOne(t *testing.T) {
 	dir, err := os.Open(t.TempDir())
 	if err != nil {

@@ -53,9 +53,9 @@ func (t *Tree) Publish(name string, data []byte, perm fs.FileMode) (err error) {
 // where the file system can flush folders.
 func (t *Tree) SyncFolder(folder string) error { return flushFolder(t.ops, folder, t.lacks) }
 
-// Probe tries in the temporary folder all that Publish does. It tells
-// what the file system lacks, and fails where Publish would. It leaves
-// nothing behind, except that a crash may leave a temporary file.
+// Probe tries in the temporary folder all calls of Publish. It reports the abilities
+// that the file system lacks, and fails where Publish would. It leaves nothing behind,
+// except that a crash may leave a temporary file.
 func (t *Tree) Probe() (err error) {
 	for range publishTries { // a sweep may come between the two
 		w := writing{
@@ -78,9 +78,9 @@ func (t *Tree) Probe() (err error) {
 	return err
 }
 
-// mkdirs makes folder and what lacks above it, each flushed into the one above. A folder that is
-// there already may have been made this instant by a writer that dies before it flushes it, so each
-// is flushed once by every Tree that writes below it.
+// mkdirs makes folder and the missing folders above it, and flushes each into its parent.
+// A folder that is there already may have been made this instant by a writer that dies
+// before it flushes it, so every Tree that writes below a folder flushes it once.
 func (t *Tree) mkdirs(folder string) error {
 	if folder == "." {
 		return nil
@@ -102,15 +102,15 @@ func (t *Tree) mkdirs(folder string) error {
 	return nil
 }
 
-// SweepTemporary removes from the folder inside root the temporary files of
-// writers that died. Every writer keeps its temporary file locked, and the
-// kernel frees the lock with the process, so a file whose lock is free has no
-// writer. No time is looked at: clocks jump, and hosts have different ones.
+// SweepTemporary removes from the folder inside root the temporary files of dead
+// writers. Every writer keeps its temporary file locked, and the kernel frees the lock
+// with the process, so a file whose lock is free has no writer. SweepTemporary looks at
+// no time: clocks jump, and hosts have different ones.
 //
-// Where the file system has no locks, nobody can tell a dead writer's file from that
-// of a writer that is slow. The files stay there, since a repeated removal could
-// keep a slow writer from ever getting done, and unsure is how many there are. A
-// file that this process may not open for writing is somebody else's to sweep.
+// Where the file system has no locks, nobody can tell a dead writer's file from a slow
+// writer's. The files stay there, since repeated removals could keep a slow writer from
+// ever getting done, and unsure is how many there are. A file that this process may not
+// open for writing is left to the sweep of another process.
 func SweepTemporary(root *os.Root, folder string) (unsure int, err error) {
 	d, err := root.Open(folder)
 	if err != nil {
@@ -141,8 +141,8 @@ func sweep(root *os.Root, name string) error {
 	if fi, err := root.Lstat(name); err != nil || !fi.Mode().IsRegular() {
 		return ignore(err, fs.ErrNotExist)
 	}
-	// For writing: NFS has exclusive locks only for those who may
-	// write. Not to wait for a fifo's reader either.
+	// It opens for writing, since NFS gives exclusive locks only to writers. O_NONBLOCK
+	// keeps it from waiting for a fifo's reader.
 	f, err := root.OpenFile(name, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return ignore(err, fs.ErrNotExist, fs.ErrPermission, syscall.EROFS)

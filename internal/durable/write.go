@@ -16,7 +16,7 @@ var ErrNoExclusive = errors.New("the file system has neither hard links nor a re
 // Lack is something that a file system does not have.
 type Lack int
 
-// What a file system may lack.
+// The abilities that a file system may lack.
 const (
 	LackLinks       Lack = iota // hard links; a rename that replaces nothing takes their place
 	LackPermissions             // chmod
@@ -24,7 +24,7 @@ const (
 	LackLocks                   // flock
 )
 
-// writing is what write is to do.
+// writing holds the arguments of write.
 type writing struct {
 	tmp     string // the folder for the temporary file; "" is the folder of name
 	name    string
@@ -32,7 +32,7 @@ type writing struct {
 	perm    fs.FileMode
 	replace bool // else the name must be free
 	lock    bool // keep the temporary file locked, against SweepTemporary
-	// is told what the file system lacks; nil: without permissions it is an error
+	// gets each ability that the file system lacks; nil: lacking permissions is an error
 	lacks func(Lack)
 }
 
@@ -60,8 +60,8 @@ func write(o ops, w writing) (err error) {
 		// From here on a sweep may take the file: it has its name, or never gets it. NFS and FUSE
 		// keep a file that is removed while it is open under another name, so it is closed first.
 		unlock()
-		// After a rename the name is gone, which is no error worth telling; after a failure the
-		// caller learns of that, and SweepTemporary gets what stays.
+		// After a rename the temporary name is gone, which is no error worth telling. After a
+		// failure the caller gets the failure itself, and SweepTemporary removes a file that stays.
 		if err != nil || !w.replace {
 			_ = o.remove(temp)
 		}
@@ -69,7 +69,7 @@ func write(o ops, w writing) (err error) {
 	if _, err := f.Write(w.data); err != nil {
 		return err
 	}
-	// The mask of the process must not decide who may read a key.
+	// The mask of the process must not decide which users may read a key.
 	if err := f.Chmod(w.perm); err != nil {
 		if w.lacks == nil || !refused(err) && !errors.Is(err, fs.ErrPermission) {
 			return err
@@ -154,7 +154,7 @@ func (w writing) take(o ops, temp string) error {
 	case errors.Is(lerr, fs.ErrPermission) && !errors.Is(lerr, syscall.EPERM), errors.Is(lerr, syscall.EXDEV):
 		return lerr // a fault of the folder, not of the file system
 	default:
-		var link, rename syscall.Errno // without the paths, which are those of temporary files
+		var link, rename syscall.Errno // without the paths, which are the paths of temporary files
 		_, _ = errors.As(lerr, &link), errors.As(err, &rename)
 		return fmt.Errorf("%w (link: %w, rename: %w)", ErrNoExclusive, link, rename)
 	}
@@ -164,7 +164,8 @@ func (w writing) take(o ops, temp string) error {
 // to flush any folder is no error, but a Lack.
 func flushFolder(o ops, folder string, lacks func(Lack)) error {
 	err := o.syncFolder(folder)
-	// EBADF comes from file systems that flush only what is open for writing, as no folder can be.
+	// EBADF comes from file systems that flush only files open for writing, and no
+	// folder can be opened for writing.
 	if refused(err) || errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.EISDIR) {
 		if lacks != nil {
 			lacks(LackFolderSync)

@@ -27,7 +27,7 @@ func SinceBoot() time.Duration {
 
 var processBegan = time.Now()
 
-// Earliest is a wall time at which the clock was ahead by then, on the clock that
-// is ahead by now: the same, or earlier by as much as the clock was set back
-// since. What happened after that time has no earlier time on the new clock.
+// Earliest converts t, a wall time when the clock was ahead by then, to the clock that
+// is ahead by now: the same time, or an earlier one by as much as the clock was set
+// back since. No event after that time has an earlier time on the new clock.
 func Earliest(t time.Time, then, now time.Duration) time.Time { return t.Add(min(0, now-then)) }

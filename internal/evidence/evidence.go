@@ -1,18 +1,19 @@
-// Package evidence holds the facts of the kernel on which the engine concludes that a file
+// Package evidence holds the facts of the kernel from which the engine concludes that a file
 // which shows the same path, inode, size and times as at the last backup has the same content.
 //
-// The times of a file are evidence only while its file system stays mounted. A power cut can keep
-// what a program wrote in place and lose the change of the times, because the two reach the disk
-// on different ways: afterwards the file has new content under old times. So a backup notes which
-// mount it has looked at (Mount), and a later backup believes its notes only while that mount
-// stands. Where the kernel does not tell that for sure, nothing is believed, and content is read.
+// The times of a file are evidence only while its file system stays mounted. A power
+// cut can keep data that a program wrote in place and lose the change of the times,
+// because the two reach the disk on different ways: afterwards the file has new content
+// under old times. So a backup notes the mount that it read (Mount), and a later backup
+// believes its notes only while that mount stands. Where the kernel does not identify
+// the mount for sure, the backup believes nothing and reads the content.
 //
-// FileSystem identifies what is mounted, also across reboots, so that
-// a backup can tell a volume from the empty folder that is left where
-// the volume is not mounted. ClockOffset shows that the clock was set.
+// FileSystem identifies the mounted file system, also across reboots, so that a backup
+// can tell a volume from the empty folder that is left where the volume is not mounted.
+// ClockOffset shows that the clock was set.
 //
-// The engine and the agent call the package. It starts no
-// goroutine, keeps no state and changes nothing.
+// The engine and the agent call the package. It starts no goroutine, keeps no state and
+// changes nothing.
 package evidence
 
 import (
@@ -30,7 +31,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernel is where the facts come from. Tests put other files there.
+// kernel names the sources of the facts. Tests put other files there.
 type kernel struct {
 	bootID  string // file that holds a UUID which is another one after each boot
 	sys     string // where sysfs is mounted
@@ -96,9 +97,9 @@ func (k kernel) mount(fd int) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// boot returns the id of this boot. A container manager may mount a file
-// of its own over that of the kernel. One on a tmpfs was written since the
-// boot; a file on a disk may have survived a reboot, and is not believed.
+// boot returns the id of this boot. A container manager may mount a file of its own
+// over the kernel's. A file on a tmpfs was written since the boot; a file on a disk may
+// have survived a reboot, and boot does not believe it.
 func (k kernel) boot() (string, error) {
 	f, err := open(k.bootID)
 	if err != nil {
@@ -162,7 +163,7 @@ func (k kernel) superblock(fd int, magic int64) (string, error) {
 	return which, nil
 }
 
-// folder is that of a superblock in sysfs.
+// folder is the folder of a superblock in sysfs.
 func (k kernel) folder(fd int, magic int64) (string, error) {
 	kind := map[int64]string{
 		unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.F2FS_SUPER_MAGIC: "f2fs", unix.BTRFS_SUPER_MAGIC: "btrfs",

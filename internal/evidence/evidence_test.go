@@ -29,7 +29,7 @@ func (k kernel) mountBy(t *testing.T, path string) string {
 }
 
 // TestMountIsOneMountedFileSystem: the id stays the same for all mounts of a mounted file
-// system and whatever is remounted, and never comes again after the last of them went.
+// system and through every remount, and never comes again after the last of them went.
 func TestMountIsOneMountedFileSystem(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {
@@ -99,8 +99,8 @@ func TestMountOfManyDevices(t *testing.T) {
 	}
 }
 
-// TestMountAfterAnError: once ext4 has counted an error, what the times said
-// before is not believed: the journal may not bring them to the disk any more.
+// TestMountAfterAnError: once ext4 has counted an error, the earlier times are not
+// believed, because the journal may not bring them to the disk any more.
 func TestMountAfterAnError(t *testing.T) {
 	d := testbed.NewPowerDisk(t, "ext4", 256<<20, "errors=continue")
 	id := MountOf(d.Point)
@@ -114,7 +114,7 @@ func TestMountAfterAnError(t *testing.T) {
 	}
 }
 
-// TestMountWithoutFacts: what the kernel does not tell is not replaced by a guess.
+// TestMountWithoutFacts: no guess replaces a fact that the kernel does not tell.
 func TestMountWithoutFacts(t *testing.T) {
 	d := testbed.NewPowerDisk(t, "ext4", 256<<20)
 	empty := t.TempDir()

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Names of file systems by their magic numbers (statfs(2)). One
-// that is not here is named by its number.
+// Names of file systems by their magic numbers (statfs(2)). A file system that is not
+// here is named by its number.
 var kinds = map[int64]string{
 	unix.EXT4_SUPER_MAGIC: "ext4", // ext2 and ext3 have the same number
 	unix.XFS_SUPER_MAGIC:  "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs", unix.F2FS_SUPER_MAGIC: "f2fs",
@@ -27,7 +27,7 @@ const (
 	bcachefsMagic = 0xca451a4e
 )
 
-// Device is what FileSystem says of a block device.
+// Device is FileSystem's name for a block device.
 const Device = "block device"
 
 // FileSystem names the file system that the open file lies on: its type and, where the
@@ -73,9 +73,9 @@ func FileSystemByFD(fd int) string {
 	return kind
 }
 
-// SameFileSystem tells whether two names of FileSystem may be of one file
-// system. Where one of them has no UUID, the types alone are compared: a kernel
-// that tells the UUID may follow one that does not. "" is like anything.
+// SameFileSystem reports whether two names of FileSystem may be of one file system.
+// Where one of them has no UUID, it compares the types alone: a kernel that tells the
+// UUID may follow a kernel that does not. "" is like anything.
 func SameFileSystem(a, b string) bool {
 	if a == "" || b == "" {
 		return true

@@ -1,9 +1,9 @@
 // Package image reads and writes images: volumes that are the content of one regular
-// file, a raw disk, or of one block device, without regard to what is in it.
+// file, a raw disk, or of one block device, without a look at the content.
 //
 // internal/backup reads with it, internal/restore writes with it. It starts no goroutine.
-// What a crash leaves is the caller's: a file that is written lies where the caller put
-// it, and a device that was being written is neither what it was nor what it should be.
+// Cleaning up after a crash is the caller's work: a file that is being written lies where the
+// caller put it, and a device that was being written has neither its old content nor the new one.
 package image
 
 import (
@@ -22,9 +22,9 @@ import (
 	"holdfast/internal/tree"
 )
 
-// Chunk is how images are cut, bytes: at its multiples. Machines overwrite
-// their disks in place, so content never moves and cuts need not look for it;
-// FORMAT.md has the measurement behind the size. A chunk of zeros is a hole.
+// Chunk is the size of the chunks of images, bytes: images are cut at its multiples.
+// Machines overwrite their disks in place, so content never moves and cuts need not look
+// for it; FORMAT.md has the measurement behind the size. A chunk of zeros is a hole.
 const Chunk = 64 << 10
 
 // block is the unit in which zeros are left out when a file is
@@ -40,22 +40,22 @@ type Image struct {
 	f      *os.File
 	size   int64
 	device bool
-	plain  bool  // what the file system says of holes is not asked
+	plain  bool  // do not ask the file system about holes
 	began  state // at Open
 
 	mu sync.Mutex // the offset of f, which NextData moves
 }
 
-// state is what tells that an image was written to.
+// state shows by a change that an image was written to.
 type state struct {
 	file   tree.Stat
 	writes string // of a device since it is there, as the kernel counts; "" where it doesn't
 }
 
-// Open opens the image at path. Links are followed: the path comes from the operator,
-// or is that of a snapshot. The error is ErrNoImage for a folder and the like.
+// Open opens the image at path. It follows links, because the path comes from the operator,
+// or is the path of a snapshot. The error is ErrNoImage for a folder and the like.
 func Open(path string) (*Image, error) {
-	// not waiting for who writes to a pipe
+	// O_NONBLOCK keeps it from waiting for the writer of a pipe
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -76,12 +76,12 @@ func (i *Image) look() error {
 	if i.device, err = isDevice(info); err != nil {
 		return err
 	}
-	if i.device { // whose size stat gives as 0
+	if i.device { // stat gives the size of a device as 0
 		i.size, err = i.f.Seek(0, io.SeekEnd)
 	} else if i.size = info.Size(); !tree.HasHonestSize(i.f) {
 		i.size, err = tree.Measure(i.f, i.size, endless)
 		if err != nil && !errors.Is(err, tree.ErrEndless) && !tree.Ours(err) {
-			i.size, err = info.Size(), nil // whoever reads it finds what can't be read
+			i.size, err = info.Size(), nil // a reader finds the part that can't be read
 		}
 		i.plain = i.size != info.Size()
 	}
@@ -134,8 +134,8 @@ func (i *Image) File() *os.File { return i.f }
 // Device tells whether the image is a block device.
 func (i *Image) Device() bool { return i.device }
 
-// Size is the size in bytes when the image was opened: what stat says, or
-// where reads ended on a file system that is not known to keep honest sizes.
+// Size is the size in bytes when the image was opened: stat's size, or the end of reads
+// on a file system that is not known to keep honest sizes.
 func (i *Image) Size() int64 { return i.size }
 
 // ReadAt reads as io.ReaderAt does. Holes are zeros.
@@ -154,8 +154,8 @@ func (i *Image) NextData(off, end int64) tree.Range {
 	return tree.NextData(i.f, off, end)
 }
 
-// Changed tells whether somebody wrote to the image since it was opened, so that what
-// was read is of no single moment. Of a device only those writes count that reached it.
+// Changed reports whether somebody wrote to the image since it was opened, so that the
+// content read is of no single moment. For a device only writes that reached it count.
 func (i *Image) Changed() (bool, error) {
 	now, err := i.state()
 	return now != i.began, err

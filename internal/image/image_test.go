@@ -52,7 +52,7 @@ func TestIsZero(t *testing.T) {
 	}
 }
 
-// What is written comes back, wherever it begins, and blocks of zeros take no room.
+// Written content comes back, for every offset, and blocks of zeros take no room.
 func TestTargetLeavesZerosOut(t *testing.T) {
 	path := filepath.Join(testbed.Dir(t), "disk.img")
 	w, err := image.Create(path)

@@ -27,8 +27,8 @@ func Create(path string) (*Target, error) {
 	return &Target{f: f}, nil
 }
 
-// OpenDevice opens a block device for writing, links followed, unless it is
-// in use: mounted, or part of another device. ErrNoImage for what is none.
+// OpenDevice opens a block device for writing, links followed, unless it is in use:
+// mounted, or part of another device. ErrNoImage if path is no block device.
 func OpenDevice(path string) (*Target, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -94,7 +94,7 @@ func (t *Target) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// piece is where the block of the file ends that holds p[at].
+// piece is the end, in p, of the file's block that holds p[at].
 func (t *Target) piece(p []byte, off int64, at int) int {
 	return min(at+block-int((off+int64(at))%block), len(p))
 }
@@ -132,7 +132,7 @@ func (t *Target) zeroOut(off, n int64) error {
 	return nil
 }
 
-// Finish makes what was written durable.
+// Finish makes the written content durable.
 func (t *Target) Finish() error { return t.f.Sync() }
 
 // Close closes the target. It may be called twice.

@@ -19,7 +19,7 @@ import (
 	"holdfast/internal/mounts"
 )
 
-// ErrUnsafe is what every *LinkError and every *WritableError is.
+// ErrUnsafe is the class of every *LinkError and every *WritableError.
 var ErrUnsafe = errors.New("the path may lead elsewhere")
 
 // LinkError says that a path has a symbolic link in it.
@@ -27,7 +27,7 @@ type LinkError struct {
 	Path   string
 	Link   string // the part of Path that is the link
 	Target string // of the link, as it is written there
-	Real   string // what Path leads to now; "" where it leads nowhere
+	Real   string // the present target of Path; "" where it leads nowhere
 }
 
 func (e *LinkError) Error() string {
@@ -44,7 +44,7 @@ func (e *LinkError) Is(target error) bool { return target == ErrUnsafe }
 type WritableError struct {
 	Path   string
 	Folder string
-	Who    string // who else can change it, in words
+	Who    string // the other user or users that can change it, in words
 }
 
 func (e *WritableError) Error() string {
@@ -58,14 +58,15 @@ func (e *WritableError) Is(target error) bool { return target == ErrUnsafe }
 // ID is a file by its device and inode.
 type ID struct{ Device, Inode uint64 }
 
-// Location is where a path lies. The zero value lies nowhere.
+// Location is the location of a path. The zero value is the location of no path.
 type Location struct {
 	Path  string
 	There bool // something is at the path
-	ID    ID   // of what is there
-	Above []ID // of the folders on the way, the root first; those that are not there lack
-	// FileSystem is the device number of the file system, as the table of mounts has it, and Inside
-	// the path in it, also of what is not there yet. Inside is "" where the kernel does not tell.
+	ID    ID   // of the object there
+	Above []ID // of the folders on the way, the root first; missing folders are left out
+	// FileSystem is the device number of the file system, as in the table of mounts,
+	// and Inside is the path in it, also of an object that does not exist yet. Inside
+	// is "" where the kernel does not tell.
 	FileSystem uint64
 	Inside     string
 }
@@ -97,10 +98,10 @@ func Of(path string) (Location, error) {
 	return walk(path, false)
 }
 
-// Strict finds where a path lies that nobody but root can make lead elsewhere. Each folder on the
-// way is opened by the descriptor of the one before. ErrUnsafe where a part of the path is a link
-// (*LinkError), or where somebody else than root, or the user of this process, can write to a
-// folder on the way (*WritableError). What lies at the path may belong to anybody. Device files
+// Strict finds the location of a path that nobody but root can make lead elsewhere. It opens each
+// folder on the way by the descriptor of the folder before. ErrUnsafe where a part of the path is
+// a link (*LinkError), or where somebody else than root, or the user of this process, can write to
+// a folder on the way (*WritableError). The object at the path may belong to anybody. Device files
 // are the exception: a path below /dev may be a link to a block device there, as the kernel's
 // numbers change and only root can write to /dev. A path that leads to nothing is no error.
 func Strict(path string) (Location, error) {
@@ -118,7 +119,7 @@ func Strict(path string) (Location, error) {
 
 const devices = "/dev/"
 
-// walk opens each part of a path beneath the one before, without following links.
+// walk opens each part of a path beneath the part before, without following links.
 func walk(path string, strict bool) (Location, error) {
 	if !filepath.IsAbs(path) {
 		return Location{}, fmt.Errorf("%s is no absolute path", path)
@@ -200,9 +201,9 @@ func (l *Location) place(at int, seen string) error {
 	return nil
 }
 
-// writers tells who else than root, and the user of this process, can put something
-// else in the place of an entry of a folder; "" for nobody. entry is nil where none is
-// there yet. In a folder with the sticky bit only the owners of folder and entry can.
+// writers names the users, other than root and the user of this process, that can put
+// something else in the place of an entry of a folder; "" for nobody. entry is nil where there
+// is no entry yet. In a folder with the sticky bit only the owners of folder and entry can.
 func writers(fd int, folder unix.Stat_t, entry *unix.Stat_t) string {
 	ours := func(uid uint32) bool { return uid == 0 || int(uid) == os.Geteuid() }
 	switch {

@@ -20,8 +20,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestStrict: a path with a link, or below a folder that somebody else than root
-// can write to, is refused with the remedy. What lies at the path may be anybody's.
+// TestStrict: a path with a link, or below a folder that somebody else than root can
+// write to, is refused with the remedy. The object at the path may be anybody's.
 func TestStrict(t *testing.T) {
 	testbed.Need(t, "root")
 	for name, c := range map[string]struct {
@@ -68,7 +68,7 @@ func TestStrict(t *testing.T) {
 	}
 }
 
-// TestWithin: two paths to one place are found by what they are, and not by how they are written.
+// TestWithin: two paths to one location are recognized by their objects, and not by their spelling.
 func TestWithin(t *testing.T) {
 	testbed.Need(t, "root")
 	dir := t.TempDir()

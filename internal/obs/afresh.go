@@ -6,17 +6,17 @@ import (
 	"sync"
 )
 
-// ErrDamagedOnWay says that bytes came damaged over one connection and whole
-// over another: something between this host and the store changes what it
-// passes on. Only an Observer gets it, with the read that came damaged.
+// ErrDamagedOnWay says that bytes arrived damaged over one connection and whole over another,
+// so a device or program between this host and the store changes the data that passes through
+// it. Only an Observer gets this error, together with the read that arrived damaged.
 var ErrDamagedOnWay = newClass(nil, "bytes were damaged on their way from the store", "look at what stands between this host and the "+
 	"store (a proxy, a gateway, a network card that computes check sums), since not all damage is found")
 
-// afreshKey is where a context holds that its requests get a connection of their own.
+// afreshKey is the key of a context's mark that its requests get a connection of their own.
 type afreshKey struct{}
 
-// Afresh is a context whose requests go over new connections, which
-// nothing else uses: for a second look at what came damaged.
+// Afresh returns a context whose requests go over new connections, which no other request
+// uses. A caller uses it to read an object again after the first read arrived damaged.
 func Afresh(ctx context.Context) context.Context { return context.WithValue(ctx, afreshKey{}, true) }
 
 // afreshTransport gives requests of such contexts a connection of their own.

@@ -16,7 +16,7 @@ import (
 
 // BenchmarkBandwidth is TestBandwidth in real time and by the real network of this
 // machine: packs go to and come from MinIO under a limit, by 1 job and by 20, and a
-// relay before the server counts what passes. It prints how far the 10 s with the fewest
+// relay before the server counts the bytes. It prints how far the 10 s with the fewest
 // and with the most bytes are from the limit, in per cent; HTTP's headers count too.
 func BenchmarkBandwidth(b *testing.B) {
 	const size, rate, long = 16 << 20, 20 << 20, 30 * time.Second
@@ -129,7 +129,7 @@ func startRelay(b *testing.B, server string) *relay {
 			if err != nil {
 				return
 			}
-			// what is counted as sent is on its way, and not kept here
+			// the server counts these bytes as sent: keep them on their way, not in a buffer here
 			_ = client.(*net.TCPConn).SetWriteBuffer(32 << 10)
 			conn, err := net.Dial("tcp", server)
 			if err != nil {
@@ -162,7 +162,7 @@ func (r *relay) meter(sent bool) *meter {
 	return r.received
 }
 
-// counted is a writer that counts what it writes.
+// counted is a writer that counts the bytes written through it.
 type counted struct {
 	w io.Writer
 	m func() *meter

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// errDetached is what a late reader of a body gets. Nobody sees it: the request has its answer.
+// errDetached is the error of a read of a body after its request has ended. No caller
+// sees it, because the request has its answer by then.
 var errDetached = errors.New("the request is over")
 
 // putBody is the body of a put. The HTTP transport may go on reading a body after the
@@ -109,7 +110,8 @@ const slowest = 1 << 10
 // errDrips is the end of a request that moved too little.
 var errDrips = errors.New("the connection moves next to nothing")
 
-// watch gives up a request that moves next to nothing. What a limiter holds back is not meant.
+// watch gives up a request that moves almost no bytes. Time in which a limiter holds
+// the request back does not count.
 type watch struct {
 	least int64 // bytes in one period
 	bytes atomic.Int64

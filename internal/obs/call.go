@@ -18,8 +18,8 @@ const (
 	opExtend = "extend lock"
 )
 
-// lister is what a store of this package can do beyond Store: begin a
-// list after a key, so that a list that broke goes on where it was.
+// lister is an ability that the stores of this package have beyond Store: to begin a
+// list after a given key, so that a broken list goes on where it stopped.
 type lister interface {
 	listAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error]
 }

@@ -18,7 +18,7 @@ import (
 	"holdfast/internal/obs/proxytest"
 )
 
-// trial is a store at a server that misbehaves, and what its calls came to.
+// trial is a store at a server that misbehaves, and the outcomes of its calls.
 type trial struct {
 	t      *testing.T
 	b      *proxytest.Bucket
@@ -127,7 +127,7 @@ func (tr *trial) run() {
 	tr.puts("big", big)
 	tr.stats("a/3")
 	tr.reads("a/3", 0, 100)
-	// A name that is taken is taken whatever the server makes of the condition.
+	// PutNew must refuse a name that is taken, however the server treats the condition.
 	switch err := tr.s.PutNew(ctx, "a/3", []byte("other")); {
 	case err == nil:
 		tr.t.Error("PutNew took a name that is taken")
@@ -157,8 +157,9 @@ func (tr *trial) run() {
 	tr.lists("a/")
 }
 
-// TestMisbehaviours runs a store against every server of the catalogue: what works
-// gives what it should, what does not gives an error, and nothing hangs or panics.
+// TestMisbehaviours runs a store against every server of the catalogue: a call that the
+// misbehaviour leaves intact returns the right result, every other call returns an
+// error, and no call hangs or panics.
 func TestMisbehaviours(t *testing.T) {
 	for _, m := range proxytest.Misbehaviours() {
 		for _, scheme := range []string{"s3", "obs"} {

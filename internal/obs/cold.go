@@ -6,9 +6,9 @@ import (
 	"github.com/minio/minio-go/v7/pkg/s3utils"
 )
 
-// coldClasses are the storage classes whose objects a GET does not give until
-// somebody restores them, in the words of S3, OBS and the stores of others.
-// Google has a class of the name ARCHIVE, whose objects can be read at once.
+// coldClasses are the storage classes whose objects a GET does not give until somebody
+// restores them, in the words of S3, OBS and other vendors' stores. Google has a class
+// of the name ARCHIVE, whose objects can be read at once.
 var coldClasses = map[string]bool{
 	"GLACIER": true, "DEEP_ARCHIVE": true, // S3, and OBS in the words of S3
 	"COLD": true, // OBS
@@ -21,8 +21,8 @@ func (s *s3Store) coldClass(class string) bool {
 	return coldClasses[strings.ToUpper(class)] && !s3utils.IsGoogleEndpoint(*s.client.EndpointURL())
 }
 
-// setClass reads the storage class of an object, what became of a restore of it, and into
-// which tier the server itself moved it. The latter two are "" where the server does not tell.
+// setClass reads the storage class of an object, the state of its restore, and the tier into
+// which the server itself moved it. The latter two are "" where the server does not tell.
 func (s *s3Store) setClass(in *Info, class, restore, archive string) {
 	in.Class = class
 	cold := s.coldClass(class) || strings.HasSuffix(archive, "ARCHIVE_ACCESS")

@@ -53,8 +53,8 @@ func TestFile(t *testing.T) {
 	obstest.Run(t, func(t *testing.T) obs.Store { return open(t, "file://"+t.TempDir(), obs.Options{Create: true}) })
 }
 
-// TestServers runs the suite against servers of others.
-// HOLDFAST_LONG=1 adds those that take long to build.
+// TestServers runs the suite against servers of other projects. HOLDFAST_LONG=1 adds
+// the servers that take long to build.
 func TestServers(t *testing.T) {
 	servers := map[string]func(testing.TB) *testbed.S3{"MinIO": testbed.StartMinIO, "Versity": testbed.StartVersity}
 	if os.Getenv("HOLDFAST_LONG") == "1" {
@@ -80,7 +80,7 @@ func TestServers(t *testing.T) {
 			t.Run("Prefix", func(t *testing.T) {
 				obstest.Run(t, func(t *testing.T) obs.Store {
 					bucket := s.Bucket(t)
-					// What lies beside the prefix stays out of sight.
+					// Objects beside the prefix stay out of sight.
 					beside := open(t, s.URL(bucket, ""), obs.Options{Getenv: s.Getenv})
 					for _, key := range []string{"a/pre", "a/prefix.x", "a/prefix0/k"} {
 						if err := beside.Put(t.Context(), key, []byte("x")); err != nil {

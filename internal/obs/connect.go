@@ -35,7 +35,7 @@ type connectOptions struct {
 	dial              time.Duration
 }
 
-// parseConnectOptions reads what a URL says of connections, and the files that it names.
+// parseConnectOptions reads the connection parameters of a URL, and the files that they name.
 func parseConnectOptions(q map[string]string, getenv func(string) string) (c connectOptions, err error) {
 	bad := func(name, want string) error {
 		return fmt.Errorf("%w: store URL: %s %q, want %s", ErrUsage, name, q[name], want)
@@ -91,7 +91,7 @@ func parseConnectOptions(q map[string]string, getenv func(string) string) (c con
 	return c, nil
 }
 
-// rootsFrom adds the certificates of a file to those that the host trusts.
+// rootsFrom adds the certificates of a file to the certificates that the host trusts.
 func rootsFrom(name string) (*x509.CertPool, error) {
 	text, err := os.ReadFile(name)
 	if err != nil {
@@ -187,8 +187,8 @@ func (c *connectOptions) network(network string) string {
 	return network
 }
 
-// noSuchHost tells the answer of a name service that knows no such
-// name. What a name service says that is out of order is another thing.
+// noSuchHost reports whether a name service answered that it knows no such name. A name
+// service that is out of order gives another answer.
 func noSuchHost(err error) bool {
 	var dns *net.DNSError
 	return errors.As(err, &dns) && dns.IsNotFound

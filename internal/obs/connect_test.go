@@ -79,7 +79,7 @@ func TestPrivateStore(t *testing.T) {
 	for query, want := range map[string]error{
 		"&ca-file=" + ca + "&client-cert=" + certFile + "&client-key=" + keyFile: nil,
 		"&client-cert=" + certFile + "&client-key=" + keyFile:                    obs.ErrUsage,
-		// what the server's alert says comes with the first read
+		// the server's TLS alert arrives with the first read
 		"&ca-file=" + ca: obs.ErrUnavailable,
 	} {
 		err := open(t, url+query, obs.Options{Getenv: keys, Retry: &once}).Put(t.Context(), "k", []byte("x"))
@@ -125,7 +125,8 @@ func TestAddressFamily(t *testing.T) {
 	}
 }
 
-// TestProxy: what a proxy refuses is its own refusal, at once, and its user and password are sent.
+// TestProxy: a refusal by a proxy is reported as the proxy's, at once, and the client
+// sends the proxy's user and password.
 func TestProxy(t *testing.T) {
 	var status atomic.Int64
 	var seen atomic.Pointer[string]
@@ -222,7 +223,8 @@ func TestNoSuchHost(t *testing.T) {
 	}
 }
 
-// TestRefusalsByWords: what a store says of keys and policies, of which it has no code.
+// TestRefusalsByWords: some refusals about keys and policies have no code of their own,
+// so the store's message decides their class.
 func TestRefusalsByWords(t *testing.T) {
 	var words string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

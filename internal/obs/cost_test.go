@@ -13,8 +13,8 @@ import (
 	"holdfast/internal/obs/obstest"
 )
 
-// BenchmarkDigest is what each check that a server can make costs
-// its client, for one pack of 16 MiB.
+// BenchmarkDigest measures the client's cost of each check that a server can make, for
+// one pack of 16 MiB.
 func BenchmarkDigest(b *testing.B) {
 	body := obstest.Body("pack", 16<<20)
 	table := crc32.MakeTable(crc32.Castagnoli)
@@ -30,13 +30,13 @@ func BenchmarkDigest(b *testing.B) {
 			for b.Loop() {
 				digest()
 			}
-			// Unlike the rate it does not depend on who else uses the machine.
+			// Unlike the rate, this figure does not depend on other processes on the machine.
 			b.ReportMetric(float64(processorTime(b)-start)/float64(b.N)/float64(len(body)), "cpu-ns/B")
 		})
 	}
 }
 
-// processorTime is what this process used so far.
+// processorTime is the processor time that this process has used so far.
 func processorTime(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -17,12 +17,12 @@ import (
 )
 
 const (
-	// metadataPatience is how long all questions to the metadata service may take: it answers in
-	// milliseconds where there is one, and elsewhere nobody should wait for it.
+	// metadataPatience is the time limit of all questions to the metadata service: it
+	// answers in milliseconds where there is one, and elsewhere nobody should wait for it.
 	metadataPatience = 2 * time.Second
 	metadataDial     = 500 * time.Millisecond
 	metadataAddress  = "http://169.254.169.254"
-	// securityKeyPath is where a host in the cloud of OBS gets its temporary keys.
+	// securityKeyPath is the path of the temporary keys of a host in the cloud of OBS.
 	securityKeyPath = "/openstack/latest/securitykey"
 	// systemdCredential is the credential of the service (LoadCredential= of
 	// its unit) that has the keys, in the form of a shared credentials file.
@@ -31,8 +31,8 @@ const (
 	securityKeyLimit = 64 << 10
 )
 
-// credentialsError says that nobody has credentials, and keeps what
-// each source said as words: their time-outs are not the caller's.
+// credentialsError says that no source has credentials, and keeps the words of each
+// source's error: their time-outs are not the caller's.
 type credentialsError struct {
 	said []string
 	had  bool // somebody had some before
@@ -46,8 +46,8 @@ func (e *credentialsError) Error() string {
 // source is one place where credentials may be.
 type source interface {
 	credentials.Provider
-	// changed tells, without asking anybody, that what the source
-	// gave last may not be all that it has now.
+	// changed reports, without a request, whether the source may now have other
+	// credentials than it gave last.
 	changed() bool
 }
 
@@ -142,7 +142,7 @@ func (f *fileSource) RetrieveWithCredContext(cc *credentials.CredContext) (crede
 	return f.FileAWSCredentials.RetrieveWithCredContext(cc)
 }
 
-// changed is false while the file is away: whoever writes it anew may have removed it first.
+// changed is false while the file is absent: a program that replaces the file may remove it first.
 func (f *fileSource) changed() bool {
 	fi, err := os.Stat(f.Filename)
 	return err == nil && (!fi.ModTime().Equal(f.at) || fi.Size() != f.size)

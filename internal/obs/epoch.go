@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// leastCalls is how many calls an epoch has at least: of fewer, one
-// slow call would tell of a slow store.
+// leastCalls is the least number of calls of an epoch: with fewer, one slow call would
+// make the whole store look slow.
 const leastCalls = 8
 
-// callClass is a kind of call and the size of what it moves, to a
-// factor of two. Calls of a class take about as long as each other.
+// callClass is a kind of call together with the size of its data, to a factor of two.
+// Calls of one class take about equally long.
 type callClass uint8
 
 const (
@@ -32,24 +32,25 @@ func classOf(op string, n int) callClass {
 	return callClass(kind*callSizes + min(size, callSizes-1))
 }
 
-// epoch has a number of calls that began after each other. All of them count, and it is over
-// when the last has ended: a mixture of what ended in some time would have too many of the short
-// ones. Only for those that take without end it does not wait. The limiter's lock guards it.
+// epoch is a number of calls that began one after the other. All of them count, and the
+// epoch is over when the last of them has ended: if it counted the calls that end in a
+// span of time, short calls would be overrepresented. It stops waiting for calls that do
+// not end while many later calls begin (epochPatience). The limiter's lock guards it.
 type epoch struct {
 	number  int // from 1; of no other
 	size    int // calls in all
 	joining int // calls that are still to begin
 	later   int // calls that began when all had joined
 	open    int // calls that have begun
-	ended   int // calls that did what was asked
-	full    int // of those, how many ended while the limit was reached
+	ended   int // calls of the epoch that succeeded or were answered by "not found" or "exists"
+	full    int // ended calls that ended while the limit was reached
 	calls   [callKinds * callSizes]struct {
 		n    int
 		busy time.Duration
 	}
 }
 
-// slot is what one call has of the budget.
+// slot is the share of one call in the budget.
 type slot struct {
 	start time.Time
 	epoch int // its epoch's number, or 0
@@ -77,20 +78,22 @@ func (e *epoch) begin() slot {
 // over tells whether all calls have ended that are worth waiting for.
 func (e *epoch) over() bool { return e.joining == 0 && (e.open == 0 || e.later > epochPatience*e.size) }
 
-// tells whether so many of its calls did what was asked that their times say something.
+// tells reports whether at least half of the epoch's calls were done, so that their
+// times are representative.
 func (e *epoch) tells() bool { return e.ended*2 >= e.size }
 
-// costs has how long calls of each class take, in seconds at a speed of 1, so that
-// calls that differ can be added up as work: what a store gets done in a second
-// must not look like less when it is asked for many small objects after a few
-// large ones. What that speed is depends on how busy the store was at first; it
-// says nothing by itself, but can be compared. 0 is a class that was not seen yet.
+// costs holds the duration of a call of each class, in seconds at a speed of 1, so that
+// the limiter can add up different calls as work: a store must not seem to do less work
+// per second when it is asked for many small objects after a few large ones. A speed of
+// 1 is the speed of the store in the first epoch, so speeds can only be compared with
+// each other. 0 is a class that no call had yet.
 type costs [callKinds * callSizes]float64
 
-// costWeight is what an epoch weighs beside all before it.
+// costWeight is the weight of an epoch beside all epochs before it.
 const costWeight = 0.15
 
-// speed is how fast the calls of an epoch were that are of known classes, and how many they were.
+// speed is the speed of the calls of an epoch whose classes are known, and the number
+// of those calls.
 func (c *costs) speed(e *epoch) (speed float64, known int) {
 	var cost, busy float64
 	for i, calls := range e.calls {

@@ -6,9 +6,10 @@ import (
 	"os"
 )
 
-// Errors by class. Implementations wrap them with the operation, the object and the server's
-// words; Hint tells an operator what to do. Some belong to a wider class, which errors.Is finds
-// too. ErrUnavailable is retried, and what a second look may mend a few times (ErrOdd, ErrNoHost).
+// Errors by class. Implementations wrap them with the operation, the object and the
+// server's words; Hint tells an operator what to do. Some belong to a wider class, which
+// errors.Is finds too. Calls that fail with ErrUnavailable are retried; calls that fail
+// with ErrOdd or ErrNoHost are retried a few times, because a second attempt may succeed.
 var (
 	// ErrNotFound says that the object is not there.
 	ErrNotFound = newClass(nil, "object not found", "")
@@ -21,7 +22,7 @@ var (
 	// ErrNoBucket says that the bucket (or the folder of a file
 	// store) is not there. The message names it.
 	ErrNoBucket = newClass(nil, "no such bucket", "make the bucket first, or check the store's URL (--store, or store.url of the agent)")
-	// ErrAccess says that the store refused the request for who made it.
+	// ErrAccess says that the store refused the request because of its sender.
 	ErrAccess = newClass(nil, "access denied by the store", "check what these credentials may do with the bucket: "+
 		"list it, and read, write and delete its objects")
 	// ErrNoKeys says that there are no credentials, or half of them. It is an ErrAccess.
@@ -39,8 +40,8 @@ var (
 	// by more than the store allows (15 minutes). It is an ErrAccess.
 	ErrClockSkew = newClass(ErrAccess, "this host's clock differs from the store's", "set the clock of this host: "+
 		"timedatectl status, and see that a time service runs")
-	// ErrPolicy says that a rule forbids the request, whoever makes it: of the bucket,
-	// of an organization or of an end point of the network. It is an ErrAccess.
+	// ErrPolicy says that a rule forbids the request with any credentials: a rule of the
+	// bucket, of an organization or of an end point of the network. It is an ErrAccess.
 	ErrPolicy = newClass(ErrAccess, "a policy forbids the request", "look for a rule that denies it: in the bucket's policy, in the "+
 		"organization's policies, and in those of the network's end point")
 	// ErrKMS says that the store can't use the key by which it encrypts:
@@ -62,8 +63,8 @@ var (
 	// ErrUnavailable says that the store did not answer, or answered that it can't now; a later try
 	// may do. After a failed Put with this error the outcome is unknown.
 	ErrUnavailable = newClass(nil, "store unavailable", "try again when the store answers")
-	// ErrOdd says that an answer is not that of an object store, or that the
-	// server does not do what one must do. A call is repeated a few times for it.
+	// ErrOdd says that no object store gives such an answer, or that the server does
+	// not keep to the protocol. A call is repeated a few times for it.
 	ErrOdd = newClass(nil, "the answer is not that of an object store", "look at what stands between this host and the store "+
 		"(a proxy, a gateway, a load balancer, a page for logging in), and at the endpoint in the store's URL")
 	// ErrUsage says that a URL, a key or a range is not of the form that the store takes.
@@ -112,7 +113,7 @@ var (
 	// or locks. It is an ErrUnavailable.
 	ErrHostBusy = newClass(ErrUnavailable, "this host has no resources left for it", "see what takes the memory and the open files of this host, "+
 		"and try again")
-	// ErrFileSystem says that the file system of the folder can't do what a store needs.
+	// ErrFileSystem says that the file system of the folder lacks an operation that a store needs.
 	ErrFileSystem = newClass(nil, "the file system of the store's folder cannot hold a store", "put the store on another file system "+
 		"(ext4, XFS, btrfs and NFS can hold one), or in a bucket")
 )
@@ -129,8 +130,8 @@ func newClass(wider error, says, hint string) error { return &errorClass{wider, 
 func (c *errorClass) Error() string { return c.says }
 func (c *errorClass) Unwrap() error { return c.wider }
 
-// Hint is what an operator can do about an error of a store, in one
-// sentence; "" where nothing can be said.
+// Hint returns the advice to an operator for an error of a store, in one sentence; ""
+// where there is none.
 func Hint(err error) string {
 	var c *errorClass
 	if errors.As(err, &c) {

@@ -120,7 +120,7 @@ func TestErrorClasses(t *testing.T) {
 	}
 }
 
-// checkClass wants err to be of class want and of those that hold it, and of no other.
+// checkClass wants err to be of class want and of the classes that contain want, and of no other.
 func checkClass(t *testing.T, what string, err, want error) {
 	t.Helper()
 	if err == nil {

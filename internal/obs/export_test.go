@@ -16,7 +16,7 @@ func WithTransport(o Options, f func(*http.Transport)) Options {
 	return o
 }
 
-// AlsoTransport adds a change to those of WithTransport.
+// AlsoTransport adds a change to the changes of WithTransport.
 func AlsoTransport(o Options, f func(*http.Transport)) Options {
 	before := o.transport
 	return WithTransport(o, func(tr *http.Transport) {
@@ -27,8 +27,8 @@ func AlsoTransport(o Options, f func(*http.Transport)) Options {
 	})
 }
 
-// ReceiveBuffer is how much the kernel may receive of a connection
-// of a store's ahead of its reader, in bytes; twice what was set.
+// ReceiveBuffer is the number of bytes that the kernel may receive on a connection to a
+// store ahead of the reader: twice the size that the program set.
 func ReceiveBuffer(c net.Conn) (size int, err error) {
 	raw, err := c.(*stallConn).Conn.(*net.TCPConn).SyscallConn()
 	if err != nil {

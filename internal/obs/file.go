@@ -33,11 +33,11 @@ type fileStore struct {
 	tree *durable.Tree
 }
 
-// openFile opens the store in dir. With create it makes the folder, those above
-// it and the marker, and tries whether the file system can hold a store; else a
-// folder that is not there is ErrNoFolder, and one without a marker ErrNoMarker:
-// the mount point of a disk that is not mounted must not be taken for an empty
-// store. warn is told what the file system lacks, at most once a Lack.
+// openFile opens the store in dir. With create it makes the folder, the folders above it
+// and the marker, and tests whether the file system can hold a store. Without create a
+// folder that does not exist is ErrNoFolder, and a folder without a marker ErrNoMarker:
+// the mount point of a disk that is not mounted must not be taken for an empty store.
+// openFile calls warn for each ability that the file system lacks, at most once per Lack.
 func openFile(dir string, create bool, warn func(string)) (*fileStore, error) {
 	if create {
 		if err := durable.MkdirAll(dir, 0o700); err != nil {
@@ -59,8 +59,8 @@ func openFile(dir string, create bool, warn func(string)) (*fileStore, error) {
 	return s, nil
 }
 
-// begin removes what writers that died have left, and looks for the
-// marker. With create it tries the file system, and makes the marker.
+// begin removes the temporary files of dead writers, and looks for the marker. With
+// create it tries the file system, and makes the marker.
 func (s *fileStore) begin(create bool, lacks *lacks) error {
 	if create {
 		if err := s.makeTempFolder(); err != nil {
@@ -76,7 +76,7 @@ func (s *fileStore) begin(create bool, lacks *lacks) error {
 		return err
 	}
 	unsure, err := durable.SweepTemporary(s.root, tempFolder)
-	// A store that may only be read is still a store: what can't be cleaned stays.
+	// A store that may only be read is still a store: temporary files that can't be removed stay.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
 		err = nil
 	}
@@ -161,8 +161,8 @@ func (s *fileStore) holds(key string, body []byte) (bool, error) {
 	return true, nil
 }
 
-// open opens an object; what is no regular file is no object. Not
-// to block on a fifo that somebody put there.
+// open opens an object. Only a regular file is an object; O_NONBLOCK keeps the call
+// from blocking on a fifo that somebody put there.
 func (s *fileStore) open(key string) (*os.File, fs.FileInfo, error) {
 	f, err := s.root.OpenFile(key, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENOTDIR) {

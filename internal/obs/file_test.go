@@ -118,8 +118,8 @@ func TestFileBelowAnObject(t *testing.T) {
 	}
 }
 
-// TestFileNoSpace fills a small file system: the error says so, nothing of the object is seen, and
-// what it took is given back.
+// TestFileNoSpace fills a small file system: the error says so, no part of the object
+// is visible, and the space that the object took is given back.
 func TestFileNoSpace(t *testing.T) {
 	testbed.Need(t, "ext4")
 	dir := testbed.Filesystem(t, "ext4", 32<<20)
@@ -199,7 +199,8 @@ func TestFileProcesses(t *testing.T) {
 // writerVariable holds the store of a process that TestFileProcesses started.
 const writerVariable = "HOLDFAST_OBS_TEST_WRITER"
 
-// writer is what such a process does: it tries to take each name, and prints those that it got.
+// writer is the work of such a process: it tries to take each name, and prints the
+// names that it got.
 func writer(url string) error {
 	s, err := obs.Open(context.Background(), url, obs.Options{})
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 // the mount point of a disk that is not mounted above all. It is no element that begins a key.
 const markerName = ".holdfast-store"
 
-// marker is what the file holds. Nobody reads it but people.
+// marker is the content of the marker file. Only people read it.
 const marker = "This folder is a store of Holdfast. Without this file no program takes it for one: see holdfast store init --help.\n"
 
 // mark makes the marker of a store unless there is one.
@@ -40,9 +40,10 @@ func (s *fileStore) marked() error {
 	return nil
 }
 
-// fileAt is the file store at a path, whatever lies there at the moment of a call: a disk may
-// be mounted, unmounted and mounted again while a program runs. A fileStore holds one folder
-// open, which would go on to take objects after its disk was detached, where nobody finds them.
+// fileAt is the file store at a path. Each call uses the folder that is at the path at
+// that moment, since a disk may be mounted, unmounted and mounted again while a program
+// runs. A fileStore alone keeps one folder open, so after its disk was detached it
+// would go on to store objects in a folder that no other program can reach.
 type fileAt struct {
 	dir  string
 	warn func(string)
@@ -65,9 +66,9 @@ func openFileAt(dir string, create, later bool, warn func(string)) (Store, error
 	return f, nil
 }
 
-// use returns the store that lies at the path now, and what is to be called when
-// the caller is done with it. What was open before is closed after its last user.
-// The lock is not held while the file system is asked, which may never answer.
+// use returns the store that is at the path now, and a function that the caller calls when it
+// is done with the store. A store that was open before is closed after its last user. use does
+// not hold the lock while it asks the file system, because the file system may never answer.
 func (f *fileAt) use() (*fileStore, func(), error) {
 	s, done, err := f.take(nil)
 	if err != nil || s != nil && s.there() {

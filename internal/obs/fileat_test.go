@@ -47,9 +47,9 @@ func TestFileMarker(t *testing.T) {
 	}
 }
 
-// TestFileUnmounted: a store says so while its disk is not mounted,
-// takes nothing into the mount point, and goes on when the disk is
-// back. One that is open already notices that its disk was detached.
+// TestFileUnmounted: a store says so while its disk is not mounted, writes nothing into
+// the mount point, and goes on when the disk is back. A store that is already open
+// notices that its disk was detached.
 func TestFileUnmounted(t *testing.T) {
 	d := testbed.NewPowerDisk(t, "ext4", 64<<20)
 	dir := filepath.Join(d.Point, "backups")
@@ -79,8 +79,8 @@ func TestFileUnmounted(t *testing.T) {
 			}
 		}
 	}
-	// Detached lazily, as an impatient operator does: whoever has it
-	// open could go on to write where nobody finds it.
+	// The disk is detached lazily, as an impatient operator does it: a program that has
+	// the folder open could go on to write into a folder that no other program can reach.
 	if err := unix.Unmount(d.Point, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}

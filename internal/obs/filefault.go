@@ -13,7 +13,7 @@ import (
 	"holdfast/internal/durable"
 )
 
-// lacks warns of what a store's file system lacks, once a Lack.
+// lacks warns of the abilities that a store's file system lacks, once per Lack.
 type lacks struct {
 	dir  string
 	warn func(string) // or nil
@@ -22,7 +22,7 @@ type lacks struct {
 	told map[durable.Lack]bool
 }
 
-// lackWords say what a lack means for a store.
+// lackWords explain the consequence of each Lack for a store.
 var lackWords = map[durable.Lack]string{
 	durable.LackLinks: "its file system has no hard links, so a rename gives objects their names; on FAT and exFAT a power cut " +
 		"can damage a folder: check the file system after one, before the next backup",
@@ -53,8 +53,8 @@ func (l *lacks) left(n int) {
 	}
 }
 
-// there tells whether the store's folder is still what its path names. On a file
-// system whose inode numbers change from look to look only the device can be compared.
+// there reports whether the path of the store still leads to the folder that is open. On a
+// file system whose inode numbers change from look to look only the device can be compared.
 func (s *fileStore) there() bool {
 	held, err := s.root.Lstat(".")
 	if err != nil {
@@ -75,7 +75,8 @@ func device(fi fs.FileInfo) uint64 {
 	return 0
 }
 
-// fail gives an error of the file system its class and says what was being done. nil stays nil.
+// fail gives an error of the file system its class and names the operation and the
+// object. nil stays nil.
 func (s *fileStore) fail(op, key string, err error) error {
 	switch {
 	case err == nil:
@@ -133,8 +134,8 @@ func noInodes(dir string) bool {
 	return unix.Statfs(dir, &st) == nil && st.Files > 0 && st.Ffree == 0
 }
 
-// bare takes the operation and the path off an error: its message is part of one
-// that names the object, and the path of a temporary file tells a user nothing.
+// bare takes the operation and the path off an error: the caller's message names the
+// object already, and the path of a temporary file tells a user nothing.
 func bare(err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok && error(e) == err { //nolint:errorlint // the outermost error only
 		return e.Err

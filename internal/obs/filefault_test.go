@@ -161,7 +161,7 @@ func TestFileFaultsOfDisks(t *testing.T) {
 	} else {
 		fileClass(t, "create, read-only", err, obs.ErrReadOnly, "mount the disk")
 	}
-	// What is there can be read.
+	// The objects that are there can be read.
 	r := open(t, "file://"+folder, obs.Options{Retry: &once})
 	if got := names(t, r); !slices.Equal(got, []string{"k", "l"}) {
 		t.Errorf("List: %q", got)
@@ -170,7 +170,7 @@ func TestFileFaultsOfDisks(t *testing.T) {
 	fileClass(t, "no folder", err, obs.ErrNoFolder, "mounted")
 }
 
-// oddFileSystems are file systems that can hold a store, each with what it warns of.
+// oddFileSystems are file systems that can hold a store, each with the warnings of that store.
 var oddFileSystems = map[string]struct {
 	odd   []testbed.Oddity
 	warns []string
@@ -201,7 +201,7 @@ func TestFileOnOddFileSystems(t *testing.T) {
 	}
 }
 
-// warnings collects what a store warns of.
+// warnings collects the warnings of a store.
 type warnings struct {
 	mu  sync.Mutex
 	all []string
@@ -251,8 +251,8 @@ func TestFileSystemThatHoldsNoStore(t *testing.T) {
 	}
 }
 
-// TestFileTemporaryOfLiveWriter: whatever the clock says, the file
-// of a writer at work stays, and that of a dead one goes.
+// TestFileTemporaryOfLiveWriter: the temporary file of a writer at work stays, and the
+// file of a dead writer is removed, at any time of the clock.
 func TestFileTemporaryOfLiveWriter(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	dir := f.Point
@@ -302,8 +302,8 @@ func TestFileTemporaryOfLiveWriter(t *testing.T) {
 	}
 }
 
-// TestFileKilledWriter kills a process while it writes: the next
-// Open removes what it left, dated in the future or not.
+// TestFileKilledWriter kills a process while it writes: the next Open removes the
+// temporary file that the process left, even if its date is in the future.
 func TestFileKilledWriter(t *testing.T) {
 	dir := t.TempDir()
 	obstest.Folder(t, dir)
@@ -348,7 +348,7 @@ func TestFileKilledWriter(t *testing.T) {
 		if left, err := os.ReadDir(tmp); err != nil || len(left) != 0 {
 			t.Errorf("after Open there are %v in .tmp, %v", left, err)
 		}
-		// What the killed writer confirmed or named is whole.
+		// Each object that the killed writer confirmed or named is whole.
 		for _, key := range names(t, s) {
 			if got, err := obstest.ReadAll(t.Context(), s, key); err != nil || !bytes.Equal(got, endlessBody()) {
 				t.Errorf("%s: %d bytes, %v", key, len(got), err)
@@ -363,7 +363,7 @@ const endlessVariable = "HOLDFAST_OBS_TEST_ENDLESS"
 
 func endlessBody() []byte { return obstest.Body("endless", 4<<20) }
 
-// endless is what such a process does: it writes until it is killed.
+// endless is the work of such a process: it writes until it is killed.
 func endless(url string) error {
 	s, err := obs.Open(context.Background(), url, obs.Options{})
 	if err != nil {
@@ -379,7 +379,8 @@ func endless(url string) error {
 	}
 }
 
-// TestFileLeftWithoutLocks: what nobody can tell the writer of stays, and the operator is told.
+// TestFileLeftWithoutLocks: without locks the store can't tell whether the writer of a
+// temporary file is alive, so the file stays and the store warns the operator.
 func TestFileLeftWithoutLocks(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	left := filepath.Join(f.Folder, ".tmp", ".holdfast+LEFT")

@@ -27,7 +27,7 @@ func (s *fileStore) listAfter(ctx context.Context, prefix, after string) iter.Se
 	}
 }
 
-// fileWalk yields the objects of a folder and those below it.
+// fileWalk yields the objects of a folder and of the folders below it.
 type fileWalk struct {
 	s             *fileStore
 	ctx           context.Context //nolint:containedctx // lives for one call of List
@@ -54,7 +54,8 @@ func (w *fileWalk) folder(name string) bool {
 		}
 		key := path.Join(name, e.Name())
 		switch {
-		case KeyValid(key) != nil: // the temporary folder, and what others put there
+		// the temporary folder, and files that are no objects of the store
+		case KeyValid(key) != nil:
 		case e.IsDir():
 			below := key + "/"
 			related := strings.HasPrefix(below, w.prefix) || strings.HasPrefix(w.prefix, below)

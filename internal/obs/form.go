@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// oddTries is how often a request is made whose answer is not that of an object store: a
-// gateway's page may be gone a moment later, and what a server does not know it will not learn.
+// oddTries is how often a request is made in all if its answer does not come from an
+// object store. A gateway's error page may be gone a moment later, so a few tries pay;
+// a server that does not know the request will not learn it, so more do not.
 const oddTries = 3
 
 // oddError is an answer that is not one of an object store. It is repeated a few times.
@@ -26,7 +27,7 @@ func odd(form string, args ...any) error {
 	return &oddError{fmt.Errorf("%w: %w", ErrOdd, fmt.Errorf(form, args...))}
 }
 
-// formKey is where a context holds how the answer to its request is checked for what it is.
+// formKey is the key of a context's value that holds the check of the form of an answer.
 type formKey struct{}
 
 // withForm has the answers 2xx to the requests of a context checked.
@@ -34,8 +35,8 @@ func withForm(ctx context.Context, check func(*http.Response) error) context.Con
 	return context.WithValue(ctx, formKey{}, check)
 }
 
-// checkForm checks an answer, if its context says how. What the client
-// library asks on its own, about the region of a bucket, is not meant.
+// checkForm checks the form of an answer, if the context of the request has a check. Requests
+// that the client library makes on its own, about the region of a bucket, are not checked.
 func checkForm(req *http.Request, res *http.Response) error {
 	check, ok := req.Context().Value(formKey{}).(func(*http.Response) error)
 	if !ok || res.StatusCode < 200 || res.StatusCode > 299 || req.URL.Query().Has("location") {
@@ -54,7 +55,7 @@ func missingForm(res *http.Response) error {
 	return nil
 }
 
-// requestID is by what a store names a request.
+// requestID is the id that the store gave a request.
 func requestID(h http.Header) string {
 	for _, name := range []string{"X-Amz-Request-Id", "X-Obs-Request-Id"} {
 		if id := h.Get(name); id != "" {
@@ -84,8 +85,8 @@ func encodingForm(res *http.Response) error {
 	return nil
 }
 
-// quietForm wants an answer without a document, or with one that is
-// neither an error nor a page for people.
+// quietForm wants an answer without a document, or with a document that is neither an
+// error nor a page for people.
 func quietForm(res *http.Response) error {
 	if res.ContentLength == 0 || res.StatusCode == http.StatusNoContent || res.Body == nil {
 		return nil

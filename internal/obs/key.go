@@ -11,8 +11,8 @@ const (
 	maxKey = 512
 	// maxElement is the longest element of a key in bytes: NAME_MAX of Linux, and MinIO's limit.
 	maxElement = 255
-	// tempFolder is where the file store keeps what it is writing. It
-	// is no element that begins a key, nor is markerName.
+	// tempFolder is the folder in which the file store keeps unfinished files. No key
+	// begins with this element or with markerName.
 	tempFolder = ".tmp"
 )
 

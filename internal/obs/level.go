@@ -5,15 +5,16 @@ const (
 	// a dead connection (unless the limits allow for one only), and more than a
 	// store has connections for (idleConnections) would open new ones all the time.
 	minLevel, maxLevel = 2, idleConnections
-	// firstLevel is where a limiter begins. It doubles until that no longer pays.
+	// firstLevel is a limiter's first level. The limiter doubles it until that no longer pays.
 	firstLevel = 8
 )
 
-// level finds how many requests to have in flight: it tries more or fewer, for one epoch, and keeps
-// what pays. More requests pay when more work gets done in the same time; fewer when about as much
-// does. With a given number in flight, work per second falls as latency rises (Little's law), so it
-// watches both by one figure. While steps in one direction pay they get longer; after one that does
-// not it turns back, and rests for a while. It is a pure state machine: no clock, no lock.
+// level finds how many requests to have in flight: for one epoch it tries more or fewer,
+// and keeps the number that pays. More requests pay if they get more work done in the same
+// time; fewer pay if they get about as much done. With a given number in flight, work per
+// second falls as latency rises (Little's law), so level watches both by one figure. Its
+// steps get longer while they pay in one direction; after a step that does not pay, level
+// turns back and rests for a while. It is a pure state machine: no clock, no lock.
 type level struct {
 	limit int
 	most  int     // the highest limit
@@ -31,7 +32,7 @@ const (
 	levelPays    = 1.05 // more in flight pay from here
 	levelEnough  = 0.95 // fewer are enough from here
 	levelSlow    = 0.6  // below this something else has become slow
-	levelCut     = 0.7  // what is left after the store asked for fewer
+	levelCut     = 0.7  // the factor of the limit after the store asked for fewer requests
 	levelPatient = 16   // epochs between probes at most
 )
 

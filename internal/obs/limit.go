@@ -11,14 +11,15 @@ import (
 	"time"
 )
 
-// Limits bound what a host does with its stores. The zero value has none but what the store bears.
+// Limits bound the traffic of a host with its stores. The zero value has no bound but
+// the number of requests that the store bears.
 type Limits struct {
 	Up, Down int64   // bytes a second, MinRate or more; 0 is any number
 	Requests float64 // a second; 0 is any number
 	InFlight int     // requests at once at most; 0 is maxLevel
 }
 
-// LimiterState is what a limiter does now.
+// LimiterState is the present state of a limiter.
 type LimiterState struct {
 	Limits   Limits
 	InFlight int // requests under way
@@ -71,9 +72,9 @@ func (l *Limiter) Set(limits Limits) {
 	l.grant()
 }
 
-// MinRate is how many bytes a second each request has of a limit, and
-// so what a limit is at least. With less, a connection would look dead
-// to the server, and many slow requests get no more done than a few.
+// MinRate is the share of each request in a rate limit, in bytes a second, and so the
+// least rate limit. With a smaller share a connection would look dead to the server,
+// and many slow requests get no more done than a few.
 const MinRate = 16 << 10
 
 // mostInFlight is the highest level within limits.
@@ -90,16 +91,16 @@ func mostInFlight(limits Limits) int {
 	return most
 }
 
-// State tells what the limiter does now.
+// State returns the present state of the limiter.
 func (l *Limiter) State() LimiterState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return LimiterState{l.limits, l.inFlight, len(l.waiting), l.level.limit}
 }
 
-// Store makes a store whose calls this limiter holds back. Bytes of s3 and obs are
-// held back as they move; those of other stores before a put and after a read. A list
-// counts as one request and takes no slot, since its caller may make others meanwhile.
+// Store makes a store whose calls this limiter holds back. The limiter holds back the bytes
+// of s3 and obs as they move; the bytes of other stores before a put and after a read. A list
+// counts as one request and takes no slot, since its caller may make other calls meanwhile.
 func (l *Limiter) Store(s Store) Store { return &limited{s, l, pacesItself(s)} }
 
 // pacesItself tells whether a store asks the pace in its context.
@@ -134,7 +135,7 @@ func (l *Limiter) enter(ctx context.Context) (slot, error) {
 	case <-ctx.Done():
 		l.mu.Lock()
 		l.withdraw(turn)
-		if l.trouble != nil { // what those before it wait for
+		if l.trouble != nil { // the reason why the calls before it wait
 			return slot{}, fmt.Errorf("%w, while it waited behind others: %w", ctx.Err(), l.trouble)
 		}
 		return slot{}, ctx.Err()
@@ -144,7 +145,7 @@ func (l *Limiter) enter(ctx context.Context) (slot, error) {
 // free tells whether there is a slot. The lock is held.
 func (l *Limiter) free() bool { return l.inFlight < l.level.limit }
 
-// grant gives free slots to those who wait. The lock is held.
+// grant gives free slots to waiting calls. The caller holds the lock.
 func (l *Limiter) grant() {
 	for len(l.waiting) > 0 && l.free() {
 		l.inFlight++
@@ -175,7 +176,7 @@ func (l *Limiter) leave(c slot, op string, n int, err error) {
 	defer l.grant()
 	switch {
 	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrExists):
-		l.trouble, err = nil, nil // it did what was asked
+		l.trouble, err = nil, nil // the server did its work
 	case errors.Is(err, ErrUnavailable):
 		l.trouble = err
 	}
@@ -216,17 +217,17 @@ func (l *Limiter) endEpoch() {
 	judged := known*2 >= e.ended
 	switch {
 	case speed > 0 && (judged || l.speed == 0):
-	case l.speed > 0: // then so fast are those that are not known
+	case l.speed > 0: // then take the last speed for the classes that are not known
 		speed = l.speed
 	default:
 		speed, judged = 1, true
 	}
 	l.costs.learn(e, speed)
-	// else there was too little to do to tell what more or fewer would bring
+	// else there were too few calls to tell the effect of another limit
 	if judged && e.full*2 >= e.ended {
 		l.speed = speed
-		// By Little's law. Counting what ends in a time would depend
-		// on where in a batch that time ends.
+		// By Little's law. A count of the calls that end in a span of time would depend
+		// on where in a batch the span ends.
 		l.level.epoch(float64(l.level.limit) * speed)
 	}
 }
@@ -234,10 +235,10 @@ func (l *Limiter) endEpoch() {
 // newEpoch begins an epoch. The lock is held.
 func (l *Limiter) newEpoch() { l.epoch = newEpoch(l.epoch.number+1, max(leastCalls, l.level.limit)) }
 
-// paceKey is where a context holds the pace of its call.
+// paceKey is the key of a context's value that holds the pace of its call.
 type paceKey struct{}
 
-// pace is how fast the bytes of one call may move.
+// pace bounds the speed of the bytes of one call.
 type pace struct {
 	pacer *pacer
 	// how many are waiting for it now: a connection that is held back is not a dead one

@@ -239,8 +239,8 @@ func TestRequestsAndOtherStores(t *testing.T) {
 	})
 }
 
-// service is a store by a clock: it does up to capacity requests at their
-// full speed and shares it among more, and refuses those above refuse.
+// service is a store by a clock: it does up to capacity requests at their full speed
+// and shares it among more, and refuses requests above refuse.
 type service struct {
 	obs.Store
 	mu               sync.Mutex
@@ -445,8 +445,8 @@ func TestLevelOfMixedRequests(t *testing.T) {
 	}
 }
 
-// TestLevelObeys: a service that refuses what is too much is asked
-// for less, and hardly refuses any more.
+// TestLevelObeys: a service that refuses excess requests gets fewer of them, and hardly
+// refuses any more.
 func TestLevelObeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{capacity: 100, refuse: 10}
@@ -464,8 +464,8 @@ func TestLevelObeys(t *testing.T) {
 	})
 }
 
-// TestInFlight: the limit holds for all stores of a host together,
-// and can be changed; whoever leaves the queue does not take a place.
+// TestInFlight: the limit holds for all stores of a host together, and can be changed;
+// a call that leaves the queue does not take a slot.
 func TestInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{capacity: 100}

@@ -79,8 +79,8 @@ func (p *listPage) read(res *http.Response, bucket, prefix string) error {
 	return nil
 }
 
-// parse checks a page for what it is: a server that answers with
-// another document must not be taken for one without objects.
+// parse checks the form of a page: an answer with another document must not be taken
+// for a list without objects.
 func (p *listPage) parse(body []byte, prefix string) error {
 	var doc listDocument
 	if err := parseDocument(body, "ListBucketResult", &doc); err != nil {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// FuzzListPage: whatever a server sends for a page, nothing panics, and what
-// is taken for a page has only keys that begin with the prefix, with sizes.
+// FuzzListPage: no answer of a server makes the parser panic, and an accepted page has
+// only keys that begin with the prefix, with sizes.
 func FuzzListPage(f *testing.F) {
 	const row = "<Contents><Key>%s</Key><Size>%s</Size><LastModified>2026-01-02T03:04:05Z</LastModified></Contents>"
 	for _, body := range []string{
@@ -34,8 +34,8 @@ func FuzzListPage(f *testing.F) {
 				t.Errorf("row %+v for the prefix %q", r, prefix)
 			}
 		}
-		// Whatever the rows are, those that are accepted are in order,
-		// and a page that is accepted without rows can't go on by itself.
+		// For any rows, the accepted rows are in order, and the list can't stay at an
+		// accepted page without rows.
 		l := &listing{prefix: prefix, tokens: map[string]bool{}}
 		for range 3 {
 			before := l.last
@@ -57,7 +57,7 @@ func FuzzListPage(f *testing.F) {
 	})
 }
 
-// FuzzRange: whatever a server says of a range, no more bytes are taken than were asked for.
+// FuzzRange: for any range in a server's answer, the reader takes no more bytes than it asked for.
 func FuzzRange(f *testing.F) {
 	for _, text := range []string{"bytes 0-9/10", "bytes 0-9/*", "bytes */10", "bytes 9-0/10", "bytes 0-99999999999999999999/1", "Bytes 5-6/7", "", "x", "bytes -1-5/6"} {
 		f.Add(text, "10", int64(0), 10)

@@ -66,7 +66,8 @@ func (s *s3Store) lockOf(ctx context.Context, op, key string) (until time.Time, 
 	return in.RetainUntil, c.said.either("Object-Lock-Mode"), err
 }
 
-// confirmExtension asks, once for each Store, whether the server did what it answered 200 to.
+// confirmExtension checks, once for each Store, that the server did the extension that
+// it answered with 200.
 func (s *s3Store) confirmExtension(ctx context.Context, key string, until time.Time) error {
 	s.put.mu.Lock()
 	defer s.put.mu.Unlock()
@@ -114,8 +115,9 @@ func lockless(err error) bool {
 	}, res.Code) || res.StatusCode == http.StatusMethodNotAllowed || res.StatusCode == http.StatusNotImplemented
 }
 
-// confirmRetention asks the server, once for each Store, whether it keeps the retention that a put
-// asked for: a bucket without it would let anybody with its keys delete what somebody relies on.
+// confirmRetention asks the server, once for each Store, whether it keeps the retention
+// of a put: in a bucket without retention, any holder of its keys could delete objects
+// that users believe locked.
 func (s *s3Store) confirmRetention(c *call) error {
 	if s.put.retains(c.key) == 0 {
 		return nil
@@ -137,8 +139,8 @@ func (s *s3Store) confirmRetention(c *call) error {
 	return nil
 }
 
-// lockTime reads the end of a lock: S3 has RFC 3339, OBS has
-// milliseconds. What is neither is no lock.
+// lockTime reads the end of a lock: S3 has RFC 3339, OBS has milliseconds. A text of
+// neither form is no lock.
 func lockTime(text string) time.Time {
 	if at, err := time.Parse(time.RFC3339Nano, text); err == nil {
 		return at.UTC()
@@ -149,7 +151,8 @@ func lockTime(text string) time.Time {
 	return time.Time{}
 }
 
-// documentKey is where a context holds the body that a request has instead of the client library's.
+// documentKey is the key of a context's value that holds a request's body in place of
+// the client library's.
 type documentKey struct{}
 
 // withDocument puts the body of the context into a request, if there is one.

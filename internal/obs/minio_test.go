@@ -91,7 +91,8 @@ func TestServerKilledAndBack(t *testing.T) {
 	}
 }
 
-// TestServerAway: without hope the error comes in time, and says what was asked of whom.
+// TestServerAway: when the server stays away, the error comes in time, and names the
+// request and the server.
 func TestServerAway(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	s := open(t, m.URL(m.Bucket(t), ""), obs.Options{Getenv: m.Getenv, Retry: &obs.RetryPolicy{MaxElapsed: 2 * time.Second}})
@@ -140,7 +141,7 @@ func TestServerRefuses(t *testing.T) {
 	}
 }
 
-// TestObserve: what the metrics count.
+// TestObserve: an Observer gets the events that the metrics count.
 func TestObserve(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	var events []string

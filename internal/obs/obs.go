@@ -1,9 +1,9 @@
 // Package obs is object storage: the Store contract and its implementations (S3 and OBS, folder, memory). obs stands for Object Storage Service.
 //
-// Callers are internal/vault, which alone knows what the objects mean, and the programs, which
-// open a store by its URL. The package starts no goroutine that outlives the call that started it.
-// A crash leaves at most an object that was never confirmed and that nobody names (for the file
-// store: a temporary file, removed by the next Open).
+// Its callers are internal/vault, the only package that knows the meaning of the objects, and
+// the programs, which open a store by its URL. The package starts no goroutine that outlives
+// the call that started it. A crash leaves at most an object that was never confirmed and that
+// no other object names (for the file store: a temporary file, which the next Open removes).
 package obs
 
 import (
@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// Info is what the store says about one object.
+// Info is the store's description of one object.
 type Info struct {
 	Key      string    // without the store's own prefix
 	Size     int64     // bytes
 	Modified time.Time // UTC, by the store's clock; only for display
-	// RetainUntil is until when the object is locked, UTC. Stat sets
-	// it where the server tells; zero is not known or not locked.
+	// RetainUntil is the end of the object's lock, UTC. Stat sets it where the server
+	// tells; zero is not known or not locked.
 	RetainUntil time.Time
 	// Class is the object's storage class as the server names it; "" where it names none.
 	Class string
@@ -26,21 +26,21 @@ type Info struct {
 	Cold bool
 }
 
-// Capabilities is what a store can do beyond the contract.
+// Capabilities are the abilities of a store beyond the contract.
 type Capabilities struct {
 	// ConditionalPut is true when PutNew is atomic: of two writers of one name exactly
-	// one wins. Of a server it is assumed until the first PutNew or ProveConditionalPut
-	// proves it, and false from then on where the server does not do it.
+	// one wins. For a server it is assumed until the first PutNew or ProveConditionalPut
+	// proves it, and false from then on where the server ignores the condition.
 	ConditionalPut bool
-	// Integrity names what the server verified before Put returned: "crc64nvme
-	// or sha256" (whichever it verifies), "sha256", "md5", "crc64nvme",
+	// Integrity names the checksum that the server verified before Put returned:
+	// "crc64nvme or sha256" (whichever it verifies), "sha256", "md5", "crc64nvme",
 	// "crc32c", "fsync" (a file store, which reads nothing back) or "memory".
 	Integrity string
 	// Retain is how long the store locks the objects of which
 	// retention is asked, from their put on; 0 without lock.
 	Retain time.Duration
-	// Proved is what the server was seen to do so far. Of stores
-	// without a server nothing is in doubt, and it is zero.
+	// Proved tells which properties the server has shown so far. The properties of a
+	// store without a server are never in doubt; its Proved is zero.
 	Proved Proved
 }
 
@@ -56,8 +56,9 @@ type Store interface {
 	// name are a fault of the caller, and ErrExists where the store can tell. A failed Put
 	// may have stored the object whole, never in part; then its error is ErrUncertain too.
 	Put(ctx context.Context, key string, body []byte) error
-	// PutNew is Put, but ErrExists when the name is taken, whatever it holds. Only where
-	// Capabilities.ConditionalPut says so; elsewhere an error that wraps errors.ErrUnsupported.
+	// PutNew is Put, but returns ErrExists when the name is taken, with the same or
+	// other bytes. It works where Capabilities.ConditionalPut is true; elsewhere it
+	// returns an error that wraps errors.ErrUnsupported.
 	PutNew(ctx context.Context, key string, body []byte) error
 	// ReadAt fills p from the object's bytes that begin at off, and returns how many it read.
 	// As in io.ReaderAt, n < len(p) comes with an error: io.EOF when the object ends before.
@@ -69,16 +70,16 @@ type Store interface {
 	// their keys. Every object whose Put ended before List began is there. It ends
 	// after the first error. A prefix with which no key can begin is ErrUsage.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
-	// Delete removes the objects; one that is not there is no error. After an error some
-	// may be gone: after one that is ErrUncertain, or where there were several keys.
+	// Delete removes the objects. An object that does not exist is no error. After an
+	// ErrUncertain, or after any error of a call with several keys, some objects may be gone.
 	Delete(ctx context.Context, keys ...string) error
-	// Extend prolongs the lock of an object, at least to that time, in the mode that
-	// the lock has. It never shortens a lock and may be repeated. An object without
-	// a lock gets one that nobody can shorten. Only where Capabilities.Retain is
-	// set; elsewhere an error that wraps errors.ErrUnsupported.
+	// Extend prolongs the lock of an object at least to the time until, in the mode of
+	// the lock. It never shortens a lock and may be repeated. An object without a lock
+	// gets a lock that nobody can shorten. It works where Capabilities.Retain is set;
+	// elsewhere it returns an error that wraps errors.ErrUnsupported.
 	Extend(ctx context.Context, key string, until time.Time) error
-	// Capabilities is constant for the life of the Store, but for
-	// what it learns of a server: see ConditionalPut and Proved.
+	// Capabilities is constant for the life of the Store, except for the properties
+	// that a server shows later: see ConditionalPut and Proved.
 	Capabilities() Capabilities
 	// String is the store's URL without anything secret, for messages.
 	String() string

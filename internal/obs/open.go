@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Options are what Open needs beside the URL. The zero value is usable.
+// Options are Open's arguments beside the URL. The zero value is usable.
 type Options struct {
 	// Getenv looks up the environment, in which credentials are; nil means os.Getenv.
 	Getenv func(string) string
@@ -28,8 +28,8 @@ type Options struct {
 	// Later opens a file store also while its folder is not there or has
 	// no marker, as before its disk is mounted: calls fail until then.
 	Later bool
-	// Warn, if set, is told in a sentence what the file system of a file store lacks, and
-	// what follows from that: on the goroutine of the call that met the lack, once a lack.
+	// Warn, if set, gets a sentence about each ability that the file system of a file store
+	// lacks and its consequence: on the goroutine of the call that met the lack, once per Lack.
 	Warn func(message string)
 	// Retention tells how long an object is locked where the URL asks for locks of that
 	// length: 0 is not at all. Nil means that all are locked as long as the URL asks.
@@ -58,9 +58,9 @@ type Options struct {
 // same with OBS_ and OBS_SECURITY_TOKEN), then the shared credentials file, then the metadata
 // service of the instance, within metadataPatience. The store retries (see Options.Retry).
 //
-// A URL that is not of this form is ErrUsage, a file store whose folder is not there
-// ErrNoFolder, one whose folder has no marker ErrNoMarker, one on a file system that can hold no
-// store ErrFileSystem, and a bucket without credentials ErrAccess. Messages repeat no secret.
+// A URL that is not of this form is ErrUsage, a file store whose folder does not exist ErrNoFolder,
+// a file store whose folder has no marker ErrNoMarker, a file store on a file system that can hold
+// no store ErrFileSystem, and a bucket without credentials ErrAccess. Messages repeat no secret.
 func Open(ctx context.Context, rawURL string, opts Options) (Store, error) {
 	if opts.Getenv == nil {
 		opts.Getenv = os.Getenv
@@ -113,8 +113,8 @@ func parseURL(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-// parameters returns the query's values, refusing what is not in
-// known, what is repeated and what is empty.
+// parameters returns the query's values. It refuses a parameter that is not in known,
+// is repeated or is empty.
 func parameters(u *url.URL, known ...string) (map[string]string, error) {
 	q, err := url.ParseQuery(u.RawQuery)
 	if err != nil {

@@ -99,7 +99,7 @@ func TestOpenTakes(t *testing.T) {
 
 func TestNoCredentials(t *testing.T) {
 	start := time.Now()
-	// The metadata service is one that never answers.
+	// The metadata service never answers.
 	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	defer silent.Close()
 	for _, e := range []func(string) string{
@@ -177,8 +177,8 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("%s: signed with %q and token %q, want %s and %q", c.scheme, auth, token, c.id, c.token)
 		}
 	}
-	// Everybody's keys are nobody's, and those that come after them
-	// in the order are not taken in their place.
+	// Keys that everybody can read count as no keys, and the later sources of keys are
+	// not used in their place.
 	if err := os.Chmod(file, 0o604); err != nil {
 		t.Fatal(err)
 	}

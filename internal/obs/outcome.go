@@ -58,5 +58,5 @@ func mayHaveActed(err error) bool {
 	return errors.Is(err, ErrUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// changes tells the operations whose outcome matters.
+// changes tells the operations whose outcome matters, because they change the store.
 func changes(op string) bool { return op == opPut || op == opPutNew || op == opDelete }

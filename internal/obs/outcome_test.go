@@ -41,8 +41,8 @@ func changesOf(s obs.Store) map[string]func(context.Context) error {
 	}
 }
 
-// TestUncertainOutcomeIsKept: when the first try may have taken effect, the error of the last one
-// does not hide it, whatever that was; and a first try that certainly had none leaves no doubt.
+// TestUncertainOutcomeIsKept: when the first try may have taken effect, no error of the
+// last try hides that; and a first try that certainly had no effect leaves no doubt.
 func TestUncertainOutcomeIsKept(t *testing.T) {
 	answer := func(status int, doc string) func(http.ResponseWriter) {
 		return func(w http.ResponseWriter) {
@@ -90,7 +90,7 @@ func TestUncertainOutcomeIsKept(t *testing.T) {
 	}
 }
 
-// TestCertainFailures: what never reached a server has no unknown outcome.
+// TestCertainFailures: a request that never reached a server has no unknown outcome.
 func TestCertainFailures(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

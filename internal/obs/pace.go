@@ -27,7 +27,7 @@ type pacer struct {
 	changed chan struct{} // closed when the rate changes; nil while nobody waits
 }
 
-// set changes the rate, also for those who wait.
+// set changes the rate, also for calls that wait.
 func (p *pacer) set(rate float64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,7 +72,7 @@ func (p *pacer) take(ctx context.Context, n int) error {
 		select {
 		case <-timer.C:
 			return nil
-		case <-changed: // what was reserved is forgotten: ask again
+		case <-changed: // the reservation is forgotten: reserve again
 			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()

@@ -13,7 +13,7 @@ import (
 	"github.com/minio/minio-go/v7"
 )
 
-// Proof is what is known of a property of a server.
+// Proof is the knowledge about one property of a server.
 type Proof int32
 
 // The states of a Proof.
@@ -34,7 +34,7 @@ func (p Proof) String() string {
 	return "unproved"
 }
 
-// Proved is what a server was seen to do and not to do since the store was opened.
+// Proved tells which properties a server has shown, and which it lacks, since the store was opened.
 type Proved struct {
 	ConditionalPut Proof // it takes a name once: If-None-Match on a put
 	BatchDelete    Proof // it deletes many objects by one request
@@ -65,15 +65,15 @@ type facts struct {
 	key    string     // of the object by which conditionalPut is proved; "" until the first trial
 }
 
-// prover is what a store of this package can do beyond Store: find
-// out whether its server takes a name once.
+// prover is an ability that the stores of this package have beyond Store: to find out
+// whether the server takes a name only once.
 type prover interface {
 	proveConditionalPut(ctx context.Context, key string, body []byte) (bool, error)
 }
 
 // ProveConditionalPut puts an object and tells whether PutNew of the store is atomic, as
-// proved and not as assumed. It is for a caller about to rely on that. The object must be
-// one that every writer puts with the same bytes, since a server that ignores the condition
+// proved and not as assumed. It is for a caller that is about to rely on atomic puts. Every
+// writer must put this object with the same bytes, since a server that ignores the condition
 // writes it again. On success the object is there, and Capabilities tell the same.
 func ProveConditionalPut(ctx context.Context, s Store, key string, body []byte) (bool, error) {
 	if p, ok := s.(prover); ok {
@@ -165,8 +165,8 @@ func (s *s3Store) mustTakeCondition(ctx context.Context) error {
 // takesCondition tells whether puts have If-None-Match.
 func (s *s3Store) takesCondition() bool { return s.conditional && !s.proved.conditionalPut.fails() }
 
-// stumbles tells the answers of servers that do not know what they
-// were asked for: a header, or a kind of request.
+// stumbles reports whether the error is the answer of a server that does not know a
+// header or a kind of request.
 func stumbles(err error) bool {
 	res := minio.ToErrorResponse(err)
 	switch res.StatusCode {
@@ -179,7 +179,7 @@ func stumbles(err error) bool {
 	return res.Code == "NotImplemented"
 }
 
-// proof tells what is known of checksums and locks.
+// proof returns the knowledge about checksums and locks.
 func (p *putter) proof() (checksum, lock Proof) {
 	switch {
 	case p.checksumOff.Load():

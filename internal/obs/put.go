@@ -30,7 +30,7 @@ const (
 	integrityCRC32C = "crc32c"
 )
 
-// putOptions are what a store's URL asks of each put.
+// putOptions are the wishes of a store's URL for each put.
 type putOptions struct {
 	integrity    string
 	encryption   string // "", "kms" or "AES256"
@@ -45,14 +45,14 @@ var checksums = map[string]minio.ChecksumType{
 	integrityCRC64: minio.ChecksumCRC64NVME, integrityCRC32C: minio.ChecksumCRC32C,
 }
 
-// putter is what a bucket knows of how its server takes puts.
+// putter holds how the server of a bucket takes puts, as far as its answers have shown.
 type putter struct {
 	putOptions
 	retention func(key string, asked time.Duration) time.Duration // as in Options
 	// checksumOff is set when the server turns out not to verify the
 	// checksum; checksumSeen when it did.
 	checksumOff, checksumSeen atomic.Bool
-	// etagOther is set when the server's ETag turned out not to be the MD5 of what it stored.
+	// etagOther is set when the server's ETag turned out not to be the MD5 of the stored bytes.
 	etagOther atomic.Bool
 
 	mu sync.Mutex
@@ -73,7 +73,7 @@ func (s *s3Store) send(c *call, body []byte, fresh bool) error {
 	return s.sendS3(c, body, opts)
 }
 
-// optionsS3 says what the URL asks for in the words of S3.
+// optionsS3 puts the wishes of the URL into the words of S3.
 func (s *s3Store) optionsS3(key string) minio.PutObjectOptions {
 	opts := minio.PutObjectOptions{StorageClass: s.put.storageClass, UserMetadata: map[string]string{}}
 	switch s.put.encryption {
@@ -148,7 +148,7 @@ func (s *s3Store) sendS3(c *call, body []byte, opts minio.PutObjectOptions) erro
 	return s.confirmRetention(c)
 }
 
-// errNotEncrypted is worth an error, since it is what somebody relies on.
+// errNotEncrypted is an error and no warning, since the operator relies on the encryption.
 var errNotEncrypted = fmt.Errorf("%w: the server stored the object, but did not say that it encrypted it as the store's URL asks", ErrUsage)
 
 // unknownHeader tells the answers of servers that stumble over a checksum that they do not know.
@@ -265,7 +265,7 @@ func (p *putter) retains(key string) time.Duration {
 	return p.retention(key, p.retain)
 }
 
-// describe names what the server verifies, for Capabilities.
+// describe names the checksum that the server verifies, for Capabilities.
 func (p *putter) describe() string {
 	if p.integrity == integrityAuto {
 		return integrityCRC64 + " or " + integritySHA256

@@ -26,7 +26,7 @@ import (
 
 const crcHeader = "X-Amz-Checksum-Crc64nvme"
 
-// TestIntegrityOfS3: which digest goes with which put, by what the server said before.
+// TestIntegrityOfS3: the server's earlier answers decide which digest goes with which put.
 func TestIntegrityOfS3(t *testing.T) {
 	const unsigned = "UNSIGNED-PAYLOAD"
 	echo := func(w http.ResponseWriter, r *http.Request) { w.Header().Set(crcHeader, r.Header.Get(crcHeader)) }
@@ -46,7 +46,7 @@ func TestIntegrityOfS3(t *testing.T) {
 	for _, c := range []struct {
 		name, query string
 		server      http.HandlerFunc
-		want        string // for each request, what it is verified by
+		want        string // for each request, the digest by which the server verifies it
 	}{
 		{"verifies the checksum", "", echo, "sha256+crc crc crc"},
 		{"does not know it", "", silent, "sha256+crc sha256 sha256"},
@@ -108,8 +108,8 @@ func (c flipping) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// TestDamageOnTheWay: whatever digest goes with a put, a real server
-// refuses bytes that are not those, and the put is made again.
+// TestDamageOnTheWay: with every kind of digest, a real server refuses bytes that do
+// not match the digest, and the client repeats the put.
 func TestDamageOnTheWay(t *testing.T) {
 	for name, start := range map[string]func(testing.TB) *testbed.S3{"MinIO": testbed.StartMinIO, "Versity": testbed.StartVersity} {
 		t.Run(name, func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestDamageOnTheWay(t *testing.T) {
 					}
 				})
 				s := open(t, url, o)
-				// it learns what the server verifies
+				// the store learns which digest the server verifies
 				if err := s.Put(t.Context(), "first", []byte("x")); err != nil {
 					t.Fatalf("%s: %v", url, err)
 				}
@@ -159,7 +159,7 @@ func TestDamageOnTheWay(t *testing.T) {
 	}
 }
 
-// TestOptionsOfS3: what the URL asks for is in the request, and signed.
+// TestOptionsOfS3: the wishes of the URL are in the request, and signed.
 func TestOptionsOfS3(t *testing.T) {
 	var seen http.Header
 	encrypts := true
@@ -240,7 +240,7 @@ func TestRetentionOfServers(t *testing.T) {
 	}
 }
 
-// TestOptionsOfOBS: what the URL asks for reaches a strict OBS, in its words.
+// TestOptionsOfOBS: the wishes of the URL reach a strict OBS, in its words.
 func TestOptionsOfOBS(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	soon := func(text string) bool {
@@ -288,7 +288,8 @@ func TestOptionsOfOBS(t *testing.T) {
 	}
 }
 
-// TestOBSThatDoesNotDoWhatIsAsked: what somebody relies on is not left out in silence.
+// TestOBSThatDoesNotDoWhatIsAsked: the store reports it when the server leaves out an
+// encryption, a checksum or a lock on which the operator relies.
 func TestOBSThatDoesNotDoWhatIsAsked(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	for query, opts := range map[string]proxytest.Options{

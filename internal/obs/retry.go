@@ -40,22 +40,23 @@ type RetryEvent struct {
 const (
 	// DefaultRetryBase is short, since most faults are one connection that broke.
 	DefaultRetryBase = 200 * time.Millisecond
-	// DefaultRetryCap is what a store that was away may idle after it came back.
+	// DefaultRetryCap is the longest wait before the next try, and so the longest time
+	// that a store idles after it came back.
 	DefaultRetryCap = 20 * time.Second
 )
 
-// DefaultRetry is what Open uses when Options name no policy: long enough for a restart of a store,
-// short enough for somebody who waits at a terminal.
+// DefaultRetry is Open's policy when Options name none: long enough for a restart of a
+// store, short enough for a person at a terminal.
 var DefaultRetry = RetryPolicy{MaxElapsed: 2 * time.Minute}
 
 // errGaveUp marks, for messages, an error that outlasted the policy.
 var errGaveUp = errors.New("gave up")
 
-// Retry makes a store that repeats what failed with ErrUnavailable, with exponential
+// Retry makes a store that repeats calls that failed with ErrUnavailable, with exponential
 // back-off, full jitter and no less than the wait that the server asked for. All other
 // errors come back at once. The error of the last try is kept; when the context ends during
 // a wait, both are. If any try of a put or a delete may have taken effect, the error is
-// ErrUncertain as well, whatever the last try failed of. A list goes on behind the last
+// ErrUncertain as well, for every failure of the last try. A list goes on behind the last
 // object that it gave. A store that retries already gets the new policy instead of the old.
 func Retry(s Store, p RetryPolicy) Store {
 	if r, ok := s.(*retrying); ok {
@@ -119,7 +120,7 @@ func (r *retrying) ReadAt(ctx context.Context, key string, p []byte, off int64) 
 	got := 0
 	err = r.do(ctx, opRead, key, func(ctx context.Context) error {
 		n, err := r.Store.ReadAt(ctx, key, p[got:], off+int64(got))
-		got += n // what came before the connection broke is not fetched twice
+		got += n // the bytes before the break are not fetched twice
 		return err
 	})
 	return got, err
@@ -153,7 +154,7 @@ func (r *retrying) listAfter(ctx context.Context, prefix, after string) iter.Seq
 	return func(yield func(Info, error) bool) {
 		last := after
 		stopped := false
-		// Each object that came is progress: the budget is for what follows it.
+		// Each object that came is progress: the budget starts again for the objects after it.
 		for {
 			begun := last
 			err := r.do(ctx, opList, prefix, func(ctx context.Context) error {
@@ -211,7 +212,7 @@ func listFrom(ctx context.Context, s Store, prefix, after string) iter.Seq2[Info
 	}
 }
 
-// attemptKey is where a context holds how often its call was tried before.
+// attemptKey is the key of a context's value that holds the number of earlier tries of its call.
 type attemptKey struct{}
 
 // do calls f until it returns nil or an error that a repetition does
@@ -246,7 +247,8 @@ func (r *retrying) repeat(ctx context.Context, op, key string, f func(context.Co
 		case err == nil:
 			return nil
 		case !errors.Is(err, ErrUnavailable) && attempt >= looks(err):
-			if last != nil && ctx.Err() != nil { // the end of time is not what a person has to mend
+			// the reason before it, not the end of time, tells a person the remedy
+			if last != nil && ctx.Err() != nil {
 				return fmt.Errorf("%w, after: %w", err, last)
 			}
 			return err
@@ -278,7 +280,7 @@ func (r *retrying) repeat(ctx context.Context, op, key string, f func(context.Co
 	}
 }
 
-// looks is how often a call is tried whose error a second look may mend; 1 for all others.
+// looks is the number of tries of a call whose error a second look may mend; 1 for all others.
 func looks(err error) int {
 	var again interface{ Tries() int }
 	if errors.As(err, &again) {
@@ -287,7 +289,7 @@ func looks(err error) int {
 	return 1
 }
 
-// longestRetryAfter bounds what a server may ask for. MinIO asks for two minutes
+// longestRetryAfter bounds the wait that a server may ask for. MinIO asks for two minutes
 // while it starts, which takes it a second, and an instance may be frozen meanwhile.
 const longestRetryAfter = 15 * time.Second
 

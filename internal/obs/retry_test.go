@@ -138,8 +138,8 @@ func (h *hangs) Put(ctx context.Context, _ string, _ []byte) error {
 	return context.Cause(ctx)
 }
 
-// TestRetryKeepsTheReason: when time is up during a later try, what
-// the first one failed of is told too.
+// TestRetryKeepsTheReason: when time is up during a later try, the error also tells why
+// the first try failed.
 func TestRetryKeepsTheReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -154,8 +154,8 @@ func TestRetryKeepsTheReason(t *testing.T) {
 func TestRetryHonoursRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := obstest.NewFaulty(obs.NewMemory())
-		// What it asks for, but no longer than an instance can be kept
-		// frozen for a server that restarts.
+		// The store waits as long as the server asks, but no longer than an instance
+		// can be kept frozen for a server that restarts.
 		for asked, want := range map[time.Duration]time.Duration{12 * time.Second: 12 * time.Second, 90 * time.Second: 15 * time.Second} {
 			f.Inject(obstest.Fault{Times: 1, Err: &askedError{asked}})
 			start := time.Now()
@@ -246,7 +246,7 @@ func TestRetryListGoesOn(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		// Each list breaks after the first object of the store, also of those given before.
+		// Each list breaks after the first object of the store, also if the list gave it before.
 		f.Inject(obstest.Fault{Op: obstest.List, Times: 3, After: true})
 		s := obs.Retry(f, obs.RetryPolicy{})
 		var got []string

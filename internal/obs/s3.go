@@ -20,16 +20,16 @@ import (
 )
 
 const (
-	// deleteBatch is what one request of S3 deletes at most.
+	// deleteBatch is the most objects that one request of S3 deletes.
 	deleteBatch = 1000
 	// deleteWorkers is how many single deletions run at once where there is no batch.
 	deleteWorkers = 8
 )
 
-// dialect is in what OBS and S3 differ.
+// dialect holds the differences between OBS and S3.
 type dialect struct {
 	scheme string
-	// integrity is what the server verifies where the URL does not say.
+	// integrity is the checksum that the server verifies where the URL names none.
 	integrity string
 	// conditional sends If-None-Match with each put, so that a name is taken once.
 	conditional bool
@@ -44,7 +44,7 @@ var (
 	dialectOBS = dialect{scheme: "obs", integrity: integrityMD5, listV1: true}
 )
 
-// s3Store is a bucket, or what lies below a prefix in it.
+// s3Store is a bucket, or the objects below a prefix in it.
 type s3Store struct {
 	dialect
 	client *minio.Core
@@ -163,7 +163,8 @@ func (s *s3Store) Put(ctx context.Context, key string, body []byte) error {
 	same, serr := holdsSame(ctx, s, key, body)
 	switch {
 	case errors.Is(serr, ErrNotFound):
-		// Deleted in between, so the name is free; or the server answers so whatever is there.
+		// Another client deleted the object in between, so the name is free; or the
+		// server refuses every conditional put.
 		return c.fail(odd("the server says that the name is taken, and has no such object: %w", serr))
 	case serr != nil:
 		return serr

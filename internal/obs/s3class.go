@@ -117,7 +117,7 @@ func (s *s3Store) classify(err error, said *answer) error {
 	}
 	var res minio.ErrorResponse
 	if !errors.As(err, &res) {
-		if noSuchHost(err) { // it may be that of a name service that starts
+		if noSuchHost(err) { // a name service that is starting may give this answer
 			return &againError{fmt.Errorf("%w: %w", ErrNoHost, err), oddTries}
 		}
 		if permanent(err) {
@@ -193,7 +193,7 @@ func classOfRefusal(res minio.ErrorResponse) error {
 	return ErrAccess
 }
 
-// clockSkew is what stores allow a request's time to differ from their own.
+// clockSkew is the difference that stores allow between a request's time and their own.
 const clockSkew = 15 * time.Minute
 
 // slowStatus tells the answers by which a store asks for fewer requests.

@@ -16,14 +16,14 @@ import (
 // after the other. Stores give some where many objects were deleted.
 const maxEmptyPages = 1000
 
-// pager is how the next page of a list is asked for.
+// pager is the way to ask for the next page of a list.
 type pager int
 
 const (
 	// byToken is version 2 with the token of the page before, where there is one.
 	byToken pager = iota
-	// byKey is version 2 after the last key: what is left when a
-	// token expired, or leads in a circle.
+	// byKey is version 2 after the last key: the way that is left when a token has
+	// expired, or leads in a circle.
 	byKey
 	// byMarker is version 1, which all servers know.
 	byMarker
@@ -37,7 +37,7 @@ type listing struct {
 	by     pager
 	last   string          // the greatest key so far, with the store's own prefix
 	token  string          // of the next page
-	tokens map[string]bool // those that came
+	tokens map[string]bool // the tokens that the pages so far brought
 	empty  int             // pages without an object, one after the other
 	doubt  bool            // the page before was full and said that it was the last one
 }
@@ -121,7 +121,7 @@ func (l *listing) another(err error) bool {
 	return true
 }
 
-// refusesRequest tells the answers by which a server refuses what it was asked, and not who asked.
+// refusesRequest reports whether a server refused the form of the request, and not its sender.
 func refusesRequest(err error) bool {
 	switch minio.ToErrorResponse(err).StatusCode {
 	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusGone,
@@ -158,11 +158,11 @@ func (l *listing) ask() (*listPage, error) {
 	return page, nil
 }
 
-// errListCircle is a list that gives again what it gave before.
+// errListCircle is a list that repeats objects that it gave before.
 var errListCircle = odd("the pages of the list repeat themselves or are not in the order of their keys")
 
-// accept checks that a page goes on behind those before it, and
-// finds out whether another one follows.
+// accept checks that a page goes on behind the pages before it, and finds out whether
+// another one follows.
 func (l *listing) accept(page *listPage) error {
 	rows := page.rows[:0:len(page.rows)]
 	last := l.last
@@ -190,7 +190,7 @@ func (l *listing) accept(page *listPage) error {
 	}
 	page.rows, l.last = rows, last
 	l.doubt = !page.truncated && page.token == ""
-	// A page that is full may not be the last one, whatever it says.
+	// A full page may not be the last one, even if it says that it is.
 	page.more = page.truncated || page.token != "" || page.full()
 	l.token = ""
 	if l.by == byToken && page.token != "" && !l.tokens[page.token] {

@@ -22,11 +22,11 @@ var regionForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
 const (
 	amazonEndpoint = "https://s3.amazonaws.com"
-	// customRegion is what servers of one's own sign for, unless told otherwise.
+	// customRegion is the region that self-hosted servers sign for, unless told otherwise.
 	customRegion = "us-east-1"
 )
 
-// bucketURL is what an s3 or obs URL says.
+// bucketURL is an s3 or obs URL in its parts.
 type bucketURL struct {
 	bucket, prefix string
 	endpoint       *url.URL
@@ -196,10 +196,10 @@ const (
 // classForm keeps the name of a storage class from becoming another header.
 var classForm = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,31}$`)
 
-// keyForm is what ids, aliases and ARNs of KMS keys look like.
+// keyForm is the form of ids, aliases and ARNs of KMS keys.
 var keyForm = regexp.MustCompile(`^[A-Za-z0-9:/_.-]{1,256}$`)
 
-// parsePutOptions reads what a URL asks of each put.
+// parsePutOptions reads the wishes of a URL for each put.
 func parsePutOptions(q map[string]string, d dialect) (p putOptions, err error) {
 	bad := func(name, want string) error {
 		return fmt.Errorf("%w: store URL: %s %q, want %s", ErrUsage, name, q[name], want)

@@ -13,8 +13,8 @@ import (
 	"github.com/minio/minio-go/v7"
 )
 
-// ReadAt asks for the bytes again behind those that came, where a
-// server or a gateway gives fewer at a time.
+// ReadAt asks again for the rest of the bytes where a server or a gateway gives fewer
+// bytes than the request wanted.
 func (s *s3Store) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
 	if err := enter(ctx, opRead, key); err != nil {
 		return 0, err
@@ -83,8 +83,8 @@ func behindEnd(contentRange string, off int64) error {
 	return nil
 }
 
-// rangeOf reads from the answer how many bytes it has of those that
-// were asked for, and whether the object ends behind them.
+// rangeOf reads from the answer how many of the wanted bytes it has, and whether the
+// object ends behind them.
 func rangeOf(h http.Header, off int64, length int) (n int, end bool, err error) {
 	text := h.Get("Content-Range")
 	told, terr := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
@@ -124,9 +124,9 @@ func parseRange(text string) (first, last, size int64, ok bool) {
 	return first, last, size, ferr == nil && lerr == nil && serr == nil && first >= 0
 }
 
-// How often an object is looked for in all that is not there. One that is read was
-// seen before, in a list or in another object; one that this Store put is there,
-// and a server whose parts learn of it one after the other may not show it at once.
+// How often a call looks in all for an object that is not there. An object that is read
+// was seen before, in a list or in another object; an object that this Store put exists,
+// but a server whose parts learn of it one after the other may not show it at once.
 const (
 	lookStats = 1
 	lookReads = 2
@@ -159,7 +159,7 @@ func (s *s3Store) again(c *call, err error, tries int) error {
 	return &againError{err, tries}
 }
 
-// maxFresh is how many keys are remembered of those that were put.
+// maxFresh is the most keys of its own puts that a store remembers.
 const maxFresh = 4096
 
 // freshKeys are keys that this Store put and did not delete, the newest of them.

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Window is a part of the day with limits of its own. One that ends before
-// it begins goes on past midnight, and belongs to the day on which it began.
-// Times of day are those that clocks show, also when they are changed.
+// Window is a part of the day with limits of its own. A window that ends before it
+// begins goes on past midnight, and belongs to the day on which it began. Times of day
+// are the times that clocks show, also when the clocks are changed.
 type Window struct {
 	From, To time.Duration  // since midnight, below 24 h; equal ones are the whole day
 	Days     []time.Weekday // nil is every day
@@ -52,7 +52,7 @@ func (s Schedule) Holding(t time.Time) (Window, bool) {
 	return Window{}, false
 }
 
-// Next returns when the limits are next others than at t; false where they stay what they are.
+// Next returns when the limits next differ from the limits at t; false if they never change.
 func (s Schedule) Next(t time.Time) (time.Time, bool) {
 	now, at := s.At(t)
 	for end := t.AddDate(0, 0, 8); at.Before(end); { // a week has all there is
@@ -77,7 +77,7 @@ func (w Window) holds(t time.Time) bool {
 
 func (w Window) on(d time.Weekday) bool { return w.Days == nil || slices.Contains(w.Days, d) }
 
-// clock is when clocks show at, on the day of t or some days later.
+// clock is the instant at which clocks show the time of day at, on the day of t or some days later.
 func clock(t time.Time, days int, at time.Duration) time.Time {
 	y, m, d := t.Date()
 	return time.Date(y, m, d+days, 0, int(at/time.Minute), int(at%time.Minute/time.Second), 0, t.Location())

@@ -21,7 +21,7 @@ func TestSchedule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// 10 by day; 100 in the nights that begin on a working day; 5 at lunch, whatever else; else 50.
+	// 10 by day; 100 in the nights that begin on a working day; 5 at lunch on every day; else 50.
 	working := []time.Weekday{time.Monday, time.Tuesday, time.Wednesday, time.Thursday, time.Friday}
 	s := obs.Schedule{Otherwise: obs.Limits{Up: 50}, Windows: []obs.Window{
 		{From: at("12:00"), To: at("13:00"), Limits: obs.Limits{Up: 5}},

@@ -40,8 +40,8 @@ func atStrict(bucket, rest string) string {
 // viaStrict sends every connection to the proxy.
 func viaStrict(p *proxytest.Proxy, o obs.Options) obs.Options { return toServer(p.Server, o) }
 
-// TestStrictOBS runs the suite against an OBS that refuses whatever
-// OBS refuses, in front of two servers.
+// TestStrictOBS runs the suite against proxytest, which refuses every request that OBS
+// refuses, in front of two servers.
 func TestStrictOBS(t *testing.T) {
 	for name, start := range map[string]func(testing.TB) *testbed.S3{"MinIO": testbed.StartMinIO, "Versity": testbed.StartVersity} {
 		t.Run(name, func(t *testing.T) {

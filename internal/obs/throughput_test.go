@@ -17,9 +17,9 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// BenchmarkPacks puts packs to MinIO from eight jobs at once, in turns with the
-// same puts by the client library alone as it comes, and prints the ratio of the
-// rates and what a GiB costs this process. The server shares the processors.
+// BenchmarkPacks puts packs to MinIO from eight jobs at once, in turns with the same
+// puts by the client library alone as it comes. It prints the ratio of the rates and the
+// processor time that this process needs for a GiB. The server shares the processors.
 func BenchmarkPacks(b *testing.B) {
 	const size, jobs, each = 16 << 20, 8, 3
 	m := testbed.StartMinIO(b)

@@ -18,8 +18,9 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestNetwork puts and reads through a network with one fault after the other. Those that break a
-// request are healed when it has failed; every call comes to its end as if nothing had happened.
+// TestNetwork puts and reads through a network with one fault after the other. The test
+// heals a fault that breaks a request when the request has failed; every call ends as
+// if there had been no fault.
 func TestNetwork(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	bucket := m.Bucket(t)
@@ -48,8 +49,8 @@ func TestNetwork(t *testing.T) {
 			var retries atomic.Int64
 			stall := time.Minute
 			if c.puts && c.reads && c.kind != "limit_data" {
-				// what else ends a request that nobody answers; after the
-				// healing a busy host has as long
+				// only this time-out ends a request that gets no answer; after the
+				// healing it is also the time that a busy host has
 				stall = 3 * time.Second
 			}
 			s := open(t, m.URLVia(x.Endpoint, bucket, ""), obs.Options{Getenv: m.Getenv, Stall: stall, Retry: &obs.RetryPolicy{

@@ -87,16 +87,16 @@ func (c *stallConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// What the kernel receives of a connection ahead of its reader is limited
-// while bytes a second are: megabytes for each of many connections otherwise,
-// and a limit that holds for the reader alone is exceeded on the line.
+// The receive buffer of a connection is limited while the rate is limited: otherwise
+// the kernel receives megabytes ahead of the reader on each of many connections, so the
+// traffic on the line exceeds a limit that holds back the reader alone.
 const (
 	// bufferShare is the part of a second's rate that a connection may be ahead: one alone still
 	// fills the line when an answer takes 15 ms, and twenty are ahead by a third of a second.
 	bufferShare = 64
 	minBuffer   = 16 << 10
-	// also what is asked for when the limit goes; the kernel's
-	// default is less, and grows by itself in new connections
+	// also the size that is set when the limit is lifted; the kernel's default is less,
+	// and grows by itself in new connections
 	maxBuffer = 4 << 20
 )
 
@@ -121,8 +121,8 @@ type receiveBuffer struct {
 func (b *receiveBuffer) follow() {
 	size := b.down.ahead()
 	if size > receiveMost() {
-		// what the kernel would give is less than the rate needs, and
-		// its own choice grows beyond that
+		// the largest buffer that the kernel would give is less than the rate needs,
+		// and the kernel's own choice grows beyond it
 		size = 0
 	}
 	if size == 0 && b.size != 0 {
@@ -140,8 +140,8 @@ func stalled(err error) bool {
 	return errors.Is(err, errDrips) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// answer keeps what the client library drops of the last answer to
-// a call: its headers and when it came.
+// answer keeps the facts about the last answer to a call that the client library drops:
+// its headers and the time when it came.
 type answer struct {
 	mu     sync.Mutex
 	header http.Header
@@ -184,7 +184,7 @@ func (a *answer) mayHaveActed() bool {
 	return a.acted
 }
 
-// statusClientClosed is what nginx answers when the other side went away.
+// statusClientClosed is nginx's status when the other side went away.
 const statusClientClosed = 499
 
 // signedWith is the access key of the request.
@@ -227,10 +227,11 @@ func (a *answer) skew() time.Duration {
 	return date.Sub(a.at)
 }
 
-// extraKey is where a context holds the headers of a request that the client library can't set.
+// extraKey is the key of a context's value that holds headers which the client library can't set.
 type extraKey struct{}
 
-// queryKey is where a context holds the parameters of a request that the client library can't set.
+// queryKey is the key of a context's value that holds parameters which the client
+// library can't set.
 type queryKey struct{}
 
 // extraTransport adds both and signs the request again, since a store takes them only
@@ -265,8 +266,8 @@ func (t extraTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.next.RoundTrip(signer.SignV4(*again, keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken, regionOf(req, t.region)))
 }
 
-// regionOf is the region that a request is signed for: the store's,
-// or the one that the client library found out.
+// regionOf is the region that a request is signed for: the store's region, or the
+// region that the client library found out.
 func regionOf(req *http.Request, region string) string {
 	if region != "" {
 		return region

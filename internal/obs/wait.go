@@ -92,8 +92,8 @@ func (b *silenceBody) Close() error {
 	return err
 }
 
-// answerTransport notes the answers to a call in its context's answer,
-// checks them for what they are, and gives up requests that get none.
+// answerTransport notes the answers to a call in its context's answer, checks their
+// form, and gives up requests that get no answer.
 type answerTransport struct {
 	next  http.RoundTripper
 	stall time.Duration
@@ -133,7 +133,7 @@ func (t answerTransport) RoundTrip(req *http.Request) (res *http.Response, err e
 // noTime is the time of an object whose server tells none or tells it in another form.
 var noTime = time.Unix(0, 0).UTC()
 
-// readable takes away what the client library stumbles over and nobody here needs.
+// readable takes away headers that the client library stumbles over and nobody here needs.
 func readable(h http.Header) {
 	if _, err := http.ParseTime(h.Get("Last-Modified")); err != nil {
 		h.Set("Last-Modified", noTime.Format(http.TimeFormat))

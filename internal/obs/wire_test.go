@@ -2,7 +2,7 @@ package obs_test
 
 import (
 	"context"
-	"crypto/md5" //nolint:gosec // what OBS verifies
+	"crypto/md5" //nolint:gosec // the digest that OBS verifies
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -19,7 +19,7 @@ import (
 	"holdfast/internal/obs/obstest"
 )
 
-// toServer sends every connection to server, whatever the host, and trusts its certificate.
+// toServer sends every connection for any host to server, and trusts its certificate.
 func toServer(server *httptest.Server, o obs.Options) obs.Options {
 	return obs.WithTransport(o, func(tr *http.Transport) {
 		tr.Proxy = nil
@@ -105,7 +105,7 @@ func TestOBSRequests(t *testing.T) {
 	}
 }
 
-// TestWrongETag: what OBS says it stored is not what was sent.
+// TestWrongETag: OBS names other bytes as stored than the client sent.
 func TestWrongETag(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("ETag", `"d41d8cd98f00b204e9800998ecf8427e"`)
@@ -239,7 +239,8 @@ func TestStalledConnection(t *testing.T) {
 	})
 }
 
-// TestNetworkErrors: what never got an answer may be tried again, except where no try will do.
+// TestNetworkErrors: a request that got no answer may be tried again, except where no
+// try can succeed.
 func TestNetworkErrors(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

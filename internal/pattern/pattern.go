@@ -1,11 +1,11 @@
-// Package pattern matches paths in a volume with patterns that an operator
-// writes: what a backup leaves out, and where losses are accepted.
+// Package pattern matches paths in a volume with patterns that an operator writes:
+// paths that a backup leaves out, and paths where losses are accepted.
 //
-// The command line and the agent's configuration check patterns with
-// it, and internal/backup matches with it. A Set is not changed after
-// Compile returned it, so any number of goroutines may use one.
+// The command line and the agent's configuration check patterns with it, and
+// internal/backup matches with it. A Set is not changed after Compile returned it, so
+// any number of goroutines may use one.
 //
-// A pattern without a slash matches the last element of a path, wherever that is. A pattern with a
+// A pattern without a slash matches the last element of a path, in any folder. A pattern with a
 // slash, at its beginning or inside, matches a path from the root of the volume on. A slash at the
 // end restricts the pattern to folders. "*" and "?" match within one element, "**" as a whole
 // element matches any number of elements, "[a-z]" matches one character and "{a,b}" one of several
@@ -29,7 +29,7 @@ const (
 	maxLength   = 4096 // of one pattern, bytes: no path of a system call is longer
 )
 
-// Check returns nil for a pattern that Compile takes, and else says what is wrong with it.
+// Check returns nil for a pattern that Compile takes, and else an error that names the fault.
 func Check(pattern string) error {
 	_, err := parse(pattern)
 	return err
@@ -91,7 +91,8 @@ type Set struct {
 
 type glob struct {
 	parsed
-	// what ends with "/**" matches the content of a folder, and not the folder, which this matches
+	// a pattern that ends with "/**" matches the content of a folder, but not the
+	// folder; outside matches the folder
 	outside string
 }
 
@@ -173,8 +174,8 @@ func (g *glob) matches(path, last string) bool {
 	return doublestar.MatchUnvalidated(g.body, path) && (g.outside == "" || !doublestar.MatchUnvalidated(g.outside, path))
 }
 
-// Covers says whether path, or a folder on the way to it, matches a
-// pattern. What lies at path may be a folder.
+// Covers reports whether path, or a folder on the way to it, matches a pattern. path
+// may be a folder.
 func (s *Set) Covers(path string) bool {
 	if s == nil {
 		return false

@@ -65,8 +65,8 @@ func TestPatternsMatch(t *testing.T) {
 	}
 }
 
-// TestPatternThatMatchesEverythingIsRefused also refuses what
-// matches nothing at all: both are mistakes.
+// TestPatternThatMatchesEverythingIsRefused also refuses patterns that match nothing at
+// all: both are mistakes.
 func TestPatternThatMatchesEverythingIsRefused(t *testing.T) {
 	for text, reason := range map[string]string{
 		"": "empty", "/": "root", "**": "root", "/**": "root", "**/": "root", "/**/**": "root", "*": "root", "/*": "root", "{,a}": "root",
@@ -102,8 +102,8 @@ func TestCovers(t *testing.T) {
 	}
 }
 
-// TestNarrowPatternDoesNotHideWider: of two patterns with the same
-// text the one without a slash at its end counts.
+// TestNarrowPatternDoesNotHideWider: of two patterns with the same text, the pattern
+// without a slash at its end counts.
 func TestNarrowPatternDoesNotHideWider(t *testing.T) {
 	for _, list := range [][]string{{"a/", "a"}, {"a", "a/"}, {"/x/a/", "x/a", "a"}} {
 		if !compile(t, list...).Match("x/a", func() bool { return false }) {

@@ -9,10 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// JSON returns JSON text that means the same, with what does not print written
-// as \u escapes: encoding/json leaves DEL, the control characters of C1
-// (U+009B begins an escape sequence) and those that turn the direction of text
-// as they are. Text without any comes back as it is, with the same memory.
+// JSON returns JSON text with the same meaning, in which unprintable characters are
+// written as \u escapes: encoding/json leaves DEL, the control characters of C1 (U+009B
+// begins an escape sequence) and the characters that turn the direction of text as they
+// are. Text without any of them comes back as it is, with the same memory.
 func JSON(text []byte) []byte {
 	i := 0
 	for i < len(text) {
@@ -42,6 +42,6 @@ func JSON(text []byte) []byte {
 	return out
 }
 
-// acts tells of characters that may be in a JSON string as they are, but do not print.
-// Bytes that are no UTF-8 decode to one that prints; encoding/json lets none through.
+// acts reports whether r may be in a JSON string as it is, but does not print. Bytes that
+// are no UTF-8 decode to a character that prints; encoding/json lets no such bytes through.
 func acts(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) }

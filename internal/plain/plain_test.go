@@ -25,7 +25,7 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// FuzzJSON: the text means what it meant, and nothing in it acts.
+// FuzzJSON: the text keeps its meaning, and no character in it acts on a terminal.
 func FuzzJSON(f *testing.F) {
 	f.Add("a\u009b[31m\x7f\u2066\U000e0001\xff")
 	f.Fuzz(func(t *testing.T, s string) {

@@ -29,11 +29,11 @@ const (
 // Overhead is how many bytes sealing adds to a payload: the method and GCM's tag (NIST SP 800-38D).
 const Overhead = 1 + 16
 
-// ErrOpen says that sealed bytes are not what was sealed: changed,
-// moved, cut off or of another key.
+// ErrOpen says that sealed bytes were changed, moved or cut off since they were sealed,
+// or belong to another key.
 var ErrOpen = errors.New("does not open: damaged, forged or of another key")
 
-// Level is how much CPU goes into compression.
+// Level is the effort of compression.
 type Level int
 
 // The levels, from cheap to strong. S2 takes a third of the CPU of Fastest and
@@ -46,7 +46,7 @@ const (
 	Better
 )
 
-// Levels is how many there are.
+// Levels is the number of levels.
 const Levels = int(Better)
 
 var levelNames = [Levels + 1]string{"", "s2", "fastest", "default", "better"}
@@ -69,8 +69,8 @@ func ParseLevel(name string) (Level, error) {
 	return 0, fmt.Errorf("%q is not a level of compression: s2, fastest, default, better", name)
 }
 
-// Memory is what a Compressor of that level holds once it was used,
-// bytes, for chunks of up to 256 KiB. Measured.
+// Memory is the memory of a Compressor of that level after its first use, in bytes, for
+// chunks of up to 256 KiB. Measured.
 func (l Level) Memory() int64 {
 	switch l {
 	case S2:
@@ -87,7 +87,7 @@ func (l Level) Memory() int64 {
 // Compressor compresses chunks. It is for one goroutine.
 type Compressor struct {
 	enc *zstd.Encoder // nil at level S2
-	buf []byte        // for what comes out; grows to the largest chunk and stays
+	buf []byte        // for the output; grows to the largest chunk and stays
 }
 
 // NewCompressor returns a Compressor of that level for chunks of at most maxChunk bytes.
@@ -113,9 +113,9 @@ func NewCompressor(level Level, maxChunk int) (*Compressor, error) {
 	return &Compressor{enc: enc}, nil
 }
 
-// Compress returns what to store for src: its compressed form, which is valid until the next call,
-// or src itself where compressing saves less than one part in 32 (decoding costs time on the way
-// back, and it is the restore that somebody waits for). Both methods give up early on
+// Compress returns the form of src to store: its compressed form, which is valid until
+// the next call, or src itself where compressing saves less than one part in 32 (decoding
+// takes time at the restore, and then somebody waits). Both methods give up early on
 // content that does not compress, so no cheaper look at the content comes before them.
 func (c *Compressor) Compress(src []byte) (Method, []byte) {
 	if len(src) < 32 {
@@ -164,17 +164,17 @@ var decoders = sync.OnceValue(func() *zstd.Decoder {
 	return d
 })
 
-// maxRaw bounds what one chunk may open to, bytes; the format's limit is below it.
+// maxRaw bounds the length of the plaintext of one chunk, bytes; the format's limit is below it.
 const maxRaw = 128 << 20
 
 // Room is how many bytes behind the plaintext Open may write to in dst's array. With that room the
 // decoder copies in steps of 16 bytes and need not look for the end of its buffer at each step.
 const Room = 64
 
-// Open opens sealed in place, destroying it, and returns the plaintext of raw
-// bytes. The plaintext lies in dst's array where the array has a capacity of at
-// least raw+Room bytes. A payload that opens to more or less than raw bytes is
-// ErrOpen, and Open takes at most raw+Room bytes of memory, whatever sealed says.
+// Open opens sealed in place, destroying it, and returns the plaintext of raw bytes.
+// The plaintext lies in dst's array where the array has a capacity of at least raw+Room
+// bytes. A payload that opens to more or less than raw bytes is ErrOpen, and for any
+// sealed bytes Open takes at most raw+Room bytes of memory.
 func Open(aead cipher.AEAD, nonce, aad, sealed, dst []byte, raw int) ([]byte, error) {
 	if len(sealed) < Overhead || raw < 0 || raw > maxRaw {
 		return nil, ErrOpen

@@ -86,8 +86,9 @@ func TestBomb(t *testing.T) {
 	}
 }
 
-// TestS2Lies: a block of S2 whose own length is not that of the reference, or whose content ends
-// before or goes on behind that length, does not open, and takes no memory for what it claims.
+// TestS2Lies: a block of S2 whose own length differs from the reference's, or whose
+// content ends before or goes on behind that length, does not open, and takes no memory
+// for the length that it claims.
 func TestS2Lies(t *testing.T) {
 	aead := seal.NewAEAD([32]byte{1})
 	c := compressor(t, seal.S2)
@@ -185,8 +186,8 @@ func BenchmarkSeal(b *testing.B) {
 	}
 }
 
-// BenchmarkOpen opens and, where it was compressed, decompresses.
-// What is opened is destroyed, so it is copied first.
+// BenchmarkOpen opens and, where it was compressed, decompresses. Open destroys its
+// input, so the benchmark copies it first.
 func BenchmarkOpen(b *testing.B) {
 	aead := seal.NewAEAD([32]byte{1})
 	for name, p := range contents() {

@@ -9,9 +9,9 @@ import (
 	"holdfast/internal/mounts"
 )
 
-// Advice says what a person can do so that snapshots of a volume can be made that is read in
-// place; "" where nothing is known to help. A volume that is mounted by itself (subvol=) has
-// no folder beside it on its btrfs: one somewhere else on it does, given as snapshot_dir.
+// Advice tells a person how to make snapshots possible for a volume that is read in place;
+// "" where no remedy is known. A volume that is mounted by itself (subvol=) has no folder
+// beside it on its btrfs; any other folder on that btrfs serves, given as snapshot_dir.
 func Advice(ctx context.Context, req Request) string {
 	at, err := locate(req.Volume, req.Dir)
 	if err != nil || at.usable() == nil {
@@ -29,7 +29,7 @@ func Advice(ctx context.Context, req Request) string {
 	}
 	defer home.Close()
 	if id == "" || fsidText(home) == id {
-		return "" // the folder is not what is missing
+		return "" // another folder would not help
 	}
 	table, err := mounts.Read(mounts.Own)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// A volume that is a mount of its own is read in place, and what to
-// set is said. What is said works.
+// A volume that is a mount of its own is read in place, and Advice names the setting
+// that makes snapshots possible. The test follows the advice, and snapshots are made.
 func TestAdviceForAVolumeMountedByItself(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	top := testbed.Btrfs(t)

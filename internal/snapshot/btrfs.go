@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// btrfs makes read-only snapshots of the subvolume that contains a volume:
-// a folder or an image file. For an image that is quicker than a clone,
-// whose time grows with the extents, and they grow with every write.
+// btrfs makes read-only snapshots of the subvolume that contains a volume: a folder or
+// an image file. For an image a snapshot is quicker than a clone, because the time of a
+// clone grows with the extents, and the extents grow with every write.
 //
-// What the kernel's call guarantees (fs/btrfs/ioctl.c, btrfs_mksnapshot): before it cuts, it writes
-// out all delayed data of the subvolume and waits for it, and when it returns, the transaction that
-// holds the snapshot is committed. So everything that was written before the call is in it, also
-// what nobody synced, and the snapshot outlives a power loss; no sync before or after is needed.
-// What an instance writes while the call runs may be in it or not, and of two such writes to two
-// files the later one alone: only fsynced writes keep their order. An instance that is held during
-// the call makes no such writes.
+// The kernel's call guarantees (fs/btrfs/ioctl.c, btrfs_mksnapshot): before it makes the
+// snapshot, it writes out all delayed data of the subvolume and waits for it, and when it
+// returns, the transaction that holds the snapshot is committed. So the snapshot holds all data
+// that was written before the call, also data that no program synced, and the snapshot outlives a
+// power loss; no sync before or after is needed. Data that an instance writes while the call runs
+// may be in it or not, and of two such writes to two files the later one alone: only fsynced
+// writes keep their order. An instance that is held during the call makes no such writes.
 type btrfs struct{}
 
 func (btrfs) Name() string { return NameBtrfs }
@@ -104,8 +104,8 @@ func (btrfs) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	return snap, nil
 }
 
-// snap makes the snapshot of the volume and those of the subvolumes
-// inside. After an error nothing of them is left.
+// snap makes the snapshots of the volume and of the subvolumes inside. After an error
+// no part of them is left.
 func (at *place) snap(ref Ref) (*Snapshot, error) {
 	source, err := os.Open(at.root)
 	if err != nil {
@@ -132,9 +132,9 @@ func (at *place) snap(ref Ref) (*Snapshot, error) {
 	if snap.Kind, snap.Root = Tree, view; at.image {
 		snap.Kind, snap.Root, snap.Image = Image, "", view
 	}
-	// Inode numbers are the same in a snapshot: another number means
-	// another thing than the volume. And what was mounted or made in the
-	// volume between the look and the call is found by looking again.
+	// Inode numbers are the same in a snapshot: another number means another object
+	// than the volume. A second look finds mounts and subvolumes that appeared in the
+	// volume between the first look and the call.
 	ino, err := at.same(view)
 	if err := errors.Join(err, at.nested()); err != nil {
 		return fail(err)
@@ -152,7 +152,7 @@ func (at *place) snap(ref Ref) (*Snapshot, error) {
 	return snap, nil
 }
 
-// explain adds what a person can do about the kernel's answer.
+// explain adds a remedy to the kernel's answer.
 func explain(err error) error {
 	switch {
 	case errors.Is(err, unix.ETXTBSY):
@@ -163,7 +163,7 @@ func explain(err error) error {
 	return err
 }
 
-// same compares what is at path with the volume by inode number, which it returns.
+// same compares the object at path with the volume by inode number, which it returns.
 func (at *place) same(path string) (ino uint64, err error) {
 	var want, got unix.Stat_t
 	if err := unix.Stat(at.real, &want); err != nil {
@@ -197,7 +197,7 @@ func (btrfs) Stands(ctx context.Context, ref Ref) (bool, error) {
 	return stands, err
 }
 
-// Check is that of Checker.
+// Check implements Checker.
 func (p btrfs) Check(ctx context.Context, ref Ref) error { return checkStands(ctx, p, ref) }
 
 // Remove flushes the folder of the snapshot. After a power loss before
@@ -213,9 +213,8 @@ func (btrfs) Room(ctx context.Context, req Request) (free, total int64, err erro
 	return folderRoom(ctx, req)
 }
 
-// Changed compares two snapshots of one subvolume by the generations and
-// extents in its tree; see compareTrees for what makes a base doubtful.
-// It costs some milliseconds and the reading of the leaves that changed.
+// Changed compares two snapshots of one subvolume by the generations and extents in its
+// tree; compareTrees lists the conditions of a base. It reads the leaves that changed.
 func (btrfs) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error) {
 	for _, ref := range []Ref{base.Ref, now.Ref} {
 		if err := checkRef(ctx, "compare", NameBtrfs, ref); err != nil {
@@ -226,7 +225,7 @@ func (btrfs) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, e
 		return nil, fmt.Errorf("compare %s with %s: %w: it is of another volume, %s", now.Ref.Path, base.Path, ErrBase, base.Volume)
 	}
 	for _, ref := range []Ref{base.Ref, now.Ref} {
-		// Inode numbers tell files of one subvolume from each other, and not those of several.
+		// Inode numbers distinguish files within one subvolume, but not across subvolumes.
 		if inside, err := Nested(ref); err != nil || len(inside) > 0 {
 			return nil, fmt.Errorf("compare %s with %s: %w: %s holds further subvolumes (%v)", now.Ref.Path, base.Path, ErrBase, ref.Path, err)
 		}
@@ -240,8 +239,8 @@ func (btrfs) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, e
 	if err := unix.Lstat(now.Image, &st); err != nil {
 		return nil, fmt.Errorf("compare %s with %s: %w: %w", now.Image, base.Path, ErrBase, err)
 	}
-	// Another file may have been put in the place of the image. One that was there
-	// before the base is unchanged since, and not the one whose content is known.
+	// Another file may have been put in the place of the image. A file that is older than the
+	// base is unchanged since the base, and yet it is not the file whose content is known.
 	if base.Ino == 0 || st.Ino != base.Ino {
 		return nil, fmt.Errorf("compare %s with %s: %w: the image is another file now", now.Image, base.Path, ErrBase)
 	}
@@ -304,8 +303,8 @@ func openSnapshot(verb string, ref Ref) (*os.File, error) {
 	return f, nil
 }
 
-// isSnapshot is nil when name in dir is the root of a read-only snapshot; else fs.ErrNotExist or
-// ErrForeign with what it is.
+// isSnapshot is nil when name in dir is the root of a read-only snapshot; else it is
+// fs.ErrNotExist, or ErrForeign with a description of the object.
 func isSnapshot(dir *os.File, name string) error {
 	f, err := openFolderIn(dir, name)
 	if err != nil {
@@ -326,7 +325,8 @@ func openFolderIn(dir *os.File, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), filepath.Join(dir.Name(), name)), nil
 }
 
-// checkSnapshot is nil when f is the root of a read-only snapshot, else ErrForeign with what it is.
+// checkSnapshot is nil when f is the root of a read-only snapshot, else ErrForeign with
+// a description of f.
 func checkSnapshot(f *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -351,7 +351,7 @@ func checkSnapshot(f *os.File) error {
 }
 
 func (btrfs) Leftovers(ctx context.Context, req Request) ([]Ref, error) {
-	// A crash may have left the snapshots of subvolumes inside and not that of the volume.
+	// A crash may have left the snapshots of subvolumes inside, but no snapshot of the volume.
 	return leftoversIn(ctx, req, NameBtrfs, func(dir *os.File, name string) error {
 		err := isSnapshot(dir, name)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -9,9 +9,9 @@ import (
 	"unsafe"
 )
 
-// Reading the trees of a btrfs (BTRFS_IOC_TREE_SEARCH_V2, which needs
-// CAP_SYS_ADMIN): what FIEMAP does not tell. The forms of the items
-// are those of linux/btrfs_tree.h; numbers there are little-endian.
+// This file reads the trees of a btrfs (BTRFS_IOC_TREE_SEARCH_V2, which needs
+// CAP_SYS_ADMIN) for facts that FIEMAP does not give. linux/btrfs_tree.h defines the
+// forms of the items; their numbers are little-endian.
 
 // Types of items, the middle part of a key.
 const (
@@ -54,9 +54,9 @@ type searchArgs struct {
 // searchBuffer holds any item: the largest is a tree node, 64 KiB.
 const searchBuffer = 256 << 10
 
-// treeSearch lists the items of the subvolume that f lies in, from low to high
-// inclusive, of those leaves of its tree that were written in transaction
-// minTransid or later. Other items of such leaves are listed as well.
+// treeSearch lists the items of the subvolume of f, from low to high inclusive, in the
+// leaves of its tree that were written in transaction minTransid or later. Other items
+// of such leaves are listed as well.
 func treeSearch(f *os.File, low, high treeKey, minTransid uint64) iter.Seq2[treeItem, error] {
 	return func(yield func(treeItem, error) bool) {
 		args := new(searchArgs)
@@ -114,7 +114,7 @@ func (k *treeKey) next() bool {
 // inodeItem is the part of struct btrfs_inode_item that is of use here.
 type inodeItem struct {
 	generation uint64 // the transaction that made it
-	transid    uint64 // the last one that changed it
+	transid    uint64 // the last transaction that changed it
 	size       int64  // bytes
 }
 
@@ -221,10 +221,10 @@ func (p *treePair) file(ino uint64, size int64) ([]Range, bool, error) {
 
 // changedInodes lists the inodes of the subvolume now that were changed after transaction base.
 //
-// Whatever changes a file, its metadata or its names writes its inode item, with
-// the transaction's number in it; extents have the number of theirs. A leaf of
-// the tree is never older than an item in it that changed, so that leaves from
-// base or before are not read. The tests have a case for each way of change.
+// Every change of a file, its metadata or its names writes its inode item, with the
+// transaction's number in it; extents hold the number of their own transaction. A leaf
+// of the tree is never older than an item in it that changed, so leaves from base or
+// before are not read. The tests have a case for each way of change.
 func changedInodes(now *os.File, base uint64) (runs, error) {
 	var set runs
 	low, high := treeKey{object: subvolIno}, treeKey{lastFreeObject, 255, ^uint64(0)}
@@ -232,7 +232,8 @@ func changedInodes(now *os.File, base uint64) (runs, error) {
 		if err != nil {
 			return nil, err
 		}
-		newer := true // what is not known here (fs-verity, encryption, later inventions)
+		// also for kinds of items unknown here (fs-verity, encryption, later inventions)
+		newer := true
 		switch item.kind {
 		case itemInode:
 			in, err := parseInode(item.data)
@@ -243,8 +244,8 @@ func changedInodes(now *os.File, base uint64) (runs, error) {
 		case itemExtentData:
 			newer = len(item.data) < 8 || binary.LittleEndian.Uint64(item.data) > base
 		case itemXattr, itemDir, itemDirIndex:
-			// struct btrfs_dir_item: a key of 17 bytes, then the transaction;
-			// several of one hash lie in a row, and the inode item tells of those.
+			// struct btrfs_dir_item: a key of 17 bytes, then the transaction; several
+			// of one hash lie in a row, and the inode item shows their changes.
 			newer = len(item.data) < 25 || binary.LittleEndian.Uint64(item.data[17:]) > base
 		case itemInodeRef, itemInodeExref:
 			// a name that came or went changed the count of links or the time of the inode
@@ -257,9 +258,9 @@ func changedInodes(now *os.File, base uint64) (runs, error) {
 	return set, nil
 }
 
-// compareTrees opens base and now and finds what changed. The pair can be trusted
-// when both are read-only snapshots of one subvolume (the same parent UUID), neither
-// was ever written to (the generation of its tree is that of the transaction that
+// compareTrees opens base and now and finds the changes. The pair can be trusted when
+// both are read-only snapshots of one subvolume (the same parent UUID), neither was
+// ever written to (the generation of its tree is the number of the transaction that
 // made it), and base is the older one: the numbers of transactions only grow.
 func compareTrees(base, now Ref) (*Changes, error) {
 	doubt := func(format string, args ...any) error {

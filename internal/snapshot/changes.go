@@ -14,11 +14,11 @@ type Range struct {
 // End is the offset of the first byte behind the range.
 func (r Range) End() int64 { return r.Offset + r.Length }
 
-// Changes is what may differ between a base and a later view: a superset. It is for
-// one goroutine at a time. Close is due after use, before either view is removed.
+// Changes are the places that may differ between a base and a later view: a superset. It
+// is for one goroutine at a time. Close is due after use, before either view is removed.
 //
-// For an image it is the list of ranges. For a tree it is a set of inode numbers, and for each of
-// those files a list of ranges. Inode numbers are those of the view, which are those of the volume.
+// For an image Changes is a list of ranges. For a tree it is a set of inode numbers, and for each
+// of those files a list of ranges. The inode numbers are the same in the view and in the volume.
 type Changes struct {
 	image  []Range
 	exact  bool
@@ -33,19 +33,19 @@ func ImageChanges(ranges []Range, exact bool) *Changes {
 	return &Changes{image: ranges, exact: exact}
 }
 
-// Image lists, in order and without overlap, the ranges of an image that may
-// differ. What lies behind the end of the base is in it, also where it is a
-// hole. exact is false when some are listed only because the file system did
-// not tell enough of them (compressed or inline extents, preallocated space).
+// Image lists, in order and without overlap, the ranges of an image that may differ.
+// All space behind the end of the base is in it, holes too. exact is false when some
+// ranges are listed only because the file system told too little about them (compressed
+// or inline extents, preallocated space).
 func (c *Changes) Image() (ranges []Range, exact bool) { return c.image, c.exact }
 
-// Inode tells whether anything of the file, folder or link with that number
-// may differ: content, size, any metadata, any of its names. Of a folder it
-// is true as well when an entry was added, removed or renamed. For a number
-// that the base did not have it is true. An image has no inodes: always true.
+// Inode reports whether anything of the file, folder or link with that number may
+// differ: content, size, any metadata, any of its names. For a folder it is true as
+// well when an entry was added, removed or renamed. For a number that the base did not
+// have it is true. An image has no inodes: always true.
 func (c *Changes) Inode(ino uint64) bool { return c.tree == nil || c.inodes.has(ino) }
 
-// Inodes is the count of inodes that may differ, also of those that are gone.
+// Inodes is the count of inodes that may differ, including removed ones.
 func (c *Changes) Inodes() int64 { return c.inodes.count() }
 
 // File lists the ranges of the regular file with that inode number,
@@ -58,7 +58,7 @@ func (c *Changes) File(ino uint64, size int64) (ranges []Range, exact bool, err 
 	return c.tree.file(ino, size)
 }
 
-// Close frees what the Changes holds open. It may be called twice.
+// Close frees the files that the Changes keeps open. It may be called twice.
 func (c *Changes) Close() error {
 	var errs []error
 	for _, f := range c.closes {

@@ -66,8 +66,8 @@ func overwrite(t *testing.T, path string, offset int64, b []byte) {
 	must(t, err)
 }
 
-// Every way in which a file, its metadata or its names can change
-// shows by its inode number, and what did not change does not.
+// Every way in which a file, its metadata or its names can change shows by its inode
+// number, and an unchanged file does not show.
 func TestChangedInodes(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	vol := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))
@@ -215,7 +215,7 @@ func TestDoubtfulBase(t *testing.T) {
 	command(t, "btrfs", "property", "set", rewritten.Ref.Path, "ro", "true")
 	replaced := subvolume(t, filepath.Join(folder(t, filepath.Join(root, "c")), "vol"))
 	old := viewOf(t, "btrfs", replaced, "old")
-	// A roll-back: the volume is now a writable snapshot of what it was.
+	// A roll-back: the volume is now a writable snapshot of its earlier state.
 	command(t, "btrfs", "subvolume", "snapshot", old.Ref.Path, replaced+".new")
 	must(t, os.Rename(replaced, replaced+".old"))
 	must(t, os.Rename(replaced+".new", replaced))
@@ -255,7 +255,7 @@ func TestDoubtfulBase(t *testing.T) {
 	}
 }
 
-// A balance moves everything: what did not change may be listed then, but nothing is missed.
+// A balance moves all data: unchanged files may be listed then, but no change is missed.
 func TestChangedAfterBalance(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	root := testbed.Btrfs(t)

@@ -20,8 +20,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// victimOf makes a run of this test program one that makes and
-// removes views of that volume until it is killed.
+// victimOf makes this test program run as a victim, which makes and removes views of
+// that volume until it is killed.
 const victimOf = "HOLDFAST_TEST_VICTIM"
 
 func init() {
@@ -42,8 +42,8 @@ func init() {
 	os.Exit(1)
 }
 
-// A process dies at any instant while it makes and removes views. What is
-// left is whole, is found and goes; what looks alike and is not ours stays.
+// A process dies at any instant while it makes and removes views. Each snapshot that it
+// leaves is whole, is found and is removed; a foreign object that looks alike stays.
 func TestKilled(t *testing.T) {
 	t.Parallel() // it waits for the disk
 	testbed.Need(t, "btrfs", "xfs")
@@ -76,7 +76,8 @@ func TestKilled(t *testing.T) {
 		}
 		_ = v.Wait()
 
-		// What looks alike: a file and a folder of that name without the mark, another host's view.
+		// Foreign objects that look alike: a file and a folder of that name without the
+		// mark, another host's view.
 		folder(t, dir)
 		folder(t, filepath.Join(dir, "hf.h.folder.v"))
 		must(t, os.WriteFile(filepath.Join(dir, "hf.h.file.v"), []byte("x"), 0o600))

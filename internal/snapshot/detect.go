@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Names of the providers, and of the choice by what the volume lies on.
+// Names of the providers, and of the choice by the storage of the volume.
 const (
 	NameAuto     = "auto"
 	NameBtrfs    = "btrfs"
@@ -20,8 +20,8 @@ const (
 	NameFsFreeze = "fsfreeze"
 )
 
-// providers has all providers. NameAuto takes the first that fits;
-// those behind freeze, which always fits, are taken by name only.
+// providers has all providers. NameAuto takes the first that fits; the providers behind
+// freeze, which always fits, are taken by name only.
 var providers = []Provider{btrfs{}, reflink{}, lvm{}, lvm{classic: true}, freeze{}, fsfreeze{}}
 
 // Names lists the providers in the order in which NameAuto tries them.
@@ -74,12 +74,13 @@ func Detect(ctx context.Context, req Request, want string) (Provider, string, er
 func Next(ctx context.Context, req Request, failed string) (Provider, string, error) {
 	i := slices.IndexFunc(providers, func(p Provider) bool { return p.Name() == failed })
 	if failed == NameFreeze || failed == NameFsFreeze {
-		i = len(providers) - 1 // what is read in place can't be read in a simpler way
+		i = len(providers) - 1 // a volume that is read in place can't be read in a simpler way
 	}
 	return firstOf(ctx, req, providers[i+1:])
 }
 
-// firstOf picks the first that fits. freeze always does; those behind it are taken by name only.
+// firstOf picks the first that fits. freeze always does; the providers behind it are
+// taken by name only.
 func firstOf(ctx context.Context, req Request, among []Provider) (Provider, string, error) {
 	var why []string // the providers before could not serve
 	for _, p := range among {
@@ -95,8 +96,8 @@ func firstOf(ctx context.Context, req Request, among []Provider) (Provider, stri
 	return nil, "", fmt.Errorf("volume %s: %w", req.Volume, ErrUnsupported)
 }
 
-// Blocked tells what keeps snapshots of a volume from being made that could be made else:
-// a folder or file of somebody else where they go. Nil where nothing is in the way.
+// Blocked returns the obstacle to a snapshot of a volume that could otherwise be made:
+// somebody else's folder or file in the place of snapshots. Nil where there is no obstacle.
 func Blocked(ctx context.Context, req Request) error {
 	for _, p := range []Provider{btrfs{}, reflink{}} {
 		if _, err := p.Fits(ctx, req); errors.Is(err, ErrForeign) {
@@ -129,8 +130,8 @@ func Take(ctx context.Context, req Request, instead func(failed, next Provider, 
 	return nil, nil, err
 }
 
-// Comparable tells whether p finds what changed in the volume between
-// two snapshots of it, so that one is worth keeping as a base.
+// Comparable reports whether p finds the changes in the volume between two snapshots of
+// it, so that a snapshot is worth keeping as a base.
 func Comparable(p Provider, volume string) (bool, error) {
 	kind, err := checkVolume(volume)
 	if err != nil {
@@ -138,7 +139,7 @@ func Comparable(p Provider, volume string) (bool, error) {
 	}
 	if lv, ok := p.(lvm); ok && kind == Image {
 		st, err := os.Stat(volume)
-		// it knows blocks of devices, and not whose they are
+		// lvm compares blocks of devices, and does not know to which file they belong
 		return err == nil && !st.Mode().IsRegular() && !lv.classic, err
 	}
 	if _, ok := p.(btrfs); ok && kind == Tree {
@@ -149,8 +150,8 @@ func Comparable(p Provider, volume string) (bool, error) {
 	return p.Costs(kind).Changes != "", nil
 }
 
-// Leftovers lists what Provider.Leftovers lists, of all providers: a volume may have
-// been served by another one before. Where one fails, the others are asked all the same.
+// Leftovers lists the leftovers of all providers (Provider.Leftovers): another provider
+// may have served the volume before. Where one fails, the others are asked all the same.
 func Leftovers(ctx context.Context, req Request) ([]Ref, error) {
 	var refs []Ref
 	var errs []error
@@ -169,10 +170,12 @@ func unsupported(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
 }
 
-// KindOf tells which form of volume is at path, links followed; ErrUsage for what can be none.
+// KindOf tells which form of volume is at path, links followed; ErrUsage if the object
+// at path can be no volume.
 func KindOf(path string) (Kind, error) { return checkVolume(path) }
 
-// checkVolume refuses what no provider takes. It looks at the path's form and at what is there.
+// checkVolume refuses a path that no provider takes. It checks the form of the path and
+// the object there.
 func checkVolume(volume string) (Kind, error) {
 	if !filepath.IsAbs(volume) {
 		return "", fmt.Errorf("volume %q: %w: not an absolute path", volume, ErrUsage)

@@ -24,7 +24,7 @@ func JoinRanges(limit int, ranges []Range) []Range {
 	return l.ranges
 }
 
-// RunProgram runs a program as those of LVM are run.
+// RunProgram runs a program in the same way as the programs of LVM.
 func RunProgram(ctx context.Context, args ...string) ([]byte, error) {
 	return runProgram(ctx, nil, args...)
 }

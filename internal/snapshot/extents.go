@@ -10,19 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Extent is a run of a file's content and where it lies. What no extent covers is a hole.
+// Extent is a run of a file's content and its address. Content that no extent covers is a hole.
 type Extent struct {
 	Logical, Length int64 // bytes, in the file; a last extent may reach beyond its end
-	// Physical is the address in bytes in the file's AddressSpace. Where Encoded, it is that of the
-	// whole encoded (compressed) run, and Inside is how far into the decoded run the extent begins.
+	// Physical is the address in bytes in the file's AddressSpace. Where Encoded, it is
+	// the address of the whole encoded (compressed) run, and Inside is how far into the
+	// decoded run the extent begins.
 	Physical uint64
 	Inside   uint64
 	Encoded  bool
 	// Zero marks allocated space that was never written: it reads as zeros.
 	Zero bool
-	// Vague marks an extent whose address does not determine its content:
-	// not allocated yet, inside the file system's own trees, or encoded
-	// without Inside being known. Its other places are of no use.
+	// Vague marks an extent whose address does not determine its content: not allocated
+	// yet, inside the file system's own trees, or encoded with an unknown Inside. Its
+	// other fields are of no use.
 	Vague bool
 }
 
@@ -41,9 +42,10 @@ func (e Extent) same(o Extent, pos int64) bool {
 	return e.Physical+uint64(pos-e.Logical) == o.Physical+uint64(pos-o.Logical)
 }
 
-// AddressSpace names what addresses of extents count in: two files share bytes only when theirs
-// is the same, and then extents with the same address (and the same Inside) have the same content
-// for as long as neither file is written. The name is good while the file system stays mounted.
+// AddressSpace names the space of the addresses of extents: two files can share bytes
+// only when their spaces are the same, and then extents with the same address (and the
+// same Inside) have the same content for as long as neither file is written. The name
+// is good while the file system stays mounted.
 func AddressSpace(f *os.File) (string, error) {
 	if id, err := fsid(f); err == nil {
 		// subvolumes differ in st_dev, and share their blocks
@@ -158,15 +160,15 @@ func fiemap(f *os.File) iter.Seq2[Extent, error] {
 }
 
 // ChangedRanges lists, in order and without overlap, the ranges of now that may differ
-// from base, by comparing where both lie: bytes of the same address are equal, and so
-// are holes and space that was never written. What lies behind the end of base differs.
-// Both must be regular files on one file system that nobody writes to meanwhile: views,
-// such as a clone and a later clone. They need not be of the same volume.
+// from base. It compares the addresses of both: bytes of the same address are equal, and
+// so are holes and space that was never written. All bytes behind the end of base
+// differ. Both must be regular files on one file system that nobody writes to meanwhile:
+// views, such as a clone and a later clone. They need not be of the same volume.
 //
-// The list is a superset of the bytes that differ, in units of the file system's
-// blocks. It is joined where it would grow beyond a million ranges. exact is false when
-// ranges are listed only because the file system did not tell enough of them, such as a
-// compressed extent without CAP_SYS_ADMIN. ErrBase says that the two can't be compared.
+// The list is a superset of the bytes that differ, in units of the file system's blocks.
+// Ranges are joined where the list would grow beyond a million ranges. exact is false when
+// some ranges are listed only because the file system told too little about them, such as
+// a compressed extent without CAP_SYS_ADMIN. ErrBase says that the two can't be compared.
 func ChangedRanges(base, now *os.File) (ranges []Range, exact bool, err error) {
 	fail := func(err error) ([]Range, bool, error) {
 		return nil, false, fmt.Errorf("compare the extents of %s with %s: %w", now.Name(), base.Name(), err)

@@ -24,8 +24,8 @@ const (
 	seedRange = 300        // rounds per kind of file
 )
 
-// Whatever is done to a file: the changed ranges hold every byte that differs, and after plain
-// writes no more than the blocks that were written.
+// After any kind of operation on a file, the changed ranges hold every byte that
+// differs, and after plain writes no more than the blocks that were written.
 func TestChangedRangesAtRandom(t *testing.T) {
 	t.Parallel() // it waits for the disk
 	testbed.Need(t, "btrfs", "xfs")
@@ -355,7 +355,7 @@ func TestInlineContent(t *testing.T) {
 	if err != nil || exact || !slices.Equal(ranges, []snapshot.Range{{Offset: 0, Length: 5}}) {
 		t.Errorf("%v, %v, %v", ranges, exact, err)
 	}
-	// A new file, and one that is longer than the view says, differ in whole.
+	// A new file, and a file that is longer than the view says, differ in whole.
 	must(t, os.WriteFile(vol+"/new", make([]byte, 9000), 0o600))
 	c := changed(t, base, viewOf(t, "btrfs", vol, "later"))
 	for _, ino := range []uint64{inode(t, vol+"/new"), inode(t, path)} {

@@ -14,14 +14,14 @@ import (
 	"holdfast/internal/durable"
 )
 
-// FlushStacked writes out what was written to anything that is mounted or stacked on a
-// volume and is not in the volume yet: a file system in an image file, on a device or on one
-// of its partitions, be it through a loop device, a network block device, dm-crypt, LVM or
-// RAID, and in whichever mount namespace. Of a folder it does so for the images in it.
-// Providers call it before they make a view, so that the view holds what its instance wrote.
+// FlushStacked writes out the data that a program wrote to anything mounted or stacked on a
+// volume and that is not in the volume yet: a file system in an image file, on a device or on
+// one of its partitions, be it through a loop device, a network block device, dm-crypt, LVM or
+// RAID, and in any mount namespace. For a folder it does so for the images in it. Providers
+// call it before they make a view, so that the view holds the data that its instance wrote.
 //
-// It returns a sentence for a person for each thing that it could
-// not flush: what was written there may be missing in a view.
+// It returns a sentence for a person for each mount or device that it could not flush:
+// data that was written there may be missing in a view.
 func FlushStacked(ctx context.Context, volume string) []string {
 	real, err := filepath.EvalSymlinks(volume)
 	if err != nil {
@@ -85,8 +85,8 @@ func (f *flusher) over(target *stackTarget) {
 	}
 }
 
-// device flushes what stands on a block device, the topmost first,
-// and then the device. on names what the device is for.
+// device flushes the layers on a block device, the topmost first, and then the device.
+// on describes the use of the device.
 func (f *flusher) device(number uint64, on string) {
 	if f.done[number] || f.ctx.Err() != nil {
 		return
@@ -104,8 +104,8 @@ func (f *flusher) device(number uint64, on string) {
 		}
 	}
 	mounted := f.filesystem(number, name, on)
-	// The state of the device is looked at before its flush. One that cannot be opened is of
-	// no concern when the file system on it was flushed: that writes out the device as well.
+	// device reads the state of the device before its flush. A device that can't be opened does
+	// no harm when the file system on it was flushed: that flush writes out the device as well.
 	taken, err := claimed(node)
 	if ferr := flushDevice(node); err == nil {
 		err = ferr
@@ -131,8 +131,8 @@ func (f *flusher) blind() string {
 	return " (the mounts of other namespaces can't be read without CAP_SYS_PTRACE)"
 }
 
-// filesystem flushes the file system on a block device and what
-// stands on files of that one; false when none is mounted.
+// filesystem flushes the file system on a block device and the layers on its files,
+// first the layers; false when none is mounted.
 func (f *flusher) filesystem(number uint64, name, on string) bool {
 	wanted := func(m *seenMount) bool { return m.Device == number }
 	same := func(d *os.File) bool {
@@ -173,8 +173,9 @@ func (f *flusher) filesystem(number uint64, name, on string) bool {
 	return mounted
 }
 
-// used flushes the file system on a block device through what a process has open there. So a file
-// system is reached that is hidden by another mount, or that was unmounted while it was in use.
+// used flushes the file system on a block device through a file or folder that a
+// process has open there. In this way it reaches a file system that another mount
+// hides, or that was unmounted while it was in use.
 func (f *flusher) used(number uint64) error {
 	for _, pid := range processes() {
 		folder := "/proc/" + pid
@@ -185,7 +186,7 @@ func (f *flusher) used(number uint64) error {
 		}
 		for _, path := range paths {
 			var st unix.Statx_t
-			// What lies on a network or FUSE is not asked for: its server may be away, or frozen.
+			// The look asks no server of a network or FUSE file system: it may be away, or frozen.
 			err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
 			kind := st.Mode & unix.S_IFMT
 			if err != nil || unix.Mkdev(st.Dev_major, st.Dev_minor) != number || kind != unix.S_IFREG && kind != unix.S_IFDIR {
@@ -203,7 +204,7 @@ func (f *flusher) used(number uint64) error {
 	return errors.New("no process has anything open on it")
 }
 
-// mounted flushes the file system that d lies on; first what stands on its files.
+// mounted flushes the file system of d; first the layers on its files.
 func (f *flusher) mounted(d *os.File) error {
 	for i := range f.loops {
 		l := &f.loops[i]
@@ -215,10 +216,10 @@ func (f *flusher) mounted(d *os.File) error {
 	return durable.SyncFilesystem(int(d.Fd()))
 }
 
-// named looks for file systems that name the volume, or something in it, as their source without a
-// device between: eCryptfs, which is flushed, and those that a program of the host serves from an
-// image through FUSE. (One that it serves from a folder writes through to the files there.) Mounts
-// of FUSE are never opened: their program may be frozen, and whoever opens them waits for it.
+// named looks for file systems that name the volume, or a file in it, as their source without a
+// device between: eCryptfs, which it flushes, and file systems that a program of the host serves
+// from an image through FUSE. (A program that serves a folder writes through to the files there.)
+// named never opens a FUSE mount: if its program is frozen, a process that opens the mount hangs.
 func (f *flusher) named(target *stackTarget) {
 	if target.stat.Mode&unix.S_IFMT == unix.S_IFBLK {
 		return // found by its number
@@ -251,7 +252,7 @@ func (f *flusher) named(target *stackTarget) {
 	}
 }
 
-// lacksFuse is what is said of a mount point, its kind and its source.
+// lacksFuse is the sentence about a FUSE mount; it takes the mount point, its kind and its source.
 const lacksFuse = "the program that serves the file system at %s (%s), on %s, can't be made to flush it: unmount it"
 
 // isFuse tells whether a program serves file systems of that kind.
@@ -259,9 +260,9 @@ func isFuse(kind string) bool {
 	return kind == "fuse" || kind == "fuseblk" || strings.HasPrefix(kind, "fuse.") || strings.HasPrefix(kind, "fuseblk.")
 }
 
-// servers flushes what programs make of a volume: one that has an
-// image open and serves a block device (qemu-nbd, ublk) or a file
-// system (FUSE) from it. Only processes of such devices are looked at.
+// servers flushes the devices and file systems that programs make of a volume: a
+// program that has an image open may serve a block device (qemu-nbd, ublk) or a file
+// system (FUSE) from it. servers looks only at processes of such devices.
 func (f *flusher) servers(target *stackTarget) {
 	if !servesAny(f.table()) {
 		return
@@ -299,8 +300,8 @@ func (f *flusher) servers(target *stackTarget) {
 	}
 }
 
-// opened tells whether a descriptor of a process is of the target,
-// or of a file in it. link is what the descriptor is named.
+// opened reports whether a descriptor of a process is the target, or a file in it. link
+// is the target of the descriptor's link.
 func (t *stackTarget) opened(fd, link string) bool {
 	if t.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return within(t.path, link)

@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The snapshot folder, which the providers share whose snapshots have a name in the
-// file system. Each tells by a function of its own what is a snapshot of its making.
+// The snapshot folder is shared by the providers whose snapshots have a name in the
+// file system. Each provider recognizes its own snapshots by a function.
 
-// isOurs is nil when name in dir is a snapshot of the provider's
-// making; else fs.ErrNotExist, or ErrForeign with what it is.
+// isOurs is nil when name in dir is a snapshot of the provider's making; else it is
+// fs.ErrNotExist, or ErrForeign with a description of the object.
 type isOurs func(dir *os.File, name string) error
 
 // openFolder opens the snapshot folder, and makes it if asked to. It must be ours and closed to
@@ -222,8 +222,8 @@ func leftoversIn(ctx context.Context, req Request, provider string, ours isOurs)
 		if !ok || host != req.Host {
 			continue
 		}
-		// What can't be told to be a snapshot of ours stays: a leak is found by its name, a wrong
-		// removal can't be undone.
+		// An object that may not be a snapshot of ours stays: a leak is found by its
+		// name, but a wrong removal can't be undone.
 		if ours(dir, name) == nil {
 			refs = append(refs, Ref{Provider: provider, Path: filepath.Join(home, SnapshotFolder, name), Volume: req.Volume})
 		}

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Found is a snapshot of this program, of any host and job, that lies where those
-// of a volume do. Unlike what Leftovers lists, its host may be another one, as
-// after a change of the host's id, and it may have been made writable since.
+// Found is a snapshot of this program, of any host and job, in a place where snapshots of
+// a volume are kept. Unlike the snapshots that Leftovers lists, it may belong to another
+// host id, as after a change of the host's id, and it may have been made writable since.
 type Found struct {
 	Ref
 	Host     string    // by its name
@@ -138,8 +138,8 @@ func findLogical(ctx context.Context, volume string) (all []Found, err error) {
 	return all, nil
 }
 
-// Drop removes a snapshot that Find has listed, also one that was made
-// writable. Nobody may need it any more: whose it is, its journal knows.
+// Drop removes a snapshot that Find has listed, also a snapshot that was made writable. The
+// caller makes sure by the journal of the snapshot's host that no job needs it any more.
 func Drop(ctx context.Context, f Found) error {
 	provider, err := ByName(f.Provider)
 	if err != nil {

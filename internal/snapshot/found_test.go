@@ -9,8 +9,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// Snapshots of another host's id, and one that was made writable, are found with
-// what is known of them, and go on request. What is not ours is not listed.
+// Snapshots of another host's id, and a snapshot that was made writable, are found with
+// the known facts about them, and are removed on request. Foreign objects are not listed.
 func TestFindAndDrop(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs")
 	btrfs, xfs := testbed.Btrfs(t), testbed.Xfs(t)

@@ -62,7 +62,7 @@ func (p freeze) Create(ctx context.Context, req Request) (*Snapshot, error) {
 	return snap, nil
 }
 
-// inPlace flushes the volume, and what is stacked on it, and gives it as its own view.
+// inPlace flushes the volume, and the layers stacked on it, and returns it as its own view.
 func inPlace(ctx context.Context, ref Ref) (*Snapshot, error) {
 	f, err := os.OpenFile(ref.Volume, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -109,7 +109,7 @@ func (freeze) Changed(_ context.Context, base Base, now *Snapshot) (*Changes, er
 	return nil, fmt.Errorf("compare %s with an earlier view: %w: provider %s keeps none", now.Ref.Volume, ErrBase, NameFreeze)
 }
 
-// Room is that of the volume's file system; of a block device, which has none, it is zero.
+// Room is the room of the volume's file system; for a block device, which has none, it is zero.
 func (freeze) Room(ctx context.Context, req Request) (free, total int64, err error) {
 	return volumeRoom(ctx, req)
 }

@@ -20,14 +20,15 @@ import (
 // after a reboot, as is the kernel's list of frozen file systems.
 const freezeFolder = "/run/holdfast-freeze"
 
-// fsfreeze reads in place as freeze does, and freezes the file system of the volume
-// meanwhile (FIFREEZE): whoever writes waits, also programs that are not of the instance.
+// fsfreeze reads in place as freeze does, and freezes the file system of the volume meanwhile
+// (FIFREEZE): every program that writes to it waits, also programs that are not of the instance.
 //
-// A file system that stays frozen hangs its host, so a child process holds the freeze
-// and lets it go as soon as its pipe to this process is closed, which the kernel does
-// for a process that dies (see runGuard). It also lets go when this process does not say
-// for GuardPatience that it makes progress (KeepFrozen), and after Request.FreezeLimit.
-// Should the child be killed as well, its mark stays and tells the next start to thaw.
+// A file system that stays frozen hangs its host, so a child process, the guard, holds
+// the freeze. The guard thaws as soon as its pipe to this process is closed, and the
+// kernel closes the pipe of a process that dies (see runGuard). The guard also thaws
+// when this process does not say for GuardPatience that it makes progress (KeepFrozen),
+// and after Request.FreezeLimit. If the guard is killed as well, its mark (a file)
+// stays. An agent that finds a mark at its start thaws that file system.
 type fsfreeze struct{}
 
 // freezes has the frozen file systems of this process. Its lock is
@@ -76,7 +77,7 @@ func (fsfreeze) Costs(Kind) Costs {
 	}
 }
 
-// locateFreeze finds the file system to freeze, and refuses one that others need.
+// locateFreeze finds the file system to freeze, and refuses a file system that others need.
 func locateFreeze(req Request) (*freezeMark, error) {
 	real, err := filepath.EvalSymlinks(req.Volume)
 	if err != nil {
@@ -223,7 +224,7 @@ func (fsfreeze) Room(ctx context.Context, req Request) (free, total int64, err e
 	return volumeRoom(ctx, req)
 }
 
-// Remove thaws when no other view needs the freeze, also one that an earlier process has left.
+// Remove thaws when no other view needs the freeze, also a freeze that an earlier process has left.
 func (fsfreeze) Remove(ctx context.Context, ref Ref) error {
 	if err := checkFreeze(ctx, "remove", ref); err != nil {
 		return err
@@ -275,7 +276,7 @@ func forgetFreeze(path string) {
 	}
 }
 
-// Check is that of Checker.
+// Check implements Checker.
 func (p fsfreeze) Check(ctx context.Context, ref Ref) error {
 	stands, err := p.Stands(ctx, ref)
 	if err == nil && !stands {
@@ -285,8 +286,8 @@ func (p fsfreeze) Check(ctx context.Context, ref Ref) error {
 	return err
 }
 
-// thaw lets a file system go that nobody holds frozen any more. One
-// that is not frozen, or not mounted, is fine.
+// thaw thaws a file system when no view needs the freeze any more. A file system that
+// is not frozen, or not mounted, is no error.
 func thaw(mark *freezeMark) error {
 	f, err := os.OpenFile(mark.Mount, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -21,7 +21,7 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// freezeHost keeps the marks of this process from those of others.
+// freezeHost tells the marks of this process from the marks of others.
 var freezeHost = fmt.Sprint("freeze-", os.Getpid())
 
 func freezeRequest(volume, job string) snapshot.Request {
@@ -42,7 +42,7 @@ func TestFsFreezeConformance(t *testing.T) {
 	})
 }
 
-// While a view stands, whoever writes waits; several views share one freeze.
+// While a view stands, every writer waits; several views share one freeze.
 func TestFsFreeze(t *testing.T) {
 	testbed.Need(t, "xfs", "ext4")
 	p := provider(t, "fsfreeze")
@@ -179,7 +179,7 @@ func TestFsFreezeGuardHasATimer(t *testing.T) {
 	}
 }
 
-// A guard that is told of progress keeps the file system frozen beyond its patience.
+// A guard that hears of progress keeps the file system frozen beyond its patience.
 func TestFsFreezeGuardIsTold(t *testing.T) {
 	testbed.Need(t, "ext4")
 	dir := testbed.Filesystem(t, "ext4", 64<<20)
@@ -206,7 +206,7 @@ func TestFsFreezeGuardIsTold(t *testing.T) {
 	}
 }
 
-// A process that is stopped, as one that hangs in a write is, keeps nothing frozen.
+// A stopped process, which stands for a process that hangs in a write, keeps nothing frozen.
 func TestFsFreezeStoppedProcess(t *testing.T) {
 	testbed.Need(t, "ext4")
 	dir := testbed.Filesystem(t, "ext4", 64<<20)
@@ -237,8 +237,8 @@ func TestFsFreezeStoppedProcess(t *testing.T) {
 // freezeShort gives the guard of a victim little patience.
 const freezeShort = "HOLDFAST_TEST_FREEZE_SHORT"
 
-// freezeVictim makes a run of this test program one that freezes
-// that volume and waits to be killed.
+// freezeVictim makes this test program run as a victim, which freezes that volume and
+// waits to be killed.
 const freezeVictim = "HOLDFAST_TEST_FREEZE"
 
 func init() {
@@ -279,7 +279,7 @@ func TestFsFreezeOutlivesNobody(t *testing.T) {
 		if len(guards) != 1 {
 			t.Fatalf("children of the victim: %v", guards)
 		}
-		// What a service manager sends to the whole group does not end a guard.
+		// A signal that a service manager sends to the whole group does not end a guard.
 		must(t, unix.Kill(guards[0], unix.SIGTERM))
 		if both {
 			must(t, v.Process.Signal(unix.SIGSTOP))

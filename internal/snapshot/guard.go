@@ -23,9 +23,9 @@ const (
 // guardName is the first argument of a process that is a guard.
 const guardName = "holdfast-freeze-guard"
 
-// init makes this process a guard when it was started as one: before any
-// other work, and never to return. It is no function that each program
-// would have to call first: one that forgot would run a second time.
+// init makes this process a guard when it was started as a guard: before any other
+// work, and it never returns. It is not a function that each program calls first,
+// because a program that forgot the call would run a second time instead of guarding.
 func init() {
 	if len(os.Args) == 4 && os.Args[0] == guardName {
 		patience, err1 := time.ParseDuration(os.Args[2])
@@ -37,9 +37,9 @@ func init() {
 	}
 }
 
-// GuardPatience is how long a guard waits to be told that its process makes progress
-// (KeepFrozen): longer than a busy host keeps a process from running, and shorter
-// than programs bear that write to the file system. It is changed by tests alone.
+// GuardPatience is how long a guard waits for news that its process makes progress
+// (KeepFrozen): longer than a busy host keeps a process from running, and shorter than
+// programs that write to the file system can bear. Only tests change it.
 var GuardPatience = 30 * time.Second
 
 // The files of a guard.
@@ -160,8 +160,8 @@ func startGuard(ctx context.Context, folder, mark string, limit time.Duration) (
 	return g, nil
 }
 
-// guards are those of this process. Its lock is held for a moment
-// only, while that of freezes is held as long as a flush takes.
+// guards are the guards of this process. A goroutine holds its lock for a moment only,
+// but the lock of freezes for as long as a flush takes.
 var guards struct {
 	sync.Mutex
 	all map[*guard]bool
@@ -174,9 +174,9 @@ func Frozen() int {
 	return len(guards.all)
 }
 
-// KeepFrozen tells the guards of all file systems which this process keeps frozen that
-// it makes progress. A guard that was not told for GuardPatience thaws: a process that
-// hangs in a write to what it froze can't be killed, and would never thaw it.
+// KeepFrozen tells the guards of all file systems that this process keeps frozen that it
+// makes progress. A guard that was not told for GuardPatience thaws: a process that hangs
+// in a write to a file system that it froze can't be killed, and would never thaw it.
 func KeepFrozen() {
 	guards.Lock()
 	defer guards.Unlock()

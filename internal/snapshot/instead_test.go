@@ -12,8 +12,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// Whatever keeps a snapshot from being made, there is a view of the
-// volume, by another provider or in place, and the reason is told.
+// For every obstacle to a snapshot, there is a view of the volume, by another provider
+// or in place, and the reason is told.
 func TestTakeAnotherWay(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs")
 	btrfs, xfs := testbed.Btrfs(t), testbed.Xfs(t)

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The btrfs calls that golang.org/x/sys/unix has no names for, from linux/btrfs.h. The numbers are
-// those of the kernel's generic ioctl encoding (amd64, arm64, riscv64, …).
+// The btrfs calls that golang.org/x/sys/unix has no names for, from linux/btrfs.h. The
+// numbers follow the kernel's generic ioctl encoding (amd64, arm64, riscv64, …).
 const (
 	iocSync           = 0x9408     // _IO(0x94, 8)
 	iocSnapDestroy    = 0x5000940f // _IOW(0x94, 15, vol_args)
@@ -73,7 +73,7 @@ type subvolInfo struct {
 	uuid         [16]byte
 	parentUUID   [16]byte
 	receivedUUID [16]byte
-	ctransid     uint64 // of the last change; in a snapshot, that of its source
+	ctransid     uint64 // of the last change; a snapshot has the number of its source
 	otransid     uint64 // of the transaction that made it
 	stransid     uint64
 	rtransid     uint64
@@ -209,7 +209,7 @@ func inoPath(f *os.File, ino uint64) (string, error) {
 	if ino == subvolIno {
 		return "", nil
 	}
-	args := &inoLookupArgs{objectid: ino} // treeid 0: that of f
+	args := &inoLookupArgs{objectid: ino} // treeid 0: the subvolume of f
 	if err := ioctl(f, iocInoLookup, unsafe.Pointer(args)); err != nil {
 		return "", err
 	}

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// place is where a volume lies on a btrfs, and where its snapshots go.
+// place has the paths of a volume on a btrfs and of its snapshots.
 type place struct {
 	volume string // the volume as asked for
 	image  bool   // it is a file
@@ -73,7 +73,7 @@ func locate(volume, dir string) (*place, error) {
 	return at, nil
 }
 
-// snapshotHome is the folder that holds the snapshot folder: dir, or the one that holds the volume.
+// snapshotHome is the folder that holds the snapshot folder: dir, or the parent of the volume.
 func snapshotHome(realVolume, dir string) (string, error) {
 	if dir == "" {
 		return filepath.Dir(realVolume), nil

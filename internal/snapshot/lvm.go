@@ -26,9 +26,9 @@ const (
 // of a logical volume; that name is made of it (see lvmVolumeName).
 const lvmTag = "holdfast"
 
-// Limits of a thin pool, in percent of its data or metadata room. A full pool stops the
-// writes of all that lie in it. Every snapshot makes it grow with each write to its
-// volume, so none is made close to the end, and one that stands goes before it is reached.
+// Limits of a thin pool, in percent of its data or metadata room. A full pool stops the writes
+// of all volumes in it. A snapshot makes the pool grow with each write to its volume, so close
+// to the limit no snapshot is made, and an existing snapshot is removed before the pool is full.
 const (
 	poolStart = 90
 	poolWork  = 95
@@ -40,14 +40,14 @@ const (
 	classicLeast = 1 << 30 // bytes; less only for a volume that is smaller
 )
 
-// lvm makes snapshots of logical volumes: of thin ones in their pool, of
-// all others classic ones with room of their own in the volume group.
+// lvm makes snapshots of logical volumes: of thin ones in their pool, of all others
+// classic ones with room of their own in the volume group.
 //
-// What LVM and the kernel guarantee: the volume is suspended while its snapshot is made, and
-// before that its file system is frozen (drivers/md/dm.c, lock_fs): delayed data is written out,
-// the journal is empty (ext4) or holds nothing that is not in its place as well (xfs). So the
-// snapshot is read without replaying the journal (noload, norecovery), and nothing is written to
-// it. A device without a mounted file system has its buffered writes written out in the same way.
+// LVM and the kernel guarantee: the volume is suspended while its snapshot is made, and before
+// that its file system is frozen (drivers/md/dm.c, lock_fs): delayed data is written out, and the
+// journal is empty (ext4) or holds only data that is in its place as well (xfs). So the snapshot
+// is read without replaying the journal (noload, norecovery), and nothing is written to it. A
+// device without a mounted file system has its buffered writes written out in the same way.
 type lvm struct{ classic bool }
 
 func (p lvm) Name() string {
@@ -117,7 +117,7 @@ func (p lvm) locate(ctx context.Context, req Request) (*lvmPlace, error) {
 	return at, err
 }
 
-// Room is that of the thin pool, or of the volume group.
+// Room is the room of the thin pool, or of the volume group.
 func (p lvm) Room(ctx context.Context, req Request) (free, total int64, err error) {
 	at, err := p.locate(ctx, req)
 	if err != nil {
@@ -324,7 +324,7 @@ func (p lvm) Stands(ctx context.Context, ref Ref) (bool, error) {
 	return true, nil
 }
 
-// Check is that of Checker.
+// Check implements Checker.
 func (p lvm) Check(ctx context.Context, ref Ref) error {
 	lv, all, err := p.find(ctx, "look at", ref)
 	if err != nil {
@@ -379,8 +379,9 @@ func removeVolume(ctx context.Context, lv *logicalVolume) error {
 	}
 	err := remove()
 	if err != nil && lv.thin() {
-		// One whose making was cut off, so that the pool does not know it yet, can't be
-		// removed: "pool is used by another device". Activating it finishes the making.
+		// If the making of a snapshot was cut off, the pool may not know the snapshot
+		// yet. Such a snapshot can't be removed: "pool is used by another device".
+		// Activating it finishes the making.
 		if lvmRun(ctx, "lvm", "lvchange", "--autobackup", "n", "--activate", "y", "--ignoreactivationskip", lv.path()) == nil {
 			err = remove()
 		}
@@ -388,12 +389,12 @@ func removeVolume(ctx context.Context, lv *logicalVolume) error {
 	return err
 }
 
-// Leftovers lists the snapshots in the volume group of the volume; in
-// all groups where the volume is gone. A folder in MountFolder
-// without a snapshot counts: someone was about to make or remove one.
+// Leftovers lists the snapshots in the volume group of the volume; in all groups where
+// the volume is gone. A folder in MountFolder without a snapshot counts: a program was
+// about to make or remove one.
 //
-// First it waits until no program of an agent that died is at work any more,
-// and lets run again what such a program, killed as well, has left suspended.
+// First it waits until no program of a dead agent is at work any more. Then it resumes
+// volumes that such a program, killed as well, has left suspended.
 func (p lvm) Leftovers(ctx context.Context, req Request) ([]Ref, error) {
 	if !validPart(req.Host) {
 		return nil, fmt.Errorf("host id %q: %w: 1 to %d characters of [A-Za-z0-9._-]", req.Host, ErrUsage, maxPart)

@@ -24,7 +24,7 @@ import (
 // lvmGroup is the volume group of the machine; its hyphen is doubled in the names of mappings.
 const lvmGroup = "data-1"
 
-// lvmPatience is for all of TestLVM, and a multiple of what that takes.
+// lvmPatience is for all of TestLVM, and a multiple of the time that the test takes.
 const lvmPatience = 15 * time.Minute
 
 // TestLVM runs in a virtual machine, as not every kernel that tests
@@ -335,7 +335,8 @@ func lvmDeviceFails(t *testing.T) {
 		command(t, "dmsetup", "load", "disk", "--table", text)
 		command(t, "dmsetup", "resume", "disk")
 	}
-	// The pool's data begins some MiB into the disk; what is sick begins behind its first volumes.
+	// The pool's data begins some MiB into the disk; the faulty sectors begin behind
+	// its first volumes.
 	const from, length = 128 << 11, 512 << 11
 	table(fmt.Sprintf("0 %d linear /dev/vda 0\n%d %d error\n%d %d linear /dev/vda %d",
 		from, from, length, from+length, sectors-from-length, from+length))

@@ -82,7 +82,7 @@ func lvmChanged(t *testing.T) {
 	if !held() {
 		t.Error("another program's snapshot of the metadata is gone")
 	}
-	// The same with the tag is what a crash of ours has left.
+	// The same snapshot with the tag is a remnant of our own crash.
 	lvm(t, "lvchange", "--addtag", "hf.host-1.metadata", lvmGroup+"/pool-1")
 	if _, err := p.Changed(t.Context(), base.Base(), now); err != nil {
 		t.Error(err)

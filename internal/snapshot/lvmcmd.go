@@ -17,22 +17,21 @@ import (
 )
 
 const (
-	// lvmPatience is how long one command may take. Most take under a
-	// second; each waits for those of others on the same volume group.
+	// lvmPatience is how long one command may take. Each command waits for other
+	// programs' commands on the same volume group.
 	lvmPatience = 2 * time.Minute
-	// lvmGrace is how long a command that was asked to end may go on. One
-	// that is about to change the kernel's tables does not hear: see lvmRun.
+	// lvmGrace is how long a command that was asked to end may go on. A command that is
+	// about to change the kernel's tables ignores the signal: see lvmRun.
 	lvmGrace = 30 * time.Second
 )
 
-// programFolders is where programs are looked for beside PATH: a
-// service's PATH may lack the sbin folders.
+// programFolders are searched for programs after PATH: a service's PATH may lack the sbin folders.
 var programFolders = []string{"/usr/sbin", "/sbin", "/usr/bin", "/bin"}
 
 // forwarded are the variables that LVM's programs get of ours.
 var forwarded = regexp.MustCompile(`^(PATH|TMPDIR|(LVM|DM)_[A-Z_]+)=`)
 
-// commandError is a program that failed; its words are those of its standard error.
+// commandError is a program that failed; words is its standard error.
 type commandError struct {
 	command string
 	words   string
@@ -67,12 +66,12 @@ func lvmRead(ctx context.Context, args ...string) ([]byte, error) {
 	return runProgram(ctx, nil, args...)
 }
 
-// lvmRun runs a program that changes something. It is not ended with ctx, as a volume is suspended
-// for a moment meanwhile: who kills the program then leaves everything hanging that writes to the
-// volume (resumeVolumes lets it run again). LVM itself does not hear SIGINT in that moment.
+// lvmRun runs a program that changes LVM volumes or mappings. The program does not end with ctx:
+// it suspends a volume for a moment, and if it were killed then, every writer to that volume
+// would hang (resumeVolumes lets it run again). LVM itself ignores SIGINT in that moment.
 //
-// The program's standard input is the lock file: whoever holds that lock alone knows that no
-// program of an agent that died is still at work (see Leftovers).
+// The program's standard input is the lock file: a process that holds that lock alone
+// knows that no program of a dead agent is still at work (see Leftovers).
 func lvmRun(ctx context.Context, args ...string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -97,7 +96,8 @@ func runProgram(ctx context.Context, stdin *os.File, args ...string) ([]byte, er
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args[1:]...)
 	cmd.Dir = "/"
-	// Not all of ours: that has the store's keys, and whoever is root may look at a program's.
+	// The program gets only a part of our environment: ours has the store's keys, and
+	// root may read the environment of a program.
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(e string) bool { return !forwarded.MatchString(e) }),
 		"LC_ALL=C", "LVM_SUPPRESS_FD_WARNINGS=1")
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -17,9 +17,9 @@ import (
 // sectorSize is the unit of device mapper's numbers in bytes.
 const sectorSize = 512
 
-// metadataTag is on a pool whose metadata we have a snapshot of:
-// there can be one at a time, and after a crash, also of the host,
-// it is there still. The tag tells it from that of another program.
+// metadataTag marks a pool of whose metadata we have a snapshot. A pool can have one
+// such snapshot at a time, and it survives a crash of the program and of the host. The
+// tag tells our snapshot from another program's.
 func metadataTag(host string) string { return "hf." + strings.ReplaceAll(host, ".", "+") + ".metadata" }
 
 // Changed answers for devices of thin volumes, from the pool's metadata alone: no data is read.
@@ -65,8 +65,8 @@ func (p lvm) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, e
 	return ImageChanges(ranges, true), nil
 }
 
-// thinDelta lists what differs between two thin volumes of one
-// pool, as ranges of bytes, in whole blocks of the pool.
+// thinDelta lists the differences between two thin volumes of one pool, as ranges of
+// bytes, in whole blocks of the pool.
 func thinDelta(ctx context.Context, pool, older, newer *logicalVolume, host string) (ranges []Range, err error) {
 	if pool == nil {
 		return nil, fmt.Errorf("%w: its thin pool %s", ErrGone, newer.Pool)
@@ -93,8 +93,8 @@ func metadataLock(ctx context.Context) (*os.File, error) {
 	return takeLock(ctx, MountFolder+"/metadata", unix.LOCK_EX)
 }
 
-// reserveMetadata makes the pool's snapshot of its metadata. One of
-// ours that is there already was left by a crash.
+// reserveMetadata makes the pool's snapshot of its metadata. A crash left any snapshot
+// of ours that is there already.
 func reserveMetadata(ctx context.Context, pool *logicalVolume, host string) error {
 	if slices.Contains(pool.tags(), metadataTag(host)) {
 		if err := dropMetadata(ctx, pool, host); err != nil {
@@ -131,12 +131,13 @@ func dropMetadata(ctx context.Context, pool *logicalVolume, host string) error {
 	return nil
 }
 
-// releaseMetadata undoes what a crash of Changed has left on any pool.
+// releaseMetadata removes the snapshots of metadata that a crash of Changed has left on any pool.
 func releaseMetadata(ctx context.Context, all []logicalVolume, host string) error {
 	var errs []error
 	for i := range all {
 		if slices.Contains(all[i].tags(), metadataTag(host)) {
-			lock, err := metadataLock(ctx) // one that is at work releases it itself
+			// a program at work holds the lock and releases its snapshot itself
+			lock, err := metadataLock(ctx)
 			if err != nil {
 				errs = append(errs, err)
 				continue
@@ -167,9 +168,9 @@ func metadataHeld(ctx context.Context, pool *logicalVolume) (bool, error) {
 	return f[6] != "-", nil
 }
 
-// parseDelta reads what thin_delta prints: runs of blocks that are the
-// same, differ, or are mapped in one of the two snapshots only. size
-// is that of the volume in bytes; its last block may reach beyond.
+// parseDelta reads the output of thin_delta: runs of blocks that are the same, differ,
+// or are mapped in one of the two snapshots only. size is the volume's in bytes; its
+// last block may reach beyond.
 func parseDelta(r io.Reader, size int64) ([]Range, error) {
 	var ranges []Range
 	var block int64

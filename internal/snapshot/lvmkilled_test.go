@@ -18,8 +18,8 @@ import (
 	"holdfast/internal/snapshot"
 )
 
-// victimVariable makes a run of this test program one that makes
-// and removes snapshots of that volume until it is killed.
+// victimVariable makes this test program run as a victim, which makes and removes
+// snapshots of that volume until it is killed.
 const victimVariable = "HOLDFAST_LVM_VICTIM"
 
 func victim(t *testing.T, volume string) {
@@ -109,8 +109,8 @@ func lvmKill(t *testing.T, volume, program string, with bool, moment time.Durati
 	}
 }
 
-// What a program that was killed at its worst moments leaves: a suspended volume, mappings
-// that LVM forgets. Where nothing of ours was begun, a suspended volume is somebody's wish.
+// A program that was killed at its worst moments leaves a suspended volume and mappings that
+// LVM forgets. Where no work of ours was begun, somebody suspended the volume on purpose.
 func lvmHalfDone(t *testing.T) {
 	thin, classic := lvmThin(t, "half-t", "16m"), lvmClassic(t, "half-c", "16m")
 	suspended := func(mapping string) bool {
@@ -146,7 +146,7 @@ func lvmHalfDone(t *testing.T) {
 	for _, mapping := range []string{own + "-cow", own, "data--1-half--c-real"} {
 		command(t, "dmsetup", "create", mapping, "--table", "0 8 error")
 	}
-	if err := p.Remove(t.Context(), snap.Ref); err != nil { // lvmState sees what is left
+	if err := p.Remove(t.Context(), snap.Ref); err != nil { // lvmState sees remnants
 		t.Error(err)
 	}
 }

@@ -113,8 +113,8 @@ func lvmUnder(st *unix.Stat_t) (group, name string, ok bool) {
 	return lvmName(st.Dev)
 }
 
-// lvmName gives the names of the logical volume that a device number stands for, from what
-// the kernel says of the mapping: no program has to run to learn that a device is none.
+// lvmName gives the names of the logical volume that a device number stands for. It reads the
+// kernel's description of the mapping, so it needs no program to learn that a device is no volume.
 func lvmName(number uint64) (group, name string, ok bool) {
 	dir := fmt.Sprintf("/sys/dev/block/%d:%d/dm/", unix.Major(number), unix.Minor(number))
 	uuid, err := os.ReadFile(dir + "uuid")
@@ -128,8 +128,8 @@ func lvmName(number uint64) (group, name string, ok bool) {
 	return parseMapping(strings.TrimSpace(string(mapping)))
 }
 
-// parseMapping takes the name of a mapping apart: group-volume, with hyphens inside
-// of a name doubled. One with a third part is not a volume but a layer of one.
+// parseMapping takes the name of a mapping apart: group-volume, with hyphens inside of
+// a name doubled. A name with a third part is not a volume but a layer of one.
 func parseMapping(mapping string) (group, name string, ok bool) {
 	const hyphen = "\x00"
 	parts := strings.Split(strings.ReplaceAll(mapping, "--", hyphen), "-")

@@ -25,10 +25,11 @@ var (
 
 // A Checker is a Provider whose views can go bad while they are read.
 type Checker interface {
-	// Check tells why a view can no longer be trusted, or has to go: nil while all is well. The
-	// caller asks from time to time while it reads, and when it has ended, since the kernel's EIO
-	// has no cause and its cache may hide it. It is ErrGone, ErrOverflow or ErrNoRoom; after
-	// ErrNoRoom what was read before is good. Another error says that nothing could be found out.
+	// Check tells why a view can no longer be trusted, or has to be removed: nil while
+	// all is well. The caller asks from time to time while it reads, and when it has
+	// ended, since the kernel's EIO has no cause and its cache may hide it. The error
+	// is ErrGone, ErrOverflow or ErrNoRoom; after ErrNoRoom the data read before is
+	// good. Another error says that the check itself failed.
 	Check(context.Context, Ref) error
 }
 
@@ -66,12 +67,12 @@ func poolRoom(all []logicalVolume, pool string, limit float64) error {
 	return nil
 }
 
-// classicSize gives the room for a classic snapshot in bytes: a share
-// of the volume, within what the group has and what can be of use.
+// classicSize returns the room for a classic snapshot in bytes: a share of the volume,
+// bounded by the room of the group and by the most that a snapshot can use.
 func classicSize(origin *logicalVolume) (int64, error) {
 	up := func(n int64) int64 { return (n + origin.ExtentSize - 1) / origin.ExtentSize * origin.ExtentSize }
-	// All of the volume overwritten needs its size, and the table of what was
-	// copied: one part in 256 of chunks of 4 KiB, and an extent that is rounded.
+	// If all of the volume is overwritten, the snapshot needs the volume's size and a table
+	// of the copied chunks: one part in 256 for chunks of 4 KiB, and an extent for rounding.
 	most := up(origin.Size+origin.Size/128) + origin.ExtentSize
 	least := min(up(classicLeast), most)
 	size := min(max(up(origin.Size/classicShare), least), most)
@@ -82,10 +83,10 @@ func classicSize(origin *logicalVolume) (int64, error) {
 	return min(size, origin.Free/origin.ExtentSize*origin.ExtentSize), nil
 }
 
-// resumeVolumes lets run again what lies suspended in the volume groups of the given folders of
-// MountFolder. A folder tells that something of ours was begun in its group and not ended. Once
-// no program of ours is at work and LVM's own lock was free as well, what is suspended was left
-// so by a program that was killed, and everything that writes to it hangs until someone acts.
+// resumeVolumes resumes suspended mappings in the volume groups of the given folders of
+// MountFolder. Such a folder shows that a program of ours began work in its group and did not
+// end it. Once no program of ours is at work and LVM's own lock was free as well, a killed
+// program left the mapping suspended, and every writer to it hangs until someone acts.
 func resumeVolumes(ctx context.Context, folders []string) error {
 	groups := map[string]bool{}
 	for _, path := range folders {
@@ -140,9 +141,9 @@ func parseLayer(mapping string) (group, volume string, ok bool) {
 	return parseMapping(strings.ReplaceAll(strings.Join(parts, "-"), hyphen, "--"))
 }
 
-// dropLayers removes the mappings of a snapshot whose logical volume is gone: a
-// program that was killed while it removed one leaves them, and LVM does not look for
-// them. That of the volume itself ("real") stays while another snapshot needs it.
+// dropLayers removes the mappings of a snapshot whose logical volume is gone: a program
+// that was killed while it removed a snapshot leaves them, and LVM does not look for
+// them. The mapping of the volume itself ("real") stays while another snapshot needs it.
 func dropLayers(ctx context.Context, ref Ref) error {
 	group, own := filepath.Base(filepath.Dir(ref.Path)), lvmVolumeName(filepath.Base(ref.Path))
 	layers := []string{mappingName(group, own, ""), mappingName(group, own, "cow")}

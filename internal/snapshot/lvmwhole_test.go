@@ -39,8 +39,8 @@ func lvmWhole(t *testing.T) {
 				}
 			})
 			for i := range 2 {
-				// Held by nobody: what was written before the call has to
-				// be in it, whatever is written meanwhile.
+				// The instance is not held: the view must hold the data that was
+				// written before the call, while writes go on.
 				sure := filepath.Join(root, fmt.Sprintf("sure-%d", i))
 				if err := os.WriteFile(sure, bytes.Repeat([]byte{byte('a' + i)}, 100_000), 0o600); err != nil {
 					t.Fatal(err)
@@ -62,7 +62,7 @@ func lvmWhole(t *testing.T) {
 				}
 				device := lvmMountedDevice(t, snap.Ref.Path)
 				if c.kind == "ext4" {
-					// complains where it is not what a clean one is
+					// complains where the file system is not as a clean one
 					command(t, "e2fsck", "-fn", device)
 				} else {
 					lvmEqualAfterReplay(t, snap.Root, device)
@@ -83,8 +83,8 @@ func lvmMountedDevice(t *testing.T, point string) string {
 	return ""
 }
 
-// lvmEqualAfterReplay mounts a copy of the device of an xfs with
-// its journal replayed: what it holds is what is seen without.
+// lvmEqualAfterReplay mounts a copy of the device of an xfs with its journal replayed:
+// the copy holds the same content as the view without a replay.
 func lvmEqualAfterReplay(t *testing.T, root, device string) {
 	t.Helper()
 	lvm(t, "lvcreate", "--snapshot", "--setactivationskip", "n", "--activate", "y", "--permission", "rw", "--name", "replay", device)

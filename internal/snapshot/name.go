@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// SnapshotFolder is the folder, with mode 0700, that snapshots lie in. It stands beside the volume
-// and never inside: there it would change what is backed up.
+// SnapshotFolder is the folder, with mode 0700, that holds the snapshots. It stands
+// beside the volume and never inside: there it would change the content of the backup.
 const SnapshotFolder = ".holdfast-snapshots"
 
 // maxPart keeps three parts and the separators below the 255 bytes of a file name.
@@ -55,8 +55,8 @@ func validPart(s string) bool {
 	return true
 }
 
-// Owner reads the host id, the job id and the volume's name from the name of the snapshot; ok is
-// false where there is none, or one that was not made here.
+// Owner reads the host id, the job id and the volume's name from the name of the
+// snapshot; ok is false where Ref has no name, or a name that this package did not make.
 func (r Ref) Owner() (host, job, volume string, ok bool) {
 	return parseName(filepath.Base(r.Path))
 }

@@ -17,12 +17,12 @@ import (
 	"holdfast/internal/durable"
 )
 
-// Subvolumes inside a volume are content of it, whoever made them: any user can. A
-// snapshot of the volume's subvolume has an empty folder (a stub) in the place of
-// each. So each gets a snapshot of its own, beside that of the volume: in the folder
-// NAME.nested, under its number, with a file that tells which number belongs to which
-// path. Who reads the view puts them in the places of the stubs (Nested). The volume's
-// snapshot is made first: the time of a view is never later than anything in it.
+// Subvolumes inside a volume are content of it, and any user can make them. A snapshot of
+// the volume's subvolume has an empty folder (a stub) in the place of each inner
+// subvolume. So each inner subvolume gets a snapshot of its own, beside the volume's: in
+// the folder NAME.nested, under its number, with a file that maps numbers to paths. The
+// reader of the view puts the inner snapshots in the places of the stubs (Nested). The
+// volume's snapshot is made first: the time of a view is never later than anything in it.
 
 const (
 	nestedSuffix = ".nested"
@@ -58,9 +58,9 @@ func Nested(ref Ref) (map[string]string, error) {
 	return at, nil
 }
 
-// subvolumes lists the subvolumes below the volume, also those in one another:
-// id by path below the volume. Those that this program made beside other
-// volumes (in a folder SnapshotFolder) are no content, and are left out.
+// subvolumes lists the subvolumes below the volume, also the ones in one another: id by
+// path below the volume. The snapshots that this program made beside other volumes (in
+// a folder SnapshotFolder) are no content, and are left out.
 func (at *place) subvolumes(root *os.File) (map[string]uint64, error) {
 	found := map[string]uint64{}
 	if at.image {
@@ -69,14 +69,15 @@ func (at *place) subvolumes(root *os.File) (map[string]uint64, error) {
 	return found, at.subvolumesIn(root, "", found)
 }
 
-// subvolumesIn adds those below the subvolume whose root is open; inside is its path below at.root.
+// subvolumesIn adds the subvolumes below the subvolume whose root is open; inside is
+// the path of that root below at.root.
 func (at *place) subvolumesIn(root *os.File, inside string, found map[string]uint64) error {
 	dirs, err := childFolders(root)
 	if err != nil {
 		return fmt.Errorf("volume %s: list the subvolumes inside: %w", at.volume, err)
 	}
 	for _, d := range dirs {
-		// Of a subvolume that is wider than the volume, only what is in the volume counts.
+		// Of a subvolume that is wider than the volume, only the part in the volume counts.
 		in := filepath.Join(at.root, inside, d)
 		if !within(at.real, in) || filepath.Base(in) == SnapshotFolder && !at.all {
 			continue
@@ -104,7 +105,7 @@ func (at *place) subvolumesIn(root *os.File, inside string, found map[string]uin
 	return nil
 }
 
-// addSubvolume adds name in dir, and what is nested in it, if it is a subvolume.
+// addSubvolume adds name in dir, and the subvolumes nested in it, if name is a subvolume.
 func (at *place) addSubvolume(dir *os.File, name, inside string, found map[string]uint64) error {
 	var st unix.Stat_t
 	if unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Ino != subvolIno {

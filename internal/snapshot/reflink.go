@@ -13,14 +13,14 @@ import (
 
 // reflink makes a clone of an image file that shares its blocks (FICLONE).
 //
-// What the kernel guarantees (fs/remap_range.c and the file systems): the call holds
-// the locks that writes of the image take, and before it remaps it writes out the
-// image's dirty pages, so the clone is the image as it was at one instant, also when
-// its instance runs on. It says nothing of two images: for several volumes at one
-// instant the instance is held. The clone has no name until it is whole and on the
-// disk (O_TMPFILE, then a link), so that a crash leaves either all of it or nothing.
+// The kernel guarantees (fs/remap_range.c and the file systems): the call holds the
+// locks that writes of the image take, and before it remaps it writes out the image's
+// dirty pages, so the clone is the image as it was at one instant, even if its instance
+// runs on. The guarantee does not cover two images: for several volumes at one instant
+// the instance is held. The clone has no name until it is whole and on the disk
+// (O_TMPFILE, then a link), so a crash leaves either all of it or nothing.
 //
-// The mark by which a clone is known as ours is an extended attribute that holds its
+// The mark by which we recognize our clones is an extended attribute that holds the clone's
 // name: neither a copy under another name nor a file that someone put there has it.
 type reflink struct{}
 
@@ -57,7 +57,7 @@ func (reflink) Costs(Kind) Costs {
 	}
 }
 
-// imagePlace is where an image lies and where its clones go.
+// imagePlace has the paths of an image and of its clones.
 type imagePlace struct {
 	real   string // the image without symbolic links
 	fs     string // the kind of its file system
@@ -207,7 +207,8 @@ func cloneTo(dir, src *os.File, name string) error {
 	return nil
 }
 
-// openClone opens the clone name in dir; fs.ErrNotExist, or ErrForeign with what it is.
+// openClone opens the clone name in dir; fs.ErrNotExist, or ErrForeign with a
+// description of the object.
 func openClone(dir *os.File, name string) (*os.File, error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	switch {
@@ -255,12 +256,12 @@ func (reflink) Stands(ctx context.Context, ref Ref) (bool, error) {
 	return standsIn("look at", ref, isClone)
 }
 
-// Check is that of Checker.
+// Check implements Checker.
 func (p reflink) Check(ctx context.Context, ref Ref) error { return checkStands(ctx, p, ref) }
 
-// Changed compares the extents of two clones; see ChangedRanges. That needs no
-// trust in the base's history: blocks that both share are equal, whatever was done
-// to either. The mark tells that the base is the one that was made under this name.
+// Changed compares the extents of two clones; see ChangedRanges. The comparison needs
+// no trust in the base's history: blocks that both share are equal, after any change to
+// either. The mark proves that the base is the clone that was made under this name.
 func (reflink) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error) {
 	for _, ref := range []Ref{base.Ref, now.Ref} {
 		if err := checkRef(ctx, "compare", NameReflink, ref); err != nil {

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// below finds the devices on which a path rests: that of its file system, what that device is
-// made of (partitions, mappings, RAID), and, where one of them is a loop device, all that its
-// image rests on. A write to the path waits while a file system on any of them is frozen.
+// below finds the devices on which a path rests: the device of its file system, the devices below
+// that one (partitions, mappings, RAID), and, where one of them is a loop device, all devices on
+// which its image rests. A write to the path waits while a file system on any of them is frozen.
 type below struct {
 	devices map[uint64]bool
 	paths   map[string]bool
@@ -74,7 +74,7 @@ func (b *below) path(path string) error {
 	return nil
 }
 
-// device adds a device and what it is made of.
+// device adds a device and the devices below it.
 func (b *below) device(number uint64) {
 	if b.devices[number] {
 		return
@@ -103,7 +103,7 @@ func (b *below) device(number uint64) {
 		}
 		dev.Close()
 	}
-	// it may have been removed; what the kernel said of it counts
+	// the path may be gone; the kernel's facts about it count
 	_ = b.path(strings.TrimSuffix(string(image), "\n"))
 }
 
@@ -122,7 +122,7 @@ func (b *below) btrfs(path string) error {
 	return nil
 }
 
-// overlay adds what the folders of an overlay rest on that it writes to.
+// overlay adds the devices below the folders of an overlay that it writes to.
 func (b *below) overlay(options string) error {
 	for option := range strings.SplitSeq(options, ",") {
 		for _, key := range []string{"upperdir=", "workdir="} {

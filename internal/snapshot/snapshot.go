@@ -1,36 +1,38 @@
-// Package snapshot makes local, read-only, point-in-time views of volumes,
-// says what changed since an earlier view, and takes the views away again.
+// Package snapshot makes local, read-only, point-in-time views of volumes, lists the
+// changes since an earlier view, and removes the views again.
 //
-// A volume is a tree (a folder) or an image (a regular file that is a
-// raw disk, or a block device). What it lies on decides the provider:
+// A volume is a tree (a folder) or an image (a regular file that is a raw disk, or a
+// block device). The storage of the volume decides the provider:
 //
-//   - btrfs: a snapshot of the subvolume that contains the tree or image. Milliseconds; changed files and ranges
-//     from the file system's own trees.
-//   - reflink: a clone of an image file that shares its blocks, on any file system with FICLONE (xfs,
-//     btrfs, …). Some 10 to 30 µs per extent of the image; changed ranges from the extents of both clones.
-//   - lvm-thin, lvm-classic: a snapshot of the logical volume that an image is, or that a tree or an image file lies on
-//     (ext4, xfs), mounted below MountFolder. A tenth of a second; changed blocks of thin devices from the pool.
-//   - freeze: nothing is made. The file system is flushed and the volume read in place, while the
+//   - btrfs: a snapshot of the subvolume that contains the tree or image. The file system's
+//     own trees list the changed files and ranges.
+//   - reflink: a clone of an image file that shares its blocks, on any file system with
+//     FICLONE (xfs, btrfs, …). Its time grows with the extents of the image. The extents of
+//     two clones give the changed ranges.
+//   - lvm-thin, lvm-classic: a snapshot of the logical volume that is the image, or that holds
+//     a tree or an image file (ext4, xfs), mounted below MountFolder. The pool lists the
+//     changed blocks of thin devices.
+//   - freeze: no snapshot. The file system is flushed and the volume read in place, while the
 //     instance is held by its runtime driver.
-//   - fsfreeze: as freeze, and the file system of the volume, which must be the volume's own, is frozen
-//     (FIFREEZE) until the view is removed. Only on request.
+//   - fsfreeze: as freeze, and the file system of the volume, which must be the volume's own,
+//     is frozen (FIFREEZE) until the view is removed. Only on request.
 //
-// The state machine of a job (agent/job) calls the package through package
-// agent, and so does the CLI. It starts no goroutine and never logs. It keeps
-// no state between calls, except that fsfreeze has one child process per
-// frozen file system, which thaws it when this process ends in whatever way.
+// The state machine of a job (agent/job) calls the package through package agent, and
+// so does the CLI. The package starts no goroutine and never logs. It keeps no state
+// between calls, except that fsfreeze has one child process per frozen file system,
+// which thaws it when this process ends in any way.
 //
-// What a crash leaves: a snapshot in a folder named SnapshotFolder or in a volume
-// group, or the mark of a freeze. Each carries the host's and the job's id in its name,
-// is found by Leftovers and removed by Remove. What is not ours is never touched.
+// A crash leaves a snapshot in a folder named SnapshotFolder or in a volume group, or
+// the mark of a freeze. Each has the host's and the job's id in its name, is found by
+// Leftovers and removed by Remove. The package never touches foreign objects.
 //
 // # Base snapshots
 //
 // A base is a snapshot that is kept after its job: the state that a backup or a restore
 // left, with which the next backup compares, where Comparable says that it can. Nothing
 // on the disk tells a base from another snapshot: it keeps the name of the job that
-// made it, and Leftovers lists it. Which Ref is a base, and of which backup, is known
-// to the caller's journal alone; what the journal does not name is a leftover, so a
+// made it, and Leftovers lists it. Only the caller's journal knows which Ref is a base,
+// and of which backup; a snapshot that the journal does not name is a leftover, so a
 // lost journal costs bases and never leaks them. Changed takes a base and answers
 // ErrBase whenever it can't vouch for the comparison: the caller then reads everything.
 package snapshot
@@ -71,7 +73,7 @@ const (
 	Image Kind = "image" // the content of one regular file or block device
 )
 
-// Request says of what to make a snapshot, and for whom.
+// Request names the volume of a snapshot and the owner of the snapshot.
 type Request struct {
 	Volume string // absolute path of the folder, file or block device; links are followed
 	Host   string // id of this host
@@ -81,19 +83,19 @@ type Request struct {
 	// holds the volume. It must lie on the volume's file system and outside of
 	// the volume. Providers that make nothing in a folder do not look at it.
 	Dir string
-	// Spare lists paths whose file systems fsfreeze refuses to freeze, also where
-	// those lie on images or mappings that rest on it: the caller's journal, state,
-	// store and logs. A program that writes to what it froze waits for itself.
+	// Spare lists paths whose file systems fsfreeze refuses to freeze, also where those paths
+	// lie on images or mappings that rest on such a file system: the caller's journal, state,
+	// store and logs. A program that writes to a file system that it froze waits for itself.
 	Spare []string
-	// FreezeLimit is after which time a file system is thawed that fsfreeze
-	// has frozen, whatever its view is still needed for; 0: no limit.
+	// FreezeLimit is the time after which fsfreeze thaws the file system, even if a
+	// view still needs the freeze; 0: no limit.
 	FreezeLimit time.Duration
 }
 
-// Ref names one snapshot, also one that is not made yet. It is plain data for a journal.
+// Ref names one snapshot, also a snapshot that is not made yet. It is plain data for a journal.
 type Ref struct {
 	Provider string `json:"provider"`
-	// of the snapshot, or of what marks it; empty where the provider makes none
+	// of the snapshot, or of the object that marks it; empty where the provider makes none
 	Path   string `json:"path,omitempty"`
 	Volume string `json:"volume"` // as in the Request
 }
@@ -105,15 +107,15 @@ type Snapshot struct {
 	// Root is the tree to read, Image the file or block device; the other
 	// one is empty. Where nothing is made, it is the volume itself.
 	Root, Image string
-	// Ino is the inode number of Image where it is the volume's own, as on
-	// btrfs: an image with another one is another file, of which what changed
-	// since a base of this one says nothing. 0: Changed finds out by itself.
+	// Ino is the inode number of Image where it is the volume's own, as on btrfs. An
+	// image with another number is another file, so a base of this one tells nothing
+	// about its changes. 0: Changed finds out by itself.
 	Ino uint64
 	// NeedsHold is true when the volume itself is read: the instance must stay held from before
 	// Create until the last byte is read, else the view is of no point in time.
 	NeedsHold bool
-	// Unflushed has a sentence for each thing on the volume, such as a mounted image, that could
-	// not be flushed before the view was made: what was written there may be missing in the view.
+	// Unflushed has a sentence for each object on the volume, such as a mounted image, that could
+	// not be flushed before the view was made: data written there may be missing in the view.
 	Unflushed []string
 }
 
@@ -123,13 +125,13 @@ type Base struct {
 	Ino uint64 // as Snapshot.Ino
 }
 
-// Base is what to keep of s, so that later views can be compared with it.
+// Base is the part of s to keep, so that later views can be compared with it.
 func (s *Snapshot) Base() Base { return Base{Ref: s.Ref, Ino: s.Ino} }
 
 // Provider makes snapshots in one way. All methods may be called at the same time from any number
 // of goroutines, also for the same volume. None changes the content of the volume.
 type Provider interface {
-	// Name is what a Ref says in Provider.
+	// Name is the provider's name in Ref.Provider.
 	Name() string
 
 	// InPlace tells whether the views are the volumes themselves, so that the
@@ -142,38 +144,39 @@ type Provider interface {
 	// out. It changes nothing. Host, Job and Name are not looked at.
 	Fits(context.Context, Request) (string, error)
 
-	// Costs says what a view costs and what it can't do, for volumes that Fits.
+	// Costs lists the costs and the limits of a view, for volumes that Fits.
 	Costs(Kind) Costs
 
-	// Plan says what Create would make, and makes nothing: the caller writes the Ref to its journal
-	// first, so that a crash during Create leaves nothing unknown.
+	// Plan names the snapshot that Create would make, and makes nothing: the caller writes
+	// the Ref to its journal first, so that a crash during Create leaves nothing unknown.
 	Plan(context.Context, Request) (Ref, error)
 
-	// Create makes the view. When it returns nil, everything is in it that was written to
-	// the volume, or to what is mounted or stacked on it, before the call, synced or not
-	// (but for what Snapshot.Unflushed names), and nothing written to the volume later
-	// shows in it (as long as the instance is held, if NeedsHold). After an error nothing
-	// is left; after a crash at most what Plan named. An existing name is ErrExists.
+	// Create makes the view. When it returns nil, the view holds all data that was written to
+	// the volume, or to a file system mounted or stacked on it, before the call, synced or
+	// not (except the data that Snapshot.Unflushed names), and no data that is written to the
+	// volume later (as long as the instance is held, if NeedsHold). After an error nothing is
+	// left; after a crash at most the objects that Plan named. An existing name is ErrExists.
 	Create(context.Context, Request) (*Snapshot, error)
 
-	// Stands tells whether what Ref names can still be read: a job that goes on after
-	// a restart asks before it trusts its journal. A snapshot is made in one step, so
-	// one that is there is whole. Where the volume is read in place, it is true when
-	// the volume is there; whether it was held all the time is not known here.
+	// Stands reports whether the snapshot of a Ref can still be read: a job that goes on
+	// after a restart asks before it trusts its journal. A snapshot is made in one step, so
+	// a snapshot that exists is whole. Where the volume is read in place, Stands is true
+	// when the volume is there; it does not know whether the instance was held all the time.
 	Stands(context.Context, Ref) (bool, error)
 
-	// Changed tells what may differ between base, an earlier view of the same volume, and now.
-	// Both must stand until Close of the Changes. The answer is a superset: what it does not
-	// name is equal. ErrBase says that there is no answer, and why; Changed never guesses.
+	// Changed lists the places that may differ between base, an earlier view of the same volume,
+	// and now. Both must stand until Close of the Changes. The answer is a superset: every place
+	// outside it is equal. ErrBase says that there is no answer, and why; Changed never guesses.
 	Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error)
 
-	// Room tells how much space, in bytes, is free and in all where the
-	// snapshots of Request.Volume and Request.Dir take theirs: a snapshot
-	// that is kept costs what is written to the volume meanwhile.
+	// Room tells how much space, in bytes, is free and in all on the storage of the
+	// snapshots of Request.Volume and Request.Dir: a snapshot that is kept costs as
+	// much space as programs write to the volume meanwhile.
 	Room(context.Context, Request) (free, total int64, err error)
 
-	// Remove takes away what Ref names, and the folder that held it once that is empty. Nil when it
-	// is gone already. A path that is anything but a snapshot made here is left, with ErrForeign.
+	// Remove removes the snapshot of the Ref, and its folder once that is empty. Nil
+	// when the snapshot is gone already. Remove leaves a path that is anything but a
+	// snapshot of this program, with ErrForeign.
 	Remove(context.Context, Ref) error
 
 	// Leftovers lists the snapshots of Request.Host in the place used for
@@ -183,11 +186,12 @@ type Provider interface {
 	Leftovers(context.Context, Request) ([]Ref, error)
 }
 
-// Costs tells a person what views of one provider cost. Each text is one line.
+// Costs describes the costs of one provider's views for a person. Each text is one line.
 type Costs struct {
 	Hold  string `json:"hold"`  // for how long the instance is held
-	Space string `json:"space"` // what a view takes on the disk while it stands
-	// how the next backup finds what changed since a base; empty: it can't
-	Changes string   `json:"changes"`
-	Limits  []string `json:"limits,omitempty"` // what a view does not hold or can't do
+	Space string `json:"space"` // the space that a view takes on the disk while it stands
+	// how the next backup finds the changes since a base; empty: it can't
+	Changes string `json:"changes"`
+	// the content that a view lacks, and its other limits
+	Limits []string `json:"limits,omitempty"`
 }

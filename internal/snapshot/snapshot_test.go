@@ -244,8 +244,8 @@ func TestManyNested(t *testing.T) {
 	}
 }
 
-// What a crash leaves of a view is found, and goes, also when the
-// snapshot of the volume itself is not there.
+// The remnants of a view after a crash are found and removed, also when the snapshot of
+// the volume itself is not there.
 func TestHalfMadeNested(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	vol := subvolume(t, filepath.Join(testbed.Btrfs(t), "vol"))
@@ -334,7 +334,7 @@ func TestRemoveTouchesOnlyOurs(t *testing.T) {
 	}
 }
 
-// A snapshot folder that someone else put there is not used: its owner could swap what lies in it.
+// A snapshot folder that someone else put there is not used: its owner could swap its content.
 func TestForeignSnapshotFolder(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	root := testbed.Btrfs(t)
@@ -387,7 +387,7 @@ func TestForeignSnapshotFolder(t *testing.T) {
 	}
 }
 
-// TestComparable: snapshots are worth keeping as bases where something finds what changed since.
+// TestComparable: snapshots are worth keeping as bases where the provider finds the changes since.
 func TestComparable(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "image")

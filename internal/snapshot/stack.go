@@ -15,24 +15,24 @@ import (
 	"holdfast/internal/mounts"
 )
 
-// What the kernel and programs have stacked on a volume: loop devices on image files,
-// network block devices whose server serves an image, partitions, mappings (dm-crypt, LVM,
-// multipath), software RAID, and file systems that are mounted on any of them, in any
-// mount namespace. All of it can hold data that was written and is not in the volume yet.
+// The kernel and programs stack layers on a volume: loop devices on image files, network
+// block devices whose server serves an image, partitions, mappings (dm-crypt, LVM,
+// multipath), software RAID, and file systems that are mounted on any of them, in any mount
+// namespace. All of them can hold data that was written and is not in the volume yet.
 
 // loopDevice is a block device that stands for a file or for another device.
 type loopDevice struct {
 	name     string
 	number   uint64
-	backing  string // path of what it stands for, as one mount namespace sees it
+	backing  string // path of its file or device, as one mount namespace sees it
 	known    bool   // the three numbers below were asked of the kernel
 	device   uint64 // device number of the file's file system
 	inode    uint64
 	ofDevice uint64 // device number of the block device that it stands for
 }
 
-// loopDevices lists the loop devices that are in use. One that this
-// process may not open is told by its path alone.
+// loopDevices lists the loop devices that are in use. For a device that this process
+// may not open, it knows only the path.
 func loopDevices() ([]loopDevice, error) {
 	if _, err := os.Stat("/sys/block"); err != nil {
 		return nil, fmt.Errorf("list the loop devices: %w", err)
@@ -67,9 +67,9 @@ func loopDevices() ([]loopDevice, error) {
 	return all, nil
 }
 
-// standsFor tells whether the loop device stands for the file or device that
-// want is, or for a file below the folder that it is. sure is false where
-// that is only possible: the path may be that of another mount namespace.
+// standsFor reports whether the loop device stands for the file or device want, or for
+// a file below the folder want. sure is false where the answer is only likely: the path
+// may be from another mount namespace.
 func (l *loopDevice) standsFor(want *stackTarget) (it, sure bool) {
 	var st unix.Stat_t
 	seen := unix.Stat(l.backing, &st) == nil
@@ -87,7 +87,7 @@ func (l *loopDevice) standsFor(want *stackTarget) (it, sure bool) {
 	return l.known && l.device == want.stat.Dev && !deleted, false
 }
 
-// stackTarget is what others may be stacked on.
+// stackTarget is an object that other layers may be stacked on.
 type stackTarget struct {
 	path string // without links
 	stat unix.Stat_t
@@ -158,8 +158,8 @@ func btrfsOf(number uint64) string {
 	return ""
 }
 
-// isSwap tells whether the kernel swaps to a block device: that is
-// what claims it, and there is nothing to flush.
+// isSwap reports whether the kernel swaps to a block device. Then the swap claims the
+// device, and there is nothing to flush.
 func isSwap(number uint64) bool {
 	table, err := os.ReadFile("/proc/swaps")
 	if err != nil {
@@ -276,9 +276,9 @@ func openInRoot(root, path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// claimed tells whether the kernel has given a block device to somebody
-// alone: to a mounted file system, also one that no mount namespace
-// shows any more, to a mapping, to a target of a storage network.
+// claimed reports whether the kernel has given a block device to one user alone: to a
+// mounted file system, also a file system that no mount namespace shows any more, to a
+// mapping, or to a target of a storage network.
 func claimed(node string) (bool, error) {
 	f, err := os.OpenFile(node, os.O_RDONLY|unix.O_NONBLOCK|unix.O_EXCL, 0)
 	if errors.Is(err, unix.EBUSY) {
@@ -290,9 +290,9 @@ func claimed(node string) (bool, error) {
 	return false, f.Close()
 }
 
-// flushDevice writes out what the kernel keeps for a block device. BLKFLSBUF
-// flushes a file system that is mounted on it as well, even where no path leads to
-// that one; it gives no errors of it, so fsync is asked for those of the device.
+// flushDevice writes out the kernel's cache of a block device. BLKFLSBUF flushes a file
+// system that is mounted on it as well, even where no path leads to that file system.
+// BLKFLSBUF returns no errors of the device, so flushDevice asks fsync for them.
 func flushDevice(node string) error {
 	f, err := os.OpenFile(node, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -27,8 +27,8 @@ func mountAt(t *testing.T, device, kind, options string) string {
 	return point
 }
 
-// Whatever lies between an image and the file system that is
-// written to, the view holds what was written.
+// Through every stack of layers between an image and the file system that a program
+// writes to, the view holds the written data.
 func TestFlushStacked(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs", "ext4")
 	btrfs, xfs, ext4 := testbed.Btrfs(t), testbed.Xfs(t), testbed.Ext4(t)
@@ -36,8 +36,8 @@ func TestFlushStacked(t *testing.T) {
 		for _, c := range []struct {
 			name string
 			size int64
-			// stack makes the image hold something, and gives where the file
-			// system in it is mounted; look mounts what a copy of the image holds.
+			// stack puts a file system into the image and mounts it, and returns its
+			// mount point; look mounts the file system of a copy of the image.
 			stack, look func(t *testing.T, path string) (point string)
 		}{
 			{"xfs", 320 << 20, makes("xfs"), mounts("xfs")},
@@ -81,7 +81,7 @@ func mounts(kind string) func(t *testing.T, path string) string {
 	options := map[string]string{"xfs": "nouuid"}[kind]
 	return func(t *testing.T, path string) string {
 		if kind == "btrfs" {
-			command(t, "btrfstune", "-f", "-u", path) // the one that was copied is mounted
+			command(t, "btrfstune", "-f", "-u", path) // the original is mounted
 		}
 		return mountAt(t, snapshottest.AttachLoop(t, path), kind, options)
 	}
@@ -149,8 +149,8 @@ func stackElsewhere(t *testing.T, path string) string {
 	return fmt.Sprintf("/proc/%d/root%s", other.Process.Pid, point)
 }
 
-// A file system that spans two images is flushed for either, and
-// one whose device an image is the second of is found.
+// A file system that spans two images is flushed for either image, also for the image
+// of its second device.
 func TestFlushStackedSeveralDevices(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs")
 	xfs := testbed.Xfs(t)
@@ -167,7 +167,7 @@ func TestFlushStackedSeveralDevices(t *testing.T) {
 	}
 }
 
-// What can't be flushed for sure is named, and what there is nothing of to flush is not.
+// Everything that may not be flushed is named, and nothing else is.
 func TestFlushStackedSaysWhatItCannot(t *testing.T) {
 	testbed.Need(t, "xfs")
 	xfs := testbed.Xfs(t)

@@ -15,9 +15,9 @@ import (
 // iocSubvolCreate makes an empty subvolume: _IOW(0x94, 14, vol_args) of linux/btrfs.h.
 const iocSubvolCreate = 0x5000940e
 
-// MakeFolder makes a folder (mode 0700) for what will be a volume: on btrfs a
-// subvolume, so that a snapshot of it holds the volume and nothing else, elsewhere
-// a plain folder. The folder that holds it must exist; the name must be free.
+// MakeFolder makes a folder (mode 0700) for a later volume: on btrfs a subvolume, so
+// that a snapshot of it holds the volume and nothing else, elsewhere a plain folder.
+// The parent folder must exist; the name must be free.
 func MakeFolder(path string) error {
 	holder := filepath.Dir(path)
 	kind, err := fsKind(holder)
@@ -51,7 +51,7 @@ func MakeFolder(path string) error {
 func DestroyFolder(path string) (bool, error) {
 	real, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if err != nil {
-		return false, nil //nolint:nilerr // whoever removes the pieces says what is wrong
+		return false, nil //nolint:nilerr // the caller, which removes the pieces, reports the fault
 	}
 	inside, err := subvolumesBelow(filepath.Join(real, filepath.Base(path)))
 	if err != nil {
@@ -65,8 +65,8 @@ func DestroyFolder(path string) (bool, error) {
 	return destroy(path)
 }
 
-// subvolumesBelow lists the subvolumes in the one at path, the
-// innermost first; none where path is no subvolume.
+// subvolumesBelow lists the subvolumes in the subvolume at path, the innermost first;
+// none where path is no subvolume.
 func subvolumesBelow(path string) ([]string, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Ino != subvolIno {
@@ -85,7 +85,7 @@ func subvolumesBelow(path string) ([]string, error) {
 	if err := at.subvolumesIn(root, "", found); err != nil {
 		return nil, err
 	}
-	paths := slices.Sorted(maps.Keys(found)) // one that is in another comes after it
+	paths := slices.Sorted(maps.Keys(found)) // a nested subvolume comes after its parent
 	slices.Reverse(paths)
 	for i := range paths {
 		paths[i] = filepath.Join(path, paths[i])

@@ -107,8 +107,8 @@ func Dir(t testing.TB) string {
 	return dir
 }
 
-// SharedDir makes a new folder for what several tests of this
-// process use; it goes with the process.
+// SharedDir makes a new folder for files that several tests of this process use; the
+// folder is removed after the process.
 func SharedDir() (string, error) {
 	root, err := areaDir()
 	if err != nil {
@@ -180,7 +180,7 @@ func sweepDead() {
 	sweepControlGroups()
 }
 
-// clearArea ends the processes of an area, unmounts and detaches what lies in it, and removes it.
+// clearArea ends the processes of an area, unmounts and detaches everything in it, and removes it.
 func clearArea(dir string) error {
 	if !strings.HasPrefix(filepath.Base(dir), areaPrefix) {
 		return fmt.Errorf("%s is not an area", dir)

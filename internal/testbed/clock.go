@@ -18,8 +18,8 @@ import (
 // built with the overlay of SkewedClocks.
 const clockVariable = "HOLDFAST_TESTBED_CLOCK"
 
-// Clock is the wall clock of a test's host, which the test sets while the host's programs run.
-// The times of files stay those of the kernel. Its methods may be called from any goroutine.
+// Clock is the wall clock of a test's host, which the test sets while the host's programs
+// run. The times of files stay the kernel's. Its methods may be called from any goroutine.
 type Clock struct {
 	t    testing.TB
 	path string
@@ -54,7 +54,7 @@ func (c *Clock) Set(d time.Duration) {
 	binary.NativeEndian.PutUint64(c.page, uint64(int64(d/time.Second)))
 }
 
-// skew is what the overlay adds to package time.
+// skew is the code that the overlay adds to package time.
 const skew = `package time
 
 import (
@@ -87,10 +87,10 @@ func openSkew() *int64 {
 func skew() int64 { return atomic.LoadInt64(skewed) }
 `
 
-// SkewedClocks writes, into a folder that is there, an overlay for "go build -overlay" and
-// returns its path. The overlay replaces time.Now of the standard library by one that follows
-// the Clock whose Env a program has. So the program is the real one, and nothing in it knows of
-// the test. What asks the kernel by itself gets the kernel's time, which is also that of files.
+// SkewedClocks writes, into a folder that is there, an overlay for "go build -overlay" and returns
+// its path. The overlay replaces time.Now of the standard library by a function that follows the
+// Clock whose Env a program has. So the program is the real one, and no part of it knows of the
+// test. Code that asks the kernel itself gets the kernel's time, which is also the time of files.
 func SkewedClocks(dir string) (string, error) {
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {

@@ -43,7 +43,7 @@ type Docker struct {
 	client *http.Client
 }
 
-// Container tells StartDocker's engine what to run.
+// Container describes a container that StartDocker's engine is to run.
 type Container struct {
 	Name    string   // "" for a name of the engine's choice
 	Image   string   // "" for BusyboxImage
@@ -53,7 +53,7 @@ type Container struct {
 	Restart string // policy of the engine; "" for no
 }
 
-// ContainerState is what the engine says of a container.
+// ContainerState is the engine's description of a container's state.
 type ContainerState struct {
 	Status   string // created, running, paused, exited, …
 	Running  bool   // also true while paused

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// What happens to engines and their containers.
+// Restarts, reboots and other events of engines and their containers.
 
-// launch starts the engine over what is in its folder, and waits until it answers.
+// launch starts the engine over the content of its folder, and waits until it answers.
 func (d *Docker) launch() error {
 	if d.podman {
 		return d.launchPodman()
@@ -68,8 +68,9 @@ func (d *Docker) KeepContainers(t testing.TB) {
 	t.Cleanup(func() { set("{}") })
 }
 
-// Reboot does to the engine what a restart of the host does: it and all that it has
-// started are killed, what it kept for the time of one boot is lost, and it starts again.
+// Reboot has the same effect on the engine as a restart of the host: the engine and all
+// processes that it has started are killed, the data that it keeps for the time of one
+// boot is lost, and it starts again.
 func (d *Docker) Reboot(t testing.TB) {
 	t.Helper()
 	d.proc.stop(syscall.SIGKILL, 0)
@@ -89,8 +90,8 @@ func (d *Docker) Reboot(t testing.TB) {
 	time.Sleep(100 * time.Millisecond) // containers that it is to start again are on their way
 }
 
-// Act does to a container, by name or id, what the engine's call of that
-// name does: "pause", "unpause", "start", "stop?t=1", "rename?name=other".
+// Act makes the engine's call of that name for a container, by name or id: "pause",
+// "unpause", "start", "stop?t=1", "rename?name=other".
 func (d *Docker) Act(t testing.TB, id, call string) {
 	t.Helper()
 	if err := d.call(http.MethodPost, "/containers/"+id+"/"+call, nil, nil); err != nil {

@@ -152,8 +152,9 @@ func unmountElsewhere(device string) error {
 	return nil
 }
 
-// detachBelow frees the loop devices whose file lies below dir. Mounting with -o loop
-// makes them free themselves when unmounted, so this finds only what another way has left.
+// detachBelow frees the loop devices whose file lies below dir. A device that was
+// mounted with -o loop frees itself when unmounted, so detachBelow finds only devices
+// that were made in another way.
 func detachBelow(dir string) error {
 	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	var errs []error

@@ -144,9 +144,9 @@ func StartFUSE(t testing.TB) *FUSE {
 	return f
 }
 
-// Set gives the file system these oddities in place of those it had.
-// With none it is a good file system again. Of several that let an
-// operation fail the first counts; the changes of the others add up.
+// Set gives the file system these oddities in place of its former ones. With none it is
+// a good file system again. If several let an operation fail, the first counts; the
+// changes of the others add up.
 func (f *FUSE) Set(odd ...Oddity) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -159,10 +159,9 @@ func (f *FUSE) oddities() []Oddity {
 	return f.odd
 }
 
-// FUSERefuses lets operations fail: with EPERM and FUSELink it is a file
-// system that cannot link, with FUSEChmod one that cannot chmod, with EINVAL
-// and FUSESyncFolder one that cannot flush folders, with EIO and FUSERead a
-// disk that is broken, with ENOSYS and FUSELock a file system without locks.
+// FUSERefuses lets operations fail: with EPERM and FUSELink the file system cannot link,
+// with FUSEChmod it cannot chmod, with EINVAL and FUSESyncFolder it cannot flush folders,
+// with EIO and FUSERead it is on a broken disk, with ENOSYS and FUSELock it has no locks.
 func FUSERefuses(errno syscall.Errno, ops ...FUSEOp) Oddity {
 	return Oddity{Fail: func(op FUSEOp, _ string) syscall.Errno {
 		if slices.Contains(ops, op) {

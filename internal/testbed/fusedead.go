@@ -8,10 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// StrangersFUSE mounts over the folder point a FUSE of the user uid, as fusermount(1) does, which
-// only that user may look at: for everybody else, also for root, each operation fails with EACCES.
-// With uid 0 and after die it is one whose server died: each operation fails with ENOTCONN. Nobody
-// serves it, so that an operation of the user itself waits until die. It goes with the test.
+// StrangersFUSE mounts over the folder point a FUSE of the user uid, as fusermount(1)
+// does, which only that user may look at: for everybody else, also for root, each
+// operation fails with EACCES. With uid 0 and after die its server is dead: each
+// operation fails with ENOTCONN. Nobody serves the mount, so an operation of the user
+// itself waits until die. The mount is removed after the test.
 func StrangersFUSE(t testing.TB, point string, uid int) (die func()) {
 	t.Helper()
 	Need(t, "fuse")

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fuseNode is a file or folder of a FUSE. Each method asks the
-// oddities first and then does what a good file system does.
+// fuseNode is a file or folder of a FUSE. Each method asks the oddities first and then
+// acts as a good file system.
 type fuseNode struct {
 	fs.LoopbackNode
 	f *FUSE
@@ -41,7 +41,7 @@ func (n *fuseNode) fail(op FUSEOp, path string) syscall.Errno {
 	return 0
 }
 
-// tell changes attributes to those that the file system tells.
+// tell changes attributes to the values that the file system tells.
 func (n *fuseNode) tell(path string, a *fuse.Attr) {
 	for _, o := range n.f.oddities() {
 		if o.Attr == nil {
@@ -319,7 +319,7 @@ func (n *fuseNode) OpendirHandle(ctx context.Context, flags uint32) (fs.FileHand
 	return &fuseFolder{loopbackFolder: handle.(loopbackFolder), n: n}, 0, 0
 }
 
-// loopbackFolder is what a good file system has for an open folder.
+// loopbackFolder is the interface of a good file system for an open folder.
 type loopbackFolder interface {
 	fs.FileReaddirenter
 	fs.FileFsyncdirer

@@ -47,8 +47,8 @@ func findKernel() (machineKernel, error) {
 	return machineKernel{}, errors.New("a kernel for virtual machines in build/vm (\"make tools\" fetches it)")
 }
 
-// closure lists the files of the named modules and of all that they
-// need, below modules, those needed first.
+// closure lists the files of the named modules and of all modules that they need, below
+// modules, each after the modules that it needs.
 func (k machineKernel) closure(names []string) ([]string, error) {
 	table, err := os.ReadFile(filepath.Join(k.modules, "modules.dep"))
 	if err != nil {
@@ -61,7 +61,7 @@ func (k machineKernel) closure(names []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	// module name -> its file, then what that needs in the order of removal
+	// module name -> its file, then the modules that it needs, in the order of removal
 	files := map[string][]string{}
 	for file := range strings.Lines(string(inside)) {
 		files[moduleName(strings.TrimSpace(file))] = []string{}
@@ -139,10 +139,10 @@ ip link set lo up
 			fmt.Fprintf(&s, "insmod /modules/%s\n", path.Base(file))
 		}
 	}
-	// The ports' numbers depend on the order in which devices were found, so they go
-	// by their names, which the kernel hears a moment after it has the ports. Until
-	// it has heard that this host's side is open, too, a port is at its end. It stays
-	// open meanwhile: what has arrived is discarded with the last who closes it.
+	// The ports' numbers depend on the order in which devices were found, so the script uses
+	// their names, which the kernel hears a moment after it has the ports. A port is at its end
+	// until the kernel has also heard that this host's side is open. The script keeps it open
+	// meanwhile: when the last process closes a port, the data that has arrived is discarded.
 	ports := []string{"output"}
 	if mode != bootThrough {
 		ports = append(ports, "input")
@@ -173,7 +173,7 @@ done
 	return s.String()
 }
 
-// programInside is where the machine has its program. The name stays: busybox goes by it.
+// programInside is the path of the program in the machine. The name stays: busybox goes by it.
 func programInside(spec MachineSpec) string { return "/program/" + filepath.Base(spec.Program) }
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
@@ -271,11 +271,11 @@ func (w *cpioWriter) copy(r io.Reader) {
 	w.err = err
 }
 
-// libraryFolders are where Debian keeps shared libraries.
+// libraryFolders are Debian's folders of shared libraries.
 var libraryFolders = []string{"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib"}
 
-// sharedLibraries lists the loader and all libraries that a program
-// needs, and those that they need.
+// sharedLibraries lists the loader and all libraries that a program needs, and the
+// libraries that these need.
 func sharedLibraries(program string) ([]string, error) {
 	var all []string
 	for todo := []string{program}; len(todo) > 0; todo = todo[1:] {

@@ -61,7 +61,7 @@ func RunInMachine(t *testing.T, spec MachineSpec, patience time.Duration) {
 	top.pass(t)
 }
 
-// testOutcome is what a test in a machine came to.
+// testOutcome is the result of a test in a machine.
 type testOutcome struct {
 	name     string
 	action   string // pass, fail, skip; "" when it did not end
@@ -91,8 +91,8 @@ func (o *testOutcome) pass(t *testing.T) {
 	}
 }
 
-// readOutcome reads what a test program printed with
-// -test.v=test2json: name of the test -> outcome.
+// readOutcome reads the output of a test program with -test.v=test2json: name of the
+// test -> outcome.
 func readOutcome(output []byte) (map[string]*testOutcome, error) {
 	convert := exec.Command("go", "tool", "test2json")
 	convert.Stdin = bytes.NewReader(output)

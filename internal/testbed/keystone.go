@@ -206,9 +206,8 @@ func (k *Keystone) Project(name string) string {
 	return got["project"].(map[string]any)["id"].(string)
 }
 
-// User makes a user with a role in a project, and returns its id.
-// The roles are those of the bootstrap: admin, member and reader
-// (one more can't be made: over SQLite, Keystone locks itself out).
+// User makes a user with a role in a project, and returns its id. The bootstrap made the roles:
+// admin, member and reader (over SQLite no further role can be made: Keystone locks itself out).
 func (k *Keystone) User(name, password, project, role string) string {
 	k.t.Helper()
 	k.admin()

@@ -31,8 +31,8 @@ func LeakCheck(m *testing.M, options ...goleak.Option) {
 	os.Exit(code)
 }
 
-// FindLeak is an error when a goroutine goes on. Those that are about to
-// end have time to: the patience of goleak is less than half a second.
+// FindLeak is an error when a goroutine goes on. It gives goroutines that are about to
+// end time to do so: the patience of goleak is less than half a second.
 func FindLeak(options ...goleak.Option) error {
 	for end := time.Now().Add(30 * time.Second); ; {
 		if err := goleak.Find(options...); err == nil || time.Now().After(end) {

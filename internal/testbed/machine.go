@@ -19,7 +19,7 @@ const machineMemory = 1024
 // exitMark begins the console's line with the exit code of a machine's program.
 const exitMark = "holdfast-machine-exit "
 
-// MachineSpec tells StartMachine what to run.
+// MachineSpec describes a machine for StartMachine.
 type MachineSpec struct {
 	// path of a program of this host; the machine gets the shared libraries that it names
 	Program string
@@ -28,11 +28,11 @@ type MachineSpec struct {
 
 	Tools   []string          // names of programs of this host that the machine's PATH shall hold
 	Files   map[string]string // further files: absolute path there -> content
-	Modules []string          // kernel modules to load, beside those for disks and output
+	Modules []string          // kernel modules to load, beside the modules for disks and output
 
-	// Disks are files of this host, or the Drive of a VolatileDisk,
-	// that appear as /dev/vda, /dev/vdb, … Files are written in place,
-	// and what the machine has written is in them however it ends.
+	// Disks are files of this host, or the Drive of a VolatileDisk, that appear as
+	// /dev/vda, /dev/vdb, … Files are written in place, so they hold the machine's
+	// writes however the machine ends.
 	Disks []string
 }
 
@@ -44,10 +44,10 @@ type MachineSpec struct {
 type Machine struct {
 	dir   string
 	proc  *process
-	input *os.File // what a saved machine waits for; nil for others
+	input *os.File // a saved machine waits for it; nil for others
 }
 
-// bootMode is what happens to a machine between its boot and its program.
+// bootMode is the course of a machine between its boot and its program.
 type bootMode int
 
 const (
@@ -102,15 +102,15 @@ func bootMachine(dir string, spec MachineSpec, mode bootMode, more ...string) (*
 		if err := m.writeInitramfs(kernel, spec, mode); err != nil {
 			return nil, fmt.Errorf("pack what the machine boots: %w", err)
 		}
-		// panic=-1 ends the machine at once. A time stamp counter is measured
-		// wrong on a busy host, and the clock then runs at twice its speed.
-		// The rest spares an emulated start what it has no use for.
+		// panic=-1 ends the machine at once. On a busy host the kernel measures a time
+		// stamp counter wrong, and the clock then runs at twice its speed. The other
+		// parameters spare an emulated start work that it does not need.
 		args = append(args, "-kernel", kernel.image, "-initrd", m.initramfs(),
 			"-append", "console=ttyS0 panic=-1 tsc=unstable quiet mitigations=off nokaslr")
 	}
 	for _, disk := range spec.Disks {
-		// Of a file, flushes are not passed on: a machine that is cut
-		// loses nothing of what reached this host's kernel.
+		// Flushes of a file are not passed on: a machine that is cut loses no write
+		// that reached this host's kernel.
 		cache := "unsafe"
 		if strings.HasPrefix(disk, nbdPrefix) {
 			cache = "writeback"
@@ -125,13 +125,13 @@ func (m *Machine) initramfs() string { return filepath.Join(m.dir, "initramfs") 
 func (m *Machine) console() string   { return filepath.Join(m.dir, "console") }
 func (m *Machine) output() string    { return filepath.Join(m.dir, "output") }
 
-// Output is what the program has printed so far, to both of its outputs.
+// Output is the text that the program has printed so far, to both of its outputs.
 func (m *Machine) Output() []byte {
 	out, _ := os.ReadFile(m.output())
 	return out
 }
 
-// Console is what the kernel and the commands around the program have printed so far.
+// Console is the text that the kernel and the commands around the program have printed so far.
 func (m *Machine) Console() []byte {
 	out, _ := os.ReadFile(m.console())
 	return out
@@ -161,8 +161,9 @@ func (m *Machine) Worked() (time.Duration, error) {
 	return time.Duration(user+system) * (time.Second / 100), errors.Join(err1, err2)
 }
 
-// Wait waits for the program to end and gives its exit code. A machine that takes longer than
-// patience is cut; that, and one that ends otherwise, is an error, with the end of what it printed.
+// Wait waits for the program to end and returns its exit code. Wait cuts a machine that
+// takes longer than patience; that is an error, and so is every other end of the
+// machine, with the end of its output.
 func (m *Machine) Wait(patience time.Duration) (int, error) {
 	fail := func(what string) (int, error) {
 		return 0, fmt.Errorf("%s; its console:\n%s\nits output:\n%s", what, tail(m.Console()), tail(m.Output()))

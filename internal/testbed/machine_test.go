@@ -10,15 +10,15 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// machinePatience is a multiple of what a boot takes on a busy machine.
+// machinePatience is a multiple of the time of a boot on a busy machine.
 const machinePatience = 10 * time.Minute
 
 func script(lines ...string) testbed.MachineSpec {
 	return testbed.MachineSpec{Program: "/bin/busybox", Args: []string{"sh", "-c", strings.Join(lines, "\n")}}
 }
 
-// A program's code, output and environment come back; disks keep
-// what was written when the power goes.
+// A program's code, output and environment come back; disks keep the machine's writes
+// when the power goes.
 func TestMachineKeepsDisksWhenCut(t *testing.T) {
 	testbed.Need(t, "machine", "mkfs.ext4")
 	disk := testbed.Disk(t, 64<<20)
@@ -58,7 +58,7 @@ func TestMachineThatTakesTooLongIsCut(t *testing.T) {
 	}
 }
 
-// What a test does in a machine is what the test comes to here.
+// The outcome of a test in a machine is the outcome of the test here.
 func TestRunInMachine(t *testing.T) {
 	if !testbed.InMachine() {
 		testbed.RunInMachine(t, testbed.MachineSpec{}, machinePatience)

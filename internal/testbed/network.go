@@ -100,7 +100,7 @@ func (n *Network) Cut(server string) error {
 	})
 }
 
-// Unplug takes the host's link down: whatever the host sends fails at once.
+// Unplug takes the host's link down: every packet that the host sends fails at once.
 func (n *Network) Unplug() error {
 	return n.Do(func() error { return run("ip", "link", "set", link, "down") })
 }

@@ -16,7 +16,7 @@ func StartPodman(t testing.TB) *Docker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Podman takes no path of more than 50 characters for what it keeps while it runs.
+	// Podman takes no path of more than 50 characters for its run folder.
 	d, err := startEngine(&Docker{dir: filepath.Join(root, fmt.Sprint("p", podmen.Add(1))), podman: true})
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +29,7 @@ func StartPodman(t testing.TB) *Docker {
 	return d
 }
 
-// podmen counts those of this process.
+// podmen counts the Podman engines of this process.
 var podmen atomic.Int32
 
 func (d *Docker) launchPodman() error {
@@ -47,7 +47,7 @@ func (d *Docker) launchPodman() error {
 	return d.answers()
 }
 
-// hostConfig is what the engine has to know of the host's part of a container.
+// hostConfig is the engine's configuration of the host's part of a container.
 func (d *Docker) hostConfig(c Container) map[string]any {
 	config := map[string]any{"Binds": c.Binds, "NetworkMode": "none"}
 	if c.Restart != "" {

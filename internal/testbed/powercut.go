@@ -33,7 +33,7 @@ func NewPowerDisk(t testing.TB, kind string, size int64, options ...string) *Pow
 	Need(t, kind, "losetup", "mount", "cp")
 	dir := Dir(t)
 	d := &PowerDisk{Kind: kind, Point: filepath.Join(dir, "disk"), t: t, image: filepath.Join(dir, "disk.img")}
-	if kind != "xfs" { // whose log is written every 30 seconds
+	if kind != "xfs" { // xfs writes its log every 30 seconds
 		options = append(options, "commit=300")
 	}
 	d.options = strings.Join(append([]string{"rw"}, options...), ",")
@@ -101,7 +101,7 @@ func (d *PowerDisk) Unmount() {
 	d.t.Fatalf("%s is still in use a minute after it was unmounted: %v", d.Device, err)
 }
 
-// Sync brings to the disk what the kernel has of it in memory.
+// Sync writes the disk's data in the kernel's memory to the disk.
 func (d *PowerDisk) Sync() {
 	d.t.Helper()
 	f, err := os.Open(d.Point)
@@ -121,8 +121,9 @@ func (d *PowerDisk) Free() string {
 	return d.Device
 }
 
-// PowerCut mounts what has reached the disk at this moment, and nothing that the kernel still
-// has in memory. Files of the disk must be closed. The boot id of the host stays the same.
+// PowerCut mounts the content that has reached the disk at this moment, without the
+// data that the kernel still has in memory. Files of the disk must be closed. The boot
+// id of the host stays the same.
 func (d *PowerDisk) PowerCut() {
 	d.t.Helper()
 	cut := d.image + ".cut"
@@ -130,8 +131,8 @@ func (d *PowerDisk) PowerCut() {
 		d.t.Fatal(err)
 	}
 	d.Unmount()
-	// The content goes back under the same device: one that was given
-	// up may be taken by another test.
+	// The content goes back under the same device, because another test may take a
+	// device that this test gives up.
 	if err := errors.Join(overwrite(d.image, cut), run("blockdev", "--flushbufs", d.Device), os.Remove(cut)); err != nil {
 		d.t.Fatal(err)
 	}

@@ -77,14 +77,14 @@ func (p *process) await(patience time.Duration, ready func() error) error {
 	}
 }
 
-// tail is the end of what the process wrote.
+// tail is the end of the process's output.
 func (p *process) tail() string {
 	out, _ := os.ReadFile(p.log)
 	return string(out[max(0, len(out)-4096):])
 }
 
 // killArea ends every process whose command line names the area, and their descendants:
-// programs, daemons that those left running, and containers, paused ones too.
+// programs, daemons that the programs left running, and containers, paused ones too.
 func killArea(dir string) {
 	for range 20 {
 		pids := areaProcesses(dir)
@@ -148,9 +148,9 @@ func thaw(pid int) {
 // controlGroup is the name of the control group under which the containers of an area run.
 func controlGroup(dir string) string { return filepath.Base(dir) }
 
-// removeControlGroups removes the control groups of that name, in whichever hierarchy,
-// and those below. A process that was killed leaves its group when its parent has
-// heard of it. The first process of a container hears of it seconds later, so what
+// removeControlGroups removes the control groups of that name, in every hierarchy, and
+// the groups below them. A killed process leaves its group when its parent has heard of
+// its end. The first process of a container hears of it seconds later, so a group that
 // can't be removed yet is left to the next sweep: an empty group harms nobody.
 func removeControlGroups(name string) {
 	for _, g := range controlGroups(name) {

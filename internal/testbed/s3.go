@@ -53,8 +53,8 @@ var (
 		env: func(s *S3) []string {
 			return []string{"ROOT_ACCESS_KEY_ID=" + s.AccessKey, "ROOT_SECRET_ACCESS_KEY=" + s.SecretKey}
 		},
-		// A side folder holds what would else be in extended
-		// attributes, which the file system may lack.
+		// A side folder holds the metadata that would else be in extended attributes,
+		// which the file system may lack.
 		args: func(s *S3, data string) []string {
 			return []string{"--quiet", "--keep-alive", "--port", s.address, "posix", "--sidecar", filepath.Join(s.dir, "side"), data}
 		},
@@ -230,7 +230,7 @@ func (s *S3) newBucket(t testing.TB, lock bool) string {
 // URL is the address of a bucket as Holdfast writes it; prefix may be empty.
 func (s *S3) URL(bucket, prefix string) string { return s.URLVia(s.Endpoint, bucket, prefix) }
 
-// URLVia is URL by way of another address of the server, such as that of a Toxic.
+// URLVia is URL by way of another address of the server, such as the address of a Toxic.
 func (s *S3) URLVia(endpoint, bucket, prefix string) string {
 	q := url.Values{"endpoint": {endpoint}, "region": {s3Region}}
 	return (&url.URL{Scheme: "s3", Host: bucket, Path: "/" + prefix, RawQuery: q.Encode()}).String()
@@ -306,9 +306,9 @@ func hmacSHA256(key []byte, text string) []byte {
 // handedOut has the addresses that freeAddress gave.
 var handedOut sync.Map
 
-// freeAddress picks a port on 127.0.0.1 below those that the kernel hands
-// out to clients, so that no other connection takes it while the server is
-// stopped. It gives none twice: the one who was given it may not listen yet.
+// freeAddress picks a port on 127.0.0.1 below the ports that the kernel hands out to
+// clients, so that no other connection takes it while the server is stopped. It never
+// returns a port twice, since the first caller may not listen on it yet.
 func freeAddress() (string, error) {
 	for range 1000 {
 		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(22000))
@@ -357,8 +357,8 @@ func GoProgram(name string) (string, error) {
 	return "", fmt.Errorf("%s (\"make tools\" builds it)", name)
 }
 
-// moduleRoot is the folder of go.mod above the working folder,
-// which for a test is that of its package.
+// moduleRoot is the folder of go.mod above the working folder, which for a test is the
+// folder of its package.
 func moduleRoot() string {
 	dir, err := os.Getwd()
 	if err != nil {

@@ -20,13 +20,13 @@ import (
 const savedMark = "holdfast-machine-booted"
 
 // SavedMachine is a machine that has booted and was saved before it saw its disk or its
-// program. It starts any number of times, in a fraction of the time that a boot takes.
+// program. It starts any number of times, in a fraction of the time of a boot.
 //
-// Each start is a boot to those who look: another boot id (given that nobody asked
-// for it before) and a later clock. Only the kernel's random numbers would be the
-// same each time, so the program's variable ENTROPY has 32 bytes in hex: it has to
-// give them to the kernel and to make it use them (ioctls RNDADDENTROPY and
-// RNDRESEEDCRNG of /dev/urandom) before it, or a program that it starts, needs any.
+// To the programs in it, each start looks like a boot: another boot id (if no program asked
+// for the id before the machine was saved) and a later clock. Only the kernel's random numbers
+// would be the same each time, so the program's variable ENTROPY has 32 bytes in hex: the
+// program has to give them to the kernel and to make it use them (ioctls RNDADDENTROPY and
+// RNDRESEEDCRNG of /dev/urandom) before it, or a program that it starts, needs random numbers.
 //
 // Start may be called from several goroutines.
 type SavedMachine struct {
@@ -36,8 +36,8 @@ type SavedMachine struct {
 	starts atomic.Int64
 }
 
-// SaveMachine boots a machine and saves it; what it saved goes with
-// the test. The spec has no disks: Start gives the one.
+// SaveMachine boots a machine and saves it; the saved files are removed after the test.
+// The spec has no disks: Start gives it its one disk.
 func SaveMachine(t testing.TB, spec MachineSpec) *SavedMachine {
 	t.Helper()
 	Need(t, "machine")
@@ -76,14 +76,14 @@ func SaveMachine(t testing.TB, spec MachineSpec) *SavedMachine {
 	return s
 }
 
-// bootPatience is a multiple of what a boot takes on a busy host.
+// bootPatience is a multiple of the time of a boot on a busy host.
 const bootPatience = 10 * time.Minute
 
 func (s *SavedMachine) state() string   { return filepath.Join(s.dir, "state") }
 func (s *SavedMachine) monitor() string { return filepath.Join(s.dir, "monitor") }
 
-// Start makes the saved machine go on, with that disk as /dev/vda and the variables
-// of env beside those of its spec. It is gone with the test, at the latest.
+// Start makes the saved machine go on, with disk as /dev/vda and with the variables of
+// env and of its spec. The machine ends with the test, at the latest.
 func (s *SavedMachine) Start(t testing.TB, disk string, env ...string) *Machine {
 	t.Helper()
 	spec := s.spec
@@ -93,7 +93,8 @@ func (s *SavedMachine) Start(t testing.TB, disk string, env ...string) *Machine 
 		t.Fatal(err)
 	}
 	t.Cleanup(m.Cut)
-	// Two seconds more each time: a machine's clock is never behind what the one before has seen.
+	// Two seconds more each time: a machine's clock is never behind the times that the
+	// machine before has seen.
 	now := time.Now().Unix() + 2*s.starts.Add(1)
 	entropy := make([]byte, 32)
 	_, _ = rand.Read(entropy)
@@ -108,7 +109,8 @@ func (s *SavedMachine) Start(t testing.TB, disk string, env ...string) *Machine 
 	return m
 }
 
-// openPipe makes what qemu calls a pipe: a fifo from which it reads, and a file to which it writes.
+// openPipe makes a pipe in qemu's sense: a fifo from which qemu reads, and a file to
+// which it writes.
 func openPipe(path string) (*os.File, error) {
 	if err := errors.Join(unix.Mkfifo(path+".in", 0o600), os.WriteFile(path+".out", nil, 0o600)); err != nil {
 		return nil, err

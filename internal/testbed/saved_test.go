@@ -11,9 +11,9 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// A saved machine goes on with a disk and with variables that it did not have
-// before, as often as one likes. Of what it wrote the disk loses in a cut what
-// was not flushed, and keeps what was; also when the cut comes in the flush.
+// A saved machine goes on with a disk and with variables that it did not have before,
+// as often as one likes. In a cut the disk loses writes that were not flushed, and
+// keeps flushed ones; also when the cut comes during the flush.
 func TestSavedMachineLosesWhatItDidNotFlush(t *testing.T) {
 	testbed.Need(t, "machine")
 	saved := testbed.SaveMachine(t, script(
@@ -96,8 +96,7 @@ func TestSavedMachineLosesWhatItDidNotFlush(t *testing.T) {
 	}
 }
 
-// Of what was not flushed each sector is kept or lost by itself,
-// whether it was written once or twice.
+// Each sector that was not flushed is kept or lost by itself, after one write or two.
 func TestVolatileDiskLosesAPart(t *testing.T) {
 	testbed.Need(t, "machine")
 	spec := script(`for i in 1 2; do head -c 1048576 /dev/zero | tr '\0' $i | dd of=/dev/vda bs=64k iflag=fullblock oflag=direct conv=notrunc || exit 1; done`, `echo over; sleep 1000`)

@@ -1,14 +1,14 @@
-// Package testbed gives tests the real parts they need: loop file systems, an
-// object store, a container engine, a virtual machine. Only tests import it.
+// Package testbed gives tests the real parts they need: loop file systems, an object
+// store, a container engine, a virtual machine. Only tests import it.
 //
-// All that it makes lies in one folder per test process (the area), named after the process, and
-// goes when the test that asked for it ends. A second process, started with the first area,
-// waits for the test process to end and then removes what is left: a panic on another goroutine,
-// a time-out of "go test" and SIGKILL leave no mount, loop device, container or process either.
-// Should that process be killed too, the next test run sweeps the areas whose owner is dead.
+// All its files lie in one folder per test process (the area), named after the process, and are
+// removed when the test that asked for them ends. A second process, started with the first area,
+// waits for the test process to end and then removes the rest: a panic on another goroutine, a
+// time-out of "go test" and SIGKILL leave no mount, loop device, container or process either. If
+// that process is killed too, the next test run sweeps the areas whose owner is dead.
 //
-// Goroutines: one per running program, ended by its Stop or
-// Cleanup, and those that serve a FUSE, ended with its test.
+// Goroutines: one per running program, which ends with its Stop or Cleanup, and the
+// goroutines that serve a FUSE, which end with its test.
 package testbed
 
 import (
@@ -51,8 +51,7 @@ var debianPackage = map[string]string{
 	"thin_delta":           "thin-provisioning-tools",
 }
 
-// programPath is where programs are looked for beside PATH: an
-// ordinary user's PATH lacks the sbin folders.
+// programPath is searched for programs after PATH: an ordinary user's PATH lacks the sbin folders.
 const programPath = "/usr/sbin:/sbin:/usr/bin:/bin"
 
 // MustRun reports whether a test that lacks something has to fail instead
@@ -84,7 +83,7 @@ func Need(t testing.TB, what ...string) {
 	t.Skip(msg)
 }
 
-// lack returns what of w is missing, in words.
+// lack returns the missing parts of w, in words.
 func lack(w string) []string {
 	var all []string
 	switch w {
@@ -153,7 +152,7 @@ func isProgram(path string) bool {
 	return err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0
 }
 
-// run executes a program of the system; the error carries what it printed.
+// run executes a program of the system; the error carries its output.
 func run(name string, args ...string) error {
 	path, err := Program(name)
 	if err != nil {

@@ -14,16 +14,16 @@ import (
 	"testing"
 )
 
-// sector is what the disk writes whole or not at all, in bytes:
-// that of disks of today. btrfs relies on it for its superblock.
+// sector is the unit, in bytes, that the disk writes whole or not at all, as today's
+// disks do. btrfs relies on it for its superblock.
 const sector = 4096
 
-// VolatileDisk is a disk of machines that has a cache, as real ones have: what
-// was written, but not flushed after, is lost in part when the power goes. It
-// can be used by one machine at a time. Its methods are for one goroutine.
+// VolatileDisk is a disk of machines that has a cache, as real ones have: when the
+// power goes, the disk loses a part of the writes that were not flushed. It can be used
+// by one machine at a time. Its methods are for one goroutine.
 //
-// It is served to the machine over a unix socket in the protocol NBD (the document doc/proto.md
-// of the project NetworkBlockDevice), of which it speaks what qemu asks for: the handshake
+// The test serves it to the machine over a unix socket in the protocol NBD (the document
+// doc/proto.md of the project NetworkBlockDevice), as far as qemu needs it: the handshake
 // "fixed newstyle", READ, WRITE, FLUSH and DISC. One goroutine serves, until the test ends.
 type VolatileDisk struct {
 	path   string
@@ -69,8 +69,8 @@ func NewVolatileDisk(t testing.TB, size int64) *VolatileDisk {
 
 func (d *VolatileDisk) socket() string { return filepath.Join(filepath.Dir(d.path), "nbd") }
 
-// Path is the file with what the disk holds, to be looked at or
-// changed while no machine has the disk.
+// Path is the file with the disk's content. Tests may read or change it while no
+// machine has the disk.
 func (d *VolatileDisk) Path() string { return d.path }
 
 // Drive is the disk's name for MachineSpec.Disks.
@@ -86,8 +86,8 @@ func (d *VolatileDisk) DieAt(flush int) <-chan struct{} {
 	return d.died
 }
 
-// PowerLost is to be called after the machine was cut. Of what was not flushed, each sector
-// stays with the given probability, as the last or an earlier one of the writes to it. It
+// PowerLost is to be called after the machine was cut. Each sector that was not flushed stays
+// with the given probability, as the last or an earlier one of the writes to it. PowerLost
 // returns how many sectors were written but not flushed, and how many of those writes are lost.
 func (d *VolatileDisk) PowerLost(r *rand.Rand, stays float64) (unflushed, lost int, err error) {
 	d.mu.Lock() // when the server has read all that the machine has sent
@@ -215,7 +215,7 @@ func (d *VolatileDisk) talk(c net.Conn) error {
 	}
 }
 
-// shakeHands answers what a client wants to know until it begins to use the disk.
+// shakeHands answers a client's questions until the client begins to use the disk.
 func (d *VolatileDisk) shakeHands(r io.Reader, w *bufio.Writer) error {
 	if err := send(w, uint64(nbdHello), uint64(nbdOption), uint16(nbdFixedNewstyle|nbdNoZeroes)); err != nil {
 		return err

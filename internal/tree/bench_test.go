@@ -58,7 +58,7 @@ func BenchmarkOpen(b *testing.B) {
 	b.ReportMetric(float64(cpuTime(b)-cpu)/float64(b.N), "cpu-ns/op")
 }
 
-// BenchmarkReadFlags is what flags and project ids add to a file that is open anyhow.
+// BenchmarkReadFlags is the added cost of flags and project ids for a file that is open anyhow.
 func BenchmarkReadFlags(b *testing.B) {
 	dir := makeFiles(b, 1, 100, false)
 	entries, _ := walk(b, dir)

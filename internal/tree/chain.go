@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxOpen bounds the folders of the current path that are kept open; deeper trees close those
-// nearest to the root and open them again on the way back.
+// maxOpen bounds the folders of the current path that are kept open; in a deeper tree
+// the chain closes the folders nearest to the root and opens them again on the way back.
 const maxOpen = 64
 
 // chain is the current path of a walk or a restore: the folders from the root
@@ -15,7 +15,7 @@ const maxOpen = 64
 // descriptors, always a run that ends at the last one. It is for one goroutine.
 type chain struct {
 	base   int   // the root, owned by the caller
-	root   *Root // of a walk, whose grafts are in the path; nil for a restore
+	root   *Root // the root of a walk, with grafts in the path; nil for a restore
 	path   []byte
 	levels []level
 	lowest int // the first level with a descriptor
@@ -43,8 +43,8 @@ func (c *chain) push(name cname, fd int, id fileID) {
 	}
 }
 
-// pop leaves the last folder. The one above is opened again if it was closed; if that fails, fd
-// tries once more and reports why.
+// pop leaves the last folder. It opens the folder above again if that was closed; if
+// that fails, fd tries once more and reports why.
 func (c *chain) pop() {
 	last := len(c.levels) - 1
 	if last > 0 && c.levels[last-1].fd < 0 {
@@ -58,8 +58,8 @@ func (c *chain) pop() {
 	}
 }
 
-// up opens the folder above level i through "..", and gives -1 unless it is the one it was: the
-// folder may have been moved meanwhile, to anywhere.
+// up opens the folder above level i through "..", and returns -1 unless it is the same
+// folder as before: the folder may have been moved meanwhile, to anywhere.
 func (c *chain) up(i int) int {
 	if c.levels[i].fd < 0 {
 		return -1

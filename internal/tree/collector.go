@@ -8,7 +8,7 @@ const maxCollected = 1000
 
 // Collector takes warnings from any goroutine. Its zero value is ready.
 type Collector struct {
-	// Tell is told of each warning, one call at a time. Set before the first; nil is allowed.
+	// Tell gets each warning, one call at a time. Set before the first; nil is allowed.
 	Tell func(Warning)
 
 	mu   sync.Mutex

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownFault is an error of what this process uses beside the tree, for instance its temporary file.
+// ownFault is an error of a resource of this process beside the tree, for instance its
+// temporary file.
 type ownFault struct{ err error }
 
 func (e *ownFault) Error() string { return e.err.Error() }
@@ -44,13 +45,13 @@ func Ours(err error) bool {
 // gone says whether err means that a name is not there any more.
 func gone(err error) bool { return errors.Is(err, unix.ENOENT) }
 
-// What a loss says of an entry that is not there in full.
+// The words of a loss about an entry that is not there in full.
 const (
 	attrsWrong, attrsSo = "its attributes can't be read", "those are left out"
 	flagsWrong, flagsSo = "its flags can't be read", "those are left out"
 )
 
-// unread is the sentence that says what is wrong with an entry, and what follows.
+// unread is the sentence that names the fault of an entry and its consequence.
 func unread(wrong string, err error, so string) string {
 	return fmt.Sprintf("%s (%v), %s", wrong, err, so)
 }

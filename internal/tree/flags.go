@@ -15,10 +15,10 @@ import (
 // gives them (ioctl_iflags(2), linux/fs.h). The numbers are part of the format of a recipe.
 type Flags uint32
 
-// The flags that a user can set on some file system, and that say something
-// of the file. Left out is what a file system sets by itself and what is a
-// state of its disk layout (extents, index, inline data), and two states
-// that nobody can set back: encrypted and verity, of which a walk warns.
+// The flags that a user can set on some file system, and that say something of the
+// file. The list leaves out flags that a file system sets by itself, flags that
+// describe the layout on its disk (extents, index, inline data), and two states that
+// nobody can set back: encrypted and verity, of which a walk warns.
 const (
 	SecureDelete   Flags = 1 << 0  // s
 	Undeletable    Flags = 1 << 1  // u
@@ -78,9 +78,9 @@ func (f Flags) String() string {
 	return strings.Join(names, ", ")
 }
 
-// extended are the flags that FS_IOC_FSSETXATTR sets too, without touching the
-// others: what keeps a file from being changed can so come last, when everything
-// else is in place. (On btrfs FS_IOC_SETFLAGS sets the way of compression anew.)
+// extended are the flags that FS_IOC_FSSETXATTR sets too, without touching the others:
+// so the flags that keep a file from being changed can come last, when everything else
+// is in place. (On btrfs FS_IOC_SETFLAGS sets the way of compression anew.)
 const extended = Immutable | AppendOnly | Sync | NoAtime | NoDump | ProjectInherit | DAX
 
 // sealing are the flags that keep a file or folder from being changed, renamed, linked or removed.
@@ -195,7 +195,7 @@ func setExtended(fd int, opened bool, x fsxattr) error {
 // noAttrAt remembers that the kernel (before 6.17) or a filter has no file_getattr.
 var noAttrAt atomic.Bool
 
-// attrCall asks with a path also for what is open: both calls refuse O_PATH descriptors.
+// attrCall asks with a path also for open descriptors: both calls refuse O_PATH descriptors.
 func attrCall(call uintptr, dirfd int, name cname, flags int, a *fileAttr) syscall.Errno {
 	if noAttrAt.Load() {
 		return unix.ENOSYS
@@ -220,7 +220,7 @@ func noFlags(err error) bool {
 // flags, in a file system that keeps them: a refusal does not.
 func lacksFlags(err error) bool { return noFlags(err) && err != unix.EPERM && err != unix.EACCES }
 
-// flagsKept says what of flags and project ids a file system keeps.
+// flagsKept says whether a file system keeps flags and project ids.
 type flagsKept struct {
 	flags    bool // FS_IOC_GETFLAGS answers
 	projects bool // files belong to projects
@@ -239,8 +239,8 @@ func keptBy(fd int, magic int64) flagsKept {
 	return k
 }
 
-// read puts the flags and the project id of the open file or folder
-// fd into e, and of both what can be read.
+// read puts the flags and the project id of the open file or folder fd into e, as far
+// as they can be read.
 func (k flagsKept) read(fd int, e *Entry) error {
 	if !k.flags {
 		return nil
@@ -266,10 +266,11 @@ func (k flagsKept) read(fd int, e *Entry) error {
 // HasFlags says whether files of the tree can have inode flags or project ids at all.
 func (r *Root) HasFlags() bool { return r.kept.flags }
 
-// ReadFlags puts the inode flags and the project id of f, which Open returned for e, into e. A walk
-// leaves them out for files, because they can only be read from an open file, which costs as much
-// as all else of a walk. An error that is Ours does not claim is a loss: e then has what could be
-// read. A caller who keeps e must see to it that no later backup takes its flags for known.
+// ReadFlags puts the inode flags and the project id of f, which Open returned for e,
+// into e. A walk leaves them out for files, because they can only be read from an open
+// file, which costs as much as the rest of a walk. An error that Ours does not claim is
+// a loss: e then has the part that could be read. A caller that keeps e must see to it
+// that no later backup takes its flags for known.
 func (r *Root) ReadFlags(e *Entry, f *os.File) error {
 	if !r.kept.flags {
 		return nil
@@ -280,7 +281,7 @@ func (r *Root) ReadFlags(e *Entry, f *os.File) error {
 	return nil
 }
 
-// states are what a file can be in, and that no restore puts back.
+// states are states of a file that no restore puts back.
 var states = []struct {
 	attribute uint64
 	what      string

@@ -29,7 +29,7 @@ func TestFlagsNamed(t *testing.T) {
 	}
 }
 
-// TestHostileFlags: bits that no entry may have reach no file, whatever a recipe says.
+// TestHostileFlags: forbidden flag bits of a recipe reach no file.
 func TestHostileFlags(t *testing.T) {
 	testbed.Need(t, "ext4", "lsattr")
 	dst := filepath.Join(testbed.Ext4(t), "dst")
@@ -76,7 +76,8 @@ func TestHostileFlags(t *testing.T) {
 	}
 }
 
-// TestRemove removes what only root could have made so that even root can't remove it.
+// TestRemove removes entries with flags that only root can set, and that keep even root
+// from removing them.
 func TestRemove(t *testing.T) {
 	testbed.Need(t, "btrfs", "chattr")
 	mount := testbed.Btrfs(t)
@@ -100,13 +101,13 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestFlagsOfOtherKernel copies a tree on ext4 with what this host's kernel may lack
-// (casefold, projects) on a kernel that has neither file_getattr nor listxattrat.
+// TestFlagsOfOtherKernel copies a tree on ext4 with features that this host's kernel may
+// lack (casefold, projects) on a kernel that has neither file_getattr nor listxattrat.
 func TestFlagsOfOtherKernel(t *testing.T) {
 	if !testbed.InMachine() {
 		testbed.RunInMachine(t, testbed.MachineSpec{
 			Tools: []string{"mkfs.ext4", "lsattr", "chattr", "mount", "find"},
-			// quota_v2 is what ext4 counts projects with.
+			// ext4 counts projects with quota_v2.
 			Modules: []string{"ext4", "quota_v2", "crc32c_generic"}, Disks: []string{testbed.Disk(t, 256<<20)},
 		}, 10*time.Minute)
 		return

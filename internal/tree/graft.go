@@ -15,9 +15,9 @@ type graft struct {
 	fd   int
 }
 
-// Graft has the tree show folder in the place of the stub at path, for walks and
-// for Open from now on. It is called before the tree is used. The folder lies on
-// the same mount; Close releases it. Of two grafts one may be inside the other.
+// Graft makes the tree show folder in the place of the stub at path, for walks and for
+// Open from now on. It is called before the tree is used. The folder is on the same
+// mount; Close releases it. One graft may be inside another.
 func (r *Root) Graft(path, folder string) error {
 	fd, err := openAt(unix.AT_FDCWD, folder, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -28,8 +28,8 @@ func (r *Root) Graft(path, folder string) error {
 	return nil
 }
 
-// grafted gives the folder that path is below, and the rest of the
-// path: that of the innermost graft, or of the root.
+// grafted returns the open folder above path, and the rest of the path below it: the
+// folder of the innermost graft, or of the root.
 func (r *Root) grafted(path string) (base int, rest string) {
 	base, rest = r.fd, path
 	best := -1
@@ -57,7 +57,7 @@ func (r *Root) isGraft(path string) bool {
 	return false
 }
 
-// openIn opens what the tree shows at path; see openBeneath.
+// openIn opens the entry that the tree shows at path; see openBeneath.
 func (r *Root) openIn(path string, flags int) (int, error) {
 	base, rest := r.grafted(path)
 	return openBeneath(base, rest, flags)

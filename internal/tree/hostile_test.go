@@ -20,8 +20,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// TestHostileEntries feeds a target what only a forger writes.
-// Nothing beside the target may change.
+// TestHostileEntries feeds a target entries that only a forger writes. Nothing beside
+// the target may change.
 func TestHostileEntries(t *testing.T) {
 	file := func(path string) *tree.Entry { return &tree.Entry{Path: path, Kind: tree.File, Mode: 0o644} }
 	link := func(path, to string) *tree.Entry {
@@ -112,7 +112,7 @@ func deref(entries []*tree.Entry) []tree.Entry {
 }
 
 // TestSwappedWhileWalked swaps a folder, a file and a symlink to a secret for each
-// other as fast as it goes. Neither a walk nor Open ever gives what lies outside.
+// other as fast as it goes. Neither a walk nor Open ever gives anything outside.
 func TestSwappedWhileWalked(t *testing.T) {
 	top := t.TempDir()
 	src, outside := filepath.Join(top, "src"), filepath.Join(top, "outside")
@@ -191,8 +191,8 @@ func TestSwappedWhileWalked(t *testing.T) {
 	}
 }
 
-// TestMovedAwayWhileWalked moves a folder out of the tree while the walk is deep inside
-// it, below what it keeps open: the way back must not lead to where the folder is now.
+// TestMovedAwayWhileWalked moves a folder out of the tree while the walk is deep inside it,
+// below the folders that it keeps open: the way back must not lead to the folder's new place.
 func TestMovedAwayWhileWalked(t *testing.T) {
 	top := t.TempDir()
 	src, outside := filepath.Join(top, "src"), filepath.Join(top, "outside")
@@ -284,9 +284,9 @@ func TestMountsAreNotCrossed(t *testing.T) {
 	}
 }
 
-// TestGrafts has snapshots of nested subvolumes shown in the places of
-// their stubs, deep ones and one in another, and opens what they hold.
-// Snapshots that Holdfast has made of other volumes are left out.
+// TestGrafts shows snapshots of nested subvolumes in the places of their stubs, deep
+// ones and one in another, and opens their content. Snapshots that Holdfast has made of
+// other volumes are left out.
 func TestGrafts(t *testing.T) {
 	testbed.Need(t, "root", "btrfs")
 	mount := testbed.Btrfs(t)
@@ -299,7 +299,8 @@ func TestGrafts(t *testing.T) {
 		subvolume(filepath.Join(src, path))
 		write(t, src, path+"/"+deep+"file", path)
 	}
-	// What the name of a snapshot is in the folder of snapshots is not the volume's.
+	// A folder of snapshots may hold a subvolume that has a snapshot's name: it is no
+	// part of the volume.
 	tool(t, "/", "btrfs", "-q", "subvolume", "snapshot", "-r", filepath.Join(src, "z"), filepath.Join(src, ".holdfast-snapshots", "hf.h.j.v"))
 	if err := os.Mkdir(snaps, 0o700); err != nil {
 		t.Fatal(err)

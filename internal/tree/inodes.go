@@ -4,7 +4,7 @@ import "golang.org/x/sys/unix"
 
 // numbered are file systems on which a file keeps its inode number while it is moved, and on
 // which a listing tells the number that a stat tells. An overlay and a file system in user
-// space may make numbers up at each look, and a network file system may ask somebody who does.
+// space may make numbers up at each look, and a network file system may pass on such numbers.
 var numbered = map[int64]bool{
 	unix.EXT4_SUPER_MAGIC:  true, // ext2 and ext3 have the same number
 	unix.XFS_SUPER_MAGIC:   true,

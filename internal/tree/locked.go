@@ -7,15 +7,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A folder that its file system encrypts (fscrypt) can be listed without the key:
-// in place of names and targets of links the kernel gives text that nobody can use,
-// which looks like any other. So such a folder is taken as one that can't be read.
+// A folder that its file system encrypts (fscrypt) can be listed without the key: in
+// place of names and targets of links the kernel gives useless text that looks like any
+// other. So the walk treats such a folder as unreadable.
 
 var errLocked = errors.New("its encryption by the file system (fscrypt) is locked: the key is not there")
 
-// locked says whether the open folder fd is encrypted and its key is not there.
-// Keys of policies of version 1 may be in a keyring where nobody can ask for them,
-// so that a folder of those never counts as locked; its files say so themselves.
+// locked reports whether the open folder fd is encrypted and its key is not there. Keys
+// of policies of version 1 may be in a keyring where nobody can ask for them, so a
+// folder under such a policy never counts as locked; reads of its files fail instead.
 func locked(fd int) bool {
 	const (
 		getPolicy = 0xc0096616 // FS_IOC_GET_ENCRYPTION_POLICY_EX

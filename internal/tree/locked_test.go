@@ -15,8 +15,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// encryptedFolder makes an empty folder on an ext4 that it encrypts
-// (fscrypt), and returns what takes its key away.
+// encryptedFolder makes an empty folder on an ext4 that it encrypts (fscrypt), and
+// returns a function that takes its key away.
 func encryptedFolder(t *testing.T) (dir string, lock func()) {
 	t.Helper()
 	mount := testbed.Ext4(t)
@@ -69,7 +69,7 @@ func encryptedFolder(t *testing.T) (dir string, lock func()) {
 	}
 }
 
-// TestLockedFolder: of a folder whose key is not there no made-up name is taken for a name.
+// TestLockedFolder: in a folder whose key is absent, no made-up name is taken for a name.
 func TestLockedFolder(t *testing.T) {
 	testbed.Need(t, "root")
 	dir, lock := encryptedFolder(t)

@@ -166,8 +166,8 @@ func tool(t *testing.T, dir string, cmd ...string) string {
 	return string(out)
 }
 
-// makeDeep makes levels folders inside each other, whose path is far beyond PATH_MAX, each with a
-// file that comes before the next folder and one that comes after it.
+// makeDeep makes levels folders inside each other, whose path is far beyond PATH_MAX,
+// each with a file that comes before the next folder and a file that comes after it.
 func makeDeep(t *testing.T, dir string, levels int) {
 	t.Helper()
 	if err := os.Mkdir(dir, 0o755); err != nil {

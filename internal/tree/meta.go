@@ -42,7 +42,7 @@ type count struct {
 	first string
 }
 
-// losses tells and counts what can't be kept exact. Safe for several goroutines.
+// losses reports and counts metadata that can't be kept exact. Safe for several goroutines.
 type losses struct {
 	warn func(Warning)
 
@@ -50,7 +50,7 @@ type losses struct {
 	counts []*count
 }
 
-// lose tells or counts that what was lost on path.
+// lose reports or counts the loss what of path.
 func (s *losses) lose(path, what string, limit int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,17 +93,17 @@ func (s *losses) summarise() {
 	s.counts = nil
 }
 
-// setter applies metadata and counts what can't be. Safe for several goroutines.
+// setter applies metadata and counts the losses. Safe for several goroutines.
 type setter struct {
 	losses
 	root      bool
 	flagsLost atomic.Bool // some flag or project id could not be set
 }
 
-// apply gives fd, the open entry e at path, its metadata. fd is O_PATH for all
-// but files and folders. The order matters: a change of owner takes setuid and
-// security.capability away, an ACL writes into the mode, everything but the
-// time changes nothing of the time, and what is immutable takes nothing more.
+// apply gives fd, the open entry e at path, its metadata. fd is O_PATH for all but files
+// and folders. The order matters: a change of owner removes setuid and security.capability,
+// and an ACL writes into the mode. No other change alters the time of the content. An
+// immutable entry takes no further change, so the flags come last.
 func (s *setter) apply(fd int, path string, e *Entry, mode uint32) error {
 	mode, err := s.owner(fd, path, e, mode)
 	if err != nil {
@@ -172,7 +172,7 @@ func (s *setter) xattr(fd int, path string, e *Entry, x *Xattr) error {
 	switch e.Kind {
 	case File, Dir:
 		err = unix.Fsetxattr(fd, x.Name, x.Value, 0)
-	default: // an O_PATH descriptor; the path stands for what it is open on, even if that is a link
+	default: // an O_PATH descriptor; the path leads to the open object, even if that is a link
 		err = viaProc(fd, "", func(path string) error { return unix.Setxattr(path, x.Name, x.Value, 0) })
 	}
 	switch err {
@@ -206,7 +206,7 @@ func setTime(dirfd int, name string, t Time) error {
 	return unix.UtimesNanoAt(dirfd, name, ts, flags)
 }
 
-// checkTime looks whether a time outside what every file system holds was kept.
+// checkTime checks whether a time outside the range of some file systems was kept.
 func (s *setter) checkTime(fd int, path string, e *Entry) error {
 	if e.Mtime.Sec >= 0 && e.Mtime.Sec < 1<<31 {
 		return nil

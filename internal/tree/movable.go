@@ -8,15 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// projectInherit (FS_XFLAG_PROJINHERIT of linux/fs.h) is the flag
-// of a folder that takes only what has its own project id.
+// projectInherit (FS_XFLAG_PROJINHERIT of linux/fs.h) is the flag of a folder that
+// takes only entries with its own project id.
 const projectInherit = 0x200
 
 // Movable calls do while nothing at the root of the folder or file at path keeps it from
-// being renamed inside its folder: that it is immutable or append only, or has another
-// project id than the one its folder hands down. Afterwards the root has these again, also
-// when it was renamed or do failed. Where nothing is at path, do is called all the same. A
-// crash in between may leave the root without them. Nobody else changes the root meanwhile.
+// being renamed inside its folder: the flags immutable and append only, and a project id
+// other than its folder hands down. Afterwards the root has these again, also when it
+// was renamed or do failed. Where nothing is at path, do is called all the same. A crash
+// in between may leave the root without them. Nobody else changes the root meanwhile.
 func Movable(path string, do func() error) error {
 	fd, err := openAt(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ENOENT) {

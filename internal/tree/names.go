@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// namesMemory is about what the names of all folders on the way may take together, bytes.
-	// Half of what is left of it is for the next folder on the way, and leastNames in any case.
+	// namesMemory is about the most memory for the names of all folders on the way together, bytes.
+	// The next folder on the way gets half of the remaining memory, but at least leastNames.
 	namesMemory = 16 << 20
 	leastNames  = 64 << 10
 	// runBuffer is how much of each run is in memory while runs are merged, bytes.
@@ -30,9 +30,9 @@ func (n cname) bytes() []byte { return n[:len(n)-1] }
 
 func (n cname) String() string { return string(n.bytes()) }
 
-// names are those that a walk has still to visit: for each folder on the way those left
-// in it, sorted. What does not fit in memory is in a file, as sorted runs that are merged
-// when they are read. It is for one goroutine; its zero value is ready, close is due.
+// names are the names that a walk has still to visit: for each folder on the way its remaining
+// names, sorted. Names that do not fit in memory are in a file, as sorted runs that are merged
+// when they are read. names is for one goroutine; its zero value is ready, close is due.
 type names struct {
 	memory int // namesMemory, but for tests
 	lists  []*listing
@@ -54,7 +54,7 @@ type listing struct {
 }
 
 type span struct {
-	ino uint64 // as the listing says: of a mount point, that of the folder below the mount
+	ino uint64 // as the listing says: for a mount point, the number of the folder below the mount
 	off uint32
 	len uint16
 }
@@ -72,10 +72,10 @@ const inoSize = 8
 
 func (n *names) depth() int { return len(n.lists) }
 
-// enter lists the folder fd, whose offset is at its start, through buf. It becomes the last
-// one, also after an error. cut is the error that ended the listing before its end, if one did:
-// the folder then has the names that were listed before. A folder that is removed meanwhile is
-// cut too (ENOENT), as one that can go away with its content (a snapshot) had more.
+// enter lists the folder fd, whose offset is at its start, through buf. The folder becomes the
+// last one, also after an error. cut is the error that ended the listing before its end, if any:
+// the folder then has the names that were listed before. A folder that is removed meanwhile is cut
+// too (ENOENT), because a folder that can vanish with its content (a snapshot) had more names.
 func (n *names) enter(fd int, buf []byte) (cut, err error) {
 	l := &listing{}
 	if last := len(n.free) - 1; last >= 0 {
@@ -181,7 +181,7 @@ func (n *names) next() (cname, uint64, error) {
 	return nil, 0, nil
 }
 
-// drop forgets what is left in the last folder.
+// drop forgets the remaining names of the last folder.
 func (n *names) drop() {
 	l := n.lists[len(n.lists)-1]
 	l.at, l.runs = len(l.spans), nil
@@ -206,7 +206,7 @@ func (n *names) leave() {
 	n.lists = n.lists[:last]
 	n.held -= l.held
 	n.file.end = l.begin
-	// The room of a huge folder is not kept for the small ones that follow.
+	// The buffers of a huge folder are not kept for the small folders after it.
 	if cap(l.names) <= 1<<20 {
 		*l = listing{names: l.names[:0], spans: l.spans[:0]}
 		n.free = append(n.free, l)
@@ -215,7 +215,7 @@ func (n *names) leave() {
 
 func (n *names) close() { n.file.close() }
 
-// size is what the names take in memory, bytes.
+// size is the memory of the names, in bytes.
 func (l *listing) size() int {
 	const ofSpan = 16
 	return len(l.names) + ofSpan*len(l.spans)
@@ -271,8 +271,8 @@ func (r *run) next() error {
 	return nil
 }
 
-// before orders runs by the name at hand, those at their end last.
-// The NUL sorts before every other byte.
+// before orders runs by the name at hand, runs at their end last. The NUL sorts before
+// every other byte.
 func (r *run) before(other *run) bool {
 	return r.name != nil && (other.name == nil || bytes.Compare(r.name, other.name) < 0)
 }
@@ -340,10 +340,10 @@ type links struct {
 	fresh []byte  // the end of them, not in the file yet
 }
 
-// linkID is what fileID has without the mount, which is that of the tree's root.
+// linkID is a fileID without the mount: all linkIDs are on the mount of the tree's root.
 type linkID struct{ dev, ino uint64 }
 
-// firstName is where the path of a first name is, and how many names are still to come.
+// firstName is the place of the path of a first name, and the number of names still to come.
 type firstName struct {
 	at   int64
 	len  uint32

@@ -10,8 +10,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// TestNumbersOfNestedSubvolumes: entries of a nested subvolume, whose inode numbers those of
-// the root have too, are marked, and a name that vanishes there is told without a number.
+// TestNumbersOfNestedSubvolumes: entries of a nested subvolume may have the same inode numbers as
+// entries of the root. They are marked, and a name that vanishes there is told without a number.
 func TestNumbersOfNestedSubvolumes(t *testing.T) {
 	testbed.Need(t, "root", "btrfs")
 	dir := testbed.Filesystem(t, "btrfs", 256<<20)

@@ -19,18 +19,18 @@ var (
 	errUnknown  = errors.New("it is of a kind that Holdfast does not know now")
 )
 
-// Open opens the content of e, a File of a walk of this tree, for reading. A file is read
-// as it is at its path now: where the path leads to another file by now, or the file
-// changed since the walk, Open makes e anew from the file that it opened, but for the
+// Open opens the content of e, a File of a walk of this tree, for reading. It reads the
+// file that is at its path now: where the path leads to another file by now, or the file
+// changed since the walk, Open makes e anew from the file that it opened, except the
 // flags, which ReadFlags reads. (Names that the walk gave as further names of e may then
 // belong to another file.) Where the path leads to a symlink, fifo, socket or device by
-// now, Open makes e that entry and returns no file. It is ErrVanished when the path leads
-// nowhere, and ErrFolder when it leads to a folder. After an error e is as it was.
+// now, Open makes e that entry and returns no file. It is ErrVanished when the path
+// leads nowhere, and ErrFolder when it leads to a folder. After an error e is unchanged.
 //
-// No link and no mount point on the way is followed, the access time is left alone
-// where the kernel allows, and nothing but a regular file is opened. On a file
-// system that does not keep honest sizes, a read of the file does not wait for
-// more content. warn is told which attributes could not be read; nil drops that.
+// Open follows no link and no mount point on the way, leaves the access time alone
+// where the kernel allows, and opens nothing but a regular file. On a file system that
+// does not keep honest sizes, a read of the file does not wait for more content. warn
+// gets a warning for attributes that could not be read; nil drops it.
 func (r *Root) Open(e *Entry, warn func(Warning)) (*os.File, error) {
 	if r.closed.Load() {
 		return nil, pathError("open", e.Path, ErrClosed)
@@ -89,7 +89,7 @@ func (r *Root) open(e *Entry, warn func(Warning)) (*os.File, error) {
 	return os.NewFile(uintptr(fd), e.Path), nil
 }
 
-// openError says what the kernel's answer to opening a path of the tree means for the path.
+// openError translates the kernel's answer to opening a path of the tree.
 func openError(path string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
@@ -113,9 +113,9 @@ func (r *Root) reopen(at int, path string, st *unix.Stat_t) (int, error) {
 			return fd, err
 		}
 	}
-	// There is no /proc, or it stands in the way: only the path itself tells of the
-	// file. In the moment since the look somebody may have put a fifo or a device
-	// at the path; of those this opens one, without waiting, and reads nothing.
+	// /proc is missing or unusable: only the path itself leads to the file. In the
+	// moment since the look somebody may have put a fifo or a device at the path; this
+	// call may open such an object, without waiting, and reads nothing from it.
 	fd, err := openUnleased(func() (int, error) { return r.openIn(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK) })
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) {
 		return -1, errAgain // it is a link or a socket by now
@@ -231,8 +231,8 @@ func (r *Root) special(e *Entry, warn func(Warning)) error {
 	return nil
 }
 
-// Refresh says whether the open file f is still what e says, as
-// Unchanged does, and makes e anew from f when it is not, as Open does.
+// Refresh reports whether the open file f still matches e, as Unchanged does, and makes
+// e anew from f when it does not, as Open does.
 func (r *Root) Refresh(e *Entry, f *os.File, warn func(Warning)) (same bool, err error) {
 	if same, err = r.Unchanged(e, f); same || err != nil {
 		return same, err

@@ -35,7 +35,7 @@ func CheckPath(path string) error {
 	}
 }
 
-// unsafePath names what is wrong with path, cut to a length that fits a message.
+// unsafePath is an error that names path, cut to a length that fits a message, and its fault.
 func unsafePath(path, why string) error {
 	return fmt.Errorf("%w: %s: %s", ErrUnsafePath, quote(path), why)
 }
@@ -49,9 +49,9 @@ func quote(path string) string {
 	return fmt.Sprintf("%q…%q", path[:head], path[len(path)-tail:])
 }
 
-// ComparePaths orders paths as a walk gives them: negative when a comes before b, 0 when they are
-// equal. A folder comes before what it holds, that before the folder's next sibling, and siblings
-// are in the order of their bytes; so the slash sorts before every other byte.
+// ComparePaths orders paths as a walk gives them: negative when a comes before b, 0 when they
+// are equal. A folder comes before its content, its content before the folder's next sibling,
+// and siblings are in the order of their bytes; so the slash sorts before every other byte.
 func ComparePaths(a, b string) int {
 	n := min(len(a), len(b))
 	for i := range n {

@@ -14,8 +14,8 @@ import (
 // ErrNoProc says that an operation needs /proc on this kernel, and /proc is not mounted.
 var ErrNoProc = errors.New("/proc is not mounted here, and this kernel has no other way: mount it with `mount -t proc proc /proc`")
 
-// procMounted says whether /proc was there when somebody first asked. What else
-// may lie at that path, a copy or a folder of somebody's, is not relied upon.
+// procMounted reports whether /proc was there at the first call. Another object at that
+// path, such as a copy or a user's folder, does not count.
 var procMounted = sync.OnceValue(func() bool {
 	var st unix.Statfs_t
 	return unix.Statfs("/proc/self/fd", &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
@@ -38,7 +38,7 @@ func viaProc(fd int, name string, do func(path string) error) error {
 	return do(procFD(fd, name))
 }
 
-// chmodAt sets the mode of what fd, an O_PATH descriptor, is open on.
+// chmodAt sets the mode of the object that fd, an O_PATH descriptor, is open on.
 func chmodAt(fd int, mode uint32) error {
 	err := unix.Fchmodat(fd, "", mode, unix.AT_EMPTY_PATH) // fchmodat2, Linux 6.6
 	if err == unix.ENOSYS || err == unix.EOPNOTSUPP || err == unix.EPERM && procMounted() {

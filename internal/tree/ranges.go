@@ -11,9 +11,9 @@ import (
 // Range is a run of bytes of a file.
 type Range struct{ Off, Len int64 }
 
-// DataRanges yields the parts of f that hold data, in order, none empty, none
-// beyond size; what lies between them is holes. It moves the offset of f, so
-// read with ReadAt. A file system that does not know holes gives one range.
+// DataRanges yields the parts of f that hold data, in order, none empty, none beyond
+// size; between them are holes. It moves the offset of f, so read with ReadAt. A file
+// system that does not know holes gives one range.
 func DataRanges(f *os.File, size int64) iter.Seq[Range] {
 	return func(yield func(Range) bool) {
 		for off := int64(0); ; {
@@ -32,8 +32,8 @@ func NextData(f *os.File, off, size int64) Range {
 	if off >= size {
 		return Range{}
 	}
-	// Any other answer than a place, or that there is none, tells nothing of holes: what
-	// is left is read as data, and if the file is at fault, that shows when it is read.
+	// SEEK_DATA answers with a place, or says that there is none. No other answer tells
+	// of holes, so the rest is read as data; if the file is at fault, the read shows it.
 	rest := Range{off, size - off}
 	data, err := f.Seek(off, unix.SEEK_DATA)
 	switch {

@@ -18,8 +18,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// TestOpenReadsWhatIsThere: whatever came to the path of a file since the walk,
-// Open gives that with all of its metadata, or says that nothing can be read there.
+// TestOpenReadsWhatIsThere: after any change at the path of a file since the walk, Open
+// gives the new object with all of its metadata, or says that nothing can be read there.
 func TestOpenReadsWhatIsThere(t *testing.T) {
 	setAttribute := func(p string) error { return unix.Lsetxattr(p, "user.which", []byte("new"), 0) }
 	for name, c := range map[string]struct {
@@ -132,8 +132,8 @@ func TestUnchanged(t *testing.T) {
 	if same, err := r.Unchanged(e, f); !same || err != nil {
 		t.Errorf("untouched: %v %v", same, err)
 	}
-	// Whoever writes and then puts the time back is still given away by the
-	// change time. The kernel's clock for it ticks every few milliseconds.
+	// The change time still gives away a writer that puts the time of the content back.
+	// The kernel's clock for it ticks every few milliseconds.
 	time.Sleep(20 * time.Millisecond)
 	write(t, dir, "f", "CONTENT")
 	if err := unix.UtimesNano(path, []unix.Timespec{{}, {Sec: e.Mtime.Sec, Nsec: int64(e.Mtime.Nsec)}}); err != nil {
@@ -251,8 +251,8 @@ func TestDataRanges(t *testing.T) {
 	}
 }
 
-// TestFolderWithoutPermissionIsALoss walks as a user who may not
-// read everything: the folder is there, without its content.
+// TestFolderWithoutPermissionIsALoss walks as a user without permission to read
+// everything: the folder is there, without its content.
 func TestFolderWithoutPermissionIsALoss(t *testing.T) {
 	testbed.Need(t, "root")
 	dir := t.TempDir()

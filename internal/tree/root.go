@@ -96,7 +96,7 @@ type Stat struct {
 	Ctime Time
 }
 
-// Restat reads from an open file what Unchanged compares.
+// Restat reads from an open file the facts that Unchanged compares.
 func Restat(f *os.File) (Stat, error) {
 	var st unix.Stat_t
 	err := control(f, func(fd int) error { return unix.Fstat(fd, &st) })
@@ -114,10 +114,10 @@ func statOf(st *unix.Stat_t) Stat {
 	}
 }
 
-// Unchanged says whether the open file f is still what e says: the same size, time of
-// change of its content and of its metadata. Asked after reading, it tells whether what
-// was read is of one piece. The inode number is not compared: an open file stays the
-// same file, and some file systems in user space tell another number at every look.
+// Unchanged reports whether the open file f still matches e: the same size, time of
+// change of its content and of its metadata. Called after reading, it tells whether the
+// read content is of one piece. It does not compare the inode number: an open file stays
+// the same file, and some file systems in user space tell another number at every look.
 func (r *Root) Unchanged(e *Entry, f *os.File) (bool, error) {
 	st, err := Restat(f)
 	if err != nil {
@@ -129,9 +129,9 @@ func (r *Root) Unchanged(e *Entry, f *os.File) (bool, error) {
 // Still says whether the tree is a read-only snapshot, in which nothing changes.
 func (r *Root) Still() bool { return r.still }
 
-// Settle sees to it that whatever changes in the tree from now on shows in Ctime: it writes
-// back what programs changed through shared maps, whose further writes to the same page
-// show in no time otherwise. It returns the moment that the tree shows: when a read-only
+// Settle sees to it that each later change in the tree shows in Ctime: it writes back the
+// changes that programs made through shared maps, because otherwise further writes to the
+// same page show in no time. It returns the moment that the tree shows: when a read-only
 // snapshot was made, else now. ErrSilentChanges where the times can't be relied upon.
 func (r *Root) Settle() (time.Time, error) {
 	if r.still {
@@ -154,11 +154,11 @@ func silentChanges(magic int64) error {
 	return fmt.Errorf("%w (statfs calls its type %#x)", ErrSilentChanges, uint32(magic))
 }
 
-// tellsChanges says whether each change of a file, also one through a shared map whose page
-// was written back before, sets its time of change by the clock of this host. On tmpfs the
-// first write to a mapped page does and no later one: nothing is written back there. NFS,
-// FUSE and their like have the clock of somebody else, and an overlay is as its upper layer
-// is. So the ones that do are listed, and a file system that is not known is not relied upon.
+// tellsChanges reports whether each change of a file, also a change through a shared map whose
+// page was written back before, sets its time of change by the clock of this host. On tmpfs only
+// the first write to a mapped page does, because tmpfs writes no pages back. NFS, FUSE and their
+// like use the clock of another host or program, and an overlay behaves as its upper layer. So
+// the function lists the file systems that do; no caller relies on any other file system.
 func tellsChanges(magic int64) bool {
 	switch magic {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC: // ext2 and ext3 have the number of ext4

@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// storage are the flags that say how content is stored and must be
-// there before it, and those that only FS_IOC_SETFLAGS sets.
+// storage are the flags that describe the storage of content, which must be set before
+// the content is written, and the flags that only FS_IOC_SETFLAGS sets.
 const storage = AllFlags &^ extended &^ Casefold
 
-// plain makes those of the flags of fd, an open file or folder at
-// path, that are in mask the same as in want.
+// plain makes the flags of fd, an open file or folder at path, equal to want as far as
+// they are in mask.
 func (s *setter) plain(fd int, path string, want, mask Flags) error {
 	want &= mask
 	have, err := getFlags(fd)
@@ -27,12 +27,12 @@ func (s *setter) plain(fd int, path string, want, mask Flags) error {
 	return s.differ(path, Flags(now)&mask^want, err)
 }
 
-// oneByOne sets those flags that the file system does know.
+// oneByOne sets each of the flags that the file system knows.
 func oneByOne(fd int, want Flags) {
 	for _, n := range flagNames {
 		have, err := getFlags(fd)
 		if err == nil && want&n.flag != 0 {
-			_ = setFlags(fd, have|uint32(n.flag)) // the caller looks what became of it
+			_ = setFlags(fd, have|uint32(n.flag)) // the caller checks the result
 		}
 	}
 }
@@ -70,12 +70,12 @@ func (s *setter) putExtended(fd int, opened bool, path string, flags Flags, proj
 	return s.differ(path, now.flags()^flags, err)
 }
 
-// extendedOneByOne sets those of them that the file system does
-// know, those that forbid the others last.
+// extendedOneByOne sets each of the flags that the file system knows, and last the
+// flags that forbid further changes.
 func extendedOneByOne(fd int, opened bool, flags Flags, project uint32) {
 	if have, err := getExtended(fd, opened); err == nil {
 		have.projid = project
-		_ = setExtended(fd, opened, have) // the caller looks what became of it
+		_ = setExtended(fd, opened, have) // the caller checks the result
 	}
 	for i := len(extendedBits) - 1; i >= 0; i-- {
 		b := extendedBits[i]
@@ -133,21 +133,21 @@ func (t *Target) rootCase(e *Entry) error {
 	return t.setter.plain(fd, "", e.Flags, Casefold)
 }
 
-// holdBack takes from e, which becomes the root, what only Seal sets.
+// holdBack takes from e, which becomes the root, the attributes that only Seal sets.
 func (t *Target) holdBack(e *Entry) {
 	seal := *e
 	t.seal = &seal
 	e.Flags &^= sealing
-	// Its project id stays what it is.
+	// The root keeps its project id.
 	e.Project = 0
 	if x, err := getExtended(t.root, true); err == nil {
 		e.Project = x.projid
 	}
 }
 
-// Seal gives the root what would have kept it from being renamed: that it is immutable or
-// append only, and its project id. It is called after Finish, when the tree is in its place,
-// once, and not at all when the tree is thrown away. After an error the root may lack these.
+// Seal gives the root the attributes that would have kept it from being renamed: the flags
+// immutable and append only, and its project id. It is called after Finish, when the tree is in its
+// place, once, and not at all when the tree is thrown away. After an error the root may lack these.
 func (t *Target) Seal() error {
 	if t.closed {
 		return pathError("seal", "", ErrClosed)
@@ -179,9 +179,9 @@ func linkSealed(from int, base string, dirfd int, name string) error {
 	return errors.Join(done, err)
 }
 
-// unsealed takes what seals name in dirfd from it, calls do, and puts it
-// back; without do it stays as it is then. What is not sealed is left
-// alone, and do is not called. Nobody else changes the folder meanwhile.
+// unsealed takes the sealing flags from name in dirfd, calls do, and puts them back;
+// without do the flags stay off. If name has no sealing flags, unsealed does nothing
+// and does not call do. Nobody else changes the folder meanwhile.
 func unsealed(dirfd int, name string, do func()) error {
 	at, err := openAt(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -216,8 +216,8 @@ func unsealed(dirfd int, name string, do func()) error {
 	return setExtended(fd, opened, x)
 }
 
-// Remove removes the folder dir with all that it holds, as a failed restore leaves it: also what
-// is immutable or append only. Nobody else changes it meanwhile. What is mounted in it stops it.
+// Remove removes the folder dir with all its content, as a failed restore leaves it: also
+// immutable and append-only entries. Nobody else changes it meanwhile. A mount in it stops Remove.
 func Remove(dir string) error {
 	err := os.RemoveAll(dir)
 	if !errors.Is(err, unix.EPERM) {

@@ -61,7 +61,7 @@ func TestSettleShowsWritesThroughMaps(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer func() { _ = unix.Munmap(page) }() // fails only for what is not mapped
+			defer func() { _ = unix.Munmap(page) }() // fails only for a page that is not mapped
 			page[0] = 1
 			r := openRoot(t, dir)
 			_, err = r.Settle()

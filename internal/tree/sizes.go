@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// honest are file systems on whose files a read never gives less or more than the size that
-// stat tells, unless the file changed: their reads go through the page cache of this host,
-// which ends at that size. All others are not relied upon. The kernel's own file systems
-// (proc, sysfs, cgroup) tell 0 or a page for files of any length, network file systems and
-// those in user space tell what somebody else says, and an overlay is as what lies below it.
+// honest are file systems on whose files a read never gives less or more than the size that stat
+// tells, unless the file changed: their reads go through the page cache of this host, which ends
+// at that size. All others are not relied upon. The kernel's own file systems (proc, sysfs,
+// cgroup) tell 0 or a page for files of any length, network file systems and file systems in
+// user space pass on another program's answer, and an overlay behaves as its lower file system.
 var honest = map[int64]bool{
 	unix.EXT4_SUPER_MAGIC:  true, // ext2 and ext3 have the same number
 	unix.XFS_SUPER_MAGIC:   true,
@@ -31,7 +31,7 @@ var honest = map[int64]bool{
 	ntfs3Magic:             true,
 }
 
-// What linux/magic.h does not name, or x/sys does not.
+// File systems that linux/magic.h or x/sys does not name.
 const (
 	erofsMagic    = 0xe0f5e1e2
 	bcachefsMagic = 0xca451a4e
@@ -39,8 +39,8 @@ const (
 	ntfs3Magic    = 0x7366746e
 )
 
-// HonestSizes says whether the file system is known to tell sizes that reads agree with. On one
-// that is not, a file has content whatever its size says, and only a read tells where it ends.
+// HonestSizes reports whether the file system is known to tell sizes that reads agree with. On any
+// other file system, a file may have content beyond its size, and only a read tells where it ends.
 func (r *Root) HonestSizes() bool { return r.honest }
 
 // HasHonestSize says so of the file system of the open file f.
@@ -55,8 +55,8 @@ func honestSizes(magic int64) bool { return honest[int64(uint32(magic))] }
 // ErrEndless says that a file goes on for longer than anybody wants to read.
 var ErrEndless = errors.New("it has no end")
 
-// Measure finds out by reads where the file f ends whose size was given as size; ErrEndless when
-// it goes on for more than beyond bytes behind that. It reads the beginning and single bytes.
+// Measure finds out by reads the end of the file f, whose size was given as size; ErrEndless when
+// f goes on for more than beyond bytes behind size. It reads the beginning and single bytes.
 func Measure(f io.ReaderAt, size, beyond int64) (int64, error) {
 	begin := make([]byte, 64<<10)
 	// at once: some files of the kernel have no content behind an offset but 0

@@ -15,7 +15,7 @@ const (
 	openDir = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK
 	// beneath keeps a look-up inside the folder it starts from, on the same mount, away from links.
 	beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
-	// statMask is what an entry needs: no access time, which no restore puts back.
+	// statMask is the set of attributes of an entry: no access time, which no restore puts back.
 	statMask = unix.STATX_TYPE | unix.STATX_MODE | unix.STATX_NLINK | unix.STATX_UID | unix.STATX_GID |
 		unix.STATX_MTIME | unix.STATX_CTIME | unix.STATX_INO | unix.STATX_SIZE | unix.STATX_MNT_ID
 	// pathMax is the longest path that one system call takes, with its closing NUL.
@@ -37,8 +37,8 @@ func idOf(st *unix.Statx_t) fileID {
 	return id
 }
 
-// statAt fills st with what name in dirfd is, links not followed, automounts not started.
-// An empty name means dirfd itself.
+// statAt fills st with the attributes of name in dirfd, links not followed, automounts
+// not started. An empty name means dirfd itself.
 func statAt(dirfd int, name string, st *unix.Statx_t) error {
 	flags := unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
 	if name == "" {
@@ -138,8 +138,8 @@ type xattrArgs struct {
 	flags uint32
 }
 
-// listXattrs puts the NUL-ended names of the attributes of name in dirfd into buf; without a
-// name those of the open descriptor dirfd. A link is not followed.
+// listXattrs puts the NUL-ended names of the attributes of name in dirfd into buf;
+// without a name, the attributes of the open descriptor dirfd. It does not follow a link.
 func listXattrs(dirfd int, name cname, buf []byte) (int, error) {
 	if name == nil {
 		return unix.Flistxattr(dirfd, buf)

@@ -11,30 +11,30 @@ import (
 // ErrOrder says that an entry came out of the order of a walk, or without its folder.
 var ErrOrder = errors.New("entry out of order")
 
-// Target builds a tree in a new folder. Create and Finish are for one goroutine, FinishFile for any
-// number of them. Entries are not trusted: whatever they say, nothing outside the folder is touched
-// and no link is followed, because every name is made in a folder that the Target made itself and
-// holds open. Close is due in any case; what was made stays.
+// Target builds a tree in a new folder. Create and Finish are for one goroutine, FinishFile
+// for any number of them. Target does not trust entries: for every entry, it touches nothing
+// outside the folder and follows no link, because it makes every name in a folder that it
+// made itself and holds open. Close is due in any case; the entries made so far stay.
 //
-// A folder gets its metadata when the first entry after its content comes, so that memory is
-// bounded by depth, not by the number of folders.
+// A folder gets its metadata when the first entry after its content comes, so that
+// memory is bounded by depth, not by the number of folders.
 type Target struct {
 	root  int
 	chain chain
-	// dirs is what each level of the chain is to become; nil for a
-	// root that no entry came for. Without paths, which the chain has:
-	// those of a deep tree would add up to the square of its depth.
+	// dirs are the entries of each level of the chain, whose metadata is still due; nil
+	// for a root that no entry came for. They have no paths, since the chain has them:
+	// the paths of a deep tree would add up to the square of its depth.
 	dirs   []*Entry
 	last   string
 	any    bool
 	setter setter
-	// late are the folders that a user who is not root could not pass through with their own mode;
-	// hard links to what they hold may still come.
+	// late are the folders that a user other than root could not pass through with
+	// their own mode; hard links to their content may still come.
 	late []lateMode
 	// skipped are the paths that could not be made, so that links to
 	// them are not mistaken for forged ones.
 	skipped map[string]struct{}
-	// seal is what Seal gives the root; nil for a root that no entry came for.
+	// seal is the entry of the root, for Seal; nil for a root that no entry came for.
 	seal   *Entry
 	closed bool
 }
@@ -44,8 +44,9 @@ type lateMode struct {
 	mode uint32
 }
 
-// NewTarget makes a Target of dir, an empty folder that the caller made and nobody else writes to.
-// warn is told what can't be kept exact, one call at a time but on any goroutine; nil drops it.
+// NewTarget makes a Target of dir, an empty folder that the caller made and nobody else
+// writes to. It calls warn for each loss of exactness, one call at a time but on any
+// goroutine; nil drops the warnings.
 func NewTarget(dir string, warn func(Warning)) (*Target, error) {
 	if warn == nil {
 		warn = func(Warning) {}
@@ -64,9 +65,9 @@ func NewTarget(dir string, warn func(Warning)) (*Target, error) {
 	return t, nil
 }
 
-// prepare checks that the folder is empty and takes from it what its children would inherit:
-// ACLs, and flags, which folders get only after what they hold. (Its project id stays until
-// Seal, without which it can't be renamed into a folder whose children inherit theirs.)
+// prepare checks that the folder is empty and removes from it everything that its children would
+// inherit: ACLs, and flags, which folders get only after their content. (Its project id stays until
+// Seal, without which the folder can't be renamed into a folder whose children inherit theirs.)
 func (t *Target) prepare(dir string) error {
 	var in names
 	defer in.close()
@@ -105,7 +106,7 @@ func (t *Target) prepare(dir string) error {
 	if err := clearFlags(fd); err != nil {
 		t.setter.warn(Warning{Path: "", What: "what is restored inherits flags of the target's folder, which could not be taken from it: " + err.Error()})
 	}
-	// What a file system with coarse times makes of this tells it from the others.
+	// A file system with coarse times rounds this time, which shows its coarseness.
 	probe := Time{Sec: 1, Nsec: 123_456_789}
 	if err := setTime(fd, "", probe); err == nil && statAt(fd, "", &st) == nil && st.Mtime.Nsec != probe.Nsec {
 		t.setter.warn(Warning{Path: "", What: "the target's file system rounds times"})
@@ -113,13 +114,15 @@ func (t *Target) prepare(dir string) error {
 	return nil
 }
 
-// Create makes e, without content and for files and folders without metadata yet. For a File it
-// returns the file, open for reading and writing and of its full size, all of it a hole; the caller
-// writes what is data, in any order, and hands it to FinishFile. For all else it returns nil.
+// Create makes e, without content and for files and folders without metadata yet. For a
+// File it returns the file, open for reading and writing and of its full size, all of
+// it a hole; the caller writes the data ranges, in any order, and hands the file to
+// FinishFile. For every other kind it returns nil.
 //
-// Entries come in the order of a walk, each after its folder, else the error is ErrOrder; one whose
-// Path or LinkTo is not of the form of a path is ErrUnsafePath. What the file system or the lack of
-// privilege does not let be made, but for files and folders, is a warning and not an error.
+// Entries come in the order of a walk, each after its folder, else the error is
+// ErrOrder; an entry whose Path or LinkTo is not of the form of a path is
+// ErrUnsafePath. If the file system or the lack of privilege does not let Create make
+// an entry other than a file or folder, that is a warning and not an error.
 func (t *Target) Create(e *Entry) (*os.File, error) {
 	if t.closed {
 		return nil, pathError("create", e.Path, ErrClosed)
@@ -239,7 +242,8 @@ func (t *Target) folder(dirfd int, name string, e *Entry) error {
 		closeFD(fd)
 		return pathError("stat", e.Path, err)
 	}
-	// Only an empty folder takes this flag, and loses the one that it has from the folder above.
+	// The kernel sets or clears this flag only on an empty folder; a new folder
+	// inherits it from the folder above.
 	if above := t.dirs[len(t.dirs)-1]; (e.Flags|flagsOf(above))&Casefold != 0 {
 		if err := t.setter.plain(fd, e.Path, e.Flags, Casefold); err != nil {
 			closeFD(fd)
@@ -334,8 +338,8 @@ func (t *Target) skip(e *Entry, op string, err error) error {
 	return pathError(op, e.Path, err)
 }
 
-// writeBackFrom is how large a file is, in bytes, whose content is written
-// back at once. The many smaller ones the file system places better together.
+// writeBackFrom is the size, in bytes, from which on the content of a file is written
+// back at once. The file system places the many smaller files better together.
 const writeBackFrom = 128 << 10
 
 // FinishFile gives f, made by Create for e, its owner, attributes, mode and time,
@@ -355,9 +359,9 @@ func (t *Target) FinishFile(e *Entry, f *os.File) error {
 	return err
 }
 
-// Finish gives the folders that are still open their metadata, from the leaves up, and
-// tells the warnings that are counted. Every FinishFile has returned before. What would
-// keep the root from being renamed is left to Seal; nothing is durable before Sync.
+// Finish gives the folders that are still open their metadata, from the leaves up, and tells
+// the warnings that are counted. Every FinishFile has returned before. Attributes that would
+// keep the root from being renamed are left to Seal; nothing is durable before Sync.
 func (t *Target) Finish() error {
 	if t.closed {
 		return pathError("finish", "", ErrClosed)
@@ -377,8 +381,8 @@ func (t *Target) Finish() error {
 	return nil
 }
 
-// Sync makes durable what was made so far. It changes nothing that
-// can be seen, so it may run beside readers of the tree.
+// Sync makes the entries made so far durable. It changes nothing that a reader of the
+// tree sees, so it may run beside readers.
 func (t *Target) Sync() error {
 	if err := unix.Syncfs(t.root); err != nil {
 		return pathError("sync", "", err)

@@ -10,7 +10,7 @@ import (
 	"fmt"
 )
 
-// Kind is what an entry is.
+// Kind is the kind of an entry.
 type Kind uint8
 
 // The kinds; the numbers are part of the format of a recipe.
@@ -32,7 +32,7 @@ type Time struct {
 	Nsec uint32
 }
 
-// Xattr is one extended attribute; ACLs are those named system.posix_acl_access and _default.
+// Xattr is one extended attribute; ACLs are the attributes system.posix_acl_access and _default.
 type Xattr struct {
 	_     struct{} `cbor:",toarray"`
 	Name  string   // bytes as the kernel gives them
@@ -54,19 +54,19 @@ type Entry struct {
 	Major  uint32  // devices
 	Minor  uint32  // devices
 	Xattrs []Xattr // sorted by name; nil when there are none
-	// Flags and Project are what chattr(1) sets; a file's are read by
-	// Root.ReadFlags. Project is 0 where the file system counts no projects.
+	// Flags and Project are the attributes that chattr(1) sets; Root.ReadFlags reads a
+	// file's. Project is 0 where the file system counts no projects.
 	Flags   Flags
 	Project uint32
 	// LinkTo is the path of the first entry, in the order of the walk, of the same inode. Set for
 	// every further name of a file that has several; such an entry has no content and no metadata.
 	LinkTo    string
 	HasLinkTo bool
-	// Linked says of what is no folder that it has further names, in
-	// the tree or outside. It is not part of a recipe.
+	// Linked says that an entry, which is no folder, has further names, in the tree or
+	// outside. It is not part of a recipe.
 	Linked bool
 
-	// What follows tells whether a file changed; it is not part of a recipe.
+	// The fields below tell whether a file changed; they are not part of a recipe.
 	Ino   uint64
 	Ctime Time
 	// Nested says that the entry lies on another device number than the root, in

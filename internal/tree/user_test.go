@@ -40,8 +40,8 @@ func asNobody(t *testing.T, do func()) {
 	<-done
 }
 
-// TestUserWithoutPrivilege builds a tree with what only root may set:
-// the rest is exact, and what is lost is told once for each sort.
+// TestUserWithoutPrivilege builds a tree with metadata that only root may set: the rest
+// is exact, and each sort of loss is told once.
 func TestUserWithoutPrivilege(t *testing.T) {
 	testbed.Need(t, "root")
 	dir := t.TempDir()

@@ -11,7 +11,7 @@ import (
 
 // WalkOptions tune a walk. The zero value is fine. All functions run on the goroutine of the walk.
 type WalkOptions struct {
-	// Warn is told of what could not be kept exact; nil drops it.
+	// Warn gets each loss of exactness; nil drops the warnings.
 	Warn func(Warning)
 	// NoXattrs leaves Xattrs of all entries nil, and Flags and
 	// Project 0: asking for them is half of a walk.
@@ -20,32 +20,32 @@ type WalkOptions struct {
 	// it. It is asked before anything but the name is known, so that an excluded entry need
 	// not be readable; folder finds out whether it is a folder. Nil leaves out nothing.
 	Exclude func(path string, folder func() bool) bool
-	// ExcludeCaches leaves out what folders with a CACHEDIR.TAG hold,
-	// but for the tag (bford.info/cachedir).
+	// ExcludeCaches leaves out the content of folders with a CACHEDIR.TAG, except the
+	// tag (bford.info/cachedir).
 	ExcludeCaches bool
-	// Vanished is told of a name that was gone when the walk came to it, with the inode
-	// number that it had; 0 where that is not known. Nil makes it a Warning that is Lost.
+	// Vanished gets a name that was gone when the walk came to it, with the inode number
+	// that it had; 0 where that is not known. Nil makes it a Warning that is Lost.
 	Vanished func(path string, ino uint64)
 }
 
-// Walk calls fn for the root of the tree and every entry below it: depth first, a
-// folder before its content, names of a folder in the order of their bytes. fn runs on
-// the caller's goroutine and may keep the entries. Flags and Project of files are left
-// to Root.ReadFlags, as a walk opens none. If fn returns fs.SkipDir for a folder, what
-// it holds is left out; any other error ends the walk and is returned as it is.
+// Walk calls fn for the root of the tree and every entry below it: depth first, a folder
+// before its content, names of a folder in the order of their bytes. fn runs on the
+// caller's goroutine and may keep the entries. Walk leaves Flags and Project of files to
+// Root.ReadFlags, because Walk opens no files. If fn returns fs.SkipDir for a folder,
+// Walk leaves out its content; any other error ends the walk and is returned as it is.
 //
-// Nothing outside the tree is read, whoever changes it meanwhile: folders are
-// opened by name from the folder above, never through a link, and compared with
-// what was there before. Mount points are given as the folders that they are, with
-// a warning, and not entered. Nested btrfs subvolumes are folders like others; so
-// is what Graft shows in the place of their stubs, and a stub without is a warning.
+// Walk reads nothing outside the tree, even if another process changes the tree meanwhile: it
+// opens each folder by name from the folder above, never through a link, and compares it with
+// the folder that it saw before. It gives mount points as the folders that they are, with a
+// warning, and does not enter them. Nested btrfs subvolumes are folders like others; so are the
+// folders that Graft shows in the place of their stubs, and a stub without a graft is a warning.
 //
-// An entry that cannot be looked at, or not be read in full, never ends the walk: the entry is
-// given with what could be read, or not at all, with one warning that is Lost. What ends the
-// walk is a root that cannot be opened, and an error of this process's own (see Ours). At most
+// An entry whose attributes or content can't be read in full never ends the walk: Walk gives the
+// entry as far as it could read it, or not at all, with one warning that is Lost. Two faults end
+// the walk: a root that can't be opened, and an error of this process's own (see Ours). At most
 // maxOpen folders are open at once. Names of large folders, and first names of many hard links,
 // wait in an unlinked temporary file (os.TempDir), so that memory does not grow with the tree
-// but for some 85 bytes for each file of which some names were seen and others not yet.
+// except by some 85 bytes for each file of which some names were seen and others not yet.
 func (r *Root) Walk(ctx context.Context, o WalkOptions, fn func(*Entry) error) error {
 	return r.walk(ctx, &walker{WalkOptions: o, fn: fn})
 }
@@ -81,10 +81,10 @@ type walker struct {
 	xattr *xattrReader
 
 	mounts map[string]bool // places in the tree at which something is mounted
-	// take from all what keeps it from being removed, and fail where
+	// take from all entries the flags that keep them from being removed, and fail where
 	// an entry cannot be read, see Remove
 	unseal  bool
-	special bool // flags of what is neither file nor folder can be read
+	special bool // flags can be read also of entries that are neither files nor folders
 	states  losses
 	st      unix.Statx_t
 
@@ -94,7 +94,7 @@ type walker struct {
 	ino    uint64      // as the listing said
 	path   string      // "" until pathOf made it
 	folder func() bool // isFolder
-	wrong  []string    // what could not be read of it
+	wrong  []string    // the parts of it that could not be read
 }
 
 func (w *walker) run(ctx context.Context) error {
@@ -205,8 +205,8 @@ func (w *walker) visitDir(st *unix.Statx_t) error {
 		closeFD(fd)
 		return errAgain
 	case err == nil:
-		// A folder that took the place of the one before is taken as it is. (Some
-		// file systems in user space tell another inode number at every look.)
+		// The walk enters a folder that took the place of the folder before. (Some file
+		// systems in user space tell another inode number at every look.)
 		return w.enter(w.name, fd)
 	case changed(err):
 		return errAgain
@@ -233,8 +233,8 @@ func (w *walker) closed(st *unix.Statx_t) error {
 	return skipped(w.fn(e))
 }
 
-// ownSnapshots is the folder that snapshots of volumes are made in, beside each
-// (snapshot.SnapshotFolder), and ownPrefix what the names of snapshots begin with.
+// ownSnapshots is the folder beside a volume that holds its snapshots
+// (snapshot.SnapshotFolder), and ownPrefix is the begin of the names of snapshots.
 const (
 	ownSnapshots = ".holdfast-snapshots"
 	ownPrefix    = "hf."
@@ -245,7 +245,8 @@ const (
 func (w *walker) boundary(id fileID) (why string, lost bool) {
 	const (
 		firstFree = 256 // BTRFS_FIRST_FREE_OBJECTID: the root folder of every subvolume
-		stub      = 2   // BTRFS_EMPTY_SUBVOL_DIR_OBJECTID: what a snapshot holds in its place
+		// BTRFS_EMPTY_SUBVOL_DIR_OBJECTID: the folder that a snapshot has in its place
+		stub = 2
 	)
 	above := w.chain.levels[len(w.chain.levels)-1].id // one subvolume may begin in another
 	subvolume := w.root.btrfs && id.mnt != 0 && id.mnt == above.mnt && (id.ino == stub || id.dev != above.dev && id.ino == firstFree)
@@ -308,9 +309,9 @@ func (w *walker) enter(name cname, fd int) error {
 	return nil
 }
 
-// readFolder reads what the open folder fd has beside what a stat tells, and
-// lists it. After nil its names are the last of w.names. removed says that
-// the folder was removed while it was listed, which Vanished is to be told.
+// readFolder reads the facts about the open folder fd that a stat does not tell, and
+// lists it. After nil its names are the last of w.names. removed says that the folder
+// was removed while it was listed; the caller must report that to Vanished.
 func (w *walker) readFolder(fd int, e *Entry, encrypted bool) (removed bool, err error) {
 	if !w.NoXattrs {
 		if err := w.fault("read flags of", w.root.kept.read(fd, e), flagsWrong, flagsSo); err != nil {
@@ -369,7 +370,7 @@ func skipped(err error) error {
 	return err
 }
 
-// visitOther gives what is no folder.
+// visitOther gives an entry that is no folder.
 func (w *walker) visitOther(st *unix.Statx_t) error {
 	path := w.pathOf()
 	id := idOf(st)
@@ -417,7 +418,7 @@ func (w *walker) visitOther(st *unix.Statx_t) error {
 	return w.fn(e)
 }
 
-// specialFlags reads the flags and the project id of what can't be opened,
+// specialFlags reads the flags and the project id of an entry that can't be opened,
 // where the kernel and the file system have a way (XFS on Linux 6.17).
 func (w *walker) specialFlags(dirfd int, name cname, e *Entry) error {
 	x, err := getAttrAt(dirfd, name, unix.AT_SYMLINK_NOFOLLOW)
@@ -432,7 +433,7 @@ func (w *walker) specialFlags(dirfd int, name cname, e *Entry) error {
 	return nil
 }
 
-// tellStates counts what the file is in and no restore puts back.
+// tellStates counts the states of the file that no restore puts back.
 func (w *walker) tellStates(path string, st *unix.Statx_t) {
 	if st.Attributes&(unix.STATX_ATTR_ENCRYPTED|unix.STATX_ATTR_VERITY) == 0 {
 		return
@@ -456,8 +457,8 @@ func readLink(dirfd int, name string, size int) (string, error) {
 	}
 }
 
-// entryOf makes an entry of what statx said; nil for a kind that does not exist.
-// entry is entryOf of what the walk met.
+// entry makes an entry of the attributes of an object that the walk met, and marks it
+// as Nested if it is on another device than the root; nil for an unknown kind.
 func (w *walker) entry(path string, st *unix.Statx_t) *Entry {
 	e := entryOf(path, st)
 	if e != nil {
@@ -466,6 +467,7 @@ func (w *walker) entry(path string, st *unix.Statx_t) *Entry {
 	return e
 }
 
+// entryOf makes an entry of the attributes st; nil for an unknown kind.
 func entryOf(path string, st *unix.Statx_t) *Entry {
 	e := &Entry{
 		Path: path, Mode: uint32(st.Mode) & 0o7777, UID: st.Uid, GID: st.Gid, Ino: st.Ino,

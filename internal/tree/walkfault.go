@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a walk does with an entry that cannot be read, or that it is to leave out.
+// The methods in this file handle an entry that can't be read, or that the walk leaves out.
 
-// fault takes the error of an operation on the name at hand: nil is none, an error
-// of this process's own is returned, and any other one becomes a part of the loss
-// that tellLoss tells. wrong and so say what is the matter and what follows.
+// fault takes the error of an operation on the name at hand: nil is none, an error of
+// this process's own is returned, and any other one becomes a part of the loss that
+// tellLoss reports. wrong is the fault and so its consequence, for a person.
 func (w *walker) fault(op string, err error, wrong, so string) error {
 	switch {
 	case err == nil:
@@ -23,7 +23,7 @@ func (w *walker) fault(op string, err error, wrong, so string) error {
 	return nil
 }
 
-// tellLoss tells what could not be read of the entry at path, as one loss.
+// tellLoss reports the parts of the entry at path that could not be read, as one loss.
 func (w *walker) tellLoss(path string) {
 	if len(w.wrong) == 0 {
 		return
@@ -42,8 +42,8 @@ func (w *walker) leftOut(what string) error {
 	return nil
 }
 
-// number is an inode number on a device as Vanished is told of it: 0 in
-// a nested subvolume, which counts from the same number as the root.
+// number is an inode number on a device in the form for Vanished: 0 in a nested
+// subvolume, which counts from the same number as the root.
 func (w *walker) number(dev, ino uint64) uint64 {
 	if dev != w.root.id.dev {
 		return 0
@@ -74,8 +74,8 @@ func (w *walker) unseen(err error) error {
 	if gone(err) {
 		return w.gone(w.ino)
 	}
-	// The owner of a file system that is mounted here decides what a stat
-	// answers, so what it answers is never an error of this process's own.
+	// The owner of a file system that is mounted here decides the answer of a stat, so
+	// the answer is never an error of this process's own.
 	mounted := w.foreign()
 	if !mounted && (w.unseal || Ours(err)) {
 		return pathError("stat", w.pathOf(), err)
@@ -120,8 +120,8 @@ func (w *walker) noLink(err error, ino uint64) error {
 	return w.leftOut(fmt.Sprintf("where the link leads can't be read (%v), it is left out", err))
 }
 
-// lostFolder takes the error of opening the last folder of the chain
-// again, and gives up what is left in it, from the name at hand on.
+// lostFolder takes the error of opening the last folder of the chain again, and gives
+// up its remaining names, from the name at hand on.
 func (w *walker) lostFolder(err error) error {
 	path := string(w.chain.path)
 	moved := gone(err) || changed(err)

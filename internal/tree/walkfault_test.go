@@ -122,8 +122,8 @@ func TestBadEntryDoesNotStopTheWalk(t *testing.T) {
 	}
 }
 
-// TestOneAttributeIsLost: an attribute that can't be read costs neither
-// the others nor the entry. One that is listed and not there is none.
+// TestOneAttributeIsLost: an attribute that can't be read costs neither the others nor
+// the entry. An attribute that is listed but absent is no loss.
 func TestOneAttributeIsLost(t *testing.T) {
 	f := oddTree(t)
 	for _, c := range []struct {
@@ -149,8 +149,8 @@ func TestOneAttributeIsLost(t *testing.T) {
 	}
 }
 
-// TestAttributeGoneMeanwhileIsNoLoss: one that is removed between list
-// and read is asked for again, with those that came in its place.
+// TestAttributeGoneMeanwhileIsNoLoss: if an attribute is removed between list and read,
+// the walk reads all attributes again, with any new attribute in its place.
 func TestAttributeGoneMeanwhileIsNoLoss(t *testing.T) {
 	f := oddTree(t)
 	var once atomic.Bool
@@ -171,7 +171,7 @@ func TestAttributeGoneMeanwhileIsNoLoss(t *testing.T) {
 	}
 }
 
-// TestFolderListedInPart: what was listed before the error stays.
+// TestFolderListedInPart: the names that were listed before the error stay.
 func TestFolderListedInPart(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	for i := range 40 {
@@ -214,8 +214,8 @@ func TestRootThatCannotBeReadFails(t *testing.T) {
 	}
 }
 
-// TestMountOfAnotherUser: what nobody but its owner may look at,
-// and what is dead, is one loss each, or none where it is excluded.
+// TestMountOfAnotherUser: a mount that only its owner may read, and a dead mount, are
+// one loss each, or none where it is excluded.
 func TestMountOfAnotherUser(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a", "", "home/.gvfs/x", "", "home/.dead/x", "", "home/f", "", "z", "")
@@ -240,8 +240,8 @@ func TestMountOfAnotherUser(t *testing.T) {
 	}
 }
 
-// TestAttributesBeyondTheList: XFS keeps more names of attributes than
-// the kernel lists. The entry stays, with what says who may do what.
+// TestAttributesBeyondTheList: XFS keeps more names of attributes than the kernel
+// lists. The entry stays, with the attributes that control access.
 func TestAttributesBeyondTheList(t *testing.T) {
 	dir := testbed.Xfs(t)
 	write(t, dir, "a", "", "many", "content", "manydir/f", "", "z", "")
@@ -305,8 +305,8 @@ func TestVanishedNames(t *testing.T) {
 	}
 }
 
-// TestExcludedEntries: what is excluded is neither given nor looked
-// at, and the first name of a file is the first that is not excluded.
+// TestExcludedEntries: the walk neither gives nor reads excluded entries, and the first
+// name of a file is the first that is not excluded.
 func TestExcludedEntries(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a/first", "x", "b/second", "y", "b/sub/f", "", "c", "")
@@ -334,8 +334,8 @@ func TestExcludedEntries(t *testing.T) {
 	}
 }
 
-// TestExcludedCaches: of a folder with a tag of the standard the tag
-// stays and nothing else; what only looks like a tag marks nothing.
+// TestExcludedCaches: of a folder with a tag of the standard the tag stays and nothing
+// else; a file that only looks like a tag marks nothing.
 func TestExcludedCaches(t *testing.T) {
 	const tag = "Signature: 8a477f597d28d172789f06886806bc55"
 	dir := t.TempDir()

@@ -34,8 +34,8 @@ const maxInterned = 1024
 // the list was gone before it was read.
 const relists = 3
 
-// read gives the attributes of name in dirfd, or without a name of dirfd
-// itself, sorted. With an error it gives those that could be read all the same.
+// read gives the attributes of name in dirfd, or without a name of dirfd itself,
+// sorted. With an error it still gives the attributes that could be read.
 func (r *xattrReader) read(dirfd int, name cname) ([]Xattr, error) {
 	if r.off {
 		return nil, nil
@@ -57,8 +57,8 @@ func (r *xattrReader) once(dirfd int, name cname) (attrs []Xattr, stale bool, er
 	case err == unix.EOPNOTSUPP:
 		return nil, false, nil // this kind of file has none
 	case err == unix.E2BIG:
-		// The names take more than the kernel gives (XATTR_LIST_MAX).
-		// Those that decide who may do what have known names.
+		// The names take more than the kernel gives (XATTR_LIST_MAX). The attributes
+		// that control access have well-known names.
 		attrs = r.wellKnown(dirfd, name)
 		return attrs, false, err
 	case err != nil || n == 0:
@@ -93,7 +93,7 @@ func (r *xattrReader) once(dirfd int, name cname) (attrs []Xattr, stale bool, er
 	return attrs, stale, attrErrors(errs)
 }
 
-// wellKnown reads the attributes whose names need no list.
+// wellKnown reads the attributes with well-known names, which it need not list.
 func (r *xattrReader) wellKnown(dirfd int, name cname) (attrs []Xattr) {
 	for _, attr := range []string{
 		"security.apparmor", "security.capability", "security.ima", "security.selinux", "security.SMACK64",
@@ -111,7 +111,7 @@ func sortXattrs(attrs []Xattr) {
 	slices.SortFunc(attrs, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// attrErrors makes one error of those of several attributes. It names the first.
+// attrErrors makes one error of the errors of several attributes. It names the first.
 func attrErrors(errs []error) error {
 	switch len(errs) {
 	case 0:
@@ -126,8 +126,8 @@ func (r *xattrReader) get(dirfd int, name cname, attr string) (int, error) {
 	return r.grow(&r.value, func(buf []byte) (int, error) { return getXattr(dirfd, name, attr, buf) })
 }
 
-// grow calls get until its buffer is large enough. No list and no value of the
-// kernel is larger than maxXattr, so that one that asks for more never ends growing.
+// grow calls get until its buffer is large enough. No list and no value of the kernel is
+// larger than maxXattr, so a get that always asks for more does not make it grow for ever.
 func (r *xattrReader) grow(buf *[]byte, get func([]byte) (int, error)) (int, error) {
 	for {
 		n, err := get(*buf)

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// otherCertificate is that of an authority which has nothing to do with a test's server.
+// otherCertificate is the certificate of an authority unrelated to a test's server.
 func otherCertificate(t *testing.T) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -30,11 +30,11 @@ const (
 	// DefaultPingTimeout is how long the sign of life may take: far
 	// above the time of any network that works.
 	DefaultPingTimeout = 10 * time.Second
-	// dialTimeout and handshakeTimeout bound what comes before the first request.
+	// dialTimeout and handshakeTimeout bound the steps before the first request.
 	dialTimeout      = 10 * time.Second
 	handshakeTimeout = 10 * time.Second
-	// unackedTimeout ends a connection whose peer does not confirm what was sent, on the
-	// level of TCP. It is what finds a dead connection of HTTP/1.1, which has no pings.
+	// unackedTimeout ends a connection whose peer does not confirm the sent bytes, on the level
+	// of TCP. Only this time-out finds a dead connection of HTTP/1.1, which has no pings.
 	unackedTimeout = 30 * time.Second
 	idleTimeout    = time.Minute
 )
@@ -46,14 +46,14 @@ type Options struct {
 	AnswerTimeout time.Duration
 	// Connections that are idle and kept; at least 1.
 	Connections int
-	// PingAfter and PingTimeout: see DefaultPingAfter and DefaultPingTimeout; 0 is those.
+	// PingAfter and PingTimeout: see DefaultPingAfter and DefaultPingTimeout, which 0 stands for.
 	PingAfter, PingTimeout time.Duration
 }
 
 // New returns a client. It reads the file of authorities, which must be right; when the file
-// changes later, new connections trust what it holds then, and connections that are open are
-// not used any more. While the file is no good each request fails and says so: it may have
-// been edited to trust somebody no more. Close the client with CloseIdleConnections.
+// changes later, new connections trust the authorities that it holds then, and the client
+// uses open connections no more. While the file is no good each request fails and says so: an
+// operator may have edited it to withdraw trust. Close the client with CloseIdleConnections.
 func New(o Options) (*http.Client, error) {
 	if o.PingAfter == 0 {
 		o.PingAfter = DefaultPingAfter
@@ -147,8 +147,8 @@ func (t *transport) CloseIdleConnections() {
 	t.close()
 }
 
-// close closes what is idle. Requests of the transport before the current one may be
-// under way when that is replaced, so it is looked at again later. The lock is held.
+// close closes idle connections. Requests of the transport before the current one may be under
+// way when that is replaced, so close looks at it again later. The caller holds the lock.
 func (t *transport) close() {
 	for _, one := range []*http.Transport{t.old, t.current} {
 		if one != nil {

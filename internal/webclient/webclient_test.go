@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { testbed.LeakCheck(m) }
 
-// patience is far above what anything here takes.
+// patience is far above the time of any step here.
 const patience = time.Minute
 
 // server speaks HTTP/2 over TLS.
@@ -138,7 +138,7 @@ func pass(to, from net.Conn, forgets <-chan struct{}) {
 	for {
 		n, err := from.Read(buf)
 		select {
-		case <-forgets: // what comes is swallowed
+		case <-forgets: // discard the bytes that come
 		default:
 			if _, werr := to.Write(buf[:n]); werr != nil || err != nil {
 				_ = to.Close()

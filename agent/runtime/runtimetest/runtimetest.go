@@ -20,8 +20,8 @@ import (
 // Patience bounds each wait for something that happens sooner or later.
 const Patience = time.Minute
 
-// Subject is an instance that runs, and what else than its driver can
-// happen to it. Where a hook is nil, the laws that need it are left out.
+// Subject is a running instance, with hooks for the events that can happen to it
+// besides its driver's acts. Where a hook is nil, the laws that need it are left out.
 type Subject struct {
 	runtime.Instance
 	// Volume is the folder to which the instance's programs append as fast as they
@@ -37,11 +37,11 @@ type Subject struct {
 	// Recreate removes the instance and makes another under its name,
 	// which runs on the same volume.
 	Recreate func()
-	// Rename gives the instance another name than the one in its configuration.
+	// Rename gives the instance another name than in its configuration.
 	Rename func()
 	// RestartEngine ends the engine and starts it again.
 	RestartEngine func()
-	// Reboot ends the host and starts it again, or does what comes next to that.
+	// Reboot ends the host and starts it again, or does the nearest to that.
 	Reboot func()
 }
 
@@ -87,7 +87,7 @@ func do(t *testing.T, what string, verb func(context.Context) error) {
 	}
 }
 
-// down powers down whatever state the instance is in.
+// down powers down the instance from any state.
 func (s Subject) down(ctx context.Context) error { return s.PowerDown(ctx, nil) }
 
 // sight is a look that must work.

@@ -24,8 +24,8 @@ func source(seed uint64, what ...any) *random {
 // fill fills b with bytes that don't compress. It never fails.
 func (r *random) fill(b []byte) { _, _ = r.bytes.Read(b) }
 
-// packed fills with what is compressed already, with a readable
-// header now and then as archives have.
+// packed fills with content that is compressed already, with a readable header now and
+// then, as in archives.
 func packed(rng *random) func([]byte) {
 	return func(b []byte) {
 		rng.fill(b)
@@ -73,7 +73,7 @@ var codePool = sync.OnceValue(func() []byte {
 })
 
 // readELF appends the programs and libraries below dir, in order of their names, until pool
-// is full. No file gives more than an eighth of it. What cannot be read is passed over.
+// is full. No file gives more than an eighth of it. readELF passes over unreadable files.
 func readELF(pool []byte, dir string) []byte {
 	var names []string
 	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// What a day changes, as parts of all bytes: two in a hundred.
+// The changes of a day, as parts of all bytes: two in a hundred.
 const (
 	dayPages    = 0.008
 	dayPackages = 0.006
@@ -15,7 +15,7 @@ const (
 	dayPictures = 0.002
 )
 
-// Change counts what a day did.
+// Change counts the changes of a day.
 type Change struct {
 	Pages         int   // rewritten in place
 	New, Removed  int   // cache files, and pictures taken
@@ -122,8 +122,8 @@ func (d *day) rewriteIn(db file, chance float64) error {
 	return f.Close()
 }
 
-// replace updates packages: a new file takes the name of the old one. Those that
-// are larger than what is left of the budget stay, but for the smallest of all.
+// replace updates packages: a new file takes the name of the old one. A package that is
+// larger than the rest of the budget stays unchanged, except the smallest of all.
 func (d *day) replace(budget int64) error {
 	shuffle(d.rng, d.packages)
 	smallest := 0

@@ -20,10 +20,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kind says what a file's content is like.
+// Kind says what sort of content a file has.
 type Kind int
 
-// The kinds, and what of the bytes they have (phones differ; these are round figures).
+// The kinds, and their parts of the bytes (phones differ; these are round figures).
 const (
 	Packed   Kind = iota // packages and pictures: compressed already; 40 %
 	Code                 // native libraries and compiled code: 30 %
@@ -50,7 +50,7 @@ const (
 
 	// filesPerMiB gives 15,000 files in 1.5 GiB.
 	filesPerMiB = 9.8
-	// appBytes is what an app has on average, with its data: 1.5 GiB has 250 apps.
+	// appBytes is the average size of an app with its data: 1.5 GiB has 250 apps.
 	appBytes = 6 * mib
 	// Apps come in fives, of which three are the same in every instance.
 	appGroup, appShared = 5, 3
@@ -62,12 +62,12 @@ const (
 type Options struct {
 	Seed  uint64
 	Bytes int64 // the sum of the files' sizes, about; at least 4 MiB is of use
-	// Instance is which phone. All phones of a seed share three of five apps: their
-	// packages and code, not what the apps keep. 0 is the first phone, 1 its sibling.
+	// Instance selects the phone. All phones of a seed share three of five apps: their
+	// packages and code, but not the data of the apps. 0 is the first phone, 1 its sibling.
 	Instance int
 }
 
-// Totals counts what a tree has. Hard links beyond the first name are not among the files.
+// Totals counts the entries of a tree. Hard links beyond the first name are not among the files.
 type Totals struct {
 	Files               [kinds]int
 	Bytes               [kinds]int64
@@ -142,7 +142,7 @@ type maker struct {
 	buf    [256 << 10]byte
 }
 
-// app makes what is installed of an app and returns the folder of that, from the tree's root.
+// app makes the installed files of an app and returns their folder, from the tree's root.
 func (m *maker) app(i int, rng *random, packages, code int64) (string, error) {
 	pkg := fmt.Sprintf("com.%s.%s%d", words[rng.IntN(len(words))], words[rng.IntN(len(words))], i)
 	dir := fmt.Sprintf("app/~~%08x/%s-%08x", rng.Uint32(), pkg, rng.Uint32())
@@ -165,7 +165,7 @@ func (m *maker) app(i int, rng *random, packages, code int64) (string, error) {
 	return dir, m.link(os.Symlink, &m.totals.Symlinks, "arm64", dir+"/lib/arm64-v8a")
 }
 
-// data makes what an app keeps.
+// data makes the data of an app.
 func (m *maker) data(i int, app string, rng *random, databases, caches int64, cacheFiles int) error {
 	uid := firstUID + i
 	pkg, _, _ := strings.Cut(filepath.Base(app), "-")
@@ -310,7 +310,7 @@ func (m *maker) own(path string, uid int) error {
 	return os.Lchown(path, uid, uid)
 }
 
-// mkdir makes a folder and those above it. Android labels each.
+// mkdir makes a folder and the folders above it. Android labels each.
 func (m *maker) mkdir(dir string, mode os.FileMode, uid int) error {
 	path := filepath.Join(m.dir, dir)
 	if _, err := os.Lstat(path); err == nil {

@@ -25,7 +25,7 @@ func tree(t *testing.T, o phone.Options) (string, phone.Totals) {
 	return dir, totals
 }
 
-// listing maps each path below dir to what is there.
+// listing maps each path below dir to a description of the entry there.
 func listing(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	list := map[string]string{}

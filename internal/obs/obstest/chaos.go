@@ -73,7 +73,7 @@ func (c *Chaos) intN(n int) int {
 	return c.rand.IntN(n)
 }
 
-// call runs one call with what goes wrong around it.
+// call runs one call with a fault around it.
 func (c *Chaos) call(ctx context.Context, op Op, key string, work func() error) error {
 	switch {
 	case ctx.Err() != nil:

@@ -27,19 +27,20 @@ const (
 	Extend Op = "extend lock"
 )
 
-// Fault is what goes wrong, and when. The zero value fails every call with obs.ErrUnavailable.
+// Fault is a fault and the calls that it meets. The zero value fails every call with
+// obs.ErrUnavailable.
 type Fault struct {
 	Op Op // of which operation
 	// of which keys (the prefix of a list, the first key of a delete); nil: all
 	Key func(key string) bool
-	// Nth is the first call that it meets, counted from 1 among those
-	// of Op and Key since Inject; 0 is 1.
+	// Nth is the first call that the fault meets, counted from 1 among the calls of Op
+	// and Key since Inject; 0 is 1.
 	Nth int
 	// Times is how many calls it meets; 0 is all from the Nth on.
 	Times int
 
-	// Err is what the call returns; nil means obs.ErrUnavailable,
-	// unless Corrupt or Block say what happens.
+	// Err is the error that the call returns; nil means obs.ErrUnavailable, unless
+	// Corrupt or Block is set.
 	Err error
 	// After lets the call do its work first: its outcome is then unknown to the caller.
 	After bool
@@ -60,8 +61,8 @@ type Call struct {
 	Err error // as the caller got it
 }
 
-// Faulty is a store that does what an inner store does, until told otherwise. It is safe for any
-// number of goroutines.
+// Faulty is a store that passes each call to an inner store, except for the calls that
+// meet an injected fault. It is safe for any number of goroutines.
 type Faulty struct {
 	obs.Store
 
@@ -78,7 +79,7 @@ type fault struct {
 // NewFaulty wraps a store. Closing it closes the inner store.
 func NewFaulty(s obs.Store) *Faulty { return &Faulty{Store: s} }
 
-// Inject adds a fault. Of several that meet one call the first added acts.
+// Inject adds a fault. If several faults meet one call, the first added acts.
 func (f *Faulty) Inject(x Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -135,7 +136,7 @@ func (f *Faulty) end(op Op, key string, err error) error {
 	return err
 }
 
-// do runs one call with what goes wrong in it. work gets the fault, to corrupt what it read.
+// do runs one call with its fault. work gets the fault, to corrupt the bytes that it read.
 func (f *Faulty) do(ctx context.Context, op Op, key string, work func(*Fault) error) error {
 	x := f.match(op, key)
 	if x == nil {
@@ -205,7 +206,7 @@ func (f *Faulty) Stat(ctx context.Context, key string) (in obs.Info, err error) 
 	return in, nil
 }
 
-// List is the inner store's, with faults. One that is After ends a list behind its first object.
+// List is the inner store's, with faults. A fault with After ends a list behind its first object.
 func (f *Faulty) List(ctx context.Context, prefix string) iter.Seq2[obs.Info, error] {
 	return func(yield func(obs.Info, error) bool) {
 		stopped := false

@@ -67,7 +67,7 @@ func Run(t *testing.T, factory func(t *testing.T) obs.Store, except ...string) {
 	t.Run("Close", func(t *testing.T) { closes(t, factory(t)) })
 }
 
-// Body makes n bytes that differ from those of every other seed.
+// Body makes n bytes that differ from the bytes of every other seed.
 func Body(seed string, n int) []byte {
 	out := make([]byte, 0, n+sha256.Size)
 	for i := 0; len(out) < n; i++ {

@@ -66,8 +66,7 @@ func late(r *http.Request) {
 	}
 }
 
-// listPages are lists whose pages don't fit together, or whose rows
-// are not those that were asked for.
+// listPages are lists whose pages don't fit together, or whose rows do not match the request.
 func listPages() []Misbehaviour {
 	firstPage := func(_ http.ResponseWriter, _ *http.Request, q map[string][]string) bool {
 		delete(q, "continuation-token")

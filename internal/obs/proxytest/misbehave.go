@@ -53,20 +53,21 @@ type Misbehaviour struct {
 	// Late tells that the server takes longer than a store's patience
 	// (Options.Stall) of a quarter of a second.
 	Late bool
-	// Damages tells that bytes change on their way: what a store
-	// reads is not what it put, without an error.
+	// Damages tells that bytes change on their way: the store reads other bytes than it
+	// put, without an error.
 	Damages bool
 
 	wrap func(next http.Handler) http.Handler
 }
 
-// Name is what a test calls it.
+// Name is the name of the misbehaviour in tests.
 func (m *Misbehaviour) Name() string { return string(m.Op) + ": " + m.Fault }
 
-// Handler makes a server that misbehaves in front of a sound one. What it remembers is its own.
+// Handler makes a server that misbehaves in front of a sound one. Each Handler has a
+// state of its own.
 func (m *Misbehaviour) Handler(sound http.Handler) http.Handler { return m.wrap(sound) }
 
-// answered is what a sound server answered.
+// answered is the answer of a sound server.
 type answered struct {
 	status int
 	header http.Header
@@ -96,8 +97,7 @@ func (a *answered) write(w http.ResponseWriter, r *http.Request) {
 // always meets every request of a kind.
 const always = 1 << 30
 
-// meet lets f answer the requests of a kind from the first to the
-// last of those numbers, counted from 1.
+// meet lets f answer the requests of a kind with the numbers from first to last, counted from 1.
 func meet(op Op, first, last int, f func(w http.ResponseWriter, r *http.Request, next http.Handler)) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		var n atomic.Int64
@@ -113,7 +113,7 @@ func meet(op Op, first, last int, f func(w http.ResponseWriter, r *http.Request,
 	}
 }
 
-// change lets f change what the sound server answered to every request of a kind.
+// change lets f change the sound server's answer to every request of a kind.
 func change(op Op, first, last int, f func(r *http.Request, a *answered)) func(http.Handler) http.Handler {
 	return meet(op, first, last, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		a := record(next, r)
@@ -153,8 +153,8 @@ func cutAnswer(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	panic(http.ErrAbortHandler)
 }
 
-// stored gives another answer to what the sound server has done.
-// What the sound server refuses keeps its answer.
+// stored gives another answer to a request that the sound server has carried out. A
+// request that the sound server refuses keeps its answer.
 func stored(op Op, first, last int, f func(w http.ResponseWriter)) func(http.Handler) http.Handler {
 	return meet(op, first, last, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if a := record(next, r); a.status >= http.StatusMultipleChoices {

@@ -1,14 +1,14 @@
-// Package proxytest is a strict OBS for tests: a proxy in front of a server
-// that speaks S3, which refuses whatever OBS refuses and answers in its words.
+// Package proxytest is a strict OBS for tests: a proxy in front of a server that speaks
+// S3. The proxy refuses every request that OBS refuses, and answers in the words of OBS.
 //
-// OBS can't be reached from a test, so what is here comes from its documents and from reports
-// of its users; where those are silent, the proxy is the stricter of the two. Only tests import
-// it. Its one goroutine per connection is that of net/http/httptest, and ends with Close.
+// A test can't reach OBS, so the rules here come from its documents and from reports of its
+// users; where those are silent, the proxy is the stricter of the two. Only tests import
+// it. Its one goroutine per connection belongs to net/http/httptest, and ends with Close.
 package proxytest
 
 import (
 	"bytes"
-	"crypto/md5" //nolint:gosec // what OBS verifies
+	"crypto/md5" //nolint:gosec // the digest that OBS verifies
 	"encoding/base64"
 	"encoding/xml"
 	"fmt"
@@ -46,12 +46,12 @@ type Key struct {
 	Ends   time.Time // of temporary keys; zero for never
 }
 
-// Options say what kind of OBS it is. The zero value has one
-// region, test-1, no limit and the host's clock.
+// Options select the kind of OBS. The zero value has one region, test-1, no limit and
+// the host's clock.
 type Options struct {
 	Region string
-	// Domain is that of the service, to which a bucket's name is
-	// prefixed; "" is obs.REGION.myhuaweicloud.com.
+	// Domain is the domain of the service, to which a bucket's name is prefixed; "" is
+	// obs.REGION.myhuaweicloud.com.
 	Domain string
 	// PerSecond is how many requests a second it takes before it
 	// answers 503 SlowDown; 0 is any number.
@@ -62,13 +62,14 @@ type Options struct {
 	WORM bool
 	// IgnoreSHA256 lets it not look at x-obs-content-sha256, as a server that does not know it.
 	IgnoreSHA256 bool
-	// IgnoreSSE lets it store in the clear what was to be encrypted, without a word.
+	// IgnoreSSE lets it store in the clear, without a word, objects that the client
+	// wants encrypted.
 	IgnoreSSE bool
 	// IgnoreLock lets it keep no retention, without a word.
 	IgnoreLock bool
 }
 
-// Request is one that the proxy answered.
+// Request is a request that the proxy answered.
 type Request struct {
 	Method, Bucket, Key string
 	Query               string
@@ -292,7 +293,7 @@ func either(h http.Header, obsName, amzName string) string {
 	return h.Get("X-Amz-" + amzName)
 }
 
-// checkPut looks at what the headers of a PUT ask for.
+// checkPut checks the headers of a PUT.
 func (p *Proxy) checkPut(r *http.Request, body []byte, seen *Request) *refusal {
 	if r.Method != http.MethodPut || seen.Key == "" {
 		return nil
@@ -376,7 +377,7 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, body []byte, see
 	return nil
 }
 
-// speak adds to an answer what OBS says of encryption and retention.
+// speak adds to an answer the headers of OBS about encryption and retention.
 func (p *Proxy) speak(h http.Header, r *http.Request, seen *Request) {
 	if sse := either(r.Header, "Server-Side-Encryption", "Server-Side-Encryption"); sse != "" && !p.opts.IgnoreSSE {
 		h.Set("X-Obs-Server-Side-Encryption", "kms")

@@ -2,7 +2,7 @@ package proxytest_test
 
 import (
 	"bytes"
-	"crypto/md5" //nolint:gosec // what OBS verifies
+	"crypto/md5" //nolint:gosec // the digest that OBS verifies
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -49,7 +49,7 @@ type request struct {
 	at                 time.Time
 	header             map[string]string // signed
 	late               map[string]string // set after signing
-	length             int64             // declared; 0 is that of the body
+	length             int64             // declared; 0 is the length of the body
 }
 
 func plain(bucket string) request {
@@ -113,8 +113,8 @@ func sha256Hex(p []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// TestRules: a client that keeps the rules is served, and one that
-// breaks any of them is refused as OBS does it.
+// TestRules: a client that keeps the rules is served, and a client that breaks any of
+// them is refused as OBS refuses it.
 func TestRules(t *testing.T) {
 	temporary := proxytest.Key{Secret: "s", Token: "tok", Ends: time.Now().Add(time.Hour)}
 	p, bucket := start(t, proxytest.Options{WORM: true})
@@ -193,7 +193,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestRecords: what was asked for can be looked up, and is told as OBS tells it.
+// TestRecords: retention and encryption of an object can be looked up, in the words of OBS.
 func TestRecords(t *testing.T) {
 	p, bucket := start(t, proxytest.Options{WORM: true})
 	q := plain(bucket)

@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TwoBeside has two jobs, as of two commands, come and go that share one
-// snapshot folder, and look for what others have left before. The folder
-// vanishes under the one while the other looks into it, which is no fault.
+// TwoBeside lets two jobs, as of two commands, come and go. They share one snapshot
+// folder, and look for leftovers of other jobs first. The folder vanishes under one job
+// while the other looks into it, which is no fault.
 func TwoBeside(t *testing.T, s Subject, rounds int) {
 	var wg sync.WaitGroup
 	for i := range 2 {

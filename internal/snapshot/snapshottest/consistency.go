@@ -24,12 +24,12 @@ const (
 	imageSize = 1 << 20
 )
 
-// Consistency takes views of all subjects, the volumes of one instance, again and again
-// while it writes to them at random. In every round the instance is held once for all views,
-// as an agent does, and these must be the state of all volumes at that one point in its log.
-// Then the Atomic ones are taken once more while it runs: each must be its volume's state at
-// one point between the begin and the end of the call. Where the provider compares, what it
-// says changed since the round before must make the new view out of the old one.
+// Consistency takes views of all subjects, the volumes of one instance, again and again while
+// the instance writes to them at random. In every round the instance is held once for all
+// views, as an agent does, and the views must be the state of all volumes at that one point in
+// its log. Then the Atomic ones are taken once more while it runs: each must be its volume's
+// state at one point between the begin and the end of the call. Where the provider compares,
+// the changes that it lists since the round before must make the new view out of the old one.
 func Consistency(t *testing.T, seed uint64, rounds int, subjects ...Subject) {
 	in := newInstance(t, seed, subjects)
 	stop := in.run(t)
@@ -68,7 +68,8 @@ func Consistency(t *testing.T, seed uint64, rounds int, subjects ...Subject) {
 			mustRemove(t, s, bases[i])
 		}
 	}
-	// The check itself: what is read in two parts with writes in between must not pass.
+	// A test of the check itself: content that is read in two parts with writes in
+	// between must not pass.
 	for i, s := range subjects {
 		torn, from := in.live(t, i)
 		in.waitTouched(t, i, from)
@@ -108,7 +109,7 @@ type instance struct {
 	hold     sync.Mutex // the instance stands still while somebody else has it
 
 	mu     sync.Mutex          // guards log
-	log    []record            // what was written since states, the last perhaps not yet
+	log    []record            // the writes since states, the last perhaps not yet done
 	states []map[string][]byte // of each subject, by name of the file; "" for an image
 }
 
@@ -161,7 +162,7 @@ func (in *instance) run(t *testing.T) (stop func()) {
 				return
 			}
 			if n%4 == 0 {
-				time.Sleep(time.Millisecond) // else most of the test is the flush of what it wrote
+				time.Sleep(time.Millisecond) // else most of the test is the flush of these writes
 			}
 		}
 	})
@@ -316,7 +317,7 @@ func contents(t *testing.T, s Subject, snap *snapshot.Snapshot) map[string][]byt
 	return all
 }
 
-// checkChanges makes the new view out of the old one and what changed, and compares.
+// checkChanges makes the new view out of the old one and the changes, and compares.
 func checkChanges(t *testing.T, s Subject, base, now *snapshot.Snapshot) {
 	t.Helper()
 	changes, err := s.Provider.Changed(t.Context(), base.Base(), now)

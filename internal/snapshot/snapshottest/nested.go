@@ -11,9 +11,9 @@ import (
 	"holdfast/internal/snapshot"
 )
 
-// holdsNested makes folders in the volume that are subvolumes where the file
-// system has those, as any user can, also in one another. A view holds what is
-// in them, does not change with them, and goes with all that was made for it.
+// holdsNested makes folders in the volume that are subvolumes where the file system has
+// subvolumes, as any user can, also in one another. A view holds their content, does
+// not change with them, and its removal removes all snapshots that were made for it.
 func holdsNested(t *testing.T, s Subject) {
 	if s.Image {
 		return
@@ -90,8 +90,8 @@ func inView(t *testing.T, snap *snapshot.Snapshot, path string) string {
 	return at
 }
 
-// churnsNested makes and removes subvolumes while views are made.
-// Each view holds, of each subvolume that stays, what it held.
+// churnsNested makes and removes subvolumes while views are made. Each view holds the
+// content of each subvolume that stays.
 func churnsNested(t *testing.T, s Subject) {
 	if s.Image || s.Provider.InPlace() {
 		return

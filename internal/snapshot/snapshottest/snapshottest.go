@@ -66,7 +66,7 @@ func (s Subject) put(t *testing.T, content string) {
 	}
 }
 
-// get reads from a view as many bytes of what put has written.
+// get reads from a view as many bytes as put has written.
 func (s Subject) get(t *testing.T, snap *snapshot.Snapshot, n int) string {
 	t.Helper()
 	path := snap.Image
@@ -176,8 +176,9 @@ func holdsWritten(t *testing.T, s Subject) {
 	}
 }
 
-// pointInTime writes numbered records while snapshots are made. A view that is not read in place
-// holds a run of records without gap, at least those that were synced before, and stays as it is.
+// pointInTime writes numbered records while snapshots are made. A view that is not read
+// in place holds a run of records without gap, at least the records that were synced
+// before, and stays unchanged.
 func pointInTime(t *testing.T, s Subject) {
 	if create(t, s, "probe").NeedsHold {
 		t.Log("read in place: a point in time only while the instance is held, which is not this package's work")
@@ -366,8 +367,8 @@ func manyAtOnce(t *testing.T, s Subject) {
 	}
 }
 
-// saysChanged checks that a provider that compares finds a change, and that one that
-// does not says so. What Changes finds in each case is tested beside the provider.
+// saysChanged checks that a provider that compares finds a change, and that every other provider
+// answers ErrBase. The tests of each provider check the changes that it finds in each case.
 func saysChanged(t *testing.T, s Subject) {
 	s.put(t, "before")
 	base := create(t, s, "base")
@@ -425,8 +426,8 @@ func saysChanged(t *testing.T, s Subject) {
 	}
 }
 
-// seesAnotherImage puts an older file in the place of an image. Nothing of it
-// has changed since the base, and all of it differs from what the base is of.
+// seesAnotherImage puts an older file in the place of an image. No part of the older
+// file has changed since the base, and all of it differs from the content of the base.
 func seesAnotherImage(t *testing.T, s Subject) {
 	info, err := os.Stat(s.Volume)
 	if err != nil {
@@ -576,7 +577,7 @@ func readLog(t *testing.T, path string) string {
 	return string(b)
 }
 
-// names lists what a tree holds; for an image it is its first bytes.
+// names lists the entries of a tree; for an image it is its first bytes.
 func (s Subject) names(t *testing.T, snap *snapshot.Snapshot) []string {
 	t.Helper()
 	if s.Image {

@@ -128,8 +128,9 @@ func AttachLoop(t testing.TB, path string) (device string) {
 	return device
 }
 
-// WriteRecords writes numbered records of 8 bytes to the file system at point: those of
-// one file are flushed with fsync, and those of the other and of many small ones are not.
+// WriteRecords writes numbered records of 8 bytes to the file system at point. It
+// flushes the records of one file with fsync, and leaves the records of another file
+// and of many small ones unflushed.
 func WriteRecords(t testing.TB, point string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(point, "records"))
