@@ -42,10 +42,18 @@ func (c *copier) removeExtra(ctx context.Context) error {
 		return err
 	}
 	var packs []string
+	lost := 0
 	for _, p := range comparePackRefs(c.from.packs, now.packs).extra {
-		if !named[p.ID] {
+		ofSource, needed := named[p.ID]
+		if !needed {
 			packs = append(packs, c.dst.packKey(p.ID))
+		} else if ofSource {
+			lost++
 		}
+	}
+	if lost > 0 {
+		c.warn(fmt.Errorf("the source has lost %d packs that its backups need, and the destination has them: "+
+			"holdfast verify names them; copy them back", lost))
 	}
 	var segments []string
 	if foreign == 0 { // else a segment may tell of the packs of these backups
@@ -122,7 +130,8 @@ func (c *copier) forgotten(ctx context.Context) (forgotten []BackupRef, foreign 
 	return forgotten, foreign, nil
 }
 
-// namedAtDestination returns the packs that the manifests of the destination name which stay.
+// namedAtDestination returns the packs that the manifests of the destination name which stay. The
+// value tells whether the source has one of these manifests too.
 func (c *copier) namedAtDestination(ctx context.Context, going map[string]bool) (map[PackID]bool, error) {
 	all, err := c.dst.Backups(ctx, "")
 	if err != nil {
@@ -140,7 +149,7 @@ func (c *copier) namedAtDestination(ctx context.Context, going map[string]bool) 
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			for _, p := range m.Packs {
-				named[p.ID] = true
+				named[p.ID] = named[p.ID] || c.kept[backupName(ref)]
 			}
 			return nil
 		})
