@@ -85,7 +85,7 @@ type dying struct {
 	effect bool
 }
 
-var errPowerCut = errors.New("the power was cut")
+var errPowerCut = fmt.Errorf("the power was cut: %w", obs.ErrUnavailable)
 
 func (d *dying) change(work func() error) error {
 	d.mu.Lock()

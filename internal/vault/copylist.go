@@ -52,7 +52,7 @@ type refsCompared struct {
 
 func comparePackRefs(from, to []PackRef) (d refsCompared) {
 	for len(from) > 0 || len(to) > 0 {
-		order := 0
+		var order int
 		switch {
 		case len(to) == 0:
 			order = -1
