@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -43,20 +42,4 @@ func (a *app) locate(cmd *cobra.Command, v access, doing string) (*located, erro
 		return nil, &failure{doing: doing, place: l.place, err: errors.Join(err, store.Close())}
 	}
 	return l, nil
-}
-
-// withLocated is for commands that need no key.
-func (a *app) withLocated(cmd *cobra.Command, v access, doing string, do func(ctx context.Context, l *located) error) error {
-	l, err := a.locate(cmd, v, doing)
-	if err != nil {
-		return err
-	}
-	err = do(cmd.Context(), l)
-	if cerr := l.store.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return &failure{doing: doing, place: l.place, err: err}
-	}
-	return nil
 }

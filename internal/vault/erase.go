@@ -110,6 +110,8 @@ type eraser struct {
 	report Erasure
 	done   ErasedCount
 	locked map[string]bool // keys that the store keeps
+	// versions that the store keeps
+	versions map[obs.Version]bool
 }
 
 // erasing is the record of a run, at ID/erasing/. It is put before the headers go, so that a run that
@@ -134,7 +136,7 @@ const (
 // After an error, and after a kill, Erase may be called again with the id, whatever is left.
 // ErrNoVault, ErrInUse (an *InUseError), or an error of the store. The Erasure is valid after an error too.
 func Erase(ctx context.Context, st obs.Store, o EraseOptions) (Erasure, error) {
-	e := &eraser{o: o, v: keyless(st, o.ID), st: st, locked: map[string]bool{}}
+	e := &eraser{o: o, v: keyless(st, o.ID), st: st, locked: map[string]bool{}, versions: map[obs.Version]bool{}}
 	e.report = Erasure{Vault: o.ID, Store: st.String(), Begun: time.Now().UTC(), Removed: map[string]ErasedCount{}, Versions: VersionsNone}
 	if !isVaultID(o.ID) {
 		return e.report, fmt.Errorf("erase: %q is no id of a vault: an id has 32 hex digits", o.ID)

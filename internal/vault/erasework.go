@@ -23,6 +23,7 @@ const (
 func (e *eraser) removeHeaders(ctx context.Context) error {
 	e.report.Kept, e.report.KeptUntil, e.report.KeptReason = ErasedCount{}, time.Time{}, ""
 	clear(e.locked)
+	clear(e.versions)
 	e.report.HeadersGone = false
 	for range headerTries {
 		if err := e.removeBelow(ctx, e.o.ID+"/vault"); err != nil {
@@ -166,6 +167,12 @@ func (e *eraser) removeVersions(ctx context.Context, prefix string) error {
 			folder = "versions" // the newest version of a key comes first
 		}
 		last = row.Key
+		mu.Lock()
+		kept := e.versions[row]
+		mu.Unlock()
+		if kept {
+			continue
+		}
 		g.Go(func() error {
 			until, err := obs.DeleteVersion(gctx, e.st, row)
 			if err != nil && e.fatal(gctx, err) {
@@ -177,6 +184,7 @@ func (e *eraser) removeVersions(ctx context.Context, prefix string) error {
 			case err == nil && !row.Marker:
 				e.removed(folder, row.Size)
 			case err != nil && !until.IsZero():
+				e.versions[row] = true
 				e.keep(row.Key, row.Size, until, err)
 			case err != nil && !row.Marker:
 				// These credentials may not remove versions; what is listed goes all the same.
