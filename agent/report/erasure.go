@@ -48,8 +48,9 @@ func (s *Signer) SignErasure(ctx context.Context, statement ErasureStatement) (j
 	return s.seal(ctx, ErasurePayloadType, body)
 }
 
-// VerifyErasure returns what a signed statement states, if one of the keys signed the statement: else
-// ErrSignature, or ErrNotReceipt where the bytes can't be read or are of a version that this package does not know.
+// VerifyErasure returns what a signed statement states, if one of the keys
+// signed the statement: else ErrSignature, or ErrNotReceipt where the bytes
+// can't be read or are of a version that this package does not know.
 func VerifyErasure(ctx context.Context, envelope []byte, keys ...ed25519.PublicKey) (ErasureStatement, error) {
 	body, err := unseal(ctx, ErasurePayloadType, envelope, keys)
 	if err != nil {

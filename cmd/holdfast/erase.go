@@ -118,7 +118,8 @@ func (f *eraseFlags) check(cmd *cobra.Command) (*report.Signer, error) {
 	return signer, nil
 }
 
-// openForErasing finds the vault. The key is not needed, and where the header is gone already, it opens nothing.
+// openForErasing finds the vault. The key is not needed,
+// and where the header is gone already, it opens nothing.
 func (a *app) openForErasing(cmd *cobra.Command, v access, o *vault.EraseOptions, doing string) (*located, error) {
 	if a.value(v.key, envKey, "") == "" {
 		found, err := a.locate(cmd, v, doing)

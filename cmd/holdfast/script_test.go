@@ -257,7 +257,8 @@ func setOut(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], last)
 }
 
-// field KEY NAME sets a variable to the text under a key of the JSON document on the last command's stdout.
+// field KEY NAME sets a variable to the text under a key
+// of the JSON document on the last command's stdout.
 func setField(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: field KEY NAME")

@@ -47,8 +47,9 @@ func Versions(ctx context.Context, s Store, prefix string) iter.Seq2[Version, er
 	}
 }
 
-// DeleteVersion removes one version for good; a version that is not there is no error. until is
-// the end of the lock that keeps the version, where there is one; the zero time is no lock, or not known.
+// DeleteVersion removes one version for good; a version that is not
+// there is no error. until is the end of the lock that keeps the
+// version, where there is one; the zero time is no lock, or not known.
 func DeleteVersion(ctx context.Context, s Store, v Version) (until time.Time, err error) {
 	err = withBucket(ctx, s, opDelete, v.Key, func(ctx context.Context, b *s3Store) (err error) {
 		until, err = b.deleteVersion(ctx, v)

@@ -16,12 +16,13 @@ import (
 var (
 	// ErrSameStore says that the source and the destination of a copy are one store under two URLs.
 	ErrSameStore = errors.New("source and destination of the copy are the same store")
-	// ErrOtherVault says that the destination holds another vault under the id of the source's vault,
-	// or objects of a vault of which nobody can tell which vault it is.
+	// ErrOtherVault says that the destination holds another vault under the id of the
+	// source's vault, or objects of a vault of which nobody can tell which vault it is.
 	ErrOtherVault = errors.New("the destination holds another vault under this id")
 	// ErrCollected says that a collector is at work in the destination, or died there.
 	ErrCollected = errors.New("a collector has condemned packs of the destination")
-	// ErrEmptied says that more than half of a destination would go, as if somebody had emptied the source.
+	// ErrEmptied says that more than half of a destination
+	// would go, as if somebody had emptied the source.
 	ErrEmptied = errors.New("more than half of the destination would be removed")
 	// ErrInUse says that sessions stand in a vault, so that somebody may be writing to the vault.
 	ErrInUse = errors.New("somebody is at work in the vault")
@@ -38,8 +39,9 @@ type CopyOptions struct {
 	Instance string
 	// Verify reads every object on both sides, and compares the bytes.
 	Verify bool
-	// DeleteExtra removes the backups that a copy has put there and that the source has no more, and
-	// then the packs and index segments that no backup of the destination needs. It needs Vault.
+	// DeleteExtra removes the backups that a copy has put there and that
+	// the source has no more, and then the packs and index segments that
+	// no backup of the destination needs. It needs Vault.
 	DeleteExtra bool
 	// AllowEmptied lets DeleteExtra remove more than half of the destination.
 	AllowEmptied bool
@@ -140,14 +142,15 @@ func (v *Vault) in(st obs.Store) *Vault {
 // Copy mirrors the write-once objects of a vault from one store to another: packs, index, manifests
 // and headers. It needs no key, may be repeated at any time, and then copies what is missing.
 //
-// At each instant the destination is a vault in which every backup is whole, or no vault that opens:
-// packs go before the manifests that name them, and the first header goes last. Writers, readers
-// and collectors may be at work at the source. A pack that a manifest names is in a list of packs
-// that begins after a list of manifests; and a manifest that is still listed after the packs
+// At each instant the destination is a vault in which every backup is whole, or no vault that
+// opens: packs go before the manifests that name them, and the first header goes last. Writers,
+// readers and collectors may be at work at the source. A pack that a manifest names is in a list of
+// packs that begins after a list of manifests; and a manifest that is still listed after the packs
 // were read kept its packs in the source until then. One copy at a time may work on a destination.
 //
-// The report is also valid after an error. Faults of single objects are in the report and are no
-// error. ErrNoVault, ErrOtherVault, ErrSameStore, ErrCollected, ErrInUse, ErrEmptied, or an error of a store.
+// The report is also valid after an error. Faults of single objects are in
+// the report and are no error. ErrNoVault, ErrOtherVault, ErrSameStore,
+// ErrCollected, ErrInUse, ErrEmptied, or an error of a store.
 func Copy(ctx context.Context, from, to obs.Store, o CopyOptions) (CopyReport, error) {
 	c := &copier{
 		o: o, src: keyless(from, o.ID), dst: keyless(to, o.ID),
@@ -221,8 +224,8 @@ func (c *copier) run(ctx context.Context) error {
 	return nil
 }
 
-// list lists both sides. Of the source the manifests come first and the packs last, so that the packs
-// of every manifest of the list are in the list of packs.
+// list lists both sides. Of the source the manifests come first and the packs last,
+// so that the packs of every manifest of the list are in the list of packs.
 func (c *copier) list(ctx context.Context) (err error) {
 	if c.from.headers, err = headersOf(ctx, c.src.st, c.o.ID); err != nil {
 		return fmt.Errorf("copy: source: %w", err)

@@ -430,7 +430,8 @@ func TestCopyPutsBack(t *testing.T) {
 	})
 }
 
-// TestCopyWithLocks: the packs of a locked copy stay locked as long as each manifest that names them.
+// TestCopyWithLocks: the packs of a locked copy stay
+// locked as long as each manifest that names them.
 func TestCopyWithLocks(t *testing.T) {
 	bothWays(t, func(t *testing.T, keyed bool) {
 		s := newCopySides(t, 2)

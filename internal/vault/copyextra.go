@@ -11,8 +11,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// removeExtra removes from the destination what the source's retention has forgotten: first the
-// manifests, and when these are gone, the packs and segments that no manifest of the destination names.
+// removeExtra removes from the destination what the source's retention
+// has forgotten: first the manifests, and when these are gone, the packs
+// and segments that no manifest of the destination names.
 //
 // A backup goes only where a record says that a copy has put it, so a backup that a host made
 // in the destination stays. A pack stays as long as any manifest of the destination names
@@ -227,7 +228,8 @@ func (c *copier) verify(ctx context.Context) error {
 	return c.each(ctx, jobs, 2, c.compareBoth)
 }
 
-// compareBoth compares one object of both sides. Where they differ both are read again, over new connections.
+// compareBoth compares one object of both sides. Where
+// they differ both are read again, over new connections.
 func (c *copier) compareBoth(ctx context.Context, j copyJob, buf *[]byte) error {
 	differ, err := c.differ(ctx, j, buf)
 	if err == nil && differ {

@@ -163,7 +163,8 @@ func (c *copier) mark(ctx context.Context) error {
 	return errors.Join(fmt.Errorf("%w: %s and %s", ErrSameStore, c.src.st, c.dst.st), c.dst.st.Delete(ctx, key))
 }
 
-// sameTimes tells whether both sides say that the header was stored at one time, as one store would.
+// sameTimes tells whether both sides say that the
+// header was stored at one time, as one store would.
 func (c *copier) sameTimes(ctx context.Context) bool {
 	key := c.from.headers[len(c.from.headers)-1].key
 	a, err := c.src.st.Stat(ctx, key)

@@ -95,8 +95,8 @@ func backupsWithout(refs []BackupRef, set map[string]bool) []BackupRef {
 	return slices.DeleteFunc(slices.Clone(refs), func(r BackupRef) bool { return set[backupName(r)] })
 }
 
-// newestFirst puts the newest backup of each instance first, then the second newest of each, and so on.
-// The groups of the result have one backup of an instance each.
+// newestFirst puts the newest backup of each instance first, then the second newest
+// of each, and so on. The groups of the result have one backup of an instance each.
 func newestFirst(refs []BackupRef) (groups [][]BackupRef) {
 	byInstance := map[string][]BackupRef{}
 	for _, r := range refs {

@@ -148,8 +148,9 @@ func (c *copier) manifestGroup(ctx context.Context, group []BackupRef) error {
 	})
 }
 
-// ready returns those of the manifests whose packs are all in the destination, and the packs.
-// Without the key nobody can tell which packs a manifest names, so one pack that failed keeps all back.
+// ready returns those of the manifests whose packs are all in the
+// destination, and the packs. Without the key nobody can tell which
+// packs a manifest names, so one pack that failed keeps all back.
 func (c *copier) ready(ctx context.Context, missing []BackupRef) (ready []BackupRef, packs []PackRef, err error) {
 	if c.o.Vault == nil {
 		if len(c.failed) == 0 {
@@ -201,7 +202,8 @@ func (c *copier) lacks(m *Manifest) error {
 	return nil
 }
 
-// prolong makes the locks of packs of the destination as long as those of manifests that are put now.
+// prolong makes the locks of packs of the destination
+// as long as those of manifests that are put now.
 func (c *copier) prolong(ctx context.Context, packs []PackRef) error {
 	if c.dst.st.Capabilities().Retain == 0 {
 		return nil
@@ -240,11 +242,11 @@ func (c *copier) noCollector(ctx context.Context) error {
 	return nil
 }
 
-// confirm looks whether no collector is at work in the destination, and then whether the destination
-// has the packs that were copied or found there. It returns how many packs are missing.
+// confirm looks whether no collector is at work in the destination, and then whether the
+// destination has the packs that were copied or found there. It returns how many packs are missing.
 //
-// The order matters: a condemnation that ended before the look has deleted its packs before the list,
-// and a condemnation that comes after the look finds the manifests that were put before.
+// The order matters: a condemnation that ended before the look has deleted its packs before the
+// list, and a condemnation that comes after the look finds the manifests that were put before.
 func (c *copier) confirm(ctx context.Context) (lost int, err error) {
 	if err := c.noCollector(ctx); err != nil {
 		return 0, err
@@ -274,7 +276,8 @@ func (c *copier) confirm(ctx context.Context) (lost int, err error) {
 	return lost, nil
 }
 
-// confirmBackups lists the backups of the destination, and returns how many of the copied ones are missing.
+// confirmBackups lists the backups of the destination,
+// and returns how many of the copied ones are missing.
 func (c *copier) confirmBackups(ctx context.Context) (lost int, err error) {
 	if c.to.backups, err = c.dst.Backups(ctx, c.o.Instance); err != nil {
 		return 0, fmt.Errorf("copy: destination: %w", err)
@@ -314,7 +317,8 @@ func (c *copier) headers(ctx context.Context) error {
 	}
 }
 
-// header puts one header and its signpost. ErrNotFound where the source does not have the header any more.
+// header puts one header and its signpost. ErrNotFound
+// where the source does not have the header any more.
 func (c *copier) header(ctx context.Context, ref headerRef) error {
 	if ref.size > maxHeader {
 		return &CorruptError{Object: ref.key, Reason: fmt.Sprintf("has %d bytes, more than the %d of its kind", ref.size, maxHeader)}

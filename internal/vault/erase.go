@@ -17,7 +17,8 @@ import (
 // EraseOptions say what Erase erases and how.
 type EraseOptions struct {
 	ID string // of the vault
-	// Vault is the vault, opened with a key; nil without one. With the key the hosts of sessions are known.
+	// Vault is the vault, opened with a key; nil without
+	// one. With the key the hosts of sessions are known.
 	Vault *Vault
 	// DespiteSessions erases while sessions of writers or readers stand.
 	DespiteSessions bool
@@ -68,14 +69,16 @@ type Erasure struct {
 	Found ErasedCount `json:"found"`
 	// Removed is what this run removed, by the folder of the vault; "versions" are older versions.
 	Removed map[string]ErasedCount `json:"removed"`
-	// Kept is what the store does not let go: locked objects, and what these credentials may not delete.
+	// Kept is what the store does not let go: locked
+	// objects, and what these credentials may not delete.
 	Kept       ErasedCount `json:"kept"`
 	KeptUntil  time.Time   `json:"kept_until,omitzero"`   // when the last lock ends that is known
 	KeptReason string      `json:"kept_reason,omitempty"` // of the first one
 	Versions   string      `json:"versions"`
 	// VersionsReason says why it is not known whether old versions are gone.
 	VersionsReason string `json:"versions_reason,omitempty"`
-	// HeadersGone says that no header, and no version of one, is in the store: nobody opens the vault with what is there.
+	// HeadersGone says that no header, and no version of one, is
+	// in the store: nobody opens the vault with what is there.
 	HeadersGone bool        `json:"headers_gone"`
 	EmptyLists  []time.Time `json:"empty_lists"` // when a list had nothing but what is kept
 	// Complete says that nothing of the vault is in the store.
@@ -114,8 +117,8 @@ type eraser struct {
 	versions map[obs.Version]bool
 }
 
-// erasing is the record of a run, at ID/erasing/. It is put before the headers go, so that a run that
-// goes on after a crash knows what they were; it is not sealed, since the key is about to go.
+// erasing is the record of a run, at ID/erasing/. It is put before the headers go, so that a run
+// that goes on after a crash knows what they were; it is not sealed, since the key is about to go.
 type erasing struct {
 	Begun   time.Time      `json:"begun"`
 	Headers []ErasedHeader `json:"headers"`
@@ -127,14 +130,15 @@ const (
 	maxErasingRecord = 8 << 20
 )
 
-// Erase removes a vault from a store for good. The headers go first: from then on nobody can open what
-// is left, but who has the vault open, or kept its key or a header. Then sessions go, so that writers under
-// way find no session and no header, and give up; then manifests, index, packs and the rest. Where the
-// bucket keeps versions, the older versions go too. What the store does not let go, such as
-// locked objects, stays and is counted.
+// Erase removes a vault from a store for good. The headers go first: from then on nobody can
+// open what is left, but who has the vault open, or kept its key or a header. Then sessions
+// go, so that writers under way find no session and no header, and give up; then manifests,
+// index, packs and the rest. Where the bucket keeps versions, the older versions go too. What
+// the store does not let go, such as locked objects, stays and is counted.
 //
-// After an error, and after a kill, Erase may be called again with the id, whatever is left.
-// ErrNoVault, ErrInUse (an *InUseError), or an error of the store. The Erasure is valid after an error too.
+// After an error, and after a kill, Erase may be called again with the
+// id, whatever is left. ErrNoVault, ErrInUse (an *InUseError), or an
+// error of the store. The Erasure is valid after an error too.
 func Erase(ctx context.Context, st obs.Store, o EraseOptions) (Erasure, error) {
 	e := &eraser{o: o, v: keyless(st, o.ID), st: st, locked: map[string]bool{}, versions: map[obs.Version]bool{}}
 	e.report = Erasure{Vault: o.ID, Store: st.String(), Begun: time.Now().UTC(), Removed: map[string]ErasedCount{}, Versions: VersionsNone}
@@ -190,7 +194,8 @@ func (e *eraser) run(ctx context.Context) error {
 	return nil
 }
 
-// unused is an *InUseError unless no session stands but those of processes of this host that have ended.
+// unused is an *InUseError unless no session stands but
+// those of processes of this host that have ended.
 func (e *eraser) unused(ctx context.Context) error {
 	if e.o.Vault == nil {
 		n, err := e.v.standing(ctx, "sessions")

@@ -85,8 +85,8 @@ func mustRead(t *testing.T, st obs.Store, key string) []byte {
 	return raw
 }
 
-// TestEraseKilledAtAnyInstant: a run that was killed leaves a vault, or one that nobody opens; the next run
-// ends the work and still knows the header.
+// TestEraseKilledAtAnyInstant: a run that was killed leaves a vault, or one
+// that nobody opens; the next run ends the work and still knows the header.
 func TestEraseKilledAtAnyInstant(t *testing.T) {
 	s := newCopySides(t, 2)
 	if _, err := s.v.Rekey(t.Context(), s.id, Change{Add: []string{newRecipient(t)}}); err != nil {
@@ -185,7 +185,8 @@ func TestEraseOfLatePuts(t *testing.T) {
 	}
 }
 
-// TestEraseOfLockedObjects: what is locked is skipped and counted, the header goes, and a later run removes the rest.
+// TestEraseOfLockedObjects: what is locked is skipped and
+// counted, the header goes, and a later run removes the rest.
 func TestEraseOfLockedObjects(t *testing.T) {
 	locked := obs.NewLockedMemory(time.Hour, Retention)
 	s := newCopySides(t, 2)

@@ -11,8 +11,9 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestEraseInABucketWithVersions: what was deleted or replaced before is in the bucket as a version, also an
-// old header, with which its recipients would read on. Nothing of it is left but what is locked.
+// TestEraseInABucketWithVersions: what was deleted or replaced before
+// is in the bucket as a version, also an old header, with which its
+// recipients would read on. Nothing of it is left but what is locked.
 func TestEraseInABucketWithVersions(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	for name, c := range map[string]struct {

@@ -55,8 +55,8 @@ func (e *eraser) removeFolder(ctx context.Context, folder string) error {
 	return e.removeBelow(ctx, e.o.ID+"/"+folder)
 }
 
-// removeBelow removes all objects whose key begins with prefix: first every version, where the bucket
-// keeps versions, and then what is still listed.
+// removeBelow removes all objects whose key begins with prefix: first every
+// version, where the bucket keeps versions, and then what is still listed.
 func (e *eraser) removeBelow(ctx context.Context, prefix string) error {
 	if err := e.removeVersions(ctx, prefix); err != nil {
 		return err
@@ -79,8 +79,8 @@ func (e *eraser) removeBelow(ctx context.Context, prefix string) error {
 	return e.removeBatch(ctx, batch)
 }
 
-// spared tells the keys that are not to be removed now: those that the store keeps, and the records of
-// erasing, which go last.
+// spared tells the keys that are not to be removed now: those that
+// the store keeps, and the records of erasing, which go last.
 func (e *eraser) spared(key string) bool {
 	return e.locked[key] || strings.HasPrefix(key, e.o.ID+"/erasing/")
 }
@@ -135,7 +135,8 @@ func (e *eraser) removeBatch(ctx context.Context, batch []obs.Info) error {
 	return err
 }
 
-// fatal tells the errors after which the whole erasing is to be tried again: they are not of one object.
+// fatal tells the errors after which the whole erasing
+// is to be tried again: they are not of one object.
 func (e *eraser) fatal(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || errors.Is(err, obs.ErrUnavailable) || errors.Is(err, obs.ErrNoBucket) || errors.Is(err, obs.ErrReadOnly) ||
 		errors.Is(err, obs.ErrNoKeys) || errors.Is(err, obs.ErrWrongKeys) || errors.Is(err, obs.ErrExpiredKeys) || errors.Is(err, obs.ErrClockSkew)
@@ -236,8 +237,8 @@ func (e *eraser) tell() {
 	}
 }
 
-// settled lists what is left, waits, and lists again. It returns a key that is to be removed yet; ""
-// where nothing is left but what the store keeps.
+// settled lists what is left, waits, and lists again. It returns a key that
+// is to be removed yet; "" where nothing is left but what the store keeps.
 func (e *eraser) settled(ctx context.Context) (string, error) {
 	e.report.EmptyLists = nil
 	for again := false; ; again = true {
