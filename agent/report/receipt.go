@@ -207,41 +207,15 @@ func (s *Signer) Sign(ctx context.Context, statement Statement) (json.RawMessage
 	if err != nil {
 		return nil, fmt.Errorf("encode receipt: %w", err)
 	}
-	envelope, err := s.envelope.SignPayload(ctx, PayloadType, body)
-	if err != nil {
-		return nil, fmt.Errorf("sign receipt: %w", err)
-	}
-	b, err := json.Marshal(envelope)
-	if err != nil {
-		return nil, fmt.Errorf("encode receipt: %w", err)
-	}
-	return b, nil
+	return s.seal(ctx, PayloadType, body)
 }
 
 // Verify returns what the receipt states, if one of the keys signed it: else ErrSignature, or
 // ErrNotReceipt where it can't be read or is of a version that this package does not know.
 func Verify(ctx context.Context, receipt []byte, keys ...ed25519.PublicKey) (Statement, error) {
-	var envelope dsse.Envelope
-	if err := json.Unmarshal(receipt, &envelope); err != nil {
-		return Statement{}, fmt.Errorf("%w: %w", ErrNotReceipt, err)
-	}
-	if envelope.PayloadType != PayloadType {
-		return Statement{}, fmt.Errorf("%w: payload type %q", ErrNotReceipt, envelope.PayloadType)
-	}
-	verifiers := make([]dsse.Verifier, len(keys))
-	for i, key := range keys {
-		if len(key) != ed25519.PublicKeySize {
-			return Statement{}, fmt.Errorf("key %d has %d bytes", i, len(key))
-		}
-		verifiers[i] = ed25519Key{public: key}
-	}
-	verifier, err := dsse.NewEnvelopeVerifier(verifiers...)
+	body, err := unseal(ctx, PayloadType, receipt, keys)
 	if err != nil {
-		return Statement{}, fmt.Errorf("%w: no key given", ErrSignature)
-	}
-	_, body, err := verifier.VerifyAndDecode(ctx, &envelope)
-	if err != nil {
-		return Statement{}, fmt.Errorf("%w: %w", ErrSignature, err)
+		return Statement{}, err
 	}
 	var s Statement
 	if err := json.Unmarshal(body, &s); err != nil {

@@ -17,9 +17,11 @@ import (
 
 func main() {
 	os.Exit(run(os.Args[1:], world{
+		stdin:       os.Stdin,
 		stdout:      os.Stdout,
 		stderr:      os.Stderr,
 		getenv:      os.Getenv,
+		inTerminal:  term.IsTerminal(int(os.Stdin.Fd())),
 		terminal:    term.IsTerminal(int(os.Stderr.Fd())),
 		outTerminal: term.IsTerminal(int(os.Stdout.Fd())),
 	}))
@@ -27,10 +29,12 @@ func main() {
 
 // world is the part of the process that a run uses, so that tests can give their own.
 type world struct {
+	stdin  io.Reader // answers of a person
 	stdout io.Writer // results only
 	stderr io.Writer // progress, summaries, warnings, errors
 	getenv func(string) string
 
+	inTerminal  bool // stdin is a terminal: a person can be asked
 	terminal    bool // stderr is a terminal: progress bars may be drawn
 	outTerminal bool // stdout is one
 }

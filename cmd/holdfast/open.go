@@ -115,10 +115,19 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create 
 			return nil, &configError{err: err, advice: nameKeyAdvice(err)}
 		}
 	}
+	if o.store, err = a.openStore(ctx, cmd, url, v.limits.limiter(), create); err != nil {
+		return nil, err
+	}
+	o.place = fmt.Sprintf("vault %s (%s)", name(o.name), o.store)
+	return o, nil
+}
+
+// openStore opens the store at a URL; create makes the folder of a file store.
+func (a *app) openStore(ctx context.Context, cmd *cobra.Command, url string, limiter *obs.Limiter, create bool) (obs.Store, error) {
 	retry := obs.DefaultRetry
 	retry.OnRetry = a.retrying
-	o.store, err = obs.Open(ctx, url, obs.Options{
-		Getenv: a.getenv, Retry: &retry, Create: create, Retention: vault.Retention, Limiter: v.limits.limiter(),
+	store, err := obs.Open(ctx, url, obs.Options{
+		Getenv: a.getenv, Retry: &retry, Create: create, Retention: vault.Retention, Limiter: limiter,
 		Warn: a.sideWarning, Observe: a.damagedOnWay,
 	})
 	if errors.Is(err, obs.ErrUsage) {
@@ -128,11 +137,7 @@ func (a *app) prepare(ctx context.Context, cmd *cobra.Command, v access, create 
 			advice:  "stores are file:///path, s3://bucket/prefix?endpoint=https://host&region=r, obs://bucket/prefix?region=r",
 		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	o.place = fmt.Sprintf("vault %s (%s)", name(o.name), o.store)
-	return o, nil
+	return store, err
 }
 
 // withVault opens the vault, runs do on it and closes it. doing is

@@ -72,6 +72,7 @@ func TestScript(t *testing.T) {
 			"flip":        flip,
 			"sample":      writeSample,
 			"setout":      setOut,
+			"field":       setField,
 			"listing":     listing,
 			"kept":        kept,
 		},
@@ -254,6 +255,21 @@ func setOut(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("nothing on stdout")
 	}
 	ts.Setenv(args[0], last)
+}
+
+// field KEY NAME sets a variable to the text under a key
+// of the JSON document on the last command's stdout.
+func setField(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: field KEY NAME")
+	}
+	var document map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &document))
+	text, ok := document[args[0]].(string)
+	if !ok {
+		ts.Fatalf("stdout has no text under %s", args[0])
+	}
+	ts.Setenv(args[1], text)
 }
 
 // kept NAME sets a variable to the only folder that a demo left.

@@ -146,7 +146,10 @@ func source(l api.Limit) string {
 }
 
 // limits is the flags that bound what one command does with the store.
-type limits struct{ up, down rateFlag }
+type limits struct {
+	up, down rateFlag
+	shared   *obs.Limiter // of a command that opens two stores
+}
 
 func (l *limits) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
@@ -156,8 +159,8 @@ func (l *limits) flags(cmd *cobra.Command) {
 
 // limiter is nil where nothing is limited.
 func (l *limits) limiter() *obs.Limiter {
-	if l.up.bytes == 0 && l.down.bytes == 0 {
-		return nil
+	if l.shared != nil || l.up.bytes == 0 && l.down.bytes == 0 {
+		return l.shared
 	}
 	return obs.NewLimiter(obs.Limits{Up: l.up.bytes, Down: l.down.bytes})
 }

@@ -10,9 +10,9 @@ import (
 )
 
 func (a *app) vaultCommand() *cobra.Command {
-	return group("vault", "Make a vault, tell about vaults, change who opens one, or mend its index",
+	return group("vault", "Make a vault, tell about vaults, change who opens one, mend its index, or erase one",
 		a.vaultCreateCommand(), a.vaultInfoCommand(), a.vaultListCommand(), a.vaultRekeyCommand(), a.vaultSessionsCommand(),
-		a.vaultRebuildIndexCommand())
+		a.vaultRebuildIndexCommand(), a.vaultEraseCommand())
 }
 
 func (a *app) vaultCreateCommand() *cobra.Command {
