@@ -52,6 +52,7 @@ func (a *app) command() *cobra.Command {
 		a.keyCommand(), a.storeCommand(), a.vaultCommand(),
 		a.backupCommand(), a.restoreCommand(), a.listCommand(), a.lsCommand(), a.catCommand(),
 		a.verifyCommand(), a.checkVolumeCommand(),
+		a.forgetCommand(), a.unforgetCommand(), a.holdCommand(), a.unholdCommand(), a.pruneCommand(),
 		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(), a.throttleCommand(), a.auditCommand(),
 		a.drainCommand(), a.cancelCommand(), a.releaseCommand(), a.resumeCommand(), a.reportsCommand(),
 		a.versionCommand(),
