@@ -262,9 +262,10 @@ func (v *Vault) settleManifests(ctx context.Context) (done []Settled, err error)
 // settleOne resolves one doubt; nil when it stays.
 func (v *Vault) settleOne(ctx context.Context, d *doubt) (*Settled, error) {
 	so := &Settled{Backup: d.backup}
-	protected, repeat, what := true, false, unknown
+	protected, what := true, unknown
 	var err error
 	if !d.withdraw {
+		var repeat bool
 		protected, repeat, err = v.mayRepeat(ctx, d)
 		if err == nil {
 			what, err = v.decide(ctx, d, repeat)
