@@ -186,6 +186,7 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 		done, files := sum.Bytes, sum.Files
 		res, err := restore.Run(ctx, restore.Options{
 			Vault: opened, Ref: ref, Volume: p.Volume, Dest: p.Stage, Subvolume: true, CatalogueDir: r.a.catalogues(),
+			Reader: vault.SessionOptions{Host: r.a.cfg.HostID, Identity: r.a.identity},
 			Progress: func(now restore.Progress) {
 				q.Progress(job.Progress{Files: files + now.Entries, BytesRestored: done + now.Bytes, BytesTotal: total})
 			},

@@ -51,7 +51,7 @@ func (a *app) cat(ctx context.Context, at *vaultAt, id, path string) error {
 func (a *app) file(ctx context.Context, at *vaultAt, id, path string, head func(*vault.Manifest) error) error {
 	w := &fileWriter{vault: at.Vault, to: a.stdout}
 	first := "" // of the file's names, in its own volume, when path is a further one
-	err := items(ctx, at, id, head, func(p string, item *vault.Item) error {
+	err := a.items(ctx, at, id, head, func(p string, item *vault.Item) error {
 		switch {
 		case p != path && w.found:
 			return errEnough

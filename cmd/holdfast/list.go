@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"holdfast/internal/vault"
 )
 
 // listJSON is the backups of a vault, by instance and sequence number.
@@ -22,6 +25,16 @@ type listBackupJSON struct {
 	Incomplete bool      `json:"incomplete"`
 	// places at which an incomplete one lacks content; absent where that was not looked up
 	Lost uint64 `json:"lost,omitempty"`
+	// Forgotten is there where the backup is forgotten, so that a prune deletes it.
+	Forgotten *forgottenJSON `json:"forgotten,omitempty"`
+	Holds     []vault.Hold   `json:"holds,omitempty"`
+}
+
+// forgottenJSON says who forgot a backup, when and why.
+type forgottenJSON struct {
+	Host   string    `json:"host"`
+	Time   time.Time `json:"time"`
+	Reason string    `json:"reason"`
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -54,11 +67,29 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 	if err != nil {
 		return err
 	}
+	marks, err := at.ForgottenBackups(ctx)
+	if errors.Is(err, vault.ErrCorrupt) || errors.Is(err, vault.ErrNewer) {
+		a.sideWarning(err.Error() + "; its backup counts as not forgotten")
+	} else if err != nil {
+		return err
+	}
+	holds, err := at.Holds(ctx)
+	if err != nil {
+		return err
+	}
+	held := map[string][]vault.Hold{}
+	for _, h := range holds {
+		held[h.Backup] = append(held[h.Backup], h)
+	}
 	if a.json {
 		info := at.Info()
 		out := listJSON{Vault: info.Name, Store: info.Store, Backups: make([]listBackupJSON, 0, len(refs))}
 		for _, r := range refs {
-			out.Backups = append(out.Backups, listBackupJSON{r.Instance, r.ID, r.Seq, r.Time.UTC(), r.Incomplete, lost[r.ID]})
+			b := listBackupJSON{r.Instance, r.ID, r.Seq, r.Time.UTC(), r.Incomplete, lost[r.ID], nil, held[r.ID]}
+			if m, ok := marks[r.Instance+"/"+r.ID]; ok {
+				b.Forgotten = &forgottenJSON{m.Host, m.At, m.Reason}
+			}
+			out.Backups = append(out.Backups, b)
 		}
 		return a.document(out)
 	}
@@ -74,6 +105,12 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 			if n := lost[r.ID]; n > 0 {
 				state += ", " + count(n, "loss", "losses")
 			}
+		}
+		if m, ok := marks[r.Instance+"/"+r.ID]; ok {
+			state += ", forgotten " + stamp(m.At) + " (" + m.Reason + ")"
+		}
+		for _, h := range held[r.ID] {
+			state += ", " + holdText(h)
 		}
 		rows = append(rows, []string{r.Instance, r.ID, stamp(r.Time), state})
 	}

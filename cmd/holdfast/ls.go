@@ -73,7 +73,7 @@ func (a *app) lsCommand() *cobra.Command {
 
 func (a *app) ls(ctx context.Context, at *vaultAt, id, folder string, recursive bool) error {
 	found := folder == ""
-	err := items(ctx, at, id, a.tellBackup, func(path string, item *vault.Item) error {
+	err := a.items(ctx, at, id, a.tellBackup, func(path string, item *vault.Item) error {
 		if item.Continued {
 			return nil
 		}
@@ -126,8 +126,9 @@ func (a *app) tellBackup(m *vault.Manifest) error {
 
 // items calls head with the manifest of a backup, and each for every item of
 // it, in the order of the walk. Where the backup has several volumes, the
-// volume's name is the first element of path; that of an image is its path.
-func items(ctx context.Context, at *vaultAt, id string, head func(*vault.Manifest) error, each func(path string, item *vault.Item) error) error {
+// volume's name is the first element of path; that of an image is its path. A session keeps the
+// backup in the vault meanwhile.
+func (a *app) items(ctx context.Context, at *vaultAt, id string, head func(*vault.Manifest) error, each func(path string, item *vault.Item) error) error {
 	ref, err := at.Find(ctx, "", id)
 	if errors.Is(err, vault.ErrNoBackup) {
 		return &noBackupError{id: id, err: err}
@@ -135,6 +136,12 @@ func items(ctx context.Context, at *vaultAt, id string, head func(*vault.Manifes
 	if err != nil {
 		return err
 	}
+	return at.ReadUnder(ctx, a.session(), vault.Reads(ref.Instance, ref.ID), func(ctx context.Context) error {
+		return readItems(ctx, at, ref, head, each)
+	})
+}
+
+func readItems(ctx context.Context, at *vaultAt, ref vault.BackupRef, head func(*vault.Manifest) error, each func(path string, item *vault.Item) error) error {
 	manifest, err := at.Manifest(ctx, ref)
 	if err != nil {
 		return err

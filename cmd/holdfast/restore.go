@@ -88,7 +88,7 @@ func (a *app) restore(ctx context.Context, at *vaultAt, instance, id, dest strin
 	p := a.newProgress("restore")
 	defer p.finish()
 	result, err := restore.Run(ctx, restore.Options{
-		Vault: at.Vault, Ref: ref, Dest: dest, Include: include,
+		Vault: at.Vault, Ref: ref, Dest: dest, Include: include, Reader: a.session(),
 		Warn: p.warn,
 		// The next backup from here then reads only what changed since.
 		CatalogueDir: a.catalogueDir(),

@@ -149,6 +149,12 @@ func source(l api.Limit) string {
 type limits struct {
 	up, down rateFlag
 	shared   *obs.Limiter // of a command that opens two stores
+	requests float64      // a second; 0 is any number
+}
+
+// requestFlag adds the limit of requests, for long work that is in no hurry.
+func (l *limits) requestFlag(cmd *cobra.Command) {
+	cmd.Flags().Float64Var(&l.requests, "limit-requests", 0, "send at most `N` requests a second to the store")
 }
 
 func (l *limits) flags(cmd *cobra.Command) {
@@ -159,8 +165,8 @@ func (l *limits) flags(cmd *cobra.Command) {
 
 // limiter is nil where nothing is limited.
 func (l *limits) limiter() *obs.Limiter {
-	if l.shared != nil || l.up.bytes == 0 && l.down.bytes == 0 {
+	if l.shared != nil || l.up.bytes == 0 && l.down.bytes == 0 && l.requests <= 0 {
 		return l.shared
 	}
-	return obs.NewLimiter(obs.Limits{Up: l.up.bytes, Down: l.down.bytes})
+	return obs.NewLimiter(obs.Limits{Up: l.up.bytes, Down: l.down.bytes, Requests: max(l.requests, 0)})
 }

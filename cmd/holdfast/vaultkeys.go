@@ -133,16 +133,18 @@ func (a *app) vaultSessionsCommand() *cobra.Command {
 	var forget string
 	cmd := &cobra.Command{
 		Use:   "sessions",
-		Short: "List the backups under way in a vault, or forget those of a lost host",
-		Long: "sessions lists the backups under way, on all hosts, and those that ended without a word. While one is listed,\n" +
-			"garbage stays in the vault. Those that a host began within ten seconds share one, by the name of the first.\n" +
-			"A host removes its own by itself with its next backup, also after a crash; those of a host\n" +
-			"that will never come back have to be removed with --forget.",
+		Short: "List the work under way in a vault, or forget the sessions of a lost host",
+		Long: "sessions lists the backups, the reads (restore, cat, verify) and the prunes under way, on all hosts, and those\n" +
+			"that ended without a word. A prune waits for the backups of the list, and for reads of backups that are gone.\n" +
+			"Backups that a host began within ten seconds share one session, by the name of the first.\n" +
+			"A host removes its own sessions by itself with its next one, also after a crash; the sessions of a host\n" +
+			"that will never come back have to be removed with --forget. Should the host be alive all the same, no backup\n" +
+			"is lost: its backups under way begin again, and its restores fail if a prune deletes what they read.",
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withVault(cmd, v, "vault sessions", func(ctx context.Context, at *vaultAt) error {
 				if forget != "" {
-					n, err := at.Forget(ctx, forget)
+					n, err := at.ForgetHost(ctx, forget)
 					if err != nil {
 						return err
 					}
@@ -169,12 +171,12 @@ func (a *app) vaultSessions(ctx context.Context, at *vaultAt) error {
 		return a.document(sessionsJSON{at.Info().Name, all})
 	}
 	if len(all) == 0 {
-		a.say("no backup is under way in %s", at.place)
+		a.say("no work is under way in %s", at.place)
 		return nil
 	}
-	rows := [][]string{{"HOST", "INSTANCE", "PID", "BEGUN"}}
+	rows := [][]string{{"HOST", "KIND", "INSTANCE", "PID", "BEGUN"}}
 	for _, s := range all {
-		rows = append(rows, []string{s.Host, s.Instance, fmt.Sprint(s.PID), stamp(s.Begun)})
+		rows = append(rows, []string{s.Host, s.Kind, dash(s.Instance), fmt.Sprint(s.PID), stamp(s.Begun)})
 	}
 	return a.table(rows)
 }

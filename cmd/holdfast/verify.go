@@ -55,11 +55,15 @@ func (a *app) verifyCommand() *cobra.Command {
 
 func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent float64) error {
 	p := a.newProgress("verify")
-	report, err := at.Verify(ctx, vault.VerifyOptions{
-		Instance: instance, ReadDataPercent: percent,
-		Progress: func(v vault.VerifyProgress) {
-			p.set(progressLine{Bytes: v.BytesRead})
-		},
+	var report vault.VerifyReport
+	err := at.ReadUnder(ctx, a.session(), vault.Reads(instance, ""), func(ctx context.Context) (err error) {
+		report, err = at.Verify(ctx, vault.VerifyOptions{
+			Instance: instance, ReadDataPercent: percent,
+			Progress: func(v vault.VerifyProgress) {
+				p.set(progressLine{Bytes: v.BytesRead})
+			},
+		})
+		return err
 	})
 	p.finish()
 	if err != nil {

@@ -230,7 +230,7 @@ func (r *run) underSession(ctx context.Context) error {
 		return err
 	}
 	r.session = s
-	r.without = slices.Concat(s.Condemned(), r.lost)
+	r.without = slices.Concat(r.job.avoided(), r.lost)
 	r.gone = r.withoutSet()
 	err = r.all(ctx)
 	if errors.Is(err, vault.ErrSessionGone) {
@@ -263,7 +263,7 @@ func (r *run) all(ctx context.Context) (err error) {
 	})
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
 		Buffers: r.o.On.buffers, Background: r.o.Precopy, Intent: r.o.PackIntent, Resume: r.o.Resume,
-		Without: r.session.Condemned(), Lost: r.lost, IndexDir: r.o.IndexDir, Looks: r.session.looks,
+		Without: r.job.avoided(), Lost: r.lost, IndexDir: r.o.IndexDir, Looks: r.session.looks,
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})
 		},

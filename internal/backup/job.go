@@ -22,6 +22,9 @@ type Job struct {
 	// stored has the packs that earlier Runs of the job stored. They were read
 	// back then, so they are not read back as packs that the vault had before.
 	stored map[vault.PackID]bool
+	// condemned has the packs that any session of the job found condemned. None of them is used
+	// any more: a pack that was about to be deleted may still be found for a while.
+	condemned []vault.PackID
 }
 
 // BeginJob begins a job. End is due when nobody runs anything under it any more.
@@ -51,7 +54,15 @@ func (j *Job) under(ctx context.Context, v *vault.Vault, o vault.SessionOptions)
 		return nil, err
 	}
 	j.session = one
+	j.condemned = append(j.condemned, one.Condemned()...)
 	return one, nil
+}
+
+// avoided returns the packs that the job does not use since a collector condemned them.
+func (j *Job) avoided() []vault.PackID {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.condemned)
 }
 
 // addStored notes packs that a Run of the job stored and read back.

@@ -55,6 +55,7 @@ var levels = map[string]int{
 	"internal/pattern":     0,
 	"internal/plain":       0,
 	"internal/reread":      0,
+	"internal/retention":   0,
 	"systemd":              0,
 }
 

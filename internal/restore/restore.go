@@ -31,6 +31,8 @@ import (
 type Options struct {
 	Vault *vault.Vault
 	Ref   vault.BackupRef
+	// Reader says whose session it is that keeps the backup in the vault meanwhile.
+	Reader vault.SessionOptions
 	// Dest is the folder that will hold the volume; with several volumes it
 	// holds a folder for each. It must be absent or an empty folder, and its
 	// parent must exist. An image becomes a file, which must be absent, or
@@ -127,7 +129,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	r := &run{o: o, res: Result{Backup: o.Ref.ID, Instance: o.Ref.Instance, Catalogues: map[string]string{}}}
 	r.warnings.Tell = o.Warn
-	if err := r.all(ctx); err != nil {
+	if err := o.Vault.ReadUnder(ctx, o.Reader, vault.Reads(o.Ref.Instance, o.Ref.ID), r.all); err != nil {
 		return nil, fmt.Errorf("restore %s to %s: %w", o.Ref.Instance, o.Dest, err)
 	}
 	res := &r.res

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"regexp"
@@ -29,17 +30,27 @@ func (v *Vault) condemnedPrefix() string { return v.info.ID + "/condemned/" }
 // not open is an error: a backup that used what it condemns would lose it.
 func (v *Vault) readCondemned(ctx context.Context) ([]PackID, error) {
 	var packs []PackID
+	if err := v.eachCondemnation(ctx, func(_ string, c condemned) { packs = append(packs, c.Packs...) }); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(packs, comparePacks)
+	return slices.Compact(packs), nil
+}
+
+// eachCondemnation reads all condemnations and calls f for each, one call at a time.
+func (v *Vault) eachCondemnation(ctx context.Context, f func(id string, c condemned)) error {
 	err := v.readSmall(ctx, v.condemnedPrefix(), "", maxCondemnedObject, condemnedPattern.MatchString, func(id string, object []byte) error {
 		var c condemned
 		if err := v.openSmall("condemned", condemnedMagic, v.condemnedPrefix(), id, object, &c); err != nil {
 			return err
 		}
-		packs = append(packs, c.Packs...)
+		f(id, c)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read condemned packs: %w", err)
+		return fmt.Errorf("read condemned packs: %w", err)
 	}
-	slices.SortFunc(packs, func(a, b PackID) int { return slices.Compare(a[:], b[:]) })
-	return slices.Compact(packs), nil
+	return nil
 }
+
+func comparePacks(a, b PackID) int { return bytes.Compare(a[:], b[:]) }

@@ -118,6 +118,7 @@ func (v *Vault) manifestKey(instance, id string) string {
 // store gave back the very bytes. It sets m's Object and Digest. Invariant
 // manifest-last: the caller calls it after Writer.Finish returned nil.
 // After an error no such backup exists, unless the error is ErrMayExist.
+// No session protects the packs: beside collectors use Session.WriteManifest.
 func (v *Vault) WriteManifest(ctx context.Context, m *Manifest) error {
 	return v.writeManifest(ctx, m, nil)
 }
@@ -147,7 +148,7 @@ func (v *Vault) writeManifest(ctx context.Context, m *Manifest, s *Session) erro
 	m.Object = v.manifestKey(m.Instance, m.ID)
 	m.Digest = digest(object)
 	ref.Size = int64(len(object))
-	return v.confirm(ctx, &doubt{backup: ref, key: m.Object, object: object, session: s})
+	return v.confirm(ctx, &doubt{backup: ref, key: m.Object, object: object, session: s, packs: m.Packs})
 }
 
 func (v *Vault) manifestSubkey(instance, id string) [32]byte {

@@ -22,11 +22,15 @@ import (
 // rules are how the actors of the model behave. The zero value is what FORMAT.md says;
 // each field breaks it in one way, by which the model shows that it would notice.
 type rules struct {
-	collectorDoesNotWait     bool // step 3 of the collector is left out
-	collectorDoesNotReprieve bool // step 4
+	collectorDoesNotWait     bool // the wait after the condemnation is left out
+	collectorDoesNotReprieve bool // the manifests are not read again
+	collectorIgnoresReaders  bool
+	collectorTakesOver       bool // the condemnations of collectors whose session is gone
 	writerIgnoresCondemned   bool // step 2 of the writer
 	writerEndsEarly          bool // the session ends before the manifest is put
 	writerForgetsDoubt       bool // the session ends although the manifest's put was not answered
+	writerLooksOnce          bool // not again after the confirmed manifest
+	readerHasNoSession       bool
 }
 
 // TestModel interleaves writers, collectors, deletions, rekeys and faults at random, and
@@ -59,7 +63,7 @@ func TestModel(t *testing.T) {
 
 // complete tells whether all has happened that the model is for.
 func (s tally) complete() bool {
-	return s.Backups > 0 && s.Deleted > 0 && s.Crashes > 0 && s.Lost > 0 && s.Avoided > 0 && s.TakenOver > 0 && s.Joined > 0 && s.Settled > 0
+	return s.Backups > 0 && s.Deleted > 0 && s.Crashes > 0 && s.Lost > 0 && s.Avoided > 0 && s.Joined > 0 && s.Settled > 0 && s.Read > 0 && s.Removed > 0 && s.Again > 0
 }
 
 // TestModelFindsBrokenProtocols: each rule of FORMAT.md is there
@@ -75,6 +79,10 @@ func TestModelFindsBrokenProtocols(t *testing.T) {
 		"writer ignores condemned":    {rules{writerIgnoresCondemned: true}, 573},
 		"writer ends early":           {rules{writerEndsEarly: true}, 125},
 		"writer forgets doubt":        {rules{writerForgetsDoubt: true}, 534},
+		"writer looks once":           {rules{writerLooksOnce: true}, 0},
+		"reader has no session":       {rules{readerHasNoSession: true}, 0},
+		"collector ignores readers":   {rules{collectorIgnoresReaders: true}, 0},
+		"collector takes over":        {rules{collectorTakesOver: true}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var sum tally
@@ -93,7 +101,10 @@ func TestModelFindsBrokenProtocols(t *testing.T) {
 }
 
 // tally counts what happened in all games, so that the test knows that it tests something.
-type tally struct{ Backups, Deleted, Reprieved, Crashes, Lost, Avoided, Missing, TakenOver, Joined, Rekeys, Settled int }
+type tally struct {
+	Backups, Deleted, Reprieved, Crashes, Lost, Avoided, Missing, TakenOver, Joined, Rekeys, Settled int
+	Read, Removed, Again                                                                             int
+}
 
 // Numbers of a game.
 const (
@@ -115,13 +126,17 @@ type game struct {
 
 	writers    []*writer
 	collectors []*collector
+	readers    []*reader
 	// processes whose writer ended, but that still have something in doubt or on its way
 	lingering []*view
 	nested    bool
 	failed    error
 
 	want      map[string][]int // backup id: numbers of the chunks that its files hold
-	confirmed map[string]bool
+	confirmed map[string]bool  // reported as made
+	deleted   map[string]bool  // by retention; a put on its way may bring one back, which nobody was promised
+	sessionOf map[string]string
+	removed   map[string]bool // sessions that the operator removed
 	seen      map[string]bool // backups that were compared since packs were last deleted
 	resume    []string        // packs of writers that crashed
 	// what a host remembers of old backups, whether or not it is still there
@@ -139,6 +154,7 @@ func play(t *testing.T, rt *rapid.T, dir string, r rules, sum *tally) error {
 	g := &game{
 		ctx: t.Context(), rt: rt, rules: r, sum: sum, st: obs.NewMemory(), id: id, dir: dir,
 		want: map[string][]int{}, confirmed: map[string]bool{}, seen: map[string]bool{}, known: map[int]Loc{},
+		deleted: map[string]bool{}, sessionOf: map[string]string{}, removed: map[string]bool{},
 	}
 	p := DefaultParams()
 	p.Pack = 4 * p.Chunk.Max
@@ -163,6 +179,9 @@ func (g *game) stop() {
 	for len(g.collectors) > 0 {
 		g.killCollector(g.collectors[0])
 	}
+	for len(g.readers) > 0 {
+		g.readers[0].leave()
+	}
 	for len(g.lingering) > 0 {
 		g.exit(g.lingering[0])
 	}
@@ -172,7 +191,13 @@ func (g *game) draw(n int, what string) int { return rapid.IntRange(0, n-1).Draw
 
 // step lets somebody do something.
 func (g *game) step() {
-	switch n := g.draw(40, "step"); {
+	switch n := g.draw(46, "step"); {
+	case n >= 44:
+		g.removeSession()
+	case n >= 42 && len(g.readers) > 0:
+		g.readers[g.draw(len(g.readers), "reader")].step()
+	case n >= 40:
+		g.read()
 	case n < 4 && len(g.writers) < gameWriters:
 		g.writers = append(g.writers, &writer{view: &view{g: g}})
 	case n < 22 && len(g.writers) > 0:
@@ -181,7 +206,7 @@ func (g *game) step() {
 			w.step()
 		}
 	case n < 24 && len(g.collectors) < 2:
-		g.collectors = append(g.collectors, &collector{view: &view{g: g}})
+		g.collectors = append(g.collectors, newCollector(&view{g: g}))
 	case n < 34 && len(g.collectors) > 0:
 		c := g.collectors[g.draw(len(g.collectors), "collector")]
 		for range 1 + g.draw(6, "steps") {
@@ -235,6 +260,7 @@ func (g *game) deleteBackup() {
 	}
 	id := all[g.draw(len(all), "backup")]
 	delete(g.confirmed, id)
+	g.deleted[id] = true
 	g.fail(g.st.Delete(g.ctx, g.v.manifestKey("i", id)))
 }
 
@@ -262,10 +288,25 @@ func (g *game) settleDoubts(p *view) {
 	done, err := p.vault().Settle(g.ctx)
 	g.fail(err)
 	for _, so := range done {
-		if so.Exists {
-			g.sum.Settled++
-		}
+		g.settled(so)
 	}
+}
+
+func (g *game) settled(so Settled) {
+	if so.Exists {
+		g.sum.Settled++
+		g.confirmed[so.Backup.ID] = true
+	}
+}
+
+// read begins to read one of the backups.
+func (g *game) read() {
+	all := slices.Sorted(maps.Keys(g.confirmed))
+	if len(all) == 0 || len(g.readers) > 1 {
+		return
+	}
+	ref, _ := RefOf("i", all[g.draw(len(all), "backup")])
+	g.readers = append(g.readers, &reader{view: &view{g: g}, ref: ref})
 }
 
 // fail notes an error that no actor should meet.
@@ -284,7 +325,11 @@ func (g *game) check() error {
 	for _, key := range g.list("backups/") {
 		id := key[strings.LastIndexByte(key, '/')+1:]
 		there[id] = true
-		if g.seen[id] {
+		if g.seen[id] || g.deleted[id] {
+			continue
+		}
+		// Nobody was promised a backup whose session was removed before it was made.
+		if !g.confirmed[id] && g.removed[g.sessionOf[id]] {
 			continue
 		}
 		if err := g.compare(id); err != nil {
@@ -349,18 +394,34 @@ func (g *game) settle() error {
 	for g.writers = append(g.writers, w); len(g.writers) > 0 && g.failed == nil; {
 		w.step()
 	}
-	for range 3 { // take over what is left, collect, and see that it was all
-		c := &collector{view: &view{g: g, sound: true}}
+	g.collectAll()
+	if err := g.check(); err != nil {
+		return err
+	}
+	if err := g.noGarbage(); err != nil {
+		return err
+	}
+	// What a dead collector condemned stays until no backup needs it any more.
+	g.fail(g.st.Delete(g.ctx, g.list("backups/")...))
+	g.collectAll()
+	if left := append(g.list("sessions/"), g.list("condemned/")...); len(left) > 0 {
+		return fmt.Errorf("left in the end: %q", left)
+	}
+	return g.failed
+}
+
+// collectAll collects twice: what is left, and what others condemned.
+func (g *game) collectAll() {
+	for range 2 {
+		c := newCollector(&view{g: g, sound: true})
 		for g.collectors = append(g.collectors, c); len(g.collectors) > 0 && g.failed == nil; {
 			c.step()
 		}
 	}
-	if err := g.check(); err != nil {
-		return err
-	}
-	if left := append(g.list("sessions/"), g.list("condemned/")...); len(left) > 0 {
-		return fmt.Errorf("left in the end: %q", left)
-	}
+}
+
+// noGarbage is an error when the store has a pack that no manifest names.
+func (g *game) noGarbage() error {
 	named, err := g.v.namedPacks(g.ctx)
 	if err != nil {
 		return err
@@ -424,7 +485,7 @@ func (a *writer) step() {
 	switch a.state {
 	case 0: // begin
 		a.looks = v.NewPackLooks()
-		if a.s, err = v.BeginSession(g.ctx, SessionOptions{Host: "h"}); err == nil && !g.rules.writerIgnoresCondemned {
+		if a.s, err = v.BeginSession(g.ctx, SessionOptions{Host: "h", Settled: g.settled}); err == nil && !g.rules.writerIgnoresCondemned {
 			a.without = append(a.without, a.s.Condemned()...)
 		}
 	case 1: // what is stored?
@@ -477,7 +538,12 @@ func (a *writer) step() {
 		a.plain()
 		g.fail(a.s.End(g.ctx))
 		a.without, a.state, a.tries = lostIDs(missing), 0, a.tries+1
-	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrAccess):
+	case errors.Is(err, ErrSessionGone) && a.tries < 3:
+		g.sum.Again++
+		a.plain()
+		g.fail(a.s.End(g.ctx))
+		a.state, a.tries = 0, a.tries+1
+	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrAccess), errors.Is(err, ErrSessionGone):
 		a.giveUp()
 	default:
 		g.fail(fmt.Errorf("writer in state %d: %w", a.state, err))
@@ -558,13 +624,23 @@ func (a *writer) commit(v *Vault) error {
 		Volumes: []Volume{{Name: "v", Kind: "tree", Lists: a.lists}}, Packs: refs,
 	}
 	g.want[m.ID] = slices.Clone(a.chunks)
-	if g.rules.writerEndsEarly {
+	g.sessionOf[m.ID] = a.s.id
+	switch {
+	case g.rules.writerLooksOnce:
+		if _, err = v.st.Stat(g.ctx, v.sessionsPrefix()+a.s.id); errors.Is(err, obs.ErrNotFound) {
+			err = ErrSessionGone
+		}
+		if err == nil {
+			g.interleave()
+			err = v.WriteManifest(g.ctx, m)
+		}
+	case g.rules.writerEndsEarly:
 		if err := a.s.End(g.ctx); err != nil {
 			return err
 		}
 		g.interleave()
 		err = v.WriteManifest(g.ctx, m)
-	} else {
+	default:
 		err = a.s.WriteManifest(g.ctx, m)
 	}
 	if err != nil {
@@ -614,9 +690,6 @@ func (a *writer) abort() {
 func (a *writer) leave() {
 	a.gone = true
 	a.g.writers = slices.DeleteFunc(a.g.writers, func(o *writer) bool { return o == a })
-	if a.s != nil {
-		a.session = a.s.id
-	}
 	a.g.lingering = append(a.g.lingering, a.view)
 }
 
@@ -631,7 +704,6 @@ func (g *game) kill(a *writer) {
 // exit ends a process: no request of it has an effect any more, and
 // its sessions are those of a dead one.
 func (g *game) exit(p *view) {
-	p.late = nil
-	running.Delete(p.session)
+	p.ended()
 	g.lingering = slices.DeleteFunc(g.lingering, func(o *view) bool { return o == p })
 }

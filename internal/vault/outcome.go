@@ -59,6 +59,10 @@ type doubt struct {
 	key     string
 	object  []byte
 	session *Session // protects the packs of the backup meanwhile; nil where there is none
+	packs   []PackRef
+	// withdraw says that packs of the backup may be lost, so that a manifest that
+	// is stored has to be taken away. Only the goroutine that settles changes it.
+	withdraw bool
 }
 
 func (l *ledger) add(d *doubt) {
@@ -158,23 +162,22 @@ func (v *Vault) decide(ctx context.Context, d *doubt, repeat bool) (outcome, err
 	return unknown, err
 }
 
-// confirm stores a manifest and returns nil only when the store gave back
-// its very bytes. An error that is ErrMayExist left a doubt in the ledger.
+// confirm stores a manifest and returns nil only when the store gave back its very bytes, and
+// the session was there after that or all packs were. An error that is ErrMayExist left a doubt
+// in the ledger.
 func (v *Vault) confirm(ctx context.Context, d *doubt) error {
 	open, err := v.storeManifest(ctx, d.key, d.object)
-	if err == nil || !open {
+	if err == nil {
+		return v.keep(ctx, d)
+	} else if !open {
 		return err
 	}
-	again := ctx
-	if ctx.Err() != nil { // an instance may be held until it is known
-		var cancel context.CancelFunc
-		again, cancel = context.WithTimeout(context.WithoutCancel(ctx), hastyEnd)
-		defer cancel()
-	}
+	again, cancel := v.hasty(ctx)
+	defer cancel()
 	what, derr := v.decide(again, d, true)
 	switch what {
 	case stored:
-		return nil
+		return v.keep(ctx, d)
 	case overwritten:
 		return fmt.Errorf("read manifest back: %w", derr)
 	case unknown, absent:
@@ -258,14 +261,27 @@ func (v *Vault) settleManifests(ctx context.Context) (done []Settled, err error)
 
 // settleOne resolves one doubt; nil when it stays.
 func (v *Vault) settleOne(ctx context.Context, d *doubt) (*Settled, error) {
-	protected, repeat, err := v.mayRepeat(ctx, d)
-	var what outcome
-	if err == nil {
-		what, err = v.decide(ctx, d, repeat)
-	}
 	so := &Settled{Backup: d.backup}
+	protected, what := true, unknown
+	var err error
+	if !d.withdraw {
+		var repeat bool
+		protected, repeat, err = v.mayRepeat(ctx, d)
+		if err == nil {
+			what, err = v.decide(ctx, d, repeat)
+		}
+		if what == stored {
+			err = v.promise(ctx, d)
+			d.withdraw = errors.Is(err, ErrSessionGone)
+		}
+	}
+	if d.withdraw {
+		if err = v.st.Delete(ctx, d.key); err == nil {
+			what, protected, err = absent, false, ErrSessionGone
+		}
+	}
 	switch {
-	case what == stored:
+	case what == stored && err == nil:
 		so.Exists = true
 	case what == overwritten:
 		so.Err = err
@@ -287,11 +303,9 @@ func (v *Vault) settleOne(ctx context.Context, d *doubt) (*Settled, error) {
 // same sequence number meanwhile: the put would make a fork that may never have been.
 func (v *Vault) mayRepeat(ctx context.Context, d *doubt) (protected, repeat bool, err error) {
 	if d.session != nil {
-		_, err := v.st.Stat(ctx, v.sessionsPrefix()+d.session.id)
-		if errors.Is(err, obs.ErrNotFound) {
-			return false, false, nil
-		} else if err != nil {
-			return true, false, fmt.Errorf("look at session: %w", err)
+		there, err := v.sessionThere(ctx, d.session.id)
+		if err != nil || !there {
+			return err != nil, false, err
 		}
 	}
 	refs, err := v.Backups(ctx, d.backup.Instance)

@@ -124,7 +124,7 @@ func (l *PackLooks) list(ctx context.Context) error {
 	g.SetLimit(looksInFlight)
 	for i := range prefixes {
 		g.Go(func() error {
-			return l.v.listPacks(ctx, fmt.Sprintf("%02x/", i), func(id PackID, info obs.Info) {
+			return l.v.listPacks(ctx, packFolder(i), func(id PackID, info obs.Info) {
 				s := seenAs(info)
 				if s.size == 0 {
 					return // a list does not tell whether a cold object was restored, for one
@@ -159,3 +159,6 @@ func (v *Vault) listPacks(ctx context.Context, folder string, each func(PackID, 
 	}
 	return nil
 }
+
+// packFolder is the folder of the packs whose ids begin with that byte.
+func packFolder(i int) string { return fmt.Sprintf("%02x/", i) }

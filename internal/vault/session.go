@@ -31,7 +31,7 @@ type Session struct {
 	v         *Vault
 	id        string
 	condemned []PackID
-	mended    func(error) // may be nil
+	options   SessionOptions
 
 	// manifests under it of which nobody knows whether they are stored; guarded by the ledger's mu
 	doubts int
@@ -64,10 +64,12 @@ type sessionBody struct {
 	Process  process   `cbor:"5,keyasint"`
 }
 
-// The kinds of sessions. A collector waits for writers, and not for other collectors.
+// The kinds of sessions. A collector waits for writers, for readers of backups
+// that it did not find, for kinds that it does not know, and not for other collectors.
 const (
 	kindWriter    = 1
 	kindCollector = 2
+	kindReader    = 3 // its instance field says what it reads
 )
 
 const (
@@ -131,7 +133,7 @@ func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, e
 func (v *Vault) putSession(ctx context.Context, kind int, o SessionOptions, me process) (*Session, error) {
 	var r [16]byte
 	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
-	s := &Session{v: v, id: v.hostTag(me) + "-" + hex.EncodeToString(r[:]), mended: o.Mended}
+	s := &Session{v: v, id: v.hostTag(me) + "-" + hex.EncodeToString(r[:]), options: o}
 	object, err := v.sealSmall("session", sessionMagic, s.id, &sessionBody{
 		Kind: kind, Host: o.Host, Instance: o.Instance, Begun: time.Now().UTC(), Process: me,
 	})
@@ -175,22 +177,21 @@ func (v *Vault) removeEnded(ctx context.Context, me observer) error {
 // what they hold is to be stored anew.
 func (s *Session) Condemned() []PackID { return slices.Clone(s.condemned) }
 
-// WriteManifest is Vault.WriteManifest under this session, of a vault that
-// can be opened (see Confirm). ErrSessionGone when the session is not
-// there any more: then the backup has to be made again, under another.
+// WriteManifest is Vault.WriteManifest under this session, of a vault that can be opened (see
+// Confirm). nil says that the backup is made: the session was still there after the store had
+// confirmed the manifest, or a longer look found all packs, so every pack of the backup stays until
+// the manifest is deleted. ErrSessionGone when the session is not there any more and packs may be
+// lost: no such backup exists, and it has to be made again, under another session.
 func (s *Session) WriteManifest(ctx context.Context, m *Manifest) error {
 	g, gctx := contain.WithContext(ctx)
-	g.Go(func() error {
-		_, err := s.v.st.Stat(gctx, s.v.sessionsPrefix()+s.id)
-		switch {
-		case errors.Is(err, obs.ErrNotFound):
+	g.Go(func() error { // to spare a manifest that would have to be taken away again
+		there, err := s.v.sessionThere(gctx, s.id)
+		if err == nil && !there {
 			return ErrSessionGone
-		case err != nil:
-			return fmt.Errorf("look at session: %w", err)
 		}
-		return nil
+		return err
 	})
-	g.Go(func() error { return s.v.Confirm(gctx, s.mended) })
+	g.Go(func() error { return s.v.Confirm(gctx, s.options.Mended) })
 	if err := g.Wait(); err != nil {
 		return err
 	}
@@ -225,8 +226,11 @@ func (s *Session) remove(ctx context.Context) error {
 
 // SessionInfo describes a session that is in the store.
 type SessionInfo struct {
-	ID       string    `json:"id"`
-	Host     string    `json:"host"`
+	ID   string `json:"id"`
+	Host string `json:"host"`
+	// Kind is "backup", "reader", "prune", or "unknown" for a kind of a later version.
+	Kind string `json:"kind"`
+	// Instance is what a backup was begun for, or what a reader reads (see Reads).
 	Instance string    `json:"instance"`
 	PID      int       `json:"pid"`
 	Begun    time.Time `json:"begun"` // by that host's clock
@@ -242,10 +246,10 @@ func (v *Vault) Sessions(ctx context.Context) ([]SessionInfo, error) {
 	return all, err
 }
 
-// Forget removes the sessions of a host that is gone for ever, and returns how
+// ForgetHost removes the sessions of a host that is gone for ever, and returns how
 // many. Of this host's own it leaves those whose process may still run. Should
 // the host be alive after all, its backups under way notice and begin anew.
-func (v *Vault) Forget(ctx context.Context, host string) (int, error) {
+func (v *Vault) ForgetHost(ctx context.Context, host string) (int, error) {
 	all, err := v.readSessions(ctx, "", sessionPattern.MatchString)
 	if err != nil {
 		return 0, err
@@ -275,7 +279,7 @@ func (v *Vault) readSessions(ctx context.Context, prefix string, wanted func(id 
 			failed = errors.Join(failed, err)
 			return nil
 		}
-		all = append(all, SessionInfo{ID: id, Host: b.Host, Instance: b.Instance, PID: b.Process.PID, Begun: b.Begun, body: b})
+		all = append(all, SessionInfo{ID: id, Host: b.Host, Kind: kindName(b.Kind), Instance: b.Instance, PID: b.Process.PID, Begun: b.Begun, body: b})
 		return nil
 	})
 	return all, errors.Join(err, failed)

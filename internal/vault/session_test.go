@@ -110,7 +110,7 @@ func TestSessionsOfKilledProcesses(t *testing.T) {
 	if got := pids(t, v); !slices.Equal(got, []int{alive.Process.Pid}) {
 		t.Errorf("sessions of processes %v are left, want %d", got, alive.Process.Pid)
 	}
-	if n, err := v.Forget(t.Context(), "host-1"); err != nil || n != 0 {
+	if n, err := v.ForgetHost(t.Context(), "host-1"); err != nil || n != 0 {
 		t.Errorf("forgot %d living processes of this host, %v", n, err)
 	}
 }
@@ -214,7 +214,7 @@ func TestInvariantSessionFirst(t *testing.T) {
 	must(t, s.WriteManifest(t.Context(), manifest()))
 	must(t, s.End(t.Context()))
 	slices.Sort(st.ops[:3]) // session, signpost and header, at once
-	if want := []string{"read", "stat", "stat", "put", "read", "delete"}; !slices.Equal(st.ops, want) {
+	if want := []string{"read", "stat", "stat", "put", "read", "stat", "delete"}; !slices.Equal(st.ops, want) {
 		t.Errorf("manifest and end take %q, want %q", st.ops, want)
 	}
 	must(t, other.End(t.Context()))

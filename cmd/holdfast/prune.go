@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/vault"
+)
+
+// Defaults of a prune.
+const (
+	defaultGrace = 7 * 24 * time.Hour
+	defaultWait  = time.Hour
+)
+
+func (a *app) pruneCommand() *cobra.Command {
+	var v access
+	grace, wait := spanFlag{span: defaultGrace}, spanFlag{span: defaultWait}
+	var maxGarbage float64
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "prune",
+		Short: "Delete forgotten backups, and what no backup needs any more",
+		Long: "prune deletes the backups that were forgotten longer ago than --grace, and then all packs that no backup\n" +
+			"names. It may run at any time, on any host, beside backups, restores and other prunes. It waits for the\n" +
+			"backups that are under way when it looks, and says for whom; after --wait it gives up, takes back what it\n" +
+			"announced, and ends with exit code 3. A prune that was interrupted leaves nothing that harms: the next one\n" +
+			"goes on. What the store locks still (object lock) stays until its lock is over.",
+		Example: "  holdfast prune --dry-run\n  holdfast prune --grace 0s --wait 10m",
+		Args:    arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !(maxGarbage >= 0 && maxGarbage <= 100) { // also refuses NaN
+				return &usageError{msg: fmt.Sprintf("--max-garbage: must be from 0 to 100, got %v", maxGarbage), command: cmd.CommandPath()}
+			}
+			if wait.given && wait.span == 0 {
+				wait.span = time.Nanosecond // one look
+			}
+			return a.withVault(cmd, v, "prune", func(ctx context.Context, at *vaultAt) error {
+				s := a.session()
+				return a.prune(ctx, at, vault.PruneOptions{
+					Host: s.Host, Identity: s.Identity, Grace: grace.span, Wait: wait.span, DryRun: dryRun, MaxGarbage: maxGarbage,
+					IndexDir: a.indexDir(), Warn: s.Warn, Waits: a.waitsFor,
+				})
+			})
+		},
+	}
+	v.flags(cmd)
+	v.limits.flags(cmd)
+	v.limits.requestFlag(cmd)
+	f := cmd.Flags()
+	f.Var(&grace, "grace", "`SPAN` for which a forgotten backup can be brought back (0s, 36h, 7d)")
+	f.Var(&wait, "wait", "`SPAN` after which to give up waiting for others; 0s does not wait at all")
+	f.Float64Var(&maxGarbage, "max-garbage", 0, "`PERCENT` of all bytes that may be garbage: up to it no pack is deleted")
+	f.BoolVar(&dryRun, "dry-run", false, "only say what would be deleted; packs of backups under way count as garbage")
+	return cmd
+}
+
+// session says whose the sessions of this command are.
+func (a *app) session() vault.SessionOptions {
+	host, err := os.Hostname()
+	if err != nil {
+		a.sideWarning(fmt.Sprintf("the name of this host is not known: %v", err))
+	}
+	return vault.SessionOptions{Host: host, Identity: a.identity(), Warn: func(err error) { a.sideWarning(err.Error()) }}
+}
+
+// waitsLine tells as a JSON line for whom a prune waits.
+type waitsLine struct {
+	Type     string              `json:"type"` // "waits"
+	Sessions []vault.SessionInfo `json:"sessions"`
+}
+
+// waitsFor tells for whom a prune waits.
+func (a *app) waitsFor(sessions []vault.SessionInfo) {
+	switch {
+	case a.quiet:
+	case a.json:
+		_ = a.line(waitsLine{"waits", sessions}) // whoever reads has gone
+	default:
+		for _, s := range sessions {
+			a.beside("waits for: host %s, %s %s, begun %s", name(s.Host), s.Kind, dash(s.Instance), stamp(s.Begun))
+		}
+	}
+}
+
+// pruneLine is how far a prune is, and what it did in the end, as a JSON line.
+type pruneLine struct {
+	Type   string `json:"type"` // "progress", at last "prune"
+	DryRun bool   `json:"dry_run"`
+	vault.PruneReport
+}
+
+func (a *app) prune(ctx context.Context, at *vaultAt, o vault.PruneOptions) error {
+	var step string
+	var told time.Time
+	var mu sync.Mutex
+	o.Progress = func(r vault.PruneReport) {
+		mu.Lock()
+		defer mu.Unlock()
+		if a.quiet || r.Step == step && time.Since(told) < linePause {
+			return
+		}
+		step, told = r.Step, time.Now()
+		if a.json {
+			_ = a.line(pruneLine{"progress", o.DryRun, r}) // as above
+		}
+	}
+	r, err := at.Prune(ctx, o)
+	var waits *vault.WaitsError
+	if err != nil && !errors.As(err, &waits) {
+		return err
+	}
+	if perr := a.showPrune(r, o.DryRun); perr != nil {
+		return perr
+	}
+	switch {
+	case waits != nil:
+		return &partError{waits.Error()}
+	case len(r.Unlisted) > 0:
+		return &hintedError{
+			fmt.Errorf("%s that backups need are missing from the store, listed above", count(len(r.Unlisted), "pack", "packs")),
+			"holdfast verify lists everything in the vault that is damaged",
+		}
+	case len(r.Refused) > 0:
+		return &partError{fmt.Sprintf("the store refused to delete %s, listed above; the next prune tries again", count(len(r.Refused), "pack", "packs"))}
+	}
+	return nil
+}
+
+// showPrune prints what a prune did.
+func (a *app) showPrune(r vault.PruneReport, dryRun bool) error {
+	if a.json {
+		return a.line(pruneLine{"prune", dryRun, r})
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.Kept)) {
+		a.say("kept: %s, forgotten, is needed: %s", name(id), oneLine(r.Kept[id]))
+	}
+	for what, keys := range map[string][]string{"missing": r.Unlisted, "not deleted": r.Refused} {
+		for _, key := range keys {
+			fmt.Fprintf(a.stdout, "%s: %s\n", what, oneLine(key))
+		}
+	}
+	share := ""
+	if r.Bytes > 0 {
+		share = fmt.Sprintf(" (%.0f %% of %s)", 100*float64(r.GarbageBytes)/float64(r.Bytes), size(r.Bytes))
+	}
+	found := fmt.Sprintf("garbage: %s, %s%s", count(r.Garbage, "pack", "packs"), size(r.GarbageBytes), share)
+	if dryRun {
+		a.say("would delete %s; %s; nothing is changed", count(r.Forgotten, "forgotten backup", "forgotten backups"), found)
+		return nil
+	}
+	var also string
+	if r.Locked > 0 {
+		also = "; " + count(r.Locked, "object is", "objects are") + " locked still"
+	}
+	a.say("deleted %s; %s; freed %s in %s%s", count(r.Forgotten, "forgotten backup", "forgotten backups"), found,
+		size(r.DeletedBytes), count(r.Deleted, "pack", "packs"), strings.TrimSpace(also))
+	return nil
+}

@@ -1,0 +1,337 @@
+package vault
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"holdfast/internal/contain"
+	"holdfast/internal/obs"
+)
+
+// What an operator, or a rule of retention, wants of a backup: to forget it, or to hold it. A
+// backup that is forgotten has a mark and stays until a prune deletes its manifest, which the
+// prune announces first (going). A hold keeps a backup, whatever the rules say.
+
+const (
+	forgottenMagic = "HFFORG\x00\x01"
+	goingMagic     = "HFGOIN\x00\x01"
+	maxMark        = 1 << 16
+	// maxGoing is how many backups one announcement names; a prune puts several.
+	maxGoing       = 1 << 12
+	maxGoingObject = 1 << 20
+	maxReason      = 1 << 10 // bytes of a reason
+)
+
+// Forgotten is the mark of a backup that is to be deleted.
+type Forgotten struct {
+	Backup BackupRef `cbor:"-"`
+	Host   string    `cbor:"1,keyasint"`
+	At     time.Time `cbor:"2,keyasint"` // by the clock of that host
+	Reason string    `cbor:"3,keyasint"`
+	keys   []string  // of the marks of the backup; several where it was forgotten twice at once
+}
+
+// going announces that a prune deletes the manifests of backups.
+type going struct {
+	Session string   `cbor:"1,keyasint"` // id of the prune's
+	Backups []string `cbor:"2,keyasint"` // instance/id
+}
+
+func (v *Vault) forgottenPrefix() string { return v.info.ID + "/forgotten/" }
+
+func (v *Vault) goingPrefix() string { return v.info.ID + "/going/" }
+
+// refOfName is RefOf of instance/id.
+func refOfName(name string) (BackupRef, bool) {
+	instance, id, _ := strings.Cut(name, "/")
+	return RefOf(instance, id)
+}
+
+func fullName(ref BackupRef) string { return ref.Instance + "/" + ref.ID }
+
+// A mark is named instance/id.random: an object is written once, and a backup may be forgotten,
+// brought back and forgotten again.
+func refOfMark(name string) (BackupRef, bool) {
+	at := strings.LastIndexByte(name, '.')
+	if at < 0 || !condemnedPattern.MatchString(name[at+1:]) {
+		return BackupRef{}, false
+	}
+	return refOfName(name[:at])
+}
+
+func isMarkName(name string) bool {
+	_, ok := refOfMark(name)
+	return ok
+}
+
+// randomName is 32 random hex digits.
+func randomName() string {
+	var r [16]byte
+	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
+	return hex.EncodeToString(r[:])
+}
+
+// ForgottenBackups returns the marks of the vault by instance/id, one for each backup that is
+// forgotten: the latest. Marks that do not open are the error, beside all others.
+func (v *Vault) ForgottenBackups(ctx context.Context) (map[string]Forgotten, error) {
+	all := map[string]Forgotten{}
+	var failed error
+	err := v.readSmall(ctx, v.forgottenPrefix(), "", maxMark, isMarkName, func(name string, object []byte) error {
+		var m Forgotten
+		if err := v.openSmall("forgotten", forgottenMagic, v.forgottenPrefix(), name, object, &m); err != nil {
+			failed = errors.Join(failed, err)
+			return nil
+		}
+		m.Backup, _ = refOfMark(name)
+		of := fullName(m.Backup)
+		keys := append(all[of].keys, v.forgottenPrefix()+name)
+		if before, ok := all[of]; ok && before.At.After(m.At) {
+			m = before
+		}
+		m.keys = keys
+		all[of] = m
+		return nil
+	})
+	return all, errors.Join(err, failed)
+}
+
+// ForgetBackups marks backups as forgotten. Each can be brought back with Unforget until a prune
+// deletes it. Who calls decides that none of them is needed; a prune looks again. host and reason
+// are for people.
+func (v *Vault) ForgetBackups(ctx context.Context, host, reason string, refs []BackupRef) error {
+	g, gctx := contain.WithContext(ctx)
+	g.SetLimit(looksInFlight)
+	for _, ref := range refs {
+		g.Go(func() error {
+			return v.putMark(gctx, Forgotten{Backup: ref, Host: host, At: time.Now().UTC(), Reason: cut(reason)})
+		})
+	}
+	return g.Wait()
+}
+
+func cut(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxReason)], "") }
+
+func (v *Vault) putMark(ctx context.Context, m Forgotten) error {
+	if _, ok := RefOf(m.Backup.Instance, m.Backup.ID); !ok {
+		return fmt.Errorf("%w: %q has not the form of a backup's id", ErrNoBackup, fullName(m.Backup))
+	}
+	name := fullName(m.Backup) + "." + randomName()
+	object, err := v.sealSmall("forgotten", forgottenMagic, name, &m)
+	if err != nil {
+		return err
+	}
+	if err := v.st.Put(ctx, v.forgottenPrefix()+name, object); err != nil {
+		return fmt.Errorf("mark %s as forgotten: %w", fullName(m.Backup), err)
+	}
+	return nil
+}
+
+// ErrTooLate says that a prune is deleting a backup, or has deleted it.
+var ErrTooLate = errors.New("too late: a prune deletes the backup, or has deleted it")
+
+// Unforget takes the mark of a backup away. nil says that no prune deletes the backup because of
+// that mark. ErrTooLate where a prune does already; then the mark is back. ErrSessionGone where an
+// operator removed this session meanwhile: the mark is gone, and a repetition tells whether in time.
+func (v *Vault) Unforget(ctx context.Context, o SessionOptions, ref BackupRef) error {
+	marks, err := v.ForgottenBackups(ctx)
+	m, marked := marks[fullName(ref)]
+	switch {
+	case !marked && err != nil:
+		return err
+	case !marked:
+		return fmt.Errorf("backup %s is not forgotten", fullName(ref))
+	}
+	return v.save(ctx, o, ref,
+		func(ctx context.Context) error { return v.st.Delete(ctx, m.keys...) },
+		func(ctx context.Context) error { return v.putMark(ctx, m) })
+}
+
+// save does something that keeps a backup from being deleted, and finds out whether it came in
+// time: a prune that announced the backup before is seen, and a prune that announces it later
+// waits for this session and sees what was done.
+func (v *Vault) save(ctx context.Context, o SessionOptions, ref BackupRef, do, undo func(context.Context) error) (err error) {
+	o.Instance = fullName(ref)
+	s, err := v.putSession(ctx, kindWriter, o, observe(o).process)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.End(ctx)) }()
+	if err := do(ctx); err != nil {
+		return err
+	}
+	all, err := v.readGoing(ctx)
+	if err != nil {
+		return err
+	}
+	late := false
+	for _, g := range all {
+		late = late || slices.Contains(g.Backups, fullName(ref))
+	}
+	if !late {
+		_, err := v.st.Stat(ctx, v.manifestKey(ref.Instance, ref.ID))
+		if late = errors.Is(err, obs.ErrNotFound); err != nil && !late {
+			return fmt.Errorf("look at the backup: %w", err)
+		}
+	}
+	if late {
+		return errors.Join(fmt.Errorf("%w: %s", ErrTooLate, fullName(ref)), undo(ctx))
+	}
+	there, err := v.sessionThere(ctx, s.id)
+	if err == nil && !there {
+		return fmt.Errorf("%w: try again, to find out whether it came in time", ErrSessionGone)
+	}
+	return err
+}
+
+// readGoing returns the announcements of prunes by their names. One that does not open is an error.
+func (v *Vault) readGoing(ctx context.Context) (map[string]going, error) {
+	all := map[string]going{}
+	err := v.readSmall(ctx, v.goingPrefix(), "", maxGoingObject, condemnedPattern.MatchString, func(id string, object []byte) error {
+		var g going
+		if err := v.openSmall("going", goingMagic, v.goingPrefix(), id, object, &g); err != nil {
+			return err
+		}
+		all[id] = g
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what prunes delete: %w", err)
+	}
+	return all, nil
+}
+
+// heads are the backups that no rule and no prune ever deletes, by instance/id: of each instance
+// those with the greatest sequence number, and the complete ones with the greatest among complete.
+func heads(refs []BackupRef) map[string]bool {
+	type top struct{ any, whole uint64 }
+	tops := map[string]top{}
+	for _, r := range refs {
+		t := tops[r.Instance]
+		t.any = max(t.any, r.Seq)
+		if !r.Incomplete {
+			t.whole = max(t.whole, r.Seq)
+		}
+		tops[r.Instance] = t
+	}
+	all := map[string]bool{}
+	for _, r := range refs {
+		if t := tops[r.Instance]; r.Seq == t.any || r.Seq == t.whole && !r.Incomplete {
+			all[fullName(r)] = true
+		}
+	}
+	return all
+}
+
+// Kept is why backups must not be deleted, beside all rules of retention.
+type Kept struct {
+	heads map[string]bool
+	holds map[string][]Hold
+	read  []SessionInfo
+}
+
+// Why returns the reasons for which the backup is kept, for people; none where it may be deleted.
+func (k *Kept) Why(ref BackupRef) (why []string) {
+	if k.heads[fullName(ref)] {
+		why = append(why, "newest")
+	}
+	for _, h := range k.holds[fullName(ref)] {
+		why = append(why, "held: "+h.Reason)
+	}
+	for _, s := range k.read {
+		if s.reads(ref) {
+			why = append(why, "read by "+s.Host)
+		}
+	}
+	return why
+}
+
+// Keeps reads holds and sessions, and tells what of the backups must not be deleted at that
+// time. refs are all backups of the instances that it is about. An object that does not open is
+// an error: nothing may be deleted.
+func (v *Vault) Keeps(ctx context.Context, refs []BackupRef, now time.Time) (*Kept, error) {
+	k := &Kept{heads: heads(refs), holds: map[string][]Hold{}}
+	holds, err := v.Holds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range holds {
+		if h.Until.IsZero() || now.Before(h.Until) {
+			k.holds[h.name()] = append(k.holds[h.name()], h)
+		}
+	}
+	all, err := v.Sessions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range all {
+		if s.body.Kind == kindReader {
+			k.read = append(k.read, s)
+		}
+	}
+	return k, nil
+}
+
+// maxSkew is how far this host's clock may be from that of the store when times decide.
+const maxSkew = 10 * time.Minute
+
+// ErrClock says that this host's clock and that of the store differ too much to let times decide.
+var ErrClock = errors.New("the clock of this host and that of the store differ")
+
+// CheckClock compares this host's clock with that of the store, by an object that it puts and
+// deletes. ErrClock where they are more than ten minutes apart; nil also where the store does not
+// tell its time.
+func (v *Vault) CheckClock(ctx context.Context, o SessionOptions) error {
+	s, err := v.putSession(ctx, kindReader, o, observe(o).process)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.checkClock(ctx, time.Now()), s.End(ctx))
+}
+
+// checkClock is CheckClock by a session that was put just now.
+func (s *Session) checkClock(ctx context.Context, now time.Time) error {
+	info, err := s.v.st.Stat(ctx, s.v.sessionsPrefix()+s.id)
+	if err != nil {
+		return fmt.Errorf("look at the store's clock: %w", err)
+	}
+	if off := now.Sub(info.Modified); !info.Modified.IsZero() && (off > maxSkew || off < -maxSkew) {
+		return fmt.Errorf("%w by %v: set the clock of this host, or of the store, and try again", ErrClock, off.Round(time.Second))
+	}
+	return nil
+}
+
+// lockedUntil tells until when the store locks each of the objects; only those that are locked at
+// that time. It takes a request an object, and none in a store without object lock.
+func (v *Vault) lockedUntil(ctx context.Context, keys []string, now time.Time) (map[string]time.Time, error) {
+	locked := map[string]time.Time{}
+	if v.st.Capabilities().Retain == 0 {
+		return locked, nil
+	}
+	var mu sync.Mutex
+	g, gctx := contain.WithContext(ctx)
+	g.SetLimit(looksInFlight)
+	for _, key := range keys {
+		g.Go(func() error {
+			info, err := v.st.Stat(gctx, key)
+			if errors.Is(err, obs.ErrNotFound) {
+				return nil
+			} else if err != nil {
+				return fmt.Errorf("look at the lock of %s: %w", key, err)
+			}
+			if info.RetainUntil.After(now) {
+				mu.Lock()
+				defer mu.Unlock()
+				locked[key] = info.RetainUntil
+			}
+			return nil
+		})
+	}
+	return locked, g.Wait()
+}

@@ -1,0 +1,209 @@
+package vault
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"holdfast/internal/obs"
+)
+
+// collector is a prune, one step of it at a time.
+type collector struct {
+	*view
+	p     *prune
+	taken bool // it took over what another had condemned
+}
+
+// The steps of a prune that rules of the model change.
+var (
+	stepSeeCondemned = stepNamed("reads new manifests") - 2
+	stepReadAgain    = stepNamed("reads new manifests")
+	stepSeeReaders   = stepNamed("lists the sessions of readers")
+	stepDelete       = stepNamed("deletes packs")
+)
+
+func stepNamed(what string) int {
+	return slices.IndexFunc(pruneSteps, func(s pruneStep) bool { return s.what == what })
+}
+
+func newCollector(p *view) *collector {
+	v := p.vault()
+	return &collector{view: p, p: &prune{
+		v: v, o: PruneOptions{Host: "h", Now: time.Now, Warn: p.g.fail, IndexDir: p.g.dir},
+		read: map[string]bool{}, dead: map[PackID]bool{}, report: PruneReport{Kept: map[string]string{}},
+	}}
+}
+
+func (c *collector) step() {
+	if c.busy || c.gone {
+		return
+	}
+	c.busy = true
+	defer func() { c.busy = false }()
+	g := c.g
+	c.plain()
+	at, named := c.p.at, 0
+	if at == stepReadAgain {
+		if named, _ = c.p.packs.sum(); g.rules.collectorDoesNotReprieve {
+			c.p.at++
+			return
+		}
+	}
+	if at == stepDelete { // one pack at a time, so that others go on between two deletes
+		if c.deleteOne() {
+			return
+		}
+	}
+	_, err := c.p.next(g.ctx)
+	g.fail(err)
+	switch {
+	case at == stepReadAgain:
+		left, _ := c.p.packs.sum()
+		g.sum.Reprieved += named - left
+	case at == stepSeeCondemned && g.rules.collectorDoesNotWait, at == stepSeeReaders && g.rules.collectorIgnoresReaders:
+		c.p.waits = nil
+	case at == 0 && g.rules.collectorTakesOver:
+		c.takeOver()
+	}
+	if c.p.over() {
+		c.leave()
+	}
+}
+
+// deleteOne deletes one pack of the set.
+func (c *collector) deleteOne() bool {
+	one := -1
+	c.p.packs.each(func(i int) bool { one = i; return false })
+	if one < 0 {
+		return false
+	}
+	c.p.deleting = true
+	c.g.fail(c.p.deleteSome(c.g.ctx, []int{one}))
+	c.g.sum.Deleted++
+	clear(c.g.seen)
+	return true
+}
+
+// takeOver is what the protocol forbids: it replaces the condemnations of collectors whose
+// session is gone by its own, and goes on to delete their packs.
+func (c *collector) takeOver() {
+	g, v := c.g, c.p.v
+	set := &packSet{}
+	var old []string
+	g.fail(v.eachCondemnation(g.ctx, func(id string, k condemned) {
+		if _, err := g.st.Stat(g.ctx, v.sessionsPrefix()+k.Session); !errors.Is(err, obs.ErrNotFound) {
+			return
+		}
+		old = append(old, v.condemnedPrefix()+id)
+		set.ids = append(set.ids, k.Packs...)
+	}))
+	if len(set.ids) == 0 {
+		return
+	}
+	slices.SortFunc(set.ids, comparePacks)
+	set.ids = slices.Compact(set.ids)
+	set.sizes, set.in = make([]uint32, len(set.ids)), make([]uint64, len(set.ids)/64+1)
+	for i := range set.ids {
+		set.put(i)
+	}
+	c.p.packs, c.taken = set, true
+	_, err := c.p.condemn(g.ctx)
+	g.fail(err)
+	g.fail(v.st.Delete(g.ctx, old...))
+	c.p.at = stepSeeCondemned
+	g.sum.TakenOver++
+}
+
+func (c *collector) leave() {
+	c.gone = true
+	c.g.collectors = slices.DeleteFunc(c.g.collectors, func(o *collector) bool { return o == c })
+}
+
+// killCollector ends a collector's process, whatever it was doing.
+func (g *game) killCollector(c *collector) {
+	if c.busy {
+		return
+	}
+	c.ended()
+	c.leave()
+}
+
+// removeSession is the operator, who takes a process that is alive for dead. Only where collectors
+// take over does it matter whether theirs are removed too.
+func (g *game) removeSession() {
+	sessions, err := g.v.Sessions(g.ctx)
+	g.fail(err)
+	var all []string
+	for _, s := range sessions {
+		if s.body.Kind != kindCollector || g.rules.collectorTakesOver {
+			all = append(all, s.ID)
+		}
+	}
+	if len(all) == 0 {
+		return
+	}
+	id := all[g.draw(len(all), "session")]
+	g.removed[id] = true
+	g.sum.Removed++
+	g.fail(g.st.Delete(g.ctx, g.v.sessionsPrefix()+id))
+}
+
+// reader reads one backup under a session.
+type reader struct {
+	*view
+	state int
+	ref   BackupRef
+	s     *Session
+	m     *Manifest
+	reads int
+}
+
+func (a *reader) step() {
+	if a.busy || a.gone {
+		return
+	}
+	a.busy = true
+	defer func() { a.busy = false }()
+	g, v := a.g, a.vault()
+	a.plain()
+	switch a.state {
+	case 0:
+		var err error
+		if a.s, err = v.BeginReading(g.ctx, SessionOptions{Host: "h"}, fullName(a.ref)); err != nil {
+			g.fail(err)
+		}
+		if g.rules.readerHasNoSession {
+			g.fail(a.s.End(g.ctx))
+		}
+	case 1:
+		m, err := v.Manifest(g.ctx, a.ref)
+		if errors.Is(err, ErrNoBackup) {
+			a.state = 3
+			return
+		}
+		g.fail(err)
+		a.m = m
+	case 2: // as long as it likes
+		for _, p := range a.m.Packs {
+			if _, err := g.st.Stat(g.ctx, v.packKey(p.ID)); errors.Is(err, obs.ErrNotFound) && !g.removed[a.s.id] {
+				g.fail(errors.New("a reader lost a pack of backup " + a.ref.ID))
+			}
+		}
+		g.sum.Read++
+		if a.reads++; a.reads < 4 && !a.sound && g.draw(3, "read on") > 0 {
+			return
+		}
+	case 3:
+		g.fail(a.s.End(g.ctx))
+		a.leave()
+		return
+	}
+	a.state++
+}
+
+func (a *reader) leave() {
+	a.gone = true
+	a.ended()
+	a.g.readers = slices.DeleteFunc(a.g.readers, func(o *reader) bool { return o == a })
+}

@@ -1,0 +1,165 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"holdfast/internal/hostid"
+)
+
+// A prune deletes the manifests of forgotten backups and the packs that no manifest names, beside
+// writers, readers and other prunes, by the protocol of FORMAT.md (Garbage). It reads manifests and
+// no recipe. A prune that dies leaves at most announcements and condemnations, and the next prune
+// begins anew.
+
+// PruneOptions say how a vault is pruned.
+type PruneOptions struct {
+	Host     string          // as in SessionOptions
+	Identity hostid.Identity // as in SessionOptions
+	// Grace is how long a backup stays after it was forgotten.
+	Grace time.Duration
+	// Wait is how long the prune waits for others, in all its waits together, before it
+	// gives up; 0 waits without an end.
+	Wait time.Duration
+	// Poll is the time between two looks of a wait; 0 is 2 s.
+	Poll time.Duration
+	// DryRun only says what would be deleted. It writes nothing and waits for nobody,
+	// so packs of backups under way count as garbage.
+	DryRun bool
+	// MaxGarbage is the percentage of all bytes that may be garbage: up to it no pack is deleted.
+	MaxGarbage float64
+	// IndexDir is as in WriterOptions.
+	IndexDir string
+	// Warn is told of what goes on all the same. Nil is allowed.
+	Warn func(error)
+	// Waits is told for whom the prune waits, each time that this changes. Nil is allowed.
+	Waits func([]SessionInfo)
+	// Progress is told after each step and each batch of deletes. Nil is allowed.
+	Progress func(PruneReport)
+	// Now is the wall clock, by which grace and holds end; nil: time.Now.
+	Now func() time.Time
+}
+
+// PruneReport is what a prune found and did, so far.
+type PruneReport struct {
+	Step         string `json:"step"`    // what it is at, in words
+	Backups      int    `json:"backups"` // that the vault has, with forgotten ones
+	Packs        int    `json:"packs"`
+	Bytes        int64  `json:"bytes"` // of all packs
+	Due          int    `json:"due"`   // forgotten backups whose grace is over
+	Forgotten    int    `json:"forgotten_backups_deleted"`
+	Garbage      int    `json:"garbage_packs"`
+	GarbageBytes int64  `json:"garbage_bytes"`
+	// Deleted packs, and their bytes.
+	Deleted      int   `json:"deleted_packs"`
+	DeletedBytes int64 `json:"deleted_bytes"`
+	// Locked is how many objects stay because the store locks them still.
+	Locked int `json:"locked"`
+	// Refused are packs that the store did not delete. They stay condemned: no backup uses them.
+	Refused []string `json:"refused"`
+	// Kept tells of forgotten backups that stay, and why, by instance/id.
+	Kept map[string]string `json:"kept"`
+	// Unlisted are packs that manifests name and that the store does not have, the first of them.
+	Unlisted []string `json:"missing_packs"`
+}
+
+// WaitsError says that a prune gave up because others were at work for too long.
+type WaitsError struct{ For []SessionInfo }
+
+func (e *WaitsError) Error() string {
+	var all []string
+	for i, s := range e.For {
+		if i == 5 {
+			all = append(all, fmt.Sprintf("%d more", len(e.For)-i))
+			break
+		}
+		all = append(all, describeSession(s))
+	}
+	return "the prune gave up, since it waited too long for " + strings.Join(all, "; ")
+}
+
+func describeSession(s SessionInfo) string {
+	what := s.Kind
+	if s.Instance != "" {
+		what += " of " + s.Instance
+	}
+	return fmt.Sprintf("%s on host %s, session begun %s", what, s.Host, s.Begun.UTC().Format(time.RFC3339))
+}
+
+// Prune deletes forgotten backups whose grace is over, and the packs that no manifest names.
+// *WaitsError where it gave up: what it deleted so far stays deleted, and unless it has deleted
+// packs nothing is condemned any more. ErrClock where backups are due and the clocks differ.
+func (v *Vault) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Poll <= 0 {
+		o.Poll = 2 * time.Second
+	}
+	if o.Warn == nil {
+		o.Warn = func(error) {}
+	}
+	p := &prune{v: v, o: o, read: map[string]bool{}, dead: map[PackID]bool{}, report: PruneReport{Refused: []string{}, Unlisted: []string{}, Kept: map[string]string{}}}
+	if o.DryRun {
+		return p.report, p.dry(ctx)
+	}
+	err := p.run(ctx)
+	return p.report, err
+}
+
+// run does all steps, and waits between the looks of a step that waits.
+func (p *prune) run(ctx context.Context) error {
+	var waited time.Duration
+	for !p.over() {
+		again, err := p.next(ctx)
+		if err == nil && again {
+			if p.o.Wait > 0 && waited >= p.o.Wait {
+				err = &WaitsError{For: p.waits}
+			} else {
+				waited += p.o.Poll
+				err = pause(ctx, p.o.Poll)
+			}
+		}
+		if err != nil {
+			return errors.Join(err, p.giveUp(ctx))
+		}
+		if p.o.Progress != nil {
+			p.o.Progress(p.report)
+		}
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// dry looks without a session: what it says is right for the moment of the look.
+func (p *prune) dry(ctx context.Context) error {
+	due, err := p.due(ctx)
+	if err != nil {
+		return err
+	}
+	if p.packs, err = p.v.listPackSet(ctx); err != nil {
+		return err
+	}
+	without := map[string]bool{}
+	for _, m := range due {
+		without[fullName(m.Backup)] = true
+	}
+	p.report.Forgotten = len(due)
+	if err := p.nameAll(ctx, without); err != nil {
+		return err
+	}
+	return p.count(ctx)
+}

@@ -1,0 +1,231 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"holdfast/internal/obs"
+)
+
+// condemn tells all writers which packs are about to be deleted.
+func (p *prune) condemn(ctx context.Context) (bool, error) {
+	p.own = map[string][]PackID{}
+	var some []PackID
+	put := func() error {
+		if len(some) == 0 {
+			return nil
+		}
+		id := randomName()
+		object, err := p.v.sealSmall("condemned", condemnedMagic, id, &condemned{Session: p.s.id, Packs: some})
+		if err != nil {
+			return err
+		}
+		p.own[id] = some // also when its put is in doubt: giving up deletes it
+		some = nil
+		if err := p.v.st.Put(ctx, p.v.condemnedPrefix()+id, object); err != nil {
+			return fmt.Errorf("store condemnation: %w", err)
+		}
+		return nil
+	}
+	var failed error
+	p.packs.each(func(i int) bool {
+		if some = append(some, p.packs.ids[i]); len(some) == condemnedAtOnce {
+			failed = put()
+		}
+		return failed == nil
+	})
+	if failed == nil {
+		failed = put()
+	}
+	return false, failed
+}
+
+// dropRows takes condemned packs out of the index, in the segments of which they are more than a
+// fifth, and notes those of which rows are left: their condemnation has to stay, or backups would
+// find packs that are gone, and be made twice. No backup rests on it, so its errors are warnings.
+func (p *prune) dropRows(ctx context.Context) (bool, error) {
+	var err error
+	if p.others, err = p.v.condemnations(ctx); err != nil {
+		return false, err
+	}
+	for id := range p.own {
+		delete(p.others, id)
+	}
+	if len(p.own)+len(p.others) == 0 {
+		return false, nil
+	}
+	going := map[PackID]bool{}
+	for _, packs := range p.others {
+		for _, id := range packs {
+			going[id] = true
+		}
+	}
+	is := func(id PackID) bool { return going[id] || p.packs.contains(id) }
+	if err := p.v.dropSegmentRows(ctx, p.o.IndexDir, is, p.dead, p.o.Warn); err != nil {
+		if ctx.Err() != nil {
+			return false, err
+		}
+		p.o.Warn(fmt.Errorf("index of the vault: %w; a backup that finds packs there which are gone is made twice", err))
+	}
+	return false, nil
+}
+
+// dropSegmentRows writes the segments anew of which more than a fifth of the packs are going, and
+// adds the going packs of all other segments to left.
+func (v *Vault) dropSegmentRows(ctx context.Context, dir string, going func(PackID) bool, left map[PackID]bool, tell func(error)) error {
+	set, err := v.openSegments(ctx, dir, tell)
+	if err != nil {
+		return err
+	}
+	defer set.close()
+	for _, s := range set.open {
+		without := map[PackID]bool{}
+		for i := range s.packs {
+			if id := s.pack(i); going(id) {
+				without[id] = true
+			}
+		}
+		if 5*len(without) > s.packs {
+			if err := v.mergeGroup(ctx, set, []*segment{s}, nil, without); err != nil {
+				return err
+			}
+			continue
+		}
+		for id := range without {
+			left[id] = true
+		}
+	}
+	return nil
+}
+
+// deletePacks deletes some packs of the set; again while there are more.
+func (p *prune) deletePacks(ctx context.Context) (bool, error) {
+	p.deleting = true
+	for {
+		var some []int
+		p.packs.each(func(i int) bool { some = append(some, i); return len(some) < deletedAtOnce })
+		if len(some) == 0 {
+			return false, nil
+		}
+		if err := p.deleteSome(ctx, some); err != nil {
+			return false, err
+		}
+		if p.o.Progress != nil {
+			p.o.Progress(p.report)
+		}
+	}
+}
+
+// deleteSome deletes the packs at those places. When the store refuses, it asks for each pack.
+func (p *prune) deleteSome(ctx context.Context, some []int) error {
+	keys := make([]string, len(some))
+	for n, i := range some {
+		keys[n] = p.v.packKey(p.packs.ids[i])
+	}
+	err := p.v.st.Delete(ctx, keys...)
+	if err != nil && !errors.Is(err, obs.ErrAccess) {
+		return fmt.Errorf("delete packs: %w", err)
+	}
+	for n, i := range some {
+		if err != nil {
+			if one := p.v.st.Delete(ctx, keys[n]); errors.Is(one, obs.ErrAccess) {
+				if p.stay == nil {
+					p.stay = map[PackID]bool{}
+				}
+				p.stay[p.packs.ids[i]] = true
+				p.report.Refused = append(p.report.Refused, keys[n])
+				p.packs.drop(i)
+				continue
+			} else if one != nil {
+				return fmt.Errorf("delete packs: %w", one)
+			}
+		}
+		p.packs.drop(i)
+		p.report.Deleted++
+		p.report.DeletedBytes += int64(p.packs.sizes[i])
+	}
+	return nil
+}
+
+// findEmpty leaves in others the condemnations of others that nothing needs any more: the store has
+// none of their packs, and neither has the index.
+func (p *prune) findEmpty(ctx context.Context) (bool, error) {
+	needed := map[PackID]bool{}
+	for _, packs := range p.others {
+		for _, id := range packs {
+			needed[id] = p.dead[id]
+		}
+	}
+	if len(needed) == 0 {
+		return false, nil
+	}
+	err := p.v.listPacks(ctx, "", func(id PackID, _ obs.Info) {
+		if _, ok := needed[id]; ok {
+			needed[id] = true
+		}
+	})
+	if err != nil {
+		return false, err
+	}
+	for id, packs := range p.others {
+		if slices.ContainsFunc(packs, func(pack PackID) bool { return needed[pack] }) {
+			delete(p.others, id)
+		}
+	}
+	return false, nil
+}
+
+// end takes away the condemnations of packs that are gone: all writers who could have found one of
+// these packs without seeing the condemnation have ended.
+func (p *prune) end(ctx context.Context) (bool, error) {
+	var keys []string
+	for id, packs := range p.own {
+		if !slices.ContainsFunc(packs, func(pack PackID) bool { return p.stay[pack] || p.dead[pack] }) {
+			keys = append(keys, p.v.condemnedPrefix()+id)
+		}
+	}
+	for id := range p.others {
+		keys = append(keys, p.v.condemnedPrefix()+id)
+	}
+	slices.Sort(keys)
+	if err := p.v.st.Delete(ctx, keys...); err != nil {
+		return false, fmt.Errorf("end condemnations: %w", err)
+	}
+	return false, p.s.End(ctx)
+}
+
+// giveUp ends what this run announced. As long as it has sent no delete of a pack it takes its
+// condemnations away; from then on they stay, and the next prune condemns the same packs itself.
+func (p *prune) giveUp(ctx context.Context) error {
+	if p.s == nil {
+		return nil
+	}
+	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	defer cancel()
+	var keys []string
+	if !p.deleting {
+		for id := range p.own {
+			keys = append(keys, p.v.condemnedPrefix()+id)
+		}
+	}
+	for id := range p.goings {
+		keys = append(keys, p.v.goingPrefix()+id)
+	}
+	slices.Sort(keys)
+	var err error
+	if len(keys) > 0 {
+		if derr := p.v.st.Delete(within, keys...); derr != nil {
+			err = fmt.Errorf("take back what the prune announced: %w", derr)
+		}
+	}
+	return errors.Join(err, p.s.End(within))
+}
+
+// condemnations returns the packs of all condemnations by their names.
+func (v *Vault) condemnations(ctx context.Context) (map[string][]PackID, error) {
+	all := map[string][]PackID{}
+	err := v.eachCondemnation(ctx, func(id string, c condemned) { all[id] = c.Packs })
+	return all, err
+}

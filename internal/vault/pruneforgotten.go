@@ -1,0 +1,168 @@
+package vault
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// due returns the forgotten backups whose grace is over and that nothing keeps. A mark that does
+// not open marks nothing; an unreadable hold or session is an error.
+func (p *prune) due(ctx context.Context) ([]Forgotten, error) {
+	marks, err := p.v.ForgottenBackups(ctx)
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewer) {
+		p.o.Warn(fmt.Errorf("%w; its backup is not deleted", err))
+	} else if err != nil {
+		return nil, err
+	}
+	now := p.o.Now()
+	maps.DeleteFunc(marks, func(_ string, m Forgotten) bool { return now.Sub(m.At) < p.o.Grace })
+	if len(marks) == 0 {
+		return nil, nil
+	}
+	refs, err := p.v.Backups(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	kept, err := p.v.Keeps(ctx, refs, now)
+	if err != nil {
+		return nil, err
+	}
+	there := map[string]bool{}
+	for _, ref := range refs {
+		there[fullName(ref)] = true
+	}
+	var due []Forgotten
+	clear(p.report.Kept)
+	for name, m := range marks {
+		if why := kept.Why(m.Backup); len(why) > 0 && there[name] {
+			p.report.Kept[name] = strings.Join(why, ", ")
+			continue
+		}
+		due = append(due, m) // also one without a manifest: then only the mark goes
+	}
+	slices.SortFunc(due, func(a, b Forgotten) int { return cmp.Compare(fullName(a.Backup), fullName(b.Backup)) })
+	p.report.Due = len(due)
+	return due, nil
+}
+
+// announce tells which backups are about to be deleted, so that who wants to keep one from now on
+// knows that it is too late. It ends the announcements of others whose backups are all gone.
+func (p *prune) announce(ctx context.Context) (bool, error) {
+	due, err := p.due(ctx)
+	if err != nil {
+		return false, err
+	}
+	if len(due) > 0 {
+		if err := p.s.checkClock(ctx, p.o.Now()); err != nil {
+			return false, err
+		}
+	}
+	p.goings = map[string][]BackupRef{}
+	for some := range slices.Chunk(due, maxGoing) {
+		g := going{Session: p.s.id}
+		var refs []BackupRef
+		for _, m := range some {
+			refs = append(refs, m.Backup)
+			g.Backups = append(g.Backups, fullName(m.Backup))
+		}
+		id := randomName()
+		object, err := p.v.sealSmall("going", goingMagic, id, &g)
+		if err != nil {
+			return false, err
+		}
+		p.goings[id] = refs
+		if err := p.v.st.Put(ctx, p.v.goingPrefix()+id, object); err != nil {
+			return false, fmt.Errorf("announce which backups are deleted: %w", err)
+		}
+	}
+	return false, nil
+}
+
+// deleteForgotten deletes the manifests of the announced backups that are still forgotten and that
+// nothing keeps. Who kept one before the announcement has ended, so it is seen here.
+func (p *prune) deleteForgotten(ctx context.Context) (bool, error) {
+	if len(p.goings) > 0 {
+		announced := map[string]bool{}
+		for _, refs := range p.goings {
+			for _, ref := range refs {
+				announced[fullName(ref)] = true
+			}
+		}
+		due, err := p.due(ctx)
+		if err != nil {
+			return false, err
+		}
+		due = slices.DeleteFunc(due, func(m Forgotten) bool { return !announced[fullName(m.Backup)] })
+		if err := p.deleteBackups(ctx, due); err != nil {
+			return false, err
+		}
+	}
+	return false, p.endGoing(ctx)
+}
+
+func (p *prune) deleteBackups(ctx context.Context, due []Forgotten) error {
+	for some := range slices.Chunk(due, deletedAtOnce) {
+		var manifests, marks []string
+		for _, m := range some {
+			manifests = append(manifests, p.v.manifestKey(m.Backup.Instance, m.Backup.ID))
+		}
+		locked, err := p.v.lockedUntil(ctx, manifests, p.o.Now())
+		if err != nil {
+			return err
+		}
+		manifests = manifests[:0]
+		for _, m := range some {
+			key := p.v.manifestKey(m.Backup.Instance, m.Backup.ID)
+			if until, ok := locked[key]; ok {
+				p.report.Kept[fullName(m.Backup)] = "locked by the store until " + lockText(until)
+				p.report.Locked++
+				continue
+			}
+			manifests, marks = append(manifests, key), append(marks, m.keys...)
+		}
+		if err := p.v.st.Delete(ctx, manifests...); err != nil {
+			return fmt.Errorf("delete the manifests of forgotten backups: %w", err)
+		}
+		p.report.Forgotten += len(manifests)
+		if err := p.v.st.Delete(ctx, marks...); err != nil {
+			return fmt.Errorf("delete the marks of forgotten backups: %w", err)
+		}
+	}
+	return nil
+}
+
+// endGoing ends the announcements of this run, and those of others whose backups are all gone.
+func (p *prune) endGoing(ctx context.Context) error {
+	all, err := p.v.readGoing(ctx)
+	if err != nil {
+		return err
+	}
+	var keys []string
+	there := map[string]bool{}
+	if len(all) > len(p.goings) {
+		refs, err := p.v.Backups(ctx, "")
+		if err != nil {
+			return err
+		}
+		for _, ref := range refs {
+			there[fullName(ref)] = true
+		}
+	}
+	for id, g := range all {
+		_, own := p.goings[id]
+		if own || !slices.ContainsFunc(g.Backups, func(name string) bool { return there[name] }) {
+			keys = append(keys, p.v.goingPrefix()+id)
+		}
+	}
+	slices.Sort(keys)
+	if err := p.v.st.Delete(ctx, keys...); err != nil {
+		return fmt.Errorf("end the announcement of deleted backups: %w", err)
+	}
+	p.goings = nil
+	return nil
+}

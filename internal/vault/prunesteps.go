@@ -1,0 +1,278 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"holdfast/internal/contain"
+	"holdfast/internal/obs"
+)
+
+const (
+	// condemnedAtOnce is how many packs one condemnation of a prune names: 64 KiB.
+	condemnedAtOnce = 1 << 12
+	// deletedAtOnce is how many objects one request of a store deletes.
+	deletedAtOnce = 1000
+	manifestReads = 8 // at once
+	// maxUnlisted bounds the looks at packs that manifests name and that the list did not have.
+	maxUnlisted = 256
+)
+
+// prune is one run of a prune. It is for one goroutine.
+type prune struct {
+	v *Vault
+	o PruneOptions
+	s *Session
+
+	at       int           // step
+	packs    *packSet      // in the set: what is to be deleted
+	waits    []SessionInfo // sessions that the step waits for
+	goings   map[string][]BackupRef
+	read     map[string]bool     // manifests that were read, instance/id
+	unlisted map[PackID]bool     // packs that a manifest names and that the list did not have
+	own      map[string][]PackID // condemnations of this run
+	others   map[string][]PackID // condemnations of others, as read before the deletes
+	dead     map[PackID]bool     // condemned packs of which a segment of the index has rows
+	stay     map[PackID]bool     // packs that the store refused to delete
+	deleting bool                // a delete of a pack may have been sent
+	report   PruneReport
+}
+
+// pruneStep is a step; again says that it has to be called once more.
+type pruneStep struct {
+	what string
+	do   func(*prune, context.Context) (again bool, err error)
+}
+
+// pruneSteps are the steps of FORMAT.md, in order.
+var pruneSteps = []pruneStep{
+	{"begins", (*prune).begin},
+	{"announces the backups to delete", (*prune).announce},
+	{"lists the packs", (*prune).listPacks},
+	{"lists the sessions", (*prune).seeWriters},
+	{"waits for backups", (*prune).wait},
+	{"deletes forgotten backups", (*prune).deleteForgotten},
+	{"reads the manifests", (*prune).readManifests},
+	{"condemns packs", (*prune).condemn},
+	{"lists the sessions", (*prune).seeWritersOfCondemned},
+	{"waits for backups", (*prune).wait},
+	{"reads new manifests", (*prune).readAgain},
+	{"lists the sessions of readers", (*prune).seeReaders},
+	{"waits for readers", (*prune).wait},
+	{"tidies the index", (*prune).dropRows},
+	{"deletes packs", (*prune).deletePacks},
+	{"looks for condemnations without packs", (*prune).findEmpty},
+	{"lists the sessions", (*prune).seeWritersOfGone},
+	{"waits for backups", (*prune).wait},
+	{"ends", (*prune).end},
+}
+
+func (p *prune) over() bool { return p.at >= len(pruneSteps) }
+
+// next does the next step, or looks once more in a step that waits.
+func (p *prune) next(ctx context.Context) (again bool, err error) {
+	p.report.Step = pruneSteps[p.at].what
+	again, err = pruneSteps[p.at].do(p, ctx)
+	if err == nil && !again {
+		p.at++
+	}
+	return again, err
+}
+
+func (p *prune) options() SessionOptions {
+	return SessionOptions{Host: p.o.Host, Identity: p.o.Identity, Warn: p.o.Warn}
+}
+
+func (p *prune) begin(ctx context.Context) (bool, error) {
+	me := observe(p.options())
+	s, err := p.v.putSession(ctx, kindCollector, p.options(), me.process)
+	if err != nil {
+		return false, err
+	}
+	p.s = s
+	if err := p.v.removeEnded(ctx, me); err != nil {
+		p.o.Warn(err)
+	}
+	return false, nil
+}
+
+func (p *prune) listPacks(ctx context.Context) (bool, error) {
+	var err error
+	p.packs, err = p.v.listPackSet(ctx)
+	return false, err
+}
+
+// seeWriters lists the sessions that this prune waits for: all but those of prunes and of readers.
+func (p *prune) seeWriters(ctx context.Context) (bool, error) {
+	return false, p.see(ctx, func(s SessionInfo) bool { return s.body.Kind != kindCollector && s.body.Kind != kindReader })
+}
+
+// seeWritersOfCondemned is seeWriters where this run condemned anything.
+func (p *prune) seeWritersOfCondemned(ctx context.Context) (bool, error) {
+	if len(p.own) == 0 {
+		return false, nil
+	}
+	return p.seeWriters(ctx)
+}
+
+// seeWritersOfGone is seeWriters where a condemnation is to end.
+func (p *prune) seeWritersOfGone(ctx context.Context) (bool, error) {
+	if len(p.own)+len(p.others) == 0 {
+		return false, nil
+	}
+	return p.seeWriters(ctx)
+}
+
+// seeReaders lists the sessions of readers that may read a backup whose manifest is gone.
+func (p *prune) seeReaders(ctx context.Context) (bool, error) {
+	return false, p.see(ctx, func(s SessionInfo) bool { return s.body.Kind == kindReader && !p.read[s.Instance] })
+}
+
+// see reads the sessions. One that does not open is an error: nobody knows whose it is.
+func (p *prune) see(ctx context.Context, wanted func(SessionInfo) bool) error {
+	all, err := p.v.Sessions(ctx)
+	if err != nil {
+		return err
+	}
+	p.waits = slices.DeleteFunc(all, func(s SessionInfo) bool { return !wanted(s) })
+	p.tellWaits()
+	return nil
+}
+
+func (p *prune) tellWaits() {
+	if p.o.Waits != nil && len(p.waits) > 0 {
+		p.o.Waits(slices.Clone(p.waits))
+	}
+}
+
+// wait looks whether the sessions that were seen are gone.
+func (p *prune) wait(ctx context.Context) (bool, error) {
+	if len(p.waits) == 0 {
+		return false, nil
+	}
+	there := map[string]bool{}
+	for info, err := range p.v.st.List(ctx, p.v.sessionsPrefix()) {
+		if err != nil {
+			return false, fmt.Errorf("list the sessions: %w", err)
+		}
+		there[info.Key[len(p.v.sessionsPrefix()):]] = true
+	}
+	n := len(p.waits)
+	p.waits = slices.DeleteFunc(p.waits, func(s SessionInfo) bool { return !there[s.ID] })
+	if len(p.waits) != n {
+		p.tellWaits()
+	}
+	return len(p.waits) > 0, nil
+}
+
+// readManifests takes the packs that manifests name out of the set. What stays is named by none.
+func (p *prune) readManifests(ctx context.Context) (bool, error) {
+	if err := p.nameAll(ctx, nil); err != nil {
+		return false, err
+	}
+	if err := p.count(ctx); err != nil {
+		return false, err
+	}
+	return false, p.spareLocked(ctx)
+}
+
+// readAgain takes the packs out of the set that manifests name which came since. A manifest that
+// was read before names none of the set.
+func (p *prune) readAgain(ctx context.Context) (bool, error) { return false, p.nameAll(ctx, nil) }
+
+// nameAll reads the manifests that were not read yet, but for those in without. A manifest that
+// does not open is an error: nobody knows which packs it names.
+func (p *prune) nameAll(ctx context.Context, without map[string]bool) error {
+	refs, err := p.v.Backups(ctx, "")
+	if err != nil {
+		return err
+	}
+	p.report.Backups = len(refs)
+	there := make(map[string]bool, len(refs))
+	var mu sync.Mutex
+	g, gctx := contain.WithContext(ctx)
+	g.SetLimit(manifestReads)
+	for _, ref := range refs {
+		name := fullName(ref)
+		if there[name] = true; p.read[name] || without[name] {
+			continue
+		}
+		g.Go(func() error {
+			m, err := p.v.Manifest(gctx, ref)
+			if errors.Is(err, ErrNoBackup) {
+				return nil // deleted since
+			} else if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			p.read[name] = true
+			for _, pack := range m.Packs {
+				if i, ok := p.packs.find(pack.ID); ok {
+					p.packs.drop(i)
+				} else if len(p.unlisted) < maxUnlisted {
+					if p.unlisted == nil {
+						p.unlisted = map[PackID]bool{}
+					}
+					p.unlisted[pack.ID] = true
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for name := range p.read { // a reader of a backup that is gone by now has to be waited for
+		if !there[name] {
+			delete(p.read, name)
+		}
+	}
+	return nil
+}
+
+// count sums up what was found, and looks at packs that the list did not have: they came later,
+// or they are lost.
+func (p *prune) count(ctx context.Context) error {
+	r := &p.report
+	r.Garbage, r.GarbageBytes = p.packs.sum()
+	r.Packs, r.Bytes = len(p.packs.ids), 0
+	for _, n := range p.packs.sizes {
+		r.Bytes += int64(n)
+	}
+	for id := range p.unlisted {
+		_, err := p.v.st.Stat(ctx, p.v.packKey(id))
+		if errors.Is(err, obs.ErrNotFound) {
+			r.Unlisted = append(r.Unlisted, p.v.packKey(id))
+		} else if err != nil {
+			return fmt.Errorf("look at pack %s: %w", id, err)
+		}
+	}
+	slices.Sort(r.Unlisted)
+	if float64(r.GarbageBytes) <= float64(r.Bytes)*p.o.MaxGarbage/100 {
+		clear(p.packs.in)
+	}
+	return nil
+}
+
+// spareLocked takes the packs out of the set that the store locks still: deleting them would be
+// refused, and a condemnation would only keep backups from using them.
+func (p *prune) spareLocked(ctx context.Context) error {
+	var keys []string
+	p.packs.each(func(i int) bool { keys = append(keys, p.v.packKey(p.packs.ids[i])); return true })
+	locked, err := p.v.lockedUntil(ctx, keys, p.o.Now())
+	if err != nil {
+		return err
+	}
+	p.packs.each(func(i int) bool {
+		if _, ok := locked[p.v.packKey(p.packs.ids[i])]; ok {
+			p.packs.drop(i)
+			p.report.Locked++
+		}
+		return true
+	})
+	return nil
+}
