@@ -52,19 +52,16 @@ type Error struct {
 // Error gives code and message.
 func (e *Error) Error() string { return e.Code + ": " + e.Msg }
 
-// Refuse is the refusal with the given code: status 500 for CodeInternal and
-// CodeAuthAway, 503 for CodeCopied, 400 for all others. Values from outside are to be given through Quote.
+// Refuse is the refusal with the given code: status 500 for CodeInternal,
+// CodeAuthAway and CodeCopied, 400 for all others. Values from outside are to be given through Quote.
 func Refuse(code, format string, args ...any) *Error {
 	return &Error{Status: statusOf(code), Code: code, Msg: fmt.Sprintf(format, args...)}
 }
 
 // statusOf gives the status that the contract pairs with a code.
 func statusOf(code string) int {
-	if code == CodeInternal || code == CodeAuthAway {
+	if code == CodeInternal || code == CodeAuthAway || code == CodeCopied {
 		return http.StatusInternalServerError
-	}
-	if code == CodeCopied {
-		return http.StatusServiceUnavailable
 	}
 	return http.StatusBadRequest
 }
