@@ -86,6 +86,9 @@ func (s *standing) within(ctx context.Context) (context.Context, context.CancelF
 	return ctx, func() { stop(); cancel(nil) }
 }
 
+// Copied tells why the agent stands still; nil while it works. The error wraps ErrCopied.
+func (a *Agent) Copied() error { return a.standing.allowed() }
+
 // identify finds out whose the state folder is. It is called when the journal is open.
 func (a *Agent) identify() error {
 	a.standing.begin(func(why error) {
