@@ -103,7 +103,8 @@ func (h *host) works() {
 	}
 }
 
-// held brings phone-1 to acknowledged, and phone-2 to a report that nobody takes, and stops the agent.
+// held brings phone-1 to acknowledged, and phone-2 to a report
+// that nobody takes, and stops the agent.
 func (h *host) held() {
 	h.t.Helper()
 	h.cfg += unbraked + "release: control-plane\n"
@@ -135,9 +136,9 @@ func (h *host) unchanged(before []string) {
 	}
 }
 
-// TestCopyStandsStill runs an agent on a copy of the state folder of a host that holds two
-// instances, alone and beside the original. It stands for the promise that a copy delivers,
-// releases, thaws, removes and accepts nothing, and that the original goes on as if there were none.
+// TestCopyStandsStill runs an agent on a copy of the state folder of a host that holds
+// two instances, alone and beside the original. It stands for the promise that a copy delivers,
+// releases, thaws, removes and accepts nothing, and that the original goes on as before.
 func TestCopyStandsStill(t *testing.T) {
 	h := newHost(t)
 	h.held()

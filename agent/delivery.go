@@ -36,7 +36,8 @@ func (a *Agent) openReports(opened func(func() error)) error {
 	return nil
 }
 
-// outbox is the manager's outbox as agent/report wants it. It shows nothing while the agent stands still.
+// outbox is the manager's outbox as agent/report wants it. It
+// shows nothing while the agent stands still.
 type outbox struct {
 	m       *job.Manager
 	allowed func() error

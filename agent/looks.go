@@ -41,8 +41,8 @@ const (
 	firstLooks = 10 * time.Second
 	// vaultLookers is how many vaults are looked at together at the start.
 	vaultLookers = 8
-	// keepNames is how many names of looks are kept for each vault, and by how many numbers a look of
-	// an own life has to be older to be one that the store brought back.
+	// keepNames is how many names of looks are kept for each vault. A look of an own life whose
+	// number is smaller by as much was deleted once, and the store brought it back.
 	keepNames = 16
 	// keepLives is how many of its lives a folder remembers.
 	keepLives = 256

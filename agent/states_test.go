@@ -26,6 +26,7 @@ import (
 	"holdfast/agent"
 	"holdfast/agent/api"
 	"holdfast/agent/report"
+	"holdfast/internal/hostid"
 	"holdfast/internal/testbed"
 )
 
@@ -68,6 +69,8 @@ var troubled = []struct {
 		},
 		before: func(t *testing.T, h *host) {
 			h.lasts = time.Hour
+			_, err := hostid.Load(h.in("state")) // of an earlier life
+			must(t, err)
 			h.certificate()
 			h.write("state/journal.db", strings.Repeat("no journal", 5000), 0o600)
 			h.write("audit/log", "no line of a log\n", 0o600)

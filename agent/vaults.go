@@ -82,7 +82,7 @@ func (v *vaults) once(ctx context.Context, tenant string, open func(context.Cont
 		if err != nil {
 			return nil, err
 		}
-		// Before anything is done in the vault, above all before sessions there are taken for ended.
+		// before anything is done in the vault, above all before sessions are taken for ended
 		if err := v.a.looks.look(ctx, opened); err != nil {
 			return nil, err
 		}

@@ -52,8 +52,8 @@ type Error struct {
 // Error gives code and message.
 func (e *Error) Error() string { return e.Code + ": " + e.Msg }
 
-// Refuse is the refusal with the given code: status 500 for CodeInternal,
-// CodeAuthAway and CodeCopied, 400 for all others. Values from outside are to be given through Quote.
+// Refuse is the refusal with the given code: status 500 for CodeInternal, CodeAuthAway and
+// CodeCopied, 400 for all others. Values from outside are to be given through Quote.
 func Refuse(code, format string, args ...any) *Error {
 	return &Error{Status: statusOf(code), Code: code, Msg: fmt.Sprintf(format, args...)}
 }

@@ -79,8 +79,8 @@ type Options struct {
 	// where no token is sent. An error (that wraps ErrUnknownToken or
 	// ErrAuthUnavailable) refuses the call, with or without a token. nil: tokens only.
 	Peer func(*http.Request) (c Caller, found bool, err error)
-	// Refuse tells why no call of a Command route is taken now; its error is the answer. Nil, or a nil
-	// error: they are.
+	// Refuse tells why no call of a Command route is taken now; its error
+	// is the answer. nil, or a nil error: such calls are taken.
 	Refuse func() *Error
 	// Requests is how many requests a second each caller may send over the network,
 	// twice that at once, and each address ten times as many; 0 sets no limit.

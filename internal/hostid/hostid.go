@@ -80,8 +80,9 @@ func Boot() string {
 }
 
 // Load returns the identity of the host from its state folder, and makes folder and identity
-// where there are none, or where the folder is a copy of another host's. The error says why the identity could not be read or written; what is
-// returned beside it may be used all the same, and is the zero value where there is no identity.
+// where there are none, or where the folder is a copy of another host's. The error says why
+// the identity could not be read or written; what is returned beside it may be used
+// all the same, and is the zero value where there is no identity.
 func Load(dir string) (Identity, error) {
 	id, err := load(dir, look())
 	if err != nil {

@@ -81,7 +81,8 @@ func TestOpenTellsCopies(t *testing.T) {
 	}
 }
 
-// TestMaintenanceAdds: facts that change one after the other, with a start between, never make a copy.
+// TestMaintenanceAdds: facts that change one after the other,
+// with a start between, never make a copy.
 func TestMaintenanceAdds(t *testing.T) {
 	dir, now := t.TempDir(), machine("b", "o")
 	first, err := open(dir, Journal{}, now, here)
