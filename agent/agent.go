@@ -81,6 +81,10 @@ type Agent struct {
 	opened func(func() error)
 	// identity tells this host from its clones, for the sessions of its backups.
 	identity hostid.Identity
+	// shared is hostid.Standing.Shared.
+	shared   bool
+	standing standing
+	looks    *looks
 
 	store     obs.Store
 	limiter   *obs.Limiter
@@ -153,6 +157,9 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("state_dir: %w", err)
 	}
+	if err := hostid.Settle(cfg.StateDir, setAside(cfg.StateDir)); err != nil {
+		return nil, err
+	}
 	if a.journal, err = job.OpenJournal(filepath.Join(cfg.StateDir, JournalFile)); err != nil {
 		return nil, err
 	}
@@ -160,9 +167,8 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if aside := a.journal.Aside(); aside != "" {
 		a.log.Error("the journal was damaged; a new one begins. Instances that were held for a job are let go, and none is released for it", keyError, aside)
 	}
-	if a.identity, err = hostid.Load(cfg.StateDir); err != nil { // backups do not need it
-		a.log.Warn("this host has no identity that lasts, so after a reboot sessions of killed backups stay in the vaults "+
-			"until `holdfast vault sessions --forget` removes them", keyError, err.Error())
+	if err := a.identify(); err != nil {
+		return nil, err
 	}
 	held, err := openMarks(filepath.Join(cfg.StateDir, marksFolder))
 	if err != nil {
@@ -245,7 +251,10 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 
 // catalogues is the folder by which backups know what did not
 // change; it may be deleted at any time.
-func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, "catalogues") }
+func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, cataloguesFolder) }
+
+// cataloguesFolder is the name of the folder with the catalogues in the state folder.
+const cataloguesFolder = "catalogues"
 
 func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
 	cfg := a.cfg
@@ -281,7 +290,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 			return err
 		}
 	}
-	a.store = store
+	a.store = guardedStore{store, a.standing.allowed}
 	opened(a.store.Close)
 	strongest, err := seal.ParseLevel(a.cfg.Compression.Max)
 	if err != nil {
@@ -351,27 +360,23 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	late, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	group.Go(a.again(late, "watch how pressed the host is", func() error { a.engine.Brake.Run(late, pressure.Open(), a.watcher.braked); return nil }))
-	serve := make(chan struct{}) // closed once recovery is done, or will never be
+	looked := make(chan struct{}) // closed once the vaults were looked at for copies of this host
+	serve := make(chan struct{})  // closed once recovery is done, or will never be
 	group.Go(func() error {
 		defer end()
 		defer over()
 		began := sync.OnceFunc(func() { close(serve) })
 		defer began()
-		err := a.manager.Run(ctx, func() {
-			if ctx.Err() != nil {
-				return // told to stop before it could begin
-			}
-			a.serving.Store(!a.recovers)
-			began()
-			a.log.Info("ready", "instances", len(a.instances), "listen", a.Addr(), "version", a.version)
-			a.ready()
-		})
-		a.serving.Store(false)
-		a.flush(late)
+		know := sync.OnceFunc(func() { close(looked) })
+		defer know()
+		err := a.work(ctx, know, began)
+		if a.standing.reason() == nil {
+			a.flush(late)
+		}
 		return err
 	})
 	if a.deliverer != nil {
-		group.Go(a.again(late, "deliver reports", func() error { return a.deliverer.Run(late) }))
+		group.Go(a.again(late, "deliver reports", func() error { <-looked; return a.deliverer.Run(late) }))
 	}
 	group.Go(a.again(late, "inhibit shutdowns", func() error { a.watcher.inhibitor.run(late); return nil }))
 	group.Go(a.again(late, "change the limits by the time of day", func() error { a.throttle.run(late); return nil }))
@@ -382,6 +387,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group.Go(a.again(ctx, "look at the disks", func() error { a.watchDisks(ctx); return nil }))
 	group.Go(a.again(ctx, "look at the volumes", func() error { a.watchVolumes(ctx); return nil }))
 	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.settle(ctx); return nil }))
+	group.Go(a.again(ctx, "look for copies of this host", func() error { a.looks.watch(ctx); return nil }))
 	for _, s := range a.servers() {
 		group.Go(func() error {
 			if s.afterRecovery {

@@ -58,6 +58,7 @@ type host struct {
 	btrfs  string        // another one; "": none
 	waits  bool          // it does not become ready
 	faulty bool          // its starts recover only
+	socket string        // its name, where it is not "s"
 
 	agent *agent.Agent
 	stop  func()
@@ -85,9 +86,11 @@ func (l *lockedBuffer) String() string {
 type plane struct {
 	mu     sync.Mutex
 	events []report.Event
-	status func(e report.Event) int // of the answer, whose body follows from it; nil: 200
-	page   string                   // the body of answers, in the place of the control plane's form
-	server *httptest.Server
+	// of each event
+	sources []string
+	status  func(e report.Event) int // of the answer, whose body follows from it; nil: 200
+	page    string                   // the body of answers, in the place of the control plane's form
+	server  *httptest.Server
 }
 
 func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -96,7 +99,7 @@ func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	e, _, err := report.Decode(body)
+	e, source, err := report.Decode(body)
 	if err != nil {
 		w.WriteHeader(http.StatusBadRequest)
 		return
@@ -108,7 +111,7 @@ func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		code = p.status(e)
 	}
 	if code/100 == 2 {
-		p.events = append(p.events, e)
+		p.events, p.sources = append(p.events, e), append(p.sources, source)
 	}
 	answer := `{"error_code":"0","error_msg":"OK"}`
 	if code/100 != 2 {

@@ -42,6 +42,9 @@ var errNotReady = errors.New("the agent recovers or shuts down")
 
 // takesCommands is what readiness means.
 func (a *Agent) takesCommands() error {
+	if err := a.standing.allowed(); err != nil {
+		return err
+	}
 	if !a.serving.Load() || a.manager.Draining() {
 		return errNotReady
 	}

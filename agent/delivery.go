@@ -22,8 +22,8 @@ func (a *Agent) openReports(opened func(func() error)) error {
 		return fmt.Errorf("report.ca_file: %w", err)
 	}
 	opened(func() error { a.client.CloseIdleConnections(); return nil })
-	a.deliverer, err = report.New(outbox{a.manager}, report.Options{
-		URL: r.URL, Source: "urn:holdfast:host:" + a.cfg.HostID, Client: a.client, TokenFile: r.TokenFile,
+	a.deliverer, err = report.New(outbox{a.manager, a.standing.allowed}, report.Options{
+		URL: r.URL, Source: "urn:holdfast:host:" + a.cfg.HostID + ":" + a.identity.ID, Client: a.client, TokenFile: r.TokenFile,
 		UserAgent: "holdfast/" + a.version, Timeout: r.Timeout, Any2xx: r.Acknowledge == config.AcknowledgeAny2xx, Batch: r.Batch,
 		Attempted: a.watcher.attempted, Away: a.watcher.away,
 	})
@@ -36,14 +36,24 @@ func (a *Agent) openReports(opened func(func() error)) error {
 	return nil
 }
 
-// outbox is the manager's outbox as agent/report wants it.
-type outbox struct{ m *job.Manager }
+// outbox is the manager's outbox as agent/report wants it. It
+// shows nothing while the agent stands still.
+type outbox struct {
+	m       *job.Manager
+	allowed func() error
+}
 
 func (o outbox) Heads(limit int, skip func(string) bool) ([]report.Event, error) {
+	if o.allowed() != nil {
+		return nil, nil
+	}
 	return asReports(o.m.Heads(limit, skip))
 }
 
 func (o outbox) TakeProgress(limit int, skip func(string) bool) ([]report.Event, error) {
+	if o.allowed() != nil {
+		return nil, nil
+	}
 	return asReports(o.m.TakeProgress(limit, skip))
 }
 

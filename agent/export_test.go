@@ -1,4 +1,9 @@
 package agent
 
+import "context"
+
 // ShowAtOnce has troubles shown at once that are shown after some time only.
 func (a *Agent) ShowAtOnce() { a.hasty.Store(true) }
+
+// LookForCopies looks at once at all vaults that are open.
+func (a *Agent) LookForCopies(ctx context.Context) { a.looks.round(ctx) }

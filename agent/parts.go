@@ -74,7 +74,7 @@ func (a *Agent) jobInstance(id string) (job.Instance, error) {
 func (a *Agent) partsOf(in *instance) job.Instance {
 	return job.Instance{
 		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Policy: job.Policy(in.cfg.Release), Mode: job.Mode(in.cfg.Hold), Holds: in.runtime.Holds(),
-		Runtime: driver{in.runtime}, Snapshots: snapshots{a, in}, Keep: in.keep(),
+		Runtime: a.runtimeOf(in.runtime), Snapshots: snapshots{a, in}, Keep: in.keep(),
 	}
 }
 
@@ -259,6 +259,9 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 }
 
 func (s snapshots) create(ctx context.Context, jobID string, planned job.Snapshot) (job.Snapshot, error) {
+	if err := s.a.standing.allowed(); err != nil {
+		return job.Snapshot{}, err
+	}
 	r, err := s.request(jobID, planned.Name)
 	if err != nil {
 		return job.Snapshot{}, err
@@ -374,6 +377,9 @@ func (a *Agent) removeSnapshot(ctx context.Context, ref job.Ref) error {
 }
 
 func (a *Agent) removeSnapshotNow(ctx context.Context, ref job.Ref) error {
+	if err := a.standing.allowed(); err != nil {
+		return err
+	}
 	provider, err := snapshot.ByName(ref.Provider)
 	if err != nil {
 		return err
@@ -388,6 +394,9 @@ func (a *Agent) removeSnapshotNow(ctx context.Context, ref job.Ref) error {
 // one can't be looked at, the others are listed all the same. All volumes are looked
 // at together: those that do not answer keep nobody waiting for longer than one.
 func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
+	if a.shared {
+		return nil, nil // what has this host's name may be the view that the other folder's agent reads
+	}
 	var mu sync.Mutex
 	var refs []job.Ref
 	var errs []error
@@ -443,6 +452,6 @@ func (r receipts) Receipt(ctx context.Context, j *job.Job) (json.RawMessage, err
 		Compressed: res.Compressed, CompressedWhy: res.CompressedWhy,
 		Frozen: j.HeldSince, Hold: string(j.Mode), FreezeSeconds: j.FreezeSeconds(r.a.journal.Up()), Stored: j.Entered[job.Stored], Verified: res.Verified,
 		ChunksReadBack: res.Sampled, ChunksReadBackReused: res.SampledReused, Verification: res.Depth, Warnings: res.Warnings,
-		LossesAccepted: res.LossesAccepted, Host: r.a.cfg.HostID, Agent: r.a.version,
+		LossesAccepted: res.LossesAccepted, Host: r.a.cfg.HostID, Identity: r.a.identity.ID, Agent: r.a.version,
 	})
 }

@@ -15,6 +15,9 @@ func (v *vaults) Present(ctx context.Context, j *job.Job) error {
 	_, err := act(ctx, &v.a.patience, v.a.store.String(), "looking for the backup", presentTime, 0, func(ctx context.Context) (none struct{}, err error) {
 		opened, err := v.existing(ctx, j.Tenant)
 		if err == nil {
+			_, err = v.a.looks.see(ctx, opened) // a copy of this host must not power down what the host holds
+		}
+		if err == nil {
 			ref := vault.BackupRef{Instance: j.Instance, ID: j.Result.BackupID}
 			err = opened.Present(ctx, ref, j.Result.ManifestSHA256, v.mended(j.Tenant))
 		}

@@ -163,6 +163,8 @@ func volumesOf(places []job.Place) string {
 }
 
 func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.RestoreResult, []job.Place, error) {
+	ctx, end := r.a.standing.within(ctx)
+	defer end()
 	opened, err := r.a.vaults.existing(ctx, q.Tenant)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open vault: %w", err)
@@ -254,7 +256,7 @@ func (r restores) Back(p job.Place) error {
 // one is made on the volume, so that a late one can't undo it.
 func (r restores) move(p job.Place, what string, do func(restore.Place) error) error {
 	_, err := act(context.Background(), &r.a.patience, p.Target, what, lookTime, 0, func(context.Context) (struct{}, error) {
-		return struct{}{}, steadily(p, do)
+		return struct{}{}, r.steadily(p, do)
 	})
 	return err
 }
@@ -263,13 +265,16 @@ func (r restores) move(p job.Place, what string, do func(restore.Place) error) e
 // on after that, and who asks again waits for it.
 func (r restores) Discard(p job.Place) error {
 	_, err := ask(context.Background(), &r.a.patience, p.Stage, "removing the tree", removeTime, func(context.Context) (struct{}, error) {
-		return struct{}{}, steadily(p, restore.Place.Discard)
+		return struct{}{}, r.steadily(p, restore.Place.Discard)
 	})
 	return err
 }
 
 // steadily moves or removes what is at a place, unless its path leads elsewhere by now.
-func steadily(p job.Place, do func(restore.Place) error) error {
+func (r restores) steadily(p job.Place, do func(restore.Place) error) error {
+	if err := r.a.standing.allowed(); err != nil {
+		return err
+	}
 	if err := fits(p); err != nil {
 		return err
 	}

@@ -109,7 +109,7 @@ type server struct {
 
 func (a *Agent) servers() []server {
 	s := &service{a: a}
-	options := api.Options{Log: a.log, Audit: a.audit.command, Observe: func(e api.Exchange) {
+	options := api.Options{Log: a.log, Audit: a.audit.command, Refuse: a.refusal, Observe: func(e api.Exchange) {
 		a.metrics.APIRequest(e.Code)
 		if e.Panicked {
 			a.metrics.Panicked(metrics.PanicCall)

@@ -34,20 +34,7 @@ func (a *Agent) settle(ctx context.Context) {
 
 // settle looks once at each open vault.
 func (v *vaults) settle(ctx context.Context) {
-	v.mu.Lock()
-	all := slices.Collect(maps.Values(v.open))
-	v.mu.Unlock()
-	for _, o := range all {
-		select {
-		case <-o.turn:
-		case <-ctx.Done():
-			return
-		}
-		opened := o.vault
-		o.turn <- struct{}{}
-		if opened == nil {
-			continue
-		}
+	for _, opened := range v.opened(ctx) {
 		within, cancel := context.WithTimeout(ctx, settleTime)
 		done, err := opened.Settle(within)
 		cancel()
@@ -58,6 +45,25 @@ func (v *vaults) settle(ctx context.Context) {
 			v.a.log.Warn("what became of a backup is not known yet", "vault", opened.Info().ID, keyError, err.Error())
 		}
 	}
+}
+
+// opened returns the vaults that are open; fewer when ctx ends.
+func (v *vaults) opened(ctx context.Context) (all []*vault.Vault) {
+	v.mu.Lock()
+	open := slices.Collect(maps.Values(v.open))
+	v.mu.Unlock()
+	for _, o := range open {
+		select {
+		case <-o.turn:
+		case <-ctx.Done():
+			return all
+		}
+		if o.vault != nil {
+			all = append(all, o.vault)
+		}
+		o.turn <- struct{}{}
+	}
+	return all
 }
 
 // settled logs what became of a backup whose job has ended as failed.

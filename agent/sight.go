@@ -184,13 +184,14 @@ func (a *Agent) sightOfParts() (all []sighting) {
 	w.mu.Unlock()
 	add(troubleJournal, a.journalHangs())
 	switch {
-	case a.serving.Load() || a.stopping.Load():
+	case a.serving.Load() || a.stopping.Load() || a.standing.reason() != nil:
 	case a.recovers:
 		add(troubleRecovery, errors.New("the configuration, or something that it names, has a fault, which the log tells; this start lets go of held instances and ends when none is held"))
 	default:
 		add(troubleRecovery, errors.New("the jobs of the last life are not all looked at yet"))
 	}
-	if a.manager.Draining() && !a.stopping.Load() && !a.recovers {
+	add(troubleCopied, a.standing.reason())
+	if a.manager.Draining() && a.standing.reason() == nil && !a.stopping.Load() && !a.recovers {
 		add(troubleDrained, errors.New("the agent was told to drain, and refuses every command"))
 	}
 	if a.manager.Full() {

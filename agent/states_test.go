@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -22,8 +23,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/agent"
 	"holdfast/agent/api"
 	"holdfast/agent/report"
+	"holdfast/internal/hostid"
 	"holdfast/internal/testbed"
 )
 
@@ -66,6 +69,8 @@ var troubled = []struct {
 		},
 		before: func(t *testing.T, h *host) {
 			h.lasts = time.Hour
+			_, err := hostid.Load(h.in("state")) // of an earlier life
+			must(t, err)
 			h.certificate()
 			h.write("state/journal.db", strings.Repeat("no journal", 5000), 0o600)
 			h.write("audit/log", "no line of a log\n", 0o600)
@@ -232,10 +237,23 @@ var troubled = []struct {
 			must(t, os.CopyFS(h.in("state-2"), os.DirFS(h.in("state"))))
 			must(t, os.Remove(h.in("hang-freeze-phone-1")))
 			h.stop()
+			_, err := agent.Adopt(h.in("state-2"), false) // its place is another one
+			must(t, err)
 			h.cfg = strings.Replace(h.cfg, "state_dir: "+h.in("state"), "state_dir: "+h.in("state-2"), 1)
 			h.write("hang-state-phone-1", "", 0o600)
 			t.Cleanup(func() { _ = os.Remove(h.in("hang-state-phone-1")) })
 			h.waits = true
+		},
+		after: func(*testing.T, *host) {},
+	},
+	{
+		name:   "copied",
+		states: []string{"host_copied"},
+		before: func(t *testing.T, h *host) {
+			h.start()
+			h.stop()
+			h.copyState("state-2")
+			h.cfg = strings.Replace(h.cfg, "state_dir: "+h.in("state"), "state_dir: "+h.in("state-2"), 1)
 		},
 		after: func(*testing.T, *host) {},
 	},
@@ -350,7 +368,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func (h *host) operator() *api.Client { return api.NewClient(h.in("s")) }
+func (h *host) operator() *api.Client { return api.NewClient(h.in(cmp.Or(h.socket, "s"))) }
 
 // operate commands a backup as an operator does.
 func (h *host) operate(t *testing.T, id string) {

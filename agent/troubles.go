@@ -5,6 +5,7 @@ import "time"
 // Names of the states in which a human must act. They are an interface:
 // `holdfast status`, the label of the metrics and STATES.md have them.
 const (
+	troubleCopied       = "host_copied"
 	troubleUndo         = "undo_fails"
 	troubleRelease      = "release_fails"
 	troubleAct          = "act_fails"
@@ -50,6 +51,12 @@ type troubleKind struct {
 // troubleKinds are all states in which a human must
 // act, the most urgent first. STATES.md is made of it.
 var troubleKinds = []troubleKind{
+	{
+		name: troubleCopied, means: "The state folder is not known to be this host's own: it was copied, restored, set back to an earlier state, or its hardware was replaced. The agent stands still: " +
+			"it sends no report, does nothing to any instance, snapshot, volume or vault, and takes no command. Instances stay as they are, frozen ones too.",
+		hint: "find out whether another machine works with a copy of this state folder; then stop the daemon and run `holdfastd adopt --take-over` where this machine goes on " +
+			"as the host, or `holdfastd adopt --new` where the other machine does and this one is another host, and start the daemon",
+	},
 	{
 		name: troubleJournal, means: "A write to the journal fails or hangs: the disk is full, read-only or broken. No job advances, and instances stay as they are, frozen ones too. " +
 			"The agent tries again every minute, and is not ready meanwhile.",

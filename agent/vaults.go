@@ -82,6 +82,10 @@ func (v *vaults) once(ctx context.Context, tenant string, open func(context.Cont
 		if err != nil {
 			return nil, err
 		}
+		// before anything is done in the vault, above all before sessions are taken for ended
+		if err := v.a.looks.look(ctx, opened); err != nil {
+			return nil, err
+		}
 		o.vault = opened
 	}
 	return o.vault, nil

@@ -29,6 +29,15 @@ const (
 // now, as IAM does not answer. Whoever watches the callers can tell it from a fault of the agent.
 const CodeAuthAway = "HOLDFAST.API.9001"
 
+// CodeCopied is another of our own: the agent stands still, since the host may be a copy of another
+// one. Nothing that a caller does changes that, and the command is for the host that works.
+const CodeCopied = "HOLDFAST.API.9002"
+
+// Copied is the refusal of every command while the agent stands still.
+func Copied() *Error {
+	return Refuse(CodeCopied, "this host stands still: it may be a copy of another one, and a person has to decide on the host (holdfast status, holdfastd adopt)")
+}
+
 // messageOK is the message of every success.
 const messageOK = "OK"
 
@@ -43,15 +52,15 @@ type Error struct {
 // Error gives code and message.
 func (e *Error) Error() string { return e.Code + ": " + e.Msg }
 
-// Refuse is the refusal with the given code: status 500 for CodeInternal and
-// CodeAuthAway, 400 for all others. Values from outside are to be given through Quote.
+// Refuse is the refusal with the given code: status 500 for CodeInternal, CodeAuthAway and
+// CodeCopied, 400 for all others. Values from outside are to be given through Quote.
 func Refuse(code, format string, args ...any) *Error {
 	return &Error{Status: statusOf(code), Code: code, Msg: fmt.Sprintf(format, args...)}
 }
 
 // statusOf gives the status that the contract pairs with a code.
 func statusOf(code string) int {
-	if code == CodeInternal || code == CodeAuthAway {
+	if code == CodeInternal || code == CodeAuthAway || code == CodeCopied {
 		return http.StatusInternalServerError
 	}
 	return http.StatusBadRequest

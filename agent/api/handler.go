@@ -79,6 +79,9 @@ type Options struct {
 	// where no token is sent. An error (that wraps ErrUnknownToken or
 	// ErrAuthUnavailable) refuses the call, with or without a token. nil: tokens only.
 	Peer func(*http.Request) (c Caller, found bool, err error)
+	// Refuse tells why no call of a Command route is taken now; its error
+	// is the answer. nil, or a nil error: such calls are taken.
+	Refuse func() *Error
 	// Requests is how many requests a second each caller may send over the network,
 	// twice that at once, and each address ten times as many; 0 sets no limit.
 	Requests float64
@@ -92,6 +95,7 @@ type handler struct {
 	observe func(Exchange)
 	audit   func(Exchange)
 	peer    func(*http.Request) (Caller, bool, error)
+	refuses func() *Error
 	mux     *http.ServeMux
 
 	callers, addresses allowances
@@ -164,7 +168,7 @@ func (w *response) Write(p []byte) (int, error) {
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func newHandler(s Service, a Authenticator, o Options, routes []route) http.Handler {
-	h := &handler{service: s, auth: a, log: o.Log, observe: o.Observe, audit: o.Audit, peer: o.Peer, mux: http.NewServeMux()}
+	h := &handler{service: s, auth: a, log: o.Log, observe: o.Observe, audit: o.Audit, peer: o.Peer, refuses: o.Refuse, mux: http.NewServeMux()}
 	h.callers.perSecond, h.addresses.perSecond = rate.Limit(o.Requests), rate.Limit(addressFactor*o.Requests)
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
@@ -181,6 +185,11 @@ func newHandler(s Service, a Authenticator, o Options, routes []route) http.Hand
 				q.seen.Command = rt.access != toSee && rt.method != http.MethodGet
 				if err := h.admit(q, rt.access); err != nil {
 					return nil, err
+				}
+				if h.refuses != nil && q.seen.Command {
+					if err := h.refuses(); err != nil {
+						return nil, err
+					}
 				}
 				return rt.do(h, q)
 			})

@@ -170,7 +170,7 @@ func TestDocument(t *testing.T) {
 	}
 	want := []string{
 		api.CodeOK, api.CodeNoTenant, api.CodeNoRequestID, api.CodeNoHeader, api.CodeParameter, api.CodeNoPermission, api.CodeManyTenants,
-		api.CodeInRecovery, api.CodeInBackup, api.CodeNoInstance, api.CodeNotRunning, api.CodeInternal, api.CodeAuthAway,
+		api.CodeInRecovery, api.CodeInBackup, api.CodeNoInstance, api.CodeNotRunning, api.CodeInternal, api.CodeAuthAway, api.CodeCopied,
 	}
 	if !slices.Equal(codes, want) {
 		t.Errorf("codes %q", codes)

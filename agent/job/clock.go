@@ -71,7 +71,7 @@ func (jr *Journal) Up() time.Duration { return jr.clock.now().Up }
 func (jr *Journal) tick() error {
 	jr.ticks.Add(1)
 	defer jr.ticks.Add(-1)
-	return jr.update(func(*bbolt.Tx) error { return nil })
+	return jr.together(func(*bbolt.Tx) error { return nil })
 }
 
 // readClock takes the reading of the last transaction.

@@ -33,6 +33,14 @@ var errCommitter = errors.New("journal: who committed for others did not come ba
 // flush fails, nothing of it is done, and its error is returned. It may be called several times,
 // the last of which counts, and so must give no result but its last. It is for any goroutine.
 func (jr *Journal) update(write func(tx *bbolt.Tx) error) error {
+	if err := jr.allowed(); err != nil {
+		return err
+	}
+	return jr.together(write)
+}
+
+// together is update whatever Guard says.
+func (jr *Journal) together(write func(tx *bbolt.Tx) error) error {
 	c := &commit{write: write, done: make(chan error, 1), lead: make(chan struct{}, 1)}
 	s := &jr.commits
 	s.mu.Lock()

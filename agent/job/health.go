@@ -21,7 +21,7 @@ var keyProbe = []byte("probe")
 // Probe writes to the journal, to find out whether
 // that is possible while no job has anything to write.
 func (jr *Journal) Probe(now time.Time) error {
-	return jr.update(func(tx *bbolt.Tx) error {
+	return jr.together(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketMeta).Put(keyProbe, []byte(now.UTC().Format(time.RFC3339)))
 	})
 }

@@ -66,8 +66,9 @@ type Journal struct {
 	commits commits
 	clock   uptime
 	write   writeCheck
-	told    atomic.Pointer[func(error)] // see WatchWrites
-	ticks   atomic.Int64                // that are under way
+	told    atomic.Pointer[func(error)]  // see WatchWrites
+	ticks   atomic.Int64                 // that are under way
+	guard   atomic.Pointer[func() error] // see Guard
 }
 
 func (jr *Journal) init() error {

@@ -1,7 +1,9 @@
 package job
 
 import (
+	"crypto/rand"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,7 +52,7 @@ func emit(tx *bbolt.Tx, job *Job, now time.Time, make func(*Job) (Event, error))
 		return err
 	}
 	e.Seq = seq
-	e.ID = fmt.Sprintf("%s-%d", job.ID, seq)
+	e.ID = fmt.Sprintf("%s-%d-%s", job.ID, seq, ownPart())
 	e.Instance, e.Task, e.Job = job.Instance, job.Task, job.ID
 	e.Time = now.UTC()
 	if e.Type == EventCompleted {
@@ -69,6 +71,14 @@ func emit(tx *bbolt.Tx, job *Job, now time.Time, make func(*Job) (Event, error))
 		}
 	}
 	return enqueue(tx, e)
+}
+
+// ownPart is what makes the ids of events differ that two copies of one journal
+// would make of the same job, with the same number.
+func ownPart() string {
+	var r [4]byte
+	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
+	return hex.EncodeToString(r[:])
 }
 
 // The outbox is one line of events for each instance. Two buckets say where each line

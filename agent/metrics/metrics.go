@@ -60,7 +60,7 @@ var (
 	lookups = set("valid", "refused", "unavailable", "not_asked")
 	panics  = set(PanicJob, PanicCall, PanicLookup, PanicReport, PanicLoop)
 	codes   = set("0", apiCode+"0000", apiCode+"0002", apiCode+"0005", apiCode+"1000", apiCode+"1001", apiCode+"1012",
-		apiCode+"2005", apiCode+"2006", apiCode+"4001", apiCode+"5005", apiCode+"9999", "HOLDFAST.API.9001")
+		apiCode+"2005", apiCode+"2006", apiCode+"4001", apiCode+"5005", apiCode+"9999", "HOLDFAST.API.9001", "HOLDFAST.API.9002")
 )
 
 // Buckets in seconds. Freezes are felt by users from tenths of a second and end with the

@@ -77,7 +77,9 @@ type Statement struct {
 	// places without their content, where the configuration accepts it; the manifest names them
 	LossesAccepted int    `json:"losses_accepted"`
 	Host           string `json:"host"`
-	Agent          string `json:"agent"` // version
+	// of the state folder, random: copies of one host have one Host and different identities
+	Identity string `json:"identity,omitempty"`
+	Agent    string `json:"agent"` // version
 }
 
 // Errors of receipts.

@@ -38,6 +38,8 @@ Usage:
 Without a command it serves in the foreground, or under the service manager that started it.
 
 Commands:
+  adopt          decide whose the state folder is when the agent stands still, since the folder may be a copy:
+                 --take-over has this machine go on as the host, --new makes it another host
   held           list the instances that are held; exit code 1 when there are any
   check-config   check the configuration and the files that it names; list every fault
   install        install and enable holdfast.service (not where a package has installed it)
@@ -105,6 +107,8 @@ func execute(args []string, stdout, stderr io.Writer) error {
 	flags.SetOutput(io.Discard)
 	flags.Usage = func() {}
 	path := flags.String("config", config.DefaultPath, "")
+	renew := flags.Bool("new", false, "")
+	takeOver := flags.Bool("take-over", false, "")
 	var words []string
 	for rest := args; ; { // flags may stand before and after the command
 		if err := flags.Parse(rest); errors.Is(err, flag.ErrHelp) {
@@ -124,10 +128,15 @@ func execute(args []string, stdout, stderr io.Writer) error {
 	if len(words) > 1 {
 		return &usageError{"one command at a time, got " + strings.Join(words, ", ")}
 	}
+	if (*renew || *takeOver) && (len(words) == 0 || words[0] != "adopt") {
+		return &usageError{"--new and --take-over are for adopt"}
+	}
 	if len(words) == 0 {
 		return serve(context.Background(), *path, stderr)
 	}
 	switch words[0] {
+	case "adopt":
+		return adopt(*path, *renew, *takeOver, stdout)
 	case "check-config":
 		return checkConfig(*path, stdout)
 	case "held":

@@ -164,6 +164,10 @@ func (p *program) open() (*agent.Agent, error) {
 				p.notify.ready("the configuration has faults; letting go of held instances, no commands are taken")
 				return
 			}
+			if a := p.agent.Load(); a != nil && a.Copied() != nil {
+				p.notify.ready("standing still: the state folder may be a copy of another host's; holdfast status has more")
+				return
+			}
 			p.notify.ready(fmt.Sprintf("serving %d instances", len(p.cfg.Instances)))
 		},
 	}

@@ -8,11 +8,15 @@
 //
 // Neither the machine id nor the name of a host is enough for that: machines that were
 // cloned have both in common, and containers often have no machine id. An identity of
-// our own has the same weakness when its folder is copied, so it is bound in two ways.
-// It holds digests of what the hardware and the system say of themselves: where they
-// say something else, the folder is a copy, and gets a new identity. And it lists the
-// boots in which the folder was used: a copy that goes on with the same hardware facts
-// lists the boots of its own and not those of the other, so neither judges the other.
+// our own has the same weakness when its folder is copied, so it is bound in three ways.
+// It holds digests of what the hardware and the system say of themselves (facts.go): where two
+// of those facts say something else, the folder is a copy. For the agent it also holds the place
+// of the folder, by which a copy on the same machine shows (Open). And it lists the boots in
+// which the folder was used: a copy that goes on with the same facts lists the boots of
+// its own and not those of the other, so neither judges the other.
+//
+// A copy of the command line's folder gets a new identity (Load). The agent's
+// folder holds a journal too, so there a person decides (Adopt).
 package hostid
 
 import (
@@ -54,36 +58,15 @@ const (
 // kept is what the file holds.
 type kept struct {
 	ID string `json:"id"`
-	// by fact: hex of HMAC-SHA256 of what it says, under the id
-	Bound map[string]string `json:"bound"`
+	// by fact: hex of HMAC-SHA256 of each of its values, under the id
+	Bound map[string][]string `json:"bound"`
+	// the same of what tells the place of the folder; the command line's folder has none
+	Place map[string]string `json:"place,omitempty"`
 	Boots []string          `json:"boots"`
-}
-
-// system is what the host says of itself.
-type system struct {
-	facts map[string]string // by name, those that are known
-	boot  string            // id of this boot; "" where it is not known
-}
-
-// sources are the facts that differ for two machines, or two virtual machines, unless somebody
-// gave both the same on purpose. Some can be read by root only, and containers lack some.
-var sources = map[string]string{
-	"machine-id":    "/etc/machine-id",
-	"product-uuid":  "/sys/class/dmi/id/product_uuid",
-	"serial-number": "/sys/firmware/devicetree/base/serial-number",
-}
-
-func look() system {
-	s := system{facts: map[string]string{}}
-	for name, path := range sources {
-		if b, err := os.ReadFile(path); err == nil {
-			if text := string(bytes.Trim(b, " \t\n\x00")); text != "" {
-				s.facts[name] = text
-			}
-		}
-	}
-	s.boot = Boot()
-	return s
+	// Shared says that another state folder of the same origin is on this machine.
+	Shared bool `json:"shared,omitempty"`
+	// Adopting is the identity before, while what belongs to it is being set aside.
+	Adopting string `json:"adopting,omitempty"`
 }
 
 // Boot returns the kernel's id of this boot of the host, which no
@@ -97,8 +80,9 @@ func Boot() string {
 }
 
 // Load returns the identity of the host from its state folder, and makes folder and identity
-// where there are none. The error says why the identity could not be read or written; what is
-// returned beside it may be used all the same, and is the zero value where there is no identity.
+// where there are none, or where the folder is a copy of another host's. The error says why
+// the identity could not be read or written; what is returned beside it may be used
+// all the same, and is the zero value where there is no identity.
 func Load(dir string) (Identity, error) {
 	id, err := load(dir, look())
 	if err != nil {
@@ -127,16 +111,9 @@ func load(dir string, now system) (Identity, error) {
 	case err != nil:
 		return Identity{}, err
 	}
-	if now.boot != "" && !slices.Contains(k.Boots, now.boot) {
-		k.Boots = append(k.Boots, now.boot)
-		k.Boots = k.Boots[max(0, len(k.Boots)-maxBoots):]
-	}
+	k.live(now.boot)
 	k.bind(now)
-	data, err := json.Marshal(k)
-	if err != nil {
-		return Identity{}, err
-	}
-	if err := durable.WriteFile(path, append(data, '\n'), 0o600); err != nil {
+	if err := k.write(path); err != nil {
 		return readOnly(path, now, err)
 	}
 	return k.identity(), nil
@@ -172,7 +149,7 @@ func read(path string) (kept, error) {
 		return kept{}, fmt.Errorf("%s %w", path, errDamaged)
 	}
 	if k.Bound == nil {
-		k.Bound = map[string]string{}
+		k.Bound = map[string][]string{}
 	}
 	return k, nil
 }
@@ -180,7 +157,7 @@ func read(path string) (kept, error) {
 func newKept() kept {
 	var r [16]byte
 	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
-	return kept{ID: hex.EncodeToString(r[:]), Bound: map[string]string{}}
+	return kept{ID: hex.EncodeToString(r[:]), Bound: map[string][]string{}}
 }
 
 func (k kept) identity() Identity { return Identity{ID: k.ID, Boots: slices.Clone(k.Boots)} }
@@ -191,32 +168,71 @@ func (k kept) digest(name, text string) string {
 	return hex.EncodeToString(m.Sum(nil))
 }
 
-// fits tells whether no fact contradicts the file. One that is known to
-// only one of the two says nothing: not every process may read every fact.
+// fits tells whether the facts are those of the host that the file was used on. A fact that is
+// known to only one of the two says nothing: not every process may read every fact.
 func (k kept) fits(now system) bool {
-	for name, text := range now.facts {
-		if d, ok := k.Bound[name]; ok && d != k.digest(name, text) {
-			return false
+	differ, agree := k.compare(now)
+	return len(differ) == 0 || len(differ) == 1 && len(agree) >= enoughFacts
+}
+
+// compare sorts the facts that both know into those that differ and those that agree.
+func (k kept) compare(now system) (differ, agree []string) {
+	for name, values := range now.facts {
+		bound := k.Bound[name]
+		switch {
+		case len(bound) == 0 || len(values) == 0:
+		case slices.ContainsFunc(values, func(v string) bool { return slices.Contains(bound, k.digest(name, v)) }):
+			agree = append(agree, name)
+		default:
+			differ = append(differ, name)
 		}
 	}
-	return true
+	slices.Sort(differ)
+	slices.Sort(agree)
+	return differ, agree
 }
 
 // has tells whether the file has all that is known now.
 func (k kept) has(now system) bool {
-	for name := range now.facts {
-		if _, ok := k.Bound[name]; !ok {
+	for name, values := range now.facts {
+		if !slices.Equal(k.Bound[name], k.digests(name, values)) {
 			return false
 		}
 	}
 	return now.boot == "" || slices.Contains(k.Boots, now.boot)
 }
 
-// bind adds the facts that the file does not have yet.
+// bind puts the facts of now into the file. A fact that is not known now stays as it was.
 func (k kept) bind(now system) {
-	for name, text := range now.facts {
-		k.Bound[name] = k.digest(name, text)
+	for name, values := range now.facts {
+		k.Bound[name] = k.digests(name, values)
 	}
+}
+
+func (k kept) digests(name string, values []string) []string {
+	all := make([]string, len(values))
+	for i, v := range values {
+		all[i] = k.digest(name, v)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// live adds the present boot to those that the folder has lived through.
+func (k *kept) live(boot string) {
+	if boot != "" && !slices.Contains(k.Boots, boot) {
+		k.Boots = append(k.Boots, boot)
+		k.Boots = k.Boots[max(0, len(k.Boots)-maxBoots):]
+	}
+}
+
+// write replaces the file.
+func (k kept) write(path string) error {
+	data, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(path, append(data, '\n'), 0o600)
 }
 
 // lock takes the lock of the folder, for as long as it takes to read and write the file.

@@ -25,9 +25,9 @@ func must(t *testing.T, err error) {
 }
 
 func host(boot string, facts ...string) system {
-	s := system{boot: boot, facts: map[string]string{}}
+	s := system{boot: boot, facts: map[string][]string{}}
 	for i := 0; i+1 < len(facts); i += 2 {
-		s.facts[facts[i]] = facts[i+1]
+		s.facts[facts[i]] = append(s.facts[facts[i]], facts[i+1])
 	}
 	return s
 }
@@ -95,7 +95,7 @@ func TestCopiesWithTheSameFactsHaveOtherBoots(t *testing.T) {
 func TestProcessesAtOnceGetOneIdentity(t *testing.T) {
 	for name, before := range map[string]string{
 		"none": "", "empty": "\x00", "cut off": `{"id":"00112233445566778899aabbccddeeff","bound":{`, "no id": `{"id":"x"}`,
-		"a copy": `{"id":"00112233445566778899aabbccddeeff","bound":{"machine-id":"of another"},"boots":["z"]}`,
+		"a copy": `{"id":"00112233445566778899aabbccddeeff","bound":{"machine-id":["of another"]},"boots":["z"]}`,
 		"null":   `{"id":"00112233445566778899aabbccddeeff","bound":null,"boots":null}`,
 	} {
 		dir := t.TempDir()
