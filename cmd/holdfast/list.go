@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"holdfast/internal/vault"
 )
 
 // listJSON is the backups of a vault, by instance and sequence number.
@@ -22,6 +25,11 @@ type listBackupJSON struct {
 	Incomplete bool      `json:"incomplete"`
 	// places at which an incomplete one lacks content; absent where that was not looked up
 	Lost uint64 `json:"lost,omitempty"`
+	// the backup from which this one came, as far as it is in the vault
+	Parent string `json:"parent,omitempty"`
+	// names the branch of the instance's backups; all are on one unless hosts made backups beside each other
+	Branch string `json:"branch"`
+	Head   bool   `json:"head"` // it is a newest backup
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -54,11 +62,15 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 	if err != nil {
 		return err
 	}
+	lines, err := at.lineages(ctx, refs)
+	if err != nil {
+		return err
+	}
 	if a.json {
 		info := at.Info()
 		out := listJSON{Vault: info.Name, Store: info.Store, Backups: make([]listBackupJSON, 0, len(refs))}
 		for _, r := range refs {
-			out.Backups = append(out.Backups, listBackupJSON{r.Instance, r.ID, r.Seq, r.Time.UTC(), r.Incomplete, lost[r.ID]})
+			out.Backups = append(out.Backups, listBackupJSON{r.Instance, r.ID, r.Seq, r.Time.UTC(), r.Incomplete, lost[r.ID], lines.parent(r), lines.of(r).Branch(r.ID), lines.head(r)})
 		}
 		return a.document(out)
 	}
@@ -66,7 +78,7 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 		a.say("no backups in %s", at.place)
 		return nil
 	}
-	rows := [][]string{{"INSTANCE", "BACKUP", "TIME", "STATE"}}
+	rows := [][]string{{"INSTANCE", "BACKUP", "TIME", "STATE", "BRANCH"}}
 	for _, r := range refs {
 		state := "complete"
 		if r.Incomplete {
@@ -75,7 +87,62 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 				state += ", " + count(n, "loss", "losses")
 			}
 		}
-		rows = append(rows, []string{r.Instance, r.ID, stamp(r.Time), state})
+		rows = append(rows, []string{r.Instance, r.ID, stamp(r.Time), state, lines.branch(r)})
 	}
 	return a.table(rows)
+}
+
+// lineages has by instance how its backups came from each other.
+type lineages map[string]*vault.Lineage
+
+// lineages asks the vault again for the instances of which the list shows several newest backups,
+// since somebody may have decided about them.
+func (v *vaultAt) lineages(ctx context.Context, refs []vault.BackupRef) (lineages, error) {
+	all := lineages{}
+	for len(refs) > 0 {
+		instance := refs[0].Instance // the list is in the order of instances
+		n := slices.IndexFunc(refs, func(r vault.BackupRef) bool { return r.Instance != instance })
+		if n < 0 {
+			n = len(refs)
+		}
+		l := vault.LineageOf(slices.Clone(refs[:n]))
+		if len(l.Heads()) > 1 {
+			var err error
+			if l, err = v.Lineage(ctx, instance); err != nil {
+				return nil, err
+			}
+		}
+		all[instance], refs = l, refs[n:]
+	}
+	return all, nil
+}
+
+func (l lineages) of(r vault.BackupRef) *vault.Lineage { return l[r.Instance] }
+
+func (l lineages) parent(r vault.BackupRef) string {
+	p, _ := l.of(r).Parent(r)
+	return p.ID
+}
+
+func (l lineages) head(r vault.BackupRef) bool {
+	return slices.ContainsFunc(l.of(r).Heads(), func(h vault.BackupRef) bool { return h.ID == r.ID })
+}
+
+// branch says for people on which branch a backup is, where there are several, and how it stands.
+func (l lineages) branch(r vault.BackupRef) string {
+	of := l.of(r)
+	if of.Branches() < 2 {
+		return "-"
+	}
+	at := of.Branch(r.ID)
+	tip := slices.ContainsFunc(of.Tips(), func(t vault.BackupRef) bool { return t.ID == r.ID })
+	switch heads := of.Heads(); {
+	case l.head(r) && len(heads) > 1:
+		return at + ", newest of a fork"
+	case l.head(r):
+		return at + ", newest"
+	case tip:
+		return at + ", not accepted"
+	}
+	return at
 }
