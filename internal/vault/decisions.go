@@ -95,8 +95,9 @@ func (v *Vault) Accept(ctx context.Context, instance, id, host, by string) ([]Ba
 	if !slices.ContainsFunc(l.refs, func(r BackupRef) bool { return r.ID == id }) {
 		return nil, fmt.Errorf("accept %q of instance %s: %w: the newest of its branches are %s", id, instance, ErrNoBackup, idsOf(tips))
 	}
-	stands := slices.ContainsFunc(tips, func(r BackupRef) bool { return l.Descends(r.ID, id) })
-	if !stands {
+	of := slices.DeleteFunc(slices.Clone(tips), func(r BackupRef) bool { return !l.Descends(r.ID, id) })
+	if len(of) != 1 { // several: that decides nothing
+
 		return nil, fmt.Errorf("accept %s of instance %s: %w: those are %s", id, instance, ErrNoHead, idsOf(tips))
 	}
 	others := slices.DeleteFunc(l.Heads(), func(r BackupRef) bool { return l.Descends(r.ID, id) })
