@@ -40,6 +40,9 @@ func (s *service) message(c api.Caller, j *job.Job) string {
 	case job.Reported:
 		return "reported, not acknowledged yet"
 	case job.Acknowledged:
+		if err := forkTrouble(j); err != nil {
+			return "backed up, but " + s.textFor(c, err.Error()) + "; the instance is frozen until somebody accepts one of the two (release does), or resumes it"
+		}
 		if j.Policy == job.ReleaseByControlPlane && !j.ReleaseAsked {
 			return "backed up; the instance is frozen until it is released or resumed"
 		}

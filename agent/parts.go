@@ -452,6 +452,14 @@ func (r receipts) Receipt(ctx context.Context, j *job.Job) (json.RawMessage, err
 		Compressed: res.Compressed, CompressedWhy: res.CompressedWhy,
 		Frozen: j.HeldSince, Hold: string(j.Mode), FreezeSeconds: j.FreezeSeconds(r.a.journal.Up()), Stored: j.Entered[job.Stored], Verified: res.Verified,
 		ChunksReadBack: res.Sampled, ChunksReadBackReused: res.SampledReused, Verification: res.Depth, Warnings: res.Warnings,
-		LossesAccepted: res.LossesAccepted, Host: r.a.cfg.HostID, Identity: r.a.identity.ID, Agent: r.a.version,
+		LossesAccepted: res.LossesAccepted, Host: r.a.cfg.HostID, Identity: r.a.identity.ID, Agent: r.a.version, Fork: forkStatement(res.Fork),
 	})
+}
+
+// forkStatement states the other newest backups of an instance.
+func forkStatement(forks []job.Fork) (stated []report.Fork) {
+	for _, f := range forks {
+		stated = append(stated, report.Fork(f))
+	}
+	return stated
 }

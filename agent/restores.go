@@ -77,17 +77,20 @@ func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, e
 	} else if err != nil {
 		return job.Content{}, fmt.Errorf("open vault: %w", err)
 	}
-	ref, err := opened.Newest(ctx, id)
-	if err != nil && !errors.Is(err, vault.ErrNoBackup) {
+	lineage, err := opened.Lineage(ctx, id)
+	if err != nil {
 		return job.Content{}, err
+	}
+	ref, err := lineage.Newest()
+	if err != nil && !errors.Is(err, vault.ErrNoBackup) {
+		return job.Content{}, err // a fork
 	}
 	// A bucket that was set back to an earlier state lacks the newest backup, if this host made it.
 	_, latest, lookErr := r.a.journal.ByInstance(id)
 	switch {
 	case lookErr != nil:
 		return job.Content{}, lookErr
-	case latest != nil && latest.Tenant == tenant && latest.Result != nil &&
-		(latest.Result.Seq > ref.Seq || latest.Result.Seq == ref.Seq && latest.Result.BackupID != ref.ID):
+	case latest != nil && latest.Tenant == tenant && latest.Result != nil && rolledBack(lineage, ref.ID, latest.Result.BackupID):
 		return job.Content{}, fmt.Errorf("%w: %s, this host's last; the newest there is %q", errRolledBack, latest.Result.BackupID, ref.ID)
 	case err != nil:
 		return job.Content{}, fmt.Errorf("%w: %w", job.ErrNoBackup, err)
@@ -178,7 +181,7 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 	if err != nil {
 		return nil, nil, err
 	}
-	places, sum := slices.Clone(q.Places), &job.RestoreResult{Catalogues: map[string]string{}}
+	places, sum := slices.Clone(q.Places), &job.RestoreResult{Catalogues: map[string]string{}, Parent: m.Parent}
 	for i := range places {
 		p := &places[i]
 		if err := fits(*p); err != nil {

@@ -114,6 +114,9 @@ func (a *Agent) sightOfJob(j *job.Job, now *metrics.Sight) (all []sighting) {
 	case j.State == job.Held:
 		add(troubleHeld, entered, errors.New(j.Cause))
 	}
+	if err := forkTrouble(j); err != nil {
+		add(troubleFork, boot-s.entered, err)
+	}
 	if s.held != 0 {
 		held := boot - s.held
 		now.Frozen = now.Frozen.Add(held)

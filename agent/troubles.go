@@ -17,6 +17,7 @@ const (
 	troubleReports      = "reports_fail"
 	troubleHeld         = "report_refused"
 	troubleGone         = "backup_gone"
+	troubleFork         = "fork_undecided"
 	troubleEvents       = "event_refused"
 	troubleStore        = "store_fails"
 	troubleJournal      = "journal_not_writable"
@@ -94,6 +95,12 @@ var troubleKinds = []troubleKind{
 			"since its bytes may be nowhere else.",
 		hint: "`holdfast resume INSTANCE` lets the instance run, so that it can be backed up again; once the store has all of the backup again, `holdfast release INSTANCE` " +
 			"powers it down; look for who or what removes objects",
+	},
+	{
+		name: troubleFork, means: "The last backup of an instance does not descend from another newest backup in the vault: two hosts ran the instance, or a host ran an old copy. " +
+			"Each backup lacks what the other has. The release waits, so that the bytes stay on the host, and no host restores the instance.",
+		hint: "`holdfast list` shows the branches; `holdfast accept-fork INSTANCE` takes the backup of this host, with `--backup ID` another one; " +
+			"the other branch stays in the vault; `holdfast resume INSTANCE` lets a held instance run",
 	},
 	{
 		name: troubleFrozen, means: "An instance stands still for long. Either its job still works, or the control plane has not acknowledged the report, or has not asked for a release.",

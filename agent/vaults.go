@@ -245,6 +245,8 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 			r.Progress(job.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent})
 		},
 		Job:          v.engineJob(r.Job),
+		Origin:       origin(r.Content, opened.Info().ID),
+		Intent:       r.BackupIntent,
 		CatalogueDir: v.a.catalogues(),
 		// as with the catalogues, it may be deleted at any time
 		IndexDir: filepath.Join(v.a.cfg.StateDir, "index"),
@@ -337,7 +339,7 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		LossesAccepted: res.LostAccepted,
 		Depth:          fmt.Sprintf("%s%d chunks read back (%d new, %d reused)", depth, res.Sampled, res.Sampled-res.SampledReused, res.SampledReused),
 		Created:        res.Created.UTC(), Verified: res.Verified.UTC(), StageSeconds: map[string]float64{},
-		Catalogues: res.Catalogues,
+		Catalogues: res.Catalogues, Fork: v.forksOf(ctx, opened, r, res),
 	}
 	v.a.logAccepted(r, res)
 	for stage, d := range res.Stages {

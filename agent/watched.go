@@ -200,6 +200,11 @@ func (a *Agent) sightOfInstance(ctx context.Context, in *instance) (found []sigh
 			err: fmt.Errorf("%s: %s", kind(last), last.Cause),
 		})
 	}
+	if err := forkTrouble(latest); err != nil {
+		found = append(found, sighting{
+			name: troubleFork, instance: id, job: latest.ID, age: max(0, time.Since(latest.Entered[job.Stored])), dated: true, err: err,
+		})
+	}
 	if last != nil && last.State == job.Done && !last.Entered[job.Released].IsZero() {
 		if latest != nil && latest.Result != nil {
 			found = append(found, a.roomFor(ctx, in, latest.Result.Bytes)...)

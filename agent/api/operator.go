@@ -32,6 +32,7 @@ var agentRoutes = []route{
 	{http.MethodPost, "/v1/agent/tasks/{task_id}/cancel", toCommand, (*handler).cancel},
 	{http.MethodPost, "/v1/agent/instances/{instance_id}/release", toCommand, (*handler).release},
 	{http.MethodPost, "/v1/agent/instances/{instance_id}/resume", toCommand, (*handler).resume},
+	{http.MethodPost, "/v1/agent/instances/{instance_id}/accept-fork", toOperate, (*handler).acceptFork},
 	{http.MethodPost, "/v1/agent/backup", toOperate, (*handler).backup},
 	{http.MethodPost, "/v1/agent/drain", toOperate, (*handler).drain},
 	{http.MethodGet, "/v1/agent/throttle", toOperate, (*handler).throttle},

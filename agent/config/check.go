@@ -107,6 +107,7 @@ func (c *Config) check(f *faults) {
 
 	oneOf(f, "release", c.Release, ReleaseAgent, ReleaseControlPlane)
 	oneOf(f, "hold", c.Hold, holds...)
+	oneOf(f, "on_fork", c.OnFork, OnForkHold, OnForkRelease)
 	if r := c.Precopy.Rounds; r < 0 || r > maxRounds {
 		f.add("precopy.rounds", "must be 0 to %d, got %d", maxRounds, r)
 	}

@@ -146,6 +146,12 @@ const (
 	AcknowledgeAny2xx       = "any-2xx" // each status from 200 to 299, whoever answers
 )
 
+// What becomes of an instance whose backup makes a fork with a backup of another host.
+const (
+	OnForkHold    = "hold"    // the release waits until the control plane or an operator decides
+	OnForkRelease = "release" // the backup of this host becomes the newest one
+)
+
 // Ways to hold an instance for its last snapshot.
 const (
 	HoldPrecopy = "precopy" // most is stored while it runs; it is frozen for what is left
@@ -188,6 +194,9 @@ type Config struct {
 	Report     Report `yaml:"report"`
 	// ReleaseAgent or ReleaseControlPlane; of instances that say nothing
 	Release string `yaml:"release"`
+	// OnFork is what becomes of an instance whose backup does not descend from the newest one:
+	// OnForkHold or OnForkRelease.
+	OnFork string `yaml:"on_fork"`
 	// one of the Hold constants; of instances that say nothing
 	Hold        string      `yaml:"hold"`
 	Precopy     Precopy     `yaml:"precopy"`

@@ -129,6 +129,7 @@ func defaults() *Config {
 		MetricsListen: DefaultMetricsListen,
 		Release:       DefaultRelease,
 		Hold:          DefaultHold,
+		OnFork:        OnForkHold,
 		Compression:   Compression{Min: DefaultCompressionMin, Max: DefaultCompressionMax},
 		Precopy:       Precopy{Rounds: DefaultPrecopyRounds, Enough: DefaultPrecopyEnough, Time: DefaultPrecopyTime},
 		Base:          Base{Keep: true, MaxAge: DefaultBaseMaxAge, MinFree: DefaultBaseMinFree},

@@ -200,11 +200,11 @@ func (m *Manager) Release(instance string) error {
 		if j.ResumeAsked || !slices.Contains([]State{Stored, Reported, Held, Acknowledged, Releasing, Released}, j.State) {
 			return ErrState
 		}
-		if j.ReleaseAsked && j.State != Held {
+		if j.ReleaseAsked && j.State != Held && (j.State != Acknowledged || !j.forkUndecided()) {
 			return errNothingToDo
 		}
 		return nil
-	}, func(j *Job) { j.ReleaseAsked = true })
+	}, (*Job).released)
 }
 
 // Resume asks for a frozen instance with a stored backup to run again; the backup stays. Done twice
@@ -250,11 +250,15 @@ func (m *Manager) ask(instance, what string, check func(*Job) error, edit func(*
 
 // eventData is the body of an event, beside what every event has.
 type eventData struct {
-	Task          string `json:"task_id"`
-	Job           string `json:"job_id"`
-	Instance      string `json:"instance_id"`
-	Tenant        string `json:"tenant"`
-	BackupID      string `json:"backup_id,omitempty"`
+	Task     string `json:"task_id"`
+	Job      string `json:"job_id"`
+	Instance string `json:"instance_id"`
+	Tenant   string `json:"tenant"`
+	BackupID string `json:"backup_id,omitempty"`
+	// of a stored or restored backup, the one from which it came
+	Parent string `json:"parent,omitempty"`
+	// the other newest backups of the instance, which the stored one does not descend from
+	Fork          []Fork `json:"fork,omitempty"`
 	Files         uint64 `json:"files,omitempty"`
 	Bytes         uint64 `json:"bytes,omitempty"` // content of the backup
 	BytesRead     uint64 `json:"bytes_read,omitempty"`
@@ -303,6 +307,7 @@ func (m *Manager) eventData(j *Job) eventData {
 	}
 	if j.Result != nil {
 		d.BackupID, d.Files = j.Result.BackupID, j.Result.Files
+		d.Parent, d.Fork = j.Result.Parent, j.Result.Fork
 		d.Bytes = j.Result.Bytes
 		d.LossesAccepted = j.Result.LossesAccepted
 		d.BytesRead, d.BytesNew, d.BytesSent = j.Result.BytesRead, j.Result.BytesNew, j.Result.BytesSent
@@ -311,7 +316,7 @@ func (m *Manager) eventData(j *Job) eventData {
 		d.BackupID, d.AlreadyReady = r.Backup, r.Ready
 		if res := r.Result; res != nil {
 			d.Files, d.BytesRestored, d.BytesTotal = res.Files, res.Bytes, res.Bytes
-			d.BytesFetched, d.Warnings = res.BytesFetched, res.Warnings
+			d.BytesFetched, d.Warnings, d.Parent = res.BytesFetched, res.Warnings, res.Parent
 		}
 	}
 	return d

@@ -203,8 +203,10 @@ type Result struct {
 	BackupID string `json:"backup_id"`
 	// orders the backups of the instance
 	Seq uint64 `json:"sequence"`
-	// the backup that was the newest when this one began
-	Parent         string `json:"parent,omitempty"`
+	// the backup from which the volumes' content came; "" where none is known
+	Parent string `json:"parent,omitempty"`
+	// Fork are the other newest backups of the instance, which this one does not descend from.
+	Fork           []Fork `json:"fork,omitempty"`
 	VaultID        string `json:"vault_id"`
 	Object         string `json:"object"` // the manifest's key in the store
 	ManifestSHA256 string `json:"manifest_sha256"`
@@ -300,6 +302,8 @@ type Job struct {
 	Fruitless   int     `json:"fruitless,omitempty"`
 	PacksBefore int     `json:"packs_before,omitempty"`
 	Result      *Result `json:"result,omitempty"`
+	// Fork is what was decided about the fork that Result tells of; zero before.
+	Fork ForkDecision `json:"fork,omitzero"`
 
 	// Restore is what a restore does and has done; nil until it is decided, and for backups.
 	Restore *Restore `json:"restore,omitempty"`

@@ -468,6 +468,9 @@ func (w *worker) await(soft, hard context.Context, j *Job) error {
 		if soft.Err() != nil {
 			return errLeave
 		}
+		if ok, err := w.settleFork(soft, hard, j); !ok || err != nil {
+			return err
+		}
 		lost, err := w.lost(hard, j)
 		if err != nil {
 			return err

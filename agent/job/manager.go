@@ -72,6 +72,8 @@ type Options struct {
 	// Jobs at work are put off, what is being undone is undone, and jobs
 	// with a stored backup go on. Run returns when all others are over.
 	RecoverOnly bool
+	// OnFork says what becomes of a fork of which nobody has decided; "" is ForkHold.
+	OnFork OnFork
 	// StartRestored starts instances after their volumes were restored.
 	StartRestored bool
 	// Hook is called at each crash point beside crashpoint.Hit. Tests use it; nil elsewhere.

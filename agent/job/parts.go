@@ -103,6 +103,10 @@ type BackupRequest struct {
 	// PackIntent journals the id and the size of a pack; it is called
 	// before the pack is sent, from any goroutine.
 	PackIntent func(pack string) error
+	// Content is the backup from which the volumes' content came, as far as the journal knows.
+	Content Content
+	// BackupIntent journals the id of the backup right before its manifest is written.
+	BackupIntent func(id string) error
 	// Sent is called, from any goroutine, when all content is in the
 	// store, and what is left needs little of this host. Nil is allowed.
 	Sent func()

@@ -44,6 +44,8 @@ func mayRelease(tx *bbolt.Tx, j *Job) error {
 		return no("the report is still in the outbox")
 	case j.Gone != "":
 		return no("the store lacks a part of the backup")
+	case j.ForkOpen():
+		return no("its backup makes a fork, and nobody has decided which backup is the newest")
 	case !j.Hold:
 		return no("the instance was let go of since it was backed up")
 	case j.ResumeAsked:

@@ -64,6 +64,13 @@ func TestInvariantReleaseLast(t *testing.T) {
 		{"intent not journalled", func(j *Job) { j.State = Acknowledged }, false, errMayNotRelease},
 		{"held", func(j *Job) { j.State = Held }, false, errMayNotRelease},
 		{"failing", func(j *Job) { j.State = Failing }, false, errMayNotRelease},
+		{"a fork", func(j *Job) { j.Result.Fork = []Fork{{Backup: "b-2"}} }, false, errMayNotRelease},
+		{"a fork that is decided here, and not in the vault", func(j *Job) {
+			j.Result.Fork, j.Fork = []Fork{{Backup: "b-2"}}, ForkDecision{Backup: "b-2"}
+		}, false, errMayNotRelease},
+		{"a fork that is decided", func(j *Job) {
+			j.Result.Fork, j.Fork = []Fork{{Backup: "b-2"}}, ForkDecision{Backup: "b-2", Stored: true}
+		}, false, nil},
 		{"gone from the store", func(j *Job) { j.Gone = "a pack is missing" }, false, errMayNotRelease},
 		{notLookedAt, func(*Job) {}, false, errUnproved},
 		{"looked at long ago", func(*Job) {}, false, errUnproved},

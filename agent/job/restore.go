@@ -28,16 +28,16 @@ type Place struct {
 
 // Restore is the record of what a restore does.
 type Restore struct {
-	Backup  string         `json:"backup_id,omitempty"`
-	Seq     uint64         `json:"sequence,omitempty"` // of the backup
-	Created time.Time      `json:"created,omitzero"`   // of the backup
-	Vault   string         `json:"vault,omitempty"`    // its id
-	Places  []Place        `json:"places,omitempty"`
-	Placed  bool           `json:"placed,omitempty"` // all are in place, and stay there
-	Ready   bool           `json:"ready,omitempty"`  // nothing had to be restored
+	Backup  string    `json:"backup_id,omitempty"`
+	Seq     uint64    `json:"sequence,omitempty"` // of the backup
+	Created time.Time `json:"created,omitzero"`   // of the backup
+	Vault   string    `json:"vault,omitempty"`    // its id
+	Places  []Place   `json:"places,omitempty"`
+	Placed  bool      `json:"placed,omitempty"` // all are in place, and stay there
+	Ready   bool      `json:"ready,omitempty"`  // nothing had to be restored
 	// Certain and Warning are as in Decision.
-	Certain bool   `json:"certain,omitempty"`
-	Warning string `json:"warning,omitempty"`
+	Certain bool           `json:"certain,omitempty"`
+	Warning string         `json:"warning,omitempty"`
 	Result  *RestoreResult `json:"result,omitempty"`
 }
 
@@ -47,6 +47,8 @@ type RestoreResult struct {
 	Bytes        uint64 `json:"bytes"` // of content written
 	BytesFetched uint64 `json:"bytes_fetched"`
 	Warnings     int    `json:"warnings"` // what is not exactly as it was backed up
+	// Parent is the backup from which the restored one came; "" where it has none.
+	Parent string `json:"parent,omitempty"`
 	// Catalogues has, by volume, the engine's id of what it knows of
 	// the tree that it made; see Base.
 	Catalogues map[string]string `json:"catalogues,omitempty"`
@@ -59,6 +61,9 @@ type Content struct {
 	Seq     uint64    `json:"sequence"` // orders the backups of an instance
 	Created time.Time `json:"created"`  // for people
 	Vault   string    `json:"vault,omitempty"`
+	// Tried are ids of backups that were made of the volumes since, and of which nobody heard whether
+	// they are stored, the oldest first.
+	Tried []string `json:"tried,omitempty"`
 }
 
 // RestoreRequest is the work of the engine for one restore.
@@ -158,8 +163,7 @@ func (w *worker) facts(ctx context.Context, j *Job, instance Instance) (f Facts,
 		ctx = short
 	}
 	f.Newest, f.NewestErr = restorer.Newest(ctx, j.Instance, j.Tenant)
-	f.Relation = relate(f.Known, f.Newest)
-	return f, nil
+	return f, w.relateFacts(ctx, j, &f)
 }
 
 // relate compares by sequence numbers.

@@ -209,6 +209,12 @@ func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, preco
 	if !precopy {
 		r.Sent = w.ticket.leave // another job may have the turn while this one finishes
 		r.Accept = func(ctx context.Context) error { return w.ranMeanwhile(ctx, j) }
+		if r.Content, err = w.m.journal.Content(j.Instance); err != nil {
+			return nil, err
+		}
+		r.BackupIntent = func(id string) error {
+			return w.act(crashpoint.WriteBackup, func() error { return w.m.journal.try(j.Instance, id) })
+		}
 	}
 	bases, err := w.m.journal.Bases(j.Instance)
 	if err != nil {

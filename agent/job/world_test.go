@@ -72,7 +72,9 @@ type world struct {
 	// is told of each state; nil: nobody is
 	observe func(j *job.Job)
 	// another way to make a snapshot; nil: there is none
-	instead func(failed job.Snapshot) (job.Snapshot, bool)
+	instead   func(failed job.Snapshot) (job.Snapshot, bool)
+	forks     []job.Fork         // that the engine finds beside each backup
+	decisions []job.ForkDecision // that the vault has
 	// the part that does not do its duty; see TestModelFindsWhatIsBroken
 	broken string
 	lacked []string // what jobs went on without
@@ -640,6 +642,13 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 			return nil, err
 		}
 	}
+	id := fmt.Sprint("b", held)
+	if !r.Precopy {
+		if err := r.BackupIntent(id); err != nil {
+			return nil, err
+		}
+	}
+	b.l.alive()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	catalogues := map[string]string{}
@@ -653,8 +662,7 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	if w.broken != "engine" {
 		w.backups[r.Instance] = append(w.backups[r.Instance], held)
 	}
-	id := fmt.Sprint("b", held)
-	return &job.Result{BackupID: id, Seq: uint64(len(w.backups[r.Instance])), Object: "v/backups/" + id, ManifestSHA256: "00ff", Verified: time.Now(), Catalogues: catalogues}, nil
+	return &job.Result{Fork: w.forks, Parent: r.Content.Backup, BackupID: id, Seq: uint64(len(w.backups[r.Instance])), Object: "v/backups/" + id, ManifestSHA256: "00ff", Verified: time.Now(), Catalogues: catalogues}, nil
 }
 
 // Present tells what the world has of the job's backup.
@@ -687,6 +695,19 @@ func (b fakeEngine) Present(ctx context.Context, j *job.Job) error {
 	if !slices.ContainsFunc(w.backups[j.Instance], func(count int) bool { return fmt.Sprint("b", count) == j.Result.BackupID }) {
 		return fmt.Errorf("%w: the manifest is missing", job.ErrBackupGone)
 	}
+	return nil
+}
+
+// AcceptFork stores a decision in the world's vault.
+func (b fakeEngine) AcceptFork(_ context.Context, j *job.Job, d job.ForkDecision) error {
+	b.l.alive()
+	w := b.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.failing("decide", j.Instance); err != nil {
+		return err
+	}
+	w.decisions = append(w.decisions, d)
 	return nil
 }
 

@@ -105,6 +105,7 @@ type Metrics struct {
 	certificate  prometheus.Gauge
 	audit        prometheus.Counter
 	drifts       prometheus.Counter
+	forks        prometheus.Counter
 	damagedPacks prometheus.Counter
 	backupsGone  prometheus.Counter
 	pace         prometheus.Gauge
@@ -161,6 +162,7 @@ func New(o Options) *Metrics {
 		backupsGone:  counter("backups_gone_total", "Backups of which the store had lost a part before the power-down; their instances are held."),
 		damagedPacks: counter("damaged_packs_total", "Packs of vaults that backups found missing, unreadable or damaged; their content was stored anew."),
 		drifts:       counter("drifts_total", "Volumes with content that changed although its metadata did not; they were read whole."),
+		forks:        counter("forks_total", "Backups that do not descend from another newest backup of their instance."),
 		audit:        counter("audit_failures_total", "Commands that could not be written to the audit log."),
 		certificate:  gauge("tls_certificate_expiry_seconds", "Time until the certificate that is served expires; 0 without TLS, negative afterwards."),
 		pace:         gauge("precopy_pace_ratio", "Share of the time in which rounds of pre-copy work; below 1 the host is pressed."),
@@ -174,7 +176,7 @@ func New(o Options) *Metrics {
 	m.registry.MustRegister(
 		m.jobs, m.jobsActive, m.queue, m.read, m.uploaded, m.compressed, m.deduplicated, m.restored, m.stage, m.freeze, m.frozen, m.lastSuccess,
 		m.reports, m.retries, m.pending, m.refused, m.refusedKept, m.storeReqs, m.storeBytes, m.storeRetries, m.storeFaults, m.storeSeconds,
-		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.damagedPacks, m.backupsGone, m.pace, m.bases, m.panics, m.warnings, m.info, m.start,
+		m.apiRequests, m.iamLookups, m.certificate, m.audit, m.drifts, m.forks, m.damagedPacks, m.backupsGone, m.pace, m.bases, m.panics, m.warnings, m.info, m.start,
 	)
 	m.sight = newSight(m.registry, o)
 	if o.Process {
@@ -453,6 +455,13 @@ func (m *Metrics) Panicked(in string) {
 func (m *Metrics) CertificateExpiry(left time.Duration) {
 	if m != nil {
 		m.certificate.Set(left.Seconds())
+	}
+}
+
+// Fork counts a backup that does not descend from another newest backup of its instance.
+func (m *Metrics) Fork() {
+	if m != nil {
+		m.forks.Inc()
 	}
 }
 

@@ -74,6 +74,7 @@ func use(m *metrics.Metrics) {
 	m.CertificateExpiry(24 * time.Hour)
 	m.AuditFailed()
 	m.Drift()
+	m.Fork()
 	m.DamagedPack()
 	m.BackupGone()
 	m.Warnings(3)

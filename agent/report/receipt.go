@@ -46,8 +46,10 @@ type Statement struct {
 	Backup   string `json:"backup"`
 	// orders the backups of the instance, whatever clocks say
 	Sequence uint64 `json:"sequence"`
-	// the backup that was the newest when this one began
-	Parent         string `json:"parent,omitempty"`
+	// the backup from which the volumes' content came; "" where none is known
+	Parent string `json:"parent,omitempty"`
+	// the other newest backups of the instance, which this one does not descend from
+	Fork           []Fork `json:"fork,omitempty"`
 	Object         string `json:"object"`          // the manifest's key in the store
 	ManifestSHA256 string `json:"manifest_sha256"` // of the stored object, hex
 	Store          string `json:"store"`           // URL without secrets
@@ -80,6 +82,12 @@ type Statement struct {
 	// of the state folder, random: copies of one host have one Host and different identities
 	Identity string `json:"identity,omitempty"`
 	Agent    string `json:"agent"` // version
+}
+
+// Fork is another newest backup of an instance, beside the one that a receipt states.
+type Fork struct {
+	Backup string `json:"backup"`
+	Host   string `json:"host,omitempty"` // that made it; "" where its manifest could not be read
 }
 
 // Errors of receipts.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,6 +29,11 @@ type listBackupJSON struct {
 	// Forgotten is there where the backup is forgotten, so that a prune deletes it.
 	Forgotten *forgottenJSON `json:"forgotten,omitempty"`
 	Holds     []vault.Hold   `json:"holds,omitempty"`
+	// the backup from which this one came, as far as it is in the vault
+	Parent string `json:"parent,omitempty"`
+	// names the branch of the instance's backups; all are on one unless hosts made backups beside each other
+	Branch string `json:"branch"`
+	Head   bool   `json:"head"` // it is a newest backup
 }
 
 // forgottenJSON says who forgot a backup, when and why.
@@ -81,11 +87,18 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 	for _, h := range holds {
 		held[h.Backup] = append(held[h.Backup], h)
 	}
+	lines, err := at.lineages(ctx, refs)
+	if err != nil {
+		return err
+	}
 	if a.json {
 		info := at.Info()
 		out := listJSON{Vault: info.Name, Store: info.Store, Backups: make([]listBackupJSON, 0, len(refs))}
 		for _, r := range refs {
-			b := listBackupJSON{r.Instance, r.ID, r.Seq, r.Time.UTC(), r.Incomplete, lost[r.ID], nil, held[r.ID]}
+			b := listBackupJSON{
+				Instance: r.Instance, Backup: r.ID, Sequence: r.Seq, Time: r.Time.UTC(), Incomplete: r.Incomplete, Lost: lost[r.ID], Holds: held[r.ID],
+				Parent: lines.parent(r), Branch: lines.of(r).Branch(r.ID), Head: lines.head(r),
+			}
 			if m, ok := marks[r.Instance+"/"+r.ID]; ok {
 				b.Forgotten = &forgottenJSON{m.Host, m.At, m.Reason}
 			}
@@ -97,7 +110,7 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 		a.say("no backups in %s", at.place)
 		return nil
 	}
-	rows := [][]string{{"INSTANCE", "BACKUP", "TIME", "STATE"}}
+	rows := [][]string{{"INSTANCE", "BACKUP", "TIME", "STATE", "BRANCH"}}
 	for _, r := range refs {
 		state := "complete"
 		if r.Incomplete {
@@ -112,7 +125,62 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 		for _, h := range held[r.ID] {
 			state += ", " + holdText(h)
 		}
-		rows = append(rows, []string{r.Instance, r.ID, stamp(r.Time), state})
+		rows = append(rows, []string{r.Instance, r.ID, stamp(r.Time), state, lines.branch(r)})
 	}
 	return a.table(rows)
+}
+
+// lineages has by instance how its backups came from each other.
+type lineages map[string]*vault.Lineage
+
+// lineages asks the vault again for the instances of which the list shows several newest backups,
+// since somebody may have decided about them.
+func (v *vaultAt) lineages(ctx context.Context, refs []vault.BackupRef) (lineages, error) {
+	all := lineages{}
+	for len(refs) > 0 {
+		instance := refs[0].Instance // the list is in the order of instances
+		n := slices.IndexFunc(refs, func(r vault.BackupRef) bool { return r.Instance != instance })
+		if n < 0 {
+			n = len(refs)
+		}
+		l := vault.LineageOf(slices.Clone(refs[:n]))
+		if len(l.Heads()) > 1 {
+			var err error
+			if l, err = v.Lineage(ctx, instance); err != nil {
+				return nil, err
+			}
+		}
+		all[instance], refs = l, refs[n:]
+	}
+	return all, nil
+}
+
+func (l lineages) of(r vault.BackupRef) *vault.Lineage { return l[r.Instance] }
+
+func (l lineages) parent(r vault.BackupRef) string {
+	p, _ := l.of(r).Parent(r)
+	return p.ID
+}
+
+func (l lineages) head(r vault.BackupRef) bool {
+	return slices.ContainsFunc(l.of(r).Heads(), func(h vault.BackupRef) bool { return h.ID == r.ID })
+}
+
+// branch says for people on which branch a backup is, where there are several, and how it stands.
+func (l lineages) branch(r vault.BackupRef) string {
+	of := l.of(r)
+	if of.Branches() < 2 {
+		return "-"
+	}
+	at := of.Branch(r.ID)
+	tip := slices.ContainsFunc(of.Tips(), func(t vault.BackupRef) bool { return t.ID == r.ID })
+	switch heads := of.Heads(); {
+	case l.head(r) && len(heads) > 1:
+		return at + ", newest of a fork"
+	case l.head(r):
+		return at + ", newest"
+	case tip:
+		return at + ", not accepted"
+	}
+	return at
 }

@@ -367,23 +367,35 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.P
 	if err != nil {
 		return err
 	}
-	seq, parent, err := r.o.Vault.NextSeq(r.o.Instance, earlier)
+	seq, last, err := r.o.Vault.NextSeq(r.o.Instance, earlier)
 	if err != nil {
 		return err
 	}
 	r.tellClock(earlier)
+	// Once more: another host may have made a backup since this one began, which makes a fork.
+	lineage, err := r.o.Vault.Lineage(ctx, r.o.Instance)
+	if err != nil {
+		return err
+	}
+	parent := r.parent(lineage, last)
+	seq = max(seq, vault.SeqOf(parent)+1)
 	named, lost, accepted := r.losses.sum()
 	m := &vault.Manifest{
-		Instance: r.o.Instance, ID: vault.NewBackupID(seq, r.res.Created, lost > 0), Host: r.o.Host, Agent: r.o.Agent,
+		Instance: r.o.Instance, ID: lineage.NewID(seq, r.res.Created, parent, lost > 0), Host: r.o.Host, Agent: r.o.Agent,
 		Created: r.res.Created, Finished: r.o.Now().UTC(), Volumes: volumes, Packs: refs,
 		Bytes: r.res.Bytes, NewBytes: r.counts.sent.Load(), Seq: seq, Parent: parent,
-		Lost: uint64(lost), LostAccepted: uint64(accepted), Losses: named,
+		Lost: uint64(lost), LostAccepted: uint64(accepted), Losses: named, Fork: forkOf(lineage, parent),
+	}
+	if r.o.Intent != nil {
+		if err := r.o.Intent(m.ID); err != nil {
+			return err
+		}
 	}
 	if err := r.session.WriteManifest(ctx, m); err != nil {
 		return err
 	}
 	r.res.Seq, r.res.Parent = seq, parent
-	r.tellFork(ctx, earlier, m)
+	r.tellFork(ctx, m)
 	r.res.BackupID, r.res.Object, r.res.ManifestSHA256 = m.ID, m.Object, m.Digest
 	for _, name := range r.images {
 		r.res.Catalogues[name] = m.ID

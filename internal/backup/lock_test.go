@@ -219,7 +219,7 @@ func TestLocksOnMinIO(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made.Seq++
+	made.Seq, made.Parent, made.Fork = made.Seq+1, "", nil
 	made.ID = vault.NewBackupID(made.Seq, time.Now(), false)
 	if err := later.WriteManifest(t.Context(), made); err != nil {
 		t.Fatal(err)

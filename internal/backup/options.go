@@ -101,6 +101,13 @@ type Options struct {
 	// and the losses so far. Its error ends the Run, and there is no backup.
 	// It is asked again when the backup has to be made again. Nil accepts.
 	Accept func(ctx context.Context, so *Result) error
+	// Origin says from which backup the content of the volumes came, the parent of this backup. Nil:
+	// the caller does not know, and the last backup of the instance is the parent.
+	Origin *Origin
+	// Intent is told the id of the backup right before its manifest is written, so that the caller can
+	// name it in the Origin of a later Run should this one end without an answer. Its error ends the
+	// Run. It is called again where the backup has to be made again. Nil is allowed.
+	Intent func(id string) error
 	// Warn is told of each thing that could not be kept exact, one call at a time; Result lists the
 	// first thousand too. Nil is allowed.
 	Warn func(tree.Warning)
@@ -130,6 +137,16 @@ type Options struct {
 	MinLevel, MaxLevel seal.Level
 }
 
+// Origin is what a host knows of where the content of an instance's volumes came from.
+type Origin struct {
+	// Backup is the last backup that was made of the volumes, or restored to them; "" where none is
+	// known.
+	Backup string
+	// Tried are ids that Intent was told since, in order, by Runs that ended without a result: any of
+	// those backups may exist.
+	Tried []string
+}
+
 // Progress says how far a backup is. All counts only grow.
 type Progress struct {
 	Entries uint64 `json:"entries"`
@@ -146,7 +163,7 @@ type Progress struct {
 type Result struct {
 	BackupID string `json:"backup_id"`
 	Seq      uint64 `json:"sequence"`
-	// the backup that was the newest when this one began
+	// the backup from which the content of the volumes came; "" where none is known
 	Parent         string `json:"parent,omitempty"`
 	Object         string `json:"object"` // the manifest's key in the store
 	ManifestSHA256 string `json:"manifest_sha256"`
@@ -179,9 +196,8 @@ type Result struct {
 	Lost         int          `json:"lost"`
 	LostAccepted int          `json:"lost_accepted"`
 	Losses       []vault.Loss `json:"losses,omitempty"`
-	// Fork names other backups of the instance that another host made
-	// at the same time, on top of the same parent. While they and this
-	// one are the newest, no restore chooses among them by itself.
+	// Fork names the other newest backups of the instance: those that this one does not descend from.
+	// While there are any, no restore chooses among them and this one by itself.
 	Fork []vault.BackupRef `json:"fork,omitempty"`
 	// Compressed is the content that was new by the level of compression that it met, bytes before.
 	Compressed map[string]uint64 `json:"compressed"`

@@ -22,23 +22,50 @@ func (r *run) tellClock(earlier []vault.BackupRef) {
 	}
 }
 
-// tellFork looks whether another host made a backup of the instance while this one
-// was made: both then have the same sequence number. Each of two such writers looks
-// after its own manifest is stored, so at least one of them finds the other. The
-// look comes too late to prevent a fork. Restores notice every fork by themselves.
-func (r *run) tellFork(ctx context.Context, earlier []vault.BackupRef, made *vault.Manifest) {
-	now, err := r.o.Vault.Backups(ctx, r.o.Instance)
-	if err != nil {
-		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("whether another host made a backup at the same time is not known: %v", err)})
-		return
+// parent tells which backup this one follows: the last of those of which the caller's earlier tries
+// may not have learnt that they exist, or the one from which the content came. last is the last
+// backup of the instance.
+func (r *run) parent(l *vault.Lineage, last string) string {
+	o := r.o.Origin
+	if o == nil {
+		return last
 	}
-	for _, ref := range now {
-		known := slices.ContainsFunc(earlier, func(e vault.BackupRef) bool { return e.ID == ref.ID })
-		if known || ref.ID == made.ID || ref.Seq < made.Seq {
-			continue
+	refs := l.Refs()
+	for _, id := range slices.Backward(o.Tried) {
+		there := slices.ContainsFunc(refs, func(ref vault.BackupRef) bool { return ref.ID == id })
+		if there || r.o.Vault.InDoubt(r.o.Instance, id) {
+			return id
 		}
-		r.res.Fork = append(r.res.Fork, ref)
-		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("backup %s of the same instance was made at the same time as this one, by another host or program; "+
-			"each lacks what the other has. Name one of them to restore it", ref.ID)})
+	}
+	return o.Backup
+}
+
+// forkOf names the newest backups that content which came from the parent lacks.
+func forkOf(l *vault.Lineage, parent string) (ids []string) {
+	for _, ref := range l.Fork(parent) {
+		ids = append(ids, ref.ID)
+	}
+	return ids
+}
+
+// tellFork looks whether the instance has other newest backups beside this one. Where two hosts
+// make a backup at the same moment, each of the two looks after its own manifest is stored, so at
+// least one of them finds the other. Restores notice every fork by themselves.
+func (r *run) tellFork(ctx context.Context, made *vault.Manifest) {
+	l, err := r.o.Vault.Lineage(ctx, r.o.Instance)
+	if err != nil {
+		// what was found before the manifest is told in any case
+		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("whether another host made a backup at the same time is not known: %v", err)})
+		for _, id := range made.Fork {
+			if ref, ok := vault.RefOf(r.o.Instance, id); ok {
+				r.res.Fork = append(r.res.Fork, ref)
+			}
+		}
+	} else {
+		r.res.Fork = l.Fork(made.ID)
+	}
+	for _, ref := range r.res.Fork {
+		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("backup %s of the same instance is not one from which this backup came: another host or program made it; "+
+			"each lacks what the other has. Name one of them to restore it, or accept one of them", ref.ID)})
 	}
 }

@@ -56,13 +56,14 @@ func TestNewestDoesNotDependOnClocks(t *testing.T) {
 // backups stay, at least one writer tells of the other, and nobody takes either for the newest.
 func TestForkIsToldAndNotResolved(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
+	parent := ""
 	run := func(content string, beside func()) *backup.Result {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, "state"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		res, err := backup.Run(t.Context(), backup.Options{
-			Vault: v, Instance: "i", Host: content, Sources: []backup.Source{{Volume: "data", Root: dir}},
+			Vault: v, Instance: "i", Host: content, Sources: []backup.Source{{Volume: "data", Root: dir}}, Origin: &backup.Origin{Backup: parent},
 			// when all is stored but the manifest
 			Accept: func(context.Context, *backup.Result) error {
 				if beside != nil {
@@ -77,11 +78,13 @@ func TestForkIsToldAndNotResolved(t *testing.T) {
 		return res
 	}
 	first := run("before", nil)
+	parent = first.BackupID
 	var b *backup.Result
 	a := run("host a", func() { b = run("host b", nil) })
 	if a.Parent != first.BackupID || b.Parent != first.BackupID || a.Seq != 2 || b.Seq != 2 {
 		t.Fatalf("a follows %s as %d, b follows %s as %d", a.Parent, a.Seq, b.Parent, b.Seq)
 	}
+	// b lists before its manifest and after, and a is not there yet
 	if len(a.Fork) != 1 || a.Fork[0].ID != b.BackupID || len(b.Fork) != 0 || a.WarningCount != 1 {
 		t.Errorf("a tells of %v, b of %v", a.Fork, b.Fork)
 	}
@@ -89,9 +92,86 @@ func TestForkIsToldAndNotResolved(t *testing.T) {
 	if _, err := v.Newest(t.Context(), "i"); !errors.As(err, &fork) {
 		t.Errorf("the newest of two: %v", err)
 	}
-	// The next backup, of whichever host, is one on top of both.
-	c := run("after", nil)
-	if ref, err := v.Newest(t.Context(), "i"); err != nil || ref.ID != c.BackupID || c.Seq != 3 {
+	// A further backup of one of the two hosts lacks what the other one has, until one is accepted.
+	parent = b.BackupID
+	c := run("host b again", nil)
+	if len(c.Fork) != 1 || c.Fork[0].ID != a.BackupID || c.Seq != 3 || c.Parent != b.BackupID {
+		t.Errorf("on top of b: %s as %d after %s, forks %v", c.BackupID, c.Seq, c.Parent, c.Fork)
+	}
+	m, err := v.Manifest(t.Context(), vault.BackupRef{Instance: "i", ID: c.BackupID})
+	if err != nil || !slices.Equal(m.Fork, []string{a.BackupID}) {
+		t.Errorf("the manifest tells of the forks %v, %v", m.Fork, err)
+	}
+	over, err := v.Accept(t.Context(), "i", c.BackupID, "a host", "an operator")
+	if err != nil || len(over) != 1 || over[0].ID != a.BackupID {
+		t.Errorf("accepted over %v, %v", over, err)
+	}
+	if ref, err := v.Newest(t.Context(), "i"); err != nil || ref.ID != c.BackupID {
+		t.Errorf("the newest is %v, %v", ref, err)
+	}
+	parent = c.BackupID
+	if d := run("host b, without a fork", nil); len(d.Fork) > 0 {
+		t.Errorf("after the decision: forks %v", d.Fork)
+	}
+	// The other branch goes on all the same: that is a fork again.
+	parent = a.BackupID
+	if e := run("host a again", nil); len(e.Fork) != 1 {
+		t.Errorf("a backup of the branch that was not accepted: forks %v", e.Fork)
+	}
+	if _, err := v.Newest(t.Context(), "i"); !errors.As(err, &fork) {
+		t.Errorf("the newest of two: %v", err)
+	}
+}
+
+// TestParentIsWhereTheContentCameFrom: the parent of a backup is what the caller knows of, also when
+// a newer one is in the vault, or when nothing is known; an earlier try that came to be stored
+// without an answer is no fork with the next one.
+func TestParentIsWhereTheContentCameFrom(t *testing.T) {
+	v := newVault(t, obs.NewMemory())
+	dir := t.TempDir()
+	run := func(o *backup.Origin, intent func(string) error) (*backup.Result, error) {
+		return backup.Run(t.Context(), backup.Options{
+			Vault: v, Instance: "i", Sources: []backup.Source{{Volume: "data", Root: dir, AllowEmpty: true}}, Origin: o, Intent: intent,
+		})
+	}
+	must := func(res *backup.Result, err error) *backup.Result {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	first := must(run(&backup.Origin{}, nil))
+	if first.Parent != "" || len(first.Fork) > 0 {
+		t.Errorf("the first follows %q, forks %v", first.Parent, first.Fork)
+	}
+	second := must(run(&backup.Origin{Backup: first.BackupID}, nil))
+	if second.Parent != first.BackupID || len(second.Fork) > 0 {
+		t.Errorf("the second follows %q, forks %v", second.Parent, second.Fork)
+	}
+	stale := must(run(&backup.Origin{Backup: first.BackupID}, nil))
+	if stale.Parent != first.BackupID || len(stale.Fork) != 1 || stale.Fork[0].ID != second.BackupID {
+		t.Errorf("a stale copy's follows %q, forks %v", stale.Parent, stale.Fork)
+	}
+	unknown := must(run(&backup.Origin{}, nil))
+	if unknown.Parent != "" || len(unknown.Fork) != 2 {
+		t.Errorf("one of unknown content follows %q, forks %v", unknown.Parent, unknown.Fork)
+	}
+	if _, err := v.Accept(t.Context(), "i", second.BackupID, "h", "an operator"); err != nil {
+		t.Fatal(err)
+	}
+	// A try that tells its id and ends: its backup is not there. And one of which nobody hears.
+	var tried []string
+	note := func(id string) error { tried = append(tried, id); return nil }
+	if _, err := run(&backup.Origin{Backup: second.BackupID}, func(id string) error { _ = note(id); return errors.New("the journal is full") }); err == nil {
+		t.Error("a backup whose id was not noted is made")
+	}
+	must(run(&backup.Origin{Backup: second.BackupID, Tried: tried}, note))
+	last := must(run(&backup.Origin{Backup: second.BackupID, Tried: tried}, nil))
+	if last.Parent != tried[1] || len(last.Fork) > 0 || len(tried) != 2 {
+		t.Errorf("after a try of which nobody heard: follows %q of %v, forks %v", last.Parent, tried, last.Fork)
+	}
+	if ref, err := v.Newest(t.Context(), "i"); err != nil || ref.ID != last.BackupID {
 		t.Errorf("the newest is %v, %v", ref, err)
 	}
 }

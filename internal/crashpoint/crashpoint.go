@@ -31,6 +31,8 @@ const (
 	// the id of a pack about to be sent enters the journal
 	WritePack = "job.write-pack"
 	Upload    = "job.upload" // the whole run of the backup engine
+	// the id of a backup whose manifest is about to be written enters the journal
+	WriteBackup = "job.write-backup"
 	// that the manifest is stored and read back enters the journal
 	WriteStored       = "job.write-stored"
 	Sign              = "job.sign"               // the receipt is signed
@@ -76,7 +78,7 @@ const (
 
 var acts = []string{
 	WriteTask, WritePrecopying, WriteFreezing, Freeze, WriteFrozen, WriteSnapshotting, Snapshot, WriteSnapshotted,
-	WriteUploading, WritePack, Upload, WriteStored, Sign, WriteReported, Deliver, WriteAcknowledged,
+	WriteUploading, WritePack, WriteBackup, Upload, WriteStored, Sign, WriteReported, Deliver, WriteAcknowledged,
 	WriteReleasing, PowerDown, WriteReleased, RemoveSnapshot, WriteDone,
 	WriteFailing, Thaw, WriteFailed, WriteSuspending, WriteAccepted, WriteHeld, WriteResuming,
 	WriteEnding,

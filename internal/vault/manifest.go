@@ -78,8 +78,8 @@ type Manifest struct {
 	// Seq orders the backups of an instance: it is one more than the greatest that the writer found
 	// when it began. No clock has a part in it.
 	Seq uint64 `cbor:"12,keyasint" json:"sequence"`
-	// Parent is the id of the backup that had the greatest sequence number when the writer began;
-	// "" for the first backup of an instance.
+	// Parent is the id of the backup from which the content of the volumes came: the last one that was
+	// made of them or restored to them; "" where the writer knows of none.
 	Parent string `cbor:"13,keyasint,omitempty" json:"parent,omitempty"`
 	// Lost counts the losses that nobody accepted. A backup with any
 	// is incomplete, and its id says so.
@@ -88,6 +88,9 @@ type Manifest struct {
 	LostAccepted uint64 `cbor:"15,keyasint,omitempty" json:"lost_accepted"`
 	// Losses names the losses of both kinds, the first MaxLosses of them.
 	Losses []Loss `cbor:"16,keyasint,omitempty" json:"losses,omitempty"`
+	// Fork are the ids of the newest backups that this one does not descend from, as the writer found
+	// them right before it wrote this; empty for a backup on top of the newest one.
+	Fork []string `cbor:"17,keyasint,omitempty" json:"fork,omitempty"`
 
 	Object string `cbor:"-" json:"object"` // its key in the store
 	Digest string `cbor:"-" json:"sha256"` // of the stored object, hex
@@ -131,6 +134,9 @@ func (v *Vault) writeManifest(ctx context.Context, m *Manifest, s *Session) erro
 	ref, ok := RefOf(m.Instance, m.ID)
 	if !ok || ref.Seq != m.Seq || ref.Incomplete != (m.Lost > 0) {
 		return fmt.Errorf("backup id %q does not fit sequence number %d and %d losses", m.ID, m.Seq, m.Lost)
+	}
+	if !ref.follows(m.Parent) {
+		return fmt.Errorf("backup id %q does not fit the parent %q", m.ID, m.Parent)
 	}
 	m.Format = Format
 	plain, err := encMode.Marshal(m)
@@ -199,8 +205,11 @@ func (v *Vault) readManifest(ctx context.Context, ref BackupRef) (*Manifest, err
 	if m.Instance != ref.Instance || m.ID != ref.ID {
 		return nil, bad("is the manifest of another backup")
 	}
-	if m.Seq != id.seq || id.incomplete != (m.Lost > 0) {
+	if m.Seq != id.Seq || id.Incomplete != (m.Lost > 0) {
 		return nil, bad("says another sequence number, or another number of losses, than its name")
+	}
+	if !id.follows(m.Parent) {
+		return nil, bad("says another parent than its name")
 	}
 	m.Object, m.Digest = key, sum
 	return m, nil

@@ -61,7 +61,15 @@ func TestNothingIsMadeOverAVault(t *testing.T) {
 			must(t, err)
 			base := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 			for i := range 5 {
-				must(t, sound.WriteManifest(t.Context(), &vault.Manifest{Instance: "i", Seq: uint64(i + 1), ID: vault.NewBackupID(uint64(i+1), base, false), Created: base}))
+				refs, err := sound.Backups(t.Context(), "i")
+				must(t, err)
+				seq, parent, err := sound.NextSeq("i", refs)
+				must(t, err)
+				if seq != uint64(i+1) {
+					t.Fatalf("backup %d has number %d", i+1, seq)
+				}
+				id := vault.LineageOf(refs).NewID(seq, base, parent, false)
+				must(t, sound.WriteManifest(t.Context(), &vault.Manifest{Instance: "i", Seq: seq, Parent: parent, ID: id, Created: base}))
 			}
 			header := "v/" + vault.ID("tenant", nil) + "/vault.json"
 			before, _ := b.Object(header)

@@ -620,7 +620,7 @@ func (a *writer) commit(v *Vault) error {
 		return err
 	}
 	m := &Manifest{
-		Instance: "i", Seq: uint64(len(g.want) + 1), ID: fmt.Sprintf("%08d-20260102T150405Z-%016x", len(g.want)+1, len(g.want)),
+		Instance: "i", Seq: uint64(len(g.want) + 1), ID: fmt.Sprintf("%08d-20260102T150405Z-%08x%08x-0000000000000000-00000000", len(g.want)+1, len(g.want)+1, 0),
 		Volumes: []Volume{{Name: "v", Kind: "tree", Lists: a.lists}}, Packs: refs,
 	}
 	g.want[m.ID] = slices.Clone(a.chunks)

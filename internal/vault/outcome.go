@@ -109,10 +109,25 @@ func (l *ledger) forget(ids []string) {
 	l.left = slices.DeleteFunc(l.left, func(id string) bool { return slices.Contains(ids, id) })
 }
 
-func (l *ledger) seqTaken(instance string) uint64 {
+// seqTaken returns the greatest sequence number that a manifest in doubt of the instance has or had,
+// and the last backup that is in doubt still.
+func (l *ledger) seqTaken(instance string) (seq uint64, late BackupRef) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.taken[instance]
+	for _, d := range l.doubts {
+		if d.backup.Instance == instance && d.backup.Seq > late.Seq {
+			late = d.backup
+		}
+	}
+	return l.taken[instance], late
+}
+
+// InDoubt tells whether this process put the manifest of that backup and does not know yet whether
+// it is stored.
+func (v *Vault) InDoubt(instance, id string) bool {
+	v.ledger.mu.Lock()
+	defer v.ledger.mu.Unlock()
+	return slices.ContainsFunc(v.ledger.doubts, func(d *doubt) bool { return d.backup.Instance == instance && d.backup.ID == id })
 }
 
 // outcome is what became of a manifest.

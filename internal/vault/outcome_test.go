@@ -34,7 +34,7 @@ func next(t *testing.T, v *vault.Vault) *vault.Manifest {
 	must(t, err)
 	seq, parent, err := v.NextSeq("i", refs)
 	must(t, err)
-	return &vault.Manifest{Instance: "i", Seq: seq, Parent: parent, ID: vault.NewBackupID(seq, time.Unix(1700000000, 0), false)}
+	return &vault.Manifest{Instance: "i", Seq: seq, Parent: parent, ID: vault.LineageOf(refs).NewID(seq, time.Unix(1700000000, 0), parent, false)}
 }
 
 func begin(t *testing.T, v *vault.Vault, told ...func(vault.Settled)) *vault.Session {
@@ -353,9 +353,9 @@ func TestChaosLeavesNoDoubt(t *testing.T) {
 				_ = s.End(t.Context()) // goes later
 				continue
 			}
-			seq, _, err := v.NextSeq("i", refs)
+			seq, parent, err := v.NextSeq("i", refs)
 			must(t, err)
-			m := &vault.Manifest{Instance: "i", Seq: seq, ID: vault.NewBackupID(seq, time.Unix(1700000000, 0), false)}
+			m := &vault.Manifest{Instance: "i", Seq: seq, Parent: parent, ID: vault.LineageOf(refs).NewID(seq, time.Unix(1700000000, 0), parent, false)}
 			switch err := s.WriteManifest(t.Context(), m); {
 			case err == nil:
 				made = append(made, m)

@@ -360,10 +360,17 @@ func TestInvariantTenantWallsInVaults(t *testing.T) {
 func TestOrderNeedsNoClock(t *testing.T) {
 	v, _ := newVault(t)
 	base := time.Date(2031, 11, 23, 12, 0, 0, 0, time.UTC)
-	write := func(seq uint64, made time.Time, lost uint64) string {
-		m := &vault.Manifest{Instance: "i", Seq: seq, ID: vault.NewBackupID(seq, made, lost > 0), Created: made, Lost: lost}
+	follows := func(parent string, seq uint64, made time.Time, lost uint64) string {
+		refs, err := v.Backups(t.Context(), "i")
+		must(t, err)
+		m := &vault.Manifest{Instance: "i", Seq: seq, Parent: parent, ID: vault.LineageOf(refs).NewID(seq, made, parent, lost > 0), Created: made, Lost: lost}
 		must(t, v.WriteManifest(t.Context(), m))
 		return m.ID
+	}
+	last := ""
+	write := func(seq uint64, made time.Time, lost uint64) string {
+		last = follows(last, seq, made, lost)
+		return last
 	}
 	if _, err := v.Newest(t.Context(), "i"); !errors.Is(err, vault.ErrNoBackup) || errors.Is(err, vault.ErrOnlyIncomplete) {
 		t.Errorf("no backup: %v", err)
@@ -398,14 +405,14 @@ func TestOrderNeedsNoClock(t *testing.T) {
 	if seq, parent, err := v.NextSeq("i", refs); err != nil || seq != 8 || parent != later {
 		t.Errorf("next is %d after %s, %v", seq, parent, err)
 	}
-	for _, id := range []string{"../../x", "", "00000000-20200101T000000Z-0123456789abcdef", "20200101T000000.000Z-0123456789abcdef"} {
+	for _, id := range []string{"../../x", "", "00000000-20200101T000000Z-0123456789abcdef-0000000000000000-00000000", "20200101T000000.000Z-0123456789abcdef"} {
 		if _, err := v.Find(t.Context(), "i", id); !errors.Is(err, vault.ErrNoBackup) {
 			t.Errorf("id %q of no sense: %v", id, err)
 		}
 	}
 
 	// Two hosts at once.
-	other := write(6, base, 0)
+	other := follows(ids[3], 6, base, 0)
 	var fork *vault.ForkError
 	if _, err := v.Newest(t.Context(), "i"); !errors.As(err, &fork) || len(fork.Refs) != 2 ||
 		!strings.Contains(err.Error(), other) || !strings.Contains(err.Error(), ids[4]) {
@@ -413,11 +420,11 @@ func TestOrderNeedsNoClock(t *testing.T) {
 	}
 	// A name that only the owner of the bucket can have made is not
 	// trusted beyond its place in the order.
-	must(t, v.Store().Put(t.Context(), v.Info().ID+"/backups/i/99999999-20200101T000000Z-0123456789abcdef", []byte("junk")))
+	must(t, v.Store().Put(t.Context(), v.Info().ID+"/backups/i/99999999-20200101T000000Z-0123456789abcdef-0000000000000000-00000000", []byte("junk")))
 	if refs, err = v.Backups(t.Context(), "i"); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := v.NextSeq("i", refs); err == nil || !strings.Contains(err.Error(), "99999999-20200101T000000Z-0123456789abcdef") {
+	if _, _, err := v.NextSeq("i", refs); err == nil || !strings.Contains(err.Error(), "99999999-20200101T000000Z-0123456789abcdef-0000000000000000-00000000") {
 		t.Errorf("after the last number: %v", err)
 	}
 }
@@ -433,6 +440,7 @@ func TestManifestFitsItsName(t *testing.T) {
 		"incomplete":      {Seq: 2, ID: vault.NewBackupID(2, now, true)},
 		"no number":       {Seq: 0, ID: vault.NewBackupID(0, now, false)},
 		"no id of a form": {Seq: 1, ID: "newest"},
+		"another parent":  {Seq: 2, ID: vault.NewBackupID(2, now, false), Parent: vault.NewBackupID(1, now, false)},
 	} {
 		m.Instance = "i"
 		if err := v.WriteManifest(t.Context(), m); err == nil {

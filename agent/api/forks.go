@@ -1,0 +1,45 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+)
+
+// Forker is the part of a Service about backups that do not descend from each other.
+type Forker interface {
+	// AcceptFork decides that a backup is the newest one of its instance: the one of that id, or with
+	// "" the last that this host made. It is refused where that one makes no fork. Done twice is no
+	// error.
+	AcceptFork(ctx context.Context, c Caller, instanceID, backup string) error
+}
+
+// maxBackupID bounds the id of a backup in a request, bytes.
+const maxBackupID = 128
+
+// acceptFork takes ?backup=ID.
+func (h *handler) acceptFork(q *request) (any, error) {
+	backup := ""
+	for key, values := range q.r.URL.Query() {
+		switch {
+		case key != "backup":
+			return nil, Refuse(CodeParameter, "%s: unknown query parameter", Quote(key))
+		case len(values) != 1 || values[0] == "" || len(values[0]) > maxBackupID:
+			return nil, Refuse(CodeParameter, "backup: must be given once, with the id of a backup")
+		}
+		backup = values[0]
+	}
+	return h.onInstance(q, func(ctx context.Context, c Caller, id string) error {
+		return h.service.AcceptFork(ctx, c, id, backup)
+	})
+}
+
+// AcceptFork decides that a backup is the newest one of a forked instance; "" is the last that the
+// host of the agent made.
+func (c *Client) AcceptFork(ctx context.Context, instanceID, backup string) error {
+	path := "/v1/agent/instances/" + url.PathEscape(instanceID) + "/accept-fork"
+	if backup != "" {
+		path += "?backup=" + url.QueryEscape(backup)
+	}
+	return c.call(ctx, http.MethodPost, path, "", nil, nil)
+}

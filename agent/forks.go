@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"holdfast/agent/api"
+	"holdfast/agent/job"
+	"holdfast/internal/backup"
+	"holdfast/internal/vault"
+)
+
+// forkTime bounds the look at who made the other backups of a fork: an instance is held meanwhile.
+const forkTime = 10 * time.Second
+
+// origin is what the engine is told of where the content of an instance's volumes came from. What the
+// journal knows of another vault says nothing of this one.
+func origin(c job.Content, vaultID string) *backup.Origin {
+	if c.Vault != "" && c.Vault != vaultID {
+		return &backup.Origin{Tried: c.Tried}
+	}
+	return &backup.Origin{Backup: c.Backup, Tried: c.Tried}
+}
+
+// forksOf names the other newest backups beside a stored one, and tells of them.
+func (v *vaults) forksOf(ctx context.Context, opened *vault.Vault, r job.BackupRequest, res *backup.Result) (forks []job.Fork) {
+	if len(res.Fork) == 0 || r.Precopy {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, forkTime)
+	defer cancel()
+	v.a.metrics.Fork()
+	for _, ref := range res.Fork {
+		f := job.Fork{Backup: ref.ID}
+		if m, err := opened.Manifest(ctx, ref); err == nil { // else nobody knows the host
+			f.Host = m.Host
+		}
+		forks = append(forks, f)
+		v.a.log.Error("a fork: another newest backup of the instance does not have what this one has, and the reverse; holdfast accept-fork decides which one counts",
+			keyInstance, r.Instance, keyJob, r.Job, "backup", res.BackupID, "parent", res.Parent, "other", f.Backup, "host", f.Host)
+	}
+	return forks
+}
+
+// AcceptFork implements job.Forker.
+func (v *vaults) AcceptFork(ctx context.Context, j *job.Job, d job.ForkDecision) error {
+	opened, err := v.existing(ctx, j.Tenant)
+	if err != nil {
+		return fmt.Errorf("open vault: %w", err)
+	}
+	over, err := opened.Accept(ctx, j.Instance, d.Backup, v.a.cfg.HostID, d.By)
+	if err != nil {
+		return err
+	}
+	for _, ref := range over {
+		v.a.log.Warn("a fork is decided", keyInstance, j.Instance, keyJob, j.ID, "accepted", d.Backup, "over", ref.ID, "by", d.By)
+	}
+	return nil
+}
+
+// Relate implements job.Relater.
+func (r restores) Relate(ctx context.Context, id, tenant string, known, newest job.Content) (job.Relation, job.Content, error) {
+	if known.Backup == "" && len(known.Tried) == 0 {
+		return job.RelationNone, known, nil
+	}
+	opened, err := r.a.vaults.existing(ctx, tenant)
+	if errors.Is(err, vault.ErrNoVault) {
+		return job.RelationNone, known, nil
+	} else if err != nil {
+		return "", known, fmt.Errorf("open vault: %w", err)
+	}
+	if known.Vault != "" && known.Vault != opened.Info().ID {
+		return job.RelationNone, known, nil // what it says is of another vault
+	}
+	l, err := opened.Lineage(ctx, id)
+	if err != nil {
+		return "", known, err
+	}
+	known = heardOf(l, known, opened.Info().ID)
+	switch {
+	case known.Backup == "" || newest.Backup == "":
+		return job.RelationNone, known, nil
+	case known.Backup == newest.Backup:
+		return job.RelationSame, known, nil
+	case l.Descends(newest.Backup, known.Backup):
+		return job.RelationAhead, known, nil
+	case l.Descends(known.Backup, newest.Backup):
+		return job.RelationBehind, known, nil
+	}
+	return job.RelationFork, known, nil
+}
+
+// heardOf is what this host knows, with the last of the backups that it tried and that the vault has.
+func heardOf(l *vault.Lineage, known job.Content, vaultID string) job.Content {
+	tried := map[string]bool{}
+	for _, id := range known.Tried {
+		tried[id] = true
+	}
+	for _, ref := range l.Refs() {
+		if tried[ref.ID] {
+			known.Backup, known.Seq, known.Created, known.Vault = ref.ID, ref.Seq, ref.Time.UTC(), vaultID
+		}
+	}
+	return known
+}
+
+// rolledBack tells whether the vault lacks the last backup that this host made, and has no backup on
+// top of it either.
+func rolledBack(l *vault.Lineage, newest, last string) bool {
+	there := slices.ContainsFunc(l.Refs(), func(r vault.BackupRef) bool { return r.ID == last })
+	return !there && !l.Descends(newest, last)
+}
+
+// AcceptFork implements api.Forker.
+func (s *service) AcceptFork(ctx context.Context, c api.Caller, id, backupID string) error {
+	if _, err := s.visible(c, id); err != nil {
+		return err
+	}
+	err := s.a.manager.AcceptFork(ctx, id, backupID, "an operator")
+	switch {
+	case errors.Is(err, job.ErrState):
+		return api.RefuseInstances(api.CodeParameter, []string{id}, "has no fork to decide: its last backup on this host descends from the newest one, or this host has made none")
+	case errors.Is(err, vault.ErrNoHead), errors.Is(err, vault.ErrNoBackup):
+		return api.Refuse(api.CodeParameter, "backup: %v", err)
+	}
+	return err
+}
+
+// forkTrouble tells of a fork of which nobody has decided; nil where there is none.
+func forkTrouble(j *job.Job) error {
+	if j == nil || !j.ForkOpen() {
+		return nil
+	}
+	other := j.Result.Fork[0]
+	host := other.Host
+	if host == "" {
+		host = "another host"
+	}
+	return fmt.Errorf("its backup %s does not descend from backup %s of %s, and the reverse", j.Result.BackupID, other.Backup, host)
+}
+
+// textFor is a text as far as the caller may know.
+func (s *service) textFor(c api.Caller, text string) string {
+	if c.SeesAll() {
+		return text
+	}
+	return s.a.forTenant(text)
+}

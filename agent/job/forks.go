@@ -1,0 +1,225 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"holdfast/internal/contain"
+)
+
+// A fork is a backup that does not descend from all newest backups of its instance: another host
+// made one of them, and each lacks what the other has. Which of them continues the instance a
+// person or the control plane decides. Until then the instance is held, with its bytes on the host.
+
+// OnFork says what becomes of a fork of which nobody has decided.
+type OnFork string
+
+// The ways to treat a fork.
+const (
+	ForkHold    OnFork = "hold"    // the release waits for a decision
+	ForkRelease OnFork = "release" // the backup of this host is accepted, and the release follows
+)
+
+// Fork is one of the other newest backups of an instance, from which a stored backup does not descend.
+type Fork struct {
+	Backup string `json:"backup"`
+	// Host is the one that made the backup; "" where its manifest could not be read.
+	Host string `json:"host,omitempty"`
+}
+
+// ForkDecision says which backup of a forked instance is the newest one.
+type ForkDecision struct {
+	Backup string `json:"backup"`
+	By     string `json:"by"` // who decided, in words
+	// Stored says that the vault has the decision, so that all hosts know of it.
+	Stored bool `json:"stored,omitempty"`
+}
+
+// Forked tells whether the job's stored backup makes a fork.
+func (j *Job) Forked() bool { return j.Result != nil && len(j.Result.Fork) > 0 }
+
+// ForkOpen tells whether the job's backup makes a fork, and the vault has no decision about it.
+func (j *Job) ForkOpen() bool { return j.Forked() && !j.Fork.Stored }
+
+// forkUndecided tells whether nobody has decided about the fork of the job yet.
+func (j *Job) forkUndecided() bool { return j.Forked() && j.Fork.Backup == "" }
+
+// Forker stores decisions about forks. A Backuper that is no Forker makes no forks.
+type Forker interface {
+	// AcceptFork stores the decision about the fork of the job's backup in the vault. Done twice it is
+	// no error.
+	AcceptFork(ctx context.Context, j *Job, d ForkDecision) error
+}
+
+// What is said of who decided about a fork.
+const (
+	byRelease       = "the command that released the instance"
+	byConfiguration = "on_fork: release in the configuration of the host"
+)
+
+// released is what a command to release an instance decides: where the report that told of the fork
+// is acknowledged, whoever commands the release knows of it.
+func (j *Job) released() {
+	j.ReleaseAsked = true
+	if j.State == Acknowledged && j.forkUndecided() {
+		j.Fork = ForkDecision{Backup: j.Result.BackupID, By: byRelease}
+	}
+}
+
+// AcceptFork decides about the fork of the instance's stored backup: backup is the newest one, or
+// with "" that stored backup. It comes for a job that waits, or for the last backup that was done.
+// Done twice it is no error. ErrState where there is no fork to decide.
+func (m *Manager) AcceptFork(ctx context.Context, instance, backup, by string) error {
+	active, latest, err := m.journal.ByInstance(instance)
+	if err != nil {
+		return err
+	}
+	j := latest
+	if active != nil && active.Result != nil {
+		j = active
+	}
+	if j == nil || !j.Forked() {
+		return fmt.Errorf("accept the fork of %q: its last backup makes no fork: %w", instance, ErrState)
+	}
+	d := ForkDecision{Backup: backup, By: by}
+	if backup == "" {
+		d.Backup = j.Result.BackupID
+	}
+	if j.Fork.Backup == d.Backup && j.Fork.Stored {
+		return nil
+	}
+	forker, ok := m.parts.Backuper.(Forker)
+	if !ok {
+		return fmt.Errorf("accept the fork of %q: this agent stores no decisions: %w", instance, ErrState)
+	}
+	// At once, so that a backup which can't be accepted is refused to who names it.
+	if err := forker.AcceptFork(ctx, j, d); err != nil {
+		return err
+	}
+	d.Stored = true
+	if err := m.journal.decideFork(j.ID, d); err != nil {
+		return err
+	}
+	m.signal(j.ID)
+	return nil
+}
+
+// decideFork journals a decision about the fork of a job, in whatever state the job is.
+func (jr *Journal) decideFork(id string, d ForkDecision) error {
+	return jr.update(func(tx *bbolt.Tx) error {
+		j, err := getJob(tx, id)
+		if err != nil {
+			return err
+		}
+		j.Fork = d
+		return put(tx, bucketJobs, []byte(id), j)
+	})
+}
+
+// settleFork brings the fork of an acknowledged job to an end, so that the release can follow. ok is
+// false where the job waits for a decision, or for the vault to have it.
+func (w *worker) settleFork(soft, hard context.Context, j *Job) (ok bool, err error) {
+	switch {
+	case !j.ForkOpen():
+		return true, nil
+	case j.forkUndecided() && w.m.opts.OnFork == ForkRelease:
+		d := ForkDecision{Backup: j.Result.BackupID, By: byConfiguration}
+		return false, w.m.journal.decideFork(j.ID, d)
+	case j.forkUndecided():
+		select {
+		case <-w.signal:
+			return false, nil
+		case <-soft.Done():
+			return false, errLeave
+		}
+	}
+	forker, is := w.m.parts.Backuper.(Forker)
+	if !is {
+		return false, w.fail(j, "this agent stores no decisions about forks")
+	}
+	d := j.Fork
+	ctx, cancel := context.WithTimeoutCause(hard, actTimeout, fmt.Errorf("the store did not answer within %s", actTimeout))
+	defer cancel()
+	err = contain.Call(func() error { return forker.AcceptFork(ctx, j, d) })
+	switch {
+	case err == nil:
+		d.Stored, w.provePause = true, 0
+		return false, w.m.journal.decideFork(j.ID, d)
+	case contain.Of(err) != nil:
+		return false, err
+	case soft.Err() != nil:
+		return false, errLeave
+	}
+	w.m.parts.Observer.Trouble(j.Instance, j.ID, "store the decision about the fork in the vault", err)
+	w.provePause = min(max(firstPause, 2*w.provePause), lastPause)
+	select {
+	case <-time.After(w.provePause):
+	case <-w.signal:
+	case <-soft.Done():
+	}
+	return false, nil
+}
+
+// maxTried bounds the backups that the journal remembers of tries that nobody heard of.
+const maxTried = 64
+
+// try journals the id of a backup that is about to be written, of the volumes of the instance. Should
+// the process die before it journals that the backup is stored, the next one may find it in the vault.
+func (jr *Journal) try(instance, backup string) error {
+	return jr.update(func(tx *bbolt.Tx) error {
+		var c Content
+		if _, err := get(tx, bucketContent, []byte(instance), &c); err != nil {
+			return err
+		}
+		c.Tried = append(c.Tried, backup)
+		if n := len(c.Tried); n > maxTried {
+			c.Tried = slices.Clone(c.Tried[n-maxTried:])
+		}
+		return put(tx, bucketContent, []byte(instance), c)
+	})
+}
+
+// Relater tells how backups of an instance descend from each other. A Restorer that is none knows
+// sequence numbers only.
+type Relater interface {
+	// Relate tells how the newest backup relates to what this host knows, and which backup the host
+	// truly knows: one of known.Tried where the vault has it, of which this host made the volumes'
+	// last backup without hearing that it was stored. newest is zero where the vault has none, or
+	// several; the relation is RelationNone then.
+	Relate(ctx context.Context, instance, tenant string, known, newest Content) (Relation, Content, error)
+}
+
+// relateFacts completes the facts with the lineage of the instance's backups.
+func (w *worker) relateFacts(ctx context.Context, j *Job, f *Facts) error {
+	relater, ok := w.m.parts.Restorer.(Relater)
+	if !ok || f.NewestErr != nil && !errors.Is(f.NewestErr, ErrNoBackup) {
+		f.Relation = relate(f.Known, f.Newest)
+		return nil
+	}
+	relation, known, err := relater.Relate(ctx, j.Instance, j.Tenant, f.Known, f.Newest)
+	if err != nil {
+		if f.Found == IsRunning {
+			f.Relation = RelationNone // it is not restored, whatever the vault says
+			return nil
+		}
+		return fmt.Errorf("look from which backup the newest one came: %w", err)
+	}
+	if known.Backup != f.Known.Backup {
+		for i := range f.Volumes {
+			if v := &f.Volumes[i]; v.Backup.Backup == f.Known.Backup && v.Presence != VolumeMissing && v.Origin != OriginForeign {
+				v.Backup = known
+				// what was backed up is not proved to be what lies there
+				if v.Origin == OriginSame || v.Origin == OriginUnknown {
+					v.Origin = OriginChanged
+				}
+			}
+		}
+	}
+	f.Known, f.Relation = known, relation
+	return nil
+}
