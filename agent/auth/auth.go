@@ -3,8 +3,10 @@
 // The API asks an Authenticator on every call. Static answers from a file of hashed
 // tokens, IAM from Keystone v3; Chain asks several.
 //
-// Package agent adapts an Authenticator to the interface that agent/api consumes; the two packages
-// are of one level and do not know each other. The package starts no goroutine and writes nothing.
+// Package agent adapts an Authenticator to the interface that agent/api consumes; the two
+// packages are of one level and do not know each other. Each look-up at IAM runs on a
+// goroutine of its own, which ends within IAMOptions.Timeout and may outlive the call that
+// began it. The package writes nothing.
 package auth
 
 import (

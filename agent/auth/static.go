@@ -28,9 +28,10 @@ const maxFileBytes = 1 << 20
 //	sha256:9f86d081884c7d65...       tenant=1008600000    user=alice  role=tenant
 //	sha256:60303ae22b998861...       role=control-plane
 //
-// tenant and user may be left out where the role allows. Empty lines and lines that begin with # do
-// not count. The file must not be readable or writable by others than owner and group. A change of
-// the file is seen within a second, also where it is replaced by renaming; Reload looks at once.
+// tenant and user may be left out where the role allows. Empty lines and lines that begin
+// with # do not count. The owner of the file is root or the agent's user; nobody else may
+// write it, and only the file's group may read it besides. A change of the file is seen
+// within a second, also where it is replaced by renaming; Reload looks at once.
 //
 // A file that can't be read, or has a fault, lets nobody in until it is right again:
 // the edit may have been made to shut somebody out. It is safe for concurrent use.
@@ -112,7 +113,7 @@ func (s *Static) current() ([]entry, error) {
 	return s.entries, s.fault
 }
 
-// readSecret reads a file that only its owner and group can read or change.
+// readSecret reads a file that only its owner can change, and only its owner and group can read.
 func readSecret(path string) ([]byte, reread.Version, error) {
 	// Without O_NONBLOCK a fifo at that path would hold the open for ever.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
@@ -157,7 +158,8 @@ func readTokens(path string) ([]entry, reread.Version, error) {
 	return entries, v, nil
 }
 
-// safe checks that only the owner and the group can read or change the file.
+// safe checks that the owner is root or the user of this process, that only the owner can
+// change the file, and that only the owner and the group can read it.
 func safe(info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
 		return errors.New("not a regular file")

@@ -1,4 +1,6 @@
-// Package obs is object storage: the Store contract and its implementations (S3 and OBS, folder, memory). obs stands for Object Storage Service.
+// Package obs is object storage: the Store contract and its implementations. They are a
+// folder (file), a bucket in the dialect of S3 (s3) or of Huawei Cloud's Object Storage
+// Service (obs), and memory, for tests. The name obs stands for object storage service.
 //
 // Its callers are internal/vault, the only package that knows the meaning of the objects, and
 // the programs, which open a store by its URL. The package starts no goroutine that outlives

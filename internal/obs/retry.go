@@ -19,8 +19,8 @@ type RetryPolicy struct {
 	MaxElapsed time.Duration
 	// MaxAttempts is how often a call is tried in all; 0 means any number, 1 means no retry.
 	MaxAttempts int
-	// Base and Cap are the first and the longest mean wait; 0 means
-	// DefaultRetryBase and DefaultRetryCap.
+	// Base bounds the first wait. The bound doubles with each try, up to Cap. Each wait is
+	// between a tenth of its bound and the bound. 0 means DefaultRetryBase and DefaultRetryCap.
 	Base, Cap time.Duration
 	// Rand gives numbers in [0,1) for the jitter, from several
 	// goroutines at once; nil means math/rand.
@@ -53,9 +53,10 @@ var DefaultRetry = RetryPolicy{MaxElapsed: 2 * time.Minute}
 var errGaveUp = errors.New("gave up")
 
 // Retry makes a store that repeats calls that failed with ErrUnavailable, with exponential
-// back-off, full jitter and no less than the wait that the server asked for. All other
-// errors come back at once. The error of the last try is kept; when the context ends during
-// a wait, both are. If any try of a put or a delete may have taken effect, the error is
+// back-off, jitter and no less than the wait that the server asked for, up to
+// longestRetryAfter. Errors that a second look may mend are retried a few times (see looks),
+// all other errors come back at once. The error of the last try is kept; when the context ends
+// during a wait, both are. If any try of a put or a delete may have taken effect, the error is
 // ErrUncertain as well, for every failure of the last try. A list goes on behind the last
 // object that it gave. A store that retries already gets the new policy instead of the old.
 func Retry(s Store, p RetryPolicy) Store {
@@ -293,7 +294,7 @@ func looks(err error) int {
 // while it starts, which takes it a second, and an instance may be frozen meanwhile.
 const longestRetryAfter = 15 * time.Second
 
-// wait is how long to wait after that many tries: anything between a tenth and the whole of a time
+// wait is the wait after that many tries: a random time between a tenth and the whole of a bound
 // that doubles, so that the agents of many hosts do not come back together.
 func (r *retrying) wait(attempt int, err error) time.Duration {
 	d := r.policy.Cap

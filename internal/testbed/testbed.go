@@ -8,7 +8,7 @@
 // that process is killed too, the next test run sweeps the areas whose owner is dead.
 //
 // Goroutines: one per running program, which ends with its Stop or Cleanup, and the
-// goroutines that serve a FUSE, which end with its test.
+// goroutines that serve a FUSE or a VolatileDisk, which end with its test.
 package testbed
 
 import (
