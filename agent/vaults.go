@@ -335,6 +335,9 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		Created:        res.Created.UTC(), Verified: res.Verified.UTC(), StageSeconds: map[string]float64{},
 		Catalogues: res.Catalogues,
 	}
+	if in := v.a.instances[r.Instance]; in != nil && !r.Precopy {
+		out.Roots = v.a.rootsOf(ctx, in, r, res)
+	}
 	v.a.logAccepted(r, res)
 	for stage, d := range res.Stages {
 		out.StageSeconds[stage] = d.Seconds()

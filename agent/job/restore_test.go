@@ -49,6 +49,21 @@ func (r fakeRestorer) Look(_ context.Context, instance, _ string, known job.Cont
 	return all, nil
 }
 
+// Mark is of no use where nothing can be mistaken for a volume.
+func (r fakeRestorer) Mark(_ context.Context, instance string, c job.Content) (map[string]bool, error) {
+	r.l.alive()
+	w := r.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if j := r.l.record(instance); j.State != job.Stored || j.Result.BackupID != c.Backup {
+		w.fault("journal-first: %s is marked with %s while the journal says %s", instance, c.Backup, j.State)
+	}
+	if err := w.failing("mark", instance); err != nil {
+		return nil, err
+	}
+	return map[string]bool{"data": true, "media": true}, nil
+}
+
 func (r fakeRestorer) Newest(_ context.Context, instance, _ string) (job.Content, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()
@@ -398,7 +413,24 @@ func TestRestoreDecision(t *testing.T) {
 		cause string
 		count int // of the volumes at the end
 	}{
-		{name: "it runs with its volumes", state: job.IsRunning, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, ready: true, end: job.Done, count: 9},
+		{
+			name: "it runs on volumes that nobody knows", state: job.IsRunning, end: job.Failed, cause: "nothing tells", count: 9,
+			set: func(_ *testing.T, w *world, _ *life) { had(9)(w) },
+		},
+		{
+			name: "it runs, and there is no backup", state: job.IsRunning, ready: true, end: job.Done, count: 9,
+			set: func(_ *testing.T, w *world, _ *life) { had(9)(w); w.backups["phone"] = nil },
+		},
+		{
+			name: "it runs on what was restored", state: job.IsRunning, ready: true, end: job.Done, count: 8,
+			set: func(t *testing.T, w *world, l *life) {
+				first, err := l.prepare("first", "phone")
+				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
+					t.Fatal(err)
+				}
+				had(8)(w)
+			},
+		},
 		{name: "it runs without them", state: job.IsRunning, end: job.Failed, cause: "stop it"},
 		{name: "frozen by someone else", state: job.IsFrozen, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, end: job.Failed, cause: "not by this agent", count: 9},
 		{name: "not known to be stopped, with content", state: job.IsUnknown, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, end: job.Failed, cause: "can't tell", count: 9},

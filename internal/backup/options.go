@@ -189,6 +189,8 @@ type Result struct {
 	// was backed up, so that the view can be the Base of the next backup; of an image,
 	// that of the backup itself. A volume of which none could be kept is not in it.
 	Catalogues map[string]string `json:"catalogues"`
+	// Contents has, by volume, what the backup holds of it, as vault.Volume.Content counts it.
+	Contents map[string]uint64 `json:"-"`
 	// Checked is how many pieces of content that was known not to have changed
 	// were read and compared all the same, and Drifts says what of it had changed:
 	// an alarm, see DriftError. This backup has read all of those volumes.

@@ -33,6 +33,7 @@ const (
 	Upload    = "job.upload" // the whole run of the backup engine
 	// that the manifest is stored and read back enters the journal
 	WriteStored       = "job.write-stored"
+	Mark              = "job.mark"               // the volumes get the mark of their backup
 	Sign              = "job.sign"               // the receipt is signed
 	WriteReported     = "job.write-reported"     // the completed report enters the outbox
 	Deliver           = "report.deliver"         // one event goes to the control plane
@@ -76,7 +77,7 @@ const (
 
 var acts = []string{
 	WriteTask, WritePrecopying, WriteFreezing, Freeze, WriteFrozen, WriteSnapshotting, Snapshot, WriteSnapshotted,
-	WriteUploading, WritePack, Upload, WriteStored, Sign, WriteReported, Deliver, WriteAcknowledged,
+	WriteUploading, WritePack, Upload, WriteStored, Mark, Sign, WriteReported, Deliver, WriteAcknowledged,
 	WriteReleasing, PowerDown, WriteReleased, RemoveSnapshot, WriteDone,
 	WriteFailing, Thaw, WriteFailed, WriteSuspending, WriteAccepted, WriteHeld, WriteResuming,
 	WriteEnding,

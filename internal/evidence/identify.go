@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -28,4 +29,31 @@ func Identify(path string) (string, error) {
 		return "", &os.PathError{Op: "identify", Path: path, Err: err}
 	}
 	return fmt.Sprintf("inode-%d-%d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec), nil
+}
+
+// DeviceIdentity tells which block device is at the path, the same after a reboot: the id that the
+// device mapper keeps of a volume, or that a disk has of itself. "": the kernel tells none.
+func DeviceIdentity(path string) string {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return ""
+	}
+	at := fmt.Sprintf("%s/dev/block/%d:%d/", running.sys, unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	read := func(name string) string {
+		b, err := os.ReadFile(at + name)
+		if err != nil {
+			return ""
+		}
+		return string(bytes.TrimSpace(b))
+	}
+	if id := read("dm/uuid"); id != "" {
+		return "mapped " + id
+	}
+	if id := read("device/wwid"); id != "" {
+		return "disk " + id
+	}
+	if id, part := read("../device/wwid"), read("partition"); id != "" && part != "" {
+		return "disk " + id + " part " + part
+	}
+	return ""
 }
