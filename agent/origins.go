@@ -112,7 +112,8 @@ func originOf(s volumeSight, known job.Content, b belongs) job.VolumeFacts {
 		switch {
 		case marked && s.mark.Tenant != b.tenant:
 			return is(job.OriginTenant, "its mark names another tenant")
-		case here && !own && known.Tenant != "" && known.Tenant != b.tenant:
+		case here && !kept.Marked && known.Tenant != "" && known.Tenant != b.tenant:
+			// Where a mark was, and an operator took it off, the journal says nothing of the tenant.
 			return is(job.OriginTenant, "the journal knows it as a volume of another tenant")
 		}
 	}
@@ -270,6 +271,32 @@ func (r restores) compare(ctx context.Context, id, tenant, path string, kept job
 		return backup.Comparison{}, err
 	}
 	return backup.CompareStored(ctx, opened, vol, path, compareTime)
+}
+
+// errOtherTenant says that a backup would put one tenant's content into another tenant's vault.
+var errOtherTenant = errors.New("it has content of another tenant, which no backup of this tenant may hold")
+
+// ofTenant fails for a volume with content of another tenant: the instance, or the slot, was
+// configured for this tenant since.
+func (a *Agent) ofTenant(ctx context.Context, in *instance, tenant string) error {
+	known, err := a.journal.Content(in.cfg.ID)
+	if err != nil {
+		return err
+	}
+	for _, v := range in.cfg.Volumes {
+		s, err := ask(ctx, &a.patience, v.Path, "looking at the content", lookTime, func(ctx context.Context) (volumeSight, error) { return see(ctx, v.Path) })
+		if noAnswer(err) {
+			return fmt.Errorf("volume %q: %w", v.Name, err)
+		} else if err != nil {
+			continue // reading the volume says what is wrong with it
+		}
+		f := originOf(s, known, belongs{tenant: tenant, instance: in.cfg.ID, volume: v.Name, host: a.identity.ID})
+		if f.Origin == job.OriginTenant {
+			return fmt.Errorf("volume %q: %w (%s); move the content away, or, if it is this tenant's all the same, take the mark off with `holdfast volume-mark --remove %s`",
+				v.Name, errOtherTenant, f.Why, v.Path)
+		}
+	}
+	return nil
 }
 
 // presence tells of each volume of an instance whether it is there, for callers of the API.

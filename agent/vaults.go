@@ -163,6 +163,9 @@ func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
 	if err := v.a.volumesFit(ctx, in); err != nil {
 		return err
 	}
+	if err := v.a.ofTenant(ctx, in, tenant); err != nil {
+		return err
+	}
 	opened, err := v.confirmed(ctx, tenant)
 	if err != nil {
 		return fmt.Errorf("open vault: %w", err)
@@ -204,6 +207,9 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	in := v.a.instances[r.Instance]
 	if in == nil {
 		return nil, fmt.Errorf("instance %q is not in the configuration: %w", r.Instance, job.ErrNotFound)
+	}
+	if err := v.a.ofTenant(ctx, in, r.Tenant); err != nil {
+		return nil, err
 	}
 	intent, progress := r.PackIntent, r.Progress
 	r.PackIntent = func(pack string) error {
