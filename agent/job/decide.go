@@ -121,7 +121,9 @@ func refuse(format string, args ...any) Decision {
 // Invariant nothing-lost: content that may be newer than the newest backup is never destroyed. It
 // is ready as it is, or kept aside, or the restore is refused.
 func Decide(f Facts) Decision {
-	for _, rule := range []func(Facts) (Decision, bool){foreignToAll, notWhole, whileItRunsOnOther, whileItRuns, withoutBackup, againstTheChain, partly, handedOver, asItIs} {
+	for _, rule := range []func(Facts) (Decision, bool){
+		foreignToAll, notWhole, whileItRunsOnOther, partlyWhileItRuns, whileItRuns, withoutBackup, againstTheChain, partly, handedOver, asItIs,
+	} {
 		if d, ok := rule(f); ok {
 			return d
 		}

@@ -1,6 +1,9 @@
 package job
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // These are the rules about what lies on the disk: whether a volume is the one that this host
 // knows, and what the newest backup has in its place.
@@ -22,11 +25,18 @@ func (f *Facts) settle(tenant string) {
 		switch {
 		case !ok || b.Kind == "" || v.Presence == VolumeMissing || v.Origin == OriginTenant:
 		case v.Kind != "" && v.Kind != b.Kind:
-			v.Origin, v.Why = OriginKind, fmt.Sprintf("backup %s has a volume of the kind %s there, and a %s lies at the path", f.Newest.Backup, b.Kind, v.Kind)
+			v.Origin, v.Why = OriginKind, fmt.Sprintf("backup %s has %s there, and %s lies at the path", f.Newest.Backup, article(b.Kind), article(v.Kind))
 		case v.Presence == VolumeEmpty && b.Entries == 0:
 			v.Origin, v.Backup, v.Why = OriginSame, f.Newest, "" // nothing can be missing
 		}
 	}
+}
+
+func article(kind string) string {
+	if kind == KindImage {
+		return "an image"
+	}
+	return "a " + kind
 }
 
 // derived tells whether the content came from Backup.
@@ -52,7 +62,11 @@ func whileItRunsOnOther(f Facts) (Decision, bool) {
 		return Decision{}, false
 	}
 	for _, v := range f.Volumes {
+		unknown := v.Presence == VolumeEmpty && v.Origin == OriginNone || v.Origin == OriginUnknown
 		switch {
+		case unknown && f.NewestErr != nil && !errors.Is(f.NewestErr, ErrNoBackup):
+			return Decision{Action: ActRefuse, Err: fmt.Errorf("the instance runs, and nothing tells whether the content of volume %q came from a backup, for the vault can't be asked: %w",
+				v.Volume, f.NewestErr)}, true
 		case !f.newestHas(v.Volume):
 		case v.Presence == VolumeEmpty && v.Origin == OriginNone:
 			return refuse("the instance runs, but volume %q is empty, unlike in backup %s; see that its disk is mounted, or stop the instance, so that its volumes can be restored",
@@ -68,7 +82,7 @@ func whileItRunsOnOther(f Facts) (Decision, bool) {
 // partly refuses where some volumes have changes that no backup has, and other volumes are not as
 // the same backup has them: together they are no state of the instance.
 func partly(f Facts) (Decision, bool) {
-	if f.Chosen || f.released() {
+	if f.Chosen || f.Newest.Backup == "" || f.Found != IsRunning && f.released() {
 		return Decision{}, false
 	}
 	for _, v := range f.Volumes {
@@ -83,6 +97,14 @@ func partly(f Facts) (Decision, bool) {
 		}
 	}
 	return Decision{}, false
+}
+
+// partlyWhileItRuns is partly for an instance that runs: stopping it would mend nothing.
+func partlyWhileItRuns(f Facts) (Decision, bool) {
+	if f.Found != IsRunning {
+		return Decision{}, false
+	}
+	return partly(f)
 }
 
 // handedOver lets volumes be restored that changed after the instance was released on the backup

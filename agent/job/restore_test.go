@@ -24,6 +24,7 @@ func catalogueOf(tree string) string { return "catalogue of " + tree }
 type disk struct {
 	tree  string
 	count int
+	empty bool // an empty folder
 }
 
 func (r fakeRestorer) target(instance, volume string) string { return "/" + instance + "/" + volume }
@@ -33,23 +34,13 @@ func (r fakeRestorer) Look(_ context.Context, instance, _ string, known job.Cont
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
 	var all []job.VolumeFacts
-	for _, v := range []string{"data", "media"} {
-		f := job.VolumeFacts{Volume: v, Presence: job.VolumeMissing}
-		if d, there := r.l.w.disks[r.target(instance, v)]; there {
-			f.Presence, f.Origin = job.VolumeContent, job.OriginUnknown
-			if known.Backup != "" {
-				f.Origin, f.Backup = job.OriginChanged, known
-			}
-			if known.Backup == fmt.Sprint("b", d.count) {
-				f.Origin = job.OriginSame
-			}
-		}
-		all = append(all, f)
+	for _, v := range volumeNames {
+		all = append(all, r.l.w.look(r.target(instance, v), v, known))
 	}
 	return all, nil
 }
 
-// Mark is of no use where nothing can be mistaken for a volume.
+// Mark puts the mark of a backup on what lies at the places of an instance's volumes.
 func (r fakeRestorer) Mark(_ context.Context, instance string, c job.Content) (map[string]bool, error) {
 	r.l.alive()
 	w := r.l.w
@@ -61,7 +52,7 @@ func (r fakeRestorer) Mark(_ context.Context, instance string, c job.Content) (m
 	if err := w.failing("mark", instance); err != nil {
 		return nil, err
 	}
-	return map[string]bool{"data": true, "media": true}, nil
+	return w.bear(instance, c), nil
 }
 
 func (r fakeRestorer) Newest(_ context.Context, instance, _ string) (job.Content, error) {
@@ -112,7 +103,8 @@ func (r fakeRestorer) Restore(ctx context.Context, q job.RestoreRequest) (*job.R
 			w.fault("restore of %q", q.Backup)
 		}
 		p.Tree = "tree of " + p.Stage
-		w.disks[p.Stage] = disk{p.Tree, count}
+		w.disks[p.Stage] = disk{tree: p.Tree, count: count}
+		w.bears[p.Tree] = bearing{job.Content{Backup: q.Backup, Seq: q.Seq}, count}
 		w.mu.Unlock()
 	}
 	catalogues := map[string]string{}
@@ -141,6 +133,9 @@ func (r fakeRestorer) move(p job.Place, allowed ...job.State) {
 		w.fault("%s is moved while the instance is %s", p.Target, s)
 	}
 	at, had := w.disks[p.Stage], w.disks[p.Target]
+	if slices.Contains(allowed, job.Placing) {
+		w.replaced(instance, p.Target, had)
+	}
 	delete(w.disks, p.Stage)
 	delete(w.disks, p.Target)
 	if at.tree != "" {
@@ -214,7 +209,7 @@ type restoreWay struct {
 func had(count int) func(w *world) {
 	return func(w *world) {
 		for _, v := range []string{"data", "media"} {
-			w.disks["/phone/"+v] = disk{"old " + v, count}
+			w.disks["/phone/"+v] = disk{tree: "old " + v, count: count}
 		}
 	}
 }
@@ -231,7 +226,7 @@ var restoreWays = []restoreWay{
 		opts: job.Options{Bases: job.Bases{Keep: true}}, again: func(w *world) {
 			for path, d := range w.disks {
 				if strings.HasPrefix(d.tree, "tree of") && !strings.Contains(path, ".stage-") {
-					w.disks[path] = disk{d.tree, d.count + 100}
+					w.disks[path] = disk{tree: d.tree, count: d.count + 100}
 				}
 			}
 		},
@@ -428,7 +423,7 @@ func TestRestoreDecision(t *testing.T) {
 				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
 					t.Fatal(err)
 				}
-				had(8)(w)
+				wrote(w, 8)
 			},
 		},
 		{name: "it runs without them", state: job.IsRunning, end: job.Failed, cause: "stop it"},
@@ -444,7 +439,7 @@ func TestRestoreDecision(t *testing.T) {
 				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
 					t.Fatal(err)
 				}
-				had(8)(w)
+				wrote(w, 8)
 			},
 		},
 		{
