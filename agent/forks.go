@@ -16,9 +16,9 @@ import (
 // forkTime bounds the look at who made the other backups of a fork: an instance is held meanwhile.
 const forkTime = 10 * time.Second
 
-// origin is what the engine is told of where the content of an instance's volumes came from. What the
-// journal knows of another vault says nothing of this one.
-func origin(c job.Content, vaultID string) *backup.Origin {
+// contentOrigin tells the engine from which backup the content of an instance's volumes came. A
+// backup in another vault says nothing about this vault.
+func contentOrigin(c job.Content, vaultID string) *backup.Origin {
 	if c.Vault != "" && c.Vault != vaultID {
 		return &backup.Origin{Tried: c.Tried}
 	}

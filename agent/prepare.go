@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
@@ -153,16 +154,9 @@ func (a *Agent) loaded(ctx context.Context, in *instance, last *job.Job) (bool, 
 			return false, nil
 		}
 	}
-	volumes, err := a.volumeFacts(ctx, in, job.Content{}, askTime)
-	if err != nil {
+	volumes, err := a.presence(ctx, in, askTime)
+	if err != nil || slices.Contains(volumes, job.VolumeMissing) {
 		return false, err
 	}
-	content := false
-	for _, v := range volumes {
-		if v.Presence == job.VolumeMissing {
-			return false, nil
-		}
-		content = content || v.Presence == job.VolumeContent
-	}
-	return content, nil
+	return slices.Contains(volumes, job.VolumeContent), nil
 }

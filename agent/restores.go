@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
-	"time"
 
 	"holdfast/agent/job"
 	"holdfast/internal/restore"
@@ -22,52 +20,6 @@ const maxShownWarnings = 10
 
 // restores brings back the volumes of this host's instances. It is the job.Restorer.
 type restores struct{ a *Agent }
-
-func (r restores) Look(ctx context.Context, id, _ string, known job.Content) ([]job.VolumeFacts, error) {
-	in := r.a.instances[id]
-	if in == nil {
-		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
-	}
-	return r.a.volumeFacts(ctx, in, known, lookTime)
-}
-
-// volumeFacts tells what of the instance's volumes is on this host.
-func (a *Agent) volumeFacts(ctx context.Context, in *instance, known job.Content, limit time.Duration) ([]job.VolumeFacts, error) {
-	var all []job.VolumeFacts
-	for _, v := range in.cfg.Volumes {
-		presence, err := ask(ctx, &a.patience, v.Path, "looking at the content", limit, func(context.Context) (job.Presence, error) { return presenceOf(v.Path) })
-		if err != nil {
-			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
-		}
-		f := job.VolumeFacts{Volume: v.Name, Presence: presence}
-		switch {
-		case presence == job.VolumeMissing:
-		case known.Backup != "":
-			f.Origin, f.Backup = job.OriginSame, known
-		case presence == job.VolumeContent:
-			f.Origin = job.OriginUnknown
-		}
-		all = append(all, f)
-	}
-	return all, nil
-}
-
-// presenceOf looks at the path of a volume.
-func presenceOf(path string) (job.Presence, error) {
-	if _, err := snapshot.KindOf(path); errors.Is(err, fs.ErrNotExist) {
-		return job.VolumeMissing, nil
-	} else if err != nil {
-		return "", err
-	}
-	holds, err := restore.Holds(path)
-	switch {
-	case err != nil:
-		return "", err
-	case holds:
-		return job.VolumeContent, nil
-	}
-	return job.VolumeEmpty, nil
-}
 
 // Newest does not make a vault that is not there: a tenant without one has no backups.
 func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, error) {
@@ -95,7 +47,9 @@ func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, e
 	case err != nil:
 		return job.Content{}, fmt.Errorf("%w: %w", job.ErrNoBackup, err)
 	}
-	return job.Content{Backup: ref.ID, Seq: ref.Seq, Created: ref.Time.UTC(), Vault: opened.Info().ID}, nil
+	c := job.Content{Backup: ref.ID, Seq: ref.Seq, Created: ref.Time.UTC(), Vault: opened.Info().ID, Tenant: tenant}
+	c.Volumes = volumesIn(ctx, opened, ref)
+	return c, nil
 }
 
 // errRolledBack says that the store is not what it was: whoever owns it deleted the newest
@@ -181,7 +135,7 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 	if err != nil {
 		return nil, nil, err
 	}
-	places, sum := slices.Clone(q.Places), &job.RestoreResult{Catalogues: map[string]string{}, Parent: m.Parent}
+	places, sum := slices.Clone(q.Places), &job.RestoreResult{Catalogues: map[string]string{}, Roots: map[string]job.Root{}, Parent: m.Parent}
 	for i := range places {
 		p := &places[i]
 		if err := fits(*p); err != nil {
@@ -217,6 +171,7 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 		if p.Tree, err = restore.Identify(p.Stage); err != nil {
 			return nil, nil, err
 		}
+		sum.Roots[p.Volume] = r.rootOf(ctx, q, m, *p, sum.Catalogues[p.Volume])
 	}
 	return sum, places, nil
 }

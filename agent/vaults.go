@@ -167,6 +167,9 @@ func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
 	if err := v.a.volumesFit(ctx, in); err != nil {
 		return err
 	}
+	if err := v.a.ofTenant(ctx, in, tenant); err != nil {
+		return err
+	}
 	opened, err := v.confirmed(ctx, tenant)
 	if err != nil {
 		return fmt.Errorf("open vault: %w", err)
@@ -209,6 +212,9 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	if in == nil {
 		return nil, fmt.Errorf("instance %q is not in the configuration: %w", r.Instance, job.ErrNotFound)
 	}
+	if err := v.a.ofTenant(ctx, in, r.Tenant); err != nil {
+		return nil, err
+	}
 	intent, progress := r.PackIntent, r.Progress
 	r.PackIntent = func(pack string) error {
 		if err := context.Cause(ctx); err != nil {
@@ -245,7 +251,7 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 			r.Progress(job.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent})
 		},
 		Job:          v.engineJob(r.Job),
-		Origin:       origin(r.Content, opened.Info().ID),
+		Origin:       contentOrigin(r.Content, opened.Info().ID),
 		Intent:       r.BackupIntent,
 		CatalogueDir: v.a.catalogues(),
 		// as with the catalogues, it may be deleted at any time
@@ -340,6 +346,9 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		Depth:          fmt.Sprintf("%s%d chunks read back (%d new, %d reused)", depth, res.Sampled, res.Sampled-res.SampledReused, res.SampledReused),
 		Created:        res.Created.UTC(), Verified: res.Verified.UTC(), StageSeconds: map[string]float64{},
 		Catalogues: res.Catalogues, Fork: v.forksOf(ctx, opened, r, res),
+	}
+	if in := v.a.instances[r.Instance]; in != nil && !r.Precopy {
+		out.Roots = v.a.rootsOf(ctx, in, r, res)
 	}
 	v.a.logAccepted(r, res)
 	for stage, d := range res.Stages {

@@ -11,8 +11,8 @@ type Presence string
 // The presences of a volume.
 const (
 	VolumeMissing Presence = "missing" // nothing lies at the volume's path
-	VolumeEmpty   Presence = "empty"   // a folder without entries lies at the path
-	VolumeContent Presence = "content" // the folder has entries, or the path is a file or a device
+	VolumeEmpty   Presence = "empty"   // a folder lies at the path in which there are only folders
+	VolumeContent Presence = "content" // anything else lies there
 )
 
 // Origin tells from which backup the content of a volume came, as far as this host can prove it.
@@ -20,14 +20,17 @@ type Origin string
 
 // The origins of a volume's content.
 const (
-	// OriginNone belongs to a volume that is missing or empty and of which this host knows no backup.
+	// OriginNone belongs to a volume that is missing or empty and of which this host knows no
+	// backup.
 	OriginNone Origin = ""
 	// OriginSame says that the content came from VolumeFacts.Backup and did not change since.
+	// The comparison is of sizes and times.
 	OriginSame Origin = "same"
 	// OriginChanged says that the content came from VolumeFacts.Backup and changed since, or that
 	// nobody can prove the contrary. No backup has the changes.
 	OriginChanged Origin = "changed"
-	// OriginHalf says that the content came from VolumeFacts.Backup, and that a large part of it is gone.
+	// OriginHalf says that the content came from VolumeFacts.Backup, and that a large part of the
+	// content is gone.
 	OriginHalf Origin = "half"
 	// OriginForeign says that the content is not the content which this host last knew there: the
 	// slot was filled anew, another disk is mounted, or the volume is a copy of another one.
@@ -44,6 +47,7 @@ const (
 type VolumeFacts struct {
 	Volume   string   `json:"volume"` // its name
 	Presence Presence `json:"presence"`
+	Kind     string   `json:"kind,omitempty"` // as in Root; of a volume that is not missing
 	Origin   Origin   `json:"origin,omitempty"`
 	// Backup is the backup from which the content came; zero where Origin names none.
 	Backup Content `json:"backup,omitzero"`
@@ -77,7 +81,8 @@ type Facts struct {
 	Newest    Content
 	NewestErr error
 	Relation  Relation
-	// Chosen says that an operator named the backup, so that Newest is that one and need not be the newest.
+	// Chosen says that an operator named the backup, so that Newest is that one and need not be the
+	// newest.
 	Chosen bool
 }
 
@@ -98,8 +103,8 @@ type Decision struct {
 	Err error
 	// Warning tells people what they should know of an instance that is ready; may be empty.
 	Warning string
-	// Certain says that all content which the restore replaces is in a backup, byte for byte. Without
-	// it the replaced content may be newer than every backup, so it is kept aside.
+	// Certain says that all content which the restore replaces is in a backup, byte for byte.
+	// Without it the replaced content may be newer than every backup, so it is kept aside.
 	Certain bool
 }
 
@@ -116,7 +121,9 @@ func refuse(format string, args ...any) Decision {
 // Invariant nothing-lost: content that may be newer than the newest backup is never destroyed. It
 // is ready as it is, or kept aside, or the restore is refused.
 func Decide(f Facts) Decision {
-	for _, rule := range []func(Facts) (Decision, bool){foreignToAll, notWhole, whileItRuns, withoutBackup, againstTheChain, asItIs} {
+	for _, rule := range []func(Facts) (Decision, bool){
+		foreignToAll, notWhole, whileItRunsOnOther, partlyWhileItRuns, whileItRuns, withoutBackup, againstTheChain, partly, handedOver, asItIs,
+	} {
 		if d, ok := rule(f); ok {
 			return d
 		}
@@ -173,6 +180,8 @@ func whileItRuns(f Facts) (Decision, bool) {
 	switch {
 	case f.NewestErr == nil && (f.Relation == RelationAhead || f.Relation == RelationFork):
 		return ready("the instance runs here on backup %s, but the vault has a newer one, %s", f.Known.Backup, f.Newest.Backup), true
+	case f.NewestErr == nil && f.Relation == RelationBehind:
+		return ready("the instance runs here on backup %s, which the vault does not have; the newest one there is %s", f.Known.Backup, f.Newest.Backup), true
 	}
 	return ready(""), true
 }
@@ -232,7 +241,7 @@ func asItIs(f Facts) (Decision, bool) {
 // certain tells whether everything that a restore replaces is in a backup.
 func certain(f Facts) bool {
 	for _, v := range f.Volumes {
-		if v.Presence == VolumeContent && v.Origin != OriginSame {
+		if !f.replaceable(v) {
 			return false
 		}
 	}

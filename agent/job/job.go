@@ -240,6 +240,8 @@ type Result struct {
 	// Catalogues has, by volume, the engine's id of what it knows of
 	// the snapshot that it read; see Base.
 	Catalogues map[string]string `json:"catalogues,omitempty"`
+	// Roots identifies, by volume, the content that was backed up.
+	Roots map[string]Root `json:"roots,omitempty"`
 }
 
 // Job is the journal's record of the work on one instance. Values of it are copies.

@@ -410,14 +410,15 @@ func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
 
 // completed signs the receipt of a stored backup and puts the report into the outbox.
 func (w *worker) completed(hard context.Context, j *Job) error {
+	marked := w.markVolumes(hard, j)
 	if j.ResumeAsked {
-		return w.write(j, Resuming, change{})
+		return w.write(j, Resuming, change{edit: marked})
 	}
 	if lost, err := w.lost(hard, j); lost != "" || err != nil {
 		if err != nil {
 			return err
 		}
-		return w.fail(j, lost)
+		return w.write(j, Failing, change{edit: func(j *Job) { marked(j); j.Cause = lost }})
 	}
 	var receipt json.RawMessage
 	resumed := false
@@ -442,7 +443,7 @@ func (w *worker) completed(hard context.Context, j *Job) error {
 		return fmt.Errorf("encode report: %w", err)
 	}
 	return w.write(j, Reported, change{
-		edit: func(j *Job) { j.CompletedReport = body },
+		edit: func(j *Job) { marked(j); j.CompletedReport = body },
 		emit: completedEvent,
 	})
 }

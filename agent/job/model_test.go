@@ -168,6 +168,7 @@ func (m *model) step() {
 		{1, m.hours},
 		{4, m.loseBackups},
 		{3, m.unmount},
+		{8, m.disturb},
 		{3, func() {
 			d := time.Duration(m.r.IntN(7200)-3600) * time.Second
 			if m.r.IntN(3) == 0 { // as after a dead battery, or a wrong time server
@@ -411,7 +412,7 @@ func TestModel(t *testing.T) {
 // TestModelFindsWhatIsBroken breaks one part of the world
 // on which the agent rests, and the model sees that.
 func TestModelFindsWhatIsBroken(t *testing.T) {
-	for _, broken := range []string{"journal", "acknowledgement", "state", "generation", "removal", "engine", "notes", "proof"} {
+	for _, broken := range []string{"journal", "acknowledgement", "state", "generation", "removal", "engine", "notes", "proof", "look"} {
 		t.Run(broken, func(t *testing.T) {
 			for seed := uint64(1); seed <= 60; seed++ {
 				if found, _ := runModel(t, seed, stepsPerRun, broken); len(found) > 0 {

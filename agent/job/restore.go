@@ -52,25 +52,19 @@ type RestoreResult struct {
 	// Catalogues has, by volume, the engine's id of what it knows of
 	// the tree that it made; see Base.
 	Catalogues map[string]string `json:"catalogues,omitempty"`
-}
-
-// Content says which backup the volumes of an instance on this host hold, or
-// have come from: the last that was made of them or restored to them here.
-type Content struct {
-	Backup  string    `json:"backup_id"`
-	Seq     uint64    `json:"sequence"` // orders the backups of an instance
-	Created time.Time `json:"created"`  // for people
-	Vault   string    `json:"vault,omitempty"`
-	// Tried are ids of backups that were made of the volumes since, and of which nobody heard whether
-	// they are stored, the oldest first.
-	Tried []string `json:"tried,omitempty"`
+	// Roots identifies, by volume, the trees that the engine made; all of them bear their mark
+	// unless Root.Marked says otherwise.
+	Roots map[string]Root `json:"roots,omitempty"`
 }
 
 // RestoreRequest is the work of the engine for one restore.
 type RestoreRequest struct {
 	Instance, Tenant string
 	Backup           string
-	Places           []Place
+	// Seq and Vault are those of the backup.
+	Seq    uint64
+	Vault  string
+	Places []Place
 	// Progress takes figures as they grow; it may be called from any goroutine.
 	Progress func(Progress)
 }
@@ -85,6 +79,9 @@ type Restorer interface {
 	Look(ctx context.Context, instance, tenant string, known Content) ([]VolumeFacts, error)
 	// Newest names the newest backup; ErrNoBackup.
 	Newest(ctx context.Context, instance, tenant string) (Content, error)
+	// Mark puts the mark of a backup that was made of the volumes on each of them, and tells which
+	// volumes bear it. With an error the other ones do not.
+	Mark(ctx context.Context, instance string, c Content) (marked map[string]bool, err error)
 	// Plan names the places of all volumes and changes nothing. An
 	// error says why one can't be restored to its place.
 	Plan(ctx context.Context, instance, job string) ([]Place, error)
@@ -163,6 +160,7 @@ func (w *worker) facts(ctx context.Context, j *Job, instance Instance) (f Facts,
 		ctx = short
 	}
 	f.Newest, f.NewestErr = restorer.Newest(ctx, j.Instance, j.Tenant)
+	f.settle(j.Tenant)
 	return f, w.relateFacts(ctx, j, &f)
 }
 
@@ -199,7 +197,7 @@ func (w *worker) restore(ctx context.Context, j *Job) error {
 	if err == nil {
 		err = w.act(crashpoint.Restore, func() error {
 			result, places, err = restorer.Restore(ctx, RestoreRequest{
-				Instance: j.Instance, Tenant: j.Tenant, Backup: j.Restore.Backup, Places: j.Restore.Places,
+				Instance: j.Instance, Tenant: j.Tenant, Backup: j.Restore.Backup, Seq: j.Restore.Seq, Vault: j.Restore.Vault, Places: j.Restore.Places,
 				Progress: func(p Progress) { w.progressed(j, p) },
 			})
 			return err
@@ -361,18 +359,6 @@ func (w *worker) undoRestore(ctx context.Context, j *Job) error {
 				return err
 			}
 		}
-	}
-	return nil
-}
-
-// noteContent writes, in the transaction of the state, which backup
-// an instance's volumes come from since then.
-func noteContent(tx *bbolt.Tx, j *Job) error {
-	switch {
-	case j.State == Stored && j.Result != nil:
-		return put(tx, bucketContent, []byte(j.Instance), Content{Backup: j.Result.BackupID, Seq: j.Result.Seq, Created: j.Result.Created, Vault: j.Result.VaultID})
-	case j.State == Restored && j.Restore != nil:
-		return put(tx, bucketContent, []byte(j.Instance), Content{Backup: j.Restore.Backup, Seq: j.Restore.Seq, Created: j.Restore.Created, Vault: j.Restore.Vault})
 	}
 	return nil
 }

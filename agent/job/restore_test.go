@@ -24,6 +24,7 @@ func catalogueOf(tree string) string { return "catalogue of " + tree }
 type disk struct {
 	tree  string
 	count int
+	empty bool // an empty folder
 }
 
 func (r fakeRestorer) target(instance, volume string) string { return "/" + instance + "/" + volume }
@@ -33,20 +34,25 @@ func (r fakeRestorer) Look(_ context.Context, instance, _ string, known job.Cont
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
 	var all []job.VolumeFacts
-	for _, v := range []string{"data", "media"} {
-		f := job.VolumeFacts{Volume: v, Presence: job.VolumeMissing}
-		if d, there := r.l.w.disks[r.target(instance, v)]; there {
-			f.Presence, f.Origin = job.VolumeContent, job.OriginUnknown
-			if known.Backup != "" {
-				f.Origin, f.Backup = job.OriginChanged, known
-			}
-			if known.Backup == fmt.Sprint("b", d.count) {
-				f.Origin = job.OriginSame
-			}
-		}
-		all = append(all, f)
+	for _, v := range volumeNames {
+		all = append(all, r.l.w.look(r.target(instance, v), v, known))
 	}
 	return all, nil
+}
+
+// Mark puts the mark of a backup on what lies at the places of an instance's volumes.
+func (r fakeRestorer) Mark(_ context.Context, instance string, c job.Content) (map[string]bool, error) {
+	r.l.alive()
+	w := r.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if j := r.l.record(instance); j.State != job.Stored || j.Result.BackupID != c.Backup {
+		w.fault("journal-first: %s is marked with %s while the journal says %s", instance, c.Backup, j.State)
+	}
+	if err := w.failing("mark", instance); err != nil {
+		return nil, err
+	}
+	return w.bear(instance, c), nil
 }
 
 func (r fakeRestorer) Newest(_ context.Context, instance, _ string) (job.Content, error) {
@@ -97,7 +103,8 @@ func (r fakeRestorer) Restore(ctx context.Context, q job.RestoreRequest) (*job.R
 			w.fault("restore of %q", q.Backup)
 		}
 		p.Tree = "tree of " + p.Stage
-		w.disks[p.Stage] = disk{p.Tree, count}
+		w.disks[p.Stage] = disk{tree: p.Tree, count: count}
+		w.bears[p.Tree] = bearing{job.Content{Backup: q.Backup, Seq: q.Seq}, count}
 		w.mu.Unlock()
 	}
 	catalogues := map[string]string{}
@@ -126,6 +133,9 @@ func (r fakeRestorer) move(p job.Place, allowed ...job.State) {
 		w.fault("%s is moved while the instance is %s", p.Target, s)
 	}
 	at, had := w.disks[p.Stage], w.disks[p.Target]
+	if slices.Contains(allowed, job.Placing) {
+		w.replaced(instance, p.Target, had)
+	}
 	delete(w.disks, p.Stage)
 	delete(w.disks, p.Target)
 	if at.tree != "" {
@@ -199,7 +209,7 @@ type restoreWay struct {
 func had(count int) func(w *world) {
 	return func(w *world) {
 		for _, v := range []string{"data", "media"} {
-			w.disks["/phone/"+v] = disk{"old " + v, count}
+			w.disks["/phone/"+v] = disk{tree: "old " + v, count: count}
 		}
 	}
 }
@@ -216,7 +226,7 @@ var restoreWays = []restoreWay{
 		opts: job.Options{Bases: job.Bases{Keep: true}}, again: func(w *world) {
 			for path, d := range w.disks {
 				if strings.HasPrefix(d.tree, "tree of") && !strings.Contains(path, ".stage-") {
-					w.disks[path] = disk{d.tree, d.count + 100}
+					w.disks[path] = disk{tree: d.tree, count: d.count + 100}
 				}
 			}
 		},
@@ -398,7 +408,24 @@ func TestRestoreDecision(t *testing.T) {
 		cause string
 		count int // of the volumes at the end
 	}{
-		{name: "it runs with its volumes", state: job.IsRunning, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, ready: true, end: job.Done, count: 9},
+		{
+			name: "it runs on volumes that nobody knows", state: job.IsRunning, end: job.Failed, cause: "nothing tells", count: 9,
+			set: func(_ *testing.T, w *world, _ *life) { had(9)(w) },
+		},
+		{
+			name: "it runs, and there is no backup", state: job.IsRunning, ready: true, end: job.Done, count: 9,
+			set: func(_ *testing.T, w *world, _ *life) { had(9)(w); w.backups["phone"] = nil },
+		},
+		{
+			name: "it runs on what was restored", state: job.IsRunning, ready: true, end: job.Done, count: 8,
+			set: func(t *testing.T, w *world, l *life) {
+				first, err := l.prepare("first", "phone")
+				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
+					t.Fatal(err)
+				}
+				wrote(w, 8)
+			},
+		},
 		{name: "it runs without them", state: job.IsRunning, end: job.Failed, cause: "stop it"},
 		{name: "frozen by someone else", state: job.IsFrozen, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, end: job.Failed, cause: "not by this agent", count: 9},
 		{name: "not known to be stopped, with content", state: job.IsUnknown, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, end: job.Failed, cause: "can't tell", count: 9},
@@ -412,7 +439,7 @@ func TestRestoreDecision(t *testing.T) {
 				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
 					t.Fatal(err)
 				}
-				had(8)(w)
+				wrote(w, 8)
 			},
 		},
 		{

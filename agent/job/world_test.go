@@ -43,6 +43,8 @@ type world struct {
 	marks map[string][]byte
 	// path -> what a restore finds or leaves there
 	disks map[string]disk
+	// tree -> the mark that it bears
+	bears map[string]bearing
 	room  func(context.Context, job.Base) (int64, int64, error) // nil: not asked
 	// what the store does to a restore; nil: well
 	restore func(ctx context.Context, volume int) error
@@ -114,7 +116,7 @@ type phone struct {
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
 		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{}, made: map[string]string{},
-		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{},
+		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{}, bears: map[string]bearing{},
 		lost: map[string]map[int]time.Time{}, ended: map[string]int{}, bootID: "boot-1", booted: time.Now(),
 	}
 	for _, n := range names {

@@ -51,7 +51,7 @@ func (a *app) command() *cobra.Command {
 		a.demoCommand(), a.sampleCommand(),
 		a.keyCommand(), a.storeCommand(), a.vaultCommand(),
 		a.backupCommand(), a.restoreCommand(), a.listCommand(), a.lsCommand(), a.catCommand(),
-		a.verifyCommand(), a.checkVolumeCommand(),
+		a.verifyCommand(), a.checkVolumeCommand(), a.volumeMarkCommand(),
 		a.copyCommand(),
 		a.forgetCommand(), a.unforgetCommand(), a.holdCommand(), a.unholdCommand(), a.pruneCommand(),
 		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(), a.throttleCommand(), a.auditCommand(),

@@ -360,8 +360,10 @@ func (r *run) confirmed(ctx context.Context, added []vault.PackRef) error {
 // commit writes the manifest, after every pack was confirmed and
 // looked at. refs are all packs of the backup.
 func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.PackRef) error {
+	r.res.Contents = map[string]uint64{}
 	for _, v := range volumes {
 		r.res.Bytes += v.Bytes
+		r.res.Contents[v.Name] = v.Content()
 	}
 	earlier, err := r.earlier()
 	if err != nil {

@@ -207,6 +207,8 @@ type Result struct {
 	// view, so that the view can be the Base of the next backup. For an image the id is
 	// the backup's. A volume whose catalogue could not be kept is not in the map.
 	Catalogues map[string]string `json:"catalogues"`
+	// Contents has, by volume, what the backup holds of it, as vault.Volume.Content counts it.
+	Contents map[string]uint64 `json:"-"`
 	// Checked is how many pieces of content that was known not to have changed
 	// were read and compared all the same, and Drifts says what of it had changed:
 	// an alarm, see DriftError. This backup has read all of those volumes.

@@ -223,10 +223,7 @@ func (r *run) storedVolume(volume string) (known lastVolume, err error) {
 	if err != nil {
 		return known, nil // the volume is new
 	}
-	known.files, known.content = vol.Files, vol.Entries-vol.Dirs
-	if vol.Kind == vault.KindImage {
-		known.content = vol.Bytes
-	}
+	known.files, known.content = vol.Files, vol.Content()
 	if m.Host == r.o.Host && m.Host != "" {
 		known.fileSystem = vol.FileSystem
 	}

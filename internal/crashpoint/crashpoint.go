@@ -35,6 +35,7 @@ const (
 	WriteBackup = "job.write-backup"
 	// that the manifest is stored and read back enters the journal
 	WriteStored       = "job.write-stored"
+	Mark              = "job.mark"               // the volumes get the mark of their backup
 	Sign              = "job.sign"               // the receipt is signed
 	WriteReported     = "job.write-reported"     // the completed report enters the outbox
 	Deliver           = "report.deliver"         // one event goes to the control plane
@@ -78,7 +79,7 @@ const (
 
 var acts = []string{
 	WriteTask, WritePrecopying, WriteFreezing, Freeze, WriteFrozen, WriteSnapshotting, Snapshot, WriteSnapshotted,
-	WriteUploading, WritePack, WriteBackup, Upload, WriteStored, Sign, WriteReported, Deliver, WriteAcknowledged,
+	WriteUploading, WritePack, WriteBackup, Upload, WriteStored, Mark, Sign, WriteReported, Deliver, WriteAcknowledged,
 	WriteReleasing, PowerDown, WriteReleased, RemoveSnapshot, WriteDone,
 	WriteFailing, Thaw, WriteFailed, WriteSuspending, WriteAccepted, WriteHeld, WriteResuming,
 	WriteEnding,

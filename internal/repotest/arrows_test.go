@@ -31,8 +31,9 @@ var levels = map[string]int{
 	"internal/backup":  3,
 	"internal/restore": 3,
 
-	"internal/image": 2,
-	"internal/vault": 2,
+	"internal/image":  2,
+	"internal/origin": 2,
+	"internal/vault":  2,
 
 	"internal/chunk":     1,
 	"internal/hostid":    1,

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/evidence"
 	"holdfast/internal/location"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
@@ -92,26 +93,8 @@ func Holds(path string) (bool, error) {
 	return false, err
 }
 
-// Identify tells what is at the path: the same text for the same folder
-// wherever it is renamed to, also after a reboot; "" for nothing.
-func Identify(path string) (string, error) {
-	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path, 0)
-	switch {
-	case err == nil:
-		return fmt.Sprintf("handle-%d-%x", handle.Type(), handle.Bytes()), nil
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return "", nil
-	case !errors.Is(err, unix.EOPNOTSUPP):
-		return "", &os.PathError{Op: "identify", Path: path, Err: err}
-	}
-	// Without handles (overlayfs): an inode's number is used again,
-	// but not with the time at which it was made.
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
-		return "", &os.PathError{Op: "identify", Path: path, Err: err}
-	}
-	return fmt.Sprintf("inode-%d-%d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec), nil
-}
+// Identify is evidence.Identify: it tells the restored tree from others.
+func Identify(path string) (string, error) { return evidence.Identify(path) }
 
 // Placed tells whether the restored tree is at the target.
 func (p Place) Placed() (bool, error) {

@@ -168,6 +168,10 @@ func (s *setter) xattr(fd int, path string, e *Entry, x *Xattr) error {
 	if x.Name == "" || strings.IndexByte(x.Name, 0) >= 0 {
 		return pathError("set attribute of", path, fmt.Errorf("%w: %s is no name of an attribute", ErrUnsafePath, quote(x.Name)))
 	}
+	if strings.HasPrefix(x.Name, OwnXattrs) {
+		s.lose(path, fmt.Sprintf("attribute %s is one of Holdfast's own, which no backup has; left out", quote(x.Name)), told)
+		return nil
+	}
 	var err error
 	switch e.Kind {
 	case File, Dir:

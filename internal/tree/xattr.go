@@ -27,6 +27,10 @@ func newXattrReader(off bool) *xattrReader {
 	}
 }
 
+// OwnXattrs begins the names of the attributes that Holdfast itself keeps on volumes. They tell of
+// the very folder or file that they are on, so a walk leaves them out, and a Target sets none.
+const OwnXattrs = "trusted.holdfast."
+
 // maxInterned bounds how many different names or values are remembered.
 const maxInterned = 1024
 
@@ -72,7 +76,7 @@ func (r *xattrReader) once(dirfd int, name cname) (attrs []Xattr, stale bool, er
 		}
 		attr := r.name(list[:end])
 		list = list[min(end+1, len(list)):]
-		if attr == "" {
+		if attr == "" || strings.HasPrefix(attr, OwnXattrs) {
 			continue
 		}
 		size, err := r.get(dirfd, name, attr)

@@ -48,6 +48,15 @@ type Volume struct {
 	Young int64 `cbor:"14,keyasint,omitempty" json:"-"`
 }
 
+// Content counts what the volume holds beside folders: entries, or bytes of an image. A volume
+// without any is empty.
+func (v *Volume) Content() uint64 {
+	if v.Kind == KindImage {
+		return v.Bytes
+	}
+	return v.Entries - v.Dirs
+}
+
 // Loss is content of a volume that a backup should have and lacks,
 // or has not as it was at one moment.
 type Loss struct {

@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"holdfast/agent/job"
+	"holdfast/internal/backup"
+	"holdfast/internal/origin"
+	"holdfast/internal/vault"
+)
+
+// volumesIn tells what a backup has of each volume. A manifest that can't be read tells nothing: a
+// restore says what is wrong with it.
+func volumesIn(ctx context.Context, v *vault.Vault, ref vault.BackupRef) map[string]job.Root {
+	m, err := v.Manifest(ctx, ref)
+	if err != nil {
+		return nil
+	}
+	roots := map[string]job.Root{}
+	for i := range m.Volumes {
+		vol := &m.Volumes[i]
+		root := job.Root{Kind: job.KindFolder, Entries: vol.Content()}
+		if vol.Kind == vault.KindImage {
+			root.Kind = job.KindImage
+		}
+		roots[vol.Name] = root
+	}
+	return roots
+}
+
+// rootsOf identifies the content of all volumes of which a backup was made. What can't be told of a
+// volume is left out, and the volume then counts as another one.
+func (a *Agent) rootsOf(ctx context.Context, in *instance, r job.BackupRequest, res *backup.Result) map[string]job.Root {
+	roots := map[string]job.Root{}
+	for _, v := range in.cfg.Volumes {
+		s, err := ask(ctx, &a.patience, v.Path, "looking at the content", lookTime, func(ctx context.Context) (volumeSight, error) { return see(ctx, v.Path) })
+		if err != nil || s.presence == job.VolumeMissing {
+			a.log.Warn("which folder or file a volume is can't be told, so the next prepare takes it for another one", keyInstance, r.Instance, keyJob, r.Job, "volume", v.Name, keyReason, fmt.Sprint(err))
+			continue
+		}
+		root := s.root
+		root.Entries, root.Catalogue = res.Contents[v.Name], res.Catalogues[v.Name]
+		if !in.runtime.Holds() || job.Mode(in.cfg.Hold) == job.ModeLive {
+			root.Modified = 0 // it may have been written to since the snapshot
+		}
+		roots[v.Name] = root
+	}
+	return roots
+}
+
+// rootOf marks a restored tree that is beside its place, and identifies it. It has the mark before
+// anybody sees it in its place.
+func (r restores) rootOf(ctx context.Context, q job.RestoreRequest, m *vault.Manifest, p job.Place, catalogue string) job.Root {
+	lacks := func(err error) {
+		r.a.log.Warn("a restored volume gets no mark, so the journal alone tells from which backup it came", keyInstance, q.Instance, "volume", p.Volume, keyReason, err.Error())
+	}
+	s, err := see(ctx, p.Stage)
+	if err != nil {
+		lacks(err)
+		return job.Root{}
+	}
+	root := s.root
+	root.Catalogue = catalogue
+	if vol, err := m.Volume(p.Volume); err == nil {
+		root.Entries = vol.Content()
+	}
+	mark := origin.Mark{Backup: q.Backup, Seq: q.Seq, Vault: q.Vault, Tenant: q.Tenant, Instance: q.Instance, Volume: p.Volume, Host: r.a.identity.ID}
+	if _, err := origin.Write(p.Stage, mark); err != nil {
+		lacks(err)
+		return root
+	}
+	root.Marked = true
+	return root
+}
+
+// Mark implements job.Restorer.
+func (r restores) Mark(ctx context.Context, id string, c job.Content) (map[string]bool, error) {
+	in := r.a.instances[id]
+	if in == nil {
+		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+	}
+	marked := map[string]bool{}
+	var errs []error
+	for _, v := range in.cfg.Volumes {
+		mark := origin.Mark{Backup: c.Backup, Seq: c.Seq, Vault: c.Vault, Tenant: c.Tenant, Instance: id, Volume: v.Name, Host: r.a.identity.ID}
+		_, err := act(ctx, &r.a.patience, v.Path, "writing the mark", lookTime, 0, func(context.Context) (struct{}, error) {
+			if err := steady(v.Path); err != nil {
+				return struct{}{}, err
+			}
+			_, err := origin.Write(realPath(v.Path), mark)
+			return struct{}{}, err
+		})
+		switch {
+		case err == nil:
+			marked[v.Name] = true
+		case errors.Is(err, origin.ErrNotKept):
+			r.a.log.Info("no mark can be kept on a volume, so the journal alone tells from which backup it came", keyInstance, id, "volume", v.Name, keyReason, err.Error())
+		default:
+			errs = append(errs, fmt.Errorf("volume %q: %w", v.Name, err))
+		}
+	}
+	return marked, errors.Join(errs...)
+}
