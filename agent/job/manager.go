@@ -25,6 +25,8 @@ const (
 	// at a start, take well below a second, and some 100 MB of memory.
 	DefaultKeepJobs  = 20_000
 	DefaultKeepBytes = 32 << 20
+	// DefaultKeepAside lets people notice on Monday what a prepare replaced on Friday.
+	DefaultKeepAside = 72 * time.Hour
 	// pruneEvery spaces the looks for tasks to forget.
 	pruneEvery = 10 * time.Second
 	// maxFruitless is how often a job is put off, one time after the other
@@ -74,6 +76,12 @@ type Options struct {
 	RecoverOnly bool
 	// StartRestored starts instances after their volumes were restored.
 	StartRestored bool
+	// KeepAside is for how long what a restore has replaced is kept, by the journal's clock; 0:
+	// DefaultKeepAside.
+	KeepAside time.Duration
+	// InPlaceOrder removes volumes that a backup holds for certain before their restore, where
+	// there is not enough room for both.
+	InPlaceOrder bool
 	// Hook is called at each crash point beside crashpoint.Hit. Tests use it; nil elsewhere.
 	Hook func(point string)
 }
@@ -127,6 +135,9 @@ func New(journal *Journal, parts Parts, opts Options) *Manager {
 	if opts.KeepBytes == 0 {
 		opts.KeepBytes = DefaultKeepBytes
 	}
+	if opts.KeepAside == 0 {
+		opts.KeepAside = DefaultKeepAside
+	}
 	if opts.Hook == nil {
 		opts.Hook = func(string) {}
 	}
@@ -160,6 +171,7 @@ type Request struct {
 	// one go first, and give up compression and then depth of verification for
 	// speed. A job that is late goes on: what ends it is Options.JobDeadline.
 	Deadline time.Time
+	PutBack  string // as in Job
 }
 
 // Known returns the task of a request seen before, nil when it is new, or ErrRequestReused.
@@ -188,7 +200,7 @@ func (m *Manager) Accept(r Request) (*Task, error) {
 			return nil, fmt.Errorf("instance %q: %w", name, err)
 		}
 		jobs[i] = Job{
-			Task: task.ID, Instance: name, Tenant: instance.Tenant, Kind: kind, Policy: instance.Policy, Mode: instance.Mode, Kept: instance.Keep,
+			Task: task.ID, Instance: name, Tenant: instance.Tenant, Kind: kind, Policy: instance.Policy, Mode: instance.Mode, Kept: instance.Keep, PutBack: r.PutBack,
 			Deadline: r.Deadline.UTC(), State: Accepted, AcceptedAt: now, Entered: map[State]time.Time{Accepted: now},
 		}
 		if jobs[i].ID, err = m.newID(); err != nil {
@@ -293,6 +305,10 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	})
 	workers.Go(func() {
 		for !m.contained("remove leftovers", func() { m.watchLeftovers(ctx) }) && sleep(ctx, lastPause) == nil {
+		}
+	})
+	workers.Go(func() {
+		for !m.contained("look after what is kept aside", func() { m.watchAside(ctx) }) && sleep(ctx, lastPause) == nil {
 		}
 	})
 	begin := func(j *Job, resumed bool) {

@@ -240,7 +240,7 @@ func TestPanicOfRestore(t *testing.T) {
 			w := newWorld(t, "phone", "other")
 			w.instances["phone"].state = job.IsStopped
 			w.backups["phone"] = []int{7}
-			w.disks["/phone/data"], w.disks["/phone/media"] = disk{"old data", 1}, disk{"old media", 1}
+			w.disks["/phone/data"], w.disks["/phone/media"] = disk{tree: "old data", count: 1}, disk{tree: "old media", count: 1}
 			opts := job.Options{Jobs: 2}
 			l := w.start(-1, opts)
 			beside, err := l.accept("request-2", "other")
@@ -270,7 +270,8 @@ func TestPanicOfRestore(t *testing.T) {
 				t.Error("nobody was told of the panic")
 			}
 			data, media := w.disks["/phone/data"], w.disks["/phone/media"]
-			if old := data.tree == "old data"; old != (media.tree == "old media") || data.count != media.count || len(w.disks) != 2 {
+			if old := data.tree == "old data"; old != (media.tree == "old media") || data.count != media.count || len(w.disks) != 2+len(w.keptCounts()) ||
+				len(w.keptCounts()) > 0 == old {
 				t.Errorf("the job ended %s (%s); there are %v", j.State, j.Cause, w.disks)
 			}
 		})

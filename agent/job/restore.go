@@ -24,6 +24,15 @@ type Place struct {
 	Holder string `json:"holder,omitempty"`
 	// tells the restored tree from others; empty until it is complete
 	Tree string `json:"tree,omitempty"`
+	// Old tells the tree that the restored one has replaced; empty until that is known,
+	// and where nothing was. It is kept at Aside, or removed where that is empty.
+	Old   string `json:"old,omitempty"`
+	Aside string `json:"aside,omitempty"`
+	// Empty says that Old was an empty folder, and is removed only while it still is.
+	Empty bool `json:"empty,omitempty"`
+	// Was is what was at Target when the restore was decided, where
+	// a backup holds that for certain.
+	Was *Count `json:"was,omitempty"`
 }
 
 // Restore is the record of what a restore does.
@@ -36,6 +45,13 @@ type Restore struct {
 	Placed  bool           `json:"placed,omitempty"` // all are in place, and stay there
 	Ready   bool           `json:"ready,omitempty"`  // nothing had to be restored
 	Result  *RestoreResult `json:"result,omitempty"`
+	// InBackup is the backup that holds for certain what is in the volumes' places; "": none does.
+	InBackup string    `json:"in_backup,omitempty"`
+	Replaced *Replaced `json:"replaced,omitempty"` // once all are in place, and something was there
+	// Out are the old volumes that are removed before the restore, for lack of room, and
+	// Condemned says that all are out of their places and that nothing brings them back.
+	Out       []Place `json:"out,omitempty"`
+	Condemned bool    `json:"condemned,omitempty"`
 }
 
 // RestoreResult is what the engine says about a restore.
@@ -78,6 +94,7 @@ var ErrNoBackup = errors.New("the vault has no backup of this instance")
 
 // Restorer brings the volumes of instances back. Its methods may be called from any goroutine.
 type Restorer interface {
+	Keeper
 	// Look tells what is there now.
 	Look(ctx context.Context, instance string) (Presence, error)
 	// Newest names the newest backup; ErrNoBackup.
@@ -96,8 +113,8 @@ type Restorer interface {
 	Put(p Place) error
 	// Back undoes Put, in one step. Done twice it is no error.
 	Back(p Place) error
-	// Discard removes what is at the stage, and what an interrupted
-	// Restore left. Nothing there is no error.
+	// Discard removes what is at the stage, and what an interrupted Restore left:
+	// the tree Old where that is known, else Tree where that is. Nothing there is no error.
 	Discard(p Place) error
 }
 
@@ -107,6 +124,9 @@ type Restorer interface {
 // are never replaced. Those of an instance that runs, and those that come from that
 // very backup (it was made of them, or restored to them), are ready as they are.
 func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
+	if j.PutBack != "" {
+		return w.toPutBack(ctx, j)
+	}
 	no := func(doing string, err error) (State, change, error) {
 		return "", change{}, fmt.Errorf("%s: %w", doing, err)
 	}
@@ -166,6 +186,12 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 	if r.Places, err = restorer.Plan(ctx, j.Instance, j.ID); err != nil {
 		return no("find the volumes' places", err)
 	}
+	if err := w.planReplacing(ctx, r); err != nil {
+		return no("look at what the restore replaces", err)
+	}
+	if err := w.planRoom(ctx, j, r); err != nil {
+		return no("look for room", err)
+	}
 	return Restoring, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
 }
 
@@ -182,6 +208,12 @@ func (w *worker) restore(ctx context.Context, j *Job) error {
 			err = sleep(ctx, firstPause) // a tree takes the time that it takes
 		}
 	}
+	if err == nil {
+		err = w.makeRoom(ctx, j)
+	}
+	if errors.Is(err, errCancelled) {
+		return w.fail(j, errCancelled.Error())
+	}
 	var result *RestoreResult
 	var places []Place
 	if err == nil {
@@ -197,7 +229,7 @@ func (w *worker) restore(ctx context.Context, j *Job) error {
 		err = errors.New("the restore engine did not say which trees it made")
 	}
 	if err != nil {
-		return w.giveUp(ctx, j, "restore", err)
+		return w.giveUp(ctx, j, "restore", j.Restore.without(err))
 	}
 	planned := w.planRestored(ctx, j, places, result)
 	err = w.writeChecked(j, Placing, notCancelled, change{edit: func(j *Job) {
@@ -231,10 +263,23 @@ func (w *worker) putInPlace(hard context.Context, j *Job) error {
 		}
 	}
 	if err != nil {
-		return w.undo(j, "put the restored volumes into place", err)
+		return w.undo(j, "put the restored volumes into place", j.Restore.without(err))
+	}
+	counting, end := acting(hard, actTimeout)
+	defer end()
+	places, sum, kept, err := w.replaced(counting, j)
+	if err != nil {
+		return w.undo(j, "look at what the restored volumes have replaced", err)
+	}
+	var unkept []byte
+	if j.PutBack != "" {
+		unkept = asideKey(j.Instance, j.PutBack)
 	}
 	return w.write(j, Restored, change{
-		edit: func(j *Job) { j.Restore.Placed, j.Snapshots = true, nil }, bases: bases,
+		edit: func(j *Job) {
+			j.Restore.Placed, j.Restore.Places, j.Restore.Replaced, j.Snapshots = true, places, sum, nil
+		}, bases: bases,
+		kept: kept, unkept: unkept,
 		dropBases: true, // those of what was there before say nothing of these volumes
 	})
 }
@@ -276,7 +321,7 @@ func (w *worker) mayMove(ctx context.Context, j *Job) error {
 	return nil
 }
 
-// settle removes what the restored volumes have replaced.
+// settle removes what the restored volumes have replaced, or keeps it aside.
 func (w *worker) settle(j *Job) error {
 	left := w.discard(j)
 	instance, err := w.instance(j)
@@ -335,6 +380,9 @@ func (w *worker) startOnce(ctx context.Context, j *Job) error {
 func (w *worker) undoRestore(ctx context.Context, j *Job) error {
 	if j.Restore == nil || j.Restore.Placed {
 		return nil
+	}
+	if len(j.Restore.Out) > 0 && !j.Restore.Condemned {
+		return w.bringBack(j) // nothing was built yet
 	}
 	placed, err := w.countPlaced(j)
 	if err != nil {
