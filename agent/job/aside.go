@@ -127,7 +127,7 @@ func (w *worker) replaced(ctx context.Context, j *Job) (places []Place, sum *Rep
 			sum.Newest = c.Newest
 		}
 		p.Empty = c.Whole && c.Entries == 0
-		certain := j.Restore.InBackup != "" && p.Was != nil && p.Was.same(c)
+		certain := j.Restore.Certain && p.Was.same(c)
 		some, keep = true, keep || j.PutBack != "" || !p.Empty && !certain
 	}
 	for _, p := range j.Restore.Out { // removed before
@@ -422,20 +422,39 @@ func (m *Manager) renameAside(s Aside) error {
 }
 
 // planReplacing counts what is in the places of the volumes, where a backup holds it for certain:
-// what is the same afterwards need not be kept.
-func (w *worker) planReplacing(ctx context.Context, r *Restore) error {
-	if r.InBackup == "" {
-		return nil
-	}
+// what is the same once it is out of its place need not be kept. Then it looks for room. The facts
+// of the decision are gathered once more after the count, so that nothing changes in between unseen.
+func (w *worker) planReplacing(ctx context.Context, j *Job, instance Instance, r *Restore) error {
+	olds := map[string]string{}
 	for i := range r.Places {
 		p := &r.Places[i]
+		if !r.Certain {
+			continue
+		}
 		old, was, err := w.m.parts.Restorer.Count(ctx, *p, p.Target)
 		if err != nil {
-			return fmt.Errorf("volume %q: %w", p.Volume, err)
+			return fmt.Errorf("count what is in the place of volume %q: %w", p.Volume, err)
 		}
 		if old != "" {
-			p.Was = &was
+			p.Was, olds[p.Volume] = was, old
 		}
+	}
+	if len(olds) > 0 {
+		f, err := w.facts(ctx, j, instance)
+		if err != nil {
+			return err
+		}
+		d := Decide(f)
+		switch {
+		case d.Action == ActRefuse:
+			return d.Err
+		case d.Action == ActReady || f.Newest.Backup != r.Backup:
+			return errors.New("the volumes or the vault changed while the restore was decided; command it again")
+		}
+		r.Certain = d.Certain
+	}
+	if err := w.planRoom(ctx, j, r, olds); err != nil {
+		return fmt.Errorf("look for room: %w", err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package job_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -97,18 +98,86 @@ var expired = asideStep{
 	done: removed.done,
 }
 
+// newer makes a backup elsewhere, after which the disks have room for one copy only.
+func newer(count int) asideStep {
+	return asideStep{
+		do: func(l *life) error {
+			l.w.mu.Lock()
+			defer l.w.mu.Unlock()
+			l.w.small = true
+			if !slices.Contains(l.w.backups["phone"], count) {
+				l.w.backups["phone"] = append(l.w.backups["phone"], count)
+			}
+			return nil
+		},
+		done: func(*life) bool { return true },
+	}
+}
+
+// brought prepares what a newer backup has, as often as it takes; a failure changes volumes to none.
+func brought(count int) asideStep {
+	n := 0
+	return asideStep{
+		do: func(l *life) error {
+			n++
+			_, err := l.prepare(fmt.Sprint("again-", n), "phone")
+			return err
+		},
+		done: func(l *life) bool { return l.idle() && l.w.holds(count) },
+	}
+}
+
 // asideWay is a course of what becomes of content that a restore has replaced.
 type asideWay struct {
 	name  string
-	steps []asideStep
+	steps func() []asideStep
 	count int   // of both volumes at the end
 	kept  []int // what lies aside at the end
 }
 
+// held has a volume refuse to be taken out, until a prepare has failed for that.
+func held(volume string) asideStep {
+	failed := false
+	return asideStep{
+		do: func(l *life) error {
+			l.w.mu.Lock()
+			l.w.fail = func(act, of string) error {
+				if act == "take-out" && of == volume && !failed {
+					failed = true
+					return errors.New("device or resource busy")
+				}
+				return nil
+			}
+			l.w.mu.Unlock()
+			_, err := l.prepare("held", "phone")
+			return err
+		},
+		done: func(l *life) bool { return l.idle() && failed && (l.w.holds(7) || l.w.holds(12)) },
+	}
+}
+
+// first7 restores the first backup to a host on which nothing is.
+var first7 = asideStep{
+	do: func(l *life) error {
+		l.w.mu.Lock()
+		if l.w.disks["/phone/data"].tree == "old data" {
+			clear(l.w.disks)
+		}
+		l.w.mu.Unlock()
+		_, err := l.prepare("request-1", "phone")
+		return err
+	},
+	done: func(l *life) bool { return l.idle() && l.w.holds(7) },
+}
+
 var asideWays = []asideWay{
-	{name: "kept, put back, and what that replaced is removed", steps: []asideStep{prepared(7), written(7), putBack(3), removed}, count: 3},
-	{name: "kept, and goes after its time", steps: []asideStep{prepared(7), written(7), expired}, count: 107},
-	{name: "kept and put back twice", steps: []asideStep{prepared(7), putBack(3), written(3), putBack(7)}, count: 7, kept: []int{103, 103}},
+	{name: "kept, put back, and what that replaced is removed", steps: func() []asideStep { return []asideStep{prepared(7), written(7), putBack(3), removed} }, count: 3},
+	{name: "kept, and goes after its time", steps: func() []asideStep { return []asideStep{prepared(7), written(7), expired} }, count: 107},
+	{name: "in place order", steps: func() []asideStep { return []asideStep{first7, newer(12), brought(12)} }, count: 12},
+	{
+		name: "in place order, and a volume can't be moved at first", steps: func() []asideStep { return []asideStep{first7, newer(12), held("media"), brought(12)} }, count: 12,
+	},
+	{name: "kept and put back twice", steps: func() []asideStep { return []asideStep{prepared(7), putBack(3), written(3), putBack(7)} }, count: 7, kept: []int{103, 103}},
 }
 
 // runAsideWay runs one course with a death at the chosen hit of a crash point (-1: none).
@@ -118,7 +187,7 @@ func runAsideWay(t *testing.T, way asideWay, crashAt int) (points []string) {
 		w.instances["phone"].state = job.IsStopped
 		w.backups["phone"] = []int{5, 7}
 		had(3)(w)
-		opts := job.Options{KeepAside: 30 * time.Hour}
+		opts := job.Options{KeepAside: 30 * time.Hour, InPlaceOrder: true}
 		l := w.start(crashAt, opts)
 		died := false
 		alive := func() {
@@ -129,7 +198,7 @@ func runAsideWay(t *testing.T, way asideWay, crashAt int) (points []string) {
 				l = w.start(-1, opts)
 			}
 		}
-		for i, step := range way.steps {
+		for i, step := range way.steps() {
 			for try := 0; ; try++ {
 				alive()
 				err := step.do(l)
@@ -243,10 +312,18 @@ func TestPutBackIsRefused(t *testing.T) {
 		cause string
 		err   error
 	}{
-		"it runs":           {had(3), func(_ *testing.T, w *world, _ *life) { w.instances["phone"].state = job.IsRunning }, "stop it", nil},
-		"not known":         {had(3), func(_ *testing.T, w *world, _ *life) { w.instances["phone"].state = job.IsUnknown }, "can't tell", nil},
-		"nothing is kept":   {func(*world) {}, nil, "", job.ErrNotFound},
-		"one was not there": {func(w *world) { had(3)(w); delete(w.disks, "/phone/media") }, nil, "two times", nil},
+		"it runs":         {had(3), func(_ *testing.T, w *world, _ *life) { w.instances["phone"].state = job.IsRunning }, "stop it", nil},
+		"not known":       {had(3), func(_ *testing.T, w *world, _ *life) { w.instances["phone"].state = job.IsUnknown }, "can't tell", nil},
+		"nothing is kept": {func(*world) {}, nil, "", job.ErrNotFound},
+		"one was not there": {func(w *world) {
+			had(3)(w)
+			w.restore = func(context.Context, int) error { // somebody takes it away meanwhile
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				delete(w.disks, "/phone/media")
+				return nil
+			}
+		}, nil, "two times", nil},
 		"one is gone": {had(3), func(_ *testing.T, w *world, _ *life) {
 			for path := range w.disks {
 				if strings.Contains(path, "kept") && strings.HasSuffix(path, "media") {
@@ -291,4 +368,96 @@ func TestPutBackIsRefused(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestInPlaceOrderSparesWhatChanged: what is written after the decision is brought back, not removed.
+func TestInPlaceOrderSparesWhatChanged(t *testing.T) {
+	for name, c := range map[string]struct {
+		meanwhile func(w *world) // when the first volume is taken out
+		cause     string
+		order     bool
+	}{
+		"a program writes":     {func(w *world) { w.disks["/phone/media"] = disk{tree: w.disks["/phone/media"].tree, count: 107} }, "has changed since", true},
+		"the order is not set": {nil, "does not fit", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, "phone")
+				w.instances["phone"].state = job.IsStopped
+				w.backups["phone"] = []int{5, 7}
+				l := w.start(-1, job.Options{InPlaceOrder: c.order})
+				task, err := l.prepare("one", "phone")
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.final(task.Jobs[0].Job)
+				w.mu.Lock()
+				w.backups["phone"], w.small = append(w.backups["phone"], 12), true
+				w.fail = func(act, volume string) error {
+					if act == "take-out" && volume == "data" && c.meanwhile != nil {
+						c.meanwhile(w)
+					}
+					return nil
+				}
+				w.mu.Unlock()
+				if task, err = l.prepare("two", "phone"); err != nil {
+					t.Fatal(err)
+				}
+				if j := l.final(task.Jobs[0].Job); j.State != job.Failed || !strings.Contains(j.Cause, c.cause) {
+					t.Errorf("%s: %s", j.State, j.Cause)
+				}
+				l.stop()
+				want := 7
+				if c.meanwhile != nil {
+					want = 107
+				}
+				if w.disks["/phone/data"].count != 7 || w.disks["/phone/media"].count != want || len(w.disks) != 2 {
+					t.Errorf("on the disks: %v", w.disks)
+				}
+				for _, f := range w.faults {
+					t.Error(f)
+				}
+			})
+		})
+	}
+}
+
+// TestInPlaceOrderFails: a restore that fails after the old volumes were condemned leaves none of
+// them, and the next prepare finds all missing and restores.
+func TestInPlaceOrderFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "phone")
+		w.instances["phone"].state = job.IsStopped
+		w.backups["phone"] = []int{5, 7}
+		l := w.start(-1, job.Options{InPlaceOrder: true})
+		task, err := l.prepare("one", "phone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.final(task.Jobs[0].Job)
+		w.mu.Lock()
+		w.backups["phone"], w.small = append(w.backups["phone"], 12), true
+		w.restore = func(context.Context, int) error { return errors.New("no such pack") }
+		w.mu.Unlock()
+		if task, err = l.prepare("two", "phone"); err != nil {
+			t.Fatal(err)
+		}
+		j := l.final(task.Jobs[0].Job)
+		if j.State != job.Failed || !strings.Contains(j.Cause, "no such pack") || !strings.Contains(j.Cause, "the next prepare restores backup b12") || len(w.disks) != 0 {
+			t.Errorf("%s: %s; on the disks: %v", j.State, j.Cause, w.disks)
+		}
+		w.mu.Lock()
+		w.restore = nil
+		w.mu.Unlock()
+		if task, err = l.prepare("three", "phone"); err != nil {
+			t.Fatal(err)
+		}
+		if j := l.final(task.Jobs[0].Job); j.State != job.Done || !w.holds(12) {
+			t.Errorf("%s: %s; on the disks: %v", j.State, j.Cause, w.disks)
+		}
+		l.stop()
+		for _, f := range w.faults {
+			t.Error(f)
+		}
+	})
 }

@@ -24,8 +24,9 @@ import (
 const roomPatience = 2 * time.Minute
 
 // planRoom looks whether the restore fits, and where it does not, whether it does so once the old
-// volumes are removed and may be. It changes nothing on the host. An error wraps ErrRoom.
-func (w *worker) planRoom(ctx context.Context, j *Job, r *Restore) error {
+// volumes are removed and may be; olds has the identities of what is in their places. It changes
+// nothing on the host. An error wraps ErrRoom.
+func (w *worker) planRoom(ctx context.Context, j *Job, r *Restore, olds map[string]string) error {
 	q := RestoreRequest{Instance: j.Instance, Tenant: j.Tenant, Backup: r.Backup, Places: r.Places}
 	short := w.m.parts.Restorer.Room(ctx, q, nil)
 	switch {
@@ -33,26 +34,22 @@ func (w *worker) planRoom(ctx context.Context, j *Job, r *Restore) error {
 		return short
 	case !w.m.opts.InPlaceOrder:
 		return short
-	case r.InBackup == "":
+	case !r.Certain:
 		return fmt.Errorf("%w; prepare.in_place_order can't remove the old volumes first, since they may be newer than the newest backup. "+
 			"Back the instance up, or look at its volumes and move them away by hand", short)
 	}
 	freed := map[string]uint64{}
 	var out []Place
 	for _, p := range r.Places {
-		old, was, err := w.m.parts.Restorer.Count(ctx, p, p.Target)
-		if err != nil {
-			return fmt.Errorf("volume %q: %w", p.Volume, err)
-		}
-		if old == "" {
+		if olds[p.Volume] == "" {
 			continue
 		}
-		if !was.Whole {
+		if !p.Was.Whole {
 			return fmt.Errorf("%w; prepare.in_place_order can't remove the old volumes first, since %q is too large to be compared again before that; "+
 				"remove it by hand", short, p.Target)
 		}
-		freed[p.Volume] = was.Bytes
-		p.Old, p.Was, p.Aside = old, &was, asideOf(p, j.ID)
+		freed[p.Volume] = p.Was.Bytes
+		p.Old, p.Aside = olds[p.Volume], asideOf(p, j.ID)
 		out = append(out, p)
 	}
 	if err := w.m.parts.Restorer.Room(ctx, q, freed); err != nil {
@@ -111,7 +108,7 @@ func (w *worker) takeOut(ctx context.Context, j *Job) error {
 			return fmt.Errorf("volume %q: %w", p.Volume, err)
 		}
 		if old != p.Old || !p.Was.same(now) {
-			return fmt.Errorf("the old volume %q has changed since the restore began, so it may be newer than backup %s and is not removed", p.Volume, j.Restore.InBackup)
+			return fmt.Errorf("the old volume %q has changed since the restore began, so it may be newer than every backup and is not removed", p.Volume)
 		}
 	}
 	return nil
@@ -135,6 +132,6 @@ func (r *Restore) without(err error) error {
 	if err == nil || !r.Condemned {
 		return err
 	}
-	return fmt.Errorf("%w; the old volumes were removed first (prepare.in_place_order), so the instance has none here: backup %s has their content, and the next prepare restores it",
-		err, r.InBackup)
+	return fmt.Errorf("%w; the old volumes were removed first (prepare.in_place_order), so the instance has none here; the next prepare restores backup %s",
+		err, r.Backup)
 }
