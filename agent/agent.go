@@ -215,7 +215,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 			Rounds: cfg.Precopy.Rounds, Enough: uint64(cfg.Precopy.Enough), Time: cfg.Precopy.Time, Bytes: uint64(cfg.Precopy.Bytes),
 		},
 		Bases:          job.Bases{Keep: cfg.Base.Keep, MaxAge: cfg.Base.MaxAge, MinFree: float64(cfg.Base.MinFree) / 100},
-		FrozenDeadline: cfg.Limits.FrozenDeadline, StartRestored: cfg.Prepare.Start,
+		FrozenDeadline: cfg.Limits.FrozenDeadline, StartRestored: cfg.Prepare.Start, KeepAside: cfg.Prepare.KeepReplaced, InPlaceOrder: cfg.Prepare.InPlaceOrder,
 		JobDeadline: cfg.Limits.JobDeadline, ProofAge: cfg.Limits.VerifiedWithin, DrainTimeout: cfg.Limits.DrainTimeout,
 		StorePatience: cfg.Limits.StorePatience,
 		ProgressEvery: cfg.Report.Progress,

@@ -91,9 +91,9 @@ type Keeper interface {
 	Return(p Place) error
 	// LiesAside tells where the tree Old is, at Aside or at the stage; "" where it is at neither.
 	LiesAside(p Place) (path string, err error)
-	// Room compares what the backup needs with what is free where its volumes go, when so many bytes
-	// are added to that for each volume. ErrRoom: it does not fit.
-	Room(ctx context.Context, r RestoreRequest, freed map[string]uint64) error
+	// Room compares what the backup needs with what is free where its volumes go, once what was
+	// counted there of a volume is gone too. ErrRoom: it does not fit.
+	Room(ctx context.Context, r RestoreRequest, freed map[string]Count) error
 }
 
 // ErrRoom says that there is too little room for a restore.

@@ -126,7 +126,7 @@ func (r fakeRestorer) LiesAside(p job.Place) (string, error) {
 }
 
 // Room has place for one copy of an instance where the world is small.
-func (r fakeRestorer) Room(_ context.Context, q job.RestoreRequest, freed map[string]uint64) error {
+func (r fakeRestorer) Room(_ context.Context, q job.RestoreRequest, freed map[string]job.Count) error {
 	r.l.alive()
 	w := r.l.w
 	w.mu.Lock()

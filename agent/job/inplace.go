@@ -38,7 +38,7 @@ func (w *worker) planRoom(ctx context.Context, j *Job, r *Restore, olds map[stri
 		return fmt.Errorf("%w; prepare.in_place_order can't remove the old volumes first, since they may be newer than the newest backup. "+
 			"Back the instance up, or look at its volumes and move them away by hand", short)
 	}
-	freed := map[string]uint64{}
+	freed := map[string]Count{}
 	var out []Place
 	for _, p := range r.Places {
 		if olds[p.Volume] == "" {
@@ -48,7 +48,7 @@ func (w *worker) planRoom(ctx context.Context, j *Job, r *Restore, olds map[stri
 			return fmt.Errorf("%w; prepare.in_place_order can't remove the old volumes first, since %q is too large to be compared again before that; "+
 				"remove it by hand", short, p.Target)
 		}
-		freed[p.Volume] = p.Was.Bytes
+		freed[p.Volume] = p.Was
 		p.Old, p.Aside = olds[p.Volume], asideOf(p, j.ID)
 		out = append(out, p)
 	}

@@ -308,6 +308,9 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 		}
 	})
 	workers.Go(func() {
+		if m.opts.RecoverOnly {
+			return
+		}
 		for !m.contained("look after what is kept aside", func() { m.watchAside(ctx) }) && sleep(ctx, lastPause) == nil {
 		}
 	})

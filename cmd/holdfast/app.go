@@ -53,7 +53,7 @@ func (a *app) command() *cobra.Command {
 		a.backupCommand(), a.restoreCommand(), a.listCommand(), a.lsCommand(), a.catCommand(),
 		a.verifyCommand(), a.checkVolumeCommand(),
 		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(), a.throttleCommand(), a.auditCommand(),
-		a.drainCommand(), a.cancelCommand(), a.releaseCommand(), a.resumeCommand(), a.reportsCommand(),
+		a.drainCommand(), a.cancelCommand(), a.releaseCommand(), a.resumeCommand(), a.reportsCommand(), a.keptCommand(),
 		a.versionCommand(),
 	)
 	return root

@@ -141,20 +141,25 @@ func (p Place) takeTo(from string) error {
 	case at != "":
 		return fmt.Errorf("%w: something else lies at %s", ErrPlace, p.Aside)
 	}
-	if at, err = Identify(from); err != nil {
+	return p.rename(from, p.Aside)
+}
+
+// rename moves the tree Old, and nothing else, to a name that nothing has.
+func (p Place) rename(from, to string) error {
+	if at, err := Identify(from); err != nil {
 		return err
 	} else if at != p.Old {
 		return fmt.Errorf("%w: %s is not the tree that was there", ErrNotKept, from)
 	}
 	return tree.Movable(from, func() error {
-		err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, p.Aside, unix.RENAME_NOREPLACE)
+		err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 		if errors.Is(err, unix.EINVAL) { // the file system has no such rename; nothing was there a moment ago
-			err = unix.Rename(from, p.Aside)
+			err = unix.Rename(from, to)
 		}
 		if err != nil {
-			return &os.LinkError{Op: "keep aside", Old: from, New: p.Aside, Err: err}
+			return &os.LinkError{Op: "keep aside", Old: from, New: to, Err: err}
 		}
-		return syncFolder(filepath.Dir(p.Aside))
+		return syncFolder(filepath.Dir(to))
 	})
 }
 
@@ -183,22 +188,32 @@ func (p Place) Lies() (string, error) {
 	return "", nil
 }
 
-// RemoveAside removes the tree Old from where it lies. Anything else that lies there is left alone,
-// and so is the tree while it is at Target. That it is not there is no error.
-func (p Place) RemoveAside() error {
+// Return renames the tree Old from Aside back to Target, where nothing is, in one step. Done twice
+// it is no error.
+func (p Place) Return() error {
 	if err := p.checkAside(); err != nil {
 		return err
 	}
-	at, err := p.Lies()
-	if err != nil || at == "" {
+	at, err := Identify(p.Target)
+	switch {
+	case err != nil || at == p.Old:
 		return err
+	case at != "":
+		return fmt.Errorf("%w: something else is at %s by now; move it away", ErrPlace, p.Target)
 	}
-	base := filepath.Base(at)
-	if !strings.HasPrefix(base, asidePrefix) && !strings.HasPrefix(base, stagePrefix) {
-		return fmt.Errorf("%w: %s is no place for a tree that is kept aside", ErrPlace, at)
+	return p.rename(p.Aside, p.Target)
+}
+
+// discardEmpty removes the empty folder at Stage. One that is not empty any more stays.
+func (p Place) discardEmpty() error {
+	err := tree.Movable(p.Stage, func() error { return unix.Rmdir(p.Stage) })
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil
+	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("%w: %s was an empty folder and is not empty any more; look at what is in it, and remove it by hand", ErrPlace, p.Stage)
+	case err != nil:
+		return &os.PathError{Op: "remove", Path: p.Stage, Err: err}
 	}
-	if err := removeTree(at); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(at))
+	return syncFolder(filepath.Dir(p.Stage))
 }

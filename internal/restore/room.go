@@ -46,6 +46,9 @@ type Need struct {
 	Folder  string // that holds the volume's place; it is there
 	Bytes   uint64 // of content, holes not counted
 	Entries uint64
+	// Freed and FreedEntries are what goes from the file system before.
+	Freed        uint64
+	FreedEntries uint64
 }
 
 // space is what a file system has, and what is to stay free of it.
@@ -160,6 +163,7 @@ func CheckRoom(needs []Need, r Reserve) error {
 			return err
 		}
 		bytes, inodes := n.Bytes+n.Entries*own.block/2, n.Entries
+		bytes, inodes = bytes-min(bytes, n.Freed), inodes-min(inodes, n.FreedEntries)
 		if err := own.fits([]string{n.Volume}, bytes, inodes); err != nil {
 			return err
 		}
