@@ -228,6 +228,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		}
 		return len(left)
 	})
+	a.metrics.Kept(a.keptFigures)
 	if err := a.without("report", a.openReports(opened)); err != nil {
 		return nil, err
 	}

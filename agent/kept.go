@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
+	"holdfast/agent/metrics"
 	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
@@ -180,4 +182,53 @@ func keptRefusal(err error) error {
 		return api.Refuse(api.CodeInternal, "%s", err.Error())
 	}
 	return nil
+}
+
+// keptFigures are what the metrics show.
+func (a *Agent) keptFigures() (f metrics.KeptFigures) {
+	all, err := a.manager.Kept()
+	if err != nil {
+		return f // the journal is closed
+	}
+	for _, k := range all {
+		age, _ := a.manager.KeptFor(&k)
+		f.Count, f.Bytes, f.Oldest = f.Count+1, f.Bytes+k.Replaced.Bytes, max(f.Oldest, age)
+	}
+	return f
+}
+
+// keptLate is how much longer than it should something may be kept in good order.
+const keptLate = time.Hour
+
+// sightOfKept finds what is kept and makes trouble, or lies on a disk that is short of room.
+func (a *Agent) sightOfKept(ctx context.Context) (found []sighting) {
+	all, err := a.manager.Kept()
+	if err != nil {
+		return nil // the journal is closed
+	}
+	looked := map[string]bool{}
+	for _, k := range all {
+		age, _ := a.manager.KeptFor(&k)
+		late := age > a.cfg.Prepare.KeepReplaced+keptLate
+		switch {
+		case k.Error != "":
+			found = append(found, sighting{name: troubleKept, instance: k.Instance, job: k.Job, err: errors.New(k.Error)})
+		case late:
+			found = append(found, sighting{name: troubleKept, instance: k.Instance, job: k.Job, err: fmt.Errorf("it is kept for %s, and should be for %s", roughly(age), a.cfg.Prepare.KeepReplaced)})
+		}
+		for _, v := range k.Volumes {
+			folder := filepath.Dir(v.Place.Target)
+			if looked[folder] {
+				continue
+			}
+			looked[folder] = true
+			_, err := ask(ctx, &a.patience, folder, "looking at the room", askTime, func(context.Context) (struct{}, error) {
+				return struct{}{}, restore.Short(folder, *a.reserve())
+			})
+			if errors.Is(err, restore.ErrRoom) {
+				found = append(found, sighting{name: troubleKeptRoom, instance: k.Instance, what: folder, err: err})
+			}
+		}
+	}
+	return found
 }

@@ -128,7 +128,10 @@ func (e *RoomError) Error() string {
 	for i, v := range e.Volumes {
 		quoted[i] = fmt.Sprintf("%q", v)
 	}
-	fmt.Fprintf(&b, "%v for %s%s", ErrRoom, which, strings.Join(quoted, ", "))
+	b.WriteString(ErrRoom.Error())
+	if len(quoted) > 0 {
+		fmt.Fprintf(&b, " for %s%s", which, strings.Join(quoted, ", "))
+	}
 	if e.NeedBytes > 0 || e.NeedInodes > 0 {
 		fmt.Fprintf(&b, ", of %s in %d entries", inWords(e.NeedBytes), e.NeedInodes)
 	}
@@ -183,6 +186,15 @@ func CheckRoom(needs []Need, r Reserve) error {
 		}
 	}
 	return nil
+}
+
+// Short returns a *RoomError while the file system of a folder has less free than is to stay so.
+func Short(folder string, r Reserve) error {
+	s, err := lookAt(folder, r)
+	if err != nil {
+		return err
+	}
+	return s.fits(nil, 0, 0)
 }
 
 func (s *space) fits(volumes []string, bytes, inodes uint64) error {
