@@ -216,6 +216,8 @@ func TestPlaceOfSealedRoots(t *testing.T) {
 				must(t, p.Back())
 				check(target, old, "old")
 				must(t, p.Put())
+				p.Old, err = restore.Identify(p.Stage)
+				must(t, err)
 				must(t, p.Discard())
 				check(target, fresh, "new")
 				if got := listing(t, dir); got != "data" {
