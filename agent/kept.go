@@ -16,13 +16,13 @@ import (
 
 // The part of restores that is a job.Keeper.
 
-// Count tells how things are without a call that is shared: what is counted may be renamed meanwhile.
+// Count tells how things are without a call that is shared: the tree may be renamed meanwhile.
 func (r restores) Count(ctx context.Context, p job.Place, path string) (string, job.Count, error) {
 	type counted struct {
 		identity string
 		found    restore.Measure
 	}
-	got, err := act(ctx, &r.a.patience, p.Target, "counting what is at "+path, forEver, engineTime, func(ctx context.Context) (counted, error) {
+	got, err := act(ctx, &r.a.patience, p.Target, "counting the content of "+path, forEver, engineTime, func(ctx context.Context) (counted, error) {
 		if err := fits(p); err != nil {
 			return counted{}, err
 		}
@@ -38,7 +38,7 @@ func (r restores) Count(ctx context.Context, p job.Place, path string) (string, 
 }
 
 func (r restores) SetAside(p job.Place) error {
-	return r.move(p, "renaming what was replaced", restore.Place.SetAside)
+	return r.move(p, "renaming the replaced content", restore.Place.SetAside)
 }
 
 func (r restores) TakeOut(p job.Place) error {
@@ -49,10 +49,10 @@ func (r restores) Return(p job.Place) error {
 	return r.move(p, "bringing the old volume back", restore.Place.Return)
 }
 
-// LiesAside fails where the folder of the place is not the one that it was: what is not in another
-// folder need not be gone.
+// LiesAside fails where the folder of the place is not the one that it was: a tree that is not in
+// another folder need not be gone.
 func (r restores) LiesAside(p job.Place) (string, error) {
-	return act(context.Background(), &r.a.patience, p.Target, "looking for what is kept", lookTime, 0, func(context.Context) (string, error) {
+	return act(context.Background(), &r.a.patience, p.Target, "looking for the kept content", lookTime, 0, func(context.Context) (string, error) {
 		if err := fits(p); err != nil {
 			return "", err
 		}
@@ -60,7 +60,7 @@ func (r restores) LiesAside(p job.Place) (string, error) {
 	})
 }
 
-// reserve is what restores leave free on each file system.
+// reserve is the space that restores leave free on each file system.
 func (a *Agent) reserve() *restore.Reserve {
 	bytes, percent, most := a.cfg.Prepare.Reserve()
 	return &restore.Reserve{Bytes: uint64(bytes), Percent: percent, Most: uint64(most), InodePercent: a.cfg.Prepare.MinFreeInodes}
@@ -95,12 +95,12 @@ func (r restores) Room(ctx context.Context, q job.RestoreRequest, freed map[stri
 	return r.a.short(err)
 }
 
-// short adds to an error that says that there is too little room what can be done about it.
+// short adds to an error that says that there is too little room the remedies.
 func (a *Agent) short(err error) error {
 	if !errors.Is(err, restore.ErrRoom) {
 		return err
 	}
-	remedies := "remove what nobody needs, lower prepare.min_free, or enlarge the file system"
+	remedies := "remove content that nobody needs, lower prepare.min_free, or enlarge the file system"
 	if kept, kerr := a.journal.Kept(); kerr == nil && len(kept) > 0 {
 		var bytes uint64
 		for _, s := range kept {
@@ -169,7 +169,7 @@ func (s *service) RemoveKept(_ context.Context, _ api.Caller, id, jobID string) 
 	return keptRefusal(s.a.manager.RemoveKept(id, jobID))
 }
 
-// keptRefusal turns what the manager says into an answer for operators.
+// keptRefusal turns an error of the manager into an answer for operators.
 func keptRefusal(err error) error {
 	switch {
 	case errors.Is(err, job.ErrDraining):
@@ -184,7 +184,7 @@ func keptRefusal(err error) error {
 	return nil
 }
 
-// keptFigures are what the metrics show.
+// keptFigures are the figures of the metrics.
 func (a *Agent) keptFigures() (f metrics.KeptFigures) {
 	all, err := a.manager.Kept()
 	if err != nil {
@@ -200,7 +200,7 @@ func (a *Agent) keptFigures() (f metrics.KeptFigures) {
 // keptLate is how much longer than it should something may be kept in good order.
 const keptLate = time.Hour
 
-// sightOfKept finds what is kept and makes trouble, or lies on a disk that is short of room.
+// sightOfKept finds kept content that makes trouble, or that lies on a disk that is short of room.
 func (a *Agent) sightOfKept(ctx context.Context) (found []sighting) {
 	all, err := a.manager.Kept()
 	if err != nil {

@@ -155,7 +155,7 @@ var troubleKinds = []troubleKind{
 	},
 	{
 		name: troubleKeptRoom, means: "A file system on which replaced content is kept has less free than prepare.min_free. Instances there may soon be unable to write, and restores are refused.",
-		hint: "`holdfast kept list` tells what is kept: look whether anybody needs it, and remove it with `holdfast kept remove INSTANCE`, or enlarge the file system", after: time.Minute,
+		hint: "`holdfast kept list` lists it: look whether anybody needs that, and remove it with `holdfast kept remove INSTANCE`, or enlarge the file system", after: time.Minute,
 	},
 	{
 		name: troubleDrained, means: "Somebody drained the agent (`holdfast drain`), and it goes on to run: every command is refused.",

@@ -11,16 +11,16 @@ import (
 // Keeper is the part of a Service about content that restores have replaced, and that is kept.
 // job names the restore that has replaced it; "" is the only one of the instance.
 type Keeper interface {
-	// Kept lists what is kept, the oldest first.
+	// Kept lists the kept content, the oldest first.
 	Kept(ctx context.Context, c Caller) ([]KeptContent, error)
-	// PutBack accepts a task that exchanges the volumes of the instance with what is kept of it.
+	// PutBack accepts a task that exchanges the volumes of the instance with its kept content.
 	// It is refused while the instance has a job; that the instance runs shows in the job.
 	PutBack(ctx context.Context, c Caller, instanceID, job string) (TaskAnswer, error)
-	// RemoveKept removes what is kept. What can't be removed yet is removed later.
+	// RemoveKept removes kept content. Trees that can't be removed yet are removed later.
 	RemoveKept(ctx context.Context, c Caller, instanceID, job string) error
 }
 
-// KeptContent is what one restore has replaced of an instance, and what is kept. Times are UTC.
+// KeptContent is the content that one restore has replaced of an instance, and that is kept. Times are UTC.
 type KeptContent struct {
 	InstanceID string    `json:"instance_id"`
 	JobID      string    `json:"job_id"` // that has replaced it
@@ -100,21 +100,21 @@ func (q *request) keptOf() (id, job string, err error) {
 	return id, job, nil
 }
 
-// Kept lists what is kept of what restores have replaced; see Keeper.
+// Kept lists the kept content; see Keeper.
 func (c *Client) Kept(ctx context.Context) ([]KeptContent, error) {
 	var v keptList
 	err := c.call(ctx, http.MethodGet, "/v1/agent/kept", "", nil, &v)
 	return v.Kept, err
 }
 
-// PutBack has the volumes of an instance exchanged with what is kept of it.
+// PutBack has the volumes of an instance exchanged with its kept content.
 func (c *Client) PutBack(ctx context.Context, instanceID, job string) (TaskAnswer, error) {
 	var v TaskAnswer
 	err := c.call(ctx, http.MethodPost, keptPath(instanceID, "put-back", job), "", nil, &v)
 	return v, err
 }
 
-// RemoveKept has what is kept of an instance removed.
+// RemoveKept has the kept content of an instance removed.
 func (c *Client) RemoveKept(ctx context.Context, instanceID, job string) error {
 	return c.call(ctx, http.MethodPost, keptPath(instanceID, "remove", job), "", nil, nil)
 }

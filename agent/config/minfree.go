@@ -10,7 +10,7 @@ import (
 // person could look at it.
 const minKeepReplaced = time.Hour
 
-// Reserve is what a restore leaves free on a file system: bytes at least, and a percentage of it
+// Reserve is the space that a restore leaves free on a file system: bytes at least, and a percentage of it
 // that is bounded by most, bytes (0: by nothing).
 func (p Prepare) Reserve() (bytes Size, percent int, most Size) {
 	if p.MinFree == MinFreeAuto || p.MinFree == "" {
@@ -26,7 +26,7 @@ func (p Prepare) Reserve() (bytes Size, percent int, most Size) {
 
 func (p Prepare) check(f *faults) {
 	if p.KeepReplaced < minKeepReplaced {
-		f.add("prepare.keep_replaced", "must be %v or more, got %v: what a restore replaces may be in no backup; `holdfast kept remove INSTANCE` removes it earlier",
+		f.add("prepare.keep_replaced", "must be %v or more, got %v: the replaced content may be in no backup; `holdfast kept remove INSTANCE` removes it earlier",
 			minKeepReplaced, p.KeepReplaced)
 	}
 	if digits, ok := strings.CutSuffix(p.MinFree, "%"); ok {

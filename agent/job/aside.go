@@ -15,12 +15,12 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// What a restore takes out of the places of volumes may hold bytes that no backup has. Unless the
+// The content that a restore takes out of the places of volumes may hold bytes that no backup has. Unless the
 // decision says for certain that a backup holds it, it is kept aside: the journal names it in the
 // transaction of the state restored, and then it is renamed, beside its volume. It is removed after
 // Options.KeepAside, or when an operator says so, and a put-back exchanges it again.
 
-// Count is what was found in a tree, as restore.Measure has it.
+// Count has the figures of a tree, as restore.Measure has it.
 type Count struct {
 	Files   uint64    `json:"files"`
 	Bytes   uint64    `json:"bytes"`
@@ -36,7 +36,7 @@ func (c Count) same(other Count) bool {
 		c.Newest.Equal(other.Newest) && c.Changed.Equal(other.Changed)
 }
 
-// Replaced says what a restore has taken out of the places of all volumes of an instance.
+// Replaced describes the content that a restore has taken out of the places of all volumes of an instance.
 type Replaced struct {
 	Files  uint64    `json:"files"`
 	Bytes  uint64    `json:"bytes"`
@@ -49,13 +49,13 @@ type Replaced struct {
 	Kept bool `json:"kept"`
 }
 
-// AsideVolume is one volume of what is kept aside. Its Place has Old and Aside set.
+// AsideVolume is one volume of the kept content. Its Place has Old and Aside set.
 type AsideVolume struct {
 	Place Place `json:"place"`
 	Count Count `json:"count"`
 }
 
-// Aside is the journal's record of what one job has replaced, and what is kept aside for it.
+// Aside is the journal's record of the content that one job has replaced, and that is kept.
 type Aside struct {
 	Instance string        `json:"instance"`
 	Tenant   string        `json:"tenant"`
@@ -79,9 +79,9 @@ func asideKey(instance, job string) []byte { return []byte(instance + "\x00" + j
 
 func (s *Aside) key() []byte { return asideKey(s.Instance, s.Job) }
 
-// Keeper is the part of a Restorer for what restores replace. Its methods may be called from any goroutine.
+// Keeper is the part of a Restorer about the content that restores replace. Its methods may be called from any goroutine.
 type Keeper interface {
-	// Count looks at what lies at a path of a place: its Target, Stage or Aside. The identity is ""
+	// Count looks at a path of a place: its Target, Stage or Aside. The identity is ""
 	// where nothing is. It follows no link and takes a bounded time.
 	Count(ctx context.Context, p Place, path string) (identity string, found Count, err error)
 	// SetAside renames the tree Old from the stage to Aside, in one step, and TakeOut from the
@@ -91,18 +91,18 @@ type Keeper interface {
 	Return(p Place) error
 	// LiesAside tells where the tree Old is, at Aside or at the stage; "" where it is at neither.
 	LiesAside(p Place) (path string, err error)
-	// Room compares what the backup needs with what is free where its volumes go, once what was
-	// counted there of a volume is gone too. ErrRoom: it does not fit.
+	// Room compares the needs of the backup with the free space around its volumes, to which the
+	// content with these counts, by volume, is added. ErrRoom: it does not fit.
 	Room(ctx context.Context, r RestoreRequest, freed map[string]Count) error
 }
 
 // ErrRoom says that there is too little room for a restore.
 var ErrRoom = errors.New("the restore does not fit")
 
-// replaced looks at what all volumes have replaced, once all are in their places. It returns the
-// places as they are to be journalled, and the record of what is to be kept; nil: nothing is.
+// replaced looks at the content that all volumes have replaced, once all are in their places. It
+// returns the places as they are to be journalled, and the record of the kept content; nil: none is kept.
 //
-// Invariant nothing-lost: what is not kept is an empty folder, or has been in a backup when the
+// Invariant nothing-lost: content that is not kept is an empty folder, or was in a backup when the
 // restore began, by the decision's word, and has not changed since.
 func (w *worker) replaced(ctx context.Context, j *Job) (places []Place, sum *Replaced, kept *Aside, err error) {
 	known, err := w.m.journal.Content(j.Instance)
@@ -158,18 +158,18 @@ func (w *worker) replaced(ctx context.Context, j *Job) (places []Place, sum *Rep
 	return places, sum, kept, nil
 }
 
-// setAside renames what the volume of a place has replaced. What can't be renamed stays at the
-// stage: the journal's record of it counts there too, and the rename is tried again later.
+// setAside renames the content that the volume of a place has replaced. A tree that can't be renamed
+// stays at the stage: the journal's record of it counts there too, and the rename is tried again later.
 func (w *worker) setAside(j *Job, p Place) {
 	err := w.act(crashpoint.SetAside, func() error {
 		return contain.Call(func() error { return w.m.parts.Restorer.SetAside(p) })
 	})
 	if err != nil {
-		w.m.parts.Observer.Lacked(j.Instance, j.ID, "rename what was replaced to "+p.Aside, err)
+		w.m.parts.Observer.Lacked(j.Instance, j.ID, "rename the replaced content to "+p.Aside, err)
 	}
 }
 
-// putAside writes, in the transaction of a state, what is kept from then on and what is not any more.
+// putAside writes, in the transaction of a state, the content that is kept from then on, and the content that is not any more.
 func putAside(tx *bbolt.Tx, c change) error {
 	if c.unkept != nil {
 		if err := tx.Bucket(bucketAside).Delete(c.unkept); err != nil {
@@ -182,13 +182,13 @@ func putAside(tx *bbolt.Tx, c change) error {
 	return put(tx, bucketAside, c.kept.key(), c.kept)
 }
 
-// Kept lists what is kept aside, the oldest first.
+// Kept lists the kept content, the oldest first.
 func (jr *Journal) Kept() (list []Aside, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketAside).ForEach(func(k, v []byte) error {
 			var s Aside
 			if err := json.Unmarshal(v, &s); err != nil {
-				return fmt.Errorf("journal: decode what is kept aside %q: %w", k, err)
+				return fmt.Errorf("journal: decode the record of kept content %q: %w", k, err)
 			}
 			list = append(list, s)
 			return nil
@@ -198,12 +198,12 @@ func (jr *Journal) Kept() (list []Aside, err error) {
 	return list, err
 }
 
-// keptBy returns the record of what one job has replaced, or ErrNotFound.
+// keptBy returns the record of the content that one job has replaced, or ErrNotFound.
 func (jr *Journal) keptBy(instance, job string) (s Aside, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		found, err := get(tx, bucketAside, asideKey(instance, job), &s)
 		if err == nil && !found {
-			err = fmt.Errorf("job %s of instance %q has left nothing that is kept: %w", job, instance, ErrNotFound)
+			err = fmt.Errorf("job %s of instance %q has no kept content: %w", job, instance, ErrNotFound)
 		}
 		return err
 	})
@@ -219,7 +219,7 @@ func (jr *Journal) changeAside(instance, job string, check func(tx *bbolt.Tx) er
 		case err != nil:
 			return err
 		case !found:
-			return fmt.Errorf("job %s of instance %q has left nothing that is kept: %w", job, instance, ErrNotFound)
+			return fmt.Errorf("job %s of instance %q has no kept content: %w", job, instance, ErrNotFound)
 		}
 		if check != nil {
 			if err := check(tx); err != nil {
@@ -233,7 +233,7 @@ func (jr *Journal) changeAside(instance, job string, check func(tx *bbolt.Tx) er
 	})
 }
 
-// noPutBack fails while a job of the instance puts back what the named job has left, or has only
+// noPutBack fails while a job of the instance puts back the content that the named job has replaced, or has only
 // just replaced it.
 func noPutBack(instance, job string) func(tx *bbolt.Tx) error {
 	return func(tx *bbolt.Tx) error {
@@ -246,13 +246,13 @@ func noPutBack(instance, job string) func(tx *bbolt.Tx) error {
 			return err
 		}
 		if active.PutBack == job || active.ID == job {
-			return fmt.Errorf("what is kept of %q is in use by job %s, which is %s: %w", instance, active.ID, active.State, ErrState)
+			return fmt.Errorf("the kept content of %q is in use by job %s, which is %s: %w", instance, active.ID, active.State, ErrState)
 		}
 		return nil
 	}
 }
 
-// Kept lists what is kept aside, the oldest first.
+// Kept lists the kept content, the oldest first.
 func (m *Manager) Kept() ([]Aside, error) { return m.journal.Kept() }
 
 // KeptFor tells for how long a record is kept already, and whether that is as long as it should be.
@@ -270,11 +270,11 @@ func (m *Manager) findKept(instance, job string) (Aside, error) {
 	all = slices.DeleteFunc(all, func(s Aside) bool { return s.Instance != instance || job != "" && s.Job != job })
 	switch {
 	case len(all) == 0 && job != "":
-		return Aside{}, fmt.Errorf("job %s of instance %q has left nothing that is kept: %w", job, instance, ErrNotFound)
+		return Aside{}, fmt.Errorf("job %s of instance %q has no kept content: %w", job, instance, ErrNotFound)
 	case len(all) == 0:
-		return Aside{}, fmt.Errorf("nothing is kept of instance %q: %w", instance, ErrNotFound)
+		return Aside{}, fmt.Errorf("instance %q has no kept content: %w", instance, ErrNotFound)
 	case len(all) > 1:
-		return Aside{}, fmt.Errorf("%d jobs have left something of instance %q that is kept; name the job (`holdfast kept list`): %w", len(all), instance, ErrAmbiguous)
+		return Aside{}, fmt.Errorf("instance %q has kept content of %d jobs; name the job (`holdfast kept list`): %w", instance, len(all), ErrAmbiguous)
 	}
 	return all[0], nil
 }
@@ -282,8 +282,8 @@ func (m *Manager) findKept(instance, job string) (Aside, error) {
 // ErrAmbiguous says that a request fits several records.
 var ErrAmbiguous = errors.New("not one alone")
 
-// RemoveKept removes what is kept of an instance: by the job that has replaced it, or "" where there
-// is only one. The intent is journalled first; with an error after that the removal is tried again
+// RemoveKept removes the kept content of an instance: of the job that has replaced it, or "" where
+// only one has. The intent is journalled first; with an error after that the removal is tried again
 // until it succeeds. ErrNotFound, ErrAmbiguous, and ErrState while a job uses it, change nothing.
 func (m *Manager) RemoveKept(instance, job string) error {
 	s, err := m.findKept(instance, job)
@@ -331,10 +331,10 @@ func (m *Manager) removeTree(p Place) error {
 	return m.parts.Restorer.Discard(p)
 }
 
-// asideEvery is how often what is kept is looked at: a minute more or less is nothing to hours.
+// asideEvery is how often the kept content is looked at: a minute more or less is nothing to hours.
 const asideEvery = time.Minute
 
-// watchAside removes what was kept for long enough, until ctx ends, and goes on with what was begun.
+// watchAside removes content that was kept for long enough, until ctx ends, and goes on with removals.
 func (m *Manager) watchAside(ctx context.Context) {
 	type due struct {
 		at    time.Time
@@ -346,7 +346,7 @@ func (m *Manager) watchAside(ctx context.Context) {
 	for {
 		all, err := m.journal.Kept()
 		if err != nil {
-			m.parts.Observer.Trouble("", "", "look for what is kept aside", err)
+			m.parts.Observer.Trouble("", "", "look for kept content", err)
 		}
 		for _, s := range all {
 			key := string(s.key())
@@ -369,18 +369,18 @@ func (m *Manager) watchAside(ctx context.Context) {
 	}
 }
 
-// tendAside does with a record what is due, and tells whether nothing failed.
+// tendAside does the act that is due with a record, and tells whether nothing failed.
 func (m *Manager) tendAside(s Aside) bool {
 	_, over := m.KeptFor(&s)
 	var err error
-	doing := "remove what is kept of " + s.Instance
+	doing := "remove the kept content of " + s.Instance
 	switch {
 	case s.Removing || over:
 		if err = m.removeAside(s); errors.Is(err, ErrState) {
 			return true // a job uses it
 		}
 	default:
-		doing = "rename what was replaced of " + s.Instance
+		doing = "rename the replaced content of " + s.Instance
 		err = m.renameAside(s)
 	}
 	if err != nil {
@@ -421,8 +421,8 @@ func (m *Manager) renameAside(s Aside) error {
 	return errors.Join(failed, err)
 }
 
-// planReplacing counts what is in the places of the volumes, where a backup holds it for certain:
-// what is the same once it is out of its place need not be kept. Then it looks for room. The facts
+// planReplacing counts the content in the places of the volumes, where a backup holds it for certain:
+// content that is still the same once it is out of its place need not be kept. Then it looks for room. The facts
 // of the decision are gathered once more after the count, so that nothing changes in between unseen.
 func (w *worker) planReplacing(ctx context.Context, j *Job, instance Instance, r *Restore) error {
 	olds := map[string]string{}
@@ -433,7 +433,7 @@ func (w *worker) planReplacing(ctx context.Context, j *Job, instance Instance, r
 		}
 		old, was, err := w.m.parts.Restorer.Count(ctx, *p, p.Target)
 		if err != nil {
-			return fmt.Errorf("count what is in the place of volume %q: %w", p.Volume, err)
+			return fmt.Errorf("count the content of volume %q: %w", p.Volume, err)
 		}
 		if old != "" {
 			p.Was, olds[p.Volume] = was, old

@@ -15,16 +15,16 @@ import (
 // that a backup holds the old content, the old volumes are removed first.
 //
 // That has two steps, so that a crash or a failure leaves all volumes or none. First all old volumes
-// are renamed, and each is compared with what it was at the decision; until the last is, all of
+// are renamed, and each is compared with its figures at the decision; until the last is, all of
 // them go back. Then the journal says that they are condemned, and from there on all are removed,
 // whatever becomes of the restore: the next prepare finds every volume missing, and restores.
 
-// roomPatience is how long a restore waits for the room of what it has removed: a file system may
+// roomPatience is how long a restore waits for the room of the volumes that it has removed: a file system may
 // give that back only some seconds later.
 const roomPatience = 2 * time.Minute
 
 // planRoom looks whether the restore fits, and where it does not, whether it does so once the old
-// volumes are removed and may be; olds has the identities of what is in their places. It changes
+// volumes are removed and may be; olds has the identities of the old volumes. It changes
 // nothing on the host. An error wraps ErrRoom.
 func (w *worker) planRoom(ctx context.Context, j *Job, r *Restore, olds map[string]string) error {
 	q := RestoreRequest{Instance: j.Instance, Tenant: j.Tenant, Backup: r.Backup, Places: r.Places}
@@ -101,7 +101,7 @@ func (w *worker) takeOut(ctx context.Context, j *Job) error {
 			return fmt.Errorf("take the old volume %q out of its place: %w", p.Volume, err)
 		}
 	}
-	// Nothing finds the volumes at these names, so what is seen now stays so.
+	// Nothing finds the volumes at these names, so nothing changes after this look.
 	for _, p := range j.Restore.Out {
 		old, now, err := w.m.parts.Restorer.Count(ctx, p, p.Aside)
 		if err != nil {

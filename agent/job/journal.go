@@ -246,8 +246,8 @@ type change struct {
 	bases     []Base
 	dropBases bool
 	left      []Leftover // what the step could not remove
-	kept      *Aside     // what is kept aside from here on; nil: nothing more
-	unkept    []byte     // the key of what is not any more; nil: none
+	kept      *Aside     // content that is kept from here on; nil: no more
+	unkept    []byte     // the key of content that is not kept any more; nil: none
 }
 
 // step moves the job to another state, or rewrites it in its state when to is empty. check sees the

@@ -133,13 +133,14 @@ func (w *worker) dropSnapshots(ctx context.Context, j *Job, kept []Base) (left [
 	return left
 }
 
-// discard removes what lies beside the places of a restore: what was replaced, or what was
-// built and is not needed. What is to be kept is kept. What can't be removed is returned.
+// discard removes the trees beside the places of a restore: the replaced trees, or the built
+// trees that are not needed. It keeps content that is to be kept, and returns each tree that it
+// can't remove.
 func (w *worker) discard(j *Job) (left []Leftover) {
 	places := j.Restore.Places
 	switch {
 	case j.PutBack != "" && !j.Restore.Placed:
-		return nil // at the stages lies what is kept
+		return nil // the kept content lies at the stages
 	case j.Restore.Condemned:
 		places = slices.Clone(places)
 		for _, p := range j.Restore.Out {

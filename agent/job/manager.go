@@ -25,7 +25,7 @@ const (
 	// at a start, take well below a second, and some 100 MB of memory.
 	DefaultKeepJobs  = 20_000
 	DefaultKeepBytes = 32 << 20
-	// DefaultKeepAside lets people notice on Monday what a prepare replaced on Friday.
+	// DefaultKeepAside lets people notice on Monday that a prepare replaced something on Friday.
 	DefaultKeepAside = 72 * time.Hour
 	// pruneEvery spaces the looks for tasks to forget.
 	pruneEvery = 10 * time.Second
@@ -76,7 +76,7 @@ type Options struct {
 	RecoverOnly bool
 	// StartRestored starts instances after their volumes were restored.
 	StartRestored bool
-	// KeepAside is for how long what a restore has replaced is kept, by the journal's clock; 0:
+	// KeepAside is for how long replaced content is kept, by the journal's clock; 0:
 	// DefaultKeepAside.
 	KeepAside time.Duration
 	// InPlaceOrder removes volumes that a backup holds for certain before their restore, where
@@ -311,7 +311,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 		if m.opts.RecoverOnly {
 			return
 		}
-		for !m.contained("look after what is kept aside", func() { m.watchAside(ctx) }) && sleep(ctx, lastPause) == nil {
+		for !m.contained("look after kept content", func() { m.watchAside(ctx) }) && sleep(ctx, lastPause) == nil {
 		}
 	})
 	begin := func(j *Job, resumed bool) {

@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// A put-back is a restore whose trees are there already: what an earlier job has replaced, and what
-// is kept aside. It takes the way of a restore from placing on, so a crash at any instant is done
-// with as there, and what it replaces is itself kept.
+// A put-back is a restore whose trees are there already: the content that an earlier
+// job has replaced, and that is kept. It takes the way of a restore from placing on, so a crash at any instant is done
+// with as there, and the content that it replaces is itself kept.
 
-// asidePrefix begins the names of what is kept aside; internal/restore knows it too.
+// asidePrefix begins the names of kept trees; internal/restore knows it too.
 const asidePrefix = ".holdfast-kept-"
 
 // asideOf names where the tree that a job has replaced is kept: beside its volume.
@@ -20,16 +20,16 @@ func asideOf(p Place, job string) string {
 	return filepath.Join(filepath.Dir(p.Target), asidePrefix+job+"-"+p.Volume)
 }
 
-// PutBack begins a job that exchanges the volumes of an instance with what is kept of it: by the
+// PutBack begins a job that exchanges the volumes of an instance with its kept content: of the
 // job that has replaced it, or "" where there is only one. It returns when that is durable.
-// ErrNotFound, ErrAmbiguous, ErrState while it is being removed, and what Accept returns.
+// ErrNotFound, ErrAmbiguous, ErrState while it is being removed, and the errors of Accept.
 func (m *Manager) PutBack(instance, job string) (*Task, error) {
 	s, err := m.findKept(instance, job)
 	if err != nil {
 		return nil, err
 	}
 	if s.Removing {
-		return nil, fmt.Errorf("what is kept of %q is being removed: %w", instance, ErrState)
+		return nil, fmt.Errorf("the kept content of %q is being removed: %w", instance, ErrState)
 	}
 	id, err := m.newID()
 	if err != nil {
@@ -38,7 +38,7 @@ func (m *Manager) PutBack(instance, job string) (*Task, error) {
 	return m.Accept(Request{Kind: KindRestore, ID: "put-back-" + id, Tenant: s.Tenant, Instances: []string{instance}, PutBack: s.Job})
 }
 
-// toPutBack decides what a put-back has to do: everything, or nothing with a reason.
+// toPutBack decides a put-back: it exchanges all volumes, or fails with the reason.
 func (w *worker) toPutBack(ctx context.Context, j *Job) (State, change, error) {
 	no := func(doing string, err error) (State, change, error) {
 		return "", change{}, fmt.Errorf("%s: %w", doing, err)
@@ -64,9 +64,9 @@ func (w *worker) toPutBack(ctx context.Context, j *Job) (State, change, error) {
 	s, err := w.m.journal.keptBy(j.Instance, j.PutBack)
 	switch {
 	case err != nil:
-		return no("look for what is kept", err)
+		return no("look for the kept content", err)
 	case s.Removing:
-		return "", change{}, errors.New("what is kept is being removed")
+		return "", change{}, errors.New("the kept content is being removed")
 	case len(s.Missing) > 0:
 		return "", change{}, fmt.Errorf("nothing was at the place of volume %s when the others were replaced, so the volumes would be of two times; "+
 			"move them by hand while the instance is stopped", strings.Join(s.Missing, ", "))
@@ -85,8 +85,8 @@ func (w *worker) toPutBack(ctx context.Context, j *Job) (State, change, error) {
 	return Placing, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
 }
 
-// matchKept gives the places of a put-back, whose trees lie aside. It fails where what is kept is
-// not of the volumes that the configuration has, in their places, or is not there.
+// matchKept gives the places of a put-back, whose trees lie aside. It fails where the kept
+// content is not of the volumes that the configuration has, in their places, or is not there.
 func (w *worker) matchKept(s *Aside, planned []Place) ([]Place, error) {
 	places := make([]Place, 0, len(planned))
 	for _, p := range planned {

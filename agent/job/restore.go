@@ -30,7 +30,7 @@ type Place struct {
 	Aside string `json:"aside,omitempty"`
 	// Empty says that Old was an empty folder, and is removed only while it still is.
 	Empty bool `json:"empty,omitempty"`
-	// Was is what was at Target when the restore was decided, where
+	// Was are the figures of the content at Target when the restore was decided, where
 	// a backup holds that for certain; else zero.
 	Was Count `json:"was,omitzero"`
 }
@@ -272,7 +272,7 @@ func (w *worker) putInPlace(hard context.Context, j *Job) error {
 	defer end()
 	places, sum, kept, err := w.replaced(counting, j)
 	if err != nil {
-		return w.undo(j, "look at what the restored volumes have replaced", err)
+		return w.undo(j, "look at the content that the restored volumes have replaced", err)
 	}
 	var unkept []byte
 	if j.PutBack != "" {
@@ -324,7 +324,7 @@ func (w *worker) mayMove(ctx context.Context, j *Job) error {
 	return nil
 }
 
-// settle removes what the restored volumes have replaced, or keeps it aside.
+// settle removes the content that the restored volumes have replaced, or keeps it.
 func (w *worker) settle(j *Job) error {
 	left := w.discard(j)
 	instance, err := w.instance(j)

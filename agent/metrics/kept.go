@@ -13,7 +13,7 @@ type KeptFigures struct {
 	Oldest time.Duration // by the host's time up; 0 without any
 }
 
-// Kept shows, from now on, what is kept. It is called once; look is called from any goroutine.
+// Kept shows, from now on, the kept content. It is called once; look is called from any goroutine.
 func (m *Metrics) Kept(look func() KeptFigures) {
 	if m == nil {
 		return

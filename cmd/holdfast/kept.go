@@ -15,7 +15,7 @@ func (a *app) keptCommand() *cobra.Command {
 	list := a.askAgent(&cobra.Command{
 		Use:   "list",
 		Short: "List the content that restores have replaced, and that is kept",
-		Long: "list has what restores have taken out of the places of volumes and what may be in no backup. It is kept beside the volumes for\n" +
+		Long: "list has the content that restores have taken out of the places of volumes and that may be in no backup. It is kept beside them for\n" +
 			"as long as prepare.keep_replaced says; only time in which the host is up counts.",
 		Args: arguments(),
 	}, "kept list", func(ctx context.Context, c *api.Client, _ []string) error {
@@ -36,14 +36,14 @@ func (a *app) keptCommand() *cobra.Command {
 		return a.keptTables(kept)
 	})
 	return group("kept", "Look after the content that restores have replaced", list,
-		a.onKept("put-back", "Exchange the volumes of an instance with what is kept of it",
-			"put-back exchanges the volumes of a stopped instance with what a restore has replaced. What is in their places now is kept in turn,\n"+
+		a.onKept("put-back", "Exchange the volumes of an instance with its kept content",
+			"put-back exchanges the volumes of a stopped instance with the content that a restore has replaced. The present content is kept in turn,\n"+
 				"so nothing is lost, and another put-back undoes it.", a.putBack),
-		a.onKept("remove", "Remove what is kept of an instance",
-			"remove deletes what a restore has replaced before its time is over. It may be in no backup.", a.removeKept))
+		a.onKept("remove", "Remove the kept content of an instance",
+			"remove deletes the replaced content before its time is over. It may be in no backup.", a.removeKept))
 }
 
-// keptTables shows what is kept, and where.
+// keptTables shows the kept content, and where it lies.
 func (a *app) keptTables(kept []api.KeptContent) error {
 	rows := [][]string{{"INSTANCE", "JOB", "REPLACED", "REMOVED IN", "FILES", "BYTES", "NEWEST", "FROM BACKUP", "REPLACED BY", "TROUBLE"}}
 	places := [][]string{{"INSTANCE", "VOLUME", "WAS AT", "IS AT"}}
@@ -70,13 +70,13 @@ func (a *app) keptTables(kept []api.KeptContent) error {
 	return a.table(places)
 }
 
-// onKept is a verb about what is kept of one instance.
+// onKept is a verb about the kept content of one instance.
 func (a *app) onKept(verb, short, long string, do func(ctx context.Context, c *api.Client, instance, job string) error) *cobra.Command {
 	var job string
 	cmd := a.askAgent(&cobra.Command{
 		Use: verb + " INSTANCE", Short: short, Long: long, Args: arguments("INSTANCE"),
 	}, "kept "+verb, func(ctx context.Context, c *api.Client, args []string) error { return do(ctx, c, args[0], job) })
-	cmd.Flags().StringVar(&job, "job", "", "what job `ID` has replaced; needed where several have")
+	cmd.Flags().StringVar(&job, "job", "", "the content that job `ID` has replaced; needed where several have")
 	return cmd
 }
 
@@ -88,7 +88,7 @@ func (a *app) putBack(ctx context.Context, c *api.Client, instance, job string) 
 	if a.json {
 		return a.document(task)
 	}
-	_, err = fmt.Fprintf(a.stdout, "task %[1]s puts back what is kept of %[2]s; holdfast watch %[1]s tells what comes of it\n", oneLine(task.TaskID), oneLine(instance))
+	_, err = fmt.Fprintf(a.stdout, "task %[1]s puts back the kept content of %[2]s; holdfast watch %[1]s tells what comes of it\n", oneLine(task.TaskID), oneLine(instance))
 	return err
 }
 
@@ -99,6 +99,6 @@ func (a *app) removeKept(ctx context.Context, c *api.Client, instance, job strin
 	if a.json {
 		return a.document(map[string]string{"removed": instance})
 	}
-	_, err := fmt.Fprintf(a.stdout, "what was kept of %s is removed\n", oneLine(instance))
+	_, err := fmt.Fprintf(a.stdout, "the kept content of %s is removed\n", oneLine(instance))
 	return err
 }

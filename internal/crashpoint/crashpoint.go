@@ -72,9 +72,9 @@ const (
 	WriteStarting = "job.write-starting" // the intent to start the instance enters the journal
 	Start         = "job.start"          // the runtime starts the instance
 	PutBack       = "job.put-back"       // one volume is taken out of its place again
-	// what one volume has replaced is renamed to where it is kept
+	// the content that one volume has replaced is renamed
 	SetAside = "job.set-aside"
-	// that what is kept is being removed enters the journal
+	// the intent to remove kept content enters the journal
 	WriteRemoving = "job.write-removing"
 	RemoveAside   = "job.remove-aside" // one tree that was kept is removed
 	TakeOut       = "job.take-out"     // one old volume is taken out of its place, to be removed before the restore

@@ -35,10 +35,10 @@ const (
 	measureTime = time.Minute
 )
 
-// Measure is what a count found in a tree.
+// Measure has the figures of a tree.
 type Measure struct {
 	Files uint64 // regular files; a file with several names counts once
-	Bytes uint64 // of the sizes of those files; of an image, what it takes on the disk
+	Bytes uint64 // of the sizes of those files; of an image, the bytes on the disk
 	// Entries has all names below the root: 0 only for a folder that is empty.
 	Entries uint64
 	Newest  time.Time // the latest time of modification of any entry, the root included, UTC
@@ -49,7 +49,7 @@ type Measure struct {
 	Whole bool
 }
 
-// MeasureTree counts what lies at path, a folder or a file; zero where nothing is. It follows no
+// MeasureTree counts the folder or file at path; zero where nothing is. It follows no
 // link, enters no mount, reads no content, and stops at a bound of entries and of time, and at the
 // end of ctx.
 func MeasureTree(ctx context.Context, path string) (Measure, error) {
@@ -211,7 +211,7 @@ func (p Place) discardEmpty() error {
 	case errors.Is(err, unix.ENOENT):
 		return nil
 	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("%w: %s was an empty folder and is not empty any more; look at what is in it, and remove it by hand", ErrPlace, p.Stage)
+		return fmt.Errorf("%w: %s was an empty folder and is not empty any more; look at its content, and remove it by hand", ErrPlace, p.Stage)
 	case err != nil:
 		return &os.PathError{Op: "remove", Path: p.Stage, Err: err}
 	}

@@ -13,14 +13,14 @@ import (
 	"holdfast/internal/evidence"
 )
 
-// A restore must not take the last room of a file system, on which others write too. So what a
-// backup needs is compared with what is free before the first byte is written, and while a restore
+// A restore must not take the last room of a file system, on which others write too. So the
+// needs of a backup are compared with the free space before the first byte is written, and while a restore
 // writes, it looks again and again: the neighbours write as well, and no estimate is exact.
 
 // ErrRoom says that a file system has too little room for a restore.
 var ErrRoom = errors.New("not enough room")
 
-// Reserve is what a restore leaves free on a file system. The zero value leaves nothing.
+// Reserve is the space that a restore leaves free on a file system. The zero value leaves nothing.
 type Reserve struct {
 	Bytes   uint64
 	Percent int    // of the bytes of the file system, where that is more than Bytes
@@ -40,23 +40,23 @@ func (r Reserve) of(fs *unix.Statfs_t) (bytes, inodes uint64) {
 
 func blockSize(fs *unix.Statfs_t) uint64 { return uint64(max(fs.Frsize, 1)) }
 
-// Need is what one volume of a backup takes.
+// Need is the space that one volume of a backup takes.
 type Need struct {
 	Volume  string
 	Folder  string // that holds the volume's place; it is there
 	Bytes   uint64 // of content, holes not counted
 	Entries uint64
-	// Freed and FreedEntries are what goes from the file system before.
+	// Freed and FreedEntries go from the file system before.
 	Freed        uint64
 	FreedEntries uint64
 }
 
-// space is what a file system has, and what is to stay free of it.
+// space is the room of a file system, and the part of it that stays free.
 type space struct {
 	id                    string
 	free, inodes          uint64
 	keep, keepInodes      uint64
-	block                 uint64 // what an entry takes at least, on average half of it more than its content
+	block                 uint64 // a file takes half of it more than its content, on average
 	needBytes, needInodes uint64
 	volumes               []string
 	folder                string
@@ -94,7 +94,7 @@ type RoomError struct {
 	FreeBytes, FreeInodes uint64 // MaxUint64: the file system counts no inodes
 	KeepBytes, KeepInodes uint64 // that stay free
 	Writing               bool   // it showed while the restore wrote
-	Cause                 error  // what the kernel said; nil where the restore stopped before that
+	Cause                 error  // the kernel's error; nil where the restore stopped before that
 }
 
 // inWords writes a number of bytes for people.
@@ -110,7 +110,7 @@ func inWords(bytes uint64) string {
 	return fmt.Sprintf("%d bytes", bytes)
 }
 
-// Unwrap gives ErrRoom, and what the kernel said.
+// Unwrap gives ErrRoom, and the kernel's error.
 func (e *RoomError) Unwrap() []error {
 	if e.Cause == nil {
 		return []error{ErrRoom}
@@ -146,7 +146,7 @@ func (e *RoomError) Error() string {
 	b.WriteString(" are to stay free")
 	switch {
 	case errors.Is(e.Cause, unix.EDQUOT):
-		b.WriteString("; a quota is used up: raise the quota of the user, group or project, or remove what nobody needs")
+		b.WriteString("; a quota is used up: raise the quota of the user, group or project, or remove content that nobody needs")
 	case e.Cause != nil:
 		fmt.Fprintf(&b, "; the kernel says %q", e.Cause.Error())
 	case e.Writing:
@@ -155,9 +155,9 @@ func (e *RoomError) Error() string {
 	return b.String()
 }
 
-// CheckRoom compares what volumes need with what is free where they go, and returns a *RoomError for
-// what does not fit. Volumes on one file system add up. What blocks could be shared by reflinks, or
-// what a file system could compress, does not count: nothing tells before how much that is.
+// CheckRoom compares the needs of volumes with the free space around them, and returns a *RoomError
+// where they do not fit. Volumes on one file system add up. Blocks that could be shared by
+// reflinks, and compression, do not count: nothing tells before how much that is.
 func CheckRoom(needs []Need, r Reserve) error {
 	places := map[string]*space{}
 	for _, n := range needs {
@@ -175,7 +175,7 @@ func CheckRoom(needs []Need, r Reserve) error {
 			all = &own
 			places[own.id] = all
 		}
-		// folders of one file system may have quotas of their own: the sum has what the largest has
+		// folders of one file system may have quotas of their own: the sum has the room of the largest
 		all.free, all.inodes = max(all.free, own.free), max(all.inodes, own.inodes)
 		all.needBytes, all.needInodes = all.needBytes+bytes, all.needInodes+inodes
 		all.volumes = append(all.volumes, n.Volume)
@@ -217,7 +217,7 @@ func (s *space) short(volumes []string, bytes, inodes uint64) *RoomError {
 // Bounds of the watch while a restore writes.
 const (
 	// watchBytes and watchEntries are how much is written between two looks: a look takes
-	// microseconds, and what is written meanwhile is a small part of any reserve.
+	// microseconds, and the bytes in between are a small part of any reserve.
 	watchBytes   = 4 << 20
 	watchEntries = 256
 )
@@ -230,10 +230,10 @@ type watch struct {
 
 	mu             sync.Mutex
 	bytes, entries uint64 // written since the last look
-	// unseen is what was written since all was flushed last: a file system may not count
-	// what is not on its disk yet.
+	// unseen are the bytes written since all was flushed last: a file system may not count
+	// bytes that are not on its disk yet.
 	unseen  uint64
-	flushed uint64 // what was free then; 0: not known
+	flushed uint64 // bytes free then; 0: not known
 	failed  error
 }
 
@@ -252,8 +252,8 @@ func (w *watch) take(bytes, entries uint64) error {
 	return w.failed
 }
 
-// look compares what is free with the reserve. Before the restore is stopped for that, what it has
-// written is flushed, so that the file system counts it.
+// look compares the free space with the reserve. Before the restore is stopped for that, its bytes
+// are flushed, so that the file system counts it.
 func (w *watch) look() error {
 	s, err := lookAt(w.folder, w.reserve)
 	if err != nil {
@@ -285,7 +285,7 @@ func (w *watch) inodesFit(s *space) bool {
 	return s.inodes == math.MaxUint64 || s.inodes >= s.keepInodes
 }
 
-// flush writes out what the file system of a folder has in memory.
+// flush writes out the dirty pages of the file system of a folder.
 func flush(folder string) error {
 	fd, err := unix.Open(folder, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -298,7 +298,7 @@ func flush(folder string) error {
 	return nil
 }
 
-// full makes a *RoomError of what the kernel says of a file system, or of a quota, that is full.
+// full makes a *RoomError of the kernel's error for a file system, or a quota, that is full.
 func full(err error, volume, folder string, r Reserve) error {
 	cause := unix.ENOSPC
 	switch {
