@@ -222,6 +222,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		},
 		Bases:          job.Bases{Keep: cfg.Base.Keep, MaxAge: cfg.Base.MaxAge, MinFree: float64(cfg.Base.MinFree) / 100},
 		FrozenDeadline: cfg.Limits.FrozenDeadline, StartRestored: cfg.Prepare.Start, OnFork: job.OnFork(cfg.OnFork),
+		KeepAside: cfg.Prepare.KeepReplaced, InPlaceOrder: cfg.Prepare.InPlaceOrder,
 		JobDeadline: cfg.Limits.JobDeadline, ProofAge: cfg.Limits.VerifiedWithin, DrainTimeout: cfg.Limits.DrainTimeout,
 		StorePatience: cfg.Limits.StorePatience,
 		ProgressEvery: cfg.Report.Progress,
@@ -234,6 +235,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		}
 		return len(left)
 	})
+	a.metrics.Kept(a.keptFigures)
 	if err := a.without("report", a.openReports(opened)); err != nil {
 		return nil, err
 	}

@@ -144,7 +144,7 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 		shown := 0
 		done, files := sum.Bytes, sum.Files
 		res, err := restore.Run(ctx, restore.Options{
-			Vault: opened, Ref: ref, Volume: p.Volume, Dest: p.Stage, Subvolume: true, CatalogueDir: r.a.catalogues(),
+			Vault: opened, Ref: ref, Volume: p.Volume, Dest: p.Stage, Subvolume: true, Reserve: r.a.reserve(), CatalogueDir: r.a.catalogues(),
 			Reader: vault.SessionOptions{Host: r.a.cfg.HostID, Identity: r.a.identity},
 			Progress: func(now restore.Progress) {
 				q.Progress(job.Progress{Files: files + now.Entries, BytesRestored: done + now.Bytes, BytesTotal: total})
@@ -195,7 +195,7 @@ func matchVolumes(m *vault.Manifest, places []job.Place) (total uint64, err erro
 }
 
 func placeOf(p job.Place) restore.Place {
-	return restore.Place{Target: p.Target, Stage: p.Stage, Tree: p.Tree}
+	return restore.Place{Target: p.Target, Stage: p.Stage, Tree: p.Tree, Old: p.Old, Aside: p.Aside, Empty: p.Empty}
 }
 
 func (r restores) Placed(p job.Place) (bool, error) {

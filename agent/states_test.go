@@ -180,6 +180,28 @@ var troubled = []struct {
 		},
 	},
 	{
+		name:   "kept",
+		states: []string{"kept_stays", "kept_room_short"},
+		before: func(t *testing.T, h *host) {
+			h.disk = testbed.Tmpfs(t, "size=32m,mode=0755")
+			h.cfg = strings.Replace(h.cfg, "path: "+h.in("volumes/phone-2"), "path: "+h.disk+"/phone-2", 1)
+			must(t, errors.Join(os.MkdirAll(h.disk+"/phone-2/folder", 0o755), os.WriteFile(h.disk+"/phone-2/file", make([]byte, 1<<20), 0o600)))
+			h.forgets("phone-2")
+		},
+		after: func(t *testing.T, h *host) {
+			h.prepared("phone-2")
+			kept, err := filepath.Glob(h.disk + "/.holdfast-kept-*-data")
+			if err != nil || len(kept) != 1 {
+				t.Fatalf("kept: %q, %v", kept, err)
+			}
+			must(t, unix.Mount("none", kept[0]+"/folder", "tmpfs", 0, ""))
+			if err := h.operator().RemoveKept(t.Context(), "phone-2", ""); err == nil || !strings.Contains(err.Error(), "is mounted") {
+				t.Errorf("remove: %v", err)
+			}
+			fill(t, h.disk)
+		},
+	},
+	{
 		name:   "address",
 		states: []string{"listen_fails"},
 		before: func(_ *testing.T, h *host) {

@@ -37,6 +37,8 @@ const (
 	troubleBackup       = "backup_old"
 	troubleRoom         = "room_short"
 	troubleLeftover     = "leftover_stays"
+	troubleKept         = "kept_stays"
+	troubleKeptRoom     = "kept_room_short"
 )
 
 // troubleKind is one state in which a human must act.
@@ -160,6 +162,14 @@ var troubleKinds = []troubleKind{
 	{
 		name: troubleLeftover, means: "Snapshots or replaced volumes that nothing needs can't be removed, and take up space. The agent tries again every hour at least.",
 		hint: "see the reason beside each path below; a file system may be read-only, or a folder belong to another user",
+	},
+	{
+		name: troubleKept, means: "Content that a restore has replaced, and that is kept, can't be removed after its time, or is not where it was kept. The agent tries again every hour at least.",
+		hint: "`holdfast kept list` tells where it lies and why; unmount what is mounted in it, or mount its disk again; `holdfast kept remove INSTANCE` forgets what is gone",
+	},
+	{
+		name: troubleKeptRoom, means: "A file system on which replaced content is kept has less free than prepare.min_free. Instances there may soon be unable to write, and restores are refused.",
+		hint: "`holdfast kept list` lists it: look whether anybody needs that, and remove it with `holdfast kept remove INSTANCE`, or enlarge the file system", after: time.Minute,
 	},
 	{
 		name: troubleDrained, means: "Somebody drained the agent (`holdfast drain`), and it goes on to run: every command is refused.",

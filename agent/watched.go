@@ -104,6 +104,7 @@ func (a *Agent) watchDisks(ctx context.Context) {
 		for _, in := range a.instances {
 			found = append(found, a.sightOfInstance(ctx, in)...)
 		}
+		found = append(found, a.sightOfKept(ctx)...)
 		if ctx.Err() != nil {
 			return
 		}

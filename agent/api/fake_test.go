@@ -210,6 +210,22 @@ func (f *fake) DropReport(_ context.Context, _ api.Caller, n uint64) error {
 	return f.note("drop", strconv.FormatUint(n, 10))
 }
 
+func (f *fake) Kept(context.Context, api.Caller) ([]api.KeptContent, error) {
+	at := time.Unix(1000, 0).UTC()
+	return []api.KeptContent{{
+		InstanceID: "phone-1", JobID: "j-1", Since: at, Seconds: 60, Left: 3600, Files: 3, Bytes: 4, Newest: at, KnownBackup: "b1", ReplacedBy: "b2",
+		Volumes: []api.KeptVolume{{Name: "data", Path: "/srv/.holdfast-kept-j-1-data", From: "/srv/data"}},
+	}}, f.note("kept")
+}
+
+func (f *fake) PutBack(_ context.Context, _ api.Caller, id, job string) (api.TaskAnswer, error) {
+	return api.TaskAnswer{TaskID: "task-p", Jobs: []api.JobRef{{InstanceID: id, JobID: "job-p"}}}, f.note("put back", id, job)
+}
+
+func (f *fake) RemoveKept(_ context.Context, _ api.Caller, id, job string) error {
+	return f.note("remove kept", id, job)
+}
+
 func (f *fake) Throttle(context.Context, api.Caller) (api.Throttle, error) {
 	if err := f.note("throttle"); err != nil {
 		return api.Throttle{}, err

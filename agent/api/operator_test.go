@@ -78,6 +78,15 @@ func TestClient(t *testing.T) {
 		}
 	}
 
+	if list, err := c.Kept(ctx); err != nil || len(list) != 1 || list[0].JobID != "j-1" || list[0].Volumes[0].From != "/srv/data" {
+		t.Errorf("kept: %+v, %v", list, err)
+	}
+	if task, err := c.PutBack(ctx, "phone-1", "j-1"); err != nil || task.TaskID != "task-p" {
+		t.Errorf("put back: %+v, %v", task, err)
+	}
+	if err := c.RemoveKept(ctx, "phone-1", ""); err != nil {
+		t.Error(err)
+	}
 	if list, err := c.RefusedReports(ctx); err != nil || len(list) != 1 || list[0].Number != 7 || list[0].Reason != "410 Gone" {
 		t.Errorf("refused reports: %+v, %v", list, err)
 	}
@@ -293,6 +302,16 @@ func TestRolesOnAgentCalls(t *testing.T) {
 		{http.MethodPost, "/v1/agent/reports/7/drop", "t1", api.CodeNoPermission},
 		{http.MethodPost, "/v1/agent/reports/7/retry", "plane", api.CodeNoPermission},
 		{http.MethodPost, "/v1/agent/reports/7/retry", "ops", "0"},
+		{http.MethodGet, "/v1/agent/kept", "plane", api.CodeNoPermission},
+		{http.MethodGet, "/v1/agent/kept", "ops", "0"},
+		{http.MethodPost, "/v1/agent/instances/phone-1/kept/put-back", "plane", api.CodeNoPermission},
+		{http.MethodPost, "/v1/agent/instances/phone-1/kept/put-back", "ops", "0"},
+		{http.MethodPost, "/v1/agent/instances/phone-1/kept/put-back?job=j-1", "ops", "0"},
+		{http.MethodPost, "/v1/agent/instances/phone-1/kept/put-back?job=../1", "ops", api.CodeParameter},
+		{http.MethodPost, "/v1/agent/instances/phone-1/kept/put-back?force=1", "ops", api.CodeParameter},
+		{http.MethodPost, "/v1/agent/instances/-x/kept/remove", "ops", api.CodeParameter},
+		{http.MethodPost, "/v1/agent/instances/phone-1/kept/remove?job=j-1", "ops", "0"},
+		{http.MethodPost, "/v1/agent/instances/phone-1/kept/remove", "t1", api.CodeNoPermission},
 	} {
 		r := b.send(tt.method, tt.path, hdr("x-request-id", "r", "x-auth-token", tt.token), nil)
 		if r.Code != tt.code {

@@ -124,6 +124,7 @@ func (c *Config) check(f *faults) {
 			f.add("brake."+b.name, "must be 0 to 100 (percent; 0 never brakes), got %d", b.got)
 		}
 	}
+	c.Prepare.check(f)
 	c.Bandwidth.check(f)
 	oneOf(f, "compression.min", c.Compression.Min, levels...)
 	oneOf(f, "compression.max", c.Compression.Max, levels...)

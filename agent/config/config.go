@@ -92,6 +92,15 @@ const (
 	// DefaultBackupAge is when an instance that is backed up every
 	// night has had no backup for some nights.
 	DefaultBackupAge = 72 * time.Hour
+	// DefaultKeepReplaced lets people notice on Monday what a prepare has replaced on Friday.
+	DefaultKeepReplaced = 72 * time.Hour
+	// MinFreeAuto is the default of prepare.min_free: autoPercent of the file system, and no more
+	// than autoMost, which neighbours need minutes to write.
+	MinFreeAuto      = "auto"
+	autoPercent      = 5
+	autoMost    Size = 16 << 30
+	// DefaultMinFreeInodes is the same share of what a file system of few inodes has.
+	DefaultMinFreeInodes = 5
 	// DefaultDrainTimeout stays below the 90 s that systemd waits by default
 	// before it kills; what is not finished by then resumes from the journal.
 	DefaultDrainTimeout = time.Minute
@@ -324,6 +333,16 @@ type Prepare struct {
 	// Start brings the instance up. Without, the control plane does;
 	// its runtime need not know it yet then.
 	Start bool `yaml:"start"`
+	// KeepReplaced is for how long the content that a restore has replaced is kept, unless a
+	// backup holds that content for certain. Only time in which the host is up counts.
+	KeepReplaced time.Duration `yaml:"keep_replaced"`
+	// MinFree is what a restore leaves free on each file system: MinFreeAuto, a size, or a
+	// percentage such as 5%. See Reserve.
+	MinFree       string `yaml:"min_free"`
+	MinFreeInodes int    `yaml:"min_free_inodes"` // percent of the inodes, likewise
+	// InPlaceOrder removes the old volumes of an instance before the restore where there is no
+	// room for both, and only if a backup holds all of their content for certain.
+	InPlaceOrder bool `yaml:"in_place_order"`
 }
 
 // Brake says from where on rounds of pre-copy give way to the host's other work:

@@ -270,9 +270,13 @@ type eventData struct {
 	// of a restore: what is not exactly as it was backed up
 	Warnings int `json:"warnings,omitempty"`
 	// places without their content, where the configuration accepts it
-	LossesAccepted int     `json:"losses_accepted,omitempty"`
-	AlreadyReady   bool    `json:"already_ready,omitempty"` // nothing had to be restored
-	FreezeSeconds  float64 `json:"freeze_seconds,omitempty"`
+	LossesAccepted int  `json:"losses_accepted,omitempty"`
+	AlreadyReady   bool `json:"already_ready,omitempty"` // nothing had to be restored
+	// of a restore: what was in the places of the volumes
+	Replaced *Replaced `json:"replaced,omitempty"`
+	// the job whose replaced volumes a restore has put back; "": it restored a backup
+	PutBack       string  `json:"put_back,omitempty"`
+	FreezeSeconds float64 `json:"freeze_seconds,omitempty"`
 	// why a job failed or is held, in plain words
 	Reason  string          `json:"reason,omitempty"`
 	Volumes []volumeData    `json:"volumes,omitempty"` // of a stored backup
@@ -312,8 +316,9 @@ func (m *Manager) eventData(j *Job) eventData {
 		d.LossesAccepted = j.Result.LossesAccepted
 		d.BytesRead, d.BytesNew, d.BytesSent = j.Result.BytesRead, j.Result.BytesNew, j.Result.BytesSent
 	}
+	d.PutBack = j.PutBack
 	if r := j.Restore; r != nil {
-		d.BackupID, d.AlreadyReady = r.Backup, r.Ready
+		d.BackupID, d.AlreadyReady, d.Replaced = r.Backup, r.Ready, r.Replaced
 		if res := r.Result; res != nil {
 			d.Files, d.BytesRestored, d.BytesTotal = res.Files, res.Bytes, res.Bytes
 			d.BytesFetched, d.Warnings, d.Parent = res.BytesFetched, res.Warnings, res.Parent

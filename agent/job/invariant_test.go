@@ -336,6 +336,19 @@ func TestInvariantJournalFirst(t *testing.T) {
 			}
 		})
 	}
+	for _, way := range asideWays {
+		t.Run(way.name, func(t *testing.T) {
+			for i, point := range runAsideWay(t, way, -1) {
+				seen[point] = true
+				runs++
+				t.Run(fmt.Sprintf("%d %s", i, point), func(t *testing.T) {
+					for _, p := range runAsideWay(t, way, i) {
+						seen[p] = true
+					}
+				})
+			}
+		})
+	}
 	for _, point := range crashpoint.List() {
 		if strings.HasPrefix(point, "job.") && !seen[point] {
 			t.Errorf("%s is listed and was never reached", point)

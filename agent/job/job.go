@@ -59,7 +59,7 @@ const (
 
 // nextStates is the whole machine. A write that is not in it is a fault of the program.
 var nextStates = map[State][]State{
-	Accepted:     {Precopying, Freezing, Snapshotting, Restoring, Starting, Done, Failing},
+	Accepted:     {Precopying, Freezing, Snapshotting, Restoring, Placing, Starting, Done, Failing},
 	Precopying:   {Precopying, Freezing, Suspending, Failing},
 	Freezing:     {Frozen, Suspending, Failing},
 	Frozen:       {Snapshotting, Suspending, Failing},
@@ -75,7 +75,7 @@ var nextStates = map[State][]State{
 	Released:     {Done},
 	Resuming:     {Done},
 	Ending:       {Done},
-	Restoring:    {Placing, Suspending, Failing},
+	Restoring:    {Restoring, Placing, Suspending, Failing},
 	Placing:      {Restored, Failing},
 	Restored:     {Starting, Done, Failing},
 	Starting:     {Done, Failing},
@@ -307,6 +307,9 @@ type Job struct {
 	// Fork is what was decided about the fork that Result tells of; zero before.
 	Fork ForkDecision `json:"fork,omitzero"`
 
+	// PutBack is the job whose replaced volumes, which are kept aside, a restore puts back; "": a
+	// restore of a backup.
+	PutBack string `json:"put_back,omitempty"`
 	// Restore is what a restore does and has done; nil until it is decided, and for backups.
 	Restore *Restore `json:"restore,omitempty"`
 

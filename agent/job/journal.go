@@ -42,6 +42,7 @@ var (
 	bucketRecent    = []byte("recent")
 	bucketBases     = []byte("bases")     // instance 0x00 volume -> Base
 	bucketLeftovers = []byte("leftovers") // provider 0x00 path -> Leftover
+	bucketAside     = []byte("aside")     // instance 0x00 job id -> Aside
 	bucketPacks     = []byte("packs")     // job id 0x00 pack id -> nothing
 	bucketFinished  = []byte("finished")  // big-endian Journal.Up in ns, task id -> finishedTask
 	bucketOrder     = []byte("order")     // big-endian Job.Seq -> job id
@@ -51,7 +52,7 @@ var (
 	allBuckets      = [][]byte{
 		bucketMeta, bucketTasks, bucketRequests, bucketJobs, bucketActive, bucketLatest, bucketOutbox, bucketPacks, bucketFinished,
 		bucketEnded, bucketContent, bucketRecent, bucketBases, bucketLeftovers, bucketLines, bucketHeads, bucketRefused,
-		bucketOrder, bucketTenants, bucketInstances,
+		bucketOrder, bucketTenants, bucketInstances, bucketAside,
 	}
 )
 
@@ -246,6 +247,8 @@ type change struct {
 	bases     []Base
 	dropBases bool
 	left      []Leftover // what the step could not remove
+	kept      *Aside     // content that is kept from here on; nil: no more
+	unkept    []byte     // the key of content that is not kept any more; nil: none
 }
 
 // step moves the job to another state, or rewrites it in its state when to is empty. check sees the
@@ -281,6 +284,9 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 			return err
 		}
 		if err := putLeftovers(tx, c.left); err != nil {
+			return err
+		}
+		if err := putAside(tx, c); err != nil {
 			return err
 		}
 		if err := noteContent(tx, job); err != nil {

@@ -133,10 +133,28 @@ func (w *worker) dropSnapshots(ctx context.Context, j *Job, kept []Base) (left [
 	return left
 }
 
-// discard removes what lies beside the places of a restore: what was replaced,
-// or what was built and is not needed. What can't be removed is returned.
+// discard removes the trees beside the places of a restore: the replaced trees, or the built
+// trees that are not needed. It keeps content that is to be kept, and returns each tree that it
+// can't remove.
 func (w *worker) discard(j *Job) (left []Leftover) {
-	for _, p := range j.Restore.Places {
+	places := j.Restore.Places
+	switch {
+	case j.PutBack != "" && !j.Restore.Placed:
+		return nil // the kept content lies at the stages
+	case j.Restore.Condemned:
+		places = slices.Clone(places)
+		for _, p := range j.Restore.Out {
+			places = append(places, Place{Volume: p.Volume, Target: p.Target, Stage: p.Aside, Holder: p.Holder, Old: p.Old})
+		}
+	}
+	for _, p := range places {
+		if p.Aside != "" {
+			w.setAside(j, p)
+			continue
+		}
+		if j.PutBack != "" {
+			continue // it has replaced nothing
+		}
 		err := w.act(crashpoint.Discard, func() error {
 			return contain.Call(func() error { return w.m.parts.Restorer.Discard(p) })
 		})

@@ -157,7 +157,9 @@ func TestRestoreLeavesWhatItReplaced(t *testing.T) {
 				w := newWorld(t, "phone")
 				w.instances["phone"].state = job.IsStopped
 				w.backups["phone"] = []int{7}
-				had(3)(w)
+				for _, v := range []string{"data", "media"} { // what has content is kept
+					w.disks["/phone/"+v] = disk{tree: "old " + v, empty: true}
+				}
 				w.stuck = c.stuck
 				l := w.start(-1, job.Options{StartRestored: true})
 				w.observe = func(j *job.Job) { // the first removal is before the volumes are built

@@ -25,6 +25,8 @@ const (
 	// at a start, take well below a second, and some 100 MB of memory.
 	DefaultKeepJobs  = 20_000
 	DefaultKeepBytes = 32 << 20
+	// DefaultKeepAside lets people notice on Monday that a prepare replaced something on Friday.
+	DefaultKeepAside = 72 * time.Hour
 	// pruneEvery spaces the looks for tasks to forget.
 	pruneEvery = 10 * time.Second
 	// maxFruitless is how often a job is put off, one time after the other
@@ -76,6 +78,12 @@ type Options struct {
 	OnFork OnFork
 	// StartRestored starts instances after their volumes were restored.
 	StartRestored bool
+	// KeepAside is for how long replaced content is kept, by the journal's clock; 0:
+	// DefaultKeepAside.
+	KeepAside time.Duration
+	// InPlaceOrder removes volumes that a backup holds for certain before their restore, where
+	// there is not enough room for both.
+	InPlaceOrder bool
 	// Hook is called at each crash point beside crashpoint.Hit. Tests use it; nil elsewhere.
 	Hook func(point string)
 }
@@ -129,6 +137,9 @@ func New(journal *Journal, parts Parts, opts Options) *Manager {
 	if opts.KeepBytes == 0 {
 		opts.KeepBytes = DefaultKeepBytes
 	}
+	if opts.KeepAside == 0 {
+		opts.KeepAside = DefaultKeepAside
+	}
 	if opts.Hook == nil {
 		opts.Hook = func(string) {}
 	}
@@ -162,6 +173,7 @@ type Request struct {
 	// one go first, and give up compression and then depth of verification for
 	// speed. A job that is late goes on: what ends it is Options.JobDeadline.
 	Deadline time.Time
+	PutBack  string // as in Job
 }
 
 // Known returns the task of a request seen before, nil when it is new, or ErrRequestReused.
@@ -190,7 +202,7 @@ func (m *Manager) Accept(r Request) (*Task, error) {
 			return nil, fmt.Errorf("instance %q: %w", name, err)
 		}
 		jobs[i] = Job{
-			Task: task.ID, Instance: name, Tenant: instance.Tenant, Kind: kind, Policy: instance.Policy, Mode: instance.Mode, Kept: instance.Keep,
+			Task: task.ID, Instance: name, Tenant: instance.Tenant, Kind: kind, Policy: instance.Policy, Mode: instance.Mode, Kept: instance.Keep, PutBack: r.PutBack,
 			Deadline: r.Deadline.UTC(), State: Accepted, AcceptedAt: now, Entered: map[State]time.Time{Accepted: now},
 		}
 		if jobs[i].ID, err = m.newID(); err != nil {
@@ -295,6 +307,13 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	})
 	workers.Go(func() {
 		for !m.contained("remove leftovers", func() { m.watchLeftovers(ctx) }) && sleep(ctx, lastPause) == nil {
+		}
+	})
+	workers.Go(func() {
+		if m.opts.RecoverOnly {
+			return
+		}
+		for !m.contained("look after kept content", func() { m.watchAside(ctx) }) && sleep(ctx, lastPause) == nil {
 		}
 	})
 	begin := func(j *Job, resumed bool) {

@@ -24,6 +24,15 @@ type Place struct {
 	Holder string `json:"holder,omitempty"`
 	// tells the restored tree from others; empty until it is complete
 	Tree string `json:"tree,omitempty"`
+	// Old tells the tree that the restored one has replaced; empty until that is known,
+	// and where nothing was. It is kept at Aside, or removed where that is empty.
+	Old   string `json:"old,omitempty"`
+	Aside string `json:"aside,omitempty"`
+	// Empty says that Old was an empty folder, and is removed only while it still is.
+	Empty bool `json:"empty,omitempty"`
+	// Was are the figures of the content at Target when the restore was decided, where
+	// a backup holds that for certain; else zero.
+	Was Count `json:"was,omitzero"`
 }
 
 // Restore is the record of what a restore does.
@@ -36,9 +45,14 @@ type Restore struct {
 	Placed  bool      `json:"placed,omitempty"` // all are in place, and stay there
 	Ready   bool      `json:"ready,omitempty"`  // nothing had to be restored
 	// Certain and Warning are as in Decision.
-	Certain bool           `json:"certain,omitempty"`
-	Warning string         `json:"warning,omitempty"`
-	Result  *RestoreResult `json:"result,omitempty"`
+	Certain  bool           `json:"certain,omitempty"`
+	Warning  string         `json:"warning,omitempty"`
+	Result   *RestoreResult `json:"result,omitempty"`
+	Replaced *Replaced      `json:"replaced,omitempty"` // once all are in place, and something was there
+	// Out are the old volumes that are removed before the restore, for lack of room, and
+	// Condemned says that all are out of their places and that nothing brings them back.
+	Out       []Place `json:"out,omitempty"`
+	Condemned bool    `json:"condemned,omitempty"`
 }
 
 // RestoreResult is what the engine says about a restore.
@@ -74,6 +88,7 @@ var ErrNoBackup = errors.New("the vault has no backup of this instance")
 
 // Restorer brings the volumes of instances back. Its methods may be called from any goroutine.
 type Restorer interface {
+	Keeper
 	// Look tells the state of each volume, in the order of the configuration. known is the backup
 	// that the journal has of them. It changes nothing.
 	Look(ctx context.Context, instance, tenant string, known Content) ([]VolumeFacts, error)
@@ -96,13 +111,16 @@ type Restorer interface {
 	Put(p Place) error
 	// Back undoes Put, in one step. Done twice it is no error.
 	Back(p Place) error
-	// Discard removes what is at the stage, and what an interrupted
-	// Restore left. Nothing there is no error.
+	// Discard removes what is at the stage, and what an interrupted Restore left:
+	// the tree Old where that is known, else Tree where that is. Nothing there is no error.
 	Discard(p Place) error
 }
 
 // toRestore gathers the facts on which a restore rests, and does what Decide says.
 func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
+	if j.PutBack != "" {
+		return w.toPutBack(ctx, j)
+	}
 	restorer := w.m.parts.Restorer
 	if restorer == nil {
 		return "", change{}, errors.New("this agent does not restore")
@@ -130,6 +148,9 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 	case ActRestore:
 		if r.Places, err = restorer.Plan(ctx, j.Instance, j.ID); err != nil {
 			return "", change{}, fmt.Errorf("find the volumes' places: %w", err)
+		}
+		if err := w.planReplacing(ctx, j, instance, r); err != nil {
+			return "", change{}, err
 		}
 		return Restoring, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = f.Found, r, instance.Keep }}, nil
 	}
@@ -192,6 +213,12 @@ func (w *worker) restore(ctx context.Context, j *Job) error {
 			err = sleep(ctx, firstPause) // a tree takes the time that it takes
 		}
 	}
+	if err == nil {
+		err = w.makeRoom(ctx, j)
+	}
+	if errors.Is(err, errCancelled) {
+		return w.fail(j, errCancelled.Error())
+	}
 	var result *RestoreResult
 	var places []Place
 	if err == nil {
@@ -207,7 +234,7 @@ func (w *worker) restore(ctx context.Context, j *Job) error {
 		err = errors.New("the restore engine did not say which trees it made")
 	}
 	if err != nil {
-		return w.giveUp(ctx, j, "restore", err)
+		return w.giveUp(ctx, j, "restore", j.Restore.without(err))
 	}
 	planned := w.planRestored(ctx, j, places, result)
 	err = w.writeChecked(j, Placing, notCancelled, change{edit: func(j *Job) {
@@ -241,10 +268,23 @@ func (w *worker) putInPlace(hard context.Context, j *Job) error {
 		}
 	}
 	if err != nil {
-		return w.undo(j, "put the restored volumes into place", err)
+		return w.undo(j, "put the restored volumes into place", j.Restore.without(err))
+	}
+	counting, end := acting(hard, actTimeout)
+	defer end()
+	places, sum, kept, err := w.replaced(counting, j)
+	if err != nil {
+		return w.undo(j, "look at the content that the restored volumes have replaced", err)
+	}
+	var unkept []byte
+	if j.PutBack != "" {
+		unkept = asideKey(j.Instance, j.PutBack)
 	}
 	return w.write(j, Restored, change{
-		edit: func(j *Job) { j.Restore.Placed, j.Snapshots = true, nil }, bases: bases,
+		edit: func(j *Job) {
+			j.Restore.Placed, j.Restore.Places, j.Restore.Replaced, j.Snapshots = true, places, sum, nil
+		}, bases: bases,
+		kept: kept, unkept: unkept,
 		dropBases: true, // those of what was there before say nothing of these volumes
 	})
 }
@@ -286,7 +326,7 @@ func (w *worker) mayMove(ctx context.Context, j *Job) error {
 	return nil
 }
 
-// settle removes what the restored volumes have replaced.
+// settle removes the content that the restored volumes have replaced, or keeps it.
 func (w *worker) settle(j *Job) error {
 	left := w.discard(j)
 	instance, err := w.instance(j)
@@ -345,6 +385,9 @@ func (w *worker) startOnce(ctx context.Context, j *Job) error {
 func (w *worker) undoRestore(ctx context.Context, j *Job) error {
 	if j.Restore == nil || j.Restore.Placed {
 		return nil
+	}
+	if len(j.Restore.Out) > 0 && !j.Restore.Condemned {
+		return w.bringBack(j) // nothing was built yet
 	}
 	placed, err := w.countPlaced(j)
 	if err != nil {

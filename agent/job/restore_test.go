@@ -1,6 +1,7 @@
 package job_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -179,6 +180,22 @@ func (r fakeRestorer) Discard(p job.Place) error {
 	if err := w.failing("discard", ""); err != nil {
 		return err
 	}
+	if at, there := w.disks[p.Stage]; there {
+		if want := cmp.Or(p.Old, p.Tree); want != "" && at.tree != want {
+			return errors.New("it is another tree than the one that was to be removed")
+		}
+		if p.Empty && !at.empty {
+			return errors.New("it is not empty any more")
+		}
+	}
+	r.destroyed(p)
+	if s, named := r.kept(p.Old); named && p.Old != "" {
+		if !s.Removing {
+			w.fault("journal-first: %s is kept, and is removed", p.Stage)
+		}
+		delete(w.disks, p.Stage)
+		return nil
+	}
 	left, _ := r.l.m.Leftovers()
 	known := slices.ContainsFunc(left, func(l job.Leftover) bool { return l.Path() == p.Stage })
 	if j := r.l.record(strings.Split(p.Target, "/")[1]); !known && !slices.Contains([]job.State{job.Restoring, job.Restored, job.Failing, job.Suspending}, j.State) {
@@ -197,6 +214,7 @@ type restoreWay struct {
 	again   func(w *world)
 	end     job.State
 	cause   string // part of it
+	kept    int    // the count that is kept aside of both volumes; 0: nothing is
 	count   int    // that both volumes hold at the end; 0: they are not there
 	runs    bool
 	bases   int // that are left
@@ -216,9 +234,9 @@ func had(count int) func(w *world) {
 
 var restoreWays = []restoreWay{
 	{name: "to an empty host", end: job.Done, count: 7},
-	{name: "over what was there, and started", end: job.Done, count: 7, runs: true, prepare: had(3), opts: job.Options{StartRestored: true}},
+	{name: "over what was there, and started", end: job.Done, count: 7, kept: 3, runs: true, prepare: had(3), opts: job.Options{StartRestored: true}},
 	{
-		name: "with bases, over what was there, and started", end: job.Done, count: 7, runs: true, prepare: had(3), bases: 2,
+		name: "with bases, over what was there, and started", end: job.Done, count: 7, kept: 3, runs: true, prepare: had(3), bases: 2,
 		opts: job.Options{StartRestored: true, Bases: job.Bases{Keep: true}},
 	},
 	{
@@ -345,6 +363,9 @@ func runRestoreWay(t *testing.T, way restoreWay, crashAt int) []string {
 		want := map[string]int{}
 		if way.count > 0 {
 			want = map[string]int{"/phone/data": way.count, "/phone/media": way.count}
+		}
+		if way.kept > 0 {
+			want["/phone/.holdfast-kept-"+j.ID+"-data"], want["/phone/.holdfast-kept-"+j.ID+"-media"] = way.kept, way.kept
 		}
 		for path, d := range w.disks {
 			if way.written {

@@ -50,6 +50,8 @@ type world struct {
 	restore func(ctx context.Context, volume int) error
 	// a volume that can't be renamed
 	stuck string
+	// the disks have room for one copy of an instance
+	small bool
 	// what the store answers to a request before a hold; nil: well
 	away error
 	// for how long the store has not answered

@@ -103,6 +103,7 @@ func TestGoldenPage(t *testing.T) {
 	use(m)
 	m.StoreLoad(func() (inFlight, waiting, level int) { return 7, 3, 8 })
 	m.Leftovers(func() int { return 2 })
+	m.Kept(func() metrics.KeptFigures { return metrics.KeptFigures{Count: 2, Bytes: 4096, Oldest: time.Hour} })
 	m.StoreLimits(func() (up, down int64, requests float64) { return 200 << 20, 0, 50 })
 	status, page := get(t, m.Handler(nil, nil), "/metrics")
 	if status != http.StatusOK {
@@ -133,6 +134,7 @@ func TestLint(t *testing.T) {
 	use(m)
 	m.StoreLoad(func() (inFlight, waiting, level int) { return 7, 3, 8 })
 	m.Leftovers(func() int { return 2 })
+	m.Kept(func() metrics.KeptFigures { return metrics.KeptFigures{Count: 2, Bytes: 4096, Oldest: time.Hour} })
 	m.StoreLimits(func() (up, down int64, requests float64) { return 200 << 20, 0, 50 })
 	_, page := get(t, m.Handler(nil, nil), "/metrics")
 	problems, err := promlint.New(strings.NewReader(page)).Lint()

@@ -55,7 +55,7 @@ func (a *app) command() *cobra.Command {
 		a.copyCommand(),
 		a.forgetCommand(), a.unforgetCommand(), a.holdCommand(), a.unholdCommand(), a.pruneCommand(),
 		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(), a.throttleCommand(), a.auditCommand(),
-		a.drainCommand(), a.cancelCommand(), a.releaseCommand(), a.resumeCommand(), a.acceptForkCommand(), a.reportsCommand(),
+		a.drainCommand(), a.cancelCommand(), a.releaseCommand(), a.resumeCommand(), a.acceptForkCommand(), a.reportsCommand(), a.keptCommand(),
 		a.versionCommand(),
 	)
 	return root

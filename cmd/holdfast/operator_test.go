@@ -99,6 +99,30 @@ func (*fakeAgent) RefusedReports(context.Context, api.Caller) ([]api.RefusedRepo
 	}}, nil
 }
 
+func (*fakeAgent) Kept(context.Context, api.Caller) ([]api.KeptContent, error) {
+	return []api.KeptContent{{
+		InstanceID: "cp-1", JobID: "j-1", Since: fakeTime, Seconds: 3600, Left: 7200, Files: 12, Bytes: 3 << 20, Newest: fakeTime, KnownBackup: "b-1", ReplacedBy: "b-2",
+		Volumes: []api.KeptVolume{{Name: "data", Path: "/srv/.holdfast-kept-j-1-data", From: "/srv/data"}},
+	}, {
+		InstanceID: "cp-2", JobID: "j-0", Since: fakeTime, Files: 1, Bytes: 7, AtLeast: true, Removing: true, Error: "it is \x1b[1m mounted",
+		Volumes: []api.KeptVolume{{Name: "data", Path: "/srv/.holdfast-kept-j-0-data", From: "/srv/other"}},
+	}}, nil
+}
+
+func (*fakeAgent) PutBack(_ context.Context, _ api.Caller, id, job string) (api.TaskAnswer, error) {
+	if id != "cp-1" || job != "" && job != "j-1" {
+		return api.TaskAnswer{}, api.Refuse(api.CodeParameter, "nothing is kept of instance %q", id)
+	}
+	return api.TaskAnswer{TaskID: "t-9", Jobs: []api.JobRef{{InstanceID: id, JobID: "j-9"}}}, nil
+}
+
+func (*fakeAgent) RemoveKept(_ context.Context, _ api.Caller, id, _ string) error {
+	if id != "cp-1" {
+		return api.Refuse(api.CodeParameter, "nothing is kept of instance %q", id)
+	}
+	return nil
+}
+
 func (*fakeAgent) GiveUpReport(context.Context, api.Caller, uint64) error { return nil }
 
 func (*fakeAgent) RetryReport(context.Context, api.Caller, uint64) error { return nil }

@@ -75,6 +75,14 @@ const (
 	WriteStarting = "job.write-starting" // the intent to start the instance enters the journal
 	Start         = "job.start"          // the runtime starts the instance
 	PutBack       = "job.put-back"       // one volume is taken out of its place again
+	// the content that one volume has replaced is renamed
+	SetAside = "job.set-aside"
+	// the intent to remove kept content enters the journal
+	WriteRemoving = "job.write-removing"
+	RemoveAside   = "job.remove-aside" // one tree that was kept is removed
+	TakeOut       = "job.take-out"     // one old volume is taken out of its place, to be removed before the restore
+	Return        = "job.return"       // one old volume goes back to its place
+	RemoveOld     = "job.remove-old"   // one old volume is removed before the restore
 )
 
 var acts = []string{
@@ -84,6 +92,7 @@ var acts = []string{
 	WriteFailing, Thaw, WriteFailed, WriteSuspending, WriteAccepted, WriteHeld, WriteResuming,
 	WriteEnding,
 	WriteRestoring, Restore, WritePlacing, Place, WriteRestored, Discard, WriteStarting, Start, PutBack,
+	SetAside, WriteRemoving, RemoveAside, TakeOut, Return, RemoveOld,
 }
 
 // List returns the names of all points, in the order in which a job that goes well

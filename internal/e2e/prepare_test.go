@@ -255,12 +255,23 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
-// hidden lists the leftovers of a restore in a folder of volumes, without snapshots.
+// keptIn lists what a restore has replaced in a folder of volumes, and what is kept.
+func keptIn(t *testing.T, dir string) []string {
+	t.Helper()
+	kept, err := filepath.Glob(filepath.Join(dir, ".holdfast-kept-*"))
+	must(t, err)
+	return kept
+}
+
+// hidden lists the leftovers of a restore in a folder of volumes, without snapshots and without what
+// is kept.
 func hidden(t *testing.T, dir string) []string {
 	t.Helper()
 	left, err := filepath.Glob(filepath.Join(dir, ".*holdfast-*"))
 	must(t, err)
-	return slices.DeleteFunc(left, func(path string) bool { return filepath.Base(path) == ".holdfast-snapshots" })
+	return slices.DeleteFunc(left, func(path string) bool {
+		return filepath.Base(path) == ".holdfast-snapshots" || strings.HasPrefix(filepath.Base(path), ".holdfast-kept-")
+	})
 }
 
 // snapshotsIn lists the snapshots of a folder of volumes.
@@ -282,11 +293,11 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 	var points []string
 	for _, act := range []string{
 		crashpoint.WriteTask, crashpoint.WriteRestoring, crashpoint.Restore, crashpoint.WritePlacing, crashpoint.Snapshot, crashpoint.Place,
-		crashpoint.WriteRestored, crashpoint.Discard, crashpoint.WriteStarting, crashpoint.Start, crashpoint.WriteDone,
+		crashpoint.WriteRestored, crashpoint.SetAside, crashpoint.WriteStarting, crashpoint.Start, crashpoint.WriteDone,
 	} {
 		points = append(points, act+crashpoint.Before, act+crashpoint.After)
 	}
-	points = append(points, crashpoint.Snapshot+crashpoint.After+":2", crashpoint.Place+crashpoint.After+":2", crashpoint.Discard+crashpoint.Before+":2")
+	points = append(points, crashpoint.Snapshot+crashpoint.After+":2", crashpoint.Place+crashpoint.After+":2", crashpoint.SetAside+crashpoint.Before+":2")
 	t.Logf("%d points", len(points))
 	for _, point := range points {
 		t.Run(point, func(t *testing.T) {
@@ -320,6 +331,16 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 			}
 			if left := hidden(t, dir); len(left) != 0 {
 				t.Errorf("left: %v", left)
+			}
+			kept := keptIn(t, dir)
+			if len(kept) != 2 {
+				t.Errorf("kept: %v", kept)
+			}
+			for _, path := range kept {
+				v := path[strings.LastIndex(path, "-")+1:]
+				if c, err := os.ReadFile(filepath.Join(path, "old")); err != nil || string(c) != v {
+					t.Errorf("%s holds %q, %v", path, c, err)
+				}
 			}
 			bases := snapshotsIn(t, dir)
 			if len(bases) != 2 {
@@ -370,7 +391,7 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 					t.Errorf("%s did not come back: %q, %v", v, c, err)
 				}
 			}
-			if left := append(hidden(t, dir), snapshotsIn(t, dir)...); len(left) != 0 {
+			if left := slices.Concat(hidden(t, dir), snapshotsIn(t, dir), keptIn(t, dir)); len(left) != 0 {
 				t.Errorf("left: %v", left)
 			}
 			if code := b.stop(); code != 0 {

@@ -118,6 +118,9 @@ func (b *builder) write(out *batch) error {
 			first.n += todo[n].n
 			n++
 		}
+		if err := b.watch.take(uint64(first.n), 0); err != nil {
+			return err
+		}
 		if _, err := first.to.writer().WriteAt(out.opened[first.from:first.from+first.n], first.off); err != nil {
 			if pe, ok := errors.AsType[*os.PathError](err); ok {
 				err = pe.Err // its name is not quoted

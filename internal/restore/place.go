@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,6 +26,12 @@ type Place struct {
 	// Tree tells the restored tree from others, also after it was renamed and after a
 	// reboot. It is known once the tree is complete (see Identify); until then it is empty.
 	Tree string
+	// Old tells the tree that Put has taken out of Target, likewise; empty until that is
+	// known, and where nothing was. Aside is where that tree is kept (see AsideOf).
+	Old   string
+	Aside string
+	// Empty says that Old was an empty folder, which Discard removes only while it still is.
+	Empty bool
 }
 
 // stagePrefix begins the names of stages. With the job and the
@@ -153,10 +160,22 @@ func swapFree(from, to string) error {
 // Discard removes what is at Stage, and what a restore to it that was interrupted
 // left beside it: the new tree before Put, the old one after it. What is not there
 // is no error. It must not be called before it is known which of the two is to stay.
+// Where Old is known it removes that tree and no other one, and else where Tree is. The place
+// may be the one in which Old is kept aside, as Stage.
 func (p Place) Discard() error {
 	holder, name := filepath.Split(p.Stage)
-	if !strings.HasPrefix(name, stagePrefix) {
+	if !strings.HasPrefix(name, stagePrefix) && !(p.Old != "" && strings.HasPrefix(name, asidePrefix)) {
 		return fmt.Errorf("%s is no stage of a restore", p.Stage)
+	}
+	if want := cmp.Or(p.Old, p.Tree); want != "" {
+		if at, err := Identify(p.Stage); err != nil {
+			return err
+		} else if at != "" && at != want {
+			return fmt.Errorf("%w: %s is not the tree that was to be removed; look at it, and remove it by hand if nobody needs it", ErrPlace, p.Stage)
+		}
+	}
+	if p.Empty {
+		return p.discardEmpty()
 	}
 	entries, err := os.ReadDir(holder)
 	if errors.Is(err, fs.ErrNotExist) {

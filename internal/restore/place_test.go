@@ -101,6 +101,13 @@ func TestPlace(t *testing.T) {
 					}
 				}
 				must(t, p.Put())
+				if before != "nothing" { // what is not known to be the old tree stays
+					if err := p.Discard(); !errors.Is(err, restore.ErrPlace) {
+						t.Errorf("discard of an unknown tree: %v", err)
+					}
+				}
+				p.Old, err = restore.Identify(p.Stage)
+				must(t, err)
 				must(t, p.Discard())
 				must(t, p.Discard())
 				if got := listing(t, dir); got != "data" {
@@ -210,6 +217,8 @@ func TestPlaceOfSealedRoots(t *testing.T) {
 				must(t, p.Back())
 				check(target, old, "old")
 				must(t, p.Put())
+				p.Old, err = restore.Identify(p.Stage)
+				must(t, err)
 				must(t, p.Discard())
 				check(target, fresh, "new")
 				if got := listing(t, dir); got != "data" {

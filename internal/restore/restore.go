@@ -59,6 +59,9 @@ type Options struct {
 	Trouble func(error)
 	// Workers is how many requests are in flight; 0 is 8.
 	Workers int
+	// Reserve is what stays free on the file system of Dest: the restore looks while it writes, and
+	// ends with a *RoomError before it takes that. Nil: nobody looks. A block device has its own room.
+	Reserve *Reserve
 	// Subvolume makes the folder of the volume a subvolume where its file
 	// system has them, so that snapshots of it are cheap. It is for one volume.
 	Subvolume bool
@@ -112,6 +115,7 @@ type run struct {
 	o        Options
 	total    Progress
 	counts   struct{ entries, files, dirs, bytes, fetched atomic.Uint64 }
+	watch    *watch         // nil: nobody looks
 	targets  []*tree.Target // of the volumes, open until the tree is in its place
 	warnings tree.Collector
 	res      Result
@@ -129,7 +133,14 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	r := &run{o: o, res: Result{Backup: o.Ref.ID, Instance: o.Ref.Instance, Catalogues: map[string]string{}}}
 	r.warnings.Tell = o.Warn
+	folder := filepath.Dir(filepath.Clean(o.Dest))
+	if o.Reserve != nil && !isDevice(o.Dest) {
+		r.watch = &watch{folder: folder, volume: o.Volume, reserve: *o.Reserve}
+	}
 	if err := o.Vault.ReadUnder(ctx, o.Reader, vault.Reads(o.Ref.Instance, o.Ref.ID), r.all); err != nil {
+		if r.watch != nil {
+			err = full(err, o.Volume, folder, *o.Reserve)
+		}
 		return nil, fmt.Errorf("restore %s to %s: %w", o.Ref.Instance, o.Dest, err)
 	}
 	res := &r.res

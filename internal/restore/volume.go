@@ -116,6 +116,9 @@ func (b *builder) item(ctx context.Context, it *vault.Item) error {
 		b.skip = it.Kind == tree.File
 		return nil
 	}
+	if err := b.watch.take(0, uint64(1+len(parents))); err != nil {
+		return err
+	}
 	for _, p := range parents {
 		if _, err := b.target.Create(p); err != nil {
 			return err

@@ -1,0 +1,159 @@
+package job_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"holdfast/agent/job"
+)
+
+// counted is what a count of a volume of the world finds.
+func counted(d disk) job.Count {
+	if d.empty {
+		return job.Count{Whole: true}
+	}
+	return job.Count{Files: 1, Bytes: uint64(d.count), Entries: 1, Whole: true}
+}
+
+// instanceOf is whose a path of the world is.
+func instanceOf(path string) string { return strings.Split(path, "/")[1] }
+
+func (r fakeRestorer) Count(_ context.Context, _ job.Place, path string) (string, job.Count, error) {
+	r.l.alive()
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	if err := r.l.w.failing("count", ""); err != nil {
+		return "", job.Count{}, err
+	}
+	d, there := r.l.w.disks[path]
+	if !there {
+		return "", job.Count{Whole: true}, nil
+	}
+	return d.tree, counted(d), nil
+}
+
+// take renames the tree Old of a place. The lock is held.
+func (r fakeRestorer) take(p job.Place, from, to string) error {
+	w := r.l.w
+	if w.disks[to].tree == p.Old {
+		return nil
+	}
+	if _, there := w.disks[to]; there {
+		return errors.New("something else lies there")
+	}
+	if p.Old == "" || w.disks[from].tree != p.Old {
+		return errors.New("it is not the tree that was there")
+	}
+	w.disks[to] = w.disks[from]
+	delete(w.disks, from)
+	return nil
+}
+
+// kept is the journal's record of a tree that is kept aside. The lock is held.
+func (r fakeRestorer) kept(old string) (job.Aside, bool) {
+	all, err := r.l.j.Kept()
+	if err != nil {
+		return job.Aside{}, false
+	}
+	i := slices.IndexFunc(all, func(s job.Aside) bool {
+		return slices.ContainsFunc(s.Volumes, func(v job.AsideVolume) bool { return v.Place.Old == old })
+	})
+	if i < 0 {
+		return job.Aside{}, false
+	}
+	return all[i], true
+}
+
+func (r fakeRestorer) SetAside(p job.Place) error {
+	r.l.alive()
+	w := r.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.failing("set-aside", ""); err != nil {
+		return err
+	}
+	if _, named := r.kept(p.Old); !named {
+		w.fault("journal-first: %s is renamed, and the journal does not name it", p.Stage)
+	}
+	return r.take(p, p.Stage, p.Aside)
+}
+
+func (r fakeRestorer) TakeOut(p job.Place) error {
+	r.l.alive()
+	w := r.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.failing("take-out", p.Volume); err != nil {
+		return err
+	}
+	j := r.l.record(instanceOf(p.Target))
+	if j.State != job.Restoring || !slices.ContainsFunc(j.Restore.Out, func(o job.Place) bool { return o.Old == p.Old }) || j.Restore.Condemned {
+		w.fault("journal-first: %s is taken out while the journal says %s", p.Target, j.State)
+	}
+	if s := w.instances[instanceOf(p.Target)].state; s == job.IsRunning || s == job.IsFrozen {
+		w.fault("%s is taken out while the instance is %s", p.Target, s)
+	}
+	return r.take(p, p.Target, p.Aside)
+}
+
+func (r fakeRestorer) Return(p job.Place) error {
+	r.l.alive()
+	w := r.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if j := r.l.record(instanceOf(p.Target)); j.State != job.Failing && j.State != job.Suspending || j.Restore.Condemned {
+		w.fault("journal-first: %s is brought back while the journal says %s", p.Target, j.State)
+	}
+	if w.disks[p.Target].tree == p.Old {
+		return nil
+	}
+	return r.take(p, p.Aside, p.Target)
+}
+
+func (r fakeRestorer) LiesAside(p job.Place) (string, error) {
+	r.l.alive()
+	w := r.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, path := range []string{p.Aside, p.Stage} {
+		if d, there := w.disks[path]; there && d.tree == p.Old {
+			return path, nil
+		}
+	}
+	return "", nil
+}
+
+// Room has place for one copy of an instance where the world is small.
+func (r fakeRestorer) Room(_ context.Context, q job.RestoreRequest, freed map[string]job.Count) error {
+	r.l.alive()
+	w := r.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.small {
+		return nil
+	}
+	for path := range w.disks {
+		if instanceOf(path) == q.Instance && freed == nil {
+			return job.ErrRoom
+		}
+	}
+	return nil
+}
+
+// destroyed tells of content that is removed, which may be in no backup. The lock is held.
+func (r fakeRestorer) destroyed(p job.Place) {
+	w := r.l.w
+	d, there := w.disks[p.Stage]
+	if !there || d.empty || d.tree == "in parts" || strings.HasPrefix(d.tree, "tree of ") && d.count < 100 {
+		return
+	}
+	if slices.Contains(w.backups[instanceOf(p.Target)], d.count) {
+		return
+	}
+	if s, named := r.kept(d.tree); named && s.Removing {
+		return // after its time, or by an operator
+	}
+	w.fault("nothing-lost: the count %d at %s is in no backup, and is removed", d.count, p.Stage)
+}

@@ -1,0 +1,119 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// A put-back is a restore whose trees are there already: the content that an earlier
+// job has replaced, and that is kept. It takes the way of a restore from placing on, so a crash at any instant is done
+// with as there, and the content that it replaces is itself kept.
+
+// asidePrefix begins the names of kept trees; internal/restore knows it too.
+const asidePrefix = ".holdfast-kept-"
+
+// asideOf names where the tree that a job has replaced is kept: beside its volume.
+func asideOf(p Place, job string) string {
+	return filepath.Join(filepath.Dir(p.Target), asidePrefix+job+"-"+p.Volume)
+}
+
+// PutBack begins a job that exchanges the volumes of an instance with its kept content: of the
+// job that has replaced it, or "" where there is only one. It returns when that is durable.
+// ErrNotFound, ErrAmbiguous, ErrState while it is being removed, and the errors of Accept.
+func (m *Manager) PutBack(instance, job string) (*Task, error) {
+	s, err := m.findKept(instance, job)
+	if err != nil {
+		return nil, err
+	}
+	if s.Removing {
+		return nil, fmt.Errorf("the kept content of %q is being removed: %w", instance, ErrState)
+	}
+	id, err := m.newID()
+	if err != nil {
+		return nil, err
+	}
+	return m.Accept(Request{Kind: KindRestore, ID: "put-back-" + id, Tenant: s.Tenant, Instances: []string{instance}, PutBack: s.Job})
+}
+
+// toPutBack decides a put-back: it exchanges all volumes, or fails with the reason.
+func (w *worker) toPutBack(ctx context.Context, j *Job) (State, change, error) {
+	no := func(doing string, err error) (State, change, error) {
+		return "", change{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	restorer := w.m.parts.Restorer
+	if restorer == nil {
+		return "", change{}, errors.New("this agent does not restore")
+	}
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err != nil {
+		return no("look for the instance", err)
+	}
+	found, err := w.user(ctx, j, instance)
+	if err != nil {
+		return no("look at the instance", err)
+	}
+	switch {
+	case found == IsRunning || found == IsFrozen:
+		return "", change{}, fmt.Errorf("the instance is %s; stop it, so that its volumes can be exchanged", found)
+	case found == IsUnknown && instance.Holds:
+		return "", change{}, errors.New("the runtime can't tell whether the instance runs; configure how its state is told")
+	}
+	s, err := w.m.journal.keptBy(j.Instance, j.PutBack)
+	switch {
+	case err != nil:
+		return no("look for the kept content", err)
+	case s.Removing:
+		return "", change{}, errors.New("the kept content is being removed")
+	case len(s.Missing) > 0:
+		return "", change{}, fmt.Errorf("nothing was at the place of volume %s when the others were replaced, so the volumes would be of two times; "+
+			"move them by hand while the instance is stopped", strings.Join(s.Missing, ", "))
+	}
+	planned, err := restorer.Plan(ctx, j.Instance, j.ID)
+	if err != nil {
+		return no("find the volumes' places", err)
+	}
+	places, err := w.matchKept(&s, planned)
+	if err != nil {
+		return "", change{}, err
+	}
+	r := &Restore{
+		Backup: s.Known.Backup, Seq: s.Known.Seq, Created: s.Known.Created, Vault: s.Known.Vault, Places: places, Result: &RestoreResult{},
+	}
+	return Placing, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
+}
+
+// matchKept gives the places of a put-back, whose trees lie aside. It fails where the kept
+// content is not of the volumes that the configuration has, in their places, or is not there.
+func (w *worker) matchKept(s *Aside, planned []Place) ([]Place, error) {
+	places := make([]Place, 0, len(planned))
+	for _, p := range planned {
+		at := -1
+		for i, v := range s.Volumes {
+			if v.Place.Volume == p.Volume {
+				at = i
+			}
+		}
+		if at < 0 {
+			return nil, fmt.Errorf("the configuration has the volume %q, of which nothing is kept; move the others by hand while the instance is stopped", p.Volume)
+		}
+		kept := s.Volumes[at].Place
+		if kept.Target != p.Target {
+			return nil, fmt.Errorf("volume %q was at %s when it was replaced, and the configuration has it at %s", p.Volume, kept.Target, p.Target)
+		}
+		lies, err := w.m.parts.Restorer.LiesAside(kept)
+		if err != nil {
+			return nil, fmt.Errorf("volume %q: %w", p.Volume, err)
+		}
+		if lies == "" {
+			return nil, fmt.Errorf("volume %q: the tree that was kept at %s is not there any more", p.Volume, kept.Aside)
+		}
+		places = append(places, Place{Volume: p.Volume, Target: kept.Target, Stage: lies, Holder: kept.Holder, Tree: kept.Old})
+	}
+	if len(places) != len(s.Volumes) {
+		return nil, errors.New("a volume is kept that the configuration does not have any more; move the volumes by hand while the instance is stopped")
+	}
+	return places, nil
+}
