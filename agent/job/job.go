@@ -309,6 +309,7 @@ type Job struct {
 	ReleaseAsked   bool      `json:"release_asked,omitempty"`
 	ResumeAsked    bool      `json:"resume_asked,omitempty"`
 	CancelAsked    bool      `json:"cancel_asked,omitempty"`
+	AbandonAsked   bool      `json:"abandon_asked,omitempty"` // see Manager.Abandon
 	// data of the completed event, to send again
 	CompletedReport json.RawMessage `json:"completed_report,omitempty"`
 	// why it failed or is held, in plain words
@@ -367,6 +368,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrState says that the job is not in a state in which that can be asked.
 	ErrState = errors.New("not possible in this state")
+	// ErrEnded says that the job is over.
+	ErrEnded = errors.New("the job has ended already")
 	// ErrNoAnswer says that storage did not answer within the time of
 	// a call on it, which may go on.
 	ErrNoAnswer = errors.New("the storage does not answer")
@@ -382,9 +385,13 @@ var (
 type BusyError struct {
 	Instances []string // all of them
 	Restoring []string // those whose job is a restore
+	Unknown   []string // those whose job has the state Unknown
 }
 
 func (e *BusyError) Error() string {
+	if len(e.Unknown) > 0 {
+		return "instances whose jobs are not understood: " + quoteAll(e.Unknown)
+	}
 	if len(e.Restoring) > 0 {
 		return "instances in recovery: " + quoteAll(e.Restoring)
 	}

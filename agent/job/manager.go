@@ -324,7 +324,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	// Those that hold an instance go before those that wait for their turn.
 	for _, holding := range []bool{true, false} {
 		for _, j := range jobs {
-			if (j.State != Accepted) == holding {
+			if (j.State != Accepted) == holding && j.State != Unknown {
 				begin(j, true)
 			}
 		}

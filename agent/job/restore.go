@@ -56,6 +56,8 @@ type Content struct {
 	Seq     uint64    `json:"sequence"` // orders the backups of an instance
 	Created time.Time `json:"created"`  // for people
 	Vault   string    `json:"vault,omitempty"`
+	// Doubt says why it is not known what the volumes hold; "" where it is known
+	Doubt string `json:"doubt,omitempty"`
 }
 
 // RestoreRequest is the work of the engine for one restore.
