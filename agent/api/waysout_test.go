@@ -104,7 +104,9 @@ func TestWaysOut(t *testing.T) {
 func TestPrepareOfABackupIsAnotherCommand(t *testing.T) {
 	b := newBed(t)
 	ops := hdr("x-request-id", "r1", "x-auth-token", "ops")
-	send := func(body string) reply { return b.send(http.MethodPost, "/v1/agent/prepare", ops, strings.NewReader(body)) }
+	send := func(body string) reply {
+		return b.send(http.MethodPost, "/v1/agent/prepare", ops, strings.NewReader(body))
+	}
 	if r := send(`{"instance_ids":["phone-1"],"backup_id":"b-1"}`); r.Code != "0" {
 		t.Fatal(r.raw)
 	}

@@ -301,6 +301,8 @@ type Job struct {
 	PacksBefore int     `json:"packs_before,omitempty"`
 	Result      *Result `json:"result,omitempty"`
 
+	// Chosen is the id of the backup that an operator named for a restore; "" is the newest.
+	Chosen string `json:"chosen,omitempty"`
 	// Restore is what a restore does and has done; nil until it is decided, and for backups.
 	Restore *Restore `json:"restore,omitempty"`
 

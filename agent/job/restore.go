@@ -28,16 +28,16 @@ type Place struct {
 
 // Restore is the record of what a restore does.
 type Restore struct {
-	Backup  string         `json:"backup_id,omitempty"`
-	Seq     uint64         `json:"sequence,omitempty"` // of the backup
-	Created time.Time      `json:"created,omitzero"`   // of the backup
-	Vault   string         `json:"vault,omitempty"`    // its id
-	Places  []Place        `json:"places,omitempty"`
-	Placed  bool           `json:"placed,omitempty"` // all are in place, and stay there
-	Ready   bool           `json:"ready,omitempty"`  // nothing had to be restored
+	Backup  string    `json:"backup_id,omitempty"`
+	Seq     uint64    `json:"sequence,omitempty"` // of the backup
+	Created time.Time `json:"created,omitzero"`   // of the backup
+	Vault   string    `json:"vault,omitempty"`    // its id
+	Places  []Place   `json:"places,omitempty"`
+	Placed  bool      `json:"placed,omitempty"` // all are in place, and stay there
+	Ready   bool      `json:"ready,omitempty"`  // nothing had to be restored
 	// Certain and Warning are as in Decision.
-	Certain bool   `json:"certain,omitempty"`
-	Warning string `json:"warning,omitempty"`
+	Certain bool           `json:"certain,omitempty"`
+	Warning string         `json:"warning,omitempty"`
 	Result  *RestoreResult `json:"result,omitempty"`
 }
 
@@ -82,6 +82,8 @@ type Restorer interface {
 	Look(ctx context.Context, instance, tenant string, known Content) ([]VolumeFacts, error)
 	// Newest names the newest backup; ErrNoBackup.
 	Newest(ctx context.Context, instance, tenant string) (Content, error)
+	// Backup names the backup of that id; ErrNoBackup.
+	Backup(ctx context.Context, instance, tenant, id string) (Content, error)
 	// Plan names the places of all volumes and changes nothing. An
 	// error says why one can't be restored to its place.
 	Plan(ctx context.Context, instance, job string) ([]Place, error)
@@ -108,7 +110,7 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 		return "", change{}, errors.New("this agent does not restore")
 	}
 	// as it is configured now: the job may have waited over a restart
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.ofTenant(j)
 	if err != nil {
 		return "", change{}, fmt.Errorf("look for the instance: %w", err)
 	}
@@ -159,8 +161,9 @@ func (w *worker) facts(ctx context.Context, j *Job, instance Instance) (f Facts,
 		defer cancel()
 		ctx = short
 	}
-	f.Newest, f.NewestErr = restorer.Newest(ctx, j.Instance, j.Tenant)
-	f.Relation = relate(f.Known, f.Newest)
+	if err := w.backupToRestore(ctx, j, &f); err != nil {
+		return f, fmt.Errorf("read the journal: %w", err)
+	}
 	return f, nil
 }
 
