@@ -54,6 +54,7 @@ func (a *app) command() *cobra.Command {
 		a.verifyCommand(), a.checkVolumeCommand(),
 		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(), a.throttleCommand(), a.auditCommand(),
 		a.drainCommand(), a.cancelCommand(), a.releaseCommand(), a.resumeCommand(), a.reportsCommand(),
+		a.requestCommand(), a.acceptLossCommand(), a.abandonCommand(),
 		a.versionCommand(),
 	)
 	return root
