@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"holdfast/agent/api"
@@ -43,7 +45,7 @@ func (s *service) Cancel(_ context.Context, c api.Caller, id string) error {
 	if err != nil {
 		return err
 	}
-	var why []string
+	byReason := map[string][]string{}
 	for _, j := range jobs {
 		err := s.a.manager.Cancel(j.ID)
 		switch now, lookErr := s.a.journal.Job(j.ID); {
@@ -54,13 +56,38 @@ func (s *service) Cancel(_ context.Context, c api.Caller, id string) error {
 		case lookErr != nil:
 			return lookErr
 		default:
-			why = append(why, fmt.Sprintf("%s: %s", j.Instance, tooLate(now)))
+			byReason[tooLate(now)] = append(byReason[tooLate(now)], j.Instance)
 		}
 	}
-	if len(jobs) == 0 || len(why) < len(jobs) {
+	refused := 0
+	var why []string
+	for _, reason := range slices.Sorted(maps.Keys(byReason)) {
+		of := byReason[reason]
+		refused += len(of)
+		if more := len(of) - maxNamed; more > 0 {
+			of = append(slices.Clone(of[:maxNamed]), fmt.Sprintf("and %d more", more))
+		}
+		why = append(why, fmt.Sprintf("%s: %s", strings.Join(of, ", "), reason))
+	}
+	if len(jobs) == 0 || refused < len(jobs) {
 		return nil
 	}
 	return api.Refuse(api.CodeParameter, "task_id: nothing of task %s can be cancelled: %s", api.Quote(id), strings.Join(why, "; "))
+}
+
+// maxNamed bounds how many instances a refusal names for one reason.
+const maxNamed = 3
+
+// doneAlready tells whether the last job of an instance, which is over, did what is asked for: a release or a resume that
+// is asked for twice is no error. After a restore, or a backup that failed, nothing is done.
+func doneAlready(last *job.Job, resume bool) bool {
+	if last == nil || last.IsRestore() || last.State != job.Done {
+		return false
+	}
+	if resume {
+		return last.ResumeAsked
+	}
+	return !last.Entered[job.Released].IsZero()
 }
 
 // tooLate says why a job can't be cancelled.

@@ -370,11 +370,12 @@ func (s *service) let(c api.Caller, id string, do func(string) error, resume boo
 	if !errors.Is(err, job.ErrState) {
 		return err
 	}
-	active, latest, lookErr := s.a.journal.ByInstance(id)
+	active, _, lookErr := s.a.journal.ByInstance(id)
+	last, endErr := s.a.journal.Ended(id)
 	switch {
-	case lookErr != nil:
-		return lookErr
-	case active == nil && latest != nil && latest.ResumeAsked == resume:
+	case lookErr != nil || endErr != nil:
+		return errors.Join(lookErr, endErr)
+	case active == nil && doneAlready(last, resume):
 		return nil
 	case active != nil && active.State == job.Unknown:
 		return api.RefuseInstances(api.CodeParameter, []string{id}, notUnderstood)
