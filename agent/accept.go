@@ -205,3 +205,12 @@ func (s *service) AcceptLoss(ctx context.Context, c api.Caller, id string, confi
 		keyInstance, id, "lost", ids, "newest", newest.Backup, "by", c.Via)
 	return l, nil
 }
+
+// inDoubt adds to the error of a backup, of which nobody knows whether it exists, what is to be done: to wait.
+func inDoubt(err error) error {
+	if !errors.Is(err, vault.ErrMayExist) {
+		return err
+	}
+	return fmt.Errorf("%w; wait before the instance is prepared elsewhere: the agent asks the store every %s whether the backup exists, and the log has the answer; "+
+		"until then the newest backup may be this one or the one before", err, roughly(settleEvery))
+}

@@ -165,7 +165,9 @@ func (s *sortOut) look() error {
 	}{
 		{bucketJobs, understand},
 		{bucketTasks, jsonOf(func() any { return new(Task) })},
-		{bucketOutbox, numbered}, {bucketRecent, numbered}, {bucketRefused, numbered},
+		{bucketOutbox, numbered},
+		{bucketRecent, numbered},
+		{bucketRefused, numbered},
 		{bucketBases, jsonOf(func() any { return new(Base) })},
 		{bucketLeftovers, jsonOf(func() any { return new(Leftover) })},
 		{bucketContent, jsonOf(func() any { return new(Content) })},

@@ -85,7 +85,9 @@ func TestOneDamagedRecord(t *testing.T) {
 			return func(tx *bbolt.Tx) error { return tx.Bucket([]byte("refused")).Put([]byte("12345678"), []byte("{")) }
 		}, "report ", false},
 		{"waiting report", func(map[string]string) func(*bbolt.Tx) error {
-			return func(tx *bbolt.Tx) error { return tx.Bucket([]byte("outbox")).Put([]byte("\x00\x00\x00\x00\x00\x00\x00\xf0"), []byte("{")) }
+			return func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte("outbox")).Put([]byte("\x00\x00\x00\x00\x00\x00\x00\xf0"), []byte("{"))
+			}
 		}, "report 240", false},
 		{"base", func(map[string]string) func(*bbolt.Tx) error {
 			return func(tx *bbolt.Tx) error { return tx.Bucket([]byte("bases")).Put([]byte("a\x00data"), []byte("{")) }
