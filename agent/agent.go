@@ -351,6 +351,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	a.watcher.begin(active)
 	a.warnOfStrays(active)
+	a.warnOfChanges(active)
+	a.warnOfUnknown()
 	for _, j := range active {
 		a.log.Info("job resumes", keyInstance, j.Instance, keyJob, j.ID, keyState, string(j.State))
 	}

@@ -319,6 +319,8 @@ type answer struct {
 	Code   string          `json:"error_code"`
 	Msg    string          `json:"error_msg"`
 	Data   json.RawMessage `json:"data"`
+	// Results stands beside the data in the answer to batch-query-status.
+	Results []api.InstanceStatus `json:"status_results"`
 }
 
 func (h *host) call(method, path, tenant, requestID, body string) answer {

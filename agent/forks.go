@@ -107,9 +107,9 @@ func heardOf(l *vault.Lineage, known job.Content, vaultID string) job.Content {
 	return known
 }
 
-// rolledBack tells whether the vault lacks the last backup that this host made, and has no backup on
+// lacks tells whether the vault lacks the last backup that this host made, and has no backup on
 // top of it either.
-func rolledBack(l *vault.Lineage, newest, last string) bool {
+func lacks(l *vault.Lineage, newest, last string) bool {
 	there := slices.ContainsFunc(l.Refs(), func(r vault.BackupRef) bool { return r.ID == last })
 	return !there && !l.Descends(newest, last)
 }

@@ -35,6 +35,8 @@ func (s *service) message(c api.Caller, j *job.Job) string {
 			return "backed up; the instance ran all the time"
 		}
 		return "backed up; the instance is powered down"
+	case job.Unknown:
+		return string(j.State) + ": " + s.a.cause(c, j) + "; " + notUnderstood
 	case job.Failed, job.Failing, job.Held:
 		return string(j.State) + ": " + s.a.cause(c, j)
 	case job.Reported:

@@ -29,7 +29,7 @@ var stages = []string{
 	string(job.Accepted), string(job.Precopying), string(job.Freezing), string(job.Frozen), string(job.Snapshotting), string(job.Snapshotted),
 	string(job.Uploading), string(job.Stored), string(job.Reported), string(job.Held), string(job.Acknowledged),
 	string(job.Releasing), string(job.Released), string(job.Resuming), string(job.Ending), string(job.Suspending), string(job.Failing),
-	string(job.Restoring), string(job.Placing), string(job.Restored), string(job.Starting),
+	string(job.Restoring), string(job.Placing), string(job.Restored), string(job.Starting), string(job.Unknown),
 }
 
 // working has the states in which a job does something; in the others it waits.

@@ -11,7 +11,11 @@ import (
 
 // Prepare checks as Backup does, but for the storage, which is what it brings.
 func (s *service) Prepare(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.PrepareAnswer, error) {
-	r := job.Request{Kind: job.KindRestore, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
+	return s.prepare(ctx, c, job.Request{Kind: job.KindRestore, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids})
+}
+
+func (s *service) prepare(ctx context.Context, c api.Caller, r job.Request) (api.PrepareAnswer, error) {
+	ids := r.Instances
 	accepted, err := s.accept(r, func() error {
 		if err := s.check(ctx, c, ids, false); err != nil || !s.a.cfg.Prepare.Refuse {
 			return err
@@ -55,6 +59,8 @@ func (s *service) PrepareProgress(ctx context.Context, c api.Caller, id string) 
 		return api.PrepareProgress{Status: api.ProgressBackup}, nil
 	case j.State == job.Accepted:
 		return api.PrepareProgress{Status: api.ProgressQueued, WaitingCount: s.a.manager.Ahead(j.ID)}, nil
+	case j.State == job.Unknown: // nothing goes on until an operator acts
+		return api.PrepareProgress{Status: api.ProgressFailed}, nil
 	case !j.State.Final():
 		return api.PrepareProgress{Status: api.ProgressRestoring}, nil
 	case j.IsRestore() && j.State == job.Failed:
@@ -73,19 +79,9 @@ func (s *service) PrepareProgress(ctx context.Context, c api.Caller, id string) 
 
 // Status implements api.Service.
 func (s *service) Status(ctx context.Context, c api.Caller, ids []string) ([]api.InstanceStatus, error) {
-	var unknown []string
-	found := make([]*instance, len(ids))
-	for i, id := range ids {
-		in, tenant, err := s.a.found(id)
-		if err != nil {
-			return nil, err
-		}
-		if found[i] = in; in == nil || !c.Sees(tenant) {
-			unknown = append(unknown, id)
-		}
-	}
-	if len(unknown) > 0 {
-		return nil, noInstance(c, unknown...)
+	found, err := s.batch(c, ids)
+	if err != nil {
+		return nil, err
 	}
 	list := make([]api.InstanceStatus, len(ids))
 	group, ctx := contain.WithContext(ctx)
@@ -110,7 +106,9 @@ func (s *service) instanceStatus(ctx context.Context, in *instance) (int, error)
 	case j == nil:
 	case j.IsRestore() && j.State == job.Failed:
 		return api.InstanceRestoreAbnormal, nil
-	case j.State == job.Failed, j.State == job.Held:
+	case j.IsRestore() && j.State == job.Unknown:
+		return api.InstanceRestoreAbnormal, nil
+	case j.State == job.Failed, j.State == job.Held, j.State == job.Unknown:
 		return api.InstanceBackupAbnormal, nil
 	case j.State.Final():
 	case j.IsRestore():

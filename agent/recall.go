@@ -21,7 +21,7 @@ type recalled struct {
 
 // keep is what of makes the instance again of.
 func (in *instance) keep() json.RawMessage {
-	b, err := json.Marshal(in.cfg)
+	b, err := json.Marshal(kept{Instance: *in.cfg, Host: in.host})
 	if err != nil {
 		return nil // plain data: can't happen
 	}
@@ -35,11 +35,11 @@ func (r *recalled) of(kept json.RawMessage, host string) (*instance, error) {
 	if in := r.instances[string(kept)]; in != nil {
 		return in, nil
 	}
-	var cfg config.Instance
-	if err := json.Unmarshal(kept, &cfg); err != nil {
-		return nil, fmt.Errorf("what the journal keeps of the instance can't be read: %w", err)
+	before, err := decodeKept(kept, host)
+	if err != nil {
+		return nil, err
 	}
-	in, err := newInstance(&cfg, host)
+	in, err := newInstance(&before.Instance, before.Host)
 	if err != nil {
 		return nil, fmt.Errorf("what the journal keeps of the instance: %w", err)
 	}
@@ -85,8 +85,10 @@ func (a *Agent) recallInstance(id string, kept json.RawMessage) (*instance, erro
 	switch {
 	case in == nil:
 		return before, err
-	case err != nil, sameThing(in.cfg.Runtime, before.cfg.Runtime):
+	case err != nil:
 		return in, nil //nolint:nilerror // the configuration has it
+	case sameThing(in.cfg.Runtime, before.cfg.Runtime):
+		return in.withPlaces(before), nil
 	}
 	return before, nil
 }

@@ -37,24 +37,18 @@ func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, e
 	if err != nil && !errors.Is(err, vault.ErrNoBackup) {
 		return job.Content{}, err // a fork
 	}
+	newest := contentOf(opened, ref)
+	newest.Tenant = tenant
 	// A bucket that was set back to an earlier state lacks the newest backup, if this host made it.
-	_, latest, lookErr := r.a.journal.ByInstance(id)
-	switch {
-	case lookErr != nil:
+	if lookErr := r.a.rolledBack(id, tenant, lineage, newest); lookErr != nil {
 		return job.Content{}, lookErr
-	case latest != nil && latest.Tenant == tenant && latest.Result != nil && rolledBack(lineage, ref.ID, latest.Result.BackupID):
-		return job.Content{}, fmt.Errorf("%w: %s, this host's last; the newest there is %q", errRolledBack, latest.Result.BackupID, ref.ID)
-	case err != nil:
+	}
+	if err != nil {
 		return job.Content{}, fmt.Errorf("%w: %w", job.ErrNoBackup, err)
 	}
-	c := job.Content{Backup: ref.ID, Seq: ref.Seq, Created: ref.Time.UTC(), Vault: opened.Info().ID, Tenant: tenant}
-	c.Volumes = volumesIn(ctx, opened, ref)
-	return c, nil
+	newest.Volumes = volumesIn(ctx, opened, ref)
+	return newest, nil
 }
-
-// errRolledBack says that the store is not what it was: whoever owns it deleted the newest
-// backup, or set it back. What is left is restored by hand only (holdfast restore --backup).
-var errRolledBack = errors.New("the store lacks a backup that it confirmed")
 
 // restored tells whether every volume is on this host; else why not.
 func (a *Agent) restored(ctx context.Context, in *instance) error {
@@ -129,7 +123,7 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 	ref := vault.BackupRef{Instance: q.Instance, ID: q.Backup}
 	m, err := opened.Manifest(ctx, ref)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, withOlder(ctx, opened, ref, err)
 	}
 	total, err := matchVolumes(m, q.Places)
 	if err != nil {
@@ -159,7 +153,7 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 			},
 		})
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, withOlder(ctx, opened, ref, err)
 		}
 		sum.Files += res.Entries
 		sum.Bytes += res.Bytes

@@ -44,7 +44,7 @@ var _ api.Service = (*service)(nil)
 
 // Backup checks the whole batch before anything starts, in the order:
 // is the command known, do the instances exist, may the caller act on
-// them, are they of one tenant, is their storage here, are they busy.
+// them, are they of one tenant, are they busy, is their storage here.
 func (s *service) Backup(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
 	r := job.Request{Kind: job.KindBackup, Deadline: deadline, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
 	return s.accept(r, func() error { return s.check(ctx, c, ids, true) })
@@ -62,10 +62,8 @@ func (s *service) accept(r job.Request, check func() error) (api.TaskAnswer, err
 	}
 	var busy *job.BusyError
 	switch {
-	case errors.As(err, &busy) && len(busy.Restoring) > 0:
-		return api.TaskAnswer{}, api.RefuseInstances(api.CodeInRecovery, busy.Restoring, "is being restored")
 	case errors.As(err, &busy):
-		return api.TaskAnswer{}, api.RefuseInstances(api.CodeInBackup, busy.Instances, "is being backed up")
+		return api.TaskAnswer{}, refuseBusy(busy)
 	case errors.Is(err, job.ErrRequestReused):
 		return api.TaskAnswer{}, api.Refuse(api.CodeParameter, "x-request-id: %s was used before with another body", api.Quote(r.ID))
 	case errors.Is(err, job.ErrQueueFull):
@@ -85,27 +83,20 @@ func (s *service) accept(r job.Request, check func() error) (api.TaskAnswer, err
 // check refuses a batch with instances that the caller can't act on
 // together; for a backup their storage must be here.
 func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bool) error {
-	var unknown []string
-	var known []*instance
-	tenants := map[string]bool{}
-	for _, id := range ids {
-		in := s.a.instances[id]
-		if in == nil || !c.Sees(in.cfg.Tenant) {
-			unknown = append(unknown, id)
-			continue
-		}
-		tenants[in.cfg.Tenant] = true
-		known = append(known, in)
+	known, err := s.batch(c, ids)
+	if err != nil {
+		return err
 	}
-	var absent, hung []string
-	if here && len(unknown) == 0 {
-		absent, hung = s.absent(ctx, known)
-	}
+	err = s.a.journal.Busy(ids...)
+	var busy *job.BusyError
 	switch {
-	case len(unknown) > 0:
-		return noInstance(c, unknown...)
-	case len(tenants) > 1:
-		return api.RefuseInstances(api.CodeManyTenants, ids, "do not belong to one tenant")
+	case errors.As(err, &busy):
+		return refuseBusy(busy)
+	case err != nil || !here:
+		return err
+	}
+	absent, hung := s.absent(ctx, known)
+	switch {
 	case len(hung) > 0:
 		return api.RefuseInstances(api.CodeNotRunning, hung, "its storage does not answer")
 	case len(absent) > 0:
@@ -360,20 +351,6 @@ func (s *service) jobInfo(c api.Caller, j *job.Job) api.JobInfo {
 	return info
 }
 
-// Cancel implements api.Service.
-func (s *service) Cancel(_ context.Context, c api.Caller, id string) error {
-	jobs, err := s.taskJobs(c, id)
-	if err != nil {
-		return err
-	}
-	for _, j := range jobs {
-		if err := s.a.manager.Cancel(j.ID); err != nil && !errors.Is(err, job.ErrState) {
-			return err
-		}
-	}
-	return nil
-}
-
 // Release implements api.Service.
 func (s *service) Release(_ context.Context, c api.Caller, id string) error {
 	return s.let(c, id, s.a.manager.Release, false)
@@ -393,12 +370,15 @@ func (s *service) let(c api.Caller, id string, do func(string) error, resume boo
 	if !errors.Is(err, job.ErrState) {
 		return err
 	}
-	active, latest, lookErr := s.a.journal.ByInstance(id)
+	active, _, lookErr := s.a.journal.ByInstance(id)
+	last, endErr := s.a.journal.Ended(id)
 	switch {
-	case lookErr != nil:
-		return lookErr
-	case active == nil && latest != nil && latest.ResumeAsked == resume:
+	case lookErr != nil || endErr != nil:
+		return errors.Join(lookErr, endErr)
+	case active == nil && doneAlready(last, resume):
 		return nil
+	case active != nil && active.State == job.Unknown:
+		return api.RefuseInstances(api.CodeParameter, []string{id}, notUnderstood)
 	case active != nil && active.IsRestore():
 		return api.RefuseInstances(api.CodeInRecovery, []string{id}, "is being restored")
 	case active != nil && active.Result == nil:

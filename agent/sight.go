@@ -62,7 +62,7 @@ func (a *Agent) sighted() ([]sighting, metrics.Sight, error) {
 	if err != nil {
 		return nil, now, err
 	}
-	all := append(a.watched.now(), a.sightOfParts()...)
+	all := slices.Concat(a.watched.now(), a.sightOfParts(), a.sightOfUnknown())
 	for _, j := range jobs {
 		all = append(all, a.sightOfJob(j, &now)...)
 	}
@@ -107,6 +107,9 @@ func (a *Agent) sightOfJob(j *job.Job, now *metrics.Sight) (all []sighting) {
 		add(name, entered, fmt.Errorf("its job is %s", j.State))
 	} else if quick[j.State] {
 		add(troubleHangs, entered, fmt.Errorf("its job is %s, and that does not end", j.State))
+	}
+	if err := a.changedConfiguration(j); err != nil {
+		add(troubleChanged, entered, err)
 	}
 	switch {
 	case j.State == job.Held && j.Gone != "":

@@ -260,6 +260,22 @@ var troubled = []struct {
 		after: func(*testing.T, *host) {},
 	},
 	{
+		name:   "changes",
+		states: []string{"configuration_changed", "record_unknown"},
+		before: func(t *testing.T, h *host) {
+			h.cfg += "release: control-plane\n"
+			h.start()
+			for _, id := range []string{"phone-1", "phone-2"} {
+				h.operate(t, id)
+				h.stage(id, "acknowledged")
+			}
+			h.stop()
+			h.cfg = strings.Replace(h.cfg, "volumes/phone-2,", "volumes/elsewhere,", 1)
+			h.strange(t, "phone-1")
+		},
+		after: func(*testing.T, *host) {},
+	},
+	{
 		name:   "recovery",
 		states: []string{"recovery_blocked"},
 		before: func(t *testing.T, h *host) {

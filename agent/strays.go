@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"holdfast/agent/config"
 	"holdfast/agent/job"
@@ -65,15 +66,9 @@ func stray(cfg *config.Config, j *job.Job) string {
 		return fmt.Sprintf("instance %q %s (%s), and this configuration does not have it: the job goes on by what the journal keeps of it; "+
 			"end the job first, or use holdfast resume or release later", j.Instance, does, j.ID)
 	}
-	var r recalled
-	before, err := r.of(j.Kept, cfg.HostID)
-	if err != nil {
-		return ""
-	}
-	defer r.close() //nolint:errcheck // nothing was done with it
-	if !sameThing(cfg.Instances[i].Runtime, before.cfg.Runtime) {
-		return fmt.Sprintf("instance %q %s (%s), and this configuration has another runtime or container under that name: the job goes on with the one it began with",
-			j.Instance, does, j.ID)
+	if list := changes(j, &cfg.Instances[i], cfg.HostID); len(list) > 0 {
+		return fmt.Sprintf("instance %q %s (%s), and this configuration differs from what the job began with (%s): the job goes on by what the journal keeps of it; "+
+			"end the job first, or take the change back", j.Instance, does, j.ID, strings.Join(list, ", "))
 	}
 	return ""
 }

@@ -39,6 +39,8 @@ const (
 	troubleLeftover     = "leftover_stays"
 	troubleKept         = "kept_stays"
 	troubleKeptRoom     = "kept_room_short"
+	troubleRecord       = "record_unknown"
+	troubleChanged      = "configuration_changed"
 )
 
 // troubleKind is one state in which a human must act.
@@ -77,6 +79,17 @@ var troubleKinds = []troubleKind{
 	{
 		name: troubleUnconfigured, means: "A job is not finished, and its instance is not in the configuration any more. The job goes on by what the journal keeps of the instance, which may be frozen.",
 		hint: "`holdfast resume INSTANCE` or `holdfast release INSTANCE` ends a hold; or put the instance back into the configuration and restart the daemon",
+	},
+	{
+		name: troubleRecord, means: "A record of the journal can't be understood: it is damaged, or a later program wrote it. Where it is of an unfinished job, the instance stays as it is, " +
+			"perhaps frozen, and every command for the instance is refused. All other jobs go on.",
+		hint: "start the program that wrote the record, or give the job up with `holdfast abandon INSTANCE` and bring the instance into order by hand; " +
+			"a record that is of no unfinished job is told of until the next start",
+	},
+	{
+		name: troubleChanged, means: "The configuration gives an instance with an unfinished job another tenant, host id, runtime or other volumes. The job goes on by what the journal keeps, " +
+			"and the change counts from the next job on.",
+		hint: "end the job (`holdfast resume INSTANCE`, `holdfast release INSTANCE`, `holdfast cancel TASK`), or take the change back and restart the daemon",
 	},
 	{
 		name: troubleAct, means: "An act of a job fails, and the job waits for it: the runtime does not answer, the receipt can't be signed. The instance may stand still. " +

@@ -228,7 +228,8 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		}
 	}
 	return act(ctx, &v.a.patience, in.volumes(), "the backup", forEver, engineTime, func(ctx context.Context) (*job.Result, error) {
-		return v.backup(ctx, r)
+		res, err := v.backup(ctx, r)
+		return res, inDoubt(err)
 	})
 }
 

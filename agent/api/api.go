@@ -105,6 +105,7 @@ type Service interface {
 	Refuser
 	Forker
 	Keeper
+	WaysOut
 	// Backup accepts one command for all of instanceIDs or for none, and returns once the task
 	// is in the journal. The ids have the right form and no duplicates. The same requestID of
 	// the same tenant with the same digest gives the first answer again, with another digest an
@@ -132,7 +133,8 @@ type Service interface {
 	// most f.Limit of them. next is f.Before for the jobs that follow; 0 when none do.
 	Jobs(ctx context.Context, c Caller, f JobFilter) (list []JobInfo, next uint64, err error)
 	// Cancel undoes those jobs of a task that are not past their commit point;
-	// each instance is left running. Cancelling what has ended is no error.
+	// each instance is left running. A job that was cancelled before is no error; where no
+	// job of the task can be cancelled, the refusal says of each why.
 	Cancel(ctx context.Context, c Caller, taskID string) error
 	// Release powers down an instance that is held with a backup
 	// reported and acknowledged. Done twice is no error.

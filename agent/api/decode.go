@@ -52,6 +52,7 @@ type command struct {
 	verb   string // "" for a backup
 	// deadline is when the host is needed; zero where the command does not say.
 	deadline time.Time
+	backup   string // id of the backup to restore; "" for the newest
 }
 
 // digest tells commands apart. It covers what the body says, not how it is written, so that a
@@ -63,7 +64,8 @@ func (c command) digest() [32]byte {
 		// Left out where there is none, so that digests in older journals stay what they are.
 		Verb     string    `json:"verb,omitempty"`
 		Deadline time.Time `json:"deadline,omitzero"`
-	}{c.userID, c.ids, c.verb, c.deadline})
+		Backup   string    `json:"backup_id,omitempty"`
+	}{c.userID, c.ids, c.verb, c.deadline, c.backup})
 	if err != nil {
 		panic(err) // strings always marshal
 	}

@@ -27,6 +27,8 @@ type Content struct {
 	// Tried are ids of backups that were made of the volumes since, and of which nobody heard whether
 	// they are stored, the oldest first.
 	Tried []string `json:"tried,omitempty"`
+	// Doubt says why it is not known what the volumes hold; "" where it is known
+	Doubt string `json:"doubt,omitempty"`
 }
 
 // Root identifies the content of one volume: which folder or file the volume is, and what it held.

@@ -160,12 +160,19 @@ func (m *Manager) settle(point string, seqs []uint64, refusal string) error {
 
 // Cancel asks for the job to be undone. A job whose backup is stored can't be:
 // ErrState says to resume the instance instead; nor can a restore whose volumes
-// get into their places. A job that is over, or being undone, is left alone.
+// get into their places. A job that is being undone is left alone, and so is a job
+// that was cancelled before. ErrEnded when the job is over otherwise.
 func (m *Manager) Cancel(id string) error {
 	_, _, err := m.journal.step(id, "", m.opts.Now(), func(_ *bbolt.Tx, j *Job) error {
 		switch {
-		case j.State.Final(), j.State == Failing, j.CancelAsked:
+		case j.CancelAsked:
 			return errNothingToDo
+		case j.State.Final():
+			return fmt.Errorf("cancel job %s: %w", id, ErrEnded)
+		case j.State == Failing:
+			return errNothingToDo
+		case j.State == Unknown:
+			return fmt.Errorf("cancel job %s: %s: %w", id, j.Cause, ErrState)
 		case j.undoable():
 			return nil
 		case j.IsRestore():

@@ -84,6 +84,10 @@ type Facts struct {
 	// Chosen says that an operator named the backup, so that Newest is that one and need not be the
 	// newest.
 	Chosen bool
+	// Accepted says that an operator accepted that the vault lacks Known, so that Newest counts.
+	Accepted bool
+	// KnownLost says that the vault lacks Known, as far as this host could find out.
+	KnownLost bool
 }
 
 // Action is the outcome of a decision.
@@ -122,7 +126,7 @@ func refuse(format string, args ...any) Decision {
 // is ready as it is, or kept aside, or the restore is refused.
 func Decide(f Facts) Decision {
 	for _, rule := range []func(Facts) (Decision, bool){
-		foreignToAll, notWhole, whileItRunsOnOther, partlyWhileItRuns, whileItRuns, withoutBackup, againstTheChain, partly, handedOver, asItIs,
+		foreignToAll, notWhole, whileItRunsOnOther, partlyWhileItRuns, whileItRuns, withoutBackup, againstTheChain, inDoubt, partly, handedOver, asItIs,
 	} {
 		if d, ok := rule(f); ok {
 			return d
@@ -196,12 +200,13 @@ func withoutBackup(f Facts) (Decision, bool) {
 
 // againstTheChain refuses where the backup to restore does not continue what this host knows.
 func againstTheChain(f Facts) (Decision, bool) {
-	if f.Chosen {
+	if f.Chosen || f.Accepted {
 		return Decision{}, false
 	}
 	switch f.Relation {
 	case RelationBehind:
-		return refuse("the newest backup in the vault is %s, but this host knows of a newer one, %s: it was deleted, or the store shows an older state",
+		return refuse("the newest backup in the vault is %s, but this host knows of a newer one, %s: it was deleted, or the store shows an older state; "+
+			"if the deletion was meant, accept it (holdfast accept-loss), or name the backup to restore (holdfast request prepare --backup)",
 			f.Newest.Backup, f.Known.Backup), true
 	case RelationFork:
 		return refuse("the newest backup in the vault is %s, and it does not continue backup %s, which this host knows: name the one to restore",
@@ -227,7 +232,7 @@ func asItIs(f Facts) (Decision, bool) {
 		return ready("volume %s changed since backup %s", list(changed), f.Newest.Backup), true
 	case fromNewest:
 		return ready(""), true
-	case len(changed) > 0 && !f.Chosen:
+	case len(changed) > 0 && !f.Chosen && !f.Accepted:
 		return refuse("volume %s changed since backup %s, and the vault has a newer one, %s: back up the instance here, or move its volumes away",
 			list(changed), f.Known.Backup, f.Newest.Backup), true
 	case !f.Holds && len(content) > 0:
@@ -241,7 +246,8 @@ func asItIs(f Facts) (Decision, bool) {
 // certain tells whether everything that a restore replaces is in a backup.
 func certain(f Facts) bool {
 	for _, v := range f.Volumes {
-		if !f.replaceable(v) {
+		lost := f.KnownLost && v.Backup.Backup == f.Known.Backup
+		if !f.replaceable(v) || v.Presence == VolumeContent && lost {
 			return false
 		}
 	}

@@ -310,6 +310,8 @@ type Job struct {
 	// PutBack is the job whose replaced volumes, which are kept aside, a restore puts back; "": a
 	// restore of a backup.
 	PutBack string `json:"put_back,omitempty"`
+	// Chosen is the id of the backup that an operator named for a restore; "" is the newest.
+	Chosen string `json:"chosen,omitempty"`
 	// Restore is what a restore does and has done; nil until it is decided, and for backups.
 	Restore *Restore `json:"restore,omitempty"`
 
@@ -318,6 +320,7 @@ type Job struct {
 	ReleaseAsked   bool      `json:"release_asked,omitempty"`
 	ResumeAsked    bool      `json:"resume_asked,omitempty"`
 	CancelAsked    bool      `json:"cancel_asked,omitempty"`
+	AbandonAsked   bool      `json:"abandon_asked,omitempty"` // see Manager.Abandon
 	// data of the completed event, to send again
 	CompletedReport json.RawMessage `json:"completed_report,omitempty"`
 	// why it failed or is held, in plain words
@@ -376,6 +379,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrState says that the job is not in a state in which that can be asked.
 	ErrState = errors.New("not possible in this state")
+	// ErrEnded says that the job is over.
+	ErrEnded = errors.New("the job has ended already")
 	// ErrNoAnswer says that storage did not answer within the time of
 	// a call on it, which may go on.
 	ErrNoAnswer = errors.New("the storage does not answer")
@@ -391,9 +396,13 @@ var (
 type BusyError struct {
 	Instances []string // all of them
 	Restoring []string // those whose job is a restore
+	Unknown   []string // those whose job has the state Unknown
 }
 
 func (e *BusyError) Error() string {
+	if len(e.Unknown) > 0 {
+		return "instances whose jobs are not understood: " + quoteAll(e.Unknown)
+	}
 	if len(e.Restoring) > 0 {
 		return "instances in recovery: " + quoteAll(e.Restoring)
 	}

@@ -48,11 +48,13 @@ var (
 	bucketOrder     = []byte("order")     // big-endian Job.Seq -> job id
 	bucketTenants   = []byte("tenants")   // tenant 0x00 big-endian Job.Seq -> job id
 	bucketInstances = []byte("instances") // instance 0x00 big-endian Job.Seq -> job id 0x00 tenant
+	bucketUnknown   = []byte("unknown")   // bucket 0x00 key -> UnknownRecord
+	bucketAccepted  = []byte("accepted")  // instance -> AcceptedLoss
 	keyVersion      = []byte("version")
 	allBuckets      = [][]byte{
 		bucketMeta, bucketTasks, bucketRequests, bucketJobs, bucketActive, bucketLatest, bucketOutbox, bucketPacks, bucketFinished,
 		bucketEnded, bucketContent, bucketRecent, bucketBases, bucketLeftovers, bucketLines, bucketHeads, bucketRefused,
-		bucketOrder, bucketTenants, bucketInstances, bucketAside,
+		bucketOrder, bucketTenants, bucketInstances, bucketAside, bucketUnknown, bucketAccepted,
 	}
 )
 
@@ -68,6 +70,7 @@ type Journal struct {
 	clock   uptime
 	write   writeCheck
 	told    atomic.Pointer[func(error)]  // see WatchWrites
+	found   map[string]bool              // keys of the unknown records that this opening found
 	ticks   atomic.Int64                 // that are under way
 	guard   atomic.Pointer[func() error] // see Guard
 }
@@ -75,22 +78,10 @@ type Journal struct {
 func (jr *Journal) init() error {
 	// The version is looked at before anything is written: a newer journal stays as it is.
 	err := jr.db.View(func(tx *bbolt.Tx) error {
-		meta := tx.Bucket(bucketMeta)
-		if meta == nil {
-			return nil
+		if err := checkVersion(tx, jr.path); err != nil || tx.Bucket(bucketMeta) == nil {
+			return err
 		}
-		v, err := strconv.Atoi(string(meta.Get(keyVersion)))
-		if err != nil {
-			return fmt.Errorf("journal %s: version %q is no number: it %w", jr.path, meta.Get(keyVersion), errDamaged)
-		}
-		switch {
-		case v > journalVersion:
-			return fmt.Errorf("journal %s has version %d, this program knows %d: %w", jr.path, v, journalVersion, ErrNewer)
-		case v < journalVersion:
-			return fmt.Errorf("journal %s has version %d, this program knows %d: let the earlier program end its jobs (`holdfast drain --wait`), "+
-				"stop it, and remove the file: %w", jr.path, v, journalVersion, ErrOlder)
-		}
-		return jr.readClock(tx)
+		return errors.Join(jr.readClock(tx), jr.sound(tx))
 	})
 	if err != nil {
 		return err
@@ -102,6 +93,9 @@ func (jr *Journal) init() error {
 			} else if err != nil {
 				return fmt.Errorf("journal %s: %w", jr.path, err)
 			}
+		}
+		if err := jr.setUnknownAside(tx); err != nil {
+			return err
 		}
 		if err := indexOutbox(tx); err != nil {
 			return err
@@ -200,10 +194,7 @@ func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) 
 			if err != nil {
 				return err
 			}
-			busy.Instances = append(busy.Instances, other.Instance)
-			if other.IsRestore() {
-				busy.Restoring = append(busy.Restoring, other.Instance)
-			}
+			busy.add(other)
 		}
 		if len(busy.Instances) > 0 {
 			return &busy
@@ -402,16 +393,21 @@ func (jr *Journal) Task(id string) (t *Task, jobs []*Job, err error) {
 // Active returns the unfinished jobs in the order of acceptance.
 func (jr *Journal) Active() (jobs []*Job, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketActive).ForEach(func(_, id []byte) error {
-			job, err := getJob(tx, string(id))
-			if err != nil {
-				return err
-			}
-			jobs = append(jobs, job)
-			return nil
-		})
+		jobs, err = activeJobs(tx)
+		return err
 	})
 	sortJobs(jobs)
+	return jobs, err
+}
+
+func activeJobs(tx *bbolt.Tx) (jobs []*Job, err error) {
+	err = tx.Bucket(bucketActive).ForEach(func(_, id []byte) error {
+		job, err := getJob(tx, string(id))
+		if err == nil {
+			jobs = append(jobs, job)
+		}
+		return err
+	})
 	return jobs, err
 }
 

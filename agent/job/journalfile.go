@@ -1,7 +1,6 @@
 package job
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -52,8 +51,9 @@ func Unfinished(path string) (jobs []*Job, err error) {
 // it knew of commands is lost, and what Marks says is held is let go.
 func (jr *Journal) Aside() string { return jr.aside }
 
-// openJournal opens the file and reads all of it: damage shows now,
-// when nothing depends on it yet, and not in the middle of a job.
+// openJournal opens the file and reads all of it: damage shows now, when nothing depends on it yet, and
+// not in the middle of a job. A file whose pages are whole is no damaged file, whatever its records
+// say: a record that can't be understood is set aside alone.
 func openJournal(path string) (j *Journal, err error) {
 	// Pages that point out of the file fault, in memory that is mapped, and others panic.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -82,9 +82,6 @@ func openJournal(path string) (j *Journal, err error) {
 	j.clock.set("", processClock())
 	if err := j.init(); err != nil {
 		return nil, err
-	}
-	if err := j.sound(); err != nil {
-		return nil, fmt.Errorf("open journal %s: it %w: %w", path, errDamaged, err)
 	}
 	return j, nil
 }
@@ -119,34 +116,17 @@ func short(path string) bool {
 	return err == nil && info.Size() < 2*int64(os.Getpagesize())
 }
 
-// sound reads every record, and then has bbolt look at its pages.
-func (jr *Journal) sound() error {
-	return jr.db.View(func(tx *bbolt.Tx) error {
-		records := map[string]func() any{
-			string(bucketTasks): func() any { return new(Task) }, string(bucketJobs): func() any { return new(Job) }, string(bucketOutbox): func() any { return new(Event) },
-			string(bucketRecent): func() any { return new(Event) },
+// sound has bbolt look at the pages of the file, the order of the keys included. What the records
+// say is looked at by setUnknownAside.
+func (jr *Journal) sound(tx *bbolt.Tx) error {
+	var first error
+	for err := range tx.Check() {
+		if first == nil {
+			first = err
 		}
-		for _, name := range allBuckets {
-			err := tx.Bucket(name).ForEach(func(k, v []byte) error {
-				record := records[string(name)]
-				if record == nil {
-					return nil
-				}
-				if err := json.Unmarshal(v, record()); err != nil {
-					return fmt.Errorf("decode %s %q: %w", name, k, err)
-				}
-				return nil
-			})
-			if err != nil {
-				return err
-			}
-		}
-		var first error
-		for err := range tx.Check() {
-			if first == nil {
-				first = err
-			}
-		}
-		return first
-	})
+	}
+	if first != nil {
+		return fmt.Errorf("open journal %s: it %w: %w", jr.path, errDamaged, first)
+	}
+	return nil
 }

@@ -360,7 +360,7 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 
 // found is the job's instance and how it is; an error when it can't be backed up so.
 func (w *worker) found(ctx context.Context, j *Job) (Instance, Sight, error) {
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.ofTenant(j)
 	if err != nil {
 		return Instance{}, Sight{}, fmt.Errorf("look for the instance: %w", err)
 	}

@@ -169,6 +169,7 @@ type Request struct {
 	Digest    [32]byte // of the body
 	Tenant    string   // whose the command is
 	Instances []string // known, without duplicates
+	Backup    string   // of a restore: id of the backup; "" is the newest
 	// Deadline is when the host is needed; zero when there is no haste. Jobs with
 	// one go first, and give up compression and then depth of verification for
 	// speed. A job that is late goes on: what ends it is Options.JobDeadline.
@@ -203,7 +204,7 @@ func (m *Manager) Accept(r Request) (*Task, error) {
 		}
 		jobs[i] = Job{
 			Task: task.ID, Instance: name, Tenant: instance.Tenant, Kind: kind, Policy: instance.Policy, Mode: instance.Mode, Kept: instance.Keep, PutBack: r.PutBack,
-			Deadline: r.Deadline.UTC(), State: Accepted, AcceptedAt: now, Entered: map[State]time.Time{Accepted: now},
+			Deadline: r.Deadline.UTC(), Chosen: r.Backup, State: Accepted, AcceptedAt: now, Entered: map[State]time.Time{Accepted: now},
 		}
 		if jobs[i].ID, err = m.newID(); err != nil {
 			return nil, err
@@ -345,7 +346,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	// Those that hold an instance go before those that wait for their turn.
 	for _, holding := range []bool{true, false} {
 		for _, j := range jobs {
-			if (j.State != Accepted) == holding {
+			if (j.State != Accepted) == holding && j.State != Unknown {
 				begin(j, true)
 			}
 		}

@@ -75,7 +75,7 @@ func (m *model) repeat() {
 // allowed are the answers to what a person asks for at the wrong time.
 func (m *model) allowed(what string, err error) {
 	m.note("%s: %v", what, err)
-	if err != nil && !errors.Is(err, job.ErrState) && !errors.Is(err, job.ErrNotFound) {
+	if err != nil && !errors.Is(err, job.ErrState) && !errors.Is(err, job.ErrNotFound) && !errors.Is(err, job.ErrEnded) {
 		m.fault("%s: %v", what, err)
 	}
 }

@@ -37,16 +37,20 @@ func Peek(path string) (jobs []*Job, err error) {
 	}
 	defer db.Close()
 	err = db.View(func(tx *bbolt.Tx) error {
+		if err := checkVersion(tx, path); err != nil {
+			return err
+		}
 		active := tx.Bucket(bucketActive)
 		if active == nil || tx.Bucket(bucketJobs) == nil {
 			return nil
 		}
-		return active.ForEach(func(_, id []byte) error {
+		return active.ForEach(func(instance, id []byte) error {
 			job, err := getJob(tx, string(id))
-			if err == nil {
-				jobs = append(jobs, job)
+			if err != nil { // a start sets the record aside, and takes up the others
+				job = &Job{ID: string(id), Instance: string(instance), State: Unknown, Cause: err.Error()}
 			}
-			return err
+			jobs = append(jobs, job)
+			return nil
 		})
 	})
 	sortJobs(jobs)

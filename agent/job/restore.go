@@ -97,6 +97,8 @@ type Restorer interface {
 	// Mark puts the mark of a backup that was made of the volumes on each of them, and tells which
 	// volumes bear it. With an error the other ones do not.
 	Mark(ctx context.Context, instance string, c Content) (marked map[string]bool, err error)
+	// Backup names the backup of that id; ErrNoBackup.
+	Backup(ctx context.Context, instance, tenant, id string) (Content, error)
 	// Plan names the places of all volumes and changes nothing. An
 	// error says why one can't be restored to its place.
 	Plan(ctx context.Context, instance, job string) ([]Place, error)
@@ -126,7 +128,7 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 		return "", change{}, errors.New("this agent does not restore")
 	}
 	// as it is configured now: the job may have waited over a restart
-	instance, err := w.m.parts.Instance(j.Instance)
+	instance, err := w.ofTenant(j)
 	if err != nil {
 		return "", change{}, fmt.Errorf("look for the instance: %w", err)
 	}
@@ -180,9 +182,7 @@ func (w *worker) facts(ctx context.Context, j *Job, instance Instance) (f Facts,
 		defer cancel()
 		ctx = short
 	}
-	f.Newest, f.NewestErr = restorer.Newest(ctx, j.Instance, j.Tenant)
-	f.settle(j.Tenant)
-	return f, w.relateFacts(ctx, j, &f)
+	return f, w.backupToRestore(ctx, j, &f)
 }
 
 // relate compares by sequence numbers.

@@ -56,6 +56,18 @@ func (r fakeRestorer) Mark(_ context.Context, instance string, c job.Content) (m
 	return w.bear(instance, c), nil
 }
 
+func (r fakeRestorer) Backup(_ context.Context, instance, _, id string) (job.Content, error) {
+	r.l.alive()
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	for i, n := range r.l.w.backups[instance] {
+		if fmt.Sprint("b", n) == id {
+			return job.Content{Backup: id, Seq: uint64(i + 1)}, nil
+		}
+	}
+	return job.Content{}, job.ErrNoBackup
+}
+
 func (r fakeRestorer) Newest(_ context.Context, instance, _ string) (job.Content, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()

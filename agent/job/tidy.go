@@ -67,7 +67,7 @@ func (m *Manager) findLeftovers(ctx context.Context, jobs []*Job) (left []Leftov
 	}
 	left = known
 	for _, ref := range found {
-		if !named[ref.Path] {
+		if !named[ref.Path] && !ofUnknown(jobs, ref) {
 			left = append(left, Leftover{Ref: ref, Since: m.opts.Now().UTC()})
 		}
 	}

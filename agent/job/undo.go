@@ -90,6 +90,9 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 func (w *worker) letGo(hard context.Context, j *Job) error {
 	began := time.Now()
 	err := w.persist(hard, j, "let go of the instance", func(ctx context.Context) error {
+		if w.abandoned() {
+			return nil
+		}
 		err := w.restoreHost(ctx, j)
 		if err != nil {
 			w.lendStuck(began)
@@ -99,6 +102,9 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	w.reclaim()
 	if err != nil {
 		return err
+	}
+	if w.abandoned() {
+		return w.m.abandon(j)
 	}
 	w.m.parts.Backuper.Over(hard, j.ID) // after the thaw, for which nothing is to wait
 	kept := w.atEnd(hard, j)

@@ -1,6 +1,7 @@
 package job_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -93,6 +94,7 @@ type world struct {
 type phone struct {
 	state  job.RuntimeState
 	count  int
+	tenant string // "" is acme
 	policy job.Policy
 	mode   job.Mode
 	pinned bool // its storage makes no snapshots while it runs
@@ -428,7 +430,7 @@ func (l *life) parts() job.Parts {
 func (l *life) instance(id string) job.Instance {
 	p := l.w.instances[id]
 	return job.Instance{
-		ID: id, Tenant: "acme", Policy: p.policy, Mode: p.mode, Holds: !p.nobody, Runtime: &fakeRuntime{l, id, p, ""}, Snapshots: &fakeSnaps{l, id, p},
+		ID: id, Tenant: cmp.Or(p.tenant, "acme"), Policy: p.policy, Mode: p.mode, Holds: !p.nobody, Runtime: &fakeRuntime{l, id, p, ""}, Snapshots: &fakeSnaps{l, id, p},
 		Keep: json.RawMessage(l.keep(id)),
 	}
 }

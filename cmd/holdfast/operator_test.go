@@ -44,6 +44,8 @@ type fakeAgent struct {
 	die    func()
 	cuts   atomic.Int32 // how often the task "cut" was watched
 	quiets atomic.Int32 // and "quiet"
+
+	accepted atomic.Bool // the loss
 }
 
 var fakeTime = time.Date(2026, 11, 23, 13, 0, 0, 0, time.UTC)
@@ -132,6 +134,48 @@ func (*fakeAgent) DropReport(_ context.Context, _ api.Caller, number uint64) err
 		return api.Refuse(api.CodeParameter, "number: an instance is held for report 7")
 	}
 	return nil
+}
+
+func (*fakeAgent) Backup(_ context.Context, _ api.Caller, id string, _ [32]byte, ids []string, _ time.Time) (api.TaskAnswer, error) {
+	if ids[0] == "cp-3" {
+		return api.TaskAnswer{}, api.RefuseInstances(api.CodeInRecovery, ids[:1], "is being restored")
+	}
+	return api.TaskAnswer{TaskID: "t-" + id, Jobs: []api.JobRef{{InstanceID: ids[0], JobID: "j-9"}}}, nil
+}
+
+func (f *fakeAgent) PrepareFrom(ctx context.Context, c api.Caller, id string, digest [32]byte, ids []string, backup string) (api.PrepareAnswer, error) {
+	a, err := f.Backup(ctx, c, id+backup, digest, ids, time.Time{})
+	return api.PrepareAnswer{TaskAnswer: a}, err
+}
+
+func (f *fakeAgent) Loss(_ context.Context, _ api.Caller, id string) (api.Loss, error) {
+	l := api.Loss{InstanceID: id}
+	if id == "cp-2" {
+		return l, nil
+	}
+	l.Lost = []api.KnownBackup{{BackupID: "b-2", Sequence: 2, Created: fakeTime}}
+	if id != "cp-3" {
+		l.Newest = &api.KnownBackup{BackupID: "b-1", Sequence: 1, Created: fakeTime}
+	}
+	if f.accepted.Load() {
+		l.Accepted, l.AcceptedBy, l.AcceptedAt = true, "uid 0", fakeTime
+	}
+	return l, nil
+}
+
+func (f *fakeAgent) AcceptLoss(ctx context.Context, c api.Caller, id string, confirmed api.LossConfirmed) (api.Loss, error) {
+	if len(confirmed.Lost) != 1 || confirmed.Lost[0] != "b-2" || confirmed.BackupID != "b-1" {
+		return api.Loss{}, api.Refuse(api.CodeParameter, "lost: the store lacks other backups")
+	}
+	f.accepted.Store(true)
+	return f.Loss(ctx, c, id)
+}
+
+func (*fakeAgent) Abandon(_ context.Context, _ api.Caller, id, job string) (api.Abandoned, error) {
+	if id != "cp-1" || job != "j-1" {
+		return api.Abandoned{}, api.Refuse(api.CodeParameter, "job_id: another one")
+	}
+	return api.Abandoned{JobID: job, Ended: true, Message: "the agent leaves the instance as it is\nindeed"}, nil
 }
 
 func (*fakeAgent) Drain(context.Context, api.Caller) error { return nil }

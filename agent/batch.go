@@ -1,0 +1,106 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"holdfast/agent/api"
+	"holdfast/agent/job"
+)
+
+// batch finds the instances of a command or a question, by one rule for all calls with several ids: an instance
+// that is not here and an instance that the caller may not see refuse the batch with one answer, and so do
+// instances of several tenants. Whose an instance is its unfinished job says, and else the configuration.
+func (s *service) batch(c api.Caller, ids []string) ([]*instance, error) {
+	var unknown []string
+	found := make([]*instance, len(ids))
+	tenants := map[string]bool{}
+	for i, id := range ids {
+		in, tenant, err := s.a.found(id)
+		if err != nil {
+			return nil, err
+		}
+		if in == nil || !c.Sees(tenant) {
+			unknown = append(unknown, id)
+			continue
+		}
+		found[i], tenants[tenant] = in, true
+	}
+	switch {
+	case len(unknown) > 0:
+		return nil, noInstance(c, unknown...)
+	case len(tenants) > 1:
+		return nil, api.RefuseInstances(api.CodeManyTenants, ids, "do not belong to one tenant")
+	}
+	return found, nil
+}
+
+// Cancel implements api.Service. A task of which no job can be cancelled is refused, with the reason of each job.
+func (s *service) Cancel(_ context.Context, c api.Caller, id string) error {
+	jobs, err := s.taskJobs(c, id)
+	if err != nil {
+		return err
+	}
+	byReason := map[string][]string{}
+	for _, j := range jobs {
+		err := s.a.manager.Cancel(j.ID)
+		switch now, lookErr := s.a.journal.Job(j.ID); {
+		case err == nil:
+			continue
+		case !errors.Is(err, job.ErrEnded) && !errors.Is(err, job.ErrState):
+			return err
+		case lookErr != nil:
+			return lookErr
+		default:
+			byReason[tooLate(now)] = append(byReason[tooLate(now)], j.Instance)
+		}
+	}
+	refused := 0
+	var why []string
+	for _, reason := range slices.Sorted(maps.Keys(byReason)) {
+		of := byReason[reason]
+		refused += len(of)
+		if more := len(of) - maxNamed; more > 0 {
+			of = append(slices.Clone(of[:maxNamed]), fmt.Sprintf("and %d more", more))
+		}
+		why = append(why, fmt.Sprintf("%s: %s", strings.Join(of, ", "), reason))
+	}
+	if len(jobs) == 0 || refused < len(jobs) {
+		return nil
+	}
+	return api.Refuse(api.CodeParameter, "task_id: nothing of task %s can be cancelled: %s", api.Quote(id), strings.Join(why, "; "))
+}
+
+// maxNamed bounds how many instances a refusal names for one reason.
+const maxNamed = 3
+
+// doneAlready tells whether the last job of an instance, which is over, did what is asked for: a release or a resume that
+// is asked for twice is no error. After a restore, or a backup that failed, nothing is done.
+func doneAlready(last *job.Job, resume bool) bool {
+	if last == nil || last.IsRestore() || last.State != job.Done {
+		return false
+	}
+	if resume {
+		return last.ResumeAsked
+	}
+	return !last.Entered[job.Released].IsZero()
+}
+
+// tooLate says why a job can't be cancelled.
+func tooLate(j *job.Job) string {
+	switch {
+	case j.State == job.Done:
+		return "the job has ended already, with success"
+	case j.State == job.Failed:
+		return "the job has ended already, and failed"
+	case j.State == job.Unknown:
+		return notUnderstood
+	case j.IsRestore():
+		return "the job is " + string(j.State) + ", and its volumes are restored"
+	}
+	return "the job is " + string(j.State) + ", and its backup is stored; resume the instance instead"
+}

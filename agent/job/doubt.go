@@ -1,0 +1,61 @@
+package job
+
+import (
+	"context"
+	"fmt"
+)
+
+// inDoubt refuses where nobody knows what the volumes hold (Content.Doubt), unless each volume proves by itself
+// from which backup its content came. With a backup that an operator chose the content is replaced, and kept aside.
+func inDoubt(f Facts) (Decision, bool) {
+	if f.Known.Doubt == "" || f.Chosen {
+		return Decision{}, false
+	}
+	for _, v := range f.Volumes {
+		if v.Presence == VolumeContent && v.Origin != OriginSame {
+			return refuse("it is not known what volume %q holds: %s; look at the content, then move it away, or name the backup to restore "+
+				"(holdfast request prepare --backup), which keeps the content aside", v.Volume, f.Known.Doubt), true
+		}
+	}
+	return Decision{}, false
+}
+
+// backupToRestore fills in the backup that the restore is of, and what an operator has said about it.
+func (w *worker) backupToRestore(ctx context.Context, j *Job, f *Facts) error {
+	restorer := w.m.parts.Restorer
+	f.Chosen = j.Chosen != ""
+	if f.Chosen {
+		f.Newest, f.NewestErr = restorer.Backup(ctx, j.Instance, j.Tenant, j.Chosen)
+	} else {
+		f.Newest, f.NewestErr = restorer.Newest(ctx, j.Instance, j.Tenant)
+	}
+	f.settle(j.Tenant)
+	if err := w.relateFacts(ctx, j, f); err != nil {
+		return err
+	}
+	switch f.Relation {
+	case RelationBehind, RelationFork:
+		accepted, err := w.m.journal.AcceptedLoss(j.Instance)
+		if err != nil {
+			return fmt.Errorf("read the journal: %w", err)
+		}
+		f.Accepted = accepted.Covers(f.Known, f.Newest)
+		f.KnownLost = true
+		if f.NewestErr == nil {
+			_, err := restorer.Backup(ctx, j.Instance, j.Tenant, f.Known.Backup)
+			f.KnownLost = err != nil
+		}
+	case RelationNone, RelationSame, RelationAhead:
+	}
+	return nil
+}
+
+// ofTenant is the job's instance as the configuration has it now; an error where the configuration has given the instance to
+// another tenant since the command: neither tenant's bytes may get to the other.
+func (w *worker) ofTenant(j *Job) (Instance, error) {
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err == nil && instance.Tenant != j.Tenant {
+		err = fmt.Errorf("the command is of tenant %q, and the configuration gives the instance to tenant %q by now; command it anew", j.Tenant, instance.Tenant)
+	}
+	return instance, err
+}
