@@ -6,9 +6,9 @@ import (
 	"holdfast/internal/contain"
 )
 
-// absent are those of the instances whose storage is not here, and hung those whose storage does
-// not answer. They are looked at together, so that storage that does not answer costs its time
-// once.
+// absent lists the instances whose storage is not here, and hung lists
+// the instances whose storage does not answer. All are looked at
+// together, so that storage that does not answer costs its time once.
 func (s *service) absent(ctx context.Context, instances []*instance) (absent, hung []string) {
 	missing := make([]error, len(instances))
 	group, ctx := contain.WithContext(ctx)

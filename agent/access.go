@@ -30,8 +30,8 @@ const (
 	iamConnections = 4
 )
 
-// authenticator makes what is asked whose a token is: the file of
-// tokens first, as it costs nothing, then IAM.
+// authenticator makes the part that tells who holds a token: it asks
+// the file of tokens first, since that costs nothing, and then IAM.
 func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, error) {
 	var chain auth.Chain
 	if a.cfg.TokensFile != "" {
@@ -133,7 +133,7 @@ func (a *Agent) watchCertificate(ctx context.Context) {
 	}
 }
 
-// authError turns a failure of agent/auth into that of agent/api.
+// authError turns an error of agent/auth into an error of agent/api.
 func authError(err error) error {
 	if errors.Is(err, auth.ErrUnknownToken) {
 		return fmt.Errorf("%w: %w", api.ErrUnknownToken, err)

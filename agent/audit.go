@@ -14,9 +14,9 @@ import (
 	"holdfast/agent/metrics"
 )
 
-// unknownEvery is how often a call of a caller that nobody knows gets
-// a line in the audit log: those between are counted, so that who has
-// no token can't fill the log, and with it turn out what it holds.
+// unknownEvery is how often a call of an unknown caller gets a line in
+// the audit log. The calls between are only counted, so that a caller
+// without a token can't fill the log and so push out its lines.
 const unknownEvery = time.Second
 
 // auditor writes commands to the audit log. Its methods may be called from many goroutines.

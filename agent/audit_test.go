@@ -28,7 +28,7 @@ func TestCommandsAreAudited(t *testing.T) {
 	if err := api.NewClient(h.in("s")).Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(h.in("audit.log")) // while it runs: what was answered is there
+	b, err := os.ReadFile(h.in("audit.log")) // while it runs: the log has each answered call
 	if err != nil {
 		t.Fatal(err)
 	}

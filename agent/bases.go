@@ -9,9 +9,10 @@ import (
 	"holdfast/internal/snapshot"
 )
 
-// useBases compares the sources, which are those of r in the same order, with the base snapshots
-// that r names, and gives each what can be relied upon. One that can't serve costs a full read and
-// no more. What it returns frees what the comparisons hold; it is due once the backup has ended.
+// useBases compares the sources, which are the sources of r in the same order,
+// with the base snapshots that r names, and gives each source its usable base.
+// A base that can't serve costs a full read and no more. The returned function
+// frees the resources of the comparisons; it is due once the backup has ended.
 func (a *Agent) useBases(ctx context.Context, r job.BackupRequest, sources []backup.Source) (free func()) {
 	var open []*snapshot.Changes
 	for i, s := range r.Sources {

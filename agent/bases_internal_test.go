@@ -11,8 +11,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestCompareWithBase: a base that stands tells what changed; one that is missing, of
-// another volume, or made by another provider is refused, and the backup goes on without.
+// TestCompareWithBase: a standing base tells the changes; a base that is missing, of another
+// volume, or made by another provider is refused, and the backup goes on without it.
 func TestCompareWithBase(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	at := testbed.Btrfs(t)

@@ -10,9 +10,9 @@ import (
 	"holdfast/agent/report"
 )
 
-// TestDamagedPackRaisesTheAlarm: the agent stores anew what a pack held that
-// somebody cut off, says so in log and metrics, and the receipt of the backup
-// states how many chunks were read back, and that what it rests on can be restored.
+// TestDamagedPackRaisesTheAlarm: the agent stores the content of a cut-off pack
+// anew, says so in log and metrics, and the receipt of the backup states how
+// many chunks were read back, and that all packs of the backup can be restored.
 func TestDamagedPackRaisesTheAlarm(t *testing.T) {
 	h := newHost(t)
 	h.start()

@@ -92,8 +92,8 @@ func (w *watcher) failureOf(id string) (f failure, ok bool) {
 	return f, ok
 }
 
-// fault notes how a part of the agent is: err is nil when it works. The name is that of the
-// trouble, with a slash and more where one part can work while another does not.
+// fault notes the state of a part of the agent: err is nil when it works. The name is the
+// trouble's name, with a slash and more where one part can work while another does not.
 func (w *watcher) fault(name string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -104,7 +104,7 @@ func (w *watcher) fault(name string, err error) {
 	w.faults[name] = w.faults[name].again("", err)
 }
 
-// delivered notes what became of a try to deliver a report.
+// delivered notes the outcome of a try to deliver a report.
 func (w *watcher) delivered(t report.Attempt) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -16,9 +16,9 @@ import (
 // that the agent makes progress: some times within their patience.
 const keepEvery = 5 * time.Second
 
-// spare lists what this agent writes to, and the folders of the
-// engines that it asks to let instances run: a file system with one
-// of them on it is never frozen, as the agent would wait for itself.
+// spare lists the files that this agent writes to, and the folders of
+// the engines that it asks to let instances run: a file system with
+// such a file is never frozen, as the agent would wait for itself.
 func (a *Agent) spare() []string {
 	paths := []string{a.cfg.StateDir, a.cfg.Audit.File, "/var/lib/docker", "/var/lib/containerd", "/var/lib/containers"}
 	if a.cfg.Socket != "" {

@@ -60,8 +60,7 @@ func onFUSE(t *testing.T, h *host) *testbed.FUSE {
 		}
 	}
 	h.volumeAt(filepath.Join(f.Point, "data"), "frozen")
-	// The process of the test serves the file system, and so can't be made to flush what it has
-	// open.
+	// The process of the test serves the file system, and so can't be made to flush its open files.
 	h.cfg = strings.Replace(h.cfg, "path: "+filepath.Join(f.Point, "data")+"}", "path: "+filepath.Join(f.Point, "data")+", accept_unflushed: true}", 1)
 	h.cfg = strings.ReplaceAll(h.cfg, "snapshot: freeze}", "snapshot: freeze, accept_unflushed: true}")
 	return f

@@ -64,7 +64,7 @@ func TestSnapshotThatStays(t *testing.T) {
 }
 
 // TestAnotherProviderServes: a swap file in the volume keeps btrfs from making snapshots; the
-// job reads the volume in place, releases the instance all the same, and says what that meant.
+// job reads the volume in place, releases the instance all the same, and tells the consequences.
 func TestAnotherProviderServes(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	for _, hold := range []string{"frozen", "precopy"} {

@@ -20,8 +20,8 @@ const listenEvery = 2 * time.Second
 type tcpListener struct {
 	setting string // of the configuration, for messages
 	address string // "": off
-	// prepare opens what the server needs beside the address. It is
-	// called until it returns nil, by one goroutine at a time.
+	// prepare opens everything that the server needs beside the address.
+	// It is called until it returns nil, by one goroutine at a time.
 	prepare func() error
 
 	mu       sync.Mutex

@@ -17,9 +17,9 @@ import (
 )
 
 // TestJobOnLogicalVolumes: instances with a file system on a thin and on a
-// classic logical volume, and with a logical volume as their disk, are backed
-// up by snapshots of LVM and released, nothing is left behind, and what is
-// restored is what they had: in the same place, or on another logical volume.
+// classic logical volume, and with a logical volume as their disk, are backed up
+// by snapshots of LVM and released, nothing is left behind, and a restore brings
+// back their exact content: in the same place, or on another logical volume.
 func TestJobOnLogicalVolumes(t *testing.T) {
 	if !testbed.InMachine() {
 		testbed.RunInMachine(t, testbed.LVMMachine(t, 1<<30), 10*time.Minute)

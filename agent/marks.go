@@ -39,10 +39,10 @@ func (m marks) Clear(instance string) error {
 	return errors.Join(err, root.Close())
 }
 
-// isNote tells the notes in the folder from what a crash left of a write.
+// isNote tells the notes in the folder from files that a crash left of a write.
 func isNote(name string) bool { return !durable.IsTemporary(name) }
 
-// List leaves out what a crash left of a write.
+// List leaves out files that a crash left of a write.
 func (m marks) List() (map[string][]byte, error) {
 	entries, err := os.ReadDir(m.dir)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"holdfast/agent/job"
 )
 
-// What a caller is told of a job that is over says what became of the instance.
+// The message about a finished job says how the instance ended.
 func TestMessage(t *testing.T) {
 	for _, tt := range []struct {
 		job  job.Job

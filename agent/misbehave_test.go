@@ -32,9 +32,9 @@ var misbehaving = []string{
 	"put: a quota is used up", "put: the condition is ignored",
 }
 
-// TestNoReleaseOnAMisbehavingStore: whatever the store answers, an instance goes
-// down only when the sound server restores its backup to what the instance had,
-// and otherwise the job fails and the instance runs. The agent outlives all of it.
+// TestNoReleaseOnAMisbehavingStore: for each wrong answer of the store, an
+// instance goes down only when the sound server restores its backup exactly;
+// otherwise the job fails and the instance runs. The agent outlives all of it.
 func TestNoReleaseOnAMisbehavingStore(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "x")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "y")
@@ -106,7 +106,7 @@ func meetStore(t *testing.T, m *proxytest.Misbehaviour) {
 	default:
 		t.Errorf("the instance is %s, and the job failed: %v", state, failed != nil)
 	}
-	// The agent goes on, and the first instance's backup is what it was.
+	// The agent goes on, and the first instance's backup is unharmed.
 	h.newestHolds(url, "phone-2", map[string]string{"file": "what phone-2 holds", "shared": shared})
 	h.backup("other", "r3", "phone-3")
 	h.eventually("the next is released", func() bool { return h.plane.took("holdfast.instance.released", "phone-3") != nil })

@@ -73,7 +73,7 @@ func TestLoopGoesOnAfterPanic(t *testing.T) {
 	})
 }
 
-// TestVaultIsOpenedAgainAfterPanic: the next job does not use what a panic may have left locked.
+// TestVaultIsOpenedAgainAfterPanic: the next job does not use locks that a panic may have left.
 func TestVaultIsOpenedAgainAfterPanic(t *testing.T) {
 	v := &vaults{open: map[string]*openVault{}}
 	used, other := &vault.Vault{}, &vault.Vault{}

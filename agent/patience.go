@@ -19,34 +19,34 @@ import (
 
 // Bounds of calls on storage, each with its reason.
 const (
-	// askTime is what a look gets for which a caller of the API waits, or that is made for many
-	// volumes: a look takes milliseconds.
+	// askTime is the time of a look for which a caller of the API waits,
+	// or that is made for many volumes: a look takes milliseconds.
 	askTime = 5 * time.Second
-	// lookTime is what a look of a job gets: a disk that spins up, or a file system that recovers,
-	// takes seconds.
+	// lookTime is the time of a job's look: a disk that spins
+	// up, or a file system that recovers, takes seconds.
 	lookTime = 30 * time.Second
 	// planTime is what naming a snapshot gets, for which programs of LVM may run.
 	planTime = 2 * time.Minute
 	// snapshotTime is what making a snapshot gets: the flush before it may have gigabytes to write.
 	snapshotTime = 10 * time.Minute
-	// removeTime is what a removal gets for which somebody waits. It goes on after that.
+	// removeTime is the time of a removal for which somebody waits. It goes on after that.
 	removeTime = 2 * time.Minute
 	// forEver is for what ends with its context alone.
 	forEver = 1 << 62 * time.Nanosecond
-	// hungTime is what a call gets to end that hangs already, when a caller of the API, or a look
-	// at many volumes, wants another one on the same volume. A job waits for as long as for a look:
-	// what seems to hang may be slow.
+	// hungTime is the time in which a hanging call has to end when a caller of the
+	// API, or a look at many volumes, wants another call on the same volume. A job
+	// waits for as long as for a look, since the hanging call may only be slow.
 	hungTime = time.Second
 )
 
-// engineTime is what an engine, or a call on storage, gets to end after its context has: no call on
-// storage that answers takes as long. It is changed by tests alone.
+// engineTime is the time in which an engine, or a call on storage, has to end after
+// its context: no call on storage that answers takes as long. Only tests change it.
 var engineTime = 30 * time.Second
 
 // patience bounds calls on storage. The zero value is ready. It is for any number of goroutines.
 type patience struct {
 	mu    sync.Mutex
-	calls map[string]*call // that several callers may wait for, by what they do
+	calls map[string]*call // for which several callers may wait, by their act
 	hung  map[string]*call // that a caller gave up, by volume
 }
 
@@ -78,7 +78,7 @@ func (c *call) await(ctx context.Context, limit, grace time.Duration) bool {
 	return false
 }
 
-// noAnswer is the error of one who does not wait any more.
+// noAnswer is the error of a caller that stops waiting.
 func (c *call) noAnswer() error {
 	return fmt.Errorf("%w: %s has not ended for %s; see whether its disk, or the server of its file system, answers", job.ErrNoAnswer, c.what,
 		time.Since(c.began).Round(time.Second))
@@ -90,8 +90,8 @@ func ask[T any](ctx context.Context, p *patience, volume, what string, limit tim
 	return call1(ctx, p, volume, what, what+" "+volume, limit, 0, do)
 }
 
-// act makes a call that nobody shares. The end of the caller's context ends that of the call, which
-// gets grace to end.
+// act makes a call that nobody shares. The end of the caller's
+// context ends the context of the call, which gets grace to end.
 func act[T any](ctx context.Context, p *patience, volume, what string, limit, grace time.Duration, do func(context.Context) (T, error)) (T, error) {
 	return call1(ctx, p, volume, what, "", limit, grace, do)
 }

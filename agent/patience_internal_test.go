@@ -11,9 +11,9 @@ import (
 	"holdfast/agent/job"
 )
 
-// TestPatience: of all who ask a volume that hangs, each gets an answer within its time, and few
-// calls hang, whatever they are; another volume is asked as ever. When the storage answers again,
-// so does the volume.
+// TestPatience: each caller that asks a hanging volume gets an answer
+// within its time, and few calls hang, whatever their act; another volume
+// is asked as ever. When the storage answers again, so does the volume.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p patience
@@ -60,8 +60,8 @@ func TestPatience(t *testing.T) {
 	})
 }
 
-// TestPatienceEnds: what nobody shares ends with its caller, which gives it some time for that;
-// what callers share does not.
+// TestPatienceEnds: a call that nobody shares ends with its caller,
+// which gives it some time for that; a shared call does not.
 func TestPatienceEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p patience

@@ -13,8 +13,8 @@ import (
 )
 
 // TestVolumesOfOthers: an instance whose volume's path was made to lead to another tenant's
-// volume is neither backed up nor restored, whoever did it and however; the log says so at the
-// start, and the other instances go on. Once the path is as it should be, no restart is needed.
+// volume is neither backed up nor restored, in each way to do that; the log says so at the
+// start, and the other instances go on. Once the path is right again, no restart is needed.
 func TestVolumesOfOthers(t *testing.T) {
 	testbed.Need(t, "root")
 	victim := "what phone-3 holds" // of the tenant "other"

@@ -7,7 +7,7 @@ import (
 	"holdfast/agent/config"
 )
 
-// Power is a capability of Linux and what the agent needs it for.
+// Power is a capability of Linux and the agent's reason to need it.
 type Power struct {
 	Name string // CAP_…
 	Why  string
@@ -49,14 +49,14 @@ func (a *Agent) Powers() (need []Power, all bool, err error) {
 	return need, all, nil
 }
 
-// leftWork is what an earlier life has left, perhaps with another configuration.
+// leftWork is the work that an earlier life has left, perhaps with another configuration.
 type leftWork struct {
 	snapshots bool // there may be some, of any kind
 	restore   bool // one has not ended
 	instances []config.Instance
 }
 
-// powers is Powers by what it depends on.
+// powers is Powers by the things that decide it.
 func powers(cfg *config.Config, left leftWork) (need []Power, all bool) {
 	docker, made, lvm := false, left.snapshots, left.snapshots
 	for _, in := range slices.Concat(cfg.Instances, left.instances) {

@@ -153,6 +153,16 @@ func (a *Agent) loaded(ctx context.Context, in *instance, last *job.Job) (bool, 
 			return false, nil
 		}
 	}
-	p, err := a.presence(ctx, in, askTime)
-	return p.All, err
+	volumes, err := a.volumeFacts(ctx, in, job.Content{}, askTime)
+	if err != nil {
+		return false, err
+	}
+	content := false
+	for _, v := range volumes {
+		if v.Presence == job.VolumeMissing {
+			return false, nil
+		}
+		content = content || v.Presence == job.VolumeContent
+	}
+	return content, nil
 }

@@ -26,8 +26,8 @@ const JournalFile = "journal.db"
 const marksFolder = "held"
 
 // Unfinished lists the instances that an earlier life may have left held, or with
-// volumes that are half restored, by what lies in the state folder. It returns none
-// where another agent has the journal open, and leaves a damaged journal as it is.
+// half restored volumes, by the files in the state folder. It returns none where
+// another agent has the journal open, and leaves a damaged journal as it is.
 func Unfinished(stateDir string) ([]string, error) {
 	var instances []string
 	notes, err := Held(stateDir)

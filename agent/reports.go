@@ -30,7 +30,7 @@ func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send
 	last := newest
 	if after != nil {
 		last = *after
-		// What it had is older than all that is kept, or of a journal that is gone.
+		// The caller's last event is older than all kept events, or of a journal that is gone.
 		if last > newest || last+1 < oldest {
 			last = max(oldest, 1) - 1
 			if err := send(api.ReportEvent{Seq: last, Type: api.ReportGap}); err != nil {

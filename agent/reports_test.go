@@ -68,7 +68,8 @@ func TestEvents(t *testing.T) {
 		t.Errorf("from the future: %+v", all)
 	}
 
-	// Over the network, a tenant gets its own, and their numbers go on over what it does not see.
+	// Over the network, a tenant gets its own events,
+	// and their numbers pass over the hidden events.
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+h.agent.Addr()+"/v1/agent/events", nil)
 	if err != nil {
 		t.Fatal(err)

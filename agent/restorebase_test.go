@@ -24,8 +24,8 @@ func (h *host) bases(beside string) []string {
 	return found
 }
 
-// volumeAt gives phone-1 its volume at a path, to be snapshot as
-// what that lies on allows, and the instance to be held in that way.
+// volumeAt gives phone-1 its volume at a path, with snapshots
+// as the storage there allows, and that mode of hold.
 func (h *host) volumeAt(path, hold string) {
 	h.cfg = strings.Replace(h.cfg, "path: "+h.in("volumes/phone-1")+", snapshot: freeze}]", "path: "+path+"}]\n    hold: "+hold, 1)
 }
@@ -68,9 +68,9 @@ func (h *host) ended(kind string) map[string]any {
 	return data
 }
 
-// TestRestoreLeavesABase: the first backup after a restore reads what was written
-// since, also of one large file and of an image, and is exact. The base goes with the
-// release, outlives the agent, and where the configuration wants none there is none.
+// TestRestoreLeavesABase: the first backup after a restore reads only content that was
+// written since, also of one large file and of an image, and is exact. The base goes with
+// the release, outlives the agent, and where the configuration wants none there is none.
 func TestRestoreLeavesABase(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs")
 	for name, c := range map[string]struct {
@@ -161,7 +161,8 @@ func TestRestoreLeavesABase(t *testing.T) {
 	}
 }
 
-// TestRestoreGoesOnWithoutABase: one that can't be made is said, and does not fail the restore.
+// TestRestoreGoesOnWithoutABase: a base that can't be
+// made is reported, and does not fail the restore.
 func TestRestoreGoesOnWithoutABase(t *testing.T) {
 	testbed.Need(t, "btrfs")
 	h, mount := newHost(t), testbed.Btrfs(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -22,25 +23,50 @@ const maxShownWarnings = 10
 // restores brings back the volumes of this host's instances. It is the job.Restorer.
 type restores struct{ a *Agent }
 
-func (r restores) Look(ctx context.Context, id string) (job.Presence, error) {
+func (r restores) Look(ctx context.Context, id, _ string, known job.Content) ([]job.VolumeFacts, error) {
 	in := r.a.instances[id]
 	if in == nil {
-		return job.Presence{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
 	}
-	return r.a.presence(ctx, in, lookTime)
+	return r.a.volumeFacts(ctx, in, known, lookTime)
 }
 
-// presence tells what of the instance's volumes is on this host.
-func (a *Agent) presence(ctx context.Context, in *instance, limit time.Duration) (job.Presence, error) {
-	p := job.Presence{All: true}
+// volumeFacts tells what of the instance's volumes is on this host.
+func (a *Agent) volumeFacts(ctx context.Context, in *instance, known job.Content, limit time.Duration) ([]job.VolumeFacts, error) {
+	var all []job.VolumeFacts
 	for _, v := range in.cfg.Volumes {
-		holds, err := ask(ctx, &a.patience, v.Path, "looking at the content", limit, func(context.Context) (bool, error) { return restore.Holds(v.Path) })
+		presence, err := ask(ctx, &a.patience, v.Path, "looking at the content", limit, func(context.Context) (job.Presence, error) { return presenceOf(v.Path) })
 		if err != nil {
-			return job.Presence{}, fmt.Errorf("volume %q: %w", v.Name, err)
+			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		p.All, p.Any = p.All && holds, p.Any || holds
+		f := job.VolumeFacts{Volume: v.Name, Presence: presence}
+		switch {
+		case presence == job.VolumeMissing:
+		case known.Backup != "":
+			f.Origin, f.Backup = job.OriginSame, known
+		case presence == job.VolumeContent:
+			f.Origin = job.OriginUnknown
+		}
+		all = append(all, f)
 	}
-	return p, nil
+	return all, nil
+}
+
+// presenceOf looks at the path of a volume.
+func presenceOf(path string) (job.Presence, error) {
+	if _, err := snapshot.KindOf(path); errors.Is(err, fs.ErrNotExist) {
+		return job.VolumeMissing, nil
+	} else if err != nil {
+		return "", err
+	}
+	holds, err := restore.Holds(path)
+	switch {
+	case err != nil:
+		return "", err
+	case holds:
+		return job.VolumeContent, nil
+	}
+	return job.VolumeEmpty, nil
 }
 
 // Newest does not make a vault that is not there: a tenant without one has no backups.

@@ -11,9 +11,9 @@ import (
 	"holdfast/agent/api"
 )
 
-// TestNoSecretIsTold makes a host do all its work, and fail at some
-// of it, and looks for its secrets in all that it said and wrote for
-// people, and in what it handed to the programs that it started.
+// TestNoSecretIsTold makes a host do all its work, and fail at some of it,
+// and looks for its secrets in everything that it said and wrote for people,
+// and in everything that it handed to the programs which it started.
 func TestNoSecretIsTold(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-store")
 	h := newHost(t)

@@ -25,9 +25,9 @@ func (h *host) imageAt(image string, size int64) {
 	h.volumeAt(image, "frozen")
 }
 
-// TestMountedImageIsWhole: an instance that writes to a file system
-// which the host has mounted from its image is backed up with all that
-// it wrote, released, and restored, also what nobody has written back.
+// TestMountedImageIsWhole: an instance that writes to a file system which the
+// host has mounted from its image is backed up with all its writes, released,
+// and restored, also with data that the kernel has not written back.
 func TestMountedImageIsWhole(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs", "ext4")
 	for name, place := range map[string]func(testing.TB) string{"btrfs": testbed.Btrfs, "xfs": testbed.Xfs, "ext4": testbed.Ext4} {

@@ -30,7 +30,7 @@ at all three places.
 `
 
 // TestStatesDocument holds STATES.md to the program and to the alert rules: each
-// state has an alert, and each alert that names a state names one that there is.
+// state has an alert, and each alert that names a state names an existing state.
 func TestStatesDocument(t *testing.T) {
 	rules, err := os.ReadFile("../packaging/monitoring/holdfast.rules.yml")
 	if err != nil {

@@ -20,7 +20,7 @@ type stateRow struct {
 
 type stateRows map[string]stateRow
 
-// alerts are those of some states, one of each: it has to fire.
+// alerts are the alerts of some states, one for each: it has to fire.
 func (r stateRows) alerts(states []string) (all [][]string) {
 	for _, s := range states {
 		all = append(all, r[s].alerts)

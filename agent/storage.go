@@ -13,7 +13,7 @@ import (
 	"holdfast/internal/snapshot"
 )
 
-// Bounds of what is asked of storage that may not answer: a
+// Bounds of requests to storage that may not answer: a
 // suspended device, a network file system whose server is away.
 const (
 	checkTime    = 10 * time.Second // one view of a job
@@ -43,7 +43,7 @@ func checkView(ctx context.Context, s job.Source) error {
 	return nil
 }
 
-// views are those that a backup reads. Its methods are for the goroutine of the backup.
+// views are the views that a backup reads. Its methods are for the goroutine of the backup.
 type views struct {
 	sources []job.Source
 	every   time.Duration
@@ -56,10 +56,10 @@ type views struct {
 	stop     func()                  // ends the watch
 }
 
-// reading runs read, which reads the views, and ends it when one of them goes bad. The
-// error then says what became of the view: the kernel says only that there was an
-// input/output error, and its cache may say nothing. So read has to call begin when it
-// begins, also once more, and sound when it has read all, before anything rests on that.
+// reading runs read, which reads the views, and ends it when a view goes bad. The error
+// then tells the fault of the view: the kernel says only that there was an input/output
+// error, and its cache may say nothing. So read has to call begin when it begins, also
+// once more, and sound when it has read all, before anything rests on that.
 func (v *views) reading(ctx context.Context, read func(context.Context) error) error {
 	v.working, v.end = context.WithCancelCause(ctx)
 	defer v.end(nil)
@@ -113,7 +113,7 @@ func (v *views) watch(ctx context.Context) error {
 	}
 }
 
-// sound ends the watch, and tells whether what was read can be relied on.
+// sound ends the watch, and tells whether the content that was read can be relied on.
 func (v *views) sound(ctx context.Context) error {
 	v.stop()
 	if bad := v.look(ctx); bad != nil {

@@ -40,8 +40,8 @@ func (s *storage) check(ctx context.Context, of job.Source) error {
 	return s.bad[of.Volume]
 }
 
-// A backup whose view goes bad ends with what became of it,
-// whatever the kernel said of it, if anything.
+// A backup whose view goes bad ends with the fault of
+// the view, whether the kernel reported it or not.
 func TestReading(t *testing.T) {
 	broken := &os.PathError{Op: "read", Path: "file", Err: unix.EIO}
 	until := func(ctx context.Context) error {
@@ -134,7 +134,7 @@ func TestReading(t *testing.T) {
 	})
 }
 
-// What the providers themselves say of a view.
+// The providers' own words about a view.
 func TestCheckView(t *testing.T) {
 	testbed.Need(t, "root", "lvs")
 	gone := job.Source{Volume: "data", Ref: job.Ref{

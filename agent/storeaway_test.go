@@ -9,9 +9,9 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestStoreAway: with the store away, an instance on a volume without snapshots runs. One that
-// stands still when the store goes away runs again after limits.store_patience, and is backed up
-// and released when the store is back.
+// TestStoreAway: with the store away, an instance on a volume without snapshots
+// runs. An instance that stands still when the store goes away runs again after
+// limits.store_patience, and is backed up and released when the store is back.
 func TestStoreAway(t *testing.T) {
 	minio := testbed.StartMinIO(t)
 	for _, v := range minio.Env() {

@@ -55,8 +55,8 @@ func notAnswered(err error) error {
 	return err
 }
 
-// isAway tells whether an error says that no answer of the store came. What the name service and
-// what stands in between say is no such answer.
+// isAway tells whether an error says that no answer of the store came. An
+// answer of the name service, or of a proxy in between, is no such answer.
 func isAway(err error) bool {
 	return errors.Is(err, obs.ErrUnavailable) || errors.Is(err, obs.ErrNoHost) || errors.Is(err, obs.ErrOdd) || errors.Is(err, obs.ErrProxy)
 }

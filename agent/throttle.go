@@ -15,8 +15,8 @@ import (
 // does not notice that it was set, or that the host slept.
 const clockCheck = time.Minute
 
-// throttle keeps the limits of the host's store at what holds now: what an operator has
-// set, else what the configuration has for the time of day. It is safe for concurrent use.
+// throttle keeps the limits of the host's store in force: the operator's limits, else
+// the limits of the configuration for the time of day. It is safe for concurrent use.
 type throttle struct {
 	limiter *obs.Limiter
 	log     *slog.Logger
@@ -25,10 +25,10 @@ type throttle struct {
 	mu   sync.Mutex
 	plan obs.Schedule // of the configuration
 	set  api.ThrottleSetting
-	now  obs.Limits // those of limiter
+	now  obs.Limits // the limits of limiter
 }
 
-// newThrottle gives limiter, which has no limits, those of now.
+// newThrottle gives limiter, which has no limits, the present limits.
 func newThrottle(limiter *obs.Limiter, b config.Bandwidth, log *slog.Logger) *throttle {
 	t := &throttle{limiter: limiter, log: log, again: make(chan struct{}, 1), plan: b.Plan()}
 	t.mu.Lock()
@@ -70,7 +70,7 @@ func (t *throttle) apply(at time.Time) time.Time {
 	return until
 }
 
-// inForce is the plan with what an operator has set in the place of its limits. The lock is held.
+// inForce is the plan, with the operator's limits in the place of its own. The lock is held.
 func (t *throttle) inForce() obs.Schedule {
 	over := func(l obs.Limits) obs.Limits {
 		if t.set.Up != nil {
@@ -92,10 +92,10 @@ func (t *throttle) inForce() obs.Schedule {
 	return s
 }
 
-// operator puts s in the place of what was set before.
+// operator puts s in the place of the operator's earlier limits.
 func (t *throttle) operator(s api.ThrottleSetting) { t.change(func() { t.set = s }) }
 
-// configured puts b in the place of the configuration's limits. What an operator has set stays.
+// configured puts b in the place of the configuration's limits. The operator's limits stay.
 func (t *throttle) configured(b config.Bandwidth) { t.change(func() { t.plan = b.Plan() }) }
 
 func (t *throttle) change(what func()) {

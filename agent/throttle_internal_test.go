@@ -12,8 +12,8 @@ import (
 	"holdfast/internal/obs"
 )
 
-// TestThrottleFollowsTheClock: limits change when the schedule says
-// so, not a second earlier or later, whatever else is set meanwhile.
+// TestThrottleFollowsTheClock: limits change at the times of the schedule,
+// not a second earlier or later, also when other limits are set meanwhile.
 func TestThrottleFollowsTheClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // it is midnight of a Saturday
 		zone := time.Local

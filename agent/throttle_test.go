@@ -18,7 +18,7 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// countedBody counts what is read of it.
+// countedBody counts the bytes that are read from it.
 type countedBody struct {
 	io.ReadCloser
 	n *atomic.Int64
@@ -82,8 +82,8 @@ func TestThrottleWhileUploading(t *testing.T) {
 	}
 	h.metrics("holdfast_store_limit_up_bytes_per_second 0", fmt.Sprintf("holdfast_store_limit_down_bytes_per_second %g", float64(1<<20)))
 
-	// A reload: the configuration's limits change, what the operator
-	// has set stays until it is taken back.
+	// A reload: the configuration's limits change, the
+	// operator's limits stay until they are taken back.
 	h.agent.SetBandwidth(config.Bandwidth{Up: 1 << 30, Requests: 40})
 	if now, err = c.Throttle(t.Context()); err != nil || now.Up.Limit != 0 || now.Down.Limit != 0 || now.Requests != (api.Limit{Limit: 40, From: api.FromConfiguration}) {
 		t.Errorf("after a reload: %+v, %v", now, err)

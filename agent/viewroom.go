@@ -22,7 +22,7 @@ const (
 )
 
 // viewRoom ends a backup whose views take the last space of their file
-// system. One that was full before the view was made is no reason.
+// system. A file system that was full before the view was made is no reason.
 type viewRoom struct {
 	mu    sync.Mutex
 	first map[string]int64 // bytes that were free at the first look, by the view's path

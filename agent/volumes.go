@@ -22,15 +22,15 @@ const (
 	// volumesAtOnce bounds the volumes that are looked at together: some looks start programs.
 	volumesAtOnce = 4
 	// volumesEvery is how often the volumes are looked at:
-	// what they lie on changes when somebody mounts something.
+	// their storage changes when somebody mounts something.
 	volumesEvery = 10 * time.Minute
 )
 
-// VolumeView is how a backup would read a volume, and what that does to its instance.
+// VolumeView tells how a backup would read a volume, and the consequences for its instance.
 type VolumeView struct {
 	Instance, Volume string
 	Provider         string // "" where that can't be told
-	// what it does to the instance, in words; without a provider, why that can't be told
+	// the consequences for the instance, in words; without a provider, why they are not known
 	Means string
 	// Warn says that the instance stands still for longer than its mode of hold promises.
 	Warn bool
@@ -116,7 +116,7 @@ func lookAtVolume(ctx context.Context, in *config.Instance, v config.Volume) (Vo
 	return view, nil
 }
 
-// volumeViews is what was found at the last look. The zero value is ready; it is for any goroutine.
+// volumeViews is the result of the last look. The zero value is ready; it is for any goroutine.
 type volumeViews struct {
 	mu    sync.Mutex
 	views map[[2]string]VolumeView // by instance and volume

@@ -71,8 +71,8 @@ func TestVolumesAreTold(t *testing.T) {
 	}
 }
 
-// TestTenantsReadNothingOfTheHost: whatever fails, a tenant finds neither the store's
-// address nor a path of the host in what it can ask; an operator finds the reason.
+// TestTenantsReadNothingOfTheHost: whatever fails, a tenant finds neither the store's address
+// nor a path of the host in the answers that it can get; an operator finds the reason.
 func TestTenantsReadNothingOfTheHost(t *testing.T) {
 	h := newHost(t)
 	h.cfg = strings.Replace(h.cfg, "auto_create: true", "auto_create: false", 1)

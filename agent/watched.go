@@ -26,7 +26,7 @@ const (
 	// probePatience is how long one write to the journal
 	// may take: a disk that is busy takes seconds.
 	probePatience = 30 * time.Second
-	// watchEvery is how often disks are looked at: some reads of what is in memory mostly.
+	// watchEvery is how often disks are looked at: a look mostly reads cached metadata.
 	watchEvery = 5 * time.Second
 )
 
@@ -65,8 +65,7 @@ func (a *Agent) journalTrouble() error {
 	return a.watcher.faults[troubleJournal].err
 }
 
-// journalRoom is what has to be free where the journal
-// lies, bytes: the records of some thousand jobs.
+// journalRoom has to be free where the journal lies, bytes: the records of some thousand jobs.
 const journalRoom = 4 << 20
 
 // roomForJournal tells that the journal can't grow any
@@ -82,8 +81,8 @@ func roomForJournal(dir string) error {
 	return nil
 }
 
-// watched is what was found on the disks at the last look. The zero
-// value is ready; it is for any goroutine.
+// watched is the result of the last look at the disks.
+// The zero value is ready; it is for any goroutine.
 type watched struct {
 	mu    sync.Mutex
 	found []sighting
@@ -95,8 +94,8 @@ func (w *watched) now() []sighting {
 	return slices.Clone(w.found)
 }
 
-// watchDisks looks from time to time at what only the disks tell, until ctx
-// ends. A volume that hangs delays what is told of the others, and nothing else.
+// watchDisks looks from time to time for facts that only the disks tell, until ctx
+// ends. A volume that hangs delays the facts about the others, and nothing else.
 func (a *Agent) watchDisks(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -112,7 +111,7 @@ func (a *Agent) watchDisks(ctx context.Context) {
 		a.watched.found = found
 		a.watched.mu.Unlock()
 		a.settleLines()
-		if _, _, err := a.sighted(); err != nil { // dates what is seen, also while nobody asks
+		if _, _, err := a.sighted(); err != nil { // dates the sightings, also while nobody asks
 			a.log.Warn("the journal can't be read", keyError, err.Error())
 		}
 		select {
@@ -184,7 +183,7 @@ func (a *Agent) damagedMarks() (found []sighting) {
 	return found
 }
 
-// sightOfInstance finds what is wrong with an instance that has no job now.
+// sightOfInstance finds the troubles of an instance that has no job now.
 func (a *Agent) sightOfInstance(ctx context.Context, in *instance) (found []sighting) {
 	id := in.cfg.ID
 	active, latest, err := a.journal.ByInstance(id)
@@ -238,7 +237,8 @@ func (a *Agent) backupAge(ctx context.Context, in *instance) []sighting {
 	return []sighting{s}
 }
 
-// roomFor finds that what is free where the volumes of an instance go is less than its last backup.
+// roomFor finds that the free room where the volumes
+// of an instance go is less than its last backup.
 func (a *Agent) roomFor(ctx context.Context, in *instance, bytes uint64) []sighting {
 	free, err := ask(ctx, &a.patience, filepath.Dir(in.cfg.Volumes[0].Path), "looking at the room for "+in.cfg.ID, askTime, func(context.Context) (uint64, error) {
 		places := map[unix.Fsid]uint64{}

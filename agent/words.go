@@ -13,9 +13,10 @@ import (
 	"holdfast/agent/job"
 )
 
-// The reason of a failure is written for operators: it has URLs, paths, hosts, keys and commands to
-// type. A tenant gets those parts of it, between colons, that say nothing of how the host is built.
-// What is not known to be harmless is left out, so that no new message has to be thought of here.
+// The reason of a failure is written for operators: it has URLs, paths, hosts,
+// keys and commands to type. A tenant gets only the parts of it, between colons,
+// that say nothing about the build of the host. A part that is not known to be
+// harmless is left out, so no new message has to be thought of here.
 
 // cutWords ends a reason of which a tenant does not get to read
 // all; leftOut stands for each part of it that is left out.

@@ -20,11 +20,11 @@ const (
 	// roomAhead is how long the space has to last at the rate at which it shrinks: some
 	// file systems give the space of a snapshot back only some seconds after its removal.
 	roomAhead = 10 * time.Second
-	// roomShare keeps a look that costs much (a run of lvm) from being most of what the agent does.
+	// roomShare keeps an expensive look (a run of lvm) from taking most of the agent's time.
 	roomShare = 20
 )
 
-// roomSeen is what a look found.
+// roomSeen is the result of a look.
 type roomSeen struct {
 	free int64
 	at   time.Time

@@ -14,9 +14,9 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// A base is a snapshot that stays after the engine has read it, or has restored what it
-// holds, so that the next backup of its volume reads only what differs from it. Nothing
-// but the journal tells a base from a leftover. It comes to be in the transaction that
+// A base is a snapshot that stays after the engine has read it, or has restored its
+// content, so that the next backup of its volume reads only the differences from it.
+// Only the journal tells a base from a leftover. A base begins in the transaction that
 // takes it out of its job's record, so a crash loses a base or keeps it, and leaks none.
 
 // Base is a base snapshot of one volume.
@@ -27,7 +27,7 @@ type Base struct {
 	// that was made of it, or restored to it; empty after a round of pre-copy
 	Backup string `json:"backup,omitempty"`
 	Ino    uint64 `json:"ino,omitempty"` // as Snapshot.Ino
-	// the engine's id of what it knows of this snapshot
+	// the engine's id of its catalogue of this snapshot
 	Catalogue string    `json:"catalogue"`
 	Made      time.Time `json:"made"` // UTC, for people
 	// MadeUp is when the base was made by the journal's clock, which its age is counted by.
@@ -36,13 +36,13 @@ type Base struct {
 
 // Bases are the rules for bases.
 type Bases struct {
-	Keep    bool          // without, none is kept, and those that there are go
+	Keep    bool          // without it, no base is kept, and the existing bases go
 	MaxAge  time.Duration // 0: no limit
 	MinFree float64       // share of the space that must be free where a base lies, 0 to 1
 }
 
-// basesEvery is how often bases are looked at that no job touches:
-// they cost what is written meanwhile.
+// basesEvery is how often the agent looks at bases that no job touches:
+// they pin the old blocks of everything that is written meanwhile.
 const basesEvery = time.Hour
 
 func baseKey(instance, volume string) []byte { return []byte(instance + "\x00" + volume) }
@@ -75,7 +75,7 @@ func basesOf(tx *bbolt.Tx, instance string) (bases []Base, err error) {
 	return bases, nil
 }
 
-// putBases writes what a change says of bases.
+// putBases writes the bases of a change.
 func putBases(tx *bbolt.Tx, instance string, c change) error {
 	if c.dropBases {
 		old, err := basesOf(tx, instance)
@@ -156,11 +156,11 @@ func (m *Manager) mayKeep(ctx context.Context, b Base) bool {
 	if errors.Is(err, ErrNoAnswer) {
 		return true // where nothing can be looked at, nothing can be removed
 	}
-	// what can't be looked at is not kept
+	// a base whose room can't be looked at is not kept
 	return err == nil && float64(free) >= rules.MinFree*float64(total)
 }
 
-// toKeep returns, of snapshots that the engine has read, those that become bases.
+// toKeep returns the snapshots, out of those that the engine has read, which become bases.
 func (w *worker) toKeep(j *Job, snapshots []Snapshot, result *Result) []Base {
 	if !w.m.opts.Bases.Keep || result == nil {
 		return nil
@@ -181,8 +181,8 @@ func (w *worker) basesOf(j *Job, snapshots []Snapshot, backup string, catalogues
 	return bases
 }
 
-// atEnd returns the snapshots of a job at its end that become bases:
-// of one that has stored a backup and did not release its instance.
+// atEnd returns the snapshots that become bases at the end of a
+// job that has stored a backup and did not release its instance.
 func (w *worker) atEnd(hard context.Context, j *Job) []Base {
 	if j.State != Resuming && j.State != Ending && j.State != Failing {
 		return nil
@@ -227,8 +227,8 @@ func (w *worker) removeBases(bases []Base) {
 	}
 }
 
-// planRestored names the snapshots of the restored volumes that are to become bases, of those
-// with a catalogue. What can't be had costs the next backup time, and this restore nothing.
+// planRestored names the snapshots that are to become bases of the restored volumes with a
+// catalogue. A base that can't be had costs the next backup time, and this restore nothing.
 func (w *worker) planRestored(ctx context.Context, j *Job, places []Place, result *RestoreResult) []Snapshot {
 	if !w.m.opts.Bases.Keep || len(result.Catalogues) == 0 {
 		return nil
@@ -244,10 +244,10 @@ func (w *worker) planRestored(ctx context.Context, j *Job, places []Place, resul
 	return slices.DeleteFunc(planned, func(s Snapshot) bool { return result.Catalogues[s.Name] == "" })
 }
 
-// baseRestored makes the bases of restored volumes, and returns those that stand. They
-// are made before the first volume is in its place: there the instance may write, by
-// whomever it is started, and a base that holds more than the catalogue tells would
-// make a wrong backup. So once a volume is in its place, none is made any more.
+// baseRestored makes the bases of restored volumes, and returns the bases that
+// stand. They are made before the first volume is in its place: there the instance
+// may write, and a base with more content than its catalogue tells would make a
+// wrong backup. So once a volume is in its place, no base is made any more.
 func (w *worker) baseRestored(ctx context.Context, j *Job, placed int) []Base {
 	var standing []Snapshot
 	for _, s := range j.Snapshots {
@@ -280,8 +280,9 @@ func (w *worker) baseRestored(ctx context.Context, j *Job, placed int) []Base {
 	return w.basesOf(j, standing, j.Restore.Backup, j.Restore.Result.Catalogues)
 }
 
-// roundName names the snapshots of a round of pre-copy. No two rounds of a job have the same: the
-// snapshot of one may stand as a base while that of the next is made, and must not be taken for it.
+// roundName names the snapshots of a round of pre-copy. No two rounds
+// of a job share a name: the snapshot of one round may stand as a base
+// while the next round makes its own, and must not be taken for it.
 func roundName(j *Job, round int) string { return fmt.Sprintf("%s-%d-%d", j.ID, j.Attempts, round) }
 
 // lastName names the snapshots that a backup is made of, or that become

@@ -11,9 +11,9 @@ import (
 	"holdfast/agent/job"
 )
 
-// TestStorageFailsWithItsCause: whatever the storage says when a snapshot can't be
-// made, or can't be read any more, is what the job and its report say, in a round
-// of pre-copy as in the hold, and the instance runs on with nothing left behind.
+// TestStorageFailsWithItsCause: when a snapshot can't be made, or can't be read
+// any more, the job and its report give the storage's own words, in a round of
+// pre-copy as in the hold, and the instance runs on with nothing left behind.
 func TestStorageFailsWithItsCause(t *testing.T) {
 	const why = "volume \"data\": snapshot s: too little room for snapshots: 96 % of the data room of the thin pool g/p is used"
 	making := func(w *world) {

@@ -10,9 +10,9 @@ import (
 	"holdfast/agent/job"
 )
 
-// TestClockStepsAhead: the wall clock of the host steps ten days ahead, or back, in
-// each state that a job waits in. No job fails for it, no request id is forgotten,
-// and what is told of the time in which the instance stood still is right.
+// TestClockStepsAhead: the wall clock of the host steps ten days ahead, or back,
+// in each state that a job waits in. No job fails for that, no request id is
+// forgotten, and the reported time in which the instance stood still is right.
 func TestClockStepsAhead(t *testing.T) {
 	for _, step := range []time.Duration{10 * 24 * time.Hour, -10 * 24 * time.Hour, 100 * 24 * time.Hour} {
 		for _, at := range []job.State{job.Accepted, job.Frozen, job.Uploading, job.Reported, job.Acknowledged} {
@@ -175,7 +175,7 @@ func TestListPages(t *testing.T) {
 	})
 }
 
-// TestRetentionByBytes: the records of finished tasks are bounded by what they take up.
+// TestRetentionByBytes: the records of finished tasks are bounded by their size.
 func TestRetentionByBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")

@@ -81,8 +81,8 @@ func TestCommitsOfManyAreOne(t *testing.T) {
 	})
 }
 
-// A goroutine that ends in the middle of a commit, as those of a
-// test do that plays a crash, does not keep the others waiting.
+// A goroutine that ends in the middle of a commit, as in a
+// test that plays a crash, does not keep the others waiting.
 func TestCommitterThatEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		jr := openTest(t)
@@ -108,8 +108,8 @@ func TestCommitterThatEnds(t *testing.T) {
 	})
 }
 
-// What is written after a failure of the file fails for all that
-// are in the transaction, and for nobody later.
+// A write after a failure of the file fails for all
+// callers in the transaction, and for nobody later.
 func TestCommitThatFails(t *testing.T) {
 	jr := openTest(t)
 	if err := jr.Close(); err != nil {

@@ -1,13 +1,13 @@
-// Package job holds the journal of an agent and the state machine that takes one instance from a
-// command to its release.
+// Package job holds the journal of an agent and the state
+// machine that takes one instance from a command to its release.
 //
-// Package agent opens the Journal, makes a Manager over it, and gives it the parts that touch the
-// host: Runtime, Snapshotter, Backuper and Signer, all interfaces of this package. The journal is
-// the only truth about a job: every step writes what it is about to do, fsynced, before it does it,
-// and takes the next step from what is written there. Run starts one goroutine per unfinished job
-// and waits for all of them.
+// Package agent opens the Journal, makes a Manager over it, and gives it the parts
+// that touch the host: Runtime, Snapshotter, Backuper and Signer, all interfaces
+// of this package. The journal is the only truth about a job: every step writes
+// its intent, fsynced, before it acts, and takes the next step from the journal.
+// Run starts one goroutine per unfinished job and waits for all of them.
 //
-// A crash leaves the journal whole (one bbolt transaction per step), and on the host at most what
-// the journal names: a frozen instance, snapshots. The next Run looks at the host and finishes or
-// undoes each job.
+// A crash leaves the journal whole (one bbolt transaction per step), and on
+// the host at most the things that the journal names: a frozen instance,
+// snapshots. The next Run looks at the host and finishes or undoes each job.
 package job

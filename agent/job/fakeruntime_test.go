@@ -35,7 +35,7 @@ func (p *phone) starts() {
 	p.runs()
 }
 
-// sight is what the driver sees. The world's lock is held.
+// sight is the driver's look at the instance. The world's lock is held.
 func (r *fakeRuntime) sight() job.Sight {
 	if r.p.nobody {
 		return job.Sight{State: r.p.state}

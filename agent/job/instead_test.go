@@ -10,8 +10,8 @@ import (
 )
 
 // TestAnotherWay: where a snapshot can't be made as planned, the job takes another way that
-// the storage names, and says so. One that needs the instance to stand still is none for a
-// round of pre-copy, which does without, and none for a backup of an instance that runs.
+// the storage names, and says so. A way that needs the instance to stand still does not
+// serve a round of pre-copy, which does without, nor a backup of an instance that runs.
 func TestAnotherWay(t *testing.T) {
 	for name, c := range map[string]struct {
 		mode  job.Mode

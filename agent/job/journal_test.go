@@ -109,7 +109,7 @@ func TestRetention(t *testing.T) {
 }
 
 // TestDamagedJournalIsSetAside damages a journal in many ways: it opens, as
-// it was or as a new one, and what was there is kept for people to look at.
+// it was or as a new one, and the damaged file is kept for people to look at.
 func TestDamagedJournalIsSetAside(t *testing.T) {
 	dir := memoryDir(t)
 	var whole []byte

@@ -8,8 +8,8 @@ import (
 )
 
 // checkPages walks the pages of a bbolt file before bbolt does: its cursors loop for ever
-// where a damaged page points back to one above it, and its own check follows them. (The
-// layout is that of file format 2, in go.etcd.io/bbolt/internal/common: meta, page and inode.)
+// where a damaged page points back to a page above it, and its own check follows them. (The
+// layout is file format 2, in go.etcd.io/bbolt/internal/common: meta, page and inode.)
 func checkPages(file []byte, pageSize int) error {
 	c := pageCheck{file: file, size: uint64(pageSize), seen: map[uint64]bool{}}
 	meta, err := c.meta()
@@ -67,8 +67,8 @@ func (c *pageCheck) meta() (newest []byte, err error) {
 	return newest, nil
 }
 
-// page returns the content of a page with those that it overflows
-// into, each of which belongs to one page only.
+// page returns the content of a page with its overflow
+// pages, each of which belongs to one page only.
 func (c *pageCheck) page(id uint64) (flags uint16, count int, body []byte, err error) {
 	if id < 2 || id >= c.high {
 		return 0, 0, nil, fmt.Errorf("page %d is not one of %d", id, c.high)
@@ -109,7 +109,7 @@ func (c *pageCheck) freelist(id uint64) error {
 	return nil
 }
 
-// tree walks the pages of one bucket, and those of the buckets in it.
+// tree walks the pages of one bucket and of the buckets in it.
 func (c *pageCheck) tree(id uint64) error {
 	flags, count, body, err := c.page(id)
 	if err != nil {

@@ -5,18 +5,19 @@ import (
 	"fmt"
 )
 
-// A job acts on its instance by what the journal kept of it. The configuration may lose an
-// instance, or give its id to something else, while a job holds it; the instance must still be let
-// go, released and resumed then. So each unfinished job carries what the agent needs to make the
-// parts of its instance again: the runtime with its settings, and the volumes (Instance.Keep).
+// A job acts on its instance by its own record in the journal. The configuration
+// may lose an instance, or give its id to something else, while a job holds it;
+// the instance must still be let go, released and resumed then. So each
+// unfinished job carries everything that the agent needs to make the parts of its
+// instance again: the runtime with its settings, and the volumes (Instance.Keep).
 
 // errLeftConfiguration is why a job fails whose instance the configuration does not have any more.
 var errLeftConfiguration = errors.New("the instance left the configuration of this host while its job was under way")
 
-// instance finds the parts that act on the job's instance, also when the
-// configuration does not have it any more. Before the first act of a job, and for
-// its plan, the configuration alone counts: see configured. From the intent to hold
-// the instance on, its runtime acts on that very one, whoever has its name by now.
+// instance finds the parts that act on the job's instance, also when the configuration
+// does not have it any more. Before the first act of a job, and for its plan, the
+// configuration alone counts: see configured. From the intent to hold the instance on,
+// its runtime acts on that very instance, whichever instance has its name by now.
 func (w *worker) instance(j *Job) (instance Instance, err error) {
 	if len(j.Kept) > 0 && w.m.parts.Recall != nil {
 		instance, err = w.m.parts.Recall(j.Instance, j.Kept)
@@ -38,9 +39,9 @@ func (w *worker) configured(j *Job) error {
 	return nil
 }
 
-// standing returns those bases whose snapshots stand. A base that does not stand must not get into
-// the journal: an earlier life, under other rules, may have removed its snapshot before it could
-// say so. The snapshot of one that can't be looked at is removed with the others.
+// standing returns the bases whose snapshots stand. A base without a snapshot must not
+// get into the journal: an earlier life, under other rules, may have removed the snapshot
+// before it could say so. A snapshot that can't be looked at is removed with the others.
 func (w *worker) standing(j *Job, kept []Base, stands func(Snapshot) (bool, error)) (still []Base) {
 	for _, b := range kept {
 		for _, s := range j.Snapshots {

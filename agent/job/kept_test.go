@@ -12,9 +12,9 @@ import (
 	"holdfast/agent/job"
 )
 
-// TestInstanceLeavesTheConfiguration: a job whose instance the configuration has lost goes on by
-// what the journal kept. A backup that is not stored fails and lets the instance go; one that is
-// stored waits, and can be resumed and released.
+// TestInstanceLeavesTheConfiguration: a job whose instance the configuration has lost
+// goes on by its record in the journal. A backup that is not stored fails and lets
+// the instance go; a job with a stored backup waits, and can be resumed and released.
 func TestInstanceLeavesTheConfiguration(t *testing.T) {
 	for name, c := range map[string]struct {
 		state job.State // in which the agent stops

@@ -10,13 +10,13 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Jobs are listed by indexes in the order of acceptance, of all jobs,
-// of those of a tenant and of those of an instance. A page of a list
-// costs what the page holds, however many jobs the journal has.
+// Jobs are listed by indexes in the order of acceptance: of all jobs,
+// of a tenant's jobs and of an instance's jobs. The cost of a page
+// depends on the jobs in the page, however many jobs the journal has.
 
 // Query says which jobs a list has.
 type Query struct {
-	// All lists the jobs of every tenant. Without, the list has those of Tenant.
+	// All lists the jobs of every tenant. Without it, the list has only the jobs of Tenant.
 	All      bool
 	Tenant   string
 	Task     string // "" is any

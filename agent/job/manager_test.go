@@ -80,8 +80,8 @@ func TestInvariantSameCommandOnce(t *testing.T) {
 	})
 }
 
-// Invariant nothing-lost: what is not in the backup is not powered
-// down, whoever let the instance run.
+// Invariant nothing-lost: an instance with bytes that the
+// backup lacks is not powered down, whoever let it run.
 func TestInvariantNothingLost(t *testing.T) {
 	opts := job.Options{}
 	in(t, opts, []string{"phone"}, func(t *testing.T, w *world, l *life) {
@@ -468,8 +468,8 @@ func TestRefusedReports(t *testing.T) {
 			t.Errorf("it was sent again as %+v, and was %+v", w.events[i], all[0].Event)
 		}
 
-		// A release sends the report of a held instance anew; the one that was refused is gone
-		// then. One that nobody is held for is kept although its job is over, and can be dropped.
+		// A release sends the report of a held instance anew; then the refused report is gone. A
+		// refused report of a finished job, which holds no instance, is kept, and can be dropped.
 		refuse(job.EventCompleted)
 		id = mustAccept(t, l, "r2", "other").Jobs[0].Job
 		l.until(id, job.Held)

@@ -8,12 +8,12 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Marks keeps a note of each instance that may be held, outside of the journal. It is what is left
-// to let instances go by when the journal is lost. All methods may be called from any goroutine.
+// Marks keeps a note of each instance that may be held, outside of the journal. When the journal is
+// lost, the agent lets instances go by these notes. All methods may be called from any goroutine.
 type Marks interface {
 	// Set makes the note durable.
 	Set(instance string, note []byte) error
-	// Clear removes it; one that is not there is no error.
+	// Clear removes the note; a missing note is no error.
 	Clear(instance string) error
 	// List returns all notes by instance.
 	List() (map[string][]byte, error)
@@ -75,8 +75,8 @@ func (m *Manager) adopt() error {
 	return nil
 }
 
-// adopt writes the job as one that is being undone, unless the
-// journal knows it or another of its instance.
+// adopt writes the job as a job that is being undone, unless
+// the journal knows it or another job of its instance.
 func (jr *Journal) adopt(j Job) (adopted bool, err error) {
 	err = jr.transact(func(tx *bbolt.Tx) error {
 		if tx.Bucket(bucketJobs).Get([]byte(j.ID)) != nil || tx.Bucket(bucketActive).Get([]byte(j.Instance)) != nil {
@@ -88,7 +88,7 @@ func (jr *Journal) adopt(j Job) (adopted bool, err error) {
 		j.State, j.Hold, j.Cause, j.Result = Failing, true, errJournalLost.Error(), nil
 		// The readings in the note are of the clock of the journal that was lost.
 		j.AcceptedUp, j.EnteredUp, j.HeldUp = jr.Up(), nil, jr.Up()
-		// Of the command nothing is known but those of its jobs that held an instance.
+		// The notes tell about the command only its jobs that held an instance.
 		t := Task{ID: j.Task, Tenant: j.Tenant, Accepted: j.AcceptedAt}
 		if _, err := get(tx, bucketTasks, []byte(j.Task), &t); err != nil {
 			return err

@@ -130,8 +130,8 @@ func TestFewInstancesAreHeldAtATime(t *testing.T) {
 	})
 }
 
-// Turns to hold are for instances that stand still because of us: one that is stopped, or
-// that nothing holds, neither waits for one nor keeps others waiting, also after a restart.
+// Turns to hold are for instances that the agent stops: an instance that is stopped already, or
+// that nothing holds, neither waits for a turn nor keeps others waiting, also after a restart.
 func TestWhatStandsStillByItselfTakesNoTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := []string{"running", "stopped-1", "stopped-2", "folder-1", "folder-2"}
@@ -301,8 +301,8 @@ func TestStoppedByTheHostWhileReleasing(t *testing.T) {
 	})
 }
 
-// An instance that was released stays down when the journal is lost,
-// also one that was stopped and not frozen: elsewhere it may run by now.
+// An instance that was released stays down when the journal is lost, also an
+// instance that was stopped and not frozen: it may run on another host by now.
 func TestReleasedStaysDownWithoutJournal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")

@@ -12,13 +12,13 @@ import (
 
 // The other side of reports in the model: a control plane, and whoever answers in its place.
 
-// bodies are what answers have as their body: the control plane's form, and what others write.
+// answerBodies are bodies of answers: the control plane's form, and pages of other servers.
 var answerBodies = []string{
 	"", `{"error_code":"0","error_msg":"OK"}`, `{"error_code":"KOOPHONE.API.1000","error_msg":"no"}`, `{"error_code":0}`, "<h1>Welcome to nginx!</h1>",
 	"default backend - 404", `{"error_code":"APIG.0101","error_msg":"The API does not exist"}`, `{"status":"UP"}`, "null", "{", `[{"error_code":"0"}]`,
 }
 
-// answer is what a report is answered with. It holds the order of what the control plane is told.
+// answer is the answer to a report. It checks the order of the reports.
 func (m *model) answer(e job.Event) (string, error) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
@@ -31,7 +31,7 @@ func (m *model) answer(e job.Event) (string, error) {
 		m.take(e)
 		return "", nil
 	}
-	// What the control plane does, and what comes back, are two things.
+	// The control plane may take the report although its answer is lost.
 	own := []byte(`{"error_code":"0","error_msg":"OK"}`)
 	switch m.other.IntN(6) {
 	case 0: // it takes the event
@@ -52,7 +52,7 @@ func (m *model) answer(e job.Event) (string, error) {
 }
 
 // stranger answers in the place of the control plane: with any status
-// and body, but not with one that only the control plane gives.
+// and body, except an answer that only the control plane gives.
 func (m *model) stranger() report.Answer {
 	for {
 		a := report.Answer{Status: 200 + m.other.IntN(400), Body: []byte(pick(m.other, answerBodies...))}

@@ -17,9 +17,9 @@ import (
 	"holdfast/agent/job"
 )
 
-// model drives agents over one host with random commands, faults, restarts and clocks, and looks
-// after each step whether what is promised holds. Each step begins when every goroutine waits,
-// so what a step does comes between two acts of an agent, as a person or another program would.
+// model drives agents over one host with random commands, faults, restarts and clocks, and
+// checks the promises after each step. Each step begins when every goroutine waits, so the
+// step falls between two acts of an agent, as an act of a person or another program would.
 type model struct {
 	w     *world
 	l     *life
@@ -35,19 +35,19 @@ type model struct {
 	jobs    []string
 	lastSeq map[string]uint64   // instance -> of the events that the control plane took
 	told    map[string][]string // job -> types of events
-	// "job type" of events that the control plane has, also those that it got late
+	// "job type" of events that the control plane has, also of events that it got late
 	took    map[string]bool
 	refused map[uint64]bool // numbers of events that the control plane refused
-	other   *rand.Rand      // of what the receiver answers; the world's lock is held
+	other   *rand.Rand      // for the receiver's answers; the world's lock is held
 	trail   []string
 	seq     int
 	began   time.Time
-	saved   []byte // journal of some steps ago, for one that forgets
+	saved   []byte // journal of some steps ago, for a journal that forgets
 }
 
 var faultyActs = []string{"state", "freeze", "thaw", "stop", "start", "power-down", "power-down-answer", "keep-down", "snapshot", "remove-snapshot", "remove-leftover", "discard", "note"}
 
-// runModel makes the steps of one seed and returns what was found, and what had been done.
+// runModel makes the steps of one seed and returns the broken promises, and the steps before.
 func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail []string) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &model{
@@ -129,7 +129,7 @@ func (m *model) end(orderly bool) {
 	m.forget()
 }
 
-// forget is a journal that has not kept what it promised to.
+// forget sets the journal back, as a disk does that lied about a sync.
 func (m *model) forget() {
 	if m.w.broken == "journal" && m.saved != nil {
 		if err := os.WriteFile(m.w.journal, m.saved, 0o600); err != nil {
@@ -202,7 +202,7 @@ func (m *model) step() {
 	})
 }
 
-// send is what the store does with a pack.
+// send is the store's treatment of a pack.
 func (m *model) send(ctx context.Context, _ job.BackupRequest) error {
 	m.w.mu.Lock()
 	store := m.store
@@ -266,7 +266,7 @@ func (m *model) observe(j *job.Job) {
 	}
 }
 
-// check holds what is promised at every instant.
+// check checks the promises that hold at every instant.
 func (m *model) check() {
 	m.lock(func() {
 		if m.l.isDead() {
@@ -316,7 +316,7 @@ func (m *model) stopped(name string, p *phone) {
 	}
 }
 
-// quiet lets every job end, in a world without faults, and looks at what is left.
+// quiet lets every job end, in a world without faults, and looks for leftovers.
 func (m *model) quiet() {
 	m.heal()
 	m.end(true)
@@ -408,8 +408,8 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// TestModelFindsWhatIsBroken: where one part of the world does not
-// do what the agent rests on, the model sees it.
+// TestModelFindsWhatIsBroken breaks one part of the world
+// on which the agent rests, and the model sees that.
 func TestModelFindsWhatIsBroken(t *testing.T) {
 	for _, broken := range []string{"journal", "acknowledgement", "state", "generation", "removal", "engine", "notes", "proof"} {
 		t.Run(broken, func(t *testing.T) {

@@ -64,8 +64,8 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 	}
 }
 
-// The start makes the index of the outbox anew: what has become of
-// it keeps no event from being delivered.
+// The start makes the index of the outbox anew: no damage
+// of the index keeps an event from being delivered.
 func TestIndexOfOutboxIsMadeAnew(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	jr, err := OpenJournal(path)

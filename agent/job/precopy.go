@@ -5,16 +5,17 @@ import (
 	"slices"
 )
 
-// precopy does one round: snapshots of the running instance, what they have
-// that the vault lacks goes to the store, and the snapshots go away, or stay
+// precopy does one round: it makes snapshots of the running instance,
+// their new content goes to the store, and the snapshots go away, or stay
 // as bases until the next round. Then another round follows, or the hold.
 //
-// A volume whose storage makes no snapshots is read itself while the instance writes to it.
-// Such a reading is of no single moment and makes no backup, but what did not change from then
-// on need not be read in the hold: above all after a reboot, when all has to be read once.
+// A volume whose storage makes no snapshots is read itself while the instance
+// writes to it. Such a reading is of no single moment and makes no backup,
+// but content that stays unchanged from then on need not be read in the hold.
+// That helps most after a reboot, when all content has to be read once.
 //
-// A crash leaves snapshots that the journal names. The next life removes them and does the
-// round again; the engine knows from its catalogues what the rounds before have stored.
+// A crash leaves snapshots that the journal names. The next life removes them and does the round
+// again; the engine knows from its catalogues which content the rounds before have stored.
 func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 	instance, err := w.instance(j)
 	if err != nil {
@@ -56,7 +57,7 @@ func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 	return next, c, nil
 }
 
-// ofRound returns what a round can read while the instance runs.
+// ofRound returns the snapshots that a round can read while the instance runs.
 func ofRound(planned []Snapshot) []Snapshot {
 	return slices.DeleteFunc(slices.Clone(planned), func(s Snapshot) bool { return !s.Live && !s.Warm })
 }

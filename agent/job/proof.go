@@ -10,9 +10,9 @@ import (
 )
 
 // Between a stored backup and the power-down hours can pass, in which the control plane takes
-// its time and a bucket can lose what it had confirmed. So the store is looked at again before
-// the power-down, unless the verification is recent. What goes away after that look, nobody
-// can prevent; what went away before it keeps the instance held, where its bytes still are.
+// its time and a bucket can lose confirmed objects. So the agent looks at the store again
+// before the power-down, unless the verification is recent. A loss after that look nobody can
+// prevent; a loss before it keeps the instance held, whose storage still has the bytes.
 
 // ErrBackupGone says that the store answers, and lacks something on which a stored backup rests.
 var ErrBackupGone = errors.New("the store has lost a part of the backup that it had confirmed")

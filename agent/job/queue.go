@@ -12,14 +12,13 @@ import (
 // slots lets a number of jobs work at once. A place in the line is taken at
 // once by join, so the order does not depend on which goroutine wakes up first.
 //
-// Who is next: restores before backups, since somebody waits for the instance;
-// among each, jobs with a deadline before those without, the earliest deadline
-// first and of one deadline the smallest instance, so that some are free early.
-// Among the others the commands take turns, and of a command the jobs come in
-// its order: a command of one instance does not wait for a hundred of another.
+// The order: restores before backups, since somebody waits for the instance; among each, jobs with
+// a deadline before jobs without, the earliest deadline first and of one deadline the smallest
+// instance, so that some are free early. Among the others the commands take turns, and of a command
+// the jobs come in its order: a command of one instance does not wait for a hundred of another.
 //
-// A quarter of the slots is not for large instances, which keep theirs
-// for long: however many of those there are, small ones come on.
+// A quarter of the slots is not for large instances, which keep their slots
+// for long: however many large instances there are, small ones make progress.
 type slots struct {
 	mu        sync.Mutex
 	all       int // slots
@@ -41,7 +40,7 @@ type command struct {
 	turn    uint64
 }
 
-// place is what the order in the line depends on.
+// place holds everything on which the order in the line depends.
 type place struct {
 	restore  bool
 	command  string    // id of the task
@@ -94,8 +93,8 @@ func (s *slots) ticket(p place) *ticket {
 	return &ticket{s: s, place: p, ready: make(chan struct{})}
 }
 
-// take gives a slot at once, beyond the number if need be: to a job
-// that has what the slot stands for already.
+// take gives a slot at once, beyond the number if need be: to
+// a job that already does the thing for which the slot stands.
 func (s *slots) take(p place) *ticket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,8 +118,8 @@ func (s *slots) give(t *ticket) {
 // mayBeLarge is how many of n slots large instances may have.
 func mayBeLarge(n int) int { return n - n/4 }
 
-// room tells whether there is a slot for the ticket: one that is free, or one
-// beyond the number where all that it could have are lent. The lock is held.
+// room tells whether there is a slot for the ticket: a free slot, or a slot beyond
+// the number where all slots that it could have are lent. The lock is held.
 func (s *slots) room(t *ticket) bool {
 	if s.free <= 0 && s.all-s.free > s.lent {
 		return false

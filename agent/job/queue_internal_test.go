@@ -43,7 +43,7 @@ func TestOrderOfTheLine(t *testing.T) {
 		})
 		order = append(order, line[i].place.command)
 		if len(order) == 6 {
-			// It comes when "big" has had a turn, and does not get all those that it has missed.
+			// It comes when "big" has had a turn, and does not catch up on missed turns.
 			line = append(line, s.join(place{command: "new", seq: 20}), s.join(place{command: "new", seq: 21}))
 		}
 		line[i].leave()
@@ -94,8 +94,8 @@ func TestRestoresGoFirst(t *testing.T) {
 	}
 }
 
-// Large instances leave a quarter of the slots to the others,
-// whoever came first; where there are few slots none is kept free.
+// Large instances leave a quarter of the slots to the others, also when
+// the large ones came first; where there are few slots none is kept free.
 func TestSmallComesOnBesideLarge(t *testing.T) {
 	ready := func(l *ticket) bool {
 		select {

@@ -8,7 +8,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// The last events stay, delivered or not; older ones go, and what is there says from where on.
+// The last events stay, delivered or not; older events go, and the list says where it begins.
 func TestRecentEventsAreBounded(t *testing.T) {
 	jr, err := OpenJournal(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {

@@ -35,6 +35,9 @@ type Restore struct {
 	Places  []Place        `json:"places,omitempty"`
 	Placed  bool           `json:"placed,omitempty"` // all are in place, and stay there
 	Ready   bool           `json:"ready,omitempty"`  // nothing had to be restored
+	// Certain and Warning are as in Decision.
+	Certain bool   `json:"certain,omitempty"`
+	Warning string `json:"warning,omitempty"`
 	Result  *RestoreResult `json:"result,omitempty"`
 }
 
@@ -67,19 +70,14 @@ type RestoreRequest struct {
 	Progress func(Progress)
 }
 
-// Presence is what is on this host of an instance's volumes.
-type Presence struct {
-	All bool // each volume is there, with content
-	Any bool // some volume has content
-}
-
 // ErrNoBackup says that the vault has no backup of an instance.
 var ErrNoBackup = errors.New("the vault has no backup of this instance")
 
 // Restorer brings the volumes of instances back. Its methods may be called from any goroutine.
 type Restorer interface {
-	// Look tells what is there now.
-	Look(ctx context.Context, instance string) (Presence, error)
+	// Look tells the state of each volume, in the order of the configuration. known is the backup
+	// that the journal has of them. It changes nothing.
+	Look(ctx context.Context, instance, tenant string, known Content) ([]VolumeFacts, error)
 	// Newest names the newest backup; ErrNoBackup.
 	Newest(ctx context.Context, instance, tenant string) (Content, error)
 	// Plan names the places of all volumes and changes nothing. An
@@ -101,15 +99,8 @@ type Restorer interface {
 	Discard(p Place) error
 }
 
-// toRestore decides what a restore has to do.
-//
-// Invariant nothing-lost: volumes that may have newer bytes than the newest backup
-// are never replaced. Those of an instance that runs, and those that come from that
-// very backup (it was made of them, or restored to them), are ready as they are.
+// toRestore gathers the facts on which a restore rests, and does what Decide says.
 func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
-	no := func(doing string, err error) (State, change, error) {
-		return "", change{}, fmt.Errorf("%s: %w", doing, err)
-	}
 	restorer := w.m.parts.Restorer
 	if restorer == nil {
 		return "", change{}, errors.New("this agent does not restore")
@@ -117,56 +108,73 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 	// as it is configured now: the job may have waited over a restart
 	instance, err := w.m.parts.Instance(j.Instance)
 	if err != nil {
-		return no("look for the instance", err)
+		return "", change{}, fmt.Errorf("look for the instance: %w", err)
 	}
-	found, err := w.user(ctx, j, instance)
+	f, err := w.facts(ctx, j, instance)
 	if err != nil {
-		return no("look at the instance", err)
+		return "", change{}, err
 	}
-	here, err := restorer.Look(ctx, j.Instance)
-	if err != nil {
-		return no("look at the volumes", err)
-	}
-	switch {
-	case found == IsFrozen:
-		return "", change{}, errors.New("the instance is frozen, and not by this agent")
-	case found == IsRunning && here.All:
-		return Done, change{edit: func(j *Job) { j.Found, j.Restore = found, &Restore{Ready: true} }}, nil
-	case found == IsRunning:
-		return "", change{}, errors.New("the instance runs, but not all of its volumes are there; stop it, so that they can be restored")
-	case found == IsMissing && w.m.opts.StartRestored:
-		return "", change{}, errors.New("the runtime does not know the instance, so it can't be started after a restore; make it first")
-	}
-	newest, err := restorer.Newest(ctx, j.Instance, j.Tenant)
-	if err != nil {
-		return no("look for the newest backup", err)
-	}
-	known, err := w.m.journal.Content(j.Instance)
-	if err != nil {
-		return no("read the journal", err)
-	}
-	r := &Restore{Backup: newest.Backup, Seq: newest.Seq, Created: newest.Created, Vault: newest.Vault}
-	switch {
-	case known.Backup == newest.Backup && here.All:
-		r.Ready, r.Placed = true, true
+	d := Decide(f)
+	r := &Restore{Backup: f.Newest.Backup, Seq: f.Newest.Seq, Created: f.Newest.Created, Vault: f.Newest.Vault, Certain: d.Certain, Warning: d.Warning}
+	switch d.Action {
+	case ActReady:
 		next := Done
-		if w.m.opts.StartRestored && instance.Holds {
+		if r.Ready = true; f.Found == IsRunning {
+			r = &Restore{Ready: true, Warning: d.Warning}
+		} else if r.Placed = true; f.Start && f.Holds {
 			next = Starting
 		}
-		return next, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
+		return next, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = f.Found, r, instance.Keep }}, nil
+	case ActRestore:
+		if r.Places, err = restorer.Plan(ctx, j.Instance, j.ID); err != nil {
+			return "", change{}, fmt.Errorf("find the volumes' places: %w", err)
+		}
+		return Restoring, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = f.Found, r, instance.Keep }}, nil
+	}
+	return "", change{}, d.Err
+}
+
+// askVault is for how long the vault is asked about an instance that is not going to be restored.
+const askVault = 10 * time.Second
+
+// facts looks at the instance, its volumes, the journal and the vault. An instance that runs and
+// has all of its volumes is ready, whether the store answers or not.
+func (w *worker) facts(ctx context.Context, j *Job, instance Instance) (f Facts, err error) {
+	restorer := w.m.parts.Restorer
+	f = Facts{Holds: instance.Holds, Start: w.m.opts.StartRestored}
+	if f.Found, err = w.user(ctx, j, instance); err != nil {
+		return f, fmt.Errorf("look at the instance: %w", err)
+	}
+	if f.Known, err = w.m.journal.Content(j.Instance); err != nil {
+		return f, fmt.Errorf("read the journal: %w", err)
+	}
+	if f.Volumes, err = restorer.Look(ctx, j.Instance, j.Tenant, f.Known); err != nil {
+		return f, fmt.Errorf("look at the volumes: %w", err)
+	}
+	if f.Found == IsRunning {
+		// The vault only adds a warning to what is decided already.
+		short, cancel := context.WithTimeout(ctx, askVault)
+		defer cancel()
+		ctx = short
+	}
+	f.Newest, f.NewestErr = restorer.Newest(ctx, j.Instance, j.Tenant)
+	f.Relation = relate(f.Known, f.Newest)
+	return f, nil
+}
+
+// relate compares by sequence numbers.
+func relate(known, newest Content) Relation {
+	switch {
+	case known.Backup == "" || newest.Backup == "":
+		return RelationNone
+	case known.Backup == newest.Backup:
+		return RelationSame
 	case newest.Seq < known.Seq:
-		return "", change{}, fmt.Errorf("the newest backup in the vault is %s, but this host knows of a newer one, %s: it was deleted, or the store shows an older state",
-			newest.Backup, known.Backup)
-	case newest.Seq == known.Seq && newest.Backup != known.Backup:
-		return "", change{}, fmt.Errorf("the newest backup in the vault is %s, but this host knows %s, made at the same time on top of the same earlier one: "+
-			"name the one to restore", newest.Backup, known.Backup)
-	case found == IsUnknown && instance.Holds && here.Any:
-		return "", change{}, errors.New("its volumes have content, and the runtime can't tell whether it runs; empty them, or configure how its state is told")
+		return RelationBehind
+	case newest.Seq == known.Seq:
+		return RelationFork
 	}
-	if r.Places, err = restorer.Plan(ctx, j.Instance, j.ID); err != nil {
-		return no("find the volumes' places", err)
-	}
-	return Restoring, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
+	return RelationAhead
 }
 
 // restore builds the volumes beside their places. A crash leaves

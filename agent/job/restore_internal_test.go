@@ -17,8 +17,8 @@ type restingRuntime struct {
 func (r *restingRuntime) State(context.Context) (Sight, error) { return Sight{State: r.state}, nil }
 func (r *restingRuntime) Of(string) Runtime                    { return r }
 
-// TestMayMove: volumes are exchanged while neither the instance with which
-// the restore began runs, nor what the configuration has made of it since.
+// TestMayMove: volumes are exchanged only while neither the instance with which the
+// restore began runs, nor the instance that the configuration has under that id now.
 func TestMayMove(t *testing.T) {
 	jr, err := OpenJournal(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {

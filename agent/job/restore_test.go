@@ -28,16 +28,25 @@ type disk struct {
 
 func (r fakeRestorer) target(instance, volume string) string { return "/" + instance + "/" + volume }
 
-func (r fakeRestorer) Look(_ context.Context, instance string) (job.Presence, error) {
+func (r fakeRestorer) Look(_ context.Context, instance, _ string, known job.Content) ([]job.VolumeFacts, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
-	p := job.Presence{All: true}
+	var all []job.VolumeFacts
 	for _, v := range []string{"data", "media"} {
-		_, there := r.l.w.disks[r.target(instance, v)]
-		p.All, p.Any = p.All && there, p.Any || there
+		f := job.VolumeFacts{Volume: v, Presence: job.VolumeMissing}
+		if d, there := r.l.w.disks[r.target(instance, v)]; there {
+			f.Presence, f.Origin = job.VolumeContent, job.OriginUnknown
+			if known.Backup != "" {
+				f.Origin, f.Backup = job.OriginChanged, known
+			}
+			if known.Backup == fmt.Sprint("b", d.count) {
+				f.Origin = job.OriginSame
+			}
+		}
+		all = append(all, f)
 	}
-	return p, nil
+	return all, nil
 }
 
 func (r fakeRestorer) Newest(_ context.Context, instance, _ string) (job.Content, error) {
@@ -427,7 +436,7 @@ func TestRestoreDecision(t *testing.T) {
 			},
 		},
 		{
-			name: "another host made a backup at the same time", state: job.IsStopped, end: job.Failed, cause: "made at the same time", count: 7,
+			name: "another host made a backup at the same time", state: job.IsStopped, end: job.Failed, cause: "does not continue", count: 7,
 			set: func(t *testing.T, w *world, l *life) {
 				first, err := l.prepare("first", "phone")
 				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {

@@ -13,7 +13,7 @@ import (
 // their jobs or their bytes are too many. Age is counted by the journal's
 // clock, so a wall clock that jumps lets no request id be forgotten.
 
-// finishedTask is what a finished task takes up.
+// finishedTask is the room that a finished task takes up.
 type finishedTask struct {
 	jobs  int
 	bytes int64 // of the records of the task and of its jobs
@@ -33,8 +33,8 @@ func putFinished(tx *bbolt.Tx, t *Task, up time.Duration) error {
 }
 
 // prune forgets finished tasks that ended before a reading of the journal's clock, and
-// the oldest of those that have more than so many jobs or bytes together. The last
-// task to end always stays, and so does a task with a report that was not delivered.
+// then the oldest tasks while the rest has more than so many jobs or bytes together. The
+// last task to end always stays, and so does a task with a report that was not delivered.
 func (jr *Journal) prune(before time.Duration, keepJobs int, keepBytes int64) (n int, err error) {
 	limit := binary.BigEndian.AppendUint64(nil, uint64(max(0, before)))
 	due := func(tx *bbolt.Tx) (keys [][]byte, err error) {

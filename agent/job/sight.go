@@ -19,8 +19,8 @@ type Sight struct {
 	// Work is another text after each instruction that the instance has
 	// executed; "" when it is not frozen, and when the driver can't tell.
 	Work string `json:"work,omitempty"`
-	// Proof says that the driver can tell an instance that was left
-	// alone from one that ran in between.
+	// Proof says that the driver can tell an instance that
+	// was left alone from an instance that ran in between.
 	Proof bool `json:"proof,omitempty"`
 	// Passing says that the runtime may forget the instance when it is powered down.
 	Passing bool `json:"passing,omitempty"`
@@ -101,9 +101,9 @@ func (w *worker) stillHeld(ctx context.Context, j *Job, instance Instance) (Sigh
 	return now, err
 }
 
-// ranMeanwhile tells that the instance has run, or is another, since it was
-// held: what was read meanwhile may be of more than one moment, and makes no
-// backup. A runtime that does not answer is asked again before the report.
+// ranMeanwhile tells that the instance has run, or is another, since it was held:
+// then the content that was read meanwhile may be of more than one moment, and
+// makes no backup. A runtime that does not answer is asked again before the report.
 func (w *worker) ranMeanwhile(ctx context.Context, j *Job) error {
 	instance, err := w.instance(j)
 	if err != nil {
@@ -150,10 +150,10 @@ func (w *worker) downOrHeld(ctx context.Context, j *Job, instance Instance) (dow
 	}
 }
 
-// broughtDown tells whether the instance is down since this agent powered it
-// down, whatever the call that did it has returned: it is the same one, was
-// not started since it was held, and was killed in the same boot of the host.
-// One that is gone is that only if its runtime forgets what is powered down.
+// broughtDown tells whether the instance is down because this agent powered it down,
+// even if the call returned an error: it is the same instance, was not started since
+// it was held, and was killed in the same boot of the host. An instance that is gone
+// counts only if its runtime forgets instances that are powered down.
 func (w *worker) broughtDown(j *Job, now Sight) bool {
 	if !w.mayBeDown || j.BootID != w.m.opts.BootID {
 		return false
@@ -179,9 +179,9 @@ func (w *worker) keepDown(ctx context.Context, j *Job, instance Instance) error 
 	return err
 }
 
-// user tells the state of what uses the volumes of an instance that is
-// to be restored: the one that has its name, or else the one that had
-// it in the last job of this host, which may have another name by now.
+// user tells the state of the instance that uses the volumes which are to
+// be restored: the instance with the configured name, or else the instance
+// of the last job of this host, which may have another name by now.
 func (w *worker) user(ctx context.Context, j *Job, instance Instance) (RuntimeState, error) {
 	sight, err := instance.Runtime.State(ctx)
 	if err != nil || sight.State != IsMissing {

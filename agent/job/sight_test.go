@@ -25,8 +25,8 @@ func (w *world) told(id string) (types []string) {
 	return types
 }
 
-// What somebody does to an instance while the report of its backup waits. The instance is not
-// powered down on the strength of that backup, the job says why, and what the job held is let go.
+// Each case is an act of somebody on an instance while the report of its backup waits. The instance
+// is not powered down on the strength of that backup, the job says why, and lets the instance go.
 func TestInstanceThatRanIsNotReleased(t *testing.T) {
 	for name, tt := range map[string]struct {
 		mode   job.Mode
@@ -80,8 +80,7 @@ func TestInstanceThatRanIsNotReleased(t *testing.T) {
 						now := act == "sign" && when == job.Stored || act == "power-down" && when == job.Releasing
 						if now && !touched {
 							touched = true
-							// within the power-down: after the job's look,
-							// before that of the driver
+							// within the power-down: after the job's look, before the driver's look
 							tt.touch(p)
 							if act == "sign" {
 								return errors.New("one moment")
@@ -292,8 +291,8 @@ func TestEndedByItsOwnerWhileTheAgentWasAway(t *testing.T) {
 	})
 }
 
-// Where the runtime can't tell whether the instance ran, somebody
-// who can has to ask for the release.
+// Where the runtime can't tell whether the instance ran,
+// a person has to find out and ask for the release.
 func TestReleaseWithoutProofIsAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")

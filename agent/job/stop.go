@@ -8,7 +8,7 @@ import (
 
 // A stop has one deadline. After the end of its context Run gives jobs at work Options.DrainTimeout
 // to reach a stored backup, and then LetGoTime for all of them together to let their instances run
-// again. What is not done by then stays in the journal, and the next Run does it.
+// again. Work that is not done by then stays in the journal, and the next Run does it.
 
 // LetGoTime is how long Run waits, after Options.DrainTimeout, for jobs to
 // let go of their instances: an engine answers within seconds, or hangs.
@@ -50,8 +50,8 @@ func acting(ctx context.Context, limit time.Duration) (context.Context, context.
 }
 
 // fruitless counts how often in a row the job was put off, this time included, without
-// the store having anything new of it; packs is how many packs the journal names. What
-// this life has sent its progress tells, and what an earlier life has sent the journal.
+// anything new of it in the store; packs is how many packs the journal names. The progress
+// tells the packs that this life has sent, and the journal the packs of earlier lives.
 func (w *worker) fruitless(j *Job) (packs, n int, err error) {
 	named, err := w.m.journal.packs(j.ID)
 	if err != nil {

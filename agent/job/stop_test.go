@@ -50,8 +50,8 @@ func TestStopHasOneDeadline(t *testing.T) {
 	})
 }
 
-// TestRestartsWithProgress: a backup that stores something new between any two restarts
-// comes to its end, however many there are; one that never does fails after some.
+// TestRestartsWithProgress: a backup that stores something new between any two restarts comes
+// to its end, however many restarts there are; a backup that never does fails after some.
 func TestRestartsWithProgress(t *testing.T) {
 	for _, progress := range []bool{true, false} {
 		for _, orderly := range []bool{true, false} {

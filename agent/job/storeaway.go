@@ -33,8 +33,8 @@ var errWaitForStore = errors.New("the instance is let go until the store answers
 
 // Bounds of the waits for the store, each with its reason.
 const (
-	// reachTime is what one request gets: a store that needs longer for a few bytes can't take an
-	// upload.
+	// reachTime is the time of one request: a store that
+	// needs longer for a few bytes can't take an upload.
 	reachTime = 30 * time.Second
 	// silentEvery is how often a job looks whether the store answers.
 	silentEvery = time.Second
@@ -45,11 +45,11 @@ const (
 	lastStoreWait  = 15 * time.Minute
 )
 
-// mayWait tells whether nothing is lost when the instance is let go and held once more. A backup on
-// which an instance can be released has to be made of its last state, so a job whose instance ran
-// begins anew, whatever snapshots stand; what it has stored is found again. A stop is another
-// matter: each one ends the programs of the instance. And where nobody waits for the instance, it
-// may stay as it is.
+// mayWait tells whether nothing is lost when the instance is let go and held once
+// more. A backup on which an instance can be released has to be made of its last
+// state, so a job whose instance ran begins anew, whichever snapshots stand; its
+// stored packs are found again. A stop is another matter: each stop ends the programs
+// of the instance. And where nobody waits for the instance, it may stay as it is.
 func (j *Job) mayWait() bool { return j.standsStill() && j.Mode != ModeStop }
 
 // restForStore lets an instance run for a while that was let go for the store.

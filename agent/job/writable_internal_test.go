@@ -127,16 +127,16 @@ func fill(tb testing.TB, jobs, keepJobs int, keepBytes int64) string {
 	return path
 }
 
-// BenchmarkLargeJournal opens the journal of a host that has done 72,000
-// jobs, and lists a tenant's: "kept" has all of them with their reports,
-// as a bound by tasks keeps them, and "bounded" is what is kept of them.
+// BenchmarkLargeJournal opens the journal of a host that has done 72,000 jobs, and
+// lists a tenant's jobs: "kept" has all of them with their reports, as a bound by
+// tasks keeps them, and "bounded" has the jobs that remain under the bounds.
 func BenchmarkLargeJournal(b *testing.B) {
 	for _, c := range []struct {
 		name string
 		keep int
 	}{{"kept", -1}, {"bounded", DefaultKeepJobs}} {
 		path := ""
-		all := b // whose folder outlives that of the part
+		all := b // whose folder outlives the folder of the part
 		b.Run(c.name+"/open", func(b *testing.B) {
 			if path == "" {
 				path = fill(all, 72_000, c.keep, DefaultKeepBytes)

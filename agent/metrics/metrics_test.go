@@ -148,7 +148,7 @@ func TestLint(t *testing.T) {
 	}
 }
 
-// Whatever a caller passes as a label, no new series comes of it, and nothing of tenants shows.
+// No label that a caller passes makes a new series, and nothing about tenants shows.
 func TestLabelsAreBounded(t *testing.T) {
 	m := newMetrics(false)
 	use(m)

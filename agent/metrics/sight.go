@@ -15,8 +15,8 @@ type Since struct {
 // Add counts one more, which lasts for age.
 func (s Since) Add(age time.Duration) Since { return Since{s.Count + 1, max(s.Oldest, age)} }
 
-// Sight is how the jobs of an agent stand at one moment, and
-// what is in trouble. Ages are of a clock that nobody can set.
+// Sight is the state of an agent's jobs at one moment, and the
+// list of its troubles. Ages are of a clock that nobody can set.
 type Sight struct {
 	Jobs     map[string]Since // unfinished jobs by state, and for how long they are in it
 	Frozen   Since            // instances that stand still
@@ -51,7 +51,7 @@ func newSight(r *prometheus.Registry, o Options) sight {
 	return s
 }
 
-// show sets all gauges, those too of what the sight does not have.
+// show sets all gauges, also the gauges that the sight does not mention.
 func (s sight) show(now Sight) {
 	each(s.jobs, s.oldestJob, s.stages, now.Jobs)
 	each(s.trouble, s.oldestTrouble, s.troubles, now.Troubles)

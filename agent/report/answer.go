@@ -28,7 +28,7 @@ const (
 	answerShown = 200
 )
 
-// Verdict is what an answer says about a report.
+// Verdict is the meaning of an answer for a report.
 type Verdict int
 
 // The verdicts.
@@ -38,7 +38,7 @@ const (
 	Refused                     // the control plane will never take it
 )
 
-// Answer is what a request was answered with.
+// Answer is the answer to a request.
 type Answer struct {
 	Status int
 	Header http.Header
@@ -46,15 +46,15 @@ type Answer struct {
 	Broken error // why Body is not whole; nil when it is
 }
 
-// Judge tells what an answer to one event, sent alone, says about it, and why it is not
+// Judge tells the meaning of an answer to one event, sent alone, and why it is not
 // acknowledged. Acknowledged means: status 204; status 200 with the control plane's form and
 // the code "0", or with a header whose value is the event's id (no header of the request has
-// it, so whoever repeats it has read the event); status 409 with the control plane's form
-// that names the event's id. Refused means: status 400, 409, 410 or 422 with the control
+// it, so a server that repeats it has read the event); status 409 with the control plane's
+// form that names the event's id. Refused means: status 400, 409, 410 or 422 with the control
 // plane's form and another code. With any2xx each status from 200 to 299 acknowledges too.
 //
-// An answer whose event_id is that of another event says nothing
-// about this one: a cache on the way may give such an answer.
+// An answer with the event_id of another event says nothing
+// about this event: a cache on the way may give such an answer.
 func Judge(a Answer, id string, any2xx bool) (Verdict, error) {
 	f, ok := a.form()
 	if ok && f.isOf != "" && f.isOf != id && !(any2xx && a.Status/100 == 2) && a.Status != http.StatusNoContent {
@@ -74,7 +74,7 @@ func Judge(a Answer, id string, any2xx bool) (Verdict, error) {
 	return Unsettled, a.why(ok)
 }
 
-// why says what kept an answer from being the control plane's word, and what can be done.
+// why says why an answer is not the control plane's word, and names a remedy.
 func (a Answer) why(form bool) error {
 	status := statusText(a.Status)
 	switch {
@@ -163,7 +163,7 @@ func (f form) names(id string) bool {
 }
 
 // form reads the answer's body. Names of fields are compared
-// exactly, and one that is given twice makes it another form.
+// exactly, and a field that is given twice makes it another form.
 func (a Answer) form() (f form, ok bool) {
 	if a.Broken != nil {
 		return form{}, false

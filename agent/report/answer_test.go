@@ -115,7 +115,7 @@ func TestJudge(t *testing.T) {
 			t.Errorf("any-2xx: %d %v %q: %d, %v", c.status, c.header, c.body, verdict, err)
 		}
 	}
-	// A body that broke off says nothing, whatever stands in what came.
+	// A body that broke off says nothing, whatever its first part says.
 	for _, status := range []int{200, 400, 409} {
 		a := report.Answer{Status: status, Body: []byte(ok), Broken: errors.New("unexpected EOF")}
 		if verdict, err := report.Judge(a, eventID, false); verdict != report.Unsettled || !strings.Contains(err.Error(), "unexpected EOF") {
@@ -128,7 +128,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// FuzzJudge: what acknowledges, or refuses, has the status for it, whatever the body.
+// FuzzJudge: an answer that acknowledges, or refuses, has a status for that, with any body.
 func FuzzJudge(f *testing.F) {
 	f.Add(200, "Ce-Id", "x", `{"error_code":"0"}`)
 	f.Add(409, "", "", `{"error_code":"1","id":"`+eventID+`"}`)

@@ -14,7 +14,7 @@ const (
 	// lastBackOff keeps an instance that waits for its acknowledgement from waiting long after the
 	// control plane is back.
 	lastBackOff = time.Minute
-	// longestRetryAfter bounds what a server may ask for.
+	// longestRetryAfter bounds the pause that a server may ask for.
 	longestRetryAfter = 15 * time.Minute
 )
 
@@ -50,7 +50,7 @@ func (b *breaker) answered() (back bool) {
 	return back
 }
 
-// pause is that after so many failures in a row, or what the receiver asked for.
+// pause is the pause after so many failures in a row, or the pause that the receiver asked for.
 func pause(failures int, after time.Duration) time.Duration {
 	if after > 0 {
 		return after

@@ -10,8 +10,8 @@ import (
 	"holdfast/internal/webclient"
 )
 
-// CheckURL tells what is wrong with the address of a control plane. It must be https; http is taken
-// for a loopback address only, for a demonstration or a relay on this host.
+// CheckURL tells the fault of the address of a control plane. It must be https; http
+// is taken for a loopback address only, for a demonstration or a relay on this host.
 func CheckURL(raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil {

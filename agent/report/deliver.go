@@ -23,8 +23,8 @@ type Event struct {
 
 // Outbox keeps events until they are settled. Its methods are called from one goroutine at a time.
 type Outbox interface {
-	// Heads returns at most limit events, oldest first: the oldest of
-	// each instance but those that skip tells to leave out.
+	// Heads returns at most limit events, oldest first: the oldest
+	// of each instance, except instances that skip leaves out.
 	Heads(limit int, skip func(instance string) bool) ([]Event, error)
 	// TakeProgress returns at most limit events that are not kept, of instances without
 	// any other event and that skip does not tell to leave out. Each is returned once.
@@ -46,7 +46,7 @@ const (
 	DefaultBatch = 100
 	// batchBytes bounds the data of a batch: receivers and what stands before them take a megabyte.
 	batchBytes = 512 << 10
-	// batchRest is how long no batch is sent after one that was not understood.
+	// batchRest is how long no batch is sent after the receiver did not understand a batch.
 	batchRest = 10 * time.Minute
 	// atOnce bounds the requests on their way; each is of other instances.
 	atOnce = 8
@@ -81,8 +81,8 @@ type Options struct {
 	Away func(err error)
 }
 
-// Deliverer sends what is in an outbox until each event is settled: those of one instance one after
-// the other, in order.
+// Deliverer sends the events of an outbox until each is settled:
+// the events of one instance one after the other, in order.
 type Deliverer struct {
 	outbox Outbox
 	opts   Options
@@ -117,7 +117,7 @@ type line struct {
 	next     time.Time
 }
 
-// run is what one call of Run knows.
+// run is the state of one call of Run.
 type run struct {
 	*Deliverer
 	ctx      context.Context
@@ -131,8 +131,8 @@ type run struct {
 	noBatch  time.Time // until then none is sent
 }
 
-// Run delivers until ctx ends, and returns when no request is on its way. The error is the
-// outbox's: what can't be read can't be delivered.
+// Run delivers until ctx ends, and returns when no request is on its way.
+// The error is the outbox's: events that can't be read can't be delivered.
 func (d *Deliverer) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &run{Deliverer: d, ctx: ctx, done: make(chan outcome, atOnce+1), lines: map[string]*line{}}
@@ -156,7 +156,7 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	}
 }
 
-// gather takes what else has ended, so that one flush of the outbox serves all.
+// gather takes the other outcomes that have arrived, so that one flush of the outbox serves all.
 func (r *run) gather(first outcome) []outcome {
 	all := []outcome{first}
 	for {
@@ -331,7 +331,7 @@ func unjournalled(e Event, err error) error {
 	return fmt.Errorf("journal the answer to report %s: %w", e.ID, err)
 }
 
-// note brings the outcome of a request into what is known of the lines and of the receiver.
+// note updates the state of the lines and of the receiver by the outcome of a request.
 func (r *run) note(o outcome) {
 	r.flying--
 	if o.probe {

@@ -97,7 +97,7 @@ func (b *box) Refuse(seq uint64, reason string) error {
 
 func (b *box) Changed() <-chan struct{} { return b.changed }
 
-// reply is what a control plane answers.
+// reply is an answer of a control plane.
 type reply struct {
 	status int
 	header http.Header
@@ -117,8 +117,8 @@ type sent struct {
 	at  time.Time
 }
 
-// deliver runs a Deliverer in a bubble for the time given and
-// returns what was sent and when, from zero.
+// deliver runs a Deliverer in a bubble for the time given
+// and returns the requests and their times, from zero.
 func deliver(t *testing.T, b *box, p plane, d time.Duration, adjust ...func(*report.Options)) (got []sent, began time.Time) {
 	t.Helper()
 	var mu sync.Mutex
@@ -231,8 +231,8 @@ func TestBacksOffForAsLongAsItTakes(t *testing.T) {
 	})
 }
 
-// Answers to the first event of a line: what pauses, what is
-// refused, and what the receiver asks for.
+// Answers to the first event of a line: which pause,
+// which refuse, and which pause the receiver asks for.
 func TestAnswersOfTheReceiver(t *testing.T) {
 	const form = `{"error_code":"KOOPHONE.API.1000","error_msg":"because"}`
 	for _, c := range []struct {
@@ -323,8 +323,8 @@ func TestOneProbeWhileAway(t *testing.T) {
 	})
 }
 
-// An event that the receiver can't digest does not hold up those of
-// other instances, and is sent again ever more rarely.
+// An event that the receiver can't digest does not hold up the
+// events of other instances, and is sent again ever more rarely.
 func TestOneEventThatIsNeverTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox(ev(1, "bad"))
@@ -360,8 +360,8 @@ func TestOneEventThatIsNeverTaken(t *testing.T) {
 	})
 }
 
-// A receiver that takes its time gets it, where that is configured;
-// a request that takes longer is told of as what it is.
+// A slow receiver gets its time, where that is configured;
+// a request that takes longer is reported as slow.
 func TestSlowReceiver(t *testing.T) {
 	for _, c := range []struct {
 		timeout time.Duration
@@ -393,7 +393,7 @@ func TestOutboxThatCantBeWritten(t *testing.T) {
 	})
 }
 
-// What is not kept is sent once, and its failure holds nothing up.
+// An event that is not kept is sent once, and its failure holds nothing up.
 func TestProgressMayBeLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox(ev(1, "b"))

@@ -23,7 +23,7 @@ const answerBytes = 64 << 10
 // errAnswerLong says that an answer is longer than any of the control plane's.
 var errAnswerLong = fmt.Errorf("longer than %d bytes", answerBytes)
 
-// result is what became of one event of a request.
+// result is the outcome of one event of a request.
 type result struct {
 	verdict Verdict
 	err     error // nil: acknowledged
@@ -31,15 +31,15 @@ type result struct {
 	alone bool
 }
 
-// outcome is what became of a request.
+// outcome is the outcome of a request.
 type outcome struct {
 	sent    []Event
 	probe   bool
 	results []result      // one for each event; empty when the request itself failed
 	err     error         // why the request failed as a whole
-	after   time.Duration // what the server asked for; 0: nothing
+	after   time.Duration // the pause that the server asked for; 0: none
 	took    time.Duration
-	// batches says what was learnt about batches: 1 they are taken, -1 they are not; 0 nothing.
+	// batches says how the receiver treats batches: 1 it takes them, -1 it does not; 0 unknown.
 	batches int
 }
 
@@ -52,7 +52,7 @@ func (d *Deliverer) send(ctx context.Context, events []Event) (o outcome) {
 	defer cancel()
 	req, err := d.request(ctx, events)
 	if len(events) > 1 {
-		o.batches = -1 // until the answer says otherwise: it may be too much for what is on the way
+		o.batches = -1 // until the answer says otherwise: a proxy on the way may refuse its size
 	}
 	if err != nil {
 		o.err = err
@@ -86,10 +86,11 @@ func (d *Deliverer) send(ctx context.Context, events []Event) (o outcome) {
 	return o
 }
 
-// judgeBatch tells what an answer to a batch says. A batch acknowledges an event only by naming
-// it, in the control plane's form: {"error_code": "0", "data": {"events": [{"id": "…",
-// "error_code": "0"}, …]}}. An event with another code, or that is not named, is sent alone, and
-// what is answered then decides. An answer that names none says that batches are not understood.
+// judgeBatch tells the meaning of an answer to a batch. A batch acknowledges an
+// event only by naming it, in the control plane's form: {"error_code": "0",
+// "data": {"events": [{"id": "…", "error_code": "0"}, …]}}. An event with another
+// code, or without mention, is sent alone, and the answer to that decides. An
+// answer that names none says that the receiver does not understand batches.
 func (d *Deliverer) judgeBatch(o *outcome, a Answer) {
 	f, ok := a.form()
 	if a.Status == http.StatusOK && ok && f.code == codeOK {

@@ -206,8 +206,8 @@ func TestInvariantManifestLast(t *testing.T) {
 	}
 }
 
-// TestAccept: what is not accepted is no backup, and no catalogue
-// knows it: the next Run reads all again, and sends none of it twice.
+// TestAccept: a Run that Accept refuses makes no backup and no catalogue;
+// the next Run reads everything again, and sends none of it twice.
 func TestAccept(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir, catalogues := t.TempDir(), t.TempDir()
@@ -340,8 +340,8 @@ func TestHolesAreNotRead(t *testing.T) {
 	}
 }
 
-// TestUnchangedFilesAreNotRead: with a catalogue, what did not change is not read, and
-// the backup is the same in every byte; what did change is found however it hides.
+// TestUnchangedFilesAreNotRead: with a catalogue, unchanged files are not read, and the
+// backup is the same in every byte; each changed file is found however its change hides.
 func TestUnchangedFilesAreNotRead(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)
@@ -419,7 +419,7 @@ func TestUnchangedFilesAreNotRead(t *testing.T) {
 			t.Errorf("catalogue of %d bytes: %d warnings", len(bad), r.WarningCount)
 		}
 	}
-	// What a killed backup left is removed by the next one of the volume, and by a sweep.
+	// The next backup of the volume, or a sweep, removes the files that a killed backup left.
 	dirOf := filepath.Dir(files[0])
 	for _, n := range []string{".new-i+data-1", ".new-other+data-2"} {
 		if err := os.WriteFile(filepath.Join(dirOf, n), nil, 0o600); err != nil {

@@ -127,8 +127,8 @@ func TestBadBlocks(t *testing.T) {
 	}
 }
 
-// TestStreamedFileOnBadBlocks: a very large file that fails when its item is in the recipe is
-// not taken for unchanged later, neither by what this host remembers nor by what the store has.
+// TestStreamedFileOnBadBlocks: a very large file that fails when its item is in the recipe does not
+// count as unchanged later, neither for this host's catalogue nor for the catalogue in the store.
 func TestStreamedFileOnBadBlocks(t *testing.T) {
 	d := newBadDisk(t, "ext4")
 	const size = 30 << 20
@@ -157,7 +157,7 @@ func TestStreamedFileOnBadBlocks(t *testing.T) {
 	}
 }
 
-// changedRange is what a base tells: every file differs in one range.
+// changedRange is a base that says that every file differs in one range.
 type changedRange struct{ snapshot.Range }
 
 func (changedRange) Inode(uint64) bool { return true }

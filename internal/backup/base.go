@@ -14,9 +14,9 @@ import (
 // Base is an earlier view of a volume that still stands, by which a
 // backup knows what changed without reading it.
 type Base struct {
-	// Catalogue is the id of the catalogue that was made of that view, as
-	// Result.Catalogues told. While the volume's catalogue on this host is
-	// another one, the base is not looked at: nothing says what it held.
+	// Catalogue is the id of the catalogue that was made of that view, from
+	// Result.Catalogues. While the volume's catalogue on this host is another
+	// one, the base is not looked at, since nothing tells its content.
 	Catalogue string
 	Changes   Changes
 }
@@ -33,7 +33,7 @@ type Changes interface {
 
 var _ Changes = (*snapshot.Changes)(nil)
 
-// known is what an earlier backup tells of a file.
+// known holds the facts of an earlier backup about a file.
 type known struct {
 	stretch      // where its content was; the extents are never nil
 	same    bool // and is: it need not be read
@@ -42,16 +42,16 @@ type known struct {
 	ranges []snapshot.Range
 }
 
-// patchExtents bounds what is held in memory of a large file that changed in
-// part (16 GiB of average chunks, 12 MiB); a larger one is read in whole.
+// patchExtents bounds the extents in memory of a large file that changed in
+// part (16 GiB of average chunks, 12 MiB); a larger file is read in whole.
 const patchExtents = 256 << 10
 
-// knownSums bounds what is held in memory of a database, sums (16
-// GiB of content, 32 MiB); a larger one is read in whole.
+// knownSums bounds the sums in memory of a database (16 GiB
+// of content, 32 MiB); a larger database is read in whole.
 const knownSums = 2 << 20
 
-// judge compares the entry of the walk with the item of the catalogue
-// that has its path. What it answers with false has to be read in whole.
+// judge compares the entry of the walk with the catalogue's item of the same path. It
+// reports whether the old extents can be reused; if not, the caller reads the whole file.
 func (p *previous) judge(it *vault.Item, e *tree.Entry, content stretch) (known, bool) {
 	if it.Kind != tree.File || it.HasLinkTo {
 		return known{}, false
@@ -116,16 +116,16 @@ func (e *DriftError) Error() string {
 	return fmt.Sprintf("volume %s of %s: %q changed, although the %s says that it did not", e.Volume, e.Instance, e.Path, e.By)
 }
 
-// Of what is known not to have changed, a share is read all the same and compared with
-// what the vault has: the first that there is, one in checkEvery, and between some more,
-// so that a backup that has few has some. At most checkMost a backup, each of one chunk:
-// with chunks that have to be fetched, that is some round trips to the store and no more.
+// A share of the content that is known not to have changed is read all the same and compared
+// with the vault: the first such file, one in checkEvery, and some more between, so that a
+// backup with few such files has some. At most checkMost chunks are checked in a backup:
+// where chunks have to be fetched, that is some round trips to the store and no more.
 const (
 	checkEvery = 512
 	checkMost  = 16
 )
 
-// sampler picks what is checked.
+// sampler picks the content to check.
 type sampler struct {
 	mu     sync.Mutex
 	seen   int

@@ -32,7 +32,7 @@ type based struct {
 	n    int
 	base *snapshot.Snapshot
 	cat  string // of the base
-	// wrap replaces what the provider says; nil does not.
+	// wrap replaces the answer of the provider; nil does not.
 	wrap func(backup.Changes) backup.Changes
 }
 
@@ -130,7 +130,8 @@ func (b *based) holds(res *backup.Result) {
 	}
 }
 
-// readByProcess is what this process has read by system calls, bytes: from files, and from sockets.
+// readByProcess returns the bytes that this process has
+// read by system calls, from files and from sockets.
 func readByProcess(t testing.TB) int64 {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/io")
@@ -165,7 +166,7 @@ func overwriteAt(t testing.TB, rnd *rand.ChaCha8, path string, off int64, n int)
 	}
 }
 
-// baseMiB is the size of what the measurements of bases back up.
+// baseMiB is the size of the volumes in the measurements of bases.
 func baseMiB(t testing.TB) int {
 	t.Helper()
 	s := os.Getenv("HOLDFAST_BASE_MIB")
@@ -234,8 +235,8 @@ func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 		changed += int64(smallSize)
 	}
 	unix.Sync()
-	// What a backup of no change reads is the metadata: catalogue,
-	// index of the vault, and what the process reads besides.
+	// A backup without a change reads only metadata: the catalogue, the
+	// index of the vault, and the files that the process itself needs.
 	before := readByProcess(t)
 	snap, taken := b.view()
 	c, err := b.provider().Changed(t.Context(), b.base.Base(), snap)
@@ -268,8 +269,8 @@ func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 	b.holds(res)
 }
 
-// TestChainOfBases: thirty backups, each by the base that the one
-// before left, hold every byte whatever is done to files.
+// TestChainOfBases: thirty backups, each by the base that the backup
+// before left, hold every byte, whatever the test does to the files.
 func TestChainOfBases(t *testing.T) {
 	b := newBased(t, obs.NewMemory())
 	makeTree(t, b.dir, 3, 150, 5)
@@ -348,7 +349,7 @@ func TestChangesThatLie(t *testing.T) {
 			b := newBased(t, obs.NewMemory())
 			b.o.On = backup.NewHost(backup.HostOptions{})
 			rnd := rand.NewChaCha8([32]byte{1})
-			// One file: what is first checked is then what changed.
+			// One file: then the first check hits the change.
 			path, size := filepath.Join(b.dir, "file"), 2<<20
 			if kind == "inodes" {
 				size = 40_000

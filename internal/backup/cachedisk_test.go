@@ -15,7 +15,7 @@ import (
 	"holdfast/internal/vault"
 )
 
-// badDisks are folders in which nothing can be kept, by what is wrong with them.
+// badDisks are folders in which nothing can be kept, by their fault.
 func badDisks(t *testing.T) map[string]string {
 	t.Helper()
 	testbed.Need(t, "root")
@@ -39,9 +39,9 @@ func badDisks(t *testing.T) map[string]string {
 	}
 }
 
-// TestCacheDiskFailsNoBackup: whatever is wrong with the disk of the
+// TestCacheDiskFailsNoBackup: with each fault of the disk of the
 // catalogues and the index, trees and images are backed up, and
-// nothing is stored twice. Something says that the cache is of no use.
+// nothing is stored twice. A warning says that the cache is of no use.
 func TestCacheDiskFailsNoBackup(t *testing.T) {
 	dir := t.TempDir()
 	want := makeTree(t, dir, 7, 300, 1)

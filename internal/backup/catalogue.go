@@ -17,11 +17,11 @@ import (
 )
 
 // catalogue is the old and the new catalogue of one volume. The new one becomes the
-// volume's catalogue when the backup exists (keep); else nothing changes on disk
-// (close). What it says of the files is stored with the recipe too, as stat pages.
+// volume's catalogue when the backup exists (keep); otherwise nothing changes on disk
+// (close). The facts about the files are stored with the recipe too, as stat pages.
 type catalogue struct {
 	volume string
-	rest   vault.Evidence       // what the rows of the new one rest on
+	rest   vault.Evidence       // the evidence behind the rows of the new catalogue
 	rows   bool                 // the times of change tell of each change, so that rows are of use
 	clock  func() time.Duration // Options.Clock
 	new    *vault.CatalogueFile // nil when it can't be kept
@@ -32,18 +32,18 @@ type catalogue struct {
 // tick is longer than any file system's clock stands still (ext3 and HFS: a second).
 const tick = 2 * time.Second
 
-// making is longer than it takes to make a snapshot, or to write what a program has
-// asked to be written: a file written meanwhile may be read with its new time of
-// change and its old content. It stands for Source.Taken where nobody knows that.
+// making is longer than the making of a snapshot takes, and longer than the kernel takes to write
+// data that a program asked it to write. A file that is written meanwhile may be read with its new
+// time of change and its old content. making stands for Source.Taken where that time is not known.
 const making = time.Minute
 
-// catalogue finds what is known of a volume and begins its new catalogue.
-// A fault of either costs a full read, now or next time, and is a warning:
-// the backup itself does not depend on it. Nil when no catalogue is kept.
+// catalogue finds the known facts about a volume and begins its new catalogue. A
+// fault of either costs a full read, now or next time, and is a warning: the
+// backup itself does not depend on it. It returns nil when no catalogue is kept.
 //
-// What is known is believed only while the mount stands that was looked at: a
-// power cut can keep what was written to a file in place, and lose the change of
-// its times (see package evidence). A base snapshot needs no times and no mount.
+// The facts count only while the same mount stands: a power cut can keep the
+// bytes that were written to a file in place, and lose the change of its
+// times (see package evidence). A base snapshot needs no times and no mount.
 func (r *run) catalogue(ctx context.Context, root *tree.Root, s Source) *catalogue {
 	volume := s.Volume
 	if r.o.CatalogueDir == "" {
@@ -115,15 +115,15 @@ func (r *run) young(s Source, still bool, moment time.Time) time.Time {
 	return young.Add(-tick)
 }
 
-// ask prepares what the store is asked for once, when it is first needed.
+// ask prepares the one question to the store, when the answer is first needed.
 func (r *run) ask(ctx context.Context) {
 	r.earlier = sync.OnceValues(func() ([]vault.BackupRef, error) { return r.o.Vault.Backups(ctx, r.o.Instance) })
 	r.newest = sync.OnceValues(func() (*vault.Manifest, error) { return r.lastBackup(ctx) })
 	r.readable = sync.OnceValues(func() (*vault.Manifest, error) { return r.lastReadable(ctx) })
 }
 
-// lastBackup reads the manifest of the instance's newest backup, complete or not: what it says of
-// unchanged files does not depend on what it lacks.
+// lastBackup reads the manifest of the instance's newest backup, complete or not: the
+// facts about unchanged files do not depend on the content that the backup lacks.
 func (r *run) lastBackup(ctx context.Context) (*vault.Manifest, error) {
 	refs, err := r.earlier()
 	if err != nil {
@@ -135,8 +135,8 @@ func (r *run) lastBackup(ctx context.Context) (*vault.Manifest, error) {
 	return r.o.Vault.Manifest(ctx, refs[len(refs)-1])
 }
 
-// lastReadable is lastBackup, but where a manifest is damaged it
-// goes back to the backup before. The error is that of the newest.
+// lastReadable is lastBackup, but where a manifest is damaged it goes back
+// to the backup before. The error is the error of the newest manifest.
 func (r *run) lastReadable(ctx context.Context) (*vault.Manifest, error) {
 	m, first := r.newest()
 	if first == nil || !unusable(first) {
@@ -161,16 +161,16 @@ func unusable(err error) bool {
 	return errors.Is(err, vault.ErrCorrupt) || errors.Is(err, vault.ErrWrongKey) || errors.Is(err, vault.ErrNewer)
 }
 
-// asksForNewest tells whether some volume has no catalogue here, so that the newest backup
-// is asked what it knows of the volume: a round trip that need not wait for the index.
+// asksForNewest tells whether some volume has no catalogue here, so that the newest backup is
+// asked for its facts about the volume. That is a round trip that need not wait for the index.
 func (r *run) asksForNewest() bool {
 	return slices.ContainsFunc(r.o.Sources, func(s Source) bool {
 		return !(s.readAll && s.AllowEmpty) && (r.o.CatalogueDir == "" || !r.o.Vault.HasCatalogue(r.o.CatalogueDir, r.o.Instance, s.Volume))
 	})
 }
 
-// stored takes what the instance's last backup says of the volume,
-// if it has looked at the same mount.
+// stored takes the facts that the instance's last backup has
+// about the volume, if that backup looked at the same mount.
 func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func(error, string)) error {
 	m, err := r.newest()
 	if errors.Is(err, vault.ErrNoBackup) {
@@ -180,11 +180,12 @@ func (r *run) stored(ctx context.Context, c *catalogue, volume string, warn func
 	}
 	vol, err := m.Volume(volume)
 	if err != nil || vol.Kind != vault.KindTree || len(vol.Stats) == 0 || !vol.Evidence().Holds(c.rest.Mounted) {
-		// the volume is new, or nothing is known of its files, or not of those that are mounted now
+		// the volume is new, or the backup has no facts about its
+		// files, or none about the files that are mounted now
 		return nil
 	}
 	next, stop := iter.Pull2(r.o.Vault.StoredCatalogue(ctx, vol))
-	c.done() // what this host knew says less
+	c.done() // the catalogue of this host says less
 	c.done = stop
 	c.before = &previous{
 		rest: vol.Evidence(), holds: true, clock: r.o.Clock, without: r.gone,
@@ -239,7 +240,7 @@ func (c *catalogue) drop() {
 	}
 }
 
-// close frees what is left. It is idempotent.
+// close frees the resources of both catalogues. It is idempotent.
 func (c *catalogue) close() {
 	if c.new != nil {
 		c.new.Close()
@@ -277,10 +278,10 @@ func (p *previous) dated(it *vault.Item) bool {
 	return p.holds && it.Ctime != tree.Time{} && earlier(it.Ctime, p.until)
 }
 
-// find returns what is known of e, when e is the file that the last backup stored: it
-// did not change since (the same inode, size, time of change of content and of metadata,
-// or a base that tells), or changed in part. Of the first it puts what the walk did not
-// read, flags and project id, into e. Calls must come in the order of the walk.
+// find returns the known facts about e, when e is the file that the last backup stored: either
+// e did not change since (the same inode, size, time of change of content and of metadata, or
+// a base proves it), or e changed in part. For an unchanged file it puts flags and project id,
+// which the walk did not read, into e. Calls must come in the order of the walk.
 func (p *previous) find(e *tree.Entry) (known, bool) {
 	for {
 		it := p.peek()

@@ -44,8 +44,8 @@ func TestEndsAnywhere(t *testing.T) {
 	}
 }
 
-// TestFilesThatChangeMeanwhile: whatever a file does while it is
-// read, the backup can be read, and what it does not hold is told.
+// TestFilesThatChangeMeanwhile: however a file changes during its
+// reading, the backup can be read, and content that it lacks is reported.
 func TestFilesThatChangeMeanwhile(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()

@@ -11,8 +11,7 @@ import (
 	"holdfast/internal/vault"
 )
 
-// checkFile reads a piece of a file that was taken as unchanged and
-// compares it with what the vault has.
+// checkFile reads a piece of a file that was taken as unchanged and compares it with the vault.
 func (w *worker) checkFile(ctx context.Context, e *tree.Entry, extents []vault.Extent) error {
 	now := *e
 	f, err := w.p.root.Open(&now, nil)
@@ -20,7 +19,7 @@ func (w *worker) checkFile(ctx context.Context, e *tree.Entry, extents []vault.E
 		return err
 	}
 	if f == nil {
-		// it changed after the walk, or can't be read now; what the walk saw was unchanged
+		// the file changed after the walk, or can't be read now; at the walk it was unchanged
 		return nil
 	}
 	defer f.Close() // nothing was written
@@ -40,9 +39,9 @@ func (w *worker) checkFile(ctx context.Context, e *tree.Entry, extents []vault.E
 	return err
 }
 
-// check compares the extent of a file, which has to be what the vault
-// has, with what the file has; *DriftError when it has other bytes,
-// *vault.MissingPacksError when what the vault has can't be read.
+// check compares an extent of the vault with the present bytes of the
+// file. It returns a *DriftError when the file has other bytes, and a
+// *vault.MissingPacksError when the vault can't read the extent.
 func (w *worker) check(ctx context.Context, f io.ReaderAt, path string, x vault.Extent) error {
 	got := make([]byte, x.Len)
 	n, err := f.ReadAt(got, x.Off)

@@ -18,7 +18,7 @@ func TestClockThatWasSetBackHidesNoChange(t *testing.T) {
 	makeTree(t, dir, 21, 40, 2)
 	for _, c := range []struct {
 		name string
-		// what the clock is set by while the first backup runs, and after it
+		// the step of the clock while the first backup runs, and after it
 		first, again time.Duration
 		known        bool
 	}{

@@ -13,9 +13,9 @@ import (
 	"holdfast/internal/tree"
 )
 
-// content is an open file of a tree while it is read. Its methods may be called
-// from several goroutines at once, but for next. What was read is believed, and
-// not what stat said: content notes where reads met the end of the file.
+// content is an open file of a tree while it is read. Its methods, except next,
+// may be called from several goroutines at once. The reads count, and not the
+// size that stat gave: content notes where reads met the end of the file.
 type content struct {
 	f     *os.File
 	size  int64 // up to where it is read

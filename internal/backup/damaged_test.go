@@ -80,9 +80,9 @@ func (s *coldStore) ReadAt(ctx context.Context, key string, p []byte, off int64)
 	return s.Store.ReadAt(ctx, key, p, off)
 }
 
-// TestReusedPackThatCantBeUsed: whatever became of packs that the vault
-// has, a backup that finds its content in them stores it anew, raises the
-// alarm, and can be restored; the next one finds nothing to complain of.
+// TestReusedPackThatCantBeUsed: whichever damage the packs of the vault
+// have, a backup that finds its content in them stores it anew, raises
+// the alarm, and can be restored; the next backup finds no fault.
 func TestReusedPackThatCantBeUsed(t *testing.T) {
 	for name, harm := range map[string]func(b []byte) []byte{
 		"gone":        func([]byte) []byte { return nil },
@@ -139,7 +139,7 @@ func TestReusedPackThatCantBeUsed(t *testing.T) {
 				if told[0].Object != harmed || told[0].Reason == "" {
 					t.Errorf("told %v, want %s", told, harmed)
 				}
-				// What else looks at the vault agrees.
+				// The other readers of the vault agree.
 				if report, err := v.Verify(t.Context(), vault.VerifyOptions{ReadDataPercent: 100}); err != nil || len(report.Damaged) != 1 || report.Damaged[0].Object != harmed {
 					t.Errorf("verify of all: %+v, %v", report, err)
 				}
@@ -227,8 +227,8 @@ func TestBytesThatChangeOnTheWay(t *testing.T) {
 	}
 }
 
-// TestCheckOfRottenContent: the comparison of a file with what the vault
-// has does not take content that does not open for a change of the file.
+// TestCheckOfRottenContent: the comparison of a file with the vault
+// does not take content that does not open for a change of the file.
 func TestCheckOfRottenContent(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)

@@ -33,10 +33,10 @@ func packs(t *testing.T, st obs.Store) map[string]bool {
 	return all
 }
 
-// afterFaults wants what a backup with faults left to be sound. failed is what it
-// returned; st is the store without them. Either there is a backup, which verifies,
-// or there is none and a second one makes it. What no manifest names then are packs
-// of the failed one: FORMAT.md allows a writer that ends early to leave those.
+// afterFaults checks that a backup with faults leaves a sound vault. failed is the
+// backup's error; st is the store without the faults. Either there is a backup, which
+// verifies, or there is none and a second Run makes one. Packs that no manifest names then
+// are packs of the failed backup: FORMAT.md allows a writer that ends early to leave them.
 func afterFaults(t *testing.T, seed int, st obs.Store, o backup.Options, failed error) {
 	t.Helper()
 	v := o.Vault
@@ -173,7 +173,7 @@ func TestBackupsThroughABadNetwork(t *testing.T) {
 			policy := obs.RetryPolicy{Base: time.Millisecond, Cap: 10 * time.Millisecond, MaxElapsed: time.Minute}
 			stall := time.Minute
 			if fault.kind == "timeout" {
-				// what else ends a request that nobody answers; each further try waits longer
+				// the time after which an unanswered request ends; each further try waits longer
 				stall = time.Second / 2
 			}
 			if round == 2 {

@@ -11,10 +11,10 @@ import (
 	"holdfast/internal/vault"
 )
 
-// A database is stored in frames (vault/FORMAT.md, "Databases"): large ones compress better, and
-// small ones let a changed page cost less. So what is stored first is a whole frame. When pages of
-// the frame change, the pieces that changed are stored as chunks, and the extents of the other
-// pieces go on naming the frame. A frame that would come to lie in too many chunks is stored anew.
+// A database is stored in frames (vault/FORMAT.md, "Databases"): large frames compress better, and
+// small frames make a changed page cost less. So the first backup stores whole frames. When pages
+// of a frame change, the changed pieces are stored as chunks, and the extents of the other pieces
+// go on naming the frame. A frame whose pieces would lie in too many chunks is stored anew.
 
 const (
 	frameSize = 128 << 10
@@ -53,7 +53,7 @@ type stretch struct {
 	sums    []vault.PieceSum // nil, or as many as the extents have pieces
 }
 
-// memory is about what a stretch takes, bytes.
+// memory is about the memory of a stretch, bytes.
 func (s *stretch) memory() int64 {
 	return int64(len(s.extents))*extentMemory + int64(len(s.sums))*int64(len(vault.PieceSum{}))
 }
@@ -74,8 +74,8 @@ func (s stretch) first(n int) (first, rest stretch) {
 	return first, rest
 }
 
-// frames is what the last backup knew of the content of a database.
-// It is constant, and nil knows nothing.
+// frames holds the last backup's facts about the content
+// of a database. It is constant, and nil holds none.
 type frames struct {
 	stretch       // sums are as many as the extents have pieces
 	begin   []int // of each extent, the place of its first sum
@@ -124,7 +124,7 @@ func (f *frames) find(off int64, n int) (x vault.Extent, sum vault.PieceSum, ok 
 	}
 	x = f.extents[i]
 	end, cell := x.Off+int64(x.Len), off/vault.PieceSize*vault.PieceSize
-	// The sum is that of all bytes that the extent has of this piece.
+	// The sum covers all bytes of this piece that the extent has.
 	if max(x.Off, cell) != off || min(end, cell+vault.PieceSize) != off+int64(n) || f.gone[x.Chunk.Pack] {
 		return x, sum, false
 	}
@@ -180,8 +180,8 @@ func (w *worker) frame(ctx context.Context, f *frames, p []byte, off int64) (str
 	return out, nil
 }
 
-// look finds the pieces that the last backup saw, by their sums. Where sums are not known,
-// as after a restore, it reads from the vault what the last backup saw, and compares.
+// look finds the pieces of the last backup by their sums. Where no sums are
+// known, as after a restore, it reads the pieces from the vault and compares.
 func (w *worker) look(ctx context.Context, f *frames, p []byte, off int64, pieces []piece, sums []vault.PieceSum) {
 	var last vault.Loc
 	var content []byte // of the chunk last; nil when it can't be had
@@ -240,8 +240,8 @@ func joined(pieces []piece) (runs []piece, changed int) {
 	return runs, changed
 }
 
-// storeFrames stores the frames of buf from from on that end at
-// ends; buf lies at off in the file. Whoever is idle helps.
+// storeFrames stores the frames of buf from from on that end
+// at ends; buf lies at off in the file. Idle workers help.
 func (w *worker) storeFrames(ctx context.Context, f *frames, buf []byte, off int64, from int, ends []int) (stretch, error) {
 	done := make([]stretch, len(ends))
 	errs := make([]error, len(ends))
@@ -256,9 +256,9 @@ func (w *worker) storeFrames(ctx context.Context, f *frames, buf []byte, off int
 	return all, errors.Join(errs...)
 }
 
-// each has do called with each part of buf from from on that ends at one of ends and
-// is not to be left out, by whoever is idle, so that the last section of a file, and
-// a file of one, are not the work of one core. at is where the part begins.
+// each calls do with each part of buf from from on that ends at one of ends and is
+// not to be left out. Idle workers help, so that the last section of a file, and a
+// file of one section, are not the work of one core. at is where the part begins.
 func (w *worker) each(buf []byte, from int, ends []int, leaveOut []bool, do func(w *worker, i int, p []byte, at int)) {
 	var wg sync.WaitGroup
 	for i, end := range ends {

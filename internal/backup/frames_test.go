@@ -135,8 +135,8 @@ func restoreInto(t *testing.T, v *vault.Vault, dir, catalogues string) {
 	}
 }
 
-// TestDatabasePages: pages of a database that are rewritten in place cost
-// little more than themselves, whatever the host knows of the backup before.
+// TestDatabasePages: rewritten pages of a database cost little more than their
+// own bytes, whether the host knows much or little of the backup before.
 func TestDatabasePages(t *testing.T) {
 	for name, c := range map[string]struct {
 		most int // bytes for a change
@@ -244,7 +244,7 @@ func TestFramesStayWhole(t *testing.T) {
 	}
 }
 
-// changedRanges is a base that tells exactly what changed, as that of a snapshot does.
+// changedRanges is a base that tells the exact changes, as a snapshot does.
 type changedRanges struct{ ranges []snapshot.Range }
 
 func (c *changedRanges) Inode(uint64) bool { return len(c.ranges) > 0 }
@@ -363,7 +363,7 @@ func TestDatabasesAtRandom(t *testing.T) {
 }
 
 // TestUnchangedDatabasesKeepTheirSums: a backup that finds databases
-// unchanged knows their pieces as well as the one that read them.
+// unchanged knows their pieces as well as the backup that read them.
 func TestUnchangedDatabasesKeepTheirSums(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()

@@ -39,7 +39,7 @@ func filesIn(t testing.TB, dir string, sizes map[string]int) map[string][]byte {
 	want := map[string][]byte{}
 	for name, size := range sizes {
 		path := filepath.Join(dir, name)
-		// no two files share a block, so a block on the disk is that of one file
+		// no two files share a block, so each block on the disk belongs to one file
 		want[name] = make([]byte, size)
 		_, _ = rand.NewChaCha8(sha256.Sum256([]byte(path))).Read(want[name]) // never fails
 		must(t, os.WriteFile(path, want[name], 0o600))
@@ -222,8 +222,8 @@ func TestTimesThatChange(t *testing.T) {
 	}
 }
 
-// TestUnreadableFileIsLeftOut: a file that can't be opened, looked at or read whole is a
-// loss that names it, whatever the file system's reason, and all others are in the backup.
+// TestUnreadableFileIsLeftOut: a file that can't be opened, looked at or read whole is a loss
+// that names it, for each reason of the file system, and all other files are in the backup.
 func TestUnreadableFileIsLeftOut(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	want := filesIn(t, f.Folder, map[string]int{"small": 1000, "large": 3 << 20, "bad small": 2000, "bad large": 5 << 20, "linked": 3000})
@@ -305,8 +305,8 @@ func TestSeekIsRefused(t *testing.T) {
 	}
 }
 
-// TestStreamedFile: the item of a very large file is in the recipe
-// before its end is read. What is missing then is a loss that says so,
+// TestStreamedFile: the item of a very large file is in the recipe before
+// its end is read. An end that can't be read then is a loss that says so,
 // the file restores, and the next backup does not take it for unchanged.
 func TestStreamedFile(t *testing.T) {
 	const size = 32 << 20

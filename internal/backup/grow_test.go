@@ -14,13 +14,13 @@ import (
 	"holdfast/internal/vault"
 )
 
-// volumeDir is a new file system: each backup writes the volume's back, and
-// that of the temporary folder has more to write than what the test changed.
+// volumeDir is a new file system: each backup writes back the volume's file system, and
+// the file system of the temporary folder has more to write than the changes of the test.
 func volumeDir(t *testing.T) string { return testbed.Filesystem(t, "xfs", 64<<30) }
 
-// TestFewChangesAddKilobytes: a backup of very many files of which ten
-// changed stores neither the other files nor what the last backup had of
-// them once more. HOLDFAST_FILES has another number of files than 100,000.
+// TestFewChangesAddKilobytes: a backup of very many files, of which ten
+// changed, stores neither the other files nor the metadata of the last
+// backup once more. HOLDFAST_FILES has another number of files than 100,000.
 func TestFewChangesAddKilobytes(t *testing.T) {
 	files := 100_000
 	if s := os.Getenv("HOLDFAST_FILES"); s != "" {

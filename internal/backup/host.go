@@ -14,12 +14,13 @@ import (
 	"holdfast/internal/vault"
 )
 
-// Host is what the backups of one host share, so that a hundred of them take no
-// more than one: the memory of packs, and that of the workers, of whom there are
-// not many more than processors. It may be used by any number of Runs at once.
+// Host holds everything that the backups of one host share, so that a hundred backups
+// take no more than one: the memory of packs, and the memory of the workers, which
+// are not many more than the processors. Any number of Runs may use it at once.
 //
-// Each Run has one worker of its own, so a small instance comes on beside a huge one; the
-// others are lent to whoever has work for them, a unit at a time, first come first served.
+// Each Run has one worker of its own, so a small instance makes
+// progress beside a huge one. The other workers are lent to each Run
+// that has work for them, a unit at a time, first come first served.
 type Host struct {
 	// Brake slows the workers down in rounds of pre-copy; nil does not.
 	Brake *pressure.Brake
@@ -36,13 +37,13 @@ type Host struct {
 	// finishing has one of each that has none any more, but is not at its end.
 	finishing chan struct{}
 	lent      int           // workers that are lent
-	free      chan *scratch // those that nobody uses
-	hand      chan *scratch // from one who has nothing to do to one who waits
+	free      chan *scratch // unused buffers
+	hand      chan *scratch // from an idle worker to a waiting worker
 }
 
 // scratch is the memory of a worker.
 type scratch struct {
-	comps [seal.Levels + 1]*seal.Compressor // by level, those that were used
+	comps [seal.Levels + 1]*seal.Compressor // by level; nil for a level that was not used yet
 	buf   []byte                            // content of a bundle, or a section of a large file
 	spans []span
 }
@@ -61,7 +62,7 @@ type HostOptions struct {
 	// MaxLevel is the strongest compression of the backups, on which
 	// the memory of a worker depends; 0 is seal.Default.
 	MaxLevel seal.Level
-	// Pack is the size of the vaults' packs, bytes; 0 is that of vault.DefaultParams.
+	// Pack is the size of the vaults' packs, bytes; 0 is the size in vault.DefaultParams.
 	Pack int
 }
 
@@ -106,8 +107,8 @@ func NewHost(o HostOptions) *Host {
 	return h
 }
 
-// turn is a Run's right to workers and memory, until it finishes, and to be there,
-// until it leaves. It is for one goroutine at a time, beside that of watch.
+// turn is a Run's right to workers and memory, until it finishes, and its place among the
+// Runs, until it leaves. It is for one goroutine at a time, beside the goroutine of watch.
 type turn struct {
 	h *Host
 
@@ -117,9 +118,9 @@ type turn struct {
 	ended bool
 }
 
-// admit waits until there are fewer Runs with content to store than the memory was divided
-// for, or ctx ends. Each of the others could hold a pack that it is filling, and none be
-// left for the one on whom they wait. For one that is made again there is a place besides.
+// admit waits until fewer Runs have content to store than the memory was divided for, or
+// ctx ends. With more Runs each could hold a pack that it is filling, and no pack would
+// be left for the Run on which they wait. A Run that is made again has an extra place.
 func (h *Host) admit(ctx context.Context, first bool) (*turn, error) {
 	again := h.again
 	if first {
@@ -135,8 +136,8 @@ func (h *Host) admit(ctx context.Context, first bool) (*turn, error) {
 	}
 }
 
-// finish is called by a Run that has no content to store any more: another may begin.
-// Those that finish are bounded too, since an index is in memory until it is stored.
+// finish is called by a Run that has no more content to store: another Run may begin. The
+// number of finishing Runs is bounded too, since an index is in memory until it is stored.
 func (t *turn) finish(ctx context.Context) error {
 	select {
 	case t.h.finishing <- struct{}{}:
@@ -187,7 +188,7 @@ func (h *Host) borrow(ctx context.Context, u *unit, pass chan<- *unit) (*scratch
 
 func (h *Host) giveBack(s *scratch) { h.free <- s }
 
-// inBackground makes the calling goroutine's thread one that others go before: for CPU by its
+// inBackground gives the thread of the calling goroutine the lowest priority: for CPU by its
 // nice value, for I/O by the idle class (ioprio_set(2)). The thread ends with the goroutine,
 // so nothing has to be put back. A kernel that refuses costs politeness and nothing else.
 func inBackground() {
@@ -202,8 +203,8 @@ func inBackground() {
 	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, uintptr(tid), idleClass)
 }
 
-// rest makes a pause after work that began then, when the host is
-// pressed and the backup is one that can wait.
+// rest makes a pause after work that began then, when
+// the host is under pressure and the backup can wait.
 func (r *run) rest(ctx context.Context, began time.Time) error {
 	if !r.o.Precopy {
 		return nil

@@ -53,8 +53,8 @@ func someFiles(t *testing.T, seed byte) string {
 	return dir
 }
 
-// TestComesOnWhileOthersHaveAllWorkers: a Run needs nobody but its own
-// worker, also for what others of its workers took before they had memory.
+// TestComesOnWhileOthersHaveAllWorkers: a Run needs only its own worker,
+// also for units that its other workers took before they had memory.
 func TestComesOnWhileOthersHaveAllWorkers(t *testing.T) {
 	h := NewHost(HostOptions{Runs: 2, Workers: 4, Budget: 256 << 20})
 	for range h.lent { // as a huge backup may for hours
@@ -173,8 +173,8 @@ func TestAnotherBeginsWhileOneFinishes(t *testing.T) {
 	}
 }
 
-// TestMadeAgainGoesBefore: a Run that has to be made again, and may
-// hold an instance, does not wait behind those that begin.
+// TestMadeAgainGoesBefore: a Run that has to be made again, and
+// may hold an instance, does not wait behind Runs that begin.
 func TestMadeAgainGoesBefore(t *testing.T) {
 	h := NewHost(HostOptions{Runs: 2, Budget: 1})
 	ended, cancel := context.WithCancel(t.Context())
@@ -209,8 +209,8 @@ func TestMadeAgainGoesBefore(t *testing.T) {
 	}
 }
 
-// TestRunsEndAnywhere ends Runs that share a host at many moments, some of them by their
-// context and some by their store: whatever the others do, they return, and the host is whole.
+// TestRunsEndAnywhere ends Runs that share a host at many moments, some by their
+// context and some by their store: all other Runs return too, and the host is whole.
 func TestRunsEndAnywhere(t *testing.T) {
 	const runs = 6
 	h := NewHost(HostOptions{Runs: runs, Workers: 4, Budget: 1})

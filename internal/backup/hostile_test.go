@@ -22,7 +22,7 @@ import (
 // TestVolumeOfAnAttacker backs up a volume in which a file grows for as long as
 // it is read, a fifo has no writer, device nodes would give the host's memory
 // and zeros without end, and a name would write to a terminal: the backup ends,
-// says that the file changed, and has the others as what they are.
+// says that the file changed, and records the other entries by their true kinds.
 func TestVolumeOfAnAttacker(t *testing.T) {
 	testbed.Need(t, "root") // for device nodes
 	v := newVault(t, obs.NewMemory())

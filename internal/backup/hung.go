@@ -7,17 +7,17 @@ import (
 	"holdfast/internal/contain"
 )
 
-// hungAfter is how long a Run may take to end after its context has. One that takes longer hangs in
-// the kernel, on storage that does not answer.
+// hungAfter is how long a Run may take to end after its context has ended. A
+// Run that takes longer hangs in the kernel, on storage that does not answer.
 const hungAfter = 30 * time.Second
 
-// hungBuffers is how many packs a Run that hangs has at most for
-// certain: one that it fills, and one on its way.
+// hungBuffers is the most packs that a hanging Run can
+// hold: a pack that it fills, and a pack on its way.
 const hungBuffers = 2
 
 // watch gives the turn's place and memory to others when the Run hangs:
 // storage that does not answer must not keep the backups of other storage from
-// beginning. The end is due when the Run ends; then the Host is what it was.
+// beginning. The caller calls end when the Run ends; end restores the Host.
 func (t *turn) watch(ctx context.Context) (end func()) {
 	over := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -51,7 +51,7 @@ func (t *turn) lend() {
 	t.h.buffers.Grow(hungBuffers)
 }
 
-// end leaves the place, and takes back what was lent.
+// end leaves the place, and takes back the lent memory.
 func (t *turn) end() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -31,8 +31,8 @@ type imageReading struct {
 	same *sharedBlocks // what other images on this host share with it; nil for nothing
 
 	// What follows is for one goroutine at a time.
-	end   int64            // what the sections so far cover
-	todo  []snapshot.Range // what is left to read, in order
+	end   int64            // the end of the sections so far
+	todo  []snapshot.Range // the ranges left to read, in order
 	kept  func() (vault.Extent, bool, error)
 	ahead vault.Extent // of kept, when its Len is not 0
 
@@ -77,7 +77,7 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 	if err != nil {
 		return vault.Volume{}, err
 	}
-	// no base: what this backup lacks, the next one would lack without a word
+	// no base: content that this backup lacks, the next backup would lack without a word
 	if p.doubtful.Load() {
 		round.drop()
 	} else {
@@ -123,7 +123,7 @@ func (w *worker) image(ctx context.Context, u *unit) error {
 	return s.flush()
 }
 
-// next is the next section: what is kept up to where reading begins, or what is read.
+// next is the next section: the kept extents up to where reading begins, or a range to read.
 func (r *imageReading) next(ctx context.Context) (reader, bool, error) {
 	for len(r.todo) > 0 && r.todo[0].Offset == r.end {
 		t := &r.todo[0]
@@ -214,8 +214,8 @@ func clip(x vault.Extent, from, to int64) vault.Extent {
 	return vault.Extent{Off: from, Chunk: x.Chunk, In: x.In + uint32(from-x.Off), Len: uint32(to - from)}
 }
 
-// section reads the chunks from from to to, but for those that the
-// vault has from another image that shares them, and stores them.
+// section reads the chunks from from to to, except the chunks that the
+// vault has from another image on the same blocks, and stores them.
 func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (stretch, error) {
 	if n := int(to - from); cap(w.buf) < n {
 		w.buf = make([]byte, 0, r.p.sectionSize()+r.p.cutter.Params().Max)

@@ -195,7 +195,7 @@ func TestImageThatChangesWhileItIsRead(t *testing.T) {
 	}
 }
 
-// readBytes is what this process read from disks so far (proc(5), read_bytes).
+// readBytes returns the bytes that this process has read from disks so far (proc(5), read_bytes).
 func readBytes(t testing.TB) int64 {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/io")
@@ -230,7 +230,7 @@ func TestClonesAreReadOnce(t *testing.T) {
 				}
 				paths = append(paths, path)
 			}
-			// and the chunks around the ends of what is its own, and the checks
+			// and the chunks around the ends of the clone's own ranges, and the checks
 			limit := size + clones*own + size/10
 			for _, mode := range []string{"in turn", "at once"} {
 				t.Run(mode, func(t *testing.T) {

@@ -83,8 +83,8 @@ func (r *run) imageBase(ctx context.Context, s Source, done <-chan struct{}) (ba
 // eachItem gives the items of an image in order, a page at a time, until take fails.
 type eachItem func(ctx context.Context, take func([]vault.Item) error) error
 
-// storedItems are those of the backup that the base is of; nil when it is
-// gone, can't be read now, or holds what is gone: that costs a full read.
+// storedItems returns the items of the backup whose view the base is. It returns nil when
+// the backup is gone, can't be read now, or holds lost packs: that costs a full read.
 func (r *run) storedItems(ctx context.Context, s Source) eachItem {
 	m, err := r.o.Vault.Manifest(ctx, vault.BackupRef{Instance: r.o.Instance, ID: s.Base.Catalogue})
 	if err != nil || slices.ContainsFunc(m.Packs, func(p vault.PackRef) bool { return r.gone[p.ID] }) {
@@ -97,8 +97,8 @@ func (r *run) storedItems(ctx context.Context, s Source) eachItem {
 	return func(ctx context.Context, take func([]vault.Item) error) error { return r.o.Vault.Items(ctx, vol, take) }
 }
 
-// roundItems are those of the round of pre-copy that the base is
-// of; nil when it is of none, or what the round stored is gone.
+// roundItems returns the items of the round of pre-copy whose view the base is. It
+// returns nil when the base is of no round, or the content that the round stored is gone.
 func (r *run) roundItems(ctx context.Context, s Source) eachItem {
 	if r.o.CatalogueDir == "" {
 		return nil
@@ -146,8 +146,9 @@ func (r *run) roundItems(ctx context.Context, s Source) eachItem {
 // errOther says that a catalogue can't be used for a base.
 var errOther = errors.New("the catalogue is of another view, or of what is gone")
 
-// roundCatalogue notes what a round of pre-copy stores of an image that lies on that file system.
-// It returns nil where nothing is noted. A base tells what changed since, so no row rests on times.
+// roundCatalogue notes the extents that a round of pre-copy stores of
+// an image that lies on that file system. It returns nil where nothing
+// is noted. A base tells the later changes, so no row rests on times.
 func (r *run) roundCatalogue(rec *vault.RecipeWriter, s Source, on string) *catalogue {
 	if !r.o.Precopy || r.o.CatalogueDir == "" {
 		return nil

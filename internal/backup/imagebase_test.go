@@ -270,8 +270,8 @@ func sameAsView(t *testing.T, v *vault.Vault, id, path string) {
 }
 
 // TestImageRoundsReadWhatDiffers: each round of pre-copy, and the backup
-// after them, reads what was written to the image since the round before;
-// a catalogue that is gone, or of another round, costs a full read.
+// after them, reads only the ranges that were written since the round before;
+// a catalogue that is gone, or belongs to another round, costs a full read.
 func TestImageRoundsReadWhatDiffers(t *testing.T) {
 	testbed.Need(t, "xfs")
 	const size, piece = 32 << 20, 256 << 10
@@ -349,8 +349,8 @@ func TestImageRoundsReadWhatDiffers(t *testing.T) {
 	}
 	back(false, "without a catalogue", size, size)
 
-	// What the round stored goes away: noticed before the manifest
-	// names it, and then all is read and stored anew.
+	// The packs of the round go away. The Run notices that before the
+	// manifest names them, and then reads and stores everything anew.
 	write(25 << 20)
 	back(true, "round whose packs go away", piece, 2*piece)
 	forget(t, st, o.Vault.Info().ID+"/packs/")

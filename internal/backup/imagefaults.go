@@ -26,7 +26,7 @@ type imageFaults struct {
 }
 
 const (
-	// maxBad bounds the ranges that are remembered, and toldBad those that are named.
+	// maxBad bounds the ranges in memory, and toldBad the ranges that warnings name.
 	maxBad  = 4096
 	toldBad = 16
 )

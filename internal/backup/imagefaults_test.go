@@ -34,8 +34,8 @@ func TestImageIsNotPadded(t *testing.T) {
 	}
 }
 
-// TestImageThatEndsWhileItIsRead: an image that was cut short while
-// it is read is told as lost, and has no zeros for what it lost.
+// TestImageThatEndsWhileItIsRead: an image that was cut short during
+// its reading is reported as lost, and gets no zeros for its lost end.
 func TestImageThatEndsWhileItIsRead(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	const size, end = 5 << 20, 3<<20 + 1000
@@ -57,8 +57,8 @@ func TestImageThatEndsWhileItIsRead(t *testing.T) {
 	}
 }
 
-// TestUnreadableChunksOfAnImage: what can't be read of an image is
-// zeros and a loss that names it, and the backup is no base.
+// TestUnreadableChunksOfAnImage: an unreadable range of an image
+// becomes zeros and a loss that names it, and the backup is no base.
 func TestUnreadableChunksOfAnImage(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	const grid = 64 << 10

@@ -8,10 +8,10 @@ import (
 	"holdfast/internal/vault"
 )
 
-// Job ties together the Runs of one job in one vault: the rounds of pre-copy, and the backup. They
-// are under one session, so what one of them found out about packs in the store counts for those
-// that follow, and the backup, while an instance stands still for it, looks only at packs that no
-// round named. A collector waits for the end of the job. Runs of a job come one after the other.
+// Job ties together the Runs of one job in one vault: the rounds of pre-copy, and the backup. All
+// of them are under one session, so facts that one Run found out about packs in the store count for
+// the later Runs, and the backup, while an instance stands still for it, looks only at packs that
+// no round named. A collector waits for the end of the job. Runs of a job come one after the other.
 type Job struct {
 	on *Host
 
@@ -84,7 +84,7 @@ func (j *Job) lost(ctx context.Context) error {
 	return j.End(ctx)
 }
 
-// addSampled adds up what the Runs of the job read back.
+// addSampled adds up the chunks that the Runs of the job read back.
 func (j *Job) addSampled(chunks int, reused bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -51,9 +51,9 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 	}
 }
 
-// endStream tells what is wrong with the content of a file whose item the
-// recipe has by now, with the size that was known when its reading began:
-// it can neither be left out nor read again. err is what ended its reading.
+// endStream tells the fault of a file whose item the recipe already
+// has, with the size that was known when its reading began: the file
+// can neither be left out nor read again. err ended its reading.
 func (w *worker) endStream(r *reading, s *sender, err error) error {
 	at, length := s.end(), r.c.length()
 	switch {
@@ -84,7 +84,7 @@ type sender struct {
 	ctx       context.Context // of the one call that made it
 	u         *unit
 	todo      stretch // not sent yet
-	size      int64   // of what is read
+	size      int64   // of the content to read
 	last      int64   // where the extents end that were sent
 	streaming bool    // some are on their way: the file can't be read again
 }
@@ -160,10 +160,11 @@ type spread struct {
 	out  sync.Mutex // held while the recipe takes extents
 	s    *sender
 	sent int             // sections
-	done map[int]stretch // of sections that were done before one that precedes them
+	done map[int]stretch // by section; sections that were done before an earlier section
 }
 
-// reader reads and stores a section and returns what came of it. It is called once, by any worker.
+// reader reads and stores a section and returns the
+// stored stretch. It is called once, by any worker.
 type reader func(*worker) (stretch, error)
 
 // fileReading says which sections a large file has.
@@ -173,7 +174,7 @@ type fileReading struct {
 	cuts cuts
 	old  *frames    // of a database
 	end  int64      // of the last range of data
-	rest tree.Range // what nobody took of it
+	rest tree.Range // the part that no worker took
 	link chan int64 // will say where the first chunk in rest begins
 }
 
@@ -213,7 +214,7 @@ func (w *worker) readAll(ctx context.Context, next func() (reader, bool, error),
 	return sp.err
 }
 
-// work takes sections until there are none, and asks whoever is idle to do the
+// work takes sections until none are left, and asks idle workers to do the
 // same. A helper leaves when another backup of the host waits for a worker.
 func (f *spread) work(ctx context.Context, w *worker, helper bool) {
 	for {
@@ -336,7 +337,8 @@ func (r *fileReading) one(ctx context.Context, w *worker, p *part) (stretch, err
 	return stretch{extents: extents}, nil
 }
 
-// deliver gives the extents of section n to the recipe, once it has those of the sections before.
+// deliver gives the extents of section n to the recipe,
+// once the recipe has the extents of the sections before.
 func (f *spread) deliver(n int, stored stretch) error {
 	f.out.Lock()
 	defer f.out.Unlock()
@@ -354,8 +356,8 @@ func (f *spread) deliver(n int, stored stretch) error {
 	}
 }
 
-// storeAll stores the chunks of buf from from on that end at ends, and returns what came of
-// each. Whoever is idle helps. A chunk that is the same as the one before it is stored already.
+// storeAll stores the chunks of buf from from on that end at ends, and returns the place
+// of each. Idle workers help. A chunk that equals the chunk before it is stored already.
 func (w *worker) storeAll(buf []byte, from int, ends []int) ([]vault.Stored, error) {
 	stored := make([]vault.Stored, len(ends))
 	errs := make([]error, len(ends))

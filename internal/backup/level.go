@@ -32,7 +32,7 @@ const (
 type governor struct {
 	min, max seal.Level
 	level    atomic.Int32
-	bytes    [seal.Levels + 1]atomic.Uint64 // what was compressed at each level, before
+	bytes    [seal.Levels + 1]atomic.Uint64 // bytes compressed at each level, before compression
 
 	mu     sync.Mutex
 	at     time.Duration // of the last look, since the start
@@ -79,8 +79,8 @@ func (g *governor) observe(now time.Duration, packs int64, waited time.Duration,
 	}
 }
 
-// why tells in words what the level was chosen by: within which bounds, and how long the workers
-// of a backup that took that long waited for the store.
+// why tells in words how the level was chosen: within which bounds, and
+// how long the workers waited for the store in a backup of that duration.
 func (g *governor) why(took, waited time.Duration) string {
 	bounds := fmt.Sprintf("level %s alone is allowed", g.min)
 	if g.min != g.max {

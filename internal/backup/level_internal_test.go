@@ -9,8 +9,8 @@ import (
 	"holdfast/internal/seal"
 )
 
-// TestGovernor feeds it looks, one a second and two packs apart: what a letter stands for is the
-// part of that second in which the workers waited. What comes out is the level after each look.
+// TestGovernor feeds the governor looks, one a second and two packs apart: a letter stands for
+// the part of that second in which the workers waited. The result is the level after each look.
 func TestGovernor(t *testing.T) {
 	share := map[rune]float64{'w': 0.9, '.': 0, 'm': 0.3}
 	for _, c := range []struct {

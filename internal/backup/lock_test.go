@@ -171,7 +171,7 @@ func TestExtensionThatFails(t *testing.T) {
 	})
 }
 
-// TestLocksOnMinIO: a bucket with object lock keeps what a later, longer lock needs.
+// TestLocksOnMinIO: a bucket with object lock keeps the packs that a later, longer lock needs.
 func TestLocksOnMinIO(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	bucket := m.LockedBucket(t)

@@ -56,8 +56,8 @@ func (s *far) ask(op, key string) {
 	}
 }
 
-// reset returns what was counted, and begins anew. Requests of the
-// kind gather wait from now on until eight of them are under way.
+// reset returns the counts, and begins anew. From now on requests
+// of the kind gather wait until eight of them are under way.
 func (s *far) reset(gather string) (requests map[string]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,8 +179,8 @@ func TestLooksWhileFrozenAreFew(t *testing.T) {
 	}
 }
 
-// TestSessionForgottenBetweenRounds: what a round found out about
-// packs is not believed when its session is gone.
+// TestSessionForgottenBetweenRounds: facts that a round found
+// out about packs do not count when its session is gone.
 func TestSessionForgottenBetweenRounds(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)

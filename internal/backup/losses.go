@@ -19,15 +19,15 @@ const (
 	// lossBytes bounds the paths and words of the named losses in a
 	// manifest: a path can have megabytes.
 	lossBytes = 1 << 20
-	// lossWhat bounds what one loss says, bytes.
+	// lossWhat bounds the text of one loss, bytes.
 	lossWhat = 1 << 10
-	// lossPaths is how many lost entries of a volume are remembered, in
-	// some 10 MiB, so that one that is lost twice, by its attributes
-	// and by its content, counts once. Of further ones it counts twice.
+	// lossPaths bounds the lost entries of a volume in memory (some 10 MiB),
+	// so that an entry that is lost twice, by its attributes and by its
+	// content, counts once. Beyond the bound such an entry counts twice.
 	lossPaths = 1 << 18
 )
 
-// losses are those of all volumes of a run. Its methods may be called from any goroutine.
+// losses collects the losses of all volumes of a run. Its methods may be called from any goroutine.
 type losses struct {
 	mu       sync.Mutex
 	list     []vault.Loss
@@ -70,7 +70,7 @@ func (l *losses) say(at int, what string) {
 	l.bytes += len(what) + 2
 }
 
-// sum returns what was counted and named so far.
+// sum returns the list and the counts so far.
 func (l *losses) sum() (list []vault.Loss, lost, accepted int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -98,7 +98,7 @@ func (r *run) warningsOf(s Source, image bool) (*volumeWarnings, error) {
 	return &volumeWarnings{run: r, volume: s.Volume, image: image, accept: accept, seed: maphash.MakeSeed(), seen: map[uint64]int{}}, nil
 }
 
-// Warn takes a warning. Those of one path that are Lost are one loss.
+// Warn takes a warning. Several warnings of one path that are Lost are one loss.
 func (v *volumeWarnings) Warn(w tree.Warning) {
 	if w.Lost {
 		v.lose(w.Path, w.What)

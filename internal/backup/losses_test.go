@@ -131,8 +131,8 @@ func TestOwnErrorIsNoLoss(t *testing.T) {
 	}
 }
 
-// TestManyLossesAreBounded: all are counted, the first are named,
-// and one that nobody accepted is among them.
+// TestManyLossesAreBounded: all losses are counted, the
+// first are named, and an unaccepted loss is among them.
 func TestManyLossesAreBounded(t *testing.T) {
 	f := testbed.StartFUSE(t)
 	const n = 1500
@@ -158,8 +158,8 @@ func TestManyLossesAreBounded(t *testing.T) {
 	}
 }
 
-// TestVanishedEntries: what is removed from a live tree while it is
-// read is no loss, what is moved is one, and in a quiet tree both are.
+// TestVanishedEntries: in a live tree an entry that is removed during the walk is
+// no loss, and an entry that is moved is a loss; in a quiet tree both are losses.
 func TestVanishedEntries(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -246,8 +246,8 @@ func TestVanishedWithoutNumbers(t *testing.T) {
 	}
 }
 
-// TestExcludesChange: what was excluded by the last backup is read by this one, and what
-// is excluded by this one is not in it, with the catalogue of the last one at hand.
+// TestExcludesChange: with the catalogue of the last backup at hand, this backup
+// reads files that the last backup excluded, and lacks files that it excludes itself.
 func TestExcludesChange(t *testing.T) {
 	dir := testbed.Ext4(t)
 	for _, name := range []string{"a/f", "b/f", "c/f", "c/g.tmp"} {

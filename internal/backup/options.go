@@ -14,9 +14,9 @@ import (
 type Source struct {
 	Volume string // name
 	Root   string // path of the tree or image to read: a snapshot's, or the volume's own
-	// View names the snapshot that Root is or lies in, to which nobody writes and
-	// which stands until the Run has ended. Images in views share what was read of
-	// blocks that they share (see Host.BeginView). "" says that Root is read in place.
+	// View names the snapshot that Root is, or in which Root lies. Nobody writes to the
+	// snapshot, and it stands until the Run has ended. Images in views share the content
+	// of common blocks (see Host.BeginView). "" says that Root is read in place.
 	View string
 	// Taken is a time not after the making of the snapshot began; zero when not known. The
 	// nearer it is, the fewer files that changed around it does the next backup read again.
@@ -48,10 +48,10 @@ type Source struct {
 	// their paths below Root, in whose places a snapshot has nothing (see snapshot.Nested).
 	Nested map[string]string
 
-	readAll bool // what was known of it turned out to be wrong
+	readAll bool // the catalogue of the source turned out to be wrong
 }
 
-// Options say what is backed up, and with what means.
+// Options say which volumes are backed up, where to, and with which means.
 type Options struct {
 	Vault    *vault.Vault
 	Instance string
@@ -66,9 +66,9 @@ type Options struct {
 	// boot; nil is evidence.ClockOffset.
 	Clock func() time.Duration
 
-	// Precopy stores what the sources have and remembers it in the catalogues,
-	// but makes no backup: a later Run reads only what changed since. Without
-	// CatalogueDir that is still the content that is not sent again.
+	// Precopy stores the content of the sources and remembers it in the catalogues,
+	// but makes no backup: a later Run reads only content that changed since.
+	// Without CatalogueDir a later Run reads everything, and sends only new content.
 	Precopy bool
 	// Job is the job that this Run belongs to, when there are several:
 	// rounds of pre-copy, and the backup. Nil is one of its own.
@@ -81,9 +81,9 @@ type Options struct {
 	// Progress is called at most five times a second and once at the
 	// end, one call at a time. Nil is allowed.
 	Progress func(Progress)
-	// Sent is called when the store has all content, from any goroutine: what is left
-	// is small requests, for which the backup needs neither workers nor memory for
-	// packs. It comes once more when the backup has to be made again. Nil is allowed.
+	// Sent is called when the store has all content, from any goroutine. After that only
+	// small requests follow, for which the backup needs neither workers nor memory for
+	// packs. Sent comes once more when the backup has to be made again. Nil is allowed.
 	Sent func()
 	// Begin is called before the sources are read, and again each
 	// time the backup has to be made again. Nil is allowed.
@@ -91,27 +91,28 @@ type Options struct {
 	// Drifted is told of a volume in which something had changed without a sign; it is
 	// read whole then. Result lists them too, of a Run that succeeds. Nil is allowed.
 	Drifted func(*DriftError)
-	// Damaged is told, once each, of packs of the vault that are missing, or can't be read,
-	// or do not open: an alarm, since earlier backups may need them. This one stores anew
-	// what it needs of them. Result lists them too, of a Run that succeeds. Nil is allowed.
+	// Damaged is told, once each, about packs of the vault that are missing, or
+	// can't be read, or do not open. That is an alarm, since earlier backups may
+	// need these packs. This backup stores the needed content of them again.
+	// Result lists these packs too when the Run succeeds. Nil is allowed.
 	Damaged func(vault.LostPack)
-	// Accept is asked when all has been read and the store has all content, before
-	// anything comes to rest on that: the manifest, and the catalogues. It gets what
-	// was counted so far, and what was lost. Its error ends the Run, and there is no
-	// backup. It is asked again when the backup has to be made again. Nil accepts.
+	// Accept is asked when everything was read and the store has all content,
+	// before the manifest and the catalogues rest on it. It gets the counts
+	// and the losses so far. Its error ends the Run, and there is no backup.
+	// It is asked again when the backup has to be made again. Nil accepts.
 	Accept func(ctx context.Context, so *Result) error
 	// Warn is told of each thing that could not be kept exact, one call at a time; Result lists the
 	// first thousand too. Nil is allowed.
 	Warn func(tree.Warning)
 
-	// CatalogueDir is a folder of this host's where a catalogue of each volume is
-	// kept, by which the next backup knows the files that did not change and need
-	// not be read. What is in it may be deleted at any time: the store has the same
-	// in the instance's last backup. "" keeps none, here or there, and reads all.
+	// CatalogueDir is a folder of this host with a catalogue of each volume. From it the
+	// next backup knows the files that did not change and need not be read. The folder may
+	// be deleted at any time: the store has the same facts in the instance's last backup.
+	// "" keeps no catalogues, neither here nor in the store, and reads everything.
 	CatalogueDir string
-	// IndexDir is a folder of this host's where the vault's index is
-	// kept, so that the next backup fetches what is new only. "" fetches
-	// all of it each time. What is in it may be deleted at any time.
+	// IndexDir is a folder of this host with a copy of the vault's index, so
+	// that the next backup fetches only new parts of the index. "" fetches
+	// the whole index each time. The folder may be deleted at any time.
 	IndexDir string
 	// Sample is how many of the chunks that were stored are read back at
 	// the end; 0 is 16, negative none. Of packs that the vault had before,
@@ -123,9 +124,9 @@ type Options struct {
 	// Budget and Workers are as in HostOptions. They are not looked at where On is set.
 	Budget  int64
 	Workers int
-	// MinLevel and MaxLevel bound the compression, which is stronger while the store is what the
-	// backup waits for. 0 is seal.Fastest and seal.Default, so
-	// that S2 is used only where somebody asked for it; a MaxLevel below MinLevel is MinLevel.
+	// MinLevel and MaxLevel bound the compression, which gets stronger while the
+	// backup waits for the store. 0 is seal.Fastest and seal.Default, so that S2
+	// is used only on request. A MaxLevel below MinLevel counts as MinLevel.
 	MinLevel, MaxLevel seal.Level
 }
 
@@ -138,10 +139,10 @@ type Progress struct {
 	BytesRead    uint64 `json:"bytes_read"`    // of it
 	BytesNew     uint64 `json:"bytes_new"`     // of those, not known to the vault before
 	BytesSent    uint64 `json:"bytes_sent"`    // packs that the store confirmed
-	WalkFinished bool   `json:"walk_finished"` // what is left is to send and to confirm
+	WalkFinished bool   `json:"walk_finished"` // only sending and confirming are left
 }
 
-// Result is what a finished backup is.
+// Result describes a finished backup.
 type Result struct {
 	BackupID string `json:"backup_id"`
 	Seq      uint64 `json:"sequence"`
@@ -152,7 +153,7 @@ type Result struct {
 	Entries        uint64 `json:"entries"`
 	Files          uint64 `json:"files"`
 	Dirs           uint64 `json:"dirs"`
-	// entries that patterns left out, not counting what lies below them
+	// entries that patterns left out, without the entries below them
 	Excluded uint64 `json:"excluded"`
 	// files that were not read, since they are as they were
 	Unchanged         uint64 `json:"unchanged"`
@@ -171,9 +172,10 @@ type Result struct {
 	Verified     time.Time      `json:"verified"`
 	Warnings     []tree.Warning `json:"warnings"`
 	WarningCount int            `json:"warning_count"`
-	// Lost counts the losses that nobody accepted: content that the backup does not hold as it
-	// was. An instance must not be powered down on a backup with any. LostAccepted counts
-	// those that Source.AcceptLosses allows, and Losses names both, the first vault.MaxLosses.
+	// Lost counts the losses that nobody accepted: content that the backup does
+	// not hold in its true form. An instance must not be powered down on a backup
+	// with any such loss. LostAccepted counts the losses that Source.AcceptLosses
+	// allows, and Losses names both kinds, the first vault.MaxLosses.
 	Lost         int          `json:"lost"`
 	LostAccepted int          `json:"lost_accepted"`
 	Losses       []vault.Loss `json:"losses,omitempty"`
@@ -183,11 +185,11 @@ type Result struct {
 	Fork []vault.BackupRef `json:"fork,omitempty"`
 	// Compressed is the content that was new by the level of compression that it met, bytes before.
 	Compressed map[string]uint64 `json:"compressed"`
-	// CompressedWhy tells in words by what the levels were chosen.
+	// CompressedWhy tells in words how the levels were chosen.
 	CompressedWhy string `json:"compressed_why"`
-	// Catalogues has, by volume, the id of the catalogue that was kept of the view that
-	// was backed up, so that the view can be the Base of the next backup; of an image,
-	// that of the backup itself. A volume of which none could be kept is not in it.
+	// Catalogues has, by volume, the id of the catalogue that was kept of the backed-up
+	// view, so that the view can be the Base of the next backup. For an image the id is
+	// the backup's. A volume whose catalogue could not be kept is not in the map.
 	Catalogues map[string]string `json:"catalogues"`
 	// Checked is how many pieces of content that was known not to have changed
 	// were read and compared all the same, and Drifts says what of it had changed:

@@ -12,8 +12,8 @@ import (
 )
 
 // TestUnknownOutcomeOfBackup: a backup whose manifest was stored without an answer is
-// made, also when the second try is refused. One that stays in doubt fails, and the next
-// backup of the process tells what became of it, follows it, and makes no fork with it.
+// made, also when the second try is refused. A backup that stays in doubt fails, and the
+// next backup of the process tells its outcome, follows it, and makes no fork with it.
 func TestUnknownOutcomeOfBackup(t *testing.T) {
 	manifests := func(key string) bool { return strings.Contains(key, "/backups/") }
 	dir := t.TempDir()

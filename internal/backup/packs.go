@@ -10,8 +10,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// What a backup does about the packs that it needs: it looks whether the store has them,
-// reads a sample back, and when one can't be used, the backup is made again without it.
+// How a backup treats the packs that it needs: it looks whether the store has them, reads a
+// sample back, and when a pack can't be used, the backup is made again without that pack.
 
 // rejected says that packs which this Run stored do not read back as they were stored.
 type rejected struct{ *vault.MissingPacksError }
@@ -32,7 +32,7 @@ func (r *run) sampleNew(ctx context.Context, added []vault.PackRef) error {
 	if err != nil {
 		return err
 	}
-	if found.Denied != nil { // who may not read what it just stored, may not read at all
+	if found.Denied != nil { // a host that may not read its newest packs may not read at all
 		return fmt.Errorf("read back what was stored: %w", found.Denied)
 	}
 	r.job.addSampled(found.Chunks, false)
@@ -73,8 +73,8 @@ func (r *run) sampleReused(ctx context.Context) ([]vault.LostPack, error) {
 	return found.Lost, nil
 }
 
-// refs returns the packs of the backup, all of which the store has.
-// reused waits for the sample of those that it had before.
+// refs returns the packs of the backup, all of which the
+// store has. reused waits for the sample of the older packs.
 func (r *run) refs(ctx context.Context, reused func() ([]vault.LostPack, error)) ([]vault.PackRef, error) {
 	lost, err := reused()
 	if err != nil {
@@ -100,7 +100,7 @@ type lostPacks struct {
 	rejected int // tries whose own packs did not read back
 }
 
-// add notes packs, and tells of those that are damaged.
+// add notes packs, and tells about damaged packs.
 func (l *lostPacks) add(o Options, packs []vault.LostPack) {
 	for _, p := range packs {
 		if slices.ContainsFunc(l.packs, func(old vault.LostPack) bool { return old.ID == p.ID }) {
@@ -145,8 +145,8 @@ func (l *lostPacks) notes(vaultID string) (notes []string) {
 const forgetTime = 10 * time.Second
 
 // forget takes the packs out of the index after a backup that failed
-// because the store does not give back what it confirmed. What stays
-// in the index, the next backup finds out when it samples it.
+// because the store does not return confirmed packs. Bad packs that
+// stay in the index the next backup finds when it samples them.
 func (l *lostPacks) forget(ctx context.Context, o Options) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTime)
 	defer cancel()

@@ -12,12 +12,12 @@ import (
 	"holdfast/internal/vault"
 )
 
-// A large file that changed in part keeps the extents that lie whole outside of
-// what changed. What is between them is read and cut from the border of a chunk
-// before the change to where a cut falls on a border of a chunk behind it: cuts
-// follow from what is in a chunk alone, so that this is soon, mostly at the first.
+// A large file that changed in part keeps the extents that lie whole outside of the changed
+// ranges. The content between them is read and cut, from the border of a chunk before the
+// change to a place where a cut falls on a border of a chunk behind the change. Cuts follow
+// from the content of a chunk alone, so that place comes soon, mostly at the first border.
 
-// patch is what is known of such a file.
+// patch holds the known facts about such a file.
 type patch struct {
 	stretch                  // as the last backup stored it, ascending
 	ranges  []snapshot.Range // that may differ, ascending
@@ -36,7 +36,7 @@ type patching struct {
 	c    *content
 	cuts cuts
 	old  *frames // of a database
-	// what lies outside of what changed: whole extents, of a database whole pieces
+	// the content outside of the changed ranges: whole extents, of a database whole pieces
 	kept  stretch
 	areas []tree.Range // to be read at the least, ascending, apart
 }
@@ -101,7 +101,7 @@ func (p *patching) changed(known *patch) {
 	}
 }
 
-// plan parts the file into what is kept and what is read.
+// plan divides the file into ranges that are kept and ranges that are read.
 func (p *patching) plan(known *patch, without map[vault.PackID]bool) {
 	p.changed(known)
 	ranges := p.areas
@@ -122,7 +122,7 @@ func (p *patching) plan(known *patch, without map[vault.PackID]bool) {
 	p.areas = apart(p.areas)
 }
 
-// apart sorts ranges and joins those that touch.
+// apart sorts ranges and joins touching ranges.
 func apart(ranges []tree.Range) []tree.Range {
 	slices.SortFunc(ranges, func(a, b tree.Range) int { return cmp.Compare(a.Off, b.Off) })
 	out := ranges[:0]
@@ -137,16 +137,16 @@ func apart(ranges []tree.Range) []tree.Range {
 	return out
 }
 
-// border tells whether what is kept can be taken from at on: no
-// extent of it has bytes on both sides.
+// border tells whether kept extents can be taken from
+// at on: no kept extent has bytes on both sides of at.
 func (p *patching) border(at int64) bool {
 	kept := p.kept.extents
 	i, found := slices.BinarySearchFunc(kept, at, func(x vault.Extent, at int64) int { return cmp.Compare(x.Off, at) })
 	return found || i == 0 || kept[i-1].Off+int64(kept[i-1].Len) <= at
 }
 
-// recut reads, cuts and stores what lies from at to until, and on
-// to the next border, whose place it returns.
+// recut reads, cuts and stores the content from at to
+// until, and on to the next border, whose place it returns.
 func (w *worker) recut(ctx context.Context, p *patching, at, until int64, s *sender) (int64, error) {
 	for at < p.c.size {
 		data := p.c.next(at)
@@ -174,7 +174,7 @@ func (w *worker) recutData(ctx context.Context, p *patching, data tree.Range, un
 		w.buf = make([]byte, 0, n)
 	}
 	at, end, carried := data.Off, data.Off+data.Len, 0
-	if p.cuts.grid > 0 && until > at { // what is kept begins there
+	if p.cuts.grid > 0 && until > at { // the kept extents begin there
 		end = min(end, until)
 	}
 	for {
@@ -212,7 +212,7 @@ func (w *worker) recutData(ctx context.Context, p *patching, data tree.Range, un
 	}
 }
 
-// storeCuts stores what a section has up to the last of its ends.
+// storeCuts stores the content of a section up to the last of its ends.
 func (w *worker) storeCuts(ctx context.Context, p *patching, sec *section, s *sender) error {
 	if p.cuts.grid > 0 {
 		done, err := w.storeFrames(ctx, p.old, sec.buf, sec.at, 0, sec.ends)

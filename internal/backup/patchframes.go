@@ -46,7 +46,7 @@ func (p *patching) roundOut(r tree.Range, size int64) tree.Range {
 	return tree.Range{Off: from, Len: to - from}
 }
 
-// keepOutside keeps what an extent has outside of areas, which are ascending.
+// keepOutside keeps the parts of an extent outside of areas, which are ascending.
 func (p *patching) keepOutside(x vault.Extent, sums []vault.PieceSum, areas []tree.Range) {
 	end := min(x.Off+int64(x.Len), p.c.size)
 	keep := func(from, to int64) {

@@ -23,7 +23,7 @@ import (
 // is a run of entries whose files are small, which share chunks, or one large file.
 
 const (
-	// bundleMax is the content of a bundle, bytes, and what a larger file has is a unit of its own.
+	// bundleMax is the content of a bundle, bytes. A larger file is a unit of its own.
 	bundleMax = 512 << 10
 	// bundleMin is from where on a bundle may end at a place that its names choose, so
 	// that a file more or less moves the ends of one bundle and not of all that follow.
@@ -34,12 +34,12 @@ const (
 	sectionMin = 1 << 20
 	// ahead is how many units may be on their way between walk and recipe.
 	ahead = 128
-	// unitWeight is from where on what a unit keeps in memory besides content ends it,
-	// and aheadWeight is how much of that may be on its way, bytes. Few trees reach it:
-	// long paths, large attributes, or the extents of large files that did not change.
+	// A unit ends when it keeps unitWeight bytes in memory beside content, and
+	// aheadWeight bounds the sum of those bytes on their way. Few trees reach it: long
+	// paths, large attributes, or the extents of large files that did not change.
 	unitWeight  = 1 << 20
 	aheadWeight = 32 << 20
-	// What a tree.Entry and a vault.Extent take, bytes.
+	// The memory of a tree.Entry and a vault.Extent, bytes.
 	entryMemory  = 256
 	extentMemory = 48
 	// A large file's extents reach the recipe in parts. Up to wholeExtents
@@ -50,7 +50,7 @@ const (
 	wholeExtents = 64 << 10
 )
 
-// workerMemory is about what one worker holds, bytes: a section
+// workerMemory is about the memory of one worker, bytes: a section
 // with the end of its last chunk, or a bundle, and zstd's tables.
 func workerMemory(least, most seal.Level) int64 {
 	n := int64(sectionMin + 512<<10)
@@ -86,19 +86,19 @@ type unit struct {
 type pipeline struct {
 	*run
 	root *tree.Root // nil for an image
-	// warnings are those of this volume: they hide the run's, so that
-	// each loss is known with its volume.
+	// warnings collects the warnings of this volume. It hides the
+	// run's warnings, so that each loss is known with its volume.
 	warnings *volumeWarnings
 	away     *vanished                                  // nil for an image
 	exclude  func(path string, folder func() bool) bool // nil excludes nothing
 	cutter   *chunk.Cutter
-	before   *previous          // what the last backup knew; nil when nothing
+	before   *previous          // the facts of the last backup; nil when there are none
 	name     string             // of the volume
-	by       string             // how it is known what did not change: ByBase or ByTimes
+	by       string             // how unchanged files are known: ByBase or ByTimes
 	units    chan *unit         // to the workers
-	pass     chan *unit         // from a worker who waits for memory to one who has it
+	pass     chan *unit         // from a worker that waits for memory to a worker that has memory
 	order    chan *unit         // the same, to the recipe
-	help     chan func(*worker) // work that somebody who is idle may take
+	help     chan func(*worker) // work that an idle worker may take
 	want     chan struct{}      // 1 token: there is such work, and nobody took it
 	weight   *semaphore.Weighted
 	heirs    heirs   // for the recipe's goroutine
@@ -161,7 +161,7 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	return vol, err
 }
 
-// pipeline makes that of a source; root is nil for an image.
+// pipeline makes the pipeline of a source; root is nil for an image.
 func (r *run) pipeline(root *tree.Root, s Source) (*pipeline, error) {
 	warnings, err := r.warningsOf(s, root == nil)
 	if err != nil {
@@ -221,7 +221,8 @@ func (p *pipeline) send(ctx context.Context, u *unit) error {
 	if err := p.weight.Acquire(ctx, u.weight); err != nil {
 		return context.Cause(ctx)
 	}
-	// order first: what the recipe waits for is then on its way to a worker, or the context ends.
+	// order comes first: then the unit for which the recipe
+	// waits is on its way to a worker, or the context ends.
 	for _, c := range []chan *unit{p.order, p.units} {
 		select {
 		case c <- u:
@@ -361,9 +362,9 @@ func endsBundle(path string) bool {
 // largest chunk, so that a chunk that begins in a section ends before the next but one.
 func (p *pipeline) sectionSize() int { return max(sectionMin, p.cutter.Params().Max) }
 
-// work is one worker: the Run's own, which always has memory, or one
-// who has it while there is work and nobody else waits for it. Who
-// has none takes no part of another's work, who would wait for it.
+// work is one worker: the Run's own worker, which always has memory, or a lent worker,
+// which has memory while there is work and no other Run waits for it. A worker without
+// memory takes no part of another worker's work, since the other one would wait for it.
 func (p *pipeline) work(ctx context.Context, own bool) error {
 	if p.o.Precopy {
 		inBackground()

@@ -70,7 +70,7 @@ func aligned(b []byte) []byte {
 	return buf[at : at+copy(buf[at:], b)]
 }
 
-// writeBack is what the kernel does by itself after a while.
+// writeBack does the work that the kernel does by itself after a while.
 func writeBack(t *testing.T, f *os.File) {
 	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
 	if err := unix.SyncFileRange(int(f.Fd()), 0, 0, all); err != nil {
@@ -93,8 +93,8 @@ var grounds = []struct {
 	{"btrfs nodatacow", "btrfs", nil, true, []string{"O_DIRECT", "writeback", "mmap"}},
 }
 
-// cutFiles are the files of a volume that a power cut changes: one
-// in a bundle, and one that is large.
+// cutFiles are the files of a volume that a power cut
+// changes: a small file in a bundle, and a large file.
 var cutFiles = map[string]int{"small": 16 << 10, "large": 2 << 20}
 
 // fillForCut makes those files, and some more, and brings all to the disk.
@@ -188,9 +188,9 @@ func holdsTree(t *testing.T, v *vault.Vault, id, dir string) {
 	compare(t, contents(t, v, vault.BackupRef{Instance: "i", ID: id}), want)
 }
 
-// TestPowerCutKeepsNoOldContent: what was written in place before a power
-// cut is in the backups after it, also where the cut has lost the times of
-// the change, with the catalogue of this host and with what the store has.
+// TestPowerCutKeepsNoOldContent: content that was written in place before a
+// power cut is in the backups after it, also where the cut lost the times of the
+// change, with the catalogue of this host and with the catalogue in the store.
 func TestPowerCutKeepsNoOldContent(t *testing.T) {
 	for _, g := range grounds {
 		for how, write := range writers {
@@ -202,9 +202,9 @@ func TestPowerCutKeepsNoOldContent(t *testing.T) {
 	}
 }
 
-// provoke tries a power cut until it has lost the times of what it has
-// kept, if it has to: another process of this machine may call sync(2) at
-// any time, which keeps them. What the backups hold is tested each time.
+// provoke tries a power cut until it keeps content and loses its times,
+// if it has to: another process of this machine may call sync(2) at any
+// time, which keeps the times. The test checks the backups each time.
 func provoke(t *testing.T, must bool, try func() (unseen bool)) {
 	t.Helper()
 	for range 20 {
@@ -340,7 +340,7 @@ for line in sys.stdin:
 	return s
 }
 
-// do executes statements and returns the first column of what the last one gives.
+// do executes statements and returns the first column of the result of the last statement.
 func (s *sqlite) do(statements ...string) (got string) {
 	s.t.Helper()
 	for _, q := range statements {

@@ -67,10 +67,10 @@ func powerCutAfterRestore(t *testing.T, kind string, again bool) (unseen bool) {
 	return unseen
 }
 
-// TestPowerCutLeavesBasesGood: a base snapshot stays evidence over a power cut.
-// What is written to the volume after it goes to other blocks, at the first write
-// also for files that btrfs overwrites in place else, and the file system's own
-// trees tell which. So what the cut has kept shows in them, and little is read.
+// TestPowerCutLeavesBasesGood: a base snapshot stays evidence over a power cut. Later
+// writes to the volume go to other blocks, at the first write also for files that
+// btrfs otherwise overwrites in place, and the file system's own trees name these
+// blocks. So the trees show all writes that the cut has kept, and little is read.
 func TestPowerCutLeavesBasesGood(t *testing.T) {
 	for _, noCow := range []bool{false, true} {
 		for how, write := range writers {

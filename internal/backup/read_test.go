@@ -73,7 +73,7 @@ func entriesOf(t testing.TB, dir string) map[string]entry {
 	return got
 }
 
-// sameEntries compares what a restore made with what should be there.
+// sameEntries compares a restored tree with the wanted entries.
 func sameEntries(t testing.TB, got, want map[string]entry) {
 	t.Helper()
 	for path, w := range want {

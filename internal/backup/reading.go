@@ -41,9 +41,9 @@ func (r *reading) begin(size int64) *content {
 }
 
 // settled says whether the try need not be repeated, after its content was read and
-// stored: e has the size, the times and all else of that content then. last is where
-// its last extent ends, and sum tells its content from other content. Where the file
-// changed each time, what was read is a loss, and e has a size that takes it.
+// stored: e has the size, the times and all other metadata of that content then. last is
+// where its last extent ends, and sum tells its content from other content. Where the
+// file changed each time, the read content is a loss, and e has a size that takes it.
 func (r *reading) settled(last int64, sum func() uint64) (bool, error) {
 	same, err := r.p.root.Refresh(r.e, r.f, r.p.warnings.Warn)
 	if err != nil {
@@ -106,12 +106,11 @@ func (r *reading) measured() (int64, error) {
 		return r.e.Size, nil
 	}
 	size, err := tree.Measure(r.f, r.e.Size, endless)
-	r.whole = r.whole || size != r.e.Size // what it says of holes goes by its size
+	r.whole = r.whole || size != r.e.Size // its list of holes depends on its size
 	return size, faultOf("read", r.e.Path, err)
 }
 
-// unchanged says whether the file is still what it was when the try
-// began, once e belongs to the recipe.
+// unchanged says whether the file is the same as when the try began, once e belongs to the recipe.
 func (r *reading) unchanged() (bool, error) {
 	same, err := r.p.root.Unchanged(&r.was, r.f)
 	return same, faultOf("stat", r.was.Path, err)
@@ -136,8 +135,8 @@ func (p *pipeline) tellSize(path string, said, has int64) {
 	}
 }
 
-// leaveOut takes entry i from the unit, because of err: the recipe
-// gets none. Any other error than that of the user's file it returns.
+// leaveOut takes entry i from the unit, because of err, so the recipe gets
+// no such entry. An err that is no fault of the user's file it returns.
 func (p *pipeline) leaveOut(u *unit, i int, err error) error {
 	e := u.entries[i]
 	switch {
@@ -185,8 +184,8 @@ func (p *pipeline) open(u *unit, i int) (f *os.File, fresh bool, err error) {
 	return f, e.Ino != was.Ino || e.Size != was.Size || e.Mtime != was.Mtime || e.Ctime != was.Ctime, nil
 }
 
-// readFlags reads the flags of a file. Those that can't be read are
-// a loss, and no reason to lose the content too.
+// readFlags reads the flags of a file. Unreadable flags
+// are a loss, and no reason to lose the content too.
 func (p *pipeline) readFlags(e *tree.Entry, f *os.File) error {
 	err := faultOf("read flags of", e.Path, p.root.ReadFlags(e, f))
 	if isFault(err) {

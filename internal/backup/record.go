@@ -165,9 +165,9 @@ func (h *heirs) lost(paths []string) {
 	}
 }
 
-// inherit takes care of a further name of a file. If the recipe does not have the
-// file under its first name, this name takes its place, with content and metadata,
-// and those that follow are names of this one. done says that its item is written.
+// inherit treats a further name of a file. If the recipe does not have the file
+// under its first name, this name takes its place, with content and metadata,
+// and later names refer to this one. done says that its item is written.
 func (p *pipeline) inherit(ctx context.Context, rec *vault.RecipeWriter, vol *vault.Volume, e *tree.Entry) (done bool, err error) {
 	first := e.LinkTo
 	heir, lost := p.heirs[first]

@@ -10,10 +10,10 @@ import (
 )
 
 // section is a part of a data range that a worker reads and cuts before anybody knows where its
-// first chunk begins, since one of the section before may reach into it. It cuts ahead as if a
-// chunk began with it. Where a chunk ends depends on what is in it and on nothing before, so from
-// the first end on that both ways of cutting share, all are shared: what the worker does when its
-// turn comes is to cut up to there. The cuts are those that one pass over the range makes.
+// first chunk begins, since a chunk of the section before may reach into it. The worker cuts ahead
+// as if a chunk began with the section. The end of a chunk depends on its content and on nothing
+// before, so from the first common end on, both ways of cutting share all ends: when the worker's
+// turn comes, it only cuts up to that end. The cuts are the cuts of one pass over the range.
 type section struct {
 	cuts
 	src io.ReaderAt
@@ -24,11 +24,11 @@ type section struct {
 	left int64 // bytes up to the end of the range
 	step int   // how much more is read at a time to find the end of a chunk, bytes; 0 is lookahead
 
-	// what was read from at on, which is beyond size where a chunk reaches there; has room for that
+	// the bytes from at on, beyond size where a chunk reaches there; has room for those bytes
 	buf   []byte
 	ended bool  // nothing follows buf
 	ahead []int // ends of the chunks that were cut ahead
-	ends  []int // of those that are
+	ends  []int // of the chunks that are cut
 }
 
 // cuts says where a file is cut.

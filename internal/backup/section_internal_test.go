@@ -114,9 +114,9 @@ func cutsBy(seed uint64) map[string]cuts {
 	return map[string]cuts{"content": {cutter: c}, "grid": {cutter: c, grid: 512}}
 }
 
-// TestInvariantSameCuts: what is cut in sections side by side has the cuts that one
-// pass makes, whatever the content, wherever the sections lie, and when the file
-// became shorter meanwhile. Two backups of one content share their chunks by that.
+// TestInvariantSameCuts: content that is cut in sections side by side gets the cuts
+// of one pass, for all content, for all places of the sections, and when the file
+// became shorter meanwhile. Therefore two backups of one content share their chunks.
 func TestInvariantSameCuts(t *testing.T) {
 	for _, kind := range kindsOfContent {
 		for seed := range uint64(60) {

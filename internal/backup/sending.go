@@ -30,7 +30,7 @@ func (s *sending) sent(id vault.PackID) {
 	s.changed = make(chan struct{})
 }
 
-// end notes that what has not arrived never will.
+// end notes that packs which have not arrived never will.
 func (s *sending) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,7 +48,7 @@ func (s *sending) failed(id vault.PackID) bool {
 }
 
 // rests tells whether a pack has not arrived, and may take as long
-// as a round of pre-copy likes: nobody who is held waits for it.
+// as a round of pre-copy likes, since no held instance waits for it.
 func (s *sending) rests(id vault.PackID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -156,7 +156,7 @@ func (d doubtful) Put(ctx context.Context, key string, body []byte) error {
 }
 
 // TestDoubtOfOneKeepsTheSessionOfAll: a manifest that may come late
-// keeps its session, whatever became of those who shared it.
+// keeps its session, however the other Runs of the session ended.
 func TestDoubtOfOneKeepsTheSessionOfAll(t *testing.T) {
 	v := newVault(t, obs.Retry(doubtful{obs.NewMemory(), "cp-1"}, obs.RetryPolicy{MaxAttempts: 1}))
 	for i, err := range sharedRuns(t, 3, v, func() {}) {

@@ -9,10 +9,11 @@ import (
 	"holdfast/internal/vault"
 )
 
-// sessions lets the Runs of one host share their sessions in a vault: each costs four requests,
-// which of a hundred small backups is more than their content does. To a collector those who
-// share one are one writer that makes several backups: it waits until the last of them has
-// ended, and what was condemned when the session began holds for all (FORMAT.md, Session).
+// sessions lets the Runs of one host share their sessions in a vault: each session
+// costs four requests, and a hundred small backups would send more requests for
+// sessions than for content. To a collector the Runs of one session are one writer
+// that makes several backups: it waits until the last of them has ended, and the
+// condemnations from before the session hold for all (FORMAT.md, Session).
 type sessions struct {
 	mu   sync.Mutex
 	open map[sessionKey]*session // that one may join
@@ -24,7 +25,7 @@ type sessionKey struct {
 	host  string
 }
 
-// session is one that is shared.
+// session is a shared session.
 type session struct {
 	*vault.Session // once ready is closed, unless there is an error
 	key            sessionKey

@@ -17,27 +17,27 @@ import (
 	"holdfast/internal/vault"
 )
 
-// Images that were cloned from one lie on the same blocks until they are
-// written to. What a backup has read of one, the backups of the others
-// need not read: a chunk is known by the addresses of all its blocks.
+// Images that were cloned from one image lie on the same blocks until somebody
+// writes to them. Content that a backup has read of one image, the backups of
+// the others need not read: the addresses of all its blocks name a chunk.
 //
-// An address says what is there only for as long as something keeps the blocks from
-// being written to or freed. That is a View, a snapshot, and an entry lives no longer
-// than the views of which it is known that they hold it. So an image that is read in
-// place shares nothing. What moves blocks of files that nobody writes to (btrfs
-// balance, xfs_fsr) is noticed too: before an image is read, the addresses in the other
-// views are looked up again, and what is not there any more is forgotten. Against what
-// is left, and faults of the file system, one hit in crossCheck is read all the same.
+// An address tells the content only as long as something keeps the blocks from being
+// written to or freed. A View, which is a snapshot, does that, and an entry lives no
+// longer than the views that are known to hold its blocks. So an image that is read
+// in place shares nothing. Tools that move blocks of unchanged files (btrfs balance,
+// xfs_fsr) are noticed too: before an image is read, the addresses in the other views
+// are looked up again, and entries that no view confirms are forgotten. Other faults
+// of the file system remain possible, so one hit in crossCheck is read all the same.
 //
-// Entries belong to a vault: where another tenant's vault has the same
-// bytes is of no use, and nothing tells one tenant what another has.
+// Entries belong to a vault: an entry for another tenant's vault is
+// of no use, and nothing tells one tenant about the bytes of another.
 
 const (
 	// crossCheck is of how many chunks that need not be read one is read.
 	crossCheck = 256
 	// maxShared bounds the entries of a host: 32 GiB of chunks that are shared, in some 50 MiB.
 	maxShared = 1 << 19
-	// maxExtents bounds what is known of where an image lies; what is behind is read.
+	// maxExtents bounds the known extents of an image; content behind the last of them is read.
 	maxExtents = 1 << 18
 )
 
@@ -48,7 +48,7 @@ var errShared = errors.New("blocks that images share are not the same in both")
 // a SHA-256, so that no two are ever the same by chance.
 type blockKey [16]byte
 
-// shares is what a Host knows of blocks that views share.
+// shares holds the facts that a Host knows about blocks in several views.
 type shares struct {
 	seed maphash.Seed
 
@@ -71,7 +71,7 @@ type vaultShares struct {
 type view struct {
 	bit    uint64 // 0: it came when there were too many
 	users  int
-	vault  *vault.Vault // of what is known by it; nil for nothing
+	vault  *vault.Vault // the vault of the entries; nil when there are none
 	images []string     // paths, of those with entries
 }
 
@@ -204,8 +204,8 @@ func layoutOf(img *image.Image, grid int64) *layout {
 	return l
 }
 
-// key is that of the chunk at that multiple of the grid; false when
-// its addresses don't tell what is in it.
+// key returns the key of the chunk at that multiple of the grid;
+// false when the addresses do not determine the chunk's content.
 func (l *layout) key(at int64) (blockKey, bool) {
 	end := min(at+l.grid, l.size)
 	if end > l.end {
@@ -230,7 +230,7 @@ func (l *layout) key(at int64) (blockKey, bool) {
 		case e.Zero:
 			continue
 		case e.Encoded:
-			e.Inside += uint64(from-e.Logical) + 1 // so that it is not 0, as of what is not encoded
+			e.Inside += uint64(from-e.Logical) + 1 // so that it is not 0, as for blocks without encoding
 		default:
 			e.Physical += uint64(from - e.Logical)
 		}
@@ -252,8 +252,8 @@ func (l *layout) key(at int64) (blockKey, bool) {
 	return blockKey(sum[:16]), true
 }
 
-// sharedBlocks is what one Run does with the shares of its host for
-// one image. A nil one shares nothing.
+// sharedBlocks uses the shares of the host in one Run
+// for one image. A nil sharedBlocks shares nothing.
 type sharedBlocks struct {
 	*shares
 	run  *run
@@ -299,11 +299,11 @@ func (b *sharedBlocks) close() {
 	}
 }
 
-// claim is what a section has to do with shared blocks.
+// claim lists the shared blocks that one section reads, and the blocks that it takes from others.
 type claim struct {
 	b      *sharedBlocks
 	n      int
-	keys   map[int]blockKey // of the chunks whose addresses tell what is in them
+	keys   map[int]blockKey // of the chunks whose addresses determine their content
 	held   []int            // that others wait for
 	done   chan struct{}
 	hits   map[int]entry
@@ -343,7 +343,7 @@ func (b *sharedBlocks) begin(at int64, n int) *claim {
 	return c
 }
 
-// hit notes what is known of a chunk. The lock is held.
+// hit notes a chunk that is already known. The lock is held.
 func (c *claim) hit(i int, k blockKey) bool {
 	e, ok := c.b.of.known[k]
 	if !ok || c.b.run.gone[e.loc.Pack] || e.by != nil && (e.by.failed(e.loc.Pack) || !c.b.run.o.Precopy && e.by.rests(e.loc.Pack)) {
@@ -374,7 +374,7 @@ func (c *claim) publish(s *imageSection) {
 	b := c.b
 	for _, i := range c.held {
 		if s.faulty[i] {
-			continue // whoever else wants it tries for himself
+			continue // each other worker that wants it tries for itself
 		}
 		from, to := s.chunk(i)
 		e := entry{loc: s.extents[i].Chunk, sum: maphash.Bytes(b.seed, s.buf[from:to]), held: b.view.bit}
@@ -392,7 +392,7 @@ func (c *claim) publish(s *imageSection) {
 	}
 }
 
-// release lets those go on who wait for what was claimed. It may be called twice.
+// release wakes the workers that wait for the claimed chunks. It may be called twice.
 func (c *claim) release() {
 	if len(c.held) == 0 {
 		return
@@ -408,8 +408,8 @@ func (c *claim) release() {
 	close(c.done)
 }
 
-// fromOthers waits for what others read, and returns what has to be read
-// here all the same: of a hit in crossCheck, and what the others could not.
+// fromOthers waits for chunks that other workers read, and returns the chunks that this worker
+// must read all the same: a hit in crossCheck, and chunks that the others could not read.
 func (c *claim) fromOthers(ctx context.Context, s *imageSection) ([]int, error) {
 	var read []int
 	for i, busy := range c.others {
@@ -436,7 +436,7 @@ func (c *claim) fromOthers(ctx context.Context, s *imageSection) ([]int, error) 
 	return read, nil
 }
 
-// take uses what the vault has of a chunk.
+// take uses a chunk that the vault already has.
 func (b *sharedBlocks) take(s *imageSection, i int, e entry) {
 	from, to := s.chunk(i)
 	b.run.counts.known.Add(uint64(to - from))
@@ -448,7 +448,7 @@ func (b *sharedBlocks) take(s *imageSection, i int, e entry) {
 	b.run.sending.uses(e)
 }
 
-// check compares the hits that were read with what they should be.
+// check compares the hits that were read with their expected content.
 func (c *claim) check(s *imageSection) error {
 	for _, i := range c.checks {
 		from, to := s.chunk(i)

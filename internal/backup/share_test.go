@@ -14,8 +14,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// An address that is written to again, after the view that held it
-// ended, is not taken for what it was.
+// An address that is written to again, after the view
+// that held it ended, does not count as its old content.
 func TestBlocksThatAreReusedAreReadAgain(t *testing.T) {
 	testbed.Need(t, "xfs")
 	path := filepath.Join(testbed.Xfs(t), "disk.img")
@@ -57,7 +57,7 @@ func TestCrossCheckOfSharedBlocks(t *testing.T) {
 	}
 }
 
-// Two vaults have nothing in common, not even those of one name in two stores.
+// Two vaults have nothing in common, not even two vaults of one name in two stores.
 func TestVaultsShareNoBlocks(t *testing.T) {
 	testbed.Need(t, "xfs")
 	path := filepath.Join(testbed.Xfs(t), "disk.img")

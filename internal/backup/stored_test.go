@@ -21,8 +21,8 @@ import (
 
 func inAnHour() time.Time { return time.Now().Add(time.Hour) } // no time of change is too young
 
-// TestCatalogueFromTheStore: a host without a catalogue reads what
-// changed and no more, since the last backup has what the catalogue had.
+// TestCatalogueFromTheStore: a host without a catalogue reads only changed
+// files, since the last backup has the same facts as the catalogue.
 func TestCatalogueFromTheStore(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()
@@ -93,7 +93,7 @@ func (f *faulty) ReadAt(ctx context.Context, key string, p []byte, off int64) (i
 	return n, err
 }
 
-// TestStoredCatalogueThatIsDamaged: whatever is wrong with it costs a read, and is a warning.
+// TestStoredCatalogueThatIsDamaged: each damage costs a read, and is a warning.
 func TestStoredCatalogueThatIsDamaged(t *testing.T) {
 	st := &faulty{Store: obs.NewMemory()}
 	v := newVault(t, st)
@@ -159,8 +159,8 @@ func TestStoredCatalogueEndsAnywhere(t *testing.T) {
 	}
 }
 
-// TestPackThatWentAwayIsForgotten: the backup after the one that stored anew
-// what a lost pack held reads nothing, and neither catalogue names the pack.
+// TestPackThatWentAwayIsForgotten: a backup stores the content of a lost pack
+// anew; the backup after it reads nothing, and neither catalogue names the pack.
 func TestPackThatWentAwayIsForgotten(t *testing.T) {
 	st := obs.NewMemory()
 	v := newVault(t, st)

@@ -16,9 +16,9 @@ import (
 )
 
 // A volume that is not mounted looks like an empty folder, or like a folder of another file
-// system. A backup of that would be the newest, and the next restore would bring back nothing.
-// So a source is compared with what is known of the last backup before anything of it is read:
-// the volume's catalogue on this host, which a restore renews too, and the manifest.
+// system. A backup of that folder would be the newest, and the next restore would bring back
+// nothing. So a source is compared with the last backup before anything of the source is read:
+// with the volume's catalogue on this host, which a restore renews too, and with the manifest.
 
 // UnmountedError says that a volume is empty, or lies on another
 // file system, although the last backup has content of it.
@@ -63,9 +63,9 @@ func (e *UnmountedError) Error() string {
 
 const allowEmpty = "allow it with --allow-empty, or with allow_empty: true for the volume in the agent's configuration"
 
-// Look tells what keeps Run from making a backup of the sources before anything is
-// read: an *UnmountedError. It reads no content of files. Sources, Vault, Instance,
-// Host and CatalogueDir are looked at. What can't be found out is no error.
+// Look tells, before anything is read, why Run can't make a backup of the sources:
+// an *UnmountedError. It reads no content of files. It looks at Sources, Vault,
+// Instance, Host and CatalogueDir. A fact that it can't find out is no error.
 func Look(ctx context.Context, o Options) error {
 	r := &run{o: o}
 	r.ask(ctx)
@@ -92,7 +92,7 @@ func (r *run) mounted(ctx context.Context) error {
 func (r *run) sourceMounted(ctx context.Context, s Source) error {
 	now, err := lookAt(ctx, s.Root)
 	if err != nil {
-		return context.Cause(ctx) // reading the source says what is wrong with it
+		return context.Cause(ctx) // the error comes when the source is read
 	}
 	local := r.localFileSystem(s.Volume)
 	if local != "" && !now.empty && evidence.SameFileSystem(local, now.fileSystem) {
@@ -110,7 +110,7 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 			places = append(places, at)
 		}
 	}
-	// A device that is not there is no folder in its place, so one that is there is what was meant.
+	// A folder can't stand in for an absent device, so a device that is there is the right one.
 	elsewhere := len(places) > 0 && now.fileSystem != evidence.Device && !slices.ContainsFunc(places, func(at string) bool { return evidence.SameFileSystem(at, now.fileSystem) })
 	if !now.empty && !elsewhere {
 		return context.Cause(ctx)
@@ -134,7 +134,7 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 	e := &UnmountedError{
 		Instance: r.o.Instance, Volume: s.Volume, Path: s.Root, Files: last.files, Empty: now.empty, Is: now.fileSystem,
 	}
-	for _, at := range places { // of two places, the one that is not the present one tells more
+	for _, at := range places { // of two places, the place that differs from the present one tells more
 		if e.Was == "" || !evidence.SameFileSystem(at, now.fileSystem) {
 			e.Was = at
 		}
@@ -142,8 +142,8 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 	return e
 }
 
-// becameZeros fails for an image that turned out to be nothing but
-// zeros, unlike that of the last backup.
+// becameZeros fails for an image that consists of nothing
+// but zeros, unlike the image of the last backup.
 func (r *run) becameZeros(s Source, vol vault.Volume) error {
 	if vol.Bytes > 0 || s.AllowEmpty {
 		return nil
@@ -160,7 +160,7 @@ func (r *run) becameZeros(s Source, vol vault.Volume) error {
 	}
 }
 
-// lastVolume is what is known of a volume when it was last backed up or restored.
+// lastVolume holds the facts about a volume when it was last backed up or restored.
 type lastVolume struct {
 	fileSystem string // "" is not known
 	files      uint64
@@ -180,8 +180,8 @@ func (r *run) localFileSystem(volume string) string {
 	return last.Evidence().FileSystem
 }
 
-// localVolume is what the catalogue on this host tells of the
-// entries of the volume; false when it tells of none.
+// localVolume returns the facts of the catalogue on this host
+// about the entries of the volume; false when it has none.
 func (r *run) localVolume(volume string) (known lastVolume, ok bool) {
 	if r.o.CatalogueDir == "" {
 		return known, false
@@ -209,9 +209,9 @@ func (r *run) localVolume(volume string) (known lastVolume, ok bool) {
 	}
 }
 
-// storedVolume is what the newest backup whose manifest opens says, of the place
-// only if this host made it. A damaged manifest does not hide what the backups
-// before it tell. The error says why no manifest of an earlier backup could be read.
+// storedVolume returns the facts of the newest backup whose manifest opens; about the place
+// only if this host made that backup. A damaged manifest does not hide the facts of the
+// backups before it. The error says why no manifest of an earlier backup could be read.
 func (r *run) storedVolume(volume string) (known lastVolume, err error) {
 	m, err := r.readable()
 	if errors.Is(err, vault.ErrNoBackup) {
@@ -233,7 +233,7 @@ func (r *run) storedVolume(volume string) (known lastVolume, err error) {
 	return known, nil
 }
 
-// place is what a source is now.
+// place tells where a source lies now.
 type place struct {
 	fileSystem string
 	empty      bool

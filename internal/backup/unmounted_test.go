@@ -36,7 +36,7 @@ func unmounted(t *testing.T, o backup.Options) *backup.UnmountedError {
 	return e
 }
 
-// backups counts those of instance i.
+// backups counts the backups of instance i.
 func backups(t *testing.T, v *vault.Vault) int {
 	t.Helper()
 	refs, err := v.Backups(t.Context(), "i")
@@ -46,9 +46,9 @@ func backups(t *testing.T, v *vault.Vault) int {
 	return len(refs)
 }
 
-// TestUnmountedSourceIsNoBackup: the empty folder where a volume is not mounted,
-// or what lies below its mount point, does not become the newest backup, with
-// the catalogue of this host, without it, and in a round of pre-copy.
+// TestUnmountedSourceIsNoBackup: the empty folder of a volume that is not
+// mounted, or the files below its mount point, do not become the newest backup,
+// with the catalogue of this host, without it, and in a round of pre-copy.
 func TestUnmountedSourceIsNoBackup(t *testing.T) {
 	for below, write := range map[string]func(dir string) error{
 		"nothing":        func(string) error { return nil },
@@ -151,8 +151,8 @@ func TestRestoredVolumeIsNoUnmountedSource(t *testing.T) {
 	}
 }
 
-// TestVolumeThatWasAlwaysEmpty: an instance whose volume has never
-// had anything is backed up, and so is one that fills.
+// TestVolumeThatWasAlwaysEmpty: an instance whose volume never had
+// content is backed up, and so is an instance whose volume fills.
 func TestVolumeThatWasAlwaysEmpty(t *testing.T) {
 	dir := t.TempDir()
 	o := backup.Options{
@@ -215,8 +215,8 @@ func TestEmptyImageIsNoBackup(t *testing.T) {
 }
 
 // TestDamagedManifestHidesNoUnmountedSource: where the newest manifest
-// does not open, the one before it tells what the volume had. Where
-// none opens, nothing is known, and an empty volume needs leave.
+// does not open, the manifest before it tells the entries of the volume.
+// Where none opens, nothing is known, and an empty volume needs leave.
 func TestDamagedManifestHidesNoUnmountedSource(t *testing.T) {
 	dir := t.TempDir()
 	if err := makeFile(filepath.Join(dir, "file")); err != nil {

@@ -80,7 +80,7 @@ func (v *vanished) take(ino uint64) []string {
 // settle decides about the names that wait, when all of the volume was read.
 func (p *pipeline) settle(ctx context.Context) error {
 	v := p.away
-	if v == nil || v.waiting.Load() == 0 || p.o.Precopy { // what a round lacks, the backup has
+	if v == nil || v.waiting.Load() == 0 || p.o.Precopy { // the backup has the entries that a round lacks
 		return nil
 	}
 	again := tree.WalkOptions{NoXattrs: true, Exclude: p.exclude}

@@ -77,7 +77,7 @@ func (w *worker) bundle(ctx context.Context, u *unit) error {
 	return w.cutBundle(u)
 }
 
-// cutBundle cuts and stores what is in buf, and adds to u.extents.
+// cutBundle cuts and stores the content of buf, and adds to u.extents.
 func (w *worker) cutBundle(u *unit) error {
 	w.p.counts.read.Add(uint64(len(w.buf)))
 	s := 0
@@ -140,14 +140,14 @@ func (w *worker) smallFile(u *unit, i int) error {
 	}
 }
 
-// contentSeed is for comparing what was read of a file with what was read of it before.
+// contentSeed is for comparing the content of a file with its content at an earlier reading.
 var contentSeed = maphash.MakeSeed()
 
 // errLarge says that a file is too large for a bundle.
 var errLarge = errors.New("it is too large for a bundle")
 
-// readSmall appends what c has to buf and its spans, those of entry
-// i, to spans. It is errLarge for more than bundleMax.
+// readSmall appends the content of c to buf and its spans, as spans
+// of entry i, to spans. It is errLarge for more than bundleMax.
 func (w *worker) readSmall(i int, c *content) error {
 	if c.size > bundleMax {
 		return errLarge

@@ -2,6 +2,7 @@ package repotest_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -62,5 +63,78 @@ func TestGlossaryDefinesEachTermOnce(t *testing.T) {
 	}
 	if len(defined) < 40 {
 		t.Errorf("docs/glossary.md defines %d terms only", len(defined))
+	}
+}
+
+// documents are the Markdown files of the repository, by their paths from its root.
+func documents(t *testing.T) []string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md")
+	command.Dir = root
+	out, err := command.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(out))
+}
+
+var links = regexp.MustCompile(`\]\(([^)#]+)(?:#[^)]*)?\)`)
+
+// linked are the files to which a document links, by their paths from the repository's root.
+func linked(t *testing.T, document string) (files []string) {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(root, document))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range links.FindAllStringSubmatch(string(content), -1) {
+		if !strings.Contains(m[1], "://") {
+			files = append(files, filepath.Join(filepath.Dir(document), m[1]))
+		}
+	}
+	return files
+}
+
+// TestLinksLead finds links between documents that lead nowhere.
+func TestLinksLead(t *testing.T) {
+	count := 0
+	for _, d := range documents(t) {
+		for _, file := range linked(t, d) {
+			count++
+			if _, err := os.Stat(filepath.Join(root, file)); err != nil {
+				t.Errorf("%s links to %s: %v", d, file, err)
+			}
+		}
+	}
+	if count < 30 {
+		t.Errorf("%d links found in all documents", count)
+	}
+}
+
+// TestPackageShipsEachDocument holds the package to the documents: each one lies in the package
+// as in the repository, so that the links of the shipped README lead somewhere.
+func TestPackageShipsEachDocument(t *testing.T) {
+	recipe, err := os.ReadFile(filepath.Join(root, "packaging/nfpm.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range documents(t) {
+		if strings.Contains(d, "testdata/") {
+			continue
+		}
+		if line := "{src: " + d + ", dst: /usr/share/doc/holdfast/" + d + ","; !strings.Contains(string(recipe), line) {
+			t.Errorf("packaging/nfpm.yaml does not ship %s: it lacks %q", d, line)
+		}
+	}
+}
+
+// TestReadmeIsShort holds the front page to two screens.
+func TestReadmeIsShort(t *testing.T) {
+	content, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(content), "\n"); n > 90 {
+		t.Errorf("README.md has %d lines; the manual belongs to docs/operations.md and docs/command-line.md", n)
 	}
 }

@@ -68,7 +68,8 @@ func BenchmarkKnown(b *testing.B) {
 	}
 }
 
-// BenchmarkRecipe writes and reads the recipe of 20,000 files. Bytes are those of their paths.
+// BenchmarkRecipe writes and reads the recipe of
+// 20,000 files. Its bytes are the bytes of the paths.
 func BenchmarkRecipe(b *testing.B) {
 	v, _ := newVault(b)
 	items := make([]vault.Item, 20_000)

@@ -9,25 +9,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Buffers is the memory of packs, which any number of Writers may share: outside the Go heap,
-// since the collector would otherwise let the heap grow to twice of it. A Writer fills one at a
-// time, so those that share n buffers come on as long as there are no more than n of them, or
-// fewer than n where some are in the background. Who waits is served in the order of asking.
+// Buffers is the memory of packs, which any number of Writers may share. It lies
+// outside the Go heap, since the collector would otherwise let the heap grow to twice
+// its size. A Writer fills one buffer at a time, so Writers that share n buffers make
+// progress as long as there are no more than n of them, or fewer than n where some
+// are in the background. Waiting Writers are served in the order of asking.
 //
-// A Writer gets two at once, one to fill and one on its way, and more only
-// when the store keeps them longer than patience, so that a fast store
-// costs the memory of two. When no Writer uses it, it has no memory.
+// A Writer gets two buffers at once, one to fill and one on its way. It gets
+// more only when the store keeps them longer than patience, so that a fast
+// store costs the memory of two. When no Writer uses Buffers, it has no memory.
 //
-// Writers in the background, whose packs may be long on their way, never have
-// all: one buffer is for the others alone, who are also served first. So a Writer
-// for which an instance stands still waits for no pack of one in the background.
+// Writers in the background, whose packs may be long on their way, never have all buffers:
+// one buffer is for the other Writers alone, which are also served first. So a Writer for
+// which an instance stands still waits for no pack of a Writer in the background.
 type Buffers struct {
 	limit int
 
 	mu         sync.Mutex
 	users      int
-	made       int      // those that have memory
-	background int      // those that Writers in the background have
+	made       int      // buffers that have memory
+	background int      // buffers of Writers in the background
 	idle       [][]byte // the free ones; the last is taken first
 	line       []waiter // who waits
 }
@@ -47,7 +48,7 @@ const patience = 50 * time.Millisecond
 func NewBuffers(n int) *Buffers { return &Buffers{limit: max(n, 2)} }
 
 // Grow makes room for n packs more, or fewer: a Writer that hangs keeps
-// what it has. Packs that are there stay until no Writer needs them.
+// its buffers. Packs that are there stay until no Writer needs them.
 func (b *Buffers) Grow(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -208,8 +209,8 @@ func (b *Buffers) give(p []byte, background bool) {
 	w.ch <- p
 }
 
-// end ends the use, and gives back what the Writer still has: packs that
-// did not arrive. Nobody may touch them any more. It is idempotent.
+// end ends the use, and gives back the buffers that the Writer still has, of
+// packs that did not arrive. Nobody may touch them any more. It is idempotent.
 func (u *buffers) end() {
 	u.mu.Lock()
 	held, ended := u.held, u.ended
@@ -234,6 +235,6 @@ func (u *buffers) end() {
 
 func unmap(p []byte) {
 	if p != nil {
-		_ = unix.Munmap(p) // fails only for what is not mapped
+		_ = unix.Munmap(p) // fails only for memory that is not mapped
 	}
 }

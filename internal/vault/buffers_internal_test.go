@@ -64,7 +64,7 @@ func TestBuffersAreShared(t *testing.T) {
 		if len(got) != 8192 || b.made != 2 {
 			t.Errorf("%d bytes, %d buffers", len(got), b.made)
 		}
-		// One that waited and gave up keeps nothing.
+		// A Writer that waited and gave up keeps nothing.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := first.take(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -110,8 +110,8 @@ func TestBuffersUnderManyWriters(t *testing.T) {
 	}
 }
 
-// TestBackgroundLeavesABuffer: writers in the background, whose packs never arrive,
-// take all buffers but one, and who is not in the background goes before them.
+// TestBackgroundLeavesABuffer: writers in the background, whose packs never arrive, take
+// all buffers but one, and a writer that is not in the background goes before them.
 func TestBackgroundLeavesABuffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBuffers(3)

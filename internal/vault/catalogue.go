@@ -15,17 +15,17 @@ import (
 )
 
 // A catalogue is kept on the host's disk: the pages of a recipe, each with its stat page,
-// which tell a later backup which files it need not read. The store has the same in other
-// order (StoredCatalogue); this one costs no request. It is sealed, since it has the
-// tenant's names, and so that nobody who can write to the disk makes a backup name other
-// content. A catalogue that is missing, torn or of another vault costs a full read.
+// which tell a later backup which files it need not read. The store has the same facts in
+// another order (StoredCatalogue); the local catalogue costs no request. It is sealed, since
+// it has the tenant's names, and so that nobody with write access to the disk makes a backup
+// name other content. A catalogue that is missing, torn or of another vault costs a full read.
 //
 //	"HFCATA" 0x00 0x04 | 16 random bytes | blocks: plain length u32 | sealed length u32 | sealed
 //
 // The random bytes are the catalogue's id. The key is derived from them, the nonce is the
-// number of the block, so that blocks can't be swapped. The first block says what the
-// rows rest on (Evidence), as CBOR, and the last block is empty, so that a cut off end is
-// found. A catalogue without pages is sound: it tells of the file system and of no file.
+// number of the block, so that blocks can't be swapped. The first block is the evidence behind
+// the rows (Evidence), as CBOR, and the last block is empty, so that a cut off end is found. A
+// catalogue without pages is sound: it tells about the file system and about no file.
 const (
 	catalogueMagic = "HFCATA\x00\x04"
 	maxBlock       = 2 * maxMeta
@@ -86,7 +86,7 @@ func (c *CatalogueWriter) Page(page []byte, items []Item) error {
 	if err != nil {
 		return err
 	}
-	// else the next backup reads what it compares from the vault
+	// otherwise the next backup reads the content to compare from the vault
 	if len(with)+seal.Overhead <= maxBlock {
 		c.buf = with
 	}
@@ -129,7 +129,7 @@ func (c *CatalogueWriter) Close() error {
 	return c.w.Flush()
 }
 
-// CatalogueReader reads what a CatalogueWriter wrote. It is for one goroutine.
+// CatalogueReader reads a catalogue that a CatalogueWriter wrote. It is for one goroutine.
 type CatalogueReader struct {
 	v    *Vault
 	r    *bufio.Reader
@@ -144,7 +144,7 @@ type CatalogueReader struct {
 // ID names the catalogue, as its writer said.
 func (c *CatalogueReader) ID() string { return c.id }
 
-// Evidence is what the rows rest on, as its writer said.
+// Evidence returns the evidence behind the rows, from the catalogue's writer.
 func (c *CatalogueReader) Evidence() Evidence { return c.rest }
 
 // errCatalogue is wrapped by every fault of a catalogue.

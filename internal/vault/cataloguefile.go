@@ -83,8 +83,9 @@ func (v *Vault) HasCatalogue(dir, instance, volume string) bool {
 	return err == nil
 }
 
-// SweepCatalogues removes what killed backups left in a folder of catalogues. No backup may
-// be running that uses the folder. It is best effort: what stays costs room and nothing else.
+// SweepCatalogues removes the files that killed backups left in a
+// folder of catalogues. No backup may be running that uses the folder.
+// It is best effort: a file that stays costs room and nothing else.
 func SweepCatalogues(dir string) {
 	vaults, err := os.ReadDir(dir)
 	if err != nil {

@@ -62,8 +62,8 @@ func withBackup(t *testing.T, st obs.Store, packs int) (*Vault, BackupRef, *Mani
 	return v, BackupRef{Instance: "i", ID: m.ID}, m, id
 }
 
-// TestPresent: whatever a backup rests on and went away is found;
-// what the store does not answer is no answer.
+// TestPresent finds each missing object on which a backup
+// rests; a store that does not answer is no finding.
 func TestPresent(t *testing.T) {
 	for _, packs := range []int{3, fewPacks + 90} {
 		for name, c := range map[string]struct {

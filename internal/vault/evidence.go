@@ -7,9 +7,9 @@ import (
 	"holdfast/internal/tree"
 )
 
-// Evidence says of which file system the rows of a catalogue, or of stat
-// pages, tell, and for how long and up to which time of change a file that
-// shows the same has the same content. See "On what it rests" in FORMAT.md.
+// Evidence says about which file system the rows of a catalogue, or of stat
+// pages, tell, and for how long and up to which time of change a file with the
+// same metadata has the same content. See "On what it rests" in FORMAT.md.
 type Evidence struct {
 	// FileSystem is the volume's, as evidence.FileSystem names it.
 	FileSystem string
@@ -24,7 +24,7 @@ type Evidence struct {
 	Young time.Time
 }
 
-// Evidence returns what the stat pages of the volume rest on.
+// Evidence returns the evidence behind the stat pages of the volume.
 func (v *Volume) Evidence() Evidence {
 	return Evidence{FileSystem: v.FileSystem, Mounted: v.Mounted, Clock: time.Duration(v.Clock), Young: time.Unix(0, v.Young)}
 }
@@ -34,7 +34,7 @@ func (v *Volume) SetEvidence(e Evidence) {
 	v.FileSystem, v.Mounted, v.Clock, v.Young = e.FileSystem, e.Mounted, int64(e.Clock), e.Young.UnixNano()
 }
 
-// Holds tells whether the rows are evidence of what is mounted as mounted.
+// Holds tells whether the rows are evidence about the file system that is mounted as mounted.
 func (e Evidence) Holds(mounted string) bool { return e.Mounted != "" && e.Mounted == mounted }
 
 // Until returns the time of change from which on the rows are no evidence, on a clock that

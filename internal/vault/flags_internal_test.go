@@ -23,7 +23,7 @@ func TestPageOfFlags(t *testing.T) {
 		name    string
 		flags   tree.Flags
 		project uint32
-		page    string // "" for one that differs
+		page    string // "" for a page that differs
 		want    error
 	}{
 		{"neither", 0, 0, "83f6f6818b010041661901a40000000000f6a104818246757365722e614176", nil},

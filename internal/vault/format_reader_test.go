@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// readCBOR decodes the CBOR (RFC 8949) that vaults are made of: unsigned
-// numbers to uint64, negative ones to int64, strings of bytes and of text,
-// arrays to []any, maps with numbers as keys, and what is false, true or null.
+// readCBOR decodes the CBOR (RFC 8949) in vaults: unsigned numbers to
+// uint64, negative numbers to int64, strings of bytes and of text, arrays
+// to []any, maps with numbers as keys, and the values false, true and null.
 func readCBOR(t *testing.T, b []byte) any {
 	t.Helper()
 	v, rest := oneCBOR(t, b)

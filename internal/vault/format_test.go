@@ -32,8 +32,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestFormat reads a vault with what FORMAT.md says and none of this package's
-// code, so that what is written down is what is stored. It has a BLAKE3 and a
+// TestFormat reads a vault by FORMAT.md alone and with none of this package's
+// code, so that the document and the stored bytes agree. It has a BLAKE3 and a
 // CBOR of its own in format_reader_test.go, and takes zstd from the program.
 func TestFormat(t *testing.T) {
 	testbed.Need(t, "zstd")
@@ -212,7 +212,7 @@ func (f *formatReader) expand(key []byte, info string) []byte {
 	return b
 }
 
-// open opens what is sealed under the key of one object.
+// open opens bytes that are sealed under the key of one object.
 func (f *formatReader) open(master, kind, id string, nonce uint64, sealed, data []byte) []byte {
 	f.t.Helper()
 	block, err := aes.NewCipher(f.expand(f.expand(f.key, "holdfast v1 "+master), "holdfast v1 "+kind+"\x00"+id))
@@ -452,7 +452,7 @@ func (f *formatReader) page(b, stats []byte, named map[string]bool) (all []strin
 	return all
 }
 
-// stats puts what a stat page has into the entries of its page.
+// stats puts the rows of a stat page into the entries of its page.
 func (f *formatReader) stats(b []byte, entries []tree.Entry) {
 	r := bytes.NewReader(b)
 	rows, err := binary.ReadUvarint(r)

@@ -10,9 +10,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// TestVaultWithoutTheNameKey: who has the bucket and knows the recipients,
-// but not the fleet's name key, wraps a vault key of their own and puts it
-// where the fleet looks. A host must not store anything under it.
+// TestVaultWithoutTheNameKey: an attacker with the bucket and the recipients,
+// but without the fleet's name key, wraps a vault key of their own and puts
+// it where the fleet looks. A host must not store anything under it.
 func TestVaultWithoutTheNameKey(t *testing.T) {
 	id, err := GenerateIdentity()
 	if err != nil {
@@ -93,7 +93,7 @@ func FuzzHeader(f *testing.F) {
 // fuzzIdentity is for inputs that must open again; it protects nothing.
 const fuzzIdentity = "AGE-SECRET-KEY-1GFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPQ4EGAEX\n"
 
-// FuzzSecret decodes what a wrapped key opened to: any recipient may have written it.
+// FuzzSecret decodes the plaintext of a wrapped key: any recipient may have written it.
 func FuzzSecret(f *testing.F) {
 	b, err := json.Marshal(secret{Key: make([]byte, 32), Name: "n", Proof: make([]byte, 32)})
 	if err != nil {

@@ -14,34 +14,34 @@ import (
 	"holdfast/internal/contain"
 )
 
-// index finds the vault's chunks by name: in the segments that are stored, and in the rows
-// that one writer adds. find may be called from any number of goroutines, beside one that
+// index finds the vault's chunks by name: in the stored segments, and in the rows that one
+// writer adds. find may be called from any number of goroutines, beside one goroutine that
 // calls add and freeze. In memory are about two bytes for each chunk of a segment, and at
 // most some ten megabytes of rows that are not written as a segment yet; see FORMAT.md.
 type index struct {
 	v       *Vault
 	dir     segmentDir
 	without map[PackID]bool // packs that are not to be used
-	tell    func(error)     // of what is damaged and left out; from any goroutine
+	tell    func(error)     // is told about damaged parts that are left out; from any goroutine
 
 	view atomic.Pointer[indexView]
 
-	mu      sync.Mutex   // over who changes view, and what is below
+	mu      sync.Mutex   // over changes of view, and over the fields below
 	own     []*segment   // of this writer: in view too, but not stored yet
-	classes segmentTally // of what is stored
+	classes segmentTally // of the stored segments
 }
 
-// indexView is what a lookup sees. It is constant but for the active table.
+// indexView is the state that a lookup sees. It is constant but for the active table.
 type indexView struct {
 	active *rowTable
 	frozen []*rowTable // full; being written as segments, unless the disk had no room
 	segs   []*segment
-	// spilled are those of segs that this writer added.
+	// spilled are the segments in segs that this writer added.
 	spilled []*segment
 }
 
-// openIndex opens the index with the segments that the store has. What is damaged is left out
-// and told: what it lists is stored anew, and is not lost, since no restore needs the index.
+// openIndex opens the index with the segments of the store. Damaged segments are left out and
+// reported: their chunks are stored anew, and nothing is lost, since no restore needs the index.
 func (v *Vault) openIndex(ctx context.Context, dir string, without []PackID, tell func(error)) (*index, error) {
 	if tell == nil {
 		tell = func(error) {}
@@ -74,8 +74,8 @@ func (x *index) find(name chunk.Name) (Loc, bool) {
 	return x.findIn(view.segs, &name)
 }
 
-// findAdded is find among the chunks that were added since the index
-// was opened. What the stored segments list does not change meanwhile.
+// findAdded is find among the chunks that were added since the
+// index was opened. The stored segments do not change meanwhile.
 func (x *index) findAdded(name chunk.Name) (Loc, bool) {
 	view := x.view.Load()
 	if loc, ok := view.findRow(&name); ok {
@@ -97,7 +97,7 @@ func (view *indexView) findRow(name *chunk.Name) (Loc, bool) {
 	return Loc{}, false
 }
 
-// findIn finds a chunk in segments; of several places it takes the one that compareLoc puts first.
+// findIn finds a chunk in segments; of several places it takes the first by compareLoc.
 func (x *index) findIn(segs []*segment, name *chunk.Name) (Loc, bool) {
 	var best Loc
 	found := false
@@ -219,8 +219,8 @@ func (x *index) writeLocal(t *rowTable) (*segment, error) {
 	return s, nil
 }
 
-// store writes what was added into the store, as segments. No call
-// of add, freeze or spill may come any more.
+// store writes the added rows into the store, as segments.
+// No call of add, freeze or spill may come any more.
 func (x *index) store(ctx context.Context) error {
 	view := x.view.Load()
 	g, ctx := contain.WithContext(ctx)
@@ -284,7 +284,7 @@ func (v *Vault) storeSegment(ctx context.Context, s *segment) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = unix.Munmap(body) }() // fails only for what is not mapped
+	defer func() { _ = unix.Munmap(body) }() // fails only for memory that is not mapped
 	if err := guardFaults(func() { copy(body, s.data) }); err != nil {
 		return err
 	}

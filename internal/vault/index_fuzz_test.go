@@ -11,8 +11,8 @@ import (
 	"holdfast/internal/chunk"
 )
 
-// FuzzIndex looks up and walks in segments that opened, as if the key had
-// leaked: nothing crashes, and in one that passes check, every row is found.
+// FuzzIndex looks up and walks in segments that opened, as if the key had leaked:
+// nothing crashes, and in a segment that passes check, every row is found.
 func FuzzIndex(f *testing.F) {
 	v := fuzzVault(f)
 	// One row of one pack, and two blocks of rows that count up.

@@ -435,7 +435,7 @@ func TestReadersBesideMergers(t *testing.T) {
 		dir := t.TempDir()
 		wg.Go(func() {
 			for range rounds {
-				next.Lock() // so that what is stored is always the names before n
+				next.Lock() // so that exactly the names before n are stored
 				put(t, v, next.n, next.n+each)
 				next.n += each
 				next.Unlock()
@@ -461,8 +461,8 @@ func TestReadersBesideMergers(t *testing.T) {
 	wg.Wait()
 }
 
-// TestReplacedWhileReading: what is listed and gone when it is
-// fetched is found in what replaced it.
+// TestReplacedWhileReading: the chunks of a segment that is gone
+// when it is fetched are found in the segment that replaced it.
 func TestReplacedWhileReading(t *testing.T) {
 	v := fuzzVault(t)
 	for i := range mergeAt {

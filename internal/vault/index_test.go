@@ -46,7 +46,7 @@ func segments(t testing.TB, st obs.Store) (found []string) {
 }
 
 // TestManyWritersAtOnce: writers of several hosts, which know nothing of each
-// other, lose nothing, and who comes after them finds what they all stored.
+// other, lose nothing, and the next writer finds everything that they stored.
 func TestManyWritersAtOnce(t *testing.T) {
 	v, st := newVault(t)
 	const hosts, rounds, each = 6, 8, 50
@@ -126,8 +126,8 @@ func TestDamagedSegments(t *testing.T) {
 	}
 }
 
-// TestIndexOfMissingPacks: what it lists in packs that are gone is
-// not used when the writer is told so, and RebuildIndex forgets it.
+// TestIndexOfMissingPacks: index rows for packs that are gone are not used
+// once the writer knows about the packs, and RebuildIndex forgets these rows.
 func TestIndexOfMissingPacks(t *testing.T) {
 	v, st := newVault(t)
 	_, lost := store(t, v, "", 0, 100)
@@ -178,7 +178,8 @@ func TestRebuildFindsUnfinishedWork(t *testing.T) {
 	}
 }
 
-// TestStoreThatFailsUnderTheIndex: what is no damage stops the writer, and leaves nothing behind.
+// TestStoreThatFailsUnderTheIndex: a fault that is no
+// damage stops the writer, and leaves nothing behind.
 func TestStoreThatFailsUnderTheIndex(t *testing.T) {
 	v, st := newVault(t)
 	store(t, v, "", 0, 10)

@@ -16,17 +16,17 @@ import (
 )
 
 // segmentDir is a vault's folder of index segments on the local disk: files with the very
-// bytes of the stored objects and their ids as names. They are sealed, so whoever can read or
-// write the disk can neither read nor forge a row. Any number of processes may use a folder
-// at once: a file comes to its name by a rename, is never changed, and may be removed while
-// others have it mapped. Without a path, files have no names and are gone with the process.
+// bytes of the stored objects and their ids as names. They are sealed, so nobody with
+// access to the disk can read or forge a row. Any number of processes may use a folder at
+// once: a file gets its name by a rename, is never changed, and may be removed while
+// others have it mapped. Without a path, files have no names and end with the process.
 //
-// Nothing is synced: after a power loss a file may be torn, which
-// its length or its seal tells, and then it is fetched again.
+// Nothing is synced: after a power loss a file may be torn. Its length
+// or its seal shows that, and then the segment is fetched again.
 //
-// No fault of the disk fails a backup: what the folder does not take is fetched into a
-// file without a name, and where there is no room for that either, into memory, up to
-// maxInMemory. Without the rest the backup goes on, and stores anew what that lists.
+// No fault of the disk fails a backup: a segment for which the folder has no room is fetched
+// into a file without a name, and where there is no room for that either, into memory, up to
+// maxInMemory. The backup goes on without the other segments, and stores their chunks anew.
 type segmentDir struct {
 	path   string
 	shared *segmentPlaces
@@ -36,7 +36,7 @@ type segmentDir struct {
 // memory when no disk takes them. A segment has 51 bytes a chunk.
 const maxInMemory = 64 << 20
 
-// segmentPlaces is what the copies of a segmentDir share.
+// segmentPlaces is the state that the copies of a segmentDir share.
 type segmentPlaces struct {
 	mu       sync.Mutex
 	locked   map[string]*os.File // by name: unfinished files of this process, with their locks
@@ -51,8 +51,8 @@ func newSegmentDir(path string) segmentDir {
 	return segmentDir{path, &segmentPlaces{locked: map[string]*os.File{}, maxInMem: maxInMemory}}
 }
 
-// openSegmentDir returns the vault's folder in dir, and removes those of vaults not used for
-// long; "" keeps nothing. Beside an error it returns a folder that works without a disk.
+// openSegmentDir returns the vault's folder in dir, and removes the folders of vaults that were not
+// used for long; "" keeps nothing. Beside an error it returns a folder that works without a disk.
 func (v *Vault) openSegmentDir(dir string) (segmentDir, error) {
 	none := newSegmentDir("")
 	if dir == "" {
@@ -73,7 +73,7 @@ func (v *Vault) openSegmentDir(dir string) (segmentDir, error) {
 			continue // not of the form of a fingerprint
 		}
 		if other := filepath.Join(dir, e.Name()); unused(other, now) {
-			_ = os.RemoveAll(other) // what stays costs room and nothing else
+			_ = os.RemoveAll(other) // a file that stays costs room and nothing else
 		}
 	}
 	return newSegmentDir(path), nil
@@ -81,8 +81,8 @@ func (v *Vault) openSegmentDir(dir string) (segmentDir, error) {
 
 func (d segmentDir) file(id segmentID) string { return filepath.Join(d.path, id.String()) }
 
-// create begins a file. keep or discard ends it. Until then it is
-// locked, by which others tell it from what a killed process left.
+// create begins a file. keep or discard ends it. Until then the file is
+// locked, by which others tell it from the files that a killed process left.
 func (d segmentDir) create() (*os.File, error) {
 	if d.path == "" {
 		return d.nameless()
@@ -111,8 +111,8 @@ func (d segmentDir) create() (*os.File, error) {
 // errSwept says that somebody removed a file before it was locked.
 var errSwept = errors.New("a file that was just made is gone again")
 
-// lockFile locks f until what it returns is closed. Where the file
-// system has no locks, nobody takes the file for left behind.
+// lockFile locks f until the returned file is closed. Where the
+// file system has no locks, nobody takes the file for left behind.
 func lockFile(f *os.File) (*os.File, error) {
 	// of the same open file, so it holds the lock when f is closed
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
@@ -185,7 +185,7 @@ func (d segmentDir) keep(tmp string, id segmentID) string {
 	}
 	defer d.unlock(tmp)
 	if os.Rename(tmp, d.file(id)) != nil {
-		_ = os.Remove(tmp) // what stays is swept later
+		_ = os.Remove(tmp) // a file that stays is swept later
 		return ""
 	}
 	return d.file(id)
@@ -194,13 +194,12 @@ func (d segmentDir) keep(tmp string, id segmentID) string {
 // discard removes a file begun as tmp that was not kept.
 func (d segmentDir) discard(tmp string) {
 	if d.path != "" {
-		_ = os.Remove(tmp) // what stays is swept later
+		_ = os.Remove(tmp) // a file that stays is swept later
 		d.unlock(tmp)
 	}
 }
 
-// open maps the cached segment of that id and size, and removes a
-// file that is not what it should be.
+// open maps the cached segment of that id and size, and removes a file with other content.
 func (d segmentDir) open(v *Vault, id segmentID, size int64) (*segment, error) {
 	if d.path == "" {
 		return nil, os.ErrNotExist
@@ -224,14 +223,14 @@ func (d segmentDir) open(v *Vault, id segmentID, size int64) (*segment, error) {
 }
 
 // sweep removes the files of segments for which keep is false, and
-// what killed processes left. Whatever has another name stays.
+// the files that killed processes left. Files with other names stay.
 func (d segmentDir) sweep(keep func(segmentID) bool) {
 	if d.path == "" {
 		return
 	}
 	files, err := os.ReadDir(d.path)
 	if err != nil {
-		return // what stays costs room and nothing else
+		return // a file that stays costs room and nothing else
 	}
 	for _, f := range files {
 		name := filepath.Join(d.path, f.Name())
@@ -252,7 +251,7 @@ func sweepUnfinished(name string) {
 	}
 	defer f.Close() // nothing is written
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-		_ = os.Remove(name) // what stays costs room and nothing else
+		_ = os.Remove(name) // a file that stays costs room and nothing else
 	}
 }
 
@@ -323,7 +322,7 @@ func (d segmentDir) firstFault(err error) bool {
 	return first
 }
 
-// trouble says in one sentence what the disk did not take; nil when it took all.
+// trouble says in one sentence what the disk refused; nil when it refused nothing.
 func (d segmentDir) trouble() error {
 	d.shared.mu.Lock()
 	defer d.shared.mu.Unlock()

@@ -19,7 +19,7 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// countReads counts what is read.
+// countReads counts the bytes of reads.
 type countReads struct {
 	obs.Store
 	reads atomic.Int32
@@ -87,9 +87,9 @@ func zero(file string, at int) error {
 	return errors.Join(err, f.Close())
 }
 
-// TestFoldersOfOtherVaults: those that no backup used for long are removed,
-// by the time that the host was up and by its boots, whatever the wall clock
-// and the times of the folders say. What is not of the form of one is left.
+// TestFoldersOfOtherVaults: folders that no backup used for long are removed,
+// by the time that the host was up and by its boots; neither the wall clock
+// nor the times of the folders count. A folder whose name is no vault's stays.
 func TestFoldersOfOtherVaults(t *testing.T) {
 	v := fuzzVault(t)
 	dir := t.TempDir()

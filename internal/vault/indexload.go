@@ -21,7 +21,7 @@ type segmentSet struct {
 	v        *Vault
 	dir      segmentDir
 	listed   map[segmentID]int64    // size
-	open     map[segmentID]*segment // those that open and that none of them replaces
+	open     map[segmentID]*segment // the segments that open and that no other open segment replaces
 	replaced map[segmentID]bool     // ids that another replaces, listed or not
 	damaged  map[segmentID]error
 	// sound for all that is known, but neither disk nor memory takes them
@@ -31,17 +31,17 @@ type segmentSet struct {
 	mu sync.Mutex
 }
 
-// fileWriter buffers what is written to a file of the local disk.
+// fileWriter buffers writes to a file of the local disk.
 func fileWriter(f *os.File) *bufio.Writer { return bufio.NewWriterSize(f, 64<<10) }
 
 // maxRounds is how often the index is listed when segments are replaced while they
-// are read. A reader that then still lacks some stores anew what it does not find.
+// are read. A reader that then still lacks segments stores their chunks anew.
 const maxRounds = 10
 
-// openSegments lists the index and opens what it lists, from the local folder where it
-// is there, and else from the store. A segment that is listed but gone was replaced,
-// so the index is listed again. Damaged ones are told and left out. When the folder
-// can't be used, that is told, and the segments are fetched into files without a name.
+// openSegments lists the index and opens the listed segments, from the local folder where they
+// are there, and otherwise from the store. A segment that is listed but gone was replaced, so
+// the index is listed again. Damaged segments are reported and left out. When the folder can't
+// be used, that is reported, and the segments are fetched into files without a name.
 func (v *Vault) openSegments(ctx context.Context, dir string, tell func(error)) (_ *segmentSet, err error) {
 	set := &segmentSet{v: v, open: map[segmentID]*segment{}, replaced: map[segmentID]bool{}, damaged: map[segmentID]error{}, noRoom: map[segmentID]bool{}, tell: tell}
 	defer func() {
@@ -118,8 +118,8 @@ func (set *segmentSet) openCached() {
 	}
 }
 
-// fetchMissing fetches what is not open, the largest first, since
-// those replace others. gone says that some was not there any more.
+// fetchMissing fetches the segments that are not open, the largest first, since large
+// segments replace small ones. gone says that some segment was not there any more.
 func (set *segmentSet) fetchMissing(ctx context.Context) (gone bool, err error) {
 	ids := slices.SortedFunc(maps.Keys(set.listed), func(a, b segmentID) int { return cmp.Compare(set.listed[b], set.listed[a]) })
 	g, ctx := contain.WithContext(ctx)
@@ -161,7 +161,7 @@ func (set *segmentSet) fetchMissing(ctx context.Context) (gone bool, err error) 
 	return gone, err
 }
 
-// close frees what is open.
+// close frees the open segments.
 func (set *segmentSet) close() {
 	for _, s := range set.open {
 		s.close()

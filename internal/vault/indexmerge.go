@@ -22,7 +22,7 @@ const (
 )
 
 // segmentClass is the class of a segment's size: below 1024 rows,
-// 8192, 65536, 524288, and those that are never merged.
+// 8192, 65536, 524288, and larger segments, which are never merged.
 func segmentClass(rows int) int {
 	class := 0
 	for ; rows >= 1<<10 && class < classes-1; class++ {
@@ -63,8 +63,8 @@ func mergeGroups(open map[segmentID]*segment) (groups [][]*segment) {
 	return groups
 }
 
-// mergeIndex merges what is due, leaves out the rows of the packs without,
-// of which lost are gone from the store, and deletes what is replaced.
+// mergeIndex does the merges that are due, leaves out the rows of the packs without,
+// of which lost are gone from the store, and deletes the replaced segments.
 func (v *Vault) mergeIndex(ctx context.Context, dir string, without map[PackID]bool, lost []PackID, tell func(error)) error {
 	set, err := v.openSegments(ctx, dir, tell)
 	if err != nil {
@@ -77,7 +77,7 @@ func (v *Vault) mergeIndex(ctx context.Context, dir string, without map[PackID]b
 			left = append(left, id)
 		}
 	}
-	single := maps.Clone(set.open) // those that are in no merge
+	single := maps.Clone(set.open) // the segments that are in no merge
 	for _, group := range mergeGroups(set.open) {
 		group = slices.DeleteFunc(group, func(s *segment) bool {
 			err := s.check()
@@ -163,8 +163,8 @@ func (v *Vault) mergeGroup(ctx context.Context, set *segmentSet, group []*segmen
 	return v.deleteSegments(ctx, replaces)
 }
 
-// mergeInto writes the rows of the group as one segment into f and maps it; nil when
-// no row is left. Of two places of a chunk it takes the one that a lookup takes.
+// mergeInto writes the rows of the group as one segment into f and maps it; nil
+// when no row is left. Of two places of a chunk it takes the same one as a lookup.
 func (v *Vault) mergeInto(f *os.File, group []*segment, replaces []segmentID, without map[PackID]bool) (*segment, error) {
 	limit := 0
 	var packs []PackRef

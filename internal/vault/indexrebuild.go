@@ -15,7 +15,7 @@ import (
 // checkIndex reads all segments that the store has, and opens every block.
 // It returns the damaged ones; its error is for what kept it from looking.
 func (v *Vault) checkIndex(ctx context.Context) (*segmentSet, error) {
-	// Without a folder: what is looked at is what the store has.
+	// Without a folder, so that the segments of the store are read.
 	set, err := v.openSegments(ctx, "", func(error) {})
 	if err != nil {
 		return nil, err
@@ -33,7 +33,7 @@ func (v *Vault) checkIndex(ctx context.Context) (*segmentSet, error) {
 // IndexReport is what RebuildIndex found and did.
 type IndexReport struct {
 	Packs  int `json:"packs"`  // that the store has
-	Read   int `json:"read"`   // of them: those that no sound segment listed
+	Read   int `json:"read"`   // of them: the packs that no sound segment listed
 	Chunks int `json:"chunks"` // of those, that the index did not have
 	// packs that a segment listed and that the store does not have in
 	// that size, or that are condemned
@@ -42,11 +42,11 @@ type IndexReport struct {
 	Damaged  []string `json:"damaged"`  // packs that do not open; their chunks are not in the index
 }
 
-// RebuildIndex makes the index list what the packs in the store hold. It reads the
-// tables of those packs that no sound segment lists, stores new segments, and only then
-// deletes damaged ones; segments that list packs that are gone are written without
-// those. Backups may run meanwhile. A pack that no manifest names comes into the index
-// too: it is as good as any, unless it is condemned. o is as for BeginSession.
+// RebuildIndex makes the index list all chunks of the packs in the store. It reads the
+// tables of the packs that no sound segment lists, stores new segments, and only then
+// deletes damaged ones; segments that list missing packs are written again without
+// those rows. Backups may run meanwhile. A pack that no manifest names comes into the
+// index too: it is as good as any, unless it is condemned. o is as for BeginSession.
 func (v *Vault) RebuildIndex(ctx context.Context, o SessionOptions) (IndexReport, error) {
 	s, err := v.BeginSession(ctx, o)
 	if err != nil {
@@ -63,7 +63,7 @@ func (v *Vault) rebuildIndex(ctx context.Context, condemned []PackID) (IndexRepo
 		return report, err
 	}
 	defer set.close()
-	// After the segments: what a segment lists was stored before it.
+	// After the segments: a pack that a segment lists was stored before the segment.
 	stored := map[PackID]int64{}
 	if err := v.listPacks(ctx, "", func(id PackID, info obs.Info) { stored[id] = info.Size }); err != nil {
 		return report, err
@@ -136,8 +136,8 @@ func (v *Vault) readTables(ctx context.Context, x *index, stored map[PackID]int6
 	return err
 }
 
-// replaceUnsound deletes the damaged segments and those that others
-// replace, and writes those that list packs that are gone without them.
+// replaceUnsound deletes the damaged and the replaced segments, and
+// writes segments that list missing packs again without those rows.
 func (v *Vault) replaceUnsound(ctx context.Context, set *segmentSet, gone map[PackID]bool, report *IndexReport) error {
 	unsound := slices.Collect(maps.Keys(set.damaged))
 	report.Replaced = len(unsound)

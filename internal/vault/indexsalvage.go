@@ -9,12 +9,13 @@ import (
 	"holdfast/internal/chunk"
 )
 
-// salvagePatience is how long a writer that gives up tries to store what it knows.
+// salvagePatience is how long a writer that gives up tries to store its rows.
 const salvagePatience = 10 * time.Second
 
-// salvage makes what arrived of an aborted writer known, so that the next one does not send
-// it again. Who has journalled the packs' ids takes them up with Resume and needs none of it.
-// It is best effort: packs that no segment lists do no harm, and RebuildIndex finds them.
+// salvage makes the arrived packs of an aborted writer known, so that the next
+// writer does not send them again. A caller that has journalled the packs' ids
+// takes the packs up with Resume and needs no salvage. It is best effort:
+// packs that no segment lists do no harm, and RebuildIndex finds them.
 func (w *Writer) salvage() {
 	if w.opts.Intent != nil || len(w.packs) == 0 {
 		return
@@ -28,8 +29,8 @@ func (w *Writer) salvage() {
 	_ = w.idx.storeOf(ctx, arrived)
 }
 
-// storeOf is store for the rows of those packs alone. Of what lies on the local
-// disk as a segment already, it stores those segments that list no other pack.
+// storeOf is store for the rows of those packs alone. Of the segments that lie
+// on the local disk already, it stores those segments that list no other pack.
 func (x *index) storeOf(ctx context.Context, packs map[PackID]bool) error {
 	x.own = slices.DeleteFunc(x.own, func(s *segment) bool {
 		for i := range s.packs {

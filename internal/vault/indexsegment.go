@@ -164,7 +164,7 @@ func newSegment(id segmentID, aead cipher.AEAD, data []byte) (*segment, error) {
 	copy(open, data[sh.blocksSize():])
 	head, err := aead.Open(open[:0], packNonce(0), open, trailer)
 	if err != nil {
-		_ = unix.Munmap(open) // fails only for what is not mapped
+		_ = unix.Munmap(open) // fails only for memory that is not mapped
 		return nil, seal.ErrOpen
 	}
 	s := &segment{id: id, aead: aead, shape: sh, data: data, open: open}
@@ -206,7 +206,7 @@ func mapSegment(id segmentID, aead cipher.AEAD, f *os.File) (*segment, error) {
 		err = ferr
 	}
 	if err != nil {
-		_ = unix.Munmap(data) // fails only for what is not mapped
+		_ = unix.Munmap(data) // fails only for memory that is not mapped
 		return nil, err
 	}
 	return s, nil
@@ -214,7 +214,7 @@ func mapSegment(id segmentID, aead cipher.AEAD, f *os.File) (*segment, error) {
 
 // close frees the memory and the mapping. Nobody may use the segment any more. It is idempotent.
 func (s *segment) close() {
-	_ = unix.Munmap(s.open) // fails only for what is not mapped
+	_ = unix.Munmap(s.open) // fails only for memory that is not mapped
 	_ = unix.Munmap(s.data)
 	s.open, s.data = nil, nil
 }
@@ -228,7 +228,7 @@ func guardFaults(read func()) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			// what the runtime panics with, see SetPanicOnFault
+			// the runtime panics with such a value, see SetPanicOnFault
 			fault, ok := r.(interface{ Addr() uintptr })
 			if !ok {
 				panic(r)

@@ -41,17 +41,18 @@ var clockNow = func() bootClock {
 	return bootClock{boot, ts.Sec}
 }
 
-// stamp is what the file says.
+// stamp is the content of the file.
 type stamp struct {
 	bootClock       // of the last look
 	Idle      int64 `json:"idle_seconds"` // up to then, as far as somebody looked
 	Boots     int   `json:"boots"`        // that began without a use
 }
 
-// use notes that a backup uses the folder. What can't be noted costs a fetch of the index at worst.
+// use notes that a backup uses the folder. A note that
+// can't be written costs a fetch of the index at worst.
 func use(folder string, now bootClock) { writeStamp(folder, stamp{bootClock: now}) }
 
-// unused tells whether no backup used the folder for long, and notes what it saw.
+// unused tells whether no backup used the folder for long, and notes the present boot and time.
 func unused(folder string, now bootClock) bool {
 	var s stamp
 	b, err := os.ReadFile(filepath.Join(folder, stampName))
@@ -74,7 +75,7 @@ func unused(folder string, now bootClock) bool {
 
 func writeStamp(folder string, s stamp) {
 	if b, err := json.Marshal(s); err == nil {
-		// one that is torn is written anew
+		// a torn file is written anew
 		_ = os.WriteFile(filepath.Join(folder, stampName), b, 0o600)
 	}
 }

@@ -64,7 +64,7 @@ type Loc struct {
 	Raw  uint32 // of the plaintext
 }
 
-// ChunkKind says what a chunk's plaintext is. The numbers are part of the format.
+// ChunkKind says which kind of plaintext a chunk has. The numbers are part of the format.
 type ChunkKind byte
 
 // The kinds.
@@ -114,8 +114,8 @@ func subkey(master [32]byte, kind string, id []byte) (sub [32]byte) {
 	return sub
 }
 
-// packNonce is the offset of what is sealed: unique under the
-// pack's own key, since a pack is written once.
+// packNonce is the offset of the sealed bytes: unique
+// under the pack's own key, since a pack is written once.
 func packNonce(off uint32) []byte {
 	var n [12]byte
 	binary.BigEndian.PutUint64(n[4:], uint64(off))

@@ -25,8 +25,8 @@ type LostPack struct {
 	ID     PackID
 	Object string // its key in the store
 	Reason string
-	// Whole says that nothing is wrong with the pack but its lock, which
-	// ends too early and can't be prolonged. What it holds can be restored.
+	// Whole says that the pack's only fault is its lock, which ends
+	// too early and can't be prolonged. Its content can be restored.
 	Whole bool
 }
 
@@ -81,7 +81,7 @@ type NamedPacks struct {
 	single int      // how many packs were looked at one by one
 }
 
-// namedPack is what is known of a pack besides what the store says of it.
+// namedPack holds the known facts about a pack besides the store's answer.
 type namedPack struct {
 	end  uint32 // where the last chunk that is named ends
 	size uint32 // as the index has it; 0 where it does not list the pack
@@ -191,7 +191,7 @@ func (n *NamedPacks) look(ctx context.Context, ids []PackID) error {
 }
 
 // Reused waits for the looks that are under way, and returns the packs that were named
-// and found in the store, but for those that w added. Nothing may be named any more.
+// and found in the store, except the packs that w added. Nothing may be named any more.
 func (n *NamedPacks) Reused() ([]PackRef, error) {
 	if err := n.g.Wait(); err != nil {
 		return nil, err
@@ -244,7 +244,7 @@ func (n *NamedPacks) Refs(ctx context.Context) ([]PackRef, error) {
 	return refs, nil
 }
 
-// relock prolongs the locks that end before that of a manifest which is put now.
+// relock prolongs locks that end before the lock of a manifest which is put now.
 func (n *NamedPacks) relock(ctx context.Context, ids []PackID) error {
 	retain := n.looks.v.st.Capabilities().Retain
 	if retain == 0 {
@@ -271,5 +271,5 @@ func (n *NamedPacks) relock(ctx context.Context, ids []PackID) error {
 // Stop ends the looks and waits for them. It is idempotent.
 func (n *NamedPacks) Stop() {
 	n.cancel(nil)
-	_ = n.g.Wait() // what they found out is not wanted
+	_ = n.g.Wait() // nobody needs their findings
 }

@@ -126,8 +126,8 @@ func TestIndexKnowsSizes(t *testing.T) {
 	same("forgotten", openIndex(t, v, dir))
 }
 
-// TestAddLooksAtWhatIsNew: what Known said of the stored segments is not asked for
-// again, and what others added since is found, in memory or on the local disk.
+// TestAddLooksAtWhatIsNew: Add does not repeat Known's lookups in the stored
+// segments, and finds chunks that others added since, in memory or on the local disk.
 func TestAddLooksAtWhatIsNew(t *testing.T) {
 	v := fuzzVault(t)
 	put(t, v, 0, 250)

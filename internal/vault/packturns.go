@@ -25,7 +25,7 @@ const (
 // change it at once, one's turns are forgotten.
 var turnsMu sync.Mutex
 
-// readTurns reads the file; what is damaged in it is left out.
+// readTurns reads the file, and leaves out damaged parts.
 func (v *Vault) readTurns(dir string) (turns map[PackID]uint32, last uint32) {
 	turns = map[PackID]uint32{}
 	b, err := os.ReadFile(filepath.Join(dir, v.Fingerprint(), turnsFile))
@@ -40,8 +40,9 @@ func (v *Vault) readTurns(dir string) (turns map[PackID]uint32, last uint32) {
 	return turns, last
 }
 
-// LongestUnsampled returns up to n of the packs: those that this host never sampled, and then
-// those whose turn came longest ago. dir is the folder of the index; "" makes a random choice.
+// LongestUnsampled returns up to n of the packs: first the packs that
+// this host never sampled, and then the packs whose turn came longest
+// ago. dir is the folder of the index; "" makes a random choice.
 func (v *Vault) LongestUnsampled(dir string, packs []PackRef, n int) []PackRef {
 	packs = slices.Clone(packs)
 	rand.Shuffle(len(packs), func(i, j int) { packs[i], packs[j] = packs[j], packs[i] })
@@ -52,7 +53,7 @@ func (v *Vault) LongestUnsampled(dir string, packs []PackRef, n int) []PackRef {
 	return packs[:min(n, len(packs))]
 }
 
-// NoteSampled notes that the packs had their turn now. What can't be written is forgotten.
+// NoteSampled notes that the packs had their turn now. A note that can't be written is forgotten.
 func (v *Vault) NoteSampled(dir string, packs []PackRef) {
 	if dir == "" || len(packs) == 0 {
 		return
@@ -86,6 +87,6 @@ func (v *Vault) NoteSampled(dir string, packs []PackRef) {
 	}
 	_, err = f.Write(b)
 	if f.Close() != nil || err != nil || os.Rename(f.Name(), filepath.Join(dir, v.Fingerprint(), turnsFile)) != nil {
-		_ = os.Remove(f.Name()) // what stays is swept later
+		_ = os.Remove(f.Name()) // a file that stays is swept later
 	}
 }

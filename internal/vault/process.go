@@ -16,8 +16,8 @@ import (
 )
 
 // process says which process of which boot of which machine, so exactly that another
-// process of that machine can tell, without any clock, that it has ended. What could
-// not be found out is empty, and such a process is never said to have ended.
+// process of that machine can tell, without any clock, that it has ended. An unknown
+// fact is empty, and a process with an unknown fact is never said to have ended.
 type process struct {
 	Machine string `cbor:"1,keyasint"` // hex of half the SHA-256 of /etc/machine-id
 	// /proc/sys/kernel/random/boot_id: another with each boot of any machine

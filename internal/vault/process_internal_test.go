@@ -9,7 +9,7 @@ import (
 	"holdfast/internal/obs"
 )
 
-// TestProcessEnded: who has ended is said only where it is certain.
+// TestProcessEnded: only a process that has certainly ended is said to have ended.
 func TestProcessEnded(t *testing.T) {
 	me := observe(SessionOptions{Host: "h", Identity: hostid.Identity{ID: "an identity", Boots: []string{"before", "now"}}})
 	if me.Boot == "" || me.Namespaces == "" || me.Start == 0 || !me.is(me.process) {
@@ -72,9 +72,9 @@ func TestProcessEnded(t *testing.T) {
 	}
 }
 
-// TestSessionsOfEarlierBoots: the next backup of a host removes the session of a boot
-// that its state folder has lived through, also in a container without a machine id,
-// and never that of a machine that has machine id, name and identity in common with it.
+// TestSessionsOfEarlierBoots: the next backup of a host removes the session of a boot that
+// its state folder has lived through, also in a container without a machine id, and never
+// the session of a machine that has machine id, name and identity in common with it.
 func TestSessionsOfEarlierBoots(t *testing.T) {
 	id, err := ParseIdentity([]byte(fuzzIdentity))
 	if err != nil {

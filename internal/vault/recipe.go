@@ -62,8 +62,8 @@ type pageItem struct {
 	More    *pageMore // nil for most
 }
 
-// pageMore holds what few items have. A reader refuses keys that it does not know: what they say
-// would be missing from the restored tree.
+// pageMore holds rare properties of items. A reader refuses unknown
+// keys: their properties would be missing from the restored tree.
 type pageMore struct {
 	Target []byte      `cbor:"1,keyasint,omitempty"`
 	Major  uint32      `cbor:"2,keyasint,omitempty"`
@@ -214,7 +214,7 @@ func weight(it *Item) int {
 	return n
 }
 
-// decodePage decodes what encodePage made, and refuses what it could not have made.
+// decodePage decodes the output of encodePage, and refuses pages that encodePage can't have made.
 func (v *Vault) decodePage(b []byte) ([]Item, error) {
 	var p page
 	if err := decMode.Unmarshal(b, &p); err != nil {

@@ -42,7 +42,7 @@ func TestPagesOfHeavyItems(t *testing.T) {
 	}
 }
 
-// TestRecipeRefusesWhatNobodyCanRestore: better no backup than one that does not come back.
+// TestRecipeRefusesWhatNobodyCanRestore: no backup is better than a backup that can't be restored.
 func TestRecipeRefusesWhatNobodyCanRestore(t *testing.T) {
 	v, _ := newVault(t)
 	w, err := v.NewWriter(t.Context(), vault.WriterOptions{})
@@ -126,7 +126,7 @@ func TestFileWithTheBytesOfAPage(t *testing.T) {
 	write(page)
 }
 
-// TestNewerHeader: a key that this version does not know may say what it must not ignore.
+// TestNewerHeader: a key that this version does not know may carry a rule that it must not ignore.
 func TestNewerHeader(t *testing.T) {
 	st, id := obs.NewMemory(), identity(t)
 	_, err := vault.Create(t.Context(), st, "a", nil, nil, id)
@@ -138,7 +138,7 @@ func TestNewerHeader(t *testing.T) {
 	}
 }
 
-// TestResumeWithADamagedPack: what an earlier try left must not keep every later one from working.
+// TestResumeWithADamagedPack: a damaged pack of an earlier try must not fail every later try.
 func TestResumeWithADamagedPack(t *testing.T) {
 	v, st := newVault(t)
 	id := vault.PackID{7}

@@ -14,8 +14,8 @@ import (
 // recipe has pages of all of them, in turns; so many references are looked
 // at together, and neighbours in a pack are fetched with one request.
 const (
-	// batchRefs and batchBytes (sealed) are what is looked at together. Two
-	// batches are in memory: one is fetched while the one before is worked on.
+	// batchRefs and batchBytes (sealed) bound the pages that are looked at together. Two
+	// batches are in memory: one is fetched while the caller works on the batch before.
 	batchRefs  = 1024
 	batchBytes = 2 << 20
 	// runGap is how many unneeded bytes between two pages are read

@@ -21,8 +21,8 @@ const (
 	maxPageLists = 1 << 16
 )
 
-// RecipeWriter turns the items of one volume, in the order of the walk, into pages. It is for one
-// goroutine. What it adds belongs to its Writer.
+// RecipeWriter turns the items of one volume, in the order of the walk,
+// into pages. It is for one goroutine. Its pages belong to its Writer.
 type RecipeWriter struct {
 	// Tap, when set before the first Add, gets every page and its items, which it must not keep.
 	// It sets Ino to 0 where a later change may not show in Ctime: a stat page is made after it.
@@ -102,8 +102,8 @@ func (r *RecipeWriter) name(extents []Extent) error {
 	return nil
 }
 
-// follower sees whether each item can follow the one before: what a restore refuses is neither
-// written nor passed by a verification.
+// follower checks whether each item can follow the item before: an order
+// that a restore refuses is neither written nor passed by a verification.
 type follower struct {
 	any  bool
 	path string

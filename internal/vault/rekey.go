@@ -22,21 +22,20 @@ var (
 
 // Change is how a vault's recipients change.
 type Change struct {
-	Add    []string // age recipients; one that is there already is no error
+	Add    []string // age recipients; a recipient that is there already is no error
 	Remove []string // each must be there
 	// LockOut allows that none of the caller's keys opens the vault afterwards.
 	LockOut bool
 }
 
-// Rekey wraps the vault's key anew, for the recipients as changed, and returns
-// what the vault is then. Those who have it open go on. It does not change the
-// vault's key: who could open the vault before, and kept that key or a header,
-// still reads what is and will be stored; only a new vault ends that.
+// Rekey wraps the vault's key anew, for the changed recipients, and returns the
+// vault's new facts. Processes that have the vault open go on. Rekey does not
+// change the vault's key: a removed recipient that kept that key or an old
+// header still reads all present and future backups; only a new vault ends that.
 //
-// A crash leaves the old recipients or the new ones, and perhaps both
-// headers, of which the newer counts and the next Rekey deletes the other.
-// After an error that is obs.ErrUncertain the recipients may be the new ones.
-// Of two at the same moment at most one succeeds; the other gets ErrRekeyed.
+// A crash leaves the old recipients or the new ones, and perhaps both headers, of which the newer
+// counts; the next Rekey deletes the other. After an error that is obs.ErrUncertain the recipients
+// may be the new ones. Of two at the same moment at most one succeeds; the other gets ErrRekeyed.
 func (v *Vault) Rekey(ctx context.Context, id *Identity, c Change) (Info, error) {
 	before, err := v.settledHeaders(ctx)
 	if err != nil {
@@ -63,7 +62,7 @@ func (v *Vault) Rekey(ctx context.Context, id *Identity, c Change) (Info, error)
 	if err != nil {
 		return Info{}, err
 	}
-	// One that got lost comes back here.
+	// A lost signpost is put again here.
 	if err := v.st.Put(ctx, signpostKey(v.info.ID), []byte(signpost)); err != nil {
 		return Info{}, fmt.Errorf("write vault %s: %w", v.info.Name, err)
 	}
@@ -122,9 +121,9 @@ func (c Change) apply(recipients []string, id *Identity) ([]string, error) {
 	return after, nil
 }
 
-// settleHeader makes sure that the header just written is what the store has and that nobody wrote
-// another since before was listed, and then deletes the older ones. When somebody did, it withdraws
-// its own: whoever comes second sees the first, and of two that see each other both withdraw.
+// settleHeader makes sure that the store has the header just written and that nobody wrote another
+// header since before was listed, and then deletes the older ones. When somebody did, it withdraws
+// its own header: the second writer sees the first, and of two that see each other both withdraw.
 func (v *Vault) settleHeader(ctx context.Context, key string, doc []byte, before []headerRef) error {
 	back, err := readAll(ctx, v.st, key, maxHeader)
 	if err != nil {

@@ -12,16 +12,16 @@ import (
 	"holdfast/internal/obs"
 )
 
-// Sampled is what a sample found.
+// Sampled is the result of a sample.
 type Sampled struct {
 	Chunks int        // that were read and compared with their names
 	Lost   []LostPack // packs of which a chunk, or the table, can't be read or does not open
 	Denied error      // an obs.ErrAccess, when that is why one of Lost can't be read
 }
 
-// Sample reads n chunks of the packs, in runs at random places, and
-// compares each with its name: a look whether the store gives back what it
-// confirmed. Its error is for what kept it from looking, never for damage.
+// Sample reads n chunks of the packs, in runs at random places, and compares
+// each with its name, to see whether the store gives back confirmed packs.
+// Its error tells why it could not look, and never reports damage.
 func (v *Vault) Sample(ctx context.Context, packs []PackRef, n int) (Sampled, error) {
 	// Side by side: an instance is held meanwhile, and a store is a round trip away.
 	picked := rand.Perm(len(packs))[:min(n, len(packs))]
@@ -91,9 +91,9 @@ func (v *Vault) samplePack(ctx context.Context, p PackRef, want int) (int, error
 const (
 	// sampleInFlight is how many packs of a sample are read at once, and how many runs of one pack.
 	sampleInFlight = 8
-	// sampleRun is how many neighbours of a sample are read with one request at most: of
-	// a hundred small backups the requests are what the store has to do, and neighbours
-	// tell as much as chunks from everywhere, but of damage that is smaller than a run.
+	// sampleRun is how many neighbours of a sample are read with one request at most: the
+	// requests of a hundred small backups are the work of the store, and neighbours tell
+	// as much as chunks from everywhere, except about damage that is smaller than a run.
 	sampleRun = 8
 )
 

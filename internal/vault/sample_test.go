@@ -30,8 +30,8 @@ func packsOf(t *testing.T, v *vault.Vault, chunks ...int) (all []vault.PackRef) 
 	return all
 }
 
-// TestSample: it reads what it is asked for with few requests,
-// since of many small backups the requests are the store's work.
+// TestSample: a sample reads the asked number of chunks with few requests,
+// since the requests of many small backups are the store's work.
 func TestSample(t *testing.T) {
 	for _, c := range []struct {
 		chunks            []int
@@ -57,7 +57,7 @@ func TestSample(t *testing.T) {
 	}
 }
 
-// TestSampleFindsDamage: whatever became of a pack as a whole, the sample tells.
+// TestSampleFindsDamage: the sample reports each kind of damage to a whole pack.
 func TestSampleFindsDamage(t *testing.T) {
 	for name, change := range map[string]func([]byte) []byte{
 		"gone":       func([]byte) []byte { return nil },

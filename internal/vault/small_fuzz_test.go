@@ -13,7 +13,8 @@ import (
 	"holdfast/internal/tree"
 )
 
-// FuzzSession decodes sessions, and opens what a bucket's owner put in the place of one.
+// FuzzSession decodes sessions, and opens objects that
+// a bucket's owner put in the place of a session.
 func FuzzSession(f *testing.F) {
 	b, err := encMode.Marshal(&sessionBody{Kind: kindWriter, Host: "h", Instance: "i", Begun: time.Unix(1700000000, 0).UTC(), Process: process{Boot: "b", PID: 7, Start: 9}})
 	if err != nil {
@@ -80,7 +81,7 @@ func FuzzPack(f *testing.F) {
 		}
 		over := *v
 		over.st = st
-		// What lies before the table is not looked at.
+		// Bytes before the table are not looked at.
 		n := len(pack) - packTrailer - rowSize - gcmTag
 		same := len(b) == len(pack) && bytes.Equal(b[n:], pack[n:])
 		if _, _, err := over.PackTable(t.Context(), id); (err == nil) != same || err != nil && !errors.Is(err, ErrCorrupt) {

@@ -13,8 +13,8 @@ import (
 	"holdfast/internal/seal"
 )
 
-// readSmall reads the objects below folder whose names begin with prefix and that are
-// wanted, and calls each for one at a time. One that was deleted meanwhile is passed over.
+// readSmall reads the objects below folder whose names begin with prefix and that are wanted,
+// and calls each for one at a time. An object that was deleted meanwhile is passed over.
 func (v *Vault) readSmall(ctx context.Context, folder, prefix string, limit int64, wanted func(id string) bool, each func(id string, object []byte) error) error {
 	var mu sync.Mutex
 	g, gctx := contain.WithContext(ctx)

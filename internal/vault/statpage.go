@@ -108,9 +108,9 @@ func setStats(b []byte, items []Item) error {
 	return nil
 }
 
-// StoredCatalogue yields the items of a volume's recipe, in order, a page at a time, with Ino and
-// Ctime as its stat pages have them: 0 where a later change may not show in the time of change.
-// The last pair may be an error: ErrNoStats, ErrCorrupt, ErrNewer, or what the store said.
+// StoredCatalogue yields the items of a volume's recipe, in order, a page at a time, with Ino
+// and Ctime from its stat pages: 0 where a later change may not show in the time of change.
+// The last pair may be an error: ErrNoStats, ErrCorrupt, ErrNewer, or the store's error.
 func (v *Vault) StoredCatalogue(ctx context.Context, vol *Volume) iter.Seq2[[]Item, error] {
 	return func(yield func([]Item, error) bool) {
 		var items []Item

@@ -12,7 +12,7 @@ import (
 	"holdfast/internal/obs"
 )
 
-// VerifyOptions say what is verified and how deep.
+// VerifyOptions say which backups are verified, and how deep.
 type VerifyOptions struct {
 	Instance string // "" is all
 	Backup   string // "" is all of the instance
@@ -31,7 +31,7 @@ type VerifyProgress struct {
 	BytesRead            uint64
 }
 
-// VerifyReport is what a verification found.
+// VerifyReport is the result of a verification.
 type VerifyReport struct {
 	Backups   int      `json:"backups"` // of which manifest and recipes were looked at
 	Items     uint64   `json:"items"`
@@ -40,10 +40,10 @@ type VerifyReport struct {
 	BytesRead uint64   `json:"bytes_read"`
 	Damaged   []Damage `json:"damaged"` // empty when all is well
 	// Unread lists objects that could not be looked at, for a reason that lies
-	// with them alone: access is denied, for one. What is in them is not known.
+	// with them alone, for example denied access. Their content is not known.
 	Unread []Damage `json:"unread"`
-	// Unprotected lists packs whose lock ends before that of a backup
-	// that needs them. Nothing is lost yet.
+	// Unprotected lists packs whose lock ends before the
+	// lock of a backup that needs them. Nothing is lost yet.
 	Unprotected []Damage `json:"unprotected"`
 	// Incomplete are the backups that lack content since they were made. They are not damaged.
 	Incomplete []IncompleteBackup `json:"incomplete"`
@@ -63,13 +63,13 @@ type Damage struct {
 	Object string `json:"object"`
 	Reason string `json:"reason"`
 	// Backups that can't be restored whole because of it.
-	Backups []string `json:"backups"` // none for the index, which spares new backups what is stored
+	Backups []string `json:"backups"` // none for the index, which only spares new backups work
 }
 
 // Verify reads manifests, recipes, pack tables and, when all backups are
-// verified, the index, and as much content as asked, and reports what is damaged.
-// Its error is for what kept it from looking, never for damage. It takes 64 MiB
-// of memory for what recipes name, and keeps more in temporary files.
+// verified, the index, and as much content as asked, and reports damage. Its
+// error tells why it could not look, and never reports damage. It takes 64 MiB
+// of memory for the references in recipes, and keeps more in temporary files.
 func (v *Vault) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, error) {
 	return v.verify(ctx, o, verifyBudget)
 }
@@ -107,7 +107,7 @@ func (v *Vault) verify(ctx context.Context, o VerifyOptions, budget int) (Verify
 		return c.report, err
 	}
 	if o.Instance == "" && o.Backup == "" {
-		// No restore needs the index, but it spares new backups what is stored.
+		// No restore needs the index, but it spares new backups the storing of known chunks.
 		set, err := v.checkIndex(ctx)
 		if err != nil {
 			return c.report, err
@@ -155,7 +155,7 @@ type check struct {
 	progress    VerifyProgress
 }
 
-// packUse is what the manifests say of one pack.
+// packUse tells how the manifests use one pack.
 type packUse struct {
 	id   PackID
 	size int64
@@ -165,8 +165,8 @@ type packUse struct {
 	last  uint32 // the number plus one of the last backup whose manifest names it
 }
 
-// maxPages bounds the pages of which a verification knows that it has
-// their chunks. Those of more pages are noted again, and sorted out.
+// maxPages bounds the pages whose chunks a verification knows to be
+// noted. The chunks of further pages are noted again, and sorted out.
 const maxPages = 1 << 20
 
 // found files err, which is about that object, or returns it when it is
@@ -209,7 +209,7 @@ func (c *check) tell(change func(*VerifyProgress)) {
 	}
 }
 
-// backup opens the manifest of a backup and its recipes, and notes what they name.
+// backup opens the manifest of a backup and its recipes, and notes their references.
 func (c *check) backup(ctx context.Context, number int) error {
 	defer c.tell(func(p *VerifyProgress) { p.BackupsDone++ })
 	ref := c.backups[number]
@@ -293,8 +293,8 @@ func (c *check) volume(ctx context.Context, m *Manifest, vol *Volume, number int
 	return err
 }
 
-// newPage tells whether the chunks of a page have to be noted:
-// those of a page that an earlier recipe named are.
+// newPage tells whether the chunks of a page have to be noted: the
+// chunks of a page that an earlier recipe named are noted already.
 func (c *check) newPage(ref PageRef) bool {
 	n, known := c.numbers[ref.Pack]
 	if !known {

@@ -235,7 +235,8 @@ func TestVerifyWithLittleMemory(t *testing.T) {
 	}
 }
 
-// TestVerifyFindsWrongReferences: what a recipe names has to be in the table of its pack.
+// TestVerifyFindsWrongReferences: each chunk that a
+// recipe names has to be in the table of its pack.
 func TestVerifyFindsWrongReferences(t *testing.T) {
 	for name, wrong := range map[string]func(*Loc){
 		"offset": func(l *Loc) { l.Off++ }, "length": func(l *Loc) { l.Len++ }, "plain length": func(l *Loc) { l.Raw++ },
@@ -291,9 +292,9 @@ func TestVerifyFindsWrongReferences(t *testing.T) {
 	}
 }
 
-// TestVerifyGoesOn: a manifest that is damaged, can't be read, was
-// made by a newer version, or is listed and not found, is reported,
-// and all else is looked at; one that was deleted meanwhile is none.
+// TestVerifyGoesOn: a manifest that is damaged, can't be read, was made by
+// a newer version, or is listed and not found, is reported, and everything
+// else is looked at; a manifest that was deleted meanwhile is not reported.
 func TestVerifyGoesOn(t *testing.T) {
 	mem := obs.NewMemory()
 	st := obstest.NewFaulty(mem)

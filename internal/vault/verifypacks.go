@@ -26,10 +26,10 @@ func (c *check) checkPacks(ctx context.Context) error {
 	whole := int(math.Ceil(float64(len(c.packs)) * c.o.ReadDataPercent / 100))
 	var refs []chunkRef
 	at := 0
-	next := func() error { // gives away what was gathered of pack at
+	next := func() error { // gives away the gathered references to pack at
 		mine, use := refs, c.packs[at]
 		refs = nil
-		// Of those that are left, so many are read whole: each has the same chance.
+		// So many of the remaining packs are read whole: each has the same chance.
 		readAll := rand.IntN(len(c.packs)-at) < whole
 		if readAll {
 			whole--
@@ -127,7 +127,7 @@ func (c *check) pack(ctx context.Context, use packUse, refs []chunkRef, whole bo
 	return info.Size, chunks, err
 }
 
-// unlocked files a pack whose lock ends before that of a backup that needs it.
+// unlocked files a pack whose lock ends before the lock of a backup that needs it.
 func (c *check) unlocked(use packUse, until time.Time) {
 	by := c.backups[use.by]
 	name, lock := by.Instance+"/"+by.ID, "has no lock"
@@ -170,7 +170,7 @@ func (c *check) nameBackups(ctx context.Context) error {
 // verifyRun is how much of a pack is read at a time, bytes.
 const verifyRun = 2 << 20
 
-// verifyBuffers is what one pack at a time needs: what was read of it, and a chunk.
+// verifyBuffers is the memory for one pack at a time: a run of the pack, and a chunk.
 type verifyBuffers struct{ run, plain []byte }
 
 var verifying = sync.Pool{New: func() any { return new(verifyBuffers) }}

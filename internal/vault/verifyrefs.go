@@ -55,9 +55,9 @@ type refRun struct {
 
 func newRefSorter(budget int) *refSorter {
 	s := &refSorter{most: max(budget/refSize, 2)}
-	// At once, since growing would leave as much again behind, and outside of
-	// the Go heap, since the collector would let the heap grow in proportion
-	// to it. What is not used of it costs address space and no memory.
+	// The memory is taken at once, since growing would leave as much again behind,
+	// and outside of the Go heap, since the collector would let the heap grow in
+	// proportion to it. Its unused part costs address space and no memory.
 	if mem, err := takeMemory(s.most * refSize); err == nil {
 		s.mem = mem
 		s.buf = unsafe.Slice((*chunkRef)(unsafe.Pointer(unsafe.SliceData(mem))), s.most)[:0]
@@ -80,13 +80,13 @@ func (s *refSorter) add(r chunkRef) error {
 	return s.spill()
 }
 
-// compact sorts what is in memory.
+// compact sorts the references in memory.
 func (s *refSorter) compact() {
 	slices.SortFunc(s.buf, compareRefs)
 	s.buf = slices.Compact(s.buf)
 }
 
-// spill moves what is in memory, which is sorted, to a file, and merges the files when that is due.
+// spill moves the sorted references in memory to a file, and merges the files when that is due.
 func (s *refSorter) spill() error {
 	run, err := s.write(func(put func(chunkRef) error) error {
 		for _, r := range s.buf {
@@ -156,7 +156,7 @@ func (s *refSorter) each(give func(chunkRef) error) error {
 
 func (s *refSorter) eachStored(give func(chunkRef) error) error { return s.merge(nil, give) }
 
-// merge gives what is in the runs and in sorted, each reference once, in order.
+// merge gives the references of the runs and of sorted, each reference once, in order.
 func (s *refSorter) merge(sorted []chunkRef, give func(chunkRef) error) error {
 	var h refHeap
 	for i := range s.runs {
@@ -197,7 +197,7 @@ func (s *refSorter) close() {
 	s.closeRuns()
 	s.runs, s.buf = nil, nil
 	if s.mem != nil {
-		_ = unix.Munmap(s.mem) // fails only for what is not mapped
+		_ = unix.Munmap(s.mem) // fails only for memory that is not mapped
 		s.mem = nil
 	}
 }
@@ -208,7 +208,7 @@ func (s *refSorter) closeRuns() {
 	}
 }
 
-// refReader reads a run, or what is in memory.
+// refReader reads a run, or the references in memory.
 type refReader struct {
 	r    *bufio.Reader // nil: rest has what follows
 	rest []chunkRef
