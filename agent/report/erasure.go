@@ -17,7 +17,7 @@ const ErasurePayloadType = "application/vnd.holdfast.erasure+json"
 // ErasureVersion is the version of ErasureStatement that this package writes.
 const ErasureVersion = 1
 
-// NotProved is what no erasure can prove, in sentences for the tenant.
+// NotProved lists the facts that no erasure can prove, in sentences for the tenant.
 func NotProved() []string {
 	return []string{
 		"Copies of the vault in other stores (holdfast copy, replication of buckets, backups of the store itself) are not seen from here.",
@@ -29,7 +29,8 @@ func NotProved() []string {
 	}
 }
 
-// ErasureStatement states which vault was erased, what was removed, and what is not proved.
+// ErasureStatement states which vault was erased, how
+// much was removed, and which facts are not proved.
 type ErasureStatement struct {
 	Version int    `json:"version"`
 	Host    string `json:"host"`  // that erased
@@ -48,7 +49,7 @@ func (s *Signer) SignErasure(ctx context.Context, statement ErasureStatement) (j
 	return s.seal(ctx, ErasurePayloadType, body)
 }
 
-// VerifyErasure returns what a signed statement states, if one of the keys
+// VerifyErasure returns the content of a signed statement, if one of the keys
 // signed the statement: else ErrSignature, or ErrNotReceipt where the bytes
 // can't be read or are of a version that this package does not know.
 func VerifyErasure(ctx context.Context, envelope []byte, keys ...ed25519.PublicKey) (ErasureStatement, error) {

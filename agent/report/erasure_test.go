@@ -15,8 +15,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestErasureStatement: what was signed comes back, and nothing else: no other key, no other bytes,
-// and no receipt.
+// TestErasureStatement: the signed content comes back, and
+// nothing else: no other key, no other bytes, and no receipt.
 func TestErasureStatement(t *testing.T) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

@@ -27,7 +27,7 @@ func (a *app) copyCommand() *cobra.Command {
 		Use:   "copy",
 		Short: "Mirror a vault to a second store",
 		Long: "copy brings everything that a restore needs from the vault's store to the store of --to: packs, index, manifests\n" +
-			"and the header. What is there stays; copy again at any time to bring what is new. It needs no key: give --key, and each\n" +
+			"and the header. Objects that the copy has already stay; copy again at any time to bring new backups. It needs no key: give --key, and each\n" +
 			"object is opened before it is stored, and a backup with a damaged pack does not hold up the others. Backups may be under\n" +
 			"way at the source. At each instant the copy is a vault in which every backup is whole, or no vault yet.\n\n" +
 			"A restore from the copy: holdfast restore --store URL. The folder of a file store needs holdfast store init first.\n" +
@@ -64,11 +64,11 @@ func (a *app) copyCommand() *cobra.Command {
 	v.limits.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&to, "to", "", "`URL` of the store that gets the copy")
-	f.StringVar(&o.Instance, "instance", "", "`ID` of the one instance whose backups, and what they need, to copy; needs the key")
+	f.StringVar(&o.Instance, "instance", "", "`ID` of the one instance whose backups, with the packs that they need, to copy; needs the key")
 	f.BoolVar(&o.Verify, "verify", false, "read every object on both sides afterwards, and compare")
-	f.BoolVar(&o.DeleteExtra, "delete-extra", false, "remove from the copy what the retention of the source has forgotten; needs the key")
+	f.BoolVar(&o.DeleteExtra, "delete-extra", false, "remove from the copy the backups that the retention of the source has forgotten; needs the key")
 	f.BoolVar(&o.AllowEmptied, "allow-emptied", false, "with --delete-extra, remove also more than half of the copy")
-	f.BoolVar(&o.DryRun, "dry-run", false, "tell what is missing, and change nothing")
+	f.BoolVar(&o.DryRun, "dry-run", false, "tell how much is missing, and change nothing")
 	return cmd
 }
 
@@ -111,7 +111,7 @@ func (a *app) copy(cmd *cobra.Command, v access, to string, o vault.CopyOptions)
 	return a.copyFailure(from.place, err)
 }
 
-// copyFailure says what to do about the errors that only a copy has.
+// copyFailure gives the errors that only a copy has their hints.
 func (a *app) copyFailure(place string, err error) error {
 	if err == nil {
 		return nil
@@ -170,7 +170,7 @@ func (a *app) openSource(cmd *cobra.Command, v access, o *vault.CopyOptions) (*c
 	return &copySource{found.store, found.place, found.store.Close}, nil
 }
 
-// copied prints what a copy did.
+// copied prints the result of a copy.
 func (a *app) copied(from, to obs.Store, r vault.CopyReport, done bool) error {
 	if r.Failed == nil {
 		r.Failed = []vault.Damage{} // so that it is a list in JSON too

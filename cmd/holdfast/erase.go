@@ -21,7 +21,7 @@ import (
 	"holdfast/internal/vault"
 )
 
-// eraseFlags are the flags of vault erase beside those that name the vault.
+// eraseFlags are the flags of vault erase beside the flags that name the vault.
 type eraseFlags struct {
 	yes, signKey, statement string
 	o                       vault.EraseOptions
@@ -33,12 +33,12 @@ func (a *app) vaultEraseCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "erase",
 		Short: "Remove a vault and all its backups from the store, for ever",
-		Long: "erase removes a vault whose tenant leaves. The header goes first: from then on nobody can open what is left, except a party\n" +
+		Long: "erase removes a vault whose tenant leaves. The header goes first: from then on nobody can open the rest, except a party\n" +
 			"that kept the vault's key or a copy of the header. Then sessions, manifests, index and packs go, and older versions of the\n" +
 			"objects where the bucket keeps versions. Objects with a lock stay until the lock ends: erase again then.\n\n" +
 			"erase asks for the vault's name (or --yes-erase), and refuses while a session of a backup or restore stands. With --key the\n" +
 			"message names the hosts. After a kill give the vault's id as --vault; the id is printed at the beginning.\n\n" +
-			"The statement says what was removed and what is not proved; --sign-key signs the statement (DSSE, Ed25519, as receipts).\n" +
+			"The statement lists all that was removed and all that is not proved; --sign-key signs the statement (DSSE, Ed25519, as receipts).\n" +
 			"Catalogues and caches on the hosts of the tenant are not in the store: remove them there.",
 		Example: "  holdfast vault erase --vault acme --sign-key signing.key --statement acme-erased.json",
 		Args:    arguments(),
@@ -82,7 +82,7 @@ func (a *app) erase(cmd *cobra.Command, v access, f eraseFlags) error {
 		return nil
 	}
 	if errors.Is(err, vault.ErrInUse) {
-		err = &hintedError{err, "stop the agents of this tenant and wait; holdfast vault sessions --forget HOST removes those of a lost host; " +
+		err = &hintedError{err, "stop the agents of this tenant and wait; holdfast vault sessions --forget HOST removes the sessions of a lost host; " +
 			"--despite-sessions erases all the same"}
 	}
 	if usage, ok := errors.AsType[*usageError](err); ok {
@@ -173,7 +173,7 @@ func (a *app) confirmAndErase(cmd *cobra.Command, at *located, f eraseFlags, sig
 	}
 	if f.statement != "" && !f.o.DryRun {
 		if err := durable.Publish(f.statement, append(statement, '\n'), 0o644); err != nil {
-			// What was removed does not come back, so the statement goes where it can be read.
+			// The removed objects do not come back, so the statement goes where it can be read.
 			fmt.Fprintf(a.stdout, "%s\n", statement)
 			return fmt.Errorf("the vault is erased as the statement above says, but the statement can't be written to %s: %w", name(f.statement), err)
 		}
@@ -225,7 +225,7 @@ func (a *app) erasureStatement(ctx context.Context, e vault.Erasure, signer *rep
 	return json.Marshal(s)
 }
 
-// erased prints what was erased.
+// erased prints the result of an erasing.
 func (a *app) erased(at *located, e vault.Erasure, statement json.RawMessage, f eraseFlags) error {
 	if a.json {
 		return a.document(statement)

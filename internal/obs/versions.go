@@ -58,7 +58,7 @@ func DeleteVersion(ctx context.Context, s Store, v Version) (until time.Time, er
 	return until, err
 }
 
-// bucketOf finds the bucket below what wraps it; nil where there is none.
+// bucketOf finds the bucket below its wrappers; nil where there is none.
 func bucketOf(s Store) *s3Store {
 	for {
 		switch w := s.(type) {

@@ -28,7 +28,7 @@ var (
 	ErrInUse = errors.New("somebody is at work in the vault")
 )
 
-// CopyOptions say what Copy copies and how.
+// CopyOptions say which objects Copy copies and how.
 type CopyOptions struct {
 	ID string // of the vault, in both stores
 	// Vault is the source's vault, opened with a key; nil copies without a key. With a key each
@@ -49,7 +49,7 @@ type CopyOptions struct {
 	DryRun bool
 	// Progress is called after each object, one call at a time. Nil is allowed.
 	Progress func(CopyProgress)
-	// Warn is told of what does no harm to the copy. Nil is allowed.
+	// Warn is told of faults that do no harm to the copy. Nil is allowed.
 	Warn func(error)
 }
 
@@ -69,7 +69,7 @@ type CopyCount struct {
 	Removed int    `json:"removed"` // of the extra ones
 }
 
-// CopyReport is what a copy found and did.
+// CopyReport is the result of a copy.
 type CopyReport struct {
 	ID      string    `json:"id"`
 	DryRun  bool      `json:"dry_run"`
@@ -81,7 +81,7 @@ type CopyReport struct {
 	Gone int `json:"gone"`
 	// Failed lists the objects that could not be copied, or that differ between the two sides.
 	Failed []Damage `json:"failed"`
-	// LeftOut names the backups (instance/id) that were not copied because of what failed.
+	// LeftOut names the backups (instance/id) that were not copied because other objects failed.
 	LeftOut []string `json:"left_out"`
 	// Verified counts the objects that were read on both sides and compared.
 	Verified      int    `json:"verified"`
@@ -96,7 +96,7 @@ const (
 	copyInFlight = 8
 	// copyMemory bounds the bytes of the objects on their way; one object is always allowed.
 	copyMemory = 256 << 20
-	// copyRounds is how often a copy puts back what vanishes from the destination meanwhile.
+	// copyRounds is how often a copy puts back objects that vanish from the destination meanwhile.
 	copyRounds = 3
 	// maxCopyFailures ends a copy of which nearly every object fails.
 	maxCopyFailures = 1000
@@ -119,7 +119,7 @@ type copier struct {
 	progress CopyProgress
 }
 
-// copyLists is what one side has.
+// copyLists is the content of one side.
 type copyLists struct {
 	headers []headerRef
 	backups []BackupRef
@@ -140,7 +140,7 @@ func (v *Vault) in(st obs.Store) *Vault {
 }
 
 // Copy mirrors the write-once objects of a vault from one store to another: packs, index, manifests
-// and headers. It needs no key, may be repeated at any time, and then copies what is missing.
+// and headers. It needs no key, may be repeated at any time, and then copies the missing objects.
 //
 // At each instant the destination is a vault in which every backup is whole, or no vault that
 // opens: packs go before the manifests that name them, and the first header goes last. Writers,
@@ -207,7 +207,7 @@ func (c *copier) run(ctx context.Context) error {
 		}
 		if round == copyRounds {
 			return fmt.Errorf("copy to %s: %d packs and %d manifests that were put are missing there again: "+
-				"look for what removes objects from the destination, such as a lifecycle rule, and copy again", c.dst.st, packs, backups)
+				"find the cause, such as a lifecycle rule that removes objects from the destination, and copy again", c.dst.st, packs, backups)
 		}
 	}
 	if err := c.headers(ctx); err != nil {
@@ -335,7 +335,7 @@ func (c *copier) file(object string, reason error) error {
 	return nil
 }
 
-// ofObject tells the errors that lie with one object and leave others as they are.
+// ofObject tells the errors that lie with one object and leave other objects as they are.
 func ofObject(err error) bool {
 	return err != nil && (damaged(err) || errors.Is(err, obs.ErrCold) || errors.Is(err, obs.ErrAccess))
 }
@@ -346,7 +346,7 @@ func (c *copier) warn(err error) {
 	}
 }
 
-// expect adds to what is to be done.
+// expect adds to the work that is to be done.
 func (c *copier) expect(objects int, bytes uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -354,7 +354,7 @@ func (c *copier) expect(objects int, bytes uint64) {
 	c.progress.Bytes += bytes
 }
 
-// did tells that an object is done, in whatever way.
+// did tells that an object is done, copied or not.
 func (c *copier) did(size int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -244,8 +244,8 @@ func TestCopyBesideTheSource(t *testing.T) {
 	})
 }
 
-// TestCopyOfDamage: what came damaged once is read again, and what stays damaged is told; with
-// the key the backups that do not need it are copied.
+// TestCopyOfDamage: an object that came damaged once is read again, and one that
+// stays damaged is told; with the key the backups that do not need it are copied.
 func TestCopyOfDamage(t *testing.T) {
 	bothWays(t, func(t *testing.T, keyed bool) {
 		s := newCopySides(t, 4)
@@ -398,7 +398,7 @@ func TestCopyThroughChaos(t *testing.T) {
 	})
 }
 
-// TestCopyPutsBack: what vanishes from the destination while it is copied is put again.
+// TestCopyPutsBack: packs that vanish from the destination during a copy are put again.
 func TestCopyPutsBack(t *testing.T) {
 	bothWays(t, func(t *testing.T, keyed bool) {
 		s := newCopySides(t, 4)
@@ -451,7 +451,8 @@ func TestCopyWithLocks(t *testing.T) {
 	})
 }
 
-// extended is a locked store whose locks seem to end now, and which notes what is prolonged.
+// extended is a locked store whose locks seem to end
+// now, and which notes the locks that are prolonged.
 type extended struct {
 	obs.Store
 	mu   sync.Mutex

@@ -11,7 +11,7 @@ import (
 	"holdfast/internal/obs"
 )
 
-// removeExtra removes from the destination what the source's retention
+// removeExtra removes from the destination the backups that the source's retention
 // has forgotten: first the manifests, and when these are gone, the packs
 // and segments that no manifest of the destination names.
 //
@@ -78,7 +78,7 @@ func (c *copier) removeExtra(ctx context.Context) error {
 		count *CopyCount
 	}{{segments, &c.report.Index}, {packs, &c.report.Packs}} {
 		if err := c.dst.st.Delete(ctx, s.keys...); err != nil {
-			return fmt.Errorf("copy: destination: remove what the source does not have any more: %w", err)
+			return fmt.Errorf("copy: destination: remove packs that the source does not have any more: %w", err)
 		}
 		s.count.Removed = len(s.keys)
 	}
@@ -185,7 +185,8 @@ func (c *copier) removeBackups(ctx context.Context, refs []BackupRef) error {
 	return nil
 }
 
-// mergeRecords puts the records of many copies together in one that names what is still there.
+// mergeRecords puts the records of many copies together
+// in one record of the backups that are still there.
 func (c *copier) mergeRecords(ctx context.Context) error {
 	names, keys, err := c.records(ctx)
 	if err != nil || len(keys) <= recordsKept {

@@ -15,7 +15,7 @@ type alias struct{ obs.Store }
 
 func (alias) String() string { return "memory:alias" }
 
-// TestCopyToItself: one store under two names is found out, whatever the names are.
+// TestCopyToItself: one store under two names is found out.
 func TestCopyToItself(t *testing.T) {
 	bothWays(t, func(t *testing.T, keyed bool) {
 		s := newCopySides(t, 2)
@@ -94,7 +94,7 @@ func TestCopyOfNothing(t *testing.T) {
 	})
 }
 
-// TestCopyFollowsRekey: recipients who were removed at the source do not open the copy.
+// TestCopyFollowsRekey: recipients that the source has removed do not open the copy.
 func TestCopyFollowsRekey(t *testing.T) {
 	bothWays(t, func(t *testing.T, keyed bool) {
 		s := newCopySides(t, 2)
@@ -136,8 +136,8 @@ func TestCopyFollowsRekey(t *testing.T) {
 	})
 }
 
-// TestCopyRemovesWhatWasForgotten: of the destination goes what a copy has put and the source has
-// no more, and nothing else.
+// TestCopyRemovesWhatWasForgotten: a backup goes from the destination only
+// if a copy has put it and the source has no more, and nothing else.
 func TestCopyRemovesWhatWasForgotten(t *testing.T) {
 	s := newCopySides(t, 8)
 	backupOf(t, s.v, "old", 1, 500, 540)
@@ -259,7 +259,8 @@ func TestCopyRemovesAtAnyInstant(t *testing.T) {
 	}
 }
 
-// TestCopyRecords: the records of many copies become one, which names what is still there.
+// TestCopyRecords: the records of many copies become
+// one record of the backups that are still there.
 func TestCopyRecords(t *testing.T) {
 	s := newCopySides(t, 1)
 	o := s.options(true)
@@ -289,7 +290,7 @@ func TestCopyRecords(t *testing.T) {
 	}
 }
 
-// TestCopyRefusesWithoutKey: what needs the manifests needs the key.
+// TestCopyRefusesWithoutKey: an option that needs the manifests needs the key.
 func TestCopyRefusesWithoutKey(t *testing.T) {
 	s := newCopySides(t, 1)
 	for name, o := range map[string]CopyOptions{
@@ -307,7 +308,7 @@ func TestCopyRefusesWithoutKey(t *testing.T) {
 	}
 }
 
-// TestCopyDryRun changes nothing and counts what is missing.
+// TestCopyDryRun changes nothing and counts the missing objects.
 func TestCopyDryRun(t *testing.T) {
 	s := newCopySides(t, 3)
 	o := s.options(false)

@@ -104,7 +104,7 @@ func (c *copier) sameHeader(ctx context.Context, here, there headerRef) (bool, e
 	}
 }
 
-// publicHeader reads what a header says to everybody. Nothing proves it.
+// publicHeader reads the part of a header that everybody can read. Nothing proves it.
 func publicHeader(ctx context.Context, st obs.Store, ref headerRef) (h header, err error) {
 	raw, err := readAll(ctx, st, ref.key, maxHeader)
 	if err != nil {

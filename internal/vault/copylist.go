@@ -42,7 +42,7 @@ func findRef(refs []PackRef, id PackID) (PackRef, bool) {
 	return refs[i], true
 }
 
-// refsCompared is what two sorted lists have in common and not.
+// refsCompared is the comparison of two sorted lists.
 type refsCompared struct {
 	missing []PackRef // in the first list only
 	other   []PackRef // in both with different sizes, as the first list has them

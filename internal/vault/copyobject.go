@@ -19,7 +19,7 @@ import (
 type copyJob struct {
 	key  string
 	size int64
-	// check tells what is wrong with the bytes of the object; nil where nothing can be said.
+	// check finds faults in the bytes of the object; nil checks nothing.
 	check func(ctx context.Context, body []byte) error
 }
 
@@ -76,7 +76,7 @@ func readWhole(ctx context.Context, st obs.Store, key string, size int64, buf *[
 	return p[:n], nil
 }
 
-// transferred is what became of one object.
+// transferred is the outcome of one transfer.
 type transferred int
 
 const (
@@ -104,7 +104,7 @@ func (c *copier) transfer(ctx context.Context, j copyJob, buf *[]byte) (transfer
 	}
 	err = c.dst.st.Put(ctx, j.key, body)
 	if obs.Uncertain(err) {
-		// The bytes are the same whoever puts them, so a look answers the question.
+		// Every copier puts the same bytes, so a look answers the question.
 		if is, _ := compare(ctx, c.dst.st, j.key, body); is == sameBytes {
 			err = nil
 		}
@@ -166,7 +166,7 @@ func (c *copier) packJob(p PackRef) copyJob {
 	}}
 }
 
-// packForm tells what is wrong with the unsealed parts of a pack.
+// packForm finds faults in the unsealed parts of a pack.
 func packForm(key string, body []byte) error {
 	bad := func(reason string) error { return &CorruptError{Object: key, Reason: reason} }
 	if len(body) < packHeader+packTrailer+gcmTag {

@@ -69,8 +69,8 @@ func (c *copier) blobs(ctx context.Context) error {
 	return nil
 }
 
-// manifests copies the manifests that the source had at the beginning and still has: those of which
-// the packs were in the source until the packs had been read.
+// manifests copies the manifests that the source had at the beginning and still has:
+// the manifests of which the packs were in the source until the packs had been read.
 func (c *copier) manifests(ctx context.Context) error {
 	if err := c.noCollector(ctx); err != nil {
 		return err
@@ -148,7 +148,7 @@ func (c *copier) manifestGroup(ctx context.Context, group []BackupRef) error {
 	})
 }
 
-// ready returns those of the manifests whose packs are all in the
+// ready returns the manifests whose packs are all in the
 // destination, and the packs. Without the key nobody can tell which
 // packs a manifest names, so one pack that failed keeps all back.
 func (c *copier) ready(ctx context.Context, missing []BackupRef) (ready []BackupRef, packs []PackRef, err error) {
@@ -203,7 +203,7 @@ func (c *copier) lacks(m *Manifest) error {
 }
 
 // prolong makes the locks of packs of the destination
-// as long as those of manifests that are put now.
+// as long as the locks of manifests that are put now.
 func (c *copier) prolong(ctx context.Context, packs []PackRef) error {
 	if c.dst.st.Capabilities().Retain == 0 {
 		return nil
@@ -291,8 +291,8 @@ func (c *copier) confirmBackups(ctx context.Context) (lost int, err error) {
 	return lost, nil
 }
 
-// headers puts the source's header into the destination, when all else is there, and then
-// removes older headers that the source has no more: recipients who were removed there.
+// headers puts the source's header into the destination, when all else is there, and then removes
+// older headers that the source has no more: they name recipients that the source has removed.
 func (c *copier) headers(ctx context.Context) error {
 	if c.o.Vault == nil && len(c.leftOut) > 0 && len(c.to.headers) == 0 {
 		return nil // a vault without backups would say that there are none

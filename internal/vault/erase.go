@@ -14,7 +14,7 @@ import (
 	"holdfast/internal/obs"
 )
 
-// EraseOptions say what Erase erases and how.
+// EraseOptions say which vault Erase erases and how.
 type EraseOptions struct {
 	ID string // of the vault
 	// Vault is the vault, opened with a key; nil without
@@ -24,11 +24,11 @@ type EraseOptions struct {
 	DespiteSessions bool
 	// Settle is how long to wait between the two lists at the end, for puts that were under way.
 	Settle time.Duration
-	// DryRun counts what stands and changes nothing.
+	// DryRun counts the objects and changes nothing.
 	DryRun bool
 	// Progress is called after each step, one call at a time. Nil is allowed.
 	Progress func(done, found ErasedCount)
-	// Warn is told of what does not keep Erase from going on. Nil is allowed.
+	// Warn is told of faults with which Erase goes on. Nil is allowed.
 	Warn func(error)
 }
 
@@ -49,14 +49,14 @@ type ErasedHeader struct {
 	SHA256 string `json:"sha256"` // hex
 }
 
-// What is known of older versions of the objects.
+// The states of the knowledge about older versions of the objects.
 const (
 	VersionsNone    = "none"    // the store keeps none
 	VersionsRemoved = "removed" // the store kept versions, and all are gone but the kept ones
 	VersionsUnknown = "unknown" // the store does not tell, or does not let versions go
 )
 
-// Erasure is what Erase found and did. Times are by the clock of this host, UTC.
+// Erasure is the result of Erase. Times are by the clock of this host, UTC.
 type Erasure struct {
 	Vault string    `json:"vault"` // its id
 	Store string    `json:"store"`
@@ -65,12 +65,13 @@ type Erasure struct {
 	// Headers are the headers that were found, also by earlier runs that were cut short.
 	Headers []ErasedHeader `json:"headers"`
 	Runs    int            `json:"runs"` // that erased this vault, as far as their records tell
-	// Found is what stood when the first run began.
+	// Found counts the objects that stood when the first run began.
 	Found ErasedCount `json:"found"`
-	// Removed is what this run removed, by the folder of the vault; "versions" are older versions.
+	// Removed counts the objects that this run removed, by the
+	// folder of the vault; "versions" are older versions.
 	Removed map[string]ErasedCount `json:"removed"`
-	// Kept is what the store does not let go: locked
-	// objects, and what these credentials may not delete.
+	// Kept counts the objects that the store does not let go: locked
+	// objects, and objects that these credentials may not delete.
 	Kept       ErasedCount `json:"kept"`
 	KeptUntil  time.Time   `json:"kept_until,omitzero"`   // when the last lock ends that is known
 	KeptReason string      `json:"kept_reason,omitempty"` // of the first one
@@ -78,14 +79,14 @@ type Erasure struct {
 	// VersionsReason says why it is not known whether old versions are gone.
 	VersionsReason string `json:"versions_reason,omitempty"`
 	// HeadersGone says that no header, and no version of one, is
-	// in the store: nobody opens the vault with what is there.
+	// in the store: nobody opens the vault with the rest.
 	HeadersGone bool        `json:"headers_gone"`
-	EmptyLists  []time.Time `json:"empty_lists"` // when a list had nothing but what is kept
+	EmptyLists  []time.Time `json:"empty_lists"` // when a list had nothing but kept objects
 	// Complete says that nothing of the vault is in the store.
 	Complete bool `json:"complete"`
 }
 
-// InUseError says who is at work in a vault that is to be erased.
+// InUseError names the sessions in a vault that is to be erased.
 type InUseError struct {
 	Sessions []SessionInfo
 	Unknown  int // sessions of which the host is not known, since there is no key
@@ -118,7 +119,7 @@ type eraser struct {
 }
 
 // erasing is the record of a run, at ID/erasing/. It is put before the headers go, so that a run
-// that goes on after a crash knows what they were; it is not sealed, since the key is about to go.
+// that goes on after a crash knows their digests; it is not sealed, since the key is about to go.
 type erasing struct {
 	Begun   time.Time      `json:"begun"`
 	Headers []ErasedHeader `json:"headers"`
@@ -130,15 +131,14 @@ const (
 	maxErasingRecord = 8 << 20
 )
 
-// Erase removes a vault from a store for good. The headers go first: from then on nobody can
-// open what is left, but who has the vault open, or kept its key or a header. Then sessions
-// go, so that writers under way find no session and no header, and give up; then manifests,
-// index, packs and the rest. Where the bucket keeps versions, the older versions go too. What
-// the store does not let go, such as locked objects, stays and is counted.
+// Erase removes a vault from a store for good. The headers go first: from then on nobody can open
+// the rest, except a process that has the vault open, and a party that kept its key or a header.
+// Then sessions go, so that writers under way find no session and no header, and give up; then
+// manifests, index, packs and the rest. Where the bucket keeps versions, the older versions go too.
+// Objects that the store does not let go, such as locked objects, stay and are counted.
 //
-// After an error, and after a kill, Erase may be called again with the
-// id, whatever is left. ErrNoVault, ErrInUse (an *InUseError), or an
-// error of the store. The Erasure is valid after an error too.
+// After an error, and after a kill, Erase may be called again with the id. The Erasure is valid
+// after an error too. ErrNoVault, ErrInUse (an *InUseError), or an error of the store.
 func Erase(ctx context.Context, st obs.Store, o EraseOptions) (Erasure, error) {
 	e := &eraser{o: o, v: keyless(st, o.ID), st: st, locked: map[string]bool{}, versions: map[obs.Version]bool{}}
 	e.report = Erasure{Vault: o.ID, Store: st.String(), Begun: time.Now().UTC(), Removed: map[string]ErasedCount{}, Versions: VersionsNone}
@@ -195,7 +195,7 @@ func (e *eraser) run(ctx context.Context) error {
 }
 
 // unused is an *InUseError unless no session stands but
-// those of processes of this host that have ended.
+// sessions of processes of this host that have ended.
 func (e *eraser) unused(ctx context.Context) error {
 	if e.o.Vault == nil {
 		n, err := e.v.standing(ctx, "sessions")
@@ -221,7 +221,7 @@ func (v *Vault) liveSessions(ctx context.Context) ([]SessionInfo, error) {
 	return slices.DeleteFunc(all, func(s SessionInfo) bool { return me.ended(s.body.Process, s.Host) }), nil
 }
 
-// begin reads what earlier runs have recorded, counts what stands, and records this run.
+// begin reads the records of earlier runs, counts the objects, and records this run.
 func (e *eraser) begin(ctx context.Context) (records []string, err error) {
 	if err := e.earlier(ctx, &records); err != nil {
 		return nil, err

@@ -43,7 +43,7 @@ func gone(t *testing.T, st obs.Store, vid string, others []string) {
 func TestErase(t *testing.T) {
 	s := newCopySides(t, 4)
 	_, others := neighbour(t, s.from)
-	// What other programs of this vault put there goes too.
+	// An object of an unknown kind goes too.
 	if err := s.from.Put(t.Context(), s.v.info.ID+"/unknown/x", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestEraseBesideSessions(t *testing.T) {
 	}
 }
 
-// TestEraseOfLatePuts: what comes between the rounds goes too.
+// TestEraseOfLatePuts: objects that come between the rounds go too.
 func TestEraseOfLatePuts(t *testing.T) {
 	s := newCopySides(t, 2)
 	late := &afterList{Store: s.from, prefix: signpostKey(s.v.info.ID), times: 2, do: func() {
@@ -173,7 +173,7 @@ func TestEraseOfLatePuts(t *testing.T) {
 	}
 	gone(t, s.from, s.v.info.ID, nil)
 
-	// Somebody who never ends is told.
+	// A writer that never ends is told.
 	s = newCopySides(t, 1)
 	late = &afterList{Store: s.from, prefix: s.v.info.ID + "/", times: 1 << 20, do: func() {
 		if err := s.from.Put(t.Context(), s.v.packKey(PackID{1}), []byte("late")); err != nil {
@@ -181,11 +181,11 @@ func TestEraseOfLatePuts(t *testing.T) {
 		}
 	}}
 	if _, err := Erase(t.Context(), late, EraseOptions{ID: s.v.info.ID}); err == nil || !strings.Contains(err.Error(), "somebody goes on writing") {
-		t.Errorf("erase beside somebody who does not end: %v", err)
+		t.Errorf("erase beside a writer that does not end: %v", err)
 	}
 }
 
-// TestEraseOfLockedObjects: what is locked is skipped and
+// TestEraseOfLockedObjects: locked objects are skipped and
 // counted, the header goes, and a later run removes the rest.
 func TestEraseOfLockedObjects(t *testing.T) {
 	locked := obs.NewLockedMemory(time.Hour, Retention)

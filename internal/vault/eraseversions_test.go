@@ -11,9 +11,9 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestEraseInABucketWithVersions: what was deleted or replaced before
+// TestEraseInABucketWithVersions: an object that was deleted before
 // is in the bucket as a version, also an old header, with which its
-// recipients would read on. Nothing of it is left but what is locked.
+// recipients would read on. Nothing is left but locked objects.
 func TestEraseInABucketWithVersions(t *testing.T) {
 	m := testbed.StartMinIO(t)
 	for name, c := range map[string]struct {

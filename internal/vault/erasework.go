@@ -47,7 +47,7 @@ func (e *eraser) removeHeaders(ctx context.Context) error {
 			return fmt.Errorf("erase vault %s: the store does not let its header go, so nothing else was removed: %s", e.o.ID, e.report.KeptReason)
 		}
 	}
-	return fmt.Errorf("erase vault %s: its header comes back while it is removed: somebody changes the vault's recipients, or the store lists what is gone; erase again", e.o.ID)
+	return fmt.Errorf("erase vault %s: its header comes back while it is removed: somebody changes the vault's recipients, or the store lists removed objects; erase again", e.o.ID)
 }
 
 // removeFolder removes all objects below a folder of the vault, but the records of erasing.
@@ -56,7 +56,7 @@ func (e *eraser) removeFolder(ctx context.Context, folder string) error {
 }
 
 // removeBelow removes all objects whose key begins with prefix: first every
-// version, where the bucket keeps versions, and then what is still listed.
+// version, where the bucket keeps versions, and then the objects that are still listed.
 func (e *eraser) removeBelow(ctx context.Context, prefix string) error {
 	if err := e.removeVersions(ctx, prefix); err != nil {
 		return err
@@ -188,7 +188,7 @@ func (e *eraser) removeVersions(ctx context.Context, prefix string) error {
 				e.versions[row] = true
 				e.keep(row.Key, row.Size, until, err)
 			case err != nil && !row.Marker:
-				// These credentials may not remove versions; what is listed goes all the same.
+				// These credentials may not remove versions; the listed objects go all the same.
 				e.unknownVersions(fmt.Errorf("an older version can't be removed: %w", err))
 			}
 			return nil
@@ -238,7 +238,7 @@ func (e *eraser) tell() {
 }
 
 // settled lists what is left, waits, and lists again. It returns a key that
-// is to be removed yet; "" where nothing is left but what the store keeps.
+// is to be removed yet; "" where nothing is left but objects that the store keeps.
 func (e *eraser) settled(ctx context.Context) (string, error) {
 	e.report.EmptyLists = nil
 	for again := false; ; again = true {
@@ -258,7 +258,8 @@ func (e *eraser) settled(ctx context.Context) (string, error) {
 			return "", context.Cause(ctx)
 		}
 	}
-	// A version of a header that the store keeps opens the vault, for whoever may read versions.
+	// A version of a header that the store keeps opens the
+	// vault, for everybody with the right to read versions.
 	for key := range e.locked {
 		if e.folderOf(key) == "header" {
 			e.report.HeadersGone = false
