@@ -30,7 +30,7 @@ type listBackupJSON struct {
 	Holds     []vault.Hold   `json:"holds,omitempty"`
 }
 
-// forgottenJSON says who forgot a backup, when and why.
+// forgottenJSON says on which host a backup was forgotten, when and why.
 type forgottenJSON struct {
 	Host   string    `json:"host"`
 	Time   time.Time `json:"time"`
