@@ -24,13 +24,10 @@ import (
 type rules struct {
 	collectorDoesNotWait     bool // the wait after the condemnation is left out
 	collectorDoesNotReprieve bool // the manifests are not read again
-	collectorIgnoresReaders  bool
-	collectorTakesOver       bool // the condemnations of collectors whose session is gone
 	writerIgnoresCondemned   bool // step 2 of the writer
 	writerEndsEarly          bool // the session ends before the manifest is put
 	writerForgetsDoubt       bool // the session ends although the manifest's put was not answered
 	writerLooksOnce          bool // not again after the confirmed manifest
-	readerHasNoSession       bool
 }
 
 // TestModel interleaves writers, collectors, deletions, rekeys and faults at random, and
@@ -66,23 +63,21 @@ func (s tally) complete() bool {
 	return s.Backups > 0 && s.Deleted > 0 && s.Crashes > 0 && s.Lost > 0 && s.Avoided > 0 && s.Joined > 0 && s.Settled > 0 && s.Read > 0 && s.Removed > 0 && s.Again > 0
 }
 
-// TestModelFindsBrokenProtocols: each rule of FORMAT.md is there
-// because without it a backup is lost, and the model sees that.
+// TestModelFindsBrokenProtocols: each rule of FORMAT.md is there because without it a backup is
+// lost, and the model sees that. TestProtocolNeedsItsRules has the rules that chance breaks
+// seldom.
 func TestModelFindsBrokenProtocols(t *testing.T) {
 	for name, c := range map[string]struct {
 		rules rules
 		// a seed that finds it soon; when the model changes, the search goes on from there
 		first int
 	}{
-		"collector does not wait":     {rules{collectorDoesNotWait: true}, 188},
+		"collector does not wait":     {rules{collectorDoesNotWait: true}, 211},
 		"collector does not reprieve": {rules{collectorDoesNotReprieve: true}, 244},
-		"writer ignores condemned":    {rules{writerIgnoresCondemned: true}, 573},
+		"writer ignores condemned":    {rules{writerIgnoresCondemned: true}, 606},
 		"writer ends early":           {rules{writerEndsEarly: true}, 125},
-		"writer forgets doubt":        {rules{writerForgetsDoubt: true}, 534},
+		"writer forgets doubt":        {rules{writerForgetsDoubt: true}, 565},
 		"writer looks once":           {rules{writerLooksOnce: true}, 0},
-		"reader has no session":       {rules{readerHasNoSession: true}, 0},
-		"collector ignores readers":   {rules{collectorIgnoresReaders: true}, 0},
-		"collector takes over":        {rules{collectorTakesOver: true}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var sum tally
@@ -102,8 +97,8 @@ func TestModelFindsBrokenProtocols(t *testing.T) {
 
 // tally counts what happened in all games, so that the test knows that it tests something.
 type tally struct {
-	Backups, Deleted, Reprieved, Crashes, Lost, Avoided, Missing, TakenOver, Joined, Rekeys, Settled int
-	Read, Removed, Again                                                                             int
+	Backups, Deleted, Reprieved, Crashes, Lost, Avoided, Missing, Joined, Rekeys, Settled int
+	Read, Removed, Again                                                                  int
 }
 
 // Numbers of a game.

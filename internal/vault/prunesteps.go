@@ -200,7 +200,11 @@ func (p *prune) nameAll(ctx context.Context, without map[string]bool) error {
 	g.SetLimit(manifestReads)
 	for _, ref := range refs {
 		name := fullName(ref)
-		if there[name] = true; p.read[name] || without[name] {
+		there[name] = true
+		mu.Lock()
+		known := p.read[name] || without[name]
+		mu.Unlock()
+		if known {
 			continue
 		}
 		g.Go(func() error {
