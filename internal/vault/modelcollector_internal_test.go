@@ -43,10 +43,7 @@ func (c *collector) step() {
 	c.plain()
 	at, named := c.p.at, 0
 	if at == stepReadAgain {
-		if named, _ = c.p.packs.sum(); g.rules.collectorDoesNotReprieve {
-			c.p.at++
-			return
-		}
+		named, _ = c.p.packs.sum()
 	}
 	if at == stepDelete { // one pack at a time, so that others go on between two deletes
 		if c.deleteOne() {

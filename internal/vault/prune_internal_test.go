@@ -385,3 +385,46 @@ func TestPruneInterrupted(t *testing.T) {
 		t.Errorf("left: %q", left)
 	}
 }
+
+// TestForgottenTwice: a backup that two hosts forgot at once comes back with one call, and can be
+// forgotten again. Its grace counts from the latest mark.
+func TestForgottenTwice(t *testing.T) {
+	p := newScene(t)
+	all := p.backups(2)
+	p.must(p.v.putMark(t.Context(), Forgotten{Backup: referTo(all[0]), Host: "old", At: time.Now().Add(-time.Hour)}))
+	p.forget(all[0])
+	marks, err := p.v.ForgottenBackups(t.Context())
+	if err != nil || len(marks) != 1 || marks[fullName(referTo(all[0]))].Host != "h" || len(p.left("forgotten")) != 2 {
+		t.Errorf("marks: %+v, %v", marks, err)
+	}
+	o := pruneNow()
+	o.Grace = time.Minute
+	if r, err := p.v.Prune(t.Context(), o); err != nil || r.Forgotten != 0 {
+		t.Errorf("within the grace of the latest mark: %+v, %v", r, err)
+	}
+	p.must(p.v.Unforget(t.Context(), SessionOptions{Host: "h"}, referTo(all[0])))
+	if left := p.left("forgotten"); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	p.forget(all[0])
+	if r := p.prune(); r.Forgotten != 1 || p.there(all[0]) {
+		t.Errorf("forgotten again: %+v", r)
+	}
+}
+
+// TestHoldWithoutEnd: a hold without an end reads back without an end.
+func TestHoldWithoutEnd(t *testing.T) {
+	p := newScene(t)
+	all := p.backups(1)
+	h, err := p.v.Hold(t.Context(), SessionOptions{Host: "h"}, referTo(all[0]), "court", time.Time{})
+	p.must(err)
+	plain, err := encMode.Marshal(&h)
+	p.must(err)
+	if !strings.Contains(string(plain), "\x05\xf6") { // key 5, null
+		t.Errorf("the hold encodes to %x", plain)
+	}
+	holds, err := p.v.Holds(t.Context())
+	if err != nil || len(holds) != 1 || !holds[0].Until.IsZero() || holds[0].ID != h.ID {
+		t.Errorf("%+v, %v", holds, err)
+	}
+}
