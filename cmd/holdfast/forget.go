@@ -16,7 +16,7 @@ import (
 	"holdfast/internal/vault"
 )
 
-// forgetFlags are those of the command forget.
+// forgetFlags are the flags of the command forget.
 type forgetFlags struct {
 	access
 	instances []string
@@ -41,7 +41,7 @@ func (a *app) forgetCommand() *cobra.Command {
 			"they can be restored, and unforget brings them back.\n\n" +
 			"A backup is kept when any rule keeps it. The count rules keep the newest complete backup of each of the\n" +
 			"last N hours, days, weeks (ISO), months or years that have one, in UTC; the --keep-within rules count from\n" +
-			"the instance's newest backup. The order is that of the sequence numbers. A backup whose time can't be right\n" +
+			"the instance's newest backup. The sequence numbers give the order. A backup whose time can't be right\n" +
 			"(from the future, before 2020, against the order) is kept and listed.\n\n" +
 			"Never forgotten: an instance's newest backup, a backup with a hold (holdfast hold), a backup that a restore\n" +
 			"or another reader reads. A run that would forget more than --max-share of an instance's backups, or of the\n" +
@@ -79,10 +79,10 @@ func (a *app) forgetCommand() *cobra.Command {
 		}
 		fl.Var(&f.within[i], flag, what)
 	}
-	fl.BoolVar(&f.dryRun, "dry-run", false, "only list what would be forgotten, and which rule keeps each of the others")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "only list which backups would be forgotten, and which rule keeps each other backup")
 	fl.Float64Var(&f.maxShare, "max-share", 50, "`PERCENT` of the backups of an instance, or of the vault, that rules may forget in one run")
 	fl.BoolVar(&f.yes, "yes", false, "forget more than --max-share all the same")
-	fl.StringVar(&f.reason, "reason", "", "`TEXT` that list shows beside what is forgotten")
+	fl.StringVar(&f.reason, "reason", "", "`TEXT` that list shows beside each forgotten backup")
 	return cmd
 }
 
@@ -121,7 +121,8 @@ func (f *forgetFlags) check(cmd *cobra.Command, args []string) (retention.Policy
 	return p, nil
 }
 
-// kept is the vault's backups that are not forgotten, by instance, and what keeps them beside rules.
+// kept returns the backups that are not forgotten, by instance, and the reasons beside rules for
+// which backups are kept.
 func (v *vaultAt) kept(ctx context.Context) (map[string][]vault.BackupRef, *vault.Kept, error) {
 	refs, err := v.Backups(ctx, "")
 	if err != nil {
@@ -150,8 +151,8 @@ type verdictJSON struct {
 	Backup   string    `json:"backup"`
 	Time     time.Time `json:"time"`
 	Keep     bool      `json:"keep"`
-	Why      []string  `json:"why"`           // what keeps it
-	Odd      string    `json:"odd,omitempty"` // why no rule uses its time
+	Why      []string  `json:"why"`           // rules and other reasons that keep the backup
+	Odd      string    `json:"odd,omitempty"` // why no rule uses the time
 }
 
 type forgetJSON struct {
@@ -230,7 +231,8 @@ func (a *app) forgetByRule(ctx context.Context, at *vaultAt, p retention.Policy,
 	return nil
 }
 
-// showVerdicts prints what the rules decided: all backups, or those forgotten and the odd ones.
+// showVerdicts prints the verdicts of the rules: on all backups, or on the forgotten backups only.
+// It warns of each backup whose time is wrong.
 func (a *app) showVerdicts(out forgetJSON, all bool) error {
 	if a.json {
 		return a.document(out)
@@ -254,7 +256,7 @@ func (a *app) showVerdicts(out forgetJSON, all bool) error {
 	return a.table(rows)
 }
 
-// forgetByID forgets the backups of those ids, or none of them.
+// forgetByID forgets the backups of the ids, or no backup where one of them is kept.
 func (a *app) forgetByID(ctx context.Context, at *vaultAt, ids []string, f *forgetFlags) error {
 	by, kept, err := at.kept(ctx)
 	if err != nil {
@@ -275,7 +277,7 @@ func (a *app) forgetByID(ctx context.Context, at *vaultAt, ids []string, f *forg
 		if why := kept.Why(r); len(why) > 0 {
 			return &hintedError{
 				fmt.Errorf("backup %s of %s is kept (%s); nothing is forgotten", id, r.Instance, strings.Join(why, ", ")),
-				"an instance keeps its newest backup; holdfast list shows holds, and holdfast vault sessions shows who reads",
+				"an instance keeps its newest backup; holdfast list shows holds, and holdfast vault sessions shows the readers",
 			}
 		}
 		forget = append(forget, r)

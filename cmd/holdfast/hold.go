@@ -23,7 +23,7 @@ func (a *app) holdCommand() *cobra.Command {
 		Args:    arguments("BACKUP"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if reason == "" {
-				return &usageError{msg: "no reason given", command: cmd.CommandPath(), advice: "give --reason TEXT, for those who find the hold later"}
+				return &usageError{msg: "no reason given", command: cmd.CommandPath(), advice: "give --reason TEXT, for the people who find the hold later"}
 			}
 			end, err := parseDate(until)
 			if err != nil {

@@ -36,7 +36,7 @@ type listBackupJSON struct {
 	Head   bool   `json:"head"` // it is a newest backup
 }
 
-// forgottenJSON says who forgot a backup, when and why.
+// forgottenJSON says on which host a backup was forgotten, when and why.
 type forgottenJSON struct {
 	Host   string    `json:"host"`
 	Time   time.Time `json:"time"`

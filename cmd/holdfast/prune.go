@@ -29,12 +29,12 @@ func (a *app) pruneCommand() *cobra.Command {
 	var dryRun bool
 	cmd := &cobra.Command{
 		Use:   "prune",
-		Short: "Delete forgotten backups, and what no backup needs any more",
+		Short: "Delete forgotten backups, and packs that no backup needs any more",
 		Long: "prune deletes the backups that were forgotten longer ago than --grace, and then all packs that no backup\n" +
-			"names. It may run at any time, on any host, beside backups, restores and other prunes. It waits for the\n" +
-			"backups that are under way when it looks, and says for whom; after --wait it gives up, takes back what it\n" +
-			"announced, and ends with exit code 3. A prune that was interrupted leaves nothing that harms: the next one\n" +
-			"goes on. What the store locks still (object lock) stays until its lock is over.",
+			"names. It may run at any time, on any host, beside backups, restores and other prunes. prune waits for the\n" +
+			"backups that are under way when it looks, and names each of them; after --wait prune gives up, takes its\n" +
+			"announcements back, and ends with exit code 3. An interrupted prune leaves nothing that harms: the next prune\n" +
+			"goes on. Objects that the store still locks (object lock) stay until the lock is over.",
 		Example: "  holdfast prune --dry-run\n  holdfast prune --grace 0s --wait 10m",
 		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -58,13 +58,13 @@ func (a *app) pruneCommand() *cobra.Command {
 	v.limits.requestFlag(cmd)
 	f := cmd.Flags()
 	f.Var(&grace, "grace", "`SPAN` for which a forgotten backup can be brought back (0s, 36h, 7d)")
-	f.Var(&wait, "wait", "`SPAN` after which to give up waiting for others; 0s does not wait at all")
+	f.Var(&wait, "wait", "`SPAN` after which to give up waiting for backups and readers; 0s does not wait at all")
 	f.Float64Var(&maxGarbage, "max-garbage", 0, "`PERCENT` of all bytes that may be garbage: up to it no pack is deleted")
-	f.BoolVar(&dryRun, "dry-run", false, "only say what would be deleted; packs of backups under way count as garbage")
+	f.BoolVar(&dryRun, "dry-run", false, "only say how much would be deleted; packs of backups under way count as garbage")
 	return cmd
 }
 
-// session says whose the sessions of this command are.
+// session identifies this host and user in the sessions of this command.
 func (a *app) session() vault.SessionOptions {
 	host, err := os.Hostname()
 	if err != nil {
@@ -73,18 +73,18 @@ func (a *app) session() vault.SessionOptions {
 	return vault.SessionOptions{Host: host, Identity: a.identity(), Warn: func(err error) { a.sideWarning(err.Error()) }}
 }
 
-// waitsLine tells as a JSON line for whom a prune waits.
+// waitsLine is a JSON line with the sessions that a prune waits for.
 type waitsLine struct {
 	Type     string              `json:"type"` // "waits"
 	Sessions []vault.SessionInfo `json:"sessions"`
 }
 
-// waitsFor tells for whom a prune waits.
+// waitsFor prints the sessions that a prune waits for.
 func (a *app) waitsFor(sessions []vault.SessionInfo) {
 	switch {
 	case a.quiet:
 	case a.json:
-		_ = a.line(waitsLine{"waits", sessions}) // whoever reads has gone
+		_ = a.line(waitsLine{"waits", sessions}) // nobody reads the output any more
 	default:
 		for _, s := range sessions {
 			a.beside("waits for: host %s, %s %s, begun %s", name(s.Host), s.Kind, dash(s.Instance), stamp(s.Begun))
@@ -92,7 +92,7 @@ func (a *app) waitsFor(sessions []vault.SessionInfo) {
 	}
 }
 
-// pruneLine is how far a prune is, and what it did in the end, as a JSON line.
+// pruneLine is the progress of a prune, or at last its result, as a JSON line.
 type pruneLine struct {
 	Type   string `json:"type"` // "progress", at last "prune"
 	DryRun bool   `json:"dry_run"`
@@ -136,7 +136,7 @@ func (a *app) prune(ctx context.Context, at *vaultAt, o vault.PruneOptions) erro
 	return nil
 }
 
-// showPrune prints what a prune did.
+// showPrune prints the result of a prune.
 func (a *app) showPrune(r vault.PruneReport, dryRun bool) error {
 	if a.json {
 		return a.line(pruneLine{"prune", dryRun, r})

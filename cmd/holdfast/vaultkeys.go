@@ -134,12 +134,12 @@ func (a *app) vaultSessionsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sessions",
 		Short: "List the work under way in a vault, or forget the sessions of a lost host",
-		Long: "sessions lists the backups, the reads (restore, cat, verify) and the prunes under way, on all hosts, and those\n" +
-			"that ended without a word. A prune waits for the backups of the list, and for reads of backups that are gone.\n" +
+		Long: "sessions lists the backups, the reads (restore, cat, verify) and the prunes under way, on all hosts, and the\n" +
+			"sessions of processes that died. A prune waits for the backups of the list, and for reads of backups that are gone.\n" +
 			"Backups that a host began within ten seconds share one session, by the name of the first.\n" +
 			"A host removes its own sessions by itself with its next one, also after a crash; the sessions of a host\n" +
 			"that will never come back have to be removed with --forget. Should the host be alive all the same, no backup\n" +
-			"is lost: its backups under way begin again, and its restores fail if a prune deletes what they read.",
+			"is lost: its backups under way begin again, and its restores fail if a prune deletes a pack that they read.",
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withVault(cmd, v, "vault sessions", func(ctx context.Context, at *vaultAt) error {

@@ -31,7 +31,7 @@ import (
 type Options struct {
 	Vault *vault.Vault
 	Ref   vault.BackupRef
-	// Reader says whose session it is that keeps the backup in the vault meanwhile.
+	// Reader identifies this host in the session that keeps the backup in the vault meanwhile.
 	Reader vault.SessionOptions
 	// Dest is the folder that will hold the volume; with several volumes it
 	// holds a folder for each. It must be absent or an empty folder, and its

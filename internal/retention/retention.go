@@ -1,10 +1,10 @@
-// Package retention decides which backups of an instance are kept: rules over their order and
-// their times, and nothing else. It does no I/O and starts no goroutine. The commands of
-// retention call Decide, and internal/vault executes what it returns.
+// Package retention decides which backups of an instance are kept, by rules over the order
+// and the times of the backups. The package does no I/O and starts no goroutine. The
+// commands of retention call Decide, and internal/vault marks and deletes the backups.
 //
-// Times are of clocks that nobody vouches for. So the order is that of the sequence numbers, a time
-// only ever gives a backup a place in an hour, a day or a month, and whatever is odd about a time
-// keeps the backup and is reported.
+// Nobody vouches for the clocks that the times come from. So the sequence
+// numbers give the order, and a time only gives a backup a place in an hour, a
+// day or a month. A backup whose time can't be right is kept and reported.
 package retention
 
 import (
@@ -14,17 +14,17 @@ import (
 	"time"
 )
 
-// Backup is what the rules look at.
+// Backup has the facts about a backup that the rules look at.
 type Backup struct {
 	Instance   string
 	ID         string
 	Seq        uint64    // orders the backups of an instance
-	Time       time.Time // when it began, by the clock of its host
-	Incomplete bool      // it lacks content
+	Time       time.Time // when the backup began, by the clock of its host
+	Incomplete bool      // the backup lacks content
 }
 
-// Policy says which backups of an instance are kept: those that any of its rules keeps. The counts
-// are of hours, days and so on that have a backup, in UTC and with weeks of ISO 8601; the newest
+// Policy says which backups of an instance are kept: each backup that any rule keeps. The numbers
+// count hours, days and so on that have a backup, in UTC and with weeks of ISO 8601; the newest
 // complete backup of each is kept. The durations keep all backups, or one of each hour, day and so
 // on, that are not older than the newest backup of the instance by more than that.
 type Policy struct {
@@ -43,40 +43,41 @@ type Policy struct {
 	WithinYearly  time.Duration
 }
 
-// Empty tells whether the policy has no rule. It forgets nothing.
+// Empty tells whether the policy has no rule. An empty policy forgets nothing.
 func (p Policy) Empty() bool { return p == Policy{} }
 
-// Protection tells why a backup is kept whatever the rules say, in a few words for people; "" where
-// it knows of no reason. It is the place for everything that the rules do not know: holds, readers,
-// branches of a fork, what a host still needs.
+// Protection tells why a backup is kept whatever the rules say, in a few words for people;
+// "" where the protection knows of no reason. Every reason that the rules do not know is a
+// Protection: holds, readers, branches of a fork, backups that a host still needs.
 type Protection func(Backup) string
 
-// Verdict is what is decided of one backup.
+// Verdict is the decision on one backup.
 type Verdict struct {
 	Backup Backup
 	Keep   bool
-	// Why names what keeps the backup, such as "daily 3/7" or "newest"; empty where nothing does.
+	// Why names the rules and other reasons that keep the backup, such as
+	// "daily 3/7" or "newest"; empty where nothing keeps the backup.
 	Why []string
-	// Odd tells that the time of the backup is wrong, so that no rule uses it. Such a backup is
-	// kept until somebody forgets it by its id, or the time is right some day. "" where it is not.
+	// Odd says why the time of the backup can't be right, so that no rule uses the time. Such a
+	// backup is kept until somebody forgets it by its id. "" where the time may be right.
 	Odd string
 }
 
 const (
 	// ahead is how far a backup may be in the future, since clocks of hosts differ.
 	ahead = time.Hour
-	// drift is how far the time of a backup may contradict the order of the backups and still gives
-	// it a place, between its neighbours.
+	// drift is how far the time of a backup may contradict the order of the backups while the
+	// backup still gets a place, between its neighbours.
 	drift = 24 * time.Hour
 )
 
-// firstYear is the first in which a clock can be right: Holdfast did not exist before.
+// firstYear is the first year in which a clock can be right: Holdfast did not exist before.
 const firstYear = 2020
 
 // Decide decides which of the backups of one instance are kept, at that time. The verdicts are in
-// the order of the sequence numbers, the oldest first. Without a rule all are kept. Always kept are
-// the backups with the greatest sequence number, the complete ones with the greatest among the
-// complete ones, and what a protection names.
+// the order of the sequence numbers, the oldest first. Without a rule all backups are kept. Always
+// kept are the backups with the greatest sequence number, the complete backups with the greatest
+// sequence number of a complete backup, and each backup for which a protection has a reason.
 func Decide(backups []Backup, p Policy, now time.Time, protections ...Protection) []Verdict {
 	all := make([]Verdict, len(backups))
 	for i, b := range backups {
@@ -129,8 +130,8 @@ func (v *Verdict) keep(why string) {
 	v.Why = append(v.Why, why)
 }
 
-// newest keeps what continues the instance. Several backups have the greatest sequence number
-// where hosts made them at the same time.
+// newest keeps the backups that continue the instance. Several backups have
+// the greatest sequence number where hosts made them at the same time.
 func newest(all []Verdict) {
 	var top, whole uint64
 	for _, v := range all {
@@ -165,8 +166,8 @@ func last(all []Verdict, n int) {
 	}
 }
 
-// latest is the time from which ages are counted: that of the newest backup whose time is right.
-// A host that sleeps for a year loses nothing by it.
+// latest is the time from which ages are counted: the latest time of a backup whose time may be
+// right. So an instance that sleeps for a year loses nothing.
 func latest(times []time.Time) (at time.Time) {
 	for _, t := range times {
 		if t.After(at) {
@@ -199,7 +200,7 @@ func span(d time.Duration) string {
 // place is an hour, a day and so on that has backups.
 type place struct {
 	of   string
-	best int // of all: the newest complete one, else the newest
+	best int // index of the newest complete backup, else of the newest backup
 }
 
 // places groups the backups that have a time, from the newest group to the oldest.
@@ -223,8 +224,8 @@ func places(all []Verdict, times []time.Time, bucket func(time.Time) string) []p
 	return groups
 }
 
-// counted keeps one backup of each of the newest n places. While there are fewer than n, it keeps
-// the oldest backup too, so that the history is as long as it can be.
+// counted keeps one backup of each of the newest n places. While there are fewer than n places,
+// counted keeps the oldest backup too, so that the history is as long as possible.
 func counted(all []Verdict, times []time.Time, name string, n int, bucket func(time.Time) string) {
 	if n <= 0 {
 		return

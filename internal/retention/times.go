@@ -9,9 +9,9 @@ import (
 // placed returns the times by which the rules place the backups, in UTC, and marks the backups
 // whose times are wrong. all is in the order of the sequence numbers.
 //
-// A backup is odd when it is from the future, from before Holdfast, or when its time contradicts
-// the order of the others by more than a day. Of contradicting times those are taken for wrong
-// without which the most are left that do not contradict each other.
+// A backup is odd when its time is in the future, before Holdfast existed, or contradicts the order
+// of the backups by more than a day. placed takes as few times for wrong as possible: the other
+// times do not contradict each other.
 func placed(all []Verdict, now time.Time) []time.Time {
 	times := make([]time.Time, len(all))
 	var sane []int
@@ -32,7 +32,7 @@ func placed(all []Verdict, now time.Time) []time.Time {
 	for _, i := range chain {
 		in[i] = true
 	}
-	next := 0 // in chain: the first behind i
+	next := 0 // index in chain of the first place behind i
 	for _, i := range sane {
 		if in[i] {
 			next++
@@ -64,7 +64,7 @@ func rising(places []int, times []time.Time) []int {
 	var tops []int // of places: the end of the best run of each length
 	before := make([]int, len(places))
 	for n, i := range places {
-		// the first run whose end is later
+		// index of the first run whose end is later
 		k, _ := slices.BinarySearchFunc(tops, times[i], func(top int, t time.Time) int {
 			if times[places[top]].After(t) {
 				return 1

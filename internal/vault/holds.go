@@ -17,7 +17,7 @@ type Hold struct {
 	Instance string    `cbor:"1,keyasint" json:"instance"`
 	Backup   string    `cbor:"2,keyasint" json:"backup"`
 	Reason   string    `cbor:"3,keyasint" json:"reason"`
-	Begun    time.Time `cbor:"4,keyasint" json:"begun"`          // by the clock of the host that put it
+	Begun    time.Time `cbor:"4,keyasint" json:"begun"`          // by the clock of the host that put the hold
 	Until    time.Time `cbor:"5,keyasint" json:"until,omitzero"` // zero: without an end
 	Host     string    `cbor:"6,keyasint" json:"host"`
 }
@@ -26,8 +26,8 @@ func (h Hold) name() string { return h.Instance + "/" + h.Backup }
 
 func (v *Vault) holdsPrefix() string { return v.info.ID + "/holds/" }
 
-// Holds returns the holds of the vault, also those whose time is over, by backup and by begin.
-// One that does not open is an error: nobody knows which backup it holds.
+// Holds returns the holds of the vault, also holds whose time is over, by backup and by begin.
+// A hold that does not open is an error: nobody knows which backup it holds.
 func (v *Vault) Holds(ctx context.Context) ([]Hold, error) {
 	var all []Hold
 	err := v.readSmall(ctx, v.holdsPrefix(), "", maxMark, condemnedPattern.MatchString, func(id string, object []byte) error {
@@ -49,7 +49,8 @@ func (v *Vault) Holds(ctx context.Context) ([]Hold, error) {
 }
 
 // Hold keeps a backup until that time, or for ever with a zero time. nil says that no prune deletes
-// it while the hold stands. ErrTooLate where a prune deletes it already; then there is no hold.
+// the backup while the hold stands. ErrTooLate where a prune deletes the backup already; then there
+// is no hold.
 func (v *Vault) Hold(ctx context.Context, o SessionOptions, ref BackupRef, reason string, until time.Time) (Hold, error) {
 	h := Hold{
 		ID: randomName(), Instance: ref.Instance, Backup: ref.ID, Reason: cut(reason),

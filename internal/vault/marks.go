@@ -15,9 +15,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// What an operator, or a rule of retention, wants of a backup: to forget it, or to hold it. A
-// backup that is forgotten has a mark and stays until a prune deletes its manifest, which the
-// prune announces first (going). A hold keeps a backup, whatever the rules say.
+// Operators and rules of retention forget backups. A forgotten backup has a mark and stays until a
+// prune deletes its manifest, which the prune announces first (going). A hold keeps a backup,
+// whatever the rules say.
 
 const (
 	forgottenMagic = "HFFORG\x00\x01"
@@ -35,7 +35,7 @@ type Forgotten struct {
 	Host   string    `cbor:"1,keyasint"`
 	At     time.Time `cbor:"2,keyasint"` // by the clock of that host
 	Reason string    `cbor:"3,keyasint"`
-	keys   []string  // of the marks of the backup; several where it was forgotten twice at once
+	keys   []string  // of the marks of the backup; several where two hosts forgot it at once
 }
 
 // going announces that a prune deletes the manifests of backups.
@@ -78,8 +78,8 @@ func randomName() string {
 	return hex.EncodeToString(r[:])
 }
 
-// ForgottenBackups returns the marks of the vault by instance/id, one for each backup that is
-// forgotten: the latest. Marks that do not open are the error, beside all others.
+// ForgottenBackups returns the marks of the vault by instance/id: for each forgotten backup the
+// latest mark. The error names marks that do not open, and all other marks are returned with it.
 func (v *Vault) ForgottenBackups(ctx context.Context) (map[string]Forgotten, error) {
 	all := map[string]Forgotten{}
 	var failed error
@@ -103,7 +103,7 @@ func (v *Vault) ForgottenBackups(ctx context.Context) (map[string]Forgotten, err
 }
 
 // ForgetBackups marks backups as forgotten. Each can be brought back with Unforget until a prune
-// deletes it. Who calls decides that none of them is needed; a prune looks again. host and reason
+// deletes it. The caller decides that nobody needs them; a prune looks again. host and reason
 // are for people.
 func (v *Vault) ForgetBackups(ctx context.Context, host, reason string, refs []BackupRef) error {
 	g, gctx := contain.WithContext(ctx)
@@ -136,9 +136,10 @@ func (v *Vault) putMark(ctx context.Context, m Forgotten) error {
 // ErrTooLate says that a prune is deleting a backup, or has deleted it.
 var ErrTooLate = errors.New("too late: a prune deletes the backup, or has deleted it")
 
-// Unforget takes the mark of a backup away. nil says that no prune deletes the backup because of
-// that mark. ErrTooLate where a prune does already; then the mark is back. ErrSessionGone where an
-// operator removed this session meanwhile: the mark is gone, and a repetition tells whether in time.
+// Unforget takes the mark of a backup away. nil says that no prune deletes the
+// backup because of that mark. ErrTooLate where a prune does already; then the
+// mark is back. ErrSessionGone where an operator removed this session meanwhile:
+// the mark is gone, and a repetition tells whether this was in time.
 func (v *Vault) Unforget(ctx context.Context, o SessionOptions, ref BackupRef) error {
 	marks, err := v.ForgottenBackups(ctx)
 	m, marked := marks[fullName(ref)]
@@ -153,9 +154,9 @@ func (v *Vault) Unforget(ctx context.Context, o SessionOptions, ref BackupRef) e
 		func(ctx context.Context) error { return v.putMark(ctx, m) })
 }
 
-// save does something that keeps a backup from being deleted, and finds out whether it came in
-// time: a prune that announced the backup before is seen, and a prune that announces it later
-// waits for this session and sees what was done.
+// save calls do, which keeps a backup from being deleted, and finds out whether do came in time:
+// save sees a prune that announced the backup before, and a prune that announces the backup later
+// waits for this session and sees the effect of do.
 func (v *Vault) save(ctx context.Context, o SessionOptions, ref BackupRef, do, undo func(context.Context) error) (err error) {
 	o.Instance = fullName(ref)
 	s, err := v.putSession(ctx, kindWriter, o, observe(o).process)
@@ -185,12 +186,13 @@ func (v *Vault) save(ctx context.Context, o SessionOptions, ref BackupRef, do, u
 	}
 	there, err := v.sessionThere(ctx, s.id)
 	if err == nil && !there {
-		return fmt.Errorf("%w: try again, to find out whether it came in time", ErrSessionGone)
+		return fmt.Errorf("%w: try again, to find out whether the change came in time", ErrSessionGone)
 	}
 	return err
 }
 
-// readGoing returns the announcements of prunes by their names. One that does not open is an error.
+// readGoing returns the announcements of prunes by their names. An announcement that does not open
+// is an error.
 func (v *Vault) readGoing(ctx context.Context) (map[string]going, error) {
 	all := map[string]going{}
 	err := v.readSmall(ctx, v.goingPrefix(), "", maxGoingObject, condemnedPattern.MatchString, func(id string, object []byte) error {
@@ -202,44 +204,55 @@ func (v *Vault) readGoing(ctx context.Context) (map[string]going, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read what prunes delete: %w", err)
+		return nil, fmt.Errorf("read the announcements of prunes: %w", err)
 	}
 	return all, nil
 }
 
-// heads are the backups that no rule and no prune ever deletes, by instance/id: of each instance
-// those with the greatest sequence number, and the complete ones with the greatest among complete.
-func heads(refs []BackupRef) map[string]bool {
-	type top struct{ any, whole uint64 }
-	tops := map[string]top{}
-	for _, r := range refs {
-		t := tops[r.Instance]
-		t.any = max(t.any, r.Seq)
-		if !r.Incomplete {
-			t.whole = max(t.whole, r.Seq)
+// newestOfAll is the reason for which the newest backups of an instance are kept.
+const newestOfAll = "newest"
+
+// heads returns the backups that no rule and no prune ever deletes, by instance/id, with the reason
+// for people. They are of each instance the backups with the greatest sequence number, the newest
+// complete backup of each branch, and the first backup of each branch that forked from another one.
+// refs are in the order of Backups.
+func heads(refs []BackupRef) map[string]string {
+	all := map[string]string{}
+	for len(refs) > 0 {
+		n := slices.IndexFunc(refs, func(r BackupRef) bool { return r.Instance != refs[0].Instance })
+		if n < 0 {
+			n = len(refs)
 		}
-		tops[r.Instance] = t
-	}
-	all := map[string]bool{}
-	for _, r := range refs {
-		if t := tops[r.Instance]; r.Seq == t.any || r.Seq == t.whole && !r.Incomplete {
-			all[fullName(r)] = true
+		one := refs[:n]
+		refs = refs[n:]
+		l := LineageOf(one)
+		for id, why := range l.Keep() {
+			if len(l.branches) == 1 {
+				why = newestOfAll
+			}
+			all[one[0].Instance+"/"+id] = why
+		}
+		for _, r := range one {
+			if r.Seq == one[n-1].Seq {
+				all[fullName(r)] = newestOfAll
+			}
 		}
 	}
 	return all
 }
 
-// Kept is why backups must not be deleted, beside all rules of retention.
+// Kept has the reasons beside rules of retention for which backups must not be deleted.
 type Kept struct {
-	heads map[string]bool
+	heads map[string]string
 	holds map[string][]Hold
 	read  []SessionInfo
 }
 
-// Why returns the reasons for which the backup is kept, for people; none where it may be deleted.
+// Why returns the reasons for which the backup is kept, for people; none where the backup may be
+// deleted.
 func (k *Kept) Why(ref BackupRef) (why []string) {
-	if k.heads[fullName(ref)] {
-		why = append(why, "newest")
+	if reason := k.heads[fullName(ref)]; reason != "" {
+		why = append(why, reason)
 	}
 	for _, h := range k.holds[fullName(ref)] {
 		why = append(why, "held: "+h.Reason)
@@ -252,9 +265,9 @@ func (k *Kept) Why(ref BackupRef) (why []string) {
 	return why
 }
 
-// Keeps reads holds and sessions, and tells what of the backups must not be deleted at that
-// time. refs are all backups of the instances that it is about. An object that does not open is
-// an error: nothing may be deleted.
+// Keeps reads holds and sessions, and returns the reasons for which backups must not be deleted at
+// that time. refs are all backups of each instance that the caller asks about. An object that does
+// not open is an error: nothing may be deleted.
 func (v *Vault) Keeps(ctx context.Context, refs []BackupRef, now time.Time) (*Kept, error) {
 	k := &Kept{heads: heads(refs), holds: map[string][]Hold{}}
 	holds, err := v.Holds(ctx)
@@ -278,15 +291,16 @@ func (v *Vault) Keeps(ctx context.Context, refs []BackupRef, now time.Time) (*Ke
 	return k, nil
 }
 
-// maxSkew is how far this host's clock may be from that of the store when times decide.
+// maxSkew is how far this host's clock may be from the clock of the store when times decide.
 const maxSkew = 10 * time.Minute
 
-// ErrClock says that this host's clock and that of the store differ too much to let times decide.
-var ErrClock = errors.New("the clock of this host and that of the store differ")
+// ErrClock says that this host's clock and the clock of the store differ too much to let times
+// decide.
+var ErrClock = errors.New("the clocks of this host and of the store differ")
 
-// CheckClock compares this host's clock with that of the store, by an object that it puts and
-// deletes. ErrClock where they are more than ten minutes apart; nil also where the store does not
-// tell its time.
+// CheckClock compares this host's clock with the clock of the store, by an
+// object that CheckClock puts and deletes. ErrClock where they are more than
+// ten minutes apart; nil also where the store does not tell its time.
 func (v *Vault) CheckClock(ctx context.Context, o SessionOptions) error {
 	s, err := v.putSession(ctx, kindReader, o, observe(o).process)
 	if err != nil {
@@ -307,8 +321,8 @@ func (s *Session) checkClock(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// lockedUntil tells until when the store locks each of the objects; only those that are locked at
-// that time. It takes a request an object, and none in a store without object lock.
+// lockedUntil returns until when the store locks the objects that are locked at that time. It takes
+// a request an object, and no request in a store without object lock.
 func (v *Vault) lockedUntil(ctx context.Context, keys []string, now time.Time) (map[string]time.Time, error) {
 	locked := map[string]time.Time{}
 	if v.st.Capabilities().Retain == 0 {

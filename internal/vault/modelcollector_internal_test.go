@@ -11,15 +11,13 @@ import (
 // collector is a prune, one step of it at a time.
 type collector struct {
 	*view
-	p     *prune
-	taken bool // it took over what another had condemned
+	p *prune
 }
 
 // The steps of a prune that rules of the model change.
 var (
 	stepSeeCondemned = stepNamed("reads new manifests") - 2
 	stepReadAgain    = stepNamed("reads new manifests")
-	stepSeeReaders   = stepNamed("lists the sessions of readers")
 	stepDelete       = stepNamed("deletes packs")
 )
 
@@ -45,10 +43,7 @@ func (c *collector) step() {
 	c.plain()
 	at, named := c.p.at, 0
 	if at == stepReadAgain {
-		if named, _ = c.p.packs.sum(); g.rules.collectorDoesNotReprieve {
-			c.p.at++
-			return
-		}
+		named, _ = c.p.packs.sum()
 	}
 	if at == stepDelete { // one pack at a time, so that others go on between two deletes
 		if c.deleteOne() {
@@ -61,10 +56,8 @@ func (c *collector) step() {
 	case at == stepReadAgain:
 		left, _ := c.p.packs.sum()
 		g.sum.Reprieved += named - left
-	case at == stepSeeCondemned && g.rules.collectorDoesNotWait, at == stepSeeReaders && g.rules.collectorIgnoresReaders:
+	case at == stepSeeCondemned && g.rules.collectorDoesNotWait:
 		c.p.waits = nil
-	case at == 0 && g.rules.collectorTakesOver:
-		c.takeOver()
 	}
 	if c.p.over() {
 		c.leave()
@@ -85,36 +78,6 @@ func (c *collector) deleteOne() bool {
 	return true
 }
 
-// takeOver is what the protocol forbids: it replaces the condemnations of collectors whose
-// session is gone by its own, and goes on to delete their packs.
-func (c *collector) takeOver() {
-	g, v := c.g, c.p.v
-	set := &packSet{}
-	var old []string
-	g.fail(v.eachCondemnation(g.ctx, func(id string, k condemned) {
-		if _, err := g.st.Stat(g.ctx, v.sessionsPrefix()+k.Session); !errors.Is(err, obs.ErrNotFound) {
-			return
-		}
-		old = append(old, v.condemnedPrefix()+id)
-		set.ids = append(set.ids, k.Packs...)
-	}))
-	if len(set.ids) == 0 {
-		return
-	}
-	slices.SortFunc(set.ids, comparePacks)
-	set.ids = slices.Compact(set.ids)
-	set.sizes, set.in = make([]uint32, len(set.ids)), make([]uint64, len(set.ids)/64+1)
-	for i := range set.ids {
-		set.put(i)
-	}
-	c.p.packs, c.taken = set, true
-	_, err := c.p.condemn(g.ctx)
-	g.fail(err)
-	g.fail(v.st.Delete(g.ctx, old...))
-	c.p.at = stepSeeCondemned
-	g.sum.TakenOver++
-}
-
 func (c *collector) leave() {
 	c.gone = true
 	c.g.collectors = slices.DeleteFunc(c.g.collectors, func(o *collector) bool { return o == c })
@@ -129,14 +92,14 @@ func (g *game) killCollector(c *collector) {
 	c.leave()
 }
 
-// removeSession is the operator, who takes a process that is alive for dead. Only where collectors
-// take over does it matter whether theirs are removed too.
+// removeSession is the operator, who takes a process that is alive for dead. Nothing rests on the
+// sessions of collectors.
 func (g *game) removeSession() {
 	sessions, err := g.v.Sessions(g.ctx)
 	g.fail(err)
 	var all []string
 	for _, s := range sessions {
-		if s.body.Kind != kindCollector || g.rules.collectorTakesOver {
+		if s.body.Kind != kindCollector {
 			all = append(all, s.ID)
 		}
 	}
@@ -172,9 +135,6 @@ func (a *reader) step() {
 		var err error
 		if a.s, err = v.BeginReading(g.ctx, SessionOptions{Host: "h"}, fullName(a.ref)); err != nil {
 			g.fail(err)
-		}
-		if g.rules.readerHasNoSession {
-			g.fail(a.s.End(g.ctx))
 		}
 	case 1:
 		m, err := v.Manifest(g.ctx, a.ref)

@@ -61,7 +61,7 @@ type doubt struct {
 	session *Session // protects the packs of the backup meanwhile; nil where there is none
 	packs   []PackRef
 	// withdraw says that packs of the backup may be lost, so that a manifest that
-	// is stored has to be taken away. Only the goroutine that settles changes it.
+	// is stored has to be taken away. Only the goroutine that settles changes withdraw.
 	withdraw bool
 }
 

@@ -9,9 +9,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// packSet is the packs that a list of the store gave, sorted, with a set of them. It takes 20
-// bytes and a bit for each pack: 3 million packs, which hold 50 TB, take 60 MB. It is for one
-// goroutine at a time.
+// packSet has the packs that a list of the store gave, sorted, and a set of some
+// of them. A packSet takes 20 bytes and a bit for each pack: 3 million packs,
+// which hold 50 TB, take 60 MB. A packSet is for one goroutine at a time.
 type packSet struct {
 	ids   []PackID
 	sizes []uint32 // bytes; a pack has at most 1 GiB

@@ -26,9 +26,9 @@ func (v *Vault) sessionThere(ctx context.Context, id string) (bool, error) {
 }
 
 // promise is called with a manifest that the store confirmed. nil says that the backup is made:
-// every pack of it stays until the manifest is deleted. ErrSessionGone says that packs may be lost,
-// so that the manifest has to be taken away. Any other error says that the store could not be asked.
-// Without a session there is nothing to look for.
+// every pack of the backup stays until the manifest is deleted. ErrSessionGone says that packs may
+// be lost, so that the manifest has to be taken away. Any other error says that the store could not
+// be asked. Without a session promise has nothing to look for.
 func (v *Vault) promise(ctx context.Context, d *doubt) error {
 	if d.session == nil {
 		return nil
@@ -41,9 +41,9 @@ func (v *Vault) promise(ctx context.Context, d *doubt) error {
 }
 
 // lookLonger decides whether a confirmed manifest, whose session is gone, is a promise all the
-// same. It looks under a session of its own: a collector that condemned one of the packs before is
-// seen by its condemnation, or by the missing pack; a collector that condemns one later waits for
-// the session and reads the manifest.
+// same. lookLonger looks under a new session. Where a collector condemned a pack of the manifest
+// before, lookLonger finds the condemnation, or does not find the pack. A collector that condemns a
+// pack of the manifest later waits for the new session and reads the manifest.
 func (v *Vault) lookLonger(ctx context.Context, o SessionOptions, packs []PackRef) (err error) {
 	s, err := v.putSession(ctx, kindWriter, o, observe(o).process)
 	if err != nil {
@@ -97,7 +97,7 @@ func (v *Vault) keep(ctx context.Context, d *doubt) error {
 		if derr == nil {
 			return err
 		}
-		// Not an ErrSessionGone: a second backup beside it would not make the first one go.
+		// Not an ErrSessionGone: another backup would not take this manifest away.
 		err = fmt.Errorf("the packs of the backup may be lost (%s), and its manifest can't be taken away: %w", err, derr) //nolint:errorlint // on purpose
 	}
 	v.ledger.add(d)
@@ -106,7 +106,7 @@ func (v *Vault) keep(ctx context.Context, d *doubt) error {
 }
 
 // hasty is the context for requests that must be tried although ctx has ended: an instance may be
-// held until it is known whether its backup is made.
+// held until its job knows whether the backup is made.
 func (v *Vault) hasty(ctx context.Context) (context.Context, context.CancelFunc) {
 	if ctx.Err() == nil {
 		return ctx, func() {}

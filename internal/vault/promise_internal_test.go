@@ -113,7 +113,7 @@ func (p *scene) pack() PackRef {
 // manifest is one of the next backup, not stored.
 func (p *scene) manifest(packs ...PackRef) *Manifest {
 	p.seq++
-	return &Manifest{Instance: "i", Seq: p.seq, ID: NewBackupID(p.seq, time.Now(), false), Packs: packs}
+	return &Manifest{Instance: "i", Seq: p.seq, ID: modelID(int(p.seq)), Parent: modelParent(int(p.seq)), Packs: packs}
 }
 
 func referTo(m *Manifest) BackupRef {

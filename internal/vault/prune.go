@@ -10,32 +10,34 @@ import (
 	"holdfast/internal/hostid"
 )
 
-// A prune deletes the manifests of forgotten backups and the packs that no manifest names, beside
-// writers, readers and other prunes, by the protocol of FORMAT.md (Garbage). It reads manifests and
-// no recipe. A prune that dies leaves at most announcements and condemnations, and the next prune
-// begins anew.
+// A prune deletes the manifests of forgotten backups and the packs that no manifest
+// names, beside writers, readers and other prunes, by the protocol of FORMAT.md
+// (Garbage). A prune reads manifests and no recipe. A prune that dies leaves at
+// most announcements and condemnations, and the next prune begins anew.
 
 // PruneOptions say how a vault is pruned.
 type PruneOptions struct {
 	Host     string          // as in SessionOptions
 	Identity hostid.Identity // as in SessionOptions
-	// Grace is how long a backup stays after it was forgotten.
+	// Grace is how long a forgotten backup stays.
 	Grace time.Duration
-	// Wait is how long the prune waits for others, in all its waits together, before it
-	// gives up; 0 waits without an end.
+	// Wait is how long the prune waits for backups and readers, in all waits together, before
+	// the prune gives up; 0 waits without an end.
 	Wait time.Duration
 	// Poll is the time between two looks of a wait; 0 is 2 s.
 	Poll time.Duration
-	// DryRun only says what would be deleted. It writes nothing and waits for nobody,
+	// DryRun only counts the objects to delete. A dry run writes nothing and waits for nobody,
 	// so packs of backups under way count as garbage.
 	DryRun bool
-	// MaxGarbage is the percentage of all bytes that may be garbage: up to it no pack is deleted.
+	// MaxGarbage is the percentage of all bytes that may be garbage:
+	// as long as there is not more garbage, no pack is deleted.
 	MaxGarbage float64
 	// IndexDir is as in WriterOptions.
 	IndexDir string
-	// Warn is told of what goes on all the same. Nil is allowed.
+	// Warn is told of faults that do not end the prune. Nil is allowed.
 	Warn func(error)
-	// Waits is told for whom the prune waits, each time that this changes. Nil is allowed.
+	// Waits is told the sessions that the prune waits for, each time that these change. Nil is
+	// allowed.
 	Waits func([]SessionInfo)
 	// Progress is told after each step and each batch of deletes. Nil is allowed.
 	Progress func(PruneReport)
@@ -43,10 +45,10 @@ type PruneOptions struct {
 	Now func() time.Time
 }
 
-// PruneReport is what a prune found and did, so far.
+// PruneReport counts the objects that a prune found and deleted so far.
 type PruneReport struct {
-	Step         string `json:"step"`    // what it is at, in words
-	Backups      int    `json:"backups"` // that the vault has, with forgotten ones
+	Step         string `json:"step"`    // that the prune is at, in words
+	Backups      int    `json:"backups"` // that the vault has, forgotten backups too
 	Packs        int    `json:"packs"`
 	Bytes        int64  `json:"bytes"` // of all packs
 	Due          int    `json:"due"`   // forgotten backups whose grace is over
@@ -58,15 +60,16 @@ type PruneReport struct {
 	DeletedBytes int64 `json:"deleted_bytes"`
 	// Locked is how many objects stay because the store locks them still.
 	Locked int `json:"locked"`
-	// Refused are packs that the store did not delete. They stay condemned: no backup uses them.
+	// Refused are packs that the store did not delete.
+	// They stay condemned: no backup uses them.
 	Refused []string `json:"refused"`
 	// Kept tells of forgotten backups that stay, and why, by instance/id.
 	Kept map[string]string `json:"kept"`
-	// Unlisted are packs that manifests name and that the store does not have, the first of them.
+	// Unlisted are packs that manifests name and that the store does not have, 256 at most.
 	Unlisted []string `json:"missing_packs"`
 }
 
-// WaitsError says that a prune gave up because others were at work for too long.
+// WaitsError says that a prune gave up because backups or readers were at work for too long.
 type WaitsError struct{ For []SessionInfo }
 
 func (e *WaitsError) Error() string {
@@ -78,7 +81,7 @@ func (e *WaitsError) Error() string {
 		}
 		all = append(all, describeSession(s))
 	}
-	return "the prune gave up, since it waited too long for " + strings.Join(all, "; ")
+	return "the prune gave up, after it had waited too long for " + strings.Join(all, "; ")
 }
 
 func describeSession(s SessionInfo) string {
@@ -90,8 +93,8 @@ func describeSession(s SessionInfo) string {
 }
 
 // Prune deletes forgotten backups whose grace is over, and the packs that no manifest names.
-// *WaitsError where it gave up: what it deleted so far stays deleted, and unless it has deleted
-// packs nothing is condemned any more. ErrClock where backups are due and the clocks differ.
+// *WaitsError where the prune gave up: unless the prune has deleted packs, nothing is condemned any
+// more. ErrClock where backups are due and the clocks differ.
 func (v *Vault) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -144,7 +147,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// dry looks without a session: what it says is right for the moment of the look.
+// dry counts without a session: the counts are right for the moment of the look.
 func (p *prune) dry(ctx context.Context) error {
 	due, err := p.due(ctx)
 	if err != nil {

@@ -34,8 +34,8 @@ func (p *scene) forget(all ...*Manifest) {
 	p.must(p.v.ForgetBackups(p.Context(), "h", "test", refs))
 }
 
-// TestPrune: forgotten backups whose grace is over go, with the packs that only they named; the
-// newest, held ones and others that somebody reads stay.
+// TestPrune: forgotten backups whose grace is over go, with the packs that only they named. The
+// newest backup stays, and so does each backup with a hold or a reader.
 func TestPrune(t *testing.T) {
 	p := newScene(t)
 	all := p.backups(5)
@@ -85,8 +85,8 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// TestSaveAgainstPrune: who holds a backup, or brings it back, before a prune announces it is seen,
-// and who comes later is told, and what was done is undone.
+// TestSaveAgainstPrune: a prune sees a hold that was put before the prune announced the backup, and
+// a hold that comes later fails and is taken back. Bringing back is the same.
 func TestSaveAgainstPrune(t *testing.T) {
 	o := SessionOptions{Host: "h"}
 	for name, save := range map[string]func(*scene, *Vault, BackupRef) error{
@@ -195,7 +195,7 @@ func TestPruneGoesOn(t *testing.T) {
 	}
 }
 
-// TestPruneWaits: a prune waits for a backup under way, says for whom, and gives up cleanly.
+// TestPruneWaits: a prune waits for a backup under way, names the backup, and gives up cleanly.
 func TestPruneWaits(t *testing.T) {
 	p := newScene(t)
 	all := p.backups(2)
@@ -225,8 +225,8 @@ func TestPruneWaits(t *testing.T) {
 	}
 }
 
-// TestPruneRefused: what the store does not delete stays condemned, so no backup uses it, and the
-// next prune tries again.
+// TestPruneRefused: a pack that the store does not delete stays condemned, so no backup uses the
+// pack, and the next prune tries again.
 func TestPruneRefused(t *testing.T) {
 	p := newScene(t)
 	p.backups(1)
@@ -252,7 +252,7 @@ func TestPruneRefused(t *testing.T) {
 	}
 }
 
-// TestPruneFailsClosed: whatever does not open, or can't be told, ends the prune before it deletes.
+// TestPruneFailsClosed: an object that does not open ends the prune before it deletes a pack.
 func TestPruneFailsClosed(t *testing.T) {
 	junk := strings.Repeat("1", 32)
 	for folder, name := range map[string]string{
@@ -303,8 +303,8 @@ func TestPruneClock(t *testing.T) {
 	p.must(p.v.CheckClock(t.Context(), SessionOptions{Host: "h"}))
 }
 
-// TestPruneAndTheIndex: a segment that is mostly dead is written anew; one that is not keeps its
-// dead rows, and the condemnation with them, so that no backup finds a pack that is gone.
+// TestPruneAndTheIndex: a segment that is mostly dead is written anew. Any other segment keeps its
+// dead rows, and the condemnation stays with them, so that no backup finds a pack that is gone.
 func TestPruneAndTheIndex(t *testing.T) {
 	p := newScene(t)
 	dir := t.TempDir()
@@ -368,7 +368,7 @@ func TestPruneMaxGarbage(t *testing.T) {
 	}
 }
 
-// TestPruneInterrupted: the end of the context is told as such, and what was announced is taken back.
+// TestPruneInterrupted: a prune whose context ends says so, and takes its announcements back.
 func TestPruneInterrupted(t *testing.T) {
 	p := newScene(t)
 	p.backups(1)
@@ -383,5 +383,48 @@ func TestPruneInterrupted(t *testing.T) {
 	p.must(s.End(t.Context()))
 	if left := p.left("going", "condemned", "sessions"); len(left) > 0 {
 		t.Errorf("left: %q", left)
+	}
+}
+
+// TestForgottenTwice: a backup that two hosts forgot at once comes back with one call, and can be
+// forgotten again. Its grace counts from the latest mark.
+func TestForgottenTwice(t *testing.T) {
+	p := newScene(t)
+	all := p.backups(2)
+	p.must(p.v.putMark(t.Context(), Forgotten{Backup: referTo(all[0]), Host: "old", At: time.Now().Add(-time.Hour)}))
+	p.forget(all[0])
+	marks, err := p.v.ForgottenBackups(t.Context())
+	if err != nil || len(marks) != 1 || marks[fullName(referTo(all[0]))].Host != "h" || len(p.left("forgotten")) != 2 {
+		t.Errorf("marks: %+v, %v", marks, err)
+	}
+	o := pruneNow()
+	o.Grace = time.Minute
+	if r, err := p.v.Prune(t.Context(), o); err != nil || r.Forgotten != 0 {
+		t.Errorf("within the grace of the latest mark: %+v, %v", r, err)
+	}
+	p.must(p.v.Unforget(t.Context(), SessionOptions{Host: "h"}, referTo(all[0])))
+	if left := p.left("forgotten"); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	p.forget(all[0])
+	if r := p.prune(); r.Forgotten != 1 || p.there(all[0]) {
+		t.Errorf("forgotten again: %+v", r)
+	}
+}
+
+// TestHoldWithoutEnd: a hold without an end reads back without an end.
+func TestHoldWithoutEnd(t *testing.T) {
+	p := newScene(t)
+	all := p.backups(1)
+	h, err := p.v.Hold(t.Context(), SessionOptions{Host: "h"}, referTo(all[0]), "court", time.Time{})
+	p.must(err)
+	plain, err := encMode.Marshal(&h)
+	p.must(err)
+	if !strings.Contains(string(plain), "\x05\xf6") { // key 5, null
+		t.Errorf("the hold encodes to %x", plain)
+	}
+	holds, err := p.v.Holds(t.Context())
+	if err != nil || len(holds) != 1 || !holds[0].Until.IsZero() || holds[0].ID != h.ID {
+		t.Errorf("%+v, %v", holds, err)
 	}
 }

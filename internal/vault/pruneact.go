@@ -22,7 +22,7 @@ func (p *prune) condemn(ctx context.Context) (bool, error) {
 		if err != nil {
 			return err
 		}
-		p.own[id] = some // also when its put is in doubt: giving up deletes it
+		p.own[id] = some // also when the put is in doubt: giving up deletes the object
 		some = nil
 		if err := p.v.st.Put(ctx, p.v.condemnedPrefix()+id, object); err != nil {
 			return fmt.Errorf("store condemnation: %w", err)
@@ -43,8 +43,9 @@ func (p *prune) condemn(ctx context.Context) (bool, error) {
 }
 
 // dropRows takes condemned packs out of the index, in the segments of which they are more than a
-// fifth, and notes those of which rows are left: their condemnation has to stay, or backups would
-// find packs that are gone, and be made twice. No backup rests on it, so its errors are warnings.
+// fifth, and notes the condemned packs of which rows are left: the condemnation of these packs has
+// to stay, or backups would find packs that are gone, and be made twice. No backup rests on the
+// index, so errors of the index are warnings.
 func (p *prune) dropRows(ctx context.Context) (bool, error) {
 	var err error
 	if p.others, err = p.v.condemnations(ctx); err != nil {
@@ -118,7 +119,8 @@ func (p *prune) deletePacks(ctx context.Context) (bool, error) {
 	}
 }
 
-// deleteSome deletes the packs at those places. When the store refuses, it asks for each pack.
+// deleteSome deletes the packs at the places some. When the store refuses the request, deleteSome
+// sends a request for each pack.
 func (p *prune) deleteSome(ctx context.Context, some []int) error {
 	keys := make([]string, len(some))
 	for n, i := range some {
@@ -149,8 +151,8 @@ func (p *prune) deleteSome(ctx context.Context, some []int) error {
 	return nil
 }
 
-// findEmpty leaves in others the condemnations of others that nothing needs any more: the store has
-// none of their packs, and neither has the index.
+// findEmpty leaves only those condemnations in p.others that nothing needs any more: neither the
+// store nor the index has a pack of them.
 func (p *prune) findEmpty(ctx context.Context) (bool, error) {
 	needed := map[PackID]bool{}
 	for _, packs := range p.others {
@@ -177,8 +179,8 @@ func (p *prune) findEmpty(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// end takes away the condemnations of packs that are gone: all writers who could have found one of
-// these packs without seeing the condemnation have ended.
+// end takes away the condemnations of packs that are gone: all writers have ended that could find
+// such a pack without a look at the condemnation.
 func (p *prune) end(ctx context.Context) (bool, error) {
 	var keys []string
 	for id, packs := range p.own {
@@ -196,8 +198,9 @@ func (p *prune) end(ctx context.Context) (bool, error) {
 	return false, p.s.End(ctx)
 }
 
-// giveUp ends what this run announced. As long as it has sent no delete of a pack it takes its
-// condemnations away; from then on they stay, and the next prune condemns the same packs itself.
+// giveUp ends the announcements of this run. As long as the run has sent no delete of a pack,
+// giveUp takes the condemnations away too; later they stay, and the next prune condemns the same
+// packs.
 func (p *prune) giveUp(ctx context.Context) error {
 	if p.s == nil {
 		return nil
@@ -217,7 +220,7 @@ func (p *prune) giveUp(ctx context.Context) error {
 	var err error
 	if len(keys) > 0 {
 		if derr := p.v.st.Delete(within, keys...); derr != nil {
-			err = fmt.Errorf("take back what the prune announced: %w", derr)
+			err = fmt.Errorf("take the announcements of the prune back: %w", derr)
 		}
 	}
 	return errors.Join(err, p.s.End(within))

@@ -50,8 +50,8 @@ func (p *prune) due(ctx context.Context) ([]Forgotten, error) {
 	return due, nil
 }
 
-// announce tells which backups are about to be deleted, so that who wants to keep one from now on
-// knows that it is too late. It ends the announcements of others whose backups are all gone.
+// announce puts the names of the backups that are about to be deleted. Who wants to keep such a
+// backup from now on finds the announcement, and knows that it is too late.
 func (p *prune) announce(ctx context.Context) (bool, error) {
 	due, err := p.due(ctx)
 	if err != nil {
@@ -84,7 +84,8 @@ func (p *prune) announce(ctx context.Context) (bool, error) {
 }
 
 // deleteForgotten deletes the manifests of the announced backups that are still forgotten and that
-// nothing keeps. Who kept one before the announcement has ended, so it is seen here.
+// nothing keeps. Every process that kept a backup without a look at the announcement has ended, so
+// deleteForgotten sees its hold, or misses the mark.
 func (p *prune) deleteForgotten(ctx context.Context) (bool, error) {
 	if len(p.goings) > 0 {
 		announced := map[string]bool{}
@@ -136,7 +137,8 @@ func (p *prune) deleteBackups(ctx context.Context, due []Forgotten) error {
 	return nil
 }
 
-// endGoing ends the announcements of this run, and those of others whose backups are all gone.
+// endGoing ends the announcements of this run, and each announcement of another prune of which all
+// backups are gone.
 func (p *prune) endGoing(ctx context.Context) error {
 	all, err := p.v.readGoing(ctx)
 	if err != nil {

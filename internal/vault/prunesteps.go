@@ -21,27 +21,27 @@ const (
 	maxUnlisted = 256
 )
 
-// prune is one run of a prune. It is for one goroutine.
+// prune is one run of a prune, for one goroutine.
 type prune struct {
 	v *Vault
 	o PruneOptions
 	s *Session
 
 	at       int           // step
-	packs    *packSet      // in the set: what is to be deleted
+	packs    *packSet      // in the set: the packs to delete
 	waits    []SessionInfo // sessions that the step waits for
 	goings   map[string][]BackupRef
 	read     map[string]bool     // manifests that were read, instance/id
 	unlisted map[PackID]bool     // packs that a manifest names and that the list did not have
 	own      map[string][]PackID // condemnations of this run
-	others   map[string][]PackID // condemnations of others, as read before the deletes
+	others   map[string][]PackID // condemnations of other prunes, as read before the deletes
 	dead     map[PackID]bool     // condemned packs of which a segment of the index has rows
 	stay     map[PackID]bool     // packs that the store refused to delete
 	deleting bool                // a delete of a pack may have been sent
 	report   PruneReport
 }
 
-// pruneStep is a step; again says that it has to be called once more.
+// pruneStep is a step; again says that the step has to be done once more.
 type pruneStep struct {
 	what string
 	do   func(*prune, context.Context) (again bool, err error)
@@ -105,7 +105,7 @@ func (p *prune) listPacks(ctx context.Context) (bool, error) {
 	return false, err
 }
 
-// seeWriters lists the sessions that this prune waits for: all but those of prunes and of readers.
+// seeWriters lists the sessions of writers, which this prune waits for.
 func (p *prune) seeWriters(ctx context.Context) (bool, error) {
 	return false, p.see(ctx, func(s SessionInfo) bool { return s.body.Kind != kindCollector && s.body.Kind != kindReader })
 }
@@ -131,7 +131,8 @@ func (p *prune) seeReaders(ctx context.Context) (bool, error) {
 	return false, p.see(ctx, func(s SessionInfo) bool { return s.body.Kind == kindReader && !p.read[s.Instance] })
 }
 
-// see reads the sessions. One that does not open is an error: nobody knows whose it is.
+// see reads the sessions. A session that does not open is an error: it may be the session of a
+// writer.
 func (p *prune) see(ctx context.Context, wanted func(SessionInfo) bool) error {
 	all, err := p.v.Sessions(ctx)
 	if err != nil {
@@ -168,7 +169,8 @@ func (p *prune) wait(ctx context.Context) (bool, error) {
 	return len(p.waits) > 0, nil
 }
 
-// readManifests takes the packs that manifests name out of the set. What stays is named by none.
+// readManifests takes the packs that manifests name out of the set. No manifest names a pack that
+// stays in the set.
 func (p *prune) readManifests(ctx context.Context) (bool, error) {
 	if err := p.nameAll(ctx, nil); err != nil {
 		return false, err
@@ -183,8 +185,9 @@ func (p *prune) readManifests(ctx context.Context) (bool, error) {
 // was read before names none of the set.
 func (p *prune) readAgain(ctx context.Context) (bool, error) { return false, p.nameAll(ctx, nil) }
 
-// nameAll reads the manifests that were not read yet, but for those in without. A manifest that
-// does not open is an error: nobody knows which packs it names.
+// nameAll reads the manifests that were not read yet and are not in
+// without, and takes the packs that they name out of the set. A manifest
+// that does not open is an error: nobody knows which packs it names.
 func (p *prune) nameAll(ctx context.Context, without map[string]bool) error {
 	refs, err := p.v.Backups(ctx, "")
 	if err != nil {
@@ -197,7 +200,11 @@ func (p *prune) nameAll(ctx context.Context, without map[string]bool) error {
 	g.SetLimit(manifestReads)
 	for _, ref := range refs {
 		name := fullName(ref)
-		if there[name] = true; p.read[name] || without[name] {
+		there[name] = true
+		mu.Lock()
+		known := p.read[name] || without[name]
+		mu.Unlock()
+		if known {
 			continue
 		}
 		g.Go(func() error {
@@ -234,8 +241,8 @@ func (p *prune) nameAll(ctx context.Context, without map[string]bool) error {
 	return nil
 }
 
-// count sums up what was found, and looks at packs that the list did not have: they came later,
-// or they are lost.
+// count sums up the set, and looks at packs that manifests name and
+// that the list did not have: they came later, or they are lost.
 func (p *prune) count(ctx context.Context) error {
 	r := &p.report
 	r.Garbage, r.GarbageBytes = p.packs.sum()

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Reads says what a reader reads: one backup, all backups of an instance with id "", or all
-// backups of the vault with "" for both.
+// Reads names the backups that a reader reads: one backup, all backups of an
+// instance with id "", or all backups of the vault with "" for both.
 func Reads(instance, id string) string {
 	switch {
 	case instance == "":
@@ -19,11 +19,11 @@ func Reads(instance, id string) string {
 	return instance + "/" + id
 }
 
-// BeginReading stores the session of a reader. While it is in the store, no collector deletes a
-// pack of a backup whose manifest the reader reads after this returned, also when that manifest is
-// deleted meanwhile, and forgotten backups that it names are not deleted. reads is what Reads
-// returns. It takes two requests. End ends it; a crash leaves the object, which the next session of
-// the host removes.
+// BeginReading stores the session of a reader. While it is in the store, no collector
+// deletes a pack of a backup whose manifest the reader reads after this returned, also
+// when that manifest is deleted meanwhile, and no prune deletes a forgotten backup that
+// reads names. reads is a result of Reads. BeginReading takes two requests. End ends it;
+// a crash leaves the object, which the next session of the host removes.
 func (v *Vault) BeginReading(ctx context.Context, o SessionOptions, reads string) (*Session, error) {
 	o.Instance = reads
 	me := observe(o)
@@ -38,9 +38,9 @@ func (v *Vault) BeginReading(ctx context.Context, o SessionOptions, reads string
 }
 
 // ReadUnder calls read under the session of a reader. Where none can be stored, since the
-// credentials can only read or the disk of the store is full, it warns and reads all the same:
-// a restore is worth more than what a collector deletes meanwhile. The error is that of read;
-// where something was damaged or missing and the session is gone, the error says so.
+// credentials can only read or the disk of the store is full, ReadUnder warns and reads all the
+// same: a restore matters more. The error is the error of read; where an object was damaged or
+// missing and the session is gone, the error says so.
 func (v *Vault) ReadUnder(ctx context.Context, o SessionOptions, reads string, read func(context.Context) error) error {
 	warn := func(err error) {
 		if o.Warn != nil {
@@ -52,13 +52,13 @@ func (v *Vault) ReadUnder(ctx context.Context, o SessionOptions, reads string, r
 		if ctx.Err() != nil {
 			return err
 		}
-		warn(fmt.Errorf("this reader has no session in the vault, so a prune at the same time may delete what it reads: %w", err))
+		warn(fmt.Errorf("this reader has no session in the vault, so a prune at the same time may delete packs that it reads: %w", err))
 		return read(ctx)
 	}
 	err = read(ctx)
 	if errors.Is(err, ErrCorrupt) && ctx.Err() == nil {
 		if there, serr := v.sessionThere(ctx, s.id); serr == nil && !there {
-			err = fmt.Errorf("%w (the session of this reader was removed from the vault, so a prune may have deleted what it reads: read again)", err)
+			err = fmt.Errorf("%w (the session of this reader was removed from the vault, so a prune may have deleted packs that it reads: read again)", err)
 		}
 	}
 	if serr := s.End(ctx); serr != nil {
@@ -72,7 +72,7 @@ func (s *SessionInfo) reads(ref BackupRef) bool {
 	return s.body.Kind == kindReader && strings.HasPrefix(ref.Instance+"/"+ref.ID, s.Instance)
 }
 
-// kindName says in a word what a session is for.
+// kindName is a kind of sessions in a word.
 func kindName(kind int) string {
 	switch kind {
 	case kindWriter:

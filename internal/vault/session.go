@@ -64,12 +64,12 @@ type sessionBody struct {
 	Process  process   `cbor:"5,keyasint"`
 }
 
-// The kinds of sessions. A collector waits for writers, for readers of backups
-// that it did not find, for kinds that it does not know, and not for other collectors.
+// The kinds of sessions. A collector waits for writers, for readers of backups that it
+// did not find, and for unknown kinds, and not for other collectors.
 const (
 	kindWriter    = 1
 	kindCollector = 2
-	kindReader    = 3 // its instance field says what it reads
+	kindReader    = 3 // the field instance names the backups that it reads
 )
 
 const (
@@ -230,7 +230,7 @@ type SessionInfo struct {
 	Host string `json:"host"`
 	// Kind is "backup", "reader", "prune", or "unknown" for a kind of a later version.
 	Kind string `json:"kind"`
-	// Instance is what a backup was begun for, or what a reader reads (see Reads).
+	// Instance is the instance of a backup, or names the backups that a reader reads (see Reads).
 	Instance string    `json:"instance"`
 	PID      int       `json:"pid"`
 	Begun    time.Time `json:"begun"` // by that host's clock

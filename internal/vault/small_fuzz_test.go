@@ -32,6 +32,33 @@ func FuzzCondemned(f *testing.F) {
 	fuzzSmall[condemned](f, condemnedMagic, b)
 }
 
+// FuzzForgotten is the same for marks of forgotten backups.
+func FuzzForgotten(f *testing.F) {
+	b, err := encMode.Marshal(&Forgotten{Host: "h", At: time.Unix(1700000000, 0).UTC(), Reason: "r"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	fuzzSmall[Forgotten](f, forgottenMagic, b)
+}
+
+// FuzzHold is the same for holds.
+func FuzzHold(f *testing.F) {
+	b, err := encMode.Marshal(&Hold{Instance: "i", Backup: "b", Reason: "r", Begun: time.Unix(1700000000, 0).UTC()})
+	if err != nil {
+		f.Fatal(err)
+	}
+	fuzzSmall[Hold](f, holdMagic, b)
+}
+
+// FuzzGoing is the same for announcements of prunes.
+func FuzzGoing(f *testing.F) {
+	b, err := encMode.Marshal(&going{Session: "s", Backups: []string{"i/b"}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	fuzzSmall[going](f, goingMagic, b)
+}
+
 func fuzzSmall[T any](f *testing.F, magic string, plain []byte) {
 	v := fuzzVault(f)
 	object, err := v.sealSmall("kind", magic, "id", new(T))
