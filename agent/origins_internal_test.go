@@ -15,8 +15,13 @@ func TestOriginOfAVolume(t *testing.T) {
 		here, elsewhere = "handle-1", "handle-2"
 		folder, image   = job.KindFolder, job.KindImage
 	)
-	root := func(handle string) job.Root { return job.Root{Kind: folder, FileSystem: "ext4 1", Handle: handle, Entries: 5} }
-	kept := func(r job.Root, marked bool) map[string]job.Root { r.Marked = marked; return map[string]job.Root{"data": r} }
+	root := func(handle string) job.Root {
+		return job.Root{Kind: folder, FileSystem: "ext4 1", Handle: handle, Entries: 5}
+	}
+	kept := func(r job.Root, marked bool) map[string]job.Root {
+		r.Marked = marked
+		return map[string]job.Root{"data": r}
+	}
 	b5 := job.Content{Backup: "b5", Seq: 5, Tenant: "acme", Volumes: kept(root(here), true)}
 	mark := func(backup string, seq uint64, handle string, edits ...func(*origin.Mark)) origin.Mark {
 		m := origin.Mark{Backup: backup, Seq: seq, Tenant: "acme", Instance: "phone-1", Volume: "data", Host: "h", At: origin.Place{FileSystem: "ext4 1", Root: handle}}
@@ -49,7 +54,9 @@ func TestOriginOfAVolume(t *testing.T) {
 		},
 		{
 			name: "empty, another folder, where the backup had nothing", presence: job.VolumeEmpty, at: root(elsewhere), want: job.OriginNone,
-			known: with(b5, func(c *job.Content) { c.Volumes = kept(job.Root{Kind: folder, FileSystem: "ext4 1", Handle: here}, true) }),
+			known: with(b5, func(c *job.Content) {
+				c.Volumes = kept(job.Root{Kind: folder, FileSystem: "ext4 1", Handle: here}, true)
+			}),
 		},
 		{name: "another folder without a mark", at: root(elsewhere), known: b5, want: job.OriginForeign, why: "filled anew"},
 		{
@@ -87,8 +94,10 @@ func TestOriginOfAVolume(t *testing.T) {
 		{name: "a file in the place of a folder", at: job.Root{Kind: image, FileSystem: "ext4 1", Handle: elsewhere, Size: 4}, known: b5, want: job.OriginForeign, why: "it was a folder"},
 		{
 			name: "an image of another size", at: job.Root{Kind: image, FileSystem: "ext4 1", Handle: here, Size: 8}, mark: mark("b5", 5, here),
-			known: with(b5, func(c *job.Content) { c.Volumes = kept(job.Root{Kind: image, FileSystem: "ext4 1", Handle: here, Size: 4}, true) }),
-			want:  job.OriginForeign, backup: "b5", why: "8 bytes, and had 4",
+			known: with(b5, func(c *job.Content) {
+				c.Volumes = kept(job.Root{Kind: image, FileSystem: "ext4 1", Handle: here, Size: 4}, true)
+			}),
+			want: job.OriginForeign, backup: "b5", why: "8 bytes, and had 4",
 		},
 		{
 			name: "a device that tells nothing of itself", at: job.Root{Kind: image, FileSystem: "block device"}, want: job.OriginChanged, backup: "b5",
