@@ -161,8 +161,8 @@ func TestServiceCodes(t *testing.T) {
 	}
 }
 
-// Invariant same-command-once, as far as the handler goes: what a
-// body says makes the command, not how it is written.
+// Invariant same-command-once, as far as the handler goes:
+// the meaning of a body makes the command, not its spelling.
 func TestSameCommand(t *testing.T) {
 	b := newBed(t)
 	post := func(body string) reply {
@@ -213,7 +213,7 @@ func TestTaskContract(t *testing.T) {
 	}
 }
 
-// What is no call of ours is answered in the same form.
+// A request for no call of this API is answered in the same form.
 func TestUnknownPathsAndMethods(t *testing.T) {
 	b := newBed(t)
 	for _, tt := range []struct {

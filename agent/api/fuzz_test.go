@@ -27,8 +27,8 @@ func (r *recorder) Backup(_ context.Context, _ api.Caller, _ string, d [32]byte,
 	return api.TaskAnswer{TaskID: "t"}, nil
 }
 
-// Any body is answered in the contract's form with 200 or 400, and
-// what is accepted keeps the limits.
+// Any body is answered in the contract's form with
+// 200 or 400, and an accepted body keeps the limits.
 func FuzzBackupBody(f *testing.F) {
 	f.Add([]byte(`{"instance_ids":["phone-1","phone-2"]}`))
 	f.Add([]byte(`{"user_id":"u1","instance_id":"phone-1"}`))

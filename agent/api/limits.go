@@ -98,17 +98,18 @@ func host(r *http.Request) string {
 // tooOften refuses a request beyond the allowance.
 func tooOften() *Error { return Busy(retrySoon, "too many requests, try again later") }
 
-// LimitConnections makes l hold at most total connections that were accepted from it, and each of
-// one address, and tells srv to say which of them are at work. One too many closes the one that
-// has been waiting longest, for a handshake or between requests: whoever only holds connections
-// open loses them to those that use theirs. Where all are at work, the new one is closed.
+// LimitConnections makes l hold at most total connections that were accepted from it,
+// and at most each of one address, and tells srv to report which of them are at work.
+// One connection too many closes the connection that has been waiting longest, for a
+// handshake or between requests: a caller that only holds connections open loses them
+// to callers that use theirs. Where all are at work, the new connection is closed.
 func LimitConnections(srv *http.Server, l net.Listener, total, each int) net.Listener {
 	c := &connections{Listener: l, total: total, each: each, open: map[*connection]bool{}}
 	srv.ConnState = c.state
 	return c
 }
 
-// connections is a listener that knows what it accepted.
+// connections is a listener that knows its open connections.
 type connections struct {
 	net.Listener
 	total, each int
@@ -185,7 +186,7 @@ func (c *connections) admit(k *connection) (victim *connection, ok bool) {
 	return victim, true
 }
 
-// state is told by the server what a connection does.
+// The server calls state when a connection changes its state.
 func (c *connections) state(conn net.Conn, s http.ConnState) {
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
 		conn = t.NetConn()

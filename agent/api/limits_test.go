@@ -20,7 +20,7 @@ import (
 	"holdfast/agent/api"
 )
 
-// memory is what the program holds now, after a collection, in bytes.
+// memory returns the bytes that the program holds now, after a collection.
 func memory() int64 {
 	runtime.GC()
 	var m runtime.MemStats

@@ -12,7 +12,7 @@ import (
 type peerKey struct{}
 
 // withPeer notes which process opened a connection of a unix
-// socket. What the kernel says is of the moment when it connected.
+// socket. The kernel's answer is of the moment of the connect.
 func withPeer(ctx context.Context, c net.Conn) context.Context {
 	u, ok := c.(*net.UnixConn)
 	if !ok {

@@ -13,8 +13,8 @@ import (
 	"holdfast/agent/api"
 )
 
-// Whom the connection says calls counts where no token is sent, and
-// one who was shut out stays out with any token.
+// Without a token the caller is the process that the connection
+// names, and a process that was shut out stays out with any token.
 func TestPeer(t *testing.T) {
 	var seen api.Exchange
 	var peer api.Caller

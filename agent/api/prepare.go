@@ -8,14 +8,14 @@ import (
 
 // Preparer is the part of a Service that brings instances back to this host.
 type Preparer interface {
-	// Prepare accepts one command to restore all of instanceIDs or none, by the rules
-	// of Service.Backup. The statuses are those of the moment: the same request, sent
-	// again, gives the same task with the statuses as they are by then.
+	// Prepare accepts one command to restore all of instanceIDs or none, by the
+	// rules of Service.Backup. The statuses are of the moment: the same request,
+	// sent again, gives the same task with the statuses of its own moment.
 	Prepare(ctx context.Context, c Caller, requestID string, digest [32]byte, instanceIDs []string) (PrepareAnswer, error)
 	// PrepareProgress tells how far an instance is from being ready.
 	PrepareProgress(ctx context.Context, c Caller, instanceID string) (PrepareProgress, error)
 	// Status tells for each of instanceIDs, in their order, one of the
-	// Instance constants. One that the caller may not see refuses all.
+	// Instance constants. An instance that the caller may not see refuses all.
 	Status(ctx context.Context, c Caller, instanceIDs []string) ([]InstanceStatus, error)
 }
 
@@ -51,8 +51,7 @@ const (
 	InstanceRestoreAbnormal = 6 // the last restore failed
 )
 
-// PrepareAnswer is what an accepted prepare is answered with.
-// StatusList stands beside the data, not in it.
+// PrepareAnswer is the answer to an accepted prepare. StatusList stands beside the data, not in it.
 type PrepareAnswer struct {
 	TaskAnswer
 	StatusList []InstanceStatus `json:"-"`
@@ -76,7 +75,7 @@ type besides struct {
 	StatusResults []InstanceStatus `json:"status_results,omitempty"`
 }
 
-// split takes from what a call returns the parts that go beside the data.
+// split takes the parts that go beside the data from the result of a call.
 func split(data any) (any, besides) {
 	switch v := data.(type) {
 	case PrepareAnswer:

@@ -46,8 +46,8 @@ func (f *fake) Status(_ context.Context, c api.Caller, ids []string) ([]api.Inst
 	return list, nil
 }
 
-// Every row of the contract for the calls that bring instances back,
-// through real HTTP. What they share with backup, TestBackupContract has.
+// Every row of the contract for the calls that bring instances back, through
+// real HTTP. TestBackupContract has the rows that they share with backup.
 func TestPrepareContract(t *testing.T) {
 	good := hdr("x-request-id", "r1", "x-auth-token", "t1")
 	const prepare, progress, query = "/v1/instances/prepare", "/v1/instances/prepare-progress", "/v1/instances/batch-query-status"

@@ -26,8 +26,8 @@ var (
 	propertyRequests = flag.Int("property.requests", 20_000, "requests of TestEveryOperation")
 )
 
-// maker makes requests of an operation from the document: what it
-// allows, what lies at its bounds, and what breaks it.
+// maker makes requests of an operation from the document: allowed
+// values, values at the bounds, and values that break the document.
 type maker struct {
 	*rand.Rand
 }
@@ -172,7 +172,7 @@ func encoded(v any) string {
 // request makes a request of an operation. injected tells that its
 // token stands for a failure of ours.
 func (m maker) request(method, path string, op *openapi3.Operation, k kind) (r *http.Request, injected bool) {
-	part := func() kind { // one that is broken need not be so everywhere
+	part := func() kind { // a broken request need not be broken everywhere
 		if k == broken && m.IntN(2) == 0 {
 			return valid
 		}
@@ -274,7 +274,7 @@ func TestEveryOperation(t *testing.T) {
 		}
 		w := httptest.NewRecorder()
 		func() {
-			defer func() { // what was injected into a stream cuts it short
+			defer func() { // an error that was injected into a stream cuts it short
 				if p := recover(); p != nil && (p != http.ErrAbortHandler || !injected) { //nolint:errorlint // net/http's own value
 					t.Errorf("seed %d, request %d: panic %v", *propertySeed, i, p)
 				}

@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// ReportGap is the type of a ReportEvent that tells of others that
-// are no longer kept: Seq is that of the last that is missing.
+// ReportGap is the type of a ReportEvent that tells about events that
+// are no longer kept: Seq is the number of the last missing event.
 const ReportGap = "gap"
 
-// headerLastEvent is how a reader of server-sent events says what it had last.
+// headerLastEvent is the header by which a reader of server-sent events names its last event.
 const headerLastEvent = "Last-Event-ID"
 
-// ReportEvent is what one report to the control plane carries. Its number, Seq, grows by
-// the journal's life and is the id of the server-sent event; its type is the event's.
+// ReportEvent is the content of one report to the control plane. Its number, Seq, grows
+// over the journal's life and is the id of the server-sent event; its type is the event's.
 type ReportEvent struct {
 	Seq uint64 `json:"seq"`
 	// as in reports, such as holdfast.backup.completed; ReportGap; "" keeps the line alive

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Time-outs and limits of a server: what a caller can hold of us by being slow.
+// Time-outs and limits of a server bound the resources that a slow caller can hold.
 const (
 	// headerTimeout is for a hundred lines over a bad link; a slow-loris gets no longer.
 	headerTimeout = 10 * time.Second

@@ -10,21 +10,21 @@ import (
 	"holdfast/internal/obs"
 )
 
-// Bounds of what an operator may set.
+// Bounds of an operator's limits.
 const (
 	// MaxThrottleBytes a second is more than any link carries; it
-	// keeps what is sent within what JSON readers hold exactly.
+	// keeps the value within the range that JSON readers hold exactly.
 	MaxThrottleBytes = 1 << 40
 	// MaxThrottleRequests a second is more than any store answers to one host.
 	MaxThrottleRequests = 100_000
 )
 
-// Throttler is the part of a Service that bounds what the host's store is asked for.
+// Throttler is the part of a Service that bounds the traffic of the host's store.
 type Throttler interface {
 	// Throttle tells which limits hold now, and why.
 	Throttle(ctx context.Context, c Caller) (Throttle, error)
-	// SetThrottle puts s in the place of what was set before, for calls under way too, until the
-	// agent ends. What s leaves out is as the configuration says. It returns what holds then.
+	// SetThrottle replaces the operator's limits by s, for calls under way too, until the agent
+	// ends. The configuration gives the limits that s leaves out. It returns the limits in force.
 	SetThrottle(ctx context.Context, c Caller, s ThrottleSetting) (Throttle, error)
 }
 
@@ -41,8 +41,8 @@ type Throttle struct {
 	Down       Limit     `json:"down"`     // bytes a second
 	Requests   Limit     `json:"requests"` // a second
 	NextChange time.Time `json:"next_change,omitzero"`
-	// Requests under way, those that wait for one of them to end, and how
-	// many may be under way: as the agent found out that the store bears.
+	// Requests under way, requests that wait for one of them to end, and how many
+	// may be under way: as many as the agent found out that the store bears.
 	InFlight int `json:"in_flight"`
 	Waiting  int `json:"waiting"`
 	Level    int `json:"level"`
@@ -59,7 +59,7 @@ func (t Throttle) InForce() bool {
 	return t.Up.Limit != 0 || t.Down.Limit != 0 || t.Requests.Limit != 0
 }
 
-// ThrottleSetting is what an operator sets: 0 is no limit, nil what the configuration says.
+// ThrottleSetting is an operator's setting: 0 is no limit, nil the limit of the configuration.
 type ThrottleSetting struct {
 	// bytes a second, 0 or obs.MinRate to MaxThrottleBytes
 	Up       *int64 `json:"up,omitempty"`
@@ -84,7 +84,7 @@ func (h *handler) setThrottle(q *request) (any, error) {
 }
 
 // decodeThrottle reads {"up": BYTES, "down": BYTES, "requests": N},
-// of which all may be missing; {} takes back what was set.
+// of which all may be missing; {} takes the operator's limits back.
 func decodeThrottle(body []byte) (s ThrottleSetting, err error) {
 	err = eachField(body, func(key string, raw json.RawMessage) error {
 		least, most := int64(obs.MinRate), int64(MaxThrottleBytes)

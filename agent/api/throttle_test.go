@@ -21,7 +21,7 @@ func TestThrottle(t *testing.T) {
 		{`{}`, answer("5242880,"+sched, "0,"+conf, "0,"+conf)},
 		{`{"up":0}`, answer("0,"+set, "0,"+conf, "0,"+conf)},
 		{`{"up":16384,"down":1099511627776,"requests":100000}`, answer("16384,"+set, "1099511627776,"+set, "100000,"+set)},
-		// what was set before is gone
+		// the earlier limits are gone
 		{"{ \"requests\" : 1\n}", answer("5242880,"+sched, "0,"+conf, "1,"+set)},
 	} {
 		if r := b.send(http.MethodPut, "/v1/agent/throttle", as("ops"), strings.NewReader(tt.body)); r.Code != "0" || string(r.Data) != tt.want {

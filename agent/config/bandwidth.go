@@ -94,13 +94,13 @@ func storeRequests(f *faults, path string, n int) {
 	}
 }
 
-// Plan is what the limiter of the store's traffic is to do when. b was checked by Parse.
+// Plan is the schedule of the limiter of the store's traffic. b was checked by Parse.
 func (b Bandwidth) Plan() obs.Schedule {
 	s := obs.Schedule{Otherwise: obs.Limits{Up: int64(b.Up), Down: int64(b.Down), Requests: float64(b.Requests)}}
 	for _, w := range b.Schedule {
 		out := obs.Window{Limits: s.Otherwise}
 		out.From, _ = obs.ParseClock(w.From)
-		// that of 24:00 is the midnight with which the next day begins
+		// the clock of 24:00 is the midnight with which the next day begins
 		out.To, _ = obs.ParseClock(w.To)
 		for _, d := range w.Days {
 			out.Days = append(out.Days, time.Weekday(slices.Index(days, d)))

@@ -11,7 +11,7 @@ import (
 	"holdfast/internal/obs"
 )
 
-// What a section means, as the limiter has it.
+// The meaning of a section, as the limiter has it.
 func TestBandwidth(t *testing.T) {
 	const mib = 1 << 20
 	for _, tt := range []struct {

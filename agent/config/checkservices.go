@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// Bounds of what is asked of the services that the agent calls.
+// Bounds of requests to the services that the agent calls.
 const (
-	// minReportTimeout is what a receiver across a continent takes,
-	// and maxReportTimeout is far above what one takes that keeps each
-	// report in several places: an instance stands still meanwhile.
+	// minReportTimeout is the time of a receiver across a continent, and
+	// maxReportTimeout is far above the time of a receiver that keeps
+	// each report in several places: an instance stands still meanwhile.
 	minReportTimeout = time.Second
 	maxReportTimeout = 10 * time.Minute
 	maxReportBatch   = 1000
@@ -46,7 +46,7 @@ func (r *Report) check(f *faults) {
 	}
 }
 
-// notes say which answers acknowledge, and so what the receiver has to do.
+// notes say which answers acknowledge, and so which answers the receiver has to give.
 func (r *Report) notes() []string {
 	if r.Acknowledge == AcknowledgeAny2xx {
 		return []string{"report.acknowledge is any-2xx: whoever answers at report.url with a status from 200 to 299 acknowledges a report, " +

@@ -35,7 +35,7 @@ func TestExampleParses(t *testing.T) {
 	}
 }
 
-// What the example shows commented out is the default, word for word: with
+// Each commented line of the example is the default, word for word: with
 // the comment signs gone it parses to the same limits, log and addresses.
 func TestExampleShowsDefaults(t *testing.T) {
 	var lines []string

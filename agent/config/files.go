@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// Content checks one value, or what the file that it names must hold,
-// in a form that this package does not know: that of keys and tokens.
+// Content checks one value, or the content of the file that it
+// names, in a form that this package does not know: keys and tokens.
 type Content struct {
 	Path  string // of the value, such as key_file
 	Check func() error

@@ -9,8 +9,8 @@ import (
 	"holdfast/agent/config"
 )
 
-// TestFilesTable: the table of files has each setting that names a
-// file, with what the agent does when the file changes.
+// TestFilesTable: the table of files has each setting that names
+// a file, and tells how the agent reacts when the file changes.
 func TestFilesTable(t *testing.T) {
 	text, err := os.ReadFile("FILES.md")
 	if err != nil {

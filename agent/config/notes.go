@@ -2,7 +2,7 @@ package config
 
 import "fmt"
 
-// Notes lists what is allowed and has a consequence that an
+// Notes lists the allowed settings that have a consequence which an
 // operator should know before the first command, one sentence each.
 func (c *Config) Notes() []string {
 	notes := c.Report.notes()

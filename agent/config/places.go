@@ -109,11 +109,11 @@ type VolumeFault struct {
 	Err              error
 }
 
-// CheckVolumes looks where the volumes of an instance lie now, or those of all with -1: no
-// part of a path may be a link, or lie in a folder that somebody else than root can write to
-// (location.Strict), and no volume may overlap another, or a file or folder of the agent's, by
-// whatever mounts and links their paths lead to one place. What is not there yet is no fault,
-// nor what look fails for otherwise. look is called for all paths, from several goroutines at
+// CheckVolumes looks where the volumes of an instance lie now, or the volumes of all instances
+// with -1: no part of a path may be a link, or lie in a folder that somebody else than root
+// can write to (location.Strict), and no volume may overlap another volume, or a file or
+// folder of the agent, through any mounts and links. A path that is not there yet is no fault,
+// nor is any other error of look. look is called for all paths, from several goroutines at
 // once; it is location.Of or location.Strict, or gives up where a file system does not answer.
 func (c *Config) CheckVolumes(instance int, look func(path string, strict bool) (location.Location, error)) []VolumeFault {
 	var found []VolumeFault
@@ -177,8 +177,9 @@ func (c *Config) CheckVolumes(instance int, look func(path string, strict bool) 
 // lookers bounds how many paths are looked at at once.
 const lookers = 16
 
-// locate finds where paths lie: of volumes strictly, and where that fails for safety as
-// they are, with the reason. What can't be looked at lies nowhere: whoever uses it says so.
+// locate finds where paths lie: of volumes strictly, and where that
+// fails for safety without the strict rule, with the reason. A path that
+// can't be looked at lies nowhere; the part that uses it reports that.
 func (c *Config) locate(all []owned, look func(path string, strict bool) (location.Location, error)) ([]location.Location, []error) {
 	at, errs := make([]location.Location, len(all)), make([]error, len(all))
 	var g contain.Group

@@ -13,7 +13,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestOwnFilesInVolumes: what the agent uses lies in no volume, and no volume in it, by name.
+// TestOwnFilesInVolumes: no file of the agent lies in a
+// volume, and no volume in a folder of the agent, by name.
 func TestOwnFilesInVolumes(t *testing.T) {
 	const volume = "/srv/phone/data"
 	for name, c := range map[string]struct{ was, is, want string }{

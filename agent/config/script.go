@@ -8,13 +8,12 @@ import (
 	"strings"
 )
 
-// checkScript reports what keeps the kernel from running a script
-// although it is executable: its messages ("no such file", "exec format
-// error") name the script, and not what is wrong with its first line.
+// checkScript reports why the kernel can't run an executable script: the kernel's messages
+// ("no such file", "exec format error") name the script, and not the fault of its first line.
 func checkScript(f *faults, path, name string) {
 	file, err := os.Open(name)
 	if err != nil {
-		return // the agent may be allowed to run what it may not read
+		return // the agent may be allowed to run a file that it may not read
 	}
 	defer file.Close()
 	// The kernel looks at the first 256 bytes.

@@ -12,7 +12,7 @@ import (
 	"holdfast/internal/obs"
 )
 
-// TestStoreParameters: what a store takes in its URL, a configuration takes too.
+// TestStoreParameters: each parameter that a store takes in its URL, a configuration takes too.
 func TestStoreParameters(t *testing.T) {
 	getenv := func(name string) string {
 		return map[string]string{"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}[name]

@@ -212,7 +212,7 @@ type Result struct {
 	Dirs           uint64 `json:"dirs"`
 	// content of the backup, holes not counted
 	Bytes uint64 `json:"bytes"`
-	// of it; the rest was known not to have changed
+	// bytes of the content that was read; the rest was known to be unchanged
 	BytesRead uint64 `json:"bytes_read"`
 	// not in the vault before, before compression
 	BytesNew          uint64 `json:"bytes_new"`

@@ -366,8 +366,8 @@ func (m *Manager) contained(doing string, do func()) bool {
 	return err == nil
 }
 
-// place says where a job stands in the line. How large its instance
-// is, its last backup tells; one that has none counts as large.
+// place says where a job stands in the line. The last backup tells the size of its instance; an
+// instance without a backup has unknownSize.
 func (m *Manager) place(j *Job) place {
 	p := place{restore: j.IsRestore(), command: j.Task, deadline: j.Deadline, bytes: unknownSize, seq: j.Seq}
 	if _, latest, err := m.journal.ByInstance(j.Instance); err == nil && latest != nil && latest.Result != nil {

@@ -49,7 +49,7 @@ type backupJSON struct {
 	// Incomplete: the backup lacks content at as many places as Lost says; each was a warning.
 	Incomplete bool `json:"incomplete"`
 	Lost       int  `json:"lost"`
-	// entries that patterns left out, not counting what lies below them
+	// entries that patterns left out, without the entries below them
 	Excluded uint64 `json:"excluded"`
 }
 
@@ -232,8 +232,8 @@ func (a *app) backup(ctx context.Context, at *vaultAt, instance string, of backu
 		Agent:    "holdfast " + build().Version,
 		Sources:  []backup.Source{of},
 		Warn:     p.warn,
-		// What the last backup from here found, so that files that did
-		// not change are not read again.
+		// The last backup from here left its findings there,
+		// so that unchanged files are not read again.
 		CatalogueDir: a.catalogueDir(),
 		IndexDir:     a.indexDir(),
 		Progress: func(b backup.Progress) {
@@ -280,7 +280,7 @@ func storeBelow(storeURL, path string) bool {
 	store, err1 := filepath.EvalSymlinks(u.Path)
 	path, err2 := filepath.EvalSymlinks(path)
 	if err1 != nil || err2 != nil {
-		return false // the store or the backup itself says what is wrong
+		return false // the store or the backup itself reports the fault
 	}
 	below, err := filepath.Rel(path, store)
 	return err == nil && below != ".." && !strings.HasPrefix(below, "../")

@@ -15,9 +15,9 @@ import (
 	"holdfast/internal/snapshot"
 )
 
-// checkVolumeJSON is what a snapshot of a volume would be.
+// checkVolumeJSON describes the snapshot that a backup of a volume would make.
 type checkVolumeJSON struct {
-	Summary  string        `json:"summary"` // what is done, what it costs, and what would be better
+	Summary  string        `json:"summary"` // the way of reading, its costs, and a better way where there is one
 	Better   string        `json:"better,omitempty"`
 	Volume   string        `json:"volume"`
 	Kind     snapshot.Kind `json:"kind"`

@@ -251,7 +251,7 @@ func (d *demo) stopInstance() error {
 	if errors.Is(err, os.ErrProcessDone) {
 		err = nil
 	}
-	_ = d.instance.Wait() // killed is what it should be
+	_ = d.instance.Wait() // it must end by a kill
 	d.instance = nil
 	return err
 }

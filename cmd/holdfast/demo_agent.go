@@ -17,7 +17,7 @@ import (
 type demoAgent struct {
 	*agent.Agent
 	url   string
-	log   *bytes.Buffer // what it logged; only read once it has ended
+	log   *bytes.Buffer // its log; only read once the agent has ended
 	end   context.CancelFunc
 	ended chan error
 }
@@ -62,7 +62,7 @@ func (d *demo) startAgent(ctx context.Context) (*demoAgent, error) {
 	}
 }
 
-// Close ends the agent and waits for it. An error comes with what it logged.
+// Close ends the agent and waits for it. An error comes with the agent's log.
 func (a *demoAgent) Close() error {
 	a.end()
 	if err := <-a.ended; err != nil {

@@ -15,7 +15,7 @@ import (
 	"holdfast/internal/vault"
 )
 
-// answer is what the agent answers to a command.
+// answer is the agent's answer to a command.
 type answer struct {
 	Code string `json:"error_code"`
 	Msg  string `json:"error_msg"`
@@ -54,7 +54,7 @@ func (d *demo) command(ctx context.Context, request string) (string, error) {
 	return a.Data.Task, nil
 }
 
-// completed is what the demo reads of a report that a backup is complete.
+// completed is the part of a report of a complete backup that the demo reads.
 type completed struct {
 	Task          string          `json:"task_id"`
 	Backup        string          `json:"backup_id"`
@@ -127,7 +127,8 @@ func (d *demo) backup(ctx context.Context, request string) error {
 		seconds(time.Since(acknowledged)), c.FreezeSeconds)
 }
 
-// checkReceipt verifies the signature of a report's receipt, and what it states against the store.
+// checkReceipt verifies the signature of a report's
+// receipt, and compares its statements with the store.
 func (d *demo) checkReceipt(ctx context.Context, c completed) error {
 	file, err := d.agent.PublicKey()
 	if err != nil {

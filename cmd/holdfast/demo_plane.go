@@ -68,7 +68,7 @@ func writePEM(file, kind string, der []byte) error {
 	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
 }
 
-// client speaks HTTPS with those who have the certificate.
+// client speaks HTTPS with servers that have the certificate.
 func (c *certificate) client() *http.Client {
 	return &http.Client{
 		Timeout:   time.Minute,
@@ -98,7 +98,7 @@ type plane struct {
 	ended     chan error // what Serve returned
 }
 
-// maxReport bounds what the control plane reads of a report, bytes.
+// maxReport bounds the bytes of a report that the control plane reads.
 const maxReport = 1 << 20
 
 // newPlane starts a control plane on a free port of 127.0.0.1.
@@ -147,7 +147,7 @@ func newPlane(c *certificate, token string) (*plane, error) {
 	return p, nil
 }
 
-// next waits for the next report of that type; those of other types are
+// next waits for the next report of that type; reports of other types are
 // acknowledged on the way. A report that the job failed ends the wait.
 func (p *plane) next(ctx context.Context, want string) (delivery, error) {
 	for {

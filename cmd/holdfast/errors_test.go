@@ -47,7 +47,7 @@ func TestSentence(t *testing.T) {
 // doubled finds a clause that comes twice, one after the other, quoted or not.
 var doubled = regexp.MustCompile(`(?:^|[ :])"?([^\s":]+)"?: (?:\w+ )?"?([^\s":]+)"?: `)
 
-// checkMessage looks at what a person gets to read of an error.
+// checkMessage looks at the text of an error that a person gets to read.
 func checkMessage(t *testing.T, what, stderr string) {
 	t.Helper()
 	if strings.Contains(stderr, `\n`) || strings.Contains(stderr, "%!") || strings.Contains(stderr, "<nil>") {
@@ -63,8 +63,8 @@ func checkMessage(t *testing.T, what, stderr string) {
 	}
 }
 
-// TestKeyFilesThatAreNone: the message says what the file is, and
-// the hint what to do about it; neither repeats what is in it.
+// TestKeyFilesThatAreNone: the message names the kind of the file,
+// and the hint names the remedy; neither repeats the file's content.
 func TestKeyFilesThatAreNone(t *testing.T) {
 	dir := t.TempDir()
 	id, err := vault.GenerateIdentity()
@@ -159,8 +159,8 @@ func TestUnreadableKey(t *testing.T) {
 	}
 }
 
-// TestMessagesOfAllCommands: whatever a command is given that is
-// wrong, its message says it once, in one line.
+// TestMessagesOfAllCommands: for each wrong argument of a
+// command, the message names the fault once, in one line.
 func TestMessagesOfAllCommands(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }

@@ -17,7 +17,7 @@ import (
 const (
 	exitDone        = 0
 	exitFailed      = 1
-	exitPart        = 3   // done, but not all of it; what is missing is listed
+	exitPart        = 3   // done in part; the command lists the missing parts
 	exitNone        = 10  // no such vault or backup
 	exitWrongKey    = 12  // the key does not open the vault
 	exitUsage       = 64  // EX_USAGE of sysexits.h
@@ -28,7 +28,7 @@ const (
 const exitCodeHelp = `Exit codes: 0 done, 1 failed, 3 done in part (what is missing is listed),
 10 no such vault or backup, 12 wrong key, 64 usage, 78 configuration, 130 interrupted.`
 
-// failure is what a command returns: what it was doing, to what, where, and why it failed.
+// failure is the error of a command: its act, the thing it acted on, the place, and the reason.
 type failure struct {
 	doing string // verb and thing: "restore cp-7"
 	place string // "vault default (file:///srv/store)"; "" where no vault is meant
@@ -37,7 +37,7 @@ type failure struct {
 
 func (f *failure) Error() string {
 	why := f.err.Error()
-	if strings.HasPrefix(why, f.doing) { // restore and backup say themselves what they were doing
+	if strings.HasPrefix(why, f.doing) { // restore and backup name their act themselves
 		return why
 	}
 	return f.doing + ": " + why
@@ -86,16 +86,16 @@ type hintedError struct {
 func (e *hintedError) Error() string { return e.err.Error() }
 func (e *hintedError) Unwrap() error { return e.err }
 
-// partError says that the work is done except for what was listed.
+// partError says that the work is done except for the listed parts.
 type partError struct{ msg string }
 
 func (e *partError) Error() string { return e.msg }
 
-// verdict is what the process tells about an error.
+// verdict is the process's exit code and words for an error.
 type verdict struct {
 	code int
 	why  string // replaces the error's own text; "" keeps it. {vault} and {backup} are filled in
-	hint string // "" takes that of internal/obs, where it has one
+	hint string // "" takes the hint of internal/obs, where there is one
 }
 
 // verdicts maps the sentinels of the packages below. The first that matches counts.
@@ -139,7 +139,7 @@ var verdicts = []struct {
 		exitFailed, "",
 		"a pattern is compared with whole paths in the backup (media/*.jpg); one that names a folder takes all of it",
 	}},
-	// What the store says; obs.Hint knows what to do.
+	// The store's own errors; obs.Hint knows the remedies.
 	{obs.ErrNoBucket, verdict{exitNone, "", ""}},
 	{obs.ErrAccess, verdict{exitFailed, "", ""}},
 	{obs.ErrWrongRegion, verdict{exitFailed, "", ""}},

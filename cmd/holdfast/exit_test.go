@@ -57,7 +57,7 @@ func TestJudge(t *testing.T) {
 		{errors.New("odd"), false, 1, "odd", ""},
 		{wrap(context.Canceled), true, 130, "restore cp-7: interrupted", ""},
 		{wrap(errInterrupted), true, 130, "restore cp-7: interrupted", ""},
-		// What could not be put back after Ctrl-C is told.
+		// A thing that could not be put back after Ctrl-C is reported.
 		{wrap(errors.New("remove snapshot: busy")), true, 130, "restore cp-7: below: remove snapshot: busy", ""},
 		{wrap(context.Canceled), false, 1, "restore cp-7: below: context canceled", ""},
 	} {

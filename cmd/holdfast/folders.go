@@ -20,8 +20,8 @@ func (a *app) indexDir() string {
 	return ""
 }
 
-// userDir is the tool's folder in the one that the variable names,
-// or in the folder below the user's home that stands for it.
+// userDir is the tool's folder in the folder that the
+// variable names, or in its default below the user's home.
 func (a *app) userDir(variable, below string) string {
 	if dir := a.getenv(variable); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "holdfast")
@@ -32,8 +32,8 @@ func (a *app) userDir(variable, below string) string {
 	return ""
 }
 
-// identity is that of this host as the user's state folder keeps
-// it. Without one, a backup is made as well.
+// identity is the identity of this host in the user's state
+// folder. Without an identity, a backup is made as well.
 func (a *app) identity() hostid.Identity {
 	dir := a.userDir("XDG_STATE_HOME", filepath.Join(".local", "state"))
 	if dir == "" {

@@ -22,8 +22,8 @@ type leftoverJSON struct {
 	Removed  bool      `json:"removed,omitempty"`
 }
 
-// leftovers lists the snapshots of this program where those of the
-// volume go, and removes those whose paths are given.
+// leftovers lists the snapshots of this program in the folder for snapshots
+// of the volume, and removes the snapshots whose paths are given.
 func (a *app) leftovers(ctx context.Context, path, dir string, remove []string) error {
 	var err error
 	for _, p := range append([]*string{&path}, pointers(remove, &dir)...) {

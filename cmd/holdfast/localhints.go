@@ -25,7 +25,7 @@ var localVerdicts = []struct {
 }
 
 // doubtHint is for an error that leaves open whether a backup
-// exists. It goes before what the class of the error says.
+// exists. It comes before the hint of the error's class.
 func doubtHint(err error) string {
 	if errors.Is(err, vault.ErrMayExist) && !errors.Is(err, context.Canceled) {
 		return "holdfast list tells whether the backup exists; the next backup takes a place after it in any case"

@@ -53,12 +53,12 @@ func (a *app) tellLosses(list []vault.Loss, count uint64) error {
 	return nil
 }
 
-// incompleteNote is what a command tells of an incomplete backup that it reads.
+// incompleteNote is the note of a command about an incomplete backup that it reads.
 func incompleteNote(m *vault.Manifest) string {
 	return fmt.Sprintf("backup %s is incomplete: it lacks content at %s", m.ID, count(m.Lost, "place", "places"))
 }
 
-// excludesNote says what a volume leaves out on purpose; "" when nothing.
+// excludesNote names the entries that a volume leaves out on purpose; "" when there are none.
 func excludesNote(v *vault.Volume) string {
 	var parts []string
 	for _, p := range v.Excludes {
@@ -78,11 +78,11 @@ func excludesNote(v *vault.Volume) string {
 }
 
 // maxCounted is how many incomplete backups list opens to count
-// their losses, a request each; those of others it leaves out.
+// their losses, a request each; it leaves out the losses of others.
 const maxCounted = 100
 
-// lostOf returns the numbers of losses of the last incomplete backups of a list, by
-// id. A manifest that does not open has none: verify tells what is wrong with it.
+// lostOf returns the numbers of losses of the last incomplete backups of a list,
+// by id. A manifest that does not open has none: verify reports its fault.
 func (v *vaultAt) lostOf(ctx context.Context, refs []vault.BackupRef) (map[string]uint64, error) {
 	var open []vault.BackupRef
 	for i := len(refs) - 1; i >= 0 && len(open) < maxCounted; i-- {
@@ -116,8 +116,8 @@ func (v *vaultAt) lostOf(ctx context.Context, refs []vault.BackupRef) (map[strin
 	return lost, nil
 }
 
-// newerIncomplete returns the id of an incomplete backup that is
-// newer than the one that is chosen; "" when there is none.
+// newerIncomplete returns the id of an incomplete backup
+// that is newer than the chosen one; "" when there is none.
 func (v *vaultAt) newerIncomplete(ctx context.Context, chosen vault.BackupRef) (string, error) {
 	refs, err := v.Backups(ctx, chosen.Instance)
 	if err != nil {

@@ -112,7 +112,7 @@ func TestBadEntriesThroughTheCLI(t *testing.T) {
 	if code != exitDone || !strings.Contains(stdout, `"losses":0,"newer_incomplete":"`+id+`"`) {
 		t.Errorf("restore: exit code %d: %s", code, stdout)
 	}
-	// One that is asked for is restored, with its losses.
+	// A backup that is asked for by id is restored, with its losses.
 	code, _, stderr = runWith(t, env, "restore", "--instance", "i", "--backup", id, filepath.Join(out, "named"))
 	if code != exitPart || strings.Count(stderr, "not in the backup: data, ") != 3 || !strings.Contains(stderr, "the backup lacks content at 3 places") {
 		t.Errorf("restore: exit code %d: %s", code, stderr)

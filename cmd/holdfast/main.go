@@ -1,10 +1,10 @@
-// Command holdfast is the operator's tool: it makes keys and vaults, backs up, restores, lists and
-// verifies without an agent, asks a running agent through its socket, and shows the whole job in a
-// temporary folder (holdfast demo).
+// Command holdfast is the operator's tool: it makes keys and vaults, backs up,
+// restores, lists and verifies without an agent, asks a running agent through
+// its socket, and shows the whole job in a temporary folder (holdfast demo).
 //
-// It keeps no state of its own. Killed at any instant it leaves what the packages below leave:
-// packs that no manifest names, and a target that is as it was. A snapshot that backup made
-// and a killed process could not remove is removed by the next backup of the same folder.
+// It keeps no state of its own. When it is killed, it leaves only the leftovers of the
+// packages below: packs that no manifest names, and an untouched target. The next
+// backup of the same folder removes a snapshot that a killed process could not remove.
 package main
 
 import (
@@ -25,7 +25,7 @@ func main() {
 	}))
 }
 
-// world is what a run takes from its process, so that tests can give their own.
+// world is the part of the process that a run uses, so that tests can give their own.
 type world struct {
 	stdout io.Writer // results only
 	stderr io.Writer // progress, summaries, warnings, errors

@@ -11,8 +11,8 @@ import (
 )
 
 // olderWhole gives the error of a restore the hint that names the next
-// older backup that is whole, where the error lies with what the store
-// has of the backup, and not with this host or the way to the store.
+// older complete backup, where the fault lies with the backup's objects
+// in the store, and not with this host or the way to the store.
 func (a *app) olderWhole(ctx context.Context, at *vaultAt, ref vault.BackupRef, failed error) error {
 	if !errors.Is(failed, vault.ErrCorrupt) && !errors.Is(failed, vault.ErrNoBackup) && !errors.Is(failed, obs.ErrCold) {
 		return failed

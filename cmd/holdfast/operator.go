@@ -37,7 +37,7 @@ func (a *app) askAgent(cmd *cobra.Command, doing string, do func(ctx context.Con
 	return cmd
 }
 
-// reach adds what can be done to an error of the socket itself.
+// reach adds the remedy to an error of the socket itself.
 func reach(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -146,7 +146,7 @@ func (a *app) jobsCommand() *cobra.Command {
 }
 
 func (a *app) jobTable(jobs []api.JobInfo) error {
-	// Bytes are what a backup has read, or a restore has written.
+	// BYTES counts the bytes that a backup has read, or that a restore has written.
 	rows := [][]string{{"TASK", "INSTANCE", "KIND", "STAGE", "RESULT", "BYTES", "SENT", "BACKUP", "CREATED", "WHY"}}
 	for _, j := range jobs {
 		rows = append(rows, []string{

@@ -10,8 +10,8 @@ import (
 	"holdfast/agent/api"
 )
 
-// The verbs by which an operator takes a hand in what a running
-// agent does. Each is a call of the API, and in the agent's audit.
+// By these verbs an operator controls a running agent. Each is
+// a call of the API, and gets a line in the agent's audit log.
 
 // drainPoll is how often drain --wait asks.
 const drainPoll = 500 * time.Millisecond
@@ -58,7 +58,7 @@ func (a *app) drainCommand() *cobra.Command {
 	return cmd
 }
 
-// left tells what an agent that takes no more commands has still to do.
+// left tells the remaining work of an agent that takes no more commands.
 func left(i api.Info) string {
 	return fmt.Sprintf("%s active, %d waiting, %s not acknowledged yet",
 		count(i.JobsActive, "job", "jobs"), i.JobsQueued, count(i.ReportsPending, "report", "reports"))

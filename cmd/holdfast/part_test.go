@@ -12,7 +12,7 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// A backup that leaves something out is stored, lists what is missing and ends with 3.
+// A backup that leaves something out is stored, lists the missing parts and ends with 3.
 func TestBackupInPart(t *testing.T) {
 	testbed.Need(t, "root")
 	dir := t.TempDir()

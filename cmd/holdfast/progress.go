@@ -172,8 +172,8 @@ func (p *progress) warn(w tree.Warning) {
 	p.app.beside("warning: %s: %s", name(path), sentence(w.What))
 }
 
-// meter turns byte counts into the words beside a bar: what is done, the rate of
-// the last seconds, the time left. It is for one goroutine (the one that draws).
+// meter turns byte counts into the words beside a bar: the bytes done, the rate of the
+// last seconds, the time left. It is for one goroutine (the goroutine that draws).
 type meter struct {
 	samples []point // oldest first, at most meterWindow old
 }

@@ -15,11 +15,11 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// The sample instance of the demo: a process that appends numbered records to its volume and makes
-// each durable before it says so. Its folder holds
+// The sample instance of the demo: a process that appends numbered records
+// to its volume and makes each durable before it says so. Its folder holds
 //
-//	volume/         what is backed up
-//	pid             process id and its start time, so that a reused id is not taken for it
+//	volume/         the volume to back up
+//	pid             process id and its start time, so that a reused id does not count
 //	durable         number of the last record that was fsynced, 8 bytes big-endian
 const (
 	sampleVolume  = "volume"
@@ -218,8 +218,8 @@ func (s sample) generation() string {
 	return strconv.FormatUint(sum, 10)
 }
 
-// signal sends sig and waits until the instance is in the state want. An instance that is in that
-// state already is left alone; one that is stopped can't be frozen or thawed.
+// signal sends sig and waits until the instance is in the state want. An instance that
+// is in that state already is left alone; a stopped instance can't be frozen or thawed.
 func (s sample) signal(sig syscall.Signal, want string) error {
 	if s.state() == want {
 		return nil

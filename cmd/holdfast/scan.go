@@ -11,10 +11,10 @@ import (
 	"holdfast/internal/tree"
 )
 
-// treeSize adds up what a backup of the tree at root will read: allocated bytes
-// of regular files, each inode once, without crossing into other file systems,
-// and nothing of what exclude matches. It asks no mounted file system, which may
-// never answer. It is an estimate: what vanishes or can't be read counts nothing.
+// treeSize adds up the bytes that a backup of the tree at root will read: allocated
+// bytes of regular files, each inode once, without crossing into other file systems, and
+// without entries that exclude matches. It asks no mounted file system, which may never
+// answer. It is an estimate: an entry that vanishes or can't be read counts nothing.
 func treeSize(ctx context.Context, root string, exclude *pattern.Set) (uint64, error) {
 	type inode struct{ dev, ino uint64 }
 	mounts := tree.MountPoints(root)
@@ -26,7 +26,7 @@ func treeSize(ctx context.Context, root string, exclude *pattern.Set) (uint64, e
 			return context.Cause(ctx)
 		}
 		if err != nil {
-			return nil //nolint:nilerr // the backup itself tells what it can't read
+			return nil //nolint:nilerr // the backup itself reports entries that it can't read
 		}
 		if below, ok := strings.CutPrefix(path, root+"/"); ok && (mounts[below] || exclude.Match(below, d.IsDir)) {
 			if d.IsDir() {

@@ -13,11 +13,11 @@ import (
 // errInterrupted is the cause of a context that a signal ended.
 var errInterrupted = errors.New("interrupted")
 
-// errReaderGone is the cause of a context that ended because nobody reads what the command prints.
+// errReaderGone is the cause of a context that ended because nobody reads the command's output.
 var errReaderGone = errors.New("nobody reads the output")
 
-// watched is an output whose broken pipe ends the command as a signal would:
-// it undoes what it began. It may be used as the writer below it may.
+// watched is an output whose broken pipe ends the command as a signal would: the
+// command undoes its unfinished work. It may be used as the writer below it may.
 type watched struct {
 	io.Writer
 	gone context.CancelCauseFunc
@@ -33,9 +33,9 @@ func (w watched) Write(p []byte) (int, error) {
 }
 
 // interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP (the terminal
-// is gone) cancels with errInterrupted, so that the command undoes what it began; the
-// second ends the process at once. SIGPIPE does nothing from here on: writing fails
-// instead. stop gives the signals back and waits for the goroutine that listened.
+// is gone) cancels with errInterrupted, so that the command undoes its unfinished work;
+// the second signal ends the process at once. SIGPIPE does nothing from here on: writing
+// fails instead. stop gives the signals back and waits for the goroutine that listened.
 func interruptible(stderr io.Writer) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)

@@ -19,8 +19,8 @@ func TestEndedEarly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Under nohup this process ignores it, and so would what it
-	// starts; what it catches, that gets back.
+	// Under nohup this process ignores the signal, and so would its
+	// children; a signal that the process catches, its children get back.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)

@@ -19,7 +19,7 @@ import (
 // removeTimeout bounds the removal of a snapshot after the work was interrupted.
 const removeTimeout = 30 * time.Second
 
-// snapshotView is a snapshot with what the engine has to know of its making.
+// snapshotView is a snapshot with the facts about its making that the engine needs.
 type snapshotView struct {
 	*snapshot.Snapshot
 	taken time.Time // not after the making began
@@ -28,9 +28,9 @@ type snapshotView struct {
 }
 
 // takeSnapshot makes a snapshot of path where the file system has them and the process may,
-// and removes those that killed processes of this tool left beside it; else it returns nil.
-// tell is told of what stood in the way of a snapshot or of the removal of an old one.
-// remove takes the snapshot away, also after ctx ended; it is called exactly once.
+// and removes the snapshots that killed processes of this tool left beside it; else it
+// returns nil. tell gets the reason why there is no snapshot, or why an old one could not be
+// removed. remove takes the snapshot away, also after ctx ended; it is called exactly once.
 func takeSnapshot(ctx context.Context, path string, tell func(string)) (view *snapshotView, remove func() error, err error) {
 	if os.Geteuid() != 0 {
 		return nil, nil, nil
@@ -49,7 +49,7 @@ func takeSnapshot(ctx context.Context, path string, tell func(string)) (view *sn
 		tell(fmt.Sprintf("no %s snapshot, %s instead: %v", failed.Name(), next.Name(), why))
 	})
 	if err != nil || provider.InPlace() {
-		// In place is what the operator gets wherever there is no better way.
+		// Where there is no better way, the operator gets a reading in place.
 		return nil, nil, ctx.Err() //nolint:nilerr // see above
 	}
 	view.Snapshot = made
@@ -79,8 +79,8 @@ func snapshotHost() string {
 	return host[:min(len(host), 64)]
 }
 
-// removeLeftovers removes the snapshots of this tool whose process is
-// gone. What stays is told of, and no reason to do without a backup.
+// removeLeftovers removes the snapshots of this tool whose process is gone. A
+// snapshot that stays is reported, and is no reason to do without a backup.
 func removeLeftovers(ctx context.Context, request snapshot.Request, tell func(string)) {
 	refs, err := snapshot.Leftovers(ctx, request)
 	if err != nil {

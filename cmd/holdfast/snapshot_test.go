@@ -16,8 +16,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// On btrfs, root backs up a snapshot, which is gone afterwards, and
-// so is one that a killed process left.
+// On btrfs, root backs up a snapshot. Afterwards that snapshot
+// is gone, and so is a snapshot that a killed process left.
 func TestBackupReadsSnapshot(t *testing.T) {
 	testbed.Need(t, "root", "mkfs.btrfs")
 	mount := testbed.Btrfs(t)
@@ -143,7 +143,7 @@ func TestSnapshotIsRemovedAfterInterrupt(t *testing.T) {
 	}
 }
 
-// check-volume says what is chosen on each kind of storage, and with --try leaves nothing behind.
+// check-volume names the chosen way on each kind of storage, and with --try leaves nothing behind.
 func TestCheckVolume(t *testing.T) {
 	testbed.Need(t, "root", "btrfs", "xfs")
 	btrfs, xfs := testbed.Btrfs(t), testbed.Xfs(t)

@@ -12,8 +12,7 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// The verbs against a real S3 store: the way there and back, and
-// what a person reads when it does not work.
+// The verbs against a real S3 store: the way there and back, and the messages when a verb fails.
 func TestVerbsOnS3(t *testing.T) {
 	minio := testbed.StartMinIO(t)
 	dir := t.TempDir()

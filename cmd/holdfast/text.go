@@ -28,7 +28,7 @@ func oneLine(s string) string {
 }
 
 // printable reports whether s is UTF-8 of graphic runes and plain spaces. Format characters
-// (category Cf, among them the ones that turn the direction of text) are not printable.
+// (category Cf, among them the characters that turn the direction of text) are not printable.
 func printable(s string) bool {
 	if !utf8.ValidString(s) {
 		return false

@@ -9,7 +9,7 @@ import (
 	"holdfast/agent/api"
 )
 
-// printTrouble writes what is in trouble, since when, and what to do about it.
+// printTrouble writes a trouble, its age, and its remedy.
 func (a *app) printTrouble(t api.Trouble) error {
 	of := t.Name
 	if t.InstanceID != "" {
@@ -26,7 +26,7 @@ func (a *app) printTrouble(t api.Trouble) error {
 	return err
 }
 
-// why is why a job failed, or what it waits for.
+// why is the reason why a job failed, or the thing for which it waits.
 func why(j api.JobInfo) string {
 	switch {
 	case j.ErrorMsg != "":
@@ -34,14 +34,14 @@ func why(j api.JobInfo) string {
 	case j.Trouble != nil:
 		return j.Trouble.Error
 	}
-	// Of a job that is held for a refused report, and of one that waits for the control plane.
+	// A job that is held for a refused report, or a job that waits for the control plane.
 	if _, reason, held := strings.Cut(j.Message, ": "); held {
 		return reason
 	}
 	return ""
 }
 
-// volumeTable writes how each volume is read, and what that does to its instance.
+// volumeTable writes how each volume is read, and the consequences for its instance.
 func (a *app) volumeTable(instances []api.InstanceInfo) error {
 	rows := [][]string{{"INSTANCE", "VOLUME", "PROVIDER", "WHAT IT MEANS"}}
 	for _, i := range instances {

@@ -99,7 +99,7 @@ func (w *watcher) tellLost(pause time.Duration, err error) {
 	_ = encode(a.stderr, retryLine{"retry", pause.Seconds(), err.Error()}, "")
 }
 
-// event shows one event. What the agent tells again after it was away was shown already.
+// event shows one event. An event that the agent repeats after an outage was shown already.
 func (w *watcher) event(e api.Event) error {
 	if _, ended := w.ended[e.JobID]; ended {
 		return nil

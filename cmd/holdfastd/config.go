@@ -23,14 +23,14 @@ import (
 // errNoConfig is a configuration file that is not there or can't be read.
 var errNoConfig = errors.New("no configuration")
 
-// load reads the configuration and checks the files that it names, and what they
-// hold. Where only those have faults, it returns the configuration beside the error.
+// load reads the configuration and checks the files that it names, and their content.
+// Where only the files have faults, it returns the configuration beside the error.
 func load(path string, more ...func(*config.Config) config.Content) (*config.Config, error) {
 	cfg, _, err := loadBytes(path, more...)
 	return cfg, err
 }
 
-// loadBytes is load, with what the file holds.
+// loadBytes is load, with the content of the file.
 func loadBytes(path string, more ...func(*config.Config) config.Content) (*config.Config, []byte, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -47,8 +47,8 @@ func loadBytes(path string, more ...func(*config.Config) config.Content) (*confi
 	return cfg, data, cfg.CheckFiles(contents...)
 }
 
-// contentsOf are the checks of what only the packages that use it can read.
-// What they find would end the agent at its start, or fail its first job.
+// contentsOf are the checks of values that only the packages can read which use
+// them. Their findings would end the agent at its start, or fail its first job.
 func contentsOf(cfg *config.Config) []config.Content {
 	contents := []config.Content{{Path: "key_file", Check: func() error {
 		_, err := vault.LoadIdentity(cfg.KeyFile)
@@ -97,8 +97,8 @@ func certificateInTime(cfg *config.Config) config.Content {
 
 func checkConfig(path string, stdout io.Writer) error {
 	cfg, err := load(path, certificateInTime)
-	// where volumes lie depends on what is mounted, so the agent
-	// looks again, and goes on with the other instances
+	// the places of volumes depend on the mounts, so the
+	// agent looks again, and goes on with the other instances
 	if cfg != nil {
 		err = errors.Join(err, cfg.CheckPlaces())
 	}
@@ -124,7 +124,7 @@ func checkConfig(path string, stdout io.Writer) error {
 	return printVolumes(cfg, stdout)
 }
 
-// printVolumes tells how each volume would be read now, and what that does to its instance.
+// printVolumes tells how each volume would be read now, and the consequences for its instance.
 func printVolumes(cfg *config.Config, stdout io.Writer) error {
 	if os.Geteuid() != 0 {
 		if _, err := fmt.Fprintln(stdout, "how volumes are read is told for this user; the daemon, as root, can do more"); err != nil {
@@ -165,7 +165,8 @@ func newLogger(cfg *config.Config, stderr io.Writer) (*slog.Logger, error) {
 	return slog.New(slog.NewTextHandler(stderr, options)), nil
 }
 
-// plainLines writes lines of JSON without what acts on a terminal; those of text have none.
+// plainLines writes lines of JSON without characters
+// that act on a terminal; lines of text have none.
 type plainLines struct{ w io.Writer }
 
 func (l plainLines) Write(line []byte) (int, error) {

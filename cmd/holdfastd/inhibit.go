@@ -42,9 +42,9 @@ func (l *logind) inhibit(why string) (release func(), err error) {
 	return sync.OnceFunc(func() { _ = lock.Close() }), nil // only read from
 }
 
-// watch calls shutdown when logind says that the host is about to go
-// down, until ctx ends: time enough to finish what is held, before
-// units are stopped. It returns at once where there is no logind.
+// watch calls shutdown when logind says that the host is about to go down,
+// until ctx ends: that leaves time to finish the work on held instances,
+// before units are stopped. It returns at once where there is no logind.
 func (l *logind) watch(ctx context.Context, shutdown func()) {
 	conn, err := l.connect()
 	if err != nil {

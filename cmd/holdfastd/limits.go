@@ -11,12 +11,12 @@ import (
 	"holdfast/agent/config"
 )
 
-// besideBuffers is what the daemon takes beside limits.memory at most,
-// in bytes: the journal, indexes of vaults, callers, the program itself.
+// besideBuffers is the most memory that the daemon takes beside limits.memory,
+// bytes: the journal, indexes of vaults, callers, the program itself.
 const besideBuffers config.Size = 512 << 20
 
-// limitMemory has the collector of garbage keep the daemon below what the configuration lets it
-// take, unless GOMEMLIMIT says another figure, and warns where its control group gives it less.
+// limitMemory has the garbage collector keep the daemon below the configured memory,
+// unless GOMEMLIMIT says another figure, and warns where its control group gives it less.
 func limitMemory(cfg *config.Config, log *slog.Logger) {
 	limit := cfg.Limits.Memory + besideBuffers
 	if os.Getenv("GOMEMLIMIT") == "" {

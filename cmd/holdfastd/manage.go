@@ -30,7 +30,7 @@ var installedFiles = map[string]string{
 
 const installedUnit = "/etc/systemd/system/holdfast.service"
 
-// plainPath is a path that means in a unit what it says: no space, quote, percent or dollar sign.
+// plainPath is a path that means the same in a unit: no space, quote, percent or dollar sign.
 var plainPath = regexp.MustCompile(`^/[A-Za-z0-9/._+@-]+$`)
 
 // manage carries out a command about the service.

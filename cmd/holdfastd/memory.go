@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepMemory keeps what the daemon has in memory, keys among it, from ending up
-// elsewhere: no core is dumped, and no other process but one of the kernel's own trust
+// keepMemory keeps the daemon's memory, with its keys, from ending up elsewhere: no
+// core is dumped, and no other process but one with the kernel's own trust
 // (CAP_SYS_PTRACE) reads its memory or /proc entries. Child processes begin without it.
 func keepMemory() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {

@@ -14,7 +14,7 @@ import (
 	"holdfast/agent"
 )
 
-// capabilities are those of Linux, by number.
+// capabilities are the capabilities of Linux, by number.
 var capabilities = []string{
 	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
 	"CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK",
@@ -24,7 +24,7 @@ var capabilities = []string{
 	"CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 }
 
-// capabilitySets are those of a thread, 32 capabilities each.
+// capabilitySets are the capability sets of a thread, 32 capabilities each.
 type capabilitySets [2]struct{ effective, permitted, inheritable uint32 }
 
 // keepPowers gives up, for all threads and for good, the capabilities that the

@@ -26,7 +26,7 @@ import (
 )
 
 // asDaemon makes a run of this test program a run of holdfastd:
-// what is tested is the very code, and nothing has to be built.
+// the test runs the very code, and nothing has to be built.
 const asDaemon = "HOLDFASTD_TEST_AS_DAEMON"
 
 func TestMain(m *testing.M) {
@@ -56,7 +56,7 @@ type daemonRun struct {
 	metrics string // address
 }
 
-// logBuffer takes what the daemon logs.
+// logBuffer takes the daemon's log.
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -218,8 +218,8 @@ func TestDaemonLife(t *testing.T) {
 	}
 }
 
-// TestReloadTakesBandwidth: after SIGHUP the limits are those of the file as it is
-// now, what an operator has set stays, and the rest of the file waits for a restart.
+// TestReloadTakesBandwidth: after SIGHUP the limits are the limits of the present
+// file, the operator's limits stay, and the rest of the file waits for a restart.
 func TestReloadTakesBandwidth(t *testing.T) {
 	metrics := testbed.FreeAddress(t)
 	dir := testbed.Dir(t)

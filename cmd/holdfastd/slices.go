@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// longSlice is what the daemon's threads ask for. The kernel's own is
-// 1 to 3 ms, which whoever works in shorter slices need not wait for.
+// longSlice is the time slice that the daemon's threads ask for. The kernel's own slice
+// is 1 to 3 ms; a process that works in shorter slices need not wait for the daemon.
 const longSlice = 20 * time.Millisecond
 
-// longSlices has the kernel run all threads of this process, and those that they
-// start, for long at a time and so let others who wake up go before (sched_setattr(2),
+// longSlices has the kernel run all threads of this process, and the threads that they start,
+// for long at a time, and so lets other threads that wake up go before (sched_setattr(2),
 // since Linux 6.12; an older kernel takes no notice). The process gets no less of the
 // processors by it, so it holds in the frozen round too, which a nice value must not.
 func longSlices() error {
@@ -34,7 +34,7 @@ func longSlices() error {
 			}
 			done[tid] = true
 		}
-		if len(done) == before { // those of a thread that was done have it from that
+		if len(done) == before { // a thread that a treated thread started has the slice already
 			return nil
 		}
 	}

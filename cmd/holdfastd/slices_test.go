@@ -33,8 +33,8 @@ func slices(t *testing.T) (all []uint64) {
 	return all
 }
 
-// TestLongSlices: all threads have them, also those that start
-// later. What an older kernel makes of it is nothing, and no error.
+// TestLongSlices: all threads have long slices, also threads that start
+// later. On an older kernel nothing happens, and there is no error.
 func TestLongSlices(t *testing.T) {
 	told := slices(t)[0] != 0 // since Linux 6.12
 	if err := longSlices(); err != nil {

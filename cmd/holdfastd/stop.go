@@ -13,9 +13,8 @@ import (
 	"holdfast/agent/config"
 )
 
-// stopMargin is what a stop gets beyond the time that it may take by
-// agent.StopTime before the process ends all the same. What hangs
-// then is an act that no context ends, such as a call of the kernel.
+// stopMargin is the time that a stop gets beyond agent.StopTime before the process ends all
+// the same. Only an act that no context ends, such as a call of the kernel, hangs that long.
 const stopMargin = 3 * time.Second
 
 // stopping tells systemd that the daemon drains, and how long that may
@@ -35,7 +34,7 @@ func unitStopTime() time.Duration {
 }
 
 // parseUnitTime reads a time as systemd prints it, such as "1min
-// 30s"; 0 for one that it can't read, and for "infinity".
+// 30s"; 0 for a text that it can't read, and for "infinity".
 func parseUnitTime(text string) (sum time.Duration) {
 	for word := range strings.FieldsSeq(text) {
 		word = strings.NewReplacer("min", "m", "us", "µs").Replace(word)
@@ -48,8 +47,8 @@ func parseUnitTime(text string) (sum time.Duration) {
 	return sum
 }
 
-// adviseStop writes what is odd about the time that a stop may
-// take, beside the time that systemd gives it.
+// adviseStop writes odd facts about the time that a
+// stop may take, beside the time that systemd gives it.
 func adviseStop(cfg *config.Config, unit time.Duration, w io.Writer) error {
 	need := agent.StopTime(cfg.Limits.DrainTimeout) + stopMargin
 	if unit == 0 || need <= unit {

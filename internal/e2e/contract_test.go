@@ -70,8 +70,8 @@ func as(token, requestID string) http.Header {
 	return headers("x-auth-token", token, "x-request-id", requestID)
 }
 
-// send makes a call just as it is given, and returns the answer, its text
-// and its headers. Whatever the answer, it must have the contract's form.
+// send makes a call just as it is given, and returns the answer, its
+// text and its headers. Each answer must have the contract's form.
 func (h *host) send(method, path string, hd http.Header, body string) (answer, string, http.Header) {
 	h.t.Helper()
 	req, err := http.NewRequestWithContext(h.t.Context(), method, "https://"+h.api+path, strings.NewReader(body))
@@ -120,8 +120,8 @@ func contractHost(t *testing.T) (*host, *plane) {
 	return h, p
 }
 
-// TestContractRefusals: what is not right is refused with its code, over TLS, by the agent as it is
-// shipped, and starts nothing.
+// TestContractRefusals: each wrong call is refused with its
+// code, over TLS, by the shipped agent, and starts nothing.
 func TestContractRefusals(t *testing.T) {
 	h, p := contractHost(t)
 	h.start("")
@@ -172,8 +172,8 @@ func TestContractRefusals(t *testing.T) {
 		})
 	}
 
-	// Invariant tenant-walls: what is another's and what is nowhere
-	// answer alike, to the letter but for the id.
+	// Invariant tenant-walls: the answers for another tenant's instance and
+	// for an instance that is nowhere are alike, to the letter but for the id.
 	t.Run("tenant walls", func(t *testing.T) {
 		_, theirs, _ := h.send(http.MethodPost, backupPath, good, `{"instance_ids":["other-1"]}`)
 		_, none, _ := h.send(http.MethodPost, backupPath, good, `{"instance_ids":["other-2"]}`)

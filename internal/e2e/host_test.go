@@ -308,7 +308,7 @@ func (h *host) vaultEnv() []string {
 	return append(append(os.Environ(), h.env...), "HOLDFAST_STORE="+h.store, "HOLDFAST_KEY="+h.key, "HOLDFAST_VAULT="+tenant)
 }
 
-// cli runs holdfast and returns what it prints.
+// cli runs holdfast and returns its output.
 func (h *host) cli(args ...string) string {
 	h.t.Helper()
 	c := exec.Command(program(h.t, "holdfast"), args...)

@@ -31,10 +31,10 @@ func (h *host) metric(name string) string {
 	return ""
 }
 
-// TestHeldContainersAreTouched: while the reports of their backups wait, the
-// owner of held containers renames one, makes one anew and pauses it, lets one
-// run and pauses it again, starts and stops one that was stopped, and leaves one
-// alone. Only the last is powered down, and no one is left as the agent made it.
+// TestHeldContainersAreTouched: while the reports of their backups wait, the owner of held
+// containers renames one, makes another anew and pauses it, lets a third run and pauses it
+// again, starts and stops a container that was stopped, and leaves the last alone. Only
+// the last is powered down, and each touched container stays as the owner left it.
 func TestHeldContainersAreTouched(t *testing.T) {
 	needs(t)
 	docker := testbed.StartDocker(t)

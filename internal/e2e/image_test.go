@@ -10,9 +10,9 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestImage: an instance whose storage is an image on xfs is backed
-// up and released while it writes to it, comes back on the same host,
-// and its next backup reads what it wrote since. Every part is real.
+// TestImage: an instance whose storage is an image on xfs is backed up
+// and released while it writes to it, comes back on the same host, and
+// its next backup reads only the later writes. Every part is real.
 func TestImage(t *testing.T) {
 	testbed.Need(t, "root", "xfs", "docker")
 	minio := testbed.StartMinIO(t)
@@ -25,8 +25,8 @@ func TestImage(t *testing.T) {
 	_, _ = rand.NewChaCha8([32]byte{8}).Read(content)
 	must(t, os.WriteFile(image, content, 0o600))
 	must(t, os.Truncate(image, size))
-	// Blocks all over the first MiB of the hole, and some in what is
-	// filled; a number each time, so that its progress is seen.
+	// Blocks all over the first MiB of the hole, and some in the
+	// filled part; a number each time, so that the progress is seen.
 	const writer = `i=0; while true; do
 		dd if=/dev/urandom of=/disk bs=4096 count=1 conv=notrunc seek=$((16384 + i % 256)) 2>/dev/null
 		dd if=/dev/urandom of=/disk bs=4096 count=1 conv=notrunc seek=$((2048 + i % 64)) 2>/dev/null

@@ -11,9 +11,9 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestJournalIsLost: the disk eats the journal while an instance is
-// frozen for a job. The next start lets the instance go, keeps what is
-// left of the journal, leaves no snapshot, and takes the command again.
+// TestJournalIsLost: the disk eats the journal while an instance is frozen
+// for a job. The next start lets the instance go, keeps the remains of the
+// journal, leaves no snapshot, and takes the command again.
 func TestJournalIsLost(t *testing.T) {
 	needs(t)
 	docker := testbed.StartDocker(t)

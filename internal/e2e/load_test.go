@@ -48,7 +48,7 @@ func TestPrecopyUnderLoad(t *testing.T) {
 	h.extra = "release: control-plane"
 	h.allow(planeToken, "role=control-plane")
 	h.start("")
-	// What it printed: the gap in ms before each record.
+	// The neighbour prints the gap in ms before each record.
 	printed := func() (gaps []int) {
 		for line := range strings.Lines(string(docker.Output(t, container))) {
 			var n, gap int

@@ -115,7 +115,7 @@ func TestMainJob(t *testing.T) {
 	// The acknowledgement is held back: the instance must be held, and not be down, for as long.
 	snapshots, err := filepath.Glob(filepath.Join(filepath.Dir(volume), ".holdfast-snapshots", "*"))
 	must(t, err)
-	// The one that the backup was made of, and its base: that of the round before.
+	// The snapshot of the backup, and its base, which is the snapshot of the round before.
 	if len(snapshots) != 2 {
 		t.Fatalf("snapshots beside the volume: %v", snapshots)
 	}
@@ -158,8 +158,8 @@ func TestMainJob(t *testing.T) {
 		t.Errorf("released at %s, acknowledged at %s", e.Time, before)
 	}
 
-	// Invariant nothing-lost: what the instance saw become durable is in the
-	// backup, and the backup is what its storage holds now that it is down.
+	// Invariant nothing-lost: the records that the instance saw become durable are in
+	// the backup, and the backup equals the instance's storage now that it is down.
 	in := map[string]bool{}
 	b, err := os.ReadFile(filepath.Join(restored, "records"))
 	must(t, err)

@@ -34,8 +34,8 @@ func (h *host) peak() (mib float64) {
 	return mib / 1024
 }
 
-// cpuTime is what a process has used of the processors; 0 is this
-// one, in which the path to the store and the control plane are.
+// cpuTime is the processor time of a process; 0 is this process,
+// in which the path to the store and the control plane are.
 func cpuTime(t *testing.T, pid int) time.Duration {
 	t.Helper()
 	if pid == 0 {
@@ -110,7 +110,7 @@ func processors(t *testing.T) (each []*unix.CPUSet, all *unix.CPUSet) {
 	return each, all
 }
 
-// pin has a process run on these processors only, with all its threads and those that they begin.
+// pin has a process run on these processors only, with all its threads and their children.
 func pin(t *testing.T, pid int, set *unix.CPUSet) {
 	t.Helper()
 	for pinned := map[int]bool{}; ; {
@@ -125,7 +125,7 @@ func pin(t *testing.T, pid int, set *unix.CPUSet) {
 			}
 			pinned[id] = true
 		}
-		if len(pinned) == before { // or some were begun meanwhile by one that was not pinned yet
+		if len(pinned) == before { // or an unpinned thread began some meanwhile
 			return
 		}
 	}
@@ -156,10 +156,10 @@ func fair(t *testing.T, ids []string, done []received) {
 }
 
 // TestManyInstances backs up a hundred instances with one command, to a store that answers
-// 20 ms later, beside one instance that has as much, and prints what that takes; memory,
-// the reports and their order are what it holds. MIB is the size of an instance. In the
-// end it does so once more with the agent and the neighbour on a processor of their own,
-// as where the store is elsewhere, to tell what the neighbour feels of the agent.
+// 20 ms later, beside one instance of the same size together, and prints the times; it
+// checks memory, the reports and their order. MIB is the size of an instance. In the end
+// it does so once more with the agent and the neighbour on a processor of their own, as
+// where the store is elsewhere, to show the agent's effect on the neighbour.
 func TestManyInstances(t *testing.T) {
 	testbed.Need(t, "root")
 	const count = 100
@@ -211,7 +211,7 @@ func TestManyInstances(t *testing.T) {
 			}
 			ids = append(ids, id)
 		}
-		flush(t, volumes) // what the test wrote is not what is measured
+		flush(t, volumes) // the measurement leaves out the test's own writes
 		h.start("")
 		if apart {
 			each, all := processors(t)

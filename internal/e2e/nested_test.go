@@ -54,8 +54,8 @@ func mounted(t *testing.T, folder string) {
 	t.Cleanup(func() { must(t, unix.Unmount(folder, unix.MNT_DETACH)) })
 }
 
-// TestOwnSubvolumesAreBackedUp: subvolumes that a user made inside of the volume, in one another
-// too, keep no instance from being backed up and released, and what they hold comes back.
+// TestOwnSubvolumesAreBackedUp: subvolumes that a user made inside of the volume, also within
+// each other, keep no instance from being backed up and released, and their content comes back.
 func TestOwnSubvolumesAreBackedUp(t *testing.T) {
 	needs(t)
 	docker := testbed.StartDocker(t)

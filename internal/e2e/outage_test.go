@@ -15,7 +15,7 @@ import (
 // packsIn counts the packs that MinIO keeps below its data folder, and their bytes.
 func packsIn(t testing.TB, m *testbed.S3) (n int, bytes int64) {
 	t.Helper()
-	// A folder that goes away while it is walked is no fault: MinIO moves what it writes.
+	// A folder that goes away while it is walked is no fault: MinIO moves its new files.
 	_ = filepath.WalkDir(m.DataDir(), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || strings.Contains(path, ".minio.sys") || !strings.Contains(path, "/packs/") {
 			return nil

@@ -14,7 +14,7 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// received is one event that the control plane got, and what it answered.
+// received is one event that the control plane got, and its answer.
 type received struct {
 	report.Event
 	At     time.Time

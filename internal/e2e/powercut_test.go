@@ -19,8 +19,8 @@ import (
 const powerCuts = 50
 
 // Every other cut comes after so much processor time of the emulating host, which does not
-// depend on what else that host does: at the least the machine begins to run, at the most it
-// has started and ended some jobs. The others come while the disk is at one of so many flushes.
+// depend on other work of that host: at the least the machine begins to run, at the most it has
+// started and ended some jobs. The other cuts come while the disk is at one of so many flushes.
 const (
 	leastWork, mostWork = 500 * time.Millisecond, 9 * time.Second
 	mostFlushes         = 300
@@ -43,9 +43,9 @@ func fromEnv(t testing.TB, name string, otherwise int) int {
 
 // TestPowerCuts backs up three instances again and again in a virtual machine, takes its power
 // away at random instants, boots it with the same disk, and in the end lets all jobs end: the
-// journal opens each time, an instance is down only after its report was taken, and each
-// backup of one that is down has what its storage holds. The disk has a cache, and of what was
-// not flushed a cut loses all or a part, sector by sector. HOLDFAST_SEED makes other cuts.
+// journal opens each time, an instance is down only after its report was taken, and the backup
+// of each instance that is down equals its storage. The disk has a cache, and a cut loses all
+// or a part of the unflushed writes, sector by sector. HOLDFAST_SEED makes other cuts.
 func TestPowerCuts(t *testing.T) {
 	testbed.Need(t, "machine", "btrfs")
 	dir := t.TempDir()
@@ -124,9 +124,9 @@ type cuts struct {
 	disk  *testbed.VolatileDisk
 	r     *rand.Rand
 
-	seen  map[string]int  // events and what else was printed
+	seen  map[string]int  // events and other printed words
 	boots map[string]bool // ids
-	// cuts; those in a flush; those that lost sectors; these
+	// cuts; cuts in a flush; cuts that lost sectors; the lost sectors
 	all, atFlush, withLoss, sectors int
 	worked                          time.Duration
 }
@@ -180,7 +180,7 @@ func (c *cuts) final() {
 	}
 }
 
-// look judges what a life has printed: "0.00 boot ID", "0.00 took
+// look judges the output of a life: "0.00 boot ID", "0.00 took
 // EVENT of INSTANCE JOB REASON", "0.00 WORD", "0.00 FAIL …".
 func (c *cuts) look(m *testbed.Machine, what string) {
 	spent, err := m.Worked()

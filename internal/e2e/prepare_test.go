@@ -211,8 +211,8 @@ func TestPrepare(t *testing.T) {
 		t.Errorf("prepare of an instance that runs: %d, %s", status, why)
 	}
 
-	// Files that changed within two seconds before a backup begins
-	// are read in any case, also those that a restore made.
+	// Files that changed within two seconds before a backup
+	// begins are read in any case, also restored files.
 	time.Sleep(2500 * time.Millisecond)
 	acknowledge := make(chan struct{})
 	p.setAnswer(func(e report.Event) int {
@@ -255,7 +255,7 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
-// hidden lists what a restore may leave in a folder of volumes, but for snapshots.
+// hidden lists the leftovers of a restore in a folder of volumes, without snapshots.
 func hidden(t *testing.T, dir string) []string {
 	t.Helper()
 	left, err := filepath.Glob(filepath.Join(dir, ".*holdfast-*"))

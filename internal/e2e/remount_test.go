@@ -31,7 +31,7 @@ func newCLI(t *testing.T) *cli {
 	return c
 }
 
-// try runs the command and returns its output, and what it says on stderr with the error.
+// try runs the command and returns its output, and its stderr with the error.
 func (c *cli) try(args ...string) (stdout, stderr string, err error) {
 	c.t.Helper()
 	binary := program(c.t, "holdfast")
@@ -70,8 +70,8 @@ func (c *cli) backup(dir string, flags ...string) (files, unchanged uint64) {
 	return res.Files, res.Unchanged
 }
 
-// TestPowerCutKeepsNoOldContent: what the real program says after a
-// power cut, after a reboot, and of a volume that is not mounted.
+// TestPowerCutKeepsNoOldContent: the messages of the real program after
+// a power cut, after a reboot, and about a volume that is not mounted.
 func TestPowerCutKeepsNoOldContent(t *testing.T) {
 	testbed.Need(t, "unshare")
 	c, d := newCLI(t), testbed.NewPowerDisk(t, "ext4", 256<<20)

@@ -1,4 +1,4 @@
-// Package obs is object storage: the Store contract and its implementations (file, s3, memory).
+// Package obs is object storage: the Store contract and its implementations (S3 and OBS, folder, memory). obs stands for Object Storage Service.
 //
 // Callers are internal/vault, which alone knows what the objects mean, and the programs, which
 // open a store by its URL. The package starts no goroutine that outlives the call that started it.

@@ -12,9 +12,9 @@ import (
 	"holdfast/internal/vault"
 )
 
-// A restore makes every file anew, so the next backup would read all of them: inode and
-// time of change are others than before. But what a restore wrote is known. So it leaves
-// a catalogue, as a backup does, with the inodes and times of the tree that it made.
+// A restore makes every file anew, so the next backup would read all of them: inode and time
+// of change differ from the old ones. But a restore knows the content that it wrote. So it
+// leaves a catalogue, as a backup does, with the inodes and times of the tree that it made.
 
 // clockTick is longer than the clock of ctime stands still where it counts nanoseconds:
 // a tick of the kernel, 10 ms at the most (CONFIG_HZ of 100), and then some.
@@ -46,7 +46,7 @@ func (r *run) baseline(ctx context.Context, vol *vault.Volume, dir string) error
 	next, stop := iter.Pull2(r.pages(ctx, vol))
 	defer stop()
 	m := &merger{next: next, cat: cat, flagsLost: r.targets[len(r.targets)-1].FlagsLost()}
-	// Warnings are those of the restore again.
+	// The warnings repeat the restore's own.
 	if err := root.Walk(ctx, tree.WalkOptions{NoXattrs: true}, m.entry); err != nil {
 		return err
 	}
@@ -71,8 +71,8 @@ func (r *run) baseline(ctx context.Context, vol *vault.Volume, dir string) error
 	return nil
 }
 
-// place keeps a catalogue that tells of no file, only on which file system the volume lies
-// now, so that the next backup does not take the restored volume for one that is not mounted.
+// place keeps a catalogue that tells about no file, only on which file system the volume lies now,
+// so that the next backup does not take the restored volume for a volume that is not mounted.
 func (r *run) place(vol *vault.Volume, path string) error {
 	rest := vault.Evidence{FileSystem: evidence.FileSystemOf(path), Clock: evidence.ClockOffset(), Young: r.o.Now()}
 	cat, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Ref.Instance, vol.Name, rest)

@@ -30,9 +30,9 @@ func (r *requests) ReadAt(ctx context.Context, key string, p []byte, off int64) 
 	return r.Store.ReadAt(ctx, key, p, off)
 }
 
-// BenchmarkRestoreOfChain restores the last of a chain of daily backups of a
-// phone, whose content lies in the packs of all of them: what that costs in
-// requests, and in bytes that no file needs. FORMAT.md has larger figures.
+// BenchmarkRestoreOfChain restores the last of a chain of daily backups
+// of a phone, whose content lies in the packs of all of them. It measures
+// requests, and bytes that no file needs. FORMAT.md has larger figures.
 func BenchmarkRestoreOfChain(b *testing.B) {
 	for _, days := range []int{0, 30, 100} {
 		b.Run(fmt.Sprintf("days=%d", days), func(b *testing.B) {

@@ -16,9 +16,9 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestPowerCutLeavesNoVolumeWithoutItsName: before what was restored comes to
-// its place, each image and the folder that holds the names of several volumes
-// are flushed, in whatever order volumes come; then the folder of the place is.
+// TestPowerCutLeavesNoVolumeWithoutItsName: before a restored volume gets into its
+// place, each image and the folder that holds the names of several volumes are
+// flushed, in any order of the volumes; then the folder of the place is flushed.
 func TestPowerCutLeavesNoVolumeWithoutItsName(t *testing.T) {
 	tree, data := t.TempDir(), t.TempDir()
 	must(t, os.WriteFile(filepath.Join(tree, "file"), []byte("content"), 0o600))

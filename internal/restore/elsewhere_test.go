@@ -44,7 +44,7 @@ func TestBackupElsewhere(t *testing.T) {
 	}
 	first := backUp(there, t.TempDir())
 
-	here := restoreNewest("") // without a catalogue of what was restored
+	here := restoreNewest("") // without a catalogue of the restored tree
 	changed := filepath.Join(here, "d1/e1/f1")
 	must(t, os.WriteFile(changed, []byte("changed here"), 0o640))
 	if res := backUp(here, t.TempDir()); res.Unchanged != 0 || res.BytesRead+100_000 < first.BytesRead {

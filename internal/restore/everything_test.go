@@ -138,7 +138,8 @@ func makeFlags(t *testing.T, src, kind string) {
 		must(t, os.WriteFile(at("zstd"), bytes.Repeat([]byte("z"), 300_000), 0o600))
 	}
 	if kind == "xfs" {
-		// What inherits its project, what was there before, and what is of another one.
+		// A file that inherits its project, a file that
+		// was there before, and a file of another project.
 		writeFiles(t, src, "flags/project/before", "", "flags/other", "o")
 		tool(t, "/", "chattr", "-p", "4294967294", at("other"))
 		must(t, os.Link(at("other"), at("project/other")))
@@ -150,7 +151,7 @@ func makeFlags(t *testing.T, src, kind string) {
 		must(t, unix.Mknod(at("project/socket"), unix.S_IFSOCK|0o600, 0))
 		must(t, unix.Mknod(at("project/device"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))))
 	}
-	for i := len(late) - 2; i >= 0; i -= 2 { // what is in a folder before it
+	for i := len(late) - 2; i >= 0; i -= 2 { // the entries of a folder before the folder
 		chattr(late[i], late[i+1])
 	}
 }
@@ -189,8 +190,8 @@ func makeHoles(t *testing.T, dir string) {
 	}
 }
 
-// makeDeep makes levels folders inside each other, whose path is far beyond PATH_MAX, each with a
-// file that comes before the next folder and one that comes after it.
+// makeDeep makes levels folders inside each other, whose path is far beyond PATH_MAX,
+// each with a file that comes before the next folder and a file that comes after it.
 func makeDeep(t *testing.T, dir string, levels int) {
 	t.Helper()
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -110,7 +110,7 @@ func treeDifferences(t *testing.T, a, b, kind string) []string {
 	return all
 }
 
-// recordDifferences compares what a tool printed of two trees, record by record.
+// recordDifferences compares a tool's output for two trees, record by record.
 func recordDifferences(name, a, b, sep string) []string {
 	var all []string
 	if a == "" || b == "" {
@@ -131,8 +131,8 @@ func recordDifferences(name, a, b, sep string) []string {
 	return all
 }
 
-// specialProjects lists flags and projects of what is neither file nor folder,
-// for which no tool has an option: through file_getattr of Linux 6.17.
+// specialProjects lists flags and projects of entries that are neither file nor
+// folder, for which no tool has an option: through file_getattr of Linux 6.17.
 func specialProjects(t *testing.T, dir string) string {
 	t.Helper()
 	var s strings.Builder

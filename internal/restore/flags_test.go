@@ -31,7 +31,7 @@ func TestRestoreOfAnImmutableRoot(t *testing.T) {
 	src, dst := filepath.Join(mount, "src"), filepath.Join(mount, "dst")
 	writeFiles(t, src, "in/file", "content")
 	tool(t, src, "chattr", "-R", "+i", ".")
-	tool(t, mount, "chattr", "+C", ".") // what the target would inherit
+	tool(t, mount, "chattr", "+C", ".") // the target would inherit this flag
 	v := newVault(t, obs.NewMemory())
 	res, err := restore.Run(t.Context(), restore.Options{Vault: v, Ref: backUp(t, v, src), Dest: dst})
 	must(t, err)

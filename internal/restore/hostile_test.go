@@ -15,8 +15,8 @@ import (
 )
 
 // TestHostileBucket restores from a bucket whose owner puts other content under the
-// names of objects: that of another tenant, another instance or another date, or the
-// right one cut short or followed by more. Each restore fails, and leaves nothing.
+// names of objects: content of another tenant, another instance or another date, or the
+// right content cut short or followed by more. Each restore fails, and leaves nothing.
 func TestHostileBucket(t *testing.T) {
 	st := obs.NewMemory()
 	id, err := vault.GenerateIdentity()

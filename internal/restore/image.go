@@ -18,9 +18,9 @@ func isDevice(dest string) bool {
 	return err == nil && info.Mode()&os.ModeDevice != 0 && info.Mode()&os.ModeCharDevice == 0
 }
 
-// device restores the one volume of a backup, an image, onto a block device. Nothing
-// is written unless the image fits. A failure after that leaves a device that is
-// neither what it was nor what it should be: nothing else can be done in place.
+// device restores the one volume of a backup, an image, onto a block device.
+// Nothing is written unless the image fits. A failure after that leaves a device
+// with a mixture of old and new content: nothing else can be done in place.
 func (r *run) device(ctx context.Context, volumes []vault.Volume, dest string) error {
 	if len(volumes) != 1 || volumes[0].Kind != vault.KindImage || len(r.o.Include) > 0 {
 		return fmt.Errorf("%s is a block device, onto which one image is restored: %w", dest, ErrTargetExists)
@@ -44,8 +44,7 @@ func (r *run) imageFile(ctx context.Context, vol *vault.Volume, path string) err
 	return r.image(ctx, vol, t)
 }
 
-// image writes an image to t, and closes that. What is a hole in
-// the backup takes no room in a file.
+// image writes an image to t, and closes t. A hole in the backup takes no room in a file.
 func (r *run) image(ctx context.Context, vol *vault.Volume, t *image.Target) (err error) {
 	defer func() { err = errors.Join(err, t.Close()) }()
 	b := &builder{run: r, win: newWindow()}

@@ -7,12 +7,12 @@ import (
 	"holdfast/internal/vault"
 )
 
-// A backup can lack content: its manifest counts the losses and names the
-// first of them. A restore repeats those that concern what it restores,
-// so that nobody takes the restored tree for all that there was.
+// A backup can lack content: its manifest counts the losses and names
+// the first of them. A restore repeats the losses that concern its own
+// files, so that nobody takes the restored tree for the whole tree.
 
-// losses returns the losses of the backup that fall into what is restored of these volumes, and how
-// many there are at most: of losses that the manifest does not name nobody knows where they are.
+// losses returns the losses of the backup that fall into the restored part of these volumes, and
+// how many there are at most: nobody knows the places of losses that the manifest does not name.
 func (r *run) losses(m *vault.Manifest, volumes []vault.Volume) (list []vault.Loss, count uint64) {
 	restored := make(map[string]bool, len(volumes))
 	for _, v := range volumes {
@@ -31,8 +31,8 @@ func (r *run) losses(m *vault.Manifest, volumes []vault.Volume) (list []vault.Lo
 	return list, count
 }
 
-// concerns says whether a loss at that path may touch what is restored: something that matches,
-// or a folder above of which a part is lost. A loss at "" is of the root, and touches all.
+// concerns says whether a loss at that path may touch the restored part: an entry that matches,
+// or a folder above which a part is lost. A loss at "" is of the root, and touches all.
 func (p *picker) concerns(lost string) bool {
 	if lost == "" || !p.left(lost) {
 		return true
@@ -43,7 +43,8 @@ func (p *picker) concerns(lost string) bool {
 		if len(elements) <= depth {
 			continue
 		}
-		// An error means that a slash stands in brackets: what it matches is not worked out.
+		// An error means that a slash stands in brackets;
+		// the matches of such a pattern are not worked out.
 		if ok, err := path.Match(strings.Join(elements[:depth], "/"), lost); ok || err != nil {
 			return true
 		}

@@ -23,10 +23,10 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestMisbehaviours backs up to, and restores from, every server of the catalogue, which
-// misbehaves from its first request on, or from a later one. No run panics or goes on without end,
-// a backup that succeeds restores exactly from the sound server, a restore that succeeds is exact,
-// one that fails leaves nothing, and no object that earlier backups need is changed or deleted.
+// TestMisbehaviours backs up to, and restores from, every server of the catalogue, which misbehaves
+// from its first request on, or from a later one. No run panics or goes on without end, a backup
+// that succeeds restores exactly from the sound server, a restore that succeeds is exact, a restore
+// that fails leaves nothing, and no object that earlier backups need is changed or deleted.
 func TestMisbehaviours(t *testing.T) {
 	base := newMisled(t)
 	sound := proxytest.Misbehaviour{Works: true}
@@ -210,7 +210,7 @@ func (tr *misled) backup() {
 		}
 	}
 	v := tr.sound()
-	if !worked { // what it left behind hinders none at the sound server
+	if !worked { // its leftovers hinder no backup at the sound server
 		var err error
 		res, err = backup.Run(tr.t.Context(), tr.options(v))
 		must(tr.t, err)

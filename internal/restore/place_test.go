@@ -17,7 +17,7 @@ import (
 	"holdfast/internal/vault"
 )
 
-// listing names what lies in a folder.
+// listing names the entries of a folder.
 func listing(t *testing.T, dir string) string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -36,9 +36,9 @@ func content(t *testing.T, path string) string {
 	return string(b)
 }
 
-// A volume is restored beside its place, put into it, taken out and
-// put into it again, and what it replaced goes; each step can be
-// done twice. On btrfs it becomes a subvolume, whatever it replaces.
+// A volume is restored beside its place, put into it, taken out and put
+// into it again, and the replaced volume goes; each step can be done twice.
+// On btrfs the volume becomes a subvolume, also in the place of a folder.
 func TestPlace(t *testing.T) {
 	src := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(src, "file"), []byte("new"), 0o600))
@@ -119,8 +119,8 @@ func TestPlace(t *testing.T) {
 	}
 }
 
-// What an interrupted restore leaves is found by the name of its
-// stage, and nothing else is touched.
+// The leftovers of an interrupted restore are found by
+// the name of its stage, and nothing else is touched.
 func TestDiscardFindsUnfinishedRestores(t *testing.T) {
 	dir := testbed.Dir(t)
 	p, err := restore.PlaceOf(filepath.Join(dir, "data"), "job1", "data")
@@ -163,8 +163,9 @@ func TestPlaceRefusals(t *testing.T) {
 	}
 }
 
-// A root that can't be renamed as it is, for its flags or its project, is put into place,
-// out of it and into it again, over one that can't be either, and each keeps what it has.
+// A root that can't be renamed directly, for its flags or its project,
+// is put into place, out of it and into it again, over a root that
+// can't be renamed either, and each keeps its flags and project.
 func TestPlaceOfSealedRoots(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		for _, flag := range []string{"i", "a", "project"} {

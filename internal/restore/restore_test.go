@@ -312,8 +312,8 @@ func rewrite(t testing.TB, st obs.Store, key string, change func([]byte) []byte)
 	must(t, st.Put(t.Context(), key, b))
 }
 
-// TestBackupAfterRestore: a restore leaves what the next backup
-// needs to read nothing but what changed since.
+// TestBackupAfterRestore: a restore leaves everything that the
+// next backup needs to read only content that changed since.
 func TestBackupAfterRestore(t *testing.T) {
 	testbed.Need(t, "rsync")
 	v := newVault(t, obs.NewMemory())
@@ -364,8 +364,8 @@ func BenchmarkRestore(b *testing.B) {
 	}
 }
 
-// TestIncludeOfHardLinks: a further name of what was left out, of
-// whatever kind, is left out with a warning.
+// TestIncludeOfHardLinks: a further name of an entry that
+// was left out, of any kind, is left out with a warning.
 func TestIncludeOfHardLinks(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	src := t.TempDir()

@@ -57,10 +57,9 @@ type Params struct {
 	Pack  int          `json:"pack"` // bytes; the size that packs are filled to
 }
 
-// DefaultParams are those of a new vault. Chunks of 64 KiB on average: larger
-// ones store a phone's databases, which are rewritten in 4 KiB pages, again
-// and again; smaller ones make the index dear. Packs of 16 MiB: the smallest
-// of the design's range, since every pack in flight is held in memory.
+// DefaultParams are the parameters of a new vault. Chunks have 64 KiB on average: larger chunks
+// find less content again after small changes, and smaller chunks make the index large. Packs have
+// 16 MiB, since every pack in flight is held in memory.
 func DefaultParams() Params {
 	return Params{Chunk: chunk.Params{Min: 16 << 10, Avg: 64 << 10, Max: 256 << 10}, Pack: 16 << 20}
 }

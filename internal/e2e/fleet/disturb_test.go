@@ -99,6 +99,6 @@ func (f *fleet) disturb(ctx context.Context) {
 	}
 }
 
-// wants tells whether a fault, or a way of not being well, may
-// happen: HOLDFAST_FLEET_WITHOUT is a pattern of those that may not.
+// wants tells whether a fault, or a mode of a sick server, may
+// happen: HOLDFAST_FLEET_WITHOUT is a pattern of the forbidden ones.
 func (f *fleet) wants(name string) bool { return f.without == nil || !f.without.MatchString(name) }

@@ -154,7 +154,7 @@ func cut(f *fleet, h *host, server int) (string, func(), error) {
 	return "", func() { heal(f, h) }, nil
 }
 
-// heal mends the network of a host, whatever was wrong with it.
+// heal mends each fault of the network of a host.
 func heal(f *fleet, h *host) {
 	if err := h.net.Heal(); err != nil {
 		f.found("%v", err)
@@ -249,7 +249,7 @@ func killStore(_ context.Context, f *fleet, _ *host, _ *rand.Rand) (string, func
 	}, nil
 }
 
-// meddle makes a fault of what somebody does to a phone that stands still on the host.
+// meddle makes a fault of an act of somebody on a phone that stands still on the host.
 func meddle(do func(p *phone, h *host, pid int) error) func(context.Context, *fleet, *host, *rand.Rand) (string, func(), error) {
 	return func(ctx context.Context, f *fleet, _ *host, r *rand.Rand) (string, func(), error) {
 		first := r.IntN(phoneCount)
@@ -276,7 +276,7 @@ func signalPhone(pid int, sig unix.Signal) error {
 	return unix.Kill(pid, sig)
 }
 
-// operator makes a fault of what an operator does about a phone, on the host where the phone is.
+// operator makes a fault of an operator's act on a phone, on the host where the phone is.
 func operator(do func(ctx context.Context, p *phone, h *host) error) func(context.Context, *fleet, *host, *rand.Rand) (string, func(), error) {
 	return func(ctx context.Context, f *fleet, _ *host, r *rand.Rand) (string, func(), error) {
 		p := f.phones[r.IntN(phoneCount)]

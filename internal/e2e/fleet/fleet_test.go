@@ -27,7 +27,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// What a fleet is made of, and how long faults happen unless the environment says otherwise.
+// The parts of a fleet, and how long faults happen unless the environment says otherwise.
 const (
 	hostCount  = 3
 	phoneCount = 10
@@ -42,7 +42,7 @@ const (
 	signPatience = 20 * time.Second // until what stands still shows
 )
 
-// tenant is whose the instances are, and token what the control plane shows.
+// tenant owns the instances, and token is the control plane's token.
 const tenant, token = "1008600000104285462", "token-of-the-control-plane"
 
 // fleet is all of it.

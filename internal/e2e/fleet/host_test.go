@@ -153,8 +153,8 @@ func (h *host) keep(ctx context.Context) {
 	}
 }
 
-// resend has the agent send again what the control plane refused,
-// as an operator does who has mended the control plane.
+// resend has the agent send again the reports that the control plane
+// refused, as an operator does after mending the control plane.
 func (h *host) resend(ctx context.Context) {
 	if !h.refused.Load() || h.plane.get() == "refuses" {
 		return
@@ -261,7 +261,7 @@ func (h *host) well(since time.Duration) bool {
 	return h.agent != nil && !h.paused && !h.starved && time.Since(h.began) > since
 }
 
-// answer is what a command is answered.
+// answer is the answer to a command.
 type answer struct {
 	Status int    `json:"-"`
 	Code   string `json:"error_code"`

@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// life is what one life of a phone found when it began, and what it told the outside.
+// life holds the records that one life of a phone found
+// when it began, and the records that it told the outside.
 type life struct {
 	id, host string
 	count    int   // records that it found

@@ -49,8 +49,8 @@ func newPhone(f *fleet, number int, r *rand.Rand) *phone {
 	return p
 }
 
-// dir has what the outside of the instance knows of its lives on a
-// host, and volume what the instance has.
+// dir holds the outside's knowledge of the phone's lives
+// on a host, and volume holds the phone's own data.
 func (p *phone) dir(h *host) string    { return filepath.Join(h.dir, p.id) }
 func (p *phone) volume(h *host) string { return filepath.Join(p.f.disk, h.name, p.id, "data") }
 
@@ -104,7 +104,7 @@ func (p *phone) where() *host {
 	return p.f.hosts[p.at]
 }
 
-// meddle notes that somebody who is neither agent nor control plane acts on the phone.
+// meddle notes that somebody beside agent and control plane acts on the phone.
 func (p *phone) meddle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -47,7 +47,7 @@ func (g *gate) get() string {
 	return g.mode
 }
 
-// page is what servers show that are not the ones that were meant.
+// page is the page of a server that answers in the place of another.
 const page = "<!DOCTYPE html><html><head><title>Welcome to nginx!</title></head><body>If you see this page, it works.</body></html>"
 
 // plane is the control plane: it takes reports, from each host at an address of its own.
@@ -98,8 +98,8 @@ func serve(f *fleet, l net.Listener, handler http.Handler) {
 
 func (p *plane) address(h *host) string { return p.ports[h] }
 
-// planeModes are the ways in which a control plane, or what is in
-// front of it, is not well. In "refuses" it is itself, and says no.
+// planeModes are the ways in which a control plane, or a server in front of
+// it, is sick. In "refuses" the control plane itself answers, and says no.
 var planeModes = []string{"500", "503", "slow", "cut", "404", "page", "redirect", "409", "refuses"}
 
 func (p *plane) serve(h *host, w http.ResponseWriter, r *http.Request) {

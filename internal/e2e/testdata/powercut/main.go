@@ -1,6 +1,6 @@
-// Command powercut is all that a virtual machine has around an agent: the instances, whose
-// state only a power cut takes from it, the control plane, and who commands backups without
-// end. It prints what it sees, with "FAIL" before what breaks a promise. With FINAL=1 it lets
+// Command powercut is everything that a virtual machine has around an agent: the instances,
+// whose state only a power cut takes away, the control plane, and a source of commands without
+// end. It prints its observations, with "FAIL" before each broken promise. With FINAL=1 it lets
 // everything end, looks once more, and ends. ENTROPY is for the kernel (testbed.SavedMachine).
 package main
 
@@ -384,7 +384,7 @@ func main() {
 			syscall.Sync()
 		}
 	}
-	// What the control plane knows is not on this host in truth, so it is never lost.
+	// The control plane's knowledge lies, in truth, not on this host, so it is never lost.
 	old, err := os.ReadFile("/disk/plane.log")
 	if err != nil && !os.IsNotExist(err) {
 		must(err)

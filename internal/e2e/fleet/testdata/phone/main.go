@@ -1,11 +1,11 @@
 // Command phone is an instance of the fleet and the manager of it. As "phone run" it is the
 // program of the instance: it writes numbered records, each durable before its number is told
-// to the outside. With a folder it does what HOLDFAST_ACTION says, as an exec runtime has it.
+// to the outside. With a folder it does the act in HOLDFAST_ACTION, as an exec runtime has it.
 //
-// The folder has lock (held by the program while it lives), act (held by whoever
-// acts on the instance), pid (its process), told (numbers that the outside has
-// seen, with the life that wrote each), starts (a line for each life: what it
-// found) and down (the generation of the life that was powered down last).
+// The folder has lock (held by the program while it lives), act (held by the program
+// that acts on the instance), pid (its process), told (numbers that the outside has
+// seen, with the life that wrote each), starts (a line for each life: the records
+// that it found) and down (the generation of the life that was powered down last).
 package main
 
 import (
@@ -35,8 +35,8 @@ func main() {
 	}
 }
 
-// act does one verb. Those that change something hold the lock of the folder,
-// so that nobody acts in between; "recreate" is for whoever holds it already.
+// act does one verb. Verbs that change something hold the lock of the folder, so
+// that nobody acts in between; "recreate" is for a caller that holds it already.
 func act(dir, volume, verb string) error {
 	if verb != "state" && verb != "recreate" {
 		lock, err := os.OpenFile(filepath.Join(dir, "act"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -61,7 +61,8 @@ func act(dir, volume, verb string) error {
 		}
 		return p.reach("thaw", unix.SIGCONT, running)
 	case "power_down":
-		// A phone that runs would write while it ends: only one that stands still is taken away.
+		// A phone that runs would write while it ends:
+		// only a phone that stands still is taken away.
 		if p.state == running {
 			return errors.New("power_down: the phone runs")
 		}

@@ -26,10 +26,10 @@ type process struct {
 	work  uint64 // nanoseconds that its threads have run
 }
 
-// line is what the state command prints: the state and a generation word. The word
-// changes with each life, and whenever the life has run: the processor time of a
-// process that stands still stands still too. A phone that was powered down keeps the
-// word that it had; of one that ended in another way nobody knows how long it ran.
+// line is the output of the state command: the state and a generation word. The
+// word changes with each life, and whenever the life has run: the processor time
+// of a process that stands still stands still too. A phone that was powered down
+// keeps its word; nobody knows how long a phone ran that ended in another way.
 func (p process) line(dir string) string {
 	if p.state == stopped {
 		word := fmt.Sprintf("%d.%s.ended", p.pid, p.began)

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a volume has: records is appended to; pages is written in place, a page for each
+// The files of a volume: records is appended to; pages is written in place, a page for each
 // of the last records; lives has a file for each of the last lives, named by its digest.
 const (
 	pageSize  = 4096
