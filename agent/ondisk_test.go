@@ -112,9 +112,9 @@ func (d *onDisk) unsaved() {
 	d.must(os.WriteFile(filepath.Join(d.data, "file-0"), []byte("unsaved"), 0o600))
 }
 
-// TestPrepareByWhatIsOnTheDisk: a real agent on real file systems is ready where the volumes are those
-// that the journal and their marks know, whatever changed on them since; it restores volumes that
-// are others; and where that may harm, it refuses and touches nothing.
+// TestPrepareByWhatIsOnTheDisk: a real agent on real file systems is ready where the journal and
+// the marks know the volumes, whatever changed on them since; it restores other volumes; and where
+// a restore may harm, it refuses and touches nothing.
 func TestPrepareByWhatIsOnTheDisk(t *testing.T) {
 	testbed.Need(t, "btrfs", "xfs")
 	for fs, place := range map[string]func(testing.TB) string{"btrfs": testbed.Btrfs, "xfs": testbed.Xfs, "ext4": testbed.Ext4} {

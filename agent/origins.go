@@ -113,7 +113,7 @@ func originOf(s volumeSight, known job.Content, b belongs) job.VolumeFacts {
 		case marked && s.mark.Tenant != b.tenant:
 			return is(job.OriginTenant, "its mark names another tenant")
 		case here && !kept.Marked && known.Tenant != "" && known.Tenant != b.tenant:
-			// Where a mark was, and an operator took it off, the journal says nothing of the tenant.
+			// Where an operator took a mark off, the journal says nothing of the tenant.
 			return is(job.OriginTenant, "the journal knows it as a volume of another tenant")
 		}
 	}

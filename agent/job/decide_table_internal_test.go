@@ -29,33 +29,40 @@ var tableVolumes = []struct {
 }{
 	{
 		"same", "the content of K, and nothing changed",
-		VolumeFacts{Presence: VolumeContent, Origin: OriginSame, Backup: backupK}, VolumeFacts{Presence: VolumeContent, Origin: OriginSame, Backup: backupK},
+		VolumeFacts{Presence: VolumeContent, Origin: OriginSame, Backup: backupK},
+		VolumeFacts{Presence: VolumeContent, Origin: OriginSame, Backup: backupK},
 	},
 	{
 		"newer", "came from K on this host, and changed since",
-		VolumeFacts{Presence: VolumeContent, Origin: OriginChanged, Backup: backupK}, VolumeFacts{Presence: VolumeContent, Origin: OriginChanged, Backup: backupK},
+		VolumeFacts{Presence: VolumeContent, Origin: OriginChanged, Backup: backupK},
+		VolumeFacts{Presence: VolumeContent, Origin: OriginChanged, Backup: backupK},
 	},
 	{
 		"older", "bears the mark of E: an old disk, or one that was set back",
-		VolumeFacts{Presence: VolumeContent, Origin: OriginForeign, Backup: backupE}, VolumeFacts{Presence: VolumeContent, Origin: OriginChanged, Backup: backupE},
+		VolumeFacts{Presence: VolumeContent, Origin: OriginForeign, Backup: backupE},
+		VolumeFacts{Presence: VolumeContent, Origin: OriginChanged, Backup: backupE},
 	},
 	{
 		"foreign", "a slot that was filled anew, another disk, or a copy; without a journal and a mark nobody can tell",
-		VolumeFacts{Presence: VolumeContent, Origin: OriginForeign}, VolumeFacts{Presence: VolumeContent, Origin: OriginUnknown},
+		VolumeFacts{Presence: VolumeContent, Origin: OriginForeign},
+		VolumeFacts{Presence: VolumeContent, Origin: OriginUnknown},
 	},
 	{
 		"half", "came from K, and half of the files or more are gone",
-		VolumeFacts{Presence: VolumeContent, Origin: OriginHalf, Backup: backupK}, VolumeFacts{Presence: VolumeContent, Origin: OriginHalf, Backup: backupK},
+		VolumeFacts{Presence: VolumeContent, Origin: OriginHalf, Backup: backupK},
+		VolumeFacts{Presence: VolumeContent, Origin: OriginHalf, Backup: backupK},
 	},
 	{"empty", "an empty folder, and the backup has content", VolumeFacts{Presence: VolumeEmpty, Origin: OriginForeign}, VolumeFacts{Presence: VolumeEmpty}},
 	{"missing", "nothing lies at the path", VolumeFacts{Presence: VolumeMissing}, VolumeFacts{Presence: VolumeMissing}},
 	{
 		"other tenant", "the mark names another tenant",
-		VolumeFacts{Presence: VolumeContent, Origin: OriginTenant}, VolumeFacts{Presence: VolumeContent, Origin: OriginTenant},
+		VolumeFacts{Presence: VolumeContent, Origin: OriginTenant},
+		VolumeFacts{Presence: VolumeContent, Origin: OriginTenant},
 	},
 	{
 		"other kind", "a file lies where the backup has a folder, or the reverse",
-		VolumeFacts{Presence: VolumeContent, Kind: KindImage, Origin: OriginForeign}, VolumeFacts{Presence: VolumeContent, Kind: KindImage, Origin: OriginUnknown},
+		VolumeFacts{Presence: VolumeContent, Kind: KindImage, Origin: OriginForeign},
+		VolumeFacts{Presence: VolumeContent, Kind: KindImage, Origin: OriginUnknown},
 	},
 }
 

@@ -134,8 +134,8 @@ func (m *model) disturb() {
 	})
 }
 
-// TestPrepareByWhatBecameOfTheVolumes: the machine asks for what is on the disk each time, and keeps
-// or replaces the volumes as Decide says.
+// TestPrepareByWhatBecameOfTheVolumes: the machine asks for what is on the disk each time, and
+// keeps or replaces the volumes as Decide says.
 func TestPrepareByWhatBecameOfTheVolumes(t *testing.T) {
 	type disks = map[string]disk
 	change := func(d disks, volume string, edit func(*disk)) {

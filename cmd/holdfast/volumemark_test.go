@@ -12,7 +12,8 @@ import (
 	"holdfast/internal/testbed"
 )
 
-// TestVolumeMark: an operator sees whose volume it is, and that a copy is one, and takes the mark off.
+// TestVolumeMark: an operator sees whose volume it is and that a copy is a copy, and takes the
+// mark off.
 func TestVolumeMark(t *testing.T) {
 	at := testbed.Ext4(t)
 	volume, duplicate := filepath.Join(at, "volume"), filepath.Join(at, "copy")
