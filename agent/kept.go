@@ -163,8 +163,8 @@ func (s *service) PutBack(_ context.Context, c api.Caller, id, jobID string) (ap
 	return answer, nil
 }
 
-// RemoveKept implements api.Service. An instance that left the configuration may still have something
-// that is kept.
+// RemoveKept implements api.Service. An instance that left the configuration may still have
+// something that is kept.
 func (s *service) RemoveKept(_ context.Context, _ api.Caller, id, jobID string) error {
 	return keptRefusal(s.a.manager.RemoveKept(id, jobID))
 }

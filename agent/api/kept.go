@@ -20,7 +20,8 @@ type Keeper interface {
 	RemoveKept(ctx context.Context, c Caller, instanceID, job string) error
 }
 
-// KeptContent is the content that one restore has replaced of an instance, and that is kept. Times are UTC.
+// KeptContent is the content that one restore has replaced of an instance, and that is kept. Times
+// are UTC.
 type KeptContent struct {
 	InstanceID string    `json:"instance_id"`
 	JobID      string    `json:"job_id"` // that has replaced it

@@ -10,8 +10,8 @@ import (
 // person could look at it.
 const minKeepReplaced = time.Hour
 
-// Reserve is the space that a restore leaves free on a file system: bytes at least, and a percentage of it
-// that is bounded by most, bytes (0: by nothing).
+// Reserve is the space that a restore leaves free on a file system: bytes at least, and a
+// percentage of it that is bounded by most, bytes (0: by nothing).
 func (p Prepare) Reserve() (bytes Size, percent int, most Size) {
 	if p.MinFree == MinFreeAuto || p.MinFree == "" {
 		return 0, autoPercent, autoMost

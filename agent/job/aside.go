@@ -15,10 +15,10 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// The content that a restore takes out of the places of volumes may hold bytes that no backup has. Unless the
-// decision says for certain that a backup holds it, it is kept aside: the journal names it in the
-// transaction of the state restored, and then it is renamed, beside its volume. It is removed after
-// Options.KeepAside, or when an operator says so, and a put-back exchanges it again.
+// The content that a restore takes out of the places of volumes may hold bytes that no backup has.
+// Unless the decision says for certain that a backup holds it, it is kept aside: the journal names
+// it in the transaction of the state restored, and then it is renamed, beside its volume. It is
+// removed after Options.KeepAside, or when an operator says so, and a put-back exchanges it again.
 
 // Count has the figures of a tree, as restore.Measure has it.
 type Count struct {
@@ -36,16 +36,19 @@ func (c Count) same(other Count) bool {
 		c.Newest.Equal(other.Newest) && c.Changed.Equal(other.Changed)
 }
 
-// Replaced describes the content that a restore has taken out of the places of all volumes of an instance.
+// Replaced describes the content that a restore has taken out of the places of all volumes of an
+// instance.
 type Replaced struct {
 	Files  uint64    `json:"files"`
 	Bytes  uint64    `json:"bytes"`
 	Newest time.Time `json:"newest_mtime,omitzero"` // UTC
-	// Backup is the backup from which this host knew the content to come; "": the host knew of none.
+	// Backup is the backup from which this host knew the content to come; "": the host knew of
+	// none.
 	Backup string `json:"known_backup,omitempty"`
 	// AtLeast says that the count stopped at a bound.
 	AtLeast bool `json:"at_least,omitempty"`
-	// Kept says that the content is kept aside; else a backup holds it for certain, or it was empty.
+	// Kept says that the content is kept aside; else a backup holds it for certain, or it was
+	// empty.
 	Kept bool `json:"kept"`
 }
 
@@ -62,7 +65,8 @@ type Aside struct {
 	Job      string        `json:"job"`      // that has replaced it
 	Since    time.Time     `json:"since"`    // UTC, for people
 	SinceUp  time.Duration `json:"since_up"` // by the journal's clock
-	// Known is the backup from which this host knew the content to come; zero: the host knew of none.
+	// Known is the backup from which this host knew the content to come; zero: the host knew of
+	// none.
 	Known    Content       `json:"known"`
 	By       string        `json:"by,omitempty"` // the backup that took its place
 	Replaced Replaced      `json:"replaced"`
@@ -79,13 +83,15 @@ func asideKey(instance, job string) []byte { return []byte(instance + "\x00" + j
 
 func (s *Aside) key() []byte { return asideKey(s.Instance, s.Job) }
 
-// Keeper is the part of a Restorer about the content that restores replace. Its methods may be called from any goroutine.
+// Keeper is the part of a Restorer about the content that restores replace. Its methods may be
+// called from any goroutine.
 type Keeper interface {
 	// Count looks at a path of a place: its Target, Stage or Aside. The identity is ""
 	// where nothing is. It follows no link and takes a bounded time.
 	Count(ctx context.Context, p Place, path string) (identity string, found Count, err error)
 	// SetAside renames the tree Old from the stage to Aside, in one step, and TakeOut from the
-	// target; Return brings that tree from Aside back to an empty target. Done twice they are no error.
+	// target; Return brings that tree from Aside back to an empty target. Done twice they are no
+	// error.
 	SetAside(p Place) error
 	TakeOut(p Place) error
 	Return(p Place) error
@@ -100,7 +106,8 @@ type Keeper interface {
 var ErrRoom = errors.New("the restore does not fit")
 
 // replaced looks at the content that all volumes have replaced, once all are in their places. It
-// returns the places as they are to be journalled, and the record of the kept content; nil: none is kept.
+// returns the places as they are to be journalled, and the record of the kept content; nil: none is
+// kept.
 //
 // Invariant nothing-lost: content that is not kept is an empty folder, or was in a backup when the
 // restore began, by the decision's word, and has not changed since.
@@ -158,8 +165,9 @@ func (w *worker) replaced(ctx context.Context, j *Job) (places []Place, sum *Rep
 	return places, sum, kept, nil
 }
 
-// setAside renames the content that the volume of a place has replaced. A tree that can't be renamed
-// stays at the stage: the journal's record of it counts there too, and the rename is tried again later.
+// setAside renames the content that the volume of a place has replaced. A tree that can't be
+// renamed stays at the stage: the journal's record of it counts there too, and the rename is tried
+// again later.
 func (w *worker) setAside(j *Job, p Place) {
 	err := w.act(crashpoint.SetAside, func() error {
 		return contain.Call(func() error { return w.m.parts.Restorer.SetAside(p) })
@@ -169,7 +177,8 @@ func (w *worker) setAside(j *Job, p Place) {
 	}
 }
 
-// putAside writes, in the transaction of a state, the content that is kept from then on, and the content that is not any more.
+// putAside writes, in the transaction of a state, the content that is kept from then on, and the
+// content that is not any more.
 func putAside(tx *bbolt.Tx, c change) error {
 	if c.unkept != nil {
 		if err := tx.Bucket(bucketAside).Delete(c.unkept); err != nil {
@@ -233,8 +242,8 @@ func (jr *Journal) changeAside(instance, job string, check func(tx *bbolt.Tx) er
 	})
 }
 
-// noPutBack fails while a job of the instance puts back the content that the named job has replaced, or has only
-// just replaced it.
+// noPutBack fails while a job of the instance puts back the content that the named job has
+// replaced, or has only just replaced it.
 func noPutBack(instance, job string) func(tx *bbolt.Tx) error {
 	return func(tx *bbolt.Tx) error {
 		id := tx.Bucket(bucketActive).Get([]byte(instance))
@@ -334,7 +343,8 @@ func (m *Manager) removeTree(p Place) error {
 // asideEvery is how often the kept content is looked at: a minute more or less is nothing to hours.
 const asideEvery = time.Minute
 
-// watchAside removes content that was kept for long enough, until ctx ends, and goes on with removals.
+// watchAside removes content that was kept for long enough, until ctx ends, and goes on with
+// removals.
 func (m *Manager) watchAside(ctx context.Context) {
 	type due struct {
 		at    time.Time
@@ -421,9 +431,10 @@ func (m *Manager) renameAside(s Aside) error {
 	return errors.Join(failed, err)
 }
 
-// planReplacing counts the content in the places of the volumes, where a backup holds it for certain:
-// content that is still the same once it is out of its place need not be kept. Then it looks for room. The facts
-// of the decision are gathered once more after the count, so that nothing changes in between unseen.
+// planReplacing counts the content in the places of the volumes, where a backup holds it for
+// certain: content that is still the same once it is out of its place need not be kept. Then it
+// looks for room. The facts of the decision are gathered once more after the count, so that nothing
+// changes in between unseen.
 func (w *worker) planReplacing(ctx context.Context, j *Job, instance Instance, r *Restore) error {
 	olds := map[string]string{}
 	for i := range r.Places {

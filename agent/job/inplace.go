@@ -14,13 +14,14 @@ import (
 // ones. Where the configuration says so (Options.InPlaceOrder), and the decision says for certain
 // that a backup holds the old content, the old volumes are removed first.
 //
-// That has two steps, so that a crash or a failure leaves all volumes or none. First all old volumes
-// are renamed, and each is compared with its figures at the decision; until the last is, all of
-// them go back. Then the journal says that they are condemned, and from there on all are removed,
-// whatever becomes of the restore: the next prepare finds every volume missing, and restores.
+// That has two steps, so that a crash or a failure leaves all volumes or none. First all old
+// volumes are renamed, and each is compared with its figures at the decision; until the last is,
+// all of them go back. Then the journal says that they are condemned, and from there on all are
+// removed, whatever becomes of the restore: the next prepare finds every volume missing, and
+// restores.
 
-// roomPatience is how long a restore waits for the room of the volumes that it has removed: a file system may
-// give that back only some seconds later.
+// roomPatience is how long a restore waits for the room of the volumes that it has removed: a file
+// system may give that back only some seconds later.
 const roomPatience = 2 * time.Minute
 
 // planRoom looks whether the restore fits, and where it does not, whether it does so once the old

@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// A put-back is a restore whose trees are there already: the content that an earlier
-// job has replaced, and that is kept. It takes the way of a restore from placing on, so a crash at any instant is done
-// with as there, and the content that it replaces is itself kept.
+// A put-back is a restore whose trees are there already: the content that an earlier job has
+// replaced, and that is kept. It takes the way of a restore from placing on, so a crash at any
+// instant is done with as there, and the content that it replaces is itself kept.
 
 // asidePrefix begins the names of kept trees; internal/restore knows it too.
 const asidePrefix = ".holdfast-kept-"

@@ -13,9 +13,9 @@ import (
 	"holdfast/internal/evidence"
 )
 
-// A restore must not take the last room of a file system, on which others write too. So the
-// needs of a backup are compared with the free space before the first byte is written, and while a restore
-// writes, it looks again and again: the neighbours write as well, and no estimate is exact.
+// A restore must not take the last room of a file system, on which others write too. So the needs
+// of a backup are compared with the free space before the first byte is written, and while a
+// restore writes, it looks again and again: the neighbours write as well, and no estimate is exact.
 
 // ErrRoom says that a file system has too little room for a restore.
 var ErrRoom = errors.New("not enough room")
@@ -175,7 +175,8 @@ func CheckRoom(needs []Need, r Reserve) error {
 			all = &own
 			places[own.id] = all
 		}
-		// folders of one file system may have quotas of their own: the sum has the room of the largest
+		// folders of one file system may have quotas of their own: the sum has the room of the
+		// largest
 		all.free, all.inodes = max(all.free, own.free), max(all.inodes, own.inodes)
 		all.needBytes, all.needInodes = all.needBytes+bytes, all.needInodes+inodes
 		all.volumes = append(all.volumes, n.Volume)
@@ -237,7 +238,8 @@ type watch struct {
 	failed  error
 }
 
-// take is called before so much is written. Its error is a *RoomError, and the same for all callers.
+// take is called before so much is written. Its error is a *RoomError, and the same for all
+// callers.
 func (w *watch) take(bytes, entries uint64) error {
 	if w == nil {
 		return nil
