@@ -70,6 +70,8 @@ type ClaimOptions struct {
 	// Silence is for how long a host gives no sign of life, by the clock of the store, until another
 	// one takes its claim over; 0: for ever.
 	Silence time.Duration
+	// Writers looks for backups of the instance that other hosts have under way, too.
+	Writers bool
 	// TakeOver takes over every claim of other hosts, as an operator commands it.
 	TakeOver bool
 }
@@ -237,6 +239,11 @@ func (v *Vault) Claim(ctx context.Context, o ClaimOptions) (taken []Claim, err e
 			both = both && !slices.ContainsFunc(before, func(b Claim) bool { return b.ID == c.ID })
 		}
 	}
+	if o.Writers && !o.TakeOver && len(living) == 0 {
+		if err := v.writes(ctx, o, now[i].Renewed); err != nil {
+			return nil, errors.Join(err, v.withdraw(ctx, mine, fresh))
+		}
+	}
 	if len(living) > 0 {
 		return nil, errors.Join(&ClaimedError{Claims: living, Both: both && fresh}, v.withdraw(ctx, mine, fresh))
 	}
@@ -266,6 +273,38 @@ func (v *Vault) Claim(ctx context.Context, o ClaimOptions) (taken []Claim, err e
 	return taken, nil
 }
 
+// WritesError says that another host has a backup of an instance under way.
+type WritesError struct{ Instance, Host string }
+
+func (e *WritesError) Error() string {
+	return fmt.Sprintf("host %s is backing up instance %s; command it again when that backup is over", e.Host, e.Instance)
+}
+
+// writes is a *WritesError where another host has a backup of the instance under way. A session that
+// is older than the silence, by the clock of the store, may be of a host that is gone.
+func (v *Vault) writes(ctx context.Context, o ClaimOptions, now time.Time) error {
+	old := map[string]bool{}
+	for info, err := range v.st.List(ctx, v.sessionsPrefix()) {
+		if err != nil {
+			return fmt.Errorf("list sessions: %w", err)
+		}
+		old[info.Key[len(v.sessionsPrefix()):]] = o.Silence > 0 && now.Sub(info.Modified) > o.Silence
+	}
+	sessions, err := v.readSessions(ctx, "", func(id string) bool {
+		is, there := old[id]
+		return there && !is && sessionPattern.MatchString(id)
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range sessions {
+		if s.body.Kind == kindWriter && s.Instance == o.Instance && s.body.Process.Identity != o.Identity {
+			return &WritesError{Instance: s.Instance, Host: s.Host}
+		}
+	}
+	return nil
+}
+
 // withdraw removes what Claim has put for a claim that it made anew.
 func (v *Vault) withdraw(ctx context.Context, c Claim, fresh bool) error {
 	if !fresh {
@@ -275,6 +314,27 @@ func (v *Vault) withdraw(ctx context.Context, c Claim, fresh bool) error {
 	defer cancel()
 	if err := v.st.Delete(ctx, v.claimsPrefix()+c.name(c.beat)); err != nil {
 		return fmt.Errorf("withdraw the claim on instance %s: %w", c.Instance, err)
+	}
+	return nil
+}
+
+// Unclaim removes the claims of a host on an instance. None is no error.
+func (v *Vault) Unclaim(ctx context.Context, instance, identity string) error {
+	all, err := v.listClaims(ctx, instance)
+	if err != nil {
+		return err
+	}
+	var old []string
+	for _, c := range all {
+		if c.tag == v.claimTag(identity) {
+			old = append(old, c.keys...)
+		}
+	}
+	if len(old) == 0 {
+		return nil
+	}
+	if err := v.st.Delete(ctx, old...); err != nil {
+		return fmt.Errorf("remove the claim on instance %s: %w", instance, err)
 	}
 	return nil
 }
