@@ -12,10 +12,11 @@ import (
 )
 
 const (
-	// claimBeats is how many signs of life of a living host fit into the silence after which another
-	// host takes its claim over: some may fail.
+	// claimBeats is how many signs of life of a living host fit into the
+	// silence after which another host takes its claim over: some may fail.
 	claimBeats = 4
-	// claimEvery is the shortest time between two of them, also where the silence is short or endless.
+	// claimEvery is the shortest time between two of
+	// them, also where the silence is short or endless.
 	claimEvery = 10 * time.Second
 	// claimPass bounds one pass over the claims of all tenants.
 	claimPass = 5 * time.Minute
@@ -61,8 +62,8 @@ func (r restores) Unclaim(ctx context.Context, j *job.Job) error {
 	return opened.Unclaim(ctx, j.Instance, r.a.identity.ID)
 }
 
-// hasInstance tells whether an instance belongs to this host as far as the journal knows, so that the
-// host keeps its claim.
+// hasInstance tells whether an instance belongs to this host as
+// far as the journal knows, so that the host keeps its claim.
 func (a *Agent) hasInstance(id string) bool {
 	active, _, err := a.journal.ByInstance(id)
 	if err != nil || active != nil {
@@ -78,8 +79,8 @@ func (a *Agent) hasInstance(id string) bool {
 	return last.Entered[job.Released].IsZero()
 }
 
-// keepClaims gives signs of life for the claims of this host until ctx ends, and lets go of those on
-// instances that were released, soon after the release.
+// keepClaims gives signs of life for the claims of this host until ctx ends,
+// and lets go of those on instances that were released, soon after the release.
 func (a *Agent) keepClaims(ctx context.Context) {
 	every := max(claimEvery, a.cfg.Prepare.ClaimSilence/claimBeats)
 	tick := time.NewTicker(every)

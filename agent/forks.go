@@ -16,8 +16,8 @@ import (
 // forkTime bounds the look at who made the other backups of a fork: an instance is held meanwhile.
 const forkTime = 10 * time.Second
 
-// origin is what the engine is told of where the content of an instance's volumes came from. What the
-// journal knows of another vault says nothing of this one.
+// origin is what the engine is told of where the content of an instance's volumes
+// came from. What the journal knows of another vault says nothing of this one.
 func origin(c job.Content, vaultID string) *backup.Origin {
 	if c.Vault != "" && c.Vault != vaultID {
 		return &backup.Origin{Tried: c.Tried}
@@ -93,7 +93,8 @@ func (r restores) Relate(ctx context.Context, id, tenant string, known, newest j
 	return job.RelationFork, known, nil
 }
 
-// heardOf is what this host knows, with the last of the backups that it tried and that the vault has.
+// heardOf is what this host knows, with the last of
+// the backups that it tried and that the vault has.
 func heardOf(l *vault.Lineage, known job.Content, vaultID string) job.Content {
 	tried := map[string]bool{}
 	for _, id := range known.Tried {
@@ -107,8 +108,8 @@ func heardOf(l *vault.Lineage, known job.Content, vaultID string) job.Content {
 	return known
 }
 
-// rolledBack tells whether the vault lacks the last backup that this host made, and has no backup on
-// top of it either.
+// rolledBack tells whether the vault lacks the last backup
+// that this host made, and has no backup on top of it either.
 func rolledBack(l *vault.Lineage, newest, last string) bool {
 	there := slices.ContainsFunc(l.Refs(), func(r vault.BackupRef) bool { return r.ID == last })
 	return !there && !l.Descends(newest, last)

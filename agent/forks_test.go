@@ -112,8 +112,9 @@ func (h *host) claimsOn(id string) []string {
 	return found
 }
 
-// TestDoublePrepareIsNoticed: an instance that one host has prepared is refused to a second host, with
-// the name of the first, until the first has released it; the report of the release comes after that.
+// TestDoublePrepareIsNoticed: an instance that one host has prepared
+// is refused to a second host, with the name of the first, until the
+// first has released it; the report of the release comes after that.
 func TestDoublePrepareIsNoticed(t *testing.T) {
 	a := newHost(t)
 	b := a.beside()
@@ -152,10 +153,10 @@ func TestDoublePrepareIsNoticed(t *testing.T) {
 	}
 }
 
-// TestTwoHostsFork: the same instance is prepared on two hosts, and both run and back it up. The
-// second backup tells of the first, its instance is held, no host restores any more, and after the
-// decision the accepted branch goes on. The host of the other branch is refused, and its next backup
-// is a fork again.
+// TestTwoHostsFork: the same instance is prepared on two hosts, and both run and
+// back it up. The second backup tells of the first, its instance is held, no
+// host restores any more, and after the decision the accepted branch goes on.
+// The host of the other branch is refused, and its next backup is a fork again.
 func TestTwoHostsFork(t *testing.T) {
 	a := newHost(t)
 	a.cfg += "release: control-plane\n"

@@ -434,5 +434,6 @@ func redact(raw string) string {
 	return raw
 }
 
-// minClaimSilence leaves time for several signs of life of a host, each of which may be tried again.
+// minClaimSilence leaves time for several signs of
+// life of a host, each of which may be tried again.
 const minClaimSilence = time.Minute

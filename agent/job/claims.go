@@ -11,9 +11,9 @@ import (
 // Claimer claims instances in the vault, so that a second host that prepares one is told before any
 // harm is done. A Restorer that is none claims nothing.
 type Claimer interface {
-	// Claim claims the instance of a restore for this host; newest is the backup of the restore. An
-	// error says which other host has the instance. A warning tells of a claim that was taken over, or
-	// that nothing could be claimed.
+	// Claim claims the instance of a restore for this host; newest is the backup
+	// of the restore. An error says which other host has the instance. A warning
+	// tells of a claim that was taken over, or that nothing could be claimed.
 	Claim(ctx context.Context, j *Job, newest Content) (warning string, err error)
 	// Unclaim removes the claim of this host on the instance of a job. No claim is no error.
 	Unclaim(ctx context.Context, j *Job) error
@@ -22,8 +22,8 @@ type Claimer interface {
 // unclaimTime bounds the removal of a claim, for which a report waits.
 const unclaimTime = 10 * time.Second
 
-// unclaim lets go of the claim on an instance that is down, before anybody is told of the release: the
-// next host may prepare the instance at once. A claim that can't be removed now goes later.
+// unclaim lets go of the claim on an instance that is down, before anybody is told of the release:
+// the next host may prepare the instance at once. A claim that can't be removed now goes later.
 func (w *worker) unclaim(ctx context.Context, j *Job) {
 	claimer, ok := w.m.parts.Restorer.(Claimer)
 	if !ok {

@@ -61,8 +61,8 @@ type Content struct {
 	Seq     uint64    `json:"sequence"` // orders the backups of an instance
 	Created time.Time `json:"created"`  // for people
 	Vault   string    `json:"vault,omitempty"`
-	// Tried are ids of backups that were made of the volumes since, and of which nobody heard whether
-	// they are stored, the oldest first.
+	// Tried are ids of backups that were made of the volumes since, and
+	// of which nobody heard whether they are stored, the oldest first.
 	Tried []string `json:"tried,omitempty"`
 }
 

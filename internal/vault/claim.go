@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// A claim says that a host prepares an instance, or runs it since: no other host should. It needs no
-// conditional put. Who claims puts an object of its own, and lists after that: of two hosts that
-// claim at once, at least one sees the other, and whoever sees another claim withdraws. A claim of a
-// host that is gone is told by the store's own times: a living host puts its claim again now and
-// then, under a further number.
+// A claim says that a host prepares an instance, or runs it since: no other host
+// should. It needs no conditional put. Who claims puts an object of its own, and lists
+// after that: of two hosts that claim at once, at least one sees the other, and whoever
+// sees another claim withdraws. A claim of a host that is gone is told by the store's
+// own times: a living host puts its claim again now and then, under a further number.
 
 // Claim says which host has an instance.
 type Claim struct {
@@ -67,8 +67,8 @@ type ClaimOptions struct {
 	Job      string
 	Backup   string
 	Seq      uint64
-	// Silence is for how long a host gives no sign of life, by the clock of the store, until another
-	// one takes its claim over; 0: for ever.
+	// Silence is for how long a host gives no sign of life, by the clock
+	// of the store, until another one takes its claim over; 0: for ever.
 	Silence time.Duration
 	// Writers looks for backups of the instance that other hosts have under way, too.
 	Writers bool
@@ -79,7 +79,8 @@ type ClaimOptions struct {
 // ClaimedError says that other hosts have an instance.
 type ClaimedError struct {
 	Claims []Claim // of other hosts, never empty
-	// Both says that this host claimed the instance at the same moment as the other one, and withdrew.
+	// Both says that this host claimed the instance at
+	// the same moment as the other one, and withdrew.
 	Both bool
 }
 
@@ -92,7 +93,8 @@ func (e *ClaimedError) Error() string {
 		c.Host, c.Instance, c.Job, c.Made.UTC().Format("2006-01-02 15:04:05Z"))
 }
 
-// ErrClaimLost says that a claim of this host is not in the vault any more: another host took it over.
+// ErrClaimLost says that a claim of this host is not
+// in the vault any more: another host took it over.
 var ErrClaimLost = errors.New("another host took the claim over")
 
 func (v *Vault) claimsPrefix() string { return v.info.ID + "/claims/" }
@@ -280,8 +282,8 @@ func (e *WritesError) Error() string {
 	return fmt.Sprintf("host %s is backing up instance %s; command it again when that backup is over", e.Host, e.Instance)
 }
 
-// writes is a *WritesError where another host has a backup of the instance under way. A session that
-// is older than the silence, by the clock of the store, may be of a host that is gone.
+// writes is a *WritesError where another host has a backup of the instance under way. A session
+// that is older than the silence, by the clock of the store, may be of a host that is gone.
 func (v *Vault) writes(ctx context.Context, o ClaimOptions, now time.Time) error {
 	old := map[string]bool{}
 	for info, err := range v.st.List(ctx, v.sessionsPrefix()) {
@@ -373,7 +375,8 @@ func (v *Vault) KeepClaims(ctx context.Context, identity string, keep func(insta
 	return kept, lost, err
 }
 
-// keepClaim renews one claim, if that is wanted. by is the claim that took it over; nil where none did.
+// keepClaim renews one claim, if that is wanted. by
+// is the claim that took it over; nil where none did.
 func (v *Vault) keepClaim(ctx context.Context, c *Claim, all []Claim, wanted bool) (by *Claim, err error) {
 	for _, o := range all {
 		if o.Instance != c.Instance || o.tag == c.tag {

@@ -34,8 +34,8 @@ func holders(t *testing.T, v *vault.Vault) (hosts []string) {
 	return hosts
 }
 
-// TestClaimKeepsOthersOut: the second host is refused and leaves nothing, the first may claim again,
-// and after it let go the second one has it.
+// TestClaimKeepsOthersOut: the second host is refused and leaves nothing,
+// the first may claim again, and after it let go the second one has it.
 func TestClaimKeepsOthersOut(t *testing.T) {
 	v, _ := newVault(t)
 	for range 2 {
@@ -68,8 +68,8 @@ func TestClaimKeepsOthersOut(t *testing.T) {
 	}
 }
 
-// TestClaimOfASilentHost: a claim is taken over after the host gave no sign of life, by the clock of
-// the store, and never while it does. The host that comes back learns of it, and lets go.
+// TestClaimOfASilentHost: a claim is taken over after the host gave no sign of life, by the clock
+// of the store, and never while it does. The host that comes back learns of it, and lets go.
 func TestClaimOfASilentHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, _ := newVault(t)
@@ -100,8 +100,8 @@ func TestClaimOfASilentHost(t *testing.T) {
 	})
 }
 
-// TestClaimIsTakenOverByAnOperator: also from a living host, which finds out even where its own sign
-// of life crossed the takeover.
+// TestClaimIsTakenOverByAnOperator: also from a living host, which
+// finds out even where its own sign of life crossed the takeover.
 func TestClaimIsTakenOverByAnOperator(t *testing.T) {
 	v, _ := newVault(t)
 	_, err := claims(t, v, "a", false)
