@@ -390,6 +390,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group.Go(a.again(ctx, "try the journal", func() error { a.probe(ctx); return nil }))
 	group.Go(a.again(ctx, "look at the disks", func() error { a.watchDisks(ctx); return nil }))
 	group.Go(a.again(ctx, "look at the volumes", func() error { a.watchVolumes(ctx); return nil }))
+	group.Go(a.again(ctx, "keep the claims", func() error { a.keepClaims(ctx); return nil }))
 	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.settle(ctx); return nil }))
 	group.Go(a.again(ctx, "look for copies of this host", func() error { a.looks.watch(ctx); return nil }))
 	for _, s := range a.servers() {

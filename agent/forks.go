@@ -93,7 +93,8 @@ func (r restores) Relate(ctx context.Context, id, tenant string, known, newest j
 	return job.RelationFork, known, nil
 }
 
-// heardOf is what this host knows, with the last of the backups that it tried and that the vault has.
+// heardOf is what this host knows, with the last of
+// the backups that it tried and that the vault has.
 func heardOf(l *vault.Lineage, known job.Content, vaultID string) job.Content {
 	tried := map[string]bool{}
 	for _, id := range known.Tried {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -99,10 +100,63 @@ func (h *host) prepares(request string) (kind string, done completed, reason str
 	return kind, done, reason
 }
 
-// TestTwoHostsFork: the same instance is prepared on two hosts, and both run and back it up. The
-// second backup tells of the first, its instance is held, no host restores any more, and after the
-// decision the accepted branch goes on. The host of the other branch is refused, and its next backup
-// is a fork again.
+// claimsOn are the objects of the claims on an instance in the store of the hosts.
+func (h *host) claimsOn(id string) []string {
+	h.t.Helper()
+	_, folder, _ := strings.Cut(h.cfg, "file://")
+	folder, _, _ = strings.Cut(folder, "\"")
+	found, err := filepath.Glob(filepath.Join(folder, "*/claims", id, "*"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return found
+}
+
+// TestDoublePrepareIsNoticed: an instance that one host has prepared
+// is refused to a second host, with the name of the first, until the
+// first has released it; the report of the release comes after that.
+func TestDoublePrepareIsNoticed(t *testing.T) {
+	a := newHost(t)
+	b := a.beside()
+	a.start()
+	b.start()
+	first := a.runs("r1", "at first")
+	a.released()
+	for _, h := range []*host{a, b} {
+		h.write("phone-1.state", "stopped\n", 0o600)
+		if err := os.RemoveAll(h.in("volumes/phone-1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if kind, done, reason := a.prepares("p1"); kind != "holdfast.restore.completed" || done.Backup != first.Backup {
+		t.Fatalf("prepare on A: %s, %s", kind, reason)
+	}
+	if kind, _, reason := b.prepares("p2"); kind != "holdfast.restore.failed" || !strings.Contains(reason, "host host-1 has claimed instance phone-1") {
+		t.Errorf("prepare on B, while A has it: %s, %s", kind, reason)
+	}
+	if _, err := os.Stat(b.in("volumes/phone-1")); err == nil {
+		t.Error("a volume was restored to B")
+	}
+	if kind, _, reason := a.prepares("p3"); kind != "holdfast.restore.completed" {
+		t.Errorf("prepare on A again: %s, %s", kind, reason)
+	}
+	last := a.runs("r2", "what A did")
+	if last.Parent != first.Backup || len(last.Fork) > 0 {
+		t.Errorf("the backup of A: %+v", last)
+	}
+	a.eventually("the release is reported", func() bool { return a.plane.took("holdfast.instance.released", "phone-1") != nil })
+	if left := a.claimsOn("phone-1"); len(left) > 0 {
+		t.Errorf("the release is reported, and the claim stands: %v", left)
+	}
+	if kind, done, reason := b.prepares("p4"); kind != "holdfast.restore.completed" || done.Backup != last.Backup || done.Parent != first.Backup {
+		t.Errorf("prepare on B, after the release: %s, %+v, %s", kind, done, reason)
+	}
+}
+
+// TestTwoHostsFork: the same instance is prepared on two hosts, and both run and
+// back it up. The second backup tells of the first, its instance is held, no
+// host restores any more, and after the decision the accepted branch goes on.
+// The host of the other branch is refused, and its next backup is a fork again.
 func TestTwoHostsFork(t *testing.T) {
 	a := newHost(t)
 	a.cfg += "release: control-plane\n"
@@ -157,6 +211,9 @@ func TestTwoHostsFork(t *testing.T) {
 	got, err := os.ReadFile(b.in("volumes/phone-1/data/file"))
 	if err != nil || string(got) != "what B did" {
 		t.Errorf("B has %q, %v", got, err)
+	}
+	if left := b.claimsOn("phone-1"); len(left) > 0 {
+		t.Errorf("claims that are left after the releases and the refused restores: %v", left)
 	}
 	again := b.runs("r4", "what B did later")
 	if again.Parent != ofB.Backup || len(again.Fork) != 1 || again.Fork[0].Backup != ofA.Backup || again.Fork[0].Host != "host-1" {

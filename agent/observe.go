@@ -44,6 +44,7 @@ type watcher struct {
 	log       *slog.Logger
 	metrics   *metrics.Metrics
 	inhibitor *inhibitor
+	claims    chan struct{} // 1 token: an instance was released, or its restore failed
 
 	mu      sync.Mutex
 	active  map[string]bool         // jobs counted as working
@@ -86,7 +87,7 @@ func (w *watcher) stored(op string, err error) {
 
 func newWatcher(log *slog.Logger, m *metrics.Metrics) *watcher {
 	return &watcher{
-		log: log, metrics: m, active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]job.Progress{},
+		log: log, metrics: m, claims: make(chan struct{}, 1), active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]job.Progress{},
 		stays: map[string]stay{}, failing: map[string]failure{}, lines: map[string]failure{}, faults: map[string]failure{},
 	}
 }
@@ -142,6 +143,7 @@ func (w *watcher) braked(pace float64, why string) {
 // Changed implements job.Observer.
 func (w *watcher) Changed(j *job.Job, from job.State) {
 	w.inhibitor.note(j)
+	w.released(j)
 	w.mu.Lock()
 	w.count(j)
 	w.moved(j)

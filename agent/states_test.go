@@ -232,7 +232,8 @@ var troubled = []struct {
 		states: []string{"fork_undecided"},
 		before: func(*testing.T, *host) {},
 		after: func(t *testing.T, h *host) {
-			// another host made one before this one makes its first, and did not get its content from here
+			// another host made one before this one makes its
+			// first, and did not get its content from here
 			h.operate(t, "phone-2") // makes the vault
 			h.eventually("phone-2 is released", func() bool { return h.plane.took("holdfast.instance.released", "phone-2") != nil })
 			h.otherHost("what another host has", 0)

@@ -8,9 +8,9 @@ import (
 
 // Forker is the part of a Service about backups that do not descend from each other.
 type Forker interface {
-	// AcceptFork decides that a backup is the newest one of its instance: the one of that id, or with
-	// "" the last that this host made. It is refused where that one makes no fork. Done twice is no
-	// error.
+	// AcceptFork decides that a backup is the newest one of its instance:
+	// the one of that id, or with "" the last that this host made. It is
+	// refused where that one makes no fork. Done twice is no error.
 	AcceptFork(ctx context.Context, c Caller, instanceID, backup string) error
 }
 

@@ -107,6 +107,9 @@ func (c *Config) check(f *faults) {
 
 	oneOf(f, "release", c.Release, ReleaseAgent, ReleaseControlPlane)
 	oneOf(f, "hold", c.Hold, holds...)
+	if s := c.Prepare.ClaimSilence; s != 0 && s < minClaimSilence {
+		f.add("prepare.claim_silence", "must be 0s, which is never, or at least %s, got %s", minClaimSilence, s)
+	}
 	oneOf(f, "on_fork", c.OnFork, OnForkHold, OnForkRelease)
 	if r := c.Precopy.Rounds; r < 0 || r > maxRounds {
 		f.add("precopy.rounds", "must be 0 to %d, got %d", maxRounds, r)
@@ -431,3 +434,7 @@ func redact(raw string) string {
 	}
 	return raw
 }
+
+// minClaimSilence leaves time for several signs of
+// life of a host, each of which may be tried again.
+const minClaimSilence = time.Minute

@@ -107,6 +107,9 @@ const (
 	// DefaultStorePatience outlasts a restart of a store and a connection that has to be given
 	// up (a minute), and is a small part of what users bear that an instance stands still.
 	DefaultStorePatience = 2 * time.Minute
+	// DefaultClaimSilence outlasts a restart of a host, and an outage of its network that ends by
+	// itself: a second host that takes over too early makes a fork.
+	DefaultClaimSilence = time.Hour
 	// DefaultRequests is some hundred times what a control plane
 	// sends that polls each task every few seconds.
 	DefaultRequests = 50
@@ -330,6 +333,9 @@ type Compression struct {
 type Prepare struct {
 	// Refuse takes no such command. The agent then needs, and has, fewer powers over the volumes.
 	Refuse bool `yaml:"refuse"`
+	// ClaimSilence is for how long another host gives no sign of
+	// life until its claim on an instance is taken over; 0: never.
+	ClaimSilence time.Duration `yaml:"claim_silence"`
 	// Start brings the instance up. Without, the control plane does;
 	// its runtime need not know it yet then.
 	Start bool `yaml:"start"`

@@ -133,7 +133,7 @@ func defaults() *Config {
 		Compression:   Compression{Min: DefaultCompressionMin, Max: DefaultCompressionMax},
 		Precopy:       Precopy{Rounds: DefaultPrecopyRounds, Enough: DefaultPrecopyEnough, Time: DefaultPrecopyTime},
 		Base:          Base{Keep: true, MaxAge: DefaultBaseMaxAge, MinFree: DefaultBaseMinFree},
-		Prepare:       Prepare{KeepReplaced: DefaultKeepReplaced, MinFree: MinFreeAuto, MinFreeInodes: DefaultMinFreeInodes},
+		Prepare:       Prepare{KeepReplaced: DefaultKeepReplaced, MinFree: MinFreeAuto, MinFreeInodes: DefaultMinFreeInodes, ClaimSilence: DefaultClaimSilence},
 		Brake:         Brake{CPU: DefaultBrakeCPU, IO: DefaultBrakeIO, Memory: DefaultBrakeMemory},
 		Limits: Limits{
 			Memory: DefaultMemory, Jobs: DefaultJobs, Queue: DefaultQueue, Held: DefaultHeld,

@@ -25,7 +25,8 @@ const (
 	ForkRelease OnFork = "release" // the backup of this host is accepted, and the release follows
 )
 
-// Fork is one of the other newest backups of an instance, from which a stored backup does not descend.
+// Fork is one of the other newest backups of an
+// instance, from which a stored backup does not descend.
 type Fork struct {
 	Backup string `json:"backup"`
 	// Host is the one that made the backup; "" where its manifest could not be read.
@@ -51,8 +52,8 @@ func (j *Job) forkUndecided() bool { return j.Forked() && j.Fork.Backup == "" }
 
 // Forker stores decisions about forks. A Backuper that is no Forker makes no forks.
 type Forker interface {
-	// AcceptFork stores the decision about the fork of the job's backup in the vault. Done twice it is
-	// no error.
+	// AcceptFork stores the decision about the fork of the
+	// job's backup in the vault. Done twice it is no error.
 	AcceptFork(ctx context.Context, j *Job, d ForkDecision) error
 }
 
@@ -121,8 +122,8 @@ func (jr *Journal) decideFork(id string, d ForkDecision) error {
 	})
 }
 
-// settleFork brings the fork of an acknowledged job to an end, so that the release can follow. ok is
-// false where the job waits for a decision, or for the vault to have it.
+// settleFork brings the fork of an acknowledged job to an end, so that the release can
+// follow. ok is false where the job waits for a decision, or for the vault to have it.
 func (w *worker) settleFork(soft, hard context.Context, j *Job) (ok bool, err error) {
 	switch {
 	case !j.ForkOpen():
@@ -168,8 +169,9 @@ func (w *worker) settleFork(soft, hard context.Context, j *Job) (ok bool, err er
 // maxTried bounds the backups that the journal remembers of tries that nobody heard of.
 const maxTried = 64
 
-// try journals the id of a backup that is about to be written, of the volumes of the instance. Should
-// the process die before it journals that the backup is stored, the next one may find it in the vault.
+// try journals the id of a backup that is about to be written, of the
+// volumes of the instance. Should the process die before it journals
+// that the backup is stored, the next one may find it in the vault.
 func (jr *Journal) try(instance, backup string) error {
 	return jr.update(func(tx *bbolt.Tx) error {
 		var c Content

@@ -45,8 +45,8 @@ func (l *life) held(t *testing.T, id string) {
 	}
 }
 
-// TestForkIsHeld: a fork is in the report, and the instance is released only after somebody decided,
-// whoever releases instances otherwise, and the vault has the decision.
+// TestForkIsHeld: a fork is in the report, and the instance is released only after
+// somebody decided, whoever releases instances otherwise, and the vault has the decision.
 func TestForkIsHeld(t *testing.T) {
 	for _, policy := range []job.Policy{job.ReleaseByAgent, job.ReleaseByControlPlane} {
 		forked(t, policy, job.Options{}, func(w *world, l *life, id string) {

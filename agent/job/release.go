@@ -155,6 +155,7 @@ func (w *worker) release(hard context.Context, j *Job) error {
 	if err := w.persist(hard, j, "forget that the instance was held", func(context.Context) error { return w.unmark(j) }); err != nil {
 		return err
 	}
+	w.unclaim(hard, j)
 	return w.write(j, Released, change{
 		edit: func(j *Job) { j.let(w.m.opts.Now(), w.m.journal.Up()) },
 		emit: w.m.event(EventReleased),

@@ -146,12 +146,18 @@ func (w *worker) toRestore(ctx context.Context, j *Job) (State, change, error) {
 		} else if r.Placed = true; f.Start && f.Holds {
 			next = Starting
 		}
+		if err := w.claim(ctx, j, f, r); err != nil {
+			return "", change{}, err
+		}
 		return next, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = f.Found, r, instance.Keep }}, nil
 	case ActRestore:
 		if r.Places, err = restorer.Plan(ctx, j.Instance, j.ID); err != nil {
 			return "", change{}, fmt.Errorf("find the volumes' places: %w", err)
 		}
 		if err := w.planReplacing(ctx, j, instance, r); err != nil {
+			return "", change{}, err
+		}
+		if err := w.claim(ctx, j, f, r); err != nil {
 			return "", change{}, err
 		}
 		return Restoring, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = f.Found, r, instance.Keep }}, nil

@@ -31,7 +31,8 @@ type listBackupJSON struct {
 	Holds     []vault.Hold   `json:"holds,omitempty"`
 	// the backup from which this one came, as far as it is in the vault
 	Parent string `json:"parent,omitempty"`
-	// names the branch of the instance's backups; all are on one unless hosts made backups beside each other
+	// names the branch of the instance's backups; all are
+	// on one unless hosts made backups beside each other
 	Branch string `json:"branch"`
 	Head   bool   `json:"head"` // it is a newest backup
 }

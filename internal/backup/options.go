@@ -101,12 +101,12 @@ type Options struct {
 	// and the losses so far. Its error ends the Run, and there is no backup.
 	// It is asked again when the backup has to be made again. Nil accepts.
 	Accept func(ctx context.Context, so *Result) error
-	// Origin says from which backup the content of the volumes came, the parent of this backup. Nil:
-	// the caller does not know, and the last backup of the instance is the parent.
+	// Origin says from which backup the content of the volumes came, the parent of this backup.
+	// Nil: the caller does not know, and the last backup of the instance is the parent.
 	Origin *Origin
-	// Intent is told the id of the backup right before its manifest is written, so that the caller can
-	// name it in the Origin of a later Run should this one end without an answer. Its error ends the
-	// Run. It is called again where the backup has to be made again. Nil is allowed.
+	// Intent is told the id of the backup right before its manifest is written, so that the caller
+	// can name it in the Origin of a later Run should this one end without an answer. Its error
+	// ends the Run. It is called again where the backup has to be made again. Nil is allowed.
 	Intent func(id string) error
 	// Warn is told of each thing that could not be kept exact, one call at a time; Result lists the
 	// first thousand too. Nil is allowed.
@@ -142,8 +142,8 @@ type Origin struct {
 	// Backup is the last backup that was made of the volumes, or restored to them; "" where none is
 	// known.
 	Backup string
-	// Tried are ids that Intent was told since, in order, by Runs that ended without a result: any of
-	// those backups may exist.
+	// Tried are ids that Intent was told since, in order, by Runs
+	// that ended without a result: any of those backups may exist.
 	Tried []string
 }
 
@@ -196,8 +196,8 @@ type Result struct {
 	Lost         int          `json:"lost"`
 	LostAccepted int          `json:"lost_accepted"`
 	Losses       []vault.Loss `json:"losses,omitempty"`
-	// Fork names the other newest backups of the instance: those that this one does not descend from.
-	// While there are any, no restore chooses among them and this one by itself.
+	// Fork names the other newest backups of the instance: those that this one does not
+	// descend from. While there are any, no restore chooses among them and this one by itself.
 	Fork []vault.BackupRef `json:"fork,omitempty"`
 	// Compressed is the content that was new by the level of compression that it met, bytes before.
 	Compressed map[string]uint64 `json:"compressed"`

@@ -123,9 +123,9 @@ func TestForkIsToldAndNotResolved(t *testing.T) {
 	}
 }
 
-// TestParentIsWhereTheContentCameFrom: the parent of a backup is what the caller knows of, also when
-// a newer one is in the vault, or when nothing is known; an earlier try that came to be stored
-// without an answer is no fork with the next one.
+// TestParentIsWhereTheContentCameFrom: the parent of a backup is what the caller
+// knows of, also when a newer one is in the vault, or when nothing is known; an
+// earlier try that came to be stored without an answer is no fork with the next one.
 func TestParentIsWhereTheContentCameFrom(t *testing.T) {
 	v := newVault(t, obs.NewMemory())
 	dir := t.TempDir()

@@ -23,13 +23,13 @@ type BackupRef struct {
 	Instance string `json:"instance"`
 	ID       string `json:"id"`
 	Seq      uint64 `json:"sequence"`
-	// Tag and ParentTag are in short the backup itself and its parent, "" without one. ParentSeq is the
-	// sequence number of the parent.
+	// Tag and ParentTag are in short the backup itself and its parent,
+	// "" without one. ParentSeq is the sequence number of the parent.
 	Tag       string `json:"-"`
 	ParentTag string `json:"-"`
 	ParentSeq uint64 `json:"-"`
-	// BranchTag is in short the backup with which the branch of the parent begins, and Begins says that
-	// this backup begins a branch of its own; see Lineage.
+	// BranchTag is in short the backup with which the branch of the parent begins,
+	// and Begins says that this backup begins a branch of its own; see Lineage.
 	BranchTag string `json:"-"`
 	Begins    bool   `json:"-"`
 	// when it began, by its writer's clock; for people only

@@ -51,8 +51,8 @@ func (n formatName) on(all map[string]formatName) string {
 	return n.branch
 }
 
-// TestFormatOfLineage reads from names, and from a decision, what FORMAT.md says of them, and none of
-// this package's code.
+// TestFormatOfLineage reads from names, and from a decision,
+// what FORMAT.md says of them, and none of this package's code.
 func TestFormatOfLineage(t *testing.T) {
 	st, id, nameKey := obs.NewMemory(), identity(t), []byte("the fleet's")
 	v, err := vault.Create(t.Context(), st, "tenant", nameKey, nil, id)
@@ -123,8 +123,8 @@ func TestFormatOfLineage(t *testing.T) {
 	}
 }
 
-// TestDecisions: what was decided last counts, a branch that goes on is a fork again, and a decision
-// that does not open is no decision for nothing.
+// TestDecisions: what was decided last counts, a branch that goes on is a
+// fork again, and a decision that does not open is no decision for nothing.
 func TestDecisions(t *testing.T) {
 	v, _ := newVault(t)
 	write := func(seq uint64, parent string) string {

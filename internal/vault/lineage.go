@@ -134,10 +134,10 @@ func (l *Lineage) Parent(r BackupRef) (BackupRef, bool) {
 	return l.refs[i], true
 }
 
-// Descends tells whether the backup of the one id holds all that the other one, the ancestor, held:
-// the ancestor is on its chain of parents, or is the same. Neither needs to be in the list. Where a
-// backup is missing with which a branch begins, it is not known from which branch that one came, and
-// the answer is no.
+// Descends tells whether the backup of the one id holds all that the other one,
+// the ancestor, held: the ancestor is on its chain of parents, or is the same.
+// Neither needs to be in the list. Where a backup is missing with which a branch
+// begins, it is not known from which branch that one came, and the answer is no.
 func (l *Lineage) Descends(id, ancestor string) bool {
 	of, ok := idRef(id)
 	from, aok := idRef(ancestor)
@@ -234,9 +234,9 @@ func (l *Lineage) Fork(id string) []BackupRef {
 	return slices.DeleteFunc(l.Heads(), func(r BackupRef) bool { return l.Descends(id, r.ID) })
 }
 
-// Keep names the backups that retention must not remove, each with the reason in words: the tips of
-// all branches, so that no branch is forgotten before a person names it, and the first backup of each
-// branch, which says from which other branch it came.
+// Keep names the backups that retention must not remove, each with the reason in words:
+// the tips of all branches, so that no branch is forgotten before a person names it,
+// and the first backup of each branch, which says from which other branch it came.
 func (l *Lineage) Keep() map[string]string {
 	keep := map[string]string{}
 	for _, b := range l.branches {
@@ -250,9 +250,9 @@ func (l *Lineage) Keep() map[string]string {
 	return keep
 }
 
-// NewID returns an id for a backup of that parent, which may be missing in the list; "" is none. The
-// backup continues the branch of its parent where the parent is the last of it, and begins one
-// elsewhere. The other parameters are those of NewBackupID.
+// NewID returns an id for a backup of that parent, which may be missing in the list;
+// "" is none. The backup continues the branch of its parent where the parent is the
+// last of it, and begins one elsewhere. The other parameters are those of NewBackupID.
 func (l *Lineage) NewID(seq uint64, t time.Time, parent string, incomplete bool) string {
 	p, ok := idRef(parent)
 	if !ok {

@@ -74,7 +74,8 @@ func (m *lineageModel) list(t *rapid.T) {
 
 func (m *lineageModel) write(t *rapid.T) {
 	w := m.writer(t, func(w *lineageWriter) bool { return w.lineage != nil })
-	// Only the command makes incomplete backups. It has no journal, and takes the last one for the parent.
+	// Only the command makes incomplete backups. It has
+	// no journal, and takes the last one for the parent.
 	incomplete := rapid.IntRange(0, 5).Draw(t, "incomplete") == 0
 	if n := len(w.lineage.refs); incomplete && n > 0 {
 		w.parent = w.lineage.refs[n-1].ID
@@ -124,7 +125,8 @@ func (m *lineageModel) forget(t *rapid.T) {
 	m.content[host] = ""
 }
 
-// remove is retention, which leaves what Keep names, and waits for who is about to write a manifest.
+// remove is retention, which leaves what Keep names,
+// and waits for who is about to write a manifest.
 func (m *lineageModel) remove(t *rapid.T) {
 	if slices.ContainsFunc(m.writers, func(w *lineageWriter) bool { return w.lineage != nil }) {
 		t.Skip("a manifest is about to be written")

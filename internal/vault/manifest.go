@@ -87,8 +87,8 @@ type Manifest struct {
 	// Seq orders the backups of an instance: it is one more than the greatest that the writer found
 	// when it began. No clock has a part in it.
 	Seq uint64 `cbor:"12,keyasint" json:"sequence"`
-	// Parent is the id of the backup from which the content of the volumes came: the last one that was
-	// made of them or restored to them; "" where the writer knows of none.
+	// Parent is the id of the backup from which the content of the volumes came: the last
+	// one that was made of them or restored to them; "" where the writer knows of none.
 	Parent string `cbor:"13,keyasint,omitempty" json:"parent,omitempty"`
 	// Lost counts the losses that nobody accepted. A backup with any
 	// is incomplete, and its id says so.
@@ -97,8 +97,8 @@ type Manifest struct {
 	LostAccepted uint64 `cbor:"15,keyasint,omitempty" json:"lost_accepted"`
 	// Losses names the losses of both kinds, the first MaxLosses of them.
 	Losses []Loss `cbor:"16,keyasint,omitempty" json:"losses,omitempty"`
-	// Fork are the ids of the newest backups that this one does not descend from, as the writer found
-	// them right before it wrote this; empty for a backup on top of the newest one.
+	// Fork are the ids of the newest backups that this one does not descend from, as the writer
+	// found them right before it wrote this; empty for a backup on top of the newest one.
 	Fork []string `cbor:"17,keyasint,omitempty" json:"fork,omitempty"`
 
 	Object string `cbor:"-" json:"object"` // its key in the store

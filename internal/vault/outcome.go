@@ -109,8 +109,8 @@ func (l *ledger) forget(ids []string) {
 	l.left = slices.DeleteFunc(l.left, func(id string) bool { return slices.Contains(ids, id) })
 }
 
-// seqTaken returns the greatest sequence number that a manifest in doubt of the instance has or had,
-// and the last backup that is in doubt still.
+// seqTaken returns the greatest sequence number that a manifest in doubt
+// of the instance has or had, and the last backup that is in doubt still.
 func (l *ledger) seqTaken(instance string) (seq uint64, late BackupRef) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,0 +1,398 @@
+package vault
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// A claim says that a host prepares an instance, or runs it since: no other host
+// should. It needs no conditional put. Who claims puts an object of its own, and lists
+// after that: of two hosts that claim at once, at least one sees the other, and whoever
+// sees another claim withdraws. A claim of a host that is gone is told by the store's
+// own times: a living host puts its claim again now and then, under a further number.
+
+// Claim says which host has an instance.
+type Claim struct {
+	Instance string `json:"instance"`
+	ID       string `json:"id"`
+	Host     string `json:"host"`
+	Identity string `json:"-"`      // of the state folder of the host
+	Job      string `json:"job"`    // for which it was made
+	Backup   string `json:"backup"` // that was prepared; "" where that is not decided yet
+	Seq      uint64 `json:"sequence"`
+	// Made is by the clock of the host, for people. Renewed is when the store got the last sign of
+	// life, by the clock of the store.
+	Made    time.Time `json:"made"`
+	Renewed time.Time `json:"renewed"`
+	// Over are the ids of the claims of other hosts that this one took over.
+	Over []string `json:"over,omitempty"`
+
+	tag  string
+	beat uint64
+	keys []string // of its objects
+}
+
+// claimBody is what a claim's object holds, sealed.
+type claimBody struct {
+	Host     string    `cbor:"1,keyasint"`
+	Identity string    `cbor:"2,keyasint"`
+	Job      string    `cbor:"3,keyasint"`
+	Backup   string    `cbor:"4,keyasint"`
+	Seq      uint64    `cbor:"5,keyasint"`
+	Made     time.Time `cbor:"6,keyasint"`
+	Over     []string  `cbor:"7,keyasint,omitempty"`
+}
+
+const (
+	claimMagic = "HFCLAI\x00\x01"
+	maxClaim   = 1 << 14
+	maxBeat    = 99_999_999
+)
+
+var claimPattern = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,31})/([0-9a-f]{16})-([0-9a-f]{16})-([0-9]{8})$`)
+
+// ClaimOptions say who claims what.
+type ClaimOptions struct {
+	Instance string
+	Host     string // name of the host, for people
+	Identity string // tells this host from all others; required
+	Job      string
+	Backup   string
+	Seq      uint64
+	// Silence is for how long a host gives no sign of life, by the clock
+	// of the store, until another one takes its claim over; 0: for ever.
+	Silence time.Duration
+	// Writers looks for backups of the instance that other hosts have under way, too.
+	Writers bool
+	// TakeOver takes over every claim of other hosts, as an operator commands it.
+	TakeOver bool
+}
+
+// ClaimedError says that other hosts have an instance.
+type ClaimedError struct {
+	Claims []Claim // of other hosts, never empty
+	// Both says that this host claimed the instance at
+	// the same moment as the other one, and withdrew.
+	Both bool
+}
+
+func (e *ClaimedError) Error() string {
+	c := e.Claims[0]
+	if e.Both {
+		return fmt.Sprintf("host %s claims instance %s at this very moment; command it again on the host that is to have it", c.Host, c.Instance)
+	}
+	return fmt.Sprintf("host %s has claimed instance %s (for job %s, made %s by its clock) and gives signs of life; release the instance there first",
+		c.Host, c.Instance, c.Job, c.Made.UTC().Format("2006-01-02 15:04:05Z"))
+}
+
+// ErrClaimLost says that a claim of this host is not
+// in the vault any more: another host took it over.
+var ErrClaimLost = errors.New("another host took the claim over")
+
+func (v *Vault) claimsPrefix() string { return v.info.ID + "/claims/" }
+
+// claimTag begins the names of the claims of one host, so that the host finds them without reading.
+func (v *Vault) claimTag(identity string) string {
+	k := subkey(v.meta, "host", []byte(identity))
+	return hex.EncodeToString(k[:8])
+}
+
+// listClaims lists the claims on an instance, or on all with "", by their names alone.
+func (v *Vault) listClaims(ctx context.Context, instance string) ([]Claim, error) {
+	prefix := v.claimsPrefix()
+	if instance != "" {
+		if err := CheckInstance(instance); err != nil {
+			return nil, err
+		}
+		prefix += instance + "/"
+	}
+	byID := map[string]*Claim{}
+	for info, err := range v.st.List(ctx, prefix) {
+		if err != nil {
+			return nil, fmt.Errorf("list claims: %w", err)
+		}
+		m := claimPattern.FindStringSubmatch(info.Key[len(v.claimsPrefix()):])
+		if m == nil {
+			continue
+		}
+		c := byID[m[1]+"/"+m[3]]
+		if c == nil {
+			c = &Claim{Instance: m[1], tag: m[2], ID: m[3]}
+			byID[m[1]+"/"+m[3]] = c
+		}
+		c.keys = append(c.keys, info.Key)
+		beat, _ := strconv.ParseUint(m[4], 10, 64) // digits by the pattern
+		if beat >= c.beat {
+			c.beat, c.Renewed = beat, info.Modified
+		}
+	}
+	var all []Claim
+	for _, c := range byID {
+		all = append(all, *c)
+	}
+	slices.SortFunc(all, func(a, b Claim) int { return cmp.Or(cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.ID, b.ID)) })
+	return all, nil
+}
+
+func (c *Claim) name(beat uint64) string {
+	return fmt.Sprintf("%s/%s-%s-%08d", c.Instance, c.tag, c.ID, beat)
+}
+
+// readClaim reads what the last object of a claim says. One that was deleted meanwhile is gone.
+func (v *Vault) readClaim(ctx context.Context, c *Claim) (gone bool, err error) {
+	gone = true
+	name := c.name(c.beat)
+	err = v.readSmall(ctx, v.claimsPrefix(), name, maxClaim, func(id string) bool { return id == name }, func(id string, object []byte) error {
+		var b claimBody
+		if err := v.openSmall("claim", claimMagic, v.claimsPrefix(), id, object, &b); err != nil {
+			return err
+		}
+		gone = false
+		c.Host, c.Identity, c.Job, c.Backup, c.Seq, c.Made, c.Over = b.Host, b.Identity, b.Job, b.Backup, b.Seq, b.Made, b.Over
+		return nil
+	})
+	return gone, err
+}
+
+// Claims returns the claims on an instance, or on all instances with "".
+func (v *Vault) Claims(ctx context.Context, instance string) ([]Claim, error) {
+	listed, err := v.listClaims(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	var all []Claim
+	for _, c := range listed {
+		gone, err := v.readClaim(ctx, &c)
+		if err != nil {
+			return nil, fmt.Errorf("read claims: %w", err)
+		}
+		if !gone {
+			all = append(all, c)
+		}
+	}
+	return all, nil
+}
+
+// putClaim stores a claim under its next number.
+func (v *Vault) putClaim(ctx context.Context, c *Claim) error {
+	if c.beat >= maxBeat {
+		return fmt.Errorf("claim on instance %s: it has the last number that there is", c.Instance)
+	}
+	name := c.name(c.beat + 1)
+	object, err := v.sealSmall("claim", claimMagic, name, &claimBody{c.Host, c.Identity, c.Job, c.Backup, c.Seq, c.Made, c.Over})
+	if err != nil {
+		return err
+	}
+	if err := v.st.Put(ctx, v.claimsPrefix()+name, object); err != nil {
+		return fmt.Errorf("store claim on instance %s: %w", c.Instance, err)
+	}
+	c.beat++
+	return nil
+}
+
+// Claim claims an instance for a host, and returns the claims of other hosts that it took over. A
+// host that has a claim on it renews that one. *ClaimedError where another host has the instance.
+func (v *Vault) Claim(ctx context.Context, o ClaimOptions) (taken []Claim, err error) {
+	if o.Identity == "" {
+		return nil, fmt.Errorf("claim instance %s: this host has no identity that lasts", o.Instance)
+	}
+	before, err := v.listClaims(ctx, o.Instance)
+	if err != nil {
+		return nil, err
+	}
+	tag := v.claimTag(o.Identity)
+	var r [8]byte
+	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
+	mine := Claim{Instance: o.Instance, tag: tag, ID: hex.EncodeToString(r[:])}
+	fresh := true
+	if i := slices.IndexFunc(before, func(c Claim) bool { return c.tag == tag }); i >= 0 {
+		mine, fresh = before[i], false
+	}
+	mine.Host, mine.Identity, mine.Job, mine.Backup, mine.Seq, mine.Made = o.Host, o.Identity, o.Job, o.Backup, o.Seq, time.Now().UTC()
+	if err := v.putClaim(ctx, &mine); err != nil {
+		return nil, err
+	}
+	// Whoever claims at the same moment lists after its put too, so one of the two sees the other.
+	now, err := v.Claims(ctx, o.Instance)
+	if err != nil {
+		return nil, errors.Join(err, v.withdraw(ctx, mine, fresh))
+	}
+	i := slices.IndexFunc(now, func(c Claim) bool { return c.tag == tag && c.ID == mine.ID })
+	if i < 0 {
+		return nil, fmt.Errorf("claim instance %s: %w", o.Instance, ErrClaimLost)
+	}
+	var living []Claim
+	both := true
+	for _, c := range now {
+		switch {
+		case c.tag == tag:
+		case o.TakeOver, o.Silence > 0 && now[i].Renewed.Sub(c.Renewed) > o.Silence:
+			taken = append(taken, c)
+		default:
+			living = append(living, c)
+			both = both && !slices.ContainsFunc(before, func(b Claim) bool { return b.ID == c.ID })
+		}
+	}
+	if o.Writers && !o.TakeOver && len(living) == 0 {
+		if err := v.writes(ctx, o, now[i].Renewed); err != nil {
+			return nil, errors.Join(err, v.withdraw(ctx, mine, fresh))
+		}
+	}
+	if len(living) > 0 {
+		return nil, errors.Join(&ClaimedError{Claims: living, Both: both && fresh}, v.withdraw(ctx, mine, fresh))
+	}
+	if len(taken) > 0 { // so that their hosts learn of it, should they be alive after all
+		for _, c := range taken {
+			mine.Over = append(mine.Over, c.ID)
+		}
+		if err := v.putClaim(ctx, &mine); err != nil {
+			return nil, errors.Join(err, v.withdraw(ctx, mine, fresh))
+		}
+		now = append(now, Claim{keys: []string{v.claimsPrefix() + mine.name(mine.beat-1)}})
+	}
+	var old []string
+	last := v.claimsPrefix() + mine.name(mine.beat)
+	for _, c := range now {
+		for _, key := range c.keys {
+			if key != last {
+				old = append(old, key)
+			}
+		}
+	}
+	if len(old) > 0 {
+		if err := v.st.Delete(ctx, old...); err != nil {
+			return taken, fmt.Errorf("remove claims on instance %s that ended: %w", o.Instance, err)
+		}
+	}
+	return taken, nil
+}
+
+// WritesError says that another host has a backup of an instance under way.
+type WritesError struct{ Instance, Host string }
+
+func (e *WritesError) Error() string {
+	return fmt.Sprintf("host %s is backing up instance %s; command it again when that backup is over", e.Host, e.Instance)
+}
+
+// writes is a *WritesError where another host has a backup of the instance under way. A session
+// that is older than the silence, by the clock of the store, may be of a host that is gone.
+func (v *Vault) writes(ctx context.Context, o ClaimOptions, now time.Time) error {
+	old := map[string]bool{}
+	for info, err := range v.st.List(ctx, v.sessionsPrefix()) {
+		if err != nil {
+			return fmt.Errorf("list sessions: %w", err)
+		}
+		old[info.Key[len(v.sessionsPrefix()):]] = o.Silence > 0 && now.Sub(info.Modified) > o.Silence
+	}
+	sessions, err := v.readSessions(ctx, "", func(id string) bool {
+		is, there := old[id]
+		return there && !is && sessionPattern.MatchString(id)
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range sessions {
+		if s.body.Kind == kindWriter && s.Instance == o.Instance && s.body.Process.Identity != o.Identity {
+			return &WritesError{Instance: s.Instance, Host: s.Host}
+		}
+	}
+	return nil
+}
+
+// withdraw removes what Claim has put for a claim that it made anew.
+func (v *Vault) withdraw(ctx context.Context, c Claim, fresh bool) error {
+	if !fresh {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	defer cancel()
+	if err := v.st.Delete(ctx, v.claimsPrefix()+c.name(c.beat)); err != nil {
+		return fmt.Errorf("withdraw the claim on instance %s: %w", c.Instance, err)
+	}
+	return nil
+}
+
+// Unclaim removes the claims of a host on an instance. None is no error.
+func (v *Vault) Unclaim(ctx context.Context, instance, identity string) error {
+	all, err := v.listClaims(ctx, instance)
+	if err != nil {
+		return err
+	}
+	var old []string
+	for _, c := range all {
+		if c.tag == v.claimTag(identity) {
+			old = append(old, c.keys...)
+		}
+	}
+	if len(old) == 0 {
+		return nil
+	}
+	if err := v.st.Delete(ctx, old...); err != nil {
+		return fmt.Errorf("remove the claim on instance %s: %w", instance, err)
+	}
+	return nil
+}
+
+// KeepClaims renews the claims that a host has in the vault, on all instances for which keep says
+// so, and removes the others. lost are those that other hosts took over, which it removes too. It
+// makes no claim. What it could do it has done also where it returns an error.
+func (v *Vault) KeepClaims(ctx context.Context, identity string, keep func(instance string) bool) (kept, lost []Claim, err error) {
+	all, err := v.listClaims(ctx, "")
+	if err != nil {
+		return nil, nil, err
+	}
+	tag := v.claimTag(identity)
+	var old []string
+	for _, c := range all {
+		if c.tag != tag {
+			continue
+		}
+		by, kerr := v.keepClaim(ctx, &c, all, keep(c.Instance))
+		switch {
+		case kerr != nil:
+			err = errors.Join(err, kerr)
+			continue
+		case by != nil:
+			lost = append(lost, *by)
+		case keep(c.Instance):
+			kept = append(kept, c)
+		}
+		old = append(old, c.keys...)
+	}
+	if len(old) > 0 {
+		if derr := v.st.Delete(ctx, old...); derr != nil {
+			err = errors.Join(err, fmt.Errorf("remove claims that ended: %w", derr))
+		}
+	}
+	return kept, lost, err
+}
+
+// keepClaim renews one claim, if that is wanted. by
+// is the claim that took it over; nil where none did.
+func (v *Vault) keepClaim(ctx context.Context, c *Claim, all []Claim, wanted bool) (by *Claim, err error) {
+	for _, o := range all {
+		if o.Instance != c.Instance || o.tag == c.tag {
+			continue
+		}
+		if gone, err := v.readClaim(ctx, &o); err != nil {
+			return nil, err
+		} else if !gone && slices.Contains(o.Over, c.ID) {
+			return &o, nil
+		}
+	}
+	if !wanted {
+		return nil, nil
+	}
+	if gone, err := v.readClaim(ctx, c); err != nil || gone {
+		return nil, err
+	}
+	return nil, v.putClaim(ctx, c)
+}
