@@ -9,7 +9,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestInDoubtSaysToWait: the error of a backup that may exist says to wait, and no other error does.
+// TestInDoubtSaysToWait: the error of a backup that
+// may exist says to wait, and no other error does.
 func TestInDoubtSaysToWait(t *testing.T) {
 	if err := inDoubt(fmt.Errorf("put: %w", vault.ErrMayExist)); !errors.Is(err, vault.ErrMayExist) || !strings.Contains(err.Error(), "wait before the instance is prepared elsewhere") {
 		t.Error(err)

@@ -17,8 +17,8 @@ import (
 	"holdfast/agent/report"
 )
 
-// answersVerb is the verb of the hosts of TestAnswers: it hangs in a freeze, and in a look at an instance whose
-// restored volumes are about to get into their places, while a file says so.
+// answersVerb is the verb of the hosts of TestAnswers: it hangs in a freeze, and in a look at
+// an instance whose restored volumes are about to get into their places, while a file says so.
 const answersVerb = `#!/bin/sh
 d="$1"
 while test -e "$d/hang-$HOLDFAST_ACTION-$HOLDFAST_INSTANCE"; do sleep 0.1; done
@@ -28,7 +28,8 @@ while test "$HOLDFAST_ACTION" = state && test -e "$d/hang-placing-$HOLDFAST_INST
 // situation is a state of an instance in which every verb is asked.
 type situation struct {
 	name, means string
-	// spares is how many instances are brought into the situation: a verb that the agent takes uses one up.
+	// spares is how many instances are brought into the
+	// situation: a verb that the agent takes uses one up.
 	spares int
 	tenant string // of the caller; "" sees all tenants
 	ids    []string
@@ -170,8 +171,9 @@ Codes begin with ` + "`KOOPHONE.API`" + `; ` + "`0`" + ` is success. The caller 
 else is said; ` + "`abandon`" + ` is asked by an operator at the socket. The numbers of ` + "`status`" + ` are those of each call: see DESIGN.md.
 `
 
-// TestAnswers asks every verb in every situation of an instance, and holds ANSWERS.md to the answers. It stands for the
-// promise that a caller can tell situations apart by code, and that no situation answers with an internal error.
+// TestAnswers asks every verb in every situation of an instance, and holds
+// ANSWERS.md to the answers. It stands for the promise that a caller can tell
+// situations apart by code, and that no situation answers with an internal error.
 func TestAnswers(t *testing.T) {
 	a := &answers{}
 	a.doc.WriteString(answersHead)

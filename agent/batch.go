@@ -12,9 +12,10 @@ import (
 	"holdfast/agent/job"
 )
 
-// batch finds the instances of a command or a question, by one rule for all calls with several ids: an instance
-// that is not here and an instance that the caller may not see refuse the batch with one answer, and so do
-// instances of several tenants. Whose an instance is its unfinished job says, and else the configuration.
+// batch finds the instances of a command or a question, by one rule for all calls
+// with several ids: an instance that is not here and an instance that the caller may
+// not see refuse the batch with one answer, and so do instances of several tenants.
+// Whose an instance is its unfinished job says, and else the configuration.
 func (s *service) batch(c api.Caller, ids []string) ([]*instance, error) {
 	var unknown []string
 	found := make([]*instance, len(ids))
@@ -39,7 +40,8 @@ func (s *service) batch(c api.Caller, ids []string) ([]*instance, error) {
 	return found, nil
 }
 
-// Cancel implements api.Service. A task of which no job can be cancelled is refused, with the reason of each job.
+// Cancel implements api.Service. A task of which no job can
+// be cancelled is refused, with the reason of each job.
 func (s *service) Cancel(_ context.Context, c api.Caller, id string) error {
 	jobs, err := s.taskJobs(c, id)
 	if err != nil {
@@ -78,8 +80,9 @@ func (s *service) Cancel(_ context.Context, c api.Caller, id string) error {
 // maxNamed bounds how many instances a refusal names for one reason.
 const maxNamed = 3
 
-// doneAlready tells whether the last job of an instance, which is over, did what is asked for: a release or a resume that
-// is asked for twice is no error. After a restore, or a backup that failed, nothing is done.
+// doneAlready tells whether the last job of an instance, which is over,
+// did what is asked for: a release or a resume that is asked for twice is
+// no error. After a restore, or a backup that failed, nothing is done.
 func doneAlready(last *job.Job, resume bool) bool {
 	if last == nil || last.IsRestore() || last.State != job.Done {
 		return false

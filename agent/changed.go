@@ -12,9 +12,10 @@ import (
 	"holdfast/agent/job"
 )
 
-// A job acts on the instance as it was when the job began: by the host id, the tenant, and the volumes that the journal keeps.
-// What the configuration says meanwhile counts from the next job on. A difference is told of at the start,
-// by check-config and as a trouble, since operators expect a configuration to count.
+// A job acts on the instance as it was when the job began: by the host id, the
+// tenant, and the volumes that the journal keeps. What the configuration says
+// meanwhile counts from the next job on. A difference is told of at the start, by
+// check-config and as a trouble, since operators expect a configuration to count.
 
 // kept is what the journal keeps of an instance.
 type kept struct {
@@ -30,8 +31,8 @@ func decodeKept(text json.RawMessage, host string) (k kept, err error) {
 	return k, nil
 }
 
-// withPlaces is the instance of the configuration, whose driver counts, with the host id and the volumes that
-// an unfinished job began with.
+// withPlaces is the instance of the configuration, whose driver counts,
+// with the host id and the volumes that an unfinished job began with.
 func (in *instance) withPlaces(before *instance) *instance {
 	if in.host == before.host && slices.EqualFunc(in.cfg.Volumes, before.cfg.Volumes, func(a, b config.Volume) bool { return a.Name == b.Name && a.Path == b.Path }) {
 		return in
@@ -41,8 +42,9 @@ func (in *instance) withPlaces(before *instance) *instance {
 	return &instance{cfg: &cfg, index: in.index, host: before.host, runtime: in.runtime}
 }
 
-// changes tells in words what a configuration says of the instance of an unfinished job that differs from what the
-// job began with; nothing where the journal keeps nothing, or the job has not begun.
+// changes tells in words what a configuration says of the instance
+// of an unfinished job that differs from what the job began with;
+// nothing where the journal keeps nothing, or the job has not begun.
 func changes(j *job.Job, now *config.Instance, host string) (list []string) {
 	if len(j.Kept) == 0 {
 		return nil
@@ -85,7 +87,8 @@ func changes(j *job.Job, now *config.Instance, host string) (list []string) {
 	return list
 }
 
-// changedConfiguration tells what the configuration says that an unfinished job does not go by; nil where there is nothing.
+// changedConfiguration tells what the configuration says that
+// an unfinished job does not go by; nil where there is nothing.
 func (a *Agent) changedConfiguration(j *job.Job) error {
 	in := a.instances[j.Instance]
 	if in == nil {
@@ -97,7 +100,8 @@ func (a *Agent) changedConfiguration(j *job.Job) error {
 	return nil
 }
 
-// warnOfChanges says at the start which unfinished jobs go by another configuration than the present one.
+// warnOfChanges says at the start which unfinished jobs
+// go by another configuration than the present one.
 func (a *Agent) warnOfChanges(active []*job.Job) {
 	for _, j := range active {
 		if err := a.changedConfiguration(j); err != nil {

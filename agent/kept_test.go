@@ -189,8 +189,9 @@ func TestKeptOfAnotherDisk(t *testing.T) {
 	}
 }
 
-// TestPrepareNeedsRoom: a restore that would take more than prepare.min_free leaves is refused before
-// a byte is written, names what is needed and what is there, and leaves the volume as it was.
+// TestPrepareNeedsRoom: a restore that would take more than
+// prepare.min_free leaves is refused before a byte is written, names
+// what is needed and what is there, and leaves the volume as it was.
 func TestPrepareNeedsRoom(t *testing.T) {
 	testbed.Need(t, "root")
 	h, mount := newHost(t), testbed.Tmpfs(t, "size=16m")

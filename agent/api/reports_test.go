@@ -108,6 +108,7 @@ func TestClientCoversTheSocket(t *testing.T) {
 	_ = c.Cancel(ctx, "task-t1")
 	_ = c.Release(ctx, "phone-1")
 	_ = c.Resume(ctx, "phone-1")
+	_ = c.AcceptFork(ctx, "phone-1", "")
 	_ = c.Drain(ctx)
 	_, _ = c.Kept(ctx)
 	_, _ = c.PutBack(ctx, "phone-1", "")

@@ -9,15 +9,16 @@ import (
 	"time"
 )
 
-// WaysOut is the part of a Service by which an operator leads an instance out of a state that nothing else ends.
+// WaysOut is the part of a Service by which an operator
+// leads an instance out of a state that nothing else ends.
 type WaysOut interface {
-	// PrepareFrom is Prepare for an operator, and restores the backup of that id instead of the newest; ""
-	// is the newest. With an id the command is for one instance.
+	// PrepareFrom is Prepare for an operator, and restores the backup of that id instead
+	// of the newest; "" is the newest. With an id the command is for one instance.
 	PrepareFrom(ctx context.Context, c Caller, requestID string, digest [32]byte, instanceIDs []string, backupID string) (PrepareAnswer, error)
 	// Loss tells which backups of the instance this host knows and the store lacks.
 	Loss(ctx context.Context, c Caller, instanceID string) (Loss, error)
-	// AcceptLoss accepts a loss that Loss told of, so that the newest backup in the store counts from now on. It is
-	// refused where the loss is another than the confirmed one.
+	// AcceptLoss accepts a loss that Loss told of, so that the newest backup in the store
+	// counts from now on. It is refused where the loss is another than the confirmed one.
 	AcceptLoss(ctx context.Context, c Caller, instanceID string, confirmed LossConfirmed) (Loss, error)
 	// Abandon gives up the unfinished job of that id, and leaves the instance as it is. It is
 	// refused where the job has another way out, or is not the job of the instance.
@@ -211,8 +212,8 @@ func (h *handler) abandon(q *request) (any, error) {
 	return h.service.Abandon(q.r.Context(), q.caller, id, job)
 }
 
-// Prepare commands a restore of instances: of the backup of that id, or of the newest for "". The same request
-// id gives the same task; "" makes a new one.
+// Prepare commands a restore of instances: of the backup of that id, or of the
+// newest for "". The same request id gives the same task; "" makes a new one.
 func (c *Client) Prepare(ctx context.Context, requestID string, instanceIDs []string, backupID string) (TaskAnswer, error) {
 	body := struct {
 		IDs    []string `json:"instance_ids"`

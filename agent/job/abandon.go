@@ -10,8 +10,9 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A job that can't end keeps its instance from every other job. An operator gives such a job up, and takes over
-// what the job was to do to the instance and its volumes: the agent leaves both as they are.
+// A job that can't end keeps its instance from every other job. An
+// operator gives such a job up, and takes over what the job was to do
+// to the instance and its volumes: the agent leaves both as they are.
 
 // add counts the unfinished job of an instance.
 func (e *BusyError) add(j *Job) {
@@ -47,25 +48,28 @@ func (jr *Journal) Busy(instances ...string) error {
 	return err
 }
 
-// ofUnknown tells whether a snapshot may belong to a job whose record does not say which snapshots the job has.
+// ofUnknown tells whether a snapshot may belong to a job
+// whose record does not say which snapshots the job has.
 func ofUnknown(jobs []*Job, ref Ref) bool {
 	return slices.ContainsFunc(jobs, func(j *Job) bool { return j.State == Unknown && strings.Contains(ref.Path, j.ID) })
 }
 
-// abandonable tells whether an operator can give the job up: its record is not understood, or the job is on the
-// way back and an act of that way may fail for ever. In all other states a cancel, a release or a resume leads
-// to the way back or to the end.
+// abandonable tells whether an operator can give the job up: its record is not
+// understood, or the job is on the way back and an act of that way may fail for ever. In
+// all other states a cancel, a release or a resume leads to the way back or to the end.
 func (j *Job) abandonable() bool {
 	return j.State == Unknown || j.State == Failing || j.State == Suspending || j.State == Resuming
 }
 
-// Abandon gives the unfinished job of the instance up, on an operator's word. It returns the job as it was found.
+// Abandon gives the unfinished job of the instance up, on
+// an operator's word. It returns the job as it was found.
 //
-// The job ends as failed, and the control plane is told. The instance stays as it is: frozen, stopped, or with
-// volumes of two times where a restore was under way (Job.Cause names the places). Snapshots that the record names
-// become leftovers. What the volumes hold is in doubt then (Content.Doubt), unless the job was a backup for sure. A job with
-// a worker ends when the act under way has come back, within a minute after it. ErrNotFound when the instance has no unfinished job, ErrState when the
-// job has another way out.
+// The job ends as failed, and the control plane is told. The instance stays as it is:
+// frozen, stopped, or with volumes of two times where a restore was under way (Job.Cause
+// names the places). Snapshots that the record names become leftovers. What the volumes
+// hold is in doubt then (Content.Doubt), unless the job was a backup for sure. A job with a
+// worker ends when the act under way has come back, within a minute after it. ErrNotFound
+// when the instance has no unfinished job, ErrState when the job has another way out.
 func (m *Manager) Abandon(instance string) (*Job, error) {
 	active, _, err := m.journal.ByInstance(instance)
 	switch {
@@ -141,8 +145,8 @@ func (m *Manager) abandon(j *Job) error {
 	return nil
 }
 
-// doubtContent notes that nobody knows what the volumes hold after a job that was given up, unless the job was a
-// backup for sure, which changes no volume, or all volumes were in place.
+// doubtContent notes that nobody knows what the volumes hold after a job that was given up,
+// unless the job was a backup for sure, which changes no volume, or all volumes were in place.
 func doubtContent(tx *bbolt.Tx, j *Job, from State) error {
 	if j.Kind == KindBackup && from != Unknown || j.Restore != nil && j.Restore.Placed {
 		return nil

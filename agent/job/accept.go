@@ -8,9 +8,9 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// AcceptedLoss is an operator's word that backups of an instance, which this host knows, are gone from the
-// store for good. Without that word a store that lacks a backup is one that was set back, and nothing is restored
-// from the store.
+// AcceptedLoss is an operator's word that backups of an instance, which this host
+// knows, are gone from the store for good. Without that word a store that lacks a
+// backup is one that was set back, and nothing is restored from the store.
 type AcceptedLoss struct {
 	Lost   []Content `json:"lost"`   // what this host knows and the store lacks
 	Newest Content   `json:"newest"` // that the store had then; zero: the store had no backup
@@ -18,13 +18,15 @@ type AcceptedLoss struct {
 	At     time.Time `json:"at"`     // UTC
 }
 
-// Covers tells whether the loss of a backup is accepted while the newest backup in the store is another one.
-// A store that has lost more since, so that its newest is older than the one that was accepted, is not covered.
+// Covers tells whether the loss of a backup is accepted while the newest
+// backup in the store is another one. A store that has lost more since, so
+// that its newest is older than the one that was accepted, is not covered.
 func (a *AcceptedLoss) Covers(lost, newest Content) bool {
 	return newest.Seq >= a.Newest.Seq && slices.ContainsFunc(a.Lost, func(c Content) bool { return c.Backup == lost.Backup && lost.Backup != "" })
 }
 
-// AcceptedLoss returns what an operator has accepted last for the instance; zero when there is nothing.
+// AcceptedLoss returns what an operator has accepted
+// last for the instance; zero when there is nothing.
 func (jr *Journal) AcceptedLoss(instance string) (a AcceptedLoss, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		_, err := get(tx, bucketAccepted, []byte(instance), &a)
@@ -33,8 +35,8 @@ func (jr *Journal) AcceptedLoss(instance string) (a AcceptedLoss, err error) {
 	return a, err
 }
 
-// AcceptLoss journals an accepted loss, in the place of the one before. A *BusyError while a job works on the instance:
-// that job has decided by what held before.
+// AcceptLoss journals an accepted loss, in the place of the one before. A *BusyError
+// while a job works on the instance: that job has decided by what held before.
 func (jr *Journal) AcceptLoss(instance string, a AcceptedLoss) error {
 	if len(a.Lost) == 0 {
 		return errors.New("accept a loss: no backup is named")

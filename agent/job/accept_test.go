@@ -13,8 +13,9 @@ import (
 	"holdfast/agent/job"
 )
 
-// TestAcceptedLoss: a newest backup that was deleted on purpose fails every restore, until an operator accepts
-// the loss. The acceptance is for that loss alone, and what the volumes hold is not taken for saved.
+// TestAcceptedLoss: a newest backup that was deleted on purpose fails
+// every restore, until an operator accepts the loss. The acceptance is
+// for that loss alone, and what the volumes hold is not taken for saved.
 func TestAcceptedLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
@@ -71,8 +72,8 @@ func TestAcceptedLoss(t *testing.T) {
 	})
 }
 
-// TestChosenBackup: an operator names the backup to restore. What the volumes hold counts as saved only where the
-// vault has the backup that they came from.
+// TestChosenBackup: an operator names the backup to restore. What the volumes
+// hold counts as saved only where the vault has the backup that they came from.
 func TestChosenBackup(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -119,8 +120,8 @@ func TestChosenBackup(t *testing.T) {
 	}
 }
 
-// TestAbandonedRestoreIsInDoubt: after a restore that was given up nobody knows what the volumes hold, so the next
-// restore is refused until a person has looked, or has named the backup.
+// TestAbandonedRestoreIsInDoubt: after a restore that was given up nobody knows what the volumes
+// hold, so the next restore is refused until a person has looked, or has named the backup.
 func TestAbandonedRestoreIsInDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
@@ -174,7 +175,8 @@ func TestAbandonedRestoreIsInDoubt(t *testing.T) {
 	})
 }
 
-// unfinished makes the record of a restore that is done one of a restore in a state that this program does not know.
+// unfinished makes the record of a restore that is done one
+// of a restore in a state that this program does not know.
 func unfinished(id, instance string) func(tx *bbolt.Tx) error {
 	return func(tx *bbolt.Tx) error {
 		return errors.Join(first("jobs", id, replaced(`"state":"done"`, `"state":"resharding"`))(tx), first("jobs", id, replaced(`"placed":true,`, ""))(tx),
@@ -182,8 +184,8 @@ func unfinished(id, instance string) func(tx *bbolt.Tx) error {
 	}
 }
 
-// TestTenantOfTheConfiguration: a job that waited while the configuration gave its instance to another tenant
-// fails, and touches nothing.
+// TestTenantOfTheConfiguration: a job that waited while the configuration
+// gave its instance to another tenant fails, and touches nothing.
 func TestTenantOfTheConfiguration(t *testing.T) {
 	for _, kind := range []job.Kind{job.KindBackup, job.KindRestore} {
 		t.Run(string(kind), func(t *testing.T) {

@@ -13,7 +13,8 @@ import (
 	"holdfast/agent/job"
 )
 
-// asideStep is one thing that an operator or the control plane does, again after a crash, until it is done.
+// asideStep is one thing that an operator or the control
+// plane does, again after a crash, until it is done.
 type asideStep struct {
 	do   func(l *life) error
 	done func(l *life) bool
@@ -114,7 +115,8 @@ func newer(count int) asideStep {
 	}
 }
 
-// brought prepares what a newer backup has, as often as it takes; a failure changes volumes to none.
+// brought prepares what a newer backup has, as often
+// as it takes; a failure changes volumes to none.
 func brought(count int) asideStep {
 	n := 0
 	return asideStep{
@@ -250,7 +252,8 @@ func runAsideWay(t *testing.T, way asideWay, crashAt int) (points []string) {
 	return points
 }
 
-// TestReplacedIsReported: the report of a restore says what it has replaced, and what becomes of it.
+// TestReplacedIsReported: the report of a restore
+// says what it has replaced, and what becomes of it.
 func TestReplacedIsReported(t *testing.T) {
 	for name, c := range map[string]struct {
 		set  func(w *world)
@@ -370,7 +373,8 @@ func TestPutBackIsRefused(t *testing.T) {
 	}
 }
 
-// TestInPlaceOrderSparesWhatChanged: what is written after the decision is brought back, not removed.
+// TestInPlaceOrderSparesWhatChanged: what is written
+// after the decision is brought back, not removed.
 func TestInPlaceOrderSparesWhatChanged(t *testing.T) {
 	for name, c := range map[string]struct {
 		meanwhile func(w *world) // when the first volume is taken out

@@ -24,8 +24,8 @@ type Content struct {
 	// Volumes has, by name, what identifies the content of each volume. Of a backup that is only
 	// named by the vault it has Kind and Entries.
 	Volumes map[string]Root `json:"volumes,omitempty"`
-	// Tried are ids of backups that were made of the volumes since, and of which nobody heard whether
-	// they are stored, the oldest first.
+	// Tried are ids of backups that were made of the volumes since, and
+	// of which nobody heard whether they are stored, the oldest first.
 	Tried []string `json:"tried,omitempty"`
 	// Doubt says why it is not known what the volumes hold; "" where it is known
 	Doubt string `json:"doubt,omitempty"`

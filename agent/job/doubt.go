@@ -5,8 +5,9 @@ import (
 	"fmt"
 )
 
-// inDoubt refuses where nobody knows what the volumes hold (Content.Doubt), unless each volume proves by itself
-// from which backup its content came. With a backup that an operator chose the content is replaced, and kept aside.
+// inDoubt refuses where nobody knows what the volumes hold (Content.Doubt),
+// unless each volume proves by itself from which backup its content came. With
+// a backup that an operator chose the content is replaced, and kept aside.
 func inDoubt(f Facts) (Decision, bool) {
 	if f.Known.Doubt == "" || f.Chosen {
 		return Decision{}, false
@@ -20,7 +21,8 @@ func inDoubt(f Facts) (Decision, bool) {
 	return Decision{}, false
 }
 
-// backupToRestore fills in the backup that the restore is of, and what an operator has said about it.
+// backupToRestore fills in the backup that the restore
+// is of, and what an operator has said about it.
 func (w *worker) backupToRestore(ctx context.Context, j *Job, f *Facts) error {
 	restorer := w.m.parts.Restorer
 	f.Chosen = j.Chosen != ""
@@ -50,8 +52,9 @@ func (w *worker) backupToRestore(ctx context.Context, j *Job, f *Facts) error {
 	return nil
 }
 
-// ofTenant is the job's instance as the configuration has it now; an error where the configuration has given the instance to
-// another tenant since the command: neither tenant's bytes may get to the other.
+// ofTenant is the job's instance as the configuration has it now; an
+// error where the configuration has given the instance to another tenant
+// since the command: neither tenant's bytes may get to the other.
 func (w *worker) ofTenant(j *Job) (Instance, error) {
 	instance, err := w.m.parts.Instance(j.Instance)
 	if err == nil && instance.Tenant != j.Tenant {

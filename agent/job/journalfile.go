@@ -51,9 +51,9 @@ func Unfinished(path string) (jobs []*Job, err error) {
 // it knew of commands is lost, and what Marks says is held is let go.
 func (jr *Journal) Aside() string { return jr.aside }
 
-// openJournal opens the file and reads all of it: damage shows now, when nothing depends on it yet, and
-// not in the middle of a job. A file whose pages are whole is no damaged file, whatever its records
-// say: a record that can't be understood is set aside alone.
+// openJournal opens the file and reads all of it: damage shows now, when nothing depends
+// on it yet, and not in the middle of a job. A file whose pages are whole is no damaged
+// file, whatever its records say: a record that can't be understood is set aside alone.
 func openJournal(path string) (j *Journal, err error) {
 	// Pages that point out of the file fault, in memory that is mapped, and others panic.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))

@@ -13,17 +13,17 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A record that this program can't understand stops nothing but what the record is about. Opening the
-// journal moves such a record to a bucket of its own, whole, and puts into its place what can be said for
-// sure: a job gets the state Unknown, in which nothing is done to its instance, until an operator gives the job up or a
-// program that understands the record opens the journal.
+// A record that this program can't understand stops nothing but what the record is about. Opening
+// the journal moves such a record to a bucket of its own, whole, and puts into its place what can
+// be said for sure: a job gets the state Unknown, in which nothing is done to its instance, until
+// an operator gives the job up or a program that understands the record opens the journal.
 
-// Unknown is the state of an unfinished job whose record this program does not understand. No job enters
-// the state by itself; see UnknownRecord.
+// Unknown is the state of an unfinished job whose record this program does
+// not understand. No job enters the state by itself; see UnknownRecord.
 const Unknown State = "unknown"
 
-// UnknownRecord is a record of the journal that could not be understood when the journal was opened: the
-// record is no valid JSON, or has a state or a kind that this program does not know.
+// UnknownRecord is a record of the journal that could not be understood when the journal was
+// opened: the record is no valid JSON, or has a state or a kind that this program does not know.
 type UnknownRecord struct {
 	Bucket   string    `json:"bucket"` // in which the record was found
 	Key      []byte    `json:"key"`
@@ -72,8 +72,8 @@ type sortOut struct {
 	found []UnknownRecord
 }
 
-// setUnknownAside moves the records that can't be understood, and repairs what points to records that are
-// not there. It runs in the transaction that opens the journal.
+// setUnknownAside moves the records that can't be understood, and repairs what points
+// to records that are not there. It runs in the transaction that opens the journal.
 func (jr *Journal) setUnknownAside(tx *bbolt.Tx) error {
 	s := &sortOut{tx: tx, now: time.Now().UTC()}
 	if err := errors.Join(s.again(), s.look()); err != nil {
@@ -92,8 +92,8 @@ func (jr *Journal) setUnknownAside(tx *bbolt.Tx) error {
 
 func (r *UnknownRecord) key() []byte { return append([]byte(r.Bucket+"\x00"), r.Key...) }
 
-// again puts the records of jobs back that an earlier program set aside and this program understands, and
-// forgets the old records of what is no unfinished job.
+// again puts the records of jobs back that an earlier program set aside and this
+// program understands, and forgets the old records of what is no unfinished job.
 func (s *sortOut) again() error {
 	var back []UnknownRecord
 	var old [][]byte
@@ -230,8 +230,8 @@ func (s *sortOut) aside(r *UnknownRecord) error {
 	return put(s.tx, bucketUnknown, r.key(), r)
 }
 
-// salvageJob makes the job of a record that can't be understood: what the record still says, what the indexes
-// say, and a state in which nothing happens.
+// salvageJob makes the job of a record that can't be understood: what the record
+// still says, what the indexes say, and a state in which nothing happens.
 func (s *sortOut) salvageJob(r *UnknownRecord) (*Job, error) {
 	var j Job
 	var fields map[string]json.RawMessage
@@ -283,8 +283,8 @@ func (s *sortOut) salvageJob(r *UnknownRecord) (*Job, error) {
 	return &j, err
 }
 
-// salvageTask makes the task of a record that can't be understood, of the jobs that name the task. The same
-// request is refused as one that was used before with another body.
+// salvageTask makes the task of a record that can't be understood, of the jobs that name
+// the task. The same request is refused as one that was used before with another body.
 func (s *sortOut) salvageTask(id string) (*Task, error) {
 	t := &Task{ID: id, Accepted: s.now}
 	var jobs []*Job
@@ -310,8 +310,8 @@ func (s *sortOut) salvageTask(id string) (*Task, error) {
 	}))
 }
 
-// holdFor holds the job that waits for a report which can't be read: a release sends the report again, out
-// of the job's record.
+// holdFor holds the job that waits for a report which can't be
+// read: a release sends the report again, out of the job's record.
 func (s *sortOut) holdFor(r *UnknownRecord) error {
 	jobs, err := activeJobs(s.tx)
 	for _, j := range jobs {
@@ -349,8 +349,8 @@ func (s *sortOut) pointers() error {
 	return nil
 }
 
-// Unknown returns the records that can't be understood: those of unfinished jobs, and those that were found
-// when the journal was opened this time.
+// Unknown returns the records that can't be understood: those of unfinished
+// jobs, and those that were found when the journal was opened this time.
 func (jr *Journal) Unknown() (all []UnknownRecord, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketUnknown).ForEach(func(k, v []byte) error {

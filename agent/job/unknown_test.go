@@ -52,8 +52,8 @@ func replaced(old, with string) func(b *bbolt.Bucket, k, v []byte) error {
 	}
 }
 
-// TestOneDamagedRecord damages one record of a journal at a time, each kind of record in its way. The journal
-// opens, says what it can't understand, and every other job goes on to its end.
+// TestOneDamagedRecord damages one record of a journal at a time, each kind of record in its
+// way. The journal opens, says what it can't understand, and every other job goes on to its end.
 func TestOneDamagedRecord(t *testing.T) {
 	job1 := func(j map[string]string) string { return j["a"] }
 	for _, tt := range []struct {
@@ -187,7 +187,8 @@ func oneDamagedRecord(t *testing.T, damage func(map[string]string) func(tx *bbol
 	}
 }
 
-// standsStill holds that nothing happens to an instance whose job is not understood, until the job is given up.
+// standsStill holds that nothing happens to an instance
+// whose job is not understood, until the job is given up.
 func (w *world) standsStill(t *testing.T, l *life, a *job.Job) {
 	t.Helper()
 	if a.State != job.Unknown || a.Instance != "a" || a.Tenant != "acme" || a.Task == "" || a.Cause == "" {
@@ -220,7 +221,8 @@ func (w *world) standsStill(t *testing.T, l *life, a *job.Job) {
 	}
 }
 
-// TestUnknownRecordIsUnderstoodLater: a program that knows the state takes the job up where the job was.
+// TestUnknownRecordIsUnderstoodLater: a program that
+// knows the state takes the job up where the job was.
 func TestUnknownRecordIsUnderstoodLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")
@@ -259,8 +261,8 @@ func TestUnknownRecordIsUnderstoodLater(t *testing.T) {
 	})
 }
 
-// TestAbandonOnTheWayBack: a job that can't let its instance go, as the runtime refuses for ever, can be given up; before
-// that only a job on its way back can.
+// TestAbandonOnTheWayBack: a job that can't let its instance go, as the runtime
+// refuses for ever, can be given up; before that only a job on its way back can.
 func TestAbandonOnTheWayBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")
@@ -300,8 +302,8 @@ func TestAbandonOnTheWayBack(t *testing.T) {
 	})
 }
 
-// TestVersionsOfAJournal holds the one rule for versions: what is a number counts, however long, and everything
-// else is damage.
+// TestVersionsOfAJournal holds the one rule for versions: what is
+// a number counts, however long, and everything else is damage.
 func TestVersionsOfAJournal(t *testing.T) {
 	for text, want := range map[string]error{
 		"99": job.ErrNewer, "99999999999999999999999999": job.ErrNewer, strings.Repeat("7", 5000): job.ErrNewer,

@@ -8,10 +8,10 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// checkVersion is the one rule for versions of a journal. A file without a bucket is a new journal. A version
-// is a decimal number without a sign and without leading zeros: a number above journalVersion is ErrNewer,
-// however many digits the number has, and a number below journalVersion is ErrOlder. A file with buckets and
-// without such a number is damaged. Nothing is written.
+// checkVersion is the one rule for versions of a journal. A file without a bucket is a new journal.
+// A version is a decimal number without a sign and without leading zeros: a number above
+// journalVersion is ErrNewer, however many digits the number has, and a number below journalVersion
+// is ErrOlder. A file with buckets and without such a number is damaged. Nothing is written.
 func checkVersion(tx *bbolt.Tx, path string) error {
 	meta := tx.Bucket(bucketMeta)
 	if meta == nil {

@@ -61,9 +61,9 @@ func TestRequestsOfASmallBackup(t *testing.T) {
 	root, state := volumeDir(t), t.TempDir()
 	r := rand.NewChaCha8([32]byte{})
 	for i, want := range []map[string]int{
-		// Session, pack, index segment, manifest; sessions, condemned packs, index, backups
-		// before, right before the manifest and after; table, two runs, header, manifest; session, signpost, session after
-		// the manifest; session.
+		// Session, pack, index segment, manifest; sessions, condemned packs, index,
+		// backups before, right before the manifest and after; table, two runs,
+		// header, manifest; session, signpost, session after the manifest; session.
 		{"put": 4, "list": 6, "read": 5, "stat": 3, "delete": 1},
 		// a pack is of the backup before: a look, its table and a run
 		{"put": 4, "list": 6, "read": 7, "stat": 4, "delete": 1},

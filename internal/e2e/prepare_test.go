@@ -263,8 +263,8 @@ func keptIn(t *testing.T, dir string) []string {
 	return kept
 }
 
-// hidden lists the leftovers of a restore in a folder of volumes, without snapshots and without what
-// is kept.
+// hidden lists the leftovers of a restore in a folder of
+// volumes, without snapshots and without what is kept.
 func hidden(t *testing.T, dir string) []string {
 	t.Helper()
 	left, err := filepath.Glob(filepath.Join(dir, ".*holdfast-*"))

@@ -33,8 +33,8 @@ func replacedAt(t *testing.T, dir string) restore.Place {
 	return p
 }
 
-// TestSetAside: the old tree is renamed, put back in its turn, and removed, each step twice, on each
-// file system, also where the root of the tree is immutable.
+// TestSetAside: the old tree is renamed, put back in its turn, and removed, each
+// step twice, on each file system, also where the root of the tree is immutable.
 func TestSetAside(t *testing.T) {
 	for _, kind := range []string{"folder", "ext4", "xfs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {
@@ -82,8 +82,8 @@ func TestSetAside(t *testing.T) {
 	}
 }
 
-// TestAsideKnowsItsTree: nothing but that very tree is renamed, brought back or removed, and nothing
-// is put over something else.
+// TestAsideKnowsItsTree: nothing but that very tree is renamed,
+// brought back or removed, and nothing is put over something else.
 func TestAsideKnowsItsTree(t *testing.T) {
 	dir := t.TempDir()
 	p := replacedAt(t, dir)

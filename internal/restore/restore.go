@@ -59,8 +59,9 @@ type Options struct {
 	Trouble func(error)
 	// Workers is how many requests are in flight; 0 is 8.
 	Workers int
-	// Reserve is what stays free on the file system of Dest: the restore looks while it writes, and
-	// ends with a *RoomError before it takes that. Nil: nobody looks. A block device has its own room.
+	// Reserve is what stays free on the file system of Dest: the restore
+	// looks while it writes, and ends with a *RoomError before it takes
+	// that. Nil: nobody looks. A block device has its own room.
 	Reserve *Reserve
 	// Subvolume makes the folder of the volume a subvolume where its file
 	// system has them, so that snapshots of it are cheap. It is for one volume.

@@ -168,8 +168,8 @@ func (a *writer) lookEarly() error {
 	return a.packs.look(a.g.ctx, ids)
 }
 
-// modelID names the nth backup of a game: all backups of a game are on one branch, each on top of the
-// backup before.
+// modelID names the nth backup of a game: all backups of a
+// game are on one branch, each on top of the backup before.
 func modelID(n int) string {
 	parent := fmt.Sprintf("%08d%08x", n-1, n-1)
 	return fmt.Sprintf("%08d-20260102T150405Z-%08x%08x-%s-%08x", n, n, 0, parent, 1)
