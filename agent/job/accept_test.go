@@ -99,6 +99,9 @@ func TestChosenBackup(t *testing.T) {
 				if err != nil || l.final(task.Jobs[0].Job).State != job.Done {
 					t.Fatal(err)
 				}
+				if err := l.j.NoteReleased("phone"); err != nil {
+					t.Fatal(err)
+				}
 				w.backups["phone"] = tt.vault
 				task, err = l.send(job.Request{Kind: job.KindRestore, ID: "two", Digest: [32]byte{8}, Tenant: "acme", Instances: []string{"phone"}, Backup: tt.chosen})
 				if err != nil {

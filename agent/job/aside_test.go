@@ -99,6 +99,16 @@ var expired = asideStep{
 	done: removed.done,
 }
 
+// released notes that the instance was powered down on its backup, so that the volumes that it left
+// are in a backup for certain.
+var released = asideStep{
+	do: func(l *life) error { return l.command(func() error { return l.j.NoteReleased("phone") }) },
+	done: func(l *life) bool {
+		c, err := l.j.Content("phone")
+		return err == nil && c.Released
+	},
+}
+
 // newer makes a backup elsewhere, after which the disks have room for one copy only.
 func newer(count int) asideStep {
 	return asideStep{
@@ -175,9 +185,9 @@ var first7 = asideStep{
 var asideWays = []asideWay{
 	{name: "kept, put back, and what that replaced is removed", steps: func() []asideStep { return []asideStep{prepared(7), written(7), putBack(3), removed} }, count: 3},
 	{name: "kept, and goes after its time", steps: func() []asideStep { return []asideStep{prepared(7), written(7), expired} }, count: 107},
-	{name: "in place order", steps: func() []asideStep { return []asideStep{first7, newer(12), brought(12)} }, count: 12},
+	{name: "in place order", steps: func() []asideStep { return []asideStep{first7, released, newer(12), brought(12)} }, count: 12},
 	{
-		name: "in place order, and a volume can't be moved at first", steps: func() []asideStep { return []asideStep{first7, newer(12), held("media"), brought(12)} }, count: 12,
+		name: "in place order, and a volume can't be moved at first", steps: func() []asideStep { return []asideStep{first7, released, newer(12), held("media"), brought(12)} }, count: 12,
 	},
 	{name: "kept and put back twice", steps: func() []asideStep { return []asideStep{prepared(7), putBack(3), written(3), putBack(7)} }, count: 7, kept: []int{103, 103}},
 }
@@ -395,6 +405,9 @@ func TestInPlaceOrderSparesWhatChanged(t *testing.T) {
 					t.Fatal(err)
 				}
 				l.final(task.Jobs[0].Job)
+				if err := l.j.NoteReleased("phone"); err != nil {
+					t.Fatal(err)
+				}
 				w.mu.Lock()
 				w.backups["phone"], w.small = append(w.backups["phone"], 12), true
 				w.fail = func(act, volume string) error {
@@ -439,6 +452,9 @@ func TestInPlaceOrderFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.final(task.Jobs[0].Job)
+		if err := l.j.NoteReleased("phone"); err != nil {
+			t.Fatal(err)
+		}
 		w.mu.Lock()
 		w.backups["phone"], w.small = append(w.backups["phone"], 12), true
 		w.restore = func(context.Context, int) error { return errors.New("no such pack") }

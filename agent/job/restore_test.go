@@ -146,7 +146,7 @@ func (r fakeRestorer) move(p job.Place, allowed ...job.State) {
 		w.fault("%s is moved while the instance is %s", p.Target, s)
 	}
 	at, had := w.disks[p.Stage], w.disks[p.Target]
-	if slices.Contains(allowed, job.Placing) {
+	if slices.Contains(allowed, job.Placing) && r.l.record(instance).PutBack == "" { // a put-back keeps the replaced content in turn
 		w.replaced(instance, p.Target, had)
 	}
 	delete(w.disks, p.Stage)
