@@ -44,7 +44,7 @@ func (w *world) holds(count int) bool {
 	return w.disks["/phone/data"].count == count && w.disks["/phone/media"].count == count
 }
 
-// keptCounts has the counts of what lies aside, sorted.
+// keptCounts has the counts of the content that lies aside, sorted.
 func (w *world) keptCounts() (counts []int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -93,7 +93,7 @@ var removed = asideStep{
 	done: func(l *life) bool { all, err := l.j.Kept(); return err == nil && len(all) == 0 },
 }
 
-// expired waits until what is kept goes by itself.
+// expired waits until the kept content goes by itself.
 var expired = asideStep{
 	do:   func(*life) error { time.Sleep(time.Hour); return nil },
 	done: removed.done,
@@ -144,7 +144,7 @@ type asideWay struct {
 	name  string
 	steps func() []asideStep
 	count int   // of both volumes at the end
-	kept  []int // what lies aside at the end
+	kept  []int // the counts that lie aside at the end
 }
 
 // held has a volume refuse to be taken out, until a prepare has failed for that.
@@ -217,7 +217,7 @@ func runAsideWay(t *testing.T, way asideWay, crashAt int) (points []string) {
 				if l.isDead() {
 					continue
 				}
-				for range 1000 { // what it began ends
+				for range 1000 { // its work ends
 					if l.isDead() || l.idle() {
 						break
 					}
@@ -231,7 +231,7 @@ func runAsideWay(t *testing.T, way asideWay, crashAt int) (points []string) {
 				}
 			}
 		}
-		time.Sleep(5 * time.Minute) // what a crash has left is tended to
+		time.Sleep(5 * time.Minute) // the leftovers of a crash are tended to
 		all, err := l.j.Kept()
 		if err != nil {
 			t.Fatal(err)
@@ -262,8 +262,8 @@ func runAsideWay(t *testing.T, way asideWay, crashAt int) (points []string) {
 	return points
 }
 
-// TestReplacedIsReported: the report of a restore
-// says what it has replaced, and what becomes of it.
+// TestReplacedIsReported: the report of a restore names
+// the replaced content, and tells whether it is kept.
 func TestReplacedIsReported(t *testing.T) {
 	for name, c := range map[string]struct {
 		set  func(w *world)
@@ -383,8 +383,8 @@ func TestPutBackIsRefused(t *testing.T) {
 	}
 }
 
-// TestInPlaceOrderSparesWhatChanged: what is written
-// after the decision is brought back, not removed.
+// TestInPlaceOrderSparesWhatChanged: a write after the decision
+// makes the restore bring the old volumes back, and remove none.
 func TestInPlaceOrderSparesWhatChanged(t *testing.T) {
 	for name, c := range map[string]struct {
 		meanwhile func(w *world) // when the first volume is taken out
