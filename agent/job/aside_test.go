@@ -125,8 +125,8 @@ func newer(count int) asideStep {
 	}
 }
 
-// brought prepares what a newer backup has, as often
-// as it takes; a failure changes volumes to none.
+// brought prepares the content of a newer backup, as
+// often as it takes; a failure changes volumes to none.
 func brought(count int) asideStep {
 	n := 0
 	return asideStep{
