@@ -269,7 +269,7 @@ func (l *Lineage) Keep() map[string]string {
 	return keep
 }
 
-// tellsBranch is the reason for which a backup is kept that later backups need to find their branch.
+// tellsBranch is the reason to keep a backup that later backups need to find their branch.
 const tellsBranch = "only it tells on which branch later backups are"
 
 // NewID returns an id for a backup of that parent, which may be missing in the list;

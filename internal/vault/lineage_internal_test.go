@@ -269,7 +269,7 @@ func TestLateTwin(t *testing.T) {
 	if why := l.Keep()[middle]; why != tellsBranch {
 		t.Errorf("%s is kept because of %q, want %q\n%s", middle, why, tellsBranch, m.show(l))
 	}
-	// Without the backup nobody can tell the branch of the newest one. The fork has one tip more then.
+	// Without the backup nobody can tell the branch of the newest one, and a third tip appears.
 	m.there = slices.DeleteFunc(m.there, func(r BackupRef) bool { return r.ID == middle })
 	if n := len(m.lineage().Tips()); n != 3 {
 		t.Errorf("without %s there are %d tips, so that the backup need not be kept", middle, n)
