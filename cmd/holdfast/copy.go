@@ -26,8 +26,8 @@ func (a *app) copyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "copy",
 		Short: "Mirror a vault to a second store",
-		Long: "copy brings everything that a restore needs from the vault's store to the store of --to: packs, index, manifests\n" +
-			"and the header. Objects that the copy has already stay; copy again at any time to bring new backups. It needs no key: give --key, and each\n" +
+		Long: "copy brings everything that a restore needs from the vault's store to the store of --to: packs, index, manifests,\n" +
+			"decisions about forks, holds and the header. A backup with a hold in the copy stays there, also with --delete-extra. Objects that the copy has already stay; copy again at any time to bring new backups. It needs no key: give --key, and each\n" +
 			"object is opened before it is stored, and a backup with a damaged pack does not hold up the others. Backups may be under\n" +
 			"way at the source. At each instant the copy is a vault in which every backup is whole, or no vault yet.\n\n" +
 			"A restore from the copy: holdfast restore --store URL. The folder of a file store needs holdfast store init first.\n" +
@@ -213,7 +213,10 @@ func (a *app) copyTable(r vault.CopyReport) error {
 	for _, k := range []struct {
 		name string
 		n    vault.CopyCount
-	}{{"packs", r.Packs}, {"index", r.Index}, {"backups", r.Backups}, {"header", r.Headers}} {
+	}{{"packs", r.Packs}, {"index", r.Index}, {"backups", r.Backups}, {"header", r.Headers}, {"decisions", r.Decisions}, {"holds", r.Holds}} {
+		if small := k.name == "decisions" || k.name == "holds"; small && k.n.Source+k.n.Extra == 0 {
+			continue // few vaults have any
+		}
 		rows = append(rows, []string{
 			k.name, fmt.Sprint(k.n.Source), fmt.Sprint(k.n.Missing), fmt.Sprint(k.n.Copied), size(k.n.Bytes), fmt.Sprint(k.n.Extra), fmt.Sprint(k.n.Removed),
 		})

@@ -43,8 +43,9 @@ func (a *app) forgetCommand() *cobra.Command {
 			"last N hours, days, weeks (ISO), months or years that have one, in UTC; the --keep-within rules count from\n" +
 			"the instance's newest backup. The sequence numbers give the order. A backup whose time can't be right\n" +
 			"(from the future, before 2020, against the order) is kept and listed.\n\n" +
-			"Never forgotten: an instance's newest backup, a backup with a hold (holdfast hold), a backup that a restore\n" +
-			"or another reader reads. A run that would forget more than --max-share of an instance's backups, or of the\n" +
+			"Never forgotten: an instance's newest backup, the newest and the first backup of each branch of a fork, a backup\n" +
+			"that tells the branch of later ones, a backup with a hold (holdfast hold), a backup that a restore or another\n" +
+			"reader reads. A run that would forget more than --max-share of an instance's backups, or of the\n" +
 			"vault's, forgets nothing, unless --yes is given.",
 		Example: "  holdfast forget --all --keep-daily 7 --keep-weekly 4 --keep-monthly 6 --dry-run\n" +
 			"  holdfast forget 00000012-20260102T150405Z-0123456789abcdef",
@@ -277,7 +278,7 @@ func (a *app) forgetByID(ctx context.Context, at *vaultAt, ids []string, f *forg
 		if why := kept.Why(r); len(why) > 0 {
 			return &hintedError{
 				fmt.Errorf("backup %s of %s is kept (%s); nothing is forgotten", id, r.Instance, strings.Join(why, ", ")),
-				"an instance keeps its newest backup; holdfast list shows holds, and holdfast vault sessions shows the readers",
+				"an instance keeps the newest backup of each branch; holdfast list shows holds, and holdfast vault sessions shows the readers",
 			}
 		}
 		forget = append(forget, r)

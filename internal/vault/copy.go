@@ -77,6 +77,9 @@ type CopyReport struct {
 	Index   CopyCount `json:"index"`
 	Backups CopyCount `json:"backups"`
 	Headers CopyCount `json:"headers"`
+	// Decisions about forks, and holds. Extra ones stay.
+	Decisions CopyCount `json:"decisions"`
+	Holds     CopyCount `json:"holds"`
 	// Gone counts the objects that the source deleted between the list and the read.
 	Gone int `json:"gone"`
 	// Failed lists the objects that could not be copied, or that differ between the two sides.
@@ -125,6 +128,8 @@ type copyLists struct {
 	backups []BackupRef
 	index   []PackRef // ids and sizes of segments
 	packs   []PackRef
+
+	decisions, holds []smallRef
 }
 
 // keyless is a vault of which only the names of objects are known.
@@ -139,8 +144,9 @@ func (v *Vault) in(st obs.Store) *Vault {
 	return &other
 }
 
-// Copy mirrors the write-once objects of a vault from one store to another: packs, index, manifests
-// and headers. It needs no key, may be repeated at any time, and then copies the missing objects.
+// Copy mirrors the write-once objects of a vault from one store to another: packs, index,
+// decisions, holds, manifests and headers. Copy needs no key, may be repeated at any time, and then
+// copies the missing objects.
 //
 // At each instant the destination is a vault in which every backup is whole, or no vault that
 // opens: packs go before the manifests that name them, and the first header goes last. Writers,
@@ -189,6 +195,9 @@ func (c *copier) run(ctx context.Context) error {
 	}
 	for round := 1; ; round++ {
 		if err := c.blobs(ctx); err != nil {
+			return err
+		}
+		if err := c.notes(ctx); err != nil {
 			return err
 		}
 		if err := c.manifests(ctx); err != nil {
@@ -241,6 +250,9 @@ func (c *copier) list(ctx context.Context) (err error) {
 	} else if c.from.index, err = c.src.segmentRefs(ctx); err == nil {
 		c.from.packs, err = c.src.packRefs(ctx)
 	}
+	if err == nil {
+		err = c.src.listNotes(ctx, &c.from, c.o.Instance)
+	}
 	if err != nil {
 		return fmt.Errorf("copy: source: %w", err)
 	}
@@ -256,7 +268,9 @@ func (c *copier) listDestination(ctx context.Context) (l copyLists, err error) {
 	if l.headers, err = headersOf(ctx, c.dst.st, c.o.ID); err == nil {
 		if l.backups, err = c.dst.Backups(ctx, c.o.Instance); err == nil {
 			if l.index, err = c.dst.segmentRefs(ctx); err == nil {
-				l.packs, err = c.dst.packRefs(ctx)
+				if l.packs, err = c.dst.packRefs(ctx); err == nil {
+					err = c.dst.listNotes(ctx, &l, c.o.Instance)
+				}
 			}
 		}
 	}
@@ -282,6 +296,7 @@ func (c *copier) count() {
 	r.Backups.Missing = len(backupsWithout(c.from.backups, backupSet(c.to.backups)))
 	r.Backups.Extra = len(backupsWithout(c.to.backups, backupSet(c.from.backups)))
 	r.Headers.Source = 1 // the one that is in force
+	c.countNotes()
 	newest := c.from.headers[len(c.from.headers)-1]
 	if !slices.ContainsFunc(c.to.headers, func(h headerRef) bool { return h.key == newest.key }) {
 		r.Headers.Missing = 1

@@ -15,9 +15,10 @@ import (
 // has forgotten: first the manifests, and when these are gone, the packs
 // and segments that no manifest of the destination names.
 //
-// A backup goes only where a record says that a copy has put it, so a backup that a host made
-// in the destination stays. A pack stays as long as any manifest of the destination names
-// it, also where the source has lost it: then the destination has the last copy.
+// A backup goes only where a record says that a copy has put the backup, and where no hold of the
+// destination keeps the backup. A backup that a host made in the destination stays. A pack stays as
+// long as any manifest of the destination names the pack, also where the source has lost the pack:
+// then the destination has the last copy.
 func (c *copier) removeExtra(ctx context.Context) error {
 	if len(c.report.Failed)+len(c.leftOut) > 0 {
 		c.warn(errors.New("nothing is removed from the destination, since not all objects of the source could be copied"))
@@ -32,6 +33,15 @@ func (c *copier) removeExtra(ctx context.Context) error {
 	}
 	if foreign > 0 {
 		c.warn(fmt.Errorf("%d backups of the destination were not put there by a copy: they and their packs stay", foreign))
+	}
+	held, err := c.heldAtDestination(ctx, forgotten)
+	if err != nil {
+		return err
+	}
+	if len(held) > 0 {
+		c.warn(fmt.Errorf("%d backups that the source has forgotten stay, since holds keep them in the destination", len(held)))
+		forgotten = backupsWithout(forgotten, held)
+		foreign += len(held)
 	}
 	going := backupSet(forgotten)
 	named, err := c.namedAtDestination(ctx, going)
@@ -167,8 +177,9 @@ func (c *copier) removeBackups(ctx context.Context, refs []BackupRef) error {
 	for i, ref := range refs {
 		keys[i] = c.dst.manifestKey(ref.Instance, ref.ID)
 	}
-	if err := c.dst.st.Delete(ctx, keys...); err != nil {
-		return fmt.Errorf("copy: destination: remove the backups that the source has forgotten: %w", err)
+	err := c.announced(ctx, refs, func() error { return c.dst.st.Delete(ctx, keys...) })
+	if err != nil {
+		return fmt.Errorf("remove the backups that the source has forgotten: %w", err)
 	}
 	now, err := c.dst.Backups(ctx, "")
 	if err != nil {
@@ -220,6 +231,7 @@ func (c *copier) verify(ctx context.Context) error {
 	}
 	both(c.from.packs, c.to.packs, c.packJob)
 	both(c.from.index, c.to.index, c.segmentJob)
+	jobs = append(jobs, c.noteJobs()...)
 	there := backupSet(c.to.backups)
 	for _, ref := range c.from.backups {
 		if there[backupName(ref)] {

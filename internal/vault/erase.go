@@ -98,7 +98,7 @@ func (e *InUseError) Error() string {
 	}
 	var who []string
 	for _, s := range e.Sessions {
-		who = append(who, fmt.Sprintf("host %s (instance %s, process %d, since %s)", s.Host, s.Instance, s.PID, s.Begun.UTC().Format(time.RFC3339)))
+		who = append(who, fmt.Sprintf("%s (process %d)", describeSession(s), s.PID))
 	}
 	return fmt.Sprintf("%v: %s", ErrInUse, strings.Join(who, ", "))
 }

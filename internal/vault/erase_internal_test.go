@@ -47,6 +47,9 @@ func TestErase(t *testing.T) {
 	if err := s.from.Put(t.Context(), s.v.info.ID+"/unknown/x", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
+	for _, folder := range []string{"claims", "looks", "decisions/i", "holds", "going", "condemned", "forgotten/i", "copied"} {
+		mustDo(t, s.from.Put(t.Context(), s.v.info.ID+"/"+folder+"/x", []byte("x")))
+	}
 	header := digest(mustRead(t, s.from, firstHeaderKey(s.v.info.ID)))
 	before := len(keysOf(t, s.from, s.v.info.ID)) - 1 // the signpost is not below the vault
 	seen := obstest.NewFaulty(s.from)
@@ -132,10 +135,25 @@ func TestEraseBesideSessions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Sessions of readers and of prunes count too, and the message tells which is which.
+	others := map[int]string{kindReader: "reader of i/1 on host host-8", kindCollector: "prune on host host-9"}
+	for kind, text := range others {
+		o := SessionOptions{Host: text[len(text)-len("host-8"):]}
+		if kind == kindReader {
+			o.Instance = "i/1"
+		}
+		other, err := s.v.putSession(t.Context(), kind, o, observe(o).process)
+		mustDo(t, err)
+		_, err = Erase(t.Context(), s.from, EraseOptions{ID: s.v.info.ID, Vault: s.v})
+		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), text) {
+			t.Errorf("erase beside a session of kind %d: %v", kind, err)
+		}
+		mustDo(t, other.End(t.Context()))
+	}
 	before := keysOf(t, s.from, "")
 	_, err = Erase(t.Context(), s.from, EraseOptions{ID: s.v.info.ID, Vault: s.v})
 	var used *InUseError
-	if !errors.As(err, &used) || !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "host host-7 (instance cp-3") {
+	if !errors.As(err, &used) || !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "backup of cp-3 on host host-7, session begun") {
 		t.Errorf("erase beside a writer, with the key: %v", err)
 	}
 	_, err = Erase(t.Context(), s.from, EraseOptions{ID: s.v.info.ID})

@@ -183,10 +183,8 @@ func (l *Lineage) first(branch string) (int, bool) {
 	return of[0], true
 }
 
-// Tips returns the complete backups from which no other complete one descends, whatever was decided
-// about them, in the order of their sequence numbers.
-func (l *Lineage) Tips() []BackupRef {
-	var last []BackupRef
+// newestOfBranches returns the newest complete backup of each branch.
+func (l *Lineage) newestOfBranches() (last []BackupRef) {
 	for _, b := range l.branches {
 		of := l.members[b]
 		for i := len(of) - 1; i >= 0; i-- {
@@ -196,6 +194,13 @@ func (l *Lineage) Tips() []BackupRef {
 			}
 		}
 	}
+	return last
+}
+
+// Tips returns the complete backups from which no other complete one descends, whatever was decided
+// about them, in the order of their sequence numbers.
+func (l *Lineage) Tips() []BackupRef {
+	last := l.newestOfBranches()
 	tips := slices.DeleteFunc(slices.Clone(last), func(r BackupRef) bool {
 		return slices.ContainsFunc(last, func(o BackupRef) bool { return o.ID != r.ID && l.Descends(o.ID, r.ID) })
 	})
@@ -235,20 +240,37 @@ func (l *Lineage) Fork(id string) []BackupRef {
 }
 
 // Keep names the backups that retention must not remove, each with the reason in words:
-// the tips of all branches, so that no branch is forgotten before a person names it,
-// and the first backup of each branch, which says from which other branch it came.
+// the newest backup of each branch, so that no branch is forgotten before a person names it,
+// and nobody continues a branch before its end, where others have branched off;
+// the first backup of each branch, which says from which other branch it came;
+// and the backups on whose presence the branch of another backup depends.
 func (l *Lineage) Keep() map[string]string {
 	keep := map[string]string{}
+	// A backup made while a twin of an ancestor was still under way names the branch from before
+	// the twin. Only the chain of parents up to the ancestor tells the right branch.
+	for i, r := range l.refs {
+		p, ok := l.find(r.ParentSeq, r.ParentTag)
+		if !ok || l.branch[p] == r.BranchTag {
+			continue
+		}
+		keep[l.refs[p].ID] = tellsBranch
+		if l.branch[i] == l.branch[p] {
+			keep[r.ID] = tellsBranch
+		}
+	}
 	for _, b := range l.branches {
 		if i, ok := l.first(b); ok && l.refs[i].ParentTag != "" {
 			keep[l.refs[i].ID] = "a branch begins with it"
 		}
 	}
-	for _, t := range l.Tips() {
+	for _, t := range l.newestOfBranches() {
 		keep[t.ID] = "it is the newest of its branch"
 	}
 	return keep
 }
+
+// tellsBranch is the reason to keep a backup that later backups need to find their branch.
+const tellsBranch = "only it tells on which branch later backups are"
 
 // NewID returns an id for a backup of that parent, which may be missing in the list;
 // "" is none. The backup continues the branch of its parent where the parent is the

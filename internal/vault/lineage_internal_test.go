@@ -141,8 +141,14 @@ func (m *lineageModel) remove(t *rapid.T) {
 	if len(may) == 0 {
 		t.Skip("everything is kept")
 	}
+	heads := m.lineage().Heads()
 	i := rapid.SampledFrom(may).Draw(t, "removed")
+	gone := m.there[i].ID
 	m.there = slices.Delete(m.there, i, i+1)
+	// Removal undoes no decision.
+	if now := m.lineage().Heads(); idsOf(now) != idsOf(heads) {
+		t.Fatalf("the heads were %s, and without %s they are %s", idsOf(heads), gone, idsOf(now))
+	}
 }
 
 // accept decides a fork.
@@ -205,6 +211,28 @@ func (m *lineageModel) check(t *rapid.T) {
 	}
 }
 
+// add is a backup that a host made from that parent with the list of that time.
+func (m *lineageModel) add(host int, l *Lineage, parent string) string {
+	id := l.NewID(SeqOf(parent)+1, time.Unix(0, 0), parent, false)
+	ref, _ := RefOf("i", id) // the rest of the model fails without the backup
+	m.parent[id], m.content[host] = parent, id
+	m.there = append(m.there, ref)
+	slices.SortFunc(m.there, func(a, b BackupRef) int { return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.ID, b.ID)) })
+	return id
+}
+
+// lateTwin begins with two hosts that continue one backup. The manifest of the one host
+// comes after the other host has made several backups, whose names know no fork.
+func (m *lineageModel) lateTwin() (middle string) {
+	first := m.add(0, m.lineage(), "")
+	before := m.lineage()
+	a := m.add(0, before, first)
+	middle = m.add(0, m.lineage(), a)
+	m.add(0, m.lineage(), middle)
+	m.add(1, before, first)
+	return middle
+}
+
 func (m *lineageModel) show(l *Lineage) string {
 	var b strings.Builder
 	for _, r := range l.refs {
@@ -218,9 +246,32 @@ func (m *lineageModel) show(l *Lineage) string {
 func TestLineageModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &lineageModel{parent: map[string]string{}, content: make([]string, 3)}
+		if rapid.Bool().Draw(t, "late twin") {
+			m.lateTwin()
+		}
 		t.Repeat(map[string]func(*rapid.T){
 			"begin": m.begin, "list": m.list, "write": m.write, "write more": m.write, "restore": m.restore, "forget": m.forget,
 			"remove": m.remove, "remove more": m.remove, "accept": m.accept, "": m.check,
 		})
 	})
+}
+
+// TestLateTwin: the backups that one host made while a backup of the same parent
+// was under way on another host stay on their branch, whatever retention removes.
+func TestLateTwin(t *testing.T) {
+	m := &lineageModel{parent: map[string]string{}, content: make([]string, 2)}
+	middle := m.lateTwin()
+	l := m.lineage()
+	newest := m.content[0]
+	if n := len(l.Tips()); n != 2 || !l.Descends(newest, middle) {
+		t.Fatalf("%d tips, want 2\n%s", n, m.show(l))
+	}
+	if why := l.Keep()[middle]; why != tellsBranch {
+		t.Errorf("%s is kept because of %q, want %q\n%s", middle, why, tellsBranch, m.show(l))
+	}
+	// Without the backup nobody can tell the branch of the newest one, and a third tip appears.
+	m.there = slices.DeleteFunc(m.there, func(r BackupRef) bool { return r.ID == middle })
+	if n := len(m.lineage().Tips()); n != 3 {
+		t.Errorf("without %s there are %d tips, so that the backup need not be kept", middle, n)
+	}
 }

@@ -40,7 +40,7 @@ type Forgotten struct {
 
 // going announces that a prune deletes the manifests of backups.
 type going struct {
-	Session string   `cbor:"1,keyasint"` // id of the prune's
+	Session string   `cbor:"1,keyasint"` // id of the prune's; "" of a copy
 	Backups []string `cbor:"2,keyasint"` // instance/id
 }
 

@@ -171,8 +171,8 @@ func (a *writer) lookEarly() error {
 // modelID names the nth backup of a game: all backups of a
 // game are on one branch, each on top of the backup before.
 func modelID(n int) string {
-	parent := fmt.Sprintf("%08d%08x", n-1, n-1)
-	return fmt.Sprintf("%08d-20260102T150405Z-%08x%08x-%s-%08x", n, n, 0, parent, 1)
+	branch := min(n-1, 1) // the first backup has no parent, and so no branch of a parent
+	return fmt.Sprintf("%08d-20260102T150405Z-%08x%08x-%08d%08x-%08x", n, n, 0, n-1, n-1, branch)
 }
 
 // modelParent names the parent of the nth backup of a game; the first has none.

@@ -168,7 +168,7 @@ func (p *scene) steps(c *prune, until string) {
 
 func (p *scene) newPrune() *prune {
 	return &prune{
-		v: p.v, o: PruneOptions{Host: "h", Now: time.Now, Warn: func(err error) { p.Error(err) }},
+		v: p.v, o: PruneOptions{Host: "h", Now: time.Now, Warn: func(err error) { p.Error(err) }, Poll: time.Millisecond, Wait: time.Second},
 		read: map[string]bool{}, dead: map[PackID]bool{}, report: PruneReport{Kept: map[string]string{}},
 	}
 }

@@ -428,3 +428,31 @@ func TestHoldWithoutEnd(t *testing.T) {
 		t.Errorf("%+v, %v", holds, err)
 	}
 }
+
+// TestPrunePassesOver: a prune neither reads nor deletes looks, claims, decisions, records of
+// copies and objects of unknown kinds, whatever is in them.
+func TestPrunePassesOver(t *testing.T) {
+	p := newScene(t)
+	s, pack := p.begin(p.v), p.pack()
+	m := p.manifest(pack)
+	p.must(s.WriteManifest(t.Context(), m))
+	p.must(s.End(t.Context()))
+	tag := strings.Repeat("0", 16)
+	keys := []string{
+		"looks/" + tag + "-" + tag + tag, "claims/i/" + tag + "-" + tag + "-00000001",
+		"decisions/i/00000001-" + tag, "copied/" + tag + tag, "unknown/x",
+	}
+	for i, key := range keys {
+		keys[i] = p.v.info.ID + "/" + key
+		p.must(p.v.st.Put(t.Context(), keys[i], []byte("junk")))
+	}
+	p.prune()
+	for _, key := range keys {
+		if _, err := p.v.st.Stat(t.Context(), key); err != nil {
+			t.Error(err)
+		}
+	}
+	if !p.there(m) || !p.has(pack) {
+		t.Error("the backup is not whole")
+	}
+}

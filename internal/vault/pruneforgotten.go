@@ -62,25 +62,32 @@ func (p *prune) announce(ctx context.Context) (bool, error) {
 			return false, err
 		}
 	}
+	refs := make([]BackupRef, len(due))
+	for i, m := range due {
+		refs[i] = m.Backup
+	}
+	return false, p.putGoing(ctx, p.s.id, refs)
+}
+
+// putGoing announces the backups. session is the id of the prune's session; "" for a copy.
+func (p *prune) putGoing(ctx context.Context, session string, all []BackupRef) error {
 	p.goings = map[string][]BackupRef{}
-	for some := range slices.Chunk(due, maxGoing) {
-		g := going{Session: p.s.id}
-		var refs []BackupRef
-		for _, m := range some {
-			refs = append(refs, m.Backup)
-			g.Backups = append(g.Backups, fullName(m.Backup))
+	for refs := range slices.Chunk(all, maxGoing) {
+		g := going{Session: session}
+		for _, ref := range refs {
+			g.Backups = append(g.Backups, fullName(ref))
 		}
 		id := randomName()
 		object, err := p.v.sealSmall("going", goingMagic, id, &g)
 		if err != nil {
-			return false, err
+			return err
 		}
 		p.goings[id] = refs
 		if err := p.v.st.Put(ctx, p.v.goingPrefix()+id, object); err != nil {
-			return false, fmt.Errorf("announce which backups are deleted: %w", err)
+			return fmt.Errorf("announce which backups are deleted: %w", err)
 		}
 	}
-	return false, nil
+	return nil
 }
 
 // deleteForgotten deletes the manifests of the announced backups that are still forgotten and that
