@@ -1,12 +1,14 @@
 package job_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"holdfast/agent/job"
 )
@@ -262,4 +264,40 @@ func TestReadyEndsTheRelease(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWarningIsReported: the report of a restore that ended well says what people should know.
+func TestWarningIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "phone")
+		had(3)(w)
+		w.instances["phone"].mode = job.ModeLive
+		l := w.start(-1, job.Options{})
+		if j := l.final(mustAccept(t, l, "backup", "phone").Jobs[0].Job); j.State != job.Done {
+			t.Fatalf("backup: %s", j.Cause)
+		}
+		w.mu.Lock()
+		w.backups["phone"] = append(w.backups["phone"], 12)
+		w.mu.Unlock()
+		task, err := l.prepare("prepare", "phone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := l.final(task.Jobs[0].Job)
+		if j.State != job.Done || !strings.Contains(j.Restore.Warning, "the vault has a newer one, b12") {
+			t.Errorf("ended %s (%s), %+v", j.State, j.Cause, j.Restore)
+		}
+		time.Sleep(time.Hour)
+		l.stop()
+		told := ""
+		for _, e := range w.events {
+			var data struct{ Warning string }
+			if e.Type == job.EventRestoreCompleted && json.Unmarshal(e.Data, &data) == nil {
+				told = data.Warning
+			}
+		}
+		if told == "" || told != j.Restore.Warning {
+			t.Errorf("the report tells of %q, the journal of %q", told, j.Restore.Warning)
+		}
+	})
 }
