@@ -331,7 +331,7 @@ func busyHost(t *testing.T, a *answers) {
 	h.stop()
 }
 
-// waitingHost has jobs that wait for their turn, and drains.
+// waitingHost has jobs that wait for their turn, drains, and goes on with a copy of its state folder.
 func waitingHost(t *testing.T, a *answers) {
 	first := &situation{name: "first", spares: 1}
 	backup := &situation{name: "waits for a backup", spares: 2, tenant: "acme", means: "A backup is accepted, and waits for its turn."}
@@ -364,5 +364,13 @@ func waitingHost(t *testing.T, a *answers) {
 	must(t, h.operator().Drain(t.Context()))
 	a.tell(drained)
 	h.free()
+	h.stop()
+	h.copyState("state-2")
+	h.cfg = strings.Replace(h.cfg, "state_dir: "+h.in("state"), "state_dir: "+h.in("state-2"), 1)
+	h.start()
+	a.tell(&situation{
+		name: "copied host", tenant: "acme", ids: drained.ids,
+		means: "The instance runs, and the state folder of the agent is a copy: the agent stands still until `holdfastd adopt` (`host_copied`).",
+	})
 	h.stop()
 }

@@ -73,8 +73,13 @@ func (a *Agent) hasInstance(id string) bool {
 	switch {
 	case err != nil || last == nil:
 		return true // the journal was lost: nobody knows better
+	case last.IsRestore() && last.State == job.Failed && last.Restore == nil:
+		// It did nothing to the volumes, so that the instance is where it was before. A claim
+		// of such a job can stand all the same, where a crash came before the next state.
+		known, err := a.journal.Content(id)
+		return err != nil || known.Backup != "" && !known.Released
 	case last.IsRestore():
-		return last.State != job.Failed || last.Restore == nil || last.Restore.Placed
+		return last.State != job.Failed || last.Restore.Placed
 	}
 	return last.Entered[job.Released].IsZero()
 }
@@ -98,14 +103,28 @@ func (a *Agent) keepClaims(ctx context.Context) {
 	}
 }
 
-// passClaims looks once at the claims of all tenants of which this host knows a backup.
+// mayClaim tells whether this host may have a claim on an instance, as far as the journal knows.
+func (a *Agent) mayClaim(id string) bool {
+	known, err := a.journal.Content(id)
+	if err != nil || known.Backup != "" {
+		return true
+	}
+	active, _, err := a.journal.ByInstance(id)
+	if err != nil || active != nil {
+		return true
+	}
+	last, err := a.journal.Ended(id) // a restore that failed has left no backup, and perhaps a claim
+	return err != nil || last != nil
+}
+
+// passClaims looks once at the claims of all tenants of whose instances this host had a job.
 func (a *Agent) passClaims(ctx context.Context) {
 	if a.identity.ID == "" {
 		return
 	}
 	tenants := map[string]bool{}
 	for id, in := range a.instances {
-		if c, err := a.journal.Content(id); err == nil && c.Backup != "" {
+		if a.mayClaim(id) {
 			tenants[in.cfg.Tenant] = true
 		}
 	}

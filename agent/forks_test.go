@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/agent/api"
 )
@@ -48,7 +49,9 @@ type completed struct {
 	Job    string `json:"job_id"`
 	Backup string `json:"backup_id"`
 	Parent string `json:"parent"`
-	Fork   []struct {
+	// of a restore
+	Warning string `json:"warning"`
+	Fork    []struct {
 		Backup string `json:"backup"`
 		Host   string `json:"host"`
 	} `json:"fork"`
@@ -115,6 +118,7 @@ func (h *host) claimsOn(id string) []string {
 // TestDoublePrepareIsNoticed: an instance that one host has prepared
 // is refused to a second host, with the name of the first, until the
 // first has released it; the report of the release comes after that.
+// Where the host with the claim is gone, the report tells of the takeover.
 func TestDoublePrepareIsNoticed(t *testing.T) {
 	a := newHost(t)
 	b := a.beside()
@@ -150,6 +154,18 @@ func TestDoublePrepareIsNoticed(t *testing.T) {
 	}
 	if kind, done, reason := b.prepares("p4"); kind != "holdfast.restore.completed" || done.Backup != last.Backup || done.Parent != first.Backup {
 		t.Errorf("prepare on B, after the release: %s, %+v, %s", kind, done, reason)
+	}
+	// B is gone, and its last sign of life is two hours old.
+	b.stop()
+	old := time.Now().Add(-2 * time.Hour)
+	for _, claim := range a.claimsOn("phone-1") {
+		must(t, os.Chtimes(claim, old, old))
+	}
+	if kind, done, reason := a.prepares("p5"); kind != "holdfast.restore.completed" || !strings.Contains(done.Warning, "the claim of host-2 was taken over") {
+		t.Errorf("prepare on A, while B is gone: %s, %+v, %s", kind, done, reason)
+	}
+	if log := a.logs.String(); !strings.Contains(log, "the claim of a host that gives no sign of life is taken over") {
+		t.Error("the log does not tell of the claim that was taken over")
 	}
 }
 

@@ -13,11 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/agent/api"
+	"holdfast/internal/origin"
 	"holdfast/internal/testbed"
 )
 
-// forgets runs an agent that backs an instance up and releases it, and loses the journal then, as a
-// host does whose state folder was rolled back: it knows nothing about the content of the volumes.
+// forgets runs an agent that backs an instance up and releases it. Then the journal and the mark of
+// the volume are lost, so that the host knows nothing about the content of the volume.
 func (h *host) forgets(id string) {
 	h.t.Helper()
 	h.start()
@@ -29,6 +30,10 @@ func (h *host) forgets(id string) {
 	})
 	h.stop()
 	must(h.t, os.Remove(h.in("state/journal.db")))
+	_, volume, _ := strings.Cut(h.cfg, "- id: "+id+"\n")
+	_, volume, _ = strings.Cut(volume, "path: ")
+	volume, _, _ = strings.Cut(volume, ",")
+	must(h.t, origin.Remove(volume))
 }
 
 // forgetEvents has the control plane forget its events.

@@ -18,6 +18,7 @@ func TestMessage(t *testing.T) {
 		{job.Job{State: job.Done, Mode: job.ModePrecopy}, "is powered down"},
 		{job.Job{State: job.Done, Mode: job.ModeLive}, "ran all the time"},
 		{job.Job{State: job.Done, ResumeAsked: true}, "runs again"},
+		{job.Job{State: job.Done, Kind: job.KindRestore, Restore: &job.Restore{Ready: true, Warning: "the vault has a newer backup"}}, "was ready already; the vault has a newer backup"},
 		{job.Job{State: job.Failed, Cause: "snapshot overflowed"}, "failed: snapshot overflowed"},
 	} {
 		s := &service{a: &Agent{watcher: newWatcher(slog.New(slog.DiscardHandler), nil)}}

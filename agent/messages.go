@@ -26,7 +26,7 @@ func (s *service) message(c api.Caller, j *job.Job) string {
 	switch j.State {
 	case job.Done:
 		if j.IsRestore() {
-			return restoreMessage(j)
+			return s.restoreMessage(c, j)
 		}
 		if j.ResumeAsked {
 			return "backed up; the instance runs again, as was asked"
@@ -120,14 +120,17 @@ func (s *service) warn(c api.Caller, j *job.Job, warned map[string]string, send 
 	return send(e)
 }
 
-// restoreMessage says for people how a restore ended well.
-func restoreMessage(j *job.Job) string {
+// restoreMessage says for people how a restore ended well, as far as the caller may know.
+func (s *service) restoreMessage(c api.Caller, j *job.Job) string {
 	ended := "restored"
 	if j.Restore != nil && j.Restore.Ready {
 		ended = "was ready already"
 	}
 	if !j.Entered[job.Starting].IsZero() {
 		ended += "; the instance was started"
+	}
+	if j.Restore != nil && j.Restore.Warning != "" {
+		ended += "; " + s.textFor(c, j.Restore.Warning)
 	}
 	return ended
 }

@@ -194,6 +194,9 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 			"warnings", j.Restore.Result.Warnings)
 	case job.Done:
 		w.metrics.JobFinished(kind(j), metrics.ResultSuccess, j.Entered[job.Done])
+		if j.Restore != nil && j.Restore.Warning != "" {
+			log.Warn("the restore ended well, and there is something to know of the instance", keyReason, j.Restore.Warning)
+		}
 		log.Info("job done", "kind", kind(j), "resumed", j.ResumeAsked, keyDuration, (j.EnteredUp[job.Done] - j.AcceptedUp).Seconds())
 	case job.Failed:
 		result := metrics.ResultFailed

@@ -86,7 +86,7 @@ func (r restores) Mark(ctx context.Context, id string, c job.Content) (map[strin
 	for _, v := range in.cfg.Volumes {
 		mark := origin.Mark{Backup: c.Backup, Seq: c.Seq, Vault: c.Vault, Tenant: c.Tenant, Instance: id, Volume: v.Name, Host: r.a.identity.ID}
 		_, err := act(ctx, &r.a.patience, v.Path, "writing the mark", lookTime, 0, func(context.Context) (struct{}, error) {
-			if err := steady(v.Path); err != nil {
+			if err := errors.Join(r.a.standing.allowed(), steady(v.Path)); err != nil {
 				return struct{}{}, err
 			}
 			_, err := origin.Write(realPath(v.Path), mark)

@@ -110,22 +110,26 @@ func (a *Agent) cause(c api.Caller, j *job.Job) string {
 	return a.forTenant(j.Cause)
 }
 
-// dataForTenant is the data of an event, with as much of its reason as a tenant may read.
+// dataForTenant is the data of an event, with as much of its reason and of its warning as a tenant
+// may read.
 func (a *Agent) dataForTenant(data json.RawMessage) json.RawMessage {
 	var fields map[string]json.RawMessage
-	var reason string
-	if json.Unmarshal(data, &fields) != nil || fields["reason"] == nil {
+	if json.Unmarshal(data, &fields) != nil || fields["reason"] == nil && fields["warning"] == nil {
 		return data
 	}
-	if json.Unmarshal(fields["reason"], &reason) != nil {
-		return data
+	for _, name := range []string{"reason", "warning"} {
+		var text string
+		if json.Unmarshal(fields[name], &text) != nil { // the event has none
+			continue
+		}
+		told, err := json.Marshal(a.forTenant(text))
+		if err != nil {
+			return nil
+		}
+		fields[name] = told
 	}
-	text, err := json.Marshal(a.forTenant(reason))
+	data, err := json.Marshal(fields)
 	if err != nil {
-		return nil
-	}
-	fields["reason"] = text
-	if data, err = json.Marshal(fields); err != nil {
 		return nil
 	}
 	return data

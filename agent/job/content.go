@@ -75,8 +75,21 @@ func noteContent(tx *bbolt.Tx, j *Job) error {
 			c.Volumes = r.Result.Roots
 		}
 		return put(tx, bucketContent, []byte(j.Instance), c)
+	case j.Restore != nil && j.Restore.Ready && (j.State == Done || j.State == Starting):
+		return noteHere(tx, j.Instance)
 	}
 	return nil
+}
+
+// noteHere writes that an instance is in use on this host again, with the content that lies here:
+// what it changes from now on is its own, although the instance was released on a backup before.
+func noteHere(tx *bbolt.Tx, instance string) error {
+	var c Content
+	if found, err := get(tx, bucketContent, []byte(instance), &c); err != nil || !found || !c.Released {
+		return err
+	}
+	c.Released = false
+	return put(tx, bucketContent, []byte(instance), c)
 }
 
 // markVolumes puts the mark of a stored backup on the volumes, and returns the edit by which the

@@ -276,6 +276,8 @@ type eventData struct {
 	BytesFetched  uint64 `json:"bytes_fetched,omitempty"`
 	// of a restore: differences from the backed-up state
 	Warnings int `json:"warnings,omitempty"`
+	// of a restore: what people should know of the instance, in plain words; see Restore.Warning
+	Warning string `json:"warning,omitempty"`
 	// places without their content, where the configuration accepts it
 	LossesAccepted int  `json:"losses_accepted,omitempty"`
 	AlreadyReady   bool `json:"already_ready,omitempty"` // nothing had to be restored
@@ -325,7 +327,7 @@ func (m *Manager) eventData(j *Job) eventData {
 	}
 	d.PutBack = j.PutBack
 	if r := j.Restore; r != nil {
-		d.BackupID, d.AlreadyReady, d.Replaced = r.Backup, r.Ready, r.Replaced
+		d.BackupID, d.AlreadyReady, d.Replaced, d.Warning = r.Backup, r.Ready, r.Replaced, r.Warning
 		if res := r.Result; res != nil {
 			d.Files, d.BytesRestored, d.BytesTotal = res.Files, res.Bytes, res.Bytes
 			d.BytesFetched, d.Warnings, d.Parent = res.BytesFetched, res.Warnings, res.Parent

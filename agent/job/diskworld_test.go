@@ -1,12 +1,14 @@
 package job_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"holdfast/agent/job"
 )
@@ -216,4 +218,87 @@ func TestPrepareByWhatBecameOfTheVolumes(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestReadyEndsTheRelease: an instance that was released on a backup, and is prepared with its
+// volumes still here, is in use again. What its volumes get from then on counts as newer bytes.
+func TestReadyEndsTheRelease(t *testing.T) {
+	for _, start := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, "phone")
+			had(3)(w)
+			l := w.start(-1, job.Options{StartRestored: start})
+			if j := l.final(mustAccept(t, l, "backup", "phone").Jobs[0].Job); j.State != job.Done {
+				t.Fatalf("backup: %s", j.Cause)
+			}
+			released := func() bool {
+				known, err := l.j.Content("phone")
+				if err != nil {
+					t.Error(err)
+				}
+				return known.Released
+			}
+			if !released() {
+				t.Error("the journal does not have the release")
+			}
+			prepare := func(request string) *job.Job {
+				task, err := l.prepare(request, "phone")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return l.final(task.Jobs[0].Job)
+			}
+			if j := prepare("first"); j.State != job.Done || !j.Restore.Ready || released() {
+				t.Errorf("ended %s (%s), %+v, released %v", j.State, j.Cause, j.Restore, released())
+			}
+			w.mu.Lock()
+			wrote(w, 8)
+			w.instances["phone"].state = job.IsStopped
+			w.backups["phone"] = append(w.backups["phone"], 12)
+			w.mu.Unlock()
+			if j := prepare("second"); j.State != job.Failed || !strings.Contains(j.Cause, "has a newer one") {
+				t.Errorf("ended %s (%s), %+v", j.State, j.Cause, j.Restore)
+			}
+			l.stop()
+			for _, f := range w.faults {
+				t.Error(f)
+			}
+		})
+	}
+}
+
+// TestWarningIsReported: the report of a restore that ended well says what people should know.
+func TestWarningIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "phone")
+		had(3)(w)
+		w.instances["phone"].mode = job.ModeLive
+		l := w.start(-1, job.Options{})
+		if j := l.final(mustAccept(t, l, "backup", "phone").Jobs[0].Job); j.State != job.Done {
+			t.Fatalf("backup: %s", j.Cause)
+		}
+		w.mu.Lock()
+		w.backups["phone"] = append(w.backups["phone"], 12)
+		w.mu.Unlock()
+		task, err := l.prepare("prepare", "phone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := l.final(task.Jobs[0].Job)
+		if j.State != job.Done || !strings.Contains(j.Restore.Warning, "the vault has a newer one, b12") {
+			t.Errorf("ended %s (%s), %+v", j.State, j.Cause, j.Restore)
+		}
+		time.Sleep(time.Hour)
+		l.stop()
+		told := ""
+		for _, e := range w.events {
+			var data struct{ Warning string }
+			if e.Type == job.EventRestoreCompleted && json.Unmarshal(e.Data, &data) == nil {
+				told = data.Warning
+			}
+		}
+		if told == "" || told != j.Restore.Warning {
+			t.Errorf("the report tells of %q, the journal of %q", told, j.Restore.Warning)
+		}
+	})
 }
