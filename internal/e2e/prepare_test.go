@@ -393,7 +393,9 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 			old(t, dir)
 			b := secondAlone(t, a)
 			b.plane = p
-			b.addTwo("{none: {}}", dir)
+			// Without a runtime that tells of its state, content is never replaced.
+			container := docker.Create(t, testbed.Container{Command: []string{"/bin/busybox", "sleep", "1000"}, Binds: []string{dir + "/data:/data"}})
+			b.addTwo(fmt.Sprintf(`{docker: {container: %s, host: "%s"}}`, container, docker.Host), dir)
 			b.start(crashpoint.WritePlacing + crashpoint.After)
 			_, _ = b.call(http.MethodPost, preparePath, "prepare-1", map[string]any{"user_id": "u", "instance_ids": []string{"phone-1"}})
 			b.killed()
