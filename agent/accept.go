@@ -16,8 +16,9 @@ import (
 // the requests of the agent's store are repeated without an end.
 const lossTime = 30 * time.Second
 
-// errRolledBack says that the store is not what it was: its owner deleted the newest backup, or
-// set the store back. Until an operator accepts the loss nothing but a chosen backup is restored.
+// errRolledBack says that the store is not the store of before: its
+// owner deleted the newest backup, or set the store back. Until an
+// operator accepts the loss only a chosen backup is restored.
 var errRolledBack = errors.New("the store lacks a backup that it confirmed")
 
 // contentOf is a backup of a vault in the journal's words; zero for no backup.
@@ -29,7 +30,7 @@ func contentOf(opened *vault.Vault, ref vault.BackupRef) job.Content {
 }
 
 // rolledBack is errRolledBack where the newest backup in the store is older
-// than the last one that this host made, and no operator has accepted the loss.
+// than the last backup of this host, and no operator has accepted the loss.
 func (a *Agent) rolledBack(id, tenant string, lineage *vault.Lineage, newest job.Content) error {
 	_, latest, err := a.journal.ByInstance(id)
 	if err != nil || latest == nil || latest.Tenant != tenant || latest.Result == nil {
@@ -96,7 +97,7 @@ func knownBackup(c job.Content) api.KnownBackup {
 	return api.KnownBackup{BackupID: c.Backup, Sequence: c.Seq, Created: c.Created}
 }
 
-// lossOf compares what this host knows of an instance with the store: lost are the
+// lossOf compares the journal's knowledge of an instance with the store: lost are the
 // backups that are at least as new as the newest in the store, and that the store lacks.
 func (a *Agent) lossOf(ctx context.Context, id, tenant string) (lost []job.Content, newest job.Content, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lossTime)
@@ -172,7 +173,7 @@ func (s *service) loss(ctx context.Context, c api.Caller, id string) (l api.Loss
 	return l, lost, newest, nil
 }
 
-// AcceptLoss implements api.Service. What is confirmed has to be what is lost now.
+// AcceptLoss implements api.Service. The confirmed backups have to be the lost backups of now.
 func (s *service) AcceptLoss(ctx context.Context, c api.Caller, id string, confirmed api.LossConfirmed) (api.Loss, error) {
 	l, lost, newest, err := s.loss(ctx, c, id)
 	if err != nil {
@@ -208,8 +209,8 @@ func (s *service) AcceptLoss(ctx context.Context, c api.Caller, id string, confi
 	return l, nil
 }
 
-// inDoubt adds to the error of a backup, of which nobody
-// knows whether it exists, what is to be done: to wait.
+// inDoubt adds the remedy to the error of a backup,
+// of which nobody knows whether it exists: to wait.
 func inDoubt(err error) error {
 	if !errors.Is(err, vault.ErrMayExist) {
 		return err

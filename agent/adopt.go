@@ -16,9 +16,9 @@ import (
 // Adopted is what Adopt did.
 type Adopted struct {
 	Before, Now string   // identities of the state folder; Before is "" where it was not known
-	Instances   []string // with an unfinished job, or held, by what the folder says
+	Instances   []string // with an unfinished job, or held, by the folder's files
 	Reports     int      // that were not delivered
-	Aside       []string // paths of what was set aside
+	Aside       []string // paths of the files that were set aside
 }
 
 // Adopt decides for a person whose state folder that is which no agent may work with, and
@@ -113,7 +113,8 @@ func putAside(stateDir, before string) (aside []string, err error) {
 			return aside, fmt.Errorf("set aside: %w", err)
 		}
 	}
-	// A catalogue says what did not change since the last backup of an instance, here or there.
+	// A catalogue tells which files are unchanged since
+	// the last backup of an instance, here or there.
 	for _, name := range []string{LooksFile, cataloguesFolder} {
 		if err := root.RemoveAll(name); err != nil {
 			return aside, fmt.Errorf("remove: %w", err)

@@ -1,10 +1,11 @@
 // Package agent is the daemon: it owns every goroutine and every resource, opens
 // them in order, runs until its context ends, drains, and closes in reverse order.
 //
-// The programs call Open and Run. Run starts the jobs (agent/job), the delivery of reports
-// (agent/report), and the three listeners, and returns when none of their goroutines is left. A
-// crash leaves the journal, a socket file, and on the host what the journal names; the next Run
-// finishes or undoes that before it is ready. DESIGN.md has the life of a job and the decisions.
+// The programs call Open and Run. Run starts the jobs (agent/job), the delivery
+// of reports (agent/report), and the three listeners, and returns when none of
+// their goroutines is left. A crash leaves the journal, a socket file, and on
+// the host the things that the journal names; the next Run finishes or undoes
+// them before it is ready. DESIGN.md has the life of a job and the decisions.
 package agent
 
 import (
@@ -38,8 +39,8 @@ import (
 
 // Times that the configuration does not set, each with its reason.
 const (
-	// flushTime is what the last reports get to leave after the jobs have stopped: what stays goes
-	// out at the next start.
+	// flushTime is the time in which the last reports can leave after
+	// the jobs have stopped: other reports go out at the next start.
 	flushTime = 2 * time.Second
 	// shutdownTime is what calls under way get to be answered.
 	shutdownTime = 5 * time.Second
@@ -52,7 +53,7 @@ func StopTime(drain time.Duration) time.Duration {
 	return drain + job.LetGoTime + flushTime + shutdownTime
 }
 
-// Options are what an Agent is made of.
+// Options are the parts and settings of an Agent.
 type Options struct {
 	Config  *config.Config
 	Log     *slog.Logger // nil: nothing is logged
@@ -62,9 +63,9 @@ type Options struct {
 	Ready func()
 	// Inhibit keeps the host up while instances are held for work under way. Nil where nothing can.
 	Inhibit Inhibit
-	// Recover makes a life that lets go of what earlier lives have left and
-	// begins nothing: it takes no commands, opens what it can, logs what it
-	// can't open, and ends by itself when no instance is held any more.
+	// Recover makes a life that lets go of the instances that earlier lives have left
+	// held, and begins nothing: it takes no commands, opens as much as it can, logs each
+	// part that it can't open, and ends by itself when no instance is held any more.
 	Recover bool
 }
 
@@ -123,8 +124,8 @@ type Agent struct {
 }
 
 // Open opens everything that the configuration names and binds the listeners,
-// but serves nothing and touches no instance. It contacts no object store:
-// one that is away shows in the jobs. Close undoes it; Run does so by itself.
+// but serves nothing and touches no instance. It contacts no object store: a
+// store that is away shows in the jobs. Close undoes it; Run does so by itself.
 // An address that can't be listened on is no error: Run tries it again.
 func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	a := &Agent{
@@ -204,8 +205,8 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	opened(a.recalled.close)
 	bootID := hostid.Boot()
 	if bootID == "" {
-		// What an earlier life held is then taken for held before a
-		// reboot, and nothing is released on it.
+		// Instances that an earlier life held then count as held
+		// before a reboot, and nothing is released on them.
 		bootID = "unknown since " + a.started.UTC().Format(time.RFC3339Nano)
 		a.log.Warn("the kernel's id of this boot can't be read; after each restart of the agent its jobs go on as after a reboot")
 	}
@@ -251,8 +252,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	return a, a.listen()
 }
 
-// catalogues is the folder by which backups know what did not
-// change; it may be deleted at any time.
+// catalogues is the folder by which backups know unchanged files; it may be deleted at any time.
 func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, cataloguesFolder) }
 
 // cataloguesFolder is the name of the folder with the catalogues in the state folder.
@@ -341,8 +341,8 @@ func (a *Agent) MetricsAddr() string { return a.listeners.metrics.text() }
 // PublicKey is the PEM file with which a control plane verifies this host's receipts.
 func (a *Agent) PublicKey() ([]byte, error) { return a.signing.signer().PublicPEM() }
 
-// Run recovers what an earlier life left, serves until ctx ends, drains and closes. After the
-// end of ctx it returns nil, else what kept it from serving. No goroutine of it is left then.
+// Run recovers the jobs of earlier lives, serves until ctx ends, drains and closes. After the end
+// of ctx it returns nil, else the reason why it could not serve. No goroutine of it is left then.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, a.Close()) }()
 	active, err := a.journal.Active()

@@ -82,7 +82,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// plane is the control plane: it keeps what it took, and answers as it is told.
+// plane is the control plane: it keeps the events that it took, and answers as it is told.
 type plane struct {
 	mu     sync.Mutex
 	events []report.Event
@@ -144,7 +144,7 @@ func (p *plane) took(kind, instance string) *report.Event {
 	return nil
 }
 
-// all returns what was acknowledged.
+// all returns the acknowledged events.
 func (p *plane) all() []report.Event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -312,7 +312,7 @@ func (h *host) launch() (ready, ended chan struct{}) {
 	return ready, ended
 }
 
-// answer is what the API says.
+// answer is an answer of the API.
 type answer struct {
 	Status int
 	Header http.Header
@@ -379,8 +379,8 @@ func (h *host) eventually(what string, f func() bool) {
 	h.t.Fatalf("in vain: %s", what)
 }
 
-// The whole job with a real store: the receipt verifies, the instance goes down only after the
-// acknowledgement, and the backup holds what it held.
+// The whole job with a real store: the receipt verifies, the instance goes down
+// only after the acknowledgement, and the backup holds the instance's content.
 func TestBackupReportRelease(t *testing.T) {
 	h := newHost(t)
 	asked := make(chan struct{}, 100)
@@ -548,8 +548,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// What the control plane did not acknowledge outlives the agent: the instance stays frozen, and the
-// next life reports and releases it.
+// An unacknowledged report outlives the agent: the instance
+// stays frozen, and the next life reports and releases it.
 func TestRestart(t *testing.T) {
 	h := newHost(t)
 	h.plane.answer(func(e report.Event) int { return http.StatusBadGateway })
@@ -737,8 +737,8 @@ func TestOpenFaults(t *testing.T) {
 	}
 }
 
-// Invariant tenant-walls: what one tenant asks tells it nothing of
-// another, and changes nothing of its.
+// Invariant tenant-walls: a tenant's requests tell it nothing
+// about another tenant, and change nothing of the other.
 func TestInvariantTenantWalls(t *testing.T) {
 	h := newHost(t)
 	h.cfg += "\nrelease: control-plane\n"

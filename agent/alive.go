@@ -11,9 +11,9 @@ import (
 // readyTime bounds the look at the journal for an answer on readiness.
 const readyTime = 5 * time.Second
 
-// Alive returns nil when the agent's loops advance: the journal answers and
-// can be written, and no lock is stuck. It is what a watchdog is fed with, so
-// what a new start of the agent can't heal, a disk that is full, is no reason.
+// Alive returns nil when the agent's loops advance: the journal answers
+// and can be written, and no lock is stuck. It feeds a watchdog, so a
+// fault that a new start can't heal, such as a full disk, is no reason.
 func (a *Agent) Alive(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)

@@ -35,7 +35,7 @@ type situation struct {
 	ids    []string
 }
 
-// verbs are the calls about one instance, those that only look first.
+// answerVerbs are the calls about one instance; calls that only look come first.
 var answerVerbs = []struct {
 	name string
 	acts bool
@@ -71,7 +71,7 @@ var answerVerbs = []struct {
 	}},
 }
 
-// operatorAnswer is what the socket said, by its client.
+// operatorAnswer is the socket's answer, by its client.
 func operatorAnswer(err error) answer {
 	if e, ok := err.(*api.Error); ok { //nolint:errorlint // the client returns it bare
 		return answer{Code: e.Code, Msg: e.Msg}
@@ -112,7 +112,7 @@ func (a *answers) last(id string) api.JobInfo {
 func (a *answers) task(id string) string { return a.last(id).TaskID }
 func (a *answers) job(id string) string  { return a.last(id).JobID }
 
-// tell asks everything in one situation, and writes what was answered.
+// tell makes every call in one situation, and writes the answers.
 func (a *answers) tell(s *situation) {
 	fmt.Fprintf(&a.doc, "\n## %s\n\n%s\n\n| call | code | answer |\n|---|---|---|\n", s.name, s.means)
 	ids := slices.Clone(s.ids)
@@ -206,7 +206,7 @@ func answersHost(t *testing.T, situations []*situation, limits string) *host {
 	return h
 }
 
-// busyHost has every situation but those of waiting jobs.
+// busyHost has every situation, except situations of waiting jobs.
 func busyHost(t *testing.T, a *answers) {
 	make := func(name string, spares int, means string) *situation {
 		return &situation{name: name, spares: spares, means: means, tenant: "acme"}

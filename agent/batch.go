@@ -81,7 +81,7 @@ func (s *service) Cancel(_ context.Context, c api.Caller, id string) error {
 const maxNamed = 3
 
 // doneAlready tells whether the last job of an instance, which is over,
-// did what is asked for: a release or a resume that is asked for twice is
+// did the requested act: a release or a resume that is requested twice is
 // no error. After a restore, or a backup that failed, nothing is done.
 func doneAlready(last *job.Job, resume bool) bool {
 	if last == nil || last.IsRestore() || last.State != job.Done {

@@ -13,11 +13,11 @@ import (
 )
 
 // A job acts on the instance as it was when the job began: by the host id, the
-// tenant, and the volumes that the journal keeps. What the configuration says
-// meanwhile counts from the next job on. A difference is told of at the start, by
-// check-config and as a trouble, since operators expect a configuration to count.
+// tenant, and the volumes that the journal keeps. A later configuration counts
+// from the next job on. A difference is reported at the start, by check-config
+// and as a trouble, since operators expect a configuration to count.
 
-// kept is what the journal keeps of an instance.
+// kept is the journal's record of an instance.
 type kept struct {
 	config.Instance
 	Host string `json:"host_id"`
@@ -42,9 +42,8 @@ func (in *instance) withPlaces(before *instance) *instance {
 	return &instance{cfg: &cfg, index: in.index, host: before.host, runtime: in.runtime}
 }
 
-// changes tells in words what a configuration says of the instance
-// of an unfinished job that differs from what the job began with;
-// nothing where the journal keeps nothing, or the job has not begun.
+// changes tells in words how a configuration of the instance of an unfinished job differs from
+// the job's own record; nothing where the journal keeps no record, or the job has not begun.
 func changes(j *job.Job, now *config.Instance, host string) (list []string) {
 	if len(j.Kept) == 0 {
 		return nil
@@ -87,8 +86,8 @@ func changes(j *job.Job, now *config.Instance, host string) (list []string) {
 	return list
 }
 
-// changedConfiguration tells what the configuration says that
-// an unfinished job does not go by; nil where there is nothing.
+// changedConfiguration names the settings that an
+// unfinished job does not follow; nil where there are none.
 func (a *Agent) changedConfiguration(j *job.Job) error {
 	in := a.instances[j.Instance]
 	if in == nil {

@@ -44,7 +44,7 @@ func (h *host) copied(name string) *host {
 	return &c
 }
 
-// undetected makes a copy one that neither hardware nor place tells, as a cloned disk.
+// undetected makes a copy that neither hardware nor place tells, as a cloned disk.
 func (h *host) undetected(name string) {
 	h.t.Helper()
 	_, _, err := hostid.Adopt(h.in(name), hostid.Claim{})
@@ -162,7 +162,7 @@ func TestCopyStandsStill(t *testing.T) {
 		t.Errorf("phone-2 is %s", s)
 	}
 	c.stop()
-	// With a fault in its configuration it does not let go of what the original holds either.
+	// With a fault in its configuration it does not let go of the original's held instances either.
 	c.faulty = true
 	if err := c.opens(); !errors.Is(err, agent.ErrCopied) {
 		t.Errorf("a start that recovers: %v", err)
@@ -172,8 +172,9 @@ func TestCopyStandsStill(t *testing.T) {
 	}
 }
 
-// TestCopyTakesOver: a person has the copy go on as the host. It delivers what waits and goes on
-// with what is held; nothing is powered down for it, and the original stands still from then on.
+// TestCopyTakesOver: a person has the copy go on as the host. It delivers
+// the waiting reports and goes on with the held instances; nothing is
+// powered down for it, and the original stands still from then on.
 func TestCopyTakesOver(t *testing.T) {
 	h := newHost(t)
 	h.held()
@@ -212,8 +213,8 @@ func TestCopyTakesOver(t *testing.T) {
 	}
 }
 
-// TestCopyIsANewHost: a person has the copy be another host, which never held an instance. Both
-// work then, and neither does anything to what is the other's.
+// TestCopyIsANewHost: a person has the copy be another host, which never held
+// an instance. Both work then, and neither touches anything of the other.
 func TestCopyIsANewHost(t *testing.T) {
 	h := newHost(t)
 	h.held()
@@ -436,7 +437,7 @@ func (h *host) opens() error {
 	return err
 }
 
-// statement is what the receipt of the last backup of phone-1 states.
+// statement is the statement in the receipt of the last backup of phone-1.
 func (p *plane) statement(t *testing.T) string {
 	t.Helper()
 	e := p.took("holdfast.backup.completed", "phone-1")

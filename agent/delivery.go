@@ -69,8 +69,8 @@ func (o outbox) Acknowledge(seqs ...uint64) error       { return o.m.Acknowledge
 func (o outbox) Refuse(seq uint64, reason string) error { return o.m.Refuse(seq, reason) }
 func (o outbox) Changed() <-chan struct{}               { return o.m.OutboxChanged() }
 
-// reporting is what the watcher knows of the delivery of reports.
-// The watcher's lock is held for all of it.
+// reporting is the watcher's knowledge of the delivery
+// of reports. The watcher's lock is held for all of it.
 type reporting struct {
 	away    time.Time // since when the receiver counts as away; zero when it does not
 	retries int       // since then

@@ -73,7 +73,7 @@ func (r restores) Relate(ctx context.Context, id, tenant string, known, newest j
 		return "", known, fmt.Errorf("open vault: %w", err)
 	}
 	if known.Vault != "" && known.Vault != opened.Info().ID {
-		return job.RelationNone, known, nil // what it says is of another vault
+		return job.RelationNone, known, nil // it belongs to another vault
 	}
 	l, err := opened.Lineage(ctx, id)
 	if err != nil {
@@ -93,7 +93,7 @@ func (r restores) Relate(ctx context.Context, id, tenant string, known, newest j
 	return job.RelationFork, known, nil
 }
 
-// heardOf is what this host knows, with the last of
+// heardOf is this host's knowledge, with the last of
 // the backups that it tried and that the vault has.
 func heardOf(l *vault.Lineage, known job.Content, vaultID string) job.Content {
 	tried := map[string]bool{}

@@ -43,7 +43,7 @@ func (h *host) runs(request, content string) (done completed) {
 	return done
 }
 
-// completed is what the tests look at of a report of a backup or of a restore.
+// completed is the part of a report of a backup or of a restore that the tests look at.
 type completed struct {
 	Job    string `json:"job_id"`
 	Backup string `json:"backup_id"`

@@ -49,8 +49,8 @@ func (r restores) Return(p job.Place) error {
 	return r.move(p, "bringing the old volume back", restore.Place.Return)
 }
 
-// LiesAside fails where the folder of the place is not the one that it was: a tree that is not in
-// another folder need not be gone.
+// LiesAside fails where the folder of the place is another folder
+// than before: a tree that is not in another folder need not be gone.
 func (r restores) LiesAside(p job.Place) (string, error) {
 	return act(context.Background(), &r.a.patience, p.Target, "looking for the kept content", lookTime, 0, func(context.Context) (string, error) {
 		if err := fits(p); err != nil {

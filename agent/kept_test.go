@@ -17,7 +17,7 @@ import (
 )
 
 // forgets runs an agent that backs an instance up and releases it, and loses the journal then, as a
-// host does whose state folder was rolled back: it knows nothing of what lies in the volumes.
+// host does whose state folder was rolled back: it knows nothing about the content of the volumes.
 func (h *host) forgets(id string) {
 	h.t.Helper()
 	h.start()
@@ -31,7 +31,7 @@ func (h *host) forgets(id string) {
 	must(h.t, os.Remove(h.in("state/journal.db")))
 }
 
-// forgetEvents has the control plane forget what it was told.
+// forgetEvents has the control plane forget its events.
 func (h *host) forgetEvents() {
 	h.plane.mu.Lock()
 	defer h.plane.mu.Unlock()
@@ -63,7 +63,7 @@ func (h *host) restored(id string) map[string]any {
 	return data
 }
 
-// file tells what the one file of a volume holds.
+// file returns the content of the one file of a volume.
 func (h *host) file(volume string) string {
 	h.t.Helper()
 	b, err := os.ReadFile(filepath.Join(volume, "data", "file"))
@@ -71,9 +71,9 @@ func (h *host) file(volume string) string {
 	return string(b)
 }
 
-// TestReplacedIsKept: what a restore replaces, and what may be in no backup, is reported and lies
-// aside, over a restart too, until it is put back or removed. A put-back wants the instance to be
-// stopped, and what it replaces is kept in turn.
+// TestReplacedIsKept: content that a restore replaces, and that may be in no backup, is
+// reported and lies aside, over a restart too, until it is put back or removed. A put-back
+// wants the instance to be stopped, and the content that it replaces is kept in turn.
 func TestReplacedIsKept(t *testing.T) {
 	for kind, place := range map[string]func(testing.TB) string{
 		"folder": func(t testing.TB) string { return testbed.Dir(t) }, "ext4": testbed.Ext4, "xfs": testbed.Xfs, "btrfs": testbed.Btrfs,
@@ -155,8 +155,8 @@ func TestReplacedIsKept(t *testing.T) {
 	}
 }
 
-// TestKeptOfAnotherDisk: what is kept is known by folder and identity, so that neither another tree
-// under its name nor another disk in its place is removed.
+// TestKeptOfAnotherDisk: kept content is known by folder and identity, so that
+// neither another tree under its name nor another disk in its place is removed.
 func TestKeptOfAnotherDisk(t *testing.T) {
 	testbed.Need(t, "root")
 	h, mount := newHost(t), testbed.Dir(t)
@@ -189,9 +189,8 @@ func TestKeptOfAnotherDisk(t *testing.T) {
 	}
 }
 
-// TestPrepareNeedsRoom: a restore that would take more than
-// prepare.min_free leaves is refused before a byte is written, names
-// what is needed and what is there, and leaves the volume as it was.
+// TestPrepareNeedsRoom: a restore that would take more than prepare.min_free leaves is refused
+// before a byte is written, names the needed and the free space, and leaves the volume as it was.
 func TestPrepareNeedsRoom(t *testing.T) {
 	testbed.Need(t, "root")
 	h, mount := newHost(t), testbed.Tmpfs(t, "size=16m")

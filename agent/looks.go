@@ -28,7 +28,8 @@ import (
 // which began after its own, from its own state, is the original, and goes on. A life
 // that finds any other look which it does not know stands still, and puts none. See DESIGN.md.
 
-// LooksFile is the name of the file in the state folder that has what this folder put into vaults.
+// LooksFile is the name of the file in the state folder
+// that lists the looks which this folder put into vaults.
 const LooksFile = "host-looks.json"
 
 // Times and bounds of looks, each with its reason.
@@ -72,7 +73,7 @@ type lookState struct {
 	Seen  []string `json:"seen,omitempty"`
 }
 
-// looks puts looks and judges those that it finds. It is for any goroutine.
+// looks puts looks and judges the looks that it finds. It is for any goroutine.
 type looks struct {
 	a    *Agent
 	path string
@@ -128,7 +129,7 @@ func (l *looks) load() error {
 	switch {
 	case err != nil:
 		l.a.log.Error("the file of this host's looks can't be read", keyError, err.Error())
-		return nil // the first look finds those that this folder put
+		return nil // the first look finds the looks that this folder put
 	case s.Identity != "" && s.Identity != l.s.Identity:
 		return fmt.Errorf("%s is of another identity than the folder", l.path)
 	case s.Still != "":
@@ -145,7 +146,7 @@ func (l *looks) load() error {
 // errOther says that another copy of the state folder is, or was, alive.
 var errOther = errors.New("another copy of this state folder is alive, or the folder was set back to an earlier state, or lost the file " + LooksFile)
 
-// judge sorts what was found in a vault: the names of own looks, and an error
+// judge sorts the looks of a vault: the names of own looks, and an error
 // where a look is of a copy for which this agent has to stand still.
 func (l *looks) judge(id string, found []vault.Look) (own []string, err error) {
 	l.mu.Lock()

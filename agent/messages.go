@@ -97,7 +97,7 @@ func (s *service) jobTrouble(c api.Caller, j *job.Job) *api.Trouble {
 		name: s.a.actTrouble(j), instance: j.Instance, job: j.ID, age: evidence.SinceBoot() - f.since, err: fmt.Errorf("%s: %w", f.doing, f.err),
 	}.trouble()
 	if !c.SeesAll() {
-		t.Error, t.Hint = s.a.forTenant(t.Error), "" // what is to be done is done on the host
+		t.Error, t.Hint = s.a.forTenant(t.Error), "" // the remedy is for the host
 	}
 	return &t
 }

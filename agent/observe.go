@@ -59,8 +59,8 @@ type watcher struct {
 	brake   string             // why rounds of pre-copy are slowed down; "" when they are not
 }
 
-// hint is what an operator can do about an error of the store; ""
-// where the agent's own next try is all.
+// hint is the operator's remedy for an error of the
+// store; "" where the agent's own next try is all.
 func hint(err error) string {
 	if errors.Is(err, obs.ErrUnavailable) {
 		return ""
@@ -68,9 +68,9 @@ func hint(err error) string {
 	return obs.Hint(err)
 }
 
-// stored is told of each request to the store. One that was cancelled tells nothing of the store. A
-// store that is full, or that is read-only for these keys, answers reads all the same: that writes
-// fail is not over then.
+// stored is told of each request to the store. A cancelled request tells
+// nothing about the store. A store that is full, or that is read-only for these
+// keys, answers reads all the same: the failure of writes is not over then.
 func (w *watcher) stored(op string, err error) {
 	name := troubleStore + "/writes"
 	if op == "read" || op == "stat" || op == "list" {
@@ -92,7 +92,7 @@ func newWatcher(log *slog.Logger, m *metrics.Metrics) *watcher {
 	}
 }
 
-// begin counts what the journal held at the start.
+// begin counts the journal's jobs at the start.
 func (w *watcher) begin(jobs []*job.Job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -209,7 +209,7 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 	}
 }
 
-// kind is what a job does, as metrics and callers are told.
+// kind is the kind of a job's work, in the words of metrics and callers.
 func kind(j *job.Job) string {
 	if j.IsRestore() {
 		return string(job.KindRestore)
@@ -217,8 +217,8 @@ func kind(j *job.Job) string {
 	return string(job.KindBackup)
 }
 
-// add counts the bytes by which a job has grown. The lock is held. A later
-// try of a job starts again from zero; what it does again is counted again.
+// add counts the bytes by which a job has grown. The lock is held. A later try
+// of a job starts again from zero; bytes that it sends again are counted again.
 func (w *watcher) add(now, before job.Progress) {
 	if now.BytesRead > before.BytesRead {
 		w.metrics.BytesRead(now.BytesRead - before.BytesRead)

@@ -63,7 +63,7 @@ func (d *onDisk) back(until string) map[string]any {
 	return d.ended(until)
 }
 
-// fresh brings the volumes back to what the newest backup has.
+// fresh brings the volumes back to the content of the newest backup.
 func (d *onDisk) fresh() {
 	d.t.Helper()
 	d.write("phone-1.state", "stopped\n", 0o600)
@@ -147,7 +147,7 @@ var onDiskCases = []struct {
 	everywhere bool // else on ext4 alone, since nothing of it depends on the file system
 	runs       bool
 	refused    string // part of why; "": it is ready or restored
-	holds      string // what the volume holds afterwards; "": it is not there
+	holds      string // the volume's content afterwards; "": it is not there
 }{
 	{name: "as it was restored", everywhere: true, do: func(*onDisk) {}, holds: "backed up"},
 	{name: "unsaved bytes beside an empty volume", everywhere: true, do: (*onDisk).unsaved, holds: "unsaved"},

@@ -24,7 +24,7 @@ const compareTime = time.Minute
 // vaultTime is how long a comparison waits for the vault, with whose key the catalogues are sealed.
 const vaultTime = 15 * time.Second
 
-// volumeSight is what lies at the path of a volume. Nothing of it needs the store.
+// volumeSight is the content at the path of a volume. Nothing of it needs the store.
 type volumeSight struct {
 	presence job.Presence
 	root     job.Root // Kind, Size, Modified, FileSystem and Handle
@@ -86,10 +86,10 @@ type belongs struct {
 	host                     string // identity of this host; "" is not known
 }
 
-// originOf tells from which backup the content came that was seen, by the mark on it and by what
-// the journal knows. It has OriginChanged where a comparison with the backup is still to tell more.
+// originOf tells from which backup the seen content came, by the mark on it and by the
+// journal. It has OriginChanged where a comparison with the backup is still to tell more.
 //
-// The mark counts where it was written on this very folder or file. What the journal knows counts
+// The mark counts where it was written on this very folder or file. The journal counts
 // where it knew this very folder or file, and where the mark does not tell otherwise.
 func originOf(s volumeSight, known job.Content, b belongs) job.VolumeFacts {
 	f := job.VolumeFacts{Volume: b.volume, Presence: s.presence, Kind: s.root.Kind}
@@ -165,7 +165,7 @@ func noMark(s volumeSight) string {
 	return "the one that is there was written elsewhere"
 }
 
-// resized looks at the size of an image: it is a part of what an image is.
+// resized looks at the size of an image: the size is a part of the image's identity.
 func resized(f job.VolumeFacts, s volumeSight, kept job.Root) job.VolumeFacts {
 	if kept.Size != 0 && s.root.Size != 0 && kept.Size != s.root.Size {
 		f.Origin, f.Why = job.OriginForeign, fmt.Sprintf("it has %d bytes, and had %d at backup %s", s.root.Size, kept.Size, f.Backup.Backup)
@@ -250,7 +250,7 @@ func likened(f job.VolumeFacts, c backup.Comparison) job.VolumeFacts {
 	return f
 }
 
-// compare compares by what this host keeps of the backup, else by what the vault has of it.
+// compare compares with this host's catalogue of the backup, else with the vault's recipe.
 func (r restores) compare(ctx context.Context, id, tenant, path string, kept job.Root, f job.VolumeFacts) (backup.Comparison, error) {
 	soon, cancel := context.WithTimeout(ctx, vaultTime)
 	defer cancel()
@@ -288,7 +288,7 @@ func (a *Agent) ofTenant(ctx context.Context, in *instance, tenant string) error
 		if noAnswer(err) {
 			return fmt.Errorf("volume %q: %w", v.Name, err)
 		} else if err != nil {
-			continue // reading the volume says what is wrong with it
+			continue // reading the volume reports the fault
 		}
 		f := originOf(s, known, belongs{tenant: tenant, instance: in.cfg.ID, volume: v.Name, host: a.identity.ID})
 		if f.Origin == job.OriginTenant {

@@ -9,7 +9,7 @@ import (
 	"holdfast/internal/origin"
 )
 
-// TestOriginOfAVolume: what the mark says, what the journal says, and what neither can know.
+// TestOriginOfAVolume: the mark's word, the journal's word, and the cases that neither can know.
 func TestOriginOfAVolume(t *testing.T) {
 	const (
 		here, elsewhere = "handle-1", "handle-2"
@@ -131,7 +131,7 @@ func TestOriginOfAVolume(t *testing.T) {
 	}
 }
 
-// TestLikenedOrigin: each likeness is an origin, and what is not the backup says why.
+// TestLikenedOrigin: each likeness is an origin, and content that is not the backup says why.
 func TestLikenedOrigin(t *testing.T) {
 	f := job.VolumeFacts{Volume: "data", Origin: job.OriginChanged, Backup: job.Content{Backup: "b5"}}
 	for want, c := range map[job.Origin][]backup.Comparison{

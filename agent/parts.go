@@ -47,8 +47,8 @@ func newInstance(cfg *config.Instance, host string) (*instance, error) {
 	return &instance{cfg: cfg, host: host, runtime: driver}, nil
 }
 
-// state tells how the instance is: the very one that its unfinished job holds,
-// also when that has another name by now. Unknown when the runtime does not say.
+// state tells how the instance is: the very instance that its unfinished job
+// holds, also under another name. Unknown when the runtime does not say.
 func (in *instance) state(ctx context.Context, active *job.Job) runtime.State {
 	ctx, cancel := context.WithTimeout(ctx, stateTime)
 	defer cancel()
@@ -111,8 +111,8 @@ func (d driver) KeepDown(ctx context.Context) error {
 	return err
 }
 
-// Stop ends the instance in its own way: what a driver does to power down
-// one that runs. It stays down, also when its engine restarts meanwhile.
+// Stop ends the instance in its own way, as a driver powers down a running
+// instance. It stays down, also when its engine restarts meanwhile.
 func (d driver) Stop(ctx context.Context) error {
 	err := d.Instance.PowerDown(ctx, nil)
 	if err == nil {
@@ -152,7 +152,7 @@ func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
 	}, nil
 }
 
-// Plan chooses the provider of each volume by what it lies on now.
+// Plan chooses the provider of each volume by its present storage.
 func (s snapshots) Plan(ctx context.Context, jobID string) ([]job.Snapshot, error) {
 	planned := make([]job.Snapshot, 0, len(s.in.cfg.Volumes))
 	for _, v := range s.in.cfg.Volumes {
@@ -285,8 +285,7 @@ func (s snapshots) create(ctx context.Context, jobID string, planned job.Snapsho
 	if job.Ref(made.Ref) != planned.Ref {
 		return job.Snapshot{}, fmt.Errorf("snapshot %s was planned as %s", made.Ref.Path, planned.Ref.Path)
 	}
-	// One that the engine does not read has nothing to share, and
-	// there are few places for those that have.
+	// Only snapshots that the engine reads can share blocks, and there are few places for them.
 	if made.Kind == snapshot.Image && !provider.InPlace() && planned.At == "" {
 		// also while it is a base, for the images of other instances
 		s.a.engine.BeginView(made.Ref.Path)
@@ -328,13 +327,12 @@ func (s snapshots) Instead(ctx context.Context, jobID string, failed job.Snapsho
 	return planned, means, true
 }
 
-// errUnflushed says that a view may lack what was written to
-// something that is mounted on the volume: so may any other.
+// errUnflushed says that a view may lack the last writes to
+// something that is mounted on the volume; so may any other view.
 var errUnflushed = errors.New("the snapshot may lack what was written last")
 
-// flushed fails for a view that may lack what was written to something
-// that is mounted on the volume, unless the configuration accepts
-// that: nothing may be released on it (Invariant nothing-lost).
+// flushed fails for a view that may lack writes to something that is mounted on the volume,
+// unless the configuration accepts that: nothing may be released on it (Invariant nothing-lost).
 func (s snapshots) flushed(jobID, volume string, made *snapshot.Snapshot) error {
 	if len(made.Unflushed) == 0 {
 		return nil
@@ -390,12 +388,12 @@ func (a *Agent) removeSnapshotNow(ctx context.Context, ref job.Ref) error {
 	return provider.Remove(ctx, snapshot.Ref(ref))
 }
 
-// leftovers lists the snapshots of this host beside all configured volumes. Where
-// one can't be looked at, the others are listed all the same. All volumes are looked
-// at together: those that do not answer keep nobody waiting for longer than one.
+// leftovers lists the snapshots of this host beside all configured volumes. Where a
+// volume can't be looked at, the others are listed all the same. All volumes are looked
+// at together: volumes that do not answer keep nobody waiting for longer than one.
 func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
 	if a.shared {
-		return nil, nil // what has this host's name may be the view that the other folder's agent reads
+		return nil, nil // a snapshot with this host's name may be the view that the other folder's agent reads
 	}
 	var mu sync.Mutex
 	var refs []job.Ref
@@ -436,7 +434,7 @@ func (a *Agent) leftoversOf(ctx context.Context, r snapshot.Request) ([]snapshot
 	})
 }
 
-// receipts signs what this host states about a backup.
+// receipts signs this host's statements about backups.
 type receipts struct{ a *Agent }
 
 // Receipt is called while the instance is still held, so its freeze counts up to now.

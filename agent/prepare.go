@@ -9,7 +9,7 @@ import (
 	"holdfast/internal/contain"
 )
 
-// Prepare checks as Backup does, but for the storage, which is what it brings.
+// Prepare checks as Backup does, except for the storage, which it brings.
 func (s *service) Prepare(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.PrepareAnswer, error) {
 	return s.prepare(ctx, c, job.Request{Kind: job.KindRestore, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids})
 }

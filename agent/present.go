@@ -10,12 +10,12 @@ import (
 )
 
 // Present implements job.Backuper. The vault stays open between
-// jobs, so what it looks at is the store and no memory of it.
+// jobs, so it looks at the store and not at its own memory.
 func (v *vaults) Present(ctx context.Context, j *job.Job) error {
 	_, err := act(ctx, &v.a.patience, v.a.store.String(), "looking for the backup", presentTime, 0, func(ctx context.Context) (none struct{}, err error) {
 		opened, err := v.existing(ctx, j.Tenant)
 		if err == nil {
-			_, err = v.a.looks.see(ctx, opened) // a copy of this host must not power down what the host holds
+			_, err = v.a.looks.see(ctx, opened) // a copy of this host must not power down the host's held instances
 		}
 		if err == nil {
 			ref := vault.BackupRef{Instance: j.Instance, ID: j.Result.BackupID}
@@ -32,16 +32,16 @@ func (v *vaults) Present(ctx context.Context, j *job.Job) error {
 	return fmt.Errorf("the store can't be asked: %w", err)
 }
 
-// mended logs what a vault lacked and has again.
+// mended logs a part that a vault lacked and has again.
 func (v *vaults) mended(tenant string) func(error) {
 	return func(err error) {
 		v.a.log.Warn("a vault lacked something, and has it again", "tenant", tenant, keyReason, err.Error())
 	}
 }
 
-// confirmed opens the tenant's vault and looks whether it can still
-// be opened from the store. One that can't is opened anew by the next
-// job: the one in memory may be another than the one in the store.
+// confirmed opens the tenant's vault and looks whether it can still be
+// opened from the store. A vault that can't is opened anew by the next
+// job: the vault in memory may be another than the vault in the store.
 func (v *vaults) confirmed(ctx context.Context, tenant string) (*vault.Vault, error) {
 	opened, err := v.of(ctx, tenant)
 	if err != nil {
@@ -57,9 +57,9 @@ func (v *vaults) confirmed(ctx context.Context, tenant string) (*vault.Vault, er
 // errKnown says that a vault is missing in which this host has made backups.
 var errKnown = errors.New("this host has made backups in that vault, so the store lost it, or is another than it was")
 
-// notKnown fails where the journal knows a backup in the tenant's vault. A new
-// vault in the place of one that is gone would hide the loss, and one in a store
-// that is not mounted, or whose URL changed, would lie where nobody looks for it.
+// notKnown fails where the journal knows a backup in the tenant's vault. A new vault
+// in the place of a lost vault would hide the loss, and a new vault in a store that
+// is not mounted, or whose URL changed, would lie where nobody looks for it.
 func (v *vaults) notKnown(tenant string, nameKey []byte) error {
 	id := vault.ID(tenant, nameKey)
 	instance, known, err := v.a.journal.KnownIn(id)

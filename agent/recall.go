@@ -11,12 +11,12 @@ import (
 	"holdfast/agent/job"
 )
 
-// recalled are the instances of unfinished jobs that the configuration does not have any more, or
-// that it has become something else of. They are made of what the journal kept. The methods may be
-// called from any goroutine.
+// recalled are the instances of unfinished jobs that the configuration
+// does not have any more, or has made something else of. They are made of
+// the journal's records. The methods may be called from any goroutine.
 type recalled struct {
 	mu        sync.Mutex
-	instances map[string]*instance // by what the journal kept
+	instances map[string]*instance // by the journal's record
 }
 
 // keep is what of makes the instance again of.
@@ -70,9 +70,9 @@ func (a *Agent) recall(id string, kept json.RawMessage) (job.Instance, error) {
 	return a.partsOf(in), nil
 }
 
-// recallInstance finds the instance on which a job acts: by the configuration, whose mended
-// commands and time-outs count, where that still names the same thing, and else by what the journal
-// kept.
+// recallInstance finds the instance on which a job acts: by the
+// configuration, whose mended commands and time-outs count, where
+// that still names the same thing, and else by the journal's record.
 func (a *Agent) recallInstance(id string, kept json.RawMessage) (*instance, error) {
 	in := a.instances[id]
 	if in == nil && len(kept) == 0 {
@@ -93,8 +93,8 @@ func (a *Agent) recallInstance(id string, kept json.RawMessage) (*instance, erro
 	return before, nil
 }
 
-// sameThing tells whether two runtimes act on the same thing. What the commands of exec act on only
-// they know.
+// sameThing tells whether two runtimes act on the same
+// thing. Only the commands of exec know their own target.
 func sameThing(a, b config.Runtime) bool {
 	if a.Docker != nil && b.Docker != nil {
 		return a.Docker.Host == b.Docker.Host && a.Docker.Container == b.Docker.Container

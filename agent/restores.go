@@ -14,7 +14,7 @@ import (
 	"holdfast/internal/vault"
 )
 
-// maxShownWarnings bounds what the log says of one volume that
+// maxShownWarnings bounds the log's lines about one volume that
 // could not be restored exactly; the report has their number.
 const maxShownWarnings = 10
 
@@ -170,9 +170,8 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 	return sum, places, nil
 }
 
-// matchVolumes gives the bytes of all volumes, or why the backup is
-// not of the volumes that the configuration has: with one too few the
-// instance would not be what it was, and one too many has no place.
+// matchVolumes gives the bytes of all volumes, or why the backup does not have the same volumes as
+// the configuration: with one too few the instance would lack data, and one too many has no place.
 func matchVolumes(m *vault.Manifest, places []job.Place) (total uint64, err error) {
 	for _, p := range places {
 		if _, err := m.Volume(p.Volume); err != nil {
@@ -204,8 +203,8 @@ func (r restores) Back(p job.Place) error {
 	return r.move(p, "bringing the tree back that was in place", restore.Place.Back)
 }
 
-// move does what can be done twice. While a move hangs, no other
-// one is made on the volume, so that a late one can't undo it.
+// move makes a move that can be done twice. While a move hangs, no
+// other move is made on the volume, so that a late move can't undo it.
 func (r restores) move(p job.Place, what string, do func(restore.Place) error) error {
 	_, err := act(context.Background(), &r.a.patience, p.Target, what, lookTime, 0, func(context.Context) (struct{}, error) {
 		return struct{}{}, r.steadily(p, do)
@@ -222,7 +221,7 @@ func (r restores) Discard(p job.Place) error {
 	return err
 }
 
-// steadily moves or removes what is at a place, unless its path leads elsewhere by now.
+// steadily moves or removes the tree at a place, unless its path leads elsewhere by now.
 func (r restores) steadily(p job.Place, do func(restore.Place) error) error {
 	if err := r.a.standing.allowed(); err != nil {
 		return err

@@ -11,8 +11,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// volumesIn tells what a backup has of each volume. A manifest that can't be read tells nothing: a
-// restore says what is wrong with it.
+// volumesIn describes each volume of a backup. A manifest that
+// can't be read tells nothing: a restore reports its fault.
 func volumesIn(ctx context.Context, v *vault.Vault, ref vault.BackupRef) map[string]job.Root {
 	m, err := v.Manifest(ctx, ref)
 	if err != nil {
@@ -30,8 +30,8 @@ func volumesIn(ctx context.Context, v *vault.Vault, ref vault.BackupRef) map[str
 	return roots
 }
 
-// rootsOf identifies the content of all volumes of which a backup was made. What can't be told of a
-// volume is left out, and the volume then counts as another one.
+// rootsOf identifies the content of all backed-up volumes. A fact that can't
+// be found out is left out, and the volume then counts as another one.
 func (a *Agent) rootsOf(ctx context.Context, in *instance, r job.BackupRequest, res *backup.Result) map[string]job.Root {
 	roots := map[string]job.Root{}
 	for _, v := range in.cfg.Volumes {

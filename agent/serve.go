@@ -18,7 +18,7 @@ import (
 	"holdfast/internal/contain"
 )
 
-// listeners are tried by Open, and those of TCP again by Run.
+// listeners are tried by Open; Run tries the TCP listeners again.
 type listeners struct {
 	control tcpListener // TLS is added by the server
 	socket  net.Listener
@@ -26,8 +26,8 @@ type listeners struct {
 	tls     atomic.Pointer[auth.TLS] // nil before control is prepared
 }
 
-// listen binds the socket, and the addresses as far as they are there. What the listener of
-// the control plane needs beside its address has to be right, unless this life recovers.
+// listen binds the socket, and the addresses as far as they are there. The other needs of the
+// control plane's listener, beside its address, have to be right, unless this life recovers.
 func (a *Agent) listen() (err error) {
 	l := &a.listeners
 	l.control.setting, l.control.address, l.control.prepare = "listen", a.cfg.Listen, a.prepareControl
@@ -69,8 +69,8 @@ func (l *listeners) close() error {
 	return errors.Join(errs...)
 }
 
-// listenSocket binds the operators' socket, mode 0660: whoever can open it is an operator. A socket
-// that a crash left is replaced; one that answers belongs to another agent.
+// listenSocket binds the operators' socket, mode 0660: everybody who can open it is an operator.
+// A socket that a crash left is replaced; a socket that answers belongs to another agent.
 func listenSocket(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
@@ -199,7 +199,7 @@ func (s server) run(ctx context.Context) error {
 	defer cancel()
 	err := srv.Shutdown(shutdown)
 	if err != nil {
-		err = srv.Close() // who has not finished by now is cut off
+		err = srv.Close() // unfinished calls are cut off
 	}
 	if ended := <-served; !errors.Is(ended, http.ErrServerClosed) {
 		err = errors.Join(err, ended)

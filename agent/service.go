@@ -27,9 +27,9 @@ const (
 	watchPoll = 2 * time.Second
 )
 
-// noInstance is the refusal for instances that are not here or not the caller's.
-// One who does not see all tenants gets the same words and the same code for
-// both: a difference would tell one tenant what another has (tenant-walls).
+// noInstance is the refusal for instances that are not here or not the caller's. A
+// caller that does not see all tenants gets the same words and the same code for
+// both: a difference would tell one tenant about another's instances (tenant-walls).
 func noInstance(c api.Caller, ids ...string) *api.Error {
 	if c.SeesAll() {
 		return api.RefuseInstances(api.CodeNoInstance, ids, "does not exist on this host")
@@ -217,7 +217,7 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 		}
 	}
 	if !c.SeesAll() {
-		// What is done for others is not this caller's to know.
+		// Work for others is not this caller's to know.
 		active, err := a.journal.Active()
 		if err != nil {
 			return api.Info{}, err
@@ -361,7 +361,7 @@ func (s *service) Resume(_ context.Context, c api.Caller, id string) error {
 	return s.let(c, id, s.a.manager.Resume, true)
 }
 
-// let releases or resumes. What was done already, by the last job of the instance, is no error.
+// let releases or resumes. An act that the last job of the instance did already is no error.
 func (s *service) let(c api.Caller, id string, do func(string) error, resume bool) error {
 	if _, err := s.visible(c, id); err != nil {
 		return err

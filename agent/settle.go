@@ -10,15 +10,15 @@ import (
 )
 
 const (
-	// settleEvery is how often the agent asks what became of backups
-	// whose outcome was not known. Where there is none, it costs nothing.
+	// settleEvery is how often the agent asks for the outcome of
+	// backups in doubt. Where there is none, it costs nothing.
 	settleEvery = 10 * time.Minute
 	// settleTime bounds one such look at one vault: the requests of
 	// the agent's store are repeated without an end.
 	settleTime = time.Minute
 )
 
-// settle resolves, for as long as the agent runs, what is in doubt in the vaults that are open.
+// settle resolves, for as long as the agent runs, the doubts in the vaults that are open.
 func (a *Agent) settle(ctx context.Context) {
 	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
@@ -66,7 +66,7 @@ func (v *vaults) opened(ctx context.Context) (all []*vault.Vault) {
 	return all
 }
 
-// settled logs what became of a backup whose job has ended as failed.
+// settled logs the outcome of a backup whose job has ended as failed.
 func (v *vaults) settled(so vault.Settled) {
 	if so.Exists {
 		v.a.log.Info("a backup whose job failed exists after all", keyInstance, so.Backup.Instance, "backup", so.Backup.ID)

@@ -19,21 +19,21 @@ import (
 type sighting struct {
 	name          string
 	instance, job string
-	what          string // tells those of one name, instance and job apart
+	what          string // tells sightings of one name, instance and job apart
 	age           time.Duration
 	dated         bool // age is known; else it counts from when it was seen first
 	after         time.Duration
 	err           error
 }
 
-// seen remembers since when what has no date of its own is in
-// trouble. The zero value is ready; it is for any goroutine.
+// seen remembers since when a sighting without a date of its
+// own lasts. The zero value is ready; it is for any goroutine.
 type seen struct {
 	mu    sync.Mutex
 	first map[string]time.Duration // of the boot
 }
 
-// date gives ages to all that have none, and forgets what is in trouble no more.
+// date gives ages to all that have none, and forgets troubles that are over.
 func (s *seen) date(all []sighting) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,7 +84,7 @@ func (a *Agent) sighted() ([]sighting, metrics.Sight, error) {
 	return all, now, nil
 }
 
-// sightOfJob finds what is wrong with a job, and counts it.
+// sightOfJob finds the troubles of a job, and counts it.
 func (a *Agent) sightOfJob(j *job.Job, now *metrics.Sight) (all []sighting) {
 	add := func(name string, age time.Duration, err error) {
 		all = append(all, sighting{name: name, instance: j.Instance, job: j.ID, age: age, dated: true, err: err})
@@ -139,7 +139,7 @@ var quick = map[job.State]bool{
 	job.Resuming: true, job.Ending: true, job.Suspending: true, job.Failing: true, job.Placing: true, job.Restored: true, job.Starting: true,
 }
 
-// actTrouble names what it is when an act of the job fails in its present state.
+// actTrouble names the trouble when an act of the job fails in its present state.
 func (a *Agent) actTrouble(j *job.Job) string {
 	if a.instances[j.Instance] == nil {
 		return troubleUnconfigured
@@ -168,7 +168,7 @@ func roughly(d time.Duration) string {
 // nothing any more: nobody has asked since.
 const staleAnswer = 15 * time.Minute
 
-// sightOfParts finds what is wrong with the agent's own parts.
+// sightOfParts finds the troubles of the agent's own parts.
 func (a *Agent) sightOfParts() (all []sighting) {
 	add := func(name string, err error) {
 		if err != nil {
@@ -237,10 +237,10 @@ func (a *Agent) sightOfParts() (all []sighting) {
 	return all
 }
 
-// maxShownTroubles bounds what is listed of one kind of trouble.
+// maxShownTroubles bounds the list of one kind of trouble.
 const maxShownTroubles = 10
 
-// troubles lists for operators what is in trouble.
+// troubles lists the troubles for operators.
 func (a *Agent) troubles() ([]api.Trouble, error) {
 	all, _, err := a.sighted()
 	if err != nil {

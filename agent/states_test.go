@@ -285,7 +285,7 @@ var troubled = []struct {
 			h.start()
 			h.operate(t, "phone-1")
 			h.stage("phone-1", "freezing")
-			// What a power cut now leaves.
+			// The state folder as a power cut leaves it.
 			must(t, os.CopyFS(h.in("state-2"), os.DirFS(h.in("state"))))
 			must(t, os.Remove(h.in("hang-freeze-phone-1")))
 			h.stop()
@@ -311,9 +311,9 @@ var troubled = []struct {
 	},
 }
 
-// TestStates brings hosts into each state of STATES.md, and wants the command line to
-// name it with what is to be done, and its alert to fire on what the metrics of that very
-// host tell. It stands for the promise that no state in which a human must act is silent.
+// TestStates brings hosts into each state of STATES.md, and wants the command line
+// to name it with its remedy, and its alert to fire on the metrics of that very
+// host. It stands for the promise that no state in which a human must act is silent.
 func TestStates(t *testing.T) {
 	testbed.Need(t, "root", "promtool", "btrfs")
 	rows := documented(t)
@@ -373,7 +373,7 @@ func TestStates(t *testing.T) {
 }
 
 // TestUndoFailsIsSeenEverywhere: an instance that can't be let go shows with its reason in the list
-// of jobs, in the stream of its task and in what the control plane asks, and to no other tenant.
+// of jobs, in the stream of its task and in the control plane's queries, and to no other tenant.
 func TestUndoFailsIsSeenEverywhere(t *testing.T) {
 	h := newHost(t)
 	h.write("verb", stubborn+strings.TrimPrefix(verb, "#!/bin/sh\n"), 0o700)
@@ -507,7 +507,7 @@ func (h *host) free() {
 	}
 }
 
-// status is what the command line tells of the host.
+// status is the command line's text about the host.
 func (h *host) status(t *testing.T) string {
 	t.Helper()
 	program, err := command()
@@ -551,8 +551,8 @@ func (h *host) page(t *testing.T) map[string]float64 {
 	return series
 }
 
-// TestRecoveringLifeSaysSo: a start that only recovers, because of
-// a fault, tells what it does and waits for. Nobody has drained it.
+// TestRecoveringLifeSaysSo: a start that only recovers, because of a fault,
+// tells its work and the thing that it waits for. Nobody has drained it.
 func TestRecoveringLifeSaysSo(t *testing.T) {
 	h := newHost(t)
 	h.cfg += unbraked + "release: control-plane\n"

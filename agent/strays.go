@@ -15,10 +15,10 @@ import (
 	"holdfast/internal/durable"
 )
 
-// Strays warns of instances that jobs of this host act on, and that a configuration does not have,
-// or has become something else of. It is for a check of a configuration before an agent takes it,
-// and changes nothing. While an agent runs the journal can't be read; the notes of held instances
-// can. What can't be read, by this user or at all, is not told of.
+// Strays warns of instances on which jobs of this host act, and that a configuration does not
+// have, or has made something else of. It is for a check of a configuration before an agent
+// takes it, and changes nothing. While an agent runs the journal can't be read; the notes of
+// held instances can. Files that can't be read, by this user or at all, are not reported.
 func Strays(cfg *config.Config) (warnings []string) {
 	jobs := map[string]*job.Job{}
 	dir := filepath.Join(cfg.StateDir, "held")

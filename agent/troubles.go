@@ -46,8 +46,8 @@ const (
 // troubleKind is one state in which a human must act.
 type troubleKind struct {
 	name  string
-	means string // what happened, what it does to instances, and what the agent does about it
-	hint  string // what the human does
+	means string // the event, its effect on instances, and the agent's reaction
+	hint  string // the human's remedy
 	// after is for how long it may last before it is
 	// shown: such a state comes and goes in good order.
 	after time.Duration
@@ -218,7 +218,7 @@ var troubleKinds = []troubleKind{
 	},
 }
 
-// troubleNames are those of troubleKinds.
+// troubleNames are the names of troubleKinds.
 func troubleNames() []string {
 	names := make([]string, len(troubleKinds))
 	for i, k := range troubleKinds {

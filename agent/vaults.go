@@ -30,13 +30,13 @@ type vaults struct {
 
 	mu   sync.Mutex
 	open map[string]*openVault // by tenant
-	// jobs are the engine's, by the agent's id: those of which a
-	// round of pre-copy ran and the backup did not yet.
+	// jobs are the engine's, by the agent's id: jobs with a
+	// finished round of pre-copy and without a backup yet.
 	jobs map[string]*backup.Job
 }
 
 // openVault is one tenant's vault; the turn lets one job open it
-// while others of the tenant wait, and those of other tenants do not.
+// while others of the tenant wait, and jobs of other tenants do not.
 type openVault struct {
 	turn  chan struct{} // 1 token
 	vault *vault.Vault  // nil: not open yet; guarded by turn
@@ -91,8 +91,8 @@ func (v *vaults) once(ctx context.Context, tenant string, open func(context.Cont
 	return o.vault, nil
 }
 
-// drop makes the next job of the tenant open the vault again, after a panic of a job
-// that used it: what the jobs of a vault share may be locked for ever, or half changed.
+// drop makes the next job of the tenant open the vault again, after a panic of a job that
+// used it: the shared parts of a vault's jobs may be locked for ever, or half changed.
 // Jobs that use it now go on with it, and its memory goes with the last of them.
 func (v *vaults) drop(tenant string, used *vault.Vault) {
 	v.mu.Lock()
@@ -108,9 +108,9 @@ func (v *vaults) drop(tenant string, used *vault.Vault) {
 	}
 }
 
-// openOrCreate makes a missing vault only where the configuration says so and the store can put
-// conditionally: elsewhere two hosts could each make one for the same tenant, and what the loser
-// stored could not be read.
+// openOrCreate makes a missing vault only where the configuration says so
+// and the store can put conditionally: elsewhere two hosts could each make
+// one for the same tenant, and nobody could read the loser's objects.
 func (v *vaults) openOrCreate(ctx context.Context, tenant string) (*vault.Vault, error) {
 	store := v.a.store
 	nameKey, identity, err := v.keys.get()
@@ -184,7 +184,7 @@ func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
 	return err
 }
 
-// answers fails for a volume on storage that does not answer. One that is not there answers.
+// answers fails for a volume on storage that does not answer. A missing volume answers.
 func (a *Agent) answers(ctx context.Context, in *instance) error {
 	for _, v := range in.cfg.Volumes {
 		_, err := ask(ctx, &a.patience, v.Path, "looking at the volume", lookTime, func(context.Context) (snapshot.Kind, error) { return snapshot.KindOf(v.Path) })
@@ -263,8 +263,8 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 	}
 	depth := "every pack confirmed by the store, manifest read back, "
 	if !r.Deadline.IsZero() {
-		// What gives way to a deadline: first compression, then the reading back of a
-		// sample. The manifest is read back whatever the time (Invariant release-last).
+		// A deadline costs first compression, then the reading back of a sample.
+		// The manifest is read back in any case (Invariant release-last).
 		o.MinLevel = min(least, seal.Fastest)
 		o.MaxLevel = o.MinLevel
 		if time.Until(r.Deadline) < hurry {
@@ -382,7 +382,7 @@ func (v *vaults) Over(ctx context.Context, id string) {
 	}
 }
 
-// source says what the engine reads of a volume of an instance.
+// source names the engine's source of a volume of an instance.
 func (a *Agent) source(id string, s job.Source) (backup.Source, error) {
 	in := a.instances[id]
 	if in == nil {
@@ -404,7 +404,7 @@ func (a *Agent) source(id string, s job.Source) (backup.Source, error) {
 		if err != nil {
 			return backup.Source{}, fmt.Errorf("volume %q: %w", s.Volume, err)
 		}
-		// What is read in place stands still as far as its instance does.
+		// A source that is read in place stands still as far as its instance does.
 		src.Quiet = !provider.InPlace() || in.runtime.Holds()
 	}
 	if !s.Taken.IsZero() {
@@ -413,8 +413,8 @@ func (a *Agent) source(id string, s job.Source) (backup.Source, error) {
 	return src, nil
 }
 
-// maxShownLosses bounds what the log says of accepted losses of one
-// backup; the manifest names more, and counts all.
+// maxShownLosses bounds the log's lines about accepted losses
+// of one backup; the manifest names more, and counts all.
 const maxShownLosses = 10
 
 // logAccepted tells of losses that the configuration accepts: nobody else does.
@@ -435,7 +435,7 @@ func (a *Agent) logAccepted(r job.BackupRequest, res *backup.Result) {
 func lossText(l vault.Loss) string { return tree.Warning{Path: string(l.Path), What: l.What}.String() }
 
 // whole fails for a backup that lacks something that the configuration does not accept (Invariant
-// nothing-lost): no release on it, and as an instance's newest it would be what a restore takes.
+// nothing-lost): no release on it, and as an instance's newest a restore would take it.
 func whole(so *backup.Result) error {
 	if so.Lost == 0 {
 		return nil

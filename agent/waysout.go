@@ -21,7 +21,7 @@ func refuseBusy(busy *job.BusyError) *api.Error {
 	return api.RefuseInstances(api.CodeInBackup, busy.Instances, "is being backed up")
 }
 
-// notUnderstood says what the state job.Unknown means for an instance.
+// notUnderstood tells the meaning of the state job.Unknown for an instance.
 const notUnderstood = "has an unfinished job whose record this agent does not understand; an operator of the host has to give the job up"
 
 // PrepareFrom implements api.Service.

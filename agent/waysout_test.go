@@ -15,8 +15,8 @@ import (
 	"holdfast/agent/report"
 )
 
-// strange writes a state that no program knows into the record of the unfinished job of an instance.
-// The journal has no sums over its records. No agent runs.
+// strange writes a state that no program knows into the record of the unfinished
+// job of an instance. The journal has no sums over its records. No agent runs.
 func (h *host) strange(t *testing.T, id string) {
 	t.Helper()
 	path := h.in("state/journal.db")
@@ -208,9 +208,9 @@ func TestDamagedNewestNamesTheOlder(t *testing.T) {
 	}
 }
 
-// TestConfigurationChangesWhileHeld: host id, tenant, volumes and their paths that
-// change in the configuration while an instance is held are told of by the check before
-// the start, by the start and as a trouble; the job goes on with what it began with.
+// TestConfigurationChangesWhileHeld: a host id, tenant, volumes and paths that change
+// in the configuration while an instance is held are reported by the check before the
+// start, by the start and as a trouble; the job goes on with its own record.
 func TestConfigurationChangesWhileHeld(t *testing.T) {
 	for _, tt := range []struct{ name, old, with, want string }{
 		{"host id", "host_id: host-1", "host_id: host-2", `host_id was "host-1" and is "host-2"`},

@@ -49,7 +49,7 @@ func copySource(t *testing.T, from string) string {
 	return to
 }
 
-// TestPackageIsReproducible: what anybody builds from the source is what was released.
+// TestPackageIsReproducible: everybody who builds the source gets the released bytes.
 func TestPackageIsReproducible(t *testing.T) {
 	testbed.Need(t, "dpkg-deb")
 	here := copySource(t, "..")
@@ -203,7 +203,7 @@ func (m *machine) isRunning(t *testing.T) bool {
 	return slices.Contains(strings.Fields(m.run(t, "sh", "-c", "cat /proc/[0-9]*/comm")), "holdfastd")
 }
 
-// journal is what the service has logged.
+// journal is the service's log.
 func (m *machine) journal(t *testing.T) string {
 	t.Helper()
 	out, _ := m.try("journalctl", "--no-pager", "--lines=60", "--unit=holdfast.service")

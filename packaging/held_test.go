@@ -11,7 +11,7 @@ import (
 )
 
 // script runs a script of the package in a mount namespace of its own, in which /var/lib/holdfast
-// and /usr/bin/holdfastd are the test's, and returns what it says and its exit code.
+// and /usr/bin/holdfastd are the test's, and returns its output and its exit code.
 func script(t *testing.T, state, program, name string, env []string, args ...string) (string, int) {
 	t.Helper()
 	const inside = `set -e

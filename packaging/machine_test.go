@@ -79,8 +79,8 @@ func bootMachine(t *testing.T) *machine {
 		}
 	})
 	up := waitFor(bootPatience, func() bool {
-		// At first its child is one that makes the namespaces; the
-		// machine's first process comes after that.
+		// At first its child is a process that makes the
+		// namespaces; the machine's first process comes after that.
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", nspawn.Process.Pid, nspawn.Process.Pid))
 		m.init, _ = strconv.Atoi(strings.TrimSpace(string(children)))
 		if m.init == 0 {
@@ -133,7 +133,7 @@ func baseSystem(t *testing.T) string {
 	return base
 }
 
-// try runs a command in the machine and returns what it printed.
+// try runs a command in the machine and returns its output.
 func (m *machine) try(command ...string) (string, error) {
 	args := append([]string{
 		"--target", strconv.Itoa(m.init), "--all", "--", "/usr/bin/env", "-i", "HOME=/root",

@@ -77,7 +77,7 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// TestDashboardAsks has Prometheus' own tool read what the panels ask for.
+// TestDashboardAsks has Prometheus' own tool read the queries of the panels.
 func TestDashboardAsks(t *testing.T) {
 	testbed.Need(t, "promtool")
 	content, err := os.ReadFile("monitoring/dashboard.json")

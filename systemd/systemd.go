@@ -1,5 +1,5 @@
-// Package systemd holds what the service manager needs to know of Holdfast: the unit, the
-// group and the folders, as files. The .deb ships these files and "holdfastd install"
+// Package systemd holds the files of Holdfast for the service manager: the unit,
+// the group and the folders. The .deb ships these files and "holdfastd install"
 // writes the same bytes. The reason for each directive of the unit is in README.md.
 package systemd
 

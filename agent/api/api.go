@@ -1,13 +1,13 @@
-// Package api is the way in: the control plane's contract over HTTPS, the operator's calls over a
-// unix socket, and the client of the latter that the command line uses.
+// Package api is the way in: the control plane's contract over HTTPS, the operator's
+// calls over a unix socket, and the client of the latter that the command line uses.
 //
-// It knows HTTP, the contract's codes and limits, and nothing of jobs: every accepted
-// call goes to a Service, which package agent implements over the journal. Who calls
-// is decided by an Authenticator; package agent adapts the one of agent/auth to it
-// (same level, so neither package imports the other; AuthFunc makes that a few lines).
+// It knows HTTP, the contract's codes and limits, and nothing about jobs: every accepted
+// call goes to a Service, which package agent implements over the journal. An
+// Authenticator decides who calls; package agent adapts the Authenticator of agent/auth to
+// it (same level, so neither package imports the other; AuthFunc makes that a few lines).
 //
-// The package starts no goroutine: handlers run on those of net/http and return when the request's
-// context ends. A crash leaves nothing, as nothing is kept here.
+// The package starts no goroutine: handlers run on the goroutines of net/http and return
+// when the request's context ends. A crash leaves nothing, as nothing is kept here.
 package api
 
 import (
@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Role says what a caller may do. What it may see is said by Caller.Tenant.
+// Role says which acts a caller may command. Caller.Tenant says which instances it may see.
 type Role string
 
 // The roles. Anything else may do nothing.
@@ -27,7 +27,7 @@ const (
 	RoleOperator Role = "operator"
 	// RoleReadOnly sees, and changes nothing.
 	RoleReadOnly Role = "read-only"
-	// RoleTenant commands and sees what is its own tenant's.
+	// RoleTenant commands and sees the instances of its own tenant.
 	RoleTenant Role = "tenant"
 )
 
@@ -95,10 +95,10 @@ func (f AuthFunc) Authenticate(ctx context.Context, token string) (Caller, error
 	return f(ctx, token)
 }
 
-// Service does what callers ask. All methods may be called from many goroutines at the
-// same time. An error that is an *Error is answered as it is; any other becomes .9999
-// with a reference, and its text goes to the log only. Methods check whose the things
-// are (Caller.Sees); what a role may do at all the handlers have checked already.
+// Service does the work of the calls. All methods may be called from many goroutines
+// at the same time. An error that is an *Error is answered as it is; any other
+// becomes .9999 with a reference, and its text goes to the log only. Methods check
+// whose the things are (Caller.Sees); the handlers have checked the role already.
 type Service interface {
 	Preparer
 	Throttler
@@ -112,10 +112,11 @@ type Service interface {
 	// Error with CodeParameter. Request ids of different tenants (Caller.Tenant) are different
 	// commands. The deadline is when the host is needed; zero when there is no haste.
 	Backup(ctx context.Context, c Caller, requestID string, digest [32]byte, instanceIDs []string, deadline time.Time) (TaskAnswer, error)
-	// Reports calls send for each report after the one with the number after, or with nil for
-	// those made from now on, until the context ends (nil), or send fails (its error). The
-	// caller gets what it may see. A ReportEvent of ReportGap comes first where some in between
-	// are no longer kept, and one without a type now and then, to find readers that are gone.
+	// Reports calls send for each report after the report with the number after, or
+	// with nil for the reports from now on, until the context ends (nil), or send
+	// fails (its error). The caller gets the reports that it may see. A ReportEvent
+	// of ReportGap comes first where some in between are no longer kept, and an
+	// event without a type now and then, to find readers that are gone.
 	Reports(ctx context.Context, c Caller, after *uint64, send func(ReportEvent) error) error
 	// Task tells how a task stands. A task that is not there and one
 	// that the caller may not see are the same UnknownTask error.
@@ -127,10 +128,10 @@ type Service interface {
 	Watch(ctx context.Context, c Caller, taskID string, send func(Event) error) error
 	// Info is about the agent as a whole.
 	Info(ctx context.Context, c Caller) (Info, error)
-	// Instances lists what the caller may see, sorted by id.
+	// Instances lists the instances that the caller may see, sorted by id.
 	Instances(ctx context.Context, c Caller) ([]InstanceInfo, error)
-	// Jobs lists what the caller may see and the filter lets through, newest first, at
-	// most f.Limit of them. next is f.Before for the jobs that follow; 0 when none do.
+	// Jobs lists the jobs that the caller may see and the filter lets through, newest first,
+	// at most f.Limit of them. next is f.Before for the jobs that follow; 0 when none do.
 	Jobs(ctx context.Context, c Caller, f JobFilter) (list []JobInfo, next uint64, err error)
 	// Cancel undoes those jobs of a task that are not past their commit point;
 	// each instance is left running. A job that was cancelled before is no error; where no
@@ -146,7 +147,7 @@ type Service interface {
 	Drain(ctx context.Context, c Caller) error
 }
 
-// TaskAnswer is what an accepted command is answered with.
+// TaskAnswer is the answer to an accepted command.
 type TaskAnswer struct {
 	TaskID string   `json:"task_id"`
 	Jobs   []JobRef `json:"cmd_jobs"`
@@ -197,12 +198,13 @@ type Info struct {
 	// What bounds the calls to the store; nil where nothing does, and
 	// for callers that do not see every tenant.
 	Throttle *Throttle `json:"throttle,omitempty"`
-	// What could not be removed and takes up space; none for callers that do not see every tenant.
+	// Things that could not be removed and take up space;
+	// none for callers that do not see every tenant.
 	Leftovers []Leftover `json:"leftovers,omitempty"`
 }
 
-// Leftover is a snapshot that nothing needs, or what a restore has
-// replaced, that could not be removed. The agent tries again.
+// Leftover is a snapshot that nothing needs, or a replaced volume
+// of a restore, that could not be removed. The agent tries again.
 type Leftover struct {
 	Path       string    `json:"path"`
 	InstanceID string    `json:"instance_id,omitempty"`
@@ -220,7 +222,7 @@ type Trouble struct {
 	// how long it lasts, by a clock that nobody can set
 	Seconds float64 `json:"seconds"`
 	Error   string  `json:"error"`          // the latest
-	Hint    string  `json:"hint,omitempty"` // what an operator does about it
+	Hint    string  `json:"hint,omitempty"` // the operator's remedy
 	More    int     `json:"more,omitempty"` // how many others of the name are left out
 }
 
@@ -254,8 +256,8 @@ type Volume struct {
 	Path string `json:"path"`
 	// as the configuration has it: auto, or the name of a provider
 	Snapshot string `json:"snapshot"`
-	// Provider is what a backup would read now, and Means what that
-	// does to the instance; "" while the volume was not looked at.
+	// Provider is the way in which a backup would read now, and Means the
+	// consequences for the instance; "" while the volume was not looked at.
 	Provider string `json:"provider,omitempty"`
 	Means    string `json:"means,omitempty"`
 }
@@ -264,7 +266,7 @@ type Volume struct {
 type JobFilter struct {
 	TaskID     string
 	InstanceID string
-	Active     bool // only those that have not ended
+	Active     bool // only unfinished jobs
 	// Before lists only jobs that are older than the last of the page
 	// before (next of Service.Jobs); 0 begins with the newest.
 	Before uint64

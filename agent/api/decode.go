@@ -55,13 +55,13 @@ type command struct {
 	backup   string // id of the backup to restore; "" for the newest
 }
 
-// digest tells commands apart. It covers what the body says, not how it is written, so that a
-// caller whose JSON library orders keys differently on a second try still sends the same command.
+// digest tells commands apart. It covers the body's meaning, not its spelling, so that a caller
+// whose JSON library orders keys differently on a second try still sends the same command.
 func (c command) digest() [32]byte {
 	b, err := json.Marshal(struct {
 		User *string  `json:"user_id"`
 		IDs  []string `json:"instance_ids"`
-		// Left out where there is none, so that digests in older journals stay what they are.
+		// Left out where there is none, so that digests in older journals stay valid.
 		Verb     string    `json:"verb,omitempty"`
 		Deadline time.Time `json:"deadline,omitzero"`
 		Backup   string    `json:"backup_id,omitempty"`

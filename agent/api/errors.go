@@ -74,8 +74,8 @@ func Busy(retryAfter time.Duration, format string, args ...any) *Error {
 	return e
 }
 
-// UnknownTask is the one answer for a task that is not there and
-// for one that the caller may not see (tenant-walls).
+// UnknownTask is the one answer for a missing task and
+// for a task that the caller may not see (tenant-walls).
 func UnknownTask(taskID string) *Error {
 	return Refuse(CodeParameter, "task_id: no such task %s", Quote(taskID))
 }

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { testbed.LeakCheck(m) }
 
-// fake is a Service that keeps what it was asked in memory, by the rules of the contract.
+// fake is a Service that keeps the calls in memory, by the rules of the contract.
 type fake struct {
 	deadline time.Time // of the last backup
 	mu       sync.Mutex

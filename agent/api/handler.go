@@ -21,7 +21,7 @@ import (
 	"holdfast/internal/contain"
 )
 
-// Limits on what a caller may send.
+// Limits on a caller's requests.
 const (
 	// MaxBodyBytes is some hundred times what 100 ids take.
 	MaxBodyBytes = 64 << 10
@@ -61,7 +61,7 @@ type Exchange struct {
 	Command   bool   // it changes something, or was to
 	Status    int    // of HTTP
 	Code      string
-	Reference string // what the answer and the log line share after an internal failure
+	Reference string // shared by the answer and the log line after an internal failure
 	Panicked  bool   // the internal failure was a panic, which was contained and logged
 }
 
@@ -72,10 +72,10 @@ type Options struct {
 	Log *slog.Logger
 	// Observe is called after each call, on its goroutine. nil: nobody looks.
 	Observe func(Exchange)
-	// Audit is called for each call of a Command route, once what is answered is known
-	// and before it is sent: who was answered is in the audit. nil: nobody keeps one.
+	// Audit is called for each call of a Command route, once the answer is known and
+	// before it is sent: so the audit has each answered call. nil: nobody keeps one.
 	Audit func(Exchange)
-	// Peer tells who the connection itself says calls, by its certificate: what counts
+	// Peer names the caller of the connection itself, by its certificate: it counts
 	// where no token is sent. An error (that wraps ErrUnknownToken or
 	// ErrAuthUnavailable) refuses the call, with or without a token. nil: tokens only.
 	Peer func(*http.Request) (c Caller, found bool, err error)
@@ -111,13 +111,13 @@ func NewHandler(s Service, a Authenticator, o Options) http.Handler {
 	return newHandler(s, a, o, slices.Concat(contractRoutes, prepareRoutes, agentRoutes, wayOutRoutes))
 }
 
-// NewOperatorHandler serves the agent's own calls to whoever can open the socket that it
-// is served on: its callers are operators, without tokens. Never serve it on a network.
+// NewOperatorHandler serves the agent's own calls to everybody who can open the socket that
+// it is served on: its callers are operators, without tokens. Never serve it on a network.
 func NewOperatorHandler(s Service, o Options) http.Handler {
 	return newHandler(s, nil, o, slices.Concat(agentRoutes, wayOutRoutes))
 }
 
-// access is what a route asks of the caller's role.
+// access is a route's demand on the caller's role.
 type access int
 
 const (
@@ -266,7 +266,7 @@ func (h *handler) done(q *request) {
 	}
 }
 
-// note brings what is known of the call into its Exchange.
+// note brings the known facts about the call into its Exchange.
 func (q *request) note() {
 	q.seen.Duration = time.Since(q.seen.Start)
 	q.seen.RequestID, q.seen.Caller = q.id, q.caller
@@ -397,7 +397,7 @@ func (h *handler) identify(q *request) (Caller, error) {
 	return c, nil
 }
 
-// notKnown is the answer to who is nobody, or can't be checked.
+// notKnown is the answer to an unknown caller, or a caller that can't be checked.
 func (h *handler) notKnown(q *request, err error) error {
 	switch {
 	case errors.Is(err, ErrUnknownToken):
@@ -493,7 +493,7 @@ func (h *handler) task(q *request) (any, error) {
 	return TaskStatus{Jobs: jobs}, nil
 }
 
-// taskID gives the task of the path. One that can't be is one that is not there.
+// taskID gives the task of the path. An impossible id counts as a missing task.
 func (q *request) taskID() (string, error) {
 	id := q.r.PathValue("task_id")
 	if len(id) > maxTaskIDBytes {

@@ -42,9 +42,9 @@ var filterOptions = &openapi3filter.Options{
 	AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, IncludeResponseStatus: true, RejectWhenRequestBodyNotSpecified: true, SkipSettingDefaults: true,
 }
 
-// documented holds each exchange of h against the document: every answer must be one that
-// it has, and a request that was answered with success must be one that it allows. What
-// the document allows may be refused all the same: it does not know who may do what.
+// documented holds each exchange of h against the document: every answer must be in the
+// document, and a request that was answered with success must be allowed by it. A request
+// that the document allows may be refused all the same: the document does not know the roles.
 func documented(t testing.TB, h http.Handler) http.Handler {
 	t.Helper()
 	s, err := document()
@@ -52,8 +52,8 @@ func documented(t testing.TB, h http.Handler) http.Handler {
 		t.Fatal(err)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The handler gets the body as it comes, and what it reads is
-		// kept: no more than that is judged.
+		// The handler gets the body as it comes, and only
+		// the part that it reads is kept and judged.
 		var body, answer bytes.Buffer
 		judged := r.Clone(r.Context())
 		if r.Body != nil {
@@ -77,7 +77,7 @@ func documented(t testing.TB, h http.Handler) http.Handler {
 
 func cutTo(b []byte) []byte { return b[:min(len(b), 300)] }
 
-// recording keeps what is answered.
+// recording keeps the answer.
 type recording struct {
 	http.ResponseWriter
 	status int
@@ -163,7 +163,7 @@ func TestDocument(t *testing.T) {
 	if !slices.Equal(calls, paths) {
 		t.Errorf("the routes are\n%s\nthe document has\n%s", strings.Join(calls, "\n"), strings.Join(paths, "\n"))
 	}
-	// The codes are those that the package has.
+	// The document has exactly the package's codes.
 	var codes []string
 	for _, c := range s.doc.Components.Schemas["Code"].Value.Enum {
 		codes = append(codes, c.(string))

@@ -16,7 +16,7 @@ const eventWriteTimeout = 30 * time.Second
 
 // agentRoutes are the agent's own calls. Operators reach them by the
 // socket; holders of tokens by the network too, as far as their role
-// goes (a control plane must release and resume what it holds).
+// goes (a control plane must release and resume its held instances).
 var agentRoutes = []route{
 	{http.MethodGet, "/v1/agent/openapi.json", toSee, (*handler).openapi},
 	{http.MethodGet, "/v1/agent/info", toSee, (*handler).info},

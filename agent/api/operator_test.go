@@ -157,8 +157,7 @@ func TestClientWatch(t *testing.T) {
 		}
 	}
 
-	// A task that has no events; one that is not there; one that
-	// breaks off, in our words and in others'.
+	// A task without events; a missing task; a task that breaks off, in our words and in others'.
 	f.watch = func(context.Context, func(api.Event) error) error { return nil }
 	if got, err := watch(t.Context()); err != nil || len(got) != 0 {
 		t.Errorf("no events: %v, %v", got, err)
@@ -261,7 +260,7 @@ func TestStreamOutlivesTimeouts(t *testing.T) {
 	}
 }
 
-// What a role may reach over the network.
+// The calls that a role may reach over the network.
 func TestRolesOnAgentCalls(t *testing.T) {
 	b := newBed(t)
 	for _, tt := range []struct {

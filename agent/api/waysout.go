@@ -25,7 +25,7 @@ type WaysOut interface {
 	Abandon(ctx context.Context, c Caller, instanceID, jobID string) (Abandoned, error)
 }
 
-// Loss is what this host knows of the backups of an instance and the store does not have.
+// Loss lists the backups of an instance that this host knows and the store does not have.
 type Loss struct {
 	InstanceID string        `json:"instance_id"`
 	Lost       []KnownBackup `json:"lost"`
@@ -45,13 +45,13 @@ type KnownBackup struct {
 	Created  time.Time `json:"created,omitzero"` // UTC
 }
 
-// LossConfirmed repeats what was shown, so that nothing else is accepted.
+// LossConfirmed repeats the loss that was shown, so that nothing else is accepted.
 type LossConfirmed struct {
 	Lost     []string `json:"lost"`      // ids
 	BackupID string   `json:"backup_id"` // of the newest; "" where the store has none
 }
 
-// Abandoned is what became of a job that was given up.
+// Abandoned is the end of a job that was given up.
 type Abandoned struct {
 	JobID string `json:"job_id"`
 	// Ended says that the job is over; else the job ends when the act under way comes back.

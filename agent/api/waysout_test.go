@@ -43,8 +43,8 @@ func (f *fake) Abandon(_ context.Context, _ api.Caller, id, job string) (api.Aba
 	return api.Abandoned{JobID: job, Ended: true, Message: "left as it is"}, f.note("abandon", id, job)
 }
 
-// TestWaysOut holds every row of operators' ways out through real HTTP:
-// what the bodies may say, and that nobody but an operator gets in.
+// TestWaysOut holds every row of operators' ways out through real
+// HTTP: the allowed bodies, and that nobody but an operator gets in.
 func TestWaysOut(t *testing.T) {
 	ops, tenant := hdr("x-request-id", "r1", "x-auth-token", "ops"), hdr("x-request-id", "r1", "x-auth-token", "t1")
 	const at = "/v1/agent/instances/phone-1/"

@@ -41,7 +41,7 @@ const (
 	// maxVerifiedWithin keeps a look at the store before a power-down
 	// from being switched off by a long time.
 	maxVerifiedWithin = time.Hour
-	// minAudit keeps an attacker from rotating away what a few hundred commands left.
+	// minAudit keeps an attacker from rotating away the lines of a few hundred commands.
 	minAudit Size = 1 << 20
 	maxAudit      = 10_000
 	// maxSocketPath is the size of sun_path in Linux less the final zero byte.
@@ -200,7 +200,7 @@ func (c *Config) checkInstances(f *faults) {
 		if !tenantPattern.MatchString(in.Tenant) {
 			f.add(path+".tenant", "must be 1 to 128 of A-Z a-z 0-9 . _ : @ - and begin with a letter or digit, got %s", quote(in.Tenant))
 		}
-		if _, own := f.src.at[path+".release"]; own { // what is inherited has been reported above
+		if _, own := f.src.at[path+".release"]; own { // an inherited fault has been reported above
 			oneOf(f, path+".release", in.Release, ReleaseAgent, ReleaseControlPlane)
 		}
 		if _, own := f.src.at[path+".hold"]; own {
@@ -388,8 +388,8 @@ func checkStore(f *faults, path, raw string) {
 	}
 }
 
-// storeParameters are those that internal/obs takes for a bucket;
-// it has the last word on their values.
+// storeParameters are the parameters that internal/obs
+// takes for a bucket; it has the last word on their values.
 var storeParameters = []string{
 	"endpoint", "region", "addressing", "integrity", "encryption", "kms-key", "class", "retain", "traffic-limit",
 	"ca-file", "client-cert", "client-key", "proxy", "family", "connect-timeout",

@@ -24,7 +24,7 @@ var Example []byte
 // DefaultPath is where the daemon looks for its file.
 const DefaultPath = "/etc/holdfast/holdfast.yaml"
 
-// Defaults of what the file may leave out, each with its reason.
+// Defaults of settings that the file may leave out, each with its reason.
 const (
 	// DefaultStateDir is where systemd's StateDirectory=holdfast points.
 	DefaultStateDir = "/var/lib/holdfast"
@@ -37,21 +37,21 @@ const (
 	DefaultSocket = "/run/holdfast/holdfast.sock"
 	// DefaultMetricsListen is loopback, as metrics are served without a password.
 	DefaultMetricsListen = "127.0.0.1:9477"
-	// DefaultRelease powers down as soon as the report is acknowledged: it is what the contract's
-	// backup call promises ("then release the physical instances").
+	// DefaultRelease powers down as soon as the report is acknowledged, as the
+	// contract's backup call promises ("then release the physical instances").
 	DefaultRelease = ReleaseAgent
 	// DefaultHold keeps an instance still for seconds where its
 	// storage makes snapshots, and else as long as reading it takes.
 	DefaultHold = HoldPrecopy
-	// DefaultPrecopyRounds is enough for a phone: the second round has
-	// what it wrote in minutes, the third what it wrote in seconds.
+	// DefaultPrecopyRounds is enough for a phone: the second round
+	// has the writes of minutes, the third the writes of seconds.
 	DefaultPrecopyRounds = 4
-	// DefaultPrecopyEnough is one pack: what is stored in less than a second on most links.
+	// DefaultPrecopyEnough is one pack, which most links store in less than a second.
 	DefaultPrecopyEnough Size = 16 << 20
 	// DefaultPrecopyTime ends the rounds of an instance that writes as fast as it is stored.
 	DefaultPrecopyTime = time.Hour
-	// DefaultBaseMaxAge keeps a base from one nightly backup to the next,
-	// and over a weekend. What is written meanwhile takes space twice.
+	// DefaultBaseMaxAge keeps a base from one nightly backup to
+	// the next, and over a weekend. Later writes take space twice.
 	DefaultBaseMaxAge = 72 * time.Hour
 	// DefaultBaseMinFree is where file systems that copy on write begin to slow down.
 	DefaultBaseMinFree = 10
@@ -59,8 +59,8 @@ const (
 	// cores are at any stronger level, and the instances need the cores too. Level s2 takes
 	// a third of that CPU, but the store keeps the additional bytes for months.
 	DefaultCompressionMin = "fastest"
-	// DefaultCompressionMax stores about 2 % less of a phone for 1.4 times
-	// the CPU, which is free while the store is what a backup waits for.
+	// DefaultCompressionMax stores about 2 % less of a phone for 1.4
+	// times the CPU, which is free while a backup waits for the store.
 	// The next level takes twice as much again and gains little there.
 	DefaultCompressionMax = "default"
 	// DefaultHeld lets a few instances stand still at a time: more would
@@ -86,23 +86,24 @@ const (
 	// DefaultJobDeadline ends a job whose store or disk makes no progress over a night.
 	DefaultJobDeadline = 12 * time.Hour
 	// DefaultVerifiedWithin is longer than most control planes take to acknowledge,
-	// so that the usual job asks the store nothing more, and shorter than what a
-	// lifecycle rule or a person takes to remove a bucket's objects unnoticed.
+	// so that the usual job asks the store nothing more, and shorter than the time
+	// in which a lifecycle rule or a person removes a bucket's objects unnoticed.
 	DefaultVerifiedWithin = 5 * time.Minute
 	// DefaultBackupAge is when an instance that is backed up every
 	// night has had no backup for some nights.
 	DefaultBackupAge = 72 * time.Hour
-	// DefaultKeepReplaced lets people notice on Monday what a prepare has replaced on Friday.
+	// DefaultKeepReplaced lets people notice on Monday
+	// the content that a prepare has replaced on Friday.
 	DefaultKeepReplaced = 72 * time.Hour
 	// MinFreeAuto is the default of prepare.min_free: autoPercent of the file system, and no more
 	// than autoMost, which neighbours need minutes to write.
 	MinFreeAuto      = "auto"
 	autoPercent      = 5
 	autoMost    Size = 16 << 30
-	// DefaultMinFreeInodes is the same share of what a file system of few inodes has.
+	// DefaultMinFreeInodes is the same share of the inodes, on file systems with few inodes.
 	DefaultMinFreeInodes = 5
 	// DefaultDrainTimeout stays below the 90 s that systemd waits by default
-	// before it kills; what is not finished by then resumes from the journal.
+	// before it kills; work that is not finished by then resumes from the journal.
 	DefaultDrainTimeout = time.Minute
 	// DefaultStorePatience outlasts a restart of a store and a connection that has to be given
 	// up (a minute), and is a small part of what users bear that an instance stands still.
@@ -110,8 +111,8 @@ const (
 	// DefaultClaimSilence outlasts a restart of a host, and an outage of its network that ends by
 	// itself: a second host that takes over too early makes a fork.
 	DefaultClaimSilence = time.Hour
-	// DefaultRequests is some hundred times what a control plane
-	// sends that polls each task every few seconds.
+	// DefaultRequests is some hundred times the requests of a
+	// control plane that polls each task every few seconds.
 	DefaultRequests = 50
 	// DefaultConnections takes 40 MB at most, at some 40 KB each with TLS.
 	DefaultConnections = 1024
@@ -121,7 +122,7 @@ const (
 	DefaultAuditSize Size = 64 << 20
 	// DefaultAuditKeep is years of a busy host, in 640 MiB.
 	DefaultAuditKeep = 9
-	// DefaultReportTimeout is far above what a receiver takes that is well.
+	// DefaultReportTimeout is far above the time of a healthy receiver.
 	DefaultReportTimeout = 30 * time.Second
 	// DefaultReportProgress lets people watch a backup, and is
 	// bearable for a control plane of thousands of hosts.
@@ -138,7 +139,7 @@ const (
 	DefaultStopTimeout = 10 * time.Second
 	// DefaultDockerHost is where Debian's and Docker's own packages listen.
 	DefaultDockerHost = "unix:///var/run/docker.sock"
-	// DefaultLogLevel shows what an operator acts on.
+	// DefaultLogLevel shows the lines on which an operator acts.
 	DefaultLogLevel = "info"
 	// DefaultLogFormat is text: the journal adds time and unit itself, and people read it there.
 	DefaultLogFormat = "text"
@@ -153,7 +154,7 @@ const (
 
 // Rules by which an answer acknowledges a report.
 const (
-	// only what the control plane alone answers; see agent/report
+	// only answers that the control plane alone gives; see agent/report
 	AcknowledgeControlPlane = "control-plane"
 	AcknowledgeAny2xx       = "any-2xx" // each status from 200 to 299, whoever answers
 )
@@ -166,7 +167,7 @@ const (
 
 // Ways to hold an instance for its last snapshot.
 const (
-	HoldPrecopy = "precopy" // most is stored while it runs; it is frozen for what is left
+	HoldPrecopy = "precopy" // most is stored while it runs; it is frozen for the rest
 	HoldFrozen  = "frozen"  // frozen before the first byte is read
 	HoldStop    = "stop"    // as precopy, but stopped in its own way and not frozen
 	HoldLive    = "live"    // not held at all, and never released
@@ -263,8 +264,8 @@ type IAM struct {
 	Roles map[string]IAMRole `yaml:"roles"`
 }
 
-// IAMRole is what the holders of a role of IAM may do. In the file
-// it is the name of a role, or a mapping.
+// IAMRole is the rights of the holders of a role of IAM.
+// In the file it is the name of a role, or a mapping.
 type IAMRole struct {
 	Role string `yaml:"role"` // control-plane, operator or read-only
 	// Project and Domain are ids. They bound the mapping to tokens of this project, or to
@@ -309,7 +310,7 @@ type Report struct {
 type Precopy struct {
 	Rounds int           `yaml:"rounds"` // at most; 0: none
 	Enough Size          `yaml:"enough"` // a round that read no more is the last
-	Time   time.Duration `yaml:"time"`   // of all rounds; one that has begun is finished
+	Time   time.Duration `yaml:"time"`   // of all rounds; a begun round is finished
 	Bytes  Size          `yaml:"bytes"`  // read by all rounds; 0 is no limit
 }
 
@@ -342,8 +343,8 @@ type Prepare struct {
 	// KeepReplaced is for how long the content that a restore has replaced is kept, unless a
 	// backup holds that content for certain. Only time in which the host is up counts.
 	KeepReplaced time.Duration `yaml:"keep_replaced"`
-	// MinFree is what a restore leaves free on each file system: MinFreeAuto, a size, or a
-	// percentage such as 5%. See Reserve.
+	// MinFree is the space that a restore leaves free on each file system:
+	// MinFreeAuto, a size, or a percentage such as 5%. See Reserve.
 	MinFree       string `yaml:"min_free"`
 	MinFreeInodes int    `yaml:"min_free_inodes"` // percent of the inodes, likewise
 	// InPlaceOrder removes the old volumes of an instance before the restore where there is no
@@ -382,7 +383,7 @@ type Limits struct {
 	Connections int `yaml:"connections"`
 }
 
-// Log says what is logged, and how.
+// Log says which lines are logged, and how.
 type Log struct {
 	Level  string `yaml:"level"`  // debug, info, warn or error
 	Format string `yaml:"format"` // text or json
@@ -479,8 +480,8 @@ func (s Size) String() string {
 	return "0B"
 }
 
-// ParseSize reads what Size.String writes. Units are required, and binary:
-// a bare number or "MB" leaves open what is meant. 0 is the same in all.
+// ParseSize reads the output of Size.String. Units are required, and
+// binary: a bare number or "MB" is ambiguous. 0 is the same in all.
 func ParseSize(text string) (Size, error) {
 	if text == "0" {
 		return 0, nil

@@ -118,7 +118,7 @@ func Parse(data []byte, name string) (*Config, error) {
 	return c, nil
 }
 
-// defaults is what an empty file means.
+// defaults is the meaning of an empty file.
 func defaults() *Config {
 	host, _ := os.Hostname() // an unreadable name is reported as a missing host_id
 	return &Config{
@@ -162,7 +162,7 @@ func (d *Docker) setDefaults() {
 	d.Host, d.Timeout, d.StopTimeout = DefaultDockerHost, DefaultCommandTimeout, DefaultStopTimeout
 }
 
-// inherit fills in what an instance takes from elsewhere in the file.
+// inherit fills in the settings that an instance takes from elsewhere in the file.
 func (c *Config) inherit() {
 	for i := range c.Instances {
 		in := &c.Instances[i]
@@ -186,11 +186,11 @@ var (
 	sizeType     = reflect.TypeFor[Size]()
 )
 
-// value decodes node into v, which keeps what it holds (a default) where node is null or faulty.
+// value decodes node into v, which keeps its old value (a default) where node is null or faulty.
 func (d *decoder) value(node ast.Node, v reflect.Value, path string) {
 	switch node.(type) {
 	case nil, *ast.NullNode:
-		if single(v) { // nothing stands behind the key: a default would not be what is meant
+		if single(v) { // nothing stands behind the key: nobody means a default by that
 			d.add(path, "is left empty: leave the key out for its default, or write \"\" for none")
 			return
 		}
@@ -380,8 +380,8 @@ func (d *decoder) scalar(node ast.Node, v reflect.Value, path string) {
 	}
 }
 
-// scalarText gives the text of a single value as it was written. Numbers are taken for text: ids of
-// tenants are numbers at some services, and what is written is what is meant.
+// scalarText gives the text of a single value as it was written. Numbers are taken
+// for text: ids of tenants are numbers at some services, and the written text counts.
 func scalarText(node ast.Node) (string, bool) {
 	switch n := node.(type) {
 	case *ast.StringNode:

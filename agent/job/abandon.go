@@ -11,8 +11,8 @@ import (
 )
 
 // A job that can't end keeps its instance from every other job. An
-// operator gives such a job up, and takes over what the job was to do
-// to the instance and its volumes: the agent leaves both as they are.
+// operator gives such a job up, and takes over the rest of its work
+// on the instance and its volumes: the agent leaves both as they are.
 
 // add counts the unfinished job of an instance.
 func (e *BusyError) add(j *Job) {
@@ -66,9 +66,9 @@ func (j *Job) abandonable() bool {
 //
 // The job ends as failed, and the control plane is told. The instance stays as it is:
 // frozen, stopped, or with volumes of two times where a restore was under way (Job.Cause
-// names the places). Snapshots that the record names become leftovers. What the volumes
-// hold is in doubt then (Content.Doubt), unless the job was a backup for sure. A job with a
-// worker ends when the act under way has come back, within a minute after it. ErrNotFound
+// names the places). Snapshots that the record names become leftovers. The content of the
+// volumes is in doubt then (Content.Doubt), unless the job was a backup for sure. A job with
+// a worker ends when the act under way has come back, within a minute after it. ErrNotFound
 // when the instance has no unfinished job, ErrState when the job has another way out.
 func (m *Manager) Abandon(instance string) (*Job, error) {
 	active, _, err := m.journal.ByInstance(instance)
@@ -145,7 +145,7 @@ func (m *Manager) abandon(j *Job) error {
 	return nil
 }
 
-// doubtContent notes that nobody knows what the volumes hold after a job that was given up,
+// doubtContent notes that nobody knows the content of the volumes after a job that was given up,
 // unless the job was a backup for sure, which changes no volume, or all volumes were in place.
 func doubtContent(tx *bbolt.Tx, j *Job, from State) error {
 	if j.Kind == KindBackup && from != Unknown || j.Restore != nil && j.Restore.Placed {

@@ -8,11 +8,11 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// AcceptedLoss is an operator's word that backups of an instance, which this host
-// knows, are gone from the store for good. Without that word a store that lacks a
-// backup is one that was set back, and nothing is restored from the store.
+// AcceptedLoss is an operator's word that backups of an instance, which this
+// host knows, are gone from the store for good. Without that word a store
+// that lacks a backup counts as set back, and nothing is restored from it.
 type AcceptedLoss struct {
-	Lost   []Content `json:"lost"`   // what this host knows and the store lacks
+	Lost   []Content `json:"lost"`   // the backups that this host knows and the store lacks
 	Newest Content   `json:"newest"` // that the store had then; zero: the store had no backup
 	By     string    `json:"by"`     // who accepted the loss, for people
 	At     time.Time `json:"at"`     // UTC
@@ -20,13 +20,13 @@ type AcceptedLoss struct {
 
 // Covers tells whether the loss of a backup is accepted while the newest
 // backup in the store is another one. A store that has lost more since, so
-// that its newest is older than the one that was accepted, is not covered.
+// that its newest backup is older than the accepted one, is not covered.
 func (a *AcceptedLoss) Covers(lost, newest Content) bool {
 	return newest.Seq >= a.Newest.Seq && slices.ContainsFunc(a.Lost, func(c Content) bool { return c.Backup == lost.Backup && lost.Backup != "" })
 }
 
-// AcceptedLoss returns what an operator has accepted
-// last for the instance; zero when there is nothing.
+// AcceptedLoss returns the last loss that an operator has
+// accepted for the instance; zero when there is none.
 func (jr *Journal) AcceptedLoss(instance string) (a AcceptedLoss, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		_, err := get(tx, bucketAccepted, []byte(instance), &a)

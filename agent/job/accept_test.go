@@ -14,8 +14,8 @@ import (
 )
 
 // TestAcceptedLoss: a newest backup that was deleted on purpose fails
-// every restore, until an operator accepts the loss. The acceptance is
-// for that loss alone, and what the volumes hold is not taken for saved.
+// every restore, until an operator accepts the loss. The acceptance is for
+// that loss alone, and the content of the volumes does not count as saved.
 func TestAcceptedLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
@@ -72,8 +72,8 @@ func TestAcceptedLoss(t *testing.T) {
 	})
 }
 
-// TestChosenBackup: an operator names the backup to restore. What the volumes
-// hold counts as saved only where the vault has the backup that they came from.
+// TestChosenBackup: an operator names the backup to restore. The content of the
+// volumes counts as saved only where the vault has the backup from which it came.
 func TestChosenBackup(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -99,6 +99,9 @@ func TestChosenBackup(t *testing.T) {
 				if err != nil || l.final(task.Jobs[0].Job).State != job.Done {
 					t.Fatal(err)
 				}
+				if err := l.j.NoteReleased("phone"); err != nil {
+					t.Fatal(err)
+				}
 				w.backups["phone"] = tt.vault
 				task, err = l.send(job.Request{Kind: job.KindRestore, ID: "two", Digest: [32]byte{8}, Tenant: "acme", Instances: []string{"phone"}, Backup: tt.chosen})
 				if err != nil {
@@ -120,8 +123,8 @@ func TestChosenBackup(t *testing.T) {
 	}
 }
 
-// TestAbandonedRestoreIsInDoubt: after a restore that was given up nobody knows what the volumes
-// hold, so the next restore is refused until a person has looked, or has named the backup.
+// TestAbandonedRestoreIsInDoubt: after a restore that was given up nobody knows the content of
+// the volumes, so the next restore is refused until a person has looked, or has named the backup.
 func TestAbandonedRestoreIsInDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")

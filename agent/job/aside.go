@@ -270,7 +270,7 @@ func (m *Manager) KeptFor(s *Aside) (age time.Duration, over bool) {
 	return age, age >= m.opts.KeepAside
 }
 
-// findKept names the one record of an instance that is meant: that of the job, or the only one.
+// findKept names the one record of an instance: the record of the job, or the only record.
 func (m *Manager) findKept(instance, job string) (Aside, error) {
 	all, err := m.journal.Kept()
 	if err != nil {

@@ -44,7 +44,7 @@ func (w *world) holds(count int) bool {
 	return w.disks["/phone/data"].count == count && w.disks["/phone/media"].count == count
 }
 
-// keptCounts has the counts of what lies aside, sorted.
+// keptCounts has the counts of the content that lies aside, sorted.
 func (w *world) keptCounts() (counts []int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -93,10 +93,20 @@ var removed = asideStep{
 	done: func(l *life) bool { all, err := l.j.Kept(); return err == nil && len(all) == 0 },
 }
 
-// expired waits until what is kept goes by itself.
+// expired waits until the kept content goes by itself.
 var expired = asideStep{
 	do:   func(*life) error { time.Sleep(time.Hour); return nil },
 	done: removed.done,
+}
+
+// released notes that the instance was powered down on its backup, so that the volumes that it left
+// are in a backup for certain.
+var released = asideStep{
+	do: func(l *life) error { return l.command(func() error { return l.j.NoteReleased("phone") }) },
+	done: func(l *life) bool {
+		c, err := l.j.Content("phone")
+		return err == nil && c.Released
+	},
 }
 
 // newer makes a backup elsewhere, after which the disks have room for one copy only.
@@ -115,8 +125,8 @@ func newer(count int) asideStep {
 	}
 }
 
-// brought prepares what a newer backup has, as often
-// as it takes; a failure changes volumes to none.
+// brought prepares the content of a newer backup, as
+// often as it takes; a failure changes volumes to none.
 func brought(count int) asideStep {
 	n := 0
 	return asideStep{
@@ -134,7 +144,7 @@ type asideWay struct {
 	name  string
 	steps func() []asideStep
 	count int   // of both volumes at the end
-	kept  []int // what lies aside at the end
+	kept  []int // the counts that lie aside at the end
 }
 
 // held has a volume refuse to be taken out, until a prepare has failed for that.
@@ -175,9 +185,9 @@ var first7 = asideStep{
 var asideWays = []asideWay{
 	{name: "kept, put back, and what that replaced is removed", steps: func() []asideStep { return []asideStep{prepared(7), written(7), putBack(3), removed} }, count: 3},
 	{name: "kept, and goes after its time", steps: func() []asideStep { return []asideStep{prepared(7), written(7), expired} }, count: 107},
-	{name: "in place order", steps: func() []asideStep { return []asideStep{first7, newer(12), brought(12)} }, count: 12},
+	{name: "in place order", steps: func() []asideStep { return []asideStep{first7, released, newer(12), brought(12)} }, count: 12},
 	{
-		name: "in place order, and a volume can't be moved at first", steps: func() []asideStep { return []asideStep{first7, newer(12), held("media"), brought(12)} }, count: 12,
+		name: "in place order, and a volume can't be moved at first", steps: func() []asideStep { return []asideStep{first7, released, newer(12), held("media"), brought(12)} }, count: 12,
 	},
 	{name: "kept and put back twice", steps: func() []asideStep { return []asideStep{prepared(7), putBack(3), written(3), putBack(7)} }, count: 7, kept: []int{103, 103}},
 }
@@ -207,7 +217,7 @@ func runAsideWay(t *testing.T, way asideWay, crashAt int) (points []string) {
 				if l.isDead() {
 					continue
 				}
-				for range 1000 { // what it began ends
+				for range 1000 { // its work ends
 					if l.isDead() || l.idle() {
 						break
 					}
@@ -221,7 +231,7 @@ func runAsideWay(t *testing.T, way asideWay, crashAt int) (points []string) {
 				}
 			}
 		}
-		time.Sleep(5 * time.Minute) // what a crash has left is tended to
+		time.Sleep(5 * time.Minute) // the leftovers of a crash are tended to
 		all, err := l.j.Kept()
 		if err != nil {
 			t.Fatal(err)
@@ -252,8 +262,8 @@ func runAsideWay(t *testing.T, way asideWay, crashAt int) (points []string) {
 	return points
 }
 
-// TestReplacedIsReported: the report of a restore
-// says what it has replaced, and what becomes of it.
+// TestReplacedIsReported: the report of a restore names
+// the replaced content, and tells whether it is kept.
 func TestReplacedIsReported(t *testing.T) {
 	for name, c := range map[string]struct {
 		set  func(w *world)
@@ -373,8 +383,8 @@ func TestPutBackIsRefused(t *testing.T) {
 	}
 }
 
-// TestInPlaceOrderSparesWhatChanged: what is written
-// after the decision is brought back, not removed.
+// TestInPlaceOrderSparesWhatChanged: a write after the decision
+// makes the restore bring the old volumes back, and remove none.
 func TestInPlaceOrderSparesWhatChanged(t *testing.T) {
 	for name, c := range map[string]struct {
 		meanwhile func(w *world) // when the first volume is taken out
@@ -395,6 +405,9 @@ func TestInPlaceOrderSparesWhatChanged(t *testing.T) {
 					t.Fatal(err)
 				}
 				l.final(task.Jobs[0].Job)
+				if err := l.j.NoteReleased("phone"); err != nil {
+					t.Fatal(err)
+				}
 				w.mu.Lock()
 				w.backups["phone"], w.small = append(w.backups["phone"], 12), true
 				w.fail = func(act, volume string) error {
@@ -439,6 +452,9 @@ func TestInPlaceOrderFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.final(task.Jobs[0].Job)
+		if err := l.j.NoteReleased("phone"); err != nil {
+			t.Fatal(err)
+		}
 		w.mu.Lock()
 		w.backups["phone"], w.small = append(w.backups["phone"], 12), true
 		w.restore = func(context.Context, int) error { return errors.New("no such pack") }

@@ -9,7 +9,7 @@ import (
 	"holdfast/agent/job"
 )
 
-// counted is what a count of a volume of the world finds.
+// counted is the result of a count of a volume of the world.
 func counted(d disk) job.Count {
 	if d.empty {
 		return job.Count{Whole: true}

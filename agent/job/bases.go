@@ -160,7 +160,7 @@ func (m *Manager) mayKeep(ctx context.Context, b Base) bool {
 	return err == nil && float64(free) >= rules.MinFree*float64(total)
 }
 
-// toKeep returns the snapshots, out of those that the engine has read, which become bases.
+// toKeep returns the snapshots, out of the engine's snapshots, which become bases.
 func (w *worker) toKeep(j *Job, snapshots []Snapshot, result *Result) []Base {
 	if !w.m.opts.Bases.Keep || result == nil {
 		return nil

@@ -86,8 +86,8 @@ func (jr *Journal) readClock(tx *bbolt.Tx) error {
 	return nil
 }
 
-// transact runs write in one transaction, adds the reading of the clock,
-// and tells of what the journal itself does with the transaction.
+// transact runs write in one transaction, adds the reading of the
+// clock, and reports the journal's own part in the transaction.
 func (jr *Journal) transact(write func(tx *bbolt.Tx) error) error {
 	refused := false // by write, which says nothing of the journal
 	err := jr.db.Update(func(tx *bbolt.Tx) error {

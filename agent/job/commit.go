@@ -20,7 +20,7 @@ type commits struct {
 	led   bool // somebody commits
 }
 
-// commit is what one caller writes.
+// commit is the write of one caller.
 type commit struct {
 	write func(tx *bbolt.Tx) error
 	done  chan error    // 1: how it ended
@@ -76,15 +76,15 @@ func (jr *Journal) together(write func(tx *bbolt.Tx) error) error {
 	return <-c.done
 }
 
-// commit writes what it can of the batch in one transaction, and
-// what fails by itself, as if it were alone.
+// commit writes as much of the batch as it can in one
+// transaction; a write that fails by itself fails alone.
 func (jr *Journal) commit(batch []*commit) {
 	batch = slices.Clone(batch)
 	for len(batch) > 0 {
 		failed := -1
 		err := jr.transact(func(tx *bbolt.Tx) error {
 			for i, c := range batch {
-				// A panic of one must not take those that were written with it.
+				// A panic of one write must not take the other writes of the transaction.
 				if err := contain.Call(func() error { return c.write(tx) }); err != nil {
 					failed = i
 					return err

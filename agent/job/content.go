@@ -27,24 +27,24 @@ type Content struct {
 	// Tried are ids of backups that were made of the volumes since, and
 	// of which nobody heard whether they are stored, the oldest first.
 	Tried []string `json:"tried,omitempty"`
-	// Doubt says why it is not known what the volumes hold; "" where it is known
+	// Doubt says why the content of the volumes is not known; "" where it is known
 	Doubt string `json:"doubt,omitempty"`
 }
 
-// Root identifies the content of one volume: which folder or file the volume is, and what it held.
+// Root identifies the content of one volume: which folder or file the volume is, and its content.
 type Root struct {
 	Kind string `json:"kind,omitempty"` // KindFolder or KindImage; "" is not known
-	// Entries counts what the backup has of the volume: entries that are no folders, or bytes of an
-	// image. 0 says that the volume is empty in the backup, if Kind is known.
+	// Entries counts the entries of the volume in the backup that are no folders, or the
+	// bytes of an image. 0 says that the volume is empty in the backup, if Kind is known.
 	Entries uint64 `json:"entries"`
-	// Size and Modified are those of an image file when it was backed up or restored: bytes, and ns
-	// since 1970; 0 is not known.
+	// Size and Modified are the size (bytes) and the time (ns since 1970)
+	// of an image file when it was backed up or restored; 0 is not known.
 	Size     int64 `json:"size,omitempty"`
 	Modified int64 `json:"modified,omitempty"`
 	// FileSystem and Handle tell which folder or file it is, also after a reboot; opaque here.
 	FileSystem string `json:"file_system,omitempty"`
 	Handle     string `json:"handle,omitempty"`
-	// Catalogue is the id of what the engine keeps on this host of the backup's entries.
+	// Catalogue is the id of the engine's catalogue of the backup's entries on this host.
 	Catalogue string `json:"catalogue,omitempty"`
 	// Marked says that the volume has borne the mark of this backup. Else a mark
 	// that is missing, or of an earlier backup, says nothing.

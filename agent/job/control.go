@@ -274,12 +274,12 @@ type eventData struct {
 	BytesRestored uint64 `json:"bytes_restored,omitempty"`
 	BytesTotal    uint64 `json:"bytes_total,omitempty"` // of a restore
 	BytesFetched  uint64 `json:"bytes_fetched,omitempty"`
-	// of a restore: what is not exactly as it was backed up
+	// of a restore: differences from the backed-up state
 	Warnings int `json:"warnings,omitempty"`
 	// places without their content, where the configuration accepts it
 	LossesAccepted int  `json:"losses_accepted,omitempty"`
 	AlreadyReady   bool `json:"already_ready,omitempty"` // nothing had to be restored
-	// of a restore: what was in the places of the volumes
+	// of a restore: the old content in the places of the volumes
 	Replaced *Replaced `json:"replaced,omitempty"`
 	// the job whose replaced volumes a restore has put back; "": it restored a backup
 	PutBack       string  `json:"put_back,omitempty"`
@@ -290,7 +290,7 @@ type eventData struct {
 	Receipt json.RawMessage `json:"receipt,omitempty"`
 }
 
-// volumeData says how a volume was read, and what that meant for the instance.
+// volumeData says how a volume was read, and the consequences for the instance.
 type volumeData struct {
 	Volume   string `json:"volume"`
 	Provider string `json:"provider"`

@@ -51,7 +51,8 @@ type VolumeFacts struct {
 	Origin   Origin   `json:"origin,omitempty"`
 	// Backup is the backup from which the content came; zero where Origin names none.
 	Backup Content `json:"backup,omitzero"`
-	// Why tells people on what the origin rests, in one sentence without a full stop; may be empty.
+	// Why tells people on which facts the origin rests,
+	// in one sentence without a full stop; may be empty.
 	Why string `json:"why,omitempty"`
 }
 
@@ -100,12 +101,12 @@ const (
 	ActRefuse  Action = "refuse"  // the job fails, and nothing is touched
 )
 
-// Decision says what a restore does.
+// Decision is the decision about a restore.
 type Decision struct {
 	Action Action
 	// Err is why the restore is refused, with the remedy; nil for the other actions.
 	Err error
-	// Warning tells people what they should know of an instance that is ready; may be empty.
+	// Warning tells people a fact about an instance that is ready; may be empty.
 	Warning string
 	// Certain says that all content which the restore replaces is in a backup, byte for byte.
 	// Without it the replaced content may be newer than every backup, so it is kept aside.
@@ -198,7 +199,8 @@ func withoutBackup(f Facts) (Decision, bool) {
 	return Decision{}, false
 }
 
-// againstTheChain refuses where the backup to restore does not continue what this host knows.
+// againstTheChain refuses where the backup to restore
+// does not continue the backup that this host knows.
 func againstTheChain(f Facts) (Decision, bool) {
 	if f.Chosen || f.Accepted {
 		return Decision{}, false

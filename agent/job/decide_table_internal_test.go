@@ -20,8 +20,8 @@ var (
 	backupN = Content{Backup: "N", Seq: 6, Tenant: "t"}
 )
 
-// tableVolumes are the states in which a volume can be, and what the adapter makes of each by
-// what the journal knows (agent/origins.go).
+// tableVolumes are the states in which a volume can be, and the facts that
+// the adapter makes of each with and without a journal (agent/origins.go).
 var tableVolumes = []struct {
 	name, means string
 	known       VolumeFacts // where the journal knows backup K
@@ -75,7 +75,7 @@ var tableInstances = []struct {
 
 var errSilentStore = errors.New("the store does not answer")
 
-// tableNewest are what the vault says.
+// tableNewest are the answers of the vault.
 var tableNewest = []struct {
 	name   string
 	newest Content
@@ -256,7 +256,7 @@ func TestPrepareNeverReplacesNewerBytes(t *testing.T) {
 	for _, v := range tableVolumes {
 		d.row(t, v.name, []VolumeFacts{v.known}, true, 1, released)
 	}
-	// What is not written down is held all the same.
+	// The combinations that the document leaves out are checked all the same.
 	for n := range tableNewest {
 		for _, a := range tableVolumes {
 			for _, b := range tableVolumes {
@@ -304,8 +304,8 @@ The numbers lead to the words, below. An empty volume of which the backup has no
 |---|---|
 `
 
-// TestEmptyVolumesOfTheBackup: an empty folder where the newest backup has nothing is there,
-// whatever is known of it; where the backup has content it is not.
+// TestEmptyVolumesOfTheBackup: an empty folder where the newest backup has nothing is
+// there, whether the journal knows it or not; where the backup has content it is not.
 func TestEmptyVolumesOfTheBackup(t *testing.T) {
 	data := VolumeFacts{Presence: VolumeContent, Origin: OriginChanged, Backup: backupK}
 	for _, media := range []VolumeFacts{{Presence: VolumeEmpty}, {Presence: VolumeEmpty, Origin: OriginForeign}} {

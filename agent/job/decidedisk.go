@@ -5,10 +5,10 @@ import (
 	"fmt"
 )
 
-// These are the rules about what lies on the disk: whether a volume is the one that this host
-// knows, and what the newest backup has in its place.
+// These are the rules about the content of the disk: whether a
+// volume is the known volume, and whether it is the newest backup's.
 
-// settle brings together what the volumes, the journal and the vault tell of one another.
+// settle combines the facts of the volumes, the journal and the vault.
 func (f *Facts) settle(tenant string) {
 	if f.Known.Tenant != "" && f.Known.Tenant != tenant {
 		f.Known = Content{} // of another vault, whose sequence numbers say nothing here
@@ -44,7 +44,7 @@ func (v VolumeFacts) derived() bool {
 	return v.Backup.Backup != "" && (v.Origin == OriginSame || v.Origin == OriginChanged || v.Origin == OriginHalf)
 }
 
-// from tells whether the volume holds a backup, or what was made of it on this host since.
+// from tells whether the volume holds a backup, or content that came from the backup on this host.
 func (v VolumeFacts) from(backup string) bool {
 	return v.Presence != VolumeMissing && v.Backup.Backup == backup && (v.Origin == OriginSame || v.Origin == OriginChanged)
 }
@@ -133,9 +133,9 @@ func (f Facts) all(is func(VolumeFacts) bool) bool {
 	return true
 }
 
-// replaceable tells whether the content of a volume is in a backup, byte for byte. That sizes and
-// times are those of the backup is not enough by itself, since a power cut can lose the times of
-// what it kept; it is enough for an instance that was powered down on the backup.
+// replaceable tells whether the content of a volume is in a backup, byte for byte. Equal
+// sizes and times are not enough by themselves, since a power cut can keep content and
+// lose its times; they are enough for an instance that was powered down on the backup.
 func (f Facts) replaceable(v VolumeFacts) bool {
 	return v.Presence != VolumeContent || v.Origin == OriginSame && f.Known.Released && v.Backup.Backup == f.Known.Backup
 }

@@ -19,7 +19,8 @@ type bearing struct {
 
 var volumeNames = []string{"data", "media"}
 
-// look tells of a volume what the adapter tells by mark, journal and comparison. The lock is held.
+// look gives the facts of a volume as the adapter does
+// by mark, journal and comparison. The lock is held.
 func (w *world) look(path, volume string, known job.Content) job.VolumeFacts {
 	f := job.VolumeFacts{Volume: volume, Presence: job.VolumeMissing}
 	d, there := w.disks[path]
@@ -76,7 +77,7 @@ func (w *world) replaced(instance, path string, was disk) {
 	}
 	known, err := w.current.Content(instance)
 	if err != nil || known.Released || known.Seq > b.mark.Seq {
-		return // what an old disk has is kept aside
+		return // the content of an old disk is kept aside
 	}
 	w.fault("nothing-lost: %s is replaced, which came from %s and has %d since, unsaved", path, b.mark.Backup, was.count)
 }
@@ -134,8 +135,8 @@ func (m *model) disturb() {
 	})
 }
 
-// TestPrepareByWhatBecameOfTheVolumes: the machine asks for what is on the disk each time, and
-// keeps or replaces the volumes as Decide says.
+// TestPrepareByWhatBecameOfTheVolumes: the machine looks at the
+// disk each time, and keeps or replaces the volumes as Decide says.
 func TestPrepareByWhatBecameOfTheVolumes(t *testing.T) {
 	type disks = map[string]disk
 	change := func(d disks, volume string, edit func(*disk)) {

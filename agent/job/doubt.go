@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// inDoubt refuses where nobody knows what the volumes hold (Content.Doubt),
-// unless each volume proves by itself from which backup its content came. With
-// a backup that an operator chose the content is replaced, and kept aside.
+// inDoubt refuses where nobody knows the content of the volumes (Content.Doubt),
+// unless each volume proves by itself from which backup its content came. With a
+// backup that an operator chose the content is replaced, and kept aside.
 func inDoubt(f Facts) (Decision, bool) {
 	if f.Known.Doubt == "" || f.Chosen {
 		return Decision{}, false
@@ -21,8 +21,7 @@ func inDoubt(f Facts) (Decision, bool) {
 	return Decision{}, false
 }
 
-// backupToRestore fills in the backup that the restore
-// is of, and what an operator has said about it.
+// backupToRestore fills in the backup to restore, and the operator's words about it.
 func (w *worker) backupToRestore(ctx context.Context, j *Job, f *Facts) error {
 	restorer := w.m.parts.Restorer
 	f.Chosen = j.Chosen != ""

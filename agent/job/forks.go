@@ -12,9 +12,10 @@ import (
 	"holdfast/internal/contain"
 )
 
-// A fork is a backup that does not descend from all newest backups of its instance: another host
-// made one of them, and each lacks what the other has. Which of them continues the instance a
-// person or the control plane decides. Until then the instance is held, with its bytes on the host.
+// A fork is a backup that does not descend from all newest backups of its
+// instance: another host made one of them, and each lacks content of the
+// other. A person or the control plane decides which of them continues the
+// instance. Until then the instance is held, with its bytes on the host.
 
 // OnFork says what becomes of a fork of which nobody has decided.
 type OnFork string
@@ -29,7 +30,7 @@ const (
 // instance, from which a stored backup does not descend.
 type Fork struct {
 	Backup string `json:"backup"`
-	// Host is the one that made the backup; "" where its manifest could not be read.
+	// Host made the backup; "" where its manifest could not be read.
 	Host string `json:"host,omitempty"`
 }
 
@@ -57,14 +58,14 @@ type Forker interface {
 	AcceptFork(ctx context.Context, j *Job, d ForkDecision) error
 }
 
-// What is said of who decided about a fork.
+// The words for the decider of a fork.
 const (
 	byRelease       = "the command that released the instance"
 	byConfiguration = "on_fork: release in the configuration of the host"
 )
 
-// released is what a command to release an instance decides: where the report that told of the fork
-// is acknowledged, whoever commands the release knows of it.
+// released notes the decision that lies in a command to release an instance: where
+// the report that told of the fork is acknowledged, the commander knows of the fork.
 func (j *Job) released() {
 	j.ReleaseAsked = true
 	if j.State == Acknowledged && j.forkUndecided() {
@@ -189,10 +190,10 @@ func (jr *Journal) try(instance, backup string) error {
 // Relater tells how backups of an instance descend from each other. A Restorer that is none knows
 // sequence numbers only.
 type Relater interface {
-	// Relate tells how the newest backup relates to what this host knows, and which backup the host
-	// truly knows: one of known.Tried where the vault has it, of which this host made the volumes'
-	// last backup without hearing that it was stored. newest is zero where the vault has none, or
-	// several; the relation is RelationNone then.
+	// Relate tells how the newest backup relates to the backup that this host knows, and
+	// which backup the host truly knows: a backup of known.Tried where the vault has it,
+	// since this host made it of the volumes without hearing that it was stored. newest
+	// is zero where the vault has none, or several; the relation is RelationNone then.
 	Relate(ctx context.Context, instance, tenant string, known, newest Content) (Relation, Content, error)
 }
 
@@ -206,7 +207,7 @@ func (w *worker) relateFacts(ctx context.Context, j *Job, f *Facts) error {
 	relation, known, err := relater.Relate(ctx, j.Instance, j.Tenant, f.Known, f.Newest)
 	if err != nil {
 		if f.Found == IsRunning {
-			f.Relation = RelationNone // it is not restored, whatever the vault says
+			f.Relation = RelationNone // it is not restored in any case
 			return nil
 		}
 		return fmt.Errorf("look from which backup the newest one came: %w", err)
@@ -215,7 +216,7 @@ func (w *worker) relateFacts(ctx context.Context, j *Job, f *Facts) error {
 		for i := range f.Volumes {
 			if v := &f.Volumes[i]; v.Backup.Backup == f.Known.Backup && v.Presence != VolumeMissing && v.Origin != OriginForeign {
 				v.Backup = known
-				// what was backed up is not proved to be what lies there
+				// nothing proves that the present content is the backed-up content
 				if v.Origin == OriginSame || v.Origin == OriginUnknown {
 					v.Origin = OriginChanged
 				}

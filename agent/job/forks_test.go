@@ -84,8 +84,8 @@ func TestForkIsHeld(t *testing.T) {
 	}
 }
 
-// TestReleaseDecidesFork: a release decides a fork of which the acknowledged report told. One that
-// came before the acknowledgement does not: whoever sent it need not have known of the fork.
+// TestReleaseDecidesFork: a release decides a fork of which the acknowledged report told. A
+// release before the acknowledgement does not: its sender need not have known of the fork.
 func TestReleaseDecidesFork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")

@@ -15,7 +15,7 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// way is one course that a job can take, told by what the world does and by how it ends.
+// way is one course that a job can take, given by the world's behaviour and by its end.
 type way struct {
 	name    string
 	opts    job.Options
@@ -169,7 +169,8 @@ func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
 		l = w.start(-1, opts)
 		if died && aftermath == journalLost {
 			task = nil
-			// Whatever was held is let go, and nothing is released for what the journal knew.
+			// Every held instance is let go, and nothing
+			// is released by the lost journal's knowledge.
 			for {
 				jobs, err := l.j.Active()
 				if err != nil {
@@ -220,7 +221,7 @@ func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
 		}
 		l.stop()
 		if opts.Bases.Keep {
-			// One more start: what the journal does not name is gone then.
+			// One more start: after it every snapshot that the journal does not name is gone.
 			l = w.start(-1, opts)
 			l.stop()
 		}

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// State is where a job is. The state that names an act ("freezing") is journalled before the act,
-// the one that names its outcome ("frozen") after it.
+// State is where a job is. The state that names an act ("freezing") is journalled
+// before the act, the state that names its outcome ("frozen") after it.
 type State string
 
 // The states. See DESIGN.md of package agent for the picture.
@@ -44,11 +44,11 @@ const (
 	// the folders beside the volumes' places are named, some may stand, in part
 	Restoring State = "restoring"
 	Placing   State = "placing"  // all trees are complete beside their places; some may be in them
-	Restored  State = "restored" // all are in place; what they have replaced may stand
+	Restored  State = "restored" // all are in place; the replaced volumes may stand
 	Starting  State = "starting" // about to start the instance, or doing it
 )
 
-// Kind is what a job does.
+// Kind is the kind of a job's work.
 type Kind string
 
 // The kinds of jobs.
@@ -126,7 +126,7 @@ type Mode string
 // snapshot is the one it is powered down in.
 const (
 	// ModePrecopy stores most of it while it runs, where the storage can
-	// make snapshots of a running instance, and freezes it for what is left.
+	// make snapshots of a running instance, and freezes it for the rest.
 	ModePrecopy Mode = "precopy"
 	// ModeFrozen freezes it before the first byte is read.
 	ModeFrozen Mode = "frozen"
@@ -163,7 +163,7 @@ type JobRef struct {
 	Job      string `json:"job"`
 }
 
-// Ref names a snapshot on this host, also one that is only planned. It is opaque to this package.
+// Ref names a snapshot on this host, also a planned one. It is opaque to this package.
 type Ref struct {
 	Provider string `json:"provider"`
 	Path     string `json:"path"`
@@ -198,7 +198,7 @@ type Snapshot struct {
 	At string `json:"at,omitempty"`
 }
 
-// Result is what the engine says about a stored backup.
+// Result describes a stored backup, by the engine.
 type Result struct {
 	BackupID string `json:"backup_id"`
 	// orders the backups of the instance
@@ -221,14 +221,14 @@ type Result struct {
 	BytesSent         uint64 `json:"bytes_sent"` // to the store
 	BytesDeduplicated uint64 `json:"bytes_deduplicated"`
 	Packs             int    `json:"packs"`
-	// Compressed is the new content by the level of compression that it met, bytes before
-	// compression, and CompressedWhy tells in words by what the levels were chosen.
+	// Compressed is the new content by its level of compression, bytes before
+	// compression, and CompressedWhy tells in words how the levels were chosen.
 	Compressed    map[string]uint64 `json:"compressed,omitempty"`
 	CompressedWhy string            `json:"compressed_why,omitempty"`
 	Sampled       int               `json:"sampled"` // chunks read back and compared
 	// of those, chunks that the vault had before
 	SampledReused int `json:"sampled_reused"`
-	// what the verification covered, in words
+	// the extent of the verification, in words
 	Depth    string `json:"depth"`
 	Warnings int    `json:"warnings"`
 	// places without their content, where the configuration accepts it
@@ -237,8 +237,8 @@ type Result struct {
 	// when the manifest was read back and matched
 	Verified     time.Time          `json:"verified"`
 	StageSeconds map[string]float64 `json:"stage_seconds,omitempty"`
-	// Catalogues has, by volume, the engine's id of what it knows of
-	// the snapshot that it read; see Base.
+	// Catalogues has, by volume, the id of the engine's
+	// catalogue of the snapshot that it read; see Base.
 	Catalogues map[string]string `json:"catalogues,omitempty"`
 	// Roots identifies, by volume, the content that was backed up.
 	Roots map[string]Root `json:"roots,omitempty"`
@@ -267,7 +267,7 @@ type Job struct {
 	// of the acceptance, by the journal's clock
 	AcceptedUp time.Duration `json:"accepted_up"`
 
-	// Rounds are those of pre-copy that were finished since the job last began.
+	// Rounds are the rounds of pre-copy that were finished since the job last began.
 	Rounds []Round `json:"rounds,omitempty"`
 
 	// Found is how the instance was before the job touched it.
@@ -278,8 +278,8 @@ type Job struct {
 	// about to hold, or holds. From then on the job knows the instance
 	// by it, and not by its name. "" where the driver knows none.
 	Identity string `json:"identity,omitempty"`
-	// Held is what was seen of the instance once it was held; zero
-	// before. Unless it looks the same it has run since.
+	// Held is the sight of the instance once it was held;
+	// zero before. Unless it looks the same it has run since.
 	Held Sight `json:"held,omitzero"`
 	// Hold says that the job may have frozen the instance and has not let go of it since.
 	Hold bool `json:"hold,omitempty"`
@@ -299,12 +299,12 @@ type Job struct {
 	StoreWaits int `json:"store_waits,omitempty"`
 	// ForStore says that it is being put off for that.
 	ForStore bool `json:"for_store,omitempty"`
-	// Fruitless counts those of the last times that it was put off after which the
-	// store had nothing new of it: no pack beyond PacksBefore, which the journal names.
+	// Fruitless counts how often in a row the job was put off without anything new
+	// of it in the store: no pack beyond PacksBefore, which the journal names.
 	Fruitless   int     `json:"fruitless,omitempty"`
 	PacksBefore int     `json:"packs_before,omitempty"`
 	Result      *Result `json:"result,omitempty"`
-	// Fork is what was decided about the fork that Result tells of; zero before.
+	// Fork is the decision about the fork in Result; zero before.
 	Fork ForkDecision `json:"fork,omitzero"`
 
 	// PutBack is the job whose replaced volumes, which are kept aside, a restore puts back; "": a
@@ -312,7 +312,7 @@ type Job struct {
 	PutBack string `json:"put_back,omitempty"`
 	// Chosen is the id of the backup that an operator named for a restore; "" is the newest.
 	Chosen string `json:"chosen,omitempty"`
-	// Restore is what a restore does and has done; nil until it is decided, and for backups.
+	// Restore is the record of a restore's work; nil until it is decided, and for backups.
 	Restore *Restore `json:"restore,omitempty"`
 
 	ReportSeq      uint64    `json:"report_seq,omitempty"` // of the completed event
@@ -325,7 +325,7 @@ type Job struct {
 	CompletedReport json.RawMessage `json:"completed_report,omitempty"`
 	// why it failed or is held, in plain words
 	Cause string `json:"cause,omitempty"`
-	// what the store lacks of the stored backup, while the job is held for that
+	// the parts of the stored backup that the store lacks, while the job is held for that
 	Gone string `json:"gone,omitempty"`
 }
 
@@ -338,8 +338,8 @@ func (j *Job) undoable() bool {
 	return j.State == Accepted || j.State == Suspending || j.State == Restoring || j.State.unstored()
 }
 
-// Event is one report to the control plane. Those of one instance
-// are delivered in the order of Seq.
+// Event is one report to the control plane. The events
+// of one instance are delivered in the order of Seq.
 type Event struct {
 	Seq      uint64          `json:"seq"` // 0: not in the journal, may be lost
 	ID       string          `json:"id"`  // the same each time it is sent

@@ -13,7 +13,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// journalVersion is the version of what the buckets hold. A program takes no
+// journalVersion is the version of the buckets' content. A program takes no
 // journal of another version. Version 2 has restores, version 3 has the
 // journal's own clock, indexes of the jobs, lines of events and refused reports.
 const journalVersion = 3
@@ -228,16 +228,16 @@ func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) 
 	return got, made, nil
 }
 
-// change is what a step writes beside the state.
+// change holds the writes of a step beside the state.
 type change struct {
 	edit func(job *Job) // may be nil
 	// may be nil; the event joins the outbox in the same transaction
 	emit func(job *Job) (Event, error)
-	// bases take the places of those of the same volumes; dropBases
-	// forgets all of the instance first.
+	// bases take the places of the bases of the same
+	// volumes; dropBases forgets all of the instance first.
 	bases     []Base
 	dropBases bool
-	left      []Leftover // what the step could not remove
+	left      []Leftover // things that the step could not remove
 	kept      *Aside     // content that is kept from here on; nil: no more
 	unkept    []byte     // the key of content that is not kept any more; nil: none
 }

@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errDamaged says that the journal's file is not what was written.
+// errDamaged says that the journal's file differs from the written one.
 var errDamaged = errors.New("is damaged")
 
-// OpenJournal opens the journal at path, or makes an empty one (mode 0600).
-// One that is damaged is set aside, see Aside. The error is ErrLocked when
-// another process has it, ErrNewer when a later version wrote it.
+// OpenJournal opens the journal at path, or makes an empty one (mode
+// 0600). A damaged journal is set aside, see Aside. The error is ErrLocked
+// when another process has it, ErrNewer when a later version wrote it.
 func OpenJournal(path string) (*Journal, error) {
 	j, err := openJournal(path)
 	if !errors.Is(err, errDamaged) {
@@ -46,9 +46,9 @@ func Unfinished(path string) (jobs []*Job, err error) {
 	return jobs, errors.Join(err, j.Close())
 }
 
-// Aside says what was wrong with the journal that was found, and where
-// it is now; empty when nothing was. The journal is a new one then: what
-// it knew of commands is lost, and what Marks says is held is let go.
+// Aside names the damage of the journal that was found, and its new path; empty
+// when there was no damage. The journal is a new one then: the old knowledge of
+// commands is lost, and instances that Marks names as held are let go.
 func (jr *Journal) Aside() string { return jr.aside }
 
 // openJournal opens the file and reads all of it: damage shows now, when nothing depends
@@ -116,8 +116,8 @@ func short(path string) bool {
 	return err == nil && info.Size() < 2*int64(os.Getpagesize())
 }
 
-// sound has bbolt look at the pages of the file, the order of the keys included. What the records
-// say is looked at by setUnknownAside.
+// sound has bbolt look at the pages of the file, the order of the
+// keys included. setUnknownAside looks at the content of the records.
 func (jr *Journal) sound(tx *bbolt.Tx) error {
 	var first error
 	for err := range tx.Check() {

@@ -14,12 +14,11 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// A leftover is a snapshot that nothing needs any more, or what a restore
-// has replaced or left beside a volume. Those that could not be removed
-// are in the journal: no job waits for that, whatever stands in the way.
-// The Manager tries again for as long as it takes, and tells the operator.
+// A leftover is a snapshot that nothing needs any more, or a tree that a restore has replaced
+// or left beside a volume. Leftovers that could not be removed are in the journal: no job waits
+// for their removal. The Manager tries again for as long as it takes, and tells the operator.
 
-// Leftover is what could not be removed yet. One of Ref and Place is set.
+// Leftover is a thing that could not be removed yet. One of Ref and Place is set.
 type Leftover struct {
 	Instance string    `json:"instance,omitempty"`
 	Job      string    `json:"job,omitempty"` // that has left it; "" where that is not known
@@ -41,7 +40,7 @@ func (l *Leftover) Path() string {
 // has a path of another provider's form.
 func (l *Leftover) key() []byte { return []byte(l.Ref.Provider + "\x00" + l.Path()) }
 
-// Bounds of what is done about leftovers, each with its reason.
+// Bounds of the work on leftovers, each with its reason.
 const (
 	// removeTimeout bounds a removal at the end of a job: who waits
 	// for that end must not wait for a disk.
@@ -52,7 +51,7 @@ const (
 	lastLeftoverPause  = time.Hour
 )
 
-// Leftovers lists what could not be removed yet, the oldest first.
+// Leftovers lists the things that could not be removed yet, the oldest first.
 func (m *Manager) Leftovers() ([]Leftover, error) { return m.journal.leftovers() }
 
 func (jr *Journal) leftovers() (list []Leftover, err error) {
@@ -70,7 +69,7 @@ func (jr *Journal) leftovers() (list []Leftover, err error) {
 	return list, err
 }
 
-// putLeftovers writes what a step of a job has left.
+// putLeftovers writes the leftovers of a step of a job.
 func putLeftovers(tx *bbolt.Tx, left []Leftover) error {
 	for _, l := range left {
 		if err := put(tx, bucketLeftovers, l.key(), l); err != nil {
@@ -93,8 +92,8 @@ func (jr *Journal) noteLeftover(l Leftover) error {
 	})
 }
 
-// forgetLeftover writes that it is gone. One that was removed at
-// the first try is not in the journal, and costs no write.
+// forgetLeftover writes that it is gone. A leftover that was removed
+// at the first try is not in the journal, and costs no write.
 func (jr *Journal) forgetLeftover(l Leftover) error {
 	known := false
 	err := jr.db.View(func(tx *bbolt.Tx) error {
@@ -107,15 +106,15 @@ func (jr *Journal) forgetLeftover(l Leftover) error {
 	return jr.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketLeftovers).Delete(l.key()) })
 }
 
-// leave makes a leftover of what a job could not remove, and tells the observer.
+// leave makes a leftover of a thing that a job could not remove, and tells the observer.
 func (w *worker) leave(j *Job, l Leftover, err error) Leftover {
 	l.Instance, l.Job, l.Since, l.Error = j.Instance, j.ID, w.m.opts.Now().UTC(), err.Error()
 	w.m.parts.Observer.Lacked(j.Instance, j.ID, "remove "+l.Path(), err)
 	return l
 }
 
-// dropSnapshots removes the job's snapshots, but those that become
-// bases. What can't be removed is returned.
+// dropSnapshots removes the job's snapshots, except snapshots that
+// become bases. It returns the snapshots that can't be removed.
 func (w *worker) dropSnapshots(ctx context.Context, j *Job, kept []Base) (left []Leftover) {
 	for _, s := range j.Snapshots {
 		if readInPlace(j, s) || slices.ContainsFunc(kept, func(b Base) bool { return b.Ref.Path == s.Ref.Path }) {
@@ -165,7 +164,7 @@ func (w *worker) discard(j *Job) (left []Leftover) {
 	return left
 }
 
-// removeLeftover tries to remove one leftover and writes what came of it.
+// removeLeftover tries to remove one leftover and writes the outcome.
 func (m *Manager) removeLeftover(ctx context.Context, l Leftover) (removed bool) {
 	try, cancel := context.WithTimeout(ctx, actTimeout)
 	defer cancel()

@@ -144,8 +144,8 @@ func TestPutOffWithLeftovers(t *testing.T) {
 	})
 }
 
-// TestRestoreLeavesWhatItReplaced: what a restore has replaced and
-// can't remove keeps no instance from its start.
+// TestRestoreLeavesWhatItReplaced: replaced volumes that
+// a restore can't remove keep no instance from its start.
 func TestRestoreLeavesWhatItReplaced(t *testing.T) {
 	for name, c := range map[string]struct {
 		stuck string
@@ -157,7 +157,7 @@ func TestRestoreLeavesWhatItReplaced(t *testing.T) {
 				w := newWorld(t, "phone")
 				w.instances["phone"].state = job.IsStopped
 				w.backups["phone"] = []int{7}
-				for _, v := range []string{"data", "media"} { // what has content is kept
+				for _, v := range []string{"data", "media"} { // volumes with content are kept
 					w.disks["/phone/"+v] = disk{tree: "old " + v, empty: true}
 				}
 				w.stuck = c.stuck

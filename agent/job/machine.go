@@ -17,7 +17,8 @@ import (
 // releasePanics is how many panics let a release fail.
 const releasePanics = 3
 
-// errLeave ends a worker with its job unfinished; the journal has what the next Run needs.
+// errLeave ends a worker with its job unfinished; the
+// journal has everything that the next Run needs.
 var errLeave = errors.New("left in the journal")
 
 // worker takes one job from where the journal says it is to its end. It is one goroutine.
@@ -52,7 +53,7 @@ type worker struct {
 	report   progressReport
 }
 
-// interrupt ends what the worker does, unless the backup is stored already.
+// interrupt ends the worker's act, unless the backup is stored already.
 func (w *worker) interrupt(cause error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -61,8 +62,8 @@ func (w *worker) interrupt(cause error) {
 	}
 }
 
-// run advances the job until it is over, or soft or hard end: soft asks for no new work, hard for
-// what can't be finished to be put off.
+// run advances the job until it is over, or soft or hard end: soft
+// asks for no new work, hard for unfinishable work to be put off.
 func (w *worker) run(soft, hard context.Context) {
 	work, cancel := context.WithCancelCause(hard)
 	defer cancel(nil)
@@ -71,8 +72,8 @@ func (w *worker) run(soft, hard context.Context) {
 	w.cancel = cancel
 	w.mu.Unlock()
 	for pause := firstPause; ; {
-		// What others ask for is in the journal before they signal, so
-		// each step begins by reading it.
+		// Requests of others are in the journal before
+		// they signal, so each step begins by reading it.
 		j, err := w.m.journal.Job(w.id)
 		if err == nil {
 			if j.State.Final() {
@@ -257,8 +258,8 @@ func (w *worker) undo(j *Job, doing string, err error) error {
 	return w.fail(j, fmt.Sprintf("%s: %v", doing, err))
 }
 
-// giveUp decides what an error in the middle of the work means: put
-// off when the agent goes down, else undone.
+// giveUp decides the meaning of an error in the middle of the
+// work: the job is put off when the agent goes down, else undone.
 func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) error {
 	cause := context.Cause(ctx)
 	switch {
@@ -268,7 +269,7 @@ func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) er
 		return w.undo(j, doing, err)
 	case errors.Is(cause, errDrained):
 		return w.write(j, Suspending, change{})
-	case err == cause: //nolint:errorlint // one that wraps the cause has more to say
+	case err == cause: //nolint:errorlint // an error that wraps the cause has more to say
 		return w.fail(j, fmt.Sprintf("%v, during: %s", cause, doing))
 	}
 	return w.fail(j, fmt.Sprintf("%v, during: %s: %v", cause, doing, err))
@@ -318,8 +319,8 @@ func (w *worker) begin(soft, work context.Context, j *Job) error {
 	return w.write(j, next, c)
 }
 
-// first decides what is done to the host first: a round of
-// pre-copy, the hold, the snapshots of a live backup, or a restore.
+// first decides the first act on the host: a round of pre-copy,
+// the hold, the snapshots of a live backup, or a restore.
 func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	if j.IsRestore() {
 		return w.toRestore(ctx, j)
@@ -383,8 +384,8 @@ func (w *worker) look(ctx context.Context, instance Instance) (Sight, error) {
 }
 
 // toHold waits for the turn to hold the instance, so that few are held at a
-// time, and makes the change that journals the intent. One that stands still
-// by itself, or that nothing holds, needs no turn: nobody waits for it.
+// time, and makes the change that journals the intent. An instance that stands
+// still by itself, or that nothing holds, needs no turn: nobody waits for it.
 func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
 	instance, found, err := w.found(ctx, j)
 	if err != nil {

@@ -71,7 +71,7 @@ type Options struct {
 	ProgressEvery time.Duration
 	Bases         Bases
 	// RecoverOnly makes a Run that takes no commands and begins no work.
-	// Jobs at work are put off, what is being undone is undone, and jobs
+	// Jobs at work are put off, jobs on the way back are undone, and jobs
 	// with a stored backup go on. Run returns when all others are over.
 	RecoverOnly bool
 	// OnFork says what becomes of a fork of which nobody has decided; "" is ForkHold.
@@ -212,8 +212,8 @@ func (m *Manager) Accept(r Request) (*Task, error) {
 		task.Jobs = append(task.Jobs, JobRef{Instance: name, Job: jobs[i].ID})
 	}
 
-	// One lock from the check to the queue, so that the limit holds and the order in the queue is
-	// that of the journal.
+	// One lock from the check to the queue, so that the
+	// limit holds and the queue has the journal's order.
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.draining {
@@ -268,12 +268,12 @@ func (m *Manager) Draining() bool {
 	return m.draining
 }
 
-// Run takes up what the journal holds, calls ready once the state of every unfinished
+// Run takes up the jobs of the journal, calls ready once the state of every unfinished
 // job was compared with the host, and advances jobs until ctx ends. Then it takes no
-// more commands; jobs that wait stay in the journal, those at work have DrainTimeout
-// to reach a stored backup and are put off after it (thawed, snapshots dropped, first
-// in the queue of the next Run), and instances whose backup is stored stay frozen for
-// the next Run to go on with. It returns when no goroutine of it is left.
+// more commands; waiting jobs stay in the journal, jobs at work have DrainTimeout to
+// reach a stored backup and are put off after it (thawed, snapshots dropped, first in
+// the queue of the next Run), and instances whose backup is stored stay frozen for the
+// next Run to go on with. It returns when no goroutine of it is left.
 func (m *Manager) Run(ctx context.Context, ready func()) error {
 	ctx, recovered := context.WithCancel(ctx)
 	defer recovered()
@@ -343,7 +343,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 			m.contained("run a job", func() { w.run(ctx, hard) })
 		})
 	}
-	// Those that hold an instance go before those that wait for their turn.
+	// Jobs that hold an instance go before jobs that wait for their turn.
 	for _, holding := range []bool{true, false} {
 		for _, j := range jobs {
 			if (j.State != Accepted) == holding && j.State != Unknown {

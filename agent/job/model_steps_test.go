@@ -12,7 +12,7 @@ import (
 	"holdfast/agent/job"
 )
 
-// What a model does in a step.
+// The acts of a model's step.
 
 func (m *model) command() {
 	names := slices.Clone(m.names)
@@ -72,7 +72,7 @@ func (m *model) repeat() {
 	}
 }
 
-// allowed are the answers to what a person asks for at the wrong time.
+// allowed are the answers to a person's request at the wrong time.
 func (m *model) allowed(what string, err error) {
 	m.note("%s: %v", what, err)
 	if err != nil && !errors.Is(err, job.ErrState) && !errors.Is(err, job.ErrNotFound) && !errors.Is(err, job.ErrEnded) {
@@ -128,14 +128,14 @@ func (m *model) setStore(fault string) {
 	}
 }
 
-// hours lets nothing be let go of for hours, whatever else happens in the next steps.
+// hours lets nothing be let go of for hours, with any other event in the next steps.
 func (m *model) hours() {
 	m.note("thaw and start fail for hours")
 	m.lock(func() { m.bad["thaw"], m.bad["start"] = true, true })
 	time.Sleep(time.Duration(1+m.r.IntN(5)) * time.Hour)
 }
 
-// noNote is what is left of a note that was damaged.
+// noNote is the remains of a damaged note.
 const noNote = "no note"
 
 // rewrite is an operator who restarts the agent with another configuration, which may lack
@@ -168,7 +168,7 @@ func (m *model) reconfigure() {
 // interfere is the owner of an instance, or another program, between two looks of the agent.
 func (m *model) interfere() {
 	n := pick(m.r, m.names...)
-	for _, other := range m.names { // mostly one that stands still for a job, where it matters
+	for _, other := range m.names { // mostly a phone that stands still for a job, where it matters
 		if j := m.l.record(other); j.Hold && m.r.IntN(2) == 0 {
 			n = other
 		}
@@ -177,7 +177,7 @@ func (m *model) interfere() {
 	m.lock(func() {
 		p := m.w.instances[n]
 		m.note("someone else %s %s, which is %s", act, n, p.state)
-		// One that the job holds is the job's to let go, whoever froze it last.
+		// The job lets go of its own instance, whoever froze it last.
 		j := m.l.record(n)
 		foreign := !j.Hold || j.Identity != p.identity()
 		switch {
@@ -208,7 +208,7 @@ func (m *model) interfere() {
 	})
 }
 
-// reboot ends the agent and every instance. Those that ran, or were frozen,
+// reboot ends the agent and every instance. Instances that ran, or were frozen,
 // run again by the runtime's policy, or stay down after they ran to their end.
 func (m *model) reboot() {
 	m.note("reboot")
@@ -231,8 +231,8 @@ func (m *model) reboot() {
 	m.begin()
 }
 
-// recover is a start that faults stand in the way of: it only lets
-// go of what is held. Then the faults are mended.
+// recover is a start with faults in its way: it only
+// lets held instances go. Then the faults are mended.
 func (m *model) recover() {
 	d := pick(m.r, time.Second, time.Minute, 10*time.Minute)
 	m.note("a start that only recovers, for %s", d)
@@ -247,8 +247,7 @@ func (m *model) recover() {
 	m.begin()
 }
 
-// lose takes the journal away. What was promised for a task is then
-// promised no more, but for nothing-lost.
+// lose takes the journal away. Promises about a task then hold no more, but for nothing-lost.
 func (m *model) lose() {
 	spoilt := false
 	m.lock(func() {
@@ -266,7 +265,7 @@ func (m *model) lose() {
 	}
 	m.lock(func() {
 		for _, n := range m.names {
-			m.stopped(n, m.w.instances[n]) // what was released is not held
+			m.stopped(n, m.w.instances[n]) // a released instance is not held
 		}
 	})
 	m.end(false)
@@ -297,8 +296,8 @@ func (m *model) unmount() {
 	m.note("the volumes of %s are gone: %v", n, m.w.instances[n].gone)
 }
 
-// loseBackups is a bucket that loses what it had confirmed: a header,
-// a manifest, packs or everything, which to a job is one and the same.
+// loseBackups is a bucket that loses confirmed objects: a header, a
+// manifest, packs or everything, which to a job is one and the same.
 func (m *model) loseBackups() {
 	n := pick(m.r, m.names...)
 	all := m.r.IntN(3) == 0

@@ -12,12 +12,12 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// maxOutbox bounds the events that are undelivered or refused: above it
-// no command is accepted. It is far above what an outage of days makes.
+// maxOutbox bounds the events that are undelivered or refused: above
+// it no command is accepted. An outage of days makes far fewer.
 const maxOutbox = 20_000
 
-// keepRecent is how many events can be looked at again: those of
-// some thousand jobs, in some 10 MB of disk.
+// keepRecent is how many events can be looked at again:
+// the events of some thousand jobs, in some 10 MB of disk.
 const keepRecent = 4096
 
 // outboxFull counts only when the ranges of the keys say that it may be.
@@ -56,7 +56,7 @@ func emit(tx *bbolt.Tx, job *Job, now time.Time, make func(*Job) (Event, error))
 	e.Instance, e.Task, e.Job = job.Instance, job.Task, job.ID
 	e.Time = now.UTC()
 	if e.Type == EventCompleted {
-		// This report takes the place of one that was refused.
+		// This report takes the place of a refused report.
 		if err := tx.Bucket(bucketRefused).Delete(outboxKey(job.ReportSeq)); err != nil {
 			return err
 		}
@@ -116,8 +116,8 @@ func enqueue(tx *bbolt.Tx, e Event) error {
 	return put(tx, bucketOutbox, outboxKey(e.Seq), e)
 }
 
-// indexOutbox makes the lines and heads anew of what is in the outbox,
-// at the start: whatever became of them, each event is delivered.
+// indexOutbox makes the lines and heads anew from the outbox, at the
+// start: no damage of the index keeps an event from being delivered.
 func indexOutbox(tx *bbolt.Tx) error {
 	for _, name := range [][]byte{bucketLines, bucketHeads} {
 		if err := tx.DeleteBucket(name); err != nil {
@@ -206,7 +206,7 @@ func eachEvent(tx *bbolt.Tx, fn func(*Event) error) error {
 }
 
 // Heads returns at most limit undelivered events, oldest first: the oldest
-// of each instance but those that skip tells to leave out. skip may be nil.
+// of each instance, except instances that skip leaves out. skip may be nil.
 func (jr *Journal) Heads(limit int, skip func(instance string) bool) (heads []Event, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketHeads).Cursor()

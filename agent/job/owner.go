@@ -51,9 +51,9 @@ func (jr *Journal) allowed() error {
 	return nil
 }
 
-// Inspect opens the journal at path, that no agent has open, without a change to what it says, and
-// sets no damage aside. The caller closes the journal, and holds its lock until then.
-// The error is ErrLocked when another process has it.
+// Inspect opens the journal at path, which no agent has open, without a change
+// to its content, and sets no damage aside. The caller closes the journal, and
+// holds its lock until then. The error is ErrLocked when another process has it.
 func Inspect(path string) (*Journal, error) {
 	jr, err := openJournal(path)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"holdfast/internal/crashpoint"
 )
 
-// afterPanic checks what a panic may not do: leave an instance frozen or
-// stopped, leave snapshots, take another job with it, or stay untold.
+// afterPanic checks that a panic leaves no instance frozen or stopped,
+// leaves no snapshots, takes no other job with it, and does not stay untold.
 func afterPanic(t *testing.T, w *world, l *life, opts job.Options, id, other string) *job.Job {
 	t.Helper()
 	j, beside := l.final(id), l.final(other)
@@ -85,7 +85,7 @@ func TestPanicAnywhere(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					l.final(beside.Jobs[0].Job) // so that the points are those of one job
+					l.final(beside.Jobs[0].Job) // so that the points belong to one job
 					var hits atomic.Int64
 					w.explode = func(point string) bool {
 						if !ofJob(point) || hits.Add(1) != int64(at) {
@@ -231,8 +231,8 @@ func TestPanicAtStart(t *testing.T) {
 	}
 }
 
-// TestPanicOfRestore lets each crash point of a restore panic once:
-// the volumes are those of before or those of the backup, all of them.
+// TestPanicOfRestore lets each crash point of a restore panic
+// once: all volumes are the old ones, or all are the backup's.
 func TestPanicOfRestore(t *testing.T) {
 	for at := 1; ; at++ {
 		reached := ""

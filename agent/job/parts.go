@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// RuntimeState is what a runtime driver sees of an instance.
+// RuntimeState is a runtime driver's view of an instance.
 type RuntimeState string
 
 // The states of an instance.
@@ -16,7 +16,7 @@ const (
 	IsFrozen  RuntimeState = "frozen"  // exists, executes nothing
 	IsStopped RuntimeState = "stopped" // powered down
 	IsMissing RuntimeState = "missing" // the runtime does not know it
-	// the driver can't tell; what the journal says is believed within one boot
+	// the driver can't tell; the journal is believed within one boot
 	IsUnknown RuntimeState = "unknown"
 )
 
@@ -25,16 +25,16 @@ const (
 type Runtime interface {
 	State(ctx context.Context) (Sight, error)
 	// Of returns the same for the one instance with that identity,
-	// whatever its name is by now; with "" for the one that has the name.
+	// under any name; with "" for the instance that has the name.
 	Of(id string) Runtime
 	Freeze(ctx context.Context) error
 	Thaw(ctx context.Context) error
 	// Stop lets the instance end in its own way, within a time-out, and Start brings it back.
 	Stop(ctx context.Context) error
 	Start(ctx context.Context) error
-	// PowerDown stops the instance. One that is frozen goes down without executing
-	// another instruction. It does nothing, and returns an error, unless a look right
-	// before its first act gives the sight that is held, of which an empty Work does
+	// PowerDown stops the instance. A frozen instance goes down without executing
+	// another instruction. It does nothing, and returns an error, unless a look
+	// right before its first act gives the sight held, of which an empty Work does
 	// not count. An error without ErrBegun says that the instance is as it was.
 	PowerDown(ctx context.Context, held *Sight) error
 	// KeepDown keeps a stopped instance from being started by its engine when
@@ -57,18 +57,18 @@ type Snapshotter interface {
 	// It changes nothing on the host.
 	Plan(ctx context.Context, job string) ([]Snapshot, error)
 	// PlanRestored names snapshots of restored volumes that are still at the stages of their
-	// places, to be bases; of those volumes whose storage can compare with one. It changes
-	// nothing on the host. With an error what it returns is good for the other volumes.
+	// places, to be bases, for volumes whose storage can compare with a base. It changes nothing
+	// on the host. Beside an error the returned snapshots are good for the other volumes.
 	PlanRestored(ctx context.Context, job string, places []Place) ([]Snapshot, error)
 	// Create makes the planned snapshot and returns it with Root set.
 	Create(ctx context.Context, job string, planned Snapshot) (Snapshot, error)
-	// Instead names another snapshot of the same volume where the planned one could not
-	// be made for that reason, and says what that means for the instance. False: there
-	// is none, or the configuration wants that one. It changes nothing on the host.
+	// Instead names another snapshot of the same volume where the planned one could not be
+	// made for that reason, and tells the consequences for the instance. False: there is
+	// none, or the configuration insists on the planned one. It changes nothing on the host.
 	Instead(ctx context.Context, job string, failed Snapshot, why error) (planned Snapshot, means string, ok bool)
 	// Stands tells whether the snapshot is there, whole.
 	Stands(ctx context.Context, s Snapshot) (bool, error)
-	// Remove drops the snapshot; one that is not there is no error.
+	// Remove drops the snapshot; a missing snapshot is no error.
 	Remove(ctx context.Context, ref Ref) error
 }
 
@@ -94,7 +94,7 @@ type BackupRequest struct {
 	Job, Task, Instance, Tenant string
 	Sources                     []Source
 	// Precopy asks for the content to be stored and remembered, but
-	// for no backup: a later request finds what did not change since.
+	// for no backup: a later request finds the unchanged content.
 	Precopy bool
 	// Deadline is when the host is needed; zero when there is no haste.
 	Deadline time.Time
@@ -108,7 +108,7 @@ type BackupRequest struct {
 	// BackupIntent journals the id of the backup right before its manifest is written.
 	BackupIntent func(id string) error
 	// Sent is called, from any goroutine, when all content is in the
-	// store, and what is left needs little of this host. Nil is allowed.
+	// store, and the rest needs little of this host. Nil is allowed.
 	Sent func()
 	// Accept is asked when all content is in the store, right before the
 	// manifest is written; with its error there is no backup. Nil is allowed.
@@ -171,12 +171,11 @@ type Instance struct {
 type Parts struct {
 	// Instance finds an instance by its id; ErrNotFound when the configuration does not have it.
 	Instance func(id string) (Instance, error)
-	// Recall finds the instance on which an unfinished job acts, of which the journal
-	// kept what Instance.Keep said: by the configuration where that still names the same
-	// thing to act on, and else by what was kept. Nil: the configuration alone counts.
+	// Recall finds the instance on which an unfinished job acts, from Instance.Keep
+	// in the journal: by the configuration where that still names the same thing to
+	// act on, and else by the journal's record. Nil: the configuration alone counts.
 	Recall func(id string, kept json.RawMessage) (Instance, error)
-	// Leftovers lists the snapshots of this agent that lie on the
-	// host, also those of earlier lives.
+	// Leftovers lists the snapshots of this agent on the host, also the snapshots of earlier lives.
 	Leftovers func(ctx context.Context) ([]Ref, error)
 	// RemoveLeftover removes one of those.
 	RemoveLeftover func(ctx context.Context, ref Ref) error

@@ -91,10 +91,10 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 
 // release powers the instance down and journals that it was seen to be down.
 //
-// Invariant nothing-lost: only an instance that has not run since its snapshot is
-// powered down. One that runs, or has run (someone else resumed it, or the host
-// rebooted and the runtime restarted it), has newer bytes than the backup; it stays up,
-// and the job fails and says so. One that was frozen and is down without this agent's
+// Invariant nothing-lost: only an instance that has not run since its snapshot is powered
+// down. An instance that runs, or has run (someone else resumed it, or the host rebooted
+// and the runtime restarted it), has newer bytes than the backup; it stays up, and the
+// job fails and says so. An instance that was frozen and is down without this agent's
 // doing was ended by a runtime that let it run for that, and may have newer bytes too.
 func (w *worker) release(hard context.Context, j *Job) error {
 	ran, stale, up := "", false, false

@@ -35,7 +35,7 @@ type Place struct {
 	Was Count `json:"was,omitzero"`
 }
 
-// Restore is the record of what a restore does.
+// Restore is the record of a restore's work.
 type Restore struct {
 	Backup  string    `json:"backup_id,omitempty"`
 	Seq     uint64    `json:"sequence,omitempty"` // of the backup
@@ -55,16 +55,16 @@ type Restore struct {
 	Condemned bool    `json:"condemned,omitempty"`
 }
 
-// RestoreResult is what the engine says about a restore.
+// RestoreResult describes a finished restore, by the engine.
 type RestoreResult struct {
 	Files        uint64 `json:"files"`
 	Bytes        uint64 `json:"bytes"` // of content written
 	BytesFetched uint64 `json:"bytes_fetched"`
-	Warnings     int    `json:"warnings"` // what is not exactly as it was backed up
+	Warnings     int    `json:"warnings"` // differences from the backed-up state
 	// Parent is the backup from which the restored one came; "" where it has none.
 	Parent string `json:"parent,omitempty"`
-	// Catalogues has, by volume, the engine's id of what it knows of
-	// the tree that it made; see Base.
+	// Catalogues has, by volume, the id of the engine's
+	// catalogue of the tree that it made; see Base.
 	Catalogues map[string]string `json:"catalogues,omitempty"`
 	// Roots identifies, by volume, the trees that the engine made; all of them bear their mark
 	// unless Root.Marked says otherwise.
@@ -75,7 +75,7 @@ type RestoreResult struct {
 type RestoreRequest struct {
 	Instance, Tenant string
 	Backup           string
-	// Seq and Vault are those of the backup.
+	// Seq and Vault belong to the backup.
 	Seq    uint64
 	Vault  string
 	Places []Place
@@ -102,18 +102,18 @@ type Restorer interface {
 	// Plan names the places of all volumes and changes nothing. An
 	// error says why one can't be restored to its place.
 	Plan(ctx context.Context, instance, job string) ([]Place, error)
-	// Restore builds the tree of each place at its stage. It returns nil when all
-	// are complete and durable, and the places then with Tree. When ctx ends it
-	// returns soon, with nothing running. What an error leaves, Discard removes.
+	// Restore builds the tree of each place at its stage. It returns nil when all are
+	// complete and durable, and the places then with Tree. When ctx ends it returns
+	// soon, with nothing running. Discard removes the remains of a failed Restore.
 	Restore(ctx context.Context, r RestoreRequest) (*RestoreResult, []Place, error)
 	// Placed tells whether the restored tree is in its place.
 	Placed(p Place) (bool, error)
-	// Put puts it there, in one step; what was there is at the stage
-	// then. Done twice it is no error.
+	// Put puts it there, in one step; the old content
+	// is at the stage then. Done twice it is no error.
 	Put(p Place) error
 	// Back undoes Put, in one step. Done twice it is no error.
 	Back(p Place) error
-	// Discard removes what is at the stage, and what an interrupted Restore left:
+	// Discard removes the content of the stage, and the remains of an interrupted Restore:
 	// the tree Old where that is known, else Tree where that is. Nothing there is no error.
 	Discard(p Place) error
 }
@@ -183,7 +183,7 @@ func (w *worker) facts(ctx context.Context, j *Job, instance Instance) (f Facts,
 		return f, fmt.Errorf("look at the volumes: %w", err)
 	}
 	if f.Found == IsRunning {
-		// The vault only adds a warning to what is decided already.
+		// The vault only adds a warning to a decision that is clear already.
 		short, cancel := context.WithTimeout(ctx, askVault)
 		defer cancel()
 		ctx = short
@@ -252,9 +252,9 @@ func (w *worker) restore(ctx context.Context, j *Job) error {
 	return err
 }
 
-// putInPlace makes the base snapshots, and puts all volumes into their places. A
-// crash may leave some of them in place; the next life goes on. An error takes
-// those that are out again, so that an instance never has volumes of two times.
+// putInPlace makes the base snapshots, and puts all volumes into their places. A crash
+// may leave some of them in place; the next life goes on. After an error it takes the
+// placed volumes out again, so that an instance never has volumes of two times.
 func (w *worker) putInPlace(hard context.Context, j *Job) error {
 	placed, err := w.countPlaced(j)
 	var bases []Base
@@ -263,7 +263,7 @@ func (w *worker) putInPlace(hard context.Context, j *Job) error {
 		bases = w.baseRestored(ctx, j, placed)
 		cancel()
 	}
-	ctx, cancel := acting(hard, actTimeout) // whatever the bases took
+	ctx, cancel := acting(hard, actTimeout) // however long the bases took
 	defer cancel()
 	if err == nil && placed < len(j.Restore.Places) {
 		err = w.mayMove(ctx, j)
@@ -291,7 +291,7 @@ func (w *worker) putInPlace(hard context.Context, j *Job) error {
 			j.Restore.Placed, j.Restore.Places, j.Restore.Replaced, j.Snapshots = true, places, sum, nil
 		}, bases: bases,
 		kept: kept, unkept: unkept,
-		dropBases: true, // those of what was there before say nothing of these volumes
+		dropBases: true, // bases of the old volumes say nothing about these volumes
 	})
 }
 
@@ -309,8 +309,9 @@ func (w *worker) countPlaced(j *Job) (n int, err error) {
 	return n, nil
 }
 
-// mayMove is nil when the instance does not run, so that its volumes can be exchanged: neither
-// the one with which the restore began, nor what the configuration has made of it since.
+// mayMove is nil when the instance does not run, so that its volumes
+// can be exchanged: neither the instance with which the restore began,
+// nor the instance that the configuration has under that id now.
 func (w *worker) mayMove(ctx context.Context, j *Job) error {
 	instance, err := w.instance(j)
 	if err != nil {
@@ -386,7 +387,7 @@ func (w *worker) startOnce(ctx context.Context, j *Job) error {
 	return nil
 }
 
-// undoRestore brings back what was there before a restore that failed or is put off.
+// undoRestore brings the old volumes back after a restore that failed or is put off.
 // Volumes that are in place for good stay. All of it can be done again after a crash.
 func (w *worker) undoRestore(ctx context.Context, j *Job) error {
 	if j.Restore == nil || j.Restore.Placed {

@@ -18,10 +18,10 @@ import (
 // volume's content is a count, and its identity is where it came from.
 type fakeRestorer struct{ l *life }
 
-// catalogueOf is what the engine knows of a tree that it restored.
+// catalogueOf is the engine's catalogue of a tree that it restored.
 func catalogueOf(tree string) string { return "catalogue of " + tree }
 
-// disk is what lies at a path.
+// disk is the content at a path.
 type disk struct {
 	tree  string
 	count int
@@ -41,7 +41,7 @@ func (r fakeRestorer) Look(_ context.Context, instance, _ string, known job.Cont
 	return all, nil
 }
 
-// Mark puts the mark of a backup on what lies at the places of an instance's volumes.
+// Mark puts the mark of a backup on the content at the places of an instance's volumes.
 func (r fakeRestorer) Mark(_ context.Context, instance string, c job.Content) (map[string]bool, error) {
 	r.l.alive()
 	w := r.l.w
@@ -133,20 +133,21 @@ func (r fakeRestorer) Placed(p job.Place) (bool, error) {
 	return p.Tree != "" && r.l.w.disks[p.Target].tree == p.Tree, nil
 }
 
-// move exchanges what lies at the stage and at the target. The lock is held.
+// move exchanges the content of the stage and of the target. The lock is held.
 func (r fakeRestorer) move(p job.Place, allowed ...job.State) {
 	w := r.l.w
 	instance := strings.Split(p.Target, "/")[1]
 	if j := r.l.record(instance); !slices.Contains(allowed, j.State) {
 		w.fault("journal-first: %s is moved while the journal says %s", p.Target, j.State)
 	}
-	// One that has another name than the configured one only the journal knows, if it ever held it.
+	// An instance with another name than the configured
+	// one only the journal knows, if it ever held it.
 	if u := w.instances[instance]; (u.state == job.IsRunning || u.state == job.IsFrozen) && !u.renamed {
 		s := u.state
 		w.fault("%s is moved while the instance is %s", p.Target, s)
 	}
 	at, had := w.disks[p.Stage], w.disks[p.Target]
-	if slices.Contains(allowed, job.Placing) {
+	if slices.Contains(allowed, job.Placing) && r.l.record(instance).PutBack == "" { // a put-back keeps the replaced content in turn
 		w.replaced(instance, p.Target, had)
 	}
 	delete(w.disks, p.Stage)
@@ -217,7 +218,7 @@ func (r fakeRestorer) Discard(p job.Place) error {
 	return nil
 }
 
-// restoreWay is one course of a restore: what was there before, what happens, and how it ends.
+// restoreWay is one course of a restore: the volumes before, the events, and the end.
 type restoreWay struct {
 	name    string
 	opts    job.Options
@@ -230,9 +231,9 @@ type restoreWay struct {
 	count   int    // that both volumes hold at the end; 0: they are not there
 	runs    bool
 	bases   int // that are left
-	// what is in place is written to before the second life; each write adds 100 to the count
+	// the placed volumes are written to before the second life; each write adds 100 to the count
 	written bool
-	lacks   string // what it went on without
+	lacks   string // the part that it went on without
 }
 
 // had puts volumes on the host.
@@ -570,7 +571,7 @@ func TestBusyWithRestore(t *testing.T) {
 	})
 }
 
-// A restore is cancelled until its volumes get into their places, and leaves what was there.
+// A restore can be cancelled until its volumes get into their places, and leaves the old volumes.
 func TestCancelRestore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")

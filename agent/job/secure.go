@@ -12,7 +12,7 @@ import (
 )
 
 // secure does the next step from freezing to a stored backup. An error of
-// an act ends the job or puts it off; what is returned is of the journal.
+// an act ends the job or puts it off; the returned error is the journal's.
 func (w *worker) secure(ctx context.Context, j *Job) error {
 	doing, err := "begin", context.Cause(ctx)
 	var next State
@@ -150,9 +150,9 @@ func (w *worker) makeSnapshots(ctx context.Context, j *Job) (made []Snapshot, er
 // readInPlace tells whether a round of pre-copy reads the volume itself, and has no snapshot.
 func readInPlace(j *Job, s Snapshot) bool { return j.State == Precopying && !s.Live }
 
-// instead journals what is made in the place of the i-th snapshot of the
-// job, or that nothing is. It returns the cause where there is no other
-// way. left is what may stand of the snapshot that could not be made.
+// instead journals the snapshot that is made in the place of the i-th snapshot
+// of the job, or that none is. It returns the cause where there is no other
+// way. left names the possible remains of the snapshot that could not be made.
 func (w *worker) instead(ctx context.Context, j *Job, i int, instance Instance, cause error, left []Leftover) (*Job, error) {
 	if ctx.Err() != nil {
 		return nil, cause

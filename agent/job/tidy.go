@@ -14,7 +14,7 @@ const tidyTime = 10 * time.Second
 // allow any more. It returns after tidyTime at most; wait returns when it has ended.
 func (m *Manager) tidy(ctx context.Context, jobs []*Job) (wait func()) {
 	var left []Leftover
-	// What is to be removed is known before a job can make anything new.
+	// The things to remove are known before a job can make anything new.
 	m.contained("look for leftover snapshots", func() { left = m.findLeftovers(ctx, jobs) })
 	done := make(chan struct{})
 	go func() {
@@ -35,8 +35,8 @@ func (m *Manager) tidy(ctx context.Context, jobs []*Job) (wait func()) {
 	return func() { <-done }
 }
 
-// findLeftovers lists the snapshots of ours that no unfinished job names and that are no bases, and
-// what could not be removed before.
+// findLeftovers lists the agent's snapshots that no unfinished job names
+// and that are no bases, and the things that could not be removed before.
 func (m *Manager) findLeftovers(ctx context.Context, jobs []*Job) (left []Leftover) {
 	found, err := m.parts.Leftovers(ctx)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 
 // resume compares a job of an earlier life with the host and decides how it goes on.
 //
-// Invariant journal-first: whatever that life has done is named in the journal, so nothing else has
-// to be looked for.
+// Invariant journal-first: the journal names every act
+// of that life, so nothing else has to be looked for.
 func (w *worker) resume(work, hard context.Context, j *Job) error {
 	ctx, cancel := w.deadlines(work, j)
 	defer cancel()
@@ -64,9 +64,9 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 		return false, nil
 	}
 	if j.State == Freezing || j.State == Precopying {
-		// The intent alone: freezing it again is the same, whatever became of
-		// it, and so is a round of snapshots of a running instance. One that
-		// is gone can't be, and the thaw on the way back copes with that.
+		// The intent alone: freezing it again is the same, whether the first freeze
+		// worked or not, and so is a round of snapshots of a running instance. A missing
+		// instance can't be frozen, and the thaw on the way back copes with that.
 		return now.State != IsMissing, nil
 	}
 	if why != "" {
@@ -84,9 +84,9 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 	return true, nil
 }
 
-// letGo is the end of every way: the instance runs again where it should, its volumes are those
-// that they were, the snapshots go, and then the journal says so. All of it can be done again after
-// a crash. What can't be removed is left (see Leftover): it keeps nobody from the end of the job.
+// letGo is the end of every way: the instance runs again where it should, its volumes are the old
+// ones, the snapshots go, and then the journal says so. All of it can be done again after a crash.
+// Things that can't be removed are left (see Leftover): they keep nobody from the end of the job.
 func (w *worker) letGo(hard context.Context, j *Job) error {
 	began := time.Now()
 	err := w.persist(hard, j, "let go of the instance", func(ctx context.Context) error {
@@ -109,7 +109,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	w.m.parts.Backuper.Over(hard, j.ID) // after the thaw, for which nothing is to wait
 	kept := w.atEnd(hard, j)
 	left := w.dropSnapshots(hard, j, kept)
-	if j.Restore != nil { // what it built, or what it replaced: it may not have come to the removal
+	if j.Restore != nil { // its new trees, or the replaced ones: it may not have come to the removal
 		left = append(left, w.discard(j)...)
 	}
 	over := func(j *Job) {
@@ -122,7 +122,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		}
 	}
 	w.hold.leave()
-	w.hold = nil // one that is put off waits for another turn
+	w.hold = nil // a job that is put off waits for another turn
 	switch j.State {
 	case Released:
 		return w.write(j, Done, change{edit: over, dropBases: true, left: left})
@@ -141,8 +141,8 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		if j.IsRestore() && len(left) > 0 {
 			return w.fail(j, "it was put off, and what it had built can't be removed to make room for another try: "+left[0].Error)
 		}
-		// The snapshots of the next try have other names: those of
-		// this one may be leftovers, which are removed at any time.
+		// The snapshots of the next try have other names: the snapshots
+		// of this try may be leftovers, which are removed at any time.
 		return w.write(j, Accepted, change{left: left, edit: func(j *Job) {
 			over(j)
 			j.Identity, j.Held = "", Sight{} // another may have its name when it is held next
@@ -158,8 +158,7 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	return w.write(j, Failed, change{edit: over, emit: w.m.event(event), bases: kept, left: left})
 }
 
-// restoreHost lets the instance run again where it should, and
-// brings its volumes back to what they were.
+// restoreHost lets the instance run again where it should, and brings its old volumes back.
 func (w *worker) restoreHost(ctx context.Context, j *Job) error {
 	if j.IsRestore() {
 		return w.undoRestore(ctx, j)
@@ -179,19 +178,20 @@ func (w *worker) restoreHost(ctx context.Context, j *Job) error {
 	return w.unmark(j)
 }
 
-// lateLooks and lateLook are how often, and how far apart, an instance is
-// looked at after a hold whose outcome is not known: what was asked of an
-// engine, or of a command that was ended, may take effect a little later.
+// lateLooks and lateLook are how often, and how far apart, an instance
+// is looked at after a hold with an unknown outcome: a request to an
+// engine, or a command that was ended, may take effect a little later.
 const (
 	lateLooks = 5
 	lateLook  = time.Second
 	// lateStops is for a stop: an engine gives the instance tens of
-	// seconds to end in its own way, whatever has become of the call.
+	// seconds to end in its own way, whether the call has failed or not.
 	lateStops = 45
 )
 
-// thaw lets an instance that this job froze or stopped run again, and looks that it does, after a
-// hold that failed more than once. One that someone else has stopped or removed is left as it is.
+// thaw lets an instance that this job froze or stopped run again, and
+// looks that it does, after a hold that failed more than once. An
+// instance that someone else has stopped or removed is left as it is.
 func (w *worker) thaw(ctx context.Context, j *Job, instance Instance) error {
 	looks := 1
 	if j.Entered[Frozen].Before(j.Entered[Freezing]) {
@@ -240,7 +240,7 @@ func (w *worker) thawOnce(ctx context.Context, j *Job, instance Instance) error 
 }
 
 // progressReport makes at most one progress event per
-// Options.ProgressEvery of what the engine says.
+// Options.ProgressEvery from the engine's figures.
 type progressReport struct {
 	mu    sync.Mutex
 	job   *Job
@@ -249,7 +249,7 @@ type progressReport struct {
 	sent  time.Time
 }
 
-// settle forgets what was not sent.
+// settle forgets an unsent event.
 func (r *progressReport) settle() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

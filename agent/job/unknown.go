@@ -13,9 +13,9 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A record that this program can't understand stops nothing but what the record is about. Opening
-// the journal moves such a record to a bucket of its own, whole, and puts into its place what can
-// be said for sure: a job gets the state Unknown, in which nothing is done to its instance, until
+// A record that this program can't understand stops nothing but its own job or task. Opening
+// the journal moves such a record to a bucket of its own, whole, and puts the certain facts
+// into its place: a job gets the state Unknown, in which nothing is done to its instance, until
 // an operator gives the job up or a program that understands the record opens the journal.
 
 // Unknown is the state of an unfinished job whose record this program does
@@ -93,7 +93,7 @@ func (jr *Journal) setUnknownAside(tx *bbolt.Tx) error {
 func (r *UnknownRecord) key() []byte { return append([]byte(r.Bucket+"\x00"), r.Key...) }
 
 // again puts the records of jobs back that an earlier program set aside and this
-// program understands, and forgets the old records of what is no unfinished job.
+// program understands, and forgets old records that belong to no unfinished job.
 func (s *sortOut) again() error {
 	var back []UnknownRecord
 	var old [][]byte
@@ -125,7 +125,7 @@ func (s *sortOut) again() error {
 	return err
 }
 
-// putBack puts one record back, with what became of its report meanwhile.
+// putBack puts one record back, with the present state of its report.
 func (s *sortOut) putBack(r *UnknownRecord) error {
 	var j Job
 	stub, err := getJob(s.tx, r.Job)
@@ -192,7 +192,7 @@ func (s *sortOut) look() error {
 	return nil
 }
 
-// aside moves one record, and puts into its place what is known for sure.
+// aside moves one record, and puts the certain facts into its place.
 func (s *sortOut) aside(r *UnknownRecord) error {
 	switch r.Bucket {
 	case string(bucketContent):
@@ -230,8 +230,8 @@ func (s *sortOut) aside(r *UnknownRecord) error {
 	return put(s.tx, bucketUnknown, r.key(), r)
 }
 
-// salvageJob makes the job of a record that can't be understood: what the record
-// still says, what the indexes say, and a state in which nothing happens.
+// salvageJob makes the job of a record that can't be understood: from the readable
+// parts of the record, from the indexes, and with a state in which nothing happens.
 func (s *sortOut) salvageJob(r *UnknownRecord) (*Job, error) {
 	var j Job
 	var fields map[string]json.RawMessage
@@ -283,8 +283,8 @@ func (s *sortOut) salvageJob(r *UnknownRecord) (*Job, error) {
 	return &j, err
 }
 
-// salvageTask makes the task of a record that can't be understood, of the jobs that name
-// the task. The same request is refused as one that was used before with another body.
+// salvageTask makes the task of a record that can't be understood, of the jobs that name the
+// task. The same request is refused as a request that was used before with another body.
 func (s *sortOut) salvageTask(id string) (*Task, error) {
 	t := &Task{ID: id, Accepted: s.now}
 	var jobs []*Job
@@ -349,8 +349,8 @@ func (s *sortOut) pointers() error {
 	return nil
 }
 
-// Unknown returns the records that can't be understood: those of unfinished
-// jobs, and those that were found when the journal was opened this time.
+// Unknown returns the records that can't be understood: the records of
+// unfinished jobs, and the records that this opening of the journal found.
 func (jr *Journal) Unknown() (all []UnknownRecord, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketUnknown).ForEach(func(k, v []byte) error {
@@ -372,7 +372,7 @@ func (jr *Journal) Unknown() (all []UnknownRecord, err error) {
 	return all, err
 }
 
-// About says for people what the record is about.
+// About names the subject of the record for people.
 func (r *UnknownRecord) About() string {
 	switch r.Bucket {
 	case string(bucketJobs):

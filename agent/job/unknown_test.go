@@ -52,8 +52,9 @@ func replaced(old, with string) func(b *bbolt.Bucket, k, v []byte) error {
 	}
 }
 
-// TestOneDamagedRecord damages one record of a journal at a time, each kind of record in its
-// way. The journal opens, says what it can't understand, and every other job goes on to its end.
+// TestOneDamagedRecord damages one record of a journal at a time,
+// each kind of record in its way. The journal opens, names the record
+// that it can't understand, and every other job goes on to its end.
 func TestOneDamagedRecord(t *testing.T) {
 	job1 := func(j map[string]string) string { return j["a"] }
 	for _, tt := range []struct {
@@ -213,7 +214,7 @@ func (w *world) standsStill(t *testing.T, l *life, a *job.Job) {
 	if a = l.final(a.ID); a.State != job.Failed || !strings.Contains(a.Cause, "gave the job up") || w.instances["a"].state != job.IsFrozen {
 		t.Errorf("it ends as %s (%s), and the instance is %s", a.State, a.Cause, w.instances["a"].state)
 	}
-	if len(w.marks) > 1 { // that of b
+	if len(w.marks) > 1 { // the mark of b
 		t.Errorf("notes that instances are held: %d", len(w.marks))
 	}
 	if _, err := l.m.Abandon("a"); !errors.Is(err, job.ErrNotFound) {
@@ -302,8 +303,8 @@ func TestAbandonOnTheWayBack(t *testing.T) {
 	})
 }
 
-// TestVersionsOfAJournal holds the one rule for versions: what is
-// a number counts, however long, and everything else is damage.
+// TestVersionsOfAJournal holds the one rule for versions: a
+// number counts, however long, and everything else is damage.
 func TestVersionsOfAJournal(t *testing.T) {
 	for text, want := range map[string]error{
 		"99": job.ErrNewer, "99999999999999999999999999": job.ErrNewer, strings.Repeat("7", 5000): job.ErrNewer,

@@ -42,18 +42,18 @@ type world struct {
 	// jobs of which the engine was not told yet that they are over
 	kept  map[string]bool
 	marks map[string][]byte
-	// path -> what a restore finds or leaves there
+	// path -> the content that a restore finds or leaves there
 	disks map[string]disk
 	// tree -> the mark that it bears
 	bears map[string]bearing
 	room  func(context.Context, job.Base) (int64, int64, error) // nil: not asked
-	// what the store does to a restore; nil: well
+	// the store's treatment of a restore; nil: well
 	restore func(ctx context.Context, volume int) error
 	// a volume that can't be renamed
 	stuck string
 	// the disks have room for one copy of an instance
 	small bool
-	// what the store answers to a request before a hold; nil: well
+	// the store's answer to a request before a hold; nil: well
 	away error
 	// for how long the store has not answered
 	silent time.Duration
@@ -64,15 +64,15 @@ type world struct {
 	bootID string
 	booted time.Time     // by the clock that no step of the host's clock moves
 	skew   time.Duration // of the host's clock
-	// fail is what the runtime, the snapshots or the notes answer
-	// instead of doing the act; nil: they do it.
+	// fail is the answer of the runtime, the snapshots or
+	// the notes instead of doing the act; nil: they do it.
 	fail   func(act, instance string) error
-	backup func(ctx context.Context, r job.BackupRequest) error // what the store does; nil: well
-	// what the store does when it is asked for a backup; nil: it answers
+	backup func(ctx context.Context, r job.BackupRequest) error // the store's treatment; nil: well
+	// the store's answer when it is asked for a backup; nil: it answers
 	present func(ctx context.Context, j *job.Job) error
 	// how long an act of the runtime takes; nil: no time
 	wait func(ctx context.Context, act string)
-	// what the control plane says; nil: 2xx
+	// the control plane's answer; nil: 2xx
 	answer func(e job.Event) (refusal string, err error)
 	// is told of each state; nil: nobody is
 	observe func(j *job.Job)
@@ -129,8 +129,8 @@ func newWorld(t *testing.T, names ...string) *world {
 	return w
 }
 
-// memoryDir is a folder that needs no disk where there is one: the matrix syncs
-// thousands of times, and what it tests is what was written, not what a disk keeps.
+// memoryDir is a folder that needs no disk where there is one: the matrix
+// syncs thousands of times, and it tests the written bytes, not the disk.
 func memoryDir(t *testing.T) string {
 	dir, err := os.MkdirTemp("/dev/shm", "holdfast-test-")
 	if err != nil {
@@ -435,7 +435,7 @@ func (l *life) instance(id string) job.Instance {
 	}
 }
 
-// keep is what the configuration has of an instance. The lock is held.
+// keep is the configuration of an instance. The lock is held.
 func (l *life) keep(id string) string { return strconv.Quote(fmt.Sprint(id, l.w.instances[id].config)) }
 
 // fakeStore tells whether the store of the world answers.
@@ -455,7 +455,7 @@ func (s fakeStore) Silent() time.Duration {
 	return s.l.w.silent
 }
 
-// record is what the journal says about the instance's job right now. The world's lock is held.
+// record is the journal's record of the instance's job right now. The world's lock is held.
 func (l *life) record(instance string) *job.Job {
 	active, _, err := l.j.ByInstance(instance)
 	if err != nil || active == nil {
@@ -671,7 +671,7 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	return &job.Result{Fork: w.forks, Parent: r.Content.Backup, BackupID: id, Seq: uint64(len(w.backups[r.Instance])), Object: "v/backups/" + id, ManifestSHA256: "00ff", Verified: time.Now(), Catalogues: catalogues}, nil
 }
 
-// Present tells what the world has of the job's backup.
+// Present tells whether the world has the job's backup.
 func (b fakeEngine) Present(ctx context.Context, j *job.Job) error {
 	// the one who waits is no goroutine of this call, so it can't be ended here
 	dead := func() error {

@@ -1,12 +1,12 @@
-// Package metrics counts what the agent does, and serves the counts with the two health checks.
+// Package metrics counts the agent's work, and serves the counts with the two health checks.
 //
 // One Metrics owns one registry; nothing is registered globally, so that tests and several agents
 // in one process do not meet. Package agent calls the methods from the observers of lower layers.
 // The package starts no goroutine; counts are lost with the process, as Prometheus expects.
 //
 // Names, labels and units are an interface: the dashboard and the alert rules are
-// written to them. Labels take few values: nothing is labelled with an instance,
-// a tenant or a path, which would also tell whoever reads the page about tenants.
+// written to them. Labels take few values: nothing is labelled with an instance, a
+// tenant or a path, which would also tell every reader of the page about tenants.
 package metrics
 
 import (
@@ -25,15 +25,14 @@ const (
 	ResultCanceled = "canceled"
 )
 
-// Results of a request to the object store. That an object is not
-// there is often just what was asked.
+// Results of a request to the object store. A missing object is often the expected answer.
 const (
 	StoreOK       = "ok"
 	StoreNotFound = "not_found"
 	StoreError    = "error"
 )
 
-// What a panic was contained in.
+// The places in which panics are contained.
 const (
 	PanicJob    = "job"    // a job, or what goes on beside the jobs for them
 	PanicCall   = "call"   // a call of the API
@@ -125,7 +124,7 @@ type Options struct {
 	// Troubles are the names of the states in which a human must act,
 	// as Look takes them; another name is counted under "other".
 	Troubles []string
-	Process  bool // also show what the operating system and the Go runtime tell about the process
+	Process  bool // also show the operating system's and the Go runtime's figures of the process
 }
 
 // New makes the metrics of an agent, all at zero.
@@ -233,7 +232,7 @@ func set(values ...string) map[string]bool {
 	return s
 }
 
-// known gives value if it is of those that a label takes.
+// known gives value if the label takes it.
 func known(values map[string]bool, value string) string {
 	if values[value] {
 		return value
@@ -360,7 +359,7 @@ func (m *Metrics) BaseSnapshots(n int) {
 
 // StoreRequest counts one request to the object store, each try of it for itself: its operation
 // ("put", "put new", "read", "stat", "list", "delete", "extend lock"), the bytes of objects
-// moved, the time it took, its result (Store constants), and whether it repeats one that failed.
+// moved, the time it took, its result (Store constants), and whether it repeats a failed request.
 func (m *Metrics) StoreRequest(op string, bytes int64, d time.Duration, result string, retry bool) {
 	if m == nil {
 		return
@@ -444,7 +443,7 @@ func (m *Metrics) IAMLookup(outcome string) {
 	}
 }
 
-// Panicked counts a panic by what it was contained in: one of the Panic constants.
+// Panicked counts a panic by the place that contained it: one of the Panic constants.
 func (m *Metrics) Panicked(in string) {
 	if m != nil {
 		m.panics.WithLabelValues(known(panics, in)).Inc()

@@ -1,10 +1,9 @@
-// Package report tells the control plane what became of a job: receipts that this host signs, and
-// the delivery of events until each is acknowledged.
+// Package report tells the control plane the outcome of a job: receipts that
+// this host signs, and the delivery of events until each is acknowledged.
 //
-// Package agent gives a Deliverer the outbox of the journal and runs it; Run
-// starts one goroutine per event on its way and waits for them. A control
-// plane uses Verify. Nothing is kept here: a crash leaves every event that
-// was not settled in the outbox, and it is sent again with the same id.
+// Package agent gives a Deliverer the outbox of the journal and runs it; Run starts one goroutine
+// per event on its way and waits for them. A control plane uses Verify. Nothing is kept here: a
+// crash leaves every unsettled event in the outbox, and it is sent again with the same id.
 package report
 
 import (
@@ -34,8 +33,8 @@ const PayloadType = "application/vnd.holdfast.receipt+json"
 // StatementVersion is the version of Statement that this package writes.
 const StatementVersion = 1
 
-// Statement is what a receipt states: this backup of this instance was stored, read back and
-// matched. Times are UTC.
+// Statement is the content of a receipt: this backup of this
+// instance was stored, read back and matched. Times are UTC.
 type Statement struct {
 	Version  int    `json:"version"`
 	Instance string `json:"instance"`
@@ -57,8 +56,8 @@ type Statement struct {
 	Dirs           uint64 `json:"dirs"`
 	Bytes          uint64 `json:"bytes"`      // of content, as the instance sees it
 	BytesSent      uint64 `json:"bytes_sent"` // to the store for this backup
-	// Compressed is the new content by the level of compression that it met, bytes before
-	// compression, and CompressedWhy tells in words by what the levels were chosen.
+	// Compressed is the new content by its level of compression, bytes before
+	// compression, and CompressedWhy tells in words how the levels were chosen.
 	Compressed    map[string]uint64 `json:"compressed,omitempty"`
 	CompressedWhy string            `json:"compressed_why,omitempty"`
 	// Frozen is when the freeze began: the backup holds the instance as it was
@@ -74,7 +73,7 @@ type Statement struct {
 	ChunksReadBack       int    `json:"chunks_read_back"`
 	ChunksReadBackReused int    `json:"chunks_read_back_reused"`
 	Verification         string `json:"verification"` // how deep, in words
-	// what could not be kept exact; the manifest lists it
+	// the metadata that could not be kept exactly; the manifest lists it
 	Warnings int `json:"warnings"`
 	// places without their content, where the configuration accepts it; the manifest names them
 	LossesAccepted int    `json:"losses_accepted"`
@@ -84,7 +83,7 @@ type Statement struct {
 	Agent    string `json:"agent"` // version
 }
 
-// Fork is another newest backup of an instance, beside the one that a receipt states.
+// Fork is another newest backup of an instance, beside the receipt's own.
 type Fork struct {
 	Backup string `json:"backup"`
 	Host   string `json:"host,omitempty"` // that made it; "" where its manifest could not be read
@@ -179,7 +178,7 @@ func NewSigner(key ed25519.PrivateKey) (*Signer, error) {
 	return s, nil
 }
 
-// PublicKey is what a control plane verifies with.
+// PublicKey is the key with which a control plane verifies.
 func (s *Signer) PublicKey() ed25519.PublicKey { return s.key.Public().(ed25519.PublicKey) }
 
 // PublicPEM is PublicKey as a file: PKIX in PEM.
@@ -220,7 +219,7 @@ func (s *Signer) Sign(ctx context.Context, statement Statement) (json.RawMessage
 	return s.seal(ctx, PayloadType, body)
 }
 
-// Verify returns what the receipt states, if one of the keys signed it: else ErrSignature, or
+// Verify returns the receipt's statement, if one of the keys signed it: else ErrSignature, or
 // ErrNotReceipt where it can't be read or is of a version that this package does not know.
 func Verify(ctx context.Context, receipt []byte, keys ...ed25519.PublicKey) (Statement, error) {
 	body, err := unseal(ctx, PayloadType, receipt, keys)

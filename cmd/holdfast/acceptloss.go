@@ -10,7 +10,7 @@ import (
 	"holdfast/agent/api"
 )
 
-// acceptLossCommand shows what the store lacks of an instance, and with --yes accepts that.
+// acceptLossCommand shows the lost backups of an instance, and with --yes accepts the loss.
 func (a *app) acceptLossCommand() *cobra.Command {
 	var yes bool
 	var newest string
@@ -66,7 +66,7 @@ func (a *app) acceptLossCommand() *cobra.Command {
 	return ask
 }
 
-// showLoss prints what the store lacks.
+// showLoss prints the lost backups.
 func (a *app) showLoss(l api.Loss) error {
 	if len(l.Lost) == 0 {
 		_, err := fmt.Fprintf(a.stdout, "the store has every backup of %s that this host knows\n", name(l.InstanceID))

@@ -95,7 +95,7 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 	return &usageError{msg: msg, command: cmd.CommandPath()}
 }
 
-// arguments checks the number of arguments of a command and names those that are missing.
+// arguments checks the number of arguments of a command and names the missing ones.
 func arguments(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -136,8 +136,8 @@ func (a *app) beside(format string, args ...any) {
 	_, _ = io.WriteString(a.stderr, line) // there is nobody left to tell
 }
 
-// Bounds of what is told of a store that does not answer: a short
-// fault is no news, a long one is told now and then.
+// Bounds of the messages about a store that does not answer: a
+// short fault is no news, a long one is reported now and then.
 const (
 	retryWorthTelling = time.Second
 	retryTellEvery    = 10 * time.Second

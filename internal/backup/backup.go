@@ -1,5 +1,5 @@
 // Package backup is the way from volumes to a backup in a vault: walk, read, cut, name, skip
-// what is known, compress, seal, upload, and at the end the manifest that makes it exist.
+// known content, compress, seal, upload, and at the end the manifest that makes it exist.
 //
 // The agent's jobs and the CLI call Run, which starts goroutines and waits for all
 // of them. Memory is bounded by Options.Budget, however large a volume is. A crash
@@ -42,14 +42,14 @@ type run struct {
 	// of the last of them whose manifest opens; vault.ErrNoBackup
 	readable func() (*vault.Manifest, error)
 	lost     []vault.PackID        // packs that can't be used
-	without  []vault.PackID        // those, and what is condemned
+	without  []vault.PackID        // those, and the condemned packs
 	gone     map[vault.PackID]bool // the same
 	cats     []*catalogue
 	sending  *sending
 	counts   struct{ entries, files, unchanged, known, read, fresh, sent, checked, excluded atomic.Uint64 }
 	// bytes of content read from the vault to compare databases with
 	former atomic.Int64
-	// what the recipes have; counts has what the walk saw
+	// the counts of the recipes; counts has the counts of the walk
 	recorded struct{ entries, files, dirs atomic.Uint64 }
 	checks   sampler
 	images   []string // volumes that are
@@ -67,7 +67,7 @@ type run struct {
 // Run makes a backup. When it returns nil, every pack and recipe was confirmed by the
 // store, a sample of the new chunks was opened, and then the manifest was written and
 // read back (Invariant manifest-last). After an error no backup of this run exists,
-// unless the outcome of writing or reading back the manifest is what is not known.
+// unless the outcome of writing or reading back the manifest is not known.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if err := vault.CheckInstance(o.Instance); err != nil {
 		return nil, err
@@ -116,9 +116,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 
 // untilWhole makes a backup, and makes it again when its session was gone, which is
 // tried once, or when it turned out that somebody had removed packs from the bucket.
-// What they held has to be read and stored again; the old backups that rest on them are
-// lost, which verify tells. Where other packs with the same content are gone too, that
-// shows only then; each try leaves out more packs, and what it stores itself is there.
+// Their content has to be read and stored again; the old backups that rest on them
+// are lost, which verify tells. Where other packs with the same content are gone too,
+// that shows only then; each try leaves out more packs, and its own packs are there.
 func untilWhole(ctx context.Context, o Options) (*Result, error) {
 	job := o.Job
 	if job == nil {
@@ -215,8 +215,8 @@ func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first b
 	return r.result(), nil
 }
 
-// underSession does the work in the session of the job, which keeps
-// what the vault has from being collected.
+// underSession does the work in the session of the job,
+// which keeps the vault's packs from being collected.
 func (r *run) underSession(ctx context.Context) error {
 	s, err := r.job.under(ctx, r.o.Vault, vault.SessionOptions{
 		Host: r.o.Host, Identity: r.o.Identity, Instance: r.o.Instance,
@@ -289,7 +289,7 @@ func (r *run) all(ctx context.Context) (err error) {
 			if _, named := errors.AsType[*UnmountedError](err); !named {
 				err = fmt.Errorf("volume %s: %w", s.Volume, err)
 			}
-			// When ctx ended while uploads waited for the store, they say what they waited for.
+			// When ctx ended while uploads waited for the store, they name the reason for the wait.
 			if serr := w.Abort(err); serr != nil && ctx.Err() != nil {
 				err = serr
 			}
@@ -345,8 +345,8 @@ func (r *run) all(ctx context.Context) (err error) {
 	return nil
 }
 
-// confirmed makes room for another backup, since what is left takes small requests and no memory of
-// the host, and looks at the packs that were added: no backup comes to be whose packs do not open.
+// confirmed makes room for another backup, since the rest takes small requests and no memory of the
+// host, and looks at the packs that were added: a backup whose packs do not open never comes to be.
 func (r *run) confirmed(ctx context.Context, added []vault.PackRef) error {
 	if err := r.turn.finish(ctx); err != nil {
 		return err
@@ -407,7 +407,7 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.P
 	return nil
 }
 
-// tidy does what is due to the vault's index, unless another backup is at it.
+// tidy does the due work on the vault's index, unless another backup is at it.
 func (r *run) tidy(ctx context.Context) {
 	end, ok := r.o.On.sessions.tidying(r.o.Vault)
 	if !ok && len(r.lost) == 0 {
@@ -421,7 +421,7 @@ func (r *run) tidy(ctx context.Context) {
 	}
 }
 
-// result sums up what was counted.
+// result sums up the counts.
 func (r *run) result() *Result {
 	res := &r.res
 	res.Warnings, res.WarningCount = r.warnings.Sum()

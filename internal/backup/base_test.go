@@ -269,8 +269,8 @@ func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 	b.holds(res)
 }
 
-// TestChainOfBases: thirty backups, each by the base that the backup
-// before left, hold every byte, whatever the test does to the files.
+// TestChainOfBases: thirty backups, each by the base of the backup
+// before, hold every byte, whatever the test does to the files.
 func TestChainOfBases(t *testing.T) {
 	b := newBased(t, obs.NewMemory())
 	makeTree(t, b.dir, 3, 150, 5)

@@ -14,8 +14,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// Comparison tells how a volume relates to what is known of its last backup: of each entry that
-// the backup has and that is no folder, what is at its path now. No content is read.
+// Comparison tells how a volume relates to its last backup: for each entry of
+// the backup that is no folder, the state of its path now. No content is read.
 type Comparison struct {
 	Looked uint64 // entries whose paths were looked at
 	// Same are the same file with the same size and times, Changed the same file with other ones.
@@ -37,7 +37,7 @@ type Comparison struct {
 	First string
 }
 
-// Likeness is what a Comparison says in one word.
+// Likeness is the result of a Comparison in one word.
 type Likeness string
 
 // The words.
@@ -50,17 +50,17 @@ const (
 	LikenessNewer Likeness = "newer"
 	// LikenessHalf says that half of the entries or more are gone.
 	LikenessHalf Likeness = "half"
-	// LikenessOther says that hardly any file is the one that was backed up.
+	// LikenessOther says that hardly any file is a backed-up file.
 	LikenessOther Likeness = "other"
 	// LikenessOlder says that the volume went back to a time before the backup.
 	LikenessOlder Likeness = "older"
 )
 
-// fewKept is the part of the files below which hardly any is the one that was backed up. Programs
+// fewKept is the part of the files below which hardly any is a backed-up file. Programs
 // that write a file anew and rename it replace files too, so one in ten is enough.
 const fewKept = 10
 
-// Likeness says what the numbers mean.
+// Likeness gives the meaning of the numbers.
 func (c Comparison) Likeness() Likeness {
 	switch {
 	case c.Back > 0:
@@ -209,7 +209,7 @@ func inSample(path string) bool {
 	return h.Sum32()%sampled == 0
 }
 
-// look counts what is at the path of an entry now.
+// look counts the state of an entry's path now.
 func (c *comparer) look(it *vault.Item) error {
 	now, err := c.finder.Find(it.Path)
 	gone := errors.Is(err, fs.ErrNotExist)
@@ -250,9 +250,9 @@ func (c *comparer) look(it *vault.Item) error {
 	return nil
 }
 
-// Empty tells whether the tree at path has nothing but folders, as a file system has that was just
-// made: what a backup does not take for content either. What fsck put into lost+found counts as
-// content here. A file or a device is never empty.
+// Empty tells whether the tree at path has nothing but folders, as a new file
+// system has: a backup does not take that for content either. Files that fsck
+// put into lost+found count as content here. A file or a device is never empty.
 func Empty(ctx context.Context, path string) (bool, error) {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"holdfast/internal/vault"
 )
 
-// compared is a volume with a backup, and what this host knows of it.
+// compared is a volume with a backup, and this host's catalogue of it.
 type compared struct {
 	t         *testing.T
 	v         *vault.Vault
@@ -185,8 +185,8 @@ func TestCompareSeesATreeThatWentBack(t *testing.T) {
 	}
 }
 
-// TestCompareKnowsNoOtherCatalogue: that of another backup, a damaged one
-// and none are said to be so; after a restore the new one tells.
+// TestCompareKnowsNoOtherCatalogue: the catalogue of another backup, a damaged
+// catalogue and a missing one are reported; after a restore the new catalogue tells.
 func TestCompareKnowsNoOtherCatalogue(t *testing.T) {
 	at := testbed.Ext4(t)
 	c := newCompared(t, filepath.Join(at, "volume"))
@@ -219,7 +219,8 @@ func TestCompareKnowsNoOtherCatalogue(t *testing.T) {
 	}
 }
 
-// TestCompareEndsInTime: what was seen until then counts, and that it is not all is said.
+// TestCompareEndsInTime: the entries seen until then
+// count, and the result says that they are not all.
 func TestCompareEndsInTime(t *testing.T) {
 	c := newCompared(t, filepath.Join(testbed.Ext4(t), "volume"))
 	got, err := backup.Compare(t.Context(), c.v, c.dir, "i", "data", c.id, c.root, -1)
@@ -233,8 +234,8 @@ func TestCompareEndsInTime(t *testing.T) {
 	}
 }
 
-// TestCompareWhereTimesTellNothing: a host keeps nothing of such a
-// volume, and the vault tells only what is gone.
+// TestCompareWhereTimesTellNothing: a host keeps no catalogue of
+// such a volume, and the vault tells only the missing entries.
 func TestCompareWhereTimesTellNothing(t *testing.T) {
 	c := newCompared(t, filepath.Join(testbed.Tmpfs(t, "size=64m"), "volume"))
 	if got := c.look(c.root); !got.Weak || got.Looked != 0 || got.Likeness() != backup.LikenessUnknown {

@@ -137,7 +137,7 @@ type Options struct {
 	MinLevel, MaxLevel seal.Level
 }
 
-// Origin is what a host knows of where the content of an instance's volumes came from.
+// Origin is a host's knowledge of the backup from which the content of an instance's volumes came.
 type Origin struct {
 	// Backup is the last backup that was made of the volumes, or restored to them; "" where none is
 	// known.
@@ -196,8 +196,8 @@ type Result struct {
 	Lost         int          `json:"lost"`
 	LostAccepted int          `json:"lost_accepted"`
 	Losses       []vault.Loss `json:"losses,omitempty"`
-	// Fork names the other newest backups of the instance: those that this one does not
-	// descend from. While there are any, no restore chooses among them and this one by itself.
+	// Fork names the other newest backups of the instance: the newest backups from which this one
+	// does not descend. While there are any, no restore chooses among them and this one by itself.
 	Fork []vault.BackupRef `json:"fork,omitempty"`
 	// Compressed is the content that was new by the level of compression that it met, bytes before.
 	Compressed map[string]uint64 `json:"compressed"`
@@ -207,7 +207,7 @@ type Result struct {
 	// view, so that the view can be the Base of the next backup. For an image the id is
 	// the backup's. A volume whose catalogue could not be kept is not in the map.
 	Catalogues map[string]string `json:"catalogues"`
-	// Contents has, by volume, what the backup holds of it, as vault.Volume.Content counts it.
+	// Contents has, by volume, the content of the backup, as vault.Volume.Content counts it.
 	Contents map[string]uint64 `json:"-"`
 	// Checked is how many pieces of content that was known not to have changed
 	// were read and compared all the same, and Drifts says what of it had changed:

@@ -22,9 +22,9 @@ func (r *run) tellClock(earlier []vault.BackupRef) {
 	}
 }
 
-// parent tells which backup this one follows: the last of those of which the caller's earlier tries
-// may not have learnt that they exist, or the one from which the content came. last is the last
-// backup of the instance.
+// parent tells which backup this one follows: the last of the caller's
+// earlier tries that exists without the caller's knowledge, or the backup
+// from which the content came. last is the last backup of the instance.
 func (r *run) parent(l *vault.Lineage, last string) string {
 	o := r.o.Origin
 	if o == nil {
@@ -54,7 +54,7 @@ func forkOf(l *vault.Lineage, parent string) (ids []string) {
 func (r *run) tellFork(ctx context.Context, made *vault.Manifest) {
 	l, err := r.o.Vault.Lineage(ctx, r.o.Instance)
 	if err != nil {
-		// what was found before the manifest is told in any case
+		// the forks found before the manifest are told in any case
 		r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("whether another host made a backup at the same time is not known: %v", err)})
 		for _, id := range made.Fork {
 			if ref, ok := vault.RefOf(r.o.Instance, id); ok {

@@ -92,7 +92,8 @@ func TestForkIsToldAndNotResolved(t *testing.T) {
 	if _, err := v.Newest(t.Context(), "i"); !errors.As(err, &fork) {
 		t.Errorf("the newest of two: %v", err)
 	}
-	// A further backup of one of the two hosts lacks what the other one has, until one is accepted.
+	// A further backup of one of the two hosts lacks
+	// the other host's content, until one is accepted.
 	parent = b.BackupID
 	c := run("host b again", nil)
 	if len(c.Fork) != 1 || c.Fork[0].ID != a.BackupID || c.Seq != 3 || c.Parent != b.BackupID {
@@ -123,8 +124,8 @@ func TestForkIsToldAndNotResolved(t *testing.T) {
 	}
 }
 
-// TestParentIsWhereTheContentCameFrom: the parent of a backup is what the caller
-// knows of, also when a newer one is in the vault, or when nothing is known; an
+// TestParentIsWhereTheContentCameFrom: the parent of a backup is the backup that the
+// caller knows, also when a newer one is in the vault, or when nothing is known; an
 // earlier try that came to be stored without an answer is no fork with the next one.
 func TestParentIsWhereTheContentCameFrom(t *testing.T) {
 	v := newVault(t, obs.NewMemory())

@@ -55,7 +55,7 @@ const (
 	maxFile  = 1 << 20
 )
 
-// kept is what the file holds.
+// kept is the content of the file.
 type kept struct {
 	ID string `json:"id"`
 	// by fact: hex of HMAC-SHA256 of each of its values, under the id
@@ -79,10 +79,10 @@ func Boot() string {
 	return string(bytes.TrimSpace(b))
 }
 
-// Load returns the identity of the host from its state folder, and makes folder and identity
-// where there are none, or where the folder is a copy of another host's. The error says why
-// the identity could not be read or written; what is returned beside it may be used
-// all the same, and is the zero value where there is no identity.
+// Load returns the identity of the host from its state folder, and makes folder and
+// identity where there are none, or where the folder is a copy of another host's.
+// The error says why the identity could not be read or written; the identity beside
+// it may be used all the same, and is the zero value where there is none.
 func Load(dir string) (Identity, error) {
 	id, err := load(dir, look())
 	if err != nil {
@@ -168,14 +168,14 @@ func (k kept) digest(name, text string) string {
 	return hex.EncodeToString(m.Sum(nil))
 }
 
-// fits tells whether the facts are those of the host that the file was used on. A fact that is
-// known to only one of the two says nothing: not every process may read every fact.
+// fits tells whether the facts belong to the host that the file was used on. A fact that
+// is known to only one of the two says nothing: not every process may read every fact.
 func (k kept) fits(now system) bool {
 	differ, agree := k.compare(now)
 	return len(differ) == 0 || len(differ) == 1 && len(agree) >= enoughFacts
 }
 
-// compare sorts the facts that both know into those that differ and those that agree.
+// compare sorts the facts that both know into differing and agreeing facts.
 func (k kept) compare(now system) (differ, agree []string) {
 	for name, values := range now.facts {
 		bound := k.Bound[name]
@@ -218,7 +218,7 @@ func (k kept) digests(name string, values []string) []string {
 	return all
 }
 
-// live adds the present boot to those that the folder has lived through.
+// live adds the present boot to the boots of the folder.
 func (k *kept) live(boot string) {
 	if boot != "" && !slices.Contains(k.Boots, boot) {
 		k.Boots = append(k.Boots, boot)

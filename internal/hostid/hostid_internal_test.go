@@ -74,8 +74,8 @@ func TestIdentityStaysWithItsHost(t *testing.T) {
 	}
 }
 
-// TestCopiesWithTheSameFactsHaveOtherBoots: of two machines that nothing tells apart
-// but what they have lived through, neither lists the later boots of the other.
+// TestCopiesWithTheSameFactsHaveOtherBoots: of two machines that only
+// their history tells apart, neither lists the later boots of the other.
 func TestCopiesWithTheSameFactsHaveOtherBoots(t *testing.T) {
 	one, two := t.TempDir(), t.TempDir()
 	common := host("common", "machine-id", "m")

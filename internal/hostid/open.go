@@ -15,23 +15,23 @@ type Standing struct {
 	Identity
 	// Copied says why the folder is not known to be this host's own; nil where it is.
 	Copied error
-	// Shared says that another state folder of the same origin is on this
-	// machine, so that what has the host's name may be of that one.
+	// Shared says that another state folder of the same origin is on this machine,
+	// so that a thing with the host's name may belong to the other folder.
 	Shared bool
 }
 
-// Journal is what the agent's journal says of the folder in which it lies.
+// Journal is the knowledge of the agent's journal about the folder in which it lies.
 type Journal struct {
 	Owner string // the identity that it was written under; "" where it names none
-	Used  bool   // it, or what lies beside it, tells of work
+	Used  bool   // it, or a file beside it, tells of work
 }
 
 // Open returns the identity of the agent's state folder, and whether the folder is this host's
-// own. It makes an identity only where the folder tells of no work: of a folder whose identity
-// is missing, damaged or can't be read nobody knows whose work it tells of. Of a folder
-// that is not this host's own Open writes nothing. The error beside an identity
-// says that the file could not be brought to the present, the error without one that the
-// first identity could not be written. Adoptions that were cut off have to be finished before.
+// own. It makes an identity only where the folder tells of no work: nobody knows the owner of
+// the work in a folder whose identity is missing, damaged or can't be read. Into a folder that
+// is not this host's own Open writes nothing. The error beside an identity says that the file
+// could not be brought to the present, the error without an identity that the first identity
+// could not be written. Adoptions that were cut off have to be finished before.
 func Open(dir string, j Journal) (Standing, error) {
 	s, err := open(dir, j, look(), placeOf(dir))
 	if err != nil {
@@ -86,7 +86,7 @@ func (k kept) standing() Standing { return Standing{Identity: k.identity(), Shar
 // short is the begin of an identity, enough for people to tell it from others.
 func short(id string) string { return id[:min(len(id), 8)] }
 
-// copied tells why the folder is a copy of the one that the file was made for; nil where it is not.
+// copied tells why the folder is a copy of another folder with this file; nil where it is not.
 func (k kept) copied(now system, place map[string]string) error {
 	differ, agree := k.compare(now)
 	if !k.fits(now) {
@@ -136,7 +136,7 @@ func (k *kept) put(place map[string]string) {
 	}
 }
 
-// Claim is what a person decides of a state folder.
+// Claim is a person's decision about a state folder.
 type Claim struct {
 	// New gives the folder another identity. Without it the folder goes on as it was.
 	New bool
@@ -190,7 +190,7 @@ func adopt(dir string, c Claim, system system, place map[string]string) (before,
 		}
 		k.Shared = old.Shared
 	} else {
-		// Nobody knows what a folder without a file was, so it may be one of two.
+		// Nobody knows the history of a folder without a file, so it may be one of two.
 		k.Shared = !known || old.Shared || old.fits(system) && len(old.moved(place)) > 0
 		if k.Adopting = before; before == "" {
 			k.Adopting = "unknown"

@@ -29,9 +29,9 @@ func (s system) with(fact string, values ...string) system {
 
 var here = map[string]string{"file-system": "ext4 u", "handle": "1 aa"}
 
-// TestOpenTellsCopies changes what the folder was bound to in all ways that maintenance and
-// copies do. It stands for the promise that maintenance is no copy, and that a copy is seen
-// as far as the host tells.
+// TestOpenTellsCopies changes the facts of the folder in all ways that
+// maintenance and copies do. It stands for the promise that maintenance
+// is no copy, and that a copy is seen as far as the host tells.
 func TestOpenTellsCopies(t *testing.T) {
 	clone := machine("b2", "x").with("machine-id", "m-o").with("root-file-system", "ext4 r-o")
 	for name, c := range map[string]struct {
@@ -229,8 +229,8 @@ func TestAdopt(t *testing.T) {
 	})
 }
 
-// TestFactsOfTheKernel reads a tree as sysfs has it: what is no hardware of
-// the machine, moves between machines, or says nothing, is no fact.
+// TestFactsOfTheKernel reads a tree as sysfs has it: entries that are no
+// hardware of the machine, move between machines, or say nothing, are no facts.
 func TestFactsOfTheKernel(t *testing.T) {
 	root := t.TempDir()
 	for name, content := range map[string]string{

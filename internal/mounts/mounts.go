@@ -1,8 +1,8 @@
 // Package mounts reads the kernel's tables of mounts (proc_pid_mountinfo(5)).
 //
-// internal/tree asks which places of a tree are mount points, and internal/snapshot
-// asks what a volume lies on and what stands on it. The package starts no goroutine,
-// and asks no file system anything: a table tells of dead file systems too.
+// internal/tree asks which places of a tree are mount points, and internal/snapshot asks
+// on which storage a volume lies and which mounts stand on it. The package starts no
+// goroutine, and asks no file system anything: a table tells about dead file systems too.
 package mounts
 
 import (

@@ -103,7 +103,7 @@ func TestMarkOnASealedRoot(t *testing.T) {
 	}
 }
 
-// TestMarkThatIsNone: what is damaged, or is of nothing that can be marked, is said to be so.
+// TestMarkThatIsNone: a damaged mark, or a path that can't bear a mark, is reported as such.
 func TestMarkThatIsNone(t *testing.T) {
 	at := testbed.Ext4(t)
 	folder := filepath.Join(at, "folder")

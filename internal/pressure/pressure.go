@@ -88,8 +88,8 @@ func (s *stalls) total(name string) (uint64, error) {
 	return strconv.ParseUint(string(total), 10, 64)
 }
 
-// load takes the tasks beyond the number of processors, which wait for one, or for
-// I/O, as a share of all: what a kernel without pressure stall information tells.
+// load takes the tasks beyond the number of processors, which wait for a processor, or
+// for I/O, as a share of all: a kernel without pressure stall information tells no more.
 type load struct {
 	file string
 	cpus float64

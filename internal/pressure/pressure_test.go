@@ -76,7 +76,7 @@ func TestThisHostTells(t *testing.T) {
 	}
 }
 
-// feed is a source that says what it is told to.
+// feed is a source that gives the test's figures.
 type feed struct {
 	sample Sample
 	err    error

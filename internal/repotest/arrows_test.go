@@ -140,7 +140,7 @@ func TestArrowsPointDownward(t *testing.T) {
 				continue
 			}
 			level, ok := levels[to]
-			// A test may use an equal: a restore is tested on what a backup has made.
+			// A test may use an equal: a restore is tested on a real backup.
 			if !ok || level > from || level == from && !f.test {
 				t.Errorf("%s: %s (level %d) imports %s (level %d); arrows point downward", f.path, f.pkg, from, to, level)
 			}

@@ -27,8 +27,8 @@ type goFile struct {
 	ast     *ast.File
 }
 
-// textFiles lists the files of the project, from the module's root,
-// without what is built and test data.
+// textFiles lists the files of the project, from the
+// module's root, without build output and test data.
 func textFiles(t *testing.T) []string {
 	t.Helper()
 	var files []string
@@ -101,7 +101,7 @@ func TestEachPackageHasOneComment(t *testing.T) {
 	}
 }
 
-// later is what is put off; it belongs into an issue.
+// later finds postponed work; it belongs into an issue.
 var later = regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME)\b`)
 
 func TestNothingIsPutOff(t *testing.T) {
@@ -198,8 +198,7 @@ func TestEachInvariantHasItsTest(t *testing.T) {
 	}
 }
 
-// TestCIRunsTheCommandOfTheReadme keeps the first commands of
-// README.md and those of the CI the same.
+// TestCIRunsTheCommandOfTheReadme keeps the first commands of README.md and of the CI the same.
 func TestCIRunsTheCommandOfTheReadme(t *testing.T) {
 	ci, err := os.ReadFile(filepath.Join(root, ".ci/run"))
 	if err != nil {

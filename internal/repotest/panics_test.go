@@ -12,8 +12,8 @@ import (
 var mayPanic = []string{"cmd/", "internal/bench", "internal/testbed", "internal/contain", "internal/e2e", "internal/crashpoint"}
 
 // TestGoroutinesContainPanics: a panic on a goroutine ends the process, whoever
-// waits for it. What an agent runs beside other work contains its panics: it is
-// started by a contain.Group, or its function calls the package contain.
+// waits for it. Code that an agent runs beside other work contains its panics:
+// a contain.Group starts it, or its function calls the package contain.
 func TestGoroutinesContainPanics(t *testing.T) {
 	for _, f := range goFiles(t) {
 		exempt := slices.ContainsFunc(mayPanic, func(pkg string) bool { return strings.HasPrefix(f.pkg+"/", strings.TrimSuffix(pkg, "/")+"/") })
@@ -40,7 +40,7 @@ func TestGoroutinesContainPanics(t *testing.T) {
 }
 
 // startsBare tells calls that run a function on another goroutine: WaitGroup.Go,
-// which is known by a function without a result, and those of singleflight.
+// which is known by a function without a result, and the calls of singleflight.
 func startsBare(name string, args []ast.Expr) bool {
 	if name == "DoChan" {
 		return true

@@ -1,8 +1,8 @@
-// Package reread keeps what was read from files, and reads the files again when they change.
+// Package reread keeps the content of files, and reads the files again when they change.
 //
 // Callers are the agent's packages that are configured with files: certificates,
-// authorities, keys, accounts. The package starts no goroutine: whoever asks for
-// a value looks at the files, at most once a second. It writes nothing.
+// authorities, keys, accounts. The package starts no goroutine: each reader of a
+// value looks at the files, at most once a second. It writes nothing.
 package reread
 
 import (

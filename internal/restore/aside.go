@@ -204,7 +204,7 @@ func (p Place) Return() error {
 	return p.rename(p.Aside, p.Target)
 }
 
-// discardEmpty removes the empty folder at Stage. One that is not empty any more stays.
+// discardEmpty removes the empty folder at Stage. A folder that is not empty any more stays.
 func (p Place) discardEmpty() error {
 	err := tree.Movable(p.Stage, func() error { return unix.Rmdir(p.Stage) })
 	switch {

@@ -60,7 +60,7 @@ func TestSetAside(t *testing.T) {
 				t.Errorf("there is %s", got)
 			}
 
-			// a put-back is a put of what lies aside
+			// a put-back is a put of the kept tree
 			back := restore.Place{Target: p.Target, Stage: p.Aside, Tree: p.Old}
 			must(t, back.Put())
 			must(t, back.Put())

@@ -44,14 +44,14 @@ func requests(win *window) []request {
 	return out
 }
 
-// Bounds of what one request has in memory, bytes. Neighbouring chunks of a
-// file open to neighbouring bytes of one buffer, so one call writes them all.
+// Bounds of the memory of one request, bytes. Neighbouring chunks of a file
+// open to neighbouring bytes of one buffer, so one call writes them all.
 const (
 	openedBytes = 512 << 10 // after so many opened bytes they are written
 	writeBytes  = 256 << 10 // of one call: the kernel finds memory for larger ones less easily
 )
 
-// Two pools, since what a request holds is larger than what is opened of it at a time.
+// Two pools, since the bytes of a request are more than the chunks that are opened at a time.
 var (
 	runs    = sync.Pool{New: func() any { return new([]byte) }}
 	batches = sync.Pool{New: func() any { return &batch{opened: make([]byte, 0, openedBytes+seal.Room)} }}

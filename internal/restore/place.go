@@ -41,8 +41,8 @@ const stagePrefix = ".holdfast-prepare-"
 // ErrPlace says that a volume can't be put where it belongs, as things are there.
 var ErrPlace = errors.New("volume can't be restored to its place")
 
-// PlaceOf tells where a volume is restored to. It changes nothing. The job and the volume's
-// name tell the stage from those of other restores. The error wraps ErrPlace when target has a
+// PlaceOf tells where a volume is restored to. It changes nothing. The job and the volume's name
+// tell the stage from the stages of other restores. The error wraps ErrPlace when target has a
 // link in it or lies below a folder that others than root can write to (see location.Strict),
 // when the folder that holds target is missing, when target is a mount point or has one below
 // (nothing can be renamed over those), or is something else than a folder or a file.
@@ -110,9 +110,9 @@ func (p Place) Placed() (bool, error) {
 }
 
 // Put puts the restored tree into its place, in one step, durable when it returns nil.
-// What was there is at Stage afterwards. Done twice it is no error; Placed tells
-// whether an error came before it moved. A crash in the middle may leave either root
-// without its project id, or without being immutable or append only (see tree.Movable).
+// The old tree is at Stage afterwards. Done twice it is no error; Placed tells whether
+// an error came before it moved. A crash in the middle may leave either root without
+// its project id, or without being immutable or append only (see tree.Movable).
 func (p Place) Put() error {
 	if in, err := p.Placed(); in || err != nil {
 		return err
@@ -125,8 +125,8 @@ func (p Place) Put() error {
 	return p.swap(p.Stage, p.Target)
 }
 
-// Back takes a tree that Put has put into its place out of it again, and brings back what was
-// there. It is for a Place of which Discard was not called since. Done twice it is no error.
+// Back takes a tree that Put has put into its place out of it again, and brings the old tree
+// back. It is for a Place of which Discard was not called since. Done twice it is no error.
 func (p Place) Back() error {
 	if in, err := p.Placed(); !in || err != nil {
 		return err
@@ -134,7 +134,8 @@ func (p Place) Back() error {
 	return p.swap(p.Target, p.Stage)
 }
 
-// swap renames from to to; what is there is at from then. The roots keep what would forbid it.
+// swap renames from to to; the tree of to is at from
+// then. The roots keep the flags that would forbid it.
 func (p Place) swap(from, to string) error {
 	return tree.Movable(from, func() error {
 		return tree.Movable(to, func() error { return swapFree(from, to) })
@@ -157,11 +158,10 @@ func swapFree(from, to string) error {
 	return syncFolder(filepath.Dir(to))
 }
 
-// Discard removes what is at Stage, and what a restore to it that was interrupted
-// left beside it: the new tree before Put, the old one after it. What is not there
-// is no error. It must not be called before it is known which of the two is to stay.
-// Where Old is known it removes that tree and no other one, and else where Tree is. The place
-// may be the one in which Old is kept aside, as Stage.
+// Discard removes the tree at Stage, and the remains of an interrupted restore beside it: the new
+// tree before Put, the old one after it. Nothing there is no error. It must not be called before
+// it is known which of the two is to stay. Where Old is known it removes that tree and no other
+// one, and else where Tree is. The place may be the one in which Old is kept aside, as Stage.
 func (p Place) Discard() error {
 	holder, name := filepath.Split(p.Stage)
 	if !strings.HasPrefix(name, stagePrefix) && !(p.Old != "" && strings.HasPrefix(name, asidePrefix)) {

@@ -101,7 +101,7 @@ func TestPlace(t *testing.T) {
 					}
 				}
 				must(t, p.Put())
-				if before != "nothing" { // what is not known to be the old tree stays
+				if before != "nothing" { // a tree that is not known to be the old one stays
 					if err := p.Discard(); !errors.Is(err, restore.ErrPlace) {
 						t.Errorf("discard of an unknown tree: %v", err)
 					}

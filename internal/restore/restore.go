@@ -3,7 +3,7 @@
 //
 // The agent's jobs and the CLI call Run, which starts goroutines and waits for all of them. A crash
 // leaves a folder named .NAME.holdfast-restore-… beside the destination, and the destination as it
-// was; what is immutable in that folder has to be made removable first (chattr -R -ia). A crash
+// was; immutable files in that folder have to be made removable first (chattr -R -ia). A crash
 // right after the rename may leave the root without its project id, or without being immutable.
 package restore
 
@@ -27,7 +27,7 @@ import (
 	"holdfast/internal/vault"
 )
 
-// Options say what is restored, and to where.
+// Options say which backup is restored, and to where.
 type Options struct {
 	Vault *vault.Vault
 	Ref   vault.BackupRef
@@ -40,8 +40,8 @@ type Options struct {
 	Dest string
 	// Volume is the one to restore; "" is all.
 	Volume string
-	// Include keeps only entries whose path, or that of a folder above
-	// them, matches one of these patterns (path.Match); empty keeps all.
+	// Include keeps only entries that match one of these patterns (path.Match)
+	// by their own path or by the path of a folder above them; empty keeps all.
 	Include []string
 	// Progress is called at most five times a second and once at the
 	// end, one call at a time. Nil is allowed.
@@ -59,9 +59,9 @@ type Options struct {
 	Trouble func(error)
 	// Workers is how many requests are in flight; 0 is 8.
 	Workers int
-	// Reserve is what stays free on the file system of Dest: the restore
-	// looks while it writes, and ends with a *RoomError before it takes
-	// that. Nil: nobody looks. A block device has its own room.
+	// Reserve is the space that stays free on the file system of Dest: the
+	// restore looks while it writes, and ends with a *RoomError before it
+	// takes that space. Nil: nobody looks. A block device has its own room.
 	Reserve *Reserve
 	// Subvolume makes the folder of the volume a subvolume where its file
 	// system has them, so that snapshots of it are cheap. It is for one volume.
@@ -71,11 +71,11 @@ type Options struct {
 // Progress says how far a restore is.
 type Progress struct {
 	Entries, TotalEntries uint64
-	// of content; with Include the totals are those of the whole backup
+	// of content; with Include the totals belong to the whole backup
 	Bytes, TotalBytes uint64
 }
 
-// Result is what was restored.
+// Result describes a finished restore.
 type Result struct {
 	Backup       string         `json:"backup_id"`
 	Instance     string         `json:"instance"`
@@ -84,11 +84,11 @@ type Result struct {
 	Dirs         uint64         `json:"dirs"`
 	Bytes        uint64         `json:"bytes"`         // of content written
 	BytesFetched uint64         `json:"bytes_fetched"` // of packs
-	Warnings     []tree.Warning `json:"warnings"`      // what is not as it was backed up
+	Warnings     []tree.Warning `json:"warnings"`      // differences from the backed-up state
 	WarningCount int            `json:"warning_count"`
-	// Losses are those of the backup that concern what was restored, accepted
-	// ones too, as far as the manifest names them, and LossCount is how many
-	// there are at most. The restore itself did all that the backup allows.
+	// Losses are the losses of the backup that concern the restored part,
+	// accepted ones too, as far as the manifest names them, and LossCount is how
+	// many there are at most. The restore itself did all that the backup allows.
 	Losses    []vault.Loss `json:"losses,omitempty"`
 	LossCount uint64       `json:"loss_count"`
 	// Catalogues has, by volume, the id of the catalogue that was left of
@@ -104,7 +104,7 @@ var ErrTargetExists = errors.New("destination exists and is not an empty folder"
 var ErrNothingIncluded = errors.New("nothing in the backup matches")
 
 // workInfix stands in the names of folders in which trees are
-// built, between that of the destination and something random.
+// built, between the destination's name and a random part.
 const workInfix = ".holdfast-restore-"
 
 const (
@@ -122,9 +122,9 @@ type run struct {
 	res      Result
 }
 
-// Run restores a backup. When it returns nil, Dest holds it, durable; what could not be
-// kept exact is in Result.Warnings, and what the backup itself lacks in Result.Losses.
-// After an error Dest is as it was (Invariant restore-exact), but for a block device.
+// Run restores a backup. When it returns nil, Dest holds it, durable; Result.Warnings has
+// the metadata that could not be kept exactly, and Result.Losses the losses of the backup
+// itself. After an error Dest is as it was (Invariant restore-exact), except a block device.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Workers <= 0 {
 		o.Workers = defaultWorkers

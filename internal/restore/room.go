@@ -86,7 +86,7 @@ func lookAt(folder string, r Reserve) (space, error) {
 	return s, nil
 }
 
-// RoomError tells what does not fit. It is an ErrRoom.
+// RoomError tells which volumes do not fit. It is an ErrRoom.
 type RoomError struct {
 	Volumes               []string
 	Folder                string // on the file system

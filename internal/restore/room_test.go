@@ -24,7 +24,7 @@ import (
 
 const mib = 1 << 20
 
-// free is what a file system has free.
+// free returns the free space of a file system.
 func free(t *testing.T, dir string) (bytes, inodes uint64) {
 	t.Helper()
 	var fs unix.Statfs_t
@@ -32,8 +32,8 @@ func free(t *testing.T, dir string) (bytes, inodes uint64) {
 	return fs.Bavail * uint64(fs.Frsize), fs.Ffree
 }
 
-// TestCheckRoom: volumes on one file system add up, those on others do not, what is to stay free
-// counts, and what goes before does not.
+// TestCheckRoom: volumes on one file system add up, volumes on others do
+// not, the reserve counts, and volumes that are removed first do not.
 func TestCheckRoom(t *testing.T) {
 	testbed.Need(t, "root", "ext4", "btrfs")
 	one, other := testbed.Filesystem(t, "ext4", 64*mib), testbed.Filesystem(t, "btrfs", 256*mib)
@@ -180,7 +180,7 @@ func TestRestoreLeavesInodes(t *testing.T) {
 	}
 }
 
-// TestQuotaIsFull: what the kernel says of a quota is told as such.
+// TestQuotaIsFull: the kernel's error for a quota is reported as a quota.
 func TestQuotaIsFull(t *testing.T) {
 	err := restore.Full(&os.PathError{Op: "write", Path: "x", Err: unix.EDQUOT}, "data", t.TempDir(), restore.Reserve{})
 	if !errors.Is(err, restore.ErrRoom) || !errors.Is(err, unix.EDQUOT) || !strings.Contains(err.Error(), "quota") {

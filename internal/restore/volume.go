@@ -21,13 +21,13 @@ const (
 	windowBytes   = 256 << 20
 	windowExtents = 32 << 10
 	runBytes      = 2 << 20 // of one request
-	// runGap is how many unneeded bytes are read rather than ask twice: about what a
+	// runGap is how many unneeded bytes are read rather than ask twice: about as many as a
 	// connection brings while another request is on its way. In a chain of backups it halves
 	// the requests, against 32 KiB, for a sixth more bytes (vault/FORMAT.md, "Locality").
 	runGap = 128 << 10
 )
 
-// file is one that is being written.
+// file is a file under construction.
 type file struct {
 	entry *tree.Entry
 	f     *os.File
@@ -174,7 +174,7 @@ func (b *builder) endFile() {
 	}
 }
 
-// closeAll closes what a failed restore left open. Nothing is fetched any more.
+// closeAll closes the files that a failed restore left open. Nothing is fetched any more.
 func (b *builder) closeAll() {
 	_ = b.wait() // its error was returned, or a panic is on its way
 	b.endFile()

@@ -46,9 +46,9 @@ type Policy struct {
 // Empty tells whether the policy has no rule. An empty policy forgets nothing.
 func (p Policy) Empty() bool { return p == Policy{} }
 
-// Protection tells why a backup is kept whatever the rules say, in a few words for people;
-// "" where the protection knows of no reason. Every reason that the rules do not know is a
-// Protection: holds, readers, branches of a fork, backups that a host still needs.
+// Protection tells why a backup is kept against the rules, in a few words for people;
+// "" where the protection knows of no reason. Every reason that the rules do not know
+// is a Protection: holds, readers, branches of a fork, backups that a host still needs.
 type Protection func(Backup) string
 
 // Verdict is the decision on one backup.

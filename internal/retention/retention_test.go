@@ -123,7 +123,7 @@ func TestWrongClocks(t *testing.T) {
 	}
 }
 
-// TestProtected: what a protection names stays, and says so; both branches of a fork do.
+// TestProtected: a protected backup stays, and says so; both branches of a fork do.
 func TestProtected(t *testing.T) {
 	all := daily(5)
 	all = append(all, retention.Backup{Instance: "i", ID: "5b", Seq: 5, Time: now})
@@ -163,8 +163,8 @@ func TestShare(t *testing.T) {
 	}
 }
 
-// TestDecideProperties: whatever the backups and the rules are, the newest stays, a rule more keeps
-// no backup less, and a second run forgets nothing of what the first one kept.
+// TestDecideProperties: for all backups and rules, the newest stays, a rule more
+// keeps no backup less, and a second run forgets no backup that the first one kept.
 func TestDecideProperties(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		count := func(name string) int { return rapid.IntRange(0, 5).Draw(rt, name) }
