@@ -15,8 +15,8 @@ const (
 	// claimBeats is how many signs of life of a living host fit into the
 	// silence after which another host takes its claim over: some may fail.
 	claimBeats = 4
-	// claimEvery is the shortest time between two of
-	// them, also where the silence is short or endless.
+	// claimEvery is the shortest time between two of them, also where the silence is short or
+	// endless, and the time after which a pass that failed is tried again.
 	claimEvery = 10 * time.Second
 	// claimPass bounds one pass over the claims of all tenants.
 	claimPass = 5 * time.Minute
@@ -88,63 +88,70 @@ func (a *Agent) hasInstance(id string) bool {
 // and lets go of those on instances that were released, soon after the release.
 func (a *Agent) keepClaims(ctx context.Context) {
 	every := max(claimEvery, a.cfg.Prepare.ClaimSilence/claimBeats)
-	tick := time.NewTicker(every)
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	for {
-		pass, cancel := context.WithTimeout(ctx, min(claimPass, every))
-		a.passClaims(pass)
-		cancel()
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-next.C:
 		case <-a.watcher.claims:
 		}
-	}
-}
-
-// mayClaim tells whether this host may have a claim on an instance, as far as the journal knows.
-func (a *Agent) mayClaim(id string) bool {
-	known, err := a.journal.Content(id)
-	if err != nil || known.Backup != "" {
-		return true
-	}
-	active, _, err := a.journal.ByInstance(id)
-	if err != nil || active != nil {
-		return true
-	}
-	last, err := a.journal.Ended(id) // a restore that failed has left no backup, and perhaps a claim
-	return err != nil || last != nil
-}
-
-// passClaims looks once at the claims of all tenants of whose instances this host had a job.
-func (a *Agent) passClaims(ctx context.Context) {
-	if a.identity.ID == "" {
-		return
-	}
-	tenants := map[string]bool{}
-	for id, in := range a.instances {
-		if a.mayClaim(id) {
-			tenants[in.cfg.Tenant] = true
+		pass, cancel := context.WithTimeout(ctx, min(claimPass, every))
+		pause := every
+		if !a.passClaims(pass) {
+			// A claim that could not be let go keeps the next host out.
+			pause = claimEvery
 		}
+		cancel()
+		next.Reset(pause)
 	}
-	for tenant := range tenants {
+}
+
+// passClaims looks once at the claims in the vaults where this host may
+// have some. It tells whether all of them are as they are to be.
+func (a *Agent) passClaims(ctx context.Context) (well bool) {
+	if a.identity.ID == "" {
+		return true
+	}
+	well = true
+	for tenant := range a.claimTenants() {
 		opened, err := a.vaults.existing(ctx, tenant)
 		if err != nil {
 			if ctx.Err() == nil && !errors.Is(err, vault.ErrNoVault) {
 				a.log.Debug("the claims of this host are not renewed", "tenant", tenant, keyError, err.Error())
 			}
+			well = well && errors.Is(err, vault.ErrNoVault)
 			continue
 		}
 		_, lost, err := opened.KeepClaims(ctx, a.identity.ID, a.hasInstance)
-		if err != nil && ctx.Err() == nil {
-			a.log.Warn("the claims of this host are not all renewed; the next pass tries again", keyReason, err.Error())
+		if err != nil {
+			well = false
+			if ctx.Err() == nil {
+				a.log.Warn("the claims of this host are not all renewed; the next pass tries again", keyReason, err.Error())
+			}
 		}
 		for _, c := range lost {
 			a.log.Error("another host took over the claim on an instance that this host has: see that only one of the two runs the instance",
 				keyInstance, c.Instance, "host", c.Host)
 		}
 	}
+	return well
+}
+
+// claimTenants are the tenants in whose vaults this host may have claims: it
+// knows a backup of one of their instances, or tried to restore an instance.
+func (a *Agent) claimTenants() map[string]bool {
+	tenants := map[string]bool{}
+	for id, in := range a.instances {
+		if c, err := a.journal.Content(id); err == nil && c.Backup != "" {
+			tenants[in.cfg.Tenant] = true
+		}
+		if last, err := a.journal.Ended(id); err == nil && last != nil && last.IsRestore() {
+			tenants[last.Tenant] = true
+		}
+	}
+	return tenants
 }
 
 // released tells the keeper of claims that an instance left this host, or did not get here.

@@ -41,6 +41,27 @@ func second(t *testing.T, first *host) *host {
 	return h
 }
 
+// secondAlone is second with a copy of the store of its own, as the only host that
+// prepares from there: claims of other hosts stand in nobody's way.
+func secondAlone(t *testing.T, first *host) *host {
+	t.Helper()
+	h := second(t, first)
+	store := filepath.Join(t.TempDir(), "store")
+	if out, err := exec.Command("cp", "-a", strings.TrimPrefix(first.store, "file://"), store).CombinedOutput(); err != nil {
+		t.Fatalf("copy the store: %v\n%s", err, out)
+	}
+	h.store = "file://" + store
+	return h
+}
+
+// claims lists the objects of the claims on an instance in the host's store, which is a folder.
+func (h *host) claims(instance string) []string {
+	h.t.Helper()
+	found, err := filepath.Glob(filepath.Join(strings.TrimPrefix(h.store, "file://"), "*", "claims", instance, "*"))
+	must(h.t, err)
+	return found
+}
+
 // instanceStatus asks batch-query-status for one instance.
 func (h *host) instanceStatus(id string) int {
 	h.t.Helper()
@@ -303,7 +324,7 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 		t.Run(point, func(t *testing.T) {
 			dir := filepath.Join(mount, strings.ReplaceAll(point, ":", "_"))
 			old(t, dir)
-			b := second(t, a)
+			b := secondAlone(t, a)
 			b.plane = p
 			container := docker.Create(t, testbed.Container{Command: []string{"/bin/busybox", "sleep", "1000"}, Binds: []string{dir + "/data:/data"}})
 			b.addTwo(fmt.Sprintf(`{docker: {container: %s, host: "%s"}}`, container, docker.Host), dir)
@@ -355,6 +376,9 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 			if code := b.stop(); code != 0 {
 				t.Errorf("exit code %d", code)
 			}
+			if c := b.claims("phone-1"); len(c) != 1 {
+				t.Errorf("the host that has the instance claims it by %v", c)
+			}
 		})
 	}
 	// One volume can't be put into place, since something was mounted
@@ -367,9 +391,11 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 		t.Run("undo/"+point, func(t *testing.T) {
 			dir := filepath.Join(mount, "undo-"+point)
 			old(t, dir)
-			b := second(t, a)
+			b := secondAlone(t, a)
 			b.plane = p
-			b.addTwo("{none: {}}", dir)
+			// Without a runtime that tells of its state, content is never replaced.
+			container := docker.Create(t, testbed.Container{Command: []string{"/bin/busybox", "sleep", "1000"}, Binds: []string{dir + "/data:/data"}})
+			b.addTwo(fmt.Sprintf(`{docker: {container: %s, host: "%s"}}`, container, docker.Host), dir)
 			b.start(crashpoint.WritePlacing + crashpoint.After)
 			_, _ = b.call(http.MethodPost, preparePath, "prepare-1", map[string]any{"user_id": "u", "instance_ids": []string{"phone-1"}})
 			b.killed()
@@ -394,6 +420,7 @@ func TestRestoreKilledAtEachState(t *testing.T) {
 			if left := slices.Concat(hidden(t, dir), snapshotsIn(t, dir), keptIn(t, dir)); len(left) != 0 {
 				t.Errorf("left: %v", left)
 			}
+			eventually(t, "the host lets go of the claim", func() bool { return len(b.claims("phone-1")) == 0 })
 			if code := b.stop(); code != 0 {
 				t.Errorf("exit code %d", code)
 			}

@@ -204,6 +204,11 @@ func (v *Vault) Claim(ctx context.Context, o ClaimOptions) (taken []Claim, err e
 	if o.Identity == "" {
 		return nil, fmt.Errorf("claim instance %s: this host has no identity that lasts", o.Instance)
 	}
+	end, err := v.claiming.take(ctx, o.Instance)
+	if err != nil {
+		return nil, fmt.Errorf("claim instance %s: wait for the renewal of the claim: %w", o.Instance, err)
+	}
+	defer end()
 	before, err := v.listClaims(ctx, o.Instance)
 	if err != nil {
 		return nil, err
@@ -322,6 +327,11 @@ func (v *Vault) withdraw(ctx context.Context, c Claim, fresh bool) error {
 
 // Unclaim removes the claims of a host on an instance. None is no error.
 func (v *Vault) Unclaim(ctx context.Context, instance, identity string) error {
+	end, err := v.claiming.take(ctx, instance)
+	if err != nil {
+		return fmt.Errorf("remove the claim on instance %s: wait for its renewal: %w", instance, err)
+	}
+	defer end()
 	all, err := v.listClaims(ctx, instance)
 	if err != nil {
 		return err
@@ -378,6 +388,11 @@ func (v *Vault) KeepClaims(ctx context.Context, identity string, keep func(insta
 // keepClaim renews one claim, if that is wanted. by
 // is the claim that took it over; nil where none did.
 func (v *Vault) keepClaim(ctx context.Context, c *Claim, all []Claim, wanted bool) (by *Claim, err error) {
+	end, err := v.claiming.take(ctx, c.Instance)
+	if err != nil {
+		return nil, fmt.Errorf("renew the claim on instance %s: %w", c.Instance, err)
+	}
+	defer end()
 	for _, o := range all {
 		if o.Instance != c.Instance || o.tag == c.tag {
 			continue

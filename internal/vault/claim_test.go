@@ -156,3 +156,46 @@ func TestClaimsRace(t *testing.T) {
 	}
 	t.Logf("%d of 50 races had a winner", won)
 }
+
+// TestClaimAndRenewalAtOnce: the keeper of claims renews a claim of the host while a prepare on
+// the host claims the same instance. Both succeed, and a claim that is let go stays away.
+func TestClaimAndRenewalAtOnce(t *testing.T) {
+	v, _ := newVault(t)
+	yes := func(string) bool { return true }
+	for range 20 {
+		if _, err := claims(t, v, "a", false); err != nil {
+			t.Fatal(err)
+		}
+		var group sync.WaitGroup
+		for range 4 {
+			group.Go(func() {
+				if _, err := claims(t, v, "a", false); err != nil {
+					t.Errorf("claim: %v", err)
+				}
+			})
+			group.Go(func() {
+				if _, lost, err := v.KeepClaims(t.Context(), "identity of a", yes); err != nil || len(lost) > 0 {
+					t.Errorf("renew: %v, %v", lost, err)
+				}
+			})
+		}
+		group.Wait()
+		if got := holders(t, v); fmt.Sprint(got) != "[a]" {
+			t.Fatalf("claimed by %v", got)
+		}
+		group.Go(func() {
+			if err := v.Unclaim(t.Context(), "i", "identity of a"); err != nil {
+				t.Errorf("let go: %v", err)
+			}
+		})
+		group.Go(func() {
+			if _, _, err := v.KeepClaims(t.Context(), "identity of a", yes); err != nil {
+				t.Errorf("renew: %v", err)
+			}
+		})
+		group.Wait()
+		if got := holders(t, v); len(got) != 0 {
+			t.Fatalf("claimed by %v after the release", got)
+		}
+	}
+}
