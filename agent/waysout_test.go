@@ -15,8 +15,8 @@ import (
 	"holdfast/agent/report"
 )
 
-// strange writes a state that no program knows into the record of the unfinished job of an instance.
-// The journal has no sums over its records. No agent runs.
+// strange writes a state that no program knows into the record of the unfinished job of an
+// instance. The journal has no sums over its records. No agent runs.
 func (h *host) strange(t *testing.T, id string) {
 	t.Helper()
 	path := h.in("state/journal.db")
