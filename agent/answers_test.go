@@ -331,8 +331,8 @@ func busyHost(t *testing.T, a *answers) {
 	h.stop()
 }
 
-// waitingHost has jobs that wait for their turn,
-// drains, and goes on with a copy of its state folder.
+// waitingHost has jobs that wait for their turn, and drains. Then it
+// goes on with a copy of its state folder.
 func waitingHost(t *testing.T, a *answers) {
 	first := &situation{name: "first", spares: 1}
 	backup := &situation{name: "waits for a backup", spares: 2, tenant: "acme", means: "A backup is accepted, and waits for its turn."}

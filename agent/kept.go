@@ -71,9 +71,10 @@ func (r restores) Room(ctx context.Context, q job.RestoreRequest, freed map[stri
 	if err != nil {
 		return fmt.Errorf("open vault: %w", err)
 	}
-	m, err := opened.Manifest(ctx, vault.BackupRef{Instance: q.Instance, ID: q.Backup})
+	ref := vault.BackupRef{Instance: q.Instance, ID: q.Backup}
+	m, err := opened.Manifest(ctx, ref)
 	if err != nil {
-		return err
+		return withOlder(ctx, opened, ref, err)
 	}
 	if _, err := matchVolumes(m, q.Places); err != nil {
 		return err
