@@ -51,7 +51,19 @@ func TestJournalIsLost(t *testing.T) {
 		t.Errorf("container %+v", before)
 	}
 	h.backup("request-1", "phone-1") // the journal knows nothing of the first one
-	eventually(t, "the instance is released", func() bool { return len(p.got(released)) == 1 })
+	// The killed job stored its backup, and nobody knows any more that the volume continues it.
+	eventually(t, "the backup is told", func() bool { return len(p.got(completed)) == 1 })
+	if f, _ := data(t, p.got(completed)[0].Event)["fork"].([]any); len(f) != 1 {
+		t.Errorf("the report tells of the forks %v", f)
+	}
+	if st := docker.State(t, container); !st.Running {
+		t.Errorf("before a decision about the fork the container is %+v", st)
+	}
+	eventually(t, "the instance is released", func() bool {
+		// tried again: before the report is acknowledged it decides nothing
+		_, _ = h.call(http.MethodPost, "/v1/agent/instances/phone-1/release", "request-2", nil)
+		return len(p.got(released)) == 1
+	})
 	if d := differences(t, volume, h.restore("phone-1")); d != "" {
 		t.Errorf("the backup differs from what the instance held:\n%s", d)
 	}
