@@ -173,8 +173,8 @@ func (a *app) retrying(e obs.RetryEvent) {
 	}
 }
 
-// sideWarning tells what the file system of a file store lacks, or
-// what else is amiss beside the work. It is called from any goroutine.
+// sideWarning reports a weakness of a file store's file system, or
+// another fault beside the work. It is called from any goroutine.
 func (a *app) sideWarning(message string) {
 	if !a.json {
 		a.beside("warning: %s", oneLine(message))

@@ -92,7 +92,7 @@ type fileWriter struct {
 	plain []byte
 }
 
-// extents writes what the extents name, with the holes before them.
+// extents writes the content of the extents, with the holes before them.
 func (w *fileWriter) extents(ctx context.Context, all []vault.Extent) error {
 	for len(all) > 0 {
 		start, end := all[0].Chunk, all[0].Chunk

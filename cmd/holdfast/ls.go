@@ -37,7 +37,7 @@ type backupLine struct {
 	Backup     string `json:"backup"`
 	Incomplete bool   `json:"incomplete"`
 	Lost       uint64 `json:"lost"` // places at which the backup lacks content
-	// Volumes has the volumes with the patterns of what was left out.
+	// Volumes has the volumes with the patterns of their excluded entries.
 	Volumes []vault.Volume `json:"volumes"`
 }
 
@@ -104,7 +104,7 @@ type noEntryError struct{ path string }
 
 func (e *noEntryError) Error() string { return name(e.path) + " is not in the backup" }
 
-// tellBackup says before a listing what the backup does not have.
+// tellBackup says before a listing which content the backup does not have.
 func (a *app) tellBackup(m *vault.Manifest) error {
 	var notes []string
 	if m.Lost > 0 {
@@ -124,10 +124,9 @@ func (a *app) tellBackup(m *vault.Manifest) error {
 	return nil
 }
 
-// items calls head with the manifest of a backup, and each for every item of
-// it, in the order of the walk. Where the backup has several volumes, the
-// volume's name is the first element of path; that of an image is its path. A session keeps the
-// backup in the vault meanwhile.
+// items calls head with the manifest of a backup, and each for every item of it, in the order
+// of the walk. Where the backup has several volumes, the volume's name is the first element of
+// path; for an image it is the whole path. A session keeps the backup in the vault meanwhile.
 func (a *app) items(ctx context.Context, at *vaultAt, id string, head func(*vault.Manifest) error, each func(path string, item *vault.Item) error) error {
 	ref, err := at.Find(ctx, "", id)
 	if errors.Is(err, vault.ErrNoBackup) {

@@ -47,7 +47,7 @@ func (v *access) flags(cmd *cobra.Command) {
 		"`file` with the secret that object names are derived from, where the vault was made with one ("+envNameKey+")")
 }
 
-// storeFlags adds those of a command that works on all vaults of a store.
+// storeFlags adds the flags of a command that works on all vaults of a store.
 func (v *access) storeFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&v.store, "store", "",

@@ -37,8 +37,8 @@ func serveAgent(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("HOLDFAST_SOCKET", path)
 }
 
-// fakeAgent answers with what the scripts look for. Methods that no
-// verb calls are those of a nil Service.
+// fakeAgent gives the answers that the scripts look for.
+// Methods that no verb calls belong to a nil Service.
 type fakeAgent struct {
 	api.Service
 	die    func()

@@ -23,8 +23,8 @@ type restoreJSON struct {
 	Bytes    uint64  `json:"bytes"`
 	Seconds  float64 `json:"seconds"`
 	Warnings int     `json:"warnings"` // each was a line of its own
-	// Losses is how many places there are at most, in what was restored, at which
-	// the backup lacks content. Those that it names were lines of their own.
+	// Losses is how many places there are at most, in the restored part, at which
+	// the backup lacks content. The losses that it names had lines of their own.
 	Losses uint64 `json:"losses"`
 	// NewerIncomplete is the id of a newer backup that was not taken,
 	// as it is incomplete and was not named.

@@ -38,7 +38,7 @@ func (s *spanFlag) Set(text string) error {
 	return nil
 }
 
-// maxSpan keeps a span far from the end of what a duration can hold.
+// maxSpan keeps a span far from the greatest duration.
 const maxSpan = 100 * 365 * 24 * time.Hour
 
 // parseSpan reads a span of time: a number of days (d), weeks (w) or years of 365 days (y), or a

@@ -39,7 +39,7 @@ func (r *rateFlag) Set(text string) error {
 	return nil
 }
 
-// value is what the flag gave; nil where it was not given.
+// value is the flag's value; nil where it was not given.
 func (r *rateFlag) value() *int64 {
 	if !r.given {
 		return nil
@@ -145,7 +145,7 @@ func source(l api.Limit) string {
 	return "as configured"
 }
 
-// limits is the flags that bound what one command does with the store.
+// limits is the flags that bound one command's traffic with the store.
 type limits struct {
 	up, down rateFlag
 	shared   *obs.Limiter // of a command that opens two stores

@@ -195,7 +195,7 @@ func vaultJSONOf(i vault.Info) vaultJSON {
 	return vaultJSON{i.ID, i.Name, i.Store, i.Created.UTC(), i.Format, i.Recipients}
 }
 
-// showVault prints what a vault is.
+// showVault prints the facts of a vault.
 func (a *app) showVault(info vault.Info) error {
 	if a.json {
 		return a.document(vaultJSONOf(info))

@@ -105,7 +105,7 @@ func (a *app) verify(ctx context.Context, at *vaultAt, instance string, percent 
 // errNothingVerified is the end of a verification that found no backups.
 var errNothingVerified = fmt.Errorf("%w to verify", vault.ErrNoBackup)
 
-// findings prints what a verification found, a line for each object.
+// findings prints the findings of a verification, a line for each object.
 func (a *app) findings(what string, list []vault.Damage) {
 	for _, d := range list {
 		touches := strings.Join(d.Backups, ", ")

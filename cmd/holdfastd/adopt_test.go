@@ -150,7 +150,8 @@ func TestAdoptCommand(t *testing.T) {
 	})
 }
 
-// TestAdoptKeepsTheConfiguration: what a later start recovers by stays.
+// TestAdoptKeepsTheConfiguration: the configuration
+// that a later start needs for its recovery stays.
 func TestAdoptKeepsTheConfiguration(t *testing.T) {
 	s := newSite(t)
 	s.opened()

@@ -2,9 +2,9 @@
 // serves until it is told to stop, in the foreground or under a service manager;
 // the other commands check its configuration and manage it as a service.
 //
-// It starts one goroutine beside those of package agent: the one that runs the
-// agent, so that the service manager's library can wait for a signal or for the
-// agent's end. After a crash the next start finishes or undoes what was going on.
+// It starts one goroutine beside the goroutines of package agent. That goroutine runs
+// the agent, so that the service manager's library can wait for a signal or for the
+// agent's end. After a crash the next start finishes or undoes the unfinished work.
 package main
 
 import (

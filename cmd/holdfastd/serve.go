@@ -237,8 +237,8 @@ func (p *program) Stop(service.Service) error {
 // errStopped is the cause of the end of a run that was told to stop.
 var errStopped = errors.New("the daemon was told to stop")
 
-// reload reads the configuration file again, has the agent take its section bandwidth,
-// and says what it found. For all else the running agent keeps what it started with:
+// reload reads the configuration file again, has the agent take its section
+// bandwidth, and reports the outcome. All other settings stay as at the start:
 // instances, limits and listeners change together, at a restart, which loses no work.
 func (p *program) reload() {
 	cfg, err := load(p.path)

@@ -276,7 +276,7 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
-// keptIn lists what a restore has replaced in a folder of volumes, and what is kept.
+// keptIn lists the replaced and kept volumes of a restore in a folder of volumes.
 func keptIn(t *testing.T, dir string) []string {
 	t.Helper()
 	kept, err := filepath.Glob(filepath.Join(dir, ".holdfast-kept-*"))
@@ -285,7 +285,7 @@ func keptIn(t *testing.T, dir string) []string {
 }
 
 // hidden lists the leftovers of a restore in a folder of
-// volumes, without snapshots and without what is kept.
+// volumes, without snapshots and without kept volumes.
 func hidden(t *testing.T, dir string) []string {
 	t.Helper()
 	left, err := filepath.Glob(filepath.Join(dir, ".*holdfast-*"))

@@ -13,9 +13,9 @@ import (
 	"holdfast/internal/evidence"
 )
 
-// system is what the host says of itself.
+// system holds the host's own facts.
 type system struct {
-	facts map[string][]string // by name, those that are known; any value in common agrees
+	facts map[string][]string // the known facts by name; any value in common agrees
 	boot  string              // id of this boot; "" where it is not known
 }
 
@@ -106,9 +106,9 @@ func text(path string) string {
 	return string(bytes.Trim(b, " \t\n\x00"))
 }
 
-// placeOf says where a folder lies: on which file system, and which file of it the
-// folder is. A copy of the folder is another file, and a rename keeps the place.
-// What the kernel does not tell is missing.
+// placeOf says where a folder lies: on which file system, and which file
+// of it the folder is. A copy of the folder is another file, and a rename
+// keeps the place. Facts that the kernel does not tell are missing.
 func placeOf(dir string) map[string]string {
 	place := map[string]string{}
 	// A file system without a UUID may have another number after a reboot.

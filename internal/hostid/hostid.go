@@ -6,17 +6,16 @@
 // Any number of processes may call it at the same time for one folder. It starts no goroutine. A
 // crash leaves the old file or the new one, and perhaps a temporary file (see internal/durable).
 //
-// Neither the machine id nor the name of a host is enough for that: machines that were
-// cloned have both in common, and containers often have no machine id. An identity of
-// our own has the same weakness when its folder is copied, so it is bound in three ways.
-// It holds digests of what the hardware and the system say of themselves (facts.go): where two
-// of those facts say something else, the folder is a copy. For the agent it also holds the place
-// of the folder, by which a copy on the same machine shows (Open). And it lists the boots in
-// which the folder was used: a copy that goes on with the same facts lists the boots of
-// its own and not those of the other, so neither judges the other.
+// Neither the machine id nor the name of a host is enough for that: machines that were cloned
+// have both in common, and containers often have no machine id. An identity of our own has the
+// same weakness when its folder is copied, so it is bound in three ways. It holds digests of
+// facts about the hardware and the system (facts.go): where two of those facts differ, the folder
+// is a copy. For the agent it also holds the place of the folder, by which a copy on the same
+// machine shows (Open). And it lists the boots in which the folder was used: a copy that goes on
+// with the same facts lists its own boots and not the other's, so neither judges the other.
 //
-// A copy of the command line's folder gets a new identity (Load). The agent's
-// folder holds a journal too, so there a person decides (Adopt).
+// A copy of the command line's folder gets a new identity (Load). The
+// agent's folder holds a journal too, so there a person decides (Adopt).
 package hostid
 
 import (

@@ -142,8 +142,8 @@ func (v *Vault) Backups(ctx context.Context, instance string) ([]BackupRef, erro
 }
 
 // ForkError says that an instance has several newest backups: hosts made each of them on top of
-// an earlier backup of the instance, and none holds what the others hold. Which of them continues
-// the instance only a person, or the control plane, can decide; see Vault.Accept.
+// an earlier backup of the instance, and none holds the content of the others. Only a person,
+// or the control plane, can decide which of them continues the instance; see Vault.Accept.
 type ForkError struct {
 	Instance string
 	Refs     []BackupRef // the heads, in the order of their sequence numbers
@@ -193,10 +193,10 @@ func (v *Vault) Find(ctx context.Context, instance, id string) (BackupRef, error
 	return BackupRef{}, fmt.Errorf("%w: %q in vault %s (%s)", ErrNoBackup, id, v.info.Name, v.st)
 }
 
-// NextSeq returns the sequence number of a backup that follows those of the list, which Backups
-// gave of the instance, and the id of the last of them, "" when there is none: the parent of a
-// backup of which nobody knows from which one its content came. Backups of this process that may
-// come to be stored late (see Settle) count as if they were in the list.
+// NextSeq returns the sequence number of a backup that follows the backups of the list,
+// which Backups gave of the instance, and the id of the last of them, "" when there is
+// none: the parent of a backup with content of unknown origin. Backups of this process
+// that may come to be stored late (see Settle) count as if they were in the list.
 func (v *Vault) NextSeq(instance string, refs []BackupRef) (seq uint64, parent string, err error) {
 	taken, late := v.ledger.seqTaken(instance)
 	if len(refs) == 0 {

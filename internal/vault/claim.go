@@ -40,7 +40,7 @@ type Claim struct {
 	keys []string // of its objects
 }
 
-// claimBody is what a claim's object holds, sealed.
+// claimBody is the sealed content of a claim's object.
 type claimBody struct {
 	Host     string    `cbor:"1,keyasint"`
 	Identity string    `cbor:"2,keyasint"`
@@ -146,7 +146,7 @@ func (c *Claim) name(beat uint64) string {
 	return fmt.Sprintf("%s/%s-%s-%08d", c.Instance, c.tag, c.ID, beat)
 }
 
-// readClaim reads what the last object of a claim says. One that was deleted meanwhile is gone.
+// readClaim reads the last object of a claim. An object that was deleted meanwhile is gone.
 func (v *Vault) readClaim(ctx context.Context, c *Claim) (gone bool, err error) {
 	gone = true
 	name := c.name(c.beat)
@@ -351,9 +351,9 @@ func (v *Vault) Unclaim(ctx context.Context, instance, identity string) error {
 	return nil
 }
 
-// KeepClaims renews the claims that a host has in the vault, on all instances for which keep says
-// so, and removes the others. lost are those that other hosts took over, which it removes too. It
-// makes no claim. What it could do it has done also where it returns an error.
+// KeepClaims renews the claims that a host has in the vault, on all instances for which keep
+// says so, and removes the others. lost are the claims that other hosts took over, which it
+// removes too. It makes no claim. It does as much as it can also where it returns an error.
 func (v *Vault) KeepClaims(ctx context.Context, identity string, keep func(instance string) bool) (kept, lost []Claim, err error) {
 	all, err := v.listClaims(ctx, "")
 	if err != nil {

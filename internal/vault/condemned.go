@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// condemned is what a condemned/ object holds, sealed: packs that a
-// collector found in no manifest and is about to delete.
+// condemned is the sealed content of a condemned/ object: packs
+// that a collector found in no manifest and is about to delete.
 type condemned struct {
 	Session string   `cbor:"1,keyasint"` // id of the collector's
 	Packs   []PackID `cbor:"2,keyasint"`
@@ -26,8 +26,8 @@ var condemnedPattern = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 func (v *Vault) condemnedPrefix() string { return v.info.ID + "/condemned/" }
 
-// readCondemned returns all packs that are condemned. An object that does
-// not open is an error: a backup that used what it condemns would lose it.
+// readCondemned returns all condemned packs. An object that does not
+// open is an error: a backup that used its packs would lose them.
 func (v *Vault) readCondemned(ctx context.Context) ([]PackID, error) {
 	var packs []PackID
 	if err := v.eachCondemnation(ctx, func(_ string, c condemned) { packs = append(packs, c.Packs...) }); err != nil {

@@ -295,7 +295,7 @@ func (c *copier) count() {
 	r.Backups.Source = len(c.from.backups)
 	r.Backups.Missing = len(backupsWithout(c.from.backups, backupSet(c.to.backups)))
 	r.Backups.Extra = len(backupsWithout(c.to.backups, backupSet(c.from.backups)))
-	r.Headers.Source = 1 // the one that is in force
+	r.Headers.Source = 1 // the header in force
 	c.countNotes()
 	newest := c.from.headers[len(c.from.headers)-1]
 	if !slices.ContainsFunc(c.to.headers, func(h headerRef) bool { return h.key == newest.key }) {

@@ -34,7 +34,7 @@ func newCopySides(t *testing.T, backups int) *copySides {
 	return &copySides{verifyVault(t, from, backups), id, from, obs.NewMemory()}
 }
 
-// options are those of a copy with the key, or without.
+// options are the options of a copy with the key, or without.
 func (s *copySides) options(keyed bool) CopyOptions {
 	o := CopyOptions{ID: s.v.info.ID}
 	if keyed {
@@ -244,8 +244,8 @@ func TestCopyBesideTheSource(t *testing.T) {
 	})
 }
 
-// TestCopyOfDamage: an object that came damaged once is read again, and one that
-// stays damaged is told; with the key the backups that do not need it are copied.
+// TestCopyOfDamage: an object that came damaged once is read again, and an object that
+// stays damaged is reported; with the key the backups that do not need it are copied.
 func TestCopyOfDamage(t *testing.T) {
 	bothWays(t, func(t *testing.T, keyed bool) {
 		s := newCopySides(t, 4)

@@ -85,7 +85,7 @@ func (c *copier) smallJob(k *smallKind, ref smallRef) copyJob {
 	}}
 }
 
-// smallSide is what a copy knows of one kind of small objects.
+// smallSide is the knowledge of a copy about one kind of small objects.
 type smallSide struct {
 	kind     *smallKind
 	from, to []smallRef

@@ -141,8 +141,8 @@ func TestCopyKeepsHeldBackups(t *testing.T) {
 	}
 }
 
-// TestHoldAgainstDeleteExtra: whatever the instant of the hold, either the hold
-// is refused, or the backup stays.
+// TestHoldAgainstDeleteExtra: at every instant of the
+// hold, either the hold is refused, or the backup stays.
 func TestHoldAgainstDeleteExtra(t *testing.T) {
 	held, refused := 0, 0
 	for n := 0; ; n++ {

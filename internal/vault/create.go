@@ -8,10 +8,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// CreatesOnce tells whether, of two that create a vault in this store at the
-// same moment, one is sure to get ErrVaultExists. It finds out from what the
-// store does, and not from what kind of store it is: it puts the signpost of
-// the vault, whose bytes are the same whoever puts it, and puts it again.
+// CreatesOnce tells whether, of two that create a vault in this store at the same moment, one is
+// sure to get ErrVaultExists. It finds out from the store's behaviour, and not from its kind: it
+// puts the signpost of the vault, whose bytes are the same for everybody, and puts it again.
 func CreatesOnce(ctx context.Context, st obs.Store, name string, nameKey []byte) (bool, error) {
 	return obs.ProveConditionalPut(ctx, st, signpostKey(ID(name, nameKey)), []byte(signpost))
 }

@@ -29,7 +29,7 @@ type Decision struct {
 	By       string    `json:"by"`     // who decided, in words
 }
 
-// decisionBody is what a decision's object holds, sealed.
+// decisionBody is the sealed content of a decision's object.
 type decisionBody struct {
 	Backup string    `cbor:"1,keyasint"`
 	Over   []string  `cbor:"2,keyasint"`
@@ -49,8 +49,8 @@ var decisionPattern = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,31})/([0
 
 func (v *Vault) decisionsPrefix() string { return v.info.ID + "/decisions/" }
 
-// Decisions returns what was decided about the forks of an instance, the oldest first. One decision
-// that does not open is an error: without it another backup would be the newest.
+// Decisions returns the decisions about the forks of an instance, the oldest first. One
+// decision that does not open is an error: without it another backup would be the newest.
 func (v *Vault) Decisions(ctx context.Context, instance string) ([]Decision, error) {
 	if err := CheckInstance(instance); err != nil {
 		return nil, err

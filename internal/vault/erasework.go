@@ -79,7 +79,7 @@ func (e *eraser) removeBelow(ctx context.Context, prefix string) error {
 	return e.removeBatch(ctx, batch)
 }
 
-// spared tells the keys that are not to be removed now: those that
+// spared tells the keys that must not be removed now: objects that
 // the store keeps, and the records of erasing, which go last.
 func (e *eraser) spared(key string) bool {
 	return e.locked[key] || strings.HasPrefix(key, e.o.ID+"/erasing/")
@@ -237,8 +237,8 @@ func (e *eraser) tell() {
 	}
 }
 
-// settled lists what is left, waits, and lists again. It returns a key that
-// is to be removed yet; "" where nothing is left but objects that the store keeps.
+// settled lists the remaining objects, waits, and lists again. It returns a key
+// that is to be removed yet; "" where only objects remain that the store keeps.
 func (e *eraser) settled(ctx context.Context) (string, error) {
 	e.report.EmptyLists = nil
 	for again := false; ; again = true {

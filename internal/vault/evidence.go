@@ -7,9 +7,9 @@ import (
 	"holdfast/internal/tree"
 )
 
-// Evidence says about which file system the rows of a catalogue, or of stat
-// pages, tell, and for how long and up to which time of change a file with the
-// same metadata has the same content. See "On what it rests" in FORMAT.md.
+// Evidence names the file system of the rows of a catalogue, or of stat pages,
+// and tells for how long and up to which time of change a file with the same
+// metadata has the same content. See "On what it rests" in FORMAT.md.
 type Evidence struct {
 	// FileSystem is the volume's, as evidence.FileSystem names it.
 	FileSystem string

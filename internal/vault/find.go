@@ -18,7 +18,7 @@ type Found struct {
 	Err  error // why the identity does not open it: ErrWrongKey, ErrCorrupt, ErrNewer
 }
 
-// List returns the vaults of a store in the order of their ids, also those that id does not
+// List returns the vaults of a store in the order of their ids, also vaults that id does not
 // open. It needs no name key. A vault that id opens says its name itself, and anybody who knows
 // the recipient could have made it: only Open, with the name key, tells that it is the fleet's.
 func List(ctx context.Context, st obs.Store, id *Identity) ([]Found, error) {

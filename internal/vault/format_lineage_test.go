@@ -123,8 +123,8 @@ func TestFormatOfLineage(t *testing.T) {
 	}
 }
 
-// TestDecisions: what was decided last counts, a branch that goes on is a
-// fork again, and a decision that does not open is no decision for nothing.
+// TestDecisions: the last decision counts, a branch that goes on is a fork
+// again, and a decision that does not open is no decision for nothing.
 func TestDecisions(t *testing.T) {
 	v, _ := newVault(t)
 	write := func(seq uint64, parent string) string {

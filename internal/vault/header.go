@@ -36,8 +36,8 @@ type document struct {
 	MAC   string          `json:"mac"` // hex HMAC-SHA256 of the compact form of Vault
 }
 
-// secret is what the wrapped key opens to. The name is in here so
-// that a bucket's owner can't read it.
+// secret is the plaintext of the wrapped key. The name
+// is in here so that a bucket's owner can't read it.
 type secret struct {
 	Key   []byte `json:"key"`
 	Name  string `json:"name"`
@@ -46,8 +46,8 @@ type secret struct {
 
 func (s *secret) clear() { clear(s.Key) }
 
-// proofOf is known to who has the name key, and to a vault's recipients for that vault only:
-// with the name key itself, one tenant's recipient could ask for the vaults of others.
+// proofOf is known to holders of the name key, and to a vault's recipients for that vault
+// only: with the name key itself, one tenant's recipient could ask for the vaults of others.
 func proofOf(nameKey []byte, vid string) []byte {
 	return keyedByName("holdfast vault proof v1\x00", nameKey, vid)
 }
@@ -205,12 +205,12 @@ func openHeader(ref headerRef, vid string, raw []byte, id *Identity) (h header, 
 	return h, s, nil
 }
 
-// parseSecret decodes what a wrapped key opened to.
+// parseSecret decodes the plaintext of a wrapped key.
 func parseSecret(plain []byte) (secret, error) {
 	var s secret
 	if err := json.Unmarshal(plain, &s); err != nil || len(s.Key) != 32 || s.Name == "" || len(s.Name) > 256 || len(s.Proof) != sha256.Size {
 		s.clear()
-		// never with what it is
+		// never with its content
 		return secret{}, errors.New("wrapped key is not of the form of a vault key")
 	}
 	return s, nil

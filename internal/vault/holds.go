@@ -11,7 +11,7 @@ import (
 
 const holdMagic = "HFHOLD\x00\x01"
 
-// Hold keeps a backup from being deleted, whatever the rules of retention say.
+// Hold keeps a backup from being deleted, against all rules of retention.
 type Hold struct {
 	ID       string    `cbor:"-" json:"hold"` // 32 hex digits
 	Instance string    `cbor:"1,keyasint" json:"instance"`

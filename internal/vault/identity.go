@@ -52,7 +52,7 @@ func (e *KeyError) Unwrap() error { return e.Err }
 const maxKeyFile = 1 << 20
 
 // ParseIdentity reads an age identity file: lines of AGE-SECRET-KEY-1…, comments with #,
-// whatever ends the lines. The recipient is that of the first. Its errors are *KeyError.
+// with any line ends. The recipient belongs to the first identity. Its errors are *KeyError.
 func ParseIdentity(file []byte) (*Identity, error) {
 	// an editor may begin a file with this mark
 	lines := bytes.Split(bytes.TrimPrefix(file, []byte("\xef\xbb\xbf")), []byte("\n"))
@@ -81,7 +81,7 @@ func ParseIdentity(file []byte) (*Identity, error) {
 
 const makeKey = "holdfast key new --out FILE makes a key"
 
-// noIdentity says what a file is that is no identity file.
+// noIdentity names the kind of a file that is no identity file.
 func noIdentity(file []byte) *KeyError {
 	const secret = "AGE-SECRET-KEY-"
 	text := string(bytes.ToUpper(bytes.TrimSpace(file)))

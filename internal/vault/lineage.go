@@ -25,8 +25,8 @@ type Lineage struct {
 	over     map[string]bool     // ids of heads over which another one was accepted
 }
 
-// LineageOf is the lineage of the backups of one instance, which Backups gave, without what was
-// decided about forks; see Vault.Lineage.
+// LineageOf is the lineage of the backups of one instance, which
+// Backups gave, without the decisions about forks; see Vault.Lineage.
 func LineageOf(refs []BackupRef) *Lineage {
 	l := &Lineage{refs: refs, branch: make([]string, len(refs)), members: map[string][]int{}, over: map[string]bool{}, tags: map[string][]int{}, twins: map[string][]string{}}
 	for i, r := range refs {
@@ -46,7 +46,7 @@ func LineageOf(refs []BackupRef) *Lineage {
 	return l
 }
 
-// Lineage returns the lineage of an instance, with what was decided about its forks.
+// Lineage returns the lineage of an instance, with the decisions about its forks.
 func (v *Vault) Lineage(ctx context.Context, instance string) (*Lineage, error) {
 	refs, err := v.Backups(ctx, instance)
 	if err != nil {
@@ -81,9 +81,9 @@ func (l *Lineage) find(seq uint64, tag string) (int, bool) {
 	return 0, false
 }
 
-// branchOf tells on which branch a backup is, also one that is not in the list. Two hosts may have
-// continued one branch at the same moment, without seeing each other: each of the two begins a
-// branch then, and those that follow belong to the one of their parent.
+// branchOf tells the branch of a backup, also of a backup that is not in the list. Two
+// hosts may have continued one branch at the same moment, without seeing each other: each
+// of the two begins a branch then, and later backups belong to the branch of their parent.
 func (l *Lineage) branchOf(r BackupRef) string {
 	if r.Begins || l.twin(r) {
 		return r.Tag
@@ -197,8 +197,8 @@ func (l *Lineage) newestOfBranches() (last []BackupRef) {
 	return last
 }
 
-// Tips returns the complete backups from which no other complete one descends, whatever was decided
-// about them, in the order of their sequence numbers.
+// Tips returns the complete backups from which no other complete one descends,
+// with or without a decision about them, in the order of their sequence numbers.
 func (l *Lineage) Tips() []BackupRef {
 	last := l.newestOfBranches()
 	tips := slices.DeleteFunc(slices.Clone(last), func(r BackupRef) bool {
@@ -233,8 +233,8 @@ func (l *Lineage) Newest() (BackupRef, error) {
 	return heads[0], nil
 }
 
-// Fork returns the heads that the backup of that id does not descend from. For content that comes
-// from that backup they are what a new backup of it would lack; all heads with "".
+// Fork returns the heads from which the backup of that id does not descend. A new
+// backup of content from that backup would lack their content; all heads with "".
 func (l *Lineage) Fork(id string) []BackupRef {
 	return slices.DeleteFunc(l.Heads(), func(r BackupRef) bool { return l.Descends(id, r.ID) })
 }
@@ -272,9 +272,9 @@ func (l *Lineage) Keep() map[string]string {
 // tellsBranch is the reason to keep a backup that later backups need to find their branch.
 const tellsBranch = "only it tells on which branch later backups are"
 
-// NewID returns an id for a backup of that parent, which may be missing in the list;
-// "" is none. The backup continues the branch of its parent where the parent is the
-// last of it, and begins one elsewhere. The other parameters are those of NewBackupID.
+// NewID returns an id for a backup of that parent, which may be missing in the list; ""
+// is none. The backup continues the branch of its parent where the parent is the last of
+// the branch, and begins a branch elsewhere. The other parameters are as for NewBackupID.
 func (l *Lineage) NewID(seq uint64, t time.Time, parent string, incomplete bool) string {
 	p, ok := idRef(parent)
 	if !ok {
@@ -288,8 +288,8 @@ func (l *Lineage) NewID(seq uint64, t time.Time, parent string, incomplete bool)
 	return newBackupID(seq, t, p, branch, begins, incomplete)
 }
 
-// decide applies a decision: the heads that it names and that the accepted backup does not descend
-// from give way, as long as the accepted backup, or one that descends from it, is there.
+// decide applies a decision: the named heads from which the accepted backup does not
+// descend give way, as long as the accepted backup, or a descendant of it, is there.
 func (l *Lineage) decide(d Decision) {
 	stands := func(r BackupRef) bool { return l.Descends(r.ID, d.Backup) || l.Descends(d.Backup, r.ID) }
 	tips := l.Tips()

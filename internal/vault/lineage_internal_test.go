@@ -125,8 +125,8 @@ func (m *lineageModel) forget(t *rapid.T) {
 	m.content[host] = ""
 }
 
-// remove is retention, which leaves what Keep names,
-// and waits for who is about to write a manifest.
+// remove is retention, which leaves the backups of Keep,
+// and waits for writers that are about to write a manifest.
 func (m *lineageModel) remove(t *rapid.T) {
 	if slices.ContainsFunc(m.writers, func(w *lineageWriter) bool { return w.lineage != nil }) {
 		t.Skip("a manifest is about to be written")
@@ -241,8 +241,8 @@ func (m *lineageModel) show(l *Lineage) string {
 	return b.String()
 }
 
-// TestLineageModel: whatever hosts do with the backups of one instance, the names of those that are
-// left say what came from what, and no fork goes unseen.
+// TestLineageModel: after any acts of hosts on the backups of one instance, the
+// names of the remaining backups give the true lineage, and no fork goes unseen.
 func TestLineageModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &lineageModel{parent: map[string]string{}, content: make([]string, 3)}

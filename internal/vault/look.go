@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Look is what an agent leaves in a vault each time that it looks whether another
-// copy of its own state folder is alive: a copy finds a look that it never put.
+// Look is the object that an agent leaves in a vault each time that it looks whether
+// another copy of its own state folder is alive: a copy finds a look that it never put.
 type Look struct {
 	Name string `cbor:"-"` // of the object, below the looks of the vault; LookName makes it
 	// Life is random for each life of the agent, and Parent the life that put the looks
@@ -61,9 +61,9 @@ func (v *Vault) PutLook(ctx context.Context, l Look) error {
 	return nil
 }
 
-// Looks returns the looks of the identity. Of those that are known it has nothing but the name,
-// and reads none. With an error it returns what it could read: one that is
-// damaged is ErrCorrupt, and says nothing of who put it.
+// Looks returns the looks of the identity. Of known looks it has nothing but
+// the name, and reads none. With an error it returns the readable looks: a
+// damaged look is ErrCorrupt, and tells nothing about the host that put it.
 func (v *Vault) Looks(ctx context.Context, identity string, known func(name string) bool) ([]Look, error) {
 	var all []Look
 	var failed error

@@ -11,8 +11,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestLooks: an identity finds its looks and those of its copies, and no others; those
-// that it knows by name are not read, and a damaged one is told of beside the others.
+// TestLooks: an identity finds its looks and the looks of its copies, and no others; looks
+// that it knows by name are not read, and a damaged look is reported beside the others.
 func TestLooks(t *testing.T) {
 	id, err := vault.GenerateIdentity()
 	if err != nil {

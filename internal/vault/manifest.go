@@ -14,7 +14,7 @@ import (
 	"holdfast/internal/seal"
 )
 
-// What a volume is.
+// The kinds of volumes.
 const (
 	KindTree = "tree" // a folder with all that is in it
 	// the content of one file or block device; its recipe has one item, a file whose path is empty
@@ -43,13 +43,13 @@ type Volume struct {
 	Excludes []string `cbor:"11,keyasint,omitempty" json:"excludes,omitempty"`
 	// ExcludeCaches says that the backup leaves out the content of folders with a CACHEDIR.TAG.
 	ExcludeCaches bool `cbor:"12,keyasint,omitempty" json:"exclude_caches,omitempty"`
-	// Clock and Young are those of Evidence, in nanoseconds. Without stat pages they are 0.
+	// Clock and Young are as in Evidence, in nanoseconds. Without stat pages they are 0.
 	Clock int64 `cbor:"13,keyasint,omitempty" json:"-"`
 	Young int64 `cbor:"14,keyasint,omitempty" json:"-"`
 }
 
-// Content counts what the volume holds beside folders: entries, or bytes of an image. A volume
-// without any is empty.
+// Content counts the content of the volume beside folders:
+// entries, or bytes of an image. A volume without any is empty.
 func (v *Volume) Content() uint64 {
 	if v.Kind == KindImage {
 		return v.Bytes
@@ -88,7 +88,7 @@ type Manifest struct {
 	// when it began. No clock has a part in it.
 	Seq uint64 `cbor:"12,keyasint" json:"sequence"`
 	// Parent is the id of the backup from which the content of the volumes came: the last
-	// one that was made of them or restored to them; "" where the writer knows of none.
+	// backup that was made of them or restored to them; "" where the writer knows of none.
 	Parent string `cbor:"13,keyasint,omitempty" json:"parent,omitempty"`
 	// Lost counts the losses that nobody accepted. A backup with any
 	// is incomplete, and its id says so.

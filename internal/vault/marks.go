@@ -15,9 +15,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// Operators and rules of retention forget backups. A forgotten backup has a mark and stays until a
-// prune deletes its manifest, which the prune announces first (going). A hold keeps a backup,
-// whatever the rules say.
+// Operators and rules of retention forget backups. A forgotten backup has
+// a mark and stays until a prune deletes its manifest, which the prune
+// announces first (going). A hold keeps a backup against all rules.
 
 const (
 	forgottenMagic = "HFFORG\x00\x01"

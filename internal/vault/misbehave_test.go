@@ -48,8 +48,8 @@ func atServer(t *testing.T, b *proxytest.Bucket, m *proxytest.Misbehaviour) obs.
 	return st
 }
 
-// TestNothingIsMadeOverAVault: whatever a server answers, a vault that is there
-// keeps its header, and what can't be read is no finding that there is nothing.
+// TestNothingIsMadeOverAVault: with any answer of a server, an existing vault
+// keeps its header, and an unreadable header does not count as a missing one.
 func TestNothingIsMadeOverAVault(t *testing.T) {
 	id := identity(t)
 	for _, m := range proxytest.Misbehaviours() {
@@ -158,8 +158,8 @@ func TestTwoCreatorsWithoutCondition(t *testing.T) {
 	}
 }
 
-// TestABitThatFlipsOnItsWay: one damaged answer to any read is no
-// damage of the object, and a wrong key is not what it means.
+// TestABitThatFlipsOnItsWay: one damaged answer to any read is
+// no damage of the object, and does not count as a wrong key.
 func TestABitThatFlipsOnItsWay(t *testing.T) {
 	inner, id := obs.NewMemory(), identity(t)
 	v, err := vault.Create(t.Context(), inner, "tenant", nil, nil, id)
@@ -213,7 +213,7 @@ func TestABitThatFlipsOnItsWay(t *testing.T) {
 			}
 		}
 	}
-	// What is damaged in the store stays damaged.
+	// An object that is damaged in the store stays damaged.
 	f = obstest.NewFaulty(inner)
 	f.Inject(obstest.Fault{Op: obstest.Read, Corrupt: func(p []byte, _ int64) {
 		if len(p) > 0 {

@@ -40,7 +40,7 @@ func TestModel(t *testing.T) {
 			rt.Fatal(err)
 		}
 	})
-	// What is rare may not have come; then the games of some seeds have it.
+	// Rare events may not have come; then the games of some seeds have them.
 	gen := rapid.Custom(func(rt *rapid.T) error { return play(t, rt, dir, rules{}, &sum) })
 	for seed := 0; seed < 500 && !sum.complete(); seed++ {
 		if err := gen.Example(seed); err != nil {
@@ -126,7 +126,7 @@ type game struct {
 	removed   map[string]bool // sessions that the operator removed
 	seen      map[string]bool // backups that were compared since packs were last deleted
 	resume    []string        // packs of writers that crashed
-	// what a host remembers of old backups, whether or not it is still there
+	// a host's memory of old backups, which may be gone
 	known map[int]Loc
 }
 
@@ -158,7 +158,7 @@ func play(t *testing.T, rt *rapid.T, dir string, r rules, sum *tally) error {
 	return g.settle()
 }
 
-// stop lets go of what the game has under way.
+// stop lets go of the game's open requests.
 func (g *game) stop() {
 	for len(g.writers) > 0 {
 		g.kill(g.writers[0])
@@ -239,7 +239,7 @@ func (g *game) list(part string) (found []string) {
 	return found
 }
 
-// deleteBackup deletes one that was reported as made.
+// deleteBackup deletes a backup that was reported as made.
 func (g *game) deleteBackup() {
 	all := slices.Sorted(maps.Keys(g.confirmed))
 	if len(all) == 0 {
@@ -264,7 +264,7 @@ func (g *game) rekey() {
 	g.sum.Rekeys++
 }
 
-// settleDoubts lets a process whose writer has ended find out what became of its manifests.
+// settleDoubts lets a process whose writer has ended find out the outcome of its manifests.
 func (g *game) settleDoubts(p *view) {
 	if g.rules.writerForgetsDoubt || p.busy {
 		return
@@ -303,7 +303,7 @@ func (g *game) fail(err error) {
 	}
 }
 
-// check compares every backup that exists with what was backed up.
+// check compares every existing backup with its original content.
 func (g *game) check() error {
 	if g.failed != nil {
 		return g.failed
@@ -371,11 +371,11 @@ func (g *game) compare(id string) error {
 	return err
 }
 
-// settle ends what is under way, collects, and looks whether no garbage is left.
+// settle ends all open work, collects, and looks whether no garbage is left.
 func (g *game) settle() error {
 	g.stop()
 	if g.rules != (rules{}) {
-		return g.check() // a collector that breaks rules may leave what it likes
+		return g.check() // a collector that breaks rules may leave garbage
 	}
 	w := &writer{view: &view{g: g, sound: true}}
 	for g.writers = append(g.writers, w); len(g.writers) > 0 && g.failed == nil; {
@@ -388,7 +388,7 @@ func (g *game) settle() error {
 	if err := g.noGarbage(); err != nil {
 		return err
 	}
-	// What a dead collector condemned stays until no backup needs it any more.
+	// Packs that a dead collector condemned stay until no backup needs them any more.
 	g.fail(g.st.Delete(g.ctx, g.list("backups/")...))
 	g.collectAll()
 	if left := append(g.list("sessions/"), g.list("condemned/")...); len(left) > 0 {
@@ -397,7 +397,7 @@ func (g *game) settle() error {
 	return g.failed
 }
 
-// collectAll collects twice: what is left, and what others condemned.
+// collectAll collects twice: its own garbage, and then the packs that others condemned.
 func (g *game) collectAll() {
 	for range 2 {
 		c := newCollector(&view{g: g, sound: true})

@@ -83,7 +83,7 @@ func (c *collector) leave() {
 	c.g.collectors = slices.DeleteFunc(c.g.collectors, func(o *collector) bool { return o == c })
 }
 
-// killCollector ends a collector's process, whatever it was doing.
+// killCollector ends a collector's process in any state.
 func (g *game) killCollector(c *collector) {
 	if c.busy {
 		return

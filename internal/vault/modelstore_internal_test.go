@@ -57,13 +57,13 @@ func (p *view) plan() {
 	case 11:
 		p.loseIn, p.how, p.refuses = p.g.draw(2, "loses"), p.g.draw(3, "how"), p.g.draw(3, "refuses") > 0
 	}
-	// what this rule is about comes by chance too seldom
+	// the case of this rule comes by chance too seldom
 	if p.g.rules.writerForgetsDoubt && p.g.draw(3, "doubt") == 0 {
 		p.dieIn, p.loseIn, p.how, p.refuses = -1, 0, 2, true
 	}
 }
 
-// deliver does what was on its way.
+// deliver does the requests that were on their way.
 func (p *view) deliver() {
 	if len(p.late) > 0 {
 		l := p.late[0]
@@ -82,7 +82,7 @@ func (p *view) vault() *Vault {
 	return &v
 }
 
-// ended makes the sessions of the process those of a dead one.
+// ended makes the sessions of the process sessions of a dead process.
 func (p *view) ended() {
 	p.late = nil
 	for _, id := range p.session {

@@ -44,7 +44,7 @@ func (a *writer) step() {
 		if a.s, err = v.BeginSession(g.ctx, SessionOptions{Host: "h", Settled: g.settled}); err == nil && !g.rules.writerIgnoresCondemned {
 			a.without = append(a.without, a.s.Condemned()...)
 		}
-	case 1: // what is stored?
+	case 1: // which content is stored?
 		resume := a.sent
 		if len(resume) == 0 && !a.sound && g.draw(2, "resume") == 0 {
 			resume, g.resume = g.resume, nil
@@ -117,7 +117,7 @@ func lostIDs(e *MissingPacksError) []PackID {
 
 func chunkPath(i int) string { return fmt.Sprintf("f%02d", i) }
 
-// store adds files of some chunks: from what the host remembers, from the index, or anew.
+// store adds files of some chunks: from the host's memory, from the index, or anew.
 func (a *writer) store() error {
 	if err := a.rec.Add(Item{Entry: tree.Entry{Kind: tree.Dir}}); err != nil {
 		return err
@@ -225,7 +225,7 @@ func (a *writer) giveUp() {
 		if a.g.rules.writerForgetsDoubt {
 			a.s.doubts = 0
 		}
-		a.plain() // what can't be removed now goes with the next session; both are played
+		a.plain() // a session that can't be removed now goes with the next one; both are played
 		if err := a.s.End(a.g.ctx); err != nil {
 			a.g.fail(err)
 		}
@@ -235,7 +235,7 @@ func (a *writer) giveUp() {
 
 func (a *writer) abort() {
 	if a.w != nil {
-		_ = a.w.Abort(errors.New("the writer gives up")) // whatever it says, it is given up
+		_ = a.w.Abort(errors.New("the writer gives up")) // it is given up in any case
 		a.w = nil
 	}
 }
@@ -255,8 +255,8 @@ func (g *game) kill(a *writer) {
 	g.exit(a.view)
 }
 
-// exit ends a process: no request of it has an effect any more, and
-// its sessions are those of a dead one.
+// exit ends a process: no request of it has an effect any
+// more, and its sessions are sessions of a dead process.
 func (g *game) exit(p *view) {
 	p.ended()
 	g.lingering = slices.DeleteFunc(g.lingering, func(o *view) bool { return o == p })

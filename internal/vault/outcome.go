@@ -10,9 +10,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// A request can fail although it took effect: the answer was lost, or
-// a later try was refused. This file finds out what became of the
-// manifests whose put ended so, and remembers those of which it can't.
+// A request can fail although it took effect: the answer was lost, or a
+// later try was refused. This file finds out the outcome of manifests
+// whose put ended so, and remembers manifests whose outcome stays unknown.
 
 // ErrMayExist says that a manifest could not be confirmed, and that nobody knows whether
 // it is stored. The vault remembers the doubt and resolves it later, see Vault.Settle.
@@ -34,15 +34,15 @@ func (s Settled) String() string {
 	return fmt.Sprintf("%s does not exist: %v", of, s.Err)
 }
 
-// ledger holds what this process does not know yet of the objects that it put into one vault.
+// ledger lists the objects that this process put into one vault with a still unknown outcome.
 type ledger struct {
 	turn chan struct{} // 1 token: one goroutine settles at a time
 
 	mu     sync.Mutex
 	doubts []*doubt
 	// taken has, by instance, the greatest sequence number that a manifest in
-	// doubt has or had. A later backup takes a greater one, whatever the lists of
-	// the store say, so that it makes no fork with a manifest that comes late.
+	// doubt has or had. A later backup takes a greater number, whatever the
+	// store lists, so that it makes no fork with a manifest that comes late.
 	taken map[string]uint64
 	left  []string // ids of sessions that ended and whose objects may still be in the store
 }
@@ -130,7 +130,7 @@ func (v *Vault) InDoubt(instance, id string) bool {
 	return slices.ContainsFunc(v.ledger.doubts, func(d *doubt) bool { return d.backup.Instance == instance && d.backup.ID == id })
 }
 
-// outcome is what became of a manifest.
+// outcome is the outcome of a manifest's put.
 type outcome int
 
 const (
@@ -152,8 +152,8 @@ func (v *Vault) storeManifest(ctx context.Context, key string, object []byte) (o
 	return false, nil
 }
 
-// decide finds out what became of a manifest. It repeats the put: the name is written once,
-// so the same bytes under it are harmless, and a put that is confirmed leaves nothing open.
+// decide finds out the outcome of a manifest. It repeats the put: the name is written
+// once, so the same bytes under it are harmless, and a confirmed put leaves nothing open.
 // Where the store refuses that, only a look is left, which can tell that the manifest is
 // there, and never that it will not come: the first put may still be under way.
 func (v *Vault) decide(ctx context.Context, d *doubt, repeat bool) (outcome, error) {
@@ -224,10 +224,10 @@ func putHeader(ctx context.Context, st obs.Store, key string, doc []byte, put fu
 	return err
 }
 
-// Settle resolves what is in doubt: manifests whose put or reading back failed, and
-// sessions that ended and could not be removed. It takes no request where there is
-// neither. A process that stays calls it now and then; BeginSession resolves the manifests
-// too. It returns what became of which backup; what stays in doubt is the error.
+// Settle resolves doubts: manifests whose put or reading back failed, and sessions
+// that ended and could not be removed. It takes no request where there is neither.
+// A process that stays calls it now and then; BeginSession resolves the manifests
+// too. It returns the outcomes by backup; the error names the doubts that remain.
 func (v *Vault) Settle(ctx context.Context) ([]Settled, error) {
 	done, err := v.settleManifests(ctx)
 	v.ledger.mu.Lock()

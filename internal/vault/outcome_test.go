@@ -64,8 +64,8 @@ func exists(t *testing.T, v *vault.Vault, m *vault.Manifest) bool {
 	return err == nil
 }
 
-// TestUnknownOutcomeOfManifestIsResolved: whatever the tries of a put
-// ended with, the store is asked before a backup is called failed.
+// TestUnknownOutcomeOfManifestIsResolved: after any errors of a
+// put's tries, the store is asked before a backup is called failed.
 func TestUnknownOutcomeOfManifestIsResolved(t *testing.T) {
 	put := func(nth, times int, err error, after bool) obstest.Fault {
 		return obstest.Fault{Op: obstest.Put, Key: part("backups"), Nth: nth, Times: times, Err: err, After: after}
@@ -125,7 +125,7 @@ func TestUnknownOutcomeOfManifestIsResolved(t *testing.T) {
 }
 
 // TestUnknownOutcomeOfCancelledManifest: a put that a cancellation
-// cuts off is looked at, and what stays unknown is said.
+// cuts off is looked at, and an unknown outcome is reported.
 func TestUnknownOutcomeOfCancelledManifest(t *testing.T) {
 	for name, gone := range map[string]bool{"the store answers again": false, "the store does not answer any more": true} {
 		v, f := doubtful(t)
@@ -331,9 +331,9 @@ func TestUnknownOutcomeOfSessions(t *testing.T) {
 	}
 }
 
-// TestChaosLeavesNoDoubt: backups of one process while the store fails at
-// random. What was reported as made exists, what was reported as failed without
-// doubt does not, and once the store is well everything in doubt is resolved.
+// TestChaosLeavesNoDoubt: backups of one process while the store fails at random.
+// Each backup that was reported as made exists, each backup that was reported as
+// failed without doubt does not, and once the store is well every doubt is resolved.
 func TestChaosLeavesNoDoubt(t *testing.T) {
 	resolved, doubted := 0, 0
 	for seed := range uint64(400) {

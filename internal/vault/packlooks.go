@@ -12,7 +12,7 @@ import (
 	"holdfast/internal/obs"
 )
 
-// PackLooks is what the store was found to have of packs, under one session: since then the
+// PackLooks is the state of packs in the store, as found under one session: since then the
 // session keeps them from being collected (FORMAT.md, Garbage), so each pack has to be looked
 // at once, however many backups the session has. It may be used by any number of goroutines.
 type PackLooks struct {
@@ -23,12 +23,12 @@ type PackLooks struct {
 	listed bool // all packs were listed, and are in seen
 }
 
-// packSeen is what one look found.
+// packSeen is the result of one look.
 type packSeen struct {
 	size   int64     // 0: the pack can't be used
 	until  time.Time // the end of its lock; zero in a store without object lock
 	reason string    // why it can't be used
-	fit    bool      // the pack itself is whole: what it lacks is a lock that is long enough
+	fit    bool      // the pack itself is whole, but its lock is too short
 }
 
 const (
@@ -60,7 +60,7 @@ func (l *PackLooks) note(id PackID, s packSeen) {
 	l.seen[id] = s
 }
 
-// get returns what is known of a pack. known is false where it has to be looked at.
+// get returns the result of the look at a pack. known is false where it has to be looked at.
 func (l *PackLooks) get(id PackID) (s packSeen, known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -84,7 +84,7 @@ func (l *PackLooks) stat(ctx context.Context, id PackID) (packSeen, error) {
 	return s, nil
 }
 
-// seenAs judges a pack by what the store says of it.
+// seenAs judges a pack by the store's answer.
 func seenAs(info obs.Info) packSeen {
 	switch {
 	case info.Cold:

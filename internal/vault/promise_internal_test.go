@@ -14,8 +14,8 @@ import (
 	"holdfast/internal/obs"
 )
 
-// hooked lets a test do something before a request: what others do while a process is paused, or
-// a fault, which is the error.
+// hooked lets a test act before a request: the acts of others
+// while a process is paused, or a fault, which is the error.
 type hooked struct {
 	obs.Store
 	mu     sync.Mutex

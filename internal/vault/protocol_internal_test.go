@@ -6,12 +6,12 @@ import (
 	"testing"
 )
 
-// This file and its neighbours protocol…_internal_test.go check the protocol of FORMAT.md (Garbage)
-// without the code: they visit every state that a few processes can reach, their requests in any
-// order. A pause is a process that is not chosen for a while, and a dead collector is never chosen
-// again. What is left out (a rule) or happens (a fault) is named in each check.
+// This file and its neighbours protocol…_internal_test.go check the protocol of FORMAT.md
+// (Garbage) without the code: they visit every state that a few processes can reach, their
+// requests in any order. A pause is a process that is not chosen for a while, and a dead collector
+// is never chosen again. Each check names the rule that it leaves out, or the fault that happens.
 
-// protocolRules are what the processes keep to.
+// protocolRules are the rules of the processes.
 type protocolRules struct {
 	sessionFirst  bool // W1: the session before the list of condemnations
 	avoid         bool // W2: no condemned pack is used
@@ -128,7 +128,7 @@ type pState struct {
 	w                                              [mostWriters]pWriter
 	c                                              [mostCollectors]pCollector
 	reader, reads                                  uint8
-	packs, ever, sessions, manifests, condemnation uint8 // ever: what an index or a catalogue may list
+	packs, ever, sessions, manifests, condemnation uint8 // ever: packs that an index or a catalogue may list
 }
 
 func (s *pState) named(manifests uint8) (packs uint8) {
@@ -178,7 +178,7 @@ func (m *protocolCheck) next(s pState, out func(pState)) {
 	if m.readers > 0 {
 		m.reader(s, emit)
 	}
-	for i := range mostWriters + 1 { // retention deletes what was reported, or what a failed writer left
+	for i := range mostWriters + 1 { // retention deletes reported backups, and backups of failed writers
 		if s.manifests&(1<<i) != 0 && (i == firstBackup || s.w[i].marks&wasTold != 0 || s.w[i].at >= wDone) {
 			n := s
 			n.manifests &^= 1 << i
@@ -282,7 +282,7 @@ func (m *protocolCheck) search(most int) (wrong string, states int, cutOff bool)
 	return "", len(seen), false
 }
 
-// protocolCase is a check and what is expected of it.
+// protocolCase is a check and its expected result.
 type protocolCase struct {
 	check protocolCheck
 	wrong string // the property that breaks; "" is none

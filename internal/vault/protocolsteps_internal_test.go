@@ -88,7 +88,7 @@ func (m *protocolCheck) begin(n *pState, i int) {
 	}
 }
 
-// mishaps are what happens to a writer, whatever it is doing.
+// mishaps are the events that can happen to a writer in any state.
 func (m *protocolCheck) mishaps(s pState, i int, step func(func(*pState, *pWriter))) {
 	bit, w := uint8(1)<<i, s.w[i]
 	if w.at > wPut && w.at < wTold { // later it ends its session next in any case
@@ -116,8 +116,8 @@ func (m *protocolCheck) mishaps(s pState, i int, step func(func(*pState, *pWrite
 	}
 }
 
-// choose ends the list of condemnations and decides which packs the backup uses. What the list
-// misses is the worst: it has only what was there from its begin to its end.
+// choose ends the list of condemnations and decides which packs the backup uses. The list is
+// as poor as possible: it has only the objects that were there from its begin to its end.
 func (m *protocolCheck) choose(s pState, i int, step func(func(*pState, *pWriter))) {
 	bit := uint8(1) << i
 	avoid := s.condemnedBy(s.w[i].list & s.condemnation)
@@ -207,7 +207,7 @@ func (m *protocolCheck) collector(s pState, i int, out func(pState)) {
 		step(func(n *pState, c *pCollector) {
 			c.condemned &^= n.named(c.manifests & n.manifests)
 			if c.manifests, c.at = 0, cCondemns; c.condemned == 0 {
-				c.at = cDeletes // to look after what others left
+				c.at = cDeletes // to look after the remains of others
 			}
 		})
 	case cCondemns:

@@ -11,7 +11,7 @@ import (
 	"holdfast/internal/obs"
 )
 
-// backups makes so many backups, each with a pack of its own and one that all share.
+// backups makes so many backups, each with a pack of its own and a pack that all share.
 func (p *scene) backups(n int) (all []*Manifest) {
 	p.Helper()
 	shared := p.pack()
@@ -152,8 +152,8 @@ func TestSaveAgainstPrune(t *testing.T) {
 	}
 }
 
-// TestPruneGoesOn: a prune that ends at any request, with or without a chance to take back what it
-// announced, loses nothing, and the next one leaves no garbage.
+// TestPruneGoesOn: a prune that ends at any request, with or without a chance to
+// take its announcements back, loses nothing, and the next one leaves no garbage.
 func TestPruneGoesOn(t *testing.T) {
 	for name, dies := range map[string]bool{"the store is gone": false, "the process dies": true} {
 		ended := false
@@ -429,8 +429,8 @@ func TestHoldWithoutEnd(t *testing.T) {
 	}
 }
 
-// TestPrunePassesOver: a prune neither reads nor deletes looks, claims, decisions, records of
-// copies and objects of unknown kinds, whatever is in them.
+// TestPrunePassesOver: a prune neither reads nor deletes looks, claims,
+// decisions, records of copies and objects of unknown kinds, with any content.
 func TestPrunePassesOver(t *testing.T) {
 	p := newScene(t)
 	s, pack := p.begin(p.v), p.pack()

@@ -29,7 +29,7 @@ func Retention(key string, asked time.Duration) time.Duration {
 // maxLockSlack bounds lockSlack, which is how much longer than any manifest garbage stays.
 const maxLockSlack = 30 * 24 * time.Hour
 
-// lockSlack is by how much the lock of a pack is longer than that of a manifest, when it is put
+// lockSlack is how much longer the lock of a pack is than the lock of a manifest, when it is put
 // and each time that it is prolonged: a quarter of it. A backup prolongs the lock of a pack when
 // a quarter of the slack is left (lookMargin), so daily backups that use a pack prolong it once
 // in three quarters of the slack and not each day: with locks of 30 days once in 5 to 6 days.

@@ -7,8 +7,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestRetention: a pack is locked longer than the manifests that
-// name it, by a bounded time, and what can be made anew not at all.
+// TestRetention: a pack is locked longer than the manifests that name it, by
+// a bounded time, and objects that can be made anew are not locked at all.
 func TestRetention(t *testing.T) {
 	const id, day = "0123456789abcdef0123456789abcdef", 24 * time.Hour
 	for _, c := range []struct {

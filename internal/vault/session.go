@@ -22,11 +22,11 @@ import (
 var ErrSessionGone = errors.New("the backup's session was removed from the vault")
 
 // Session tells a collector that somebody is writing to the vault: while its object is in
-// the store, no pack is deleted that was not condemned before it began. A writer begins one
-// before it looks at anything that says what is stored (index, catalogue, manifests, packs
+// the store, only packs are deleted that were condemned before it began. A writer begins a
+// session before it looks at any list of stored content (index, catalogue, manifests, packs
 // of an earlier try), writes its manifest through it, and ends it. Several backups of one
-// process may be made under one, at once or one after the other; End comes after the last.
-// A crash leaves the object, which the next BeginSession on the same host removes.
+// process may be made under one session, at once or one after the other; End comes after the
+// last. A crash leaves the object, which the next BeginSession on the same host removes.
 type Session struct {
 	v         *Vault
 	id        string
@@ -44,18 +44,18 @@ type SessionOptions struct {
 	// Identity tells this host from all others. Without one, nobody
 	// says after a reboot that its sessions have ended.
 	Identity hostid.Identity
-	Instance string // what is backed up; for people
+	Instance string // that is backed up; for people
 	// Warn is told of sessions that could not be looked at or removed,
 	// and of backups that are in doubt still. Nil is allowed.
 	Warn func(error)
-	// Mended is told of what the vault lacked, and has again. Nil is allowed.
+	// Mended is told about a part that the vault lacked, and has again. Nil is allowed.
 	Mended func(error)
 	// Settled is told of each backup that was in doubt, and of which
 	// it shows now whether it exists. Nil is allowed.
 	Settled func(Settled)
 }
 
-// sessionBody is what a session's object holds, sealed.
+// sessionBody is the sealed content of a session's object.
 type sessionBody struct {
 	Kind     int       `cbor:"1,keyasint"`
 	Host     string    `cbor:"2,keyasint"`
@@ -78,14 +78,15 @@ const (
 	// endTime bounds how long the end of a session may hold up a
 	// backup that is done or was given up.
 	endTime = 10 * time.Second
-	// hastyEnd is the same for one that was told to end: an instance may be held until it has.
+	// hastyEnd is the same for a session that was told
+	// to end: an instance may be held until it has.
 	hastyEnd = time.Second
 )
 
 var sessionPattern = regexp.MustCompile(`^[0-9a-f]{16}-[0-9a-f]{32}$`)
 
-// running are the ids of the sessions that this process has under way. One that names
-// this process and is not in here has ended, but its object could not be deleted.
+// running are the ids of the sessions that this process has under way. A session that
+// names this process and is not in here has ended, but its object could not be deleted.
 var running sync.Map
 
 func (v *Vault) sessionsPrefix() string { return v.info.ID + "/sessions/" }
@@ -98,7 +99,7 @@ func (v *Vault) hostTag(p process) string {
 	return hex.EncodeToString(k[:8])
 }
 
-// BeginSession stores a session, removes those of this host whose process has
+// BeginSession stores a session, removes sessions of this host whose process has
 // ended, and reads which packs are condemned. It takes three requests when nothing
 // is to be removed and nothing is condemned; a manifest and the end take one each.
 func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, error) {
@@ -122,8 +123,8 @@ func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, e
 	if err := v.removeEnded(ctx, me); err != nil && o.Warn != nil {
 		o.Warn(err)
 	}
-	// Invariant session-first: whatever is read from here on, the
-	// collector waits for us or we see what it condemned.
+	// Invariant session-first: from here on, either the collector waits
+	// for this session, or the session sees the collector's condemnations.
 	if s.condemned, err = v.readCondemned(ctx); err != nil {
 		return nil, errors.Join(err, s.End(ctx))
 	}
@@ -173,8 +174,8 @@ func (v *Vault) removeEnded(ctx context.Context, me observer) error {
 	return nil
 }
 
-// Condemned returns the packs that a collector is about to delete:
-// what they hold is to be stored anew.
+// Condemned returns the packs that a collector is
+// about to delete: their content is to be stored anew.
 func (s *Session) Condemned() []PackID { return slices.Clone(s.condemned) }
 
 // WriteManifest is Vault.WriteManifest under this session, of a vault that can be opened (see
@@ -269,7 +270,7 @@ func (v *Vault) ForgetHost(ctx context.Context, host string) (int, error) {
 }
 
 // readSessions reads the sessions whose names begin with prefix and
-// that are wanted, and what it can of them when some are damaged.
+// that are wanted, and the readable ones when some are damaged.
 func (v *Vault) readSessions(ctx context.Context, prefix string, wanted func(id string) bool) ([]SessionInfo, error) {
 	var all []SessionInfo
 	var failed error

@@ -1,10 +1,10 @@
-// Package vault is one tenant's set of backups in object storage: keys, packs, index, recipes and
-// manifests. It alone knows the object layout, which FORMAT.md gives byte by byte.
+// Package vault is one tenant's set of backups in object storage: keys, packs, index, recipes
+// and manifests. It alone knows the object layout, which FORMAT.md gives byte by byte.
 //
 // internal/backup writes through it, internal/restore and the programs read through it. A
-// Writer runs uploads in goroutines of its own, which Finish or Abort waits for; nothing
-// else here starts one that outlives its call. A crash leaves packs and index segments that
-// no manifest names; they are valid, found by name, and may be used or collected later.
+// Writer runs uploads in goroutines of its own, which Finish or Abort waits for; nothing else
+// here starts a goroutine that outlives its call. A crash leaves packs and index segments
+// that no manifest names; they are valid, found by name, and may be used or collected later.
 // Everything read from the store is untrusted until it opened under the vault's key.
 package vault
 
@@ -40,7 +40,7 @@ var (
 	ErrCorrupt = errors.New("damaged or forged")
 )
 
-// CorruptError says which stored object is not what was stored, and how that shows.
+// CorruptError names a stored object that differs from the original, and the evidence.
 type CorruptError struct {
 	Object string // its key in the store, with the vault's prefix
 	Reason string
@@ -51,7 +51,7 @@ func (e *CorruptError) Error() string { return fmt.Sprintf("object %s: %s", e.Ob
 // Is makes errors.Is(err, ErrCorrupt) true.
 func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 
-// Params are what a vault fixes when it is made, so that all its writers cut alike.
+// Params are fixed when a vault is made, so that all its writers cut alike.
 type Params struct {
 	Chunk chunk.Params `json:"chunk"`
 	Pack  int          `json:"pack"` // bytes; the size that packs are filled to
@@ -164,7 +164,7 @@ func CreateWith(ctx context.Context, st obs.Store, name string, nameKey []byte, 
 	} else if err != nil {
 		return nil, fmt.Errorf("write vault %s: %w", name, err)
 	}
-	// Read what is there, not what was meant: another creator may have come in between.
+	// Another creator may have come in between, so the present header is read.
 	return Open(ctx, st, name, nameKey, id)
 }
 
@@ -183,7 +183,7 @@ func Open(ctx context.Context, st obs.Store, name string, nameKey []byte, id *Id
 		return nil, &CorruptError{Object: at.key, Reason: fmt.Sprintf("is the header of another vault (%q)", s.Name)}
 	}
 	// Anybody can wrap a vault key of their own for recipients that
-	// they know, and would read what is stored under it.
+	// they know, and would read everything that is stored under it.
 	if !hmac.Equal(s.Proof, proofOf(nameKey, vid)) {
 		return nil, &CorruptError{Object: at.key, Reason: "was not made with this name key: somebody put another vault in the place of this one"}
 	}
@@ -209,7 +209,7 @@ func infoOf(st obs.Store, h header, s secret) Info {
 	}
 }
 
-// Info returns what the vault is.
+// Info returns the facts of the vault.
 func (v *Vault) Info() Info { return v.info }
 
 // Fingerprint returns 16 hex digits that differ for two vaults with different

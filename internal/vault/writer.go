@@ -23,27 +23,26 @@ type WriterOptions struct {
 	// together; nil is room for two of its own.
 	Buffers *Buffers
 	// Intent is called before a pack is sent, with its id and size as PackRef.String
-	// writes them, and must make that text durable, so that a later try finds what this
-	// one stored (see Resume). Nil when nobody resumes. Called from any goroutine.
+	// writes them, and must make that text durable, so that a later try finds this
+	// try's packs (see Resume). Nil when nobody resumes. Called from any goroutine.
 	Intent func(pack string) error
-	// Resume names packs that an earlier try meant to send, as Intent
-	// was told. Those that the store has are used.
+	// Resume names packs that an earlier try meant to send,
+	// as Intent was told. Packs that the store has are used.
 	Resume []string
 	// Background says that others who share Buffers go before this Writer.
 	Background bool
-	// Looks is what the session of this Writer knows of packs in the
-	// store. Nil begins with nothing.
+	// Looks is the knowledge of this Writer's session
+	// about packs in the store. Nil begins with nothing.
 	Looks *PackLooks
-	// Without names packs that are condemned (Session.Condemned): what they hold is stored anew.
+	// Without names condemned packs (Session.Condemned): their content is stored anew.
 	Without []PackID
-	// Lost names packs that the store does not have any more. What they
-	// held is stored anew too, and Tidy takes them out of the index.
+	// Lost names packs that the store does not have any more. Their
+	// content is stored anew too, and Tidy takes them out of the index.
 	Lost []PackID
-	// IndexDir is a folder of this host's where the index is kept, of all
-	// vaults; any number of processes may use it. "" fetches the index
-	// for this Writer alone. What is in it may be deleted at any time.
+	// IndexDir is a folder of this host with the indexes of all vaults; any number of processes may
+	// use it. "" fetches the index for this Writer alone. The folder may be deleted at any time.
 	IndexDir string
-	// Warn is told of what is wrong with the index, from any goroutine:
+	// Warn is told about faults of the index, from any goroutine:
 	// chunks that it would have found are stored anew. Nil is allowed.
 	Warn func(error)
 	// Confirmed is called by Finish with the packs that this writer added, once the store confirmed
@@ -115,7 +114,7 @@ const maxPackRows = 1 << 18
 // the pages of one recipe lie side by side and are read with few requests.
 const metaRun = 2 << 20
 
-// NewWriter returns a Writer that knows what the vault's index lists and what opts.Resume adds.
+// NewWriter returns a Writer that knows the chunks of the vault's index and of opts.Resume.
 func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, error) {
 	idx, err := v.openIndex(ctx, opts.IndexDir, slices.Concat(opts.Without, opts.Lost), opts.Warn)
 	if err != nil {
@@ -142,7 +141,7 @@ func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, err
 // resumeInFlight is how many tables of earlier tries are read at once.
 const resumeInFlight = 16
 
-// resume adds what the packs of earlier tries hold. It reads the tables of those that the
+// resume adds the chunks in the packs of earlier tries. It reads the tables of packs that the
 // index does not list yet, each with one request where the table is not uncommonly large.
 func (w *Writer) resume(ctx context.Context) error {
 	if len(w.opts.Resume) == 0 {
@@ -180,8 +179,8 @@ func (w *Writer) resume(ctx context.Context) error {
 	return g.Wait()
 }
 
-// bufferSize has room for a full pack, or for one that holds nothing but the largest Meta chunk.
-// Memory that is never touched costs nothing.
+// bufferSize has room for a full pack, or for a pack that holds nothing
+// but the largest Meta chunk. Memory that is never touched costs nothing.
 func (v *Vault) bufferSize() int {
 	return v.params.Pack + maxMeta + 4096
 }
@@ -345,9 +344,9 @@ func (w *Writer) send(p *openPack) error {
 	return nil
 }
 
-// Finish sends what is left, waits until the store confirmed every pack, and writes the index
-// segment of what is new. It returns the packs that this writer added, without those of Resume.
-// All calls of Add must have returned.
+// Finish sends the rest, waits until the store confirmed every pack, and writes
+// the index segment of the new chunks. It returns the packs that this writer
+// added, without the packs of Resume. All calls of Add must have returned.
 func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	if err := w.FlushMeta(); err != nil {
 		_ = w.Abort(err) // err is the cause of its error, or the same
@@ -383,10 +382,10 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	return added, nil
 }
 
-// Abort stops the uploads, because of cause, waits for them, and returns the
-// first error of one that failed before or because of it. Without opts.Intent
-// it stores the index of the packs that arrived, which takes ten seconds at
-// the most. All calls of Add must have returned. After Finish it does nothing.
+// Abort stops the uploads, because of cause, waits for them, and returns the first
+// error of an upload that failed before or because of it. Without opts.Intent it
+// stores the index of the packs that arrived, which takes ten seconds at the most.
+// All calls of Add must have returned. After Finish it does nothing.
 func (w *Writer) Abort(cause error) error {
 	w.cancel(cause)
 	w.mu.Lock()
@@ -402,8 +401,8 @@ func (w *Writer) Abort(cause error) error {
 	return err
 }
 
-// Tidy merges index segments where the vault has many small ones, and writes those anew that
-// list a lost pack. It comes after Finish; whatever it returns, the vault is as good as before.
+// Tidy merges index segments where the vault has many small ones, and writes segments anew that
+// list a lost pack. It comes after Finish; with any result, the vault is as good as before.
 func (w *Writer) Tidy(ctx context.Context) error {
 	if !w.idx.classes.due() && len(w.opts.Lost) == 0 {
 		return nil

@@ -17,13 +17,13 @@ left() {
 	done
 }
 
-# In CI, up to three tests that failed run once more, each alone: on a shared machine an engine or a virtual machine
+# In CI, up to six tests that failed run once more, each alone: on a shared machine an engine or a virtual machine
 # sometimes does not answer in time. Such a test is named at the end, since it is a fault of the test or of the product.
 again=()
 flaky=build/flaky.txt
 mkdir -p build
 rm -f $flaky
-[ "${CI:-}" = true ] && again=(--rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-abort-on-data-race --rerun-fails-report=$flaky)
+[ "${CI:-}" = true ] && again=(--rerun-fails=1 --rerun-fails-max-failures=6 --rerun-fails-abort-on-data-race --rerun-fails-report=$flaky)
 
 # The set-up of a file system or a container takes long on a busy machine, but no test needs half of this.
 go tool -modfile=packaging/tools/go.mod gotestsum \
