@@ -103,9 +103,12 @@ func (a *Agent) lossOf(ctx context.Context, id, tenant string) (lost []job.Conte
 	ctx, cancel := context.WithTimeout(ctx, lossTime)
 	defer cancel()
 	var refs []vault.BackupRef
+	var lineage *vault.Lineage
 	opened, err := a.vaults.existing(ctx, tenant)
 	if err == nil {
-		refs, err = opened.Backups(ctx, id)
+		if lineage, err = opened.Lineage(ctx, id); err == nil {
+			refs = lineage.Refs()
+		}
 	}
 	switch {
 	case errors.Is(err, vault.ErrNoVault):
@@ -131,7 +134,7 @@ func (a *Agent) lossOf(ctx context.Context, id, tenant string) (lost []job.Conte
 	}
 	for _, c := range all {
 		seen := slices.ContainsFunc(lost, func(l job.Content) bool { return l.Backup == c.Backup })
-		if c.Backup == "" || opened != nil && c.Vault != "" && c.Vault != opened.Info().ID || seen || c.Seq < newest.Seq || slices.ContainsFunc(refs, func(r vault.BackupRef) bool { return r.ID == c.Backup }) {
+		if c.Backup == "" || seen || lineage != nil && !lacks(lineage, newest.Backup, c.Backup) {
 			continue
 		}
 		lost = append(lost, c)

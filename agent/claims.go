@@ -73,7 +73,7 @@ func (a *Agent) hasInstance(id string) bool {
 	switch {
 	case err != nil || last == nil:
 		return true // the journal was lost: nobody knows better
-	case last.IsRestore() && last.State == job.Failed && last.Restore == nil:
+	case last.IsRestore() && last.State == job.Failed && (last.Restore == nil || !last.Restore.Placed && !last.Restore.Condemned):
 		// It did nothing to the volumes, so that the instance is where it was before. A claim
 		// of such a job can stand all the same, where a crash came before the next state.
 		known, err := a.journal.Content(id)

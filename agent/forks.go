@@ -103,6 +103,7 @@ func heardOf(l *vault.Lineage, known job.Content, vaultID string) job.Content {
 	for _, ref := range l.Refs() {
 		if tried[ref.ID] {
 			known.Backup, known.Seq, known.Created, known.Vault = ref.ID, ref.Seq, ref.Time.UTC(), vaultID
+			known.Released = false // the release was of an earlier backup
 		}
 	}
 	return known

@@ -56,6 +56,17 @@ func (w *worker) claim(ctx context.Context, j *Job, f Facts, r *Restore) error {
 	case err != nil:
 		return fmt.Errorf("claim the instance for this host: %w", err)
 	}
+	if !running && j.Chosen == "" {
+		// Another host may have stored a backup, and let
+		// go of its claim, since the facts were gathered.
+		now, err := w.m.parts.Restorer.Newest(ctx, j.Instance, j.Tenant)
+		if err != nil {
+			return fmt.Errorf("look for the newest backup after the claim: %w", err)
+		}
+		if now.Backup != f.Newest.Backup {
+			return fmt.Errorf("another host stored backup %s while the restore of %s was decided; command it again", now.Backup, f.Newest.Backup)
+		}
+	}
 	if warning != "" && r.Warning != "" {
 		warning = r.Warning + "; " + warning
 	}

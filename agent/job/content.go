@@ -70,6 +70,9 @@ func noteContent(tx *bbolt.Tx, j *Job) error {
 		return put(tx, bucketContent, []byte(j.Instance), c)
 	case j.State == Restored && j.Restore != nil:
 		r := j.Restore
+		if r.Known != nil {
+			return put(tx, bucketContent, []byte(j.Instance), r.Known)
+		}
 		c := Content{Backup: r.Backup, Seq: r.Seq, Created: r.Created, Vault: r.Vault, Tenant: j.Tenant}
 		if r.Result != nil {
 			c.Volumes = r.Result.Roots

@@ -248,12 +248,18 @@ func asItIs(f Facts) (Decision, bool) {
 // certain tells whether everything that a restore replaces is in a backup.
 func certain(f Facts) bool {
 	for _, v := range f.Volumes {
-		lost := f.KnownLost && v.Backup.Backup == f.Known.Backup
+		lost := (f.KnownLost || f.otherVault()) && v.Backup.Backup == f.Known.Backup
 		if !f.replaceable(v) || v.Presence == VolumeContent && lost {
 			return false
 		}
 	}
 	return true
+}
+
+// otherVault tells whether the known backup is in another vault than the backup to restore: nobody
+// looked whether that vault still has it.
+func (f Facts) otherVault() bool {
+	return f.Known.Vault != "" && f.Newest.Vault != "" && f.Known.Vault != f.Newest.Vault
 }
 
 // names are the volumes with that presence.

@@ -16,7 +16,9 @@ func (f *Facts) settle(tenant string) {
 	for _, v := range f.Volumes {
 		// The journal was set back to an earlier state, or lost, and the volume knows more.
 		if v.derived() && v.Backup.Seq > f.Known.Seq {
+			doubt := f.Known.Doubt
 			f.Known = v.Backup
+			f.Known.Doubt = doubt
 		}
 	}
 	for i := range f.Volumes {

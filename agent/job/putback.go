@@ -65,6 +65,8 @@ func (w *worker) toPutBack(ctx context.Context, j *Job) (State, change, error) {
 	switch {
 	case err != nil:
 		return no("look for the kept content", err)
+	case s.Tenant != instance.Tenant || s.Tenant != j.Tenant:
+		return "", change{}, fmt.Errorf("the kept content is of tenant %q, and the instance belongs to tenant %q now; move the content by hand", s.Tenant, instance.Tenant)
 	case s.Removing:
 		return "", change{}, errors.New("the kept content is being removed")
 	case len(s.Missing) > 0:
@@ -79,8 +81,10 @@ func (w *worker) toPutBack(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
+	known := s.Known
+	known.Released = false // the operator wants this content to be the instance's again
 	r := &Restore{
-		Backup: s.Known.Backup, Seq: s.Known.Seq, Created: s.Known.Created, Vault: s.Known.Vault, Places: places, Result: &RestoreResult{},
+		Known: &known, Backup: s.Known.Backup, Seq: s.Known.Seq, Created: s.Known.Created, Vault: s.Known.Vault, Places: places, Result: &RestoreResult{},
 	}
 	return Placing, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
 }

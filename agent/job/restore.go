@@ -51,8 +51,10 @@ type Restore struct {
 	Replaced *Replaced      `json:"replaced,omitempty"` // once all are in place, and something was there
 	// Out are the old volumes that are removed before the restore, for lack of room, and
 	// Condemned says that all are out of their places and that nothing brings them back.
-	Out       []Place `json:"out,omitempty"`
-	Condemned bool    `json:"condemned,omitempty"`
+	// Known is the journal's knowledge of the content that a put-back brings back; nil for others.
+	Known     *Content `json:"known,omitempty"`
+	Out       []Place  `json:"out,omitempty"`
+	Condemned bool     `json:"condemned,omitempty"`
 }
 
 // RestoreResult describes a finished restore, by the engine.

@@ -259,6 +259,12 @@ func (a *app) showVerdicts(out forgetJSON, all bool) error {
 
 // forgetByID forgets the backups of the ids, or no backup where one of them is kept.
 func (a *app) forgetByID(ctx context.Context, at *vaultAt, ids []string, f *forgetFlags) error {
+	// The time of grace begins by this host's clock; a look alone writes nothing.
+	if !f.dryRun {
+		if err := at.CheckClock(ctx, a.session()); err != nil {
+			return err
+		}
+	}
 	by, kept, err := at.kept(ctx)
 	if err != nil {
 		return err

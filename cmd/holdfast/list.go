@@ -111,7 +111,7 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 		a.say("no backups in %s", at.place)
 		return nil
 	}
-	rows := [][]string{{"INSTANCE", "BACKUP", "TIME", "STATE", "BRANCH"}}
+	rows := [][]string{{"INSTANCE", "BACKUP", "TIME", "STATE"}}
 	for _, r := range refs {
 		state := "complete"
 		if r.Incomplete {
@@ -126,7 +126,10 @@ func (a *app) list(ctx context.Context, at *vaultAt, instance string) error {
 		for _, h := range held[r.ID] {
 			state += ", " + holdText(h)
 		}
-		rows = append(rows, []string{r.Instance, r.ID, stamp(r.Time), state, lines.branch(r)})
+		if branch := lines.branch(r); branch != "" {
+			state += ", branch " + branch
+		}
+		rows = append(rows, []string{r.Instance, r.ID, stamp(r.Time), state})
 	}
 	return a.table(rows)
 }
@@ -171,7 +174,7 @@ func (l lineages) head(r vault.BackupRef) bool {
 func (l lineages) branch(r vault.BackupRef) string {
 	of := l.of(r)
 	if of.Branches() < 2 {
-		return "-"
+		return ""
 	}
 	at := of.Branch(r.ID)
 	tip := slices.ContainsFunc(of.Tips(), func(t vault.BackupRef) bool { return t.ID == r.ID })

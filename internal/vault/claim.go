@@ -162,23 +162,41 @@ func (v *Vault) readClaim(ctx context.Context, c *Claim) (gone bool, err error) 
 	return gone, err
 }
 
-// Claims returns the claims on an instance, or on all instances with "".
+// damagedClaim stands in the place of the host in a claim that does not open.
+const damagedClaim = "an unknown host (its claim is damaged)"
+
+// claimRounds is how often the claims are listed while hosts renew
+// theirs. A renewal deletes the object that the list has, so a claim
+// that is gone when it is read may stand under its next number.
+const claimRounds = 10
+
+// Claims returns the claims on an instance, or on all instances with
+// "". A claim that does not open is in the list, with an unknown host.
 func (v *Vault) Claims(ctx context.Context, instance string) ([]Claim, error) {
-	listed, err := v.listClaims(ctx, instance)
-	if err != nil {
-		return nil, err
-	}
-	var all []Claim
-	for _, c := range listed {
-		gone, err := v.readClaim(ctx, &c)
+	for range claimRounds {
+		listed, err := v.listClaims(ctx, instance)
 		if err != nil {
-			return nil, fmt.Errorf("read claims: %w", err)
+			return nil, err
 		}
-		if !gone {
-			all = append(all, c)
+		var all []Claim
+		changed := false
+		for _, c := range listed {
+			gone, err := v.readClaim(ctx, &c)
+			switch {
+			case errors.Is(err, ErrCorrupt):
+				c.Host, gone = damagedClaim, false
+			case err != nil:
+				return nil, fmt.Errorf("read claims: %w", err)
+			}
+			if changed = changed || gone; !gone {
+				all = append(all, c)
+			}
+		}
+		if !changed {
+			return all, nil
 		}
 	}
-	return all, nil
+	return nil, errors.New("read claims: other hosts change the claims all the time; try again")
 }
 
 // putClaim stores a claim under its next number.
@@ -397,9 +415,13 @@ func (v *Vault) keepClaim(ctx context.Context, c *Claim, all []Claim, wanted boo
 		if o.Instance != c.Instance || o.tag == c.tag {
 			continue
 		}
-		if gone, err := v.readClaim(ctx, &o); err != nil {
+		gone, err := v.readClaim(ctx, &o)
+		if errors.Is(err, ErrCorrupt) {
+			continue
+		} else if err != nil {
 			return nil, err
-		} else if !gone && slices.Contains(o.Over, c.ID) {
+		}
+		if !gone && slices.Contains(o.Over, c.ID) {
 			return &o, nil
 		}
 	}

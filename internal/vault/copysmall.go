@@ -212,6 +212,9 @@ func (c *copier) announced(ctx context.Context, refs []BackupRef, do func() erro
 			err = p.endGoing(ctx)
 			return
 		}
+		if p.sent {
+			return // a delete may still arrive, so the announcement stays until the next copy
+		}
 		within, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 		defer cancel()
 		var keys []string
@@ -233,5 +236,6 @@ func (c *copier) announced(ctx context.Context, refs []BackupRef, do func() erro
 	for name := range held {
 		return fmt.Errorf("copy to %s: %w: somebody put a hold on backup %s meanwhile; copy again", c.dst.st, ErrInUse, name)
 	}
+	p.sent = true
 	return do()
 }

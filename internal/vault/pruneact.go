@@ -213,8 +213,10 @@ func (p *prune) giveUp(ctx context.Context) error {
 			keys = append(keys, p.v.condemnedPrefix()+id)
 		}
 	}
-	for id := range p.goings {
-		keys = append(keys, p.v.goingPrefix()+id)
+	if !p.sent {
+		for id := range p.goings {
+			keys = append(keys, p.v.goingPrefix()+id)
+		}
 	}
 	slices.Sort(keys)
 	var err error

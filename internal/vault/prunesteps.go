@@ -27,10 +27,13 @@ type prune struct {
 	o PruneOptions
 	s *Session
 
-	at       int           // step
-	packs    *packSet      // in the set: the packs to delete
-	waits    []SessionInfo // sessions that the step waits for
-	goings   map[string][]BackupRef
+	at     int           // step
+	packs  *packSet      // in the set: the packs to delete
+	waits  []SessionInfo // sessions that the step waits for
+	goings map[string][]BackupRef
+	// sent says that a delete of manifests has no answer. It may still
+	// arrive, so nobody may be told that the announced backups stay.
+	sent     bool
 	read     map[string]bool     // manifests that were read, instance/id
 	unlisted map[PackID]bool     // packs that a manifest names and that the list did not have
 	own      map[string][]PackID // condemnations of this run
