@@ -10,54 +10,60 @@ import (
 // below it: not its equals either, so that what two of them share has a
 // place of its own and each can be understood, tested and replaced alone.
 var levels = map[string]int{
-	"internal/e2e":       7, // tests of the whole
-	"internal/e2e/fleet": 7,
-	"internal/repotest":  7,
-	"packaging":          7, // tests of the whole, installed
-	"cmd/holdfast":       6,
-	"cmd/holdfastd":      6,
-	"internal/bench":     6, // a program; "make bench"
-	"agent":              5,
+	"internal/e2e":       9, // tests of the whole
+	"internal/e2e/fleet": 9,
+	"internal/repotest":  9,
+	"packaging":          9, // tests of the whole, installed
+	"cmd/holdfast":       8,
+	"cmd/holdfastd":      8,
+	"internal/bench":     8, // a program; "make bench"
+	"agent":              7,
 
-	"agent/api":     4,
-	"agent/audit":   4,
-	"agent/auth":    4,
-	"agent/config":  4,
-	"agent/job":     4,
-	"agent/metrics": 4,
-	"agent/report":  4,
-	"agent/runtime": 4,
+	"agent/api":     6,
+	"agent/audit":   6,
+	"agent/auth":    6,
+	"agent/config":  6,
+	"agent/job":     6,
+	"agent/metrics": 6,
+	"agent/report":  6,
+	"agent/runtime": 6,
 
-	"internal/backup":  3,
-	"internal/restore": 3,
+	"internal/backup":  5,
+	"internal/restore": 5,
 
-	"internal/image":  2,
-	"internal/origin": 2,
-	"internal/vault":  2,
+	"internal/vault": 4,
 
-	"internal/chunk":     1,
+	"internal/vault/index": 3,
+
+	"internal/image":            2,
+	"internal/origin":           2,
+	"internal/vault/format":     1,
+	"internal/vault/secondlook": 2,
+
 	"internal/hostid":    1,
 	"internal/location":  1,
 	"internal/obs":       1,
 	"internal/pressure":  1,
 	"internal/pulse":     1,
-	"internal/seal":      1,
 	"internal/snapshot":  1,
 	"internal/testbed":   1, // imported by tests alone, of any level
 	"internal/tree":      1, // below the vault: recipes are made of its entries
 	"internal/webclient": 1,
 
-	"internal/bench/phone": 0, // data that benchmarks read
-	"internal/contain":     0,
-	"internal/crashpoint":  0,
-	"internal/durable":     0,
-	"internal/evidence":    0,
-	"internal/mounts":      0,
-	"internal/pattern":     0,
-	"internal/plain":       0,
-	"internal/reread":      0,
-	"internal/retention":   0,
-	"systemd":              0,
+	"internal/bench/phone":   0, // data that benchmarks read
+	"internal/chunk":         0,
+	"internal/contain":       0,
+	"internal/crashpoint":    0,
+	"internal/durable":       0,
+	"internal/evidence":      0,
+	"internal/mounts":        0,
+	"internal/pattern":       0,
+	"internal/plain":         0,
+	"internal/reread":        0,
+	"internal/retention":     0,
+	"internal/seal":          0,
+	"internal/vault/offheap": 0,
+	"systemd":                0,
 }
 
 // walls are imports that the levels would allow and that are wrong all the same, with the reason.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/internal/vault/offheap"
 )
 
 // Buffers is the memory of packs, which any number of Writers may share. It lies
@@ -175,7 +177,7 @@ func (b *Buffers) fit(p []byte, size int, background bool) ([]byte, error) {
 		return p, nil
 	}
 	unmap(p)
-	p, err := takeMemory(size)
+	p, err := offheap.Take(size)
 	if err != nil {
 		b.mu.Lock()
 		b.made--

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/internal/seal"
+	"holdfast/internal/vault/format"
 )
 
 // A catalogue is kept on the host's disk: the pages of a recipe, each with its stat page,
@@ -28,7 +29,7 @@ import (
 // catalogue without pages is sound: it tells about the file system and about no file.
 const (
 	catalogueMagic = "HFCATA\x00\x04"
-	maxBlock       = 2 * maxMeta
+	maxBlock       = 2 * format.MaxMeta
 )
 
 // catalogueHead is the first block.
@@ -64,7 +65,7 @@ func (v *Vault) NewCatalogue(w io.Writer, e Evidence) (*CatalogueWriter, error) 
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // crypto/rand.Read never fails
-	c := &CatalogueWriter{w: bufio.NewWriterSize(w, 256<<10), comp: comp, id: hex.EncodeToString(id[:]), aead: seal.NewAEAD(subkey(v.meta, "catalogue", id[:]))}
+	c := &CatalogueWriter{w: bufio.NewWriterSize(w, 256<<10), comp: comp, id: hex.EncodeToString(id[:]), aead: seal.NewAEAD(format.Subkey(v.meta, "catalogue", id[:]))}
 	if _, err = c.w.WriteString(catalogueMagic + string(id[:])); err != nil {
 		return nil, err
 	}
@@ -109,7 +110,7 @@ func (c *CatalogueWriter) block(plain []byte) error {
 		c.box = make([]byte, need, 2*need)
 	}
 	c.box = c.box[:need]
-	seal.Seal(c.aead, packNonce(c.n), nil, m, payload, c.box)
+	seal.Seal(c.aead, format.Nonce(c.n), nil, m, payload, c.box)
 	c.n++
 	var head [8]byte
 	binary.LittleEndian.PutUint32(head[:], uint32(len(plain)))
@@ -157,7 +158,7 @@ func (v *Vault) OpenCatalogue(r io.Reader) (*CatalogueReader, error) {
 	if _, err := io.ReadFull(c.r, head[:]); err != nil || string(head[:len(catalogueMagic)]) != catalogueMagic {
 		return nil, fmt.Errorf("%w: it does not begin as one", errCatalogue)
 	}
-	c.aead = seal.NewAEAD(subkey(v.meta, "catalogue", head[len(catalogueMagic):]))
+	c.aead = seal.NewAEAD(format.Subkey(v.meta, "catalogue", head[len(catalogueMagic):]))
 	c.id = hex.EncodeToString(head[len(catalogueMagic):])
 	plain, err := c.block()
 	if err != nil {
@@ -188,7 +189,7 @@ func (c *CatalogueReader) block() ([]byte, error) {
 	if _, err := io.ReadFull(c.r, c.box); err != nil {
 		return nil, fmt.Errorf("%w: it is cut off", errCatalogue)
 	}
-	plain, err := seal.Open(c.aead, packNonce(c.n), nil, c.box, c.buf, int(raw))
+	plain, err := seal.Open(c.aead, format.Nonce(c.n), nil, c.box, c.buf, int(raw))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errCatalogue, err)
 	}

@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"holdfast/internal/vault/index"
 )
 
 // A folder of catalogues has one folder for each vault, by its fingerprint, with
@@ -18,7 +20,7 @@ type CatalogueFile struct {
 }
 
 // unfinished begins the name of a catalogue that is being written.
-const unfinished = ".new-"
+const unfinished = index.Unfinished
 
 func (v *Vault) cataloguePath(dir, instance, volume string) string {
 	return filepath.Join(dir, v.Fingerprint(), instance+"+"+volume)

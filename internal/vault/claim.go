@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"holdfast/internal/vault/format"
 )
 
 // A claim says that a host prepares an instance, or runs it since: no other host
@@ -101,7 +103,7 @@ func (v *Vault) claimsPrefix() string { return v.info.ID + "/claims/" }
 
 // claimTag begins the names of the claims of one host, so that the host finds them without reading.
 func (v *Vault) claimTag(identity string) string {
-	k := subkey(v.meta, "host", []byte(identity))
+	k := format.Subkey(v.meta, "host", []byte(identity))
 	return hex.EncodeToString(k[:8])
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
+	"holdfast/internal/vault/secondlook"
 )
 
 // The objects of a stored backup can go away: a lifecycle rule removes the oldest objects
@@ -57,7 +58,7 @@ func (v *Vault) confirmHeader(ctx context.Context) error {
 
 // readOwnHeader reads a header and checks that it is one of this vault. ErrNotFound, ErrCorrupt.
 func (v *Vault) readOwnHeader(ctx context.Context, ref headerRef) error {
-	_, err := lookTwice(ctx, v.st, ref.key, func(ctx context.Context) (none struct{}, err error) {
+	_, err := secondlook.Read(ctx, v.st, ref.key, func(ctx context.Context) (none struct{}, err error) {
 		raw := make([]byte, min(ref.size, maxHeader))
 		n, err := v.st.ReadAt(ctx, ref.key, raw, 0)
 		switch {

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"holdfast/internal/obs"
+	"holdfast/internal/vault/secondlook"
 )
 
 // Errors of Copy that callers decide on.
@@ -352,7 +353,7 @@ func (c *copier) file(object string, reason error) error {
 
 // ofObject tells the errors that lie with one object and leave other objects as they are.
 func ofObject(err error) bool {
-	return err != nil && (damaged(err) || errors.Is(err, obs.ErrCold) || errors.Is(err, obs.ErrAccess))
+	return err != nil && (secondlook.Damaged(err) || errors.Is(err, obs.ErrCold) || errors.Is(err, obs.ErrAccess))
 }
 
 func (c *copier) warn(err error) {

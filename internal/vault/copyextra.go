@@ -9,6 +9,8 @@ import (
 
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
+	"holdfast/internal/vault/index"
+	"holdfast/internal/vault/secondlook"
 )
 
 // removeExtra removes from the destination the backups that the source's retention
@@ -69,7 +71,7 @@ func (c *copier) removeExtra(ctx context.Context) error {
 	var segments []string
 	if foreign == 0 { // else a segment may tell of the packs of these backups
 		for _, p := range comparePackRefs(c.from.index, now.index).extra {
-			segments = append(segments, c.dst.segmentKey(segmentID(p.ID)))
+			segments = append(segments, c.dst.index().Key(index.SegmentID(p.ID)))
 		}
 	}
 	c.report.Backups.Extra, c.report.Packs.Extra, c.report.Index.Extra = len(forgotten)+foreign, len(packs), len(segments)
@@ -295,7 +297,7 @@ func (c *copier) whichSide(ctx context.Context, j copyJob, buf *[]byte) error {
 		if err == nil {
 			err = j.check(ctx, body)
 		}
-		if damaged(err) {
+		if secondlook.Damaged(err) {
 			return &CorruptError{Object: j.key, Reason: fmt.Sprintf("is damaged in the %s (%v); remove the object there, and bring it from the other side", side.name, err)}
 		}
 	}

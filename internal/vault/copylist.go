@@ -18,7 +18,7 @@ func (v *Vault) packRefs(ctx context.Context) (refs []PackRef, err error) {
 
 // segmentRefs lists the index segments of the vault in the order of their ids.
 func (v *Vault) segmentRefs(ctx context.Context) (refs []PackRef, err error) {
-	listed, err := v.listSegments(ctx)
+	listed, err := v.index().List(ctx)
 	for id, size := range listed {
 		refs = append(refs, PackRef{ID: PackID(id), Size: size})
 	}

@@ -13,6 +13,9 @@ import (
 
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
+	"holdfast/internal/vault/format"
+	"holdfast/internal/vault/index"
+	"holdfast/internal/vault/secondlook"
 )
 
 // copyJob is one object that is to be copied or compared.
@@ -57,8 +60,8 @@ func (c *copier) each(ctx context.Context, jobs []copyJob, copies int, do func(c
 
 // readWhole reads an object that has size bytes by a list, into buf where that has room.
 func readWhole(ctx context.Context, st obs.Store, key string, size int64, buf *[]byte) ([]byte, error) {
-	if size > maxPack {
-		return nil, &CorruptError{Object: key, Reason: fmt.Sprintf("has %d bytes, more than the %d of any object", size, maxPack)}
+	if size > format.MaxPack {
+		return nil, &CorruptError{Object: key, Reason: fmt.Sprintf("has %d bytes, more than the %d of any object", size, format.MaxPack)}
 	}
 	*buf = slices.Grow((*buf)[:0], int(size)+1)
 	p := (*buf)[:size+1] // one byte more shows an object that goes on
@@ -87,7 +90,7 @@ const (
 
 // transfer copies one object. An error ends the copy; a fault of the object is filed.
 func (c *copier) transfer(ctx context.Context, j copyJob, buf *[]byte) (transferred, error) {
-	body, err := lookTwice(ctx, c.src.st, j.key, func(ctx context.Context) ([]byte, error) {
+	body, err := secondlook.Read(ctx, c.src.st, j.key, func(ctx context.Context) ([]byte, error) {
 		body, err := readWhole(ctx, c.src.st, j.key, j.size, buf)
 		if err == nil && j.check != nil {
 			err = j.check(ctx, body)
@@ -169,17 +172,17 @@ func (c *copier) packJob(p PackRef) copyJob {
 // packForm finds faults in the unsealed parts of a pack.
 func packForm(key string, body []byte) error {
 	bad := func(reason string) error { return &CorruptError{Object: key, Reason: reason} }
-	if len(body) < packHeader+packTrailer+gcmTag {
+	if len(body) < format.PackHeader+format.PackTrailer+format.Tag {
 		return bad(fmt.Sprintf("has %d bytes, fewer than any pack", len(body)))
 	}
-	trailer := body[len(body)-packTrailer:]
+	trailer := body[len(body)-format.PackTrailer:]
 	table := int64(binary.LittleEndian.Uint32(trailer))
 	switch {
-	case string(body[:packHeader]) != packMagic:
+	case string(body[:format.PackHeader]) != format.PackMagic:
 		return bad("does not begin as a pack does")
-	case string(trailer[4:]) != packEnd:
+	case string(trailer[4:]) != format.PackEnd:
 		return bad("does not end as a pack does: cut off, or no pack of a known version")
-	case table < gcmTag || table > int64(len(body)-packHeader-packTrailer):
+	case table < format.Tag || table > int64(len(body)-format.PackHeader-format.PackTrailer):
 		return bad("table is larger than the pack")
 	}
 	return nil
@@ -187,33 +190,10 @@ func packForm(key string, body []byte) error {
 
 // segmentJob copies an index segment. With the key all blocks of the segment are opened.
 func (c *copier) segmentJob(p PackRef) copyJob {
-	id := segmentID(p.ID)
-	key := c.src.segmentKey(id)
-	return copyJob{key, p.Size, func(_ context.Context, body []byte) error {
-		bad := func(err error) error {
-			if errors.Is(err, ErrNewer) {
-				return fmt.Errorf("object %s: %w", key, err)
-			}
-			return &CorruptError{Object: key, Reason: err.Error()}
-		}
-		if len(body) < indexTrailer {
-			return bad(errors.New("is too short for an index segment"))
-		}
-		if _, err := parseTrailer(body[len(body)-indexTrailer:], int64(len(body))); err != nil {
-			return bad(err)
-		}
-		if c.o.Vault == nil {
-			return nil
-		}
-		s, err := newSegment(id, c.src.segmentAEAD(id), body)
-		if err != nil {
-			return bad(err)
-		}
-		defer s.close()
-		if err := s.check(); err != nil {
-			return bad(err)
-		}
-		return nil
+	id := index.SegmentID(p.ID)
+	from := c.src.index()
+	return copyJob{from.Key(id), p.Size, func(_ context.Context, body []byte) error {
+		return from.CheckObject(id, body, c.o.Vault != nil)
 	}}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"holdfast/internal/obs"
 	"holdfast/internal/obs/obstest"
+	"holdfast/internal/vault/format"
 )
 
 // neighbour makes another vault in the store, and returns its keys.
@@ -81,7 +82,7 @@ func TestErase(t *testing.T) {
 
 func mustRead(t *testing.T, st obs.Store, key string) []byte {
 	t.Helper()
-	raw, err := readAll(t.Context(), st, key, maxPack)
+	raw, err := readAll(t.Context(), st, key, format.MaxPack)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"holdfast/internal/obs"
 	"holdfast/internal/tree"
+	"holdfast/internal/vault/format"
 )
 
 func fuzzVault(t testing.TB) *Vault {
@@ -67,9 +68,9 @@ func FuzzPage(f *testing.F) {
 
 func FuzzTable(f *testing.F) {
 	f.Add([]byte{}, uint32(8))
-	f.Add(bytes.Repeat([]byte{17, 0, 0, 0, 1}, rowSize), uint32(100))
+	f.Add(bytes.Repeat([]byte{17, 0, 0, 0, 1}, format.RowSize), uint32(100))
 	f.Fuzz(func(t *testing.T, b []byte, end uint32) {
-		rows, err := parseRows(b, end)
+		rows, err := format.ParseRows(b, end)
 		if err != nil {
 			return
 		}

@@ -10,25 +10,8 @@ import (
 
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
+	"holdfast/internal/vault/index"
 )
-
-// checkIndex reads all segments that the store has, and opens every block.
-// It returns the damaged ones; its error is for what kept it from looking.
-func (v *Vault) checkIndex(ctx context.Context) (*segmentSet, error) {
-	// Without a folder, so that the segments of the store are read.
-	set, err := v.openSegments(ctx, "", func(error) {})
-	if err != nil {
-		return nil, err
-	}
-	for id, s := range set.open {
-		if err := s.check(); err != nil {
-			set.damaged[id] = &CorruptError{Object: v.segmentKey(id), Reason: err.Error()}
-			s.close()
-			delete(set.open, id)
-		}
-	}
-	return set, nil
-}
 
 // IndexReport is what RebuildIndex found and did.
 type IndexReport struct {
@@ -58,11 +41,11 @@ func (v *Vault) RebuildIndex(ctx context.Context, o SessionOptions) (IndexReport
 
 func (v *Vault) rebuildIndex(ctx context.Context, condemned []PackID) (IndexReport, error) {
 	var report IndexReport
-	set, err := v.checkIndex(ctx)
+	set, err := v.index().Check(ctx)
 	if err != nil {
 		return report, err
 	}
-	defer set.close()
+	defer set.Close()
 	// After the segments: a pack that a segment lists was stored before the segment.
 	stored := map[PackID]int64{}
 	if err := v.listPacks(ctx, "", func(id PackID, info obs.Info) { stored[id] = info.Size }); err != nil {
@@ -75,38 +58,32 @@ func (v *Vault) rebuildIndex(ctx context.Context, condemned []PackID) (IndexRepo
 	// A pack of another size than it had is as good as gone, and its
 	// table, which does not open, tells of the damage.
 	listed, gone := map[PackID]bool{}, map[PackID]bool{}
-	for _, s := range set.open {
-		for i := range s.packs {
-			if p := s.packRef(i); stored[p.ID] == p.Size {
-				listed[p.ID] = true
-			} else {
-				gone[p.ID] = true
-			}
+	set.EachPack(func(p PackRef) {
+		if stored[p.ID] == p.Size {
+			listed[p.ID] = true
+		} else {
+			gone[p.ID] = true
 		}
-	}
+	})
 	report.Gone = len(gone)
 
-	x := &index{v: v, dir: set.dir, without: gone, tell: func(error) {}}
-	defer x.close()
-	view := &indexView{active: newRowTable()}
-	for _, s := range set.open {
-		view.segs = append(view.segs, s)
-	}
-	x.view.Store(view)
+	x := set.Index(gone)
+	defer x.Close()
 	if err := v.readTables(ctx, x, stored, listed, &report); err != nil {
 		return report, err
 	}
-	if err := x.store(ctx); err != nil {
+	if err := x.Store(ctx); err != nil {
 		return report, err
 	}
-	return report, v.replaceUnsound(ctx, set, gone, &report)
+	report.Replaced, err = set.ReplaceUnsound(ctx, gone)
+	return report, err
 }
 
 // readTables adds the rows of the stored packs that are not listed.
-func (v *Vault) readTables(ctx context.Context, x *index, stored map[PackID]int64, listed map[PackID]bool, report *IndexReport) error {
+func (v *Vault) readTables(ctx context.Context, x *index.Index, stored map[PackID]int64, listed map[PackID]bool, report *IndexReport) error {
 	todo := slices.Collect(maps.Keys(stored))
 	todo = slices.DeleteFunc(todo, func(p PackID) bool { return listed[p] })
-	var mu sync.Mutex // over x.add and the report
+	var mu sync.Mutex // over x.AddPack and the report
 	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(16)
 	for _, id := range todo {
@@ -127,7 +104,7 @@ func (v *Vault) readTables(ctx context.Context, x *index, stored map[PackID]int6
 				return fmt.Errorf("read table of pack %s: %w", id, err)
 			}
 			report.Read++
-			report.Chunks += x.addPack(PackRef{ID: id, Size: stored[id]}, rows)
+			report.Chunks += x.AddPack(PackRef{ID: id, Size: stored[id]}, rows)
 			return nil
 		})
 	}
@@ -136,24 +113,12 @@ func (v *Vault) readTables(ctx context.Context, x *index, stored map[PackID]int6
 	return err
 }
 
-// replaceUnsound deletes the damaged and the replaced segments, and
-// writes segments that list missing packs again without those rows.
-func (v *Vault) replaceUnsound(ctx context.Context, set *segmentSet, gone map[PackID]bool, report *IndexReport) error {
-	unsound := slices.Collect(maps.Keys(set.damaged))
-	report.Replaced = len(unsound)
-	for id := range set.replaced {
-		if _, ok := set.listed[id]; ok {
-			unsound = append(unsound, id)
-		}
+// ForgetPacks takes packs that can't be used out of the index, so that
+// no backup finds their chunks. dir is as in WriterOptions.IndexDir.
+func (v *Vault) ForgetPacks(ctx context.Context, dir string, packs []PackID) error {
+	without := make(map[PackID]bool, len(packs))
+	for _, p := range packs {
+		without[p] = true
 	}
-	for _, s := range set.open {
-		if !s.lists(gone) {
-			continue
-		}
-		if err := v.mergeGroup(ctx, set, []*segment{s}, nil, gone); err != nil {
-			return err
-		}
-		report.Replaced++
-	}
-	return v.deleteSegments(ctx, unsound)
+	return v.index().Merge(ctx, dir, without, packs, func(error) {})
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"regexp"
 	"time"
+
+	"holdfast/internal/vault/format"
 )
 
 // Look is the object that an agent leaves in a vault each time that it looks whether
@@ -37,7 +39,7 @@ func (v *Vault) looksPrefix() string { return v.info.ID + "/looks/" }
 
 // lookTag begins the names of all looks of one identity.
 func (v *Vault) lookTag(identity string) string {
-	k := subkey(v.meta, "looks of", []byte(identity))
+	k := format.Subkey(v.meta, "looks of", []byte(identity))
 	return hex.EncodeToString(k[:8])
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"holdfast/internal/obs"
 	"holdfast/internal/seal"
+	"holdfast/internal/vault/format"
 )
 
 // The kinds of volumes.
@@ -152,14 +153,14 @@ func (v *Vault) writeManifest(ctx context.Context, m *Manifest, s *Session) erro
 	if err != nil {
 		return fmt.Errorf("encode manifest: %w", err)
 	}
-	if most := maxManifest - len(manifestMagic) - gcmTag; len(plain) > most {
+	if most := maxManifest - len(manifestMagic) - format.Tag; len(plain) > most {
 		return fmt.Errorf("manifest of %d bytes: more than the %d that the format allows", len(plain), most)
 	}
 	if err := decManifest.Unmarshal(plain, new(Manifest)); err != nil {
 		return fmt.Errorf("manifest is more than the format allows: %w", err)
 	}
 	object := []byte(manifestMagic)
-	object = seal.NewAEAD(v.manifestSubkey(m.Instance, m.ID)).Seal(object, packNonce(0), plain, object)
+	object = seal.NewAEAD(v.manifestSubkey(m.Instance, m.ID)).Seal(object, format.Nonce(0), plain, object)
 	m.Object = v.manifestKey(m.Instance, m.ID)
 	m.Digest = digest(object)
 	ref.Size = int64(len(object))
@@ -167,7 +168,7 @@ func (v *Vault) writeManifest(ctx context.Context, m *Manifest, s *Session) erro
 }
 
 func (v *Vault) manifestSubkey(instance, id string) [32]byte {
-	return subkey(v.meta, "manifest", []byte(instance+"/"+id))
+	return format.Subkey(v.meta, "manifest", []byte(instance+"/"+id))
 }
 
 func digest(b []byte) string {
@@ -197,13 +198,13 @@ func (v *Vault) readManifest(ctx context.Context, ref BackupRef) (*Manifest, err
 		return nil, bad("is no manifest")
 	}
 	n := len(manifestMagic)
-	plain, err := seal.NewAEAD(v.manifestSubkey(ref.Instance, ref.ID)).Open(nil, packNonce(0), object[n:], object[:n])
+	plain, err := seal.NewAEAD(v.manifestSubkey(ref.Instance, ref.ID)).Open(nil, format.Nonce(0), object[n:], object[:n])
 	if err != nil {
 		return nil, bad(seal.ErrOpen.Error())
 	}
 	m := new(Manifest)
 	if err := decManifest.Unmarshal(plain, m); err != nil {
-		if err := pageError(err); isNewer(err) {
+		if err := pageError(err); format.IsNewer(err) {
 			return nil, err
 		}
 		return nil, bad("does not decode: " + err.Error())
@@ -223,8 +224,6 @@ func (v *Vault) readManifest(ctx context.Context, ref BackupRef) (*Manifest, err
 	m.Object, m.Digest = key, sum
 	return m, nil
 }
-
-func isNewer(err error) bool { return errors.Is(err, ErrNewer) }
 
 // Volume returns the volume of that name, or the only one with "".
 func (m *Manifest) Volume(name string) (*Volume, error) {

@@ -10,6 +10,7 @@ import (
 
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
+	"holdfast/internal/vault/format"
 )
 
 // PackLooks is the state of packs in the store, as found under one session: since then the
@@ -89,7 +90,7 @@ func seenAs(info obs.Info) packSeen {
 	switch {
 	case info.Cold:
 		return packSeen{reason: fmt.Sprintf("is in the storage class %s, from which nothing can be read", info.Class)}
-	case info.Size < int64(packHeader+tableRoom(1)):
+	case info.Size < int64(format.PackHeader+format.TableRoom(1)):
 		return packSeen{reason: fmt.Sprintf("has %d bytes, fewer than any pack", info.Size)}
 	}
 	return packSeen{size: info.Size}

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"holdfast/internal/contain"
+	"holdfast/internal/vault/format"
 )
 
 // MaxPacks is how many packs a backup can name: an entry of the manifest's list
@@ -95,7 +96,7 @@ func (w *Writer) NamePacks(ctx context.Context, later func(PackID) bool) *NamedP
 	}
 	n := &NamedPacks{w: w, looks: w.opts.Looks, later: later, most: MaxPacks, packs: map[PackID]namedPack{}}
 	stored := 0
-	w.idx.packs(func(PackRef) { stored++ })
+	w.idx.Packs(func(PackRef) { stored++ })
 	n.direct = prefixes + stored/listPage
 	ctx, n.cancel = context.WithCancelCause(ctx)
 	n.g, n.ctx = contain.WithContext(ctx)
@@ -134,7 +135,7 @@ func (n *NamedPacks) name(id PackID, end uint32) error {
 func (n *NamedPacks) takeSizes() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.w.idx.packs(func(p PackRef) {
+	n.w.idx.Packs(func(p PackRef) {
 		if named, ok := n.packs[p.ID]; ok {
 			named.size = uint32(p.Size)
 			n.packs[p.ID] = named
@@ -231,7 +232,7 @@ func (n *NamedPacks) Refs(ctx context.Context) ([]PackRef, error) {
 		named := n.packs[id]
 		if want := int64(named.size); s.size > 0 && want > 0 && s.size != want {
 			s = packSeen{reason: fmt.Sprintf("has %d bytes, the index says %d", s.size, want)}
-		} else if least := int64(named.end) + int64(tableRoom(1)); s.size > 0 && s.size < least {
+		} else if least := int64(named.end) + int64(format.TableRoom(1)); s.size > 0 && s.size < least {
 			s = packSeen{reason: fmt.Sprintf("has %d bytes, its chunks need at least %d", s.size, least)}
 		}
 		if s.size == 0 {

@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/obs"
 	"holdfast/internal/obs/obstest"
 	"holdfast/internal/tree"
+	"holdfast/internal/vault/format"
 )
 
 // TestTooManyPacks: a backup that names more packs than a manifest
@@ -48,7 +49,7 @@ func TestManifestOfManyPacks(t *testing.T) {
 	v := fuzzVault(t)
 	m := &Manifest{Instance: "i", Seq: 1, ID: NewBackupID(1, time.Now(), false), Packs: make([]PackRef, MaxPacks)}
 	for i := range m.Packs {
-		m.Packs[i] = PackRef{ID: PackID{byte(i), byte(i >> 8), byte(i >> 16)}, Size: maxPack}
+		m.Packs[i] = PackRef{ID: PackID{byte(i), byte(i >> 8), byte(i >> 16)}, Size: format.MaxPack}
 	}
 	if err := v.WriteManifest(t.Context(), m); err != nil {
 		t.Fatal(err)
@@ -67,103 +68,11 @@ func TestManifestOfManyPacks(t *testing.T) {
 	}
 }
 
-// TestIndexKnowsSizes: of every pack, whether its rows are in
-// memory, on the local disk, stored or merged.
-func TestIndexKnowsSizes(t *testing.T) {
-	v, dir := fuzzVault(t), t.TempDir()
-	x := openIndex(t, v, dir)
-	const packs = tableRows/250 + 20
-	size := func(i int) int64 { return 1000 + int64(i) }
-	want := map[PackID]int64{}
-	for i := range packs * 250 {
-		x.add(nameOf(i), locOf(i))
-		if i%250 == 249 {
-			p := PackRef{ID: locOf(i).Pack, Size: size(i / 250)}
-			want[p.ID] = p.Size
-			x.sizePack(p)
-			if spill := x.freeze(); spill != nil {
-				spill()
-			}
-		}
-	}
-	same := func(when string, x *index) {
-		t.Helper()
-		got := map[PackID]int64{}
-		x.packs(func(p PackRef) { got[p.ID] = p.Size })
-		if len(got) != len(want) {
-			t.Errorf("%s: %d packs, want %d", when, len(got), len(want))
-		}
-		for id, n := range want {
-			if got[id] != n {
-				t.Fatalf("%s: pack %s has %d bytes, want %d", when, id, got[id], n)
-			}
-		}
-	}
-	same("added", x)
-	if err := x.store(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	same("stored", openIndex(t, v, dir))
-	for i := range mergeAt { // small ones, which are merged
-		table := newRowTable()
-		id := PackID{9, byte(i)}
-		table.add(nameOf(1<<30+i), Loc{Pack: id, Off: 8, Len: 20, Raw: 3})
-		table.sizePack(PackRef{ID: id, Size: 77 + int64(i)})
-		want[id] = 77 + int64(i)
-		if err := (&index{v: v}).storeTable(t.Context(), table); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := v.mergeIndex(t.Context(), dir, nil, nil, func(err error) { t.Error(err) }); err != nil {
-		t.Fatal(err)
-	}
-	same("merged", openIndex(t, v, dir))
-	if err := v.ForgetPacks(t.Context(), dir, []PackID{{9, 3}, locOf(0).Pack}); err != nil {
-		t.Fatal(err)
-	}
-	delete(want, PackID{9, 3})
-	delete(want, locOf(0).Pack)
-	same("forgotten", openIndex(t, v, dir))
-}
-
-// TestAddLooksAtWhatIsNew: Add does not repeat Known's lookups in the stored
-// segments, and finds chunks that others added since, in memory or on the local disk.
-func TestAddLooksAtWhatIsNew(t *testing.T) {
-	v := fuzzVault(t)
-	put(t, v, 0, 250)
-	x := openIndex(t, v, t.TempDir())
-	if _, ok := x.find(nameOf(1)); !ok {
-		t.Fatal("a stored chunk is not known")
-	}
-	if _, ok := x.findAdded(nameOf(1)); ok {
-		t.Error("the stored segments are searched again")
-	}
-	for i := 250; i < 250+tableRows+250; i++ {
-		x.add(nameOf(i), locOf(i))
-		if i%250 == 249 {
-			if spill := x.freeze(); spill != nil {
-				if loc, ok := x.findAdded(nameOf(250)); !ok || loc != locOf(250) {
-					t.Errorf("while it is being written: %v, %v", loc, ok)
-				}
-				spill()
-			}
-		}
-	}
-	if len(x.view.Load().spilled) != 1 {
-		t.Fatalf("%d segments on the local disk", len(x.view.Load().spilled))
-	}
-	for _, i := range []int{250, 250 + tableRows, 250 + tableRows + 249} {
-		if loc, ok := x.findAdded(nameOf(i)); !ok || loc != locOf(i) {
-			t.Errorf("name %d: %v, %v", i, loc, ok)
-		}
-	}
-}
-
 // TestTurns: packs that were never sampled come first, then those whose turn
 // came longest ago; a file that is torn, forged or too large costs nothing else.
 func TestTurns(t *testing.T) {
 	v, dir := fuzzVault(t), t.TempDir()
-	if _, err := v.openSegmentDir(dir); err != nil {
+	if err := os.Mkdir(filepath.Join(dir, v.Fingerprint()), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	pack := func(i int) PackRef { return PackRef{ID: PackID{byte(i), byte(i >> 8), byte(i >> 16)}, Size: 1} }
@@ -269,7 +178,7 @@ func TestPackRefText(t *testing.T) {
 	if got, err := ParsePackRef(p.String()); err != nil || got != p {
 		t.Errorf("%s is read as %v, %v", p, got, err)
 	}
-	for _, bad := range []string{"", p.ID.String(), p.ID.String() + "-", p.ID.String() + "-0", p.ID.String() + "-x", "x-5", fmt.Sprintf("%s-%d", p.ID, maxPack+1)} {
+	for _, bad := range []string{"", p.ID.String(), p.ID.String() + "-", p.ID.String() + "-0", p.ID.String() + "-x", "x-5", fmt.Sprintf("%s-%d", p.ID, format.MaxPack+1)} {
 		if got, err := ParsePackRef(bad); err == nil {
 			t.Errorf("%q is read as %v", bad, got)
 		}

@@ -7,6 +7,7 @@ import (
 
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
+	"holdfast/internal/vault/format"
 )
 
 // packSet has the packs that a list of the store gave, sorted, and a set of some
@@ -28,7 +29,7 @@ func (v *Vault) listPackSet(ctx context.Context) (*packSet, error) {
 			f := &folders[i]
 			return v.listPacks(gctx, packFolder(i), func(id PackID, info obs.Info) {
 				f.ids = append(f.ids, id)
-				f.sizes = append(f.sizes, uint32(min(info.Size, maxPack)))
+				f.sizes = append(f.sizes, uint32(min(info.Size, format.MaxPack)))
 			})
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/internal/chunk"
 	"holdfast/internal/obs"
 )
 
@@ -309,14 +310,15 @@ func TestPruneAndTheIndex(t *testing.T) {
 	p := newScene(t)
 	dir := t.TempDir()
 	add := func(n int) (packs []PackRef) {
-		x := openIndex(t, p.v, dir)
+		x, err := p.v.index().Open(t.Context(), dir, nil, func(err error) { t.Errorf("told: %v", err) })
+		p.must(err)
 		for range n {
 			pack := p.pack()
 			packs = append(packs, pack)
-			x.addPack(pack, []Row{{Name: nameOf(p.n), Off: 8, Len: 30, Raw: 1}})
+			x.AddPack(pack, []Row{{Name: chunk.Name{1, byte(p.n >> 8), byte(p.n)}, Off: 8, Len: 30, Raw: 1}})
 		}
-		p.must(x.store(t.Context()))
-		x.close()
+		p.must(x.Store(t.Context()))
+		x.Close()
 		return packs
 	}
 	mostlyDead, mostlyAlive := add(2), add(12)
@@ -329,15 +331,11 @@ func TestPruneAndTheIndex(t *testing.T) {
 	if err != nil || r.Deleted != 2 {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	set, err := p.v.openSegments(t.Context(), dir, func(err error) { t.Error(err) })
+	set, err := p.v.index().OpenSet(t.Context(), dir, func(err error) { t.Error(err) })
 	p.must(err)
 	listed := map[PackID]bool{}
-	for _, seg := range set.open {
-		for i := range seg.packs {
-			listed[seg.pack(i)] = true
-		}
-	}
-	set.close()
+	set.EachPack(func(r PackRef) { listed[r.ID] = true })
+	set.Close()
 	if len(listed) != 13 || listed[mostlyDead[1].ID] || !listed[mostlyAlive[0].ID] {
 		t.Errorf("the index lists %d packs", len(listed))
 	}

@@ -64,41 +64,18 @@ func (p *prune) dropRows(ctx context.Context) (bool, error) {
 		}
 	}
 	is := func(id PackID) bool { return going[id] || p.packs.contains(id) }
-	if err := p.v.dropSegmentRows(ctx, p.o.IndexDir, is, p.dead, p.o.Warn); err != nil {
+	set, err := p.v.index().OpenSet(ctx, p.o.IndexDir, p.o.Warn)
+	if err == nil {
+		err = set.Drop(ctx, is, p.dead)
+		set.Close()
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return false, err
 		}
 		p.o.Warn(fmt.Errorf("index of the vault: %w; a backup that finds packs there which are gone is made twice", err))
 	}
 	return false, nil
-}
-
-// dropSegmentRows writes the segments anew of which more than a fifth of the packs are going, and
-// adds the going packs of all other segments to left.
-func (v *Vault) dropSegmentRows(ctx context.Context, dir string, going func(PackID) bool, left map[PackID]bool, tell func(error)) error {
-	set, err := v.openSegments(ctx, dir, tell)
-	if err != nil {
-		return err
-	}
-	defer set.close()
-	for _, s := range set.open {
-		without := map[PackID]bool{}
-		for i := range s.packs {
-			if id := s.pack(i); going(id) {
-				without[id] = true
-			}
-		}
-		if 5*len(without) > s.packs {
-			if err := v.mergeGroup(ctx, set, []*segment{s}, nil, without); err != nil {
-				return err
-			}
-			continue
-		}
-		for id := range without {
-			left[id] = true
-		}
-	}
-	return nil
 }
 
 // deletePacks deletes some packs of the set; again while there are more.

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"holdfast/internal/contain"
+	"holdfast/internal/vault/format"
 )
 
 // How a recipe is read. Its pages lie in runs, but in a chain of backups a
@@ -177,7 +178,7 @@ func (v *Vault) openBatch(ctx context.Context, b *metaBatch, at int, each func(i
 }
 
 func (v *Vault) badMeta(r PageRef, err error) error {
-	if isNewer(err) {
+	if format.IsNewer(err) {
 		return err
 	}
 	return &CorruptError{Object: v.packKey(r.Pack), Reason: fmt.Sprintf("recipe page at byte %d: %s", r.Off, err)}

@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/contain"
 	"holdfast/internal/hostid"
 	"holdfast/internal/obs"
+	"holdfast/internal/vault/format"
 )
 
 // ErrSessionGone says that a session's object is no longer in the
@@ -95,7 +96,7 @@ func (v *Vault) sessionsPrefix() string { return v.info.ID + "/sessions/" }
 // its own without reading the others'. All state folders of a machine have
 // it in common; where there is no machine id, the identity stands for it.
 func (v *Vault) hostTag(p process) string {
-	k := subkey(v.meta, "host", []byte(cmp.Or(p.Machine, p.Identity)))
+	k := format.Subkey(v.meta, "host", []byte(cmp.Or(p.Machine, p.Identity)))
 	return hex.EncodeToString(k[:8])
 }
 

@@ -11,6 +11,7 @@ import (
 	"holdfast/internal/obs"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
+	"holdfast/internal/vault/format"
 )
 
 // FuzzSession decodes sessions, and opens objects that
@@ -95,12 +96,12 @@ func FuzzPack(f *testing.F) {
 	v := fuzzVault(f)
 	id := PackID{1}
 	aead := v.packAEAD(id)
-	pack := []byte(packMagic)
+	pack := []byte(format.PackMagic)
 	pack = append(pack, make([]byte, 100)...)
-	pack = appendTable(aead, pack, []Row{{Kind: Content, Off: packHeader, Len: 100, Raw: 80}})
+	pack = format.AppendTable(aead, pack, []Row{{Kind: Content, Off: format.PackHeader, Len: 100, Raw: 80}})
 	f.Add(pack)
 	f.Add(pack[:len(pack)-1])
-	f.Add(append([]byte("\xff\xff\xff\xff"), packEnd...))
+	f.Add(append([]byte("\xff\xff\xff\xff"), format.PackEnd...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		st := obs.NewMemory()
 		if err := st.Put(t.Context(), v.packKey(id), b); err != nil {
@@ -109,7 +110,7 @@ func FuzzPack(f *testing.F) {
 		over := *v
 		over.st = st
 		// Bytes before the table are not looked at.
-		n := len(pack) - packTrailer - rowSize - gcmTag
+		n := len(pack) - format.PackTrailer - format.RowSize - format.Tag
 		same := len(b) == len(pack) && bytes.Equal(b[n:], pack[n:])
 		if _, _, err := over.PackTable(t.Context(), id); (err == nil) != same || err != nil && !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("opened what nobody sealed, or an error of no class: %v", err)
@@ -128,7 +129,7 @@ func FuzzChunk(f *testing.F) {
 	}
 	for _, plain := range [][]byte{nil, []byte("short"), bytes.Repeat([]byte("compresses well "), 500)} {
 		m, payload := comp.Compress(plain)
-		f.Add(byte(m), payload, uint32(packHeader), uint32(len(plain)), byte(Content))
+		f.Add(byte(m), payload, uint32(format.PackHeader), uint32(len(plain)), byte(Content))
 	}
 	f.Add(byte(seal.Zstd), []byte("\x28\xb5\x2f\xfd\xff"), uint32(8), uint32(1<<31), byte(Meta))
 	f.Fuzz(func(t *testing.T, method byte, payload []byte, off, raw uint32, kind byte) {
@@ -137,7 +138,7 @@ func FuzzChunk(f *testing.F) {
 			return
 		}
 		sealed := make([]byte, loc.Len)
-		seal.Seal(v.packAEAD(id), packNonce(off), chunkAAD(ChunkKind(kind)), seal.Method(method), payload, sealed)
+		seal.Seal(v.packAEAD(id), format.Nonce(off), format.ChunkAAD(ChunkKind(kind)), seal.Method(method), payload, sealed)
 		plain, err := v.Opener(id).Open(ChunkKind(kind), loc, sealed, nil)
 		if err == nil && len(plain) != int(raw) || err != nil && !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("%d bytes, %v, want %d", len(plain), err, raw)

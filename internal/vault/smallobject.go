@@ -11,6 +11,8 @@ import (
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 	"holdfast/internal/seal"
+	"holdfast/internal/vault/format"
+	"holdfast/internal/vault/secondlook"
 )
 
 // readSmall reads the objects below folder whose names begin with prefix and that are wanted,
@@ -31,7 +33,7 @@ func (v *Vault) readSmall(ctx context.Context, folder, prefix string, limit int6
 			if info.Size > limit {
 				return &CorruptError{Object: info.Key, Reason: fmt.Sprintf("has %d bytes, more than the %d of its kind", info.Size, limit)}
 			}
-			_, err := lookTwice(gctx, v.st, info.Key, func(ctx context.Context) (none struct{}, err error) {
+			_, err := secondlook.Read(gctx, v.st, info.Key, func(ctx context.Context) (none struct{}, err error) {
 				object := make([]byte, info.Size)
 				n, err := v.st.ReadAt(ctx, info.Key, object, 0)
 				if errors.Is(err, obs.ErrNotFound) {
@@ -57,7 +59,7 @@ func (v *Vault) sealSmall(kind, magic, id string, value any) ([]byte, error) {
 		return nil, fmt.Errorf("encode %s: %w", kind, err)
 	}
 	object := []byte(magic)
-	return seal.NewAEAD(subkey(v.meta, kind, []byte(id))).Seal(object, packNonce(0), plain, object), nil
+	return seal.NewAEAD(format.Subkey(v.meta, kind, []byte(id))).Seal(object, format.Nonce(0), plain, object), nil
 }
 
 // openSmall opens what sealSmall made, the object of that id below folder. ErrCorrupt, ErrNewer.
@@ -70,11 +72,11 @@ func (v *Vault) openSmall(kind, magic, folder, id string, object []byte, value a
 		return bad("does not begin as its kind does")
 	}
 	n := len(magic)
-	plain, err := seal.NewAEAD(subkey(v.meta, kind, []byte(id))).Open(nil, packNonce(0), object[n:], object[:n])
+	plain, err := seal.NewAEAD(format.Subkey(v.meta, kind, []byte(id))).Open(nil, format.Nonce(0), object[n:], object[:n])
 	if err != nil {
 		return bad(seal.ErrOpen.Error())
 	}
-	if err := decodeSmall(plain, value); isNewer(err) {
+	if err := decodeSmall(plain, value); format.IsNewer(err) {
 		return fmt.Errorf("object %s: %w", folder+id, err)
 	} else if err != nil {
 		return bad(err.Error())

@@ -11,6 +11,7 @@ package vault
 import (
 	"bytes"
 	"context"
+	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rand"
@@ -24,6 +25,9 @@ import (
 
 	"holdfast/internal/chunk"
 	"holdfast/internal/obs"
+	"holdfast/internal/seal"
+	"holdfast/internal/vault/format"
+	"holdfast/internal/vault/index"
 )
 
 // Format is the version of the object layout that this package reads and writes.
@@ -34,22 +38,10 @@ var (
 	ErrNoVault     = errors.New("no such vault")
 	ErrVaultExists = errors.New("vault exists already")
 	ErrNoBackup    = errors.New("no such backup")
-	ErrWrongKey    = errors.New("the key does not open this vault")
-	ErrNewer       = errors.New("made by a newer version of holdfast")
-	// ErrCorrupt is what every *CorruptError is.
-	ErrCorrupt = errors.New("damaged or forged")
+	ErrWrongKey    = format.ErrWrongKey
+	ErrNewer       = format.ErrNewer
+	ErrCorrupt     = format.ErrCorrupt // is every *CorruptError, for errors.Is
 )
-
-// CorruptError names a stored object that differs from the original, and the evidence.
-type CorruptError struct {
-	Object string // its key in the store, with the vault's prefix
-	Reason string
-}
-
-func (e *CorruptError) Error() string { return fmt.Sprintf("object %s: %s", e.Object, e.Reason) }
-
-// Is makes errors.Is(err, ErrCorrupt) true.
-func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 
 // Params are fixed when a vault is made, so that all its writers cut alike.
 type Params struct {
@@ -64,14 +56,12 @@ func DefaultParams() Params {
 	return Params{Chunk: chunk.Params{Min: 16 << 10, Avg: 64 << 10, Max: 256 << 10}, Pack: 16 << 20}
 }
 
-const maxPack = 1 << 30 // bytes
-
 func (p Params) check() error {
 	if err := p.Chunk.Check(); err != nil {
 		return err
 	}
-	if p.Pack < 4*p.Chunk.Max || p.Pack > maxPack {
-		return fmt.Errorf("pack size of %d bytes: must be from 4 times the largest chunk to %d", p.Pack, maxPack)
+	if p.Pack < 4*p.Chunk.Max || p.Pack > format.MaxPack {
+		return fmt.Errorf("pack size of %d bytes: must be from 4 times the largest chunk to %d", p.Pack, format.MaxPack)
 	}
 	return nil
 }
@@ -215,7 +205,7 @@ func (v *Vault) Info() Info { return v.info }
 // Fingerprint returns 16 hex digits that differ for two vaults with different
 // keys, whatever their names and stores, and tell nothing about the key.
 func (v *Vault) Fingerprint() string {
-	sub := subkey(v.meta, "fingerprint", nil)
+	sub := format.Subkey(v.meta, "fingerprint", nil)
 	return hex.EncodeToString(sub[:8])
 }
 
@@ -241,7 +231,7 @@ func (v *Vault) Close() {
 	v.content, v.meta, v.name, v.page, v.cut, v.headers = [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}
 }
 
-// derive returns the subkey of master for that purpose (HKDF-Expand with SHA-256, RFC 5869).
+// derive returns the format.Subkey of master for that purpose (HKDF-Expand with SHA-256, RFC 5869).
 func derive(master []byte, purpose string) (sub [32]byte) {
 	b, err := hkdf.Expand(sha256.New, master, "holdfast v1 "+purpose, 32)
 	if err != nil {
@@ -317,4 +307,12 @@ func readError(key string, n, want int, off int64, err error) error {
 		return fmt.Errorf("read %s: store returned %d of %d bytes and no error", key, n, want)
 	}
 	return err // the store's errors name the operation and the object
+}
+
+// index returns the vault's index, in the store that v has now.
+func (v *Vault) index() index.Place {
+	return index.Place{
+		Store: v.st, Prefix: v.info.ID + "/index/", Folder: v.Fingerprint(),
+		AEAD: func(id index.SegmentID) cipher.AEAD { return seal.NewAEAD(format.Subkey(v.meta, "index", id[:])) },
+	}
 }

@@ -108,13 +108,13 @@ func (v *Vault) verify(ctx context.Context, o VerifyOptions, budget int) (Verify
 	}
 	if o.Instance == "" && o.Backup == "" {
 		// No restore needs the index, but it spares new backups the storing of known chunks.
-		set, err := v.checkIndex(ctx)
+		set, err := v.index().Check(ctx)
 		if err != nil {
 			return c.report, err
 		}
-		set.close()
-		for id, err := range set.damaged {
-			if err := c.found(err, v.segmentKey(id)); err != nil {
+		set.Close()
+		for id, err := range set.Damaged() {
+			if err := c.found(err, v.index().Key(id)); err != nil {
 				return c.report, err
 			}
 		}

@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/seal"
 	"holdfast/internal/testbed"
 	"holdfast/internal/tree"
+	"holdfast/internal/vault/format"
 )
 
 var verifyRefs = flag.Int("verify.refs", 5_000_000, "references of TestMemoryOfVerify")
@@ -73,7 +74,7 @@ func TestRefsAgainstMap(t *testing.T) {
 func TestMemoryOfVerify(t *testing.T) {
 	s := newRefSorter(verifyBudget)
 	defer s.close()
-	before, begin := memory(t), time.Now()
+	before, begin := testbed.ResidentMemory(t), time.Now()
 	for i := range *verifyRefs {
 		h := uint32(i) * 2654435761 // each once, in no order
 		if err := s.add(chunkRef{h >> 8, h, 70_000, 65_536}); err != nil {
@@ -84,12 +85,12 @@ func TestMemoryOfVerify(t *testing.T) {
 	if err := s.each(func(chunkRef) error { n++; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	after := memory(t)
+	after := testbed.ResidentMemory(t)
 	t.Logf("%d references in %v: memory %s, before %s", n, time.Since(begin), after, before)
 	if n != *verifyRefs {
 		t.Errorf("%d of %d references", n, *verifyRefs)
 	}
-	if took := after.anon - before.anon; took > verifyBudget+verifyBudget/4 {
+	if took := after.Anon - before.Anon; took > verifyBudget+verifyBudget/4 {
 		t.Errorf("%d bytes of memory, of which %d are for references", took, verifyBudget)
 	}
 }
@@ -184,7 +185,7 @@ func TestVerifyWithLittleMemory(t *testing.T) {
 	packs := keysOf(t, st, "/packs/")
 	harm := func(key string, to func([]byte) []byte) {
 		t.Helper()
-		b, err := readAll(t.Context(), st, key, maxPack)
+		b, err := readAll(t.Context(), st, key, format.MaxPack)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"holdfast/internal/chunk"
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
+	"holdfast/internal/vault/format"
 )
 
 // verifyInFlight is how many packs are looked at at once.
@@ -116,11 +117,11 @@ func (c *check) pack(ctx context.Context, use packUse, refs []chunkRef, whole bo
 	if !whole {
 		return 0, 0, nil
 	}
-	magic := make([]byte, packHeader)
+	magic := make([]byte, format.PackHeader)
 	if err := c.v.ReadRun(ctx, use.id, magic, 0); err != nil {
 		return 0, 0, err
 	}
-	if string(magic) != packMagic {
+	if string(magic) != format.PackMagic {
 		return bad("does not begin as a pack does")
 	}
 	chunks, err = c.v.verifyRows(ctx, use.id, rows)
@@ -197,7 +198,7 @@ func (v *Vault) verifyRows(ctx context.Context, id PackID, rows []Row) (chunks u
 		at := buf.run
 		for _, r := range rows[:n] {
 			loc := Loc{Pack: id, Off: r.Off, Len: r.Len, Raw: r.Raw}
-			if buf.plain, err = openChunk(aead, key, r.Kind, loc, at[:r.Len], buf.plain); err != nil {
+			if buf.plain, err = format.OpenChunk(aead, key, r.Kind, loc, at[:r.Len], buf.plain); err != nil {
 				buf.plain, err = v.Again(ctx, r.Kind, loc, err)
 			}
 			if err != nil {

@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/internal/vault/offheap"
 )
 
 // A verification notes every chunk that recipes name, and compares them with the tables of the
@@ -58,7 +60,7 @@ func newRefSorter(budget int) *refSorter {
 	// The memory is taken at once, since growing would leave as much again behind,
 	// and outside of the Go heap, since the collector would let the heap grow in
 	// proportion to it. Its unused part costs address space and no memory.
-	if mem, err := takeMemory(s.most * refSize); err == nil {
+	if mem, err := offheap.Take(s.most * refSize); err == nil {
 		s.mem = mem
 		s.buf = unsafe.Slice((*chunkRef)(unsafe.Pointer(unsafe.SliceData(mem))), s.most)[:0]
 	} else {

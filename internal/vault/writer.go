@@ -15,6 +15,8 @@ import (
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 	"holdfast/internal/seal"
+	"holdfast/internal/vault/format"
+	"holdfast/internal/vault/index"
 )
 
 // WriterOptions say how a Writer works.
@@ -64,7 +66,7 @@ type Stored struct {
 type Writer struct {
 	v    *Vault
 	opts WriterOptions
-	idx  *index
+	idx  *index.Index
 
 	buffers *buffers
 
@@ -116,7 +118,7 @@ const metaRun = 2 << 20
 
 // NewWriter returns a Writer that knows the chunks of the vault's index and of opts.Resume.
 func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, error) {
-	idx, err := v.openIndex(ctx, opts.IndexDir, slices.Concat(opts.Without, opts.Lost), opts.Warn)
+	idx, err := v.index().Open(ctx, opts.IndexDir, slices.Concat(opts.Without, opts.Lost), opts.Warn)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +127,7 @@ func (v *Vault) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, err
 	}
 	w := &Writer{v: v, opts: opts, idx: idx, mine: map[PackID]bool{}}
 	if err := w.resume(ctx); err != nil {
-		idx.close()
+		idx.Close()
 		return nil, err
 	}
 	if opts.Buffers == nil {
@@ -153,11 +155,11 @@ func (w *Writer) resume(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !w.idx.without[p.ID] { // else it is condemned or lost, and its content is stored anew
+		if !w.idx.Without(p.ID) { // else it is condemned or lost, and its content is stored anew
 			todo[p.ID] = p
 		}
 	}
-	w.idx.packs(func(p PackRef) { delete(todo, p.ID) })
+	w.idx.Packs(func(p PackRef) { delete(todo, p.ID) })
 	var mu sync.Mutex // over changes of the index
 	g, gctx := contain.WithContext(ctx)
 	g.SetLimit(resumeInFlight)
@@ -172,7 +174,7 @@ func (w *Writer) resume(ctx context.Context) error {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			w.idx.addPack(p, rows)
+			w.idx.AddPack(p, rows)
 			return nil
 		})
 	}
@@ -182,12 +184,12 @@ func (w *Writer) resume(ctx context.Context) error {
 // bufferSize has room for a full pack, or for a pack that holds nothing
 // but the largest Meta chunk. Memory that is never touched costs nothing.
 func (v *Vault) bufferSize() int {
-	return v.params.Pack + maxMeta + 4096
+	return v.params.Pack + format.MaxMeta + 4096
 }
 
 // Known returns where the vault, or this writer's unfinished part of it, holds the chunk
 // of that name. It waits for nobody. All calls must have returned before Finish or Abort.
-func (w *Writer) Known(name chunk.Name) (Loc, bool) { return w.idx.find(name) }
+func (w *Writer) Known(name chunk.Name) (Loc, bool) { return w.idx.Find(name) }
 
 // Add stores the payload, compressed by that method from raw bytes, as the
 // chunk of that name, which Known did not know, or finds that another goroutine
@@ -200,7 +202,7 @@ func (w *Writer) Add(name chunk.Name, m seal.Method, payload []byte, raw int) (S
 func (w *Writer) add(kind ChunkKind, name chunk.Name, m seal.Method, payload []byte, raw int) (Stored, error) {
 	need := len(payload) + seal.Overhead
 	w.mu.Lock()
-	if loc, ok := w.idx.findAdded(name); ok {
+	if loc, ok := w.idx.FindAdded(name); ok {
 		w.mu.Unlock()
 		return Stored{Loc: loc}, nil
 	}
@@ -208,7 +210,7 @@ func (w *Writer) add(kind ChunkKind, name chunk.Name, m seal.Method, payload []b
 		w.mu.Unlock()
 		return Stored{}, errors.New("add to a writer that ended")
 	}
-	if w.cur != nil && w.cur.n+need+tableRoom(len(w.cur.rows)+1) > w.v.params.Pack && len(w.cur.rows) > 0 ||
+	if w.cur != nil && w.cur.n+need+format.TableRoom(len(w.cur.rows)+1) > w.v.params.Pack && len(w.cur.rows) > 0 ||
 		w.cur != nil && len(w.cur.rows) == maxPackRows {
 		w.closePack()
 	}
@@ -224,10 +226,10 @@ func (w *Writer) add(kind ChunkKind, name chunk.Name, m seal.Method, payload []b
 	p.n += need
 	p.rows = append(p.rows, Row{Name: name, Kind: kind, Off: loc.Off, Len: loc.Len, Raw: loc.Raw})
 	p.pending.Add(1)
-	w.idx.add(name, loc)
+	w.idx.Add(name, loc)
 	w.mu.Unlock()
 
-	seal.Seal(p.aead, packNonce(loc.Off), chunkAAD(kind), m, payload, dst)
+	seal.Seal(p.aead, format.Nonce(loc.Off), format.ChunkAAD(kind), m, payload, dst)
 	w.release(p)
 	return Stored{Loc: loc, New: true}, nil
 }
@@ -235,8 +237,8 @@ func (w *Writer) add(kind ChunkKind, name chunk.Name, m seal.Method, payload []b
 // AddMeta stores a Meta chunk. Where it lies is written to *out when Finish,
 // or a FlushMeta before it, returned nil: these chunks are placed in runs.
 func (w *Writer) AddMeta(name chunk.Name, m seal.Method, payload []byte, raw int, out *Stored) error {
-	if raw > maxMeta {
-		return fmt.Errorf("recipe page of %d bytes: more than the %d that the format allows", raw, maxMeta)
+	if raw > format.MaxMeta {
+		return fmt.Errorf("recipe page of %d bytes: more than the %d that the format allows", raw, format.MaxMeta)
 	}
 	w.mu.Lock()
 	w.pend = append(w.pend, pendingMeta{name: name, method: m, data: slices.Clone(payload), raw: raw, out: out})
@@ -281,7 +283,7 @@ func (w *Writer) openPack() error {
 	w.sentMu.Lock()
 	w.mine[p.id] = true
 	w.sentMu.Unlock()
-	p.n = copy(buf, packMagic)
+	p.n = copy(buf, format.PackMagic)
 	p.pending.Store(1)
 	w.cur = p
 	return nil
@@ -306,9 +308,9 @@ func (w *Writer) Began(id PackID) bool {
 func (w *Writer) closePack() {
 	p := w.cur
 	w.cur = nil
-	w.idx.sizePack(PackRef{ID: p.id, Size: int64(p.n + tableRoom(len(p.rows)))})
+	w.idx.SizePack(PackRef{ID: p.id, Size: int64(p.n + format.TableRoom(len(p.rows)))})
 	w.release(p)
-	if spill := w.idx.freeze(); spill != nil {
+	if spill := w.idx.Freeze(); spill != nil {
 		w.uploads.Go(func() error { spill(); return nil })
 	}
 }
@@ -322,7 +324,7 @@ func (w *Writer) release(p *openPack) {
 }
 
 func (w *Writer) send(p *openPack) error {
-	body := appendTable(p.aead, p.buf[:p.n], p.rows)
+	body := format.AppendTable(p.aead, p.buf[:p.n], p.rows)
 	ref := PackRef{ID: p.id, Size: int64(len(body))}
 	if w.opts.Intent != nil {
 		if err := w.opts.Intent(ref.String()); err != nil {
@@ -363,7 +365,7 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 	added := w.packs
 	if err == nil {
 		g, gctx := contain.WithContext(ctx)
-		g.Go(func() error { return w.idx.store(gctx) })
+		g.Go(func() error { return w.idx.Store(gctx) })
 		if w.opts.Confirmed != nil {
 			g.Go(func() error { return w.opts.Confirmed(gctx, added) })
 		}
@@ -375,7 +377,7 @@ func (w *Writer) Finish(ctx context.Context) ([]PackRef, error) {
 		n.takeSizes()
 	}
 	w.cancel(nil)
-	w.idx.close()
+	w.idx.Close()
 	if err != nil {
 		return nil, err
 	}
@@ -397,15 +399,15 @@ func (w *Writer) Abort(cause error) error {
 	if !before {
 		w.salvage()
 	}
-	w.idx.close()
+	w.idx.Close()
 	return err
 }
 
 // Tidy merges index segments where the vault has many small ones, and writes segments anew that
 // list a lost pack. It comes after Finish; with any result, the vault is as good as before.
 func (w *Writer) Tidy(ctx context.Context) error {
-	if !w.idx.classes.due() && len(w.opts.Lost) == 0 {
+	if !w.idx.MergeDue() && len(w.opts.Lost) == 0 {
 		return nil
 	}
-	return w.v.mergeIndex(ctx, w.opts.IndexDir, w.idx.without, w.opts.Lost, w.idx.tell)
+	return w.idx.Merge(ctx, w.opts.IndexDir, w.opts.Lost)
 }

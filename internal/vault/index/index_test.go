@@ -1,11 +1,13 @@
-package vault
+package index
 
 import (
 	"bytes"
 	"context"
+	"crypto/cipher"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -15,7 +17,18 @@ import (
 
 	"holdfast/internal/chunk"
 	"holdfast/internal/obs"
+	"holdfast/internal/seal"
+	"holdfast/internal/vault/format"
 )
+
+// newPlace returns an index without a segment, in a store of its own.
+func newPlace(testing.TB) *Place {
+	key := sha256.Sum256([]byte("the key of a test"))
+	return &Place{
+		Store: obs.NewMemory(), Prefix: "vault/index/", Folder: "feedfeedfeedfeed",
+		AEAD: func(id SegmentID) cipher.AEAD { return seal.NewAEAD(format.Subkey(key, "index", id[:])) },
+	}
+}
 
 // nameOf returns the i-th of a sequence of names that look like hashes.
 func nameOf(i int) chunk.Name {
@@ -23,15 +36,15 @@ func nameOf(i int) chunk.Name {
 }
 
 // locOf returns a place that belongs to the i-th name: packs of 250 chunks.
-func locOf(i int) Loc {
+func locOf(i int) format.Loc {
 	p := nameOf(-1 - i/250)
-	return Loc{Pack: PackID(p[:16]), Off: uint32(8 + i%250*1000), Len: 900 + uint32(i%100), Raw: 4096}
+	return format.Loc{Pack: format.PackID(p[:16]), Off: uint32(8 + i%250*1000), Len: 900 + uint32(i%100), Raw: 4096}
 }
 
 // put stores a segment of the names from first to before end.
-func put(t testing.TB, v *Vault, first, end int) {
+func put(t testing.TB, v *Place, first, end int) {
 	t.Helper()
-	x := &index{v: v}
+	x := &Index{in: *v}
 	table := newRowTable()
 	for i := first; i < end; i++ {
 		table.add(nameOf(i), locOf(i))
@@ -41,33 +54,33 @@ func put(t testing.TB, v *Vault, first, end int) {
 	}
 }
 
-func openIndex(t testing.TB, v *Vault, dir string) *index {
+func openIndex(t testing.TB, v *Place, dir string) *Index {
 	t.Helper()
-	x, err := v.openIndex(t.Context(), dir, nil, func(err error) { t.Errorf("told: %v", err) })
+	x, err := v.Open(t.Context(), dir, nil, func(err error) { t.Errorf("told: %v", err) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(x.close)
+	t.Cleanup(x.Close)
 	return x
 }
 
 // holds fails unless the index finds the names from first to before
 // end, where they are, and none of as many others.
-func holds(t testing.TB, x *index, first, end int) {
+func holds(t testing.TB, x *Index, first, end int) {
 	t.Helper()
 	for i := first; i < end; i++ {
-		if loc, ok := x.find(nameOf(i)); !ok || loc != locOf(i) {
+		if loc, ok := x.Find(nameOf(i)); !ok || loc != locOf(i) {
 			t.Fatalf("name %d: %v, %v", i, loc, ok)
 		}
-		if _, ok := x.find(nameOf(1<<40 + i)); ok {
+		if _, ok := x.Find(nameOf(1<<40 + i)); ok {
 			t.Fatalf("finds name %d, which nobody added", 1<<40+i)
 		}
 	}
 }
 
-func segmentFiles(t testing.TB, v *Vault, dir string) []string {
+func segmentFiles(t testing.TB, v *Place, dir string) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, v.Fingerprint(), "*"))
+	files, err := filepath.Glob(filepath.Join(dir, v.Folder, "*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +88,7 @@ func segmentFiles(t testing.TB, v *Vault, dir string) []string {
 }
 
 func TestSegmentsOfEverySize(t *testing.T) {
-	v := fuzzVault(t)
+	v := newPlace(t)
 	at := 0
 	for _, n := range []int{1, 2, blockRows - 1, blockRows, blockRows + 1, 2 * blockRows, 1000, 30000} {
 		put(t, v, at, at+n)
@@ -136,10 +149,10 @@ func TestRowTable(t *testing.T) {
 // TestMergeAgainstMap merges random segments with names in common,
 // and compares with the rule that says which place counts.
 func TestMergeAgainstMap(t *testing.T) {
-	v := fuzzVault(t)
+	v := newPlace(t)
 	rng := rand.New(rand.NewPCG(1, 2))
-	want := map[chunk.Name]Loc{}
-	gone := PackID{3}
+	want := map[chunk.Name]format.Loc{}
+	gone := format.PackID{3}
 	for range 20 {
 		table := newRowTable()
 		seen := map[int]bool{}
@@ -150,59 +163,59 @@ func TestMergeAgainstMap(t *testing.T) {
 					continue
 				}
 				seen[i] = true
-				loc := Loc{Pack: PackID{pack}, Off: rng.Uint32N(100), Len: 20, Raw: 3}
+				loc := format.Loc{Pack: format.PackID{pack}, Off: rng.Uint32N(100), Len: 20, Raw: 3}
 				table.add(nameOf(i), loc)
 				if old, ok := want[nameOf(i)]; pack != gone[0] && (!ok || compareLoc(loc, old) < 0) {
 					want[nameOf(i)] = loc
 				}
 			}
 		}
-		if err := (&index{v: v}).storeTable(t.Context(), table); err != nil {
+		if err := (&Index{in: *v}).storeTable(t.Context(), table); err != nil {
 			t.Fatal(err)
 		}
 	}
 	compare := func(when string) {
-		x, err := v.openIndex(t.Context(), "", []PackID{gone}, nil)
+		x, err := v.Open(t.Context(), "", []format.PackID{gone}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer x.close()
+		defer x.Close()
 		for i := range 2000 {
-			loc, ok := x.find(nameOf(i))
+			loc, ok := x.Find(nameOf(i))
 			if w, wok := want[nameOf(i)]; ok != wok || loc != w {
 				t.Fatalf("%s, name %d: %v %v, want %v %v", when, i, loc, ok, w, wok)
 			}
 		}
 	}
 	compare("before")
-	if err := v.mergeIndex(t.Context(), "", map[PackID]bool{gone: true}, nil, func(err error) { t.Error(err) }); err != nil {
+	if err := v.Merge(t.Context(), "", map[format.PackID]bool{gone: true}, nil, func(err error) { t.Error(err) }); err != nil {
 		t.Fatal(err)
 	}
 	compare("merged")
-	listed, err := v.listSegments(t.Context())
+	listed, err := v.List(t.Context())
 	if err != nil || len(listed) != 1 {
 		t.Errorf("%d segments after the merge: %v", len(listed), err)
 	}
-	set, err := v.checkIndex(t.Context())
+	set, err := v.Check(t.Context())
 	if err != nil || len(set.damaged) != 0 {
 		t.Errorf("damaged after the merge: %v, %v", set.damaged, err)
 	}
-	set.close()
+	set.Close()
 }
 
 // TestMergesStayFew: however many backups add however little, the
 // segments stay few, and none is lost.
 func TestMergesStayFew(t *testing.T) {
-	v := fuzzVault(t)
+	v := newPlace(t)
 	dir := t.TempDir()
 	const backups, each = 200, 40
 	for i := range backups {
 		put(t, v, i*each, (i+1)*each)
-		if err := v.mergeIndex(t.Context(), dir, nil, nil, func(err error) { t.Error(err) }); err != nil {
+		if err := v.Merge(t.Context(), dir, nil, nil, func(err error) { t.Error(err) }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	listed, err := v.listSegments(t.Context())
+	listed, err := v.List(t.Context())
 	if err != nil || len(listed) > 2*mergeAt {
 		t.Errorf("%d segments: %v", len(listed), err)
 	}
@@ -215,45 +228,45 @@ func TestMergesStayFew(t *testing.T) {
 // TestMergeLeavesDamagedOnesAlone: a segment with a damaged block
 // is told, and keeps nobody from merging the others.
 func TestMergeLeavesDamagedOnesAlone(t *testing.T) {
-	v := fuzzVault(t)
+	v := newPlace(t)
 	const each = 100
 	for i := range mergeAt {
 		put(t, v, i*each, (i+1)*each)
 	}
-	listed, err := v.listSegments(t.Context())
+	listed, err := v.List(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	var bad segmentID
+	var bad SegmentID
 	for bad = range listed {
 		break
 	}
-	object, err := readAll(t.Context(), v.st, v.segmentKey(bad), maxIndexObject)
-	if err != nil {
+	object := make([]byte, listed[bad])
+	if _, err := v.Store.ReadAt(t.Context(), v.Key(bad), object, 0); err != nil {
 		t.Fatal(err)
 	}
 	object[1500] ^= 1
-	if err := errors.Join(v.st.Delete(t.Context(), v.segmentKey(bad)), v.st.Put(t.Context(), v.segmentKey(bad), object)); err != nil {
+	if err := errors.Join(v.Store.Delete(t.Context(), v.Key(bad)), v.Store.Put(t.Context(), v.Key(bad), object)); err != nil {
 		t.Fatal(err)
 	}
 	var told []error
-	if err := v.mergeIndex(t.Context(), "", nil, nil, func(err error) { told = append(told, err) }); err != nil {
+	if err := v.Merge(t.Context(), "", nil, nil, func(err error) { told = append(told, err) }); err != nil {
 		t.Fatal(err)
 	}
-	if len(told) != 1 || !errors.Is(told[0], ErrCorrupt) || !strings.Contains(told[0].Error(), bad.String()) {
+	if len(told) != 1 || !errors.Is(told[0], format.ErrCorrupt) || !strings.Contains(told[0].Error(), bad.String()) {
 		t.Errorf("told %v", told)
 	}
-	if listed, err = v.listSegments(t.Context()); err != nil || len(listed) != 2 {
+	if listed, err = v.List(t.Context()); err != nil || len(listed) != 2 {
 		t.Errorf("%d segments after the merge: %v", len(listed), err)
 	}
-	x, err := v.openIndex(t.Context(), "", nil, nil)
+	x, err := v.Open(t.Context(), "", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer x.close()
+	defer x.Close()
 	found := 0
 	for i := range mergeAt * each {
-		if loc, ok := x.find(nameOf(i)); ok && loc == locOf(i) {
+		if loc, ok := x.Find(nameOf(i)); ok && loc == locOf(i) {
 			found++
 		}
 	}
@@ -265,7 +278,7 @@ func TestMergeLeavesDamagedOnesAlone(t *testing.T) {
 // TestMergeFetchesWhatIsDamagedHere: of a cached file that is damaged
 // the merge does not say that the store's is, and the next has it.
 func TestMergeFetchesWhatIsDamagedHere(t *testing.T) {
-	v, dir := fuzzVault(t), t.TempDir()
+	v, dir := newPlace(t), t.TempDir()
 	const each = 100
 	for i := range mergeAt {
 		put(t, v, i*each, (i+1)*each)
@@ -276,28 +289,30 @@ func TestMergeFetchesWhatIsDamagedHere(t *testing.T) {
 		t.Fatal(err)
 	}
 	var told []error
-	if err := v.mergeIndex(t.Context(), dir, nil, nil, func(err error) { told = append(told, err) }); err != nil {
+	if err := v.Merge(t.Context(), dir, nil, nil, func(err error) { told = append(told, err) }); err != nil {
 		t.Fatal(err)
 	}
-	if len(told) != 1 || errors.Is(told[0], ErrCorrupt) || !strings.Contains(told[0].Error(), "cached") {
+	if len(told) != 1 || errors.Is(told[0], format.ErrCorrupt) || !strings.Contains(told[0].Error(), "cached") {
 		t.Errorf("told %v", told)
 	}
 	holds(t, openIndex(t, v, dir), 0, mergeAt*each)
-	if report, err := v.Verify(t.Context(), VerifyOptions{}); err != nil || len(report.Damaged) > 0 {
-		t.Errorf("%+v, %v", report, err)
+	set, err := v.Check(t.Context())
+	if err != nil || len(set.Damaged()) > 0 {
+		t.Fatalf("%v, %v", set.Damaged(), err)
 	}
+	set.Close()
 }
 
 // TestReplacedSegmentsThatStay: a store that deletes nothing does
 // not make readers use, or merge, replaced segments again.
 func TestReplacedSegmentsThatStay(t *testing.T) {
-	v := fuzzVault(t)
-	st := &noDelete{Store: v.st}
-	v.st = st
+	v := newPlace(t)
+	st := &noDelete{Store: v.Store}
+	v.Store = st
 	for i := range mergeAt {
 		put(t, v, i*10, i*10+10)
 	}
-	if err := v.mergeIndex(t.Context(), "", nil, nil, func(err error) { t.Error(err) }); !errors.Is(err, errNoDelete) {
+	if err := v.Merge(t.Context(), "", nil, nil, func(err error) { t.Error(err) }); !errors.Is(err, errNoDelete) {
 		t.Fatalf("error is %v", err)
 	}
 	dir := t.TempDir()
@@ -309,14 +324,14 @@ func TestReplacedSegmentsThatStay(t *testing.T) {
 	if n := len(segmentFiles(t, v, dir)); n != 1 {
 		t.Errorf("%d files are kept", n)
 	}
-	v.st = st.Store // deletes again: the next merge takes those away that were left
+	v.Store = st.Store // deletes again: the next merge takes those away that were left
 	for i := range mergeAt {
 		put(t, v, 1000+i*10, 1010+i*10)
 	}
-	if err := v.mergeIndex(t.Context(), dir, nil, nil, func(err error) { t.Error(err) }); err != nil {
+	if err := v.Merge(t.Context(), dir, nil, nil, func(err error) { t.Error(err) }); err != nil {
 		t.Fatal(err)
 	}
-	listed, err := v.listSegments(t.Context())
+	listed, err := v.List(t.Context())
 	if err != nil || len(listed) != 1 {
 		t.Errorf("%d segments are left: %v", len(listed), err)
 	}
@@ -325,7 +340,7 @@ func TestReplacedSegmentsThatStay(t *testing.T) {
 // TestSpill: the rows of a long backup move to the local disk, are
 // found all the while by others, and end in the store.
 func TestSpill(t *testing.T) {
-	v := fuzzVault(t)
+	v := newPlace(t)
 	dir := t.TempDir()
 	x := openIndex(t, v, dir)
 	const n = 3*tableRows + 1000
@@ -341,7 +356,7 @@ func TestSpill(t *testing.T) {
 				default:
 				}
 				if _, known := added.Load(i / 250); known {
-					if loc, ok := x.find(nameOf(i)); !ok || loc != locOf(i) {
+					if loc, ok := x.Find(nameOf(i)); !ok || loc != locOf(i) {
 						t.Errorf("name %d: %v, %v", i, loc, ok)
 						return
 					}
@@ -350,10 +365,10 @@ func TestSpill(t *testing.T) {
 		})
 	}
 	for i := range n {
-		x.add(nameOf(i), locOf(i))
+		x.Add(nameOf(i), locOf(i))
 		if i%250 == 249 {
 			added.Store(i/250, true)
-			if spill := x.freeze(); spill != nil {
+			if spill := x.Freeze(); spill != nil {
 				spills.Go(spill)
 			}
 		}
@@ -365,17 +380,17 @@ func TestSpill(t *testing.T) {
 	if len(view.segs) != 3 || len(view.frozen) != 0 {
 		t.Errorf("%d segments, %d frozen tables", len(view.segs), len(view.frozen))
 	}
-	if err := x.store(t.Context()); err != nil {
+	if err := x.Store(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	x.close()
+	x.Close()
 	// No pack is in two segments.
-	set, err := v.checkIndex(t.Context())
+	set, err := v.Check(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer set.close()
-	seen := map[PackID]bool{}
+	defer set.Close()
+	seen := map[format.PackID]bool{}
 	for _, s := range set.open {
 		for i := range s.packs {
 			if seen[s.pack(i)] {
@@ -387,7 +402,7 @@ func TestSpill(t *testing.T) {
 	if len(set.open) != 4 || len(set.damaged) != 0 {
 		t.Errorf("%d segments, damaged: %v", len(set.open), set.damaged)
 	}
-	if files := segmentFiles(t, v, dir); len(files) != 4 || slices.ContainsFunc(files, func(f string) bool { return strings.Contains(f, unfinished) }) {
+	if files := segmentFiles(t, v, dir); len(files) != 4 || slices.ContainsFunc(files, func(f string) bool { return strings.Contains(f, Unfinished) }) {
 		t.Errorf("files %v", files)
 	}
 	holds(t, openIndex(t, v, dir), 0, n)
@@ -396,24 +411,24 @@ func TestSpill(t *testing.T) {
 // TestSpillWithoutRoom: when the local disk takes nothing, the rows
 // stay in memory and reach the store all the same.
 func TestSpillWithoutRoom(t *testing.T) {
-	v := fuzzVault(t)
+	v := newPlace(t)
 	told := 0
-	x, err := v.openIndex(t.Context(), t.TempDir(), nil, func(error) { told++ })
+	x, err := v.Open(t.Context(), t.TempDir(), nil, func(error) { told++ })
 	if err != nil {
 		t.Fatal(err)
 	}
 	x.dir.path = filepath.Join(x.dir.path, "gone")
 	const n = tableRows + 10
 	for i := range n {
-		x.add(nameOf(i), locOf(i))
-		if spill := x.freeze(); spill != nil {
+		x.Add(nameOf(i), locOf(i))
+		if spill := x.Freeze(); spill != nil {
 			spill()
 		}
 	}
-	if err := x.store(t.Context()); err != nil {
+	if err := x.Store(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	x.close()
+	x.Close()
 	if told != 1 {
 		t.Errorf("told %d times", told)
 	}
@@ -423,7 +438,7 @@ func TestSpillWithoutRoom(t *testing.T) {
 // TestReadersBesideMergers: hosts that merge, write and read at
 // once see every name that was stored before they opened.
 func TestReadersBesideMergers(t *testing.T) {
-	v := fuzzVault(t)
+	v := newPlace(t)
 	const hosts, rounds, each = 4, 12, 50
 	var wg sync.WaitGroup
 	var next struct {
@@ -439,22 +454,22 @@ func TestReadersBesideMergers(t *testing.T) {
 				put(t, v, next.n, next.n+each)
 				next.n += each
 				next.Unlock()
-				if err := v.mergeIndex(t.Context(), dir, nil, nil, func(err error) { t.Errorf("merge: told %v", err) }); err != nil {
+				if err := v.Merge(t.Context(), dir, nil, nil, func(err error) { t.Errorf("merge: told %v", err) }); err != nil {
 					t.Errorf("merge: %v", err)
 				}
 				n := stored()
-				x, err := v.openIndex(t.Context(), dir, nil, func(err error) { t.Errorf("told %v", err) })
+				x, err := v.Open(t.Context(), dir, nil, func(err error) { t.Errorf("told %v", err) })
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				for i := range n {
-					if loc, ok := x.find(nameOf(i)); !ok || loc != locOf(i) {
+					if loc, ok := x.Find(nameOf(i)); !ok || loc != locOf(i) {
 						t.Errorf("name %d of %d: %v, %v", i, n, loc, ok)
 						break
 					}
 				}
-				x.close()
+				x.Close()
 			}
 		})
 	}
@@ -464,18 +479,18 @@ func TestReadersBesideMergers(t *testing.T) {
 // TestReplacedWhileReading: the chunks of a segment that is gone
 // when it is fetched are found in the segment that replaced it.
 func TestReplacedWhileReading(t *testing.T) {
-	v := fuzzVault(t)
+	v := newPlace(t)
 	for i := range mergeAt {
 		put(t, v, i*10, i*10+10)
 	}
-	st := &onFirstRead{Store: v.st}
+	st := &onFirstRead{Store: v.Store}
 	other := *v
 	st.do = func() {
-		if err := other.mergeIndex(t.Context(), "", nil, nil, func(err error) { t.Error(err) }); err != nil {
+		if err := other.Merge(t.Context(), "", nil, nil, func(err error) { t.Error(err) }); err != nil {
 			t.Error(err)
 		}
 	}
-	v.st = st
+	v.Store = st
 	holds(t, openIndex(t, v, ""), 0, mergeAt*10)
 }
 
@@ -500,7 +515,7 @@ func TestTrailerLimits(t *testing.T) {
 		}
 	}
 	newer := bytes.Replace(good.trailer(), []byte("HFINDX\x00\x01"), []byte("HFINDX\x00\x02"), 1)
-	if _, err := parseTrailer(newer, int64(good.size())); !errors.Is(err, ErrNewer) {
+	if _, err := parseTrailer(newer, int64(good.size())); !errors.Is(err, format.ErrNewer) {
 		t.Errorf("newer: %v", err)
 	}
 	biggest := shape{rows: maxIndexRows, packs: maxIndexRows, replaced: maxReplaced, lines: filterLines(maxIndexRows)}
@@ -526,4 +541,97 @@ type onFirstRead struct {
 func (o *onFirstRead) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
 	o.once.Do(o.do)
 	return o.Store.ReadAt(ctx, key, p, off)
+}
+
+// TestIndexKnowsSizes: of every pack, whether its rows are in
+// memory, on the local disk, stored or merged.
+func TestIndexKnowsSizes(t *testing.T) {
+	v, dir := newPlace(t), t.TempDir()
+	x := openIndex(t, v, dir)
+	const packs = tableRows/250 + 20
+	size := func(i int) int64 { return 1000 + int64(i) }
+	want := map[format.PackID]int64{}
+	for i := range packs * 250 {
+		x.Add(nameOf(i), locOf(i))
+		if i%250 == 249 {
+			p := format.PackRef{ID: locOf(i).Pack, Size: size(i / 250)}
+			want[p.ID] = p.Size
+			x.SizePack(p)
+			if spill := x.Freeze(); spill != nil {
+				spill()
+			}
+		}
+	}
+	same := func(when string, x *Index) {
+		t.Helper()
+		got := map[format.PackID]int64{}
+		x.Packs(func(p format.PackRef) { got[p.ID] = p.Size })
+		if len(got) != len(want) {
+			t.Errorf("%s: %d packs, want %d", when, len(got), len(want))
+		}
+		for id, n := range want {
+			if got[id] != n {
+				t.Fatalf("%s: pack %s has %d bytes, want %d", when, id, got[id], n)
+			}
+		}
+	}
+	same("added", x)
+	if err := x.Store(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	same("stored", openIndex(t, v, dir))
+	for i := range mergeAt { // small ones, which are merged
+		table := newRowTable()
+		id := format.PackID{9, byte(i)}
+		table.add(nameOf(1<<30+i), format.Loc{Pack: id, Off: 8, Len: 20, Raw: 3})
+		table.sizePack(format.PackRef{ID: id, Size: 77 + int64(i)})
+		want[id] = 77 + int64(i)
+		if err := (&Index{in: *v}).storeTable(t.Context(), table); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := v.Merge(t.Context(), dir, nil, nil, func(err error) { t.Error(err) }); err != nil {
+		t.Fatal(err)
+	}
+	same("merged", openIndex(t, v, dir))
+	forgotten := map[format.PackID]bool{{9, 3}: true, locOf(0).Pack: true}
+	if err := v.Merge(t.Context(), dir, forgotten, slices.Collect(maps.Keys(forgotten)), func(error) {}); err != nil {
+		t.Fatal(err)
+	}
+	delete(want, format.PackID{9, 3})
+	delete(want, locOf(0).Pack)
+	same("forgotten", openIndex(t, v, dir))
+}
+
+// TestAddLooksAtWhatIsNew: Add does not repeat Known's lookups in the stored
+// segments, and finds chunks that others added since, in memory or on the local disk.
+func TestAddLooksAtWhatIsNew(t *testing.T) {
+	v := newPlace(t)
+	put(t, v, 0, 250)
+	x := openIndex(t, v, t.TempDir())
+	if _, ok := x.Find(nameOf(1)); !ok {
+		t.Fatal("a stored chunk is not known")
+	}
+	if _, ok := x.FindAdded(nameOf(1)); ok {
+		t.Error("the stored segments are searched again")
+	}
+	for i := 250; i < 250+tableRows+250; i++ {
+		x.Add(nameOf(i), locOf(i))
+		if i%250 == 249 {
+			if spill := x.Freeze(); spill != nil {
+				if loc, ok := x.FindAdded(nameOf(250)); !ok || loc != locOf(250) {
+					t.Errorf("while it is being written: %v, %v", loc, ok)
+				}
+				spill()
+			}
+		}
+	}
+	if len(x.view.Load().spilled) != 1 {
+		t.Fatalf("%d segments on the local disk", len(x.view.Load().spilled))
+	}
+	for _, i := range []int{250, 250 + tableRows, 250 + tableRows + 249} {
+		if loc, ok := x.FindAdded(nameOf(i)); !ok || loc != locOf(i) {
+			t.Errorf("name %d: %v, %v", i, loc, ok)
+		}
+	}
 }

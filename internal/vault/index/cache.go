@@ -1,4 +1,4 @@
-package vault
+package index
 
 import (
 	"cmp"
@@ -13,6 +13,9 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/internal/vault/format"
+	"holdfast/internal/vault/secondlook"
 )
 
 // segmentDir is a vault's folder of index segments on the local disk: files with the very
@@ -31,6 +34,9 @@ type segmentDir struct {
 	path   string
 	shared *segmentPlaces
 }
+
+// Unfinished begins the name of a file that is being written.
+const Unfinished = ".new-"
 
 // maxInMemory is how many bytes of segments one index holds in
 // memory when no disk takes them. A segment has 51 bytes a chunk.
@@ -53,12 +59,12 @@ func newSegmentDir(path string) segmentDir {
 
 // openSegmentDir returns the vault's folder in dir, and removes the folders of vaults that were not
 // used for long; "" keeps nothing. Beside an error it returns a folder that works without a disk.
-func (v *Vault) openSegmentDir(dir string) (segmentDir, error) {
+func (in Place) openSegmentDir(dir string) (segmentDir, error) {
 	none := newSegmentDir("")
 	if dir == "" {
 		return none, nil
 	}
-	path := filepath.Join(dir, v.Fingerprint())
+	path := filepath.Join(dir, in.Folder)
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return none, err
 	}
@@ -69,7 +75,7 @@ func (v *Vault) openSegmentDir(dir string) (segmentDir, error) {
 	now := clockNow()
 	use(path, now)
 	for _, e := range others {
-		if id, err := hex.DecodeString(e.Name()); err != nil || len(id) != 8 || !e.IsDir() || e.Name() == v.Fingerprint() {
+		if id, err := hex.DecodeString(e.Name()); err != nil || len(id) != 8 || !e.IsDir() || e.Name() == in.Folder {
 			continue // not of the form of a fingerprint
 		}
 		if other := filepath.Join(dir, e.Name()); unused(other, now) {
@@ -79,7 +85,7 @@ func (v *Vault) openSegmentDir(dir string) (segmentDir, error) {
 	return newSegmentDir(path), nil
 }
 
-func (d segmentDir) file(id segmentID) string { return filepath.Join(d.path, id.String()) }
+func (d segmentDir) file(id SegmentID) string { return filepath.Join(d.path, id.String()) }
 
 // create begins a file. keep or discard ends it. Until then the file is
 // locked, by which others tell it from the files that a killed process left.
@@ -88,7 +94,7 @@ func (d segmentDir) create() (*os.File, error) {
 		return d.nameless()
 	}
 	for range 10 {
-		f, err := os.CreateTemp(d.path, unfinished+"*")
+		f, err := os.CreateTemp(d.path, Unfinished+"*")
 		if err != nil {
 			return nil, err
 		}
@@ -179,7 +185,7 @@ func (d segmentDir) memory(size int64) (*os.File, error) {
 
 // keep gives the file begun as tmp its name, and returns that; ""
 // when it could not, and then the next writer fetches the segment.
-func (d segmentDir) keep(tmp string, id segmentID) string {
+func (d segmentDir) keep(tmp string, id SegmentID) string {
 	if d.path == "" {
 		return ""
 	}
@@ -200,7 +206,7 @@ func (d segmentDir) discard(tmp string) {
 }
 
 // open maps the cached segment of that id and size, and removes a file with other content.
-func (d segmentDir) open(v *Vault, id segmentID, size int64) (*segment, error) {
+func (d segmentDir) open(in Place, id SegmentID, size int64) (*segment, error) {
 	if d.path == "" {
 		return nil, os.ErrNotExist
 	}
@@ -209,7 +215,7 @@ func (d segmentDir) open(v *Vault, id segmentID, size int64) (*segment, error) {
 		return nil, err
 	}
 	defer f.Close() // the mapping stays
-	s, err := mapSegment(id, v.segmentAEAD(id), f)
+	s, err := mapSegment(id, in.AEAD(id), f)
 	if err == nil && int64(s.size()) != size {
 		s.close()
 		err = fmt.Errorf("cached index segment has not the %d bytes of the stored one", size)
@@ -224,7 +230,7 @@ func (d segmentDir) open(v *Vault, id segmentID, size int64) (*segment, error) {
 
 // sweep removes the files of segments for which keep is false, and
 // the files that killed processes left. Files with other names stay.
-func (d segmentDir) sweep(keep func(segmentID) bool) {
+func (d segmentDir) sweep(keep func(SegmentID) bool) {
 	if d.path == "" {
 		return
 	}
@@ -234,9 +240,9 @@ func (d segmentDir) sweep(keep func(segmentID) bool) {
 	}
 	for _, f := range files {
 		name := filepath.Join(d.path, f.Name())
-		if strings.HasPrefix(f.Name(), unfinished) {
+		if strings.HasPrefix(f.Name(), Unfinished) {
 			sweepUnfinished(name)
-		} else if id, ok := parseSegmentID(f.Name()); ok && !keep(id) {
+		} else if id, ok := ParseSegmentID(f.Name()); ok && !keep(id) {
 			_ = os.Remove(name)
 		}
 	}
@@ -255,34 +261,27 @@ func sweepUnfinished(name string) {
 	}
 }
 
-func parseSegmentID(s string) (id segmentID, ok bool) {
-	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != len(id) {
-		return id, false
-	}
-	return segmentID(b), true
-}
-
 // fetchPart is how much of a segment is in memory while it is fetched.
 const fetchPart = 1 << 20
 
-// fetch copies the stored segment of that id and size to the local disk, or into memory where that
-// takes it not, and maps it. obs.ErrNotFound when it is not in the store any more, a *CorruptError
-// when it is damaged, errNoRoom when nothing takes it; other errors are the store's.
-func (d segmentDir) fetch(ctx context.Context, v *Vault, id segmentID, size int64) (*segment, error) {
-	key := v.segmentKey(id)
+// fetch copies the stored segment of that id and size to the local disk, or into memory where the
+// disk does not take it, and maps it. obs.ErrNotFound when it is not in the store any more, a
+// *format.CorruptError when it is damaged, errNoRoom when nothing takes it; other errors are the
+// store's.
+func (d segmentDir) fetch(ctx context.Context, in Place, id SegmentID, size int64) (*segment, error) {
+	key := in.Key(id)
 	if size < int64(indexTrailer) || size > maxIndexObject {
-		return nil, &CorruptError{Object: key, Reason: fmt.Sprintf("%d bytes is no size of an index segment", size)}
+		return nil, &format.CorruptError{Object: key, Reason: fmt.Sprintf("%d bytes is no size of an index segment", size)}
 	}
 	places := []func() (*os.File, error){d.nameless, func() (*os.File, error) { return d.memory(size) }}
 	if d.path != "" {
-		s, err := d.fetchInto(ctx, v, id, size, d.create, true)
+		s, err := d.fetchInto(ctx, in, id, size, d.create, true)
 		if !d.failed(err) {
 			return s, err
 		}
 	}
 	for _, place := range places {
-		s, err := d.fetchInto(ctx, v, id, size, place, false)
+		s, err := d.fetchInto(ctx, in, id, size, place, false)
 		if !d.failed(err) {
 			return s, err
 		}
@@ -337,13 +336,13 @@ func (d segmentDir) trouble() error {
 }
 
 // fetchInto is fetch into one place; named gives the file its name.
-func (d segmentDir) fetchInto(ctx context.Context, v *Vault, id segmentID, size int64, place func() (*os.File, error), named bool) (*segment, error) {
+func (d segmentDir) fetchInto(ctx context.Context, in Place, id SegmentID, size int64, place func() (*os.File, error), named bool) (*segment, error) {
 	f, err := place()
 	if err != nil {
 		return nil, &diskError{err}
 	}
 	defer f.Close() // the mapping stays
-	s, err := lookTwice(ctx, v.st, v.segmentKey(id), func(ctx context.Context) (*segment, error) { return d.fetchTo(ctx, v, id, size, f) })
+	s, err := secondlook.Read(ctx, in.Store, in.Key(id), func(ctx context.Context) (*segment, error) { return d.fetchTo(ctx, in, id, size, f) })
 	switch {
 	case err != nil && named:
 		d.discard(f.Name())
@@ -356,16 +355,16 @@ func (d segmentDir) fetchInto(ctx context.Context, v *Vault, id segmentID, size 
 	return s, nil
 }
 
-func (d segmentDir) fetchTo(ctx context.Context, v *Vault, id segmentID, size int64, f *os.File) (*segment, error) {
-	key := v.segmentKey(id)
+func (d segmentDir) fetchTo(ctx context.Context, in Place, id SegmentID, size int64, f *os.File) (*segment, error) {
+	key := in.Key(id)
 	part := make([]byte, min(size, fetchPart))
 	for off := int64(0); off < size; off += int64(len(part)) {
 		part = part[:min(size-off, fetchPart)]
-		n, err := v.st.ReadAt(ctx, key, part, off)
+		n, err := in.Store.ReadAt(ctx, key, part, off)
 		switch {
 		case n == len(part):
 		case errors.Is(err, io.EOF):
-			return nil, &CorruptError{Object: key, Reason: fmt.Sprintf("is cut off: ends at byte %d of %d", off+int64(n), size)}
+			return nil, &format.CorruptError{Object: key, Reason: fmt.Sprintf("is cut off: ends at byte %d of %d", off+int64(n), size)}
 		default:
 			return nil, fmt.Errorf("read the index: %w", err)
 		}
@@ -373,15 +372,15 @@ func (d segmentDir) fetchTo(ctx context.Context, v *Vault, id segmentID, size in
 			return nil, &diskError{err}
 		}
 	}
-	s, err := mapSegment(id, v.segmentAEAD(id), f)
+	s, err := mapSegment(id, in.AEAD(id), f)
 	var errno unix.Errno
 	switch {
 	case err == nil:
 		return s, nil
-	case isNewer(err):
+	case format.IsNewer(err):
 		return nil, fmt.Errorf("index segment %s: %w", key, err)
 	case errors.As(err, &errno), errors.Is(err, errFault): // it was written, and can't be read
 		return nil, &diskError{err}
 	}
-	return nil, &CorruptError{Object: key, Reason: err.Error()}
+	return nil, &format.CorruptError{Object: key, Reason: err.Error()}
 }

@@ -1,4 +1,4 @@
-package vault
+package index
 
 import (
 	"context"
@@ -33,12 +33,12 @@ func (c *countReads) ReadAt(ctx context.Context, key string, p []byte, off int64
 // TestLocalFiles: the cached files are used, swept, made anew when
 // they are not sound, and never missed.
 func TestLocalFiles(t *testing.T) {
-	v := fuzzVault(t)
+	v := newPlace(t)
 	dir := t.TempDir()
 	const n = 500
 	put(t, v, 0, n)
-	counting := &countReads{Store: v.st}
-	v.st = counting
+	counting := &countReads{Store: v.Store}
+	v.Store = counting
 	for _, c := range []struct {
 		name  string
 		do    func(file string) error
@@ -54,7 +54,7 @@ func TestLocalFiles(t *testing.T) {
 		{"folder removed", func(f string) error { return os.RemoveAll(filepath.Dir(f)) }, true},
 		{"foreign files", func(f string) error {
 			return errors.Join(os.WriteFile(filepath.Join(filepath.Dir(f), strings.Repeat("0", 32)), []byte("x"), 0o600),
-				os.WriteFile(filepath.Join(filepath.Dir(f), unfinished+"1"), []byte("x"), 0o600))
+				os.WriteFile(filepath.Join(filepath.Dir(f), Unfinished+"1"), []byte("x"), 0o600))
 		}, false},
 	} {
 		if files := segmentFiles(t, v, dir); len(files) == 1 {
@@ -63,12 +63,12 @@ func TestLocalFiles(t *testing.T) {
 			}
 		}
 		counting.reads.Store(0)
-		x, err := v.openIndex(t.Context(), dir, nil, func(err error) { t.Errorf("%s: told %v", c.name, err) })
+		x, err := v.Open(t.Context(), dir, nil, func(err error) { t.Errorf("%s: told %v", c.name, err) })
 		if err != nil {
 			t.Fatal(err)
 		}
 		holds(t, x, 0, n)
-		x.close()
+		x.Close()
 		if fetched := counting.reads.Load() > 0; fetched != c.fetch {
 			t.Errorf("%s: fetched: %v", c.name, fetched)
 		}
@@ -91,7 +91,7 @@ func zero(file string, at int) error {
 // by the time that the host was up and by its boots; neither the wall clock
 // nor the times of the folders count. A folder whose name is no vault's stays.
 func TestFoldersOfOtherVaults(t *testing.T) {
-	v := fuzzVault(t)
+	v := newPlace(t)
 	dir := t.TempDir()
 	now := clockNow()
 	if now.Boot == "" || now.Up == 0 {
@@ -110,7 +110,7 @@ func TestFoldersOfOtherVaults(t *testing.T) {
 	at := func(c bootClock) { clockNow = func() bootClock { return c } }
 	there := func(when string, want ...string) {
 		t.Helper()
-		openIndex(t, v, dir).close()
+		openIndex(t, v, dir).Close()
 		left, err := os.ReadDir(dir)
 		if err != nil {
 			t.Fatal(err)
@@ -119,7 +119,7 @@ func TestFoldersOfOtherVaults(t *testing.T) {
 		for _, e := range left {
 			names = append(names, e.Name())
 		}
-		want = append(want, foreign, v.Fingerprint())
+		want = append(want, foreign, v.Folder)
 		slices.Sort(want)
 		if !slices.Equal(names, want) {
 			t.Errorf("%s: left are %v, want %v", when, names, want)
@@ -155,7 +155,7 @@ func TestFoldersOfOtherVaults(t *testing.T) {
 // TestUnfinishedFilesAreLocked: a file that a process writes stays,
 // whatever its times say; one whose process was killed goes at once.
 func TestUnfinishedFilesAreLocked(t *testing.T) {
-	v, dir := fuzzVault(t), t.TempDir()
+	v, dir := newPlace(t), t.TempDir()
 	mine, err := v.openSegmentDir(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -168,11 +168,11 @@ func TestUnfinishedFilesAreLocked(t *testing.T) {
 	if err := errors.Join(f.Close(), os.Chtimes(f.Name(), time.Unix(0, 0), time.Unix(0, 0))); err != nil {
 		t.Fatal(err)
 	}
-	killed := filepath.Join(filepath.Dir(f.Name()), unfinished+"killed")
+	killed := filepath.Join(filepath.Dir(f.Name()), Unfinished+"killed")
 	if err := os.WriteFile(killed, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	openIndex(t, v, dir).close()
+	openIndex(t, v, dir).Close()
 	if _, err := os.Stat(f.Name()); err != nil {
 		t.Errorf("a file under way: %v", err)
 	}
@@ -185,7 +185,7 @@ func TestUnfinishedFilesAreLocked(t *testing.T) {
 	}
 	mine.unlock(f.Name()) // as when the process is killed
 	_ = f.Close()
-	openIndex(t, v, dir).close()
+	openIndex(t, v, dir).Close()
 	if _, err := os.Stat(f.Name()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("left behind: %v", err)
 	}
@@ -194,10 +194,10 @@ func TestUnfinishedFilesAreLocked(t *testing.T) {
 // TestFolderThatIsSomewhereElse: whoever puts a link in the place
 // of the vault's folder makes nobody remove other things there.
 func TestFolderThatIsSomewhereElse(t *testing.T) {
-	v, dir, other := fuzzVault(t), t.TempDir(), t.TempDir()
+	v, dir, other := newPlace(t), t.TempDir(), t.TempDir()
 	put(t, v, 0, 10)
 	theirs := filepath.Join(other, "shadow")
-	if err := errors.Join(os.WriteFile(theirs, nil, 0o600), os.Symlink(other, filepath.Join(dir, v.Fingerprint()))); err != nil {
+	if err := errors.Join(os.WriteFile(theirs, nil, 0o600), os.Symlink(other, filepath.Join(dir, v.Folder))); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, openIndex(t, v, dir), 0, 10)
@@ -208,18 +208,18 @@ func TestFolderThatIsSomewhereElse(t *testing.T) {
 
 // TestFolderThatCanNotBeUsed: the index works without it, and says so.
 func TestFolderThatCanNotBeUsed(t *testing.T) {
-	v := fuzzVault(t)
+	v := newPlace(t)
 	put(t, v, 0, 100)
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	told := 0
-	x, err := v.openIndex(t.Context(), file, nil, func(error) { told++ })
+	x, err := v.Open(t.Context(), file, nil, func(error) { told++ })
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer x.close()
+	defer x.Close()
 	holds(t, x, 0, 100)
 	if told != 1 {
 		t.Errorf("told %d times", told)
@@ -230,7 +230,7 @@ func TestFolderThatCanNotBeUsed(t *testing.T) {
 // fails, or is more than one warning, and what there is memory for is found.
 func TestDiskThatTakesNoIndex(t *testing.T) {
 	testbed.Need(t, "root")
-	v := fuzzVault(t)
+	v := newPlace(t)
 	const n = 3000
 	put(t, v, 0, n)
 	put(t, v, n, 2*n)
@@ -255,12 +255,12 @@ func TestDiskThatTakesNoIndex(t *testing.T) {
 		for _, tmp := range []string{t.TempDir(), full, filepath.Join(t.TempDir(), "gone")} {
 			t.Setenv("TMPDIR", tmp)
 			var told []error
-			x, err := v.openIndex(t.Context(), dir, nil, func(err error) { told = append(told, err) })
+			x, err := v.Open(t.Context(), dir, nil, func(err error) { told = append(told, err) })
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 			holds(t, x, 0, 2*n)
-			x.close()
+			x.Close()
 			if len(told) != 1 {
 				t.Errorf("%s: told %v", name, told)
 			}
@@ -269,7 +269,7 @@ func TestDiskThatTakesNoIndex(t *testing.T) {
 
 	// Beyond the memory that it may take: without, and once more nothing fails.
 	t.Setenv("TMPDIR", full)
-	segments, err := v.listSegments(t.Context())
+	segments, err := v.List(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +283,7 @@ func TestDiskThatTakesNoIndex(t *testing.T) {
 	}
 	got := map[bool]int{}
 	for id, size := range segments {
-		s, err := dir.fetch(t.Context(), v, id, size)
+		s, err := dir.fetch(t.Context(), *v, id, size)
 		if err == nil {
 			s.close()
 		} else if !errors.Is(err, errNoRoom) {
@@ -303,13 +303,13 @@ func TestFileThatFailsWhileItIsMapped(t *testing.T) {
 		"cut off": func(f string) error { return os.Truncate(f, 0) },
 		"zeros":   func(f string) error { return zero(f, 2000) },
 	} {
-		v := fuzzVault(t)
+		v := newPlace(t)
 		dir := t.TempDir()
 		const n = 5000
 		put(t, v, 0, n)
 		var mu sync.Mutex
 		told := 0
-		x, err := v.openIndex(t.Context(), dir, nil, func(error) { mu.Lock(); told++; mu.Unlock() })
+		x, err := v.Open(t.Context(), dir, nil, func(error) { mu.Lock(); told++; mu.Unlock() })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -321,7 +321,7 @@ func TestFileThatFailsWhileItIsMapped(t *testing.T) {
 		for g := range 4 {
 			wg.Go(func() {
 				for i := g; i < n; i += 4 {
-					if loc, ok := x.find(nameOf(i)); !ok {
+					if loc, ok := x.Find(nameOf(i)); !ok {
 						mu.Lock()
 						missing++
 						mu.Unlock()
@@ -332,7 +332,7 @@ func TestFileThatFailsWhileItIsMapped(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		x.close()
+		x.Close()
 		if told != 1 || missing == 0 {
 			t.Errorf("%s: told %d times, %d names unknown", name, told, missing)
 		}

@@ -1,4 +1,4 @@
-package vault
+package index
 
 import (
 	"bytes"
@@ -8,21 +8,21 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
 	"holdfast/internal/chunk"
 	"holdfast/internal/contain"
+	"holdfast/internal/vault/format"
+	"holdfast/internal/vault/offheap"
 )
 
-// index finds the vault's chunks by name: in the stored segments, and in the rows that one
+// Index finds the vault's chunks by name: in the stored segments, and in the rows that one
 // writer adds. find may be called from any number of goroutines, beside one goroutine that
 // calls add and freeze. In memory are about two bytes for each chunk of a segment, and at
 // most some ten megabytes of rows that are not written as a segment yet; see FORMAT.md.
-type index struct {
-	v       *Vault
+type Index struct {
+	in      Place
 	dir     segmentDir
-	without map[PackID]bool // packs that are not to be used
-	tell    func(error)     // is told about damaged parts that are left out; from any goroutine
+	without map[format.PackID]bool // packs that are not to be used
+	tell    func(error)            // is told about damaged parts that are left out; from any goroutine
 
 	view atomic.Pointer[indexView]
 
@@ -40,17 +40,17 @@ type indexView struct {
 	spilled []*segment
 }
 
-// openIndex opens the index with the segments of the store. Damaged segments are left out and
+// Open opens the index with the segments of the store. Damaged segments are left out and
 // reported: their chunks are stored anew, and nothing is lost, since no restore needs the index.
-func (v *Vault) openIndex(ctx context.Context, dir string, without []PackID, tell func(error)) (*index, error) {
+func (in Place) Open(ctx context.Context, dir string, without []format.PackID, tell func(error)) (*Index, error) {
 	if tell == nil {
 		tell = func(error) {}
 	}
-	x := &index{v: v, without: make(map[PackID]bool, len(without)), tell: tell}
+	x := &Index{in: in, without: make(map[format.PackID]bool, len(without)), tell: tell}
 	for _, id := range without {
 		x.without[id] = true
 	}
-	set, err := v.openSegments(ctx, dir, tell)
+	set, err := in.OpenSet(ctx, dir, tell)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (v *Vault) openIndex(ctx context.Context, dir string, without []PackID, tel
 }
 
 // find returns where the chunk of that name is.
-func (x *index) find(name chunk.Name) (Loc, bool) {
+func (x *Index) Find(name chunk.Name) (format.Loc, bool) {
 	view := x.view.Load()
 	if loc, ok := view.findRow(&name); ok {
 		return loc, true
@@ -76,7 +76,7 @@ func (x *index) find(name chunk.Name) (Loc, bool) {
 
 // findAdded is find among the chunks that were added since the
 // index was opened. The stored segments do not change meanwhile.
-func (x *index) findAdded(name chunk.Name) (Loc, bool) {
+func (x *Index) FindAdded(name chunk.Name) (format.Loc, bool) {
 	view := x.view.Load()
 	if loc, ok := view.findRow(&name); ok {
 		return loc, true
@@ -85,7 +85,7 @@ func (x *index) findAdded(name chunk.Name) (Loc, bool) {
 }
 
 // findRow finds a chunk among the rows that are in memory.
-func (view *indexView) findRow(name *chunk.Name) (Loc, bool) {
+func (view *indexView) findRow(name *chunk.Name) (format.Loc, bool) {
 	if loc, ok := view.active.find(name); ok {
 		return loc, true
 	}
@@ -94,12 +94,12 @@ func (view *indexView) findRow(name *chunk.Name) (Loc, bool) {
 			return loc, true
 		}
 	}
-	return Loc{}, false
+	return format.Loc{}, false
 }
 
 // findIn finds a chunk in segments; of several places it takes the first by compareLoc.
-func (x *index) findIn(segs []*segment, name *chunk.Name) (Loc, bool) {
-	var best Loc
+func (x *Index) findIn(segs []*segment, name *chunk.Name) (format.Loc, bool) {
+	var best format.Loc
 	found := false
 	for _, s := range segs {
 		loc, ok, err := s.find(name)
@@ -114,16 +114,16 @@ func (x *index) findIn(segs []*segment, name *chunk.Name) (Loc, bool) {
 
 // fault tells, once, that a block of a segment did not open on the
 // local disk. The next writer fetches it again.
-func (x *index) fault(s *segment, err error) {
+func (x *Index) fault(s *segment, err error) {
 	if s.faulty.Swap(true) {
 		return
 	}
-	x.tell(x.v.damage(s, err))
+	x.tell(x.in.damage(s, err))
 }
 
 // packs calls each with the packs that the index lists, and with
 // the size of each; a pack may come twice.
-func (x *index) packs(each func(PackRef)) {
+func (x *Index) Packs(each func(format.PackRef)) {
 	view := x.view.Load()
 	for _, s := range view.segs {
 		for i := range s.packs {
@@ -140,31 +140,31 @@ func (x *index) packs(each func(PackRef)) {
 }
 
 // addPack adds the rows of a whole pack whose names find does not know.
-func (x *index) addPack(p PackRef, rows []Row) (added int) {
+func (x *Index) AddPack(p format.PackRef, rows []format.Row) (added int) {
 	for _, r := range rows {
-		if _, ok := x.find(r.Name); !ok {
-			x.add(r.Name, Loc{Pack: p.ID, Off: r.Off, Len: r.Len, Raw: r.Raw})
+		if _, ok := x.Find(r.Name); !ok {
+			x.Add(r.Name, format.Loc{Pack: p.ID, Off: r.Off, Len: r.Len, Raw: r.Raw})
 			added++
 		}
 	}
-	x.sizePack(p)
-	if spill := x.freeze(); spill != nil {
+	x.SizePack(p)
+	if spill := x.Freeze(); spill != nil {
 		spill()
 	}
 	return added
 }
 
 // sizePack notes the size of the pack whose chunks were added last.
-func (x *index) sizePack(p PackRef) { x.view.Load().active.sizePack(p) }
+func (x *Index) SizePack(p format.PackRef) { x.view.Load().active.sizePack(p) }
 
 // add records where a chunk is whose name find does not know.
-func (x *index) add(name chunk.Name, loc Loc) { x.view.Load().active.add(name, loc) }
+func (x *Index) Add(name chunk.Name, loc format.Loc) { x.view.Load().active.add(name, loc) }
 
 // freeze is called between two packs. When many rows were added it puts them
 // aside and returns the function that writes them as a segment to the local disk,
 // which may run beside all else; nil when there is nothing to do. So all rows of
 // a pack that a writer adds are in one segment, on which RebuildIndex relies.
-func (x *index) freeze() (spill func()) {
+func (x *Index) Freeze() (spill func()) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	view := x.view.Load()
@@ -177,7 +177,7 @@ func (x *index) freeze() (spill func()) {
 }
 
 // spill replaces a frozen table by a segment on the local disk.
-func (x *index) spill(t *rowTable) {
+func (x *Index) spill(t *rowTable) {
 	s, err := x.writeLocal(t)
 	if err != nil && !x.dir.firstFault(err) {
 		return
@@ -196,7 +196,7 @@ func (x *index) spill(t *rowTable) {
 }
 
 // writeLocal writes a table as a segment that has its name only when it is stored.
-func (x *index) writeLocal(t *rowTable) (*segment, error) {
+func (x *Index) writeLocal(t *rowTable) (*segment, error) {
 	f, err := x.dir.create()
 	if err != nil {
 		return nil, err
@@ -204,12 +204,12 @@ func (x *index) writeLocal(t *rowTable) (*segment, error) {
 	defer f.Close() // the mapping stays
 	var s *segment
 	w := fileWriter(f)
-	id, _, err := t.write(x.v, w)
+	id, _, err := t.write(x.in, w)
 	if err == nil {
 		err = w.Flush()
 	}
 	if err == nil {
-		s, err = mapSegment(id, x.v.segmentAEAD(id), f)
+		s, err = mapSegment(id, x.in.AEAD(id), f)
 	}
 	if err != nil {
 		x.dir.discard(f.Name())
@@ -221,13 +221,13 @@ func (x *index) writeLocal(t *rowTable) (*segment, error) {
 
 // store writes the added rows into the store, as segments.
 // No call of add, freeze or spill may come any more.
-func (x *index) store(ctx context.Context) error {
+func (x *Index) Store(ctx context.Context) error {
 	view := x.view.Load()
 	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(4) // which bounds the memory: the store takes an object whole
 	for _, s := range x.own {
 		g.Go(func() error {
-			if err := x.v.storeSegment(ctx, s); err != nil {
+			if err := x.in.storeSegment(ctx, s); err != nil {
 				return err
 			}
 			tmp := s.path
@@ -251,14 +251,14 @@ func (x *index) store(ctx context.Context) error {
 }
 
 // storeTable stores a table as a segment, and keeps a copy on the local disk.
-func (x *index) storeTable(ctx context.Context, t *rowTable) error {
+func (x *Index) storeTable(ctx context.Context, t *rowTable) error {
 	var buf bytes.Buffer
 	buf.Grow(t.n*(indexRowSize+4) + 4096)
-	id, _, err := t.write(x.v, &buf)
+	id, _, err := t.write(x.in, &buf)
 	if err != nil {
 		return err
 	}
-	if err := x.v.st.Put(ctx, x.v.segmentKey(id), buf.Bytes()); err != nil {
+	if err := x.in.Store.Put(ctx, x.in.Key(id), buf.Bytes()); err != nil {
 		return fmt.Errorf("store index segment: %w", err)
 	}
 	if x.dir.path == "" {
@@ -279,23 +279,23 @@ func (x *index) storeTable(ctx context.Context, t *rowTable) error {
 
 // storeSegment stores a segment of the local disk. It copies it first: a disk
 // that fails under a mapping would end the process while the store reads it.
-func (v *Vault) storeSegment(ctx context.Context, s *segment) error {
-	body, err := takeMemory(len(s.data))
+func (in Place) storeSegment(ctx context.Context, s *segment) error {
+	body, err := offheap.Take(len(s.data))
 	if err != nil {
 		return err
 	}
-	defer func() { _ = unix.Munmap(body) }() // fails only for memory that is not mapped
+	defer offheap.Free(body)
 	if err := guardFaults(func() { copy(body, s.data) }); err != nil {
 		return err
 	}
-	if err := v.st.Put(ctx, v.segmentKey(s.id), body); err != nil {
+	if err := in.Store.Put(ctx, in.Key(s.id), body); err != nil {
 		return fmt.Errorf("store index segment: %w", err)
 	}
 	return nil
 }
 
 // close frees the index. Nobody may look up any more. It is idempotent.
-func (x *index) close() {
+func (x *Index) Close() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	view := x.view.Swap(&indexView{active: newRowTable()})
@@ -306,4 +306,15 @@ func (x *index) close() {
 	for _, s := range view.segs {
 		s.close()
 	}
+}
+
+// Without tells whether the pack is one of those that are not to be used.
+func (x *Index) Without(p format.PackID) bool { return x.without[p] }
+
+// MergeDue tells whether the stored segments are to be merged.
+func (x *Index) MergeDue() bool { return x.classes.due() }
+
+// Merge is Place.Merge with the packs that x leaves out, of which lost are gone from the store.
+func (x *Index) Merge(ctx context.Context, dir string, lost []format.PackID) error {
+	return x.in.Merge(ctx, dir, x.without, lost, x.tell)
 }

@@ -1,11 +1,10 @@
-package vault
+package index
 
 import (
 	"bytes"
 	"cmp"
 	"crypto/cipher"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -20,6 +19,8 @@ import (
 
 	"holdfast/internal/chunk"
 	"holdfast/internal/seal"
+	"holdfast/internal/vault/format"
+	"holdfast/internal/vault/offheap"
 )
 
 // The bytes of an index segment, see FORMAT.md.
@@ -27,27 +28,14 @@ const (
 	indexMagic     = "HFINDX\x00\x01"
 	indexRowSize   = 32 + 4 + 4 + 4 + 4
 	blockRows      = 21 // of one block, which with its tag has 1024 bytes
-	blockSize      = blockRows*indexRowSize + gcmTag
+	blockSize      = blockRows*indexRowSize + format.Tag
 	packEntry      = 16 + 4 // of a pack that a segment lists: its id and its size
 	indexTrailer   = 4*4 + len(indexMagic)
 	maxIndexRows   = 1 << 20 // of one segment
 	maxReplaced    = 1 << 12
-	maxIndexObject = int64(maxIndexRows*indexRowSize + (maxIndexRows/blockRows+1)*(gcmTag+8) +
-		packEntry*maxIndexRows + 16*maxReplaced + filterLine*(filterBits*maxIndexRows/(8*filterLine)+1) + gcmTag + indexTrailer)
+	maxIndexObject = int64(maxIndexRows*indexRowSize + (maxIndexRows/blockRows+1)*(format.Tag+8) +
+		packEntry*maxIndexRows + 16*maxReplaced + filterLine*(filterBits*maxIndexRows/(8*filterLine)+1) + format.Tag + indexTrailer)
 )
-
-// segmentID names an index segment: 128 random bits.
-type segmentID [16]byte
-
-func (id segmentID) String() string { return hex.EncodeToString(id[:]) }
-
-func (v *Vault) indexPrefix() string { return v.info.ID + "/index/" }
-
-func (v *Vault) segmentKey(id segmentID) string { return v.indexPrefix() + id.String() }
-
-func (v *Vault) segmentAEAD(id segmentID) cipher.AEAD {
-	return seal.NewAEAD(subkey(v.meta, "index", id[:]))
-}
 
 // shape is how many there are of each part of a segment; its trailer says so.
 type shape struct{ rows, packs, replaced, lines int }
@@ -59,9 +47,9 @@ func (s shape) headSize() int {
 }
 
 // blocksSize is where the blocks end and the sealed head begins.
-func (s shape) blocksSize() int { return s.rows*indexRowSize + s.blocks()*gcmTag }
+func (s shape) blocksSize() int { return s.rows*indexRowSize + s.blocks()*format.Tag }
 
-func (s shape) size() int { return s.blocksSize() + s.headSize() + gcmTag + indexTrailer }
+func (s shape) size() int { return s.blocksSize() + s.headSize() + format.Tag + indexTrailer }
 
 func (s shape) trailer() []byte {
 	out := make([]byte, 0, indexTrailer)
@@ -76,7 +64,7 @@ func (s shape) trailer() []byte {
 func parseTrailer(b []byte, size int64) (s shape, err error) {
 	if len(b) != indexTrailer || string(b[4*4:]) != indexMagic {
 		if len(b) == indexTrailer && bytes.HasPrefix(b[4*4:], []byte(indexMagic[:6])) {
-			return s, ErrNewer
+			return s, format.ErrNewer
 		}
 		return s, errors.New("does not end as an index segment does: cut off, or none of a known version")
 	}
@@ -132,7 +120,7 @@ func (f filter) mayHold(name *chunk.Name) bool {
 // segment is an open index segment: its file is mapped, its head lies open in
 // memory. Its methods may be called from any number of goroutines until close.
 type segment struct {
-	id   segmentID
+	id   SegmentID
 	aead cipher.AEAD
 	shape
 	data []byte // the mapped file
@@ -147,24 +135,26 @@ type segment struct {
 	faulty atomic.Bool // a block did not open, and that was told
 }
 
+var errTooShort = errors.New("is too short for an index segment")
+
 // newSegment opens the head of a segment whose bytes are data. It does not look at the blocks.
-func newSegment(id segmentID, aead cipher.AEAD, data []byte) (*segment, error) {
+func newSegment(id SegmentID, aead cipher.AEAD, data []byte) (*segment, error) {
 	if len(data) < indexTrailer {
-		return nil, errors.New("is too short for an index segment")
+		return nil, errTooShort
 	}
 	trailer := slices.Clone(data[len(data)-indexTrailer:])
 	sh, err := parseTrailer(trailer, int64(len(data)))
 	if err != nil {
 		return nil, err
 	}
-	open, err := takeMemory(sh.headSize() + gcmTag)
+	open, err := offheap.Take(sh.headSize() + format.Tag)
 	if err != nil {
 		return nil, err
 	}
 	copy(open, data[sh.blocksSize():])
-	head, err := aead.Open(open[:0], packNonce(0), open, trailer)
+	head, err := aead.Open(open[:0], format.Nonce(0), open, trailer)
 	if err != nil {
-		_ = unix.Munmap(open) // fails only for memory that is not mapped
+		offheap.Free(open)
 		return nil, seal.ErrOpen
 	}
 	s := &segment{id: id, aead: aead, shape: sh, data: data, open: open}
@@ -177,18 +167,9 @@ func newSegment(id segmentID, aead cipher.AEAD, data []byte) (*segment, error) {
 	return s, nil
 }
 
-// takeMemory returns n zero bytes outside the Go heap, which the caller unmaps.
-func takeMemory(n int) ([]byte, error) {
-	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-	if err != nil {
-		return nil, fmt.Errorf("take %d bytes: %w", n, err)
-	}
-	return b, nil
-}
-
 // mapSegment opens the segment in f, which may be closed afterwards. Nobody changes the
 // file, but the disk may fail under it, so its mapping is only read under guardFaults.
-func mapSegment(id segmentID, aead cipher.AEAD, f *os.File) (*segment, error) {
+func mapSegment(id SegmentID, aead cipher.AEAD, f *os.File) (*segment, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -214,8 +195,8 @@ func mapSegment(id segmentID, aead cipher.AEAD, f *os.File) (*segment, error) {
 
 // close frees the memory and the mapping. Nobody may use the segment any more. It is idempotent.
 func (s *segment) close() {
-	_ = unix.Munmap(s.open) // fails only for memory that is not mapped
-	_ = unix.Munmap(s.data)
+	offheap.Free(s.open)
+	_ = unix.Munmap(s.data) // fails only for memory that is not mapped
 	s.open, s.data = nil, nil
 }
 
@@ -245,11 +226,11 @@ var blockBuffers = sync.Pool{New: func() any { return new([blockSize]byte) }}
 
 // block opens block i into buf and returns its rows.
 func (s *segment) block(i int, buf *[blockSize]byte) ([]byte, error) {
-	n := min(blockRows, s.rows-i*blockRows)*indexRowSize + gcmTag
+	n := min(blockRows, s.rows-i*blockRows)*indexRowSize + format.Tag
 	if err := guardFaults(func() { copy(buf[:n], s.data[i*blockSize:]) }); err != nil {
 		return nil, err
 	}
-	rows, err := s.aead.Open(buf[:0], packNonce(uint32(i+1)), buf[:n], nil)
+	rows, err := s.aead.Open(buf[:0], format.Nonce(uint32(i+1)), buf[:n], nil)
 	if err != nil {
 		return nil, seal.ErrOpen
 	}
@@ -259,9 +240,9 @@ func (s *segment) block(i int, buf *[blockSize]byte) ([]byte, error) {
 func (s *segment) fence(i int) uint64 { return binary.BigEndian.Uint64(s.fences[8*i:]) }
 
 // find returns where the chunk of that name is. Its error says that a block is damaged.
-func (s *segment) find(name *chunk.Name) (Loc, bool, error) {
+func (s *segment) find(name *chunk.Name) (format.Loc, bool, error) {
 	if !s.filter.mayHold(name) {
-		return Loc{}, false, nil
+		return format.Loc{}, false, nil
 	}
 	want := binary.BigEndian.Uint64(name[:])
 	after := sort.Search(s.blocks(), func(i int) bool { return s.fence(i) > want })
@@ -272,7 +253,7 @@ func (s *segment) find(name *chunk.Name) (Loc, bool, error) {
 	for i := after - 1; i >= 0; i-- {
 		rows, err := s.block(i, buf)
 		if err != nil {
-			return Loc{}, false, err
+			return format.Loc{}, false, err
 		}
 		n := len(rows) / indexRowSize
 		at := sort.Search(n, func(i int) bool { return bytes.Compare(rows[i*indexRowSize:][:32], name[:]) >= 0 })
@@ -284,29 +265,29 @@ func (s *segment) find(name *chunk.Name) (Loc, bool, error) {
 			break
 		}
 	}
-	return Loc{}, false, nil
+	return format.Loc{}, false, nil
 }
 
 // loc decodes what follows the name of a row.
-func (s *segment) loc(row []byte) (Loc, error) {
+func (s *segment) loc(row []byte) (format.Loc, error) {
 	u := func(i int) uint32 { return binary.LittleEndian.Uint32(row[32+4*i:]) }
 	if int64(u(0)) >= int64(s.packs) {
-		return Loc{}, errors.New("index segment names a pack that it does not list")
+		return format.Loc{}, errors.New("index segment names a pack that it does not list")
 	}
-	return Loc{Pack: s.pack(int(u(0))), Off: u(1), Len: u(2), Raw: u(3)}, nil
+	return format.Loc{Pack: s.pack(int(u(0))), Off: u(1), Len: u(2), Raw: u(3)}, nil
 }
 
-func (s *segment) pack(i int) PackID { return PackID(s.listed[packEntry*i:]) }
+func (s *segment) pack(i int) format.PackID { return format.PackID(s.listed[packEntry*i:]) }
 
 // packRef returns the i-th pack that the segment lists, with its size.
-func (s *segment) packRef(i int) PackRef {
-	return PackRef{ID: s.pack(i), Size: int64(binary.LittleEndian.Uint32(s.listed[packEntry*i+16:]))}
+func (s *segment) packRef(i int) format.PackRef {
+	return format.PackRef{ID: s.pack(i), Size: int64(binary.LittleEndian.Uint32(s.listed[packEntry*i+16:]))}
 }
 
-func (s *segment) replacedID(i int) segmentID { return segmentID(s.replaces[16*i:]) }
+func (s *segment) replacedID(i int) SegmentID { return SegmentID(s.replaces[16*i:]) }
 
 // lists says whether the segment lists any of those packs.
-func (s *segment) lists(packs map[PackID]bool) bool {
+func (s *segment) lists(packs map[format.PackID]bool) bool {
 	for i := range s.packs {
 		if packs[s.pack(i)] {
 			return true
@@ -317,10 +298,10 @@ func (s *segment) lists(packs map[PackID]bool) bool {
 
 // damage returns what to tell of a segment of which a block did not
 // open because of err. Is it the cached copy, that is removed, so that
-// the next writer fetches the segment; else it is a *CorruptError.
-func (v *Vault) damage(s *segment, err error) error {
+// the next writer fetches the segment; else it is a *format.CorruptError.
+func (in Place) damage(s *segment, err error) error {
 	if s.path == "" {
-		return &CorruptError{Object: v.segmentKey(s.id), Reason: err.Error()}
+		return &format.CorruptError{Object: in.Key(s.id), Reason: err.Error()}
 	}
 	_ = os.Remove(s.path) // when it stays it fails again, and is told again
 	return fmt.Errorf("index segment %s, as it was cached: %w", s.id, err)
@@ -341,7 +322,7 @@ type cursor struct {
 	left []byte // of the block
 	n    int    // blocks opened
 	name chunk.Name
-	loc  Loc
+	loc  format.Loc
 	err  error
 	done bool // next returned false
 }
@@ -384,6 +365,6 @@ func (c *cursor) step() bool {
 
 // compareLoc is the rule by which of two places of one chunk the first is taken, by every writer
 // alike, whatever segments they are in: recipes of unchanged content stay the same bytes.
-func compareLoc(a, b Loc) int {
+func compareLoc(a, b format.Loc) int {
 	return cmp.Or(bytes.Compare(a.Pack[:], b.Pack[:]), cmp.Compare(a.Off, b.Off))
 }

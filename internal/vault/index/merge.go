@@ -1,4 +1,4 @@
-package vault
+package index
 
 import (
 	"bytes"
@@ -8,6 +8,8 @@ import (
 	"maps"
 	"os"
 	"slices"
+
+	"holdfast/internal/vault/format"
 )
 
 // Every backup that stored anything adds a segment, and every lookup asks all
@@ -42,7 +44,7 @@ func (t *segmentTally) due() bool {
 }
 
 // mergeGroups returns the groups of segments to merge, one of a class at most.
-func mergeGroups(open map[segmentID]*segment) (groups [][]*segment) {
+func mergeGroups(open map[SegmentID]*segment) (groups [][]*segment) {
 	var byClass [classes][]*segment
 	for _, s := range open {
 		byClass[segmentClass(s.rows)] = append(byClass[segmentClass(s.rows)], s)
@@ -63,15 +65,15 @@ func mergeGroups(open map[segmentID]*segment) (groups [][]*segment) {
 	return groups
 }
 
-// mergeIndex does the merges that are due, leaves out the rows of the packs without,
+// Merge does the merges that are due, leaves out the rows of the packs without,
 // of which lost are gone from the store, and deletes the replaced segments.
-func (v *Vault) mergeIndex(ctx context.Context, dir string, without map[PackID]bool, lost []PackID, tell func(error)) error {
-	set, err := v.openSegments(ctx, dir, tell)
+func (in Place) Merge(ctx context.Context, dir string, without map[format.PackID]bool, lost []format.PackID, tell func(error)) error {
+	set, err := in.OpenSet(ctx, dir, tell)
 	if err != nil {
 		return err
 	}
-	defer set.close()
-	var left []segmentID // by a merge that ended before it deleted them
+	defer set.Close()
+	var left []SegmentID // by a merge that ended before it deleted them
 	for id := range set.replaced {
 		if _, ok := set.listed[id]; ok {
 			left = append(left, id)
@@ -81,48 +83,38 @@ func (v *Vault) mergeIndex(ctx context.Context, dir string, without map[PackID]b
 	for _, group := range mergeGroups(set.open) {
 		group = slices.DeleteFunc(group, func(s *segment) bool {
 			err := s.check()
-			if err != nil { // RebuildIndex takes a stored one away
-				tell(v.damage(s, err))
+			if err != nil { // Check finds a stored one
+				tell(in.damage(s, err))
 			}
 			return err != nil
 		})
 		if len(group) < 2 {
 			continue
 		}
-		if err := v.mergeGroup(ctx, set, group, left, without); err != nil {
+		if err := in.mergeGroup(ctx, set, group, left, without); err != nil {
 			return err
 		}
 		for _, s := range group {
 			delete(single, s.id)
 		}
 	}
-	gone := make(map[PackID]bool, len(lost))
+	gone := make(map[format.PackID]bool, len(lost))
 	for _, p := range lost {
 		gone[p] = true
 	}
 	for _, s := range single {
 		if s.lists(gone) {
-			if err := v.mergeGroup(ctx, set, []*segment{s}, nil, without); err != nil {
+			if err := in.mergeGroup(ctx, set, []*segment{s}, nil, without); err != nil {
 				return err
 			}
 		}
 	}
-	return v.deleteSegments(ctx, left)
-}
-
-// ForgetPacks takes packs that can't be used out of the index, so that
-// no backup finds their chunks. dir is as in WriterOptions.IndexDir.
-func (v *Vault) ForgetPacks(ctx context.Context, dir string, packs []PackID) error {
-	without := make(map[PackID]bool, len(packs))
-	for _, p := range packs {
-		without[p] = true
-	}
-	return v.mergeIndex(ctx, dir, without, packs, func(error) {})
+	return in.deleteSegments(ctx, left)
 }
 
 // mergeGroup replaces the segments of a group by one. left, which others replace and which are
 // still there, is said to be replaced by the new one too: what replaces it may be in the group.
-func (v *Vault) mergeGroup(ctx context.Context, set *segmentSet, group []*segment, left []segmentID, without map[PackID]bool) error {
+func (in Place) mergeGroup(ctx context.Context, set *Set, group []*segment, left []SegmentID, without map[format.PackID]bool) error {
 	replaces := slices.Clone(left)
 	for _, s := range group {
 		replaces = append(replaces, s.id)
@@ -135,17 +127,17 @@ func (v *Vault) mergeGroup(ctx context.Context, set *segmentSet, group []*segmen
 		return fmt.Errorf("merge index segments: %w", err)
 	}
 	defer f.Close() // the mapping stays
-	merged, err := v.mergeInto(f, group, replaces, without)
+	merged, err := in.mergeInto(f, group, replaces, without)
 	if err != nil {
 		set.dir.discard(f.Name())
 		return fmt.Errorf("merge index segments: %w", err)
 	}
 	if merged == nil {
 		set.dir.discard(f.Name())
-		return v.deleteSegments(ctx, replaces)
+		return in.deleteSegments(ctx, replaces)
 	}
 	defer merged.close()
-	now, err := v.listSegments(ctx)
+	now, err := in.List(ctx)
 	if err == nil {
 		for _, s := range group {
 			if _, ok := now[s.id]; !ok { // another host merges these, too
@@ -153,22 +145,22 @@ func (v *Vault) mergeGroup(ctx context.Context, set *segmentSet, group []*segmen
 				return nil
 			}
 		}
-		err = v.storeSegment(ctx, merged)
+		err = in.storeSegment(ctx, merged)
 	}
 	if err != nil {
 		set.dir.discard(f.Name())
 		return fmt.Errorf("merge index segments: %w", err)
 	}
 	set.dir.keep(f.Name(), merged.id)
-	return v.deleteSegments(ctx, replaces)
+	return in.deleteSegments(ctx, replaces)
 }
 
 // mergeInto writes the rows of the group as one segment into f and maps it; nil
 // when no row is left. Of two places of a chunk it takes the same one as a lookup.
-func (v *Vault) mergeInto(f *os.File, group []*segment, replaces []segmentID, without map[PackID]bool) (*segment, error) {
+func (in Place) mergeInto(f *os.File, group []*segment, replaces []SegmentID, without map[format.PackID]bool) (*segment, error) {
 	limit := 0
-	var packs []PackRef
-	nums := map[PackID]uint32{}
+	var packs []format.PackRef
+	nums := map[format.PackID]uint32{}
 	cursors := make([]*cursor, 0, len(group))
 	for _, s := range group {
 		limit += s.rows
@@ -187,7 +179,7 @@ func (v *Vault) mergeInto(f *os.File, group []*segment, replaces []segmentID, wi
 		}
 	}
 	w := fileWriter(f)
-	out := v.newSegmentWriter(w, limit)
+	out := in.newSegmentWriter(w, limit)
 	for len(cursors) > 0 {
 		first := cursors[0].name
 		for _, c := range cursors[1:] {
@@ -195,7 +187,7 @@ func (v *Vault) mergeInto(f *os.File, group []*segment, replaces []segmentID, wi
 				first = c.name
 			}
 		}
-		var best Loc
+		var best format.Loc
 		found := false
 		for _, c := range cursors {
 			if c.name != first {
@@ -228,15 +220,15 @@ func (v *Vault) mergeInto(f *os.File, group []*segment, replaces []segmentID, wi
 }
 
 // deleteSegments deletes segments that others replace.
-func (v *Vault) deleteSegments(ctx context.Context, ids []segmentID) error {
+func (in Place) deleteSegments(ctx context.Context, ids []SegmentID) error {
 	if len(ids) == 0 {
 		return nil
 	}
 	keys := make([]string, len(ids))
 	for i, id := range ids {
-		keys[i] = v.segmentKey(id)
+		keys[i] = in.Key(id)
 	}
-	if err := v.st.Delete(ctx, keys...); err != nil {
+	if err := in.Store.Delete(ctx, keys...); err != nil {
 		return fmt.Errorf("delete index segments that others replace: %w", err)
 	}
 	return nil

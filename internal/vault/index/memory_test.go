@@ -1,16 +1,15 @@
-package vault
+package index
 
 import (
 	"flag"
-	"fmt"
 	"math/rand/v2"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
 	"holdfast/internal/chunk"
 	"holdfast/internal/obs"
+	"holdfast/internal/testbed"
 )
 
 var indexRows = flag.Int("index.rows", 500_000, "chunks of TestMemoryOfIndex")
@@ -19,39 +18,39 @@ var indexRows = flag.Int("index.rows", 500_000, "chunks of TestMemoryOfIndex")
 // do, and holds it to what each may cost: 12 bytes of resident memory, 64 on
 // disk. It prints times, which depend on the machine, and does not judge them.
 func TestMemoryOfIndex(t *testing.T) {
-	v, dir, n := fuzzVault(t), t.TempDir(), *indexRows
+	v, dir, n := newPlace(t), t.TempDir(), *indexRows
 	st, err := obs.Open(t.Context(), "file://"+t.TempDir(), obs.Options{Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer st.Close()
-	v.st = st
+	v.Store = st
 	begin := time.Now()
 	x := openIndex(t, v, dir)
 	for i := range n {
-		x.add(nameOf(i), locOf(i))
+		x.Add(nameOf(i), locOf(i))
 		if i%250 == 249 {
-			if spill := x.freeze(); spill != nil {
+			if spill := x.Freeze(); spill != nil {
 				spill()
 			}
 		}
 	}
-	building := memory(t)
-	if err := x.store(t.Context()); err != nil {
+	building := testbed.ResidentMemory(t)
+	if err := x.Store(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	x.close()
+	x.Close()
 	t.Logf("added %d chunks in %v; memory at the end: %s", n, time.Since(begin), building)
 	begin = time.Now()
 	for {
-		before, err := v.listSegments(t.Context())
+		before, err := v.List(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := v.mergeIndex(t.Context(), dir, nil, nil, func(err error) { t.Error(err) }); err != nil {
+		if err := v.Merge(t.Context(), dir, nil, nil, func(err error) { t.Error(err) }); err != nil {
 			t.Fatal(err)
 		}
-		after, err := v.listSegments(t.Context())
+		after, err := v.List(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,11 +60,11 @@ func TestMemoryOfIndex(t *testing.T) {
 	}
 	t.Logf("merged in %v", time.Since(begin))
 
-	before := memory(t)
+	before := testbed.ResidentMemory(t)
 	begin = time.Now()
 	x = openIndex(t, v, dir)
 	opening := time.Since(begin)
-	opened := memory(t)
+	opened := testbed.ResidentMemory(t)
 	var disk int64
 	for _, f := range segmentFiles(t, v, dir) {
 		info, err := os.Stat(f)
@@ -87,13 +86,13 @@ func TestMemoryOfIndex(t *testing.T) {
 		}
 		begin = time.Now()
 		for _, name := range names {
-			if _, ok := x.find(name); ok != hit {
+			if _, ok := x.Find(name); ok != hit {
 				t.Fatalf("name is found: %v, want %v", ok, hit)
 			}
 		}
 		times[hit] = time.Since(begin) / time.Duration(lookups)
 	}
-	perChunk := float64(opened.anon-before.anon) / float64(n)
+	perChunk := float64(opened.Anon-before.Anon) / float64(n)
 	onDisk := float64(disk) / float64(n)
 	var heads int
 	for _, s := range x.view.Load().segs {
@@ -101,31 +100,11 @@ func TestMemoryOfIndex(t *testing.T) {
 	}
 	t.Logf("%d chunks in %d segments: opened in %v; resident %.2f bytes a chunk (heads %.2f), on disk %.2f; hit %v, miss %v",
 		n, len(x.view.Load().segs), opening, perChunk, float64(heads)/float64(n), onDisk, times[true], times[false])
-	t.Logf("memory before %s, opened %s, after lookups %s", before, opened, memory(t))
+	t.Logf("memory before %s, opened %s, after lookups %s", before, opened, testbed.ResidentMemory(t))
 	if perChunk > 12 || float64(heads)/float64(n) > 12 {
 		t.Errorf("%.2f bytes of resident memory a chunk: more than 12", perChunk)
 	}
 	if onDisk > 64 {
 		t.Errorf("%.2f bytes on disk a chunk: more than 64", onDisk)
 	}
-}
-
-// resident is a process's memory in bytes: its own, and mapped files.
-type resident struct{ anon, file int64 }
-
-func (r resident) String() string {
-	return fmt.Sprintf("%.1f MiB and %.1f MiB of files", float64(r.anon)/(1<<20), float64(r.file)/(1<<20))
-}
-
-func memory(t testing.TB) (r resident) {
-	t.Helper()
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(status)) {
-		_, _ = fmt.Sscanf(line, "RssAnon: %d kB", &r.anon)
-		_, _ = fmt.Sscanf(line, "RssFile: %d kB", &r.file)
-	}
-	return resident{r.anon << 10, r.file << 10}
 }

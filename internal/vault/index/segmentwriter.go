@@ -1,4 +1,4 @@
-package vault
+package index
 
 import (
 	"bytes"
@@ -10,12 +10,13 @@ import (
 	"io"
 
 	"holdfast/internal/chunk"
+	"holdfast/internal/vault/format"
 )
 
 // segmentWriter writes one index segment: rows in order of their names, then finish.
 // It is for one goroutine, and needs memory for the head only, about two bytes a row.
 type segmentWriter struct {
-	id     segmentID
+	id     SegmentID
 	aead   cipher.AEAD
 	w      io.Writer
 	rows   int
@@ -27,10 +28,10 @@ type segmentWriter struct {
 }
 
 // newSegmentWriter begins a segment of at most limit rows in w.
-func (v *Vault) newSegmentWriter(w io.Writer, limit int) *segmentWriter {
+func (in Place) newSegmentWriter(w io.Writer, limit int) *segmentWriter {
 	s := &segmentWriter{w: w, filter: make(filter, filterLine*filterLines(limit))}
 	_, _ = rand.Read(s.id[:]) // crypto/rand.Read never fails
-	s.aead = v.segmentAEAD(s.id)
+	s.aead = in.AEAD(s.id)
 	return s
 }
 
@@ -50,7 +51,7 @@ func (s *segmentWriter) add(name chunk.Name, pack, off, length, raw uint32) erro
 	}
 	s.n = len(b)
 	s.rows++
-	if s.n == blockSize-gcmTag {
+	if s.n == blockSize-format.Tag {
 		return s.seal()
 	}
 	return nil
@@ -59,14 +60,14 @@ func (s *segmentWriter) add(name chunk.Name, pack, off, length, raw uint32) erro
 // seal ends the block.
 func (s *segmentWriter) seal() error {
 	// Block i has nonce i+1, and the rows end in block (rows-1)/blockRows.
-	box := s.aead.Seal(s.block[:0], packNonce(uint32((s.rows-1)/blockRows+1)), s.block[:s.n], nil)
+	box := s.aead.Seal(s.block[:0], format.Nonce(uint32((s.rows-1)/blockRows+1)), s.block[:s.n], nil)
 	s.n = 0
 	_, err := s.w.Write(box)
 	return err
 }
 
 // finish writes the rest of a segment that has at least one row.
-func (s *segmentWriter) finish(packs []PackRef, replaces []segmentID) (shape, error) {
+func (s *segmentWriter) finish(packs []format.PackRef, replaces []SegmentID) (shape, error) {
 	sh := shape{rows: s.rows, packs: len(packs), replaced: len(replaces), lines: len(s.filter) / filterLine}
 	if s.rows > maxIndexRows || len(packs) > maxIndexRows || len(replaces) > maxReplaced {
 		return sh, fmt.Errorf("index segment of %d rows in %d packs that replaces %d others is too large", s.rows, len(packs), len(replaces))
@@ -76,7 +77,7 @@ func (s *segmentWriter) finish(packs []PackRef, replaces []segmentID) (shape, er
 			return sh, err
 		}
 	}
-	head := make([]byte, 0, sh.headSize()+gcmTag)
+	head := make([]byte, 0, sh.headSize()+format.Tag)
 	for _, p := range packs {
 		head = append(head, p.ID[:]...)
 		head = binary.LittleEndian.AppendUint32(head, uint32(p.Size))
@@ -86,7 +87,7 @@ func (s *segmentWriter) finish(packs []PackRef, replaces []segmentID) (shape, er
 	}
 	head = append(append(head, s.fences...), s.filter...)
 	trailer := sh.trailer()
-	head = s.aead.Seal(head[:0], packNonce(0), head, trailer)
+	head = s.aead.Seal(head[:0], format.Nonce(0), head, trailer)
 	if _, err := s.w.Write(head); err != nil {
 		return sh, err
 	}

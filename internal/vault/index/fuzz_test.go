@@ -1,4 +1,4 @@
-package vault
+package index
 
 import (
 	"bytes"
@@ -9,12 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/chunk"
+	"holdfast/internal/vault/format"
 )
 
 // FuzzIndex looks up and walks in segments that opened, as if the key had leaked:
 // nothing crashes, and in a segment that passes check, every row is found.
 func FuzzIndex(f *testing.F) {
-	v := fuzzVault(f)
+	v := newPlace(f)
 	// One row of one pack, and two blocks of rows that count up.
 	row := append(bytes.Repeat([]byte{7}, 32), make([]byte, 16)...)
 	fenceAndFilter := append(bytes.Repeat([]byte{7}, 8), bytes.Repeat([]byte{255}, 64)...)
@@ -31,8 +32,8 @@ func FuzzIndex(f *testing.F) {
 		if max(nRows, packs, replaced) > 1000 { // the same again, but slow
 			return
 		}
-		var id segmentID
-		aead := v.segmentAEAD(id)
+		var id SegmentID
+		aead := v.AEAD(id)
 		sh := shape{rows: int(nRows), packs: int(packs), replaced: int(replaced), lines: 1}
 		fill := func(b []byte, n int) []byte {
 			return append(slices.Clone(b[:min(n, len(b))]), make([]byte, n-min(n, len(b)))...)
@@ -42,9 +43,9 @@ func FuzzIndex(f *testing.F) {
 		var object []byte
 		for i := range sh.blocks() {
 			part := rows[i*blockRows*indexRowSize : min((i+1)*blockRows, sh.rows)*indexRowSize]
-			object = aead.Seal(object, packNonce(uint32(i+1)), part, nil)
+			object = aead.Seal(object, format.Nonce(uint32(i+1)), part, nil)
 		}
-		object = aead.Seal(object, packNonce(0), head, sh.trailer())
+		object = aead.Seal(object, format.Nonce(0), head, sh.trailer())
 		s, err := newSegment(id, aead, append(object, sh.trailer()...))
 		if err != nil {
 			return
@@ -64,13 +65,13 @@ func FuzzIndex(f *testing.F) {
 
 // FuzzIndexObject opens bytes that nobody sealed.
 func FuzzIndexObject(f *testing.F) {
-	v := fuzzVault(f)
+	v := newPlace(f)
 	var good bytes.Buffer
 	w := v.newSegmentWriter(&good, 1)
 	if err := w.add(chunk.Name{1}, 0, 8, 100, 200); err != nil {
 		f.Fatal(err)
 	}
-	if _, err := w.finish([]PackRef{{ID: PackID{1}, Size: 300}}, nil); err != nil {
+	if _, err := w.finish([]format.PackRef{{ID: format.PackID{1}, Size: 300}}, nil); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(good.Bytes())

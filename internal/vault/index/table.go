@@ -1,4 +1,4 @@
-package vault
+package index
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"holdfast/internal/chunk"
+	"holdfast/internal/vault/format"
 )
 
 // rowTable holds the rows that a writer adds, until they are written as a segment:
@@ -19,7 +20,7 @@ type rowTable struct {
 	pages [][]byte // of tablePage rows each, as in a segment's block
 	n     int
 	slots []uint32 // number of the row plus one; the length is a power of two
-	packs []PackRef
+	packs []format.PackRef
 }
 
 const (
@@ -43,25 +44,25 @@ func (t *rowTable) slot(name *chunk.Name) int {
 	return at
 }
 
-func (t *rowTable) find(name *chunk.Name) (Loc, bool) {
+func (t *rowTable) find(name *chunk.Name) (format.Loc, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	n := t.slots[t.slot(name)]
 	if n == 0 {
-		return Loc{}, false
+		return format.Loc{}, false
 	}
 	row := t.row(int(n) - 1)
 	u := func(i int) uint32 { return binary.LittleEndian.Uint32(row[32+4*i:]) }
-	return Loc{Pack: t.packs[u(0)].ID, Off: u(1), Len: u(2), Raw: u(3)}, true
+	return format.Loc{Pack: t.packs[u(0)].ID, Off: u(1), Len: u(2), Raw: u(3)}, true
 }
 
 // add adds a row of a name that the table does not have. Rows of one pack are
 // added one after the other, and sizePack follows when the pack's size is known.
-func (t *rowTable) add(name chunk.Name, loc Loc) {
+func (t *rowTable) add(name chunk.Name, loc format.Loc) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.packs) == 0 || t.packs[len(t.packs)-1].ID != loc.Pack {
-		t.packs = append(t.packs, PackRef{ID: loc.Pack})
+		t.packs = append(t.packs, format.PackRef{ID: loc.Pack})
 	}
 	if t.n%tablePage == 0 {
 		t.pages = append(t.pages, make([]byte, tablePage*indexRowSize))
@@ -83,7 +84,7 @@ func (t *rowTable) add(name chunk.Name, loc Loc) {
 
 // sizePack notes the size of the pack whose rows were added last.
 // It does nothing for a pack without rows.
-func (t *rowTable) sizePack(p PackRef) {
+func (t *rowTable) sizePack(p format.PackRef) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := len(t.packs); n > 0 && t.packs[n-1].ID == p.ID {
@@ -92,7 +93,7 @@ func (t *rowTable) sizePack(p PackRef) {
 }
 
 // refs returns the packs of the rows.
-func (t *rowTable) refs() []PackRef {
+func (t *rowTable) refs() []format.PackRef {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return slices.Clone(t.packs)
@@ -100,13 +101,13 @@ func (t *rowTable) refs() []PackRef {
 
 // write writes the rows, of which there is at least one, as a
 // segment to w. Nobody may add any more.
-func (t *rowTable) write(v *Vault, w io.Writer) (segmentID, shape, error) {
+func (t *rowTable) write(in Place, w io.Writer) (SegmentID, shape, error) {
 	order := make([]uint32, t.n)
 	for i := range order {
 		order[i] = uint32(i)
 	}
 	slices.SortFunc(order, func(a, b uint32) int { return bytes.Compare(t.row(int(a))[:32], t.row(int(b))[:32]) })
-	s := v.newSegmentWriter(w, t.n)
+	s := in.newSegmentWriter(w, t.n)
 	for _, i := range order {
 		row := t.row(int(i))
 		u := func(i int) uint32 { return binary.LittleEndian.Uint32(row[32+4*i:]) }

@@ -1,31 +1,30 @@
-package vault
+package index
 
 import (
 	"bufio"
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
+	"holdfast/internal/vault/format"
 )
 
-// segmentSet is the segments of a vault as one listing of the store had them.
-type segmentSet struct {
-	v        *Vault
+// Set is the segments of a vault as one listing of the store had them.
+type Set struct {
+	in       Place
 	dir      segmentDir
-	listed   map[segmentID]int64    // size
-	open     map[segmentID]*segment // the segments that open and that no other open segment replaces
-	replaced map[segmentID]bool     // ids that another replaces, listed or not
-	damaged  map[segmentID]error
+	listed   map[SegmentID]int64    // size
+	open     map[SegmentID]*segment // the segments that open and that no other open segment replaces
+	replaced map[SegmentID]bool     // ids that another replaces, listed or not
+	damaged  map[SegmentID]error
 	// sound for all that is known, but neither disk nor memory takes them
-	noRoom map[segmentID]bool
+	noRoom map[SegmentID]bool
 	tell   func(error)
 
 	mu sync.Mutex
@@ -42,18 +41,18 @@ const maxRounds = 10
 // are there, and otherwise from the store. A segment that is listed but gone was replaced, so
 // the index is listed again. Damaged segments are reported and left out. When the folder can't
 // be used, that is reported, and the segments are fetched into files without a name.
-func (v *Vault) openSegments(ctx context.Context, dir string, tell func(error)) (_ *segmentSet, err error) {
-	set := &segmentSet{v: v, open: map[segmentID]*segment{}, replaced: map[segmentID]bool{}, damaged: map[segmentID]error{}, noRoom: map[segmentID]bool{}, tell: tell}
+func (in Place) OpenSet(ctx context.Context, dir string, tell func(error)) (_ *Set, err error) {
+	set := &Set{in: in, open: map[SegmentID]*segment{}, replaced: map[SegmentID]bool{}, damaged: map[SegmentID]error{}, noRoom: map[SegmentID]bool{}, tell: tell}
 	defer func() {
 		if err != nil {
-			set.close()
+			set.Close()
 		}
 	}()
-	if set.dir, err = v.openSegmentDir(dir); err != nil {
+	if set.dir, err = in.openSegmentDir(dir); err != nil {
 		set.dir.failed(&diskError{err})
 	}
 	for range maxRounds {
-		if set.listed, err = v.listSegments(ctx); err != nil {
+		if set.listed, err = in.List(ctx); err != nil {
 			return nil, err
 		}
 		set.openCached()
@@ -74,31 +73,17 @@ func (v *Vault) openSegments(ctx context.Context, dir string, tell func(error)) 
 	if trouble := set.dir.trouble(); trouble != nil {
 		tell(trouble)
 	}
-	set.dir.sweep(func(id segmentID) bool { return set.open[id] != nil })
+	set.dir.sweep(func(id SegmentID) bool { return set.open[id] != nil })
 	return set, nil
 }
 
-// listSegments returns the sizes of the segments that the store has.
-func (v *Vault) listSegments(ctx context.Context) (map[segmentID]int64, error) {
-	listed := map[segmentID]int64{}
-	for info, err := range v.st.List(ctx, v.indexPrefix()) {
-		if err != nil {
-			return nil, fmt.Errorf("list the index: %w", err)
-		}
-		if id, ok := parseSegmentID(strings.TrimPrefix(info.Key, v.indexPrefix())); ok {
-			listed[id] = info.Size
-		}
-	}
-	return listed, nil
-}
-
 // wanted says whether a listed segment has to be opened yet.
-func (set *segmentSet) wanted(id segmentID) bool {
+func (set *Set) wanted(id SegmentID) bool {
 	return set.open[id] == nil && !set.replaced[id] && set.damaged[id] == nil && !set.noRoom[id]
 }
 
 // put adds an open segment.
-func (set *segmentSet) put(s *segment) {
+func (set *Set) put(s *segment) {
 	set.mu.Lock()
 	defer set.mu.Unlock()
 	set.open[s.id] = s
@@ -107,12 +92,12 @@ func (set *segmentSet) put(s *segment) {
 	}
 }
 
-func (set *segmentSet) openCached() {
+func (set *Set) openCached() {
 	for id, size := range set.listed {
 		if !set.wanted(id) {
 			continue
 		}
-		if s, err := set.dir.open(set.v, id, size); err == nil { // else it is fetched
+		if s, err := set.dir.open(set.in, id, size); err == nil { // else it is fetched
 			set.put(s)
 		}
 	}
@@ -120,8 +105,8 @@ func (set *segmentSet) openCached() {
 
 // fetchMissing fetches the segments that are not open, the largest first, since large
 // segments replace small ones. gone says that some segment was not there any more.
-func (set *segmentSet) fetchMissing(ctx context.Context) (gone bool, err error) {
-	ids := slices.SortedFunc(maps.Keys(set.listed), func(a, b segmentID) int { return cmp.Compare(set.listed[b], set.listed[a]) })
+func (set *Set) fetchMissing(ctx context.Context) (gone bool, err error) {
+	ids := slices.SortedFunc(maps.Keys(set.listed), func(a, b SegmentID) int { return cmp.Compare(set.listed[b], set.listed[a]) })
 	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(8)
 	for _, id := range ids {
@@ -132,7 +117,7 @@ func (set *segmentSet) fetchMissing(ctx context.Context) (gone bool, err error) 
 			if !wanted {
 				return nil
 			}
-			s, err := set.dir.fetch(ctx, set.v, id, set.listed[id])
+			s, err := set.dir.fetch(ctx, set.in, id, set.listed[id])
 			switch {
 			case err == nil:
 				set.put(s)
@@ -142,7 +127,7 @@ func (set *segmentSet) fetchMissing(ctx context.Context) (gone bool, err error) 
 				gone = true
 				set.mu.Unlock()
 				return nil
-			case errors.Is(err, ErrCorrupt):
+			case errors.Is(err, format.ErrCorrupt):
 				set.mu.Lock()
 				set.damaged[id] = err
 				set.mu.Unlock()
@@ -162,7 +147,7 @@ func (set *segmentSet) fetchMissing(ctx context.Context) (gone bool, err error) 
 }
 
 // close frees the open segments.
-func (set *segmentSet) close() {
+func (set *Set) Close() {
 	for _, s := range set.open {
 		s.close()
 	}
