@@ -4,6 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 
 	"holdfast/agent/api"
 )
@@ -25,4 +30,33 @@ func ExampleClient() {
 		fmt.Println("the agent refused:", refused.Code)
 	}
 	// Output: no agent answers here
+}
+
+// The agent refuses a call with a code, by which a program decides, and with a sentence for people.
+func ExampleClient_Release() {
+	dir, err := os.MkdirTemp("", "agent")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	socket := filepath.Join(dir, "holdfast.sock")
+	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", socket)
+	if err != nil {
+		panic(err)
+	}
+	agent := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprintf(w, `{"error_code": %q, "error_msg": "nothing to release (%s)"}`, api.CodeParameter, r.URL.Path)
+	}))
+	agent.Listener.Close()
+	agent.Listener = listener
+	agent.Start()
+	defer agent.Close()
+
+	err = api.NewClient(socket).Release(context.Background(), "phone-0001")
+	var refused *api.Error
+	if errors.As(err, &refused) {
+		fmt.Println(refused.Code == api.CodeParameter, refused.Msg)
+	}
+	// Output: true nothing to release (/v1/agent/instances/phone-0001/release)
 }

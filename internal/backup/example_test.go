@@ -61,3 +61,37 @@ func Example() {
 	// stored 1 file of 11 bytes
 	// restored: remember me
 }
+
+// Two instances of one tenant hold the same content. The vault stores it once.
+func ExampleRun() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "example")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.WriteFile(filepath.Join(dir, "note"), []byte("remember me"), 0o600); err != nil {
+		panic(err)
+	}
+	key, err := vault.GenerateIdentity()
+	if err != nil {
+		panic(err)
+	}
+	v, err := vault.Create(ctx, obs.NewMemory(), "tenant-1", nil, nil, key)
+	if err != nil {
+		panic(err)
+	}
+	defer v.Close()
+	for _, instance := range []string{"phone-1", "phone-2"} {
+		res, err := backup.Run(ctx, backup.Options{
+			Vault: v, Instance: instance, Sources: []backup.Source{{Volume: "data", Root: dir}},
+		})
+		if err != nil {
+			panic(err)
+		}
+		fmt.Printf("%s: %d bytes, of which the vault lacked %d\n", instance, res.Bytes, res.BytesNew)
+	}
+	// Output:
+	// phone-1: 11 bytes, of which the vault lacked 11
+	// phone-2: 11 bytes, of which the vault lacked 0
+}

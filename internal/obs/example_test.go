@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"holdfast/internal/obs"
 )
@@ -33,4 +34,27 @@ func ExampleStore() {
 	// packs/1 7
 	// tent
 	// true
+}
+
+// A folder is a store only once somebody has made it one: the mount point of a disk that is not
+// mounted looks like an empty folder.
+func ExampleOpen() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "example")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	_, err = obs.Open(ctx, "file://"+dir, obs.Options{})
+	fmt.Println("without the marker:", errors.Is(err, obs.ErrNoMarker))
+
+	store, err := obs.Open(ctx, "file://"+dir, obs.Options{Create: true})
+	if err != nil {
+		panic(err)
+	}
+	defer store.Close()
+	fmt.Println("with it:", store.Put(ctx, "packs/1", []byte("content")))
+	// Output:
+	// without the marker: true
+	// with it: <nil>
 }

@@ -34,3 +34,28 @@ func TestCommentsNameTheirSubjects(t *testing.T) {
 		}
 	}
 }
+
+// headlessInDocuments is how many headless phrases 1000 words of all documents together may have.
+// Some stand in clauses with a verb of their own, where they do no harm.
+const headlessInDocuments = 1.5
+
+// TestDocumentsNameTheirSubjects counts headless phrases in all documents.
+func TestDocumentsNameTheirSubjects(t *testing.T) {
+	words, found := 0, 0
+	worst, most := "", 0
+	for _, d := range documents(t) {
+		if strings.Contains(d, "testdata/") {
+			continue
+		}
+		fields := strings.Fields(read(t, d))
+		n := len(headless.FindAllString(strings.Join(fields, " "), -1))
+		words, found = words+len(fields), found+n
+		if n > most {
+			worst, most = d, n
+		}
+	}
+	if allowed := int(headlessInDocuments * float64(words) / 1000); found > allowed {
+		t.Errorf("the documents have %d phrases like \"what is\" or \"those that\" in the place of a noun in %d words, and may have %d: name the subject; most are in %s",
+			found, words, allowed, worst)
+	}
+}

@@ -2,7 +2,9 @@ package vault_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"holdfast/internal/obs"
 	"holdfast/internal/vault"
@@ -48,4 +50,33 @@ func ExampleOpen() {
 func ExampleID() {
 	fmt.Println(vault.ID("tenant-1", []byte("the name key of the fleet, 32 B.")) == vault.ID("tenant-1", []byte("the name key of another, 32 byte")))
 	// Output: false
+}
+
+// Two hosts continue an instance from one backup. The names of the backups tell that neither has
+// the content of the other, so no backup is the newest.
+func ExampleLineageOf() {
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	var refs []vault.BackupRef
+	add := func(id string) string {
+		ref, ok := vault.RefOf("phone-1", id)
+		if !ok {
+			panic(id)
+		}
+		refs = append(refs, ref)
+		return id
+	}
+	first := add(vault.NewBackupID(1, now, false))
+	onA := add(vault.LineageOf(refs).NewID(2, now, first, false))
+	newest, err := vault.LineageOf(refs).Newest()
+	fmt.Println(newest.ID == onA, err)
+
+	add(vault.LineageOf(refs).NewID(3, now, first, false)) // host B restored the first one
+	_, err = vault.LineageOf(refs).Newest()
+	var fork *vault.ForkError
+	if errors.As(err, &fork) {
+		fmt.Println("a fork of", len(fork.Refs), "backups of", fork.Instance)
+	}
+	// Output:
+	// true <nil>
+	// a fork of 2 backups of phone-1
 }
