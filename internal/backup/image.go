@@ -62,10 +62,11 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 	vol := vault.Volume{Name: s.Volume, Kind: vault.KindImage, FileSystem: evidence.FileSystem(img.File())}
 	round := r.roundCatalogue(rec, s, vol.FileSystem)
 	base, feed := r.imageBase(ctx, s, u.done)
-	u.image = p.readingOf(img, base)
+	reading := p.readingOf(img, base)
+	u.read = func(ctx context.Context, w *worker) error { return w.image(ctx, u, reading) }
 	p.name, p.by = s.Volume, ByBase
-	u.image.same = r.shareBlocks(img, s, u.image.grid)
-	defer u.image.same.close()
+	reading.same = r.shareBlocks(img, s, reading.grid)
+	defer reading.same.close()
 	vol, err = p.flow(ctx, rec, vol, func(ctx context.Context) error {
 		r.counts.entries.Add(1)
 		r.counts.files.Add(1)
@@ -109,9 +110,8 @@ func (p *pipeline) readingOf(img *image.Image, base *imageBase) *imageReading {
 }
 
 // image reads an image and sends its extents.
-func (w *worker) image(ctx context.Context, u *unit) error {
+func (w *worker) image(ctx context.Context, u *unit, r *imageReading) error {
 	defer close(u.parts)
-	r := u.image
 	s := &sender{ctx: ctx, u: u, size: r.img.Size()}
 	read := func() (reader, bool, error) { return r.next(ctx) }
 	if err := w.readAll(ctx, read, s); err != nil {

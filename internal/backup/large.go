@@ -26,10 +26,10 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 	for r := w.p.reading(e, f); ; {
 		s.todo = stretch{extents: s.todo.extents[:0], sums: s.todo.sums[:0]}
 		if s.size, err = r.measured(); err == nil {
-			if c := r.begin(s.size); u.patch != nil && !u.patch.whole && r.try == 0 && !fresh {
-				err = w.patchFile(ctx, c, e.Path, u.patch, s)
+			if c := r.begin(s.size); u.former != nil && !u.former.whole && r.try == 0 && !fresh {
+				err = w.patchFile(ctx, c, e.Path, u.former, s)
 			} else {
-				err = w.spread(ctx, c, u.patch, s)
+				err = w.spread(ctx, c, u.former, s)
 			}
 		}
 		if s.streaming {
@@ -193,14 +193,14 @@ type part struct {
 }
 
 // spread reads the file once and gives its extents to s in their order.
-func (w *worker) spread(ctx context.Context, c *content, known *patch, s *sender) error {
+func (w *worker) spread(ctx context.Context, c *content, former *known, s *sender) error {
 	grid, err := frameOf(c, c.size, w.p.cutter.Params().Max)
 	if err != nil {
 		return err
 	}
 	r := &fileReading{p: w.p, c: c, cuts: cuts{w.p.cutter, grid}}
-	if known != nil && grid > 0 {
-		r.old = newFrames(known.stretch, w.p.gone)
+	if former != nil && grid > 0 {
+		r.old = newFrames(former.stretch, w.p.gone)
 	}
 	return w.readAll(ctx, func() (reader, bool, error) { return r.next(ctx) }, s)
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -17,13 +16,6 @@ import (
 // change to a place where a cut falls on a border of a chunk behind the change. Cuts follow
 // from the content of a chunk alone, so that place comes soon, mostly at the first border.
 
-// patch holds the known facts about such a file.
-type patch struct {
-	stretch                  // as the last backup stored it, ascending
-	ranges  []snapshot.Range // that may differ, ascending
-	whole   bool             // ranges does not tell what differs
-}
-
 // resyncStep is how much is read at a time to find the next cut,
 // bytes: less than for a file that is read in any case.
 const resyncStep = 8 << 10
@@ -31,7 +23,7 @@ const resyncStep = 8 << 10
 // errEnds says that a file ended before its size.
 var errEnds = errors.New("it ended before its size")
 
-// patching is the work on one patch.
+// patching is the work on one file that changed in part.
 type patching struct {
 	c    *content
 	cuts cuts
@@ -42,16 +34,16 @@ type patching struct {
 }
 
 // patchFile gives s the extents of the file c, of which it reads only what may have changed.
-func (w *worker) patchFile(ctx context.Context, c *content, path string, known *patch, s *sender) error {
+func (w *worker) patchFile(ctx context.Context, c *content, path string, former *known, s *sender) error {
 	grid, err := frameOf(c, c.size, w.p.cutter.Params().Max)
 	if err != nil {
 		return err
 	}
 	p := &patching{c: c, cuts: cuts{w.p.cutter, grid}}
 	if grid > 0 {
-		p.planFrames(known, w.p.gone)
+		p.planFrames(former, w.p.gone)
 	} else {
-		p.plan(known, w.p.gone)
+		p.plan(former, w.p.gone)
 	}
 	pos, kept := int64(0), p.kept
 	take := func(until int64) error {
@@ -93,8 +85,8 @@ func (w *worker) patchFile(ctx context.Context, c *content, path string, known *
 }
 
 // changed sets areas to the ranges that may differ.
-func (p *patching) changed(known *patch) {
-	for _, r := range known.ranges {
+func (p *patching) changed(former *known) {
+	for _, r := range former.ranges {
 		if end := min(r.End(), p.c.size); end > r.Offset {
 			p.areas = append(p.areas, tree.Range{Off: r.Offset, Len: end - r.Offset})
 		}
@@ -102,10 +94,10 @@ func (p *patching) changed(known *patch) {
 }
 
 // plan divides the file into ranges that are kept and ranges that are read.
-func (p *patching) plan(known *patch, without map[vault.PackID]bool) {
-	p.changed(known)
+func (p *patching) plan(former *known, without map[vault.PackID]bool) {
+	p.changed(former)
 	ranges := p.areas
-	for _, x := range known.extents {
+	for _, x := range former.extents {
 		end := x.Off + int64(x.Len)
 		for len(ranges) > 0 && ranges[0].Off+ranges[0].Len <= x.Off {
 			ranges = ranges[1:]

@@ -7,13 +7,13 @@ import (
 
 // planFrames is plan for a database. It keeps the pieces that lie outside of what
 // changed, and reads a frame in whole that would come to lie in too many chunks.
-func (p *patching) planFrames(known *patch, without map[vault.PackID]bool) {
-	p.old = newFrames(known.stretch, without)
-	p.changed(known)
+func (p *patching) planFrames(former *known, without map[vault.PackID]bool) {
+	p.old = newFrames(former.stretch, without)
+	p.changed(former)
 	for i := range p.areas {
 		p.areas[i] = p.roundOut(p.areas[i], vault.PieceSize)
 	}
-	for _, x := range known.extents {
+	for _, x := range former.extents {
 		end := x.Off + int64(x.Len)
 		switch {
 		case x.Off >= p.c.size:
@@ -24,13 +24,13 @@ func (p *patching) planFrames(known *patch, without map[vault.PackID]bool) {
 		}
 	}
 	p.areas = apart(p.areas)
-	p.areas = apart(append(p.areas, p.scattered(known.extents)...))
-	sums := known.sums
-	if len(sums) != vault.Pieces(known.extents) {
-		sums = make([]vault.PieceSum, vault.Pieces(known.extents)) // none is known
+	p.areas = apart(append(p.areas, p.scattered(former.extents)...))
+	sums := former.sums
+	if len(sums) != vault.Pieces(former.extents) {
+		sums = make([]vault.PieceSum, vault.Pieces(former.extents)) // none is known
 	}
 	areas := p.areas
-	for _, x := range known.extents {
+	for _, x := range former.extents {
 		n := x.Pieces()
 		for len(areas) > 0 && areas[0].Off+areas[0].Len <= x.Off {
 			areas = areas[1:]

@@ -63,16 +63,17 @@ func workerMemory(least, most seal.Level) int64 {
 type unit struct {
 	entries []*tree.Entry
 	large   bool // entries has one file, or image, whose extents come through parts
-	image   *imageReading
-	size    int64
-	weight  int64 // bytes of entries and known extents, about
+	// read reads and stores the content of the unit
+	read   func(context.Context, *worker) error
+	size   int64
+	weight int64 // bytes of entries and known extents, about
 	// of each entry, nil where its content has to be read; nil when all have to
-	known [][]vault.Extent
-	sums  map[int][]vault.PieceSum // of the entries of known that are databases
-	check []int                    // entries of known that are read all the same
-	patch *patch                   // of a large file that changed in part
-	parts chan stretch
-	done  chan struct{}
+	known  [][]vault.Extent
+	sums   map[int][]vault.PieceSum // of the entries of known that are databases
+	check  []int                    // entries of known that are read all the same
+	former *known                   // the facts about a large file that changed in part
+	parts  chan stretch
+	done   chan struct{}
 
 	// What follows is the worker's until done is closed, or of a large file
 	// until the first part comes or parts is closed; then it is the recipe's.
@@ -151,8 +152,8 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	}
 	vol.Excludes, vol.ExcludeCaches = s.Exclude, s.ExcludeCaches
 	vol, err = p.flow(ctx, rec, vol, func(ctx context.Context) error { return p.walk(ctx, s.ExcludeCaches) })
-	if err == nil {
-		err = p.settle(ctx)
+	if err == nil && !r.o.Precopy { // the backup has the entries that a round lacks
+		err = p.away.settle(ctx, root, p.exclude)
 	}
 	if p.doubtful.Load() {
 		vol.Stats = nil
@@ -163,7 +164,7 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 
 // pipeline makes the pipeline of a source; root is nil for an image.
 func (r *run) pipeline(root *tree.Root, s Source) (*pipeline, error) {
-	warnings, err := r.warningsOf(s, root == nil)
+	warnings, err := newVolumeWarnings(s, root == nil, &r.losses, r.warnings.Warn)
 	if err != nil {
 		return nil, err
 	}
@@ -175,9 +176,7 @@ func (r *run) pipeline(root *tree.Root, s Source) (*pipeline, error) {
 	if root == nil {
 		return p, nil
 	}
-	p.away = &vanished{waits: !s.Quiet && !root.Still() && root.KeepsNumbers(), lose: func(path, what string) {
-		warnings.Warn(tree.Warning{Path: path, What: what, Lost: true})
-	}}
+	p.away = &vanished{waits: !s.Quiet && !root.Still() && root.KeepsNumbers(), warn: warnings.Warn}
 	exclude, err := pattern.Compile(s.Exclude)
 	if err != nil {
 		return nil, fmt.Errorf("exclude: %w", err)
@@ -253,7 +252,7 @@ func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 		}
 		return sendBundle()
 	}
-	o := tree.WalkOptions{Warn: p.warnings.Warn, Vanished: p.vanished, ExcludeCaches: excludeCaches}
+	o := tree.WalkOptions{Warn: p.warnings.Warn, Vanished: p.away.add, ExcludeCaches: excludeCaches}
 	if p.exclude != nil {
 		o.Exclude = func(path string, folder func() bool) bool {
 			out := p.exclude(path, folder)
@@ -274,7 +273,7 @@ func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 		if e.Kind == tree.File {
 			p.counts.files.Add(1)
 		}
-		var changed *patch
+		var changed *known
 		if file && p.before != nil {
 			k, ok := p.before.find(e)
 			switch {
@@ -291,15 +290,15 @@ func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 				}
 				return sendFull()
 			case ok:
-				changed = &patch{stretch: k.stretch, ranges: k.ranges, whole: k.whole}
+				changed = &k
 			}
 		}
 		if content && e.Size > bundleMax {
 			if err := sendBundle(); err != nil {
 				return err
 			}
-			u := newLarge(e)
-			u.patch = changed
+			u := newLargeFile(e)
+			u.former = changed
 			if changed != nil {
 				u.weight += changed.memory()
 			}
@@ -330,7 +329,11 @@ func weightOf(e *tree.Entry) int64 {
 	return int64(n)
 }
 
-func newBundle() *unit { return &unit{done: make(chan struct{})} }
+func newBundle() *unit {
+	u := &unit{done: make(chan struct{})}
+	u.read = func(ctx context.Context, w *worker) error { return w.bundle(ctx, u) }
+	return u
+}
 
 // postpone leaves entry i, a file, to whoever writes the recipe.
 func (u *unit) postpone(i int) { u.late = append(u.late, i) }
@@ -438,20 +441,12 @@ func (p *pipeline) work(ctx context.Context, own bool) error {
 // do is one unit.
 func (p *pipeline) do(ctx context.Context, w *worker, u *unit) error {
 	began := time.Now()
-	if u.large {
-		read := w.largeFile
-		if u.image != nil {
-			read = w.image
-		}
-		if err := read(ctx, u); err != nil {
-			return err
-		}
-		close(u.done)
-		return nil // it rested between its sections
-	}
-	if err := w.bundle(ctx, u); err != nil {
+	if err := u.read(ctx, w); err != nil {
 		return err
 	}
 	close(u.done)
+	if u.large {
+		return nil // it rested between its sections
+	}
 	return p.rest(ctx, began)
 }

@@ -127,7 +127,14 @@ func (p *pipeline) add(rec *vault.RecipeWriter, vol *vault.Volume, it vault.Item
 	return rec.Add(it)
 }
 
-// newLarge makes the unit of a file that is read by itself.
+// newLargeFile makes the unit of a file that is read by itself.
+func newLargeFile(e *tree.Entry) *unit {
+	u := newLarge(e)
+	u.read = func(ctx context.Context, w *worker) error { return w.largeFile(ctx, u) }
+	return u
+}
+
+// newLarge makes a unit without read, whose extents come in parts.
 func newLarge(e *tree.Entry) *unit {
 	return &unit{
 		entries: []*tree.Entry{e}, large: true, weight: weightOf(e),
@@ -142,9 +149,9 @@ func (p *pipeline) recordLate(ctx context.Context, rec *vault.RecipeWriter, vol 
 		p.late = newWorker(p)
 		p.late.own, p.late.scratch = true, &scratch{}
 	}
-	u := newLarge(e)
+	u := newLargeFile(e)
 	g, gctx := contain.WithContext(ctx)
-	g.Go(func() error { return p.late.largeFile(gctx, u) })
+	g.Go(func() error { return u.read(gctx, p.late) })
 	g.Go(func() error { return p.recordLarge(gctx, rec, vol, u) })
 	err = g.Wait()
 	return len(u.moved) == 0, err
