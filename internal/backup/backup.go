@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/internal/backup/blockshare"
 	"holdfast/internal/contain"
 	"holdfast/internal/evidence"
 	"holdfast/internal/pattern"
@@ -45,7 +46,7 @@ type run struct {
 	without  []vault.PackID        // those, and the condemned packs
 	gone     map[vault.PackID]bool // the same
 	cats     []*catalogue
-	sending  *sending
+	sending  *blockshare.Arrivals
 	counts   struct{ entries, files, unchanged, known, read, fresh, sent, checked, excluded atomic.Uint64 }
 	// bytes of content read from the vault to compare databases with
 	former atomic.Int64
@@ -161,7 +162,7 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 			notes = append(notes, drift.Error()+"; the volume is read whole. Verify this instance's earlier backups")
 			continue
 		}
-		if errors.Is(err, errShared) { // happens once: nothing is shared from then on
+		if errors.Is(err, blockshare.ErrBlocksDiffer) { // happens once: nothing is shared from then on
 			notes = append(notes, err.Error()+"; each image is read whole until this program is started again. Verify this instance's earlier backups")
 			continue
 		}
@@ -191,7 +192,7 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first bool) (*Result, error) {
 	r := &run{
 		o: o, job: job, lost: lost, first: first,
-		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(), sending: newSending(o.Precopy),
+		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(), sending: blockshare.NewArrivals(o.Precopy),
 	}
 	var err error
 	if r.turn, err = o.On.admit(ctx, first); err != nil {
@@ -204,7 +205,7 @@ func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first b
 	r.res.Created = o.Now().UTC()
 	stop := r.tellProgress()
 	err = r.underSession(ctx)
-	r.sending.end()
+	r.sending.End()
 	stop()
 	for _, c := range r.cats {
 		c.close()
@@ -270,13 +271,13 @@ func (r *run) all(ctx context.Context) (err error) {
 		Confirmed: r.confirmed,
 		Sent: func(id vault.PackID, n int64) {
 			r.counts.sent.Add(uint64(n))
-			r.sending.sent(id)
+			r.sending.Sent(id)
 		},
 	})
 	if err != nil {
 		return err
 	}
-	r.w, r.packs = w, w.NamePacks(ctx, r.sending.pending)
+	r.w, r.packs = w, w.NamePacks(ctx, r.sending.Pending)
 	defer r.packs.Stop()
 	var volumes []vault.Volume
 	if err := r.mounted(ctx); err != nil {
@@ -312,7 +313,7 @@ func (r *run) all(ctx context.Context) (err error) {
 	if _, err = w.Finish(ctx); err != nil {
 		return err
 	}
-	if err := r.sending.wait(ctx); err != nil {
+	if err := r.sending.Wait(ctx); err != nil {
 		return err
 	}
 	r.stage("finish", &start)

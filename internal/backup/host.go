@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/backup/blockshare"
 	"holdfast/internal/pressure"
 	"holdfast/internal/seal"
 	"holdfast/internal/vault"
@@ -25,7 +26,7 @@ type Host struct {
 	// Brake slows the workers down in rounds of pre-copy; nil does not.
 	Brake *pressure.Brake
 
-	shares *shares // of images
+	shares *blockshare.Table // of images
 	// sessions of the Runs under way
 	sessions *sessions
 	drifted  distrusted
@@ -92,7 +93,7 @@ func NewHost(o HostOptions) *Host {
 	// workers than processors: packs come first.
 	most := max(int(o.Budget/2/worker)-o.Runs, 0)
 	h := &Host{
-		lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: newShares(), sessions: newSessions(),
+		lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: blockshare.NewTable(), sessions: newSessions(),
 		runs: make(chan struct{}, o.Runs), again: make(chan struct{}, 1), finishing: make(chan struct{}, o.Runs),
 	}
 	left := o.Budget - int64(o.Runs+cap(h.again)+h.lent)*worker
@@ -106,6 +107,14 @@ func NewHost(o HostOptions) *Host {
 	}
 	return h
 }
+
+// BeginView says that a snapshot of that name (Source.View) stands and stays after the Runs
+// that read it, until as many calls of EndView. Without it, a view is known while Runs read it.
+func (h *Host) BeginView(name string) { h.shares.BeginView(name) }
+
+// EndView must be called before the view is removed, or written to.
+// For a name that is not known it does nothing.
+func (h *Host) EndView(name string) { h.shares.EndView(name) }
 
 // turn is a Run's right to workers and memory, until it finishes, and its place among the
 // Runs, until it leaves. It is for one goroutine at a time, beside the goroutine of watch.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"holdfast/internal/backup/blockshare"
 	"holdfast/internal/evidence"
 	"holdfast/internal/image"
 	"holdfast/internal/snapshot"
@@ -28,7 +29,7 @@ type imageReading struct {
 	p    *pipeline
 	img  *image.Image
 	grid int64
-	same *sharedBlocks // what other images on this host share with it; nil for nothing
+	same *blockshare.Image // shares blocks with other images on this host; nil for none
 
 	// What follows is for one goroutine at a time.
 	end   int64            // the end of the sections so far
@@ -65,8 +66,9 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 	reading := p.readingOf(img, base)
 	u.read = func(ctx context.Context, w *worker) error { return w.image(ctx, u, reading) }
 	p.name, p.by = s.Volume, ByBase
-	reading.same = r.shareBlocks(img, s, reading.grid)
-	defer reading.same.close()
+	shared := blockshare.Run{Vault: r.o.Vault, Precopy: r.o.Precopy, Without: r.gone, Sends: r.w.Began, Arrivals: r.sending}
+	reading.same = r.o.On.shares.Open(shared, img, s.View, s.Root, reading.grid)
+	defer reading.same.Close()
 	vol, err = p.flow(ctx, rec, vol, func(ctx context.Context) error {
 		r.counts.entries.Add(1)
 		r.counts.files.Add(1)
@@ -222,21 +224,21 @@ func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (
 	}
 	s := &imageSection{r: r, w: w, at: from, buf: w.buf[:to-from], faulty: map[int]bool{}, stop: int(to - from)}
 	s.extents = make([]vault.Extent, (to-from+r.grid-1)/r.grid)
-	mine := r.same.begin(from, len(s.extents))
-	defer mine.release()
-	if err := s.read(mine.claimed()); err != nil {
+	mine := r.same.Claim(from, len(s.extents))
+	defer mine.Release()
+	if err := s.read(mine.Unshared()); err != nil {
 		return stretch{}, err
 	}
-	mine.publish(s)
-	mine.release()
-	rest, err := mine.fromOthers(ctx, s)
+	mine.Publish(s)
+	mine.Release()
+	rest, err := mine.FromOthers(ctx, s)
 	if err != nil {
 		return stretch{}, err
 	}
 	if err := s.read(rest); err != nil {
 		return stretch{}, err
 	}
-	if err := mine.check(s); err != nil {
+	if err := mine.Check(s); err != nil {
 		return stretch{}, err
 	}
 	stored := s.extents[:0]
@@ -262,6 +264,25 @@ type imageSection struct {
 // chunk is where chunk i lies in buf.
 func (s *imageSection) chunk(i int) (from, to int) {
 	return i * int(s.r.grid), min((i+1)*int(s.r.grid), len(s.buf))
+}
+
+// Content is for the sharing of blocks, as Stored and Take are.
+func (s *imageSection) Content(i int) (content []byte, off int64, whole bool) {
+	from, to := s.chunk(i)
+	return s.buf[from:to], s.at + int64(from), !s.faulty[i]
+}
+
+// Stored returns where chunk i lies in the vault.
+func (s *imageSection) Stored(i int) vault.Loc { return s.extents[i].Chunk }
+
+// Take uses a chunk that the vault already has.
+func (s *imageSection) Take(i int, loc vault.Loc) {
+	from, to := s.chunk(i)
+	s.r.p.counts.known.Add(uint64(to - from))
+	s.r.faults.read(to - from)
+	if loc.Len > 0 { // no zeros
+		s.extents[i] = vault.Extent{Off: s.at + int64(from), Chunk: loc, Len: uint32(to - from)}
+	}
 }
 
 // read reads and stores the chunks of those numbers, which ascend.

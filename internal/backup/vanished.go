@@ -73,7 +73,8 @@ func (v *vanished) take(ino uint64) []string {
 	return paths
 }
 
-// settle decides about the names that wait, when all of the volume was read. It looks at the tree once more.
+// settle decides about the names that wait, when all of the volume
+// was read. For that it looks at the whole tree once more.
 func (v *vanished) settle(ctx context.Context, root *tree.Root, exclude func(path string, folder func() bool) bool) error {
 	if v.waiting.Load() == 0 {
 		return nil

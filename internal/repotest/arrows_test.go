@@ -28,8 +28,10 @@ var levels = map[string]int{
 	"agent/report":  4,
 	"agent/runtime": 4,
 
-	"internal/backup":  3,
-	"internal/restore": 3,
+	"internal/backup":  4,
+	"internal/restore": 4,
+
+	"internal/backup/blockshare": 3,
 
 	"internal/image":  2,
 	"internal/origin": 2,
