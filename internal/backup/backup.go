@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"holdfast/internal/backup/blockshare"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/contain"
 	"holdfast/internal/evidence"
 	"holdfast/internal/pattern"
@@ -38,16 +39,11 @@ type run struct {
 	first   bool // nothing was tried before
 	session *session
 	turn    *turn
-	earlier func() ([]vault.BackupRef, error) // the instance's backups when the run began
-	newest  func() (*vault.Manifest, error)   // of the last of them; vault.ErrNoBackup
-	// of the last of them whose manifest opens; vault.ErrNoBackup
-	readable func() (*vault.Manifest, error)
-	lost     []vault.PackID        // packs that can't be used
-	without  []vault.PackID        // those, and the condemned packs
-	gone     map[vault.PackID]bool // the same
-	cats     []*catalogue
-	sending  *blockshare.Arrivals
-	counts   struct{ entries, files, unchanged, known, read, fresh, sent, checked, excluded atomic.Uint64 }
+	history *known.History // nil until the run has its session
+	lost    []vault.PackID // packs that can't be used
+	without []vault.PackID // those, and the condemned packs
+	sending *blockshare.Arrivals
+	counts  struct{ entries, files, unchanged, known, read, fresh, sent, checked, excluded atomic.Uint64 }
 	// bytes of content read from the vault to compare databases with
 	former atomic.Int64
 	// the counts of the recipes; counts has the counts of the walk
@@ -58,7 +54,7 @@ type run struct {
 
 	governor *governor
 	started  time.Time     // of the process's clock: what waiting is compared with
-	clock    time.Duration // Options.Clock when the run began
+	booted   time.Duration // Options.Clock when the run began
 
 	warnings tree.Collector
 	losses   losses
@@ -150,7 +146,7 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 		}
 		if drift, ok := errors.AsType[*DriftError](err); ok {
 			// Happens once a volume: then nothing is known of it.
-			o.On.drifted.add(distrustKey(o.Vault, o.Instance, drift.Volume, drift.By))
+			o.On.distrusted.Add(o.Vault, o.Instance, drift.Volume, drift.By)
 			o.Sources = slices.Clone(o.Sources)
 			for i := range o.Sources {
 				o.Sources[i].readAll = o.Sources[i].readAll || o.Sources[i].Volume == drift.Volume
@@ -188,6 +184,27 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 	}
 }
 
+// Look tells, before anything is read, why Run can't make a backup of the sources:
+// an *UnmountedError. It reads no content of files. It looks at Sources, Vault,
+// Instance, Host and CatalogueDir. A fact that it can't find out is no error.
+func Look(ctx context.Context, o Options) error {
+	h := known.NewHistory(ctx, known.Facts{Vault: o.Vault, Instance: o.Instance, Host: o.Host, Catalogues: o.CatalogueDir})
+	err := h.Mounted(ctx, volumesOf(o.Sources))
+	if _, ok := errors.AsType[*known.UnmountedError](err); ok {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// volumesOf returns the sources as a History looks at them.
+func volumesOf(sources []Source) []known.Volume {
+	volumes := make([]known.Volume, len(sources))
+	for i := range sources {
+		volumes[i] = sources[i].volume()
+	}
+	return volumes
+}
+
 // once makes a backup that does not use the packs lost; first says that nothing was tried before.
 func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first bool) (*Result, error) {
 	r := &run{
@@ -201,15 +218,13 @@ func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first b
 	defer r.turn.watch(ctx)()
 	r.warnings.Tell = o.Warn
 	r.res.Stages, r.res.Catalogues = map[string]time.Duration{}, map[string]string{}
-	r.clock = o.Clock()
+	r.booted = o.Clock()
 	r.res.Created = o.Now().UTC()
 	stop := r.tellProgress()
 	err = r.underSession(ctx)
 	r.sending.End()
 	stop()
-	for _, c := range r.cats {
-		c.close()
-	}
+	r.history.Close()
 	if err != nil {
 		return nil, err
 	}
@@ -232,12 +247,23 @@ func (r *run) underSession(ctx context.Context) error {
 	}
 	r.session = s
 	r.without = slices.Concat(r.job.avoided(), r.lost)
-	r.gone = r.withoutSet()
 	err = r.all(ctx)
 	if errors.Is(err, vault.ErrSessionGone) {
 		_ = r.job.lost(ctx) // the session is gone already
 	}
 	return err
+}
+
+// newHistory prepares the questions to the catalogues and the store.
+func (r *run) newHistory(ctx context.Context) *known.History {
+	without := make(map[vault.PackID]bool, len(r.without))
+	for _, id := range r.without {
+		without[id] = true
+	}
+	return known.NewHistory(ctx, known.Facts{
+		Vault: r.o.Vault, Instance: r.o.Instance, Host: r.o.Host, Catalogues: r.o.CatalogueDir, Precopy: r.o.Precopy,
+		Created: r.res.Created, Booted: r.booted, Clock: r.o.Clock, Without: without, Distrusted: &r.o.On.distrusted, Warn: r.warnings.Warn,
+	})
 }
 
 func (r *run) all(ctx context.Context) (err error) {
@@ -253,15 +279,9 @@ func (r *run) all(ctx context.Context) (err error) {
 		}
 		end()
 	}()
-	r.ask(asking)
-	beside.Go(func() error {
-		if r.asksForNewest() {
-			_, _ = r.newest() // whoever needs the manifest calls again and gets the same error
-		} else if !r.o.Precopy {
-			_, _ = r.earlier() // likewise
-		}
-		return nil
-	})
+	volumes := volumesOf(r.o.Sources)
+	r.history = r.newHistory(asking)
+	beside.Go(func() error { r.history.AskAhead(volumes); return nil })
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
 		Buffers: r.o.On.buffers, Background: r.o.Precopy, Intent: r.o.PackIntent, Resume: r.o.Resume,
 		Without: r.job.avoided(), Lost: r.lost, IndexDir: r.o.IndexDir, Looks: r.session.looks,
@@ -279,15 +299,15 @@ func (r *run) all(ctx context.Context) (err error) {
 	}
 	r.w, r.packs = w, w.NamePacks(ctx, r.sending.Pending)
 	defer r.packs.Stop()
-	var volumes []vault.Volume
-	if err := r.mounted(ctx); err != nil {
+	var stored []vault.Volume
+	if err := r.history.Mounted(ctx, volumes); err != nil {
 		_ = w.Abort(err) // nothing was sent
 		return err
 	}
 	for _, s := range r.o.Sources {
 		vol, err := r.volume(ctx, s)
 		if err != nil {
-			if _, named := errors.AsType[*UnmountedError](err); !named {
+			if _, named := errors.AsType[*known.UnmountedError](err); !named {
 				err = fmt.Errorf("volume %s: %w", s.Volume, err)
 			}
 			// When ctx ended while uploads waited for the store, they name the reason for the wait.
@@ -296,7 +316,7 @@ func (r *run) all(ctx context.Context) (err error) {
 			}
 			return err
 		}
-		volumes = append(volumes, vol)
+		stored = append(stored, vol)
 	}
 	r.walked.Store(true)
 	r.stage("pipeline", &start)
@@ -333,15 +353,11 @@ func (r *run) all(ctx context.Context) (err error) {
 	// the manifest rests on nothing of it, and it takes as long
 	beside.Go(func() error { r.tidy(asking); return nil })
 	if !r.o.Precopy {
-		if err := r.commit(ctx, volumes, refs); err != nil {
+		if err := r.commit(ctx, stored, refs); err != nil {
 			return err
 		}
 	}
-	for _, c := range r.cats {
-		if id, ok := c.keep(); ok {
-			r.res.Catalogues[c.volume] = id
-		}
-	}
+	r.history.Keep(func(volume, id string) { r.res.Catalogues[volume] = id })
 	r.stage("verify", &start)
 	return nil
 }
@@ -366,7 +382,7 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.P
 		r.res.Bytes += v.Bytes
 		r.res.Contents[v.Name] = v.Content()
 	}
-	earlier, err := r.earlier()
+	earlier, err := r.history.Earlier()
 	if err != nil {
 		return err
 	}

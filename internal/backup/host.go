@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/backup/blockshare"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/pressure"
 	"holdfast/internal/seal"
 	"holdfast/internal/vault"
@@ -29,9 +30,10 @@ type Host struct {
 	shares *blockshare.Table // of images
 	// sessions of the Runs under way
 	sessions *sessions
-	drifted  distrusted
-	buffers  *vault.Buffers
-	runs     chan struct{} // a token of each Run that has content to store
+	// distrusted are the means by which a change of a volume was not seen
+	distrusted known.Distrusted
+	buffers    *vault.Buffers
+	runs       chan struct{} // a token of each Run that has content to store
 	// again has one of a Run that has to be made again, whose
 	// instance stands still: it does not wait behind all that begin.
 	again chan struct{}

@@ -7,21 +7,13 @@ import (
 	"io"
 
 	"holdfast/internal/backup/blockshare"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/evidence"
 	"holdfast/internal/image"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
-
-// imageBase says what of an image need not be read, since an earlier backup has it.
-type imageBase struct {
-	// changed is what may differ from that backup, in order and without overlap.
-	changed []snapshot.Range
-	// next yields the extents of that backup, of its whole image, in order; false
-	// at the end. It is called by one goroutine at a time, and not always the same.
-	next func() (vault.Extent, bool, error)
-}
 
 // imageReading says which sections an image has. All are cut at
 // multiples of grid, so that none depends on another.
@@ -61,12 +53,16 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 	}
 	u := newLarge(&tree.Entry{Kind: tree.File, Mode: 0o600, Size: img.Size()})
 	vol := vault.Volume{Name: s.Volume, Kind: vault.KindImage, FileSystem: evidence.FileSystem(img.File())}
-	round := r.roundCatalogue(rec, s, vol.FileSystem)
-	base, feed := r.imageBase(ctx, s, u.done)
+	volume := s.volume()
+	round := r.history.Round(volume, vol.FileSystem)
+	if round != nil {
+		rec.Tap = round.Page
+	}
+	base, feed := r.history.Image(ctx, volume, u.done)
 	reading := p.readingOf(img, base)
 	u.read = func(ctx context.Context, w *worker) error { return w.image(ctx, u, reading) }
-	p.name, p.by = s.Volume, ByBase
-	shared := blockshare.Run{Vault: r.o.Vault, Precopy: r.o.Precopy, Without: r.gone, Sends: r.w.Began, Arrivals: r.sending}
+	p.name, p.by = s.Volume, known.ByBase
+	shared := blockshare.Run{Vault: r.o.Vault, Precopy: r.o.Precopy, Without: r.history.Without, Sends: r.w.Began, Arrivals: r.sending}
 	reading.same = r.o.On.shares.Open(shared, img, s.View, s.Root, reading.grid)
 	defer reading.same.Close()
 	vol, err = p.flow(ctx, rec, vol, func(ctx context.Context) error {
@@ -82,23 +78,23 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 	}
 	// no base: content that this backup lacks, the next backup would lack without a word
 	if p.doubtful.Load() {
-		round.drop()
+		round.Drop()
 	} else {
 		r.images = append(r.images, s.Volume)
 	}
-	return vol, r.becameZeros(s, vol)
+	return vol, r.history.BecameZeros(volume, vol)
 }
 
 // readingOf reads the image, with a base only what changed since.
-func (p *pipeline) readingOf(img *image.Image, base *imageBase) *imageReading {
+func (p *pipeline) readingOf(img *image.Image, base *known.ImageBase) *imageReading {
 	r := &imageReading{p: p, img: img, grid: int64(min(image.Chunk, p.cutter.Params().Max))}
 	r.faults.end = noEnd
 	if base == nil {
 		r.todo = []snapshot.Range{{Length: img.Size()}}
 		return r
 	}
-	r.kept = base.next
-	for _, c := range base.changed {
+	r.kept = base.Next
+	for _, c := range base.Changed {
 		from, to := c.Offset/r.grid*r.grid, min((c.End()+r.grid-1)/r.grid*r.grid, img.Size())
 		if n := len(r.todo); n > 0 && from <= r.todo[n-1].End() {
 			from = r.todo[n-1].Offset
@@ -142,7 +138,7 @@ func (r *imageReading) next(ctx context.Context) (reader, bool, error) {
 		if *t = (snapshot.Range{Offset: to, Length: t.End() - to}); t.Length == 0 {
 			r.todo = r.todo[1:]
 		}
-		return func(w *worker) (stretch, error) { return r.section(ctx, w, from, to) }, len(r.todo) > 0, nil
+		return func(w *worker) (known.Stretch, error) { return r.section(ctx, w, from, to) }, len(r.todo) > 0, nil
 	}
 	to := r.img.Size()
 	if len(r.todo) > 0 {
@@ -155,16 +151,16 @@ func (r *imageReading) next(ctx context.Context) (reader, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	return func(w *worker) (stretch, error) {
+	return func(w *worker) (known.Stretch, error) {
 		for _, x := range kept {
 			if !r.p.picks() {
 				continue
 			}
 			if err := w.check(ctx, newContent(r.img.File(), r.img.Size(), false), "", x); err != nil {
-				return stretch{}, err
+				return known.Stretch{}, err
 			}
 		}
-		return stretch{extents: kept}, nil
+		return known.Stretch{Extents: kept}, nil
 	}, true, nil
 }
 
@@ -189,11 +185,11 @@ func (r *imageReading) keep(to int64) ([]vault.Extent, error) {
 		}
 		end := x.Off + int64(x.Len)
 		if end > to { // the rest is for later, or is read
-			r.ahead = clip(x, to, end)
+			r.ahead = known.Clip(x, to, end)
 		} else {
 			r.ahead = vault.Extent{}
 		}
-		if x = clip(x, max(x.Off, r.end), min(end, to)); x.Len > 0 {
+		if x = known.Clip(x, max(x.Off, r.end), min(end, to)); x.Len > 0 {
 			kept = append(kept, x)
 			r.keeps = true
 			r.p.counts.known.Add(uint64(x.Len))
@@ -208,17 +204,9 @@ func (r *imageReading) keep(to int64) ([]vault.Extent, error) {
 	return kept, nil
 }
 
-// clip is the part of x from from to to, which has no length when they are the wrong way round.
-func clip(x vault.Extent, from, to int64) vault.Extent {
-	if to <= from {
-		return vault.Extent{}
-	}
-	return vault.Extent{Off: from, Chunk: x.Chunk, In: x.In + uint32(from-x.Off), Len: uint32(to - from)}
-}
-
 // section reads the chunks from from to to, except the chunks that the
 // vault has from another image on the same blocks, and stores them.
-func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (stretch, error) {
+func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (known.Stretch, error) {
 	if n := int(to - from); cap(w.buf) < n {
 		w.buf = make([]byte, 0, r.p.sectionSize()+r.p.cutter.Params().Max)
 	}
@@ -227,19 +215,19 @@ func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (
 	mine := r.same.Claim(from, len(s.extents))
 	defer mine.Release()
 	if err := s.read(mine.Unshared()); err != nil {
-		return stretch{}, err
+		return known.Stretch{}, err
 	}
 	mine.Publish(s)
 	mine.Release()
 	rest, err := mine.FromOthers(ctx, s)
 	if err != nil {
-		return stretch{}, err
+		return known.Stretch{}, err
 	}
 	if err := s.read(rest); err != nil {
-		return stretch{}, err
+		return known.Stretch{}, err
 	}
 	if err := mine.Check(s); err != nil {
-		return stretch{}, err
+		return known.Stretch{}, err
 	}
 	stored := s.extents[:0]
 	for _, x := range s.extents {
@@ -247,7 +235,7 @@ func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (
 			stored = append(stored, x)
 		}
 	}
-	return stretch{extents: stored}, nil
+	return known.Stretch{Extents: stored}, nil
 }
 
 // imageSection is a section while it is read.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/internal/backup/known"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -24,9 +25,9 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 	e := u.entries[0]
 	s := &sender{ctx: ctx, u: u}
 	for r := w.p.reading(e, f); ; {
-		s.todo = stretch{extents: s.todo.extents[:0], sums: s.todo.sums[:0]}
+		s.todo = known.Stretch{Extents: s.todo.Extents[:0], Sums: s.todo.Sums[:0]}
 		if s.size, err = r.measured(); err == nil {
-			if c := r.begin(s.size); u.former != nil && !u.former.whole && r.try == 0 && !fresh {
+			if c := r.begin(s.size); u.former != nil && !u.former.Compare && r.try == 0 && !fresh {
 				err = w.patchFile(ctx, c, e.Path, u.former, s)
 			} else {
 				err = w.spread(ctx, c, u.former, s)
@@ -83,15 +84,15 @@ func (w *worker) endStream(r *reading, s *sender, err error) error {
 type sender struct {
 	ctx       context.Context // of the one call that made it
 	u         *unit
-	todo      stretch // not sent yet
-	size      int64   // of the content to read
-	last      int64   // where the extents end that were sent
-	streaming bool    // some are on their way: the file can't be read again
+	todo      known.Stretch // not sent yet
+	size      int64         // of the content to read
+	last      int64         // where the extents end that were sent
+	streaming bool          // some are on their way: the file can't be read again
 }
 
 func (s *sender) add(x vault.Extent, sums []vault.PieceSum) error {
-	s.todo.add(x, sums)
-	if n := len(s.todo.extents); n < wholeExtents && (!s.streaming || n < partExtents) {
+	s.todo.Add(x, sums)
+	if n := len(s.todo.Extents); n < wholeExtents && (!s.streaming || n < partExtents) {
 		return nil
 	}
 	if !s.streaming {
@@ -102,11 +103,11 @@ func (s *sender) add(x vault.Extent, sums []vault.PieceSum) error {
 }
 
 // addAll adds a stretch.
-func (s *sender) addAll(all stretch) error {
-	for len(all.extents) > 0 {
-		var one stretch
-		one, all = all.first(1)
-		if err := s.add(one.extents[0], one.sums); err != nil {
+func (s *sender) addAll(all known.Stretch) error {
+	for len(all.Extents) > 0 {
+		var one known.Stretch
+		one, all = all.First(1)
+		if err := s.add(one.Extents[0], one.Sums); err != nil {
 			return err
 		}
 	}
@@ -115,8 +116,8 @@ func (s *sender) addAll(all stretch) error {
 
 // end is where the last extent ends, in the file.
 func (s *sender) end() int64 {
-	if n := len(s.todo.extents); n > 0 {
-		return s.todo.extents[n-1].Off + int64(s.todo.extents[n-1].Len)
+	if n := len(s.todo.Extents); n > 0 {
+		return s.todo.Extents[n-1].Off + int64(s.todo.Extents[n-1].Len)
 	}
 	return s.last
 }
@@ -125,7 +126,7 @@ func (s *sender) end() int64 {
 func (s *sender) sum() uint64 {
 	var h maphash.Hash
 	h.SetSeed(contentSeed)
-	for _, x := range s.todo.extents {
+	for _, x := range s.todo.Extents {
 		maphash.WriteComparable(&h, x)
 	}
 	return h.Sum64()
@@ -133,9 +134,9 @@ func (s *sender) sum() uint64 {
 
 func (s *sender) flush() error {
 	s.last = s.end()
-	for len(s.todo.extents) > 0 {
-		var part stretch
-		part, s.todo = s.todo.first(min(len(s.todo.extents), partExtents))
+	for len(s.todo.Extents) > 0 {
+		var part known.Stretch
+		part, s.todo = s.todo.First(min(len(s.todo.Extents), partExtents))
 		select {
 		case s.u.parts <- part:
 		case <-s.ctx.Done():
@@ -159,23 +160,23 @@ type spread struct {
 
 	out  sync.Mutex // held while the recipe takes extents
 	s    *sender
-	sent int             // sections
-	done map[int]stretch // by section; sections that were done before an earlier section
+	sent int                   // sections
+	done map[int]known.Stretch // by section; sections that were done before an earlier section
 }
 
 // reader reads and stores a section and returns the
 // stored stretch. It is called once, by any worker.
-type reader func(*worker) (stretch, error)
+type reader func(*worker) (known.Stretch, error)
 
 // fileReading says which sections a large file has.
 type fileReading struct {
 	p    *pipeline
 	c    *content
 	cuts cuts
-	old  *frames    // of a database
-	end  int64      // of the last range of data
-	rest tree.Range // the part that no worker took
-	link chan int64 // will say where the first chunk in rest begins
+	old  *known.Frames // of a database
+	end  int64         // of the last range of data
+	rest tree.Range    // the part that no worker took
+	link chan int64    // will say where the first chunk in rest begins
 }
 
 // none is the place of a chunk that there is not.
@@ -193,14 +194,14 @@ type part struct {
 }
 
 // spread reads the file once and gives its extents to s in their order.
-func (w *worker) spread(ctx context.Context, c *content, former *known, s *sender) error {
+func (w *worker) spread(ctx context.Context, c *content, former *known.File, s *sender) error {
 	grid, err := frameOf(c, c.size, w.p.cutter.Params().Max)
 	if err != nil {
 		return err
 	}
 	r := &fileReading{p: w.p, c: c, cuts: cuts{w.p.cutter, grid}}
 	if former != nil && grid > 0 {
-		r.old = newFrames(former.stretch, w.p.gone)
+		r.old = known.NewFrames(former.Stretch, w.p.history.Without)
 	}
 	return w.readAll(ctx, func() (reader, bool, error) { return r.next(ctx) }, s)
 }
@@ -208,7 +209,7 @@ func (w *worker) spread(ctx context.Context, c *content, former *known, s *sende
 // readAll reads all sections and gives their extents to s in their
 // order. next is called by one goroutine at a time.
 func (w *worker) readAll(ctx context.Context, next func() (reader, bool, error), s *sender) error {
-	sp := &spread{p: w.p, next: next, s: s, done: map[int]stretch{}}
+	sp := &spread{p: w.p, next: next, s: s, done: map[int]known.Stretch{}}
 	sp.work(ctx, w, false)
 	sp.wait.Wait()
 	return sp.err
@@ -290,7 +291,7 @@ func (r *fileReading) next(ctx context.Context) (reader, bool, error) {
 	p := &part{at: r.rest.Off, left: r.rest.Len, from: r.link, next: make(chan int64, 1)}
 	p.size = int(min(r.rest.Len, int64(r.p.sectionSize())))
 	r.rest.Off, r.rest.Len, r.link = r.rest.Off+int64(p.size), r.rest.Len-int64(p.size), p.next
-	return func(w *worker) (stretch, error) { return r.one(ctx, w, p) }, r.rest.Len > 0, nil
+	return func(w *worker) (known.Stretch, error) { return r.one(ctx, w, p) }, r.rest.Len > 0, nil
 }
 
 func (f *spread) fail(err error) {
@@ -302,7 +303,7 @@ func (f *spread) fail(err error) {
 }
 
 // one reads, cuts and stores a section.
-func (r *fileReading) one(ctx context.Context, w *worker, p *part) (stretch, error) {
+func (r *fileReading) one(ctx context.Context, w *worker, p *part) (known.Stretch, error) {
 	most := r.p.cutter.Params().Max
 	if n := r.p.sectionSize() + most; cap(w.buf) < n {
 		w.buf = make([]byte, 0, n)
@@ -315,11 +316,11 @@ func (r *fileReading) one(ctx context.Context, w *worker, p *part) (stretch, err
 	}
 	p.next <- next
 	if err != nil {
-		return stretch{}, err
+		return known.Stretch{}, err
 	}
 	r.p.counts.read.Add(uint64(min(len(s.buf), s.size)))
 	if from == none {
-		return stretch{}, nil
+		return known.Stretch{}, nil
 	}
 	if r.cuts.grid > 0 {
 		return w.storeFrames(ctx, r.old, s.buf, s.at, int(from-s.at), s.ends)
@@ -327,19 +328,19 @@ func (r *fileReading) one(ctx context.Context, w *worker, p *part) (stretch, err
 	at := int(from - s.at)
 	stored, err := w.storeAll(s.buf, at, s.ends)
 	if err != nil {
-		return stretch{}, err
+		return known.Stretch{}, err
 	}
 	extents := make([]vault.Extent, len(s.ends))
 	for i, end := range s.ends {
 		extents[i] = vault.Extent{Off: s.at + int64(at), Chunk: stored[i].Loc, Len: uint32(end - at)}
 		at = end
 	}
-	return stretch{extents: extents}, nil
+	return known.Stretch{Extents: extents}, nil
 }
 
 // deliver gives the extents of section n to the recipe,
 // once the recipe has the extents of the sections before.
-func (f *spread) deliver(n int, stored stretch) error {
+func (f *spread) deliver(n int, stored known.Stretch) error {
 	f.out.Lock()
 	defer f.out.Unlock()
 	f.done[n] = stored

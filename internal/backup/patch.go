@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast/internal/backup/known"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -27,30 +28,30 @@ var errEnds = errors.New("it ended before its size")
 type patching struct {
 	c    *content
 	cuts cuts
-	old  *frames // of a database
+	old  *known.Frames // of a database
 	// the content outside of the changed ranges: whole extents, of a database whole pieces
-	kept  stretch
+	kept  known.Stretch
 	areas []tree.Range // to be read at the least, ascending, apart
 }
 
 // patchFile gives s the extents of the file c, of which it reads only what may have changed.
-func (w *worker) patchFile(ctx context.Context, c *content, path string, former *known, s *sender) error {
+func (w *worker) patchFile(ctx context.Context, c *content, path string, former *known.File, s *sender) error {
 	grid, err := frameOf(c, c.size, w.p.cutter.Params().Max)
 	if err != nil {
 		return err
 	}
 	p := &patching{c: c, cuts: cuts{w.p.cutter, grid}}
 	if grid > 0 {
-		p.planFrames(former, w.p.gone)
+		p.planFrames(former, w.p.history.Without)
 	} else {
-		p.plan(former, w.p.gone)
+		p.plan(former, w.p.history.Without)
 	}
 	pos, kept := int64(0), p.kept
 	take := func(until int64) error {
-		for len(kept.extents) > 0 && kept.extents[0].Off < until {
-			var one stretch
-			one, kept = kept.first(1)
-			x := one.extents[0]
+		for len(kept.Extents) > 0 && kept.Extents[0].Off < until {
+			var one known.Stretch
+			one, kept = kept.First(1)
+			x := one.Extents[0]
 			if x.Off < pos {
 				continue // it was read on the way to a border
 			}
@@ -60,7 +61,7 @@ func (w *worker) patchFile(ctx context.Context, c *content, path string, former 
 					return err
 				}
 			}
-			if err := s.add(x, one.sums); err != nil {
+			if err := s.add(x, one.Sums); err != nil {
 				return err
 			}
 		}
@@ -85,8 +86,8 @@ func (w *worker) patchFile(ctx context.Context, c *content, path string, former 
 }
 
 // changed sets areas to the ranges that may differ.
-func (p *patching) changed(former *known) {
-	for _, r := range former.ranges {
+func (p *patching) changed(former *known.File) {
+	for _, r := range former.Ranges {
 		if end := min(r.End(), p.c.size); end > r.Offset {
 			p.areas = append(p.areas, tree.Range{Off: r.Offset, Len: end - r.Offset})
 		}
@@ -94,10 +95,10 @@ func (p *patching) changed(former *known) {
 }
 
 // plan divides the file into ranges that are kept and ranges that are read.
-func (p *patching) plan(former *known, without map[vault.PackID]bool) {
+func (p *patching) plan(former *known.File, without map[vault.PackID]bool) {
 	p.changed(former)
 	ranges := p.areas
-	for _, x := range former.extents {
+	for _, x := range former.Extents {
 		end := x.Off + int64(x.Len)
 		for len(ranges) > 0 && ranges[0].Off+ranges[0].Len <= x.Off {
 			ranges = ranges[1:]
@@ -106,7 +107,7 @@ func (p *patching) plan(former *known, without map[vault.PackID]bool) {
 		changed := len(ranges) > 0 && (ranges[0].Off < end || ranges[0].Off == end)
 		switch {
 		case !changed && end <= p.c.size && !without[x.Chunk.Pack]:
-			p.kept.add(x, nil)
+			p.kept.Add(x, nil)
 		case x.Off < p.c.size:
 			p.areas = append(p.areas, tree.Range{Off: x.Off, Len: min(end, p.c.size) - x.Off})
 		}
@@ -132,7 +133,7 @@ func apart(ranges []tree.Range) []tree.Range {
 // border tells whether kept extents can be taken from
 // at on: no kept extent has bytes on both sides of at.
 func (p *patching) border(at int64) bool {
-	kept := p.kept.extents
+	kept := p.kept.Extents
 	i, found := slices.BinarySearchFunc(kept, at, func(x vault.Extent, at int64) int { return cmp.Compare(x.Off, at) })
 	return found || i == 0 || kept[i-1].Off+int64(kept[i-1].Len) <= at
 }

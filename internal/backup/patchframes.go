@@ -1,19 +1,20 @@
 package backup
 
 import (
+	"holdfast/internal/backup/known"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
 
 // planFrames is plan for a database. It keeps the pieces that lie outside of what
 // changed, and reads a frame in whole that would come to lie in too many chunks.
-func (p *patching) planFrames(former *known, without map[vault.PackID]bool) {
-	p.old = newFrames(former.stretch, without)
+func (p *patching) planFrames(former *known.File, without map[vault.PackID]bool) {
+	p.old = known.NewFrames(former.Stretch, without)
 	p.changed(former)
 	for i := range p.areas {
 		p.areas[i] = p.roundOut(p.areas[i], vault.PieceSize)
 	}
-	for _, x := range former.extents {
+	for _, x := range former.Extents {
 		end := x.Off + int64(x.Len)
 		switch {
 		case x.Off >= p.c.size:
@@ -24,13 +25,13 @@ func (p *patching) planFrames(former *known, without map[vault.PackID]bool) {
 		}
 	}
 	p.areas = apart(p.areas)
-	p.areas = apart(append(p.areas, p.scattered(former.extents)...))
-	sums := former.sums
-	if len(sums) != vault.Pieces(former.extents) {
-		sums = make([]vault.PieceSum, vault.Pieces(former.extents)) // none is known
+	p.areas = apart(append(p.areas, p.scattered(former.Extents)...))
+	sums := former.Sums
+	if len(sums) != vault.Pieces(former.Extents) {
+		sums = make([]vault.PieceSum, vault.Pieces(former.Extents)) // none is known
 	}
 	areas := p.areas
-	for _, x := range former.extents {
+	for _, x := range former.Extents {
 		n := x.Pieces()
 		for len(areas) > 0 && areas[0].Off+areas[0].Len <= x.Off {
 			areas = areas[1:]
@@ -52,7 +53,7 @@ func (p *patching) keepOutside(x vault.Extent, sums []vault.PieceSum, areas []tr
 	keep := func(from, to int64) {
 		if to > from {
 			first := x.Off / vault.PieceSize
-			p.kept.add(clip(x, from, to), sums[from/vault.PieceSize-first:(to-1)/vault.PieceSize-first+1])
+			p.kept.Add(known.Clip(x, from, to), sums[from/vault.PieceSize-first:(to-1)/vault.PieceSize-first+1])
 		}
 	}
 	at := x.Off

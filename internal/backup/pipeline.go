@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"holdfast/internal/backup/known"
 	"holdfast/internal/chunk"
 	"holdfast/internal/contain"
 	"holdfast/internal/pattern"
@@ -24,7 +25,7 @@ import (
 
 const (
 	// bundleMax is the content of a bundle, bytes. A larger file is a unit of its own.
-	bundleMax = 512 << 10
+	bundleMax = known.SmallFile
 	// bundleMin is from where on a bundle may end at a place that its names choose, so
 	// that a file more or less moves the ends of one bundle and not of all that follow.
 	bundleMin     = 128 << 10
@@ -39,15 +40,14 @@ const (
 	// paths, large attributes, or the extents of large files that did not change.
 	unitWeight  = 1 << 20
 	aheadWeight = 32 << 20
-	// The memory of a tree.Entry and a vault.Extent, bytes.
-	entryMemory  = 256
-	extentMemory = 48
+	// The memory of a tree.Entry, bytes.
+	entryMemory = 256
 	// A large file's extents reach the recipe in parts. Up to wholeExtents
 	// (4 GiB of average chunks) the first is sent when the file was read
 	// to its end and had not changed; a larger file is not held back.
 	partExtents  = vault.MaxExtents / 4
 	partsAhead   = wholeExtents / partExtents
-	wholeExtents = 64 << 10
+	wholeExtents = known.WholeExtents
 )
 
 // workerMemory is about the memory of one worker, bytes: a section
@@ -71,8 +71,8 @@ type unit struct {
 	known  [][]vault.Extent
 	sums   map[int][]vault.PieceSum // of the entries of known that are databases
 	check  []int                    // entries of known that are read all the same
-	former *known                   // the facts about a large file that changed in part
-	parts  chan stretch
+	former *known.File              // the facts about a large file that changed in part
+	parts  chan known.Stretch
 	done   chan struct{}
 
 	// What follows is the worker's until done is closed, or of a large file
@@ -93,7 +93,7 @@ type pipeline struct {
 	away     *vanished                                  // nil for an image
 	exclude  func(path string, folder func() bool) bool // nil excludes nothing
 	cutter   *chunk.Cutter
-	before   *previous          // the facts of the last backup; nil when there are none
+	before   *known.Previous    // the facts of the last backup; nil when there are none
 	name     string             // of the volume
 	by       string             // how unchanged files are known: ByBase or ByTimes
 	units    chan *unit         // to the workers
@@ -137,17 +137,14 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 		return vault.Volume{}, err
 	}
 	vol := vault.Volume{Name: s.Volume, Kind: vault.KindTree, FileSystem: root.FileSystem()}
-	cat := r.catalogue(ctx, root, s)
-	if cat != nil && cat.rows {
-		p.before = cat.before
-		p.name, p.by = s.Volume, ByTimes
-		if cat.before != nil && cat.before.base != nil {
-			p.by = ByBase
-		}
-		rec.Tap = cat.page
+	cat := r.history.Catalogue(ctx, root, s.volume())
+	if cat != nil && cat.Rows {
+		p.before = cat.Before
+		p.name, p.by = s.Volume, cat.By()
+		rec.Tap = cat.Page
 		// else no later backup could believe them
-		if rec.KeepStats = cat.rest.Mounted != ""; rec.KeepStats {
-			vol.SetEvidence(cat.rest)
+		if rec.KeepStats = cat.Rests.Mounted != ""; rec.KeepStats {
+			vol.SetEvidence(cat.Rests)
 		}
 	}
 	vol.Excludes, vol.ExcludeCaches = s.Exclude, s.ExcludeCaches
@@ -157,7 +154,7 @@ func (r *run) volume(ctx context.Context, s Source) (vault.Volume, error) {
 	}
 	if p.doubtful.Load() {
 		vol.Stats = nil
-		cat.drop()
+		cat.Drop()
 	}
 	return vol, err
 }
@@ -273,19 +270,19 @@ func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 		if e.Kind == tree.File {
 			p.counts.files.Add(1)
 		}
-		var changed *known
+		var changed *known.File
 		if file && p.before != nil {
-			k, ok := p.before.find(e)
+			k, ok := p.before.Find(e)
 			switch {
-			case ok && k.same:
-				b.setKnown(k.stretch)
-				if len(k.extents) > 0 && p.picks() {
+			case ok && k.Same:
+				b.setKnown(k.Stretch)
+				if len(k.Extents) > 0 && p.picks() {
 					b.check = append(b.check, len(b.entries))
 				}
 				b.entries = append(b.entries, e)
-				b.weight += weightOf(e) + k.memory()
+				b.weight += weightOf(e) + k.Memory()
 				p.counts.unchanged.Add(1)
-				for _, x := range k.extents {
+				for _, x := range k.Extents {
 					p.counts.known.Add(uint64(x.Len))
 				}
 				return sendFull()
@@ -300,7 +297,7 @@ func (p *pipeline) walk(ctx context.Context, excludeCaches bool) error {
 			u := newLargeFile(e)
 			u.former = changed
 			if changed != nil {
-				u.weight += changed.memory()
+				u.weight += changed.Memory()
 			}
 			return p.send(ctx, u)
 		}
@@ -339,16 +336,16 @@ func newBundle() *unit {
 func (u *unit) postpone(i int) { u.late = append(u.late, i) }
 
 // setKnown notes the content of the entry that is added next.
-func (u *unit) setKnown(x stretch) {
+func (u *unit) setKnown(x known.Stretch) {
 	for len(u.known) < len(u.entries) {
 		u.known = append(u.known, nil)
 	}
-	u.known = append(u.known, x.extents)
-	if len(x.sums) > 0 {
+	u.known = append(u.known, x.Extents)
+	if len(x.Sums) > 0 {
 		if u.sums == nil {
 			u.sums = map[int][]vault.PieceSum{}
 		}
-		u.sums[len(u.known)-1] = x.sums
+		u.sums[len(u.known)-1] = x.Sums
 	}
 }
 

@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 
+	"holdfast/internal/backup/known"
 	"holdfast/internal/contain"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
@@ -57,14 +58,14 @@ func (p *pipeline) recordBundle(ctx context.Context, rec *vault.RecipeWriter, vo
 				continue
 			}
 		}
-		var x stretch
+		var x known.Stretch
 		if u.extents != nil {
-			x = stretch{extents: u.extents[i], sums: u.sums[i]}
+			x = known.Stretch{Extents: u.extents[i], Sums: u.sums[i]}
 		}
 		// In the same parts as when the file was read, so that its page is the same bytes.
-		for first := true; first || len(x.extents) > 0; first = false {
-			var part stretch
-			part, x = x.first(min(len(x.extents), partExtents))
+		for first := true; first || len(x.Extents) > 0; first = false {
+			var part known.Stretch
+			part, x = x.First(min(len(x.Extents), partExtents))
 			if err := p.add(rec, vol, itemOf(e, part, first)); err != nil {
 				return err
 			}
@@ -100,11 +101,11 @@ func (p *pipeline) recordLarge(ctx context.Context, rec *vault.RecipeWriter, vol
 
 // itemOf is the item of an entry with the first part of its
 // extents, or the continuation that has a later one.
-func itemOf(e *tree.Entry, part stretch, first bool) vault.Item {
+func itemOf(e *tree.Entry, part known.Stretch, first bool) vault.Item {
 	if first {
-		return vault.Item{Entry: *e, Extents: part.extents, Sums: part.sums}
+		return vault.Item{Entry: *e, Extents: part.Extents, Sums: part.Sums}
 	}
-	return vault.Item{Entry: tree.Entry{Path: e.Path}, Continued: true, Extents: part.extents, Sums: part.sums}
+	return vault.Item{Entry: tree.Entry{Path: e.Path}, Continued: true, Extents: part.Extents, Sums: part.Sums}
 }
 
 // add writes an item, and counts it.
@@ -138,7 +139,7 @@ func newLargeFile(e *tree.Entry) *unit {
 func newLarge(e *tree.Entry) *unit {
 	return &unit{
 		entries: []*tree.Entry{e}, large: true, weight: weightOf(e),
-		parts: make(chan stretch, partsAhead), done: make(chan struct{}),
+		parts: make(chan known.Stretch, partsAhead), done: make(chan struct{}),
 	}
 }
 

@@ -32,6 +32,7 @@ var levels = map[string]int{
 	"internal/restore": 4,
 
 	"internal/backup/blockshare": 3,
+	"internal/backup/known":      3,
 
 	"internal/image":  2,
 	"internal/origin": 2,
