@@ -76,7 +76,3 @@ func (w *worker) check(ctx context.Context, f io.ReaderAt, path string, x vault.
 	}
 	return &DriftError{Instance: w.p.o.Instance, Volume: w.p.name, Path: path, By: w.p.by}
 }
-
-// picks tells whether something that was taken as unchanged is to be checked.
-// Never where no sample is read back either: there is no time for it.
-func (p *pipeline) picks() bool { return p.o.Sample > 0 && p.checks.pick() }

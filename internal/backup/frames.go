@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync"
 
 	"holdfast/internal/backup/known"
 	"holdfast/internal/vault"
@@ -169,29 +168,4 @@ func (w *worker) storeFrames(ctx context.Context, f *known.Frames, buf []byte, o
 		all.Sums = append(all.Sums, d.Sums...)
 	}
 	return all, errors.Join(errs...)
-}
-
-// each calls do with each part of buf from from on that ends at one of ends and is
-// not to be left out. Idle workers help, so that the last section of a file, and a
-// file of one section, are not the work of one core. at is where the part begins.
-func (w *worker) each(buf []byte, from int, ends []int, leaveOut []bool, do func(w *worker, i int, p []byte, at int)) {
-	var wg sync.WaitGroup
-	for i, end := range ends {
-		p, at := buf[from:end], from
-		from = end
-		if leaveOut != nil && leaveOut[i] {
-			continue
-		}
-		wg.Add(1)
-		one := func(w *worker) {
-			defer wg.Done()
-			do(w, i, p, at)
-		}
-		select {
-		case w.p.help <- one:
-		default: // nobody is idle
-			one(w)
-		}
-	}
-	wg.Wait()
 }

@@ -2,10 +2,7 @@ package backup
 
 import (
 	"context"
-	"errors"
 	"runtime"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,13 +39,6 @@ type Host struct {
 	lent      int           // workers that are lent
 	free      chan *scratch // unused buffers
 	hand      chan *scratch // from an idle worker to a waiting worker
-}
-
-// scratch is the memory of a worker.
-type scratch struct {
-	comps [seal.Levels + 1]*seal.Compressor // by level; nil for a level that was not used yet
-	buf   []byte                            // content of a bundle, or a section of a large file
-	spans []span
 }
 
 // HostOptions are the bounds of a Host.
@@ -110,6 +100,9 @@ func NewHost(o HostOptions) *Host {
 	return h
 }
 
+// BeginJob begins a job. End is due when nobody runs anything under it any more.
+func (h *Host) BeginJob() *Job { return &Job{sessions: h.sessions} }
+
 // BeginView says that a snapshot of that name (Source.View) stands and stays after the Runs
 // that read it, until as many calls of EndView. Without it, a view is known while Runs read it.
 func (h *Host) BeginView(name string) { h.shares.BeginView(name) }
@@ -118,70 +111,9 @@ func (h *Host) BeginView(name string) { h.shares.BeginView(name) }
 // For a name that is not known it does nothing.
 func (h *Host) EndView(name string) { h.shares.EndView(name) }
 
-// turn is a Run's right to workers and memory, until it finishes, and its place among the
-// Runs, until it leaves. It is for one goroutine at a time, beside the goroutine of watch.
-type turn struct {
-	h *Host
-
-	mu    sync.Mutex
-	of    chan struct{} // where it has a place; nil: nowhere
-	lent  bool          // the Run hangs, and others have its place
-	ended bool
-}
-
-// admit waits until fewer Runs have content to store than the memory was divided for, or
-// ctx ends. With more Runs each could hold a pack that it is filling, and no pack would
-// be left for the Run on which they wait. A Run that is made again has an extra place.
-func (h *Host) admit(ctx context.Context, first bool) (*turn, error) {
-	again := h.again
-	if first {
-		again = nil
-	}
-	select {
-	case h.runs <- struct{}{}:
-		return &turn{h: h, of: h.runs}, nil
-	case again <- struct{}{}:
-		return &turn{h: h, of: again}, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-}
-
-// finish is called by a Run that has no more content to store: another Run may begin. The
-// number of finishing Runs is bounded too, since an index is in memory until it is stored.
-func (t *turn) finish(ctx context.Context) error {
-	select {
-	case t.h.finishing <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.leaveLocked()
-	t.of = t.h.finishing
-	return nil
-}
-
-// leave gives up the place. It is idempotent.
-func (t *turn) leave() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.leaveLocked()
-}
-
-func (t *turn) leaveLocked() {
-	if t.of != nil {
-		<-t.of
-		t.of = nil
-	}
-}
-
-// borrow waits for a worker's memory, until ctx ends. Meanwhile u, unless it is nil,
-// is offered to those in pass; when one took it, there is neither memory nor an error.
-func (h *Host) borrow(ctx context.Context, u *unit, pass chan<- *unit) (*scratch, error) {
-	if u == nil {
-		pass = nil
-	}
+// borrow waits for a worker's memory, until ctx ends. Meanwhile it offers work to the receivers of
+// takers, which may be nil. When a receiver took the work, there is neither memory nor an error.
+func borrow[T any](ctx context.Context, h *Host, work T, takers chan<- T) (*scratch, error) {
 	select {
 	case s := <-h.free:
 		if s == nil {
@@ -190,7 +122,7 @@ func (h *Host) borrow(ctx context.Context, u *unit, pass chan<- *unit) (*scratch
 		return s, nil
 	case s := <-h.hand:
 		return s, nil
-	case pass <- u:
+	case takers <- work:
 		return nil, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
@@ -212,17 +144,4 @@ func inBackground() {
 	tid := unix.Gettid()
 	_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice)
 	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, uintptr(tid), idleClass)
-}
-
-// rest makes a pause after work that began then, when
-// the host is under pressure and the backup can wait.
-func (r *run) rest(ctx context.Context, began time.Time) error {
-	if !r.o.Precopy {
-		return nil
-	}
-	// whoever rests when all is done has done it
-	if err := r.o.On.Brake.Rest(ctx, time.Since(began)); err != nil && !errors.Is(err, errEnded) {
-		return err
-	}
-	return nil
 }

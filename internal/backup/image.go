@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"holdfast/internal/backup/blockshare"
 	"holdfast/internal/backup/known"
@@ -40,7 +39,7 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 		return vault.Volume{}, err
 	}
 	defer func() { err = errors.Join(err, img.Close()) }()
-	p, err := r.pipeline(nil, s)
+	p, err := newPipeline(r, nil, s)
 	if err != nil {
 		return vault.Volume{}, err
 	}
@@ -210,7 +209,9 @@ func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (
 	if n := int(to - from); cap(w.buf) < n {
 		w.buf = make([]byte, 0, r.p.sectionSize()+r.p.cutter.Params().Max)
 	}
-	s := &imageSection{r: r, w: w, at: from, buf: w.buf[:to-from], faulty: map[int]bool{}, stop: int(to - from)}
+	s := &imageSection{
+		w: w, img: r.img, grid: r.grid, faults: &r.faults, at: from, buf: w.buf[:to-from], faulty: map[int]bool{}, stop: int(to - from),
+	}
 	s.extents = make([]vault.Extent, (to-from+r.grid-1)/r.grid)
 	mine := r.same.Claim(from, len(s.extents))
 	defer mine.Release()
@@ -238,119 +239,45 @@ func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (
 	return known.Stretch{Extents: stored}, nil
 }
 
-// imageSection is a section while it is read.
-type imageSection struct {
-	r       *imageReading
-	w       *worker
-	at      int64
-	buf     []byte
-	extents []vault.Extent // of each chunk; no length for a hole, and before it was read
-	faulty  map[int]bool   // chunks that were not read whole: what of them was not is zeros in buf
-	stop    int            // where the content in buf stops, if the image ended there
-}
-
-// chunk is where chunk i lies in buf.
-func (s *imageSection) chunk(i int) (from, to int) {
-	return i * int(s.r.grid), min((i+1)*int(s.r.grid), len(s.buf))
-}
-
-// Content is for the sharing of blocks, as Stored and Take are.
-func (s *imageSection) Content(i int) (content []byte, off int64, whole bool) {
-	from, to := s.chunk(i)
-	return s.buf[from:to], s.at + int64(from), !s.faulty[i]
-}
-
-// Stored returns where chunk i lies in the vault.
-func (s *imageSection) Stored(i int) vault.Loc { return s.extents[i].Chunk }
-
-// Take uses a chunk that the vault already has.
-func (s *imageSection) Take(i int, loc vault.Loc) {
-	from, to := s.chunk(i)
-	s.r.p.counts.known.Add(uint64(to - from))
-	s.r.faults.read(to - from)
-	if loc.Len > 0 { // no zeros
-		s.extents[i] = vault.Extent{Off: s.at + int64(from), Chunk: loc, Len: uint32(to - from)}
+// tell tells, after all was read, what of the image is not as its size and its
+// content were at one moment, and brings e, its entry, up to date while the
+// recipe does not have it. It is an error when nothing of the image can be read.
+func (r *imageReading) tell(e *tree.Entry, s *sender) error {
+	f, path, size := &r.faults, r.img.File().Name(), r.img.Size()
+	if len(f.bad) > 0 {
+		if !f.any && !r.keeps {
+			return fmt.Errorf("read image %s: none of it can be read: %w", path, f.reason)
+		}
+		r.lost(fmt.Sprintf("%d bytes of the image can't be read (%v), and are zeros in the backup: bytes %v", f.bytes, f.reason, f))
 	}
-}
-
-// read reads and stores the chunks of those numbers, which ascend.
-// Neighbours are read together, unless that fails.
-func (s *imageSection) read(chunks []int) error {
-	for len(chunks) > 0 {
-		n := 1
-		for n < len(chunks) && chunks[n] == chunks[n-1]+1 {
-			n++
-		}
-		err := s.fill(chunks[:n])
-		if isFault(err) {
-			for i := range n {
-				if err = s.fill(chunks[i : i+1]); isFault(err) {
-					from, to := s.chunk(chunks[i])
-					clear(s.buf[from:to])
-					s.faulty[chunks[i]] = true
-					s.r.faults.add(snapshot.Range{Offset: s.at + int64(from), Length: int64(to - from)}, err)
-				} else if err != nil {
-					return err
-				}
-			}
-		} else if err != nil {
-			return err
-		}
-		if err := s.store(chunks[:n]); err != nil {
-			return err
-		}
-		chunks = chunks[n:]
+	changed, err := r.img.Changed()
+	if err = faultOf("stat image", path, err); err != nil && !isFault(err) {
+		return err
+	}
+	length := min(f.end, size)
+	if length < size && !s.streaming {
+		e.Size = max(length, s.end())
+	}
+	switch {
+	case changed || err != nil:
+		r.lost("the image changed while it was read; its content is of no single moment")
+	case length == size:
+	case s.streaming || s.end() > length || !r.endsAt(length):
+		r.lost(fmt.Sprintf("the image ended at byte %d while it was read, before its size of %d", length, size))
+	default:
+		r.p.tellSize(path, size, length)
 	}
 	return nil
 }
 
-// fill reads chunks that lie side by side into buf.
-func (s *imageSection) fill(chunks []int) error {
-	from, _ := s.chunk(chunks[0])
-	_, to := s.chunk(chunks[len(chunks)-1])
-	got, err := s.r.img.ReadAt(s.buf[from:to], s.at+int64(from))
-	if errors.Is(err, io.EOF) {
-		clear(s.buf[from+got : to])
-		s.stop = min(s.stop, from+got)
-		for _, i := range chunks {
-			if _, end := s.chunk(i); end > from+got {
-				s.faulty[i] = true
-			}
-		}
-		s.r.faults.endsAt(s.at + int64(from+got))
-	} else if err != nil {
-		return faultOf("read image", s.r.img.File().Name(), err)
-	}
-	s.r.faults.read(got)
-	s.r.p.counts.read.Add(uint64(got))
-	return nil
+// lost tells of content of the image that the backup does not have
+// as it was, and keeps the backup from being a base.
+func (r *imageReading) lost(what string) {
+	r.p.lost(r.img.File().Name(), what)
+	r.p.doubtful.Store(true)
 }
 
-// store stores chunks that lie side by side, but for zeros.
-func (s *imageSection) store(chunks []int) error {
-	for len(chunks) > 0 {
-		n, ends := 0, []int(nil)
-		for ; n < len(chunks); n++ {
-			from, to := s.chunk(chunks[n])
-			if from >= s.stop || image.IsZero(s.buf[from:to]) {
-				break
-			}
-			ends = append(ends, min(to, s.stop))
-		}
-		if n == 0 {
-			chunks = chunks[1:]
-			continue
-		}
-		first, _ := s.chunk(chunks[0])
-		stored, err := s.w.storeAll(s.buf, first, ends)
-		if err != nil {
-			return err
-		}
-		for i, st := range stored {
-			from, _ := s.chunk(chunks[i])
-			s.extents[chunks[i]] = vault.Extent{Off: s.at + int64(from), Chunk: st.Loc, Len: uint32(ends[i] - from)}
-		}
-		chunks = chunks[n:]
-	}
-	return nil
+func (r *imageReading) endsAt(length int64) bool {
+	exact, err := tree.EndsAt(r.img, length)
+	return err == nil && exact
 }

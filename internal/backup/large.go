@@ -1,13 +1,8 @@
 package backup
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"hash/maphash"
-	"sync"
-	"time"
 
 	"holdfast/internal/backup/known"
 	"holdfast/internal/tree"
@@ -80,94 +75,6 @@ func (w *worker) endStream(r *reading, s *sender, err error) error {
 	return nil
 }
 
-// sender hands a large file's extents to the recipe.
-type sender struct {
-	ctx       context.Context // of the one call that made it
-	u         *unit
-	todo      known.Stretch // not sent yet
-	size      int64         // of the content to read
-	last      int64         // where the extents end that were sent
-	streaming bool          // some are on their way: the file can't be read again
-}
-
-func (s *sender) add(x vault.Extent, sums []vault.PieceSum) error {
-	s.todo.Add(x, sums)
-	if n := len(s.todo.Extents); n < wholeExtents && (!s.streaming || n < partExtents) {
-		return nil
-	}
-	if !s.streaming {
-		s.streaming = true
-		s.u.entries[0].Size = s.size
-	}
-	return s.flush()
-}
-
-// addAll adds a stretch.
-func (s *sender) addAll(all known.Stretch) error {
-	for len(all.Extents) > 0 {
-		var one known.Stretch
-		one, all = all.First(1)
-		if err := s.add(one.Extents[0], one.Sums); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// end is where the last extent ends, in the file.
-func (s *sender) end() int64 {
-	if n := len(s.todo.Extents); n > 0 {
-		return s.todo.Extents[n-1].Off + int64(s.todo.Extents[n-1].Len)
-	}
-	return s.last
-}
-
-// sum tells the extents from others.
-func (s *sender) sum() uint64 {
-	var h maphash.Hash
-	h.SetSeed(contentSeed)
-	for _, x := range s.todo.Extents {
-		maphash.WriteComparable(&h, x)
-	}
-	return h.Sum64()
-}
-
-func (s *sender) flush() error {
-	s.last = s.end()
-	for len(s.todo.Extents) > 0 {
-		var part known.Stretch
-		part, s.todo = s.todo.First(min(len(s.todo.Extents), partExtents))
-		select {
-		case s.u.parts <- part:
-		case <-s.ctx.Done():
-			return context.Cause(s.ctx)
-		}
-	}
-	return nil
-}
-
-// spread is one reading of a large file, or of an image, by any
-// number of workers side by side, who take its sections in turn.
-type spread struct {
-	p    *pipeline
-	wait sync.WaitGroup // for the workers that joined
-
-	mu sync.Mutex
-	// the next section, nil when there is none, and whether another follows at once
-	next  func() (read reader, more bool, err error)
-	taken int   // sections
-	err   error // the first one; ends the reading
-
-	out  sync.Mutex // held while the recipe takes extents
-	s    *sender
-	sent int                   // sections
-	done map[int]known.Stretch // by section; sections that were done before an earlier section
-}
-
-// reader reads and stores a section and returns the
-// stored stretch. It is called once, by any worker.
-type reader func(*worker) (known.Stretch, error)
-
 // fileReading says which sections a large file has.
 type fileReading struct {
 	p    *pipeline
@@ -178,9 +85,6 @@ type fileReading struct {
 	rest tree.Range    // the part that no worker took
 	link chan int64    // will say where the first chunk in rest begins
 }
-
-// none is the place of a chunk that there is not.
-const none = -1
 
 // part is a section of a file, with its turn: where its first chunk
 // begins comes from the section before and goes to the one behind. Every
@@ -206,75 +110,6 @@ func (w *worker) spread(ctx context.Context, c *content, former *known.File, s *
 	return w.readAll(ctx, func() (reader, bool, error) { return r.next(ctx) }, s)
 }
 
-// readAll reads all sections and gives their extents to s in their
-// order. next is called by one goroutine at a time.
-func (w *worker) readAll(ctx context.Context, next func() (reader, bool, error), s *sender) error {
-	sp := &spread{p: w.p, next: next, s: s, done: map[int]known.Stretch{}}
-	sp.work(ctx, w, false)
-	sp.wait.Wait()
-	return sp.err
-}
-
-// work takes sections until none are left, and asks idle workers to do the
-// same. A helper leaves when another backup of the host waits for a worker.
-func (f *spread) work(ctx context.Context, w *worker, helper bool) {
-	for {
-		if helper && w.handOver() {
-			return
-		}
-		n, read, more := f.take(ctx)
-		if read == nil {
-			return
-		}
-		if more {
-			f.invite(ctx)
-		}
-		began := time.Now()
-		stored, err := read(w)
-		if err == nil {
-			err = f.deliver(n, stored)
-		}
-		if err == nil {
-			err = f.p.rest(ctx, began)
-		}
-		if err != nil {
-			f.fail(err)
-		}
-	}
-}
-
-// invite asks one worker that is idle, if any is.
-func (f *spread) invite(ctx context.Context) {
-	f.wait.Add(1)
-	select {
-	case f.p.help <- func(w *worker) { defer f.wait.Done(); f.work(ctx, w, true) }:
-	default:
-		f.wait.Done()
-		select {
-		case f.p.want <- struct{}{}: // for the next section
-		default:
-		}
-	}
-}
-
-// take returns a section that nobody took, nil when there is none,
-// and whether another follows at once.
-func (f *spread) take(ctx context.Context) (n int, read reader, more bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err == nil && ctx.Err() != nil {
-		f.err = context.Cause(ctx)
-	}
-	if f.err != nil {
-		return 0, nil, false
-	}
-	if read, more, f.err = f.next(); f.err != nil || read == nil {
-		return 0, nil, false
-	}
-	f.taken++
-	return f.taken - 1, read, more
-}
-
 // next is the next section of the file.
 func (r *fileReading) next(ctx context.Context) (reader, bool, error) {
 	if r.rest.Len == 0 {
@@ -292,14 +127,6 @@ func (r *fileReading) next(ctx context.Context) (reader, bool, error) {
 	p.size = int(min(r.rest.Len, int64(r.p.sectionSize())))
 	r.rest.Off, r.rest.Len, r.link = r.rest.Off+int64(p.size), r.rest.Len-int64(p.size), p.next
 	return func(w *worker) (known.Stretch, error) { return r.one(ctx, w, p) }, r.rest.Len > 0, nil
-}
-
-func (f *spread) fail(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err == nil {
-		f.err = err
-	}
 }
 
 // one reads, cuts and stores a section.
@@ -338,44 +165,9 @@ func (r *fileReading) one(ctx context.Context, w *worker, p *part) (known.Stretc
 	return known.Stretch{Extents: extents}, nil
 }
 
-// deliver gives the extents of section n to the recipe,
-// once the recipe has the extents of the sections before.
-func (f *spread) deliver(n int, stored known.Stretch) error {
-	f.out.Lock()
-	defer f.out.Unlock()
-	f.done[n] = stored
-	for {
-		stored, ok := f.done[f.sent]
-		if !ok {
-			return nil
-		}
-		delete(f.done, f.sent)
-		f.sent++
-		if err := f.s.addAll(stored); err != nil {
-			return err
-		}
-	}
-}
-
-// storeAll stores the chunks of buf from from on that end at ends, and returns the place
-// of each. Idle workers help. A chunk that equals the chunk before it is stored already.
-func (w *worker) storeAll(buf []byte, from int, ends []int) ([]vault.Stored, error) {
-	stored := make([]vault.Stored, len(ends))
-	errs := make([]error, len(ends))
-	same := make([]bool, len(ends))
-	var last []byte
-	at := from
-	for i, end := range ends {
-		same[i] = bytes.Equal(buf[at:end], last)
-		last, at = buf[at:end], end
-	}
-	w.each(buf, from, ends, same, func(w *worker, i int, p []byte, _ int) {
-		stored[i], errs[i] = w.store(p)
-	})
-	for i := range stored {
-		if same[i] {
-			stored[i] = stored[i-1]
-		}
-	}
-	return stored, errors.Join(errs...)
+// newLargeFile makes the unit of a file that is read by itself.
+func newLargeFile(e *tree.Entry) *unit {
+	u := newLarge(e)
+	u.read = func(ctx context.Context, w *worker) error { return w.largeFile(ctx, u) }
+	return u
 }

@@ -58,6 +58,15 @@ func (s *Source) volume() known.Volume {
 	}
 }
 
+// volumesOf returns the sources as a History looks at them.
+func volumesOf(sources []Source) []known.Volume {
+	volumes := make([]known.Volume, len(sources))
+	for i := range sources {
+		volumes[i] = sources[i].volume()
+	}
+	return volumes
+}
+
 // Options say which volumes are backed up, where to, and with which means.
 type Options struct {
 	Vault    *vault.Vault

@@ -3,6 +3,7 @@ package backup
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"os"
 
 	"holdfast/internal/tree"
@@ -195,3 +196,6 @@ func (p *pipeline) readFlags(e *tree.Entry, f *os.File) error {
 	}
 	return err
 }
+
+// contentSeed is for comparing the content of a file with its content at an earlier reading.
+var contentSeed = maphash.MakeSeed()
