@@ -6,6 +6,7 @@ import (
 
 	"holdfast/agent/job"
 	"holdfast/internal/backup"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/snapshot"
 )
 
@@ -26,7 +27,7 @@ func (a *Agent) useBases(ctx context.Context, r job.BackupRequest, sources []bac
 			continue
 		}
 		open = append(open, changes)
-		sources[i].Base = &backup.Base{Catalogue: s.Base.Catalogue, Changes: changes}
+		sources[i].Base = &known.Base{Catalogue: s.Base.Catalogue, Changes: changes}
 	}
 	return func() {
 		for _, c := range open {

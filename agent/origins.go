@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
-	"holdfast/internal/backup"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/evidence"
 	"holdfast/internal/origin"
 	"holdfast/internal/vault"
@@ -60,7 +60,7 @@ func see(ctx context.Context, path string) (volumeSight, error) {
 		s.root.Handle = evidence.DeviceIdentity(path)
 	case info.IsDir():
 		s.root.Kind = job.KindFolder
-		empty, err := backup.Empty(ctx, path)
+		empty, err := known.Empty(ctx, path)
 		if err != nil {
 			return volumeSight{}, err
 		}
@@ -198,9 +198,9 @@ func (r restores) Look(ctx context.Context, id, tenant string, known job.Content
 }
 
 // compared tells more of a volume whose content came from a backup.
-func (r restores) compared(ctx context.Context, id, tenant, path string, s volumeSight, known job.Content, f job.VolumeFacts) (job.VolumeFacts, error) {
-	kept := known.Volumes[f.Volume]
-	if f.Backup.Backup != known.Backup {
+func (r restores) compared(ctx context.Context, id, tenant, path string, s volumeSight, content job.Content, f job.VolumeFacts) (job.VolumeFacts, error) {
+	kept := content.Volumes[f.Volume]
+	if f.Backup.Backup != content.Backup {
 		kept = job.Root{}
 	}
 	if f.Kind == job.KindImage {
@@ -216,7 +216,7 @@ func (r restores) compared(ctx context.Context, id, tenant, path string, s volum
 		}
 		return f, nil
 	}
-	c, err := act(ctx, &r.a.patience, path, "comparing it with its last backup", 2*compareTime, engineTime, func(ctx context.Context) (backup.Comparison, error) {
+	c, err := act(ctx, &r.a.patience, path, "comparing it with its last backup", 2*compareTime, engineTime, func(ctx context.Context) (known.Comparison, error) {
 		return r.compare(ctx, id, tenant, path, kept, f)
 	})
 	switch {
@@ -231,46 +231,46 @@ func (r restores) compared(ctx context.Context, id, tenant, path string, s volum
 }
 
 // likened gives a volume the origin that a comparison tells.
-func likened(f job.VolumeFacts, c backup.Comparison) job.VolumeFacts {
+func likened(f job.VolumeFacts, c known.Comparison) job.VolumeFacts {
 	told := func(o job.Origin, what string) job.VolumeFacts {
 		f.Origin, f.Why = o, fmt.Sprintf("%s: %s", what, c)
 		return f
 	}
 	switch c.Likeness() {
-	case backup.LikenessSame:
+	case known.LikenessSame:
 		f.Origin = job.OriginSame
-	case backup.LikenessHalf:
+	case known.LikenessHalf:
 		return told(job.OriginHalf, fmt.Sprintf("a large part of backup %s is gone", f.Backup.Backup))
-	case backup.LikenessOther:
+	case known.LikenessOther:
 		return told(job.OriginForeign, fmt.Sprintf("hardly any file is the one of backup %s: the slot was filled anew", f.Backup.Backup))
-	case backup.LikenessOlder:
+	case known.LikenessOlder:
 		return told(job.OriginForeign, fmt.Sprintf("files are from before backup %s: the disk was set back", f.Backup.Backup))
-	case backup.LikenessNewer, backup.LikenessUnknown:
+	case known.LikenessNewer, known.LikenessUnknown:
 	}
 	return f
 }
 
 // compare compares with this host's catalogue of the backup, else with the vault's recipe.
-func (r restores) compare(ctx context.Context, id, tenant, path string, kept job.Root, f job.VolumeFacts) (backup.Comparison, error) {
+func (r restores) compare(ctx context.Context, id, tenant, path string, kept job.Root, f job.VolumeFacts) (known.Comparison, error) {
 	soon, cancel := context.WithTimeout(ctx, vaultTime)
 	defer cancel()
 	opened, err := r.a.vaults.existing(soon, tenant)
 	if err != nil {
-		return backup.Comparison{}, fmt.Errorf("open vault: %w", err)
+		return known.Comparison{}, fmt.Errorf("open vault: %w", err)
 	}
-	c, err := backup.Compare(ctx, opened, r.a.catalogues(), id, f.Volume, kept.Catalogue, path, compareTime)
-	if err == nil && c.Looked > 0 || err != nil && !errors.Is(err, backup.ErrNoCatalogue) {
+	c, err := known.Compare(ctx, opened, r.a.catalogues(), id, f.Volume, kept.Catalogue, path, compareTime)
+	if err == nil && c.Looked > 0 || err != nil && !errors.Is(err, known.ErrNoCatalogue) {
 		return c, err
 	}
 	m, err := opened.Manifest(ctx, vault.BackupRef{Instance: id, ID: f.Backup.Backup})
 	if err != nil {
-		return backup.Comparison{}, err
+		return known.Comparison{}, err
 	}
 	vol, err := m.Volume(f.Volume)
 	if err != nil {
-		return backup.Comparison{}, err
+		return known.Comparison{}, err
 	}
-	return backup.CompareStored(ctx, opened, vol, path, compareTime)
+	return known.CompareStored(ctx, opened, vol, path, compareTime)
 }
 
 // errOtherTenant says that a backup would put one tenant's content into another tenant's vault.

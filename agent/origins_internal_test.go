@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"holdfast/agent/job"
-	"holdfast/internal/backup"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/origin"
 )
 
@@ -134,7 +134,7 @@ func TestOriginOfAVolume(t *testing.T) {
 // TestLikenedOrigin: each likeness is an origin, and content that is not the backup says why.
 func TestLikenedOrigin(t *testing.T) {
 	f := job.VolumeFacts{Volume: "data", Origin: job.OriginChanged, Backup: job.Content{Backup: "b5"}}
-	for want, c := range map[job.Origin][]backup.Comparison{
+	for want, c := range map[job.Origin][]known.Comparison{
 		job.OriginSame:    {{Looked: 4, Same: 4}},
 		job.OriginChanged: {{}, {Looked: 4, Same: 3, Changed: 1}, {Looked: 4, Same: 3, Gone: 1}, {Looked: 4, Same: 4, Folders: 1}, {Looked: 4, Same: 4, Partly: true}},
 		job.OriginHalf:    {{Looked: 4, Same: 2, Gone: 2}},

@@ -188,7 +188,7 @@ func (s snapshots) plan(ctx context.Context, provider snapshot.Provider, r snaps
 	if err != nil {
 		return job.Snapshot{}, err
 	}
-	of, err := snapshot.Comparable(provider, r.Volume)
+	of, err := provider.Comparable(r.Volume)
 	if err != nil {
 		return job.Snapshot{}, err
 	}
@@ -236,7 +236,7 @@ func (s snapshots) planRestored(ctx context.Context, jobID string, p job.Place) 
 	if provider.InPlace() {
 		return none, snapshot.Blocked(ctx, r)
 	}
-	if of, err := snapshot.Comparable(provider, r.Volume); err != nil || !of {
+	if of, err := provider.Comparable(r.Volume); err != nil || !of {
 		return none, err
 	}
 	ref, err := provider.Plan(ctx, r)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/obs"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/testbed"
@@ -180,7 +181,7 @@ func TestBadBlockInWhatChanged(t *testing.T) {
 	must(t, err)
 	_, err = f.WriteAt(want[5<<20:5<<20+64<<10], 5<<20)
 	must(t, err, f.Close())
-	o.Sources[0].Base = &backup.Base{Catalogue: first.Catalogues["data"], Changes: changedRange{snapshot.Range{Offset: 5 << 20, Length: 64 << 10}}}
+	o.Sources[0].Base = &known.Base{Catalogue: first.Catalogues["data"], Changes: changedRange{snapshot.Range{Offset: 5 << 20, Length: 64 << 10}}}
 	d.damage(t, path, 5<<20+8192, ioError)
 	bad, err := backup.Run(t.Context(), o)
 	must(t, err)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/obs"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/testbed"
@@ -33,7 +34,7 @@ type based struct {
 	base *snapshot.Snapshot
 	cat  string // of the base
 	// wrap replaces the answer of the provider; nil does not.
-	wrap func(backup.Changes) backup.Changes
+	wrap func(known.Changes) known.Changes
 }
 
 func newBased(t testing.TB, st obs.Store) *based {
@@ -88,7 +89,7 @@ func (b *based) back() *backup.Result {
 			b.t.Fatal(err)
 		}
 		defer c.Close()
-		source.Base = &backup.Base{Catalogue: b.cat, Changes: c}
+		source.Base = &known.Base{Catalogue: b.cat, Changes: c}
 		if b.wrap != nil {
 			source.Base.Changes = b.wrap(c)
 		}
@@ -243,7 +244,7 @@ func TestBackupReadsWhatDiffersFromTheBase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.o.Sources = []backup.Source{{Volume: "data", Root: snap.Root, Taken: taken, Base: &backup.Base{Catalogue: b.cat, Changes: c}}}
+	b.o.Sources = []backup.Source{{Volume: "data", Root: snap.Root, Taken: taken, Base: &known.Base{Catalogue: b.cat, Changes: c}}}
 	b.o.Precopy = false
 	res, err := backup.Run(t.Context(), b.o)
 	if err != nil {
@@ -330,14 +331,14 @@ func TestChainOfBases(t *testing.T) {
 
 // liar says of the inodes in it that nothing changed.
 type liar struct {
-	backup.Changes
+	known.Changes
 	inodes []uint64
 }
 
 func (l liar) Inode(ino uint64) bool { return !slices.Contains(l.inodes, ino) && l.Changes.Inode(ino) }
 
 // rangeLiar says of all files that nothing of their content changed.
-type rangeLiar struct{ backup.Changes }
+type rangeLiar struct{ known.Changes }
 
 func (rangeLiar) File(uint64, int64) ([]snapshot.Range, bool, error) { return nil, true, nil }
 
@@ -374,7 +375,7 @@ func TestChangesThatLie(t *testing.T) {
 			b.back() // the catalogue has that time, and a time of change that is too young
 			overwriteAt(t, rnd, path, 0, size)
 			must(os.Chtimes(path, mtime, mtime))
-			b.wrap = func(c backup.Changes) backup.Changes {
+			b.wrap = func(c known.Changes) known.Changes {
 				if kind == "ranges" {
 					return rangeLiar{c}
 				}
@@ -382,7 +383,7 @@ func TestChangesThatLie(t *testing.T) {
 			}
 			res := b.back()
 			b.holds(res)
-			if len(res.Drifts) != 1 || res.Drifts[0].By != backup.ByBase || res.Drifts[0].Path != "file" || res.WarningCount != 1 {
+			if len(res.Drifts) != 1 || res.Drifts[0].By != known.ByBase || res.Drifts[0].Path != "file" || res.WarningCount != 1 {
 				t.Fatalf("drifts %v, warnings %v", res.Drifts, res.Warnings)
 			}
 			overwriteAt(t, rnd, path, 0, size)

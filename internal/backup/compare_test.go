@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/obs"
 	"holdfast/internal/restore"
 	"holdfast/internal/testbed"
@@ -51,19 +52,19 @@ func (c *compared) back() {
 	c.id, c.ref = res.Catalogues["data"], vault.BackupRef{Instance: "i", ID: res.BackupID}
 }
 
-func (c *compared) look(root string) backup.Comparison {
+func (c *compared) look(root string) known.Comparison {
 	c.t.Helper()
-	got, err := backup.Compare(c.t.Context(), c.v, c.dir, "i", "data", c.id, root, time.Hour)
+	got, err := known.Compare(c.t.Context(), c.v, c.dir, "i", "data", c.id, root, time.Hour)
 	c.must(err)
 	return got
 }
 
 // stored is the same by the vault alone.
-func (c *compared) stored(root string) backup.Comparison {
+func (c *compared) stored(root string) known.Comparison {
 	c.t.Helper()
 	m, err := c.v.Manifest(c.t.Context(), c.ref)
 	c.must(err)
-	got, err := backup.CompareStored(c.t.Context(), c.v, &m.Volumes[0], root, time.Hour)
+	got, err := known.CompareStored(c.t.Context(), c.v, &m.Volumes[0], root, time.Hour)
 	c.must(err)
 	return got
 }
@@ -93,41 +94,41 @@ func TestCompareTellsWhatBecameOfAVolume(t *testing.T) {
 	ways := []struct {
 		name         string
 		do           func(c *compared)
-		want, stored backup.Likeness
+		want, stored known.Likeness
 	}{
-		{"left alone", func(*compared) {}, backup.LikenessSame, backup.LikenessSame},
-		{"written to", func(c *compared) { c.must(os.WriteFile(c.files()[3], []byte("written"), 0o600)) }, backup.LikenessNewer, backup.LikenessNewer},
-		{"with a new file", func(c *compared) { c.must(makeFile(filepath.Join(c.root, "small/0/new"))) }, backup.LikenessNewer, backup.LikenessNewer},
+		{"left alone", func(*compared) {}, known.LikenessSame, known.LikenessSame},
+		{"written to", func(c *compared) { c.must(os.WriteFile(c.files()[3], []byte("written"), 0o600)) }, known.LikenessNewer, known.LikenessNewer},
+		{"with a new file", func(c *compared) { c.must(makeFile(filepath.Join(c.root, "small/0/new"))) }, known.LikenessNewer, known.LikenessNewer},
 		{"some removed", func(c *compared) {
 			for _, f := range c.files()[:30] {
 				c.must(os.Remove(f))
 			}
-		}, backup.LikenessNewer, backup.LikenessNewer},
+		}, known.LikenessNewer, known.LikenessNewer},
 		{"half removed", func(c *compared) {
 			for _, f := range c.files()[:60] {
 				c.must(os.Remove(f))
 			}
-		}, backup.LikenessHalf, backup.LikenessHalf},
+		}, known.LikenessHalf, known.LikenessHalf},
 		{"a folder became a link", func(c *compared) {
 			c.must(os.Rename(filepath.Join(c.root, "small"), c.root+"-small"))
 			c.must(os.Symlink(c.root+"-small", filepath.Join(c.root, "small")))
-		}, backup.LikenessHalf, backup.LikenessHalf},
+		}, known.LikenessHalf, known.LikenessHalf},
 		{"most written anew", func(c *compared) {
 			for _, f := range c.files()[:80] {
 				c.anew(f)
 			}
-		}, backup.LikenessNewer, backup.LikenessNewer},
+		}, known.LikenessNewer, known.LikenessNewer},
 		{"refilled", func(c *compared) {
 			for _, f := range c.files() {
 				c.anew(f)
 			}
 			c.must(os.Remove(filepath.Join(c.root, "link")))
 			c.must(os.Symlink("empty", filepath.Join(c.root, "link")))
-		}, backup.LikenessOther, backup.LikenessNewer},
+		}, known.LikenessOther, known.LikenessNewer},
 		{"emptied", func(c *compared) {
 			c.must(os.RemoveAll(c.root))
 			c.must(os.Mkdir(c.root, 0o700))
-		}, backup.LikenessHalf, backup.LikenessHalf},
+		}, known.LikenessHalf, known.LikenessHalf},
 	}
 	for fs, place := range map[string]func(testing.TB) string{"btrfs": testbed.Btrfs, "xfs": testbed.Xfs, "ext4": testbed.Ext4} {
 		at := place(t)
@@ -142,7 +143,7 @@ func TestCompareTellsWhatBecameOfAVolume(t *testing.T) {
 				if got.Weak || !stored.Weak || got.Partly || got.Looked != 102 {
 					t.Errorf("%+v", got)
 				}
-				if bad := way.want == backup.LikenessHalf || way.want == backup.LikenessOther; bad && got.First == "" {
+				if bad := way.want == known.LikenessHalf || way.want == known.LikenessOther; bad && got.First == "" {
 					t.Error("no path is named")
 				}
 			})
@@ -172,15 +173,15 @@ func TestCompareSeesATreeThatWentBack(t *testing.T) {
 	c.must(os.Chtimes(changed, old, old))
 	time.Sleep(2500 * time.Millisecond)
 	c.back()
-	if got := c.look(root); got.Likeness() != backup.LikenessSame {
+	if got := c.look(root); got.Likeness() != known.LikenessSame {
 		t.Errorf("the volume itself: %s", got)
 	}
 	got := c.look(early)
 	c.must(os.Chmod(c.files()[7], 0o400))
-	if now := c.look(root); now.Likeness() != backup.LikenessNewer || now.Changed != 1 {
+	if now := c.look(root); now.Likeness() != known.LikenessNewer || now.Changed != 1 {
 		t.Errorf("with another mode: %s", now)
 	}
-	if got.Likeness() != backup.LikenessOlder || got.Back != 1 || !strings.HasSuffix(changed, got.First) {
+	if got.Likeness() != known.LikenessOlder || got.Back != 1 || !strings.HasSuffix(changed, got.First) {
 		t.Errorf("an earlier snapshot: %s, %+v", got, got)
 	}
 }
@@ -192,21 +193,21 @@ func TestCompareKnowsNoOtherCatalogue(t *testing.T) {
 	c := newCompared(t, filepath.Join(at, "volume"))
 	id := c.id
 	for _, c.id = range []string{"", "another"} {
-		if _, err := backup.Compare(t.Context(), c.v, c.dir, "i", "data", c.id, c.root, time.Hour); !errors.Is(err, backup.ErrNoCatalogue) {
+		if _, err := known.Compare(t.Context(), c.v, c.dir, "i", "data", c.id, c.root, time.Hour); !errors.Is(err, known.ErrNoCatalogue) {
 			t.Errorf("%q: %v", c.id, err)
 		}
 	}
 	restored := filepath.Join(at, "restored")
 	res, err := restore.Run(t.Context(), restore.Options{Vault: c.v, Ref: c.ref, Dest: restored, Volume: "data", CatalogueDir: c.dir})
 	c.must(err)
-	if _, err := backup.Compare(t.Context(), c.v, c.dir, "i", "data", id, c.root, time.Hour); !errors.Is(err, backup.ErrNoCatalogue) {
+	if _, err := known.Compare(t.Context(), c.v, c.dir, "i", "data", id, c.root, time.Hour); !errors.Is(err, known.ErrNoCatalogue) {
 		t.Errorf("the one before the restore: %v", err)
 	}
 	c.id = res.Catalogues["data"]
-	if got := c.look(restored); got.Likeness() != backup.LikenessSame {
+	if got := c.look(restored); got.Likeness() != known.LikenessSame {
 		t.Errorf("what was restored: %s", got)
 	}
-	if got := c.look(c.root); got.Likeness() != backup.LikenessOther {
+	if got := c.look(c.root); got.Likeness() != known.LikenessOther {
 		t.Errorf("what it came from: %s", got)
 	}
 	names, err := filepath.Glob(filepath.Join(c.dir, "*", "*"))
@@ -214,7 +215,7 @@ func TestCompareKnowsNoOtherCatalogue(t *testing.T) {
 		t.Fatal(names, err)
 	}
 	c.must(os.Truncate(names[0], 100))
-	if _, err := backup.Compare(t.Context(), c.v, c.dir, "i", "data", c.id, restored, time.Hour); !errors.Is(err, backup.ErrNoCatalogue) {
+	if _, err := known.Compare(t.Context(), c.v, c.dir, "i", "data", c.id, restored, time.Hour); !errors.Is(err, known.ErrNoCatalogue) {
 		t.Errorf("damaged: %v", err)
 	}
 }
@@ -223,13 +224,13 @@ func TestCompareKnowsNoOtherCatalogue(t *testing.T) {
 // count, and the result says that they are not all.
 func TestCompareEndsInTime(t *testing.T) {
 	c := newCompared(t, filepath.Join(testbed.Ext4(t), "volume"))
-	got, err := backup.Compare(t.Context(), c.v, c.dir, "i", "data", c.id, c.root, -1)
-	if err != nil || !got.Partly || got.Looked != 0 || got.Likeness() != backup.LikenessUnknown {
+	got, err := known.Compare(t.Context(), c.v, c.dir, "i", "data", c.id, c.root, -1)
+	if err != nil || !got.Partly || got.Looked != 0 || got.Likeness() != known.LikenessUnknown {
 		t.Errorf("%+v, %v", got, err)
 	}
 	m, err := c.v.Manifest(t.Context(), c.ref)
 	c.must(err)
-	if got, err = backup.CompareStored(t.Context(), c.v, &m.Volumes[0], c.root, -1); err != nil || !got.Partly || got.Likeness() != backup.LikenessUnknown {
+	if got, err = known.CompareStored(t.Context(), c.v, &m.Volumes[0], c.root, -1); err != nil || !got.Partly || got.Likeness() != known.LikenessUnknown {
 		t.Errorf("stored: %+v, %v", got, err)
 	}
 }
@@ -238,22 +239,22 @@ func TestCompareEndsInTime(t *testing.T) {
 // such a volume, and the vault tells only the missing entries.
 func TestCompareWhereTimesTellNothing(t *testing.T) {
 	c := newCompared(t, filepath.Join(testbed.Tmpfs(t, "size=64m"), "volume"))
-	if got := c.look(c.root); !got.Weak || got.Looked != 0 || got.Likeness() != backup.LikenessUnknown {
+	if got := c.look(c.root); !got.Weak || got.Looked != 0 || got.Likeness() != known.LikenessUnknown {
 		t.Errorf("%s", got)
 	}
-	if got := c.stored(c.root); got.Likeness() != backup.LikenessSame {
+	if got := c.stored(c.root); got.Likeness() != known.LikenessSame {
 		t.Errorf("%s", got)
 	}
 	for _, f := range c.files() {
 		c.anew(f)
 	}
-	if got := c.stored(c.root); got.Likeness() != backup.LikenessNewer {
+	if got := c.stored(c.root); got.Likeness() != known.LikenessNewer {
 		t.Errorf("written anew: %s", got)
 	}
 	for _, f := range c.files()[:60] {
 		c.must(os.Remove(f))
 	}
-	if got := c.stored(c.root); got.Likeness() != backup.LikenessHalf {
+	if got := c.stored(c.root); got.Likeness() != known.LikenessHalf {
 		t.Errorf("most are gone: %s", got)
 	}
 }
@@ -263,7 +264,7 @@ func TestEmptyVolume(t *testing.T) {
 	dir := t.TempDir()
 	look := func(want bool, what string) {
 		t.Helper()
-		if got, err := backup.Empty(t.Context(), dir); err != nil || got != want {
+		if got, err := known.Empty(t.Context(), dir); err != nil || got != want {
 			t.Errorf("%s: %v, %v", what, got, err)
 		}
 	}
@@ -276,7 +277,7 @@ func TestEmptyVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	look(false, "what fsck found")
-	if _, err := backup.Empty(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := known.Empty(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing: %v", err)
 	}
 	dir = filepath.Join(dir, "file")

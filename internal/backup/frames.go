@@ -5,9 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
-	"slices"
-	"sync"
 
+	"holdfast/internal/backup/known"
 	"holdfast/internal/vault"
 )
 
@@ -46,91 +45,6 @@ func frameOf(f io.ReaderAt, size int64, most int) (int, error) {
 	return min(grid, most), nil
 }
 
-// stretch is a run of content that is stored: its extents, and of a
-// database the sums of their pieces.
-type stretch struct {
-	extents []vault.Extent
-	sums    []vault.PieceSum // nil, or as many as the extents have pieces
-}
-
-// memory is about the memory of a stretch, bytes.
-func (s *stretch) memory() int64 {
-	return int64(len(s.extents))*extentMemory + int64(len(s.sums))*int64(len(vault.PieceSum{}))
-}
-
-// add appends what follows.
-func (s *stretch) add(x vault.Extent, sums []vault.PieceSum) {
-	s.extents = append(s.extents, x)
-	s.sums = append(s.sums, sums...)
-}
-
-// first splits the stretch behind its first n extents.
-func (s stretch) first(n int) (first, rest stretch) {
-	first.extents, rest.extents = s.extents[:n:n], s.extents[n:]
-	if len(s.sums) > 0 {
-		k := vault.Pieces(first.extents)
-		first.sums, rest.sums = s.sums[:k:k], s.sums[k:]
-	}
-	return first, rest
-}
-
-// frames holds the last backup's facts about the content
-// of a database. It is constant, and nil holds none.
-type frames struct {
-	stretch       // sums are as many as the extents have pieces
-	begin   []int // of each extent, the place of its first sum
-	gone    map[vault.PackID]bool
-}
-
-// framed tells whether extents are such as databases have.
-func framed(extents []vault.Extent) bool {
-	return len(extents) > 0 && !slices.ContainsFunc(extents, func(x vault.Extent) bool { return x.Off%vault.PieceSize != 0 })
-}
-
-// newFrames returns nil where nothing is known.
-func newFrames(known stretch, gone map[vault.PackID]bool) *frames {
-	if len(known.extents) == 0 {
-		return nil
-	}
-	f := &frames{stretch: known, begin: make([]int, len(known.extents)), gone: gone}
-	n := 0
-	for i := range known.extents {
-		f.begin[i] = n
-		n += known.extents[i].Pieces()
-	}
-	if len(f.sums) != n {
-		f.sums = make([]vault.PieceSum, n) // none is known
-	}
-	return f
-}
-
-// find returns where the vault has the piece of n bytes that lay at
-// off, and its sum, which may not be known.
-func (f *frames) find(off int64, n int) (x vault.Extent, sum vault.PieceSum, ok bool) {
-	if f == nil {
-		return x, sum, false
-	}
-	i, found := slices.BinarySearchFunc(f.extents, off, func(x vault.Extent, off int64) int {
-		switch {
-		case x.Off+int64(x.Len) <= off:
-			return -1
-		case x.Off > off:
-			return 1
-		}
-		return 0
-	})
-	if !found {
-		return x, sum, false
-	}
-	x = f.extents[i]
-	end, cell := x.Off+int64(x.Len), off/vault.PieceSize*vault.PieceSize
-	// The sum covers all bytes of this piece that the extent has.
-	if max(x.Off, cell) != off || min(end, cell+vault.PieceSize) != off+int64(n) || f.gone[x.Chunk.Pack] {
-		return x, sum, false
-	}
-	return clip(x, off, off+int64(n)), f.sums[f.begin[i]+int(off/vault.PieceSize-x.Off/vault.PieceSize)], true
-}
-
 // piece is one piece of a frame that is being stored.
 type piece struct {
 	from, to int // in the frame
@@ -151,11 +65,11 @@ func (w *worker) pieces(p []byte, off int64) (pieces []piece, sums []vault.Piece
 
 // frame stores the frame p of a file, which lies at off, but for
 // the pieces that the vault has from the last backup.
-func (w *worker) frame(ctx context.Context, f *frames, p []byte, off int64) (stretch, error) {
+func (w *worker) frame(ctx context.Context, f *known.Frames, p []byte, off int64) (known.Stretch, error) {
 	pieces, sums := w.pieces(p, off)
 	name := w.namer.Name(p)
-	whole := func(loc vault.Loc) stretch {
-		return stretch{extents: []vault.Extent{{Off: off, Chunk: loc, Len: uint32(len(p))}}, sums: sums}
+	whole := func(loc vault.Loc) known.Stretch {
+		return known.Stretch{Extents: []vault.Extent{{Off: off, Chunk: loc, Len: uint32(len(p))}}, Sums: sums}
 	}
 	if loc, ok := w.p.w.Known(name); ok {
 		return whole(loc), nil
@@ -166,28 +80,28 @@ func (w *worker) frame(ctx context.Context, f *frames, p []byte, off int64) (str
 		st, err := w.storeNamed(name, p)
 		return whole(st.Loc), err
 	}
-	out := stretch{sums: sums}
+	out := known.Stretch{Sums: sums}
 	for _, r := range runs {
 		if !r.known {
 			st, err := w.store(p[r.from:r.to])
 			if err != nil {
-				return stretch{}, err
+				return known.Stretch{}, err
 			}
 			r.kept = vault.Extent{Off: off + int64(r.from), Chunk: st.Loc, Len: uint32(r.to - r.from)}
 		}
-		out.extents = append(out.extents, r.kept)
+		out.Extents = append(out.Extents, r.kept)
 	}
 	return out, nil
 }
 
 // look finds the pieces of the last backup by their sums. Where no sums are
 // known, as after a restore, it reads the pieces from the vault and compares.
-func (w *worker) look(ctx context.Context, f *frames, p []byte, off int64, pieces []piece, sums []vault.PieceSum) {
+func (w *worker) look(ctx context.Context, f *known.Frames, p []byte, off int64, pieces []piece, sums []vault.PieceSum) {
 	var last vault.Loc
 	var content []byte // of the chunk last; nil when it can't be had
 	for i := range pieces {
 		q := &pieces[i]
-		x, sum, ok := f.find(off+int64(q.from), q.to-q.from)
+		x, sum, ok := f.Find(off+int64(q.from), q.to-q.from)
 		if !ok {
 			continue
 		}
@@ -242,41 +156,16 @@ func joined(pieces []piece) (runs []piece, changed int) {
 
 // storeFrames stores the frames of buf from from on that end
 // at ends; buf lies at off in the file. Idle workers help.
-func (w *worker) storeFrames(ctx context.Context, f *frames, buf []byte, off int64, from int, ends []int) (stretch, error) {
-	done := make([]stretch, len(ends))
+func (w *worker) storeFrames(ctx context.Context, f *known.Frames, buf []byte, off int64, from int, ends []int) (known.Stretch, error) {
+	done := make([]known.Stretch, len(ends))
 	errs := make([]error, len(ends))
 	w.each(buf, from, ends, nil, func(w *worker, i int, p []byte, at int) {
 		done[i], errs[i] = w.frame(ctx, f, p, off+int64(at))
 	})
-	var all stretch
+	var all known.Stretch
 	for _, d := range done {
-		all.extents = append(all.extents, d.extents...)
-		all.sums = append(all.sums, d.sums...)
+		all.Extents = append(all.Extents, d.Extents...)
+		all.Sums = append(all.Sums, d.Sums...)
 	}
 	return all, errors.Join(errs...)
-}
-
-// each calls do with each part of buf from from on that ends at one of ends and is
-// not to be left out. Idle workers help, so that the last section of a file, and a
-// file of one section, are not the work of one core. at is where the part begins.
-func (w *worker) each(buf []byte, from int, ends []int, leaveOut []bool, do func(w *worker, i int, p []byte, at int)) {
-	var wg sync.WaitGroup
-	for i, end := range ends {
-		p, at := buf[from:end], from
-		from = end
-		if leaveOut != nil && leaveOut[i] {
-			continue
-		}
-		wg.Add(1)
-		one := func(w *worker) {
-			defer wg.Done()
-			do(w, i, p, at)
-		}
-		select {
-		case w.p.help <- one:
-		default: // nobody is idle
-			one(w)
-		}
-	}
-	wg.Wait()
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/obs"
 	"holdfast/internal/restore"
 	"holdfast/internal/snapshot"
@@ -276,7 +277,7 @@ func TestPacksOfDatabasesGone(t *testing.T) {
 			d.change(300<<10, 4096)
 			switch name {
 			case "base":
-				o.Sources[0].Base = &backup.Base{Catalogue: res.Catalogues["data"], Changes: &changedRanges{[]snapshot.Range{changed}}}
+				o.Sources[0].Base = &known.Base{Catalogue: res.Catalogues["data"], Changes: &changedRanges{[]snapshot.Range{changed}}}
 			case "another file":
 				if err := os.WriteFile(d.path+".new", d.b, 0o600); err != nil {
 					t.Fatal(err)
@@ -352,7 +353,7 @@ func TestDatabasesAtRandom(t *testing.T) {
 				}
 				o.Sources = []backup.Source{{Volume: "data", Root: dir}}
 				if based && last != "" {
-					o.Sources[0].Base = &backup.Base{Catalogue: last, Changes: base}
+					o.Sources[0].Base = &known.Base{Catalogue: last, Changes: base}
 				}
 				res := runBackup(t, o)
 				d.compare(v, res)

@@ -2,13 +2,12 @@ package backup
 
 import (
 	"context"
-	"errors"
 	"runtime"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/backup/blockshare"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/pressure"
 	"holdfast/internal/seal"
 	"holdfast/internal/vault"
@@ -25,12 +24,13 @@ type Host struct {
 	// Brake slows the workers down in rounds of pre-copy; nil does not.
 	Brake *pressure.Brake
 
-	shares *shares // of images
+	shares *blockshare.Table // of images
 	// sessions of the Runs under way
 	sessions *sessions
-	drifted  distrusted
-	buffers  *vault.Buffers
-	runs     chan struct{} // a token of each Run that has content to store
+	// distrusted are the means by which a change of a volume was not seen
+	distrusted known.Distrusted
+	buffers    *vault.Buffers
+	runs       chan struct{} // a token of each Run that has content to store
 	// again has one of a Run that has to be made again, whose
 	// instance stands still: it does not wait behind all that begin.
 	again chan struct{}
@@ -39,13 +39,6 @@ type Host struct {
 	lent      int           // workers that are lent
 	free      chan *scratch // unused buffers
 	hand      chan *scratch // from an idle worker to a waiting worker
-}
-
-// scratch is the memory of a worker.
-type scratch struct {
-	comps [seal.Levels + 1]*seal.Compressor // by level; nil for a level that was not used yet
-	buf   []byte                            // content of a bundle, or a section of a large file
-	spans []span
 }
 
 // HostOptions are the bounds of a Host.
@@ -92,7 +85,7 @@ func NewHost(o HostOptions) *Host {
 	// workers than processors: packs come first.
 	most := max(int(o.Budget/2/worker)-o.Runs, 0)
 	h := &Host{
-		lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: newShares(), sessions: newSessions(),
+		lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: blockshare.NewTable(), sessions: newSessions(),
 		runs: make(chan struct{}, o.Runs), again: make(chan struct{}, 1), finishing: make(chan struct{}, o.Runs),
 	}
 	left := o.Budget - int64(o.Runs+cap(h.again)+h.lent)*worker
@@ -107,70 +100,20 @@ func NewHost(o HostOptions) *Host {
 	return h
 }
 
-// turn is a Run's right to workers and memory, until it finishes, and its place among the
-// Runs, until it leaves. It is for one goroutine at a time, beside the goroutine of watch.
-type turn struct {
-	h *Host
+// BeginJob begins a job. End is due when nobody runs anything under it any more.
+func (h *Host) BeginJob() *Job { return &Job{sessions: h.sessions} }
 
-	mu    sync.Mutex
-	of    chan struct{} // where it has a place; nil: nowhere
-	lent  bool          // the Run hangs, and others have its place
-	ended bool
-}
+// BeginView says that a snapshot of that name (Source.View) stands and stays after the Runs
+// that read it, until as many calls of EndView. Without it, a view is known while Runs read it.
+func (h *Host) BeginView(name string) { h.shares.BeginView(name) }
 
-// admit waits until fewer Runs have content to store than the memory was divided for, or
-// ctx ends. With more Runs each could hold a pack that it is filling, and no pack would
-// be left for the Run on which they wait. A Run that is made again has an extra place.
-func (h *Host) admit(ctx context.Context, first bool) (*turn, error) {
-	again := h.again
-	if first {
-		again = nil
-	}
-	select {
-	case h.runs <- struct{}{}:
-		return &turn{h: h, of: h.runs}, nil
-	case again <- struct{}{}:
-		return &turn{h: h, of: again}, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-}
+// EndView must be called before the view is removed, or written to.
+// For a name that is not known it does nothing.
+func (h *Host) EndView(name string) { h.shares.EndView(name) }
 
-// finish is called by a Run that has no more content to store: another Run may begin. The
-// number of finishing Runs is bounded too, since an index is in memory until it is stored.
-func (t *turn) finish(ctx context.Context) error {
-	select {
-	case t.h.finishing <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.leaveLocked()
-	t.of = t.h.finishing
-	return nil
-}
-
-// leave gives up the place. It is idempotent.
-func (t *turn) leave() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.leaveLocked()
-}
-
-func (t *turn) leaveLocked() {
-	if t.of != nil {
-		<-t.of
-		t.of = nil
-	}
-}
-
-// borrow waits for a worker's memory, until ctx ends. Meanwhile u, unless it is nil,
-// is offered to those in pass; when one took it, there is neither memory nor an error.
-func (h *Host) borrow(ctx context.Context, u *unit, pass chan<- *unit) (*scratch, error) {
-	if u == nil {
-		pass = nil
-	}
+// borrow waits for a worker's memory, until ctx ends. Meanwhile it offers work to the receivers of
+// takers, which may be nil. When a receiver took the work, there is neither memory nor an error.
+func borrow[T any](ctx context.Context, h *Host, work T, takers chan<- T) (*scratch, error) {
 	select {
 	case s := <-h.free:
 		if s == nil {
@@ -179,7 +122,7 @@ func (h *Host) borrow(ctx context.Context, u *unit, pass chan<- *unit) (*scratch
 		return s, nil
 	case s := <-h.hand:
 		return s, nil
-	case pass <- u:
+	case takers <- work:
 		return nil, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
@@ -201,17 +144,4 @@ func inBackground() {
 	tid := unix.Gettid()
 	_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice)
 	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, uintptr(tid), idleClass)
-}
-
-// rest makes a pause after work that began then, when
-// the host is under pressure and the backup can wait.
-func (r *run) rest(ctx context.Context, began time.Time) error {
-	if !r.o.Precopy {
-		return nil
-	}
-	// whoever rests when all is done has done it
-	if err := r.o.On.Brake.Rest(ctx, time.Since(began)); err != nil && !errors.Is(err, errEnded) {
-		return err
-	}
-	return nil
 }

@@ -58,7 +58,7 @@ func someFiles(t *testing.T, seed byte) string {
 func TestComesOnWhileOthersHaveAllWorkers(t *testing.T) {
 	h := NewHost(HostOptions{Runs: 2, Workers: 4, Budget: 256 << 20})
 	for range h.lent { // as a huge backup may for hours
-		s, err := h.borrow(t.Context(), nil, nil)
+		s, err := borrow[*unit](t.Context(), h, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
+	"holdfast/internal/backup/blockshare"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/evidence"
 	"holdfast/internal/image"
 	"holdfast/internal/snapshot"
@@ -13,22 +14,13 @@ import (
 	"holdfast/internal/vault"
 )
 
-// imageBase says what of an image need not be read, since an earlier backup has it.
-type imageBase struct {
-	// changed is what may differ from that backup, in order and without overlap.
-	changed []snapshot.Range
-	// next yields the extents of that backup, of its whole image, in order; false
-	// at the end. It is called by one goroutine at a time, and not always the same.
-	next func() (vault.Extent, bool, error)
-}
-
 // imageReading says which sections an image has. All are cut at
 // multiples of grid, so that none depends on another.
 type imageReading struct {
 	p    *pipeline
 	img  *image.Image
 	grid int64
-	same *sharedBlocks // what other images on this host share with it; nil for nothing
+	same *blockshare.Image // shares blocks with other images on this host; nil for none
 
 	// What follows is for one goroutine at a time.
 	end   int64            // the end of the sections so far
@@ -47,7 +39,7 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 		return vault.Volume{}, err
 	}
 	defer func() { err = errors.Join(err, img.Close()) }()
-	p, err := r.pipeline(nil, s)
+	p, err := newPipeline(r, nil, s)
 	if err != nil {
 		return vault.Volume{}, err
 	}
@@ -60,12 +52,18 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 	}
 	u := newLarge(&tree.Entry{Kind: tree.File, Mode: 0o600, Size: img.Size()})
 	vol := vault.Volume{Name: s.Volume, Kind: vault.KindImage, FileSystem: evidence.FileSystem(img.File())}
-	round := r.roundCatalogue(rec, s, vol.FileSystem)
-	base, feed := r.imageBase(ctx, s, u.done)
-	u.image = p.readingOf(img, base)
-	p.name, p.by = s.Volume, ByBase
-	u.image.same = r.shareBlocks(img, s, u.image.grid)
-	defer u.image.same.close()
+	volume := s.volume()
+	round := r.history.Round(volume, vol.FileSystem)
+	if round != nil {
+		rec.Tap = round.Page
+	}
+	base, feed := r.history.Image(ctx, volume, u.done)
+	reading := p.readingOf(img, base)
+	u.read = func(ctx context.Context, w *worker) error { return w.image(ctx, u, reading) }
+	p.name, p.by = s.Volume, known.ByBase
+	shared := blockshare.Run{Vault: r.o.Vault, Precopy: r.o.Precopy, Without: r.history.Without, Sends: r.w.Began, Arrivals: r.sending}
+	reading.same = r.o.On.shares.Open(shared, img, s.View, s.Root, reading.grid)
+	defer reading.same.Close()
 	vol, err = p.flow(ctx, rec, vol, func(ctx context.Context) error {
 		r.counts.entries.Add(1)
 		r.counts.files.Add(1)
@@ -79,23 +77,23 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 	}
 	// no base: content that this backup lacks, the next backup would lack without a word
 	if p.doubtful.Load() {
-		round.drop()
+		round.Drop()
 	} else {
 		r.images = append(r.images, s.Volume)
 	}
-	return vol, r.becameZeros(s, vol)
+	return vol, r.history.BecameZeros(volume, vol)
 }
 
 // readingOf reads the image, with a base only what changed since.
-func (p *pipeline) readingOf(img *image.Image, base *imageBase) *imageReading {
+func (p *pipeline) readingOf(img *image.Image, base *known.ImageBase) *imageReading {
 	r := &imageReading{p: p, img: img, grid: int64(min(image.Chunk, p.cutter.Params().Max))}
 	r.faults.end = noEnd
 	if base == nil {
 		r.todo = []snapshot.Range{{Length: img.Size()}}
 		return r
 	}
-	r.kept = base.next
-	for _, c := range base.changed {
+	r.kept = base.Next
+	for _, c := range base.Changed {
 		from, to := c.Offset/r.grid*r.grid, min((c.End()+r.grid-1)/r.grid*r.grid, img.Size())
 		if n := len(r.todo); n > 0 && from <= r.todo[n-1].End() {
 			from = r.todo[n-1].Offset
@@ -109,9 +107,8 @@ func (p *pipeline) readingOf(img *image.Image, base *imageBase) *imageReading {
 }
 
 // image reads an image and sends its extents.
-func (w *worker) image(ctx context.Context, u *unit) error {
+func (w *worker) image(ctx context.Context, u *unit, r *imageReading) error {
 	defer close(u.parts)
-	r := u.image
 	s := &sender{ctx: ctx, u: u, size: r.img.Size()}
 	read := func() (reader, bool, error) { return r.next(ctx) }
 	if err := w.readAll(ctx, read, s); err != nil {
@@ -140,7 +137,7 @@ func (r *imageReading) next(ctx context.Context) (reader, bool, error) {
 		if *t = (snapshot.Range{Offset: to, Length: t.End() - to}); t.Length == 0 {
 			r.todo = r.todo[1:]
 		}
-		return func(w *worker) (stretch, error) { return r.section(ctx, w, from, to) }, len(r.todo) > 0, nil
+		return func(w *worker) (known.Stretch, error) { return r.section(ctx, w, from, to) }, len(r.todo) > 0, nil
 	}
 	to := r.img.Size()
 	if len(r.todo) > 0 {
@@ -153,16 +150,16 @@ func (r *imageReading) next(ctx context.Context) (reader, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	return func(w *worker) (stretch, error) {
+	return func(w *worker) (known.Stretch, error) {
 		for _, x := range kept {
 			if !r.p.picks() {
 				continue
 			}
 			if err := w.check(ctx, newContent(r.img.File(), r.img.Size(), false), "", x); err != nil {
-				return stretch{}, err
+				return known.Stretch{}, err
 			}
 		}
-		return stretch{extents: kept}, nil
+		return known.Stretch{Extents: kept}, nil
 	}, true, nil
 }
 
@@ -187,11 +184,11 @@ func (r *imageReading) keep(to int64) ([]vault.Extent, error) {
 		}
 		end := x.Off + int64(x.Len)
 		if end > to { // the rest is for later, or is read
-			r.ahead = clip(x, to, end)
+			r.ahead = known.Clip(x, to, end)
 		} else {
 			r.ahead = vault.Extent{}
 		}
-		if x = clip(x, max(x.Off, r.end), min(end, to)); x.Len > 0 {
+		if x = known.Clip(x, max(x.Off, r.end), min(end, to)); x.Len > 0 {
 			kept = append(kept, x)
 			r.keeps = true
 			r.p.counts.known.Add(uint64(x.Len))
@@ -206,38 +203,32 @@ func (r *imageReading) keep(to int64) ([]vault.Extent, error) {
 	return kept, nil
 }
 
-// clip is the part of x from from to to, which has no length when they are the wrong way round.
-func clip(x vault.Extent, from, to int64) vault.Extent {
-	if to <= from {
-		return vault.Extent{}
-	}
-	return vault.Extent{Off: from, Chunk: x.Chunk, In: x.In + uint32(from-x.Off), Len: uint32(to - from)}
-}
-
 // section reads the chunks from from to to, except the chunks that the
 // vault has from another image on the same blocks, and stores them.
-func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (stretch, error) {
+func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (known.Stretch, error) {
 	if n := int(to - from); cap(w.buf) < n {
 		w.buf = make([]byte, 0, r.p.sectionSize()+r.p.cutter.Params().Max)
 	}
-	s := &imageSection{r: r, w: w, at: from, buf: w.buf[:to-from], faulty: map[int]bool{}, stop: int(to - from)}
-	s.extents = make([]vault.Extent, (to-from+r.grid-1)/r.grid)
-	mine := r.same.begin(from, len(s.extents))
-	defer mine.release()
-	if err := s.read(mine.claimed()); err != nil {
-		return stretch{}, err
+	s := &imageSection{
+		w: w, img: r.img, grid: r.grid, faults: &r.faults, at: from, buf: w.buf[:to-from], faulty: map[int]bool{}, stop: int(to - from),
 	}
-	mine.publish(s)
-	mine.release()
-	rest, err := mine.fromOthers(ctx, s)
+	s.extents = make([]vault.Extent, (to-from+r.grid-1)/r.grid)
+	mine := r.same.Claim(from, len(s.extents))
+	defer mine.Release()
+	if err := s.read(mine.Unshared()); err != nil {
+		return known.Stretch{}, err
+	}
+	mine.Publish(s)
+	mine.Release()
+	rest, err := mine.FromOthers(ctx, s)
 	if err != nil {
-		return stretch{}, err
+		return known.Stretch{}, err
 	}
 	if err := s.read(rest); err != nil {
-		return stretch{}, err
+		return known.Stretch{}, err
 	}
-	if err := mine.check(s); err != nil {
-		return stretch{}, err
+	if err := mine.Check(s); err != nil {
+		return known.Stretch{}, err
 	}
 	stored := s.extents[:0]
 	for _, x := range s.extents {
@@ -245,103 +236,48 @@ func (r *imageReading) section(ctx context.Context, w *worker, from, to int64) (
 			stored = append(stored, x)
 		}
 	}
-	return stretch{extents: stored}, nil
+	return known.Stretch{Extents: stored}, nil
 }
 
-// imageSection is a section while it is read.
-type imageSection struct {
-	r       *imageReading
-	w       *worker
-	at      int64
-	buf     []byte
-	extents []vault.Extent // of each chunk; no length for a hole, and before it was read
-	faulty  map[int]bool   // chunks that were not read whole: what of them was not is zeros in buf
-	stop    int            // where the content in buf stops, if the image ended there
-}
-
-// chunk is where chunk i lies in buf.
-func (s *imageSection) chunk(i int) (from, to int) {
-	return i * int(s.r.grid), min((i+1)*int(s.r.grid), len(s.buf))
-}
-
-// read reads and stores the chunks of those numbers, which ascend.
-// Neighbours are read together, unless that fails.
-func (s *imageSection) read(chunks []int) error {
-	for len(chunks) > 0 {
-		n := 1
-		for n < len(chunks) && chunks[n] == chunks[n-1]+1 {
-			n++
+// tell tells, after all was read, what of the image is not as its size and its
+// content were at one moment, and brings e, its entry, up to date while the
+// recipe does not have it. It is an error when nothing of the image can be read.
+func (r *imageReading) tell(e *tree.Entry, s *sender) error {
+	f, path, size := &r.faults, r.img.File().Name(), r.img.Size()
+	if len(f.bad) > 0 {
+		if !f.any && !r.keeps {
+			return fmt.Errorf("read image %s: none of it can be read: %w", path, f.reason)
 		}
-		err := s.fill(chunks[:n])
-		if isFault(err) {
-			for i := range n {
-				if err = s.fill(chunks[i : i+1]); isFault(err) {
-					from, to := s.chunk(chunks[i])
-					clear(s.buf[from:to])
-					s.faulty[chunks[i]] = true
-					s.r.faults.add(snapshot.Range{Offset: s.at + int64(from), Length: int64(to - from)}, err)
-				} else if err != nil {
-					return err
-				}
-			}
-		} else if err != nil {
-			return err
-		}
-		if err := s.store(chunks[:n]); err != nil {
-			return err
-		}
-		chunks = chunks[n:]
+		r.lost(fmt.Sprintf("%d bytes of the image can't be read (%v), and are zeros in the backup: bytes %v", f.bytes, f.reason, f))
+	}
+	changed, err := r.img.Changed()
+	if err = faultOf("stat image", path, err); err != nil && !isFault(err) {
+		return err
+	}
+	length := min(f.end, size)
+	if length < size && !s.streaming {
+		e.Size = max(length, s.end())
+	}
+	switch {
+	case changed || err != nil:
+		r.lost("the image changed while it was read; its content is of no single moment")
+	case length == size:
+	case s.streaming || s.end() > length || !r.endsAt(length):
+		r.lost(fmt.Sprintf("the image ended at byte %d while it was read, before its size of %d", length, size))
+	default:
+		r.p.tellSize(path, size, length)
 	}
 	return nil
 }
 
-// fill reads chunks that lie side by side into buf.
-func (s *imageSection) fill(chunks []int) error {
-	from, _ := s.chunk(chunks[0])
-	_, to := s.chunk(chunks[len(chunks)-1])
-	got, err := s.r.img.ReadAt(s.buf[from:to], s.at+int64(from))
-	if errors.Is(err, io.EOF) {
-		clear(s.buf[from+got : to])
-		s.stop = min(s.stop, from+got)
-		for _, i := range chunks {
-			if _, end := s.chunk(i); end > from+got {
-				s.faulty[i] = true
-			}
-		}
-		s.r.faults.endsAt(s.at + int64(from+got))
-	} else if err != nil {
-		return faultOf("read image", s.r.img.File().Name(), err)
-	}
-	s.r.faults.read(got)
-	s.r.p.counts.read.Add(uint64(got))
-	return nil
+// lost tells of content of the image that the backup does not have
+// as it was, and keeps the backup from being a base.
+func (r *imageReading) lost(what string) {
+	r.p.lost(r.img.File().Name(), what)
+	r.p.doubtful.Store(true)
 }
 
-// store stores chunks that lie side by side, but for zeros.
-func (s *imageSection) store(chunks []int) error {
-	for len(chunks) > 0 {
-		n, ends := 0, []int(nil)
-		for ; n < len(chunks); n++ {
-			from, to := s.chunk(chunks[n])
-			if from >= s.stop || image.IsZero(s.buf[from:to]) {
-				break
-			}
-			ends = append(ends, min(to, s.stop))
-		}
-		if n == 0 {
-			chunks = chunks[1:]
-			continue
-		}
-		first, _ := s.chunk(chunks[0])
-		stored, err := s.w.storeAll(s.buf, first, ends)
-		if err != nil {
-			return err
-		}
-		for i, st := range stored {
-			from, _ := s.chunk(chunks[i])
-			s.extents[chunks[i]] = vault.Extent{Off: s.at + int64(from), Chunk: st.Loc, Len: uint32(ends[i] - from)}
-		}
-		chunks = chunks[n:]
-	}
-	return nil
+func (r *imageReading) endsAt(length int64) bool {
+	exact, err := tree.EndsAt(r.img, length)
+	return err == nil && exact
 }

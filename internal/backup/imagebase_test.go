@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/obs"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/testbed"
@@ -43,7 +44,7 @@ func imageContent(t *testing.T, v *vault.Vault, id string, size int) []byte {
 }
 
 // imageLiar says that nothing of an image changed.
-type imageLiar struct{ backup.Changes }
+type imageLiar struct{ known.Changes }
 
 func (imageLiar) Image() ([]snapshot.Range, bool) { return nil, true }
 
@@ -81,7 +82,7 @@ func TestImagesReadWhatDiffersFromTheBase(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			s.Base = &backup.Base{Catalogue: cat, Changes: c}
+			s.Base = &known.Base{Catalogue: cat, Changes: c}
 			if lie {
 				s.Base.Changes = imageLiar{c}
 			}
@@ -129,7 +130,7 @@ func TestImagesReadWhatDiffersFromTheBase(t *testing.T) {
 	}
 	change(0, size)
 	res := back("lie", true)
-	if len(res.Drifts) != 1 || res.Drifts[0].By != backup.ByBase || res.BytesRead != size {
+	if len(res.Drifts) != 1 || res.Drifts[0].By != known.ByBase || res.BytesRead != size {
 		t.Errorf("drifts %v, %d bytes read", res.Drifts, res.BytesRead)
 	}
 	// A base of a backup that is not known is not looked at.
@@ -202,7 +203,7 @@ func TestImageReadsWhatDiffersFromTheBase(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	o.Sources = []backup.Source{{Volume: "data", Root: snap.Image, Base: &backup.Base{Catalogue: full.Catalogues["data"], Changes: c}}}
+	o.Sources = []backup.Source{{Volume: "data", Root: snap.Image, Base: &known.Base{Catalogue: full.Catalogues["data"], Changes: c}}}
 	res, err := backup.Run(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -308,7 +309,7 @@ func TestImageRoundsReadWhatDiffers(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			s.Base = &backup.Base{Catalogue: cat, Changes: c}
+			s.Base = &known.Base{Catalogue: cat, Changes: c}
 		}
 		o.Sources, o.Precopy = []backup.Source{s}, precopy
 		res, err := backup.Run(t.Context(), o)

@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"holdfast/internal/snapshot"
-	"holdfast/internal/tree"
 )
 
 // imageFaults is what of an image could not be read as its size
@@ -78,47 +77,4 @@ func (f *imageFaults) String() string {
 		names = append(names, fmt.Sprintf("and %d further ranges", more))
 	}
 	return strings.Join(names, ", ")
-}
-
-// tell tells, after all was read, what of the image is not as its size and its
-// content were at one moment, and brings e, its entry, up to date while the
-// recipe does not have it. It is an error when nothing of the image can be read.
-func (r *imageReading) tell(e *tree.Entry, s *sender) error {
-	f, path, size := &r.faults, r.img.File().Name(), r.img.Size()
-	if len(f.bad) > 0 {
-		if !f.any && !r.keeps {
-			return fmt.Errorf("read image %s: none of it can be read: %w", path, f.reason)
-		}
-		r.lost(fmt.Sprintf("%d bytes of the image can't be read (%v), and are zeros in the backup: bytes %v", f.bytes, f.reason, f))
-	}
-	changed, err := r.img.Changed()
-	if err = faultOf("stat image", path, err); err != nil && !isFault(err) {
-		return err
-	}
-	length := min(f.end, size)
-	if length < size && !s.streaming {
-		e.Size = max(length, s.end())
-	}
-	switch {
-	case changed || err != nil:
-		r.lost("the image changed while it was read; its content is of no single moment")
-	case length == size:
-	case s.streaming || s.end() > length || !r.endsAt(length):
-		r.lost(fmt.Sprintf("the image ended at byte %d while it was read, before its size of %d", length, size))
-	default:
-		r.p.tellSize(path, size, length)
-	}
-	return nil
-}
-
-// lost tells of content of the image that the backup does not have
-// as it was, and keeps the backup from being a base.
-func (r *imageReading) lost(what string) {
-	r.p.lost(r.img.File().Name(), what)
-	r.p.doubtful.Store(true)
-}
-
-func (r *imageReading) endsAt(length int64) bool {
-	exact, err := tree.EndsAt(r.img, length)
-	return err == nil && exact
 }

@@ -13,7 +13,7 @@ import (
 // the later Runs, and the backup, while an instance stands still for it, looks only at packs that
 // no round named. A collector waits for the end of the job. Runs of a job come one after the other.
 type Job struct {
-	on *Host
+	sessions *sessions // of the host
 
 	mu      sync.Mutex
 	session *session // nil: not begun, or gone
@@ -27,9 +27,6 @@ type Job struct {
 	condemned []vault.PackID
 }
 
-// BeginJob begins a job. End is due when nobody runs anything under it any more.
-func (h *Host) BeginJob() *Job { return &Job{on: h} }
-
 // End ends the session of the job. It is idempotent.
 func (j *Job) End(ctx context.Context) error {
 	j.mu.Lock()
@@ -39,7 +36,7 @@ func (j *Job) End(ctx context.Context) error {
 	if one == nil {
 		return nil
 	}
-	return j.on.sessions.leave(ctx, one)
+	return j.sessions.leave(ctx, one)
 }
 
 // under returns the session of the job, and begins one where there is none.
@@ -49,7 +46,7 @@ func (j *Job) under(ctx context.Context, v *vault.Vault, o vault.SessionOptions)
 	if j.session != nil {
 		return j.session, nil
 	}
-	one, err := j.on.sessions.begin(ctx, v, o)
+	one, err := j.sessions.begin(ctx, v, o)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +87,7 @@ func (j *Job) lost(ctx context.Context) error {
 	one := j.session
 	j.mu.Unlock()
 	if one != nil {
-		j.on.sessions.retire(one)
+		j.sessions.retire(one)
 	}
 	return j.End(ctx)
 }

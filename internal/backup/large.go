@@ -1,14 +1,10 @@
 package backup
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"hash/maphash"
-	"sync"
-	"time"
 
+	"holdfast/internal/backup/known"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -24,12 +20,12 @@ func (w *worker) largeFile(ctx context.Context, u *unit) error {
 	e := u.entries[0]
 	s := &sender{ctx: ctx, u: u}
 	for r := w.p.reading(e, f); ; {
-		s.todo = stretch{extents: s.todo.extents[:0], sums: s.todo.sums[:0]}
+		s.todo = known.Stretch{Extents: s.todo.Extents[:0], Sums: s.todo.Sums[:0]}
 		if s.size, err = r.measured(); err == nil {
-			if c := r.begin(s.size); u.patch != nil && !u.patch.whole && r.try == 0 && !fresh {
-				err = w.patchFile(ctx, c, e.Path, u.patch, s)
+			if c := r.begin(s.size); u.former != nil && !u.former.Compare && r.try == 0 && !fresh {
+				err = w.patchFile(ctx, c, e.Path, u.former, s)
 			} else {
-				err = w.spread(ctx, c, u.patch, s)
+				err = w.spread(ctx, c, u.former, s)
 			}
 		}
 		if s.streaming {
@@ -79,107 +75,16 @@ func (w *worker) endStream(r *reading, s *sender, err error) error {
 	return nil
 }
 
-// sender hands a large file's extents to the recipe.
-type sender struct {
-	ctx       context.Context // of the one call that made it
-	u         *unit
-	todo      stretch // not sent yet
-	size      int64   // of the content to read
-	last      int64   // where the extents end that were sent
-	streaming bool    // some are on their way: the file can't be read again
-}
-
-func (s *sender) add(x vault.Extent, sums []vault.PieceSum) error {
-	s.todo.add(x, sums)
-	if n := len(s.todo.extents); n < wholeExtents && (!s.streaming || n < partExtents) {
-		return nil
-	}
-	if !s.streaming {
-		s.streaming = true
-		s.u.entries[0].Size = s.size
-	}
-	return s.flush()
-}
-
-// addAll adds a stretch.
-func (s *sender) addAll(all stretch) error {
-	for len(all.extents) > 0 {
-		var one stretch
-		one, all = all.first(1)
-		if err := s.add(one.extents[0], one.sums); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// end is where the last extent ends, in the file.
-func (s *sender) end() int64 {
-	if n := len(s.todo.extents); n > 0 {
-		return s.todo.extents[n-1].Off + int64(s.todo.extents[n-1].Len)
-	}
-	return s.last
-}
-
-// sum tells the extents from others.
-func (s *sender) sum() uint64 {
-	var h maphash.Hash
-	h.SetSeed(contentSeed)
-	for _, x := range s.todo.extents {
-		maphash.WriteComparable(&h, x)
-	}
-	return h.Sum64()
-}
-
-func (s *sender) flush() error {
-	s.last = s.end()
-	for len(s.todo.extents) > 0 {
-		var part stretch
-		part, s.todo = s.todo.first(min(len(s.todo.extents), partExtents))
-		select {
-		case s.u.parts <- part:
-		case <-s.ctx.Done():
-			return context.Cause(s.ctx)
-		}
-	}
-	return nil
-}
-
-// spread is one reading of a large file, or of an image, by any
-// number of workers side by side, who take its sections in turn.
-type spread struct {
-	p    *pipeline
-	wait sync.WaitGroup // for the workers that joined
-
-	mu sync.Mutex
-	// the next section, nil when there is none, and whether another follows at once
-	next  func() (read reader, more bool, err error)
-	taken int   // sections
-	err   error // the first one; ends the reading
-
-	out  sync.Mutex // held while the recipe takes extents
-	s    *sender
-	sent int             // sections
-	done map[int]stretch // by section; sections that were done before an earlier section
-}
-
-// reader reads and stores a section and returns the
-// stored stretch. It is called once, by any worker.
-type reader func(*worker) (stretch, error)
-
 // fileReading says which sections a large file has.
 type fileReading struct {
 	p    *pipeline
 	c    *content
 	cuts cuts
-	old  *frames    // of a database
-	end  int64      // of the last range of data
-	rest tree.Range // the part that no worker took
-	link chan int64 // will say where the first chunk in rest begins
+	old  *known.Frames // of a database
+	end  int64         // of the last range of data
+	rest tree.Range    // the part that no worker took
+	link chan int64    // will say where the first chunk in rest begins
 }
-
-// none is the place of a chunk that there is not.
-const none = -1
 
 // part is a section of a file, with its turn: where its first chunk
 // begins comes from the section before and goes to the one behind. Every
@@ -193,85 +98,16 @@ type part struct {
 }
 
 // spread reads the file once and gives its extents to s in their order.
-func (w *worker) spread(ctx context.Context, c *content, known *patch, s *sender) error {
+func (w *worker) spread(ctx context.Context, c *content, former *known.File, s *sender) error {
 	grid, err := frameOf(c, c.size, w.p.cutter.Params().Max)
 	if err != nil {
 		return err
 	}
 	r := &fileReading{p: w.p, c: c, cuts: cuts{w.p.cutter, grid}}
-	if known != nil && grid > 0 {
-		r.old = newFrames(known.stretch, w.p.gone)
+	if former != nil && grid > 0 {
+		r.old = known.NewFrames(former.Stretch, w.p.history.Without)
 	}
 	return w.readAll(ctx, func() (reader, bool, error) { return r.next(ctx) }, s)
-}
-
-// readAll reads all sections and gives their extents to s in their
-// order. next is called by one goroutine at a time.
-func (w *worker) readAll(ctx context.Context, next func() (reader, bool, error), s *sender) error {
-	sp := &spread{p: w.p, next: next, s: s, done: map[int]stretch{}}
-	sp.work(ctx, w, false)
-	sp.wait.Wait()
-	return sp.err
-}
-
-// work takes sections until none are left, and asks idle workers to do the
-// same. A helper leaves when another backup of the host waits for a worker.
-func (f *spread) work(ctx context.Context, w *worker, helper bool) {
-	for {
-		if helper && w.handOver() {
-			return
-		}
-		n, read, more := f.take(ctx)
-		if read == nil {
-			return
-		}
-		if more {
-			f.invite(ctx)
-		}
-		began := time.Now()
-		stored, err := read(w)
-		if err == nil {
-			err = f.deliver(n, stored)
-		}
-		if err == nil {
-			err = f.p.rest(ctx, began)
-		}
-		if err != nil {
-			f.fail(err)
-		}
-	}
-}
-
-// invite asks one worker that is idle, if any is.
-func (f *spread) invite(ctx context.Context) {
-	f.wait.Add(1)
-	select {
-	case f.p.help <- func(w *worker) { defer f.wait.Done(); f.work(ctx, w, true) }:
-	default:
-		f.wait.Done()
-		select {
-		case f.p.want <- struct{}{}: // for the next section
-		default:
-		}
-	}
-}
-
-// take returns a section that nobody took, nil when there is none,
-// and whether another follows at once.
-func (f *spread) take(ctx context.Context) (n int, read reader, more bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err == nil && ctx.Err() != nil {
-		f.err = context.Cause(ctx)
-	}
-	if f.err != nil {
-		return 0, nil, false
-	}
-	if read, more, f.err = f.next(); f.err != nil || read == nil {
-		return 0, nil, false
-	}
-	f.taken++
-	return f.taken - 1, read, more
 }
 
 // next is the next section of the file.
@@ -290,19 +126,11 @@ func (r *fileReading) next(ctx context.Context) (reader, bool, error) {
 	p := &part{at: r.rest.Off, left: r.rest.Len, from: r.link, next: make(chan int64, 1)}
 	p.size = int(min(r.rest.Len, int64(r.p.sectionSize())))
 	r.rest.Off, r.rest.Len, r.link = r.rest.Off+int64(p.size), r.rest.Len-int64(p.size), p.next
-	return func(w *worker) (stretch, error) { return r.one(ctx, w, p) }, r.rest.Len > 0, nil
-}
-
-func (f *spread) fail(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err == nil {
-		f.err = err
-	}
+	return func(w *worker) (known.Stretch, error) { return r.one(ctx, w, p) }, r.rest.Len > 0, nil
 }
 
 // one reads, cuts and stores a section.
-func (r *fileReading) one(ctx context.Context, w *worker, p *part) (stretch, error) {
+func (r *fileReading) one(ctx context.Context, w *worker, p *part) (known.Stretch, error) {
 	most := r.p.cutter.Params().Max
 	if n := r.p.sectionSize() + most; cap(w.buf) < n {
 		w.buf = make([]byte, 0, n)
@@ -315,11 +143,11 @@ func (r *fileReading) one(ctx context.Context, w *worker, p *part) (stretch, err
 	}
 	p.next <- next
 	if err != nil {
-		return stretch{}, err
+		return known.Stretch{}, err
 	}
 	r.p.counts.read.Add(uint64(min(len(s.buf), s.size)))
 	if from == none {
-		return stretch{}, nil
+		return known.Stretch{}, nil
 	}
 	if r.cuts.grid > 0 {
 		return w.storeFrames(ctx, r.old, s.buf, s.at, int(from-s.at), s.ends)
@@ -327,54 +155,19 @@ func (r *fileReading) one(ctx context.Context, w *worker, p *part) (stretch, err
 	at := int(from - s.at)
 	stored, err := w.storeAll(s.buf, at, s.ends)
 	if err != nil {
-		return stretch{}, err
+		return known.Stretch{}, err
 	}
 	extents := make([]vault.Extent, len(s.ends))
 	for i, end := range s.ends {
 		extents[i] = vault.Extent{Off: s.at + int64(at), Chunk: stored[i].Loc, Len: uint32(end - at)}
 		at = end
 	}
-	return stretch{extents: extents}, nil
+	return known.Stretch{Extents: extents}, nil
 }
 
-// deliver gives the extents of section n to the recipe,
-// once the recipe has the extents of the sections before.
-func (f *spread) deliver(n int, stored stretch) error {
-	f.out.Lock()
-	defer f.out.Unlock()
-	f.done[n] = stored
-	for {
-		stored, ok := f.done[f.sent]
-		if !ok {
-			return nil
-		}
-		delete(f.done, f.sent)
-		f.sent++
-		if err := f.s.addAll(stored); err != nil {
-			return err
-		}
-	}
-}
-
-// storeAll stores the chunks of buf from from on that end at ends, and returns the place
-// of each. Idle workers help. A chunk that equals the chunk before it is stored already.
-func (w *worker) storeAll(buf []byte, from int, ends []int) ([]vault.Stored, error) {
-	stored := make([]vault.Stored, len(ends))
-	errs := make([]error, len(ends))
-	same := make([]bool, len(ends))
-	var last []byte
-	at := from
-	for i, end := range ends {
-		same[i] = bytes.Equal(buf[at:end], last)
-		last, at = buf[at:end], end
-	}
-	w.each(buf, from, ends, same, func(w *worker, i int, p []byte, _ int) {
-		stored[i], errs[i] = w.store(p)
-	})
-	for i := range stored {
-		if same[i] {
-			stored[i] = stored[i-1]
-		}
-	}
-	return stored, errors.Join(errs...)
+// newLargeFile makes the unit of a file that is read by itself.
+func newLargeFile(e *tree.Entry) *unit {
+	u := newLarge(e)
+	u.read = func(ctx context.Context, w *worker) error { return w.largeFile(ctx, u) }
+	return u
 }

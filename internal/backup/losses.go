@@ -80,7 +80,8 @@ func (l *losses) sum() (list []vault.Loss, lost, accepted int) {
 // volumeWarnings takes the warnings of one volume, and makes a loss
 // of each that is Lost. Its methods may be called from any goroutine.
 type volumeWarnings struct {
-	run    *run
+	losses *losses
+	tell   func(tree.Warning)
 	volume string
 	image  bool // it has no paths
 	accept *pattern.Set
@@ -90,12 +91,15 @@ type volumeWarnings struct {
 	seen map[uint64]int // by the hash of the path: the place in the list of losses, or -1
 }
 
-func (r *run) warningsOf(s Source, image bool) (*volumeWarnings, error) {
+// newVolumeWarnings adds the losses of a volume to l and gives all its warnings to tell.
+func newVolumeWarnings(s Source, image bool, l *losses, tell func(tree.Warning)) (*volumeWarnings, error) {
 	accept, err := pattern.Compile(s.AcceptLosses)
 	if err != nil {
 		return nil, fmt.Errorf("accepted losses: %w", err)
 	}
-	return &volumeWarnings{run: r, volume: s.Volume, image: image, accept: accept, seed: maphash.MakeSeed(), seen: map[uint64]int{}}, nil
+	return &volumeWarnings{
+		losses: l, tell: tell, volume: s.Volume, image: image, accept: accept, seed: maphash.MakeSeed(), seen: map[uint64]int{},
+	}, nil
 }
 
 // Warn takes a warning. Several warnings of one path that are Lost are one loss.
@@ -103,7 +107,7 @@ func (v *volumeWarnings) Warn(w tree.Warning) {
 	if w.Lost {
 		v.lose(w.Path, w.What)
 	}
-	v.run.warnings.Warn(w)
+	v.tell(w)
 }
 
 func (v *volumeWarnings) lose(path, what string) {
@@ -119,11 +123,11 @@ func (v *volumeWarnings) lose(path, what string) {
 	key := maphash.String(v.seed, path)
 	if at, again := v.seen[key]; again {
 		if at >= 0 {
-			v.run.losses.say(at, what)
+			v.losses.say(at, what)
 		}
 		return
 	}
-	at := v.run.losses.add(vault.Loss{Volume: v.volume, Path: []byte(path), What: what, Accepted: v.accept.Covers(path)})
+	at := v.losses.add(vault.Loss{Volume: v.volume, Path: []byte(path), What: what, Accepted: v.accept.Covers(path)})
 	if len(v.seen) < lossPaths {
 		v.seen[key] = at
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"holdfast/internal/backup/known"
 	"holdfast/internal/hostid"
 	"holdfast/internal/seal"
 	"holdfast/internal/tree"
@@ -23,7 +24,7 @@ type Source struct {
 	Taken time.Time
 	// Base is an earlier view of the volume, where one stands: what
 	// did not change since is not read. Nil is allowed.
-	Base *Base
+	Base *known.Base
 	// Exclude are patterns (github.com/bmatcuk/doublestar/v4) of paths in the volume
 	// that the backup leaves out, folders with all that they hold. A pattern without a
 	// slash matches the last element of a path. An image has no paths and ignores them.
@@ -49,6 +50,21 @@ type Source struct {
 	Nested map[string]string
 
 	readAll bool // the catalogue of the source turned out to be wrong
+}
+
+func (s *Source) volume() known.Volume {
+	return known.Volume{
+		Name: s.Volume, Root: s.Root, Taken: s.Taken, Base: s.Base, AllowEmpty: s.AllowEmpty, Mounted: s.Mounted, Quiet: s.Quiet, ReadAll: s.readAll,
+	}
+}
+
+// volumesOf returns the sources as a History looks at them.
+func volumesOf(sources []Source) []known.Volume {
+	volumes := make([]known.Volume, len(sources))
+	for i := range sources {
+		volumes[i] = sources[i].volume()
+	}
+	return volumes
 }
 
 // Options say which volumes are backed up, where to, and with which means.

@@ -1,13 +1,11 @@
 package backup
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"slices"
 	"time"
 
-	"holdfast/internal/snapshot"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -17,13 +15,6 @@ import (
 // change to a place where a cut falls on a border of a chunk behind the change. Cuts follow
 // from the content of a chunk alone, so that place comes soon, mostly at the first border.
 
-// patch holds the known facts about such a file.
-type patch struct {
-	stretch                  // as the last backup stored it, ascending
-	ranges  []snapshot.Range // that may differ, ascending
-	whole   bool             // ranges does not tell what differs
-}
-
 // resyncStep is how much is read at a time to find the next cut,
 // bytes: less than for a file that is read in any case.
 const resyncStep = 8 << 10
@@ -31,34 +22,24 @@ const resyncStep = 8 << 10
 // errEnds says that a file ended before its size.
 var errEnds = errors.New("it ended before its size")
 
-// patching is the work on one patch.
-type patching struct {
-	c    *content
-	cuts cuts
-	old  *frames // of a database
-	// the content outside of the changed ranges: whole extents, of a database whole pieces
-	kept  stretch
-	areas []tree.Range // to be read at the least, ascending, apart
-}
-
 // patchFile gives s the extents of the file c, of which it reads only what may have changed.
-func (w *worker) patchFile(ctx context.Context, c *content, path string, known *patch, s *sender) error {
+func (w *worker) patchFile(ctx context.Context, c *content, path string, former *known.File, s *sender) error {
 	grid, err := frameOf(c, c.size, w.p.cutter.Params().Max)
 	if err != nil {
 		return err
 	}
 	p := &patching{c: c, cuts: cuts{w.p.cutter, grid}}
 	if grid > 0 {
-		p.planFrames(known, w.p.gone)
+		p.planFrames(former, w.p.history.Without)
 	} else {
-		p.plan(known, w.p.gone)
+		p.plan(former, w.p.history.Without)
 	}
 	pos, kept := int64(0), p.kept
 	take := func(until int64) error {
-		for len(kept.extents) > 0 && kept.extents[0].Off < until {
-			var one stretch
-			one, kept = kept.first(1)
-			x := one.extents[0]
+		for len(kept.Extents) > 0 && kept.Extents[0].Off < until {
+			var one known.Stretch
+			one, kept = kept.First(1)
+			x := one.Extents[0]
 			if x.Off < pos {
 				continue // it was read on the way to a border
 			}
@@ -68,7 +49,7 @@ func (w *worker) patchFile(ctx context.Context, c *content, path string, known *
 					return err
 				}
 			}
-			if err := s.add(x, one.sums); err != nil {
+			if err := s.add(x, one.Sums); err != nil {
 				return err
 			}
 		}
@@ -90,59 +71,6 @@ func (w *worker) patchFile(ctx context.Context, c *content, path string, known *
 		}
 	}
 	return take(c.size)
-}
-
-// changed sets areas to the ranges that may differ.
-func (p *patching) changed(known *patch) {
-	for _, r := range known.ranges {
-		if end := min(r.End(), p.c.size); end > r.Offset {
-			p.areas = append(p.areas, tree.Range{Off: r.Offset, Len: end - r.Offset})
-		}
-	}
-}
-
-// plan divides the file into ranges that are kept and ranges that are read.
-func (p *patching) plan(known *patch, without map[vault.PackID]bool) {
-	p.changed(known)
-	ranges := p.areas
-	for _, x := range known.extents {
-		end := x.Off + int64(x.Len)
-		for len(ranges) > 0 && ranges[0].Off+ranges[0].Len <= x.Off {
-			ranges = ranges[1:]
-		}
-		// A chunk that the change follows at once may have ended where the data did.
-		changed := len(ranges) > 0 && (ranges[0].Off < end || ranges[0].Off == end)
-		switch {
-		case !changed && end <= p.c.size && !without[x.Chunk.Pack]:
-			p.kept.add(x, nil)
-		case x.Off < p.c.size:
-			p.areas = append(p.areas, tree.Range{Off: x.Off, Len: min(end, p.c.size) - x.Off})
-		}
-	}
-	p.areas = apart(p.areas)
-}
-
-// apart sorts ranges and joins touching ranges.
-func apart(ranges []tree.Range) []tree.Range {
-	slices.SortFunc(ranges, func(a, b tree.Range) int { return cmp.Compare(a.Off, b.Off) })
-	out := ranges[:0]
-	for _, a := range ranges {
-		if n := len(out); n > 0 && a.Off <= out[n-1].Off+out[n-1].Len {
-			last := &out[n-1]
-			last.Len = max(last.Len, a.Off+a.Len-last.Off)
-			continue
-		}
-		out = append(out, a)
-	}
-	return out
-}
-
-// border tells whether kept extents can be taken from
-// at on: no kept extent has bytes on both sides of at.
-func (p *patching) border(at int64) bool {
-	kept := p.kept.extents
-	i, found := slices.BinarySearchFunc(kept, at, func(x vault.Extent, at int64) int { return cmp.Compare(x.Off, at) })
-	return found || i == 0 || kept[i-1].Off+int64(kept[i-1].Len) <= at
 }
 
 // recut reads, cuts and stores the content from at to

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/obs"
 	"holdfast/internal/restore"
 	"holdfast/internal/snapshot"
@@ -175,7 +176,7 @@ func (b *cutBase) back() *backup.Result {
 			b.t.Fatal(err)
 		}
 		defer c.Close()
-		source.Base = &backup.Base{Catalogue: b.cat, Changes: c}
+		source.Base = &known.Base{Catalogue: b.cat, Changes: c}
 	}
 	res, err := backup.Run(b.t.Context(), backup.Options{Vault: b.v, Instance: "i", Sources: []backup.Source{source}, CatalogueDir: b.cache})
 	if err != nil {

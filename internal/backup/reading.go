@@ -3,6 +3,7 @@ package backup
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"os"
 
 	"holdfast/internal/tree"
@@ -145,7 +146,7 @@ func (p *pipeline) leaveOut(u *unit, i int, err error) error {
 		if e.Nested {
 			ino = 0
 		}
-		p.vanished(e.Path, ino)
+		p.away.add(e.Path, ino)
 	case errors.Is(err, tree.ErrFolder):
 		// Its walk would have to be made in the middle of the recipe. The next backup has it.
 		p.lost(e.Path, "it became a folder before it was read; it is left out with all that it holds")
@@ -195,3 +196,6 @@ func (p *pipeline) readFlags(e *tree.Entry, f *os.File) error {
 	}
 	return err
 }
+
+// contentSeed is for comparing the content of a file with its content at an earlier reading.
+var contentSeed = maphash.MakeSeed()

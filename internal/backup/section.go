@@ -116,3 +116,6 @@ func (s *section) end(from int) (int, error) {
 		}
 	}
 }
+
+// none is the place of a chunk that there is not.
+const none = -1

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"holdfast/internal/backup"
+	"holdfast/internal/backup/known"
 	"holdfast/internal/obs"
 	"holdfast/internal/restore"
 	"holdfast/internal/testbed"
@@ -16,7 +17,7 @@ import (
 )
 
 // unmounted is what Run says of a source, and that Look says the same. Nil when there is a backup.
-func unmounted(t *testing.T, o backup.Options) *backup.UnmountedError {
+func unmounted(t *testing.T, o backup.Options) *known.UnmountedError {
 	t.Helper()
 	_, err := backup.Run(t.Context(), o)
 	lerr := backup.Look(t.Context(), o)
@@ -26,7 +27,7 @@ func unmounted(t *testing.T, o backup.Options) *backup.UnmountedError {
 		}
 		return nil
 	}
-	e, ok := errors.AsType[*backup.UnmountedError](err)
+	e, ok := errors.AsType[*known.UnmountedError](err)
 	if !ok {
 		t.Fatal(err)
 	}

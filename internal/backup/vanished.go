@@ -28,7 +28,7 @@ const whatVanished = "it vanished while the tree was read"
 // vanished are the names that vanished from one volume. Its methods
 // may be called from any goroutine.
 type vanished struct {
-	lose    func(path, what string)
+	warn    func(tree.Warning)
 	waits   bool // names wait for another look; else each is a loss
 	waiting atomic.Int64
 
@@ -43,7 +43,7 @@ func (v *vanished) add(path string, ino uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.waits || ino == 0 || v.waiting.Load() >= maxVanished || v.bytes+len(path) > vanishedBytes {
-		v.lose(path, whatVanished)
+		v.warn(tree.Warning{Path: path, What: whatVanished, Lost: true})
 		return
 	}
 	if v.paths == nil {
@@ -53,10 +53,6 @@ func (v *vanished) add(path string, ino uint64) {
 	v.bytes += len(path)
 	v.waiting.Add(1)
 }
-
-// vanished takes a name that was gone when somebody came to it, see
-// vanished.add. It may be called from any goroutine.
-func (p *pipeline) vanished(path string, ino uint64) { p.away.add(path, ino) }
 
 // stored takes an entry that the walk gives: names of the same file
 // that vanished before are no loss, since this one is in the backup.
@@ -77,19 +73,19 @@ func (v *vanished) take(ino uint64) []string {
 	return paths
 }
 
-// settle decides about the names that wait, when all of the volume was read.
-func (p *pipeline) settle(ctx context.Context) error {
-	v := p.away
-	if v == nil || v.waiting.Load() == 0 || p.o.Precopy { // the backup has the entries that a round lacks
+// settle decides about the names that wait, when all of the volume
+// was read. For that it looks at the whole tree once more.
+func (v *vanished) settle(ctx context.Context, root *tree.Root, exclude func(path string, folder func() bool) bool) error {
+	if v.waiting.Load() == 0 {
 		return nil
 	}
-	again := tree.WalkOptions{NoXattrs: true, Exclude: p.exclude}
+	again := tree.WalkOptions{NoXattrs: true, Exclude: exclude}
 	again.Vanished = func(_ string, ino uint64) {
 		for _, path := range v.take(ino) {
-			p.warnings.Warn(tree.Warning{Path: path, What: whatVanished + ", and is still being moved", Lost: true})
+			v.warn(tree.Warning{Path: path, What: whatVanished + ", and is still being moved", Lost: true})
 		}
 	}
-	err := p.root.Walk(ctx, again, func(e *tree.Entry) error {
+	err := root.Walk(ctx, again, func(e *tree.Entry) error {
 		if e.Nested {
 			return nil
 		}
@@ -98,7 +94,7 @@ func (p *pipeline) settle(ctx context.Context) error {
 			if e.Path == path {
 				what = whatVanished + ", and is there again"
 			}
-			p.warnings.Warn(tree.Warning{Path: path, What: what, Lost: true})
+			v.warn(tree.Warning{Path: path, What: what, Lost: true})
 		}
 		return nil
 	})
@@ -111,11 +107,11 @@ func (p *pipeline) settle(ctx context.Context) error {
 			if told++; told > vanishedTold {
 				break
 			}
-			p.warnings.Warn(tree.Warning{Path: path, What: "it was removed while the tree was read"})
+			v.warn(tree.Warning{Path: path, What: "it was removed while the tree was read"})
 		}
 	}
 	if all > vanishedTold {
-		p.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("%d more names were removed while the tree was read", all-vanishedTold)})
+		v.warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("%d more names were removed while the tree was read", all-vanishedTold)})
 	}
 	return nil
 }

@@ -10,26 +10,29 @@ import (
 // below it: not its equals either, so that what two of them share has a
 // place of its own and each can be understood, tested and replaced alone.
 var levels = map[string]int{
-	"internal/e2e":       9, // tests of the whole
-	"internal/e2e/fleet": 9,
-	"internal/repotest":  9,
-	"packaging":          9, // tests of the whole, installed
-	"cmd/holdfast":       8,
-	"cmd/holdfastd":      8,
-	"internal/bench":     8, // a program; "make bench"
-	"agent":              7,
+	"internal/e2e":       10, // tests of the whole
+	"internal/e2e/fleet": 10,
+	"internal/repotest":  10,
+	"packaging":          10, // tests of the whole, installed
+	"cmd/holdfast":       9,
+	"cmd/holdfastd":      9,
+	"internal/bench":     9, // a program; "make bench"
+	"agent":              8,
 
-	"agent/api":     6,
-	"agent/audit":   6,
-	"agent/auth":    6,
-	"agent/config":  6,
-	"agent/job":     6,
-	"agent/metrics": 6,
-	"agent/report":  6,
-	"agent/runtime": 6,
+	"agent/api":     7,
+	"agent/audit":   7,
+	"agent/auth":    7,
+	"agent/config":  7,
+	"agent/job":     7,
+	"agent/metrics": 7,
+	"agent/report":  7,
+	"agent/runtime": 7,
 
-	"internal/backup":  5,
-	"internal/restore": 5,
+	"internal/backup":  6,
+	"internal/restore": 6,
+
+	"internal/backup/blockshare": 5,
+	"internal/backup/known":      5,
 
 	"internal/vault": 4,
 

@@ -93,7 +93,7 @@ type Result struct {
 	LossCount uint64       `json:"loss_count"`
 	// Catalogues has, by volume, the id of the catalogue that was left of
 	// it, so that a snapshot of it can serve as a base of the next backup
-	// (see backup.Base). An image needs none, and has the id of the backup.
+	// (see known.Base). An image needs none, and has the id of the backup.
 	Catalogues map[string]string `json:"-"`
 }
 

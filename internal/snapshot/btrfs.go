@@ -213,6 +213,16 @@ func (btrfs) Room(ctx context.Context, req Request) (free, total int64, err erro
 	return folderRoom(ctx, req)
 }
 
+// Comparable is false for a tree with nested subvolumes: a comparison does not show their changes.
+func (btrfs) Comparable(volume string) (bool, error) {
+	kind, err := checkVolume(volume)
+	if err != nil || kind != Tree {
+		return err == nil, err
+	}
+	inside, err := holdsSubvolumes(volume)
+	return err == nil && !inside, err
+}
+
 // Changed compares two snapshots of one subvolume by the generations and extents in its
 // tree; compareTrees lists the conditions of a base. It reads the leaves that changed.
 func (btrfs) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error) {

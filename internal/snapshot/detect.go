@@ -130,26 +130,6 @@ func Take(ctx context.Context, req Request, instead func(failed, next Provider, 
 	return nil, nil, err
 }
 
-// Comparable reports whether p finds the changes in the volume between two snapshots of
-// it, so that a snapshot is worth keeping as a base.
-func Comparable(p Provider, volume string) (bool, error) {
-	kind, err := checkVolume(volume)
-	if err != nil {
-		return false, err
-	}
-	if lv, ok := p.(lvm); ok && kind == Image {
-		st, err := os.Stat(volume)
-		// lvm compares blocks of devices, and does not know to which file they belong
-		return err == nil && !st.Mode().IsRegular() && !lv.classic, err
-	}
-	if _, ok := p.(btrfs); ok && kind == Tree {
-		if inside, err := holdsSubvolumes(volume); err != nil || inside {
-			return false, err
-		}
-	}
-	return p.Costs(kind).Changes != "", nil
-}
-
 // Leftovers lists the leftovers of all providers (Provider.Leftovers): another provider
 // may have served the volume before. Where one fails, the others are asked all the same.
 func Leftovers(ctx context.Context, req Request) ([]Ref, error) {

@@ -105,6 +105,12 @@ func volumeStands(ref Ref) (bool, error) {
 	return err == nil, err
 }
 
+// Comparable is false: a volume that is read in place leaves no earlier view.
+func (freeze) Comparable(volume string) (bool, error) {
+	_, err := checkVolume(volume)
+	return false, err
+}
+
 func (freeze) Changed(_ context.Context, base Base, now *Snapshot) (*Changes, error) {
 	return nil, fmt.Errorf("compare %s with an earlier view: %w: provider %s keeps none", now.Ref.Volume, ErrBase, NameFreeze)
 }

@@ -213,6 +213,12 @@ func (fsfreeze) Stands(ctx context.Context, ref Ref) (bool, error) {
 	return false, nil
 }
 
+// Comparable is false: a volume that is read in place leaves no earlier view.
+func (fsfreeze) Comparable(volume string) (bool, error) {
+	_, err := checkVolume(volume)
+	return false, err
+}
+
 func (fsfreeze) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error) {
 	if err := checkFreeze(ctx, "compare", base.Ref); err != nil {
 		return nil, err

@@ -112,7 +112,7 @@ func lvmChanged(t *testing.T) {
 	}{
 		{snapshot.NameLVMThin, device, true}, {snapshot.NameLVMClassic, other, false}, {snapshot.NameLVMThin, t.TempDir(), false},
 	} {
-		if got, err := snapshot.Comparable(provider(t, c.provider), c.volume); err != nil || got != c.want {
+		if got, err := provider(t, c.provider).Comparable(c.volume); err != nil || got != c.want {
 			t.Errorf("%s of %s can be compared with: %v, %v", c.provider, c.volume, got, err)
 		}
 	}

@@ -22,6 +22,17 @@ const sectorSize = 512
 // tag tells our snapshot from another program's.
 func metadataTag(host string) string { return "hf." + strings.ReplaceAll(host, ".", "+") + ".metadata" }
 
+// Comparable is true for thin devices alone: the pool lists the changed
+// blocks of a device, and does not know to which file they belong.
+func (p lvm) Comparable(volume string) (bool, error) {
+	kind, err := checkVolume(volume)
+	if err != nil || kind != Image || p.classic {
+		return false, err
+	}
+	st, err := os.Stat(volume)
+	return err == nil && !st.Mode().IsRegular(), err
+}
+
 // Changed answers for devices of thin volumes, from the pool's metadata alone: no data is read.
 func (p lvm) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, error) {
 	no := func(err error) (*Changes, error) {

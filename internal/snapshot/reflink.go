@@ -259,6 +259,11 @@ func (reflink) Stands(ctx context.Context, ref Ref) (bool, error) {
 // Check implements Checker.
 func (p reflink) Check(ctx context.Context, ref Ref) error { return checkStands(ctx, p, ref) }
 
+func (reflink) Comparable(volume string) (bool, error) {
+	_, err := checkVolume(volume)
+	return err == nil, err
+}
+
 // Changed compares the extents of two clones; see ChangedRanges. The comparison needs
 // no trust in the base's history: blocks that both share are equal, after any change to
 // either. The mark proves that the base is the clone that was made under this name.

@@ -164,6 +164,10 @@ type Provider interface {
 	// when the volume is there; it does not know whether the instance was held all the time.
 	Stands(context.Context, Ref) (bool, error)
 
+	// Comparable reports whether Changed finds the changes between two snapshots of the
+	// volume, so that a snapshot is worth keeping as a base. It changes nothing.
+	Comparable(volume string) (bool, error)
+
 	// Changed lists the places that may differ between base, an earlier view of the same volume,
 	// and now. Both must stand until Close of the Changes. The answer is a superset: every place
 	// outside it is equal. ErrBase says that there is no answer, and why; Changed never guesses.
@@ -190,7 +194,8 @@ type Provider interface {
 type Costs struct {
 	Hold  string `json:"hold"`  // for how long the instance is held
 	Space string `json:"space"` // the space that a view takes on the disk while it stands
-	// how the next backup finds the changes since a base; empty: it can't
+	// how the next backup finds the changes since a base; empty where no base can be
+	// kept (Provider.Comparable is the answer for a program)
 	Changes string `json:"changes"`
 	// the content that a view lacks, and its other limits
 	Limits []string `json:"limits,omitempty"`

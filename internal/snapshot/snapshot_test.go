@@ -228,7 +228,7 @@ func TestManyNested(t *testing.T) {
 			t.Errorf("subvolume %d holds %q, %v", i, got, err)
 		}
 	}
-	if of, err := snapshot.Comparable(p, vol); of || err != nil {
+	if of, err := p.Comparable(vol); of || err != nil {
 		t.Errorf("worth keeping as a base: %v, %v", of, err)
 	}
 	if _, err := p.Changed(t.Context(), snap.Base(), snap); !errors.Is(err, snapshot.ErrBase) {
@@ -403,11 +403,16 @@ func TestComparable(t *testing.T) {
 			t.Fatal(err)
 		}
 		for path, want := range map[string]bool{dir: want.tree, file: want.image} {
-			if got, err := snapshot.Comparable(p, path); err != nil || got != want {
+			got, err := p.Comparable(path)
+			if err != nil || got != want {
 				t.Errorf("%s of %s: %v, %v", name, path, got, err)
 			}
+			kind, err := snapshot.KindOf(path)
+			if err != nil || got && p.Costs(kind).Changes == "" {
+				t.Errorf("%s of %s: a base is of use, and Costs does not tell a person how: %v", name, path, err)
+			}
 		}
-		if _, err := snapshot.Comparable(p, filepath.Join(dir, "missing")); err == nil {
+		if _, err := p.Comparable(filepath.Join(dir, "missing")); err == nil {
 			t.Errorf("%s of a volume that is not there", name)
 		}
 	}

@@ -1,4 +1,4 @@
-package backup
+package known
 
 import (
 	"context"
@@ -16,6 +16,15 @@ import (
 // tells, or the catalogue of the round of pre-copy that it is of, which
 // no backup has. It is read while the image is, a page at a time.
 
+// ImageBase says which part of an image need not be read, since an earlier backup has it.
+type ImageBase struct {
+	// Changed is what may differ from that backup, in order and without overlap.
+	Changed []snapshot.Range
+	// Next yields the extents of that backup, of its whole image, in order; false
+	// at the end. It is called by one goroutine at a time, and not always the same.
+	Next func() (vault.Extent, bool, error)
+}
+
 // imageChanges is what Changes of an image tell. *snapshot.Changes does.
 type imageChanges interface {
 	Image() (ranges []snapshot.Range, exact bool)
@@ -24,25 +33,25 @@ type imageChanges interface {
 // errEnough ends the reading of a recipe of which no more is wanted.
 var errEnough = errors.New("no more is wanted")
 
-// imageBase finds what of an image need not be read; nil when all has to be. feed brings
-// the extents of the base's backup, until done is closed; who takes them waits for it.
-func (r *run) imageBase(ctx context.Context, s Source, done <-chan struct{}) (base *imageBase, feed func(context.Context) error) {
-	if s.Base == nil || s.readAll || r.o.On.drifted.has(distrustKey(r.o.Vault, r.o.Instance, s.Volume, ByBase)) {
+// Image returns which part of an image need not be read; nil when all has to be read. The caller
+// runs feed beside the reading: it brings the extents of the base's backup, until done is closed.
+func (h *History) Image(ctx context.Context, v Volume, done <-chan struct{}) (base *ImageBase, feed func(context.Context) error) {
+	if v.Base == nil || v.ReadAll || h.distrusts(v.Name, ByBase) {
 		return nil, nil
 	}
-	changes, ok := s.Base.Changes.(imageChanges)
+	changes, ok := v.Base.Changes.(imageChanges)
 	if !ok {
 		return nil, nil
 	}
-	items := r.roundItems(ctx, s)
+	items := h.roundItems(ctx, v)
 	if items == nil {
-		items = r.storedItems(ctx, s)
+		items = h.storedItems(ctx, v)
 	}
 	if items == nil {
 		return nil, nil
 	}
-	base = &imageBase{}
-	base.changed, _ = changes.Image()
+	base = &ImageBase{}
+	base.Changed, _ = changes.Image()
 	pages := make(chan []vault.Extent)
 	ended := make(chan error, 1)
 	feed = func(ctx context.Context) error {
@@ -66,7 +75,7 @@ func (r *run) imageBase(ctx context.Context, s Source, done <-chan struct{}) (ba
 		return err
 	}
 	var page []vault.Extent
-	base.next = func() (vault.Extent, bool, error) {
+	base.Next = func() (vault.Extent, bool, error) {
 		for len(page) == 0 {
 			var more bool
 			if page, more = <-pages; !more {
@@ -85,31 +94,31 @@ type eachItem func(ctx context.Context, take func([]vault.Item) error) error
 
 // storedItems returns the items of the backup whose view the base is. It returns nil when
 // the backup is gone, can't be read now, or holds lost packs: that costs a full read.
-func (r *run) storedItems(ctx context.Context, s Source) eachItem {
-	m, err := r.o.Vault.Manifest(ctx, vault.BackupRef{Instance: r.o.Instance, ID: s.Base.Catalogue})
-	if err != nil || slices.ContainsFunc(m.Packs, func(p vault.PackRef) bool { return r.gone[p.ID] }) {
+func (h *History) storedItems(ctx context.Context, v Volume) eachItem {
+	m, err := h.Vault.Manifest(ctx, vault.BackupRef{Instance: h.Instance, ID: v.Base.Catalogue})
+	if err != nil || slices.ContainsFunc(m.Packs, func(p vault.PackRef) bool { return h.Without[p.ID] }) {
 		return nil
 	}
-	vol, err := m.Volume(s.Volume)
+	vol, err := m.Volume(v.Name)
 	if err != nil || vol.Kind != vault.KindImage {
 		return nil
 	}
-	return func(ctx context.Context, take func([]vault.Item) error) error { return r.o.Vault.Items(ctx, vol, take) }
+	return func(ctx context.Context, take func([]vault.Item) error) error { return h.Vault.Items(ctx, vol, take) }
 }
 
 // roundItems returns the items of the round of pre-copy whose view the base is. It
 // returns nil when the base is of no round, or the content that the round stored is gone.
-func (r *run) roundItems(ctx context.Context, s Source) eachItem {
-	if r.o.CatalogueDir == "" {
+func (h *History) roundItems(ctx context.Context, v Volume) eachItem {
+	if h.Catalogues == "" {
 		return nil
 	}
 	items := func(ctx context.Context, take func([]vault.Item) error) error {
-		last, f, err := r.o.Vault.LastCatalogue(r.o.CatalogueDir, r.o.Instance, s.Volume)
+		last, f, err := h.Vault.LastCatalogue(h.Catalogues, h.Instance, v.Name)
 		if err != nil {
 			return err
 		}
 		defer f.Close() // only read
-		if last.ID() != s.Base.Catalogue {
+		if last.ID() != v.Base.Catalogue {
 			return errOther
 		}
 		for {
@@ -131,7 +140,7 @@ func (r *run) roundItems(ctx context.Context, s Source) eachItem {
 	// Read to its end beforehand: in the middle of the image it is too late for a full read.
 	err := items(ctx, func(page []vault.Item) error {
 		for _, it := range page {
-			if slices.ContainsFunc(it.Extents, func(x vault.Extent) bool { return r.gone[x.Chunk.Pack] }) {
+			if slices.ContainsFunc(it.Extents, func(x vault.Extent) bool { return h.Without[x.Chunk.Pack] }) {
 				return errOther
 			}
 		}
@@ -146,23 +155,22 @@ func (r *run) roundItems(ctx context.Context, s Source) eachItem {
 // errOther says that a catalogue can't be used for a base.
 var errOther = errors.New("the catalogue is of another view, or of what is gone")
 
-// roundCatalogue notes the extents that a round of pre-copy stores of
-// an image that lies on that file system. It returns nil where nothing
-// is noted. A base tells the later changes, so no row rests on times.
-func (r *run) roundCatalogue(rec *vault.RecipeWriter, s Source, on string) *catalogue {
-	if !r.o.Precopy || r.o.CatalogueDir == "" {
+// Round begins the catalogue of the extents that a round of pre-copy stores of an
+// image that lies on that file system. Round returns nil where no catalogue is
+// kept. A base tells the later changes, so no row rests on times.
+func (h *History) Round(v Volume, fileSystem string) *Catalogue {
+	if !h.Precopy || h.Catalogues == "" {
 		return nil
 	}
-	rest := vault.Evidence{FileSystem: on, Clock: r.clock, Young: r.res.Created}
-	made, err := r.o.Vault.BeginCatalogue(r.o.CatalogueDir, r.o.Instance, s.Volume, rest)
+	rests := vault.Evidence{FileSystem: fileSystem, Clock: h.Booted, Young: h.Created}
+	made, err := h.Vault.BeginCatalogue(h.Catalogues, h.Instance, v.Name, rests)
 	if err != nil {
-		r.warnings.Warn(tree.Warning{
-			Path: r.o.CatalogueDir, What: fmt.Sprintf("catalogue of %s, volume %s: %v; the image is read again in the hold", r.o.Instance, s.Volume, err),
+		h.Warn(tree.Warning{
+			Path: h.Catalogues, What: fmt.Sprintf("catalogue of %s, volume %s: %v; the image is read again in the hold", h.Instance, v.Name, err),
 		})
 		return nil
 	}
-	c := &catalogue{volume: s.Volume, rest: rest, clock: r.o.Clock, new: made, done: func() {}}
-	r.cats = append(r.cats, c)
-	rec.Tap = c.page
+	c := &Catalogue{volume: v.Name, Rests: rests, clock: h.Clock, new: made, release: func() {}}
+	h.catalogues = append(h.catalogues, c)
 	return c
 }

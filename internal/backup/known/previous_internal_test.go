@@ -1,4 +1,4 @@
-package backup
+package known
 
 import (
 	"io"
@@ -27,20 +27,20 @@ func TestSumsInMemory(t *testing.T) {
 			items = append(items, it)
 		}
 		next := tree.Entry{Path: "e", Kind: tree.File}
-		p := &previous{clock: func() time.Duration { return 0 }, next: func() ([]vault.Item, error) {
+		p := &Previous{clock: func() time.Duration { return 0 }, next: func() ([]vault.Item, error) {
 			if len(items) == 0 {
 				return nil, io.EOF
 			}
-			one := items[:1]
+			page := items[:1]
 			items = items[1:]
-			return one, nil
+			return page, nil
 		}}
 		e := tree.Entry{Path: "db", Kind: tree.File, Size: int64(parts * part * size)}
-		k, ok := p.find(&e)
-		if n := len(k.extents); ok != want || ok && (n != parts*part || len(k.sums) != vault.Pieces(k.extents)) {
-			t.Errorf("%d parts: %v, %d extents, %d sums", parts, ok, n, len(k.sums))
+		k, ok := p.Find(&e)
+		if n := len(k.Extents); ok != want || ok && (n != parts*part || len(k.Sums) != vault.Pieces(k.Extents)) {
+			t.Errorf("%d parts: %v, %d extents, %d sums", parts, ok, n, len(k.Sums))
 		}
-		if _, ok := p.find(&next); ok {
+		if _, ok := p.Find(&next); ok {
 			t.Error("a file is known that the catalogue does not have")
 		}
 	}

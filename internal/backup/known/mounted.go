@@ -1,4 +1,4 @@
-package backup
+package known
 
 import (
 	"context"
@@ -63,42 +63,30 @@ func (e *UnmountedError) Error() string {
 
 const allowEmpty = "allow it with --allow-empty, or with allow_empty: true for the volume in the agent's configuration"
 
-// Look tells, before anything is read, why Run can't make a backup of the sources:
-// an *UnmountedError. It reads no content of files. It looks at Sources, Vault,
-// Instance, Host and CatalogueDir. A fact that it can't find out is no error.
-func Look(ctx context.Context, o Options) error {
-	r := &run{o: o}
-	r.ask(ctx)
-	err := r.mounted(ctx)
-	if _, ok := errors.AsType[*UnmountedError](err); ok {
-		return err
-	}
-	return context.Cause(ctx)
-}
-
-// mounted checks all sources.
-func (r *run) mounted(ctx context.Context) error {
-	for _, s := range r.o.Sources {
-		if s.AllowEmpty {
+// Mounted compares the volumes with the last backup, before anything is read: its
+// error is an *UnmountedError, or says that the last backup can't be asked.
+func (h *History) Mounted(ctx context.Context, volumes []Volume) error {
+	for _, v := range volumes {
+		if v.AllowEmpty {
 			continue
 		}
-		if err := r.sourceMounted(ctx, s); err != nil {
+		if err := h.volumeMounted(ctx, v); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *run) sourceMounted(ctx context.Context, s Source) error {
-	now, err := lookAt(ctx, s.Root)
+func (h *History) volumeMounted(ctx context.Context, v Volume) error {
+	now, err := lookAt(ctx, v.Root)
 	if err != nil {
 		return context.Cause(ctx) // the error comes when the source is read
 	}
-	local := r.localFileSystem(s.Volume)
+	local := h.localFileSystem(v.Name)
 	if local != "" && !now.empty && evidence.SameFileSystem(local, now.fileSystem) {
 		return nil // the usual case asks the store for nothing
 	}
-	stored, unread := r.storedVolume(s.Volume)
+	stored, unread := h.storedVolume(v.Name)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -115,15 +103,15 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 	if !now.empty && !elsewhere {
 		return context.Cause(ctx)
 	}
-	last, ok := r.localVolume(s.Volume)
+	last, ok := h.localVolume(v.Name)
 	if !ok && unread != nil && !now.empty {
 		return context.Cause(ctx)
 	}
 	if !ok && unread != nil && !unusable(unread) {
-		return fmt.Errorf("volume %q is empty, and the last backup can't be asked whether it was empty before: %w", s.Volume, unread)
+		return fmt.Errorf("volume %q is empty, and the last backup can't be asked whether it was empty before: %w", v.Name, unread)
 	}
 	if !ok && unread != nil {
-		return &UnmountedError{Instance: r.o.Instance, Volume: s.Volume, Path: s.Root, Empty: true, Is: now.fileSystem, Unread: unread}
+		return &UnmountedError{Instance: h.Instance, Volume: v.Name, Path: v.Root, Empty: true, Is: now.fileSystem, Unread: unread}
 	}
 	if !ok {
 		last = stored
@@ -132,7 +120,7 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 		return context.Cause(ctx) // nothing can be missing
 	}
 	e := &UnmountedError{
-		Instance: r.o.Instance, Volume: s.Volume, Path: s.Root, Files: last.files, Empty: now.empty, Is: now.fileSystem,
+		Instance: h.Instance, Volume: v.Name, Path: v.Root, Files: last.files, Empty: now.empty, Is: now.fileSystem,
 	}
 	for _, at := range places { // of two places, the place that differs from the present one tells more
 		if e.Was == "" || !evidence.SameFileSystem(at, now.fileSystem) {
@@ -142,21 +130,21 @@ func (r *run) sourceMounted(ctx context.Context, s Source) error {
 	return e
 }
 
-// becameZeros fails for an image that consists of nothing
+// BecameZeros fails for an image that consists of nothing
 // but zeros, unlike the image of the last backup.
-func (r *run) becameZeros(s Source, vol vault.Volume) error {
-	if vol.Bytes > 0 || s.AllowEmpty {
+func (h *History) BecameZeros(v Volume, vol vault.Volume) error {
+	if vol.Bytes > 0 || v.AllowEmpty {
 		return nil
 	}
-	last, unread := r.storedVolume(s.Volume)
+	last, unread := h.storedVolume(v.Name)
 	if unread != nil && !unusable(unread) {
-		return fmt.Errorf("volume %q has only zeros, and the last backup can't be asked whether that was so before: %w", s.Volume, unread)
+		return fmt.Errorf("volume %q has only zeros, and the last backup can't be asked whether that was so before: %w", v.Name, unread)
 	}
 	if last.content == 0 && unread == nil {
 		return nil
 	}
 	return &UnmountedError{
-		Instance: r.o.Instance, Volume: s.Volume, Path: s.Root, Files: last.files, Empty: true, Was: last.fileSystem, Is: vol.FileSystem, Unread: unread,
+		Instance: h.Instance, Volume: v.Name, Path: v.Root, Files: last.files, Empty: true, Was: last.fileSystem, Is: vol.FileSystem, Unread: unread,
 	}
 }
 
@@ -168,11 +156,11 @@ type lastVolume struct {
 }
 
 // localFileSystem is where the volume lay by its catalogue on this host; "" when that is not known.
-func (r *run) localFileSystem(volume string) string {
-	if r.o.CatalogueDir == "" {
+func (h *History) localFileSystem(volume string) string {
+	if h.Catalogues == "" {
 		return ""
 	}
-	last, f, err := r.o.Vault.LastCatalogue(r.o.CatalogueDir, r.o.Instance, volume)
+	last, f, err := h.Vault.LastCatalogue(h.Catalogues, h.Instance, volume)
 	if err != nil {
 		return ""
 	}
@@ -182,11 +170,11 @@ func (r *run) localFileSystem(volume string) string {
 
 // localVolume returns the facts of the catalogue on this host
 // about the entries of the volume; false when it has none.
-func (r *run) localVolume(volume string) (known lastVolume, ok bool) {
-	if r.o.CatalogueDir == "" {
+func (h *History) localVolume(volume string) (known lastVolume, ok bool) {
+	if h.Catalogues == "" {
 		return known, false
 	}
-	last, f, err := r.o.Vault.LastCatalogue(r.o.CatalogueDir, r.o.Instance, volume)
+	last, f, err := h.Vault.LastCatalogue(h.Catalogues, h.Instance, volume)
 	if err != nil {
 		return known, false
 	}
@@ -212,8 +200,8 @@ func (r *run) localVolume(volume string) (known lastVolume, ok bool) {
 // storedVolume returns the facts of the newest backup whose manifest opens; about the place
 // only if this host made that backup. A damaged manifest does not hide the facts of the
 // backups before it. The error says why no manifest of an earlier backup could be read.
-func (r *run) storedVolume(volume string) (known lastVolume, err error) {
-	m, err := r.readable()
+func (h *History) storedVolume(volume string) (known lastVolume, err error) {
+	m, err := h.readable()
 	if errors.Is(err, vault.ErrNoBackup) {
 		return known, nil
 	} else if err != nil {
@@ -224,7 +212,7 @@ func (r *run) storedVolume(volume string) (known lastVolume, err error) {
 		return known, nil // the volume is new
 	}
 	known.files, known.content = vol.Files, vol.Content()
-	if m.Host == r.o.Host && m.Host != "" {
+	if m.Host == h.Host && m.Host != "" {
 		known.fileSystem = vol.FileSystem
 	}
 	return known, nil

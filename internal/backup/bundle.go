@@ -6,46 +6,19 @@ import (
 	"hash/maphash"
 	"io"
 	"slices"
-	"time"
 
-	"holdfast/internal/chunk"
-	"holdfast/internal/seal"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
 
-// worker reads, cuts, names, compresses and stores. It belongs to
-// one goroutine. Without memory it can do nothing.
-type worker struct {
-	*scratch
-	p     *pipeline
-	namer *chunk.Namer
-	own   bool // of its Run: its memory is never given to another
+func newBundle() *unit {
+	u := &unit{done: make(chan struct{})}
+	u.read = func(ctx context.Context, w *worker) error { return w.bundle(ctx, u) }
+	return u
 }
 
-// span is a run of a file's bytes in the content of its bundle.
-type span struct {
-	entry int
-	off   int64 // in the file
-	at    int   // in buf
-	n     int
-}
-
-func newWorker(p *pipeline) *worker { return &worker{p: p, namer: p.o.Vault.Namer()} }
-
-// handOver gives the worker's memory to somebody who waits for it, and tells whether there was one.
-func (w *worker) handOver() bool {
-	if w.own {
-		return false
-	}
-	select {
-	case w.p.o.On.hand <- w.scratch:
-		w.scratch = nil
-		return true
-	default:
-		return false
-	}
-}
+// postpone leaves entry i, a file, to whoever writes the recipe.
+func (u *unit) postpone(i int) { u.late = append(u.late, i) }
 
 // bundle reads the small files of u, cuts their content as one, and sets u.extents.
 func (w *worker) bundle(ctx context.Context, u *unit) error {
@@ -140,9 +113,6 @@ func (w *worker) smallFile(u *unit, i int) error {
 	}
 }
 
-// contentSeed is for comparing the content of a file with its content at an earlier reading.
-var contentSeed = maphash.MakeSeed()
-
 // errLarge says that a file is too large for a bundle.
 var errLarge = errors.New("it is too large for a bundle")
 
@@ -196,41 +166,4 @@ func (w *worker) readToEnd(i int, c *content) error {
 		w.spans = append(w.spans, span{entry: i, at: from, n: n})
 	}
 	return nil
-}
-
-// store names a chunk and sees to it that the vault has it.
-func (w *worker) store(p []byte) (vault.Stored, error) { return w.storeNamed(w.namer.Name(p), p) }
-
-// storeNamed is store for a chunk whose name is known.
-func (w *worker) storeNamed(name chunk.Name, p []byte) (vault.Stored, error) {
-	if loc, ok := w.p.w.Known(name); ok {
-		return vault.Stored{Loc: loc}, nil
-	}
-	m, payload, err := w.compress(p)
-	if err != nil {
-		return vault.Stored{}, err
-	}
-	st, err := w.p.w.Add(name, m, payload, len(p))
-	if err == nil && st.New {
-		w.p.counts.fresh.Add(uint64(len(p)))
-	}
-	return st, err
-}
-
-// compress compresses a chunk at the level that is right now. The
-// payload is valid until the next call.
-func (w *worker) compress(p []byte) (seal.Method, []byte, error) {
-	g := w.p.governor
-	packs, waited, held := w.p.w.Waits()
-	g.observe(time.Since(w.p.started), packs, waited, held)
-	level := seal.Level(g.level.Load())
-	if w.comps[level] == nil {
-		var err error
-		if w.comps[level], err = seal.NewCompressor(level, w.p.cutter.Params().Max); err != nil {
-			return 0, nil, err
-		}
-	}
-	g.bytes[level].Add(uint64(len(p)))
-	m, payload := w.comps[level].Compress(p)
-	return m, payload, nil
 }
