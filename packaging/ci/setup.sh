@@ -4,6 +4,7 @@
 # are skipped; in CI that is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. packaging/ci/env.sh
 
 # program:package, one for each package that tests or scripts use.
 needed=(
@@ -59,7 +60,7 @@ build() {
 	local name=${module##*/}
 	if [ ! -x "build/bin/$name" ] || [ "$(cat "build/bin/$name.version" 2>/dev/null)" != "$1" ]; then
 		echo "building $1"
-		GOBIN=$PWD/build/bin GOFLAGS=-trimpath go install "$1"
+		GOBIN=$PWD/build/bin go install "$1"
 		echo "$1" >"build/bin/$name.version"
 	fi
 }
