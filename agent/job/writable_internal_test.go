@@ -131,6 +131,10 @@ func fill(tb testing.TB, jobs, keepJobs int, keepBytes int64) string {
 // lists a tenant's jobs: "kept" has all of them with their reports, as a bound by
 // tasks keeps them, and "bounded" has the jobs that remain under the bounds.
 func BenchmarkLargeJournal(b *testing.B) {
+	jobs := 72_000
+	if testing.Short() {
+		jobs = 10_000 // enough for a page of a tenant
+	}
 	for _, c := range []struct {
 		name string
 		keep int
@@ -139,7 +143,7 @@ func BenchmarkLargeJournal(b *testing.B) {
 		all := b // whose folder outlives the folder of the part
 		b.Run(c.name+"/open", func(b *testing.B) {
 			if path == "" {
-				path = fill(all, 72_000, c.keep, DefaultKeepBytes)
+				path = fill(all, jobs, c.keep, DefaultKeepBytes)
 			}
 			for b.Loop() {
 				var before, after runtime.MemStats

@@ -142,6 +142,7 @@ func TestPowerDownWhoseAnswerIsLost(t *testing.T) {
 		}
 		return false
 	})
+	s.Hurry(t)
 	s.Writes(t)
 	do(t, "freeze", i.Freeze)
 	held, err := i.State(t.Context())

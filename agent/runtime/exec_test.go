@@ -37,7 +37,7 @@ start)
 	[ ! -e generation ] || [ "$(state)" = running ] || date +%s%N >generation
 	[ "$(state)" = frozen ] && kill -CONT "$pid"
 	[ "$(state)" = stopped ] || exit 0
-	setsid sh -c 'echo $$ >new; mv new pid; while :; do echo x >>volume/log; done' >/dev/null 2>&1 & while [ "$(cat pid 2>/dev/null || echo 0)" = "$pid" ]; do sleep 0.01; done
+	setsid sh -c 'echo $$ >new; mv new pid; while :; do echo x >>volume/log; [ -e volume/` + runtimetest.Hurry + ` ] || sleep 0.02; done' >/dev/null 2>&1 & while [ "$(cat pid 2>/dev/null || echo 0)" = "$pid" ]; do sleep 0.01; done
 	;;
 esac
 [ "$HOLDFAST_INSTANCE" = phone-1 ]

@@ -35,6 +35,9 @@ func (r *requests) ReadAt(ctx context.Context, key string, p []byte, off int64) 
 // requests, and bytes that no file needs. FORMAT.md has larger figures.
 func BenchmarkRestoreOfChain(b *testing.B) {
 	for _, days := range []int{0, 30, 100} {
+		if testing.Short() && days > 30 {
+			continue
+		}
 		b.Run(fmt.Sprintf("days=%d", days), func(b *testing.B) {
 			dir := filepath.Join(b.TempDir(), "phone")
 			_, err := phone.Make(dir, phone.Options{Seed: 1, Bytes: 24 << 20})

@@ -2,6 +2,8 @@ package testbed
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -53,9 +55,17 @@ enabled = false
 [identity]
 password_hash_rounds = 4
 `, k.dir)
+	// As fernet_setup and credential_setup make them: 0 is the next key, 1 the key in use.
 	for _, d := range []string{"fernet", "credential"} {
 		if err := os.Mkdir(filepath.Join(k.dir, d), 0o700); err != nil {
 			t.Fatal(err)
+		}
+		for _, name := range []string{"0", "1"} {
+			key := make([]byte, 32)
+			_, _ = rand.Read(key) // never fails
+			if err := os.WriteFile(filepath.Join(k.dir, d, name), []byte(base64.URLEncoding.EncodeToString(key)), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	if err := os.WriteFile(k.config(), []byte(conf), 0o600); err != nil {
@@ -67,8 +77,6 @@ password_hash_rounds = 4
 	}
 	k.URL = "http://" + k.address + "/v3"
 	k.manage("db_sync")
-	k.manage("fernet_setup", "--keystone-user", "root", "--keystone-group", "root")
-	k.manage("credential_setup", "--keystone-user", "root", "--keystone-group", "root")
 	k.manage("bootstrap", "--bootstrap-password", k.Password, "--bootstrap-public-url", k.URL, "--bootstrap-admin-url", k.URL,
 		"--bootstrap-internal-url", k.URL, "--bootstrap-region-id", "test")
 	t.Cleanup(k.Stop)

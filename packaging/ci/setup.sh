@@ -4,6 +4,7 @@
 # are skipped; in CI that is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. packaging/ci/env.sh
 
 # program:package, one for each package that tests or scripts use.
 needed=(
@@ -21,13 +22,37 @@ rclone=github.com/rclone/rclone@v1.76.0 # for "setup.sh long"
 
 PATH=$PATH:/usr/sbin:/sbin
 temporary=()
-trap 'rm -rf "${temporary[@]}"' EXIT
+builder=
+trap '[ -z "$builder" ] || kill "$builder" 2>/dev/null || true; rm -rf "${temporary[@]}"' EXIT
 lacking=()
 for pair in "${needed[@]}"; do
 	command -v "${pair%%:*}" >/dev/null || lacking+=("${pair#*:}")
 done
 # docker.io needs the certificates only in the network, but programs that test TLS look for the folder.
 [ -e /etc/ssl/certs/ca-certificates.crt ] || lacking+=(ca-certificates)
+
+# build MODULE@VERSION builds a program into build/bin, unless that very version is there.
+build() {
+	local module=${1%@*}
+	local name=${module##*/}
+	if [ ! -x "build/bin/$name" ] || [ "$(cat "build/bin/$name.version" 2>/dev/null)" != "$1" ]; then
+		echo "building $1"
+		GOBIN=$PWD/build/bin go install "$1"
+		echo "$1" >"build/bin/$name.version"
+	fi
+}
+
+stores() {
+	build "$minio"
+	build "$versitygw"
+	[ "$1" != long ] || build "$rclone"
+}
+# The stores are compiled while apt fetches and unpacks, which needs little of the processors; afterwards
+# where the certificates lack without which the modules can't be fetched.
+if [ -e /etc/ssl/certs/ca-certificates.crt ]; then
+	stores "${1:-}" &
+	builder=$!
+fi
 
 if [ ${#lacking[@]} -gt 0 ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -53,20 +78,6 @@ if [ ${#lacking[@]} -gt 0 ]; then
 	fi
 fi
 
-# build MODULE@VERSION builds a program into build/bin, unless that very version is there.
-build() {
-	local module=${1%@*}
-	local name=${module##*/}
-	if [ ! -x "build/bin/$name" ] || [ "$(cat "build/bin/$name.version" 2>/dev/null)" != "$1" ]; then
-		echo "building $1"
-		GOBIN=$PWD/build/bin GOFLAGS=-trimpath go install "$1"
-		echo "$1" >"build/bin/$name.version"
-	fi
-}
-build "$minio"
-build "$versitygw"
-[ "${1:-}" != long ] || build "$rclone"
-
 # Virtual machines boot Debian's kernel for clouds: it is small and has device mapper. Its package is unpacked
 # and not installed. Any version will do, so one that is there stays.
 kernels=(build/vm/lib/modules/*/modules.dep)
@@ -90,4 +101,11 @@ if [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] && [ ! -e "${kernels[0
 		depmod -b build/vm.new "${kernel#linux-image-}"
 		mv build/vm.new build/vm
 	fi
+fi
+
+if [ -n "$builder" ]; then
+	wait "$builder"
+	builder=
+else
+	stores "${1:-}"
 fi

@@ -3,6 +3,7 @@
 # HOLDFAST_TEST_FLAGS adds flags for "go test", such as -race or -run.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
+. packaging/ci/env.sh
 PATH=$PATH:/usr/sbin:/sbin
 mark=holdfast-testbed- # begins the name of the folder in which tests keep all that they make
 
@@ -25,10 +26,14 @@ mkdir -p build
 rm -f $flaky
 [ "${CI:-}" = true ] && again=(--rerun-fails=1 --rerun-fails-max-failures=6 --rerun-fails-abort-on-data-race --rerun-fails-report=$flaky)
 
-# The set-up of a file system or a container takes long on a busy machine, but no test needs half of this.
+# The packages that take longest come first: else the last of them runs alone at the end, on one processor. Many tests
+# wait (for an engine, a virtual machine, a timer), so more packages run at a time than there are processors. "make lint"
+# runs all of vet. The set-up of a file system or a container takes long on a busy machine, but no test needs half of this.
+long="./internal/e2e ./agent ./internal/backup ./agent/runtime ./internal/obs ./internal/bench ./agent/job ./cmd/holdfast
+	./packaging ./internal/e2e/fleet ./internal/restore ./internal/vault ./agent/auth ./internal/snapshot"
 go tool -modfile=packaging/tools/go.mod gotestsum \
-	--format pkgname --format-hide-empty-pkg "${again[@]}" --packages ./... -- \
-	-timeout 40m -p 2 ${HOLDFAST_TEST_FLAGS:-}
+	--format pkgname --format-hide-empty-pkg "${again[@]}" --packages "$(echo $long) ./..." -- \
+	-timeout 40m -vet=off -p $(($(nproc) + 1)) ${HOLDFAST_TEST_FLAGS:-}
 code=$?
 if [ -s $flaky ]; then
 	echo "these tests failed and were run again (runs, failures); mend them:"
@@ -37,7 +42,7 @@ fi
 
 # Benchmarks must go on running; what they measure here is nothing. Those of obs need servers, and are run by hand.
 mapfile -t benches < <(grep -rlE '^func Benchmark' --include='*_test.go' agent cmd internal | grep -v '^internal/obs/' | xargs -n1 dirname | sort -u | sed 's|^|./|')
-go test -run '^$' -bench . -benchtime 1x -short "${benches[@]}" >build/bench.txt || { code=1; cat build/bench.txt; }
+go test -run '^$' -bench . -benchtime 1x -short -vet=off "${benches[@]}" >build/bench.txt || { code=1; cat build/bench.txt; }
 
 for _ in $(seq 240); do # the processes that clean up after killed tests need a moment
 	[ -z "$(left)" ] && break

@@ -17,6 +17,10 @@ import (
 	"holdfast/agent/runtime"
 )
 
+// Hurry is the name of the file in a volume that makes the programs append as fast as they can.
+// A law that looks for a write in a short time needs that; all other laws leave the processors free.
+const Hurry = "hurry"
+
 // Patience bounds each wait for something that happens sooner or later.
 const Patience = time.Minute
 
@@ -24,8 +28,9 @@ const Patience = time.Minute
 // besides its driver's acts. Where a hook is nil, the laws that need it are left out.
 type Subject struct {
 	runtime.Instance
-	// Volume is the folder to which the instance's programs append as fast as they
-	// can while it runs. Empty: the driver holds nothing, so there is no program.
+	// Volume is the folder to which the instance's programs append while it runs: every few
+	// hundredths of a second, and as fast as they can while a file named Hurry is in the
+	// folder. Empty: the driver holds nothing, so there is no program.
 	Volume string
 	// Blind says that the driver can't tell the state.
 	Blind bool
@@ -147,6 +152,17 @@ func (s Subject) Writes(t *testing.T) {
 	}
 }
 
+// Hurry makes the programs of the instance append as fast as they can.
+func (s Subject) Hurry(t *testing.T) {
+	t.Helper()
+	if s.Volume == "" {
+		return
+	}
+	if err := os.WriteFile(filepath.Join(s.Volume, Hurry), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Still looks that the instance does not write.
 func (s Subject) Still(t *testing.T) {
 	t.Helper()
@@ -217,6 +233,7 @@ func goesOn(t *testing.T, s Subject) {
 }
 
 func downFrozen(t *testing.T, s Subject) {
+	s.Hurry(t)
 	for range 5 {
 		s.Writes(t)
 		do(t, "freeze", s.Freeze)
