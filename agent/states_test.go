@@ -37,10 +37,7 @@ var command = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "holdfast")
-	if out, err := exec.Command("go", "build", "-o", path, "holdfast/cmd/holdfast").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build holdfast: %w: %s", err, out)
-	}
-	return path, nil
+	return path, testbed.Build(path, "holdfast/cmd/holdfast")
 })
 
 // stubborn is the verb of hosts whose instances refuse an

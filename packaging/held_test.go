@@ -42,10 +42,8 @@ exec sh "$SCRIPT" "$@"`
 func TestRemovalWithHeldInstances(t *testing.T) {
 	testbed.Need(t, "root", "unshare", "mount")
 	program := filepath.Join(testbed.Dir(t), "holdfastd")
-	build := exec.Command("go", "build", "-o", program, "holdfast/cmd/holdfastd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := testbed.Build(program, "holdfast/cmd/holdfastd"); err != nil {
+		t.Fatal(err)
 	}
 	insist := []string{"HOLDFAST_REMOVE_HELD=1"}
 	for _, c := range []struct {

@@ -204,7 +204,7 @@ func TestManyFiles(t *testing.T) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	bin := filepath.Join(dir, "holdfast")
-	if text, err := exec.Command("go", "build", "-o", bin, "holdfast/cmd/holdfast").CombinedOutput(); err != nil {
+	if text, err := exec.Command("go", "build", "-ldflags=-s -w", "-o", bin, "holdfast/cmd/holdfast").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
 	r := &runner{settings: settings{holdfast: bin}, dir: dir, trees: dir, path: os.Getenv("PATH")}

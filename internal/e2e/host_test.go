@@ -66,19 +66,12 @@ func program(t testing.TB, name string) string {
 		if programs.err != nil {
 			return
 		}
-		build := func(out, pkg string, env ...string) {
-			c := exec.Command("go", "build", "-tags", "crashpoints", "-o", filepath.Join(programs.dir, out), pkg)
-			c.Env = append(os.Environ(), env...)
-			if b, err := c.CombinedOutput(); err != nil {
-				programs.err = errors.Join(programs.err, fmt.Errorf("build %s: %w\n%s", pkg, err, b))
-			}
+		for name, pkg := range map[string]string{
+			"holdfast": "holdfast/cmd/holdfast", "holdfastd": "holdfast/cmd/holdfastd",
+			"writer": "./testdata/writer", "burster": "./testdata/burster", "neighbour": "./testdata/neighbour",
+		} {
+			programs.err = errors.Join(programs.err, testbed.Build(filepath.Join(programs.dir, name), pkg, "-tags", "crashpoints"))
 		}
-		build("holdfast", "holdfast/cmd/holdfast")
-		// as shipped: it gives up powers
-		build("holdfastd", "holdfast/cmd/holdfastd", "CGO_ENABLED=0")
-		build("writer", "./testdata/writer", "CGO_ENABLED=0")
-		build("burster", "./testdata/burster", "CGO_ENABLED=0")
-		build("neighbour", "./testdata/neighbour", "CGO_ENABLED=0")
 	})
 	must(t, programs.err)
 	return filepath.Join(programs.dir, name)

@@ -49,17 +49,10 @@ func fromEnv(t testing.TB, name string, otherwise int) int {
 func TestPowerCuts(t *testing.T) {
 	testbed.Need(t, "machine", "btrfs")
 	dir := t.TempDir()
-	build := func(name, pkg string) string {
-		c := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
-		c.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		return filepath.Join(dir, name)
-	}
+	powercut := filepath.Join(dir, "powercut")
+	must(t, testbed.Build(powercut, "./testdata/powercut"))
 	testbed.WriteCertificate(t, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), "127.0.0.1")
-	must(t, exec.Command(build("holdfast", "holdfast/cmd/holdfast"), "key", "new", "--out", filepath.Join(dir, "host.key")).Run())
-	build("holdfastd", "holdfast/cmd/holdfastd")
+	must(t, exec.Command(program(t, "holdfast"), "key", "new", "--out", filepath.Join(dir, "host.key")).Run())
 	var instances strings.Builder
 	for i := range 3 {
 		id := fmt.Sprintf("phone-%d", i+1)
@@ -70,7 +63,7 @@ func TestPowerCuts(t *testing.T) {
 			id, tenant, verb("freeze"), verb("thaw"), verb("power-down"), verb("state"), id)
 	}
 	spec := testbed.MachineSpec{
-		Program: build("powercut", "./testdata/powercut"), Modules: []string{"btrfs"},
+		Program: powercut, Modules: []string{"btrfs"},
 		Env: []string{"TOKEN=" + token, "HOLDFAST_STORE=file:///disk/store", "HOLDFAST_KEY=/etc/holdfast/host.key", "HOLDFAST_VAULT=" + tenant},
 		Files: map[string]string{
 			"/etc/holdfast/tokens": auth.HashToken(token) + " tenant=" + tenant + " role=tenant\n",
@@ -88,10 +81,12 @@ report: {url: "http://127.0.0.1:9998/reports"}
 instances:` + instances.String() + "\n",
 		},
 	}
-	for _, name := range []string{"cert.pem", "key.pem", "host.key", "holdfast", "holdfastd"} {
-		b, err := os.ReadFile(filepath.Join(dir, name))
+	for _, path := range []string{
+		filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "host.key"), program(t, "holdfast"), program(t, "holdfastd"),
+	} {
+		b, err := os.ReadFile(path)
 		must(t, err)
-		spec.Files["/etc/holdfast/"+name] = string(b)
+		spec.Files["/etc/holdfast/"+filepath.Base(path)] = string(b)
 	}
 	seed, rounds := fromEnv(t, "HOLDFAST_SEED", 1), fromEnv(t, "ROUNDS", powerCuts)
 	begin := time.Now()

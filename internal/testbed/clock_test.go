@@ -40,8 +40,8 @@ func main() {
 	if err := os.WriteFile(source, []byte(program), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("go", "build", "-overlay", overlay, "-o", binary, source).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := testbed.Build(binary, source, "-overlay", overlay); err != nil {
+		t.Fatal(err)
 	}
 	clock := testbed.NewClock(t)
 	const hour = 3600

@@ -29,7 +29,7 @@ func RunInMachine(t *testing.T, spec MachineSpec, patience time.Duration) {
 	Need(t, append([]string{"machine"}, spec.Tools...)...)
 	spec.Program = filepath.Join(Dir(t), "test")
 	// Static: another libc is not worth its room, and without it nothing depends on the host's.
-	build := exec.Command("go", "test", "-c", "-o", spec.Program, ".")
+	build := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-o", spec.Program, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", build, err, out)

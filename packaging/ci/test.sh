@@ -28,12 +28,13 @@ rm -f $flaky
 
 # The packages that take longest come first: else the last of them runs alone at the end, on one processor. Many tests
 # wait (for an engine, a virtual machine, a timer), so more packages run at a time than there are processors. "make lint"
-# runs all of vet. The set-up of a file system or a container takes long on a busy machine, but no test needs half of this.
+# runs all of vet. Symbols for a debugger take a quarter of the time of each link. The set-up of a
+# file system or a container takes long on a busy machine, but no test needs half of this.
 long="./internal/e2e ./agent ./internal/backup ./agent/runtime ./internal/obs ./internal/bench ./agent/job ./cmd/holdfast
 	./packaging ./internal/e2e/fleet ./internal/restore ./internal/vault ./agent/auth ./internal/snapshot"
 go tool -modfile=packaging/tools/go.mod gotestsum \
 	--format pkgname --format-hide-empty-pkg "${again[@]}" --packages "$(echo $long) ./..." -- \
-	-timeout 40m -vet=off -p $(($(nproc) + 1)) ${HOLDFAST_TEST_FLAGS:-}
+	-timeout 40m -vet=off "-ldflags=-s -w" -p $(($(nproc) + 1)) ${HOLDFAST_TEST_FLAGS:-}
 code=$?
 if [ -s $flaky ]; then
 	echo "these tests failed and were run again (runs, failures); mend them:"
@@ -42,7 +43,7 @@ fi
 
 # Benchmarks must go on running; what they measure here is nothing. Those of obs need servers, and are run by hand.
 mapfile -t benches < <(grep -rlE '^func Benchmark' --include='*_test.go' agent cmd internal | grep -v '^internal/obs/' | xargs -n1 dirname | sort -u | sed 's|^|./|')
-go test -run '^$' -bench . -benchtime 1x -short -vet=off "${benches[@]}" >build/bench.txt || { code=1; cat build/bench.txt; }
+go test -run '^$' -bench . -benchtime 1x -short -vet=off "-ldflags=-s -w" "${benches[@]}" >build/bench.txt || { code=1; cat build/bench.txt; }
 
 for _ in $(seq 240); do # the processes that clean up after killed tests need a moment
 	[ -z "$(left)" ] && break

@@ -181,7 +181,7 @@ func build(t *testing.T) tools {
 		{"-overlay", overlay, "holdfast/cmd/holdfastd", "holdfast/cmd/holdfast"},
 		{"./testdata/phone"},
 	} {
-		c := exec.Command("go", append([]string{"build", "-o", bin + "/"}, args...)...)
+		c := exec.Command("go", append([]string{"build", "-ldflags=-s -w", "-o", bin + "/"}, args...)...)
 		c.Env = append(os.Environ(), "CGO_ENABLED=0") // as shipped: the daemon gives up powers
 		if out, err := c.CombinedOutput(); err != nil {
 			t.Fatalf("build %q: %v\n%s", args, err, out)
