@@ -75,6 +75,12 @@ type Aside struct {
 	Missing []string `json:"missing,omitempty"`
 	// Removing says that it is being removed, which nothing stops any more.
 	Removing bool `json:"removing,omitempty"`
+	// Adopted is when the agent found the trees, of which the journal did not know; UTC, zero for
+	// others. The time for which the content is kept begins then. See seekKept.
+	Adopted time.Time `json:"adopted,omitzero"`
+	// Partial says that a removal of the trees had begun, of which the journal does not know, so
+	// that the content may not be whole.
+	Partial bool `json:"partial,omitempty"`
 	// Error is of the last try to remove it, or to rename it.
 	Error string `json:"error,omitempty"`
 }
@@ -97,6 +103,14 @@ type Keeper interface {
 	Return(p Place) error
 	// LiesAside tells where the tree Old is, at Aside or at the stage; "" where it is at neither.
 	LiesAside(p Place) (path string, err error)
+	// Note puts a note on the tree at a path of a place, durable when it returns nil: of the tree
+	// Old alone, where that is known. It does nothing where nothing is, and where the storage
+	// keeps no notes. NoteOn returns the note that was put on that very tree; nil: there is none.
+	Note(p Place, path string, n KeptNote) error
+	NoteOn(p Place, path string) (*KeptNote, error)
+	// FindKept lists the trees beside the places of all configured volumes that have the name of
+	// kept content, or of a stage and a note. With an error it could not look at all places.
+	FindKept(ctx context.Context) ([]FoundKept, error)
 	// Room compares the needs of the backup with the free space around its volumes, to which the
 	// content with these counts, by volume, is added. ErrRoom: it does not fit.
 	Room(ctx context.Context, r RestoreRequest, freed map[string]Count) error
@@ -331,9 +345,14 @@ func (m *Manager) removeAside(s Aside) error {
 	return errors.Join(failed, err)
 }
 
+// removeTree removes a tree that is kept, or condemned. The note on the tree says so before the
+// first byte goes, so that a part of a tree is never taken for the whole.
 func (m *Manager) removeTree(p Place) error {
 	at, err := m.parts.Restorer.LiesAside(p)
 	if err != nil || at == "" {
+		return err
+	}
+	if err := m.noteRemoval(p, at); err != nil {
 		return err
 	}
 	p.Stage = at
@@ -353,7 +372,12 @@ func (m *Manager) watchAside(ctx context.Context) {
 	next := map[string]due{}
 	tick := time.NewTicker(asideEvery)
 	defer tick.Stop()
+	var looked time.Time
 	for {
+		if now := time.Now(); looked.IsZero() || now.Sub(looked) >= seekEvery {
+			looked = now
+			m.contained("look for kept content of which the journal does not know", func() { m.seekKept(ctx) })
+		}
 		all, err := m.journal.Kept()
 		if err != nil {
 			m.parts.Observer.Trouble("", "", "look for kept content", err)

@@ -46,6 +46,8 @@ type world struct {
 	disks map[string]disk
 	// tree -> the mark that it bears
 	bears map[string]bearing
+	// tree -> the note that a restore has put on it
+	notes map[string]job.KeptNote
 	room  func(context.Context, job.Base) (int64, int64, error) // nil: not asked
 	// the store's treatment of a restore; nil: well
 	restore func(ctx context.Context, volume int) error
@@ -120,7 +122,7 @@ type phone struct {
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
 		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{}, made: map[string]string{},
-		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{}, bears: map[string]bearing{},
+		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{}, bears: map[string]bearing{}, notes: map[string]job.KeptNote{},
 		lost: map[string]map[int]time.Time{}, ended: map[string]int{}, bootID: "boot-1", booted: time.Now(),
 	}
 	for _, n := range names {
@@ -744,6 +746,9 @@ func (f fakeMarks) Clear(instance string) error {
 	f.l.alive()
 	f.l.w.mu.Lock()
 	defer f.l.w.mu.Unlock()
+	if err := f.l.w.failing("clear", instance); err != nil {
+		return err
+	}
 	if p := f.l.w.instances[instance]; p.state == job.IsFrozen && !p.owner {
 		f.l.w.fault("the note of %s is removed while it is frozen", instance)
 	}
