@@ -56,6 +56,10 @@ func TestKeptSurvivesTheJournal(t *testing.T) {
 			if k.InstanceID != "phone-1" || k.Adopted.IsZero() || k.Partial || k.Files != 1 || k.Left < 71*3600 || len(k.Volumes) != 1 || k.Volumes[0].From != volume {
 				t.Errorf("adopted as %+v", k)
 			}
+			h.eventually("the control plane is told", func() bool {
+				e := h.plane.took("holdfast.instance.kept", "phone-1")
+				return e != nil && strings.Contains(string(e.Data), `"replaced":{"files":1,"bytes":24`) && strings.Contains(string(e.Data), k.JobID)
+			})
 			if h.file(k.Volumes[0].Path) != "bytes that no backup has" {
 				t.Errorf("kept at %s: %q", k.Volumes[0].Path, h.file(k.Volumes[0].Path))
 			}

@@ -89,36 +89,6 @@ func asideKey(instance, job string) []byte { return []byte(instance + "\x00" + j
 
 func (s *Aside) key() []byte { return asideKey(s.Instance, s.Job) }
 
-// Keeper is the part of a Restorer about the content that restores replace. Its methods may be
-// called from any goroutine.
-type Keeper interface {
-	// Count looks at a path of a place: its Target, Stage or Aside. The identity is ""
-	// where nothing is. It follows no link and takes a bounded time.
-	Count(ctx context.Context, p Place, path string) (identity string, found Count, err error)
-	// SetAside renames the tree Old from the stage to Aside, in one step, and TakeOut from the
-	// target; Return brings that tree from Aside back to an empty target. Done twice they are no
-	// error.
-	SetAside(p Place) error
-	TakeOut(p Place) error
-	Return(p Place) error
-	// LiesAside tells where the tree Old is, at Aside or at the stage; "" where it is at neither.
-	LiesAside(p Place) (path string, err error)
-	// Note puts a note on the tree at a path of a place, durable when it returns nil: of the tree
-	// Old alone, where that is known. It does nothing where nothing is, and where the storage
-	// keeps no notes. NoteOn returns the note that was put on that very tree; nil: there is none.
-	Note(p Place, path string, n KeptNote) error
-	NoteOn(p Place, path string) (*KeptNote, error)
-	// FindKept lists the trees beside the places of all configured volumes that have the name of
-	// kept content, or of a stage and a note. With an error it could not look at all places.
-	FindKept(ctx context.Context) ([]FoundKept, error)
-	// Room compares the needs of the backup with the free space around its volumes, to which the
-	// content with these counts, by volume, is added. ErrRoom: it does not fit.
-	Room(ctx context.Context, r RestoreRequest, freed map[string]Count) error
-}
-
-// ErrRoom says that there is too little room for a restore.
-var ErrRoom = errors.New("the restore does not fit")
-
 // replaced looks at the content that all volumes have replaced, once all are in their places. It
 // returns the places as they are to be journalled, and the record of the kept content; nil: none is
 // kept.
@@ -313,17 +283,27 @@ func (m *Manager) RemoveKept(instance, job string) error {
 	if err != nil {
 		return err
 	}
-	return m.removeAside(s)
+	return m.removeAside(s, true)
 }
 
 // removeAside journals that a record is being removed, removes the trees, and forgets the record.
-func (m *Manager) removeAside(s Aside) error {
+// Where an operator wants that, the control plane is told.
+func (m *Manager) removeAside(s Aside, told bool) error {
 	if !s.Removing {
 		m.hit(crashpoint.WriteRemoving + crashpoint.Before)
-		err := m.journal.changeAside(s.Instance, s.Job, noPutBack(s.Instance, s.Job), func(s *Aside) bool { s.Removing = true; return true })
+		may := func(tx *bbolt.Tx) error {
+			if err := noPutBack(s.Instance, s.Job)(tx); err != nil || !told {
+				return err
+			}
+			return tell(tx, m.opts.Now(), EventDecided, decidedData{
+				Instance: s.Instance, Tenant: s.Tenant, Job: s.Job, Decision: decidedRemoval, By: "an operator", BackupID: s.Known.Backup, Replaced: &s.Replaced,
+			})
+		}
+		err := m.journal.changeAside(s.Instance, s.Job, may, func(s *Aside) bool { s.Removing = true; return true })
 		if err != nil {
 			return err
 		}
+		wake(m.outbox)
 		m.hit(crashpoint.WriteRemoving + crashpoint.After)
 	}
 	var errs []error
@@ -410,7 +390,7 @@ func (m *Manager) tendAside(s Aside) bool {
 	doing := "remove the kept content of " + s.Instance
 	switch {
 	case s.Removing || over:
-		if err = m.removeAside(s); errors.Is(err, ErrState) {
+		if err = m.removeAside(s, false); errors.Is(err, ErrState) {
 			return true // a job uses it
 		}
 	default:

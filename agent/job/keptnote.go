@@ -167,6 +167,7 @@ func (m *Manager) adoptKept(ctx context.Context, f FoundKept) {
 	case err != nil:
 		trouble(err)
 	case adopted:
+		wake(m.outbox)
 		trouble(fmt.Errorf("the journal of this host was lost or set back, and does not know the content, which is kept for %s from now on", m.opts.KeepAside))
 	}
 }
@@ -247,7 +248,10 @@ func (jr *Journal) adoptKept(f FoundKept, c Count, now time.Time) (adopted bool,
 			r.Newest = c.Newest
 		}
 		adopted = true
-		return put(tx, bucketAside, s.key(), s)
+		return errors.Join(put(tx, bucketAside, s.key(), s), tell(tx, now, EventKept, decidedData{
+			Instance: s.Instance, Tenant: s.Tenant, Job: s.Job, Replaced: &s.Replaced,
+			Reason: "the journal of the host was lost or set back, and did not know the content; it is kept for its whole time from now on",
+		}))
 	})
 	return adopted, err
 }

@@ -61,6 +61,8 @@ type world struct {
 	silent time.Duration
 	// how often the store was asked before a hold
 	asked int
+	// how often a look for copies of the host came before a power-down
+	alone int
 	// as the control plane took them
 	events []job.Event
 	bootID string
@@ -671,6 +673,16 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 		w.backups[r.Instance] = append(w.backups[r.Instance], held)
 	}
 	return &job.Result{Fork: w.forks, Parent: r.Content.Backup, BackupID: id, Seq: uint64(len(w.backups[r.Instance])), Object: "v/backups/" + id, ManifestSHA256: "00ff", Verified: time.Now(), Catalogues: catalogues}, nil
+}
+
+// Alone fails where the world says that the host is a copy.
+func (b fakeEngine) Alone(_ context.Context, j *job.Job) error {
+	b.l.alive()
+	w := b.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.alone++
+	return w.failing("alone", j.Instance)
 }
 
 // Present tells whether the world has the job's backup.
