@@ -439,7 +439,12 @@ func TestCopyLooksBeforeEachPowerDown(t *testing.T) {
 	c.works()
 	must(t, c.operator().Resume(t.Context(), "phone-1"))
 	c.eventually("the copy lets it run", func() bool { return c.plane.took("holdfast.instance.resumed", "phone-1") != nil })
-	c.operate(t, "phone-1")
+	c.eventually("the job of before is over", func() bool {
+		jobs, err := c.operator().Jobs(t.Context(), api.JobFilter{InstanceID: "phone-1", Active: true})
+		return err == nil && len(jobs) == 0
+	})
+	_, err := c.operator().Backup(t.Context(), "of-the-copy", []string{"phone-1"})
+	must(t, err)
 	c.stage("phone-1", "acknowledged")
 	h.look()
 	must(t, c.operator().Release(t.Context(), "phone-1"))
