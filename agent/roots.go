@@ -104,7 +104,7 @@ func (r restores) Mark(ctx context.Context, j *job.Job, c job.Content) (map[stri
 	return marked, errors.Join(errs...)
 }
 
-// errOtherFolder says that the folder or file which was backed up does not lie at its path any more.
+// errOtherFolder says that the backed-up folder or file does not lie at its path any more.
 var errOtherFolder = errors.New("another folder or file lies there than the one that was backed up")
 
 // markAt marks the folder or file at a path, if it is the one that was backed up.

@@ -42,7 +42,8 @@ type KeptContent struct {
 	// Adopted is when the agent found the content, of which its journal did not know; zero for
 	// others. The time for which it is kept began then.
 	Adopted time.Time `json:"adopted,omitzero"`
-	// Partial says that a removal of it had begun, so that it may not be whole. It can't be put back.
+	// Partial says that a removal had begun, so that the content may not be
+	// whole. It can't be put back.
 	Partial bool   `json:"partial,omitempty"`
 	Error   string `json:"error,omitempty"` // why it could not be removed or renamed yet
 }

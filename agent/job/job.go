@@ -364,7 +364,7 @@ const (
 	EventResumed   = "holdfast.instance.resumed"
 
 	EventDecided = "holdfast.instance.decided" // an operator of the host has decided about it
-	// content that a restore had replaced was found beside the volumes, and the journal did not know it
+	// content that a restore had replaced was found beside the volumes, unknown to the journal
 	EventKept = "holdfast.instance.kept"
 
 	EventRestoreStarted   = "holdfast.restore.started"

@@ -185,7 +185,7 @@ func (jr *Journal) Recent(after uint64, limit int) (events []Recent, oldest, new
 			j, err := getJob(tx, e.Job)
 			switch {
 			case e.Event.Tenant != "":
-				e.Tenant, err = e.Event.Tenant, nil
+				e.Tenant = e.Event.Tenant
 			case err == nil:
 				e.Tenant = j.Tenant
 			case !errors.Is(err, ErrNotFound):

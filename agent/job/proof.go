@@ -76,8 +76,8 @@ type Loner interface {
 	Alone(ctx context.Context, j *Job) error
 }
 
-// alone tells whether the power-down may follow. Where it may not the job stays in the journal: this
-// agent takes no step any more.
+// alone tells whether the power-down may follow. Where it may not, the job stays
+// in the journal: this agent takes no step any more.
 func (w *worker) alone(hard context.Context, j *Job) (bool, error) {
 	loner, ok := w.m.parts.Backuper.(Loner)
 	if !ok {
