@@ -199,7 +199,7 @@ func (s *service) AcceptLoss(ctx context.Context, c api.Caller, id string, confi
 		return l, nil
 	}
 	l.Accepted, l.AcceptedBy, l.AcceptedAt = true, c.Via, time.Now().UTC()
-	err = s.a.journal.AcceptLoss(id, job.AcceptedLoss{Lost: lost, Newest: newest, By: l.AcceptedBy, At: l.AcceptedAt})
+	err = s.a.manager.AcceptLoss(id, s.a.instances[id].cfg.Tenant, job.AcceptedLoss{Lost: lost, Newest: newest, By: l.AcceptedBy, At: l.AcceptedAt})
 	var busy *job.BusyError
 	if errors.As(err, &busy) {
 		return api.Loss{}, refuseBusy(busy)

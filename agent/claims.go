@@ -62,26 +62,11 @@ func (r restores) Unclaim(ctx context.Context, j *job.Job) error {
 	return opened.Unclaim(ctx, j.Instance, r.a.identity.ID)
 }
 
-// hasInstance tells whether an instance belongs to this host as
-// far as the journal knows, so that the host keeps its claim.
+// hasInstance tells whether the host keeps its claim on an instance. A
+// journal that can't be read lets no claim go.
 func (a *Agent) hasInstance(id string) bool {
-	active, _, err := a.journal.ByInstance(id)
-	if err != nil || active != nil {
-		return true
-	}
-	last, err := a.journal.Ended(id)
-	switch {
-	case err != nil || last == nil:
-		return true // the journal was lost: nobody knows better
-	case last.IsRestore() && last.State == job.Failed && (last.Restore == nil || !last.Restore.Placed && !last.Restore.Condemned):
-		// It did nothing to the volumes, so that the instance is where it was before. A claim
-		// of such a job can stand all the same, where a crash came before the next state.
-		known, err := a.journal.Content(id)
-		return err != nil || known.Backup != "" && !known.Released
-	case last.IsRestore():
-		return last.State != job.Failed || last.Restore.Placed
-	}
-	return last.Entered[job.Released].IsZero()
+	b, err := a.journal.Belongs(id)
+	return err != nil || b.Here
 }
 
 // keepClaims gives signs of life for the claims of this host until ctx ends,
@@ -144,11 +129,12 @@ func (a *Agent) passClaims(ctx context.Context) (well bool) {
 func (a *Agent) claimTenants() map[string]bool {
 	tenants := map[string]bool{}
 	for id, in := range a.instances {
-		if c, err := a.journal.Content(id); err == nil && c.Backup != "" {
+		b, err := a.journal.Belongs(id)
+		if err == nil && b.Known {
 			tenants[in.cfg.Tenant] = true
 		}
-		if last, err := a.journal.Ended(id); err == nil && last != nil && last.IsRestore() {
-			tenants[last.Tenant] = true
+		if err == nil && b.Tenant != "" {
+			tenants[b.Tenant] = true
 		}
 	}
 	return tenants

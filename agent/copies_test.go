@@ -426,6 +426,35 @@ func TestCopyNeverPowersDown(t *testing.T) {
 	h.eventually("the original releases", func() bool { return h.plane.took("holdfast.instance.released", "phone-1") != nil })
 }
 
+// TestCopyLooksBeforeEachPowerDown: a copy that has only just verified its own backup, and could go
+// by that, looks for the original all the same before it powers the instance down.
+func TestCopyLooksBeforeEachPowerDown(t *testing.T) {
+	h := newHost(t)
+	h.cfg = strings.Replace(h.cfg, "limits: {", "limits: {verified_within: 1h, ", 1)
+	h.held()
+	h.start()
+	c := h.copied("copy")
+	h.undetected("copy")
+	c.start()
+	c.works()
+	must(t, c.operator().Resume(t.Context(), "phone-1"))
+	c.eventually("the copy lets it run", func() bool { return c.plane.took("holdfast.instance.resumed", "phone-1") != nil })
+	c.eventually("the job of before is over", func() bool {
+		jobs, err := c.operator().Jobs(t.Context(), api.JobFilter{InstanceID: "phone-1", Active: true})
+		return err == nil && len(jobs) == 0
+	})
+	_, err := c.operator().Backup(t.Context(), "of-the-copy", []string{"phone-1"})
+	must(t, err)
+	c.stage("phone-1", "acknowledged")
+	h.look()
+	must(t, c.operator().Release(t.Context(), "phone-1"))
+	c.standsStill("another copy")
+	if downs, _ := os.ReadFile(h.in("downs")); len(downs) > 0 || h.state("phone-1") != "frozen" {
+		t.Errorf("it powered down %q, and phone-1 is %s", downs, h.state("phone-1"))
+	}
+	h.works()
+}
+
 // opens opens an agent, and closes it should that succeed.
 func (h *host) opens() error {
 	cfg, err := config.Parse([]byte(h.cfg), "test.yaml")

@@ -61,36 +61,73 @@ func (v *vaults) AcceptFork(ctx context.Context, j *job.Job, d job.ForkDecision)
 	return nil
 }
 
-// Relate implements job.Relater.
-func (r restores) Relate(ctx context.Context, id, tenant string, known, newest job.Content) (job.Relation, job.Content, error) {
-	if known.Backup == "" && len(known.Tried) == 0 {
-		return job.RelationNone, known, nil
-	}
+// chain is a job.Chain: the backups of an instance, as one list of the vault has them.
+type chain struct {
+	a          *Agent
+	id, tenant string
+	opened     *vault.Vault // nil: the tenant has no vault
+	lineage    *vault.Lineage
+}
+
+// Chain implements job.Chainer. It makes no vault: a tenant without one has no backups.
+func (r restores) Chain(ctx context.Context, id, tenant string) (job.Chain, error) {
+	c := &chain{a: r.a, id: id, tenant: tenant}
 	opened, err := r.a.vaults.existing(ctx, tenant)
 	if errors.Is(err, vault.ErrNoVault) {
-		return job.RelationNone, known, nil
+		return c, nil
 	} else if err != nil {
-		return "", known, fmt.Errorf("open vault: %w", err)
+		return nil, fmt.Errorf("open vault: %w", err)
 	}
-	if known.Vault != "" && known.Vault != opened.Info().ID {
-		return job.RelationNone, known, nil // it belongs to another vault
+	if c.lineage, err = opened.Lineage(ctx, id); err != nil {
+		return nil, err
 	}
-	l, err := opened.Lineage(ctx, id)
+	c.opened = opened
+	return c, nil
+}
+
+// Newest implements job.Chain.
+func (c *chain) Newest(ctx context.Context) (job.Content, error) {
+	if c.opened == nil {
+		return job.Content{}, fmt.Errorf("%w: its tenant has no vault", job.ErrNoBackup)
+	}
+	ref, err := c.lineage.Newest()
+	if err != nil && !errors.Is(err, vault.ErrNoBackup) {
+		return job.Content{}, err // a fork
+	}
+	newest := contentOf(c.opened, ref)
+	newest.Tenant = c.tenant
+	// A bucket that was set back to an earlier state lacks the newest backup, if this host made it.
+	if lookErr := c.a.rolledBack(c.id, c.tenant, c.lineage, newest); lookErr != nil {
+		return job.Content{}, lookErr
+	}
 	if err != nil {
-		return "", known, err
+		return job.Content{}, fmt.Errorf("%w: %w", job.ErrNoBackup, err)
 	}
-	known = heardOf(l, known, opened.Info().ID)
+	newest.Volumes = volumesIn(ctx, c.opened, ref)
+	return newest, nil
+}
+
+// Relate implements job.Chain.
+func (c *chain) Relate(known, newest job.Content) (job.Relation, job.Content) {
+	if known.Backup == "" && len(known.Tried) == 0 || c.opened == nil {
+		return job.RelationNone, known
+	}
+	id := c.opened.Info().ID
+	if known.Vault != "" && known.Vault != id {
+		return job.RelationNone, known // it belongs to another vault
+	}
+	known = heardOf(c.lineage, known, id)
 	switch {
 	case known.Backup == "" || newest.Backup == "":
-		return job.RelationNone, known, nil
+		return job.RelationNone, known
 	case known.Backup == newest.Backup:
-		return job.RelationSame, known, nil
-	case l.Descends(newest.Backup, known.Backup):
-		return job.RelationAhead, known, nil
-	case l.Descends(known.Backup, newest.Backup):
-		return job.RelationBehind, known, nil
+		return job.RelationSame, known
+	case c.lineage.Descends(newest.Backup, known.Backup):
+		return job.RelationAhead, known
+	case c.lineage.Descends(known.Backup, newest.Backup):
+		return job.RelationBehind, known
 	}
-	return job.RelationFork, known, nil
+	return job.RelationFork, known
 }
 
 // heardOf is this host's knowledge, with the last of

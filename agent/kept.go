@@ -129,7 +129,7 @@ func (s *service) Kept(context.Context, api.Caller) ([]api.KeptContent, error) {
 		one := api.KeptContent{
 			InstanceID: k.Instance, JobID: k.Job, Since: k.Since, Seconds: age.Seconds(), Left: max(0, s.a.cfg.Prepare.KeepReplaced-age).Seconds(),
 			Files: k.Replaced.Files, Bytes: k.Replaced.Bytes, Newest: k.Replaced.Newest, AtLeast: k.Replaced.AtLeast,
-			KnownBackup: k.Known.Backup, ReplacedBy: k.By, Removing: k.Removing, Error: k.Error,
+			KnownBackup: k.Known.Backup, ReplacedBy: k.By, Removing: k.Removing, Adopted: k.Adopted, Partial: k.Partial, Error: k.Error,
 		}
 		for _, v := range k.Volumes {
 			one.Volumes = append(one.Volumes, api.KeptVolume{Name: v.Place.Volume, Path: v.Place.Aside, From: v.Place.Target})
@@ -206,6 +206,12 @@ func (a *Agent) sightOfKept(ctx context.Context) (found []sighting) {
 	all, err := a.manager.Kept()
 	if err != nil {
 		return nil // the journal is closed
+	}
+	for _, path := range a.manager.StrayKept() {
+		found = append(found, sighting{
+			name: troubleKept, what: path,
+			err: errors.New("it has the name of kept content, and nothing tells whose content it is: look at it, and rename or remove it by hand"),
+		})
 	}
 	looked := map[string]bool{}
 	for _, k := range all {

@@ -143,6 +143,10 @@ func TestReplacedIsKept(t *testing.T) {
 			}
 
 			must(t, h.operator().RemoveKept(t.Context(), "phone-1", ""))
+			h.eventually("the control plane is told", func() bool {
+				e := h.plane.took("holdfast.instance.decided", "phone-1")
+				return e != nil && strings.Contains(string(e.Data), `"decision":"kept_removed"`) && strings.Contains(string(e.Data), again[0].JobID)
+			})
 			if left, err := filepath.Glob(filepath.Join(mount, ".holdfast-*")); err != nil || len(left) > 0 && kind != "btrfs" {
 				t.Errorf("left: %q, %v", left, err)
 			}

@@ -42,6 +42,9 @@ const (
 	firstLooks = 10 * time.Second
 	// vaultLookers is how many vaults are looked at together at the start.
 	vaultLookers = 8
+	// freshLook is for how long a look before a power-down counts for the next one: a command
+	// for a hundred instances powers them down within seconds of each other.
+	freshLook = 10 * time.Second
 	// keepNames is how many names of looks are kept for each vault. A look of an own life whose
 	// number is smaller by as much was deleted once, and the store brought it back.
 	keepNames = 16
@@ -78,6 +81,9 @@ type looks struct {
 	a    *Agent
 	path string
 
+	freshMu sync.Mutex
+	freshly map[string]time.Time // by vault, when the last look before a power-down ended
+
 	mu     sync.Mutex
 	life   string // of this agent
 	parent string // the life of this folder before
@@ -85,7 +91,7 @@ type looks struct {
 }
 
 func newLooks(a *Agent, path string) *looks {
-	return &looks{a: a, path: path, life: randomID(), s: lookState{Identity: a.identity.ID, Names: map[string][]string{}}}
+	return &looks{a: a, path: path, life: randomID(), freshly: map[string]time.Time{}, s: lookState{Identity: a.identity.ID, Names: map[string][]string{}}}
 }
 
 func randomID() string {
@@ -225,6 +231,26 @@ func (l *looks) look(ctx context.Context, v *vault.Vault) error {
 		l.a.log.Warn("this host could not leave a look in a vault, by which a copy of the host would find out that it is one", "vault", v.Info().ID, keyError, err.Error())
 	}
 	return nil
+}
+
+// fresh looks whether a copy has used the vault, right before a power-down. The look is put, and
+// then the looks are listed again: of two copies that power down at the same time, one at least
+// finds the look of the other one. A look that has just ended counts, whatever it has found out.
+func (l *looks) fresh(ctx context.Context, v *vault.Vault) error {
+	l.freshMu.Lock()
+	defer l.freshMu.Unlock()
+	id := v.Info().ID
+	if at, ok := l.freshly[id]; ok && time.Since(at) < freshLook {
+		return l.a.standing.allowed()
+	}
+	err := l.look(ctx, v)
+	if err == nil {
+		_, err = l.see(ctx, v)
+	}
+	if err == nil || ctx.Err() != nil {
+		l.freshly[id] = time.Now()
+	}
+	return err
 }
 
 // intend makes the next look, and writes its name down.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"holdfast/agent/job"
 	"holdfast/internal/vault"
@@ -15,7 +16,7 @@ func (v *vaults) Present(ctx context.Context, j *job.Job) error {
 	_, err := act(ctx, &v.a.patience, v.a.store.String(), "looking for the backup", presentTime, 0, func(ctx context.Context) (none struct{}, err error) {
 		opened, err := v.existing(ctx, j.Tenant)
 		if err == nil {
-			_, err = v.a.looks.see(ctx, opened) // a copy of this host must not power down the host's held instances
+			err = v.a.looks.fresh(ctx, opened) // a copy of this host must not power down the host's held instances
 		}
 		if err == nil {
 			ref := vault.BackupRef{Instance: j.Instance, ID: j.Result.BackupID}
@@ -30,6 +31,28 @@ func (v *vaults) Present(ctx context.Context, j *job.Job) error {
 		return fmt.Errorf("%w: %w", job.ErrBackupGone, err)
 	}
 	return fmt.Errorf("the store can't be asked: %w", err)
+}
+
+// aloneTime bounds the look for copies of this host before a power-down that needs no other look: a
+// store that is silent holds the release up by that, and no longer.
+const aloneTime = 5 * time.Second
+
+// Alone implements job.Loner.
+func (v *vaults) Alone(ctx context.Context, j *job.Job) error {
+	short, cancel := context.WithTimeout(ctx, aloneTime)
+	defer cancel()
+	opened, err := v.existing(short, j.Tenant)
+	if err == nil {
+		err = v.a.looks.fresh(short, opened)
+	}
+	if still := v.a.standing.allowed(); still != nil {
+		return still
+	}
+	if err != nil && ctx.Err() == nil {
+		v.a.log.Warn("nobody knows whether a copy of this host uses the vault, right before an instance is powered down; the last look counts",
+			keyInstance, j.Instance, keyJob, j.ID, keyError, err.Error())
+	}
+	return nil
 }
 
 // mended logs a part that a vault lacked and has again.

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,33 +20,13 @@ const maxShownWarnings = 10
 // restores brings back the volumes of this host's instances. It is the job.Restorer.
 type restores struct{ a *Agent }
 
-// Newest does not make a vault that is not there: a tenant without one has no backups.
+// Newest implements job.Restorer. It is a look of its own at the vault.
 func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, error) {
-	opened, err := r.a.vaults.existing(ctx, tenant)
-	if errors.Is(err, vault.ErrNoVault) {
-		return job.Content{}, fmt.Errorf("%w: its tenant has no vault", job.ErrNoBackup)
-	} else if err != nil {
-		return job.Content{}, fmt.Errorf("open vault: %w", err)
-	}
-	lineage, err := opened.Lineage(ctx, id)
+	c, err := r.Chain(ctx, id, tenant)
 	if err != nil {
 		return job.Content{}, err
 	}
-	ref, err := lineage.Newest()
-	if err != nil && !errors.Is(err, vault.ErrNoBackup) {
-		return job.Content{}, err // a fork
-	}
-	newest := contentOf(opened, ref)
-	newest.Tenant = tenant
-	// A bucket that was set back to an earlier state lacks the newest backup, if this host made it.
-	if lookErr := r.a.rolledBack(id, tenant, lineage, newest); lookErr != nil {
-		return job.Content{}, lookErr
-	}
-	if err != nil {
-		return job.Content{}, fmt.Errorf("%w: %w", job.ErrNoBackup, err)
-	}
-	newest.Volumes = volumesIn(ctx, opened, ref)
-	return newest, nil
+	return c.Newest(ctx)
 }
 
 // restored tells whether every volume is on this host; else why not.

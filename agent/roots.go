@@ -76,30 +76,50 @@ func (r restores) rootOf(ctx context.Context, q job.RestoreRequest, m *vault.Man
 }
 
 // Mark implements job.Restorer.
-func (r restores) Mark(ctx context.Context, id string, c job.Content) (map[string]bool, error) {
-	in := r.a.instances[id]
-	if in == nil {
-		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+func (r restores) Mark(ctx context.Context, j *job.Job, c job.Content) (map[string]bool, error) {
+	in, err := r.a.recallInstance(j.Instance, j.Kept)
+	if err != nil {
+		return nil, err
 	}
 	marked := map[string]bool{}
 	var errs []error
 	for _, v := range in.cfg.Volumes {
-		mark := origin.Mark{Backup: c.Backup, Seq: c.Seq, Vault: c.Vault, Tenant: c.Tenant, Instance: id, Volume: v.Name, Host: r.a.identity.ID}
-		_, err := act(ctx, &r.a.patience, v.Path, "writing the mark", lookTime, 0, func(context.Context) (struct{}, error) {
-			if err := errors.Join(r.a.standing.allowed(), steady(v.Path)); err != nil {
-				return struct{}{}, err
-			}
-			_, err := origin.Write(realPath(v.Path), mark)
-			return struct{}{}, err
+		root, backedUp := j.Result.Roots[v.Name]
+		if !backedUp {
+			continue // nobody knows which folder or file it was
+		}
+		mark := origin.Mark{Backup: c.Backup, Seq: c.Seq, Vault: c.Vault, Tenant: c.Tenant, Instance: j.Instance, Volume: v.Name, Host: r.a.identity.ID}
+		_, err := act(ctx, &r.a.patience, v.Path, "writing the mark", lookTime, 0, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, r.markAt(ctx, v.Path, root, mark)
 		})
 		switch {
 		case err == nil:
 			marked[v.Name] = true
 		case errors.Is(err, origin.ErrNotKept):
-			r.a.log.Info("no mark can be kept on a volume, so the journal alone tells from which backup it came", keyInstance, id, "volume", v.Name, keyReason, err.Error())
+			r.a.log.Info("no mark can be kept on a volume, so the journal alone tells from which backup it came", keyInstance, j.Instance, "volume", v.Name, keyReason, err.Error())
 		default:
 			errs = append(errs, fmt.Errorf("volume %q: %w", v.Name, err))
 		}
 	}
 	return marked, errors.Join(errs...)
+}
+
+// errOtherFolder says that the backed-up folder or file does not lie at its path any more.
+var errOtherFolder = errors.New("another folder or file lies there than the one that was backed up")
+
+// markAt marks the folder or file at a path, if it is the one that was backed up.
+func (r restores) markAt(ctx context.Context, path string, root job.Root, mark origin.Mark) error {
+	if err := errors.Join(r.a.standing.allowed(), steady(path)); err != nil {
+		return err
+	}
+	path = realPath(path)
+	now, err := see(ctx, path)
+	switch {
+	case err != nil:
+		return err
+	case now.presence == job.VolumeMissing || place(now.root) != place(root):
+		return fmt.Errorf("%s gets no mark: %w", path, errOtherFolder)
+	}
+	_, err = origin.Write(path, mark)
+	return err
 }

@@ -177,8 +177,9 @@ var troubleKinds = []troubleKind{
 		hint: "see the reason beside each path below; a file system may be read-only, or a folder belong to another user",
 	},
 	{
-		name: troubleKept, means: "Content that a restore has replaced, and that is kept, can't be removed after its time, or is not where it was kept. The agent tries again every hour at least.",
-		hint: "`holdfast kept list` tells where it lies and why; unmount what is mounted in it, or mount its disk again; `holdfast kept remove INSTANCE` forgets what is gone",
+		name: troubleKept, means: "Content that a restore has replaced, and that is kept, can't be removed after its time, or is not where it was kept. The agent tries again every hour at least. " +
+			"Or something has the name of kept content, and neither the journal nor a note on it tells whose content it is; the agent leaves it alone.",
+		hint: "`holdfast kept list` tells where it lies and why; unmount what is mounted in it, or mount its disk again; `holdfast kept remove INSTANCE` forgets what is gone; look at what nobody knows, and rename or remove it by hand",
 	},
 	{
 		name: troubleKeptRoom, means: "A file system on which replaced content is kept has less free than prepare.min_free. Instances there may soon be unable to write, and restores are refused.",

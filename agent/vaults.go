@@ -208,9 +208,12 @@ func (in *instance) volumes() string {
 // also where the engine hangs on storage that does not answer: such a run
 // has no effect any more. It journals no pack, and writes no manifest.
 func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
-	in := v.a.instances[r.Instance]
-	if in == nil {
+	if v.a.instances[r.Instance] == nil {
 		return nil, fmt.Errorf("instance %q is not in the configuration: %w", r.Instance, job.ErrNotFound)
+	}
+	in, err := v.a.recallInstance(r.Instance, r.Kept)
+	if err != nil {
+		return nil, err
 	}
 	if err := v.a.ofTenant(ctx, in, r.Tenant); err != nil {
 		return nil, err
@@ -228,12 +231,12 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		}
 	}
 	return act(ctx, &v.a.patience, in.volumes(), "the backup", forEver, engineTime, func(ctx context.Context) (*job.Result, error) {
-		res, err := v.backup(ctx, r)
+		res, err := v.backup(ctx, in, r)
 		return res, inDoubt(err)
 	})
 }
 
-func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
+func (v *vaults) backup(ctx context.Context, in *instance, r job.BackupRequest) (*job.Result, error) {
 	opened, err := v.of(ctx, r.Tenant)
 	if err != nil {
 		return nil, fmt.Errorf("open vault: %w", err)
@@ -273,7 +276,7 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		}
 	}
 	for _, s := range r.Sources {
-		source, err := v.a.source(r.Instance, s)
+		source, err := v.a.source(in, s)
 		if err != nil {
 			return nil, err
 		}
@@ -348,7 +351,7 @@ func (v *vaults) backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		Created:        res.Created.UTC(), Verified: res.Verified.UTC(), StageSeconds: map[string]float64{},
 		Catalogues: res.Catalogues, Fork: v.forksOf(ctx, opened, r, res),
 	}
-	if in := v.a.instances[r.Instance]; in != nil && !r.Precopy {
+	if !r.Precopy {
 		out.Roots = v.a.rootsOf(ctx, in, r, res)
 	}
 	v.a.logAccepted(r, res)
@@ -383,11 +386,7 @@ func (v *vaults) Over(ctx context.Context, id string) {
 }
 
 // source names the engine's source of a volume of an instance.
-func (a *Agent) source(id string, s job.Source) (backup.Source, error) {
-	in := a.instances[id]
-	if in == nil {
-		return backup.Source{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
-	}
+func (a *Agent) source(in *instance, s job.Source) (backup.Source, error) {
 	vol, err := snapshots{a, in}.volume(s.Volume)
 	if err != nil {
 		return backup.Source{}, err

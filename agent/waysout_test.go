@@ -156,6 +156,21 @@ func TestAcceptLoss(t *testing.T) {
 			t.Fatalf("accepted: %+v, %v", l, err)
 		}
 	}
+	h.eventually("the control plane is told", func() bool { return h.plane.took("holdfast.instance.decided", "phone-1") != nil })
+	told := 0
+	for _, e := range h.plane.all() {
+		if e.Type == "holdfast.instance.decided" {
+			told++
+			for _, want := range []string{`"decision":"loss_accepted"`, `"lost":["` + newest + `"]`, `"backup_id":"` + old + `"`, `"tenant":"acme"`} {
+				if !strings.Contains(string(e.Data), want) {
+					t.Errorf("no %s in %s", want, e.Data)
+				}
+			}
+		}
+	}
+	if told != 1 {
+		t.Errorf("the control plane was told %d times", told)
+	}
 	if j := prepare("r4", ""); j.Stage != "done" || j.BackupID != old {
 		t.Errorf("after it was accepted: %s, %s", j.Stage, j.ErrorMsg)
 	}

@@ -39,7 +39,13 @@ type KeptContent struct {
 	ReplacedBy  string       `json:"replaced_by,omitempty"` // a backup
 	Volumes     []KeptVolume `json:"volumes"`
 	Removing    bool         `json:"removing,omitempty"` // it is being removed
-	Error       string       `json:"error,omitempty"`    // why it could not be removed or renamed yet
+	// Adopted is when the agent found the content, of which its journal did not know; zero for
+	// others. The time for which it is kept began then.
+	Adopted time.Time `json:"adopted,omitzero"`
+	// Partial says that a removal had begun, so that the content may not be
+	// whole. It can't be put back.
+	Partial bool   `json:"partial,omitempty"`
+	Error   string `json:"error,omitempty"` // why it could not be removed or renamed yet
 }
 
 // KeptVolume is one volume of it.

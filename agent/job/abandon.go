@@ -136,6 +136,7 @@ func (m *Manager) abandon(j *Job) error {
 	if err != nil {
 		return err
 	}
+	// Where a crash or a fault keeps the note, the next start removes it.
 	if m.parts.Marks != nil {
 		if err := m.parts.Marks.Clear(j.Instance); err != nil {
 			m.parts.Observer.Trouble(j.Instance, j.ID, "remove the note that the instance is held", err)

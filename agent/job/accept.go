@@ -35,9 +35,10 @@ func (jr *Journal) AcceptedLoss(instance string) (a AcceptedLoss, err error) {
 	return a, err
 }
 
-// AcceptLoss journals an accepted loss, in the place of the one before. A *BusyError
-// while a job works on the instance: that job has decided by what held before.
-func (jr *Journal) AcceptLoss(instance string, a AcceptedLoss) error {
+// acceptLoss journals an accepted loss, in the place of the one before, and what told
+// adds. A *BusyError while a job works on the instance: that job has decided by what
+// held before.
+func (jr *Journal) acceptLoss(instance string, a AcceptedLoss, told func(tx *bbolt.Tx) error) error {
 	if len(a.Lost) == 0 {
 		return errors.New("accept a loss: no backup is named")
 	}
@@ -51,6 +52,6 @@ func (jr *Journal) AcceptLoss(instance string, a AcceptedLoss) error {
 			busy.add(j)
 			return busy
 		}
-		return put(tx, bucketAccepted, []byte(instance), a)
+		return errors.Join(put(tx, bucketAccepted, []byte(instance), a), told(tx))
 	})
 }

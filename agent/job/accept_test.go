@@ -43,17 +43,17 @@ func TestAcceptedLoss(t *testing.T) {
 			"this loss, of a fuller store":   {Lost: []job.Content{b7}, Newest: job.Content{Backup: "b6", Seq: 2}},
 			"a backup without a name, so to": {Lost: []job.Content{{}}, Newest: b5},
 		} {
-			if err := l.j.AcceptLoss("phone", a); err != nil {
+			if err := l.m.AcceptLoss("phone", "acme", a); err != nil {
 				t.Fatal(err)
 			}
 			if j := prepare("not " + what); j.State != job.Failed || w.disks["/phone/data"].count != 7 {
 				t.Errorf("%s was accepted, and the restore is %s", what, j.State)
 			}
 		}
-		if err := l.j.AcceptLoss("phone", job.AcceptedLoss{}); err == nil {
+		if err := l.m.AcceptLoss("phone", "acme", job.AcceptedLoss{}); err == nil {
 			t.Error("a loss of nothing is accepted")
 		}
-		if err := l.j.AcceptLoss("phone", job.AcceptedLoss{Lost: []job.Content{b7}, Newest: b5, By: "a test", At: time.Now()}); err != nil {
+		if err := l.m.AcceptLoss("phone", "acme", job.AcceptedLoss{Lost: []job.Content{b7}, Newest: b5, By: "a test", At: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
 		l.stop()

@@ -75,6 +75,12 @@ type Aside struct {
 	Missing []string `json:"missing,omitempty"`
 	// Removing says that it is being removed, which nothing stops any more.
 	Removing bool `json:"removing,omitempty"`
+	// Adopted is when the agent found the trees, of which the journal did not know; UTC, zero for
+	// others. The time for which the content is kept begins then. See seekKept.
+	Adopted time.Time `json:"adopted,omitzero"`
+	// Partial says that a removal of the trees had begun, of which the journal does not know, so
+	// that the content may not be whole.
+	Partial bool `json:"partial,omitempty"`
 	// Error is of the last try to remove it, or to rename it.
 	Error string `json:"error,omitempty"`
 }
@@ -82,28 +88,6 @@ type Aside struct {
 func asideKey(instance, job string) []byte { return []byte(instance + "\x00" + job) }
 
 func (s *Aside) key() []byte { return asideKey(s.Instance, s.Job) }
-
-// Keeper is the part of a Restorer about the content that restores replace. Its methods may be
-// called from any goroutine.
-type Keeper interface {
-	// Count looks at a path of a place: its Target, Stage or Aside. The identity is ""
-	// where nothing is. It follows no link and takes a bounded time.
-	Count(ctx context.Context, p Place, path string) (identity string, found Count, err error)
-	// SetAside renames the tree Old from the stage to Aside, in one step, and TakeOut from the
-	// target; Return brings that tree from Aside back to an empty target. Done twice they are no
-	// error.
-	SetAside(p Place) error
-	TakeOut(p Place) error
-	Return(p Place) error
-	// LiesAside tells where the tree Old is, at Aside or at the stage; "" where it is at neither.
-	LiesAside(p Place) (path string, err error)
-	// Room compares the needs of the backup with the free space around its volumes, to which the
-	// content with these counts, by volume, is added. ErrRoom: it does not fit.
-	Room(ctx context.Context, r RestoreRequest, freed map[string]Count) error
-}
-
-// ErrRoom says that there is too little room for a restore.
-var ErrRoom = errors.New("the restore does not fit")
 
 // replaced looks at the content that all volumes have replaced, once all are in their places. It
 // returns the places as they are to be journalled, and the record of the kept content; nil: none is
@@ -299,17 +283,27 @@ func (m *Manager) RemoveKept(instance, job string) error {
 	if err != nil {
 		return err
 	}
-	return m.removeAside(s)
+	return m.removeAside(s, true)
 }
 
 // removeAside journals that a record is being removed, removes the trees, and forgets the record.
-func (m *Manager) removeAside(s Aside) error {
+// Where an operator wants that, the control plane is told.
+func (m *Manager) removeAside(s Aside, told bool) error {
 	if !s.Removing {
 		m.hit(crashpoint.WriteRemoving + crashpoint.Before)
-		err := m.journal.changeAside(s.Instance, s.Job, noPutBack(s.Instance, s.Job), func(s *Aside) bool { s.Removing = true; return true })
+		may := func(tx *bbolt.Tx) error {
+			if err := noPutBack(s.Instance, s.Job)(tx); err != nil || !told {
+				return err
+			}
+			return tell(tx, m.opts.Now(), EventDecided, decidedData{
+				Instance: s.Instance, Tenant: s.Tenant, Job: s.Job, Decision: decidedRemoval, By: "an operator", BackupID: s.Known.Backup, Replaced: &s.Replaced,
+			})
+		}
+		err := m.journal.changeAside(s.Instance, s.Job, may, func(s *Aside) bool { s.Removing = true; return true })
 		if err != nil {
 			return err
 		}
+		wake(m.outbox)
 		m.hit(crashpoint.WriteRemoving + crashpoint.After)
 	}
 	var errs []error
@@ -331,9 +325,14 @@ func (m *Manager) removeAside(s Aside) error {
 	return errors.Join(failed, err)
 }
 
+// removeTree removes a tree that is kept, or condemned. The note on the tree says so before the
+// first byte goes, so that a part of a tree is never taken for the whole.
 func (m *Manager) removeTree(p Place) error {
 	at, err := m.parts.Restorer.LiesAside(p)
 	if err != nil || at == "" {
+		return err
+	}
+	if err := m.noteRemoval(p, at); err != nil {
 		return err
 	}
 	p.Stage = at
@@ -353,7 +352,12 @@ func (m *Manager) watchAside(ctx context.Context) {
 	next := map[string]due{}
 	tick := time.NewTicker(asideEvery)
 	defer tick.Stop()
+	var looked time.Time
 	for {
+		if now := time.Now(); looked.IsZero() || now.Sub(looked) >= seekEvery {
+			looked = now
+			m.contained("look for kept content of which the journal does not know", func() { m.seekKept(ctx) })
+		}
 		all, err := m.journal.Kept()
 		if err != nil {
 			m.parts.Observer.Trouble("", "", "look for kept content", err)
@@ -386,7 +390,7 @@ func (m *Manager) tendAside(s Aside) bool {
 	doing := "remove the kept content of " + s.Instance
 	switch {
 	case s.Removing || over:
-		if err = m.removeAside(s); errors.Is(err, ErrState) {
+		if err = m.removeAside(s, false); errors.Is(err, ErrState) {
 			return true // a job uses it
 		}
 	default:

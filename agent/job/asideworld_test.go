@@ -142,6 +142,61 @@ func (r fakeRestorer) Room(_ context.Context, q job.RestoreRequest, freed map[st
 	return nil
 }
 
+// noted is the content at a path of a place, and its note. The lock is held.
+func (r fakeRestorer) noted(p job.Place, path string) (tree string, n job.KeptNote, has bool) {
+	tree = r.l.w.disks[path].tree
+	if tree == "" || p.Old != "" && tree != p.Old {
+		return "", n, false
+	}
+	n, has = r.l.w.notes[tree]
+	return tree, n, has
+}
+
+func (r fakeRestorer) Note(p job.Place, path string, n job.KeptNote) error {
+	r.l.alive()
+	w := r.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.failing("kept-note", p.Volume); err != nil {
+		return err
+	}
+	if tree, _, _ := r.noted(p, path); tree != "" {
+		w.notes[tree] = n
+	}
+	return nil
+}
+
+func (r fakeRestorer) NoteOn(p job.Place, path string) (*job.KeptNote, error) {
+	r.l.alive()
+	r.l.w.mu.Lock()
+	defer r.l.w.mu.Unlock()
+	if _, n, has := r.noted(p, path); has {
+		return &n, nil
+	}
+	return nil, nil
+}
+
+func (r fakeRestorer) FindKept(context.Context) (all []job.FoundKept, err error) {
+	r.l.alive()
+	w := r.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for path, d := range w.disks {
+		if !strings.Contains(path, "/.") {
+			continue
+		}
+		f := job.FoundKept{Path: path}
+		if n, has := w.notes[d.tree]; has {
+			f.Note = &n
+			f.Place = job.Place{Volume: n.Volume, Target: n.Target, Old: d.tree, Stage: path, Aside: "/" + n.Instance + "/.holdfast-kept-" + n.Job + "-" + n.Volume}
+		}
+		if f.Note != nil || strings.Contains(path, "/.holdfast-kept-") {
+			all = append(all, f)
+		}
+	}
+	return all, nil
+}
+
 // destroyed tells of content that is removed, which may be in no backup. The lock is held.
 func (r fakeRestorer) destroyed(p job.Place) {
 	w := r.l.w

@@ -108,7 +108,7 @@ func (w *worker) markVolumes(hard context.Context, j *Job) func(j *Job) {
 	var marked map[string]bool
 	err := w.act(crashpoint.Mark, func() (err error) {
 		c := Content{Backup: r.BackupID, Seq: r.Seq, Created: r.Created, Vault: r.VaultID, Tenant: j.Tenant}
-		marked, err = w.m.parts.Restorer.Mark(ctx, j.Instance, c)
+		marked, err = w.m.parts.Restorer.Mark(ctx, j, c)
 		return err
 	})
 	if err != nil {

@@ -87,7 +87,8 @@ type Facts struct {
 	Chosen bool
 	// Accepted says that an operator accepted that the vault lacks Known, so that Newest counts.
 	Accepted bool
-	// KnownLost says that the vault lacks Known, as far as this host could find out.
+	// KnownLost says that the vault of Newest lacks Known, as far as this host
+	// could find out: Known was deleted, or belongs to another vault.
 	KnownLost bool
 }
 
@@ -248,18 +249,12 @@ func asItIs(f Facts) (Decision, bool) {
 // certain tells whether everything that a restore replaces is in a backup.
 func certain(f Facts) bool {
 	for _, v := range f.Volumes {
-		lost := (f.KnownLost || f.otherVault()) && v.Backup.Backup == f.Known.Backup
+		lost := f.KnownLost && v.Backup.Backup == f.Known.Backup
 		if !f.replaceable(v) || v.Presence == VolumeContent && lost {
 			return false
 		}
 	}
 	return true
-}
-
-// otherVault tells whether the known backup is in another vault than the backup to restore: nobody
-// looked whether that vault still has it.
-func (f Facts) otherVault() bool {
-	return f.Known.Vault != "" && f.Newest.Vault != "" && f.Known.Vault != f.Newest.Vault
 }
 
 // names are the volumes with that presence.

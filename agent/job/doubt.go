@@ -25,15 +25,27 @@ func inDoubt(f Facts) (Decision, bool) {
 func (w *worker) backupToRestore(ctx context.Context, j *Job, f *Facts) error {
 	restorer := w.m.parts.Restorer
 	f.Chosen = j.Chosen != ""
-	if f.Chosen {
+	var chain Chain
+	var chainErr error
+	if chainer, ok := restorer.(Chainer); ok {
+		chain, chainErr = chainer.Chain(ctx, j.Instance, j.Tenant)
+	}
+	switch {
+	case f.Chosen:
 		f.Newest, f.NewestErr = restorer.Backup(ctx, j.Instance, j.Tenant, j.Chosen)
-	} else {
+	case chainErr != nil:
+		f.NewestErr = chainErr
+	case chain != nil:
+		f.Newest, f.NewestErr = chain.Newest(ctx)
+	default:
 		f.Newest, f.NewestErr = restorer.Newest(ctx, j.Instance, j.Tenant)
 	}
 	f.settle(j.Tenant)
-	if err := w.relateFacts(ctx, j, f); err != nil {
+	if err := w.relateFacts(f, chain, chainErr); err != nil {
 		return err
 	}
+	// Nobody looks whether another vault still has the known backup.
+	f.KnownLost = f.Known.Vault != "" && f.Newest.Vault != "" && f.Known.Vault != f.Newest.Vault
 	switch f.Relation {
 	case RelationBehind, RelationFork:
 		accepted, err := w.m.journal.AcceptedLoss(j.Instance)
@@ -41,11 +53,10 @@ func (w *worker) backupToRestore(ctx context.Context, j *Job, f *Facts) error {
 			return fmt.Errorf("read the journal: %w", err)
 		}
 		f.Accepted = accepted.Covers(f.Known, f.Newest)
-		f.KnownLost = true
 		if f.NewestErr == nil {
-			_, err := restorer.Backup(ctx, j.Instance, j.Tenant, f.Known.Backup)
-			f.KnownLost = err != nil
+			_, err = restorer.Backup(ctx, j.Instance, j.Tenant, f.Known.Backup)
 		}
+		f.KnownLost = f.KnownLost || f.NewestErr != nil || err != nil
 	case RelationNone, RelationSame, RelationAhead:
 	}
 	return nil

@@ -187,31 +187,39 @@ func (jr *Journal) try(instance, backup string) error {
 	})
 }
 
-// Relater tells how backups of an instance descend from each other. A Restorer that is none knows
-// sequence numbers only.
-type Relater interface {
+// Chain is what one look at the vault has found of the backups of an instance, and from which
+// backups they came. It is for one goroutine.
+type Chain interface {
+	// Newest is as Restorer.Newest.
+	Newest(ctx context.Context) (Content, error)
 	// Relate tells how the newest backup relates to the backup that this host knows, and
 	// which backup the host truly knows: a backup of known.Tried where the vault has it,
 	// since this host made it of the volumes without hearing that it was stored. newest
 	// is zero where the vault has none, or several; the relation is RelationNone then.
-	Relate(ctx context.Context, instance, tenant string, known, newest Content) (Relation, Content, error)
+	Relate(known, newest Content) (Relation, Content)
 }
 
-// relateFacts completes the facts with the lineage of the instance's backups.
-func (w *worker) relateFacts(ctx context.Context, j *Job, f *Facts) error {
-	relater, ok := w.m.parts.Restorer.(Relater)
-	if !ok || f.NewestErr != nil && !errors.Is(f.NewestErr, ErrNoBackup) {
+// Chainer looks how the backups of an instance descend from each other. A Restorer that is none
+// knows sequence numbers only.
+type Chainer interface {
+	Chain(ctx context.Context, instance, tenant string) (Chain, error)
+}
+
+// relateFacts completes the facts with the chain of the instance's
+// backups; nil where there is none, and chainErr says why.
+func (w *worker) relateFacts(f *Facts, chain Chain, chainErr error) error {
+	if chain == nil && chainErr == nil || f.NewestErr != nil && !errors.Is(f.NewestErr, ErrNoBackup) {
 		f.Relation = relate(f.Known, f.Newest)
 		return nil
 	}
-	relation, known, err := relater.Relate(ctx, j.Instance, j.Tenant, f.Known, f.Newest)
-	if err != nil {
+	if chainErr != nil {
 		if f.Found == IsRunning {
 			f.Relation = RelationNone // it is not restored in any case
 			return nil
 		}
-		return fmt.Errorf("look from which backup the newest one came: %w", err)
+		return fmt.Errorf("look from which backup the newest one came: %w", chainErr)
 	}
+	relation, known := chain.Relate(f.Known, f.Newest)
 	if known.Backup != f.Known.Backup {
 		for i := range f.Volumes {
 			if v := &f.Volumes[i]; v.Backup.Backup == f.Known.Backup && v.Presence != VolumeMissing && v.Origin != OriginForeign {

@@ -98,6 +98,7 @@ func (w *worker) takeOut(ctx context.Context, j *Job) error {
 		return err
 	}
 	for _, p := range j.Restore.Out {
+		w.noteOld(j, p)
 		if err := w.act(crashpoint.TakeOut, func() error { return w.m.parts.Restorer.TakeOut(p) }); err != nil {
 			return fmt.Errorf("take the old volume %q out of its place: %w", p.Volume, err)
 		}

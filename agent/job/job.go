@@ -341,14 +341,16 @@ func (j *Job) undoable() bool {
 // Event is one report to the control plane. The events
 // of one instance are delivered in the order of Seq.
 type Event struct {
-	Seq      uint64          `json:"seq"` // 0: not in the journal, may be lost
-	ID       string          `json:"id"`  // the same each time it is sent
-	Type     string          `json:"type"`
-	Instance string          `json:"instance"`
-	Task     string          `json:"task"`
-	Job      string          `json:"job"`
-	Time     time.Time       `json:"time"` // UTC
-	Data     json.RawMessage `json:"data"`
+	Seq      uint64    `json:"seq"` // 0: not in the journal, may be lost
+	ID       string    `json:"id"`  // the same each time it is sent
+	Type     string    `json:"type"`
+	Instance string    `json:"instance"`
+	Task     string    `json:"task"`
+	Job      string    `json:"job"`
+	Time     time.Time `json:"time"` // UTC
+	// Tenant is the owner where no step of a job made the event; else the tenant of the job.
+	Tenant string          `json:"tenant,omitempty"`
+	Data   json.RawMessage `json:"data"`
 }
 
 // Types of events.
@@ -360,6 +362,10 @@ const (
 	EventGone      = "holdfast.backup.gone" // the store lost a part of it; the instance is held
 	EventReleased  = "holdfast.instance.released"
 	EventResumed   = "holdfast.instance.resumed"
+
+	EventDecided = "holdfast.instance.decided" // an operator of the host has decided about it
+	// content that a restore had replaced was found beside the volumes, unknown to the journal
+	EventKept = "holdfast.instance.kept"
 
 	EventRestoreStarted   = "holdfast.restore.started"
 	EventRestoreProgress  = "holdfast.restore.progress"

@@ -121,6 +121,8 @@ type Manager struct {
 	waiting  []*Job             // accepted, not yet given a goroutine
 	running  map[string]*worker // by job id
 	watchers map[chan Update]string
+	// strayKept is the answer of StrayKept.
+	strayKept []string
 
 	spawn  chan struct{} // 1 token: waiting has grown
 	outbox chan struct{} // 1 token: the outbox or the progress of a job has changed

@@ -49,7 +49,10 @@ func (w *worker) unmark(j *Job) error {
 var errJournalLost = errors.New("the journal of this host was lost while the job was under way; whatever it had stored was not reported, and the instance is not released")
 
 // adopt takes up, as jobs that failed, the instances that notes say are held and of which the
-// journal knows nothing: it was damaged, or removed. They are let go of, and none is released.
+// journal knows nothing: it was damaged, or removed. They are let go of, and none is released. A
+// note of a job that is over goes: a crash, or a fault of the disk, came between the end of a job
+// that was given up and the removal of its note. Should the journal be lost later, such a note
+// would let an instance go that an operator has taken over.
 func (m *Manager) adopt() error {
 	if m.parts.Marks == nil {
 		return nil
@@ -64,9 +67,14 @@ func (m *Manager) adopt() error {
 			m.parts.Observer.Trouble(instance, "", "read the note that the instance is held", errors.Join(errors.New("it is damaged; look whether the instance is frozen, and let it go"), err))
 			continue
 		}
-		adopted, err := m.journal.adopt(*j)
+		adopted, over, err := m.journal.adopt(*j)
 		if err != nil {
 			return err
+		}
+		if over {
+			if err := m.parts.Marks.Clear(instance); err != nil {
+				m.parts.Observer.Trouble(instance, j.ID, "remove the note that the instance is held, although its job is over", err)
+			}
 		}
 		if adopted {
 			m.parts.Observer.Trouble(instance, j.ID, "go on with a job that the journal has lost", errJournalLost)
@@ -75,11 +83,16 @@ func (m *Manager) adopt() error {
 	return nil
 }
 
-// adopt writes the job as a job that is being undone, unless
-// the journal knows it or another job of its instance.
-func (jr *Journal) adopt(j Job) (adopted bool, err error) {
+// adopt writes the job as a job that is being undone, unless the journal
+// knows it or another job of its instance. It tells of a job that is over.
+func (jr *Journal) adopt(j Job) (adopted, over bool, err error) {
 	err = jr.transact(func(tx *bbolt.Tx) error {
-		if tx.Bucket(bucketJobs).Get([]byte(j.ID)) != nil || tx.Bucket(bucketActive).Get([]byte(j.Instance)) != nil {
+		if tx.Bucket(bucketJobs).Get([]byte(j.ID)) != nil {
+			known, err := getJob(tx, j.ID)
+			over = err == nil && known.State.Final()
+			return err
+		}
+		if tx.Bucket(bucketActive).Get([]byte(j.Instance)) != nil {
 			return nil
 		}
 		if j.Seq, err = tx.Bucket(bucketJobs).NextSequence(); err != nil {
@@ -106,5 +119,5 @@ func (jr *Journal) adopt(j Job) (adopted bool, err error) {
 		}
 		return put(tx, bucketJobs, []byte(j.ID), j)
 	})
-	return adopted, err
+	return adopted, over, err
 }

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
@@ -52,7 +53,7 @@ func emit(tx *bbolt.Tx, job *Job, now time.Time, make func(*Job) (Event, error))
 		return err
 	}
 	e.Seq = seq
-	e.ID = fmt.Sprintf("%s-%d-%s", job.ID, seq, ownPart())
+	e.ID = fmt.Sprintf("%s-%d-%s", cmp.Or(job.ID, job.Instance), seq, ownPart())
 	e.Instance, e.Task, e.Job = job.Instance, job.Task, job.ID
 	e.Time = now.UTC()
 	if e.Type == EventCompleted {
@@ -183,6 +184,8 @@ func (jr *Journal) Recent(after uint64, limit int) (events []Recent, oldest, new
 			}
 			j, err := getJob(tx, e.Job)
 			switch {
+			case e.Event.Tenant != "":
+				e.Tenant = e.Event.Tenant
 			case err == nil:
 				e.Tenant = j.Tenant
 			case !errors.Is(err, ErrNotFound):

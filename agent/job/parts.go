@@ -92,7 +92,9 @@ type Source struct {
 // BackupRequest is the work of the engine for one job.
 type BackupRequest struct {
 	Job, Task, Instance, Tenant string
-	Sources                     []Source
+	// Kept is Job.Kept: the backup is of the volumes that the job began with.
+	Kept    json.RawMessage
+	Sources []Source
 	// Precopy asks for the content to be stored and remembered, but
 	// for no backup: a later request finds the unchanged content.
 	Precopy bool

@@ -40,7 +40,7 @@ func (w *worker) proofHolds(limit time.Duration) bool {
 // not known: then the job was moved on, or waits, and the caller returns err.
 func (w *worker) prove(soft, hard context.Context, j *Job) (ok bool, err error) {
 	if j.Gone == "" && w.proofHolds(w.m.opts.ProofAge) {
-		return true, nil
+		return w.alone(hard, j)
 	}
 	began := w.m.opts.Now()
 	err = w.present(soft, hard, j)
@@ -66,6 +66,31 @@ func (w *worker) prove(soft, hard context.Context, j *Job) (ok bool, err error) 
 	case <-soft.Done():
 	}
 	return false, nil
+}
+
+// Loner looks, right before a power-down that needs no other look at the store, whether a copy of
+// this host is at work. A Backuper that is none has no copies.
+type Loner interface {
+	// Alone fails where this agent may do nothing any more, since its state folder may be a copy.
+	// A store that does not answer within a few seconds is no error. Backuper.Present looks too.
+	Alone(ctx context.Context, j *Job) error
+}
+
+// alone tells whether the power-down may follow. Where it may not, the job stays
+// in the journal: this agent takes no step any more.
+func (w *worker) alone(hard context.Context, j *Job) (bool, error) {
+	loner, ok := w.m.parts.Backuper.(Loner)
+	if !ok {
+		return true, nil
+	}
+	err := contain.Call(func() error { return loner.Alone(hard, j) })
+	switch {
+	case err == nil:
+		return true, nil
+	case contain.Of(err) != nil:
+		return false, err
+	}
+	return false, errLeave
 }
 
 // present asks the store once. A resume or another wish for the job, and the end of

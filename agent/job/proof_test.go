@@ -167,3 +167,35 @@ func TestLooksOnce(t *testing.T) {
 		l.stop()
 	})
 }
+
+// TestLookForCopiesBeforeAPowerDown: a power-down for which a verification counts that is recent
+// comes after a look for copies of the host. A host that is a copy powers nothing down.
+func TestLookForCopiesBeforeAPowerDown(t *testing.T) {
+	for _, copied := range []bool{false, true} {
+		waiting(t, job.Options{ProofAge: time.Hour}, func(w *world, l *life, id string) {
+			if copied {
+				w.mu.Lock()
+				w.fail = func(act, _ string) error {
+					if act == "alone" {
+						return errors.New("the state folder may be a copy")
+					}
+					return nil
+				}
+				w.mu.Unlock()
+			}
+			l.release(t)
+			time.Sleep(time.Minute)
+			j, err := l.j.Job(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.mu.Lock()
+			looks, down := w.alone, w.instances["phone"].state == job.IsStopped
+			w.mu.Unlock()
+			if looks != 1 || down == copied || copied && j.State != job.Acknowledged {
+				t.Errorf("a copy: %v; %d looks, powered down: %v, the job is %s", copied, looks, down, j.State)
+			}
+			l.stop()
+		})
+	}
+}

@@ -69,6 +69,9 @@ func (w *worker) toPutBack(ctx context.Context, j *Job) (State, change, error) {
 		return "", change{}, fmt.Errorf("the kept content is of tenant %q, and the instance belongs to tenant %q now; move the content by hand", s.Tenant, instance.Tenant)
 	case s.Removing:
 		return "", change{}, errors.New("the kept content is being removed")
+	case s.Partial:
+		return "", change{}, errors.New("a removal of the kept content had begun when the journal of this host was lost or set back, so the content may not be whole; " +
+			"look at the content, and move by hand what is of use")
 	case len(s.Missing) > 0:
 		return "", change{}, fmt.Errorf("nothing was at the place of volume %s when the others were replaced, so the volumes would be of two times; "+
 			"move them by hand while the instance is stopped", strings.Join(s.Missing, ", "))
@@ -113,6 +116,11 @@ func (w *worker) matchKept(s *Aside, planned []Place) ([]Place, error) {
 		}
 		if lies == "" {
 			return nil, fmt.Errorf("volume %q: the tree that was kept at %s is not there any more", p.Volume, kept.Aside)
+		}
+		if note, err := w.m.parts.Restorer.NoteOn(kept, lies); err != nil {
+			return nil, fmt.Errorf("volume %q: %w", p.Volume, err)
+		} else if note != nil && note.Removing {
+			return nil, fmt.Errorf("volume %q: the note on the tree at %s says that its removal had begun, so the tree may not be whole; move by hand what is of use", p.Volume, lies)
 		}
 		places = append(places, Place{Volume: p.Volume, Target: kept.Target, Stage: lies, Holder: kept.Holder, Tree: kept.Old})
 	}

@@ -96,9 +96,10 @@ type Restorer interface {
 	Look(ctx context.Context, instance, tenant string, known Content) ([]VolumeFacts, error)
 	// Newest names the newest backup; ErrNoBackup.
 	Newest(ctx context.Context, instance, tenant string) (Content, error)
-	// Mark puts the mark of a backup that was made of the volumes on each of them, and tells which
-	// volumes bear it. With an error the other ones do not.
-	Mark(ctx context.Context, instance string, c Content) (marked map[string]bool, err error)
+	// Mark puts the mark of the backup of a job on each folder or file that was backed up, at the
+	// path that the journal has, and tells which volumes bear it. With an error the other ones do
+	// not. Another folder that lies at the path by now gets no mark.
+	Mark(ctx context.Context, j *Job, c Content) (marked map[string]bool, err error)
 	// Backup names the backup of that id; ErrNoBackup.
 	Backup(ctx context.Context, instance, tenant, id string) (Content, error)
 	// Plan names the places of all volumes and changes nothing. An
@@ -272,6 +273,7 @@ func (w *worker) putInPlace(hard context.Context, j *Job) error {
 	}
 	for _, p := range j.Restore.Places {
 		if err == nil {
+			w.noteOld(j, p)
 			err = w.act(crashpoint.Place, func() error { return w.m.parts.Restorer.Put(p) })
 		}
 	}

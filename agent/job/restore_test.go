@@ -42,8 +42,9 @@ func (r fakeRestorer) Look(_ context.Context, instance, _ string, known job.Cont
 }
 
 // Mark puts the mark of a backup on the content at the places of an instance's volumes.
-func (r fakeRestorer) Mark(_ context.Context, instance string, c job.Content) (map[string]bool, error) {
+func (r fakeRestorer) Mark(_ context.Context, of *job.Job, c job.Content) (map[string]bool, error) {
 	r.l.alive()
+	instance := of.Instance
 	w := r.l.w
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -200,7 +200,7 @@ func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, preco
 	}
 	w.tried = true
 	r := BackupRequest{
-		Job: j.ID, Task: j.Task, Instance: j.Instance, Tenant: j.Tenant, Precopy: precopy, Deadline: j.Deadline, Resume: packs,
+		Job: j.ID, Task: j.Task, Instance: j.Instance, Tenant: j.Tenant, Kept: j.Kept, Precopy: precopy, Deadline: j.Deadline, Resume: packs,
 		PackIntent: func(pack string) error {
 			return w.act(crashpoint.WritePack, func() error { return w.m.journal.addPack(j.ID, pack) })
 		},

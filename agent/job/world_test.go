@@ -46,6 +46,8 @@ type world struct {
 	disks map[string]disk
 	// tree -> the mark that it bears
 	bears map[string]bearing
+	// tree -> the note that a restore has put on it
+	notes map[string]job.KeptNote
 	room  func(context.Context, job.Base) (int64, int64, error) // nil: not asked
 	// the store's treatment of a restore; nil: well
 	restore func(ctx context.Context, volume int) error
@@ -59,6 +61,8 @@ type world struct {
 	silent time.Duration
 	// how often the store was asked before a hold
 	asked int
+	// how often a look for copies of the host came before a power-down
+	alone int
 	// as the control plane took them
 	events []job.Event
 	bootID string
@@ -120,7 +124,7 @@ type phone struct {
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
 		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{}, made: map[string]string{},
-		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{}, bears: map[string]bearing{},
+		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{}, bears: map[string]bearing{}, notes: map[string]job.KeptNote{},
 		lost: map[string]map[int]time.Time{}, ended: map[string]int{}, bootID: "boot-1", booted: time.Now(),
 	}
 	for _, n := range names {
@@ -671,6 +675,16 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	return &job.Result{Fork: w.forks, Parent: r.Content.Backup, BackupID: id, Seq: uint64(len(w.backups[r.Instance])), Object: "v/backups/" + id, ManifestSHA256: "00ff", Verified: time.Now(), Catalogues: catalogues}, nil
 }
 
+// Alone fails where the world says that the host is a copy.
+func (b fakeEngine) Alone(_ context.Context, j *job.Job) error {
+	b.l.alive()
+	w := b.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.alone++
+	return w.failing("alone", j.Instance)
+}
+
 // Present tells whether the world has the job's backup.
 func (b fakeEngine) Present(ctx context.Context, j *job.Job) error {
 	// the one who waits is no goroutine of this call, so it can't be ended here
@@ -744,6 +758,9 @@ func (f fakeMarks) Clear(instance string) error {
 	f.l.alive()
 	f.l.w.mu.Lock()
 	defer f.l.w.mu.Unlock()
+	if err := f.l.w.failing("clear", instance); err != nil {
+		return err
+	}
 	if p := f.l.w.instances[instance]; p.state == job.IsFrozen && !p.owner {
 		f.l.w.fault("the note of %s is removed while it is frozen", instance)
 	}

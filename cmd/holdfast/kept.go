@@ -57,7 +57,7 @@ func (a *app) keptTables(kept []api.KeptContent) error {
 		}
 		rows = append(rows, []string{
 			k.InstanceID, k.JobID, stamp(k.Since), left, strconv.FormatUint(k.Files, 10) + more, size(k.Bytes) + more, when(k.Newest),
-			dash(k.KnownBackup), dash(k.ReplacedBy), dash(oneLine(k.Error)),
+			dash(k.KnownBackup), dash(k.ReplacedBy), dash(keptTrouble(k)),
 		})
 		for _, v := range k.Volumes {
 			places = append(places, []string{k.InstanceID, v.Name, name(v.From), name(v.Path)})
@@ -68,6 +68,19 @@ func (a *app) keptTables(kept []api.KeptContent) error {
 	}
 	fmt.Fprintln(a.stdout)
 	return a.table(places)
+}
+
+// keptTrouble says what people should know of kept content, in one line.
+func keptTrouble(k api.KeptContent) string {
+	switch {
+	case k.Error != "":
+		return oneLine(k.Error)
+	case k.Partial:
+		return "a removal had begun: it may not be whole, and can't be put back"
+	case !k.Adopted.IsZero():
+		return "the journal did not know it; found " + stamp(k.Adopted)
+	}
+	return ""
 }
 
 // onKept is a verb about the kept content of one instance.

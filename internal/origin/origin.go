@@ -7,8 +7,9 @@
 // mark out (tree.OwnXattrs), and a restore gives the volume a mark of its own.
 //
 // The agent writes marks and reads them. A mark is no proof against a program that may write
-// trusted attributes, which is root of the host alone. The package keeps no state and starts no
-// goroutine. Its calls may hang on storage that does not answer.
+// trusted attributes, which is root of the host alone. A second attribute has a note of the agent
+// on content that a restore takes out of the place of a volume. The package keeps no state and
+// starts no goroutine. Its calls may hang on storage that does not answer.
 package origin
 
 import (
@@ -100,24 +101,33 @@ func open(path string) (*os.File, error) {
 // Read returns the mark of the volume at path: ErrNoMark, ErrNotKept, ErrDamaged. A missing
 // volume is fs.ErrNotExist. Whether the mark is of that very volume Mark.At tells.
 func Read(path string) (Mark, error) {
-	f, err := open(path)
+	b, err := read(path, Attribute)
 	if err != nil {
 		return Mark{}, err
 	}
+	return decode(b)
+}
+
+// read returns the value of an attribute of the volume's root, as Read says.
+func read(path, attribute string) ([]byte, error) {
+	f, err := open(path)
+	if err != nil {
+		return nil, err
+	}
 	defer f.Close() // only read
 	buf := make([]byte, maxMark)
-	n, err := unix.Fgetxattr(int(f.Fd()), Attribute, buf)
+	n, err := unix.Fgetxattr(int(f.Fd()), attribute, buf)
 	switch {
 	case errors.Is(err, unix.ENODATA):
-		return Mark{}, ErrNoMark
+		return nil, ErrNoMark
 	case errors.Is(err, unix.EOPNOTSUPP):
-		return Mark{}, fmt.Errorf("%w: its file system has no trusted attributes", ErrNotKept)
+		return nil, fmt.Errorf("%w: its file system has no trusted attributes", ErrNotKept)
 	case errors.Is(err, unix.ERANGE):
-		return Mark{}, fmt.Errorf("%w: it is longer than %d bytes", ErrDamaged, maxMark)
+		return nil, fmt.Errorf("%w: it is longer than %d bytes", ErrDamaged, maxMark)
 	case err != nil:
-		return Mark{}, &os.PathError{Op: "read the mark of", Path: path, Err: err}
+		return nil, &os.PathError{Op: "read the mark of", Path: path, Err: err}
 	}
-	return decode(buf[:n])
+	return buf[:n], nil
 }
 
 func decode(b []byte) (Mark, error) {

@@ -27,6 +27,17 @@ func AsideOf(target, job, volume string) string {
 	return filepath.Join(filepath.Dir(target), asidePrefix+job+"-"+volume)
 }
 
+// StageOf names the place beside target where a job builds the tree of a volume, and where the tree
+// lies that the new one has replaced, until it is removed or kept aside.
+func StageOf(target, job, volume string) string {
+	return filepath.Join(filepath.Dir(target), stagePrefix+job+"-"+volume)
+}
+
+// Named tells whether the name of a file is a name of a tree that is kept aside, or of a stage.
+func Named(name string) (aside, stage bool) {
+	return strings.HasPrefix(name, asidePrefix), strings.HasPrefix(name, stagePrefix)
+}
+
 // Bounds of a count, each with its reason.
 const (
 	// measureEntries is some seconds of a walk in memory, and far more than a phone has.

@@ -81,7 +81,7 @@ func PlaceOf(target, job, volume string) (Place, error) {
 	} else if len(mounts) > 0 {
 		return no("%s is mounted inside of it", mounts[0])
 	}
-	return Place{Target: real, Stage: filepath.Join(filepath.Dir(real), stagePrefix+job+"-"+volume)}, nil
+	return Place{Target: real, Stage: StageOf(real, job, volume)}, nil
 }
 
 // Holds tells whether something is at the path, of which links are

@@ -95,6 +95,7 @@ type RoomError struct {
 	KeepBytes, KeepInodes uint64 // that stay free
 	Writing               bool   // it showed while the restore wrote
 	Cause                 error  // the kernel's error; nil where the restore stopped before that
+	Btrfs                 bool   // a quota is the quota of a subvolume, which FreeBytes does not show
 }
 
 // inWords writes a number of bytes for people.
@@ -145,6 +146,9 @@ func (e *RoomError) Error() string {
 	}
 	b.WriteString(" are to stay free")
 	switch {
+	case errors.Is(e.Cause, unix.EDQUOT) && e.Btrfs:
+		fmt.Fprintf(&b, "; the quota of a subvolume is used up, which the free space does not show: `btrfs qgroup show -re %s` shows the limits; "+
+			"raise one (`btrfs qgroup limit`), or remove content that nobody needs", e.Folder)
 	case errors.Is(e.Cause, unix.EDQUOT):
 		b.WriteString("; a quota is used up: raise the quota of the user, group or project, or remove content that nobody needs")
 	case e.Cause != nil:
@@ -317,5 +321,7 @@ func full(err error, volume, folder string, r Reserve) error {
 	}
 	short := s.short([]string{volume}, 0, 0)
 	short.Writing, short.Cause = true, cause
+	var fs unix.Statfs_t
+	short.Btrfs = unix.Statfs(folder, &fs) == nil && fs.Type == unix.BTRFS_SUPER_MAGIC
 	return short
 }

@@ -190,3 +190,50 @@ func TestQuotaIsFull(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestQuotaOfASubvolume: statfs does not show the limit of a subvolume, so a restore meets it while
+// it writes. The error names the quota, the old content beside stays, nothing of the new one is
+// left, and with a higher limit the restore succeeds.
+func TestQuotaOfASubvolume(t *testing.T) {
+	testbed.Need(t, "root", "btrfs")
+	src := t.TempDir()
+	content := make([]byte, 12*mib)
+	_, _ = rand.NewChaCha8([32]byte{2}).Read(content)
+	image := filepath.Join(src, "disk.img")
+	must(t, os.WriteFile(image, content, 0o600))
+	v := newVault(t, obs.NewMemory())
+	for kind, root := range map[string]string{"folder": src, "image": image} {
+		t.Run(kind, func(t *testing.T) {
+			res, err := backup.Run(t.Context(), backup.Options{Vault: v, Instance: kind, Sources: []backup.Source{{Volume: "data", Root: root}}})
+			must(t, err)
+			top := testbed.Btrfs(t)
+			limited := filepath.Join(top, "limited")
+			do := func(args ...string) {
+				t.Helper()
+				if out, err := exec.Command("btrfs", args...).CombinedOutput(); err != nil {
+					t.Fatalf("%q: %v: %s", args, err, out)
+				}
+			}
+			do("quota", "enable", top)
+			do("subvolume", "create", limited)
+			do("qgroup", "limit", "8M", limited)
+			old := filepath.Join(limited, "volume")
+			must(t, os.WriteFile(old, []byte("the old content"), 0o600))
+			run := func() error {
+				_, err := restore.Run(t.Context(), restore.Options{
+					Vault: v, Ref: vault.BackupRef{Instance: kind, ID: res.BackupID}, Dest: filepath.Join(limited, "restored"), Volume: "data", Reserve: &restore.Reserve{Bytes: mib},
+				})
+				return err
+			}
+			var short *restore.RoomError
+			if err := run(); !errors.As(err, &short) || !errors.Is(err, unix.EDQUOT) || !strings.Contains(err.Error(), "btrfs qgroup show -re "+limited) {
+				t.Errorf("beyond the quota: %v", err)
+			}
+			if b, err := os.ReadFile(old); err != nil || string(b) != "the old content" || listing(t, limited) != "volume" {
+				t.Errorf("the old content is %q, %v; there is %s", b, err, listing(t, limited))
+			}
+			do("qgroup", "limit", "64M", limited)
+			must(t, run())
+		})
+	}
+}

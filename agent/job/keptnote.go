@@ -1,0 +1,257 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// The journal names the content that restores have replaced. Where the journal is lost or set back
+// to an earlier state, the trees on the disks tell of themselves: each bears a note since before it
+// left its place. The agent looks for such trees at its start and from time to time, and adopts the
+// trees of which the journal does not know. The time for which they are kept begins anew then.
+
+// KeptNote is the note on a tree that a job takes, or has taken, out of the place of a volume. The
+// note goes where the tree goes. A tree that went back to its place keeps the note, which says
+// nothing there.
+type KeptNote struct {
+	Instance string    `json:"instance"`
+	Tenant   string    `json:"tenant"`
+	Job      string    `json:"job"`
+	Volume   string    `json:"volume"`
+	Target   string    `json:"target"`             // the place
+	Since    time.Time `json:"since"`              // UTC, for people
+	Backup   string    `json:"known_backup"`       // the backup from which the host knew the content to come
+	Seq      uint64    `json:"sequence"`           // of Backup
+	Created  time.Time `json:"created,omitzero"`   // of Backup
+	Vault    string    `json:"vault,omitempty"`    // of Backup
+	By       string    `json:"by,omitempty"`       // the backup that took its place
+	Removing bool      `json:"removing,omitempty"` // the removal has begun, so the tree may not be whole
+}
+
+// FoundKept is a tree that was found beside the place of a volume.
+type FoundKept struct {
+	Path string
+	// Place has Volume, Target, Stage, Aside, Holder and Old set; zero without a note.
+	Place Place
+	// Note is the note on the tree; nil where there is none, or where the name of the tree is no
+	// name that an agent gives to the noted volume.
+	Note *KeptNote
+}
+
+// seekEvery is how often the agent looks for kept content of which the journal does not know: a
+// disk may be mounted late, and a look reads one folder for each place.
+const seekEvery = time.Hour
+
+// noteOld puts the note on the content in the place of a volume, before that content leaves the
+// place. A note that can't be put keeps nobody from the restore: the journal has the same.
+func (w *worker) noteOld(j *Job, p Place) {
+	restorer := w.m.parts.Restorer
+	in, err := restorer.Placed(p)
+	if in {
+		return // done before a crash
+	}
+	if err == nil {
+		var known Content
+		if known, err = w.m.journal.Content(j.Instance); err == nil {
+			err = restorer.Note(p, p.Target, KeptNote{
+				Instance: j.Instance, Tenant: j.Tenant, Job: j.ID, Volume: p.Volume, Target: p.Target, Since: w.m.opts.Now().UTC(),
+				Backup: known.Backup, Seq: known.Seq, Created: known.Created, Vault: known.Vault, By: j.Restore.Backup,
+			})
+		}
+	}
+	if err != nil {
+		w.m.parts.Observer.Lacked(j.Instance, j.ID, "note on "+p.Target+" whose content it is", err)
+	}
+}
+
+// noteRemoval says on a tree that its removal begins. A tree without a note gets none.
+func (m *Manager) noteRemoval(p Place, path string) error {
+	n, err := m.parts.Restorer.NoteOn(p, path)
+	if err != nil || n == nil || n.Removing {
+		return err
+	}
+	n.Removing = true
+	if err := m.parts.Restorer.Note(p, path, *n); err != nil {
+		return fmt.Errorf("note that the removal of %s begins: %w", path, err)
+	}
+	return nil
+}
+
+// errKeptUnknown says of a tree that nothing tells whose content it is.
+var errKeptUnknown = errors.New("it has the name of kept content, and neither the journal nor a note on it tells whose content it is; " +
+	"the agent leaves it alone: look at it, and rename or remove it by hand")
+
+// StrayKept lists the paths of trees that have the name of kept content, as the last look found
+// them, and of which nothing tells whose content they are. Nothing removes them.
+func (m *Manager) StrayKept() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.strayKept)
+}
+
+// seekKept adopts the kept content of which the journal does not know.
+//
+// Invariant nothing-lost: content that is adopted is kept for the whole of Options.KeepAside from
+// then on, whatever the note on it says of its removal.
+func (m *Manager) seekKept(ctx context.Context) {
+	if m.parts.Restorer == nil {
+		return
+	}
+	// The trees of a job that is at work now are the job's own.
+	atWork, err := m.journal.Active()
+	if err != nil {
+		m.parts.Observer.Trouble("", "", "look for kept content", err)
+		return
+	}
+	found, err := m.parts.Restorer.FindKept(ctx)
+	if err != nil && ctx.Err() == nil {
+		m.parts.Observer.Trouble("", "", "look for kept content", err)
+	}
+	complete, before := err == nil, m.StrayKept()
+	var strays []string
+	for _, f := range found {
+		if slices.ContainsFunc(atWork, func(j *Job) bool { return j.takesOut(f) }) {
+			continue
+		}
+		known, err := m.journal.knowsKept(f)
+		switch {
+		case err != nil:
+			m.parts.Observer.Trouble("", "", "look for kept content at "+f.Path, err)
+		case known:
+		case f.Note == nil:
+			strays = append(strays, f.Path)
+			if !slices.Contains(before, f.Path) {
+				m.parts.Observer.Trouble("", "", "look at "+f.Path, errKeptUnknown)
+			}
+		default:
+			m.adoptKept(ctx, f)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if complete {
+		m.strayKept = strays
+	}
+}
+
+// takesOut tells whether a tree may be of the job, which is unfinished.
+func (j *Job) takesOut(f FoundKept) bool {
+	if strings.Contains(f.Path, j.ID) || j.PutBack != "" && strings.Contains(f.Path, j.PutBack) {
+		return true
+	}
+	return f.Note != nil && (f.Note.Job == j.ID || f.Note.Job == j.PutBack)
+}
+
+// adoptKept writes the record of a tree of which the journal does not know.
+func (m *Manager) adoptKept(ctx context.Context, f FoundKept) {
+	n := f.Note
+	trouble := func(err error) {
+		m.parts.Observer.Trouble(n.Instance, n.Job, "adopt the kept content at "+f.Path, err)
+	}
+	old, counted, err := m.parts.Restorer.Count(ctx, f.Place, f.Path)
+	switch {
+	case err != nil:
+		trouble(err)
+		return
+	case old != f.Place.Old:
+		return // it was moved meanwhile
+	}
+	adopted, err := m.journal.adoptKept(f, counted, m.opts.Now().UTC())
+	switch {
+	case err != nil:
+		trouble(err)
+	case adopted:
+		wake(m.outbox)
+		trouble(fmt.Errorf("the journal of this host was lost or set back, and does not know the content, which is kept for %s from now on", m.opts.KeepAside))
+	}
+}
+
+// knowsKept tells whether a record names the tree: as kept content, or as a leftover. A record that
+// does not know that the removal of the tree has begun learns it.
+func (jr *Journal) knowsKept(f FoundKept) (known bool, err error) {
+	left, err := jr.leftovers()
+	if err != nil {
+		return false, err
+	}
+	for _, l := range left {
+		if l.Path() == f.Path || l.Place != nil && l.Place.Old != "" && l.Place.Old == f.Place.Old {
+			return true, nil
+		}
+	}
+	all, err := jr.Kept()
+	if err != nil {
+		return false, err
+	}
+	for _, s := range all {
+		for _, v := range s.Volumes {
+			if v.Place.Old != f.Place.Old && v.Place.Aside != f.Path {
+				continue
+			}
+			if f.Note != nil && f.Note.Removing && v.Place.Old == f.Place.Old && !s.Removing && !s.Partial {
+				err = jr.changeAside(s.Instance, s.Job, nil, func(s *Aside) bool { s.Partial = true; return true })
+				if errors.Is(err, ErrNotFound) {
+					err = nil // it was removed meanwhile
+				}
+			}
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// adoptKept adds a tree to the record of its job, or makes that record. Nothing is adopted while a
+// job of the instance may use the tree, and while the record is being removed.
+func (jr *Journal) adoptKept(f FoundKept, c Count, now time.Time) (adopted bool, err error) {
+	n := f.Note
+	err = jr.update(func(tx *bbolt.Tx) error {
+		adopted = false
+		if id := tx.Bucket(bucketActive).Get([]byte(n.Instance)); id != nil {
+			active, err := getJob(tx, string(id))
+			if err != nil {
+				return err
+			}
+			if active.takesOut(f) {
+				return nil
+			}
+		}
+		var s Aside
+		there, err := get(tx, bucketAside, asideKey(n.Instance, n.Job), &s)
+		switch {
+		case err != nil:
+			return err
+		case !there:
+			s = Aside{
+				Instance: n.Instance, Tenant: n.Tenant, Job: n.Job, Since: n.Since, By: n.By, Replaced: Replaced{Backup: n.Backup, Kept: true},
+				Known: Content{Backup: n.Backup, Seq: n.Seq, Created: n.Created, Vault: n.Vault, Tenant: n.Tenant},
+			}
+			if n.Backup == "" {
+				s.Known = Content{}
+			}
+		case s.Removing:
+			return nil // the record goes soon
+		case s.Tenant != n.Tenant, slices.ContainsFunc(s.Volumes, func(v AsideVolume) bool { return v.Place.Volume == n.Volume }):
+			return fmt.Errorf("the journal names another tree as the kept content of volume %q by job %s; look at both, and rename or remove one by hand", n.Volume, n.Job)
+		}
+		s.Volumes = append(s.Volumes, AsideVolume{f.Place, c})
+		s.Missing = slices.DeleteFunc(s.Missing, func(v string) bool { return v == n.Volume })
+		s.Partial = s.Partial || n.Removing
+		s.Adopted, s.SinceUp = now, jr.Up()
+		r := &s.Replaced
+		r.Files, r.Bytes, r.AtLeast = r.Files+c.Files, r.Bytes+c.Bytes, r.AtLeast || !c.Whole
+		if c.Newest.After(r.Newest) {
+			r.Newest = c.Newest
+		}
+		adopted = true
+		return errors.Join(put(tx, bucketAside, s.key(), s), tell(tx, now, EventKept, decidedData{
+			Instance: s.Instance, Tenant: s.Tenant, Job: s.Job, Replaced: &s.Replaced,
+			Reason: "the journal of the host was lost or set back, and did not know the content; it is kept for its whole time from now on",
+		}))
+	})
+	return adopted, err
+}
