@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,7 +82,8 @@ type fleet struct {
 	deck    *deck
 	trail   *trail
 
-	setting sync.Mutex // held while configurations are written
+	setting     sync.Mutex   // held while configurations are written
+	releaseTook atomic.Int64 // nanoseconds from a report of a tablet's backup to its release
 }
 
 // wild is the host whose state folder people copy, set back and lose.

@@ -282,9 +282,11 @@ func (d *tablet) finish(ctx context.Context, w work, r told, accepted string) (g
 	if len(r.Fork) > 0 {
 		d.decide(ctx, w.h, accepted)
 	}
+	began := time.Now()
 	for n := 0; ; n++ {
 		switch d.f.plane.took(w.job, released, backupFailed, resumed) {
 		case released:
+			d.f.releaseTook.Store(int64(time.Since(began)))
 			d.f.trail.count("releases of tablets")
 			return true, nil
 		case backupFailed, resumed:
@@ -344,7 +346,8 @@ func (d *tablet) forked(ctx context.Context, w work, r told) {
 		}
 		return fmt.Errorf("%s does not show the fork: %+v", w.h.name, info.Troubles)
 	})
-	pause(ctx, 2*time.Second)
+	// A release by mistake takes as long as the last one took.
+	pause(ctx, min(max(2*time.Second, 2*time.Duration(d.f.releaseTook.Load())), 20*time.Second))
 	if d.f.plane.took(w.job, released) != "" {
 		d.f.found("%s was released on %s for backup %s, which makes a fork of which nobody has decided", d.id, w.h.name, r.Backup)
 	}
