@@ -99,6 +99,7 @@ func TestCompareTellsWhatBecameOfAVolume(t *testing.T) {
 		{"left alone", func(*compared) {}, known.LikenessSame, known.LikenessSame},
 		{"written to", func(c *compared) { c.must(os.WriteFile(c.files()[3], []byte("written"), 0o600)) }, known.LikenessNewer, known.LikenessNewer},
 		{"with a new file", func(c *compared) { c.must(makeFile(filepath.Join(c.root, "small/0/new"))) }, known.LikenessNewer, known.LikenessNewer},
+		{"with a new file in the root", func(c *compared) { c.must(makeFile(filepath.Join(c.root, "new"))) }, known.LikenessNewer, known.LikenessNewer},
 		{"some removed", func(c *compared) {
 			for _, f := range c.files()[:30] {
 				c.must(os.Remove(f))

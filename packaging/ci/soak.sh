@@ -18,6 +18,7 @@ end=$((SECONDS + length))
 rounds=0
 faults=0
 movements=0
+oddities=0
 bad=()
 
 # number prints how many of them the fleet of this round reported.
@@ -38,7 +39,8 @@ while [ $SECONDS -lt "$end" ]; do
 		go test -count=1 -timeout 0 -v -run '^TestModel$' ./agent/job >"$keep/model" 2>&1 || bad+=("$keep/model")
 	faults=$((faults + $(number faults)))
 	movements=$((movements + $(number movements)))
-	echo "seed $seed: $rounds rounds, $movements movements, $faults faults, ${#bad[@]} of $((2 * rounds)) tests found something"
+	oddities=$((oddities + $(number oddities)))
+	echo "seed $seed: $rounds rounds, $movements movements, $oddities oddities, $faults faults, ${#bad[@]} of $((2 * rounds)) tests found something"
 	seed=$((seed + 1))
 done
 for file in "${bad[@]}"; do

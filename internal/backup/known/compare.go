@@ -25,7 +25,7 @@ type Comparison struct {
 	// Back are those whose time of change is earlier than the backup knows
 	// it: their content went back to an earlier time. They count as Changed too.
 	Back uint64
-	// Folders are those in which names came or went.
+	// Folders are those in which names came or went, the root among them.
 	Folders uint64
 	// Weak says that the numbers of inodes tell nothing there, so that
 	// Replaced counts as Changed, and Back is 0.
@@ -189,7 +189,7 @@ func (c *comparer) close() {
 func (c *comparer) page(ctx context.Context, items []vault.Item) error {
 	for i := range items {
 		it := &items[i]
-		if it.Continued || it.Path == "" || it.HasLinkTo || !c.every && c.sample != inSample(it.Path) {
+		if it.Continued || it.HasLinkTo || !c.every && c.sample != inSample(it.Path) {
 			continue
 		}
 		if err := context.Cause(ctx); err != nil {

@@ -64,15 +64,20 @@ func (f *fleet) disturb(ctx context.Context) {
 		}
 		h := f.hosts[next.host]
 		key := h.name + " " + next.fault.name
+		h.faults.Add(1) // before the look whether the host is to be left alone
 		mu.Lock()
-		again := busy[key]
-		busy[key] = true
+		again := busy[key] || h.calm.Load()
+		if !again {
+			busy[key] = true
+		}
 		mu.Unlock()
 		if again {
+			h.faults.Add(-1)
 			f.trail.count("faults left out")
 			continue
 		}
 		under.Go(func() {
+			defer h.faults.Add(-1)
 			defer func() {
 				mu.Lock()
 				defer mu.Unlock()

@@ -55,6 +55,7 @@ var faults = []fault{
 	{"host rebooted and engine late", 2, seconds(0.5, 4), reboot(true)},
 	{"clock set", 6, seconds(2, 15), setClock},
 	{"disk of the journal full", 3, seconds(1, 6), fillDisk},
+	{"state folder copied", 6, seconds(0, 0), copyState},
 	{"bad line among the tokens, and restart", 1, seconds(1, 4), func(_ context.Context, _ *fleet, h *host, _ *rand.Rand) (string, func(), error) {
 		h.tokens("this is no token\n")
 		h.signal(syscall.SIGKILL)
@@ -209,7 +210,7 @@ func reboot(late bool) func(context.Context, *fleet, *host, *rand.Rand) (string,
 	return func(ctx context.Context, f *fleet, h *host, _ *rand.Rand) (string, func(), error) {
 		h.down(syscall.SIGKILL)
 		var lived []*phone
-		for _, p := range f.phones {
+		for _, p := range f.everything() {
 			if v := p.look(h); v.pid != 0 {
 				lived = append(lived, p)
 				p.meddle()
@@ -219,6 +220,9 @@ func reboot(late bool) func(context.Context, *fleet, *host, *rand.Rand) (string,
 		h.newBoot()
 		start := func() {
 			for _, p := range lived {
+				if p.isParked(h) {
+					continue
+				}
 				p.meddle()
 				if err := p.run("start", h); err != nil {
 					f.trail.note("%v", err) // somebody was faster

@@ -1,15 +1,19 @@
 package fleet_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,21 +33,33 @@ func must(t testing.TB, err error) {
 
 // The parts of a fleet, and how long faults happen unless the environment says otherwise.
 const (
-	hostCount  = 3
-	phoneCount = 10
-	usualTime  = 75 * time.Second
-	usualSeed  = 14
+	hostCount   = 4
+	phoneHosts  = 3 // the first ones; the last host, the wild one, has tablets alone
+	phoneCount  = 6
+	tabletCount = 5
+	usualTime   = 35 * time.Second
+	usualSeed   = 14
 )
 
 // Bounds on how long things take to come right when nothing disturbs
 // them. They are generous: the machine may be slow and shared.
 const (
-	patience     = 5 * time.Minute  // until everything is at rest after the last fault
+	patience     = 15 * time.Minute // until everything is at rest after the last fault
 	signPatience = 20 * time.Second // until what stands still shows
 )
 
-// tenant owns the instances, and token is the control plane's token.
-const tenant, token = "1008600000104285462", "token-of-the-control-plane"
+// tenant owns instances.
+type tenant struct {
+	id     string // the name of its vault too
+	token  string // of the control plane
+	letter string // begins the names of the lives of its tablets
+}
+
+// tenants are all; phones are of the first.
+var tenants = []*tenant{
+	{"1008600000104285462", "token-of-the-control-plane", "a"},
+	{"2008600000104285463", "token-of-the-other-tenant", "b"},
+}
 
 // fleet is all of it.
 type fleet struct {
@@ -59,9 +75,27 @@ type fleet struct {
 	key     string // age identity of all hosts
 	plane   *plane
 
-	hosts  []*host
-	phones []*phone
-	trail  *trail
+	hosts   []*host
+	clone   *host // whose machine is a copy of the wild host's; its agent runs now and then
+	phones  []*phone
+	tablets []*tablet
+	deck    *deck
+	trail   *trail
+
+	setting     sync.Mutex   // held while configurations are written
+	releaseTook atomic.Int64 // nanoseconds from a report of a tablet's backup to its release
+}
+
+// wild is the host whose state folder people copy, set back and lose.
+func (f *fleet) wild() *host { return f.hosts[hostCount-1] }
+
+// everything is all instances.
+func (f *fleet) everything() []*phone {
+	all := slices.Clone(f.phones)
+	for _, d := range f.tablets {
+		all = append(all, d.phone)
+	}
+	return all
 }
 
 // TestFleet is the whole.
@@ -78,7 +112,8 @@ func TestFleet(t *testing.T) {
 	for _, h := range f.hosts {
 		keepers.Go(func() { h.keep(ctx) })
 	}
-	for _, p := range f.phones {
+	keepers.Go(func() { f.clone.keep(ctx) })
+	for _, p := range f.everything() {
 		must(t, p.run("start", f.hosts[p.at]))
 	}
 	watching, stopWatching := context.WithCancel(ctx)
@@ -92,6 +127,9 @@ func TestFleet(t *testing.T) {
 	for _, p := range f.phones {
 		movers.Go(func() error { return p.move(moving, patient) })
 	}
+	for _, d := range f.tablets {
+		movers.Go(func() error { return d.live(moving, patient) })
+	}
 	f.disturb(ctx)
 	f.trail.note("no more faults")
 	stopMoving()
@@ -101,6 +139,7 @@ func TestFleet(t *testing.T) {
 	}
 	timer.Stop()
 	f.settle(ctx)
+	f.audit(ctx)
 	stopWatching()
 	for _, h := range f.hosts {
 		h.end()
@@ -138,30 +177,49 @@ func newFleet(t *testing.T) *fleet {
 	f.store = f.minio.Bucket(t)
 	f.key = filepath.Join(f.dir, "fleet.key")
 	for i := range hostCount {
-		f.hosts = append(f.hosts, newHost(f, i))
+		f.hosts = append(f.hosts, newHost(f, fmt.Sprintf("host-%d", i)))
 	}
+	f.clone = newHost(f, "clone")
+	f.clone.id, f.clone.away = f.wild().id, 1
 	f.plane = startPlane(f)
-	f.cli("key", "new", "--out", f.key)
-	f.cli("vault", "create", "--vault", tenant)
+	f.cli(tenants[0], "key", "new", "--out", f.key)
+	for _, t := range tenants {
+		f.cli(t, "vault", "create")
+	}
 	r := rand.New(rand.NewPCG(f.seed, 1))
 	for i := range phoneCount {
 		f.phones = append(f.phones, newPhone(f, i, r))
 	}
-	for _, h := range f.hosts {
+	for i := range tabletCount {
+		f.tablets = append(f.tablets, newTablet(f, i))
+	}
+	f.deck = newDeck(f.seed)
+	for _, h := range append(slices.Clone(f.hosts), f.clone) {
 		h.configure()
 	}
 	return f
 }
 
-// cli runs the command line on the whole store, without any fault in between.
-func (f *fleet) cli(args ...string) {
+// cli runs the command line on a tenant's vault, without any fault in between.
+func (f *fleet) cli(t *tenant, args ...string) {
 	f.t.Helper()
-	c := exec.Command(f.tools.cli, args...)
-	c.Env = append(append(os.Environ(), f.minio.Env()...), "HOLDFAST_STORE="+f.minio.URL(f.store, "fleet"), "HOLDFAST_KEY="+f.key,
-		"HOLDFAST_VAULT="+tenant, "XDG_CACHE_HOME="+filepath.Join(f.dir, "cache"))
-	if out, err := c.CombinedOutput(); err != nil {
-		f.t.Errorf("holdfast %q: %v\n%s", args, err, out)
+	if _, err := f.ask(f.t.Context(), t, args...); err != nil {
+		f.t.Error(err)
 	}
+}
+
+// ask is cli for what the command prints. It fails while the store is down.
+func (f *fleet) ask(ctx context.Context, t *tenant, args ...string) ([]byte, error) {
+	c := exec.CommandContext(ctx, f.tools.cli, args...)
+	c.Env = append(append(os.Environ(), f.minio.Env()...), "HOLDFAST_STORE="+f.minio.URL(f.store, "fleet"), "HOLDFAST_KEY="+f.key,
+		"HOLDFAST_VAULT="+t.id, "XDG_CACHE_HOME="+filepath.Join(f.dir, "cache"))
+	var errs bytes.Buffer
+	c.Stderr = &errs
+	out, err := c.Output()
+	if err != nil {
+		return nil, fmt.Errorf("holdfast %q: %w: %s", args, err, errs.String())
+	}
+	return out, nil
 }
 
 // tools are the programs of a fleet.

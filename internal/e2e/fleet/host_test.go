@@ -37,6 +37,7 @@ const (
 type host struct {
 	f      *fleet
 	name   string
+	id     string // by which its agent calls itself
 	dir    string
 	state  string // a disk of its own
 	boot   string // file with the id of the boot
@@ -48,6 +49,12 @@ type host struct {
 	socket *api.Client
 	// refused: the control plane refused reports that an operator has not had sent again.
 	refused atomic.Bool
+	// use is held for reading while the plane has a tablet's command under way on the host, and for
+	// writing while people do something to the host's state folder. calm is set then: no fault
+	// happens to the host.
+	use    sync.RWMutex
+	calm   atomic.Bool
+	faults atomic.Int32 // that happen to the host
 
 	mu      sync.Mutex
 	agent   *exec.Cmd
@@ -59,8 +66,8 @@ type host struct {
 	reboots int
 }
 
-func newHost(f *fleet, number int) *host {
-	h := &host{f: f, name: fmt.Sprintf("host-%d", number), net: testbed.StartNetwork(f.t), clock: testbed.NewClock(f.t)}
+func newHost(f *fleet, name string) *host {
+	h := &host{f: f, name: name, id: name, net: testbed.StartNetwork(f.t), clock: testbed.NewClock(f.t)}
 	h.dir = filepath.Join(f.dir, h.name)
 	must(f.t, os.MkdirAll(filepath.Join(f.disk, h.name), 0o755))
 	must(f.t, os.Mkdir(h.dir, 0o755))
@@ -86,7 +93,7 @@ func newHost(f *fleet, number int) *host {
 			_ = agent.Process.Kill()
 			<-ended
 		}
-		for _, p := range f.phones {
+		for _, p := range f.everything() {
 			if v := p.look(h); v.pid != 0 {
 				_ = unix.Kill(v.pid, unix.SIGKILL)
 			}
@@ -99,8 +106,11 @@ func newHost(f *fleet, number int) *host {
 
 // tokens writes the file of tokens, with a line more.
 func (h *host) tokens(more string) {
-	line := auth.HashToken(token) + " tenant=" + tenant + " role=control-plane\n"
-	must(h.f.t, os.WriteFile(filepath.Join(h.dir, "tokens"), []byte(line+more), 0o600))
+	text := ""
+	for _, t := range tenants {
+		text += auth.HashToken(t.token) + " tenant=" + t.id + " role=control-plane\n"
+	}
+	must(h.f.t, os.WriteFile(filepath.Join(h.dir, "tokens"), []byte(text+more), 0o600))
 }
 
 // newBoot gives the host another boot id.
@@ -121,7 +131,18 @@ func (h *host) configure() {
     hold: %s
     runtime: {exec: {state: %[5]s, freeze: %[5]s, thaw: %[5]s, power_down: %[5]s, start: %[5]s, timeout: 30s}}
     volumes: [{name: data, path: %[6]s}]
-`, p.id, tenant, p.release, p.hold, command, p.volume(h))
+`, p.id, p.tenant().id, p.release, p.hold, command, p.volume(h))
+	}
+	for _, d := range h.f.tablets {
+		command := fmt.Sprintf("[%s, %s, %s]", h.f.tools.phone, d.dir(h), d.home(h))
+		fmt.Fprintf(&instances, `
+  - id: %s
+    tenant: "%s"
+    release: %s
+    hold: %s
+    runtime: {exec: {state: %[5]s, freeze: %[5]s, thaw: %[5]s, power_down: %[5]s, start: %[5]s, timeout: 30s}}
+    volumes: [{name: data, path: %[6]s/data}, {name: media, path: %[6]s/media}]
+`, d.id, d.tenant().id, d.release, d.hold, command, d.home(h))
 	}
 	store := h.f.minio.URLVia(h.store.endpoint, h.f.store, "fleet")
 	must(h.f.t, os.WriteFile(filepath.Join(h.dir, "holdfast.yaml"), fmt.Appendf(nil, `
@@ -138,7 +159,7 @@ key_file: %[6]s
 report: {url: "https://%[7]s/reports", ca_file: %[8]s}
 prepare: {start: true}
 limits: {drain_timeout: 5s, frozen_deadline: 2m, memory: 128MiB, jobs: 3}
-instances:%[9]s`, h.name, h.state, h.net.Host, h.dir, store, h.f.key, h.f.plane.address(h), h.f.plane.caFile, instances.String()), 0o600))
+instances:%[9]s`, h.id, h.state, h.net.Host, h.dir, store, h.f.key, h.f.plane.address(h), h.f.plane.caFile, instances.String()), 0o600))
 }
 
 // keep starts the agent whenever it does not run and is to, until ctx ends.
@@ -168,6 +189,16 @@ func (h *host) resend(ctx context.Context) {
 	}
 }
 
+// daemon is the agent's program with that command, with the boot id of the host.
+func (h *host) daemon(command ...string) *exec.Cmd {
+	cmd := exec.Command("unshare", append([]string{
+		"--mount", "sh", "-c", `mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`, h.boot,
+		h.f.tools.daemon, "--config", filepath.Join(h.dir, "holdfast.yaml"),
+	}, command...)...)
+	cmd.Env = append(append(os.Environ(), h.f.minio.Env()...), h.clock.Env()...)
+	return cmd
+}
+
 // launch starts the agent in the network of the host and with its boot id.
 func (h *host) launch() {
 	log, err := os.OpenFile(filepath.Join(h.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -176,9 +207,7 @@ func (h *host) launch() {
 		return
 	}
 	defer log.Close()
-	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`, h.boot,
-		h.f.tools.daemon, "--config", filepath.Join(h.dir, "holdfast.yaml"))
-	cmd.Env = append(append(os.Environ(), h.f.minio.Env()...), h.clock.Env()...)
+	cmd := h.daemon()
 	cmd.Stdout, cmd.Stderr = log, log
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -278,8 +307,8 @@ type answer struct {
 	} `json:"data"`
 }
 
-// call is a call of the control plane over the network.
-func (h *host) call(ctx context.Context, method, path, requestID string, body any) (answer, error) {
+// call is a call of the control plane for that tenant over the network.
+func (h *host) call(ctx context.Context, t *tenant, method, path, requestID string, body any) (answer, error) {
 	var send io.Reader = http.NoBody
 	if body != nil {
 		b, err := json.Marshal(body)
@@ -292,7 +321,7 @@ func (h *host) call(ctx context.Context, method, path, requestID string, body an
 	if err != nil {
 		return answer{}, err
 	}
-	req.Header.Set("X-Auth-Token", token)
+	req.Header.Set("X-Auth-Token", t.token)
 	req.Header.Set("X-Request-Id", requestID)
 	res, err := h.client.Do(req)
 	if err != nil {

@@ -34,7 +34,7 @@ type work struct {
 // until moving ends; a movement under way goes on until patient ends.
 func (p *phone) move(moving, patient context.Context) error {
 	for n := 0; pause(moving, between(p.r, 2*time.Second, 6*time.Second)); n++ {
-		to := p.f.hosts[(p.at+1+p.r.IntN(hostCount-1))%hostCount]
+		to := p.f.hosts[(p.at+1+p.r.IntN(phoneHosts-1))%phoneHosts]
 		from := p.where()
 		left, err := p.leave(patient, from, fmt.Sprintf("%s-%d-backup", p.id, n))
 		if err != nil {
@@ -81,10 +81,10 @@ func (p *phone) leave(ctx context.Context, h *host, request string) (bool, error
 		case completed.IsZero() || time.Since(completed) < wait || n%5 != 0:
 		case keep:
 			// tried again
-			_, _ = h.call(ctx, http.MethodPost, agentPath+p.id+"/resume", request+"-resume", nil)
+			_, _ = h.call(ctx, p.tenant(), http.MethodPost, agentPath+p.id+"/resume", request+"-resume", nil)
 		case p.release == "control-plane":
 			// tried again
-			_, _ = h.call(ctx, http.MethodPost, agentPath+p.id+"/release", request+"-release", nil)
+			_, _ = h.call(ctx, p.tenant(), http.MethodPost, agentPath+p.id+"/release", request+"-release", nil)
 		}
 		if n%15 == 14 {
 			p.lookAfter(ctx, w, request)
@@ -97,7 +97,7 @@ func (p *phone) leave(ctx context.Context, h *host, request string) (bool, error
 
 // lookAfter has an operator act on a job whose report was refused.
 func (p *phone) lookAfter(ctx context.Context, w work, request string) {
-	a, err := w.h.call(ctx, http.MethodGet, taskPath+w.task, request+"-look", nil)
+	a, err := w.h.call(ctx, p.tenant(), http.MethodGet, taskPath+w.task, request+"-look", nil)
 	if err != nil || len(a.Data.Jobs) != 1 || !strings.HasPrefix(a.Data.Jobs[0].ExecuteMsg, "held") {
 		return
 	}
@@ -141,7 +141,7 @@ func (p *phone) arrive(ctx context.Context, h *host, request string) error {
 func (p *phone) command(ctx context.Context, h *host, path, request string, body any) (work, error) {
 	last, refusals, again := "no answer", 0, ""
 	for {
-		a, err := h.call(ctx, http.MethodPost, path, request, body)
+		a, err := h.call(ctx, p.tenant(), http.MethodPost, path, request, body)
 		switch {
 		case err != nil:
 			last = err.Error()
@@ -196,7 +196,7 @@ func (p *phone) standing(w work) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	process := fmt.Sprintf("process %+v", p.look(w.h))
-	a, err := w.h.call(ctx, http.MethodGet, taskPath+w.task, "standing", nil)
+	a, err := w.h.call(ctx, p.tenant(), http.MethodGet, taskPath+w.task, "standing", nil)
 	if err != nil {
 		return process + ", " + err.Error()
 	}

@@ -18,18 +18,22 @@ import (
 type phone struct {
 	f       *fleet
 	id      string
+	below   string // the folder of the volume, below the folder of the phone
 	release string // who decides on the power-down
 	hold    string
 	r       *rand.Rand // of its movements
 
 	mu      sync.Mutex
+	owner   *tenant
 	at      int       // host on which the control plane believes it to be
 	meddled time.Time // when somebody else last acted on it
+	// parked are the hosts on which it is stopped on purpose: no engine starts it after a boot.
+	parked map[*host]bool
 }
 
 func newPhone(f *fleet, number int, r *rand.Rand) *phone {
 	p := &phone{
-		f: f, id: fmt.Sprintf("phone-%d", number), release: "agent", hold: "precopy", at: number % hostCount,
+		f: f, id: fmt.Sprintf("phone-%d", number), below: "data", release: "agent", hold: "precopy", at: number % phoneHosts, owner: tenants[0],
 		r: rand.New(rand.NewPCG(r.Uint64(), r.Uint64())),
 	}
 	if number%2 == 1 {
@@ -49,10 +53,33 @@ func newPhone(f *fleet, number int, r *rand.Rand) *phone {
 	return p
 }
 
-// dir holds the outside's knowledge of the phone's lives
-// on a host, and volume holds the phone's own data.
+// dir holds the outside's knowledge of the phone's lives on a host, and volume
+// holds the phone's own data; of a tablet it is the folder of both volumes.
 func (p *phone) dir(h *host) string    { return filepath.Join(h.dir, p.id) }
-func (p *phone) volume(h *host) string { return filepath.Join(p.f.disk, h.name, p.id, "data") }
+func (p *phone) volume(h *host) string { return filepath.Join(p.f.disk, h.name, p.id, p.below) }
+
+// tenant is whose the instance is.
+func (p *phone) tenant() *tenant {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.owner
+}
+
+// park says whether the instance is stopped on a host on purpose.
+func (p *phone) park(h *host, on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.parked == nil {
+		p.parked = map[*host]bool{}
+	}
+	p.parked[h] = on
+}
+
+func (p *phone) isParked(h *host) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.parked[h]
+}
 
 // run does a verb of the instance's manager, as an operator would.
 func (p *phone) run(verb string, h *host) error {

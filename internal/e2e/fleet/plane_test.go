@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,22 +56,24 @@ type plane struct {
 	f      *fleet
 	caFile string
 	ports  map[*host]string // host -> address at which it reports
+	asked  map[*host]int    // host -> requests; under mu
 
 	mu   sync.Mutex
 	jobs map[string]map[string]json.RawMessage // job -> type of report that was taken -> its data
 }
 
 func startPlane(f *fleet) *plane {
-	p := &plane{f: f, caFile: filepath.Join(f.dir, "plane.pem"), ports: map[*host]string{}, jobs: map[string]map[string]json.RawMessage{}}
+	p := &plane{f: f, caFile: filepath.Join(f.dir, "plane.pem"), ports: map[*host]string{}, asked: map[*host]int{}, jobs: map[string]map[string]json.RawMessage{}}
 	var addresses []string
-	for _, h := range f.hosts {
+	hosts := append(slices.Clone(f.hosts), f.clone)
+	for _, h := range hosts {
 		addresses = append(addresses, h.net.Servers[planeServer])
 	}
 	key := filepath.Join(f.dir, "plane.key")
 	testbed.WriteCertificate(f.t, p.caFile, key, addresses...)
 	cert, err := tls.LoadX509KeyPair(p.caFile, key)
 	must(f.t, err)
-	for i, h := range f.hosts {
+	for i, h := range hosts {
 		l, err := net.Listen("tcp", addresses[i]+":0")
 		must(f.t, err)
 		p.ports[h] = l.Addr().String()
@@ -103,6 +106,9 @@ func (p *plane) address(h *host) string { return p.ports[h] }
 var planeModes = []string{"500", "503", "slow", "cut", "404", "page", "redirect", "409", "refuses"}
 
 func (p *plane) serve(h *host, w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	p.asked[h]++
+	p.mu.Unlock()
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return // the agent was killed while it sent
@@ -191,6 +197,69 @@ func (p *plane) took(job string, types ...string) string {
 		}
 	}
 	return ""
+}
+
+// told is the part of a report's data that the fleet looks at.
+type told struct {
+	Backup       string    `json:"backup_id"`
+	Instance     string    `json:"instance_id"`
+	AlreadyReady bool      `json:"already_ready"`
+	Replaced     *replaced `json:"replaced"`
+	Fork         []struct {
+		Backup string `json:"backup"`
+	} `json:"fork"`
+	Reason  string `json:"reason"`
+	Warning string `json:"warning"`
+}
+
+type replaced struct {
+	Files uint64 `json:"files"`
+	Kept  bool   `json:"kept"`
+}
+
+// data is what a report told of a job.
+func (p *plane) data(job, kind string) (d told) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := json.Unmarshal(p.jobs[job][kind], &d); err != nil {
+		p.f.found("the report %s of job %s: %v", kind, job, err)
+	}
+	return d
+}
+
+// keeps tells whether a report said that the content which a job replaced is kept.
+func (p *plane) keeps(job string) bool {
+	return p.took(job, restoreCompleted) != "" && p.data(job, restoreCompleted).keeps() ||
+		p.took(job, restoreFailed) != "" && p.data(job, restoreFailed).keeps()
+}
+
+func (d told) keeps() bool { return d.Replaced != nil && d.Replaced.Kept }
+
+// forks are the ids of all backups of an instance that reports named as a part of a fork.
+func (p *plane) forks(instance string) map[string]bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ids := map[string]bool{}
+	for _, kinds := range p.jobs {
+		for _, text := range kinds {
+			var d told
+			if json.Unmarshal(text, &d) != nil || d.Instance != instance || len(d.Fork) == 0 {
+				continue
+			}
+			ids[d.Backup] = true
+			for _, f := range d.Fork {
+				ids[f.Backup] = true
+			}
+		}
+	}
+	return ids
+}
+
+// requests is how many requests came from a host.
+func (p *plane) requests(h *host) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked[h]
 }
 
 func sleep(ctx context.Context, d time.Duration) { pause(ctx, d) }

@@ -16,9 +16,17 @@ func (f *fleet) settle(ctx context.Context) {
 	began := time.Now()
 	end := began.Add(patience)
 	for _, h := range f.hosts {
-		f.until(ctx, end, func() error { return h.quiet(ctx) })
+		f.until(ctx, end, func() error {
+			err := h.quiet(ctx)
+			for _, d := range f.tablets {
+				if err != nil {
+					d.tend(ctx, h) // nobody waits for its jobs any more
+				}
+			}
+			return err
+		})
 	}
-	for _, p := range f.phones {
+	for _, p := range f.everything() {
 		f.until(ctx, end, func() error {
 			h := p.where()
 			if !p.runs(h) {
@@ -33,7 +41,9 @@ func (f *fleet) settle(ctx context.Context) {
 		})
 	}
 	f.trail.note("at rest after %.0f s", time.Since(began).Seconds())
-	f.cli("verify", "--read-data", "100")
+	for _, t := range tenants {
+		f.cli(t, "verify", "--read-data", "100")
+	}
 }
 
 // until waits until ok is nil, or the end.

@@ -7,13 +7,15 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"sync/atomic"
 	"time"
 )
 
 // storeGate is the way of one host to the store.
 type storeGate struct {
 	gate
-	endpoint string // http://host:port
+	endpoint string       // http://host:port
+	changes  atomic.Int64 // requests that would change something
 }
 
 // storeModes are the ways in which a store, or the way to it, is not well.
@@ -49,6 +51,9 @@ func startStoreGate(f *fleet, address string) *storeGate {
 		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
 	}
 	serve(f, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			g.changes.Add(1)
+		}
 		mode := g.get()
 		if mode != "" {
 			f.trail.count("store requests met by " + mode)

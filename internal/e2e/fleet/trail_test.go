@@ -18,15 +18,27 @@ type trail struct {
 
 	mu     sync.Mutex
 	lines  []string
+	file   *os.File // nil for a run of which nothing is kept
 	counts map[string]int
 	said   map[string]bool
 }
 
 func newTrail(t *testing.T) *trail {
 	l := &trail{t: t, began: time.Now(), counts: map[string]int{}, said: map[string]bool{}}
+	if dir := os.Getenv("HOLDFAST_FLEET_KEEP"); dir != "" {
+		var err error
+		if l.file, err = os.Create(filepath.Join(dir, "trail")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	t.Cleanup(func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
+		if l.file != nil {
+			_ = l.file.Close() // for people
+			l.file = nil
+			return
+		}
 		keep(t, "trail", []byte(strings.Join(l.lines, "\n")))
 	})
 	return l
@@ -35,7 +47,12 @@ func newTrail(t *testing.T) *trail {
 func (l *trail) note(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.lines = append(l.lines, fmt.Sprintf("%8.2f ", time.Since(l.began).Seconds())+fmt.Sprintf(format, args...))
+	line := fmt.Sprintf("%8.2f ", time.Since(l.began).Seconds()) + fmt.Sprintf(format, args...)
+	if l.file != nil { // also of a run that is killed
+		_, _ = fmt.Fprintln(l.file, line) // for people
+		return
+	}
+	l.lines = append(l.lines, line)
 }
 
 func (l *trail) count(what string) {
@@ -48,6 +65,19 @@ func (l *trail) set(what string, n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts[what] = n
+}
+
+func (l *trail) add(what string, n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.counts[what] += n
+}
+
+// counted is how often it was counted.
+func (l *trail) counted(what string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.counts[what]
 }
 
 // once is true the first time for each word.

@@ -37,7 +37,7 @@ type frozenFor struct {
 
 // places: a phone has a process on one host at most.
 func (w *watcher) places() {
-	for _, p := range w.f.phones {
+	for _, p := range w.f.phones { // of tablets the ledger knows where they may live
 		var on []string
 		for _, h := range w.f.hosts {
 			if p.look(h).pid != 0 {
@@ -53,7 +53,7 @@ func (w *watcher) places() {
 // signs: what stands still for a while shows in the list of the
 // host's instances and in its metrics.
 func (w *watcher) signs(ctx context.Context) {
-	for _, p := range w.f.phones {
+	for _, p := range w.f.everything() {
 		h := p.where()
 		v := p.look(h)
 		s := w.frozen[p]

@@ -28,6 +28,9 @@ const (
 // run is one life: it looks whether the volume is whole, says what
 // it found, and goes on where the last life ended.
 func run(dir, volume, life string) error {
+	if what, err := os.ReadFile(filepath.Join(dir, "tablet")); err == nil {
+		return runTablet(dir, volume, life, string(what))
+	}
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -46,18 +49,23 @@ func run(dir, volume, life string) error {
 	if err := appendLine(filepath.Join(dir, "starts"), fmt.Sprintf("%s %d %d %s\n", life, count, time.Now().UnixNano(), found)); err != nil {
 		return err
 	}
-	_, began := stat("/proc/self")
-	pid := filepath.Join(dir, "pid")
-	if err := os.WriteFile(pid+".new", fmt.Appendf(nil, "%d %s\n", os.Getpid(), began), 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(pid+".new", pid); err != nil {
+	if err := writePID(dir); err != nil {
 		return err
 	}
 	if fault != nil {
 		return fault
 	}
 	return write(dir, volume, life, count)
+}
+
+// writePID says which process lives.
+func writePID(dir string) error {
+	_, began := stat("/proc/self")
+	pid := filepath.Join(dir, "pid")
+	if err := os.WriteFile(pid+".new", fmt.Appendf(nil, "%d %s\n", os.Getpid(), began), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(pid+".new", pid)
 }
 
 func write(dir, volume, life string, n int) error {
