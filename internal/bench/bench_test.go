@@ -39,8 +39,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// built is the program that the tests of this package measure. It is made of what the tests of other
-// packages have compiled already, without the flags of a release.
+// built is the program that the tests of this package measure. Without the flags of a release, it
+// is linked of packages that the tests of other packages have compiled already.
 var built = sync.OnceValues(func() (bin string, err error) {
 	if builtIn, err = os.MkdirTemp("", "holdfast-testbed-"); err != nil {
 		return "", err
@@ -212,7 +212,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestCopyTree: the floor of a restore copies all that tools restore.
+// TestCopyTree: the floor of a restore copies all entries and bytes.
 func TestCopyTree(t *testing.T) {
 	a, b := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
 	// In a process of its own, as the bench makes it: the peak of memory of a program that a

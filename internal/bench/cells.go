@@ -32,7 +32,7 @@ func (c cell) String() string {
 	return text
 }
 
-// short names the cell among others by what tells it from them.
+// short names the cell among others by the figures in which they differ.
 func (c cell) short(all []measured) string {
 	text := string(c.mix)
 	for _, m := range all {
@@ -78,11 +78,11 @@ func (s *settings) files() int {
 		}
 		most = max(most, n)
 	}
-	const trees = 3 // two phones, and one that is restored
+	const trees = 3 // two phones, and the restored tree
 	return trees * most
 }
 
-// lists reads the lists of the environment, and adds what is wrong to faults.
+// lists reads the lists of the environment, and adds their faults to faults.
 func (s *settings) lists(getenv func(string) string, faults *[]error) {
 	numbers := func(name string, otherwise, least int) (list []int) {
 		for _, text := range fieldsOr(getenv(name), strconv.Itoa(otherwise)) {

@@ -18,8 +18,8 @@ import (
 // copyBlock is how much is read and written at a time, bytes.
 const copyBlock = 256 << 10
 
-// copyTree copies the tree a to b on all cores, with owners, modes and times, and ends when the disk
-// has it. No restore to the same place is faster, for it also writes all of that.
+// copyTree copies the tree a to b on all cores, with owners, modes and times, and ends when the
+// disk has the copy. A restore to the same place writes as much, and so is not faster.
 func copyTree(a, b string) error {
 	var files []string
 	var later []func() error

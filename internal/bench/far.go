@@ -148,7 +148,8 @@ func farEnv() []string {
 	return []string{"AWS_ACCESS_KEY_ID=" + farUser, "AWS_SECRET_ACCESS_KEY=" + farSecret, "AWS_REGION=" + farRegion}
 }
 
-// network passes connections on to the server at to, until it is killed. It writes its address to out.
+// network passes connections on to the server at to, until its process is killed. It writes its
+// address to out.
 func network(to string, out io.Writer) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -181,7 +182,7 @@ func network(to string, out io.Writer) error {
 // lane is one direction of the network.
 type lane struct {
 	mu   sync.Mutex
-	free time.Time // when it has carried all that it took
+	free time.Time // when all bytes so far have passed
 }
 
 // take returns when n bytes have passed.

@@ -21,8 +21,9 @@
 //	              else 5 GiB
 //
 // MIX, SIZE, SEED and STORE take several values, with spaces between. Each combination of them is
-// measured, and a table shows the worst of all ratios. A far store needs a tool that speaks S3, so
-// borg is left out there. With the defaults and all tools it takes about eight minutes on two cores.
+// measured, and a table shows the worst of all ratios. A far store needs a tool that speaks S3,
+// so borg is left out there. With the defaults and all tools all takes about eight minutes on two
+// cores.
 //
 // It starts goroutines only in the floors and in the network before a far store, which are
 // processes of their own. If it is killed, it leaves a folder holdfast-bench-* in DIR, perhaps

@@ -151,7 +151,7 @@ func (r ratio) String() string {
 // columns are the figures of the table of ratios.
 var columns = []string{"time", "CPU", "peak memory", "added bytes", "stored bytes"}
 
-// ratios are those of one step, by column; nil where holdfast has no such step.
+// ratios has the ratios of one step, by column; nil where holdfast has no such step.
 func (r results) ratios(step string) map[string]ratio {
 	own := r["holdfast"][step]
 	if len(own) == 0 {

@@ -176,7 +176,7 @@ func (r *runner) turn(ctx context.Context, f found, measureFloor bool) (err erro
 	return t.run(ctx, a)
 }
 
-// floors measures how long what no tool can leave out takes.
+// floors measures the work that no tool can leave out.
 func (r *runner) floors(ctx context.Context, a string) error {
 	first, left, err := r.selfCost(ctx, "floor", a)
 	if err != nil {

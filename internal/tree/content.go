@@ -18,8 +18,8 @@ type Content struct {
 	birth  birth
 	closed atomic.Bool
 
-	// A small file gets its size by its writes, as long as each begins where the one before ends. All
-	// others get it at once, before the first write behind a hole: some file systems keep
+	// A small file gets its size by its writes, as long as each begins where the one before ends.
+	// All others get it at once, before the first write behind a hole: some file systems keep
 	// blocks for a file that grows, and would fill the hole with them.
 	end    atomic.Int64 // the file has all its bytes up to here, once all writes returned
 	sizing sync.Once

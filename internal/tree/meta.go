@@ -100,10 +100,10 @@ type setter struct {
 	flagsLost atomic.Bool // some flag or project id could not be set
 }
 
-// apply gives fd, the open entry e at path, its metadata, as far as it was not born with that. fd
-// is O_PATH for all but files and folders. The order matters: a change of owner removes setuid and security.capability,
-// and an ACL writes into the mode. No other change alters the time of the content. An
-// immutable entry takes no further change, so the flags come last.
+// apply gives fd, the open entry e at path, the metadata that the entry was not born with. fd
+// is O_PATH for all but files and folders. The order matters: a change of owner removes setuid
+// and security.capability, and an ACL writes into the mode. No other change alters the time of
+// the content. An immutable entry takes no further change, so the flags come last.
 func (s *setter) apply(fd int, path string, e *Entry, mode uint32, born birth) error {
 	if !born.owned(e) {
 		var err error

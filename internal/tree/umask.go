@@ -8,10 +8,10 @@ import (
 	"holdfast/internal/contain"
 )
 
-// Unmasked calls do on a thread whose new entries get the mode that they are made with, whatever the
-// umask of the process is. A Target that do makes and fills then has fewer modes to set. It is
-// for speed alone: where the kernel refuses, the thread has the umask of the process. Goroutines
-// that do starts have that one too. The working folder of the thread is its own.
+// Unmasked calls do on a thread whose new entries get the mode that they are made with, whatever
+// the umask of the process is. A Target that do makes and fills then has fewer modes to set.
+// Unmasked is for speed alone: where the kernel refuses, the thread has the umask of the process,
+// as other goroutines have, also when do starts them. The thread has a working folder of its own.
 func Unmasked(do func() error) error {
 	var g contain.Group
 	g.Go(func() error {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Mix names what a tree has. Each mixture has the same folders as a phone, so that one
+// Mix names the content of a tree. Each mixture has the same folders as a phone, so that one
 // change of a day fits all; the parts of the bytes differ.
 type Mix string
 
@@ -67,8 +67,8 @@ func (m *maker) images(total int64) error {
 
 const imageSuffix = ".img"
 
-// disk fills with what a disk has: pages of databases, code, text, packed content, and nothing.
-// A buffer has one of them.
+// disk fills with the content of disks: pages of databases, code, text, packed content, zeros.
+// A buffer has one kind.
 func disk(rng *random, pool []byte) func([]byte) {
 	fills := []func([]byte){func(b []byte) { clear(b) }, pages(rng), text(rng), packed(rng)}
 	if len(pool) > 0 {

@@ -207,7 +207,8 @@ func TestDayChangesTwoPercent(t *testing.T) {
 	}
 }
 
-// TestMixes: every mixture has the bytes that were asked for, mostly of its kind, and changes in a day.
+// TestMixes: every mixture has the bytes that were asked for, mostly of its kind, and changes in
+// a day.
 func TestMixes(t *testing.T) {
 	const size = 8 << 20
 	for mix, kind := range map[phone.Mix]phone.Kind{
