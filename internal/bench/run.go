@@ -148,7 +148,7 @@ func (r *runner) turn(ctx context.Context, f found, measureFloor bool) (err erro
 	if err := r.phone(ctx, "a", 0); err != nil {
 		return err
 	}
-	if measureFloor {
+	if measureFloor && r.far == nil { // the floors know no network
 		if err := r.floors(ctx, a); err != nil {
 			return err
 		}
