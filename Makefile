@@ -44,7 +44,7 @@ test-long: ## run the tests of the stores against rclone too, which takes minute
 soak: tools ## move a fleet while faults happen, and drive the model of a host, for hours (DURATION=1h SEED=n ROUND=10m RUNS=1000)
 	@packaging/ci/soak.sh
 
-bench: ## measure beside restic, borg and kopia where on PATH (SIZE=MiB ROUNDS=n OUT=file), or BIG=1: millions of files
+bench: ## measure beside restic, borg and kopia where on PATH (MIX= SIZE=MiB SEED= STORE= ROUNDS=n OUT=file), or BIG=1: millions of files
 	@go run ./internal/bench
 
 fuzz: ## fuzz every decoder for a while (FUZZTIME=30s each)

@@ -1,16 +1,25 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"holdfast/internal/bench/phone"
+	"holdfast/internal/testbed"
 )
 
 // TestMain is also the program that TestBench's runs start for
@@ -23,18 +32,61 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if builtIn != "" {
+		_ = os.RemoveAll(builtIn) // a folder in the system's for temporary files
+	}
+	os.Exit(code)
+}
+
+// built is the program that the tests of this package measure. Without the flags of a release, it
+// is linked of packages that the tests of other packages have compiled already.
+var built = sync.OnceValues(func() (bin string, err error) {
+	if builtIn, err = os.MkdirTemp("", "holdfast-testbed-"); err != nil {
+		return "", err
+	}
+	bin = filepath.Join(builtIn, "holdfast")
+	return bin, build(context.Background(), bin, nil)
+})
+
+var builtIn string // the folder; "" before it is made
+
+// program returns built.
+func program(t *testing.T) string {
+	t.Helper()
+	bin, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
+// inShm returns a folder in memory, which is faster.
+func inShm(t *testing.T) string {
+	t.Helper()
+	memory, err := os.MkdirTemp("/dev/shm", "holdfast-testbed-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(memory) })
+	return memory
 }
 
 // TestBench runs all that "make bench" runs, on few bytes, with the tools that are there.
 func TestBench(t *testing.T) {
-	dir := t.TempDir()
-	if memory, err := os.MkdirTemp("/dev/shm", "holdfast-testbed-"); err == nil { // faster
-		t.Cleanup(func() { os.RemoveAll(memory) })
-		dir = memory
+	dir := inShm(t)
+	stores := []string{near}
+	minio, err := testbed.GoProgram("minio")
+	switch {
+	case err == nil:
+		t.Setenv("HOLDFAST_TOOLS", filepath.Dir(minio))
+		stores = append(stores, far)
+	case testbed.MustRun():
+		t.Fatal(err)
 	}
 	set := map[string]string{
-		"SIZE": "8", "ROUNDS": "1", "DIR": dir, "OUT": filepath.Join(dir, "BENCH.md"), "PATH": os.Getenv("PATH"),
+		"MIX": "noise", "SIZE": "8", "ROUNDS": "1", "DIR": dir, "OUT": filepath.Join(dir, "BENCH.md"), "PATH": os.Getenv("PATH"),
+		"HOLDFAST": program(t), "STORE": strings.Join(stores, " "),
 	}
 	if err := bench(t.Context(), func(name string) string { return set[name] }, io.Discard, io.Discard); err != nil {
 		t.Fatal(err)
@@ -43,17 +95,17 @@ func TestBench(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	have := []string{"the floor", "holdfast"}
+	want := map[string]int{"the floor": 2, "holdfast": len(steps) * len(stores)}
 	for _, peer := range []string{"restic", "borg", "kopia"} {
-		if _, err := exec.LookPath(peer); err == nil {
-			have = append(have, peer)
+		if _, err := exec.LookPath(peer); err != nil {
+			continue
+		}
+		want[peer] = len(steps) * len(stores)
+		if tools[peer].nearby {
+			want[peer] = len(steps)
 		}
 	}
-	for _, tool := range have {
-		want := len(steps)
-		if tool == "the floor" {
-			want = 1
-		}
+	for tool, want := range want {
 		rows := regexp.MustCompile(`(?m)^\| [a-z, -]+\| `+tool+` +\|`).FindAll(written, -1)
 		if len(rows) != want {
 			t.Errorf("%s has %d steps, want %d:\n%s", tool, len(rows), want, written)
@@ -87,8 +139,15 @@ func TestReport(t *testing.T) {
 	made(r, "holdfast", stepOnDisk, 3, 0)
 	made(r, "restic", stepOnDisk, 7, 0)
 	list := []found{{"holdfast", "/x/holdfast", "holdfast 1.2.3"}, {"restic", "/x/restic", "restic 0.1"}, {"borg", "/x/borg", "borg 4"}}
-	s := settings{bytes: 64 << 20, rounds: 2, seed: 5}
-	got := report("2 cores", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), s, "99 files, 64 MiB", list, r)
+	other := results{}
+	made(other, "floor", stepRestore, 1, 0)
+	made(other, "holdfast", stepFirst, 3, 40)
+	made(other, "restic", stepFirst, 9, 110)
+	s := settings{rounds: 2, seeds: []int{5}, sizes: []int{64}, mixes: []phone.Mix{phone.Phone, phone.Small}, stores: []string{near, far}}
+	got := report("2 cores", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), s, list, []measured{
+		{cell{phone.Phone, 64 << 20, 5, near}, 99, 64 << 20, r},
+		{cell{phone.Small, 64 << 20, 5, far}, 3000, 63 << 20, other},
+	})
 	want, err := os.ReadFile("testdata/report.md")
 	if err != nil {
 		t.Fatal(err)
@@ -128,16 +187,105 @@ func TestKeepNotes(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	_, err := settingsFrom(func(name string) string {
-		return map[string]string{"SIZE": "x", "ROUNDS": "0", "TOOLS": "restic tar"}[name]
+		return map[string]string{"SIZE": "8 x", "SEED": "-1", "ROUNDS": "0", "TOOLS": "restic tar", "MIX": "phone music", "STORE": "tape"}[name]
 	})
-	for _, want := range []string{`SIZE: must be a number from 8 on, got "x"`, `ROUNDS: must be a number from 1 on, got "0"`, `no tool "tar"`} {
+	for _, want := range []string{
+		`SIZE: must be numbers from 8 on, got "x"`, `SEED: must be numbers from 0 on, got "-1"`, `ROUNDS: must be a number from 1 on, got "0"`,
+		`no tool "tar"`, `MIX: no mixture "music"`, `STORE: no store "tape"`,
+	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not say %s", err, want)
 		}
 	}
 	s, err := settingsFrom(func(string) string { return "" })
-	if err != nil || s.bytes != 512<<20 || s.rounds != 3 || s.chosen || len(s.tools) != 4 {
+	if err != nil || s.rounds != 3 || s.chosen || len(s.tools) != 4 {
 		t.Errorf("without settings: %+v, %v", s, err)
+	}
+	if got := fmt.Sprint(s.cells()); got != "[phone, seed 1 databases, seed 1]" {
+		t.Errorf("without settings: %s", got)
+	}
+	s, err = settingsFrom(func(name string) string {
+		return map[string]string{"SIZE": "8 16", "SEED": "3", "MIX": "all", "STORE": "near far"}[name]
+	})
+	if got := len(s.cells()); err != nil || got != 2*5*2 {
+		t.Errorf("%d cells, %v", got, err)
+	}
+}
+
+// TestCopyTree: the floor of a restore copies all entries and bytes.
+func TestCopyTree(t *testing.T) {
+	a, b := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
+	// In a process of its own, as the bench makes it: the peak of memory of a program that a
+	// test starts is never below the memory that this process has.
+	r := &runner{dir: t.TempDir(), trees: filepath.Dir(a), now: cell{mix: phone.Images, bytes: 8 << 20, seed: 1}}
+	if err := r.phone(t.Context(), "a", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyTree(a, b); err != nil {
+		t.Fatal(err)
+	}
+	if err := same(a, b); err != nil {
+		t.Error(err)
+	}
+	if err := copyTree(a, b); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a copy over another: %v", err)
+	}
+}
+
+// TestNetwork: the network before a far store passes all bytes on in both directions, and ends
+// a direction when its sender ends it.
+func TestNetwork(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	go func() { // answers with all that it was sent, once that has ended
+		for {
+			c, err := server.Accept()
+			if err != nil {
+				return
+			}
+			all, _ := io.ReadAll(c)
+			_, _ = c.Write(all)
+			_ = c.Close()
+		}
+	}()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "network", server.Addr().String())
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	var address string
+	if _, err := fmt.Fscanln(out, &address); err != nil {
+		t.Fatal(err)
+	}
+	sent := make([]byte, 5<<20)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(sent)
+	for range 3 {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write(sent); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(c)
+		if err != nil || !bytes.Equal(got, sent) {
+			t.Errorf("%d bytes came back of %d: %v", len(got), len(sent), err)
+		}
+		_ = c.Close()
 	}
 }
 
@@ -191,25 +339,16 @@ func TestFloor(t *testing.T) {
 	}
 }
 
-// manyPeak bounds the memory of a backup of 200,000 small files, in bytes. Apart from
-// the catalogue and the index, the memory does not depend on the number of files.
+// manyPeak bounds the memory of a backup of many small files, in bytes.
 const manyPeak = 128 << 20
 
-// TestManyFiles runs the first step of BIG=1. How long a file takes
+// TestManyFiles runs the first step of BIG=1 with fewer files. How long a file takes
 // is printed, and depends on the machine.
 func TestManyFiles(t *testing.T) {
-	dir, err := os.MkdirTemp("/dev/shm", "holdfast-testbed-")
-	if err != nil {
-		dir = t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	bin := filepath.Join(dir, "holdfast")
-	if text, err := exec.Command("go", "build", "-ldflags=-s -w", "-o", bin, "holdfast/cmd/holdfast").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, text)
-	}
-	r := &runner{settings: settings{holdfast: bin}, dir: dir, trees: dir, path: os.Getenv("PATH")}
+	dir := inShm(t)
+	r := &runner{settings: settings{holdfast: program(t)}, dir: dir, trees: dir, path: os.Getenv("PATH")}
 	var table strings.Builder
-	all, err := r.many(t.Context(), manySteps[:1], &table)
+	all, err := r.many(t.Context(), []int{5000}, &table)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,9 +4,12 @@
 //
 // Variables of the environment set it:
 //
-//	SIZE=512      size of the tree in MiB; about five times this size of memory is needed
+//	MIX=...       the mixtures of data, or all: phone databases noise images small (package phone);
+//	              default: phone databases
+//	SIZE=512      sizes of the tree in MiB; about five times this size of memory is needed
+//	SEED=1        seeds of the data
+//	STORE=near    the stores: near, a folder in memory; far, MinIO behind 20 ms and 100 MB/s
 //	ROUNDS=3      rounds; each figure is the median of them
-//	SEED=1        of the data
 //	TOOLS=...     the tools: holdfast restic borg borg-zstd kopia; default: all but borg-zstd
 //	OUT=FILE      writes the report to FILE too, as markdown; keeps FILE from "## Notes" on
 //	DIR=/dev/shm  the working folder, emptied at the end; as root, trees are in an ext4 in
@@ -17,8 +20,14 @@
 //	COUNT=n       with BIG: at most n files; a million take about 0.4 GiB of memory as root,
 //	              else 5 GiB
 //
-// It starts no goroutine except in the floor. If it is killed, it leaves a folder
-// holdfast-bench-* in DIR, perhaps with a file system mounted in it.
+// MIX, SIZE, SEED and STORE take several values, with spaces between. Each combination of them is
+// measured, and a table shows the worst of all ratios. A far store needs a tool that speaks S3,
+// so borg is left out there. With the defaults and all tools all takes about eight minutes on two
+// cores.
+//
+// It starts goroutines only in the floors and in the network before a far store, which are
+// processes of their own. If it is killed, it leaves a folder holdfast-bench-* in DIR, perhaps
+// with a file system mounted in it.
 package main
 
 import (
@@ -57,13 +66,13 @@ func main() {
 // counts it, is never below its parent's, so the process that measures has to stay small.
 func part(name string, args []string, out io.Writer) error {
 	switch {
-	case name == "phone" && len(args) == 4: // DIR SEED BYTES INSTANCE
-		n, err := numbers(args[1:])
+	case name == "phone" && len(args) == 5: // DIR SEED BYTES INSTANCE MIX
+		n, err := numbers(args[1:4])
 		if err != nil {
 			return err
 		}
-		totals, err := phone.Make(args[0], phone.Options{Seed: uint64(n[0]), Bytes: n[1], Instance: int(n[2])})
-		fmt.Fprintf(out, "%d files, %d MiB", totals.AllFiles(), totals.AllBytes()>>20)
+		totals, err := phone.Make(args[0], phone.Options{Seed: uint64(n[0]), Bytes: n[1], Instance: int(n[2]), Mix: phone.Mix(args[4])})
+		fmt.Fprint(out, totals.AllFiles(), totals.AllBytes())
 		return err
 	case name == "day" && len(args) == 2: // DIR SEED
 		n, err := numbers(args[1:])
@@ -85,6 +94,10 @@ func part(name string, args []string, out io.Writer) error {
 		stored, err := floor(args[0])
 		fmt.Fprint(out, stored)
 		return err
+	case name == "copy" && len(args) == 2: // DIR NEWDIR
+		return copyTree(args[0], args[1])
+	case name == "network" && len(args) == 1: // HOST:PORT
+		return network(args[0], out)
 	}
 	return fmt.Errorf("no part %s with %d arguments; run without arguments, and see the variables in main.go", name, len(args))
 }
@@ -103,9 +116,11 @@ func numbers(args []string) ([]int64, error) {
 
 // settings are the settings of a run.
 type settings struct {
-	bytes    int64
+	mixes    []phone.Mix
+	sizes    []int // MiB
+	seeds    []int
+	stores   []string
 	rounds   int
-	seed     int
 	tools    []string
 	out      string
 	dir      string
@@ -132,9 +147,8 @@ func settingsFrom(getenv func(string) string) (settings, error) {
 		}
 		return n
 	}
-	s.bytes = int64(number("SIZE", 512, 8)) << 20
+	s.lists(getenv, &faults)
 	s.rounds = number("ROUNDS", 3, 1)
-	s.seed = number("SEED", 1, 0)
 	s.big = getenv("BIG") != ""
 	s.count = number("COUNT", manySteps[len(manySteps)-1], manySteps[0])
 	if s.dir == "" {
@@ -157,7 +171,7 @@ func bench(ctx context.Context, getenv func(string) string, out, progress io.Wri
 	if err != nil {
 		return err
 	}
-	files := 0
+	files := s.files()
 	if s.big {
 		files = s.count
 	}
@@ -168,10 +182,8 @@ func bench(ctx context.Context, getenv func(string) string, out, progress io.Wri
 	defer func() { err = errors.Join(err, undo()) }()
 	if s.holdfast == "" {
 		s.holdfast = filepath.Join(dir, "holdfast")
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-X main.version="+revision(ctx), "-o", s.holdfast, "holdfast/cmd/holdfast")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if text, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("build holdfast: %w\n%s", err, text)
+		if err := build(ctx, s.holdfast, append(os.Environ(), "CGO_ENABLED=0"), "-trimpath", "-ldflags", "-X main.version="+revision(ctx)); err != nil {
+			return err
 		}
 	}
 	r := &runner{settings: s, dir: dir, trees: trees, path: getenv("PATH"), progress: progress}
@@ -186,14 +198,30 @@ func bench(ctx context.Context, getenv func(string) string, out, progress io.Wri
 	if err := r.find(ctx); err != nil {
 		return err
 	}
-	if err := r.run(ctx); err != nil {
-		return err
+	var all []measured
+	for _, c := range s.cells() {
+		m, err := r.cell(ctx, c)
+		if err != nil {
+			return err
+		}
+		all = append(all, m)
 	}
-	text := report(machine(), time.Now().UTC(), r.settings, r.data, r.found, r.results)
+	text := report(machine(), time.Now().UTC(), r.settings, r.found, all)
 	if _, err := io.WriteString(out, text); err != nil || s.out == "" {
 		return err
 	}
 	return keepNotes(s.out, text)
+}
+
+// build makes the program to measure of the source. Without env the environment is that of
+// this process.
+func build(ctx context.Context, bin string, env []string, flags ...string) error {
+	c := exec.CommandContext(ctx, "go", append(append([]string{"build", "-o", bin}, flags...), "holdfast/cmd/holdfast")...)
+	c.Env = env
+	if text, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("build holdfast: %w\n%s", err, text)
+	}
+	return nil
 }
 
 // revision names the source that is built, so that figures can be made again.

@@ -87,7 +87,7 @@ func (r *runner) many(ctx context.Context, steps []int, out io.Writer) (all []ma
 }
 
 func (r *runner) manyOnce(ctx context.Context, tree string, n int) (m many, err error) {
-	t := &turn{runner: r, tool: tools["holdfast"], name: "holdfast", place: place{r.holdfast, r.in("home"), r.in("repo")}}
+	t := &turn{runner: r, tool: tools["holdfast"], name: "holdfast", place: place{bin: r.holdfast, home: r.in("home"), repo: r.in("repo")}}
 	defer func() { err = errors.Join(err, os.RemoveAll(t.place.home), os.RemoveAll(t.place.repo)) }()
 	for _, dir := range []string{t.place.home, t.place.repo, t.place.in("tmp")} {
 		if err := os.Mkdir(dir, 0o700); err != nil {

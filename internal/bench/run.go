@@ -27,7 +27,8 @@ const (
 	stepVerify = "verify" // read and check all that is stored
 	// the restored tree takes the place of phone a, and is backed up
 	stepAfterRestore = "after-restore"
-	stepFloor        = "floor" // no tool: read phone a and compress it, in one process
+	// no tool: for first, read phone a and compress it; for restore, copy it to the disk
+	stepFloor = "floor"
 )
 
 var steps = []string{stepFirst, stepAgain, stepSibling, stepChanged, stepRestore, stepOnDisk, stepVerify, stepAfterRestore}
@@ -53,7 +54,10 @@ type runner struct {
 	path     string // PATH
 	progress io.Writer
 	found    []found
-	data     string // the entries of the tree
+	now      cell
+	far      *farStore // of a far cell
+	files    int       // of the tree
+	data     int64     // the bytes of the tree
 	results  results
 }
 
@@ -85,19 +89,22 @@ func (r *runner) find(ctx context.Context) error {
 
 // run runs all rounds. The tools take turns in a round, and which is first
 // changes with the round, so that a machine that gets slower is no tool's loss.
-func (r *runner) run(ctx context.Context) error {
-	r.results = results{}
-	if _, err := r.self(ctx, "phone", r.tree("b"), r.number(r.seed), strconv.FormatInt(r.bytes, 10), "1"); err != nil {
+func (r *runner) run(ctx context.Context) (err error) {
+	if err := r.phone(ctx, "b", 1); err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, os.RemoveAll(r.tree("b"))) }()
 	for round := range r.rounds {
 		for i := range r.found {
 			f := r.found[(i+round)%len(r.found)]
+			if r.far != nil && tools[f.name].nearby {
+				continue
+			}
 			start := time.Now()
 			if err := r.turn(ctx, f, i == 0); err != nil {
 				return fmt.Errorf("round %d, %s: %w", round+1, f.name, err)
 			}
-			fmt.Fprintf(r.progress, "round %d of %d: %s took %.0f s\n", round+1, r.rounds, f.name, time.Since(start).Seconds())
+			fmt.Fprintf(r.progress, "%s, round %d of %d: %s took %.0f s\n", r.now, round+1, r.rounds, f.name, time.Since(start).Seconds())
 		}
 	}
 	return nil
@@ -106,6 +113,16 @@ func (r *runner) run(ctx context.Context) error {
 func (r *runner) tree(name string) string { return filepath.Join(r.trees, name) }
 func (r *runner) in(name string) string   { return filepath.Join(r.dir, name) }
 func (r *runner) number(n int) string     { return strconv.Itoa(n) }
+
+// phone makes an instance's tree.
+func (r *runner) phone(ctx context.Context, tree string, instance int) error {
+	said, err := r.self(ctx, "phone", r.tree(tree), r.number(r.now.seed), strconv.FormatInt(r.now.bytes, 10), r.number(instance), string(r.now.mix))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Sscan(said, &r.files, &r.data)
+	return err
+}
 
 // self runs a part of this program in a process of its own and returns its output.
 func (r *runner) self(ctx context.Context, args ...string) (string, error) {
@@ -128,19 +145,13 @@ const settled = 3 * time.Second
 // first day, and removes all but phone b.
 func (r *runner) turn(ctx context.Context, f found, measureFloor bool) (err error) {
 	a := r.tree("a")
-	if r.data, err = r.self(ctx, "phone", a, r.number(r.seed), strconv.FormatInt(r.bytes, 10), "0"); err != nil {
+	if err := r.phone(ctx, "a", 0); err != nil {
 		return err
 	}
-	if measureFloor {
-		c, left, err := r.selfCost(ctx, "floor", a)
-		if err != nil {
+	if measureFloor && r.far == nil { // the floors know no network
+		if err := r.floors(ctx, a); err != nil {
 			return err
 		}
-		if c.stored, err = strconv.ParseInt(left, 10, 64); err != nil {
-			return err
-		}
-		c.added = c.stored
-		r.results.add(stepFloor, stepFirst, c)
 	}
 	// The files of a phone are older than a moment. Tools do not trust the times of new
 	// files, and read them again at the next step: holdfast does so for files that
@@ -150,13 +161,47 @@ func (r *runner) turn(ctx context.Context, f found, measureFloor bool) (err erro
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	t := &turn{runner: r, tool: tools[f.name], name: f.name, place: place{f.bin, r.in("home"), r.in("repo")}}
+	t := &turn{runner: r, tool: tools[f.name], name: f.name, place: place{bin: f.bin, home: r.in("home"), repo: r.in("repo")}}
+	if r.far != nil {
+		if t.place.repo, err = r.far.bucket(); err != nil {
+			return err
+		}
+		t.place.far = r.far.address
+	}
 	defer func() {
 		for _, dir := range []string{a, t.place.home, t.place.repo, r.tree("restored")} {
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
 	}()
 	return t.run(ctx, a)
+}
+
+// floors measures the work that no tool can leave out.
+func (r *runner) floors(ctx context.Context, a string) error {
+	first, left, err := r.selfCost(ctx, "floor", a)
+	if err != nil {
+		return err
+	}
+	if first.stored, err = strconv.ParseInt(left, 10, 64); err != nil {
+		return err
+	}
+	first.added = first.stored
+	r.results.add(stepFloor, stepFirst, first)
+	if err := writeBack(r.trees); err != nil {
+		return err
+	}
+	restored := r.tree("restored")
+	back, _, err := r.selfCost(ctx, "copy", a, restored)
+	if err != nil {
+		return err
+	}
+	r.results.add(stepFloor, stepRestore, back)
+	return errors.Join(r.sameTrees(ctx, a, restored), os.RemoveAll(restored))
+}
+
+func (r *runner) sameTrees(ctx context.Context, a, b string) error {
+	_, err := r.self(ctx, "same", a, b)
+	return err
 }
 
 // turn is one tool's part of a round.
@@ -170,7 +215,7 @@ type turn struct {
 
 func (t *turn) run(ctx context.Context, a string) error {
 	for _, dir := range []string{t.place.home, t.place.repo, t.place.in("tmp")} {
-		if err := os.Mkdir(dir, 0o700); err != nil {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
 	}
@@ -188,7 +233,7 @@ func (t *turn) run(ctx context.Context, a string) error {
 			return err
 		}
 	}
-	if _, err := t.self(ctx, "day", a, t.number(t.seed)); err != nil {
+	if _, err := t.self(ctx, "day", a, t.number(t.now.seed)); err != nil {
 		return err
 	}
 	if err := t.step(ctx, stepChanged, t.command(t.backup(t.place, a, stepChanged))); err != nil {
@@ -226,13 +271,15 @@ func (t *turn) getBack(ctx context.Context, tree string) (string, error) {
 		return "", err
 	}
 	restored := t.restored(tree, to)
-	_, err := t.self(ctx, "same", tree, restored)
-	return restored, err
+	return restored, t.sameTrees(ctx, tree, restored)
 }
 
 // step runs a command, and adds its cost.
 func (t *turn) step(ctx context.Context, name string, c command) error {
-	unix.Sync() // this step must not wait for the writes before it
+	// This step must not wait for the writes before it.
+	if err := errors.Join(writeBack(t.trees), writeBack(t.dir)); err != nil {
+		return err
+	}
 	spent, _, err := c.run(ctx)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
@@ -267,6 +314,9 @@ func (t *turn) command(args []string) command {
 	env := []string{
 		"PATH=" + t.path, "HOME=" + t.place.home, "TMPDIR=" + t.place.in("tmp"),
 		"XDG_CACHE_HOME=" + t.place.in("cache"), "XDG_CONFIG_HOME=" + t.place.in("config"), "XDG_STATE_HOME=" + t.place.in("state"), "LC_ALL=C.UTF-8",
+	}
+	if t.place.far != "" {
+		env = append(env, farEnv()...)
 	}
 	return command{args: args, dir: t.place.home, env: append(env, t.env(t.place)...)}
 }

@@ -7,8 +7,12 @@ import "path/filepath"
 type place struct {
 	bin  string
 	home string // HOME, caches, settings, temporary files
-	repo string // the repository, empty
+	repo string // the folder of the repository, empty
+	far  string // host:port of the far store, where the repository is a bucket; "" is a folder
 }
+
+// bucket is the name of the bucket in a far store.
+func (p place) bucket() string { return filepath.Base(p.repo) }
 
 func (p place) in(name string) string { return filepath.Join(p.home, name) }
 
@@ -21,6 +25,7 @@ type tool struct {
 	program string // its name on PATH
 	version []string
 	noted   string // a remark for readers of the figures
+	nearby  bool   // it has no way to a far store
 	env     func(place) []string
 	initial func(place) [][]string
 	// backup returns the command that backs up tree, an absolute
@@ -46,7 +51,11 @@ var tools = map[string]*tool{
 		version: []string{"version"},
 		noted:   "AES-256-GCM, zstd; every backup is confirmed, read back and sampled before it counts",
 		env: func(p place) []string {
-			return []string{"HOLDFAST_STORE=file://" + p.repo, "HOLDFAST_KEY=" + p.in("key")}
+			store := "file://" + p.repo
+			if p.far != "" {
+				store = "s3://" + p.bucket() + "?endpoint=http://" + p.far + "&region=" + farRegion
+			}
+			return []string{"HOLDFAST_STORE=" + store, "HOLDFAST_KEY=" + p.in("key")}
 		},
 		initial: func(p place) [][]string {
 			return [][]string{{p.bin, "key", "new", "--out", p.in("key")}, {p.bin, "vault", "create"}}
@@ -65,7 +74,11 @@ var tools = map[string]*tool{
 		version: []string{"version"},
 		noted:   "AES-256-CTR with Poly1305, zstd (auto)",
 		env: func(p place) []string {
-			return []string{"RESTIC_REPOSITORY=" + p.repo, "RESTIC_PASSWORD=" + password}
+			repo := p.repo
+			if p.far != "" {
+				repo = "s3:http://" + p.far + "/" + p.bucket()
+			}
+			return []string{"RESTIC_REPOSITORY=" + repo, "RESTIC_PASSWORD=" + password}
 		},
 		initial: func(p place) [][]string { return [][]string{{p.bin, "init"}} },
 		backup: func(p place, tree, _ string) []string {
@@ -90,8 +103,15 @@ var tools = map[string]*tool{
 			}
 		},
 		initial: func(p place) [][]string {
+			create := []string{p.bin, "repository", "create", "filesystem", "--path", p.repo}
+			if p.far != "" {
+				create = []string{
+					p.bin, "repository", "create", "s3", "--bucket", p.bucket(), "--endpoint", p.far, "--disable-tls", "--region", farRegion,
+					"--access-key", farUser, "--secret-access-key", farSecret,
+				}
+			}
 			return [][]string{
-				{p.bin, "repository", "create", "filesystem", "--path", p.repo},
+				create,
 				{p.bin, "policy", "set", "--global", "--compression", "zstd-fastest"},
 			}
 		},
@@ -112,6 +132,7 @@ var tools = map[string]*tool{
 func borg(compression, noted string) *tool {
 	return &tool{
 		program: "borg",
+		nearby:  true,
 		version: []string{"--version"},
 		noted:   noted,
 		env: func(p place) []string {

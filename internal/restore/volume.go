@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync/atomic"
 
 	"holdfast/internal/image"
@@ -30,7 +29,7 @@ const (
 // file is a file under construction.
 type file struct {
 	entry *tree.Entry
-	f     *os.File
+	f     *tree.Content
 	image *image.Target // instead of f: an image, whose volume closes it
 	left  atomic.Int64  // places to write, plus one until all its items were seen
 }
@@ -74,6 +73,11 @@ type builder struct {
 }
 
 func (r *run) volume(ctx context.Context, vol *vault.Volume, dir string) error {
+	return tree.Unmasked(func() error { return r.build(ctx, vol, dir) })
+}
+
+// build makes the tree of a volume in the empty folder dir.
+func (r *run) build(ctx context.Context, vol *vault.Volume, dir string) error {
 	t, err := tree.NewTarget(dir, r.warnings.Warn)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package restore
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"holdfast/internal/contain"
 )
@@ -12,45 +13,93 @@ import (
 // several windows are on their way.
 const windowsAhead = 4
 
-// fetching fetches the windows of one volume, in their order, with as many requests at a time
-// as Options.Workers, whichever windows those belong to.
+// endsAtOnce is how many files of a window whose last item was seen are one job.
+const endsAtOnce = 64
+
+// fetching fetches the windows of one volume, in their order, with as many workers as
+// Options.Workers, whichever windows their requests belong to.
 type fetching struct {
-	stopped  <-chan struct{} // closed when a request fails, or the restore is interrupted
-	order    contain.Group   // of the one goroutine that begins requests
-	requests *contain.Group
-	windows  chan *window
-	room     chan struct{} // has an element for each window that is being fetched
+	stopped <-chan struct{} // closed when a request fails, or the restore is interrupted
+	order   contain.Group   // of the one goroutine that makes jobs of windows
+	workers *contain.Group
+	windows chan *window
+	jobs    chan job
+	room    chan struct{} // has an element for each window that is being fetched
 }
 
+// job is what one worker does at a time for a window: a request, or the end of some files.
+type job struct {
+	win  *window
+	get  *request
+	ends []*file
+}
+
+// startFetching starts the workers. They stay until the last window, since a new goroutine for
+// each request would have to grow its stack each time.
 func (b *builder) startFetching(ctx context.Context) {
-	f := &fetching{windows: make(chan *window, windowsAhead), room: make(chan struct{}, windowsAhead)}
-	f.requests, ctx = contain.WithContext(ctx)
+	f := &fetching{
+		windows: make(chan *window, windowsAhead), jobs: make(chan job), room: make(chan struct{}, windowsAhead),
+	}
+	f.workers, ctx = contain.WithContext(ctx)
 	f.stopped = ctx.Done()
-	f.requests.SetLimit(b.o.Workers)
 	f.order.Go(func() error {
+		defer close(f.jobs)
 		for win := range f.windows {
-			all := requests(win)
-			win.left.Store(int64(len(all) + len(win.ends) + 1))
-			for _, q := range all {
-				f.requests.Go(func() error {
-					defer f.finished(win)
-					return b.get(ctx, win, q)
-				})
+			if !f.begin(win) {
+				return nil // the workers have the error
 			}
-			for _, to := range win.ends {
-				f.requests.Go(func() error {
-					defer f.finished(win)
-					return b.done(to)
-				})
-			}
-			f.finished(win)
 		}
 		return nil
 	})
+	for range b.o.Workers {
+		f.workers.Go(func() error {
+			for j := range f.jobs {
+				if err := b.work(ctx, j); err != nil {
+					return err
+				}
+				f.finished(j.win)
+			}
+			return nil
+		})
+	}
 	b.fetching = f
 }
 
-// finished notes that one thing of the window is done; after the last, another window has room.
+// begin hands the window to the workers, and tells whether they took all of it.
+func (f *fetching) begin(win *window) bool {
+	var jobs []job
+	for _, q := range requests(win) {
+		jobs = append(jobs, job{win: win, get: &q})
+	}
+	for ends := range slices.Chunk(win.ends, endsAtOnce) {
+		jobs = append(jobs, job{win: win, ends: ends})
+	}
+	win.left.Store(int64(len(jobs) + 1))
+	for _, j := range jobs {
+		select {
+		case f.jobs <- j:
+		case <-f.stopped:
+			return false
+		}
+	}
+	f.finished(win)
+	return true
+}
+
+func (b *builder) work(ctx context.Context, j job) error {
+	if j.get != nil {
+		return b.get(ctx, j.win, *j.get)
+	}
+	for _, to := range j.ends {
+		if err := b.done(to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finished notes that one thing of the window is done; after the last, another window has room. A
+// job that fails does not count, so that its window, with files that are open, is kept.
 func (f *fetching) finished(win *window) {
 	if win.left.Add(-1) == 0 {
 		<-f.room
@@ -98,5 +147,5 @@ func (b *builder) wait() error {
 	}
 	b.fetching = nil
 	close(f.windows)
-	return errors.Join(f.order.Wait(), f.requests.Wait())
+	return errors.Join(f.order.Wait(), f.workers.Wait())
 }

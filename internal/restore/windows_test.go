@@ -143,8 +143,27 @@ func TestWindowsEnd(t *testing.T) {
 			if err != nil || len(left) > 0 {
 				t.Errorf("it left %v, %v", left, err)
 			}
+			if open := openBelow(t, dir); len(open) > 0 {
+				t.Errorf("it left %d files open: %q", len(open), open[0])
+			}
 		})
 	}
+}
+
+// openBelow lists the files below dir that this process has open.
+func openBelow(t *testing.T, dir string) (open []string) {
+	t.Helper()
+	const list = "/proc/self/fd"
+	all, err := os.ReadDir(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range all {
+		if path, err := os.Readlink(filepath.Join(list, fd.Name())); err == nil && strings.HasPrefix(path, dir) {
+			open = append(open, path)
+		}
+	}
+	return open
 }
 
 // far is a store behind a network with latency.

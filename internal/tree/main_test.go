@@ -116,7 +116,7 @@ func transfer(ctx context.Context, src, dst string, warn func(tree.Warning)) err
 	return errors.Join(target.Finish(), target.Seal())
 }
 
-func fill(r *tree.Root, e *tree.Entry, out *os.File) error {
+func fill(r *tree.Root, e *tree.Entry, out *tree.Content) error {
 	in, err := r.Open(e, nil)
 	if err != nil {
 		return err

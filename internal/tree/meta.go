@@ -100,29 +100,26 @@ type setter struct {
 	flagsLost atomic.Bool // some flag or project id could not be set
 }
 
-// apply gives fd, the open entry e at path, its metadata. fd is O_PATH for all but files
-// and folders. The order matters: a change of owner removes setuid and security.capability,
-// and an ACL writes into the mode. No other change alters the time of the content. An
-// immutable entry takes no further change, so the flags come last.
-func (s *setter) apply(fd int, path string, e *Entry, mode uint32) error {
-	mode, err := s.owner(fd, path, e, mode)
-	if err != nil {
-		return err
+// apply gives fd, the open entry e at path, the metadata that the entry was not born with. fd
+// is O_PATH for all but files and folders. The order matters: a change of owner removes setuid
+// and security.capability, and an ACL writes into the mode. No other change alters the time of
+// the content. An immutable entry takes no further change, so the flags come last.
+func (s *setter) apply(fd int, path string, e *Entry, mode uint32, born birth) error {
+	if !born.owned(e) {
+		var err error
+		if mode, err = s.owner(fd, path, e, mode); err != nil {
+			return err
+		}
 	}
 	for i := range e.Xattrs {
 		if err := s.xattr(fd, path, e, &e.Xattrs[i]); err != nil {
 			return err
 		}
 	}
-	switch e.Kind {
-	case File, Dir:
-		err = unix.Fchmod(fd, mode&0o7777)
-	case Symlink: // has no mode of its own
-	default:
-		err = chmodAt(fd, mode&0o7777)
-	}
-	if err != nil {
-		return pathError("set mode of", path, err)
+	if !born.moded(e, mode) {
+		if err := setMode(fd, e.Kind, mode&0o7777); err != nil {
+			return pathError("set mode of", path, err)
+		}
 	}
 	if e.Mtime.Nsec > 999_999_999 { // would be taken for UTIME_NOW or UTIME_OMIT
 		return pathError("set time of", path, unix.EINVAL)
@@ -134,6 +131,17 @@ func (s *setter) apply(fd int, path string, e *Entry, mode uint32) error {
 		return err
 	}
 	return s.extended(fd, path, e)
+}
+
+func setMode(fd int, kind Kind, mode uint32) error {
+	switch kind {
+	case File, Dir:
+		return unix.Fchmod(fd, mode)
+	case Symlink: // has no mode of its own
+		return nil
+	default:
+		return chmodAt(fd, mode)
+	}
 }
 
 // owner sets user and group, and returns the mode to set: never setuid for another owner.

@@ -21,13 +21,13 @@ var ErrOrder = errors.New("entry out of order")
 type Target struct {
 	root  int
 	chain chain
-	// dirs are the entries of each level of the chain, whose metadata is still due; nil
-	// for a root that no entry came for. They have no paths, since the chain has them:
-	// the paths of a deep tree would add up to the square of its depth.
-	dirs   []*Entry
+	// dirs are the folders of each level of the chain, whose metadata is still due.
+	dirs   []dueDir
 	last   string
 	any    bool
 	setter setter
+	// customs spare the calls that would change nothing.
+	customs customs
 	// late are the folders that a user other than root could not pass through with
 	// their own mode; hard links to their content may still come.
 	late []lateMode
@@ -37,6 +37,15 @@ type Target struct {
 	// seal is the entry of the root, for Seal; nil for a root that no entry came for.
 	seal   *Entry
 	closed bool
+}
+
+// dueDir is a folder that was made.
+type dueDir struct {
+	// entry has no path, since the chain has it: the paths of a deep tree would add up to the
+	// square of its depth. It is nil for a root that no entry came for.
+	entry *Entry
+	birth birth // of the folder
+	gives birth // the owner of entries made in it
 }
 
 type lateMode struct {
@@ -75,7 +84,7 @@ func (t *Target) prepare(dir string) error {
 	fd, err := openAt(t.root, ".", openDir, 0)
 	if err == nil {
 		t.chain.push(cname{0}, fd, fileID{})
-		t.dirs = append(t.dirs, nil)
+		t.dirs = append(t.dirs, dueDir{})
 		var cut error
 		if cut, err = in.enter(fd, make([]byte, 4<<10)); err == nil {
 			err = cut
@@ -106,6 +115,10 @@ func (t *Target) prepare(dir string) error {
 	if err := clearFlags(fd); err != nil {
 		t.setter.warn(Warning{Path: "", What: "what is restored inherits flags of the target's folder, which could not be taken from it: " + err.Error()})
 	}
+	if t.customs, err = learn(fd); err != nil {
+		return &os.PathError{Op: "prepare target", Path: dir, Err: err}
+	}
+	t.dirs[0].gives = t.customs.inRoot
 	// A file system with coarse times rounds this time, which shows its coarseness.
 	probe := Time{Sec: 1, Nsec: 123_456_789}
 	if err := setTime(fd, "", probe); err == nil && statAt(fd, "", &st) == nil && st.Mtime.Nsec != probe.Nsec {
@@ -115,15 +128,14 @@ func (t *Target) prepare(dir string) error {
 }
 
 // Create makes e, without content and for files and folders without metadata yet. For a
-// File it returns the file, open for reading and writing and of its full size, all of
-// it a hole; the caller writes the data ranges, in any order, and hands the file to
-// FinishFile. For every other kind it returns nil.
+// File it returns the file; the caller writes the data ranges, in any order, and hands the
+// file to FinishFile. What is not written is a hole. For every other kind it returns nil.
 //
 // Entries come in the order of a walk, each after its folder, else the error is
 // ErrOrder; an entry whose Path or LinkTo is not of the form of a path is
 // ErrUnsafePath. If the file system or the lack of privilege does not let Create make
 // an entry other than a file or folder, that is a warning and not an error.
-func (t *Target) Create(e *Entry) (*os.File, error) {
+func (t *Target) Create(e *Entry) (*Content, error) {
 	if t.closed {
 		return nil, pathError("create", e.Path, ErrClosed)
 	}
@@ -138,7 +150,7 @@ func (t *Target) Create(e *Entry) (*os.File, error) {
 		if e.Kind != Dir || e.HasLinkTo {
 			return nil, pathError("create", e.Path, fmt.Errorf("%w: the root is no folder", ErrUnsafePath))
 		}
-		t.dirs[0] = pathless(e)
+		t.dirs[0].entry = pathless(e)
 		return nil, t.rootCase(e)
 	}
 	parent, name := splitPath(e.Path)
@@ -179,7 +191,8 @@ func (t *Target) leaveTo(parent string) error {
 
 // leave finishes the last folder of the chain.
 func (t *Target) leave() error {
-	if e := t.dirs[len(t.dirs)-1]; e != nil {
+	if d := t.dirs[len(t.dirs)-1]; d.entry != nil {
+		e := d.entry
 		path := string(t.chain.path)
 		fd, err := t.chain.fd()
 		if err != nil {
@@ -198,7 +211,7 @@ func (t *Target) leave() error {
 			t.late = append(t.late, lateMode{path, mode})
 			mode |= 0o700
 		}
-		if err := t.setter.apply(fd, path, e, mode); err != nil {
+		if err := t.setter.apply(fd, path, e, mode, d.birth); err != nil {
 			return err
 		}
 	}
@@ -207,30 +220,36 @@ func (t *Target) leave() error {
 	return nil
 }
 
-func (t *Target) file(dirfd int, name string, e *Entry) (*os.File, error) {
+func (t *Target) file(dirfd int, name string, e *Entry) (*Content, error) {
 	if e.Size < 0 {
 		return nil, pathError("create", e.Path, fmt.Errorf("%w: its size is negative", ErrUnsafePath))
 	}
-	fd, err := openAt(dirfd, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	born := t.dirs[len(t.dirs)-1].gives
+	mode, has := t.customs.ask(e.Mode, 0o600)
+	if has {
+		born.mode = mode
+	}
+	fd, err := openAt(dirfd, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, mode)
 	if err != nil {
 		return nil, pathError("create", e.Path, err)
 	}
-	f := os.NewFile(uintptr(fd), e.Path)
+	c := &Content{fd: fd, entry: e, birth: born}
 	if e.Flags&storage != 0 { // only an empty file takes all of them
 		if err := t.setter.plain(fd, e.Path, e.Flags, storage); err != nil {
-			return nil, errors.Join(err, f.Close())
+			return nil, errors.Join(err, c.Close())
 		}
 	}
-	if e.Size > 0 {
-		if err := unix.Ftruncate(fd, e.Size); err != nil {
-			return nil, errors.Join(pathError("set size of", e.Path, err), f.Close())
+	if e.Size >= writeBackFrom {
+		if err := c.setSize(); err != nil {
+			return nil, errors.Join(err, c.Close())
 		}
 	}
-	return f, nil
+	return c, nil
 }
 
 func (t *Target) folder(dirfd int, name string, e *Entry) error {
-	if err := unix.Mkdirat(dirfd, name, 0o700); err != nil {
+	mode, _ := t.customs.ask(e.Mode, 0o700)
+	if err := unix.Mkdirat(dirfd, name, mode); err != nil {
 		return pathError("create folder", e.Path, err)
 	}
 	fd, err := openAt(dirfd, name, openDir, 0)
@@ -244,14 +263,17 @@ func (t *Target) folder(dirfd int, name string, e *Entry) error {
 	}
 	// The kernel sets or clears this flag only on an empty folder; a new folder
 	// inherits it from the folder above.
-	if above := t.dirs[len(t.dirs)-1]; (e.Flags|flagsOf(above))&Casefold != 0 {
+	if above := t.dirs[len(t.dirs)-1].entry; (e.Flags|flagsOf(above))&Casefold != 0 {
 		if err := t.setter.plain(fd, e.Path, e.Flags, Casefold); err != nil {
 			closeFD(fd)
 			return err
 		}
 	}
 	t.chain.push(cname(name+"\x00"), fd, idOf(&st))
-	t.dirs = append(t.dirs, pathless(e))
+	born := birthOf(&st)
+	gives := born
+	gives.mode = noMode
+	t.dirs = append(t.dirs, dueDir{entry: pathless(e), birth: born, gives: gives})
 	return nil
 }
 
@@ -290,7 +312,7 @@ func (t *Target) node(dirfd int, name string, e *Entry) error {
 		return pathError("open", e.Path, err)
 	}
 	defer closeFD(fd)
-	return t.setter.apply(fd, e.Path, e, e.Mode)
+	return t.setter.apply(fd, e.Path, e, e.Mode, birth{})
 }
 
 // link makes a further name of an entry made before, which is found without following links.
@@ -342,18 +364,19 @@ func (t *Target) skip(e *Entry, op string, err error) error {
 // back at once. The file system places the many smaller files better together.
 const writeBackFrom = 128 << 10
 
-// FinishFile gives f, made by Create for e, its owner, attributes, mode and time,
+// FinishFile gives c, made by Create for e, its owner, attributes, mode and time,
 // and closes it in any case. It may run on any goroutine, for each file once.
-func (t *Target) FinishFile(e *Entry, f *os.File) error {
-	err := control(f, func(fd int) error {
+func (t *Target) FinishFile(e *Entry, c *Content) error {
+	err := c.settleSize()
+	if err == nil {
 		if e.Size >= writeBackFrom {
 			// Only begun: so the disk works while more is fetched, and Finish
 			// has little left to wait for. Whether it is done shows there.
-			_ = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+			_ = unix.SyncFileRange(c.fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 		}
-		return t.setter.apply(fd, e.Path, e, e.Mode)
-	})
-	if closeErr := f.Close(); closeErr != nil && err == nil {
+		err = t.setter.apply(c.fd, e.Path, e, e.Mode, c.birth)
+	}
+	if closeErr := c.Close(); closeErr != nil && err == nil {
 		err = pathError("close", e.Path, closeErr)
 	}
 	return err

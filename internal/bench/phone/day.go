@@ -25,7 +25,7 @@ type Change struct {
 }
 
 // Day changes about 2 % of the bytes of a tree that Make made, as a day of use does:
-// database pages are rewritten in place, here and there; cache files come and go;
+// pages of databases and images are rewritten in place, here and there; cache files come and go;
 // apps are updated; pictures are taken. The same tree and seed give the same change.
 func Day(dir string, seed uint64) (Change, error) {
 	d := &day{maker: maker{dir: dir, root: os.Geteuid() == 0}, rng: source(seed, "day")}
@@ -64,7 +64,7 @@ func (d *day) find() error {
 		}
 		f := file{path, info.Size()}
 		switch {
-		case strings.HasSuffix(path, ".db"):
+		case inPlace(path):
 			d.databases = append(d.databases, f)
 		case strings.HasSuffix(path, ".apk"):
 			d.packages = append(d.packages, f)
@@ -107,6 +107,9 @@ func (d *day) rewriteIn(db file, chance float64) error {
 	}
 	defer f.Close()
 	fill := pages(d.rng)
+	if strings.HasSuffix(db.path, imageSuffix) {
+		fill = disk(d.rng, nil)
+	}
 	for at := int64(0); at+pageSize <= db.size; at += pageSize {
 		if at > 0 && d.rng.Float64() >= chance {
 			continue

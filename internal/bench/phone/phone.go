@@ -29,14 +29,15 @@ const (
 	Code                 // native libraries and compiled code: 30 %
 	Database             // SQLite, written in place in pages: 20 %
 	Cache                // many small files, of them half compressed: 10 %
+	Image                // raw disks, written in place; only the mixture Images has them
 	kinds
 )
 
 func (k Kind) String() string {
-	return [...]string{"packed", "code", "database", "cache"}[k]
+	return [...]string{"packed", "code", "database", "cache", "image"}[k]
 }
 
-// The shares of the bytes.
+// The shares of the bytes in the mixture Phone.
 const (
 	packageShare  = 0.26
 	pictureShare  = 0.14
@@ -65,6 +66,7 @@ type Options struct {
 	// Instance selects the phone. All phones of a seed share three of five apps: their
 	// packages and code, but not the data of the apps. 0 is the first phone, 1 its sibling.
 	Instance int
+	Mix      Mix // "" is Phone
 }
 
 // Totals counts the entries of a tree. Hard links beyond the first name are not among the files.
@@ -95,10 +97,18 @@ func (t Totals) AllBytes() int64 {
 
 // Make fills dir, which it makes and which must not exist. Owners and labels are set as root only.
 func Make(dir string, o Options) (Totals, error) {
+	mix, err := ParseMix(string(o.Mix))
+	if err != nil {
+		return Totals{}, err
+	}
+	has := mixes[mix]
 	if err := os.Mkdir(dir, 0o771); err != nil {
 		return Totals{}, err
 	}
-	m := &maker{dir: dir, o: o, root: os.Geteuid() == 0, pool: codePool()}
+	m := &maker{dir: dir, o: o, root: os.Geteuid() == 0}
+	if has.code > 0 {
+		m.pool = codePool()
+	}
 	apps := appGroup * max(1, int(o.Bytes/(appGroup*appBytes)))
 	m.totals.Apps = apps
 	share := func(s float64) int64 { return int64(s * float64(o.Bytes)) }
@@ -106,14 +116,14 @@ func Make(dir string, o Options) (Totals, error) {
 	// Sizes of packages and code depend on the seed only, so that
 	// apps that two phones share are equal.
 	sizes := source(o.Seed, "sizes")
-	packages := spread(sizes, share(packageShare), apps, 1)
-	code := spread(sizes, share(codeShare), apps, 1)
+	packages := spread(sizes, share(has.packages), apps, 1)
+	code := spread(sizes, share(has.code), apps, 1)
 	own := source(o.Seed, "own sizes", o.Instance)
-	databases := spread(own, share(databaseShare), apps, 1.2)
-	caches := spread(own, share(cacheShare), apps, 0.5)
+	databases := spread(own, share(has.databases), apps, 1.2)
+	caches := spread(own, share(has.caches), apps, 0.5)
 
-	pictures := max(3, int(share(pictureShare)/pictureBytes))
-	files := int(float64(o.Bytes) / mib * filesPerMiB)
+	pictures := max(3, int(share(has.pictures)/pictureBytes))
+	files := int(float64(o.Bytes) / mib * has.filesPerMiB)
 	cacheFiles := spread(own, int64(max(apps, files-pictures-apps*10)), apps, 0.5)
 	for i := range apps {
 		version := o.Instance
@@ -129,7 +139,12 @@ func Make(dir string, o Options) (Totals, error) {
 			return m.totals, err
 		}
 	}
-	return m.totals, m.pictures(source(o.Seed, "pictures", o.Instance), share(pictureShare), pictures)
+	if has.images > 0 {
+		if err := m.images(share(has.images)); err != nil {
+			return m.totals, err
+		}
+	}
+	return m.totals, m.pictures(source(o.Seed, "pictures", o.Instance), share(has.pictures), pictures)
 }
 
 // maker makes one tree. It is for one goroutine.
@@ -263,6 +278,8 @@ func (m *maker) filler(kind Kind, path string, rng *random) func([]byte) {
 		return code(rng, m.pool)
 	case Database:
 		return pages(rng)
+	case Image:
+		return disk(rng, m.pool)
 	default:
 		if strings.HasSuffix(path, ".0") {
 			return packed(rng)
@@ -271,22 +288,36 @@ func (m *maker) filler(kind Kind, path string, rng *random) func([]byte) {
 	}
 }
 
-// write writes a new file, by a buffer at a time.
+// write writes a new file, by a buffer at a time. A buffer of zeros becomes a hole.
 func (m *maker) write(path string, size int64, fill func([]byte)) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o660)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	for size > 0 {
-		b := m.buf[:min(size, int64(len(m.buf)))]
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	for at := int64(0); at < size; at += int64(len(m.buf)) {
+		b := m.buf[:min(size-at, int64(len(m.buf)))]
 		fill(b)
-		if _, err := f.Write(b); err != nil {
+		if empty(b) {
+			continue
+		}
+		if _, err := f.WriteAt(b, at); err != nil {
 			return err
 		}
-		size -= int64(len(b))
 	}
 	return f.Close()
+}
+
+func empty(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // dress gives a file its owner, its time and, where label is true, an attribute.

@@ -206,3 +206,40 @@ func TestDayChangesTwoPercent(t *testing.T) {
 		t.Errorf("changed %d bytes, and the day says %+v", changed, change)
 	}
 }
+
+// TestMixes: every mixture has the bytes that were asked for, mostly of its kind, and changes in
+// a day.
+func TestMixes(t *testing.T) {
+	const size = 8 << 20
+	for mix, kind := range map[phone.Mix]phone.Kind{
+		phone.Phone: phone.Packed, phone.Databases: phone.Database, phone.Noise: phone.Packed, phone.Images: phone.Image, phone.Small: phone.Cache,
+	} {
+		t.Run(string(mix), func(t *testing.T) {
+			dir, totals := tree(t, phone.Options{Seed: 1, Bytes: size, Mix: mix})
+			if all := totals.AllBytes(); all < size*9/10 || all > size*11/10 {
+				t.Errorf("%d bytes, want %d", all, size)
+			}
+			for other, bytes := range totals.Bytes {
+				if phone.Kind(other) != kind && bytes >= totals.Bytes[kind] {
+					t.Errorf("%d bytes are of kind %s, and %d of kind %s", bytes, phone.Kind(other), totals.Bytes[kind], kind)
+				}
+			}
+			if average := totals.AllBytes() / int64(totals.AllFiles()); mix == phone.Small && average > 4<<10 {
+				t.Errorf("a small file has %d bytes on average", average)
+			}
+			change, err := phone.Day(dir, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if change.Bytes < size/200 || change.Bytes > size/10 {
+				t.Errorf("a day changes %d bytes of %d", change.Bytes, size)
+			}
+		})
+	}
+	if len(phone.Mixes) != 5 {
+		t.Errorf("mixtures are not tested: %v", phone.Mixes)
+	}
+	if _, err := phone.Make(filepath.Join(t.TempDir(), "a"), phone.Options{Mix: "music"}); err == nil {
+		t.Error("a mixture that is none passes")
+	}
+}
