@@ -24,10 +24,10 @@ func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first b
 		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(), sending: blockshare.NewArrivals(o.Precopy),
 	}
 	var err error
-	if r.turn, err = o.On.admit(ctx, first); err != nil {
+	if r.slot, err = o.On.admit(ctx, first); err != nil {
 		return nil, err
 	}
-	defer r.turn.watch(ctx)()
+	defer r.slot.watch(ctx)()
 	r.warnings.Tell = o.Warn
 	r.res.Stages, r.res.Catalogues = map[string]time.Duration{}, map[string]string{}
 	r.booted = o.Clock()
@@ -59,7 +59,7 @@ func (r *run) underSession(ctx context.Context) error {
 	}
 	r.session = s
 	r.without = slices.Concat(r.job.avoided(), r.lost)
-	err = r.all(ctx)
+	err = r.backUp(ctx)
 	if errors.Is(err, vault.ErrSessionGone) {
 		_ = r.job.lost(ctx) // the session is gone already
 	}
@@ -78,7 +78,7 @@ func (r *run) newHistory(ctx context.Context) *known.History {
 	})
 }
 
-func (r *run) all(ctx context.Context) (err error) {
+func (r *run) backUp(ctx context.Context) (err error) {
 	start := time.Now() // of the process's clock, which does not jump: the stages are durations
 	var beside contain.Group
 	asking, end := context.WithCancel(ctx)
@@ -177,7 +177,7 @@ func (r *run) all(ctx context.Context) (err error) {
 // confirmed makes room for another backup, since the rest takes small requests and no memory of the
 // host, and looks at the packs that were added: a backup whose packs do not open never comes to be.
 func (r *run) confirmed(ctx context.Context, added []vault.PackRef) error {
-	if err := r.turn.finish(ctx); err != nil {
+	if err := r.slot.finish(ctx); err != nil {
 		return err
 	}
 	if r.o.Sent != nil {

@@ -24,7 +24,7 @@ type Host struct {
 	// Brake slows the workers down in rounds of pre-copy; nil does not.
 	Brake *pressure.Brake
 
-	shares *blockshare.Table // of images
+	blocks *blockshare.Table // of images
 	// sessions of the Runs under way
 	sessions *sessions
 	// distrusted are the means by which a change of a volume was not seen
@@ -36,9 +36,9 @@ type Host struct {
 	again chan struct{}
 	// finishing has one of each that has none any more, but is not at its end.
 	finishing chan struct{}
-	lent      int           // workers that are lent
-	free      chan *scratch // unused buffers
-	hand      chan *scratch // from an idle worker to a waiting worker
+	lendable  int                // workers that are lent
+	free      chan *workerMemory // unused buffers
+	toWaiting chan *workerMemory // from an idle worker to a waiting worker
 }
 
 // HostOptions are the bounds of a Host.
@@ -80,21 +80,21 @@ func NewHost(o HostOptions) *Host {
 		o.Pack = vault.DefaultParams().Pack
 	}
 	o.Runs = max(o.Runs, 1)
-	worker := workerMemory(seal.S2, o.MaxLevel)
+	worker := memoryOfWorker(seal.S2, o.MaxLevel)
 	// A host with many processors and a small budget has fewer
 	// workers than processors: packs come first.
 	most := max(int(o.Budget/2/worker)-o.Runs, 0)
 	h := &Host{
-		lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: blockshare.NewTable(), sessions: newSessions(),
+		lendable: max(min(o.Workers-1, most), min(o.Workers-1, 1)), toWaiting: make(chan *workerMemory), blocks: blockshare.NewTable(), sessions: newSessions(),
 		runs: make(chan struct{}, o.Runs), again: make(chan struct{}, 1), finishing: make(chan struct{}, o.Runs),
 	}
-	left := o.Budget - int64(o.Runs+cap(h.again)+h.lent)*worker
+	left := o.Budget - int64(o.Runs+cap(h.again)+h.lendable)*worker
 	// Each Run fills one pack, so with fewer than one for each they
 	// could wait for each other for ever.
 	packs := max(int(left/int64(o.Pack)), o.Runs+cap(h.again)+1)
 	h.buffers = vault.NewBuffers(min(packs, max(mostPacks, o.Runs+cap(h.again)+1)))
-	h.free = make(chan *scratch, h.lent)
-	for range h.lent {
+	h.free = make(chan *workerMemory, h.lendable)
+	for range h.lendable {
 		h.free <- nil // made when it is first lent
 	}
 	return h
@@ -105,22 +105,22 @@ func (h *Host) BeginJob() *Job { return &Job{sessions: h.sessions} }
 
 // BeginView says that a snapshot of that name (Source.View) stands and stays after the Runs
 // that read it, until as many calls of EndView. Without it, a view is known while Runs read it.
-func (h *Host) BeginView(name string) { h.shares.BeginView(name) }
+func (h *Host) BeginView(name string) { h.blocks.BeginView(name) }
 
 // EndView must be called before the view is removed, or written to.
 // For a name that is not known it does nothing.
-func (h *Host) EndView(name string) { h.shares.EndView(name) }
+func (h *Host) EndView(name string) { h.blocks.EndView(name) }
 
 // borrow waits for a worker's memory, until ctx ends. Meanwhile it offers work to the receivers of
 // takers, which may be nil. When a receiver took the work, there is neither memory nor an error.
-func borrow[T any](ctx context.Context, h *Host, work T, takers chan<- T) (*scratch, error) {
+func borrow[T any](ctx context.Context, h *Host, work T, takers chan<- T) (*workerMemory, error) {
 	select {
 	case s := <-h.free:
 		if s == nil {
-			s = &scratch{}
+			s = &workerMemory{}
 		}
 		return s, nil
-	case s := <-h.hand:
+	case s := <-h.toWaiting:
 		return s, nil
 	case takers <- work:
 		return nil, nil
@@ -129,7 +129,7 @@ func borrow[T any](ctx context.Context, h *Host, work T, takers chan<- T) (*scra
 	}
 }
 
-func (h *Host) giveBack(s *scratch) { h.free <- s }
+func (h *Host) giveBack(s *workerMemory) { h.free <- s }
 
 // inBackground gives the thread of the calling goroutine the lowest priority: for CPU by its
 // nice value, for I/O by the idle class (ioprio_set(2)). The thread ends with the goroutine,

@@ -57,7 +57,7 @@ func someFiles(t *testing.T, seed byte) string {
 // also for units that its other workers took before they had memory.
 func TestComesOnWhileOthersHaveAllWorkers(t *testing.T) {
 	h := NewHost(HostOptions{Runs: 2, Workers: 4, Budget: 256 << 20})
-	for range h.lent { // as a huge backup may for hours
+	for range h.lendable { // as a huge backup may for hours
 		s, err := borrow[*unit](t.Context(), h, nil, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -179,7 +179,7 @@ func TestMadeAgainGoesBefore(t *testing.T) {
 	h := NewHost(HostOptions{Runs: 2, Budget: 1})
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	var turns []*turn
+	var turns []*slot
 	for range 2 {
 		one, err := h.admit(t.Context(), true)
 		if err != nil {
@@ -245,8 +245,8 @@ func TestRunsEndAnywhere(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if len(h.free) != h.lent || len(h.runs) != 0 {
-			t.Fatalf("moment %d: %d of %d workers are back, %d runs are left", i, len(h.free), h.lent, len(h.runs))
+		if len(h.free) != h.lendable || len(h.runs) != 0 {
+			t.Fatalf("moment %d: %d of %d workers are back, %d runs are left", i, len(h.free), h.lendable, len(h.runs))
 		}
 	}
 }

@@ -20,7 +20,7 @@ type run struct {
 	job     *Job
 	first   bool // nothing was tried before
 	session *session
-	turn    *turn
+	slot    *slot
 	history *known.History // nil until the run has its session
 	lost    []vault.PackID // packs that can't be used
 	without []vault.PackID // those, and the condemned packs
