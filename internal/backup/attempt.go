@@ -15,7 +15,7 @@ import (
 	"holdfast/internal/vault"
 )
 
-const pulseEvery = 200 * time.Millisecond // of Progress
+const progressEvery = 200 * time.Millisecond // of Progress
 
 // once makes a backup that does not use the packs lost; first says that nothing was tried before.
 func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first bool) (*Result, error) {
@@ -24,7 +24,7 @@ func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first b
 		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(), sending: blockshare.NewArrivals(o.Precopy),
 	}
 	var err error
-	if r.slot, err = o.On.admit(ctx, first); err != nil {
+	if r.slot, err = o.Pool.admit(ctx, first); err != nil {
 		return nil, err
 	}
 	defer r.slot.watch(ctx)()
@@ -74,7 +74,7 @@ func (r *run) newHistory(ctx context.Context) *known.History {
 	}
 	return known.NewHistory(ctx, known.Facts{
 		Vault: r.o.Vault, Instance: r.o.Instance, Host: r.o.Host, Catalogues: r.o.CatalogueDir, Precopy: r.o.Precopy,
-		Created: r.res.Created, Booted: r.booted, Clock: r.o.Clock, Without: without, Distrusted: &r.o.On.distrusted, Warn: r.warnings.Warn,
+		Created: r.res.Created, Booted: r.booted, Clock: r.o.Clock, Without: without, Distrusted: &r.o.Pool.distrusted, Warn: r.warnings.Warn,
 	})
 }
 
@@ -95,7 +95,7 @@ func (r *run) backUp(ctx context.Context) (err error) {
 	r.history = r.newHistory(asking)
 	beside.Go(func() error { r.history.AskAhead(volumes); return nil })
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
-		Buffers: r.o.On.buffers, Background: r.o.Precopy, Intent: r.o.PackIntent, Resume: r.o.Resume,
+		Buffers: r.o.Pool.buffers, Background: r.o.Precopy, Intent: r.o.PackIntent, Resume: r.o.Resume,
 		Without: r.job.avoided(), Lost: r.lost, IndexDir: r.o.IndexDir, Looks: r.session.looks,
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})
@@ -238,7 +238,7 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.P
 
 // tidy does the due work on the vault's index, unless another backup is at it.
 func (r *run) tidy(ctx context.Context) {
-	end, ok := r.o.On.sessions.tidying(r.o.Vault)
+	end, ok := r.o.Pool.sessions.tidying(r.o.Vault)
 	if !ok && len(r.lost) == 0 {
 		return
 	}
@@ -278,5 +278,5 @@ func (r *run) tellProgress() (stop func()) {
 			Bytes: r.counts.read.Load() + r.counts.known.Load(), BytesNew: r.counts.fresh.Load(), BytesSent: r.counts.sent.Load(), WalkFinished: r.walked.Load(),
 		})
 	}
-	return pulse.Every(pulseEvery, tell)
+	return pulse.Every(progressEvery, tell)
 }

@@ -60,8 +60,8 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		o.MaxLevel = seal.Default
 	}
 	o.MaxLevel = max(o.MinLevel, o.MaxLevel)
-	if o.On == nil {
-		o.On = NewHost(HostOptions{Budget: o.Budget, Workers: o.Workers, MaxLevel: o.MaxLevel, Pack: o.Vault.Params().Pack})
+	if o.Pool == nil {
+		o.Pool = NewPool(PoolOptions{Budget: o.Budget, Workers: o.Workers, MaxLevel: o.MaxLevel, Pack: o.Vault.Params().Pack})
 	}
 	if o.Sample == 0 {
 		o.Sample = defaultSample
@@ -81,7 +81,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 func untilWhole(ctx context.Context, o Options) (*Result, error) {
 	job := o.Job
 	if job == nil {
-		job = o.On.BeginJob()
+		job = o.Pool.BeginJob()
 	}
 	var lost lostPacks
 	var notes []string // of what made it begin again
@@ -108,7 +108,7 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 		}
 		if drift, ok := errors.AsType[*DriftError](err); ok {
 			// Happens once a volume: then nothing is known of it.
-			o.On.distrusted.Add(o.Vault, o.Instance, drift.Volume, drift.By)
+			o.Pool.distrusted.Add(o.Vault, o.Instance, drift.Volume, drift.By)
 			o.Sources = slices.Clone(o.Sources)
 			for i := range o.Sources {
 				o.Sources[i].readAll = o.Sources[i].readAll || o.Sources[i].Volume == drift.Volume

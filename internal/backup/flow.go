@@ -19,7 +19,7 @@ func (p *pipeline) flow(ctx context.Context, rec *vault.RecipeWriter, vol vault.
 		return feed(gctx)
 	})
 	g.Go(func() error { return p.work(wctx, true) })
-	for range p.o.On.lendable {
+	for range p.o.Pool.lendable {
 		g.Go(func() error { return p.work(wctx, false) })
 	}
 	g.Go(func() error {

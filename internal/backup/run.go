@@ -60,7 +60,7 @@ func (r *run) rest(ctx context.Context, began time.Time) error {
 		return nil
 	}
 	// whoever rests when all is done has done it
-	if err := r.o.On.Brake.Rest(ctx, time.Since(began)); err != nil && !errors.Is(err, errEnded) {
+	if err := r.o.Pool.Brake.Rest(ctx, time.Since(began)); err != nil && !errors.Is(err, errEnded) {
 		return err
 	}
 	return nil

@@ -13,15 +13,15 @@ func (p *pipeline) work(ctx context.Context, own bool) error {
 		inBackground()
 	}
 	w := newWorker(p)
-	host, units := p.o.On, p.toWorkers
+	pool, units := p.o.Pool, p.toWorkers
 	var toWaiting chan<- *workerMemory
 	if own {
 		w.own, w.workerMemory = true, &workerMemory{}
 	} else {
-		toWaiting = host.toWaiting
+		toWaiting = pool.toWaiting
 		defer func() {
 			if w.workerMemory != nil {
-				host.giveBack(w.workerMemory)
+				pool.giveBack(w.workerMemory)
 			}
 		}()
 	}
@@ -50,7 +50,7 @@ func (p *pipeline) work(ctx context.Context, own bool) error {
 			if u == nil {
 				takers = nil
 			}
-			if w.workerMemory, err = borrow(ctx, host, u, takers); err != nil {
+			if w.workerMemory, err = borrow(ctx, pool, u, takers); err != nil {
 				return ended()
 			}
 			if w.workerMemory == nil {
@@ -101,7 +101,7 @@ func (w *worker) handOver() bool {
 		return false
 	}
 	select {
-	case w.p.o.On.toWaiting <- w.workerMemory:
+	case w.p.o.Pool.toWaiting <- w.workerMemory:
 		w.workerMemory = nil
 		return true
 	default:
