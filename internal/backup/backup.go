@@ -1,6 +1,10 @@
 // Package backup is the way from volumes to a backup in a vault: walk, read, cut, name, skip
 // known content, compress, seal, upload, and at the end the manifest that makes it exist.
 //
+// The package known beside it finds out what need not be read, and blockshare which blocks of
+// images another backup has read. The files build on each other: options and pool, the types of
+// the engine (run.go, pipeline.go), the readers, walk.go and record.go, attempt.go, and Run.
+//
 // The agent's jobs and the CLI call Run, which starts goroutines and waits for all
 // of them. Memory is bounded by Options.Budget, however large a volume is. A crash
 // leaves packs that no manifest names, which a later Run with Options.Resume uses.
