@@ -92,7 +92,7 @@ type Agent struct {
 	throttle  *throttle
 	vaults    *vaults
 	health    *storeHealth
-	engine    *backup.Host
+	engine    *backup.Pool
 	journal   *job.Journal
 	manager   *job.Manager
 	watcher   *watcher
@@ -298,7 +298,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	if err != nil {
 		return fmt.Errorf("configuration, compression: %w", err)
 	}
-	a.engine = backup.NewHost(backup.HostOptions{Budget: int64(a.cfg.Limits.Memory), Runs: a.cfg.Limits.Jobs, MaxLevel: strongest})
+	a.engine = backup.NewPool(backup.PoolOptions{Budget: int64(a.cfg.Limits.Memory), Runs: a.cfg.Limits.Jobs, MaxLevel: strongest})
 	brake := a.cfg.Brake
 	a.engine.Brake = pressure.NewBrake(pressure.Limits{CPU: float64(brake.CPU) / 100, IO: float64(brake.IO) / 100, Memory: float64(brake.Memory) / 100})
 	a.vaults = &vaults{a: a, keys: keys, fault: fault, open: map[string]*openVault{}, jobs: map[string]*backup.Job{}}

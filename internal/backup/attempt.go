@@ -15,7 +15,7 @@ import (
 	"holdfast/internal/vault"
 )
 
-const pulseEvery = 200 * time.Millisecond // of Progress
+const progressEvery = 200 * time.Millisecond // of Progress
 
 // once makes a backup that does not use the packs lost; first says that nothing was tried before.
 func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first bool) (*Result, error) {
@@ -24,10 +24,10 @@ func once(ctx context.Context, o Options, job *Job, lost []vault.PackID, first b
 		governor: newGovernor(o.MinLevel, o.MaxLevel), started: time.Now(), sending: blockshare.NewArrivals(o.Precopy),
 	}
 	var err error
-	if r.turn, err = o.On.admit(ctx, first); err != nil {
+	if r.slot, err = o.Pool.admit(ctx, first); err != nil {
 		return nil, err
 	}
-	defer r.turn.watch(ctx)()
+	defer r.slot.watch(ctx)()
 	r.warnings.Tell = o.Warn
 	r.res.Stages, r.res.Catalogues = map[string]time.Duration{}, map[string]string{}
 	r.booted = o.Clock()
@@ -59,7 +59,7 @@ func (r *run) underSession(ctx context.Context) error {
 	}
 	r.session = s
 	r.without = slices.Concat(r.job.avoided(), r.lost)
-	err = r.all(ctx)
+	err = r.backUp(ctx)
 	if errors.Is(err, vault.ErrSessionGone) {
 		_ = r.job.lost(ctx) // the session is gone already
 	}
@@ -74,11 +74,11 @@ func (r *run) newHistory(ctx context.Context) *known.History {
 	}
 	return known.NewHistory(ctx, known.Facts{
 		Vault: r.o.Vault, Instance: r.o.Instance, Host: r.o.Host, Catalogues: r.o.CatalogueDir, Precopy: r.o.Precopy,
-		Created: r.res.Created, Booted: r.booted, Clock: r.o.Clock, Without: without, Distrusted: &r.o.On.distrusted, Warn: r.warnings.Warn,
+		Created: r.res.Created, Booted: r.booted, Clock: r.o.Clock, Without: without, Distrusted: &r.o.Pool.distrusted, Warn: r.warnings.Warn,
 	})
 }
 
-func (r *run) all(ctx context.Context) (err error) {
+func (r *run) backUp(ctx context.Context) (err error) {
 	start := time.Now() // of the process's clock, which does not jump: the stages are durations
 	var beside contain.Group
 	asking, end := context.WithCancel(ctx)
@@ -95,7 +95,7 @@ func (r *run) all(ctx context.Context) (err error) {
 	r.history = r.newHistory(asking)
 	beside.Go(func() error { r.history.AskAhead(volumes); return nil })
 	w, err := r.o.Vault.NewWriter(ctx, vault.WriterOptions{
-		Buffers: r.o.On.buffers, Background: r.o.Precopy, Intent: r.o.PackIntent, Resume: r.o.Resume,
+		Buffers: r.o.Pool.buffers, Background: r.o.Precopy, Intent: r.o.PackIntent, Resume: r.o.Resume,
 		Without: r.job.avoided(), Lost: r.lost, IndexDir: r.o.IndexDir, Looks: r.session.looks,
 		Warn: func(err error) {
 			r.warnings.Warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("index of the vault: %v; what it does not find is stored anew", err)})
@@ -177,7 +177,7 @@ func (r *run) all(ctx context.Context) (err error) {
 // confirmed makes room for another backup, since the rest takes small requests and no memory of the
 // host, and looks at the packs that were added: a backup whose packs do not open never comes to be.
 func (r *run) confirmed(ctx context.Context, added []vault.PackRef) error {
-	if err := r.turn.finish(ctx); err != nil {
+	if err := r.slot.finish(ctx); err != nil {
 		return err
 	}
 	if r.o.Sent != nil {
@@ -238,7 +238,7 @@ func (r *run) commit(ctx context.Context, volumes []vault.Volume, refs []vault.P
 
 // tidy does the due work on the vault's index, unless another backup is at it.
 func (r *run) tidy(ctx context.Context) {
-	end, ok := r.o.On.sessions.tidying(r.o.Vault)
+	end, ok := r.o.Pool.sessions.tidying(r.o.Vault)
 	if !ok && len(r.lost) == 0 {
 		return
 	}
@@ -278,5 +278,5 @@ func (r *run) tellProgress() (stop func()) {
 			Bytes: r.counts.read.Load() + r.counts.known.Load(), BytesNew: r.counts.fresh.Load(), BytesSent: r.counts.sent.Load(), WalkFinished: r.walked.Load(),
 		})
 	}
-	return pulse.Every(pulseEvery, tell)
+	return pulse.Every(progressEvery, tell)
 }

@@ -1,6 +1,10 @@
 // Package backup is the way from volumes to a backup in a vault: walk, read, cut, name, skip
 // known content, compress, seal, upload, and at the end the manifest that makes it exist.
 //
+// The package known beside it finds out what need not be read, and blockshare which blocks of
+// images another backup has read. The files build on each other: options and pool, the types of
+// the engine (run.go, pipeline.go), the readers, walk.go and record.go, attempt.go, and Run.
+//
 // The agent's jobs and the CLI call Run, which starts goroutines and waits for all
 // of them. Memory is bounded by Options.Budget, however large a volume is. A crash
 // leaves packs that no manifest names, which a later Run with Options.Resume uses.
@@ -60,8 +64,8 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		o.MaxLevel = seal.Default
 	}
 	o.MaxLevel = max(o.MinLevel, o.MaxLevel)
-	if o.On == nil {
-		o.On = NewHost(HostOptions{Budget: o.Budget, Workers: o.Workers, MaxLevel: o.MaxLevel, Pack: o.Vault.Params().Pack})
+	if o.Pool == nil {
+		o.Pool = NewPool(PoolOptions{Budget: o.Budget, Workers: o.Workers, MaxLevel: o.MaxLevel, Pack: o.Vault.Params().Pack})
 	}
 	if o.Sample == 0 {
 		o.Sample = defaultSample
@@ -81,7 +85,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 func untilWhole(ctx context.Context, o Options) (*Result, error) {
 	job := o.Job
 	if job == nil {
-		job = o.On.BeginJob()
+		job = o.Pool.BeginJob()
 	}
 	var lost lostPacks
 	var notes []string // of what made it begin again
@@ -108,7 +112,7 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 		}
 		if drift, ok := errors.AsType[*DriftError](err); ok {
 			// Happens once a volume: then nothing is known of it.
-			o.On.distrusted.Add(o.Vault, o.Instance, drift.Volume, drift.By)
+			o.Pool.distrusted.Add(o.Vault, o.Instance, drift.Volume, drift.By)
 			o.Sources = slices.Clone(o.Sources)
 			for i := range o.Sources {
 				o.Sources[i].readAll = o.Sources[i].readAll || o.Sources[i].Volume == drift.Volume

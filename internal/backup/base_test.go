@@ -348,7 +348,7 @@ func TestChangesThatLie(t *testing.T) {
 	for _, kind := range []string{"inodes", "ranges"} {
 		t.Run(kind, func(t *testing.T) {
 			b := newBased(t, obs.NewMemory())
-			b.o.On = backup.NewHost(backup.HostOptions{})
+			b.o.Pool = backup.NewPool(backup.PoolOptions{})
 			rnd := rand.NewChaCha8([32]byte{1})
 			// One file: then the first check hits the change.
 			path, size := filepath.Join(b.dir, "file"), 2<<20

@@ -124,7 +124,7 @@ func (w *worker) readSmall(i int, c *content) error {
 	}
 	first := c.next(0)
 	// without a hole, or without any content as far as is known
-	if !w.p.root.HonestSizes() && (c.whole || first.Len == c.size) {
+	if !w.p.root.HonestSizes() && (c.holesToo || first.Len == c.size) {
 		return w.readToEnd(i, c)
 	}
 	for r := first; r.Len > 0; r = c.next(r.Off + r.Len) {

@@ -17,17 +17,17 @@ import (
 // may be called from several goroutines at once. The reads count, and not the
 // size that stat gave: content notes where reads met the end of the file.
 type content struct {
-	f     *os.File
-	size  int64 // up to where it is read
-	whole bool  // holes are read like data
-	end   atomic.Int64
+	f        *os.File
+	size     int64 // up to where it is read
+	holesToo bool  // holes are read like data
+	end      atomic.Int64
 }
 
 // noEnd says that no read has met the end of the file.
 const noEnd = math.MaxInt64
 
-func newContent(f *os.File, size int64, whole bool) *content {
-	c := &content{f: f, size: size, whole: whole}
+func newContent(f *os.File, size int64, holesToo bool) *content {
+	c := &content{f: f, size: size, holesToo: holesToo}
 	c.end.Store(noEnd)
 	return c
 }
@@ -50,7 +50,7 @@ func (c *content) ReadAt(p []byte, off int64) (int, error) {
 // next returns the first range of data from off on, which is 0 or
 // the end of the range before; its Len is 0 when there is none.
 func (c *content) next(off int64) tree.Range {
-	if c.whole {
+	if c.holesToo {
 		return tree.Range{Off: off, Len: max(c.size-off, 0)}
 	}
 	return tree.NextData(c.f, off, c.size)

@@ -14,12 +14,12 @@ func (p *pipeline) flow(ctx context.Context, rec *vault.RecipeWriter, vol vault.
 	wctx, end := context.WithCancelCause(gctx)
 	defer end(errEnded)
 	g.Go(func() error {
-		defer close(p.order)
-		defer close(p.units)
+		defer close(p.toRecipe)
+		defer close(p.toWorkers)
 		return feed(gctx)
 	})
 	g.Go(func() error { return p.work(wctx, true) })
-	for range p.o.On.lent {
+	for range p.o.Pool.lendable {
 		g.Go(func() error { return p.work(wctx, false) })
 	}
 	g.Go(func() error {

@@ -68,17 +68,17 @@ func (w *worker) pieces(p []byte, off int64) (pieces []piece, sums []vault.Piece
 func (w *worker) frame(ctx context.Context, f *known.Frames, p []byte, off int64) (known.Stretch, error) {
 	pieces, sums := w.pieces(p, off)
 	name := w.namer.Name(p)
-	whole := func(loc vault.Loc) known.Stretch {
+	inOne := func(loc vault.Loc) known.Stretch {
 		return known.Stretch{Extents: []vault.Extent{{Off: off, Chunk: loc, Len: uint32(len(p))}}, Sums: sums}
 	}
 	if loc, ok := w.p.w.Known(name); ok {
-		return whole(loc), nil
+		return inOne(loc), nil
 	}
 	w.look(ctx, f, p, off, pieces, sums)
 	runs, changed := joined(pieces)
 	if changed*2 > len(p) || len(runs) > frameChunks {
 		st, err := w.storeNamed(name, p)
-		return whole(st.Loc), err
+		return inOne(st.Loc), err
 	}
 	out := known.Stretch{Sums: sums}
 	for _, r := range runs {
@@ -162,10 +162,10 @@ func (w *worker) storeFrames(ctx context.Context, f *known.Frames, buf []byte, o
 	w.each(buf, from, ends, nil, func(w *worker, i int, p []byte, at int) {
 		done[i], errs[i] = w.frame(ctx, f, p, off+int64(at))
 	})
-	var all known.Stretch
+	var stored known.Stretch
 	for _, d := range done {
-		all.Extents = append(all.Extents, d.Extents...)
-		all.Sums = append(all.Sums, d.Sums...)
+		stored.Extents = append(stored.Extents, d.Extents...)
+		stored.Sums = append(stored.Sums, d.Sums...)
 	}
-	return all, errors.Join(errs...)
+	return stored, errors.Join(errs...)
 }

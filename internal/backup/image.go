@@ -62,7 +62,7 @@ func (r *run) image(ctx context.Context, s Source) (_ vault.Volume, err error) {
 	u.read = func(ctx context.Context, w *worker) error { return w.image(ctx, u, reading) }
 	p.name, p.by = s.Volume, known.ByBase
 	shared := blockshare.Run{Vault: r.o.Vault, Precopy: r.o.Precopy, Without: r.history.Without, Sends: r.w.Began, Arrivals: r.sending}
-	reading.same = r.o.On.shares.Open(shared, img, s.View, s.Root, reading.grid)
+	reading.same = r.o.Pool.blocks.Open(shared, img, s.View, s.Root, reading.grid)
 	defer reading.same.Close()
 	vol, err = p.flow(ctx, rec, vol, func(ctx context.Context) error {
 		r.counts.entries.Add(1)
@@ -108,7 +108,7 @@ func (p *pipeline) readingOf(img *image.Image, base *known.ImageBase) *imageRead
 
 // image reads an image and sends its extents.
 func (w *worker) image(ctx context.Context, u *unit, r *imageReading) error {
-	defer close(u.parts)
+	defer close(u.storedParts)
 	s := &sender{ctx: ctx, u: u, size: r.img.Size()}
 	read := func() (reader, bool, error) { return r.next(ctx) }
 	if err := w.readAll(ctx, read, s); err != nil {

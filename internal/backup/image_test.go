@@ -58,10 +58,10 @@ func clone(t testing.TB, from, to string) {
 	}
 }
 
-func backUpImage(t testing.TB, v *vault.Vault, on *backup.Host, instance, path, view string) *backup.Result {
+func backUpImage(t testing.TB, v *vault.Vault, on *backup.Pool, instance, path, view string) *backup.Result {
 	t.Helper()
 	res, err := backup.Run(t.Context(), backup.Options{
-		Vault: v, Instance: instance, On: on, Sources: []backup.Source{{Volume: "disk", Root: path, View: view}},
+		Vault: v, Instance: instance, Pool: on, Sources: []backup.Source{{Volume: "disk", Root: path, View: view}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -235,7 +235,7 @@ func TestClonesAreReadOnce(t *testing.T) {
 			for _, mode := range []string{"in turn", "at once"} {
 				t.Run(mode, func(t *testing.T) {
 					v := memory(t)
-					on := backup.NewHost(backup.HostOptions{Runs: clones, Budget: 512 << 20})
+					on := backup.NewPool(backup.PoolOptions{Runs: clones, Budget: 512 << 20})
 					for _, path := range paths {
 						on.BeginView(path)
 						uncache(t, path)

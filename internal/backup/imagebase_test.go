@@ -66,7 +66,7 @@ func TestImagesReadWhatDiffersFromTheBase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, on := newVault(t, obs.NewMemory()), backup.NewHost(backup.HostOptions{})
+	v, on := newVault(t, obs.NewMemory()), backup.NewPool(backup.PoolOptions{})
 	var base *snapshot.Snapshot
 	var cat string
 	back := func(name string, lie bool) *backup.Result {
@@ -87,7 +87,7 @@ func TestImagesReadWhatDiffersFromTheBase(t *testing.T) {
 				s.Base.Changes = imageLiar{c}
 			}
 		}
-		res, err := backup.Run(t.Context(), backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{s}, On: on})
+		res, err := backup.Run(t.Context(), backup.Options{Vault: v, Instance: "i", Sources: []backup.Source{s}, Pool: on})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,8 +181,8 @@ func TestImageReadsWhatDiffersFromTheBase(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	v, on := newVault(t, store), backup.NewHost(backup.HostOptions{})
-	o := backup.Options{Vault: v, Instance: "i", IndexDir: t.TempDir(), On: on}
+	v, on := newVault(t, store), backup.NewPool(backup.PoolOptions{})
+	o := backup.Options{Vault: v, Instance: "i", IndexDir: t.TempDir(), Pool: on}
 	base := view("first")
 	o.Sources = []backup.Source{{Volume: "data", Root: base.Image}}
 	full, err := backup.Run(t.Context(), o)
@@ -289,7 +289,7 @@ func TestImageRoundsReadWhatDiffers(t *testing.T) {
 	}
 	st := obs.NewMemory()
 	o := backup.Options{
-		Vault: newVault(t, st), Instance: "i", CatalogueDir: t.TempDir(), IndexDir: t.TempDir(), On: backup.NewHost(backup.HostOptions{}),
+		Vault: newVault(t, st), Instance: "i", CatalogueDir: t.TempDir(), IndexDir: t.TempDir(), Pool: backup.NewPool(backup.PoolOptions{}),
 	}
 	var base *snapshot.Snapshot
 	var cat, old string // of the base, and of the one before

@@ -28,7 +28,7 @@ func (s *imageSection) chunk(i int) (from, to int) {
 }
 
 // Content is for the sharing of blocks, as Stored and Take are.
-func (s *imageSection) Content(i int) (content []byte, off int64, whole bool) {
+func (s *imageSection) Content(i int) (content []byte, off int64, complete bool) {
 	from, to := s.chunk(i)
 	return s.buf[from:to], s.at + int64(from), !s.faulty[i]
 }

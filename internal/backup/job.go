@@ -31,12 +31,12 @@ type Job struct {
 func (j *Job) End(ctx context.Context) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	one := j.session
+	ended := j.session
 	j.session = nil
-	if one == nil {
+	if ended == nil {
 		return nil
 	}
-	return j.sessions.leave(ctx, one)
+	return j.sessions.leave(ctx, ended)
 }
 
 // under returns the session of the job, and begins one where there is none.
@@ -46,13 +46,13 @@ func (j *Job) under(ctx context.Context, v *vault.Vault, o vault.SessionOptions)
 	if j.session != nil {
 		return j.session, nil
 	}
-	one, err := j.sessions.begin(ctx, v, o)
+	begun, err := j.sessions.begin(ctx, v, o)
 	if err != nil {
 		return nil, err
 	}
-	j.session = one
-	j.condemned = append(j.condemned, one.Condemned()...)
-	return one, nil
+	j.session = begun
+	j.condemned = append(j.condemned, begun.Condemned()...)
+	return begun, nil
 }
 
 // avoided returns the packs that the job does not use since a collector condemned them.
@@ -84,10 +84,10 @@ func (j *Job) before(packs []vault.PackRef) []vault.PackRef {
 // lost is called when the session turned out to be gone: the next Run begins another.
 func (j *Job) lost(ctx context.Context) error {
 	j.mu.Lock()
-	one := j.session
+	gone := j.session
 	j.mu.Unlock()
-	if one != nil {
-		j.sessions.retire(one)
+	if gone != nil {
+		j.sessions.retire(gone)
 	}
 	return j.End(ctx)
 }
@@ -102,7 +102,7 @@ func (j *Job) addSampled(chunks int, reused bool) {
 	}
 }
 
-func (j *Job) sampledSoFar() (all, reused int) {
+func (j *Job) sampledSoFar() (total, reused int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.sampled, j.reused

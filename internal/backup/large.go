@@ -11,7 +11,7 @@ import (
 
 // largeFile reads one file and sends its extents.
 func (w *worker) largeFile(ctx context.Context, u *unit) error {
-	defer close(u.parts)
+	defer close(u.storedParts)
 	f, fresh, err := w.p.open(u, 0)
 	if f == nil || err != nil {
 		return err
@@ -126,11 +126,11 @@ func (r *fileReading) next(ctx context.Context) (reader, bool, error) {
 	p := &part{at: r.rest.Off, left: r.rest.Len, from: r.link, next: make(chan int64, 1)}
 	p.size = int(min(r.rest.Len, int64(r.p.sectionSize())))
 	r.rest.Off, r.rest.Len, r.link = r.rest.Off+int64(p.size), r.rest.Len-int64(p.size), p.next
-	return func(w *worker) (known.Stretch, error) { return r.one(ctx, w, p) }, r.rest.Len > 0, nil
+	return func(w *worker) (known.Stretch, error) { return r.readSection(ctx, w, p) }, r.rest.Len > 0, nil
 }
 
-// one reads, cuts and stores a section.
-func (r *fileReading) one(ctx context.Context, w *worker, p *part) (known.Stretch, error) {
+// readSection reads, cuts and stores a section.
+func (r *fileReading) readSection(ctx context.Context, w *worker, p *part) (known.Stretch, error) {
 	most := r.p.cutter.Params().Max
 	if n := r.p.sectionSize() + most; cap(w.buf) < n {
 		w.buf = make([]byte, 0, n)

@@ -97,9 +97,9 @@ func TestBackupThatTakesLong(t *testing.T) {
 		makeTree(t, dir, 61, 10, 2)
 		o := backup.Options{
 			Vault: v, Instance: "i", Host: "h", Sources: []backup.Source{{Volume: "data", Root: dir}}, CatalogueDir: t.TempDir(),
-			On: backup.NewHost(backup.HostOptions{}), Precopy: true,
+			Pool: backup.NewPool(backup.PoolOptions{}), Precopy: true,
 		}
-		o.Job = o.On.BeginJob()
+		o.Job = o.Pool.BeginJob()
 		if _, err := backup.Run(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}

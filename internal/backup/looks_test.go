@@ -118,7 +118,7 @@ func TestLooksWhileFrozenAreFew(t *testing.T) {
 	v, file := manyPacks(t, st, packs)
 	o := backup.Options{
 		Vault: v, Instance: "i", Host: "h", Sources: []backup.Source{{Volume: "data", Root: filepath.Dir(file)}}, Now: inAnHour,
-		CatalogueDir: t.TempDir(), IndexDir: t.TempDir(), On: backup.NewHost(backup.HostOptions{Pack: 4096}),
+		CatalogueDir: t.TempDir(), IndexDir: t.TempDir(), Pool: backup.NewPool(backup.PoolOptions{Pack: 4096}),
 	}
 	first, err := backup.Run(t.Context(), o)
 	if err != nil {
@@ -134,7 +134,7 @@ func TestLooksWhileFrozenAreFew(t *testing.T) {
 	looks()
 	st.trip = time.Millisecond
 
-	o.Job = o.On.BeginJob()
+	o.Job = o.Pool.BeginJob()
 	o.Precopy = true
 	if _, err := backup.Run(t.Context(), o); err != nil {
 		t.Fatal(err)
@@ -188,9 +188,9 @@ func TestSessionForgottenBetweenRounds(t *testing.T) {
 	want := makeTree(t, dir, 50, 20, 2)
 	o := backup.Options{
 		Vault: v, Instance: "i", Host: "h", Sources: []backup.Source{{Volume: "data", Root: dir}}, Now: inAnHour,
-		CatalogueDir: t.TempDir(), IndexDir: t.TempDir(), On: backup.NewHost(backup.HostOptions{}), Precopy: true,
+		CatalogueDir: t.TempDir(), IndexDir: t.TempDir(), Pool: backup.NewPool(backup.PoolOptions{}), Precopy: true,
 	}
-	o.Job = o.On.BeginJob()
+	o.Job = o.Pool.BeginJob()
 	defer func() {
 		if err := o.Job.End(t.Context()); err != nil {
 			t.Error(err)

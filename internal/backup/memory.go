@@ -8,8 +8,8 @@ import (
 // least. Twice as much saves no time that can be measured, and every worker holds one.
 const sectionMin = 1 << 20
 
-// scratch is the memory of a worker.
-type scratch struct {
+// workerMemory is the memory of a worker.
+type workerMemory struct {
 	comps [seal.Levels + 1]*seal.Compressor // by level; nil for a level that was not used yet
 	buf   []byte                            // content of a bundle, or a section of a large file
 	spans []span
@@ -23,9 +23,9 @@ type span struct {
 	n     int
 }
 
-// workerMemory is about the memory of one worker, bytes: a section
+// memoryOfWorker is about the memory of one worker, bytes: a section
 // with the end of its last chunk, or a bundle, and zstd's tables.
-func workerMemory(least, most seal.Level) int64 {
+func memoryOfWorker(least, most seal.Level) int64 {
 	n := int64(sectionMin + 512<<10)
 	for l := least; l <= most; l++ {
 		n += l.Memory()

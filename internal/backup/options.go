@@ -17,7 +17,7 @@ type Source struct {
 	Root   string // path of the tree or image to read: a snapshot's, or the volume's own
 	// View names the snapshot that Root is, or in which Root lies. Nobody writes to the
 	// snapshot, and it stands until the Run has ended. Images in views share the content
-	// of common blocks (see Host.BeginView). "" says that Root is read in place.
+	// of common blocks (see Pool.BeginView). "" says that Root is read in place.
 	View string
 	// Taken is a time not after the making of the snapshot began; zero when not known. The
 	// nearer it is, the fewer files that changed around it does the next backup read again.
@@ -141,10 +141,10 @@ type Options struct {
 	// the end; 0 is 16, negative none. Of packs that the vault had before,
 	// half as many are read back; as many where nothing was stored.
 	Sample int
-	// On is the host that this backup shares with others; nil is one
+	// Pool is the host that this backup shares with others; nil is one
 	// of its own, with Budget and Workers.
-	On *Host
-	// Budget and Workers are as in HostOptions. They are not looked at where On is set.
+	Pool *Pool
+	// Budget and Workers are as in PoolOptions. They are not looked at where Pool is set.
 	Budget  int64
 	Workers int
 	// MinLevel and MaxLevel bound the compression, which gets stronger while the

@@ -133,10 +133,10 @@ func (l *lostPacks) notes(vaultID string) (notes []string) {
 		what := &vault.MissingPacksError{Vault: vaultID, Packs: damaged}
 		notes = append(notes, what.Error()+"; what this backup needed of them was stored anew. Earlier backups may need them: run holdfast verify")
 	}
-	whole := slices.DeleteFunc(slices.Clone(l.packs), func(p vault.LostPack) bool { return !p.Whole })
-	if len(whole) > 0 {
+	intact := slices.DeleteFunc(slices.Clone(l.packs), func(p vault.LostPack) bool { return !p.Whole })
+	if len(intact) > 0 {
 		notes = append(notes, fmt.Sprintf("the locks of %d packs can't be prolonged, so their content was stored anew; the first is %s. "+
-			"Allow these credentials to prolong locks (s3:PutObjectRetention)", len(whole), whole[0]))
+			"Allow these credentials to prolong locks (s3:PutObjectRetention)", len(intact), intact[0]))
 	}
 	return notes
 }

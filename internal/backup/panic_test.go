@@ -60,7 +60,7 @@ func (e *exploding) Delete(ctx context.Context, keys ...string) error {
 func TestPanicOfStore(t *testing.T) {
 	dir := t.TempDir()
 	makeTree(t, dir, 21, 40, 3)
-	host := backup.NewHost(backup.HostOptions{Budget: 64 << 20, Runs: 2})
+	host := backup.NewPool(backup.PoolOptions{Budget: 64 << 20, Runs: 2})
 	run := func(o backup.Options) error {
 		ended := make(chan error, 1)
 		go func() {
@@ -79,7 +79,7 @@ func TestPanicOfStore(t *testing.T) {
 		bad.left.Store(-1)
 		calm, shaken := twoViews(t, st, bad)
 		o := backup.Options{
-			Instance: "cp-1", Host: "h", On: host, Sources: []backup.Source{{Volume: "data", Root: dir}},
+			Instance: "cp-1", Host: "h", Pool: host, Sources: []backup.Source{{Volume: "data", Root: dir}},
 			CatalogueDir: t.TempDir(), IndexDir: t.TempDir(), Vault: shaken,
 		}
 		bad.left.Store(at)

@@ -37,9 +37,9 @@ func (w *worker) patchFile(ctx context.Context, c *content, path string, former 
 	pos, kept := int64(0), p.kept
 	take := func(until int64) error {
 		for len(kept.Extents) > 0 && kept.Extents[0].Off < until {
-			var one known.Stretch
-			one, kept = kept.First(1)
-			x := one.Extents[0]
+			var head known.Stretch
+			head, kept = kept.First(1)
+			x := head.Extents[0]
 			if x.Off < pos {
 				continue // it was read on the way to a border
 			}
@@ -49,7 +49,7 @@ func (w *worker) patchFile(ctx context.Context, c *content, path string, former 
 					return err
 				}
 			}
-			if err := s.add(x, one.Sums); err != nil {
+			if err := s.add(x, head.Sums); err != nil {
 				return err
 			}
 		}

@@ -51,12 +51,12 @@ type unit struct {
 	size   int64
 	weight int64 // bytes of entries and known extents, about
 	// of each entry, nil where its content has to be read; nil when all have to
-	known  [][]vault.Extent
-	sums   map[int][]vault.PieceSum // of the entries of known that are databases
-	check  []int                    // entries of known that are read all the same
-	former *known.File              // the facts about a large file that changed in part
-	parts  chan known.Stretch
-	done   chan struct{}
+	known       [][]vault.Extent
+	sums        map[int][]vault.PieceSum // of the entries of known that are databases
+	check       []int                    // entries of known that are read all the same
+	former      *known.File              // the facts about a large file that changed in part
+	storedParts chan known.Stretch
+	done        chan struct{}
 
 	// What follows is the worker's until done is closed, or of a large file
 	// until the first part comes or parts is closed; then it is the recipe's.
@@ -72,19 +72,19 @@ type pipeline struct {
 	root *tree.Root // nil for an image
 	// warnings collects the warnings of this volume. It hides the
 	// run's warnings, so that each loss is known with its volume.
-	warnings *volumeWarnings
-	away     *vanished                                  // nil for an image
-	exclude  func(path string, folder func() bool) bool // nil excludes nothing
-	cutter   *chunk.Cutter
-	before   *known.Previous    // the facts of the last backup; nil when there are none
-	name     string             // of the volume
-	by       string             // how unchanged files are known: ByBase or ByTimes
-	units    chan *unit         // to the workers
-	pass     chan *unit         // from a worker that waits for memory to a worker that has memory
-	order    chan *unit         // the same, to the recipe
-	help     chan func(*worker) // work that an idle worker may take
-	want     chan struct{}      // 1 token: there is such work, and nobody took it
-	weight   *semaphore.Weighted
+	warnings      *volumeWarnings
+	away          *vanished                                  // nil for an image
+	exclude       func(path string, folder func() bool) bool // nil excludes nothing
+	cutter        *chunk.Cutter
+	before        *known.Previous    // the facts of the last backup; nil when there are none
+	name          string             // of the volume
+	by            string             // how unchanged files are known: ByBase or ByTimes
+	toWorkers     chan *unit         // units that no worker has taken
+	toOtherWorker chan *unit         // from a worker that waits for memory to a worker that has memory
+	toRecipe      chan *unit         // all units, in the order of the walk, to the recipe
+	tasks         chan func(*worker) // work that an idle worker may take
+	taskWaits     chan struct{}      // 1 token: there is a task, and no worker took it
+	weight        *semaphore.Weighted
 	// doubtful says that the recipe has a file that lacks content, and
 	// that the next backup may find unchanged: no catalogue of it is kept.
 	doubtful atomic.Bool
@@ -98,7 +98,7 @@ func (p *pipeline) send(ctx context.Context, u *unit) error {
 	}
 	// order comes first: then the unit for which the recipe
 	// waits is on its way to a worker, or the context ends.
-	for _, c := range []chan *unit{p.order, p.units} {
+	for _, c := range []chan *unit{p.toRecipe, p.toWorkers} {
 		select {
 		case c <- u:
 		case <-ctx.Done():
@@ -139,7 +139,7 @@ func (p *pipeline) sectionSize() int { return max(sectionMin, p.cutter.Params().
 func newLarge(e *tree.Entry) *unit {
 	return &unit{
 		entries: []*tree.Entry{e}, large: true, weight: weightOf(e),
-		parts: make(chan known.Stretch, partsAhead), done: make(chan struct{}),
+		storedParts: make(chan known.Stretch, partsAhead), done: make(chan struct{}),
 	}
 }
 
@@ -151,7 +151,7 @@ func newPipeline(r *run, root *tree.Root, s Source) (*pipeline, error) {
 	}
 	p := &pipeline{
 		run: r, root: root, warnings: warnings, cutter: r.o.Vault.Cutter(),
-		units: make(chan *unit, ahead), pass: make(chan *unit), order: make(chan *unit, ahead), help: make(chan func(*worker)), want: make(chan struct{}, 1),
+		toWorkers: make(chan *unit, ahead), toOtherWorker: make(chan *unit), toRecipe: make(chan *unit, ahead), tasks: make(chan func(*worker)), taskWaits: make(chan struct{}, 1),
 		weight: semaphore.NewWeighted(aheadWeight),
 	}
 	if root == nil {
@@ -171,7 +171,7 @@ func newPipeline(r *run, root *tree.Root, s Source) (*pipeline, error) {
 // worker reads, cuts, names, compresses and stores. It belongs to
 // one goroutine. Without memory it can do nothing.
 type worker struct {
-	*scratch
+	*workerMemory
 	p     *pipeline
 	namer *chunk.Namer
 	own   bool // of its Run: its memory is never given to another

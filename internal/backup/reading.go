@@ -25,9 +25,9 @@ type reading struct {
 	was tree.Entry // what e was when the try began
 	c   *content   // of the try
 	try int
-	// whole says that the file is read with its holes: its size and
+	// holesToo says that the file is read with its holes: its size and
 	// its reads contradict each other.
-	whole bool
+	holesToo bool
 	// sum and length are of the try before, where they can tell that nothing changed.
 	sum    uint64
 	length int64
@@ -37,7 +37,7 @@ func (p *pipeline) reading(e *tree.Entry, f *os.File) *reading { return &reading
 
 // begin begins a try, which reads up to that size.
 func (r *reading) begin(size int64) *content {
-	r.was, r.c = *r.e, newContent(r.f, size, r.whole)
+	r.was, r.c = *r.e, newContent(r.f, size, r.holesToo)
 	return r.c
 }
 
@@ -70,7 +70,7 @@ func (r *reading) settled(last int64, sum func() uint64) (bool, error) {
 			}
 			return true, nil
 		}
-		r.whole = true
+		r.holesToo = true
 	}
 	if !r.p.root.HonestSizes() && !same {
 		// Some file systems in user space tell another time at every
@@ -93,7 +93,7 @@ func (r *reading) settled(last int64, sum func() uint64) (bool, error) {
 
 // endsAt says whether the file ends at length and nowhere before.
 func (r *reading) endsAt(length int64) (bool, error) {
-	if r.c.whole && r.c.end.Load() == length {
+	if r.c.holesToo && r.c.end.Load() == length {
 		return true, nil // it was read up to there without a gap
 	}
 	exact, err := tree.EndsAt(r.f, length)
@@ -107,7 +107,7 @@ func (r *reading) measured() (int64, error) {
 		return r.e.Size, nil
 	}
 	size, err := tree.Measure(r.f, r.e.Size, endless)
-	r.whole = r.whole || size != r.e.Size // its list of holes depends on its size
+	r.holesToo = r.holesToo || size != r.e.Size // its list of holes depends on its size
 	return size, faultOf("read", r.e.Path, err)
 }
 
@@ -130,9 +130,9 @@ func (p *pipeline) torn(e *tree.Entry) {
 }
 
 // tellSize tells that a size was wrong. A size of 0 is how a file system says that it knows none.
-func (p *pipeline) tellSize(path string, said, has int64) {
-	if said > 0 {
-		p.warnings.Warn(tree.Warning{Path: path, What: fmt.Sprintf("its size was given as %d, it has %d bytes, which are stored", said, has)})
+func (p *pipeline) tellSize(path string, stated, actual int64) {
+	if stated > 0 {
+		p.warnings.Warn(tree.Warning{Path: path, What: fmt.Sprintf("its size was given as %d, it has %d bytes, which are stored", stated, actual)})
 	}
 }
 

@@ -25,7 +25,7 @@ type recorder struct {
 
 // record writes the recipe.
 func (r *recorder) record(ctx context.Context) error {
-	for u := range r.p.order {
+	for u := range r.p.toRecipe {
 		var err error
 		if u.large {
 			err = r.recordLarge(ctx, u)
@@ -87,7 +87,7 @@ func (r *recorder) recordBundle(ctx context.Context, u *unit) error {
 func (r *recorder) recordLarge(ctx context.Context, u *unit) error {
 	for first := true; ; first = false {
 		select {
-		case part, more := <-u.parts:
+		case part, more := <-u.storedParts:
 			if first {
 				r.heirs.lost(u.moved)
 			}
@@ -142,7 +142,7 @@ func (r *recorder) add(it vault.Item) error {
 func (r *recorder) recordLate(ctx context.Context, e *tree.Entry) (same bool, err error) {
 	if r.late == nil {
 		r.late = newWorker(r.p)
-		r.late.own, r.late.scratch = true, &scratch{}
+		r.late.own, r.late.workerMemory = true, &workerMemory{}
 	}
 	u := newLargeFile(e)
 	g, gctx := contain.WithContext(ctx)

@@ -20,7 +20,7 @@ type run struct {
 	job     *Job
 	first   bool // nothing was tried before
 	session *session
-	turn    *turn
+	slot    *slot
 	history *known.History // nil until the run has its session
 	lost    []vault.PackID // packs that can't be used
 	without []vault.PackID // those, and the condemned packs
@@ -60,7 +60,7 @@ func (r *run) rest(ctx context.Context, began time.Time) error {
 		return nil
 	}
 	// whoever rests when all is done has done it
-	if err := r.o.On.Brake.Rest(ctx, time.Since(began)); err != nil && !errors.Is(err, errEnded) {
+	if err := r.o.Pool.Brake.Rest(ctx, time.Since(began)); err != nil && !errors.Is(err, errEnded) {
 		return err
 	}
 	return nil

@@ -31,11 +31,11 @@ func (s *sender) add(x vault.Extent, sums []vault.PieceSum) error {
 }
 
 // addAll adds a stretch.
-func (s *sender) addAll(all known.Stretch) error {
-	for len(all.Extents) > 0 {
-		var one known.Stretch
-		one, all = all.First(1)
-		if err := s.add(one.Extents[0], one.Sums); err != nil {
+func (s *sender) addAll(rest known.Stretch) error {
+	for len(rest.Extents) > 0 {
+		var head known.Stretch
+		head, rest = rest.First(1)
+		if err := s.add(head.Extents[0], head.Sums); err != nil {
 			return err
 		}
 	}
@@ -66,7 +66,7 @@ func (s *sender) flush() error {
 		var part known.Stretch
 		part, s.todo = s.todo.First(min(len(s.todo.Extents), partExtents))
 		select {
-		case s.u.parts <- part:
+		case s.u.storedParts <- part:
 		case <-s.ctx.Done():
 			return context.Cause(s.ctx)
 		}

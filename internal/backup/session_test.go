@@ -84,7 +84,7 @@ func TestSessionForgottenMeanwhile(t *testing.T) {
 // send its first pack only once all of them want to.
 func sharedRuns(t *testing.T, n int, v *vault.Vault, before func()) []error {
 	t.Helper()
-	h := backup.NewHost(backup.HostOptions{Runs: n})
+	h := backup.NewPool(backup.PoolOptions{Runs: n})
 	var all, met sync.WaitGroup
 	met.Add(n)
 	var once sync.Once
@@ -99,7 +99,7 @@ func sharedRuns(t *testing.T, n int, v *vault.Vault, before func()) []error {
 				once.Do(before)
 			})
 			_, errs[i] = backup.Run(t.Context(), backup.Options{
-				Vault: v, Instance: fmt.Sprint("cp-", i), Host: "h", Sources: []backup.Source{{Volume: "data", Root: dir}}, On: h,
+				Vault: v, Instance: fmt.Sprint("cp-", i), Host: "h", Sources: []backup.Source{{Volume: "data", Root: dir}}, Pool: h,
 				PackIntent: func(string) error { meet(); return nil },
 			})
 		})
@@ -189,12 +189,12 @@ func (s slowSession) Put(ctx context.Context, key string, body []byte) error {
 func TestWhoBeginsTheSessionGivesUp(t *testing.T) {
 	st := slowSession{obs.NewMemory(), &atomic.Bool{}, make(chan struct{})}
 	v := newVault(t, st)
-	h := backup.NewHost(backup.HostOptions{Runs: 3})
+	h := backup.NewPool(backup.PoolOptions{Runs: 3})
 	dir := t.TempDir()
 	makeTree(t, dir, 1, 5, 1)
 	run := func(ctx context.Context, i int) error {
 		_, err := backup.Run(ctx, backup.Options{
-			Vault: v, Instance: fmt.Sprint("cp-", i), Host: "h", Sources: []backup.Source{{Volume: "data", Root: dir}}, On: h,
+			Vault: v, Instance: fmt.Sprint("cp-", i), Host: "h", Sources: []backup.Source{{Volume: "data", Root: dir}}, Pool: h,
 		})
 		return err
 	}

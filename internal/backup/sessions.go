@@ -50,58 +50,58 @@ func (s *sessions) begin(ctx context.Context, v *vault.Vault, o vault.SessionOpt
 	key := sessionKey{v, o.Host}
 	for {
 		s.mu.Lock()
-		one := s.open[key]
-		if one == nil || time.Since(one.began) > joinFor {
+		shared := s.open[key]
+		if shared == nil || time.Since(shared.began) > joinFor {
 			break // with the lock
 		}
-		one.users++
+		shared.users++
 		s.mu.Unlock()
 		select {
-		case <-one.ready:
+		case <-shared.ready:
 		case <-ctx.Done():
-			return nil, errors.Join(context.Cause(ctx), s.leave(ctx, one))
+			return nil, errors.Join(context.Cause(ctx), s.leave(ctx, shared))
 		}
-		if one.err == nil {
-			return one, nil
+		if shared.err == nil {
+			return shared, nil
 		}
-		if !one.givenUp {
-			return nil, one.err
+		if !shared.givenUp {
+			return nil, shared.err
 		}
 	}
-	one := &session{key: key, began: time.Now(), ready: make(chan struct{}), users: 1, looks: v.NewPackLooks()}
-	s.open[key] = one
+	shared := &session{key: key, began: time.Now(), ready: make(chan struct{}), users: 1, looks: v.NewPackLooks()}
+	s.open[key] = shared
 	s.mu.Unlock()
-	one.Session, one.err = v.BeginSession(ctx, o)
-	one.givenUp = ctx.Err() != nil
-	if one.err != nil {
-		s.retire(one)
+	shared.Session, shared.err = v.BeginSession(ctx, o)
+	shared.givenUp = ctx.Err() != nil
+	if shared.err != nil {
+		s.retire(shared)
 	}
-	close(one.ready)
-	return one, one.err
+	close(shared.ready)
+	return shared, shared.err
 }
 
 // retire lets nobody join any more.
-func (s *sessions) retire(one *session) {
+func (s *sessions) retire(shared *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[one.key] == one {
-		delete(s.open, one.key)
+	if s.open[shared.key] == shared {
+		delete(s.open, shared.key)
 	}
 }
 
 // leave ends the session when nobody uses it any more.
-func (s *sessions) leave(ctx context.Context, one *session) error {
+func (s *sessions) leave(ctx context.Context, shared *session) error {
 	s.mu.Lock()
-	one.users--
-	last := one.users == 0
-	if last && s.open[one.key] == one {
-		delete(s.open, one.key)
+	shared.users--
+	last := shared.users == 0
+	if last && s.open[shared.key] == shared {
+		delete(s.open, shared.key)
 	}
 	s.mu.Unlock()
-	if !last || one.err != nil {
+	if !last || shared.err != nil {
 		return nil
 	}
-	return one.End(ctx)
+	return shared.End(ctx)
 }
 
 // tidying tells whether the caller may tidy the vault's index,

@@ -21,7 +21,7 @@ func TestBlocksThatAreReusedAreReadAgain(t *testing.T) {
 	path := filepath.Join(testbed.Xfs(t), "disk.img")
 	const size = 32 << 20
 	fill(t, path, 0, size, 1)
-	v, on := memory(t), backup.NewHost(backup.HostOptions{})
+	v, on := memory(t), backup.NewPool(backup.PoolOptions{})
 	on.BeginView("first")
 	backUpImage(t, v, on, "a", path, "first")
 	if res := backUpImage(t, v, on, "a", path, "second"); res.BytesRead > size/4 {
@@ -43,7 +43,7 @@ func TestCrossCheckOfSharedBlocks(t *testing.T) {
 	path := filepath.Join(testbed.Xfs(t), "disk.img")
 	const size = 160 << 20 // of 2560 hits, that none is checked comes to pass once in 22,000 runs
 	fill(t, path, 0, size, 1)
-	v, on := memory(t), backup.NewHost(backup.HostOptions{})
+	v, on := memory(t), backup.NewPool(backup.PoolOptions{})
 	on.BeginView("first")
 	backUpImage(t, v, on, "a", path, "first")
 	fill(t, path, 0, size, 2)
@@ -63,7 +63,7 @@ func TestVaultsShareNoBlocks(t *testing.T) {
 	path := filepath.Join(testbed.Xfs(t), "disk.img")
 	const size = 8 << 20
 	fill(t, path, 0, size, 1)
-	on := backup.NewHost(backup.HostOptions{})
+	on := backup.NewPool(backup.PoolOptions{})
 	on.BeginView("first")
 	one, two := memory(t), memory(t)
 	backUpImage(t, one, on, "a", path, "first")
@@ -87,11 +87,11 @@ func TestHeldInstanceWaitsForNoRound(t *testing.T) {
 			slow := &slowRound{Store: mem, entered: make(chan struct{}), goOn: make(chan struct{})}
 			slow.round.Store(true)
 			v := newVault(t, slow)
-			on := backup.NewHost(backup.HostOptions{Runs: 2, Budget: 1})
+			on := backup.NewPool(backup.PoolOptions{Runs: 2, Budget: 1})
 			on.BeginView("one")
 			defer on.EndView("one")
 			o := backup.Options{
-				Vault: v, Instance: "a", Host: "h", On: on, Precopy: true,
+				Vault: v, Instance: "a", Host: "h", Pool: on, Precopy: true,
 				Sources: []backup.Source{{Volume: "disk", Root: path, View: "one"}},
 			}
 			var round sync.WaitGroup

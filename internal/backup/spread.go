@@ -71,11 +71,11 @@ func (f *spread) work(ctx context.Context, w *worker, helper bool) {
 func (f *spread) invite(ctx context.Context) {
 	f.wait.Add(1)
 	select {
-	case f.p.help <- func(w *worker) { defer f.wait.Done(); f.work(ctx, w, true) }:
+	case f.p.tasks <- func(w *worker) { defer f.wait.Done(); f.work(ctx, w, true) }:
 	default:
 		f.wait.Done()
 		select {
-		case f.p.want <- struct{}{}: // for the next section
+		case f.p.taskWaits <- struct{}{}: // for the next section
 		default:
 		}
 	}

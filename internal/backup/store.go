@@ -83,14 +83,14 @@ func (w *worker) each(buf []byte, from int, ends []int, leaveOut []bool, do func
 			continue
 		}
 		wg.Add(1)
-		one := func(w *worker) {
+		task := func(w *worker) {
 			defer wg.Done()
 			do(w, i, p, at)
 		}
 		select {
-		case w.p.help <- one:
+		case w.p.tasks <- task:
 		default: // nobody is idle
-			one(w)
+			task(w)
 		}
 	}
 	wg.Wait()

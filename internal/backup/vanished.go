@@ -101,7 +101,7 @@ func (v *vanished) settle(ctx context.Context, root *tree.Root, exclude func(pat
 	if err != nil {
 		return fmt.Errorf("look for what was moved: %w", err)
 	}
-	told, all := 0, v.waiting.Load()
+	told, waiting := 0, v.waiting.Load()
 	for _, paths := range v.paths {
 		for _, path := range paths {
 			if told++; told > vanishedTold {
@@ -110,8 +110,8 @@ func (v *vanished) settle(ctx context.Context, root *tree.Root, exclude func(pat
 			v.warn(tree.Warning{Path: path, What: "it was removed while the tree was read"})
 		}
 	}
-	if all > vanishedTold {
-		v.warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("%d more names were removed while the tree was read", all-vanishedTold)})
+	if waiting > vanishedTold {
+		v.warn(tree.Warning{NoPlace: true, What: fmt.Sprintf("%d more names were removed while the tree was read", waiting-vanishedTold)})
 	}
 	return nil
 }

@@ -13,15 +13,15 @@ func (p *pipeline) work(ctx context.Context, own bool) error {
 		inBackground()
 	}
 	w := newWorker(p)
-	host, units := p.o.On, p.units
-	var hand chan<- *scratch
+	pool, units := p.o.Pool, p.toWorkers
+	var toWaiting chan<- *workerMemory
 	if own {
-		w.own, w.scratch = true, &scratch{}
+		w.own, w.workerMemory = true, &workerMemory{}
 	} else {
-		hand = host.hand
+		toWaiting = pool.toWaiting
 		defer func() {
-			if w.scratch != nil {
-				host.giveBack(w.scratch)
+			if w.workerMemory != nil {
+				pool.giveBack(w.workerMemory)
 			}
 		}()
 	}
@@ -33,11 +33,11 @@ func (p *pipeline) work(ctx context.Context, own bool) error {
 	}
 	for {
 		var u *unit
-		if w.scratch == nil {
+		if w.workerMemory == nil {
 			ok := true
 			select {
 			case u, ok = <-units:
-			case <-p.want:
+			case <-p.taskWaits:
 			case <-ctx.Done():
 				return ended()
 			}
@@ -46,25 +46,25 @@ func (p *pipeline) work(ctx context.Context, own bool) error {
 				continue
 			}
 			var err error
-			takers := p.pass
+			takers := p.toOtherWorker
 			if u == nil {
 				takers = nil
 			}
-			if w.scratch, err = borrow(ctx, host, u, takers); err != nil {
+			if w.workerMemory, err = borrow(ctx, pool, u, takers); err != nil {
 				return ended()
 			}
-			if w.scratch == nil {
+			if w.workerMemory == nil {
 				continue // somebody else does it
 			}
 		} else {
 			ok := true
 			select {
 			case u, ok = <-units:
-			case u = <-p.pass: // else a unit could wait for other backups while this Run's own worker is idle
-			case f := <-p.help:
+			case u = <-p.toOtherWorker: // else a unit could wait for other backups while this Run's own worker is idle
+			case f := <-p.tasks:
 				f(w)
-			case hand <- w.scratch:
-				w.scratch = nil
+			case toWaiting <- w.workerMemory:
+				w.workerMemory = nil
 			case <-ctx.Done():
 				return ended()
 			}
@@ -101,8 +101,8 @@ func (w *worker) handOver() bool {
 		return false
 	}
 	select {
-	case w.p.o.On.hand <- w.scratch:
-		w.scratch = nil
+	case w.p.o.Pool.toWaiting <- w.workerMemory:
+		w.workerMemory = nil
 		return true
 	default:
 		return false

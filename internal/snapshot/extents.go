@@ -209,16 +209,16 @@ func ChangedRanges(base, now *os.File) (ranges []Range, exact bool, err error) {
 
 // views looks at two files, which must be regular.
 func views(files ...*os.File) ([]unix.Stat_t, error) {
-	all := make([]unix.Stat_t, len(files))
+	stats := make([]unix.Stat_t, len(files))
 	for i, f := range files {
-		if err := unix.Fstat(int(f.Fd()), &all[i]); err != nil {
+		if err := unix.Fstat(int(f.Fd()), &stats[i]); err != nil {
 			return nil, fmt.Errorf("stat %s: %w", f.Name(), err)
 		}
-		if all[i].Mode&unix.S_IFMT != unix.S_IFREG {
+		if stats[i].Mode&unix.S_IFMT != unix.S_IFREG {
 			return nil, fmt.Errorf("%w: %s is no regular file", ErrBase, f.Name())
 		}
 	}
-	return all, nil
+	return stats, nil
 }
 
 // differ compares two lists of extents of files of the given sizes in one walk over both.

@@ -43,12 +43,12 @@ func FlushStacked(ctx context.Context, volume string) []string {
 
 // flusher is one call of FlushStacked.
 type flusher struct {
-	ctx    context.Context
-	loops  []loopDevice
-	mounts []seenMount // of all namespaces; nil until they are read
-	whole  bool        // all namespaces were looked into
-	done   map[uint64]bool
-	lacks  []string
+	ctx      context.Context
+	loops    []loopDevice
+	mounts   []seenMount // of all namespaces; nil until they are read
+	complete bool        // all namespaces were looked into
+	done     map[uint64]bool
+	lacks    []string
 }
 
 func (f *flusher) lack(format string, args ...any) {
@@ -61,7 +61,7 @@ func (f *flusher) lack(format string, args ...any) {
 func (f *flusher) table() []seenMount {
 	if f.mounts == nil {
 		var err error
-		if f.mounts, f.whole, err = allMounts(); err != nil {
+		if f.mounts, f.complete, err = allMounts(); err != nil {
 			f.lack("the mounts of this host can't be listed: %v", err)
 		}
 	}
@@ -125,7 +125,7 @@ func (f *flusher) device(number uint64, on string) {
 
 // blind says why something may not have been found.
 func (f *flusher) blind() string {
-	if f.table(); f.whole {
+	if f.table(); f.complete {
 		return ""
 	}
 	return " (the mounts of other namespaces can't be read without CAP_SYS_PTRACE)"

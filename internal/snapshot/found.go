@@ -45,19 +45,19 @@ func Find(ctx context.Context, req Request) ([]Found, error) {
 		}
 		homes = append(homes, home)
 	}
-	var all []Found
+	var list []Found
 	for _, home := range slices.Compact(homes) {
 		found, err := findIn(filepath.Join(home, SnapshotFolder), req.Volume)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, found...)
+		list = append(list, found...)
 	}
 	logical, err := findLogical(ctx, req.Volume)
-	return append(all, logical...), err
+	return append(list, logical...), err
 }
 
-func findIn(folder, volume string) (all []Found, err error) {
+func findIn(folder, volume string) (list []Found, err error) {
 	dir, err := openOwned(folder)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -89,9 +89,9 @@ func findIn(folder, volume string) (all []Found, err error) {
 		} else {
 			continue
 		}
-		all = append(all, f)
+		list = append(list, f)
 	}
-	return all, nil
+	return list, nil
 }
 
 // snapshotInfo tells of a snapshot of a subvolume, read-only or not; false for anything else.
@@ -111,7 +111,7 @@ func snapshotInfo(dir *os.File, name string) (info *subvolInfo, writable, ok boo
 }
 
 // findLogical lists the snapshots of logical volumes in the volume's group.
-func findLogical(ctx context.Context, volume string) (all []Found, err error) {
+func findLogical(ctx context.Context, volume string) (list []Found, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(volume, &st); errors.Is(err, unix.ENOENT) {
 		return nil, nil
@@ -133,9 +133,9 @@ func findLogical(ctx context.Context, volume string) (all []Found, err error) {
 		}
 		f := Found{Ref: Ref{Provider: lvm{classic: !volumes[i].thin()}.Name(), Path: lvmPath(group, name), Volume: volume}}
 		f.Host, f.Job, f.Name, _ = parseName(name)
-		all = append(all, f)
+		list = append(list, f)
 	}
-	return all, nil
+	return list, nil
 }
 
 // Drop removes a snapshot that Find has listed, also a snapshot that was made writable. The

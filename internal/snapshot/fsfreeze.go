@@ -97,12 +97,12 @@ func locateFreeze(req Request) (*freezeMark, error) {
 	if !hasSysAdmin() {
 		return nil, unsupported("CAP_SYS_ADMIN is missing, and %s can't be frozen", req.Volume)
 	}
-	all, err := mounts.Read(mounts.Own)
+	table, err := mounts.Read(mounts.Own)
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: list the mount points: %w", req.Volume, err)
 	}
 	own, elsewhere := false, ""
-	for _, m := range all {
+	for _, m := range table {
 		switch {
 		case m.Point == folder:
 			own = m.Device == st.Dev && m.Root == "/"

@@ -153,10 +153,10 @@ func startGuard(ctx context.Context, folder, mark string, limit time.Duration) (
 	}
 	guards.Lock()
 	defer guards.Unlock()
-	if guards.all == nil {
-		guards.all = map[*guard]bool{}
+	if guards.live == nil {
+		guards.live = map[*guard]bool{}
 	}
-	guards.all[g] = true
+	guards.live[g] = true
 	return g, nil
 }
 
@@ -164,14 +164,14 @@ func startGuard(ctx context.Context, folder, mark string, limit time.Duration) (
 // but the lock of freezes for as long as a flush takes.
 var guards struct {
 	sync.Mutex
-	all map[*guard]bool
+	live map[*guard]bool
 }
 
 // Frozen tells how many file systems this process keeps frozen.
 func Frozen() int {
 	guards.Lock()
 	defer guards.Unlock()
-	return len(guards.all)
+	return len(guards.live)
 }
 
 // KeepFrozen tells the guards of all file systems that this process keeps frozen that it
@@ -180,7 +180,7 @@ func Frozen() int {
 func KeepFrozen() {
 	guards.Lock()
 	defer guards.Unlock()
-	for g := range guards.all {
+	for g := range guards.live {
 		g.keep()
 	}
 }
@@ -202,7 +202,7 @@ func (g *guard) alive() bool {
 // release thaws and waits for it. After an error it is not known whether the file system is frozen.
 func (g *guard) release() error {
 	guards.Lock()
-	delete(guards.all, g)
+	delete(guards.live, g)
 	guards.Unlock()
 	err := g.control.Close()
 	state, werr := g.process.Wait()

@@ -19,7 +19,7 @@ type place struct {
 	rel    string // the volume below root; "." for the subvolume itself
 	folder string // the snapshot folder; need not exist
 	home   string // the folder that holds folder
-	all    bool   // snapshots made by this program count as subvolumes inside too
+	ownToo bool   // snapshots made by this program count as subvolumes inside too
 }
 
 // locate finds the subvolume that contains the volume. ErrUnsupported says why there are no

@@ -126,7 +126,7 @@ func (p lvm) Room(ctx context.Context, req Request) (free, total int64, err erro
 	if p.classic {
 		return at.origin.Free, at.origin.Total, nil
 	}
-	pool := findVolume(at.all, at.origin.Pool)
+	pool := findVolume(at.volumes, at.origin.Pool)
 	if pool == nil {
 		return 0, 0, fmt.Errorf("room for snapshots of %s: %w: its thin pool %s", req.Volume, ErrGone, at.origin.Pool)
 	}
@@ -173,7 +173,7 @@ func (p lvm) Create(ctx context.Context, req Request) (*Snapshot, error) {
 		return nil, err
 	}
 	volume := lvmVolumeName(filepath.Base(ref.Path))
-	if findVolume(at.all, volume) != nil {
+	if findVolume(at.volumes, volume) != nil {
 		return fail(ErrExists)
 	}
 	args := []string{
@@ -187,7 +187,7 @@ func (p lvm) Create(ctx context.Context, req Request) (*Snapshot, error) {
 		}
 		args = append(args, "--size", fmt.Sprintf("%db", size))
 	} else {
-		if err := poolRoom(at.all, at.origin.Pool, poolStart); err != nil {
+		if err := poolRoom(at.volumes, at.origin.Pool, poolStart); err != nil {
 			return fail(err)
 		}
 		// The flag keeps the snapshot from being activated at the next boot; it is not heeded now.
@@ -263,20 +263,20 @@ func (p lvm) find(ctx context.Context, verb string, ref Ref) (*logicalVolume, []
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := listVolumes(ctx, group)
+	volumes, err := listVolumes(ctx, group)
 	if errors.Is(err, errNoGroup) {
 		return nil, nil, fmt.Errorf("%s %s: %w: %w", verb, ref.Path, ErrGone, err)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s %s: %w", verb, ref.Path, err)
 	}
-	lv, err := p.pick(verb, ref, name, all)
-	return lv, all, err
+	lv, err := p.pick(verb, ref, name, volumes)
+	return lv, volumes, err
 }
 
 // pick is find in a list of the group's logical volumes.
-func (p lvm) pick(verb string, ref Ref, name string, all []logicalVolume) (*logicalVolume, error) {
-	lv := findVolume(all, lvmVolumeName(name))
+func (p lvm) pick(verb string, ref Ref, name string, volumes []logicalVolume) (*logicalVolume, error) {
+	lv := findVolume(volumes, lvmVolumeName(name))
 	if lv == nil {
 		return nil, fmt.Errorf("%s %s: %w", verb, ref.Path, ErrGone)
 	}
@@ -289,7 +289,7 @@ func (p lvm) pick(verb string, ref Ref, name string, all []logicalVolume) (*logi
 // Stands makes the snapshot readable again where a restart has
 // taken its mount, or a reboot its mapping.
 func (p lvm) Stands(ctx context.Context, ref Ref) (bool, error) {
-	lv, all, err := p.find(ctx, "look at", ref)
+	lv, volumes, err := p.find(ctx, "look at", ref)
 	if errors.Is(err, ErrGone) {
 		return false, nil
 	}
@@ -308,7 +308,7 @@ func (p lvm) Stands(ctx context.Context, ref Ref) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if origin := findVolume(all, lv.Origin); origin == nil || origin.path() != at.origin.path() {
+	if origin := findVolume(volumes, lv.Origin); origin == nil || origin.path() != at.origin.path() {
 		return false, nil // the volume has moved to another device
 	}
 	var top, point unix.Stat_t
@@ -326,7 +326,7 @@ func (p lvm) Stands(ctx context.Context, ref Ref) (bool, error) {
 
 // Check implements Checker.
 func (p lvm) Check(ctx context.Context, ref Ref) error {
-	lv, all, err := p.find(ctx, "look at", ref)
+	lv, volumes, err := p.find(ctx, "look at", ref)
 	if err != nil {
 		return err
 	}
@@ -338,7 +338,7 @@ func (p lvm) Check(ctx context.Context, ref Ref) error {
 	case p.classic:
 		return nil
 	}
-	if err := poolRoom(all, lv.Pool, poolWork); err != nil {
+	if err := poolRoom(volumes, lv.Pool, poolWork); err != nil {
 		return fmt.Errorf("snapshot %s: %w", ref.Path, err)
 	}
 	return nil
@@ -428,7 +428,7 @@ func (p lvm) Leftovers(ctx context.Context, req Request) ([]Ref, error) {
 	case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR):
 		return fail(errors.Join(err, resumed))
 	}
-	all, err := listVolumes(ctx, group)
+	volumes, err := listVolumes(ctx, group)
 	if err != nil {
 		if errors.Is(err, ErrUnsupported) {
 			return nil, resumed // without its programs, nothing can have been made
@@ -437,14 +437,14 @@ func (p lvm) Leftovers(ctx context.Context, req Request) ([]Ref, error) {
 	}
 	var refs []Ref
 	there := map[string]bool{}
-	for i := range all {
-		name, ok := all[i].ours()
+	for i := range volumes {
+		name, ok := volumes[i].ours()
 		if !ok {
 			continue
 		}
-		path := lvmPath(all[i].Group, name)
+		path := lvmPath(volumes[i].Group, name)
 		there[path] = true
-		if host, _, _, _ := parseName(name); host == req.Host && all[i].thin() != p.classic {
+		if host, _, _, _ := parseName(name); host == req.Host && volumes[i].thin() != p.classic {
 			refs = append(refs, Ref{Provider: p.Name(), Path: path, Volume: req.Volume})
 		}
 	}
@@ -453,5 +453,5 @@ func (p lvm) Leftovers(ctx context.Context, req Request) ([]Ref, error) {
 			refs = append(refs, Ref{Provider: p.Name(), Path: path, Volume: req.Volume})
 		}
 	}
-	return refs, errors.Join(resumed, releaseMetadata(ctx, all, req.Host))
+	return refs, errors.Join(resumed, releaseMetadata(ctx, volumes, req.Host))
 }

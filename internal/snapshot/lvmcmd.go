@@ -197,24 +197,24 @@ func parseVolumes(report []byte) ([]logicalVolume, error) {
 	if err := json.Unmarshal(report, &r); err != nil {
 		return nil, fmt.Errorf("report of lvs: %w", err)
 	}
-	var all []logicalVolume
+	var volumes []logicalVolume
 	seen := map[string]bool{}
 	for _, part := range r.Report {
 		for _, lv := range part.LV {
 			lv.Name = strings.Trim(lv.Name, "[]")
 			if !seen[lv.path()] {
 				seen[lv.path()] = true
-				all = append(all, lv)
+				volumes = append(volumes, lv)
 			}
 		}
 	}
-	return all, nil
+	return volumes, nil
 }
 
-func findVolume(all []logicalVolume, name string) *logicalVolume {
-	for i := range all {
-		if all[i].Name == name {
-			return &all[i]
+func findVolume(volumes []logicalVolume, name string) *logicalVolume {
+	for i := range volumes {
+		if volumes[i].Name == name {
+			return &volumes[i]
 		}
 	}
 	return nil

@@ -58,7 +58,7 @@ func (p lvm) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, e
 			err = fmt.Errorf("%s is not in the volume group %s", ref.Path, at.origin.Group)
 		}
 		if err == nil {
-			views[i], err = p.pick("look at", ref, name, at.all)
+			views[i], err = p.pick("look at", ref, name, at.volumes)
 		}
 		if err != nil {
 			return no(err)
@@ -69,7 +69,7 @@ func (p lvm) Changed(ctx context.Context, base Base, now *Snapshot) (*Changes, e
 		return no(errors.New("they are of different logical volumes, or its size has changed"))
 	}
 	host, _, _, _ := now.Ref.Owner()
-	ranges, err := thinDelta(ctx, findVolume(at.all, newer.Pool), older, newer, host)
+	ranges, err := thinDelta(ctx, findVolume(at.volumes, newer.Pool), older, newer, host)
 	if err != nil {
 		return no(err)
 	}
@@ -143,17 +143,17 @@ func dropMetadata(ctx context.Context, pool *logicalVolume, host string) error {
 }
 
 // releaseMetadata removes the snapshots of metadata that a crash of Changed has left on any pool.
-func releaseMetadata(ctx context.Context, all []logicalVolume, host string) error {
+func releaseMetadata(ctx context.Context, volumes []logicalVolume, host string) error {
 	var errs []error
-	for i := range all {
-		if slices.Contains(all[i].tags(), metadataTag(host)) {
+	for i := range volumes {
+		if slices.Contains(volumes[i].tags(), metadataTag(host)) {
 			// a program at work holds the lock and releases its snapshot itself
 			lock, err := metadataLock(ctx)
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
-			errs = append(errs, dropMetadata(ctx, &all[i], host))
+			errs = append(errs, dropMetadata(ctx, &volumes[i], host))
 			lock.Close()
 		}
 	}

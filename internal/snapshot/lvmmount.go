@@ -85,7 +85,7 @@ func begun(host string) ([]string, error) {
 		return nil, err
 	}
 	return slices.DeleteFunc(folders, func(path string) bool {
-		of, _, _, ok := parseName(filepath.Base(path))
-		return !ok || of != host
+		owner, _, _, ok := parseName(filepath.Base(path))
+		return !ok || owner != host
 	}), nil
 }

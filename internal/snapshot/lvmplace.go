@@ -14,11 +14,11 @@ import (
 // lvmPlace is a volume that lies on a logical volume: a device, or
 // a folder or file of a file system there.
 type lvmPlace struct {
-	volume string // as asked for
-	real   string // the same without symbolic links
-	kind   Kind
-	origin *logicalVolume
-	all    []logicalVolume // of the same group, at the time of the look
+	volume  string // as asked for
+	real    string // the same without symbolic links
+	kind    Kind
+	origin  *logicalVolume
+	volumes []logicalVolume // of the same group, at the time of the look
 
 	// Of the file system; empty for a device.
 	fs  string // ext4, xfs
@@ -69,10 +69,10 @@ func lvmLocate(ctx context.Context, volume string) (*lvmPlace, error) {
 	if !hasSysAdmin() {
 		return nil, unsupported("CAP_SYS_ADMIN is missing, which LVM needs for %s", volume)
 	}
-	if at.all, err = listVolumes(ctx, group); err != nil {
+	if at.volumes, err = listVolumes(ctx, group); err != nil {
 		return nil, fmt.Errorf("volume %s: %w", volume, err)
 	}
-	if at.origin = findVolume(at.all, name); at.origin == nil {
+	if at.origin = findVolume(at.volumes, name); at.origin == nil {
 		return nil, unsupported("volume group %s has no logical volume %s, on which %s lies", group, name, volume)
 	}
 	if !at.origin.thin() && at.origin.Origin != "" {

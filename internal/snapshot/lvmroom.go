@@ -47,8 +47,8 @@ func checkStands(ctx context.Context, p Provider, ref Ref) error {
 
 // poolRoom is nil when data and metadata of a pool are used by less
 // than limit percent and the pool is sound.
-func poolRoom(all []logicalVolume, pool string, limit float64) error {
-	lv := findVolume(all, pool)
+func poolRoom(volumes []logicalVolume, pool string, limit float64) error {
+	lv := findVolume(volumes, pool)
 	if lv == nil {
 		return fmt.Errorf("%w: its thin pool %s is not there", ErrGone, pool)
 	}
@@ -150,13 +150,13 @@ func dropLayers(ctx context.Context, ref Ref) error {
 	var st unix.Stat_t
 	var volume string
 	if unix.Stat(ref.Volume, &st) == nil {
-		of, name, ok := lvmUnder(&st)
-		if real := mappingName(of, name, "real"); ok && of == group && mappingExists(real) {
-			all, err := listVolumes(ctx, group)
+		owner, name, ok := lvmUnder(&st)
+		if real := mappingName(owner, name, "real"); ok && owner == group && mappingExists(real) {
+			volumes, err := listVolumes(ctx, group)
 			if err != nil {
 				return err
 			}
-			if origin := findVolume(all, name); origin != nil && origin.Attr != "" && !strings.ContainsRune("oO", rune(origin.Attr[0])) {
+			if origin := findVolume(volumes, name); origin != nil && origin.Attr != "" && !strings.ContainsRune("oO", rune(origin.Attr[0])) {
 				layers, volume = append(layers, real), origin.path()
 			}
 		}

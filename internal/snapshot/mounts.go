@@ -14,11 +14,11 @@ func mountOf(path string) (mounts.Mount, error) {
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &stx); err != nil {
 		return mounts.Mount{}, fmt.Errorf("stat %s: %w", path, err)
 	}
-	all, err := mounts.Read(mounts.Own)
+	table, err := mounts.Read(mounts.Own)
 	if err != nil {
 		return mounts.Mount{}, err
 	}
-	for _, m := range all {
+	for _, m := range table {
 		if stx.Mask&unix.STATX_MNT_ID != 0 && m.ID == stx.Mnt_id {
 			return m, nil
 		}
@@ -44,12 +44,12 @@ func mountsBelow(dir string) ([]string, error) {
 // Mounts lists the mount points that this process sees at the path
 // and below it. The path is absolute, clean and without links.
 func Mounts(path string) ([]string, error) {
-	all, err := mounts.Read(mounts.Own)
+	table, err := mounts.Read(mounts.Own)
 	if err != nil {
 		return nil, fmt.Errorf("read the table of mounts: %w", err)
 	}
 	var found []string
-	for _, m := range all {
+	for _, m := range table {
 		if within(path, m.Point) {
 			found = append(found, m.Point)
 		}

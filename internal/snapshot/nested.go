@@ -79,7 +79,7 @@ func (at *place) subvolumesIn(root *os.File, inside string, found map[string]uin
 	for _, d := range dirs {
 		// Of a subvolume that is wider than the volume, only the part in the volume counts.
 		in := filepath.Join(at.root, inside, d)
-		if !within(at.real, in) || filepath.Base(in) == SnapshotFolder && !at.all {
+		if !within(at.real, in) || filepath.Base(in) == SnapshotFolder && !at.ownToo {
 			continue
 		}
 		dir, err := openInside(root, d)

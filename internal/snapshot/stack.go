@@ -41,7 +41,7 @@ func loopDevices() ([]loopDevice, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []loopDevice
+	var loops []loopDevice
 	for _, file := range files {
 		backing, err := os.ReadFile(file)
 		if err != nil {
@@ -62,9 +62,9 @@ func loopDevices() ([]loopDevice, error) {
 				l.known, l.device, l.inode, l.ofDevice = true, info.Device, info.Inode, info.Rdevice
 			}
 		}
-		all = append(all, l)
+		loops = append(loops, l)
 	}
-	return all, nil
+	return loops, nil
 }
 
 // standsFor reports whether the loop device stands for the file or device want, or for
@@ -186,13 +186,13 @@ type seenMount struct {
 
 // allMounts lists the mounts of all mount namespaces that have a process.
 // complete is false when this process may not look into some of them.
-func allMounts() (all []seenMount, complete bool, err error) {
+func allMounts() (seen []seenMount, complete bool, err error) {
 	own, err := mounts.Read(mounts.Own)
 	if err != nil {
 		return nil, false, fmt.Errorf("read the table of mounts: %w", err)
 	}
 	for _, m := range own {
-		all = append(all, seenMount{m, []string{ownProcess}})
+		seen = append(seen, seenMount{m, []string{ownProcess}})
 	}
 	complete = true
 	spaces := map[string][]string{}
@@ -216,12 +216,12 @@ func allMounts() (all []seenMount, complete bool, err error) {
 				continue // that process has ended; others of the namespace see the same
 			}
 			for _, m := range table {
-				all = append(all, seenMount{m, pids})
+				seen = append(seen, seenMount{m, pids})
 			}
 			break
 		}
 	}
-	return all, complete, nil
+	return seen, complete, nil
 }
 
 // processes lists the ids of all processes.

@@ -81,7 +81,7 @@ func subvolumesBelow(path string) ([]string, error) {
 	}
 	defer root.Close()
 	found := map[string]uint64{}
-	at := &place{volume: path, real: path, root: path, rel: ".", all: true}
+	at := &place{volume: path, real: path, root: path, rel: ".", ownToo: true}
 	if err := at.subvolumesIn(root, "", found); err != nil {
 		return nil, err
 	}

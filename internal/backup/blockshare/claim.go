@@ -24,8 +24,8 @@ type Run struct {
 // Section is the part of an image that one worker reads, in chunks that the caller numbers from 0.
 type Section interface {
 	// Content returns the content of a chunk that was read, and where the chunk lies in the image,
-	// bytes. whole is false where a part of the chunk could not be read.
-	Content(i int) (content []byte, off int64, whole bool)
+	// bytes. complete is false where a part of the chunk could not be read.
+	Content(i int) (content []byte, off int64, complete bool)
 	// Stored returns the place in the vault of a chunk that was read; its Len is 0 for zeros.
 	Stored(i int) vault.Loc
 	// Take uses a chunk that the vault has, instead of reading it. The Len of loc is 0 for zeros.
@@ -155,8 +155,8 @@ func (c *Claim) Publish(s Section) {
 	}
 	b := c.b
 	for _, i := range c.held {
-		content, _, whole := s.Content(i)
-		if !whole {
+		content, _, complete := s.Content(i)
+		if !complete {
 			continue // each other worker that wants the chunk tries for itself
 		}
 		e := entry{loc: s.Stored(i), sum: maphash.Bytes(b.table.seed, content), held: b.view.bit}
@@ -225,8 +225,8 @@ func (c *Claim) FromOthers(ctx context.Context, s Section) ([]int, error) {
 // ErrBlocksDiffer: then the table shares nothing until the process ends.
 func (c *Claim) Check(s Section) error {
 	for _, i := range c.checks {
-		content, off, whole := s.Content(i)
-		if !whole || maphash.Bytes(c.b.table.seed, content) == c.hits[i].sum {
+		content, off, complete := s.Content(i)
+		if !complete || maphash.Bytes(c.b.table.seed, content) == c.hits[i].sum {
 			continue // of a chunk that was not read whole nothing is known
 		}
 		c.b.table.mu.Lock()

@@ -13,18 +13,18 @@ import (
 	"holdfast/internal/vault"
 )
 
-// Host holds everything that the backups of one host share, so that a hundred backups
+// Pool holds everything that the backups of one host share, so that a hundred backups
 // take no more than one: the memory of packs, and the memory of the workers, which
 // are not many more than the processors. Any number of Runs may use it at once.
 //
 // Each Run has one worker of its own, so a small instance makes
 // progress beside a huge one. The other workers are lent to each Run
 // that has work for them, a unit at a time, first come first served.
-type Host struct {
+type Pool struct {
 	// Brake slows the workers down in rounds of pre-copy; nil does not.
 	Brake *pressure.Brake
 
-	shares *blockshare.Table // of images
+	blocks *blockshare.Table // of images
 	// sessions of the Runs under way
 	sessions *sessions
 	// distrusted are the means by which a change of a volume was not seen
@@ -36,13 +36,13 @@ type Host struct {
 	again chan struct{}
 	// finishing has one of each that has none any more, but is not at its end.
 	finishing chan struct{}
-	lent      int           // workers that are lent
-	free      chan *scratch // unused buffers
-	hand      chan *scratch // from an idle worker to a waiting worker
+	lendable  int                // workers that are lent
+	free      chan *workerMemory // unused buffers
+	toWaiting chan *workerMemory // from an idle worker to a waiting worker
 }
 
-// HostOptions are the bounds of a Host.
-type HostOptions struct {
+// PoolOptions are the bounds of a Pool.
+type PoolOptions struct {
 	// Budget bounds the memory for content on its way, bytes; 0 is 64
 	// MiB. Less than the least that works is taken as that.
 	Budget int64
@@ -65,8 +65,8 @@ const (
 	mostPacks = 16
 )
 
-// NewHost divides the budget.
-func NewHost(o HostOptions) *Host {
+// NewPool divides the budget.
+func NewPool(o PoolOptions) *Pool {
 	if o.Budget <= 0 {
 		o.Budget = defaultBudget
 	}
@@ -80,47 +80,47 @@ func NewHost(o HostOptions) *Host {
 		o.Pack = vault.DefaultParams().Pack
 	}
 	o.Runs = max(o.Runs, 1)
-	worker := workerMemory(seal.S2, o.MaxLevel)
+	worker := memoryOfWorker(seal.S2, o.MaxLevel)
 	// A host with many processors and a small budget has fewer
 	// workers than processors: packs come first.
 	most := max(int(o.Budget/2/worker)-o.Runs, 0)
-	h := &Host{
-		lent: max(min(o.Workers-1, most), min(o.Workers-1, 1)), hand: make(chan *scratch), shares: blockshare.NewTable(), sessions: newSessions(),
+	p := &Pool{
+		lendable: max(min(o.Workers-1, most), min(o.Workers-1, 1)), toWaiting: make(chan *workerMemory), blocks: blockshare.NewTable(), sessions: newSessions(),
 		runs: make(chan struct{}, o.Runs), again: make(chan struct{}, 1), finishing: make(chan struct{}, o.Runs),
 	}
-	left := o.Budget - int64(o.Runs+cap(h.again)+h.lent)*worker
+	left := o.Budget - int64(o.Runs+cap(p.again)+p.lendable)*worker
 	// Each Run fills one pack, so with fewer than one for each they
 	// could wait for each other for ever.
-	packs := max(int(left/int64(o.Pack)), o.Runs+cap(h.again)+1)
-	h.buffers = vault.NewBuffers(min(packs, max(mostPacks, o.Runs+cap(h.again)+1)))
-	h.free = make(chan *scratch, h.lent)
-	for range h.lent {
-		h.free <- nil // made when it is first lent
+	packs := max(int(left/int64(o.Pack)), o.Runs+cap(p.again)+1)
+	p.buffers = vault.NewBuffers(min(packs, max(mostPacks, o.Runs+cap(p.again)+1)))
+	p.free = make(chan *workerMemory, p.lendable)
+	for range p.lendable {
+		p.free <- nil // made when it is first lent
 	}
-	return h
+	return p
 }
 
 // BeginJob begins a job. End is due when nobody runs anything under it any more.
-func (h *Host) BeginJob() *Job { return &Job{sessions: h.sessions} }
+func (p *Pool) BeginJob() *Job { return &Job{sessions: p.sessions} }
 
 // BeginView says that a snapshot of that name (Source.View) stands and stays after the Runs
 // that read it, until as many calls of EndView. Without it, a view is known while Runs read it.
-func (h *Host) BeginView(name string) { h.shares.BeginView(name) }
+func (p *Pool) BeginView(name string) { p.blocks.BeginView(name) }
 
 // EndView must be called before the view is removed, or written to.
 // For a name that is not known it does nothing.
-func (h *Host) EndView(name string) { h.shares.EndView(name) }
+func (p *Pool) EndView(name string) { p.blocks.EndView(name) }
 
 // borrow waits for a worker's memory, until ctx ends. Meanwhile it offers work to the receivers of
 // takers, which may be nil. When a receiver took the work, there is neither memory nor an error.
-func borrow[T any](ctx context.Context, h *Host, work T, takers chan<- T) (*scratch, error) {
+func borrow[T any](ctx context.Context, p *Pool, work T, takers chan<- T) (*workerMemory, error) {
 	select {
-	case s := <-h.free:
+	case s := <-p.free:
 		if s == nil {
-			s = &scratch{}
+			s = &workerMemory{}
 		}
 		return s, nil
-	case s := <-h.hand:
+	case s := <-p.toWaiting:
 		return s, nil
 	case takers <- work:
 		return nil, nil
@@ -129,7 +129,7 @@ func borrow[T any](ctx context.Context, h *Host, work T, takers chan<- T) (*scra
 	}
 }
 
-func (h *Host) giveBack(s *scratch) { h.free <- s }
+func (p *Pool) giveBack(s *workerMemory) { p.free <- s }
 
 // inBackground gives the thread of the calling goroutine the lowest priority: for CPU by its
 // nice value, for I/O by the idle class (ioprio_set(2)). The thread ends with the goroutine,

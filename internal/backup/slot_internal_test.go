@@ -12,7 +12,7 @@ import (
 // beginning, and the host is whole again when they end.
 func TestHungRunsLendTheirPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := NewHost(HostOptions{Runs: 2, Budget: 1})
+		h := NewPool(PoolOptions{Runs: 2, Budget: 1})
 		cause := errors.New("took as long as the configuration allows")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		begin := func(ctx context.Context) (end func()) {

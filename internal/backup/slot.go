@@ -8,30 +8,30 @@ import (
 	"holdfast/internal/contain"
 )
 
-// turn is a Run's right to workers and memory, until it finishes, and its place among the
+// slot is a Run's right to workers and memory, until it finishes, and its place among the
 // Runs, until it leaves. It is for one goroutine at a time, beside the goroutine of watch.
-type turn struct {
-	h *Host
+type slot struct {
+	pool *Pool
 
-	mu    sync.Mutex
-	of    chan struct{} // where it has a place; nil: nowhere
-	lent  bool          // the Run hangs, and others have its place
-	ended bool
+	mu     sync.Mutex
+	tokens chan struct{} // where it has a place; nil: nowhere
+	hung   bool          // the Run hangs, and others have its place
+	ended  bool
 }
 
 // admit waits until fewer Runs have content to store than the memory was divided for, or
 // ctx ends. With more Runs each could hold a pack that it is filling, and no pack would
 // be left for the Run on which they wait. A Run that is made again has an extra place.
-func (h *Host) admit(ctx context.Context, first bool) (*turn, error) {
-	again := h.again
+func (p *Pool) admit(ctx context.Context, first bool) (*slot, error) {
+	again := p.again
 	if first {
 		again = nil
 	}
 	select {
-	case h.runs <- struct{}{}:
-		return &turn{h: h, of: h.runs}, nil
+	case p.runs <- struct{}{}:
+		return &slot{pool: p, tokens: p.runs}, nil
 	case again <- struct{}{}:
-		return &turn{h: h, of: again}, nil
+		return &slot{pool: p, tokens: again}, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -39,30 +39,30 @@ func (h *Host) admit(ctx context.Context, first bool) (*turn, error) {
 
 // finish is called by a Run that has no more content to store: another Run may begin. The
 // number of finishing Runs is bounded too, since an index is in memory until it is stored.
-func (t *turn) finish(ctx context.Context) error {
+func (s *slot) finish(ctx context.Context) error {
 	select {
-	case t.h.finishing <- struct{}{}:
+	case s.pool.finishing <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.leaveLocked()
-	t.of = t.h.finishing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaveLocked()
+	s.tokens = s.pool.finishing
 	return nil
 }
 
 // leave gives up the place. It is idempotent.
-func (t *turn) leave() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.leaveLocked()
+func (s *slot) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaveLocked()
 }
 
-func (t *turn) leaveLocked() {
-	if t.of != nil {
-		<-t.of
-		t.of = nil
+func (s *slot) leaveLocked() {
+	if s.tokens != nil {
+		<-s.tokens
+		s.tokens = nil
 	}
 }
 
@@ -76,8 +76,8 @@ const hungBuffers = 2
 
 // watch gives the turn's place and memory to others when the Run hangs:
 // storage that does not answer must not keep the backups of other storage from
-// beginning. The caller calls end when the Run ends; end restores the Host.
-func (t *turn) watch(ctx context.Context) (end func()) {
+// beginning. The caller calls end when the Run ends; end restores the Pool.
+func (s *slot) watch(ctx context.Context) (end func()) {
 	over := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		_ = contain.Call(func() error {
@@ -86,7 +86,7 @@ func (t *turn) watch(ctx context.Context) (end func()) {
 			select {
 			case <-over:
 			case <-timer.C:
-				t.lend()
+				s.lendWhileHung()
 			}
 			return nil
 		})
@@ -94,30 +94,30 @@ func (t *turn) watch(ctx context.Context) (end func()) {
 	return func() {
 		stop()
 		close(over)
-		t.end()
+		s.end()
 	}
 }
 
-// lend leaves the place of a Run that hangs, and makes room for the packs of another.
-func (t *turn) lend() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.ended || t.lent {
+// lendWhileHung leaves the place of a Run that hangs, and makes room for the packs of another.
+func (s *slot) lendWhileHung() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.hung {
 		return
 	}
-	t.lent = true
-	t.leaveLocked()
-	t.h.buffers.Grow(hungBuffers)
+	s.hung = true
+	s.leaveLocked()
+	s.pool.buffers.Grow(hungBuffers)
 }
 
 // end leaves the place, and takes back the lent memory.
-func (t *turn) end() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.ended = true
-	t.leaveLocked()
-	if t.lent {
-		t.lent = false
-		t.h.buffers.Grow(-hungBuffers)
+func (s *slot) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	s.leaveLocked()
+	if s.hung {
+		s.hung = false
+		s.pool.buffers.Grow(-hungBuffers)
 	}
 }

@@ -56,8 +56,8 @@ func someFiles(t *testing.T, seed byte) string {
 // TestComesOnWhileOthersHaveAllWorkers: a Run needs only its own worker,
 // also for units that its other workers took before they had memory.
 func TestComesOnWhileOthersHaveAllWorkers(t *testing.T) {
-	h := NewHost(HostOptions{Runs: 2, Workers: 4, Budget: 256 << 20})
-	for range h.lent { // as a huge backup may for hours
+	h := NewPool(PoolOptions{Runs: 2, Workers: 4, Budget: 256 << 20})
+	for range h.lendable { // as a huge backup may for hours
 		s, err := borrow[*unit](t.Context(), h, nil, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -66,7 +66,7 @@ func TestComesOnWhileOthersHaveAllWorkers(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // it hung
 	defer cancel()
-	o := Options{Vault: smallPacks(t, obs.NewMemory()), Instance: "i", Sources: []Source{{Volume: "data", Root: someFiles(t, 1)}}, On: h}
+	o := Options{Vault: smallPacks(t, obs.NewMemory()), Instance: "i", Sources: []Source{{Volume: "data", Root: someFiles(t, 1)}}, Pool: h}
 	if _, err := Run(ctx, o); err != nil {
 		t.Error(err)
 	}
@@ -99,14 +99,14 @@ func (s countsSessions) Delete(ctx context.Context, keys ...string) error {
 // was divided for, each could fill a pack and none be left.
 func TestNoMoreRunsThanHaveMemory(t *testing.T) {
 	const runs = 2
-	h := NewHost(HostOptions{Runs: runs, Workers: 2, Budget: 1})
+	h := NewPool(PoolOptions{Runs: runs, Workers: 2, Budget: 1})
 	dir := someFiles(t, 2)
 	var now, most atomic.Int64
 	var all sync.WaitGroup
 	for i := range 3 * runs {
 		v := smallPacks(t, countsSessions{obs.NewMemory(), &now, &most})
 		all.Go(func() {
-			if _, err := Run(t.Context(), Options{Vault: v, Instance: fmt.Sprint(i), Sources: []Source{{Volume: "data", Root: dir}}, On: h}); err != nil {
+			if _, err := Run(t.Context(), Options{Vault: v, Instance: fmt.Sprint(i), Sources: []Source{{Volume: "data", Root: dir}}, Pool: h}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -121,7 +121,7 @@ func TestNoMoreRunsThanHaveMemory(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cause := errors.New("the test ends it")
 	cancel(cause)
-	if _, err := Run(ctx, Options{Vault: smallPacks(t, obs.NewMemory()), Instance: "i", Sources: []Source{{Volume: "data", Root: dir}}, On: h}); !errors.Is(err, cause) {
+	if _, err := Run(ctx, Options{Vault: smallPacks(t, obs.NewMemory()), Instance: "i", Sources: []Source{{Volume: "data", Root: dir}}, Pool: h}); !errors.Is(err, cause) {
 		t.Errorf("one that waited: %v", err)
 	}
 }
@@ -144,7 +144,7 @@ func (s slowManifest) Put(ctx context.Context, key string, body []byte) error {
 // TestAnotherBeginsWhileOneFinishes: a Run that has nothing to store
 // any more gives its place to the next, as long as few finish.
 func TestAnotherBeginsWhileOneFinishes(t *testing.T) {
-	h := NewHost(HostOptions{Runs: 1})
+	h := NewPool(PoolOptions{Runs: 1})
 	st := slowManifest{obs.NewMemory(), make(chan string, 3), make(chan struct{})}
 	v := smallPacks(t, st)
 	dir := someFiles(t, 5)
@@ -152,7 +152,7 @@ func TestAnotherBeginsWhileOneFinishes(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 3 {
 		all.Go(func() {
-			o := Options{Vault: v, Instance: fmt.Sprint(i), Sources: []Source{{Volume: "data", Root: dir}}, On: h, Sent: func() { sent <- i }}
+			o := Options{Vault: v, Instance: fmt.Sprint(i), Sources: []Source{{Volume: "data", Root: dir}}, Pool: h, Sent: func() { sent <- i }}
 			if _, err := Run(t.Context(), o); err != nil {
 				t.Error(err)
 			}
@@ -176,10 +176,10 @@ func TestAnotherBeginsWhileOneFinishes(t *testing.T) {
 // TestMadeAgainGoesBefore: a Run that has to be made again, and
 // may hold an instance, does not wait behind Runs that begin.
 func TestMadeAgainGoesBefore(t *testing.T) {
-	h := NewHost(HostOptions{Runs: 2, Budget: 1})
+	h := NewPool(PoolOptions{Runs: 2, Budget: 1})
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	var turns []*turn
+	var turns []*slot
 	for range 2 {
 		one, err := h.admit(t.Context(), true)
 		if err != nil {
@@ -213,7 +213,7 @@ func TestMadeAgainGoesBefore(t *testing.T) {
 // context and some by their store: all other Runs return too, and the host is whole.
 func TestRunsEndAnywhere(t *testing.T) {
 	const runs = 6
-	h := NewHost(HostOptions{Runs: runs, Workers: 4, Budget: 1})
+	h := NewPool(PoolOptions{Runs: runs, Workers: 4, Budget: 1})
 	dirs := []string{someFiles(t, 3), someFiles(t, 4)}
 	errStore := errors.New("the store failed")
 	for i := range 25 {
@@ -225,7 +225,7 @@ func TestRunsEndAnywhere(t *testing.T) {
 				defer cancel()
 				var begun atomic.Int64
 				o := Options{
-					Vault: vaults[k%3], Instance: fmt.Sprint(k), Sources: []Source{{Volume: "data", Root: dirs[k%2]}}, On: h, Precopy: k == 0,
+					Vault: vaults[k%3], Instance: fmt.Sprint(k), Sources: []Source{{Volume: "data", Root: dirs[k%2]}}, Pool: h, Precopy: k == 0,
 					PackIntent: func(string) error {
 						if k == 1 && begun.Add(1) > int64(i/2) {
 							return errStore
@@ -245,8 +245,8 @@ func TestRunsEndAnywhere(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if len(h.free) != h.lent || len(h.runs) != 0 {
-			t.Fatalf("moment %d: %d of %d workers are back, %d runs are left", i, len(h.free), h.lent, len(h.runs))
+		if len(h.free) != h.lendable || len(h.runs) != 0 {
+			t.Fatalf("moment %d: %d of %d workers are back, %d runs are left", i, len(h.free), h.lendable, len(h.runs))
 		}
 	}
 }
