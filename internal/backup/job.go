@@ -2,9 +2,12 @@ package backup
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/vault"
 )
 
@@ -16,9 +19,10 @@ type Job struct {
 	on *Host
 
 	mu      sync.Mutex
-	session *session // nil: not begun, or gone
-	sampled int      // chunks that were read back
-	reused  int      // of those, chunks that the vault had before the job
+	session *session      // nil: not begun, or gone
+	naming  *vault.Naming // of the instance of the job; nil: none, or it could not be stored
+	sampled int           // chunks that were read back
+	reused  int           // of those, chunks that the vault had before the job
 	// stored has the packs that earlier Runs of the job stored. They were read
 	// back then, so they are not read back as packs that the vault had before.
 	stored map[vault.PackID]bool
@@ -34,12 +38,17 @@ func (h *Host) BeginJob() *Job { return &Job{on: h} }
 func (j *Job) End(ctx context.Context) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	var failed error
+	if j.naming != nil {
+		failed = j.naming.End(ctx)
+		j.naming = nil
+	}
 	one := j.session
 	j.session = nil
 	if one == nil {
-		return nil
+		return failed
 	}
-	return j.on.sessions.leave(ctx, one)
+	return errors.Join(failed, j.on.sessions.leave(ctx, one))
 }
 
 // under returns the session of the job, and begins one where there is none.
@@ -49,8 +58,20 @@ func (j *Job) under(ctx context.Context, v *vault.Vault, o vault.SessionOptions)
 	if j.session != nil {
 		return j.session, nil
 	}
-	one, err := j.on.sessions.begin(ctx, v, o)
-	if err != nil {
+	var one *session
+	var g contain.Group
+	g.Go(func() (err error) { one, err = j.on.sessions.begin(ctx, v, o); return err })
+	g.Go(func() (err error) {
+		if j.naming, err = v.Name(ctx, o); err != nil && o.Warn != nil {
+			o.Warn(fmt.Errorf("other hosts are not told that the backup is under way: %w", err))
+		}
+		return nil // a backup that nobody knows of is a backup
+	})
+	if err := g.Wait(); err != nil {
+		if j.naming != nil {
+			err = errors.Join(err, j.naming.End(ctx))
+			j.naming = nil
+		}
 		return nil, err
 	}
 	j.session = one
