@@ -86,6 +86,7 @@ type Agent struct {
 	shared   bool
 	standing standing
 	looks    *looks
+	claimed  claimedBy
 
 	store     obs.Store
 	limiter   *obs.Limiter
@@ -392,6 +393,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group.Go(a.again(ctx, "look at the volumes", func() error { a.watchVolumes(ctx); return nil }))
 	group.Go(a.again(ctx, "keep the claims", func() error { a.keepClaims(ctx); return nil }))
 	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.settle(ctx); return nil }))
+	group.Go(a.again(ctx, "look whether forks are decided", func() error { a.watchForks(ctx); return nil }))
 	group.Go(a.again(ctx, "look for copies of this host", func() error { a.looks.watch(ctx); return nil }))
 	for _, s := range a.servers() {
 		group.Go(func() error {

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/report"
+	"holdfast/internal/hostid"
+	"holdfast/internal/vault"
 )
 
 // answersVerb is the verb of the hosts of TestAnswers: it hangs in a freeze, and in a look at
@@ -225,7 +228,9 @@ func busyHost(t *testing.T, a *answers) {
 	restored := make("restored", 3, "The last restore brought the volumes back.")
 	lost := make("unrestored", 3, "The last restore failed, and the volumes are not on this host.")
 	unknown := make("unknown", 2, "The record of an unfinished backup is not understood.")
-	all := []*situation{restoring, placing, work, runs, missing, reported, held, refused, released, resumed, failed, restored, lost, unknown}
+	written := make("backed elsewhere", 1, "The volumes are not on this host, and another host has a backup of the instance under way.")
+	claimed := make("claimed elsewhere", 1, "The volumes are not on this host, and another host has claimed the instance and gives signs of life.")
+	all := []*situation{restoring, placing, work, runs, missing, written, claimed, reported, held, refused, released, resumed, failed, restored, lost, unknown}
 	h := answersHost(t, all, "limits: {jobs: 60, held: 60, memory: 1500MiB, ")
 	a.h = h
 	back := slices.Concat(released.ids, restoring.ids, placing.ids, restored.ids)
@@ -235,7 +240,7 @@ func busyHost(t *testing.T, a *answers) {
 		_, _ = rng.Read(content[:]) // never fails
 		h.write(filepath.Join("volumes", id, "data", "file"), string(content[:]), 0o600)
 	}
-	for _, id := range slices.Concat(missing.ids, lost.ids) {
+	for _, id := range slices.Concat(missing.ids, lost.ids, written.ids, claimed.ids) {
 		must(t, os.RemoveAll(h.in("volumes/"+id)))
 	}
 	for _, id := range failed.ids {
@@ -307,6 +312,12 @@ func busyHost(t *testing.T, a *answers) {
 	must(t, err)
 	each("restoring-", restoring.ids, prepare)
 	stages(restoring.ids, "restoring")
+	v, another := h.inVault(), hostid.Identity{ID: "another"}
+	named, err := v.Name(ctx, vault.SessionOptions{Host: "host-9", Identity: another, Instance: written.ids[0]})
+	must(t, err)
+	defer func() { must(t, named.End(context.WithoutCancel(ctx))) }()
+	_, err = v.Claim(ctx, vault.ClaimOptions{Instance: claimed.ids[0], Host: "host-9", Identity: another.ID, Job: "a job"})
+	must(t, err)
 	each("work-", work.ids, backup)
 	stages(work.ids, "freezing")
 

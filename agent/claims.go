@@ -96,7 +96,7 @@ func (a *Agent) keepClaims(ctx context.Context) {
 // passClaims looks once at the claims in the vaults where this host may
 // have some. It tells whether all of them are as they are to be.
 func (a *Agent) passClaims(ctx context.Context) (well bool) {
-	if a.identity.ID == "" {
+	if a.identity.ID == "" || a.standing.reason() != nil {
 		return true
 	}
 	well = true
@@ -114,6 +114,12 @@ func (a *Agent) passClaims(ctx context.Context) (well bool) {
 			well = false
 			if ctx.Err() == nil {
 				a.log.Warn("the claims of this host are not all renewed; the next pass tries again", keyReason, err.Error())
+			}
+		}
+		if err := a.seeClaims(ctx, tenant, opened); err != nil {
+			well = false
+			if ctx.Err() == nil {
+				a.log.Warn("this host does not know whether other hosts have claimed its instances; the next pass looks again", keyReason, err.Error())
 			}
 		}
 		for _, c := range lost {

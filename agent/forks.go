@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -46,19 +47,77 @@ func (v *vaults) forksOf(ctx context.Context, opened *vault.Vault, r job.BackupR
 }
 
 // AcceptFork implements job.Forker.
-func (v *vaults) AcceptFork(ctx context.Context, j *job.Job, d job.ForkDecision) error {
+func (v *vaults) AcceptFork(ctx context.Context, j *job.Job, d job.ForkDecision) (job.ForkDecision, error) {
 	opened, err := v.existing(ctx, j.Tenant)
 	if err != nil {
-		return fmt.Errorf("open vault: %w", err)
+		return d, fmt.Errorf("open vault: %w", err)
 	}
-	over, err := opened.Accept(ctx, j.Instance, d.Backup, v.a.cfg.HostID, d.By)
-	if err != nil {
-		return err
+	accept := opened.AcceptFirst
+	if d.Again {
+		accept = opened.Accept
+	}
+	over, err := accept(ctx, j.Instance, d.Backup, v.a.cfg.HostID, d.By)
+	var decided *vault.DecidedError
+	if errors.As(err, &decided) {
+		v.a.log.Warn("a fork was decided before, for another backup, and the first decision counts", keyInstance, j.Instance, keyJob, j.ID,
+			"asked", d.Backup, "accepted", decided.Decision.Backup, "by", decided.Decision.By, "host", decided.Decision.Host)
+		return v.decision(decided.Decision), nil
+	} else if err != nil {
+		return d, err
 	}
 	for _, ref := range over {
 		v.a.log.Warn("a fork is decided", keyInstance, j.Instance, keyJob, j.ID, "accepted", d.Backup, "over", ref.ID, "by", d.By)
 	}
-	return nil
+	return d, nil
+}
+
+// Decided implements job.Forker.
+func (v *vaults) Decided(ctx context.Context, j *job.Job) (job.ForkDecision, error) {
+	opened, err := v.existing(ctx, j.Tenant)
+	if err != nil {
+		return job.ForkDecision{}, fmt.Errorf("open vault: %w", err)
+	}
+	d, err := opened.Decided(ctx, j.Instance, j.Result.BackupID)
+	if d == nil || err != nil {
+		return job.ForkDecision{}, err
+	}
+	return v.decision(*d), nil
+}
+
+// decision is a decision of the vault as the journal has it.
+func (v *vaults) decision(d vault.Decision) job.ForkDecision {
+	made := job.ForkDecision{Backup: d.Backup, By: d.By, Host: d.Host}
+	if d.Host == v.a.cfg.HostID {
+		made.Host = ""
+	}
+	return made
+}
+
+// watchForks looks from time to time whether another host decided the forks of which this host
+// knows no decision, until ctx ends.
+func (a *Agent) watchForks(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		a.learnForks(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// learnForks looks once. A vault that does not answer is asked again at the next look.
+func (a *Agent) learnForks(ctx context.Context) {
+	if a.standing.reason() != nil {
+		return // the journal is to stay as it is
+	}
+	within, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	if err := a.manager.LearnForks(within, slices.Sorted(maps.Keys(a.instances))); err != nil && ctx.Err() == nil {
+		a.log.Warn("this host does not know whether a fork is decided on another host; the next look asks again", keyReason, err.Error())
+	}
 }
 
 // chain is a job.Chain: the backups of an instance, as one list of the vault has them.
@@ -154,12 +213,15 @@ func lacks(l *vault.Lineage, newest, last string) bool {
 }
 
 // AcceptFork implements api.Forker.
-func (s *service) AcceptFork(ctx context.Context, c api.Caller, id, backupID string) error {
+func (s *service) AcceptFork(ctx context.Context, c api.Caller, id, backupID string, again bool) error {
 	if _, err := s.visible(c, id); err != nil {
 		return err
 	}
-	err := s.a.manager.AcceptFork(ctx, id, backupID, "an operator")
+	err := s.a.manager.AcceptFork(ctx, id, backupID, "an operator", again)
+	var decided *job.ForkDecidedError
 	switch {
+	case errors.As(err, &decided):
+		return api.RefuseInstances(api.CodeParameter, []string{id}, err.Error()+"; to decide again, say so (holdfast accept-fork --again)")
 	case errors.Is(err, job.ErrState):
 		return api.RefuseInstances(api.CodeParameter, []string{id}, "has no fork to decide: its last backup on this host descends from the newest one, or this host has made none")
 	case errors.Is(err, vault.ErrNoHead), errors.Is(err, vault.ErrNoBackup):

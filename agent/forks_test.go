@@ -135,8 +135,8 @@ func TestDoublePrepareIsNoticed(t *testing.T) {
 	if kind, done, reason := a.prepares("p1"); kind != "holdfast.restore.completed" || done.Backup != first.Backup {
 		t.Fatalf("prepare on A: %s, %s", kind, reason)
 	}
-	if kind, _, reason := b.prepares("p2"); kind != "holdfast.restore.failed" || !strings.Contains(reason, "host host-1 has claimed instance phone-1") {
-		t.Errorf("prepare on B, while A has it: %s, %s", kind, reason)
+	if code, _, msg := b.prepares("p2"); code != api.CodeInRecovery || !strings.Contains(msg, `instance "phone-1": host "host-1" has claimed it`) {
+		t.Errorf("prepare on B, while A has it: %s, %s", code, msg)
 	}
 	if _, err := os.Stat(b.in("volumes/phone-1")); err == nil {
 		t.Error("a volume was restored to B")
@@ -236,10 +236,10 @@ func TestTwoHostsFork(t *testing.T) {
 		t.Errorf("B goes on: %+v", again)
 	}
 	// An operator takes the branch of A all the same: the bytes of B are in the vault.
-	if err := b.operator().AcceptFork(t.Context(), "phone-1", ofB.Backup+"0"); err == nil {
+	if err := b.operator().AcceptFork(t.Context(), "phone-1", ofB.Backup+"0", false); err == nil {
 		t.Error("a backup that is not there is accepted")
 	}
-	if err := b.operator().AcceptFork(t.Context(), "phone-1", ofA.Backup); err != nil {
+	if err := b.operator().AcceptFork(t.Context(), "phone-1", ofA.Backup, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.operator().Release(t.Context(), "phone-1"); err != nil {

@@ -28,13 +28,16 @@ func (s *service) message(c api.Caller, j *job.Job) string {
 		if j.IsRestore() {
 			return s.restoreMessage(c, j)
 		}
+		ended := "backed up; the instance is powered down"
 		if j.ResumeAsked {
-			return "backed up; the instance runs again, as was asked"
+			ended = "backed up; the instance runs again, as was asked"
+		} else if j.Mode == job.ModeLive {
+			ended = "backed up; the instance ran all the time"
 		}
-		if j.Mode == job.ModeLive {
-			return "backed up; the instance ran all the time"
+		if decided := j.ForkWords(); decided != "" {
+			ended += "; its backup made a fork: " + s.textFor(c, decided)
 		}
-		return "backed up; the instance is powered down"
+		return ended
 	case job.Unknown:
 		return string(j.State) + ": " + s.a.cause(c, j) + "; " + notUnderstood
 	case job.Failed, job.Failing, job.Held:

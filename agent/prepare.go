@@ -17,10 +17,13 @@ func (s *service) Prepare(ctx context.Context, c api.Caller, requestID string, d
 func (s *service) prepare(ctx context.Context, c api.Caller, r job.Request) (api.PrepareAnswer, error) {
 	ids := r.Instances
 	accepted, err := s.accept(r, func() error {
-		if err := s.check(ctx, c, ids, false); err != nil || !s.a.cfg.Prepare.Refuse {
+		if err := s.check(ctx, c, ids, false); err != nil {
 			return err
 		}
-		return api.RefuseInstances(api.CodeNoPermission, ids, "this host is configured to refuse restores")
+		if s.a.cfg.Prepare.Refuse {
+			return api.RefuseInstances(api.CodeNoPermission, ids, "this host is configured to refuse restores")
+		}
+		return s.elsewhere(ctx, ids)
 	})
 	if err != nil {
 		return api.PrepareAnswer{}, err

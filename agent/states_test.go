@@ -28,6 +28,7 @@ import (
 	"holdfast/agent/report"
 	"holdfast/internal/hostid"
 	"holdfast/internal/testbed"
+	"holdfast/internal/vault"
 )
 
 // command is the program that operators use, built once.
@@ -226,7 +227,7 @@ var troubled = []struct {
 	},
 	{
 		name:   "fork",
-		states: []string{"fork_undecided"},
+		states: []string{"fork_undecided", "claimed_elsewhere"},
 		before: func(*testing.T, *host) {},
 		after: func(t *testing.T, h *host) {
 			// another host made one before this one makes its
@@ -236,6 +237,9 @@ var troubled = []struct {
 			h.otherHost("what another host has", 0)
 			h.operate(t, "phone-1")
 			h.stage("phone-1", "acknowledged")
+			_, err := h.inVault().Claim(t.Context(), vault.ClaimOptions{Instance: "phone-1", Host: "host-9", Identity: "another", Job: "j"})
+			must(t, err)
+			h.agent.PassClaims(t.Context())
 		},
 	},
 	{

@@ -18,6 +18,7 @@ const (
 	troubleHeld         = "report_refused"
 	troubleGone         = "backup_gone"
 	troubleFork         = "fork_undecided"
+	troubleClaim        = "claimed_elsewhere"
 	troubleEvents       = "event_refused"
 	troubleStore        = "store_fails"
 	troubleJournal      = "journal_not_writable"
@@ -116,6 +117,12 @@ var troubleKinds = []troubleKind{
 			"Each backup lacks what the other has. The release waits, so that the bytes stay on the host, and no host restores the instance.",
 		hint: "`holdfast list` shows the branches; `holdfast accept-fork INSTANCE` takes the backup of this host, with `--backup ID` another one; " +
 			"the other branch stays in the vault; `holdfast resume INSTANCE` lets a held instance run",
+	},
+	{
+		name: troubleClaim, means: "Another host has claimed an instance whose content is on this host, and that was not released here: it was prepared there, perhaps while this host was away. " +
+			"Where both hosts run the instance, the next backup of one of them is a fork. This host goes on as before, and renews no claim.",
+		hint: "see that only one of the two hosts runs the instance: back it up and release it on the other one; `holdfast claim list INSTANCE` shows the claims, and " +
+			"`holdfast claim take-over INSTANCE` gives the claim to this host",
 	},
 	{
 		name: troubleFrozen, means: "An instance stands still for long. Either its job still works, or the control plane has not acknowledged the report, or has not asked for a release.",

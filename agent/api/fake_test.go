@@ -184,8 +184,8 @@ func (f *fake) Release(_ context.Context, _ api.Caller, id string) error {
 func (f *fake) Resume(_ context.Context, _ api.Caller, id string) error { return f.note("resume", id) }
 func (f *fake) Drain(context.Context, api.Caller) error                 { return f.note("drain") }
 
-func (f *fake) AcceptFork(_ context.Context, _ api.Caller, id, backup string) error {
-	return f.note("accept-fork", id, backup)
+func (f *fake) AcceptFork(_ context.Context, _ api.Caller, id, backup string, again bool) error {
+	return f.note("accept-fork", id, backup, strconv.FormatBool(again))
 }
 
 func (f *fake) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {

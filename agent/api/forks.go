@@ -10,18 +10,24 @@ import (
 type Forker interface {
 	// AcceptFork decides that a backup is the newest one of its instance:
 	// the one of that id, or with "" the last that this host made. It is
-	// refused where that one makes no fork. Done twice is no error.
-	AcceptFork(ctx context.Context, c Caller, instanceID, backup string) error
+	// refused where that one makes no fork, and where the fork is decided already for
+	// another backup, unless it is to be decided again. Done twice is no error.
+	AcceptFork(ctx context.Context, c Caller, instanceID, backup string, again bool) error
 }
 
 // maxBackupID bounds the id of a backup in a request, bytes.
 const maxBackupID = 128
 
-// acceptFork takes ?backup=ID.
+// acceptFork takes ?backup=ID and ?again=true.
 func (h *handler) acceptFork(q *request) (any, error) {
-	backup := ""
+	backup, again := "", false
 	for key, values := range q.r.URL.Query() {
 		switch {
+		case key == "again" && len(values) == 1 && values[0] == "true":
+			again = true
+			continue
+		case key == "again":
+			return nil, Refuse(CodeParameter, "again: must be given once, and be true")
 		case key != "backup":
 			return nil, Refuse(CodeParameter, "%s: unknown query parameter", Quote(key))
 		case len(values) != 1 || values[0] == "" || len(values[0]) > maxBackupID:
@@ -30,16 +36,23 @@ func (h *handler) acceptFork(q *request) (any, error) {
 		backup = values[0]
 	}
 	return h.onInstance(q, func(ctx context.Context, c Caller, id string) error {
-		return h.service.AcceptFork(ctx, c, id, backup)
+		return h.service.AcceptFork(ctx, c, id, backup, again)
 	})
 }
 
 // AcceptFork decides that a backup is the newest one of a forked instance; "" is the last that the
-// host of the agent made.
-func (c *Client) AcceptFork(ctx context.Context, instanceID, backup string) error {
+// host of the agent made. again decides a fork that is decided.
+func (c *Client) AcceptFork(ctx context.Context, instanceID, backup string, again bool) error {
 	path := "/v1/agent/instances/" + url.PathEscape(instanceID) + "/accept-fork"
+	query := url.Values{}
 	if backup != "" {
-		path += "?backup=" + url.QueryEscape(backup)
+		query.Set("backup", backup)
+	}
+	if again {
+		query.Set("again", "true")
+	}
+	if len(query) > 0 {
+		path += "?" + query.Encode()
 	}
 	return c.call(ctx, http.MethodPost, path, "", nil, nil)
 }

@@ -66,13 +66,13 @@ func TestClient(t *testing.T) {
 		t.Errorf("backup without request id: %+v, %v", a, err)
 	}
 	for name, err := range map[string]error{
-		"cancel": c.Cancel(ctx, "task-t1"), "release": c.Release(ctx, "phone-1"), "resume": c.Resume(ctx, "phone-1"), "accept a fork": c.AcceptFork(ctx, "phone-1", "b/1"), "drain": c.Drain(ctx),
+		"cancel": c.Cancel(ctx, "task-t1"), "release": c.Release(ctx, "phone-1"), "resume": c.Resume(ctx, "phone-1"), "accept a fork": c.AcceptFork(ctx, "phone-1", "b/1", true), "drain": c.Drain(ctx),
 	} {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, want := range []string{"jobs  phone-1 active", "jobs task-t1", "cancel task-t1", "release phone-1", "resume phone-1", "accept-fork phone-1 b/1", "drain"} {
+	for _, want := range []string{"jobs  phone-1 active", "jobs task-t1", "cancel task-t1", "release phone-1", "resume phone-1", "accept-fork phone-1 b/1 true", "drain"} {
 		if calls := f.called(); !strings.Contains(calls, want) {
 			t.Errorf("no %q in %s", want, calls)
 		}

@@ -66,6 +66,8 @@ var wayOutRoutes = []route{
 	{http.MethodGet, "/v1/agent/instances/{instance_id}/loss", toOperate, (*handler).loss},
 	{http.MethodPost, "/v1/agent/instances/{instance_id}/accept-loss", toOperate, (*handler).acceptLoss},
 	{http.MethodPost, "/v1/agent/instances/{instance_id}/abandon", toOperate, (*handler).abandon},
+	{http.MethodGet, "/v1/agent/claims", toOperate, (*handler).claims},
+	{http.MethodPost, "/v1/agent/instances/{instance_id}/take-over-claim", toOperate, (*handler).takeOverClaim},
 }
 
 // backupPattern is the form of the ids of backups and jobs, as far as a caller may send them.

@@ -265,15 +265,17 @@ type eventData struct {
 	// of a stored or restored backup, the one from which it came
 	Parent string `json:"parent,omitempty"`
 	// the other newest backups of the instance, which the stored one does not descend from
-	Fork          []Fork `json:"fork,omitempty"`
-	Files         uint64 `json:"files,omitempty"`
-	Bytes         uint64 `json:"bytes,omitempty"` // content of the backup
-	BytesRead     uint64 `json:"bytes_read,omitempty"`
-	BytesNew      uint64 `json:"bytes_new,omitempty"`
-	BytesSent     uint64 `json:"bytes_sent,omitempty"`
-	BytesRestored uint64 `json:"bytes_restored,omitempty"`
-	BytesTotal    uint64 `json:"bytes_total,omitempty"` // of a restore
-	BytesFetched  uint64 `json:"bytes_fetched,omitempty"`
+	Fork []Fork `json:"fork,omitempty"`
+	// the decision that ended that fork; nil while nobody has decided
+	ForkDecided   *forkData `json:"fork_decided,omitempty"`
+	Files         uint64    `json:"files,omitempty"`
+	Bytes         uint64    `json:"bytes,omitempty"` // content of the backup
+	BytesRead     uint64    `json:"bytes_read,omitempty"`
+	BytesNew      uint64    `json:"bytes_new,omitempty"`
+	BytesSent     uint64    `json:"bytes_sent,omitempty"`
+	BytesRestored uint64    `json:"bytes_restored,omitempty"`
+	BytesTotal    uint64    `json:"bytes_total,omitempty"` // of a restore
+	BytesFetched  uint64    `json:"bytes_fetched,omitempty"`
 	// of a restore: differences from the backed-up state
 	Warnings int `json:"warnings,omitempty"`
 	// of a restore: what people should know of the instance, in plain words; see Restore.Warning
@@ -320,7 +322,7 @@ func (m *Manager) eventData(j *Job) eventData {
 	}
 	if j.Result != nil {
 		d.BackupID, d.Files = j.Result.BackupID, j.Result.Files
-		d.Parent, d.Fork = j.Result.Parent, j.Result.Fork
+		d.Parent, d.Fork, d.ForkDecided = j.Result.Parent, j.Result.Fork, j.forkData()
 		d.Bytes = j.Result.Bytes
 		d.LossesAccepted = j.Result.LossesAccepted
 		d.BytesRead, d.BytesNew, d.BytesSent = j.Result.BytesRead, j.Result.BytesNew, j.Result.BytesSent

@@ -38,6 +38,13 @@ type Fork struct {
 type ForkDecision struct {
 	Backup string `json:"backup"`
 	By     string `json:"by"` // who decided, in words
+	// Host is where it was decided; "" is this host.
+	Host string `json:"host,omitempty"`
+	// Asked is the backup for which this host was to decide
+	// when it found that Backup was accepted before; else "".
+	Asked string `json:"asked,omitempty"`
+	// Again says that an operator decides again, over an earlier decision.
+	Again bool `json:"again,omitempty"`
 	// Stored says that the vault has the decision, so that all hosts know of it.
 	Stored bool `json:"stored,omitempty"`
 }
@@ -53,9 +60,28 @@ func (j *Job) forkUndecided() bool { return j.Forked() && j.Fork.Backup == "" }
 
 // Forker stores decisions about forks. A Backuper that is no Forker makes no forks.
 type Forker interface {
-	// AcceptFork stores the decision about the fork of the
-	// job's backup in the vault. Done twice it is no error.
-	AcceptFork(ctx context.Context, j *Job, d ForkDecision) error
+	// AcceptFork stores the decision about the fork of the job's backup in the vault, and returns
+	// the decision that counts: d, or the first one that was made, unless d is made again. Done
+	// twice it is no error.
+	AcceptFork(ctx context.Context, j *Job, d ForkDecision) (ForkDecision, error)
+	// Decided returns the decision that has ended the fork of the job's
+	// backup, whichever host made it; zero while nobody has decided.
+	Decided(ctx context.Context, j *Job) (ForkDecision, error)
+}
+
+// ForkDecidedError says that a fork was decided before, for another backup.
+type ForkDecidedError struct{ First ForkDecision }
+
+func (e *ForkDecidedError) Error() string {
+	return fmt.Sprintf("the fork is decided already: backup %s counts, by %s%s", e.First.Backup, e.First.By, e.First.where())
+}
+
+// where says on which other host it was decided; "" for this one.
+func (d ForkDecision) where() string {
+	if d.Host == "" {
+		return ""
+	}
+	return " on host " + d.Host
 }
 
 // The words for the decider of a fork.
@@ -75,8 +101,9 @@ func (j *Job) released() {
 
 // AcceptFork decides about the fork of the instance's stored backup: backup is the newest one, or
 // with "" that stored backup. It comes for a job that waits, or for the last backup that was done.
-// Done twice it is no error. ErrState where there is no fork to decide.
-func (m *Manager) AcceptFork(ctx context.Context, instance, backup, by string) error {
+// Done twice it is no error. ErrState where there is no fork to decide, and *ForkDecidedError
+// where another backup was accepted before, unless it is to be decided again.
+func (m *Manager) AcceptFork(ctx context.Context, instance, backup, by string, again bool) error {
 	active, latest, err := m.journal.ByInstance(instance)
 	if err != nil {
 		return err
@@ -88,27 +115,23 @@ func (m *Manager) AcceptFork(ctx context.Context, instance, backup, by string) e
 	if j == nil || !j.Forked() {
 		return fmt.Errorf("accept the fork of %q: its last backup makes no fork: %w", instance, ErrState)
 	}
-	d := ForkDecision{Backup: backup, By: by}
+	d := ForkDecision{Backup: backup, By: by, Again: again}
 	if backup == "" {
 		d.Backup = j.Result.BackupID
-	}
-	if j.Fork.Backup == d.Backup && j.Fork.Stored {
-		return nil
 	}
 	forker, ok := m.parts.Backuper.(Forker)
 	if !ok {
 		return fmt.Errorf("accept the fork of %q: this agent stores no decisions: %w", instance, ErrState)
 	}
 	// At once, so that a backup which can't be accepted is refused to who names it.
-	if err := forker.AcceptFork(ctx, j, d); err != nil {
+	counts, err := forker.AcceptFork(ctx, j, d)
+	if err != nil {
 		return err
 	}
-	d.Stored = true
-	if err := m.journal.decideFork(j.ID, d); err != nil {
-		return err
+	if counts.Backup != d.Backup {
+		return &ForkDecidedError{counts}
 	}
-	m.signal(j.ID)
-	return nil
+	return m.learnFork(j, counts)
 }
 
 // decideFork journals a decision about the fork of a job, in whatever state the job is.
@@ -144,14 +167,17 @@ func (w *worker) settleFork(soft, hard context.Context, j *Job) (ok bool, err er
 	if !is {
 		return false, w.fail(j, "this agent stores no decisions about forks")
 	}
-	d := j.Fork
+	d, counts := j.Fork, ForkDecision{}
 	ctx, cancel := context.WithTimeoutCause(hard, actTimeout, fmt.Errorf("the store did not answer within %s", actTimeout))
 	defer cancel()
-	err = contain.Call(func() error { return forker.AcceptFork(ctx, j, d) })
+	err = contain.Call(func() error { counts, err = forker.AcceptFork(ctx, j, d); return err })
 	switch {
 	case err == nil:
-		d.Stored, w.provePause = true, 0
-		return false, w.m.journal.decideFork(j.ID, d)
+		w.provePause = 0
+		if counts.Backup != d.Backup {
+			counts.Asked = d.Backup
+		}
+		return false, w.m.learnFork(j, counts)
 	case contain.Of(err) != nil:
 		return false, err
 	case soft.Err() != nil:

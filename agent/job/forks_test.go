@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,7 +63,7 @@ func TestForkIsHeld(t *testing.T) {
 			if !slices.Equal(told.Fork, w.forks) {
 				t.Errorf("%s: told of %v", policy, told.Fork)
 			}
-			if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator"); err != nil {
+			if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", false); err != nil {
 				t.Error(err)
 			}
 			if policy == job.ReleaseByControlPlane {
@@ -124,7 +125,7 @@ func TestForkDecisionReachesTheVaultFirst(t *testing.T) {
 			return nil
 		}
 		w.mu.Unlock()
-		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator"); err == nil {
+		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", false); err == nil {
 			t.Error("a decision that the store does not take is accepted")
 		}
 		l.release(t)
@@ -142,7 +143,7 @@ func TestForkDecisionReachesTheVaultFirst(t *testing.T) {
 		w.fail = nil
 		w.mu.Unlock()
 		// The job is over, and its fork can be decided all the same, for the other backup too.
-		if err := l.m.AcceptFork(t.Context(), "phone", "b-other", "an operator"); err != nil {
+		if err := l.m.AcceptFork(t.Context(), "phone", "b-other", "an operator", false); err != nil {
 			t.Error(err)
 		}
 		if j, err := l.j.Job(id); err != nil || j.ForkOpen() || len(w.decisions) != 1 || w.decisions[0].Backup != "b-other" {
@@ -172,11 +173,11 @@ func TestForkIsReleasedByConfiguration(t *testing.T) {
 // TestNoForkToAccept: without a fork there is nothing to decide.
 func TestNoForkToAccept(t *testing.T) {
 	in(t, job.Options{}, []string{"phone"}, func(t *testing.T, w *world, l *life) {
-		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator"); !errors.Is(err, job.ErrState) {
+		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", false); !errors.Is(err, job.ErrState) {
 			t.Errorf("before any backup: %v", err)
 		}
 		l.final(mustAccept(t, l, "request-1", "phone").Jobs[0].Job)
-		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator"); !errors.Is(err, job.ErrState) || len(w.decisions) > 0 {
+		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", false); !errors.Is(err, job.ErrState) || len(w.decisions) > 0 {
 			t.Errorf("after a backup without a fork: %v", err)
 		}
 	})
@@ -211,6 +212,93 @@ func TestTriedBackupIsRemembered(t *testing.T) {
 		l.stop()
 		for _, f := range w.faults {
 			t.Error(f)
+		}
+	})
+}
+
+// elsewhere stores a decision about the fork of phone in the vault, as another host does.
+func (w *world) elsewhere(backup string) job.ForkDecision {
+	d := job.ForkDecision{Backup: backup, By: "an operator", Host: "host-b"}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.decisions = append(w.decisions, d)
+	return d
+}
+
+// TestForkDecidedElsewhere: a decision of another host reaches the job that is held here at the
+// next look, whichever backup counts, and the job goes on as its policy says. Nothing is decided
+// a second time. A store that does not answer leaves the job as it is.
+func TestForkDecidedElsewhere(t *testing.T) {
+	for _, policy := range []job.Policy{job.ReleaseByAgent, job.ReleaseByControlPlane} {
+		forked(t, policy, job.Options{}, func(w *world, l *life, id string) {
+			defer l.stop()
+			learn := func() error { return l.m.LearnForks(t.Context(), []string{"phone", "unknown"}) }
+			if err := learn(); err != nil {
+				t.Error(err)
+			}
+			l.held(t, id)
+			w.elsewhere("b-other")
+			w.mu.Lock()
+			w.fail = func(act, _ string) error {
+				if act == "decided" {
+					return errors.New("the store is away")
+				}
+				return nil
+			}
+			w.mu.Unlock()
+			if err := learn(); err == nil {
+				t.Error("a store that is away decides")
+			}
+			l.held(t, id)
+			w.mu.Lock()
+			w.fail = nil
+			w.mu.Unlock()
+			if err := learn(); err != nil {
+				t.Error(err)
+			}
+			if policy == job.ReleaseByControlPlane {
+				time.Sleep(time.Hour)
+				if j, err := l.j.Job(id); err != nil || j.ForkOpen() || w.instances["phone"].downs > 0 {
+					t.Errorf("a decision of another host released an instance that the control plane releases: %+v, %v", j, err)
+				}
+				l.release(t)
+			}
+			j := l.final(id)
+			if j.State != job.Done || j.Fork.Backup != "b-other" || j.Fork.Host != "host-b" || w.instances["phone"].downs != 1 || len(w.decisions) != 1 {
+				t.Errorf("%s: %+v, decided %v", policy, j, w.decisions)
+			}
+		})
+	}
+}
+
+// TestFirstDecisionCounts: a release here, and on_fork: release, store no second decision
+// where another host decided for its own backup before. The job says which backup counts, and
+// which one was asked for. An operator is refused with the first decision, and may decide again.
+func TestFirstDecisionCounts(t *testing.T) {
+	forked(t, job.ReleaseByControlPlane, job.Options{}, func(w *world, l *life, id string) {
+		defer l.stop()
+		w.elsewhere("b-other")
+		var decided *job.ForkDecidedError
+		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", false); !errors.As(err, &decided) || decided.First.Backup != "b-other" {
+			t.Errorf("a second decision: %v", err)
+		}
+		l.release(t)
+		j := l.final(id)
+		words := "backup b-other counts, by an operator on host host-b, which was decided before " + j.Result.BackupID + " was asked for here"
+		if j.State != job.Done || j.ForkWords() != words || w.instances["phone"].downs != 1 || len(w.decisions) != 1 {
+			t.Errorf("%+v says %q, decided %v", j, j.ForkWords(), w.decisions)
+		}
+		for _, e := range w.events {
+			told := strings.Contains(string(e.Data), `"fork_decided":{"backup":"b-other","by":"an operator","host":"host-b","asked":"`+j.Result.BackupID+`"}`)
+			if told != (e.Type == job.EventReleased) {
+				t.Errorf("%s: %s", e.Type, e.Data)
+			}
+		}
+		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", true); err != nil {
+			t.Error(err)
+		}
+		if j, err := l.j.Job(id); err != nil || j.Fork.Backup != j.Result.BackupID || j.Fork.Asked != "" || len(w.decisions) != 2 {
+			t.Errorf("decided again: %+v, %v, %v", j, err, w.decisions)
 		}
 	})
 }

@@ -333,6 +333,9 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	if err := w.m.parts.Backuper.Look(ctx, j.Instance, j.Tenant); err != nil {
 		return "", change{}, err
 	}
+	if err := w.recallContent(ctx, j); err != nil {
+		return "", change{}, err
+	}
 	w.m.dropBases(ctx) // before this job takes more space
 	// Rounds are of no use to an instance that does not write, or that nothing holds.
 	rounds := j.Mode.precopies() && w.m.opts.Precopy.Rounds > 0 && found != IsStopped && instance.Holds

@@ -84,6 +84,8 @@ type world struct {
 	instead   func(failed job.Snapshot) (job.Snapshot, bool)
 	forks     []job.Fork         // that the engine finds beside each backup
 	decisions []job.ForkDecision // that the vault has
+	// byMarks is the backup that the marks on an instance's volumes tell.
+	byMarks map[string]job.Content
 	// the part that does not do its duty; see TestModelFindsWhatIsBroken
 	broken string
 	lacked []string // what jobs went on without
@@ -718,17 +720,32 @@ func (b fakeEngine) Present(ctx context.Context, j *job.Job) error {
 	return nil
 }
 
-// AcceptFork stores a decision in the world's vault.
-func (b fakeEngine) AcceptFork(_ context.Context, j *job.Job, d job.ForkDecision) error {
+// AcceptFork stores a decision in the world's vault; the first one counts.
+func (b fakeEngine) AcceptFork(_ context.Context, j *job.Job, d job.ForkDecision) (job.ForkDecision, error) {
 	b.l.alive()
 	w := b.l.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.failing("decide", j.Instance); err != nil {
-		return err
+		return d, err
+	}
+	if n := len(w.decisions); n > 0 && w.decisions[n-1].Backup != d.Backup && !d.Again {
+		return w.decisions[n-1], nil
 	}
 	w.decisions = append(w.decisions, d)
-	return nil
+	return d, nil
+}
+
+// Decided returns the decision in the world's vault.
+func (b fakeEngine) Decided(_ context.Context, j *job.Job) (job.ForkDecision, error) {
+	b.l.alive()
+	w := b.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.failing("decided", j.Instance); err != nil || len(w.decisions) == 0 {
+		return job.ForkDecision{}, err
+	}
+	return w.decisions[len(w.decisions)-1], nil
 }
 
 // Over notes that the engine may forget the rounds of a job.

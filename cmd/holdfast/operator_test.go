@@ -178,6 +178,37 @@ func (*fakeAgent) Abandon(_ context.Context, _ api.Caller, id, job string) (api.
 	return api.Abandoned{JobID: job, Ended: true, Message: "the agent leaves the instance as it is\nindeed"}, nil
 }
 
+func (*fakeAgent) Claims(_ context.Context, _ api.Caller, id string) ([]api.ClaimInfo, error) {
+	if id == "cp-9" {
+		return nil, nil
+	}
+	claims := []api.ClaimInfo{
+		{InstanceID: "cp-1", Host: "host-08", JobID: "j-8", BackupID: "b-1", Since: fakeTime, Renewed: fakeTime, SilentSeconds: 7200},
+		{InstanceID: "cp-2", Host: "host-07", ThisHost: true, JobID: "j-2", Since: fakeTime, Renewed: fakeTime, Took: 1, Reason: "it burnt\ndown"},
+	}
+	switch id {
+	case "cp-1":
+		return claims[:1], nil
+	case "cp-2":
+		return claims[1:], nil
+	}
+	return claims, nil
+}
+
+func (f *fakeAgent) TakeOverClaim(ctx context.Context, c api.Caller, id, _ string, force bool) ([]api.ClaimInfo, error) {
+	if !force {
+		return nil, api.RefuseInstances(api.CodeInRecovery, []string{id}, "host \"host-08\" gave a sign of life within 1h0m0s; release the instance there, or force the takeover")
+	}
+	return f.Claims(ctx, c, id)
+}
+
+func (*fakeAgent) AcceptFork(_ context.Context, _ api.Caller, id, _ string, again bool) error {
+	if !again {
+		return api.RefuseInstances(api.CodeParameter, []string{id}, "the fork is decided already")
+	}
+	return nil
+}
+
 func (*fakeAgent) Drain(context.Context, api.Caller) error { return nil }
 
 func (*fakeAgent) Cancel(_ context.Context, _ api.Caller, task string) error {

@@ -2,9 +2,12 @@ package backup
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/vault"
 )
 
@@ -16,9 +19,10 @@ type Job struct {
 	sessions *sessions // of the host
 
 	mu      sync.Mutex
-	session *session // nil: not begun, or gone
-	sampled int      // chunks that were read back
-	reused  int      // of those, chunks that the vault had before the job
+	session *session      // nil: not begun, or gone
+	naming  *vault.Naming // of the instance of the job; nil: none, or it could not be stored
+	sampled int           // chunks that were read back
+	reused  int           // of those, chunks that the vault had before the job
 	// stored has the packs that earlier Runs of the job stored. They were read
 	// back then, so they are not read back as packs that the vault had before.
 	stored map[vault.PackID]bool
@@ -31,12 +35,17 @@ type Job struct {
 func (j *Job) End(ctx context.Context) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	var failed error
+	if j.naming != nil {
+		failed = j.naming.End(ctx)
+		j.naming = nil
+	}
 	ended := j.session
 	j.session = nil
 	if ended == nil {
-		return nil
+		return failed
 	}
-	return j.sessions.leave(ctx, ended)
+	return errors.Join(failed, j.sessions.leave(ctx, ended))
 }
 
 // under returns the session of the job, and begins one where there is none.
@@ -46,8 +55,20 @@ func (j *Job) under(ctx context.Context, v *vault.Vault, o vault.SessionOptions)
 	if j.session != nil {
 		return j.session, nil
 	}
-	begun, err := j.sessions.begin(ctx, v, o)
-	if err != nil {
+	var begun *session
+	var g contain.Group
+	g.Go(func() (err error) { begun, err = j.sessions.begin(ctx, v, o); return err })
+	g.Go(func() (err error) {
+		if j.naming, err = v.Name(ctx, o); err != nil && o.Warn != nil {
+			o.Warn(fmt.Errorf("other hosts are not told that the backup is under way: %w", err))
+		}
+		return nil // a backup that nobody knows of is a backup
+	})
+	if err := g.Wait(); err != nil {
+		if j.naming != nil {
+			err = errors.Join(err, j.naming.End(ctx))
+			j.naming = nil
+		}
 		return nil, err
 	}
 	j.session = begun

@@ -146,7 +146,7 @@ func TestLooksWhileFrozenAreFew(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "new"), []byte("written after the round"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if all, err := v.Sessions(t.Context()); err != nil || len(all) != 1 {
+	if all, err := writerSessions(t.Context(), v); err != nil || len(all) != 1 {
 		t.Errorf("%d sessions between the runs of a job, %v", len(all), err)
 	}
 	looks()
@@ -200,7 +200,7 @@ func TestSessionForgottenBetweenRounds(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Somebody takes the host for dead, and a collector deletes what no manifest names.
-	all, err := v.Sessions(t.Context())
+	all, err := writerSessions(t.Context(), v)
 	if err != nil || len(all) != 1 {
 		t.Fatalf("sessions %v, %v", all, err)
 	}

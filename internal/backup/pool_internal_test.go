@@ -72,7 +72,7 @@ func TestComesOnWhileOthersHaveAllWorkers(t *testing.T) {
 	}
 }
 
-// countsSessions counts how many there are at a time.
+// countsSessions counts how many there are at a time, with one name of an instance for each.
 type countsSessions struct {
 	obs.Store
 	now, most *atomic.Int64
@@ -112,8 +112,8 @@ func TestNoMoreRunsThanHaveMemory(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := most.Load(); n < 1 || n > 2*runs { // as many may finish
-		t.Errorf("%d at once, want %d at most", n, 2*runs)
+	if n := most.Load(); n < 2 || n > 2*2*runs { // as many may finish
+		t.Errorf("%d at once, want %d at most", n, 2*2*runs)
 	}
 	for range runs {
 		h.runs <- struct{}{}

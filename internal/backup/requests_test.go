@@ -61,12 +61,12 @@ func TestRequestsOfASmallBackup(t *testing.T) {
 	root, state := volumeDir(t), t.TempDir()
 	r := rand.NewChaCha8([32]byte{})
 	for i, want := range []map[string]int{
-		// Session, pack, index segment, manifest; sessions, condemned packs, index,
+		// Session, naming, pack, index segment, manifest; sessions, condemned packs, index,
 		// backups before, right before the manifest and after; table, two runs,
-		// header, manifest; session, signpost, session after the manifest; session.
-		{"put": 4, "list": 6, "read": 5, "stat": 3, "delete": 1},
+		// header, manifest; session, signpost, session after the manifest; naming, session.
+		{"put": 5, "list": 6, "read": 5, "stat": 3, "delete": 2},
 		// a pack is of the backup before: a look, its table and a run
-		{"put": 4, "list": 6, "read": 7, "stat": 4, "delete": 1},
+		{"put": 5, "list": 6, "read": 7, "stat": 4, "delete": 2},
 	} {
 		b := make([]byte, 4<<20)
 		_, _ = r.Read(b) // never fails

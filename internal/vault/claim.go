@@ -34,8 +34,10 @@ type Claim struct {
 	// life, by the clock of the store.
 	Made    time.Time `json:"made"`
 	Renewed time.Time `json:"renewed"`
-	// Over are the ids of the claims of other hosts that this one took over.
+	// Over are the claims of other hosts that this one took over, each with its host's tag.
 	Over []string `json:"over,omitempty"`
+	// Reason is the reason that an operator gave to take claims over; "" where none did.
+	Reason string `json:"reason,omitempty"`
 
 	tag  string
 	beat uint64
@@ -51,12 +53,15 @@ type claimBody struct {
 	Seq      uint64    `cbor:"5,keyasint"`
 	Made     time.Time `cbor:"6,keyasint"`
 	Over     []string  `cbor:"7,keyasint,omitempty"`
+	Reason   string    `cbor:"8,keyasint,omitempty"`
 }
 
 const (
 	claimMagic = "HFCLAI\x00\x01"
 	maxClaim   = 1 << 14
 	maxBeat    = 99_999_999
+	// maxTaken bounds the claims of other hosts that one claim names.
+	maxTaken = 64
 )
 
 var claimPattern = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,31})/([0-9a-f]{16})-([0-9a-f]{16})-([0-9]{8})$`)
@@ -76,7 +81,12 @@ type ClaimOptions struct {
 	Writers bool
 	// TakeOver takes over every claim of other hosts, as an operator commands it.
 	TakeOver bool
+	// Reason is why, for people; see MaxReason.
+	Reason string
 }
+
+// MaxReason bounds the reason in a claim, bytes.
+const MaxReason = 1024
 
 // ClaimedError says that other hosts have an instance.
 type ClaimedError struct {
@@ -158,7 +168,7 @@ func (v *Vault) readClaim(ctx context.Context, c *Claim) (gone bool, err error) 
 			return err
 		}
 		gone = false
-		c.Host, c.Identity, c.Job, c.Backup, c.Seq, c.Made, c.Over = b.Host, b.Identity, b.Job, b.Backup, b.Seq, b.Made, b.Over
+		c.Host, c.Identity, c.Job, c.Backup, c.Seq, c.Made, c.Over, c.Reason = b.Host, b.Identity, b.Job, b.Backup, b.Seq, b.Made, b.Over, b.Reason
 		return nil
 	})
 	return gone, err
@@ -207,7 +217,7 @@ func (v *Vault) putClaim(ctx context.Context, c *Claim) error {
 		return fmt.Errorf("claim on instance %s: it has the last number that there is", c.Instance)
 	}
 	name := c.name(c.beat + 1)
-	object, err := v.sealSmall("claim", claimMagic, name, &claimBody{c.Host, c.Identity, c.Job, c.Backup, c.Seq, c.Made, c.Over})
+	object, err := v.sealSmall("claim", claimMagic, name, &claimBody{c.Host, c.Identity, c.Job, c.Backup, c.Seq, c.Made, c.Over, c.Reason})
 	if err != nil {
 		return err
 	}
@@ -221,8 +231,11 @@ func (v *Vault) putClaim(ctx context.Context, c *Claim) error {
 // Claim claims an instance for a host, and returns the claims of other hosts that it took over. A
 // host that has a claim on it renews that one. *ClaimedError where another host has the instance.
 func (v *Vault) Claim(ctx context.Context, o ClaimOptions) (taken []Claim, err error) {
-	if o.Identity == "" {
+	switch {
+	case o.Identity == "":
 		return nil, fmt.Errorf("claim instance %s: this host has no identity that lasts", o.Instance)
+	case len(o.Reason) > MaxReason:
+		return nil, fmt.Errorf("claim instance %s: the reason has %d bytes, more than %d", o.Instance, len(o.Reason), MaxReason)
 	}
 	end, err := v.claiming.take(ctx, o.Instance)
 	if err != nil {
@@ -276,8 +289,9 @@ func (v *Vault) Claim(ctx context.Context, o ClaimOptions) (taken []Claim, err e
 	}
 	if len(taken) > 0 { // so that their hosts learn of it, should they be alive after all
 		for _, c := range taken {
-			mine.Over = append(mine.Over, c.ID)
+			mine.Over = append(mine.Over, c.tag+"-"+c.ID)
 		}
+		mine.Over, mine.Reason = mine.Over[max(0, len(mine.Over)-maxTaken):], o.Reason
 		if err := v.putClaim(ctx, &mine); err != nil {
 			return nil, errors.Join(err, v.withdraw(ctx, mine, fresh))
 		}
@@ -310,24 +324,12 @@ func (e *WritesError) Error() string {
 // writes is a *WritesError where another host has a backup of the instance under way. A session
 // that is older than the silence, by the clock of the store, may be of a host that is gone.
 func (v *Vault) writes(ctx context.Context, o ClaimOptions, now time.Time) error {
-	old := map[string]bool{}
-	for info, err := range v.st.List(ctx, v.sessionsPrefix()) {
-		if err != nil {
-			return fmt.Errorf("list sessions: %w", err)
-		}
-		old[info.Key[len(v.sessionsPrefix()):]] = o.Silence > 0 && now.Sub(info.Modified) > o.Silence
-	}
-	sessions, err := v.readSessions(ctx, "", func(id string) bool {
-		is, there := old[id]
-		return there && !is && sessionPattern.MatchString(id)
-	})
+	hosts, err := v.named(ctx, o.Identity, func(put time.Time) bool { return o.Silence > 0 && now.Sub(put) > o.Silence })
 	if err != nil {
-		return err
+		return fmt.Errorf("look for backups that other hosts have under way: %w", err)
 	}
-	for _, s := range sessions {
-		if s.body.Kind == kindWriter && s.Instance == o.Instance && s.body.Process.Identity != o.Identity {
-			return &WritesError{Instance: s.Instance, Host: s.Host}
-		}
+	if host, busy := hosts[o.Instance]; busy {
+		return &WritesError{Instance: o.Instance, Host: host}
 	}
 	return nil
 }
@@ -423,7 +425,7 @@ func (v *Vault) keepClaim(ctx context.Context, c *Claim, all []Claim, wanted boo
 		} else if err != nil {
 			return nil, err
 		}
-		if !gone && slices.Contains(o.Over, c.ID) {
+		if !gone && slices.Contains(o.Over, c.tag+"-"+c.ID) {
 			return &o, nil
 		}
 	}

@@ -22,13 +22,13 @@ type Lineage struct {
 	branches []string            // in the order of their first backups
 	tags     map[string][]int    // tag -> the backups with it, by sequence number
 	twins    map[string][]string // what followed gives -> tags of the backups for which it is the same
-	over     map[string]bool     // ids of heads over which another one was accepted
+	over     map[string]Decision // ids of heads over which another one was accepted, and the decision
 }
 
 // LineageOf is the lineage of the backups of one instance, which
 // Backups gave, without the decisions about forks; see Vault.Lineage.
 func LineageOf(refs []BackupRef) *Lineage {
-	l := &Lineage{refs: refs, branch: make([]string, len(refs)), members: map[string][]int{}, over: map[string]bool{}, tags: map[string][]int{}, twins: map[string][]string{}}
+	l := &Lineage{refs: refs, branch: make([]string, len(refs)), members: map[string][]int{}, over: map[string]Decision{}, tags: map[string][]int{}, twins: map[string][]string{}}
 	for i, r := range refs {
 		l.tags[r.Tag] = append(l.tags[r.Tag], i)
 		if !r.Begins {
@@ -212,11 +212,17 @@ func (l *Lineage) Tips() []BackupRef {
 // accepted. One head is the newest backup; several are a fork of which nobody has decided yet.
 func (l *Lineage) Heads() []BackupRef {
 	tips := l.Tips()
-	heads := slices.DeleteFunc(slices.Clone(tips), func(r BackupRef) bool { return l.over[r.ID] })
+	heads := slices.DeleteFunc(slices.Clone(tips), l.gaveWay)
 	if len(heads) == 0 {
 		return tips
 	}
 	return heads
+}
+
+// gaveWay tells whether another backup was accepted over a tip.
+func (l *Lineage) gaveWay(tip BackupRef) bool {
+	_, gave := l.over[tip.ID]
+	return gave
 }
 
 // Newest returns the only head. ErrNoBackup, ErrOnlyIncomplete, *ForkError.
@@ -301,7 +307,7 @@ func (l *Lineage) decide(d Decision) {
 		case stands(t):
 			delete(l.over, t.ID)
 		case slices.ContainsFunc(d.Over, func(o string) bool { return l.Descends(o, t.ID) }):
-			l.over[t.ID] = true
+			l.over[t.ID] = d
 		}
 	}
 }

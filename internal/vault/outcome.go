@@ -45,10 +45,12 @@ type ledger struct {
 	// store lists, so that it makes no fork with a manifest that comes late.
 	taken map[string]uint64
 	left  []string // ids of sessions that ended and whose objects may still be in the store
+	// named has, by instance, namings of backups that are over and in doubt.
+	named map[string][]*Naming
 }
 
 func newLedger() *ledger {
-	l := &ledger{turn: make(chan struct{}, 1), taken: map[string]uint64{}}
+	l := &ledger{turn: make(chan struct{}, 1), taken: map[string]uint64{}, named: map[string][]*Naming{}}
 	l.turn <- struct{}{}
 	return l
 }
@@ -307,10 +309,12 @@ func (v *Vault) settleOne(ctx context.Context, d *doubt) (*Settled, error) {
 	default:
 		return nil, fmt.Errorf("backup %s of instance %s: %w: %w", d.backup.ID, d.backup.Instance, ErrMayExist, err)
 	}
-	if !v.ledger.remove(d) {
-		return so, nil
+	over := v.ledger.remove(d)
+	named := v.endNamings(ctx, d.backup.Instance)
+	if !over {
+		return so, named
 	}
-	return so, d.session.remove(ctx)
+	return so, errors.Join(named, d.session.remove(ctx))
 }
 
 // mayRepeat tells whether the packs of a backup in doubt are protected still, and whether

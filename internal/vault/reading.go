@@ -81,6 +81,8 @@ func kindName(kind int) string {
 		return "prune"
 	case kindReader:
 		return "reader"
+	case kindNaming:
+		return "instance"
 	}
 	return "unknown"
 }

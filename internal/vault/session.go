@@ -45,7 +45,7 @@ type SessionOptions struct {
 	// Identity tells this host from all others. Without one, nobody
 	// says after a reboot that its sessions have ended.
 	Identity hostid.Identity
-	Instance string // that is backed up; for people
+	Instance string // for whose backup it is begun; for people, see Naming
 	// Warn is told of sessions that could not be looked at or removed,
 	// and of backups that are in doubt still. Nil is allowed.
 	Warn func(error)
@@ -65,12 +65,13 @@ type sessionBody struct {
 	Process  process   `cbor:"5,keyasint"`
 }
 
-// The kinds of sessions. A collector waits for writers, for readers of backups that it
-// did not find, and for unknown kinds, and not for other collectors.
+// The kinds of sessions. A collector waits for writers, for namings, for readers of backups
+// that it did not find, and for unknown kinds, and not for other collectors.
 const (
 	kindWriter    = 1
 	kindCollector = 2
 	kindReader    = 3 // the field instance names the backups that it reads
+	kindNaming    = 4 // the field instance names the instance of one backup under way
 )
 
 const (
@@ -230,7 +231,8 @@ func (s *Session) remove(ctx context.Context) error {
 type SessionInfo struct {
 	ID   string `json:"id"`
 	Host string `json:"host"`
-	// Kind is "backup", "reader", "prune", or "unknown" for a kind of a later version.
+	// Kind is "backup", "instance" (see Naming), "reader", "prune", or "unknown" for a kind of a
+	// later version.
 	Kind string `json:"kind"`
 	// Instance is the instance of a backup, or names the backups that a reader reads (see Reads).
 	Instance string    `json:"instance"`

@@ -1,0 +1,90 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"holdfast/internal/contain"
+)
+
+// A fork is decided once, on any host. The journal of each host that made a backup of
+// the fork has to learn of the decision: the release of an instance waits for it, and
+// people are told of the fork until then.
+
+// LearnForks asks the vaults about the forks of which this host knows no decision: of unfinished
+// jobs, and of the last backups of instances. A job that waits for the decision goes on. One
+// instance of which the vault can't be asked does not keep the others from being asked.
+func (m *Manager) LearnForks(ctx context.Context, instances []string) (failed error) {
+	forker, ok := m.parts.Backuper.(Forker)
+	if !ok {
+		return nil
+	}
+	for _, id := range instances {
+		active, latest, err := m.journal.ByInstance(id)
+		if err != nil {
+			return errors.Join(failed, err)
+		}
+		for _, j := range []*Job{active, latest} {
+			if j == nil || !j.ForkOpen() || j == latest && active != nil && active.ID == latest.ID {
+				continue
+			}
+			var d ForkDecision
+			err := contain.Call(func() (err error) { d, err = forker.Decided(ctx, j); return err })
+			if err == nil && d.Backup != "" {
+				err = m.learnFork(j, d)
+			}
+			if err != nil {
+				failed = errors.Join(failed, fmt.Errorf("look whether the fork of instance %s is decided: %w", id, err))
+			}
+		}
+	}
+	return failed
+}
+
+// learnFork journals the decision that counts for the fork of a job, which the vault has, and wakes
+// the job. A decision that a command left in the journal meanwhile, and that the vault does not
+// have, gives way, and is named.
+func (m *Manager) learnFork(j *Job, d ForkDecision) error {
+	now, err := m.journal.Job(j.ID)
+	if err != nil {
+		return err
+	}
+	if asked := now.Fork; !asked.Stored && asked.Backup != "" && asked.Backup != d.Backup {
+		d.Asked = asked.Backup
+	}
+	d.Stored = true
+	if err := m.journal.decideFork(j.ID, d); err != nil {
+		return err
+	}
+	m.signal(j.ID)
+	return nil
+}
+
+// ForkWords says for people which backup counts, where another host, or another decision, has
+// settled the fork of the job; "" where this host decided as it was asked.
+func (j *Job) ForkWords() string {
+	d := j.Fork
+	switch {
+	case !d.Stored || d.Host == "" && d.Asked == "":
+		return ""
+	case d.Asked != "":
+		return fmt.Sprintf("backup %s counts, by %s%s, which was decided before %s was asked for here", d.Backup, d.By, d.where(), d.Asked)
+	}
+	return fmt.Sprintf("backup %s counts, by %s%s", d.Backup, d.By, d.where())
+}
+
+// forkData is a decision in an event.
+type forkData struct {
+	Backup string `json:"backup"`          // that counts
+	By     string `json:"by"`              // in words
+	Host   string `json:"host,omitempty"`  // where it was decided; "" is this host
+	Asked  string `json:"asked,omitempty"` // the backup for which this host was to decide later
+}
+
+func (j *Job) forkData() *forkData {
+	if !j.Forked() || !j.Fork.Stored {
+		return nil
+	}
+	return &forkData{j.Fork.Backup, j.Fork.By, j.Fork.Host, j.Fork.Asked}
+}

@@ -1,0 +1,96 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"holdfast/internal/contain"
+)
+
+// Elsewhere tells which instances other hosts have.
+type Elsewhere struct {
+	Writes map[string]string // by instance, the host that has a backup of it under way
+	Claims map[string]Claim  // by instance, a claim of another host
+}
+
+// Elsewhere looks which of the instances other hosts than the host of that identity back up, or
+// have claimed. It changes nothing: some lists, and a read for each session and for each claim of
+// another host on the instances. A host without a sign of life for longer than the silence is left
+// out; 0: none is.
+//
+// The look has no time of the store to compare with, so it takes the time of this host. A sign of
+// life counts while it is no further than the silence from that time, to either side. So a wrong
+// clock hides a living host, or shows a host that is gone for a while, and never for ever.
+func (v *Vault) Elsewhere(ctx context.Context, identity string, silence time.Duration, instances ...string) (Elsewhere, error) {
+	gone := func(sign time.Time) bool { return silence > 0 && time.Since(sign).Abs() > silence }
+	var found Elsewhere
+	g, ctx := contain.WithContext(ctx)
+	g.Go(func() error {
+		hosts, err := v.named(ctx, identity, gone)
+		found.Writes = hosts
+		return err
+	})
+	g.Go(func() (err error) {
+		found.Claims, err = v.claimsOfOthers(ctx, identity, gone, instances)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return Elsewhere{}, fmt.Errorf("look whether other hosts have the instances: %w", err)
+	}
+	for id := range found.Writes {
+		if !slices.Contains(instances, id) {
+			delete(found.Writes, id)
+		}
+	}
+	return found, nil
+}
+
+// claimReads is how many claims are read at a time.
+const claimReads = 8
+
+// claimsOfOthers reads the claims of other hosts on the instances. A
+// claim that goes while it is read, or that is renewed, is left out.
+func (v *Vault) claimsOfOthers(ctx context.Context, identity string, gone func(time.Time) bool, instances []string) (map[string]Claim, error) {
+	prefix := ""
+	if len(instances) == 1 {
+		prefix = instances[0]
+	}
+	listed, err := v.listClaims(ctx, prefix)
+	if err != nil {
+		return nil, err
+	}
+	tag := v.claimTag(identity)
+	found := map[string]Claim{}
+	var mu sync.Mutex
+	g, ctx := contain.WithContext(ctx)
+	g.SetLimit(claimReads)
+	for _, c := range listed {
+		if c.tag == tag || gone(c.Renewed) || !slices.Contains(instances, c.Instance) {
+			continue
+		}
+		g.Go(func() error {
+			ended, err := v.readClaim(ctx, &c)
+			if errors.Is(err, ErrCorrupt) {
+				c.Host, ended, err = damagedClaim, false, nil
+			}
+			if err != nil || ended {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			found[c.Instance] = c
+			return nil
+		})
+	}
+	return found, g.Wait()
+}
+
+// TookOver tells whether the claim took over a claim of the host of that identity.
+func (v *Vault) TookOver(c Claim, identity string) bool {
+	tag := v.claimTag(identity)
+	return slices.ContainsFunc(c.Over, func(o string) bool { return len(o) > len(tag) && o[:len(tag)] == tag })
+}
