@@ -47,8 +47,9 @@ func TestCopyBesidePausedCollector(t *testing.T) {
 	})
 }
 
-// TestPruneWaitsForCopy: a prune of the copy that begins beside a copier waits for it, also where the
-// copier has no key; and a copier whose session somebody has removed says that the copy may lack packs.
+// TestPruneWaitsForCopy: a prune of the copy that begins beside a copier waits for the copier, also
+// where the copier has no key. A copier whose session somebody has removed says that the copy may
+// lack packs.
 func TestPruneWaitsForCopy(t *testing.T) {
 	bothWays(t, func(t *testing.T, keyed bool) {
 		s := newCopySides(t, 2)

@@ -203,8 +203,8 @@ func (c *copier) heldAtDestination(ctx context.Context, refs []BackupRef) (map[s
 }
 
 // announced announces in the destination that backups go, makes sure that nobody is at work there,
-// and deletes their manifests. A process that holds one of the backups finds the announcement, or its session or
-// its hold is found here.
+// and deletes their manifests. A process that holds one of the backups finds the announcement, or
+// its session or its hold is found here.
 func (c *copier) announced(ctx context.Context, refs []BackupRef, manifests []string) (err error) {
 	a, err := c.collects.announce(ctx, refs)
 	defer func() {

@@ -28,10 +28,10 @@ type going struct {
 
 func (v *Vault) goingPrefix() string { return v.info.ID + "/going/" }
 
-// announcement is how a prune or a copy deletes manifests: the announcement names the backups first,
-// so that a process which wants to keep one of them knows that it is too late. It is for one
-// goroutine. A crash leaves objects in going/, and no backup that they name can be held until
-// the next prune has deleted the backup, or until it is known that the process has ended.
+// announcement is how a prune or a copy deletes manifests. The announcement names the backups
+// first, so that a process which wants to keep one of them knows that it is too late. It is for one
+// goroutine. A crash leaves objects in going/. No backup that they name can be held until the next
+// prune has deleted the backup, or until it is known that the process has ended.
 type announcement struct {
 	s    *Session
 	puts map[string][]BackupRef // by the name of the object; also where a put is in doubt
@@ -97,9 +97,9 @@ func (a *announcement) deletes(ctx context.Context, manifests []string) error {
 	return nil
 }
 
-// finish ends the announcement. After failed, the objects stay when a delete may still arrive. When
-// the work succeeded, finish also ends each announcement of another process of which all backups are
-// gone. A nil announcement has nothing to end.
+// finish ends the announcement. After an error, the objects stay when a delete may still arrive.
+// When the work succeeded, finish also ends each announcement of another process of which all
+// backups are gone. A nil announcement has nothing to end.
 func (a *announcement) finish(ctx context.Context, failed error) error {
 	if a == nil || failed != nil && a.sent {
 		return nil

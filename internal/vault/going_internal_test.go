@@ -22,9 +22,9 @@ func (c *countedReads) ReadAt(ctx context.Context, key string, b []byte, off int
 	return c.hooked.ReadAt(ctx, key, b, off)
 }
 
-// TestAnnouncementOfADeadProcess: a hold ends the announcement of a process of its own host that has
-// ended, after the time in which a last delete may arrive. Of a process elsewhere only an operator
-// can say that it has ended; till then a hold is refused, and says who announced the backup.
+// TestAnnouncementOfADeadProcess: a hold ends the announcement of an ended process of its own host,
+// after the time in which a last delete may arrive. Of a process elsewhere only an operator can say
+// that it has ended; till then a hold is refused, and its error names the announcing process.
 func TestAnnouncementOfADeadProcess(t *testing.T) {
 	hold := func(p *scene, m *Manifest) error {
 		_, err := p.v.Hold(p.Context(), SessionOptions{Host: "h"}, referTo(m), "court", time.Time{})

@@ -226,8 +226,8 @@ func (m *copyCheck) wrong(s *kState) string {
 	return ""
 }
 
-// TestProtocolCopy visits all states of two copies, one after the other, beside two collectors of the
-// destination, and shows which rules a copy needs.
+// TestProtocolCopy visits all states of two copies, one after the other, beside two collectors of
+// the destination, and shows which rules a copy needs.
 func TestProtocolCopy(t *testing.T) {
 	all := copyRules{session: true, seeCollectors: true, seeCondemned: true, lookAtPack: true, lookAfter: true, waits: true, readAgain: true}
 	without := func(f func(*copyRules)) copyRules {

@@ -32,8 +32,8 @@ func (v *Vault) readSmall(ctx context.Context, folder, prefix string, limit int6
 }
 
 // readListed reads listed objects below folder, and calls each for one at a time. When an object
-// seems damaged, readListed reads it again over a new connection. With bad, a damaged object is told
-// to bad and is no error. An object that was deleted meanwhile is passed over.
+// seems damaged, readListed reads it again over a new connection. With bad, a damaged object is
+// told to bad and is no error. An object that was deleted meanwhile is passed over.
 func (v *Vault) readListed(ctx context.Context, folder string, infos []obs.Info, each func(id string, object []byte) error, bad func(id string, err error)) error {
 	var mu sync.Mutex
 	g, gctx := contain.WithContext(ctx)
