@@ -53,7 +53,7 @@ func (a *app) command() *cobra.Command {
 		a.backupCommand(), a.restoreCommand(), a.listCommand(), a.lsCommand(), a.catCommand(),
 		a.verifyCommand(), a.checkVolumeCommand(), a.volumeMarkCommand(),
 		a.copyCommand(),
-		a.forgetCommand(), a.unforgetCommand(), a.holdCommand(), a.unholdCommand(), a.pruneCommand(),
+		a.forgetCommand(), a.unforgetCommand(), a.holdCommand(), a.unholdCommand(), a.pruneCommand(), a.statsCommand(),
 		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(), a.throttleCommand(), a.auditCommand(),
 		a.drainCommand(), a.cancelCommand(), a.releaseCommand(), a.resumeCommand(), a.acceptForkCommand(), a.reportsCommand(), a.keptCommand(),
 		a.requestCommand(), a.acceptLossCommand(), a.abandonCommand(), a.claimCommand(),

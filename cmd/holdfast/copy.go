@@ -98,6 +98,7 @@ func (a *app) copy(cmd *cobra.Command, v access, to string, o vault.CopyOptions)
 		p.set(progressLine{Bytes: c.BytesDone, Entries: uint64(c.ObjectsDone)})
 	}
 	o.Warn = func(err error) { a.sideWarning(err.Error()) }
+	o.Session = a.session()
 	report, err := vault.Copy(ctx, from.store, dest, o)
 	p.finish()
 	if err == nil || len(report.Failed) > 0 {
@@ -123,7 +124,8 @@ func (a *app) copyFailure(place string, err error) error {
 	case errors.Is(err, vault.ErrOtherVault):
 		hint = "name another store as --to, or move the other vault away"
 	case errors.Is(err, vault.ErrCollected):
-		hint = "a prune was begun in the copy: let it end (holdfast prune --store URL of the copy), and copy again; use copy --delete-extra to make a copy smaller"
+		hint = "let the prune of the copy end, or run holdfast prune --store URL of the copy, and copy again; holdfast vault sessions --store URL of the copy tells " +
+			"the host of the prune, and --forget removes its session when it has ended for certain; use copy --delete-extra to make a copy smaller"
 	case errors.Is(err, vault.ErrInUse):
 		hint = "holdfast vault sessions --store URL of the copy tells whose"
 	case errors.Is(err, vault.ErrEmptied):

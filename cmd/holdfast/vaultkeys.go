@@ -139,11 +139,20 @@ func (a *app) vaultSessionsCommand() *cobra.Command {
 			"Backups that a host began within ten seconds share one session, by the name of the first.\n" +
 			"A host removes its own sessions by itself with its next one, also after a crash; the sessions of a host\n" +
 			"that will never come back have to be removed with --forget. Should the host be alive all the same, no backup\n" +
-			"is lost: its backups under way begin again, and its restores fail if a prune deletes a pack that they read.",
+			"is lost: its backups under way begin again, and its restores fail if a prune deletes a pack that they read.\n" +
+			"A damaged session counts as work under way, until a prune removes it after a day, or --forget with the session's id\n" +
+			"does. Remove the session of a prune or a copy by its id only when that process has ended for certain: backups whose\n" +
+			"deletion it has announced can be held again.",
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withVault(cmd, v, "vault sessions", func(ctx context.Context, at *vaultAt) error {
-				if forget != "" {
+				switch {
+				case vault.IsSessionID(forget):
+					if err := at.ForgetSession(ctx, forget); err != nil {
+						return err
+					}
+					a.say("forgot session %s", forget)
+				case forget != "":
 					n, err := at.ForgetHost(ctx, forget)
 					if err != nil {
 						return err
@@ -155,7 +164,7 @@ func (a *app) vaultSessionsCommand() *cobra.Command {
 		},
 	}
 	v.flags(cmd)
-	cmd.Flags().StringVar(&forget, "forget", "", "`HOST` that is gone for ever, as the list names it; on this host, sessions whose process may still run stay")
+	cmd.Flags().StringVar(&forget, "forget", "", "`HOST` that is gone for ever, or one session, as the list names them; on this host, with HOST, sessions whose process may still run stay")
 	return cmd
 }
 
@@ -174,9 +183,14 @@ func (a *app) vaultSessions(ctx context.Context, at *vaultAt) error {
 		a.say("no work is under way in %s", at.place)
 		return nil
 	}
-	rows := [][]string{{"HOST", "KIND", "INSTANCE", "PID", "BEGUN"}}
 	for _, s := range all {
-		rows = append(rows, []string{s.Host, s.Kind, dash(s.Instance), fmt.Sprint(s.PID), stamp(s.Begun)})
+		if s.Damaged != "" {
+			a.sideWarning(fmt.Sprintf("session %s: %s", s.ID, s.Damaged))
+		}
+	}
+	rows := [][]string{{"HOST", "KIND", "INSTANCE", "PID", "BEGUN", "SESSION"}}
+	for _, s := range all {
+		rows = append(rows, []string{s.Host, s.Kind, dash(s.Instance), fmt.Sprint(s.PID), stamp(s.Begun), s.ID})
 	}
 	return a.table(rows)
 }

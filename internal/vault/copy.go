@@ -21,7 +21,7 @@ var (
 	// source's vault, or objects of a vault of which nobody can tell which vault it is.
 	ErrOtherVault = errors.New("the destination holds another vault under this id")
 	// ErrCollected says that a collector is at work in the destination, or died there.
-	ErrCollected = errors.New("a collector has condemned packs of the destination")
+	ErrCollected = errors.New("a collector is at work in the destination, or died there")
 	// ErrEmptied says that more than half of a destination
 	// would go, as if somebody had emptied the source.
 	ErrEmptied = errors.New("more than half of the destination would be removed")
@@ -48,6 +48,8 @@ type CopyOptions struct {
 	AllowEmptied bool
 	// DryRun compares the lists and changes nothing.
 	DryRun bool
+	// Session says whose session the copy has in the destination.
+	Session SessionOptions
 	// Progress is called after each object, one call at a time. Nil is allowed.
 	Progress func(CopyProgress)
 	// Warn is told of faults that do no harm to the copy. Nil is allowed.
@@ -111,6 +113,9 @@ type copier struct {
 	o        CopyOptions
 	src, dst *Vault // without keys where the copy has no key
 	from, to copyLists
+	// The sessions of the copy in the destination: as a writer, and as a collector where the copy
+	// removes packs.
+	writes, collects *Session
 
 	kept map[string]bool // backups, instance/id, that the source had at both lists
 
@@ -135,7 +140,7 @@ type copyLists struct {
 
 // keyless is a vault of which only the names of objects are known.
 func keyless(st obs.Store, vid string) *Vault {
-	return &Vault{st: st, info: Info{ID: vid, Name: vid, Store: st.String()}}
+	return &Vault{st: st, info: Info{ID: vid, Name: vid, Store: st.String()}, ledger: newLedger()}
 }
 
 // in is the vault with the same keys in another store.
@@ -181,7 +186,7 @@ func Copy(ctx context.Context, from, to obs.Store, o CopyOptions) (CopyReport, e
 	return c.report, err
 }
 
-func (c *copier) run(ctx context.Context) error {
+func (c *copier) run(ctx context.Context) (err error) {
 	if err := c.list(ctx); err != nil {
 		return err
 	}
@@ -191,6 +196,10 @@ func (c *copier) run(ctx context.Context) error {
 	if c.o.DryRun {
 		return nil
 	}
+	if err := c.join(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.leave(ctx)) }()
 	if err := c.mark(ctx); err != nil {
 		return err
 	}
@@ -219,6 +228,9 @@ func (c *copier) run(ctx context.Context) error {
 			return fmt.Errorf("copy to %s: %d packs and %d manifests that were put are missing there again: "+
 				"find the cause, such as a lifecycle rule that removes objects from the destination, and copy again", c.dst.st, packs, backups)
 		}
+	}
+	if err := c.mine(ctx); err != nil {
+		return err
 	}
 	if err := c.headers(ctx); err != nil {
 		return err

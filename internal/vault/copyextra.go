@@ -99,15 +99,16 @@ func (c *copier) removeExtra(ctx context.Context) error {
 
 // aloneAtDestination is ErrInUse or ErrCollected where others are at work in the destination.
 func (c *copier) aloneAtDestination(ctx context.Context) error {
-	if err := c.noCollector(ctx); err != nil {
+	if err := c.alone(ctx); err != nil {
 		return err
 	}
-	n, err := c.dst.standing(ctx, "sessions")
+	stand, _, err := c.dst.listSessions(ctx, "")
 	if err != nil {
 		return fmt.Errorf("copy: destination: %w", err)
 	}
-	if n > 0 {
-		return fmt.Errorf("copy to %s: %w: %d sessions stand in the destination; wait until they end, or see holdfast vault sessions", c.dst.st, ErrInUse, n)
+	stand = slices.DeleteFunc(stand, func(info obs.Info) bool { return c.owns(c.dst.sessionOf(info)) })
+	if len(stand) > 0 {
+		return fmt.Errorf("copy to %s: %w: %d sessions stand in the destination; wait until they end, or see holdfast vault sessions", c.dst.st, ErrInUse, len(stand))
 	}
 	return nil
 }
@@ -179,8 +180,7 @@ func (c *copier) removeBackups(ctx context.Context, refs []BackupRef) error {
 	for i, ref := range refs {
 		keys[i] = c.dst.manifestKey(ref.Instance, ref.ID)
 	}
-	err := c.announced(ctx, refs, func() error { return c.dst.st.Delete(ctx, keys...) })
-	if err != nil {
+	if err := c.announced(ctx, refs, keys); err != nil {
 		return fmt.Errorf("remove the backups that the source has forgotten: %w", err)
 	}
 	now, err := c.dst.Backups(ctx, "")

@@ -203,27 +203,16 @@ func (c *copier) heldAtDestination(ctx context.Context, refs []BackupRef) (map[s
 }
 
 // announced announces in the destination that backups go, makes sure that nobody is at work there,
-// and calls do. A process that holds one of the backups finds the announcement, or its session or
-// its hold is found here.
-func (c *copier) announced(ctx context.Context, refs []BackupRef, do func() error) (err error) {
-	p := &prune{v: c.dst}
+// and deletes their manifests. A process that holds one of the backups finds the announcement, or
+// its session or its hold is found here.
+func (c *copier) announced(ctx context.Context, refs []BackupRef, manifests []string) (err error) {
+	a, err := c.collects.announce(ctx, refs)
 	defer func() {
-		if err == nil {
-			err = p.endGoing(ctx)
-			return
-		}
-		if p.sent {
-			return // a delete may still arrive, so the announcement stays until the next copy
-		}
 		within, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 		defer cancel()
-		var keys []string
-		for id := range p.goings { // also where a put is in doubt
-			keys = append(keys, c.dst.goingPrefix()+id)
-		}
-		err = errors.Join(err, c.dst.st.Delete(within, keys...))
+		err = errors.Join(err, a.finish(within, err))
 	}()
-	if err := p.putGoing(ctx, "", refs); err != nil {
+	if err != nil {
 		return fmt.Errorf("copy: destination: %w", err)
 	}
 	if err := c.aloneAtDestination(ctx); err != nil {
@@ -236,6 +225,5 @@ func (c *copier) announced(ctx context.Context, refs []BackupRef, do func() erro
 	for name := range held {
 		return fmt.Errorf("copy to %s: %w: somebody put a hold on backup %s meanwhile; copy again", c.dst.st, ErrInUse, name)
 	}
-	p.sent = true
-	return do()
+	return a.deletes(ctx, manifests)
 }

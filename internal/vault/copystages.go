@@ -229,19 +229,6 @@ func (c *copier) prolong(ctx context.Context, packs []PackRef) error {
 	return nil
 }
 
-// noCollector is ErrCollected where a condemnation stands in the destination: packs that were put
-// again under their old names would go with it.
-func (c *copier) noCollector(ctx context.Context) error {
-	n, err := c.dst.standing(ctx, "condemned")
-	if err != nil {
-		return fmt.Errorf("copy: destination: %w", err)
-	}
-	if n > 0 {
-		return fmt.Errorf("copy to %s: %w", c.dst.st, ErrCollected)
-	}
-	return nil
-}
-
 // confirm looks whether no collector is at work in the destination, and then whether the
 // destination has the packs that were copied or found there. It returns how many packs are missing.
 //

@@ -21,11 +21,7 @@ import (
 
 const (
 	forgottenMagic = "HFFORG\x00\x01"
-	goingMagic     = "HFGOIN\x00\x01"
 	maxMark        = 1 << 16
-	// maxGoing is how many backups one announcement names; a prune puts several.
-	maxGoing       = 1 << 12
-	maxGoingObject = 1 << 20
 	maxReason      = 1 << 10 // bytes of a reason
 )
 
@@ -38,15 +34,7 @@ type Forgotten struct {
 	keys   []string  // of the marks of the backup; several where two hosts forgot it at once
 }
 
-// going announces that a prune deletes the manifests of backups.
-type going struct {
-	Session string   `cbor:"1,keyasint"` // id of the prune's; "" of a copy
-	Backups []string `cbor:"2,keyasint"` // instance/id
-}
-
 func (v *Vault) forgottenPrefix() string { return v.info.ID + "/forgotten/" }
-
-func (v *Vault) goingPrefix() string { return v.info.ID + "/going/" }
 
 // refOfName is RefOf of instance/id.
 func refOfName(name string) (BackupRef, bool) {
@@ -133,9 +121,6 @@ func (v *Vault) putMark(ctx context.Context, m Forgotten) error {
 	return nil
 }
 
-// ErrTooLate says that a prune is deleting a backup, or has deleted it.
-var ErrTooLate = errors.New("too late: a prune deletes the backup, or has deleted it")
-
 // Unforget takes the mark of a backup away. nil says that no prune deletes the
 // backup because of that mark. ErrTooLate where a prune does already; then the
 // mark is back. ErrSessionGone where an operator removed this session meanwhile:
@@ -167,46 +152,26 @@ func (v *Vault) save(ctx context.Context, o SessionOptions, ref BackupRef, do, u
 	if err := do(ctx); err != nil {
 		return err
 	}
-	all, err := v.readGoing(ctx)
+	g, err := v.announcedBy(ctx, o, ref)
 	if err != nil {
 		return err
 	}
-	late := false
-	for _, g := range all {
-		late = late || slices.Contains(g.Backups, fullName(ref))
+	late := &TooLateError{Backup: fullName(ref)}
+	if g != nil {
+		late.Host, late.Session = g.Host, g.Session
+		return errors.Join(late, undo(ctx))
 	}
-	if !late {
-		_, err := v.st.Stat(ctx, v.manifestKey(ref.Instance, ref.ID))
-		if late = errors.Is(err, obs.ErrNotFound); err != nil && !late {
-			return fmt.Errorf("look at the backup: %w", err)
-		}
-	}
-	if late {
-		return errors.Join(fmt.Errorf("%w: %s", ErrTooLate, fullName(ref)), undo(ctx))
+	switch _, err := v.st.Stat(ctx, v.manifestKey(ref.Instance, ref.ID)); {
+	case errors.Is(err, obs.ErrNotFound):
+		return errors.Join(late, undo(ctx))
+	case err != nil:
+		return fmt.Errorf("look at the backup: %w", err)
 	}
 	there, err := v.sessionThere(ctx, s.id)
 	if err == nil && !there {
 		return fmt.Errorf("%w: try again, to find out whether the change came in time", ErrSessionGone)
 	}
 	return err
-}
-
-// readGoing returns the announcements of prunes by their names. An announcement that does not open
-// is an error.
-func (v *Vault) readGoing(ctx context.Context) (map[string]going, error) {
-	all := map[string]going{}
-	err := v.readSmall(ctx, v.goingPrefix(), "", maxGoingObject, condemnedPattern.MatchString, func(id string, object []byte) error {
-		var g going
-		if err := v.openSmall("going", goingMagic, v.goingPrefix(), id, object, &g); err != nil {
-			return err
-		}
-		all[id] = g
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the announcements of prunes: %w", err)
-	}
-	return all, nil
 }
 
 // newestOfAll is the reason for which the newest backups of an instance are kept.
@@ -284,7 +249,7 @@ func (v *Vault) Keeps(ctx context.Context, refs []BackupRef, now time.Time) (*Ke
 		return nil, err
 	}
 	for _, s := range all {
-		if s.body.Kind == kindReader {
+		if s.mayRead() {
 			k.read = append(k.read, s)
 		}
 	}
@@ -311,14 +276,24 @@ func (v *Vault) CheckClock(ctx context.Context, o SessionOptions) error {
 
 // checkClock is CheckClock by a session that was put just now.
 func (s *Session) checkClock(ctx context.Context, now time.Time) error {
-	info, err := s.v.st.Stat(ctx, s.v.sessionsPrefix()+s.id)
+	at, err := s.storeTime(ctx)
 	if err != nil {
-		return fmt.Errorf("look at the store's clock: %w", err)
+		return err
 	}
-	if off := now.Sub(info.Modified); !info.Modified.IsZero() && (off > maxSkew || off < -maxSkew) {
+	if off := now.Sub(at); !at.IsZero() && (off > maxSkew || off < -maxSkew) {
 		return fmt.Errorf("%w by %v: set the clock of this host, or of the store, and try again", ErrClock, off.Round(time.Second))
 	}
 	return nil
+}
+
+// storeTime returns when the session was put, by the store's clock. It is zero where the store does
+// not tell its time.
+func (s *Session) storeTime(ctx context.Context) (time.Time, error) {
+	info, err := s.v.st.Stat(ctx, s.v.sessionsPrefix()+s.id)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("look at the store's clock: %w", err)
+	}
+	return info.Modified, nil
 }
 
 // lockedUntil returns until when the store locks the objects that are locked at that time. It takes

@@ -23,6 +23,7 @@ type rules struct {
 	collectorDoesNotWait   bool // C4 is left out
 	writerIgnoresCondemned bool // W2 is left out
 	writerForgetsDoubt     bool // the session ends although the manifest's put was not answered
+	writerEndsEarly        bool // the session ends before the manifest is put, and W7 is left out
 }
 
 // TestModel interleaves writers, collectors, deletions, rekeys and faults at random, and
@@ -70,6 +71,7 @@ func TestModelFindsBrokenProtocols(t *testing.T) {
 		"collector does not wait":  {rules{collectorDoesNotWait: true}, 211},
 		"writer ignores condemned": {rules{writerIgnoresCondemned: true}, 606},
 		"writer forgets doubt":     {rules{writerForgetsDoubt: true}, 565},
+		"writer ends early":        {rules{writerEndsEarly: true}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var sum tally

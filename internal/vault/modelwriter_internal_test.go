@@ -196,8 +196,7 @@ func (a *writer) commit(v *Vault) error {
 	}
 	g.want[m.ID] = slices.Clone(a.chunks)
 	g.sessionOf[m.ID] = a.s.id
-	err = a.s.WriteManifest(g.ctx, m)
-	if err != nil {
+	if err := a.writeManifest(v, m); err != nil {
 		return err
 	}
 	g.sum.Backups++
@@ -216,6 +215,23 @@ func (a *writer) commit(v *Vault) error {
 		}
 		return nil
 	})
+}
+
+// writeManifest stores the manifest under the session, or after its end where the rules of the game
+// break W9: then a collector comes between.
+func (a *writer) writeManifest(v *Vault, m *Manifest) error {
+	if !a.g.rules.writerEndsEarly {
+		return a.s.WriteManifest(a.g.ctx, m)
+	}
+	if err := a.s.End(a.g.ctx); err != nil {
+		return err
+	}
+	c := newCollector(&view{g: a.g, sound: true})
+	for range 2 * len(pruneSteps) { // other writers may keep it waiting
+		c.step()
+	}
+	c.ended()
+	return v.WriteManifest(a.g.ctx, m)
 }
 
 // giveUp ends a writer whose process goes on.

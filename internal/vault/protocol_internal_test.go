@@ -23,6 +23,7 @@ type protocolRules struct {
 	newSession    bool // under a new session, which is still there in the end
 	listAgain     bool // none of the packs is condemned
 	lookAtAll     bool // all packs are there
+	endsLast      bool // W9: the session ends after W7, not before W6
 	waitFirst     bool // C1
 	waitCondemned bool // C4
 	readAgain     bool // C5
@@ -37,7 +38,7 @@ type protocolRules struct {
 func theProtocol() protocolRules {
 	return protocolRules{
 		sessionFirst: true, avoid: true, lookAtPacks: true, lookBefore: true, keepInDoubt: true, lookAfter: true,
-		longer: true, newSession: true, listAgain: true, lookAtAll: true,
+		longer: true, newSession: true, listAgain: true, lookAtAll: true, endsLast: true,
 		waitFirst: true, waitCondemned: true, readAgain: true, waitReaders: true, waitGone: true, sweep: true,
 	}
 }
@@ -259,20 +260,22 @@ func (m *protocolCheck) wrong(s *pState) string {
 // search visits the states that can be reached, the nearest first, until one is wrong or there are
 // too many.
 func (m *protocolCheck) search(most int) (wrong string, states int, cutOff bool) {
-	seen := map[pState]struct{}{}
-	first := pState{packs: 1 << firstBackup, ever: 1 << firstBackup, manifests: 1 << firstBackup}
-	queue := []pState{first}
-	seen[first] = struct{}{}
+	return searchStates(pState{packs: 1 << firstBackup, ever: 1 << firstBackup, manifests: 1 << firstBackup}, m.next, m.wrong, most)
+}
+
+func searchStates[S comparable](first S, next func(S, func(S)), wrong func(*S) string, most int) (broken string, states int, cutOff bool) {
+	seen := map[S]struct{}{first: {}}
+	queue := []S{first}
 	for len(queue) > 0 {
 		s := queue[0]
 		queue = queue[1:]
-		if wrong = m.wrong(&s); wrong != "" {
-			return wrong, len(seen), false
+		if broken = wrong(&s); broken != "" {
+			return broken, len(seen), false
 		}
 		if len(seen) >= most {
 			return "", len(seen), true
 		}
-		m.next(s, func(n pState) {
+		next(s, func(n S) {
 			if _, ok := seen[n]; !ok {
 				seen[n] = struct{}{}
 				queue = append(queue, n)

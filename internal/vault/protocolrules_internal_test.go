@@ -42,6 +42,7 @@ func TestProtocolNeedsItsRules(t *testing.T) {
 		"W8 new session":          {check: one(without(func(p *protocolRules) { p.newSession = false }), both, "S"), wrong: "S"},
 		"W8 list":                 {check: one(without(func(p *protocolRules) { p.listAgain = false }), operator, "S"), wrong: "S"},
 		"W8 all packs":            {check: one(without(func(p *protocolRules) { p.lookAtAll = false }), operator, "S"), wrong: "S"},
+		"W9 ends last":            {check: one(without(func(p *protocolRules) { p.endsLast, p.lookAfter = false, false }), protocolFaults{}, "S"), wrong: "S"},
 		"C1 spares work":          {check: one(without(func(p *protocolRules) { p.waitFirst = false }), operator, "")},
 		"C4 waits":                {check: one(without(func(p *protocolRules) { p.waitCondemned = false }), protocolFaults{}, "S"), wrong: "S"},
 		"C5 reads again":          {check: one(without(func(p *protocolRules) { p.readAgain = false }), protocolFaults{}, "S"), wrong: "S"},

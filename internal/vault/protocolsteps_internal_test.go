@@ -38,6 +38,10 @@ func (m *protocolCheck) writer(s pState, i int, out func(pState)) {
 	case wBefore:
 		fork(!m.rules.lookBefore || s.sessions&bit != 0, wManifest, wEnds)
 	case wManifest:
+		if s.sessions&bit != 0 && !m.rules.endsLast {
+			step(func(n *pState, _ *pWriter) { n.sessions &^= bit })
+			return
+		}
 		m.putManifest(s, i, step)
 	case wDoubt:
 		to(wManifest)

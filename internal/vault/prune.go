@@ -84,14 +84,6 @@ func (e *WaitsError) Error() string {
 	return "the prune gave up, after it had waited too long for " + strings.Join(all, "; ")
 }
 
-func describeSession(s SessionInfo) string {
-	what := s.Kind
-	if s.Instance != "" {
-		what += " of " + s.Instance
-	}
-	return fmt.Sprintf("%s on host %s, session begun %s", what, s.Host, s.Begun.UTC().Format(time.RFC3339))
-}
-
 // Prune deletes forgotten backups whose grace is over, and the packs that no manifest names.
 // *WaitsError where the prune gave up: unless the prune has deleted packs, nothing is condemned any
 // more. ErrClock where backups are due and the clocks differ.
@@ -127,7 +119,7 @@ func (p *prune) run(ctx context.Context) error {
 			}
 		}
 		if err != nil {
-			return errors.Join(err, p.giveUp(ctx))
+			return errors.Join(err, p.giveUp(ctx, err))
 		}
 		if p.o.Progress != nil {
 			p.o.Progress(p.report)

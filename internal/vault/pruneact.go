@@ -178,7 +178,7 @@ func (p *prune) end(ctx context.Context) (bool, error) {
 // giveUp ends the announcements of this run. As long as the run has sent no delete of a pack,
 // giveUp takes the condemnations away too; later they stay, and the next prune condemns the same
 // packs.
-func (p *prune) giveUp(ctx context.Context) error {
+func (p *prune) giveUp(ctx context.Context, failed error) error {
 	if p.s == nil {
 		return nil
 	}
@@ -190,19 +190,14 @@ func (p *prune) giveUp(ctx context.Context) error {
 			keys = append(keys, p.v.condemnedPrefix()+id)
 		}
 	}
-	if !p.sent {
-		for id := range p.goings {
-			keys = append(keys, p.v.goingPrefix()+id)
-		}
-	}
 	slices.Sort(keys)
 	var err error
 	if len(keys) > 0 {
 		if derr := p.v.st.Delete(within, keys...); derr != nil {
-			err = fmt.Errorf("take the announcements of the prune back: %w", derr)
+			err = fmt.Errorf("take the condemnations of the prune back: %w", derr)
 		}
 	}
-	return errors.Join(err, p.s.End(within))
+	return errors.Join(err, p.going.finish(within, failed), p.s.End(within))
 }
 
 // condemnations returns the packs of all condemnations by their names.

@@ -66,41 +66,15 @@ func (p *prune) announce(ctx context.Context) (bool, error) {
 	for i, m := range due {
 		refs[i] = m.Backup
 	}
-	return false, p.putGoing(ctx, p.s.id, refs)
-}
-
-// putGoing announces the backups. session is the id of the prune's session; "" for a copy.
-func (p *prune) putGoing(ctx context.Context, session string, all []BackupRef) error {
-	p.goings = map[string][]BackupRef{}
-	for refs := range slices.Chunk(all, maxGoing) {
-		g := going{Session: session}
-		for _, ref := range refs {
-			g.Backups = append(g.Backups, fullName(ref))
-		}
-		id := randomName()
-		object, err := p.v.sealSmall("going", goingMagic, id, &g)
-		if err != nil {
-			return err
-		}
-		p.goings[id] = refs
-		if err := p.v.st.Put(ctx, p.v.goingPrefix()+id, object); err != nil {
-			return fmt.Errorf("announce which backups are deleted: %w", err)
-		}
-	}
-	return nil
+	p.going, err = p.s.announce(ctx, refs)
+	return false, err
 }
 
 // deleteForgotten deletes the manifests of the announced backups that are still forgotten and that
 // nothing keeps. Every process that kept a backup without a look at the announcement has ended, so
 // deleteForgotten sees its hold, or misses the mark.
 func (p *prune) deleteForgotten(ctx context.Context) (bool, error) {
-	if len(p.goings) > 0 {
-		announced := map[string]bool{}
-		for _, refs := range p.goings {
-			for _, ref := range refs {
-				announced[fullName(ref)] = true
-			}
-		}
+	if announced := p.going.names(); len(announced) > 0 {
 		due, err := p.due(ctx)
 		if err != nil {
 			return false, err
@@ -110,7 +84,7 @@ func (p *prune) deleteForgotten(ctx context.Context) (bool, error) {
 			return false, err
 		}
 	}
-	return false, p.endGoing(ctx)
+	return false, p.going.finish(ctx, nil)
 }
 
 func (p *prune) deleteBackups(ctx context.Context, due []Forgotten) error {
@@ -133,47 +107,13 @@ func (p *prune) deleteBackups(ctx context.Context, due []Forgotten) error {
 			}
 			manifests, marks = append(manifests, key), append(marks, m.keys...)
 		}
-		p.sent = true
-		if err := p.v.st.Delete(ctx, manifests...); err != nil {
-			return fmt.Errorf("delete the manifests of forgotten backups: %w", err)
+		if err := p.going.deletes(ctx, manifests); err != nil {
+			return fmt.Errorf("forgotten backups: %w", err)
 		}
-		p.sent = false
 		p.report.Forgotten += len(manifests)
 		if err := p.v.st.Delete(ctx, marks...); err != nil {
 			return fmt.Errorf("delete the marks of forgotten backups: %w", err)
 		}
 	}
-	return nil
-}
-
-// endGoing ends the announcements of this run, and each announcement of another prune of which all
-// backups are gone.
-func (p *prune) endGoing(ctx context.Context) error {
-	all, err := p.v.readGoing(ctx)
-	if err != nil {
-		return err
-	}
-	var keys []string
-	there := map[string]bool{}
-	if len(all) > len(p.goings) {
-		refs, err := p.v.Backups(ctx, "")
-		if err != nil {
-			return err
-		}
-		for _, ref := range refs {
-			there[fullName(ref)] = true
-		}
-	}
-	for id, g := range all {
-		_, own := p.goings[id]
-		if own || !slices.ContainsFunc(g.Backups, func(name string) bool { return there[name] }) {
-			keys = append(keys, p.v.goingPrefix()+id)
-		}
-	}
-	slices.Sort(keys)
-	if err := p.v.st.Delete(ctx, keys...); err != nil {
-		return fmt.Errorf("end the announcement of deleted backups: %w", err)
-	}
-	p.goings = nil
 	return nil
 }

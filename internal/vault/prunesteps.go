@@ -27,13 +27,10 @@ type prune struct {
 	o PruneOptions
 	s *Session
 
-	at     int           // step
-	packs  *packSet      // in the set: the packs to delete
-	waits  []SessionInfo // sessions that the step waits for
-	goings map[string][]BackupRef
-	// sent says that a delete of manifests has no answer. It may still
-	// arrive, so nobody may be told that the announced backups stay.
-	sent     bool
+	at       int                 // step
+	packs    *packSet            // in the set: the packs to delete
+	waits    []SessionInfo       // sessions that the step waits for
+	going    *announcement       // of the backups that this run deletes
 	read     map[string]bool     // manifests that were read, instance/id
 	unlisted map[PackID]bool     // packs that a manifest names and that the list did not have
 	own      map[string][]PackID // condemnations of this run
@@ -99,7 +96,14 @@ func (p *prune) begin(ctx context.Context) (bool, error) {
 	if err := p.v.removeEnded(ctx, me); err != nil {
 		p.o.Warn(err)
 	}
-	return false, nil
+	if err := p.v.sweepSessions(ctx); err != nil {
+		p.o.Warn(err)
+	}
+	now, err := s.storeTime(ctx)
+	if err != nil {
+		return false, err
+	}
+	return false, p.v.removeDamaged(ctx, now, p.o.Warn)
 }
 
 func (p *prune) listPacks(ctx context.Context) (bool, error) {
@@ -110,7 +114,7 @@ func (p *prune) listPacks(ctx context.Context) (bool, error) {
 
 // seeWriters lists the sessions of writers, which this prune waits for.
 func (p *prune) seeWriters(ctx context.Context) (bool, error) {
-	return false, p.see(ctx, func(s SessionInfo) bool { return s.body.Kind != kindCollector && s.body.Kind != kindReader })
+	return false, p.see(ctx, func(s SessionInfo) bool { return s.writes() })
 }
 
 // seeWritersOfCondemned is seeWriters where this run condemned anything.
@@ -131,11 +135,10 @@ func (p *prune) seeWritersOfGone(ctx context.Context) (bool, error) {
 
 // seeReaders lists the sessions of readers that may read a backup whose manifest is gone.
 func (p *prune) seeReaders(ctx context.Context) (bool, error) {
-	return false, p.see(ctx, func(s SessionInfo) bool { return s.body.Kind == kindReader && !p.read[s.Instance] })
+	return false, p.see(ctx, func(s SessionInfo) bool { return s.mayRead() && !p.read[s.Instance] })
 }
 
-// see reads the sessions. A session that does not open is an error: it may be the session of a
-// writer.
+// see reads the sessions. A session that does not open may be the session of a writer or reader.
 func (p *prune) see(ctx context.Context, wanted func(SessionInfo) bool) error {
 	all, err := p.v.Sessions(ctx)
 	if err != nil {
@@ -158,11 +161,12 @@ func (p *prune) wait(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	there := map[string]bool{}
-	for info, err := range p.v.st.List(ctx, p.v.sessionsPrefix()) {
-		if err != nil {
-			return false, fmt.Errorf("list the sessions: %w", err)
-		}
-		there[info.Key[len(p.v.sessionsPrefix()):]] = true
+	stand, _, err := p.v.listSessions(ctx, "")
+	if err != nil {
+		return false, err
+	}
+	for _, info := range stand {
+		there[p.v.sessionOf(info)] = true
 	}
 	n := len(p.waits)
 	p.waits = slices.DeleteFunc(p.waits, func(s SessionInfo) bool { return !there[s.ID] })

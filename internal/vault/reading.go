@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 )
 
 // Reads names the backups that a reader reads: one backup, all backups of an
@@ -65,24 +64,4 @@ func (v *Vault) ReadUnder(ctx context.Context, o SessionOptions, reads string, r
 		warn(serr)
 	}
 	return err
-}
-
-// reads tells whether the session is of a reader that may read the backup.
-func (s *SessionInfo) reads(ref BackupRef) bool {
-	return s.body.Kind == kindReader && strings.HasPrefix(ref.Instance+"/"+ref.ID, s.Instance)
-}
-
-// kindName is a kind of sessions in a word.
-func kindName(kind int) string {
-	switch kind {
-	case kindWriter:
-		return "backup"
-	case kindCollector:
-		return "prune"
-	case kindReader:
-		return "reader"
-	case kindNaming:
-		return "instance"
-	}
-	return "unknown"
 }

@@ -85,7 +85,8 @@ const (
 	hastyEnd = time.Second
 )
 
-var sessionPattern = regexp.MustCompile(`^[0-9a-f]{16}-[0-9a-f]{32}$`)
+// A session's name tells whether a collector put the session, so that a copier without a key knows.
+var sessionPattern = regexp.MustCompile(`^[0-9a-f]{16}-[0-9a-f]{32}(` + pruneSuffix + `)?$`)
 
 // running are the ids of the sessions that this process has under way. A session that
 // names this process and is not in here has ended, but its object could not be deleted.
@@ -97,6 +98,9 @@ func (v *Vault) sessionsPrefix() string { return v.info.ID + "/sessions/" }
 // its own without reading the others'. All state folders of a machine have
 // it in common; where there is no machine id, the identity stands for it.
 func (v *Vault) hostTag(p process) string {
+	if !v.hasKey() {
+		return plainTag
+	}
 	k := format.Subkey(v.meta, "host", []byte(cmp.Or(p.Machine, p.Identity)))
 	return hex.EncodeToString(k[:8])
 }
@@ -137,7 +141,10 @@ func (v *Vault) putSession(ctx context.Context, kind int, o SessionOptions, me p
 	var r [16]byte
 	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
 	s := &Session{v: v, id: v.hostTag(me) + "-" + hex.EncodeToString(r[:]), options: o}
-	object, err := v.sealSmall("session", sessionMagic, s.id, &sessionBody{
+	if kind == kindCollector {
+		s.id += pruneSuffix
+	}
+	object, err := v.sealSession(s.id, &sessionBody{
 		Kind: kind, Host: o.Host, Instance: o.Instance, Begun: time.Now().UTC(), Process: me,
 	})
 	if err != nil {
@@ -163,12 +170,12 @@ func (v *Vault) removeEnded(ctx context.Context, me observer) error {
 	})
 	var ended []string
 	for _, s := range all {
-		if me.is(s.body.Process) || me.ended(s.body.Process, s.Host) {
-			ended = append(ended, v.sessionsPrefix()+s.ID)
+		if s.Damaged == "" && (me.is(s.body.Process) || me.ended(s.body.Process, s.Host)) {
+			ended = append(ended, s.ID)
 		}
 	}
 	if len(ended) > 0 {
-		err = errors.Join(err, v.st.Delete(ctx, ended...))
+		err = errors.Join(err, v.removeSessions(ctx, ended...))
 	}
 	if err != nil {
 		return fmt.Errorf("remove sessions that ended: %w", err)
@@ -220,71 +227,9 @@ func (s *Session) remove(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
-	if err := s.v.st.Delete(ctx, s.v.sessionsPrefix()+s.id); err != nil {
+	if err := s.v.removeSessions(ctx, s.id); err != nil {
 		s.v.ledger.leave(s.id)
 		return fmt.Errorf("remove session: %w", err)
 	}
 	return nil
-}
-
-// SessionInfo describes a session that is in the store.
-type SessionInfo struct {
-	ID   string `json:"id"`
-	Host string `json:"host"`
-	// Kind is "backup", "instance" (see Naming), "reader", "prune", or "unknown" for a kind of a
-	// later version.
-	Kind string `json:"kind"`
-	// Instance is the instance of a backup, or names the backups that a reader reads (see Reads).
-	Instance string    `json:"instance"`
-	PID      int       `json:"pid"`
-	Begun    time.Time `json:"begun"` // by that host's clock
-	body     sessionBody
-}
-
-// Sessions returns the sessions of the vault, by host and instance.
-func (v *Vault) Sessions(ctx context.Context) ([]SessionInfo, error) {
-	all, err := v.readSessions(ctx, "", sessionPattern.MatchString)
-	slices.SortFunc(all, func(a, b SessionInfo) int {
-		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.ID, b.ID))
-	})
-	return all, err
-}
-
-// ForgetHost removes the sessions of a host that is gone for ever, and returns how
-// many. Of this host's own it leaves those whose process may still run. Should
-// the host be alive after all, its backups under way notice and begin anew.
-func (v *Vault) ForgetHost(ctx context.Context, host string) (int, error) {
-	all, err := v.readSessions(ctx, "", sessionPattern.MatchString)
-	if err != nil {
-		return 0, err
-	}
-	me := observe(SessionOptions{Host: host})
-	var gone []string
-	for _, s := range all {
-		p := s.body.Process
-		if s.Host == host && (p.Boot != me.Boot || me.ended(p, s.Host)) {
-			gone = append(gone, v.sessionsPrefix()+s.ID)
-		}
-	}
-	if err := v.st.Delete(ctx, gone...); err != nil {
-		return 0, fmt.Errorf("remove sessions: %w", err)
-	}
-	return len(gone), nil
-}
-
-// readSessions reads the sessions whose names begin with prefix and
-// that are wanted, and the readable ones when some are damaged.
-func (v *Vault) readSessions(ctx context.Context, prefix string, wanted func(id string) bool) ([]SessionInfo, error) {
-	var all []SessionInfo
-	var failed error
-	err := v.readSmall(ctx, v.sessionsPrefix(), prefix, maxSession, wanted, func(id string, object []byte) error {
-		var b sessionBody
-		if err := v.openSmall("session", sessionMagic, v.sessionsPrefix(), id, object, &b); err != nil {
-			failed = errors.Join(failed, err)
-			return nil
-		}
-		all = append(all, SessionInfo{ID: id, Host: b.Host, Kind: kindName(b.Kind), Instance: b.Instance, PID: b.Process.PID, Begun: b.Begun, body: b})
-		return nil
-	})
-	return all, errors.Join(err, failed)
 }

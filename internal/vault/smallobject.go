@@ -18,21 +18,31 @@ import (
 // readSmall reads the objects below folder whose names begin with prefix and that are wanted,
 // and calls each for one at a time. An object that was deleted meanwhile is passed over.
 func (v *Vault) readSmall(ctx context.Context, folder, prefix string, limit int64, wanted func(id string) bool, each func(id string, object []byte) error) error {
-	var mu sync.Mutex
-	g, gctx := contain.WithContext(ctx)
-	g.SetLimit(8)
+	var infos []obs.Info
 	for info, err := range v.st.List(ctx, folder+prefix) {
 		if err != nil {
-			return errors.Join(fmt.Errorf("list %s: %w", folder, err), g.Wait())
+			return fmt.Errorf("list %s: %w", folder, err)
 		}
-		id := strings.TrimPrefix(info.Key, folder)
-		if !wanted(id) {
-			continue
-		}
-		g.Go(func() error {
+		if wanted(strings.TrimPrefix(info.Key, folder)) {
 			if info.Size > limit {
 				return &CorruptError{Object: info.Key, Reason: fmt.Sprintf("has %d bytes, more than the %d of its kind", info.Size, limit)}
 			}
+			infos = append(infos, info)
+		}
+	}
+	return v.readListed(ctx, folder, infos, each, nil)
+}
+
+// readListed reads listed objects below folder, and calls each for one at a time. When an object
+// seems damaged, readListed reads it again over a new connection. With bad, a damaged object is
+// told to bad and is no error. An object that was deleted meanwhile is passed over.
+func (v *Vault) readListed(ctx context.Context, folder string, infos []obs.Info, each func(id string, object []byte) error, bad func(id string, err error)) error {
+	var mu sync.Mutex
+	g, gctx := contain.WithContext(ctx)
+	g.SetLimit(8)
+	for _, info := range infos {
+		g.Go(func() error {
+			id := strings.TrimPrefix(info.Key, folder)
 			_, err := secondlook.Read(gctx, v.st, info.Key, func(ctx context.Context) (none struct{}, err error) {
 				object := make([]byte, info.Size)
 				n, err := v.st.ReadAt(ctx, info.Key, object, 0)
@@ -45,7 +55,13 @@ func (v *Vault) readSmall(ctx context.Context, folder, prefix string, limit int6
 				defer mu.Unlock()
 				return none, each(id, object)
 			})
-			return err
+			if bad == nil || !secondlook.Damaged(err) {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			bad(id, err)
+			return nil
 		})
 	}
 	return g.Wait()

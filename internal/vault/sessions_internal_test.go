@@ -1,0 +1,115 @@
+package vault
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/internal/obs"
+)
+
+// damage puts an object that does not open in the place of a session.
+func (p *scene) damage(suffix string) (id string) {
+	p.Helper()
+	id = strings.Repeat("0", 16) + "-" + strings.Repeat("1", 32) + suffix
+	p.must(p.v.st.Put(p.Context(), p.v.sessionsPrefix()+id, []byte("junk")))
+	return id
+}
+
+// TestDamagedSession: a prune waits for a damaged session as for a backup and names it, and
+// removes it when it stands for a day by the clock of the store. An operator removes it at once.
+func TestDamagedSession(t *testing.T) {
+	for name, end := range map[string]func(p *scene, id string){
+		"by the operator": func(p *scene, id string) { p.must(p.v.ForgetSession(p.Context(), id)) },
+		"by a day":        func(*scene, string) { time.Sleep(damagedStands) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newScene(t)
+				all := p.backups(2)
+				p.forget(all[0])
+				id := p.damage("")
+				var warned error
+				o := pruneNow()
+				o.Wait, o.Poll, o.Warn = time.Minute, time.Second, func(err error) { warned = errors.Join(warned, err) }
+				var waits *WaitsError
+				if _, err := p.v.Prune(t.Context(), o); !errors.As(err, &waits) || !strings.Contains(err.Error(), "--forget "+id) {
+					t.Errorf("prune: %v", err)
+				}
+				if !errors.Is(warned, ErrCorrupt) && !strings.Contains(warned.Error(), id) || !p.there(all[0]) {
+					t.Errorf("warned of %v; the backup is there: %v", warned, p.there(all[0]))
+				}
+				sessions, err := p.v.Sessions(t.Context())
+				if err != nil || len(sessions) != 1 || sessions[0].Kind != "damaged" || sessions[0].Damaged == "" {
+					t.Errorf("sessions: %+v, %v", sessions, err)
+				}
+				kept, err := p.v.Keeps(t.Context(), nil, time.Now())
+				if err != nil || len(kept.Why(referTo(all[0]))) == 0 {
+					t.Errorf("a damaged session may be a reader's: %v", err)
+				}
+				end(p, id)
+				if r, err := p.v.Prune(t.Context(), o); err != nil || r.Forgotten != 1 || p.there(all[0]) {
+					t.Errorf("prune: %+v, %v", r, err)
+				}
+				if left := p.left("sessions"); len(left) > 0 {
+					t.Errorf("left: %q", left)
+				}
+			})
+		})
+	}
+}
+
+// TestDamagedSessionOfACollector: nobody waits for a collector, and a backup does not read the
+// sessions of others.
+func TestDamagedSessionOfACollector(t *testing.T) {
+	p := newScene(t)
+	p.damage(pruneSuffix)
+	p.pack()
+	if r := p.prune(); r.Deleted != 1 {
+		t.Errorf("prune: %+v", r)
+	}
+	p.must(p.begin(p.v).End(t.Context()))
+	if err := p.v.ForgetSession(t.Context(), strings.Repeat("a", 16)+"-"+strings.Repeat("b", 32)); !errors.Is(err, ErrSessionGone) {
+		t.Errorf("a session that is not there: %v", err)
+	}
+}
+
+// TestSessionThatMayNotBeDeleted: with credentials that delete nothing, an ended session is marked;
+// no later session of the host reads it, no prune waits for it, and a prune that may delete takes
+// session and mark away.
+func TestSessionThatMayNotBeDeleted(t *testing.T) {
+	p := newScene(t)
+	reads := 0
+	p.st.before = func(op, key string) error {
+		if op == "delete" {
+			return obs.ErrAccess
+		}
+		return nil
+	}
+	counted := &countedReads{hooked: p.st, reads: &reads}
+	appends := *p.paused
+	appends.st = counted
+	for range 3 {
+		m := p.manifest(p.pack())
+		s, err := appends.BeginSession(t.Context(), SessionOptions{Host: "h", Warn: func(err error) { t.Error(err) }})
+		p.must(err)
+		p.must(s.WriteManifest(t.Context(), m))
+		reads = 0
+		p.must(s.End(t.Context()))
+	}
+	s, err := appends.BeginSession(t.Context(), SessionOptions{Host: "h"})
+	p.must(err)
+	if reads != 0 || len(p.left("sessions")) != 7 {
+		t.Errorf("%d sessions were read; there are %q", reads, p.left("sessions"))
+	}
+	p.must(s.End(t.Context()))
+	if settled, err := appends.Settle(t.Context()); err != nil || len(settled) > 0 {
+		t.Errorf("settle: %v, %v", settled, err)
+	}
+	p.pack()
+	if r := p.prune(); r.Deleted != 1 || len(p.left("sessions")) > 0 {
+		t.Errorf("prune: %+v, left: %q", r, p.left("sessions"))
+	}
+}
