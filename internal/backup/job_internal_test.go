@@ -16,7 +16,7 @@ import (
 // other hosts of their instance, until they are over.
 func TestJobsNameTheirInstances(t *testing.T) {
 	v := smallPacks(t, obs.NewMemory())
-	h := NewHost(HostOptions{})
+	h := NewPool(PoolOptions{})
 	look := func() string {
 		t.Helper()
 		found, err := v.Elsewhere(t.Context(), "another host", time.Hour, "i", "j")

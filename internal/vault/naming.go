@@ -110,12 +110,13 @@ func (v *Vault) named(ctx context.Context, identity string, gone func(put time.T
 	hosts := map[string]string{}
 	for range namingRounds {
 		there := map[string]bool{}
-		for info, err := range v.st.List(ctx, v.sessionsPrefix()) {
-			if err != nil {
-				return nil, err
-			}
-			if id := info.Key[len(v.sessionsPrefix()):]; sessionPattern.MatchString(id) && !gone(info.Modified) {
-				there[id] = true
+		stand, _, err := v.listSessions(ctx, "")
+		if err != nil {
+			return nil, err
+		}
+		for _, info := range stand {
+			if !gone(info.Modified) {
+				there[v.sessionOf(info)] = true
 			}
 		}
 		if len(there) == 0 {

@@ -169,9 +169,7 @@ func (d *tablet) obey(ctx context.Context, h *host, reason, backup string, refus
 			d.tend(ctx, other)
 		}
 	case strings.Contains(reason, "has claimed") && refused >= 3:
-		if err := d.unclaim(ctx); err != nil {
-			d.f.trail.note("%s: end claims: %v", d.id, err)
-		}
+		d.unclaim(ctx, h)
 	case strings.Contains(reason, "move") && strings.Contains(reason, "away"):
 		if refused < 2 {
 			return backup, nil

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"holdfast/internal/obs"
 )
 
 // volumeNames are the volumes of a tablet.
@@ -206,6 +204,9 @@ func (d *tablet) command(ctx context.Context, h *host, path string, body map[str
 		if err == nil || ctx.Err() != nil {
 			return w, err
 		}
+		if strings.Contains(err.Error(), "has claimed") {
+			d.unclaim(ctx, h)
+		}
 		d.tend(ctx, h)
 	}
 }
@@ -222,7 +223,7 @@ func (d *tablet) tend(ctx context.Context, h *host) {
 		if j.InstanceID != d.id {
 			continue
 		}
-		fork, resume := h.socket.AcceptFork(ctx, d.id, ""), h.socket.Resume(ctx, d.id)
+		fork, resume := h.socket.AcceptFork(ctx, d.id, "", false), h.socket.Resume(ctx, d.id)
 		d.f.trail.note("%s: the operator tends job %s of %s, which is %s: %v, %v", h.name, j.JobID, d.id, j.Stage, fork, resume)
 		d.f.trail.count("jobs of earlier lives that an operator tended")
 	}
@@ -356,7 +357,7 @@ func (d *tablet) forked(ctx context.Context, w work, r told) {
 // decide has an operator accept a backup.
 func (d *tablet) decide(ctx context.Context, h *host, backup string) {
 	d.eventually(ctx, "accept backup "+backup, func() error {
-		err := h.socket.AcceptFork(ctx, d.id, backup)
+		err := h.socket.AcceptFork(ctx, d.id, backup, false)
 		if err == nil {
 			return nil
 		}
@@ -374,23 +375,14 @@ func (d *tablet) decide(ctx context.Context, h *host, backup string) {
 	})
 }
 
-// unclaim has an operator end the claims of hosts on the tablet: one of the hosts lost the state
+// unclaim has an operator give the host the claim on the tablet: another host lost the state
 // folder under which it made the claim, and nobody has the tablet.
-func (d *tablet) unclaim(ctx context.Context) error {
-	store, err := obs.Open(ctx, d.f.minio.URL(d.f.store, "fleet"), obs.Options{Getenv: d.f.minio.Getenv})
-	if err != nil {
-		return err
+func (d *tablet) unclaim(ctx context.Context, h *host) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	taken, err := h.socket.TakeOverClaim(ctx, d.id, "the state folder of the other host is lost", true)
+	d.f.trail.note("%s: an operator takes the claim on %s over: %+v, %v", h.name, d.id, taken, err)
+	if err == nil {
+		d.f.trail.count("claims that an operator took over")
 	}
-	defer store.Close()
-	var keys []string
-	for info, err := range store.List(ctx, "") {
-		if err != nil {
-			return err
-		}
-		if strings.Contains(info.Key, "/claims/"+d.id+"/") {
-			keys = append(keys, info.Key)
-		}
-	}
-	d.f.trail.count("claims that an operator ended")
-	return store.Delete(ctx, keys...)
 }
