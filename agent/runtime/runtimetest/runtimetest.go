@@ -18,7 +18,7 @@ import (
 )
 
 // Hurry is the name of the file in a volume that makes the programs append as fast as they can.
-// A law that looks for a write in a short time needs that; all other laws leave the processors free.
+// A law that looks for a write in a short time needs that; other laws leave the processors free.
 const Hurry = "hurry"
 
 // Patience bounds each wait for something that happens sooner or later.

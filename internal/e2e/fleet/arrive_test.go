@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// expectation is what the ledger says of a prepare that ends well.
+// expectation is the ledger's word about a prepare that ends well.
 type expectation string
 
 const (
@@ -78,7 +78,7 @@ func (d *tablet) prepare(ctx context.Context, h *host, backup string, want expec
 }
 
 // restored compares volumes with the backup that they were restored from. before has the
-// records that were told before the restore: later ones are of the life that it started.
+// records that were told before the restore: later records are of the life that it started.
 func (d *tablet) restored(ctx context.Context, w work, r told, before, now content) error {
 	if r.AlreadyReady || r.Backup == "" {
 		return nil
@@ -121,7 +121,7 @@ func (d *tablet) named(ctx context.Context, h *host, backup string) (work, error
 	}
 }
 
-// arrive prepares the tablet on a host until it runs there, and does what the refusals say.
+// arrive prepares the tablet on a host until it runs there, and follows the refusals.
 func (d *tablet) arrive(ctx context.Context, h *host, want expectation) error {
 	backup, refused := "", 0
 	for {
@@ -149,7 +149,7 @@ func (d *tablet) arrive(ctx context.Context, h *host, want expectation) error {
 	}
 }
 
-// obey has an operator do what the reason of a refusal says, and
+// obey has an operator follow the reason of a refusal, and
 // returns the backup that is to be restored; "" is the newest.
 func (d *tablet) obey(ctx context.Context, h *host, reason, backup string, refused int) (string, error) {
 	switch {

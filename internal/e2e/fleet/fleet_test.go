@@ -208,7 +208,7 @@ func (f *fleet) cli(t *tenant, args ...string) {
 	}
 }
 
-// ask is cli for what the command prints. It fails while the store is down.
+// ask is cli for the output of the command. It fails while the store is down.
 func (f *fleet) ask(ctx context.Context, t *tenant, args ...string) ([]byte, error) {
 	c := exec.CommandContext(ctx, f.tools.cli, args...)
 	c.Env = append(append(os.Environ(), f.minio.Env()...), "HOLDFAST_STORE="+f.minio.URL(f.store, "fleet"), "HOLDFAST_KEY="+f.key,

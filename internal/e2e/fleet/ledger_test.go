@@ -212,7 +212,7 @@ func (d *tablet) saved(ctx context.Context) (content, error) {
 // lost is an error where a durable record is nowhere, or is
 // only in content that is kept aside without a word.
 func (d *tablet) lost(ctx context.Context) error {
-	all, err := d.told() // first: what is told later need not be found
+	all, err := d.told() // first: a record that is told later need not be found
 	if err != nil {
 		return err
 	}

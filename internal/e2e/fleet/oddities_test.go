@@ -381,8 +381,8 @@ func (d *tablet) double(ctx context.Context) error {
 	return d.branches(ctx, both)
 }
 
-// branches backs the tablet up on two hosts, of which neither has what the other
-// has, accepts one of the backups, and brings that one back.
+// branches backs the tablet up on two hosts, of which each lacks content of the
+// other, accepts one of the backups, and brings that backup back.
 func (d *tablet) branches(ctx context.Context, both []*host) error {
 	var works []work
 	var reports []told

@@ -97,7 +97,7 @@ func (d *tablet) start(ctx context.Context, h *host) error {
 	}
 }
 
-// stop ends the tablet on a host as a crash would: what it wrote since its last backup is on the
+// stop ends the tablet on a host as a crash would: the records since its last backup are on the
 // host alone. No engine starts it again before somebody does.
 func (d *tablet) stop(ctx context.Context, h *host) error {
 	d.park(h, true)
@@ -303,7 +303,7 @@ func (d *tablet) finish(ctx context.Context, w work, r told, accepted string) (g
 	}
 }
 
-// forked looks whether a fork that the report of a backup tells of, and of which nobody has decided,
+// forked looks whether a fork that the report of a backup tells of, and that nobody has decided,
 // shows in the list of the vault and on the host, and whether the instance is held.
 func (d *tablet) forked(ctx context.Context, w work, r told) {
 	if len(r.Fork) == 0 {
