@@ -246,6 +246,9 @@ func busyHost(t *testing.T, a *answers) {
 	for _, id := range failed.ids {
 		h.write(id+".state", "missing\n", 0o600)
 	}
+	for _, id := range slices.Concat(written.ids, claimed.ids) {
+		h.write(id+".state", "stopped\n", 0o600)
+	}
 	for _, id := range work.ids {
 		h.write("hang-freeze-"+id, "", 0o600)
 	}
