@@ -59,7 +59,7 @@ func TestPowerCuts(t *testing.T) {
 		verb := func(v string) string {
 			return fmt.Sprintf(`[/bin/sh, -c, "echo %s %s | nc 127.0.0.1 9999"]`, v, id)
 		}
-		fmt.Fprintf(&instances, "\n- {id: %s, tenant: %q, runtime: {exec: {freeze: %s, thaw: %s, power_down: %s, state: %s}}, volumes: [{name: data, path: /disk/volumes/%s/data}]}",
+		fmt.Fprintf(&instances, "\n- {id: %s, tenant: %q, runtime: {exec: {timeout: 10m, freeze: %s, thaw: %s, power_down: %s, state: %s}}, volumes: [{name: data, path: /disk/volumes/%s/data}]}",
 			id, tenant, verb("freeze"), verb("thaw"), verb("power-down"), verb("state"), id)
 	}
 	spec := testbed.MachineSpec{
