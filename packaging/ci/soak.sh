@@ -1,6 +1,6 @@
 #!/bin/bash
-# Moves a fleet of three hosts while faults happen (internal/e2e/fleet), and drives the model of a host (TestModel of agent/job), round after
-# round, each with the next seed, for DURATION (in seconds, or as 8h, 30m; default 1h) from SEED (default: the time). A round of the
+# Moves a fleet of hosts while faults happen (internal/e2e/fleet), drives the model of a host (TestModel of agent/job), and takes the power of
+# a virtual machine away (TestPowerCuts), round after round, each with the next seed, for DURATION (in seconds, or as 8h, 30m; default 1h) from SEED (default: the time). A round of the
 # fleet takes ROUND (default 10m), and the model makes RUNS times 100 steps (default 1000). A round that finds something does not end the
 # soak. Each round leaves its output, the trail of the fleet and the logs of its agents in build/soak/SEED.
 set -uo pipefail
@@ -37,6 +37,7 @@ while [ $SECONDS -lt "$end" ]; do
 	# Each run of the model has a seed of its own, so rounds are as far apart as they have runs.
 	HOLDFAST_SEED=$((seed * ${RUNS:-1000})) HOLDFAST_RUNS=${RUNS:-1000} \
 		go test -count=1 -timeout 0 -v -run '^TestModel$' ./agent/job >"$keep/model" 2>&1 || bad+=("$keep/model")
+	HOLDFAST_SEED=$seed ROUNDS=100 go test -count=1 -timeout 0 -v -run '^TestPowerCuts$' ./internal/e2e >"$keep/powercuts" 2>&1 || bad+=("$keep/powercuts")
 	faults=$((faults + $(number faults)))
 	movements=$((movements + $(number movements)))
 	oddities=$((oddities + $(number oddities)))
