@@ -82,7 +82,7 @@ func (m *Manager) noteRemoval(p Place, path string) error {
 	n.Removing = true
 	switch err := m.parts.Restorer.Note(p, path, *n); {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		// The journal says that the removal begins, and the removal makes the room that the note needs.
+		// The journal says that the removal begins, and the removal makes the room for the note.
 		m.parts.Observer.Lacked(n.Instance, n.Job, "note that the removal of "+path+" begins", err)
 	case err != nil:
 		return fmt.Errorf("note that the removal of %s begins: %w", path, err)
@@ -95,8 +95,8 @@ var errKeptUnknown = errors.New("it has the name of kept content, and neither th
 	"the agent leaves it alone: look at it, and rename or remove it by hand")
 
 // StrayKept lists the paths of trees that have the name of kept content, as the last looks found
-// them, and of which nothing tells whose content they are. Nothing removes them. A path stays in the
-// list until a look at all places does not find it.
+// them, and of which nothing tells whose content they are. Nothing removes them. A path stays in
+// the list until a look at all places does not find it.
 func (m *Manager) StrayKept() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
