@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/agent/job"
 	"holdfast/internal/origin"
 	"holdfast/internal/restore"
@@ -48,7 +50,11 @@ func (r restores) NoteOn(p job.Place, path string) (*job.KeptNote, error) {
 		if err := fits(p); err != nil {
 			return nil, err
 		}
-		return noteOn(path)
+		n, err := noteOn(path)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, nil // nothing is there
+		}
+		return n, err
 	})
 }
 
@@ -58,6 +64,8 @@ func noteOn(path string) (*job.KeptNote, error) {
 	switch {
 	case errors.Is(err, origin.ErrNoMark), errors.Is(err, origin.ErrNotKept), errors.Is(err, origin.ErrDamaged):
 		return nil, nil
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENXIO):
+		return nil, nil // a link or a socket, which bears no note
 	case err != nil:
 		return nil, err
 	}
@@ -85,7 +93,7 @@ func (r restores) FindKept(ctx context.Context) (all []job.FoundKept, err error)
 	return all, errors.Join(errs...)
 }
 
-// keptIn finds the trees in a folder that FindKept lists.
+// keptIn finds the trees in a folder that FindKept lists. An error of one name hides no other name.
 func keptIn(folder string) (all []job.FoundKept, err error) {
 	f, err := os.Open(folder)
 	if errors.Is(err, os.ErrNotExist) {
@@ -98,6 +106,7 @@ func keptIn(folder string) (all []job.FoundKept, err error) {
 	if err != nil {
 		return nil, err
 	}
+	var errs []error
 	for _, name := range names {
 		aside, stage := restore.Named(name)
 		if !aside && !stage {
@@ -108,19 +117,21 @@ func keptIn(folder string) (all []job.FoundKept, err error) {
 		if errors.Is(err, os.ErrNotExist) {
 			continue // removed meanwhile
 		} else if err != nil {
-			return nil, err
+			errs = append(errs, err)
+			continue
 		}
 		found := job.FoundKept{Path: path}
 		if n != nil && filepath.Dir(n.Target) == folder && namedFor(name, n.Volume) {
 			if found, err = foundWith(path, n); err != nil {
-				return nil, err
+				errs = append(errs, fmt.Errorf("%s: %w", path, err))
+				continue
 			}
 		}
 		if found.Note != nil || aside {
 			all = append(all, found)
 		}
 	}
-	return all, nil
+	return all, errors.Join(errs...)
 }
 
 // jobOf is a job's id, as it is in the names of trees.

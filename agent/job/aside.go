@@ -325,18 +325,14 @@ func (m *Manager) removeAside(s Aside, told bool) error {
 	return errors.Join(failed, err)
 }
 
-// removeTree removes a tree that is kept, or condemned. The note on the tree says so before the
-// first byte goes, so that a part of a tree is never taken for the whole.
+// removeTree removes a tree that is kept, or condemned.
 func (m *Manager) removeTree(p Place) error {
 	at, err := m.parts.Restorer.LiesAside(p)
 	if err != nil || at == "" {
 		return err
 	}
-	if err := m.noteRemoval(p, at); err != nil {
-		return err
-	}
 	p.Stage = at
-	return m.parts.Restorer.Discard(p)
+	return m.discardTree(p)
 }
 
 // asideEvery is how often the kept content is looked at: a minute more or less is nothing to hours.

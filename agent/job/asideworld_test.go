@@ -17,14 +17,24 @@ func counted(d disk) job.Count {
 	return job.Count{Files: 1, Bytes: uint64(d.count), Entries: 1, Whole: true}
 }
 
+// errHangs makes an act of the world last until the end of its context.
+var errHangs = errors.New("it hangs")
+
 // instanceOf is whose a path of the world is.
 func instanceOf(path string) string { return strings.Split(path, "/")[1] }
 
-func (r fakeRestorer) Count(_ context.Context, _ job.Place, path string) (string, job.Count, error) {
+func (r fakeRestorer) Count(ctx context.Context, _ job.Place, path string) (string, job.Count, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
-	if err := r.l.w.failing("count", ""); err != nil {
+	err := r.l.w.failing("count", "")
+	if errors.Is(err, errHangs) {
+		r.l.w.mu.Unlock()
+		<-ctx.Done()
+		r.l.w.mu.Lock()
+		err = context.Cause(ctx)
+	}
+	if err != nil {
 		return "", job.Count{}, err
 	}
 	d, there := r.l.w.disks[path]
@@ -170,6 +180,9 @@ func (r fakeRestorer) NoteOn(p job.Place, path string) (*job.KeptNote, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
+	if err := r.l.w.failing("read-note", p.Volume); err != nil {
+		return nil, err
+	}
 	if _, n, has := r.noted(p, path); has {
 		return &n, nil
 	}
@@ -194,7 +207,7 @@ func (r fakeRestorer) FindKept(context.Context) (all []job.FoundKept, err error)
 			all = append(all, f)
 		}
 	}
-	return all, nil
+	return all, w.failing("find-kept", "")
 }
 
 // destroyed tells of content that is removed, which may be in no backup. The lock is held.

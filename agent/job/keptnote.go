@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // The journal names the content that restores have replaced. Where the journal is lost or set back
@@ -24,14 +25,16 @@ type KeptNote struct {
 	Tenant   string    `json:"tenant"`
 	Job      string    `json:"job"`
 	Volume   string    `json:"volume"`
-	Target   string    `json:"target"`             // the place
-	Since    time.Time `json:"since"`              // UTC, for people
-	Backup   string    `json:"known_backup"`       // the backup from which the host knew the content to come
-	Seq      uint64    `json:"sequence"`           // of Backup
-	Created  time.Time `json:"created,omitzero"`   // of Backup
-	Vault    string    `json:"vault,omitempty"`    // of Backup
-	By       string    `json:"by,omitempty"`       // the backup that took its place
-	Removing bool      `json:"removing,omitempty"` // the removal has begun, so the tree may not be whole
+	Target   string    `json:"target"`           // the place
+	Since    time.Time `json:"since"`            // UTC, for people
+	Backup   string    `json:"known_backup"`     // the backup from which the host knew the content to come
+	Seq      uint64    `json:"sequence"`         // of Backup
+	Created  time.Time `json:"created,omitzero"` // of Backup
+	Vault    string    `json:"vault,omitempty"`  // of Backup
+	By       string    `json:"by,omitempty"`     // the backup that took its place
+	// Removing says that the removal has begun, so that the tree may not be whole. The note has the
+	// value false too, since a full disk takes a note that is no longer than the note before it.
+	Removing bool `json:"removing"`
 }
 
 // FoundKept is a tree that was found beside the place of a volume.
@@ -77,7 +80,11 @@ func (m *Manager) noteRemoval(p Place, path string) error {
 		return err
 	}
 	n.Removing = true
-	if err := m.parts.Restorer.Note(p, path, *n); err != nil {
+	switch err := m.parts.Restorer.Note(p, path, *n); {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		// The journal says that the removal begins, and the removal makes the room for the note.
+		m.parts.Observer.Lacked(n.Instance, n.Job, "note that the removal of "+path+" begins", err)
+	case err != nil:
 		return fmt.Errorf("note that the removal of %s begins: %w", path, err)
 	}
 	return nil
@@ -87,8 +94,9 @@ func (m *Manager) noteRemoval(p Place, path string) error {
 var errKeptUnknown = errors.New("it has the name of kept content, and neither the journal nor a note on it tells whose content it is; " +
 	"the agent leaves it alone: look at it, and rename or remove it by hand")
 
-// StrayKept lists the paths of trees that have the name of kept content, as the last look found
-// them, and of which nothing tells whose content they are. Nothing removes them.
+// StrayKept lists the paths of trees that have the name of kept content, as the last looks found
+// them, and of which nothing tells whose content they are. Nothing removes them. A path stays in
+// the list until a look at all places does not find it.
 func (m *Manager) StrayKept() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -135,9 +143,14 @@ func (m *Manager) seekKept(ctx context.Context) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if complete {
-		m.strayKept = strays
+	if !complete { // a tree that this look has not found need not be gone
+		for _, path := range before {
+			if !slices.Contains(strays, path) {
+				strays = append(strays, path)
+			}
+		}
 	}
+	m.strayKept = strays
 }
 
 // takesOut tells whether a tree may be of the job, which is unfinished.
@@ -154,7 +167,9 @@ func (m *Manager) adoptKept(ctx context.Context, f FoundKept) {
 	trouble := func(err error) {
 		m.parts.Observer.Trouble(n.Instance, n.Job, "adopt the kept content at "+f.Path, err)
 	}
-	old, counted, err := m.parts.Restorer.Count(ctx, f.Place, f.Path)
+	counting, cancel := context.WithTimeout(ctx, actTimeout) // what is kept on other disks waits for this one
+	defer cancel()
+	old, counted, err := m.parts.Restorer.Count(counting, f.Place, f.Path)
 	switch {
 	case err != nil:
 		trouble(err)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -134,12 +135,13 @@ func (w *worker) dropSnapshots(ctx context.Context, j *Job, kept []Base) (left [
 
 // discard removes the trees beside the places of a restore: the replaced trees, or the built
 // trees that are not needed. It keeps content that is to be kept, and returns each tree that it
-// can't remove.
-func (w *worker) discard(j *Job) (left []Leftover) {
+// can't remove. A tree of which the journal does not know (errTakenOut) is no leftover, because
+// seekKept adopts it; the error names such trees.
+func (w *worker) discard(j *Job) (left []Leftover, stays error) {
 	places := j.Restore.Places
 	switch {
 	case j.PutBack != "" && !j.Restore.Placed:
-		return nil // the kept content lies at the stages
+		return nil, nil // the kept content lies at the stages
 	case j.Restore.Condemned:
 		places = slices.Clone(places)
 		for _, p := range j.Restore.Out {
@@ -155,13 +157,17 @@ func (w *worker) discard(j *Job) (left []Leftover) {
 			continue // it has replaced nothing
 		}
 		err := w.act(crashpoint.Discard, func() error {
-			return contain.Call(func() error { return w.m.parts.Restorer.Discard(p) })
+			return contain.Call(func() error { return w.m.discardTree(p) })
 		})
-		if err != nil {
+		switch {
+		case errors.Is(err, errTakenOut):
+			stays = errors.Join(stays, err)
+			w.m.parts.Observer.Lacked(j.Instance, j.ID, "remove "+p.Stage, err)
+		case err != nil:
 			left = append(left, w.leave(j, Leftover{Place: &p}, err))
 		}
 	}
-	return left
+	return left, stays
 }
 
 // removeLeftover tries to remove one leftover and writes the outcome.
@@ -170,7 +176,7 @@ func (m *Manager) removeLeftover(ctx context.Context, l Leftover) (removed bool)
 	defer cancel()
 	var err error
 	if l.Place != nil {
-		err = m.parts.Restorer.Discard(*l.Place)
+		err = m.discardTree(*l.Place)
 	} else {
 		err = m.parts.RemoveLeftover(try, l.Ref)
 	}
@@ -178,6 +184,10 @@ func (m *Manager) removeLeftover(ctx context.Context, l Leftover) (removed bool)
 		return false // the agent stops: that is no news of the leftover
 	}
 	doing := "remove leftover " + l.Path()
+	if errors.Is(err, errTakenOut) { // seekKept adopts only a tree that no record names
+		m.parts.Observer.Trouble(l.Instance, l.Job, doing, err)
+		err = nil
+	}
 	if err != nil {
 		m.parts.Observer.Trouble(l.Instance, l.Job, doing, err)
 		l.Error = err.Error()

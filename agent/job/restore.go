@@ -216,7 +216,7 @@ func (w *worker) restore(ctx context.Context, j *Job) error {
 	err := context.Cause(ctx)
 	for _, p := range j.Restore.Places {
 		for err == nil {
-			if err = restorer.Discard(p); !errors.Is(err, ErrNoAnswer) {
+			if err = w.clearStage(j, p); !errors.Is(err, ErrNoAnswer) {
 				break
 			}
 			err = sleep(ctx, firstPause) // a tree takes the time that it takes
@@ -339,7 +339,7 @@ func (w *worker) mayMove(ctx context.Context, j *Job) error {
 
 // settle removes the content that the restored volumes have replaced, or keeps it.
 func (w *worker) settle(j *Job) error {
-	left := w.discard(j)
+	left, _ := w.discard(j) // the journal identifies all trees of a restore in place
 	instance, err := w.instance(j)
 	if err != nil {
 		return w.write(j, Failing, change{left: left, edit: func(j *Job) { j.Cause = fmt.Sprintf("look for the instance: %v", err) }})

@@ -191,6 +191,9 @@ func (r fakeRestorer) Discard(p job.Place) error {
 	w := r.l.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if tree, n, has := r.noted(p, p.Stage); has && p.Old != "" && !p.Empty && !n.Removing && w.failing("kept-note", p.Volume) == nil {
+		w.fault("the removal of %s begins, and the note on it does not say so: %+v", tree, n)
+	}
 	if err := w.failing("discard", ""); err != nil {
 		return err
 	}

@@ -109,8 +109,11 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	w.m.parts.Backuper.Over(hard, j.ID) // after the thaw, for which nothing is to wait
 	kept := w.atEnd(hard, j)
 	left := w.dropSnapshots(hard, j, kept)
+	var stays error
 	if j.Restore != nil { // its new trees, or the replaced ones: it may not have come to the removal
-		left = append(left, w.discard(j)...)
+		var trees []Leftover
+		trees, stays = w.discard(j)
+		left = append(left, trees...)
 	}
 	over := func(j *Job) {
 		if j.Hold {
@@ -137,6 +140,9 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		}
 		if fruitless >= maxFruitless {
 			return w.fail(j, fmt.Sprintf("it was put off %d times, one after the other, without storing anything new; look why the agent or the host stops so often", maxFruitless))
+		}
+		if stays != nil { // the next try would build at that very path
+			return w.fail(j, "it was put off, and another try is not possible: "+stays.Error())
 		}
 		if j.IsRestore() && len(left) > 0 {
 			return w.fail(j, "it was put off, and what it had built can't be removed to make room for another try: "+left[0].Error)
