@@ -42,9 +42,6 @@ const (
 	firstLooks = 10 * time.Second
 	// vaultLookers is how many vaults are looked at together at the start.
 	vaultLookers = 8
-	// freshLook is for how long a look before a power-down counts for the next one: a command
-	// for a hundred instances powers them down within seconds of each other.
-	freshLook = 10 * time.Second
 	// keepNames is how many names of looks are kept for each vault. A look of an own life whose
 	// number is smaller by as much was deleted once, and the store brought it back.
 	keepNames = 16
@@ -81,8 +78,7 @@ type looks struct {
 	a    *Agent
 	path string
 
-	freshMu sync.Mutex
-	freshly map[string]time.Time // by vault, when the last look before a power-down ended
+	before lastLooks // the looks before power-downs
 
 	mu     sync.Mutex
 	life   string // of this agent
@@ -91,7 +87,7 @@ type looks struct {
 }
 
 func newLooks(a *Agent, path string) *looks {
-	return &looks{a: a, path: path, life: randomID(), freshly: map[string]time.Time{}, s: lookState{Identity: a.identity.ID, Names: map[string][]string{}}}
+	return &looks{a: a, path: path, life: randomID(), s: lookState{Identity: a.identity.ID, Names: map[string][]string{}}}
 }
 
 func randomID() string {
@@ -210,47 +206,48 @@ func (l *looks) see(ctx context.Context, v *vault.Vault) (own []string, err erro
 	return own, err
 }
 
+// errNotLeft says that the own look did not get into the vault.
+var errNotLeft = errors.New("this host could not leave a look in a vault, by which a copy of the host would find out that it is one")
+
 // look sees whether a copy has used the vault, and puts a look of its own. What keeps
 // it from putting one is logged, since restores need no more of the store than to be read.
 func (l *looks) look(ctx context.Context, v *vault.Vault) error {
-	own, err := l.see(ctx, v)
-	if err != nil {
+	err := l.leave(ctx, v)
+	if !errors.Is(err, errNotLeft) {
 		return err
 	}
-	mine, err := l.intend(v)
-	if err == nil {
-		err = v.PutLook(ctx, mine)
-	}
-	if err == nil {
-		err = errors.Join(l.saw(v.Info().ID), v.DeleteLooks(ctx, own...))
-	}
-	if still := l.a.standing.allowed(); still != nil {
-		return still
-	}
-	if err != nil && ctx.Err() == nil {
-		l.a.log.Warn("this host could not leave a look in a vault, by which a copy of the host would find out that it is one", "vault", v.Info().ID, keyError, err.Error())
+	if ctx.Err() == nil {
+		l.a.log.Warn(errNotLeft.Error(), "vault", v.Info().ID, keyError, err.Error())
 	}
 	return nil
 }
 
-// fresh looks whether a copy has used the vault, right before a power-down. The look is put, and
-// then the looks are listed again: of two copies that power down at the same time, one at least
-// finds the look of the other one. A look that has just ended counts, whatever it has found out.
-func (l *looks) fresh(ctx context.Context, v *vault.Vault) error {
-	l.freshMu.Lock()
-	defer l.freshMu.Unlock()
+// leave sees whether a copy has used the vault, and puts a look of its own.
+// errNotLeft where no copy was found, and the own look may not be in the vault.
+func (l *looks) leave(ctx context.Context, v *vault.Vault) error {
+	own, err := l.see(ctx, v)
+	if err != nil {
+		return err
+	}
 	id := v.Info().ID
-	if at, ok := l.freshly[id]; ok && time.Since(at) < freshLook {
-		return l.a.standing.allowed()
-	}
-	err := l.look(ctx, v)
+	mine, err := l.intend(v)
 	if err == nil {
-		_, err = l.see(ctx, v)
+		err = v.PutLook(ctx, mine)
 	}
-	if err == nil || ctx.Err() != nil {
-		l.freshly[id] = time.Now()
+	left := err == nil
+	if left {
+		err = errors.Join(l.saw(id), v.DeleteLooks(ctx, own...))
 	}
-	return err
+	if still := l.a.standing.allowed(); still != nil {
+		return still
+	}
+	if !left {
+		return fmt.Errorf("%w: vault %s: %w", errNotLeft, id, err)
+	}
+	if err != nil && ctx.Err() == nil {
+		l.a.log.Warn("earlier looks of this host stay in a vault until its next look", "vault", id, keyError, err.Error())
+	}
+	return nil
 }
 
 // intend makes the next look, and writes its name down.

@@ -7,20 +7,24 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/internal/contain"
 	"holdfast/internal/vault"
 )
 
 // Present implements job.Backuper. The vault stays open between
 // jobs, so it looks at the store and not at its own memory.
 func (v *vaults) Present(ctx context.Context, j *job.Job) error {
-	_, err := act(ctx, &v.a.patience, v.a.store.String(), "looking for the backup", presentTime, 0, func(ctx context.Context) (none struct{}, err error) {
+	_, err := act(ctx, &v.a.patience, v.asked(j.Tenant), "looking for the backup", presentTime, 0, func(ctx context.Context) (none struct{}, err error) {
 		opened, err := v.existing(ctx, j.Tenant)
-		if err == nil {
-			err = v.a.looks.fresh(ctx, opened) // a copy of this host must not power down the host's held instances
+		if err == nil { // a copy of this host must neither report on the host's held instances nor power them down
+			_, err = v.a.looks.see(ctx, opened)
 		}
 		if err == nil {
 			ref := vault.BackupRef{Instance: j.Instance, ID: j.Result.BackupID}
 			err = opened.Present(ctx, ref, j.Result.ManifestSHA256, v.mended(j.Tenant))
+		}
+		if err == nil { // last, since a look that is put would make the folder of a lost vault anew
+			err = v.a.looks.fresh(ctx, opened)
 		}
 		return none, err
 	})
@@ -33,25 +37,42 @@ func (v *vaults) Present(ctx context.Context, j *job.Job) error {
 	return fmt.Errorf("the store can't be asked: %w", err)
 }
 
+// asked names the tenant's vault in the store for the patience of a look before a power-down: a
+// look that hangs at one vault holds up the looks at that vault, and no others.
+func (v *vaults) asked(tenant string) string { return "tenant " + tenant + " in " + v.a.store.String() }
+
 // aloneTime bounds the look for copies of this host before a power-down that needs no other look: a
 // store that is silent holds the release up by that, and no longer.
 const aloneTime = 5 * time.Second
 
-// Alone implements job.Loner.
+// Alone implements job.Loner. A store may be a folder on a file system
+// that hangs, so the look is left behind when its time is over.
 func (v *vaults) Alone(ctx context.Context, j *job.Job) error {
-	short, cancel := context.WithTimeout(ctx, aloneTime)
-	defer cancel()
-	opened, err := v.existing(short, j.Tenant)
-	if err == nil {
-		err = v.a.looks.fresh(short, opened)
+	if v.a.looks.before.silent(j.Tenant) {
+		return v.a.standing.allowed()
 	}
+	_, err := act(ctx, &v.a.patience, v.asked(j.Tenant), "looking for copies of this host in the vault", aloneTime, 0, func(ctx context.Context) (none struct{}, err error) {
+		opened, err := v.existing(ctx, j.Tenant)
+		if err == nil {
+			err = v.a.looks.fresh(ctx, opened)
+		}
+		return none, err
+	})
 	if still := v.a.standing.allowed(); still != nil {
 		return still
 	}
-	if err != nil && ctx.Err() == nil {
-		v.a.log.Warn("nobody knows whether a copy of this host uses the vault, right before an instance is powered down; the last look counts",
-			keyInstance, j.Instance, keyJob, j.ID, keyError, err.Error())
+	switch {
+	case err == nil:
+		return nil
+	case contain.Of(err) != nil:
+		return err
+	case ctx.Err() != nil: // interrupted, which says nothing of the store
+		return context.Cause(ctx)
+	case isSilence(err):
+		v.a.looks.before.quiet(j.Tenant)
 	}
+	v.a.log.Warn("nobody knows whether a copy of this host uses the vault, right before an instance is powered down; the last look counts",
+		keyInstance, j.Instance, keyJob, j.ID, keyError, err.Error())
 	return nil
 }
 

@@ -247,7 +247,7 @@ func (v *vaults) backup(ctx context.Context, in *instance, r job.BackupRequest) 
 		return nil, fmt.Errorf("configuration, compression: %w", err)
 	}
 	o := backup.Options{
-		Pool:       v.a.engine,
+		Pool:     v.a.engine,
 		MinLevel: least, MaxLevel: most,
 		Vault: opened, Instance: r.Instance, Host: v.a.cfg.HostID, Identity: v.a.identity, Agent: v.a.version,
 		Precopy: r.Precopy, Resume: r.Resume, PackIntent: r.PackIntent,

@@ -40,7 +40,7 @@ func (w *worker) proofHolds(limit time.Duration) bool {
 // not known: then the job was moved on, or waits, and the caller returns err.
 func (w *worker) prove(soft, hard context.Context, j *Job) (ok bool, err error) {
 	if j.Gone == "" && w.proofHolds(w.m.opts.ProofAge) {
-		return w.alone(hard, j)
+		return w.alone(soft, hard, j)
 	}
 	began := w.m.opts.Now()
 	err = w.present(soft, hard, j)
@@ -71,24 +71,31 @@ func (w *worker) prove(soft, hard context.Context, j *Job) (ok bool, err error) 
 // Loner looks, right before a power-down that needs no other look at the store, whether a copy of
 // this host is at work. A Backuper that is none has no copies.
 type Loner interface {
-	// Alone fails where this agent may do nothing any more, since its state folder may be a copy.
-	// A store that does not answer within a few seconds is no error. Backuper.Present looks too.
+	// Alone fails where this agent may do nothing any more, since its state folder may be a copy,
+	// and with the cause of ctx once that has ended. It returns within seconds, and soon after the
+	// end of ctx, whatever the store does. A store that does not answer within these seconds, or
+	// refuses the look, is no error. Backuper.Present looks too.
 	Alone(ctx context.Context, j *Job) error
 }
 
-// alone tells whether the power-down may follow. Where it may not, the job stays
-// in the journal: this agent takes no step any more.
-func (w *worker) alone(hard context.Context, j *Job) (bool, error) {
+// alone tells whether the power-down may follow. Where the agent may take no step any more, the job
+// stays in the journal. What interrupts present interrupts this look too: the job reads the journal
+// again then, and where the instance is still to go down, it looks again.
+func (w *worker) alone(soft, hard context.Context, j *Job) (bool, error) {
 	loner, ok := w.m.parts.Backuper.(Loner)
 	if !ok {
 		return true, nil
 	}
-	err := contain.Call(func() error { return loner.Alone(hard, j) })
+	err := w.listening(soft, hard, func(ctx context.Context) error { return loner.Alone(ctx, j) })
 	switch {
 	case err == nil:
 		return true, nil
 	case contain.Of(err) != nil:
 		return false, err
+	case soft.Err() != nil:
+		return false, errLeave
+	case errors.Is(err, errAsked):
+		return false, nil
 	}
 	return false, errLeave
 }
@@ -98,13 +105,19 @@ func (w *worker) alone(hard context.Context, j *Job) (bool, error) {
 func (w *worker) present(soft, hard context.Context, j *Job) error {
 	ctx, cancel := context.WithTimeoutCause(hard, actTimeout, fmt.Errorf("the store did not answer within %s", actTimeout))
 	defer cancel()
-	ctx, interrupt := context.WithCancelCause(ctx)
+	return w.listening(soft, ctx, func(ctx context.Context) error { return w.m.parts.Backuper.Present(ctx, j) })
+}
+
+// listening makes a look at the store. A wish for the job, and the end of soft, end the context of
+// the look; errAsked then, unless the look has its answer all the same.
+func (w *worker) listening(soft, hard context.Context, look func(context.Context) error) error {
+	ctx, interrupt := context.WithCancelCause(hard)
 	defer interrupt(nil)
 	done := make(chan error, 1)
 	go func() {
 		err := errAsked
 		defer func() { done <- err }()
-		err = contain.Call(func() error { return w.m.parts.Backuper.Present(ctx, j) })
+		err = contain.Call(func() error { return look(ctx) })
 	}()
 	select {
 	case err := <-done:
@@ -115,7 +128,7 @@ func (w *worker) present(soft, hard context.Context, j *Job) error {
 		interrupt(errAsked)
 	}
 	if err := <-done; err == nil || errors.Is(err, ErrBackupGone) || contain.Of(err) != nil {
-		return err // it has the answer all the same
+		return err
 	}
 	return errAsked
 }

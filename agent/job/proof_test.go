@@ -199,3 +199,39 @@ func TestLookForCopiesBeforeAPowerDown(t *testing.T) {
 		})
 	}
 }
+
+// TestResumeInterruptsALookForCopies: while a store is silent at the look for copies, a resume lets
+// the instance run, and the end of the agent leaves the instance as it is.
+func TestResumeInterruptsALookForCopies(t *testing.T) {
+	for _, by := range []string{"resume", "stop"} {
+		waiting(t, job.Options{ProofAge: time.Hour}, func(w *world, l *life, id string) {
+			w.mu.Lock()
+			w.lookForCopies = func(ctx context.Context) error {
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}
+			w.mu.Unlock()
+			l.release(t)
+			time.Sleep(time.Minute)
+			if j, err := l.j.Job(id); err != nil || j.State != job.Acknowledged || w.instances["phone"].state != job.IsFrozen {
+				t.Fatalf("%+v, %v", j, err)
+			}
+			began := time.Now()
+			if by == "resume" {
+				if err := l.m.Resume("phone"); err != nil {
+					t.Error(err)
+				}
+				if j := l.final(id); j.State != job.Done || w.instances["phone"].state != job.IsRunning {
+					t.Errorf("%+v", j)
+				}
+			}
+			l.stop()
+			if by == "stop" && w.instances["phone"].state != job.IsFrozen {
+				t.Errorf("after the stop the instance is %s", w.instances["phone"].state)
+			}
+			if took := time.Since(began); took > 5*time.Second || w.alone != 1 {
+				t.Errorf("%s took %s, and there were %d looks", by, took, w.alone)
+			}
+		})
+	}
+}

@@ -63,6 +63,8 @@ type world struct {
 	asked int
 	// how often a look for copies of the host came before a power-down
 	alone int
+	// such a look; nil: it finds none
+	lookForCopies func(ctx context.Context) error
 	// as the control plane took them
 	events []job.Event
 	bootID string
@@ -678,13 +680,17 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 }
 
 // Alone fails where the world says that the host is a copy.
-func (b fakeEngine) Alone(_ context.Context, j *job.Job) error {
+func (b fakeEngine) Alone(ctx context.Context, j *job.Job) error {
 	b.l.alive()
 	w := b.l.w
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.alone++
-	return w.failing("alone", j.Instance)
+	look, err := w.lookForCopies, w.failing("alone", j.Instance)
+	w.mu.Unlock()
+	if look == nil || err != nil {
+		return err
+	}
+	return look(ctx)
 }
 
 // Present tells whether the world has the job's backup.
