@@ -64,8 +64,38 @@ func TestPrepareAnswersForOtherHosts(t *testing.T) {
 	}
 }
 
+// damagesASession puts a session of host-9 into the vault that does not open; mended removes it.
+func (h *host) damagesASession() (mended func()) {
+	h.t.Helper()
+	v := h.inVault()
+	sessions := func() map[string]bool {
+		all := map[string]bool{}
+		for info, err := range v.Store().List(h.t.Context(), v.Info().ID+"/sessions/") {
+			must(h.t, err)
+			all[info.Key] = true
+		}
+		return all
+	}
+	before := sessions()
+	_, err := v.BeginSession(h.t.Context(), vault.SessionOptions{Host: "host-9", Identity: hostid.Identity{ID: "another"}, Instance: "phone-9"})
+	must(h.t, err)
+	var damaged []string
+	for key := range sessions() {
+		if !before[key] {
+			damaged = append(damaged, key)
+			must(h.t, v.Store().Delete(h.t.Context(), key))
+			must(h.t, v.Store().Put(h.t.Context(), key, []byte("damaged")))
+		}
+	}
+	if len(damaged) != 1 {
+		h.t.Fatalf("sessions of host-9: %v", damaged)
+	}
+	return func() { must(h.t, v.Store().Delete(h.t.Context(), damaged...)) }
+}
+
 // TestClaimTakenOver: a host whose claim an operator gave to another host says so until that is
-// over, and its next backup is a fork only where the other host stored one.
+// over, also while a session in the vault does not open, and its next backup is a fork only where
+// the other host stored one.
 func TestClaimTakenOver(t *testing.T) {
 	a := newHost(t)
 	a.cfg += "release: control-plane\n"
@@ -90,6 +120,7 @@ func TestClaimTakenOver(t *testing.T) {
 	if _, err := b.operator().TakeOverClaim(ctx, "phone-1", "A burnt down", false); !errors.As(err, &refused) || refused.Code != api.CodeInRecovery {
 		t.Errorf("A lives, and its claim is taken over: %v", err)
 	}
+	mended := a.damagesASession()
 	if taken, err := b.operator().TakeOverClaim(ctx, "phone-1", "A burnt down", true); err != nil || len(taken) != 1 || taken[0].Host != "host-1" {
 		t.Fatalf("takeover: %+v, %v", taken, err)
 	}
@@ -103,6 +134,7 @@ func TestClaimTakenOver(t *testing.T) {
 	if !claimed(a) || !strings.Contains(a.status(t), "host host-2 took over the claim of this host") {
 		t.Errorf("status of A:\n%s", a.status(t))
 	}
+	mended()
 	if claimed(b) {
 		t.Errorf("status of B, which never had the content:\n%s", b.status(t))
 	}
