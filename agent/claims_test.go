@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -227,5 +228,45 @@ func TestLostJournalKeepsTheParent(t *testing.T) {
 	}
 	if fourth := again("of-a-copy", "a copy"); fourth.Parent != "" || len(fourth.Fork) == 0 {
 		t.Errorf("a copy of the volume: %+v", fourth)
+	}
+}
+
+// TestFailedPrepareLetsGo: a host with a new disk prepares an instance of which it made the last
+// backup, and the restore fails. The host does not have the instance, so another host prepares it.
+func TestFailedPrepareLetsGo(t *testing.T) {
+	a := newHost(t)
+	a.cfg += "release: control-plane\n"
+	a.start()
+	a.runs("r1", "at first")
+	a.resumes()
+	a.write("phone-1.state", "stopped\n", 0o600)
+	must(t, os.RemoveAll(a.in("volumes/phone-1")))
+	v := a.inVault()
+	away := map[string][]byte{}
+	for info, err := range v.Store().List(t.Context(), v.Info().ID+"/packs/") {
+		must(t, err)
+		object := make([]byte, info.Size)
+		if _, err := v.Store().ReadAt(t.Context(), info.Key, object, 0); err != nil && !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+		away[info.Key] = object
+		must(t, v.Store().Delete(t.Context(), info.Key))
+	}
+	if kind, _, reason := a.prepares("p1"); kind != "holdfast.restore.failed" || len(away) == 0 {
+		t.Fatalf("prepare without %d packs: %s, %s", len(away), kind, reason)
+	}
+	a.agent.PassClaims(t.Context())
+	if left := a.claimsOn("phone-1"); len(left) > 0 {
+		t.Errorf("claims after the prepare failed: %v", left)
+	}
+	for key, object := range away {
+		must(t, v.Store().Put(t.Context(), key, object))
+	}
+	if kind, _, reason := a.prepares("p2"); kind != "holdfast.restore.completed" {
+		t.Errorf("the next prepare: %s, %s", kind, reason)
+	}
+	a.agent.PassClaims(t.Context())
+	if claims := a.claimsOn("phone-1"); len(claims) != 1 {
+		t.Errorf("claims of the host that has the instance: %v", claims)
 	}
 }
