@@ -78,7 +78,7 @@ func (h *host) damagesASession() (mended func()) {
 		return all
 	}
 	before := sessions()
-	_, err := v.BeginSession(h.t.Context(), vault.SessionOptions{Host: "host-9", Identity: hostid.Identity{ID: "another"}, Instance: "phone-9"})
+	n, err := v.Name(h.t.Context(), vault.SessionOptions{Host: "host-9", Identity: hostid.Identity{ID: "another"}, Instance: "phone-9"})
 	must(h.t, err)
 	var damaged []string
 	for key := range sessions() {
@@ -91,7 +91,7 @@ func (h *host) damagesASession() (mended func()) {
 	if len(damaged) != 1 {
 		h.t.Fatalf("sessions of host-9: %v", damaged)
 	}
-	return func() { must(h.t, v.Store().Delete(h.t.Context(), damaged...)) }
+	return func() { must(h.t, n.End(h.t.Context())) }
 }
 
 // TestClaimTakenOver: a host whose claim an operator gave to another host says so until that is
