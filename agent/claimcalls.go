@@ -82,11 +82,11 @@ func (s *service) TakeOverClaim(ctx context.Context, c api.Caller, id, reason st
 	if err != nil {
 		return nil, api.Refuse(api.CodeInternal, "the vault of the tenant can't be asked: %v", err)
 	}
-	others, err := opened.Elsewhere(ctx, s.a.identity.ID, 0, id)
+	others, err := opened.ClaimsOfOthers(ctx, s.a.identity.ID, 0, id)
 	if err != nil {
 		return nil, api.Refuse(api.CodeInternal, "the claims can't be read: %v", err)
 	}
-	if _, claimed := others.Claims[id]; !claimed {
+	if _, claimed := others[id]; !claimed {
 		return nil, api.RefuseInstances(api.CodeParameter, []string{id}, "no other host has a claim on it")
 	}
 	known, err := s.a.journal.Content(id)
@@ -96,13 +96,14 @@ func (s *service) TakeOverClaim(ctx context.Context, c api.Caller, id, reason st
 	silence := cmp.Or(s.a.cfg.Prepare.ClaimSilence, config.DefaultClaimSilence)
 	taken, err := opened.Claim(ctx, vault.ClaimOptions{
 		Instance: id, Host: s.a.cfg.HostID, Identity: s.a.identity.ID, Job: jobOfOperator, Backup: known.Backup, Seq: known.Seq,
-		Silence: silence, TakeOver: force, Reason: reason,
+		Silence: silence, TakeOver: force, Reason: reason, Every: s.a.claimPause(),
+		Keeps: func(vault.Claim) bool { return false }, // it is the operator's from now on
 	})
 	var living *vault.ClaimedError
 	switch {
 	case errors.As(err, &living):
 		return nil, api.RefuseInstances(api.CodeInRecovery, []string{id},
-			fmt.Sprintf("host %s gave a sign of life within %s; release the instance there, or force the takeover", api.Quote(living.Claims[0].Host), silence))
+			fmt.Sprintf("host %s gave a sign of life within %s; release the instance there, or force the takeover", api.Quote(living.Claims[0].Host), living.Claims[0].Outlasts(silence)))
 	case err != nil:
 		return nil, api.Refuse(api.CodeInternal, "the claim could not be taken over: %v", err)
 	}
@@ -147,12 +148,12 @@ func (a *Agent) seeClaims(ctx context.Context, tenant string, opened *vault.Vaul
 		}
 	}
 	slices.Sort(ids)
-	found, err := opened.Elsewhere(ctx, a.identity.ID, 0, ids...)
+	found, err := opened.ClaimsOfOthers(ctx, a.identity.ID, 0, ids...)
 	if err != nil {
 		return err
 	}
 	for _, id := range ids {
-		c, claimed := found.Claims[id]
+		c, claimed := found[id]
 		if !claimed || !a.has(ctx, a.instances[id]) {
 			a.claimed.note(id, nil)
 			continue

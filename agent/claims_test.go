@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -64,8 +65,38 @@ func TestPrepareAnswersForOtherHosts(t *testing.T) {
 	}
 }
 
+// damagesASession puts a session of host-9 into the vault that does not open; mended removes it.
+func (h *host) damagesASession() (mended func()) {
+	h.t.Helper()
+	v := h.inVault()
+	sessions := func() map[string]bool {
+		all := map[string]bool{}
+		for info, err := range v.Store().List(h.t.Context(), v.Info().ID+"/sessions/") {
+			must(h.t, err)
+			all[info.Key] = true
+		}
+		return all
+	}
+	before := sessions()
+	n, err := v.Name(h.t.Context(), vault.SessionOptions{Host: "host-9", Identity: hostid.Identity{ID: "another"}, Instance: "phone-9"})
+	must(h.t, err)
+	var damaged []string
+	for key := range sessions() {
+		if !before[key] {
+			damaged = append(damaged, key)
+			must(h.t, v.Store().Delete(h.t.Context(), key))
+			must(h.t, v.Store().Put(h.t.Context(), key, []byte("damaged")))
+		}
+	}
+	if len(damaged) != 1 {
+		h.t.Fatalf("sessions of host-9: %v", damaged)
+	}
+	return func() { must(h.t, n.End(h.t.Context())) }
+}
+
 // TestClaimTakenOver: a host whose claim an operator gave to another host says so until that is
-// over, and its next backup is a fork only where the other host stored one.
+// over, also while a session in the vault does not open, and its next backup is a fork only where
+// the other host stored one.
 func TestClaimTakenOver(t *testing.T) {
 	a := newHost(t)
 	a.cfg += "release: control-plane\n"
@@ -90,6 +121,7 @@ func TestClaimTakenOver(t *testing.T) {
 	if _, err := b.operator().TakeOverClaim(ctx, "phone-1", "A burnt down", false); !errors.As(err, &refused) || refused.Code != api.CodeInRecovery {
 		t.Errorf("A lives, and its claim is taken over: %v", err)
 	}
+	mended := a.damagesASession()
 	if taken, err := b.operator().TakeOverClaim(ctx, "phone-1", "A burnt down", true); err != nil || len(taken) != 1 || taken[0].Host != "host-1" {
 		t.Fatalf("takeover: %+v, %v", taken, err)
 	}
@@ -103,6 +135,7 @@ func TestClaimTakenOver(t *testing.T) {
 	if !claimed(a) || !strings.Contains(a.status(t), "host host-2 took over the claim of this host") {
 		t.Errorf("status of A:\n%s", a.status(t))
 	}
+	mended()
 	if claimed(b) {
 		t.Errorf("status of B, which never had the content:\n%s", b.status(t))
 	}
@@ -195,5 +228,45 @@ func TestLostJournalKeepsTheParent(t *testing.T) {
 	}
 	if fourth := again("of-a-copy", "a copy"); fourth.Parent != "" || len(fourth.Fork) == 0 {
 		t.Errorf("a copy of the volume: %+v", fourth)
+	}
+}
+
+// TestFailedPrepareLetsGo: a host with a new disk prepares an instance of which it made the last
+// backup, and the restore fails. The host does not have the instance, so another host prepares it.
+func TestFailedPrepareLetsGo(t *testing.T) {
+	a := newHost(t)
+	a.cfg += "release: control-plane\n"
+	a.start()
+	a.runs("r1", "at first")
+	a.resumes()
+	a.write("phone-1.state", "stopped\n", 0o600)
+	must(t, os.RemoveAll(a.in("volumes/phone-1")))
+	v := a.inVault()
+	away := map[string][]byte{}
+	for info, err := range v.Store().List(t.Context(), v.Info().ID+"/packs/") {
+		must(t, err)
+		object := make([]byte, info.Size)
+		if _, err := v.Store().ReadAt(t.Context(), info.Key, object, 0); err != nil && !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+		away[info.Key] = object
+		must(t, v.Store().Delete(t.Context(), info.Key))
+	}
+	if kind, _, reason := a.prepares("p1"); kind != "holdfast.restore.failed" || len(away) == 0 {
+		t.Fatalf("prepare without %d packs: %s, %s", len(away), kind, reason)
+	}
+	a.agent.PassClaims(t.Context())
+	if left := a.claimsOn("phone-1"); len(left) > 0 {
+		t.Errorf("claims after the prepare failed: %v", left)
+	}
+	for key, object := range away {
+		must(t, v.Store().Put(t.Context(), key, object))
+	}
+	if kind, _, reason := a.prepares("p2"); kind != "holdfast.restore.completed" {
+		t.Errorf("the next prepare: %s, %s", kind, reason)
+	}
+	a.agent.PassClaims(t.Context())
+	if claims := a.claimsOn("phone-1"); len(claims) != 1 {
+		t.Errorf("claims of the host that has the instance: %v", claims)
 	}
 }

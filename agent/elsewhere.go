@@ -40,7 +40,7 @@ func (s *service) elsewhere(ctx context.Context, ids []string) error {
 		return nil
 	}
 	still := s.notRunning(ctx, slices.Concat(slices.Collect(maps.Keys(found.Writes)), slices.Collect(maps.Keys(found.Claims))))
-	return refuseElsewhere(found, still)
+	return refuseElsewhere(found, still, s.a.cfg.HostID)
 }
 
 // elsewhere is the look at the vault of a tenant.
@@ -82,17 +82,24 @@ func (s *service) notRunning(ctx context.Context, ids []string) []string {
 	return sure
 }
 
-// refuseElsewhere names each instance that another host has, with the host. Where one
-// is claimed, and another one backed up, the code is the code of the claim.
-func refuseElsewhere(found vault.Elsewhere, ids []string) error {
+// refuseElsewhere names each instance that another host has, with the host. Where one is claimed,
+// and another one backed up, the code is the code of the claim. A host with the name of this host
+// is mostly this host itself, before its state folder was lost: nobody can release anything there.
+func refuseElsewhere(found vault.Elsewhere, ids []string, own string) error {
 	code := api.CodeInBackup
 	var why []string
 	for _, id := range ids {
 		c, claimed := found.Claims[id]
 		host, writes := found.Writes[id]
 		switch {
+		case writes && host == own:
+			why = append(why, fmt.Sprintf("instance %s: an earlier state folder of this host, or a second host with the name %s, is backing it up", api.Quote(id), api.Quote(host)))
 		case writes:
 			why = append(why, fmt.Sprintf("instance %s: host %s is backing it up", api.Quote(id), api.Quote(host)))
+		case claimed && c.Host == own:
+			code = api.CodeInRecovery
+			why = append(why, fmt.Sprintf("instance %s: an earlier state folder of this host, or a second host with the name %s, has claimed it; "+
+				"if no second host has that name, take the claim over (holdfast claim take-over --force)", api.Quote(id), api.Quote(c.Host)))
 		case claimed:
 			code = api.CodeInRecovery
 			why = append(why, fmt.Sprintf("instance %s: host %s has claimed it, and gives signs of life; release it there first", api.Quote(id), api.Quote(c.Host)))

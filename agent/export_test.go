@@ -1,6 +1,10 @@
 package agent
 
-import "context"
+import (
+	"context"
+	"maps"
+	"slices"
+)
 
 // ShowAtOnce has troubles shown at once that are shown after some time only.
 func (a *Agent) ShowAtOnce() { a.hasty.Store(true) }
@@ -12,4 +16,6 @@ func (a *Agent) LookForCopies(ctx context.Context) { a.looks.round(ctx) }
 func (a *Agent) LearnForks(ctx context.Context) { a.learnForks(ctx) }
 
 // PassClaims looks at once at the claims in the vaults.
-func (a *Agent) PassClaims(ctx context.Context) { a.passClaims(ctx) }
+func (a *Agent) PassClaims(ctx context.Context) {
+	a.passClaims(ctx, slices.Sorted(maps.Keys(a.claimTenants())))
+}

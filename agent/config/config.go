@@ -334,8 +334,9 @@ type Compression struct {
 type Prepare struct {
 	// Refuse takes no such command. The agent then needs, and has, fewer powers over the volumes.
 	Refuse bool `yaml:"refuse"`
-	// ClaimSilence is for how long another host gives no sign of
-	// life until its claim on an instance is taken over; 0: never.
+	// ClaimSilence is for how long another host gives no sign of life until its claim on an
+	// instance is taken over, or longer, where that host says that it gives signs more seldom;
+	// 0: never.
 	ClaimSilence time.Duration `yaml:"claim_silence"`
 	// Start brings the instance up. Without, the control plane does;
 	// its runtime need not know it yet then.

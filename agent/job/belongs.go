@@ -1,6 +1,10 @@
 package job
 
-import "go.etcd.io/bbolt"
+import (
+	"errors"
+
+	"go.etcd.io/bbolt"
+)
 
 // Belonging tells whether an instance is on this host, as far as the journal knows. The claims of
 // the host follow from it alone: a crash leaves none for longer than until the next look.
@@ -44,7 +48,7 @@ func belongs(tx *bbolt.Tx, instance string) (b Belonging, err error) {
 	}
 	switch {
 	case active:
-	case last.IsRestore() && last.State == Failed && (last.Restore == nil || !last.Restore.Placed && !last.Restore.Condemned):
+	case last.leftAll():
 		// It did nothing to the volumes, so that the instance is where it was before. A claim
 		// of such a job can stand all the same, where a crash came before the next state.
 		b.Here = known.Backup != "" && !known.Released
@@ -54,4 +58,41 @@ func belongs(tx *bbolt.Tx, instance string) (b Belonging, err error) {
 		b.Here = last.Entered[Released].IsZero()
 	}
 	return b, nil
+}
+
+// leftAll tells whether the job is a restore that failed and did nothing to the volumes.
+func (j *Job) leftAll() bool {
+	return j.IsRestore() && j.State == Failed && (j.Restore == nil || !j.Restore.Placed && !j.Restore.Condemned)
+}
+
+// KeepsClaim tells whether the host keeps its claim on an instance. origin is the job by which the
+// host came to have the claim. A restore that fails and does nothing to the volumes gives the host
+// no claim: another host may be about to prepare the instance, and no release follows here.
+func (jr *Journal) KeepsClaim(instance, origin string) (keeps bool, err error) {
+	err = jr.db.View(func(tx *bbolt.Tx) error {
+		b, err := belongs(tx, instance)
+		if keeps = b.Here; err != nil || !keeps {
+			return err
+		}
+		if id := tx.Bucket(bucketActive).Get([]byte(instance)); id != nil {
+			if active, err := getJob(tx, string(id)); err != nil || !active.IsRestore() {
+				return err // a backup is of content that is here
+			}
+		}
+		id := tx.Bucket(bucketEnded).Get([]byte(instance))
+		if id == nil || origin == "" {
+			return nil
+		}
+		last, err := getJob(tx, string(id))
+		if err != nil || !last.leftAll() {
+			return err
+		}
+		first, err := getJob(tx, origin)
+		if errors.Is(err, ErrNotFound) {
+			return nil // an operator, or a job that ended long ago
+		}
+		keeps = err != nil || !first.leftAll()
+		return err
+	})
+	return keeps, err
 }

@@ -61,6 +61,34 @@ func (m *Manager) learnFork(j *Job, d ForkDecision) error {
 	return nil
 }
 
+// forkStands looks, right before the release, whether the decision that the journal has is still
+// the decision that counts. Two hosts may decide at one moment: a host that puts its decision after
+// the look of this host, and dies before it withdraws the decision, leaves a decision that may
+// count more. ok is false where the vault did not answer, or where the journal learnt of another
+// decision.
+func (w *worker) forkStands(soft, hard context.Context, j *Job) (ok bool, err error) {
+	forker, is := w.m.parts.Backuper.(Forker)
+	if !is {
+		return true, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(hard, actTimeout, fmt.Errorf("the store did not answer within %s", actTimeout))
+	defer cancel()
+	var d ForkDecision
+	err = contain.Call(func() (err error) { d, err = forker.Decided(ctx, j); return err })
+	switch {
+	case contain.Of(err) != nil:
+		return false, err
+	case err != nil && soft.Err() != nil:
+		return false, errLeave
+	case err != nil:
+		return w.waitForFork(soft, j, "look whether the decision about the fork still counts", err)
+	case d.Backup == "" || d.Backup == j.Fork.Backup:
+		return true, nil
+	}
+	d.Asked = j.Fork.Backup
+	return false, w.m.learnFork(j, d)
+}
+
 // ForkWords says for people which backup counts, where another host, or another decision, has
 // settled the fork of the job; "" where this host decided as it was asked.
 func (j *Job) ForkWords() string {

@@ -150,8 +150,10 @@ func (jr *Journal) decideFork(id string, d ForkDecision) error {
 // follow. ok is false where the job waits for a decision, or for the vault to have it.
 func (w *worker) settleFork(soft, hard context.Context, j *Job) (ok bool, err error) {
 	switch {
-	case !j.ForkOpen():
+	case !j.Forked():
 		return true, nil
+	case !j.ForkOpen():
+		return w.forkStands(soft, hard, j)
 	case j.forkUndecided() && w.m.opts.OnFork == ForkRelease:
 		d := ForkDecision{Backup: j.Result.BackupID, By: byConfiguration}
 		return false, w.m.journal.decideFork(j.ID, d)
@@ -183,7 +185,12 @@ func (w *worker) settleFork(soft, hard context.Context, j *Job) (ok bool, err er
 	case soft.Err() != nil:
 		return false, errLeave
 	}
-	w.m.parts.Observer.Trouble(j.Instance, j.ID, "store the decision about the fork in the vault", err)
+	return w.waitForFork(soft, j, "store the decision about the fork in the vault", err)
+}
+
+// waitForFork tells of a vault that did not answer about a fork, and waits until the next try.
+func (w *worker) waitForFork(soft context.Context, j *Job, doing string, err error) (ok bool, _ error) {
+	w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)
 	w.provePause = min(max(firstPause, 2*w.provePause), lastPause)
 	select {
 	case <-time.After(w.provePause):

@@ -302,3 +302,30 @@ func TestFirstDecisionCounts(t *testing.T) {
 		}
 	})
 }
+
+// TestForkDecidedAtOneMoment: another host put a decision at the same moment, which counts more,
+// and did not withdraw it. This host learns of that right before the release, and says so.
+func TestForkDecidedAtOneMoment(t *testing.T) {
+	forked(t, job.ReleaseByControlPlane, job.Options{}, func(w *world, l *life, id string) {
+		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", false); err != nil {
+			t.Fatal(err)
+		}
+		w.mu.Lock()
+		w.decisions = append(w.decisions, job.ForkDecision{Backup: "b-other", By: "another operator", Host: "host-b"})
+		failures := 0
+		w.fail = func(act, _ string) error {
+			if act == "decided" && failures < 3 {
+				failures++
+				return errors.New("the store is away")
+			}
+			return nil
+		}
+		w.mu.Unlock()
+		l.release(t)
+		j := l.final(id)
+		want := job.ForkDecision{Backup: "b-other", By: "another operator", Host: "host-b", Asked: j.Result.BackupID, Stored: true}
+		if j.State != job.Done || j.Fork != want || failures != 3 {
+			t.Errorf("%s, %+v, after %d looks that failed", j.State, j.Fork, failures)
+		}
+	})
+}

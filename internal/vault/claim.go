@@ -27,7 +27,7 @@ type Claim struct {
 	ID       string `json:"id"`
 	Host     string `json:"host"`
 	Identity string `json:"-"`      // of the state folder of the host
-	Job      string `json:"job"`    // for which it was made
+	Job      string `json:"job"`    // for which it was last claimed
 	Backup   string `json:"backup"` // that was prepared; "" where that is not decided yet
 	Seq      uint64 `json:"sequence"`
 	// Made is by the clock of the host, for people. Renewed is when the store got the last sign of
@@ -38,6 +38,11 @@ type Claim struct {
 	Over []string `json:"over,omitempty"`
 	// Reason is the reason that an operator gave to take claims over; "" where none did.
 	Reason string `json:"reason,omitempty"`
+	// Origin is the job by which the host came to have the claim. Later jobs claim the instance
+	// again, and leave Origin as it is. A claim that is damaged has none.
+	Origin string `json:"-"`
+	// Every is the longest time between two signs of life of the host, as it says; 0: unknown.
+	Every time.Duration `json:"-"`
 
 	tag  string
 	beat uint64
@@ -54,6 +59,8 @@ type claimBody struct {
 	Made     time.Time `cbor:"6,keyasint"`
 	Over     []string  `cbor:"7,keyasint,omitempty"`
 	Reason   string    `cbor:"8,keyasint,omitempty"`
+	Origin   string    `cbor:"9,keyasint,omitempty"`
+	Every    uint64    `cbor:"10,keyasint,omitempty"` // seconds
 }
 
 const (
@@ -62,6 +69,11 @@ const (
 	maxBeat    = 99_999_999
 	// maxTaken bounds the claims of other hosts that one claim names.
 	maxTaken = 64
+	// claimSigns is how many signs of life in a row have to be
+	// missing before a host counts as gone.
+	claimSigns = 4
+	// maxEvery bounds what a claim says about the signs of life of its host, in seconds.
+	maxEvery = 24 * 60 * 60
 )
 
 var claimPattern = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,31})/([0-9a-f]{16})-([0-9a-f]{16})-([0-9]{8})$`)
@@ -74,9 +86,15 @@ type ClaimOptions struct {
 	Job      string
 	Backup   string
 	Seq      uint64
-	// Silence is for how long a host gives no sign of life, by the clock
-	// of the store, until another one takes its claim over; 0: for ever.
+	// Silence is for how long a host gives no sign of life, by the clock of the store, until
+	// another one takes its claim over; 0: for ever. A claim whose host says that it gives signs
+	// of life more seldom counts for longer; see Claim.Outlasts.
 	Silence time.Duration
+	// Every is the longest time between two calls of KeepClaims of this host; 0: unknown.
+	Every time.Duration
+	// Keeps tells whether a claim that this host has already is the host's own
+	// apart from Job; if not, Job becomes its Origin. nil: it is.
+	Keeps func(Claim) bool
 	// Writers looks for backups of the instance that other hosts have under way, too.
 	Writers bool
 	// TakeOver takes over every claim of other hosts, as an operator commands it.
@@ -91,6 +109,8 @@ const MaxReason = 1024
 // ClaimedError says that other hosts have an instance.
 type ClaimedError struct {
 	Claims []Claim // of other hosts, never empty
+	// Host is the name of the host that is refused.
+	Host string
 	// Both says that this host claimed the instance at
 	// the same moment as the other one, and withdrew.
 	Both bool
@@ -98,12 +118,28 @@ type ClaimedError struct {
 
 func (e *ClaimedError) Error() string {
 	c := e.Claims[0]
+	if c.Host == e.Host {
+		return fmt.Sprintf("an earlier state folder of this host, or a second host with the name %s, has claimed instance %s (for job %s, made %s by its clock); "+
+			"if no second host has that name, take the claim over (holdfast claim take-over --force)", c.Host, c.Instance, c.Job, c.Made.UTC().Format("2006-01-02 15:04:05Z"))
+	}
 	if e.Both {
 		return fmt.Sprintf("host %s claims instance %s at this very moment; command it again on the host that is to have it", c.Host, c.Instance)
 	}
 	return fmt.Sprintf("host %s has claimed instance %s (for job %s, made %s by its clock) and gives signs of life; release the instance there first",
 		c.Host, c.Instance, c.Job, c.Made.UTC().Format("2006-01-02 15:04:05Z"))
 }
+
+// Outlasts is for how long the claim counts without a sign of life of its host, for a host that
+// is configured with that silence: at least for as long as several signs of life take. 0: for ever.
+func (c Claim) Outlasts(silence time.Duration) time.Duration {
+	if silence <= 0 {
+		return 0
+	}
+	return max(silence, claimSigns*c.Every)
+}
+
+// silent tells whether the host of the claim gave no sign of life for that long.
+func (c Claim) silent(since, silence time.Duration) bool { return silence > 0 && since > c.Outlasts(silence) }
 
 // ErrClaimLost says that a claim of this host is not
 // in the vault any more: another host took it over.
@@ -169,6 +205,7 @@ func (v *Vault) readClaim(ctx context.Context, c *Claim) (gone bool, err error) 
 		}
 		gone = false
 		c.Host, c.Identity, c.Job, c.Backup, c.Seq, c.Made, c.Over, c.Reason = b.Host, b.Identity, b.Job, b.Backup, b.Seq, b.Made, b.Over, b.Reason
+		c.Origin, c.Every = b.Origin, time.Duration(min(b.Every, maxEvery))*time.Second
 		return nil
 	})
 	return gone, err
@@ -217,7 +254,10 @@ func (v *Vault) putClaim(ctx context.Context, c *Claim) error {
 		return fmt.Errorf("claim on instance %s: it has the last number that there is", c.Instance)
 	}
 	name := c.name(c.beat + 1)
-	object, err := v.sealSmall("claim", claimMagic, name, &claimBody{c.Host, c.Identity, c.Job, c.Backup, c.Seq, c.Made, c.Over, c.Reason})
+	object, err := v.sealSmall("claim", claimMagic, name, &claimBody{
+		Host: c.Host, Identity: c.Identity, Job: c.Job, Backup: c.Backup, Seq: c.Seq, Made: c.Made, Over: c.Over, Reason: c.Reason,
+		Origin: c.Origin, Every: uint64(c.Every / time.Second), //nolint:gosec // never negative
+	})
 	if err != nil {
 		return err
 	}
@@ -247,14 +287,10 @@ func (v *Vault) Claim(ctx context.Context, o ClaimOptions) (taken []Claim, err e
 		return nil, err
 	}
 	tag := v.claimTag(o.Identity)
-	var r [8]byte
-	_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
-	mine := Claim{Instance: o.Instance, tag: tag, ID: hex.EncodeToString(r[:])}
-	fresh := true
-	if i := slices.IndexFunc(before, func(c Claim) bool { return c.tag == tag }); i >= 0 {
-		mine, fresh = before[i], false
+	mine, fresh, err := v.ownClaim(ctx, o, before)
+	if err != nil {
+		return nil, fmt.Errorf("claim instance %s: read the claim of this host: %w", o.Instance, err)
 	}
-	mine.Host, mine.Identity, mine.Job, mine.Backup, mine.Seq, mine.Made = o.Host, o.Identity, o.Job, o.Backup, o.Seq, time.Now().UTC()
 	if err := v.putClaim(ctx, &mine); err != nil {
 		return nil, err
 	}
@@ -272,8 +308,10 @@ func (v *Vault) Claim(ctx context.Context, o ClaimOptions) (taken []Claim, err e
 	for _, c := range now {
 		switch {
 		case c.tag == tag:
-		case o.TakeOver, o.Silence > 0 && now[i].Renewed.Sub(c.Renewed) > o.Silence:
+		case o.TakeOver, c.silent(now[i].Renewed.Sub(c.Renewed), o.Silence):
 			taken = append(taken, c)
+		case slices.Contains(mine.Over, c.tag+"-"+c.ID):
+			// Its host renewed it while it was taken over; it goes now.
 		default:
 			living = append(living, c)
 			both = both && !slices.ContainsFunc(before, func(b Claim) bool { return b.ID == c.ID })
@@ -285,7 +323,7 @@ func (v *Vault) Claim(ctx context.Context, o ClaimOptions) (taken []Claim, err e
 		}
 	}
 	if len(living) > 0 {
-		return nil, errors.Join(&ClaimedError{Claims: living, Both: both && fresh}, v.withdraw(ctx, mine, fresh))
+		return nil, errors.Join(&ClaimedError{Claims: living, Host: o.Host, Both: both && fresh}, v.withdraw(ctx, mine, fresh))
 	}
 	if len(taken) > 0 { // so that their hosts learn of it, should they be alive after all
 		for _, c := range taken {
@@ -314,22 +352,56 @@ func (v *Vault) Claim(ctx context.Context, o ClaimOptions) (taken []Claim, err e
 	return taken, nil
 }
 
+// ownClaim is the claim that Claim puts: the claim of the host, with all that it says about the
+// claims that it took over, or else a fresh one. before are the claims on the instance.
+func (v *Vault) ownClaim(ctx context.Context, o ClaimOptions, before []Claim) (mine Claim, fresh bool, err error) {
+	tag := v.claimTag(o.Identity)
+	fresh = true
+	if i := slices.IndexFunc(before, func(c Claim) bool { return c.tag == tag }); i >= 0 {
+		mine = before[i]
+		fresh, err = v.readClaim(ctx, &mine) // a claim that is gone was taken over since it was listed
+		switch {
+		case errors.Is(err, ErrCorrupt):
+			fresh = false // it is put anew
+		case err != nil:
+			return mine, false, err
+		case !fresh && o.Keeps != nil && !o.Keeps(mine):
+			mine.Origin = o.Job
+		}
+	}
+	if fresh {
+		var r [8]byte
+		_, _ = rand.Read(r[:]) // crypto/rand.Read never fails
+		mine = Claim{Instance: o.Instance, tag: tag, ID: hex.EncodeToString(r[:]), Origin: o.Job}
+	}
+	mine.Host, mine.Identity, mine.Job, mine.Backup, mine.Seq, mine.Made, mine.Every = o.Host, o.Identity, o.Job, o.Backup, o.Seq, time.Now().UTC(), o.Every
+	return mine, fresh, nil
+}
+
 // WritesError says that another host has a backup of an instance under way.
-type WritesError struct{ Instance, Host string }
+type WritesError struct {
+	Instance, Host string
+	// Own says that Host is the name of the host that is refused, too.
+	Own bool
+}
 
 func (e *WritesError) Error() string {
+	if e.Own {
+		return fmt.Sprintf("an earlier state folder of this host, or a second host with the name %s, is backing up instance %s; command it again when that backup is over",
+			e.Host, e.Instance)
+	}
 	return fmt.Sprintf("host %s is backing up instance %s; command it again when that backup is over", e.Host, e.Instance)
 }
 
 // writes is a *WritesError where another host has a backup of the instance under way. A session
 // that is older than the silence, by the clock of the store, may be of a host that is gone.
 func (v *Vault) writes(ctx context.Context, o ClaimOptions, now time.Time) error {
-	hosts, err := v.named(ctx, o.Identity, func(put time.Time) bool { return o.Silence > 0 && now.Sub(put) > o.Silence })
+	hosts, err := v.named(ctx, o.Identity, func(put time.Time) bool { return namingSilent(now.Sub(put), o.Silence) })
 	if err != nil {
 		return fmt.Errorf("look for backups that other hosts have under way: %w", err)
 	}
 	if host, busy := hosts[o.Instance]; busy {
-		return &WritesError{Instance: o.Instance, Host: host}
+		return &WritesError{Instance: o.Instance, Host: host, Own: host == o.Host}
 	}
 	return nil
 }
@@ -345,95 +417,4 @@ func (v *Vault) withdraw(ctx context.Context, c Claim, fresh bool) error {
 		return fmt.Errorf("withdraw the claim on instance %s: %w", c.Instance, err)
 	}
 	return nil
-}
-
-// Unclaim removes the claims of a host on an instance. None is no error.
-func (v *Vault) Unclaim(ctx context.Context, instance, identity string) error {
-	end, err := v.claiming.take(ctx, instance)
-	if err != nil {
-		return fmt.Errorf("remove the claim on instance %s: wait for its renewal: %w", instance, err)
-	}
-	defer end()
-	all, err := v.listClaims(ctx, instance)
-	if err != nil {
-		return err
-	}
-	var old []string
-	for _, c := range all {
-		if c.tag == v.claimTag(identity) {
-			old = append(old, c.keys...)
-		}
-	}
-	if len(old) == 0 {
-		return nil
-	}
-	if err := v.st.Delete(ctx, old...); err != nil {
-		return fmt.Errorf("remove the claim on instance %s: %w", instance, err)
-	}
-	return nil
-}
-
-// KeepClaims renews the claims that a host has in the vault, on all instances for which keep
-// says so, and removes the others. lost are the claims that other hosts took over, which it
-// removes too. It makes no claim. It does as much as it can also where it returns an error.
-func (v *Vault) KeepClaims(ctx context.Context, identity string, keep func(instance string) bool) (kept, lost []Claim, err error) {
-	all, err := v.listClaims(ctx, "")
-	if err != nil {
-		return nil, nil, err
-	}
-	tag := v.claimTag(identity)
-	var old []string
-	for _, c := range all {
-		if c.tag != tag {
-			continue
-		}
-		by, kerr := v.keepClaim(ctx, &c, all, keep(c.Instance))
-		switch {
-		case kerr != nil:
-			err = errors.Join(err, kerr)
-			continue
-		case by != nil:
-			lost = append(lost, *by)
-		case keep(c.Instance):
-			kept = append(kept, c)
-		}
-		old = append(old, c.keys...)
-	}
-	if len(old) > 0 {
-		if derr := v.st.Delete(ctx, old...); derr != nil {
-			err = errors.Join(err, fmt.Errorf("remove claims that ended: %w", derr))
-		}
-	}
-	return kept, lost, err
-}
-
-// keepClaim renews one claim, if that is wanted. by
-// is the claim that took it over; nil where none did.
-func (v *Vault) keepClaim(ctx context.Context, c *Claim, all []Claim, wanted bool) (by *Claim, err error) {
-	end, err := v.claiming.take(ctx, c.Instance)
-	if err != nil {
-		return nil, fmt.Errorf("renew the claim on instance %s: %w", c.Instance, err)
-	}
-	defer end()
-	for _, o := range all {
-		if o.Instance != c.Instance || o.tag == c.tag {
-			continue
-		}
-		gone, err := v.readClaim(ctx, &o)
-		if errors.Is(err, ErrCorrupt) {
-			continue
-		} else if err != nil {
-			return nil, err
-		}
-		if !gone && slices.Contains(o.Over, c.tag+"-"+c.ID) {
-			return &o, nil
-		}
-	}
-	if !wanted {
-		return nil, nil
-	}
-	if gone, err := v.readClaim(ctx, c); err != nil || gone {
-		return nil, err
-	}
-	return nil, v.putClaim(ctx, c)
 }

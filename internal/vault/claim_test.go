@@ -53,8 +53,8 @@ func TestClaimKeepsOthersOut(t *testing.T) {
 	if _, err := v.Claim(t.Context(), vault.ClaimOptions{Instance: "other", Host: "b", Identity: "identity of b"}); err != nil {
 		t.Errorf("another instance: %v", err)
 	}
-	no := func(string) bool { return false }
-	if kept, lost, err := v.KeepClaims(t.Context(), "identity of a", no); err != nil || len(kept)+len(lost) > 0 {
+	no := func(vault.Claim) bool { return false }
+	if kept, lost, err := v.KeepClaims(t.Context(), vault.KeepOptions{Identity: "identity of a", Keeps: no}); err != nil || len(kept)+len(lost) > 0 {
 		t.Errorf("let go: %v, %v, %v", kept, lost, err)
 	}
 	if _, err := claims(t, v, "b", false); err != nil {
@@ -74,7 +74,7 @@ func TestClaimOfASilentHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, _ := newVault(t)
 		defer v.Close()
-		yes := func(string) bool { return true }
+		yes := func(vault.Claim) bool { return true }
 		_, err := claims(t, v, "a", false)
 		must(t, err)
 		for range 5 { // for hours
@@ -82,7 +82,7 @@ func TestClaimOfASilentHost(t *testing.T) {
 			if _, err := claims(t, v, "b", false); err == nil {
 				t.Error("the claim of a living host is taken over")
 			}
-			if kept, lost, err := v.KeepClaims(t.Context(), "identity of a", yes); err != nil || len(kept) != 1 || len(lost) > 0 {
+			if kept, lost, err := v.KeepClaims(t.Context(), vault.KeepOptions{Identity: "identity of a", Keeps: yes}); err != nil || len(kept) != 1 || len(lost) > 0 {
 				t.Errorf("kept %v, lost %v, %v", kept, lost, err)
 			}
 		}
@@ -94,7 +94,7 @@ func TestClaimOfASilentHost(t *testing.T) {
 		if got := holders(t, v); fmt.Sprint(got) != "[b]" {
 			t.Errorf("claimed by %v", got)
 		}
-		if kept, _, err := v.KeepClaims(t.Context(), "identity of a", yes); err != nil || len(kept) > 0 {
+		if kept, _, err := v.KeepClaims(t.Context(), vault.KeepOptions{Identity: "identity of a", Keeps: yes}); err != nil || len(kept) > 0 {
 			t.Errorf("a dead host's claim came back: %v, %v", kept, err)
 		}
 	})
@@ -118,7 +118,7 @@ func TestClaimIsTakenOverByAnOperator(t *testing.T) {
 	for key, b := range kept { // as if it had been put a moment later
 		must(t, v.Store().Put(t.Context(), key, b))
 	}
-	none, lost, err := v.KeepClaims(t.Context(), "identity of a", func(string) bool { return true })
+	none, lost, err := v.KeepClaims(t.Context(), vault.KeepOptions{Identity: "identity of a", Keeps: func(vault.Claim) bool { return true }})
 	if err != nil || len(none) > 0 || len(lost) != 1 || lost[0].Host != "b" {
 		t.Errorf("kept %v, lost to %v, %v", none, lost, err)
 	}
@@ -150,7 +150,7 @@ func TestClaimsRace(t *testing.T) {
 		}
 		won += len(winners)
 		for _, host := range []string{"a", "b", "c"} {
-			_, _, err := v.KeepClaims(t.Context(), "identity of "+host, func(string) bool { return false })
+			_, _, err := v.KeepClaims(t.Context(), vault.KeepOptions{Identity: "identity of "+host, Keeps: func(vault.Claim) bool { return false }})
 			must(t, err)
 		}
 	}
@@ -161,7 +161,7 @@ func TestClaimsRace(t *testing.T) {
 // the host claims the same instance. Both succeed, and a claim that is let go stays away.
 func TestClaimAndRenewalAtOnce(t *testing.T) {
 	v, _ := newVault(t)
-	yes := func(string) bool { return true }
+	yes := func(vault.Claim) bool { return true }
 	for range 20 {
 		if _, err := claims(t, v, "a", false); err != nil {
 			t.Fatal(err)
@@ -174,7 +174,7 @@ func TestClaimAndRenewalAtOnce(t *testing.T) {
 				}
 			})
 			group.Go(func() {
-				if _, lost, err := v.KeepClaims(t.Context(), "identity of a", yes); err != nil || len(lost) > 0 {
+				if _, lost, err := v.KeepClaims(t.Context(), vault.KeepOptions{Identity: "identity of a", Keeps: yes}); err != nil || len(lost) > 0 {
 					t.Errorf("renew: %v, %v", lost, err)
 				}
 			})
@@ -189,7 +189,7 @@ func TestClaimAndRenewalAtOnce(t *testing.T) {
 			}
 		})
 		group.Go(func() {
-			if _, _, err := v.KeepClaims(t.Context(), "identity of a", yes); err != nil {
+			if _, _, err := v.KeepClaims(t.Context(), vault.KeepOptions{Identity: "identity of a", Keeps: yes}); err != nil {
 				t.Errorf("renew: %v", err)
 			}
 		})

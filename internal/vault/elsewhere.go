@@ -20,22 +20,21 @@ type Elsewhere struct {
 // Elsewhere looks which of the instances other hosts than the host of that identity back up, or
 // have claimed. It changes nothing: some lists, and a read for each session and for each claim of
 // another host on the instances. A host without a sign of life for longer than the silence is left
-// out; 0: none is.
+// out, as ClaimOptions.Silence tells; 0: none is.
 //
 // The look has no time of the store to compare with, so it takes the time of this host. A sign of
 // life counts while it is no further than the silence from that time, to either side. So a wrong
 // clock hides a living host, or shows a host that is gone for a while, and never for ever.
 func (v *Vault) Elsewhere(ctx context.Context, identity string, silence time.Duration, instances ...string) (Elsewhere, error) {
-	gone := func(sign time.Time) bool { return silence > 0 && time.Since(sign).Abs() > silence }
 	var found Elsewhere
 	g, ctx := contain.WithContext(ctx)
 	g.Go(func() error {
-		hosts, err := v.named(ctx, identity, gone)
+		hosts, err := v.named(ctx, identity, func(put time.Time) bool { return namingSilent(time.Since(put).Abs(), silence) })
 		found.Writes = hosts
 		return err
 	})
 	g.Go(func() (err error) {
-		found.Claims, err = v.claimsOfOthers(ctx, identity, gone, instances)
+		found.Claims, err = v.ClaimsOfOthers(ctx, identity, silence, instances...)
 		return err
 	})
 	if err := g.Wait(); err != nil {
@@ -52,9 +51,10 @@ func (v *Vault) Elsewhere(ctx context.Context, identity string, silence time.Dur
 // claimReads is how many claims are read at a time.
 const claimReads = 8
 
-// claimsOfOthers reads the claims of other hosts on the instances. A
-// claim that goes while it is read, or that is renewed, is left out.
-func (v *Vault) claimsOfOthers(ctx context.Context, identity string, gone func(time.Time) bool, instances []string) (map[string]Claim, error) {
+// ClaimsOfOthers is the part of Elsewhere that looks at claims, by instance. It needs no sessions,
+// so no session that does not open stands in its way. A claim that goes
+// while it is read, or that is renewed, is left out.
+func (v *Vault) ClaimsOfOthers(ctx context.Context, identity string, silence time.Duration, instances ...string) (map[string]Claim, error) {
 	prefix := ""
 	if len(instances) == 1 {
 		prefix = instances[0]
@@ -69,7 +69,7 @@ func (v *Vault) claimsOfOthers(ctx context.Context, identity string, gone func(t
 	g, ctx := contain.WithContext(ctx)
 	g.SetLimit(claimReads)
 	for _, c := range listed {
-		if c.tag == tag || gone(c.Renewed) || !slices.Contains(instances, c.Instance) {
+		if c.tag == tag || !slices.Contains(instances, c.Instance) {
 			continue
 		}
 		g.Go(func() error {
@@ -77,7 +77,7 @@ func (v *Vault) claimsOfOthers(ctx context.Context, identity string, gone func(t
 			if errors.Is(err, ErrCorrupt) {
 				c.Host, ended, err = damagedClaim, false, nil
 			}
-			if err != nil || ended {
+			if err != nil || ended || c.silent(time.Since(c.Renewed).Abs(), silence) {
 				return err
 			}
 			mu.Lock()

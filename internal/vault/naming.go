@@ -20,6 +20,16 @@ const namingRounds = 3
 // a sign of life counts as gone after a while.
 const namingEvery = 10 * time.Minute
 
+// namingSigns is how many signs of life in a row have to be
+// missing before the host of a naming counts as gone.
+const namingSigns = 3
+
+// namingSilent tells whether a naming whose last sign of life is that old may belong to a host that
+// is gone, for a host that is configured with that silence; 0: never.
+func namingSilent(since, silence time.Duration) bool {
+	return silence > 0 && since > max(silence, namingSigns*namingEvery)
+}
+
 // Naming tells other hosts that a backup of an instance is under way, and gives signs of life
 // until End, by a goroutine of its own. After a crash, the next BeginSession of the machine
 // removes it.
