@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -130,11 +131,10 @@ func (v *Vault) endNamings(ctx context.Context, instance string) (failed error) 
 // silenceNamings ends the signs of life of all namings that were kept. Their objects stay.
 func (l *ledger) silenceNamings() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, kept := range l.named {
-		for _, n := range kept {
-			_ = n.silence() // nobody is left to be told of a panic
-		}
+	all := slices.Concat(slices.Collect(maps.Values(l.named))...)
+	l.mu.Unlock() // a sign of life that fails takes the lock
+	for _, n := range all {
+		_ = n.silence() // nobody is left to be told of a panic
 	}
 }
 
