@@ -84,6 +84,9 @@ func (a *app) showStats(s statsJSON) error {
 	if _, err := fmt.Fprint(a.stdout, text); err != nil {
 		return err
 	}
+	if s.DamagedMarks != "" {
+		a.sideWarning("backups whose marks do not open count as not forgotten: " + s.DamagedMarks)
+	}
 	if s.Missing > 0 {
 		a.sideWarning(fmt.Sprintf("backups name %s that the list did not have: holdfast verify looks whether they are missing", count(s.Missing, "pack", "packs")))
 	}

@@ -142,7 +142,8 @@ func (a *app) vaultSessionsCommand() *cobra.Command {
 			"is lost: its backups under way begin again, and its restores fail if a prune deletes a pack that they read.\n" +
 			"A damaged session counts as work under way, until a prune removes it after a day, or --forget with the session's id\n" +
 			"does. Remove the session of a prune or a copy by its id only when that process has ended for certain: backups whose\n" +
-			"deletion it has announced can be held again.",
+			"deletion it has announced can be held again. An announcement that does not open (going/NAME, as the warnings name\n" +
+			"it) refuses all holds until --forget removes it; do so when no prune and no copy --delete-extra is under way.",
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withVault(cmd, v, "vault sessions", func(ctx context.Context, at *vaultAt) error {

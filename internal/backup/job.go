@@ -20,7 +20,7 @@ type Job struct {
 
 	mu      sync.Mutex
 	session *session      // nil: not begun, or gone
-	naming  *vault.Naming // of the instance of the job; nil: none, or it could not be stored
+	naming  *vault.Naming // of the instance of the job; nil: none
 	sampled int           // chunks that were read back
 	reused  int           // of those, chunks that the vault had before the job
 	// stored has the packs that earlier Runs of the job stored. They were read
@@ -60,7 +60,7 @@ func (j *Job) under(ctx context.Context, v *vault.Vault, o vault.SessionOptions)
 	g.Go(func() (err error) { begun, err = j.sessions.begin(ctx, v, o); return err })
 	g.Go(func() (err error) {
 		if j.naming, err = v.Name(ctx, o); err != nil && o.Warn != nil {
-			o.Warn(fmt.Errorf("other hosts are not told that the backup is under way: %w", err))
+			o.Warn(fmt.Errorf("other hosts are not told yet that the backup is under way: %w", err))
 		}
 		return nil // a backup that nobody knows of is a backup
 	})

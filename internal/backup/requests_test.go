@@ -63,10 +63,10 @@ func TestRequestsOfASmallBackup(t *testing.T) {
 	for i, want := range []map[string]int{
 		// Session, naming, pack, index segment, manifest; sessions, condemned packs, index,
 		// backups before, right before the manifest and after; table, two runs,
-		// header, manifest; session, signpost, session after the manifest; naming, session.
-		{"put": 5, "list": 6, "read": 5, "stat": 3, "delete": 2},
+		// header, manifest; mark and session, signpost, mark and session after the manifest; naming, session.
+		{"put": 5, "list": 6, "read": 5, "stat": 5, "delete": 2},
 		// a pack is of the backup before: a look, its table and a run
-		{"put": 5, "list": 6, "read": 7, "stat": 4, "delete": 2},
+		{"put": 5, "list": 6, "read": 7, "stat": 6, "delete": 2},
 	} {
 		b := make([]byte, 4<<20)
 		_, _ = r.Read(b) // never fails

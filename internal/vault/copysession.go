@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	"holdfast/internal/obs"
 )
 
 // A copy puts packs under the names that they have in the source, so a pack can come back into the
@@ -85,15 +83,15 @@ func (c *copier) noCollector(ctx context.Context) error {
 	return nil
 }
 
-// mine is ErrSessionGone where somebody has removed the session of this copy: then a collector may
-// have missed the manifests that the copy has put.
+// mine is ErrSessionGone where somebody has removed the session of this copy, or has marked the
+// session as ended: then a collector may have missed the manifests that the copy has put.
 func (c *copier) mine(ctx context.Context) error {
-	_, err := c.dst.st.Stat(ctx, c.dst.sessionsPrefix()+c.writes.id)
+	there, err := c.dst.sessionThere(ctx, c.writes.id)
 	switch {
-	case errors.Is(err, obs.ErrNotFound):
-		return fmt.Errorf("copy to %s: %w: packs of the copy may be lost; copy again", c.dst.st, ErrSessionGone)
 	case err != nil:
-		return fmt.Errorf("copy: destination: look at session: %w", err)
+		return fmt.Errorf("copy: destination: %w", err)
+	case !there:
+		return fmt.Errorf("copy to %s: %w: packs of the copy may be lost; copy again", c.dst.st, ErrSessionGone)
 	}
 	return nil
 }

@@ -48,8 +48,8 @@ func TestCopyBesidePausedCollector(t *testing.T) {
 }
 
 // TestPruneWaitsForCopy: a prune of the copy that begins beside a copier waits for the copier, also
-// where the copier has no key. A copier whose session somebody has removed says that the copy may
-// lack packs.
+// where the copier has no key. A copier whose session somebody has removed, or has marked as ended,
+// says that the copy may lack packs.
 func TestPruneWaitsForCopy(t *testing.T) {
 	bothWays(t, func(t *testing.T, keyed bool) {
 		s := newCopySides(t, 2)
@@ -74,14 +74,20 @@ func TestPruneWaitsForCopy(t *testing.T) {
 		if prunes == 0 {
 			t.Error("no prune was tried")
 		}
-		backupOf(t, s.v, "i0", 9, 700, 720)
-		o.Progress = func(CopyProgress) {
-			if removes++; removes == 1 {
-				mustDo(t, s.to.Delete(t.Context(), keysOf(t, s.to, "/sessions/")...))
+		for i, end := range []func(key string) error{
+			func(key string) error { return s.to.Delete(t.Context(), key) },
+			func(key string) error { return s.to.Put(t.Context(), key+endedSuffix, []byte(endedMark)) },
+		} {
+			backupOf(t, s.v, "i0", 9+i, 700, 720)
+			removes = 0
+			o.Progress = func(CopyProgress) {
+				if removes++; removes == 1 {
+					mustDo(t, end(keysOf(t, s.to, "/sessions/")[0]))
+				}
 			}
-		}
-		if _, err := Copy(t.Context(), s.from, s.to, o); !errors.Is(err, ErrSessionGone) {
-			t.Errorf("copy without its session: %v", err)
+			if _, err := Copy(t.Context(), s.from, s.to, o); !errors.Is(err, ErrSessionGone) {
+				t.Errorf("copy whose session is ended (way %d): %v", i, err)
+			}
 		}
 		o.Progress = nil
 		s.mustCopy(t, o)

@@ -195,7 +195,7 @@ func (c *copier) heldAtDestination(ctx context.Context, refs []BackupRef) (map[s
 		}
 	}
 	if over {
-		if err := c.dst.CheckClock(ctx, SessionOptions{}); err != nil {
+		if err := c.dst.CheckClock(ctx, c.o.Session); err != nil {
 			return nil, fmt.Errorf("copy: destination: a hold may be over: %w", err)
 		}
 	}

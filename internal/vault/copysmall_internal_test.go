@@ -133,8 +133,22 @@ func TestCopyKeepsHeldBackups(t *testing.T) {
 	mustDo(t, copied.Unhold(t.Context(), hold.ID))
 	_, err = copied.Hold(t.Context(), SessionOptions{Host: "h"}, old, "over", time.Now().Add(-time.Hour))
 	mustDo(t, err)
-	if r := s.mustCopy(t, o); r.Backups.Removed != 1 || r.Packs.Removed == 0 {
-		t.Errorf("after the hold is over: %+v", r)
+	o.Session.Host = "copier"
+	hook := &hooked{Store: s.to, before: func(op, _ string) error {
+		if op != "delete" {
+			return nil
+		}
+		sessions, err := copied.Sessions(t.Context())
+		for _, session := range sessions {
+			if session.Host != "copier" {
+				t.Errorf("a session of the copy does not tell its host: %+v", session)
+			}
+		}
+		return err
+	}}
+	r, err := Copy(t.Context(), s.from, hook, o)
+	if err != nil || r.Backups.Removed != 1 || r.Packs.Removed == 0 {
+		t.Errorf("after the hold is over: %+v, %v", r, err)
 	}
 	if left := keysOf(t, s.to, "/going/"); len(left) > 0 || len(keysOf(t, s.to, "/sessions/")) > 0 {
 		t.Errorf("left: %q", left)

@@ -198,9 +198,9 @@ func (e *eraser) run(ctx context.Context) error {
 // sessions of processes of this host that have ended.
 func (e *eraser) unused(ctx context.Context) error {
 	if e.o.Vault == nil {
-		n, err := e.v.standing(ctx, "sessions")
-		if err == nil && n > 0 {
-			err = &InUseError{Unknown: n}
+		stand, _, err := e.v.listSessions(ctx, "")
+		if err == nil && len(stand) > 0 {
+			err = &InUseError{Unknown: len(stand)}
 		}
 		return err
 	}

@@ -129,6 +129,31 @@ func TestEraseKilledAtAnyInstant(t *testing.T) {
 	}
 }
 
+// TestEraseBesideEndedSessions: without the key too, a session that its process has ended by a mark
+// is no work under way, and a session that stands is one.
+func TestEraseBesideEndedSessions(t *testing.T) {
+	s := newCopySides(t, 2)
+	var sessions []*Session
+	for range 2 {
+		session, err := s.v.BeginSession(t.Context(), SessionOptions{Host: "h"})
+		mustDo(t, err)
+		sessions = append(sessions, session)
+	}
+	end := func(id string) {
+		mustDo(t, s.from.Put(t.Context(), s.v.sessionsPrefix()+id+endedSuffix, []byte(endedMark)))
+	}
+	o := EraseOptions{ID: s.v.info.ID, DryRun: true}
+	end(sessions[0].id)
+	var used *InUseError
+	if _, err := Erase(t.Context(), s.from, o); !errors.As(err, &used) || used.Unknown != 1 {
+		t.Errorf("beside one session: %v", err)
+	}
+	end(sessions[1].id)
+	if _, err := Erase(t.Context(), s.from, o); err != nil {
+		t.Errorf("beside ended sessions: %v", err)
+	}
+}
+
 // TestEraseBesideSessions: sessions are named, and stop an erasing that was not told to go on.
 func TestEraseBesideSessions(t *testing.T) {
 	s := newCopySides(t, 2)

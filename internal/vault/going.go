@@ -4,13 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
+
+	"holdfast/internal/obs"
 )
 
 const (
 	goingMagic = "HFGOIN\x00\x01"
+	// goingName and the name of an announcement name it to ForgetSession.
+	goingName = "going/"
 	// maxGoing is how many backups one announcement names; a prune puts several.
 	maxGoing       = 1 << 12
 	maxGoingObject = 1 << 20
@@ -110,7 +115,7 @@ func (a *announcement) finish(ctx context.Context, failed error) error {
 		keys = append(keys, v.goingPrefix()+id)
 	}
 	if failed == nil {
-		old, err := v.overGoing(ctx, a.puts)
+		old, err := v.overGoing(ctx, a.puts, a.s.options.Warn)
 		if err != nil {
 			return err
 		}
@@ -124,11 +129,16 @@ func (a *announcement) finish(ctx context.Context, failed error) error {
 	return nil
 }
 
-// overGoing returns the keys of the announcements but own of which all backups are gone.
-func (v *Vault) overGoing(ctx context.Context, own map[string][]BackupRef) (keys []string, err error) {
-	all, err := v.readGoing(ctx)
+// overGoing returns the keys of the announcements but own of which all backups are gone. An
+// announcement that does not open stays, and warn is told: nobody knows which backups it names, and
+// it must not stop the work of any prune. warn may be nil.
+func (v *Vault) overGoing(ctx context.Context, own map[string][]BackupRef, warn func(error)) (keys []string, err error) {
+	all, bad, err := v.readGoing(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if failed := damagedGoing(bad); failed != nil && warn != nil {
+		warn(failed)
 	}
 	for id := range own {
 		delete(all, id)
@@ -149,29 +159,55 @@ func (v *Vault) overGoing(ctx context.Context, own map[string][]BackupRef) (keys
 	return keys, nil
 }
 
-// readGoing returns the announcements of prunes and copies by their names. An announcement that
-// does not open is an error.
-func (v *Vault) readGoing(ctx context.Context) (map[string]going, error) {
-	all := map[string]going{}
-	err := v.readSmall(ctx, v.goingPrefix(), "", maxGoingObject, condemnedPattern.MatchString, func(id string, object []byte) error {
+// readGoing returns the announcements of prunes and copies by their names, and the faults of the
+// announcements that do not open.
+func (v *Vault) readGoing(ctx context.Context) (all map[string]going, bad map[string]error, err error) {
+	all, bad = map[string]going{}, map[string]error{}
+	var infos []obs.Info
+	for info, err := range v.st.List(ctx, v.goingPrefix()) {
+		if err != nil {
+			return nil, nil, fmt.Errorf("list the announcements of prunes: %w", err)
+		}
+		id := strings.TrimPrefix(info.Key, v.goingPrefix())
+		switch {
+		case !condemnedPattern.MatchString(id):
+		case info.Size > maxGoingObject:
+			bad[id] = &CorruptError{Object: info.Key, Reason: fmt.Sprintf("has %d bytes, more than the %d of its kind", info.Size, maxGoingObject)}
+		default:
+			infos = append(infos, info)
+		}
+	}
+	err = v.readListed(ctx, v.goingPrefix(), infos, func(id string, object []byte) error {
 		var g going
 		if err := v.openSmall("going", goingMagic, v.goingPrefix(), id, object, &g); err != nil {
 			return err
 		}
 		all[id] = g
 		return nil
-	})
+	}, func(id string, err error) { bad[id] = err })
 	if err != nil {
-		return nil, fmt.Errorf("read the announcements of prunes: %w", err)
+		return nil, nil, fmt.Errorf("read the announcements of prunes: %w", err)
 	}
-	return all, nil
+	return all, bad, nil
+}
+
+// damagedGoing is an error that names the announcements that do not open; nil where there is none.
+func damagedGoing(bad map[string]error) (failed error) {
+	for _, id := range slices.Sorted(maps.Keys(bad)) {
+		failed = errors.Join(failed, fmt.Errorf("an announcement of deleted backups does not open: %w; when no prune and no copy --delete-extra "+
+			"is under way, holdfast vault sessions --forget %s%s removes the announcement", bad[id], goingName, id))
+	}
+	return failed
 }
 
 // announcedBy returns an announcement that names the backup, of a process that may still be alive;
 // nil where there is none. announcedBy ends announcements of which this host can tell that the
 // process has ended, after the time in which a last request of that process may arrive.
 func (v *Vault) announcedBy(ctx context.Context, o SessionOptions, ref BackupRef) (*going, error) {
-	all, err := v.readGoing(ctx)
+	all, bad, err := v.readGoing(ctx)
+	if err == nil {
+		err = damagedGoing(bad) // which may name the backup
+	}
 	if err != nil {
 		return nil, err
 	}

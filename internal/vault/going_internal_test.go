@@ -91,3 +91,68 @@ func TestAnnouncementTakenAway(t *testing.T) {
 		t.Errorf("left: %q", left)
 	}
 }
+
+// TestDamagedAnnouncement: an announcement that does not open stops no prune and no removal of a
+// session. It refuses holds, with the command that removes it, until an operator does so.
+func TestDamagedAnnouncement(t *testing.T) {
+	for name, object := range map[string][]byte{
+		"junk": []byte("junk"), "of a later version": []byte("HFGOIN\x00\x02"), "too large": make([]byte, maxGoingObject+1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newScene(t)
+			all := p.backups(3)
+			p.forget(all[0])
+			id := goingName + strings.Repeat("d", 32)
+			p.must(p.v.st.Put(t.Context(), p.v.info.ID+"/"+id, object))
+			p.pack()
+			var warned []error
+			o := pruneNow()
+			o.Warn = func(err error) { warned = append(warned, err) }
+			r, err := p.v.Prune(t.Context(), o)
+			if err != nil || r.Forgotten != 1 || r.Deleted == 0 || p.there(all[0]) {
+				t.Errorf("prune: %+v, %v", r, err)
+			}
+			if len(warned) != 1 || !strings.Contains(warned[0].Error(), "--forget "+id) {
+				t.Errorf("the prune warned of %v", warned)
+			}
+			s := p.begin(p.v)
+			p.must(p.v.ForgetSession(t.Context(), s.id))
+			if len(p.left("sessions")) > 0 || len(p.left("going")) != 1 {
+				t.Errorf("left: %q", p.left("sessions", "going"))
+			}
+			hold := func() error {
+				_, err := p.v.Hold(t.Context(), SessionOptions{Host: "h"}, referTo(all[1]), "court", time.Time{})
+				return err
+			}
+			if err := hold(); err == nil || !strings.Contains(err.Error(), "--forget "+id) {
+				t.Errorf("hold: %v", err)
+			}
+			if !IsSessionID(id) {
+				t.Errorf("%s is not an id to forget", id)
+			}
+			p.must(p.v.ForgetSession(t.Context(), id))
+			if err := p.v.ForgetSession(t.Context(), id); !errors.Is(err, ErrSessionGone) {
+				t.Errorf("once more: %v", err)
+			}
+			p.must(hold())
+		})
+	}
+}
+
+// TestSoundAnnouncementIsNotDamaged: an announcement that opens goes only with its session.
+func TestSoundAnnouncementIsNotDamaged(t *testing.T) {
+	p := newScene(t)
+	all := p.backups(2)
+	p.forget(all[0])
+	c := p.newPrune()
+	p.steps(c, "lists the packs")
+	key := p.left("going")[0]
+	id := goingName + key[strings.LastIndex(key, "/")+1:]
+	if err := p.v.ForgetSession(t.Context(), id); err == nil || !strings.Contains(err.Error(), c.s.id) {
+		t.Errorf("forget: %v", err)
+	}
+	p.must(c.run(t.Context()))
+	if p.there(all[0]) {
+		t.Error("the backup is there still")
+	}
+}

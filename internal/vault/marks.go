@@ -67,7 +67,8 @@ func randomName() string {
 }
 
 // ForgottenBackups returns the marks of the vault by instance/id: for each forgotten backup the
-// latest mark. The error names marks that do not open, and all other marks are returned with it.
+// latest mark. The error names marks that do not open (ErrCorrupt, ErrNewer), and all other marks
+// are returned with it.
 func (v *Vault) ForgottenBackups(ctx context.Context) (map[string]Forgotten, error) {
 	all := map[string]Forgotten{}
 	var failed error
@@ -87,7 +88,10 @@ func (v *Vault) ForgottenBackups(ctx context.Context) (map[string]Forgotten, err
 		all[of] = m
 		return nil
 	})
-	return all, errors.Join(err, failed)
+	if err != nil {
+		return all, err // which says more than a mark that does not open
+	}
+	return all, failed
 }
 
 // ForgetBackups marks backups as forgotten. Each can be brought back with Unforget until a prune

@@ -3,7 +3,9 @@ package vault
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"holdfast/internal/contain"
@@ -19,6 +21,9 @@ const namingRounds = 3
 // namingEvery is how often a naming is put anew: a host without
 // a sign of life counts as gone after a while.
 const namingEvery = 10 * time.Minute
+
+// namingAgain is the time from a put of a naming that failed to the next try.
+const namingAgain = 10 * time.Second
 
 // namingSigns is how many signs of life in a row have to be
 // missing before the host of a naming counts as gone.
@@ -36,52 +41,71 @@ func namingSilent(since, silence time.Duration) bool {
 type Naming struct {
 	v      *Vault
 	o      SessionOptions
-	s      *Session // its object; for one goroutine at a time
+	s      *Session // its object, nil while none is stored; for the goroutine of signs until it ends
 	cancel context.CancelFunc
 	signs  contain.Group
 }
 
 // Name names the instance of a backup that begins, o.Instance. It takes one request, and End
-// one, and each sign of life two. Nothing that is stored depends on a naming. End is due.
+// one, and each sign of life two. Nothing that is stored depends on a naming. The error says that
+// the naming could not be stored yet; the Naming tries again until End. End is due in any case.
 func (v *Vault) Name(ctx context.Context, o SessionOptions) (*Naming, error) {
 	s, err := v.putSession(ctx, kindNaming, o, observe(o).process)
-	if err != nil {
-		return nil, err
-	}
 	n := &Naming{v: v, o: o, s: s}
 	ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	n.signs.Go(func() error { n.live(ctx); return nil })
-	return n, nil
+	return n, err
 }
 
-// live gives signs of life until ctx ends. The object is another one each
-// time: an object that was removed by hand must not come back under its name.
+// live gives signs of life until ctx ends, and tries soon again where the naming could not be
+// stored. The object is another one each time: an object that was removed by hand must not come
+// back under its name.
 func (n *Naming) live(ctx context.Context) {
-	tick := time.NewTicker(namingEvery)
-	defer tick.Stop()
+	next := time.NewTimer(namingAgain)
+	defer next.Stop()
+	if n.s != nil {
+		next.Reset(namingEvery)
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-next.C:
 		}
-		next, err := n.v.putSession(ctx, kindNaming, n.o, observe(n.o).process)
+		s, err := n.v.putSession(ctx, kindNaming, n.o, observe(n.o).process)
 		if err != nil {
-			continue // at the next tick
+			next.Reset(namingAgain)
+			continue
 		}
+		next.Reset(namingEvery)
 		before := n.s
-		n.s = next
-		_ = before.remove(ctx) // Settle removes an object that stays
+		n.s = s
+		if before != nil {
+			_ = before.remove(ctx) // Settle removes an object that stays
+		}
 	}
 }
 
 // End removes the naming: the backup is over. Where nobody knows whether the backup of the
-// instance is stored, the naming stays until Settle finds out, since the backup may be the newest.
-// End is for one goroutine, and is due once.
+// instance is stored, the naming stays and gives signs of life until Settle finds out, since the
+// backup may be the newest. End is for one goroutine, and is due once.
 func (n *Naming) End(ctx context.Context) error {
-	n.cancel()
-	err := n.signs.Wait() // a panic
 	if n.v.ledger.keepNaming(n) {
+		return nil
+	}
+	return n.remove(ctx)
+}
+
+// silence ends the signs of life. The object stays as it is.
+func (n *Naming) silence() error {
+	n.cancel()
+	return n.signs.Wait() // a panic
+}
+
+// remove ends the signs of life and removes the object.
+func (n *Naming) remove(ctx context.Context) error {
+	err := n.silence()
+	if n.s == nil {
 		return err
 	}
 	return errors.Join(err, n.s.remove(ctx))
@@ -109,9 +133,19 @@ func (v *Vault) endNamings(ctx context.Context, instance string) (failed error) 
 	}
 	l.mu.Unlock()
 	for _, n := range over {
-		failed = errors.Join(failed, n.s.remove(ctx))
+		failed = errors.Join(failed, n.remove(ctx))
 	}
 	return failed
+}
+
+// silenceNamings ends the signs of life of all namings that were kept. Their objects stay.
+func (l *ledger) silenceNamings() {
+	l.mu.Lock()
+	all := slices.Concat(slices.Collect(maps.Values(l.named))...)
+	l.mu.Unlock() // a sign of life that fails takes the lock
+	for _, n := range all {
+		_ = n.silence() // nobody is left to be told of a panic
+	}
 }
 
 // named returns the hosts that have backups of instances under way, by instance, but for the host
@@ -125,8 +159,8 @@ func (v *Vault) named(ctx context.Context, identity string, gone func(put time.T
 			return nil, err
 		}
 		for _, info := range stand {
-			if !gone(info.Modified) {
-				there[v.sessionOf(info)] = true
+			if id := v.sessionOf(info); !strings.HasSuffix(id, pruneSuffix) && !gone(info.Modified) {
+				there[id] = true // a collector names nothing, so a damaged session of one is no doubt
 			}
 		}
 		if len(there) == 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -109,27 +110,106 @@ func TestNamingsOfASharedSession(t *testing.T) {
 }
 
 // TestNamingOutlastsADoubt: while nobody knows whether the backup of an instance is
-// stored, other hosts are told of the backup, although its job is over.
+// stored, other hosts are told of the backup, although its job is over, for as long as that takes.
 func TestNamingOutlastsADoubt(t *testing.T) {
-	v := memoryVault(t)
-	n, err := v.Name(t.Context(), hostOptions("a", "i"))
-	if err != nil {
-		t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		v := memoryVault(t)
+		n, err := v.Name(t.Context(), hostOptions("a", "i"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &doubt{backup: BackupRef{Instance: "i", ID: "b", Seq: 1}}
+		v.ledger.add(d)
+		if err := n.End(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 9 {
+			time.Sleep(17 * time.Minute)
+			if got := busy(t, v, "b", "i"); got != "[i on a]" {
+				t.Errorf("in doubt, b sees %s", got)
+			}
+		}
+		v.ledger.remove(d)
+		if err := v.endNamings(t.Context(), "i"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if left, err := v.Sessions(t.Context()); err != nil || len(left) > 0 {
+			t.Errorf("after the doubt are left: %+v, %v", left, err)
+		}
+	})
+}
+
+// TestCloseSilencesNamings: a vault that is closed while a backup is in doubt puts no object more,
+// which would be sealed under no key.
+func TestCloseSilencesNamings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := memoryVault(t)
+		n, err := v.Name(t.Context(), hostOptions("a", "i"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.ledger.add(&doubt{backup: BackupRef{Instance: "i", ID: "b", Seq: 1}})
+		if err := n.End(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		v.Close()
+		time.Sleep(time.Hour)
+		stand, _, err := v.listSessions(t.Context(), "")
+		if err != nil || len(stand) != 1 || v.sessionOf(stand[0]) != n.s.id {
+			t.Errorf("after Close stand %v, %v", stand, err)
+		}
+	})
+}
+
+// TestNamingThatCouldNotBeStored: the naming is stored soon after the store takes it again, and a
+// naming that is never stored leaves nothing to remove.
+func TestNamingThatCouldNotBeStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newScene(t)
+		refuse := func(op, key string) error {
+			if op == "put" && strings.Contains(key, "/sessions/") {
+				return obs.ErrAccess
+			}
+			return nil
+		}
+		p.st.before = refuse
+		var named []*Naming
+		for _, id := range []string{"i", "j"} {
+			n, err := p.paused.Name(t.Context(), hostOptions("a", id))
+			if !errors.Is(err, obs.ErrAccess) || n == nil {
+				t.Fatalf("naming %v, %v", n, err)
+			}
+			named = append(named, n)
+		}
+		if err := named[1].End(t.Context()); err != nil {
+			t.Errorf("end of a naming that was never stored: %v", err)
+		}
+		time.Sleep(3*namingAgain + time.Second)
+		p.st.mu.Lock()
+		p.st.before = nil
+		p.st.mu.Unlock()
+		time.Sleep(namingAgain)
+		if got := busy(t, p.v, "b", "i", "j"); got != "[i on a]" {
+			t.Errorf("b sees %s", got)
+		}
+		if err := named[0].End(t.Context()); err != nil || len(p.left("sessions")) > 0 {
+			t.Errorf("end: %v; left: %q", err, p.left("sessions"))
+		}
+	})
+}
+
+// TestNamedBesideADamagedCollector: the session of a collector names no instance, so a damaged one
+// stops no look of another host. Any other damaged session does.
+func TestNamedBesideADamagedCollector(t *testing.T) {
+	p := newScene(t)
+	p.damage(pruneSuffix)
+	if got := busy(t, p.v, "b", "i"); got != "[]" {
+		t.Errorf("b sees %s", got)
 	}
-	d := &doubt{backup: BackupRef{Instance: "i", ID: "b", Seq: 1}}
-	v.ledger.add(d)
-	if err := n.End(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if got := busy(t, v, "b", "i"); got != "[i on a]" {
-		t.Errorf("in doubt, b sees %s", got)
-	}
-	v.ledger.remove(d)
-	if err := v.endNamings(t.Context(), "i"); err != nil {
-		t.Fatal(err)
-	}
-	if got := busy(t, v, "b", "i"); got != "[]" {
-		t.Errorf("after the doubt, b sees %s", got)
+	p.damage("")
+	if _, err := p.v.Elsewhere(t.Context(), "identity of b", time.Hour, "i"); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("beside a damaged session: %v", err)
 	}
 }
 
@@ -146,7 +226,7 @@ func TestElsewhereOfASilentHost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n.cancel() // as if the host were gone
+		_ = n.silence() // as if the host were gone
 		look := func(silence time.Duration) string {
 			t.Helper()
 			found, err := v.Elsewhere(context.Background(), "identity of b", silence, "i", "j")

@@ -238,11 +238,7 @@ func (v *Vault) Settle(ctx context.Context) ([]Settled, error) {
 	if len(left) == 0 {
 		return done, err
 	}
-	keys := make([]string, len(left))
-	for i, id := range left {
-		keys[i] = v.sessionsPrefix() + id
-	}
-	if derr := v.st.Delete(ctx, keys...); derr != nil {
+	if derr := v.removeSessions(ctx, left...); derr != nil {
 		return done, errors.Join(err, fmt.Errorf("remove sessions that ended: %w", derr))
 	}
 	v.ledger.forget(left)

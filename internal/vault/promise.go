@@ -13,9 +13,21 @@ import (
 // session, and a collector may have deleted packs that the manifest names. This file has the looks
 // that come after the confirmed manifest. Only they make a backup (FORMAT.md, Garbage).
 
-// sessionThere tells whether the object of a session is in the store.
+// sessionThere tells whether collectors count a session as there: the object of the session is in
+// the store, and no mark tells of its end. The look for the mark comes first: a collector deletes
+// the session before the mark, so the second look misses a session whose mark is gone already.
 func (v *Vault) sessionThere(ctx context.Context, id string) (bool, error) {
-	_, err := v.st.Stat(ctx, v.sessionsPrefix()+id)
+	key := v.sessionsPrefix() + id
+	ended, err := v.sessionStored(ctx, key+endedSuffix)
+	if err != nil || ended {
+		return false, err
+	}
+	return v.sessionStored(ctx, key)
+}
+
+// sessionStored tells whether an object in the folder of the sessions is in the store.
+func (v *Vault) sessionStored(ctx context.Context, key string) (bool, error) {
+	_, err := v.st.Stat(ctx, key)
 	switch {
 	case errors.Is(err, obs.ErrNotFound):
 		return false, nil

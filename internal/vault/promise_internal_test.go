@@ -247,6 +247,45 @@ func TestLongerLookSeesCondemnation(t *testing.T) {
 	p.must(c.run(t.Context()))
 }
 
+// TestMarkedWriter: while a writer sleeps before its manifest, somebody marks its living session as
+// ended, so a collector that waits for the session goes on and deletes a pack of the writer. The
+// writer does not report a backup, also where a collector removes session and mark between its
+// looks for them.
+func TestMarkedWriter(t *testing.T) {
+	for name, swept := range map[string]bool{"the session stays": false, "session and mark go between the looks": true} {
+		t.Run(name, func(t *testing.T) {
+			p := newScene(t)
+			s, pack, c := p.begin(p.paused), p.pack(), p.newPrune()
+			m := p.manifest(pack)
+			p.steps(c, "waits for backups")
+			put, looks := false, 0
+			p.st.before = func(op, key string) error {
+				switch {
+				case op == "put" && strings.Contains(key, "/backups/") && !put:
+					put = true
+					p.must(p.v.st.Put(t.Context(), p.v.sessionsPrefix()+s.id+endedSuffix, []byte(endedMark)))
+					p.must(c.run(t.Context()))
+				case op == "stat" && put && strings.Contains(key, s.id):
+					if looks++; looks == 2 && swept {
+						p.must(p.v.sweepSessions(t.Context()))
+					}
+				}
+				return nil
+			}
+			if err := s.WriteManifest(t.Context(), m); !errors.Is(err, ErrSessionGone) || p.there(m) {
+				t.Errorf("the writer says %v, the manifest is there: %v", err, p.there(m))
+			}
+			if p.has(pack) {
+				t.Error("the collector did not delete the pack")
+			}
+			p.must(s.End(t.Context()))
+			if p.prune(); len(p.left("sessions", "condemned")) > 0 {
+				t.Errorf("left: %q", p.left("sessions", "condemned"))
+			}
+		})
+	}
+}
+
 // TestLongerLookLosesItsSession: the operator removes the new session too.
 func TestLongerLookLosesItsSession(t *testing.T) {
 	p := newScene(t)

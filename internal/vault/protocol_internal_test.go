@@ -19,6 +19,7 @@ type protocolRules struct {
 	lookBefore    bool // W5
 	keepInDoubt   bool // W6: a manifest in doubt keeps the session
 	lookAfter     bool // W7
+	lookAtMark    bool // W5, W7, W8: a session that is marked as ended is gone
 	longer        bool // W8, when the session is gone or the process was started again:
 	newSession    bool // under a new session, which is still there in the end
 	listAgain     bool // none of the packs is condemned
@@ -37,7 +38,7 @@ type protocolRules struct {
 // theProtocol is what FORMAT.md says.
 func theProtocol() protocolRules {
 	return protocolRules{
-		sessionFirst: true, avoid: true, lookAtPacks: true, lookBefore: true, keepInDoubt: true, lookAfter: true,
+		sessionFirst: true, avoid: true, lookAtPacks: true, lookBefore: true, keepInDoubt: true, lookAfter: true, lookAtMark: true,
 		longer: true, newSession: true, listAgain: true, lookAtAll: true, endsLast: true,
 		waitFirst: true, waitCondemned: true, readAgain: true, waitReaders: true, waitGone: true, sweep: true,
 	}
@@ -46,6 +47,7 @@ func theProtocol() protocolRules {
 // protocolFaults are what may happen.
 type protocolFaults struct {
 	operator bool // removes the session of a process that is alive
+	mark     bool // the session of a process that is alive is marked as ended, and stands
 	crash    bool // a writer dies, and may be started again once
 	doubt    bool // the put of a manifest is not answered: done, not done, or done later
 	late     bool // even after its process died
@@ -109,7 +111,7 @@ const (
 const (
 	wasTold    = 1 << iota // success was reported
 	onItsWay               // a put of the manifest
-	wasRemoved             // its session, by the operator
+	wasRemoved             // its session, by the operator or by a mark
 	wasAgain               // started once more
 	wasExpired             // retention deleted the manifest
 	wasRevived             // and it came once more after that: nobody was promised it
@@ -130,6 +132,7 @@ type pState struct {
 	c                                              [mostCollectors]pCollector
 	reader, reads                                  uint8
 	packs, ever, sessions, manifests, condemnation uint8 // ever: packs that an index or a catalogue may list
+	ended                                          uint8 // sessions of writers that are marked as ended
 }
 
 func (s *pState) named(manifests uint8) (packs uint8) {
@@ -162,7 +165,8 @@ type protocolCheck struct {
 // next calls out with every state that follows s.
 func (m *protocolCheck) next(s pState, out func(pState)) {
 	emit := func(n pState) {
-		for i := range n.w { // what nothing depends on any more is made the same
+		n.ended &= n.sessions // a mark without its session tells nothing
+		for i := range n.w {  // what nothing depends on any more is made the same
 			w := &n.w[i]
 			if w.at >= wDone && n.manifests&(1<<i) == 0 && w.marks&(onItsWay|packOnWay) == 0 && (n.reader != 2 || int(n.reads) != i) {
 				w.use, w.marks = 0, 0

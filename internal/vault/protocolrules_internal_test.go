@@ -12,6 +12,7 @@ func TestProtocolHolds(t *testing.T) {
 	runProtocol(t, map[string]protocolCase{
 		"a writer, a collector, a reader, all faults":    {check: protocolCheck{rules: p, faults: all, writers: 1, collectors: 1, readers: 1}},
 		"a writer, two collectors, an operator":          {check: protocolCheck{rules: p, faults: protocolFaults{operator: true}, writers: 1, collectors: 2}},
+		"a writer, a collector, a mark, all faults":      {check: protocolCheck{rules: p, faults: protocolFaults{operator: true, mark: true, crash: true, doubt: true, stale: true}, writers: 1, collectors: 1}},
 		"two writers, a collector":                       {check: protocolCheck{rules: p, writers: 2, collectors: 1}, most: 1 << 18},
 		"two writers, two collectors, operator, stale":   {check: protocolCheck{rules: p, faults: protocolFaults{operator: true, stale: true}, writers: 2, collectors: 2}, most: 1 << 18},
 		"three writers, a collector, operator":           {check: protocolCheck{rules: p, faults: protocolFaults{operator: true}, writers: 3, collectors: 1}, most: 1 << 18},
@@ -39,6 +40,7 @@ func TestProtocolNeedsItsRules(t *testing.T) {
 		"W5 spares work":          {check: one(without(func(p *protocolRules) { p.lookBefore = false }), operator, "")},
 		"W6 keeps the session":    {check: one(without(func(p *protocolRules) { p.keepInDoubt = false }), protocolFaults{doubt: true}, "D"), wrong: "D"},
 		"W7 looks again":          {check: one(without(func(p *protocolRules) { p.lookAfter = false }), operator, "S"), wrong: "S"},
+		"W7 looks for the mark":   {check: one(without(func(p *protocolRules) { p.lookAtMark = false }), protocolFaults{mark: true}, "S"), wrong: "S"},
 		"W8 new session":          {check: one(without(func(p *protocolRules) { p.newSession = false }), both, "S"), wrong: "S"},
 		"W8 list":                 {check: one(without(func(p *protocolRules) { p.listAgain = false }), operator, "S"), wrong: "S"},
 		"W8 all packs":            {check: one(without(func(p *protocolRules) { p.lookAtAll = false }), operator, "S"), wrong: "S"},

@@ -19,6 +19,7 @@ func (m *protocolCheck) writer(s pState, i int, out func(pState)) {
 	list := func(at uint8) { step(func(n *pState, w *pWriter) { w.list, w.at = n.condemnation, at }) }
 	good := func(_ *pState, w *pWriter) { w.at, w.marks = wTold, w.marks|wasTold }
 	there := func(packs uint8) bool { return packs&^(s.packs|w.seen) == 0 }
+	stands := s.sessions&bit != 0 && (!m.rules.lookAtMark || s.ended&bit == 0)
 	m.mishaps(s, i, step)
 	switch w.at {
 	case wPut:
@@ -36,7 +37,7 @@ func (m *protocolCheck) writer(s pState, i int, out func(pState)) {
 	case wLook:
 		fork(!m.rules.lookAtPacks || there(w.use&^bit), wBefore, wEnds)
 	case wBefore:
-		fork(!m.rules.lookBefore || s.sessions&bit != 0, wManifest, wEnds)
+		fork(!m.rules.lookBefore || stands, wManifest, wEnds)
 	case wManifest:
 		if s.sessions&bit != 0 && !m.rules.endsLast {
 			step(func(n *pState, _ *pWriter) { n.sessions &^= bit })
@@ -48,7 +49,7 @@ func (m *protocolCheck) writer(s pState, i int, out func(pState)) {
 		fork(m.rules.keepInDoubt, wStays, wEnds)
 	case wAfter:
 		switch {
-		case s.sessions&bit != 0:
+		case stands:
 			step(good)
 		default:
 			fork(m.rules.longer, wLonger, wFails)
@@ -66,7 +67,7 @@ func (m *protocolCheck) writer(s pState, i int, out func(pState)) {
 	case wAgainLook:
 		fork(!m.rules.lookAtAll || there(w.use), wAgainSession, wFails)
 	case wAgainSession:
-		if !m.rules.newSession || s.sessions&bit != 0 {
+		if !m.rules.newSession || stands {
 			step(good)
 		} else {
 			to(wFails)
@@ -87,6 +88,7 @@ func (m *protocolCheck) writer(s pState, i int, out func(pState)) {
 
 // begin puts the session of writer i.
 func (m *protocolCheck) begin(n *pState, i int) {
+	n.ended &^= 1 << i // another session
 	if n.sessions |= 1 << i; m.faults.stale {
 		n.w[i].seen = n.packs
 	}
@@ -98,6 +100,9 @@ func (m *protocolCheck) mishaps(s pState, i int, step func(func(*pState, *pWrite
 	if w.at > wPut && w.at < wTold { // later it ends its session next in any case
 		if m.faults.operator && s.sessions&bit != 0 {
 			step(func(n *pState, w *pWriter) { n.sessions &^= bit; w.marks |= wasRemoved })
+		}
+		if m.faults.mark && s.sessions&^s.ended&bit != 0 {
+			step(func(n *pState, w *pWriter) { n.ended |= bit; w.marks |= wasRemoved })
 		}
 		if m.faults.crash {
 			step(func(_ *pState, w *pWriter) {
@@ -184,7 +189,7 @@ func (m *protocolCheck) collector(s pState, i int, out func(pState)) {
 		f(&n, &n.c[i])
 		out(n)
 	}
-	ended := func(rule bool) bool { return !rule || c.waits&s.sessions == 0 }
+	ended := func(rule bool) bool { return !rule || c.waits&s.sessions&^s.ended == 0 }
 	if m.faults.operator && m.rules.takeOver && c.at > cPacks && c.at < cDone && s.sessions&mine != 0 {
 		step(func(n *pState, _ *pCollector) { n.sessions &^= mine })
 	}
@@ -202,7 +207,7 @@ func (m *protocolCheck) collector(s pState, i int, out func(pState)) {
 	case cTakes:
 		step(func(n *pState, c *pCollector) { n.condemnation &^= c.ends; c.ends, c.at = 0, cSessionsAgain })
 	case cSessions, cSessionsAgain, cSessionsLast:
-		step(func(n *pState, c *pCollector) { c.waits = n.sessions & (readerSession - 1); c.at++ })
+		step(func(n *pState, c *pCollector) { c.waits = n.sessions &^ n.ended & (readerSession - 1); c.at++ })
 	case cManifests, cManifestsAgain:
 		if ended(c.at == cManifests && m.rules.waitFirst || c.at == cManifestsAgain && m.rules.waitCondemned) {
 			step(func(n *pState, c *pCollector) { c.waits, c.manifests = 0, n.manifests; c.at++ })

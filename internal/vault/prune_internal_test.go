@@ -257,7 +257,7 @@ func TestPruneRefused(t *testing.T) {
 func TestPruneFailsClosed(t *testing.T) {
 	junk := strings.Repeat("1", 32)
 	for folder, name := range map[string]string{
-		"backups": "i/" + NewBackupID(9, time.Now(), false), "holds": junk, "condemned": junk, "going": junk,
+		"backups": "i/" + NewBackupID(9, time.Now(), false), "holds": junk, "condemned": junk,
 	} {
 		p := newScene(t)
 		all := p.backups(2)

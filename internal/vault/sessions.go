@@ -251,7 +251,9 @@ func (v *Vault) sweepSessions(ctx context.Context) error {
 }
 
 // removeDamaged removes the damaged sessions that stand for longer than damagedStands at that time
-// of the store's clock, and tells warn of each damaged session. A session of a later version stays.
+// of the store's clock, and tells warn of each damaged session. A session of a later version stays,
+// and so does a session of a collector, since its process may only be paused before its deletes and
+// a copy would begin beside it.
 func (v *Vault) removeDamaged(ctx context.Context, now time.Time, warn func(error)) error {
 	all, err := v.Sessions(ctx)
 	if err != nil {
@@ -261,6 +263,8 @@ func (v *Vault) removeDamaged(ctx context.Context, now time.Time, warn func(erro
 	for _, s := range all {
 		switch {
 		case s.Damaged == "":
+		case s.collects():
+			warn(fmt.Errorf("a prune or a copy may be under way, so no copy begins in this vault: %s when that process has ended for certain", describeSession(s)))
 		case errors.Is(s.fault, ErrNewer) || s.put.IsZero() || now.IsZero() || now.Sub(s.put) < damagedStands:
 			warn(fmt.Errorf("a session of the vault counts as work under way: %s", describeSession(s)))
 		default:
@@ -296,14 +300,24 @@ func (v *Vault) ForgetHost(ctx context.Context, host string) (int, error) {
 	return len(gone), nil
 }
 
-// IsSessionID tells whether s has the form of a session's id.
-func IsSessionID(s string) bool { return sessionPattern.MatchString(s) }
+// IsSessionID tells whether s has the form of an id that ForgetSession takes.
+func IsSessionID(s string) bool { return sessionPattern.MatchString(s) || isGoingName(s) }
+
+func isGoingName(s string) bool {
+	id, is := strings.CutPrefix(s, goingName)
+	return is && condemnedPattern.MatchString(id)
+}
 
 // ForgetSession removes one session, also a damaged one, and the announcements under it of backups
 // that are about to be deleted. A backup whose session was removed notices. A prune or copy whose
 // session was removed has to have ended: a hold could else come too late without a word, and a
-// copy could lose packs. ErrSessionGone where the vault has nothing of that session.
+// copy could lose packs. An announcement that does not open names no session, so it stays;
+// ForgetSession removes it by its own id, "going/" and its name. ErrSessionGone where the vault has
+// nothing of that id.
 func (v *Vault) ForgetSession(ctx context.Context, id string) error {
+	if isGoingName(id) {
+		return v.forgetDamagedGoing(ctx, strings.TrimPrefix(id, goingName))
+	}
 	var keys []string
 	switch _, err := v.st.Stat(ctx, v.sessionsPrefix()+id); {
 	case err == nil:
@@ -311,7 +325,7 @@ func (v *Vault) ForgetSession(ctx context.Context, id string) error {
 	case !errors.Is(err, obs.ErrNotFound):
 		return fmt.Errorf("look at session: %w", err)
 	}
-	all, err := v.readGoing(ctx)
+	all, _, err := v.readGoing(ctx)
 	if err != nil {
 		return err
 	}
@@ -327,6 +341,24 @@ func (v *Vault) ForgetSession(ctx context.Context, id string) error {
 	slices.Reverse(keys)
 	if err := v.st.Delete(ctx, keys...); err != nil {
 		return fmt.Errorf("remove session: %w", err)
+	}
+	return nil
+}
+
+// forgetDamagedGoing removes an announcement that does not open.
+func (v *Vault) forgetDamagedGoing(ctx context.Context, id string) error {
+	all, bad, err := v.readGoing(ctx)
+	if err != nil {
+		return err
+	}
+	if g, sound := all[id]; sound {
+		return fmt.Errorf("the announcement %s%s opens: it goes with its session, %s", goingName, id, g.Session)
+	}
+	if bad[id] == nil {
+		return fmt.Errorf("%w: the vault has no announcement %s%s", ErrSessionGone, goingName, id)
+	}
+	if err := v.st.Delete(ctx, v.goingPrefix()+id); err != nil {
+		return fmt.Errorf("remove the announcement: %w", err)
 	}
 	return nil
 }

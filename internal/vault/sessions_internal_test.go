@@ -61,6 +61,26 @@ func TestDamagedSession(t *testing.T) {
 	}
 }
 
+// TestDamagedSessionOfACollectorStays: the collector may only be paused before its deletes, so no
+// prune removes its session, however old; the operator does.
+func TestDamagedSessionOfACollectorStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newScene(t)
+		id := p.damage(pruneSuffix)
+		time.Sleep(2 * damagedStands)
+		var warned error
+		o := pruneNow()
+		o.Warn = func(err error) { warned = errors.Join(warned, err) }
+		if _, err := p.v.Prune(t.Context(), o); err != nil || len(p.left("sessions")) != 1 {
+			t.Errorf("prune: %v; left: %q", err, p.left("sessions"))
+		}
+		if warned == nil || !strings.Contains(warned.Error(), "--forget "+id) {
+			t.Errorf("the prune warned of %v", warned)
+		}
+		p.must(p.v.ForgetSession(t.Context(), id))
+	})
+}
+
 // TestDamagedSessionOfACollector: nobody waits for a collector, and a backup does not read the
 // sessions of others.
 func TestDamagedSessionOfACollector(t *testing.T) {
@@ -73,6 +93,40 @@ func TestDamagedSessionOfACollector(t *testing.T) {
 	p.must(p.begin(p.v).End(t.Context()))
 	if err := p.v.ForgetSession(t.Context(), strings.Repeat("a", 16)+"-"+strings.Repeat("b", 32)); !errors.Is(err, ErrSessionGone) {
 		t.Errorf("a session that is not there: %v", err)
+	}
+}
+
+// TestSettleMarksASession: with credentials that delete nothing, Settle ends a session whose end
+// failed first, by a mark.
+func TestSettleMarksASession(t *testing.T) {
+	p := newScene(t)
+	s := p.begin(p.paused)
+	p.st.before = func(op, key string) error {
+		switch {
+		case op == "delete":
+			return obs.ErrAccess
+		case op == "put" && strings.HasSuffix(key, endedSuffix):
+			return obs.ErrUnavailable
+		}
+		return nil
+	}
+	if err := s.End(t.Context()); err == nil {
+		t.Error("the session ended without its mark")
+	}
+	p.st.before = func(op, _ string) error {
+		if op == "delete" {
+			return obs.ErrAccess
+		}
+		return nil
+	}
+	if _, err := p.paused.Settle(t.Context()); err != nil {
+		t.Errorf("settle: %v", err)
+	}
+	if stand, _, err := p.v.listSessions(t.Context(), ""); err != nil || len(stand) > 0 {
+		t.Errorf("after Settle stand %v, %v", stand, err)
+	}
+	if len(p.paused.ledger.left) > 0 {
+		t.Errorf("Settle goes on with %q", p.paused.ledger.left)
 	}
 }
 

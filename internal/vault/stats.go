@@ -44,6 +44,9 @@ type Stats struct {
 	Missing   int             `json:"missing_packs"`
 	Grown     uint64          `json:"grown_bytes"` // of all instances
 	Instances []InstanceStats `json:"instances"`   // by name
+	// DamagedMarks names the marks of forgotten backups that do not open, and why. Their backups
+	// count as not forgotten. "" where all marks open.
+	DamagedMarks string `json:"damaged_marks,omitempty"`
 }
 
 const (
@@ -69,14 +72,17 @@ type stats struct {
 // bytes of memory for each pack.
 func (v *Vault) Stats(ctx context.Context, since time.Time) (*Stats, error) {
 	marks, err := v.ForgottenBackups(ctx)
-	if err != nil {
+	damaged := ""
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewer) {
+		damaged = err.Error()
+	} else if err != nil {
 		return nil, err
 	}
 	refs, err := v.Backups(ctx, "") // before the packs: a listed manifest has its packs in the list
 	if err != nil {
 		return nil, err
 	}
-	c := &stats{forgotten: marks, since: since, missing: map[PackID]bool{}, out: &Stats{Instances: []InstanceStats{}}}
+	c := &stats{forgotten: marks, since: since, missing: map[PackID]bool{}, out: &Stats{Instances: []InstanceStats{}, DamagedMarks: damaged}}
 	if c.packs, err = v.listPackSet(ctx); err != nil {
 		return nil, err
 	}

@@ -1,8 +1,12 @@
 package vault
 
 import (
+	"errors"
+	"strings"
 	"testing"
 	"time"
+
+	"holdfast/internal/obs"
 )
 
 // TestStats: each pack counts once, as unique to an instance, as shared, or as garbage.
@@ -33,5 +37,23 @@ func TestStats(t *testing.T) {
 	}
 	if j.Instance != "j" || j.Backups != 1 || j.Unique != 200 || j.Shared != 200 || j.Grown != 0 {
 		t.Errorf("instance j: %+v", j)
+	}
+}
+
+// TestStatsBesideADamagedMark: a mark that does not open is named, and its backup counts as not
+// forgotten. A store that does not answer is an error all the same.
+func TestStatsBesideADamagedMark(t *testing.T) {
+	p := newScene(t)
+	all := p.backups(2)
+	p.forget(all[0])
+	name := fullName(referTo(all[1])) + "." + randomName()
+	p.must(p.v.st.Put(t.Context(), p.v.forgottenPrefix()+name, []byte("junk")))
+	got, err := p.paused.Stats(t.Context(), time.Now())
+	if err != nil || len(got.Instances) != 1 || got.Instances[0].Forgotten != 1 || !strings.Contains(got.DamagedMarks, name) {
+		t.Errorf("stats: %+v, %v", got, err)
+	}
+	p.st.once("list", "forgotten", func() error { return obs.ErrUnavailable })
+	if _, err := p.paused.Stats(t.Context(), time.Now()); !errors.Is(err, obs.ErrUnavailable) {
+		t.Errorf("stats of a store that does not answer: %v", err)
 	}
 }

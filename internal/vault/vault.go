@@ -226,8 +226,10 @@ func (v *Vault) Cutter() *chunk.Cutter { return chunk.NewCutter(v.cut, v.params.
 // Store returns the store that the vault is in.
 func (v *Vault) Store() obs.Store { return v.st }
 
-// Close forgets the keys. The store stays open: it is the caller's.
+// Close forgets the keys, and ends the signs of life of backups in doubt, which nobody can give
+// without keys. The store stays open: it is the caller's.
 func (v *Vault) Close() {
+	v.ledger.silenceNamings()
 	v.content, v.meta, v.name, v.page, v.cut, v.headers = [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}, [32]byte{}
 }
 
