@@ -139,7 +139,9 @@ func (c Claim) Outlasts(silence time.Duration) time.Duration {
 }
 
 // silent tells whether the host of the claim gave no sign of life for that long.
-func (c Claim) silent(since, silence time.Duration) bool { return silence > 0 && since > c.Outlasts(silence) }
+func (c Claim) silent(since, silence time.Duration) bool {
+	return silence > 0 && since > c.Outlasts(silence)
+}
 
 // ErrClaimLost says that a claim of this host is not
 // in the vault any more: another host took it over.

@@ -150,7 +150,7 @@ func TestClaimsRace(t *testing.T) {
 		}
 		won += len(winners)
 		for _, host := range []string{"a", "b", "c"} {
-			_, _, err := v.KeepClaims(t.Context(), vault.KeepOptions{Identity: "identity of "+host, Keeps: func(vault.Claim) bool { return false }})
+			_, _, err := v.KeepClaims(t.Context(), vault.KeepOptions{Identity: "identity of " + host, Keeps: func(vault.Claim) bool { return false }})
 			must(t, err)
 		}
 	}
