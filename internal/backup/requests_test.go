@@ -62,8 +62,9 @@ func TestRequestsOfASmallBackup(t *testing.T) {
 	r := rand.NewChaCha8([32]byte{})
 	for i, want := range []map[string]int{
 		// Session, naming, pack, index segment, manifest; sessions, condemned packs, index,
-		// backups before, right before the manifest and after; table, two runs,
-		// header, manifest; mark and session, signpost, mark and session after the manifest; naming, session.
+		// backups before, right before the manifest and after; table, two runs, header,
+		// manifest; mark and session, signpost, mark and session after the manifest;
+		// naming, session.
 		{"put": 5, "list": 6, "read": 5, "stat": 5, "delete": 2},
 		// a pack is of the backup before: a look, its table and a run
 		{"put": 5, "list": 6, "read": 7, "stat": 6, "delete": 2},
