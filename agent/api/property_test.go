@@ -53,8 +53,10 @@ func (m maker) text(s *openapi3.Schema, k kind) string {
 		most = int(*s.MaxLength)
 	}
 	switch {
+	case s.Type.Is("boolean") && len(s.Enum) == 0 && k != broken:
+		return pick(m, "true", "false")
 	case len(s.Enum) > 0 && k != broken:
-		return pick(m, s.Enum...).(string)
+		return fmt.Sprint(pick(m, s.Enum...))
 	case k == broken:
 		return pick(m, "", "../../etc/passwd", "a b", "\x00", "\x1b[31m", "a\nb", "téléphone", "%s%n", strings.Repeat("x", most+1), strings.Repeat("é", 70_000), ".", "-", "a/b")
 	case strings.HasPrefix(s.Pattern, "^[A-Za-z0-9][A-Za-z0-9._-]{0,31}"):

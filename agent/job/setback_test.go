@@ -26,7 +26,9 @@ type setBackLife struct {
 }
 
 var setBackLives = []setBackLife{
-	{name: "the restore goes on"}, {name: "the restore is cancelled", cancel: true}, {name: "a life that only recovers", opts: job.Options{RecoverOnly: true}},
+	{name: "the restore goes on"},
+	{name: "the restore is cancelled", cancel: true},
+	{name: "a life that only recovers", opts: job.Options{RecoverOnly: true}},
 	{name: "the notes can't be read at first", broken: true},
 }
 

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,7 +84,6 @@ func TestHeldInstanceWaitsForNoRound(t *testing.T) {
 			fill(t, path, 0, size, 1)
 			mem := obs.NewMemory()
 			slow := &slowRound{Store: mem, entered: make(chan struct{}), goOn: make(chan struct{})}
-			slow.round.Store(true)
 			v := newVault(t, slow)
 			on := backup.NewPool(backup.PoolOptions{Runs: 2, Budget: 1})
 			on.BeginView("one")
@@ -96,16 +94,15 @@ func TestHeldInstanceWaitsForNoRound(t *testing.T) {
 			}
 			var round sync.WaitGroup
 			round.Go(func() {
-				if _, err := backup.Run(t.Context(), o); err != nil {
+				if _, err := backup.Run(context.WithValue(t.Context(), ofRound{}, true), o); err != nil {
 					t.Error(err)
 				}
 			})
 			<-slow.entered
-			// until no buffer is left for it, which it waits for with blocks in hand
+			// Meanwhile the round mostly uses up its buffers, and waits for one with blocks in hand.
 			if name == "in the middle" {
 				time.Sleep(time.Second)
 			}
-			slow.round.Store(false)
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			held := o
@@ -125,16 +122,18 @@ func TestHeldInstanceWaitsForNoRound(t *testing.T) {
 	}
 }
 
+// ofRound marks the context of a round.
+type ofRound struct{}
+
 // slowRound holds up the packs of a round.
 type slowRound struct {
 	obs.Store
-	round         atomic.Bool
 	once          sync.Once
 	entered, goOn chan struct{}
 }
 
 func (s *slowRound) Put(ctx context.Context, key string, body []byte) error {
-	if s.round.Load() && strings.Contains(key, "/packs/") {
+	if ctx.Value(ofRound{}) != nil && strings.Contains(key, "/packs/") {
 		s.once.Do(func() { close(s.entered) })
 		<-s.goOn
 	}

@@ -12,13 +12,19 @@ import (
 	"holdfast/internal/vault/format"
 )
 
-// The names of package format that callers of this package use; see there.
+// The types of package format that callers of this package use.
 type (
-	PackID       = format.PackID
-	PackRef      = format.PackRef
-	Loc          = format.Loc
-	ChunkKind    = format.ChunkKind
-	Row          = format.Row
+	// PackID names a pack.
+	PackID = format.PackID
+	// PackRef is a pack on which a backup rests.
+	PackRef = format.PackRef
+	// Loc is the place of a chunk.
+	Loc = format.Loc
+	// ChunkKind is the kind of plaintext of a chunk.
+	ChunkKind = format.ChunkKind
+	// Row is one line of a pack's table.
+	Row = format.Row
+	// CorruptError names a stored object that differs from the original, and the evidence.
 	CorruptError = format.CorruptError
 )
 

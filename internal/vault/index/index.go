@@ -65,7 +65,7 @@ func (in Place) Open(ctx context.Context, dir string, without []format.PackID, t
 	return x, nil
 }
 
-// find returns where the chunk of that name is.
+// Find returns where the chunk of that name is.
 func (x *Index) Find(name chunk.Name) (format.Loc, bool) {
 	view := x.view.Load()
 	if loc, ok := view.findRow(&name); ok {
@@ -74,7 +74,7 @@ func (x *Index) Find(name chunk.Name) (format.Loc, bool) {
 	return x.findIn(view.segs, &name)
 }
 
-// findAdded is find among the chunks that were added since the
+// FindAdded is Find among the chunks that were added since the
 // index was opened. The stored segments do not change meanwhile.
 func (x *Index) FindAdded(name chunk.Name) (format.Loc, bool) {
 	view := x.view.Load()
@@ -121,7 +121,7 @@ func (x *Index) fault(s *segment, err error) {
 	x.tell(x.in.damage(s, err))
 }
 
-// packs calls each with the packs that the index lists, and with
+// Packs calls each with the packs that the index lists, and with
 // the size of each; a pack may come twice.
 func (x *Index) Packs(each func(format.PackRef)) {
 	view := x.view.Load()
@@ -139,7 +139,7 @@ func (x *Index) Packs(each func(format.PackRef)) {
 	}
 }
 
-// addPack adds the rows of a whole pack whose names find does not know.
+// AddPack adds the rows of a whole pack whose names Find does not know.
 func (x *Index) AddPack(p format.PackRef, rows []format.Row) (added int) {
 	for _, r := range rows {
 		if _, ok := x.Find(r.Name); !ok {
@@ -154,13 +154,13 @@ func (x *Index) AddPack(p format.PackRef, rows []format.Row) (added int) {
 	return added
 }
 
-// sizePack notes the size of the pack whose chunks were added last.
+// SizePack notes the size of the pack whose chunks were added last.
 func (x *Index) SizePack(p format.PackRef) { x.view.Load().active.sizePack(p) }
 
-// add records where a chunk is whose name find does not know.
+// Add records where a chunk is whose name Find does not know.
 func (x *Index) Add(name chunk.Name, loc format.Loc) { x.view.Load().active.add(name, loc) }
 
-// freeze is called between two packs. When many rows were added it puts them
+// Freeze is called between two packs. When many rows were added it puts them
 // aside and returns the function that writes them as a segment to the local disk,
 // which may run beside all else; nil when there is nothing to do. So all rows of
 // a pack that a writer adds are in one segment, on which RebuildIndex relies.
@@ -219,7 +219,7 @@ func (x *Index) writeLocal(t *rowTable) (*segment, error) {
 	return s, nil
 }
 
-// store writes the added rows into the store, as segments.
+// Store writes the added rows into the store, as segments.
 // No call of add, freeze or spill may come any more.
 func (x *Index) Store(ctx context.Context) error {
 	view := x.view.Load()
@@ -294,7 +294,7 @@ func (in Place) storeSegment(ctx context.Context, s *segment) error {
 	return nil
 }
 
-// close frees the index. Nobody may look up any more. It is idempotent.
+// Close frees the index. Nobody may look up any more. It is idempotent.
 func (x *Index) Close() {
 	x.mu.Lock()
 	defer x.mu.Unlock()

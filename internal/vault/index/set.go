@@ -37,7 +37,7 @@ func fileWriter(f *os.File) *bufio.Writer { return bufio.NewWriterSize(f, 64<<10
 // are read. A reader that then still lacks segments stores their chunks anew.
 const maxRounds = 10
 
-// openSegments lists the index and opens the listed segments, from the local folder where they
+// OpenSet lists the index and opens the listed segments, from the local folder where they
 // are there, and otherwise from the store. A segment that is listed but gone was replaced, so
 // the index is listed again. Damaged segments are reported and left out. When the folder can't
 // be used, that is reported, and the segments are fetched into files without a name.
@@ -146,7 +146,7 @@ func (set *Set) fetchMissing(ctx context.Context) (gone bool, err error) {
 	return gone, err
 }
 
-// close frees the open segments.
+// Close frees the open segments.
 func (set *Set) Close() {
 	for _, s := range set.open {
 		s.close()
