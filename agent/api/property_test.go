@@ -118,6 +118,10 @@ func (m maker) value(ref *openapi3.SchemaRef, k kind) any {
 		return list
 	case s.Type.Is("integer"):
 		return m.integer(s, k)
+	case s.Type.Is("boolean") && k == broken:
+		return pick[any](m, "true", 1, nil, []any{})
+	case s.Type.Is("boolean"):
+		return m.IntN(2) == 0
 	}
 	return m.text(s, k)
 }
