@@ -16,7 +16,7 @@ import (
 )
 
 // powerCuts is how often the power goes in CI; ROUNDS makes it more, as "make soak" does.
-const powerCuts = 30
+const powerCuts = 20
 
 // Every other cut comes after so much processor time of the emulating host, which does not
 // depend on other work of that host: at the least the machine begins to run, at the most it has
