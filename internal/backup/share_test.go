@@ -99,7 +99,7 @@ func TestHeldInstanceWaitsForNoRound(t *testing.T) {
 				}
 			})
 			<-slow.entered
-			// Meanwhile the round mostly uses up its buffers, and waits for one with blocks in hand.
+			// Meanwhile the round uses up its buffers, and waits for one with blocks in hand.
 			if name == "in the middle" {
 				time.Sleep(time.Second)
 			}
