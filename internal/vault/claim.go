@@ -216,6 +216,17 @@ func (v *Vault) readClaim(ctx context.Context, c *Claim) (gone bool, err error) 
 // damagedClaim stands in the place of the host in a claim that does not open.
 const damagedClaim = "an unknown host (its claim is damaged)"
 
+// seeClaim is readClaim for a list of claims: a claim that does not open is there, with an unknown
+// host.
+func (v *Vault) seeClaim(ctx context.Context, c *Claim) (gone bool, err error) {
+	gone, err = v.readClaim(ctx, c)
+	if errors.Is(err, ErrCorrupt) {
+		c.Host = damagedClaim
+		return false, nil
+	}
+	return gone, err
+}
+
 // claimRounds is how often the claims are listed while hosts renew
 // theirs. A renewal deletes the object that the list has, so a claim
 // that is gone when it is read may stand under its next number.
@@ -232,11 +243,8 @@ func (v *Vault) Claims(ctx context.Context, instance string) ([]Claim, error) {
 		var all []Claim
 		changed := false
 		for _, c := range listed {
-			gone, err := v.readClaim(ctx, &c)
-			switch {
-			case errors.Is(err, ErrCorrupt):
-				c.Host, gone = damagedClaim, false
-			case err != nil:
+			gone, err := v.seeClaim(ctx, &c)
+			if err != nil {
 				return nil, fmt.Errorf("read claims: %w", err)
 			}
 			if changed = changed || gone; !gone {

@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -73,10 +72,7 @@ func (v *Vault) ClaimsOfOthers(ctx context.Context, identity string, silence tim
 			continue
 		}
 		g.Go(func() error {
-			ended, err := v.readClaim(ctx, &c)
-			if errors.Is(err, ErrCorrupt) {
-				c.Host, ended, err = damagedClaim, false, nil
-			}
+			ended, err := v.seeClaim(ctx, &c)
 			if err != nil || ended || c.silent(time.Since(c.Renewed).Abs(), silence) {
 				return err
 			}

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sync"
 	"time"
 
+	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 	"holdfast/internal/seal"
 	"holdfast/internal/vault/format"
@@ -233,4 +235,30 @@ func (m *Manifest) Volume(name string) (*Volume, error) {
 		}
 	}
 	return nil, fmt.Errorf("%w: backup %s has no volume %q", ErrNoBackup, m.ID, name)
+}
+
+// manifestReads is how many manifests are read at a time.
+const manifestReads = 8
+
+// eachManifest reads the manifests of backups, in any order, and calls each for one at a time. A
+// backup that was deleted since it was listed is passed over.
+func (v *Vault) eachManifest(ctx context.Context, refs []BackupRef, each func(BackupRef, *Manifest)) error {
+	var mu sync.Mutex
+	g, ctx := contain.WithContext(ctx)
+	g.SetLimit(manifestReads)
+	for _, ref := range refs {
+		g.Go(func() error {
+			m, err := v.Manifest(ctx, ref)
+			if errors.Is(err, ErrNoBackup) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			each(ref, m)
+			return nil
+		})
+	}
+	return g.Wait()
 }

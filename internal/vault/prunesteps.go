@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
-	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
 
@@ -16,7 +14,6 @@ const (
 	condemnedAtOnce = 1 << 12
 	// deletedAtOnce is how many objects one request of a store deletes.
 	deletedAtOnce = 1000
-	manifestReads = 8 // at once
 	// maxUnlisted bounds the looks at packs that manifests name and that the list did not have.
 	maxUnlisted = 256
 )
@@ -202,42 +199,28 @@ func (p *prune) nameAll(ctx context.Context, without map[string]bool) error {
 	}
 	p.report.Backups = len(refs)
 	there := make(map[string]bool, len(refs))
-	var mu sync.Mutex
-	g, gctx := contain.WithContext(ctx)
-	g.SetLimit(manifestReads)
+	var unread []BackupRef
 	for _, ref := range refs {
 		name := fullName(ref)
 		there[name] = true
-		mu.Lock()
-		known := p.read[name] || without[name]
-		mu.Unlock()
-		if known {
-			continue
+		if !p.read[name] && !without[name] {
+			unread = append(unread, ref)
 		}
-		g.Go(func() error {
-			m, err := p.v.Manifest(gctx, ref)
-			if errors.Is(err, ErrNoBackup) {
-				return nil // deleted since
-			} else if err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			p.read[name] = true
-			for _, pack := range m.Packs {
-				if i, ok := p.packs.find(pack.ID); ok {
-					p.packs.drop(i)
-				} else if len(p.unlisted) < maxUnlisted {
-					if p.unlisted == nil {
-						p.unlisted = map[PackID]bool{}
-					}
-					p.unlisted[pack.ID] = true
-				}
-			}
-			return nil
-		})
 	}
-	if err := g.Wait(); err != nil {
+	err = p.v.eachManifest(ctx, unread, func(ref BackupRef, m *Manifest) {
+		p.read[fullName(ref)] = true
+		for _, pack := range m.Packs {
+			if i, ok := p.packs.find(pack.ID); ok {
+				p.packs.drop(i)
+			} else if len(p.unlisted) < maxUnlisted {
+				if p.unlisted == nil {
+					p.unlisted = map[PackID]bool{}
+				}
+				p.unlisted[pack.ID] = true
+			}
+		}
+	})
+	if err != nil {
 		return err
 	}
 	for name := range p.read { // a reader of a backup that is gone by now has to be waited for

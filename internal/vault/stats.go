@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
-
-	"holdfast/internal/contain"
 )
 
 // InstanceStats are the bytes that the backups of one instance take in a vault.
@@ -106,24 +103,7 @@ func (v *Vault) Stats(ctx context.Context, since time.Time) (*Stats, error) {
 // instance counts the backups of one instance.
 func (c *stats) instance(ctx context.Context, v *Vault, refs []BackupRef) error {
 	in := InstanceStats{Instance: refs[0].Instance}
-	var mu sync.Mutex
-	g, gctx := contain.WithContext(ctx)
-	g.SetLimit(manifestReads)
-	for _, ref := range refs {
-		g.Go(func() error {
-			m, err := v.Manifest(gctx, ref)
-			if errors.Is(err, ErrNoBackup) {
-				return nil // deleted since
-			} else if err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			c.add(&in, m)
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
+	if err := v.eachManifest(ctx, refs, func(_ BackupRef, m *Manifest) { c.add(&in, m) }); err != nil {
 		return err
 	}
 	at := int32(len(c.out.Instances)) //nolint:gosec // fewer instances than fit
