@@ -52,6 +52,14 @@ type Replaced struct {
 	Kept bool `json:"kept"`
 }
 
+// add counts the content of one more tree.
+func (r *Replaced) add(c Count) {
+	r.Files, r.Bytes, r.AtLeast = r.Files+c.Files, r.Bytes+c.Bytes, r.AtLeast || !c.Whole
+	if c.Newest.After(r.Newest) {
+		r.Newest = c.Newest
+	}
+}
+
 // AsideVolume is one volume of the kept content. Its Place has Old and Aside set.
 type AsideVolume struct {
 	Place Place `json:"place"`
@@ -113,10 +121,7 @@ func (w *worker) replaced(ctx context.Context, j *Job) (places []Place, sum *Rep
 			continue
 		}
 		c := counts[i]
-		sum.Files, sum.Bytes, sum.AtLeast = sum.Files+c.Files, sum.Bytes+c.Bytes, sum.AtLeast || !c.Whole
-		if c.Newest.After(sum.Newest) {
-			sum.Newest = c.Newest
-		}
+		sum.add(c)
 		p.Empty = c.Whole && c.Entries == 0
 		certain := j.Restore.Certain && p.Was.same(c)
 		some, keep = true, keep || j.PutBack != "" || !p.Empty && !certain

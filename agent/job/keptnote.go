@@ -106,7 +106,7 @@ func (m *Manager) StrayKept() []string {
 // seekKept adopts the kept content of which the journal does not know.
 //
 // Invariant nothing-lost: content that is adopted is kept for the whole of Options.KeepAside from
-// then on, whatever the note on it says of its removal.
+// then on, also where the note on it says that its removal has begun.
 func (m *Manager) seekKept(ctx context.Context) {
 	if m.parts.Restorer == nil {
 		return
@@ -167,7 +167,7 @@ func (m *Manager) adoptKept(ctx context.Context, f FoundKept) {
 	trouble := func(err error) {
 		m.parts.Observer.Trouble(n.Instance, n.Job, "adopt the kept content at "+f.Path, err)
 	}
-	counting, cancel := context.WithTimeout(ctx, actTimeout) // what is kept on other disks waits for this one
+	counting, cancel := context.WithTimeout(ctx, actTimeout) // the content on other disks waits for this one
 	defer cancel()
 	old, counted, err := m.parts.Restorer.Count(counting, f.Place, f.Path)
 	switch {
@@ -257,11 +257,7 @@ func (jr *Journal) adoptKept(f FoundKept, c Count, now time.Time) (adopted bool,
 		s.Missing = slices.DeleteFunc(s.Missing, func(v string) bool { return v == n.Volume })
 		s.Partial = s.Partial || n.Removing
 		s.Adopted, s.SinceUp = now, jr.Up()
-		r := &s.Replaced
-		r.Files, r.Bytes, r.AtLeast = r.Files+c.Files, r.Bytes+c.Bytes, r.AtLeast || !c.Whole
-		if c.Newest.After(r.Newest) {
-			r.Newest = c.Newest
-		}
+		s.Replaced.add(c)
 		adopted = true
 		return errors.Join(put(tx, bucketAside, s.key(), s), tell(tx, now, EventKept, decidedData{
 			Instance: s.Instance, Tenant: s.Tenant, Job: s.Job, Replaced: &s.Replaced,
