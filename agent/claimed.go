@@ -12,7 +12,7 @@ type claimedBy struct {
 	with map[string]error // by instance, in words
 }
 
-// note notes what was found of an instance; nil is nothing. It tells whether that is new.
+// note notes the finding about an instance; nil: none. It tells whether the finding is new.
 func (c *claimedBy) note(id string, found error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

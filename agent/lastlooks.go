@@ -64,7 +64,7 @@ func (b *lastLooks) silent(tenant string) bool {
 	return counts(b.silences[tenant], time.Now())
 }
 
-// counts tells whether what was found at that time counts now.
+// counts tells whether a finding of that time counts now.
 func counts(at, now time.Time) bool {
 	return recent(now.Sub(at), now.Round(0).Sub(at.Round(0)))
 }

@@ -220,8 +220,8 @@ func (jr *Journal) try(instance, backup string) error {
 	})
 }
 
-// Chain is what one look at the vault has found of the backups of an instance, and from which
-// backups they came. It is for one goroutine.
+// Chain has the backups of an instance, as one look at the vault found them, and the backups from
+// which they came. It is for one goroutine.
 type Chain interface {
 	// Newest is as Restorer.Newest.
 	Newest(ctx context.Context) (Content, error)

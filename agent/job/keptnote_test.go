@@ -113,7 +113,7 @@ func runLostWay(t *testing.T, way lostWay, crashAt int) (points []string) {
 			switch n, noted := w.notes[d.tree]; {
 			case !strings.Contains(path, "/.") && is:
 				t.Errorf("%s is in its place, and is kept", d.tree)
-			case !strings.Contains(path, "/.") || !noted: // what a restore had built in part
+			case !strings.Contains(path, "/.") || !noted: // the part that a restore had built
 			case !is || !strings.Contains(path, "/.holdfast-kept-"):
 				t.Errorf("%s lies at %s, known: %v", d.tree, path, is)
 			case n.Removing != s.Partial && n.Removing:

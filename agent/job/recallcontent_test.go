@@ -8,7 +8,7 @@ import (
 	"holdfast/agent/job"
 )
 
-// ByMarks tells what the world's volumes bear.
+// ByMarks tells the marks on the world's volumes.
 func (r fakeRestorer) ByMarks(_ context.Context, instance, _ string, _ job.Content) (job.Content, error) {
 	r.l.alive()
 	w := r.l.w

@@ -70,7 +70,7 @@ func (a *app) keptTables(kept []api.KeptContent) error {
 	return a.table(places)
 }
 
-// keptTrouble says what people should know of kept content, in one line.
+// keptTrouble says in one line the fact about kept content that people should know.
 func keptTrouble(k api.KeptContent) string {
 	switch {
 	case k.Error != "":

@@ -20,7 +20,7 @@ const terabyte = 1e12
 type statsJSON struct {
 	Vault string    `json:"vault"`
 	Since time.Time `json:"grown_since"`
-	// Cost is what the packs cost a month, in the currency of --price.
+	// Cost is the price of the packs a month, in the currency of --price.
 	Cost float64 `json:"cost_a_month,omitempty"`
 	*vault.Stats
 }

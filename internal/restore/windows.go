@@ -27,7 +27,7 @@ type fetching struct {
 	room    chan struct{} // has an element for each window that is being fetched
 }
 
-// job is what one worker does at a time for a window: a request, or the end of some files.
+// job is the work of one worker at a time for a window: a request, or the end of some files.
 type job struct {
 	win  *window
 	get  *request

@@ -115,7 +115,7 @@ func birthOf(st *unix.Statx_t) birth {
 	return birth{known: st.Mask&all == all, uid: st.Uid, gid: st.Gid, mode: uint32(st.Mode) & 0o7777}
 }
 
-// customs are what the file system and the kernel make of the owner and mode of new entries.
+// customs are the owner and the mode that the file system and the kernel give to new entries.
 type customs struct {
 	inRoot birth  // of an entry in the root; its mode is not known
 	masked uint32 // bits of the mode that new entries do not get

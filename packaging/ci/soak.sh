@@ -1,8 +1,10 @@
 #!/bin/bash
-# Moves a fleet of hosts while faults happen (internal/e2e/fleet), drives the model of a host (TestModel of agent/job), and takes the power of
-# a virtual machine away (TestPowerCuts), round after round, each with the next seed, for DURATION (in seconds, or as 8h, 30m; default 1h) from SEED (default: the time). A round of the
-# fleet takes ROUND (default 10m), and the model makes RUNS times 100 steps (default 1000). A round that finds something does not end the
-# soak. Each round leaves its output, the trail of the fleet and the logs of its agents in build/soak/SEED.
+# Moves a fleet of hosts while faults happen (internal/e2e/fleet), drives the model of a host (TestModel
+# of agent/job), and takes the power of a virtual machine away (TestPowerCuts), round after round, each
+# with the next seed, for DURATION (in seconds, or as 8h, 30m; default 1h) from SEED (default: the
+# time). A round of the fleet takes ROUND (default 10m), and the model makes RUNS times 100 steps
+# (default 1000). A round that finds something does not end the soak. Each round leaves its output, the
+# trail of the fleet and the logs of its agents in build/soak/SEED.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 PATH=$PATH:/usr/sbin:/sbin

@@ -8,7 +8,7 @@ import (
 )
 
 // Base is an earlier view of a volume that still stands, by which a
-// backup knows what changed without reading it.
+// backup knows the changes without reading them.
 type Base struct {
 	// Catalogue is the id of the catalogue that was made of that view, from
 	// backup.Result.Catalogues. While the volume's catalogue on this host is another
@@ -17,7 +17,7 @@ type Base struct {
 	Changes   Changes
 }
 
-// Changes is what may differ between a base and the view that is backed up: a
+// Changes are the differences that may be between a base and the view that is backed up: a
 // superset. *snapshot.Changes is one. It is used by one goroutine at a time.
 type Changes interface {
 	// Inode tells whether anything of the file with that number may differ.

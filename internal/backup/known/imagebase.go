@@ -18,7 +18,7 @@ import (
 
 // ImageBase says which part of an image need not be read, since an earlier backup has it.
 type ImageBase struct {
-	// Changed is what may differ from that backup, in order and without overlap.
+	// Changed are the ranges that may differ from that backup, in order and without overlap.
 	Changed []snapshot.Range
 	// Next yields the extents of that backup, of its whole image, in order; false
 	// at the end. It is called by one goroutine at a time, and not always the same.

@@ -43,7 +43,7 @@ type Previous struct {
 	until   tree.Time
 	warn    func(error)
 	without map[vault.PackID]bool // what these hold is not known any more
-	// what may differ from the view that the catalogue is of; nil: the times alone tell
+	// the differences from the view of the catalogue that may be; nil: the times alone tell
 	base  Changes
 	items []vault.Item
 	ended bool

@@ -25,7 +25,7 @@ func (s *Stretch) Memory() int64 {
 	return int64(len(s.Extents))*extentMemory + int64(len(s.Sums))*int64(len(vault.PieceSum{}))
 }
 
-// Add appends what follows.
+// Add appends the part that follows.
 func (s *Stretch) Add(x vault.Extent, sums []vault.PieceSum) {
 	s.Extents = append(s.Extents, x)
 	s.Sums = append(s.Sums, sums...)

@@ -19,7 +19,7 @@ const (
 	isReplaced expectation = "restored anew"  // other bytes are in the slot
 )
 
-// withEmpty counts in the trail what every run has to have.
+// withEmpty counts in the trail an event that every run has to have.
 const withEmpty = "prepares of tablets with an empty volume"
 
 // prepare commands one prepare and waits for its end: restoreCompleted or restoreFailed. With a

@@ -217,7 +217,7 @@ type replaced struct {
 	Kept  bool   `json:"kept"`
 }
 
-// data is what a report told of a job.
+// data is the data of a report of a job.
 func (p *plane) data(job, kind string) (d told) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 // volumeNames are the volumes of a tablet.
 var volumeNames = []string{"data", "media"}
 
-// tablet is an instance of two volumes to which people do what people do: they empty volumes, fill
+// tablet is an instance of two volumes to which people do this: they empty volumes, fill
 // slots from templates, bring old disks back, run it on two hosts, and give it to another tenant.
 // All its fields but the phone's belong to the goroutine of live.
 type tablet struct {
