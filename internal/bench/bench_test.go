@@ -138,10 +138,11 @@ func TestReport(t *testing.T) {
 	made(r, "restic", stepRestore, 4, 60)
 	made(r, "holdfast", stepOnDisk, 3, 0)
 	made(r, "restic", stepOnDisk, 7, 0)
-	list := []found{{"holdfast", "/x/holdfast", "holdfast 1.2.3"}, {"restic", "/x/restic", "restic 0.1"}, {"borg", "/x/borg", "borg 4"}}
+	list := []found{{"holdfast", "/x/holdfast", "holdfast 1.2.3"}, {"holdfast-s2", "/x/holdfast", "holdfast 1.2.3"}, {"restic", "/x/restic", "restic 0.1"}, {"borg", "/x/borg", "borg 4"}}
 	other := results{}
 	made(other, "floor", stepRestore, 1, 0)
 	made(other, "holdfast", stepFirst, 3, 40)
+	made(other, "holdfast-s2", stepFirst, 1, 45)
 	made(other, "restic", stepFirst, 9, 110)
 	s := settings{rounds: 2, seeds: []int{5}, sizes: []int{64}, mixes: []phone.Mix{phone.Phone, phone.Small}, stores: []string{near, far}}
 	got := report("2 cores", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), s, list, []measured{

@@ -10,7 +10,8 @@
 //	SEED=1        seeds of the data
 //	STORE=near    the stores: near, a folder in memory; far, MinIO behind 20 ms and 100 MB/s
 //	ROUNDS=3      rounds; each figure is the median of them
-//	TOOLS=...     the tools: holdfast restic borg borg-zstd kopia; default: all but borg-zstd
+//	TOOLS=...     the tools: holdfast holdfast-s2 restic borg borg-zstd kopia; default: all but
+//	              holdfast-s2 and borg-zstd
 //	OUT=FILE      writes the report to FILE too, as markdown; keeps FILE from "## Notes" on
 //	DIR=/dev/shm  the working folder, emptied at the end; as root, trees are in an ext4 in
 //	              memory there

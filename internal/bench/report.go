@@ -41,6 +41,12 @@ var (
 	stored = func(c cost) float64 { return float64(c.stored) }
 )
 
+// The measured configurations of holdfast: as it comes, and with the level S2. Neither is a peer.
+const (
+	asItComes = "holdfast"
+	withS2    = "holdfast-s2"
+)
+
 // median is the middle one of a figure, the mean of the two in the
 // middle where there is an even number.
 func median(list []cost, figure func(cost) float64) float64 {
@@ -59,7 +65,7 @@ func median(list []cost, figure func(cost) float64) float64 {
 func (r results) best(step string, figure func(cost) float64) (string, float64) {
 	name, least := "", 0.0
 	for tool, bySteps := range r {
-		if tool == "holdfast" || tool == stepFloor || len(bySteps[step]) == 0 {
+		if tool == asItComes || tool == withS2 || tool == stepFloor || len(bySteps[step]) == 0 {
 			continue
 		}
 		if m := median(bySteps[step], figure); name == "" || m < least || m == least && tool < name {
@@ -92,10 +98,13 @@ func report(machine string, now time.Time, s settings, list []found, all []measu
 	b.WriteString("\n## Ratios\n\nHoldfast to the best peer in that figure; in brackets, the ratio to reach.\n")
 	for _, m := range all {
 		fmt.Fprintf(&b, "\n### %s: %d files, %d MiB\n\n", m.cell, m.files, m.data>>20)
-		b.WriteString(table(m.ratioRows()))
+		b.WriteString(table(m.ratioRows(asItComes)))
 		b.WriteString("\n")
 		for _, o := range m.overall() {
 			fmt.Fprintf(&b, "- %s: %s\n", o.what, o.ratio)
+		}
+		if m.results[withS2] != nil {
+			fmt.Fprintf(&b, "\n%s:\n\n%s", withS2, table(m.ratioRows(withS2)))
 		}
 	}
 	b.WriteString("\n## Figures\n\nadded and stored are of the repository; CPU/GiB are the seconds of the processor for a GiB of the tree, as a measure of energy.\n")
@@ -151,9 +160,10 @@ func (r ratio) String() string {
 // columns are the figures of the table of ratios.
 var columns = []string{"time", "CPU", "peak memory", "added bytes", "stored bytes"}
 
-// ratios has the ratios of one step, by column; nil where holdfast has no such step.
-func (r results) ratios(step string) map[string]ratio {
-	own := r["holdfast"][step]
+// ratios has the ratios of one step of a configuration of holdfast, by column; nil where the
+// configuration was not measured in that step.
+func (r results) ratios(configuration, step string) map[string]ratio {
+	own := r[configuration][step]
 	if len(own) == 0 {
 		return nil
 	}
@@ -173,11 +183,11 @@ func (r results) ratios(step string) map[string]ratio {
 	return row
 }
 
-// ratioRows is a table of the steps.
-func (m *measured) ratioRows() [][]string {
+// ratioRows is a table of the steps of a configuration of holdfast.
+func (m *measured) ratioRows(configuration string) [][]string {
 	rows := [][]string{append([]string{"step"}, columns...)}
 	for _, step := range steps {
-		has := m.ratios(step)
+		has := m.ratios(configuration, step)
 		if has == nil {
 			continue
 		}
@@ -203,7 +213,7 @@ func worst(all []measured) [][]string {
 			var largest ratio
 			where := ""
 			for _, m := range all {
-				if r, ok := m.ratios(step)[column]; ok && r.known() && (where == "" || r.value() > largest.value()) {
+				if r, ok := m.ratios(asItComes, step)[column]; ok && r.known() && (where == "" || r.value() > largest.value()) {
 					largest, where = r, m.cell.short(all)
 				}
 			}
@@ -246,7 +256,7 @@ type total struct {
 
 // overall lists the ratios that are not of one step.
 func (r results) overall() []total {
-	own := r["holdfast"]
+	own := r[asItComes]
 	if own == nil {
 		return nil
 	}
@@ -259,7 +269,7 @@ func (r results) overall() []total {
 	}
 	leanest, least := "", 0.0
 	for tool := range r {
-		if m := largest(tool); tool != "holdfast" && tool != stepFloor && (leanest == "" || m < least) {
+		if m := largest(tool); tool != asItComes && tool != withS2 && tool != stepFloor && (leanest == "" || m < least) {
 			leanest, least = tool, m
 		}
 	}
@@ -267,7 +277,7 @@ func (r results) overall() []total {
 		return ratio{median(own[step], wall), median(r[stepFloor][step], wall), "the floor", wantedFloor}
 	}
 	return []total{
-		{"peak memory of all steps", ratio{largest("holdfast"), least, leanest, wantedPeak}},
+		{"peak memory of all steps", ratio{largest(asItComes), least, leanest, wantedPeak}},
 		{"time of first", floor(stepFirst)},
 		{"time of restore", floor(stepRestore)},
 		{"time of after-restore", ratio{median(own[stepAfterRestore], wall), median(own[stepAgain], wall), "again", wantedAfter}},

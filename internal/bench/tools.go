@@ -47,28 +47,8 @@ const password = "correct horse battery staple"
 func below(tree, to string) string { return filepath.Join(to, tree) }
 
 var tools = map[string]*tool{
-	"holdfast": {
-		version: []string{"version"},
-		noted:   "AES-256-GCM, zstd; every backup is confirmed, read back and sampled before it counts",
-		env: func(p place) []string {
-			store := "file://" + p.repo
-			if p.far != "" {
-				store = "s3://" + p.bucket() + "?endpoint=http://" + p.far + "&region=" + farRegion
-			}
-			return []string{"HOLDFAST_STORE=" + store, "HOLDFAST_KEY=" + p.in("key")}
-		},
-		initial: func(p place) [][]string {
-			return [][]string{{p.bin, "key", "new", "--out", p.in("key")}, {p.bin, "vault", "create"}}
-		},
-		backup: func(p place, tree, _ string) []string {
-			return []string{p.bin, "backup", "--instance", phones[filepath.Base(tree)], tree}
-		},
-		restore: func(p place, tree, _, to string) []string {
-			return []string{p.bin, "restore", "--instance", phones[filepath.Base(tree)], to}
-		},
-		restored: func(_, to string) string { return to },
-		verify:   func(p place) []string { return []string{p.bin, "verify", "--read-data", "100"} },
-	},
+	"holdfast":    holdfast("zstd", "fastest-default"),
+	"holdfast-s2": holdfast("S2, which compression.min: s2 allows while the processor is the bottleneck", "s2"),
 	"restic": {
 		program: "restic",
 		version: []string{"version"},
@@ -127,6 +107,32 @@ var tools = map[string]*tool{
 			return []string{p.bin, "snapshot", "verify", "--no-progress", "--verify-files-percent", "100"}
 		},
 	},
+}
+
+// holdfast is the measured program. levels are the levels of compression that its backups use.
+func holdfast(compression, levels string) *tool {
+	return &tool{
+		version: []string{"version"},
+		noted:   "AES-256-GCM, " + compression + "; every backup is confirmed, read back and sampled before it counts",
+		env: func(p place) []string {
+			store := "file://" + p.repo
+			if p.far != "" {
+				store = "s3://" + p.bucket() + "?endpoint=http://" + p.far + "&region=" + farRegion
+			}
+			return []string{"HOLDFAST_STORE=" + store, "HOLDFAST_KEY=" + p.in("key")}
+		},
+		initial: func(p place) [][]string {
+			return [][]string{{p.bin, "key", "new", "--out", p.in("key")}, {p.bin, "vault", "create"}}
+		},
+		backup: func(p place, tree, _ string) []string {
+			return []string{p.bin, "backup", "--compression", levels, "--instance", phones[filepath.Base(tree)], tree}
+		},
+		restore: func(p place, tree, _, to string) []string {
+			return []string{p.bin, "restore", "--instance", phones[filepath.Base(tree)], to}
+		},
+		restored: func(_, to string) string { return to },
+		verify:   func(p place) []string { return []string{p.bin, "verify", "--read-data", "100"} },
+	}
 }
 
 func borg(compression, noted string) *tool {
