@@ -185,8 +185,10 @@ func (b *Buffers) fit(p []byte, size int, background bool) ([]byte, error) {
 			b.background--
 		}
 		b.mu.Unlock()
+		return nil, err
 	}
-	return p, err
+	offheap.Fill(p)
+	return p, nil
 }
 
 // give takes a buffer back, and gives it to the first in line,
