@@ -10,6 +10,7 @@ import (
 	"crypto/cipher"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/s2"
@@ -148,12 +149,16 @@ func NewAEAD(key [32]byte) cipher.AEAD {
 
 // Seal writes the sealed form of payload to dst, which must have exactly len(payload)+Overhead
 // bytes and not overlap payload. Under one key a nonce must never be used for two payloads.
+//
+// The method follows the tag in clear and is part of the additional data. Therefore the cipher
+// reads payload where it lies, and nothing copies it in order to put the method before it.
 func Seal(aead cipher.AEAD, nonce, aad []byte, m Method, payload, dst []byte) {
-	plain := dst[:1+len(payload)]
-	plain[0] = byte(m)
-	copy(plain[1:], payload)
-	aead.Seal(plain[:0], nonce, plain, aad)
+	aead.Seal(dst[:0:len(dst)-1], nonce, payload, bind(aad, m))
+	dst[len(dst)-1] = byte(m)
 }
+
+// bind returns the additional data that binds a payload to its method too.
+func bind(aad []byte, m Method) []byte { return append(slices.Clip(aad), byte(m)) }
 
 // decoders are shared: a zstd.Decoder is dear to make, and DecodeAll may run concurrently.
 var decoders = sync.OnceValue(func() *zstd.Decoder {
@@ -171,25 +176,33 @@ const maxRaw = 128 << 20
 // decoder copies in steps of 16 bytes and need not look for the end of its buffer at each step.
 const Room = 64
 
-// Open opens sealed in place, destroying it, and returns the plaintext of raw bytes.
-// The plaintext lies in dst's array where the array has a capacity of at least raw+Room
+// Open opens sealed, destroying it, and returns the plaintext of raw bytes. dst must not overlap
+// sealed. The plaintext lies in dst's array where the array has a capacity of at least raw+Room
 // bytes. A payload that opens to more or less than raw bytes is ErrOpen, and for any
 // sealed bytes Open takes at most raw+Room bytes of memory.
 func Open(aead cipher.AEAD, nonce, aad, sealed, dst []byte, raw int) ([]byte, error) {
 	if len(sealed) < Overhead || raw < 0 || raw > maxRaw {
 		return nil, ErrOpen
 	}
-	plain, err := aead.Open(sealed[:0], nonce, sealed, aad)
+	body, method := sealed[:len(sealed)-1], Method(sealed[len(sealed)-1])
+	to := body[:0]
+	if method == Raw {
+		// The plaintext is the payload, so the cipher writes it where the caller wants it.
+		if n := len(sealed) - Overhead; n != raw {
+			return nil, fmt.Errorf("%w: has %d bytes, not %d", ErrOpen, n, raw)
+		}
+		if cap(dst) < raw {
+			dst = make([]byte, 0, raw)
+		}
+		to = dst[:0]
+	}
+	payload, err := aead.Open(to, nonce, body, bind(aad, method))
 	if err != nil {
 		return nil, ErrOpen
 	}
-	payload := plain[1:]
-	switch Method(plain[0]) {
+	switch method {
 	case Raw:
-		if len(payload) != raw {
-			return nil, fmt.Errorf("%w: has %d bytes, not %d", ErrOpen, len(payload), raw)
-		}
-		return append(dst[:0], payload...), nil
+		return payload, nil
 	case Zstd:
 		if cap(dst) < raw+Room {
 			dst = make([]byte, 0, raw+Room)
@@ -217,5 +230,5 @@ func Open(aead cipher.AEAD, nonce, aad, sealed, dst []byte, raw int) ([]byte, er
 		}
 		return out, nil
 	}
-	return nil, fmt.Errorf("%w: method %d is not known to this version", ErrOpen, plain[0])
+	return nil, fmt.Errorf("%w: method %d is not known to this version", ErrOpen, method)
 }

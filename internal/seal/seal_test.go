@@ -71,6 +71,43 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// TestMethodIsBound: nobody can give a sealed payload another method, although the method stands
+// in clear.
+func TestMethodIsBound(t *testing.T) {
+	p := bytes.Repeat([]byte("text "), 1000)
+	for _, level := range []seal.Level{seal.S2, seal.Fastest} {
+		for method := range 256 {
+			s, m := sealed(t, level, p)
+			if seal.Method(method) == m {
+				continue
+			}
+			s[len(s)-1] = byte(method)
+			raw := len(p)
+			if seal.Method(method) == seal.Raw {
+				raw = len(s) - seal.Overhead
+			}
+			if got, err := seal.Open(seal.NewAEAD([32]byte{1}), nonce(1), []byte("aad"), s, nil, raw); !errors.Is(err, seal.ErrOpen) {
+				t.Errorf("level %s as method %d: %d bytes, %v", level, method, len(got), err)
+			}
+		}
+	}
+}
+
+// TestRawTakesTheRoom: the plaintext of a payload that does not compress lies in the array that the
+// caller gave, and nothing behind the plaintext is touched.
+func TestRawTakesTheRoom(t *testing.T) {
+	p := random(5000)
+	s, _ := sealed(t, seal.Fastest, p)
+	array := bytes.Repeat([]byte{0xaa}, len(p)+100)
+	got, err := seal.Open(seal.NewAEAD([32]byte{1}), nonce(1), []byte("aad"), s, array[:0], len(p))
+	if err != nil || !bytes.Equal(got, p) || &got[0] != &array[0] {
+		t.Fatalf("opens to %d bytes elsewhere: %v", len(got), err)
+	}
+	if !bytes.Equal(array[len(p):], bytes.Repeat([]byte{0xaa}, 100)) {
+		t.Error("bytes behind the plaintext changed")
+	}
+}
+
 // TestBomb: content that decompresses to far more than the reference says takes no memory for that.
 func TestBomb(t *testing.T) {
 	for _, level := range []seal.Level{seal.S2, seal.Better} {

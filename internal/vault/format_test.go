@@ -283,9 +283,9 @@ func (f *formatReader) pack(id string, b []byte) []formatRow {
 		row := formatRow{pack: string(raw), off: uint32(off), size: binary.LittleEndian.Uint32(table[33:]), raw: binary.LittleEndian.Uint32(table[37:])}
 		copy(row.name[:], table)
 		kind := table[32]
-		p := f.open("content", "pack", string(raw), uint64(off), b[off:][:row.size], []byte{kind})
-		plain := p[1:]
-		if p[0] == 1 {
+		method := b[off+int(row.size)-1]
+		plain := f.open("content", "pack", string(raw), uint64(off), b[off:][:row.size-1], []byte{kind, method})
+		if method == 1 {
 			if plain[4]&4 != 0 {
 				f.t.Errorf("chunk at %d of pack %s has a checksum (RFC 8878, 3.1.1.1.1.5)", off, id)
 			}
