@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync"
 
 	"holdfast/internal/seal"
 	"holdfast/internal/vault"
@@ -51,11 +50,25 @@ const (
 	writeBytes  = 256 << 10 // of one call: the kernel finds memory for larger ones less easily
 )
 
-// Two pools, since the bytes of a request are more than the chunks that are opened at a time.
-var (
-	runs    = sync.Pool{New: func() any { return new([]byte) }}
-	batches = sync.Pool{New: func() any { return &batch{opened: make([]byte, 0, openedBytes+seal.Room)} }}
-)
+// scratch is the memory of a worker, which it keeps from its first request to its last: fresh memory
+// for each request would be cleared by the runtime and mapped by the kernel each time.
+type scratch struct {
+	run   []byte // the sealed bytes of a request
+	batch batch
+}
+
+// sealedOf returns room for the sealed bytes of a request.
+func (s *scratch) sealedOf(q request) []byte {
+	if s.run == nil {
+		// Memory that no request needs stays untouched, so the kernel does not give it.
+		s.run = make([]byte, runBytes)
+		s.batch.opened = make([]byte, 0, openedBytes+seal.Room)
+	}
+	if int(q.size) > len(s.run) { // one chunk, longer than a run
+		s.run = make([]byte, q.size)
+	}
+	return s.run[:q.size]
+}
 
 // piece is opened content on its way to a file.
 type piece struct {
@@ -71,17 +84,14 @@ type batch struct {
 }
 
 // get fetches a request, opens each chunk and writes it to every place it belongs.
-func (b *builder) get(ctx context.Context, win *window, q request) error {
+func (b *builder) get(ctx context.Context, mem *scratch, win *window, q request) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	buf := runs.Get().(*[]byte)
-	defer runs.Put(buf)
-	out := batches.Get().(*batch)
-	defer out.release()
-	*buf = slices.Grow((*buf)[:0], int(q.size))[:q.size]
+	buf, out := mem.sealedOf(q), &mem.batch
+	defer out.empty()
 	first := q.locs[0]
-	if err := b.o.Vault.ReadRun(ctx, first.Pack, *buf, first.Off); err != nil {
+	if err := b.o.Vault.ReadRun(ctx, first.Pack, buf, first.Off); err != nil {
 		return err
 	}
 	b.counts.fetched.Add(uint64(q.size))
@@ -92,10 +102,12 @@ func (b *builder) get(ctx context.Context, win *window, q request) error {
 			if err := b.write(out); err != nil {
 				return err
 			}
-			out.opened = slices.Grow(out.opened, room)
+			if room > cap(out.opened) { // one chunk, longer than a batch
+				out.opened = make([]byte, 0, room)
+			}
 		}
 		at := len(out.opened)
-		plain, err := opener.Open(vault.Content, l, (*buf)[l.Off-first.Off:][:l.Len], out.opened[at:at])
+		plain, err := opener.Open(vault.Content, l, buf[l.Off-first.Off:][:l.Len], out.opened[at:at])
 		if err != nil {
 			if plain, err = b.o.Vault.Again(ctx, vault.Content, l, err); err != nil {
 				return err
@@ -149,12 +161,6 @@ func (p piece) leadsTo(q piece) bool {
 func (out *batch) empty() {
 	clear(out.pieces)
 	out.opened, out.pieces = out.opened[:0], out.pieces[:0]
-}
-
-// release gives the batch back for other requests, also after an error.
-func (out *batch) release() {
-	out.empty()
-	batches.Put(out)
 }
 
 // done ends one claim on f; the last sets its metadata and closes it.

@@ -53,8 +53,9 @@ func (b *builder) startFetching(ctx context.Context) {
 	})
 	for range b.o.Workers {
 		f.workers.Go(func() error {
+			var mem scratch
 			for j := range f.jobs {
-				if err := b.work(ctx, j); err != nil {
+				if err := b.work(ctx, &mem, j); err != nil {
 					return err
 				}
 				f.finished(j.win)
@@ -86,9 +87,9 @@ func (f *fetching) begin(win *window) bool {
 	return true
 }
 
-func (b *builder) work(ctx context.Context, j job) error {
+func (b *builder) work(ctx context.Context, mem *scratch, j job) error {
 	if j.get != nil {
-		return b.get(ctx, j.win, *j.get)
+		return b.get(ctx, mem, j.win, *j.get)
 	}
 	for _, to := range j.ends {
 		if err := b.done(to); err != nil {
