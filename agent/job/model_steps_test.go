@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // The acts of a model's step.
@@ -22,7 +23,7 @@ func (m *model) command() {
 		req.Deadline = m.w.now().Add(time.Duration(m.r.IntN(60)) * time.Minute)
 	}
 	if m.r.IntN(4) == 0 {
-		req.Kind, req.Deadline = job.KindRestore, time.Time{}
+		req.Kind, req.Deadline = model.KindRestore, time.Time{}
 	}
 	m.note("%s %s for %v", req.Kind, req.ID, req.Instances)
 	m.deliver(req)
@@ -30,10 +31,10 @@ func (m *model) command() {
 
 func (m *model) deliver(req job.Request) {
 	task, err := m.l.send(req)
-	var busy *job.BusyError
+	var busy *model.BusyError
 	switch {
 	case errors.As(err, &busy), errors.Is(err, job.ErrDraining):
-	case errors.Is(err, job.ErrNotFound) && slices.ContainsFunc(req.Instances, func(n string) bool { return m.w.instances[n].left }):
+	case errors.Is(err, model.ErrNotFound) && slices.ContainsFunc(req.Instances, func(n string) bool { return m.w.instances[n].left }):
 	case err != nil:
 		m.fault("accept %s: %v", req.ID, err)
 	default:
@@ -67,7 +68,7 @@ func (m *model) repeat() {
 		return
 	}
 	req.Digest[1]++
-	if _, err := m.l.send(req); !m.l.isDead() && !errors.Is(err, job.ErrRequestReused) {
+	if _, err := m.l.send(req); !m.l.isDead() && !errors.Is(err, model.ErrRequestReused) {
 		m.fault("%s with another body: %v", req.ID, err)
 	}
 }
@@ -75,7 +76,7 @@ func (m *model) repeat() {
 // allowed are the answers to a person's request at the wrong time.
 func (m *model) allowed(what string, err error) {
 	m.note("%s: %v", what, err)
-	if err != nil && !errors.Is(err, job.ErrState) && !errors.Is(err, job.ErrNotFound) && !errors.Is(err, job.ErrEnded) {
+	if err != nil && !errors.Is(err, model.ErrState) && !errors.Is(err, model.ErrNotFound) && !errors.Is(err, job.ErrEnded) {
 		m.fault("%s: %v", what, err)
 	}
 }
@@ -181,27 +182,27 @@ func (m *model) interfere() {
 		j := m.l.record(n)
 		foreign := !j.Hold || j.Identity != p.identity()
 		switch {
-		case act == "resumes or starts" && p.state == job.IsFrozen, act == "resumes and freezes" && p.state == job.IsFrozen:
+		case act == "resumes or starts" && p.state == model.IsFrozen, act == "resumes and freezes" && p.state == model.IsFrozen:
 			p.runs()
 			if p.owner = p.owner || foreign; act == "resumes or starts" {
-				p.state, p.owner = job.IsRunning, false
+				p.state, p.owner = model.IsRunning, false
 			}
-		case act == "resumes or starts" && p.state == job.IsStopped:
+		case act == "resumes or starts" && p.state == model.IsStopped:
 			p.starts()
-		case act == "stops" && (p.state == job.IsRunning || p.state == job.IsFrozen):
+		case act == "stops" && (p.state == model.IsRunning || p.state == model.IsFrozen):
 			p.runs()
 			p.owner = false
-			p.state, p.by = job.IsStopped, ""
-		case act == "freezes" && p.state == job.IsRunning:
-			p.state, p.owner = job.IsFrozen, true
-		case act == "starts and stops" && p.state == job.IsStopped:
+			p.state, p.by = model.IsStopped, ""
+		case act == "freezes" && p.state == model.IsRunning:
+			p.state, p.owner = model.IsFrozen, true
+		case act == "starts and stops" && p.state == model.IsStopped:
 			p.starts()
-			p.state = job.IsStopped
+			p.state = model.IsStopped
 		case act == "makes anew":
 			p.id++
 			p.starts()
-			p.renamed, p.state = false, pick(m.r, job.IsRunning, job.IsFrozen, job.IsStopped)
-			p.owner = p.state == job.IsFrozen
+			p.renamed, p.state = false, pick(m.r, model.IsRunning, model.IsFrozen, model.IsStopped)
+			p.owner = p.state == model.IsFrozen
 		case act == "renames":
 			p.renamed = !p.renamed
 		}
@@ -218,12 +219,12 @@ func (m *model) reboot() {
 		m.w.booted = time.Now()
 		for _, n := range m.names {
 			p := m.w.instances[n]
-			if p.state == job.IsStopped {
+			if p.state == model.IsStopped {
 				continue
 			}
 			p.runs()
 			p.by, p.owner = "", false
-			if p.state = pick(m.r, job.IsRunning, job.IsRunning, job.IsStopped); p.state == job.IsRunning {
+			if p.state = pick(m.r, model.IsRunning, model.IsRunning, model.IsStopped); p.state == model.IsRunning {
 				p.starts()
 			}
 		}
