@@ -7,7 +7,7 @@ import (
 	"syscall"
 	"testing"
 
-	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/agent/metrics"
 )
 
@@ -15,7 +15,7 @@ import (
 // /healthz, finds the journal writable does not take back that a job
 // could not write to it: a write of a few bytes succeeds on a full disk.
 func TestSmallWriteHealsNoJournal(t *testing.T) {
-	journal, err := job.OpenJournal(filepath.Join(t.TempDir(), "journal"))
+	journal, err := journal.Open(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {
 		t.Fatal(err)
 	}
