@@ -43,9 +43,9 @@ func Adopt(stateDir string, renew bool) (Adopted, error) {
 	if _, err := os.Lstat(stateDir); err != nil {
 		return done, fmt.Errorf("state_dir: %w", err)
 	}
-	var journal *journal.Journal
+	var jr *journal.Journal
 	if _, err = os.Lstat(path); err == nil {
-		journal, err = journal.Inspect(path)
+		jr, err = journal.Inspect(path)
 	}
 	switch {
 	case errors.Is(err, journal.ErrLocked):
@@ -53,12 +53,12 @@ func Adopt(stateDir string, renew bool) (Adopted, error) {
 	case err != nil && !renew && !errors.Is(err, fs.ErrNotExist):
 		return done, fmt.Errorf("to go on as this host takes its journal; `holdfastd adopt --new` goes on without: %w", err)
 	case err == nil:
-		defer func() { _ = journal.Close() }() // nothing was written
-		if c.Owner, err = journal.Owner(); err != nil {
+		defer func() { _ = jr.Close() }() // nothing was written
+		if c.Owner, err = jr.Owner(); err != nil {
 			return done, err
 		}
-		active, aerr := journal.Active()
-		n, nerr := journal.PendingReports()
+		active, aerr := jr.Active()
+		n, nerr := jr.PendingReports()
 		if err := errors.Join(aerr, nerr); err != nil {
 			return done, err
 		}

@@ -19,7 +19,7 @@ var answerBodies = []string{
 }
 
 // answer is the answer to a report. It checks the order of the reports.
-func (m *model) answer(e model.Event) (string, error) {
+func (m *hostModel) answer(e model.Event) (string, error) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	switch {
@@ -53,7 +53,7 @@ func (m *model) answer(e model.Event) (string, error) {
 
 // stranger answers in the place of the control plane: with any status
 // and body, except an answer that only the control plane gives.
-func (m *model) stranger() report.Answer {
+func (m *hostModel) stranger() report.Answer {
 	for {
 		a := report.Answer{Status: 200 + m.other.IntN(400), Body: []byte(pick(m.other, answerBodies...))}
 		if m.other.IntN(2) == 0 {
@@ -82,7 +82,7 @@ func judged(e model.Event, a report.Answer) (refusal string, err error) {
 }
 
 // refuse is a control plane that will never take the event. The lock is held.
-func (m *model) refuse(e model.Event, a report.Answer) (string, error) {
+func (m *hostModel) refuse(e model.Event, a report.Answer) (string, error) {
 	if e.Seq != 0 {
 		m.refused[e.Seq] = true
 	}
@@ -90,7 +90,7 @@ func (m *model) refuse(e model.Event, a report.Answer) (string, error) {
 }
 
 // take is a control plane that has the event. The lock is held.
-func (m *model) take(e model.Event) {
+func (m *hostModel) take(e model.Event) {
 	m.took[e.Job+" "+e.Type] = true
 	switch {
 	case e.Seq == 0 || e.Seq == m.lastSeq[e.Instance]:
@@ -110,7 +110,7 @@ func (m *model) take(e model.Event) {
 
 // kept looks whether the report for which an instance is held is
 // among the refused ones. The lock is held.
-func (m *model) kept(j *model.Job) {
+func (m *hostModel) kept(j *model.Job) {
 	all, err := m.l.j.Refused()
 	if err != nil || !slices.ContainsFunc(all, func(r model.Refused) bool { return r.Seq == j.ReportSeq }) {
 		m.w.fault("job %s is held for report %d, which is not among the refused ones (%v)", j.ID, j.ReportSeq, err)
@@ -119,7 +119,7 @@ func (m *model) kept(j *model.Job) {
 
 // lookAfterReports is an operator who gives up a report that waits,
 // sends a refused one again, or drops it.
-func (m *model) lookAfterReports() {
+func (m *hostModel) lookAfterReports() {
 	if waiting, err := m.l.m.Waiting(); err == nil && len(waiting) > 0 && m.r.IntN(3) == 0 {
 		seq := pick(m.r, waiting...).Seq
 		m.lock(func() { m.refused[seq] = true })
@@ -145,7 +145,7 @@ func (m *model) lookAfterReports() {
 }
 
 // retryAll sends every refused report again.
-func (m *model) retryAll() {
+func (m *hostModel) retryAll() {
 	all, err := m.l.j.Refused()
 	if err != nil {
 		m.fault("%v", err)

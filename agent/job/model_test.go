@@ -21,7 +21,7 @@ import (
 // model drives agents over one host with random commands, faults, restarts and clocks, and
 // checks the promises after each step. Each step begins when every goroutine waits, so the
 // step falls between two acts of an agent, as an act of a person or another program would.
-type model struct {
+type hostModel struct {
 	w     *world
 	l     *life
 	r     *rand.Rand
@@ -51,7 +51,7 @@ var faultyActs = []string{"state", "freeze", "thaw", "stop", "start", "power-dow
 // runModel makes the steps of one seed and returns the broken promises, and the steps before.
 func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail []string) {
 	synctest.Test(t, func(t *testing.T) {
-		m := &model{
+		m := &hostModel{
 			names: []string{"a", "b", "c", "d"}, r: rand.New(rand.NewPCG(seed, 0)), bad: map[string]bool{}, known: map[string]string{},
 			bodies: map[string]job.Request{}, lastSeq: map[string]uint64{}, told: map[string][]string{},
 			took: map[string]bool{}, refused: map[uint64]bool{}, other: rand.New(rand.NewPCG(seed, 1)),
@@ -88,21 +88,21 @@ func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail
 	return found, trail
 }
 
-func (m *model) note(format string, args ...any) {
+func (m *hostModel) note(format string, args ...any) {
 	m.trail = append(m.trail, fmt.Sprintf(format, args...))
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 
 // lock runs f while no goroutine of an agent touches the world.
-func (m *model) lock(f func()) {
+func (m *hostModel) lock(f func()) {
 	synctest.Wait()
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	f()
 }
 
-func (m *model) configure(name string) {
+func (m *hostModel) configure(name string) {
 	p := m.w.instances[name]
 	p.mode = pick(m.r, model.ModePrecopy, model.ModeFrozen, model.ModeStop, model.ModeLive)
 	p.policy = pick(m.r, model.ReleaseByAgent, model.ReleaseByControlPlane)
@@ -111,7 +111,7 @@ func (m *model) configure(name string) {
 	p.blind = m.r.IntN(6) == 0
 }
 
-func (m *model) begin() {
+func (m *hostModel) begin() {
 	m.opts = job.Options{
 		Jobs: 1 + m.r.IntN(3), Held: m.r.IntN(3), Precopy: job.Precopy{Rounds: m.r.IntN(4)}, DrainTimeout: pick(m.r, 0, time.Minute),
 		StorePatience: pick(m.r, 0, 2*time.Minute), FrozenDeadline: pick(m.r, 0, 10*time.Minute), JobDeadline: pick(m.r, 0, time.Hour),
@@ -122,7 +122,7 @@ func (m *model) begin() {
 }
 
 // end ends the life that is on, in order or not.
-func (m *model) end(orderly bool) {
+func (m *hostModel) end(orderly bool) {
 	if !orderly {
 		m.l.kill()
 	}
@@ -131,7 +131,7 @@ func (m *model) end(orderly bool) {
 }
 
 // forget sets the journal back, as a disk does that lied about a sync.
-func (m *model) forget() {
+func (m *hostModel) forget() {
 	if m.w.broken == "journal" && m.saved != nil {
 		if err := os.WriteFile(m.w.journal, m.saved, 0o600); err != nil {
 			m.w.t.Error(err)
@@ -139,7 +139,7 @@ func (m *model) forget() {
 	}
 }
 
-func (m *model) step() {
+func (m *hostModel) step() {
 	m.seq++
 	if m.w.broken == "journal" && m.seq%7 == 0 {
 		m.lock(func() { m.saved, _ = os.ReadFile(m.w.journal) })
@@ -205,7 +205,7 @@ func (m *model) step() {
 }
 
 // send is the store's treatment of a pack.
-func (m *model) send(ctx context.Context, _ job.BackupRequest) error {
+func (m *hostModel) send(ctx context.Context, _ job.BackupRequest) error {
 	m.w.mu.Lock()
 	store := m.store
 	m.w.mu.Unlock()
@@ -227,7 +227,7 @@ func (m *model) send(ctx context.Context, _ job.BackupRequest) error {
 }
 
 // fail is called with the world's lock held.
-func (m *model) fail(act, _ string) error {
+func (m *hostModel) fail(act, _ string) error {
 	if m.bad[act] {
 		return fmt.Errorf("%s: out of order", act)
 	}
@@ -235,7 +235,7 @@ func (m *model) fail(act, _ string) error {
 }
 
 // observe looks at the host when the journal has a new state.
-func (m *model) observe(j *model.Job) {
+func (m *hostModel) observe(j *model.Job) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	p := m.w.instances[j.Instance]
@@ -269,7 +269,7 @@ func (m *model) observe(j *model.Job) {
 }
 
 // check checks the promises that hold at every instant.
-func (m *model) check() {
+func (m *hostModel) check() {
 	m.lock(func() {
 		if m.l.isDead() {
 			return // the next step begins a life, which looks
@@ -302,7 +302,7 @@ func (m *model) check() {
 
 // stopped looks whether an instance that an agent stopped is held
 // by a job, or was released by its last. The lock is held.
-func (m *model) stopped(name string, p *phone) {
+func (m *hostModel) stopped(name string, p *phone) {
 	if p.by != "stop" {
 		return
 	}
@@ -319,7 +319,7 @@ func (m *model) stopped(name string, p *phone) {
 }
 
 // quiet lets every job end, in a world without faults, and looks for leftovers.
-func (m *model) quiet() {
+func (m *hostModel) quiet() {
 	m.heal()
 	m.end(true)
 	m.begin()
