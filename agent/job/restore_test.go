@@ -137,7 +137,7 @@ func (r fakeRestorer) Placed(p model.Place) (bool, error) {
 }
 
 // move exchanges the content of the stage and of the target. The lock is held.
-func (r fakeRestorer) move(p model.Place, allowed ...job.State) {
+func (r fakeRestorer) move(p model.Place, allowed ...model.State) {
 	w := r.l.w
 	instance := strings.Split(p.Target, "/")[1]
 	if j := r.l.record(instance); !slices.Contains(allowed, j.State) {

@@ -37,7 +37,7 @@ type box struct {
 	flushes int
 }
 
-func newBox(events ...report.Event) *box {
+func newBox(events ...model.Event) *box {
 	return &box{events: events, refused: map[string]string{}, changed: make(chan struct{}, 1)}
 }
 
