@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"holdfast/agent/api"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 const (
@@ -22,7 +22,7 @@ const (
 
 // Reports implements api.Service. The journal keeps the last events, delivered or
 // not, so that a reader that was away, also while the agent was, misses none of them.
-func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send func(api.ReportEvent) error) error {
+func (s *service) Reports(ctx context.Context, c model.Caller, after *uint64, send func(api.ReportEvent) error) error {
 	_, oldest, newest, err := s.a.journal.Recent(0, 0)
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send
 }
 
 // RefusedReports implements api.Service.
-func (s *service) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {
+func (s *service) RefusedReports(context.Context, model.Caller) ([]api.RefusedReport, error) {
 	refused, err := s.a.manager.Refused()
 	if err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func (s *service) RefusedReports(context.Context, api.Caller) ([]api.RefusedRepo
 		return nil, err
 	}
 	list := make([]api.RefusedReport, 0, len(refused)+len(waiting))
-	add := func(e job.Event, at time.Time, why string) {
+	add := func(e model.Event, at time.Time, why string) {
 		list = append(list, api.RefusedReport{
 			Number: e.Seq, ID: e.ID, Type: e.Type, Time: e.Time, InstanceID: e.Instance, TaskID: e.Task, JobID: e.Job, Refused: at, Reason: why,
 		})
@@ -110,26 +110,26 @@ func (s *service) RefusedReports(context.Context, api.Caller) ([]api.RefusedRepo
 }
 
 // GiveUpReport implements api.Service.
-func (s *service) GiveUpReport(_ context.Context, _ api.Caller, number uint64) error {
+func (s *service) GiveUpReport(_ context.Context, _ model.Caller, number uint64) error {
 	return onRefused(number, s.a.manager.GiveUp)
 }
 
 // RetryReport implements api.Service.
-func (s *service) RetryReport(_ context.Context, _ api.Caller, number uint64) error {
+func (s *service) RetryReport(_ context.Context, _ model.Caller, number uint64) error {
 	return onRefused(number, s.a.manager.RetryRefused)
 }
 
 // DropReport implements api.Service.
-func (s *service) DropReport(_ context.Context, _ api.Caller, number uint64) error {
+func (s *service) DropReport(_ context.Context, _ model.Caller, number uint64) error {
 	return onRefused(number, s.a.manager.DropRefused)
 }
 
 func onRefused(number uint64, do func(uint64) error) error {
 	err := do(number)
 	switch {
-	case errors.Is(err, job.ErrNotFound):
+	case errors.Is(err, model.ErrNotFound):
 		return api.UnknownReport(strconv.FormatUint(number, 10))
-	case errors.Is(err, job.ErrState):
+	case errors.Is(err, model.ErrState):
 		return api.Refuse(api.CodeParameter, "number: an instance is held for report %d; resume the instance, release it, or send the report again", number)
 	}
 	return err

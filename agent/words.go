@@ -9,8 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"holdfast/agent/api"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // The reason of a failure is written for operators: it has URLs, paths, hosts,
@@ -103,7 +102,7 @@ func hostWords(a *Agent) map[string]bool {
 }
 
 // cause is why the job failed or is held, as far as the caller may know.
-func (a *Agent) cause(c api.Caller, j *job.Job) string {
+func (a *Agent) cause(c model.Caller, j *model.Job) string {
 	if c.SeesAll() {
 		return j.Cause
 	}

@@ -4,9 +4,8 @@ import (
 	"strings"
 	"testing"
 
-	"holdfast/agent/api"
 	"holdfast/agent/config"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // A tenant reads why its job failed, and nothing of how the host and its store are built.
@@ -36,11 +35,11 @@ func TestTenantWords(t *testing.T) {
 		if got := a.forTenant(reason); got != want {
 			t.Errorf("%q: %q, want %q", reason, got, want)
 		}
-		j := &job.Job{Cause: reason}
-		if got := a.cause(api.Caller{Role: api.RoleOperator}, j); got != reason {
+		j := &model.Job{Cause: reason}
+		if got := a.cause(model.Caller{Role: model.RoleOperator}, j); got != reason {
 			t.Errorf("an operator reads %q of %q", got, reason)
 		}
-		if got := a.cause(api.Caller{Role: api.RoleControlPlane, Tenant: "acme"}, j); got != want {
+		if got := a.cause(model.Caller{Role: model.RoleControlPlane, Tenant: "acme"}, j); got != want {
 			t.Errorf("a control plane of one tenant reads %q of %q", got, reason)
 		}
 		data := `{"job_id":"j","reason":` + quoted(reason) + `}`

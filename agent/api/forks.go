@@ -4,16 +4,9 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-)
 
-// Forker is the part of a Service about backups that do not descend from each other.
-type Forker interface {
-	// AcceptFork decides that a backup is the newest one of its instance:
-	// the one of that id, or with "" the last that this host made. It is
-	// refused where that one makes no fork, and where the fork is decided already for
-	// another backup, unless it is to be decided again. Done twice is no error.
-	AcceptFork(ctx context.Context, c Caller, instanceID, backup string, again bool) error
-}
+	"holdfast/agent/model"
+)
 
 // maxBackupID bounds the id of a backup in a request, bytes.
 const maxBackupID = 128
@@ -35,7 +28,7 @@ func (h *handler) acceptFork(q *request) (any, error) {
 		}
 		backup = values[0]
 	}
-	return h.onInstance(q, func(ctx context.Context, c Caller, id string) error {
+	return h.onInstance(q, func(ctx context.Context, c model.Caller, id string) error {
 		return h.service.AcceptFork(ctx, c, id, backup, again)
 	})
 }

@@ -8,7 +8,28 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"holdfast/agent/model"
 )
+
+// Limits on a caller's requests.
+const (
+	// MaxBodyBytes is some hundred times what 100 ids take.
+	MaxBodyBytes = 64 << 10
+	// MaxInstances is the contract's limit on a batch.
+	MaxInstances = 100
+	// MaxRequestIDBytes holds any UUID or trace id; the id is kept in the journal.
+	MaxRequestIDBytes = 128
+	// MaxTokenBytes holds IAM's longest tokens (PKI form, about 8 KiB with many roles).
+	MaxTokenBytes = 16 << 10
+	// MaxExecuteMsgBytes is the contract's limit on execute_msg.
+	MaxExecuteMsgBytes = 1024
+	// maxTaskIDBytes is above the length of any id that the agent gives out.
+	maxTaskIDBytes = 128
+)
+
+// retryAuth is when a caller may try again whose token could not be checked.
+const retryAuth = 5 * time.Second
 
 // Limits on how often and how much a caller asks.
 const (
@@ -82,8 +103,8 @@ func (s *streams) enter(key string) (leave func(), err error) {
 	}, nil
 }
 
-// key names a caller for its limits.
-func (c Caller) key() string {
+// allowanceOf names a caller for its limits.
+func allowanceOf(c model.Caller) string {
 	return fmt.Sprintf("%s\x00%s\x00%s\x00%s", c.Role, c.Tenant, c.User, c.Via)
 }
 

@@ -1,67 +1,26 @@
 package job
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 
-	"go.etcd.io/bbolt"
-
+	"holdfast/agent/journal"
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
-// Update is a change of a job for those who watch its task.
-type Update struct {
-	Job      Job
-	Progress *Progress // set when the figures changed and not the state
-}
-
-// Watch sends what happens to the jobs of a task to the channel until stop is
-// called. A watcher that does not keep up misses updates; the journal has the truth.
-func (m *Manager) Watch(task string) (updates <-chan Update, stop func()) {
-	c := make(chan Update, 64)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.watchers[c] = task
-	return c, func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		delete(m.watchers, c)
-	}
-}
-
-func (m *Manager) publish(u Update) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for c, task := range m.watchers {
-		if task == u.Job.Task {
-			select {
-			case c <- u:
-			default:
-			}
-		}
-	}
-}
-
-// changed tells everybody about a state that was journalled.
-func (m *Manager) changed(j *Job, from State) {
-	m.parts.Observer.Changed(j, from)
-	m.publish(Update{Job: *j})
-	wake(m.outbox)
-}
-
 // Progress returns the last figures of a job that is uploading.
-func (m *Manager) Progress(job string) (Progress, bool) {
+func (m *Manager) Progress(job string) (model.Progress, bool) {
 	m.mu.Lock()
 	w := m.running[job]
 	m.mu.Unlock()
 	if w == nil {
-		return Progress{}, false
+		return model.Progress{}, false
 	}
 	p := w.progress.Load()
 	if p == nil {
-		return Progress{}, false
+		return model.Progress{}, false
 	}
 	return *p, true
 }
@@ -78,29 +37,35 @@ func (m *Manager) Ahead(job string) int {
 	return m.slots.ahead(w.ticket)
 }
 
-// signal wakes the worker of a job, if it has one.
-func (m *Manager) signal(job string) {
+// Full tells whether a command of one instance would be refused
+// because as many jobs wait as the configuration allows.
+func (m *Manager) Full() bool {
 	m.mu.Lock()
-	w := m.running[job]
-	m.mu.Unlock()
-	if w != nil {
-		wake(w.signal)
-	}
+	defer m.mu.Unlock()
+	return m.opts.Queue > 0 && len(m.waiting)+m.slots.waiting()-m.slots.idle() >= m.opts.Queue
+}
+
+// HoldTurns tells how many jobs wait for their turn to hold an instance, and how many
+// turns were given so far: while jobs wait and that number stays, no job comes on.
+func (m *Manager) HoldTurns() (waiting int, granted uint64) {
+	m.holds.mu.Lock()
+	defer m.holds.mu.Unlock()
+	return len(m.holds.line), m.holds.granted
 }
 
 // OutboxChanged has a token whenever there may be something new to deliver.
 func (m *Manager) OutboxChanged() <-chan struct{} { return m.outbox }
 
 // Heads returns at most limit undelivered events, as Journal.Heads.
-func (m *Manager) Heads(limit int, skip func(instance string) bool) ([]Event, error) {
+func (m *Manager) Heads(limit int, skip func(instance string) bool) ([]model.Event, error) {
 	return m.journal.Heads(limit, skip)
 }
 
 // TakeProgress returns at most limit events with the progress of jobs, where it has
 // changed, with Seq 0: each is sent once, or not at all, and an instance with an
 // undelivered event has none. Instances that skip tells to leave out keep theirs.
-func (m *Manager) TakeProgress(limit int, skip func(instance string) bool) (taken []Event, err error) {
-	var progress []Event
+func (m *Manager) TakeProgress(limit int, skip func(instance string) bool) (taken []model.Event, err error) {
+	var progress []model.Event
 	m.mu.Lock()
 	for _, w := range m.running {
 		if len(progress) < limit {
@@ -113,7 +78,7 @@ func (m *Manager) TakeProgress(limit int, skip func(instance string) bool) (take
 	// Only now: an event that is journalled in between takes the
 	// place of progress, never the other way round.
 	for _, e := range progress {
-		waits, err := m.journal.waits(e.Instance)
+		waits, err := m.journal.Waits(e.Instance)
 		if err != nil {
 			return nil, err
 		}
@@ -146,7 +111,7 @@ func (m *Manager) settle(point string, seqs []uint64, refusal string) error {
 		return nil
 	}
 	m.hit(point + crashpoint.Before)
-	all, err := m.journal.settle(seqs, refusal, m.opts.Now())
+	all, err := m.journal.Settle(seqs, refusal, m.opts.Now())
 	if err != nil {
 		return err
 	}
@@ -163,23 +128,23 @@ func (m *Manager) settle(point string, seqs []uint64, refusal string) error {
 // get into their places. A job that is being undone is left alone, and so is a job
 // that was cancelled before. ErrEnded when the job is over otherwise.
 func (m *Manager) Cancel(id string) error {
-	_, _, err := m.journal.step(id, "", m.opts.Now(), func(_ *bbolt.Tx, j *Job) error {
+	_, _, err := m.journal.Step(id, "", m.opts.Now(), func(j journal.Record) error {
 		switch {
 		case j.CancelAsked:
 			return errNothingToDo
 		case j.State.Final():
 			return fmt.Errorf("cancel job %s: %w", id, ErrEnded)
-		case j.State == Failing:
+		case j.State == model.Failing:
 			return errNothingToDo
-		case j.State == Unknown:
-			return fmt.Errorf("cancel job %s: %s: %w", id, j.Cause, ErrState)
-		case j.undoable():
+		case j.State == model.Unknown:
+			return fmt.Errorf("cancel job %s: %s: %w", id, j.Cause, model.ErrState)
+		case j.Undoable():
 			return nil
 		case j.IsRestore():
-			return fmt.Errorf("cancel job %s, which is %s: the volumes are restored: %w", id, j.State, ErrState)
+			return fmt.Errorf("cancel job %s, which is %s: the volumes are restored: %w", id, j.State, model.ErrState)
 		}
-		return fmt.Errorf("cancel job %s, which is %s: the backup is stored; resume the instance instead: %w", id, j.State, ErrState)
-	}, change{edit: func(j *Job) { j.CancelAsked = true }})
+		return fmt.Errorf("cancel job %s, which is %s: the backup is stored; resume the instance instead: %w", id, j.State, model.ErrState)
+	}, journal.Change{Edit: func(j *model.Job) { j.CancelAsked = true }})
 	if errors.Is(err, errNothingToDo) {
 		return nil
 	}
@@ -203,48 +168,48 @@ var errNothingToDo = errors.New("nothing to do")
 // again, or the store looked at again where the backup is gone. Done twice it
 // is no error. ErrState when the instance has no stored backup that waits.
 func (m *Manager) Release(instance string) error {
-	return m.ask(instance, "release", func(j *Job) error {
-		if j.ResumeAsked || !slices.Contains([]State{Stored, Reported, Held, Acknowledged, Releasing, Released}, j.State) {
-			return ErrState
+	return m.ask(instance, "release", func(j *model.Job) error {
+		if j.ResumeAsked || !slices.Contains([]model.State{model.Stored, model.Reported, model.Held, model.Acknowledged, model.Releasing, model.Released}, j.State) {
+			return model.ErrState
 		}
-		if j.ReleaseAsked && j.State != Held && (j.State != Acknowledged || !j.forkUndecided()) {
+		if j.ReleaseAsked && j.State != model.Held && (j.State != model.Acknowledged || !j.ForkUndecided()) {
 			return errNothingToDo
 		}
 		return nil
-	}, (*Job).released)
+	}, noteRelease)
 }
 
 // Resume asks for a frozen instance with a stored backup to run again; the backup stays. Done twice
 // it is no error. ErrState when the instance is not held for a stored backup.
 func (m *Manager) Resume(instance string) error {
-	return m.ask(instance, "resume", func(j *Job) error {
+	return m.ask(instance, "resume", func(j *model.Job) error {
 		if j.ResumeAsked {
 			return errNothingToDo
 		}
-		if !slices.Contains([]State{Stored, Reported, Held, Acknowledged}, j.State) {
-			return ErrState
+		if !slices.Contains([]model.State{model.Stored, model.Reported, model.Held, model.Acknowledged}, j.State) {
+			return model.ErrState
 		}
 		return nil
-	}, func(j *Job) { j.ResumeAsked = true })
+	}, func(j *model.Job) { j.ResumeAsked = true })
 }
 
-func (m *Manager) ask(instance, what string, check func(*Job) error, edit func(*Job)) error {
+func (m *Manager) ask(instance, what string, check func(*model.Job) error, edit func(*model.Job)) error {
 	active, _, err := m.journal.ByInstance(instance)
 	if err != nil {
 		return err
 	}
 	if active == nil {
-		return fmt.Errorf("%s %q: it has no job that waits: %w", what, instance, ErrState)
+		return fmt.Errorf("%s %q: it has no job that waits: %w", what, instance, model.ErrState)
 	}
-	_, _, err = m.journal.step(active.ID, "", m.opts.Now(), func(_ *bbolt.Tx, j *Job) error {
-		if err := check(j); err != nil {
+	_, _, err = m.journal.Step(active.ID, "", m.opts.Now(), func(j journal.Record) error {
+		if err := check(j.Job); err != nil {
 			if errors.Is(err, errNothingToDo) {
 				return err
 			}
 			return fmt.Errorf("%s %q, whose job is %s: %w", what, instance, j.State, err)
 		}
 		return nil
-	}, change{edit: edit})
+	}, journal.Change{Edit: edit})
 	if errors.Is(err, errNothingToDo) {
 		return nil
 	}
@@ -253,102 +218,4 @@ func (m *Manager) ask(instance, what string, check func(*Job) error, edit func(*
 	}
 	m.signal(active.ID)
 	return nil
-}
-
-// eventData is the body of an event, beside what every event has.
-type eventData struct {
-	Task     string `json:"task_id"`
-	Job      string `json:"job_id"`
-	Instance string `json:"instance_id"`
-	Tenant   string `json:"tenant"`
-	BackupID string `json:"backup_id,omitempty"`
-	// of a stored or restored backup, the one from which it came
-	Parent string `json:"parent,omitempty"`
-	// the other newest backups of the instance, which the stored one does not descend from
-	Fork []Fork `json:"fork,omitempty"`
-	// the decision that ended that fork; nil while nobody has decided
-	ForkDecided   *forkData `json:"fork_decided,omitempty"`
-	Files         uint64    `json:"files,omitempty"`
-	Bytes         uint64    `json:"bytes,omitempty"` // content of the backup
-	BytesRead     uint64    `json:"bytes_read,omitempty"`
-	BytesNew      uint64    `json:"bytes_new,omitempty"`
-	BytesSent     uint64    `json:"bytes_sent,omitempty"`
-	BytesRestored uint64    `json:"bytes_restored,omitempty"`
-	BytesTotal    uint64    `json:"bytes_total,omitempty"` // of a restore
-	BytesFetched  uint64    `json:"bytes_fetched,omitempty"`
-	// of a restore: differences from the backed-up state
-	Warnings int `json:"warnings,omitempty"`
-	// of a restore: what people should know of the instance, in plain words; see Restore.Warning
-	Warning string `json:"warning,omitempty"`
-	// places without their content, where the configuration accepts it
-	LossesAccepted int  `json:"losses_accepted,omitempty"`
-	AlreadyReady   bool `json:"already_ready,omitempty"` // nothing had to be restored
-	// of a restore: the old content in the places of the volumes
-	Replaced *Replaced `json:"replaced,omitempty"`
-	// the job whose replaced volumes a restore has put back; "": it restored a backup
-	PutBack       string  `json:"put_back,omitempty"`
-	FreezeSeconds float64 `json:"freeze_seconds,omitempty"`
-	// why a job failed or is held, in plain words
-	Reason  string          `json:"reason,omitempty"`
-	Volumes []volumeData    `json:"volumes,omitempty"` // of a stored backup
-	Receipt json.RawMessage `json:"receipt,omitempty"`
-}
-
-// volumeData says how a volume was read, and the consequences for the instance.
-type volumeData struct {
-	Volume   string `json:"volume"`
-	Provider string `json:"provider"`
-	InPlace  bool   `json:"in_place,omitempty"` // the volume itself was read, and no snapshot
-	// for how long the instance is held for it, in words
-	Held string `json:"held,omitempty"`
-}
-
-// volumesRead tells how the volumes of a stored backup were read. Its snapshots stand.
-func volumesRead(j *Job) (read []volumeData) {
-	for _, s := range j.Snapshots {
-		v := volumeData{Volume: s.Name, Provider: s.Ref.Provider, InPlace: !s.Live}
-		if j.Mode != ModeLive {
-			v.Held = s.Held
-		}
-		read = append(read, v)
-	}
-	return read
-}
-
-func (m *Manager) eventData(j *Job) eventData {
-	d := eventData{
-		Task: j.Task, Job: j.ID, Instance: j.Instance, Tenant: j.Tenant,
-		FreezeSeconds: j.FreezeSeconds(m.journal.Up()),
-	}
-	if j.Result != nil {
-		d.BackupID, d.Files = j.Result.BackupID, j.Result.Files
-		d.Parent, d.Fork, d.ForkDecided = j.Result.Parent, j.Result.Fork, j.forkData()
-		d.Bytes = j.Result.Bytes
-		d.LossesAccepted = j.Result.LossesAccepted
-		d.BytesRead, d.BytesNew, d.BytesSent = j.Result.BytesRead, j.Result.BytesNew, j.Result.BytesSent
-	}
-	d.PutBack = j.PutBack
-	if r := j.Restore; r != nil {
-		d.BackupID, d.AlreadyReady, d.Replaced, d.Warning = r.Backup, r.Ready, r.Replaced, r.Warning
-		if res := r.Result; res != nil {
-			d.Files, d.BytesRestored, d.BytesTotal = res.Files, res.Bytes, res.Bytes
-			d.BytesFetched, d.Warnings, d.Parent = res.BytesFetched, res.Warnings, res.Parent
-		}
-	}
-	return d
-}
-
-// event makes the event of the type for a job's transaction.
-func (m *Manager) event(kind string) func(*Job) (Event, error) {
-	return func(j *Job) (Event, error) {
-		d := m.eventData(j)
-		if kind == EventFailed || kind == EventRestoreFailed || kind == EventGone {
-			d.Reason = j.Cause
-		}
-		b, err := json.Marshal(d)
-		if err != nil {
-			return Event{}, fmt.Errorf("encode event: %w", err)
-		}
-		return Event{Type: kind, Data: b}, nil
-	}
 }

@@ -4,13 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
 // A fork is decided once, on any host. The journal of each host that made a backup of
 // the fork has to learn of the decision: the release of an instance waits for it, and
 // people are told of the fork until then.
+
+// Forker stores decisions about forks. A Backuper that is no Forker makes no forks.
+type Forker interface {
+	// AcceptFork stores the decision about the fork of the job's backup in the vault, and returns
+	// the decision that counts: d, or the first one that was made, unless d is made again. Done
+	// twice it is no error.
+	AcceptFork(ctx context.Context, j *model.Job, d model.ForkDecision) (model.ForkDecision, error)
+	// Decided returns the decision that has ended the fork of the job's
+	// backup, whichever host made it; zero while nobody has decided.
+	Decided(ctx context.Context, j *model.Job) (model.ForkDecision, error)
+}
 
 // LearnForks asks the vaults about the forks of which this host knows no decision: of unfinished
 // jobs, and of the last backups of instances. A job that waits for the decision goes on. One
@@ -25,11 +38,11 @@ func (m *Manager) LearnForks(ctx context.Context, instances []string) (failed er
 		if err != nil {
 			return errors.Join(failed, err)
 		}
-		for _, j := range []*Job{active, latest} {
+		for _, j := range []*model.Job{active, latest} {
 			if j == nil || !j.ForkOpen() || j == latest && active != nil && active.ID == latest.ID {
 				continue
 			}
-			var d ForkDecision
+			var d model.ForkDecision
 			err := contain.Call(func() (err error) { d, err = forker.Decided(ctx, j); return err })
 			if err == nil && d.Backup != "" {
 				err = m.learnFork(j, d)
@@ -45,7 +58,7 @@ func (m *Manager) LearnForks(ctx context.Context, instances []string) (failed er
 // learnFork journals the decision that counts for the fork of a job, which the vault has, and wakes
 // the job. A decision that a command left in the journal meanwhile, and that the vault does not
 // have, gives way, and is named.
-func (m *Manager) learnFork(j *Job, d ForkDecision) error {
+func (m *Manager) learnFork(j *model.Job, d model.ForkDecision) error {
 	now, err := m.journal.Job(j.ID)
 	if err != nil {
 		return err
@@ -54,7 +67,7 @@ func (m *Manager) learnFork(j *Job, d ForkDecision) error {
 		d.Asked = asked.Backup
 	}
 	d.Stored = true
-	if err := m.journal.decideFork(j.ID, d); err != nil {
+	if err := m.journal.DecideFork(j.ID, d); err != nil {
 		return err
 	}
 	m.signal(j.ID)
@@ -66,14 +79,14 @@ func (m *Manager) learnFork(j *Job, d ForkDecision) error {
 // the look of this host, and dies before it withdraws the decision, leaves a decision that may
 // count more. ok is false where the vault did not answer, or where the journal learnt of another
 // decision.
-func (w *worker) forkStands(soft, hard context.Context, j *Job) (ok bool, err error) {
+func (w *worker) forkStands(soft, hard context.Context, j *model.Job) (ok bool, err error) {
 	forker, is := w.m.parts.Backuper.(Forker)
 	if !is {
 		return true, nil
 	}
 	ctx, cancel := context.WithTimeoutCause(hard, actTimeout, fmt.Errorf("the store did not answer within %s", actTimeout))
 	defer cancel()
-	var d ForkDecision
+	var d model.ForkDecision
 	err = contain.Call(func() (err error) { d, err = forker.Decided(ctx, j); return err })
 	switch {
 	case contain.Of(err) != nil:
@@ -89,30 +102,14 @@ func (w *worker) forkStands(soft, hard context.Context, j *Job) (ok bool, err er
 	return false, w.m.learnFork(j, d)
 }
 
-// ForkWords says for people which backup counts, where another host, or another decision, has
-// settled the fork of the job; "" where this host decided as it was asked.
-func (j *Job) ForkWords() string {
-	d := j.Fork
-	switch {
-	case !d.Stored || d.Host == "" && d.Asked == "":
-		return ""
-	case d.Asked != "":
-		return fmt.Sprintf("backup %s counts, by %s%s, which was decided before %s was asked for here", d.Backup, d.By, d.where(), d.Asked)
+// waitForFork tells of a vault that did not answer about a fork, and waits until the next try.
+func (w *worker) waitForFork(soft context.Context, j *model.Job, doing string, err error) (ok bool, _ error) {
+	w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)
+	w.provePause = min(max(firstPause, 2*w.provePause), lastPause)
+	select {
+	case <-time.After(w.provePause):
+	case <-w.signal:
+	case <-soft.Done():
 	}
-	return fmt.Sprintf("backup %s counts, by %s%s", d.Backup, d.By, d.where())
-}
-
-// forkData is a decision in an event.
-type forkData struct {
-	Backup string `json:"backup"`          // that counts
-	By     string `json:"by"`              // in words
-	Host   string `json:"host,omitempty"`  // where it was decided; "" is this host
-	Asked  string `json:"asked,omitempty"` // the backup for which this host was to decide later
-}
-
-func (j *Job) forkData() *forkData {
-	if !j.Forked() || !j.Fork.Stored {
-		return nil
-	}
-	return &forkData{j.Fork.Backup, j.Fork.By, j.Fork.Host, j.Fork.Asked}
+	return false, nil
 }

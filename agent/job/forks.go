@@ -2,13 +2,9 @@ package job
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
-	"time"
 
-	"go.etcd.io/bbolt"
-
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -17,71 +13,11 @@ import (
 // other. A person or the control plane decides which of them continues the
 // instance. Until then the instance is held, with its bytes on the host.
 
-// OnFork says what becomes of a fork of which nobody has decided.
-type OnFork string
-
-// The ways to treat a fork.
-const (
-	ForkHold    OnFork = "hold"    // the release waits for a decision
-	ForkRelease OnFork = "release" // the backup of this host is accepted, and the release follows
-)
-
-// Fork is one of the other newest backups of an
-// instance, from which a stored backup does not descend.
-type Fork struct {
-	Backup string `json:"backup"`
-	// Host made the backup; "" where its manifest could not be read.
-	Host string `json:"host,omitempty"`
-}
-
-// ForkDecision says which backup of a forked instance is the newest one.
-type ForkDecision struct {
-	Backup string `json:"backup"`
-	By     string `json:"by"` // who decided, in words
-	// Host is where it was decided; "" is this host.
-	Host string `json:"host,omitempty"`
-	// Asked is the backup for which this host was to decide
-	// when it found that Backup was accepted before; else "".
-	Asked string `json:"asked,omitempty"`
-	// Again says that an operator decides again, over an earlier decision.
-	Again bool `json:"again,omitempty"`
-	// Stored says that the vault has the decision, so that all hosts know of it.
-	Stored bool `json:"stored,omitempty"`
-}
-
-// Forked tells whether the job's stored backup makes a fork.
-func (j *Job) Forked() bool { return j.Result != nil && len(j.Result.Fork) > 0 }
-
-// ForkOpen tells whether the job's backup makes a fork, and the vault has no decision about it.
-func (j *Job) ForkOpen() bool { return j.Forked() && !j.Fork.Stored }
-
-// forkUndecided tells whether nobody has decided about the fork of the job yet.
-func (j *Job) forkUndecided() bool { return j.Forked() && j.Fork.Backup == "" }
-
-// Forker stores decisions about forks. A Backuper that is no Forker makes no forks.
-type Forker interface {
-	// AcceptFork stores the decision about the fork of the job's backup in the vault, and returns
-	// the decision that counts: d, or the first one that was made, unless d is made again. Done
-	// twice it is no error.
-	AcceptFork(ctx context.Context, j *Job, d ForkDecision) (ForkDecision, error)
-	// Decided returns the decision that has ended the fork of the job's
-	// backup, whichever host made it; zero while nobody has decided.
-	Decided(ctx context.Context, j *Job) (ForkDecision, error)
-}
-
 // ForkDecidedError says that a fork was decided before, for another backup.
-type ForkDecidedError struct{ First ForkDecision }
+type ForkDecidedError struct{ First model.ForkDecision }
 
 func (e *ForkDecidedError) Error() string {
-	return fmt.Sprintf("the fork is decided already: backup %s counts, by %s%s", e.First.Backup, e.First.By, e.First.where())
-}
-
-// where says on which other host it was decided; "" for this one.
-func (d ForkDecision) where() string {
-	if d.Host == "" {
-		return ""
-	}
-	return " on host " + d.Host
+	return fmt.Sprintf("the fork is decided already: backup %s counts, by %s%s", e.First.Backup, e.First.By, e.First.Where())
 }
 
 // The words for the decider of a fork.
@@ -90,12 +26,12 @@ const (
 	byConfiguration = "on_fork: release in the configuration of the host"
 )
 
-// released notes the decision that lies in a command to release an instance: where
+// noteRelease notes the decision that lies in a command to release an instance: where
 // the report that told of the fork is acknowledged, the commander knows of the fork.
-func (j *Job) released() {
+func noteRelease(j *model.Job) {
 	j.ReleaseAsked = true
-	if j.State == Acknowledged && j.forkUndecided() {
-		j.Fork = ForkDecision{Backup: j.Result.BackupID, By: byRelease}
+	if j.State == model.Acknowledged && j.ForkUndecided() {
+		j.Fork = model.ForkDecision{Backup: j.Result.BackupID, By: byRelease}
 	}
 }
 
@@ -113,15 +49,15 @@ func (m *Manager) AcceptFork(ctx context.Context, instance, backup, by string, a
 		j = active
 	}
 	if j == nil || !j.Forked() {
-		return fmt.Errorf("accept the fork of %q: its last backup makes no fork: %w", instance, ErrState)
+		return fmt.Errorf("accept the fork of %q: its last backup makes no fork: %w", instance, model.ErrState)
 	}
-	d := ForkDecision{Backup: backup, By: by, Again: again}
+	d := model.ForkDecision{Backup: backup, By: by, Again: again}
 	if backup == "" {
 		d.Backup = j.Result.BackupID
 	}
 	forker, ok := m.parts.Backuper.(Forker)
 	if !ok {
-		return fmt.Errorf("accept the fork of %q: this agent stores no decisions: %w", instance, ErrState)
+		return fmt.Errorf("accept the fork of %q: this agent stores no decisions: %w", instance, model.ErrState)
 	}
 	// At once, so that a backup which can't be accepted is refused to who names it.
 	counts, err := forker.AcceptFork(ctx, j, d)
@@ -134,30 +70,18 @@ func (m *Manager) AcceptFork(ctx context.Context, instance, backup, by string, a
 	return m.learnFork(j, counts)
 }
 
-// decideFork journals a decision about the fork of a job, in whatever state the job is.
-func (jr *Journal) decideFork(id string, d ForkDecision) error {
-	return jr.update(func(tx *bbolt.Tx) error {
-		j, err := getJob(tx, id)
-		if err != nil {
-			return err
-		}
-		j.Fork = d
-		return put(tx, bucketJobs, []byte(id), j)
-	})
-}
-
 // settleFork brings the fork of an acknowledged job to an end, so that the release can
 // follow. ok is false where the job waits for a decision, or for the vault to have it.
-func (w *worker) settleFork(soft, hard context.Context, j *Job) (ok bool, err error) {
+func (w *worker) settleFork(soft, hard context.Context, j *model.Job) (ok bool, err error) {
 	switch {
 	case !j.Forked():
 		return true, nil
 	case !j.ForkOpen():
 		return w.forkStands(soft, hard, j)
-	case j.forkUndecided() && w.m.opts.OnFork == ForkRelease:
-		d := ForkDecision{Backup: j.Result.BackupID, By: byConfiguration}
-		return false, w.m.journal.decideFork(j.ID, d)
-	case j.forkUndecided():
+	case j.ForkUndecided() && w.m.opts.OnFork == ForkRelease:
+		d := model.ForkDecision{Backup: j.Result.BackupID, By: byConfiguration}
+		return false, w.m.journal.DecideFork(j.ID, d)
+	case j.ForkUndecided():
 		select {
 		case <-w.signal:
 			return false, nil
@@ -169,7 +93,7 @@ func (w *worker) settleFork(soft, hard context.Context, j *Job) (ok bool, err er
 	if !is {
 		return false, w.fail(j, "this agent stores no decisions about forks")
 	}
-	d, counts := j.Fork, ForkDecision{}
+	d, counts := j.Fork, model.ForkDecision{}
 	ctx, cancel := context.WithTimeoutCause(hard, actTimeout, fmt.Errorf("the store did not answer within %s", actTimeout))
 	defer cancel()
 	err = contain.Call(func() error { counts, err = forker.AcceptFork(ctx, j, d); return err })
@@ -186,84 +110,4 @@ func (w *worker) settleFork(soft, hard context.Context, j *Job) (ok bool, err er
 		return false, errLeave
 	}
 	return w.waitForFork(soft, j, "store the decision about the fork in the vault", err)
-}
-
-// waitForFork tells of a vault that did not answer about a fork, and waits until the next try.
-func (w *worker) waitForFork(soft context.Context, j *Job, doing string, err error) (ok bool, _ error) {
-	w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)
-	w.provePause = min(max(firstPause, 2*w.provePause), lastPause)
-	select {
-	case <-time.After(w.provePause):
-	case <-w.signal:
-	case <-soft.Done():
-	}
-	return false, nil
-}
-
-// maxTried bounds the backups that the journal remembers of tries that nobody heard of.
-const maxTried = 64
-
-// try journals the id of a backup that is about to be written, of the
-// volumes of the instance. Should the process die before it journals
-// that the backup is stored, the next one may find it in the vault.
-func (jr *Journal) try(instance, backup string) error {
-	return jr.update(func(tx *bbolt.Tx) error {
-		var c Content
-		if _, err := get(tx, bucketContent, []byte(instance), &c); err != nil {
-			return err
-		}
-		c.Tried = append(c.Tried, backup)
-		if n := len(c.Tried); n > maxTried {
-			c.Tried = slices.Clone(c.Tried[n-maxTried:])
-		}
-		return put(tx, bucketContent, []byte(instance), c)
-	})
-}
-
-// Chain has the backups of an instance, as one look at the vault found them, and the backups from
-// which they came. It is for one goroutine.
-type Chain interface {
-	// Newest is as Restorer.Newest.
-	Newest(ctx context.Context) (Content, error)
-	// Relate tells how the newest backup relates to the backup that this host knows, and
-	// which backup the host truly knows: a backup of known.Tried where the vault has it,
-	// since this host made it of the volumes without hearing that it was stored. newest
-	// is zero where the vault has none, or several; the relation is RelationNone then.
-	Relate(known, newest Content) (Relation, Content)
-}
-
-// Chainer looks how the backups of an instance descend from each other. A Restorer that is none
-// knows sequence numbers only.
-type Chainer interface {
-	Chain(ctx context.Context, instance, tenant string) (Chain, error)
-}
-
-// relateFacts completes the facts with the chain of the instance's
-// backups; nil where there is none, and chainErr says why.
-func (w *worker) relateFacts(f *Facts, chain Chain, chainErr error) error {
-	if chain == nil && chainErr == nil || f.NewestErr != nil && !errors.Is(f.NewestErr, ErrNoBackup) {
-		f.Relation = relate(f.Known, f.Newest)
-		return nil
-	}
-	if chainErr != nil {
-		if f.Found == IsRunning {
-			f.Relation = RelationNone // it is not restored in any case
-			return nil
-		}
-		return fmt.Errorf("look from which backup the newest one came: %w", chainErr)
-	}
-	relation, known := chain.Relate(f.Known, f.Newest)
-	if known.Backup != f.Known.Backup {
-		for i := range f.Volumes {
-			if v := &f.Volumes[i]; v.Backup.Backup == f.Known.Backup && v.Presence != VolumeMissing && v.Origin != OriginForeign {
-				v.Backup = known
-				// nothing proves that the present content is the backed-up content
-				if v.Origin == OriginSame || v.Origin == OriginUnknown {
-					v.Origin = OriginChanged
-				}
-			}
-		}
-	}
-	f.Known, f.Relation = known, relation
-	return nil
 }

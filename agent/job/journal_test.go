@@ -11,44 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"holdfast/agent/job"
+	"holdfast/agent/journal"
+	"holdfast/agent/model"
 )
-
-func TestJournalOfANewerVersionIsRefused(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "journal")
-	j, err := job.OpenJournal(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(j.Close(), j.Close()); err != nil {
-		t.Fatal(err)
-	}
-	db, err := bbolt.Open(path, 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("version"), []byte("99")) })
-	if err = errors.Join(err, db.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := job.OpenJournal(path); !errors.Is(err, job.ErrNewer) {
-		t.Errorf("%v", err)
-	}
-}
-
-func TestJournalIsForOneProcess(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "journal")
-	j, err := job.OpenJournal(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.Close()
-	if _, err := job.OpenJournal(path); !errors.Is(err, job.ErrLocked) {
-		t.Errorf("%v", err)
-	}
-}
 
 // Finished tasks are forgotten by age and by count, unfinished ones
 // and those with undelivered reports never.
@@ -73,7 +39,7 @@ func TestRetention(t *testing.T) {
 			l.final(task.Jobs[0].Job)
 			time.Sleep(time.Minute)
 			ids = append(ids, task.ID)
-			l.w.instances["a"].state = job.IsRunning
+			l.w.instances["a"].state = model.IsRunning
 		}
 		// The count is looked at when a task ends, when its last report is still on its way.
 		task := mustAccept(t, l, "r4", "a")
@@ -92,8 +58,8 @@ func TestRetention(t *testing.T) {
 		}
 	})
 	in(func(w *world, l *life) {
-		w.answer = func(e job.Event) (string, error) {
-			if e.Instance == "a" && e.Type == job.EventReleased {
+		w.answer = func(e model.Event) (string, error) {
+			if e.Instance == "a" && e.Type == model.EventReleased {
 				return "", errors.New("no answer")
 			}
 			return "", nil
@@ -148,7 +114,7 @@ func TestDamagedJournalIsSetAside(t *testing.T) {
 		if err := os.WriteFile(path, damage(bytes.Clone(whole)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		j, err := job.OpenJournal(path)
+		j, err := journal.Open(path)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
-	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"holdfast/agent/model"
 )
 
 // The journal names the content that restores have replaced. Where the journal is lost or set back
@@ -17,52 +17,22 @@ import (
 // left its place. The agent looks for such trees at its start and from time to time, and adopts the
 // trees of which the journal does not know. The time for which they are kept begins anew then.
 
-// KeptNote is the note on a tree that a job takes, or has taken, out of the place of a volume. The
-// note goes where the tree goes. A tree that went back to its place keeps the note, which says
-// nothing there.
-type KeptNote struct {
-	Instance string    `json:"instance"`
-	Tenant   string    `json:"tenant"`
-	Job      string    `json:"job"`
-	Volume   string    `json:"volume"`
-	Target   string    `json:"target"`           // the place
-	Since    time.Time `json:"since"`            // UTC, for people
-	Backup   string    `json:"known_backup"`     // the backup from which the host knew the content to come
-	Seq      uint64    `json:"sequence"`         // of Backup
-	Created  time.Time `json:"created,omitzero"` // of Backup
-	Vault    string    `json:"vault,omitempty"`  // of Backup
-	By       string    `json:"by,omitempty"`     // the backup that took its place
-	// Removing says that the removal has begun, so that the tree may not be whole. The note has the
-	// value false too, since a full disk takes a note that is no longer than the note before it.
-	Removing bool `json:"removing"`
-}
-
-// FoundKept is a tree that was found beside the place of a volume.
-type FoundKept struct {
-	Path string
-	// Place has Volume, Target, Stage, Aside, Holder and Old set; zero without a note.
-	Place Place
-	// Note is the note on the tree; nil where there is none, or where the name of the tree is no
-	// name that an agent gives to the noted volume.
-	Note *KeptNote
-}
-
 // seekEvery is how often the agent looks for kept content of which the journal does not know: a
 // disk may be mounted late, and a look reads one folder for each place.
 const seekEvery = time.Hour
 
 // noteOld puts the note on the content in the place of a volume, before that content leaves the
 // place. A note that can't be put keeps nobody from the restore: the journal has the same.
-func (w *worker) noteOld(j *Job, p Place) {
+func (w *worker) noteOld(j *model.Job, p model.Place) {
 	restorer := w.m.parts.Restorer
 	in, err := restorer.Placed(p)
 	if in {
 		return // done before a crash
 	}
 	if err == nil {
-		var known Content
+		var known model.Content
 		if known, err = w.m.journal.Content(j.Instance); err == nil {
-			err = restorer.Note(p, p.Target, KeptNote{
+			err = restorer.Note(p, p.Target, model.KeptNote{
 				Instance: j.Instance, Tenant: j.Tenant, Job: j.ID, Volume: p.Volume, Target: p.Target, Since: w.m.opts.Now().UTC(),
 				Backup: known.Backup, Seq: known.Seq, Created: known.Created, Vault: known.Vault, By: j.Restore.Backup,
 			})
@@ -74,7 +44,7 @@ func (w *worker) noteOld(j *Job, p Place) {
 }
 
 // noteRemoval says on a tree that its removal begins. A tree without a note gets none.
-func (m *Manager) noteRemoval(p Place, path string) error {
+func (m *Manager) noteRemoval(p model.Place, path string) error {
 	n, err := m.parts.Restorer.NoteOn(p, path)
 	if err != nil || n == nil || n.Removing {
 		return err
@@ -124,10 +94,10 @@ func (m *Manager) seekKept(ctx context.Context) {
 	complete, before := err == nil, m.StrayKept()
 	var strays []string
 	for _, f := range found {
-		if slices.ContainsFunc(atWork, func(j *Job) bool { return j.takesOut(f) }) {
+		if slices.ContainsFunc(atWork, func(j *model.Job) bool { return j.TakesOut(f) }) {
 			continue
 		}
-		known, err := m.journal.knowsKept(f)
+		known, err := m.journal.KnowsKept(f)
 		switch {
 		case err != nil:
 			m.parts.Observer.Trouble("", "", "look for kept content at "+f.Path, err)
@@ -153,16 +123,16 @@ func (m *Manager) seekKept(ctx context.Context) {
 	m.strayKept = strays
 }
 
-// takesOut tells whether a tree may be of the job, which is unfinished.
-func (j *Job) takesOut(f FoundKept) bool {
-	if strings.Contains(f.Path, j.ID) || j.PutBack != "" && strings.Contains(f.Path, j.PutBack) {
-		return true
-	}
-	return f.Note != nil && (f.Note.Job == j.ID || f.Note.Job == j.PutBack)
+// adoptedEvent tells the control plane that kept content was adopted.
+func adoptedEvent(s *model.Aside) (model.Event, error) {
+	return decided(model.EventKept, decidedData{
+		Instance: s.Instance, Tenant: s.Tenant, Job: s.Job, Replaced: &s.Replaced,
+		Reason: "the journal of the host was lost or set back, and did not know the content; it is kept for its whole time from now on",
+	})
 }
 
 // adoptKept writes the record of a tree of which the journal does not know.
-func (m *Manager) adoptKept(ctx context.Context, f FoundKept) {
+func (m *Manager) adoptKept(ctx context.Context, f model.FoundKept) {
 	n := f.Note
 	trouble := func(err error) {
 		m.parts.Observer.Trouble(n.Instance, n.Job, "adopt the kept content at "+f.Path, err)
@@ -177,7 +147,7 @@ func (m *Manager) adoptKept(ctx context.Context, f FoundKept) {
 	case old != f.Place.Old:
 		return // it was moved meanwhile
 	}
-	adopted, err := m.journal.adoptKept(f, counted, m.opts.Now().UTC())
+	adopted, err := m.journal.AdoptKept(f, counted, m.opts.Now().UTC(), adoptedEvent)
 	switch {
 	case err != nil:
 		trouble(err)
@@ -185,84 +155,4 @@ func (m *Manager) adoptKept(ctx context.Context, f FoundKept) {
 		wake(m.outbox)
 		trouble(fmt.Errorf("the journal of this host was lost or set back, and does not know the content, which is kept for %s from now on", m.opts.KeepAside))
 	}
-}
-
-// knowsKept tells whether a record names the tree: as kept content, or as a leftover. A record that
-// does not know that the removal of the tree has begun learns it.
-func (jr *Journal) knowsKept(f FoundKept) (known bool, err error) {
-	left, err := jr.leftovers()
-	if err != nil {
-		return false, err
-	}
-	for _, l := range left {
-		if l.Path() == f.Path || l.Place != nil && l.Place.Old != "" && l.Place.Old == f.Place.Old {
-			return true, nil
-		}
-	}
-	all, err := jr.Kept()
-	if err != nil {
-		return false, err
-	}
-	for _, s := range all {
-		for _, v := range s.Volumes {
-			if v.Place.Old != f.Place.Old && v.Place.Aside != f.Path {
-				continue
-			}
-			if f.Note != nil && f.Note.Removing && v.Place.Old == f.Place.Old && !s.Removing && !s.Partial {
-				err = jr.changeAside(s.Instance, s.Job, nil, func(s *Aside) bool { s.Partial = true; return true })
-				if errors.Is(err, ErrNotFound) {
-					err = nil // it was removed meanwhile
-				}
-			}
-			return true, err
-		}
-	}
-	return false, nil
-}
-
-// adoptKept adds a tree to the record of its job, or makes that record. Nothing is adopted while a
-// job of the instance may use the tree, and while the record is being removed.
-func (jr *Journal) adoptKept(f FoundKept, c Count, now time.Time) (adopted bool, err error) {
-	n := f.Note
-	err = jr.update(func(tx *bbolt.Tx) error {
-		adopted = false
-		if id := tx.Bucket(bucketActive).Get([]byte(n.Instance)); id != nil {
-			active, err := getJob(tx, string(id))
-			if err != nil {
-				return err
-			}
-			if active.takesOut(f) {
-				return nil
-			}
-		}
-		var s Aside
-		there, err := get(tx, bucketAside, asideKey(n.Instance, n.Job), &s)
-		switch {
-		case err != nil:
-			return err
-		case !there:
-			s = Aside{
-				Instance: n.Instance, Tenant: n.Tenant, Job: n.Job, Since: n.Since, By: n.By, Replaced: Replaced{Backup: n.Backup, Kept: true},
-				Known: Content{Backup: n.Backup, Seq: n.Seq, Created: n.Created, Vault: n.Vault, Tenant: n.Tenant},
-			}
-			if n.Backup == "" {
-				s.Known = Content{}
-			}
-		case s.Removing:
-			return nil // the record goes soon
-		case s.Tenant != n.Tenant, slices.ContainsFunc(s.Volumes, func(v AsideVolume) bool { return v.Place.Volume == n.Volume }):
-			return fmt.Errorf("the journal names another tree as the kept content of volume %q by job %s; look at both, and rename or remove one by hand", n.Volume, n.Job)
-		}
-		s.Volumes = append(s.Volumes, AsideVolume{f.Place, c})
-		s.Missing = slices.DeleteFunc(s.Missing, func(v string) bool { return v == n.Volume })
-		s.Partial = s.Partial || n.Removing
-		s.Adopted, s.SinceUp = now, jr.Up()
-		s.Replaced.add(c)
-		adopted = true
-		return errors.Join(put(tx, bucketAside, s.key(), s), tell(tx, now, EventKept, decidedData{
-			Instance: s.Instance, Tenant: s.Tenant, Job: s.Job, Replaced: &s.Replaced,
-			Reason: "the journal of the host was lost or set back, and did not know the content; it is kept for its whole time from now on",
-		}))
-	})
-	return adopted, err
 }

@@ -1,8 +1,6 @@
 package job
 
 import (
-	"cmp"
-	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -11,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/agent/journal"
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
@@ -97,6 +97,22 @@ type Precopy struct {
 	Bytes  uint64        // read by all rounds together; 0: no limit
 }
 
+// Bases are the rules for bases.
+type Bases struct {
+	Keep    bool          // without it, no base is kept, and the existing bases go
+	MaxAge  time.Duration // 0: no limit
+	MinFree float64       // share of the space that must be free where a base lies, 0 to 1
+}
+
+// OnFork says what becomes of a fork of which nobody has decided.
+type OnFork string
+
+// The ways to treat a fork.
+const (
+	ForkHold    OnFork = "hold"    // the release waits for a decision
+	ForkRelease OnFork = "release" // the backup of this host is accepted, and the release follows
+)
+
 // Why a running step is interrupted.
 var (
 	errCancelled      = errors.New("cancelled on request")
@@ -108,7 +124,7 @@ var (
 // Manager runs the jobs of a journal. Its methods may be called from any goroutine, before, during
 // and after Run; jobs advance only during Run.
 type Manager struct {
-	journal *Journal
+	journal *journal.Journal
 	parts   Parts
 	opts    Options
 	slots   *slots
@@ -118,7 +134,7 @@ type Manager struct {
 	draining bool
 	pruned   bool               // the journal was pruned in this life
 	prunedUp time.Duration      // when, by the journal's clock
-	waiting  []*Job             // accepted, not yet given a goroutine
+	waiting  []*model.Job       // accepted, not yet given a goroutine
 	running  map[string]*worker // by job id
 	watchers map[chan Update]string
 	// strayKept is the answer of StrayKept.
@@ -129,7 +145,7 @@ type Manager struct {
 }
 
 // New returns a Manager over an open journal, which stays the caller's.
-func New(journal *Journal, parts Parts, opts Options) *Manager {
+func New(jr *journal.Journal, parts Parts, opts Options) *Manager {
 	if opts.KeepFor == 0 {
 		opts.KeepFor = DefaultKeepFor
 	}
@@ -148,12 +164,9 @@ func New(journal *Journal, parts Parts, opts Options) *Manager {
 	if opts.Held <= 0 {
 		opts.Held = math.MaxInt
 	}
-	if opts.Uptime == nil {
-		opts.Uptime = processClock()
-	}
-	journal.clock.set(opts.BootID, opts.Uptime)
+	jr.SetClock(opts.BootID, opts.Uptime)
 	return &Manager{
-		journal: journal, parts: parts, opts: opts, slots: newSlots(opts.Jobs), holds: newSlots(opts.Held),
+		journal: jr, parts: parts, opts: opts, slots: newSlots(opts.Jobs), holds: newSlots(opts.Held),
 		running: map[string]*worker{}, watchers: map[chan Update]string{},
 		spawn: make(chan struct{}, 1), outbox: make(chan struct{}, 1),
 	}
@@ -162,83 +175,6 @@ func New(journal *Journal, parts Parts, opts Options) *Manager {
 func (m *Manager) hit(point string) {
 	crashpoint.Hit(point)
 	m.opts.Hook(point)
-}
-
-// Request is one command.
-type Request struct {
-	Kind      Kind // "" is KindBackup
-	ID        string
-	Digest    [32]byte // of the body
-	Tenant    string   // whose the command is
-	Instances []string // known, without duplicates
-	Backup    string   // of a restore: id of the backup; "" is the newest
-	// Deadline is when the host is needed; zero when there is no haste. Jobs with
-	// one go first, and give up compression and then depth of verification for
-	// speed. A job that is late goes on: what ends it is Options.JobDeadline.
-	Deadline time.Time
-	PutBack  string // as in Job
-}
-
-// Known returns the task of a request seen before, nil when it is new, or ErrRequestReused.
-func (m *Manager) Known(r Request) (*Task, error) {
-	return m.journal.Request(r.Tenant, r.ID, r.Digest)
-}
-
-// Accept journals the command and queues its jobs; it returns when that is durable. A request seen
-// before gets its first task. Else the error is ErrRequestReused, ErrDraining, ErrQueueFull, a
-// *BusyError, ErrNotFound for an unknown instance, or a failure of the journal.
-func (m *Manager) Accept(r Request) (*Task, error) {
-	if t, err := m.Known(r); t != nil || err != nil {
-		return t, err
-	}
-	kind := cmp.Or(r.Kind, KindBackup)
-	now := m.opts.Now().UTC()
-	task := Task{RequestID: r.ID, Digest: r.Digest, Tenant: r.Tenant, Accepted: now}
-	var err error
-	if task.ID, err = m.newID(); err != nil {
-		return nil, err
-	}
-	jobs := make([]Job, len(r.Instances))
-	for i, name := range r.Instances {
-		instance, err := m.parts.Instance(name)
-		if err != nil {
-			return nil, fmt.Errorf("instance %q: %w", name, err)
-		}
-		jobs[i] = Job{
-			Task: task.ID, Instance: name, Tenant: instance.Tenant, Kind: kind, Policy: instance.Policy, Mode: instance.Mode, Kept: instance.Keep, PutBack: r.PutBack,
-			Deadline: r.Deadline.UTC(), Chosen: r.Backup, State: Accepted, AcceptedAt: now, Entered: map[State]time.Time{Accepted: now},
-		}
-		if jobs[i].ID, err = m.newID(); err != nil {
-			return nil, err
-		}
-		task.Jobs = append(task.Jobs, JobRef{Instance: name, Job: jobs[i].ID})
-	}
-
-	// One lock from the check to the queue, so that the
-	// limit holds and the queue has the journal's order.
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.draining {
-		return nil, ErrDraining
-	}
-	if m.opts.Queue > 0 && len(m.waiting)+m.slots.waiting()+len(jobs)-m.slots.idle() > m.opts.Queue {
-		return nil, ErrQueueFull
-	}
-	m.hit(crashpoint.WriteTask + crashpoint.Before)
-	got, made, err := m.journal.accept(task, jobs)
-	if err != nil {
-		return nil, err
-	}
-	m.hit(crashpoint.WriteTask + crashpoint.After)
-	if !made {
-		return got, nil
-	}
-	for i := range jobs {
-		m.waiting = append(m.waiting, &jobs[i])
-		m.parts.Observer.Changed(&jobs[i], "")
-	}
-	wake(m.spawn)
-	return got, nil
 }
 
 func (m *Manager) newID() (string, error) {
@@ -270,117 +206,6 @@ func (m *Manager) Draining() bool {
 	return m.draining
 }
 
-// Run takes up the jobs of the journal, calls ready once the state of every unfinished
-// job was compared with the host, and advances jobs until ctx ends. Then it takes no
-// more commands; waiting jobs stay in the journal, jobs at work have DrainTimeout to
-// reach a stored backup and are put off after it (thawed, snapshots dropped, first in
-// the queue of the next Run), and instances whose backup is stored stay frozen for the
-// next Run to go on with. It returns when no goroutine of it is left.
-func (m *Manager) Run(ctx context.Context, ready func()) error {
-	ctx, recovered := context.WithCancel(ctx)
-	defer recovered()
-	hard, beginStop, release := withStop(ctx, m.opts.DrainTimeout)
-	defer release()
-	if m.opts.RecoverOnly {
-		m.Drain()
-	}
-	if err := m.journal.tick(); err != nil {
-		return err
-	}
-	if err := m.prune(); err != nil {
-		return err
-	}
-	if err := m.adopt(); err != nil {
-		return err
-	}
-	m.mu.Lock() // so that no command is accepted between the two
-	jobs, err := m.journal.Active()
-	m.waiting = nil // all of them are in the journal
-	m.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	// A panic here must not keep the agent from its jobs, now and at every start after this one.
-	defer m.tidy(ctx, jobs)()
-
-	var workers, checked, atWork sync.WaitGroup
-	workers.Go(func() {
-		for !m.contained("look after base snapshots", func() { m.watchBases(ctx) }) && sleep(ctx, lastPause) == nil {
-		}
-	})
-	workers.Go(func() {
-		for !m.contained("remove leftovers", func() { m.watchLeftovers(ctx) }) && sleep(ctx, lastPause) == nil {
-		}
-	})
-	workers.Go(func() {
-		if m.opts.RecoverOnly {
-			return
-		}
-		for !m.contained("look after kept content", func() { m.watchAside(ctx) }) && sleep(ctx, lastPause) == nil {
-		}
-	})
-	begin := func(j *Job, resumed bool) {
-		id, place := j.ID, m.place(j)
-		w := &worker{
-			m: m, id: id, place: place, signal: make(chan struct{}, 1), ticket: m.slots.join(place), resumed: resumed, checked: func() {},
-		}
-		if resumed {
-			checked.Add(1)
-			w.checked = sync.OnceFunc(checked.Done)
-		}
-		m.mu.Lock()
-		m.running[id] = w
-		m.mu.Unlock()
-		atWork.Add(1)
-		workers.Go(func() {
-			defer atWork.Done()
-			defer func() {
-				w.checked()
-				w.ticket.leave()
-				w.hold.leave()
-				m.mu.Lock()
-				delete(m.running, id)
-				m.mu.Unlock()
-			}()
-			m.contained("run a job", func() { w.run(ctx, hard) })
-		})
-	}
-	// Jobs that hold an instance go before jobs that wait for their turn.
-	for _, holding := range []bool{true, false} {
-		for _, j := range jobs {
-			if (j.State != Accepted) == holding && j.State != Unknown {
-				begin(j, true)
-			}
-		}
-	}
-	checked.Wait()
-	ready()
-	if m.opts.RecoverOnly {
-		workers.Go(func() {
-			m.contained("wait for the end of all jobs", atWork.Wait)
-			recovered()
-		})
-	}
-	for ctx.Err() == nil {
-		m.mu.Lock()
-		accepted := m.waiting
-		m.waiting = nil
-		m.mu.Unlock()
-		for _, j := range accepted {
-			begin(j, false)
-		}
-		select {
-		case <-m.spawn:
-		case <-ctx.Done():
-		}
-	}
-
-	m.Drain()
-	beginStop()
-	workers.Wait()
-	return nil
-}
-
 // contained runs do, tells of a panic in it, and whether there was none.
 func (m *Manager) contained(doing string, do func()) bool {
 	err := contain.Call(func() error { do(); return nil })
@@ -392,7 +217,7 @@ func (m *Manager) contained(doing string, do func()) bool {
 
 // place says where a job stands in the line. The last backup tells the size of its instance; an
 // instance without a backup has unknownSize.
-func (m *Manager) place(j *Job) place {
+func (m *Manager) place(j *model.Job) place {
 	p := place{restore: j.IsRestore(), command: j.Task, deadline: j.Deadline, bytes: unknownSize, seq: j.Seq}
 	if _, latest, err := m.journal.ByInstance(j.Instance); err == nil && latest != nil && latest.Result != nil {
 		p.bytes = latest.Result.Bytes
@@ -413,7 +238,7 @@ func (m *Manager) prune() error {
 	if soon {
 		return nil
 	}
-	_, err := m.journal.prune(m.journal.Up()-m.opts.KeepFor, m.opts.KeepJobs, m.opts.KeepBytes)
+	_, err := m.journal.Prune(m.journal.Up()-m.opts.KeepFor, m.opts.KeepJobs, m.opts.KeepBytes)
 	return err
 }
 

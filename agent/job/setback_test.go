@@ -1,6 +1,7 @@
 package job_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/journal"
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
@@ -61,7 +64,7 @@ func TestSetBackJournalRemovesNothing(t *testing.T) {
 func runSetBack(t *testing.T, crashAt int, stuck string, next setBackLife) (points []string) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].state = job.IsStopped
+		w.instances["phone"].state = model.IsStopped
 		w.backups["phone"] = []int{5, 7}
 		w.stuck = stuck
 		had(3)(w)
@@ -71,7 +74,7 @@ func runSetBack(t *testing.T, crashAt int, stuck string, next setBackLife) (poin
 			if volume > 0 {
 				return nil
 			}
-			return l.j.Copy(earlier)
+			return copyJournal(l.j, "phone", earlier)
 		}
 		_, _ = l.prepare("r", "phone")
 		for range 1000 {
@@ -98,11 +101,11 @@ func runSetBack(t *testing.T, crashAt int, stuck string, next setBackLife) (poin
 			}
 		}
 		if next.cancel {
-			j, err := job.OpenJournal(w.journal)
+			j, err := journal.Open(w.journal)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := errors.Join(j.AskCancel("phone"), j.Close()); err != nil {
+			if err := errors.Join(askCancel(j, "phone"), j.Close()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -166,7 +169,7 @@ func TestRemovalIsNotedFirst(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone")
-				w.instances["phone"].state = job.IsStopped
+				w.instances["phone"].state = model.IsStopped
 				w.backups["phone"] = []int{5, 7}
 				l := w.start(-1, job.Options{})
 				for _, step := range []asideStep{first7, released} {
@@ -193,7 +196,7 @@ func TestRemovalIsNotedFirst(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if j := l.final(task.Jobs[0].Job); j.State != job.Done {
+				if j := l.final(task.Jobs[0].Job); j.State != model.Done {
 					t.Fatalf("%s: %s", j.State, j.Cause)
 				}
 				left, err := l.m.Leftovers()
@@ -230,7 +233,7 @@ func TestOneBadTreeHidesNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone", "other")
 		for _, instance := range []string{"phone", "other"} {
-			w.instances[instance].state = job.IsStopped
+			w.instances[instance].state = model.IsStopped
 			w.backups[instance] = []int{7}
 		}
 		had(3)(w)
@@ -245,7 +248,7 @@ func TestOneBadTreeHidesNoOther(t *testing.T) {
 		}
 		w.mu.Lock()
 		w.disks["/other/.holdfast-kept-y-data"] = disk{tree: "hung", count: 2}
-		w.notes["hung"] = job.KeptNote{Instance: "other", Tenant: "acme", Job: "y", Volume: "data", Target: "/other/data"}
+		w.notes["hung"] = model.KeptNote{Instance: "other", Tenant: "acme", Job: "y", Volume: "data", Target: "/other/data"}
 		unreadable := errors.New("input/output error")
 		w.fail = func(act, _ string) error {
 			switch act {
@@ -285,4 +288,48 @@ func TestOneBadTreeHidesNoOther(t *testing.T) {
 			t.Error(f)
 		}
 	})
+}
+
+// errCopied ends the transaction of copyJournal, which changes nothing.
+var errCopied = errors.New("copied")
+
+// copyJournal copies the file of the journal, while a job of the instance is under way. No other
+// transaction writes to the file meanwhile.
+func copyJournal(j *journal.Journal, instance, path string) error {
+	active, _, err := j.ByInstance(instance)
+	if err != nil {
+		return err
+	}
+	_, _, err = j.Step(active.ID, "", time.Time{}, func(journal.Record) error {
+		content, err := os.ReadFile(j.Path())
+		if err == nil {
+			err = os.WriteFile(path, content, 0o600)
+		}
+		return cmp.Or(err, errCopied)
+	}, journal.Change{})
+	if errors.Is(err, errCopied) {
+		return nil
+	}
+	return err
+}
+
+// askCancel notes that the unfinished job of the instance is to be undone, as Cancel does.
+func askCancel(j *journal.Journal, instance string) error {
+	active, _, err := j.ByInstance(instance)
+	if err != nil {
+		return err
+	}
+	_, _, err = j.Step(active.ID, "", time.Time{}, nil, journal.Change{Edit: func(j *model.Job) { j.CancelAsked = true }})
+	return err
+}
+
+// noteReleased notes that the instance was powered down on the backup from which its volumes come,
+// as the end of a release does.
+func noteReleased(j *journal.Journal, instance string) error {
+	c, err := j.Content(instance)
+	if err != nil {
+		return err
+	}
+	c.Released = true
+	return j.RecallContent(instance, c.Backup, c)
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/agent/journal"
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -14,19 +16,6 @@ import (
 // while it does not answer the instance runs. An instance that stands still for an upload is let go
 // when the store has not answered for Options.StorePatience, where nothing is lost by that: see
 // mayWait.
-
-// Store tells whether the store answers. Its methods may be called from any goroutine.
-type Store interface {
-	// Reach opens the tenant's vault and makes one cheap request. The error wraps ErrStoreAway
-	// where another try may succeed without anybody's doing.
-	Reach(ctx context.Context, tenant string) error
-	// Silent is for how long the store has answered none of the requests of a kind that are still
-	// made; 0 while it answers.
-	Silent() time.Duration
-}
-
-// ErrStoreAway says that the store does not answer now.
-var ErrStoreAway = errors.New("the store does not answer")
 
 // errWaitForStore says that the instance is to be let go until the store answers.
 var errWaitForStore = errors.New("the instance is let go until the store answers")
@@ -50,51 +39,18 @@ const (
 // state, so a job whose instance ran begins anew, whichever snapshots stand; its
 // stored packs are found again. A stop is another matter: each stop ends the programs
 // of the instance. And where nobody waits for the instance, it may stay as it is.
-func (j *Job) mayWait() bool { return j.standsStill() && j.Mode != ModeStop }
+func mayWait(j *model.Job) bool { return j.StandsStill() && j.Mode != model.ModeStop }
 
 // restForStore lets an instance run for a while that was let go for the store.
-func restForStore(ctx context.Context, j *Job) error {
+func restForStore(ctx context.Context, j *model.Job) error {
 	if j.StoreWaits == 0 {
 		return nil
 	}
 	return sleep(ctx, min(firstStoreWait<<min(j.StoreWaits-1, 10), lastStoreWait))
 }
 
-// turnToHold waits for the turn to hold the instance and for the store, and returns with both: the
-// store is asked anew after each wait for the turn. No turn is kept while the store is away.
-func (w *worker) turnToHold(ctx context.Context, j *Job) error {
-	told := false
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		if w.hold == nil {
-			w.hold = w.m.holds.join(w.place)
-		}
-		if err := w.hold.wait(ctx); err != nil {
-			return fmt.Errorf("wait for the turn to hold the instance: %w", err)
-		}
-		err := w.reach(ctx, j)
-		if err == nil {
-			return nil
-		}
-		w.hold.leave()
-		w.hold = nil
-		if ctx.Err() != nil {
-			return fmt.Errorf("wait for the store: %w", context.Cause(ctx))
-		}
-		if !errors.Is(err, ErrStoreAway) {
-			return fmt.Errorf("ask the store before the instance is held: %w", err)
-		}
-		if !told {
-			told = true
-			w.m.parts.Observer.Lacked(j.Instance, j.ID, "reach the store; the instance runs until the store answers, and is held then", err)
-		}
-		if cause := sleep(ctx, pause); cause != nil {
-			return fmt.Errorf("wait for the store: %w, after: %w", cause, err)
-		}
-	}
-}
-
 // reach asks the store once.
-func (w *worker) reach(ctx context.Context, j *Job) error {
+func (w *worker) reach(ctx context.Context, j *model.Job) error {
 	if w.m.parts.Store == nil {
 		return nil
 	}
@@ -110,9 +66,9 @@ func (w *worker) reach(ctx context.Context, j *Job) error {
 // whileStoreAnswers makes a context that also ends, with a cause that wraps ErrStoreAway, when the
 // store has been silent for too long and the job may wait for it. stop is due; it returns when
 // nothing looks any more.
-func (w *worker) whileStoreAnswers(ctx context.Context, j *Job) (_ context.Context, stop func()) {
+func (w *worker) whileStoreAnswers(ctx context.Context, j *model.Job) (_ context.Context, stop func()) {
 	patience := w.m.opts.StorePatience
-	if w.m.parts.Store == nil || patience <= 0 || !j.mayWait() {
+	if w.m.parts.Store == nil || patience <= 0 || !mayWait(j) {
 		return ctx, func() {}
 	}
 	ctx, end := context.WithCancelCause(ctx)
@@ -137,7 +93,7 @@ func (w *worker) whileStoreAnswers(ctx context.Context, j *Job) (_ context.Conte
 }
 
 // waitForStore lets the instance go until the store answers again.
-func (w *worker) waitForStore(j *Job, err error) error {
+func (w *worker) waitForStore(j *model.Job, err error) error {
 	w.m.parts.Observer.Lacked(j.Instance, j.ID, "keep the instance held; it runs again, and is held anew when the store answers", err)
-	return w.write(j, Suspending, change{edit: func(j *Job) { j.StoreWaits, j.ForStore = j.StoreWaits+1, true }})
+	return w.write(j, model.Suspending, journal.Change{Edit: func(j *model.Job) { j.StoreWaits, j.ForStore = j.StoreWaits+1, true }})
 }
