@@ -9,6 +9,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
+	"holdfast/agent/observe"
 	"holdfast/internal/vault"
 )
 
@@ -219,5 +220,5 @@ func inDoubt(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w; wait before the instance is prepared elsewhere: the agent asks the store every %s whether the backup exists, and the log has the answer; "+
-		"until then the newest backup may be this one or the one before", err, roughly(settleEvery))
+		"until then the newest backup may be this one or the one before", err, observe.Roughly(settleEvery))
 }

@@ -26,6 +26,7 @@ import (
 	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
+	"holdfast/agent/observe"
 	"holdfast/agent/report"
 	"holdfast/internal/backup"
 	"holdfast/internal/contain"
@@ -62,7 +63,7 @@ type Options struct {
 	// with all listeners serving. May be nil.
 	Ready func()
 	// Inhibit keeps the host up while instances are held for work under way. Nil where nothing can.
-	Inhibit Inhibit
+	Inhibit observe.Inhibit
 	// Recover makes a life that lets go of the instances that earlier lives have left
 	// held, and begins nothing: it takes no commands, opens as much as it can, logs each
 	// part that it can't open, and ends by itself when no instance is held any more.
@@ -96,7 +97,9 @@ type Agent struct {
 	engine    *backup.Pool
 	journal   *job.Journal
 	manager   *job.Manager
-	watcher   *watcher
+	watcher   *observe.Watcher
+	lookout   *observe.Lookout
+	writes    *observe.JournalHealth
 	metrics   *metrics.Metrics
 	signing   *signing
 	client    *http.Client
@@ -106,19 +109,15 @@ type Agent struct {
 	patience  patience
 	auth      api.Authenticator
 	listeners listeners
-	audit     *auditor
+	audit     *observe.Auditor
 
 	static    *auth.Static // nil without a file of tokens
-	seen      seen
-	watched   watched
 	volumes   volumeViews
 	words     map[string]bool // see tellsOfHost
 	wordsOnce sync.Once
 	hasty     atomic.Bool // troubles are shown at once; for tests
-	// when the write to the journal began that is under way, ns since the boot; 0: none is
-	probing  atomic.Int64
-	stopping atomic.Bool
-	serving  atomic.Bool
+	stopping  atomic.Bool
+	serving   atomic.Bool
 	// when a write to the state folder began that has not ended; see keepFrozen
 	writing atomic.Pointer[time.Time]
 	close   func() error
@@ -177,7 +176,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	vault.SweepCatalogues(a.catalogues()) // the journal's lock says that no other agent uses them
-	a.metrics = metrics.New(metrics.Options{Version: a.version, Started: a.started, Stages: stages, Troubles: troubleNames(), Process: true})
+	a.metrics = metrics.New(metrics.Options{Version: a.version, Started: a.started, Stages: observe.Stages, Troubles: observe.TroubleNames(), Process: true})
 	if err := a.openStore(ctx, opened); err != nil {
 		return nil, err
 	}
@@ -211,9 +210,9 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		bootID = "unknown since " + a.started.UTC().Format(time.RFC3339Nano)
 		a.log.Warn("the kernel's id of this boot can't be read; after each restart of the agent its jobs go on as after a reboot")
 	}
-	a.watcher = newWatcher(a.log, a.metrics)
-	a.watcher.inhibitor = newInhibitor(o.Inhibit, a.log)
-	a.journal.WatchWrites(a.journalled)
+	a.watcher = observe.NewWatcher(a.log, a.metrics, o.Inhibit)
+	a.writes = observe.NewJournalHealth(a.journal, cfg.StateDir, a.watcher, a.stuck)
+	a.journal.WatchWrites(a.writes.Written)
 	a.manager = job.New(a.journal, job.Parts{
 		Instance: a.jobInstance, Leftovers: a.leftovers, RemoveLeftover: a.removeSnapshot,
 		Recall: a.recall, Store: a.health, Room: a.room, Marks: held, Backuper: a.vaults, Restorer: restores{a}, Signer: receipts{a}, Observer: a.watcher,
@@ -230,6 +229,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		ProgressEvery: cfg.Report.Progress,
 		Now:           time.Now, Rand: rand.Reader, BootID: bootID, Uptime: evidence.SinceBoot, RecoverOnly: o.Recover,
 	})
+	a.lookout = a.newLookout()
 	a.metrics.Leftovers(func() int {
 		left, err := a.manager.Leftovers()
 		if err != nil {
@@ -241,12 +241,12 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.without("report", a.openReports(opened)); err != nil {
 		return nil, err
 	}
-	a.audit, err = openAudit(cfg.Audit, a.log, a.metrics, func(err error) { a.watcher.fault(troubleAudit, err) })
+	a.audit, err = observe.OpenAudit(cfg.Audit, a.log, a.metrics, func(err error) { a.watcher.Fault(observe.TroubleAudit, err) })
 	if err := a.without("audit.file", err); err != nil {
 		return nil, err
 	}
 	if a.audit != nil {
-		opened(a.audit.close)
+		opened(a.audit.Close)
 	}
 	a.refuseUnfit(ctx)
 	opened(a.listeners.close)
@@ -324,7 +324,7 @@ func (a *Agent) storeRequest(e obs.Event) {
 		a.metrics.StoreFault(obs.Kind(e.Err))
 	}
 	a.metrics.StoreRequest(e.Op, e.Bytes, e.Duration, result, e.Retry > 0)
-	a.watcher.stored(e.Op, e.Err)
+	a.watcher.Stored(e.Op, e.Err)
 	a.health.request(e)
 }
 
@@ -350,7 +350,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.watcher.begin(active)
+	a.watcher.Begin(active)
 	a.warnOfStrays(active)
 	a.warnOfChanges(active)
 	a.warnOfUnknown()
@@ -364,7 +364,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	// Reports leave, and callers are answered, until the jobs have come to rest.
 	late, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	group.Go(a.again(late, "watch how pressed the host is", func() error { a.engine.Brake.Run(late, pressure.Open(), a.watcher.braked); return nil }))
+	group.Go(a.again(late, "watch how pressed the host is", func() error { a.engine.Brake.Run(late, pressure.Open(), a.watcher.Braked); return nil }))
 	looked := make(chan struct{}) // closed once the vaults were looked at for copies of this host
 	serve := make(chan struct{})  // closed once recovery is done, or will never be
 	group.Go(func() error {
@@ -383,13 +383,13 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	if a.deliverer != nil {
 		group.Go(a.again(late, "deliver reports", func() error { <-looked; return a.deliverer.Run(late) }))
 	}
-	group.Go(a.again(late, "inhibit shutdowns", func() error { a.watcher.inhibitor.run(late); return nil }))
+	group.Go(a.again(late, "inhibit shutdowns", func() error { a.watcher.KeepUp(late); return nil }))
 	group.Go(a.again(late, "change the limits by the time of day", func() error { a.throttle.run(late); return nil }))
 	group.Go(a.again(late, "keep file systems frozen", func() error { a.keepFrozen(late); return nil }))
 	group.Go(a.again(ctx, "try the store", func() error { a.probeStore(ctx); return nil }))
 	group.Go(a.again(ctx, "watch the certificate", func() error { a.watchCertificate(ctx); return nil }))
-	group.Go(a.again(ctx, "try the journal", func() error { a.probe(ctx); return nil }))
-	group.Go(a.again(ctx, "look at the disks", func() error { a.watchDisks(ctx); return nil }))
+	group.Go(a.again(ctx, "try the journal", func() error { a.writes.Run(ctx); return nil }))
+	group.Go(a.again(ctx, "look at the disks", func() error { a.lookout.WatchDisks(ctx); return nil }))
 	group.Go(a.again(ctx, "look at the volumes", func() error { a.watchVolumes(ctx); return nil }))
 	group.Go(a.again(ctx, "keep the claims", func() error { a.keepClaims(ctx); return nil }))
 	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.settle(ctx); return nil }))
@@ -420,7 +420,7 @@ func (a *Agent) again(ctx context.Context, doing string, do func() error) func()
 			if contain.Of(err) == nil {
 				return err
 			}
-			a.watcher.panicked(metrics.PanicLoop, doing, err)
+			a.watcher.Panicked(metrics.PanicLoop, doing, err)
 			select {
 			case <-time.After(againPause):
 			case <-ctx.Done():
@@ -437,7 +437,7 @@ func (a *Agent) again(ctx context.Context, doing string, do func() error) func()
 func (a *Agent) probeStore(ctx context.Context) {
 	_, err := a.store.Stat(ctx, "probe")
 	if err != nil && !errors.Is(err, obs.ErrNotFound) && ctx.Err() == nil {
-		a.log.Error("the store does not take this host's requests; every backup will fail", "store", a.store.String(), keyError, err.Error(), "hint", hint(err))
+		a.log.Error("the store does not take this host's requests; every backup will fail", "store", a.store.String(), keyError, err.Error(), "hint", observe.Hint(err))
 	}
 }
 

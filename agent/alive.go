@@ -51,5 +51,5 @@ func (a *Agent) takesCommands() error {
 	if err := a.listeners.control.fault(); err != nil {
 		return err
 	}
-	return a.journalTrouble() // without the journal no command can be accepted, and no job advances
+	return a.writes.Trouble() // without the journal no command can be accepted, and no job advances
 }

@@ -91,7 +91,7 @@ func changes(j *job.Job, now *config.Instance, host string) (list []string) {
 func (a *Agent) changedConfiguration(j *job.Job) error {
 	in := a.instances[j.Instance]
 	if in == nil {
-		return nil // troubleUnconfigured
+		return nil // observe.TroubleUnconfigured
 	}
 	if list := changes(j, in.cfg, a.cfg.HostID); len(list) > 0 {
 		return errors.New(strings.Join(list, ", "))

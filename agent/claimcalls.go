@@ -174,11 +174,3 @@ func (a *Agent) seeClaims(ctx context.Context, tenant string, opened *vault.Vaul
 	}
 	return nil
 }
-
-// sightOfClaims finds the instances whose content is here and that other hosts have claimed.
-func (a *Agent) sightOfClaims() (found []sighting) {
-	for id, err := range a.claimed.now() {
-		found = append(found, sighting{name: troubleClaim, instance: id, err: err})
-	}
-	return found
-}

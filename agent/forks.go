@@ -230,19 +230,6 @@ func (s *service) AcceptFork(ctx context.Context, c api.Caller, id, backupID str
 	return err
 }
 
-// forkTrouble tells of a fork of which nobody has decided; nil where there is none.
-func forkTrouble(j *job.Job) error {
-	if j == nil || !j.ForkOpen() {
-		return nil
-	}
-	other := j.Result.Fork[0]
-	host := other.Host
-	if host == "" {
-		host = "another host"
-	}
-	return fmt.Errorf("its backup %s does not descend from backup %s of %s, and the reverse", j.Result.BackupID, other.Backup, host)
-}
-
 // textFor is a text as far as the caller may know.
 func (s *service) textFor(c api.Caller, text string) string {
 	if c.SeesAll() {

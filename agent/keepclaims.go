@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"holdfast/agent/config"
-	"holdfast/agent/job"
 	"holdfast/internal/vault"
 )
 
@@ -54,7 +53,7 @@ func (a *Agent) keepClaims(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-next.C:
-		case <-a.watcher.claims:
+		case <-a.watcher.Releases():
 			signalled = true
 		}
 		tenants := passes.due(time.Now(), signalled, a.claimTenants())
@@ -164,15 +163,4 @@ func (a *Agent) claimTenants() map[string]bool {
 		}
 	}
 	return tenants
-}
-
-// released tells the keeper of claims that an instance left this host, or did not get here.
-func (w *watcher) released(j *job.Job) {
-	if j.State != job.Released && (j.State != job.Failed || !j.IsRestore()) {
-		return
-	}
-	select {
-	case w.claims <- struct{}{}:
-	default:
-	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"time"
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
@@ -196,46 +195,4 @@ func (a *Agent) keptFigures() (f metrics.KeptFigures) {
 		f.Count, f.Bytes, f.Oldest = f.Count+1, f.Bytes+k.Replaced.Bytes, max(f.Oldest, age)
 	}
 	return f
-}
-
-// keptLate is how much longer than it should something may be kept in good order.
-const keptLate = time.Hour
-
-// sightOfKept finds kept content that makes trouble, or that lies on a disk that is short of room.
-func (a *Agent) sightOfKept(ctx context.Context) (found []sighting) {
-	all, err := a.manager.Kept()
-	if err != nil {
-		return nil // the journal is closed
-	}
-	for _, path := range a.manager.StrayKept() {
-		found = append(found, sighting{
-			name: troubleKept, what: path,
-			err: errors.New("it has the name of kept content, and nothing tells whose content it is: look at it, and rename or remove it by hand"),
-		})
-	}
-	looked := map[string]bool{}
-	for _, k := range all {
-		age, _ := a.manager.KeptFor(&k)
-		late := age > a.cfg.Prepare.KeepReplaced+keptLate
-		switch {
-		case k.Error != "":
-			found = append(found, sighting{name: troubleKept, instance: k.Instance, job: k.Job, err: errors.New(k.Error)})
-		case late:
-			found = append(found, sighting{name: troubleKept, instance: k.Instance, job: k.Job, err: fmt.Errorf("it is kept for %s, and should be for %s", roughly(age), a.cfg.Prepare.KeepReplaced)})
-		}
-		for _, v := range k.Volumes {
-			folder := filepath.Dir(v.Place.Target)
-			if looked[folder] {
-				continue
-			}
-			looked[folder] = true
-			_, err := ask(ctx, &a.patience, folder, "looking at the room", askTime, func(context.Context) (struct{}, error) {
-				return struct{}{}, restore.Short(folder, *a.reserve())
-			})
-			if errors.Is(err, restore.ErrRoom) {
-				found = append(found, sighting{name: troubleKeptRoom, instance: k.Instance, what: folder, err: err})
-			}
-		}
-	}
-	return found
 }

@@ -1,12 +1,11 @@
 package agent
 
 import (
-	"fmt"
 	"time"
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
-	"holdfast/internal/evidence"
+	"holdfast/agent/observe"
 )
 
 // status is the job's state in the contract's words, and its error code.
@@ -45,7 +44,7 @@ func (s *service) message(c api.Caller, j *job.Job) string {
 	case job.Reported:
 		return "reported, not acknowledged yet"
 	case job.Acknowledged:
-		if err := forkTrouble(j); err != nil {
+		if err := observe.ForkTrouble(j); err != nil {
 			return "backed up, but " + s.textFor(c, err.Error()) + "; the instance is frozen until somebody accepts one of the two (release does), or resumes it"
 		}
 		if j.Policy == job.ReleaseByControlPlane && !j.ReleaseAsked {
@@ -92,17 +91,11 @@ func (s *service) event(c api.Caller, j *job.Job, what string) api.Event {
 // jobTrouble tells what fails now of an unfinished job,
 // as far as the caller may know; nil when nothing does.
 func (s *service) jobTrouble(c api.Caller, j *job.Job) *api.Trouble {
-	f, ok := s.a.watcher.failureOf(j.ID)
-	if !ok || j.State.Final() {
-		return nil
-	}
-	t := sighting{
-		name: s.a.actTrouble(j), instance: j.Instance, job: j.ID, age: evidence.SinceBoot() - f.since, err: fmt.Errorf("%s: %w", f.doing, f.err),
-	}.trouble()
-	if !c.SeesAll() {
+	t := s.a.lookout.JobTrouble(j)
+	if t != nil && !c.SeesAll() {
 		t.Error, t.Hint = s.a.forTenant(t.Error), "" // the remedy is for the host
 	}
-	return &t
+	return t
 }
 
 // warn sends a warning when what fails of a job is another

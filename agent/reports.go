@@ -104,7 +104,7 @@ func (s *service) RefusedReports(context.Context, api.Caller) ([]api.RefusedRepo
 		add(r.Event, r.Since, r.Reason)
 	}
 	for _, e := range waiting {
-		add(e, time.Time{}, s.a.watcher.whyWaits(e.Instance))
+		add(e, time.Time{}, s.a.watcher.WhyWaits(e.Instance))
 	}
 	return list, nil
 }

@@ -109,7 +109,7 @@ type server struct {
 
 func (a *Agent) servers() []server {
 	s := &service{a: a}
-	options := api.Options{Log: a.log, Audit: a.audit.command, Refuse: a.refusal, Observe: func(e api.Exchange) {
+	options := api.Options{Log: a.log, Audit: a.audit.Command, Refuse: a.refusal, Observe: func(e api.Exchange) {
 		a.metrics.APIRequest(e.Code)
 		if e.Panicked {
 			a.metrics.Panicked(metrics.PanicCall)
@@ -163,7 +163,7 @@ func (a *Agent) measure() {
 	if n, err := a.journal.RefusedReports(); err == nil {
 		a.metrics.RefusedReports(n)
 	}
-	if _, now, err := a.sighted(); err == nil {
+	if _, now, err := a.lookout.Look(); err == nil {
 		a.metrics.Look(now)
 	}
 	if bases, err := a.journal.Bases(""); err == nil {

@@ -10,6 +10,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
+	"holdfast/agent/observe"
 	"holdfast/internal/contain"
 )
 
@@ -242,7 +243,7 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 	for _, l := range left {
 		info.Leftovers = append(info.Leftovers, api.Leftover{Path: l.Path(), InstanceID: l.Instance, JobID: l.Job, Since: l.Since, Error: l.Error})
 	}
-	if info.Troubles, err = a.troubles(); err != nil {
+	if info.Troubles, err = a.lookout.Troubles(); err != nil {
 		return api.Info{}, err
 	}
 	if t := a.throttle.state(); t.InForce() {
@@ -321,7 +322,7 @@ func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.
 
 func (s *service) jobInfo(c api.Caller, j *job.Job) api.JobInfo {
 	info := api.JobInfo{
-		JobID: j.ID, TaskID: j.Task, InstanceID: j.Instance, Tenant: j.Tenant, Kind: kind(j), Stage: string(j.State),
+		JobID: j.ID, TaskID: j.Task, InstanceID: j.Instance, Tenant: j.Tenant, Kind: observe.Kind(j), Stage: string(j.State),
 		Message: s.message(c, j), Created: j.AcceptedAt, Updated: j.Entered[j.State], Acknowledged: !j.AcknowledgedAt.IsZero(),
 	}
 	info.Status, info.ErrorCode = status(j)

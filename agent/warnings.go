@@ -1,10 +1,5 @@
 package agent
 
-import (
-	"errors"
-	"fmt"
-)
-
 // warnOfUnknown says at the start which records of the journal could not be understood.
 func (a *Agent) warnOfUnknown() {
 	all, err := a.journal.Unknown()
@@ -16,16 +11,4 @@ func (a *Agent) warnOfUnknown() {
 			"nothing to the instance until the job is given up (holdfast abandon), or a program that understands the record is started",
 			"record", r.About(), keyInstance, r.Instance, keyJob, r.Job, keyReason, r.Why)
 	}
-}
-
-// sightOfUnknown finds the records of the journal that can't be understood.
-func (a *Agent) sightOfUnknown() (all []sighting) {
-	list, err := a.journal.Unknown()
-	if err != nil {
-		return []sighting{{name: troubleRecord, err: errors.Join(errors.New("the journal can't be read"), err)}}
-	}
-	for _, r := range list {
-		all = append(all, sighting{name: troubleRecord, instance: r.Instance, job: r.Job, what: r.About(), err: fmt.Errorf("%s: %s", r.About(), r.Why)})
-	}
-	return all
 }

@@ -1,4 +1,4 @@
-package agent
+package observe
 
 import (
 	"bytes"
@@ -16,10 +16,10 @@ import (
 // many tries it takes, and one event that is not taken is one.
 func TestOutageIsTwoLines(t *testing.T) {
 	var log bytes.Buffer
-	w := newWatcher(slog.New(slog.NewTextHandler(&log, nil)), metrics.New(metrics.Options{}))
+	w := NewWatcher(slog.New(slog.NewTextHandler(&log, nil)), metrics.New(metrics.Options{}), nil)
 	fails := errors.New("connection refused")
 	try := func(instance string, failures int, err error) {
-		w.attempted(report.Attempt{Event: report.Event{Seq: 1, Instance: instance}, Err: err, Failures: failures})
+		w.Attempted(report.Attempt{Event: report.Event{Seq: 1, Instance: instance}, Err: err, Failures: failures})
 	}
 	lines := func() (texts []string) {
 		for _, f := range w.lines {
@@ -29,14 +29,14 @@ func TestOutageIsTwoLines(t *testing.T) {
 	}
 	for n := range 500 {
 		if n == 2 {
-			w.away(fails)
+			w.Away(fails)
 		}
 		try(fmt.Sprint("phone-", n%100), n/100+1, fails)
 		if failing := lines(); len(failing) != min(n+1, 100) || failing[0] != fails.Error() {
 			t.Fatalf("after %d tries %q fail", n+1, failing)
 		}
 	}
-	w.away(nil)
+	w.Away(nil)
 	for n := range 100 {
 		try(fmt.Sprint("phone-", n), 0, nil)
 	}

@@ -1,4 +1,4 @@
-package agent
+package observe
 
 import (
 	"errors"
@@ -19,8 +19,8 @@ import (
 // without a token can't fill the log and so push out its lines.
 const unknownEvery = time.Second
 
-// auditor writes commands to the audit log. Its methods may be called from many goroutines.
-type auditor struct {
+// Auditor writes commands to the audit log. Its methods may be called from many goroutines.
+type Auditor struct {
 	log     *slog.Logger
 	metrics *metrics.Metrics
 	file    *audit.Log
@@ -32,14 +32,16 @@ type auditor struct {
 	stays    bool // the latest line is in a file that is full
 }
 
-func openAudit(cfg config.Audit, log *slog.Logger, m *metrics.Metrics, fault func(error)) (*auditor, error) {
+// OpenAudit opens the audit log that the configuration names. fault is told after each command
+// whether the command is in the log.
+func OpenAudit(cfg config.Audit, log *slog.Logger, m *metrics.Metrics, fault func(error)) (*Auditor, error) {
 	file, err := audit.Open(cfg.File, audit.Options{MaxBytes: int64(cfg.MaxSize), Keep: cfg.Keep})
 	if err != nil {
 		return nil, err
 	}
-	a := &auditor{log: log, metrics: m, file: file, fault: fault}
+	a := &Auditor{log: log, metrics: m, file: file, fault: fault}
 	if aside := file.Aside(); aside != "" {
-		log.Error("the audit log was damaged; a new chain begins", keyError, aside)
+		log.Error("the audit log was damaged; a new chain begins", KeyError, aside)
 	}
 	a.head("audit log opened")
 	return a, nil
@@ -47,12 +49,12 @@ func openAudit(cfg config.Audit, log *slog.Logger, m *metrics.Metrics, fault fun
 
 // head notes the end of the chain in the agent's own log, which is kept
 // elsewhere: with it, a log that was cut off or written anew shows.
-func (a *auditor) head(message string) { a.log.Info(message, "head", a.file.Head().String()) }
+func (a *Auditor) head(message string) { a.log.Info(message, "head", a.file.Head().String()) }
 
-// command writes one line before the command is answered. Where that
+// Command writes one line before the command is answered. Where that
 // fails, the command is answered all the same: it is in the journal,
 // and an agent that stops for a full disk would hold instances for it.
-func (a *auditor) command(e api.Exchange) {
+func (a *Auditor) Command(e api.Exchange) {
 	if a == nil {
 		return
 	}
@@ -84,7 +86,7 @@ func (a *auditor) command(e api.Exchange) {
 	a.turned(err)
 	if err != nil && !errors.Is(err, audit.ErrNotRotated) {
 		a.metrics.AuditFailed()
-		a.log.Error("a command is not in the audit log", "request_id", e.RequestID, "call", line.Call, "code", e.Code, keyError, err.Error())
+		a.log.Error("a command is not in the audit log", "request_id", e.RequestID, "call", line.Call, "code", e.Code, KeyError, err.Error())
 	}
 	if rotated {
 		a.head("audit log began a new file")
@@ -92,7 +94,7 @@ func (a *auditor) command(e api.Exchange) {
 }
 
 // turned tells when a full file can't be followed by a new one, once, and when that works again.
-func (a *auditor) turned(err error) {
+func (a *Auditor) turned(err error) {
 	fails := errors.Is(err, audit.ErrNotRotated)
 	a.mu.Lock()
 	changed := fails != a.stays
@@ -100,13 +102,14 @@ func (a *auditor) turned(err error) {
 	a.mu.Unlock()
 	switch {
 	case changed && fails:
-		a.log.Error("the audit log goes on in a file that is full, as no new one can be begun", keyError, err.Error())
+		a.log.Error("the audit log goes on in a file that is full, as no new one can be begun", KeyError, err.Error())
 	case changed && err == nil:
 		a.log.Info("the audit log begins new files again")
 	}
 }
 
-func (a *auditor) close() error {
+// Close closes the log. No command is written after that.
+func (a *Auditor) Close() error {
 	a.head("audit log closed")
 	return a.file.Close()
 }

@@ -1,4 +1,4 @@
-package agent
+package observe
 
 import (
 	"context"
@@ -77,7 +77,7 @@ func (i *inhibitor) run(ctx context.Context) {
 			var err error
 			if release, err = i.take(fmt.Sprintf("%d instances are held while their last changes are stored", n)); err != nil && !told {
 				told = true // once: a host without logind has none for ever
-				i.log.Warn("the host can't be kept up while instances are held", keyError, err.Error())
+				i.log.Warn("the host can't be kept up while instances are held", KeyError, err.Error())
 			}
 		}
 		select {

@@ -1,8 +1,7 @@
-package agent
+package observe
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"holdfast/agent/job"
@@ -41,7 +40,7 @@ type stay struct {
 }
 
 // moved notes that a job has entered a state. The lock is held.
-func (w *watcher) moved(j *job.Job) {
+func (w *Watcher) moved(j *job.Job) {
 	delete(w.failing, j.ID)
 	if j.State.Final() {
 		delete(w.stays, j.ID)
@@ -60,7 +59,7 @@ func (w *watcher) moved(j *job.Job) {
 
 // adopt notes a job of an earlier life. How long it was so
 // before this life only the wall clock tells. The lock is held.
-func (w *watcher) adopt(j *job.Job) {
+func (w *Watcher) adopt(j *job.Job) {
 	w.moved(j)
 	now, s := time.Now(), w.stays[j.ID]
 	s.entered -= max(0, now.Sub(j.Entered[j.State]))
@@ -72,7 +71,7 @@ func (w *watcher) adopt(j *job.Job) {
 
 // failed notes that an act of a job has failed. It will be tried
 // again; what fails of a job that is over is told of elsewhere.
-func (w *watcher) failed(id, doing string, err error) {
+func (w *Watcher) failed(id, doing string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if _, unfinished := w.stays[id]; unfinished {
@@ -81,7 +80,7 @@ func (w *watcher) failed(id, doing string, err error) {
 }
 
 // failureOf tells what fails now of a job.
-func (w *watcher) failureOf(id string) (f failure, ok bool) {
+func (w *Watcher) failureOf(id string) (f failure, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f, ok = w.failing[id]
@@ -92,9 +91,9 @@ func (w *watcher) failureOf(id string) (f failure, ok bool) {
 	return f, ok
 }
 
-// fault notes the state of a part of the agent: err is nil when it works. The name is the
+// Fault notes the state of a part of the agent: err is nil when it works. The name is the
 // trouble's name, with a slash and more where one part can work while another does not.
-func (w *watcher) fault(name string, err error) {
+func (w *Watcher) Fault(name string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err == nil {
@@ -105,7 +104,7 @@ func (w *watcher) fault(name string, err error) {
 }
 
 // delivered notes the outcome of a try to deliver a report.
-func (w *watcher) delivered(t report.Attempt) {
+func (w *Watcher) delivered(t report.Attempt) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e := t.Event
@@ -118,7 +117,7 @@ func (w *watcher) delivered(t report.Attempt) {
 }
 
 // settled forgets the failures of instances of which no report waits any more.
-func (w *watcher) settled(waiting map[string]bool) {
+func (w *Watcher) settled(waiting map[string]bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for instance := range w.lines {
@@ -128,40 +127,14 @@ func (w *watcher) settled(waiting map[string]bool) {
 	}
 }
 
-// journalled is told of each transaction of the journal.
-func (a *Agent) journalled(err error) {
-	w, by := a.watcher, "work"
-	if a.probing.Load() != 0 || a.journal.Looks() {
-		by = "probe"
-	}
-	if err != nil {
-		w.metrics.JournalFailed()
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	f := w.faults[troubleJournal]
-	switch {
-	case err != nil:
-		w.faults[troubleJournal] = f.again(by, fmt.Errorf("%w: %w", errJournal, err))
-	case by == "work", f.doing == "probe", evidence.SinceBoot()-f.last > staleJournal:
-		delete(w.faults, troubleJournal)
-	}
-}
-
-// staleJournal is how long a failed write counts that a job made while the
-// probe, which needs no room, succeeds: the job tries again once a minute.
-const staleJournal = 3 * time.Minute
-
-var errJournal = errors.New("the journal can't be written")
-
-// lookedUp is told of each question to IAM by its outcome.
-func (w *watcher) lookedUp(outcome string) {
+// LookedUp is told of each question to IAM by its outcome.
+func (w *Watcher) LookedUp(outcome string) {
 	w.metrics.IAMLookup(outcome)
 	var err error
 	if outcome == "unavailable" {
 		err = errIAM
 	}
-	w.fault(troubleIAM, err)
+	w.Fault(TroubleIAM, err)
 }
 
 var errIAM = errors.New("IAM did not answer the last question about a token; the log has the reason")

@@ -1,4 +1,4 @@
-package agent
+package observe
 
 import (
 	"fmt"
@@ -20,13 +20,14 @@ func TestSmallWriteHealsNoJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = journal.Close() })
-	a := &Agent{journal: journal, watcher: newWatcher(slog.New(slog.DiscardHandler), metrics.New(metrics.Options{}))}
-	journal.WatchWrites(a.journalled)
-	a.journalled(fmt.Errorf("write: %w", syscall.ENOSPC)) // of a job
+	w := NewWatcher(slog.New(slog.DiscardHandler), metrics.New(metrics.Options{}), nil)
+	h := NewJournalHealth(journal, t.TempDir(), w, func() error { return nil })
+	journal.WatchWrites(h.Written)
+	h.Written(fmt.Errorf("write: %w", syscall.ENOSPC)) // of a job
 	if err := journal.Writable(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if a.journalTrouble() == nil {
+	if h.Trouble() == nil {
 		t.Error("the journal counts as healed")
 	}
 }

@@ -1,6 +1,14 @@
-package agent
+// Package observe reports the work of the agent and its failures to people and machines: log lines
+// and metrics of each change of a job, the audit log of commands, and the states in which a human
+// must act (Troubles). It also keeps the host up while instances are held for work under way.
+//
+// A Watcher is told of events, and a Lookout puts the Watcher's knowledge together with the journal
+// and with the facts of the other parts of the agent. Neither acts on an instance, a volume or the
+// store, and nothing waits for them. agent/STATES.md is made from Troubles.
+package observe
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"sync"
@@ -14,18 +22,18 @@ import (
 
 // Keys of log lines.
 const (
-	keyInstance = "instance"
-	keyJob      = "job"
-	keyTask     = "task"
-	keyState    = "state"
-	keyError    = "error"
-	keyReason   = "reason"
-	keyDuration = "duration_seconds"
-	keyBytes    = "bytes"
+	KeyInstance = "instance"
+	KeyJob      = "job"
+	KeyTask     = "task"
+	KeyState    = "state"
+	KeyError    = "error"
+	KeyReason   = "reason"
+	KeyDuration = "duration_seconds"
+	KeyBytes    = "bytes"
 )
 
-// stages are the states whose time is measured: all but those in which a job is over.
-var stages = []string{
+// Stages are the states whose time is measured: all but those in which a job is over.
+var Stages = []string{
 	string(job.Accepted), string(job.Precopying), string(job.Freezing), string(job.Frozen), string(job.Snapshotting), string(job.Snapshotted),
 	string(job.Uploading), string(job.Stored), string(job.Reported), string(job.Held), string(job.Acknowledged),
 	string(job.Releasing), string(job.Released), string(job.Resuming), string(job.Ending), string(job.Suspending), string(job.Failing),
@@ -39,8 +47,9 @@ var working = map[job.State]bool{
 	job.Restoring: true, job.Placing: true, job.Restored: true, job.Starting: true,
 }
 
-// watcher turns what happens to jobs into log lines and metrics. It calls nothing of the manager's.
-type watcher struct {
+// Watcher turns each change of a job into log lines and metrics, and knows what fails. It is the
+// job.Observer, and calls nothing of the manager's. Its methods may be called from any goroutine.
+type Watcher struct {
 	log       *slog.Logger
 	metrics   *metrics.Metrics
 	inhibitor *inhibitor
@@ -59,41 +68,50 @@ type watcher struct {
 	brake   string             // why rounds of pre-copy are slowed down; "" when they are not
 }
 
-// hint is the operator's remedy for an error of the
+// Hint is the operator's remedy for an error of the
 // store; "" where the agent's own next try is all.
-func hint(err error) string {
+func Hint(err error) string {
 	if errors.Is(err, obs.ErrUnavailable) {
 		return ""
 	}
 	return obs.Hint(err)
 }
 
-// stored is told of each request to the store. A cancelled request tells
+// Stored is told of each request to the store. A cancelled request tells
 // nothing about the store. A store that is full, or that is read-only for these
 // keys, answers reads all the same: the failure of writes is not over then.
-func (w *watcher) stored(op string, err error) {
-	name := troubleStore + "/writes"
+func (w *Watcher) Stored(op string, err error) {
+	name := TroubleStore + "/writes"
 	if op == "read" || op == "stat" || op == "list" {
-		name = troubleStore + "/reads"
+		name = TroubleStore + "/reads"
 	}
 	switch {
 	case err == nil, errors.Is(err, obs.ErrNotFound), errors.Is(err, obs.ErrExists):
-		w.fault(name, nil)
+		w.Fault(name, nil)
 	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrNoBucket), errors.Is(err, obs.ErrAccess), errors.Is(err, obs.ErrNoSpace),
 		errors.Is(err, obs.ErrWrongRegion), errors.Is(err, obs.ErrFileSystem):
-		w.fault(name, err)
+		w.Fault(name, err)
 	}
 }
 
-func newWatcher(log *slog.Logger, m *metrics.Metrics) *watcher {
-	return &watcher{
-		log: log, metrics: m, claims: make(chan struct{}, 1), active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]job.Progress{},
+// NewWatcher makes a Watcher that knows of no job. inhibit may be nil,
+// where nothing keeps the host up.
+func NewWatcher(log *slog.Logger, m *metrics.Metrics, inhibit Inhibit) *Watcher {
+	return &Watcher{
+		log: log, metrics: m, inhibitor: newInhibitor(inhibit, log), claims: make(chan struct{}, 1), active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]job.Progress{},
 		stays: map[string]stay{}, failing: map[string]failure{}, lines: map[string]failure{}, faults: map[string]failure{},
 	}
 }
 
-// begin counts the journal's jobs at the start.
-func (w *watcher) begin(jobs []*job.Job) {
+// KeepUp keeps the host up while instances are held for work under way, until ctx ends.
+func (w *Watcher) KeepUp(ctx context.Context) { w.inhibitor.run(ctx) }
+
+// Releases has a token when an instance left this host, or did not get here, since the last one was
+// taken: the claims on it can go.
+func (w *Watcher) Releases() <-chan struct{} { return w.claims }
+
+// Begin counts the journal's jobs at the start.
+func (w *Watcher) Begin(jobs []*job.Job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, j := range jobs {
@@ -104,7 +122,7 @@ func (w *watcher) begin(jobs []*job.Job) {
 }
 
 // count brings the gauges to the job's state. The lock is held.
-func (w *watcher) count(j *job.Job) {
+func (w *Watcher) count(j *job.Job) {
 	if now := working[j.State]; now != w.active[j.ID] {
 		if now {
 			w.active[j.ID] = true
@@ -125,8 +143,8 @@ func (w *watcher) count(j *job.Job) {
 	}
 }
 
-// braked is told when work that can wait gets slower or faster, and why.
-func (w *watcher) braked(pace float64, why string) {
+// Braked is told when work that can wait gets slower or faster, and why.
+func (w *Watcher) Braked(pace float64, why string) {
 	w.metrics.SetPace(pace)
 	w.mu.Lock()
 	before := w.brake
@@ -134,14 +152,14 @@ func (w *watcher) braked(pace float64, why string) {
 	w.mu.Unlock()
 	switch {
 	case why != "" && before == "":
-		w.log.Info("the host is pressed, rounds of pre-copy go slower", keyReason, why)
+		w.log.Info("the host is pressed, rounds of pre-copy go slower", KeyReason, why)
 	case why == "" && before != "":
 		w.log.Info("the host is not pressed any more")
 	}
 }
 
 // Changed implements job.Observer.
-func (w *watcher) Changed(j *job.Job, from job.State) {
+func (w *Watcher) Changed(j *job.Job, from job.State) {
 	w.inhibitor.note(j)
 	w.released(j)
 	w.mu.Lock()
@@ -167,21 +185,21 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 	if took := j.Took(from, j.State); took > 0 {
 		w.metrics.StageTook(string(from), took)
 	}
-	log := w.log.With(keyInstance, j.Instance, keyJob, j.ID, keyTask, j.Task)
+	log := w.log.With(KeyInstance, j.Instance, KeyJob, j.ID, KeyTask, j.Task)
 	switch j.State {
 	case job.Accepted:
 		log.Info("job accepted", "attempt", j.Attempts+1)
 	case job.Reported:
-		log.Info("backup stored, report waits for its acknowledgement", "backup", j.Result.BackupID, keyBytes, j.Result.BytesRead,
-			"bytes_sent", j.Result.BytesSent, "warnings", j.Result.Warnings, "losses_accepted", j.Result.LossesAccepted, keyDuration, (j.EnteredUp[job.Stored] - j.AcceptedUp).Seconds())
+		log.Info("backup stored, report waits for its acknowledgement", "backup", j.Result.BackupID, KeyBytes, j.Result.BytesRead,
+			"bytes_sent", j.Result.BytesSent, "warnings", j.Result.Warnings, "losses_accepted", j.Result.LossesAccepted, KeyDuration, (j.EnteredUp[job.Stored] - j.AcceptedUp).Seconds())
 	case job.Held:
 		if j.Gone != "" {
 			w.metrics.BackupGone()
 			log.Error("instance is held: the store lost a part of its backup; resume lets it run, to be backed up again; release looks at the store once more",
-				"backup", j.Result.BackupID, keyReason, j.Gone)
+				"backup", j.Result.BackupID, KeyReason, j.Gone)
 			break
 		}
-		log.Error("instance is held frozen: the report was refused; release sends it again, resume lets the instance run", keyReason, j.Cause)
+		log.Error("instance is held frozen: the report was refused; release sends it again, resume lets the instance run", KeyReason, j.Cause)
 	case job.Acknowledged:
 		if j.Unproven() && j.Policy == job.ReleaseByAgent && !j.ReleaseAsked {
 			log.Warn("instance is held frozen: its backup is acknowledged, but its runtime can't tell whether it ran since, so it is not powered down until " +
@@ -190,30 +208,30 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 	case job.Released:
 		log.Info("instance released", "freeze_seconds", j.FreezeSeconds(0))
 	case job.Restored:
-		log.Info("volumes restored and in place", "backup", j.Restore.Backup, keyBytes, j.Restore.Result.Bytes, "bytes_fetched", j.Restore.Result.BytesFetched,
+		log.Info("volumes restored and in place", "backup", j.Restore.Backup, KeyBytes, j.Restore.Result.Bytes, "bytes_fetched", j.Restore.Result.BytesFetched,
 			"warnings", j.Restore.Result.Warnings)
 	case job.Done:
-		w.metrics.JobFinished(kind(j), metrics.ResultSuccess, j.Entered[job.Done])
+		w.metrics.JobFinished(Kind(j), metrics.ResultSuccess, j.Entered[job.Done])
 		if j.Restore != nil && j.Restore.Warning != "" {
-			log.Warn("the restore ended well, and there is something to know of the instance", keyReason, j.Restore.Warning)
+			log.Warn("the restore ended well, and there is something to know of the instance", KeyReason, j.Restore.Warning)
 		}
-		log.Info("job done", "kind", kind(j), "resumed", j.ResumeAsked, keyDuration, (j.EnteredUp[job.Done] - j.AcceptedUp).Seconds())
+		log.Info("job done", "kind", Kind(j), "resumed", j.ResumeAsked, KeyDuration, (j.EnteredUp[job.Done] - j.AcceptedUp).Seconds())
 	case job.Failed:
 		result := metrics.ResultFailed
 		if j.CancelAsked {
 			result = metrics.ResultCanceled
 		}
-		w.metrics.JobFinished(kind(j), result, j.Entered[job.Failed])
-		log.Error("job failed", keyReason, j.Cause)
+		w.metrics.JobFinished(Kind(j), result, j.Entered[job.Failed])
+		log.Error("job failed", KeyReason, j.Cause)
 	case job.Suspending:
 		log.Warn("job is put off, its instance runs meanwhile")
 	default:
-		log.Debug("job advanced", keyState, string(j.State))
+		log.Debug("job advanced", KeyState, string(j.State))
 	}
 }
 
-// kind is the kind of a job's work, in the words of metrics and callers.
-func kind(j *job.Job) string {
+// Kind is the kind of a job's work, in the words of metrics and callers.
+func Kind(j *job.Job) string {
 	if j.IsRestore() {
 		return string(job.KindRestore)
 	}
@@ -222,7 +240,7 @@ func kind(j *job.Job) string {
 
 // add counts the bytes by which a job has grown. The lock is held. A later try
 // of a job starts again from zero; bytes that it sends again are counted again.
-func (w *watcher) add(now, before job.Progress) {
+func (w *Watcher) add(now, before job.Progress) {
 	if now.BytesRead > before.BytesRead {
 		w.metrics.BytesRead(now.BytesRead - before.BytesRead)
 	}
@@ -235,7 +253,7 @@ func (w *watcher) add(now, before job.Progress) {
 }
 
 // Progressed implements job.Observer.
-func (w *watcher) Progressed(j *job.Job, p job.Progress) {
+func (w *Watcher) Progressed(j *job.Job, p job.Progress) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.add(p, w.counted[j.ID])
@@ -243,30 +261,41 @@ func (w *watcher) Progressed(j *job.Job, p job.Progress) {
 }
 
 // Trouble implements job.Observer.
-func (w *watcher) Trouble(instance, id, doing string, err error) {
+func (w *Watcher) Trouble(instance, id, doing string, err error) {
 	w.failed(id, doing, err)
 	if contain.Of(err) != nil {
-		w.panicked(metrics.PanicJob, doing, err, keyInstance, instance, keyJob, id)
+		w.Panicked(metrics.PanicJob, doing, err, KeyInstance, instance, KeyJob, id)
 		return
 	}
-	w.log.Warn("an act failed and will be tried again", keyInstance, instance, keyJob, id, "doing", doing, keyError, err.Error())
+	w.log.Warn("an act failed and will be tried again", KeyInstance, instance, KeyJob, id, "doing", doing, KeyError, err.Error())
 }
 
 // Lacked implements job.Observer.
-func (w *watcher) Lacked(instance, id, doing string, err error) {
+func (w *Watcher) Lacked(instance, id, doing string, err error) {
 	if contain.Of(err) != nil {
-		w.panicked(metrics.PanicJob, doing, err, keyInstance, instance, keyJob, id)
+		w.Panicked(metrics.PanicJob, doing, err, KeyInstance, instance, KeyJob, id)
 		return
 	}
-	w.log.Warn("an act failed, and the job goes on without it", keyInstance, instance, keyJob, id, "doing", doing, keyError, err.Error())
+	w.log.Warn("an act failed, and the job goes on without it", KeyInstance, instance, KeyJob, id, "doing", doing, KeyError, err.Error())
 }
 
-// panicked counts a panic that was contained, and logs its stack.
-func (w *watcher) panicked(where, doing string, err error, attrs ...any) {
+// Panicked counts a panic that was contained, and logs its stack.
+func (w *Watcher) Panicked(where, doing string, err error, attrs ...any) {
 	w.metrics.Panicked(where)
-	attrs = append(attrs, "doing", doing, keyError, err.Error())
+	attrs = append(attrs, "doing", doing, KeyError, err.Error())
 	if p := contain.Of(err); p != nil {
 		attrs = append(attrs, "stack", string(p.Stack))
 	}
 	w.log.Error("the program itself failed (panic); what it was doing has failed, and all else goes on; please report this line", attrs...)
+}
+
+// released tells the keeper of claims that an instance left this host, or did not get here.
+func (w *Watcher) released(j *job.Job) {
+	if j.State != job.Released && (j.State != job.Failed || !j.IsRestore()) {
+		return
+	}
+	select {
+	case w.claims <- struct{}{}:
+	default:
+	}
 }

@@ -1,0 +1,228 @@
+package observe
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"holdfast/agent/api"
+	"holdfast/agent/job"
+	"holdfast/agent/metrics"
+	"holdfast/internal/evidence"
+)
+
+// Sighting is one thing in trouble that was seen.
+type Sighting struct {
+	Name          string // of a trouble in Troubles
+	Instance, Job string
+	What          string // tells sightings of one name, instance and job apart
+	Age           time.Duration
+	Dated         bool          // Age is known; else it counts from when it was seen first
+	After         time.Duration // for how long it may last before it is shown, where longer than Trouble.After
+	Err           error
+}
+
+// seen remembers since when a sighting without a date of its
+// own lasts. The zero value is ready; it is for any goroutine.
+type seen struct {
+	mu    sync.Mutex
+	first map[string]time.Duration // of the boot
+}
+
+// date gives ages to all that have none, and forgets troubles that are over.
+func (s *seen) date(all []Sighting) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, first := evidence.SinceBoot(), map[string]time.Duration{}
+	for i := range all {
+		if all[i].Dated {
+			continue
+		}
+		key := fmt.Sprintf("%q", []string{all[i].Name, all[i].Instance, all[i].Job, all[i].What})
+		at, known := s.first[key]
+		if !known {
+			at = now
+		}
+		first[key] = at
+		all[i].Age = now - at
+	}
+	s.first = first
+}
+
+// Look tells how things stand: all that is in trouble, the most urgent
+// first and of one kind the oldest, and the figures for the metrics. It
+// reads memory and the journal, and waits for no volume, runtime or store.
+func (l *Lookout) Look() ([]Sighting, metrics.Sight, error) {
+	now := metrics.Sight{Jobs: map[string]metrics.Since{}, Troubles: map[string]metrics.Since{}}
+	jobs, err := l.Journal.Active()
+	if err != nil {
+		return nil, now, err
+	}
+	all := slices.Concat(l.watched.now(), l.sightOfParts(), l.sightOfUnknown(), l.Parts())
+	for _, j := range jobs {
+		all = append(all, l.sightOfJob(j, &now)...)
+	}
+	l.seen.date(all)
+	rank := map[string]int{}
+	for i, k := range Troubles {
+		rank[k.Name] = i
+	}
+	all = slices.DeleteFunc(all, func(s Sighting) bool {
+		after := max(Troubles[rank[s.Name]].After, s.After)
+		return !l.Hasty() && s.Age < after
+	})
+	slices.SortStableFunc(all, func(x, y Sighting) int {
+		return cmp.Or(cmp.Compare(rank[x.Name], rank[y.Name]), cmp.Compare(y.Age, x.Age), cmp.Compare(x.Instance, y.Instance))
+	})
+	for _, s := range all {
+		now.Troubles[s.Name] = now.Troubles[s.Name].Add(s.Age)
+	}
+	return all, now, nil
+}
+
+// sightOfJob finds the troubles of a job, and counts it.
+func (l *Lookout) sightOfJob(j *job.Job, now *metrics.Sight) (all []Sighting) {
+	add := func(name string, age time.Duration, err error) {
+		all = append(all, Sighting{Name: name, Instance: j.Instance, Job: j.ID, Age: age, Dated: true, Err: err})
+	}
+	boot := evidence.SinceBoot()
+	l.Watcher.mu.Lock()
+	s, known := l.Watcher.stays[j.ID]
+	l.Watcher.mu.Unlock()
+	if !known { // it was accepted, or has ended, this instant
+		return nil
+	}
+	entered := boot - s.entered
+	now.Jobs[string(j.State)] = now.Jobs[string(j.State)].Add(entered)
+	f, fails := l.Watcher.failureOf(j.ID)
+	name := l.actTrouble(j)
+	if fails {
+		now.Stuck = now.Stuck.Add(boot - f.since)
+		add(name, boot-f.since, fmt.Errorf("%s: %w", f.doing, f.err))
+	} else if name == TroubleUnconfigured {
+		add(name, entered, fmt.Errorf("its job is %s", j.State))
+	} else if quick[j.State] {
+		add(TroubleHangs, entered, fmt.Errorf("its job is %s, and that does not end", j.State))
+	}
+	if err := l.Changed(j); err != nil {
+		add(TroubleChanged, entered, err)
+	}
+	switch {
+	case j.State == job.Held && j.Gone != "":
+		add(TroubleGone, entered, errors.New(j.Gone))
+	case j.State == job.Held:
+		add(TroubleHeld, entered, errors.New(j.Cause))
+	}
+	if err := ForkTrouble(j); err != nil {
+		add(TroubleFork, boot-s.entered, err)
+	}
+	if s.held != 0 {
+		held := boot - s.held
+		now.Frozen = now.Frozen.Add(held)
+		waits := ""
+		if j.State == job.Acknowledged && j.Policy == job.ReleaseByAgent && j.Unproven() && !j.ReleaseAsked {
+			waits = ": its runtime can't tell whether the instance ran since, so somebody has to release or resume it"
+		}
+		add(TroubleFrozen, held, fmt.Errorf("its job is %s since %s%s", j.State, Roughly(entered), waits))
+	}
+	return all
+}
+
+// quick are the states that take seconds, or minutes
+// on a slow host, unless an act does not come back.
+var quick = map[job.State]bool{
+	job.Freezing: true, job.Frozen: true, job.Snapshotting: true, job.Snapshotted: true, job.Stored: true, job.Releasing: true, job.Released: true,
+	job.Resuming: true, job.Ending: true, job.Suspending: true, job.Failing: true, job.Placing: true, job.Restored: true, job.Starting: true,
+}
+
+// actTrouble names the trouble when an act of the job fails in its present state.
+func (l *Lookout) actTrouble(j *job.Job) string {
+	if !l.Configured(j.Instance) {
+		return TroubleUnconfigured
+	}
+	switch j.State {
+	case job.Failing, job.Suspending, job.Resuming, job.Ending, job.Released:
+		return TroubleUndo
+	case job.Releasing:
+		return TroubleRelease
+	}
+	return TroubleAct
+}
+
+// Roughly writes a duration for people.
+func Roughly(d time.Duration) string {
+	switch {
+	case d > time.Hour:
+		return d.Round(time.Minute).String()
+	case d > time.Minute:
+		return d.Round(time.Second).String()
+	}
+	return d.Round(100 * time.Millisecond).String()
+}
+
+// JobTrouble tells what fails now of an unfinished job; nil when nothing does.
+func (l *Lookout) JobTrouble(j *job.Job) *api.Trouble {
+	f, ok := l.Watcher.failureOf(j.ID)
+	if !ok || j.State.Final() {
+		return nil
+	}
+	t := Sighting{
+		Name: l.actTrouble(j), Instance: j.Instance, Job: j.ID, Age: evidence.SinceBoot() - f.since, Err: fmt.Errorf("%s: %w", f.doing, f.err),
+	}.trouble()
+	return &t
+}
+
+// maxShownTroubles bounds the list of one kind of trouble.
+const maxShownTroubles = 10
+
+// Troubles lists the troubles for operators.
+func (l *Lookout) Troubles() ([]api.Trouble, error) {
+	all, _, err := l.Look()
+	if err != nil {
+		return nil, err
+	}
+	list := []api.Trouble{}
+	shown := map[string]int{}
+	for _, s := range all {
+		if shown[s.Name]++; shown[s.Name] > maxShownTroubles {
+			for i := range list {
+				if list[i].Name == s.Name {
+					list[i].More++
+					break
+				}
+			}
+			continue
+		}
+		list = append(list, s.trouble())
+	}
+	return list, nil
+}
+
+// trouble is what to tell of it.
+func (s Sighting) trouble() api.Trouble {
+	i := slices.IndexFunc(Troubles, func(k Trouble) bool { return k.Name == s.Name })
+	t := api.Trouble{
+		Name: s.Name, InstanceID: s.Instance, JobID: s.Job, Since: time.Now().Add(-s.Age).UTC(), Seconds: s.Age.Seconds(), Error: s.Err.Error(),
+		Hint: Troubles[i].Hint,
+	}
+	if more := Hint(s.Err); more != "" {
+		t.Hint += "; " + more
+	}
+	return t
+}
+
+// ForkTrouble tells of a fork of which nobody has decided; nil where there is none.
+func ForkTrouble(j *job.Job) error {
+	if j == nil || !j.ForkOpen() {
+		return nil
+	}
+	other := j.Result.Fork[0]
+	host := other.Host
+	if host == "" {
+		host = "another host"
+	}
+	return fmt.Errorf("its backup %s does not descend from backup %s of %s, and the reverse", j.Result.BackupID, other.Backup, host)
+}
