@@ -14,7 +14,7 @@ func (s *service) absent(ctx context.Context, instances []*instance) (absent, hu
 	group, ctx := contain.WithContext(ctx)
 	for i, in := range instances {
 		group.Go(func() error {
-			missing[i] = s.a.restored(ctx, in)
+			missing[i] = s.a.engine.volumes.restored(ctx, in)
 			return nil
 		})
 	}

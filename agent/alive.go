@@ -21,7 +21,7 @@ func (a *Agent) Alive(ctx context.Context) error {
 	if _, err := a.journal.PendingReports(); err != nil {
 		return err
 	}
-	if err := a.stuck(); err != nil {
+	if err := a.frozen.stuck(); err != nil {
 		return err
 	}
 	if err := a.journal.Writable(ctx); err != nil && !errors.Is(err, job.ErrJournalFull) {

@@ -21,7 +21,7 @@ func (s *service) batch(c api.Caller, ids []string) ([]*instance, error) {
 	found := make([]*instance, len(ids))
 	tenants := map[string]bool{}
 	for i, id := range ids {
-		in, tenant, err := s.a.found(id)
+		in, tenant, err := s.a.instances.found(id)
 		if err != nil {
 			return nil, err
 		}
@@ -106,4 +106,16 @@ func tooLate(j *job.Job) string {
 		return "the job is " + string(j.State) + ", and its volumes are restored"
 	}
 	return "the job is " + string(j.State) + ", and its backup is stored; resume the instance instead"
+}
+
+// visible finds the instance for a caller.
+func (s *service) visible(c api.Caller, id string) (*instance, error) {
+	in, tenant, err := s.a.instances.found(id)
+	if err != nil {
+		return nil, err
+	}
+	if in == nil || !c.Sees(tenant) {
+		return nil, noInstance(c, id)
+	}
+	return in, nil
 }

@@ -19,9 +19,9 @@ import (
 // does not matter: the content came from that backup wherever it lies now. Nothing is hidden by
 // that, since the lineage tells whether that backup is the newest.
 func (r restores) ByMarks(ctx context.Context, id, tenant string, known job.Content) (job.Content, error) {
-	in := r.a.instances[id]
-	if in == nil {
-		return job.Content{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+	in, err := r.instances.known(id)
+	if err != nil {
+		return job.Content{}, err
 	}
 	mark, ok, err := r.commonMark(ctx, in, tenant)
 	switch {
@@ -30,7 +30,7 @@ func (r restores) ByMarks(ctx context.Context, id, tenant string, known job.Cont
 	case known.Backup != "" && (known.Vault != mark.Vault || known.Tenant != tenant || known.Seq >= mark.Seq):
 		return job.Content{}, nil // the journal knows as much, or nothing that can be compared
 	}
-	opened, err := r.a.vaults.existing(ctx, tenant)
+	opened, err := r.vaults.existing(ctx, tenant)
 	if err != nil {
 		return job.Content{}, fmt.Errorf("open vault: %w", err)
 	}
@@ -43,7 +43,7 @@ func (r restores) ByMarks(ctx context.Context, id, tenant string, known job.Cont
 	}
 	for _, f := range facts {
 		if f.Backup.Backup != mark.Backup || f.Origin != job.OriginSame && f.Origin != job.OriginChanged {
-			r.a.log.Warn("the mark on a volume names a backup that the journal does not know, and the content does not bear it out; the next backup names no parent by it",
+			r.log.Warn("the mark on a volume names a backup that the journal does not know, and the content does not bear it out; the next backup names no parent by it",
 				keyInstance, id, "volume", f.Volume, "backup", mark.Backup, keyReason, f.Why)
 			return job.Content{}, nil
 		}
@@ -58,7 +58,7 @@ func (r restores) ByMarks(ctx context.Context, id, tenant string, known job.Cont
 			found.Tried = append(found.Tried, tried)
 		}
 	}
-	r.a.log.Warn("the journal does not know from which backup the volumes of an instance came, and the marks on them do: the next backup names that one as its parent",
+	r.log.Warn("the journal does not know from which backup the volumes of an instance came, and the marks on them do: the next backup names that one as its parent",
 		keyInstance, id, "backup", mark.Backup)
 	return found, nil
 }
@@ -67,7 +67,7 @@ func (r restores) ByMarks(ctx context.Context, id, tenant string, known job.Cont
 // volumes bears none that counts, or two name different backups.
 func (r restores) commonMark(ctx context.Context, in *instance, tenant string) (common origin.Mark, ok bool, err error) {
 	for i, v := range in.cfg.Volumes {
-		s, err := ask(ctx, &r.a.patience, v.Path, "looking at the content", lookTime, func(ctx context.Context) (volumeSight, error) { return see(ctx, v.Path) })
+		s, err := ask(ctx, r.patience, v.Path, "looking at the content", lookTime, func(ctx context.Context) (volumeSight, error) { return see(ctx, v.Path) })
 		if err != nil {
 			return origin.Mark{}, false, fmt.Errorf("volume %q: %w", v.Name, err)
 		}

@@ -3,10 +3,7 @@ package agent
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
 	"holdfast/agent/config"
 	"holdfast/agent/job"
@@ -29,17 +26,6 @@ func decodeKept(text json.RawMessage, host string) (k kept, err error) {
 	}
 	k.Host = cmp.Or(k.Host, host)
 	return k, nil
-}
-
-// withPlaces is the instance of the configuration, whose driver counts,
-// with the host id and the volumes that an unfinished job began with.
-func (in *instance) withPlaces(before *instance) *instance {
-	if in.host == before.host && slices.EqualFunc(in.cfg.Volumes, before.cfg.Volumes, func(a, b config.Volume) bool { return a.Name == b.Name && a.Path == b.Path }) {
-		return in
-	}
-	cfg := *in.cfg
-	cfg.Tenant, cfg.Volumes = before.cfg.Tenant, before.cfg.Volumes
-	return &instance{cfg: &cfg, index: in.index, host: before.host, runtime: in.runtime}
 }
 
 // changes tells in words how a configuration of the instance of an unfinished job differs from
@@ -86,27 +72,11 @@ func changes(j *job.Job, now *config.Instance, host string) (list []string) {
 	return list
 }
 
-// changedConfiguration names the settings that an
-// unfinished job does not follow; nil where there are none.
-func (a *Agent) changedConfiguration(j *job.Job) error {
-	in := a.instances[j.Instance]
-	if in == nil {
-		return nil // observe.TroubleUnconfigured
+// sameThing tells whether two runtimes act on the same
+// thing. Only the commands of exec know their own target.
+func sameThing(a, b config.Runtime) bool {
+	if a.Docker != nil && b.Docker != nil {
+		return a.Docker.Host == b.Docker.Host && a.Docker.Container == b.Docker.Container
 	}
-	if list := changes(j, in.cfg, a.cfg.HostID); len(list) > 0 {
-		return errors.New(strings.Join(list, ", "))
-	}
-	return nil
-}
-
-// warnOfChanges says at the start which unfinished jobs
-// go by another configuration than the present one.
-func (a *Agent) warnOfChanges(active []*job.Job) {
-	for _, j := range active {
-		if err := a.changedConfiguration(j); err != nil {
-			a.log.Warn("the configuration of an instance changed while its job is unfinished; the job goes on by what the journal keeps, "+
-				"and the change counts from the next job on: end the job (holdfast resume, holdfast release), or take the change back",
-				keyInstance, j.Instance, keyJob, j.ID, keyState, string(j.State), "held", j.Hold, keyReason, err.Error())
-		}
-	}
+	return a.Kind() == b.Kind()
 }

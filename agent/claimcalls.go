@@ -21,19 +21,19 @@ const jobOfOperator = "an operator's takeover"
 
 // Claims implements api.Claims.
 func (s *service) Claims(ctx context.Context, c api.Caller, id string) ([]api.ClaimInfo, error) {
-	wanted := s.a.instances
+	wanted := s.a.instances.all()
 	if id != "" {
 		in, err := s.visible(c, id)
 		if err != nil {
 			return nil, err
 		}
-		wanted = map[string]*instance{id: in}
+		wanted = []*instance{in}
 	}
 	ctx, cancel := context.WithTimeout(ctx, claimLook)
 	defer cancel()
 	byTenant := map[string][]string{}
-	for one, in := range wanted {
-		byTenant[in.cfg.Tenant] = append(byTenant[in.cfg.Tenant], one)
+	for _, in := range wanted {
+		byTenant[in.cfg.Tenant] = append(byTenant[in.cfg.Tenant], in.cfg.ID)
 	}
 	var list []api.ClaimInfo
 	for tenant, ids := range byTenant {
@@ -49,7 +49,7 @@ func (s *service) Claims(ctx context.Context, c api.Caller, id string) ([]api.Cl
 		}
 		for _, claim := range claims {
 			if slices.Contains(ids, claim.Instance) {
-				list = append(list, s.a.claimInfo(claim))
+				list = append(list, s.claimInfo(claim))
 			}
 		}
 	}
@@ -59,9 +59,9 @@ func (s *service) Claims(ctx context.Context, c api.Caller, id string) ([]api.Cl
 	return list, nil
 }
 
-func (a *Agent) claimInfo(c vault.Claim) api.ClaimInfo {
+func (s *service) claimInfo(c vault.Claim) api.ClaimInfo {
 	return api.ClaimInfo{
-		InstanceID: c.Instance, Host: c.Host, ThisHost: c.Identity != "" && c.Identity == a.identity.ID, JobID: c.Job, BackupID: c.Backup,
+		InstanceID: c.Instance, Host: c.Host, ThisHost: c.Identity != "" && c.Identity == s.a.self.identity.ID, JobID: c.Job, BackupID: c.Backup,
 		Since: c.Made.UTC(), Renewed: c.Renewed.UTC(), SilentSeconds: max(0, time.Since(c.Renewed)).Seconds(), Took: len(c.Over), Reason: c.Reason,
 	}
 }
@@ -73,7 +73,7 @@ func (s *service) TakeOverClaim(ctx context.Context, c api.Caller, id, reason st
 	if err != nil {
 		return nil, err
 	}
-	if s.a.identity.ID == "" {
+	if s.a.self.identity.ID == "" {
 		return nil, api.Refuse(api.CodeParameter, "this host has no identity that lasts, so it claims no instance")
 	}
 	ctx, cancel := context.WithTimeout(ctx, claimLook)
@@ -82,7 +82,7 @@ func (s *service) TakeOverClaim(ctx context.Context, c api.Caller, id, reason st
 	if err != nil {
 		return nil, api.Refuse(api.CodeInternal, "the vault of the tenant can't be asked: %v", err)
 	}
-	others, err := opened.ClaimsOfOthers(ctx, s.a.identity.ID, 0, id)
+	others, err := opened.ClaimsOfOthers(ctx, s.a.self.identity.ID, 0, id)
 	if err != nil {
 		return nil, api.Refuse(api.CodeInternal, "the claims can't be read: %v", err)
 	}
@@ -95,8 +95,8 @@ func (s *service) TakeOverClaim(ctx context.Context, c api.Caller, id, reason st
 	}
 	silence := cmp.Or(s.a.cfg.Prepare.ClaimSilence, config.DefaultClaimSilence)
 	taken, err := opened.Claim(ctx, vault.ClaimOptions{
-		Instance: id, Host: s.a.cfg.HostID, Identity: s.a.identity.ID, Job: jobOfOperator, Backup: known.Backup, Seq: known.Seq,
-		Silence: silence, TakeOver: force, Reason: reason, Every: s.a.claimPause(),
+		Instance: id, Host: s.a.cfg.HostID, Identity: s.a.self.identity.ID, Job: jobOfOperator, Backup: known.Backup, Seq: known.Seq,
+		Silence: silence, TakeOver: force, Reason: reason, Every: s.a.engine.claims.claimPause(),
 		Keeps: func(vault.Claim) bool { return false }, // it is the operator's from now on
 	})
 	var living *vault.ClaimedError
@@ -109,68 +109,10 @@ func (s *service) TakeOverClaim(ctx context.Context, c api.Caller, id, reason st
 	}
 	list := make([]api.ClaimInfo, 0, len(taken))
 	for _, t := range taken {
-		list = append(list, s.a.claimInfo(t))
+		list = append(list, s.claimInfo(t))
 		s.a.log.Warn("an operator took over the claim of another host", keyInstance, id, "host", t.Host, "since", t.Renewed.UTC().Format(time.RFC3339),
 			"forced", force, keyReason, reason, "by", c.Via)
 	}
-	s.a.claimed.note(id, nil)
+	s.a.engine.claims.claimed.note(id, nil)
 	return list, nil
-}
-
-// has tells whether the content of an instance is on this host, and is the instance's as far as
-// this host knows: it was made or restored here, and not released since.
-func (a *Agent) has(ctx context.Context, in *instance) bool {
-	id := in.cfg.ID
-	known, err := a.journal.Content(id)
-	if err != nil || known.Backup == "" || known.Released {
-		return false
-	}
-	active, _, err := a.journal.ByInstance(id)
-	if err != nil || active != nil {
-		return err == nil && !active.IsRestore()
-	}
-	last, err := a.journal.Ended(id)
-	if err != nil {
-		return false
-	}
-	here, err := a.loaded(ctx, in, last)
-	return err == nil && here
-}
-
-// seeClaims looks whether other hosts have claims on instances of the tenant whose content is
-// here. So a host whose claim was taken over while the host was away finds that out, and so does a
-// host that never had a claim. The next backup here is a fork only where the lineage says so.
-func (a *Agent) seeClaims(ctx context.Context, tenant string, opened *vault.Vault) error {
-	var ids []string
-	for id, in := range a.instances {
-		if in.cfg.Tenant == tenant {
-			ids = append(ids, id)
-		}
-	}
-	slices.Sort(ids)
-	found, err := opened.ClaimsOfOthers(ctx, a.identity.ID, 0, ids...)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		c, claimed := found[id]
-		if !claimed || !a.has(ctx, a.instances[id]) {
-			a.claimed.note(id, nil)
-			continue
-		}
-		how := "has claimed it"
-		if opened.TookOver(c, a.identity.ID) {
-			how = "took over the claim of this host"
-		}
-		why := ""
-		if c.Reason != "" {
-			why = ": " + c.Reason
-		}
-		err := fmt.Errorf("host %s %s, at %s by its clock (%s)%s", c.Host, how, c.Made.UTC().Format("2006-01-02 15:04:05Z"), c.Job, why)
-		if a.claimed.note(id, err) {
-			a.log.Error("another host has claimed an instance whose content is on this host: see that only one of the two runs the instance",
-				keyInstance, id, "host", c.Host, keyReason, err.Error())
-		}
-	}
-	return nil
 }

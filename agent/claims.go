@@ -13,18 +13,18 @@ import (
 
 // Claim implements job.Claimer.
 func (r restores) Claim(ctx context.Context, j *job.Job, newest job.Content) (string, error) {
-	opened, err := r.a.vaults.existing(ctx, j.Tenant)
+	opened, err := r.vaults.existing(ctx, j.Tenant)
 	if errors.Is(err, vault.ErrNoVault) {
 		return "", nil // an instance that runs, and of which there is no backup
 	} else if err != nil {
 		return "", fmt.Errorf("open vault: %w", err)
 	}
-	if r.a.identity.ID == "" {
+	if r.self.identity.ID == "" {
 		return "this host has no identity that lasts, so it claims no instance, and a second host that prepares this one is not told", nil
 	}
 	taken, err := opened.Claim(ctx, vault.ClaimOptions{
-		Instance: j.Instance, Host: r.a.cfg.HostID, Identity: r.a.identity.ID, Job: j.ID, Backup: newest.Backup, Seq: newest.Seq,
-		Silence: r.a.cfg.Prepare.ClaimSilence, Writers: true, Every: r.a.claimPause(), Keeps: r.a.keepsClaim,
+		Instance: j.Instance, Host: r.self.host, Identity: r.self.identity.ID, Job: j.ID, Backup: newest.Backup, Seq: newest.Seq,
+		Silence: r.claimSilence, Writers: true, Every: claimPause(r.claimSilence), Keeps: r.keepsClaim,
 	})
 	if err != nil {
 		return "", err
@@ -32,21 +32,21 @@ func (r restores) Claim(ctx context.Context, j *job.Job, newest job.Content) (st
 	var hosts []string
 	for _, c := range taken {
 		hosts = append(hosts, c.Host)
-		r.a.log.Warn("the claim of a host that gives no sign of life is taken over", keyInstance, j.Instance, keyJob, j.ID, "host", c.Host,
+		r.log.Warn("the claim of a host that gives no sign of life is taken over", keyInstance, j.Instance, keyJob, j.ID, "host", c.Host,
 			"since", c.Renewed.UTC().Format(time.RFC3339))
 	}
 	if len(hosts) == 0 {
 		return "", nil
 	}
 	return fmt.Sprintf("the claim of %s was taken over, which gave no sign of life for longer than %s; should that host be alive, its next backup is a fork",
-		strings.Join(hosts, ", "), r.a.cfg.Prepare.ClaimSilence), nil
+		strings.Join(hosts, ", "), r.claimSilence), nil
 }
 
 // Unclaim implements job.Claimer.
 func (r restores) Unclaim(ctx context.Context, j *job.Job) error {
-	opened, err := r.a.vaults.existing(ctx, j.Tenant)
+	opened, err := r.vaults.existing(ctx, j.Tenant)
 	if err != nil {
 		return fmt.Errorf("open vault: %w", err)
 	}
-	return opened.Unclaim(ctx, j.Instance, r.a.identity.ID)
+	return opened.Unclaim(ctx, j.Instance, r.self.identity.ID)
 }

@@ -16,7 +16,7 @@ func (a *Agent) openReports(opened func(func() error)) error {
 	}
 	opened(func() error { a.client.CloseIdleConnections(); return nil })
 	a.deliverer, err = report.New(outbox{a.manager, a.standing.allowed}, report.Options{
-		URL: r.URL, Source: "urn:holdfast:host:" + a.cfg.HostID + ":" + a.identity.ID, Client: a.client, TokenFile: r.TokenFile,
+		URL: r.URL, Source: "urn:holdfast:host:" + a.cfg.HostID + ":" + a.self.identity.ID, Client: a.client, TokenFile: r.TokenFile,
 		UserAgent: "holdfast/" + a.version, Timeout: r.Timeout, Any2xx: r.Acknowledge == config.AcknowledgeAny2xx, Batch: r.Batch,
 		Attempted: a.watcher.Attempted, Away: a.watcher.Away,
 	})

@@ -22,34 +22,23 @@ const elsewhereTime = 2 * time.Second
 // store says so within elsewhereTime. A store that is silent refuses nothing: the job looks again,
 // and claims the instance. Nor is an instance refused that runs here: it is ready as it is.
 func (s *service) elsewhere(ctx context.Context, ids []string) error {
-	if s.a.identity.ID == "" || len(ids) == 0 {
+	if s.a.self.identity.ID == "" || len(ids) == 0 {
 		return nil
 	}
-	in := s.a.instances[ids[0]] // the others are of the same tenant
+	in := s.a.instances.of(ids[0]) // the others are of the same tenant
 	if in == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, elsewhereTime)
 	defer cancel()
 	tenant := in.cfg.Tenant
-	found, err := act(ctx, &s.a.patience, "the vault of "+tenant, "the look for other hosts", elsewhereTime, 0, func(ctx context.Context) (vault.Elsewhere, error) {
-		return s.a.elsewhere(ctx, tenant, ids)
-	})
+	found, err := s.a.engine.claims.elsewhere(ctx, tenant, ids, elsewhereTime)
 	if err != nil {
 		s.a.log.Debug("nobody knows whether other hosts have the instances; the jobs find out", "tenant", tenant, keyReason, err.Error())
 		return nil
 	}
 	still := s.notRunning(ctx, slices.Concat(slices.Collect(maps.Keys(found.Writes)), slices.Collect(maps.Keys(found.Claims))))
 	return refuseElsewhere(found, still, s.a.cfg.HostID)
-}
-
-// elsewhere is the look at the vault of a tenant.
-func (a *Agent) elsewhere(ctx context.Context, tenant string, ids []string) (vault.Elsewhere, error) {
-	opened, err := a.vaults.existing(ctx, tenant)
-	if err != nil {
-		return vault.Elsewhere{}, fmt.Errorf("open vault: %w", err)
-	}
-	return opened.Elsewhere(ctx, a.identity.ID, a.cfg.Prepare.ClaimSilence, ids...)
 }
 
 // notRunning returns the instances that certainly do not run here, in order, each once.
@@ -60,7 +49,7 @@ func (s *service) notRunning(ctx context.Context, ids []string) []string {
 	var group contain.Group
 	group.SetLimit(lookers)
 	for i, id := range ids {
-		in := s.a.instances[id]
+		in := s.a.instances.of(id)
 		if in == nil {
 			continue
 		}

@@ -1,10 +1,6 @@
 package agent
 
-import (
-	"context"
-	"maps"
-	"slices"
-)
+import "context"
 
 // ShowAtOnce has troubles shown at once that are shown after some time only.
 func (a *Agent) ShowAtOnce() { a.hasty.Store(true) }
@@ -17,5 +13,5 @@ func (a *Agent) LearnForks(ctx context.Context) { a.learnForks(ctx) }
 
 // PassClaims looks at once at the claims in the vaults.
 func (a *Agent) PassClaims(ctx context.Context) {
-	a.passClaims(ctx, slices.Sorted(maps.Keys(a.claimTenants())))
+	a.engine.claims.passAll(ctx)
 }

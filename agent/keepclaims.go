@@ -3,11 +3,14 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
 
 	"holdfast/agent/config"
+	"holdfast/agent/job"
 	"holdfast/internal/vault"
 )
 
@@ -22,17 +25,38 @@ const (
 	claimPass = 5 * time.Minute
 )
 
+// claimRecords are the records of the journal that tell which claims this host keeps.
+type claimRecords interface {
+	KeepsClaim(instance, origin string) (bool, error)
+	Belongs(instance string) (job.Belonging, error)
+}
+
+// claimKeeper keeps the claims of this host, and sees the claims of others. It is for any goroutine.
+type claimKeeper struct {
+	log       *slog.Logger
+	self      self
+	standing  *standing
+	patience  *patience
+	instances *instances
+	volumes   *volumes
+	vaults    *vaults
+	journal   claimRecords
+	silence   time.Duration   // prepare.claim_silence
+	releases  <-chan struct{} // has a token after a release
+	claimed   claimedBy
+}
+
 // keepsClaim tells whether the host keeps its claim on an instance. A
 // journal that can't be read lets no claim go.
-func (a *Agent) keepsClaim(c vault.Claim) bool {
-	keeps, err := a.journal.KeepsClaim(c.Instance, c.Origin)
+func (k *claimKeeper) keepsClaim(c vault.Claim) bool {
+	keeps, err := k.journal.KeepsClaim(c.Instance, c.Origin)
 	return err != nil || keeps
 }
 
 // claimPause is the time between two signs of life for a claim of this host. Other hosts take a
 // claim over after a silence of their own configuration, so this host gives signs of life at least
 // as often as a host with the default, also where it takes no claim over itself.
-func (a *Agent) claimPause() time.Duration { return claimPause(a.cfg.Prepare.ClaimSilence) }
+func (k *claimKeeper) claimPause() time.Duration { return claimPause(k.silence) }
 
 func claimPause(silence time.Duration) time.Duration {
 	if silence <= 0 {
@@ -43,8 +67,8 @@ func claimPause(silence time.Duration) time.Duration {
 
 // keepClaims gives signs of life for the claims of this host until ctx ends, and
 // lets go of the claims on instances that were released, soon after the release.
-func (a *Agent) keepClaims(ctx context.Context) {
-	passes := claimPasses{every: a.claimPause()}
+func (k *claimKeeper) keepClaims(ctx context.Context) {
+	passes := claimPasses{every: k.claimPause()}
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for {
@@ -53,12 +77,12 @@ func (a *Agent) keepClaims(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-next.C:
-		case <-a.watcher.Releases():
+		case <-k.releases:
 			signalled = true
 		}
-		tenants := passes.due(time.Now(), signalled, a.claimTenants())
+		tenants := passes.due(time.Now(), signalled, k.claimTenants())
 		pass, cancel := context.WithTimeout(ctx, min(claimPass, passes.every))
-		failed := a.passClaims(pass, tenants)
+		failed := k.passClaims(pass, tenants)
 		cancel()
 		next.Reset(passes.done(time.Now(), failed))
 	}
@@ -106,14 +130,19 @@ func (p *claimPasses) done(now time.Time, failed []string) time.Duration {
 	return max(0, p.all.Sub(now))
 }
 
+// passAll looks once at the claims in the vaults of all tenants.
+func (k *claimKeeper) passAll(ctx context.Context) {
+	k.passClaims(ctx, slices.Sorted(maps.Keys(k.claimTenants())))
+}
+
 // passClaims looks once at the claims in the vaults of the tenants. It returns
 // the tenants of whose claims not all are as they are to be.
-func (a *Agent) passClaims(ctx context.Context, tenants []string) (failed []string) {
-	if a.identity.ID == "" || a.standing.reason() != nil {
+func (k *claimKeeper) passClaims(ctx context.Context, tenants []string) (failed []string) {
+	if k.self.identity.ID == "" || k.standing.reason() != nil {
 		return nil
 	}
 	for _, tenant := range tenants {
-		if !a.passTenant(ctx, tenant) {
+		if !k.passTenant(ctx, tenant) {
 			failed = append(failed, tenant)
 		}
 	}
@@ -121,29 +150,29 @@ func (a *Agent) passClaims(ctx context.Context, tenants []string) (failed []stri
 }
 
 // passTenant is passClaims for one tenant. It tells whether all is as it is to be.
-func (a *Agent) passTenant(ctx context.Context, tenant string) (well bool) {
-	opened, err := a.vaults.existing(ctx, tenant)
+func (k *claimKeeper) passTenant(ctx context.Context, tenant string) (well bool) {
+	opened, err := k.vaults.existing(ctx, tenant)
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, vault.ErrNoVault) {
-			a.log.Debug("the claims of this host are not renewed", "tenant", tenant, keyError, err.Error())
+			k.log.Debug("the claims of this host are not renewed", "tenant", tenant, keyError, err.Error())
 		}
 		return errors.Is(err, vault.ErrNoVault)
 	}
 	_, lost, err := opened.KeepClaims(ctx, vault.KeepOptions{
-		Host: a.cfg.HostID, Identity: a.identity.ID, Every: a.claimPause(), Keeps: a.keepsClaim,
+		Host: k.self.host, Identity: k.self.identity.ID, Every: k.claimPause(), Keeps: k.keepsClaim,
 	})
 	well = err == nil
 	if err != nil && ctx.Err() == nil {
-		a.log.Warn("the claims of this host are not all renewed; the next pass tries again", keyReason, err.Error())
+		k.log.Warn("the claims of this host are not all renewed; the next pass tries again", keyReason, err.Error())
 	}
-	if err := a.seeClaims(ctx, tenant, opened); err != nil {
+	if err := k.seeClaims(ctx, tenant, opened); err != nil {
 		well = false
 		if ctx.Err() == nil {
-			a.log.Warn("this host does not know whether other hosts have claimed its instances; the next pass looks again", keyReason, err.Error())
+			k.log.Warn("this host does not know whether other hosts have claimed its instances; the next pass looks again", keyReason, err.Error())
 		}
 	}
 	for _, c := range lost {
-		a.log.Error("another host took over the claim on an instance that this host has: see that only one of the two runs the instance",
+		k.log.Error("another host took over the claim on an instance that this host has: see that only one of the two runs the instance",
 			keyInstance, c.Instance, "host", c.Host)
 	}
 	return well
@@ -151,10 +180,10 @@ func (a *Agent) passTenant(ctx context.Context, tenant string) (well bool) {
 
 // claimTenants are the tenants in whose vaults this host may have claims: it
 // knows a backup of one of their instances, or tried to restore an instance.
-func (a *Agent) claimTenants() map[string]bool {
+func (k *claimKeeper) claimTenants() map[string]bool {
 	tenants := map[string]bool{}
-	for id, in := range a.instances {
-		b, err := a.journal.Belongs(id)
+	for _, in := range k.instances.all() {
+		b, err := k.journal.Belongs(in.cfg.ID)
 		if err == nil && b.Known {
 			tenants[in.cfg.Tenant] = true
 		}
@@ -163,4 +192,54 @@ func (a *Agent) claimTenants() map[string]bool {
 		}
 	}
 	return tenants
+}
+
+// seeClaims looks whether other hosts have claims on instances of the tenant whose content is
+// here. So a host whose claim was taken over while the host was away finds that out, and so does a
+// host that never had a claim. The next backup here is a fork only where the lineage says so.
+func (k *claimKeeper) seeClaims(ctx context.Context, tenant string, opened *vault.Vault) error {
+	var ids []string
+	for _, in := range k.instances.all() {
+		if in.cfg.Tenant == tenant {
+			ids = append(ids, in.cfg.ID)
+		}
+	}
+	slices.Sort(ids)
+	found, err := opened.ClaimsOfOthers(ctx, k.self.identity.ID, 0, ids...)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		c, claimed := found[id]
+		if !claimed || !k.volumes.has(ctx, k.instances.of(id)) {
+			k.claimed.note(id, nil)
+			continue
+		}
+		how := "has claimed it"
+		if opened.TookOver(c, k.self.identity.ID) {
+			how = "took over the claim of this host"
+		}
+		why := ""
+		if c.Reason != "" {
+			why = ": " + c.Reason
+		}
+		err := fmt.Errorf("host %s %s, at %s by its clock (%s)%s", c.Host, how, c.Made.UTC().Format("2006-01-02 15:04:05Z"), c.Job, why)
+		if k.claimed.note(id, err) {
+			k.log.Error("another host has claimed an instance whose content is on this host: see that only one of the two runs the instance",
+				keyInstance, id, "host", c.Host, keyReason, err.Error())
+		}
+	}
+	return nil
+}
+
+// elsewhere looks at the vault of a tenant for other hosts that back up the instances, or have
+// claimed them. After the time it returns, whatever the store does.
+func (k *claimKeeper) elsewhere(ctx context.Context, tenant string, ids []string, limit time.Duration) (vault.Elsewhere, error) {
+	return act(ctx, k.patience, "the vault of "+tenant, "the look for other hosts", limit, 0, func(ctx context.Context) (vault.Elsewhere, error) {
+		opened, err := k.vaults.existing(ctx, tenant)
+		if err != nil {
+			return vault.Elsewhere{}, fmt.Errorf("open vault: %w", err)
+		}
+		return opened.Elsewhere(ctx, k.self.identity.ID, k.silence, ids...)
+	})
 }

@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"holdfast/agent/api"
+	"holdfast/agent/config"
 	"holdfast/agent/job"
-	"holdfast/agent/metrics"
 	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
@@ -21,7 +20,7 @@ func (r restores) Count(ctx context.Context, p job.Place, path string) (string, 
 		identity string
 		found    restore.Measure
 	}
-	got, err := act(ctx, &r.a.patience, p.Target, "counting the content of "+path, forEver, engineTime, func(ctx context.Context) (counted, error) {
+	got, err := act(ctx, r.patience, p.Target, "counting the content of "+path, forEver, engineTime, func(ctx context.Context) (counted, error) {
 		if err := fits(p); err != nil {
 			return counted{}, err
 		}
@@ -51,7 +50,7 @@ func (r restores) Return(p job.Place) error {
 // LiesAside fails where the folder of the place is another folder
 // than before: a tree that is not in another folder need not be gone.
 func (r restores) LiesAside(p job.Place) (string, error) {
-	return act(context.Background(), &r.a.patience, p.Target, "looking for the kept content", lookTime, 0, func(context.Context) (string, error) {
+	return act(context.Background(), r.patience, p.Target, "looking for the kept content", lookTime, 0, func(context.Context) (string, error) {
 		if err := fits(p); err != nil {
 			return "", err
 		}
@@ -59,14 +58,14 @@ func (r restores) LiesAside(p job.Place) (string, error) {
 	})
 }
 
-// reserve is the space that restores leave free on each file system.
-func (a *Agent) reserve() *restore.Reserve {
-	bytes, percent, most := a.cfg.Prepare.Reserve()
-	return &restore.Reserve{Bytes: uint64(bytes), Percent: percent, Most: uint64(most), InodePercent: a.cfg.Prepare.MinFreeInodes}
+// reserveOf is the space that restores leave free on each file system.
+func reserveOf(p config.Prepare) restore.Reserve {
+	bytes, percent, most := p.Reserve()
+	return restore.Reserve{Bytes: uint64(bytes), Percent: percent, Most: uint64(most), InodePercent: p.MinFreeInodes}
 }
 
 func (r restores) Room(ctx context.Context, q job.RestoreRequest, freed map[string]job.Count) error {
-	opened, err := r.a.vaults.existing(ctx, q.Tenant)
+	opened, err := r.vaults.existing(ctx, q.Tenant)
 	if err != nil {
 		return fmt.Errorf("open vault: %w", err)
 	}
@@ -89,110 +88,27 @@ func (r restores) Room(ctx context.Context, q job.RestoreRequest, freed map[stri
 			Volume: p.Volume, Folder: filepath.Dir(p.Target), Bytes: v.Bytes, Entries: v.Entries, Freed: f.Bytes, FreedEntries: f.Entries,
 		})
 	}
-	_, err = act(ctx, &r.a.patience, volumesOf(q.Places), "looking for room", lookTime, engineTime, func(context.Context) (struct{}, error) {
-		return struct{}{}, restore.CheckRoom(needs, *r.a.reserve())
+	_, err = act(ctx, r.patience, volumesOf(q.Places), "looking for room", lookTime, engineTime, func(context.Context) (struct{}, error) {
+		return struct{}{}, restore.CheckRoom(needs, r.reserve)
 	})
-	return r.a.short(err)
+	return r.short(err)
 }
 
 // short adds to an error that says that there is too little room the remedies.
-func (a *Agent) short(err error) error {
+func (r restores) short(err error) error {
 	if !errors.Is(err, restore.ErrRoom) {
 		return err
 	}
 	remedies := "remove content that nobody needs, lower prepare.min_free, or enlarge the file system"
-	if kept, kerr := a.journal.Kept(); kerr == nil && len(kept) > 0 {
+	if kept, kerr := r.kept(); kerr == nil && len(kept) > 0 {
 		var bytes uint64
 		for _, s := range kept {
 			bytes += s.Replaced.Bytes
 		}
 		remedies += fmt.Sprintf("; earlier restores have replaced %d bytes that are kept, which `holdfast kept list` shows and `holdfast kept remove INSTANCE` frees", bytes)
 	}
-	if !a.cfg.Prepare.InPlaceOrder {
+	if !r.inPlaceOrder {
 		remedies += "; with prepare.in_place_order: true, old volumes of which a backup holds everything are removed before a restore that does not fit beside them"
 	}
 	return fmt.Errorf("%w: %w; %s", job.ErrRoom, err, remedies)
-}
-
-// The part of the service that is an api.Keeper.
-
-// Kept implements api.Service.
-func (s *service) Kept(context.Context, api.Caller) ([]api.KeptContent, error) {
-	all, err := s.a.manager.Kept()
-	if err != nil {
-		return nil, err
-	}
-	list := make([]api.KeptContent, 0, len(all))
-	for _, k := range all {
-		age, _ := s.a.manager.KeptFor(&k)
-		one := api.KeptContent{
-			InstanceID: k.Instance, JobID: k.Job, Since: k.Since, Seconds: age.Seconds(), Left: max(0, s.a.cfg.Prepare.KeepReplaced-age).Seconds(),
-			Files: k.Replaced.Files, Bytes: k.Replaced.Bytes, Newest: k.Replaced.Newest, AtLeast: k.Replaced.AtLeast,
-			KnownBackup: k.Known.Backup, ReplacedBy: k.By, Removing: k.Removing, Adopted: k.Adopted, Partial: k.Partial, Error: k.Error,
-		}
-		for _, v := range k.Volumes {
-			one.Volumes = append(one.Volumes, api.KeptVolume{Name: v.Place.Volume, Path: v.Place.Aside, From: v.Place.Target})
-		}
-		list = append(list, one)
-	}
-	return list, nil
-}
-
-// PutBack implements api.Service.
-func (s *service) PutBack(_ context.Context, c api.Caller, id, jobID string) (api.TaskAnswer, error) {
-	if s.a.cfg.Prepare.Refuse {
-		return api.TaskAnswer{}, api.RefuseInstances(api.CodeNoPermission, []string{id}, "this host is configured to refuse restores")
-	}
-	if _, err := s.visible(c, id); err != nil {
-		return api.TaskAnswer{}, err
-	}
-	task, err := s.a.manager.PutBack(id, jobID)
-	var busy *job.BusyError
-	switch {
-	case errors.As(err, &busy) && len(busy.Restoring) > 0:
-		return api.TaskAnswer{}, api.RefuseInstances(api.CodeInRecovery, []string{id}, "is being restored")
-	case errors.As(err, &busy):
-		return api.TaskAnswer{}, api.RefuseInstances(api.CodeInBackup, []string{id}, "is being backed up")
-	case err != nil:
-		return api.TaskAnswer{}, keptRefusal(err)
-	}
-	answer := api.TaskAnswer{TaskID: task.ID}
-	for _, ref := range task.Jobs {
-		answer.Jobs = append(answer.Jobs, api.JobRef{InstanceID: ref.Instance, JobID: ref.Job})
-	}
-	return answer, nil
-}
-
-// RemoveKept implements api.Service. An instance that left the configuration may still have
-// something that is kept.
-func (s *service) RemoveKept(_ context.Context, _ api.Caller, id, jobID string) error {
-	return keptRefusal(s.a.manager.RemoveKept(id, jobID))
-}
-
-// keptRefusal turns an error of the manager into an answer for operators.
-func keptRefusal(err error) error {
-	switch {
-	case errors.Is(err, job.ErrDraining):
-		return api.Busy(retryDraining, "this host is shutting down")
-	case errors.Is(err, job.ErrQueueFull):
-		return api.Busy(retryFull, "the queue of this host is full")
-	case errors.Is(err, job.ErrNotFound), errors.Is(err, job.ErrAmbiguous), errors.Is(err, job.ErrState):
-		return api.Refuse(api.CodeParameter, "%s", err.Error())
-	case err != nil:
-		return api.Refuse(api.CodeInternal, "%s", err.Error())
-	}
-	return nil
-}
-
-// keptFigures are the figures of the metrics.
-func (a *Agent) keptFigures() (f metrics.KeptFigures) {
-	all, err := a.manager.Kept()
-	if err != nil {
-		return f // the journal is closed
-	}
-	for _, k := range all {
-		age, _ := a.manager.KeptFor(&k)
-		f.Count, f.Bytes, f.Oldest = f.Count+1, f.Bytes+k.Replaced.Bytes, max(f.Oldest, age)
-	}
-	return f
 }

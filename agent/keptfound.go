@@ -26,8 +26,8 @@ func (r restores) Note(p job.Place, path string, n job.KeptNote) error {
 	if err != nil {
 		return fmt.Errorf("encode the note on kept content: %w", err)
 	}
-	_, err = act(context.Background(), &r.a.patience, p.Target, "noting whose content it is", lookTime, 0, func(context.Context) (struct{}, error) {
-		if err := errors.Join(r.a.standing.allowed(), fits(p)); err != nil {
+	_, err = act(context.Background(), r.patience, p.Target, "noting whose content it is", lookTime, 0, func(context.Context) (struct{}, error) {
+		if err := errors.Join(r.standing.allowed(), fits(p)); err != nil {
 			return struct{}{}, err
 		}
 		at, err := restore.Identify(path)
@@ -37,7 +37,7 @@ func (r restores) Note(p job.Place, path string, n job.KeptNote) error {
 		return struct{}{}, origin.WriteNote(path, data)
 	})
 	if errors.Is(err, origin.ErrNotKept) {
-		r.a.log.Info("no note can be kept on the content that a restore replaces, so the journal alone knows whose it is", keyInstance, n.Instance, keyJob, n.Job,
+		r.log.Info("no note can be kept on the content that a restore replaces, so the journal alone knows whose it is", keyInstance, n.Instance, keyJob, n.Job,
 			"volume", n.Volume, keyReason, err.Error())
 		return nil
 	}
@@ -46,7 +46,7 @@ func (r restores) Note(p job.Place, path string, n job.KeptNote) error {
 
 // NoteOn implements job.Keeper.
 func (r restores) NoteOn(p job.Place, path string) (*job.KeptNote, error) {
-	return act(context.Background(), &r.a.patience, p.Target, "looking whose content it is", lookTime, 0, func(context.Context) (*job.KeptNote, error) {
+	return act(context.Background(), r.patience, p.Target, "looking whose content it is", lookTime, 0, func(context.Context) (*job.KeptNote, error) {
 		if err := fits(p); err != nil {
 			return nil, err
 		}
@@ -79,7 +79,7 @@ func noteOn(path string) (*job.KeptNote, error) {
 // FindKept implements job.Keeper.
 func (r restores) FindKept(ctx context.Context) (all []job.FoundKept, err error) {
 	var folders []string
-	for _, in := range r.a.instances {
+	for _, in := range r.instances.all() {
 		for _, v := range in.cfg.Volumes {
 			folders = append(folders, filepath.Dir(v.Path))
 		}
@@ -87,7 +87,7 @@ func (r restores) FindKept(ctx context.Context) (all []job.FoundKept, err error)
 	slices.Sort(folders)
 	var errs []error
 	for _, folder := range slices.Compact(folders) {
-		found, err := act(ctx, &r.a.patience, folder, "looking for kept content", lookTime, 0, func(context.Context) ([]job.FoundKept, error) { return keptIn(folder) })
+		found, err := act(ctx, r.patience, folder, "looking for kept content", lookTime, 0, func(context.Context) ([]job.FoundKept, error) { return keptIn(folder) })
 		all, errs = append(all, found...), append(errs, err)
 	}
 	return all, errors.Join(errs...)

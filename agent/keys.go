@@ -2,13 +2,10 @@ package agent
 
 import (
 	"bytes"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
-	"holdfast/agent/report"
 	"holdfast/internal/reread"
 	"holdfast/internal/vault"
 )
@@ -22,6 +19,7 @@ type keys struct {
 }
 
 var errNameKeyChanged = errors.New("store.name_key_file has changed since the agent started: what has been backed up lies in vaults " +
+
 	"that go by the key before; put that file back, or restart the agent to go by the new key")
 
 // openKeys reads the files, which must be right.
@@ -70,36 +68,4 @@ func (k *keys) get() (nameKey []byte, identity *vault.Identity, err error) {
 		return nil, nil, errNameKeyChanged
 	}
 	return nameKey, identity, nil
-}
-
-// signing is the key that signs receipts. While its file is no good the last good
-// key signs: an instance stands still for a receipt. It is safe for concurrent use.
-type signing struct {
-	file *reread.Files[*report.Signer]
-	tell func(err error) // why the file is no good; nil when it is good again
-
-	mu    sync.Mutex
-	fault bool // tell was told
-}
-
-// openSigning reads the file, or makes it.
-func openSigning(path string, tell func(error)) (*signing, error) {
-	if _, err := report.LoadSigner(path, rand.Reader); err != nil {
-		return nil, err
-	}
-	s := &signing{file: reread.New(nil, func() (*report.Signer, error) { return report.ReadSigner(path) }, path), tell: tell}
-	_, err := s.file.Get()
-	return s, err
-}
-
-func (s *signing) signer() *report.Signer {
-	key, err := s.file.Last()
-	s.mu.Lock()
-	changed := s.fault != (err != nil)
-	s.fault = err != nil
-	s.mu.Unlock()
-	if changed {
-		s.tell(err)
-	}
-	return key
 }

@@ -95,7 +95,7 @@ func (l *looks) fresh(ctx context.Context, v *vault.Vault) error {
 	}
 	defer func() { last.turn <- struct{}{} }()
 	if last.at.After(asked) || counts(last.at, time.Now()) {
-		return l.a.standing.allowed()
+		return l.standing.allowed()
 	}
 	if err := l.leave(ctx, v); err != nil {
 		return err

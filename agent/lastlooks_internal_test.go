@@ -12,8 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"holdfast/agent/config"
 	"holdfast/agent/job"
+	"holdfast/internal/hostid"
 	"holdfast/internal/obs"
 	"holdfast/internal/vault"
 )
@@ -80,17 +80,20 @@ func (s *askedStore) Delete(ctx context.Context, keys ...string) error {
 	return s.Store.Delete(ctx, keys...)
 }
 
-// looking runs do, on the clock of a bubble, with an agent
+// looking runs do, on the clock of a bubble, with the backups of a host
 // that has the vaults of the tenants acme and other open.
-func looking(t *testing.T, do func(t *testing.T, a *Agent, st *askedStore, open map[string]*vault.Vault)) {
+func looking(t *testing.T, do func(t *testing.T, b *backups, st *askedStore, open map[string]*vault.Vault)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		st := &askedStore{Store: obs.NewMemory()}
-		a := &Agent{log: slog.New(slog.DiscardHandler), store: st, cfg: &config.Config{HostID: "host-1"}}
-		a.identity.ID = "an identity"
-		a.standing.begin(func(error) {})
-		a.looks = newLooks(a, filepath.Join(t.TempDir(), LooksFile))
-		a.vaults = &vaults{a: a, open: map[string]*openVault{}}
+		log, host := slog.New(slog.DiscardHandler), self{host: "host-1", identity: hostid.Identity{ID: "an identity"}}
+		var s standing
+		s.begin(func(error) {})
+		l := newLooks(log, host, &s, filepath.Join(t.TempDir(), LooksFile))
+		b := &backups{
+			log: log, self: host, allowed: s.allowed, patience: &patience{}, looks: l,
+			vaults: &vaults{log: log, store: st, look: l.look, open: map[string]*openVault{}},
+		}
 		id, err := vault.GenerateIdentity()
 		if err != nil {
 			t.Fatal(err)
@@ -104,10 +107,10 @@ func looking(t *testing.T, do func(t *testing.T, a *Agent, st *askedStore, open 
 			open[tenant] = v
 			opened := &openVault{turn: make(chan struct{}, 1), vault: v}
 			opened.turn <- struct{}{}
-			a.vaults.open[tenant] = opened
+			b.vaults.open[tenant] = opened
 		}
-		do(t, a, st, open)
-		if err := a.vaults.close(); err != nil {
+		do(t, b, st, open)
+		if err := b.vaults.close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -124,7 +127,7 @@ const wholeLook = "list put list"
 // of other tenants are asked meanwhile. A power-down without a recent verification
 // goes by no silence.
 func TestHungStoreHoldsNoReleaseUp(t *testing.T) {
-	looking(t, func(t *testing.T, a *Agent, st *askedStore, open map[string]*vault.Vault) {
+	looking(t, func(t *testing.T, b *backups, st *askedStore, open map[string]*vault.Vault) {
 		gate := make(chan struct{})
 		free := sync.OnceFunc(func() { close(gate) })
 		defer free()
@@ -137,7 +140,7 @@ func TestHungStoreHoldsNoReleaseUp(t *testing.T) {
 		alone := func(tenant string, limit time.Duration, want string) {
 			t.Helper()
 			began := time.Now()
-			if err := a.vaults.Alone(t.Context(), heldJob(tenant)); err != nil || time.Since(began) > limit {
+			if err := b.Alone(t.Context(), heldJob(tenant)); err != nil || time.Since(began) > limit {
 				t.Errorf("%s: %v after %s", tenant, err, time.Since(began))
 			}
 			if got := st.requests(); got != want {
@@ -148,7 +151,7 @@ func TestHungStoreHoldsNoReleaseUp(t *testing.T) {
 		alone("acme", 0, "")
 		alone("other", 0, wholeLook)
 		began := time.Now()
-		if err := a.vaults.Present(t.Context(), heldJob("acme")); !noAnswer(err) || time.Since(began) > presentTime {
+		if err := b.Present(t.Context(), heldJob("acme")); !noAnswer(err) || time.Since(began) > presentTime {
 			t.Errorf("without a recent verification: %v after %s", err, time.Since(began))
 		}
 		time.Sleep(freshLook)
@@ -165,13 +168,13 @@ func TestHungStoreHoldsNoReleaseUp(t *testing.T) {
 // the reason of the caller; such a look tells the next power-downs nothing, neither that a copy was
 // looked for nor that the store is silent.
 func TestInterruptedLook(t *testing.T) {
-	looking(t, func(t *testing.T, a *Agent, st *askedStore, _ map[string]*vault.Vault) {
+	looking(t, func(t *testing.T, b *backups, st *askedStore, _ map[string]*vault.Vault) {
 		gate := make(chan struct{})
 		free := sync.OnceFunc(func() { close(gate) })
 		defer free()
 		st.set(func(context.Context, string, string) error { <-gate; return nil })
 		resumed := errors.New("the instance is to run again")
-		for name, look := range map[string]func(context.Context, *job.Job) error{"alone": a.vaults.Alone, "present": a.vaults.Present} {
+		for name, look := range map[string]func(context.Context, *job.Job) error{"alone": b.Alone, "present": b.Present} {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			time.AfterFunc(time.Second/2, func() { cancel(resumed) })
 			began := time.Now()
@@ -182,7 +185,7 @@ func TestInterruptedLook(t *testing.T) {
 		free()
 		synctest.Wait()
 		st.requests()
-		if err := a.vaults.Alone(t.Context(), heldJob("acme")); err != nil {
+		if err := b.Alone(t.Context(), heldJob("acme")); err != nil {
 			t.Error(err)
 		}
 		if got := st.requests(); !strings.HasPrefix(got, "list put") || !strings.HasSuffix(got, "list") {
@@ -197,7 +200,7 @@ func TestOnlyWholeLooksCount(t *testing.T) {
 	refused := errors.New("refused")
 	for _, at := range []int{1, 2, 3} { // the list, the put, and the second list
 		for _, interrupted := range []bool{false, true} {
-			looking(t, func(t *testing.T, a *Agent, st *askedStore, open map[string]*vault.Vault) {
+			looking(t, func(t *testing.T, b *backups, st *askedStore, open map[string]*vault.Vault) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				n := 0
 				st.set(func(ctx context.Context, _, _ string) error {
@@ -211,13 +214,13 @@ func TestOnlyWholeLooksCount(t *testing.T) {
 					return refused
 				})
 				v := open["acme"]
-				if err := a.looks.fresh(ctx, v); !errors.Is(err, refused) {
+				if err := b.looks.fresh(ctx, v); !errors.Is(err, refused) {
 					t.Errorf("request %d: %v", at, err)
 				}
 				st.set(nil)
 				st.requests()
 				for i, want := range []bool{true, false} {
-					if err := a.looks.fresh(t.Context(), v); err != nil {
+					if err := b.looks.fresh(t.Context(), v); err != nil {
 						t.Error(err)
 					}
 					if got := st.requests(); (got != "") != want {
@@ -225,7 +228,7 @@ func TestOnlyWholeLooksCount(t *testing.T) {
 					}
 				}
 				time.Sleep(freshLook)
-				if err := a.looks.fresh(t.Context(), v); err != nil || st.requests() == "" {
+				if err := b.looks.fresh(t.Context(), v); err != nil || st.requests() == "" {
 					t.Errorf("a look of before counts: %v", err)
 				}
 			})
@@ -236,7 +239,7 @@ func TestOnlyWholeLooksCount(t *testing.T) {
 // TestRefusedLook: a store that takes no look, and answers, holds no power-down up after a recent
 // verification, each of which asks it again; earlier looks that it keeps undo no look.
 func TestRefusedLook(t *testing.T) {
-	looking(t, func(t *testing.T, a *Agent, st *askedStore, _ map[string]*vault.Vault) {
+	looking(t, func(t *testing.T, b *backups, st *askedStore, _ map[string]*vault.Vault) {
 		refuses := ""
 		st.set(func(_ context.Context, op, _ string) error {
 			if op == refuses {
@@ -248,7 +251,7 @@ func TestRefusedLook(t *testing.T) {
 			{"put", "list put"}, {"put", "list put"}, {"", wholeLook}, {"", ""},
 		} {
 			refuses = c.refuses
-			if err := a.vaults.Alone(t.Context(), heldJob("acme")); err != nil {
+			if err := b.Alone(t.Context(), heldJob("acme")); err != nil {
 				t.Error(err)
 			}
 			if got := st.requests(); got != c.want {
@@ -258,7 +261,7 @@ func TestRefusedLook(t *testing.T) {
 		time.Sleep(freshLook)
 		refuses = "delete"
 		for _, want := range []string{"list put delete list", ""} {
-			if err := a.vaults.Alone(t.Context(), heldJob("acme")); err != nil {
+			if err := b.Alone(t.Context(), heldJob("acme")); err != nil {
 				t.Error(err)
 			}
 			if got := st.requests(); got != want {
@@ -271,7 +274,7 @@ func TestRefusedLook(t *testing.T) {
 // TestVaultsDoNotWait: a look at one vault holds up no look at another vault. The jobs of the same
 // vault wait for the look, or for their context, and one look is enough for all that wait.
 func TestVaultsDoNotWait(t *testing.T) {
-	looking(t, func(t *testing.T, a *Agent, st *askedStore, open map[string]*vault.Vault) {
+	looking(t, func(t *testing.T, b *backups, st *askedStore, open map[string]*vault.Vault) {
 		gate := make(chan struct{})
 		st.set(func(_ context.Context, _, key string) error {
 			if strings.HasPrefix(key, open["acme"].Info().ID) {
@@ -281,16 +284,16 @@ func TestVaultsDoNotWait(t *testing.T) {
 		})
 		done := make(chan error, 2)
 		for range 2 {
-			go func() { done <- a.looks.fresh(t.Context(), open["acme"]) }()
+			go func() { done <- b.looks.fresh(t.Context(), open["acme"]) }()
 		}
 		synctest.Wait()
 		began := time.Now()
-		if err := a.looks.fresh(t.Context(), open["other"]); err != nil || time.Since(began) > 0 {
+		if err := b.looks.fresh(t.Context(), open["other"]); err != nil || time.Since(began) > 0 {
 			t.Errorf("the other vault: %v after %s", err, time.Since(began))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := a.looks.fresh(ctx, open["acme"]); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > time.Second {
+		if err := b.looks.fresh(ctx, open["acme"]); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > time.Second {
 			t.Errorf("a caller with a second: %v after %s", err, time.Since(began))
 		}
 		st.requests()

@@ -13,8 +13,8 @@ func (a *Agent) newLookout() *observe.Lookout {
 	return observe.NewLookout(observe.Sources{
 		Log: a.log, Watcher: a.watcher, Journal: a.journal, Writes: a.writes, Jobs: a.manager, Queue: a.cfg.Limits.Queue, Held: a.cfg.Limits.Held,
 		StateDir: a.cfg.StateDir, AuditFile: a.cfg.Audit.File,
-		Configured: func(instance string) bool { return a.instances[instance] != nil },
-		Changed:    a.changedConfiguration, Parts: a.sightOfParts, Disks: a.sightOfDisks, Hasty: a.hasty.Load,
+		Configured: func(instance string) bool { return a.instances.of(instance) != nil },
+		Changed:    a.instances.changed, Parts: a.sightOfParts, Disks: a.sightings.disks, Hasty: a.hasty.Load,
 	})
 }
 
@@ -49,5 +49,5 @@ func (a *Agent) sightOfParts() (all []observe.Sighting) {
 			add(observe.TroubleExpires, fmt.Errorf("it expires at %s", expiry.UTC().Format("2006-01-02 15:04:05Z")))
 		}
 	}
-	return append(all, a.sightOfClaims()...)
+	return append(all, a.sightings.sightOfClaims()...)
 }

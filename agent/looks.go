@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -73,10 +74,21 @@ type lookState struct {
 	Seen  []string `json:"seen,omitempty"`
 }
 
+// lookedAt are the vaults that are looked at: the vault of a tenant, which
+// is looked at when it is opened, and all vaults that are open.
+type lookedAt interface {
+	existing(ctx context.Context, tenant string) (*vault.Vault, error)
+	opened(ctx context.Context) []*vault.Vault
+}
+
 // looks puts looks and judges the looks that it finds. It is for any goroutine.
 type looks struct {
-	a    *Agent
-	path string
+	log      *slog.Logger
+	self     self
+	standing *standing
+	path     string
+	vaults   lookedAt
+	tenants  map[string]bool // of the configuration
 
 	before lastLooks // the looks before power-downs
 
@@ -86,9 +98,12 @@ type looks struct {
 	s      lookState
 }
 
-func newLooks(a *Agent, path string) *looks {
-	return &looks{a: a, path: path, life: randomID(), s: lookState{Identity: a.identity.ID, Names: map[string][]string{}}}
+func newLooks(log *slog.Logger, host self, s *standing, path string) *looks {
+	return &looks{log: log, self: host, standing: s, path: path, life: randomID(), s: lookState{Identity: host.identity.ID, Names: map[string][]string{}}}
 }
+
+// begin gives the vaults and the tenants of the configuration. It comes before first.
+func (l *looks) begin(v lookedAt, tenants map[string]bool) { l.vaults, l.tenants = v, tenants }
 
 func randomID() string {
 	var r [16]byte
@@ -130,7 +145,7 @@ func (l *looks) load() error {
 	s, err := readLooks(l.path)
 	switch {
 	case err != nil:
-		l.a.log.Error("the file of this host's looks can't be read", keyError, err.Error())
+		l.log.Error("the file of this host's looks can't be read", keyError, err.Error())
 		return nil // the first look finds the looks that this folder put
 	case s.Identity != "" && s.Identity != l.s.Identity:
 		return fmt.Errorf("%s is of another identity than the folder", l.path)
@@ -162,7 +177,7 @@ func (l *looks) judge(id string, found []vault.Look) (own []string, err error) {
 		case f.Parent == l.life, accepts:
 			l.s.Copies = append(l.s.Copies, f.Life)
 			if !accepts {
-				l.a.log.Error("a copy of this state folder was started; this agent is the one that goes on, and the other stands still at its next look",
+				l.log.Error("a copy of this state folder was started; this agent is the one that goes on, and the other stands still at its next look",
 					"host", f.Host, "machine", f.Machine)
 			}
 		default:
@@ -189,18 +204,18 @@ func (l *looks) known(id, name string) bool {
 
 // see lists the looks in a vault, and makes the agent stand still for one of another copy.
 func (l *looks) see(ctx context.Context, v *vault.Vault) (own []string, err error) {
-	if err := l.a.standing.allowed(); err != nil {
+	if err := l.standing.allowed(); err != nil {
 		return nil, err
 	}
 	id := v.Info().ID
-	found, err := v.Looks(ctx, l.a.identity.ID, func(name string) bool { return l.known(id, name) })
+	found, err := v.Looks(ctx, l.self.identity.ID, func(name string) bool { return l.known(id, name) })
 	own, bad := l.judge(id, found)
 	if bad != nil {
 		l.stand(bad)
-		return nil, l.a.standing.allowed()
+		return nil, l.standing.allowed()
 	}
 	if errors.Is(err, vault.ErrCorrupt) {
-		l.a.log.Warn("a look in a vault is damaged, and says nothing of copies of this host", "vault", id, keyError, err.Error())
+		l.log.Warn("a look in a vault is damaged, and says nothing of copies of this host", "vault", id, keyError, err.Error())
 		err = nil
 	}
 	return own, err
@@ -217,7 +232,7 @@ func (l *looks) look(ctx context.Context, v *vault.Vault) error {
 		return err
 	}
 	if ctx.Err() == nil {
-		l.a.log.Warn(errNotLeft.Error(), "vault", v.Info().ID, keyError, err.Error())
+		l.log.Warn(errNotLeft.Error(), "vault", v.Info().ID, keyError, err.Error())
 	}
 	return nil
 }
@@ -238,14 +253,14 @@ func (l *looks) leave(ctx context.Context, v *vault.Vault) error {
 	if left {
 		err = errors.Join(l.saw(id), v.DeleteLooks(ctx, own...))
 	}
-	if still := l.a.standing.allowed(); still != nil {
+	if still := l.standing.allowed(); still != nil {
 		return still
 	}
 	if !left {
 		return fmt.Errorf("%w: vault %s: %w", errNotLeft, id, err)
 	}
 	if err != nil && ctx.Err() == nil {
-		l.a.log.Warn("earlier looks of this host stay in a vault until its next look", "vault", id, keyError, err.Error())
+		l.log.Warn("earlier looks of this host stay in a vault until its next look", "vault", id, keyError, err.Error())
 	}
 	return nil
 }
@@ -270,7 +285,7 @@ func (l *looks) intend(v *vault.Vault) (vault.Look, error) {
 	}
 	machine, _ := os.Hostname() // for people
 	return vault.Look{
-		Name: name, Life: l.life, Parent: l.parent, Count: now.Count, Host: l.a.cfg.HostID, Machine: machine, At: time.Now().UTC(),
+		Name: name, Life: l.life, Parent: l.parent, Count: now.Count, Host: l.self.host, Machine: machine, At: time.Now().UTC(),
 	}, nil
 }
 
@@ -287,12 +302,12 @@ func (l *looks) saw(id string) error {
 
 // stand makes the agent stand still, now and after each start.
 func (l *looks) stand(why error) {
-	l.a.standing.halt(why)
+	l.standing.halt(why)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.s.Still = why.Error()
 	if err := writeLooks(l.path, l.s); err != nil {
-		l.a.log.Error("the next start finds out again, by the vaults, that this folder is a copy", keyError, err.Error())
+		l.log.Error("the next start finds out again, by the vaults, that this folder is a copy", keyError, err.Error())
 	}
 }
 
@@ -301,24 +316,20 @@ func (l *looks) stand(why error) {
 func (l *looks) first(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, firstLooks)
 	defer cancel()
-	tenants := map[string]bool{}
-	for _, in := range l.a.instances {
-		tenants[in.cfg.Tenant] = true
-	}
 	group, ctx := contain.WithContext(ctx)
 	group.SetLimit(vaultLookers)
-	for tenant := range maps.Keys(tenants) {
+	for tenant := range maps.Keys(l.tenants) {
 		group.Go(func() error {
-			_, err := l.a.vaults.existing(ctx, tenant) // which looks at a vault that it opens
-			if err != nil && !errors.Is(err, vault.ErrNoVault) && l.a.standing.reason() == nil {
-				l.a.log.Warn("at the start nobody knows whether a copy of this host has used a vault; the agent looks when it opens the vault",
+			_, err := l.vaults.existing(ctx, tenant) // which looks at a vault that it opens
+			if err != nil && !errors.Is(err, vault.ErrNoVault) && l.standing.reason() == nil {
+				l.log.Warn("at the start nobody knows whether a copy of this host has used a vault; the agent looks when it opens the vault",
 					"tenant", tenant, keyError, err.Error())
 			}
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
-		l.a.log.Error("the look for copies of this host failed", keyError, err.Error())
+		l.log.Error("the look for copies of this host failed", keyError, err.Error())
 	}
 }
 
@@ -330,7 +341,7 @@ func (l *looks) watch(ctx context.Context) {
 		select {
 		case <-tick.C:
 			l.round(ctx)
-		case <-l.a.standing.ctx.Done():
+		case <-l.standing.ctx.Done():
 			return
 		case <-ctx.Done():
 			return
@@ -340,10 +351,10 @@ func (l *looks) watch(ctx context.Context) {
 
 // round looks once at all vaults that are open.
 func (l *looks) round(ctx context.Context) {
-	for _, v := range l.a.vaults.opened(ctx) {
+	for _, v := range l.vaults.opened(ctx) {
 		within, cancel := context.WithTimeout(ctx, settleTime)
-		if err := l.look(within, v); err != nil && l.a.standing.reason() == nil && ctx.Err() == nil {
-			l.a.log.Warn("nobody knows whether a copy of this host uses a vault", "vault", v.Info().ID, keyError, err.Error())
+		if err := l.look(within, v); err != nil && l.standing.reason() == nil && ctx.Err() == nil {
+			l.log.Warn("nobody knows whether a copy of this host uses a vault", "vault", v.Info().ID, keyError, err.Error())
 		}
 		cancel()
 	}

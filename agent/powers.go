@@ -41,7 +41,7 @@ func (a *Agent) Powers() (need []Power, all bool, err error) {
 	for _, j := range jobs {
 		left.restore = left.restore || j.IsRestore()
 		// The commands of an instance that left the configuration may still have to let it go.
-		if in, err := a.recallInstance(j.Instance, j.Kept); err == nil {
+		if in, err := a.instances.recall(j.Instance, j.Kept); err == nil {
 			left.instances = append(left.instances, *in.cfg)
 		}
 	}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"slices"
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
@@ -69,7 +68,7 @@ func (s *service) PrepareProgress(ctx context.Context, c api.Caller, id string) 
 	case j.IsRestore() && j.State == job.Failed:
 		return api.PrepareProgress{Status: api.ProgressFailed}, nil
 	}
-	here, err := s.a.loaded(ctx, in, j)
+	here, err := s.a.engine.volumes.loaded(ctx, in, j)
 	if err != nil {
 		return api.PrepareProgress{}, err
 	}
@@ -119,7 +118,7 @@ func (s *service) instanceStatus(ctx context.Context, in *instance) (int, error)
 	default:
 		return api.InstanceBackup, nil
 	}
-	here, err := s.a.loaded(ctx, in, j)
+	here, err := s.a.engine.volumes.loaded(ctx, in, j)
 	switch {
 	case noAnswer(err):
 		s.a.log.Debug("the storage of an instance does not answer", keyInstance, in.cfg.ID, keyError, err.Error())
@@ -138,26 +137,4 @@ func (s *service) lastJob(id string) (*job.Job, error) {
 		return active, err
 	}
 	return s.a.journal.Ended(id)
-}
-
-// loaded tells whether the data of an instance whose last job is
-// over belongs to this host now: it is here, and was not released.
-func (a *Agent) loaded(ctx context.Context, in *instance, last *job.Job) (bool, error) {
-	if last != nil && last.State == job.Done {
-		if last.IsRestore() {
-			err := a.restored(ctx, in)
-			if noAnswer(err) {
-				return false, err
-			}
-			return err == nil, nil // also where the backup had empty volumes
-		}
-		if !last.Entered[job.Released].IsZero() {
-			return false, nil
-		}
-	}
-	volumes, err := a.presence(ctx, in, askTime)
-	if err != nil || slices.Contains(volumes, job.VolumeMissing) {
-		return false, err
-	}
-	return slices.Contains(volumes, job.VolumeContent), nil
 }

@@ -4,10 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
-	"holdfast/agent/api"
-	"holdfast/agent/config"
 	"holdfast/agent/job"
 )
 
@@ -17,15 +16,6 @@ import (
 type recalled struct {
 	mu        sync.Mutex
 	instances map[string]*instance // by the journal's record
-}
-
-// keep is what of makes the instance again of.
-func (in *instance) keep() json.RawMessage {
-	b, err := json.Marshal(kept{Instance: *in.cfg, Host: in.host})
-	if err != nil {
-		return nil // plain data: can't happen
-	}
-	return b
 }
 
 // of makes the instance that the journal kept, once.
@@ -61,27 +51,75 @@ func (r *recalled) close() error {
 	return errors.Join(errs...)
 }
 
-// recall is the job.Parts.Recall.
-func (a *Agent) recall(id string, kept json.RawMessage) (job.Instance, error) {
-	in, err := a.recallInstance(id, kept)
-	if err != nil {
-		return job.Instance{}, err
-	}
-	return a.partsOf(in), nil
+// instanceRecords are the records of the journal that tell of the unfinished jobs of instances.
+type instanceRecords interface {
+	Active() ([]*job.Job, error)
+	ByInstance(instance string) (active, latest *job.Job, err error)
 }
 
-// recallInstance finds the instance on which a job acts: by the
+// instances are the instances of the configuration, and of unfinished jobs.
+// It is for any goroutine.
+type instances struct {
+	host     string // host_id of the configuration
+	journal  instanceRecords
+	list     []*instance // of the configuration, in its order
+	byID     map[string]*instance
+	recalled recalled
+}
+
+func newInstances(host string, journal instanceRecords) *instances {
+	return &instances{host: host, journal: journal, byID: map[string]*instance{}}
+}
+
+// add adds an instance of the configuration. It is for the goroutine that opens the agent.
+func (is *instances) add(in *instance) {
+	is.list = append(is.list, in)
+	is.byID[in.cfg.ID] = in
+}
+
+// all are the instances of the configuration, in its order.
+func (is *instances) all() []*instance { return is.list }
+
+// of is the instance of the configuration with that id; nil where there is none.
+func (is *instances) of(id string) *instance { return is.byID[id] }
+
+// known is of, or an error that wraps job.ErrNotFound.
+func (is *instances) known(id string) (*instance, error) {
+	in := is.byID[id]
+	if in == nil {
+		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+	}
+	return in, nil
+}
+
+// changed names the settings that an
+// unfinished job does not follow; nil where there are none.
+func (is *instances) changed(j *job.Job) error {
+	in := is.byID[j.Instance]
+	if in == nil {
+		return nil // observe.TroubleUnconfigured
+	}
+	if list := changes(j, in.cfg, is.host); len(list) > 0 {
+		return errors.New(strings.Join(list, ", "))
+	}
+	return nil
+}
+
+// close frees the drivers of the instances that were recalled.
+func (is *instances) close() error { return is.recalled.close() }
+
+// recall finds the instance on which a job acts: by the
 // configuration, whose mended commands and time-outs count, where
 // that still names the same thing, and else by the journal's record.
-func (a *Agent) recallInstance(id string, kept json.RawMessage) (*instance, error) {
-	in := a.instances[id]
+func (is *instances) recall(id string, kept json.RawMessage) (*instance, error) {
+	in := is.byID[id]
 	if in == nil && len(kept) == 0 {
 		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
 	}
 	if len(kept) == 0 {
 		return in, nil
 	}
-	before, err := a.recalled.of(kept, a.cfg.HostID)
+	before, err := is.recalled.of(kept, is.host)
 	switch {
 	case in == nil:
 		return before, err
@@ -93,72 +131,40 @@ func (a *Agent) recallInstance(id string, kept json.RawMessage) (*instance, erro
 	return before, nil
 }
 
-// sameThing tells whether two runtimes act on the same
-// thing. Only the commands of exec know their own target.
-func sameThing(a, b config.Runtime) bool {
-	if a.Docker != nil && b.Docker != nil {
-		return a.Docker.Host == b.Docker.Host && a.Docker.Container == b.Docker.Container
-	}
-	return a.Kind() == b.Kind()
-}
-
 // found gives an instance of the configuration, or of an unfinished job, and whose it is: of the
 // job's tenant while there is one. Nil: there is none.
-func (a *Agent) found(id string) (in *instance, tenant string, err error) {
-	active, _, err := a.journal.ByInstance(id)
+func (is *instances) found(id string) (in *instance, tenant string, err error) {
+	active, _, err := is.journal.ByInstance(id)
 	if err != nil {
 		return nil, "", err
 	}
 	if active == nil {
-		if in = a.instances[id]; in != nil {
+		if in = is.byID[id]; in != nil {
 			tenant = in.cfg.Tenant
 		}
 		return in, tenant, nil
 	}
-	in, err = a.recallInstance(id, active.Kept)
+	in, err = is.recall(id, active.Kept)
 	if errors.Is(err, job.ErrNotFound) {
 		return nil, "", nil
 	}
 	return in, active.Tenant, err
 }
 
-// visible finds the instance for a caller.
-func (s *service) visible(c api.Caller, id string) (*instance, error) {
-	in, tenant, err := s.a.found(id)
-	if err != nil {
-		return nil, err
-	}
-	if in == nil || !c.Sees(tenant) {
-		return nil, noInstance(c, id)
-	}
-	return in, nil
-}
-
-// strays are the instances of unfinished jobs that the configuration does not have.
-func (a *Agent) strays(c api.Caller) (list []*instance, err error) {
-	active, err := a.journal.Active()
+// strays are the instances of unfinished jobs that the configuration does not have, of the tenants
+// that sees tells.
+func (is *instances) strays(sees func(tenant string) bool) (list []*instance, err error) {
+	active, err := is.journal.Active()
 	if err != nil {
 		return nil, err
 	}
 	for _, j := range active {
-		if a.instances[j.Instance] != nil || !c.Sees(j.Tenant) {
+		if is.byID[j.Instance] != nil || !sees(j.Tenant) {
 			continue
 		}
-		if in, err := a.recallInstance(j.Instance, j.Kept); err == nil {
+		if in, err := is.recall(j.Instance, j.Kept); err == nil {
 			list = append(list, in)
 		}
 	}
 	return list, nil
-}
-
-// warnOfStrays says at the start which unfinished jobs have instances that the configuration does
-// not have any more.
-func (a *Agent) warnOfStrays(active []*job.Job) {
-	for _, j := range active {
-		if a.instances[j.Instance] == nil {
-			a.log.Warn("the instance of an unfinished job is not in the configuration any more; its job goes on by what the journal keeps of it: "+
-				"holdfast resume or holdfast release ends a hold, and putting the instance back into the configuration does no harm",
-				keyInstance, j.Instance, keyJob, j.ID, keyState, string(j.State), "held", j.Hold)
-		}
-	}
 }

@@ -3,12 +3,13 @@ package agent
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast/agent/job"
 	"holdfast/internal/restore"
-	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
 	"holdfast/internal/vault"
 )
@@ -18,38 +19,37 @@ import (
 const maxShownWarnings = 10
 
 // restores brings back the volumes of this host's instances. It is the job.Restorer.
-type restores struct{ a *Agent }
-
-// Newest implements job.Restorer. It is a look of its own at the vault.
-func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, error) {
-	c, err := r.Chain(ctx, id, tenant)
-	if err != nil {
-		return job.Content{}, err
-	}
-	return c.Newest(ctx)
-}
-
-// restored tells whether every volume is on this host; else why not.
-func (a *Agent) restored(ctx context.Context, in *instance) error {
-	for _, v := range in.cfg.Volumes {
-		if _, err := ask(ctx, &a.patience, v.Path, "looking at the volume", askTime, func(context.Context) (snapshot.Kind, error) { return snapshot.KindOf(v.Path) }); err != nil {
-			return fmt.Errorf("%s: %w", v.Name, err)
-		}
-	}
-	return nil
+type restores struct {
+	log       *slog.Logger
+	self      self
+	standing  *standing
+	patience  *patience
+	instances *instances
+	volumes   *volumes
+	vaults    *vaults
+	losses    *losses
+	// kept is job.Journal.Kept, and keepsClaim tells whether this host
+	// keeps its claim on an instance.
+	kept       func() ([]job.Aside, error)
+	keepsClaim func(vault.Claim) bool
+	reserve    restore.Reserve // see reserveOf
+	catalogues string          // the folder
+	// claimSilence and inPlaceOrder are keys below prepare in the configuration.
+	claimSilence time.Duration
+	inPlaceOrder bool
 }
 
 func (r restores) Plan(ctx context.Context, id, jobID string) ([]job.Place, error) {
-	in := r.a.instances[id]
-	if in == nil {
-		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+	in, err := r.instances.known(id)
+	if err != nil {
+		return nil, err
 	}
-	if err := r.a.volumesFit(ctx, in); err != nil {
+	if err := r.volumes.fit(ctx, in); err != nil {
 		return nil, err
 	}
 	var places []job.Place
 	for _, v := range in.cfg.Volumes {
-		p, err := act(ctx, &r.a.patience, v.Path, "looking at the place", lookTime, engineTime, func(context.Context) (restore.Place, error) {
+		p, err := act(ctx, r.patience, v.Path, "looking at the place", lookTime, engineTime, func(context.Context) (restore.Place, error) {
 			return restore.PlaceOf(v.Path, jobID, v.Name)
 		})
 		if err != nil {
@@ -76,7 +76,7 @@ func (r restores) Restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 			progress(p)
 		}
 	}
-	got, err := act(ctx, &r.a.patience, volumesOf(q.Places), "restoring", forEver, engineTime, func(ctx context.Context) (result, error) {
+	got, err := act(ctx, r.patience, volumesOf(q.Places), "restoring", forEver, engineTime, func(ctx context.Context) (result, error) {
 		sum, places, err := r.restore(ctx, q)
 		return result{sum, places}, err
 	})
@@ -93,9 +93,9 @@ func volumesOf(places []job.Place) string {
 }
 
 func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.RestoreResult, []job.Place, error) {
-	ctx, end := r.a.standing.within(ctx)
+	ctx, end := r.standing.within(ctx)
 	defer end()
-	opened, err := r.a.vaults.existing(ctx, q.Tenant)
+	opened, err := r.vaults.existing(ctx, q.Tenant)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open vault: %w", err)
 	}
@@ -117,18 +117,18 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 		shown := 0
 		done, files := sum.Bytes, sum.Files
 		res, err := restore.Run(ctx, restore.Options{
-			Vault: opened, Ref: ref, Volume: p.Volume, Dest: p.Stage, Subvolume: true, Reserve: r.a.reserve(), CatalogueDir: r.a.catalogues(),
-			Reader: vault.SessionOptions{Host: r.a.cfg.HostID, Identity: r.a.identity},
+			Vault: opened, Ref: ref, Volume: p.Volume, Dest: p.Stage, Subvolume: true, Reserve: &r.reserve, CatalogueDir: r.catalogues,
+			Reader: vault.SessionOptions{Host: r.self.host, Identity: r.self.identity},
 			Progress: func(now restore.Progress) {
 				q.Progress(job.Progress{Files: files + now.Entries, BytesRestored: done + now.Bytes, BytesTotal: total})
 			},
 			Warn: func(w tree.Warning) {
 				if shown++; shown <= maxShownWarnings {
-					r.a.log.Warn("not restored exactly", keyInstance, q.Instance, "volume", p.Volume, keyReason, w.String())
+					r.log.Warn("not restored exactly", keyInstance, q.Instance, "volume", p.Volume, keyReason, w.String())
 				}
 			},
 			Trouble: func(err error) {
-				r.a.log.Warn("the next backup will read everything", keyInstance, q.Instance, "volume", p.Volume, keyReason, err.Error())
+				r.log.Warn("the next backup will read everything", keyInstance, q.Instance, "volume", p.Volume, keyReason, err.Error())
 			},
 		})
 		if err != nil {
@@ -171,7 +171,7 @@ func placeOf(p job.Place) restore.Place {
 }
 
 func (r restores) Placed(p job.Place) (bool, error) {
-	return ask(context.Background(), &r.a.patience, p.Target, "looking which tree is in place", lookTime, func(context.Context) (bool, error) { return placeOf(p).Placed() })
+	return ask(context.Background(), r.patience, p.Target, "looking which tree is in place", lookTime, func(context.Context) (bool, error) { return placeOf(p).Placed() })
 }
 
 func (r restores) Put(p job.Place) error {
@@ -185,7 +185,7 @@ func (r restores) Back(p job.Place) error {
 // move makes a move that can be done twice. While a move hangs, no
 // other move is made on the volume, so that a late move can't undo it.
 func (r restores) move(p job.Place, what string, do func(restore.Place) error) error {
-	_, err := act(context.Background(), &r.a.patience, p.Target, what, lookTime, 0, func(context.Context) (struct{}, error) {
+	_, err := act(context.Background(), r.patience, p.Target, what, lookTime, 0, func(context.Context) (struct{}, error) {
 		return struct{}{}, r.steadily(p, do)
 	})
 	return err
@@ -194,7 +194,7 @@ func (r restores) move(p job.Place, what string, do func(restore.Place) error) e
 // Discard waits for the removal for as long as removeTime; it goes
 // on after that, and who asks again waits for it.
 func (r restores) Discard(p job.Place) error {
-	_, err := ask(context.Background(), &r.a.patience, p.Stage, "removing the tree", removeTime, func(context.Context) (struct{}, error) {
+	_, err := ask(context.Background(), r.patience, p.Stage, "removing the tree", removeTime, func(context.Context) (struct{}, error) {
 		return struct{}{}, r.steadily(p, restore.Place.Discard)
 	})
 	return err
@@ -202,7 +202,7 @@ func (r restores) Discard(p job.Place) error {
 
 // steadily moves or removes the tree at a place, unless its path leads elsewhere by now.
 func (r restores) steadily(p job.Place, do func(restore.Place) error) error {
-	if err := r.a.standing.allowed(); err != nil {
+	if err := r.standing.allowed(); err != nil {
 		return err
 	}
 	if err := fits(p); err != nil {

@@ -6,55 +6,15 @@ import (
 	"fmt"
 
 	"holdfast/agent/job"
-	"holdfast/internal/backup"
 	"holdfast/internal/origin"
 	"holdfast/internal/vault"
 )
-
-// volumesIn describes each volume of a backup. A manifest that
-// can't be read tells nothing: a restore reports its fault.
-func volumesIn(ctx context.Context, v *vault.Vault, ref vault.BackupRef) map[string]job.Root {
-	m, err := v.Manifest(ctx, ref)
-	if err != nil {
-		return nil
-	}
-	roots := map[string]job.Root{}
-	for i := range m.Volumes {
-		vol := &m.Volumes[i]
-		root := job.Root{Kind: job.KindFolder, Entries: vol.Content()}
-		if vol.Kind == vault.KindImage {
-			root.Kind = job.KindImage
-		}
-		roots[vol.Name] = root
-	}
-	return roots
-}
-
-// rootsOf identifies the content of all backed-up volumes. A fact that can't
-// be found out is left out, and the volume then counts as another one.
-func (a *Agent) rootsOf(ctx context.Context, in *instance, r job.BackupRequest, res *backup.Result) map[string]job.Root {
-	roots := map[string]job.Root{}
-	for _, v := range in.cfg.Volumes {
-		s, err := ask(ctx, &a.patience, v.Path, "looking at the content", lookTime, func(ctx context.Context) (volumeSight, error) { return see(ctx, v.Path) })
-		if err != nil || s.presence == job.VolumeMissing {
-			a.log.Warn("which folder or file a volume is can't be told, so the next prepare takes it for another one", keyInstance, r.Instance, keyJob, r.Job, "volume", v.Name, keyReason, fmt.Sprint(err))
-			continue
-		}
-		root := s.root
-		root.Entries, root.Catalogue = res.Contents[v.Name], res.Catalogues[v.Name]
-		if !in.runtime.Holds() || job.Mode(in.cfg.Hold) == job.ModeLive {
-			root.Modified = 0 // it may have been written to since the snapshot
-		}
-		roots[v.Name] = root
-	}
-	return roots
-}
 
 // rootOf marks a restored tree that is beside its place, and identifies it. It has the mark before
 // anybody sees it in its place.
 func (r restores) rootOf(ctx context.Context, q job.RestoreRequest, m *vault.Manifest, p job.Place, catalogue string) job.Root {
 	lacks := func(err error) {
-		r.a.log.Warn("a restored volume gets no mark, so the journal alone tells from which backup it came", keyInstance, q.Instance, "volume", p.Volume, keyReason, err.Error())
+		r.log.Warn("a restored volume gets no mark, so the journal alone tells from which backup it came", keyInstance, q.Instance, "volume", p.Volume, keyReason, err.Error())
 	}
 	s, err := see(ctx, p.Stage)
 	if err != nil {
@@ -66,7 +26,7 @@ func (r restores) rootOf(ctx context.Context, q job.RestoreRequest, m *vault.Man
 	if vol, err := m.Volume(p.Volume); err == nil {
 		root.Entries = vol.Content()
 	}
-	mark := origin.Mark{Backup: q.Backup, Seq: q.Seq, Vault: q.Vault, Tenant: q.Tenant, Instance: q.Instance, Volume: p.Volume, Host: r.a.identity.ID}
+	mark := origin.Mark{Backup: q.Backup, Seq: q.Seq, Vault: q.Vault, Tenant: q.Tenant, Instance: q.Instance, Volume: p.Volume, Host: r.self.identity.ID}
 	if _, err := origin.Write(p.Stage, mark); err != nil {
 		lacks(err)
 		return root
@@ -77,7 +37,7 @@ func (r restores) rootOf(ctx context.Context, q job.RestoreRequest, m *vault.Man
 
 // Mark implements job.Restorer.
 func (r restores) Mark(ctx context.Context, j *job.Job, c job.Content) (map[string]bool, error) {
-	in, err := r.a.recallInstance(j.Instance, j.Kept)
+	in, err := r.instances.recall(j.Instance, j.Kept)
 	if err != nil {
 		return nil, err
 	}
@@ -88,15 +48,15 @@ func (r restores) Mark(ctx context.Context, j *job.Job, c job.Content) (map[stri
 		if !backedUp {
 			continue // nobody knows which folder or file it was
 		}
-		mark := origin.Mark{Backup: c.Backup, Seq: c.Seq, Vault: c.Vault, Tenant: c.Tenant, Instance: j.Instance, Volume: v.Name, Host: r.a.identity.ID}
-		_, err := act(ctx, &r.a.patience, v.Path, "writing the mark", lookTime, 0, func(ctx context.Context) (struct{}, error) {
+		mark := origin.Mark{Backup: c.Backup, Seq: c.Seq, Vault: c.Vault, Tenant: c.Tenant, Instance: j.Instance, Volume: v.Name, Host: r.self.identity.ID}
+		_, err := act(ctx, r.patience, v.Path, "writing the mark", lookTime, 0, func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, r.markAt(ctx, v.Path, root, mark)
 		})
 		switch {
 		case err == nil:
 			marked[v.Name] = true
 		case errors.Is(err, origin.ErrNotKept):
-			r.a.log.Info("no mark can be kept on a volume, so the journal alone tells from which backup it came", keyInstance, j.Instance, "volume", v.Name, keyReason, err.Error())
+			r.log.Info("no mark can be kept on a volume, so the journal alone tells from which backup it came", keyInstance, j.Instance, "volume", v.Name, keyReason, err.Error())
 		default:
 			errs = append(errs, fmt.Errorf("volume %q: %w", v.Name, err))
 		}
@@ -109,7 +69,7 @@ var errOtherFolder = errors.New("another folder or file lies there than the one 
 
 // markAt marks the folder or file at a path, if it is the one that was backed up.
 func (r restores) markAt(ctx context.Context, path string, root job.Root, mark origin.Mark) error {
-	if err := errors.Join(r.a.standing.allowed(), steady(path)); err != nil {
+	if err := errors.Join(r.standing.allowed(), steady(path)); err != nil {
 		return err
 	}
 	path = realPath(path)

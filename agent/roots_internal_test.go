@@ -34,18 +34,19 @@ func TestMarkGoesToTheBackedUpFolder(t *testing.T) {
 		return in
 	}
 	before := configured(at("was"))
-	a := &Agent{
-		log: slog.New(slog.DiscardHandler), cfg: &config.Config{HostID: "host-1"}, identity: hostid.Identity{ID: "h"},
-		instances: map[string]*instance{"phone-1": configured(at("now"))},
+	known := newInstances("host-1", nil)
+	known.add(configured(at("now")))
+	t.Cleanup(func() { _ = known.close() })
+	r := restores{
+		log: slog.New(slog.DiscardHandler), self: self{host: "host-1", identity: hostid.Identity{ID: "h"}}, standing: &standing{}, patience: &patience{}, instances: known,
 	}
-	t.Cleanup(func() { _ = a.recalled.close() })
 	seen, err := see(t.Context(), at("was"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	j := &job.Job{Instance: "phone-1", Kept: before.keep(), Result: &job.Result{BackupID: "b1", Roots: map[string]job.Root{"data": seen.root}}}
 	content := job.Content{Backup: "b1", Seq: 1, Tenant: "acme", Vault: "v"}
-	marked, err := restores{a}.Mark(t.Context(), j, content)
+	marked, err := r.Mark(t.Context(), j, content)
 	if err != nil || !marked["data"] {
 		t.Errorf("marked %v, %v", marked, err)
 	}
@@ -61,7 +62,7 @@ func TestMarkGoesToTheBackedUpFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	content.Backup, content.Seq = "b2", 2
-	if marked, err = (restores{a}).Mark(t.Context(), j, content); !errors.Is(err, errOtherFolder) || marked["data"] {
+	if marked, err = r.Mark(t.Context(), j, content); !errors.Is(err, errOtherFolder) || marked["data"] {
 		t.Errorf("another folder is marked %v, %v", marked, err)
 	}
 	if m, err := origin.Read(at("was")); !errors.Is(err, origin.ErrNoMark) {

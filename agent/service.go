@@ -212,7 +212,7 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 	info := api.Info{
 		Version: a.version, HostID: a.cfg.HostID, Started: a.started.UTC(), Draining: a.manager.Draining(), Store: a.store.String(),
 	}
-	for _, in := range a.instances {
+	for _, in := range a.instances.all() {
 		if c.Sees(in.cfg.Tenant) {
 			info.Instances++
 		}
@@ -262,11 +262,11 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 	var mu sync.Mutex
 	group, ctx := contain.WithContext(ctx)
 	group.SetLimit(lookers)
-	all, err := s.a.strays(c) // listed too: they can be let go of
+	all, err := s.a.instances.strays(c.Sees) // listed too: they can be let go of
 	if err != nil {
 		return nil, err
 	}
-	for _, in := range s.a.instances {
+	for _, in := range s.a.instances.all() {
 		if c.Sees(in.cfg.Tenant) {
 			all = append(all, in)
 		}

@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"time"
 
 	"holdfast/internal/vault"
@@ -18,14 +16,14 @@ const (
 	settleTime = time.Minute
 )
 
-// settle resolves, for as long as the agent runs, the doubts in the vaults that are open.
-func (a *Agent) settle(ctx context.Context) {
+// settleAll resolves, for as long as the agent runs, the doubts in the vaults that are open.
+func (v *vaults) settleAll(ctx context.Context) {
 	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			a.vaults.settle(ctx)
+			v.settle(ctx)
 		case <-ctx.Done():
 			return
 		}
@@ -42,35 +40,16 @@ func (v *vaults) settle(ctx context.Context) {
 			v.settled(so)
 		}
 		if err != nil && ctx.Err() == nil {
-			v.a.log.Warn("what became of a backup is not known yet", "vault", opened.Info().ID, keyError, err.Error())
+			v.log.Warn("what became of a backup is not known yet", "vault", opened.Info().ID, keyError, err.Error())
 		}
 	}
-}
-
-// opened returns the vaults that are open; fewer when ctx ends.
-func (v *vaults) opened(ctx context.Context) (all []*vault.Vault) {
-	v.mu.Lock()
-	open := slices.Collect(maps.Values(v.open))
-	v.mu.Unlock()
-	for _, o := range open {
-		select {
-		case <-o.turn:
-		case <-ctx.Done():
-			return all
-		}
-		if o.vault != nil {
-			all = append(all, o.vault)
-		}
-		o.turn <- struct{}{}
-	}
-	return all
 }
 
 // settled logs the outcome of a backup whose job has ended as failed.
 func (v *vaults) settled(so vault.Settled) {
 	if so.Exists {
-		v.a.log.Info("a backup whose job failed exists after all", keyInstance, so.Backup.Instance, "backup", so.Backup.ID)
+		v.log.Info("a backup whose job failed exists after all", keyInstance, so.Backup.Instance, "backup", so.Backup.ID)
 		return
 	}
-	v.a.log.Info("a backup whose job failed does not exist", keyInstance, so.Backup.Instance, "backup", so.Backup.ID, keyReason, so.Err.Error())
+	v.log.Info("a backup whose job failed does not exist", keyInstance, so.Backup.Instance, "backup", so.Backup.ID, keyReason, so.Err.Error())
 }

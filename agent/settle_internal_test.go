@@ -28,14 +28,13 @@ func TestAgentSettlesUnknownOutcomes(t *testing.T) {
 	v, err := vault.Create(t.Context(), obs.Retry(f, obs.RetryPolicy{Base: 1, Cap: 1, MaxAttempts: 2}), "tenant", nil, nil, id)
 	check(err)
 	var lines bytes.Buffer
-	a := &Agent{log: slog.New(slog.NewTextHandler(&lines, nil))}
-	a.vaults = &vaults{a: a, open: map[string]*openVault{}}
+	all := &vaults{log: slog.New(slog.NewTextHandler(&lines, nil)), open: map[string]*openVault{}}
 	opened := &openVault{turn: make(chan struct{}, 1), vault: v}
 	opened.turn <- struct{}{}
-	a.vaults.open["tenant"] = opened
+	all.open["tenant"] = opened
 	never := &openVault{turn: make(chan struct{}, 1)}
 	never.turn <- struct{}{}
-	a.vaults.open["could not be opened"] = never
+	all.open["could not be opened"] = never
 
 	s, err := v.BeginSession(t.Context(), vault.SessionOptions{Host: "h"})
 	check(err)
@@ -45,12 +44,12 @@ func TestAgentSettlesUnknownOutcomes(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(s.End(t.Context()))
-	a.vaults.settle(t.Context())
+	all.settle(t.Context())
 	if !strings.Contains(lines.String(), "not known yet") {
 		t.Errorf("while the store refuses, the log says %q", lines.String())
 	}
 	f.Heal()
-	a.vaults.settle(t.Context())
+	all.settle(t.Context())
 	if !strings.Contains(lines.String(), "exists after all") || !strings.Contains(lines.String(), m.ID) {
 		t.Errorf("the log says %q", lines.String())
 	}

@@ -10,27 +10,55 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/agent/job"
+	"holdfast/agent/metrics"
 	"holdfast/agent/observe"
 	"holdfast/internal/restore"
 )
 
-// sightOfDisks finds the troubles that only the disks tell. A volume that
+// sightRecords are the records of the journal that tell how an instance without a job is.
+type sightRecords interface {
+	ByInstance(instance string) (active, latest *job.Job, err error)
+	Ended(instance string) (*job.Job, error)
+	Content(instance string) (job.Content, error)
+}
+
+// keptRecords tell which replaced content is kept, and for how long.
+type keptRecords interface {
+	Kept() ([]job.Aside, error)
+	KeptFor(*job.Aside) (age time.Duration, over bool)
+	StrayKept() []string
+}
+
+// sightings finds the troubles of instances. It is for any goroutine.
+type sightings struct {
+	patience     *patience
+	instances    *instances
+	volumes      *volumes
+	journal      sightRecords
+	aside        keptRecords
+	claimed      *claimedBy
+	backupAge    time.Duration   // limits.backup_age
+	keepReplaced time.Duration   // prepare.keep_replaced
+	reserve      restore.Reserve // see reserveOf
+}
+
+// disks finds the troubles that only the disks tell. A volume that
 // hangs delays the facts about the others, and nothing else.
-func (a *Agent) sightOfDisks(ctx context.Context) (found []observe.Sighting) {
-	for _, in := range a.instances {
-		found = append(found, a.sightOfInstance(ctx, in)...)
+func (s *sightings) disks(ctx context.Context) (found []observe.Sighting) {
+	for _, in := range s.instances.all() {
+		found = append(found, s.sightOfInstance(ctx, in)...)
 	}
-	return append(found, a.sightOfKept(ctx)...)
+	return append(found, s.sightOfKept(ctx)...)
 }
 
 // sightOfInstance finds the troubles of an instance that has no job now.
-func (a *Agent) sightOfInstance(ctx context.Context, in *instance) (found []observe.Sighting) {
+func (s *sightings) sightOfInstance(ctx context.Context, in *instance) (found []observe.Sighting) {
 	id := in.cfg.ID
-	active, latest, err := a.journal.ByInstance(id)
+	active, latest, err := s.journal.ByInstance(id)
 	if err != nil || active != nil {
 		return nil
 	}
-	last, err := a.journal.Ended(id)
+	last, err := s.journal.Ended(id)
 	if err != nil {
 		return nil
 	}
@@ -47,45 +75,45 @@ func (a *Agent) sightOfInstance(ctx context.Context, in *instance) (found []obse
 	}
 	if last != nil && last.State == job.Done && !last.Entered[job.Released].IsZero() {
 		if latest != nil && latest.Result != nil {
-			found = append(found, a.roomFor(ctx, in, latest.Result.Bytes)...)
+			found = append(found, s.roomFor(ctx, in, latest.Result.Bytes)...)
 		}
 		return found // its data belongs to another host
 	}
-	return append(found, a.backupAge(ctx, in)...)
+	return append(found, s.ageOfBackup(ctx, in)...)
 }
 
-// backupAge finds an instance of which the last backup is too old.
-func (a *Agent) backupAge(ctx context.Context, in *instance) []observe.Sighting {
-	limit := a.cfg.Limits.BackupAge
+// ageOfBackup finds an instance of which the last backup is too old.
+func (s *sightings) ageOfBackup(ctx context.Context, in *instance) []observe.Sighting {
+	limit := s.backupAge
 	if limit <= 0 {
 		return nil
 	}
-	s := observe.Sighting{Name: observe.TroubleBackup, Instance: in.cfg.ID, After: limit, Err: fmt.Errorf("it has had none for longer than %s", limit)}
-	content, err := a.journal.Content(in.cfg.ID)
+	old := observe.Sighting{Name: observe.TroubleBackup, Instance: in.cfg.ID, After: limit, Err: fmt.Errorf("it has had none for longer than %s", limit)}
+	content, err := s.journal.Content(in.cfg.ID)
 	if err != nil {
 		return nil
 	}
 	if content.Backup != "" {
-		s.Age, s.Dated = max(0, time.Since(content.Created)), true
-		s.Err = fmt.Errorf("the last one is %s, of %s", content.Backup, content.Created.UTC().Format("2006-01-02 15:04:05Z"))
-		if s.Age < limit {
+		old.Age, old.Dated = max(0, time.Since(content.Created)), true
+		old.Err = fmt.Errorf("the last one is %s, of %s", content.Backup, content.Created.UTC().Format("2006-01-02 15:04:05Z"))
+		if old.Age < limit {
 			return nil
 		}
-		return []observe.Sighting{s}
+		return []observe.Sighting{old}
 	}
 	// Since when an instance without any backup is here is not known,
 	// so it counts from when this agent saw it first.
-	if err := a.restored(ctx, in); err != nil {
+	if err := s.volumes.restored(ctx, in); err != nil {
 		return nil
 	}
-	s.Err = errors.New("this host knows of none")
-	return []observe.Sighting{s}
+	old.Err = errors.New("this host knows of none")
+	return []observe.Sighting{old}
 }
 
 // roomFor finds that the free room where the volumes
 // of an instance go is less than its last backup.
-func (a *Agent) roomFor(ctx context.Context, in *instance, bytes uint64) []observe.Sighting {
-	free, err := ask(ctx, &a.patience, filepath.Dir(in.cfg.Volumes[0].Path), "looking at the room for "+in.cfg.ID, askTime, func(context.Context) (uint64, error) {
+func (s *sightings) roomFor(ctx context.Context, in *instance, bytes uint64) []observe.Sighting {
+	free, err := ask(ctx, s.patience, filepath.Dir(in.cfg.Volumes[0].Path), "looking at the room for "+in.cfg.ID, askTime, func(context.Context) (uint64, error) {
 		places := map[unix.Fsid]uint64{}
 		for _, v := range in.cfg.Volumes {
 			var fs unix.Statfs_t
@@ -110,12 +138,12 @@ func (a *Agent) roomFor(ctx context.Context, in *instance, bytes uint64) []obser
 const keptLate = time.Hour
 
 // sightOfKept finds kept content that makes trouble, or that lies on a disk that is short of room.
-func (a *Agent) sightOfKept(ctx context.Context) (found []observe.Sighting) {
-	all, err := a.manager.Kept()
+func (s *sightings) sightOfKept(ctx context.Context) (found []observe.Sighting) {
+	all, err := s.aside.Kept()
 	if err != nil {
 		return nil // the journal is closed
 	}
-	for _, path := range a.manager.StrayKept() {
+	for _, path := range s.aside.StrayKept() {
 		found = append(found, observe.Sighting{
 			Name: observe.TroubleKept, What: path,
 			Err: errors.New("it has the name of kept content, and nothing tells whose content it is: look at it, and rename or remove it by hand"),
@@ -123,13 +151,13 @@ func (a *Agent) sightOfKept(ctx context.Context) (found []observe.Sighting) {
 	}
 	looked := map[string]bool{}
 	for _, k := range all {
-		age, _ := a.manager.KeptFor(&k)
-		late := age > a.cfg.Prepare.KeepReplaced+keptLate
+		age, _ := s.aside.KeptFor(&k)
+		late := age > s.keepReplaced+keptLate
 		switch {
 		case k.Error != "":
 			found = append(found, observe.Sighting{Name: observe.TroubleKept, Instance: k.Instance, Job: k.Job, Err: errors.New(k.Error)})
 		case late:
-			found = append(found, observe.Sighting{Name: observe.TroubleKept, Instance: k.Instance, Job: k.Job, Err: fmt.Errorf("it is kept for %s, and should be for %s", observe.Roughly(age), a.cfg.Prepare.KeepReplaced)})
+			found = append(found, observe.Sighting{Name: observe.TroubleKept, Instance: k.Instance, Job: k.Job, Err: fmt.Errorf("it is kept for %s, and should be for %s", observe.Roughly(age), s.keepReplaced)})
 		}
 		for _, v := range k.Volumes {
 			folder := filepath.Dir(v.Place.Target)
@@ -137,8 +165,8 @@ func (a *Agent) sightOfKept(ctx context.Context) (found []observe.Sighting) {
 				continue
 			}
 			looked[folder] = true
-			_, err := ask(ctx, &a.patience, folder, "looking at the room", askTime, func(context.Context) (struct{}, error) {
-				return struct{}{}, restore.Short(folder, *a.reserve())
+			_, err := ask(ctx, s.patience, folder, "looking at the room", askTime, func(context.Context) (struct{}, error) {
+				return struct{}{}, restore.Short(folder, s.reserve)
 			})
 			if errors.Is(err, restore.ErrRoom) {
 				found = append(found, observe.Sighting{Name: observe.TroubleKeptRoom, Instance: k.Instance, What: folder, Err: err})
@@ -149,9 +177,22 @@ func (a *Agent) sightOfKept(ctx context.Context) (found []observe.Sighting) {
 }
 
 // sightOfClaims finds the instances whose content is here and that other hosts have claimed.
-func (a *Agent) sightOfClaims() (found []observe.Sighting) {
-	for id, err := range a.claimed.now() {
+func (s *sightings) sightOfClaims() (found []observe.Sighting) {
+	for id, err := range s.claimed.now() {
 		found = append(found, observe.Sighting{Name: observe.TroubleClaim, Instance: id, Err: err})
 	}
 	return found
+}
+
+// keptFigures are the figures of the metrics.
+func (s *sightings) keptFigures() (f metrics.KeptFigures) {
+	all, err := s.aside.Kept()
+	if err != nil {
+		return f // the journal is closed
+	}
+	for _, k := range all {
+		age, _ := s.aside.KeptFor(&k)
+		f.Count, f.Bytes, f.Oldest = f.Count+1, f.Bytes+k.Replaced.Bytes, max(f.Oldest, age)
+	}
+	return f
 }

@@ -9,7 +9,6 @@ import (
 
 	"holdfast/agent/job"
 	"holdfast/internal/obs"
-	"holdfast/internal/vault"
 )
 
 // storeHealth tells whether the store answers, for the jobs that hold instances. It is the
@@ -92,23 +91,4 @@ func (h *storeHealth) request(e obs.Event) {
 			s.since = s.answered
 		}
 	}
-}
-
-// probeTries is how often the request before a hold is made at once: a connection that broke is no
-// outage, and the job goes on trying.
-const probeTries = 3
-
-// openProbe opens the store once more, without the limiter.
-func (a *Agent) openProbe(ctx context.Context, opened func(func() error)) error {
-	probe, err := obs.Open(ctx, a.cfg.Store.URL, obs.Options{Observe: a.storeRequest, Retry: &obs.RetryPolicy{MaxAttempts: probeTries}, Retention: vault.Retention, Later: true})
-	if err != nil {
-		err = fmt.Errorf("store.url: %w", err)
-		if err := a.without("store", err); err != nil {
-			return err
-		}
-		probe = closedStore{"a store that can't be opened", err}
-	}
-	opened(probe.Close)
-	a.health.vaults, a.health.probe = a.vaults, probe
-	return nil
 }

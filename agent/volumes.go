@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"sync"
 	"time"
 
-	"holdfast/agent/api"
 	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/internal/contain"
@@ -40,22 +40,22 @@ type VolumeView struct {
 // would read them now, in the order of the configuration. It changes
 // nothing. A volume that does not answer in time is told of as such.
 func LookAtVolumes(ctx context.Context, cfg *config.Config) []VolumeView {
-	return lookAtVolumes(ctx, cfg, &patience{})
+	return lookAtVolumes(ctx, cfg.Instances, &patience{})
 }
 
-func lookAtVolumes(ctx context.Context, cfg *config.Config, p *patience) []VolumeView {
+func lookAtVolumes(ctx context.Context, all []config.Instance, p *patience) []VolumeView {
 	var views []VolumeView
 	index := map[[2]string]int{}
-	for i := range cfg.Instances {
-		for _, v := range cfg.Instances[i].Volumes {
-			index[[2]string{cfg.Instances[i].ID, v.Name}] = len(views)
-			views = append(views, VolumeView{Instance: cfg.Instances[i].ID, Volume: v.Name})
+	for i := range all {
+		for _, v := range all[i].Volumes {
+			index[[2]string{all[i].ID, v.Name}] = len(views)
+			views = append(views, VolumeView{Instance: all[i].ID, Volume: v.Name})
 		}
 	}
 	group, ctx := contain.WithContext(ctx)
 	group.SetLimit(volumesAtOnce)
-	for i := range cfg.Instances {
-		in := &cfg.Instances[i]
+	for i := range all {
+		in := &all[i]
 		for _, v := range in.Volumes {
 			view := &views[index[[2]string{in.ID, v.Name}]]
 			group.Go(func() error {
@@ -116,8 +116,13 @@ func lookAtVolume(ctx context.Context, in *config.Instance, v config.Volume) (Vo
 	return view, nil
 }
 
-// volumeViews is the result of the last look. The zero value is ready; it is for any goroutine.
+// volumeViews looks from time to time how the volumes of the configuration are
+// read, and keeps the result of the last look. It is for any goroutine.
 type volumeViews struct {
+	log       *slog.Logger
+	patience  *patience
+	instances []config.Instance
+
 	mu    sync.Mutex
 	views map[[2]string]VolumeView // by instance and volume
 }
@@ -128,32 +133,32 @@ func (v *volumeViews) of(instance, volume string) VolumeView {
 	return v.views[[2]string{instance, volume}]
 }
 
-// watchVolumes looks at the volumes from time to time until ctx ends,
+// watch looks at the volumes from time to time until ctx ends,
 // and logs how each is read, at the start and when that changes.
-func (a *Agent) watchVolumes(ctx context.Context) {
+func (v *volumeViews) watch(ctx context.Context) {
 	tick := time.NewTicker(volumesEvery)
 	defer tick.Stop()
 	for {
-		found := lookAtVolumes(ctx, a.cfg, &a.patience)
+		found := lookAtVolumes(ctx, v.instances, v.patience)
 		if ctx.Err() != nil {
 			return
 		}
-		a.volumes.mu.Lock()
-		before := maps.Clone(a.volumes.views)
-		a.volumes.views = map[[2]string]VolumeView{}
-		for _, v := range found {
-			a.volumes.views[[2]string{v.Instance, v.Volume}] = v
+		v.mu.Lock()
+		before := maps.Clone(v.views)
+		v.views = map[[2]string]VolumeView{}
+		for _, view := range found {
+			v.views[[2]string{view.Instance, view.Volume}] = view
 		}
-		a.volumes.mu.Unlock()
-		for _, v := range found {
-			if before[[2]string{v.Instance, v.Volume}] == v {
+		v.mu.Unlock()
+		for _, view := range found {
+			if before[[2]string{view.Instance, view.Volume}] == view {
 				continue
 			}
-			log := a.log.Info
-			if v.Warn {
-				log = a.log.Warn
+			log := v.log.Info
+			if view.Warn {
+				log = v.log.Warn
 			}
-			log("how a volume is read", keyInstance, v.Instance, "volume", v.Volume, "provider", cmp.Or(v.Provider, "unknown"), "means", v.Means)
+			log("how a volume is read", keyInstance, view.Instance, "volume", view.Volume, "provider", cmp.Or(view.Provider, "unknown"), "means", view.Means)
 		}
 		select {
 		case <-ctx.Done():
@@ -161,17 +166,4 @@ func (a *Agent) watchVolumes(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
-}
-
-// volumesOf tells a caller of the volumes of an instance.
-func (a *Agent) volumesOf(c api.Caller, in *config.Instance) []api.Volume {
-	list := make([]api.Volume, len(in.Volumes))
-	for i, v := range in.Volumes {
-		view := a.volumes.of(in.ID, v.Name)
-		if !c.SeesAll() {
-			view.Means = a.forTenant(view.Means)
-		}
-		list[i] = api.Volume{Name: v.Name, Path: v.Path, Snapshot: v.Snapshot, Provider: view.Provider, Means: view.Means}
-	}
-	return list
 }

@@ -134,3 +134,11 @@ func (a *Agent) dataForTenant(data json.RawMessage) json.RawMessage {
 	}
 	return data
 }
+
+// textFor is a text as far as the caller may know.
+func (s *service) textFor(c api.Caller, text string) string {
+	if c.SeesAll() {
+		return text
+	}
+	return s.a.forTenant(text)
+}

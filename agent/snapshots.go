@@ -3,143 +3,45 @@ package agent
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"holdfast/agent/config"
 	"holdfast/agent/job"
-	"holdfast/agent/report"
-	"holdfast/agent/runtime"
+	"holdfast/internal/backup"
 	"holdfast/internal/contain"
 	"holdfast/internal/evidence"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
 )
 
-// instance is one configured instance with its driver.
-type instance struct {
-	cfg     *config.Instance
-	index   int // in the configuration
-	host    string
-	runtime runtime.Instance
-}
-
-func newInstance(cfg *config.Instance, host string) (*instance, error) {
-	c := runtime.Config{Kind: cfg.Runtime.Kind()}
-	if d := cfg.Runtime.Docker; d != nil {
-		c.Docker = runtime.DockerConfig{Host: d.Host, Container: d.Container, Timeout: d.Timeout, StopTimeout: d.StopTimeout}
-	}
-	if e := cfg.Runtime.Exec; e != nil {
-		c.Exec = runtime.ExecConfig{
-			Instance: cfg.ID, Freeze: e.Freeze, Thaw: e.Thaw, PowerDown: e.PowerDown, Start: e.Start, State: e.State, Timeout: e.Timeout,
-		}
-	}
-	driver, err := runtime.New(c)
-	if err != nil {
-		return nil, err
-	}
-	return &instance{cfg: cfg, host: host, runtime: driver}, nil
-}
-
-// state tells how the instance is: the very instance that its unfinished job
-// holds, also under another name. Unknown when the runtime does not say.
-func (in *instance) state(ctx context.Context, active *job.Job) runtime.State {
-	ctx, cancel := context.WithTimeout(ctx, stateTime)
-	defer cancel()
-	of := in.runtime
-	if active != nil && active.Identity != "" {
-		of = of.Of(active.Identity)
-	}
-	sight, err := of.State(ctx)
-	if err != nil {
-		return runtime.Unknown
-	}
-	return sight.State
-}
-
-func (a *Agent) jobInstance(id string) (job.Instance, error) {
-	in := a.instances[id]
-	if in == nil {
-		return job.Instance{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
-	}
-	return a.partsOf(in), nil
-}
-
-func (a *Agent) partsOf(in *instance) job.Instance {
-	return job.Instance{
-		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Policy: job.Policy(in.cfg.Release), Mode: job.Mode(in.cfg.Hold), Holds: in.runtime.Holds(),
-		Runtime: a.runtimeOf(in.runtime), Snapshots: snapshots{a, in}, Keep: in.keep(),
-	}
-}
-
-// driver is a runtime.Instance as agent/job wants it.
-type driver struct{ runtime.Instance }
-
-// State gives the driver's word; the two packages use the same names.
-func (d driver) State(ctx context.Context) (job.Sight, error) {
-	s, err := d.Instance.State(ctx)
-	return job.Sight{State: job.RuntimeState(s.State), ID: s.ID, Run: s.Run, Work: s.Work, Proof: s.Proof, Passing: s.Passing, Killed: s.Killed}, err
-}
-
-func (d driver) Of(id string) job.Runtime { return driver{d.Instance.Of(id)} }
-
-func (d driver) PowerDown(ctx context.Context, held *job.Sight) error {
-	var before *runtime.Sight
-	if held != nil {
-		before = &runtime.Sight{
-			State: runtime.State(held.State), ID: held.ID, Run: held.Run, Work: held.Work, Proof: held.Proof, Passing: held.Passing, Killed: held.Killed,
-		}
-	}
-	err := d.Instance.PowerDown(ctx, before)
-	if errors.Is(err, runtime.ErrBegun) {
-		err = fmt.Errorf("%w: %w", job.ErrBegun, err)
-	}
-	return err
-}
-
-func (d driver) KeepDown(ctx context.Context) error {
-	err := d.Instance.KeepDown(ctx)
-	if errors.Is(err, runtime.ErrUnsupported) {
-		err = fmt.Errorf("%w: %w", job.ErrNoKeeping, err)
-	}
-	return err
-}
-
-// Stop ends the instance in its own way, as a driver powers down a running
-// instance. It stays down, also when its engine restarts meanwhile.
-func (d driver) Stop(ctx context.Context) error {
-	err := d.Instance.PowerDown(ctx, nil)
-	if err == nil {
-		err = d.Instance.KeepDown(ctx)
-	}
-	if errors.Is(err, runtime.ErrUnsupported) {
-		err = nil // an instance that comes up is noticed
-	}
-	return err
+// snapshotter makes and removes the snapshots of all instances. It is for any goroutine.
+type snapshotter struct {
+	log         *slog.Logger
+	allowed     func() error // nil while the agent may act
+	patience    *patience
+	pool        *backup.Pool // is told which views may share blocks
+	instances   *instances
+	lacked      func(instance, job, doing string, err error)
+	spare       []string // see spare
+	freezeLimit time.Duration
+	// shared says that another state folder of this host may have snapshots with the same names.
+	shared bool
 }
 
 // snapshots makes the snapshots of an instance's volumes.
 type snapshots struct {
-	a  *Agent
+	*snapshotter
 	in *instance
 }
 
-func (s snapshots) volume(name string) (config.Volume, error) {
-	i := slices.IndexFunc(s.in.cfg.Volumes, func(v config.Volume) bool { return v.Name == name })
-	if i < 0 {
-		return config.Volume{}, fmt.Errorf("volume %q is not in the configuration", name)
-	}
-	return s.in.cfg.Volumes[i], nil
-}
-
 func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
-	v, err := s.volume(volume)
+	v, err := s.in.volume(volume)
 	if err != nil {
 		return snapshot.Request{}, err
 	}
@@ -148,7 +50,7 @@ func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
 	}
 	return snapshot.Request{
 		Volume: v.Path, Host: s.in.host, Job: jobID, Name: v.Name, Dir: v.SnapshotDir,
-		Spare: s.a.spare(), FreezeLimit: s.a.cfg.Limits.FrozenDeadline,
+		Spare: s.spare, FreezeLimit: s.freezeLimit,
 	}, nil
 }
 
@@ -156,7 +58,7 @@ func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
 func (s snapshots) Plan(ctx context.Context, jobID string) ([]job.Snapshot, error) {
 	planned := make([]job.Snapshot, 0, len(s.in.cfg.Volumes))
 	for _, v := range s.in.cfg.Volumes {
-		snap, err := act(ctx, &s.a.patience, v.Path, "planning the snapshot", planTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
+		snap, err := act(ctx, s.patience, v.Path, "planning the snapshot", planTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
 			return s.planOne(ctx, jobID, v)
 		})
 		if err != nil {
@@ -177,7 +79,7 @@ func (s snapshots) planOne(ctx context.Context, jobID string, v config.Volume) (
 		return job.Snapshot{}, err
 	}
 	if provider.InPlace() && v.Snapshot == config.SnapshotAuto {
-		s.a.log.Info("a volume is read in place, and its instance is held meanwhile", keyInstance, s.in.cfg.ID, keyJob, jobID, "volume", v.Name, keyReason, reason)
+		s.log.Info("a volume is read in place, and its instance is held meanwhile", keyInstance, s.in.cfg.ID, keyJob, jobID, "volume", v.Name, keyReason, reason)
 	}
 	return s.plan(ctx, provider, r)
 }
@@ -206,7 +108,7 @@ func (s snapshots) plan(ctx context.Context, provider snapshot.Provider, r snaps
 func (s snapshots) PlanRestored(ctx context.Context, jobID string, places []job.Place) (planned []job.Snapshot, err error) {
 	var errs []error
 	for _, p := range places {
-		snap, err := act(ctx, &s.a.patience, p.Target, "planning the base snapshot", planTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
+		snap, err := act(ctx, s.patience, p.Target, "planning the base snapshot", planTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
 			return s.planRestored(ctx, jobID, p)
 		})
 		switch {
@@ -221,7 +123,7 @@ func (s snapshots) PlanRestored(ctx context.Context, jobID string, places []job.
 
 func (s snapshots) planRestored(ctx context.Context, jobID string, p job.Place) (job.Snapshot, error) {
 	none := job.Snapshot{}
-	v, err := s.volume(p.Volume)
+	v, err := s.in.volume(p.Volume)
 	if err != nil {
 		return none, err
 	}
@@ -249,17 +151,17 @@ func (s snapshots) planRestored(ctx context.Context, jobID string, p job.Place) 
 
 // Create gives a snapshot up that is not made in time. It is removed should it be made later.
 func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapshot) (job.Snapshot, error) {
-	return act(ctx, &s.a.patience, planned.Ref.Volume, "making the snapshot", snapshotTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
+	return act(ctx, s.patience, planned.Ref.Volume, "making the snapshot", snapshotTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
 		made, err := s.create(ctx, jobID, planned)
 		if err == nil && ctx.Err() != nil {
-			err = errors.Join(context.Cause(ctx), s.a.removeSnapshotNow(context.WithoutCancel(ctx), planned.Ref))
+			err = errors.Join(context.Cause(ctx), s.removeNow(context.WithoutCancel(ctx), planned.Ref))
 		}
 		return made, err
 	})
 }
 
 func (s snapshots) create(ctx context.Context, jobID string, planned job.Snapshot) (job.Snapshot, error) {
-	if err := s.a.standing.allowed(); err != nil {
+	if err := s.allowed(); err != nil {
 		return job.Snapshot{}, err
 	}
 	r, err := s.request(jobID, planned.Name)
@@ -288,7 +190,7 @@ func (s snapshots) create(ctx context.Context, jobID string, planned job.Snapsho
 	// Only snapshots that the engine reads can share blocks, and there are few places for them.
 	if made.Kind == snapshot.Image && !provider.InPlace() && planned.At == "" {
 		// also while it is a base, for the images of other instances
-		s.a.engine.BeginView(made.Ref.Path)
+		s.pool.BeginView(made.Ref.Path)
 	}
 	now := evidence.ClockOffset()
 	planned.Root, planned.Taken, planned.Ino = cmp.Or(made.Root, made.Image), evidence.Earliest(taken, clock, now).UTC(), made.Ino
@@ -301,11 +203,11 @@ func (s snapshots) create(ctx context.Context, jobID string, planned job.Snapsho
 
 // Instead takes the next provider where the configuration leaves the choice to the agent.
 func (s snapshots) Instead(ctx context.Context, jobID string, failed job.Snapshot, why error) (planned job.Snapshot, means string, ok bool) {
-	v, err := s.volume(failed.Name)
+	v, err := s.in.volume(failed.Name)
 	if err != nil || v.Snapshot != config.SnapshotAuto || errors.Is(why, errUnflushed) || failed.At != "" {
 		return planned, "", false
 	}
-	planned, err = act(ctx, &s.a.patience, v.Path, "planning another snapshot", planTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
+	planned, err = act(ctx, s.patience, v.Path, "planning another snapshot", planTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
 		r, err := s.request(jobID, v.Name)
 		if err != nil {
 			return job.Snapshot{}, err
@@ -337,13 +239,13 @@ func (s snapshots) flushed(jobID, volume string, made *snapshot.Snapshot) error 
 	if len(made.Unflushed) == 0 {
 		return nil
 	}
-	v, err := s.volume(volume)
+	v, err := s.in.volume(volume)
 	if err != nil {
 		return err
 	}
 	lacks := errors.New(strings.Join(made.Unflushed, "; "))
 	if v.AcceptUnflushed {
-		s.a.watcher.Lacked(s.in.cfg.ID, jobID, fmt.Sprintf("flush what is mounted on volume %q (accept_unflushed is set)", volume), lacks)
+		s.lacked(s.in.cfg.ID, jobID, fmt.Sprintf("flush what is mounted on volume %q (accept_unflushed is set)", volume), lacks)
 		return nil
 	}
 	return fmt.Errorf("%w: %w (accept_unflushed: true of the volume lets the job go on)", errUnflushed, lacks)
@@ -354,28 +256,28 @@ func (s snapshots) Stands(ctx context.Context, snap job.Snapshot) (bool, error) 
 	if err != nil {
 		return false, err
 	}
-	return ask(ctx, &s.a.patience, snap.Ref.Volume, "looking for the snapshot "+snap.Ref.Path, lookTime, func(ctx context.Context) (bool, error) {
+	return ask(ctx, s.patience, snap.Ref.Volume, "looking for the snapshot "+snap.Ref.Path, lookTime, func(ctx context.Context) (bool, error) {
 		return provider.Stands(ctx, snapshot.Ref(snap.Ref))
 	})
 }
 
 func (s snapshots) Remove(ctx context.Context, ref job.Ref) error {
-	return s.a.removeSnapshot(ctx, ref)
+	return s.remove(ctx, ref)
 }
 
-// removeSnapshot waits for the removal for as long as removeTime,
+// remove waits for the removal for as long as removeTime,
 // and not beyond the end of ctx; it goes on after that.
-func (a *Agent) removeSnapshot(ctx context.Context, ref job.Ref) error {
+func (s *snapshotter) remove(ctx context.Context, ref job.Ref) error {
 	// Under a name of its own: what hangs on the volume may hang
 	// since this view freezes its file system.
-	_, err := ask(ctx, &a.patience, ref.Provider+" "+cmp.Or(ref.Path, ref.Volume), "removing the snapshot", removeTime, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, a.removeSnapshotNow(ctx, ref)
+	_, err := ask(ctx, s.patience, ref.Provider+" "+cmp.Or(ref.Path, ref.Volume), "removing the snapshot", removeTime, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.removeNow(ctx, ref)
 	})
 	return err
 }
 
-func (a *Agent) removeSnapshotNow(ctx context.Context, ref job.Ref) error {
-	if err := a.standing.allowed(); err != nil {
+func (s *snapshotter) removeNow(ctx context.Context, ref job.Ref) error {
+	if err := s.allowed(); err != nil {
 		return err
 	}
 	provider, err := snapshot.ByName(ref.Provider)
@@ -383,7 +285,7 @@ func (a *Agent) removeSnapshotNow(ctx context.Context, ref job.Ref) error {
 		return err
 	}
 	if ref.Path != "" {
-		a.engine.EndView(ref.Path) // from here on its blocks may become something else
+		s.pool.EndView(ref.Path) // from here on its blocks may become something else
 	}
 	return provider.Remove(ctx, snapshot.Ref(ref))
 }
@@ -391,8 +293,8 @@ func (a *Agent) removeSnapshotNow(ctx context.Context, ref job.Ref) error {
 // leftovers lists the snapshots of this host beside all configured volumes. Where a
 // volume can't be looked at, the others are listed all the same. All volumes are looked
 // at together: volumes that do not answer keep nobody waiting for longer than one.
-func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
-	if a.shared {
+func (s *snapshotter) leftovers(ctx context.Context) ([]job.Ref, error) {
+	if s.shared {
 		return nil, nil // a snapshot with this host's name may be the view that the other folder's agent reads
 	}
 	var mu sync.Mutex
@@ -400,10 +302,10 @@ func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
 	var errs []error
 	seen := map[string]bool{}
 	group, ctx := contain.WithContext(ctx)
-	for _, in := range a.instances {
+	for _, in := range s.instances.all() {
 		for _, v := range in.cfg.Volumes {
 			group.Go(func() error {
-				found, err := a.leftoversOf(ctx, snapshot.Request{Volume: v.Path, Host: in.host, Name: v.Name, Dir: v.SnapshotDir})
+				found, err := s.leftoversOf(ctx, snapshot.Request{Volume: v.Path, Host: in.host, Name: v.Name, Dir: v.SnapshotDir})
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {
@@ -425,8 +327,8 @@ func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
 
 // leftoversOf lists the snapshots of this host in the place that
 // the request names; none for a volume that is not there.
-func (a *Agent) leftoversOf(ctx context.Context, r snapshot.Request) ([]snapshot.Ref, error) {
-	return ask(ctx, &a.patience, r.Volume, "looking for leftover snapshots", leftoverTime, func(ctx context.Context) ([]snapshot.Ref, error) {
+func (s *snapshotter) leftoversOf(ctx context.Context, r snapshot.Request) ([]snapshot.Ref, error) {
+	return ask(ctx, s.patience, r.Volume, "looking for leftover snapshots", leftoverTime, func(ctx context.Context) ([]snapshot.Ref, error) {
 		if _, err := os.Stat(r.Volume); errors.Is(err, os.ErrNotExist) {
 			return nil, nil // not restored to this host
 		}
@@ -434,30 +336,38 @@ func (a *Agent) leftoversOf(ctx context.Context, r snapshot.Request) ([]snapshot
 	})
 }
 
-// receipts signs this host's statements about backups.
-type receipts struct{ a *Agent }
-
-// Receipt is called while the instance is still held, so its freeze counts up to now.
-func (r receipts) Receipt(ctx context.Context, j *job.Job) (json.RawMessage, error) {
-	res := j.Result
-	if r.a.signing == nil {
-		return nil, errors.New("the signing key could not be opened at the start; put signing_key_file right and restart the agent")
+// room tells how much space there is where a base lies.
+func (s *snapshotter) room(ctx context.Context, b job.Base) (free, total int64, err error) {
+	in, err := s.instances.known(b.Instance)
+	if err != nil {
+		return 0, 0, err
 	}
-	return r.a.signing.signer().Sign(ctx, report.Statement{
-		Instance: j.Instance, Tenant: j.Tenant, Task: j.Task, Job: j.ID,
-		Vault: res.VaultID, Backup: res.BackupID, Sequence: res.Seq, Parent: res.Parent, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
-		Store: r.a.store.String(), Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesSent: res.BytesSent,
-		Compressed: res.Compressed, CompressedWhy: res.CompressedWhy,
-		Frozen: j.HeldSince, Hold: string(j.Mode), FreezeSeconds: j.FreezeSeconds(r.a.journal.Up()), Stored: j.Entered[job.Stored], Verified: res.Verified,
-		ChunksReadBack: res.Sampled, ChunksReadBackReused: res.SampledReused, Verification: res.Depth, Warnings: res.Warnings,
-		LossesAccepted: res.LossesAccepted, Host: r.a.cfg.HostID, Identity: r.a.identity.ID, Agent: r.a.version, Fork: forkStatement(res.Fork),
+	r, err := snapshots{s, in}.request("", b.Volume)
+	if err != nil {
+		return 0, 0, err
+	}
+	provider, err := snapshot.ByName(b.Ref.Provider)
+	if err != nil {
+		return 0, 0, err
+	}
+	type room struct{ free, total int64 }
+	got, err := ask(ctx, s.patience, r.Volume, "looking at the space of "+b.Ref.Provider, askTime, func(ctx context.Context) (room, error) {
+		free, total, err := provider.Room(ctx, r)
+		return room{free, total}, err
 	})
+	return got.free, got.total, err
 }
 
-// forkStatement states the other newest backups of an instance.
-func forkStatement(forks []job.Fork) (stated []report.Fork) {
-	for _, f := range forks {
-		stated = append(stated, report.Fork(f))
+// thawStored lets file systems go that were frozen for a backup which is stored now: everybody who
+// writes to them waits, and the report may take hours to be acknowledged. The instance stays held.
+func (s *snapshotter) thawStored(ctx context.Context, sources []job.Source) error {
+	for _, source := range sources {
+		if source.Ref.Provider != snapshot.NameFsFreeze {
+			continue
+		}
+		if err := s.remove(ctx, source.Ref); err != nil {
+			return err
+		}
 	}
-	return stated
+	return nil
 }

@@ -1,0 +1,19 @@
+package agent
+
+import (
+	"holdfast/agent/api"
+	"holdfast/agent/config"
+)
+
+// volumesOf tells a caller of the volumes of an instance.
+func (a *Agent) volumesOf(c api.Caller, in *config.Instance) []api.Volume {
+	list := make([]api.Volume, len(in.Volumes))
+	for i, v := range in.Volumes {
+		view := a.engine.views.of(in.ID, v.Name)
+		if !c.SeesAll() {
+			view.Means = a.forTenant(view.Means)
+		}
+		list[i] = api.Volume{Name: v.Name, Path: v.Path, Snapshot: v.Snapshot, Provider: view.Provider, Means: view.Means}
+	}
+	return list
+}
