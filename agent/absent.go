@@ -3,18 +3,19 @@ package agent
 import (
 	"context"
 
+	"holdfast/agent/engine"
 	"holdfast/internal/contain"
 )
 
 // absent lists the instances whose storage is not here, and hung lists
 // the instances whose storage does not answer. All are looked at
 // together, so that storage that does not answer costs its time once.
-func (s *service) absent(ctx context.Context, instances []*instance) (absent, hung []string) {
+func (s *service) absent(ctx context.Context, instances []*engine.Instance) (absent, hung []string) {
 	missing := make([]error, len(instances))
 	group, ctx := contain.WithContext(ctx)
 	for i, in := range instances {
 		group.Go(func() error {
-			missing[i] = s.a.engine.volumes.restored(ctx, in)
+			missing[i] = s.a.engine.Volumes.Restored(ctx, in)
 			return nil
 		})
 	}
@@ -25,12 +26,12 @@ func (s *service) absent(ctx context.Context, instances []*instance) (absent, hu
 		switch {
 		case missing[i] == nil:
 			continue
-		case noAnswer(missing[i]):
-			hung = append(hung, in.cfg.ID)
+		case engine.NoAnswer(missing[i]):
+			hung = append(hung, in.Config().ID)
 		default:
-			absent = append(absent, in.cfg.ID)
+			absent = append(absent, in.Config().ID)
 		}
-		s.a.log.Warn("storage of an instance is not on this host", keyInstance, in.cfg.ID, keyError, missing[i].Error())
+		s.a.log.Warn("storage of an instance is not on this host", keyInstance, in.Config().ID, keyError, missing[i].Error())
 	}
 	return absent, hung
 }

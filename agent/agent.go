@@ -24,6 +24,7 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
+	"holdfast/agent/engine"
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
 	"holdfast/agent/observe"
@@ -82,31 +83,31 @@ type Agent struct {
 	opened func(func() error)
 	// self has the identity, which tells this host from its clones,
 	// for the sessions of its backups.
-	self self
+	self engine.Self
 	// shared is hostid.Standing.Shared.
 	shared   bool
-	standing standing
-	looks    *looks
+	standing engine.Standing
+	looks    *engine.Looks
 
 	store     obs.Store
 	limiter   *obs.Limiter
 	throttle  *throttle
-	vaults    *vaults
-	health    *storeHealth
+	vaults    *engine.Vaults
+	health    *engine.StoreHealth
 	pool      *backup.Pool
-	engine    *engine
-	sightings *sightings
-	frozen    *frozenGuards
+	engine    *engine.Engine
+	sightings *engine.Sightings
+	frozen    *engine.FrozenGuards
 	journal   *job.Journal
 	manager   *job.Manager
 	watcher   *observe.Watcher
 	lookout   *observe.Lookout
 	writes    *observe.JournalHealth
 	metrics   *metrics.Metrics
-	signing   *signing
+	signing   *engine.Signing
 	client    *http.Client
 	deliverer *report.Deliverer
-	instances *instances
+	instances *engine.Instances
 	auth      api.Authenticator
 	listeners listeners
 	audit     *observe.Auditor
@@ -127,7 +128,7 @@ type Agent struct {
 func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	a := &Agent{
 		cfg: o.Config, log: o.Log, version: o.Version, ready: o.Ready, started: time.Now(), recovers: o.Recover,
-		health: &storeHealth{}, self: self{host: o.Config.HostID, version: o.Version},
+		health: &engine.StoreHealth{}, self: engine.Self{Host: o.Config.HostID, Version: o.Version},
 	}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
@@ -168,16 +169,16 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.identify(); err != nil {
 		return nil, err
 	}
-	held, err := openMarks(filepath.Join(cfg.StateDir, marksFolder))
+	held, err := engine.OpenMarks(filepath.Join(cfg.StateDir, marksFolder))
 	if err != nil {
 		return nil, err
 	}
-	vault.SweepCatalogues(catalogues(cfg.StateDir)) // the journal's lock says that no other agent uses them
+	vault.SweepCatalogues(engine.Catalogues(cfg.StateDir)) // the journal's lock says that no other agent uses them
 	a.metrics = metrics.New(metrics.Options{Version: a.version, Started: a.started, Stages: observe.Stages, Troubles: observe.TroubleNames(), Process: true})
 	if err := a.openStore(ctx, opened); err != nil {
 		return nil, err
 	}
-	a.signing, err = openSigning(cfg.SigningKeyFile, func(err error) {
+	a.signing, err = engine.OpenSigning(cfg.SigningKeyFile, func(err error) {
 		if err != nil {
 			a.log.Error("signing_key_file is no good; the last good key signs receipts until the file is right, or until the agent ends", keyError, err.Error())
 			return
@@ -187,20 +188,19 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.without("signing_key_file", err); err != nil {
 		return nil, err
 	}
-	a.instances = newInstances(cfg.HostID, a.journal)
+	a.instances = engine.NewInstances(cfg.HostID, a.journal)
 	for i := range cfg.Instances {
-		in, err := newInstance(&cfg.Instances[i], cfg.HostID)
+		in, err := engine.NewInstance(&cfg.Instances[i], cfg.HostID, i)
 		if err != nil {
 			if err = a.without("instance", fmt.Errorf("instance %q: %w", cfg.Instances[i].ID, err)); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		opened(in.runtime.Close)
-		in.index = i
-		a.instances.add(in)
+		opened(in.Runtime().Close)
+		a.instances.Add(in)
 	}
-	opened(a.instances.close)
+	opened(a.instances.Close)
 	bootID := hostid.Boot()
 	if bootID == "" {
 		// Instances that an earlier life held then count as held
@@ -209,18 +209,16 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		a.log.Warn("the kernel's id of this boot can't be read; after each restart of the agent its jobs go on as after a reboot")
 	}
 	a.watcher = observe.NewWatcher(a.log, a.metrics, o.Inhibit)
-	a.frozen = &frozenGuards{log: a.log, dir: cfg.StateDir}
-	a.writes = observe.NewJournalHealth(a.journal, cfg.StateDir, a.watcher, a.frozen.stuck)
+	a.frozen = engine.NewFrozenGuards(a.log, cfg.StateDir)
+	a.writes = observe.NewJournalHealth(a.journal, cfg.StateDir, a.watcher, a.frozen.Stuck)
 	a.journal.WatchWrites(a.writes.Written)
-	a.engine = newEngine(engineOptions{
+	a.engine = engine.New(engine.Options{
 		Log: a.log, Config: cfg, Self: a.self, Shared: a.shared, Standing: &a.standing, Looks: a.looks, Journal: a.journal, Pool: a.pool,
 		Instances: a.instances, Vaults: a.vaults, Signing: a.signing, Counters: a.metrics, Observer: a.watcher, Releases: a.watcher.Releases(),
 	})
-	a.manager = job.New(a.journal, job.Parts{
-		Instance: a.engine.instance, Leftovers: a.engine.snapshots.leftovers, RemoveLeftover: a.engine.snapshots.remove,
-		Recall: a.engine.recall, Store: a.health, Room: a.engine.snapshots.room, Marks: held, Backuper: a.engine.backups, Restorer: a.engine.restores,
-		Signer: a.engine.receipts, Observer: a.watcher,
-	}, job.Options{
+	parts := a.engine.Parts()
+	parts.Store, parts.Marks, parts.Observer = a.health, held, a.watcher
+	a.manager = job.New(a.journal, parts, job.Options{
 		Jobs: cfg.Limits.Jobs, Queue: cfg.Limits.Queue, Held: cfg.Limits.Held,
 		Precopy: job.Precopy{
 			Rounds: cfg.Precopy.Rounds, Enough: uint64(cfg.Precopy.Enough), Time: cfg.Precopy.Time, Bytes: uint64(cfg.Precopy.Bytes),
@@ -233,7 +231,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		ProgressEvery: cfg.Report.Progress,
 		Now:           time.Now, Rand: rand.Reader, BootID: bootID, Uptime: evidence.SinceBoot, RecoverOnly: o.Recover,
 	})
-	a.sightings = a.engine.newSightings(cfg, a.journal, a.manager)
+	a.sightings = a.engine.NewSightings(cfg, a.journal, a.manager)
 	a.lookout = a.newLookout()
 	a.metrics.Leftovers(func() int {
 		left, err := a.manager.Leftovers()
@@ -242,7 +240,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		}
 		return len(left)
 	})
-	a.metrics.Kept(a.sightings.keptFigures)
+	a.metrics.Kept(a.sightings.KeptFigures)
 	if err := a.without("report", a.openReports(opened)); err != nil {
 		return nil, err
 	}
@@ -253,7 +251,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if a.audit != nil {
 		opened(a.audit.Close)
 	}
-	a.engine.volumes.refuseUnfit(ctx, a.instances.all())
+	a.engine.Volumes.RefuseUnfit(ctx, a.instances.All())
 	opened(a.listeners.close)
 	return a, a.listen()
 }
@@ -270,7 +268,7 @@ func (a *Agent) Addr() string { return a.listeners.control.text() }
 func (a *Agent) MetricsAddr() string { return a.listeners.metrics.text() }
 
 // PublicKey is the PEM file with which a control plane verifies this host's receipts.
-func (a *Agent) PublicKey() ([]byte, error) { return a.signing.signer().PublicPEM() }
+func (a *Agent) PublicKey() ([]byte, error) { return a.signing.Signer().PublicPEM() }
 
 // Run recovers the jobs of earlier lives, serves until ctx ends, drains and closes. After the end
 // of ctx it returns nil, else the reason why it could not serve. No goroutine of it is left then.
@@ -305,7 +303,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		know := sync.OnceFunc(func() { close(looked) })
 		defer know()
 		err := a.work(ctx, know, began)
-		if a.standing.reason() == nil {
+		if a.standing.Reason() == nil {
 			a.flush(late)
 		}
 		return err
@@ -315,16 +313,16 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	group.Go(a.again(late, "inhibit shutdowns", func() error { a.watcher.KeepUp(late); return nil }))
 	group.Go(a.again(late, "change the limits by the time of day", func() error { a.throttle.run(late); return nil }))
-	group.Go(a.again(late, "keep file systems frozen", func() error { a.frozen.keep(late); return nil }))
+	group.Go(a.again(late, "keep file systems frozen", func() error { a.frozen.Keep(late); return nil }))
 	group.Go(a.again(ctx, "try the store", func() error { a.probeStore(ctx); return nil }))
 	group.Go(a.again(ctx, "watch the certificate", func() error { a.watchCertificate(ctx); return nil }))
 	group.Go(a.again(ctx, "try the journal", func() error { a.writes.Run(ctx); return nil }))
 	group.Go(a.again(ctx, "look at the disks", func() error { a.lookout.WatchDisks(ctx); return nil }))
-	group.Go(a.again(ctx, "look at the volumes", func() error { a.engine.views.watch(ctx); return nil }))
-	group.Go(a.again(ctx, "keep the claims", func() error { a.engine.claims.keepClaims(ctx); return nil }))
-	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.vaults.settleAll(ctx); return nil }))
+	group.Go(a.again(ctx, "look at the volumes", func() error { a.engine.Views.Watch(ctx); return nil }))
+	group.Go(a.again(ctx, "keep the claims", func() error { a.engine.Claims.Keep(ctx); return nil }))
+	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.vaults.SettleAll(ctx); return nil }))
 	group.Go(a.again(ctx, "look whether forks are decided", func() error { a.watchForks(ctx); return nil }))
-	group.Go(a.again(ctx, "look for copies of this host", func() error { a.looks.watch(ctx); return nil }))
+	group.Go(a.again(ctx, "look for copies of this host", func() error { a.looks.Watch(ctx); return nil }))
 	for _, s := range a.servers() {
 		group.Go(func() error {
 			if s.afterRecovery {

@@ -21,7 +21,7 @@ func (a *Agent) Alive(ctx context.Context) error {
 	if _, err := a.journal.PendingReports(); err != nil {
 		return err
 	}
-	if err := a.frozen.stuck(); err != nil {
+	if err := a.frozen.Stuck(); err != nil {
 		return err
 	}
 	if err := a.journal.Writable(ctx); err != nil && !errors.Is(err, job.ErrJournalFull) {
@@ -42,7 +42,7 @@ var errNotReady = errors.New("the agent recovers or shuts down")
 
 // takesCommands is what readiness means.
 func (a *Agent) takesCommands() error {
-	if err := a.standing.allowed(); err != nil {
+	if err := a.standing.Allowed(); err != nil {
 		return err
 	}
 	if !a.serving.Load() || a.manager.Draining() {

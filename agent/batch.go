@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"holdfast/agent/api"
+	"holdfast/agent/engine"
 	"holdfast/agent/job"
 )
 
@@ -16,12 +17,12 @@ import (
 // with several ids: an instance that is not here and an instance that the caller may
 // not see refuse the batch with one answer, and so do instances of several tenants.
 // Whose an instance is its unfinished job says, and else the configuration.
-func (s *service) batch(c api.Caller, ids []string) ([]*instance, error) {
+func (s *service) batch(c api.Caller, ids []string) ([]*engine.Instance, error) {
 	var unknown []string
-	found := make([]*instance, len(ids))
+	found := make([]*engine.Instance, len(ids))
 	tenants := map[string]bool{}
 	for i, id := range ids {
-		in, tenant, err := s.a.instances.found(id)
+		in, tenant, err := s.a.instances.Found(id)
 		if err != nil {
 			return nil, err
 		}
@@ -109,8 +110,8 @@ func tooLate(j *job.Job) string {
 }
 
 // visible finds the instance for a caller.
-func (s *service) visible(c api.Caller, id string) (*instance, error) {
-	in, tenant, err := s.a.instances.found(id)
+func (s *service) visible(c api.Caller, id string) (*engine.Instance, error) {
+	in, tenant, err := s.a.instances.Found(id)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/config"
+	"holdfast/agent/engine"
 	"holdfast/internal/vault"
 )
 
@@ -21,23 +22,23 @@ const jobOfOperator = "an operator's takeover"
 
 // Claims implements api.Claims.
 func (s *service) Claims(ctx context.Context, c api.Caller, id string) ([]api.ClaimInfo, error) {
-	wanted := s.a.instances.all()
+	wanted := s.a.instances.All()
 	if id != "" {
 		in, err := s.visible(c, id)
 		if err != nil {
 			return nil, err
 		}
-		wanted = []*instance{in}
+		wanted = []*engine.Instance{in}
 	}
 	ctx, cancel := context.WithTimeout(ctx, claimLook)
 	defer cancel()
 	byTenant := map[string][]string{}
 	for _, in := range wanted {
-		byTenant[in.cfg.Tenant] = append(byTenant[in.cfg.Tenant], in.cfg.ID)
+		byTenant[in.Config().Tenant] = append(byTenant[in.Config().Tenant], in.Config().ID)
 	}
 	var list []api.ClaimInfo
 	for tenant, ids := range byTenant {
-		opened, err := s.a.vaults.existing(ctx, tenant)
+		opened, err := s.a.vaults.Existing(ctx, tenant)
 		if errors.Is(err, vault.ErrNoVault) {
 			continue
 		} else if err != nil {
@@ -61,7 +62,7 @@ func (s *service) Claims(ctx context.Context, c api.Caller, id string) ([]api.Cl
 
 func (s *service) claimInfo(c vault.Claim) api.ClaimInfo {
 	return api.ClaimInfo{
-		InstanceID: c.Instance, Host: c.Host, ThisHost: c.Identity != "" && c.Identity == s.a.self.identity.ID, JobID: c.Job, BackupID: c.Backup,
+		InstanceID: c.Instance, Host: c.Host, ThisHost: c.Identity != "" && c.Identity == s.a.self.Identity.ID, JobID: c.Job, BackupID: c.Backup,
 		Since: c.Made.UTC(), Renewed: c.Renewed.UTC(), SilentSeconds: max(0, time.Since(c.Renewed)).Seconds(), Took: len(c.Over), Reason: c.Reason,
 	}
 }
@@ -73,16 +74,16 @@ func (s *service) TakeOverClaim(ctx context.Context, c api.Caller, id, reason st
 	if err != nil {
 		return nil, err
 	}
-	if s.a.self.identity.ID == "" {
+	if s.a.self.Identity.ID == "" {
 		return nil, api.Refuse(api.CodeParameter, "this host has no identity that lasts, so it claims no instance")
 	}
 	ctx, cancel := context.WithTimeout(ctx, claimLook)
 	defer cancel()
-	opened, err := s.a.vaults.existing(ctx, in.cfg.Tenant)
+	opened, err := s.a.vaults.Existing(ctx, in.Config().Tenant)
 	if err != nil {
 		return nil, api.Refuse(api.CodeInternal, "the vault of the tenant can't be asked: %v", err)
 	}
-	others, err := opened.ClaimsOfOthers(ctx, s.a.self.identity.ID, 0, id)
+	others, err := opened.ClaimsOfOthers(ctx, s.a.self.Identity.ID, 0, id)
 	if err != nil {
 		return nil, api.Refuse(api.CodeInternal, "the claims can't be read: %v", err)
 	}
@@ -95,8 +96,8 @@ func (s *service) TakeOverClaim(ctx context.Context, c api.Caller, id, reason st
 	}
 	silence := cmp.Or(s.a.cfg.Prepare.ClaimSilence, config.DefaultClaimSilence)
 	taken, err := opened.Claim(ctx, vault.ClaimOptions{
-		Instance: id, Host: s.a.cfg.HostID, Identity: s.a.self.identity.ID, Job: jobOfOperator, Backup: known.Backup, Seq: known.Seq,
-		Silence: silence, TakeOver: force, Reason: reason, Every: s.a.engine.claims.claimPause(),
+		Instance: id, Host: s.a.cfg.HostID, Identity: s.a.self.Identity.ID, Job: jobOfOperator, Backup: known.Backup, Seq: known.Seq,
+		Silence: silence, TakeOver: force, Reason: reason, Every: s.a.engine.Claims.Pause(),
 		Keeps: func(vault.Claim) bool { return false }, // it is the operator's from now on
 	})
 	var living *vault.ClaimedError
@@ -113,6 +114,6 @@ func (s *service) TakeOverClaim(ctx context.Context, c api.Caller, id, reason st
 		s.a.log.Warn("an operator took over the claim of another host", keyInstance, id, "host", t.Host, "since", t.Renewed.UTC().Format(time.RFC3339),
 			"forced", force, keyReason, reason, "by", c.Via)
 	}
-	s.a.engine.claims.claimed.note(id, nil)
+	s.a.engine.Claims.TakenOver(id)
 	return list, nil
 }

@@ -15,8 +15,8 @@ func (a *Agent) openReports(opened func(func() error)) error {
 		return fmt.Errorf("report.ca_file: %w", err)
 	}
 	opened(func() error { a.client.CloseIdleConnections(); return nil })
-	a.deliverer, err = report.New(outbox{a.manager, a.standing.allowed}, report.Options{
-		URL: r.URL, Source: "urn:holdfast:host:" + a.cfg.HostID + ":" + a.self.identity.ID, Client: a.client, TokenFile: r.TokenFile,
+	a.deliverer, err = report.New(outbox{a.manager, a.standing.Allowed}, report.Options{
+		URL: r.URL, Source: "urn:holdfast:host:" + a.cfg.HostID + ":" + a.self.Identity.ID, Client: a.client, TokenFile: r.TokenFile,
 		UserAgent: "holdfast/" + a.version, Timeout: r.Timeout, Any2xx: r.Acknowledge == config.AcknowledgeAny2xx, Batch: r.Batch,
 		Attempted: a.watcher.Attempted, Away: a.watcher.Away,
 	})

@@ -22,17 +22,17 @@ const elsewhereTime = 2 * time.Second
 // store says so within elsewhereTime. A store that is silent refuses nothing: the job looks again,
 // and claims the instance. Nor is an instance refused that runs here: it is ready as it is.
 func (s *service) elsewhere(ctx context.Context, ids []string) error {
-	if s.a.self.identity.ID == "" || len(ids) == 0 {
+	if s.a.self.Identity.ID == "" || len(ids) == 0 {
 		return nil
 	}
-	in := s.a.instances.of(ids[0]) // the others are of the same tenant
+	in := s.a.instances.Of(ids[0]) // the others are of the same tenant
 	if in == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, elsewhereTime)
 	defer cancel()
-	tenant := in.cfg.Tenant
-	found, err := s.a.engine.claims.elsewhere(ctx, tenant, ids, elsewhereTime)
+	tenant := in.Config().Tenant
+	found, err := s.a.engine.Claims.Elsewhere(ctx, tenant, ids, elsewhereTime)
 	if err != nil {
 		s.a.log.Debug("nobody knows whether other hosts have the instances; the jobs find out", "tenant", tenant, keyReason, err.Error())
 		return nil
@@ -49,12 +49,12 @@ func (s *service) notRunning(ctx context.Context, ids []string) []string {
 	var group contain.Group
 	group.SetLimit(lookers)
 	for i, id := range ids {
-		in := s.a.instances.of(id)
+		in := s.a.instances.Of(id)
 		if in == nil {
 			continue
 		}
 		group.Go(func() error {
-			sight, err := in.runtime.State(ctx)
+			sight, err := in.Runtime().State(ctx)
 			still[i] = err == nil && sight.State != runtime.Running
 			return nil // whether it runs the job finds out
 		})

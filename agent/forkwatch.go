@@ -30,12 +30,12 @@ func (a *Agent) watchForks(ctx context.Context) {
 
 // learnForks looks once. A vault that does not answer is asked again at the next look.
 func (a *Agent) learnForks(ctx context.Context) {
-	if a.standing.reason() != nil {
+	if a.standing.Reason() != nil {
 		return // the journal is to stay as it is
 	}
 	var ids []string
-	for _, in := range a.instances.all() {
-		ids = append(ids, in.cfg.ID)
+	for _, in := range a.instances.All() {
+		ids = append(ids, in.Config().ID)
 	}
 	slices.Sort(ids)
 	within, cancel := context.WithTimeout(ctx, forkLookTime)

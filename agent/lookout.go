@@ -13,8 +13,8 @@ func (a *Agent) newLookout() *observe.Lookout {
 	return observe.NewLookout(observe.Sources{
 		Log: a.log, Watcher: a.watcher, Journal: a.journal, Writes: a.writes, Jobs: a.manager, Queue: a.cfg.Limits.Queue, Held: a.cfg.Limits.Held,
 		StateDir: a.cfg.StateDir, AuditFile: a.cfg.Audit.File,
-		Configured: func(instance string) bool { return a.instances.of(instance) != nil },
-		Changed:    a.instances.changed, Parts: a.sightOfParts, Disks: a.sightings.disks, Hasty: a.hasty.Load,
+		Configured: func(instance string) bool { return a.instances.Of(instance) != nil },
+		Changed:    a.instances.Changed, Parts: a.sightOfParts, Disks: a.sightings.Disks, Hasty: a.hasty.Load,
 	})
 }
 
@@ -26,14 +26,14 @@ func (a *Agent) sightOfParts() (all []observe.Sighting) {
 		}
 	}
 	switch {
-	case a.serving.Load() || a.stopping.Load() || a.standing.reason() != nil:
+	case a.serving.Load() || a.stopping.Load() || a.standing.Reason() != nil:
 	case a.recovers:
 		add(observe.TroubleRecovery, errors.New("the configuration, or something that it names, has a fault, which the log tells; this start lets go of held instances and ends when none is held"))
 	default:
 		add(observe.TroubleRecovery, errors.New("the jobs of the last life are not all looked at yet"))
 	}
-	add(observe.TroubleCopied, a.standing.reason())
-	if a.manager.Draining() && a.standing.reason() == nil && !a.stopping.Load() && !a.recovers {
+	add(observe.TroubleCopied, a.standing.Reason())
+	if a.manager.Draining() && a.standing.Reason() == nil && !a.stopping.Load() && !a.recovers {
 		add(observe.TroubleDrained, errors.New("the agent was told to drain, and refuses every command"))
 	}
 	add(observe.TroubleListen, a.listeners.control.fault())
@@ -49,5 +49,5 @@ func (a *Agent) sightOfParts() (all []observe.Sighting) {
 			add(observe.TroubleExpires, fmt.Errorf("it expires at %s", expiry.UTC().Format("2006-01-02 15:04:05Z")))
 		}
 	}
-	return append(all, a.sightings.sightOfClaims()...)
+	return append(all, a.sightings.Claims()...)
 }

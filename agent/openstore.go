@@ -7,6 +7,7 @@ import (
 	"iter"
 	"time"
 
+	"holdfast/agent/engine"
 	"holdfast/agent/metrics"
 	"holdfast/agent/observe"
 	"holdfast/internal/backup"
@@ -31,13 +32,13 @@ func (a *Agent) openProbe(ctx context.Context, opened func(func() error)) error 
 		probe = closedStore{"a store that can't be opened", err}
 	}
 	opened(probe.Close)
-	a.health.vaults, a.health.probe = a.vaults, probe
+	a.health.Begin(a.vaults, probe)
 	return nil
 }
 
 func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
 	cfg := a.cfg
-	keys, fault := openKeys(cfg.KeyFile, cfg.Store.NameKeyFile)
+	keys, fault := engine.OpenKeys(cfg.KeyFile, cfg.Store.NameKeyFile)
 	if err := a.without("keys", fault); err != nil {
 		return err
 	}
@@ -69,7 +70,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 			return err
 		}
 	}
-	a.store = guardedStore{store, a.standing.allowed}
+	a.store = engine.GuardStore(store, &a.standing)
 	opened(a.store.Close)
 	strongest, err := seal.ParseLevel(a.cfg.Compression.Max)
 	if err != nil {
@@ -78,11 +79,11 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	a.pool = backup.NewPool(backup.PoolOptions{Budget: int64(a.cfg.Limits.Memory), Runs: a.cfg.Limits.Jobs, MaxLevel: strongest})
 	brake := a.cfg.Brake
 	a.pool.Brake = pressure.NewBrake(pressure.Limits{CPU: float64(brake.CPU) / 100, IO: float64(brake.IO) / 100, Memory: float64(brake.Memory) / 100})
-	a.vaults = &vaults{
-		log: a.log, store: a.store, known: a.journal.KnownIn, look: a.looks.look, keys: keys, fault: fault, open: map[string]*openVault{},
-		creation: creation{auto: cfg.Vault.AutoCreate, recipients: cfg.Recipients, keyFile: cfg.KeyFile, nameKeyFile: cfg.Store.NameKeyFile},
-	}
-	opened(a.vaults.close)
+	a.vaults = engine.NewVaults(engine.VaultOptions{
+		Log: a.log, Store: a.store, Known: a.journal.KnownIn, Look: a.looks.Look, Keys: keys, Fault: fault,
+		Creation: engine.Creation{Auto: cfg.Vault.AutoCreate, Recipients: cfg.Recipients, KeyFile: cfg.KeyFile, NameKeyFile: cfg.Store.NameKeyFile},
+	})
+	opened(a.vaults.Close)
 	return a.openProbe(ctx, opened)
 }
 
@@ -104,7 +105,7 @@ func (a *Agent) storeRequest(e obs.Event) {
 	}
 	a.metrics.StoreRequest(e.Op, e.Bytes, e.Duration, result, e.Retry > 0)
 	a.watcher.Stored(e.Op, e.Err)
-	a.health.request(e)
+	a.health.Request(e)
 }
 
 // probeStore asks the store for an object that is not there, so that a wrong bucket

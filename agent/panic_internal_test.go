@@ -11,7 +11,6 @@ import (
 
 	"holdfast/agent/metrics"
 	"holdfast/agent/observe"
-	"holdfast/internal/vault"
 )
 
 func page(m *metrics.Metrics) string {
@@ -41,23 +40,4 @@ func TestLoopGoesOnAfterPanic(t *testing.T) {
 			t.Error("not counted")
 		}
 	})
-}
-
-// TestVaultIsOpenedAgainAfterPanic: the next job does not use locks that a panic may have left.
-func TestVaultIsOpenedAgainAfterPanic(t *testing.T) {
-	v := &vaults{open: map[string]*openVault{}}
-	used, other := &vault.Vault{}, &vault.Vault{}
-	turn := make(chan struct{}, 1)
-	turn <- struct{}{}
-	o := &openVault{turn: turn, vault: used}
-	v.open["acme"] = o
-	v.drop("acme", other)
-	if o.vault != used {
-		t.Error("another vault was dropped")
-	}
-	v.drop("nobody", used)
-	v.drop("acme", used)
-	if o.vault != nil || len(turn) != 1 {
-		t.Errorf("the vault is still used, or its turn is lost (%d)", len(turn))
-	}
 }

@@ -41,8 +41,8 @@ func (a *Agent) Powers() (need []Power, all bool, err error) {
 	for _, j := range jobs {
 		left.restore = left.restore || j.IsRestore()
 		// The commands of an instance that left the configuration may still have to let it go.
-		if in, err := a.instances.recall(j.Instance, j.Kept); err == nil {
-			left.instances = append(left.instances, *in.cfg)
+		if in, err := a.instances.Recall(j.Instance, j.Kept); err == nil {
+			left.instances = append(left.instances, *in.Config())
 		}
 	}
 	need, all = powers(a.cfg, left)

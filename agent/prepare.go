@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"holdfast/agent/api"
+	"holdfast/agent/engine"
 	"holdfast/agent/job"
 	"holdfast/internal/contain"
 )
@@ -68,7 +69,7 @@ func (s *service) PrepareProgress(ctx context.Context, c api.Caller, id string) 
 	case j.IsRestore() && j.State == job.Failed:
 		return api.PrepareProgress{Status: api.ProgressFailed}, nil
 	}
-	here, err := s.a.engine.volumes.loaded(ctx, in, j)
+	here, err := s.a.engine.Volumes.Loaded(ctx, in, j)
 	if err != nil {
 		return api.PrepareProgress{}, err
 	}
@@ -99,8 +100,8 @@ func (s *service) Status(ctx context.Context, c api.Caller, ids []string) ([]api
 
 // instanceStatus is "abnormal" for an instance whose storage does not
 // answer, as it would be after a backup: others are told of all the same.
-func (s *service) instanceStatus(ctx context.Context, in *instance) (int, error) {
-	j, err := s.lastJob(in.cfg.ID)
+func (s *service) instanceStatus(ctx context.Context, in *engine.Instance) (int, error) {
+	j, err := s.lastJob(in.Config().ID)
 	if err != nil {
 		return 0, err
 	}
@@ -118,10 +119,10 @@ func (s *service) instanceStatus(ctx context.Context, in *instance) (int, error)
 	default:
 		return api.InstanceBackup, nil
 	}
-	here, err := s.a.engine.volumes.loaded(ctx, in, j)
+	here, err := s.a.engine.Volumes.Loaded(ctx, in, j)
 	switch {
-	case noAnswer(err):
-		s.a.log.Debug("the storage of an instance does not answer", keyInstance, in.cfg.ID, keyError, err.Error())
+	case engine.NoAnswer(err):
+		s.a.log.Debug("the storage of an instance does not answer", keyInstance, in.Config().ID, keyError, err.Error())
 		return api.InstanceBackupAbnormal, nil
 	case !here || err != nil:
 		return api.InstanceIdle, err

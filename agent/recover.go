@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"holdfast/agent/engine"
 	"holdfast/agent/job"
 )
 
@@ -60,7 +61,7 @@ func Held(stateDir string) ([]string, error) {
 	}
 	var instances []string
 	for _, e := range entries {
-		if isNote(e.Name()) {
+		if engine.IsNote(e.Name()) {
 			instances = append(instances, e.Name())
 		}
 	}

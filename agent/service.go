@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/agent/engine"
 	"holdfast/agent/job"
 	"holdfast/agent/observe"
 	"holdfast/internal/contain"
@@ -20,8 +21,6 @@ const (
 	retryFull = time.Minute
 	// retryDraining is when an agent that restarts may be back.
 	retryDraining = 30 * time.Second
-	// stateTime bounds one look at one instance for a list.
-	stateTime = 3 * time.Second
 	// lookers bounds how many instances are looked at together for a list.
 	lookers = 16
 	// watchPoll is how often a watcher looks into the journal, in case it missed an update.
@@ -212,8 +211,8 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 	info := api.Info{
 		Version: a.version, HostID: a.cfg.HostID, Started: a.started.UTC(), Draining: a.manager.Draining(), Store: a.store.String(),
 	}
-	for _, in := range a.instances.all() {
-		if c.Sees(in.cfg.Tenant) {
+	for _, in := range a.instances.All() {
+		if c.Sees(in.Config().Tenant) {
 			info.Instances++
 		}
 	}
@@ -262,12 +261,12 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 	var mu sync.Mutex
 	group, ctx := contain.WithContext(ctx)
 	group.SetLimit(lookers)
-	all, err := s.a.instances.strays(c.Sees) // listed too: they can be let go of
+	all, err := s.a.instances.Strays(c.Sees) // listed too: they can be let go of
 	if err != nil {
 		return nil, err
 	}
-	for _, in := range s.a.instances.all() {
-		if c.Sees(in.cfg.Tenant) {
+	for _, in := range s.a.instances.All() {
+		if c.Sees(in.Config().Tenant) {
 			all = append(all, in)
 		}
 	}
@@ -287,15 +286,15 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 	return list, nil
 }
 
-func (s *service) instanceInfo(ctx context.Context, c api.Caller, in *instance) (api.InstanceInfo, error) {
+func (s *service) instanceInfo(ctx context.Context, c api.Caller, in *engine.Instance) (api.InstanceInfo, error) {
 	info := api.InstanceInfo{
-		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Runtime: in.runtime.Kind(), Release: in.cfg.Release, Volumes: s.a.volumesOf(c, in.cfg),
+		ID: in.Config().ID, Tenant: in.Config().Tenant, Runtime: in.Runtime().Kind(), Release: in.Config().Release, Volumes: s.a.volumesOf(c, in.Config()),
 	}
-	active, latest, err := s.a.journal.ByInstance(in.cfg.ID)
+	active, latest, err := s.a.journal.ByInstance(in.Config().ID)
 	if err != nil {
 		return api.InstanceInfo{}, err
 	}
-	info.State = string(in.state(ctx, active))
+	info.State = string(in.State(ctx, active))
 	if active != nil {
 		info.JobID, info.Stage = active.ID, string(active.State)
 	}

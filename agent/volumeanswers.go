@@ -9,7 +9,7 @@ import (
 func (a *Agent) volumesOf(c api.Caller, in *config.Instance) []api.Volume {
 	list := make([]api.Volume, len(in.Volumes))
 	for i, v := range in.Volumes {
-		view := a.engine.views.of(in.ID, v.Name)
+		view := a.engine.Views.Of(in.ID, v.Name)
 		if !c.SeesAll() {
 			view.Means = a.forTenant(view.Means)
 		}

@@ -19,7 +19,7 @@ func (a *Agent) warnOfUnknown() {
 // not have any more.
 func (a *Agent) warnOfStrays(active []*job.Job) {
 	for _, j := range active {
-		if a.instances.of(j.Instance) == nil {
+		if a.instances.Of(j.Instance) == nil {
 			a.log.Warn("the instance of an unfinished job is not in the configuration any more; its job goes on by what the journal keeps of it: "+
 				"holdfast resume or holdfast release ends a hold, and putting the instance back into the configuration does no harm",
 				keyInstance, j.Instance, keyJob, j.ID, keyState, string(j.State), "held", j.Hold)
@@ -31,7 +31,7 @@ func (a *Agent) warnOfStrays(active []*job.Job) {
 // go by another configuration than the present one.
 func (a *Agent) warnOfChanges(active []*job.Job) {
 	for _, j := range active {
-		if err := a.instances.changed(j); err != nil {
+		if err := a.instances.Changed(j); err != nil {
 			a.log.Warn("the configuration of an instance changed while its job is unfinished; the job goes on by what the journal keeps, "+
 				"and the change counts from the next job on: end the job (holdfast resume, holdfast release), or take the change back",
 				keyInstance, j.Instance, keyJob, j.ID, keyState, string(j.State), "held", j.Hold, keyReason, err.Error())

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"holdfast/agent"
+	"holdfast/agent/engine"
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
 	"holdfast/internal/plain"
@@ -131,7 +132,7 @@ func printVolumes(cfg *config.Config, stdout io.Writer) error {
 			return err
 		}
 	}
-	for _, v := range agent.LookAtVolumes(context.Background(), cfg) {
+	for _, v := range engine.LookAtVolumes(context.Background(), cfg) {
 		warning := ""
 		if v.Warn {
 			warning = "WARNING: "
