@@ -29,6 +29,7 @@ import (
 	"holdfast/agent/metrics"
 	"holdfast/agent/observe"
 	"holdfast/agent/report"
+	"holdfast/agent/service"
 	"holdfast/internal/backup"
 	"holdfast/internal/contain"
 	"holdfast/internal/evidence"
@@ -91,7 +92,7 @@ type Agent struct {
 
 	store     obs.Store
 	limiter   *obs.Limiter
-	throttle  *throttle
+	throttle  *service.Throttle
 	vaults    *engine.Vaults
 	health    *engine.StoreHealth
 	pool      *backup.Pool
@@ -112,13 +113,11 @@ type Agent struct {
 	listeners listeners
 	audit     *observe.Auditor
 
-	static    *auth.Static    // nil without a file of tokens
-	words     map[string]bool // see tellsOfHost
-	wordsOnce sync.Once
-	hasty     atomic.Bool // troubles are shown at once; for tests
-	stopping  atomic.Bool
-	serving   atomic.Bool
-	close     func() error
+	static   *auth.Static // nil without a file of tokens
+	hasty    atomic.Bool  // troubles are shown at once; for tests
+	stopping atomic.Bool
+	serving  atomic.Bool
+	close    func() error
 }
 
 // Open opens everything that the configuration names and binds the listeners,
@@ -312,7 +311,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		group.Go(a.again(late, "deliver reports", func() error { <-looked; return a.deliverer.Run(late) }))
 	}
 	group.Go(a.again(late, "inhibit shutdowns", func() error { a.watcher.KeepUp(late); return nil }))
-	group.Go(a.again(late, "change the limits by the time of day", func() error { a.throttle.run(late); return nil }))
+	group.Go(a.again(late, "change the limits by the time of day", func() error { a.throttle.Run(late); return nil }))
 	group.Go(a.again(late, "keep file systems frozen", func() error { a.frozen.Keep(late); return nil }))
 	group.Go(a.again(ctx, "try the store", func() error { a.probeStore(ctx); return nil }))
 	group.Go(a.again(ctx, "watch the certificate", func() error { a.watchCertificate(ctx); return nil }))
@@ -375,3 +374,7 @@ func (a *Agent) flush(ctx context.Context) {
 		}
 	}
 }
+
+// SetBandwidth takes the limits of another configuration, for requests
+// under way too. It may be called at any time between Open and Close.
+func (a *Agent) SetBandwidth(b config.Bandwidth) { a.throttle.Configure(b) }

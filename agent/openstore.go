@@ -10,6 +10,7 @@ import (
 	"holdfast/agent/engine"
 	"holdfast/agent/metrics"
 	"holdfast/agent/observe"
+	"holdfast/agent/service"
 	"holdfast/internal/backup"
 	"holdfast/internal/obs"
 	"holdfast/internal/pressure"
@@ -44,7 +45,7 @@ func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error 
 	}
 	// One for all jobs: the host's link and the store's patience are shared.
 	a.limiter = obs.NewLimiter(obs.Limits{})
-	a.throttle = newThrottle(a.limiter, cfg.Bandwidth, a.log)
+	a.throttle = service.NewThrottle(a.limiter, cfg.Bandwidth, a.log)
 	a.metrics.StoreLimits(func() (up, down int64, requests float64) {
 		l := a.limiter.State().Limits
 		return l.Up, l.Down, l.Requests

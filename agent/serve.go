@@ -15,6 +15,7 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/auth"
 	"holdfast/agent/metrics"
+	"holdfast/agent/service"
 	"holdfast/internal/contain"
 )
 
@@ -108,7 +109,10 @@ type server struct {
 }
 
 func (a *Agent) servers() []server {
-	s := &service{a: a}
+	s := service.New(service.Options{
+		Log: a.log, Config: a.cfg, Self: a.self, Started: a.started, Store: a.store.String(), Journal: a.journal, Jobs: a.manager, Engine: a.engine,
+		Lookout: a.lookout, Throttle: a.throttle, WhyWaits: a.watcher.WhyWaits,
+	})
 	options := api.Options{Log: a.log, Audit: a.audit.Command, Refuse: a.refusal, Observe: func(e api.Exchange) {
 		a.metrics.APIRequest(e.Code)
 		if e.Panicked {

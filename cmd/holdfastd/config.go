@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"holdfast/agent"
-	"holdfast/agent/engine"
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
+	"holdfast/agent/engine"
 	"holdfast/internal/plain"
 	"holdfast/internal/vault"
 )

@@ -18,6 +18,7 @@ var levels = map[string]int{
 	"cmd/holdfastd":      12,
 	"internal/bench":     12, // a program; "make bench"
 	"agent":              11,
+	"agent/service":      10,
 	"agent/engine":       9,
 	"agent/observe":      8,
 

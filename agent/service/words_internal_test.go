@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"strings"
@@ -15,7 +15,7 @@ func TestTenantWords(t *testing.T) {
 	cfg := &config.Config{HostID: "rack-seven", KeyFile: "/etc/my keys/host key.pem", StateDir: "/var/lib/holdfast"}
 	cfg.Store.URL = "s3://fleet-bucket/deep prefix?region=r&endpoint=https://minio:9000"
 	cfg.Report.URL = "https://plane/reports"
-	a := &Agent{cfg: cfg}
+	w := newTenantWords(cfg)
 	for reason, want := range map[string]string{
 		"cancelled on request": "cancelled on request",
 		"the job took as long as the configuration allows (12h0m0s)":              "the job took as long as the configuration allows (12h0m0s)",
@@ -33,18 +33,18 @@ func TestTenantWords(t *testing.T) {
 		"sign the receipt: rack-seven has no key":                                 "sign the receipt: …" + cutWords,
 		"": "",
 	} {
-		if got := a.forTenant(reason); got != want {
+		if got := w.forTenant(reason); got != want {
 			t.Errorf("%q: %q, want %q", reason, got, want)
 		}
 		j := &job.Job{Cause: reason}
-		if got := a.cause(api.Caller{Role: api.RoleOperator}, j); got != reason {
+		if got := w.cause(api.Caller{Role: api.RoleOperator}, j); got != reason {
 			t.Errorf("an operator reads %q of %q", got, reason)
 		}
-		if got := a.cause(api.Caller{Role: api.RoleControlPlane, Tenant: "acme"}, j); got != want {
+		if got := w.cause(api.Caller{Role: api.RoleControlPlane, Tenant: "acme"}, j); got != want {
 			t.Errorf("a control plane of one tenant reads %q of %q", got, reason)
 		}
 		data := `{"job_id":"j","reason":` + quoted(reason) + `}`
-		if got := string(a.dataForTenant([]byte(data))); !strings.Contains(got, quoted(want)) || !strings.Contains(got, `"job_id":"j"`) {
+		if got := string(w.dataForTenant([]byte(data))); !strings.Contains(got, quoted(want)) || !strings.Contains(got, `"job_id":"j"`) {
 			t.Errorf("event %s becomes %s", data, got)
 		}
 	}

@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"log/slog"
@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"holdfast/agent/api"
+	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/agent/observe"
 )
@@ -22,7 +23,7 @@ func TestMessage(t *testing.T) {
 		{job.Job{State: job.Done, Kind: job.KindRestore, Restore: &job.Restore{Ready: true, Warning: "the vault has a newer backup"}}, "was ready already; the vault has a newer backup"},
 		{job.Job{State: job.Failed, Cause: "snapshot overflowed"}, "failed: snapshot overflowed"},
 	} {
-		s := &service{a: &Agent{lookout: observe.NewLookout(observe.Sources{Watcher: observe.NewWatcher(slog.New(slog.DiscardHandler), nil, nil)})}}
+		s := &service{words: newTenantWords(&config.Config{}), lookout: observe.NewLookout(observe.Sources{Watcher: observe.NewWatcher(slog.New(slog.DiscardHandler), nil, nil)})}
 		if got := s.message(api.Caller{Role: api.RoleOperator}, &tt.job); !strings.Contains(got, tt.want) {
 			t.Errorf("%s, %s: %q", tt.job.State, tt.job.Mode, got)
 		}

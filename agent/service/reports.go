@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"context"
@@ -23,7 +23,7 @@ const (
 // Reports implements api.Service. The journal keeps the last events, delivered or
 // not, so that a reader that was away, also while the agent was, misses none of them.
 func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send func(api.ReportEvent) error) error {
-	_, oldest, newest, err := s.a.journal.Recent(0, 0)
+	_, oldest, newest, err := s.journal.Recent(0, 0)
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send
 	defer poll.Stop()
 	defer alive.Stop()
 	for {
-		events, _, _, err := s.a.journal.Recent(last, reportsBatch)
+		events, _, _, err := s.journal.Recent(last, reportsBatch)
 		if err != nil {
 			return err
 		}
@@ -60,7 +60,7 @@ func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send
 				if !c.Sees(e.Tenant) {
 					continue
 				}
-				e.Data = s.a.dataForTenant(e.Data)
+				e.Data = s.words.dataForTenant(e.Data)
 			}
 			err := send(api.ReportEvent{
 				Seq: e.Seq, Type: e.Type, ID: e.ID, Time: e.Time, InstanceID: e.Instance, TaskID: e.Task, JobID: e.Job, Data: e.Data,
@@ -86,11 +86,11 @@ func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send
 
 // RefusedReports implements api.Service.
 func (s *service) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {
-	refused, err := s.a.manager.Refused()
+	refused, err := s.jobs.Refused()
 	if err != nil {
 		return nil, err
 	}
-	waiting, err := s.a.manager.Waiting()
+	waiting, err := s.jobs.Waiting()
 	if err != nil {
 		return nil, err
 	}
@@ -104,24 +104,24 @@ func (s *service) RefusedReports(context.Context, api.Caller) ([]api.RefusedRepo
 		add(r.Event, r.Since, r.Reason)
 	}
 	for _, e := range waiting {
-		add(e, time.Time{}, s.a.watcher.WhyWaits(e.Instance))
+		add(e, time.Time{}, s.whyWaits(e.Instance))
 	}
 	return list, nil
 }
 
 // GiveUpReport implements api.Service.
 func (s *service) GiveUpReport(_ context.Context, _ api.Caller, number uint64) error {
-	return onRefused(number, s.a.manager.GiveUp)
+	return onRefused(number, s.jobs.GiveUp)
 }
 
 // RetryReport implements api.Service.
 func (s *service) RetryReport(_ context.Context, _ api.Caller, number uint64) error {
-	return onRefused(number, s.a.manager.RetryRefused)
+	return onRefused(number, s.jobs.RetryRefused)
 }
 
 // DropReport implements api.Service.
 func (s *service) DropReport(_ context.Context, _ api.Caller, number uint64) error {
-	return onRefused(number, s.a.manager.DropRefused)
+	return onRefused(number, s.jobs.DropRefused)
 }
 
 func onRefused(number uint64, do func(uint64) error) error {

@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"context"
@@ -31,18 +31,18 @@ func (s *service) PrepareFrom(ctx context.Context, c api.Caller, requestID strin
 
 // Abandon implements api.Service.
 func (s *service) Abandon(_ context.Context, c api.Caller, id, jobID string) (api.Abandoned, error) {
-	active, _, err := s.a.journal.ByInstance(id)
+	active, _, err := s.journal.ByInstance(id)
 	switch {
 	case err != nil:
 		return api.Abandoned{}, err
-	case active != nil && !c.Sees(active.Tenant), active == nil && s.a.instances.Of(id) == nil:
+	case active != nil && !c.Sees(active.Tenant), active == nil && s.instances.Of(id) == nil:
 		return api.Abandoned{}, noInstance(c, id)
 	case active == nil:
 		return api.Abandoned{}, api.RefuseInstances(api.CodeParameter, []string{id}, "has no unfinished job")
 	case active.ID != jobID:
 		return api.Abandoned{}, api.Refuse(api.CodeParameter, "job_id: the unfinished job of %s is %s, and not %s", api.Quote(id), active.ID, api.Quote(jobID))
 	}
-	j, err := s.a.manager.Abandon(id)
+	j, err := s.jobs.Abandon(id)
 	switch {
 	case errors.Is(err, job.ErrState):
 		return api.Abandoned{}, api.Refuse(api.CodeParameter, "job_id: the job is %s, which has another way out: %s", active.State, otherWay(active))
@@ -52,10 +52,10 @@ func (s *service) Abandon(_ context.Context, c api.Caller, id, jobID string) (ap
 		return api.Abandoned{}, err
 	}
 	answer := api.Abandoned{JobID: j.ID, Message: "the job ends when the act under way has come back, within a minute; then `holdfast jobs` tells in what state the instance is left"}
-	if ended, err := s.a.journal.Job(j.ID); err == nil && ended.State == job.Failed {
+	if ended, err := s.journal.Job(j.ID); err == nil && ended.State == job.Failed {
 		answer.Ended, answer.Message = true, ended.Cause
 	}
-	s.a.log.Warn("an operator gave a job up; the agent leaves the instance as it is", keyInstance, id, keyJob, j.ID, keyState, string(active.State), "by", c.Via)
+	s.log.Warn("an operator gave a job up; the agent leaves the instance as it is", keyInstance, id, keyJob, j.ID, keyState, string(active.State), "by", c.Via)
 	return answer, nil
 }
 

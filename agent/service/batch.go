@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"context"
@@ -22,7 +22,7 @@ func (s *service) batch(c api.Caller, ids []string) ([]*engine.Instance, error) 
 	found := make([]*engine.Instance, len(ids))
 	tenants := map[string]bool{}
 	for i, id := range ids {
-		in, tenant, err := s.a.instances.Found(id)
+		in, tenant, err := s.instances.Found(id)
 		if err != nil {
 			return nil, err
 		}
@@ -50,8 +50,8 @@ func (s *service) Cancel(_ context.Context, c api.Caller, id string) error {
 	}
 	byReason := map[string][]string{}
 	for _, j := range jobs {
-		err := s.a.manager.Cancel(j.ID)
-		switch now, lookErr := s.a.journal.Job(j.ID); {
+		err := s.jobs.Cancel(j.ID)
+		switch now, lookErr := s.journal.Job(j.ID); {
 		case err == nil:
 			continue
 		case !errors.Is(err, job.ErrEnded) && !errors.Is(err, job.ErrState):
@@ -111,7 +111,7 @@ func tooLate(j *job.Job) string {
 
 // visible finds the instance for a caller.
 func (s *service) visible(c api.Caller, id string) (*engine.Instance, error) {
-	in, tenant, err := s.a.instances.Found(id)
+	in, tenant, err := s.instances.Found(id)
 	if err != nil {
 		return nil, err
 	}

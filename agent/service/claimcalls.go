@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"cmp"
@@ -22,7 +22,7 @@ const jobOfOperator = "an operator's takeover"
 
 // Claims implements api.Claims.
 func (s *service) Claims(ctx context.Context, c api.Caller, id string) ([]api.ClaimInfo, error) {
-	wanted := s.a.instances.All()
+	wanted := s.instances.All()
 	if id != "" {
 		in, err := s.visible(c, id)
 		if err != nil {
@@ -38,7 +38,7 @@ func (s *service) Claims(ctx context.Context, c api.Caller, id string) ([]api.Cl
 	}
 	var list []api.ClaimInfo
 	for tenant, ids := range byTenant {
-		opened, err := s.a.vaults.Existing(ctx, tenant)
+		opened, err := s.vaults.Existing(ctx, tenant)
 		if errors.Is(err, vault.ErrNoVault) {
 			continue
 		} else if err != nil {
@@ -62,7 +62,7 @@ func (s *service) Claims(ctx context.Context, c api.Caller, id string) ([]api.Cl
 
 func (s *service) claimInfo(c vault.Claim) api.ClaimInfo {
 	return api.ClaimInfo{
-		InstanceID: c.Instance, Host: c.Host, ThisHost: c.Identity != "" && c.Identity == s.a.self.Identity.ID, JobID: c.Job, BackupID: c.Backup,
+		InstanceID: c.Instance, Host: c.Host, ThisHost: c.Identity != "" && c.Identity == s.self.Identity.ID, JobID: c.Job, BackupID: c.Backup,
 		Since: c.Made.UTC(), Renewed: c.Renewed.UTC(), SilentSeconds: max(0, time.Since(c.Renewed)).Seconds(), Took: len(c.Over), Reason: c.Reason,
 	}
 }
@@ -74,30 +74,30 @@ func (s *service) TakeOverClaim(ctx context.Context, c api.Caller, id, reason st
 	if err != nil {
 		return nil, err
 	}
-	if s.a.self.Identity.ID == "" {
+	if s.self.Identity.ID == "" {
 		return nil, api.Refuse(api.CodeParameter, "this host has no identity that lasts, so it claims no instance")
 	}
 	ctx, cancel := context.WithTimeout(ctx, claimLook)
 	defer cancel()
-	opened, err := s.a.vaults.Existing(ctx, in.Config().Tenant)
+	opened, err := s.vaults.Existing(ctx, in.Config().Tenant)
 	if err != nil {
 		return nil, api.Refuse(api.CodeInternal, "the vault of the tenant can't be asked: %v", err)
 	}
-	others, err := opened.ClaimsOfOthers(ctx, s.a.self.Identity.ID, 0, id)
+	others, err := opened.ClaimsOfOthers(ctx, s.self.Identity.ID, 0, id)
 	if err != nil {
 		return nil, api.Refuse(api.CodeInternal, "the claims can't be read: %v", err)
 	}
 	if _, claimed := others[id]; !claimed {
 		return nil, api.RefuseInstances(api.CodeParameter, []string{id}, "no other host has a claim on it")
 	}
-	known, err := s.a.journal.Content(id)
+	known, err := s.journal.Content(id)
 	if err != nil {
 		return nil, err
 	}
-	silence := cmp.Or(s.a.cfg.Prepare.ClaimSilence, config.DefaultClaimSilence)
+	silence := cmp.Or(s.prepared.ClaimSilence, config.DefaultClaimSilence)
 	taken, err := opened.Claim(ctx, vault.ClaimOptions{
-		Instance: id, Host: s.a.cfg.HostID, Identity: s.a.self.Identity.ID, Job: jobOfOperator, Backup: known.Backup, Seq: known.Seq,
-		Silence: silence, TakeOver: force, Reason: reason, Every: s.a.engine.Claims.Pause(),
+		Instance: id, Host: s.self.Host, Identity: s.self.Identity.ID, Job: jobOfOperator, Backup: known.Backup, Seq: known.Seq,
+		Silence: silence, TakeOver: force, Reason: reason, Every: s.claims.Pause(),
 		Keeps: func(vault.Claim) bool { return false }, // it is the operator's from now on
 	})
 	var living *vault.ClaimedError
@@ -111,9 +111,9 @@ func (s *service) TakeOverClaim(ctx context.Context, c api.Caller, id, reason st
 	list := make([]api.ClaimInfo, 0, len(taken))
 	for _, t := range taken {
 		list = append(list, s.claimInfo(t))
-		s.a.log.Warn("an operator took over the claim of another host", keyInstance, id, "host", t.Host, "since", t.Renewed.UTC().Format(time.RFC3339),
+		s.log.Warn("an operator took over the claim of another host", keyInstance, id, "host", t.Host, "since", t.Renewed.UTC().Format(time.RFC3339),
 			"forced", force, keyReason, reason, "by", c.Via)
 	}
-	s.a.engine.Claims.TakenOver(id)
+	s.claims.TakenOver(id)
 	return list, nil
 }

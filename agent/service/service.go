@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"context"
@@ -37,11 +37,6 @@ func noInstance(c api.Caller, ids ...string) *api.Error {
 	return api.RefuseInstances(api.CodeNoPermission, ids, "does not exist on this host, or is not yours")
 }
 
-// service is the agent as agent/api sees it.
-type service struct{ a *Agent }
-
-var _ api.Service = (*service)(nil)
-
 // Backup checks the whole batch before anything starts, in the order:
 // is the command known, do the instances exist, may the caller act on
 // them, are they of one tenant, are they busy, is their storage here.
@@ -52,7 +47,7 @@ func (s *service) Backup(ctx context.Context, c api.Caller, requestID string, di
 
 // accept puts the command into the journal, unless it is there or check refuses it.
 func (s *service) accept(r job.Request, check func() error) (api.TaskAnswer, error) {
-	m := s.a.manager
+	m := s.jobs
 	task, err := m.Known(r)
 	if err == nil && task == nil {
 		if err := check(); err != nil {
@@ -87,7 +82,7 @@ func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bo
 	if err != nil {
 		return err
 	}
-	err = s.a.journal.Busy(ids...)
+	err = s.journal.Busy(ids...)
 	var busy *job.BusyError
 	switch {
 	case errors.As(err, &busy):
@@ -107,7 +102,7 @@ func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bo
 
 // taskJobs finds the jobs of a task that the caller may see.
 func (s *service) taskJobs(c api.Caller, id string) ([]*job.Job, error) {
-	_, jobs, err := s.a.journal.Task(id)
+	_, jobs, err := s.journal.Task(id)
 	if errors.Is(err, job.ErrNotFound) {
 		return nil, api.UnknownTask(id)
 	}
@@ -147,7 +142,7 @@ func (s *service) Task(_ context.Context, c api.Caller, id string) (api.TaskStat
 // Watch implements api.Service. Updates come at once; the journal is looked at now and then, as a
 // watcher that was slow has missed some.
 func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(api.Event) error) error {
-	updates, stop := s.a.manager.Watch(id)
+	updates, stop := s.jobs.Watch(id)
 	defer stop()
 	seen := map[string]job.State{}
 	ended := map[string]bool{}
@@ -207,18 +202,17 @@ func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(
 
 // Info implements api.Service.
 func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
-	a := s.a
 	info := api.Info{
-		Version: a.version, HostID: a.cfg.HostID, Started: a.started.UTC(), Draining: a.manager.Draining(), Store: a.store.String(),
+		Version: s.self.Version, HostID: s.self.Host, Started: s.started.UTC(), Draining: s.jobs.Draining(), Store: s.store,
 	}
-	for _, in := range a.instances.All() {
+	for _, in := range s.instances.All() {
 		if c.Sees(in.Config().Tenant) {
 			info.Instances++
 		}
 	}
 	if !c.SeesAll() {
 		// Work for others is not this caller's to know.
-		active, err := a.journal.Active()
+		active, err := s.journal.Active()
 		if err != nil {
 			return api.Info{}, err
 		}
@@ -234,24 +228,24 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 		info.Store = ""
 		return info, nil
 	}
-	info.JobsActive, info.JobsQueued = a.manager.Counts()
-	left, err := a.manager.Leftovers()
+	info.JobsActive, info.JobsQueued = s.jobs.Counts()
+	left, err := s.jobs.Leftovers()
 	if err != nil {
 		return api.Info{}, err
 	}
 	for _, l := range left {
 		info.Leftovers = append(info.Leftovers, api.Leftover{Path: l.Path(), InstanceID: l.Instance, JobID: l.Job, Since: l.Since, Error: l.Error})
 	}
-	if info.Troubles, err = a.lookout.Troubles(); err != nil {
+	if info.Troubles, err = s.lookout.Troubles(); err != nil {
 		return api.Info{}, err
 	}
-	if t := a.throttle.state(); t.InForce() {
+	if t := s.throttle.state(); t.InForce() {
 		info.Throttle = &t
 	}
-	if info.ReportsRefused, err = a.journal.RefusedReports(); err != nil {
+	if info.ReportsRefused, err = s.journal.RefusedReports(); err != nil {
 		return api.Info{}, err
 	}
-	info.ReportsPending, err = a.journal.PendingReports()
+	info.ReportsPending, err = s.journal.PendingReports()
 	return info, err
 }
 
@@ -261,11 +255,11 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 	var mu sync.Mutex
 	group, ctx := contain.WithContext(ctx)
 	group.SetLimit(lookers)
-	all, err := s.a.instances.Strays(c.Sees) // listed too: they can be let go of
+	all, err := s.instances.Strays(c.Sees) // listed too: they can be let go of
 	if err != nil {
 		return nil, err
 	}
-	for _, in := range s.a.instances.All() {
+	for _, in := range s.instances.All() {
 		if c.Sees(in.Config().Tenant) {
 			all = append(all, in)
 		}
@@ -288,9 +282,9 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 
 func (s *service) instanceInfo(ctx context.Context, c api.Caller, in *engine.Instance) (api.InstanceInfo, error) {
 	info := api.InstanceInfo{
-		ID: in.Config().ID, Tenant: in.Config().Tenant, Runtime: in.Runtime().Kind(), Release: in.Config().Release, Volumes: s.a.volumesOf(c, in.Config()),
+		ID: in.Config().ID, Tenant: in.Config().Tenant, Runtime: in.Runtime().Kind(), Release: in.Config().Release, Volumes: s.volumesOf(c, in.Config()),
 	}
-	active, latest, err := s.a.journal.ByInstance(in.Config().ID)
+	active, latest, err := s.journal.ByInstance(in.Config().ID)
 	if err != nil {
 		return api.InstanceInfo{}, err
 	}
@@ -306,7 +300,7 @@ func (s *service) instanceInfo(ctx context.Context, c api.Caller, in *engine.Ins
 
 // Jobs implements api.Service.
 func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.JobInfo, uint64, error) {
-	jobs, next, err := s.a.journal.List(job.Query{
+	jobs, next, err := s.journal.List(job.Query{
 		All: c.SeesAll(), Tenant: c.Tenant, Task: f.TaskID, Instance: f.InstanceID, Active: f.Active, Before: f.Before, Limit: f.Limit,
 	})
 	if err != nil {
@@ -329,7 +323,7 @@ func (s *service) jobInfo(c api.Caller, j *job.Job) api.JobInfo {
 		info.Ended = j.Entered[j.State]
 	}
 	if j.State == job.Failed {
-		info.ErrorMsg = s.a.cause(c, j)
+		info.ErrorMsg = s.words.cause(c, j)
 	} else {
 		info.Trouble = s.jobTrouble(c, j)
 	}
@@ -339,7 +333,7 @@ func (s *service) jobInfo(c api.Caller, j *job.Job) api.JobInfo {
 	if r := j.Result; r != nil {
 		info.BackupID = r.BackupID
 		info.Progress = api.Progress{Files: r.Files, BytesRead: r.BytesRead, BytesNew: r.BytesNew, BytesSent: r.BytesSent}
-	} else if p, ok := s.a.manager.Progress(j.ID); ok {
+	} else if p, ok := s.jobs.Progress(j.ID); ok {
 		info.Progress = *progress(p)
 	}
 	if r := j.Restore; r != nil {
@@ -353,12 +347,12 @@ func (s *service) jobInfo(c api.Caller, j *job.Job) api.JobInfo {
 
 // Release implements api.Service.
 func (s *service) Release(_ context.Context, c api.Caller, id string) error {
-	return s.let(c, id, s.a.manager.Release, false)
+	return s.let(c, id, s.jobs.Release, false)
 }
 
 // Resume implements api.Service.
 func (s *service) Resume(_ context.Context, c api.Caller, id string) error {
-	return s.let(c, id, s.a.manager.Resume, true)
+	return s.let(c, id, s.jobs.Resume, true)
 }
 
 // let releases or resumes. An act that the last job of the instance did already is no error.
@@ -370,8 +364,8 @@ func (s *service) let(c api.Caller, id string, do func(string) error, resume boo
 	if !errors.Is(err, job.ErrState) {
 		return err
 	}
-	active, _, lookErr := s.a.journal.ByInstance(id)
-	last, endErr := s.a.journal.Ended(id)
+	active, _, lookErr := s.journal.ByInstance(id)
+	last, endErr := s.journal.Ended(id)
 	switch {
 	case lookErr != nil || endErr != nil:
 		return errors.Join(lookErr, endErr)
@@ -391,7 +385,7 @@ func (s *service) let(c api.Caller, id string, do func(string) error, resume boo
 
 // Drain implements api.Service.
 func (s *service) Drain(context.Context, api.Caller) error {
-	s.a.log.Info("draining: no new commands are taken")
-	s.a.manager.Drain()
+	s.log.Info("draining: no new commands are taken")
+	s.jobs.Drain()
 	return nil
 }

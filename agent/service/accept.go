@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"context"
@@ -22,11 +22,11 @@ func (s *service) Loss(ctx context.Context, c api.Caller, id string) (api.Loss, 
 }
 
 func (s *service) loss(ctx context.Context, c api.Caller, id string) (l api.Loss, lost []job.Content, newest job.Content, err error) {
-	in := s.a.instances.Of(id)
+	in := s.instances.Of(id)
 	if in == nil || !c.Sees(in.Config().Tenant) {
 		return l, nil, newest, noInstance(c, id)
 	}
-	if lost, newest, err = s.a.engine.Losses.Of(ctx, id, in.Config().Tenant); errors.Is(err, context.DeadlineExceeded) {
+	if lost, newest, err = s.losses.Of(ctx, id, in.Config().Tenant); errors.Is(err, context.DeadlineExceeded) {
 		return l, nil, newest, api.Busy(retryDraining, "the store does not answer, so what it has is not known")
 	} else if err != nil {
 		return l, nil, newest, err
@@ -39,7 +39,7 @@ func (s *service) loss(ctx context.Context, c api.Caller, id string) (l api.Loss
 		b := knownBackup(newest)
 		l.Newest = &b
 	}
-	accepted, err := s.a.journal.AcceptedLoss(id)
+	accepted, err := s.journal.AcceptedLoss(id)
 	if err != nil {
 		return l, nil, newest, err
 	}
@@ -72,7 +72,7 @@ func (s *service) AcceptLoss(ctx context.Context, c api.Caller, id string, confi
 		return l, nil
 	}
 	l.Accepted, l.AcceptedBy, l.AcceptedAt = true, c.Via, time.Now().UTC()
-	err = s.a.manager.AcceptLoss(id, s.a.instances.Of(id).Config().Tenant, job.AcceptedLoss{Lost: lost, Newest: newest, By: l.AcceptedBy, At: l.AcceptedAt})
+	err = s.jobs.AcceptLoss(id, s.instances.Of(id).Config().Tenant, job.AcceptedLoss{Lost: lost, Newest: newest, By: l.AcceptedBy, At: l.AcceptedAt})
 	var busy *job.BusyError
 	if errors.As(err, &busy) {
 		return api.Loss{}, refuseBusy(busy)
@@ -80,7 +80,7 @@ func (s *service) AcceptLoss(ctx context.Context, c api.Caller, id string, confi
 	if err != nil {
 		return api.Loss{}, err
 	}
-	s.a.log.Warn("an operator accepted that the store lacks backups of an instance; the newest backup in the store counts from now on",
+	s.log.Warn("an operator accepted that the store lacks backups of an instance; the newest backup in the store counts from now on",
 		keyInstance, id, "lost", ids, "newest", newest.Backup, "by", c.Via)
 	return l, nil
 }

@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"time"
@@ -38,9 +38,9 @@ func (s *service) message(c api.Caller, j *job.Job) string {
 		}
 		return ended
 	case job.Unknown:
-		return string(j.State) + ": " + s.a.cause(c, j) + "; " + notUnderstood
+		return string(j.State) + ": " + s.words.cause(c, j) + "; " + notUnderstood
 	case job.Failed, job.Failing, job.Held:
-		return string(j.State) + ": " + s.a.cause(c, j)
+		return string(j.State) + ": " + s.words.cause(c, j)
 	case job.Reported:
 		return "reported, not acknowledged yet"
 	case job.Acknowledged:
@@ -82,7 +82,7 @@ func (s *service) event(c api.Caller, j *job.Job, what string) api.Event {
 	if what == api.EventEnded {
 		e.Status, e.ErrorCode = status(j)
 		if j.State == job.Failed {
-			e.ErrorMsg = s.a.cause(c, j)
+			e.ErrorMsg = s.words.cause(c, j)
 		}
 	}
 	return e
@@ -91,9 +91,9 @@ func (s *service) event(c api.Caller, j *job.Job, what string) api.Event {
 // jobTrouble tells what fails now of an unfinished job,
 // as far as the caller may know; nil when nothing does.
 func (s *service) jobTrouble(c api.Caller, j *job.Job) *api.Trouble {
-	t := s.a.lookout.JobTrouble(j)
+	t := s.lookout.JobTrouble(j)
 	if t != nil && !c.SeesAll() {
-		t.Error, t.Hint = s.a.forTenant(t.Error), "" // the remedy is for the host
+		t.Error, t.Hint = s.words.forTenant(t.Error), "" // the remedy is for the host
 	}
 	return t
 }

@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"encoding/json"
@@ -8,8 +8,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"holdfast/agent/api"
+	"holdfast/agent/config"
 	"holdfast/agent/job"
 )
 
@@ -33,12 +35,21 @@ var harmless = regexp.MustCompile(`^[\pL\pN ,;'’%()"+-]*$`)
 // a port: a long one with digits, or a number by itself.
 var code = regexp.MustCompile(`[0-9a-fA-F]{8,}|^[0-9]+$|(\pL[\pL\pN]*\pN|\pN[\pL\pN]*\pL)[\pL\pN]{6,}`)
 
+// tenantWords gives tenants the parts of a text that they may read. It is for any goroutine.
+type tenantWords struct {
+	host func() map[string]bool // the words that name a part of this host or of its store
+}
+
+func newTenantWords(cfg *config.Config) *tenantWords {
+	return &tenantWords{host: sync.OnceValue(func() map[string]bool { return hostWords(cfg) })}
+}
+
 // forTenant has the parts of a reason that a tenant may read.
-func (a *Agent) forTenant(reason string) string {
+func (w *tenantWords) forTenant(reason string) string {
 	var kept []string
 	cut := false
 	for part := range strings.SplitSeq(reason, ": ") {
-		if text := strings.TrimRight(part, "."); harmless.MatchString(text) && !code.MatchString(text) && !a.tellsOfHost(text) {
+		if text := strings.TrimRight(part, "."); harmless.MatchString(text) && !code.MatchString(text) && !w.tellsOfHost(text) {
 			kept = append(kept, part)
 			continue
 		}
@@ -53,23 +64,22 @@ func (a *Agent) forTenant(reason string) string {
 }
 
 // tellsOfHost tells whether the text has a word that names a part of this host or of its store.
-func (a *Agent) tellsOfHost(text string) bool {
-	a.wordsOnce.Do(func() { a.words = hostWords(a) })
+func (w *tenantWords) tellsOfHost(text string) bool {
+	host := w.host()
 	return slices.ContainsFunc(strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(` ,;'’%()"+`, r) }), func(word string) bool {
-		return a.words[strings.ToLower(word)]
+		return host[strings.ToLower(word)]
 	})
 }
 
 // hostWords are the words by which the configuration names
 // the host, its store, its control plane and its files.
-func hostWords(a *Agent) map[string]bool {
+func hostWords(c *config.Config) map[string]bool {
 	words := map[string]bool{}
 	add := func(text string) {
 		if len(text) > 1 {
 			words[strings.ToLower(text)] = true
 		}
 	}
-	c := a.cfg
 	add(c.HostID)
 	urls := []string{c.Store.URL, c.Report.URL, c.IAM.URL}
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"} {
@@ -103,16 +113,16 @@ func hostWords(a *Agent) map[string]bool {
 }
 
 // cause is why the job failed or is held, as far as the caller may know.
-func (a *Agent) cause(c api.Caller, j *job.Job) string {
+func (w *tenantWords) cause(c api.Caller, j *job.Job) string {
 	if c.SeesAll() {
 		return j.Cause
 	}
-	return a.forTenant(j.Cause)
+	return w.forTenant(j.Cause)
 }
 
 // dataForTenant is the data of an event, with as much of its reason and of its warning as a tenant
 // may read.
-func (a *Agent) dataForTenant(data json.RawMessage) json.RawMessage {
+func (w *tenantWords) dataForTenant(data json.RawMessage) json.RawMessage {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(data, &fields) != nil || fields["reason"] == nil && fields["warning"] == nil {
 		return data
@@ -122,7 +132,7 @@ func (a *Agent) dataForTenant(data json.RawMessage) json.RawMessage {
 		if json.Unmarshal(fields[name], &text) != nil { // the event has none
 			continue
 		}
-		told, err := json.Marshal(a.forTenant(text))
+		told, err := json.Marshal(w.forTenant(text))
 		if err != nil {
 			return nil
 		}
@@ -140,5 +150,5 @@ func (s *service) textFor(c api.Caller, text string) string {
 	if c.SeesAll() {
 		return text
 	}
-	return s.a.forTenant(text)
+	return s.words.forTenant(text)
 }

@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"context"
@@ -20,7 +20,7 @@ func (s *service) prepare(ctx context.Context, c api.Caller, r job.Request) (api
 		if err := s.check(ctx, c, ids, false); err != nil {
 			return err
 		}
-		if s.a.cfg.Prepare.Refuse {
+		if s.prepared.Refuse {
 			return api.RefuseInstances(api.CodeNoPermission, ids, "this host is configured to refuse restores")
 		}
 		return s.elsewhere(ctx, ids)
@@ -30,7 +30,7 @@ func (s *service) prepare(ctx context.Context, c api.Caller, r job.Request) (api
 	}
 	answer := api.PrepareAnswer{TaskAnswer: accepted}
 	for _, ref := range accepted.Jobs {
-		j, err := s.a.journal.Job(ref.JobID)
+		j, err := s.journal.Job(ref.JobID)
 		if err != nil {
 			return api.PrepareAnswer{}, err
 		}
@@ -61,7 +61,7 @@ func (s *service) PrepareProgress(ctx context.Context, c api.Caller, id string) 
 	case !j.IsRestore() && !j.State.Final():
 		return api.PrepareProgress{Status: api.ProgressBackup}, nil
 	case j.State == job.Accepted:
-		return api.PrepareProgress{Status: api.ProgressQueued, WaitingCount: s.a.manager.Ahead(j.ID)}, nil
+		return api.PrepareProgress{Status: api.ProgressQueued, WaitingCount: s.jobs.Ahead(j.ID)}, nil
 	case j.State == job.Unknown: // nothing goes on until an operator acts
 		return api.PrepareProgress{Status: api.ProgressFailed}, nil
 	case !j.State.Final():
@@ -69,7 +69,7 @@ func (s *service) PrepareProgress(ctx context.Context, c api.Caller, id string) 
 	case j.IsRestore() && j.State == job.Failed:
 		return api.PrepareProgress{Status: api.ProgressFailed}, nil
 	}
-	here, err := s.a.engine.Volumes.Loaded(ctx, in, j)
+	here, err := s.volumes.Loaded(ctx, in, j)
 	if err != nil {
 		return api.PrepareProgress{}, err
 	}
@@ -119,10 +119,10 @@ func (s *service) instanceStatus(ctx context.Context, in *engine.Instance) (int,
 	default:
 		return api.InstanceBackup, nil
 	}
-	here, err := s.a.engine.Volumes.Loaded(ctx, in, j)
+	here, err := s.volumes.Loaded(ctx, in, j)
 	switch {
 	case engine.NoAnswer(err):
-		s.a.log.Debug("the storage of an instance does not answer", keyInstance, in.Config().ID, keyError, err.Error())
+		s.log.Debug("the storage of an instance does not answer", keyInstance, in.Config().ID, keyError, err.Error())
 		return api.InstanceBackupAbnormal, nil
 	case !here || err != nil:
 		return api.InstanceIdle, err
@@ -133,9 +133,9 @@ func (s *service) instanceStatus(ctx context.Context, in *engine.Instance) (int,
 // lastJob gives the unfinished job of an instance, or else the last
 // that ended; nil when none is known.
 func (s *service) lastJob(id string) (*job.Job, error) {
-	active, _, err := s.a.journal.ByInstance(id)
+	active, _, err := s.journal.ByInstance(id)
 	if active != nil || err != nil {
 		return active, err
 	}
-	return s.a.journal.Ended(id)
+	return s.journal.Ended(id)
 }

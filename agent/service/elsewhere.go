@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"context"
@@ -22,23 +22,23 @@ const elsewhereTime = 2 * time.Second
 // store says so within elsewhereTime. A store that is silent refuses nothing: the job looks again,
 // and claims the instance. Nor is an instance refused that runs here: it is ready as it is.
 func (s *service) elsewhere(ctx context.Context, ids []string) error {
-	if s.a.self.Identity.ID == "" || len(ids) == 0 {
+	if s.self.Identity.ID == "" || len(ids) == 0 {
 		return nil
 	}
-	in := s.a.instances.Of(ids[0]) // the others are of the same tenant
+	in := s.instances.Of(ids[0]) // the others are of the same tenant
 	if in == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, elsewhereTime)
 	defer cancel()
 	tenant := in.Config().Tenant
-	found, err := s.a.engine.Claims.Elsewhere(ctx, tenant, ids, elsewhereTime)
+	found, err := s.claims.Elsewhere(ctx, tenant, ids, elsewhereTime)
 	if err != nil {
-		s.a.log.Debug("nobody knows whether other hosts have the instances; the jobs find out", "tenant", tenant, keyReason, err.Error())
+		s.log.Debug("nobody knows whether other hosts have the instances; the jobs find out", "tenant", tenant, keyReason, err.Error())
 		return nil
 	}
 	still := s.notRunning(ctx, slices.Concat(slices.Collect(maps.Keys(found.Writes)), slices.Collect(maps.Keys(found.Claims))))
-	return refuseElsewhere(found, still, s.a.cfg.HostID)
+	return refuseElsewhere(found, still, s.self.Host)
 }
 
 // notRunning returns the instances that certainly do not run here, in order, each once.
@@ -49,7 +49,7 @@ func (s *service) notRunning(ctx context.Context, ids []string) []string {
 	var group contain.Group
 	group.SetLimit(lookers)
 	for i, id := range ids {
-		in := s.a.instances.Of(id)
+		in := s.instances.Of(id)
 		if in == nil {
 			continue
 		}

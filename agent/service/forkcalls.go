@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"context"
@@ -14,7 +14,7 @@ func (s *service) AcceptFork(ctx context.Context, c api.Caller, id, backupID str
 	if _, err := s.visible(c, id); err != nil {
 		return err
 	}
-	err := s.a.manager.AcceptFork(ctx, id, backupID, "an operator", again)
+	err := s.jobs.AcceptFork(ctx, id, backupID, "an operator", again)
 	var decided *job.ForkDecidedError
 	switch {
 	case errors.As(err, &decided):

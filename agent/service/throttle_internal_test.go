@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"context"
@@ -23,7 +23,7 @@ func TestThrottleFollowsTheClock(t *testing.T) {
 		little, five := config.Size(mib), 5
 		day := config.Window{From: "08:00", To: "20:00", Days: []string{"sat"}, Up: &little, Requests: &five}
 		limiter := obs.NewLimiter(obs.Limits{})
-		th := newThrottle(limiter, config.Bandwidth{Up: 10 * mib, Schedule: []config.Window{day}}, slog.New(slog.DiscardHandler))
+		th := NewThrottle(limiter, config.Bandwidth{Up: 10 * mib, Schedule: []config.Window{day}}, slog.New(slog.DiscardHandler))
 		expect := func(what string, want obs.Limits, up, requests string) {
 			t.Helper()
 			synctest.Wait()
@@ -52,7 +52,7 @@ func TestThrottleFollowsTheClock(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			th.run(ctx)
+			th.Run(ctx)
 		}()
 		next("2000-01-01 08:00:00")
 		time.Sleep(8*time.Hour - time.Nanosecond)
@@ -75,7 +75,7 @@ func TestThrottleFollowsTheClock(t *testing.T) {
 		// clock would be looked at by itself.
 		time.Sleep(time.Hour - 30*time.Second)
 		th.operator(api.ThrottleSetting{Requests: ptr(int64(7))})
-		th.configured(config.Bandwidth{Up: 3 * mib, Schedule: []config.Window{{From: "21:00", To: "21:01", Up: &little}}})
+		th.Configure(config.Bandwidth{Up: 3 * mib, Schedule: []config.Window{{From: "21:00", To: "21:01", Up: &little}}})
 		expect("another configuration", obs.Limits{Up: 3 * mib, Requests: 7}, api.FromConfiguration, api.FromOperator)
 		time.Sleep(30*time.Second - time.Nanosecond)
 		expect("before its window", obs.Limits{Up: 3 * mib, Requests: 7}, api.FromConfiguration, api.FromOperator)
@@ -83,7 +83,7 @@ func TestThrottleFollowsTheClock(t *testing.T) {
 		expect("its window", obs.Limits{Up: mib, Requests: 7}, api.FromSchedule, api.FromOperator)
 		time.Sleep(time.Minute)
 		expect("after it", obs.Limits{Up: 3 * mib, Requests: 7}, api.FromConfiguration, api.FromOperator)
-		th.configured(config.Bandwidth{})
+		th.Configure(config.Bandwidth{})
 		th.operator(api.ThrottleSetting{})
 		expect("nothing at all", obs.Limits{}, api.FromConfiguration, api.FromConfiguration)
 		next("")

@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"context"
@@ -12,15 +12,15 @@ import (
 
 // Kept implements api.Service.
 func (s *service) Kept(context.Context, api.Caller) ([]api.KeptContent, error) {
-	all, err := s.a.manager.Kept()
+	all, err := s.jobs.Kept()
 	if err != nil {
 		return nil, err
 	}
 	list := make([]api.KeptContent, 0, len(all))
 	for _, k := range all {
-		age, _ := s.a.manager.KeptFor(&k)
+		age, _ := s.jobs.KeptFor(&k)
 		one := api.KeptContent{
-			InstanceID: k.Instance, JobID: k.Job, Since: k.Since, Seconds: age.Seconds(), Left: max(0, s.a.cfg.Prepare.KeepReplaced-age).Seconds(),
+			InstanceID: k.Instance, JobID: k.Job, Since: k.Since, Seconds: age.Seconds(), Left: max(0, s.prepared.KeepReplaced-age).Seconds(),
 			Files: k.Replaced.Files, Bytes: k.Replaced.Bytes, Newest: k.Replaced.Newest, AtLeast: k.Replaced.AtLeast,
 			KnownBackup: k.Known.Backup, ReplacedBy: k.By, Removing: k.Removing, Adopted: k.Adopted, Partial: k.Partial, Error: k.Error,
 		}
@@ -34,13 +34,13 @@ func (s *service) Kept(context.Context, api.Caller) ([]api.KeptContent, error) {
 
 // PutBack implements api.Service.
 func (s *service) PutBack(_ context.Context, c api.Caller, id, jobID string) (api.TaskAnswer, error) {
-	if s.a.cfg.Prepare.Refuse {
+	if s.prepared.Refuse {
 		return api.TaskAnswer{}, api.RefuseInstances(api.CodeNoPermission, []string{id}, "this host is configured to refuse restores")
 	}
 	if _, err := s.visible(c, id); err != nil {
 		return api.TaskAnswer{}, err
 	}
-	task, err := s.a.manager.PutBack(id, jobID)
+	task, err := s.jobs.PutBack(id, jobID)
 	var busy *job.BusyError
 	switch {
 	case errors.As(err, &busy) && len(busy.Restoring) > 0:
@@ -60,7 +60,7 @@ func (s *service) PutBack(_ context.Context, c api.Caller, id, jobID string) (ap
 // RemoveKept implements api.Service. An instance that left the configuration may still have
 // something that is kept.
 func (s *service) RemoveKept(_ context.Context, _ api.Caller, id, jobID string) error {
-	return keptRefusal(s.a.manager.RemoveKept(id, jobID))
+	return keptRefusal(s.jobs.RemoveKept(id, jobID))
 }
 
 // keptRefusal turns an error of the manager into an answer for operators.

@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"context"
@@ -15,12 +15,12 @@ import (
 // does not notice that it was set, or that the host slept.
 const clockCheck = time.Minute
 
-// throttle keeps the limits of the host's store in force: the operator's limits, else
+// Throttle keeps the limits of the host's store in force: the operator's limits, else
 // the limits of the configuration for the time of day. It is safe for concurrent use.
-type throttle struct {
+type Throttle struct {
 	limiter *obs.Limiter
 	log     *slog.Logger
-	again   chan struct{} // tells run to look at the schedule again
+	again   chan struct{} // tells Run to look at the schedule again
 
 	mu   sync.Mutex
 	plan obs.Schedule // of the configuration
@@ -28,17 +28,17 @@ type throttle struct {
 	now  obs.Limits // the limits of limiter
 }
 
-// newThrottle gives limiter, which has no limits, the present limits.
-func newThrottle(limiter *obs.Limiter, b config.Bandwidth, log *slog.Logger) *throttle {
-	t := &throttle{limiter: limiter, log: log, again: make(chan struct{}, 1), plan: b.Plan()}
+// NewThrottle gives limiter, which has no limits, the present limits.
+func NewThrottle(limiter *obs.Limiter, b config.Bandwidth, log *slog.Logger) *Throttle {
+	t := &Throttle{limiter: limiter, log: log, again: make(chan struct{}, 1), plan: b.Plan()}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.apply(time.Now())
 	return t
 }
 
-// run changes the limits when it is time, until ctx ends.
-func (t *throttle) run(ctx context.Context) {
+// Run changes the limits when it is time, until ctx ends.
+func (t *Throttle) Run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -58,7 +58,7 @@ func (t *throttle) run(ctx context.Context) {
 
 // apply has the limiter do what holds at a time, and returns until
 // when that does. The lock is held.
-func (t *throttle) apply(at time.Time) time.Time {
+func (t *Throttle) apply(at time.Time) time.Time {
 	limits, until := t.inForce().At(at)
 	if limits != t.now {
 		t.now = limits
@@ -71,7 +71,7 @@ func (t *throttle) apply(at time.Time) time.Time {
 }
 
 // inForce is the plan, with the operator's limits in the place of its own. The lock is held.
-func (t *throttle) inForce() obs.Schedule {
+func (t *Throttle) inForce() obs.Schedule {
 	over := func(l obs.Limits) obs.Limits {
 		if t.set.Up != nil {
 			l.Up = *t.set.Up
@@ -93,12 +93,12 @@ func (t *throttle) inForce() obs.Schedule {
 }
 
 // operator puts s in the place of the operator's earlier limits.
-func (t *throttle) operator(s api.ThrottleSetting) { t.change(func() { t.set = s }) }
+func (t *Throttle) operator(s api.ThrottleSetting) { t.change(func() { t.set = s }) }
 
-// configured puts b in the place of the configuration's limits. The operator's limits stay.
-func (t *throttle) configured(b config.Bandwidth) { t.change(func() { t.plan = b.Plan() }) }
+// Configure puts b in the place of the configuration's limits. The operator's limits stay.
+func (t *Throttle) Configure(b config.Bandwidth) { t.change(func() { t.plan = b.Plan() }) }
 
-func (t *throttle) change(what func()) {
+func (t *Throttle) change(what func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	what()
@@ -110,7 +110,7 @@ func (t *throttle) change(what func()) {
 }
 
 // state tells what holds, and why.
-func (t *throttle) state() api.Throttle {
+func (t *Throttle) state() api.Throttle {
 	load := t.limiter.State()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -135,21 +135,17 @@ func (t *throttle) state() api.Throttle {
 	return s
 }
 
-// SetBandwidth takes the limits of another configuration, for requests
-// under way too. It may be called at any time between Open and Close.
-func (a *Agent) SetBandwidth(b config.Bandwidth) { a.throttle.configured(b) }
-
 // Throttle implements api.Throttler.
 func (s *service) Throttle(context.Context, api.Caller) (api.Throttle, error) {
-	return s.a.throttle.state(), nil
+	return s.throttle.state(), nil
 }
 
 // SetThrottle implements api.Throttler.
 func (s *service) SetThrottle(_ context.Context, _ api.Caller, set api.ThrottleSetting) (api.Throttle, error) {
-	s.a.log.Info("an operator sets limits of what the store is asked for",
+	s.log.Info("an operator sets limits of what the store is asked for",
 		"up", said(set.Up), "down", said(set.Down), "requests", said(set.Requests))
-	s.a.throttle.operator(set)
-	return s.a.throttle.state(), nil
+	s.throttle.operator(set)
+	return s.throttle.state(), nil
 }
 
 // said is a value of a setting, for the log.

@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"holdfast/agent/api"
@@ -6,12 +6,12 @@ import (
 )
 
 // volumesOf tells a caller of the volumes of an instance.
-func (a *Agent) volumesOf(c api.Caller, in *config.Instance) []api.Volume {
+func (s *service) volumesOf(c api.Caller, in *config.Instance) []api.Volume {
 	list := make([]api.Volume, len(in.Volumes))
 	for i, v := range in.Volumes {
-		view := a.engine.Views.Of(in.ID, v.Name)
+		view := s.views.Of(in.ID, v.Name)
 		if !c.SeesAll() {
-			view.Means = a.forTenant(view.Means)
+			view.Means = s.words.forTenant(view.Means)
 		}
 		list[i] = api.Volume{Name: v.Name, Path: v.Path, Snapshot: v.Snapshot, Provider: view.Provider, Means: view.Means}
 	}

@@ -1,4 +1,4 @@
-package agent
+package service
 
 import (
 	"context"
@@ -15,12 +15,12 @@ func (s *service) absent(ctx context.Context, instances []*engine.Instance) (abs
 	group, ctx := contain.WithContext(ctx)
 	for i, in := range instances {
 		group.Go(func() error {
-			missing[i] = s.a.engine.Volumes.Restored(ctx, in)
+			missing[i] = s.volumes.Restored(ctx, in)
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
-		s.a.log.Error("the storage of instances could not be looked at", keyError, err.Error())
+		s.log.Error("the storage of instances could not be looked at", keyError, err.Error())
 	}
 	for i, in := range instances {
 		switch {
@@ -31,7 +31,7 @@ func (s *service) absent(ctx context.Context, instances []*engine.Instance) (abs
 		default:
 			absent = append(absent, in.Config().ID)
 		}
-		s.a.log.Warn("storage of an instance is not on this host", keyInstance, in.Config().ID, keyError, missing[i].Error())
+		s.log.Warn("storage of an instance is not on this host", keyInstance, in.Config().ID, keyError, missing[i].Error())
 	}
 	return absent, hung
 }
