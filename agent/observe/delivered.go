@@ -12,13 +12,6 @@ import (
 // logged, while others pass: that it failed once is of no use to anybody.
 const tellAfter = 5
 
-// reporting is the Watcher's knowledge of the delivery
-// of reports. The Watcher's lock is held for all of it.
-type reporting struct {
-	away    time.Time // since when the receiver counts as away; zero when it does not
-	retries int       // since then
-}
-
 // WhyWaits tells why the oldest report of the instance was not
 // acknowledged when it was sent last; "" where that is not known.
 func (w *Watcher) WhyWaits(instance string) string {

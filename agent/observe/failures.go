@@ -9,35 +9,9 @@ import (
 	"holdfast/internal/evidence"
 )
 
-// failure is what fails, for as long as it does.
-type failure struct {
-	since time.Duration // of the boot, when it failed first
-	last  time.Duration // of the boot, when it failed last
-	doing string
-	err   error
-}
-
-// again is the failure after one more try.
-func (f failure) again(doing string, err error) failure {
-	now := evidence.SinceBoot()
-	if f.err == nil {
-		f.since = now
-	}
-	f.last, f.doing, f.err = now, doing, err
-	return f
-}
-
 // staleFailure is when a failure of a job counts no more although the job has not
 // advanced since: each act is tried again within minutes, so it works meanwhile.
 const staleFailure = 10 * time.Minute
-
-// stay is since when an unfinished job is in its state, and holds its instance. Both
-// are times since the boot, so that no clock that is set makes them longer or shorter.
-type stay struct {
-	state   job.State
-	entered time.Duration
-	held    time.Duration // 0: it does not hold the instance
-}
 
 // moved notes that a job has entered a state. The lock is held.
 func (w *Watcher) moved(j *job.Job) {

@@ -10,26 +10,12 @@ package observe
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"sync"
 	"time"
 
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
-)
-
-// Keys of log lines.
-const (
-	KeyInstance = "instance"
-	KeyJob      = "job"
-	KeyTask     = "task"
-	KeyState    = "state"
-	KeyError    = "error"
-	KeyReason   = "reason"
-	KeyDuration = "duration_seconds"
-	KeyBytes    = "bytes"
 )
 
 // Stages are the states whose time is measured: all but those in which a job is over.
@@ -47,36 +33,6 @@ var working = map[job.State]bool{
 	job.Restoring: true, job.Placing: true, job.Restored: true, job.Starting: true,
 }
 
-// Watcher turns each change of a job into log lines and metrics, and knows what fails. It is the
-// job.Observer, and calls nothing of the manager's. Its methods may be called from any goroutine.
-type Watcher struct {
-	log       *slog.Logger
-	metrics   *metrics.Metrics
-	inhibitor *inhibitor
-	claims    chan struct{} // 1 token: an instance was released, or its restore failed
-
-	mu      sync.Mutex
-	active  map[string]bool         // jobs counted as working
-	frozen  map[string]bool         // jobs counted as holding their instance
-	counted map[string]job.Progress // bytes of a job that are in the counters
-
-	stays   map[string]stay    // of the unfinished jobs, by id
-	failing map[string]failure // what fails now, by job
-	reports reporting
-	lines   map[string]failure // reports that are not delivered, by instance
-	faults  map[string]failure // of parts of the agent, by the name of the trouble
-	brake   string             // why rounds of pre-copy are slowed down; "" when they are not
-}
-
-// Hint is the operator's remedy for an error of the
-// store; "" where the agent's own next try is all.
-func Hint(err error) string {
-	if errors.Is(err, obs.ErrUnavailable) {
-		return ""
-	}
-	return obs.Hint(err)
-}
-
 // Stored is told of each request to the store. A cancelled request tells
 // nothing about the store. A store that is full, or that is read-only for these
 // keys, answers reads all the same: the failure of writes is not over then.
@@ -91,15 +47,6 @@ func (w *Watcher) Stored(op string, err error) {
 	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrNoBucket), errors.Is(err, obs.ErrAccess), errors.Is(err, obs.ErrNoSpace),
 		errors.Is(err, obs.ErrWrongRegion), errors.Is(err, obs.ErrFileSystem):
 		w.Fault(name, err)
-	}
-}
-
-// NewWatcher makes a Watcher that knows of no job. inhibit may be nil,
-// where nothing keeps the host up.
-func NewWatcher(log *slog.Logger, m *metrics.Metrics, inhibit Inhibit) *Watcher {
-	return &Watcher{
-		log: log, metrics: m, inhibitor: newInhibitor(inhibit, log), claims: make(chan struct{}, 1), active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]job.Progress{},
-		stays: map[string]stay{}, failing: map[string]failure{}, lines: map[string]failure{}, faults: map[string]failure{},
 	}
 }
 

@@ -1,6 +1,11 @@
 package observe
 
-import "time"
+import (
+	"errors"
+	"time"
+
+	"holdfast/internal/obs"
+)
 
 // Names of the states in which a human must act. They are an interface:
 // `holdfast status`, the label of the metrics and STATES.md have them.
@@ -233,4 +238,13 @@ func TroubleNames() []string {
 		names[i] = k.Name
 	}
 	return names
+}
+
+// Hint is the operator's remedy for an error of the
+// store; "" where the agent's own next try is all.
+func Hint(err error) string {
+	if errors.Is(err, obs.ErrUnavailable) {
+		return ""
+	}
+	return obs.Hint(err)
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"holdfast/agent/job"
@@ -18,19 +17,6 @@ import (
 
 // watchEvery is how often disks are looked at: a look mostly reads cached metadata.
 const watchEvery = 5 * time.Second
-
-// watched is the result of the last look at the disks.
-// The zero value is ready; it is for any goroutine.
-type watched struct {
-	mu    sync.Mutex
-	found []Sighting
-}
-
-func (w *watched) now() []Sighting {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.found)
-}
 
 // WatchDisks looks from time to time for facts that only the disks tell, until ctx
 // ends. A volume that hangs delays the facts about the others, and nothing else.

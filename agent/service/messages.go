@@ -130,3 +130,11 @@ func (s *service) restoreMessage(c api.Caller, j *job.Job) string {
 	}
 	return ended
 }
+
+// textFor is a text as far as the caller may know.
+func (s *service) textFor(c api.Caller, text string) string {
+	if c.SeesAll() {
+		return text
+	}
+	return s.words.forTenant(text)
+}

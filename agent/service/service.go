@@ -27,16 +27,6 @@ const (
 	watchPoll = 2 * time.Second
 )
 
-// noInstance is the refusal for instances that are not here or not the caller's. A
-// caller that does not see all tenants gets the same words and the same code for
-// both: a difference would tell one tenant about another's instances (tenant-walls).
-func noInstance(c api.Caller, ids ...string) *api.Error {
-	if c.SeesAll() {
-		return api.RefuseInstances(api.CodeNoInstance, ids, "does not exist on this host")
-	}
-	return api.RefuseInstances(api.CodeNoPermission, ids, "does not exist on this host, or is not yours")
-}
-
 // Backup checks the whole batch before anything starts, in the order:
 // is the command known, do the instances exist, may the caller act on
 // them, are they of one tenant, are they busy, is their storage here.

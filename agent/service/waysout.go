@@ -8,22 +8,6 @@ import (
 	"holdfast/agent/job"
 )
 
-// refuseBusy is the refusal of a command for instances that have unfinished jobs.
-func refuseBusy(busy *job.BusyError) *api.Error {
-	switch {
-	case len(busy.Unknown) > 0 && len(busy.Restoring) > 0:
-		return api.RefuseInstances(api.CodeInRecovery, busy.Unknown, notUnderstood)
-	case len(busy.Unknown) > 0:
-		return api.RefuseInstances(api.CodeInBackup, busy.Unknown, notUnderstood)
-	case len(busy.Restoring) > 0:
-		return api.RefuseInstances(api.CodeInRecovery, busy.Restoring, "is being restored")
-	}
-	return api.RefuseInstances(api.CodeInBackup, busy.Instances, "is being backed up")
-}
-
-// notUnderstood tells the meaning of the state job.Unknown for an instance.
-const notUnderstood = "has an unfinished job whose record this agent does not understand; an operator of the host has to give the job up"
-
 // PrepareFrom implements api.Service.
 func (s *service) PrepareFrom(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, backup string) (api.PrepareAnswer, error) {
 	return s.prepare(ctx, c, job.Request{Kind: job.KindRestore, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids, Backup: backup})

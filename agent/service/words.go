@@ -144,11 +144,3 @@ func (w *tenantWords) dataForTenant(data json.RawMessage) json.RawMessage {
 	}
 	return data
 }
-
-// textFor is a text as far as the caller may know.
-func (s *service) textFor(c api.Caller, text string) string {
-	if c.SeesAll() {
-		return text
-	}
-	return s.words.forTenant(text)
-}
