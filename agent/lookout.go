@@ -13,7 +13,7 @@ func (a *Agent) newLookout() *observe.Lookout {
 	return observe.NewLookout(observe.Sources{
 		Log: a.log, Watcher: a.watcher, Journal: a.journal, Writes: a.writes, Jobs: a.manager, Queue: a.cfg.Limits.Queue, Held: a.cfg.Limits.Held,
 		StateDir: a.cfg.StateDir, AuditFile: a.cfg.Audit.File,
-		Configured: func(instance string) bool { return a.instances.Of(instance) != nil },
+		Configured: func(instance string) bool { return a.instances.Configured(instance) != nil },
 		Changed:    a.instances.Changed, Parts: a.sightOfParts, Disks: a.sightings.Disks, Hasty: a.hasty.Load,
 	})
 }

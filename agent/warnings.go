@@ -19,7 +19,7 @@ func (a *Agent) warnOfUnknown() {
 // not have any more.
 func (a *Agent) warnOfStrays(active []*job.Job) {
 	for _, j := range active {
-		if a.instances.Of(j.Instance) == nil {
+		if a.instances.Configured(j.Instance) == nil {
 			a.log.Warn("the instance of an unfinished job is not in the configuration any more; its job goes on by what the journal keeps of it: "+
 				"holdfast resume or holdfast release ends a hold, and putting the instance back into the configuration does no harm",
 				keyInstance, j.Instance, keyJob, j.ID, keyState, string(j.State), "held", j.Hold)

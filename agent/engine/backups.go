@@ -52,9 +52,9 @@ type backups struct {
 	jobs map[string]*backup.Job
 }
 
-// hurry is how near a deadline is when the sample is left out:
+// sampleTime is how near a deadline is when the sample is left out:
 // reading it back takes some round trips to the store.
-const hurry = 30 * time.Second
+const sampleTime = 30 * time.Second
 
 // Look fails for a volume that is not mounted, and where the
 // tenant's vault can't be opened: the instance is not touched then.
@@ -119,7 +119,7 @@ func (b *backups) Backup(ctx context.Context, r job.BackupRequest) (*job.Result,
 }
 
 func (b *backups) backup(ctx context.Context, in *Instance, r job.BackupRequest) (*job.Result, error) {
-	opened, err := b.vaults.of(ctx, r.Tenant)
+	opened, err := b.vaults.forBackup(ctx, r.Tenant)
 	if err != nil {
 		return nil, fmt.Errorf("open vault: %w", err)
 	}
@@ -152,7 +152,7 @@ func (b *backups) backup(ctx context.Context, in *Instance, r job.BackupRequest)
 		// The manifest is read back in any case (Invariant release-last).
 		o.MinLevel = min(least, seal.Fastest)
 		o.MaxLevel = o.MinLevel
-		if time.Until(r.Deadline) < hurry {
+		if time.Until(r.Deadline) < sampleTime {
 			o.Sample = -1
 			depth += "for lack of time before the deadline "
 		}
@@ -179,7 +179,7 @@ func (b *backups) backup(ctx context.Context, in *Instance, r job.BackupRequest)
 	}
 	o.Accept = func(ctx context.Context, so *backup.Result) error {
 		if !r.Precopy {
-			if err := whole(so); err != nil {
+			if err := refuseLosses(so); err != nil {
 				return err
 			}
 		}
@@ -315,9 +315,9 @@ func (b *backups) logAccepted(r job.BackupRequest, res *backup.Result) {
 
 func lossText(l vault.Loss) string { return tree.Warning{Path: string(l.Path), What: l.What}.String() }
 
-// whole fails for a backup that lacks something that the configuration does not accept (Invariant
-// nothing-lost): no release on it, and as an instance's newest a restore would take it.
-func whole(so *backup.Result) error {
+// refuseLosses fails for a backup that lacks something that the configuration does not accept
+// (Invariant nothing-lost): no release on it, and as an instance's newest a restore would take it.
+func refuseLosses(so *backup.Result) error {
 	if so.Lost == 0 {
 		return nil
 	}

@@ -214,7 +214,7 @@ func (k *Claims) seeClaims(ctx context.Context, tenant string, opened *vault.Vau
 	}
 	for _, id := range ids {
 		c, claimed := found[id]
-		if !claimed || !k.volumes.has(ctx, k.instances.Of(id)) {
+		if !claimed || !k.volumes.has(ctx, k.instances.Configured(id)) {
 			k.claimed.note(id, nil)
 			continue
 		}

@@ -30,8 +30,8 @@ type lastLook struct {
 	at time.Time
 }
 
-// of gives the entry of the vault.
-func (b *lastLooks) of(id string) *lastLook {
+// entry gives the entry of the vault.
+func (b *lastLooks) entry(id string) *lastLook {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	last := b.vaults[id]
@@ -87,7 +87,7 @@ func isSilence(err error) bool {
 // succeeded counts for the next power-downs. It counts also for a job that asked before the second
 // list began, however long that list took.
 func (l *Looks) fresh(ctx context.Context, v *vault.Vault) error {
-	asked, last := time.Now(), l.before.of(v.Info().ID)
+	asked, last := time.Now(), l.before.entry(v.Info().ID)
 	select {
 	case <-last.turn:
 	case <-ctx.Done():

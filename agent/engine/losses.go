@@ -27,9 +27,9 @@ type Losses struct {
 	journal lossRecords
 }
 
-// Of compares the journal's knowledge of an instance with the store: lost are the
+// Find compares the journal's knowledge of an instance with the store: lost are the
 // backups that are at least as new as the newest in the store, and that the store lacks.
-func (ls *Losses) Of(ctx context.Context, id, tenant string) (lost []job.Content, newest job.Content, err error) {
+func (ls *Losses) Find(ctx context.Context, id, tenant string) (lost []job.Content, newest job.Content, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lossTime)
 	defer cancel()
 	var refs []vault.BackupRef

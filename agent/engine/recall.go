@@ -18,8 +18,8 @@ type recalled struct {
 	instances map[string]*Instance // by the journal's record
 }
 
-// of makes the instance that the journal kept, once.
-func (r *recalled) of(kept json.RawMessage, host string) (*Instance, error) {
+// remake makes the instance that the journal kept, once.
+func (r *recalled) remake(kept json.RawMessage, host string) (*Instance, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if in := r.instances[string(kept)]; in != nil {
@@ -81,10 +81,10 @@ func (is *Instances) Add(in *Instance) {
 // All are the instances of the configuration, in its order.
 func (is *Instances) All() []*Instance { return is.list }
 
-// Of is the instance of the configuration with that id; nil where there is none.
-func (is *Instances) Of(id string) *Instance { return is.byID[id] }
+// Configured is the instance of the configuration with that id; nil where there is none.
+func (is *Instances) Configured(id string) *Instance { return is.byID[id] }
 
-// known is Of, or an error that wraps job.ErrNotFound.
+// known is Configured, or an error that wraps job.ErrNotFound.
 func (is *Instances) known(id string) (*Instance, error) {
 	in := is.byID[id]
 	if in == nil {
@@ -120,7 +120,7 @@ func (is *Instances) Recall(id string, kept json.RawMessage) (*Instance, error) 
 	if len(kept) == 0 {
 		return in, nil
 	}
-	before, err := is.recalled.of(kept, is.host)
+	before, err := is.recalled.remake(kept, is.host)
 	switch {
 	case in == nil:
 		return before, err

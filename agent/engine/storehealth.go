@@ -36,7 +36,7 @@ type silence struct {
 
 // Reach opens the tenant's vault, unless it is open, and asks for an object that is not there.
 func (h *StoreHealth) Reach(ctx context.Context, tenant string) error {
-	if _, err := h.vaults.of(ctx, tenant); err != nil {
+	if _, err := h.vaults.forBackup(ctx, tenant); err != nil {
 		return notAnswered(fmt.Errorf("open vault: %w", err))
 	}
 	if _, err := h.probe.Stat(ctx, "probe"); err != nil && !errors.Is(err, obs.ErrNotFound) {

@@ -67,8 +67,8 @@ type openVault struct {
 	vault *vault.Vault  // nil: not open yet; guarded by turn
 }
 
-// of gives the tenant's vault, which is made if that may be.
-func (v *Vaults) of(ctx context.Context, tenant string) (*vault.Vault, error) {
+// forBackup gives the tenant's vault, which is made if that may be.
+func (v *Vaults) forBackup(ctx context.Context, tenant string) (*vault.Vault, error) {
 	return v.once(ctx, tenant, v.openOrCreate)
 }
 
@@ -199,7 +199,7 @@ func (v *Vaults) mended(tenant string) func(error) {
 // opened from the store. A vault that can't is opened anew by the next
 // job: the vault in memory may be another than the vault in the store.
 func (v *Vaults) confirmed(ctx context.Context, tenant string) (*vault.Vault, error) {
-	opened, err := v.of(ctx, tenant)
+	opened, err := v.forBackup(ctx, tenant)
 	if err != nil {
 		return nil, err
 	}

@@ -127,8 +127,8 @@ type VolumeViews struct {
 	views map[[2]string]VolumeView // by instance and volume
 }
 
-// Of is how a volume was read at the last look; zero before the first one.
-func (v *VolumeViews) Of(instance, volume string) VolumeView {
+// Last is how a volume was read at the last look; zero before the first one.
+func (v *VolumeViews) Last(instance, volume string) VolumeView {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.views[[2]string{instance, volume}]

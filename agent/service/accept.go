@@ -22,11 +22,11 @@ func (s *service) Loss(ctx context.Context, c api.Caller, id string) (api.Loss, 
 }
 
 func (s *service) loss(ctx context.Context, c api.Caller, id string) (l api.Loss, lost []job.Content, newest job.Content, err error) {
-	in := s.instances.Of(id)
+	in := s.instances.Configured(id)
 	if in == nil || !c.Sees(in.Config().Tenant) {
 		return l, nil, newest, noInstance(c, id)
 	}
-	if lost, newest, err = s.losses.Of(ctx, id, in.Config().Tenant); errors.Is(err, context.DeadlineExceeded) {
+	if lost, newest, err = s.losses.Find(ctx, id, in.Config().Tenant); errors.Is(err, context.DeadlineExceeded) {
 		return l, nil, newest, api.Busy(retryDraining, "the store does not answer, so what it has is not known")
 	} else if err != nil {
 		return l, nil, newest, err
@@ -72,7 +72,7 @@ func (s *service) AcceptLoss(ctx context.Context, c api.Caller, id string, confi
 		return l, nil
 	}
 	l.Accepted, l.AcceptedBy, l.AcceptedAt = true, c.Via, time.Now().UTC()
-	err = s.jobs.AcceptLoss(id, s.instances.Of(id).Config().Tenant, job.AcceptedLoss{Lost: lost, Newest: newest, By: l.AcceptedBy, At: l.AcceptedAt})
+	err = s.jobs.AcceptLoss(id, s.instances.Configured(id).Config().Tenant, job.AcceptedLoss{Lost: lost, Newest: newest, By: l.AcceptedBy, At: l.AcceptedAt})
 	var busy *job.BusyError
 	if errors.As(err, &busy) {
 		return api.Loss{}, refuseBusy(busy)

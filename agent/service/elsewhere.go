@@ -25,7 +25,7 @@ func (s *service) elsewhere(ctx context.Context, ids []string) error {
 	if s.self.Identity.ID == "" || len(ids) == 0 {
 		return nil
 	}
-	in := s.instances.Of(ids[0]) // the others are of the same tenant
+	in := s.instances.Configured(ids[0]) // the others are of the same tenant
 	if in == nil {
 		return nil
 	}
@@ -49,7 +49,7 @@ func (s *service) notRunning(ctx context.Context, ids []string) []string {
 	var group contain.Group
 	group.SetLimit(lookers)
 	for i, id := range ids {
-		in := s.instances.Of(id)
+		in := s.instances.Configured(id)
 		if in == nil {
 			continue
 		}

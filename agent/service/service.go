@@ -337,16 +337,17 @@ func (s *service) jobInfo(c api.Caller, j *job.Job) api.JobInfo {
 
 // Release implements api.Service.
 func (s *service) Release(_ context.Context, c api.Caller, id string) error {
-	return s.let(c, id, s.jobs.Release, false)
+	return s.releaseOrResume(c, id, s.jobs.Release, false)
 }
 
 // Resume implements api.Service.
 func (s *service) Resume(_ context.Context, c api.Caller, id string) error {
-	return s.let(c, id, s.jobs.Resume, true)
+	return s.releaseOrResume(c, id, s.jobs.Resume, true)
 }
 
-// let releases or resumes. An act that the last job of the instance did already is no error.
-func (s *service) let(c api.Caller, id string, do func(string) error, resume bool) error {
+// releaseOrResume releases or resumes. An act that the last job
+// of the instance did already is no error.
+func (s *service) releaseOrResume(c api.Caller, id string, do func(string) error, resume bool) error {
 	if _, err := s.visible(c, id); err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 func (s *service) volumesOf(c api.Caller, in *config.Instance) []api.Volume {
 	list := make([]api.Volume, len(in.Volumes))
 	for i, v := range in.Volumes {
-		view := s.views.Of(in.ID, v.Name)
+		view := s.views.Last(in.ID, v.Name)
 		if !c.SeesAll() {
 			view.Means = s.words.forTenant(view.Means)
 		}

@@ -19,7 +19,7 @@ func (s *service) Abandon(_ context.Context, c api.Caller, id, jobID string) (ap
 	switch {
 	case err != nil:
 		return api.Abandoned{}, err
-	case active != nil && !c.Sees(active.Tenant), active == nil && s.instances.Of(id) == nil:
+	case active != nil && !c.Sees(active.Tenant), active == nil && s.instances.Configured(id) == nil:
 		return api.Abandoned{}, noInstance(c, id)
 	case active == nil:
 		return api.Abandoned{}, api.RefuseInstances(api.CodeParameter, []string{id}, "has no unfinished job")

@@ -7,13 +7,13 @@ import (
 	"holdfast/agent/config"
 )
 
-// Power is a capability of Linux and the agent's reason to need it.
-type Power struct {
+// Capability is a capability of Linux and the agent's reason to need it.
+type Capability struct {
 	Name string // CAP_…
 	Why  string
 }
 
-// Why a power is kept.
+// Why a capability is kept.
 const (
 	whyRead     = "files of every owner are read, and keep their time of access"
 	whySnapshot = "snapshots, frozen file systems and trusted attributes"
@@ -25,10 +25,10 @@ const (
 	whyKill     = "containers end with their processes"
 )
 
-// Powers tells which capabilities the work needs that is configured, or that an
+// Capabilities tells which capabilities the work needs that is configured, or that an
 // earlier life has left, the most general reason first. All is true where any
 // may be needed: by the commands of an exec runtime. The agent must not run yet.
-func (a *Agent) Powers() (need []Power, all bool, err error) {
+func (a *Agent) Capabilities() (need []Capability, all bool, err error) {
 	jobs, err := a.journal.Active()
 	if err != nil {
 		return nil, false, err
@@ -45,7 +45,7 @@ func (a *Agent) Powers() (need []Power, all bool, err error) {
 			left.instances = append(left.instances, *in.Config())
 		}
 	}
-	need, all = powers(a.cfg, left)
+	need, all = capabilities(a.cfg, left)
 	return need, all, nil
 }
 
@@ -56,8 +56,8 @@ type leftWork struct {
 	instances []config.Instance
 }
 
-// powers is Powers by the things that decide it.
-func powers(cfg *config.Config, left leftWork) (need []Power, all bool) {
+// capabilities is Capabilities by the things that decide it.
+func capabilities(cfg *config.Config, left leftWork) (need []Capability, all bool) {
 	docker, made, lvm := false, left.snapshots, left.snapshots
 	for _, in := range slices.Concat(cfg.Instances, left.instances) {
 		switch in.Runtime.Kind() {
@@ -78,8 +78,8 @@ func powers(cfg *config.Config, left leftWork) (need []Power, all bool) {
 	}
 	add := func(wanted bool, why string, names ...string) {
 		for _, name := range names {
-			if wanted && !slices.ContainsFunc(need, func(p Power) bool { return p.Name == name }) {
-				need = append(need, Power{name, why})
+			if wanted && !slices.ContainsFunc(need, func(p Capability) bool { return p.Name == name }) {
+				need = append(need, Capability{name, why})
 			}
 		}
 	}

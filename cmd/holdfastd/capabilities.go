@@ -27,11 +27,11 @@ var capabilities = []string{
 // capabilitySets are the capability sets of a thread, 32 capabilities each.
 type capabilitySets [2]struct{ effective, permitted, inheritable uint32 }
 
-// keepPowers gives up, for all threads and for good, the capabilities that the
+// keepCapabilities gives up, for all threads and for good, the capabilities that the
 // agent's work does not need; programs that it starts have no others either.
 // Nobody has been served yet. It tells the log which are left, and why.
-func keepPowers(a *agent.Agent, log *slog.Logger) error {
-	need, all, err := a.Powers()
+func keepCapabilities(a *agent.Agent, log *slog.Logger) error {
+	need, all, err := a.Capabilities()
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func keepPowers(a *agent.Agent, log *slog.Logger) error {
 	return nil
 }
 
-// gaveUp turns a failure to give up powers into the error of the start.
+// gaveUp turns a failure to give up capabilities into the error of the start.
 func gaveUp(log *slog.Logger, errno syscall.Errno) error {
 	if errors.Is(errno, syscall.ENOTSUP) { // not the shipped program
 		log.Warn("this program was built with cgo, and keeps all its capabilities")

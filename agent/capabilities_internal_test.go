@@ -7,8 +7,8 @@ import (
 	"holdfast/agent/config"
 )
 
-// TestPowers: which capabilities are kept for which configuration.
-func TestPowers(t *testing.T) {
+// TestCapabilities: which capabilities are kept for which configuration.
+func TestCapabilities(t *testing.T) {
 	const (
 		docker  = "{docker: {}}"
 		none    = "{none: {}}"
@@ -51,7 +51,7 @@ instances:
 		if err != nil {
 			t.Fatalf("%s: %v", c.what, err)
 		}
-		need, all := powers(cfg, c.left)
+		need, all := capabilities(cfg, c.left)
 		var names []string
 		for _, p := range need {
 			if p.Why == "" {
