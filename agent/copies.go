@@ -13,7 +13,7 @@ import (
 // An agent whose state folder is a copy stands still: it sends no event, does nothing to any
 // instance, snapshot, volume or vault, and takes no command, until a person has decided with
 // `holdfastd adopt`. At the start the folder itself tells (internal/hostid), and at run time the
-// looks in the vaults do (looks.go). Every way out of the agent asks standing.Allowed; therefore
+// looks in the vaults do (engine.Looks). Every way out of the agent asks engine.Standing; therefore
 // the agent stands still at once, in whatever step a job is, as if the process had died there.
 
 // refusal is what callers are told whose command is not taken; nil while commands are.

@@ -9,7 +9,8 @@ import (
 const (
 	// forkEvery is how often the agent looks whether another host decided a fork.
 	forkEvery = 5 * time.Minute
-	// forkLookTime bounds one such look: the requests of the agent's store are repeated without an end.
+	// forkLookTime bounds one such look: the requests of the agent's
+	// store are repeated without an end.
 	forkLookTime = time.Minute
 )
 

@@ -2,7 +2,7 @@
 // calls over a unix socket, and the client of the latter that the command line uses.
 //
 // It knows HTTP, the contract's codes and limits, and nothing about jobs: every accepted
-// call goes to a Service, which package agent implements over the journal. An
+// call goes to a Service, which agent/service implements over the journal. An
 // Authenticator decides who calls; package agent adapts the Authenticator of agent/auth to
 // it (same level, so neither package imports the other; AuthFunc makes that a few lines).
 //
