@@ -7,15 +7,17 @@ import (
 	"os"
 	"path/filepath"
 
+	"holdfast/agent/job"
 	"holdfast/internal/durable"
 )
 
 // marks keeps the notes of held instances as files in one folder, by instance. It is the job.Marks.
 type marks struct{ dir string }
 
-func OpenMarks(dir string) (marks, error) {
+// OpenMarks makes the folder, if it is not there.
+func OpenMarks(dir string) (job.Marks, error) {
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
-		return marks{}, fmt.Errorf("folder for notes of held instances: %w", err)
+		return nil, fmt.Errorf("folder for notes of held instances: %w", err)
 	}
 	return marks{dir}, nil
 }

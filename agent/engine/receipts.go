@@ -66,6 +66,7 @@ func OpenSigning(path string, tell func(error)) (*Signing, error) {
 	return s, err
 }
 
+// Signer is the key as its file has it, or the last good one.
 func (s *Signing) Signer() *report.Signer {
 	key, err := s.file.Last()
 	s.mu.Lock()
