@@ -44,8 +44,8 @@ func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, err
 		chain = append(chain, static)
 	}
 	if cfg := a.cfg.IAM; cfg.URL != "" {
-		o := auth.IAMOptions{URL: cfg.URL, Roles: map[string]auth.Mapping{}, Lookups: cfg.Lookups, Observe: a.watcher.lookedUp}
-		o.Panicked = func(err error) { a.watcher.panicked(metrics.PanicLookup, "ask IAM about a token", err) }
+		o := auth.IAMOptions{URL: cfg.URL, Roles: map[string]auth.Mapping{}, Lookups: cfg.Lookups, Observe: a.watcher.LookedUp}
+		o.Panicked = func(err error) { a.watcher.Panicked(metrics.PanicLookup, "ask IAM about a token", err) }
 		for name, role := range cfg.Roles {
 			o.Roles[name] = auth.Mapping{Role: model.Role(role.Role), Project: role.Project, Domain: role.Domain}
 		}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"holdfast/agent/engine"
 	"holdfast/agent/journal"
 	"holdfast/internal/durable"
 	"holdfast/internal/hostid"
@@ -71,22 +72,12 @@ func Adopt(stateDir string, renew bool) (Adopted, error) {
 	done.Instances = slices.Compact(done.Instances)
 	if !renew {
 		// First, since the folder counts as this machine's own with the next step.
-		if err := takeLooks(filepath.Join(stateDir, LooksFile), c.Owner); err != nil {
+		if err := engine.TakeLooks(filepath.Join(stateDir, engine.LooksFile), c.Owner); err != nil {
 			return done, fmt.Errorf("adopt the state folder: %w", err)
 		}
 	}
 	done.Before, done.Now, err = hostid.Adopt(stateDir, c)
 	return done, err
-}
-
-// takeLooks has the next life of the agent go on whatever looks it finds.
-func takeLooks(path, owner string) error {
-	s, err := readLooks(path)
-	if err != nil || owner != "" && s.Identity != owner {
-		s = lookState{Identity: owner, Names: map[string][]string{}}
-	}
-	s.Still, s.Taken, s.Seen, s.Orphan = "", true, nil, true
-	return writeLooks(path, s)
 }
 
 // setAside is hostid.Claim.Between for an adoption that a crash has cut off.
@@ -115,7 +106,7 @@ func putAside(stateDir, before string) (aside []string, err error) {
 	}
 	// A catalogue tells which files are unchanged since
 	// the last backup of an instance, here or there.
-	for _, name := range []string{LooksFile, cataloguesFolder} {
+	for _, name := range []string{engine.LooksFile, engine.CataloguesFolder} {
 		if err := root.RemoveAll(name); err != nil {
 			return aside, fmt.Errorf("remove: %w", err)
 		}

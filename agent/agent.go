@@ -24,17 +24,19 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
+	"holdfast/agent/engine"
 	"holdfast/agent/job"
 	"holdfast/agent/journal"
 	"holdfast/agent/metrics"
+	"holdfast/agent/observe"
 	"holdfast/agent/report"
+	"holdfast/agent/service"
 	"holdfast/internal/backup"
 	"holdfast/internal/contain"
 	"holdfast/internal/evidence"
 	"holdfast/internal/hostid"
 	"holdfast/internal/obs"
 	"holdfast/internal/pressure"
-	"holdfast/internal/seal"
 	"holdfast/internal/vault"
 )
 
@@ -63,7 +65,7 @@ type Options struct {
 	// with all listeners serving. May be nil.
 	Ready func()
 	// Inhibit keeps the host up while instances are held for work under way. Nil where nothing can.
-	Inhibit Inhibit
+	Inhibit observe.Inhibit
 	// Recover makes a life that lets go of the instances that earlier lives have left
 	// held, and begins nothing: it takes no commands, opens as much as it can, logs each
 	// part that it can't open, and ends by itself when no instance is held any more.
@@ -81,48 +83,42 @@ type Agent struct {
 	recovers bool
 	// opened keeps what close undoes. Open calls it, and later one goroutine of Run.
 	opened func(func() error)
-	// identity tells this host from its clones, for the sessions of its backups.
-	identity hostid.Identity
+	// self has the identity, which tells this host from its clones,
+	// for the sessions of its backups.
+	self engine.Self
 	// shared is hostid.Standing.Shared.
 	shared   bool
-	standing standing
-	looks    *looks
-	claimed  claimedBy
+	standing engine.Standing
+	looks    *engine.Looks
 
 	store     obs.Store
 	limiter   *obs.Limiter
-	throttle  *throttle
-	vaults    *vaults
-	health    *storeHealth
-	engine    *backup.Pool
+	throttle  *service.Throttle
+	vaults    *engine.Vaults
+	health    *engine.StoreHealth
+	pool      *backup.Pool
+	engine    *engine.Engine
+	sightings *engine.Sightings
+	frozen    *engine.FrozenGuards
 	journal   *journal.Journal
 	manager   *job.Manager
-	watcher   *watcher
+	watcher   *observe.Watcher
+	lookout   *observe.Lookout
+	writes    *observe.JournalHealth
 	metrics   *metrics.Metrics
-	signing   *signing
+	signing   *engine.Signing
 	client    *http.Client
 	deliverer *report.Deliverer
-	instances map[string]*instance
-	recalled  recalled
-	patience  patience
+	instances *engine.Instances
 	auth      api.Authenticator
 	listeners listeners
-	audit     *auditor
+	audit     *observe.Auditor
 
-	static    *auth.Static // nil without a file of tokens
-	seen      seen
-	watched   watched
-	volumes   volumeViews
-	words     map[string]bool // see tellsOfHost
-	wordsOnce sync.Once
-	hasty     atomic.Bool // troubles are shown at once; for tests
-	// when the write to the journal began that is under way, ns since the boot; 0: none is
-	probing  atomic.Int64
+	static   *auth.Static // nil without a file of tokens
+	hasty    atomic.Bool  // troubles are shown at once; for tests
 	stopping atomic.Bool
 	serving  atomic.Bool
-	// when a write to the state folder began that has not ended; see keepFrozen
-	writing atomic.Pointer[time.Time]
-	close   func() error
+	close    func() error
 }
 
 // Open opens everything that the configuration names and binds the listeners,
@@ -131,8 +127,8 @@ type Agent struct {
 // An address that can't be listened on is no error: Run tries it again.
 func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	a := &Agent{
-		cfg: o.Config, log: o.Log, version: o.Version, ready: o.Ready, started: time.Now(), recovers: o.Recover, instances: map[string]*instance{},
-		health: &storeHealth{},
+		cfg: o.Config, log: o.Log, version: o.Version, ready: o.Ready, started: time.Now(), recovers: o.Recover,
+		health: &engine.StoreHealth{}, self: engine.Self{Host: o.Config.HostID, Version: o.Version},
 	}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
@@ -173,16 +169,16 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.identify(); err != nil {
 		return nil, err
 	}
-	held, err := openMarks(filepath.Join(cfg.StateDir, marksFolder))
+	held, err := engine.OpenMarks(filepath.Join(cfg.StateDir, marksFolder))
 	if err != nil {
 		return nil, err
 	}
-	vault.SweepCatalogues(a.catalogues()) // the journal's lock says that no other agent uses them
-	a.metrics = metrics.New(metrics.Options{Version: a.version, Started: a.started, Stages: stages, Troubles: troubleNames(), Process: true})
+	vault.SweepCatalogues(engine.Catalogues(cfg.StateDir)) // the journal's lock says that no other agent uses them
+	a.metrics = metrics.New(metrics.Options{Version: a.version, Started: a.started, Stages: observe.Stages, Troubles: observe.TroubleNames(), Process: true})
 	if err := a.openStore(ctx, opened); err != nil {
 		return nil, err
 	}
-	a.signing, err = openSigning(cfg.SigningKeyFile, func(err error) {
+	a.signing, err = engine.OpenSigning(cfg.SigningKeyFile, func(err error) {
 		if err != nil {
 			a.log.Error("signing_key_file is no good; the last good key signs receipts until the file is right, or until the agent ends", keyError, err.Error())
 			return
@@ -192,19 +188,19 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.without("signing_key_file", err); err != nil {
 		return nil, err
 	}
+	a.instances = engine.NewInstances(cfg.HostID, a.journal)
 	for i := range cfg.Instances {
-		in, err := newInstance(&cfg.Instances[i], cfg.HostID)
+		in, err := engine.NewInstance(&cfg.Instances[i], cfg.HostID, i)
 		if err != nil {
 			if err = a.without("instance", fmt.Errorf("instance %q: %w", cfg.Instances[i].ID, err)); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		opened(in.runtime.Close)
-		in.index = i
-		a.instances[in.cfg.ID] = in
+		opened(in.Runtime().Close)
+		a.instances.Add(in)
 	}
-	opened(a.recalled.close)
+	opened(a.instances.Close)
 	bootID := hostid.Boot()
 	if bootID == "" {
 		// Instances that an earlier life held then count as held
@@ -212,13 +208,17 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		bootID = "unknown since " + a.started.UTC().Format(time.RFC3339Nano)
 		a.log.Warn("the kernel's id of this boot can't be read; after each restart of the agent its jobs go on as after a reboot")
 	}
-	a.watcher = newWatcher(a.log, a.metrics)
-	a.watcher.inhibitor = newInhibitor(o.Inhibit, a.log)
-	a.journal.WatchWrites(a.journalled)
-	a.manager = job.New(a.journal, job.Parts{
-		Instance: a.jobInstance, Leftovers: a.leftovers, RemoveLeftover: a.removeSnapshot,
-		Recall: a.recall, Store: a.health, Room: a.room, Marks: held, Backuper: a.vaults, Restorer: restores{a}, Signer: receipts{a}, Observer: a.watcher,
-	}, job.Options{
+	a.watcher = observe.NewWatcher(a.log, a.metrics, o.Inhibit)
+	a.frozen = engine.NewFrozenGuards(a.log, cfg.StateDir)
+	a.writes = observe.NewJournalHealth(a.journal, cfg.StateDir, a.watcher, a.frozen.Stuck)
+	a.journal.WatchWrites(a.writes.Written)
+	a.engine = engine.New(engine.Options{
+		Log: a.log, Config: cfg, Self: a.self, Shared: a.shared, Standing: &a.standing, Looks: a.looks, Journal: a.journal, Pool: a.pool,
+		Instances: a.instances, Vaults: a.vaults, Signing: a.signing, Counters: a.metrics, Observer: a.watcher, Releases: a.watcher.Releases(),
+	})
+	parts := a.engine.Parts()
+	parts.Store, parts.Marks, parts.Observer = a.health, held, a.watcher
+	a.manager = job.New(a.journal, parts, job.Options{
 		Jobs: cfg.Limits.Jobs, Queue: cfg.Limits.Queue, Held: cfg.Limits.Held,
 		Precopy: job.Precopy{
 			Rounds: cfg.Precopy.Rounds, Enough: uint64(cfg.Precopy.Enough), Time: cfg.Precopy.Time, Bytes: uint64(cfg.Precopy.Bytes),
@@ -231,6 +231,8 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		ProgressEvery: cfg.Report.Progress,
 		Now:           time.Now, Rand: rand.Reader, BootID: bootID, Uptime: evidence.SinceBoot, RecoverOnly: o.Recover,
 	})
+	a.sightings = a.engine.NewSightings(cfg, a.journal, a.manager)
+	a.lookout = a.newLookout()
 	a.metrics.Leftovers(func() int {
 		left, err := a.manager.Leftovers()
 		if err != nil {
@@ -238,95 +240,20 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		}
 		return len(left)
 	})
-	a.metrics.Kept(a.keptFigures)
+	a.metrics.Kept(a.sightings.KeptFigures)
 	if err := a.without("report", a.openReports(opened)); err != nil {
 		return nil, err
 	}
-	a.audit, err = openAudit(cfg.Audit, a.log, a.metrics, func(err error) { a.watcher.fault(troubleAudit, err) })
+	a.audit, err = observe.OpenAudit(cfg.Audit, a.log, a.metrics, func(err error) { a.watcher.Fault(observe.TroubleAudit, err) })
 	if err := a.without("audit.file", err); err != nil {
 		return nil, err
 	}
 	if a.audit != nil {
-		opened(a.audit.close)
+		opened(a.audit.Close)
 	}
-	a.refuseUnfit(ctx)
+	a.engine.Volumes.RefuseUnfit(ctx, a.instances.All())
 	opened(a.listeners.close)
 	return a, a.listen()
-}
-
-// catalogues is the folder by which backups know unchanged files; it may be deleted at any time.
-func (a *Agent) catalogues() string { return filepath.Join(a.cfg.StateDir, cataloguesFolder) }
-
-// cataloguesFolder is the name of the folder with the catalogues in the state folder.
-const cataloguesFolder = "catalogues"
-
-func (a *Agent) openStore(ctx context.Context, opened func(func() error)) error {
-	cfg := a.cfg
-	keys, fault := openKeys(cfg.KeyFile, cfg.Store.NameKeyFile)
-	if err := a.without("keys", fault); err != nil {
-		return err
-	}
-	// One for all jobs: the host's link and the store's patience are shared.
-	a.limiter = obs.NewLimiter(obs.Limits{})
-	a.throttle = newThrottle(a.limiter, cfg.Bandwidth, a.log)
-	a.metrics.StoreLimits(func() (up, down int64, requests float64) {
-		l := a.limiter.State().Limits
-		return l.Up, l.Down, l.Requests
-	})
-	a.metrics.StoreLoad(func() (inFlight, waiting, level int) {
-		s := a.limiter.State()
-		return s.InFlight, s.Waiting, s.Level
-	})
-	// A job tries for as long as its deadlines allow, so that an
-	// outage of the store costs time only.
-	policy := obs.RetryPolicy{OnRetry: func(e obs.RetryEvent) {
-		a.log.Warn("store request failed, trying again", "op", e.Op, "key", e.Key, "attempt", e.Attempt,
-			"wait_seconds", e.Wait.Seconds(), "error", e.Err.Error())
-	}}
-	store, err := obs.Open(ctx, cfg.Store.URL, obs.Options{
-		Observe: a.storeRequest, Retry: &policy, Retention: vault.Retention, Limiter: a.limiter, Later: true,
-		Warn: func(message string) { a.log.Warn("the file system of the store lacks something", "reason", message) },
-	})
-	if err != nil {
-		err = fmt.Errorf("store.url: %w", err)
-		store, fault = closedStore{"a store that can't be opened", err}, errors.Join(fault, err)
-		if err := a.without("store", err); err != nil {
-			return err
-		}
-	}
-	a.store = guardedStore{store, a.standing.allowed}
-	opened(a.store.Close)
-	strongest, err := seal.ParseLevel(a.cfg.Compression.Max)
-	if err != nil {
-		return fmt.Errorf("configuration, compression: %w", err)
-	}
-	a.engine = backup.NewPool(backup.PoolOptions{Budget: int64(a.cfg.Limits.Memory), Runs: a.cfg.Limits.Jobs, MaxLevel: strongest})
-	brake := a.cfg.Brake
-	a.engine.Brake = pressure.NewBrake(pressure.Limits{CPU: float64(brake.CPU) / 100, IO: float64(brake.IO) / 100, Memory: float64(brake.Memory) / 100})
-	a.vaults = &vaults{a: a, keys: keys, fault: fault, open: map[string]*openVault{}, jobs: map[string]*backup.Job{}}
-	opened(a.vaults.close)
-	return a.openProbe(ctx, opened)
-}
-
-func (a *Agent) storeRequest(e obs.Event) {
-	if errors.Is(e.Err, obs.ErrDamagedOnWay) { // the request itself was told of already
-		a.metrics.StoreFault(obs.Kind(e.Err))
-		a.log.Warn("an object came damaged from the store and whole at a second look", "key", e.Key, "error", e.Err.Error())
-		return
-	}
-	result := metrics.StoreOK
-	switch {
-	case errors.Is(e.Err, obs.ErrNotFound):
-		result = metrics.StoreNotFound
-	case e.Err != nil:
-		result = metrics.StoreError
-	}
-	if result == metrics.StoreError {
-		a.metrics.StoreFault(obs.Kind(e.Err))
-	}
-	a.metrics.StoreRequest(e.Op, e.Bytes, e.Duration, result, e.Retry > 0)
-	a.watcher.stored(e.Op, e.Err)
-	a.health.request(e)
 }
 
 // Close releases what Open opened, in reverse order. It is
@@ -341,7 +268,7 @@ func (a *Agent) Addr() string { return a.listeners.control.text() }
 func (a *Agent) MetricsAddr() string { return a.listeners.metrics.text() }
 
 // PublicKey is the PEM file with which a control plane verifies this host's receipts.
-func (a *Agent) PublicKey() ([]byte, error) { return a.signing.signer().PublicPEM() }
+func (a *Agent) PublicKey() ([]byte, error) { return a.signing.Signer().PublicPEM() }
 
 // Run recovers the jobs of earlier lives, serves until ctx ends, drains and closes. After the end
 // of ctx it returns nil, else the reason why it could not serve. No goroutine of it is left then.
@@ -351,7 +278,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.watcher.begin(active)
+	a.watcher.Begin(active)
 	a.warnOfStrays(active)
 	a.warnOfChanges(active)
 	a.warnOfUnknown()
@@ -365,7 +292,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	// Reports leave, and callers are answered, until the jobs have come to rest.
 	late, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	group.Go(a.again(late, "watch how pressed the host is", func() error { a.engine.Brake.Run(late, pressure.Open(), a.watcher.braked); return nil }))
+	group.Go(a.again(late, "watch how pressed the host is", func() error { a.pool.Brake.Run(late, pressure.Open(), a.watcher.Braked); return nil }))
 	looked := make(chan struct{}) // closed once the vaults were looked at for copies of this host
 	serve := make(chan struct{})  // closed once recovery is done, or will never be
 	group.Go(func() error {
@@ -376,7 +303,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		know := sync.OnceFunc(func() { close(looked) })
 		defer know()
 		err := a.work(ctx, know, began)
-		if a.standing.reason() == nil {
+		if a.standing.Reason() == nil {
 			a.flush(late)
 		}
 		return err
@@ -384,18 +311,18 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	if a.deliverer != nil {
 		group.Go(a.again(late, "deliver reports", func() error { <-looked; return a.deliverer.Run(late) }))
 	}
-	group.Go(a.again(late, "inhibit shutdowns", func() error { a.watcher.inhibitor.run(late); return nil }))
-	group.Go(a.again(late, "change the limits by the time of day", func() error { a.throttle.run(late); return nil }))
-	group.Go(a.again(late, "keep file systems frozen", func() error { a.keepFrozen(late); return nil }))
+	group.Go(a.again(late, "inhibit shutdowns", func() error { a.watcher.KeepUp(late); return nil }))
+	group.Go(a.again(late, "change the limits by the time of day", func() error { a.throttle.Run(late); return nil }))
+	group.Go(a.again(late, "keep file systems frozen", func() error { a.frozen.Keep(late); return nil }))
 	group.Go(a.again(ctx, "try the store", func() error { a.probeStore(ctx); return nil }))
 	group.Go(a.again(ctx, "watch the certificate", func() error { a.watchCertificate(ctx); return nil }))
-	group.Go(a.again(ctx, "try the journal", func() error { a.probe(ctx); return nil }))
-	group.Go(a.again(ctx, "look at the disks", func() error { a.watchDisks(ctx); return nil }))
-	group.Go(a.again(ctx, "look at the volumes", func() error { a.watchVolumes(ctx); return nil }))
-	group.Go(a.again(ctx, "keep the claims", func() error { a.keepClaims(ctx); return nil }))
-	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.settle(ctx); return nil }))
+	group.Go(a.again(ctx, "try the journal", func() error { a.writes.Run(ctx); return nil }))
+	group.Go(a.again(ctx, "look at the disks", func() error { a.lookout.WatchDisks(ctx); return nil }))
+	group.Go(a.again(ctx, "look at the volumes", func() error { a.engine.Views.Watch(ctx); return nil }))
+	group.Go(a.again(ctx, "keep the claims", func() error { a.engine.Claims.Keep(ctx); return nil }))
+	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.vaults.SettleAll(ctx); return nil }))
 	group.Go(a.again(ctx, "look whether forks are decided", func() error { a.watchForks(ctx); return nil }))
-	group.Go(a.again(ctx, "look for copies of this host", func() error { a.looks.watch(ctx); return nil }))
+	group.Go(a.again(ctx, "look for copies of this host", func() error { a.looks.Watch(ctx); return nil }))
 	for _, s := range a.servers() {
 		group.Go(func() error {
 			if s.afterRecovery {
@@ -421,24 +348,13 @@ func (a *Agent) again(ctx context.Context, doing string, do func() error) func()
 			if contain.Of(err) == nil {
 				return err
 			}
-			a.watcher.panicked(metrics.PanicLoop, doing, err)
+			a.watcher.Panicked(metrics.PanicLoop, doing, err)
 			select {
 			case <-time.After(againPause):
 			case <-ctx.Done():
 				return nil
 			}
 		}
-	}
-}
-
-// probeStore asks the store for an object that is not there, so that a wrong bucket
-// or credential is told of at the start and not by the first job. It waits for as
-// long as the store is away. It is no condition for serving: the store may come to
-// be right while instances of an earlier life wait for what needs no store.
-func (a *Agent) probeStore(ctx context.Context) {
-	_, err := a.store.Stat(ctx, "probe")
-	if err != nil && !errors.Is(err, obs.ErrNotFound) && ctx.Err() == nil {
-		a.log.Error("the store does not take this host's requests; every backup will fail", "store", a.store.String(), keyError, err.Error(), "hint", hint(err))
 	}
 }
 
@@ -459,3 +375,7 @@ func (a *Agent) flush(ctx context.Context) {
 		}
 	}
 }
+
+// SetBandwidth takes the limits of another configuration, for requests
+// under way too. It may be called at any time between Open and Close.
+func (a *Agent) SetBandwidth(b config.Bandwidth) { a.throttle.Configure(b) }

@@ -21,7 +21,7 @@ func (a *Agent) Alive(ctx context.Context) error {
 	if _, err := a.journal.PendingReports(); err != nil {
 		return err
 	}
-	if err := a.stuck(); err != nil {
+	if err := a.frozen.Stuck(); err != nil {
 		return err
 	}
 	if err := a.journal.Writable(ctx); err != nil && !errors.Is(err, journal.ErrFull) {
@@ -42,7 +42,7 @@ var errNotReady = errors.New("the agent recovers or shuts down")
 
 // takesCommands is what readiness means.
 func (a *Agent) takesCommands() error {
-	if err := a.standing.allowed(); err != nil {
+	if err := a.standing.Allowed(); err != nil {
 		return err
 	}
 	if !a.serving.Load() || a.manager.Draining() {
@@ -51,5 +51,5 @@ func (a *Agent) takesCommands() error {
 	if err := a.listeners.control.fault(); err != nil {
 		return err
 	}
-	return a.journalTrouble() // without the journal no command can be accepted, and no job advances
+	return a.writes.Trouble() // without the journal no command can be accepted, and no job advances
 }

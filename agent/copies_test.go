@@ -17,6 +17,7 @@ import (
 	"holdfast/agent"
 	"holdfast/agent/api"
 	"holdfast/agent/config"
+	"holdfast/agent/engine"
 	"holdfast/agent/model"
 	"holdfast/internal/hostid"
 )
@@ -164,7 +165,7 @@ func TestCopyStandsStill(t *testing.T) {
 	c.stop()
 	// With a fault in its configuration it does not let go of the original's held instances either.
 	c.faulty = true
-	if err := c.opens(); !errors.Is(err, agent.ErrCopied) {
+	if err := c.opens(); !errors.Is(err, engine.ErrCopied) {
 		t.Errorf("a start that recovers: %v", err)
 	}
 	if s := h.state("phone-2"); s != "frozen" {
@@ -331,9 +332,9 @@ func TestLostLooksStandStill(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
 			h.held()
-			must(t, spoil(h.in("state/"+agent.LooksFile)))
+			must(t, spoil(h.in("state/"+engine.LooksFile)))
 			h.start()
-			h.standsStill(agent.LooksFile)
+			h.standsStill(engine.LooksFile)
 			h.stop()
 			_, err := agent.Adopt(h.in("state"), false)
 			must(t, err)

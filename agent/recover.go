@@ -1,19 +1,16 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
+	"holdfast/agent/engine"
 	"holdfast/agent/journal"
 	"holdfast/agent/model"
-	"holdfast/internal/obs"
 )
 
 // A life that recovers (Options.Recover) is for a start that faults stand in the way of
@@ -65,7 +62,7 @@ func Held(stateDir string) ([]string, error) {
 	}
 	var instances []string
 	for _, e := range entries {
-		if isNote(e.Name()) {
+		if engine.IsNote(e.Name()) {
 			instances = append(instances, e.Name())
 		}
 	}
@@ -80,26 +77,4 @@ func (a *Agent) without(part string, err error) error {
 	}
 	a.log.Error("a part of the agent can't be opened, and this life recovers without it", "part", part, keyError, err.Error())
 	return nil
-}
-
-// closedStore takes the place of a store that can't be opened. Every call fails with the reason.
-type closedStore struct {
-	name string
-	why  error
-}
-
-var _ obs.Store = closedStore{}
-
-func (s closedStore) Put(context.Context, string, []byte) error                  { return s.why }
-func (s closedStore) PutNew(context.Context, string, []byte) error               { return s.why }
-func (s closedStore) ReadAt(context.Context, string, []byte, int64) (int, error) { return 0, s.why }
-func (s closedStore) Stat(context.Context, string) (obs.Info, error)             { return obs.Info{}, s.why }
-func (s closedStore) Delete(context.Context, ...string) error                    { return s.why }
-func (s closedStore) Extend(context.Context, string, time.Time) error            { return s.why }
-func (s closedStore) Capabilities() obs.Capabilities                             { return obs.Capabilities{} }
-func (s closedStore) String() string                                             { return s.name }
-func (s closedStore) Close() error                                               { return nil }
-
-func (s closedStore) List(context.Context, string) iter.Seq2[obs.Info, error] {
-	return func(yield func(obs.Info, error) bool) { yield(obs.Info{}, s.why) }
 }

@@ -15,6 +15,7 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/auth"
 	"holdfast/agent/metrics"
+	"holdfast/agent/service"
 	"holdfast/internal/contain"
 )
 
@@ -108,8 +109,11 @@ type server struct {
 }
 
 func (a *Agent) servers() []server {
-	s := &service{a: a}
-	options := api.Options{Log: a.log, Audit: a.audit.command, Refuse: a.refusal, Observe: func(e api.Exchange) {
+	s := service.New(service.Options{
+		Log: a.log, Config: a.cfg, Self: a.self, Started: a.started, Store: a.store.String(), Journal: a.journal, Jobs: a.manager, Engine: a.engine,
+		Lookout: a.lookout, Throttle: a.throttle, WhyWaits: a.watcher.WhyWaits,
+	})
+	options := api.Options{Log: a.log, Audit: a.audit.Command, Refuse: a.refusal, Observe: func(e api.Exchange) {
 		a.metrics.APIRequest(e.Code)
 		if e.Panicked {
 			a.metrics.Panicked(metrics.PanicCall)
@@ -163,7 +167,7 @@ func (a *Agent) measure() {
 	if n, err := a.journal.RefusedReports(); err == nil {
 		a.metrics.RefusedReports(n)
 	}
-	if _, now, err := a.sighted(); err == nil {
+	if _, now, err := a.lookout.Look(); err == nil {
 		a.metrics.Look(now)
 	}
 	if bases, err := a.journal.Bases(""); err == nil {

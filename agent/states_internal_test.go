@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"holdfast/agent/observe"
 )
 
 var update = flag.Bool("update", false, "rewrite STATES.md")
@@ -44,15 +46,15 @@ func TestStatesDocument(t *testing.T) {
 		}
 	}
 	doc := statesHead
-	for _, k := range troubleKinds {
-		if len(alerts[k.name]) == 0 {
-			t.Errorf("the state %s has no alert", k.name)
+	for _, k := range observe.Troubles {
+		if len(alerts[k.Name]) == 0 {
+			t.Errorf("the state %s has no alert", k.Name)
 		}
-		if k.means == "" || k.hint == "" || strings.Contains(k.means+k.hint, "|") {
-			t.Errorf("the state %s has no meaning, no hint, or a bar in it", k.name)
+		if k.Means == "" || k.Hint == "" || strings.Contains(k.Means+k.Hint, "|") {
+			t.Errorf("the state %s has no meaning, no hint, or a bar in it", k.Name)
 		}
-		doc += fmt.Sprintf("| `%s` | %s | %s | %s |\n", k.name, k.means, strings.Join(alerts[k.name], ", "), k.hint)
-		delete(alerts, k.name)
+		doc += fmt.Sprintf("| `%s` | %s | %s | %s |\n", k.Name, k.Means, strings.Join(alerts[k.Name], ", "), k.Hint)
+		delete(alerts, k.Name)
 	}
 	for name, of := range alerts {
 		t.Errorf("%v name the state %s, which there is not", of, name)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"holdfast/agent/config"
+	"holdfast/agent/engine"
 	"holdfast/agent/job"
 	"holdfast/agent/journal"
 	"holdfast/agent/model"
@@ -68,7 +69,7 @@ func stray(cfg *config.Config, j *model.Job) string {
 		return fmt.Sprintf("instance %q %s (%s), and this configuration does not have it: the job goes on by what the journal keeps of it; "+
 			"end the job first, or use holdfast resume or release later", j.Instance, does, j.ID)
 	}
-	if list := changes(j, &cfg.Instances[i], cfg.HostID); len(list) > 0 {
+	if list := engine.Changes(j, &cfg.Instances[i], cfg.HostID); len(list) > 0 {
 		return fmt.Sprintf("instance %q %s (%s), and this configuration differs from what the job began with (%s): the job goes on by what the journal keeps of it; "+
 			"end the job first, or take the change back", j.Instance, does, j.ID, strings.Join(list, ", "))
 	}

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"holdfast/agent"
 	"holdfast/agent/config"
+	"holdfast/agent/engine"
 	"holdfast/internal/testbed"
 )
 
@@ -38,7 +38,7 @@ func TestVolumesAreTold(t *testing.T) {
 	}
 	cfg, err := config.Parse([]byte(h.cfg), "test.yaml")
 	must(t, err)
-	views := agent.LookAtVolumes(t.Context(), cfg)
+	views := engine.LookAtVolumes(t.Context(), cfg)
 	if len(views) != len(want) {
 		t.Errorf("%d volumes: %+v", len(views), views)
 	}

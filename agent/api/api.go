@@ -2,7 +2,7 @@
 // calls over a unix socket, and the client of the latter that the command line uses.
 //
 // It knows HTTP, the contract's codes and limits, and nothing about jobs: every accepted
-// call goes to a Service, which package agent implements over the journal. An
+// call goes to a Service, which agent/service implements over the journal. An
 // Authenticator decides who calls; package agent gives it the Authenticator of agent/auth
 // (same level, so neither package imports the other). Callers, jobs of tasks and progress are
 // the types of agent/model. A type of this package that resembles another one of agent/model is

@@ -16,6 +16,7 @@ import (
 	"holdfast/agent"
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
+	"holdfast/agent/engine"
 	"holdfast/internal/plain"
 	"holdfast/internal/vault"
 )
@@ -131,7 +132,7 @@ func printVolumes(cfg *config.Config, stdout io.Writer) error {
 			return err
 		}
 	}
-	for _, v := range agent.LookAtVolumes(context.Background(), cfg) {
+	for _, v := range engine.LookAtVolumes(context.Background(), cfg) {
 		warning := ""
 		if v.Warn {
 			warning = "WARNING: "

@@ -130,7 +130,7 @@ func (p *program) run() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := keepPowers(a, p.log); err != nil {
+	if err := keepCapabilities(a, p.log); err != nil {
 		return errors.Join(err, a.Close())
 	}
 	p.agent.Store(a)

@@ -10,14 +10,17 @@ import (
 // below it: not its equals either, so that what two of them share has a
 // place of its own and each can be understood, tested and replaced alone.
 var levels = map[string]int{
-	"internal/e2e":       10, // tests of the whole
-	"internal/e2e/fleet": 10,
-	"internal/repotest":  10,
-	"packaging":          10, // tests of the whole, installed
-	"cmd/holdfast":       9,
-	"cmd/holdfastd":      9,
-	"internal/bench":     9, // a program; "make bench"
-	"agent":              8,
+	"internal/e2e":       13, // tests of the whole
+	"internal/e2e/fleet": 13,
+	"internal/repotest":  13,
+	"packaging":          13, // tests of the whole, installed
+	"cmd/holdfast":       12,
+	"cmd/holdfastd":      12,
+	"internal/bench":     12, // a program; "make bench"
+	"agent":              11,
+	"agent/service":      10,
+	"agent/engine":       9,
+	"agent/observe":      8,
 
 	"agent/api":     7,
 	"agent/audit":   7,

@@ -17,7 +17,7 @@
 //   - fsfreeze: as freeze, and the file system of the volume, which must be the volume's own,
 //     is frozen (FIFREEZE) until the view is removed. Only on request.
 //
-// The state machine of a job (agent/job) calls the package through package agent, and
+// The state machine of a job (agent/job) calls the package through agent/engine, and
 // so does the CLI. The package starts no goroutine and never logs. It keeps no state
 // between calls, except that fsfreeze has one child process per frozen file system,
 // which thaws it when this process ends in any way.

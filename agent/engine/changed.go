@@ -1,0 +1,82 @@
+package engine
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+
+	"holdfast/agent/config"
+	"holdfast/agent/model"
+)
+
+// A job acts on the instance as it was when the job began: by the host id, the
+// tenant, and the volumes that the journal keeps. A later configuration counts
+// from the next job on. A difference is reported at the start, by check-config
+// and as a trouble, since operators expect a configuration to count.
+
+// kept is the journal's record of an instance.
+type kept struct {
+	config.Instance
+	Host string `json:"host_id"`
+}
+
+func decodeKept(text json.RawMessage, host string) (k kept, err error) {
+	if err := json.Unmarshal(text, &k); err != nil {
+		return k, fmt.Errorf("what the journal keeps of the instance can't be read: %w", err)
+	}
+	k.Host = cmp.Or(k.Host, host)
+	return k, nil
+}
+
+// Changes tells in words how a configuration of the instance of an unfinished job differs from
+// the job's own record; nothing where the journal keeps no record, or the job has not begun.
+func Changes(j *model.Job, now *config.Instance, host string) (list []string) {
+	if len(j.Kept) == 0 {
+		return nil
+	}
+	before, err := decodeKept(j.Kept, host)
+	if err != nil {
+		return nil
+	}
+	add := func(what, was, is string) {
+		if was != is {
+			list = append(list, fmt.Sprintf("%s was %q and is %q", what, was, is))
+		}
+	}
+	add("host_id", before.Host, host)
+	add("tenant", j.Tenant, now.Tenant)
+	paths := func(volumes []config.Volume) map[string]string {
+		m := map[string]string{}
+		for _, v := range volumes {
+			m[v.Name] = v.Path
+		}
+		return m
+	}
+	was, is := paths(before.Volumes), paths(now.Volumes)
+	for _, v := range before.Volumes {
+		path, there := is[v.Name]
+		if !there {
+			list = append(list, fmt.Sprintf("volume %q is not there any more", v.Name))
+			continue
+		}
+		add(fmt.Sprintf("the path of volume %q", v.Name), v.Path, path)
+	}
+	for _, v := range now.Volumes {
+		if _, there := was[v.Name]; !there {
+			list = append(list, fmt.Sprintf("volume %q is new", v.Name))
+		}
+	}
+	if !sameThing(now.Runtime, before.Runtime) {
+		list = append(list, "the runtime or its container is another one")
+	}
+	return list
+}
+
+// sameThing tells whether two runtimes act on the same
+// thing. Only the commands of exec know their own target.
+func sameThing(a, b config.Runtime) bool {
+	if a.Docker != nil && b.Docker != nil {
+		return a.Docker.Host == b.Docker.Host && a.Docker.Container == b.Docker.Container
+	}
+	return a.Kind() == b.Kind()
+}

@@ -1,0 +1,170 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"holdfast/agent/config"
+	"holdfast/agent/model"
+	"holdfast/internal/contain"
+	"holdfast/internal/snapshot"
+	"holdfast/internal/tree"
+)
+
+const (
+	// volumeTime bounds the look at one volume: LVM's own programs take seconds.
+	volumeTime = 20 * time.Second
+	// volumesAtOnce bounds the volumes that are looked at together: some looks start programs.
+	volumesAtOnce = 4
+	// volumesEvery is how often the volumes are looked at:
+	// their storage changes when somebody mounts something.
+	volumesEvery = 10 * time.Minute
+)
+
+// VolumeView tells how a backup would read a volume, and the consequences for its instance.
+type VolumeView struct {
+	Instance, Volume string
+	Provider         string // "" where that can't be told
+	// the consequences for the instance, in words; without a provider, why they are not known
+	Means string
+	// Warn says that the instance stands still for longer than its mode of hold promises.
+	Warn bool
+}
+
+// LookAtVolumes tells of all volumes of a configuration how a backup
+// would read them now, in the order of the configuration. It changes
+// nothing. A volume that does not answer in time is told of as such.
+func LookAtVolumes(ctx context.Context, cfg *config.Config) []VolumeView {
+	return lookAtVolumes(ctx, cfg.Instances, &patience{})
+}
+
+func lookAtVolumes(ctx context.Context, all []config.Instance, p *patience) []VolumeView {
+	var views []VolumeView
+	index := map[[2]string]int{}
+	for i := range all {
+		for _, v := range all[i].Volumes {
+			index[[2]string{all[i].ID, v.Name}] = len(views)
+			views = append(views, VolumeView{Instance: all[i].ID, Volume: v.Name})
+		}
+	}
+	group, ctx := contain.WithContext(ctx)
+	group.SetLimit(volumesAtOnce)
+	for i := range all {
+		in := &all[i]
+		for _, v := range in.Volumes {
+			view := &views[index[[2]string{in.ID, v.Name}]]
+			group.Go(func() error {
+				found, err := ask(ctx, p, v.Path, "finding out how to read the volume "+v.Name+" of "+in.ID, volumeTime, func(ctx context.Context) (VolumeView, error) { return lookAtVolume(ctx, in, v) })
+				if err != nil {
+					found.Means = err.Error()
+				}
+				found.Instance, found.Volume = in.ID, v.Name
+				*view = found
+				return nil
+			})
+		}
+	}
+	_ = group.Wait() // of panics alone, which leave their view empty
+	return views
+}
+
+func lookAtVolume(ctx context.Context, in *config.Instance, v config.Volume) (VolumeView, error) {
+	kind, err := snapshot.KindOf(v.Path)
+	if err != nil {
+		return VolumeView{}, err
+	}
+	req := snapshot.Request{Volume: v.Path, Name: v.Name, Dir: v.SnapshotDir}
+	p, _, err := snapshot.Detect(ctx, req, v.Snapshot)
+	if err != nil {
+		return VolumeView{}, err
+	}
+	view := VolumeView{Provider: p.Name()}
+	hold := p.Costs(kind).Hold
+	holds := in.Runtime.Kind() != "none"
+	mode := model.Mode(in.Hold)
+	early := mode == model.ModePrecopy || mode == model.ModeStop
+	switch {
+	case mode == model.ModeLive && p.InPlace():
+		view.Warn = true
+		view.Means = "no backup can be made: hold is live, and this storage makes no snapshots"
+	case mode == model.ModeLive:
+		view.Means = "the instance is not held"
+	case !holds && p.InPlace():
+		view.Means = "it is read in place; nothing holds the instance, so whoever writes to it meanwhile spoils the backup"
+	case !holds:
+		view.Means = "a snapshot is read; nothing holds the instance"
+	case !p.InPlace():
+		view.Means = "a snapshot is read; the instance is held " + hold
+	case early && tree.TellsChanges(v.Path) == nil:
+		view.Means = "it is read in place: most of it while the instance runs, and what changed since while the instance is held, until that is stored"
+	case early:
+		view.Warn = true
+		view.Means = fmt.Sprintf("hold: %s is of no use, since this storage makes no snapshots and does not tell what changed: the instance is held for the whole upload", mode)
+	default:
+		view.Means = "it is read in place; the instance is held for the whole upload"
+	}
+	if p.InPlace() {
+		if better := snapshot.Advice(ctx, req); better != "" {
+			view.Means += ". Better: " + better
+		}
+	}
+	return view, nil
+}
+
+// VolumeViews looks from time to time how the volumes of the configuration are
+// read, and keeps the result of the last look. It is for any goroutine.
+type VolumeViews struct {
+	log       *slog.Logger
+	patience  *patience
+	instances []config.Instance
+
+	mu    sync.Mutex
+	views map[[2]string]VolumeView // by instance and volume
+}
+
+// Last is how a volume was read at the last look; zero before the first one.
+func (v *VolumeViews) Last(instance, volume string) VolumeView {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.views[[2]string{instance, volume}]
+}
+
+// Watch looks at the volumes from time to time until ctx ends,
+// and logs how each is read, at the start and when that changes.
+func (v *VolumeViews) Watch(ctx context.Context) {
+	tick := time.NewTicker(volumesEvery)
+	defer tick.Stop()
+	for {
+		found := lookAtVolumes(ctx, v.instances, v.patience)
+		if ctx.Err() != nil {
+			return
+		}
+		v.mu.Lock()
+		before := maps.Clone(v.views)
+		v.views = map[[2]string]VolumeView{}
+		for _, view := range found {
+			v.views[[2]string{view.Instance, view.Volume}] = view
+		}
+		v.mu.Unlock()
+		for _, view := range found {
+			if before[[2]string{view.Instance, view.Volume}] == view {
+				continue
+			}
+			log := v.log.Info
+			if view.Warn {
+				log = v.log.Warn
+			}
+			log("how a volume is read", keyInstance, view.Instance, "volume", view.Volume, "provider", cmp.Or(view.Provider, "unknown"), "means", view.Means)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
