@@ -18,14 +18,14 @@ import (
 type quietHost struct{}
 
 func (quietHost) Active() ([]*model.Job, error)                       { return nil, nil }
-func (quietHost) Unknown() ([]journal.UnknownRecord, error)             { return nil, nil }
+func (quietHost) Unknown() ([]journal.UnknownRecord, error)           { return nil, nil }
 func (quietHost) Refused() ([]model.Refused, error)                   { return nil, nil }
 func (quietHost) Heads(int, func(string) bool) ([]model.Event, error) { return nil, nil }
-func (quietHost) Path() string                                      { return "/nowhere/journal" }
-func (quietHost) Probe(time.Time) error                             { return nil }
-func (quietHost) Looks() bool                                       { return false }
-func (quietHost) Full() bool                                        { return false }
-func (quietHost) HoldTurns() (int, uint64)                          { return 0, 0 }
+func (quietHost) Path() string                                        { return "/nowhere/journal" }
+func (quietHost) Probe(time.Time) error                               { return nil }
+func (quietHost) Looks() bool                                         { return false }
+func (quietHost) Full() bool                                          { return false }
+func (quietHost) HoldTurns() (int, uint64)                            { return 0, 0 }
 func (quietHost) Leftovers() ([]model.Leftover, error)                { return nil, nil }
 
 // TestLookoutRanksAndBounds: the most urgent trouble comes first and of one kind the oldest. A
